@@ -1,0 +1,73 @@
+"""What every recipe has in common."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+
+class Section(BaseModel):
+    """A group of keys: frozen, and closed to unknown ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def key(
+    default: Any,
+    meaning: str,
+    *,
+    unit: str = "",
+    identity: bool = True,
+    **constraints: Any,
+) -> Any:
+    """Declare one key of a recipe.
+
+    Args:
+        default: its value where none is given; `...` makes it required.
+        meaning: one line for `--help`.
+        unit: what it is counted in (`px`, `samples`, `tiles`); empty for plain numbers.
+        identity: whether it takes part in the run id. Keys that change where or how fast a job
+            runs, but not what it makes, do not.
+        constraints: pydantic's (`gt=0`, `le=1`, ...).
+    """
+    extra = {"unit": unit, "identity": identity}
+    field: FieldInfo = Field(
+        default, description=meaning, json_schema_extra=extra, **constraints
+    )
+    return field
+
+
+class StorageOptions(Section):
+    """How object stores are reached. Credentials are never keys: boto3's chain finds them."""
+
+    endpoint: str | None = key(
+        None, "S3 endpoint URL; else AWS_ENDPOINT_URL(_S3) or the profile's", identity=False
+    )
+    region: str | None = key(None, "region; else AWS_REGION or the profile's", identity=False)
+    profile: str | None = key(None, "AWS profile name; else AWS_PROFILE", identity=False)
+    unsigned: bool = key(False, "read public buckets without credentials", identity=False)
+
+
+class Resources(Section):
+    """What a job asks the cluster for."""
+
+    workers: int = key(1, "train workers, or scoring actors", identity=False, ge=1)
+    gpus: Literal["auto", "yes", "no"] = key(
+        "auto", "one GPU a worker: auto = where the cluster has them", identity=False
+    )
+    read_tasks: int = key(
+        2, "tasks that read and decode tiles at once, half a CPU each", identity=False, ge=1
+    )
+
+
+class Recipe(Section):
+    """Keys of every job."""
+
+    out: str | None = key(
+        None, "run folder to write, local or URI; default runs/JOB-RUNID", identity=False
+    )
+    overwrite: bool = key(
+        False, "replace an `out` that holds another run", identity=False
+    )
+    storage: StorageOptions = key(StorageOptions(), "object stores", identity=False)
+    resources: Resources = key(Resources(), "what to ask the cluster for", identity=False)

@@ -1,0 +1,53 @@
+"""Keys of `prepare`."""
+
+from typing import Literal
+
+from satray.config.base import Recipe, Section, key
+
+
+class SplitOptions(Section):
+    """How tiles are divided into train, val and test."""
+
+    by: Literal["auto", "column", "draw"] = key(
+        "auto", "auto: the column where the label table has it, else a draw"
+    )
+    column: str = key("split", "label column that holds train, val or test")
+    val: float = key(0.2, "share (below 1) or number of tiles for validation", ge=0)
+    test: float = key(0.0, "share (below 1) or number of tiles for test", ge=0)
+    seed: int = key(0, "seed of the draw: scikit-learn's train_test_split permutation", ge=0)
+    group: str | None = key(None, "column whose equal values stay on one side (a scene id)")
+    stratify: bool = key(False, "keep label frequencies alike on all sides")
+
+
+class PrepareRecipe(Recipe):
+    """Make a tile index, split and statistics of an archive."""
+
+    images: str = key(..., "prefix that holds the tiles: JPEG, PNG, GeoTIFF")
+    labels: str | None = key(None, "label table: CSV, TSV or Parquet; none for folders")
+    label_format: Literal["auto", "wide", "tags", "rle", "folders"] = key(
+        "auto", "wide: a 0/1 column a class; tags: words; rle: Airbus masks; folders: one a class"
+    )
+    key_column: str | None = key(
+        None, "label column that names the tile; default the first text column"
+    )
+    classes: tuple[str, ...] | None = key(None, "classes to keep, in this order; default all")
+    task: Literal["auto", "binary", "multilabel", "multiclass"] = key(
+        "auto", "auto: folders multiclass, one class binary, else multilabel"
+    )
+    bands: tuple[str, ...] | None = key(
+        None, "names of the files' bands in order; default what the files say"
+    )
+    split: SplitOptions = key(SplitOptions(), "train, val, test")
+    unmatched_budget: float = key(
+        0.0,
+        "share of images without a label row, and of label rows without an image, to accept",
+        ge=0,
+        le=1,
+    )
+    error_budget: float = key(
+        0.05, "share of unreadable images above which the job ends with status 3", ge=0, le=1
+    )
+    mixed: Literal["refuse", "quarantine"] = key(
+        "refuse", "when band counts or dtypes differ: stop, or quarantine the minority"
+    )
+    tiles_per_task: int = key(128, "images a read task takes", unit="tiles", identity=False, ge=1)

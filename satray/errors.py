@@ -1,0 +1,27 @@
+"""The errors that satray raises on purpose, each with the exit status of the job it ends.
+
+Everything else that escapes a job is a defect and ends with status 1 and a traceback in the log.
+"""
+
+
+class SatrayError(Exception):
+    """Base of all: one line for a person to read, and an exit status."""
+
+    exit_status = 1
+
+
+class InputError(SatrayError):
+    """The configuration or the input is wrong.
+
+    The message says, in one line, which key or file, what was found and what is accepted.
+    """
+
+    exit_status = 2
+
+
+class DecodeError(SatrayError):
+    """One image cannot be read; the message is the reason that goes into its quarantine row."""
+
+
+class TrainingError(SatrayError):
+    """Training cannot go on (a loss that is not finite, say); the last good checkpoint stays."""
