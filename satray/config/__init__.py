@@ -1,1 +1,1 @@
-"""Typed recipes: one pydantic model a job, YAML plus dotted overrides, help that lists every key."""
+"""Typed recipes: a pydantic model a job, YAML, dotted overrides, help that lists every key."""

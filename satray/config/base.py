@@ -1,8 +1,8 @@
 """What every recipe has in common."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 
@@ -11,6 +11,23 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_is_a_list(cls, data: Any) -> Any:
+        """Take `classes=ship` for `classes=[ship]`."""
+        if not isinstance(data, dict):
+            return data
+        return {
+            name: [value] if isinstance(value, str) and _takes_texts(cls, name) else value
+            for name, value in data.items()
+        }
+
+
+def _takes_texts(model: type[BaseModel], name: str) -> bool:
+    field = model.model_fields.get(name)
+    texts = tuple[str, ...]
+    return field is not None and (field.annotation == texts or texts in get_args(field.annotation))
+
 
 def key(
     default: Any,
@@ -18,6 +35,8 @@ def key(
     *,
     unit: str = "",
     identity: bool = True,
+    path: bool = False,
+    words: tuple[str, ...] = (),
     **constraints: Any,
 ) -> Any:
     """Declare one key of a recipe.
@@ -28,12 +47,12 @@ def key(
         unit: what it is counted in (`px`, `samples`, `tiles`); empty for plain numbers.
         identity: whether it takes part in the run id. Keys that change where or how fast a job
             runs, but not what it makes, do not.
+        path: whether it names data: a local path or an object-store URI, made absolute.
+        words: values of a path key that are words, not paths (`none`).
         constraints: pydantic's (`gt=0`, `le=1`, ...).
     """
-    extra = {"unit": unit, "identity": identity}
-    field: FieldInfo = Field(
-        default, description=meaning, json_schema_extra=extra, **constraints
-    )
+    extra: Any = {"unit": unit, "identity": identity, "path": path, "words": list(words)}
+    field: FieldInfo = Field(default, description=meaning, json_schema_extra=extra, **constraints)
     return field
 
 
@@ -64,10 +83,8 @@ class Recipe(Section):
     """Keys of every job."""
 
     out: str | None = key(
-        None, "run folder to write, local or URI; default runs/JOB-RUNID", identity=False
+        None, "run folder to write, local or URI; default runs/JOB-RUNID", identity=False, path=True
     )
-    overwrite: bool = key(
-        False, "replace an `out` that holds another run", identity=False
-    )
+    overwrite: bool = key(False, "replace an `out` that holds another run", identity=False)
     storage: StorageOptions = key(StorageOptions(), "object stores", identity=False)
     resources: Resources = key(Resources(), "what to ask the cluster for", identity=False)

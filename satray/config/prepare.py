@@ -22,8 +22,8 @@ class SplitOptions(Section):
 class PrepareRecipe(Recipe):
     """Make a tile index, split and statistics of an archive."""
 
-    images: str = key(..., "prefix that holds the tiles: JPEG, PNG, GeoTIFF")
-    labels: str | None = key(None, "label table: CSV, TSV or Parquet; none for folders")
+    images: str = key(..., "prefix that holds the tiles: JPEG, PNG, GeoTIFF", path=True)
+    labels: str | None = key(None, "label table: CSV, TSV or Parquet; none for folders", path=True)
     label_format: Literal["auto", "wide", "tags", "rle", "folders"] = key(
         "auto", "wide: a 0/1 column a class; tags: words; rle: Airbus masks; folders: one a class"
     )

@@ -17,8 +17,8 @@ class CamOptions(Section):
 class ScoreRecipe(Recipe):
     """Score tiles with a bundle."""
 
-    bundle: str = key(..., "bundle: the `out` of a train run, or the bundle folder")
-    tiles: str = key(..., "prefix of tiles, or a tile index")
+    bundle: str = key(..., "bundle: the `out` of a train run, or the bundle folder", path=True)
+    tiles: str = key(..., "prefix of tiles, or a tile index", path=True)
     bands: tuple[str, ...] | None = key(
         None, "names of the files' bands in order; default what the files or the index say"
     )

@@ -85,7 +85,7 @@ class CacheOptions(Section):
 class TrainRecipe(Recipe):
     """Train a variant on a tile index."""
 
-    index: str = key(..., "tile index: the `out` of a prepare run")
+    index: str = key(..., "tile index: the `out` of a prepare run", path=True)
     variant: str | VariantOptions = key(
         "single3",
         "single3, single4, double4, mobilenet_v2, xception, resnet50_v2, inception_v3, simple_cnn, "
@@ -96,6 +96,8 @@ class TrainRecipe(Recipe):
         "none",
         "none, imagenet (fetched by name), or a file: .safetensors or .pth; or one a tower "
         "{tower: ...}",
+        path=True,
+        words=("none", "imagenet"),
     )
     first_conv: FirstConv = key(
         "kaiming", "how pretrained first weights meet other bands: kaiming, zero, mean, copy"

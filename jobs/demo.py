@@ -1,0 +1,11 @@
+"""Generate a small archive and run the whole line on it."""
+
+import sys
+
+from satray.demo.line import inputs, plan, work
+
+from satray.config.demo import DemoRecipe
+from satray.runs.frame import Job, main
+
+if __name__ == "__main__":
+    sys.exit(main(Job("demo", DemoRecipe, inputs, plan, work)))

@@ -1,0 +1,11 @@
+"""Predict a split of a tile index with a bundle and measure it."""
+
+import sys
+
+from satray.scoring.evaluate import inputs, plan, work
+
+from satray.config.evaluate import EvaluateRecipe
+from satray.runs.frame import Job, main
+
+if __name__ == "__main__":
+    sys.exit(main(Job("evaluate", EvaluateRecipe, inputs, plan, work)))

@@ -1,0 +1,11 @@
+"""Make a tile index, split and statistics of an archive."""
+
+import sys
+
+from satray.tiles.prepare import inputs, plan, work
+
+from satray.config.prepare import PrepareRecipe
+from satray.runs.frame import Job, main
+
+if __name__ == "__main__":
+    sys.exit(main(Job("prepare", PrepareRecipe, inputs, plan, work)))

@@ -1,0 +1,11 @@
+"""Train a variant on a tile index and write a bundle."""
+
+import sys
+
+from satray.training.job import inputs, plan, work
+
+from satray.config.train import TrainRecipe
+from satray.runs.frame import Job, main
+
+if __name__ == "__main__":
+    sys.exit(main(Job("train", TrainRecipe, inputs, plan, work)))

@@ -1,0 +1,177 @@
+"""The only place that starts or joins Ray."""
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from satray.config.base import Resources
+from satray.errors import InputError
+
+# Read when Ray is imported or its workers start; a value that the operator set wins.
+SETTINGS = {
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # else 2 s are lost at each end of a short run
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "1",
+}
+for _name, _value in SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+
+
+@contextlib.contextmanager
+def start(
+    resources: Resources | None = None, *, dashboard: bool = False, num_cpus: int | None = None
+) -> Iterator[None]:
+    """Join the cluster at RAY_ADDRESS where that is set, else start a local one; end with it.
+
+    Inside an open session this does nothing, so that one job may call another's work.
+
+    Args:
+        resources: checked against what the cluster can ever give.
+        dashboard: start it too (Tune's early stopping needs it); local clusters only.
+        num_cpus: logical CPUs of a local cluster; default max(4, cores), since data tasks next
+            to a trainer starve on two.
+
+    Raises:
+        InputError: RAY_ADDRESS cannot be joined, or the cluster is smaller than `resources`.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    address = os.environ.get("RAY_ADDRESS")
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if address:
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            line = (str(error).strip().splitlines() or ["no answer"])[0]
+            raise InputError(
+                f"RAY_ADDRESS={address}: cannot be joined ({line}); accepted: the address of a "
+                "running cluster, or unset it for a local one"
+            ) from None
+    else:
+        cores = os.cpu_count() or 1
+        ray.init(num_cpus=num_cpus or max(4, cores), include_dashboard=dashboard, **common)
+    try:
+        if resources is not None:
+            require(resources)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def require(resources: Resources) -> None:
+    """Refuse a request that the cluster can never meet: Ray itself would wait for ever.
+
+    Raises:
+        InputError: more workers than CPUs or GPUs, or GPUs asked for where there are none.
+    """
+    total = ray.cluster_resources()
+    gpus, cpus = total.get("GPU", 0.0), total.get("CPU", 0.0)
+    if resources.gpus == "yes" and gpus == 0:
+        raise InputError("resources.gpus=yes: the cluster has no GPU; accepted: auto, no")
+    if use_gpus(resources):
+        if resources.workers > gpus:
+            raise InputError(
+                f"resources.workers={resources.workers}: the cluster has {gpus:g} GPUs; "
+                f"accepted: 1 to {gpus:g}, or resources.gpus=no"
+            )
+    elif resources.workers > max(1.0, cpus - 1):
+        raise InputError(
+            f"resources.workers={resources.workers}: the cluster has {cpus:g} CPUs, one of which "
+            f"reads tiles; accepted: 1 to {max(1, int(cpus) - 1)}"
+        )
+
+
+def has_gpu() -> bool:
+    """Whether any node of the cluster has a GPU."""
+    return bool(ray.cluster_resources().get("GPU", 0.0) > 0)
+
+
+def use_gpus(resources: Resources) -> bool:
+    """Whether workers get a GPU each."""
+    return resources.gpus == "yes" or (resources.gpus == "auto" and has_gpu())
+
+
+def node_count() -> int:
+    """Number of live nodes."""
+    return len([node for node in ray.nodes() if node["Alive"]])
+
+
+def threads_per_worker(workers: int) -> int:
+    """Threads for `torch.set_num_threads` in each of `workers` processes of this node.
+
+    Ray sets one thread a worker, which leaves the other cores idle.
+    """
+    return max(1, (os.cpu_count() or 1) // max(1, workers))
+
+
+class _Board:
+    """Keeps messages from workers until the driver asks for them."""
+
+    def __init__(self) -> None:
+        self._messages: list[dict[str, Any]] = []
+
+    def send(self, message: dict[str, Any]) -> None:
+        self._messages.append(message)
+
+    def since(self, count: int) -> list[dict[str, Any]]:
+        return self._messages[count:]
+
+
+class ProgressChannel:
+    """A zero-CPU actor between workers and driver; pickles, so that workers can be handed it."""
+
+    def __init__(self) -> None:
+        self._actor: Any = ray.remote(num_cpus=0)(_Board).remote()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Post a message without waiting for it to arrive."""
+        self._actor.send.remote(message)
+
+    def read(self, count: int = 0) -> list[dict[str, Any]]:
+        """Return the messages from number `count` on."""
+        messages: list[dict[str, Any]] = ray.get(self._actor.since.remote(count))
+        return messages
+
+    @contextlib.contextmanager
+    def watch(self, show: Callable[[dict[str, Any]], None], seconds: float = 0.5) -> Iterator[None]:
+        """Call `show` on each message, from a thread of the driver, while the block runs."""
+        stop = threading.Event()
+
+        def poll() -> None:
+            seen = 0
+            while True:
+                last = stop.wait(seconds)
+                try:
+                    messages = self.read(seen)
+                except ray.exceptions.RayError:
+                    return
+                for message in messages:
+                    show(message)
+                seen += len(messages)
+                if last:
+                    return
+
+        thread = threading.Thread(target=poll, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(timeout=5)
+
+
+def progress_channel() -> ProgressChannel:
+    """Open a channel for progress messages."""
+    return ProgressChannel()

@@ -1,0 +1,230 @@
+"""From the command line to a validated recipe: one YAML file, then dotted overrides."""
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from satray.config.base import Section
+from satray.errors import InputError
+
+R = TypeVar("R", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core words and numbers: `no` and `off` are text, `3e-5` is a number."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in pairs
+        if tag.rsplit(":", 1)[-1] not in ("bool", "float", "timestamp")
+    ]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|nan)$"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Read YAML text; `source` names it in the error.
+
+    Raises:
+        InputError: it is not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not readable"
+        raise InputError(f"{source}{where}: not valid YAML ({problem})") from None
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+    """Separate the recipe file, if any, from the overrides.
+
+    Returns:
+        The recipe's path or URI, and the overrides by dotted key.
+
+    Raises:
+        InputError: an argument is neither the one recipe nor `key=value`.
+    """
+    recipe: str | None = None
+    overrides: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if equals and re.fullmatch(r"[A-Za-z_][\w.]*", name):
+            overrides[name] = parse_yaml(value, f"{name}=") if value else None
+        elif argument.startswith("-"):
+            raise InputError(
+                f"{argument}: unknown option; accepted: --help, --print-config, --plan, "
+                "recipe.yaml, dotted.key=value"
+            )
+        elif recipe is None:
+            recipe = argument
+        else:
+            raise InputError(f"{argument}: at most one recipe file; overrides are dotted.key=value")
+    return recipe, overrides
+
+
+def apply_overrides(tree: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Set dotted keys in a nested mapping; a number steps into a list (`stages.0.dropout`)."""
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        node: Any = tree
+        for done, part in enumerate(parents):
+            node = _step(node, part, ".".join(parents[: done + 1]))
+        if isinstance(node, list):
+            node[_index(node, last, dotted)] = value
+        else:
+            node[last] = value
+    return tree
+
+
+def _step(node: Any, part: str, path: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, path)]
+    below = node.setdefault(part, {})
+    if below is None or not isinstance(below, dict | list):
+        below = node[part] = {}
+    return below
+
+
+def _index(items: list[Any], part: str, path: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise InputError(f"{path}: a list of {len(items)}; accepted: 0 to {len(items) - 1}")
+    return int(part)
+
+
+def build(
+    model: type[R], arguments: Sequence[str], read: Callable[[str, dict[str, Any]], bytes]
+) -> R:
+    """Build a recipe of type `model` from command-line arguments.
+
+    Args:
+        model: the job's recipe.
+        arguments: what followed the program's name, options removed.
+        read: reads the recipe file, given its path or URI and the `storage` overrides.
+
+    Raises:
+        InputError: one line that names the key, what was found and what is accepted.
+    """
+    path, overrides = split_arguments(arguments)
+    tree: Any = {}
+    if path is not None:
+        storage = apply_overrides(
+            {}, {name: value for name, value in overrides.items() if name.startswith("storage.")}
+        )
+        try:
+            text = read(path, storage.get("storage", {})).decode("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: not a text file; accepted: a YAML recipe") from None
+        tree = parse_yaml(text, path)
+        if tree is None:
+            tree = {}
+        if not isinstance(tree, dict):
+            raise InputError(f"{path}: holds {type(tree).__name__}; accepted: a YAML mapping")
+    fill_lists(model, tree, overrides)
+    return validate(model, apply_overrides(tree, overrides))
+
+
+def fill_lists(model: type[BaseModel], tree: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Lay out default lists that an override steps into, so that `stages.0.x=1` works alone."""
+    for dotted in overrides:
+        first, _, rest = dotted.partition(".")
+        field = model.model_fields.get(first)
+        if rest and rest[0].isdigit() and first not in tree and field is not None:
+            default = field.get_default()
+            if isinstance(default, tuple):
+                tree[first] = [item.model_dump(mode="json") for item in default]
+
+
+def validate(model: type[R], tree: dict[str, Any]) -> R:
+    """Check a nested mapping against `model`.
+
+    Raises:
+        InputError: the first thing wrong, in one line.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_one_line(model, error)) from None
+
+
+def _one_line(model: type[BaseModel], error: ValidationError) -> str:
+    # An unknown key is the likeliest cause of whatever else failed.
+    # Of a union's complaints, the deepest is about the shape that was meant.
+    first = min(
+        error.errors(), key=lambda item: (item["type"] != "extra_forbidden", -len(item["loc"]))
+    )
+    names, section = _locate(model, first["loc"])
+    dotted = ".".join(names)
+    if first["type"] == "extra_forbidden":
+        known = list(section.model_fields) if section else []
+        near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
+        hint = (
+            f"did you mean {'.'.join([*names[:-1], near[0]])}?"
+            if near
+            else (f"accepted: {', '.join(known)}")
+        )
+        return f"{dotted}: unknown key; {hint}"
+    if first["type"] == "missing":
+        meaning = _meaning(section, names[-1])
+        return f"{dotted}: required{f' ({meaning})' if meaning else ''}; give {dotted}=..."
+    message = first["msg"].removeprefix("Value error, ")
+    found = first["input"]
+    if first["type"] == "value_error" or isinstance(found, dict):
+        return f"{dotted}: {message}" if dotted else message
+    return f"{dotted}={found}: {message[0].lower()}{message[1:]}"
+
+
+def _locate(
+    model: type[BaseModel], location: tuple[int | str, ...]
+) -> tuple[list[str], type[Section] | None]:
+    """Drop pydantic's union tags from an error's location; return also its innermost section."""
+    names: list[str] = []
+    section: Any = model
+    for part in location:
+        if isinstance(part, int):
+            names.append(str(part))
+            continue
+        fields = section.model_fields if section is not None else {}
+        is_last = part == location[-1]
+        if part in fields:
+            names.append(part)
+            inner = _section_of(fields[part].annotation)
+            if inner is not None and not is_last:
+                section = inner
+        elif is_last and not _is_tag(part):
+            names.append(part)
+    return names, section
+
+
+def _is_tag(part: str) -> bool:
+    return part in ("str", "int", "float", "bool") or part.endswith("Options") or "[" in part
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    for inner in get_args(annotation):
+        found = _section_of(inner)
+        if found is not None:
+            return found
+    return None
+
+
+def _meaning(section: type[Section] | None, name: str) -> str:
+    field = section.model_fields.get(name) if section is not None else None
+    return (field.description or "") if field is not None else ""

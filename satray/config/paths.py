@@ -1,0 +1,66 @@
+"""Which keys of a recipe are paths, and which take part in the run id."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from satray.config.base import Section
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def _extra(field: FieldInfo) -> dict[str, Any]:
+    extra = field.json_schema_extra
+    return extra if isinstance(extra, dict) else {}
+
+
+def paths_of(recipe: BaseModel) -> Iterator[tuple[str, str]]:
+    """List the path keys that are set, as (key, value); words like `none` are left out."""
+    for name, field in type(recipe).model_fields.items():
+        value = getattr(recipe, name)
+        extra = _extra(field)
+        if not extra.get("path"):
+            continue
+        values = value if isinstance(value, dict) else {"": value}
+        for part, text in values.items():
+            if text is not None and text not in extra["words"]:
+                yield (f"{name}.{part}" if part else name), text
+
+
+def map_paths(recipe: R, change: Callable[[str], str]) -> R:
+    """Return the recipe with `change` applied to every path in it."""
+    update: dict[str, Any] = {}
+    for name, field in type(recipe).model_fields.items():
+        value, extra = getattr(recipe, name), _extra(field)
+        if not extra.get("path") or value is None:
+            continue
+        words = extra["words"]
+        if isinstance(value, dict):
+            update[name] = {
+                part: text if text in words else change(text) for part, text in value.items()
+            }
+        elif value not in words:
+            update[name] = change(value)
+    return recipe.model_copy(update=update)
+
+
+def identity(section: BaseModel) -> dict[str, Any]:
+    """Return what of a recipe decides the job's products, as JSON values."""
+    kept: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        if not _extra(field).get("identity", True):
+            continue
+        kept[name] = _plain(getattr(section, name))
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return identity(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    return value

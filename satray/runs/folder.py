@@ -1,0 +1,67 @@
+"""The run folder before its run.json: who holds it, claiming and clearing it."""
+
+import json
+from datetime import UTC, datetime
+
+from satray.errors import InputError
+from satray.runs.record import FILE, find_run
+from satray.runs.run import Run
+from satray.storage import Storage, join
+
+CLAIM = "started.json"
+LOG = "job.log"
+
+
+def holder(storage: Storage, out: str) -> str | None:
+    """Return the id of the run, finished or not, that holds a folder; None where it is free.
+
+    Raises:
+        InputError: the folder holds files, but no run of satray's.
+    """
+    record = find_run(storage, out)
+    if record is not None:
+        return record.run_id
+    entries = storage.list(out)
+    claims = [
+        (entry.modified, entry.key.split("/")[1])
+        for entry in entries
+        if entry.key.startswith("state/") and entry.key.endswith("/" + CLAIM)
+    ]
+    if claims:
+        return max(claims)[1]
+    strangers = [entry.key for entry in entries if not entry.key.startswith("state/")]
+    if strangers:
+        raise InputError(
+            f"out={out}: holds {len(strangers)} files that are no run's ({strangers[0]}, ...); "
+            "accepted: a new or empty folder, or a run's"
+        )
+    return None
+
+
+def claim(run: Run) -> None:
+    """Mark the folder as this run's; a claim of the same run stays as it is."""
+    uri = join(run.state, CLAIM)
+    if not run.storage.exists(uri):
+        text = {"job": run.job, "run_id": run.run_id, "started": datetime.now(UTC).isoformat()}
+        run.storage.write(uri, json.dumps(text).encode())
+
+
+def release(run: Run) -> None:
+    """Give the folder back where nothing but the claim and the log was written."""
+    entries = run.storage.list(run.out)
+    ours = {f"state/{run.run_id}/{name}" for name in (CLAIM, LOG)}
+    if {entry.key for entry in entries} <= ours:
+        run.storage.delete(join(run.out, "state"))
+
+
+def clear(storage: Storage, out: str) -> None:
+    """Remove the run that a folder holds: its record, the files it lists, its state.
+
+    What satray does not know to be its own stays.
+    """
+    record = find_run(storage, out)
+    if record is not None:
+        storage.delete(join(out, FILE))
+        for product in record.products:
+            storage.delete(join(out, product.path))
+    storage.delete(join(out, "state"))

@@ -1,0 +1,212 @@
+"""The frame that every job stands in: parse, look, resume or refuse, work, record."""
+
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from satray import __version__
+from satray.config.base import Recipe, StorageOptions
+from satray.config.help import render, to_yaml
+from satray.config.parse import build, validate
+from satray.config.paths import map_paths, paths_of
+from satray.errors import InputError, SatrayError
+from satray.runs.console import Console
+from satray.runs.folder import claim, clear, holder, release
+from satray.runs.inputs import run_id
+from satray.runs.record import FILE, RunRecord, find_run
+from satray.runs.run import Outcome, Run
+from satray.storage import Storage, absolute, is_remote, join
+
+R = TypeVar("R", bound=Recipe)
+LIBRARIES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "rasterio", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Job(Generic[R]):
+    """One job: its recipe and the three functions that do it."""
+
+    name: str
+    """Name, as in `jobs/NAME.py`."""
+    recipe: type[R]
+    """Its recipe; the docstring is its one line of help."""
+    inputs: Callable[[R, Storage], dict[str, str]]
+    """Digest of each input by key; raises InputError. No Ray, nothing written."""
+    plan: Callable[[R, Storage], list[str]]
+    """Lines that `--plan` prints. No Ray, nothing written."""
+    work: Callable[[R, Run], Outcome]
+    """Does the job; Ray is up."""
+
+
+def main(job: Job[R], arguments: Sequence[str] | None = None) -> int:
+    """Run a job from the command line and return its exit status."""
+    console = Console()
+    try:
+        return _main(job, list(sys.argv[1:] if arguments is None else arguments), console)
+    except SatrayError as error:
+        console.error(f"{job.name}: {error}")
+        console.say(f"{job.name} ended with status {error.exit_status}")
+        return error.exit_status
+    except KeyboardInterrupt:
+        console.error(f"{job.name}: interrupted; the same command continues it")
+        return 1
+
+
+def _main(job: Job[R], arguments: list[str], console: Console) -> int:
+    if "--help" in arguments or "-h" in arguments:
+        print(render(job.name, (job.recipe.__doc__ or "").strip(), job.recipe), end="")  # noqa: T201
+        return 0
+    show_config, show_plan = "--print-config" in arguments, "--plan" in arguments
+    rest = [item for item in arguments if item not in ("--print-config", "--plan")]
+    recipe = build(job.recipe, rest, _read_recipe)
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if submitted:
+        _refuse_relative(recipe)
+    recipe = map_paths(recipe, absolute)
+    if show_config:
+        print(to_yaml(recipe), end="")  # noqa: T201
+        return 0
+    storage = Storage(recipe.storage)
+    inputs = job.inputs(recipe, storage)
+    identity = run_id(job.name, recipe, inputs)
+    if recipe.out is None and submitted:
+        raise InputError("out: required under a submitted job; accepted: an absolute path or a URI")
+    out = recipe.out or absolute(join("runs", f"{job.name}-{identity}"))
+    if show_plan:
+        for line in [*job.plan(recipe, storage), f"run {identity} would be written to {out}"]:
+            console.say(line)
+        return 0
+    return _run(job, recipe, Run(job.name, identity, out, storage), inputs, console)
+
+
+def _run(job: Job[R], recipe: R, run: Run, inputs: dict[str, str], console: Console) -> int:
+    held = holder(run.storage, run.out)
+    if held is not None and held != run.run_id:
+        if not recipe.overwrite:
+            raise InputError(
+                f"out={run.out}: holds run {held}, and this configuration and input make run "
+                f"{run.run_id}; accepted: another out=, or overwrite=true"
+            )
+        clear(run.storage, run.out)
+    done = find_run(run.storage, run.out)
+    if done is not None:
+        for line in done.summary:
+            console.say(line)
+        console.say(f"{job.name} was done already (status {done.status}): {run.out}")
+        return done.status
+    claim(run)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    log = _log_file(run)
+    run.say, run.progress = console.say, console.progress
+    with console.quiet(log):
+        try:
+            outcome = _work(job, recipe, run)
+        except SatrayError as error:
+            if isinstance(error, InputError):
+                release(run)
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            raise SatrayError(
+                f"{type(error).__name__}: {_first_line(error)} (traceback in {log})"
+            ) from error
+    run.seconds["total"] = time.perf_counter() - clock
+    record = RunRecord(
+        job=job.name,
+        run_id=run.run_id,
+        status=outcome.status,
+        config=json.loads(recipe.model_dump_json()),
+        inputs=inputs,
+        versions=_versions(),
+        started=started.isoformat(),
+        finished=datetime.now(UTC).isoformat(),
+        counts=outcome.counts,
+        metrics=outcome.metrics,
+        seconds={name: round(spent, 3) for name, spent in run.seconds.items()},
+        summary=outcome.summary,
+        products=run.products,
+    )
+    run.storage.write(run.uri(FILE), record.to_json())
+    for line in outcome.summary:
+        console.say(line)
+    console.say(
+        "seconds: " + ", ".join(f"{name} {spent:.1f}" for name, spent in run.seconds.items())
+    )
+    word = (
+        "done"
+        if outcome.status == 0
+        else (
+            f"done, but {outcome.failed} of {outcome.attempted} inputs failed "
+            f"(error_budget={outcome.error_budget})"
+        )
+    )
+    console.say(f"{job.name} {word} (status {outcome.status}): {run.out}")
+    return outcome.status
+
+
+def _work(job: Job[R], recipe: R, run: Run) -> Outcome:
+    from satray import cluster  # Ray takes a second to import: not for --help
+
+    with run.activity("starting"):
+        session = cluster.start(recipe.resources)
+        session.__enter__()
+    try:
+        if cluster.node_count() > 1:
+            _refuse_local(recipe, run)
+        return job.work(recipe, run)
+    finally:
+        session.__exit__(None, None, None)
+
+
+def _read_recipe(path: str, options: dict[str, Any]) -> bytes:
+    storage = Storage(validate(StorageOptions, options))
+    uri = absolute(path)
+    if not storage.exists(uri):
+        raise InputError(f"{path}: no such recipe; accepted: a YAML file, then dotted.key=value")
+    return storage.read(uri)
+
+
+def _refuse_relative(recipe: Recipe) -> None:
+    for name, path in paths_of(recipe):
+        if not is_remote(path) and not Path(path).is_absolute():
+            raise InputError(
+                f"{name}={path}: relative, under a submitted job, whose folder is a copy; "
+                "accepted: an absolute path or a URI"
+            )
+
+
+def _refuse_local(recipe: Recipe, run: Run) -> None:
+    for name, path in [*paths_of(recipe), ("out", run.out)]:
+        if not is_remote(path):
+            raise InputError(
+                f"{name}={path}: local, on a cluster of several nodes; accepted: a URI (s3://...)"
+            )
+
+
+def _log_file(run: Run) -> Path:
+    if is_remote(run.state):
+        return Path(tempfile.gettempdir()) / "satray-logs" / f"{run.run_id}.log"
+    return Path(run.state) / "job.log"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:300]
+
+
+def _versions() -> dict[str, str]:
+    found = {"satray": __version__, "python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,107 @@
+"""`run.json`: what a finished run made. Its presence means complete; it is written last."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from satray.errors import InputError
+from satray.storage import Storage, join
+
+FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Product:
+    """One file that a run made."""
+
+    path: str
+    """Path below the run folder, `/`-separated."""
+    bytes: int
+    """Size of the file, bytes."""
+    sha256: str
+    """SHA-256 of its bytes, hexadecimal."""
+    rows: int | None = None
+    """Rows, where it is a table."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of `run.json`."""
+
+    job: str
+    """Name of the job."""
+    run_id: str
+    """Digest of configuration and inputs."""
+    status: int
+    """Exit status of the job: 0, or 3 where more inputs failed than the budget allows."""
+    config: dict[str, Any]
+    """The resolved recipe."""
+    inputs: dict[str, str]
+    """Digest of each input by key."""
+    versions: dict[str, str]
+    """Versions of satray, Python and the libraries that shape results."""
+    started: str
+    """UTC, ISO 8601."""
+    finished: str
+    """UTC, ISO 8601."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """What was counted (tiles, classes, failures, ...)."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Headline figures."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds by activity."""
+    summary: tuple[str, ...] = ()
+    """The lines that the job printed at its end."""
+    products: tuple[Product, ...] = ()
+    """Every file made, in path order."""
+
+    def to_json(self) -> bytes:
+        """Return the record as UTF-8 JSON; NaN becomes null."""
+        return json.dumps(_finite(asdict(self)), indent=2, ensure_ascii=False).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, source: str) -> "RunRecord":
+        """Read a record.
+
+        Raises:
+            InputError: it is not a run.json.
+        """
+        try:
+            tree = json.loads(data)
+            products = tuple(Product(**item) for item in tree.pop("products"))
+            return cls(**{**tree, "summary": tuple(tree["summary"]), "products": products})
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise InputError(f"{source}: not a run.json that satray wrote") from None
+
+
+def read_run(storage: Storage, out: str) -> RunRecord:
+    """Read the record of a finished run.
+
+    Raises:
+        InputError: there is none: the run is unfinished, or this is no run folder.
+    """
+    record = find_run(storage, out)
+    if record is None:
+        what = (
+            "the run is unfinished: rerun its command"
+            if storage.list(join(out, "state"))
+            else "not a run folder"
+        )
+        raise InputError(f"{out}: no run.json ({what}); accepted: the `out` of a finished run")
+    return record
+
+
+def find_run(storage: Storage, out: str) -> RunRecord | None:
+    """Read the record of a run where there is one."""
+    uri = join(out, FILE)
+    return RunRecord.from_json(storage.read(uri), uri) if storage.exists(uri) else None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, dict):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,41 @@
+"""Help lists every key, and --print-config gives back the same recipe."""
+
+import pytest
+
+from satray.config.base import Recipe
+from satray.config.demo import DemoRecipe
+from satray.config.evaluate import EvaluateRecipe
+from satray.config.help import keys_of, render, to_yaml
+from satray.config.parse import build
+from satray.config.prepare import PrepareRecipe
+from satray.config.score import ScoreRecipe
+from satray.config.train import TrainRecipe
+
+RECIPES: list[tuple[type[Recipe], list[str]]] = [
+    (PrepareRecipe, ["images=x"]),
+    (TrainRecipe, ["index=x"]),
+    (EvaluateRecipe, ["bundle=b", "index=x"]),
+    (ScoreRecipe, ["bundle=b", "tiles=x"]),
+    (DemoRecipe, []),
+]
+
+
+@pytest.mark.parametrize(("model", "required"), RECIPES)
+def test_every_key_has_a_meaning_of_one_line(model: type[Recipe], required: list[str]) -> None:
+    page = render("x", "About.", model)
+    for entry in keys_of(model):
+        assert entry.meaning, entry.name
+        assert "\n" not in entry.meaning
+        assert entry.name in page
+    assert {item.split("=")[0] for item in required} == {
+        entry.name for entry in keys_of(model) if entry.default == "required" and "." not in
+        entry.name
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "required"), RECIPES)
+def test_print_config_round_trips(model: type[Recipe], required: list[str]) -> None:
+    recipe = build(model, required, lambda path, options: b"")
+    text = to_yaml(recipe)
+    again = build(model, ["r.yaml"], lambda path, options: text.encode())
+    assert again == recipe

@@ -1,0 +1,100 @@
+"""Command line to recipe: YAML 1.2 words, dotted overrides, one-line errors."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from satray.config.parse import apply_overrides, build, parse_yaml
+from satray.config.prepare import PrepareRecipe
+from satray.config.train import TrainRecipe
+from satray.errors import InputError
+
+
+def read_local(path: str, _options: dict[str, Any]) -> bytes:
+    return Path(path).read_bytes()
+
+
+def train(*arguments: str) -> TrainRecipe:
+    return build(TrainRecipe, arguments, read_local)
+
+
+def test_overrides_come_after_the_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("index: a\nbatch: 8\nstages:\n- learning_rate: 3e-5\n")
+    built = train(str(recipe), "batch=16", "input.size=96")
+    assert (built.index, built.batch, built.input.size) == ("a", 16, 96)
+    assert built.stages[0].learning_rate == pytest.approx(3e-5)
+
+
+def test_an_override_steps_into_a_default_list() -> None:
+    assert train("index=x", "stages.0.trainable=head").stages[0].trainable == "head"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("no", "no"), ("off", "off"), ("true", True), ("3e-5", 3e-5), ("1.5", 1.5), ("7", 7),
+     ("2016-01-02", "2016-01-02"), ("1:30", 90), ("[a, no]", ["a", "no"])],
+)  # fmt: skip
+def test_yaml_words(text: str, value: object) -> None:
+    assert parse_yaml(text, "x") == value
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_python_float_is_read_back(value: float) -> None:
+    assert float(parse_yaml(repr(value), "x")) == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "index: required"),
+        (["index=x", "batchh=3"], "batchh: unknown key; did you mean batch?"),
+        (["index=x", "input.sise=3"], "input.sise: unknown key; did you mean input.size?"),
+        (["index=x", "stages.0.learn_rate=3"], "did you mean stages.0.learning_rate?"),
+        (["index=x", "batch=0"], "batch=0: input should be greater than or equal to 1"),
+        (["index=x", "batch=many"], "batch=many: input should be a valid integer"),
+        (["index=x", "augment.flips=yes"], "'none', 'horizontal' or 'd4'"),
+        (["index=x", "input.size=300", "input.resize=200"], "resize=200 is below size=300"),
+        (["index=x", "stages.3.learning_rate=1"], "stages.3: a list of 1; accepted: 0 to 0"),
+        (["index=x", "--frob"], "--frob: unknown option"),
+        (["index=x", "variant={towers: [{name: a, backbone: b, bands: [r], x: 1}]}"],
+         "variant.towers.0.x: unknown key"),
+        (["index=x", "classes: ["], "no such"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_key_in_one_line(arguments: list[str], says: str) -> None:
+    def read(path: str, _options: dict[str, Any]) -> bytes:
+        raise InputError(f"{path}: no such recipe")
+
+    with pytest.raises(InputError) as caught:
+        build(TrainRecipe, arguments, read)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("index: a\nbatch: [\n")
+    with pytest.raises(InputError, match=r"r\.yaml, line \d: not valid YAML"):
+        train(str(recipe))
+
+
+def test_one_text_stands_for_a_list() -> None:
+    assert build(PrepareRecipe, ["images=x", "classes=ship"], read_local).classes == ("ship",)
+
+
+@given(
+    st.dictionaries(
+        st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(".".join), st.integers()
+    )
+)
+def test_the_last_override_is_kept(overrides: dict[str, int]) -> None:
+    tree = apply_overrides({}, overrides)
+    for dotted in list(overrides)[-1:]:
+        node: Any = tree
+        for part in dotted.split("."):
+            node = node[part]
+        assert node == overrides[dotted]

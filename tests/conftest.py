@@ -1,0 +1,27 @@
+"""Fixtures that all tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["conftest_s3"]
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="module")
+def ray_session() -> Iterator[None]:
+    """One local Ray a module, with four logical CPUs whatever the machine has."""
+    from satray import cluster
+
+    with cluster.start(num_cpus=4):
+        yield
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of development data; skips the test where it is absent."""
+    if not DATA.is_dir():
+        pytest.skip("needs the development data")
+    return DATA

@@ -1,0 +1,180 @@
+"""The frame of a job: run ids, resuming, refusing, exit statuses. No Ray."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import satray.cluster
+from satray.config.base import Recipe, key
+from satray.errors import InputError
+from satray.runs.frame import Job, main
+from satray.runs.inputs import run_id
+from satray.runs.record import find_run, read_run
+from satray.runs.run import Outcome, Run
+from satray.storage import Storage
+
+
+class CountRecipe(Recipe):
+    """Count the words of a text."""
+
+    text: str = key(..., "file to read", path=True)
+    minimum: int = key(0, "fewest words to accept", ge=0)
+    speed: int = key(1, "how fast", identity=False)
+
+
+class Counter:
+    """A job that counts its own calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.crash = False
+        self.job = Job("count", CountRecipe, self.inputs, self.plan, self.work)
+
+    def inputs(self, recipe: CountRecipe, storage: Storage) -> dict[str, str]:
+        if not storage.exists(recipe.text):
+            raise InputError(f"text={recipe.text}: no such file")
+        return {"text": storage.read(recipe.text).decode()}
+
+    def plan(self, recipe: CountRecipe, storage: Storage) -> list[str]:
+        return [f"count {recipe.text}"]
+
+    def work(self, recipe: CountRecipe, run: Run) -> Outcome:
+        self.calls += 1
+        words = run.storage.read(recipe.text).decode().split()
+        if len(words) < recipe.minimum:
+            raise InputError(f"text={recipe.text}: {len(words)} words")
+        run.publish("count.json", json.dumps(len(words)).encode(), rows=1)
+        if self.crash:
+            raise RuntimeError("boom")
+        failed = words.count("bad")
+        return Outcome(
+            counts={"words": len(words)},
+            summary=(f"{len(words)} words",),
+            attempted=len(words),
+            failed=failed,
+            error_budget=0.5,
+        )
+
+
+@pytest.fixture
+def counter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counter:
+    @contextlib.contextmanager
+    def no_ray(*_args: object, **_named: object) -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr(satray.cluster, "start", no_ray)
+    monkeypatch.setattr(satray.cluster, "node_count", lambda: 1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("one two three")
+    return Counter()
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_is_found_done(counter: Counter, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 0
+    assert main(counter.job, ["text=a.txt", "out=o", "speed=9"]) == 0
+    assert counter.calls == 1
+    assert "was done already" in capfd.readouterr().out
+    record = read_run(Storage(), str(Path("o").absolute()))
+    assert record.counts == {"words": 3}
+    assert [product.path for product in record.products] == ["count.json"]
+    assert record.config["text"] == str(Path("a.txt").absolute())
+
+
+def test_another_configuration_on_the_same_out_is_refused(
+    counter: Counter, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 0
+    assert main(counter.job, ["text=a.txt", "out=o", "minimum=1"]) == 2
+    assert "overwrite=true" in capfd.readouterr().out
+    assert main(counter.job, ["text=a.txt", "out=o", "minimum=1", "overwrite=true"]) == 0
+    assert counter.calls == 2
+
+
+def test_changed_input_is_another_run(counter: Counter) -> None:
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 0
+    Path("a.txt").write_text("one two three four")
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 2
+
+
+def test_an_unfinished_run_goes_on(counter: Counter, capfd: pytest.CaptureFixture[str]) -> None:
+    counter.crash = True
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 1
+    printed = capfd.readouterr().out
+    assert "RuntimeError: boom" in printed
+    assert "Traceback" not in printed
+    assert find_run(Storage(), str(Path("o").absolute())) is None
+    with pytest.raises(InputError, match="unfinished"):
+        read_run(Storage(), str(Path("o").absolute()))
+    assert main(counter.job, ["text=a.txt", "out=o", "minimum=1"]) == 2
+    counter.crash = False
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 0
+
+
+def test_wrong_input_leaves_nothing_behind(counter: Counter) -> None:
+    assert main(counter.job, ["text=a.txt", "out=o", "minimum=9"]) == 2
+    assert files(Path()) == {"a.txt"}
+    assert main(counter.job, ["text=b.txt", "out=o"]) == 2
+    assert files(Path()) == {"a.txt"}
+
+
+def test_overwrite_spares_what_is_not_ours(counter: Counter) -> None:
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 0
+    Path("o/mine.txt").write_text("keep")
+    assert main(counter.job, ["text=a.txt", "out=o", "minimum=1", "overwrite=true"]) == 0
+    assert Path("o/mine.txt").read_text() == "keep"
+
+
+def test_a_foreign_folder_is_refused(counter: Counter) -> None:
+    Path("o").mkdir()
+    Path("o/thesis.doc").write_text("precious")
+    assert main(counter.job, ["text=a.txt", "out=o", "overwrite=true"]) == 2
+    assert Path("o/thesis.doc").exists()
+
+
+def test_the_error_budget_gives_status_three(counter: Counter) -> None:
+    Path("a.txt").write_text("bad bad good")
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 3
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 3
+    assert counter.calls == 1
+
+
+def test_plan_writes_nothing(counter: Counter, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(counter.job, ["text=a.txt", "--plan"]) == 0
+    assert "count " in capfd.readouterr().out
+    assert files(Path()) == {"a.txt"}
+    assert counter.calls == 0
+
+
+def test_help_and_print_config(counter: Counter, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(counter.job, ["--help"]) == 0
+    assert "fewest words to accept" in capfd.readouterr().out
+    assert main(counter.job, ["text=a.txt", "--print-config"]) == 0
+    assert "minimum: 0" in capfd.readouterr().out
+
+
+def test_relative_paths_are_refused_under_a_submitted_job(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert main(counter.job, ["text=a.txt", "out=/tmp/x"]) == 2
+    assert "text=a.txt: relative" in capfd.readouterr().out
+    assert main(counter.job, [f"text={Path('a.txt').absolute()}"]) == 2
+    assert "out: required" in capfd.readouterr().out
+
+
+def test_run_id_ignores_where_and_how_fast() -> None:
+    base = CountRecipe(text="/a")
+    same = CountRecipe(text="/a", out="/o", speed=4, resources={"workers": 7})
+    other = CountRecipe(text="/a", minimum=1)
+    inputs = {"text": "1"}
+    assert run_id("count", base, inputs) == run_id("count", same, inputs)
+    assert run_id("count", base, inputs) != run_id("count", other, inputs)
+    assert run_id("count", base, inputs) != run_id("count", base, {"text": "2"})
+    assert run_id("count", base, inputs) != run_id("other", base, inputs)
