@@ -1,0 +1,7 @@
+"""One way to list, read and publish (atomically), on disk and in object stores."""
+
+from satray.storage.entry import Entry
+from satray.storage.storage import Storage
+from satray.storage.uri import absolute, is_remote, join, name, parent
+
+__all__ = ["Entry", "Storage", "absolute", "is_remote", "join", "name", "parent"]

@@ -1,0 +1,73 @@
+"""Names of things on disk and in object stores, as plain text. Pure: nothing here opens anything.
+
+A name is an absolute local path (`/data/tiles/a.tif`) or a URI (`s3://bucket/tiles/a.tif`). Object
+keys are taken literally: a space, a `%20` or a `#` in `s3://bucket/a b#%20.tif` is part of the key.
+"""
+
+import os
+import re
+from urllib.parse import unquote, urlsplit
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def scheme(uri: str) -> str:
+    """Return the lower-case scheme of a URI (`s3`), or the empty string for a path."""
+    match = _SCHEME.match(uri)
+    return match.group(1).lower() if match else ""
+
+
+def is_remote(uri: str) -> bool:
+    """Tell whether a name is a URI of an object store; paths and `file://` are not."""
+    return scheme(uri) not in ("", "file")
+
+
+def absolute(path_or_uri: str | os.PathLike[str]) -> str:
+    """Return the one spelling of a name: an absolute path, or a URI without trailing slashes.
+
+    `~` is expanded, `.` and `..` are resolved in paths (symbolic links are not), `file://` is
+    stripped and percent-decoded. The inner part of a URI stays as it is.
+    """
+    text = os.fspath(path_or_uri)
+    if scheme(text) == "file":
+        text = unquote(urlsplit(text.replace("#", "%23").replace("?", "%3F")).path)
+    if is_remote(text):
+        head, rest = split(text)
+        return f"{head}/{rest}" if rest else head
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Split a URI into its root (`s3://bucket`) and the key below it, without slashes at its end.
+
+    Raises:
+        ValueError: for a path, which has no root.
+    """
+    match = _SCHEME.match(uri)
+    if match is None:
+        raise ValueError(f"{uri} is not a URI")
+    bucket, _, key = uri[match.end() :].partition("/")
+    return f"{match.group(1).lower()}://{bucket}", key.rstrip("/")
+
+
+def join(base: str, *parts: str) -> str:
+    """Append parts below a path or URI; outer slashes of the parts do not matter."""
+    pieces = [part.strip("/") for part in parts]
+    head = base.rstrip("/") if base.strip("/") else base
+    tail = "/".join(piece for piece in pieces if piece)
+    if not tail:
+        return head
+    return head + tail if head.endswith("/") else f"{head}/{tail}"
+
+
+def name(uri: str) -> str:
+    """Return the last part of a path or URI; a bucket's is its own name."""
+    return uri.rstrip("/").rpartition("/")[2]
+
+
+def parent(uri: str) -> str:
+    """Return the path or URI without its last part; a root is its own parent."""
+    if is_remote(uri):
+        root, key = split(uri)
+        return join(root, key.rpartition("/")[0])
+    return os.path.dirname(uri.rstrip("/")) or ("/" if uri.startswith("/") else ".")

@@ -1,0 +1,235 @@
+"""A label table, or the folders of an archive -> tile names, classes, a 0/1 matrix and the task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from satray.config.prepare import PrepareRecipe
+from satray.errors import InputError
+from satray.tiles import format_rle, format_tags
+from satray.tiles.annotations import Annotations
+from satray.tiles.format_folders import read_folders
+from satray.tiles.format_wide import class_columns, read_wide
+from satray.tiles.table import Table, listed, read_table
+
+Task = Literal["binary", "multilabel", "multiclass"]
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Labels of the tiles that a table or the folders name."""
+
+    keys: tuple[str, ...]
+    """N names of tiles as written: paths or base names, with or without extension."""
+    classes: tuple[str, ...]
+    """K class names."""
+    labels: NDArray[np.uint8]
+    """(N, K) uint8, 0 or 1; exactly one 1 a row where `task` is multiclass."""
+    task: Task
+    """binary has one class; multilabel any number a tile; multiclass one a tile."""
+    columns: dict[str, tuple[str | None, ...]]
+    """Columns that are neither key nor class (split, group, others), each of N cells."""
+    format: str
+    """wide, tags, rle or folders."""
+    name: str = ""
+    """The table's URI or the archive's, for messages."""
+    left_out: tuple[str, ...] = ()
+    """Keys of tiles whose one class is not among `classes=`: neither labelled nor missed."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
+    """Read a label table (CSV, TSV, Parquet) in the format that it has or that the recipe forces.
+
+    Recognised are, in this order: a column EncodedPixels (rle); the columns of `classes=`, or
+    columns that hold only 0 and 1 (wide); a column called tags or labels, or a single column of
+    words beside the key (tags).
+
+    Args:
+        data: the file.
+        name: its URI, for messages.
+        recipe: keys label_format, key_column, classes, task, split.column and split.group.
+
+    Returns:
+        One row a tile, in the table's order.
+
+    Raises:
+        InputError: the table is none of these, or a key, cell or class is wrong.
+    """
+    table = read_table(data, name)
+    reserved = frozenset(c for c in (recipe.split.column, recipe.split.group) if c is not None)
+    if recipe.split.group is not None:
+        table.need(recipe.split.group, "split.group")
+    key = _key_column(table, recipe, reserved)
+    keys = _keys(table, key)
+    others = reserved | {key}
+    label_format = _recognise(table, recipe, others)
+
+    if label_format == "rle":
+        column = format_rle.mask_column(table, others, recipe.label_format == "rle")
+        if column is None:
+            raise format_rle.refuse_unclear(table)
+        aligned = {c: tuple(table.values(c)) for c in sorted(reserved) if c in table.texts}
+        found = format_rle.read_rle(table, keys, column, aligned)
+    else:
+        _refuse_twice(table, key, keys)
+        if label_format == "wide":
+            classes, labels_NK = read_wide(table, keys, recipe.classes, others)
+            used = {key, *classes}
+        else:
+            column = format_tags.tags_column(table, others, recipe.label_format == "tags")
+            if column is None:
+                raise format_tags.refuse_unclear(table, others)
+            classes, labels_NK = format_tags.read_tags(table, keys, column)
+            used = {key, column}
+        columns = {c: tuple(table.values(c)) for c in table.texts if c not in used}
+        found = Annotations(name, keys, classes, labels_NK, columns)
+    return _with_task(found, label_format, recipe)
+
+
+def labels_from_folders(keys: Sequence[str], recipe: PrepareRecipe) -> LabelTable:
+    """Take the folder that holds each image for its class.
+
+    Args:
+        keys: paths of the images below `images=`, in the order that the split is drawn over.
+        recipe: keys images, labels, label_format, classes, task, split.column.
+
+    Raises:
+        InputError: another format was asked for; folders do not fit.
+    """
+    if recipe.label_format not in ("auto", "folders"):
+        raise InputError(f"label_format={recipe.label_format} needs labels=TABLE; none is given")
+    if recipe.key_column is not None:
+        raise InputError("key_column names a column of labels=TABLE; none is given")
+    found = read_folders(keys, recipe.images, recipe.split.column)
+    return _with_task(found, "folders", recipe)
+
+
+def _key_column(table: Table, recipe: PrepareRecipe, reserved: frozenset[str]) -> str:
+    if recipe.key_column is not None:
+        table.need(recipe.key_column, "key_column")
+        if recipe.key_column in table.lists:
+            raise InputError(
+                f"key_column={recipe.key_column} of {table.name} holds lists, not names"
+            )
+        return recipe.key_column
+    labels = {*format_tags.USUAL_NAMES, format_rle.USUAL_NAME}
+    for column in table.texts:
+        if column not in reserved and column.lower() not in labels and table.is_text(column):
+            return column
+    raise InputError(
+        f"labels={table.name} has no text column that names the tiles; key_column=... picks one "
+        f"of {listed(table.names)}"
+    )
+
+
+def _keys(table: Table, key: str) -> tuple[str, ...]:
+    cells = table.values(key)
+    for row, cell in enumerate(cells):
+        if cell is None:
+            raise InputError(
+                f"labels={table.name}: row {row + 1}, column {key!r} is empty; it names the tile"
+            )
+    return tuple(cell for cell in cells if cell is not None)
+
+
+def _refuse_twice(table: Table, key: str, keys: tuple[str, ...]) -> None:
+    first: dict[str, int] = {}
+    for row, name in enumerate(keys):
+        before = first.setdefault(name, row)
+        if before != row:
+            texts = [c for c in table.texts if c != key and table.is_text(c)]
+            hint = f"; key_column=... picks another column of {listed(texts)}" if texts else ""
+            raise InputError(
+                f"labels={table.name}: rows {before + 1} and {row + 1} both name {name!r} in "
+                f"column {key!r}; one row a tile is accepted{hint}"
+            )
+
+
+def _recognise(
+    table: Table, recipe: PrepareRecipe, others: frozenset[str]
+) -> Literal["wide", "tags", "rle"]:
+    if recipe.label_format == "folders":
+        raise InputError("label_format=folders reads no table; leave labels= out")
+    if recipe.label_format != "auto":
+        return recipe.label_format
+    if format_rle.mask_column(table, others, forced=False) is not None:
+        return "rle"
+    if recipe.classes and all(name in table.texts for name in recipe.classes):
+        return "wide"
+    flags = class_columns(table, others)
+    tags = format_tags.tags_column(table, others, forced=False)
+    if flags and tags is not None and tags.lower() in format_tags.USUAL_NAMES:
+        raise InputError(
+            f"labels={table.name} has words in column {tags!r} and 0/1 columns "
+            f"({listed(flags, 3)}); say label_format=tags or label_format=wide"
+        )
+    if flags:
+        return "wide"
+    if tags is not None:
+        return "tags"
+    raise InputError(
+        f"labels={table.name} is no known label table: accepted are 0/1 columns (wide), a column "
+        f"of words called tags (tags), EncodedPixels (rle); columns: {listed(table.names)}"
+    )
+
+
+def _with_task(found: Annotations, label_format: str, recipe: PrepareRecipe) -> LabelTable:
+    """Choose the classes, settle the task, and check that the labels fit it."""
+    chosen = found.select(recipe.classes)
+    several = len(chosen.classes) > 1
+    task: Task
+    if recipe.task != "auto":
+        task = recipe.task
+    elif not several:
+        task = "binary"
+    else:
+        task = "multiclass" if label_format == "folders" else "multilabel"
+
+    left_out: tuple[str, ...] = ()
+    if task == "binary" and several:
+        raise InputError(
+            f"task=binary takes one class, {found.name} gives {len(chosen.classes)}: "
+            f"{listed(chosen.classes)}; classes=[NAME] picks it"
+        )
+    if task == "multiclass":
+        if not several:
+            raise InputError(
+                f"task=multiclass takes two classes or more, {found.name} gives "
+                f"{listed(chosen.classes)}"
+            )
+        # A wide table cut by `classes=` says nothing of the columns that it was not asked for.
+        _refuse_not_one(found, none_is_fine=recipe.classes is not None and label_format == "wide")
+        kept_N: NDArray[np.bool_] = np.any(chosen.labels != 0, axis=1)
+        left_out = tuple(k for k, kept in zip(chosen.keys, kept_N, strict=True) if not kept)
+        if len(left_out) == len(chosen.keys):
+            raise InputError(f"classes: no tile of {found.name} has {listed(chosen.classes)}")
+        chosen = chosen.rows(kept_N) if left_out else chosen
+    return LabelTable(
+        keys=chosen.keys,
+        classes=chosen.classes,
+        labels=chosen.labels,
+        task=task,
+        columns=chosen.columns,
+        format=label_format,
+        name=found.name,
+        left_out=left_out,
+    )
+
+
+def _refuse_not_one(found: Annotations, *, none_is_fine: bool) -> None:
+    """Refuse rows with several classes, or none, under task=multiclass."""
+    counts_N = found.labels.sum(axis=1, dtype=np.int64)
+    wrong = np.flatnonzero((counts_N > 1) | ((counts_N == 0) & (not none_is_fine)))
+    if wrong.size:
+        row = int(wrong[0])
+        names = [c for c, on in zip(found.classes, found.labels[row], strict=True) if on]
+        raise InputError(
+            f"task=multiclass takes one class a tile; row {row + 1} ({found.keys[row]}) of "
+            f"{found.name} has {len(names)}: {listed(names) or 'none'} ({wrong.size} such rows)"
+        )

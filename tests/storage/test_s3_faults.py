@@ -1,0 +1,166 @@
+"""What the storage room does when a store misbehaves, against a small HTTP server with a script.
+
+The scripted server stands in for answers that a healthy store does not give; everything else is
+tested on the real one in test_s3.
+"""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from satray.config.base import StorageOptions
+from satray.errors import InputError, SatrayError
+from satray.storage import Storage, connect
+
+DATED = {"Last-Modified": "Sun, 22 Nov 2026 04:22:00 GMT", "ETag": '"e"'}
+PAGE = b"""<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated>
+<Contents><Key>a/x</Key><Size>3</Size><ETag>"e"</ETag>
+<LastModified>2026-11-22T04:22:00.000Z</LastModified></Contents></ListBucketResult>"""
+
+
+@dataclass
+class Script:
+    """Answers in order (the last one again and again), and the requests that came."""
+
+    endpoint: str = ""
+    answers: list = field(default_factory=list)
+    requests: list = field(default_factory=list)
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(StorageOptions(endpoint=self.endpoint, region="us-east-1"))
+
+    @property
+    def unsigned(self) -> Storage:
+        return Storage(StorageOptions(endpoint=self.endpoint, unsigned=True))
+
+
+@pytest.fixture
+def script(monkeypatch) -> Iterator[Script]:
+    script = Script()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            script.requests.append((self.command, self.path, dict(self.headers)))
+            answers = script.answers
+            status, headers, body = answers.pop(0) if len(answers) > 1 else answers[0]
+            self.send_response(status)
+            headers = {"Content-Length": str(len(body)), **headers}
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+            self.close_connection = int(headers["Content-Length"]) != len(body)
+
+        do_PUT = do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_):
+            return
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    script.endpoint = f"http://127.0.0.1:{server.server_port}"
+    yield script
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    connect.forget()
+
+
+def test_hiccups_are_tried_again(script):
+    script.answers = [(503, {}, b""), (500, {}, b""), (200, DATED, b"abc")]
+    assert script.storage.read("s3://bucket/x") == b"abc"
+    assert len(script.requests) == 3
+    script.requests.clear()
+    script.answers = [(503, {}, b""), (200, {}, PAGE)]
+    assert [entry.key for entry in script.storage.list("s3://bucket/a")] == ["x"]
+    assert len(script.requests) == 2
+
+
+def test_a_download_that_breaks_off_is_taken_up_again(script):
+    rest = {**DATED, "Content-Range": "bytes 3-5/6"}
+    script.answers = [(200, {**DATED, "Content-Length": "6"}, b"abc"), (206, rest, b"def")]
+    assert script.storage.read("s3://bucket/x") == b"abcdef"
+    (_, _, first), (_, _, second) = script.requests
+    assert "Range" not in {name.title() for name in first}
+    assert {name.title(): value for name, value in second.items()}["Range"] == "bytes=3-5"
+
+
+def test_unsigned_requests_carry_no_signature(script):
+    script.answers = [(200, DATED, b"abc")]
+    assert script.unsigned.read("s3://bucket/x") == b"abc"
+    script.answers = [(200, {}, PAGE)]
+    script.unsigned.list("s3://bucket/a")
+    script.storage.list("s3://bucket/a")
+    read, listed, signed = ({name.title() for name in headers} for _, _, headers in script.requests)
+    assert "Authorization" not in read | listed
+    assert "Authorization" in signed
+
+
+@pytest.mark.parametrize("status", [412, 409])
+def test_lost_conditional_writes(script, status):
+    script.answers = [(status, {}, b"")]
+    with pytest.raises(FileExistsError):
+        script.storage.write("s3://bucket/x", b"x", if_absent=True)
+    ((method, path, headers),) = script.requests
+    assert (method, path) == ("PUT", "/bucket/x")
+    assert {name.title(): value for name, value in headers.items()}["If-None-Match"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (403, "AccessDenied", "access refused"),
+        (403, "RequestTimeTooSkewed", "this machine's clock is wrong"),
+        (400, "ExpiredToken", "the credentials have expired; log in again"),
+        (301, "PermanentRedirect", "the bucket is in another region"),
+        (400, "AuthorizationHeaderMalformed", "the bucket is in another region"),
+        (400, "SomethingNew", r"the store refused the request \(SomethingNew\)"),
+    ],
+)
+def test_refusals_are_told_in_one_line(script, status, code, message):
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>a\nb</Message></Error>"
+    script.answers = [(status, {"Content-Type": "application/xml"}, body.encode())]
+    doings = [script.storage.read]
+    if status != 301:  # boto3 goes after the region itself, for ever if nobody names one
+        doings.append(script.storage.list)
+    for do in doings:
+        with pytest.raises(InputError, match=f"^s3://bucket/x: {message}") as caught:
+            do("s3://bucket/x")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_store_that_stays_broken_is_no_input_error(script, monkeypatch):
+    from datetime import timedelta
+
+    quick = {"max_retries": 2, "retry_timeout": timedelta(seconds=5)}
+    monkeypatch.setattr(connect, "_RETRY", quick)
+    script.answers = [(503, {}, b"")]
+    with pytest.raises(SatrayError, match="the store failed, after retries: 503") as caught:
+        script.storage.read("s3://bucket/x")
+    assert not isinstance(caught.value, InputError)
+    assert len(script.requests) == 3
+
+
+def test_http_objects_are_read(script):
+    script.answers = [(200, DATED, b"abc")]
+    assert Storage().read(f"{script.endpoint}/some%20where/x") == b"abc"
+    assert script.requests[0][1] == "/some%20where/x"
+    script.answers = [(404, {}, b"")]
+    with pytest.raises(InputError, match="/none: does not exist"):
+        Storage().read(f"{script.endpoint}/none")

@@ -1,0 +1,83 @@
+"""Each rule of test_floors fails where it is broken, and only there."""
+
+from pathlib import Path
+
+import pytest
+from test_floors import LONGEST, RULES, floor_of, read_tree
+
+SOUND = {
+    "satray/__init__.py": "__version__ = '1'",
+    "satray/errors.py": "class E(Exception): ...",
+    "satray/cluster.py": "import ray\nfrom satray import errors",
+    "satray/config/__init__.py": "",
+    "satray/config/base.py": "from satray.errors import E",
+    "satray/runs/__init__.py": "from satray.runs.run import Run\nfrom satray import __version__",
+    "satray/runs/run.py": "def work():\n    from satray import cluster\nclass Run: ...",
+    "satray/tiles/__init__.py": "",
+    "satray/tiles/bands.py": "from satray.config.base import E",
+    "satray/tiles/stream.py": "import ray.data\nfrom satray.tiles import bands",
+    "satray/tiles/cache.py": "def fill():\n    import torch",
+    "satray/models/network.py": "import torch\nfrom satray.tiles.bands import E",
+    "satray/training/launch.py": "import ray\nfrom satray.models import network",
+    "satray/scoring/pipeline.py": "import ray\nfrom satray.training import launch",
+    "jobs/train.py": "from satray.runs import Run\ndef go():\n    import satray.training.launch",
+}
+
+BROKEN = {
+    "upward from below": ("satray/tiles/bands.py", "import satray.training.launch", "upward"),
+    "upward in a function": (
+        "satray/errors.py",
+        "def f():\n    from satray.runs import run",
+        "upward",
+    ),
+    "upward for types": (
+        "satray/models/network.py",
+        "if TYPE_CHECKING:\n    from satray.scoring import pipeline",
+        "upward",
+    ),
+    "upward relative": ("satray/tiles/bands.py", "from ..training import launch", "upward"),
+    "tiles know models": ("satray/tiles/bands.py", "from satray.models import network", "upward"),
+    "models know stream": ("satray/models/network.py", "import satray.tiles.stream", "upward"),
+    "job imported": ("satray/scoring/pipeline.py", "import jobs.train", "upward"),
+    "misspelt": ("satray/tiles/bands.py", "import satray.config.bsae", "unknown"),
+    "circle of two": ("satray/tiles/bands.py", "import satray.tiles.stream", "circles"),
+    "lazy circle": (
+        "satray/cluster.py",
+        "import ray\ndef f():\n    from satray.runs.run import Run",
+        "circles",
+    ),
+    "ray": ("satray/training/loop.py", "def f():\n    from ray import train", "ray_elsewhere"),
+    "torch at once": ("satray/tiles/cache.py", "from torch import Tensor", "heavy"),
+    "torch at once in a class": ("satray/runs/run.py", "class Run:\n    import torch", "heavy"),
+    "torch by another": ("satray/tiles/index.py", "from satray.tiles import augment", "heavy"),
+    "torch by a package": ("satray/tiles/__init__.py", "from satray.tiles import augment", "heavy"),
+    "ray behind --help": ("jobs/train.py", "from satray import cluster", "heavy"),
+    "long": ("satray/errors.py", "x = 1\n" * (LONGEST + 1), "long_files"),
+}
+
+
+def build(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_a_sound_house_passes(rule, tmp_path):
+    assert list(rule(read_tree(build(tmp_path, SOUND)))) == []
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_house_fails(case, tmp_path):
+    name, text, rule_name = BROKEN[case]
+    extra = {"satray/tiles/augment.py": "import torch"}
+    tree = read_tree(build(tmp_path, {**SOUND, **extra, name: text}))
+    rule = next(rule for rule in RULES if rule.__name__ == rule_name)
+    assert list(rule(tree)), case
+
+
+def test_a_room_without_a_floor_is_told():
+    with pytest.raises(AssertionError, match="attic"):
+        floor_of("satray.attic.box")
