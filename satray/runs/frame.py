@@ -1,50 +1,29 @@
 """The frame that every job stands in: parse, look, resume or refuse, work, record."""
 
-import json
+import functools
 import os
-import platform
 import sys
 import tempfile
-import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from satray import __version__
 from satray.config.base import Recipe, StorageOptions
 from satray.config.help import render, to_yaml
 from satray.config.parse import build, validate
 from satray.config.paths import map_paths, paths_of
 from satray.errors import InputError, SatrayError
 from satray.runs.console import Console
-from satray.runs.folder import claim, clear, holder, release
+from satray.runs.folder import release
 from satray.runs.inputs import run_id
-from satray.runs.record import FILE, RunRecord, find_run
+from satray.runs.perform import Job, perform, take_folder
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage, absolute, is_remote, join
 
+__all__ = ["Job", "main"]
+
 R = TypeVar("R", bound=Recipe)
-LIBRARIES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "rasterio", "scikit-learn")
-
-
-@dataclass(frozen=True)
-class Job(Generic[R]):
-    """One job: its recipe and the three functions that do it."""
-
-    name: str
-    """Name, as in `jobs/NAME.py`."""
-    recipe: type[R]
-    """Its recipe; the docstring is its one line of help."""
-    inputs: Callable[[R, Storage], dict[str, str]]
-    """Digest of each input by key; raises InputError. No Ray, nothing written."""
-    plan: Callable[[R, Storage], list[str]]
-    """Lines that `--plan` prints. No Ray, nothing written."""
-    work: Callable[[R, Run], Outcome]
-    """Does the job; Ray is up."""
 
 
 def main(job: Job[R], arguments: Sequence[str] | None = None) -> int:
@@ -89,27 +68,17 @@ def _main(job: Job[R], arguments: list[str], console: Console) -> int:
 
 
 def _run(job: Job[R], recipe: R, run: Run, inputs: dict[str, str], console: Console) -> int:
-    held = holder(run.storage, run.out)
-    if held is not None and held != run.run_id:
-        if not recipe.overwrite:
-            raise InputError(
-                f"out={run.out}: holds run {held}, and this configuration and input make run "
-                f"{run.run_id}; accepted: another out=, or overwrite=true"
-            )
-        clear(run.storage, run.out)
-    done = find_run(run.storage, run.out)
+    done = take_folder(run, overwrite=recipe.overwrite)
     if done is not None:
         for line in done.summary:
             console.say(line)
         console.say(f"{job.name} was done already (status {done.status}): {run.out}")
         return done.status
-    claim(run)
-    started, clock = datetime.now(UTC), time.perf_counter()
     log = _log_file(run)
     run.say, run.progress = console.say, console.progress
     with console.quiet(log):
         try:
-            outcome = _work(job, recipe, run)
+            outcome, record = perform(job, recipe, run, inputs, functools.partial(_work, job))
         except SatrayError as error:
             if isinstance(error, InputError):
                 release(run)
@@ -119,35 +88,15 @@ def _run(job: Job[R], recipe: R, run: Run, inputs: dict[str, str], console: Cons
             raise SatrayError(
                 f"{type(error).__name__}: {_first_line(error)} (traceback in {log})"
             ) from error
-    run.seconds["total"] = time.perf_counter() - clock
-    record = RunRecord(
-        job=job.name,
-        run_id=run.run_id,
-        status=outcome.status,
-        config=json.loads(recipe.model_dump_json()),
-        inputs=inputs,
-        versions=_versions(),
-        started=started.isoformat(),
-        finished=datetime.now(UTC).isoformat(),
-        counts=outcome.counts,
-        metrics=outcome.metrics,
-        seconds={name: round(spent, 3) for name, spent in run.seconds.items()},
-        summary=outcome.summary,
-        products=run.products,
-    )
-    run.storage.write(run.uri(FILE), record.to_json())
     for line in outcome.summary:
         console.say(line)
-    console.say(
-        "seconds: " + ", ".join(f"{name} {spent:.1f}" for name, spent in run.seconds.items())
-    )
+    spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record.seconds.items())
+    console.say(f"seconds: {spent}")
     word = (
         "done"
         if outcome.status == 0
-        else (
-            f"done, but {outcome.failed} of {outcome.attempted} inputs failed "
-            f"(error_budget={outcome.error_budget})"
-        )
+        else f"done, but {outcome.failed} of {outcome.attempted} inputs failed "
+        f"(error_budget={outcome.error_budget})"
     )
     console.say(f"{job.name} {word} (status {outcome.status}): {run.out}")
     return outcome.status
@@ -200,13 +149,3 @@ def _log_file(run: Run) -> Path:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0][:300]
-
-
-def _versions() -> dict[str, str]:
-    found = {"satray": __version__, "python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -1,0 +1,112 @@
+"""Do a job in its run folder, and record it: what the frame and the demo have in common."""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Generic, TypeVar
+
+from satray import __version__
+from satray.config.base import Recipe
+from satray.errors import InputError
+from satray.runs.folder import claim, clear, holder
+from satray.runs.record import FILE, RunRecord, find_run
+from satray.runs.run import Outcome, Run
+from satray.storage import Storage
+
+R = TypeVar("R", bound=Recipe)
+LIBRARIES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "rasterio", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Job(Generic[R]):
+    """One job: its recipe and the three functions that do it."""
+
+    name: str
+    """Name, as in `jobs/NAME.py`."""
+    recipe: type[R]
+    """Its recipe; the docstring is its one line of help."""
+    inputs: Callable[[R, Storage], dict[str, str]]
+    """Digest of each input by key; raises InputError. No Ray, nothing written."""
+    plan: Callable[[R, Storage], list[str]]
+    """Lines that `--plan` prints. No Ray, nothing written."""
+    work: Callable[[R, Run], Outcome]
+    """Does the job; Ray is up."""
+
+
+def take_folder(run: Run, *, overwrite: bool) -> RunRecord | None:
+    """Claim the run folder, or find the run done in it.
+
+    Args:
+        run: the run that wants it.
+        overwrite: clear the folder of another run.
+
+    Returns:
+        The record where the run is done already; None where the work is still to do.
+
+    Raises:
+        InputError: the folder holds another run, or files that are no run's.
+    """
+    held = holder(run.storage, run.out)
+    if held is not None and held != run.run_id:
+        if not overwrite:
+            raise InputError(
+                f"out={run.out}: holds run {held}, and this configuration and input make run "
+                f"{run.run_id}; accepted: another out=, or overwrite=true"
+            )
+        clear(run.storage, run.out)
+    done = find_run(run.storage, run.out)
+    if done is None:
+        claim(run)
+    return done
+
+
+def perform(
+    job: Job[R],
+    recipe: R,
+    run: Run,
+    inputs: dict[str, str],
+    work: Callable[[R, Run], Outcome] | None = None,
+) -> tuple[Outcome, RunRecord]:
+    """Do a job's work and write its `run.json`, last.
+
+    Args:
+        job: the job.
+        recipe: its resolved recipe.
+        run: its claimed run.
+        inputs: digests by key.
+        work: what to call in place of `job.work` (with Ray started around it, say).
+    """
+    started, clock = datetime.now(UTC), time.perf_counter()
+    outcome = (work or job.work)(recipe, run)
+    run.seconds["total"] = time.perf_counter() - clock
+    record = RunRecord(
+        job=job.name,
+        run_id=run.run_id,
+        status=outcome.status,
+        config=json.loads(recipe.model_dump_json()),
+        inputs=inputs,
+        versions=_versions(),
+        started=started.isoformat(),
+        finished=datetime.now(UTC).isoformat(),
+        counts=outcome.counts,
+        metrics=outcome.metrics,
+        seconds={name: round(spent, 3) for name, spent in run.seconds.items()},
+        summary=outcome.summary,
+        products=run.products,
+    )
+    run.storage.write(run.uri(FILE), record.to_json())
+    return outcome, record
+
+
+def _versions() -> dict[str, str]:
+    found = {"satray": __version__, "python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
