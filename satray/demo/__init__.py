@@ -1,0 +1,1 @@
+"""The demo: an invented coast to learn from, and the whole line run on it."""

@@ -1,0 +1,253 @@
+"""The job `demo`: the whole line on an invented coast, from a bare archive to a measured answer."""
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from satray.config.demo import DemoRecipe
+from satray.config.evaluate import EvaluateRecipe
+from satray.config.prepare import PrepareRecipe
+from satray.config.score import ScoreRecipe
+from satray.config.train import TrainRecipe
+from satray.demo.plans import (
+    CLASS,
+    NETWORKS,
+    PASSES,
+    SCENE,
+    SPLIT,
+    TEST,
+    VAL,
+    evaluate_recipe,
+    prepare_recipe,
+    score_recipe,
+    train_recipe,
+)
+from satray.demo.results import Result, result_lines, seconds_lines
+from satray.runs.record import Product, RunRecord
+from satray.runs.run import Outcome, Run
+from satray.storage import Storage, join
+
+
+def inputs(recipe: DemoRecipe, storage: Storage) -> dict[str, str]:
+    """The demo takes nothing."""
+    del recipe, storage
+    return {}
+
+
+def plan(recipe: DemoRecipe, storage: Storage) -> list[str]:
+    """What would be done."""
+    del storage
+    names = " and ".join(NETWORKS)
+    return [
+        f"archive: {recipe.tiles:,} tiles of {recipe.size} px, 4 bands, and a scene of {SCENE} px",
+        f"prepare: index, split ({VAL:.0%} to choose by, {TEST:.0%} to measure on), statistics",
+        f"train, evaluate and score {names}: {recipe.pseudo_epochs:g} pseudo-epochs of {PASSES} "
+        "passes each",
+        "2 to 4 minutes on 2 cores with the defaults; nothing is downloaded",
+    ]
+
+
+def work(recipe: DemoRecipe, run: Run) -> Outcome:
+    """Generate, prepare, then train, evaluate and score each network; measure and draw."""
+    # Rasterio, and torch behind some: not for --help.
+    from satray.demo.maps import MappedTile, pointing_score, read_tiles
+    from satray.demo.picture import TILES, overview
+    from satray.tiles.index import read_index
+
+    line = _Line(recipe, run)
+    line.make_archive()
+    line.prepare()
+    for name in NETWORKS:
+        line.train(name)
+        line.evaluate(name)
+        line.score(name)
+
+    with run.activity("pointing and drawing"):
+        index = read_index(join(run.out, "prepare"), run.storage).part(SPLIT)
+        labels = index.labels.astype(bool)
+        holds = labels[:, index.meta.classes.index(CLASS)]
+        ids = index.table.column("tile_id").to_pylist()
+        uris = index.table.column("uri").to_pylist()
+        ships = [(ids[i], uris[i]) for i in np.flatnonzero(holds)]
+        boxes = line.boxes()
+        mapped: dict[str, list[MappedTile]] = {}
+        results = []
+        for name, variant in NETWORKS.items():
+            towers = [tower.name for tower in variant.towers]
+            out = join(run.out, f"score-{name}")
+            mapped[name] = read_tiles(run.storage, out, ships, boxes, towers, CLASS)
+            results.append(line.result(name, pointing_score(mapped[name]), float(labels.mean())))
+        run.publish("demo.json", json.dumps([one.to_dict() for one in results], indent=1).encode())
+        if ships:
+            first = {name: tiles[:TILES] for name, tiles in mapped.items()}
+            run.publish("maps.png", overview(first, CLASS))
+
+    return Outcome(
+        counts={"tiles": recipe.tiles, "ships_in_scene": line.ships_in_scene},
+        metrics={one.name: one.to_dict() for one in results},
+        summary=(
+            "",
+            *result_lines(results),
+            "",
+            *seconds_lines(line.seconds(), line.inside),
+            "",
+            *_look_at(run.out),
+        ),
+    )
+
+
+class _Line:
+    """The steps of one demo."""
+
+    def __init__(self, recipe: DemoRecipe, run: Run) -> None:
+        from satray.demo.generator import Archive
+
+        self.recipe = recipe
+        self.run = run
+        self.inside: dict[str, dict[str, float]] = {}
+        self.records: dict[str, RunRecord] = {}
+        self.ships_in_scene = 0
+        self.archive: Archive
+
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds of each step so far."""
+        return {name: spent for name, spent in self.run.seconds.items() if name != "writing"}
+
+    def make_archive(self) -> None:
+        """Write archive and scene, or find those that an earlier attempt of this run wrote."""
+        from satray.demo.generator import Archive, write_archive, write_scene
+
+        recipe, storage, uri = self.recipe, self.run.storage, self.run.uri("archive")
+        # In this run's own state, so that another size or seed never finds it; and written last.
+        made = join(self.run.state, "archive.json")
+        with self.run.activity("archive"):
+            if storage.exists(made):
+                found = json.loads(storage.read(made))
+                self.archive = Archive(**found["archive"])
+                self.ships_in_scene = found["ships_in_scene"]
+            else:
+                storage.delete(uri)
+                self.archive = write_archive(storage, uri, recipe.tiles, recipe.size, recipe.seed)
+                self.ships_in_scene = write_scene(storage, uri, SCENE, recipe.seed)
+                note = {"archive": asdict(self.archive), "ships_in_scene": self.ships_in_scene}
+                storage.write(made, json.dumps(note).encode())
+            for name in ("labels.csv", "ships.json", "scene.tif", "scene-ships.geojson"):
+                data = storage.read(join(uri, name))
+                digest = hashlib.sha256(data).hexdigest()
+                self.run.record(Product(f"archive/{name}", len(data), digest))
+        counts = ", ".join(f"{n} with {name}" for name, n in self.archive.counts.items())
+        self.run.say(f"archive: {self.archive.tiles:,} tiles ({counts})")
+
+    def prepare(self) -> None:
+        """Index the archive."""
+        from satray.tiles import prepare
+
+        record = self._step(
+            "prepare",
+            PrepareRecipe,
+            prepare,
+            prepare_recipe(self.recipe, self.run.out, self.archive),
+        )
+        self.train_tiles = record.counts["tiles_train"]
+
+    def train(self, name: str) -> None:
+        """Train one network."""
+        from satray.training import job
+
+        recipe = train_recipe(self.recipe, self.run.out, name, self.train_tiles)
+        self._step("train", TrainRecipe, job, recipe, name)
+
+    def evaluate(self, name: str) -> None:
+        """Measure it."""
+        from satray.scoring import evaluate
+
+        recipe = evaluate_recipe(self.recipe, self.run.out, name)
+        self._step("evaluate", EvaluateRecipe, evaluate, recipe, name)
+
+    def score(self, name: str) -> None:
+        """Score the whole archive with it, maps included."""
+        from satray.scoring import score
+
+        recipe = score_recipe(self.recipe, self.run.out, name, self.archive)
+        self._step("score", ScoreRecipe, score, recipe, name)
+
+    def boxes(self) -> dict[str, tuple[tuple[float, float, float, float], ...]]:
+        """Where the ships are, by tile."""
+        from satray.demo.generator import read_boxes
+
+        return read_boxes(self.run.storage, self.archive.boxes)
+
+    def result(self, name: str, pointing: Any, prevalence: float) -> Result:
+        """Gather what was measured of a network."""
+        record = self.records[f"evaluate {name}"]
+        metrics = record.metrics
+        return Result(
+            name=name,
+            tiles=record.counts["tiles"],
+            accuracy=_number(metrics["accuracy"]),
+            majority=_number(metrics["baseline_accuracy"]),
+            map=_number(metrics["map"]),
+            prevalence=prevalence,
+            auc=self._auc(record, join(self.run.out, f"evaluate-{name}")),
+            pointing=pointing,
+        )
+
+    def _auc(self, record: RunRecord, out: str) -> float:
+        from satray.training.metrics import roc_auc
+
+        tables = [
+            pq.read_table(io.BytesIO(self.run.storage.read(join(out, product.path))))
+            for product in record.products
+            if product.path.startswith("predictions/")
+        ]
+        rows = pa.concat_tables(tables).to_pydict()
+        good = [i for i, status in enumerate(rows["status"]) if status == "ok"]
+        logits = np.array([rows[f"logit_{CLASS}"][i] for i in good], np.float64)
+        targets = np.array([rows[f"target_{CLASS}"][i] for i in good], np.bool_)
+        return roc_auc(logits, targets)
+
+    def _step(self, job: str, model: Any, module: Any, recipe: Any, name: str = "") -> RunRecord:
+        from satray.demo.steps import step
+        from satray.runs.frame import Job
+
+        title = f"{job} {name}".strip()
+        parts = Job(job, model, module.inputs, module.plan, module.work)
+        with self.run.activity(title):
+            record, ran = step(parts, recipe, self.run, title)
+        self.records[title] = record
+        if ran:
+            self.inside[title] = record.seconds
+        spent = f"{self.run.seconds[title]:.1f} s" if ran else "done already"
+        self.run.say(f"{title}: {spent}; {_gist(record.summary)}")
+        return record
+
+
+def _gist(summary: Sequence[str]) -> str:
+    """The first line of what a job had to say."""
+    return summary[0].strip() if summary else "done"
+
+
+def _number(value: Any) -> float:
+    """A figure of run.json, where null stands for NaN."""
+    return float("nan") if value is None else float(value)
+
+
+def _look_at(out: str) -> list[str]:
+    first = next(iter(NETWORKS))
+    places = {
+        "maps.png": "ship tiles, and where each network saw the ships",
+        f"train-{first}/curves.png": "how it learned",
+        f"evaluate-{first}/metrics.json": "all figures, class by class",
+        f"score-{first}/cam/": "ship maps of all tiles, to lay over archive/tiles/ in QGIS",
+        f"score-{first}/predictions/": "the same tiles as a GeoParquet table",
+        "archive/scene.tif": "a scene that no network has seen; scene-ships.geojson: its ships",
+    }
+    width = max(map(len, places))
+    return [f"look at, in {out}:"] + [f"  {path:{width}}  {what}" for path, what in places.items()]

@@ -1,0 +1,55 @@
+"""The whole demo on real Ray, made small."""
+
+import json
+
+import pytest
+
+from satray.config.demo import DemoRecipe
+from satray.demo.line import inputs, plan, work
+from satray.demo.plans import NETWORKS
+from satray.runs.frame import Job, main
+from satray.runs.record import read_run
+from satray.storage import Storage
+
+JOB = Job("demo", DemoRecipe, inputs, plan, work)
+
+
+def test_plan_writes_nothing(tmp_path, capsys):
+    assert main(JOB, [f"out={tmp_path}/run", "--plan"]) == 0
+    assert "600 tiles of 64 px" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.pipeline
+def test_demo_runs_is_measured_and_is_found_done(ray_session, tmp_path, capfd):
+    out = tmp_path / "run"
+    arguments = [f"out={out}", "tiles=100", "size=48", "pseudo_epochs=2"]
+    assert main(JOB, arguments) == 0
+    said = capfd.readouterr().out
+    assert "map's peak on a ship" in said
+
+    results = {one["name"]: one for one in json.loads((out / "demo.json").read_text())}
+    assert results.keys() == NETWORKS.keys()
+    for one in results.values():
+        assert one["tiles"] == 20
+        assert one["map"] > one["prevalence"]
+        assert 0 <= one["pointing"]["hits"] <= one["pointing"]["tiles"]
+    for name in (
+        "prepare",
+        *(f"{job}-{n}" for job in ("train", "evaluate", "score") for n in NETWORKS),
+    ):
+        assert read_run(Storage(), str(out / name)).status == 0
+    assert (out / "maps.png").stat().st_size > 10_000
+    record = read_run(Storage(), str(out))
+    assert {"demo.json", "maps.png", "archive/labels.csv"} <= {p.path for p in record.products}
+
+    # Half of it lost: only what is missing is done again.
+    (out / "run.json").unlink()
+    (out / "evaluate-simple_cnn" / "run.json").unlink()
+    assert main(JOB, arguments) == 0
+    again = capfd.readouterr().out
+    assert "train simple_cnn: done already" in again
+    assert "evaluate simple_cnn: done already" not in again
+    assert {one["name"]: one for one in json.loads((out / "demo.json").read_text())} == results
+    assert main(JOB, arguments) == 0
+    assert "was done already" in capfd.readouterr().out

@@ -1,0 +1,83 @@
+"""Each recipe of jobs/recipes is accepted by its job, and says what it claims to say."""
+
+from pathlib import Path
+
+import pytest
+
+from satray.config.base import Recipe
+from satray.config.demo import DemoRecipe
+from satray.config.parse import parse_yaml, validate
+from satray.config.train import TrainRecipe
+
+FOLDER = Path(__file__).parents[1] / "jobs" / "recipes"
+TRAIN = (
+    "ships_mobilenet_v2",
+    "ships_xception",
+    "planet_single3",
+    "planet_single4",
+    "planet_double4",
+)
+RECIPES: dict[str, type[Recipe]] = {**dict.fromkeys(TRAIN, TrainRecipe), "demo": DemoRecipe}
+
+
+def load_train(name: str) -> TrainRecipe:
+    text = (FOLDER / f"{name}.yaml").read_text()
+    return validate(TrainRecipe, {**parse_yaml(text, name), "index": "s3://bucket/runs/index"})
+
+
+def test_no_recipe_is_left_untested():
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(RECIPES)
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_train_recipe_is_accepted_and_leaves_the_index_to_the_command_line(name):
+    text = (FOLDER / f"{name}.yaml").read_text()
+    assert "index" not in parse_yaml(text, name)
+    recipe = load_train(name)
+    assert recipe.weights == "imagenet"
+    assert recipe.shuffle
+    assert recipe.augment.flips == "d4"
+
+
+def test_demo_recipe_writes_out_the_defaults():
+    text = (FOLDER / "demo.yaml").read_text()
+    assert validate(DemoRecipe, parse_yaml(text, "demo")) == DemoRecipe()
+
+
+@pytest.mark.parametrize("name", ["ships_mobilenet_v2", "ships_xception"])
+def test_ships_recipes_follow_the_post(name):
+    recipe = load_train(name)
+    assert (recipe.batch, recipe.input.size, recipe.dropout) == (40, 299, 0.5)
+    assert (recipe.pooling, recipe.pseudo_epoch) == ("max", 40_000)
+    head, last = recipe.stages
+    assert head.trainable == "head"
+    assert (last.learning_rate, last.schedule.name) == (3e-5, "constant")
+
+
+@pytest.mark.parametrize("name", ["planet_single3", "planet_single4", "planet_double4"])
+def test_planet_recipes_keep_the_reports_tiles_and_length(name):
+    recipe = load_train(name)
+    assert (recipe.input.size, recipe.input.resize) == (224, 256)
+    (stage,) = recipe.stages
+    assert (stage.pseudo_epochs, stage.learning_rate, stage.schedule.name) == (
+        35,
+        1e-3,
+        "one_cycle",
+    )
+    assert recipe.variant == name.removeprefix("planet_")
+
+
+@pytest.mark.parametrize("name", ["ships_mobilenet_v2", "ships_xception"])
+def test_fine_tuned_blocks_exist_and_are_the_last_ones(name):
+    from satray.models.network import Network
+    from satray.models.variant import resolve
+
+    recipe = load_train(name)
+    network = Network(resolve(recipe.variant, recipe.pooling), 1, dropout=recipe.dropout)
+    trainable = []
+    for stage in recipe.stages:
+        network.set_trainable(stage.trainable)
+        trainable.append(sum(p.numel() for p in network.parameters() if p.requires_grad))
+    total = sum(p.numel() for p in network.parameters())
+    assert trainable[0] == {"ships_mobilenet_v2": 1281, "ships_xception": 2049}[name]
+    assert trainable[0] < trainable[1] < total / 2
