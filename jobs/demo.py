@@ -2,9 +2,8 @@
 
 import sys
 
-from satray.demo.line import inputs, plan, work
-
 from satray.config.demo import DemoRecipe
+from satray.demo.line import inputs, plan, work
 from satray.runs.frame import Job, main
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
 import sys
 
-from satray.tiles.prepare import inputs, plan, work
-
 from satray.config.prepare import PrepareRecipe
 from satray.runs.frame import Job, main
+from satray.tiles.prepare import inputs, plan, work
 
 if __name__ == "__main__":
     sys.exit(main(Job("prepare", PrepareRecipe, inputs, plan, work)))

@@ -2,10 +2,9 @@
 
 import sys
 
-from satray.scoring.score import inputs, plan, work
-
 from satray.config.score import ScoreRecipe
 from satray.runs.frame import Job, main
+from satray.scoring.score import inputs, plan, work
 
 if __name__ == "__main__":
     sys.exit(main(Job("score", ScoreRecipe, inputs, plan, work)))

@@ -2,10 +2,9 @@
 
 import sys
 
-from satray.training.job import inputs, plan, work
-
 from satray.config.train import TrainRecipe
 from satray.runs.frame import Job, main
+from satray.training.job import inputs, plan, work
 
 if __name__ == "__main__":
     sys.exit(main(Job("train", TrainRecipe, inputs, plan, work)))

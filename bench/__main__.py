@@ -1,0 +1,23 @@
+"""`python -m bench NAME [options]`: run one measurement."""
+
+import importlib
+import sys
+
+NAMES = {
+    "ingest": "tiles a second that the streaming room delivers",
+    "training": "images a second through Ray, against a bare PyTorch loop",
+}
+
+
+def main() -> int:
+    """Run the measurement named on the command line; 2 where there is none of that name."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in NAMES:
+        known = "\n".join(f"  {name:10} {meaning}" for name, meaning in NAMES.items())
+        print(f"usage: python -m bench NAME [--help]\n{known}", file=sys.stderr)
+        return 2
+    return int(importlib.import_module(f"bench.{name}").main(sys.argv[2:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Training: images a second through Ray against a bare PyTorch loop on the same tiles.
+
+Both train ResNet-18 from scratch, fp32, AdamW with one-cycle, the same batch, size and flips, on a
+prepared index; rounds are interleaved in one run. The bare loop is what one would write without
+satray: a `DataLoader` (two workers, rasterio), resize, flips, forward, backward, step. The rate of
+`satray train` is that of its history: images over seconds waited for data and computed; its first
+pseudo-epoch, which fills the pipeline and the cache, is given apart.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+RATE = 2e-3
+
+
+def bare_loop(index_uri: str, size: int, batch: int, samples: int, rounds: int) -> Iterator[float]:
+    """Train `samples` tiles at each `next`; yield images a second."""
+    import numpy as np
+    import rasterio
+    import timm
+    import torch
+    from torch.nn import functional as F
+
+    from satray.storage import Storage
+    from satray.tiles.index import read_index
+
+    part = read_index(index_uri, Storage()).part("train")
+    uris = part.table.column("uri").to_pylist()
+    labels_NK = part.labels.astype("float32")
+    statistics_C = part.meta.statistics
+    mean = torch.tensor([band.mean for band in statistics_C]).view(1, -1, 1, 1)
+    std = torch.tensor([band.std for band in statistics_C]).view(1, -1, 1, 1)
+
+    class Tiles(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return samples
+
+        def __getitem__(self, i: int) -> Any:
+            with rasterio.open(uris[i % len(uris)]) as image:
+                return torch.from_numpy(image.read()), labels_NK[i % len(uris)]
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.manual_seed(0)
+    network = timm.create_model("resnet18", num_classes=labels_NK.shape[1])
+    network = network.to(memory_format=torch.channels_last).train()
+    steps = samples // batch * rounds
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps + 1)
+    rng = np.random.default_rng(0)
+    while True:
+        begin = time.perf_counter()
+        loader = torch.utils.data.DataLoader(
+            Tiles(), batch_size=batch, shuffle=True, num_workers=2, drop_last=True
+        )
+        seen = 0
+        for pixels_BCHW, y_BK in loader:
+            x_BCHW = F.interpolate(
+                (pixels_BCHW.float() - mean) / std, size=(size, size), mode="bilinear",
+                antialias=True,
+            )  # fmt: skip
+            if rng.random() < 0.5:
+                x_BCHW = x_BCHW.flip(3)
+            if rng.random() < 0.5:
+                x_BCHW = x_BCHW.transpose(2, 3)
+            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+            loss = F.binary_cross_entropy_with_logits(network(x_BCHW), y_BK)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            seen += len(y_BK)
+        yield seen / (time.perf_counter() - begin)
+
+
+def satray_run(index_uri: str, size: int, batch: int, samples: int, seed: int) -> list[float]:
+    """Run `train` for three pseudo-epochs; return images a second of each."""
+    import io
+
+    import pyarrow.parquet as pq
+
+    from satray.config.train import TrainRecipe
+    from satray.runs.frame import Job, main
+    from satray.training.job import inputs, plan, work
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = f"{folder}/run"
+        status = main(
+            Job("train", TrainRecipe, inputs, plan, work),
+            [
+                f"index={index_uri}", f"out={out}", "variant=single3", f"batch={batch}",
+                f"input.size={size}", f"pseudo_epoch={samples}", f"seed={seed}",
+                f"stages.0.learning_rate={RATE}", "stages.0.pseudo_epochs=3",
+            ],
+        )  # fmt: skip
+        if status:
+            raise RuntimeError(f"train ended with status {status}")
+        history = pq.read_table(io.BytesIO(Path(out, "history.parquet").read_bytes()))
+    return [float(rate) for rate in history.column("images_per_second").to_pylist()]
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and print a table, then one line of JSON."""
+    parser = argparse.ArgumentParser(prog="python -m bench training", description=__doc__)
+    parser.add_argument("index", help="the `out` of a prepare run over RGB tiles")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=640, help="tiles a round")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=32)
+    options = parser.parse_args(arguments)
+    index = str(Path(options.index).absolute())
+    size, batch, samples = options.size, options.batch, options.samples
+    bare_rates: list[float] = []
+    first_rates: list[float] = []
+    later_rates: list[float] = []
+    bare = bare_loop(index, size, batch, samples, options.rounds + 1)
+    next(bare)  # warm-up: imports, allocator, kernels
+    for number in range(options.rounds):
+        bare_rates.append(next(bare))
+        first, *later = satray_run(index, size, batch, samples, number)
+        first_rates.append(first)
+        later_rates.append(statistics.median(later))
+    rows = {"bare loop": bare_rates, "satray": later_rates, "satray, first": first_rates}
+    base = statistics.median(bare_rates)
+    print(f"{'':14} {'images/s':>9} {'min':>7} {'max':>7} {'of bare':>8}")
+    for name, rates in rows.items():
+        middle = statistics.median(rates)
+        print(f"{name:14} {middle:9.1f} {min(rates):7.1f} {max(rates):7.1f} {middle / base:8.2f}")
+    print(json.dumps({"cores": os.cpu_count(), "size": size, "batch": batch, **rows}))
+    return 0

@@ -1,0 +1,182 @@
+"""Decoded tiles on the node's own disk, so that a tile is fetched and decoded once.
+
+One cache is a folder: `pixels` (all tiles, fixed size, by row of the index) and `flags` (one byte
+a tile, 1 = present). Many processes of a node write to it at once without locks: a tile's bytes
+are the same whoever writes them, and its flag is written after them. A process killed in between
+leaves the flag at 0. After a crash of the machine the two files could disagree, so the name of a
+cache holds the machine's boot id and a cache never outlives a boot.
+"""
+
+import fcntl
+import getpass
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+MARGIN = 1 << 30
+"""Bytes of free disk that a cache leaves alone."""
+
+
+def default_folder() -> Path:
+    """Return this user's folder under the system's temporary folder."""
+    return Path(tempfile.gettempdir()) / f"satray-{getpass.getuser()}" / "tiles"
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "noboot"
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """Which cache, and how much room it may take; small, travels to the read tasks."""
+
+    identity: str
+    """What the rows are: the index's digest and the bands taken."""
+    rows: int
+    """Tiles in the index."""
+    shape: tuple[int, int, int]
+    """Bands, height, width of a stored tile."""
+    dtype: str
+    """NumPy dtype of the stored pixels."""
+    room: int
+    """Bytes that all caches of a node may take together."""
+    folder: str | None = None
+    """Where caches live; default a folder of this user under the system's."""
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of one stored tile."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the whole cache takes once full."""
+        return self.rows * (self.tile_bytes + 1)
+
+    @property
+    def name(self) -> str:
+        """Folder name: differs whenever a stored byte could."""
+        text = repr((self.identity, self.rows, self.shape, self.dtype, _boot()))
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+class TileCache:
+    """An open cache; one per read task. Not thread-safe across `close`."""
+
+    def __init__(self, plan: CachePlan, folder: Path) -> None:
+        self.plan = plan
+        self._pixels = os.open(folder / "pixels", os.O_RDWR)
+        self._flags = os.open(folder / "flags", os.O_RDWR)
+        self._full = False
+
+    def get(self, row: int, out: NDArray[np.generic]) -> bool:
+        """Copy the tile of `row` into `out` (C, H, W, contiguous); False where it is not kept."""
+        if os.pread(self._flags, 1, row) != b"\x01":
+            return False
+        size = self.plan.tile_bytes
+        # Arrays of unsigned 16 bits and the like are not byte buffers by themselves.
+        view = out.reshape(-1).view(np.uint8).data
+        done = 0
+        while done < size:
+            got = os.preadv(self._pixels, [view[done:]], row * size + done)
+            if got == 0:
+                return False
+            done += got
+        return True
+
+    def put(self, row: int, pixels: NDArray[np.generic]) -> None:
+        """Keep the tile of `row`; a full disk ends keeping, not the task."""
+        if self._full:
+            return
+        size = self.plan.tile_bytes
+        view = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8).data
+        try:
+            done = 0
+            while done < size:
+                done += os.pwrite(self._pixels, view[done:], row * size + done)
+            os.pwrite(self._flags, b"\x01", row)
+        except OSError:
+            self._full = True
+
+    def kept(self) -> int:
+        """Count the tiles present."""
+        return int(np.frombuffer(os.pread(self._flags, self.plan.rows, 0), np.uint8).sum())
+
+    def close(self) -> None:
+        """Close the files; the cache stays."""
+        os.close(self._pixels)
+        os.close(self._flags)
+
+    def __enter__(self) -> "TileCache":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    with open(root / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _bytes_of(folder: Path) -> int:
+    """Bytes that a cache may come to take: its files' sizes, holes included."""
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+
+
+def _make_room(root: Path, keep: str, need: int, room: int) -> bool:
+    """Remove caches, least recently used first, until `need` more bytes fit; False if never."""
+    if need > room:
+        return False
+    others = [f for f in root.iterdir() if f.is_dir() and f.name != keep]
+    others.sort(key=lambda folder: folder.stat().st_mtime)
+    sizes = [_bytes_of(folder) for folder in others]
+    # What a sparse cache has not written yet is promised to it all the same.
+    while others and (sum(sizes) + need > room or shutil.disk_usage(root).free < need + MARGIN):
+        # A process that still reads it keeps its open files; they vanish when it closes them.
+        shutil.rmtree(others.pop(0), ignore_errors=True)
+        sizes.pop(0)
+    return shutil.disk_usage(root).free >= need + MARGIN
+
+
+def open_cache(plan: CachePlan | None) -> TileCache | None:
+    """Open the cache that `plan` names, making it and room for it where needed.
+
+    Returns:
+        the cache, or None where caching is off, the index needs more than the room, or the disk
+        cannot be written: training then decodes each time.
+    """
+    if plan is None or plan.rows == 0:
+        return None
+    root = Path(plan.folder) if plan.folder else default_folder()
+    folder = root / plan.name
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _locked(root):
+            if not (folder / "flags").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                if not _make_room(root, plan.name, plan.bytes, plan.room):
+                    return None
+                folder.mkdir()
+                for name, size in (("pixels", plan.rows * plan.tile_bytes), ("flags", plan.rows)):
+                    with open(folder / name, "wb") as file:
+                        file.truncate(size)
+            now = time.time()
+            os.utime(folder, (now, now))
+            return TileCache(plan, folder)
+    except OSError:
+        return None

@@ -1,0 +1,116 @@
+"""Opening what users bring: one GDAL driver, named by the first bytes, from memory.
+
+Formats that refer to other files (VRT, GTI, ...) never get a chance. Read what is opened here at
+full resolution only: looking for overviews makes GDAL open the file that a TIFF's metadata may
+name as its overview, wherever that is.
+"""
+
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
+
+from satray.errors import DecodeError
+
+MAX_PIXELS = 64 * 2**20
+"""Largest height x width of a tile, in px. A header can promise any size (decompression bomb)."""
+
+MAX_BYTES = 2**30
+"""Largest decoded size of a tile, in bytes."""
+
+DTYPES = (
+    *("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+    *("float16", "float32", "float64"),
+)
+"""Stored dtypes that are read; complex ones are not."""
+
+ACCEPTED = "accepted: JPEG, PNG, TIFF"
+
+# Most tiles of most archives have no georeference; the header says so already.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[Any]:
+    """Open with the driver that the content names; within the block GDAL's errors are DecodeError.
+
+    Raises:
+        DecodeError: empty, not JPEG, PNG or TIFF, a PNG cut short, too large, complex.
+    """
+    driver = _driver(data)
+    if driver == "PNG":
+        _check_png(data)
+    try:
+        with MemoryFile(data) as memory, memory.open(driver=driver, sharing=False) as source:
+            _check_size(source)
+            yield source
+    except (RasterioError, ValueError, MemoryError) as error:
+        raise DecodeError(
+            f"{driver.removeprefix('G').upper()} cannot be read: {_reason(error)}"
+        ) from error
+
+
+def _driver(data: bytes) -> str:
+    if not data:
+        raise DecodeError("empty: 0 bytes")
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "GTiff"
+    raise DecodeError(f"not an image that is read here (begins {data[:12]!r}); {ACCEPTED}")
+
+
+def _check_png(data: bytes) -> None:
+    """Walk the chunks: GDAL fills what is missing of a PNG with whatever memory held."""
+    at = 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        end = at + 8 + length
+        if end + 4 > len(data):
+            break
+        if zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise DecodeError(f"PNG damaged: wrong checksum at byte {at}")
+        if data[at + 4 : at + 8] == b"IEND":
+            return
+        at = end + 4
+    raise DecodeError(f"PNG cut short: no end after {len(data)} bytes")
+
+
+def _check_size(source: Any) -> None:
+    height, width, count = source.height, source.width, source.count
+    if count == 0:
+        raise DecodeError("holds no bands")
+    dtype = source.dtypes[0]
+    if len(set(source.dtypes)) > 1 or dtype not in DTYPES:
+        raise DecodeError(
+            f"dtype {', '.join(sorted(set(source.dtypes)))}; accepted: one integer or float dtype"
+        )
+    size = height * width * count * np.dtype(dtype).itemsize
+    if height * width > MAX_PIXELS or size > MAX_BYTES:
+        raise DecodeError(
+            f"too large for a tile: {height} x {width} px, {count} bands "
+            f"(at most {MAX_PIXELS // 2**20} Mpx and {MAX_BYTES // 2**20} MiB)"
+        )
+
+
+_FILE_NAME = re.compile(r"(/vsimem/)?[0-9a-f-]{36}[^ ,:]*[,:] ?")
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost message, which is GDAL's own, in one line and without its made-up file name."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split()) or type(error).__name__
+    if text.startswith("'/vsimem/"):
+        return "damaged, or not what its first bytes say"
+    text = _FILE_NAME.sub("", text)
+    return text.split(" (this error can be turned", 1)[0]

@@ -1,0 +1,80 @@
+"""What a training run leaves to be read: history table, TensorBoard events, headline figures."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Row = dict[str, Any]
+"""One evaluation (`EpochReport.row`)."""
+
+COUNTS = ("pseudo_epoch", "stage", "step", "samples_seen", "unreadable", "val_unreadable")
+
+
+def table(rows: Sequence[Row]) -> pa.Table:
+    """The history as a table: counts int64, all else float64, NaN kept."""
+    columns = {}
+    for name in rows[0]:
+        kind = pa.int64() if name in COUNTS else pa.float64()
+        columns[name] = pa.array([row[name] for row in rows], kind)
+    return pa.table(columns)
+
+
+def parquet(rows: Sequence[Row]) -> bytes:
+    """`history.parquet`."""
+    sink = io.BytesIO()
+    pq.write_table(table(rows), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def write_events(rows: Sequence[Row], folder: Path) -> Path:
+    """Write TensorBoard events against samples seen; returns the file."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    groups = {"train_loss": "loss/train", "val_loss": "loss/val"}
+    with SummaryWriter(str(folder)) as writer:
+        for row in rows:
+            for name, value in row.items():
+                if name in COUNTS or not math.isfinite(value):
+                    continue
+                group = "ap" if name.startswith("ap_") else "validation"
+                if name in ("learning_rate", "times_seen") or name.startswith("seconds"):
+                    group = "run"
+                tag = groups.get(name, f"{group}/{name.removeprefix('ap_')}")
+                writer.add_scalar(tag, value, row["samples_seen"])
+    (file,) = folder.iterdir()
+    return file
+
+
+def nested(row: Row) -> dict[str, Any]:
+    """A row with its average precisions under `ap`, by class; not-a-number becomes None."""
+    plain = {name: _plain(value) for name, value in row.items() if not name.startswith("ap_")}
+    plain["ap"] = {
+        name.removeprefix("ap_"): _plain(value)
+        for name, value in row.items()
+        if name.startswith("ap_")
+    }
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def seconds(rows: Sequence[Row]) -> dict[str, float]:
+    """Seconds by activity over all evaluations, of the first worker."""
+    return {
+        "waiting for data": sum(row["seconds_data"] for row in rows),
+        "training": sum(row["seconds_compute"] for row in rows),
+        "evaluating": sum(row["seconds_evaluate"] for row in rows),
+    }
+
+
+def throughput(rows: Sequence[Row]) -> float:
+    """Images trained on a second, evaluation left out, over the whole run."""
+    spent = sum(row["seconds_data"] + row["seconds_compute"] for row in rows)
+    return float(rows[-1]["samples_seen"] / spent) if spent else math.nan

@@ -1,0 +1,38 @@
+"""The network's first weights: made once by the driver, and staged for the workers."""
+
+import io
+
+import torch
+
+from satray.models.weights import load_network_weights, read_weights
+from satray.runs.run import Run
+from satray.storage import join
+from satray.training.setup import Setup
+from satray.training.state import seed_all
+
+FILE = "initial.pt"
+
+
+def stage(setup: Setup, run: Run) -> str:
+    """Write the first weights below the run's state, once; later calls find them.
+
+    Returns:
+        URI of the state dict.
+
+    Raises:
+        InputError: weights that cannot be had, or do not fit.
+    """
+    uri = join(run.state, FILE)
+    if run.storage.exists(uri):
+        return uri
+    seed_all(setup.recipe.seed)
+    network = setup.network()
+    for part in setup.recipe.stages:
+        network.set_trainable(part.trainable)  # an unknown block ends the job here
+    found = read_weights(setup.recipe.weights, setup.variant, run.storage)
+    for report in load_network_weights(network, found, setup.recipe.first_conv):
+        run.say(report.line())
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer)
+    run.storage.write(uri, buffer.getvalue())
+    return uri

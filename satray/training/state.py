@@ -1,0 +1,124 @@
+"""What a training run needs to go on as if it had never stopped.
+
+States are taken at pseudo-epoch ends only. Randomness needs no place in them: sample order and
+augmentation are pure in (seed, pseudo-epoch, row), and torch's generators (dropout) are seeded
+anew for each (seed, pseudo-epoch, rank).
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from satray.errors import InputError
+from satray.tiles.augment import counter_hash
+
+_FORMAT = 1
+_TORCH_STREAM = 1001
+"""Keeps the generators' seeds apart from the augmentation's draws."""
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """A run after a whole number of pseudo-epochs. Tensors and plain types only."""
+
+    pseudo_epoch: int
+    """Pseudo-epochs finished; the next one to run."""
+
+    step: int
+    """Steps taken, each a global batch."""
+
+    global_batch: int
+    """Tiles a step, over all workers."""
+
+    stage: int
+    """The stage that the optimiser belongs to."""
+
+    model: dict[str, torch.Tensor]
+    """State dict of the network: parameters and buffers, contiguous."""
+
+    optimizer: dict[str, Any]
+    """State dict of the optimiser."""
+
+    history: tuple[dict[str, Any], ...]
+    """One flat row an evaluation so far (`EpochReport.row`)."""
+
+    extra: dict[str, Any]
+    """Whatever else a run carries (averages of weights, ...); empty for now."""
+
+    @property
+    def samples_seen(self) -> int:
+        """Samples seen, over all workers."""
+        return self.step * self.global_batch
+
+    def to_bytes(self) -> bytes:
+        """The state as `torch.save` writes it."""
+        buffer = io.BytesIO()
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain["history"] = list(self.history)
+        torch.save({"format": _FORMAT, **plain}, buffer)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, device: torch.device | str = "cpu") -> TrainState:
+        """Read what `to_bytes` wrote; runs no code from the file.
+
+        Raises:
+            InputError: the bytes are not a train state of this version.
+        """
+        try:
+            plain = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+            if plain.pop("format") != _FORMAT:
+                raise KeyError("format")
+            return cls(**{**plain, "history": tuple(plain["history"])})
+        except Exception as error:
+            raise InputError(
+                f"checkpoint: not a train state of this version ({type(error).__name__})"
+            ) from error
+
+
+def model_state(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The network's parameters and buffers, contiguous (the loop trains channels-last)."""
+    return {name: value.detach().contiguous() for name, value in network.state_dict().items()}
+
+
+def seed_torch(seed: int, *counters: int) -> None:
+    """Seed torch's generators, on all devices, from (seed, counters)."""
+    no_row = np.zeros(1, dtype=np.int64)
+    bits = counter_hash(seed, _TORCH_STREAM, *counters, rows=no_row)[0]
+    torch.manual_seed(int(bits >> np.uint64(1)))
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators, as a training process does first."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def determinism(on: bool) -> Iterator[None]:
+    """Ask torch for bitwise repeatable kernels for a while.
+
+    On GPUs `CUBLAS_WORKSPACE_CONFIG=:4096:8` must be set before CUDA starts: whoever starts the
+    process does that.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(on or before)
+    torch.backends.cudnn.benchmark = (
+        not on
+    )  # tiles have one shape: the fastest kernel is found once
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark

@@ -1,0 +1,61 @@
+"""The order of tiles is a pure function of seed and sample number."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from satray.tiles import order
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    n=st.integers(1, 40),
+    start=st.integers(0, 200),
+    length=st.integers(0, 90),
+)
+def test_window_is_a_slice_of_one_endless_sequence(seed, n, start, length):
+    endless = np.concatenate([order.permutation(seed, k, n) for k in range(300 // n + 1)])
+    got = order.window(seed, start, start + length, n, shuffle=True)
+    assert got.dtype == np.int64
+    np.testing.assert_array_equal(got, endless[start : start + length])
+
+
+def test_each_pass_sees_every_tile_once_and_orders_differ():
+    first, second = (order.rows(3, k, 100, 100, shuffle=True) for k in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(100))
+    assert list(first) != list(second)
+    assert list(first) != list(order.rows(4, 0, 100, 100, shuffle=True))
+
+
+def test_the_order_stays_the_same_for_ever():
+    # A changed NumPy or a changed key would silently break resumed runs.
+    assert list(order.permutation(7, 2, 8)) == GOLDEN
+
+
+GOLDEN = [4, 1, 3, 7, 6, 2, 0, 5]
+
+
+def test_without_shuffle_rows_follow_the_split():
+    assert list(order.window(0, 3, 12, 5, shuffle=False)) == [3, 4, 0, 1, 2, 3, 4, 0, 1]
+
+
+def test_train_order_cuts_at_the_ends_given():
+    plan = order.TrainOrder(n=10, ends=(8, 16, 20), seed=1, shuffle=True)
+    got = np.concatenate([plan.rows(k) for k in range(4)])
+    np.testing.assert_array_equal(got, order.window(1, 0, 20, 10, shuffle=True))
+    assert [len(plan.rows(k)) for k in range(4)] == [8, 8, 4, 0]
+
+
+@pytest.mark.parametrize(("n", "multiple", "padded"), [(10, 1, 10), (10, 4, 12), (3, 4, 4)])
+def test_whole_order_pads_with_rows_it_has(n, multiple, padded):
+    rows = order.WholeOrder(n, multiple).rows(5)
+    assert len(rows) == padded
+    assert set(rows) == set(range(n))
+    assert list(rows[:n]) == list(range(n))
+
+
+def test_chunks_cover_all():
+    pieces = order.chunks(np.arange(10), 4)
+    assert [len(piece) for piece in pieces] == [4, 4, 2]
+    np.testing.assert_array_equal(np.concatenate(pieces), np.arange(10))

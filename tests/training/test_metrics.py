@@ -1,0 +1,132 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
+
+from satray.training.metrics import compute_metrics, selection
+
+NAMES = ("map", "map_paper", "classes_counted", "accuracy", "baseline_accuracy")
+NAMES += ("balanced_accuracy", "auc", "predicted_positive_rate", "log_loss")
+
+
+def binary(scores, labels):
+    return compute_metrics(np.array(scores)[:, None], np.array(labels)[:, None], ["ship"], "binary")
+
+
+def test_names_and_plain_floats():
+    found = binary([1.0, -1.0], [1, 0])
+    assert set(found) == {*NAMES, "ap"}
+    assert all(type(found[name]) is float for name in NAMES)
+    assert type(found["ap"]["ship"]) is float
+
+
+def test_by_hand():
+    # Falling scores: 1 0 1 0 -> precision 1, 2/3 at the positives.
+    found = binary([3.0, 2.0, 1.0, -1.0], [1, 0, 1, 0])
+    assert found["map"] == pytest.approx((1 + 2 / 3) / 2)
+    assert found["auc"] == pytest.approx(0.75)
+    assert found["accuracy"] == 0.75
+    assert found["balanced_accuracy"] == 0.75
+    assert found["baseline_accuracy"] == 0.5
+    assert found["predicted_positive_rate"] == 0.75
+
+
+def test_ties_count_as_one_threshold():
+    assert binary([1.0] * 4, [1, 0, 0, 0])["map"] == 0.25  # a constant score: the prevalence
+    assert binary([1.0] * 4, [0, 0, 0, 1])["map"] == 0.25
+
+
+def test_classes_without_positives_are_left_out_and_counted():
+    logits = np.array([[2.0, 0.3], [-1.0, 0.1], [1.0, -3.0]])
+    labels = np.array([[1, 0], [0, 0], [1, 0]])
+    found = compute_metrics(logits, labels, ["a", "b"], "multilabel")
+    assert found["ap"]["a"] == 1.0
+    assert math.isnan(found["ap"]["b"])
+    assert (found["map"], found["map_paper"], found["classes_counted"]) == (1.0, 0.5, 1.0)
+    assert found["auc"] == 1.0  # over class a alone
+    nothing = compute_metrics(logits, labels * 0, ["a", "b"], "multilabel")
+    assert math.isnan(nothing["map"])
+    assert nothing["map_paper"] == 0.0
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_one_class_has_no_auc(kind):
+    found = binary([1.0, 2.0], [kind, kind])
+    assert math.isnan(found["auc"])
+    assert math.isnan(found["balanced_accuracy"])
+    assert found["baseline_accuracy"] == 1.0
+
+
+def test_ranking_is_by_logits_where_sigmoids_saturate():
+    scores = np.array([80.0, 60.0, 50.0, 45.0])
+    assert len(set((1 / (1 + np.exp(-scores))).tolist())) == 1
+    assert binary(scores, [1, 1, 0, 0])["map"] == 1.0
+    softmax = np.stack([scores, np.zeros(4)], axis=1)
+    one_hot = np.array([[1, 0], [1, 0], [0, 1], [0, 1]])
+    assert compute_metrics(softmax, one_hot, ["a", "b"], "multiclass")["map"] == 1.0
+
+
+def test_the_majority_trap_shows():
+    found = binary([-2.0] * 9, [0] * 7 + [1] * 2)
+    assert found["accuracy"] == found["baseline_accuracy"] == pytest.approx(7 / 9)
+    assert found["balanced_accuracy"] == 0.5
+    assert found["predicted_positive_rate"] == 0.0
+
+
+def test_log_loss_at_known_logits():
+    assert binary([0.0, 0.0], [1, 0])["log_loss"] == pytest.approx(math.log(2))
+    assert binary([-1000.0], [1])["log_loss"] == pytest.approx(1000.0)
+    found = compute_metrics(np.zeros((2, 4)), np.eye(4)[:2], list("abcd"), "multiclass")
+    assert found["log_loss"] == pytest.approx(math.log(4))
+
+
+def test_multiclass():
+    logits = np.array([[2.0, 1, 0], [0, 3, 1], [1, 2, 0], [0, 1, 2]])
+    kinds = np.array([0, 1, 0, 2])
+    found = compute_metrics(logits, np.eye(3)[kinds], list("abc"), "multiclass")
+    assert found["accuracy"] == 0.75
+    assert found["baseline_accuracy"] == 0.5
+    assert found["balanced_accuracy"] == pytest.approx((0.5 + 1 + 1) / 3)
+    assert found["predicted_positive_rate"] == 0.5
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    theirs = [roc_auc_score(kinds == k, p[:, k]) for k in range(3)]
+    assert found["auc"] == pytest.approx(np.mean(theirs))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 40), st.integers(1, 5))
+def test_scikit_learn_agrees(seed, rows, classes):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(rows, classes)).round(1)  # rounded: with ties
+    labels = rng.integers(0, 2, (rows, classes))
+    labels[0], labels[1] = 0, 1
+    names = [f"c{k}" for k in range(classes)]
+    found = compute_metrics(logits, labels, names, "multilabel")
+    columns = [(labels[:, k], logits[:, k]) for k in range(classes)]
+    assert found["map"] == pytest.approx(np.mean([average_precision_score(*c) for c in columns]))
+    assert found["auc"] == pytest.approx(np.mean([roc_auc_score(*c) for c in columns]))
+    theirs = np.mean([balanced_accuracy_score(y, z >= 0) for y, z in columns])
+    assert found["balanced_accuracy"] == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_refused(bad):
+    with pytest.raises(ValueError, match="not finite"):
+        binary([bad, 1.0], [1, 0])
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="no tile"):
+        compute_metrics(np.zeros((0, 1)), np.zeros((0, 1)), ["a"], "binary")
+    with pytest.raises(ValueError, match="classes"):
+        compute_metrics(np.zeros((2, 2)), np.zeros((2, 2)), ["a"], "binary")
+
+
+def test_selection():
+    assert selection("auto", "binary") == ("map", "max")
+    assert selection("auto", "multiclass") == ("accuracy", "max")
+    assert selection("loss", "multilabel") == ("val_loss", "min")
+    assert selection("auc", "binary") == ("auc", "max")

@@ -1,0 +1,63 @@
+"""Two processes (gloo) against one, at the same global batch."""
+
+import json
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from training.tiny_training import recipe, run, stage, tiny_net
+
+UNREADABLE = (2, 3, 11)
+STAGES = (stage(1, 0.05, "constant", trainable="head"), stage(2, 0.05))
+
+
+def losses(rank, workers, state=None):
+    given = recipe(*STAGES, optimizer="sgd", batch=8)
+    reports, states, net = run(
+        given, tiny_net(), rank=rank, workers=workers, unreadable=UNREADABLE, state=state
+    )
+    rows = [{**each.row(), "rows": each.predictions.rows.tolist()} for each in reports]
+    return rows, states, {name: value.tolist() for name, value in net.state_dict().items()}
+
+
+def worker(rank, workers, folder):
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
+    store = dist.FileStore(f"{folder}/store", workers)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=workers)
+    rows, _, net = losses(rank, workers)
+    with open(f"{folder}/{rank}.json", "w") as file:
+        json.dump([rows, net], file)
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(worker, (2, str(folder)), nprocs=2)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_two_workers_equal_one(together):
+    alone, _, net = losses(0, 1)
+    for rows, weights in together:
+        assert [r["rows"] for r in rows] == [r["rows"] for r in alone]
+        for name in ("train_loss", "val_loss"):
+            assert [r[name] for r in rows] == pytest.approx([r[name] for r in alone], abs=1e-4)
+        assert [r["unreadable"] for r in rows] == [r["unreadable"] for r in alone] == [3] * 3
+        for name, value in net.items():
+            torch.testing.assert_close(
+                torch.tensor(weights[name]), torch.tensor(value), rtol=1e-4, atol=1e-5
+            )
+
+
+def test_all_ranks_report_the_same(together):
+    (first, net), (second, other) = together
+    seconds = {"seconds_data", "seconds_compute", "seconds_evaluate", "images_per_second"}
+    for a, b in zip(first, second, strict=True):
+        assert {k: v for k, v in a.items() if k not in seconds} == {
+            k: v for k, v in b.items() if k not in seconds
+        }
+    assert net == other
