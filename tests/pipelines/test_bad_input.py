@@ -1,0 +1,174 @@
+"""What users get wrong: one line that says what and what is accepted, status 2, nothing written."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+
+from satray.config.evaluate import EvaluateRecipe
+from satray.config.prepare import PrepareRecipe
+from satray.config.score import ScoreRecipe
+from satray.config.train import TrainRecipe
+from satray.runs.frame import Job, main
+from satray.runs.run import Run
+from satray.scoring import evaluate, score
+from satray.storage import Storage, connect
+from satray.tiles import prepare
+from satray.training import job as train
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.s3]
+
+PREPARE = Job("prepare", PrepareRecipe, prepare.inputs, prepare.plan, prepare.work)
+TRAIN = Job("train", TrainRecipe, train.inputs, train.plan, train.work)
+EVALUATE = Job("evaluate", EvaluateRecipe, evaluate.inputs, evaluate.plan, evaluate.work)
+SCORE = Job("score", ScoreRecipe, score.inputs, score.plan, score.work)
+Case = Callable[[], tuple[Job[Any], list[str]]]
+
+
+def tile(path: Path, bands: int = 3, dtype: str = "uint8", seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(1, 200, (bands, 16, 16)).astype(dtype)
+    with rasterio.open(
+        path, "w", driver="GTiff", height=16, width=16, count=bands, dtype=dtype,
+        photometric="rgb" if bands == 3 else "minisblack",
+    ) as image:  # fmt: skip
+        image.write(pixels)
+
+
+def archive(folder: Path, tiles: int = 12, **more: Any) -> Path:
+    rows = ["image,ship,sea"]
+    for number in range(tiles):
+        tile(folder / "tiles" / f"t{number}.tif", seed=number, **more)
+        rows.append(f"t{number},{number % 2},{number % 3 // 2}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(s3: Any, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A sound archive with its index, and the server's endpoint."""
+    root = archive(tmp_path_factory.mktemp("world"))
+    out = str(root / "index")
+    status = main(PREPARE, [f"images={root}/tiles", f"labels={root}/labels.csv", f"out={out}"])
+    assert status == 0
+    return {"root": root, "index": out, "bucket": s3.bucket("bad")}
+
+
+def refused(
+    capfd: pytest.CaptureFixture[str], job: Job[Any], arguments: list[str], out: Path, says: str
+) -> None:
+    capfd.readouterr()
+    assert main(job, [*arguments, f"out={out}"]) == 2
+    printed = capfd.readouterr().out.strip().splitlines()
+    lines = [line for line in printed if line.startswith(f"{job.name}: ")]
+    assert len(lines) == 1, printed
+    assert re.search(says, lines[0]), lines[0]
+    assert printed[-1] == f"{job.name} ended with status 2"
+    assert not any(path.is_file() for path in out.rglob("*")), list(out.rglob("*"))
+
+
+def test_prepare(world: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root, out = world["root"], tmp_path / "out"
+    sound = [f"images={root}/tiles", f"labels={root}/labels.csv"]
+    (tmp_path / "empty").mkdir()
+    cases = [
+        (["images=s3://no-such-bucket-here/x", sound[1]], "no-such-bucket-here.*no such bucket"),
+        ([f"images={tmp_path}/empty", sound[1]], "images=.*empty.*no (files|images)|holds no"),
+        ([f"images={tmp_path}/absent", sound[1]], "absent"),
+        ([sound[0], f"labels={tmp_path}/none.csv"], "none.csv"),
+        ([*sound, "key_column=picture"], "picture.*image, ship, sea"),
+        ([*sound, "classes=[plane]"], "plane"),
+        ([*sound, "bands=[red]"], "bands"),
+        ([*sound, "split.by=column"], "split"),
+    ]
+    for arguments, says in cases:
+        refused(capfd, PREPARE, arguments, out, says)
+
+
+def test_two_images_of_one_id(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = archive(tmp_path)
+    tile(root / "tiles" / "t3.png.tif")
+    (root / "tiles" / "t3.png.tif").rename(root / "tiles" / "t3.png")
+    arguments = [f"images={root}/tiles", f"labels={root}/labels.csv"]
+    refused(capfd, PREPARE, arguments, tmp_path / "out", r"t3\.(png|tif).*t3\.(png|tif)")
+
+
+@pytest.mark.parametrize("odd", [{"bands": 4}, {"dtype": "uint16"}])
+def test_mixed_tiles(
+    world: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str], odd: dict[str, Any]
+) -> None:
+    root = archive(tmp_path)
+    tile(root / "tiles" / "t3.tif", **odd)
+    arguments = [f"images={root}/tiles", f"labels={root}/labels.csv"]
+    refused(capfd, PREPARE, arguments, tmp_path / "out", r"mixed=quarantine")
+    assert main(PREPARE, [*arguments, "mixed=quarantine", f"out={tmp_path}/out"]) == 0
+
+
+def test_wrong_credentials(
+    world: dict[str, Any],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    connect.forget()
+    arguments = [f"images={world['bucket']}/tiles", f"labels={world['root']}/labels.csv"]
+    refused(capfd, PREPARE, arguments, tmp_path / "out", "credentials|denied|refused")
+    monkeypatch.undo()
+    connect.forget()
+
+
+def test_train(world: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root, out = world["root"], tmp_path / "out"
+    (tmp_path / "weights.pth").write_bytes(b"not weights")
+    sound = [f"index={world['index']}", "input.size=16"]
+    cases = [
+        ([f"index={root}/tiles"], "no tile index|not a tile index|no run.json"),
+        ([*sound, "variant=single4", "batch=4"], "nir.*red, green, blue"),
+        ([*sound, "variant=singel3"], "did you mean|single3"),
+        ([*sound, "variant=simple_cnn", "batch=64"], "batch=64.*larger than the train split"),
+        ([*sound, "variant=simple_cnn", "batch=4", "stages.0.trainable=layer9"], "layer9"),
+        ([*sound, "batch=4", f"weights={tmp_path}/weights.pth"], r"weights\.pth"),
+        ([*sound, "batch=4", f"weights={tmp_path}/absent.pth"], r"absent\.pth"),
+    ]
+    for arguments, says in cases:
+        refused(capfd, TRAIN, arguments, out, says)
+
+
+def test_bundles_that_are_none(
+    world: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "model.json").write_text(json.dumps({"version": 1}))
+    (tmp_path / "fake" / "model.safetensors").write_bytes(b"0")
+    for bundle in (world["index"], f"{tmp_path}/fake", f"{tmp_path}/absent"):
+        arguments = [f"bundle={bundle}", f"index={world['index']}"]
+        refused(capfd, EVALUATE, arguments, out, "bundle|model.json")
+        arguments = [f"bundle={bundle}", f"tiles={world['root']}/tiles"]
+        refused(capfd, SCORE, arguments, out, "bundle|model.json")
+
+
+def test_unreadable_images_cost_one_row_each(
+    world: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = archive(tmp_path, tiles=20)
+    tiles = root / "tiles"
+    whole = (tiles / "t1.tif").read_bytes()
+    (tiles / "t1.tif").write_bytes(whole[: len(whole) // 2])
+    (tiles / "t2.tif").write_bytes(b"")
+    (tiles / "t3.tif").write_text("<html>404</html>")
+    arguments = [f"images={tiles}", f"labels={root}/labels.csv"]
+    assert main(PREPARE, [*arguments, f"out={tmp_path}/o"]) == 3  # 3 of 20, above the budget
+    assert main(PREPARE, [*arguments, "error_budget=0.2", f"out={tmp_path}/p"]) == 0
+    run = Run("prepare", "x", f"{tmp_path}/p", Storage())
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(run.uri("quarantine.parquet")).to_pylist()
+    assert sorted(row["uri"].rsplit("/", 1)[1] for row in rows) == ["t1.tif", "t2.tif", "t3.tif"]
+    assert all(row["error"] for row in rows)

@@ -1,0 +1,169 @@
+"""The whole line on a tiny generated archive: on disk, and against a real S3 server over HTTP."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+
+import satray.cluster
+from satray.config.evaluate import EvaluateRecipe
+from satray.config.prepare import PrepareRecipe
+from satray.config.score import ScoreRecipe
+from satray.config.train import TrainRecipe
+from satray.demo.generator import write_archive
+from satray.runs.frame import Job, main
+from satray.runs.record import RunRecord, read_run
+from satray.scoring import evaluate, score
+from satray.storage import Storage, join
+from satray.tiles import prepare
+from satray.training import job as train
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.s3]
+
+JOBS: dict[str, Job[Any]] = {
+    "prepare": Job("prepare", PrepareRecipe, prepare.inputs, prepare.plan, prepare.work),
+    "train": Job("train", TrainRecipe, train.inputs, train.plan, train.work),
+    "evaluate": Job("evaluate", EvaluateRecipe, evaluate.inputs, evaluate.plan, evaluate.work),
+    "score": Job("score", ScoreRecipe, score.inputs, score.plan, score.work),
+}
+TILES = 60
+
+
+def line(root: str) -> list[tuple[str, list[str]]]:
+    """The commands of the README, on a small scale."""
+    return [
+        (
+            "prepare",
+            [f"images={root}/tiles", f"labels={root}/labels.csv", f"out={root}/index",
+             "bands=[blue,green,red,nir]", "tiles_per_task=16"],
+        ),
+        (
+            "train",
+            [f"index={root}/index", f"out={root}/model", "variant=simple_cnn", "batch=8",
+             "input.size=32", "stages.0.pseudo_epochs=2", "deterministic=true",
+             "cache.enabled=false"],
+        ),
+        (
+            "evaluate",
+            [f"bundle={root}/model", f"index={root}/index", f"out={root}/quality"],
+        ),
+        (
+            "score",
+            [f"bundle={root}/model", f"tiles={root}/tiles", f"out={root}/scores",
+             "cam.classes=[ship]", "batch=16"],
+        ),
+    ]  # fmt: skip
+
+
+def run_line(root: str) -> dict[str, RunRecord]:
+    archive = write_archive(Storage(), root, TILES, 32, 0)
+    assert archive.tiles == TILES
+    Storage().write(f"{root}/tiles/broken.tif", b"II*\x00 not a tiff")
+    labels = Storage().read(f"{root}/labels.csv")
+    first = labels.splitlines()[1].split(b",", 1)[1]
+    Storage().write(f"{root}/labels.csv", labels.rstrip() + b"\nbroken," + first + b"\n")
+    for name, arguments in line(root):
+        assert main(JOBS[name], arguments) == 0, name
+    return {name: read_run(Storage(), f"{root}/{where}") for name, where in WHERE.items()}
+
+
+WHERE = {"prepare": "index", "train": "model", "evaluate": "quality", "score": "scores"}
+
+
+def table(root: str, record: RunRecord, start: str) -> Any:
+    storage, uri = Storage(), f"{root}/{WHERE[record.job]}"
+    parts = [product.path for product in record.products if product.path.startswith(start)]
+    return pq.read_table(io.BytesIO(storage.read(join(uri, parts[0]))))
+
+
+def check(root: str, records: dict[str, RunRecord]) -> None:
+    """What a user would look at."""
+    index = table(root, records["prepare"], "index/")
+    assert len(index) == TILES
+    quarantine = table(root, records["prepare"], "quarantine").to_pylist()
+    assert [row["uri"].rsplit("/", 1)[1] for row in quarantine] == ["broken.tif"]
+
+    history = table(root, records["train"], "history").to_pylist()
+    assert len(history) == 2
+    assert all(np.isfinite(row["train_loss"]) for row in history)
+
+    evaluated = table(root, records["evaluate"], "predictions/")
+    assert len(evaluated) == index.column("split").to_pylist().count("val")
+    metrics = json.loads(Storage().read(f"{root}/quality/metrics.json"))
+    kept = max(row["map"] for row in history)
+    assert metrics["metrics"]["map"] == pytest.approx(kept, abs=1e-6)
+
+    scored = table(root, records["score"], "predictions/").to_pylist()
+    by_status = {row["tile_id"]: row["status"] for row in scored}
+    assert len(by_status) == TILES + 1
+    assert [name for name, status in by_status.items() if status != "ok"] == ["broken"]
+    logits = {row["tile_id"]: row["logit_ship"] for row in scored}
+    for row in evaluated.to_pylist():
+        assert row["logit_ship"] == pytest.approx(logits[row["tile_id"]], abs=1e-4)
+    cams = [p.path for p in records["score"].products if p.path.startswith("cam/")]
+    assert len(cams) == TILES
+    cam = Storage().read(f"{root}/scores/{cams[0]}")
+    with rasterio.MemoryFile(cam) as memory, memory.open() as image:
+        assert image.crs.to_string() == "EPSG:32631"
+        assert image.descriptions == ("ship",)
+
+
+@pytest.fixture(scope="module")
+def lines(s3: Any, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Roots of the line on disk and on S3; the S3 server first, so that workers know of it."""
+    return {"disk": str(tmp_path_factory.mktemp("line")), "s3": s3.bucket("line") + "/a b"}
+
+
+@pytest.fixture(scope="module")
+def on_disk(lines: dict[str, str]) -> dict[str, RunRecord]:
+    return run_line(lines["disk"])
+
+
+def test_the_line_on_disk(lines: dict[str, str], on_disk: dict[str, RunRecord]) -> None:
+    check(lines["disk"], on_disk)
+
+
+def test_the_line_on_s3_gives_the_same(
+    lines: dict[str, str], on_disk: dict[str, RunRecord]
+) -> None:
+    records = run_line(lines["s3"])
+    check(lines["s3"], records)
+    for metric in ("map", "val_loss"):
+        mine, theirs = records["train"].metrics[metric], on_disk["train"].metrics[metric]
+        assert mine == pytest.approx(theirs, abs=1e-4)
+
+
+def test_a_finished_line_is_found_done_and_starts_no_ray(
+    lines: dict[str, str],
+    on_disk: dict[str, RunRecord],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_args: object, **_named: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(satray.cluster, "start", refuse)
+    before = {path: path.stat().st_mtime_ns for path in files(lines["disk"])}
+    for name, arguments in line(lines["disk"]):
+        assert main(JOBS[name], arguments) == 0
+        assert "was done already" in capfd.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in files(lines["disk"])} == before
+
+
+def test_a_changed_key_on_the_same_out_is_refused(
+    lines: dict[str, str], on_disk: dict[str, RunRecord], capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, arguments in line(lines["disk"]):
+        changed = {"prepare": "split.seed=1", "train": "seed=1", "evaluate": "split=train",
+                   "score": "cam.kind=argmax"}[name]  # fmt: skip
+        assert main(JOBS[name], [*arguments, changed]) == 2
+        assert "holds run" in capfd.readouterr().out
+
+
+def files(root: str) -> list[Path]:
+    return [path for path in Path(root).rglob("*") if path.is_file()]
