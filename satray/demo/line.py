@@ -30,6 +30,7 @@ from satray.demo.plans import (
     train_recipe,
 )
 from satray.demo.results import Result, result_lines, seconds_lines
+from satray.runs.jsonable import to_json
 from satray.runs.record import Product, RunRecord
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage, join
@@ -84,7 +85,7 @@ def work(recipe: DemoRecipe, run: Run) -> Outcome:
             out = join(run.out, f"score-{name}")
             mapped[name] = read_tiles(run.storage, out, ships, boxes, towers, CLASS)
             results.append(line.result(name, pointing_score(mapped[name]), float(labels.mean())))
-        run.publish("demo.json", json.dumps([one.to_dict() for one in results], indent=1).encode())
+        run.publish("demo.json", to_json([one.to_dict() for one in results]))
         if ships:
             first = {name: tiles[:TILES] for name, tiles in mapped.items()}
             run.publish("maps.png", overview(first, CLASS))

@@ -3,11 +3,10 @@
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import isnan
-from typing import Any
 
 from satray.demo.plans import CLASS
 from satray.demo.pointing import Score
+from satray.runs.jsonable import finite
 
 WIDTH = 100
 """Columns of the tables (characters)."""
@@ -38,8 +37,8 @@ class Result:
         """As JSON holds it: null for what is not defined."""
         rates = {"rate": self.pointing.rate, "chance": self.pointing.chance}
         return {
-            **_finite(asdict(self)),
-            "pointing": _finite({**asdict(self.pointing), **rates}),
+            **finite(asdict(self)),
+            "pointing": finite({**asdict(self.pointing), **rates}),
         }
 
 
@@ -89,10 +88,6 @@ def seconds_lines(
         said = ", ".join(f"{activity} {part:.1f}" for activity, part in longest)
         table.add_row(name, f"{spent:.1f}", said)
     return _lines(table)
-
-
-def _finite(tree: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and isnan(v) else v for k, v in tree.items()}
 
 
 def _lines(table: object) -> list[str]:

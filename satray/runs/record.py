@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from satray.errors import InputError
+from satray.runs.jsonable import to_json
 from satray.storage import Storage, join
 
 FILE = "run.json"
@@ -57,7 +58,7 @@ class RunRecord:
 
     def to_json(self) -> bytes:
         """Return the record as UTF-8 JSON; NaN becomes null."""
-        return json.dumps(_finite(asdict(self)), indent=2, ensure_ascii=False).encode()
+        return to_json(asdict(self))
 
     @classmethod
     def from_json(cls, data: bytes, source: str) -> "RunRecord":
@@ -95,13 +96,3 @@ def find_run(storage: Storage, out: str) -> RunRecord | None:
     """Read the record of a run where there is one."""
     uri = join(out, FILE)
     return RunRecord.from_json(storage.read(uri), uri) if storage.exists(uri) else None
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    if isinstance(value, dict):
-        return {str(name): _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -51,18 +51,12 @@ def write_events(rows: Sequence[Row], folder: Path) -> Path:
 
 
 def nested(row: Row) -> dict[str, Any]:
-    """A row with its average precisions under `ap`, by class; not-a-number becomes None."""
-    plain = {name: _plain(value) for name, value in row.items() if not name.startswith("ap_")}
+    """A row with its average precisions under `ap`, by class."""
+    plain = {name: value for name, value in row.items() if not name.startswith("ap_")}
     plain["ap"] = {
-        name.removeprefix("ap_"): _plain(value)
-        for name, value in row.items()
-        if name.startswith("ap_")
+        name.removeprefix("ap_"): value for name, value in row.items() if name.startswith("ap_")
     }
     return plain
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def seconds(rows: Sequence[Row]) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """The job `train`: inputs, plan, work."""
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from satray import __version__
 from satray.config.train import TrainRecipe
 from satray.errors import TrainingError
 from satray.runs.inputs import digest_file
+from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
 from satray.tiles.index import index_digest
@@ -152,7 +152,7 @@ def finish(setup: Setup, run: Run, errors: dict[tuple[str, int], str]) -> Outcom
         "last": history.nested(last),
         "images_per_second": history.throughput(rows),
     }
-    run.publish("metrics.json", json.dumps(figures, indent=2, allow_nan=False).encode())
+    run.publish("metrics.json", to_json(figures))
     _account(run, rows)
     return Outcome(
         counts={

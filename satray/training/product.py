@@ -12,6 +12,7 @@ from satray import __version__
 from satray.models.bundle import bundle_files
 from satray.models.geometry import probe_grid
 from satray.models.spec import BundleSpec
+from satray.runs.jsonable import finite
 from satray.runs.run import Run
 from satray.tiles.index import TileIndex
 from satray.training.history import Row, nested
@@ -43,7 +44,7 @@ def bundle(setup: Setup, run: Run, state: dict[str, Tensor], best: Row) -> dict[
             "index": setup.digest,
             "weights": setup.recipe.weights,
             "satray": __version__,
-            "validation": nested(best),
+            "validation": finite(nested(best)),
         },
     )
     return bundle_files(spec, state)

@@ -1,0 +1,1 @@
+"""Variants, backbones, weights, bundles, class activation maps and where a cell lies."""

@@ -1,0 +1,68 @@
+"""Where a feature cell lies on the ground.
+
+Coordinates are pixel-edge ones: pixel i covers [i, i + 1] and has its centre at i + 0.5. An affine
+transform maps (column, row) to ground coordinates, as rasterio's do.
+"""
+
+from dataclasses import dataclass
+
+from affine import Affine
+
+from satray.models.grid import FeatureGrid
+
+__all__ = ["FeatureGrid", "InputGeometry", "cam_transform", "probe_grid"]
+
+
+@dataclass(frozen=True)
+class InputGeometry:
+    """How a tile became the network's input."""
+
+    height: int
+    """Height of the tile, in stored px."""
+
+    width: int
+    """Width of the tile, in stored px."""
+
+    resized_height: int
+    """Height after resizing, in px."""
+
+    resized_width: int
+    """Width after resizing, in px."""
+
+    x_crop: int
+    """Left edge of the crop, in resized px."""
+
+    y_crop: int
+    """Upper edge of the crop, in resized px."""
+
+    size: int
+    """Side of the square crop that the network saw, in px."""
+
+
+def cam_transform(source: Affine, geometry: InputGeometry, grid: FeatureGrid) -> Affine:
+    """Transform of the feature grid as a raster, from that of the tile.
+
+    `T_source . scale(W / w_resized, H / h_resized) . translation(x_crop, y_crop)
+    . translation(c - s/2, c - s/2) . scale(s)` (design.md, CAM rasters).
+    """
+    corner = grid.centre - grid.stride / 2
+    return (
+        source
+        @ Affine.scale(
+            geometry.width / geometry.resized_width, geometry.height / geometry.resized_height
+        )
+        @ Affine.translation(geometry.x_crop, geometry.y_crop)
+        @ Affine.translation(corner, corner)
+        @ Affine.scale(grid.stride)
+    )
+
+
+def probe_grid(backbone: str) -> FeatureGrid:
+    """The feature grid of a backbone by name; found once in a process, in a second or so.
+
+    Raises:
+        InputError: the backbone is not known, or gives no feature map.
+    """
+    from satray.models.probe import probe_named  # torch: only where it is needed
+
+    return probe_named(backbone)

@@ -1,0 +1,220 @@
+"""A variant as one module: towers, pooling, head.
+
+Legend: B tiles, C input bands, H W pixels, D feature channels, h w feature cells, K classes.
+"""
+
+from typing import Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from satray.config.model import Pooling, VariantOptions
+from satray.errors import InputError
+from satray.models.backbones import Backbone, build
+from satray.models.variant import check_bands, input_bands
+
+# Sharpness r of log-sum-exp pooling, log(mean(exp(r f))) / r (Pinheiro and Collobert, CVPR 2015):
+# r -> 0 is the mean, r -> infinity the maximum.
+LSE_SHARPNESS = 5.0
+DENSE_UNITS = 64
+
+
+def pool(f_BDhw: Tensor, pooling: Pooling) -> Tensor:
+    """Global pooling of features in float32: p_BD.
+
+    Args:
+        f_BDhw: features of any float dtype.
+        pooling: `avg`, `max` or `lse`.
+    """
+    f_BDn = f_BDhw.float().flatten(2)
+    if pooling == "avg":
+        return f_BDn.mean(2)
+    if pooling == "max":
+        return f_BDn.amax(2)
+    cells = f_BDn.new_tensor(f_BDn.shape[2]).log()
+    return (torch.logsumexp(LSE_SHARPNESS * f_BDn, 2) - cells) / LSE_SHARPNESS
+
+
+class Network(nn.Module):
+    """x_BCHW -> logits_BK (float32, raw).
+
+    Untrained networks in eval mode make denormal numbers, which are slow on CPUs: callers that
+    time or test such networks set `torch.set_flush_denormal(True)`.
+    """
+
+    def __init__(
+        self,
+        variant: VariantOptions,
+        classes: int,
+        *,
+        bands: tuple[str, ...] | None = None,
+        dropout: float = 0.0,
+        size: int | None = None,
+    ) -> None:
+        """Build with fresh random weights (torch's global generator).
+
+        Args:
+            variant: towers, pooling and head.
+            classes: K; 1 for a binary task.
+            bands: names of the input channels in order; default `input_bands(variant)`.
+            dropout: on the pooled features (for a dense head, before its last layer).
+            size: side of the input in px; a dense head needs it, and then takes no other.
+
+        Raises:
+            InputError: an unknown backbone, an absent band, or a dense head without `size`.
+        """
+        super().__init__()
+        self.variant = variant
+        self.classes = classes
+        self.bands = input_bands(variant) if bands is None else bands
+        self.size = size
+        check_bands(variant, self.bands)
+        for tower in variant.towers:
+            if hasattr(nn.ModuleDict(), tower.name):  # torch keeps its own methods' names
+                raise InputError(f"variant: a tower cannot be called {tower.name}; rename it")
+        self.towers = nn.ModuleDict(
+            {tower.name: build(tower.backbone, len(tower.bands)) for tower in variant.towers}
+        )
+        for tower in variant.towers:
+            take = torch.tensor([self.bands.index(band) for band in tower.bands])
+            self.register_buffer(f"take_{tower.name}", take, persistent=False)
+        self.dropout = nn.Dropout(dropout)
+        width = sum(backbone.dim for backbone in self.backbones().values())
+        if variant.head == "linear":
+            self.head: nn.Module = nn.Linear(width, classes)
+        else:
+            self.head = self._dense_head(dropout)
+        self._trainable = "all"
+
+    def backbones(self) -> dict[str, Backbone]:
+        """The towers by name, in order."""
+        return {name: tower for name, tower in self.towers.items() if isinstance(tower, Backbone)}
+
+    @overload
+    def forward(self, x_BCHW: Tensor, return_features: Literal[False] = ...) -> Tensor: ...
+    @overload
+    def forward(
+        self, x_BCHW: Tensor, return_features: Literal[True]
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def forward(
+        self, x_BCHW: Tensor, return_features: bool = False
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Logits of normalised tiles, and on request each tower's features f_BDhw by name."""
+        if self.size is not None and x_BCHW.shape[2:] != (self.size, self.size):
+            raise InputError(
+                f"a dense head takes {self.size} x {self.size} px only, "
+                f"found {x_BCHW.shape[2]} x {x_BCHW.shape[3]}"
+            )
+        features = {name: backbone(self._look(x_BCHW, name)) for name, backbone in self._items()}
+        # Pooling and head stay in float32 whatever the autocast, so that maps sum to logits.
+        with torch.autocast(x_BCHW.device.type, enabled=False):
+            if self.variant.head == "linear":
+                p_BD = torch.cat([pool(f, self.variant.pooling) for f in features.values()], 1)
+                logits_BK = self.head(self.dropout(p_BD))
+            else:
+                flat = [f.float().flatten(1) for f in features.values()]
+                logits_BK = self.head(torch.cat(flat, 1))
+        return (logits_BK, features) if return_features else logits_BK
+
+    def cam_weights(self) -> dict[str, Tensor]:
+        """The head's weights w_KD for each tower.
+
+        Raises:
+            InputError: the head is dense, so that no class activation map exists.
+        """
+        if not isinstance(self.head, nn.Linear):
+            raise InputError(
+                "cam: a dense head mixes all cells before it decides, so no map of cells adds up "
+                "to its logits; use a variant with head=linear (simple_cnn instead of "
+                "simple_cnn_dense)"
+            )
+        backbones = self.backbones()
+        parts = torch.split(self.head.weight, [b.dim for b in backbones.values()], dim=1)
+        return dict(zip(backbones, parts, strict=True))
+
+    def cam_bias(self) -> Tensor:
+        """The head's bias b_K; see `cam_weights`."""
+        self.cam_weights()
+        bias: Tensor = self.head.bias  # type: ignore[assignment]
+        return bias
+
+    def set_trainable(self, spec: str) -> None:
+        """Choose what trains from now on.
+
+        Frozen parts get no gradients, and stay in eval mode under `train()`, so that their batch
+        statistics and buffers do not move either.
+
+        Args:
+            spec: `head`; `all`; a block (that block and all after it, in every tower); or
+                `TOWER.block` (the other towers stay frozen).
+
+        Raises:
+            InputError: no such block; the message lists the names.
+        """
+        first = self._first_blocks(spec)
+        self._trainable = spec
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        for name, backbone in self._items():
+            start = first[name]
+            if start == 0:  # parameters outside any block (tokens, scales) come along
+                backbone.requires_grad_(True)
+            elif start is not None:
+                for block in backbone.blocks[start:]:
+                    backbone.block(block).requires_grad_(True)
+        self.head.requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Network":
+        """Like torch's, but frozen parts stay in eval mode."""
+        super().train(mode)
+        if mode and self._trainable != "all":
+            first = self._first_blocks(self._trainable)
+            for name, backbone in self._items():
+                start = first[name]
+                if start == 0:
+                    continue
+                backbone.train(False)
+                for block in backbone.blocks[start:] if start is not None else ():
+                    backbone.block(block).train(True)
+        return self
+
+    def _first_blocks(self, spec: str) -> dict[str, int | None]:
+        """For each tower, the number of its first trainable block; None if it is frozen."""
+        backbones = self.backbones()
+        if spec in ("head", "all"):
+            return dict.fromkeys(backbones, 0 if spec == "all" else None)
+        tower, _, block = spec.partition(".")
+        if tower in backbones and block in backbones[tower].blocks:
+            frozen: dict[str, int | None] = dict.fromkeys(backbones)
+            return frozen | {tower: backbones[tower].blocks.index(block)}
+        for name, backbone in backbones.items():
+            if spec not in backbone.blocks:
+                raise InputError(
+                    f"trainable={spec!r} is no block of tower {name} ({backbone.name}); accepted: "
+                    f"head, all, {', '.join(backbone.blocks)}"
+                )
+        return {name: backbone.blocks.index(spec) for name, backbone in backbones.items()}
+
+    def _items(self) -> list[tuple[str, Backbone]]:
+        return list(self.backbones().items())
+
+    def _look(self, x_BCHW: Tensor, tower: str) -> Tensor:
+        """The channels that a tower looks at, in its order."""
+        take: Tensor = getattr(self, f"take_{tower}")
+        return x_BCHW.index_select(1, take)
+
+    def _dense_head(self, dropout: float) -> nn.Module:
+        if self.size is None:
+            raise InputError("head=dense needs a fixed input size; give input.size")
+        side = torch.zeros(1, len(self.bands), self.size, self.size)
+        with torch.no_grad():
+            cells = sum(b.eval()(self._look(side, n)).numel() for n, b in self._items())
+        for backbone in self.backbones().values():
+            backbone.train()
+        return nn.Sequential(
+            nn.Linear(cells, DENSE_UNITS),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(DENSE_UNITS, self.classes),
+        )

@@ -1,0 +1,88 @@
+"""From stored pixels to the network's input, batched, on the device where the pixels are."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from satray.models.geometry import InputGeometry
+
+
+def resize_tiles(x_BCHW: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear resize with antialiasing, in float32; the batch itself if it fits already.
+
+    Pixel edges fall on pixel edges (`align_corners=False`), which `cam_transform` relies on.
+    """
+    x_BCHW = x_BCHW.float()
+    if x_BCHW.shape[2:] == (height, width):
+        return x_BCHW
+    return F.interpolate(
+        x_BCHW, size=(height, width), mode="bilinear", align_corners=False, antialias=True
+    )
+
+
+def normalize(x_BCHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(x - mean) / std per band, in float32; a band without spread is only centred."""
+    mean_1C11 = x_BCHW.new_tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
+    spread = [1.0 if s == 0 else s for s in std]
+    std_1C11 = x_BCHW.new_tensor(spread, dtype=torch.float32).view(1, -1, 1, 1)
+    return (x_BCHW.float() - mean_1C11) / std_1C11
+
+
+def fill_invalid(x_BCHW: Tensor, mean: tuple[float, ...]) -> Tensor:
+    """Put the band's mean where a float pixel is not finite; integers pass as they are."""
+    if not x_BCHW.is_floating_point():
+        return x_BCHW
+    mean_1C11 = x_BCHW.new_tensor(mean).view(1, -1, 1, 1)
+    return torch.where(x_BCHW.isfinite(), x_BCHW, mean_1C11)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The deterministic way from stored pixels to the network's input."""
+
+    bands: tuple[str, ...]
+    """Names of the channels, in the network's input order; the pixels given have the same."""
+
+    mean: tuple[float, ...]
+    """Mean of each band, in stored units."""
+
+    std: tuple[float, ...]
+    """Standard deviation of each band, in stored units."""
+
+    size: int
+    """Side of the network's input, in px."""
+
+    resize: int | None = None
+    """Length of the tile's shorter side before cropping, in px; None: `size`."""
+
+    mode: Literal["whole", "centre"] = "whole"
+    """whole: the tile shrunk to `size` x `size`; centre: the middle of the resized tile."""
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Shape that a tile is resized to before cropping, aspect kept (torchvision's Resize)."""
+        short = self.resize or self.size
+        if height <= width:
+            return short, int(short * width / height)
+        return int(short * height / width), short
+
+    def geometry(self, height: int, width: int) -> InputGeometry:
+        """How a tile of that shape (px) becomes the network's input."""
+        if self.mode == "whole":
+            return InputGeometry(height, width, self.size, self.size, 0, 0, self.size)
+        tall, wide = self.resized(height, width)
+        # torchvision's CenterCrop rounds the same way.
+        y, x = round((tall - self.size) / 2), round((wide - self.size) / 2)
+        return InputGeometry(height, width, tall, wide, x, y, self.size)
+
+    def __call__(self, pixels_BCHW: Tensor) -> Tensor:
+        """Input x_BCHW (float32, size x size) of stored pixels (any dtype, on any device)."""
+        if pixels_BCHW.shape[1] != len(self.bands):
+            raise ValueError(f"{pixels_BCHW.shape[1]} bands given, {len(self.bands)} expected")
+        g = self.geometry(pixels_BCHW.shape[2], pixels_BCHW.shape[3])
+        x_BCHW = fill_invalid(pixels_BCHW, self.mean)
+        x_BCHW = resize_tiles(x_BCHW, g.resized_height, g.resized_width)
+        x_BCHW = x_BCHW[:, :, g.y_crop : g.y_crop + g.size, g.x_crop : g.x_crop + g.size]
+        return normalize(x_BCHW, self.mean, self.std)

@@ -1,0 +1,226 @@
+"""Finished blocks: one Parquet file each in the run's state, so that a rerun goes on where it was.
+
+A block's file is written whole or not at all, after its maps; its name is its place in the list of
+tiles. Merging makes the run's products of them, in order.
+"""
+
+import io
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from satray.errors import SatrayError
+from satray.runs.record import Product
+from satray.runs.run import Run
+from satray.scoring.footprints import merge_geo
+from satray.scoring.predictions import FAILED, Layout
+from satray.storage import Storage, join
+
+BLOCK_BYTES = 32 << 20
+"""Pixels of a block aim at this size."""
+
+BLOCK_TILES = 128
+"""Most tiles of a block: what is lost when a worker dies, and what a progress line counts."""
+
+PART_ROWS = 1_000_000
+"""Most rows of a predictions file."""
+
+GROUP_ROWS = 1 << 16
+"""Rows of a row group, but for the last."""
+
+PRODUCTS = b"satray.products"
+"""Key of a block file's metadata: the maps that were written for it, as JSON."""
+
+WAYS = pa.schema([pa.field("uri", pa.string(), nullable=False), pa.field("stage", pa.string())])
+"""Columns of a block file beside the predictions'."""
+
+FAILURES = pa.schema(
+    [
+        pa.field("tile_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+    ]
+)
+"""Columns of `failures.parquet`; stage is read, decode or score."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Where a run keeps its blocks, and how many tiles each has."""
+
+    folder: str
+    """URI; block sizes are part of the name, so that blocks of another cut are never taken."""
+    tiles: int
+    """All tiles of the run."""
+    size: int
+    """Tiles of a block; the last may have fewer."""
+
+    @classmethod
+    def of(cls, state: str, tiles: int, tile_bytes: int) -> "Blocks":
+        """Cut a list of tiles; a function of tiles and bundle only, so that a rerun cuts alike."""
+        size = max(1, min(BLOCK_TILES, BLOCK_BYTES // max(1, tile_bytes)))
+        return cls(join(state, f"blocks-of-{size}"), tiles, size)
+
+    @property
+    def count(self) -> int:
+        """Number of blocks."""
+        return -(-self.tiles // self.size)
+
+    def rows(self, number: int) -> range:
+        """Tiles of a block, by their places in the list."""
+        return range(number * self.size, min((number + 1) * self.size, self.tiles))
+
+    def uri(self, number: int) -> str:
+        """File of a block."""
+        return join(self.folder, f"{number:06d}.parquet")
+
+    def finished(self, storage: Storage) -> set[int]:
+        """Blocks that have their file."""
+        stems = (entry.key.removesuffix(".parquet") for entry in storage.list(self.folder))
+        return {int(stem) for stem in stems if stem.isdecimal()} & set(range(self.count))
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What the blocks of a run hold together."""
+
+    tiles: int
+    """Rows."""
+    failed: int
+    """Rows with status `failed`."""
+    maps: int
+    """Maps that were written."""
+    reasons: Counter[str]
+    """Stage and error -> failed tiles."""
+
+
+def block_file(
+    table: pa.Table, uris: Sequence[str], stages: Sequence[str | None], products: Sequence[Product]
+) -> bytes:
+    """Encode a block: its predictions, where each tile is from, and the maps made of it."""
+    metadata = dict(table.schema.metadata or {})
+    metadata[PRODUCTS] = json.dumps([asdict(product) for product in products]).encode()
+    for column, values in zip(WAYS, (uris, stages), strict=True):
+        table = table.append_column(column, pa.array(values, column.type))
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def merge(
+    run: Run,
+    blocks: Blocks,
+    layout: Layout,
+    each: Callable[[pa.Table], object] | None = None,
+) -> Merged:
+    """Publish `predictions/part-NNNNN.parquet` and `failures.parquet`, and record the maps.
+
+    Args:
+        run: the run; every block has its file.
+        blocks: its blocks.
+        layout: columns of the predictions.
+        each: called with each block's predictions, in order.
+    """
+    schema = layout.schema()
+    failures: list[pa.Table] = []
+    reasons: Counter[str] = Counter()
+    maps = 0
+    with tempfile.TemporaryDirectory(prefix="satray-merge-") as folder:
+        parts = _Parts(run, schema, Path(folder))
+        for table in _tables(run.storage, blocks):
+            metadata = table.schema.metadata or {}
+            for item in json.loads(metadata.get(PRODUCTS, b"[]")):
+                run.record(Product(**item))
+                maps += 1
+            bad = table.filter(pc.equal(table.column("status"), FAILED))
+            if bad.num_rows:
+                failures.append(bad.select(FAILURES.names).cast(FAILURES))
+                pairs = zip(bad["stage"].to_pylist(), bad["error"].to_pylist(), strict=True)
+                reasons.update(f"{stage}: {error}" for stage, error in pairs)
+            rows = table.select(schema.names).replace_schema_metadata(None)
+            if each is not None:
+                each(rows)
+            parts.add(rows, metadata.get(b"geo"))
+        parts.close()
+    failed = pa.concat_tables(failures) if failures else FAILURES.empty_table()
+    sink = io.BytesIO()
+    pq.write_table(failed, sink, compression="zstd")
+    run.publish("failures.parquet", sink.getvalue(), rows=failed.num_rows)
+    return Merged(blocks.tiles, failed.num_rows, maps, reasons)
+
+
+def _tables(storage: Storage, blocks: Blocks) -> Iterator[pa.Table]:
+    """The blocks' tables in order; a few files are fetched ahead."""
+    ahead = 32
+    for start in range(0, blocks.count, ahead):
+        numbers = range(start, min(start + ahead, blocks.count))
+        held: dict[int, bytes] = {}
+        for i, data in storage.read_many([blocks.uri(number) for number in numbers]):
+            if isinstance(data, Exception):
+                raise data
+            held[i] = data
+        for i, number in enumerate(numbers):
+            table = pq.read_table(io.BytesIO(held.pop(i)))
+            if table.num_rows != len(blocks.rows(number)):
+                raise SatrayError(
+                    f"{blocks.uri(number)}: {table.num_rows} rows, not {len(blocks.rows(number))}; "
+                    "remove it and rerun"
+                )
+            yield table
+
+
+class _Parts:
+    """Writes files of `PART_ROWS`; rows wait in a local file, so that memory stays small.
+
+    They wait because a file's metadata, which names the bounds of all its rows, is written first
+    (readers look for `geo` in the Arrow schema, where it cannot be put afterwards).
+    """
+
+    def __init__(self, run: Run, schema: pa.Schema, folder: Path) -> None:
+        self._run = run
+        self._schema = schema
+        self._waiting = folder / "rows.arrow"
+        self._part = folder / "part.parquet"
+        self._geo: list[bytes | None] = []
+        self._rows = 0
+        self._number = 0
+        self._open()
+
+    def add(self, table: pa.Table, geo: bytes | None) -> None:
+        """Append a block; one that would overfill the part starts the next."""
+        if self._rows and self._rows + table.num_rows > PART_ROWS:
+            self.close()
+            self._open()
+        self._stream.write_table(table)
+        self._geo.append(geo)
+        self._rows += table.num_rows
+
+    def close(self) -> None:
+        """Publish the part that is open."""
+        self._stream.close()
+        geo = merge_geo(self._geo)
+        schema = self._schema.with_metadata({b"geo": geo} if geo else None)
+        with pa.memory_map(str(self._waiting)) as source:
+            rows = pa.ipc.open_stream(source).read_all()
+            pq.write_table(
+                pa.Table.from_arrays(rows.columns, schema=schema),
+                self._part,
+                row_group_size=GROUP_ROWS,
+                compression="zstd",
+            )
+        name = f"predictions/part-{self._number:05d}.parquet"
+        self._run.publish_file(name, self._part, rows=self._rows)
+        self._number += 1
+
+    def _open(self) -> None:
+        self._stream: Any = pa.ipc.new_stream(str(self._waiting), self._schema)
+        self._geo, self._rows = [], 0

@@ -1,0 +1,124 @@
+"""From pixels to numbers and maps: a bundle on arrays, in plain torch.
+
+Legend: N tiles, B of a forward pass, C bands, H x W pixels, D features, h x w cells, K classes.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from satray.models.bundle import Bundle
+from satray.models.cam import argmax_cam, dense_cam, shares
+from satray.scoring.predictions import Numbers
+
+CamKind = Literal["dense", "argmax"]
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """Which class activation maps to make."""
+
+    classes: tuple[int, ...] = ()
+    """Places of the classes in the bundle's list; none: no maps."""
+    kind: CamKind = "dense"
+    """dense: weighted features; argmax: what a maximum pooling really used."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What the network says of N tiles."""
+
+    numbers: Numbers
+    """Logits, scores, predictions, shares."""
+    maps: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Tower -> (N, classes asked for, h, w), in logit units."""
+
+
+class Scorer:
+    """A bundle with the maps that are wanted; call it on pixels."""
+
+    def __init__(self, bundle: Bundle, maps: MapRequest | None = None, batch: int = 64) -> None:
+        """Prepare.
+
+        Args:
+            bundle: on the device that is to compute.
+            maps: maps to make; None for none.
+            batch: tiles a forward pass.
+
+        Raises:
+            InputError: maps of a network whose head is dense.
+        """
+        self._bundle = bundle
+        self._maps = maps or MapRequest()
+        self._batch = batch
+        spec = bundle.spec
+        self._weights: dict[str, Tensor] = {}
+        if self._maps.classes or (spec.variant.head == "linear" and len(spec.variant.towers) > 1):
+            self._weights = bundle.network.cam_weights()
+
+    def __call__(self, pixels_NCHW: NDArray[Any]) -> Forward:
+        """Score tiles.
+
+        Args:
+            pixels_NCHW: one tile at least, stored dtype; bands exactly the bundle's, in its order.
+
+        Returns:
+            Numbers in float32 on the host; a tile's do not depend on its neighbours but for the
+            rounding of other batch shapes. A logit that is not finite stays so.
+        """
+        parts = [self._pass(part) for part in _parts(pixels_NCHW, self._batch)]
+        numbers = Numbers(
+            np.concatenate([part.numbers.logits for part in parts]),
+            np.concatenate([part.numbers.scores for part in parts]),
+            np.concatenate([part.numbers.preds for part in parts]),
+            {
+                name: np.concatenate([part.numbers.shares[name] for part in parts])
+                for name in parts[0].numbers.shares
+            },
+        )
+        maps = {name: np.concatenate([part.maps[name] for part in parts]) for name in parts[0].maps}
+        return Forward(numbers, maps)
+
+    @torch.inference_mode()
+    def _pass(self, pixels_BCHW: Tensor) -> Forward:
+        spec = self._bundle.spec
+        if not self._weights:
+            return Forward(self._numbers(self._bundle.logits(pixels_BCHW), {}))
+        logits_BK, features = self._bundle.logits(pixels_BCHW, return_features=True)
+        parts = shares(features, self._weights, spec.variant.pooling)
+        numbers = self._numbers(logits_BK, {name: _host(part) for name, part in parts.items()})
+        maps = {}
+        if self._maps.classes:
+            draw = dense_cam if self._maps.kind == "dense" else argmax_cam
+            rows = list(self._maps.classes)
+            maps = {
+                name: _host(draw(features[name], w_KD[rows]))
+                for name, w_KD in self._weights.items()
+            }
+        return Forward(numbers, maps)
+
+    def _numbers(self, logits_BK: Tensor, parts: dict[str, NDArray[np.float32]]) -> Numbers:
+        scores = _host(self._bundle.scores(logits_BK))
+        # compared as they are stored, so that the table is consistent in itself
+        thresholds = np.array(self._bundle.spec.thresholds, dtype=np.float64)
+        preds = (scores.astype(np.float64) >= thresholds).astype(np.uint8)
+        return Numbers(_host(logits_BK), scores, preds, parts)
+
+
+def _parts(pixels_NCHW: NDArray[Any], size: int) -> Iterator[Tensor]:
+    for start in range(0, len(pixels_NCHW), size):
+        with warnings.catch_warnings():
+            # arrays over Ray's shared memory are read-only, and nobody writes to them here
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            yield torch.from_numpy(pixels_NCHW[start : start + size])
+
+
+def _host(values: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = values.float().cpu().numpy()
+    return array

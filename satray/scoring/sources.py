@@ -1,0 +1,138 @@
+"""Which tiles to score: the images below a prefix, or the rows of a tile index."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from satray.errors import DecodeError, InputError
+from satray.scoring.predictions import TileFacts
+from satray.scoring.reading import MisfitError, Wanted, read_tile
+from satray.storage import Entry, Storage, join
+from satray.tiles.index import TileIndex
+from satray.tiles.keys import is_image, tile_id
+
+SCHEMA = pa.schema(
+    [
+        pa.field("tile_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("crs", pa.string()),
+        pa.field("transform", pa.list_(pa.float64())),
+        pa.field("target", pa.list_(pa.uint8())),
+    ]
+)
+"""A tile to score; all but the first two are null where only the file knows."""
+
+LOOKED_AT = 8
+"""Tiles that are opened before anything starts, spread over the whole list."""
+
+
+@dataclass(frozen=True)
+class TileSet:
+    """Tiles to score, in order."""
+
+    table: pa.Table
+    """Columns of `SCHEMA`."""
+    names: tuple[str, ...] | None
+    """Names of the files' bands in order; None: what each file says."""
+    indexed: bool
+    """Whether they come from a tile index."""
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+
+def is_index(uri: str, storage: Storage) -> bool:
+    """Tell whether a place is a tile index: a Parquet file, a run folder, or an index folder."""
+    if uri.endswith(".parquet") or storage.exists(join(uri, "run.json")):
+        return True
+    return storage.exists(join(uri, "tiles-00000.parquet"))
+
+
+def tiles_of_prefix(
+    uri: str, entries: Sequence[Entry], names: tuple[str, ...] | None = None
+) -> TileSet:
+    """Take the images of a listed prefix, in the order of their paths.
+
+    Raises:
+        InputError: there is none, or two have one id.
+    """
+    images = [entry for entry in entries if is_image(entry.key)]
+    if not images:
+        found = f"{len(entries)} files, none of them an image" if entries else "nothing"
+        raise InputError(
+            f"tiles={uri}: found {found}; accepted: a prefix of JPEG, PNG or GeoTIFF files "
+            "(by extension), or a tile index"
+        )
+    by_id: dict[str, Entry] = {}
+    for entry in images:
+        name = tile_id(entry.key)
+        if name in by_id:
+            raise InputError(
+                f"tiles={uri}: {by_id[name].key} and {entry.key} have one id, {name}; "
+                "accepted: one image an id"
+            )
+        by_id[name] = entry
+    rows = len(by_id)
+    columns = {
+        "tile_id": list(by_id),
+        "uri": [entry.uri for entry in by_id.values()],
+        **{name: pa.nulls(rows, SCHEMA.field(name).type) for name in SCHEMA.names[2:]},
+    }
+    return TileSet(pa.table(columns, schema=SCHEMA), names, indexed=False)
+
+
+def tiles_of_index(index: TileIndex, classes: Sequence[str] | None = None) -> TileSet:
+    """Take the rows of an index.
+
+    Args:
+        index: the rows.
+        classes: their labels become targets, in this order; None: no targets.
+    """
+    table = index.table
+    if classes is None:
+        target = pa.nulls(len(index), SCHEMA.field("target").type)
+    else:
+        order = [index.meta.classes.index(name) for name in classes]
+        labels = np.ascontiguousarray(index.labels[:, order])
+        offsets = np.arange(len(index) + 1, dtype=np.int32) * len(order)
+        target = pa.ListArray.from_arrays(pa.array(offsets), pa.array(labels.reshape(-1)))
+    columns = [table.column(name) for name in SCHEMA.names[:-1]]
+    columns = [column.cast(field.type) for column, field in zip(columns, SCHEMA, strict=False)]
+    return TileSet(
+        pa.Table.from_arrays([*columns, target], schema=SCHEMA), index.meta.bands, indexed=True
+    )
+
+
+def look(tiles: TileSet, wanted: Wanted, storage: Storage) -> list[str]:
+    """Open a few tiles; refuse the lot where none of those that can be read fits the bundle.
+
+    Returns:
+        One line for each that did not fit.
+
+    Raises:
+        InputError: every tile that can be read lacks a band or has another dtype.
+    """
+    some = np.unique(np.linspace(0, len(tiles) - 1, min(LOOKED_AT, len(tiles))).astype(int))
+    uris = tiles.table.column("uri").take(pa.array(some)).to_pylist()
+    misfits: list[str] = []
+    fitted = 0
+    for i, data in storage.read_many(uris):
+        if isinstance(data, Exception):
+            continue
+        try:
+            read_tile(data, TileFacts(uris[i], uris[i]), wanted)
+            fitted += 1
+        except MisfitError as error:
+            misfits.append(f"{uris[i]}: {error}")
+        except DecodeError:
+            continue
+    if misfits and not fitted:
+        raise InputError(
+            f"tiles: none of the {len(misfits)} looked at fits the bundle, e.g. {min(misfits)}; "
+            "bands=[...] names the files' bands in order"
+        )
+    return sorted(misfits)

@@ -1,0 +1,9 @@
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    # Untrained networks in eval mode make denormal numbers, which are slow on CPUs.
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)

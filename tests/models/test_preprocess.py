@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as tv
+
+from satray.models.geometry import InputGeometry
+from satray.models.preprocess import Preprocess, fill_invalid, normalize, resize_tiles
+
+
+def preprocess(size, resize=None, mode="whole", mean=(0.0,), std=(1.0,)):
+    return Preprocess(tuple(f"b{i}" for i in range(len(mean))), mean, std, size, resize, mode)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.float32, np.float64])
+def test_any_dtype_becomes_float32(dtype):
+    pixels = torch.from_numpy(np.full((2, 2, 8, 8), 60, dtype))
+    x = preprocess(4, mean=(50.0, 10.0), std=(5.0, 0.0))(pixels)
+    assert x.dtype == torch.float32
+    assert x.shape == (2, 2, 4, 4)
+    torch.testing.assert_close(x[:, 0], torch.full((2, 4, 4), 2.0))
+    torch.testing.assert_close(x[:, 1], torch.full((2, 4, 4), 50.0))  # no spread: centred only
+
+
+def test_large_uint16_values_are_not_signed():
+    pixels = torch.from_numpy(np.full((1, 1, 4, 4), 65_535, np.uint16))
+    assert (preprocess(4)(pixels) == 65_535).all()
+
+
+def test_resizing_is_torchvisions():
+    x = torch.rand(2, 3, 50, 70) * 255
+    torch.testing.assert_close(
+        resize_tiles(x, 32, 32), tv.resize(x, [32, 32], antialias=True), rtol=1e-5, atol=1e-3
+    )
+    assert resize_tiles(x, 50, 70) is x
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 256), (200, 300), (301, 200), (224, 225)])
+def test_centre_is_torchvisions_resize_and_crop(height, width):
+    p = preprocess(64, 75, "centre")
+    x = torch.rand(1, 1, height, width)
+    expected = tv.center_crop(tv.resize(x, [75], antialias=True), [64, 64])
+    torch.testing.assert_close(p(x), expected, rtol=1e-5, atol=1e-5)
+    g = p.geometry(height, width)
+    assert tv.resize(x, [75]).shape[2:] == (g.resized_height, g.resized_width)
+
+
+def test_whole_sees_the_whole_tile():
+    p = preprocess(64, 80)
+    assert p.geometry(200, 300) == InputGeometry(200, 300, 64, 64, 0, 0, 64)
+    x = torch.zeros(1, 1, 128, 128)
+    x[..., -1, -1] = 1
+    assert p(x)[..., -1, -1] > 0
+
+
+def test_pixels_that_are_not_finite_become_the_mean():
+    x = torch.tensor([[[[1.0, float("nan")], [float("inf"), 3.0]]]])
+    p = preprocess(2, mean=(2.0,), std=(1.0,))
+    assert p(x).flatten().tolist() == [-1, 0, 0, 1]
+    integers = torch.ones(1, 1, 2, 2, dtype=torch.uint8)
+    assert fill_invalid(integers, (2.0,)) is integers
+
+
+def test_normalising_is_per_band():
+    x = torch.stack([torch.full((2, 2), 3.0), torch.full((2, 2), 10.0)])[None]
+    out = normalize(x, (1.0, 4.0), (2.0, 3.0))
+    assert out[0, :, 0, 0].tolist() == [1, 2]
+
+
+def test_wrong_number_of_bands():
+    with pytest.raises(ValueError, match="2 bands given, 1 expected"):
+        preprocess(4)(torch.zeros(1, 2, 4, 4))

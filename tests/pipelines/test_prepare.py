@@ -1,0 +1,210 @@
+"""The job prepare on real Ray and small archives."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from tiles.hostile import numbers, photo, pillow, tiff
+
+from satray.config.prepare import PrepareRecipe
+from satray.errors import InputError
+from satray.runs.frame import Job, main
+from satray.runs.run import Outcome, Run
+from satray.storage import Storage
+from satray.tiles.decode import decode
+from satray.tiles.index import read_index
+from satray.tiles.prepare import inputs, plan, work
+
+pytestmark = pytest.mark.pipeline
+JOB = Job("prepare", PrepareRecipe, inputs, plan, work)
+NAMES = ("blue", "green", "red", "nir")
+
+
+def make_archive(root: Path, n: int = 30) -> dict[str, np.ndarray]:
+    """Tiles in the manner of Planet's: four bands, the last tagged alpha, and a tags table."""
+    rng = np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    pixels = {}
+    with (root / "labels.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image_name", "tags"])
+        for i in rng.permutation(n):
+            x_CHW = (numbers() // 10 + np.uint16(100 * i)).astype(np.uint16)
+            pixels[f"tile_{i}"] = x_CHW
+            (root / f"images/tile_{i}.tif").write_bytes(tiff(x_CHW, photometric="RGB", alpha="YES"))
+            table.writerow([f"tile_{i}", "clear primary" if i % 2 else "haze water"])
+    return pixels
+
+
+def prepare(root: Path, out: str = "out", **keys) -> tuple[Run, Outcome]:
+    keys = {"bands": NAMES, "labels": str(root / "labels.csv")} | keys
+    recipe = PrepareRecipe(images=str(root / "images"), **keys)
+    run = Run("prepare", "0" * 12, str(root / out), Storage())
+    inputs(recipe, run.storage)
+    return run, work(recipe, run)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
+    root = tmp_path_factory.mktemp("archive")
+    return root, make_archive(root)
+
+
+def quarantine(run: Run) -> list[dict[str, str]]:
+    return pq.read_table(io.BytesIO(run.storage.read(run.uri("quarantine.parquet")))).to_pylist()
+
+
+def test_the_index_tells_the_truth(archive, ray_session):
+    root, pixels = archive
+    run, outcome = prepare(root, tiles_per_task=4)
+    index = read_index(run.uri("index"), Storage())
+    assert outcome.status == 0
+    assert outcome.counts["tiles"] == len(index) == 30
+    assert index.split_counts == {"train": 24, "val": 6}
+    assert (index.meta.task, index.meta.dtype) == ("multilabel", "uint16")
+    assert (index.meta.bands, index.meta.tile_shape) == (NAMES, (24, 32))
+
+    train = np.concatenate(
+        [pixels[t].reshape(4, -1) for t in index.part("train").table["tile_id"].to_pylist()], axis=1
+    ).astype(np.float64)
+    for band, x in zip(index.meta.statistics, train, strict=True):
+        assert band.valid == x.size
+        assert band.mean == pytest.approx(x.mean(), rel=1e-12)
+        assert band.std == pytest.approx(x.std(), rel=1e-10)
+        assert (band.min, band.max) == (x.min(), x.max())
+        for percent, value in band.percentiles.items():
+            assert value == pytest.approx(np.percentile(x, float(percent)))
+
+    for row, labels in zip(index.table.to_pylist(), index.labels, strict=True):
+        odd = int(row["tile_id"].split("_")[1]) % 2
+        present = {c for c, on in zip(index.meta.classes, labels, strict=True) if on}
+        assert present == ({"clear", "primary"} if odd else {"haze", "water"})
+        tile = decode(Storage().read(row["uri"]), bands=NAMES)
+        assert (row["height"], row["width"]) == tile.pixels.shape[1:]
+        assert row["bytes"] == Path(row["uri"]).stat().st_size
+
+    summary = json.loads(run.storage.read(run.uri("summary.json")))
+    assert summary["splits"]["train"]["tiles"] == 24
+    assert summary["all"]["positives"] == {"clear": 15, "haze": 15, "primary": 15, "water": 15}
+    assert quarantine(run) == []
+
+
+def test_how_the_work_is_cut_does_not_show(archive, ray_session):
+    root, _ = archive
+    digests = set()
+    for cut in (1, 7, 128):
+        run, _ = prepare(root, out=f"cut{cut}", tiles_per_task=cut)
+        digests.add(next(p.sha256 for p in run.products if p.path.startswith("index/")))
+    assert len(digests) == 1
+
+
+def test_bad_images_cost_a_row_each(tmp_path, ray_session):
+    make_archive(tmp_path)
+    good = (tmp_path / "images/tile_0.tif").read_bytes()
+    (tmp_path / "images/tile_0.tif").write_bytes(good[: len(good) // 2])
+    (tmp_path / "images/tile_1.tif").write_bytes(b"")
+    (tmp_path / "images/tile_2.tif").write_bytes(b"<html>not found</html>")
+    run, outcome = prepare(tmp_path)
+    assert (outcome.attempted, outcome.failed, outcome.status) == (30, 3, 3)
+    assert prepare(tmp_path, out="lenient", error_budget=0.2)[1].status == 0
+    rows = {Path(r["uri"]).stem: r for r in quarantine(run)}
+    assert set(rows) == {"tile_0", "tile_1", "tile_2"}
+    assert {r["stage"] for r in rows.values()} == {"decode"}
+    assert "empty" in rows["tile_1"]["error"]
+    assert len(read_index(run.uri("index"), Storage())) == 27
+
+
+def test_mixed_kinds_stop_or_are_set_aside(tmp_path, ray_session):
+    make_archive(tmp_path)
+    for i in (3, 4):
+        (tmp_path / f"images/tile_{i}.tif").write_bytes(tiff(numbers(4, dtype="int16")))
+    with pytest.raises(InputError, match=r"differ .*uint16.*int16.*mixed=quarantine") as caught:
+        prepare(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    run, outcome = prepare(tmp_path, mixed="quarantine")
+    assert (outcome.status, outcome.counts["tiles"]) == (0, 28)
+    assert {r["stage"] for r in quarantine(run)} == {"mixed"}
+    assert read_index(run.uri("index"), Storage()).meta.dtype == "uint16"
+
+
+def test_alpha_is_left_out_and_said_without_names(archive, ray_session):
+    root, _ = archive
+    _, outcome = prepare(root, out="unnamed", bands=None)
+    assert any("30 have one more band, tagged alpha" in line for line in outcome.summary)
+
+
+def test_nothing_readable_is_one_line(tmp_path, ray_session):
+    make_archive(tmp_path, 5)
+    for path in (tmp_path / "images").iterdir():
+        path.write_bytes(b"x")
+    with pytest.raises(InputError, match=r"none of 5 images can be read; tile_.*not an image"):
+        prepare(tmp_path)
+
+
+def test_folders(tmp_path, ray_session):
+    for name in ("sea", "land", "city"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(4):
+            content = pillow(photo(), "JPEG" if i else "PNG")
+            (tmp_path / "images" / name / f"{i}.jpg").write_bytes(content)
+    run, _ = prepare(tmp_path, labels=None, bands=None, split={"val": 0.25})
+    index = read_index(run.uri("index"), Storage())
+    assert (index.meta.task, index.meta.classes) == ("multiclass", ("city", "land", "sea"))
+    assert (index.labels.sum(axis=1) == 1).all()
+    assert index.split_counts == {"train": 9, "val": 3}
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        (["images={root}/nothing"], "images=.*nothing: holds nothing"),
+        (["labels={root}/images/tile_1.tif"], "labels=|tile_1.tif"),
+        (["key_column=nope"], "no column .nope.; columns: image_name, tags"),
+        (["split.by=column"], "split.column"),
+        (["labels={root}/missing.csv"], "missing.csv"),
+    ],
+)
+def test_wrong_input_ends_before_ray_and_writes_nothing(archive, capsys, keys, says):
+    root, _ = archive
+    out = root / "wrong"
+    given = [f"images={root}/images", f"labels={root}/labels.csv", f"out={out}"]
+    status = main(JOB, [*given, *(k.format(root=root) for k in keys)])
+    text = capsys.readouterr().out
+    assert status == 2
+    assert not out.exists()
+    assert re.search(says, text), text
+
+
+def test_plan_opens_little_and_writes_nothing(archive, capsys):
+    root, _ = archive
+    before = sorted(root.rglob("*"))
+    arguments = [f"images={root}/images", f"labels={root}/labels.csv", "bands=[blue,green,red,nir]"]
+    assert main(JOB, [*arguments, "--plan"]) == 0
+    text = capsys.readouterr().out
+    assert "30 labelled" in text
+    assert "train 24, val 6" in text
+    assert "4 bands (blue, green, red, nir) uint16 (3 of 3 opened)" in text
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_finished_run_is_found_done(archive, capsys, ray_session):
+    root, _ = archive
+    arguments = [
+        *(f"images={root}/images", f"labels={root}/labels.csv", f"out={root}/job"),
+        "bands=[blue,green,red,nir]",
+    ]
+    assert main(JOB, arguments) == 0
+    first = (root / "job/run.json").read_bytes()
+    index = read_index(f"{root}/job", Storage())
+    assert len(index) == 30
+    capsys.readouterr()
+    assert main(JOB, arguments) == 0
+    assert "done already" in capsys.readouterr().out
+    assert (root / "job/run.json").read_bytes() == first
+    assert main(JOB, [*arguments, "split.seed=1"]) == 2
