@@ -5,7 +5,10 @@ in one run, medians of the rounds, first batch included:
 
 - `satray`: the streaming room, no cache, two read tasks; `cached`: a second pass over the cache;
 - `loader`: a PyTorch `DataLoader`, two workers, rasterio;
-- `limit`: two plain processes that read and decode and do nothing else.
+- `limit`: two plain processes that read and decode as satray does and do nothing else;
+  `rasterio`: the same by rasterio's MemoryFile.
+
+The order of the ways rotates from round to round.
 
 Ray is started beforehand, as `torch` is imported beforehand; each round pays its own processes
 where it starts any.
@@ -154,6 +157,13 @@ def loader_pass(paths: list[str]) -> Measured:
 
 
 def _decode(paths: list[str]) -> None:
+    from satray.tiles.decode import read_pixels
+
+    for path in paths:
+        read_pixels(Path(path).read_bytes(), (0, 1, 2, 3), SIDE, SIDE, "uint16")
+
+
+def _rasterio(paths: list[str]) -> None:
     from rasterio.io import MemoryFile
 
     for path in paths:
@@ -161,11 +171,11 @@ def _decode(paths: list[str]) -> None:
             image.read()
 
 
-def limit_pass(paths: list[str]) -> Measured:
+def limit_pass(paths: list[str], decode: Callable[[list[str]], None] = _decode) -> Measured:
     """Two processes, half of the files each, nothing sent back."""
     context = multiprocessing.get_context("fork")
     begin = time.perf_counter()
-    parts = [context.Process(target=_decode, args=(paths[k::WORKERS],)) for k in range(WORKERS)]
+    parts = [context.Process(target=decode, args=(paths[k::WORKERS],)) for k in range(WORKERS)]
     for part in parts:
         part.start()
     for part in parts:
@@ -181,7 +191,11 @@ def _serve(pipe: Any) -> None:
     import torch
 
     del rasterio, torch
-    passes = {"loader": loader_pass, "limit": limit_pass}
+    passes = {
+        "loader": loader_pass,
+        "limit": limit_pass,
+        "rasterio": lambda paths: limit_pass(paths, _rasterio),
+    }
     while True:
         name, paths = pipe.recv()
         if name == "end":
@@ -232,17 +246,19 @@ def main(arguments: list[str]) -> int:
             for name, compress in (("plain", None), ("deflate", "deflate"))
         }
         with cluster.start(Resources()):
-            for _ in range(options.rounds):
+            for number in range(options.rounds):
                 for name, paths in archives.items():
                     rows = results.setdefault(name, {})
                     cache = str(Path(temporary) / "cache" / name)
                     passes: dict[str, Callable[[], Measured]] = {
                         "limit": lambda paths=paths: ask("limit", paths),  # type: ignore[misc]
+                        "rasterio": lambda paths=paths: ask("rasterio", paths),  # type: ignore[misc]
                         "loader": lambda paths=paths: ask("loader", paths),  # type: ignore[misc]
                         "satray": lambda paths=paths: satray_pass(paths),  # type: ignore[misc]
                     }
-                    for way, take in passes.items():
-                        rows.setdefault(way, []).append(take())
+                    ways = list(passes)
+                    for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
+                        rows.setdefault(way, []).append(passes[way]())
                     if not Path(cache).exists():
                         satray_pass(paths, cache)  # fills it; not counted
                     rows.setdefault("cached", []).append(satray_pass(paths, cache))
@@ -260,7 +276,11 @@ def report(results: dict[str, dict[str, list[Measured]]], tiles: int) -> str:
             rate = statistics.median(tiles / m.seconds for m in rounds)
             steady = statistics.median((tiles - BATCH) / (m.seconds - m.first) for m in rounds)
             first = statistics.median(m.first for m in rounds)
-            shown = f"{steady:10.0f}{first:9.2f}" if way != "limit" else f"{'-':>10}{'-':>9}"
+            shown = (
+                f"{steady:10.0f}{first:9.2f}"
+                if way not in ("limit", "rasterio")
+                else f"{'-':>10}{'-':>9}"
+            )
             lines.append(f"{archive:9}{way:9}{rate:9.0f}{rate / limit:10.2f}{shown}")
             figures[f"{archive}_{way}"] = {
                 "tiles_per_s": round(rate, 1),

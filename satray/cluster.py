@@ -14,17 +14,17 @@ from satray.errors import InputError
 SETTINGS = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # else 2 s are lost at each end of a short run
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "1",
 }
-for _name, _value in SETTINGS.items():
+LOCAL_SETTINGS = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
+for _name, _value in (SETTINGS | ({} if "RAY_ADDRESS" in os.environ else LOCAL_SETTINGS)).items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 
 @contextlib.contextmanager
@@ -60,8 +60,7 @@ def start(
                 "running cluster, or unset it for a local one"
             ) from None
     else:
-        cores = os.cpu_count() or 1
-        ray.init(num_cpus=num_cpus or max(4, cores), include_dashboard=dashboard, **common)
+        ray.init(num_cpus=num_cpus or max(4, cores()), include_dashboard=dashboard, **common)
     try:
         if resources is not None:
             require(resources)
@@ -80,16 +79,16 @@ def require(resources: Resources) -> None:
     gpus, cpus = total.get("GPU", 0.0), total.get("CPU", 0.0)
     if resources.gpus == "yes" and gpus == 0:
         raise InputError("resources.gpus=yes: the cluster has no GPU; accepted: auto, no")
-    if use_gpus(resources):
-        if resources.workers > gpus:
-            raise InputError(
-                f"resources.workers={resources.workers}: the cluster has {gpus:g} GPUs; "
-                f"accepted: 1 to {gpus:g}, or resources.gpus=no"
-            )
-    elif resources.workers > max(1.0, cpus - 1):
+    if use_gpus(resources) and resources.workers > gpus:
         raise InputError(
-            f"resources.workers={resources.workers}: the cluster has {cpus:g} CPUs, one of which "
-            f"reads tiles; accepted: 1 to {max(1, int(cpus) - 1)}"
+            f"resources.workers={resources.workers}: the cluster has {gpus:g} GPUs; "
+            f"accepted: 1 to {gpus:g}, or resources.gpus=no"
+        )
+    # A head alone has no CPUs; its workers are still to come.
+    if cpus > 0 and resources.workers > cpus - 1:
+        raise InputError(
+            f"resources.workers={resources.workers}: the cluster has {cpus:g} CPUs, a worker takes "
+            f"one and reading tiles another; accepted: at most {max(0, int(cpus) - 1)}"
         )
 
 
@@ -108,12 +107,17 @@ def node_count() -> int:
     return len([node for node in ray.nodes() if node["Alive"]])
 
 
+def cores() -> int:
+    """Cores that this process may use; fewer than the machine's in many containers."""
+    return len(os.sched_getaffinity(0))
+
+
 def threads_per_worker(workers: int) -> int:
-    """Threads for `torch.set_num_threads` in each of `workers` processes of this node.
+    """Threads for `torch.set_num_threads` in each of `workers` processes of the calling node.
 
     Ray sets one thread a worker, which leaves the other cores idle.
     """
-    return max(1, (os.cpu_count() or 1) // max(1, workers))
+    return max(1, cores() // max(1, workers))
 
 
 class _Board:
@@ -125,23 +129,27 @@ class _Board:
     def send(self, message: dict[str, Any]) -> None:
         self._messages.append(message)
 
-    def since(self, count: int) -> list[dict[str, Any]]:
-        return self._messages[count:]
+    def take(self) -> list[dict[str, Any]]:
+        messages, self._messages = self._messages, []
+        return messages
 
 
 class ProgressChannel:
     """A zero-CPU actor between workers and driver; pickles, so that workers can be handed it."""
 
     def __init__(self) -> None:
-        self._actor: Any = ray.remote(num_cpus=0)(_Board).remote()
+        # On the driver's node, which is the last to go.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        board: Any = ray.remote(num_cpus=0)(_Board)
+        self._actor = board.options(scheduling_strategy=here).remote()
 
     def send(self, message: dict[str, Any]) -> None:
         """Post a message without waiting for it to arrive."""
         self._actor.send.remote(message)
 
-    def read(self, count: int = 0) -> list[dict[str, Any]]:
-        """Return the messages from number `count` on."""
-        messages: list[dict[str, Any]] = ray.get(self._actor.since.remote(count))
+    def take(self) -> list[dict[str, Any]]:
+        """Return the messages that came since the last call, in order; they are then forgotten."""
+        messages: list[dict[str, Any]] = ray.get(self._actor.take.remote())
         return messages
 
     @contextlib.contextmanager
@@ -150,16 +158,14 @@ class ProgressChannel:
         stop = threading.Event()
 
         def poll() -> None:
-            seen = 0
             while True:
                 last = stop.wait(seconds)
                 try:
-                    messages = self.read(seen)
+                    messages = self.take()
                 except ray.exceptions.RayError:
                     return
                 for message in messages:
                     show(message)
-                seen += len(messages)
                 if last:
                     return
 

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 class Section(BaseModel):
     """A group of keys: frozen, and closed to unknown ones."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -22,7 +22,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [
         (tag, pattern)
         for tag, pattern in pairs
-        if tag.rsplit(":", 1)[-1] not in ("bool", "float", "timestamp")
+        if tag.rsplit(":", 1)[-1] not in ("bool", "float", "int", "timestamp")
     ]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
@@ -30,10 +30,20 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
 _Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|nan)$"),
     list("-+.0123456789"),
 )
+
+
+def _decimal(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -102,7 +112,7 @@ def _step(node: Any, part: str, path: str) -> Any:
 
 
 def _index(items: list[Any], part: str, path: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
+    if not re.fullmatch(r"[0-9]+", part) or int(part) >= len(items):
         raise InputError(f"{path}: a list of {len(items)}; accepted: 0 to {len(items) - 1}")
     return int(part)
 
@@ -144,7 +154,7 @@ def fill_lists(model: type[BaseModel], tree: dict[str, Any], overrides: dict[str
     for dotted in overrides:
         first, _, rest = dotted.partition(".")
         field = model.model_fields.get(first)
-        if rest and rest[0].isdigit() and first not in tree and field is not None:
+        if rest and rest[0] in "0123456789" and first not in tree and field is not None:
             default = field.get_default()
             if isinstance(default, tuple):
                 tree[first] = [item.model_dump(mode="json") for item in default]

@@ -23,7 +23,9 @@ class PrepareRecipe(Recipe):
     """Make a tile index, split and statistics of an archive."""
 
     images: str = key(..., "prefix that holds the tiles: JPEG, PNG, GeoTIFF", path=True)
-    labels: str | None = key(None, "label table: CSV, TSV or Parquet; none for folders", path=True)
+    labels: str | None = key(
+        None, "label table: CSV, TSV or Parquet; left out for folders", path=True
+    )
     label_format: Literal["auto", "wide", "tags", "rle", "folders"] = key(
         "auto", "wide: a 0/1 column a class; tags: words; rle: Airbus masks; folders: one a class"
     )

@@ -21,7 +21,7 @@ class InputOptions(Section):
     normalize: Literal["auto", "statistics", "imagenet"] = key(
         "auto",
         "statistics: the index's mean and std; imagenet: the weights' (8-bit RGB); "
-        "auto: imagenet where pretrained weights meet 8-bit red, green, blue",
+        "auto: imagenet where published weights in all towers meet 8-bit red, green, blue",
     )
 
     @model_validator(mode="after")
@@ -121,4 +121,11 @@ class TrainRecipe(Recipe):
     sync_batchnorm: bool = key(False, "batch statistics over all workers (GPUs only)")
     deterministic: bool = key(False, "bitwise repeatable, at some speed")
     seed: int = key(0, "seed of weights, order and augmentation", ge=0)
+    error_budget: float = key(
+        0.05,
+        "share of a pseudo-epoch's tiles that may be unreadable before training stops",
+        identity=False,
+        ge=0,
+        le=1,
+    )
     cache: CacheOptions = key(CacheOptions(), "decoded tiles kept", identity=False)

@@ -34,9 +34,10 @@ class Console:
         self._rich.print(escape(line))
 
     def error(self, line: str) -> None:
-        """Print one line about what ended the job."""
+        """Print one line about what ended the job, on standard error."""
         self.settle()
-        self._rich.print(escape(line), style="bold red" if self._rich.is_terminal else None)
+        screen = Rich(stderr=True, highlight=False, soft_wrap=True)
+        screen.print(escape(line), style="bold red" if screen.is_terminal else None)
 
     def progress(self, line: str) -> None:
         """Show how far the job is: in place on a terminal, else as a line now and then."""

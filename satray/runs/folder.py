@@ -1,6 +1,8 @@
 """The run folder before its run.json: who holds it, claiming and clearing it."""
 
+import contextlib
 import json
+import re
 from datetime import UTC, datetime
 
 from satray.errors import InputError
@@ -10,6 +12,7 @@ from satray.storage import Storage, join
 
 CLAIM = "started.json"
 LOG = "job.log"
+RUN_ID = re.compile(r"[0-9a-f]{12}")
 
 
 def holder(storage: Storage, out: str) -> str | None:
@@ -40,28 +43,38 @@ def holder(storage: Storage, out: str) -> str | None:
 
 def claim(run: Run) -> None:
     """Mark the folder as this run's; a claim of the same run stays as it is."""
-    uri = join(run.state, CLAIM)
-    if not run.storage.exists(uri):
-        text = {"job": run.job, "run_id": run.run_id, "started": datetime.now(UTC).isoformat()}
-        run.storage.write(uri, json.dumps(text).encode())
+    text = {"job": run.job, "run_id": run.run_id, "started": datetime.now(UTC).isoformat()}
+    with contextlib.suppress(FileExistsError):
+        run.storage.write(join(run.state, CLAIM), json.dumps(text).encode(), if_absent=True)
 
 
 def release(run: Run) -> None:
     """Give the folder back where nothing but the claim and the log was written."""
-    entries = run.storage.list(run.out)
-    ours = {f"state/{run.run_id}/{name}" for name in (CLAIM, LOG)}
-    if {entry.key for entry in entries} <= ours:
-        run.storage.delete(join(run.out, "state"))
+    if {entry.key for entry in run.storage.list(run.state)} <= {CLAIM, LOG}:
+        run.storage.delete(run.state)
 
 
-def clear(storage: Storage, out: str) -> None:
+def clear(storage: Storage, out: str, keep: str) -> None:
     """Remove the run that a folder holds: its record, the files it lists, its state.
 
-    What satray does not know to be its own stays.
+    What satray does not know to be its own stays, and so does the state of run `keep`.
     """
     record = find_run(storage, out)
     if record is not None:
         storage.delete(join(out, FILE))
         for product in record.products:
             storage.delete(join(out, product.path))
-    storage.delete(join(out, "state"))
+    state = join(out, "state")
+    for name in {entry.key.split("/")[0] for entry in storage.list(state)}:
+        if name != keep and RUN_ID.fullmatch(name):
+            storage.delete(join(state, name))
+
+
+def drop_state(run: Run) -> None:
+    """Remove what only an unfinished run needs: checkpoints and blocks are several times its size.
+
+    The claim and the log stay.
+    """
+    entries = run.storage.list(run.state)
+    for name in {entry.key.split("/")[0] for entry in entries} - {CLAIM, LOG}:
+        run.storage.delete(join(run.state, name))

@@ -15,7 +15,7 @@ from satray.config.parse import build, validate
 from satray.config.paths import map_paths, paths_of
 from satray.errors import InputError, SatrayError
 from satray.runs.console import Console
-from satray.runs.folder import release
+from satray.runs.folder import holder, release
 from satray.runs.inputs import run_id
 from satray.runs.perform import Job, perform, take_folder
 from satray.runs.run import Outcome, Run
@@ -33,8 +33,16 @@ def main(job: Job[R], arguments: Sequence[str] | None = None) -> int:
         return _main(job, list(sys.argv[1:] if arguments is None else arguments), console)
     except SatrayError as error:
         console.error(f"{job.name}: {error}")
-        console.say(f"{job.name} ended with status {error.exit_status}")
+        console.error(f"{job.name} ended with status {error.exit_status}")
         return error.exit_status
+    except Exception as error:  # a defect, but the person gets a line all the same
+        log = Path(tempfile.gettempdir()) / "satray-logs" / f"{job.name}-{os.getpid()}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(traceback.format_exc())
+        console.error(
+            f"{job.name}: {type(error).__name__}: {_first_line(error)} (traceback in {log})"
+        )
+        return 1
     except KeyboardInterrupt:
         console.error(f"{job.name}: interrupted; the same command continues it")
         return 1
@@ -60,11 +68,35 @@ def _main(job: Job[R], arguments: list[str], console: Console) -> int:
     if recipe.out is None and submitted:
         raise InputError("out: required under a submitted job; accepted: an absolute path or a URI")
     out = recipe.out or absolute(join("runs", f"{job.name}-{identity}"))
+    _refuse_own_input(recipe, out)
     if show_plan:
-        for line in [*job.plan(recipe, storage), f"run {identity} would be written to {out}"]:
+        held = holder(storage, out)
+        for line in [*job.plan(recipe, storage), _fate(identity, held, out, recipe)]:
             console.say(line)
         return 0
     return _run(job, recipe, Run(job.name, identity, out, storage), inputs, console)
+
+
+def _fate(identity: str, held: str | None, out: str, recipe: Recipe) -> str:
+    if held is None:
+        return f"run {identity} would be written to {out}"
+    if held == identity:
+        return f"run {identity} is in {out}: found done, or gone on with"
+    word = "replaced by" if recipe.overwrite else "refused (overwrite=true replaces it)"
+    return f"{out} holds run {held}: {word} run {identity}"
+
+
+def _refuse_own_input(recipe: Recipe, out: str) -> None:
+    """Refuse an `out` that the job reads from: it would find, or clear, its own products."""
+    for name, path in paths_of(recipe):
+        if name == "out":
+            continue
+        inside = name in ("images", "tiles") and f"{out}/".startswith(path.rstrip("/") + "/")
+        if inside or f"{path}/".startswith(out.rstrip("/") + "/"):
+            raise InputError(
+                f"out={out}: overlaps {name}={path}, which the job reads; accepted: a folder of "
+                "its own"
+            )
 
 
 def _run(job: Job[R], recipe: R, run: Run, inputs: dict[str, str], console: Console) -> int:
@@ -84,7 +116,8 @@ def _run(job: Job[R], recipe: R, run: Run, inputs: dict[str, str], console: Cons
                 release(run)
             raise
         except Exception as error:
-            traceback.print_exc()
+            with log.open("a") as sink:
+                traceback.print_exc(file=sink)
             raise SatrayError(
                 f"{type(error).__name__}: {_first_line(error)} (traceback in {log})"
             ) from error
@@ -126,7 +159,7 @@ def _read_recipe(path: str, options: dict[str, Any]) -> bytes:
 
 def _refuse_relative(recipe: Recipe) -> None:
     for name, path in paths_of(recipe):
-        if not is_remote(path) and not Path(path).is_absolute():
+        if "://" not in path and not Path(path).expanduser().is_absolute():
             raise InputError(
                 f"{name}={path}: relative, under a submitted job, whose folder is a copy; "
                 "accepted: an absolute path or a URI"

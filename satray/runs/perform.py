@@ -1,5 +1,6 @@
 """Do a job in its run folder, and record it: what the frame and the demo have in common."""
 
+import functools
 import json
 import platform
 import time
@@ -12,7 +13,7 @@ from typing import Generic, TypeVar
 from satray import __version__
 from satray.config.base import Recipe
 from satray.errors import InputError
-from satray.runs.folder import claim, clear, holder
+from satray.runs.folder import claim, clear, drop_state, holder
 from satray.runs.record import FILE, RunRecord, find_run
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
@@ -42,7 +43,7 @@ def take_folder(run: Run, *, overwrite: bool) -> RunRecord | None:
 
     Args:
         run: the run that wants it.
-        overwrite: clear the folder of another run.
+        overwrite: replace another run; it is cleared when this one begins to write products.
 
     Returns:
         The record where the run is done already; None where the work is still to do.
@@ -57,7 +58,9 @@ def take_folder(run: Run, *, overwrite: bool) -> RunRecord | None:
                 f"out={run.out}: holds run {held}, and this configuration and input make run "
                 f"{run.run_id}; accepted: another out=, or overwrite=true"
             )
-        clear(run.storage, run.out)
+        run.before_writing = functools.partial(clear, run.storage, run.out, keep=run.run_id)
+        claim(run)
+        return None
     done = find_run(run.storage, run.out)
     if done is None:
         claim(run)
@@ -82,6 +85,7 @@ def perform(
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     outcome = (work or job.work)(recipe, run)
+    run.begin_writing()
     run.seconds["total"] = time.perf_counter() - clock
     record = RunRecord(
         job=job.name,
@@ -99,6 +103,7 @@ def perform(
         products=run.products,
     )
     run.storage.write(run.uri(FILE), record.to_json())
+    drop_state(run)
     return outcome, record
 
 

@@ -59,6 +59,7 @@ class Run:
         self.storage = storage
         self.say = say
         self.progress = progress
+        self.before_writing: Callable[[], None] | None = None
         self.seconds: dict[str, float] = {}
         self._products: dict[str, Product] = {}
 
@@ -76,14 +77,25 @@ class Run:
         """Return the URI of a path below the run folder."""
         return join(self.out, *parts)
 
+    def begin_writing(self) -> None:
+        """Clear what `overwrite=true` replaces; products are written from here on.
+
+        Called before the first product, so that a run that cannot start costs the old one nothing.
+        """
+        if self.before_writing is not None:
+            self.before_writing()
+            self.before_writing = None
+
     def publish(self, path: str, data: bytes, rows: int | None = None) -> Product:
         """Write a product atomically and note it for `run.json`."""
+        self.begin_writing()
         with self.activity("writing"):
             self.storage.write(self.uri(path), data)
         return self.record(Product(path, len(data), hashlib.sha256(data).hexdigest(), rows))
 
     def publish_file(self, path: str, local: Path, rows: int | None = None) -> Product:
         """Upload a local file as a product."""
+        self.begin_writing()
         with local.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         with self.activity("writing"):

@@ -107,11 +107,12 @@ def score_tiles(
         map_classes=maps.classes,
         map_kind=maps.kind,
         batch=batch,
-        threads=1,
+        actors=1,
         gpu=False,
     )
     del loaded
     if todo:
+        run.begin_writing()  # the actors write maps
         tally = _Tally(run, sum(len(blocks.rows(number)) for number in todo))
         with run.activity("scoring"):
             run_blocks(tiles.table, wanted, todo, task, resources, tally.add)

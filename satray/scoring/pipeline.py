@@ -67,8 +67,8 @@ class ActorTask:
     """`dense` or `argmax`."""
     batch: int
     """Tiles a forward pass."""
-    threads: int
-    """Threads for torch on a CPU."""
+    actors: int
+    """Actors of the pool; those of one node share its cores."""
     gpu: bool
     """Whether the actor has a GPU."""
 
@@ -96,7 +96,7 @@ def run_blocks(
     """
     actors = max(1, min(resources.workers, len(todo)))
     gpu = cluster.use_gpus(resources)
-    task = replace(task, gpu=gpu, threads=cluster.threads_per_worker(resources.workers))
+    task = replace(task, gpu=gpu, actors=actors)
     dataset = ray.data.read_datasource(
         BlockSource(tiles, wanted, task.blocks, todo, task.storage),
         override_num_blocks=1,  # the source says how many; Ray shall not split further
@@ -192,7 +192,9 @@ class _Actor:
         from satray.scoring.writing import BlockWriter
 
         if not task.gpu:
-            torch.set_num_threads(task.threads)
+            torch.set_num_threads(
+                cluster.threads_per_worker(-(-task.actors // cluster.node_count()))
+            )
             torch.set_flush_denormal(True)  # networks make denormals, and CPUs crawl over them
         bundle = load_bundle(task.bundle, task.storage, "cuda" if task.gpu else "cpu")
         if bundle.model_id != task.model_id:

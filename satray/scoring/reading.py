@@ -6,7 +6,6 @@ the bands that the bundle names, in its order, in the shape that it was trained 
 Legend: N tiles, C bands, H x W pixels of the bundle's tile shape.
 """
 
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,9 +21,6 @@ from satray.scoring.rasters import source_affine
 from satray.storage import Storage
 from satray.tiles.bands import select
 from satray.tiles.decode import decode, read_pixels
-
-MEMORY_FILE = re.compile(r"(/vsimem/)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[./\w]*[:,]? ?")
-"""Names that rasterio makes up for files in memory: another each time, so no part of a reason."""
 
 
 class MisfitError(DecodeError):
@@ -136,12 +132,11 @@ def read_tile(data: bytes, known: TileFacts, wanted: Wanted) -> ReadTile:
     if wanted.maps:
         source_affine(facts.crs, facts.transform)
     pixels = tile.pixels[list(take)]
-    floats = pixels.dtype.kind == "f"
-    if pixels.shape[1:] != shape or (floats and not np.isfinite(pixels).all()):
-        # resampled and filled by the very code that training reads with
+    whole = bool(tile.valid.all())
+    if pixels.shape[1:] != shape or not whole:
+        # resampled and filled (nodata, not finite) by the very code that training reads with
         pixels = read_pixels(data, take, *shape, wanted.dtype)
-    whole = not wanted.maps or bool(tile.valid.all())
-    return ReadTile(facts, pixels, None if whole else tile.valid)
+    return ReadTile(facts, pixels, None if whole or not wanted.maps else tile.valid)
 
 
 def read_block(tiles: pa.Table, wanted: Wanted, storage: Storage) -> ReadBlock:
@@ -185,7 +180,7 @@ def read_block(tiles: pa.Table, wanted: Wanted, storage: Storage) -> ReadBlock:
 
 def reason(error: Exception) -> str:
     """One line that says why a tile failed."""
-    said = MEMORY_FILE.sub("", (str(error).strip().splitlines() or [type(error).__name__])[0])
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return said if isinstance(error, SatrayError) else f"{type(error).__name__}: {said}"
 
 

@@ -8,7 +8,6 @@ cache holds the machine's boot id and a cache never outlives a boot.
 """
 
 import fcntl
-import getpass
 import hashlib
 import os
 import shutil
@@ -22,13 +21,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from satray import __version__
+
 MARGIN = 1 << 30
 """Bytes of free disk that a cache leaves alone."""
+IN_USE = 600.0
+"""Seconds since its last opening for which a cache counts as in use (each read task opens it)."""
 
 
 def default_folder() -> Path:
     """Return this user's folder under the system's temporary folder."""
-    return Path(tempfile.gettempdir()) / f"satray-{getpass.getuser()}" / "tiles"
+    return Path(tempfile.gettempdir()) / f"satray-{os.getuid()}" / "tiles"
 
 
 def _boot() -> str:
@@ -68,7 +71,7 @@ class CachePlan:
     @property
     def name(self) -> str:
         """Folder name: differs whenever a stored byte could."""
-        text = repr((self.identity, self.rows, self.shape, self.dtype, _boot()))
+        text = repr((__version__, self.identity, self.rows, self.shape, self.dtype, _boot()))
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -139,7 +142,13 @@ def _bytes_of(folder: Path) -> int:
 
 
 def _make_room(root: Path, keep: str, need: int, room: int) -> bool:
-    """Remove caches, least recently used first, until `need` more bytes fit; False if never."""
+    """Remove caches, least recently used first, until `need` more bytes fit.
+
+    One in use stays: two jobs of one node would else undo each other's at every read task.
+
+    Returns:
+        whether they fit.
+    """
     if need > room:
         return False
     others = [f for f in root.iterdir() if f.is_dir() and f.name != keep]
@@ -147,6 +156,8 @@ def _make_room(root: Path, keep: str, need: int, room: int) -> bool:
     sizes = [_bytes_of(folder) for folder in others]
     # What a sparse cache has not written yet is promised to it all the same.
     while others and (sum(sizes) + need > room or shutil.disk_usage(root).free < need + MARGIN):
+        if time.time() - others[0].stat().st_mtime < IN_USE:
+            return False
         # A process that still reads it keeps its open files; they vanish when it closes them.
         shutil.rmtree(others.pop(0), ignore_errors=True)
         sizes.pop(0)

@@ -12,6 +12,7 @@ from rasterio.env import hasenv
 
 from satray.errors import DecodeError
 from satray.tiles.bands import band_names
+from satray.tiles.nodata import filled, holes_of, nodata_filled
 from satray.tiles.resample import resample
 from satray.tiles.source import opened
 from satray.tiles.tiff import read_plain
@@ -87,8 +88,15 @@ def read_pixels(
 ) -> NDArray[np.generic]:
     """Read chosen bands in one shape and dtype: the hot path of training and scoring.
 
-    Computes no header and no mask. Non-finite float pixels become their band's mean over the
-    tile's finite pixels, so that one of them does not spoil a batch.
+    Computes no header and hands out no mask. What is no measurement is replaced before anything is
+    resampled, so that the network never sees a sentinel and one pixel does not spoil a batch:
+
+    - Where the file declares nodata: every value of a band that is nodata, by the rule of `decode`,
+      or not finite becomes the band's mean over the tile's valid pixels, those that `decode` marks
+      and statistics count (rounded for integers; 0 where none is valid).
+    - Without: every value that is not finite becomes its band's mean over the finite ones.
+
+    A band tagged alpha counts as data, in that rule, where `take` has one or one lies before data.
 
     Args:
         data: the whole file.
@@ -103,25 +111,30 @@ def read_pixels(
     Raises:
         DecodeError: as `decode`; also another dtype or fewer bands than the archive's.
     """
-    x_CHW = read_plain(data)
-    if x_CHW is None:
+    plain = read_plain(data)
+    if plain is None:
         if not hasenv():
             # one GDAL environment a thread, kept: setting it up costs a quarter of a small tile
             rasterio.Env().__enter__()
         with opened(data) as source:
             _check_take(take, _data_bands(source))
-            if _has_palette(source):
+            if source.nodata is not None:
+                x_CHW = _without_nodata(source, take)
+            elif _has_palette(source):
                 x_CHW = _convert(source, source.read())[list(take)]
             else:
                 x_CHW = _convert(source, source.read([i + 1 for i in take]))
     else:
+        x_CHW, nodata = plain
         _check_take(take, x_CHW.shape[0])
+        if nodata is not None:
+            x_CHW = nodata_filled(x_CHW, nodata)
         if take != tuple(range(x_CHW.shape[0])):
             x_CHW = x_CHW[list(take)]
     if x_CHW.dtype != dtype:
         raise DecodeError(f"dtype is {x_CHW.dtype}, the archive's is {dtype}")
     if x_CHW.dtype.kind == "f":
-        x_CHW = _filled(x_CHW)
+        x_CHW = filled(x_CHW)
     if x_CHW.shape[1:] != (height, width):
         x_CHW = resample(x_CHW, height, width)
     x_CHW = np.ascontiguousarray(x_CHW)
@@ -219,25 +232,26 @@ def _valid(
     flags = source.mask_flag_enums[0]
     if MaskFlags.per_dataset in flags and not {MaskFlags.alpha, MaskFlags.nodata} & set(flags):
         valid &= source.read_masks(1) > 0
-    nodata = source.nodatavals[:count]
-    if all(value is not None for value in nodata):
-        holes = [
-            np.isnan(x_HW) if np.isnan(value) else x_HW == value
-            for x_HW, value in zip(x_CHW[:count], nodata, strict=True)
-        ]
-        sentinel = any(np.isnan(value) or value < 0 for value in nodata)
-        valid &= ~(np.any(holes, axis=0) if sentinel else np.all(holes, axis=0))
+    holes_CHW = holes_of(x_CHW[:count], source.nodatavals[:count])
+    if holes_CHW is not None:
+        valid &= ~holes_CHW.any(axis=0)
     if x_CHW.dtype.kind == "f":
         valid &= np.isfinite(x_CHW[:count]).all(axis=0)
     return valid
 
 
-def _filled(x_CHW: NDArray[Any]) -> NDArray[Any]:
-    """Put each band's finite mean where it is not finite; 0 where nothing is."""
-    finite = np.isfinite(x_CHW)
-    if finite.all():
-        return x_CHW
-    y_CHW = x_CHW.copy()
-    for x_HW, good in zip(y_CHW, finite, strict=True):
-        x_HW[~good] = x_HW[good].mean(dtype=np.float64) if good.any() else 0
-    return y_CHW
+def _without_nodata(source: Any, take: tuple[int, ...]) -> NDArray[Any]:
+    """Read the bands taken of a file that declares nodata, with nodata replaced."""
+    stored_CHW = source.read()
+    palette = _has_palette(source)
+    colours = source.colorinterp
+    data = sum(colour != ColorInterp.alpha for colour in colours)
+    # what `decode` was told at prepare, from what it then let be taken
+    named = not palette and (max(take) >= data or ColorInterp.alpha in colours[:data])
+    count = int(source.count) if named else data
+    valid_HW = _valid(source, stored_CHW, palette, count, named=named)
+    holes_CHW = holes_of(stored_CHW[:count], source.nodatavals[:count])
+    y_CHW = _convert(source, stored_CHW)[: 3 if palette else count]
+    if holes_CHW is not None:
+        holes_CHW = np.broadcast_to(holes_CHW, y_CHW.shape)  # a palette's index is three colours
+    return filled(y_CHW, holes_CHW, valid_HW)[list(take)]

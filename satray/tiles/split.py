@@ -39,16 +39,41 @@ class Drawn:
 def assign_parts(labels: LabelTable, options: SplitOptions) -> tuple[Part, ...]:
     """The part of each label row, by its column or by a draw, as `split.by` says.
 
+    Under `split.by=auto` nothing that was asked for is passed over: a column that was named must
+    be there, and where the column is, nothing may be said of a draw.
+
     Raises:
-        InputError: the column is absent or holds other words; the draw cannot be made.
+        InputError: the column is absent or holds other words; the draw cannot be made; under
+            `auto`, the column is there and a draw was described too.
     """
-    has_column = options.column in labels.columns
-    if options.by == "column" or (options.by == "auto" and has_column):
+    by_column = options.by == "column"
+    if options.by == "auto":
+        asked = _asked(options)
+        by_column = options.column in labels.columns or "column" in asked
+        drawn = [name for name in ("val", "test", "seed", "stratify") if name in asked]
+        if drawn and options.column in labels.columns:
+            said = ", ".join(f"split.{name}={getattr(options, name)}" for name in drawn)
+            raise InputError(
+                f"{said}: {labels.name} has the column {options.column!r}, which gives the split; "
+                "accepted are split.by=column (take it) or split.by=draw (draw one)"
+            )
+    if by_column:
         parts = parts_from_column(labels, options)
         if options.group is not None:
             _refuse_straddling(labels, options.group, parts)
         return parts
     return draw_split(labels, options).parts()
+
+
+def _asked(options: SplitOptions) -> set[str]:
+    """Keys that someone set.
+
+    `--print-config` writes out all of them: of a full section, those that are not the default.
+    """
+    fields, given = SplitOptions.model_fields, options.model_fields_set
+    if len(given) < len(fields):
+        return set(given)
+    return {name for name in given if getattr(options, name) != fields[name].default}
 
 
 def parts_from_column(labels: LabelTable, options: SplitOptions) -> tuple[Part, ...]:

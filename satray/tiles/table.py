@@ -224,7 +224,13 @@ def _read_csv(data: bytes, name: str) -> pa.Table:
 
 def _as_utf8(data: bytes, name: str) -> bytes:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        data = data.decode("utf-16").encode()
+        try:
+            data = data.decode("utf-16").encode()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"labels={name} is damaged or cut short: it begins as UTF-16, and byte "
+                f"{error.start} is not ({error.reason})"
+            ) from error
     data = data.removeprefix(b"\xef\xbb\xbf")
     if b"\x00" in data[:4096] or data[:2] == b"PK":
         raise InputError(f"labels={name} is not text; a CSV, TSV or Parquet table is accepted")
@@ -243,7 +249,13 @@ def _header(data: bytes, name: str) -> tuple[Sequence[str], str]:
     head = data[:1_000_000].decode("utf-8", errors="ignore")
     best: tuple[list[str], str] = ([], ",")
     for delimiter in _DELIMITERS:
-        cells = next(csv.reader(io.StringIO(head), delimiter=delimiter), [])
+        try:
+            cells = next(csv.reader(io.StringIO(head), delimiter=delimiter), [])
+        except csv.Error as error:
+            raise InputError(
+                f"labels={name}: the header cannot be read ({error}); is there a stray quote in "
+                f"it? It begins {head[:60]!r}"
+            ) from error
         if len(cells) > len(best[0]):
             best = (cells, delimiter)
     titles = [cell.strip() for cell in best[0]]

@@ -40,8 +40,6 @@ def predict(
     batches: Iterator[Batch],
     preprocess: Callable[[Tensor], Tensor],
     device: torch.device,
-    *,
-    bf16: bool = False,
 ) -> Predictions:
     """Run the network, in evaluation mode, over this worker's batches; gather all workers'.
 
@@ -52,7 +50,6 @@ def predict(
         batches: this worker's share of the split.
         preprocess: pixels_BCHW on the device -> x_BCHW float32, the same every time.
         device: where the network is.
-        bf16: autocast to bfloat16.
     """
     rows: list[Tensor] = []
     valid: list[Tensor] = []
@@ -64,8 +61,9 @@ def predict(
         with torch.inference_mode():
             for batch in batches:
                 x_BCHW = preprocess(torch.as_tensor(batch["pixels"]).to(device, non_blocking=True))
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    logits.append(network(x_BCHW).float())
+                # In fp32 whatever training runs in: so do the jobs evaluate and score, whose
+                # figures these are to match.
+                logits.append(network(x_BCHW).float())
                 rows.append(torch.as_tensor(batch["row"]).cpu())
                 valid.append(torch.as_tensor(batch["valid"]).cpu())
                 labels.append(torch.as_tensor(batch["labels"]).cpu())

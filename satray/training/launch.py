@@ -37,7 +37,10 @@ WORST = -1e30
 STOPPED = "stopped.json"
 """Written by a worker that met an error which no restart can cure."""
 MAX_FAILURES = 3
-"""Restarts of the worker group before a run is given up."""
+"""Restarts of the worker group without a new checkpoint before a run is given up, at the least.
+
+Ray counts over a whole `TorchTrainer.fit`; `fit` starts another where the last one got further.
+"""
 
 Message = dict[str, Any]
 
@@ -58,15 +61,41 @@ def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None])
         run.say("the list of checkpoints was broken: made anew from the checkpoints")
     stopped = join(run.state, STOPPED)
     run.storage.delete(stopped)
-    if checkpoints.find(run.storage, run.state).pseudo_epochs >= setup.plan.pseudo_epochs:
+    reached, end = checkpoints.find(run.storage, run.state).pseudo_epochs, setup.plan.pseudo_epochs
+    if reached >= end:
         return
     channel = cluster.progress_channel()
     task = make_task(setup, run, initial, channel)
     if setup.recipe.sync_batchnorm and not task.gpu:
         raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
+    run.say(_team(setup.plan.workers, task.gpu))
+    with channel.watch(listen):
+        while reached < end:
+            begun = reached
+            try:
+                _trainer(task, run).fit()
+                break
+            except TrainingFailedError as error:
+                if run.storage.exists(stopped):
+                    break
+                checkpoints.mend(run.storage, run.state)
+                reached = checkpoints.find(run.storage, run.state).pseudo_epochs
+                if reached <= begun:
+                    raise TrainingError(_cause(error)) from error
+                run.say(f"  {_cause(error)}; {reached} of {end} pseudo-epochs are done: going on")
+    if run.storage.exists(stopped):
+        told = json.loads(run.storage.read(stopped))
+        raise (InputError if told["status"] == InputError.exit_status else TrainingError)(
+            told["message"]
+        )
+
+
+def _trainer(task: Task, run: Run) -> TorchTrainer:
+    """Make the trainer; it goes on from what is below the run's state."""
+    setup = task.setup
     filesystem, path = run.storage.arrow_filesystem(run.state)
     options = ray.data.ExecutionOptions(preserve_order=setup.recipe.deterministic)
-    trainer = TorchTrainer(
+    return TorchTrainer(
         functools.partial(_work, task),
         scaling_config=ScalingConfig(
             num_workers=setup.plan.workers, use_gpu=task.gpu, resources_per_worker=_each(task.gpu)
@@ -85,16 +114,10 @@ def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None])
         datasets={"train": task.train_data, "val": task.val_data},
         dataset_config=DataConfig(execution_options=options, enable_shard_locality=False),
     )
-    with channel.watch(listen):
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            raise TrainingError(_cause(error)) from error
-    if run.storage.exists(stopped):
-        told = json.loads(run.storage.read(stopped))
-        raise (InputError if told["status"] == InputError.exit_status else TrainingError)(
-            told["message"]
-        )
+
+
+def _team(workers: int, gpu: bool) -> str:
+    return f"training on {workers} {'GPU' if gpu else 'CPU'} worker{'s' if workers > 1 else ''}"
 
 
 def _each(gpu: bool) -> dict[str, float]:
@@ -136,7 +159,8 @@ def _train(task: Task, rank: int) -> None:
     if recipe.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if not task.gpu:
-        torch.set_num_threads(cluster.threads_per_worker(plan.workers))
+        here = ray.train.get_context().get_local_world_size()
+        torch.set_num_threads(cluster.threads_per_worker(here))
     device = ray.train.torch.get_device() if task.gpu else torch.device("cpu")
     network: torch.nn.Module = setup.network()
     network.load_state_dict(
@@ -148,6 +172,7 @@ def _train(task: Task, rank: int) -> None:
     state = _resume(device)
     shards = {name: ray.train.get_dataset_shard(name) for name in ("train", "val")}
     tallies = {name: StreamTally() for name in shards}
+    sent: dict[str, set[int]] = {name: set() for name in shards}
 
     def train_batches(pseudo_epoch: int) -> Iterator[Batch]:
         return batches(
@@ -172,7 +197,7 @@ def _train(task: Task, rank: int) -> None:
     def report(epoch: EpochReport, state: TrainState) -> None:
         told: Message = {"kind": "epoch", "rank": rank, "row": epoch.row() if rank == 0 else None}
         told["bytes_read"] = {name: tally.bytes_read for name, tally in tallies.items()}
-        told["errors"] = {name: dict(tally.errors) for name, tally in tallies.items()}
+        told["errors"] = {name: _news(tally, sent[name]) for name, tally in tallies.items()}
         _report(epoch, state, setup.best, rank)
         task.channel.send(told)
 
@@ -193,6 +218,7 @@ def _train(task: Task, rank: int) -> None:
             seed=recipe.seed,
             bf16=recipe.precision == "bf16" or (recipe.precision == "auto" and task.gpu),
             deterministic=recipe.deterministic,
+            error_budget=recipe.error_budget,
         ),
         preprocess=task.preprocess,
         augment=Augment(
@@ -205,6 +231,13 @@ def _train(task: Task, rank: int) -> None:
         state=state,
         progress=progress,
     )
+
+
+def _news(tally: StreamTally, sent: set[int]) -> dict[int, str]:
+    """The errors that were not sent yet, by row; they count as sent from here on."""
+    fresh = {row: reason for row, reason in tally.errors.items() if row not in sent}
+    sent.update(fresh)
+    return fresh
 
 
 def _resume(device: Any) -> TrainState | None:

@@ -55,7 +55,7 @@ def train(
         val_batches: this worker's share of the validation split; rows may repeat.
         report: called on every rank after each evaluation. The state's tensors are the live ones:
             serialise it (`to_bytes`, on one rank) before returning.
-        settings: task, classes, optimiser, precision, seed.
+        settings: task, classes, optimiser, precision, seed, error budget.
         preprocess: from stored pixels to the network's input; its `size` is the augmentation's.
         augment: what happens to train tiles after resizing.
         device: where this rank computes.
@@ -64,8 +64,9 @@ def train(
 
     Raises:
         InputError: the state is of another plan, or batch norm would see single tiles.
-        TrainingError: a loss or a logit that is not finite, batches that end early, or no
-            validation tile that can be read.
+        TrainingError: a loss or a logit that is not finite, batches that end early, more
+            unreadable tiles than `settings.error_budget` allows, or no validation tile that can
+            be read.
     """
     inner, device = unwrap(network), torch.device(device)
     with ExitStack() as stack:
@@ -83,13 +84,26 @@ def train(
             trainer.restore(state)
         for pseudo_epoch in range(first, plan.pseudo_epochs):
             sums = trainer.run(pseudo_epoch, train_batches(pseudo_epoch))
+            samples = plan.steps_in(pseudo_epoch) * plan.global_batch
+            _within_budget(sums.unreadable, samples, f"pseudo-epoch {pseudo_epoch + 1}", settings)
             started = time.perf_counter()
             share_running_statistics(inner)
-            predictions = predict(inner, val_batches(), preprocess, device, bf16=settings.bf16)
+            predictions = predict(inner, val_batches(), preprocess, device)  # fp32, as score
+            found = len(predictions.rows) + predictions.unreadable
+            _within_budget(predictions.unreadable, found, "validation", settings)
             done = _summary(plan, settings, pseudo_epoch, sums, predictions, started)
             history = (*history, done.row())
             report(done, trainer.state(pseudo_epoch + 1, history))
         inner.to(memory_format=torch.contiguous_format)
+
+
+def _within_budget(unreadable: int, tiles: int, where: str, settings: LoopSettings) -> None:
+    """Stop where too many tiles cannot be read; the counts are the same on all ranks."""
+    if tiles and unreadable / tiles > settings.error_budget:
+        raise TrainingError(
+            f"{where}: {unreadable:,} of {tiles:,} tiles could not be read (error_budget="
+            f"{settings.error_budget:g}); the last checkpoint stays, and rerunning goes on from it"
+        )
 
 
 def _summary(

@@ -57,7 +57,10 @@ def _step(options: ScheduleOptions, peak: float, step: int, span: Span) -> float
 
 
 def _one_cycle(options: ScheduleOptions, peak: float, step: int, span: Span) -> float:
-    """As torch's `OneCycleLR` (two phases, cosine): peak / div to peak to start / final_div.
+    """The learning rate of torch's `OneCycleLR` (two phases, cosine).
+
+    From peak / div to peak to start / final_div. The learning rate only is cycled: momentum stays
+    as it is, as with torch's `cycle_momentum=False`.
 
     The peak falls on step `pct_start * steps - 1`, the end on the last step.
     """

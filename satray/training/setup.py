@@ -7,7 +7,7 @@ from satray.config.model import VariantOptions
 from satray.config.train import TrainRecipe
 from satray.errors import InputError
 from satray.models.variant import check_bands, input_bands, resolve
-from satray.storage import Storage
+from satray.storage import Storage, join, parent
 from satray.tiles.index import IndexMeta, TileIndex, index_digest, read_index
 from satray.training.stages import TrainingPlan, plan_training
 
@@ -105,7 +105,7 @@ def set_up(recipe: TrainRecipe, storage: Storage) -> Setup:
         best = "accuracy" if index.meta.task == "multiclass" else "map"
     if recipe.sync_batchnorm and recipe.resources.gpus == "no":
         raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
-    mean, std = normalisation(recipe, variant, bands, index.meta)
+    mean, std = normalisation(recipe, variant, bands, index.meta, storage)
     return Setup(
         recipe=recipe,
         index=index,
@@ -128,19 +128,26 @@ def weight_files(recipe: TrainRecipe) -> dict[str, str]:
 
 
 def normalisation(
-    recipe: TrainRecipe, variant: VariantOptions, bands: tuple[str, ...], meta: IndexMeta
+    recipe: TrainRecipe,
+    variant: VariantOptions,
+    bands: tuple[str, ...],
+    meta: IndexMeta,
+    storage: Storage,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each input band, in stored units.
 
+    `auto` is `imagenet` where pixels are 8-bit red, green and blue and every tower starts from
+    published weights (by name, or a file that is not of a satray bundle), else `statistics`.
+
     Raises:
-        InputError: `imagenet` is asked for where pixels are not 8-bit red, green and blue, or the
-            index has no statistics of a band.
+        InputError: `imagenet` where pixels are not 8-bit red, green and blue, or where the towers'
+            weights want different ones; or the index has no statistics of a band.
     """
     eight_bit_rgb = meta.dtype == "uint8" and set(bands) <= {"red", "green", "blue"}
     way = recipe.input.normalize
     if way == "auto":
-        pretrained = recipe.weights != "none"
-        way = "imagenet" if pretrained and eight_bit_rgb else "statistics"
+        published = eight_bit_rgb and _published(recipe, variant, storage)
+        way = "imagenet" if published else "statistics"
     if way == "imagenet":
         if not eight_bit_rgb:
             raise InputError(
@@ -157,14 +164,35 @@ def normalisation(
     return tuple(found[b].mean for b in bands), tuple(found[b].std for b in bands)
 
 
+def _published(recipe: TrainRecipe, variant: VariantOptions, storage: Storage) -> bool:
+    """Whether every tower has pretrained weights, none of them a satray bundle's."""
+    given = recipe.weights
+    sources = {
+        given.get(tower.name, "none") if isinstance(given, dict) else given
+        for tower in variant.towers
+    }
+    if "none" in sources:
+        return False
+    # A bundle's weights were trained on what its own model.json says.
+    return not any(storage.exists(join(parent(s), "model.json")) for s in sources - {"imagenet"})
+
+
 def _imagenet(variant: VariantOptions) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """What the backbones' published weights were trained with; the first tower decides."""
-    name = variant.towers[0].backbone
-    if name == "simple_cnn":
+    """What the backbones' published weights were trained with."""
+    names = {tower.backbone for tower in variant.towers} - {"simple_cnn"}
+    if not names:
         return IMAGENET_MEAN, IMAGENET_STD
     import timm  # seconds: only where it is needed
 
-    published = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
-    if published is None:
-        return IMAGENET_MEAN, IMAGENET_STD
-    return tuple(published.mean), tuple(published.std)
+    found: dict[tuple[tuple[float, ...], tuple[float, ...]], str] = {}
+    for name in sorted(names):
+        published = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+        if published is not None:
+            found.setdefault((tuple(published.mean), tuple(published.std)), name)
+    if len(found) > 1:
+        one, other = list(found.values())[:2]
+        raise InputError(
+            f"input.normalize: the published weights of {one} and {other} want different means "
+            "and standard deviations; take input.normalize=statistics, or one kind of tower"
+        )
+    return next(iter(found), (IMAGENET_MEAN, IMAGENET_STD))

@@ -24,7 +24,7 @@ from satray.training.evaluation import Batch
 from satray.training.inputs import train_input
 from satray.training.losses import loss_for
 from satray.training.optimizers import make_optimizer
-from satray.training.parallel import add_up, live_norms, rank, wrap
+from satray.training.parallel import add_up, live_norms, rank, share_running_statistics, wrap
 from satray.training.stages import PlannedStage, TrainingPlan
 from satray.training.state import TrainState, model_state, seed_torch
 
@@ -50,6 +50,9 @@ class LoopSettings:
 
     deterministic: bool = False
     """Ask torch for bitwise repeatable kernels."""
+
+    error_budget: float = 0.05
+    """Share of a pseudo-epoch's tiles, and of validation's, that may be unreadable."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,10 @@ class Trainer:
                 )
             stage = plan.stage_at(step)
             if self._stage is None or self._stage.number != stage.number:
+                if step > first:
+                    # Wrapping broadcasts rank 0's buffers; what the others saw in this
+                    # pseudo-epoch counts too. At its start all ranks have the same.
+                    share_running_statistics(self.network)
                 self._enter(stage)
             added = self._step(batch, step, pseudo_epoch)
             sums += added
@@ -192,7 +199,10 @@ class Trainer:
         self._stage = stage
 
     def _step(self, batch: Batch, step: int, pseudo_epoch: int) -> Tensor:
-        """One global batch; gives (sum of losses, readable samples) over all workers."""
+        """One global batch; gives (sum of losses, readable samples) over all workers.
+
+        Without a readable sample nothing is learnt: weight decay and momentum rest too.
+        """
         settings, device = self._settings, self._device
         rows, valid = (torch.as_tensor(batch[name]).cpu().numpy() for name in ("row", "valid"))
         if len(rows) != self._plan.local_batch:
@@ -215,7 +225,10 @@ class Trainer:
         # DDP averages gradients over ranks; this makes it the mean over all readable samples.
         scale = self._plan.workers / sums[1].clamp(min=1.0)
         torch.autograd.backward(loss * scale.float())
-        self._optimizer.step()
+        # A rank with a readable tile knows that there is one; only the others need to look at the
+        # sum, which makes a GPU wait. So all ranks agree, and all have been through `backward`.
+        if valid.any() or float(sums[1]) > 0:
+            self._optimizer.step()
         return sums
 
     def _check(self, sums: Tensor, step: int) -> None:

@@ -36,7 +36,7 @@ def test_an_override_steps_into_a_default_list() -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [("no", "no"), ("off", "off"), ("true", True), ("3e-5", 3e-5), ("1.5", 1.5), ("7", 7),
-     ("2016-01-02", "2016-01-02"), ("1:30", 90), ("[a, no]", ["a", "no"])],
+     ("2016-01-02", "2016-01-02"), ("1:30", "1:30"), ("010", 10), ("[a, no]", ["a", "no"])],
 )  # fmt: skip
 def test_yaml_words(text: str, value: object) -> None:
     assert parse_yaml(text, "x") == value

@@ -64,11 +64,12 @@ def refused(
 ) -> None:
     capfd.readouterr()
     assert main(job, [*arguments, f"out={out}"]) == 2
-    printed = capfd.readouterr().out.strip().splitlines()
+    captured = capfd.readouterr()
+    printed = captured.err.strip().splitlines()
     lines = [line for line in printed if line.startswith(f"{job.name}: ")]
     assert len(lines) == 1, printed
     assert re.search(says, lines[0]), lines[0]
-    assert printed[-1] == f"{job.name} ended with status 2"
+    assert f"{job.name} ended with status 2" in printed
     assert not any(path.is_file() for path in out.rglob("*")), list(out.rglob("*"))
 
 

@@ -162,7 +162,7 @@ def test_a_changed_key_on_the_same_out_is_refused(
         changed = {"prepare": "split.seed=1", "train": "seed=1", "evaluate": "split=train",
                    "score": "cam.kind=argmax"}[name]  # fmt: skip
         assert main(JOBS[name], [*arguments, changed]) == 2
-        assert "holds run" in capfd.readouterr().out
+        assert "holds run" in capfd.readouterr().err
 
 
 def files(root: str) -> list[Path]:

@@ -1,97 +1,19 @@
 """Training on a real Ray: bundle, workers, crashes, reruns."""
 
-import functools
 import json
 import os
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import rasterio
+from training.small_archive import SIDE, generate, make_recipe, make_run
 
-from satray.config.train import TrainRecipe
 from satray.errors import InputError, TrainingError
-from satray.runs.run import Run
 from satray.storage import Storage
-from satray.tiles.index import BandStatistics, IndexMeta, table_with
 
 pytestmark = pytest.mark.pipeline
-
-BANDS = ("blue", "green", "red", "nir")
-SIDE = 24
-
-
-@dataclass(frozen=True)
-class Archive:
-    index: str
-    folder: Path
-
-
-def generate(folder, tiles=64, classes=("bright", "left"), spoil=()):
-    """Write noise with a bright square, on the left or on the right, and its index."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(tiles):
-        pixels = rng.normal(500, 60, (4, SIDE, SIDE))
-        bright, left = rng.integers(0, 2, 2)
-        at = 2 if left else 14
-        pixels[:, 6:14, at : at + 8] += 900 if bright else 200
-        path = folder / f"t{number:03d}.tif"
-        with rasterio.open(
-            path, "w", driver="GTiff", height=SIDE, width=SIDE, count=4, dtype="uint16"
-        ) as image:
-            image.write(pixels.astype(np.uint16))
-        if number in spoil:
-            path.write_bytes(b"not an image")
-        rows.append(
-            {
-                "tile_id": path.stem,
-                "uri": str(path),
-                "split": "val" if number % 4 == 0 else "train",
-                "labels": [int(bright), int(left)][: len(classes)],
-                "height": SIDE,
-                "width": SIDE,
-                "bands": list(BANDS),
-                "dtype": "uint16",
-                "crs": "EPSG:32631",
-                "transform": [3.0, 0, 0, 0, -3.0, 0],
-                "nodata": None,
-                "bytes": path.stat().st_size,
-                "etag": None,
-            }
-        )
-    statistics = tuple(
-        BandStatistics(name, 600.0, 250.0, 0.0, 2000.0, {"50": 550.0}, 1) for name in BANDS
-    )
-    meta = IndexMeta("multilabel", classes, BANDS, "uint16", (SIDE, SIDE), statistics, {})
-    file = folder / "tiles-00000.parquet"
-    pq.write_table(table_with(meta, pa.Table.from_pylist(rows)), file)
-    return Archive(str(file), folder)
-
-
-def make_recipe(archive, folder, **changes):
-    settings = {
-        "index": archive.index,
-        "variant": "simple_cnn",
-        "input": {"size": SIDE},
-        "batch": 8,
-        "stages": [{"learning_rate": 3e-3, "pseudo_epochs": 3}],
-        "deterministic": True,
-        "resources": {"workers": 1, "gpus": "no"},
-        "cache": {"folder": str(folder / "cache"), "gib": 0.1},
-    }
-    return TrainRecipe.model_validate({**settings, **changes})
-
-
-def make_run(folder):
-    said = []
-    run = Run("train", "0123456789ab", str(folder), Storage(), said.append)
-    return run, said
 
 
 @pytest.fixture(scope="module")
@@ -193,21 +115,26 @@ def test_two_workers_equal_one_at_the_same_global_batch(job, plain, archive, tmp
     assert one["samples_seen"] == two["samples_seen"]
 
 
-def die_once(marker, task):
-    """Stand in for the worker function: SIGKILL in the midst of the second pseudo-epoch, once."""
-    from satray.training import launch
+def dying(folder, times):
+    """Stand in for the worker function: SIGKILL in the midst of the second pseudo-epoch."""
 
-    read = launch.batches
+    def work(task):  # local, so that it is pickled by value: workers cannot import tests
+        from satray.training import launch
 
-    def deadly(*args, pseudo_epoch=None, **options):
-        for number, batch in enumerate(read(*args, pseudo_epoch=pseudo_epoch, **options)):
-            if pseudo_epoch == 1 and number == 3 and not Path(marker).exists():
-                Path(marker).touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield batch
+        read = launch.batches
 
-    launch.batches = deadly  # in this process only, which is the worker's own
-    launch._work(task)
+        def deadly(*args, pseudo_epoch=None, **options):
+            for number, batch in enumerate(read(*args, pseudo_epoch=pseudo_epoch, **options)):
+                deaths = len(list(Path(folder).iterdir()))
+                if pseudo_epoch == 1 and number == 3 and deaths < times:
+                    (Path(folder) / str(deaths)).touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield batch
+
+        launch.batches = deadly  # in this process only, which is the worker's own
+        launch._work(task)
+
+    return work
 
 
 def test_a_killed_worker_leaves_the_history_of_an_undisturbed_run(
@@ -215,11 +142,13 @@ def test_a_killed_worker_leaves_the_history_of_an_undisturbed_run(
 ):
     from satray.training import launch
 
-    marker = tmp_path / "killed"
-    monkeypatch.setattr(launch, "_work", functools.partial(die_once, str(marker)))
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    monkeypatch.setattr(launch, "_work", dying(str(killed), 1))
     run, said = make_run(tmp_path / "out")
     job.work(make_recipe(archive, tmp_path), run)
-    assert marker.exists()
+    assert len(list(killed.iterdir())) == 1
+    assert "training on 1 CPU worker" in said
     assert any("started again" in line for line in said)
     same(history(plain[1]), history(run))
     weights = "bundle/model.safetensors"
@@ -231,14 +160,19 @@ def test_an_interrupted_run_goes_on_and_a_finished_state_only_writes(
 ):
     from satray.training import checkpoints, launch
 
-    # No failure is forgiven: the run stops for good in its second pseudo-epoch.
+    # No failure is forgiven: the first is followed by another attempt, since a pseudo-epoch was
+    # done before it; the second, in the same pseudo-epoch, stops the run for good.
+    killed = tmp_path / "killed"
+    killed.mkdir()
     monkeypatch.setattr(launch, "MAX_FAILURES", 0)
-    monkeypatch.setattr(launch, "_work", functools.partial(die_once, str(tmp_path / "killed")))
-    run, _ = make_run(tmp_path / "out")
+    monkeypatch.setattr(launch, "_work", dying(str(killed), 2))
+    run, said = make_run(tmp_path / "out")
     with pytest.raises(TrainingError, match="worker 0 failed") as caught:
         job.work(make_recipe(archive, tmp_path), run)
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
+    assert len(list(killed.iterdir())) == 2
+    assert sum("1 of 3 pseudo-epochs are done: going on" in line for line in said) == 1
     reached = checkpoints.find(run.storage, run.state).pseudo_epochs
     assert reached == 1
     assert not (Path(run.out) / "bundle").exists()
@@ -268,11 +202,19 @@ def test_unreadable_tiles_are_listed_and_training_goes_on(job, tmp_path):
     archive = generate(tmp_path / "archive", tiles=32, spoil=(4, 5))
     run, _ = make_run(tmp_path / "out")
     stages = [{"learning_rate": 3e-3, "pseudo_epochs": 1}]
-    outcome = job.work(make_recipe(archive, tmp_path, stages=stages, deterministic=False), run)
+    recipe = make_recipe(archive, tmp_path, stages=stages, deterministic=False, error_budget=0.2)
+    outcome = job.work(recipe, run)
     assert outcome.counts["unreadable_tiles"] == 2
     table = pq.read_table(os.path.join(run.out, "unreadable.parquet")).to_pylist()
     assert [(row["tile_id"], row["split"]) for row in table] == [("t005", "train"), ("t004", "val")]
     assert all(row["error"] for row in table)
+
+
+def test_too_many_unreadable_tiles_stop_training(job, tmp_path):
+    archive = generate(tmp_path / "archive", tiles=32, spoil=(4, 5))
+    run, _ = make_run(tmp_path / "out")
+    with pytest.raises(TrainingError, match=r"validation: 1 of 8 tiles .*budget=0\.05"):
+        job.work(make_recipe(archive, tmp_path), run)
 
 
 def test_a_loss_that_explodes_ends_in_one_line(job, archive, tmp_path):

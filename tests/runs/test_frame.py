@@ -72,6 +72,12 @@ def counter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counter:
     return Counter()
 
 
+def said(capfd: pytest.CaptureFixture[str]) -> str:
+    """What a person saw on both streams."""
+    captured = capfd.readouterr()
+    return captured.out + captured.err
+
+
 def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
@@ -80,7 +86,7 @@ def test_a_finished_run_is_found_done(counter: Counter, capfd: pytest.CaptureFix
     assert main(counter.job, ["text=a.txt", "out=o"]) == 0
     assert main(counter.job, ["text=a.txt", "out=o", "speed=9"]) == 0
     assert counter.calls == 1
-    assert "was done already" in capfd.readouterr().out
+    assert "was done already" in said(capfd)
     record = read_run(Storage(), str(Path("o").absolute()))
     assert record.counts == {"words": 3}
     assert [product.path for product in record.products] == ["count.json"]
@@ -92,7 +98,7 @@ def test_another_configuration_on_the_same_out_is_refused(
 ) -> None:
     assert main(counter.job, ["text=a.txt", "out=o"]) == 0
     assert main(counter.job, ["text=a.txt", "out=o", "minimum=1"]) == 2
-    assert "overwrite=true" in capfd.readouterr().out
+    assert "overwrite=true" in said(capfd)
     assert main(counter.job, ["text=a.txt", "out=o", "minimum=1", "overwrite=true"]) == 0
     assert counter.calls == 2
 
@@ -106,7 +112,7 @@ def test_changed_input_is_another_run(counter: Counter) -> None:
 def test_an_unfinished_run_goes_on(counter: Counter, capfd: pytest.CaptureFixture[str]) -> None:
     counter.crash = True
     assert main(counter.job, ["text=a.txt", "out=o"]) == 1
-    printed = capfd.readouterr().out
+    printed = said(capfd)
     assert "RuntimeError: boom" in printed
     assert "Traceback" not in printed
     assert find_run(Storage(), str(Path("o").absolute())) is None
@@ -147,16 +153,16 @@ def test_the_error_budget_gives_status_three(counter: Counter) -> None:
 
 def test_plan_writes_nothing(counter: Counter, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(counter.job, ["text=a.txt", "--plan"]) == 0
-    assert "count " in capfd.readouterr().out
+    assert "count " in said(capfd)
     assert files(Path()) == {"a.txt"}
     assert counter.calls == 0
 
 
 def test_help_and_print_config(counter: Counter, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(counter.job, ["--help"]) == 0
-    assert "fewest words to accept" in capfd.readouterr().out
+    assert "fewest words to accept" in said(capfd)
     assert main(counter.job, ["text=a.txt", "--print-config"]) == 0
-    assert "minimum: 0" in capfd.readouterr().out
+    assert "minimum: 0" in said(capfd)
 
 
 def test_relative_paths_are_refused_under_a_submitted_job(
@@ -164,9 +170,9 @@ def test_relative_paths_are_refused_under_a_submitted_job(
 ) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert main(counter.job, ["text=a.txt", "out=/tmp/x"]) == 2
-    assert "text=a.txt: relative" in capfd.readouterr().out
+    assert "text=a.txt: relative" in said(capfd)
     assert main(counter.job, [f"text={Path('a.txt').absolute()}"]) == 2
-    assert "out: required" in capfd.readouterr().out
+    assert "out: required" in said(capfd)
 
 
 def test_run_id_ignores_where_and_how_fast() -> None:
@@ -178,3 +184,54 @@ def test_run_id_ignores_where_and_how_fast() -> None:
     assert run_id("count", base, inputs) != run_id("count", other, inputs)
     assert run_id("count", base, inputs) != run_id("count", base, {"text": "2"})
     assert run_id("count", base, inputs) != run_id("other", base, inputs)
+
+
+def test_overwrite_costs_the_old_run_nothing_until_there_is_a_new_one(counter: Counter) -> None:
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 0
+    before = files(Path("o"))
+    assert main(counter.job, ["text=a.txt", "out=o", "minimum=9", "overwrite=true"]) == 2
+    assert files(Path("o")) == before
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 0
+    assert counter.calls == 2
+
+
+def test_out_may_not_hold_an_input(counter: Counter, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("in").mkdir()
+    Path("in/a.txt").write_text("one")
+    assert main(counter.job, ["text=in/a.txt", "out=in", "overwrite=true"]) == 2
+    assert "overlaps text=" in said(capfd)
+    assert Path("in/a.txt").read_text() == "one"
+
+
+def test_state_goes_when_the_run_is_done(counter: Counter) -> None:
+    counter.crash = True
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 1
+    state = next(Path("o/state").iterdir())
+    (state / "checkpoint").mkdir()
+    (state / "checkpoint" / "weights").write_text("large")
+    counter.crash = False
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 0
+    assert {path.name for path in state.iterdir()} == {"started.json", "job.log"}
+
+
+def test_plan_says_what_becomes_of_the_folder(
+    counter: Counter, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 0
+    assert main(counter.job, ["text=a.txt", "out=o", "--plan"]) == 0
+    assert "found done" in said(capfd)
+    assert main(counter.job, ["text=a.txt", "out=o", "minimum=1", "--plan"]) == 0
+    assert "refused (overwrite=true replaces it)" in said(capfd)
+
+
+def test_a_defect_before_the_work_is_one_line(
+    counter: Counter, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(recipe: CountRecipe, storage: Storage) -> dict[str, str]:
+        raise ZeroDivisionError("by zero")
+
+    job = Job("count", CountRecipe, broken, counter.plan, counter.work)
+    assert main(job, ["text=a.txt"]) == 1
+    printed = said(capfd)
+    assert "ZeroDivisionError: by zero" in printed
+    assert "Traceback" not in printed

@@ -12,6 +12,7 @@ from satray.scoring.predictions import TileFacts
 from satray.scoring.reading import MisfitError, Wanted, read_block, read_tile
 from satray.scoring.sources import SCHEMA, is_index, look, tiles_of_index, tiles_of_prefix
 from satray.storage import Storage
+from satray.tiles.decode import read_pixels
 from satray.tiles.index import SCHEMA as INDEX_SCHEMA
 from satray.tiles.index import IndexMeta, TileIndex
 
@@ -184,3 +185,17 @@ def test_look_refuses_only_where_nothing_fits(tmp_path) -> None:
         look(tiles, wanted(bands=("red",), dtype="uint8"), STORAGE)
     material.write_tile(tmp_path / "19.tif", material.pixels(0))
     assert len(look(tiles, wanted(), STORAGE)) == 6
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize("size", [48, 32])
+def test_nodata_is_filled_as_in_training(tmp_path, dtype: str, size: int) -> None:
+    values = (material.pixels(0) // 2 + np.uint16(100)).astype(dtype)
+    sentinel = 0 if dtype == "uint16" else -9999
+    values[:, :, :20] = sentinel
+    material.write_tile(tmp_path / "a.tif", values, nodata=sentinel)
+    more = {"dtype": dtype, "height": size, "width": size}
+    want = read_pixels((tmp_path / "a.tif").read_bytes(), (2, 3), size, size, dtype)
+    assert want.min() >= 99
+    for how in ({}, {"maps": True}, {"names": material.BANDS, "indexed": True}):
+        assert np.array_equal(read(tmp_path / "a.tif", **more, **how).pixels, want)

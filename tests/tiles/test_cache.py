@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,22 +72,34 @@ def test_an_index_beyond_the_room_is_not_kept(plan):
     assert open_cache(None) is None
 
 
+def aged(plan, seconds):
+    """Open a cache as if `seconds` ago."""
+    open_cache(plan).close()
+    then = time.time() - seconds
+    os.utime(Path(plan.folder) / plan.name, (then, then))
+
+
 def test_the_least_recently_used_makes_room(plan, tmp_path):
     plans = [replace(plan, identity=f"index-{k}", room=2 * plan.bytes) for k in range(3)]
-    for old in plans[:2]:
-        open_cache(old).close()
-        time.sleep(0.02)
-    open_cache(plans[0]).close()  # now the second is the stalest
-    time.sleep(0.02)
+    aged(plans[1], 2000)
     with open_cache(plans[1]) as held:
-        time.sleep(0.02)
-        open_cache(plans[0]).close()
+        aged(plans[1], 2000)
+        aged(plans[0], 1000)
         open_cache(plans[2]).close()
         left = {folder.name for folder in (tmp_path / "tiles").iterdir() if folder.is_dir()}
         assert left == {plans[0].name, plans[2].name}
         held.put(1, tile(1, plan))  # a reader of a removed cache is not disturbed
         out = np.zeros(plan.shape, plan.dtype)
         assert held.get(1, out)
+
+
+def test_a_cache_in_use_is_not_removed_for_another(plan):
+    plans = [replace(plan, identity=f"index-{k}", room=plan.bytes) for k in range(2)]
+    with open_cache(plans[0]) as held:
+        held.put(1, tile(1, plan))
+    assert open_cache(plans[1]) is None
+    with open_cache(plans[0]) as again:
+        assert again.kept() == 1
 
 
 def test_an_unwritable_folder_means_no_cache(plan, tmp_path):
@@ -106,9 +119,11 @@ def test_a_full_disk_ends_keeping_not_the_task(plan, monkeypatch):
 
 def _write_for_ever(plan):
     cache = open_cache(plan)
+    torn = np.zeros(plan.tile_bytes, np.uint8)
     while True:
         for row in range(plan.rows):
             os.pwrite(cache._flags, b"\x00", row)
+            os.pwrite(cache._pixels, torn, row * plan.tile_bytes)
             cache.put(row, tile(row, plan))
 
 
@@ -132,3 +147,19 @@ def test_writers_killed_at_any_moment_leave_no_wrong_tile(plan):
                     np.testing.assert_array_equal(out, tile(row, plan))
                     whole += 1
     assert whole
+
+
+def test_a_tile_half_written_is_not_there(plan, monkeypatch):
+    """The flag comes after the pixels: a writer that dies in between leaves no tile."""
+    write = os.pwrite
+
+    def dies_half_way(descriptor, data, offset):
+        write(descriptor, bytes(data)[: len(bytes(data)) // 2], offset)
+        raise KeyboardInterrupt
+
+    with open_cache(plan) as cache:
+        monkeypatch.setattr(os, "pwrite", dies_half_way)
+        with pytest.raises(KeyboardInterrupt):
+            cache.put(3, tile(3, plan))
+        monkeypatch.undo()
+        assert not cache.get(3, np.zeros(plan.shape, plan.dtype))

@@ -281,6 +281,24 @@ def test_the_same_table_in_many_dresses(data):
     assert table.labels.tolist() == [[1], [0]]
 
 
+@pytest.mark.parametrize("data", [b"\xff\xfea", b"\xfe\xffa", "a,b\n1,2\n".encode("utf-16")[:-1]])
+def test_utf16_cut_short_is_refused(data):
+    message = refused(data, name="cut.csv")
+    assert "labels=cut.csv" in message
+    assert "UTF-16" in message
+
+
+@pytest.mark.parametrize("rows", [10, 20_000])
+@pytest.mark.parametrize("header", ['"image,ship', 'image,"ship'])
+def test_a_stray_quote_in_the_header_is_refused(header, rows):
+    text = header + "\n" + "".join(f"tile_{i},{i % 2}\n" for i in range(rows))
+    message = refused(text, name="stray.csv")
+    assert "labels=stray.csv" in message
+    assert len(message) < 500
+    if rows > 10:
+        assert "stray quote" in message
+
+
 def test_quoted_cells_hold_delimiters_quotes_and_line_breaks():
     table = read('image,note,ship\n"a, b.jpg","say ""x""\ntwice",1\nc.jpg,,0\n')
     assert table.keys == ("a, b.jpg", "c.jpg")

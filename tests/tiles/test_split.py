@@ -143,6 +143,40 @@ def test_absent_column_is_refused():
         assign_parts(blank(3, scene=("x",) * 3), options(by="column", column="part"))
 
 
+def test_auto_refuses_a_named_column_that_is_absent():
+    with pytest.raises(InputError, match=r"split\.column.*no column 'part'.*scene"):
+        assign_parts(blank(3, scene=("x",) * 3), options(column="part"))
+    with pytest.raises(InputError, match=r"split\.column.*no column 'split'"):
+        assign_parts(blank(3), options(column="split"))
+    assert assign_parts(blank(10), options(column="part", by="draw")).count("val") == 2
+
+
+@pytest.mark.parametrize("keys", [{"val": 0.2}, {"test": 0.1}, {"seed": 0}, {"stratify": True}])
+def test_auto_refuses_a_draw_beside_a_column(keys):
+    labels = blank(10, split=("train",) * 9 + ("val",))
+    with pytest.raises(InputError) as caught:
+        assign_parts(labels, options(**keys))
+    message = str(caught.value)
+    (name,) = keys
+    assert message.startswith(f"split.{name}={keys[name]}: labels.csv has the column 'split'")
+    assert "split.by=column" in message
+    assert "split.by=draw" in message
+    assert "\n" not in message
+    assert assign_parts(labels, options(by="column", **keys)).count("val") == 1
+    assert len(assign_parts(labels, options(by="draw", **keys))) == 10
+
+
+def test_a_printed_config_asks_for_nothing_by_its_defaults():
+    printed = options().model_dump()
+    assert assign_parts(blank(10), options(**printed)).count("val") == 2
+    labels = blank(10, split=("train",) * 10)
+    assert set(assign_parts(labels, options(**printed))) == {"train"}
+    with pytest.raises(InputError, match=r"^split\.val=0\.3: "):
+        assign_parts(labels, options(**printed | {"val": 0.3}))
+    with pytest.raises(InputError, match="no column 'part'"):
+        assign_parts(labels, options(**printed | {"column": "part"}))
+
+
 def test_a_given_split_may_not_cut_groups():
     split = ("train", "val", "val")
     assert assign_parts(blank(3, split=split, s=("x", "y", "y")), options(group="s")) == split

@@ -155,7 +155,7 @@ def test_unreadable_tiles_have_no_weight():
     bad = [3, 7, 20]
     spoilt = pixels.copy(), labels.copy()
     spoilt[0][bad], spoilt[1][bad] = 65535, 1
-    given = recipe(stage(1))
+    given = recipe(stage(1), error_budget=0.125)
     runs = [
         run(given, tiny_net(norm="batch"), unreadable=bad, data=data)
         for data in ((pixels, labels), spoilt)
@@ -165,11 +165,44 @@ def test_unreadable_tiles_have_no_weight():
     equal(weights(runs[0][2]), weights(runs[1][2]))
 
 
-def test_nothing_readable_at_all():
-    (report,), _, _ = run(recipe(stage(1)), tiny_net(), unreadable=range(ROWS))
+def test_nothing_readable_at_all_teaches_nothing():
+    given = recipe(stage(1), error_budget=1)  # adamw: its weight decay has to rest too
+    (report,), _, net = run(given, tiny_net(), unreadable=range(ROWS))
+    equal(weights(net), weights(tiny_net()))
     assert report.unreadable == ROWS
     assert math.isnan(report.train_loss)
     assert math.isfinite(report.val_loss)
+
+
+def test_more_unreadable_tiles_than_the_budget_stop_training():
+    bad = (3, 7, 20)
+    with pytest.raises(TrainingError, match=r"error_budget=0\.1") as caught:
+        run(recipe(stage(2), error_budget=0.1), tiny_net(), unreadable=bad)
+    assert "pseudo-epoch 1: 3 of 24 tiles could not be read" in str(caught.value)
+    assert "last checkpoint stays, and rerunning goes on" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    reports, _, _ = run(recipe(stage(2), error_budget=0.125), tiny_net(), unreadable=bad)
+    assert len(reports) == 2
+
+
+def test_unreadable_validation_tiles_count_once_against_the_budget():
+    """Row 0 is there twice: 1 of 10, not 2 of 12."""
+    with pytest.raises(TrainingError, match="validation: 1 of 10 tiles could not be read"):
+        run(recipe(stage(1), error_budget=0.09), tiny_net(), val_unreadable=(0,))
+    (report,), _, _ = run(recipe(stage(1), error_budget=0.1), tiny_net(), val_unreadable=(0,))
+    assert report.val_unreadable == 1
+
+
+def test_running_statistics_are_shared_where_a_stage_starts_within_a_pseudo_epoch(monkeypatch):
+    shared = []
+    monkeypatch.setattr(
+        "satray.training.trainer.share_running_statistics", lambda net: shared.append(net.trainable)
+    )
+    run(recipe(stage(1), stage(1, trainable="head")), tiny_net())
+    assert not shared
+    _, _, net = run(recipe(stage(0.5), stage(1.5, trainable="head")), tiny_net())
+    assert len(shared) == 1
+    assert net.trainable == ["all", "head"]
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_place():

@@ -97,6 +97,7 @@ def run(
     rank=0,
     workers=1,
     unreadable=(),
+    val_unreadable=(),
     task="multilabel",
     augment=None,
     data=None,
@@ -123,7 +124,7 @@ def run(
     def val_batches():
         # Padded to whole batches by repeating rows, as the streaming room does.
         order = np.resize(np.arange(VAL_ROWS), 12)
-        return batches(val_pixels, val_labels, order, 4, rank, workers)
+        return batches(val_pixels, val_labels, order, 4, rank, workers, val_unreadable)
 
     with contextlib.suppress(StoppedError):
         train(
@@ -132,7 +133,14 @@ def run(
             train_batches,
             val_batches,
             report,
-            settings=settings or LoopSettings(task, CLASSES, given.optimizer, seed=given.seed),
+            settings=settings
+            or LoopSettings(
+                task,
+                CLASSES,
+                given.optimizer,
+                seed=given.seed,
+                error_budget=given.error_budget,
+            ),
             preprocess=Preprocess(("a", "b", "c"), (2500.0,) * 3, (1500.0,) * 3, SIZE, SIDE),
             augment=augment or Augment(SIZE, seed=given.seed),
             state=None if state is None else TrainState.from_bytes(state),
