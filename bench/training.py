@@ -6,7 +6,8 @@ satray: a `DataLoader` (two persistent workers, rasterio), resize, flips, forwar
 its start is a warm-up that is not timed. The rate of `satray train` is that of its history: images
 over seconds waited for data and computed, the median of its second and third pseudo-epoch; the
 first, which fills the pipeline, is given apart. `no cache` decodes every tile every time, as the
-bare loop does; `satray` keeps decoded tiles, in a folder that is new for each run.
+bare loop does; `satray` keeps decoded tiles, in a folder that is new for each run. Ray's workers run
+at the bare loop's priority here, not at Ray's 15 below it, so that the machine's noise hits both.
 """
 
 import argparse
@@ -114,6 +115,7 @@ def satray_run(
 def main(arguments: list[str]) -> int:
     """Measure and print a table, then one line of JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench training", description=__doc__)
+    os.environ.setdefault("RAY_worker_niceness", "0")
     parser.add_argument("index", help="the `out` of a prepare run over RGB tiles")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=480, help="tiles a round")

@@ -75,6 +75,8 @@ def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None])
             try:
                 _trainer(task, run).fit()
                 break
+            except SystemExit:  # Ray's answer to Ctrl-C, with status 0
+                raise KeyboardInterrupt from None
             except TrainingFailedError as error:
                 if run.storage.exists(stopped):
                     break
