@@ -126,18 +126,22 @@ class _Line:
         from satray.demo.generator import Archive, write_archive, write_scene
 
         recipe, storage, uri = self.recipe, self.run.storage, self.run.uri("archive")
-        # In this run's own state, so that another size or seed never finds it; and written last.
-        made = join(self.run.state, "archive.json")
+        # Names the run, so that another size or seed does not take it for its own; written last.
+        made = join(uri, "made.json")
         with self.run.activity("archive"):
-            if storage.exists(made):
-                found = json.loads(storage.read(made))
+            found = json.loads(storage.read(made)) if storage.exists(made) else {}
+            if found.get("run_id") == self.run.run_id:
                 self.archive = Archive(**found["archive"])
                 self.ships_in_scene = found["ships_in_scene"]
             else:
                 storage.delete(uri)
                 self.archive = write_archive(storage, uri, recipe.tiles, recipe.size, recipe.seed)
                 self.ships_in_scene = write_scene(storage, uri, SCENE, recipe.seed)
-                note = {"archive": asdict(self.archive), "ships_in_scene": self.ships_in_scene}
+                note = {
+                    "run_id": self.run.run_id,
+                    "archive": asdict(self.archive),
+                    "ships_in_scene": self.ships_in_scene,
+                }
                 storage.write(made, json.dumps(note).encode())
             for name in ("labels.csv", "ships.json", "scene.tif", "scene-ships.geojson"):
                 data = storage.read(join(uri, name))
