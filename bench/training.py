@@ -6,8 +6,8 @@ satray: a `DataLoader` (two persistent workers, rasterio), resize, flips, forwar
 its start is a warm-up that is not timed. The rate of `satray train` is that of its history: images
 over seconds waited for data and computed, the median of its second and third pseudo-epoch; the
 first, which fills the pipeline, is given apart. `no cache` decodes every tile every time, as the
-bare loop does; `satray` keeps decoded tiles, in a folder that is new for each run. Ray's workers run
-at the bare loop's priority here, not at Ray's 15 below it, so that the machine's noise hits both.
+bare loop does; `satray` keeps decoded tiles, in a folder that is new for each run. Ray's workers
+run at the bare loop's priority here, not at Ray's 15 below it, so that noise hits both alike.
 """
 
 import argparse
