@@ -60,7 +60,13 @@ def start(
                 "running cluster, or unset it for a local one"
             ) from None
     else:
-        ray.init(num_cpus=num_cpus or max(4, cores()), include_dashboard=dashboard, **common)
+        # "local", or Ray would join, against these arguments, whatever `ray start` left behind.
+        ray.init(
+            address="local",
+            num_cpus=num_cpus or max(4, cores()),
+            include_dashboard=dashboard,
+            **common,
+        )
     try:
         if resources is not None:
             require(resources)
