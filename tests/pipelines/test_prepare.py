@@ -175,7 +175,7 @@ def test_wrong_input_ends_before_ray_and_writes_nothing(archive, capsys, keys, s
     out = root / "wrong"
     given = [f"images={root}/images", f"labels={root}/labels.csv", f"out={out}"]
     status = main(JOB, [*given, *(k.format(root=root) for k in keys)])
-    text = capsys.rea.errerr().out
+    text = capsys.readouterr().err
     assert status == 2
     assert not out.exists()
     assert re.search(says, text), text
