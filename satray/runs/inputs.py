@@ -24,11 +24,6 @@ def digest_entries(entries: Iterable[Entry]) -> str:
     return digest.hexdigest()
 
 
-def digest_prefix(storage: Storage, uri: str) -> str:
-    """Return the digest of all files below a prefix."""
-    return digest_entries(storage.list(uri))
-
-
 def run_id(job: str, recipe: Recipe, inputs: dict[str, str]) -> str:
     """Return the run id: 12 hexadecimal digits of the SHA-256 of configuration and inputs."""
     whole: dict[str, Any] = {"job": job, "config": identity(recipe), "inputs": inputs}

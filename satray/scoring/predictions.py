@@ -4,7 +4,6 @@ Legend: N tiles, K classes. Class names stand in column names as they are (`scor
 tower's name is [a-z0-9]+, so `share_<tower>_<class>` splits at the first underscore after it.
 """
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from satray.scoring.footprints import Outline, footprints, geo_metadata
@@ -161,13 +159,6 @@ def predictions(layout: Layout, tiles: Sequence[TileFacts], numbers: Numbers) ->
     geo = geo_metadata(shapes)
     metadata = {b"geo": json.dumps(geo).encode()} if geo else None
     return pa.Table.from_arrays(arrays, schema=schema.with_metadata(metadata))
-
-
-def to_parquet(table: pa.Table) -> bytes:
-    """Parquet bytes of a predictions table (zstd)."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
 
 
 def matrix(table: pa.Table, kind: str, classes: Sequence[str]) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ Shapes: N tiles, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,13 +92,6 @@ def roc_auc(scores_N: FloatArray, labels_N: NDArray[np.bool_]) -> float:
     if labels_N.all() or not labels_N.any():
         return NAN
     return float(roc_auc_score(labels_N, scores_N))
-
-
-def selection(best: str, task: str) -> tuple[str, Literal["min", "max"]]:
-    """The column of `EpochReport.row` that picks the best checkpoint, and which way is better."""
-    if best == "auto":
-        best = "accuracy" if task == "multiclass" else "map"
-    return ("val_loss", "min") if best == "loss" else (best, "max")
 
 
 def _threshold_metrics(z_NK: FloatArray, y_NK: NDArray[np.bool_]) -> dict[str, float]:

@@ -100,9 +100,6 @@ def set_up(recipe: TrainRecipe, storage: Storage) -> Setup:
     for split in ("train", "val"):
         if split not in counts:
             index.part(split)  # says what splits there are
-    best = recipe.best
-    if best == "auto":
-        best = "accuracy" if index.meta.task == "multiclass" else "map"
     if recipe.sync_batchnorm and recipe.resources.gpus == "no":
         raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
     mean, std = normalisation(recipe, variant, bands, index.meta, storage)
@@ -117,8 +114,15 @@ def set_up(recipe: TrainRecipe, storage: Storage) -> Setup:
         plan=plan_training(recipe, counts["train"], recipe.resources.workers),
         train_tiles=counts["train"],
         val_tiles=counts["val"],
-        best=best,
+        best=best_metric(recipe.best, index.meta.task),
     )
+
+
+def best_metric(best: str, task: str) -> str:
+    """The validation metric that picks the bundle; `loss` is the one where less is better."""
+    if best == "auto":
+        return "accuracy" if task == "multiclass" else "map"
+    return best
 
 
 def weight_files(recipe: TrainRecipe) -> dict[str, str]:

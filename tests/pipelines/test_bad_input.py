@@ -59,7 +59,7 @@ def world(s3: Any, ray_session: None, tmp_path_factory: pytest.TempPathFactory) 
     return {"root": root, "index": out, "bucket": s3.bucket("bad")}
 
 
-def refused(
+def check_refused(
     capfd: pytest.CaptureFixture[str], job: Job[Any], arguments: list[str], out: Path, says: str
 ) -> None:
     capfd.readouterr()
@@ -88,7 +88,7 @@ def test_prepare(world: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFix
         ([*sound, "split.by=column"], "split"),
     ]
     for arguments, says in cases:
-        refused(capfd, PREPARE, arguments, out, says)
+        check_refused(capfd, PREPARE, arguments, out, says)
 
 
 def test_two_images_of_one_id(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +96,7 @@ def test_two_images_of_one_id(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     tile(root / "tiles" / "t3.png.tif")
     (root / "tiles" / "t3.png.tif").rename(root / "tiles" / "t3.png")
     arguments = [f"images={root}/tiles", f"labels={root}/labels.csv"]
-    refused(capfd, PREPARE, arguments, tmp_path / "out", r"t3\.(png|tif).*t3\.(png|tif)")
+    check_refused(capfd, PREPARE, arguments, tmp_path / "out", r"t3\.(png|tif).*t3\.(png|tif)")
 
 
 @pytest.mark.parametrize("odd", [{"bands": 4}, {"dtype": "uint16"}])
@@ -106,7 +106,7 @@ def test_mixed_tiles(
     root = archive(tmp_path)
     tile(root / "tiles" / "t3.tif", **odd)
     arguments = [f"images={root}/tiles", f"labels={root}/labels.csv"]
-    refused(capfd, PREPARE, arguments, tmp_path / "out", r"mixed=quarantine")
+    check_refused(capfd, PREPARE, arguments, tmp_path / "out", r"mixed=quarantine")
     assert main(PREPARE, [*arguments, "mixed=quarantine", f"out={tmp_path}/out"]) == 0
 
 
@@ -119,7 +119,7 @@ def test_wrong_credentials(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     connect.forget()
     arguments = [f"images={world['bucket']}/tiles", f"labels={world['root']}/labels.csv"]
-    refused(capfd, PREPARE, arguments, tmp_path / "out", "credentials|denied|refused")
+    check_refused(capfd, PREPARE, arguments, tmp_path / "out", "credentials|denied|refused")
     monkeypatch.undo()
     connect.forget()
 
@@ -138,7 +138,7 @@ def test_train(world: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixtu
         ([*sound, "batch=4", f"weights={tmp_path}/absent.pth"], r"absent\.pth"),
     ]
     for arguments, says in cases:
-        refused(capfd, TRAIN, arguments, out, says)
+        check_refused(capfd, TRAIN, arguments, out, says)
 
 
 def test_bundles_that_are_none(
@@ -150,9 +150,9 @@ def test_bundles_that_are_none(
     (tmp_path / "fake" / "model.safetensors").write_bytes(b"0")
     for bundle in (world["index"], f"{tmp_path}/fake", f"{tmp_path}/absent"):
         arguments = [f"bundle={bundle}", f"index={world['index']}"]
-        refused(capfd, EVALUATE, arguments, out, "bundle|model.json")
+        check_refused(capfd, EVALUATE, arguments, out, "bundle|model.json")
         arguments = [f"bundle={bundle}", f"tiles={world['root']}/tiles"]
-        refused(capfd, SCORE, arguments, out, "bundle|model.json")
+        check_refused(capfd, SCORE, arguments, out, "bundle|model.json")
 
 
 def test_unreadable_images_cost_one_row_each(

@@ -11,7 +11,7 @@ import pytest
 from rasterio.warp import transform
 
 from satray.scoring.footprints import SEGMENTS, Outline, footprints, merge_geo, read_wkb
-from satray.scoring.predictions import Layout, Numbers, TileFacts, matrix, predictions, to_parquet
+from satray.scoring.predictions import Layout, Numbers, TileFacts, matrix, predictions
 
 UTM = (10.0, 0.0, 448000.0, 0.0, -10.0, 5411000.0)
 CLASSES = ("haze & fog", "été/été", "share_x", "ship")
@@ -58,7 +58,9 @@ def test_failed_rows_have_no_numbers_and_the_others_have_theirs() -> None:
         TileFacts("z", "z", height=8, width=9),
     ]
     given = numbers(3, 2)
-    back = pq.read_table(io.BytesIO(to_parquet(predictions(layout, tiles, given))))
+    sink = io.BytesIO()
+    pq.write_table(predictions(layout, tiles, given), sink)
+    back = pq.read_table(sink)
     assert back.column("status").to_pylist() == ["ok", "failed", "ok"]
     assert back.column("error").to_pylist() == [None, "truncated", None]
     assert back.column("target_a").to_pylist() == [1, None, None]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
-from satray.training.metrics import compute_metrics, selection
+from satray.training.metrics import compute_metrics
 
 NAMES = ("map", "map_paper", "classes_counted", "accuracy", "baseline_accuracy")
 NAMES += ("balanced_accuracy", "auc", "predicted_positive_rate", "log_loss")
@@ -123,10 +123,3 @@ def test_what_does_not_fit_is_refused():
         compute_metrics(np.zeros((0, 1)), np.zeros((0, 1)), ["a"], "binary")
     with pytest.raises(ValueError, match="classes"):
         compute_metrics(np.zeros((2, 2)), np.zeros((2, 2)), ["a"], "binary")
-
-
-def test_selection():
-    assert selection("auto", "binary") == ("map", "max")
-    assert selection("auto", "multiclass") == ("accuracy", "max")
-    assert selection("loss", "multilabel") == ("val_loss", "min")
-    assert selection("auc", "binary") == ("auc", "max")

@@ -10,7 +10,7 @@ from satray.config.model import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.storage import Storage
 from satray.tiles.index import BandStatistics, IndexMeta
-from satray.training.setup import normalisation
+from satray.training.setup import best_metric, normalisation
 
 RGB = ("red", "green", "blue")
 TWO = (("a", "resnet18"), ("b", "resnet18"))
@@ -80,3 +80,17 @@ def test_towers_whose_weights_disagree_are_refused(monkeypatch):
         found("imagenet", towers)
     assert found("imagenet", towers, normalize="statistics") == "statistics"
     assert found("imagenet", (("a", "resnet18"), ("b", "simple_cnn"))) == IMAGENET
+
+
+@pytest.mark.parametrize(
+    ("asked", "task", "found"),
+    [
+        ("auto", "binary", "map"),
+        ("auto", "multilabel", "map"),
+        ("auto", "multiclass", "accuracy"),
+        ("loss", "multilabel", "loss"),
+        ("auc", "binary", "auc"),
+    ],
+)
+def test_what_picks_the_bundle(asked, task, found):
+    assert best_metric(asked, task) == found
