@@ -17,16 +17,23 @@ def rgb(image: Image.Image) -> np.ndarray:
 
 
 def same_by_both(data: bytes, **names) -> np.ndarray:
-    """Decode, check that the hot path gives the same pixels, and return them."""
+    """Decode, check that the hot path gives the same pixels, and return them.
+
+    Where the file declares nodata, the hot path has each band's mean in its place.
+    """
     tile = decode(data, **names)
     h = tile.header
     take = tuple(range(len(h.bands)))
+    want = tile.pixels.copy()
+    if h.nodata is not None:
+        for band in want:
+            band[~tile.valid] = np.round(band[tile.valid].mean(dtype=np.float64))
     again = read_pixels(data, take, h.height, h.width, h.dtype)
-    np.testing.assert_array_equal(again, tile.pixels)
+    np.testing.assert_array_equal(again, want)
     assert again.flags.c_contiguous
     assert again.flags.writeable
     last = read_pixels(data, (take[-1], 0), h.height, h.width, h.dtype)
-    np.testing.assert_array_equal(last, tile.pixels[[take[-1], 0]])
+    np.testing.assert_array_equal(last, want[[take[-1], 0]])
     assert tile.pixels.dtype == h.dtype
     assert tile.pixels.shape == (len(h.bands), h.height, h.width)
     assert tile.valid.shape == (h.height, h.width)
