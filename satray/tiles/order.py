@@ -88,6 +88,24 @@ class WholeOrder:
 Order = TrainOrder | WholeOrder
 
 
-def chunks(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """Cut rows into consecutive pieces of `size`; the last may be shorter."""
-    return [rows[i : i + size] for i in range(0, len(rows), size)]
+def falling_chunks(
+    rows: NDArray[np.int64], block: int, readers: int, most: int
+) -> list[NDArray[np.int64]]:
+    """Cut rows into consecutive pieces: large at first, single blocks at the end.
+
+    Few tasks cost little to start, and small last ones let all readers end together (guided
+    self-scheduling, Polychronopoulos and Kuck 1987).
+
+    Args:
+        rows: what is to be read, in order.
+        block: tiles a block; every piece but the last is a multiple of it.
+        readers: tasks at once.
+        most: tiles of a piece, at the most (but at least a block).
+    """
+    pieces, start = [], 0
+    while start < len(rows):
+        share = min((len(rows) - start) // readers, most)
+        size = max(1, share // block) * block
+        pieces.append(rows[start : start + size])
+        start += size
+    return pieces

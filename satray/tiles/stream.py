@@ -19,25 +19,28 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from satray.tiles.blocks import Batch, TileSource, errors_of, read_blocks, tile_source, to_torch
-from satray.tiles.order import Order, chunks
+from satray.tiles.order import Order, falling_chunks
 
 __all__ = ["StreamTally", "TileSource", "batches", "tile_dataset", "tile_source"]
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 8 << 20
 """A block aims at this size: small enough for an early first batch, large enough to amortise."""
-TASK_TILES = 256
+TASK_TILES = 512
 """Most tiles a read task takes: some hundred milliseconds of work."""
 
 
 class TileDatasource(Datasource):
     """Tiles of a split in the order of the pass that Ray Data is at."""
 
-    def __init__(self, source: TileSource, order: Order, block: int, task: int, start: int) -> None:
+    def __init__(
+        self, source: TileSource, order: Order, block: int, readers: int, most: int, start: int
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._source = source
         self._order = order
         self._block = block
-        self._task = task
+        self._readers = readers
+        self._most = most
         self._start = start
 
     def get_name(self) -> str:
@@ -59,7 +62,8 @@ class TileDatasource(Datasource):
         done = data_context._execution_idx if data_context is not None else 0
         pseudo_epoch = self._start + done
         tasks = []
-        for rows in chunks(self._order.rows(pseudo_epoch), self._task):
+        order = self._order.rows(pseudo_epoch)
+        for rows in falling_chunks(order, self._block, self._readers, self._most):
             metadata = BlockMetadata(
                 num_rows=len(rows),
                 size_bytes=len(rows) * self._source.tile_bytes,
@@ -120,10 +124,8 @@ def tile_dataset(
     """
     total = len(order.rows(start))
     block = batch if deterministic else block_tiles(source.tile_bytes, batch, total, workers)
-    # A task of several blocks saves starting tasks; enough tasks keep all readers busy to the end.
-    blocks = max(1, min(TASK_TILES, total // (4 * read_tasks)) // block)
     dataset = ray.data.read_datasource(
-        TileDatasource(source, order, block, block * blocks, start),
+        TileDatasource(source, order, block, read_tasks, TASK_TILES, start),
         override_num_blocks=1,  # the source itself says how many; Ray shall not split further
         num_cpus=0.5,
         concurrency=read_tasks,

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from satray.tiles import order
@@ -55,7 +55,22 @@ def test_whole_order_pads_with_rows_it_has(n, multiple, padded):
     assert list(rows[:n]) == list(range(n))
 
 
-def test_chunks_cover_all():
-    pieces = order.chunks(np.arange(10), 4)
-    assert [len(piece) for piece in pieces] == [4, 4, 2]
-    np.testing.assert_array_equal(np.concatenate(pieces), np.arange(10))
+@settings(max_examples=60)
+@given(
+    n=st.integers(0, 3000),
+    block=st.integers(1, 70),
+    readers=st.integers(1, 9),
+    most=st.integers(1, 600),
+)
+def test_falling_chunks_cover_all_in_whole_blocks(n, block, readers, most):
+    pieces = order.falling_chunks(np.arange(n), block, readers, most)
+    sizes = [len(piece) for piece in pieces]
+    np.testing.assert_array_equal(np.concatenate([np.empty(0, int), *pieces]), np.arange(n))
+    assert all(size % block == 0 for size in sizes[:-1])
+    assert all(size <= max(most, block) for size in sizes)
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_falling_chunks_end_with_single_blocks():
+    sizes = [len(piece) for piece in order.falling_chunks(np.arange(1000), 32, 2, 512)]
+    assert sizes == [480, 256, 128, 64, 32, 32, 8]
