@@ -5,10 +5,12 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from satray.config.base import Resources
-from satray.errors import InputError
+from satray.errors import InputError, SatrayError
+
+T = TypeVar("T")
 
 # Read when Ray is imported or its workers start; a value that the operator set wins.
 SETTINGS = {
@@ -121,6 +123,47 @@ def threads_per_worker(workers: int) -> int:
     Ray sets one thread a worker, which leaves the other cores idle.
     """
     return max(1, cores() // max(1, workers))
+
+
+def run_once(function: Callable[..., T], *args: Any, gpu: bool = False) -> T:
+    """Call a function on a worker, with a GPU or on all cores of its node, and wait for it.
+
+    Args:
+        function: what to call; it travels by name, so it must be importable there.
+        args: what it is given; they are pickled.
+        gpu: whether it gets a GPU; else it gets a CPU to Ray's mind, and torch all cores.
+
+    Raises:
+        SatrayError: what the function raised, as it was; or why the worker died, in one line.
+    """
+    remote: Any = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0)(_with_threads)
+    reference = remote.remote(function, args, gpu)
+    try:
+        found: T = ray.get(reference)
+        return found
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SatrayError):
+            raise error.cause from None
+        raise SatrayError(f"a worker failed: {_last_line(error)}") from error
+    except ray.exceptions.RayError as error:
+        raise SatrayError(f"a worker died: {_last_line(error)}") from error
+    except KeyboardInterrupt:
+        ray.cancel(reference, force=True)  # a cluster that was joined would go on with it
+        raise
+
+
+def _with_threads(function: Callable[..., T], args: tuple[Any, ...], gpu: bool) -> T:
+    if not gpu:
+        import torch
+
+        torch.set_num_threads(threads_per_worker(1))
+    return function(*args)
+
+
+def _last_line(error: Exception) -> str:
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[-1] if lines else type(cause).__name__
 
 
 class _Board:

@@ -4,6 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says nothing on a machine that others use too.
+settings.register_profile("satray", deadline=None)
+settings.load_profile("satray")
 
 pytest_plugins = ["conftest_s3"]
 

@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     {"errors", "config", "storage"},
     {"runs", "cluster"},
-    {"models", "tiles", "report"},  # report draws arrays; the job bodies above hand them to it
+    {"models", "tiles", "report", "metrics"},  # the last two take plain arrays
     {"training"},
-    {"sweep", "scoring", "demo"},
+    {"sweep", "scoring", "demo", "classifier"},
     {"jobs"},
 )
 """Rooms from the ground up; a module imports from its own floor or below."""
@@ -36,7 +36,7 @@ RAY_FILES = {
     "satray.sweep.features",
 }
 TORCH = {"torch", "torchvision", "timm"}
-TORCH_FREE_ROOMS = {"config", "storage", "runs", "jobs"}
+TORCH_FREE_ROOMS = {"config", "storage", "runs", "jobs", "metrics"}
 TORCH_FREE = {
     f"satray.tiles.{name}"
     for name in "labels split bands decode index statistics cache pipeline".split()  # noqa: SIM905
@@ -132,8 +132,12 @@ def floor_of(module: str) -> int:
 
 
 def own(tree: Tree, name: str) -> list[Import]:
-    """Imports of one module that point into the tree."""
-    return [i for i in tree[name].imports if i.target.split(".")[0] in ("satray", "jobs")]
+    """Imports of one module that point into the tree.
+
+    `satray` itself is the front door: what it imports only when asked may stand on any floor.
+    """
+    taken = [i for i in tree[name].imports if i.eager or name != "satray"]
+    return [i for i in taken if i.target.split(".")[0] in ("satray", "jobs")]
 
 
 def at(tree: Tree, name: str, found: Import) -> str:

@@ -6,7 +6,7 @@ import pytest
 from test_floors import LONGEST, RULES, floor_of, read_tree
 
 SOUND = {
-    "satray/__init__.py": "__version__ = '1'",
+    "satray/__init__.py": "__version__ = '1'\ndef load():\n    import satray.scoring.pipeline",
     "satray/errors.py": "class E(Exception): ...",
     "satray/cluster.py": "import ray\nfrom satray import errors",
     "satray/config/__init__.py": "",
@@ -35,6 +35,7 @@ BROKEN = {
         "if TYPE_CHECKING:\n    from satray.scoring import pipeline",
         "upward",
     ),
+    "upward from the front door": ("satray/__init__.py", "import satray.runs.run", "upward"),
     "upward relative": ("satray/tiles/bands.py", "from ..training import launch", "upward"),
     "tiles know models": ("satray/tiles/bands.py", "from satray.models import network", "upward"),
     "models know stream": ("satray/models/network.py", "import satray.tiles.stream", "upward"),

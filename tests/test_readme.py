@@ -1,4 +1,4 @@
-"""The README's commands are commands: every one builds its job's recipe."""
+"""The README's commands are commands: every one builds its job's recipe; its Python runs."""
 
 import re
 import shlex
@@ -9,6 +9,7 @@ import pytest
 from satray.config.base import Recipe
 from satray.config.demo import DemoRecipe
 from satray.config.evaluate import EvaluateRecipe
+from satray.config.export import ExportRecipe
 from satray.config.parse import build
 from satray.config.prepare import PrepareRecipe
 from satray.config.score import ScoreRecipe
@@ -20,6 +21,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "train": TrainRecipe,
     "evaluate": EvaluateRecipe,
     "score": ScoreRecipe,
+    "export": ExportRecipe,
     "demo": DemoRecipe,
 }
 
@@ -44,3 +46,29 @@ def test_there_are_commands() -> None:
 def test_the_command_builds_its_recipe(job: str, arguments: list[str]) -> None:
     recipe = build(RECIPES[job], arguments, lambda path, options: (ROOT / path).read_bytes())
     assert isinstance(recipe, RECIPES[job])
+
+
+def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All Python blocks, in order, where a run left a bundle and an export."""
+    import numpy as np
+    import scoring_material as material
+    import torch
+
+    from satray.models.encoder import encoder_file, find_levels
+
+    bundle = material.save_bundle(tmp_path / "runs/model/bundle", material.one_tower())
+    levels = find_levels(bundle.network.backbones()["rgb"])
+    (tmp_path / "runs/export/encoder").mkdir(parents=True)
+    file = tmp_path / "runs/export/encoder/rgb.safetensors"
+    file.write_bytes(encoder_file(bundle, "rgb", levels))
+    monkeypatch.chdir(tmp_path)
+    tiles = np.stack([material.pixels(seed, bands=3) for seed in range(4)])
+    names = {"tiles": tiles, "pixels": torch.from_numpy(tiles)}
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for block in blocks:
+        exec(block, names)
+    assert names["found"].scores.shape == names["found"].logits.shape == (4, 3)
+    assert len(names["found"].labels) == 4
+    assert names["maps"]["rgb"].shape == (4, 1, 4, 4)
+    assert names["features"]["rgb"].shape == (4, 128, 4, 4)
+    assert len(names["pyramid"]) == len(names["encoder"].strides)

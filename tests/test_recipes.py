@@ -13,11 +13,14 @@ FOLDER = Path(__file__).parents[1] / "jobs" / "recipes"
 TRAIN = (
     "ships_mobilenet_v2",
     "ships_xception",
+    "ships_gradual",
     "planet_single3",
     "planet_single4",
     "planet_double4",
 )
-RECIPES: dict[str, type[Recipe]] = {**dict.fromkeys(TRAIN, TrainRecipe), "demo": DemoRecipe}
+PAPER = tuple(f"planet_{name}_paper" for name in ("single3", "single4", "double4"))
+JOBS: dict[str, type[Recipe]] = {"demo": DemoRecipe}
+RECIPES = {**dict.fromkeys((*TRAIN, *PAPER), TrainRecipe), **JOBS}
 
 
 def load_train(name: str) -> TrainRecipe:
@@ -81,3 +84,25 @@ def test_fine_tuned_blocks_exist_and_are_the_last_ones(name):
     total = sum(p.numel() for p in network.parameters())
     assert trainable[0] == {"ships_mobilenet_v2": 1281, "ships_xception": 2049}[name]
     assert trainable[0] < trainable[1] < total / 2
+
+
+def test_gradual_unfreezing_thaws_more_in_each_stage_and_slows_with_depth():
+    from satray.models.network import Network
+    from satray.models.variant import resolve
+    from satray.training.optimizers import depth_groups
+    from satray.training.stages import plan_training
+
+    recipe = load_train("ships_gradual")
+    network = Network(resolve(recipe.variant, recipe.pooling), 1, dropout=recipe.dropout)
+    trained, slowest = [], []
+    for stage in recipe.stages:
+        network.set_trainable(stage.trainable)
+        groups = depth_groups(network, stage.layer_decay)
+        trained.append(sum(p.numel() for p in network.parameters() if p.requires_grad))
+        slowest.append(min(group["share"] for group in groups))
+    assert trained[0] == 1281
+    assert trained[-1] == sum(p.numel() for p in network.parameters())
+    assert trained == sorted(set(trained))
+    assert slowest == sorted(set(slowest), reverse=True)
+    assert slowest[-1] == pytest.approx(0.8**9)  # conv_stem, seven blocks, conv_head; the head
+    assert plan_training(recipe, 128_000, 1).warnings == ()

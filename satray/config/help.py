@@ -102,7 +102,7 @@ def _other_kinds(annotation: Any) -> bool:
     """Whether a key takes something else beside a section (a name, say)."""
     if isinstance(annotation, type) or get_origin(annotation) is tuple:
         return False
-    return any(inner is str for inner in get_args(annotation))
+    return any(inner is str or get_origin(inner) is Literal for inner in get_args(annotation))
 
 
 def _kind(annotation: Any) -> str:

@@ -7,7 +7,7 @@ from pydantic import field_validator
 from satray.config.base import Section, key
 
 Pooling = Literal["avg", "max", "lse"]
-FirstConv = Literal["kaiming", "zero", "mean", "copy"]
+FirstConv = Literal["kaiming", "zero", "mean", "copy", "in_place"]
 
 
 class TowerOptions(Section):

@@ -23,6 +23,9 @@ class ScoreRecipe(Recipe):
         None, "names of the files' bands in order; default what the files or the index say"
     )
     cam: CamOptions = key(CamOptions(), "class activation maps")
+    average: Literal["none", "d4"] = key(
+        "none", "d4: logits and maps averaged over the eight flips and transposes of each tile"
+    )
     batch: int = key(64, "tiles a forward pass", unit="tiles", identity=False, ge=1)
     error_budget: float = key(
         0.05, "share of tiles that may fail before the job ends with status 3", ge=0, le=1

@@ -6,6 +6,15 @@ from pydantic import model_validator
 
 from satray.config.base import Recipe, Section, key
 from satray.config.model import FirstConv, Pooling, VariantOptions
+from satray.config.regularise import AugmentOptions, AverageOptions, CalibrateOptions, LossOptions
+from satray.config.stages import RangeOptions, StageOptions
+
+
+class NormalizeOptions(Section):
+    """Numbers to normalise by, of values after the radiometry."""
+
+    mean: tuple[float, ...] = key(..., "mean of each input band, in the variant's band order")
+    std: tuple[float, ...] = key(..., "standard deviation of each input band")
 
 
 class InputOptions(Section):
@@ -18,10 +27,18 @@ class InputOptions(Section):
     evaluate: Literal["whole", "centre"] = key(
         "whole", "whole: the tile shrunk to `size`; centre: the middle of the resized tile"
     )
-    normalize: Literal["auto", "statistics", "imagenet"] = key(
+    radiometry: Literal["stored", "pil_compat", "percentile"] = key(
+        "stored",
+        "stored: values as they are; percentile: 2nd to 98th percentile of each band to 0..1, "
+        "clipped; pil_compat: what PIL makes of Planet's 4-band TIFFs, colours divided by NIR",
+    )
+    normalize: Literal["auto", "statistics", "imagenet"] | NormalizeOptions = key(
         "auto",
-        "statistics: the index's mean and std; imagenet: the weights' (8-bit RGB); "
-        "auto: imagenet where published weights in all towers meet 8-bit red, green, blue",
+        "statistics: the index's mean and std; imagenet: the weights' (8-bit RGB); {mean, std}: "
+        "numbers; auto: imagenet where published weights in all towers meet 8-bit red, green, blue",
+    )
+    evaluate_flip: bool = key(
+        False, "flip validation tiles left-right at random, as the Planet report's code did"
     )
 
     @model_validator(mode="after")
@@ -31,45 +48,12 @@ class InputOptions(Section):
         return self
 
 
-class AugmentOptions(Section):
-    """Random changes to training tiles; pure in (seed, pseudo-epoch, tile)."""
-
-    flips: Literal["none", "horizontal", "d4"] = key(
-        "d4", "none, left-right, or all eight flips and transposes"
-    )
-    crop: Literal["random", "centre"] = key(
-        "random", "where the crop of `input.size` falls in the resized tile"
-    )
-
-
 class OptimizerOptions(Section):
     """The optimiser, made anew for each stage."""
 
     name: Literal["adam", "adamw", "sgd"] = key("adamw", "adam, adamw or sgd")
     weight_decay: float = key(0.01, "weight decay", ge=0)
     momentum: float = key(0.9, "momentum (sgd)", ge=0, lt=1)
-
-
-class ScheduleOptions(Section):
-    """How the learning rate runs within a stage, stepped per batch."""
-
-    name: Literal["constant", "step", "one_cycle"] = key(
-        "one_cycle", "constant, step (StepLR) or one_cycle"
-    )
-    step: float = key(10.0, "step: length between drops", unit="pseudo-epochs", gt=0)
-    gamma: float = key(0.3, "step: factor at each drop", gt=0, le=1)
-    pct_start: float = key(0.3, "one_cycle: share of the stage that rises", gt=0, lt=1)
-    div: float = key(25.0, "one_cycle: start = learning_rate / div", gt=0)
-    final_div: float = key(1e4, "one_cycle: end = start / final_div", gt=0)
-
-
-class StageOptions(Section):
-    """A stretch of training with its own trainable part, learning rate, schedule and length."""
-
-    trainable: str = key("all", "head, all, or the block of the backbone it starts from")
-    learning_rate: float = key(1e-3, "highest learning rate of the stage", gt=0)
-    schedule: ScheduleOptions = key(ScheduleOptions(), "learning-rate schedule")
-    pseudo_epochs: float = key(10.0, "length of the stage", unit="pseudo-epochs", gt=0)
 
 
 class CacheOptions(Section):
@@ -100,11 +84,24 @@ class TrainRecipe(Recipe):
         words=("none", "imagenet"),
     )
     first_conv: FirstConv = key(
-        "kaiming", "how pretrained first weights meet other bands: kaiming, zero, mean, copy"
+        "kaiming",
+        "how pretrained first weights meet other bands: kaiming, zero, mean, copy; in_place: those "
+        "of red, green, blue for the first three bands whatever they are, as the report did",
     )
     dropout: float = key(0.0, "dropout on the pooled features", ge=0, lt=1)
     input: InputOptions = key(InputOptions(), "network input")
     augment: AugmentOptions = key(AugmentOptions(), "augmentation")
+    loss: LossOptions = key(LossOptions(), "loss")
+    repeat: float = key(
+        0.0,
+        "class-aware sampling: tiles of classes rarer than this share of the train split come "
+        "sqrt(repeat / share) times a pass; 0: every tile once",
+        ge=0,
+        le=1,
+    )
+    average: AverageOptions = key(AverageOptions(), "averages of weights")
+    calibrate: CalibrateOptions = key(CalibrateOptions(), "temperature and thresholds")
+    landscape: RangeOptions = key(RangeOptions(), "range test of `learning_rate: auto`")
     optimizer: OptimizerOptions = key(OptimizerOptions(), "optimiser")
     stages: tuple[StageOptions, ...] = key((StageOptions(),), "stages, in order", min_length=1)
     batch: int = key(32, "global batch, over all workers", unit="tiles", ge=1)
@@ -129,3 +126,8 @@ class TrainRecipe(Recipe):
         le=1,
     )
     cache: CacheOptions = key(CacheOptions(), "decoded tiles kept", identity=False)
+    tracking: Literal["tensorboard", "mlflow", "none"] = key(
+        "tensorboard",
+        "where the history goes beside the run folder; mlflow: MLFLOW_TRACKING_URI",
+        identity=False,
+    )

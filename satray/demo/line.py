@@ -205,7 +205,7 @@ class _Line:
         )
 
     def _auc(self, record: RunRecord, out: str) -> float:
-        from satray.training.metrics import roc_auc
+        from satray.metrics.ranking import roc_auc
 
         tables = [
             pq.read_table(io.BytesIO(self.run.storage.read(join(out, product.path))))

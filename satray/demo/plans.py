@@ -7,7 +7,8 @@ from satray.config.evaluate import EvaluateRecipe
 from satray.config.model import TowerOptions, VariantOptions
 from satray.config.prepare import PrepareRecipe, SplitOptions
 from satray.config.score import CamOptions, ScoreRecipe
-from satray.config.train import InputOptions, StageOptions, TrainRecipe
+from satray.config.stages import StageOptions
+from satray.config.train import InputOptions, TrainRecipe
 from satray.storage import join
 
 if TYPE_CHECKING:  # it imports rasterio

@@ -9,6 +9,10 @@ by name, whatever the order, and the other bands are filled:
 - `mean`: the mean over red, green and blue;
 - `copy`: red, green, blue in turn, by the channel's place.
 
+`in_place` knows no names: the first three bands take the weights of red, green and blue whatever
+they are, the others are drawn as with `kaiming`. So the Planet report's code does, whose files are
+blue, green, red, near-infrared: its blue meets the filters of red.
+
 With `kaiming` and `zero` the RGB weights are kept bit for bit. With `mean` and `copy` all weights
 of n > 1 bands, the RGB ones too, are multiplied by 3 / n, so that the sum over channels stays what
 it was; one band takes the sum over red, green and blue. `copy` is then timm's `adapt_input_conv`.
@@ -30,7 +34,8 @@ def adapt_first_conv(stored_OIkk: Tensor, bands: Sequence[str], how: FirstConv) 
     Args:
         stored_OIkk: the stored weights; I is 3, or C already.
         bands: the tower's bands, in input order.
-        how: `kaiming` (draws from torch's global generator), `zero`, `mean` or `copy`.
+        how: `kaiming` and `in_place` (both draw from torch's global generator), `zero`, `mean` or
+            `copy`.
 
     Raises:
         InputError: stored weights for another number of bands, or `zero` without any RGB band.
@@ -45,6 +50,9 @@ def adapt_first_conv(stored_OIkk: Tensor, bands: Sequence[str], how: FirstConv) 
         )
     if how in ("mean", "copy") and wanted == 1:
         return stored_OIkk.sum(1, keepdim=True)
+    if how == "in_place":
+        drawn = [_fill(stored_OIkk, place, "kaiming") for place in range(3, wanted)]
+        return torch.cat([stored_OIkk[:, :wanted], *drawn], 1)
     own = {band: RGB.index(band) for band in RGB if band in bands}
     if how == "zero" and not own:
         raise InputError(

@@ -4,13 +4,13 @@ Coordinates are pixel-edge ones: pixel i covers [i, i + 1] and has its centre at
 transform maps (column, row) to ground coordinates, as rasterio's do.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from affine import Affine
 
 from satray.models.grid import FeatureGrid
 
-__all__ = ["FeatureGrid", "InputGeometry", "cam_transform", "probe_grid"]
+__all__ = ["FeatureGrid", "InputGeometry", "cam_transform", "centred", "probe_grid"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,21 @@ def cam_transform(source: Affine, geometry: InputGeometry, grid: FeatureGrid) ->
         @ Affine.translation(corner, corner)
         @ Affine.scale(grid.stride)
     )
+
+
+def centred(grid: FeatureGrid, size: int, cells: int) -> FeatureGrid:
+    """The grid of maps that are averaged over the tile's symmetries.
+
+    Cell i has its centre at c + s i, and that of the flipped tile, turned back, at
+    size - c - s (cells - 1 - i); their mean lies as far from one edge of the input as from the
+    other.
+
+    Args:
+        grid: of a single map.
+        size: side of the network's input, in px.
+        cells: cells along a side.
+    """
+    return replace(grid, centre=(size - grid.stride * (cells - 1)) / 2)
 
 
 def probe_grid(backbone: str) -> FeatureGrid:

@@ -1,6 +1,6 @@
 """From stored pixels to the network's input, batched, on the device where the pixels are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from satray.models.geometry import InputGeometry
+from satray.models.pil import pil_resize
+from satray.models.radiometry import Radiometry
+from satray.models.values import to_values
 
 
 def resize_tiles(x_BCHW: Tensor, height: int, width: int) -> Tensor:
@@ -47,10 +50,10 @@ class Preprocess:
     """Names of the channels, in the network's input order; the pixels given have the same."""
 
     mean: tuple[float, ...]
-    """Mean of each band, in stored units."""
+    """Mean of each band's values after the radiometry (`stored`: in stored units)."""
 
     std: tuple[float, ...]
-    """Standard deviation of each band, in stored units."""
+    """Standard deviation of each band's values after the radiometry."""
 
     size: int
     """Side of the network's input, in px."""
@@ -60,6 +63,25 @@ class Preprocess:
 
     mode: Literal["whole", "centre"] = "whole"
     """whole: the tile shrunk to `size` x `size`; centre: the middle of the resized tile."""
+
+    radiometry: Radiometry = field(default_factory=Radiometry)
+    """What stored values mean."""
+
+    def values(self, pixels_BCHW: Tensor) -> Tensor:
+        """Values of stored pixels, the band's mean where one is not finite; any dtype in.
+
+        Whole numbers of `stored` pass as they are, all else comes out in a float dtype.
+        """
+        if pixels_BCHW.shape[1] != len(self.bands):
+            raise ValueError(f"{pixels_BCHW.shape[1]} bands given, {len(self.bands)} expected")
+        return fill_invalid(to_values(pixels_BCHW, self.radiometry, self.bands), self.mean)
+
+    def resample(self, x_BCHW: Tensor, height: int, width: int) -> Tensor:
+        """Resize values: bilinear with antialiasing, in PIL's own way for `pil_compat`."""
+        if self.radiometry.name != "pil_compat":
+            return resize_tiles(x_BCHW, height, width)
+        level_BCHW = (x_BCHW * 255).round()
+        return pil_resize(level_BCHW, self.bands.index("nir"), height, width) / 255
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Shape that a tile is resized to before cropping, aspect kept (torchvision's Resize)."""
@@ -79,10 +101,8 @@ class Preprocess:
 
     def __call__(self, pixels_BCHW: Tensor) -> Tensor:
         """Input x_BCHW (float32, size x size) of stored pixels (any dtype, on any device)."""
-        if pixels_BCHW.shape[1] != len(self.bands):
-            raise ValueError(f"{pixels_BCHW.shape[1]} bands given, {len(self.bands)} expected")
         g = self.geometry(pixels_BCHW.shape[2], pixels_BCHW.shape[3])
-        x_BCHW = fill_invalid(pixels_BCHW, self.mean)
-        x_BCHW = resize_tiles(x_BCHW, g.resized_height, g.resized_width)
+        x_BCHW = self.values(pixels_BCHW)
+        x_BCHW = self.resample(x_BCHW, g.resized_height, g.resized_width)
         x_BCHW = x_BCHW[:, :, g.y_crop : g.y_crop + g.size, g.x_crop : g.x_crop + g.size]
         return normalize(x_BCHW, self.mean, self.std)

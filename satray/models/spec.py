@@ -12,6 +12,7 @@ from satray.config.model import VariantOptions
 from satray.errors import InputError
 from satray.models.geometry import FeatureGrid
 from satray.models.preprocess import Preprocess
+from satray.models.radiometry import Radiometry, read_radiometry
 from satray.models.variant import input_bands
 
 FORMAT = "satray-bundle"
@@ -35,13 +36,14 @@ class BundleSpec:
     """Class names, in the order of the logits; one for binary."""
 
     bands: tuple[str, ...]
-    """Names of the input channels, unique, in the order of the network's input."""
+    """Names of the input channels, unique, in the order of the network's input: the variant's
+    bands, and those that the radiometry looks at besides."""
 
     mean: tuple[float, ...]
-    """Mean of each band that is subtracted, in stored units."""
+    """What is subtracted from each band's values (`stored`: in stored units)."""
 
     std: tuple[float, ...]
-    """Standard deviation of each band that is divided by, in stored units."""
+    """What each band's values are then divided by."""
 
     dtype: str
     """dtype of the tiles that it was trained on (`uint8`, `uint16`, ...)."""
@@ -73,6 +75,9 @@ class BundleSpec:
     dropout: float = 0.0
     """Dropout that it was trained with, 0 to 1 (none in scoring)."""
 
+    radiometry: Radiometry = field(default_factory=Radiometry)
+    """How stored pixels become the values that are normalised."""
+
     provenance: dict[str, object] = field(default_factory=dict)
     """Where it comes from: run id, index digest, weights, versions, metrics."""
 
@@ -87,8 +92,10 @@ class BundleSpec:
         for name, (found, wanted) in counts.items():
             if found != wanted:
                 _refuse(name, f"{found} numbers", f"{wanted}, one each")
-        if sorted(self.bands) != sorted(input_bands(self.variant)):
-            _refuse("bands", self.bands, f"the variant's: {', '.join(input_bands(self.variant))}")
+        self.radiometry.check(self.bands)
+        bands = self.radiometry.reads(input_bands(self.variant))
+        if sorted(self.bands) != sorted(bands):
+            _refuse("bands", self.bands, f"the variant's: {', '.join(bands)}")
         if sorted(self.grids) != sorted(towers):
             _refuse("grids", sorted(self.grids), f"one a tower: {', '.join(towers)}")
         if not self.classes or len(set(self.classes)) != len(self.classes):
@@ -112,7 +119,8 @@ class BundleSpec:
 
     def preprocess(self) -> Preprocess:
         """The way from stored pixels to the network's input."""
-        return Preprocess(self.bands, self.mean, self.std, self.size, self.resize, self.evaluate)
+        size = (self.size, self.resize, self.evaluate)
+        return Preprocess(self.bands, self.mean, self.std, *size, self.radiometry)
 
     def to_json(self) -> bytes:
         """`model.json`: the same bytes for the same values.
@@ -123,6 +131,7 @@ class BundleSpec:
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         values["variant"] = self.variant.model_dump(mode="json")
         values["grids"] = {name: asdict(grid) for name, grid in self.grids.items()}
+        values["radiometry"] = asdict(self.radiometry)
         document = {"format": FORMAT, "version": VERSION, **values}
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
         return (text + "\n").encode()
@@ -152,6 +161,8 @@ def _read(data: bytes) -> BundleSpec:
         raise InputError(f"not a bundle's model.json: no JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"not a bundle's model.json: no 'format': '{FORMAT}'")
+    # bundles from before this key took values as they are stored
+    document.setdefault("radiometry", {"name": "stored", "low": [], "high": []})
     version = document.get("version")
     if type(version) is not int or version != VERSION:
         raise InputError(f"version {version!r} of the bundle format; this satray reads {VERSION}")
@@ -183,6 +194,7 @@ def _read(data: bytes) -> BundleSpec:
         temperature=get("temperature", _number),
         grids={name: _grid(name, grid) for name, grid in get("grids", _object).items()},
         dropout=get("dropout", _number),
+        radiometry=get("radiometry", read_radiometry),
         provenance=get("provenance", _object),
     )
 

@@ -110,7 +110,8 @@ def _run(job: Job[R], recipe: R, run: Run, inputs: dict[str, str], console: Cons
     run.say, run.progress = console.say, console.progress
     with console.quiet(log):
         try:
-            outcome, record = perform(job, recipe, run, inputs, functools.partial(_work, job))
+            around = functools.partial(_work, job) if _wants_ray(job) else None
+            outcome, record = perform(job, recipe, run, inputs, around)
         except SatrayError as error:
             if isinstance(error, InputError):
                 release(run)
@@ -147,6 +148,11 @@ def _work(job: Job[R], recipe: R, run: Run) -> Outcome:
         return job.work(recipe, run)
     finally:
         session.__exit__(None, None, None)
+
+
+def _wants_ray(job: Job[R]) -> bool:
+    """A job on a cluster joins it in any case, since only then local paths can be refused."""
+    return job.ray or "RAY_ADDRESS" in os.environ
 
 
 def _read_recipe(path: str, options: dict[str, Any]) -> bytes:

@@ -36,6 +36,8 @@ class Job(Generic[R]):
     """Lines that `--plan` prints. No Ray, nothing written."""
     work: Callable[[R, Run], Outcome]
     """Does the job; Ray is up."""
+    ray: bool = True
+    """Whether it needs Ray; where not, none is started, but a cluster is joined all the same."""
 
 
 def take_folder(run: Run, *, overwrite: bool) -> RunRecord | None:
@@ -93,7 +95,7 @@ def perform(
         status=outcome.status,
         config=json.loads(recipe.model_dump_json()),
         inputs=inputs,
-        versions=_versions(),
+        versions=library_versions(),
         started=started.isoformat(),
         finished=datetime.now(UTC).isoformat(),
         counts=outcome.counts,
@@ -107,7 +109,8 @@ def perform(
     return outcome, record
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Versions of satray, Python and the libraries that results depend on, by name."""
     found = {"satray": __version__, "python": platform.python_version()}
     for library in LIBRARIES:
         try:

@@ -1,18 +1,16 @@
 """The job `evaluate`: predictions of a split of a tile index, and how good they are."""
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
-
 from satray.config.evaluate import EvaluateRecipe
-from satray.errors import InputError
+from satray.errors import InputError, SatrayError
+from satray.runs.inputs import digest_file
 from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run
 from satray.scoring.blocks import Blocks
+from satray.scoring.causes import changed_files, differences
 from satray.scoring.line import (
     Maps,
     failure_lines,
@@ -21,9 +19,12 @@ from satray.scoring.line import (
     score_tiles,
     wanted_of,
 )
-from satray.scoring.predictions import OK, matrix
+from satray.scoring.origin import find_origin
+from satray.scoring.picks import check_asked
+from satray.scoring.quality import Gathered, Quality, measure
+from satray.scoring.reproduce import Comparison, Logits, compare, earlier, read_logits
 from satray.scoring.sources import TileSet, tiles_of_index
-from satray.storage import Storage
+from satray.storage import Storage, join
 from satray.tiles.bands import select
 from satray.tiles.index import TileIndex, index_digest, read_index
 
@@ -34,50 +35,88 @@ Metrics = dict[str, Any]
 
 
 def inputs(recipe: EvaluateRecipe, storage: Storage) -> dict[str, str]:
-    """Digests of the bundle and of the index.
+    """Digests of the bundle and of the index, and of the run to reproduce.
 
     Raises:
         InputError: no bundle, no index, an empty split, or an index that does not fit the bundle:
-            its classes, task, bands or dtype.
+            its classes, task, bands or dtype; a gallery of a class that is not the bundle's; or
+            nothing to reproduce.
     """
     from satray.models.bundle import bundle_digest
 
     found = bundle_digest(recipe.bundle, storage)
-    tiles_of(recipe, storage)
-    return {"bundle": found, "index": index_digest(recipe.index, storage)}
+    spec, _, _ = tiles_of(recipe, storage)
+    check_asked(recipe.gallery, spec.classes)
+    digests = {"bundle": found, "index": index_digest(recipe.index, storage)}
+    if recipe.reproduce is not None:
+        earlier(recipe, spec.classes, storage)
+        digests["reproduce"] = digest_file(storage, join(recipe.reproduce, "run.json"))
+    return digests
 
 
 def plan(recipe: EvaluateRecipe, storage: Storage) -> list[str]:
     """Say what would be predicted, and with what."""
-    spec, tiles = tiles_of(recipe, storage)
+    spec, _, tiles = tiles_of(recipe, storage)
     wanted = wanted_of(spec, tiles, Maps())
     blocks = Blocks.of("", len(tiles), wanted.tile_bytes)
-    return [
+    lines = [
         f"bundle: {', '.join(tower.backbone for tower in spec.variant.towers)}, "
         f"{len(spec.classes)} classes ({spec.task}), bands {', '.join(spec.bands)}",
         f"split {recipe.split}: {len(tiles):,} tiles of {wanted.height} x {wanted.width} px, "
         f"one request each, in {blocks.count:,} blocks of {blocks.size}; actors: "
         f"{recipe.resources.workers}, read tasks: {recipe.resources.read_tasks}",
     ]
+    if recipe.reproduce is not None:
+        record = earlier(recipe, spec.classes, storage)
+        lines.append(f"compared with run {record.run_id}, within {recipe.tolerance:g}")
+    return lines
 
 
 def work(recipe: EvaluateRecipe, run: Run) -> Outcome:
-    """Predict the split; publish `predictions/`, `failures.parquet` and `metrics.json`."""
-    spec, tiles = tiles_of(recipe, run.storage)
-    gathered = _Gathered(spec.classes)
+    """Predict the split; publish predictions, metrics, plots and the report.
+
+    Raises:
+        SatrayError: the run to reproduce is not reproduced; everything is written all the same.
+    """
+    from satray.scoring.findings import Findings
+    from satray.scoring.reporting import publish_report
+
+    spec, index, tiles = tiles_of(recipe, run.storage)
+    gathered = Gathered(spec.classes)
     merged = score_tiles(
-        run, recipe.bundle, tiles, Maps(), recipe.batch, recipe.resources, gathered.add
+        run,
+        recipe.bundle,
+        tiles,
+        Maps(),
+        recipe.batch,
+        recipe.resources,
+        gathered.add,
+        average=recipe.average,
     )
-    metrics = gathered.metrics(spec.task)
+    split = gathered.split()
+    quality: Quality | None = None
+    if len(split.ids):
+        with run.activity("measuring"):
+            quality = measure(split, spec, recipe.bootstrap)
+    comparison = _compared(recipe, run, split.logits_by_id(), spec, index)
     document = {
         "split": recipe.split,
         "tiles": merged.tiles,
         "failed": merged.failed,
         "task": spec.task,
         "classes": list(spec.classes),
-        "metrics": metrics,
+        "device": device(recipe),
+        "metrics": quality.metrics if quality else {},
+        **(quality.document if quality else {}),
+        "reproduction": comparison.document() if comparison else None,
     }
     run.publish("metrics.json", to_json(document))
+    if quality is not None:
+        found = Findings(recipe, spec, index, split, quality, comparison, merged.failed)
+        publish_report(found, find_origin(recipe.bundle, run.storage), run)
+    if comparison is not None and not comparison.same:
+        raise SatrayError(f"reproduce={recipe.reproduce}: {comparison.line()}")
+    metrics = document["metrics"]
     return Outcome(
         counts={
             "tiles": merged.tiles,
@@ -87,8 +126,9 @@ def work(recipe: EvaluateRecipe, run: Run) -> Outcome:
         metrics=metrics,
         summary=(
             f"{recipe.split}: {merged.tiles - merged.failed:,} tiles, "
-            f"{len(spec.classes)} classes ({spec.task}): predictions/, metrics.json",
-            *metric_lines(metrics, len(spec.classes)),
+            f"{len(spec.classes)} classes ({spec.task}): report.html, metrics.json, predictions/",
+            *metric_lines(quality, len(spec.classes)),
+            *([comparison.line()] if comparison else []),
             *failure_lines(merged),
         ),
         attempted=merged.tiles,
@@ -97,8 +137,15 @@ def work(recipe: EvaluateRecipe, run: Run) -> Outcome:
     )
 
 
-def tiles_of(recipe: EvaluateRecipe, storage: Storage) -> tuple["BundleSpec", TileSet]:
-    """The bundle's spec, and the split's tiles with their labels in the bundle's order.
+def device(recipe: EvaluateRecipe) -> str:
+    """What the actors computed on: gpu or cpu."""
+    from satray import cluster
+
+    return "gpu" if cluster.use_gpus(recipe.resources) else "cpu"
+
+
+def tiles_of(recipe: EvaluateRecipe, storage: Storage) -> tuple["BundleSpec", TileIndex, TileSet]:
+    """The bundle's spec, the split, and its tiles with their labels in the bundle's order.
 
     Raises:
         InputError: see `inputs`.
@@ -106,7 +153,8 @@ def tiles_of(recipe: EvaluateRecipe, storage: Storage) -> tuple["BundleSpec", Ti
     spec = read_spec(recipe.bundle, storage)
     index = read_index(recipe.index, storage)
     check_fit(spec, index)
-    return spec, tiles_of_index(index.part(recipe.split), spec.classes)
+    part = index.part(recipe.split)
+    return spec, part, tiles_of_index(part, spec.classes)
 
 
 def check_fit(spec: "BundleSpec", index: TileIndex) -> None:
@@ -133,39 +181,61 @@ def check_fit(spec: "BundleSpec", index: TileIndex) -> None:
     refuse_dtype(meta.dtype, spec, "index")
 
 
-def metric_lines(metrics: Metrics, classes: int) -> list[str]:
-    """The figures that matter, in two calm lines."""
-    if not metrics:
+def metric_lines(quality: Quality | None, classes: int) -> list[str]:
+    """The figures that matter, in a few calm lines."""
+    if quality is None:
         return ["no tile could be measured"]
+    metrics = quality.metrics
     counted = int(metrics["classes_counted"])
     return [
-        f"accuracy {_said(metrics['accuracy'])} beside {_said(metrics['baseline_accuracy'])} for "
-        f"always deciding the majority; balanced accuracy {_said(metrics['balanced_accuracy'])}",
-        f"mAP {_said(metrics['map'])} over {counted} of {classes} classes with positives; "
-        f"AUC {_said(metrics['auc'])}",
+        f"accuracy {_said(quality, 'accuracy')} beside {_value(metrics['baseline_accuracy'])} for "
+        f"always deciding the majority; balanced accuracy {_said(quality, 'balanced_accuracy')}",
+        f"mAP {_said(quality, 'map')} over {counted} of {classes} classes with positives; "
+        f"AUC {_said(quality, 'auc')}",
+        *quality.warnings,
     ]
 
 
-class _Gathered:
-    """Logits and labels of all tiles that were predicted."""
+def _compared(
+    recipe: EvaluateRecipe, run: Run, now: Logits, spec: "BundleSpec", index: TileIndex
+) -> Comparison | None:
+    """This run beside the one to reproduce; None where there is none to."""
+    if recipe.reproduce is None:
+        return None
+    record = earlier(recipe, spec.classes, run.storage)
+    before = read_logits(run.storage, recipe.reproduce, record, spec.classes)
+    found = replace(compare(now, before, spec.classes, recipe.tolerance), run_id=record.run_id)
+    if found.same:
+        return found
+    causes = differences(
+        recipe,
+        record,
+        (now.model_id, before.model_id),
+        (device(recipe), _device_of(run.storage, recipe.reproduce)),
+        run.storage,
+    )
+    files = changed_files(index, found.over, run.storage)
+    return replace(found, differs=(*causes, *([files] if files else [])))
 
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        self._classes = classes
-        self._logits: list[NDArray[np.float64]] = []
-        self._labels: list[NDArray[np.float64]] = []
 
-    def add(self, table: pa.Table) -> None:
-        good = table.filter(pc.equal(table.column("status"), OK))
-        self._logits.append(matrix(good, "logit", self._classes))
-        self._labels.append(matrix(good, "target", self._classes))
+def _device_of(storage: Storage, uri: str) -> str | None:
+    """What an earlier evaluate run computed on; None where it did not say."""
+    import json
 
-    def metrics(self, task: str) -> Metrics:
-        """Metrics over all tiles; none where no tile could be predicted."""
-        from satray.training.metrics import compute_metrics
-
-        logits, labels = np.concatenate(self._logits), np.concatenate(self._labels)
-        return compute_metrics(logits, labels, self._classes, task) if len(logits) else {}
+    place = join(uri, "metrics.json")
+    if not storage.exists(place):
+        return None
+    found = json.loads(storage.read(place)).get("device")
+    return str(found) if found is not None else None
 
 
-def _said(value: float) -> str:
+def _said(quality: Quality, name: str) -> str:
+    value = _value(quality.metrics[name])
+    interval = quality.intervals.get(name)
+    if not interval or not math.isfinite(interval["low"]):
+        return value
+    return f"{value} ({interval['low']:.3f} to {interval['high']:.3f})"
+
+
+def _value(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "undefined"

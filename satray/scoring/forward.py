@@ -5,7 +5,7 @@ Legend: N tiles, B of a forward pass, C bands, H x W pixels, D features, h x w c
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from satray.models.bundle import Bundle
 from satray.models.cam import argmax_cam, dense_cam, shares
 from satray.scoring.predictions import Numbers
+from satray.scoring.symmetries import ELEMENTS, turn, turn_back
 
 CamKind = Literal["dense", "argmax"]
 
@@ -43,13 +44,23 @@ class Forward:
 class Scorer:
     """A bundle with the maps that are wanted; call it on pixels."""
 
-    def __init__(self, bundle: Bundle, maps: MapRequest | None = None, batch: int = 64) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        maps: MapRequest | None = None,
+        batch: int = 64,
+        *,
+        d4: bool = False,
+    ) -> None:
         """Prepare.
 
         Args:
             bundle: on the device that is to compute.
             maps: maps to make; None for none.
             batch: tiles a forward pass.
+            d4: average logits, shares and maps over the eight flips and transposes of the
+                network's input; maps are turned back first, and lie on the grid that
+                `satray.models.geometry.centred` gives. What adds up for one adds up for the mean.
 
         Raises:
             InputError: maps of a network whose head is dense.
@@ -57,6 +68,7 @@ class Scorer:
         self._bundle = bundle
         self._maps = maps or MapRequest()
         self._batch = batch
+        self._d4 = d4
         spec = bundle.spec
         self._weights: dict[str, Tensor] = {}
         if self._maps.classes or (spec.variant.head == "linear" and len(spec.variant.towers) > 1):
@@ -87,21 +99,29 @@ class Scorer:
 
     @torch.inference_mode()
     def _pass(self, pixels_BCHW: Tensor) -> Forward:
-        spec = self._bundle.spec
+        x_BCHW = self._bundle.spec.preprocess()(pixels_BCHW.to(self._bundle.device))
+        found = self._look(x_BCHW)
+        if self._d4:
+            for g in ELEMENTS[1:]:
+                found = found.plus(self._look(turn(x_BCHW, g)).turned_back(g))
+            found = found.divided(len(ELEMENTS))
+        shared = {name: _host(part) for name, part in found.shares.items()}
+        return Forward(
+            self._numbers(found.logits, shared),
+            {name: _host(maps) for name, maps in found.maps.items()},
+        )
+
+    def _look(self, x_BCHW: Tensor) -> "_Look":
         if not self._weights:
-            return Forward(self._numbers(self._bundle.logits(pixels_BCHW), {}))
-        logits_BK, features = self._bundle.logits(pixels_BCHW, return_features=True)
-        parts = shares(features, self._weights, spec.variant.pooling)
-        numbers = self._numbers(logits_BK, {name: _host(part) for name, part in parts.items()})
+            return _Look(self._bundle.network(x_BCHW), {}, {})
+        logits_BK, features = self._bundle.network(x_BCHW, return_features=True)
+        parts = shares(features, self._weights, self._bundle.spec.variant.pooling)
         maps = {}
         if self._maps.classes:
             draw = dense_cam if self._maps.kind == "dense" else argmax_cam
             rows = list(self._maps.classes)
-            maps = {
-                name: _host(draw(features[name], w_KD[rows]))
-                for name, w_KD in self._weights.items()
-            }
-        return Forward(numbers, maps)
+            maps = {name: draw(features[name], w_KD[rows]) for name, w_KD in self._weights.items()}
+        return _Look(logits_BK, parts, maps)
 
     def _numbers(self, logits_BK: Tensor, parts: dict[str, NDArray[np.float32]]) -> Numbers:
         scores = _host(self._bundle.scores(logits_BK))
@@ -109,6 +129,38 @@ class Scorer:
         thresholds = np.array(self._bundle.spec.thresholds, dtype=np.float64)
         preds = (scores.astype(np.float64) >= thresholds).astype(np.uint8)
         return Numbers(_host(logits_BK), scores, preds, parts)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the network says of a batch in one position, on its device."""
+
+    logits: Tensor
+    """(B, K)."""
+    shares: dict[str, Tensor]
+    """Tower -> (B, K)."""
+    maps: dict[str, Tensor]
+    """Tower -> (B, classes asked for, h, w)."""
+
+    def turned_back(self, g: int) -> "_Look":
+        """Maps as if the tile had not been turned by g."""
+        return replace(self, maps={name: turn_back(m, g) for name, m in self.maps.items()})
+
+    def plus(self, other: "_Look") -> "_Look":
+        """Sum."""
+        return _Look(
+            self.logits + other.logits,
+            {name: part + other.shares[name] for name, part in self.shares.items()},
+            {name: maps + other.maps[name] for name, maps in self.maps.items()},
+        )
+
+    def divided(self, count: int) -> "_Look":
+        """Over a number."""
+        return _Look(
+            self.logits / count,
+            {name: part / count for name, part in self.shares.items()},
+            {name: maps / count for name, maps in self.maps.items()},
+        )
 
 
 def _parts(pixels_NCHW: NDArray[Any], size: int) -> Iterator[Tensor]:

@@ -71,6 +71,8 @@ def score_tiles(
     batch: int,
     resources: Resources,
     each: Callable[[pa.Table], object] | None = None,
+    *,
+    average: str = "none",
 ) -> Merged:
     """Score tiles on Ray and publish predictions, failures and maps.
 
@@ -84,6 +86,7 @@ def score_tiles(
         batch: tiles a forward pass.
         resources: actors, read tasks, GPUs.
         each: called with each block's predictions, in order.
+        average: `d4` averages over the eight symmetries of each tile; `none` does not.
     """
     from satray.models.bundle import load_bundle
     from satray.scoring.pipeline import ActorTask, run_blocks
@@ -109,6 +112,7 @@ def score_tiles(
         batch=batch,
         actors=1,
         gpu=False,
+        d4=average == "d4",
     )
     del loaded
     if todo:

@@ -71,6 +71,8 @@ class ActorTask:
     """Actors of the pool; those of one node share its cores."""
     gpu: bool
     """Whether the actor has a GPU."""
+    d4: bool = False
+    """Average over the eight symmetries of each tile."""
 
 
 def run_blocks(
@@ -203,9 +205,9 @@ class _Actor:
                 f"({task.model_id} -> {bundle.model_id}); rerun"
             )
         maps = MapRequest(task.map_classes, "argmax" if task.map_kind == "argmax" else "dense")
-        self._scorer = Scorer(bundle, maps, task.batch)
+        self._scorer = Scorer(bundle, maps, task.batch, d4=task.d4)
         self._writer = BlockWriter(
-            task.storage, task.out, task.blocks, task.layout, bundle.spec, maps
+            task.storage, task.out, task.blocks, task.layout, bundle.spec, maps, task.d4
         )
         self._idle_since = time.perf_counter()
 

@@ -80,6 +80,8 @@ def plan(recipe: ScoreRecipe, storage: Storage) -> list[str]:
         f"work: {blocks.count:,} blocks of {blocks.size} tiles; actors: "
         f"{recipe.resources.workers}, read tasks: {recipe.resources.read_tasks}",
     ]
+    if recipe.average == "d4":
+        lines.append("average: eight forward passes a tile, one for each flip and transpose")
     if maps.classes:
         names = ", ".join(spec.classes[k] for k in maps.classes)
         lines.append(
@@ -95,7 +97,14 @@ def work(recipe: ScoreRecipe, run: Run) -> Outcome:
     maps = maps_of(recipe, spec)
     counts = _Predicted(spec.classes)
     merged = score_tiles(
-        run, recipe.bundle, tiles, maps, recipe.batch, recipe.resources, counts.add
+        run,
+        recipe.bundle,
+        tiles,
+        maps,
+        recipe.batch,
+        recipe.resources,
+        counts.add,
+        average=recipe.average,
     )
     scored = merged.tiles - merged.failed
     summary = [f"scored {scored:,} of {merged.tiles:,} tiles: predictions/"]

@@ -11,7 +11,7 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from satray.models.geometry import cam_transform
+from satray.models.geometry import cam_transform, centred
 from satray.models.spec import BundleSpec
 from satray.runs.record import Product
 from satray.scoring.blocks import Blocks, block_file
@@ -47,6 +47,8 @@ class BlockWriter:
     """The bundle's, for classes and geometry."""
     maps: MapRequest
     """Maps that the forward made."""
+    d4: bool = False
+    """Whether they are means over the tile's symmetries."""
 
     def write(self, number: int, block: ReadBlock, forward: Forward) -> int:
         """Publish a block's maps and its file; the same again where a block is done twice.
@@ -75,7 +77,7 @@ class BlockWriter:
         tower: str,
         maps_Khw: NDArray[np.float32],
     ) -> Product:
-        cells = self.cells(facts, tower)
+        cells = self.cells(facts, tower, maps_Khw.shape[1])
         if valid is not None:
             found = cells_with_data(valid, cells, *maps_Khw.shape[1:])
             maps_Khw = np.where(found, maps_Khw, np.float32(np.nan))
@@ -91,6 +93,7 @@ class BlockWriter:
                 "tower": tower,
                 "kind": self.maps.kind,
                 "pooling": self.spec.variant.pooling,
+                "average": "d4" if self.d4 else "none",
                 "border_cells": BORDER_CELLS,
             },
         )
@@ -98,14 +101,17 @@ class BlockWriter:
         self.storage.write(join(self.out, path), data)
         return Product(path, len(data), hashlib.sha256(data).hexdigest())
 
-    def cells(self, facts: TileFacts, tower: str) -> Affine:
-        """Affine from a tower's cell corners to the tile's pixel corners."""
+    def cells(self, facts: TileFacts, tower: str, across: int) -> Affine:
+        """Affine from a tower's cell corners, so many a side, to the tile's pixel corners."""
         height, width = self.spec.tile_shape
         assert facts.height is not None
         assert facts.width is not None
         delivered = Affine.scale(facts.width / width, facts.height / height)
         geometry = self.spec.preprocess().geometry(height, width)
-        return cam_transform(delivered, geometry, self.spec.grids[tower])
+        grid = self.spec.grids[tower]
+        if self.d4:
+            grid = centred(grid, geometry.size, across)
+        return cam_transform(delivered, geometry, grid)
 
 
 def _judged(block: ReadBlock, forward: Forward) -> tuple[list[TileFacts], list[str | None]]:

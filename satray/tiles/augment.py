@@ -1,7 +1,9 @@
 """Augmentation of a batch on the device, pure in (seed, pseudo-epoch, row).
 
 What happens to a tile is drawn from a counter-based hash of those three numbers alone, so it does
-not depend on the batch the tile is in, the worker, the device, or what was drawn before.
+not depend on the batch the tile is in, the worker, the device, or what was drawn before. Where a
+tile comes several times in a pseudo-epoch, each time has a number of its own in place of its row
+(`satray.tiles.order.samples`).
 
 Shapes: B tiles, C bands, H and W pixels, S the side of the square crop.
 """
@@ -16,7 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_D4, _TOP, _LEFT = range(3)
+from satray.config.regularise import AugmentOptions
+from satray.tiles.colour import recolour
+from satray.tiles.resized import Boxes, boxes, resize_boxes
+
+_D4, _TOP, _LEFT, _AREA, _SHAPE, _CONTRAST, _BRIGHTNESS = range(7)
 """Streams of the hash: one a decision."""
 
 _SAME_SIZE = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
@@ -33,6 +39,11 @@ def counter_hash(seed: int, *counters: int, rows: NDArray[np.int64]) -> NDArray[
     for number in (seed, *counters):
         state = _splitmix64(state ^ np.uint64(number))
     return _splitmix64(state ^ rows.astype(np.uint64))
+
+
+def evenly(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Random bits as numbers spread evenly between 0 and 1, both left out."""
+    return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
 def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -58,7 +69,10 @@ class Draws:
 
 @dataclass(frozen=True)
 class Augment:
-    """Crop, flip and transpose tiles of any dtype; values are moved, never changed."""
+    """Crop, flip and transpose tiles of any dtype, and change the colours of normalised ones.
+
+    Values are moved, never changed, but for `crop="resized"`, which interpolates, and `colour`.
+    """
 
     size: int
     """Side of the crop, in pixels."""
@@ -66,11 +80,37 @@ class Augment:
     flips: Literal["none", "horizontal", "d4"] = "d4"
     """none, left-right, or all eight flips and transposes."""
 
-    crop: Literal["random", "centre"] = "random"
-    """Where the crop falls."""
+    crop: Literal["random", "centre", "resized"] = "random"
+    """Where the crop falls; resized: of random area and shape, resized to `size`."""
 
     seed: int = 0
     """Seed of all draws."""
+
+    scale: float = 0.5
+    """resized: smallest share of the tile's area."""
+
+    ratio: float = 4 / 3
+    """resized: largest ratio of a crop's sides."""
+
+    brightness: float = 0.0
+    """Largest shift of a band, in its standard deviations."""
+
+    contrast: float = 0.0
+    """Largest relative change of a band's contrast."""
+
+    @classmethod
+    def of(cls, options: AugmentOptions, size: int, seed: int) -> Augment:
+        """What a recipe asks for; mixup is the training room's."""
+        return cls(
+            size=size,
+            flips=options.flips,
+            crop=options.crop,
+            seed=seed,
+            scale=options.scale,
+            ratio=options.ratio,
+            brightness=options.brightness,
+            contrast=options.contrast,
+        )
 
     def draws(self, rows: NDArray[np.int64], pseudo_epoch: int, height: int, width: int) -> Draws:
         """Decide, for tiles of `height` x `width` pixels.
@@ -81,24 +121,54 @@ class Augment:
         room = (height - self.size, width - self.size)
         if min(room) < 0:
             raise ValueError(f"tiles of {height}x{width} px hold no crop of {self.size} px")
-        zeros = np.zeros(len(rows), dtype=np.int64)
-        d4 = zeros
-        if self.flips != "none":
-            bits = self._hash(rows, pseudo_epoch, _D4) >> np.uint64(61)
-            d4 = (bits & np.uint64(7 if self.flips == "d4" else 1)).astype(np.int64)
         top, left = (
             self._offsets(rows, pseudo_epoch, stream, spare)
             for stream, spare in zip((_TOP, _LEFT), room, strict=True)
         )
-        return Draws(d4=d4, top=top, left=left)
+        return Draws(d4=self._symmetries(rows, pseudo_epoch), top=top, left=left)
+
+    def boxes(self, rows: NDArray[np.int64], pseudo_epoch: int, height: int, width: int) -> Boxes:
+        """Decide the crops of `resized`, for tiles of `height` x `width` pixels."""
+        streams = (_AREA, _SHAPE, _TOP, _LEFT)
+        draws = (evenly(self._hash(rows, pseudo_epoch, stream)) for stream in streams)
+        return boxes(*draws, height=height, width=width, scale=self.scale, ratio=self.ratio)
 
     def __call__(self, x_BCHW: Tensor, rows: NDArray[np.int64], pseudo_epoch: int) -> Tensor:
-        """x_BCHW of any dtype -> x_BCSS, same dtype and device."""
+        """x_BCHW of any dtype -> x_BCSS on its device: same dtype; float32 where resized."""
         height, width = x_BCHW.shape[-2:]
-        return apply(x_BCHW, self.draws(rows, pseudo_epoch, height, width), self.size)
+        if self.crop != "resized":
+            return apply(x_BCHW, self.draws(rows, pseudo_epoch, height, width), self.size)
+        x_BCSS = resize_boxes(x_BCHW, self.boxes(rows, pseudo_epoch, height, width), self.size)
+        zeros = np.zeros(len(rows), dtype=np.int64)
+        return apply(x_BCSS, Draws(self._symmetries(rows, pseudo_epoch), zeros, zeros), self.size)
 
-    def _hash(self, rows: NDArray[np.int64], pseudo_epoch: int, stream: int) -> NDArray[np.uint64]:
-        return counter_hash(self.seed, pseudo_epoch, stream, rows=rows)
+    def colour(self, x_BCSS: Tensor, rows: NDArray[np.int64], pseudo_epoch: int) -> Tensor:
+        """Change contrast and brightness of each band of normalised tiles; float32 to float32."""
+        if self.contrast == 0 and self.brightness == 0:
+            return x_BCSS
+        gain_BC, shift_BC = (
+            most * (2 * self._by_band(rows, pseudo_epoch, stream, x_BCSS.shape[1]) - 1)
+            for stream, most in ((_CONTRAST, self.contrast), (_BRIGHTNESS, self.brightness))
+        )
+        return recolour(x_BCSS, 1 + gain_BC, shift_BC)
+
+    def _hash(
+        self, rows: NDArray[np.int64], pseudo_epoch: int, stream: int, *more: int
+    ) -> NDArray[np.uint64]:
+        return counter_hash(self.seed, pseudo_epoch, stream, *more, rows=rows)
+
+    def _by_band(
+        self, rows: NDArray[np.int64], pseudo_epoch: int, stream: int, bands: int
+    ) -> NDArray[np.float64]:
+        """A number between 0 and 1 for each tile and band: (B, C)."""
+        drawn = [evenly(self._hash(rows, pseudo_epoch, stream, band)) for band in range(bands)]
+        return np.stack(drawn, axis=1)
+
+    def _symmetries(self, rows: NDArray[np.int64], pseudo_epoch: int) -> NDArray[np.int64]:
+        if self.flips == "none":
+            return np.zeros(len(rows), dtype=np.int64)
+        bits = self._hash(rows, pseudo_epoch, _D4) >> np.uint64(61)
+        return (bits & np.uint64(7 if self.flips == "d4" else 1)).astype(np.int64)
 
     def _offsets(
         self, rows: NDArray[np.int64], pseudo_epoch: int, stream: int, spare: int

@@ -137,7 +137,11 @@ def _binary(array: NDArray[Any]) -> pa.Array:
 
 
 def read_blocks(
-    source: TileSource, rows: NDArray[np.int64], pseudo_epoch: int, block: int
+    source: TileSource,
+    rows: NDArray[np.int64],
+    pseudo_epoch: int,
+    block: int,
+    copies: NDArray[np.int64] | None = None,
 ) -> Iterator[pa.Table]:
     """Read and decode tiles; yield a table for each `block` of them.
 
@@ -146,16 +150,19 @@ def read_blocks(
         rows: their rows in the split.
         pseudo_epoch: written into each row, so that the consumer can tell.
         block: tiles a table.
+        copies: how often each row came before in this pseudo-epoch; None: never.
 
     Yields:
-        tables of `pixels`, `labels` (fixed-size binary), `row`, `valid`, `error`, `bytes` (read
-        from storage; 0 where the cache had the tile) and `pseudo_epoch`.
+        tables of `pixels`, `labels` (fixed-size binary), `row`, `copy`, `valid`, `error`, `bytes`
+        (read from storage; 0 where the cache had the tile) and `pseudo_epoch`.
     """
+    came_before = np.zeros(len(rows), np.int64) if copies is None else copies
     cache = open_cache(source.cache)
     try:
         for start in range(0, len(rows), block):
             stop = min(start + block, len(rows))
-            yield _read_block(source, rows, start, stop, pseudo_epoch, cache)
+            table = _read_block(source, rows, start, stop, pseudo_epoch, cache)
+            yield table.append_column("copy", pa.array(came_before[start:stop]))
     finally:
         if cache is not None:
             cache.close()
@@ -215,6 +222,7 @@ def to_torch(table: pa.Table, shape: tuple[int, int, int], dtype: str) -> Batch:
         "pixels": _tensor(_unwrap(table.column("pixels"), dtype).reshape(-1, *shape)),
         "labels": _tensor(_unwrap(table.column("labels"), "uint8").reshape(len(table), -1)),
         "row": _tensor(table.column("row").to_numpy()),
+        "copy": _tensor(table.column("copy").to_numpy()),
         "valid": _tensor(table.column("valid").to_numpy()),
     }
 

@@ -3,9 +3,10 @@
 Training sees an endless sequence of samples: one random permutation of the split after another.
 A pseudo-epoch is a window of that sequence, so every tile is seen equally often whatever the
 pseudo-epoch's length, and the order depends neither on the worker count nor on earlier state.
+Where tiles of rare classes are to be repeated, a pass holds some of them several times.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,56 @@ def permutation(seed: int, number: int, n: int) -> NDArray[np.int64]:
     return generator.permutation(n).astype(np.int64)
 
 
-def window(seed: int, start: int, stop: int, n: int, shuffle: bool) -> NDArray[np.int64]:
+def repeated(
+    seed: int, number: int, repeats: NDArray[np.float64], shuffle: bool
+) -> NDArray[np.int64]:
+    """Return the rows of the `number`-th pass in which row i comes `repeats[i]` times, as a mean.
+
+    Each row comes floor or ceil of its number, and a pass always has `pass_length(repeats)` rows:
+    the whole parts are certain, the fractions are drawn by systematic sampling (equal steps from
+    a random offset) over the rows in random order.
+
+    Args:
+        seed: seed of the run.
+        number: of the pass, 0 for the first.
+        repeats: float (n,), not negative.
+        shuffle: False keeps the split's order, the repeats of a row side by side.
+    """
+    generator = np.random.Generator(np.random.Philox(key=[seed, number]))
+    whole = np.floor(repeats)
+    fraction = repeats - whole
+    counts = whole.astype(np.int64)
+    open_rows = generator.permutation(np.flatnonzero(fraction))
+    more = pass_length(repeats) - int(counts.sum())
+    edges = np.cumsum(_adding_up_to(more, fraction[open_rows]))
+    edges[-1:] = more  # but for rounding it is that
+    hits = np.ceil(edges - generator.random())  # points below each edge, one point a unit
+    counts[open_rows] += np.diff(hits, prepend=0.0).astype(np.int64)
+    rows = np.repeat(np.arange(len(repeats), dtype=np.int64), counts)
+    return generator.permutation(rows) if shuffle else rows
+
+
+def pass_length(repeats: NDArray[np.float64]) -> int:
+    """Return how many rows a pass has: the sum of `repeats`, rounded."""
+    return round(float(repeats.sum()))
+
+
+def _adding_up_to(total: int, fraction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Move fractions (above 0, below 1) a little, within 0 to 1, so that they add up to `total`."""
+    found, n = float(fraction.sum()), len(fraction)
+    if total <= found:
+        return fraction * (total / found) if found else fraction
+    return 1 - (1 - fraction) * ((n - total) / (n - found))
+
+
+def window(
+    seed: int,
+    start: int,
+    stop: int,
+    n: int,
+    shuffle: bool,
+    repeats: NDArray[np.float64] | None = None,
+) -> NDArray[np.int64]:
     """Return the rows of the samples `start` to `stop` (exclusive) of the endless sequence.
 
     Args:
@@ -29,22 +79,47 @@ def window(seed: int, start: int, stop: int, n: int, shuffle: bool) -> NDArray[n
         stop: one past the last sample.
         n: tiles in the split.
         shuffle: False repeats `range(n)`.
+        repeats: how often each row comes in a pass, as a mean (see `repeated`); None: once.
 
     Returns:
         int64 array (stop - start,) of rows in `range(n)`.
     """
-    if n <= 0 or stop <= start:
+    length = n if repeats is None else pass_length(repeats)
+    if length <= 0 or stop <= start:
         return np.empty(0, np.int64)
     parts = []
-    for number in range(start // n, (stop - 1) // n + 1):
-        rows = permutation(seed, number, n) if shuffle else np.arange(n, dtype=np.int64)
-        parts.append(rows[max(0, start - number * n) : stop - number * n])
+    for number in range(start // length, (stop - 1) // length + 1):
+        if repeats is not None:
+            rows = repeated(seed, number, repeats, shuffle)
+        else:
+            rows = permutation(seed, number, n) if shuffle else np.arange(n, dtype=np.int64)
+        parts.append(rows[max(0, start - number * length) : stop - number * length])
     return np.concatenate(parts)
 
 
 def rows(seed: int, pseudo_epoch: int, samples: int, n: int, shuffle: bool) -> NDArray[np.int64]:
     """Return the rows of one pseudo-epoch of `samples` samples."""
     return window(seed, pseudo_epoch * samples, (pseudo_epoch + 1) * samples, n, shuffle)
+
+
+def copies(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how often each row of a pseudo-epoch came before in it: 0 at the first time."""
+    if not len(rows):
+        return np.empty(0, np.int64)
+    by_row = np.argsort(rows, kind="stable")
+    first = np.flatnonzero(np.diff(rows[by_row], prepend=-1))  # where each row's run begins
+    lengths = np.diff(first, append=len(rows))
+    counts = np.empty(len(rows), np.int64)
+    counts[by_row] = np.arange(len(rows)) - np.repeat(first, lengths)
+    return counts
+
+
+def samples(rows: NDArray[np.int64], copies: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a number for each row and copy; the row's own where it is the first.
+
+    Augmentation is drawn from it, so that the repeats of a tile within a pseudo-epoch differ.
+    """
+    return rows + (copies << 40)
 
 
 @dataclass(frozen=True)
@@ -59,13 +134,15 @@ class TrainOrder:
     """Seed of the permutations."""
     shuffle: bool
     """False: the split's own order, over and over."""
+    repeats: NDArray[np.float64] | None = field(default=None, compare=False)
+    """How often each row comes in a pass, as a mean; None: once."""
 
     def rows(self, pseudo_epoch: int) -> NDArray[np.int64]:
         """Return the rows of one pseudo-epoch; none past the last."""
         if pseudo_epoch >= len(self.ends):
             return np.empty(0, np.int64)
-        start = self.ends[pseudo_epoch - 1] if pseudo_epoch else 0
-        return window(self.seed, start, self.ends[pseudo_epoch], self.n, self.shuffle)
+        start, stop = self.ends[pseudo_epoch - 1] if pseudo_epoch else 0, self.ends[pseudo_epoch]
+        return window(self.seed, start, stop, self.n, self.shuffle, self.repeats)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from satray.tiles.blocks import Batch, TileSource, errors_of, read_blocks, tile_source, to_torch
-from satray.tiles.order import Order, falling_chunks
+from satray.tiles.order import Order, copies, falling_chunks
 
 __all__ = ["StreamTally", "TileSource", "batches", "tile_dataset", "tile_source"]
 
@@ -63,14 +63,18 @@ class TileDatasource(Datasource):
         pseudo_epoch = self._start + done
         tasks = []
         order = self._order.rows(pseudo_epoch)
-        for rows in falling_chunks(order, self._block, self._readers, self._most):
+        came_before = copies(order)
+        places = np.arange(len(order))
+        for piece in falling_chunks(places, self._block, self._readers, self._most):
+            rows = order[piece]
             metadata = BlockMetadata(
                 num_rows=len(rows),
                 size_bytes=len(rows) * self._source.tile_bytes,
                 input_files=None,
                 exec_stats=None,
             )
-            task = _Read(self._source.rows(rows), rows, pseudo_epoch, self._block)
+            source = self._source.rows(rows)
+            task = _Read(source, rows, came_before[piece], pseudo_epoch, self._block)
             tasks.append(ReadTask(task, metadata, per_task_row_limit=per_task_row_limit))
         return tasks
 
@@ -81,12 +85,13 @@ class _Read:
 
     source: TileSource
     rows: NDArray[np.int64]
+    copies: NDArray[np.int64]
     pseudo_epoch: int
     block: int
     __name__: str = "read_tiles"  # Ray names the function in its warnings
 
     def __call__(self) -> Iterator[pa.Table]:
-        return read_blocks(self.source, self.rows, self.pseudo_epoch, self.block)
+        return read_blocks(self.source, self.rows, self.pseudo_epoch, self.block, self.copies)
 
 
 def block_tiles(tile_bytes: int, batch: int, total: int, workers: int = 1) -> int:
@@ -183,8 +188,8 @@ def batches(
         prefetch: batches fetched ahead.
 
     Yields:
-        `pixels` (b, C, H, W) in the stored dtype, `labels` (b, K) uint8, `row` (b,) int64,
-        `valid` (b,) bool; CPU tensors.
+        `pixels` (b, C, H, W) in the stored dtype, `labels` (b, K) uint8, `row` and `copy` (b,)
+        int64, `valid` (b,) bool; CPU tensors.
 
     Raises:
         RuntimeError: the stream is at another pseudo-epoch than the caller.

@@ -11,7 +11,8 @@ from importlib.metadata import version
 from typing import Any
 
 from satray.errors import InputError
-from satray.storage import Storage, join
+from satray.storage import Storage, join, parent
+from satray.training.evaluation import Predictions
 from satray.training.state import TrainState
 
 NAME = "train"
@@ -19,6 +20,8 @@ NAME = "train"
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 STATE = "state.pt"
 """File of a checkpoint: the training state."""
+PREDICTIONS = "predictions.npz"
+"""File of a checkpoint: validation logits, labels and rows."""
 REPORT = "report.json"
 """File of a checkpoint: its score and its pseudo-epoch."""
 
@@ -109,6 +112,11 @@ def _snapshot(results: list[dict[str, Any]]) -> dict[str, Any]:
         "timed_out_validation_checkpoint_dir_names": [],
         "failed_validation_checkpoint_dir_names": [],
     }
+
+
+def predictions(storage: Storage, uri: str) -> Predictions:
+    """Read the validation logits of the checkpoint whose state is at `uri`."""
+    return Predictions.from_bytes(storage.read(join(parent(uri), PREDICTIONS)))
 
 
 def load(storage: Storage, uri: str) -> TrainState:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from satray.metrics.summary import Metrics, flat
 from satray.training.evaluation import Predictions
-from satray.training.metrics import Metrics
+from satray.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,9 @@ class EpochReport:
 
     stage: int
     """Stage of its last step, 0 for the first."""
+
+    stage_began: int
+    """Samples seen when that stage began."""
 
     step: int
     """Steps taken since the start of the run."""
@@ -38,7 +42,7 @@ class EpochReport:
     """Mean over the readable tiles of the validation split."""
 
     metrics: Metrics
-    """See `satray.training.metrics.compute_metrics`."""
+    """See `satray.metrics.summary.compute_metrics`."""
 
     images_per_second: float
     """Samples trained on a second, over all workers, evaluation left out."""
@@ -58,19 +62,29 @@ class EpochReport:
     val_unreadable: int
     """Validation tiles that could not be read."""
 
+    watch: Watch
+    """How often each class is predicted; those predicted always or never though they occur both
+    ways (the majority trap)."""
+
     predictions: Predictions = field(repr=False)
     """The validation logits behind the metrics."""
 
     def row(self) -> dict[str, Any]:
-        """Flat and plain: one row of the history. `ap` of class c becomes `ap_c`."""
-        flat: dict[str, Any] = {
+        """Flat and plain: one row of the history.
+
+        `ap` of class c becomes `ap_c`, its predicted-positive rate `ppr_c`, its recall
+        (multiclass) `recall_of_c`.
+        """
+        row: dict[str, Any] = {
             name: getattr(self, name)
             for name in self.__dataclass_fields__
-            if name not in ("metrics", "predictions")
+            if name not in ("metrics", "predictions", "watch")
         }
-        flat.update({name: value for name, value in self.metrics.items() if name != "ap"})
-        flat.update({f"ap_{name}": value for name, value in self.metrics["ap"].items()})
-        return flat
+        row.update(flat(self.metrics))
+        row.update({f"ppr_{name}": value for name, value in self.watch.rates.items()})
+        row["classes_always"] = len(self.watch.always)
+        row["classes_never"] = len(self.watch.never)
+        return row
 
 
 @dataclass(frozen=True)

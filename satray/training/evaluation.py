@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from satray.training.parallel import gather
 
 Batch = dict[str, Any]
 """Of one worker, numpy arrays or tensors: `pixels` (b,C,H,W) as stored, `labels` (b,K) uint8, `row`
-(b,) int64 row of the split's table, `valid` (b,) bool, False where the tile could not be read."""
+(b,) int64 row of the split's table, `valid` (b,) bool, False where the tile could not be read; to
+train on also `copy` (b,) int64, how often the row came before in this pseudo-epoch."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,31 @@ class Predictions:
     unreadable: int
     """Rows that could not be read."""
 
+    def to_bytes(self) -> bytes:
+        """As `numpy.savez_compressed` writes them."""
+        sink = io.BytesIO()
+        np.savez_compressed(
+            sink,
+            rows=self.rows,
+            logits=self.logits_NK,
+            labels=self.labels_NK,
+            unreadable=np.int64(self.unreadable),
+        )
+        return sink.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Predictions:
+        """Read what `to_bytes` wrote."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as found:
+            return cls(found["rows"], found["logits"], found["labels"], int(found["unreadable"]))
+
 
 def predict(
     network: nn.Module,
     batches: Iterator[Batch],
     preprocess: Callable[[Tensor], Tensor],
     device: torch.device,
+    turn: Callable[[Tensor, NDArray[np.int64]], Tensor] | None = None,
 ) -> Predictions:
     """Run the network, in evaluation mode, over this worker's batches; gather all workers'.
 
@@ -50,6 +71,7 @@ def predict(
         batches: this worker's share of the split.
         preprocess: pixels_BCHW on the device -> x_BCHW float32, the same every time.
         device: where the network is.
+        turn: (x_BCHW, rows of the split) -> x_BCHW, after `preprocess`; None: nothing.
     """
     rows: list[Tensor] = []
     valid: list[Tensor] = []
@@ -61,6 +83,8 @@ def predict(
         with torch.inference_mode():
             for batch in batches:
                 x_BCHW = preprocess(torch.as_tensor(batch["pixels"]).to(device, non_blocking=True))
+                if turn is not None:
+                    x_BCHW = turn(x_BCHW, torch.as_tensor(batch["row"]).cpu().numpy())
                 # In fp32 whatever training runs in: so do the jobs evaluate and score, whose
                 # figures these are to match.
                 logits.append(network(x_BCHW).float())

@@ -1,9 +1,9 @@
 """The job `train`: inputs, plan, work."""
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from satray import __version__
 from satray.config.train import TrainRecipe
@@ -13,9 +13,18 @@ from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
 from satray.tiles.index import index_digest
-from satray.training import history
+from satray.training import history, tracking
+from satray.training.about import about, variant_name
+from satray.training.calibrate import Calibration, calibrate
+from satray.training.imbalance import constant_classes
 from satray.training.setup import Setup, set_up, weight_files
+from satray.training.snapshots import snapshot_note
 from satray.training.stages import TrainingPlan
+from satray.training.watch import stuck, watch
+
+if TYPE_CHECKING:  # it imports torch
+    from satray.training.evaluation import Predictions
+    from satray.training.findings import Finding
 
 HEADLINES = ("map", "accuracy", "baseline_accuracy", "balanced_accuracy", "auc", "val_loss")
 
@@ -23,6 +32,7 @@ HEADLINES = ("map", "accuracy", "baseline_accuracy", "balanced_accuracy", "auc",
 def inputs(recipe: TrainRecipe, storage: Storage) -> dict[str, str]:
     """Digests of the index and of weight files; raises InputError. No Ray, no torch."""
     set_up(recipe, storage)
+    tracking.check(recipe)
     found = {"index": index_digest(recipe.index, storage)}
     for tower, uri in weight_files(recipe).items():
         found[f"weights.{tower}"] = digest_file(storage, uri)
@@ -32,24 +42,17 @@ def inputs(recipe: TrainRecipe, storage: Storage) -> dict[str, str]:
 def plan(recipe: TrainRecipe, storage: Storage) -> list[str]:
     """What would be done, in a few lines."""
     setup = set_up(recipe, storage)
-    schedule, meta = setup.plan, setup.index.meta
-    towers = "; ".join(
-        f"{tower.name}: {tower.backbone} on {', '.join(tower.bands)}"
-        for tower in setup.variant.towers
-    )
-    height, width = meta.tile_shape
-    stored = sum(setup.index.table.column("bytes").to_pylist())
+    schedule = setup.plan
     return [
-        f"index: {setup.train_tiles:,} train and {setup.val_tiles:,} validation tiles, "
-        f"{height} x {width} px, {len(meta.bands)} bands {meta.dtype}, {meta.task}, "
-        f"{len(meta.classes)} classes, {stored / 1e6:,.0f} MB stored",
-        f"variant: {towers}; pooling {setup.variant.pooling}",
+        *about(setup),
         f"{schedule.total_steps:,} steps of {schedule.global_batch} tiles on {schedule.workers} "
         f"workers: {schedule.total_samples:,} samples, "
         f"{schedule.total_samples / setup.train_tiles:.1f} times the train split",
         f"{schedule.pseudo_epochs} evaluations, one every {schedule.samples_per_pseudo_epoch:,} "
         f"samples; best by {setup.best}",
-        *(f"note: {line}" for line in schedule.warnings),
+        *schedule.lines,
+        *([snapshots] if (snapshots := snapshot_note(schedule, recipe.average)) else []),
+        *(f"note: {line}" for line in (*schedule.warnings, *setup.notes)),
     ]
 
 
@@ -62,17 +65,25 @@ def train_with(
     recipe: TrainRecipe, run: Run, listen: Callable[[dict[str, Any]], None] | None
 ) -> Outcome:
     """Do `work`, and hand on each message of the workers."""
-    from satray.training import initial, launch
+    with tracking.follow(recipe, run, listen) as heard:
+        return _train(recipe, run, heard)
+
+
+def _train(
+    recipe: TrainRecipe, run: Run, listen: Callable[[dict[str, Any]], None] | None
+) -> Outcome:
+    from satray.training import auto, initial, launch, measure
 
     with run.activity("preparing"):
-        setup = set_up(recipe, run.storage)
-        for line in setup.plan.warnings:
+        setup = measure.complete(set_up(recipe, run.storage), run)
+        for line in (*setup.plan.warnings, *setup.notes):
             run.say(f"note: {line}")
         weights = initial.stage(setup, run)
+    setup, tested = auto.settle(setup, run, weights)
     told = _Teller(setup, run, listen)
     with run.activity("starting and saving"):
         launch.fit(setup, run, weights, told)
-    return finish(setup, run, told.errors)
+    return finish(setup, run, told.errors, tested)
 
 
 class _Teller:
@@ -86,6 +97,8 @@ class _Teller:
         self._listen = listen
         self._last: dict[str, Any] | None = None
         self._starts = 0
+        self._constant = constant_classes(setup.index.part("val").labels)
+        self._stuck: tuple[str, ...] = ()
         self.errors: dict[tuple[str, int], str] = {}
 
     def __call__(self, message: dict[str, Any]) -> None:
@@ -106,8 +119,20 @@ class _Teller:
                 self.errors.update({(split, row): reason for row, reason in rows.items()})
             if message["row"] is not None:
                 self._run.say("  " + _epoch_line(self._setup, message["row"]))
+                self._warn(message["row"])
+        elif kind == "combined":
+            record = message["record"]
+            self._run.say(f"  {len(record['steps'])} snapshots combined: {record['kind']}")
         if self._listen is not None:
             self._listen(message)
+
+    def _warn(self, row: dict[str, Any]) -> None:
+        """Tell of classes predicted always or never, each time that these are others."""
+        found = stuck(history.by_class(row, "ppr"), self._constant).warnings()
+        if found != self._stuck:
+            for line in found or ("majority trap: over, every class is predicted both ways",):
+                self._run.say(f"  {line}")
+        self._stuck = found
 
 
 def _epoch_line(setup: Setup, row: dict[str, Any]) -> str:
@@ -120,10 +145,20 @@ def _epoch_line(setup: Setup, row: dict[str, Any]) -> str:
     )
 
 
-def finish(setup: Setup, run: Run, errors: dict[tuple[str, int], str]) -> Outcome:
-    """Write the products of a trained run from its state."""
+def finish(
+    setup: Setup, run: Run, errors: dict[tuple[str, int], str], tested: tuple["Finding", ...] = ()
+) -> Outcome:
+    """Write the products of a trained run from its state.
+
+    Args:
+        setup: the run, resolved, with all learning rates.
+        run: its folder.
+        errors: tiles that could not be read, by split and row.
+        tested: the range tests of `learning_rate: auto`.
+    """
     from satray.report.curves import curves
-    from satray.training import checkpoints
+    from satray.training import checkpoints, findings
+    from satray.training.choice import choice_lines, choose
     from satray.training.product import bundle, unreadable
 
     found = checkpoints.find(run.storage, run.state)
@@ -131,29 +166,40 @@ def finish(setup: Setup, run: Run, errors: dict[tuple[str, int], str]) -> Outcom
         raise TrainingError("training ended without a checkpoint")
     with run.activity("reading checkpoints"):
         rows = checkpoints.load(run.storage, found.latest).history
-        best_state = checkpoints.load(run.storage, found.best)
+        choice = choose(setup, run, found.best, rows[found.best_pseudo_epoch - 1])
     best, last = rows[found.best_pseudo_epoch - 1], rows[-1]
-    for name, data in bundle(setup, run, best_state.model, best).items():
+    calibration = calibrate_on(setup, choice.predictions)
+    for name, data in bundle(setup, run, choice, calibration).items():
         run.publish(f"bundle/{name}", data)
     run.publish("history.parquet", history.parquet(rows), rows=len(rows))
     shown = "map" if setup.best == "loss" else setup.best
-    title = f"{run.run_id}: {_name(setup)}"
+    title = f"{run.run_id}: {variant_name(setup)}"
     picture = curves(rows, shown, title, best["samples_seen"], _rates(setup.plan, 1000))
     run.publish("curves.png", picture)
-    with tempfile.TemporaryDirectory() as folder:
-        events = history.write_events(rows, Path(folder))
-        run.publish_file(f"tensorboard/{events.name}", events)
+    tracking.publish(setup.recipe, run, rows)
     if errors:
         data, count = unreadable(setup, errors)
         run.publish("unreadable.parquet", data, rows=count)
+    seen = choice.predictions
+    trap = watch(seen.logits_NK, seen.labels_NK, setup.index.meta.classes, setup.task)
     figures = {
         "best_by": setup.best,
+        "warnings": list(trap.warnings()),
+        "watch": {"always": list(trap.always), "never": list(trap.never)},
         "best": history.nested(best),
         "last": history.nested(last),
         "images_per_second": history.throughput(rows),
+        "bundle": choice.origin() | {"validation": choice.validation},
+        "calibration": calibration.report,
     }
+    if choice.combined is not None:
+        figures["snapshots"] = choice.combined
+    if tested:
+        figures["range_tests"] = [each.figures() for each in tested]
+        picture_of_tests = findings.picture(tested, f"{title}: range test before training")
+        run.publish("landscape.png", picture_of_tests)
     run.publish("metrics.json", to_json(figures))
-    _account(run, rows)
+    _account(run, rows, choice.combined)
     return Outcome(
         counts={
             "train_tiles": setup.train_tiles,
@@ -163,9 +209,29 @@ def finish(setup: Setup, run: Run, errors: dict[tuple[str, int], str]) -> Outcom
             "samples": last["samples_seen"],
             "unreadable_tiles": len(errors),
         },
-        metrics={name: best[name] for name in HEADLINES}
+        metrics={name: choice.validation[name] for name in HEADLINES}
         | {"images_per_second": history.throughput(rows), "best_by": setup.best},
-        summary=_summary(setup, best, rows),
+        summary=(
+            *_summary(setup, best, rows),
+            *choice_lines(choice, setup.best, best),
+            *(each.line() for each in tested),
+            calibration.line(),
+            *trap.warnings(),
+        ),
+    )
+
+
+def calibrate_on(setup: Setup, predictions: "Predictions") -> Calibration:
+    """Fit temperature and thresholds on half of the validation tiles that could be read."""
+    ids = setup.index.part("val").table.column("tile_id").take(pa.array(predictions.rows))
+    return calibrate(
+        predictions.logits_NK,
+        predictions.labels_NK,
+        ids.to_pylist(),
+        setup.index.meta.classes,
+        setup.task,
+        setup.recipe.calibrate,
+        setup.recipe.seed,
     )
 
 
@@ -176,18 +242,15 @@ def _rates(schedule: TrainingPlan, points: int) -> list[tuple[int, float]]:
     return [((step + 1) * schedule.global_batch, schedule.learning_rate(step)) for step in taken]
 
 
-def _account(run: Run, rows: Any) -> None:
+def _account(run: Run, rows: Any, combined: dict[str, Any] | None) -> None:
     """Take the workers' seconds out of the driver's wait for them."""
     spent = history.seconds(rows)
+    if combined is not None:
+        spent["combining snapshots"] = combined["seconds"]
     for name, value in spent.items():
         run.add_seconds(name, value)
     around = run.seconds.get("starting and saving", 0.0) - sum(spent.values())
     run.seconds["starting and saving"] = max(0.0, around)
-
-
-def _name(setup: Setup) -> str:
-    variant = setup.recipe.variant
-    return variant if isinstance(variant, str) else " + ".join(t.name for t in variant.towers)
 
 
 def _summary(setup: Setup, best: dict[str, Any], rows: Any) -> tuple[str, ...]:

@@ -25,8 +25,9 @@ from satray.storage import join
 from satray.tiles.augment import Augment
 from satray.tiles.blocks import Batch
 from satray.tiles.stream import StreamTally, batches
-from satray.training import checkpoints
+from satray.training import checkpoints, snapshots
 from satray.training.epoch import EpochReport, Progress
+from satray.training.imbalance import class_weights
 from satray.training.loop import LoopSettings, train
 from satray.training.setup import Setup
 from satray.training.state import TrainState
@@ -62,7 +63,8 @@ def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None])
     stopped = join(run.state, STOPPED)
     run.storage.delete(stopped)
     reached, end = checkpoints.find(run.storage, run.state).pseudo_epochs, setup.plan.pseudo_epochs
-    if reached >= end:
+    average = setup.recipe.average
+    if reached >= end and not snapshots.pending(run.storage, run.state, setup.plan, average):
         return
     channel = cluster.progress_channel()
     task = make_task(setup, run, initial, channel)
@@ -70,7 +72,7 @@ def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None])
         raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
     run.say(_team(setup.plan.workers, task.gpu))
     with channel.watch(listen):
-        while reached < end:
+        while True:
             begun = reached
             try:
                 _trainer(task, run).fit()
@@ -157,6 +159,8 @@ def _work(task: Task) -> None:
 def _train(task: Task, rank: int) -> None:
     import torch
 
+    from satray.training import finale
+
     setup, recipe, plan = task.setup, task.setup.recipe, task.setup.plan
     if recipe.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -184,7 +188,7 @@ def _train(task: Task, rank: int) -> None:
             batch=plan.local_batch,
             tally=tallies["train"],
             pseudo_epoch=pseudo_epoch,
-            expected=plan.steps_in(pseudo_epoch),
+            expected=task.steps_in(pseudo_epoch),
         )
 
     def val_batches() -> Iterator[Batch]:
@@ -207,32 +211,36 @@ def _train(task: Task, rank: int) -> None:
         if rank == 0:
             task.channel.send({"kind": "progress", "now": now})
 
+    settings = LoopSettings(
+        task=setup.task,
+        classes=setup.index.meta.classes,
+        optimizer=recipe.optimizer,
+        loss=recipe.loss,
+        positive_weight=class_weights(recipe.loss, task.train.labels),
+        mixup=recipe.augment.mixup,
+        average=recipe.average,
+        seed=recipe.seed,
+        bf16=recipe.precision == "bf16" or (recipe.precision == "auto" and task.gpu),
+        deterministic=recipe.deterministic,
+        error_budget=recipe.error_budget,
+        evaluate_flip=recipe.input.evaluate_flip,
+    )
+    augment = Augment.of(recipe.augment, recipe.input.size, recipe.seed)
     train(
         network,
         plan,
         train_batches,
         val_batches,
         report,
-        settings=LoopSettings(
-            task=setup.task,
-            classes=setup.index.meta.classes,
-            optimizer=recipe.optimizer,
-            seed=recipe.seed,
-            bf16=recipe.precision == "bf16" or (recipe.precision == "auto" and task.gpu),
-            deterministic=recipe.deterministic,
-            error_budget=recipe.error_budget,
-        ),
+        settings=settings,
         preprocess=task.preprocess,
-        augment=Augment(
-            size=recipe.input.size,
-            flips=recipe.augment.flips,
-            crop=recipe.augment.crop,
-            seed=recipe.seed,
-        ),
+        augment=augment,
         device=device,
         state=state,
         progress=progress,
+        keep=finale.keeper(task.storage, task.state, rank),
     )
+    finale.finish(task, rank, network, train_batches, val_batches, settings, augment, device)
 
 
 def _news(tally: StreamTally, sent: set[int]) -> dict[int, str]:
@@ -264,6 +272,8 @@ def _report(epoch: EpochReport, state: TrainState, best: str, rank: int) -> None
     }
     with tempfile.TemporaryDirectory(prefix="satray-checkpoint-") as folder:
         (Path(folder) / checkpoints.STATE).write_bytes(state.to_bytes())
+        predictions = Path(folder) / checkpoints.PREDICTIONS
+        predictions.write_bytes(epoch.predictions.to_bytes())
         (Path(folder) / checkpoints.REPORT).write_text(json.dumps(metrics))
         checkpoint = ray.train.Checkpoint.from_directory(folder)
         ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)

@@ -6,6 +6,7 @@ data-parallel training here, anew for each stage, since a stage changes which we
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,19 +14,24 @@ from contextlib import ExitStack
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from satray.errors import TrainingError
+from satray.metrics.summary import compute_metrics
 from satray.models.preprocess import Preprocess
 from satray.tiles.augment import Augment
+from satray.tiles.flip import flip_at_random
+from satray.training.averages import Keep
 from satray.training.epoch import EpochReport, Progress
 from satray.training.evaluation import Batch, Predictions, predict
 from satray.training.losses import loss_for
-from satray.training.metrics import compute_metrics
-from satray.training.parallel import share_running_statistics, unwrap
+from satray.training.parallel import unwrap
+from satray.training.settings import LoopSettings
 from satray.training.stages import TrainingPlan
 from satray.training.state import TrainState, determinism
-from satray.training.trainer import EpochSums, LoopSettings, Trainer
+from satray.training.trainer import EpochSums, Trainer
+from satray.training.watch import watch
 
 __all__ = ["Batch", "EpochReport", "LoopSettings", "Progress", "TrainState", "train"]
 
@@ -43,6 +49,7 @@ def train(
     device: torch.device | str = "cpu",
     state: TrainState | None = None,
     progress: Callable[[Progress], None] | None = None,
+    keep: Keep | None = None,
 ) -> None:
     """Train a network by the plan, evaluating after each pseudo-epoch.
 
@@ -61,6 +68,8 @@ def train(
         device: where this rank computes.
         state: go on from here.
         progress: called about once a second, on every rank.
+        keep: called on every rank with each snapshot that `settings.average` asks for (steps taken,
+            state dict); its tensors are the live ones.
 
     Raises:
         InputError: the state is of another plan, or batch norm would see single tiles.
@@ -78,7 +87,7 @@ def train(
         # Channels last: 1.2 times as fast as planar on CPUs (ResNet-18, 128 px), and what GPUs
         # want for bf16.
         inner.to(device).to(memory_format=torch.channels_last)
-        trainer = Trainer(inner, plan, settings, preprocess, augment, device, progress)
+        trainer = Trainer(inner, plan, settings, preprocess, augment, device, progress, keep)
         history, first = (state.history, state.pseudo_epoch) if state is not None else ((), 0)
         if state is not None:
             trainer.restore(state)
@@ -87,14 +96,24 @@ def train(
             samples = plan.steps_in(pseudo_epoch) * plan.global_batch
             _within_budget(sums.unreadable, samples, f"pseudo-epoch {pseudo_epoch + 1}", settings)
             started = time.perf_counter()
-            share_running_statistics(inner)
-            predictions = predict(inner, val_batches(), preprocess, device)  # fp32, as score
+            with trainer.averages.applied():
+                turn = flips(settings, pseudo_epoch)
+                predictions = predict(inner, val_batches(), preprocess, device, turn)  # fp32
             found = len(predictions.rows) + predictions.unreadable
             _within_budget(predictions.unreadable, found, "validation", settings)
             done = _summary(plan, settings, pseudo_epoch, sums, predictions, started)
             history = (*history, done.row())
             report(done, trainer.state(pseudo_epoch + 1, history))
         inner.to(memory_format=torch.contiguous_format)
+
+
+def flips(
+    settings: LoopSettings, pseudo_epoch: int
+) -> Callable[[torch.Tensor, NDArray[np.int64]], torch.Tensor] | None:
+    """What turns validation tiles, where the recipe wants them turned."""
+    if not settings.evaluate_flip:
+        return None
+    return functools.partial(flip_at_random, pseudo_epoch=pseudo_epoch, seed=settings.seed)
 
 
 def _within_budget(unreadable: int, tiles: int, where: str, settings: LoopSettings) -> None:
@@ -115,6 +134,7 @@ def _summary(
     started: float,
 ) -> EpochReport:
     step = plan.ends[pseudo_epoch]
+    stage = plan.stage_at(step - 1)
     samples = plan.steps_in(pseudo_epoch) * plan.global_batch
     if not len(predictions.rows):
         raise TrainingError("validation: none of its tiles could be read")
@@ -132,7 +152,8 @@ def _summary(
     )
     return EpochReport(
         pseudo_epoch=pseudo_epoch,
-        stage=plan.stage_at(step - 1).number,
+        stage=stage.number,
+        stage_began=stage.first_step * plan.global_batch,
         step=step,
         samples_seen=step * plan.global_batch,
         times_seen=step * plan.global_batch / plan.train_rows,
@@ -146,5 +167,6 @@ def _summary(
         seconds_evaluate=time.perf_counter() - started,
         unreadable=sums.unreadable,
         val_unreadable=predictions.unreadable,
+        watch=watch(predictions.logits_NK, predictions.labels_NK, settings.classes, settings.task),
         predictions=predictions,
     )

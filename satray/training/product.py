@@ -6,20 +6,21 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
 
 from satray import __version__
 from satray.models.bundle import bundle_files
+from satray.models.ensemble import ensemble
 from satray.models.geometry import probe_grid
 from satray.models.spec import BundleSpec
 from satray.runs.jsonable import finite
 from satray.runs.run import Run
 from satray.tiles.index import TileIndex
-from satray.training.history import Row, nested
+from satray.training.calibrate import Calibration
+from satray.training.choice import Choice
 from satray.training.setup import Setup
 
 
-def bundle(setup: Setup, run: Run, state: dict[str, Tensor], best: Row) -> dict[str, bytes]:
+def bundle(setup: Setup, run: Run, choice: Choice, calibration: Calibration) -> dict[str, bytes]:
     """The files of the bundle, by name."""
     meta, wanted = setup.index.meta, setup.recipe.input
     spec = BundleSpec(
@@ -29,25 +30,30 @@ def bundle(setup: Setup, run: Run, state: dict[str, Tensor], best: Row) -> dict[
         bands=setup.bands,
         mean=setup.mean,
         std=setup.std,
+        radiometry=setup.radiometry,
         dtype=meta.dtype,
         size=wanted.size,
         resize=wanted.resize,
         evaluate=wanted.evaluate,
         tile_shape=meta.tile_shape,
         resolution=resolution(setup.index),
-        thresholds=(0.5,) * len(meta.classes),
-        temperature=1.0,
+        thresholds=calibration.thresholds,
+        temperature=calibration.rule.temperature,
         grids={tower.name: probe_grid(tower.backbone) for tower in setup.variant.towers},
         dropout=setup.recipe.dropout,
         provenance={
             "run_id": run.run_id,
             "index": setup.digest,
             "weights": setup.recipe.weights,
+            "learning_rates": [stage.peak for stage in setup.plan.stages],
             "satray": __version__,
-            "validation": finite(nested(best)),
+            "validation": finite(choice.validation),
+            **choice.origin(),
         },
     )
-    return bundle_files(spec, state)
+    if choice.kind == "ensemble":
+        return bundle_files(*ensemble(spec, choice.states))
+    return bundle_files(spec, choice.states[0])
 
 
 def resolution(index: TileIndex) -> float | None:

@@ -6,12 +6,16 @@ the worker count only through the local batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from satray.config.train import StageOptions, TrainRecipe
+from satray.config.stages import StageOptions
+from satray.config.train import TrainRecipe
 from satray.errors import InputError
-from satray.training.schedules import Span, drop_interval, learning_rate
+from satray.training.schedules import learning_rate, momentum, warmup_steps
+from satray.training.span import Span
+from satray.training.stage_notes import notes
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,29 @@ class PlannedStage:
     span: Span
     """How long it is."""
 
+    peak: float | None
+    """Its highest learning rate; None until the range test of `learning_rate: auto` has run."""
+
     @property
     def end_step(self) -> int:
         """Steps of the run when this stage is over."""
         return self.first_step + self.span.steps
+
+    def line(self, global_batch: int) -> str:
+        """What it trains, for how long and how fast, for a person."""
+        options = self.options
+        whole = options.trainable in ("head", "all")
+        part = options.trainable if whole else f"{options.trainable} and all after it"
+        rate = "found by a range test" if self.peak is None else f"{self.peak:.3g}"
+        slower = (
+            f", {options.layer_decay:g} of it from block to block"
+            if options.layer_decay < 1
+            else ""
+        )
+        return (
+            f"{part}, {self.span.steps * global_batch:,} samples, {options.schedule.name}, highest "
+            f"learning rate {rate}{slower}"
+        )
 
 
 @dataclass(frozen=True)
@@ -92,6 +115,14 @@ class TrainingPlan:
         """How many evaluations there are."""
         return len(self.ends)
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What each stage does, for a person."""
+        return tuple(
+            f"stage {stage.number + 1} of {len(self.stages)}: {stage.line(self.global_batch)}"
+            for stage in self.stages
+        )
+
     def steps_in(self, pseudo_epoch: int) -> int:
         """Steps of a pseudo-epoch (0 is the first)."""
         before = self.ends[pseudo_epoch - 1] if pseudo_epoch else 0
@@ -105,23 +136,52 @@ class TrainingPlan:
         raise ValueError(f"step {step} lies outside a run of {self.total_steps} steps")
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of a step (0 is the first of the run)."""
+        """Learning rate of a step (0 is the first of the run).
+
+        Raises:
+            ValueError: no such step, or its stage's rate has not been found yet (`with_rates`).
+        """
         stage = self.stage_at(step)
-        options = stage.options
+        if stage.peak is None:
+            raise ValueError(f"stages[{stage.number}].learning_rate=auto has not been found yet")
         return learning_rate(
-            options.schedule, options.learning_rate, step - stage.first_step, stage.span
+            stage.options.schedule, stage.peak, step - stage.first_step, stage.span
         )
+
+    def momentum(self, step: int) -> float | None:
+        """Momentum (Adam: beta1) of a step, or None where its schedule does not cycle it."""
+        stage = self.stage_at(step)
+        return momentum(stage.options.schedule, step - stage.first_step, stage.span)
+
+    def with_rates(self, rates: Sequence[float | None]) -> TrainingPlan:
+        """The same plan with highest learning rates that have been found.
+
+        Args:
+            rates: one a stage, in order; None leaves a stage's as it is.
+
+        Raises:
+            ValueError: another number of rates than of stages, or one that is not above 0.
+        """
+        if len(rates) != len(self.stages):
+            raise ValueError(f"{len(rates)} learning rates for {len(self.stages)} stages")
+        if any(rate is not None and not rate > 0 for rate in rates):
+            raise ValueError(f"learning rates {tuple(rates)} are not all above 0")
+        stages = tuple(
+            stage if rate is None else replace(stage, peak=rate)
+            for stage, rate in zip(self.stages, rates, strict=True)
+        )
+        return replace(self, stages=stages)
 
 
 def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> TrainingPlan:
     """Lay out a run.
 
     A pseudo-epoch is `recipe.pseudo_epoch` samples (default: the train split) rounded down to
-    whole batches; a stage is its share of pseudo-epochs rounded to whole steps.
+    whole batches; a stage is its samples, or its share of pseudo-epochs, rounded to whole steps.
 
     Raises:
         InputError: the batch does not divide over the workers, is larger than the split or than
-            the pseudo-epoch, or a stage comes out with no step.
+            the pseudo-epoch, a stage comes out with no step, or a warm-up fills its stage.
     """
     batch = recipe.batch
     if batch % workers:
@@ -145,21 +205,19 @@ def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> Trainin
     stages: list[PlannedStage] = []
     warnings: list[str] = []
     for number, options in enumerate(recipe.stages):
-        steps = round(options.pseudo_epochs * steps_per_pseudo_epoch)
-        if steps < 1:
-            raise InputError(
-                f"stages[{number}].pseudo_epochs={options.pseudo_epochs:g}: less than one batch; "
-                f"take at least {1 / steps_per_pseudo_epoch:.3g}"
-            )
-        span = Span(steps=steps, steps_per_pseudo_epoch=steps_per_pseudo_epoch)
+        span = _span(options, number, batch, steps_per_pseudo_epoch)
         first = stages[-1].end_step if stages else 0
-        stages.append(PlannedStage(number=number, options=options, first_step=first, span=span))
-        schedule = options.schedule
-        if schedule.name == "step" and drop_interval(schedule, span) >= steps:
-            warnings.append(
-                f"stages[{number}].schedule.step={schedule.step:g} pseudo-epochs is not shorter "
-                f"than the stage ({options.pseudo_epochs:g}): the learning rate never drops"
+        rate = options.learning_rate
+        stages.append(
+            PlannedStage(
+                number=number,
+                options=options,
+                first_step=first,
+                span=span,
+                peak=None if rate == "auto" else rate,
             )
+        )
+        warnings += notes(options.schedule, span, number)
     return TrainingPlan(
         train_rows=train_rows,
         workers=workers,
@@ -168,3 +226,23 @@ def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> Trainin
         stages=tuple(stages),
         warnings=tuple(warnings),
     )
+
+
+def _span(options: StageOptions, number: int, batch: int, steps_per_pseudo_epoch: int) -> Span:
+    """A stage's length in whole steps, with room for its warm-up."""
+    if options.samples is not None:
+        steps = round(options.samples / batch)
+        length, least = f"samples={options.samples}", f"{batch}"
+    else:
+        steps = round(options.pseudo_epochs * steps_per_pseudo_epoch)
+        length = f"pseudo_epochs={options.pseudo_epochs:g}"
+        least = f"{1 / steps_per_pseudo_epoch:.3g}"
+    if steps < 1:
+        raise InputError(f"stages[{number}].{length}: less than one batch; take at least {least}")
+    span = Span(steps=steps, steps_per_pseudo_epoch=steps_per_pseudo_epoch)
+    if warmup_steps(options.schedule, span) >= steps:
+        raise InputError(
+            f"stages[{number}].schedule.warmup={options.schedule.warmup:g} pseudo-epochs: not "
+            f"shorter than its stage of {span.pseudo_epochs:.3g}; take less, or a longer stage"
+        )
+    return span

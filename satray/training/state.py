@@ -52,7 +52,13 @@ class TrainState:
     """One flat row an evaluation so far (`EpochReport.row`)."""
 
     extra: dict[str, Any]
-    """Whatever else a run carries (averages of weights, ...); empty for now."""
+    """Whatever else a run carries: `ema`, the moving average of the weights."""
+
+    @property
+    def kept(self) -> dict[str, torch.Tensor]:
+        """State dict of what is evaluated and goes into the bundle."""
+        average: dict[str, torch.Tensor] | None = self.extra.get("ema", {}).get("weights")
+        return self.model if average is None else average
 
     @property
     def samples_seen(self) -> int:

@@ -11,7 +11,8 @@ from satray.storage import Storage
 from satray.tiles.blocks import TileSource, tile_source
 from satray.tiles.order import TrainOrder, WholeOrder
 from satray.tiles.stream import tile_dataset
-from satray.training import checkpoints
+from satray.training import checkpoints, snapshots
+from satray.training.imbalance import repeat_factors
 from satray.training.setup import Setup
 
 
@@ -43,7 +44,17 @@ class Task:
         """Rows of each pseudo-epoch."""
         plan, recipe = self.setup.plan, self.setup.recipe
         ends = tuple(steps * plan.global_batch for steps in plan.ends)
-        return TrainOrder(len(self.train), ends, recipe.seed, recipe.shuffle)
+        if renewal := snapshots.renewal_steps(plan, recipe.average):
+            ends = (*ends, ends[-1] + renewal * plan.global_batch)
+        repeats = repeat_factors(self.train.labels, recipe.repeat)
+        return TrainOrder(len(self.train), ends, recipe.seed, recipe.shuffle, repeats)
+
+    def steps_in(self, pseudo_epoch: int) -> int:
+        """Steps of a pseudo-epoch; past the last, those that renew batch statistics."""
+        plan = self.setup.plan
+        if pseudo_epoch < plan.pseudo_epochs:
+            return plan.steps_in(pseudo_epoch)
+        return snapshots.renewal_steps(plan, self.setup.recipe.average)
 
     def train_data(self) -> Any:
         """Make the train stream; called in Ray's controller at each start of the workers."""

@@ -7,52 +7,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from satray.config.train import OptimizerOptions
 from satray.errors import InputError, TrainingError
 from satray.models.preprocess import Preprocess
 from satray.tiles.augment import Augment
+from satray.tiles.order import samples
+from satray.training.averages import Averages, Keep
 from satray.training.clock import Clock
+from satray.training.dropout import HeadDropout
 from satray.training.epoch import Progress
 from satray.training.evaluation import Batch
 from satray.training.inputs import train_input
-from satray.training.losses import loss_for
-from satray.training.optimizers import make_optimizer
-from satray.training.parallel import add_up, live_norms, rank, share_running_statistics, wrap
+from satray.training.losses import make_loss
+from satray.training.mixup import mix, shares
+from satray.training.optimizers import depth_groups, make_optimizer, set_rate
+from satray.training.parallel import add_up, live_norms, rank, wrap
+from satray.training.settings import LoopSettings
 from satray.training.stages import PlannedStage, TrainingPlan
 from satray.training.state import TrainState, model_state, seed_torch
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """What training needs to know beside the plan."""
-
-    task: Literal["binary", "multilabel", "multiclass"]
-    """Chooses loss and metrics."""
-
-    classes: tuple[str, ...]
-    """Class names, in the order of the logits."""
-
-    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
-    """Made anew for each stage."""
-
-    seed: int = 0
-    """Seed of dropout; augmentation carries its own."""
-
-    bf16: bool = False
-    """Autocast to bfloat16."""
-
-    deterministic: bool = False
-    """Ask torch for bitwise repeatable kernels."""
-
-    error_budget: float = 0.05
-    """Share of a pseudo-epoch's tiles, and of validation's, that may be unreadable."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +62,18 @@ class Trainer:
         augment: Augment,
         device: torch.device,
         progress: Callable[[Progress], None] | None = None,
+        keep: Keep | None = None,
     ) -> None:
         self.network = network
+        self.averages = Averages(network, plan, settings.average, keep)
         self._plan = plan
         self._settings = settings
         self._preprocess = preprocess
         self._augment = augment
         self._device = device
         self._progress = progress
-        self._loss = loss_for(settings.task)
+        self._loss = make_loss(settings.loss, settings.task, settings.positive_weight)
+        self._dropout = HeadDropout(network)
         self._stage: PlannedStage | None = None
         self._optimizer: torch.optim.Optimizer
         self._wrapped: nn.Module
@@ -116,6 +97,7 @@ class Trainer:
                 f"{plan.total_steps} steps of {plan.global_batch}"
             )
         self.network.load_state_dict(state.model)
+        self.averages.restore(state.extra)
         # Where the next step opens a stage, that stage makes its own optimiser.
         stage = plan.stages[state.stage]
         if state.step < stage.end_step:
@@ -133,7 +115,7 @@ class Trainer:
             model=model_state(self.network),
             optimizer=self._optimizer.state_dict(),
             history=history,
-            extra={},
+            extra=self.averages.state(),
         )
 
     def run(self, pseudo_epoch: int, batches: Iterator[Batch]) -> EpochSums:
@@ -161,7 +143,7 @@ class Trainer:
                 if step > first:
                     # Wrapping broadcasts rank 0's buffers; what the others saw in this
                     # pseudo-epoch counts too. At its start all ranks have the same.
-                    share_running_statistics(self.network)
+                    self.averages.share()
                 self._enter(stage)
             added = self._step(batch, step, pseudo_epoch)
             sums += added
@@ -171,6 +153,7 @@ class Trainer:
             elif unchecked is not None:
                 self._check(unchecked, step - 1)  # one step late, so that the GPU never idles
             unchecked = added
+            self.averages.snapshot(step + 1)
             if self._progress is not None and clock.due():
                 self._tell(self._progress, pseudo_epoch, step, first, added, clock)
         loss, readable = sums.tolist()
@@ -194,7 +177,9 @@ class Trainer:
                 f"batch={self._plan.global_batch}: one tile a worker, and batch norm needs two; "
                 f"take at least {2 * self._plan.workers}"
             )
-        self._optimizer = make_optimizer(self._settings.optimizer, self.network.parameters())
+        self._dropout.enter(stage.options.dropout)
+        groups = depth_groups(self.network, stage.options.layer_decay)
+        self._optimizer = make_optimizer(self._settings.optimizer, groups)
         self._wrapped = wrap(self.network, self._device)
         self._stage = stage
 
@@ -207,16 +192,19 @@ class Trainer:
         rows, valid = (torch.as_tensor(batch[name]).cpu().numpy() for name in ("row", "valid"))
         if len(rows) != self._plan.local_batch:
             raise TrainingError(f"a batch of {len(rows)} tiles, not {self._plan.local_batch}")
+        drawn = samples(rows, torch.as_tensor(batch["copy"]).cpu().numpy())
         pixels_BCHW = torch.as_tensor(batch["pixels"])
         if not valid.all():
             pixels_BCHW = _stand_in(pixels_BCHW, valid)
         pixels_BCHW = pixels_BCHW.to(device, non_blocking=True)
-        x_BCHW = train_input(pixels_BCHW, rows, pseudo_epoch, self._preprocess, self._augment)
+        x_BCHW = train_input(pixels_BCHW, drawn, pseudo_epoch, self._preprocess, self._augment)
         labels_BK = torch.as_tensor(batch["labels"]).to(device, non_blocking=True).float()
+        if settings.mixup:
+            share_B = shares(settings.mixup, settings.seed, pseudo_epoch, drawn)
+            x_BCHW, labels_BK = mix(x_BCHW, labels_BK, share_B, valid)
         weight_B = torch.from_numpy(valid.astype(np.float32)).to(device, non_blocking=True)
 
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._plan.learning_rate(step)
+        set_rate(self._optimizer, self._plan.learning_rate(step), self._plan.momentum(step))
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             logits_BK = self._wrapped(x_BCHW)
@@ -229,6 +217,7 @@ class Trainer:
         # sum, which makes a GPU wait. So all ranks agree, and all have been through `backward`.
         if valid.any() or float(sums[1]) > 0:
             self._optimizer.step()
+            self.averages.update()
         return sums
 
     def _check(self, sums: Tensor, step: int) -> None:

@@ -3,9 +3,11 @@
 import pytest
 
 from satray.config.base import Recipe
+from satray.config.check import CheckRecipe
 from satray.config.demo import DemoRecipe
 from satray.config.evaluate import EvaluateRecipe
 from satray.config.help import keys_of, render, to_yaml
+from satray.config.landscape import LandscapeRecipe
 from satray.config.parse import build
 from satray.config.prepare import PrepareRecipe
 from satray.config.score import ScoreRecipe
@@ -14,6 +16,8 @@ from satray.config.train import TrainRecipe
 RECIPES: list[tuple[type[Recipe], list[str]]] = [
     (PrepareRecipe, ["images=x"]),
     (TrainRecipe, ["index=x"]),
+    (LandscapeRecipe, ["index=x"]),
+    (CheckRecipe, ["index=x"]),
     (EvaluateRecipe, ["bundle=b", "index=x"]),
     (ScoreRecipe, ["bundle=b", "tiles=x"]),
     (DemoRecipe, []),

@@ -7,3 +7,5 @@ def _seeded():
     # Untrained networks in eval mode make denormal numbers, which are slow on CPUs.
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
+    yield
+    torch.set_flush_denormal(False)

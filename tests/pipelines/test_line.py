@@ -32,6 +32,8 @@ JOBS: dict[str, Job[Any]] = {
     "score": Job("score", ScoreRecipe, score.inputs, score.plan, score.work),
 }
 TILES = 60
+ODD = "scene 1/é"
+"""Id of one more tile, such as need escaping in a URL."""
 
 
 def line(root: str) -> list[tuple[str, list[str]]]:
@@ -65,8 +67,11 @@ def run_line(root: str) -> dict[str, RunRecord]:
     assert archive.tiles == TILES
     Storage().write(f"{root}/tiles/broken.tif", b"II*\x00 not a tiff")
     labels = Storage().read(f"{root}/labels.csv")
-    first = labels.splitlines()[1].split(b",", 1)[1]
-    Storage().write(f"{root}/labels.csv", labels.rstrip() + b"\nbroken," + first + b"\n")
+    tile, first = labels.splitlines()[1].decode().split(",", 1)
+    whole = Storage().read(f"{root}/tiles/{tile}.tif")
+    Storage().write(f"{root}/tiles/{ODD}.tif", whole)
+    more = f"broken,{first}\n{ODD},{first}\n"
+    Storage().write(f"{root}/labels.csv", labels.rstrip() + b"\n" + more.encode())
     for name, arguments in line(root):
         assert main(JOBS[name], arguments) == 0, name
     return {name: read_run(Storage(), f"{root}/{where}") for name, where in WHERE.items()}
@@ -84,7 +89,8 @@ def table(root: str, record: RunRecord, start: str) -> Any:
 def check(root: str, records: dict[str, RunRecord]) -> None:
     """What a user would look at."""
     index = table(root, records["prepare"], "index/")
-    assert len(index) == TILES
+    assert len(index) == TILES + 1
+    assert ODD in index.column("tile_id").to_pylist()
     quarantine = table(root, records["prepare"], "quarantine").to_pylist()
     assert [row["uri"].rsplit("/", 1)[1] for row in quarantine] == ["broken.tif"]
 
@@ -100,13 +106,20 @@ def check(root: str, records: dict[str, RunRecord]) -> None:
 
     scored = table(root, records["score"], "predictions/").to_pylist()
     by_status = {row["tile_id"]: row["status"] for row in scored}
-    assert len(by_status) == TILES + 1
+    assert len(by_status) == TILES + 2
     assert [name for name, status in by_status.items() if status != "ok"] == ["broken"]
     logits = {row["tile_id"]: row["logit_ship"] for row in scored}
     for row in evaluated.to_pylist():
         assert row["logit_ship"] == pytest.approx(logits[row["tile_id"]], abs=1e-4)
     cams = [p.path for p in records["score"].products if p.path.startswith("cam/")]
-    assert len(cams) == TILES
+    assert len(cams) == TILES + 1
+    assert "cam/scene%201/%C3%A9__rgb.tif" in cams
+    for name, record in records.items():
+        made = {product.path: product.bytes for product in record.products}
+        listed = {entry.key: entry.size for entry in Storage().list(f"{root}/{WHERE[name]}")}
+        kept = {key: size for key, size in listed.items() if not key.startswith("state/")}
+        assert kept.keys() == {*made, "run.json"}
+        assert {key: kept[key] for key in made} == made
     cam = Storage().read(f"{root}/scores/{cams[0]}")
     with rasterio.MemoryFile(cam) as memory, memory.open() as image:
         assert image.crs.to_string() == "EPSG:32631"

@@ -9,10 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 import scoring_material as material
+from page_checker import checked
 
 from satray.config.evaluate import EvaluateRecipe
 from satray.config.score import ScoreRecipe
 from satray.errors import InputError, SatrayError
+from satray.models.bundle import load_bundle
+from satray.runs.perform import Job, perform
 from satray.runs.run import Run
 from satray.scoring import blocks, evaluate, score
 from satray.storage import Storage
@@ -20,6 +23,7 @@ from satray.tiles.index import SCHEMA, IndexMeta, TileIndex, write_index
 
 pytestmark = pytest.mark.pipeline
 TILES = 22
+EVALUATE = Job("evaluate", EvaluateRecipe, evaluate.inputs, evaluate.plan, evaluate.work)
 
 
 @pytest.fixture(scope="module")
@@ -233,9 +237,11 @@ def test_evaluate(setting, tmp_path) -> None:
             "resources": {"workers": 1, "gpus": "no"},
         }
     )
-    evaluate.inputs(given, Storage())
+    inputs = evaluate.inputs(given, Storage())
     run = Run("evaluate", "abcdefabcdef", str(tmp_path / "out"), Storage())
-    outcome = evaluate.work(given, run)
+    outcome, record = perform(EVALUATE, given, run, inputs)
+    checked(Path(run.uri("report.html")).read_bytes())
+    assert {"report.html", "plots/reliability.png"} <= {p.path for p in record.products}
     table = pq.read_table(run.uri("predictions/part-00000.parquet"))
     assert table.num_rows == TILES - len(range(0, TILES, 4))
     stored = json.loads(Path(run.uri("metrics.json")).read_text())
@@ -252,6 +258,33 @@ def test_evaluate(setting, tmp_path) -> None:
     assert stored["metrics"]["map"] > 0.5  # labels follow the logits
     assert (outcome.attempted, outcome.failed, outcome.status) == (table.num_rows, 0, 0)
     assert any("majority" in line for line in outcome.summary)
+    reproduced(setting, tmp_path, given)
+
+
+def reproduced(setting: Path, tmp_path: Path, given: EvaluateRecipe) -> None:
+    """The run just made is reproduced by the same bundle, in other batches, and by no other."""
+    again = given.model_copy(update={"reproduce": str(tmp_path / "out"), "batch": 3})
+    inputs = evaluate.inputs(again, Storage())
+    run = Run("evaluate", "b" * 12, str(tmp_path / "again"), Storage())
+    outcome, _ = perform(EVALUATE, again, run, inputs)
+    assert any("reproduces run abcdefabcdef" in line for line in outcome.summary)
+    found = json.loads(Path(run.uri("metrics.json")).read_text())["reproduction"]
+    assert found["same"]
+    assert found["largest"] <= 1e-4
+    assert found["compared"] == TILES - len(range(0, TILES, 4))
+
+    first = load_bundle(str(setting / "bundle"), Storage())
+    other = material.save_bundle(tmp_path / "other", material.two_towers(), mean=(1990.0,) * 4)
+    moved = again.model_copy(update={"bundle": str(tmp_path / "other")})
+    evaluate.inputs(moved, Storage())
+    run = Run("evaluate", "c" * 12, str(tmp_path / "moved"), Storage())
+    with pytest.raises(SatrayError, match="does not reproduce run abcdefabcdef") as caught:
+        perform(EVALUATE, moved, run, {})
+    assert f"weights differ: model {first.model_id} then, {other.model_id} now" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not isinstance(caught.value, InputError)
+    assert b"does not reproduce" in Path(run.uri("report.html")).read_bytes()
+    assert not json.loads(Path(run.uri("metrics.json")).read_text())["reproduction"]["same"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from satray.config.base import StorageOptions
 from satray.config.train import CacheOptions
 from satray.storage import Storage
 from satray.tiles.index import IndexMeta, TileIndex
-from satray.tiles.order import TrainOrder, WholeOrder
+from satray.tiles.order import TrainOrder, WholeOrder, copies, samples
 
 pytestmark = pytest.mark.pipeline
 
@@ -82,6 +82,22 @@ def test_each_execution_is_the_next_pseudo_epoch(stream, index):
         np.testing.assert_array_equal(np.concatenate(rows), order.rows(pseudo_epoch))
         assert [len(each) for each in rows] == [8, 8, 8]
         assert set(tally.errors) <= {5, 7}  # rows of 7.tif and 9.tif within the split
+
+
+def test_rare_tiles_come_several_times_and_are_told_apart(stream, index):
+    train = source(stream, index, "train")
+    repeats = np.where(np.arange(len(train)) % 8 == 0, 3.5, 1.0)
+    order = TrainOrder(len(train), (40, 80), 5, True, repeats)
+    dataset = stream.tile_dataset(train, order, batch=8, deterministic=True)
+    for pseudo_epoch in (0, 1):
+        tally = stream.StreamTally()
+        given = list(stream.batches(dataset, train.shape, train.dtype, batch=8, tally=tally))
+        rows = np.concatenate([batch["row"].numpy() for batch in given])
+        np.testing.assert_array_equal(rows, order.rows(pseudo_epoch))
+        times = np.concatenate([batch["copy"].numpy() for batch in given])
+        np.testing.assert_array_equal(times, copies(rows))
+        assert times.max() >= 2
+        assert len(set(samples(rows, times))) == 40
 
 
 def test_unreadable_tiles_are_rows_with_a_reason(stream, index):

@@ -1,6 +1,7 @@
 """Training on a real Ray: bundle, workers, crashes, reruns."""
 
 import json
+import operator
 import os
 import signal
 from pathlib import Path
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from training.small_archive import SIDE, generate, make_recipe, make_run
 
-from satray.errors import InputError, TrainingError
+from satray.errors import InputError, SatrayError, TrainingError
 from satray.storage import Storage
 
 pytestmark = pytest.mark.pipeline
@@ -28,12 +29,24 @@ def job(ray_session):
     return job
 
 
+def rich_recipe(archive, folder, **changes):
+    """What takes part in every sample: repeats, weights, resized crops, colours."""
+    return make_recipe(
+        archive,
+        folder,
+        repeat=0.9,
+        loss={"positive_weight": "balanced"},
+        augment={"crop": "resized", "brightness": 0.1, "contrast": 0.1},
+        **changes,
+    )
+
+
 @pytest.fixture(scope="module")
 def plain(job, archive, tmp_path_factory):
     """One worker, undisturbed."""
     folder = tmp_path_factory.mktemp("plain")
     run, said = make_run(folder / "out")
-    outcome = job.work(make_recipe(archive, folder), run)
+    outcome = job.work(rich_recipe(archive, folder), run)
     return outcome, run, said
 
 
@@ -82,15 +95,17 @@ def test_one_worker_trains_and_leaves_a_bundle(plain):
     assert any(path.startswith("tensorboard/events") for path in made)
     assert all((Path(run.out) / path).stat().st_size for path in made)
     assert sum("pseudo-epoch" in line for line in said) == 3
+    assert sum("a pass has" in line for line in said) == 1
+    assert figures["watch"].keys() == {"always", "never"}
 
 
 def test_the_bundle_scores_as_validation_did(plain, archive):
     import torch
 
+    from satray.metrics.summary import compute_metrics
     from satray.models.bundle import load_bundle
     from satray.tiles.decode import read_pixels
     from satray.tiles.index import read_index
-    from satray.training.metrics import compute_metrics
 
     _, run, _ = plain
     bundle = load_bundle(run.out, Storage())
@@ -108,7 +123,7 @@ def test_the_bundle_scores_as_validation_did(plain, archive):
 
 def test_two_workers_equal_one_at_the_same_global_batch(job, plain, archive, tmp_path):
     run, _ = make_run(tmp_path / "out")
-    job.work(make_recipe(archive, tmp_path, resources={"workers": 2, "gpus": "no"}), run)
+    job.work(rich_recipe(archive, tmp_path, resources={"workers": 2, "gpus": "no"}), run)
     one, two = history(plain[1]), history(run)
     for name in ("train_loss", "val_loss"):
         np.testing.assert_allclose(one[name], two[name], atol=1e-4, err_msg=name)
@@ -146,7 +161,7 @@ def test_a_killed_worker_leaves_the_history_of_an_undisturbed_run(
     killed.mkdir()
     monkeypatch.setattr(launch, "_work", dying(str(killed), 1))
     run, said = make_run(tmp_path / "out")
-    job.work(make_recipe(archive, tmp_path), run)
+    job.work(rich_recipe(archive, tmp_path), run)
     assert len(list(killed.iterdir())) == 1
     assert "training on 1 CPU worker" in said
     assert any("started again" in line for line in said)
@@ -168,7 +183,7 @@ def test_an_interrupted_run_goes_on_and_a_finished_state_only_writes(
     monkeypatch.setattr(launch, "_work", dying(str(killed), 2))
     run, said = make_run(tmp_path / "out")
     with pytest.raises(TrainingError, match="worker 0 failed") as caught:
-        job.work(make_recipe(archive, tmp_path), run)
+        job.work(rich_recipe(archive, tmp_path), run)
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
     assert len(list(killed.iterdir())) == 2
@@ -183,7 +198,7 @@ def test_an_interrupted_run_goes_on_and_a_finished_state_only_writes(
 
     again, _ = make_run(tmp_path / "out")
     seen = []
-    job.train_with(make_recipe(archive, tmp_path), again, seen.append)
+    job.train_with(rich_recipe(archive, tmp_path), again, seen.append)
     epochs = [message["row"]["pseudo_epoch"] for message in seen if message["kind"] == "epoch"]
     assert epochs == list(range(reached, 3))
     same(history(plain[1]), history(again))
@@ -193,7 +208,7 @@ def test_an_interrupted_run_goes_on_and_a_finished_state_only_writes(
         (Path(run.out) / product).unlink()
     third, _ = make_run(tmp_path / "out")
     seen.clear()
-    job.train_with(make_recipe(archive, tmp_path), third, seen.append)
+    job.train_with(rich_recipe(archive, tmp_path), third, seen.append)
     assert seen == []
     same(history(plain[1]), history(third))
 
@@ -201,13 +216,44 @@ def test_an_interrupted_run_goes_on_and_a_finished_state_only_writes(
 def test_unreadable_tiles_are_listed_and_training_goes_on(job, tmp_path):
     archive = generate(tmp_path / "archive", tiles=32, spoil=(4, 5))
     run, _ = make_run(tmp_path / "out")
-    stages = [{"learning_rate": 3e-3, "pseudo_epochs": 1}]
-    recipe = make_recipe(archive, tmp_path, stages=stages, deterministic=False, error_budget=0.2)
+    stages = [{"learning_rate": "auto", "pseudo_epochs": 1}]
+    search = {"lowest": 1e-5, "highest": 1.0, "steps": 24, "seeds": 1}
+    recipe = make_recipe(
+        archive, tmp_path, stages=stages, landscape=search, deterministic=False, error_budget=0.2
+    )
     outcome = job.work(recipe, run)
     assert outcome.counts["unreadable_tiles"] == 2
     table = pq.read_table(os.path.join(run.out, "unreadable.parquet")).to_pylist()
     assert [(row["tile_id"], row["split"]) for row in table] == [("t005", "train"), ("t004", "val")]
     assert all(row["error"] for row in table)
+
+    # its learning rate was found first, on a worker of its own, and is written down
+    figures = json.loads((Path(run.out) / "metrics.json").read_text())
+    (found,) = figures["range_tests"]
+    assert 1e-5 < found["learning_rate"] < 1.0
+    assert max(history(run)["learning_rate"]) <= found["learning_rate"]
+    bundled = json.loads((Path(run.out) / "bundle" / "model.json").read_text())
+    assert bundled["provenance"]["learning_rates"] == [found["learning_rate"]]
+    assert (Path(run.out) / "landscape.png").stat().st_size
+
+
+def test_a_call_on_a_worker_gives_what_it_gives_and_fails_in_one_line(job):
+    from satray import cluster
+
+    def threads():  # local, so that these are pickled by value: workers cannot import tests
+        import torch
+
+        return torch.get_num_threads()
+
+    def refuse(line):
+        raise InputError(line)
+
+    assert cluster.run_once(operator.add, 2, 3) == 5
+    assert cluster.run_once(threads) == cluster.cores()
+    with pytest.raises(InputError, match=r"^batch=3: no$"):
+        cluster.run_once(refuse, "batch=3: no")
+    with pytest.raises(SatrayError, match=r"^a worker failed: division by zero$"):
+        cluster.run_once(operator.truediv, 1, 0)
 
 
 def test_too_many_unreadable_tiles_stop_training(job, tmp_path):
@@ -239,6 +285,7 @@ def test_a_loss_that_explodes_ends_in_one_line(job, archive, tmp_path):
         ),
         ({"input": {"size": SIDE, "normalize": "imagenet"}}, "uint8"),
         ({"batch": 9, "resources": {"workers": 2, "gpus": "no"}}, "workers"),
+        ({"loss": {"name": "cross_entropy"}}, "loss.name=cross_entropy"),
     ],
 )
 def test_what_cannot_be_is_refused_without_ray(archive, tmp_path, changes, said):

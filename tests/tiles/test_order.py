@@ -74,3 +74,75 @@ def test_falling_chunks_cover_all_in_whole_blocks(n, block, readers, most):
 def test_falling_chunks_end_with_single_blocks():
     sizes = [len(piece) for piece in order.falling_chunks(np.arange(1000), 32, 2, 512)]
     assert sizes == [480, 256, 128, 64, 32, 32, 8]
+
+
+REPEATS = st.lists(
+    st.one_of(
+        st.just(1.0), st.floats(1, 6), st.floats(0, 1), st.sampled_from([0.5, 1.5, 2.0, 2.999999])
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(
+    repeats=REPEATS, seed=st.integers(0, 2**31), number=st.integers(0, 50), shuffle=st.booleans()
+)
+def test_each_row_comes_floor_or_ceil_of_its_repeats(repeats, seed, number, shuffle):
+    factors = np.array(repeats)
+    rows = order.repeated(seed, number, factors, shuffle)
+    assert rows.dtype == np.int64
+    assert len(rows) == order.pass_length(factors) == round(float(factors.sum()))
+    counts = np.bincount(rows, minlength=len(factors))
+    assert (counts >= np.floor(factors)).all()
+    assert (counts <= np.ceil(factors)).all()
+    np.testing.assert_array_equal(rows, order.repeated(seed, number, factors, shuffle))
+    if not shuffle:
+        assert list(rows) == sorted(rows)
+
+
+def test_over_many_passes_each_row_comes_as_often_as_asked():
+    factors = np.array([1.0, 1.25, 1.5, 3.75, 2.9, 1.1, 1.0, 1.5])  # they add up to 14
+    rows = np.concatenate([order.repeated(5, k, factors, True) for k in range(4000)])
+    assert np.bincount(rows) / 4000 == pytest.approx(factors, abs=0.03)
+
+
+def test_which_rows_are_repeated_together_is_chance():
+    """Neighbours in the split are not tied to each other."""
+    factors = np.full(20, 1.5)
+    passes = [np.bincount(order.repeated(1, k, factors, True)) for k in range(1500)]
+    together = np.corrcoef(np.array(passes).T)[~np.eye(20, dtype=bool)]
+    assert together == pytest.approx(np.full(380, -1 / 19), abs=0.12)
+
+
+@given(
+    repeats=REPEATS,
+    ends=st.lists(st.integers(1, 50), min_size=1, max_size=5),
+    seed=st.integers(0, 99),
+)
+def test_windows_cut_the_endless_sequence_of_repeats(repeats, ends, seed):
+    factors = np.array(repeats)
+    stops = tuple(np.cumsum(ends).tolist())
+    plan = order.TrainOrder(len(factors), stops, seed, True, factors)
+    got = np.concatenate([plan.rows(k) for k in range(len(stops) + 1)])
+    length = order.pass_length(factors)
+    if not length:
+        assert len(got) == 0
+        return
+    endless = [order.repeated(seed, k, factors, True) for k in range(stops[-1] // length + 1)]
+    np.testing.assert_array_equal(got, np.concatenate(endless)[: stops[-1]])
+
+
+def test_without_fractions_all_is_certain():
+    rows = order.repeated(0, 0, np.array([1.0, 3.0, 2.0]), False)
+    assert list(rows) == [0, 1, 1, 1, 2, 2]
+
+
+@given(st.lists(st.integers(0, 6), max_size=40))
+def test_copies_count_what_came_before(rows):
+    given = np.array(rows, np.int64)
+    found = order.copies(given)
+    assert found.tolist() == [rows[:place].count(row) for place, row in enumerate(rows)]
+    numbers = order.samples(given, found)
+    assert len(set(numbers.tolist())) == len(rows)
+    np.testing.assert_array_equal(numbers[found == 0], given[found == 0])

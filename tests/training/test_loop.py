@@ -20,10 +20,10 @@ from training.tiny_training import (
 
 from satray.config.model import TowerOptions, VariantOptions
 from satray.errors import InputError, TrainingError
+from satray.metrics.summary import compute_metrics
 from satray.models.network import Network
 from satray.tiles.augment import Augment
 from satray.training.loop import LoopSettings, TrainState
-from satray.training.metrics import compute_metrics
 
 
 def equal(first, second):
@@ -147,6 +147,12 @@ def test_the_learning_rate_is_the_plans(monkeypatch):
     assert rates == [plan.learning_rate(step) for step in range(9)]
     assert [r.learning_rate for r in reports] == [rates[2], rates[5], rates[8]]
     assert [r.stage for r in reports] == [0, 0, 1]
+    assert [r.stage_began for r in reports] == [0, 0, 48]
+
+
+def test_a_stage_that_begins_within_a_pseudo_epoch_says_where():
+    reports, _, _ = run(recipe(stage(0.7), stage(1.3, trainable="head")), tiny_net())
+    assert [(r.samples_seen, r.stage, r.stage_began) for r in reports] == [(24, 1, 16), (48, 1, 16)]
 
 
 def test_unreadable_tiles_have_no_weight():
@@ -196,13 +202,15 @@ def test_unreadable_validation_tiles_count_once_against_the_budget():
 def test_running_statistics_are_shared_where_a_stage_starts_within_a_pseudo_epoch(monkeypatch):
     shared = []
     monkeypatch.setattr(
-        "satray.training.trainer.share_running_statistics", lambda net: shared.append(net.trainable)
+        "satray.training.averages.share_running_statistics",
+        lambda net: shared.append(tuple(net.trainable)),
     )
+    ends = [("all",), ("all", "head")]  # before each evaluation
     run(recipe(stage(1), stage(1, trainable="head")), tiny_net())
-    assert not shared
-    _, _, net = run(recipe(stage(0.5), stage(1.5, trainable="head")), tiny_net())
-    assert len(shared) == 1
-    assert net.trainable == ["all", "head"]
+    assert shared == ends
+    shared.clear()
+    run(recipe(stage(0.5), stage(1.5, trainable="head")), tiny_net())
+    assert shared == [("all",), ("all", "head"), ("all", "head")]
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_place():

@@ -1,8 +1,11 @@
 import pytest
 import torch
 
+from satray.config.model import TowerOptions, VariantOptions
 from satray.config.train import OptimizerOptions
-from satray.training.optimizers import make_optimizer
+from satray.errors import InputError
+from satray.models.network import Network
+from satray.training.optimizers import depth_groups, make_optimizer, set_rate
 
 PLAIN = {
     "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1, fused=False),
@@ -38,3 +41,109 @@ def test_frozen_weights_are_not_its_business():
     net.weight.requires_grad_(False)
     (group,) = make_optimizer(OptimizerOptions(), net.parameters()).param_groups
     assert [p.shape for p in group["params"]] == [net.bias.shape]
+
+
+def two_towers():
+    """A small ResNet and our small network, side by side."""
+    towers = (
+        TowerOptions(name="rgb", backbone="resnet10t", bands=("red", "green", "blue")),
+        TowerOptions(name="nir", backbone="simple_cnn", bands=("nir",)),
+    )
+    return Network(VariantOptions(towers=towers), 3)
+
+
+# By hand: bn1 belongs to conv1, which it normalises.
+RGB = {"conv1": 5, "bn1": 5, "layer1": 4, "layer2": 3, "layer3": 2, "layer4": 1}
+DEPTHS = {"rgb": RGB, "nir": {f"block{n}": 6 - n for n in range(1, 6)}}
+
+
+def shares(network, decay):
+    """Share of each trainable parameter by name; each is in one group only."""
+    found = {}
+    for group in depth_groups(network, decay):
+        for name, weight in network.named_parameters():
+            if any(weight is each for each in group["params"]):
+                assert name not in found
+                found[name] = group["share"]
+    assert set(found) == {n for n, p in network.named_parameters() if p.requires_grad}
+    return found
+
+
+def test_shares_fall_with_depth_in_each_tower():
+    network = two_towers()
+    found = shares(network, 0.5)
+    assert found["head.weight"] == found["head.bias"] == 1.0
+    for name, backbone in network.backbones().items():
+        for block in backbone.blocks:
+            inside = [s for n, s in found.items() if n.startswith(f"towers.{name}.body.{block}.")]
+            assert set(inside) == {0.5 ** DEPTHS[name][block]}
+    assert found["towers.rgb.body.layer4.0.conv1.weight"] == 0.5
+    assert found["towers.nir.body.block4.0.weight"] == 0.25
+
+
+def test_shares_do_not_depend_on_where_training_starts():
+    network = two_towers()
+    whole = shares(network, 0.7)
+    network.set_trainable("rgb.layer3")
+    part = shares(network, 0.7)
+    assert len(part) < len(whole)
+    assert part == {name: whole[name] for name in part}
+
+
+def test_weights_outside_blocks_go_with_the_first():
+    tower = TowerOptions(name="rgb", backbone="vit_tiny_patch16_224", bands=("a", "b", "c"))
+    network = Network(VariantOptions(towers=(tower,)), 3)
+    found = shares(network, 0.9)
+    assert found["towers.rgb.body.cls_token"] == found["towers.rgb.body.patch_embed.proj.weight"]
+    assert found["towers.rgb.body.pos_embed"] == min(found.values()) < 0.9**12
+
+
+def test_without_decay_there_is_one_group():
+    (group,) = depth_groups(two_towers(), 1.0)
+    assert group["share"] == 1.0
+
+
+def test_each_group_learns_at_its_share():
+    """SGD moves a weight by rate x share x gradient."""
+    network = two_towers()
+    optimizer = make_optimizer(
+        OptimizerOptions(name="sgd", weight_decay=0), depth_groups(network, 0.5)
+    )
+    before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    for weight in network.parameters():
+        weight.grad = torch.ones_like(weight)
+    set_rate(optimizer, 0.1)
+    optimizer.step()
+    expected = shares(network, 0.5)
+    for name, weight in network.named_parameters():
+        moved = before[name] - weight.detach()
+        torch.testing.assert_close(
+            moved, torch.full_like(moved, 0.1 * expected[name]), atol=1e-6, rtol=0
+        )
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_momentum_is_set_where_it_is_cycled(name):
+    options = OptimizerOptions(name=name, momentum=0.7)
+    optimizer = make_optimizer(options, torch.nn.Linear(2, 1).parameters())
+    (group,) = optimizer.param_groups
+    set_rate(optimizer, 0.1)
+    assert (group["momentum"] if name == "sgd" else group["betas"]) == (
+        0.7 if name == "sgd" else (0.9, 0.999)
+    )
+    set_rate(optimizer, 0.2, 0.85)
+    assert group["lr"] == 0.2
+    assert (group["momentum"] if name == "sgd" else group["betas"]) == (
+        0.85 if name == "sgd" else (0.85, 0.999)
+    )
+
+
+def test_a_stage_that_trains_nothing_lists_what_could():
+    network = two_towers().requires_grad_(False)
+    with pytest.raises(InputError, match=r"trains nothing; accepted: head, all, conv1, .*block5"):
+        depth_groups(network, 1.0)
+
+
+def test_a_network_without_blocks_has_no_depth():
+    with pytest.raises(InputError, match=r"layer_decay=0\.5: Linear has no blocks"):
+        depth_groups(torch.nn.Linear(2, 1), 0.5)

@@ -10,7 +10,8 @@ from satray.config.model import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.storage import Storage
 from satray.tiles.index import BandStatistics, IndexMeta
-from satray.training.setup import best_metric, normalisation
+from satray.training.normalisation import normalisation
+from satray.training.setup import best_metric
 
 RGB = ("red", "green", "blue")
 TWO = (("a", "resnet18"), ("b", "resnet18"))
@@ -23,7 +24,7 @@ def found(weights="none", towers=TWO, normalize="auto", dtype="uint8", bands=RGB
     statistics = tuple(BandStatistics(b, 100.0, 50.0, 0.0, 255.0, {}, 1) for b in bands)
     meta = IndexMeta("binary", ("ship",), bands, dtype, (8, 8), statistics, {})
     given = recipe(weights=weights, input={"size": 8, "normalize": normalize})
-    mean, _ = normalisation(given, variant, bands, meta, Storage())
+    mean, _ = normalisation(given, variant, meta, Storage())
     if mean == (100.0,) * len(bands):
         return "statistics"
     return [round(value / 255, 3) for value in mean]

@@ -1,6 +1,9 @@
+import re
+
 import pytest
 from training.tiny_training import recipe, stage
 
+from satray.config.stages import ScheduleOptions, StageOptions
 from satray.errors import InputError
 from satray.training.stages import plan_training
 
@@ -71,3 +74,97 @@ def test_a_step_longer_than_its_stage_is_warned_of():
     assert plan_training(recipe(stage(3, schedule="step")), 1000, 1).warnings == ()
     (line,) = plan_training(recipe(stage(1, schedule="step")), 1000, 1).warnings
     assert "stages[0].schedule.step=1" in line
+
+
+def planned(*stages, rows=1000, **options):
+    """Ten steps of eight tiles a pseudo-epoch."""
+    return plan_training(recipe(*stages, pseudo_epoch=80, **options), rows, 1)
+
+
+def test_a_stage_may_be_given_in_samples():
+    plan = planned(stage(2, samples=400), stage(1))
+    assert [(s.first_step, s.end_step) for s in plan.stages] == [(0, 50), (50, 60)]
+    other = plan_training(recipe(stage(2, samples=400), batch=40, pseudo_epoch=80), 1000, 4)
+    assert other.total_samples == 400  # whatever the batch and the workers
+
+
+def test_samples_are_rounded_to_whole_batches_but_not_to_none():
+    assert planned(stage(2, samples=75)).total_samples == 72
+    with pytest.raises(InputError, match=r"stages\[0\].samples=3: less than one batch; .* 8"):
+        planned(stage(2, samples=3))
+
+
+def test_auto_learning_rates_wait_for_the_range_test():
+    plan = planned(stage(1, 0.1, "constant"), stage(1, "auto", "constant"))
+    assert [s.peak for s in plan.stages] == [0.1, None]
+    assert plan.learning_rate(9) == 0.1
+    with pytest.raises(ValueError, match=r"stages\[1\].learning_rate=auto has not been found"):
+        plan.learning_rate(10)
+    found = plan.with_rates((None, 0.03))
+    assert [found.learning_rate(step) for step in (9, 10)] == [0.1, 0.03]
+    assert plan.stages[1].peak is None
+    assert found.ends == plan.ends
+
+
+@pytest.mark.parametrize("rates", [(0.1,), (0.1, 0.0), (0.1, float("nan"))])
+def test_rates_that_do_not_fit_the_stages_are_refused(rates):
+    with pytest.raises(ValueError, match="learning rates"):
+        planned(stage(1), stage(1)).with_rates(rates)
+
+
+def scheduled(pseudo_epochs, **schedule):
+    return StageOptions(pseudo_epochs=pseudo_epochs, schedule=ScheduleOptions(**schedule))
+
+
+def test_a_warm_up_that_fills_its_stage_cannot_be_planned():
+    with pytest.raises(
+        InputError, match=r"stages\[0\].schedule.warmup=2 pseudo-epochs: not shorter .* of 2; take"
+    ):
+        planned(scheduled(2, warmup=2))
+    plan = planned(scheduled(2, warmup=1.9, name="constant"))
+    assert plan.learning_rate(0) == pytest.approx(1e-5)
+    assert plan.learning_rate(19) == 1e-3
+
+
+def test_momentum_is_the_schedules():
+    plan = planned(scheduled(1, cycle_momentum=True), scheduled(1))
+    assert plan.momentum(0) == pytest.approx(0.95)
+    assert plan.momentum(2) == pytest.approx(0.85)  # three steps of ten: the top
+    assert plan.momentum(10) is None
+
+
+@pytest.mark.parametrize(
+    ("schedule", "says"),
+    [
+        ({"name": "triangular", "cycle": 4}, r"cycle=4 pseudo-epochs is longer than the stage \(3"),
+        ({"name": "cosine_restarts", "cycle": 2, "warmup": 2}, r"stage \(1 after its warm-up\)"),
+        ({"name": "cosine_restarts", "cycle": 2}, "ends 1 pseudo-epochs into a cycle"),
+        ({"name": "step", "step": 2, "warmup": 1}, "the learning rate never drops"),
+        ({"name": "cosine", "cycle_momentum": True}, "does nothing with cosine"),
+    ],
+)
+def test_what_a_schedule_probably_did_not_mean_is_noted(schedule, says):
+    (line,) = planned(stage(1), scheduled(3, **schedule)).warnings
+    assert line.startswith("stages[1].schedule.")
+    assert re.search(says, line)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"name": "exp_range", "cycle": 1, "cycle_momentum": True},
+        {"name": "cosine_restarts", "cycle": 1, "growth": 2},
+        {"name": "cosine_restarts", "cycle": 2, "warmup": 1},
+        {"name": "step", "step": 2},
+    ],
+)
+def test_what_fits_is_not_noted(schedule):
+    assert planned(scheduled(3, **schedule)).warnings == ()
+
+
+def test_what_stages_do_is_said():
+    deeper = stage(2, "auto", "cosine", trainable="layer3", layer_decay=0.8)
+    first, second = planned(stage(1, 0.01, trainable="head"), deeper).lines
+    assert first == "stage 1 of 2: head, 80 samples, one_cycle, highest learning rate 0.01"
+    assert second.startswith("stage 2 of 2: layer3 and all after it, 160 samples, cosine, ")
+    assert second.endswith("learning rate found by a range test, 0.8 of it from block to block")

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from satray.config.train import OptimizerOptions, ScheduleOptions, StageOptions, TrainRecipe
+from satray.config.stages import ScheduleOptions, StageOptions
+from satray.config.train import OptimizerOptions, TrainRecipe
 from satray.models.preprocess import Preprocess
 from satray.tiles.augment import Augment
 from satray.training.loop import LoopSettings, train
@@ -65,6 +66,7 @@ def batches(pixels, labels, order, batch, rank=0, workers=1, unreadable=()):
             "pixels": pixels[rows],
             "labels": labels[rows],
             "row": rows.astype(np.int64),
+            "copy": np.zeros(local, np.int64),
             "valid": ~np.isin(rows, unreadable),
         }
 
@@ -104,6 +106,7 @@ def run(
     val_data=None,
     settings=None,
     progress=None,
+    keep=None,
 ):
     """Train; gives the reports, the states as bytes, and the network."""
     plan = plan_training(given, ROWS, workers)
@@ -145,6 +148,7 @@ def run(
             augment=augment or Augment(SIZE, seed=given.seed),
             state=None if state is None else TrainState.from_bytes(state),
             progress=progress,
+            keep=keep,
         )
     return reports, states, net
 

@@ -4,12 +4,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    fbeta_score,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
-from satray.training.metrics import compute_metrics
+from satray.metrics.scored import Rule
+from satray.metrics.summary import compute_metrics, flat
 
 NAMES = ("map", "map_paper", "classes_counted", "accuracy", "baseline_accuracy")
-NAMES += ("balanced_accuracy", "auc", "predicted_positive_rate", "log_loss")
+NAMES += ("balanced_accuracy", "auc", "predicted_positive_rate", "log_loss", "ece", "baseline_map")
+NAMES += ("precision_macro", "recall_macro", "f1_macro", "f2_macro", "f1_samples", "f2_samples")
 
 
 def binary(scores, labels):
@@ -123,3 +131,68 @@ def test_what_does_not_fit_is_refused():
         compute_metrics(np.zeros((0, 1)), np.zeros((0, 1)), ["a"], "binary")
     with pytest.raises(ValueError, match="classes"):
         compute_metrics(np.zeros((2, 2)), np.zeros((2, 2)), ["a"], "binary")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 40), st.integers(2, 5))
+def test_macro_and_samples_figures_are_scikit_learns(seed, rows, classes):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(rows, classes))
+    labels = rng.random((rows, classes)) < 0.2
+    labels[0, 0] = True
+    found = compute_metrics(logits, labels, [f"c{k}" for k in range(classes)], "multilabel")
+    there = np.flatnonzero(labels.any(axis=0))
+    assert found["classes_counted"] == len(there)
+    for beta in (1, 2):
+        precision, recall, f, _ = precision_recall_fscore_support(
+            labels, logits >= 0, beta=beta, labels=there, average="macro", zero_division=0
+        )
+        assert found[f"f{beta}_macro"] == pytest.approx(f)
+        assert found["precision_macro"] == pytest.approx(precision)
+        assert found["recall_macro"] == pytest.approx(recall)
+        samples = fbeta_score(labels, logits >= 0, beta=beta, average="samples", zero_division=1)
+        assert found[f"f{beta}_samples"] == pytest.approx(samples)
+    assert found["baseline_map"] == pytest.approx(labels[:, there].mean())
+
+
+def test_without_positives_macro_figures_are_undefined():
+    found = binary([-1.0, -2.0], [0, 0])
+    for name in ("precision_macro", "recall_macro", "f1_macro", "f2_macro", "baseline_map"):
+        assert math.isnan(found[name])
+    assert found["f1_samples"] == 1.0  # nothing there, nothing given
+
+
+def test_recall_by_class_of_a_softmax():
+    logits = np.array([[2.0, 1, 0], [0, 3, 1], [1, 2, 0], [0, 1, 2]])
+    found = compute_metrics(logits, np.eye(3)[[0, 1, 0, 0]], list("abc"), "multiclass")
+    assert found["recall_of"]["a"] == pytest.approx(1 / 3)
+    assert found["recall_of"]["b"] == 1.0
+    assert math.isnan(found["recall_of"]["c"])
+    assert found["f1_samples"] == found["accuracy"] == 0.5
+    row = flat(found)
+    assert row["recall_of_b"] == 1.0
+    assert row["ap_b"] == found["ap"]["b"]
+    assert "ap" not in row
+    assert "recall_of" not in row
+    with pytest.raises(ValueError, match="multiclass labels"):
+        compute_metrics(logits, np.ones((4, 3)), list("abc"), "multiclass")
+
+
+def test_the_rule_decides():
+    logits, labels = np.array([[-1.0], [-3.0]]), np.array([[1], [0]])
+    lower = Rule(thresholds=(0.2,))
+    assert compute_metrics(logits, labels, ["a"], "binary")["accuracy"] == 0.5
+    assert compute_metrics(logits, labels, ["a"], "binary", lower)["accuracy"] == 1.0
+    flatter = Rule(temperature=10.0, thresholds=(0.2,))  # both scores near 1/2 now
+    found = compute_metrics(logits, labels, ["a"], "binary", flatter)
+    assert found["predicted_positive_rate"] == 1.0
+    assert found["map"] == 1.0
+    assert found["log_loss"] == pytest.approx((np.log1p(np.exp(0.1)) + np.log1p(np.exp(-0.3))) / 2)
+    # at and above; 0 gives all, 1 nothing below a score of 1
+    edge = compute_metrics(np.array([[0.0]]), np.array([[1]]), ["a"], "binary", Rule(1, (0.5,)))
+    assert edge["accuracy"] == 1.0
+    for threshold, rate in ((0.0, 1.0), (1.0, 0.0)):
+        found = compute_metrics(logits, labels, ["a"], "binary", Rule(1, (threshold,)))
+        assert found["predicted_positive_rate"] == rate
+    with pytest.raises(ValueError, match="thresholds"):
+        compute_metrics(logits, labels, ["a"], "binary", Rule(1, (0.5, 0.5)))

@@ -1,0 +1,10 @@
+"""Overfit one fixed batch, and say why where that fails."""
+
+import sys
+
+from satray.config.check import CheckRecipe
+from satray.runs.frame import Job, main
+from satray.training.check_job import inputs, plan, work
+
+if __name__ == "__main__":
+    sys.exit(main(Job("check", CheckRecipe, inputs, plan, work)))

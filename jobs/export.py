@@ -1,0 +1,10 @@
+"""Take a bundle out of satray: encoders, ONNX, torch.export."""
+
+import sys
+
+from satray.config.export import ExportRecipe
+from satray.runs.frame import Job, main
+from satray.scoring.export import inputs, plan, work
+
+if __name__ == "__main__":
+    sys.exit(main(Job("export", ExportRecipe, inputs, plan, work, ray=False)))

@@ -1,0 +1,10 @@
+"""Find the learning rate of a training stage by a range test."""
+
+import sys
+
+from satray.config.landscape import LandscapeRecipe
+from satray.runs.frame import Job, main
+from satray.training.landscape_job import inputs, plan, work
+
+if __name__ == "__main__":
+    sys.exit(main(Job("landscape", LandscapeRecipe, inputs, plan, work)))

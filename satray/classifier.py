@@ -1,0 +1,204 @@
+"""A trained bundle on arrays in memory: what `satray.load` gives.
+
+Legend: N tiles, C bands, H x W stored pixels, K classes, D feature channels, h x w feature cells.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from satray.errors import InputError
+from satray.models.bundle import Bundle, load_bundle
+from satray.models.network import pool
+from satray.models.spec import BundleSpec
+from satray.scoring.forward import CamKind, MapRequest, Scorer
+from satray.storage import Storage, absolute
+from satray.tiles.bands import select
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of N tiles; the same numbers as the columns of the job `score`."""
+
+    scores: Floats
+    """(N, K) after the temperature, 0 to 1; those of a multiclass bundle add up to 1."""
+
+    logits: Floats
+    """(N, K) raw, before the temperature."""
+
+    preds: NDArray[np.uint8]
+    """(N, K) 1 where the score reaches the bundle's threshold of the class."""
+
+    labels: tuple[tuple[str, ...], ...]
+    """For each tile the names of the classes with `preds` 1 (multiclass: of the highest score)."""
+
+
+class Classifier:
+    """A bundle, ready to predict.
+
+    All methods take tiles as one array: (N, C, H, W), or (C, H, W) for one tile, which counts as
+    N = 1. Pixels are as stored: the dtype that the bundle was trained on (`spec.dtype`), neither
+    scaled nor normalised, of any height and width. Bands are `bands` in that order, or any others
+    whose names are given.
+    """
+
+    def __init__(self, bundle: Bundle, batch: int = 64) -> None:
+        """Take a bundle.
+
+        Args:
+            bundle: network and spec, on the device that is to compute.
+            batch: tiles a forward pass; more need more memory.
+        """
+        self.bundle = bundle
+        self._batch = batch
+
+    @property
+    def spec(self) -> BundleSpec:
+        """All that the bundle says of itself: variant, statistics, thresholds, provenance."""
+        return self.bundle.spec
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes, in the order of scores and logits."""
+        return self.spec.classes
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the C bands that tiles have, in their order."""
+        return self.spec.bands
+
+    def __repr__(self) -> str:
+        """One line: what it looks at, and what it tells apart."""
+        towers = ", ".join(tower.backbone for tower in self.spec.variant.towers)
+        return (
+            f"Classifier({towers}; {self.spec.task}, {len(self.classes)} classes; bands "
+            f"{', '.join(self.bands)} in {self.spec.dtype}; model {self.bundle.model_id})"
+        )
+
+    def predict(self, tiles: ArrayLike, bands: Sequence[str] | None = None) -> Prediction:
+        """Scores, logits and labels of tiles.
+
+        Args:
+            tiles: (N, C, H, W) or (C, H, W), `spec.dtype`, pixels as stored.
+            bands: names of the array's bands; default `self.bands`.
+
+        Raises:
+            InputError: another shape or dtype, or bands that the bundle looks at are not there.
+        """
+        pixels_NCHW = self._pixels(tiles, bands)
+        numbers = Scorer(self.bundle, batch=self._batch)(pixels_NCHW).numbers
+        chosen = numbers.preds
+        if self.spec.task == "multiclass":
+            chosen = np.zeros_like(numbers.preds)
+            chosen[np.arange(len(chosen)), numbers.scores.argmax(1)] = 1
+        labels = tuple(
+            tuple(name for name, yes in zip(self.classes, row, strict=True) if yes)
+            for row in chosen
+        )
+        return Prediction(numbers.scores, numbers.logits, numbers.preds, labels)
+
+    def cam(
+        self,
+        tiles: ArrayLike,
+        classes: Sequence[str] | None = None,
+        kind: CamKind = "dense",
+        bands: Sequence[str] | None = None,
+    ) -> dict[str, Floats]:
+        """Class activation maps of tiles, raw and on the feature grid.
+
+        With average pooling the mean of a dense map over its cells, summed over towers, plus the
+        head's bias is the logit; with maximum pooling the sum of an argmax map is. Where cells lie:
+        `spec.grids`, `spec.preprocess().geometry(H, W)` and `satray.models.geometry.cam_transform`.
+
+        Args:
+            tiles: (N, C, H, W) or (C, H, W), `spec.dtype`, pixels as stored.
+            classes: names of the classes to map; default all, in the order of `self.classes`.
+            kind: dense: weighted features (Zhou et al., CVPR 2016); argmax: what a maximum pooling
+                really used.
+            bands: names of the array's bands; default `self.bands`.
+
+        Returns:
+            By tower: (N, classes asked for, h, w), float32, in logit units.
+
+        Raises:
+            InputError: see `predict`; an unknown class, or a network whose head is dense.
+        """
+        names = self.classes if classes is None else tuple(classes)
+        absent = [name for name in names if name not in self.classes]
+        if absent or isinstance(classes, str):
+            told = repr(classes) if isinstance(classes, str) else ", ".join(absent)
+            raise InputError(
+                f"classes: found {told}; accepted: a list out of {', '.join(self.classes)}"
+            )
+        if kind == "argmax" and self.spec.variant.pooling != "max":
+            raise InputError(
+                f"kind='argmax': this bundle pools with {self.spec.variant.pooling}; accepted: "
+                "dense (argmax shows what a maximum pooling used)"
+            )
+        request = MapRequest(tuple(self.classes.index(name) for name in names), kind)
+        return Scorer(self.bundle, request, self._batch)(self._pixels(tiles, bands)).maps
+
+    @torch.inference_mode()
+    def features(
+        self, tiles: ArrayLike, pooled: bool = False, bands: Sequence[str] | None = None
+    ) -> dict[str, Floats]:
+        """Each tower's last features of tiles, before dropout and head.
+
+        Args:
+            tiles: (N, C, H, W) or (C, H, W), `spec.dtype`, pixels as stored.
+            pooled: give one vector a tile, pooled as the bundle's head sees it.
+            bands: names of the array's bands; default `self.bands`.
+
+        Returns:
+            By tower: (N, D, h, w), or (N, D) where pooled; float32, without units.
+
+        Raises:
+            InputError: see `predict`.
+        """
+        pixels_NCHW = torch.from_numpy(self._pixels(tiles, bands))
+        parts: dict[str, list[Floats]] = {}
+        for start in range(0, len(pixels_NCHW), self._batch):
+            chunk = pixels_NCHW[start : start + self._batch]
+            _, features = self.bundle.logits(chunk, return_features=True)
+            for name, f_BDhw in features.items():
+                taken = pool(f_BDhw, self.spec.variant.pooling) if pooled else f_BDhw
+                parts.setdefault(name, []).append(taken.float().cpu().numpy())
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+    def _pixels(self, tiles: ArrayLike, bands: Sequence[str] | None) -> NDArray[Any]:
+        """Tiles as (N, C, H, W), C the bundle's bands in its order."""
+        array = np.asarray(tiles)
+        names = self.bands if bands is None else tuple(bands)
+        if array.ndim not in (3, 4) or 0 in array.shape:
+            raise InputError(
+                f"tiles: found an array of shape {array.shape}; accepted: (N, C, H, W), or "
+                "(C, H, W) for one tile"
+            )
+        if array.shape[-3] != len(names):
+            raise InputError(
+                f"tiles: found {array.shape[-3]} bands in shape {array.shape}; accepted: "
+                f"{len(names)} ({', '.join(names)}), before height and width"
+            )
+        if str(array.dtype) != self.spec.dtype:
+            raise InputError(
+                f"tiles: found {array.dtype}; accepted: {self.spec.dtype}, pixels as stored, as "
+                "in training"
+            )
+        array = array if array.ndim == 4 else array[None]
+        if names != self.bands:
+            array = array[:, list(select(names, self.bands))]
+        # a copy of read-only and negatively strided arrays, which torch does not take
+        return np.require(array, requirements=["C", "W"])
+
+
+def load_classifier(
+    uri: str, storage: Storage | None = None, device: str = "cpu", batch: int = 64
+) -> Classifier:
+    """Read a bundle; see `satray.load`."""
+    return Classifier(load_bundle(absolute(uri), storage or Storage(), device), batch)

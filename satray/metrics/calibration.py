@@ -1,0 +1,200 @@
+"""Whether scores mean what they say, and the temperature and thresholds that make them.
+
+Fit on one half of a split and measure on the other (`halves`); what was fitted on a tile says
+nothing about it.
+
+Shapes: N tiles, K classes, B bins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+
+from satray.metrics.ranking import BoolArray, FloatArray, Ranking, divided
+from satray.metrics.scored import scores_of
+
+BINS = 15
+COLDEST, HOTTEST = 0.05, 20.0
+"""Bounds of a fitted temperature: a split told apart without error has no best one."""
+
+DEFAULT = 0.5
+"""Threshold of a class that has too few positives to fit one."""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Scores in equal bins (a, b], class by class; a score of 0 is in the first."""
+
+    edges: FloatArray
+    """(B + 1,) bounds of the bins, 0 to 1."""
+
+    counts: NDArray[np.int64]
+    """(K, B) tiles in each bin."""
+
+    mean_score: FloatArray
+    """(K, B) what was said: mean score of the bin's tiles; NaN where it has none."""
+
+    mean_label: FloatArray
+    """(K, B) what was so: share of the bin's tiles with the class; NaN where it has none."""
+
+
+def bin_of(scores: NDArray[Any], bins: int) -> NDArray[np.intp]:
+    """Number of the bin (a, b] of [0, 1] that each score is in, 0 for the first."""
+    inner = np.linspace(0, 1, bins + 1)[1:-1]
+    return np.searchsorted(inner, scores, side="left")
+
+
+def reliability(scores_NK: NDArray[Any], labels_NK: NDArray[Any], bins: int = BINS) -> Reliability:
+    """Compare scores with what came true, bin by bin.
+
+    Args:
+        scores_NK: probabilities, 0 to 1. For one diagram of all classes together, give them as
+            one column: `scores.reshape(-1, 1)`.
+        labels_NK: 0 or 1.
+        bins: B, of equal width.
+
+    Raises:
+        ValueError: a score outside 0 to 1, or shapes that do not fit.
+    """
+    scores_NK, labels_NK = _checked(scores_NK, labels_NK)
+    if not ((scores_NK >= 0) & (scores_NK <= 1)).all():
+        raise ValueError("scores outside 0 to 1")
+    counts_KB, said_KB, true_KB = (np.zeros((scores_NK.shape[1], bins)) for _ in range(3))
+    for k, (scores_N, labels_N) in enumerate(zip(scores_NK.T, labels_NK.T, strict=True)):
+        where_N = bin_of(scores_N, bins)
+        counts_KB[k] = np.bincount(where_N, minlength=bins)
+        said_KB[k] = np.bincount(where_N, scores_N, minlength=bins)
+        true_KB[k] = np.bincount(where_N, labels_N, minlength=bins)
+    return Reliability(
+        edges=np.linspace(0, 1, bins + 1),
+        counts=counts_KB.astype(np.int64),
+        mean_score=divided(said_KB, counts_KB),
+        mean_label=divided(true_KB, counts_KB),
+    )
+
+
+def ece(found: Reliability) -> FloatArray:
+    """Expected calibration error of each class (Guo et al., 2017); its mean is the macro figure.
+
+    Returns:
+        (K,) sum over bins of n_b / N |mean score - mean label|; NaN without tiles.
+    """
+    gap_KB = np.nan_to_num(np.abs(found.mean_score - found.mean_label))
+    return divided((found.counts * gap_KB).sum(axis=1), found.counts.sum(axis=1))
+
+
+def halves(ids: Iterable[object], seed: int = 0) -> BoolArray:
+    """Which tiles are for fitting; the others are for measuring.
+
+    The tiles with the lower hashes of (seed, id): the halves are equal (an odd tile is for
+    fitting), whatever the order, and a tile more or less moves one other at most.
+
+    Args:
+        ids: tile ids or rows of the index, distinct.
+        seed: draws other halves.
+
+    Returns:
+        bool (N,).
+    """
+    hashes = [hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).hexdigest() for name in ids]
+    fit_N = np.zeros(len(hashes), dtype=bool)
+    fit_N[np.argsort(np.array(hashes, dtype=str), kind="stable")[: (len(hashes) + 1) // 2]] = True
+    return fit_N
+
+
+def fit_temperature(logits_NK: NDArray[Any], labels_NK: NDArray[Any], task: str) -> float:
+    """The temperature with the lowest log loss (Guo et al., 2017, section 4.2).
+
+    The loss is convex in 1 / T, so its slope there has one root.
+
+    Args:
+        logits_NK: raw logits.
+        labels_NK: 0 or 1; one-hot for `multiclass`.
+        task: `binary`, `multilabel` or `multiclass`.
+
+    Returns:
+        T from 0.05 (where every tile is told apart without error, colder is always better) to 20
+        (where logits say nothing).
+
+    Raises:
+        ValueError: no tile, shapes that do not fit, or a logit that is not finite.
+    """
+    z_NK, y_NK = _checked(logits_NK, labels_NK)
+    if not np.isfinite(z_NK).all():
+        raise ValueError("logits that are not finite")
+
+    def slope(log_t: float) -> float:
+        return float((z_NK * (scores_of(z_NK, task, np.exp(log_t)) - y_NK)).mean())
+
+    coldest, hottest = float(np.log(COLDEST)), float(np.log(HOTTEST))
+    # The slope is that in 1 / T: it falls as T rises.
+    if slope(coldest) <= 0:
+        return COLDEST
+    if slope(hottest) >= 0:
+        return HOTTEST
+    return float(np.exp(brentq(slope, coldest, hottest, xtol=1e-10)))
+
+
+def fit_thresholds(
+    scores_NK: NDArray[Any],
+    labels_NK: NDArray[Any],
+    beta: float = 1.0,
+    least_positives: int = 50,
+) -> FloatArray:
+    """The threshold of each class with the highest F-beta on these tiles.
+
+    A threshold lies halfway between the lowest score that it lets in and the next one below, so
+    that it does not hang on the last digit of a score.
+
+    Args:
+        scores_NK: probabilities, after the temperature that will be used with the thresholds.
+        labels_NK: 0 or 1.
+        beta: weight of recall against precision.
+        least_positives: classes with fewer keep 0.5.
+
+    Returns:
+        float64 (K,), above 0 and at most 1; a class is given at scores >= its threshold.
+
+    Raises:
+        ValueError: no tile, or shapes that do not fit.
+    """
+    scores_NK, labels_NK = _checked(scores_NK, labels_NK)
+    columns = zip(scores_NK.T, labels_NK.T, strict=True)
+    return np.array([_threshold(*column, beta, least_positives) for column in columns])
+
+
+def _threshold(scores_N: FloatArray, labels_N: FloatArray, beta: float, least: int) -> float:
+    positives = float(labels_N.sum())
+    if positives < max(1, least):
+        return DEFAULT
+    ranking = Ranking.of(scores_N, labels_N.astype(bool))
+    distinct_G = scores_N[ranking.order[ranking.ends]]
+    hits_DG, false_DG = ranking.cumulated(np.ones((1, len(scores_N))))
+    square = beta * beta
+    f_G = (1 + square) * hits_DG[0] / (hits_DG[0] + false_DG[0] + square * positives)
+    below_G = np.append(distinct_G[1:], 0.0)
+    halfway_G = (distinct_G + below_G) / 2
+    # Between neighbouring floats half the way is one of them; never the one to be left out.
+    t_G = np.where(halfway_G > below_G, halfway_G, distinct_G)
+    # A threshold of 0 decides nothing; of equally good ones, the one nearest to the default.
+    best_G = (t_G > 0) & (f_G == f_G[t_G > 0].max(initial=-1.0))
+    if not best_G.any():
+        return DEFAULT
+    return float(min(t_G[best_G], key=lambda t: abs(t - DEFAULT)))
+
+
+def _checked(values_NK: NDArray[Any], labels_NK: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+    values_NK = np.asarray(values_NK, dtype=np.float64)
+    labels_NK = np.asarray(labels_NK).astype(bool).astype(np.float64)
+    if values_NK.shape != labels_NK.shape or values_NK.ndim != 2:
+        raise ValueError(f"values {values_NK.shape} beside labels {labels_NK.shape}")
+    if not len(values_NK):
+        raise ValueError("no tile to measure")
+    return values_NK, labels_NK

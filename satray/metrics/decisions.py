@@ -1,0 +1,134 @@
+"""How good yes-or-no decisions are, class by class, tile by tile, and which errors go together.
+
+Shapes: N tiles, K classes, `...` leading axes (none, or one row of weights each).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from satray.metrics.ranking import BoolArray, FloatArray, divided
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Tiles of each class by decision and truth; weights, where tiles have some."""
+
+    hits: FloatArray
+    """(..., K) given and true."""
+
+    false: FloatArray
+    """(..., K) given, not true."""
+
+    missed: FloatArray
+    """(..., K) true, not given."""
+
+    rest: FloatArray
+    """(..., K) neither."""
+
+    @staticmethod
+    def of(given_NK: BoolArray, labels_NK: BoolArray, w_DN: FloatArray | None = None) -> Counts:
+        """Count.
+
+        Args:
+            given_NK: decisions.
+            labels_NK: truth.
+            w_DN: weights of the tiles, rows counted apart; None: 1 each, and no leading axis.
+        """
+        w = np.ones(len(given_NK)) if w_DN is None else w_DN
+        hits_K = w @ (given_NK & labels_NK).astype(np.float64)
+        false_K = w @ (given_NK & ~labels_NK).astype(np.float64)
+        missed_K = w @ (~given_NK & labels_NK).astype(np.float64)
+        total = w.sum(axis=-1)[..., None]
+        return Counts(hits_K, false_K, missed_K, total - hits_K - false_K - missed_K)
+
+    @property
+    def support(self) -> FloatArray:
+        """(..., K) tiles that have the class."""
+        return self.hits + self.missed
+
+    @property
+    def total(self) -> FloatArray:
+        """(..., K) all tiles."""
+        return self.support + self.false + self.rest
+
+    def precision(self) -> FloatArray:
+        """Share of the given that is true; NaN where the class is never given."""
+        return divided(self.hits, self.hits + self.false)
+
+    def recall(self) -> FloatArray:
+        """Share of the true that is given; NaN where no tile has the class."""
+        return divided(self.hits, self.support)
+
+    def specificity(self) -> FloatArray:
+        """Share of the tiles without the class that is not given it; NaN where all have it."""
+        return divided(self.rest, self.rest + self.false)
+
+    def given_rate(self) -> FloatArray:
+        """Predicted-positive rate: share of all tiles that is given the class."""
+        return divided(self.hits + self.false, self.total)
+
+    def prevalence(self) -> FloatArray:
+        """Share of all tiles that has the class."""
+        return divided(self.support, self.total)
+
+    def f_beta(self, beta: float) -> FloatArray:
+        """(1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP); NaN where neither given nor true."""
+        square = beta * beta
+        hits_K = (1 + square) * self.hits
+        return divided(hits_K, hits_K + square * self.missed + self.false)
+
+
+def f_beta_by_tile(given_NK: BoolArray, labels_NK: BoolArray, beta: float) -> FloatArray:
+    """F-beta of each tile's set of classes; its mean is the samples average.
+
+    Nothing given where nothing is true counts 1.0 (scikit-learn's `zero_division=1`): the tile
+    was judged rightly. Where a tile has always one class (and for one class) it is 0 or 1.
+    """
+    square = beta * beta
+    hits_N = (given_NK & labels_NK).sum(axis=1)
+    below_N = given_NK.sum(axis=1) + square * labels_NK.sum(axis=1)
+    return np.where(below_N > 0, divided((1 + square) * hits_N, below_N), 1.0)
+
+
+def confusion_matrix(given_NK: NDArray[Any], labels_NK: NDArray[Any]) -> NDArray[np.int64]:
+    """Tiles by truth (rows) and decision (columns).
+
+    Args:
+        given_NK: decisions, one class a tile; (N, 1) for a binary task.
+        labels_NK: truth, likewise.
+
+    Returns:
+        int64 (K, K); for a binary task (2, 2), `no` before `yes`.
+
+    Raises:
+        ValueError: a tile with no class, or with several.
+    """
+    given_NK, labels_NK = np.asarray(given_NK, dtype=bool), np.asarray(labels_NK, dtype=bool)
+    if given_NK.shape[1] == 1:
+        given_NK, labels_NK = np.hstack([~given_NK, given_NK]), np.hstack([~labels_NK, labels_NK])
+    if (given_NK.sum(axis=1) != 1).any() or (labels_NK.sum(axis=1) != 1).any():
+        raise ValueError("a confusion matrix needs one class a tile")
+    matrix_KK: NDArray[np.int64] = labels_NK.T.astype(np.int64) @ given_NK.astype(np.int64)
+    return matrix_KK
+
+
+def errors_together(given_NK: NDArray[Any], labels_NK: NDArray[Any]) -> FloatArray:
+    """Which class is falsely given where another is missed (`multilabel`).
+
+    Args:
+        given_NK: decisions.
+        labels_NK: truth.
+
+    Returns:
+        (K, K): [i, j] the share of the tiles with i missed where j was falsely given; a row of
+        NaN for a class that is never missed.
+    """
+    given_NK, labels_NK = np.asarray(given_NK, dtype=bool), np.asarray(labels_NK, dtype=bool)
+    missed_NK = (labels_NK & ~given_NK).astype(np.float64)
+    false_NK = (given_NK & ~labels_NK).astype(np.float64)
+    return divided(missed_NK.T @ false_NK, missed_NK.sum(axis=0)[:, None])

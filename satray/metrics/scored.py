@@ -1,0 +1,155 @@
+"""Logits and labels of a split made ready to be measured: ranks, scores, decisions, losses.
+
+Shapes: N tiles, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from satray.metrics.ranking import BoolArray, FloatArray, Ranking
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How scores and decisions come from logits."""
+
+    temperature: float = 1.0
+    """Logits are divided by it before the sigmoid or softmax."""
+
+    thresholds: tuple[float, ...] | None = None
+    """(K,) scores at and above which a class is given, 0 to 1; None: 0.5 for all. Without effect
+    on `multiclass`, where the class of the highest logit is given."""
+
+
+PLAIN = Rule()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A split, each tile once."""
+
+    task: str
+    """`binary`, `multilabel` or `multiclass`."""
+
+    labels: BoolArray
+    """(N, K) whether the tile has the class; one-hot for `multiclass`."""
+
+    ranks: FloatArray
+    """(N, K) what tiles are ranked by: raw logits (sigmoids saturate into ties), for `multiclass`
+    the log odds of the class against the rest; whatever the temperature."""
+
+    scores: FloatArray
+    """(N, K) probabilities after temperature."""
+
+    given: BoolArray
+    """(N, K) decisions."""
+
+    losses: FloatArray
+    """(N,) cross-entropy of each tile in nats; `binary`, `multilabel`: mean over its classes."""
+
+    @staticmethod
+    def of(
+        logits_NK: NDArray[Any],
+        labels_NK: NDArray[Any],
+        classes: int,
+        task: str,
+        rule: Rule = PLAIN,
+    ) -> Scored:
+        """Apply the rule.
+
+        Args:
+            logits_NK: raw logits, float32 or float64.
+            labels_NK: 0 or 1; one-hot where the task is `multiclass`.
+            classes: K.
+            task: `binary`, `multilabel` or `multiclass`.
+            rule: temperature and thresholds.
+
+        Raises:
+            ValueError: no tile, shapes that do not fit, labels that are not one-hot for
+                `multiclass`, or a logit that is not finite.
+        """
+        z_NK = np.asarray(logits_NK, dtype=np.float64)
+        y_NK = np.asarray(labels_NK).astype(bool)
+        if z_NK.shape != y_NK.shape or z_NK.ndim != 2 or z_NK.shape[1] != classes:
+            raise ValueError(f"logits {z_NK.shape}, labels {y_NK.shape}, {classes} classes")
+        if not len(z_NK):
+            raise ValueError("no tile to measure")
+        if not np.isfinite(z_NK).all():
+            raise ValueError("logits that are not finite")
+        if task == "multiclass" and (y_NK.sum(axis=1) != 1).any():
+            raise ValueError("multiclass labels with another number of classes a tile than one")
+        ranks_NK = one_against_rest(z_NK) if task == "multiclass" else z_NK
+        scaled_NK = z_NK / rule.temperature
+        return Scored(
+            task=task,
+            labels=y_NK,
+            ranks=ranks_NK,
+            scores=np.exp(_log_scores(scaled_NK, task)),
+            given=_decide(scaled_NK, task, rule.thresholds),
+            losses=_losses(scaled_NK, y_NK, task),
+        )
+
+    @cached_property
+    def rankings(self) -> tuple[Ranking, ...]:
+        """Each class's tiles in order."""
+        columns = zip(self.ranks.T, self.labels.T, strict=True)
+        return tuple(Ranking.of(ranks_N, labels_N) for ranks_N, labels_N in columns)
+
+
+def scores_of(logits_NK: NDArray[Any], task: str, temperature: float = 1.0) -> FloatArray:
+    """Probabilities: a sigmoid a class, or a softmax over classes for `multiclass`.
+
+    Args:
+        logits_NK: raw logits.
+        task: `binary`, `multilabel` or `multiclass`.
+        temperature: logits are divided by it first.
+
+    Returns:
+        float64 (N, K), 0 to 1.
+    """
+    return np.exp(_log_scores(np.asarray(logits_NK, dtype=np.float64) / temperature, task))
+
+
+def one_against_rest(z_NK: FloatArray) -> FloatArray:
+    """log(p / (1 - p)) of the softmax: ranks tiles as p does, without its ties near 1."""
+    if z_NK.shape[1] == 1:  # no rest: every tile ranks the same
+        return np.zeros_like(z_NK)
+    rest_NK = np.empty_like(z_NK)
+    for k in range(z_NK.shape[1]):
+        rest_NK[:, k] = np.logaddexp.reduce(np.delete(z_NK, k, axis=1), axis=1)
+    return z_NK - rest_NK
+
+
+def _log_scores(z_NK: FloatArray, task: str) -> FloatArray:
+    if task == "multiclass":
+        rest_N1: FloatArray = np.logaddexp.reduce(z_NK, axis=1, keepdims=True)
+        return z_NK - rest_N1
+    return -np.logaddexp(0.0, -z_NK)
+
+
+def _decide(z_NK: FloatArray, task: str, thresholds_K: tuple[float, ...] | None) -> BoolArray:
+    if task == "multiclass":
+        top1_NK: BoolArray = np.arange(z_NK.shape[1]) == z_NK.argmax(axis=1)[:, None]
+        return top1_NK
+    if thresholds_K is None:
+        return z_NK >= 0
+    if len(thresholds_K) != z_NK.shape[1]:
+        raise ValueError(f"{len(thresholds_K)} thresholds, {z_NK.shape[1]} classes")
+    t_K = np.asarray(thresholds_K, dtype=np.float64)
+    with np.errstate(divide="ignore"):  # thresholds of 0 and 1 lie at logits of -inf and inf
+        return z_NK >= np.log(t_K) - np.log1p(-t_K)
+
+
+def _losses(z_NK: FloatArray, y_NK: BoolArray, task: str) -> FloatArray:
+    losses_N: FloatArray
+    if task == "multiclass":
+        losses_N = -(_log_scores(z_NK, task) * y_NK).sum(axis=1)
+    else:
+        losses_N = (np.logaddexp(0.0, z_NK) - z_NK * y_NK).mean(axis=1)
+    return losses_N

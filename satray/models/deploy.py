@@ -1,0 +1,128 @@
+"""A bundle as one program that needs nothing of satray: ONNX, or torch's own `.pt2`.
+
+The program takes stored pixels and gives logits and scores: radiometry, resizing, cropping and
+normalisation are inside. The number of tiles is free, their height and width are fixed.
+
+Legend: B tiles, C bands, H x W stored px, K classes.
+"""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from satray.errors import InputError
+from satray.models.bundle import Bundle
+
+INPUT = "pixels"
+OUTPUTS = ("logits", "scores")
+
+
+class Whole(nn.Module):
+    """pixels_BCHW (stored) -> logits_BK, scores_BK (both float32)."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__()
+        self.network = bundle.network
+        self._way = bundle.spec.preprocess()
+        self._temperature = bundle.spec.temperature
+        self._softmax = bundle.spec.task == "multiclass"
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits before, scores after the temperature."""
+        logits_BK = self.network(self._way(pixels))
+        z_BK = logits_BK / self._temperature
+        return logits_BK, z_BK.softmax(1) if self._softmax else z_BK.sigmoid()
+
+
+def trace(bundle: Bundle, height: int, width: int) -> ExportedProgram:
+    """The program, with the weights as they are.
+
+    Args:
+        bundle: on the CPU.
+        height: of the tiles that it will be given, in stored px.
+        width: the same.
+
+    Raises:
+        InputError: torch cannot trace the network.
+    """
+    spec = bundle.spec
+    # Two tiles, since torch would take one for a constant.
+    pixels_BCHW = torch.zeros(2, len(spec.bands), height, width, dtype=getattr(torch, spec.dtype))
+    try:
+        with _quiet():
+            return torch.export.export(
+                Whole(bundle).eval(), (pixels_BCHW,), dynamic_shapes={INPUT: {0: Dim("batch")}}
+            )
+    except Exception as error:  # of many classes, one a stage of the tracer
+        raise InputError(f"bundle: torch cannot export this network: {_first(error)}") from error
+
+
+def torch_file(program: ExportedProgram, bundle: Bundle) -> bytes:
+    """The `.pt2` file: `torch.export.load(file).module()(pixels)` gives (logits, scores).
+
+    The bundle's `model.json` is among its extra files.
+    """
+    sink = io.BytesIO()
+    torch.export.save(program, sink, extra_files={"model.json": bundle.spec.to_json().decode()})
+    return sink.getvalue()
+
+
+def onnx_file(program: ExportedProgram, bundle: Bundle) -> bytes:
+    """The ONNX file: input `pixels`, outputs `logits` and `scores`, first axis `batch`.
+
+    Its metadata hold `model_id`, and `classes` and `bands` as JSON lists.
+
+    Raises:
+        InputError: an operator that ONNX does not have.
+    """
+    try:
+        with _quiet():
+            made = torch.onnx.export(
+                program, dynamo=True, input_names=[INPUT], output_names=list(OUTPUTS), verbose=False
+            )
+    except Exception as error:  # of many classes, one a stage of the exporter
+        raise InputError(f"bundle: not exportable to ONNX: {_first(error)}") from error
+    if made is None:
+        raise InputError("bundle: not exportable to ONNX")
+    model: Any = made.model_proto
+    about = {
+        "model_id": bundle.model_id,
+        "classes": json.dumps(bundle.spec.classes, ensure_ascii=False),
+        "bands": json.dumps(bundle.spec.bands, ensure_ascii=False),
+    }
+    for name, text in about.items():
+        model.metadata_props.add(key=name, value=text)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    data: bytes = model.SerializeToString()
+    return data
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters tell of themselves; none of it is for the person."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _first(error: Exception) -> str:
+    """The first line of what an exporter says."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,221 @@
+"""The job `export`: a bundle's backbones as encoders, and the whole classifier as a program.
+
+Each product is run before it is published, and compared with the bundle on the same tiles.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from satray.config.export import FORMATS, ExportRecipe
+from satray.errors import InputError, SatrayError
+from satray.runs.jsonable import to_json
+from satray.runs.run import Outcome, Run
+from satray.scoring.line import read_spec
+from satray.storage import Storage
+
+if TYPE_CHECKING:  # it imports torch
+    from satray.models.bundle import Bundle
+    from satray.models.spec import BundleSpec
+
+Arrays = tuple[NDArray[Any], ...]
+
+TRIED = (1, 3)
+"""Tiles in the batches that products are compared on."""
+
+
+def inputs(recipe: ExportRecipe, storage: Storage) -> dict[str, str]:
+    """Digest of the bundle.
+
+    Raises:
+        InputError: no bundle, or a tile of no size.
+    """
+    from satray.models.bundle import bundle_digest
+
+    found = bundle_digest(recipe.bundle, storage)
+    _tile(recipe, read_spec(recipe.bundle, storage))
+    return {"bundle": found}
+
+
+def plan(recipe: ExportRecipe, storage: Storage) -> list[str]:
+    """Say what would be written."""
+    spec = read_spec(recipe.bundle, storage)
+    height, width = _tile(recipe, spec)
+    towers = [f"{tower.name} ({tower.backbone})" for tower in spec.variant.towers]
+    lines = {
+        "encoder": f"encoder: {', '.join(towers)}: encoder/TOWER.safetensors",
+        "onnx": f"onnx: tiles of {height} x {width} px in {spec.dtype}: classifier.onnx",
+        "torch": f"torch: tiles of {height} x {width} px in {spec.dtype}: classifier.pt2",
+    }
+    return [lines[name] for name in dict.fromkeys(recipe.formats)]
+
+
+def work(recipe: ExportRecipe, run: Run) -> Outcome:
+    """Publish `encoder/`, `classifier.onnx`, `classifier.pt2` and `export.json`."""
+    from satray.models.bundle import load_bundle
+
+    bundle = load_bundle(recipe.bundle, run.storage)
+    shape = _tile(recipe, bundle.spec)
+    about = _about(bundle, shape)
+    lines: list[str] = []
+    if "encoder" in recipe.formats:
+        about["encoders"] = [_export_encoder(run, bundle, name) for name in _towers(bundle)]
+        for made in about["encoders"]:
+            strides = ", ".join(str(level["stride"]) for level in made["levels"])
+            lines.append(f"{made['file']}: strides {strides}")
+    programs = [name for name in FORMATS[1:] if name in recipe.formats]
+    if programs:
+        about["programs"] = _export_programs(run, bundle, shape, programs, recipe.tolerance)
+        lines += [
+            f"{made['file']}: largest difference from the bundle {made['difference']:.1e}"
+            for made in about["programs"]
+        ]
+    run.publish("export.json", to_json(about))
+    return Outcome(
+        counts={"encoders": len(about.get("encoders", ())), "programs": len(programs)},
+        metrics={
+            f"{made['format']}_difference": made["difference"] for made in about.get("programs", ())
+        },
+        summary=tuple(lines),
+    )
+
+
+def _tile(recipe: ExportRecipe, spec: "BundleSpec") -> tuple[int, int]:
+    height, width = recipe.tile or spec.tile_shape
+    if min(height, width) < 1:
+        raise InputError(f"tile: found {height} x {width}, accepted: two positive numbers of px")
+    return height, width
+
+
+def _towers(bundle: "Bundle") -> list[str]:
+    return [tower.name for tower in bundle.spec.variant.towers]
+
+
+def _about(bundle: "Bundle", shape: tuple[int, int]) -> dict[str, Any]:
+    """What a program needs to be told, for people who have no satray."""
+    spec = bundle.spec
+    return {
+        "model_id": bundle.model_id,
+        "input": {
+            "name": "pixels",
+            "shape": ["batch", len(spec.bands), *shape],
+            "dtype": spec.dtype,
+            "bands": list(spec.bands),
+            "meaning": "pixels as stored, neither scaled nor normalised",
+        },
+        "outputs": {
+            "logits": "(batch, classes) float32, raw",
+            "scores": "(batch, classes) float32, 0 to 1, after the temperature",
+        },
+        "task": spec.task,
+        "classes": list(spec.classes),
+        "thresholds": list(spec.thresholds),
+    }
+
+
+def _export_encoder(run: Run, bundle: "Bundle", tower: str) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from satray.models.encoder import encoder_file, find_levels
+
+    path = f"encoder/{tower}.safetensors"
+    with run.activity("encoders"):
+        levels = find_levels(bundle.network.backbones()[tower])
+        data = encoder_file(bundle, tower, levels)
+    run.publish(path, data)
+    return {"file": path, "tower": tower, "levels": [asdict(level) for level in levels]}
+
+
+def _export_programs(
+    run: Run, bundle: "Bundle", shape: tuple[int, int], names: list[str], tolerance: float
+) -> list[dict[str, Any]]:
+    from satray.models.deploy import onnx_file, torch_file, trace
+
+    run.progress("tracing the network")
+    with run.activity("tracing"):
+        program = trace(bundle, *shape)
+    made = []
+    for name in names:
+        path, write, read = {
+            "onnx": ("classifier.onnx", onnx_file, _run_onnx),
+            "torch": ("classifier.pt2", torch_file, _run_torch),
+        }[name]
+        with run.activity(f"writing {name}"):
+            data = write(program, bundle)
+        with run.activity("comparing"):
+            difference = compare(read(data), bundle, shape)
+        if not difference <= tolerance:
+            raise SatrayError(
+                f"{path}: differs from the bundle by {difference:.2e} (tolerance={tolerance:g}); "
+                "not published"
+            )
+        run.publish(path, data)
+        made.append({"file": path, "format": name, "difference": difference})
+    return made
+
+
+def compare(
+    program: Callable[[NDArray[Any]], Arrays], bundle: "Bundle", shape: tuple[int, int]
+) -> float:
+    """The largest difference of a program from the bundle it was made of.
+
+    Args:
+        program: logits and scores of stored pixels (B, C, H, W).
+        bundle: the bundle.
+        shape: height and width of tiles, px.
+
+    Returns:
+        Over batches of one and of three random tiles: max |difference| of any score, or of any
+        logit divided by max(1, |logit|). NaN where a program's number is not finite.
+    """
+    import torch
+
+    most = 0.0
+    for seed, tiles in enumerate(TRIED):
+        pixels_BCHW = random_tiles(bundle.spec, tiles, shape, seed)
+        logits, scores = (np.asarray(out, dtype=np.float64) for out in program(pixels_BCHW))
+        own = bundle.logits(torch.from_numpy(pixels_BCHW))
+        wanted, own_scores = own.double().numpy(), bundle.scores(own).numpy()
+        gaps = np.abs(logits - wanted) / np.maximum(1, np.abs(wanted)), np.abs(scores - own_scores)
+        most = float(np.max([most, *(gap.max() for gap in gaps)]))
+    return most
+
+
+def random_tiles(spec: "BundleSpec", tiles: int, shape: tuple[int, int], seed: int) -> NDArray[Any]:
+    """Noise around levels that differ from band to band, within the dtype: (B, C, H, W)."""
+    rng = np.random.default_rng(seed)
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind in "iu":
+        low, high = 0.0, min(float(np.iinfo(dtype).max), 20_000.0)
+    else:
+        low, high = min(spec.mean) - 2 * max(spec.std), max(spec.mean) + 2 * max(spec.std)
+    level = rng.uniform(0.1, 0.8, (tiles, len(spec.bands), 1, 1))
+    values = level + rng.uniform(-0.1, 0.2, (tiles, len(spec.bands), *shape))
+    pixels: NDArray[Any] = (low + values * (high - low)).astype(dtype)
+    return pixels
+
+
+def _run_onnx(data: bytes) -> Callable[[NDArray[Any]], Arrays]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return lambda pixels: tuple(session.run(None, {"pixels": pixels}))
+
+
+def _run_torch(data: bytes) -> Callable[[NDArray[Any]], Arrays]:
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:  # as a stranger would read it
+        path = Path(folder) / "classifier.pt2"
+        path.write_bytes(data)
+        module = torch.export.load(path).module()
+
+    def call(pixels: NDArray[Any]) -> Arrays:
+        with torch.inference_mode():
+            return tuple(out.numpy() for out in module(torch.from_numpy(pixels)))
+
+    return call

@@ -1,0 +1,132 @@
+"""Temperature and thresholds of a bundle: fitted on one half of validation, measured on the other.
+
+Pure arithmetic on arrays, without torch. Shapes: N tiles, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from satray.config.regularise import CalibrateOptions
+from satray.metrics.calibration import (
+    DEFAULT,
+    ece,
+    fit_temperature,
+    fit_thresholds,
+    halves,
+    reliability,
+)
+from satray.metrics.decisions import Counts
+from satray.metrics.ranking import BoolArray, FloatArray
+from satray.metrics.scored import PLAIN, Rule, Scored, scores_of
+
+BETAS = {"f1": 1.0, "f2": 2.0}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was fitted, and what it did."""
+
+    rule: Rule
+    """Temperature and thresholds; thresholds of all classes, whatever the task."""
+
+    report: dict[str, Any]
+    """For `metrics.json`: tiles of either half, temperature, thresholds and positives by class, and
+    `before` and `after`: log loss (nats), ECE, F1 and F2 (macro) on the half that fitted nothing;
+    none of these where it has no tile."""
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Score at and above which each class is predicted."""
+        return self.rule.thresholds or ()
+
+    def line(self) -> str:
+        """What it did, for the person."""
+        report = self.report
+        if report["after"] is None:
+            return "calibration: too few validation tiles to measure it"
+        moved = sum(value != DEFAULT for value in self.thresholds)
+        before, after = report["before"], report["after"]
+        figures = ", ".join(
+            f"{said} {before[name]:.4f} -> {after[name]:.4f}"
+            for name, said in (("log_loss", "log loss"), ("ece", "ECE"), ("f1_macro", "F1"))
+        )
+        return (
+            f"calibration: temperature {self.rule.temperature:.3f}, thresholds of {moved} of "
+            f"{len(self.thresholds)} classes; on the other half of validation {figures}"
+        )
+
+
+def calibrate(
+    logits_NK: NDArray[Any],
+    labels_NK: NDArray[Any],
+    ids: Sequence[object],
+    classes: Sequence[str],
+    task: str,
+    options: CalibrateOptions,
+    seed: int = 0,
+) -> Calibration:
+    """Fit on one half, measure on the other.
+
+    The temperature stays 1 where the fitting half has fewer than `options.positives` tiles, and a
+    class keeps threshold 0.5 where it has fewer positives than that. Of `multiclass`, whose
+    decision is the highest score, the temperature only is fitted.
+
+    Args:
+        logits_NK: raw, finite; one tile at least.
+        labels_NK: 0 or 1; one-hot for `multiclass`.
+        ids: of the tiles; choose the halves, with the seed.
+        classes: names.
+        task: `binary`, `multilabel` or `multiclass`.
+        options: what to fit.
+        seed: draws other halves.
+    """
+    labels_NK = np.asarray(labels_NK).astype(bool)
+    fit_N = halves(ids, seed)
+    z_NK, y_NK = logits_NK[fit_N], labels_NK[fit_N]
+    temperature = 1.0
+    if options.temperature and len(z_NK) >= options.positives:
+        temperature = fit_temperature(z_NK, y_NK, task)
+    thresholds_K = np.full(len(classes), DEFAULT)
+    if options.thresholds != "half" and task != "multiclass":
+        scores_NK = scores_of(z_NK, task, temperature)
+        beta = BETAS[options.thresholds]
+        thresholds_K = fit_thresholds(scores_NK, y_NK, beta, options.positives)
+    rule = Rule(temperature, tuple(float(value) for value in thresholds_K))
+    rest = (logits_NK[~fit_N], labels_NK[~fit_N], task)
+    report = {
+        "fitted_tiles": int(fit_N.sum()),
+        "measured_tiles": int((~fit_N).sum()),
+        "temperature": temperature,
+        "thresholds_by": "half" if task == "multiclass" else options.thresholds,
+        "thresholds": dict(zip(classes, map(float, thresholds_K), strict=True)),
+        "fitted_positives": dict(zip(classes, map(int, y_NK.sum(axis=0)), strict=True)),
+        "before": _measured(*rest, PLAIN),
+        "after": _measured(*rest, rule),
+    }
+    return Calibration(rule, report)
+
+
+def _measured(
+    logits_NK: NDArray[Any], labels_NK: BoolArray, task: str, rule: Rule
+) -> dict[str, float] | None:
+    if not len(logits_NK):
+        return None
+    found = Scored.of(logits_NK, labels_NK, labels_NK.shape[1], task, rule)
+    counts = Counts.of(found.given, found.labels)
+    return {
+        "log_loss": float(found.losses.mean()),
+        "ece": _mean(ece(reliability(found.scores, found.labels))),
+        "f1_macro": _mean(counts.f_beta(1.0)),
+        "f2_macro": _mean(counts.f_beta(2.0)),
+    }
+
+
+def _mean(values_K: FloatArray) -> float:
+    known = values_K[~np.isnan(values_K)]
+    return float(known.mean()) if len(known) else float("nan")

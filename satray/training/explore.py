@@ -1,0 +1,200 @@
+"""Range tests on the cluster: one task, with a GPU where there is one, that reads and sweeps."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from satray import cluster
+from satray.config.stages import StageOptions
+from satray.errors import InputError
+from satray.models.network import Network
+from satray.models.preprocess import Preprocess
+from satray.runs.run import Run
+from satray.storage import Storage, join
+from satray.tiles.augment import Augment
+from satray.tiles.blocks import TileSource, tile_source
+from satray.tiles.order import window
+from satray.training import findings
+from satray.training.dropout import HeadDropout
+from satray.training.feed import read_batches
+from satray.training.findings import Finding
+from satray.training.imbalance import class_weights, repeat_factors
+from satray.training.inputs import train_input
+from satray.training.landscape import Inputs, sweep
+from satray.training.losses import make_loss
+from satray.training.mixup import mix, shares
+from satray.training.optimizers import depth_groups, make_optimizer
+from satray.training.parallel import live_norms
+from satray.training.range_test import Curve
+from satray.training.setup import Setup
+from satray.training.state import seed_torch
+
+FILE = "range_tests.json"
+"""Below a run's state: what was found, so that a run that goes on does not search again."""
+_STREAM = 3001
+"""Keeps the sweeps' generators apart from training's."""
+
+
+@dataclass(frozen=True)
+class RangeTask:
+    """What the task is given."""
+
+    setup: Setup
+    """The run, resolved, without its index's table."""
+    train: TileSource
+    """The train split."""
+    preprocess: Preprocess
+    """From stored pixels to the network's input."""
+    initial: str
+    """URI of the network's first weights."""
+    storage: Storage
+    """How URIs are reached."""
+    stages: tuple[int, ...]
+    """Stages to test, 0 for the first."""
+    gpu: bool
+    """Whether it runs on a GPU."""
+    channel: cluster.ProgressChannel
+    """Where messages to the driver go."""
+
+
+def explore(setup: Setup, run: Run, initial: str, stages: Sequence[int]) -> tuple[Finding, ...]:
+    """Find learning rates for some stages, once: a run that goes on reads what it found.
+
+    Stages that train the same part alike share a test. Each starts from the network's first
+    weights, on batches as they would come in training. Ray is up.
+
+    Args:
+        setup: the run, resolved.
+        run: its folder.
+        initial: URI of the network's first weights.
+        stages: which stages, 0 for the first.
+
+    Raises:
+        TrainingError: a loss that bursts before it says anything, or tiles that cannot be read.
+    """
+    kept = join(run.state, FILE)
+    if run.storage.exists(kept):
+        return findings.from_bytes(run.storage.read(kept))
+    groups = alike(setup.recipe.stages, stages)
+    wanted = setup.recipe.landscape
+    channel = cluster.progress_channel()
+    gpu = cluster.use_gpus(setup.recipe.resources)
+    task = RangeTask(
+        setup=setup.without_table(),
+        train=tile_source(
+            setup.index,
+            "train",
+            setup.bands,
+            run.storage,
+            digest=setup.digest,
+            cache=setup.recipe.cache,
+        ),
+        preprocess=setup.preprocess(),
+        initial=initial,
+        storage=run.storage,
+        stages=tuple(group[0] for group in groups),
+        gpu=gpu,
+        channel=channel,
+    )
+    sweeps = len(groups) * wanted.seeds
+    run.say(
+        f"range test: {sweeps} sweeps of {wanted.steps} batches of {setup.recipe.batch} on a "
+        f"{'GPU' if gpu else 'CPU'}, {wanted.lowest:g} to {wanted.highest:g}"
+    )
+
+    def show(message: dict[str, Any]) -> None:
+        run.progress(
+            f"range test: sweep {message['sweep'] + 1} of {sweeps}, batch {message['step']} of "
+            f"{wanted.steps}, loss {message['loss']:.4f}"
+        )
+
+    with run.activity("range test"), channel.watch(show):
+        found = cluster.run_once(_explore, task, gpu=gpu)
+    result = tuple(
+        Finding(group, setup.recipe.stages[group[0]].trainable, curves, wanted.suggestion)
+        for group, curves in zip(groups, found, strict=True)
+    )
+    run.storage.write(kept, findings.to_bytes(result))
+    return result
+
+
+def alike(options: Sequence[StageOptions], stages: Sequence[int]) -> list[tuple[int, ...]]:
+    """Stages in groups that one test speaks for, in order."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for number in stages:
+        stage = options[number]
+        key = (stage.trainable, stage.layer_decay, stage.dropout)
+        groups.setdefault(key, []).append(number)
+    return [tuple(group) for group in groups.values()]
+
+
+def _explore(task: RangeTask) -> list[tuple[Curve, ...]]:
+    """All sweeps; in the task."""
+    device = torch.device("cuda" if task.gpu else "cpu")
+    network = task.setup.network()
+    state = torch.load(io.BytesIO(task.storage.read(task.initial)), weights_only=True)
+    network.load_state_dict(state)
+    network.to(device).to(memory_format=cast(Any, torch.channels_last))
+    seeds = range(task.setup.recipe.landscape.seeds)
+    return [
+        tuple(
+            _sweep(task, network, task.setup.recipe.stages[stage], place * len(seeds) + seed, seed)
+            for seed in seeds
+        )
+        for place, stage in enumerate(task.stages)
+    ]
+
+
+def _sweep(task: RangeTask, network: Network, stage: StageOptions, number: int, seed: int) -> Curve:
+    """One sweep; the network is then as it was."""
+    setup, recipe = task.setup, task.setup.recipe
+    device = next(network.parameters()).device
+    network.set_trainable(stage.trainable)
+    network.train()
+    if setup.plan.local_batch == 1 and any(True for _ in live_norms(network)):
+        raise InputError(
+            f"batch={recipe.batch}: one tile a worker, and batch norm needs two; take at least "
+            f"{2 * setup.plan.workers}"
+        )
+    HeadDropout(network).enter(recipe.dropout if stage.dropout is None else stage.dropout)
+    seed_torch(recipe.seed, _STREAM, number)
+    loss = make_loss(recipe.loss, setup.task, class_weights(recipe.loss, task.train.labels))
+
+    def tell(step: int, value: float) -> None:
+        task.channel.send({"sweep": number, "step": step, "loss": value})
+
+    return sweep(
+        network,
+        make_optimizer(recipe.optimizer, depth_groups(network, stage.layer_decay)),
+        _inputs(task, recipe.seed + seed, device),
+        loss,
+        recipe.landscape,
+        parts=setup.plan.workers,
+        bf16=recipe.precision == "bf16" or (recipe.precision == "auto" and task.gpu),
+        tell=tell,
+    )
+
+
+def _inputs(task: RangeTask, seed: int, device: torch.device) -> Iterator[Inputs]:
+    """Batches as training would draw them with that seed, always shuffled."""
+    recipe = task.setup.recipe
+    augment = Augment.of(recipe.augment, recipe.input.size, seed)
+    steps = recipe.landscape.steps
+    repeats = repeat_factors(task.train.labels, recipe.repeat)
+    rows_N = window(seed, 0, steps * recipe.batch, len(task.train), True, repeats)
+    for batch in read_batches(task.train, rows_N, recipe.batch, recipe.error_budget):
+        rows: NDArray[np.int64] = batch["row"].numpy()
+        pixels_BCHW = batch["pixels"].to(device, non_blocking=True)
+        x_BCHW = train_input(pixels_BCHW, rows, 0, task.preprocess, augment)
+        labels_BK = batch["labels"].to(device).float()
+        if recipe.augment.mixup > 0:
+            share_B = shares(recipe.augment.mixup, seed, 0, rows)
+            x_BCHW, labels_BK = mix(x_BCHW, labels_BK, share_B, np.ones(len(rows), dtype=bool))
+        yield x_BCHW, labels_BK

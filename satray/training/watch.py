@@ -1,0 +1,77 @@
+"""The majority trap: a class that occurs both ways is predicted always, or never. No torch.
+
+Accuracy hides it: where 78 % of the tiles have no ship, "never a ship" is 78 % right.
+
+Shapes: N tiles, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from satray.training.imbalance import constant_classes, listed
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How often each class is predicted, and which are stuck."""
+
+    rates: dict[str, float]
+    """Class name -> share of tiles that it is predicted on."""
+
+    always: tuple[str, ...] = ()
+    """Classes that occur both ways and are predicted on every tile."""
+
+    never: tuple[str, ...] = ()
+    """Classes that occur both ways and are predicted on no tile."""
+
+    def warnings(self) -> tuple[str, ...]:
+        """One line each for what is predicted always and never; none where nothing is stuck."""
+        kinds = (("always", "every", self.always), ("never", "no", self.never))
+        return tuple(
+            f"majority trap: {listed(names)} predicted {kind} (on {which} validation tile), though "
+            f"the labels go both ways"
+            for kind, which, names in kinds
+            if names
+        )
+
+
+def watch(
+    logits_NK: NDArray[Any], labels_NK: NDArray[Any], classes: Sequence[str], task: str
+) -> Watch:
+    """See which classes are predicted always or never.
+
+    Args:
+        logits_NK: raw logits; a class is predicted where its logit is >= 0 (score >= 0.5), or,
+            for `multiclass`, where it is the highest.
+        labels_NK: 0 or 1.
+        classes: K names.
+        task: `binary`, `multilabel` or `multiclass`.
+    """
+    logits = np.asarray(logits_NK)
+    if task == "multiclass":
+        predicted_NK = np.arange(len(classes)) == logits.argmax(axis=1)[:, None]
+    else:
+        predicted_NK = logits >= 0
+    rates = dict(zip(classes, predicted_NK.mean(axis=0).tolist(), strict=True))
+    return stuck(rates, constant_classes(labels_NK))
+
+
+def stuck(rates: Mapping[str, float], constant_K: NDArray[np.bool_]) -> Watch:
+    """The same from predicted-positive rates, in the order of the classes.
+
+    Args:
+        rates: class name -> share of tiles that it is predicted on.
+        constant_K: the classes that the labels have on all tiles or on none; never stuck.
+    """
+    moving = [name for name, same in zip(rates, constant_K.tolist(), strict=True) if not same]
+    return Watch(
+        rates=dict(rates),
+        always=tuple(name for name in moving if rates[name] == 1.0),
+        never=tuple(name for name in moving if rates[name] == 0.0),
+    )

@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import fbeta_score, log_loss
+
+from satray.metrics.calibration import (
+    bin_of,
+    ece,
+    fit_temperature,
+    fit_thresholds,
+    halves,
+    reliability,
+)
+from satray.metrics.scored import Rule, scores_of
+from satray.metrics.summary import compute_metrics
+
+
+def test_bins_hold_their_upper_edge():
+    assert bin_of(np.array([0.0, 0.1, 0.2, 0.2001, 0.4, 1.0]), 5).tolist() == [0, 0, 0, 1, 1, 4]
+
+
+def test_reliability_by_hand():
+    scores_NK = np.array([[0.1], [0.2], [0.9], [1.0]])
+    labels_NK = np.array([[0], [1], [1], [1]])
+    found = reliability(scores_NK, labels_NK, bins=2)
+    assert found.edges.tolist() == [0, 0.5, 1]
+    assert found.counts.tolist() == [[2, 2]]
+    assert found.mean_score[0].tolist() == pytest.approx([0.15, 0.95])
+    assert found.mean_label[0].tolist() == [0.5, 1.0]
+    assert ece(found)[0] == pytest.approx((0.35 + 0.05) / 2)
+    assert np.isnan(reliability(scores_NK, labels_NK, bins=15).mean_score[0, 8])
+    assert ece(reliability(labels_NK, labels_NK))[0] == 0.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 80), st.sampled_from(["multilabel", "multiclass"]))
+def test_the_summary_has_the_same_calibration_error(seed, tiles, task):
+    rng = np.random.default_rng(seed)
+    logits_NK = rng.normal(size=(tiles, 3)) * 3
+    labels_NK = np.eye(3)[rng.integers(0, 3, tiles)]
+    found = compute_metrics(logits_NK, labels_NK, list("abc"), task, Rule(temperature=2.0))
+    apart = ece(reliability(scores_of(logits_NK, task, 2.0), labels_NK))
+    assert found["ece"] == pytest.approx(apart.mean())
+
+
+def test_scores_are_sigmoids_or_a_softmax():
+    z_NK = np.array([[0.0, np.log(3), -800.0]])
+    assert scores_of(z_NK, "multilabel")[0].tolist() == pytest.approx([0.5, 0.75, 0.0])
+    assert scores_of(z_NK, "multiclass")[0].tolist() == pytest.approx([0.25, 0.75, 0.0])
+    assert scores_of(z_NK, "multilabel", 2.0)[0, 1] == pytest.approx(3**0.5 / (1 + 3**0.5))
+
+
+@given(st.integers(0, 200), st.integers(0, 5))
+def test_halves(tiles, seed):
+    ids = [f"a/{n}" for n in range(tiles)]
+    fit_N = halves(ids, seed)
+    assert fit_N.sum() == (tiles + 1) // 2
+    assert halves(ids[::-1], seed).tolist() == fit_N[::-1].tolist()  # by id, not by place
+    more_N = halves([*ids, "b"], seed)[:-1]
+    assert (more_N != fit_N).sum() <= 1
+
+
+def test_halves_hang_on_the_seed():
+    assert halves(range(100), 0).tolist() == halves(range(100)).tolist()
+    assert halves(range(100), 1).tolist() != halves(range(100)).tolist()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.3, 5), st.sampled_from(["multilabel", "multiclass"]))
+def test_temperature_minimises_the_log_loss(seed, spread, task):
+    rng = np.random.default_rng(seed)
+    z_NK = rng.normal(size=(300, 3))
+    scores_NK = scores_of(z_NK, task)
+    if task == "multiclass":
+        labels_NK = np.eye(3)[[rng.choice(3, p=row) for row in scores_NK]]
+    else:
+        labels_NK = (rng.random(z_NK.shape) < scores_NK).astype(float)
+    logits_NK = spread * z_NK
+
+    def loss(log_t):
+        rule = Rule(temperature=np.exp(log_t))
+        return compute_metrics(logits_NK, labels_NK, list("abc"), task, rule)["log_loss"]
+
+    found = fit_temperature(logits_NK, labels_NK, task)
+    theirs = minimize_scalar(loss, bounds=np.log([0.05, 20]), options={"xatol": 1e-8})
+    assert found == pytest.approx(np.exp(theirs.x), rel=1e-3)
+    assert fit_temperature(2 * logits_NK, labels_NK, task) == pytest.approx(2 * found, rel=1e-6)
+    assert compute_metrics(logits_NK, labels_NK, list("abc"), "multilabel")[
+        "log_loss"
+    ] == pytest.approx(
+        np.mean([log_loss(labels_NK[:, k], scores_of(logits_NK, "")[:, k]) for k in range(3)])
+    )
+
+
+def test_temperature_of_what_was_blown_up():
+    rng = np.random.default_rng(0)
+    z_NK = 2 * rng.normal(size=(20_000, 1))
+    labels_NK = rng.random(z_NK.shape) < scores_of(z_NK, "binary")
+    assert fit_temperature(3 * z_NK, labels_NK, "binary") == pytest.approx(3, rel=0.05)
+
+
+def test_temperature_has_bounds():
+    z_NK, labels_NK = np.array([[5.0], [-5.0]]), np.array([[1], [0]])
+    assert (
+        fit_temperature(z_NK, labels_NK, "binary") == 0.05
+    )  # without error: the colder the better
+    assert fit_temperature(z_NK, 1 - labels_NK, "binary") == 20.0  # always wrong: say nothing
+    with pytest.raises(ValueError, match="no tile"):
+        fit_temperature(z_NK[:0], labels_NK[:0], "binary")
+    with pytest.raises(ValueError, match="finite"):
+        fit_temperature(z_NK * np.inf, labels_NK, "binary")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 40), st.sampled_from([1.0, 2.0]), st.integers(1, 3))
+def test_no_threshold_is_better(seed, tiles, beta, digits):
+    rng = np.random.default_rng(seed)
+    labels_N = rng.random(tiles) < 0.4
+    labels_N[0] = True
+    scores_N = scores_of((rng.normal(size=tiles) + labels_N)[:, None], "")[:, 0].round(digits)
+    (found,) = fit_thresholds(scores_N[:, None], labels_N[:, None], beta, 1)
+    assert 0 < found <= 1
+
+    def score(threshold):
+        return fbeta_score(labels_N, scores_N >= threshold, beta=beta, zero_division=0)
+
+    others = [score(threshold) for threshold in scores_N if threshold > 0]
+    assert score(found) == pytest.approx(max(others, default=score(0.5)))
+
+
+def test_threshold_lies_halfway():
+    scores_NK = np.array([[0.9], [0.7], [0.3], [0.1]])
+    assert fit_thresholds(scores_NK, np.array([[1], [1], [0], [0]]), 1, 1).tolist() == [0.5]
+    assert fit_thresholds(scores_NK, np.array([[1], [1], [1], [0]]), 1, 1)[0] == pytest.approx(0.2)
+    # neighbouring floats have nothing between them
+    high, low = np.nextafter(0.5, 1), 0.5
+    found = fit_thresholds(np.array([[high], [low]]), np.array([[1], [0]]), 1, 1)
+    assert found.tolist() == [high]
+
+
+def test_few_positives_keep_the_default():
+    scores_NK = np.tile([[0.2], [0.1]], (30, 2))
+    labels_NK = np.zeros((60, 2), int)
+    labels_NK[::2, 0] = 1
+    labels_NK[:4:2, 1] = 1
+    assert fit_thresholds(scores_NK, labels_NK, 1, 30).tolist() == [pytest.approx(0.15), 0.5]
+    assert fit_thresholds(scores_NK, labels_NK, 1, 31).tolist() == [0.5, 0.5]
+    assert fit_thresholds(scores_NK, labels_NK * 0, 1, 0).tolist() == [0.5, 0.5]
+    assert fit_thresholds(scores_NK * 0, labels_NK, 1, 1).tolist() == [0.5, 0.5]
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="beside labels"):
+        reliability(np.zeros((2, 1)), np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="outside"):
+        reliability(np.array([[1.2]]), np.array([[1]]))

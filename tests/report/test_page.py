@@ -1,0 +1,91 @@
+"""The page is well-formed, safe against what users call things, and needs nothing else."""
+
+import io
+
+import pytest
+from page_checker import checked
+from PIL import Image
+
+from satray.report.markup import Html, details, number, picture, plot, table, tag
+from satray.report.page import Page, Section, html
+from satray.report.sections import Headline, Shelf, Tile, cards, class_table, gallery, shelf
+
+
+def png() -> bytes:
+    sink = io.BytesIO()
+    Image.new("RGB", (4, 3)).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def jpeg() -> bytes:
+    sink = io.BytesIO()
+    Image.new("RGB", (4, 3)).save(sink, "JPEG")
+    return sink.getvalue()
+
+
+NASTY = '</title><script>alert("x")</script> & \x00 <img src=x onerror=y>'
+
+
+def test_everything_given_is_escaped_everywhere() -> None:
+    tile = Tile(jpeg(), NASTY, "FP", False, NASTY, 0.9, NASTY)
+    gone = Tile(None, NASTY, "TP", True, NASTY, 0.9)
+    row = {"name": NASTY, "positives": 3, "ap": 0.5, "interval": None, "auc": float("nan"),
+           "threshold": None, "precision": 0.1, "recall": 0.2, "f1": 0.3, "given": 4}  # fmt: skip
+    body = [
+        class_table([row]),
+        shelf(Shelf(NASTY, NASTY, [tile], [gone]), open_=True),
+        gallery([tile]),
+        plot(png(), NASTY, NASTY, wide=True),
+        details(NASTY, tag("pre", NASTY)),
+        table([NASTY], [[NASTY]], caption=NASTY),
+    ]
+    page = Page(
+        title=NASTY,
+        subtitle=NASTY,
+        warnings=(NASTY,),
+        head=cards([Headline(NASTY, 0.5, {"low": 0.4, "high": 0.6}, NASTY)]),
+        sections=[Section("all", NASTY, Html("".join(body)))],
+        footer=NASTY,
+    )
+    found = checked(html(page))
+    assert sum("onerror" in text for text in found.text) > 10
+    assert [a for name, a in found.elements if name == "img" and "onerror" in a] == []
+    assert "\x00" not in html(page).decode()
+
+
+def test_attributes_are_escaped() -> None:
+    assert picture(b"x", 'a" onload="b').count('"') == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.12345, "0.123"), (None, "–"), (float("nan"), "–"), (float("inf"), "–"), (0.0, "0.000")],
+)
+def test_numbers(value, said) -> None:
+    assert number(value) == said
+
+
+def test_undefined_figures_are_dashes_not_nan() -> None:
+    nan = float("nan")
+    shown = cards([Headline("mAP", nan, {"low": nan, "high": nan}, "")])
+    assert "nan" not in shown.lower()
+    assert shown.count("–") == 2
+
+
+def test_an_empty_shelf_says_so() -> None:
+    assert "No tile is given this class" in shelf(Shelf("ship", "", [], []), open_=False)
+
+
+def test_the_checker_can_fail() -> None:
+    head = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    checked(f"<p>{head}</p>".encode())
+    for bad in (
+        '<img src="https://x.org/a.png" alt="a">',
+        '<img src="data:image/png;base64,AAAA" alt="a">',
+        "<script>1</script>",
+        "<p>",
+        '<a href="https://x.org">x</a>',
+        '<p onclick="x">y</p>',
+    ):
+        with pytest.raises((AssertionError, AttributeError, OSError)):
+            checked(f"<div>{head}{bad}</div>".encode())

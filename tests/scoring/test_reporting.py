@@ -1,0 +1,176 @@
+"""The report of a measured split: for each task, with names that would break a careless page."""
+
+import io
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import report_material
+import scoring_material as material
+from page_checker import checked
+from PIL import Image
+
+from satray.runs.record import Product, RunRecord
+from satray.runs.run import Run
+from satray.scoring.gallery import looks_of, render
+from satray.scoring.origin import find_origin
+from satray.scoring.picks import ends
+from satray.scoring.reporting import publish_report
+from satray.scoring.reproduce import Logits, compare
+from satray.storage import Storage
+from satray.tiles.index import BandStatistics, IndexMeta
+
+
+def report(found, root, origin=None):
+    run = Run("evaluate", "e" * 12, str(root / "out"), Storage())
+    publish_report(found, origin, run)
+    return checked((root / "out" / "report.html").read_bytes()), run
+
+
+def texts(page) -> str:
+    return " ".join(page.text)
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "variant"),
+    [
+        ("binary", ("<b>ship</b>",), material.one_tower("max")),
+        ("multilabel", report_material.HOSTILE, material.two_towers()),
+        ("multiclass", report_material.HOSTILE, material.one_tower()),
+        ("multilabel", report_material.HOSTILE, material.one_tower(head="dense")),
+    ],
+)
+def test_a_report_of_each_kind(tmp_path, task, classes, variant) -> None:
+    found = report_material.findings(tmp_path, task=task, classes=classes, variant=variant)
+    page, run = report(found, tmp_path)
+    paths = {product.path for product in run.products}
+    assert {"report.html", "plots/roc.png", "plots/errors.png", "plots/tail_accuracy.png"} <= paths
+    said = texts(page)
+    for name in classes:
+        assert name in said
+    assert ("mAP" in said) == (task != "binary")
+    pictures = [a for name, a in page.elements if name == "img" and "jpeg" in a["src"]]
+    expected = sum(len(e.top) + len(e.bottom) for e in (
+        ends(found.quality.scored, k) for k in range(len(classes))
+    ))  # fmt: skip
+    wrong = (found.quality.scored.given != found.quality.scored.labels).sum()
+    if task == "multiclass":
+        wrong //= 2
+    assert len(pictures) == expected + min(20, wrong)
+    assert ("no class activation maps" in said) == (variant.head == "dense")
+    assert re.search(r"\bFP\b", said)
+    assert re.search(r"\bnan\b|None", said) is None
+
+
+def test_the_train_run_tells_of_itself(tmp_path) -> None:
+    found = report_material.findings(tmp_path, keys={"gallery": []})
+    out = tmp_path / "trained"
+    (out / "bundle").mkdir(parents=True)
+    (out / "curves.png").write_bytes(b"\x89PNG")
+    record = RunRecord(
+        job="train", run_id="t" * 12, status=0, config={"batch": 7, "storage": {"profile": "who"}},
+        inputs={"index": "0" * 64}, versions={"torch": "1.2.3"}, started="2026-01-01T00:00:00",
+        finished="2026-01-01T01:00:00", summary=("best by map <1>",), seconds={"total": 3600},
+        products=(Product("bundle/model.json", 1, ""), Product("metrics.json", 1, "")),
+    )  # fmt: skip
+    (out / "run.json").write_bytes(record.to_json())
+    (out / "metrics.json").write_text(json.dumps({"calibration": {"ece <after>": 0.01}}))
+    for place in (out, out / "bundle"):
+        origin = find_origin(str(place), Storage())
+        assert origin is not None
+        assert origin.curves is None  # not among the products
+    page, run = report(found, tmp_path, origin)
+    said = texts(page)
+    for text in ("best by map <1>", "1.2.3", "60.0 min", "ece <after>", '"batch": 7', "optimistic"):
+        assert text in said
+    assert "who" not in said.split()
+    assert '"profile"' not in said
+    assert not [name for name, a in page.elements if name == "img" and "jpeg" in a["src"]]
+    assert "plots/curves.png" not in {product.path for product in run.products}
+    assert find_origin(str(tmp_path / "bundle"), Storage()) is None
+
+
+def test_warnings_stand_at_the_head(tmp_path) -> None:
+    found = report_material.findings(tmp_path, keys={"gallery": []})
+    before = Logits(found.split.ids, found.split.logits + 1, "other")
+    comparison = compare(found.split.logits_by_id(), before, found.spec.classes, 1e-4)
+    comparison = replace(comparison, run_id="o" * 12, differs=("weights differ: <a> then, b now",))
+    quality = replace(found.quality, warnings=("majority trap: ...",))
+    page, _ = report(replace(found, comparison=comparison, failed=3, quality=quality), tmp_path)
+    alerts = [a for _, a in page.elements if a.get("role") == "alert"]
+    assert len(alerts) == 1
+    said = texts(page)
+    for text in ("majority trap", "3 tiles could not be predicted", "does not reproduce run oooooo",
+                 "weights differ: <a> then, b now"):  # fmt: skip
+        assert text in said
+
+
+def test_unreadable_tiles_are_left_out_of_the_gallery(tmp_path) -> None:
+    found = report_material.findings(tmp_path)
+    (tmp_path / "tiles" / "a&b1.tif").unlink()
+    (tmp_path / "tiles" / "a&b2.tif").write_bytes(b"no tiff")
+    page, _ = report(found, tmp_path)
+    assert "cannot be read any more" in texts(page)
+
+
+def test_pictures_of_all_tiles_do_not_depend_on_how_many_are_read_at_once(
+    tmp_path, monkeypatch
+) -> None:
+    from satray.scoring import gallery
+
+    found = report_material.findings(tmp_path)
+    meta = with_statistics(found.index.meta)
+    bundle = material.bundle(material.one_tower())
+    picks = ends(found.quality.scored, 0).top
+    uris = found.index.table.column("uri").to_pylist()
+    drawn = []
+    for size in (3, 16):
+        monkeypatch.setattr(gallery, "AT_ONCE", size)
+        drawn.append(render(picks, uris, meta, bundle, Storage()))
+    assert drawn[0].keys() == drawn[1].keys() == {(pick.row, 0) for pick in picks}
+    for key, picture in drawn[0].items():
+        apart = decoded(picture) - decoded(drawn[1][key])
+        assert np.abs(apart).max() < 12  # rounding in other batch shapes, and JPEG's
+
+
+def decoded(picture: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(picture))).astype(int)
+
+
+def with_statistics(meta: IndexMeta) -> IndexMeta:
+    bands = tuple(
+        BandStatistics(name, 1.0, 1.0, 0.0, 9.0, {"2": 100.0 * i, "98": 4000.0}, 1)
+        for i, name in enumerate(meta.bands)
+    )
+    return replace(meta, statistics=bands)
+
+
+def test_looks() -> None:
+    meta = IndexMeta("binary", ("a",), material.BANDS, "uint16", (8, 8), (), {})
+    assert looks_of(meta).bands == (2, 1, 0)
+    assert looks_of(meta).limits is None
+    assert looks_of(with_statistics(meta)).limits == ((200, 4000), (100, 4000), (0, 4000))
+    eight = replace(meta, dtype="uint8", bands=("b1", "b2", "b3", "b4"))
+    assert looks_of(eight).bands == (0, 1, 2)
+    assert looks_of(eight).limits == ((0, 255),) * 3
+    assert looks_of(replace(meta, bands=("sar", "nir"))).bands == (0,)
+
+
+def test_d4_reaches_the_pictures(tmp_path) -> None:
+    found = report_material.findings(tmp_path)
+    bundle = material.bundle(material.one_tower())
+    picks, uris = ends(found.quality.scored, 0).top, found.index.table.column("uri").to_pylist()
+    one, other = (
+        render(picks, uris, found.index.meta, bundle, Storage(), d4=d4) for d4 in (False, True)
+    )
+    assert one.keys() == other.keys()
+    assert any(one[key] != other[key] for key in one)
+
+
+def test_a_gallery_can_be_had_of_some_classes_only(tmp_path) -> None:
+    found = report_material.findings(tmp_path, keys={"gallery": ["été"]})
+    page, _ = report(found, tmp_path)
+    assert sum(name == "summary" for name, _ in page.elements) == 1 + 1  # class, recipe
+    assert np.all(found.quality.scored.given.sum(axis=0) > 0)

@@ -1,0 +1,176 @@
+"""All logits count, matched by id; and the reasons are told."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import report_material
+from hypothesis import given
+from hypothesis import strategies as st
+
+from satray.config.evaluate import EvaluateRecipe
+from satray.errors import InputError
+from satray.runs.perform import library_versions
+from satray.runs.record import Product, RunRecord
+from satray.scoring.causes import changed_files, differences
+from satray.scoring.predictions import Layout, Numbers, TileFacts, predictions
+from satray.scoring.reproduce import Logits, compare, earlier, read_logits
+from satray.storage import Storage
+from satray.tiles.index import index_digest
+
+CLASSES = ("ship", "haze & fog")
+
+
+def logits(ids, values) -> Logits:
+    return Logits(tuple(ids), np.asarray(values, dtype=float).reshape(-1, 2), "m")
+
+
+def test_signed_differences_do_not_cancel() -> None:
+    """The report's routine summed signed differences of the first tile: here they are all seen."""
+    now = logits("ab", [[1, 2], [3, 4]])
+    before = logits("ab", [[1, 2], [3.5, 3.5]])
+    found = compare(now, before, CLASSES, 1e-4)
+    assert (found.largest, found.over, found.same) == (0.5, ("b",), False)
+    assert found.where == "ship of b"
+
+
+@given(st.permutations(range(6)), st.integers(0, 5), st.integers(2, 50_000))
+def test_order_does_not_matter_and_one_logit_is_found(order, row, change) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(6, 2))
+    ids = [f"t{i}" for i in range(6)]
+    moved = values.copy()
+    moved[row, 1] += change / 10_000
+    now = logits([ids[i] for i in order], values[list(order)])
+    assert compare(now, logits(ids, values), CLASSES, 0).same
+    found = compare(now, logits(ids, moved), CLASSES, 1e-4)
+    assert not found.same
+    assert found.over == (f"t{row}",)
+    assert found.largest == pytest.approx(change / 10_000)
+    assert found.where == f"haze & fog of t{row}"
+
+
+def test_tiles_of_one_run_only() -> None:
+    found = compare(logits("abc", np.zeros(6)), logits("bcd", np.zeros(6)), CLASSES, 1e-4)
+    assert (found.only_here, found.only_there, found.compared) == (("a",), ("d",), 2)
+    assert not found.same
+    assert "1 tiles only in this run (a)" in found.line()
+    none = compare(logits("a", np.zeros(2)), logits("b", np.zeros(2)), CLASSES, 1e-4)
+    assert not none.same
+    assert "no tile in both runs" in none.line()
+
+
+def test_within_tolerance_is_the_same() -> None:
+    found = compare(logits("a", [0, 0]), logits("a", [1e-5, -1e-5]), CLASSES, 1e-4)
+    assert found.same
+    assert "differ by 1e-05 at most" in found.line()
+    assert not compare(logits("a", [0, 0]), logits("a", [1e-5, 0]), CLASSES, 1e-6).same
+
+
+def write_run(folder: Path, record: RunRecord, ids, values, model: str = "m") -> RunRecord:
+    layout = Layout(CLASSES, (), model, "r" * 12)
+    values = np.asarray(values, dtype=np.float32)
+    facts = [TileFacts(name, name, target=(0, 1)) for name in ids]
+    facts.append(TileFacts("broken", "broken", error="gone"))
+    padded = np.concatenate([values, np.zeros((1, 2), np.float32)])
+    numbers = Numbers(padded, padded, padded.astype(np.uint8))
+    (folder / "predictions").mkdir(parents=True)
+    for part, rows in enumerate(([0], list(range(1, len(facts))))):
+        table = predictions(layout, facts, numbers).take(pa.array(rows))
+        pq.write_table(table, folder / "predictions" / f"part-0000{part}.parquet")
+    products = tuple(Product(f"predictions/part-0000{n}.parquet", 1, "") for n in (0, 1))
+    record = replace(record, products=products)
+    (folder / "run.json").write_bytes(record.to_json())
+    return record
+
+
+def a_record(**more) -> RunRecord:
+    values = {
+        "job": "evaluate", "run_id": "e" * 12, "status": 0, "started": "", "finished": "",
+        "config": {"split": "val", "index": "/nowhere", "batch": 64, "average": "none"},
+        "inputs": {}, "versions": library_versions(),
+    }  # fmt: skip
+    return RunRecord(**(values | more))
+
+
+def recipe(folder: Path, **more) -> EvaluateRecipe:
+    return EvaluateRecipe.model_validate(
+        {"bundle": "b", "index": str(folder / "index"), "reproduce": str(folder / "old")} | more
+    )
+
+
+def test_an_earlier_run_is_read_part_by_part_without_its_failures(tmp_path) -> None:
+    values = np.arange(6).reshape(3, 2)
+    write_run(tmp_path / "old", a_record(), "abc", values)
+    record = earlier(recipe(tmp_path), CLASSES, Storage())
+    found = read_logits(Storage(), str(tmp_path / "old"), record, CLASSES)
+    assert found.ids == ("a", "b", "c")
+    assert np.array_equal(found.values, values)
+    assert found.model_id == "m"
+
+
+@pytest.mark.parametrize(
+    ("record", "classes", "said"),
+    [
+        (a_record(job="score"), CLASSES, "a run of score; accepted: of evaluate"),
+        (a_record(config={"split": "test"}), CLASSES, "predicted split test; give split=test"),
+        (a_record(), ("ship",), "its classes are ship, haze & fog, the bundle's ship"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_refused(tmp_path, record, classes, said) -> None:
+    write_run(tmp_path / "old", record, "ab", np.zeros((2, 2)))
+    with pytest.raises(InputError, match=said) as caught:
+        earlier(recipe(tmp_path), classes, Storage())
+    assert "\n" not in str(caught.value)
+
+
+def test_no_run_to_reproduce(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"no run\.json"):
+        earlier(recipe(tmp_path), CLASSES, Storage())
+
+
+def test_causes_are_told(tmp_path) -> None:
+    findings = report_material.findings(tmp_path, tiles=4)
+    index, storage = str(tmp_path / "index"), Storage()
+    digest = index_digest(index, storage)
+    given = recipe(tmp_path)
+    same = a_record(inputs={"index": digest})
+    assert differences(given, same, ("m", "m"), ("cpu", "cpu"), storage) == []
+
+    table = pq.read_table(tmp_path / "index" / "tiles-00000.parquet")
+    rows = table.to_pylist()
+    rows[0]["bytes"] += 1
+    rows[1]["labels"] = [1 - value for value in rows[1]["labels"]]
+    changed = pa.Table.from_pylist(rows[:3], schema=table.schema)
+    old = tmp_path / "old.parquet"
+    pq.write_table(changed, old)
+    other = a_record(
+        inputs={"index": index_digest(str(old), storage)},
+        versions=library_versions() | {"torch": "1.0"},
+        config={"split": "val", "index": str(old), "batch": 32, "average": "none"},
+    )
+    lines = differences(given, other, ("now", "then"), ("cpu", "gpu"), storage)
+    assert lines[0] == "weights differ: model then then, now now"
+    assert "1 tiles new, 0 gone, 1 with another size or etag, 1 with other labels" in lines[1]
+    assert lines[2].startswith("versions differ: torch 1.0 then, ")
+    assert lines[3:] == ["device differs: gpu then, cpu now", "batch differs: 32 then, 64 now"]
+    moved = a_record(inputs={"index": "0" * 64}, config=other.config)
+    assert "no longer at its place" in differences(given, moved, ("m", "m"), ("", None), storage)[0]
+
+    assert changed_files(findings.index, findings.split.ids, storage) is None
+    (tmp_path / "tiles" / "a&b2.tif").unlink()
+    (tmp_path / "tiles" / "a&b1.tif").write_bytes(b"another")
+    said = changed_files(findings.index, findings.split.ids, storage)
+    assert "2 of 4 tiles looked at (a&b1, a&b2 (gone))" in said
+
+
+def test_the_document_is_json(tmp_path) -> None:
+    found = compare(logits("abc", np.zeros(6)), logits("bcd", np.ones(6)), CLASSES, 1e-4)
+    plain = json.loads(json.dumps(found.document()))
+    assert (plain["same"], plain["over"], plain["only_here"], plain["only_there"]) == (
+        False, 2, 1, 1,
+    )  # fmt: skip

@@ -1,0 +1,149 @@
+"""`satray.load`: the bundle on arrays, with the numbers of the job `score`."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scoring_material as material
+import torch
+
+import satray
+from satray.classifier import Classifier
+from satray.errors import InputError
+from satray.scoring.forward import MapRequest, Scorer
+
+
+def tiles(n: int = 5, bands: int = 3) -> np.ndarray:
+    return np.stack([material.pixels(seed, bands) for seed in range(n)])
+
+
+def test_importing_satray_does_not_import_torch() -> None:
+    told = "import sys, satray; print([m for m in ('torch', 'ray', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_bundle_is_loaded_from_where_it_is(tmp_path, monkeypatch) -> None:
+    bundle = material.save_bundle(tmp_path / "model" / "bundle", material.one_tower())
+    monkeypatch.chdir(tmp_path)
+    for uri in (str(tmp_path / "model"), "model", "model/bundle"):
+        model = satray.load(uri)
+        assert (model.bundle.model_id, model.classes) == (bundle.model_id, material.CLASSES)
+        assert model.bands == ("red", "green", "blue")
+    assert "simple_cnn; multilabel, 3 classes" in repr(model)
+    with pytest.raises(InputError, match="not a bundle"):
+        satray.load("elsewhere")
+
+
+@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+def test_predictions_are_those_of_scoring(task: str) -> None:
+    bundle = material.bundle(material.one_tower(), task=task, thresholds=(0.3, 0.5, 0.7))
+    found = Classifier(bundle, batch=2).predict(tiles())
+    numbers = Scorer(bundle, batch=2)(tiles()).numbers
+    assert np.array_equal(found.logits, numbers.logits)
+    assert np.array_equal(found.scores, numbers.scores)
+    assert np.array_equal(found.preds, numbers.preds)
+    for scores, preds, names in zip(found.scores, found.preds, found.labels, strict=True):
+        if task == "multiclass":  # one name, whatever its threshold
+            assert names == (material.CLASSES[scores.argmax()],)
+        else:
+            assert names == tuple(
+                name for name, yes in zip(material.CLASSES, preds, strict=True) if yes
+            )
+    assert len(set(found.labels)) > 1
+
+
+def test_one_tile_counts_as_a_batch_of_one() -> None:
+    model = Classifier(material.bundle(material.one_tower()))
+    one, many = model.predict(tiles()[0]), model.predict(tiles()[:1])
+    assert np.array_equal(one.logits, many.logits)
+    assert model.cam(tiles()[0])["rgb"].shape == (1, 3, 4, 4)
+    assert model.features(tiles()[0])["rgb"].shape == (1, 128, 4, 4)
+
+
+@pytest.mark.parametrize(("pooling", "kind"), [("avg", "dense"), ("max", "argmax")])
+def test_maps_are_of_the_classes_asked_for_and_add_up(pooling: str, kind: str) -> None:
+    bundle = material.bundle(material.two_towers(pooling))
+    model = Classifier(bundle, batch=2)
+    given = tiles(bands=4)
+    maps = model.cam(given, ["été", "ship"], kind)  # type: ignore[arg-type]
+    every = Scorer(bundle, MapRequest((0, 1, 2), kind))(given).maps  # type: ignore[arg-type]
+    reduce = np.mean if pooling == "avg" else np.sum
+    total = sum(reduce(part, axis=(2, 3)) for part in maps.values())
+    bias = bundle.network.cam_bias().numpy()[[2, 0]]
+    assert np.allclose(total + bias, model.predict(given).logits[:, [2, 0]], atol=1e-3)
+    for tower in ("rgb", "nir"):
+        assert maps[tower].shape == (5, 2, 4, 4)
+        assert np.allclose(maps[tower], every[tower][:, [2, 0]], atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max", "lse"])
+def test_pooled_features_give_the_logits(pooling: str) -> None:
+    bundle = material.bundle(material.two_towers(pooling))
+    model = Classifier(bundle, batch=2)
+    given = tiles(bands=4)
+    pooled = model.features(given, pooled=True)
+    assert [part.shape for part in pooled.values()] == [(5, 128), (5, 128)]
+    head = bundle.network.head
+    with torch.no_grad():
+        logits = head(torch.from_numpy(np.concatenate(list(pooled.values()), axis=1)))
+    assert np.allclose(logits.numpy(), model.predict(given).logits, atol=1e-4)
+    if pooling == "avg":
+        maps = model.features(given)
+        assert np.allclose(maps["nir"].mean((2, 3)), pooled["nir"], atol=1e-5)
+
+
+def test_bands_are_found_by_name() -> None:
+    model = Classifier(material.bundle(material.two_towers()))
+    given = tiles(bands=4)
+    names = ("nir", "blue", "swir16", "red", "green")
+    order = [model.bands.index(name) if name in model.bands else 0 for name in names]
+    turned = given[:, order]
+    turned[:, 2] = 7  # looked at by nobody
+    assert np.array_equal(model.predict(turned, names).logits, model.predict(given).logits)
+    assert np.array_equal(model.features(turned, bands=names)["nir"], model.features(given)["nir"])
+
+
+def test_odd_arrays_are_taken() -> None:
+    model = Classifier(material.bundle(material.one_tower()))
+    given = tiles()
+    expected = model.predict(given).logits
+    frozen = given.copy()
+    frozen.setflags(write=False)
+    for odd in (frozen, given[::-1][::-1], np.asfortranarray(given), list(given)):
+        assert np.array_equal(model.predict(odd).logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (np.zeros((48, 48), np.uint16), r"shape \(48, 48\); accepted: \(N, C, H, W\)"),
+        (np.zeros((0, 3, 48, 48), np.uint16), r"shape \(0, 3, 48, 48\)"),
+        (np.zeros((2, 48, 48, 3), np.uint16), "found 48 bands"),
+        (np.zeros((2, 3, 48, 48), np.uint8), "found uint8; accepted: uint16"),
+        (np.zeros((2, 3, 48, 48)), "found float64; accepted: uint16"),
+    ],
+)
+def test_other_arrays_are_refused(given: np.ndarray, said: str) -> None:
+    model = Classifier(material.bundle(material.one_tower()))
+    for method in (model.predict, model.cam, model.features):
+        with pytest.raises(InputError, match=said) as caught:
+            method(given)
+        assert "\n" not in str(caught.value)
+
+
+def test_wrong_requests_are_refused() -> None:
+    model = Classifier(material.bundle(material.one_tower()))
+    with pytest.raises(InputError, match="classes: found boat; accepted: a list out of ship"):
+        model.cam(tiles(), ["ship", "boat"])
+    with pytest.raises(InputError, match="classes: found 'ship'; accepted: a list"):
+        model.cam(tiles(), "ship")
+    with pytest.raises(InputError, match="this bundle pools with avg"):
+        model.cam(tiles(), kind="argmax")
+    with pytest.raises(InputError, match="no red"):
+        model.predict(tiles(), ["green", "blue", "nir"])
+    dense = Classifier(material.bundle(material.one_tower(head="dense")))
+    assert dense.features(tiles())["rgb"].shape == (5, 128, 4, 4)
+    with pytest.raises(InputError, match="dense head"):
+        dense.cam(tiles())
