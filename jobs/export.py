@@ -7,4 +7,4 @@ from satray.runs.frame import Job, main
 from satray.scoring.export import inputs, plan, work
 
 if __name__ == "__main__":
-    sys.exit(main(Job("export", ExportRecipe, inputs, plan, work, ray=False)))
+    sys.exit(main(Job("export", ExportRecipe, inputs, plan, work, ray=False, workers=False)))

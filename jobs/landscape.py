@@ -7,4 +7,4 @@ from satray.runs.frame import Job, main
 from satray.training.landscape_job import inputs, plan, work
 
 if __name__ == "__main__":
-    sys.exit(main(Job("landscape", LandscapeRecipe, inputs, plan, work)))
+    sys.exit(main(Job("landscape", LandscapeRecipe, inputs, plan, work, workers=False)))

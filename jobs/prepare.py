@@ -7,4 +7,4 @@ from satray.runs.frame import Job, main
 from satray.tiles.prepare import inputs, plan, work
 
 if __name__ == "__main__":
-    sys.exit(main(Job("prepare", PrepareRecipe, inputs, plan, work)))
+    sys.exit(main(Job("prepare", PrepareRecipe, inputs, plan, work, workers=False)))

@@ -18,6 +18,8 @@ from satray.models.spec import BundleSpec
 from satray.scoring.forward import CamKind, MapRequest, Scorer
 from satray.storage import Storage, absolute
 from satray.tiles.bands import select
+from satray.tiles.nodata import filled
+from satray.tiles.resample import resample
 
 Floats = NDArray[np.float32]
 
@@ -33,10 +35,11 @@ class Prediction:
     """(N, K) raw, before the temperature."""
 
     preds: NDArray[np.uint8]
-    """(N, K) 1 where the score reaches the bundle's threshold of the class."""
+    """(N, K) 1 where the score reaches the bundle's threshold of the class; multiclass: for the
+    class of the highest score."""
 
     labels: tuple[tuple[str, ...], ...]
-    """For each tile the names of the classes with `preds` 1 (multiclass: of the highest score)."""
+    """For each tile the names of the classes with `preds` 1."""
 
 
 class Classifier:
@@ -44,8 +47,9 @@ class Classifier:
 
     All methods take tiles as one array: (N, C, H, W), or (C, H, W) for one tile, which counts as
     N = 1. Pixels are as stored: the dtype that the bundle was trained on (`spec.dtype`), neither
-    scaled nor normalised, of any height and width. Bands are `bands` in that order, or any others
-    whose names are given.
+    scaled nor normalised. Tiles of another height and width than `spec.tile_shape` are resampled to
+    it first and values that are not finite filled, as the jobs do. Bands are `bands` in that order,
+    or any others whose names are given.
     """
 
     def __init__(self, bundle: Bundle, batch: int = 64) -> None:
@@ -81,25 +85,24 @@ class Classifier:
             f"{', '.join(self.bands)} in {self.spec.dtype}; model {self.bundle.model_id})"
         )
 
-    def predict(self, tiles: ArrayLike, bands: Sequence[str] | None = None) -> Prediction:
+    def predict(
+        self, tiles: ArrayLike, bands: Sequence[str] | None = None, *, d4: bool = False
+    ) -> Prediction:
         """Scores, logits and labels of tiles.
 
         Args:
             tiles: (N, C, H, W) or (C, H, W), `spec.dtype`, pixels as stored.
             bands: names of the array's bands; default `self.bands`.
+            d4: average logits over the eight flips and transposes of each tile.
 
         Raises:
             InputError: another shape or dtype, or bands that the bundle looks at are not there.
         """
         pixels_NCHW = self._pixels(tiles, bands)
-        numbers = Scorer(self.bundle, batch=self._batch)(pixels_NCHW).numbers
-        chosen = numbers.preds
-        if self.spec.task == "multiclass":
-            chosen = np.zeros_like(numbers.preds)
-            chosen[np.arange(len(chosen)), numbers.scores.argmax(1)] = 1
+        numbers = Scorer(self.bundle, batch=self._batch, d4=d4)(pixels_NCHW).numbers
         labels = tuple(
             tuple(name for name, yes in zip(self.classes, row, strict=True) if yes)
-            for row in chosen
+            for row in numbers.preds
         )
         return Prediction(numbers.scores, numbers.logits, numbers.preds, labels)
 
@@ -114,7 +117,8 @@ class Classifier:
 
         With average pooling the mean of a dense map over its cells, summed over towers, plus the
         head's bias is the logit; with maximum pooling the sum of an argmax map is. Where cells lie:
-        `spec.grids`, `spec.preprocess().geometry(H, W)` and `satray.models.geometry.cam_transform`.
+        `spec.grids`, `spec.preprocess().geometry(*spec.tile_shape)` and
+        `satray.models.geometry.cam_transform`.
 
         Args:
             tiles: (N, C, H, W) or (C, H, W), `spec.dtype`, pixels as stored.
@@ -172,7 +176,7 @@ class Classifier:
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
     def _pixels(self, tiles: ArrayLike, bands: Sequence[str] | None) -> NDArray[Any]:
-        """Tiles as (N, C, H, W), C the bundle's bands in its order."""
+        """Tiles as (N, C, H, W), C the bundle's bands in its order, in the shape of training."""
         array = np.asarray(tiles)
         names = self.bands if bands is None else tuple(bands)
         if array.ndim not in (3, 4) or 0 in array.shape:
@@ -193,6 +197,10 @@ class Classifier:
         array = array if array.ndim == 4 else array[None]
         if names != self.bands:
             array = array[:, list(select(names, self.bands))]
+        if array.dtype.kind == "f":
+            array = np.stack([filled(x_CHW) for x_CHW in array])
+        if array.shape[2:] != self.spec.tile_shape:
+            array = np.stack([resample(x_CHW, *self.spec.tile_shape) for x_CHW in array])
         # a copy of read-only and negatively strided arrays, which torch does not take
         return np.require(array, requirements=["C", "W"])
 

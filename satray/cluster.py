@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from satray.config.base import Resources
 from satray.errors import InputError, SatrayError
 
 T = TypeVar("T")
+_log = logging.getLogger("satray")
 
 # Read when Ray is imported or its workers start; a value that the operator set wins.
 SETTINGS = {
@@ -86,8 +88,8 @@ def require(resources: Resources) -> None:
         raise InputError("resources.gpus=yes: the cluster has no GPU; accepted: auto, no")
     if use_gpus(resources) and resources.workers > gpus:
         raise InputError(
-            f"resources.workers={resources.workers}: the cluster has {gpus:g} GPUs; "
-            f"accepted: 1 to {gpus:g}, or resources.gpus=no"
+            f"resources.workers={resources.workers}: more than the cluster's GPUs, {gpus:g}; "
+            f"accepted: at most {gpus:g}, or resources.gpus=no"
         )
     # A head alone has no CPUs; its workers are still to come.
     if cpus > 0 and resources.workers > cpus - 1:
@@ -100,6 +102,14 @@ def require(resources: Resources) -> None:
 def has_gpu() -> bool:
     """Whether any node of the cluster has a GPU."""
     return bool(ray.cluster_resources().get("GPU", 0.0) > 0)
+
+
+def gpu_types() -> list[str]:
+    """Models of the cluster's accelerators by Ray's names (`H100`); none where it knows none."""
+    mark = "accelerator_type:"
+    return sorted(
+        name.removeprefix(mark) for name in ray.cluster_resources() if name.startswith(mark)
+    )
 
 
 def use_gpus(resources: Resources) -> bool:
@@ -167,15 +177,18 @@ def _last_line(error: Exception) -> str:
 
 
 class _Board:
-    """Keeps messages from workers until the driver asks for them."""
+    """Keeps messages from workers until the driver asks for them.
+
+    They stay pickled: a message may hold types whose module imports torch, seconds of a core.
+    """
 
     def __init__(self) -> None:
-        self._messages: list[dict[str, Any]] = []
+        self._messages: list[bytes] = []
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: bytes) -> None:
         self._messages.append(message)
 
-    def take(self) -> list[dict[str, Any]]:
+    def take(self) -> list[bytes]:
         messages, self._messages = self._messages, []
         return messages
 
@@ -191,29 +204,46 @@ class ProgressChannel:
 
     def send(self, message: dict[str, Any]) -> None:
         """Post a message without waiting for it to arrive."""
-        self._actor.send.remote(message)
+        self._actor.send.remote(pickle.dumps(message))
 
     def take(self) -> list[dict[str, Any]]:
         """Return the messages that came since the last call, in order; they are then forgotten."""
-        messages: list[dict[str, Any]] = ray.get(self._actor.take.remote())
-        return messages
+        return [pickle.loads(message) for message in ray.get(self._actor.take.remote())]
 
     @contextlib.contextmanager
-    def watch(self, show: Callable[[dict[str, Any]], None], seconds: float = 0.5) -> Iterator[None]:
-        """Call `show` on each message, from a thread of the driver, while the block runs."""
+    def watch(
+        self,
+        show: Callable[[dict[str, Any]], None],
+        say: Callable[[str], None] = _log.warning,
+        seconds: float = 0.5,
+    ) -> Iterator[None]:
+        """Call `show` on each message, from a thread of the driver, while the block runs.
+
+        Args:
+            show: should not wait long: at the end of the block it gets a minute.
+            say: told, once, what `show` raised, or that no message can be had any more; the work
+                itself goes on.
+            seconds: between looks.
+        """
         stop = threading.Event()
 
         def poll() -> None:
-            while True:
+            told = last = False
+            while not last:
                 last = stop.wait(seconds)
                 try:
                     messages = self.take()
-                except ray.exceptions.RayError:
+                except ray.exceptions.RayError as error:
+                    say(f"note: no more progress can be shown: {_last_line(error)}")
                     return
                 for message in messages:
-                    show(message)
-                if last:
-                    return
+                    try:
+                        show(message)
+                    except Exception as error:  # else all that follow would be lost
+                        if not told:
+                            what = f"{type(error).__name__}: {_last_line(error)}"
+                            say(f"note: progress could not be shown ({what})")
+                        told = True
 
         thread = threading.Thread(target=poll, daemon=True)
         thread.start()
@@ -221,7 +251,7 @@ class ProgressChannel:
             yield
         finally:
             stop.set()
-            thread.join(timeout=5)
+            thread.join(timeout=60)
 
 
 def progress_channel() -> ProgressChannel:

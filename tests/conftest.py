@@ -15,9 +15,12 @@ pytest_plugins = ["conftest_s3"]
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-@pytest.fixture(scope="module")
-def ray_session() -> Iterator[None]:
-    """One local Ray a module, with four logical CPUs whatever the machine has."""
+@pytest.fixture(scope="session")
+def ray_session(s3: object) -> Iterator[None]:
+    """One local Ray for all tests, with four logical CPUs whatever the machine has.
+
+    After the S3 server, whose address its workers then know.
+    """
     from satray import cluster
 
     with cluster.start(num_cpus=4):

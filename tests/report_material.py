@@ -11,7 +11,8 @@ from satray.config.evaluate import EvaluateRecipe
 from satray.scoring.findings import Findings
 from satray.scoring.forward import Scorer
 from satray.scoring.quality import Split, measure
-from satray.tiles.index import SCHEMA, IndexMeta, TileIndex, table_with
+from satray.storage import Storage
+from satray.tiles.index import SCHEMA, IndexMeta, TileIndex, index_digest, table_with
 
 HOSTILE = ("<script>alert(1)</script>", '"quoted" & $x_2$', "été")
 """Class names that would break a careless page."""
@@ -65,7 +66,10 @@ def findings(root: Path, *, tiles: int = 12, keys: dict[str, Any] | None = None,
         {"bundle": str(root / "bundle"), "index": str(root / "index"), "bootstrap": 20}
         | (keys or {})
     )
-    return Findings(recipe, spec, index, split, measure(split, spec, recipe.bootstrap), None, 0)
+    digest = index_digest(recipe.index, Storage())
+    return Findings(
+        recipe, spec, index, split, measure(split, spec, recipe.bootstrap), None, 0, digest
+    )
 
 
 def truth(logits_NK: np.ndarray, task: str) -> np.ndarray:

@@ -12,6 +12,7 @@ import satray
 from satray.classifier import Classifier
 from satray.errors import InputError
 from satray.scoring.forward import MapRequest, Scorer
+from satray.tiles.decode import read_pixels
 
 
 def tiles(n: int = 5, bands: int = 3) -> np.ndarray:
@@ -45,13 +46,45 @@ def test_predictions_are_those_of_scoring(task: str) -> None:
     assert np.array_equal(found.scores, numbers.scores)
     assert np.array_equal(found.preds, numbers.preds)
     for scores, preds, names in zip(found.scores, found.preds, found.labels, strict=True):
+        assert names == tuple(
+            name for name, yes in zip(material.CLASSES, preds, strict=True) if yes
+        )
         if task == "multiclass":  # one name, whatever its threshold
             assert names == (material.CLASSES[scores.argmax()],)
-        else:
-            assert names == tuple(
-                name for name, yes in zip(material.CLASSES, preds, strict=True) if yes
-            )
     assert len(set(found.labels)) > 1
+
+
+def test_tiles_of_another_size_are_resampled_as_the_job_does(tmp_path) -> None:
+    bundle = material.bundle(material.one_tower(), evaluate="centre", size=32, resize=40)
+    given = np.stack([material.pixels(seed, 3, 61)[:, :, :57] for seed in range(3)])
+    read = []
+    for i, tile in enumerate(given):
+        material.write_tile(tmp_path / f"{i}.tif", tile, None)
+        data = (tmp_path / f"{i}.tif").read_bytes()
+        read.append(read_pixels(data, (0, 1, 2), *bundle.spec.tile_shape, "uint16"))
+    expected = Scorer(bundle)(np.stack(read)).numbers.logits
+    assert np.array_equal(Classifier(bundle).predict(given).logits, expected)
+    assert not np.allclose(bundle.logits(torch.from_numpy(given)).numpy(), expected, atol=1e-3)
+
+
+def test_values_that_are_not_finite_are_filled_as_the_job_does() -> None:
+    model = Classifier(material.bundle(material.one_tower(), dtype="float32"))
+    given = tiles().astype(np.float32)
+    given[0, 1, :5] = np.nan
+    found = model.predict(given).logits
+    assert np.isfinite(found).all()
+    assert np.isnan(given[0, 1, 0, 0])  # the caller's stay as they are
+    whole = given[:1].copy()
+    whole[0, 1, :5] = np.nanmean(given[0, 1])
+    assert np.allclose(model.predict(whole).logits, found[:1], atol=1e-3)
+
+
+def test_predictions_can_be_averaged_over_symmetries() -> None:
+    bundle = material.bundle(material.one_tower())
+    found = Classifier(bundle).predict(tiles(), d4=True).logits
+    assert np.array_equal(found, Scorer(bundle, d4=True)(tiles()).numbers.logits)
+    turned = Classifier(bundle).predict(tiles()[:, :, ::-1], d4=True).logits
+    assert np.allclose(turned, found, atol=1e-4)
 
 
 def test_one_tile_counts_as_a_batch_of_one() -> None:

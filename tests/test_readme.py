@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from satray.config.base import Recipe
+from satray.config.check import CheckRecipe
 from satray.config.demo import DemoRecipe
 from satray.config.evaluate import EvaluateRecipe
 from satray.config.export import ExportRecipe
+from satray.config.landscape import LandscapeRecipe
 from satray.config.parse import build
 from satray.config.prepare import PrepareRecipe
 from satray.config.score import ScoreRecipe
@@ -18,6 +20,8 @@ from satray.config.train import TrainRecipe
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES: dict[str, type[Recipe]] = {
     "prepare": PrepareRecipe,
+    "check": CheckRecipe,
+    "landscape": LandscapeRecipe,
     "train": TrainRecipe,
     "evaluate": EvaluateRecipe,
     "score": ScoreRecipe,
@@ -39,7 +43,19 @@ def commands() -> list[tuple[str, list[str]]]:
 
 
 def test_there_are_commands() -> None:
-    assert {job for job, _ in commands()} >= {"prepare", "train", "evaluate", "score"}
+    assert {job for job, _ in commands()} >= set(RECIPES) - {"demo"}  # which is `make demo`
+
+
+def test_the_table_has_each_job_and_its_products() -> None:
+    """What the README says that a job makes, its help says too."""
+    text = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \|$", text, re.MULTILINE)
+    assert {job for job, _ in rows} == set(RECIPES)
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == set(RECIPES)
+    for job, products in rows:
+        named = re.findall(r"`([^`]+)`", products)
+        assert named
+        assert [name for name in named if name not in RECIPES[job].makes] == [], job
 
 
 @pytest.mark.parametrize(("job", "arguments"), commands(), ids=lambda part: str(part)[:40])

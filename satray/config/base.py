@@ -1,6 +1,6 @@
 """What every recipe has in common."""
 
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
@@ -70,7 +70,13 @@ class StorageOptions(Section):
 class Resources(Section):
     """What a job asks the cluster for."""
 
-    workers: int = key(1, "train workers, or scoring actors", identity=False, ge=1)
+    workers: int = key(
+        1,
+        "train workers, or scoring actors; landscape: parts of a batch; prepare, check and export "
+        "take one process whatever it is",
+        identity=False,
+        ge=1,
+    )
     gpus: Literal["auto", "yes", "no"] = key(
         "auto", "one GPU a worker: auto = where the cluster has them", identity=False
     )
@@ -81,6 +87,9 @@ class Resources(Section):
 
 class Recipe(Section):
     """Keys of every job."""
+
+    makes: ClassVar[str]
+    """What the job writes below `out`, in one line for `--help`."""
 
     out: str | None = key(
         None, "run folder to write, local or URI; default runs/JOB-RUNID", identity=False, path=True

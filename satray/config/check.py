@@ -1,5 +1,7 @@
 """Keys of `check`."""
 
+from typing import ClassVar
+
 from satray.config.base import Section, key
 from satray.config.train import TrainRecipe
 
@@ -12,7 +14,9 @@ class CheckOptions(Section):
     learning_rate: float | None = key(
         None, "constant learning rate; default the highest that the stages give, else 1e-3", gt=0
     )
-    trainable: str = key("all", "what is trained: head, all, or a block of the backbone")
+    trainable: str = key(
+        "all", "what is trained: head, all, a block or TOWER.block, as in stages.N.trainable"
+    )
     permutations: int = key(
         3,
         "once learnt: how often the same is tried with the batch's labels dealt out at random, to "
@@ -24,7 +28,11 @@ class CheckOptions(Section):
 class CheckRecipe(TrainRecipe):
     """Overfit one fixed batch, and say why where that fails.
 
-    Takes every recipe of `train`; dropout, augmentation, mixup and label smoothing are off.
+    Takes every recipe of `train`. What counts: index, variant, pooling, weights, first_conv, input,
+    loss (without smoothing; balanced weights as `repeat` makes them), optimizer, the highest
+    learning_rate of the stages, batch, precision, deterministic, error_budget, seed, check.
     """
+
+    makes: ClassVar[str] = "check.json; ends with status 1 where the batch is not learnt"
 
     check: CheckOptions = key(CheckOptions(), "the test")

@@ -1,6 +1,6 @@
 """Keys of `evaluate`."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from satray.config.base import Recipe, key
 
@@ -8,11 +8,15 @@ from satray.config.base import Recipe, key
 class EvaluateRecipe(Recipe):
     """Predict a split of a tile index and measure it."""
 
+    makes: ClassVar[str] = (
+        "report.html, plots/, predictions/ (Parquet), metrics.json, failures.parquet"
+    )
+
     bundle: str = key(..., "bundle: the `out` of a train run, or the bundle folder", path=True)
     index: str = key(..., "tile index: the `out` of a prepare run", path=True)
     split: Literal["train", "val", "test"] = key("val", "part of the index")
     batch: int = key(64, "tiles a forward pass", unit="tiles", identity=False, ge=1)
-    average: Literal["none", "d4"] = key(
+    symmetries: Literal["none", "d4"] = key(
         "none", "d4: logits and maps averaged over the eight flips and transposes of each tile"
     )
     bootstrap: int = key(
@@ -20,8 +24,8 @@ class EvaluateRecipe(Recipe):
     )
     gallery: tuple[str, ...] | None = key(
         None,
-        "classes whose most and least confident tiles the report shows; [] for none; default the "
-        "20 with most positives",
+        "classes whose most and least confident tiles the report shows; [] for none (the worst "
+        "errors are shown all the same); default the 20 with most positives",
     )
     reproduce: str | None = key(
         None,

@@ -1,5 +1,7 @@
 """Keys of `export`."""
 
+from typing import ClassVar
+
 from pydantic import field_validator
 
 from satray.config.base import Recipe, key
@@ -9,6 +11,8 @@ FORMATS = ("encoder", "onnx", "torch")
 
 class ExportRecipe(Recipe):
     """Take a bundle out of satray: its backbones as encoders, and the classifier as a program."""
+
+    makes: ClassVar[str] = "encoder/TOWER.safetensors, classifier.onnx, classifier.pt2, export.json"
 
     bundle: str = key(..., "bundle: the `out` of a train run, or the bundle folder", path=True)
     formats: tuple[str, ...] = key(

@@ -1,5 +1,6 @@
 """`--help` and `--print-config`: every key of a recipe, with type, unit, default and meaning."""
 
+import inspect
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,20 +10,22 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from satray.config.base import Section
+from satray.config.base import Recipe, Section
 
 USAGE = """\
 usage: python jobs/{job}.py [recipe.yaml] [dotted.key=value ...]
 
 {about}
 
+{makes}
+
 options:
   --help           this page
   --print-config   print the resolved recipe and stop
   --plan           look at the inputs, print what would be done; write nothing
 
-exit status: 0 done; 2 configuration or input wrong; 3 done, more failures than error_budget;
-1 anything else
+exit status: 0 done; 2 configuration or input wrong; 3 done, but more inputs failed than
+error_budget lets (prepare, evaluate, score); 1 anything else
 
 keys (type [unit] = default):
 """
@@ -45,8 +48,9 @@ class KeyHelp:
 
 
 def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[KeyHelp]:
-    """List the keys of a recipe depth first."""
-    for name, field in model.model_fields.items():
+    """List the keys of a recipe depth first; the job's own before those of every job."""
+    for name in _in_order(model):
+        field = model.model_fields[name]
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         dotted = prefix + name
         section, many = _section(field.annotation)
@@ -65,7 +69,9 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[KeyHelp]:
 
 def render(job: str, about: str, model: type[BaseModel], width: int = 100) -> str:
     """Return the help page of a job as text."""
-    lines = [USAGE.format(job=job, about=about)]
+    makes = f"makes: {getattr(model, 'makes', 'nothing')}"
+    makes = textwrap.fill(makes, width, subsequent_indent="  ")
+    lines = [USAGE.format(job=job, about=about, makes=makes)]
     for entry in keys_of(model):
         unit = f" [{entry.unit}]" if entry.unit else ""
         default = "required" if entry.default == "required" else f"= {entry.default}"
@@ -85,6 +91,21 @@ def to_yaml(recipe: BaseModel) -> str:
         recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
     )
     return text
+
+
+def _in_order(model: type[BaseModel]) -> list[str]:
+    """Names of a recipe's keys: required, the job's own, inherited ones, those of every job."""
+    names = list(model.model_fields)
+    if not issubclass(model, Recipe):
+        return names
+    own, common = inspect.get_annotations(model), Recipe.model_fields
+
+    def place(name: str) -> int:
+        if model.model_fields[name].is_required():
+            return 0
+        return 3 if name in common else 1 if name in own else 2
+
+    return sorted(names, key=place)
 
 
 def _section(annotation: Any) -> tuple[type[Section] | None, bool]:

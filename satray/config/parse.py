@@ -1,14 +1,13 @@
 """From the command line to a validated recipe: one YAML file, then dotted overrides."""
 
-import difflib
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from satray.config.base import Section
+from satray.config.complaints import one_line
 from satray.errors import InputError
 
 R = TypeVar("R", bound=BaseModel)
@@ -113,7 +112,8 @@ def _step(node: Any, part: str, path: str) -> Any:
 
 def _index(items: list[Any], part: str, path: str) -> int:
     if not re.fullmatch(r"[0-9]+", part) or int(part) >= len(items):
-        raise InputError(f"{path}: a list of {len(items)}; accepted: 0 to {len(items) - 1}")
+        accepted = {0: "none, it is empty", 1: "0"}.get(len(items), f"0 to {len(items) - 1}")
+        raise InputError(f"{path}: a list of {len(items)}; accepted: {accepted}")
     return int(part)
 
 
@@ -169,72 +169,4 @@ def validate(model: type[R], tree: dict[str, Any]) -> R:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise InputError(_one_line(model, error)) from None
-
-
-def _one_line(model: type[BaseModel], error: ValidationError) -> str:
-    # An unknown key is the likeliest cause of whatever else failed.
-    # Of a union's complaints, the deepest is about the shape that was meant.
-    first = min(
-        error.errors(), key=lambda item: (item["type"] != "extra_forbidden", -len(item["loc"]))
-    )
-    names, section = _locate(model, first["loc"])
-    dotted = ".".join(names)
-    if first["type"] == "extra_forbidden":
-        known = list(section.model_fields) if section else []
-        near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
-        hint = (
-            f"did you mean {'.'.join([*names[:-1], near[0]])}?"
-            if near
-            else (f"accepted: {', '.join(known)}")
-        )
-        return f"{dotted}: unknown key; {hint}"
-    if first["type"] == "missing":
-        meaning = _meaning(section, names[-1])
-        return f"{dotted}: required{f' ({meaning})' if meaning else ''}; give {dotted}=..."
-    message = first["msg"].removeprefix("Value error, ")
-    found = first["input"]
-    if first["type"] == "value_error" or isinstance(found, dict):
-        return f"{dotted}: {message}" if dotted else message
-    return f"{dotted}={found}: {message[0].lower()}{message[1:]}"
-
-
-def _locate(
-    model: type[BaseModel], location: tuple[int | str, ...]
-) -> tuple[list[str], type[Section] | None]:
-    """Drop pydantic's union tags from an error's location; return also its innermost section."""
-    names: list[str] = []
-    section: Any = model
-    for part in location:
-        if isinstance(part, int):
-            names.append(str(part))
-            continue
-        fields = section.model_fields if section is not None else {}
-        is_last = part == location[-1]
-        if part in fields:
-            names.append(part)
-            inner = _section_of(fields[part].annotation)
-            if inner is not None and not is_last:
-                section = inner
-        elif is_last and not _is_tag(part):
-            names.append(part)
-    return names, section
-
-
-def _is_tag(part: str) -> bool:
-    return part in ("str", "int", "float", "bool") or part.endswith("Options") or "[" in part
-
-
-def _section_of(annotation: Any) -> type[Section] | None:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    for inner in get_args(annotation):
-        found = _section_of(inner)
-        if found is not None:
-            return found
-    return None
-
-
-def _meaning(section: type[Section] | None, name: str) -> str:
-    field = section.model_fields.get(name) if section is not None else None
-    return (field.description or "") if field is not None else ""
+        raise InputError(one_line(model, error)) from None

@@ -1,6 +1,6 @@
 """Keys of `prepare`."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from satray.config.base import Recipe, Section, key
 
@@ -21,6 +21,8 @@ class SplitOptions(Section):
 
 class PrepareRecipe(Recipe):
     """Make a tile index, split and statistics of an archive."""
+
+    makes: ClassVar[str] = "index/ (Parquet), summary.json, quarantine.parquet, unmatched.json"
 
     images: str = key(..., "prefix that holds the tiles: JPEG, PNG, GeoTIFF", path=True)
     labels: str | None = key(

@@ -39,8 +39,8 @@ class LossOptions(Section):
     )
     positive_weight: float | Literal["balanced"] | None = key(
         None,
-        "bce: weight of positives; balanced: negatives / positives of each class in the train "
-        "split, at most 100",
+        "bce: weight of positives; balanced: negatives / positives of each class in a pass over "
+        "the train split (with `repeat` as it comes to be), at most 100",
     )
     gamma: float = key(2.0, "focal: focusing exponent", ge=0)
     gamma_negative: float = key(4.0, "asymmetric: focusing exponent of negatives", ge=0)

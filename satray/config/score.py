@@ -1,6 +1,6 @@
 """Keys of `score`."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from satray.config.base import Recipe, Section, key
 
@@ -17,13 +17,17 @@ class CamOptions(Section):
 class ScoreRecipe(Recipe):
     """Score tiles with a bundle."""
 
+    makes: ClassVar[str] = (
+        "predictions/ (GeoParquet where there is ground), cam/ (COGs), failures.parquet"
+    )
+
     bundle: str = key(..., "bundle: the `out` of a train run, or the bundle folder", path=True)
     tiles: str = key(..., "prefix of tiles, or a tile index", path=True)
     bands: tuple[str, ...] | None = key(
         None, "names of the files' bands in order; default what the files or the index say"
     )
     cam: CamOptions = key(CamOptions(), "class activation maps")
-    average: Literal["none", "d4"] = key(
+    symmetries: Literal["none", "d4"] = key(
         "none", "d4: logits and maps averaged over the eight flips and transposes of each tile"
     )
     batch: int = key(64, "tiles a forward pass", unit="tiles", identity=False, ge=1)

@@ -69,10 +69,15 @@ class ScheduleOptions(Section):
 class StageOptions(Section):
     """A stretch of training with its own trainable part, learning rate, schedule and length."""
 
-    trainable: str = key("all", "head, all, or the block of the backbone it starts from")
+    trainable: str = key(
+        "all",
+        "head; all; the block that it starts from, in every tower; or TOWER.block, in that tower "
+        "alone; `train --plan` lists the names",
+    )
     learning_rate: float | Literal["auto"] = key(
         1e-3,
-        "highest learning rate of the stage; auto: a range test finds it (job landscape)",
+        "highest learning rate of the stage; auto: a range test before training finds it (job "
+        "landscape), for a later stage too from the run's first weights",
     )
     layer_decay: float = key(
         1.0,

@@ -1,6 +1,6 @@
 """Keys of `train`."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -30,7 +30,8 @@ class InputOptions(Section):
     radiometry: Literal["stored", "pil_compat", "percentile"] = key(
         "stored",
         "stored: values as they are; percentile: 2nd to 98th percentile of each band to 0..1, "
-        "clipped; pil_compat: what PIL makes of Planet's 4-band TIFFs, colours divided by NIR",
+        "clipped; pil_compat (reproduction only): what PIL makes of Planet's 4-band TIFFs, colours "
+        "divided by NIR",
     )
     normalize: Literal["auto", "statistics", "imagenet"] | NormalizeOptions = key(
         "auto",
@@ -38,7 +39,9 @@ class InputOptions(Section):
         "numbers; auto: imagenet where published weights in all towers meet 8-bit red, green, blue",
     )
     evaluate_flip: bool = key(
-        False, "flip validation tiles left-right at random, as the Planet report's code did"
+        False,
+        "reproduction only: flip validation tiles left-right at random, as the Planet report's "
+        "code did",
     )
 
     @model_validator(mode="after")
@@ -69,6 +72,11 @@ class CacheOptions(Section):
 class TrainRecipe(Recipe):
     """Train a variant on a tile index."""
 
+    makes: ClassVar[str] = (
+        "bundle/, history.parquet, metrics.json, curves.png, tensorboard/; landscape.png where a "
+        "learning rate is auto, unreadable.parquet where tiles cannot be read"
+    )
+
     index: str = key(..., "tile index: the `out` of a prepare run", path=True)
     variant: str | VariantOptions = key(
         "single3",
@@ -85,8 +93,9 @@ class TrainRecipe(Recipe):
     )
     first_conv: FirstConv = key(
         "kaiming",
-        "how pretrained first weights meet other bands: kaiming, zero, mean, copy; in_place: those "
-        "of red, green, blue for the first three bands whatever they are, as the report did",
+        "how pretrained first weights meet other bands: kaiming, zero, mean, copy; in_place "
+        "(reproduction only): those of red, green, blue for the first three bands whatever they "
+        "are, as the Planet report did",
     )
     dropout: float = key(0.0, "dropout on the pooled features", ge=0, lt=1)
     input: InputOptions = key(InputOptions(), "network input")
@@ -106,14 +115,18 @@ class TrainRecipe(Recipe):
     stages: tuple[StageOptions, ...] = key((StageOptions(),), "stages, in order", min_length=1)
     batch: int = key(32, "global batch, over all workers", unit="tiles", ge=1)
     pseudo_epoch: int | None = key(
-        None, "samples between evaluations; default the train split", unit="samples", ge=1
+        None,
+        "samples from one evaluation to the next, which is what is called a pseudo-epoch; default "
+        "the train split",
+        unit="samples",
+        ge=1,
     )
     shuffle: bool = key(True, "draw a new order of the train split each pass")
     best: Literal["auto", "map", "accuracy", "loss", "auc"] = key(
         "auto", "validation metric that picks the bundle: auto = map, or accuracy if multiclass"
     )
     precision: Literal["auto", "fp32", "bf16"] = key(
-        "auto", "auto: bf16 autocast on GPUs, fp32 on CPUs"
+        "auto", "auto: bf16 autocast on GPUs that compute in it, else fp32"
     )
     sync_batchnorm: bool = key(False, "batch statistics over all workers (GPUs only)")
     deterministic: bool = key(False, "bitwise repeatable, at some speed")
@@ -128,6 +141,7 @@ class TrainRecipe(Recipe):
     cache: CacheOptions = key(CacheOptions(), "decoded tiles kept", identity=False)
     tracking: Literal["tensorboard", "mlflow", "none"] = key(
         "tensorboard",
-        "where the history goes beside the run folder; mlflow: MLFLOW_TRACKING_URI",
+        "where the history goes beside the run folder; tensorboard: in a local `out`, events come "
+        "as training goes on; in an object store, at the end; mlflow: MLFLOW_TRACKING_URI",
         identity=False,
     )

@@ -249,6 +249,7 @@ def _look_at(out: str) -> list[str]:
     places = {
         "maps.png": "ship tiles, and where each network saw the ships",
         f"train-{first}/curves.png": "how it learned",
+        f"evaluate-{first}/report.html": "how good it is, in plots and tiles (open in a browser)",
         f"evaluate-{first}/metrics.json": "all figures, class by class",
         f"score-{first}/cam/": "ship maps of all tiles, to lay over archive/tiles/ in QGIS",
         f"score-{first}/predictions/": "the same tiles as a GeoParquet table",

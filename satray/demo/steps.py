@@ -45,7 +45,6 @@ def step(job: Job[R], recipe: R, outer: Run, title: str) -> tuple[RunRecord, boo
         return done, False
     outcome, record = perform(job, recipe, run, inputs)
     if record.status:
-        raise SatrayError(
-            f"{job.name}: {outcome.failed} of {outcome.attempted} inputs failed ({run.out})"
-        )
+        failed = f"{outcome.failed} of {outcome.attempted} inputs failed"
+        raise SatrayError(f"{job.name}: {record.verdict or failed} ({run.out})")
     return record, True

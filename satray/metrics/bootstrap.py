@@ -26,6 +26,11 @@ from satray.metrics.weighted import Figures, figures
 CHUNK = 1_000_000
 """Weights at a time: 8 MB."""
 
+MOST = 200_000_000
+"""Weights of all draws: about two minutes for 17 classes on one core."""
+LEAST = 100
+"""Draws however many tiles there are; many tiles make narrow intervals, and ends matter less."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -48,6 +53,19 @@ class Interval:
     `low`, `high` and `sd` are NaN."""
 
 
+Progress = Callable[[int, int], None]
+"""Told how many draws are measured, and how many there will be."""
+
+
+def affordable(draws: int, tiles: int) -> int:
+    """So many of the draws asked for as a large split leaves time for: MOST / N, 100 at least."""
+    return min(draws, max(LEAST, MOST // max(tiles, 1)))
+
+
+def _silent(done: int, draws: int) -> None:
+    """Say nothing."""
+
+
 def bootstrap(
     logits_NK: NDArray[Any],
     labels_NK: NDArray[Any],
@@ -56,6 +74,7 @@ def bootstrap(
     draws: int = 1000,
     seed: int = 0,
     rule: Rule = PLAIN,
+    progress: Progress = _silent,
 ) -> dict[str, Interval]:
     """95 % intervals of every figure of `compute_metrics`.
 
@@ -66,9 +85,10 @@ def bootstrap(
         labels_NK: 0 or 1; one-hot for `multiclass`.
         classes: K names.
         task: `binary`, `multilabel` or `multiclass`.
-        draws: D; 1,000 of 483 tiles of 17 classes take about a second.
+        draws: D; 1,000 of 483 tiles of 17 classes take about a second. See `affordable`.
         seed: of the draws; the same seed and N draw the same tiles.
         rule: temperature and thresholds.
+        progress: told after each stretch of draws.
 
     Returns:
         by name, as in a flat row: `map`, `accuracy`, ..., `ap_<class>`, `recall_of_<class>`
@@ -82,7 +102,7 @@ def bootstrap(
     def measure(w_DN: FloatArray) -> Figures:
         return flat_figures(figures(scored, w_DN), classes)
 
-    found = _intervals(measure, len(scored.labels), draws, seed)
+    found = _intervals(measure, len(scored.labels), draws, seed, progress)
     return {name: _within(interval, name) for name, interval in found.items()}
 
 
@@ -132,12 +152,20 @@ def paired(
 
 
 def _intervals(
-    measure: Callable[[FloatArray], Figures], tiles: int, draws: int, seed: int
+    measure: Callable[[FloatArray], Figures],
+    tiles: int,
+    draws: int,
+    seed: int,
+    progress: Progress = _silent,
 ) -> dict[str, Interval]:
     if draws < 1:
         raise ValueError(f"{draws} draws")
     whole = measure(np.ones((1, tiles)))
-    parts = [measure(w_DN) for w_DN in _weights(tiles, draws, seed)]
+    parts, done = [], 0
+    for w_DN in _weights(tiles, draws, seed):
+        parts.append(measure(w_DN))
+        done += len(w_DN)
+        progress(done, draws)
     return {
         name: _interval(float(value[0]), np.concatenate([part[name] for part in parts]))
         for name, value in whole.items()

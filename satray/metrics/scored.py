@@ -1,6 +1,8 @@
 """Logits and labels of a split made ready to be measured: ranks, scores, decisions, losses.
 
-Shapes: N tiles, K classes.
+What bootstrap draws have in common is made once, when first asked for, and kept.
+
+Shapes: N tiles, K classes, B bins.
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
+from satray.metrics.bins import BINS, bin_of
+from satray.metrics.decisions import f_beta_by_tile
 from satray.metrics.ranking import BoolArray, FloatArray, Ranking
 
 
@@ -91,7 +96,7 @@ class Scored:
             labels=y_NK,
             ranks=ranks_NK,
             scores=np.exp(_log_scores(scaled_NK, task)),
-            given=_decide(scaled_NK, task, rule.thresholds),
+            given=decide(z_NK, task, rule),
             losses=_losses(scaled_NK, y_NK, task),
         )
 
@@ -100,6 +105,64 @@ class Scored:
         """Each class's tiles in order."""
         columns = zip(self.ranks.T, self.labels.T, strict=True)
         return tuple(Ranking.of(ranks_N, labels_N) for ranks_N, labels_N in columns)
+
+    @cached_property
+    def tallies(self) -> csr_array:
+        """(3 K, N) ones where tiles are given a class rightly, given it, have it: K rows each."""
+        parts = (self.given & self.labels, self.given, self.labels)
+        return csr_array(np.concatenate([part.T for part in parts]), dtype=np.float64)
+
+    @cached_property
+    def gaps(self) -> csr_array:
+        """(K B, N) score - label of each tile, in the row of its class and bin of the score."""
+        tiles, classes = self.scores.shape
+        bins_NK = bin_of(self.scores, BINS) + BINS * np.arange(classes)
+        starts = np.arange(0, tiles * classes + 1, classes)
+        values_NK = self.scores - self.labels
+        by_tile = csr_array((values_NK.ravel(), bins_NK.ravel(), starts), (tiles, classes * BINS))
+        return by_tile.T.tocsr()
+
+    @cached_property
+    def by_tile(self) -> dict[str, FloatArray]:
+        """Figures that are means over tiles: name -> (N,)."""
+        if self.task == "multiclass":
+            right_N = (self.given & self.labels).sum(axis=1, dtype=np.float64)
+        else:
+            right_N = (self.given == self.labels).mean(axis=1, dtype=np.float64)
+        return {
+            "accuracy": right_N,
+            "f1_samples": f_beta_by_tile(self.given, self.labels, 1),
+            "f2_samples": f_beta_by_tile(self.given, self.labels, 2),
+            "log_loss": self.losses,
+        }
+
+
+def decide(logits_NK: NDArray[Any], task: str, rule: Rule = PLAIN) -> BoolArray:
+    """Which classes are given: the one rule of metrics, tables and `satray.load`.
+
+    Args:
+        logits_NK: raw logits; whoever stores them decides on what is stored.
+        task: `binary`, `multilabel` or `multiclass`.
+        rule: temperature and thresholds.
+
+    Returns:
+        bool (N, K). Where the score reaches the class's threshold; for `multiclass` the class of
+        the highest logit (the first of equal ones), whatever its score.
+
+    Raises:
+        ValueError: another number of thresholds than classes.
+    """
+    z_NK = np.asarray(logits_NK, dtype=np.float64) / rule.temperature
+    if task == "multiclass":
+        top1_NK: BoolArray = np.arange(z_NK.shape[1]) == z_NK.argmax(axis=1)[:, None]
+        return top1_NK
+    if rule.thresholds is None:
+        return z_NK >= 0
+    if len(rule.thresholds) != z_NK.shape[1]:
+        raise ValueError(f"{len(rule.thresholds)} thresholds, {z_NK.shape[1]} classes")
+    t_K = np.asarray(rule.thresholds, dtype=np.float64)
+    with np.errstate(divide="ignore"):  # thresholds of 0 and 1 lie at logits of -inf and inf
+        return z_NK >= np.log(t_K) - np.log1p(-t_K)
 
 
 def scores_of(logits_NK: NDArray[Any], task: str, temperature: float = 1.0) -> FloatArray:
@@ -120,10 +183,16 @@ def one_against_rest(z_NK: FloatArray) -> FloatArray:
     """log(p / (1 - p)) of the softmax: ranks tiles as p does, without its ties near 1."""
     if z_NK.shape[1] == 1:  # no rest: every tile ranks the same
         return np.zeros_like(z_NK)
-    rest_NK = np.empty_like(z_NK)
-    for k in range(z_NK.shape[1]):
-        rest_NK[:, k] = np.logaddexp.reduce(np.delete(z_NK, k, axis=1), axis=1)
-    return z_NK - rest_NK
+    all_N1 = np.logaddexp.reduce(z_NK, axis=1, keepdims=True)
+    top_N1 = z_NK.argmax(axis=1)[:, None]
+    others_NK = z_NK.copy()
+    np.put_along_axis(others_NK, top_N1, -np.inf, axis=1)
+    # Below the top p is 1/2 at the most; at the top 1 - p may vanish, so the rest is added up.
+    rest_NK = all_N1 + np.log1p(-np.exp(others_NK - all_N1))
+    rest_N1 = np.logaddexp.reduce(others_NK, axis=1, keepdims=True)
+    np.put_along_axis(rest_NK, top_N1, rest_N1, axis=1)
+    ranks_NK: FloatArray = z_NK - rest_NK
+    return ranks_NK
 
 
 def _log_scores(z_NK: FloatArray, task: str) -> FloatArray:
@@ -131,19 +200,6 @@ def _log_scores(z_NK: FloatArray, task: str) -> FloatArray:
         rest_N1: FloatArray = np.logaddexp.reduce(z_NK, axis=1, keepdims=True)
         return z_NK - rest_N1
     return -np.logaddexp(0.0, -z_NK)
-
-
-def _decide(z_NK: FloatArray, task: str, thresholds_K: tuple[float, ...] | None) -> BoolArray:
-    if task == "multiclass":
-        top1_NK: BoolArray = np.arange(z_NK.shape[1]) == z_NK.argmax(axis=1)[:, None]
-        return top1_NK
-    if thresholds_K is None:
-        return z_NK >= 0
-    if len(thresholds_K) != z_NK.shape[1]:
-        raise ValueError(f"{len(thresholds_K)} thresholds, {z_NK.shape[1]} classes")
-    t_K = np.asarray(thresholds_K, dtype=np.float64)
-    with np.errstate(divide="ignore"):  # thresholds of 0 and 1 lie at logits of -inf and inf
-        return z_NK >= np.log(t_K) - np.log1p(-t_K)
 
 
 def _losses(z_NK: FloatArray, y_NK: BoolArray, task: str) -> FloatArray:

@@ -16,6 +16,7 @@ __all__ = [
     "Bundle",
     "BundleSpec",
     "bundle_digest",
+    "bundle_digests",
     "bundle_files",
     "find_bundle",
     "load_bundle",
@@ -161,6 +162,12 @@ def load_bundle(uri: str, storage: Storage, device: str = "cpu") -> Bundle:
 def bundle_digest(uri: str, storage: Storage) -> str:
     """SHA-256 of both files of a bundle, as 64 hex digits; raises InputError if there is none."""
     return _digest(_read(find_bundle(uri, storage), storage))
+
+
+def bundle_digests(uri: str, storage: Storage) -> dict[str, str]:
+    """SHA-256 of each of a bundle's files, by name; raises InputError if there is none."""
+    files = _read(find_bundle(uri, storage), storage)
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
 def _read(folder: str, storage: Storage) -> dict[str, bytes]:

@@ -43,7 +43,8 @@ def cam_transform(source: Affine, geometry: InputGeometry, grid: FeatureGrid) ->
     """Transform of the feature grid as a raster, from that of the tile.
 
     `T_source . scale(W / w_resized, H / h_resized) . translation(x_crop, y_crop)
-    . translation(c - s/2, c - s/2) . scale(s)` (design.md, CAM rasters).
+    . translation(c - s/2, c - s/2) . scale(s)`, where c is the centre of the grid's first cell and
+    s its stride, in px of the network's input: from cell corners back to the tile's pixel corners.
     """
     corner = grid.centre - grid.stride / 2
     return (

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from satray.models.constants import by_band
 from satray.models.geometry import InputGeometry
 from satray.models.pil import pil_resize
 from satray.models.radiometry import Radiometry
@@ -28,9 +29,8 @@ def resize_tiles(x_BCHW: Tensor, height: int, width: int) -> Tensor:
 
 def normalize(x_BCHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(x - mean) / std per band, in float32; a band without spread is only centred."""
-    mean_1C11 = x_BCHW.new_tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
-    spread = [1.0 if s == 0 else s for s in std]
-    std_1C11 = x_BCHW.new_tensor(spread, dtype=torch.float32).view(1, -1, 1, 1)
+    spread = tuple(1.0 if s == 0 else s for s in std)
+    mean_1C11, std_1C11 = (by_band(v, torch.float32, x_BCHW.device) for v in (mean, spread))
     return (x_BCHW.float() - mean_1C11) / std_1C11
 
 
@@ -38,7 +38,7 @@ def fill_invalid(x_BCHW: Tensor, mean: tuple[float, ...]) -> Tensor:
     """Put the band's mean where a float pixel is not finite; integers pass as they are."""
     if not x_BCHW.is_floating_point():
         return x_BCHW
-    mean_1C11 = x_BCHW.new_tensor(mean).view(1, -1, 1, 1)
+    mean_1C11 = by_band(mean, x_BCHW.dtype, x_BCHW.device)
     return torch.where(x_BCHW.isfinite(), x_BCHW, mean_1C11)
 
 

@@ -16,7 +16,7 @@ from satray.errors import InputError
 from satray.models.backbones import SIMPLE_CNN
 from satray.models.weight_files import parse_state
 
-# Where timm's default weights differ from those of the two documents (torchvision's).
+# Where timm's default weights are newer than torchvision's, which the Planet report started from.
 _TAGS = {"resnet18": "resnet18.tv_in1k", "resnet34": "resnet34.tv_in1k"}
 _CONNECT_S = 5.0
 _READ_S = 30.0

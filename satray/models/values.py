@@ -6,6 +6,7 @@ Pixel by pixel, batched, on the device where the pixels are. Legend: B tiles, C 
 import torch
 from torch import Tensor
 
+from satray.models.constants import by_band
 from satray.models.pil import pil_levels
 from satray.models.radiometry import Radiometry
 
@@ -37,8 +38,9 @@ def to_values(x_BCHW: Tensor, radiometry: Radiometry, bands: tuple[str, ...]) ->
 def _stretch(x_BCHW: Tensor, radiometry: Radiometry) -> Tensor:
     """(x - low) / (high - low), clipped to 0..1; a band whose bounds are one value steps there."""
     y_BCHW = x_BCHW.float()
-    low_1C11 = y_BCHW.new_tensor(radiometry.low).view(1, -1, 1, 1)
-    high_1C11 = y_BCHW.new_tensor(radiometry.high).view(1, -1, 1, 1)
+    low_1C11, high_1C11 = (
+        by_band(bounds, y_BCHW.dtype, y_BCHW.device) for bounds in (radiometry.low, radiometry.high)
+    )
     span_1C11 = (high_1C11 - low_1C11).where(high_1C11 > low_1C11, 1)
     stretched_BCHW = ((y_BCHW - low_1C11) / span_1C11).clamp(0, 1)
     if not x_BCHW.is_floating_point():

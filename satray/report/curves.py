@@ -20,6 +20,7 @@ def curves(
     title: str,
     best: int | None = None,
     trace: Sequence[tuple[int, float]] = (),
+    stages: Sequence[tuple[int, int]] | None = None,
 ) -> bytes:
     """Draw losses and the headline metric on twin axes, and below them the learning rate.
 
@@ -29,6 +30,8 @@ def curves(
         title: one line above all.
         best: `samples_seen` of the evaluation that made the bundle; marked where given.
         trace: (samples seen, learning rate) along the run; default that of the rows.
+        stages: (samples seen when it begins, number, 0 for the first) of each stage; default what
+            the rows tell, which know nothing of a stage that no evaluation ended in.
 
     Returns:
         a PNG, everything against samples seen. Changes of stage are dashed lines.
@@ -66,7 +69,7 @@ def curves(
         rates.set_ylabel("learning rate")
         rates.set_xlabel("samples seen")
         rates.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        _marks((losses, rates), rows, best)
+        _marks((losses, rates), rows, best, told_by(rows) if stages is None else stages)
         made.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
     return png(made)
 
@@ -75,12 +78,22 @@ def _column(rows: Sequence[Row], name: str) -> list[float]:
     return [float(row[name]) for row in rows]
 
 
-def _marks(panels: Sequence[Any], rows: Sequence[Row], best: int | None) -> None:
-    changes = [
+def told_by(rows: Sequence[Row]) -> list[tuple[int, int]]:
+    """Where stages begin and their numbers, as far as a history tells."""
+    return [
         (after.get("stage_began", before["samples_seen"]), after["stage"])
         for before, after in itertools.pairwise(rows)
         if before["stage"] != after["stage"]
     ]
+
+
+def _marks(
+    panels: Sequence[Any],
+    rows: Sequence[Row],
+    best: int | None,
+    stages: Sequence[tuple[int, int]],
+) -> None:
+    changes = [(where, number) for where, number in stages if where > 0]
     for panel in panels:
         calm(panel)
         for where, _ in changes:

@@ -2,9 +2,12 @@
 
 import base64
 import html
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+TURNING: Final = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Unicode's Bidi_Control: a name that holds them could turn the text around it."""
 VOID: Final = {"img", "meta", "br", "link"}
 
 
@@ -34,8 +37,14 @@ def joined(children: Iterable[Child]) -> Html:
 
 
 def _plain(text: str) -> str:
-    """Without control characters, which HTML does not allow even escaped."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+    """Without control characters, which HTML does not allow even escaped, or that turn lines."""
+    return "".join("�" if _barred(c) else c for c in text)
+
+
+def _barred(c: str) -> bool:
+    if c in "\n\t":
+        return False
+    return c in TURNING or unicodedata.category(c) in ("Cc", "Cs", "Cn")
 
 
 def picture(data: bytes, alt: str, *, kind: str = "png", class_: str = "") -> Html:

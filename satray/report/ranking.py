@@ -120,12 +120,13 @@ def _together(
     with styled():
         axis = made.subplots()
         calm(axis, "both")
+        handles, labels = [], []  # given apart: a label that begins with _ would be left out
         for curve, color in zip(curves, PALETTE, strict=False):
             _chance(axis, curve, color)
-            label = f"{short(curve.name)}, {_figure(what, curve)}"
-            axis.plot(curve.x, curve.y, color=color, lw=1.5, label=label, **style)
+            handles += axis.plot(curve.x, curve.y, color=color, lw=1.5, **style)
+            labels.append(f"{short(curve.name)}, {_figure(what, curve)}")
         axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=x_label, ylabel=y_label)
-        made.legend(loc="outside upper left", frameon=False)
+        made.legend(handles, labels, loc="outside upper left", frameon=False)
     return png(made)
 
 
@@ -144,15 +145,17 @@ def tails(
     fixed: Sequence[float],
     micro: Sequence[float],
     alive: Sequence[int],
+    x_label: str = "score threshold",
 ) -> bytes:
-    """Tail accuracy (precision above a threshold) in the paper's form.
+    """Tail accuracy (precision above a threshold): in the paper's form, or at quantiles.
 
     Args:
-        thresholds: T of them.
+        thresholds: T of them; for quantiles, shares of the tiles below.
         mean: over the classes that have a score above it.
         fixed: over the classes that have one above every threshold.
         micro: over all decisions above it.
         alive: how many classes have a score above it.
+        x_label: what the thresholds are.
     """
     made = figure(3.8)
     with styled():
@@ -165,7 +168,7 @@ def tails(
         made.legend(loc="outside upper center", ncols=3, frameon=False)
         below.step(thresholds, alive, where="mid", color=INK, lw=1.1)
         below.fill_between(thresholds, alive, step="mid", color=GRID)
-        below.set(ylabel="classes", xlabel="score threshold")
+        below.set(ylabel="classes", xlabel=x_label)
         below.set_ylim(0, max([*alive, 1]) * 1.15)
         for panel in (axis, below):
             calm(panel)

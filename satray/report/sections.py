@@ -70,11 +70,12 @@ def cards(headlines: Sequence[Headline]) -> Html:
     return tag("div", *shown, class_="cards")
 
 
-def class_table(rows: Sequence[Mapping[str, Any]]) -> Html:
+def class_table(rows: Sequence[Mapping[str, Any]], draws: int = 0) -> Html:
     """One row a class.
 
     Args:
         rows: `name, positives, ap, interval, auc, threshold, precision, recall, f1, given`.
+        draws: of the bootstrap; an interval that rests on fewer says so.
     """
     heads = (
         "class", "positives", "AP", "95 % interval", "ROC AUC", "threshold", "precision", "recall",
@@ -85,7 +86,7 @@ def class_table(rows: Sequence[Mapping[str, Any]]) -> Html:
             row["name"],
             f"{row['positives']:,}",
             number(row["ap"]),
-            _interval(row["interval"]) if row["interval"] else "–",
+            _interval(row["interval"], draws) if row["interval"] else "–",
             number(row["auc"]),
             number(row["threshold"]) if row["threshold"] is not None else "highest",
             number(row["precision"]),
@@ -155,7 +156,9 @@ def _tile(tile: Tile) -> Html:
     )
 
 
-def _interval(interval: Mapping[str, float]) -> str:
+def _interval(interval: Mapping[str, float], draws: int = 0) -> str:
     if interval["low"] != interval["low"]:
         return "–"
-    return f"{number(interval['low'])} to {number(interval['high'])}"
+    said = f"{number(interval['low'])} to {number(interval['high'])}"
+    defined = int(interval.get("draws", draws))
+    return said if defined >= draws else f"{said} ({defined:,} of {draws:,} draws)"

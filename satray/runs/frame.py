@@ -1,6 +1,7 @@
 """The frame that every job stands in: parse, look, resume or refuse, work, record."""
 
 import functools
+import inspect
 import os
 import sys
 import tempfile
@@ -50,7 +51,8 @@ def main(job: Job[R], arguments: Sequence[str] | None = None) -> int:
 
 def _main(job: Job[R], arguments: list[str], console: Console) -> int:
     if "--help" in arguments or "-h" in arguments:
-        print(render(job.name, (job.recipe.__doc__ or "").strip(), job.recipe), end="")  # noqa: T201
+        about = inspect.cleandoc(job.recipe.__doc__ or "")
+        print(render(job.name, about, job.recipe), end="")  # noqa: T201
         return 0
     show_config, show_plan = "--print-config" in arguments, "--plan" in arguments
     rest = [item for item in arguments if item not in ("--print-config", "--plan")]
@@ -104,7 +106,9 @@ def _run(job: Job[R], recipe: R, run: Run, inputs: dict[str, str], console: Cons
     if done is not None:
         for line in done.summary:
             console.say(line)
-        console.say(f"{job.name} was done already (status {done.status}): {run.out}")
+        again = "; overwrite=true does it again" if done.verdict is not None else ""
+        console.say(f"{job.name} was done already (status {done.status}{again}): {run.out}")
+        _tell(job.name, done.verdict, done.status, console)
         return done.status
     log = _log_file(run)
     run.say, run.progress = console.say, console.progress
@@ -128,19 +132,28 @@ def _run(job: Job[R], recipe: R, run: Run, inputs: dict[str, str], console: Cons
     console.say(f"seconds: {spent}")
     word = (
         "done"
-        if outcome.status == 0
+        if outcome.status != 3
         else f"done, but {outcome.failed} of {outcome.attempted} inputs failed "
         f"(error_budget={outcome.error_budget})"
     )
     console.say(f"{job.name} {word} (status {outcome.status}): {run.out}")
+    _tell(job.name, outcome.verdict, outcome.status, console)
     return outcome.status
+
+
+def _tell(name: str, verdict: str | None, status: int, console: Console) -> None:
+    """Print a verdict as errors are printed."""
+    if verdict is not None:
+        console.error(f"{name}: {verdict}")
+        console.error(f"{name} ended with status {status}")
 
 
 def _work(job: Job[R], recipe: R, run: Run) -> Outcome:
     from satray import cluster  # Ray takes a second to import: not for --help
 
     with run.activity("starting"):
-        session = cluster.start(recipe.resources)
+        asked = recipe.resources
+        session = cluster.start(asked if job.workers else asked.model_copy(update={"workers": 1}))
         session.__enter__()
     try:
         if cluster.node_count() > 1:

@@ -38,6 +38,8 @@ class Job(Generic[R]):
     """Does the job; Ray is up."""
     ray: bool = True
     """Whether it needs Ray; where not, none is started, but a cluster is joined all the same."""
+    workers: bool = True
+    """Whether it takes `resources.workers` processes; where not, one, whatever is asked for."""
 
 
 def take_folder(run: Run, *, overwrite: bool) -> RunRecord | None:
@@ -45,7 +47,8 @@ def take_folder(run: Run, *, overwrite: bool) -> RunRecord | None:
 
     Args:
         run: the run that wants it.
-        overwrite: replace another run; it is cleared when this one begins to write products.
+        overwrite: replace another run, or this one where it ended with a verdict; what is there is
+            cleared when the new one begins to write products.
 
     Returns:
         The record where the run is done already; None where the work is still to do.
@@ -54,19 +57,20 @@ def take_folder(run: Run, *, overwrite: bool) -> RunRecord | None:
         InputError: the folder holds another run, or files that are no run's.
     """
     held = holder(run.storage, run.out)
-    if held is not None and held != run.run_id:
-        if not overwrite:
-            raise InputError(
-                f"out={run.out}: holds run {held}, and this configuration and input make run "
-                f"{run.run_id}; accepted: another out=, or overwrite=true"
-            )
+    other = held is not None and held != run.run_id
+    if other and not overwrite:
+        raise InputError(
+            f"out={run.out}: holds run {held}, and this configuration and input make run "
+            f"{run.run_id}; accepted: another out=, or overwrite=true"
+        )
+    done = None if other else find_run(run.storage, run.out)
+    again = overwrite and done is not None and done.verdict is not None
+    if done is not None and not again:
+        return done
+    if other or again:
         run.before_writing = functools.partial(clear, run.storage, run.out, keep=run.run_id)
-        claim(run)
-        return None
-    done = find_run(run.storage, run.out)
-    if done is None:
-        claim(run)
-    return done
+    claim(run)
+    return None
 
 
 def perform(
@@ -103,6 +107,7 @@ def perform(
         seconds={name: round(spent, 3) for name, spent in run.seconds.items()},
         summary=outcome.summary,
         products=run.products,
+        verdict=outcome.verdict,
     )
     run.storage.write(run.uri(FILE), record.to_json())
     drop_state(run)

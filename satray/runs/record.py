@@ -34,7 +34,8 @@ class RunRecord:
     run_id: str
     """Digest of configuration and inputs."""
     status: int
-    """Exit status of the job: 0, or 3 where more inputs failed than the budget allows."""
+    """Exit status of the job: 0; 3 where more inputs failed than the budget allows; 1 where it came
+    to a verdict."""
     config: dict[str, Any]
     """The resolved recipe."""
     inputs: dict[str, str]
@@ -55,6 +56,8 @@ class RunRecord:
     """The lines that the job printed at its end."""
     products: tuple[Product, ...] = ()
     """Every file made, in path order."""
+    verdict: str | None = None
+    """The line that ended it with status 1; None where there is none."""
 
     def to_json(self) -> bytes:
         """Return the record as UTF-8 JSON; NaN becomes null."""

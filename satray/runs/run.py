@@ -28,10 +28,15 @@ class Outcome:
     """Inputs that failed."""
     error_budget: float | None = None
     """Share of inputs that may fail; more ends the job with status 3."""
+    verdict: str | None = None
+    """One line against what the job was to confirm, which ends it with status 1: everything is
+    written and recorded all the same. None: nothing to say against it."""
 
     @property
     def status(self) -> int:
-        """Exit status of the job: 0 or 3."""
+        """Exit status of the job: 0, 1 or 3."""
+        if self.verdict is not None:
+            return 1
         if self.error_budget is None or self.attempted == 0:
             return 0
         return 3 if self.failed > self.error_budget * self.attempted else 0

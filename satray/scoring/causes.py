@@ -1,9 +1,14 @@
 """What may be behind logits that are not what they were: weights, data, versions, device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from satray.config.evaluate import EvaluateRecipe
-from satray.errors import InputError
+from satray.errors import InputError, SatrayError
 from satray.runs.perform import library_versions
 from satray.runs.record import RunRecord
 from satray.storage import Storage
@@ -15,30 +20,77 @@ NAMED = 3
 """Tiles that a line names."""
 
 
-def differences(
+@dataclass(frozen=True)
+class Maker:
+    """What made a run's logits."""
+
+    model_id: str
+    """The bundle's id."""
+    device: str | None
+    """What computed; None: not recorded."""
+    files: Mapping[str, str] | None
+    """SHA-256 of each of the bundle's files, by name; None: not recorded."""
+
+
+def causes(
     recipe: EvaluateRecipe,
     record: RunRecord,
-    models: tuple[str, str],
-    devices: tuple[str, str | None],
+    makers: tuple[Maker, Maker],
+    index: TileIndex,
+    ids: Sequence[str],
     storage: Storage,
-) -> list[str]:
-    """What is known to differ between an earlier run and this one.
+) -> tuple[str, ...]:
+    """What is known to differ between an earlier run and this one, or could not be looked at.
 
     Args:
         recipe: this run's.
         record: the earlier run's.
-        models: bundle ids, this run's and the earlier one's.
-        devices: what computed, in this run and in the earlier one (None: not recorded).
-        storage: where the indexes are.
+        makers: what made the logits of this run, and of the earlier one.
+        index: this run's split.
+        ids: tiles that differ, or that one run only could predict.
+        storage: where indexes and tiles are.
     """
-    lines = []
-    if models[0] != models[1]:
-        lines.append(f"weights differ: model {models[1]} then, {models[0]} now")
+    looks: tuple[Callable[[], list[str]], ...] = (
+        lambda: _bundle(*makers),
+        lambda: _index(recipe, record, storage),
+        lambda: _versions(record),
+        lambda: _settings(recipe, record, makers),
+        lambda: changed_files(index, ids, storage),
+    )
+    lines: list[str] = []
+    for look in looks:
+        try:
+            lines += look()
+        except SatrayError as error:  # the figures count for more than the reasons
+            lines.append(f"not everything could be looked at: {error}")
+    return tuple(lines)
+
+
+def _bundle(now: Maker, then: Maker) -> list[str]:
+    if now.model_id == then.model_id:
+        return []
+    moved = f"model {then.model_id} then, {now.model_id} now"
+    if now.files is None or then.files is None:
+        return [f"bundle differs: {moved} (which of its files was not recorded)"]
+    names = [
+        name
+        for name in sorted(now.files.keys() | then.files.keys())
+        if now.files.get(name) != then.files.get(name)
+    ]
+    same = "" if "model.safetensors" in names else "; the weights are the same"
+    return [f"bundle differs in {' and '.join(names)}: {moved}{same}"]
+
+
+def _index(recipe: EvaluateRecipe, record: RunRecord, storage: Storage) -> list[str]:
     mine = index_digest(recipe.index, storage)
     theirs = record.inputs.get("index", "")
-    if mine != theirs:
-        changed = _changed_tiles(recipe, str(record.config.get("index")), theirs, storage)
-        lines.append(f"data differ: tile index {theirs[:12]} then, {mine[:12]} now{changed}")
+    if mine == theirs:
+        return []
+    changed = _changed_tiles(recipe, str(record.config.get("index")), theirs, storage)
+    return [f"data differ: tile index {theirs[:12]} then, {mine[:12]} now{changed}"]
+
+
+def _versions(record: RunRecord) -> list[str]:
     now = library_versions()
     names = sorted(now.keys() | record.versions.keys())
     moved = [
@@ -46,38 +98,48 @@ def differences(
         for name in names
         if record.versions.get(name) != now.get(name)
     ]
-    if moved:
-        lines.append(f"versions differ: {', '.join(moved)}")
-    if devices[1] is not None and devices[0] != devices[1]:
-        lines.append(f"device differs: {devices[1]} then, {devices[0]} now")
-    for name in ("average", "batch"):
+    return [f"versions differ: {', '.join(moved)}"] if moved else []
+
+
+def _settings(recipe: EvaluateRecipe, record: RunRecord, makers: tuple[Maker, Maker]) -> list[str]:
+    lines = []
+    now, then = (maker.device for maker in makers)
+    # a run that did not name its GPU may have had this one
+    unnamed = "gpu" in (now, then) and str(now)[:3] == str(then)[:3]
+    if then is not None and now != then and not unnamed:
+        lines.append(f"device differs: {then} then, {now} now")
+    for name in ("symmetries", "batch"):
         before, here = record.config.get(name), getattr(recipe, name)
         if before is not None and before != here:
             lines.append(f"{name} differs: {before} then, {here} now")
     return lines
 
 
-def changed_files(index: TileIndex, ids: Sequence[str], storage: Storage) -> str | None:
-    """Which of these tiles' files are no longer those that the index describes, in a line."""
-    rows = {row["tile_id"]: row for row in index.table.to_pylist()} if ids else {}
+def changed_files(index: TileIndex, ids: Sequence[str], storage: Storage) -> list[str]:
+    """Which of these tiles' files are no longer those that the index describes, in a line.
+
+    Raises:
+        SatrayError: the store fails.
+    """
+    table = index.table.select(["tile_id", "uri", "bytes", "etag"])
+    asked = pa.array(ids, pa.string())
+    there = asked.filter(pc.is_in(asked, value_set=table.column("tile_id")))[:CHECKED]
+    rows = table.filter(pc.is_in(table.column("tile_id"), value_set=there)).to_pylist()
     changed = []
-    looked = [name for name in ids if name in rows][:CHECKED]
-    for name in looked:
-        row = rows[name]
+    for row in rows:
         try:
             entry = storage.head(row["uri"])
         except InputError:
-            changed.append(f"{name} (gone)")
+            changed.append(f"{row['tile_id']} (cannot be read)")
             continue
         if entry.size != row["bytes"] or (row["etag"] and entry.etag != row["etag"]):
-            changed.append(name)
+            changed.append(row["tile_id"])
     if not changed:
-        return None
+        return []
     named = ", ".join(changed[:NAMED]) + (", ..." if len(changed) > NAMED else "")
-    return (
-        f"files differ from the tile index: {len(changed)} of {len(looked)} tiles looked at "
-        f"({named})"
-    )
+    return [
+        f"files differ from the tile index: {len(changed)} of {len(rows)} tiles looked at ({named})"
+    ]
 
 
 def _changed_tiles(recipe: EvaluateRecipe, uri: str, digest: str, storage: Storage) -> str:
@@ -85,20 +147,21 @@ def _changed_tiles(recipe: EvaluateRecipe, uri: str, digest: str, storage: Stora
     try:
         if index_digest(uri, storage) != digest:
             return " (the earlier one is no longer at its place)"
-        before, now = (
-            {row["tile_id"]: row for row in read_index(place, storage).part(recipe.split).table
-             .select(["tile_id", "bytes", "etag", "labels"]).to_pylist()}
-            for place in (uri, recipe.index)
-        )  # fmt: skip
-    except InputError:
+        then, now = (read_index(place, storage).part(recipe.split) for place in (uri, recipe.index))
+    except SatrayError:
         return " (the earlier one cannot be read)"
-    both = before.keys() & now.keys()
-    content = sum(
-        before[name]["bytes"] != now[name]["bytes"] or before[name]["etag"] != now[name]["etag"]
-        for name in both
-    )
-    labels = sum(before[name]["labels"] != now[name]["labels"] for name in both)
+    before = pc.index_in(now.table["tile_id"], value_set=then.table["tile_id"])
+    both = pa.array(np.flatnonzero(before.is_valid().to_numpy()))
+    before = before.take(both)
+    apart = np.zeros(len(both), dtype=bool)
+    for name, absent in (("bytes", -1), ("etag", "")):
+        here, there = now.table[name].take(both), then.table[name].take(before)
+        apart |= pc.not_equal(pc.fill_null(here, absent), pc.fill_null(there, absent)).to_numpy()
+    labels = len(both)
+    if now.meta.classes == then.meta.classes:
+        moved_NK = now.labels[both.to_numpy()] != then.labels[before.to_numpy()]
+        labels = int(moved_NK.any(axis=1).sum())
     return (
-        f" ({len(now.keys() - before.keys()):,} tiles new, {len(before.keys() - now.keys()):,} "
-        f"gone, {content:,} with another size or etag, {labels:,} with other labels)"
+        f" ({len(now) - len(both):,} tiles new, {len(then) - len(both):,} gone, "
+        f"{int(apart.sum()):,} with another size or etag, {labels:,} with other labels)"
     )

@@ -1,17 +1,21 @@
 """The job `evaluate`: predictions of a split of a tile index, and how good they are."""
 
+import hashlib
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from satray.config.evaluate import EvaluateRecipe
-from satray.errors import InputError, SatrayError
+from satray.errors import InputError
 from satray.runs.inputs import digest_file
 from satray.runs.jsonable import to_json
+from satray.runs.perform import library_versions
 from satray.runs.run import Outcome, Run
 from satray.scoring.blocks import Blocks
-from satray.scoring.causes import changed_files, differences
+from satray.scoring.causes import Maker, causes
+from satray.scoring.held import held_back
 from satray.scoring.line import (
+    D4_SAID,
     Maps,
     failure_lines,
     read_spec,
@@ -22,7 +26,7 @@ from satray.scoring.line import (
 from satray.scoring.origin import find_origin
 from satray.scoring.picks import check_asked
 from satray.scoring.quality import Gathered, Quality, measure
-from satray.scoring.reproduce import Comparison, Logits, compare, earlier, read_logits
+from satray.scoring.reproduce import Comparison, Earlier, Logits, compare, earlier, read_earlier
 from satray.scoring.sources import TileSet, tiles_of_index
 from satray.storage import Storage, join
 from satray.tiles.bands import select
@@ -35,7 +39,10 @@ Metrics = dict[str, Any]
 
 
 def inputs(recipe: EvaluateRecipe, storage: Storage) -> dict[str, str]:
-    """Digests of the bundle and of the index, and of the run to reproduce.
+    """Digests of the bundle and of the index.
+
+    With `reproduce`, of that run and of what computes too: the question is whether it comes out the
+    same now, so another torch makes another run, which finds nothing of this one done.
 
     Raises:
         InputError: no bundle, no index, an empty split, or an index that does not fit the bundle:
@@ -51,6 +58,8 @@ def inputs(recipe: EvaluateRecipe, storage: Storage) -> dict[str, str]:
     if recipe.reproduce is not None:
         earlier(recipe, spec.classes, storage)
         digests["reproduce"] = digest_file(storage, join(recipe.reproduce, "run.json"))
+        computes = [library_versions(), recipe.batch, recipe.resources.gpus]
+        digests["computes"] = hashlib.sha256(to_json(computes)).hexdigest()
     return digests
 
 
@@ -66,6 +75,8 @@ def plan(recipe: EvaluateRecipe, storage: Storage) -> list[str]:
         f"one request each, in {blocks.count:,} blocks of {blocks.size}; actors: "
         f"{recipe.resources.workers}, read tasks: {recipe.resources.read_tasks}",
     ]
+    if recipe.symmetries == "d4":
+        lines.append(D4_SAID)
     if recipe.reproduce is not None:
         record = earlier(recipe, spec.classes, storage)
         lines.append(f"compared with run {record.run_id}, within {recipe.tolerance:g}")
@@ -75,13 +86,18 @@ def plan(recipe: EvaluateRecipe, storage: Storage) -> list[str]:
 def work(recipe: EvaluateRecipe, run: Run) -> Outcome:
     """Predict the split; publish predictions, metrics, plots and the report.
 
-    Raises:
-        SatrayError: the run to reproduce is not reproduced; everything is written all the same.
+    Returns:
+        an outcome whose `verdict` says where the run to reproduce is not reproduced.
     """
+    from satray.models.bundle import bundle_digests
     from satray.scoring.findings import Findings
     from satray.scoring.reporting import publish_report
 
     spec, index, tiles = tiles_of(recipe, run.storage)
+    before: Earlier | None = None
+    if recipe.reproduce is not None:  # read first: no use in scoring where it is out of reach
+        before = read_earlier(recipe, spec.classes, run.storage)
+    files = bundle_digests(recipe.bundle, run.storage)
     gathered = Gathered(spec.classes)
     merged = score_tiles(
         run,
@@ -91,31 +107,39 @@ def work(recipe: EvaluateRecipe, run: Run) -> Outcome:
         recipe.batch,
         recipe.resources,
         gathered.add,
-        average=recipe.average,
+        symmetries=recipe.symmetries,
+        fresh=recipe.reproduce is not None,
     )
     split = gathered.split()
+    digest = index_digest(recipe.index, run.storage)
     quality: Quality | None = None
     if len(split.ids):
+        held = held_back(spec, digest, recipe.split, split.ids)
         with run.activity("measuring"):
-            quality = measure(split, spec, recipe.bootstrap)
-    comparison = _compared(recipe, run, split.logits_by_id(), spec, index)
+            quality = measure(split, spec, recipe.bootstrap, held, run.progress)
+    maker = Maker(split.model_id, device(recipe), files)
+    comparison: Comparison | None = None
+    if before is not None:
+        comparison = _compared(recipe, split.logits_by_id(), before, maker, index, run.storage)
     document = {
         "split": recipe.split,
         "tiles": merged.tiles,
         "failed": merged.failed,
         "task": spec.task,
         "classes": list(spec.classes),
-        "device": device(recipe),
+        "device": maker.device,
+        "bundle": files,
         "metrics": quality.metrics if quality else {},
         **(quality.document if quality else {}),
         "reproduction": comparison.document() if comparison else None,
     }
     run.publish("metrics.json", to_json(document))
     if quality is not None:
-        found = Findings(recipe, spec, index, split, quality, comparison, merged.failed)
+        found = Findings(recipe, spec, index, split, quality, comparison, merged.failed, digest)
         publish_report(found, find_origin(recipe.bundle, run.storage), run)
+    verdict: str | None = None
     if comparison is not None and not comparison.same:
-        raise SatrayError(f"reproduce={recipe.reproduce}: {comparison.line()}")
+        verdict = f"reproduce={recipe.reproduce}: {comparison.line()}"
     metrics = document["metrics"]
     return Outcome(
         counts={
@@ -128,20 +152,24 @@ def work(recipe: EvaluateRecipe, run: Run) -> Outcome:
             f"{recipe.split}: {merged.tiles - merged.failed:,} tiles, "
             f"{len(spec.classes)} classes ({spec.task}): report.html, metrics.json, predictions/",
             *metric_lines(quality, len(spec.classes)),
-            *([comparison.line()] if comparison else []),
+            *([comparison.line()] if comparison and comparison.same else []),
             *failure_lines(merged),
         ),
         attempted=merged.tiles,
         failed=merged.failed,
         error_budget=recipe.error_budget,
+        verdict=verdict,
     )
 
 
 def device(recipe: EvaluateRecipe) -> str:
-    """What the actors computed on: gpu or cpu."""
+    """What the actors computed on: `cpu`, or `gpu (H100)`, `gpu` where Ray knows no model."""
     from satray import cluster
 
-    return "gpu" if cluster.use_gpus(recipe.resources) else "cpu"
+    if not cluster.use_gpus(recipe.resources):
+        return "cpu"
+    models = cluster.gpu_types()
+    return f"gpu ({', '.join(models)})" if models else "gpu"
 
 
 def tiles_of(recipe: EvaluateRecipe, storage: Storage) -> tuple["BundleSpec", TileIndex, TileSet]:
@@ -192,41 +220,29 @@ def metric_lines(quality: Quality | None, classes: int) -> list[str]:
         f"always deciding the majority; balanced accuracy {_said(quality, 'balanced_accuracy')}",
         f"mAP {_said(quality, 'map')} over {counted} of {classes} classes with positives; "
         f"AUC {_said(quality, 'auc')}",
+        *([f"note: the {quality.held.line()}"] if quality.held is not None else []),
         *quality.warnings,
     ]
 
 
 def _compared(
-    recipe: EvaluateRecipe, run: Run, now: Logits, spec: "BundleSpec", index: TileIndex
-) -> Comparison | None:
-    """This run beside the one to reproduce; None where there is none to."""
-    if recipe.reproduce is None:
-        return None
-    record = earlier(recipe, spec.classes, run.storage)
-    before = read_logits(run.storage, recipe.reproduce, record, spec.classes)
-    found = replace(compare(now, before, spec.classes, recipe.tolerance), run_id=record.run_id)
+    recipe: EvaluateRecipe,
+    now: Logits,
+    before: Earlier,
+    maker: Maker,
+    index: TileIndex,
+    storage: Storage,
+) -> Comparison:
+    """This run beside the one to reproduce."""
+    found = compare(now, before.logits, before.classes, recipe.tolerance)
+    found = replace(found, run_id=before.record.run_id)
     if found.same:
         return found
-    causes = differences(
-        recipe,
-        record,
-        (now.model_id, before.model_id),
-        (device(recipe), _device_of(run.storage, recipe.reproduce)),
-        run.storage,
-    )
-    files = changed_files(index, found.over, run.storage)
-    return replace(found, differs=(*causes, *([files] if files else [])))
-
-
-def _device_of(storage: Storage, uri: str) -> str | None:
-    """What an earlier evaluate run computed on; None where it did not say."""
-    import json
-
-    place = join(uri, "metrics.json")
-    if not storage.exists(place):
-        return None
-    found = json.loads(storage.read(place)).get("device")
-    return str(found) if found is not None else None
+    files = before.told.get("bundle")
+    then = Maker(before.logits.model_id, before.told.get("device"), files)
+    ids = (*found.over, *found.only_there, *found.only_here)
+    differs = causes(recipe, before.record, (maker, then), index, ids, storage)
+    return replace(found, differs=differs)
 
 
 def _said(quality: Quality, name: str) -> str:

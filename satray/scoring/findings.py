@@ -30,3 +30,5 @@ class Findings:
     """The run beside an earlier one; None where nobody asked."""
     failed: int
     """Tiles that could not be predicted."""
+    digest: str
+    """SHA-256 of the index."""

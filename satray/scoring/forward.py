@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from satray.metrics.scored import Rule, decide
 from satray.models.bundle import Bundle
 from satray.models.cam import argmax_cam, dense_cam, shares
 from satray.scoring.predictions import Numbers
@@ -124,11 +125,11 @@ class Scorer:
         return _Look(logits_BK, parts, maps)
 
     def _numbers(self, logits_BK: Tensor, parts: dict[str, NDArray[np.float32]]) -> Numbers:
+        spec, logits = self._bundle.spec, _host(logits_BK)
+        # on the logits as they are stored, so that who reads them decides the same
+        given = decide(logits, spec.task, Rule(spec.temperature, spec.thresholds))
         scores = _host(self._bundle.scores(logits_BK))
-        # compared as they are stored, so that the table is consistent in itself
-        thresholds = np.array(self._bundle.spec.thresholds, dtype=np.float64)
-        preds = (scores.astype(np.float64) >= thresholds).astype(np.uint8)
-        return Numbers(_host(logits_BK), scores, preds, parts)
+        return Numbers(logits, scores, given.astype(np.uint8), parts)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ def headlines(quality: Quality) -> list[Headline]:
         "auc": "0.500 by chance",
         "accuracy": f"{quality.metrics['baseline_accuracy']:.3f} always saying the majority",
         "balanced_accuracy": f"{base['balanced_accuracy']:.3f} by chance",
-        "f1_macro": f"{base['f1_macro']:.3f} always saying yes",
+        "f1_macro": f"{base['f1_macro']:.3f} always saying "
+        f"{'the majority' if task == 'multiclass' else 'yes'}",
         "f2_samples": "",
         "log_loss": f"{base['log_loss']:.3f} from prevalence alone",
         "ece": "0 is perfect",

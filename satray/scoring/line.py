@@ -20,6 +20,10 @@ if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
 
 
+D4_SAID = "symmetries: eight forward passes a tile, one for each flip and transpose"
+"""What `--plan` tells of `symmetries: d4`."""
+
+
 @dataclass(frozen=True)
 class Maps:
     """Class activation maps to write."""
@@ -72,11 +76,12 @@ def score_tiles(
     resources: Resources,
     each: Callable[[pa.Table], object] | None = None,
     *,
-    average: str = "none",
+    symmetries: str = "none",
+    fresh: bool = False,
 ) -> Merged:
     """Score tiles on Ray and publish predictions, failures and maps.
 
-    Blocks that an earlier attempt of the run finished are not scored again.
+    Blocks that an earlier attempt of the run finished are not scored again, unless `fresh`.
 
     Args:
         run: the run.
@@ -86,7 +91,8 @@ def score_tiles(
         batch: tiles a forward pass.
         resources: actors, read tasks, GPUs.
         each: called with each block's predictions, in order.
-        average: `d4` averages over the eight symmetries of each tile; `none` does not.
+        symmetries: `d4` averages over the eight symmetries of each tile; `none` does not.
+        fresh: score every block now, with the libraries, device and files of now.
     """
     from satray.models.bundle import load_bundle
     from satray.scoring.pipeline import ActorTask, run_blocks
@@ -96,7 +102,7 @@ def score_tiles(
     wanted = wanted_of(spec, tiles, maps)
     layout = Layout(spec.classes, towers_with_shares(spec), loaded.model_id, run.run_id)
     blocks = Blocks.of(run.state, len(tiles), wanted.tile_bytes)
-    done = blocks.finished(run.storage)
+    done = set() if fresh else blocks.finished(run.storage)
     todo = [number for number in range(blocks.count) if number not in done]
     if done:
         run.say(f"going on: {len(done):,} of {blocks.count:,} blocks of tiles are scored already")
@@ -112,7 +118,7 @@ def score_tiles(
         batch=batch,
         actors=1,
         gpu=False,
-        d4=average == "d4",
+        d4=symmetries == "d4",
     )
     del loaded
     if todo:

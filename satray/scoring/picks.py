@@ -91,13 +91,9 @@ def worst(scored: Scored, most: int = WORST) -> tuple[Pick, ...]:
         losses = scored.losses[rows]
     else:
         rows, columns = np.nonzero(wrong_NK)
-        chance = scored.scores[rows, columns]
-        right = np.where(scored.labels[rows, columns], chance, 1 - chance)
-        with np.errstate(divide="ignore"):
-            losses = -np.log(right)
-        # where float64 has no smaller chance, the logit still tells them apart
-        order = np.lexsort((-np.abs(scored.ranks[rows, columns]), -losses))[:most]
-        return tuple(_pick(scored, int(rows[i]), int(columns[i])) for i in order)
+        # the logit towards the wrong side: the loss grows with it, and saturates where it does not
+        ranks = scored.ranks[rows, columns]
+        losses = np.where(scored.labels[rows, columns], -ranks, ranks)
     order = np.argsort(-losses, kind="stable")[:most]
     return tuple(_pick(scored, int(rows[i]), int(columns[i])) for i in order)
 

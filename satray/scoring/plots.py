@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from satray.metrics.curves import precision_recall, roc
+from satray.metrics.ranking import divided
 from satray.report.decisions import histogram, matrix, reliability
 from satray.report.ranking import Line, bars, lines, tails
 from satray.report.style import most_frequent
@@ -19,12 +21,12 @@ def draw(quality: Quality, classes: Sequence[str], thresholds: Sequence[float]) 
 
     Curves and bars show the classes with most positives where there are more than fit.
     """
-    scored, document = quality.scored, quality.document
+    scored, calibrated, document = quality.scored, quality.calibrated, quality.document
     shown = most_frequent([int(n) for n in scored.labels.sum(axis=0)])
     rows = [document["by_class"][classes[k]] for k in shown]
     ends = [row["ap_interval"] or {"low": NAN, "high": NAN} for row in rows]
     found = document["reliability"]
-    tail = document["tail"]
+    tail, quantiles = document["tail"], document["tail_quantiles"]
     one_threshold = len(classes) == 1 and scored.task != "multiclass"
     return {
         "average_precision": bars(
@@ -52,12 +54,20 @@ def draw(quality: Quality, classes: Sequence[str], thresholds: Sequence[float]) 
             f"ECE {quality.metrics['ece']:.4f} (mean of classes)",
         ),
         "scores": histogram(
-            scored.scores[scored.labels],
-            scored.scores[~scored.labels],
+            calibrated.scores[calibrated.labels],
+            calibrated.scores[~calibrated.labels],
             [thresholds[0]] if one_threshold else [],
         ),
         "tail_accuracy": tails(
             tail["at"], tail["mean"], tail["fixed"], tail["micro"], tail["classes"]
+        ),
+        "tail_quantiles": tails(
+            quantiles["at"],
+            quantiles["mean"],
+            quantiles["fixed"],
+            quantiles["micro"],
+            quantiles["classes"],
+            "share of the class's tiles at or below the threshold",
         ),
         "errors": _errors(quality, classes, shown),
     }
@@ -94,11 +104,18 @@ def _errors(quality: Quality, classes: Sequence[str], shown: list[int]) -> bytes
         )
     counts_KK = np.array(document["confusion"], dtype=float)
     names = [f"no {classes[0]}", classes[0]] if len(classes) == 1 else list(classes)
+    shares_KK = row_shares(counts_KK)
     if len(names) > len(shown) > 1:
-        counts_KK, names = counts_KK[np.ix_(shown, shown)], [names[k] for k in shown]
-    totals_K1 = counts_KK.sum(axis=1, keepdims=True)
-    shares_KK = np.divide(
-        counts_KK, totals_K1, out=np.full_like(counts_KK, NAN), where=totals_K1 > 0
-    )
+        places = np.ix_(shown, shown)
+        counts_KK, shares_KK, names = (
+            counts_KK[places],
+            shares_KK[places],
+            [names[k] for k in shown],
+        )
     texts = [[f"{int(n):,}" if n else "" for n in row] for row in counts_KK]
     return matrix(shares_KK, names, "said", "is", percent=False, texts=texts)
+
+
+def row_shares(counts_KK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the tiles of each class (row), the share that is given each; NaN without tiles."""
+    return divided(counts_KK, counts_KK.sum(axis=1, keepdims=True))

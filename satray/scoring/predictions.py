@@ -113,7 +113,7 @@ class Numbers:
     scores: NDArray[np.float32]
     """(N, K) probabilities after temperature: sigmoid, or softmax for multiclass."""
     preds: NDArray[np.uint8]
-    """(N, K) 1 where the score reaches the class's threshold."""
+    """(N, K) 1 where the score reaches the class's threshold; multiclass: of the highest logit."""
     shares: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Tower -> (N, K) in logit units; over the towers they sum to logit - bias."""
 

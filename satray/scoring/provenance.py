@@ -2,22 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from satray.config.evaluate import EvaluateRecipe
 from satray.report.markup import Child, Html, details, joined, number, tag
 from satray.report.sections import calibration_table, pairs, versions
 from satray.runs.jsonable import finite
 from satray.runs.perform import library_versions
 from satray.runs.run import Run
+from satray.scoring.findings import Findings
 from satray.scoring.origin import Origin
 from satray.scoring.quality import Quality
-from satray.scoring.reproduce import Comparison
+from satray.scoring.reproduce import NO_CAUSE, Comparison
 from satray.storage import is_remote
-from satray.tiles.index import TileIndex, index_digest
-
-if TYPE_CHECKING:  # it imports torch
-    from satray.models.spec import BundleSpec
 
 FIGURES = {
     "log_loss": "log loss",
@@ -33,7 +29,7 @@ SECRET = ("storage",)
 
 
 def calibration(quality: Quality, origin: Origin | None) -> Html:
-    """Raw scores beside those under the bundle's temperature and thresholds."""
+    """Raw scores beside those under the bundle's temperature and thresholds, on the same tiles."""
     raw = quality.document["raw_metrics"]
     rows = [
         {"name": said, "before": raw[name], "after": quality.metrics[name]}
@@ -45,6 +41,7 @@ def calibration(quality: Quality, origin: Origin | None) -> Html:
         tag("p", f"The bundle divides logits by its temperature, "
                  f"{quality.document['temperature']:.3f}; its thresholds are in the table of "
                  "classes."),
+        *([tag("p", f"The {quality.held.line()}.", class_="note")] if quality.held else []),
         calibration_table(rows),
     ]  # fmt: skip
     fitted = origin.metrics.get("calibration") if origin is not None else None
@@ -70,34 +67,27 @@ def reproduction(found: Comparison) -> Html:
     if found.differs:
         parts += [tag("h3", "What differs"), tag("ul", *(tag("li", one) for one in found.differs))]
     elif not found.same:
-        parts.append(tag("p", "Weights, data, library versions and device are the same."))
+        parts.append(tag("p", f"{NO_CAUSE[0].upper()}{NO_CAUSE[1:]}."))
     return joined(parts)
 
 
-def provenance(
-    recipe: EvaluateRecipe,
-    spec: "BundleSpec",
-    index: TileIndex,
-    origin: Origin | None,
-    model_id: str,
-    run: Run,
-) -> Html:
+def provenance(found: Findings, origin: Origin | None, run: Run) -> Html:
     """Bundle, data, runs, versions and recipes."""
+    recipe, spec, digest = found.recipe, found.spec, found.digest
     towers = "; ".join(
         f"{tower.name}: {tower.backbone} on {', '.join(tower.bands)}"
         for tower in spec.variant.towers
     )
-    digest = index_digest(recipe.index, run.storage)
     rows: list[tuple[str, Child]] = [
         ("bundle", tag("code", recipe.bundle)),
-        ("model id", tag("code", model_id)),
+        ("model id", tag("code", found.split.model_id)),
         ("towers", towers),
         ("pooling, head", f"{spec.variant.pooling}, {spec.variant.head}"),
         ("input", f"{spec.size} px, {spec.evaluate}; mean {_list(spec.mean)}, std "
                   f"{_list(spec.std)} of {', '.join(spec.bands)} ({spec.dtype})"),
         ("tile index", tag("code", recipe.index)),
         ("index SHA-256", tag("code", digest)),
-        ("split", f"{recipe.split}: {len(index):,} tiles"),
+        ("split", f"{recipe.split}: {len(found.index):,} tiles"),
         ("run", tag("code", run.run_id)),
     ]  # fmt: skip
     columns: dict[str, Mapping[str, str]] = {"evaluate": library_versions()}

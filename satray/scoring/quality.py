@@ -3,7 +3,7 @@
 Shapes: N tiles, K classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from satray.metrics.bootstrap import bootstrap
-from satray.metrics.calibration import ece, reliability
-from satray.metrics.decisions import Counts, confusion_matrix, errors_together
-from satray.metrics.ranking import roc_auc
+from satray.metrics.bootstrap import affordable, bootstrap
+from satray.metrics.calibration import reliability
+from satray.metrics.decisions import confusion_matrix, errors_together
 from satray.metrics.scored import Rule, Scored
 from satray.metrics.summary import compute_metrics
 from satray.metrics.tail import Tail, tail_accuracy, tail_quantiles
+from satray.metrics.trap import trapped
+from satray.scoring.figures import baselines, by_class
+from satray.scoring.held import Held
 from satray.scoring.predictions import OK, matrix
 from satray.scoring.reproduce import Logits
 
@@ -26,8 +28,6 @@ if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
 
 Floats = NDArray[np.float64]
-NAMED = 8
-"""Classes that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Split:
         """For a comparison with another run."""
         return Logits(self.ids, self.logits, self.model_id)
 
+    def of(self, rows_N: NDArray[np.bool_]) -> "Split":
+        """Some of its tiles."""
+        ids = tuple(name for name, there in zip(self.ids, rows_N.tolist(), strict=True) if there)
+        return Split(ids, self.logits[rows_N], self.labels[rows_N], self.model_id)
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -54,10 +59,19 @@ class Quality:
 
     scored: Scored
     """The split under the bundle's temperature and thresholds."""
+    judged: Scored
+    """The tiles that decisions are measured on: all, or those that fitted no threshold."""
+    calibrated: Scored
+    """The tiles that scores are measured on: all, or those that fitted no temperature."""
+    held: Held | None
+    """Which tiles those are; None where all of them are."""
+    draws: int
+    """Of the bootstrap; fewer than asked for where tiles are many."""
     metrics: dict[str, Any]
     """`compute_metrics` under them."""
     intervals: Mapping[str, Mapping[str, float]]
-    """Figure -> `low, high, sd` by bootstrap; `ap_<class>` too. Empty without draws."""
+    """Figure -> `low, high, sd, draws` by bootstrap; `ap_<class>` too. Empty without draws; `draws`
+    are those in which the figure was defined."""
     document: dict[str, Any]
     """All else that goes into metrics.json."""
     warnings: tuple[str, ...]
@@ -92,123 +106,110 @@ class Gathered:
         )
 
 
-def measure(split: Split, spec: "BundleSpec", draws: int) -> Quality:
+def measure(
+    split: Split,
+    spec: "BundleSpec",
+    draws: int,
+    held: Held | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Quality:
     """Measure a split.
 
     Args:
         split: one tile at least.
         spec: the bundle's task, classes, temperature and thresholds.
-        draws: of the bootstrap; 0 for no intervals.
+        draws: of the bootstrap, at most; 0 for no intervals.
+        held: tiles that the bundle's temperature and thresholds were not fitted on; None: all.
+        progress: told how far it is.
     """
     classes, task = spec.classes, spec.task
     rule = Rule(spec.temperature, tuple(spec.thresholds))
-    scored = Scored.of(split.logits, split.labels, len(classes), task, rule)
-    metrics = compute_metrics(split.logits, split.labels, classes, task, rule)
-    intervals: dict[str, dict[str, float]] = {}
-    if draws:
-        found = bootstrap(split.logits, split.labels, classes, task, draws, rule=rule)
-        intervals = {
-            name: {"low": one.low, "high": one.high, "sd": one.sd} for name, one in found.items()
-        }
-    always, never = trapped(scored, classes)
+    draws = affordable(draws, len(split.ids))
+    parts = [_Part(split, spec, ())]
+    if held is not None:
+        parts.append(_Part(split.of(held.rows), spec, held.figures))
+    scored, rest = parts[0].scored(rule), parts[-1].scored(rule)
+    judged = rest if held is not None and held.thresholds else scored
+    calibrated = rest if held is not None and held.temperature else scored
+    metrics, raw = (_merged([part.metrics(r) for part in parts]) for r in (rule, Rule()))
+    intervals = _merged([part.intervals(rule, draws, progress) for part in parts]) if draws else {}
+    watch = trapped(judged.given, judged.labels, classes)
     document: dict[str, Any] = {
         "temperature": spec.temperature,
         "thresholds": dict(zip(classes, spec.thresholds, strict=True)),
-        "raw_metrics": compute_metrics(split.logits, split.labels, classes, task),
+        "measured_apart": held.document() if held is not None else None,
+        "raw_metrics": raw,
+        "bootstrap_draws": draws,
         "intervals": intervals,
-        "baselines": baselines(scored),
-        "by_class": by_class(scored, classes, spec.thresholds, metrics["ap"], intervals),
-        "classes_always": always,
-        "classes_never": never,
-        "reliability": _reliability(scored, classes),
-        "tail": _tail(tail_accuracy(scored.scores, scored.labels), classes),
-        "tail_quantiles": _tail(tail_quantiles(scored.ranks, scored.labels), classes),
+        "baselines": _merged([part.wanted(baselines(part.scored(rule))) for part in parts]),
+        "by_class": by_class(
+            scored, judged, calibrated, classes, spec.thresholds, metrics["ap"], intervals
+        ),
+        "classes_always": list(watch.always),
+        "classes_never": list(watch.never),
+        "reliability": _reliability(calibrated, classes),
+        "tail": _tail(tail_accuracy(calibrated.scores, calibrated.labels), classes),
+        "tail_quantiles": _tail(tail_quantiles(calibrated.ranks, calibrated.labels), classes),
     }
     if task == "multilabel":
-        document["errors_together"] = errors_together(scored.given, scored.labels).tolist()
+        document["errors_together"] = errors_together(judged.given, judged.labels).tolist()
     else:
-        document["confusion"] = confusion_matrix(scored.given, scored.labels).tolist()
-    return Quality(scored, metrics, intervals, document, _warnings(always, never))
-
-
-def by_class(
-    scored: Scored,
-    classes: Sequence[str],
-    thresholds: Sequence[float],
-    ap: Mapping[str, float],
-    intervals: Mapping[str, Mapping[str, float]],
-) -> dict[str, dict[str, Any]]:
-    """Figures of each class under the bundle's rule."""
-    counts = Counts.of(scored.given, scored.labels)
-    columns = {
-        "precision": counts.precision(),
-        "recall": counts.recall(),
-        "specificity": counts.specificity(),
-        "f1": counts.f_beta(1),
-        "f2": counts.f_beta(2),
-        "given_rate": counts.given_rate(),
-        "prevalence": counts.prevalence(),
-        "ece": ece(reliability(scored.scores, scored.labels)),
-    }
-    table = {}
-    for k, name in enumerate(classes):
-        table[name] = {
-            "positives": int(scored.labels[:, k].sum()),
-            "given": int(scored.given[:, k].sum()),
-            "ap": ap[name],
-            "ap_interval": intervals.get(f"ap_{name}"),
-            "auc": roc_auc(scored.ranks[:, k], scored.labels[:, k]),
-            # a softmax gives the class of the highest logit, whatever the threshold
-            "threshold": None if scored.task == "multiclass" else thresholds[k],
-            **{column: float(values[k]) for column, values in columns.items()},
-        }
-    return table
-
-
-def baselines(scored: Scored) -> dict[str, float]:
-    """What no skill at all would reach.
-
-    `f1_macro`: giving every class to every tile (2 p / (1 + p), over the classes with positives).
-    `log_loss`: scores equal to the prevalence.
-    """
-    p_K = scored.labels.mean(axis=0)
-    there_K = p_K[p_K > 0]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        of_class_K = -p_K * np.log(p_K) - (1 - p_K) * np.log(1 - p_K)
-    if scored.task == "multiclass":
-        log_loss = float(-(there_K * np.log(there_K)).sum())
-    else:
-        log_loss = float(np.nan_to_num(of_class_K).mean())
-    multiclass = scored.task == "multiclass"
-    return {
-        "map": float(there_K.mean()) if len(there_K) else float("nan"),
-        "auc": 0.5,
-        "balanced_accuracy": 1 / max(len(there_K), 1) if multiclass else 0.5,
-        "f1_macro": float((2 * there_K / (1 + there_K)).mean()) if len(there_K) else float("nan"),
-        "log_loss": log_loss,
-    }
-
-
-def trapped(scored: Scored, classes: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Classes that are given always, and never, though the split has both kinds of tiles."""
-    both_K = scored.labels.any(axis=0) & ~scored.labels.all(axis=0)
-    always_K, never_K = scored.given.all(axis=0), ~scored.given.any(axis=0)
-    return (
-        [classes[k] for k in np.flatnonzero(both_K & always_K).tolist()],
-        [classes[k] for k in np.flatnonzero(both_K & never_K).tolist()],
+        document["confusion"] = confusion_matrix(judged.given, judged.labels).tolist()
+    return Quality(
+        scored, judged, calibrated, held, draws, metrics, intervals, document, watch.warnings()
     )
 
 
-def _warnings(always: Sequence[str], never: Sequence[str]) -> tuple[str, ...]:
-    lines = []
-    for names, word in ((always, "always"), (never, "never")):
-        if names:
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            lines.append(
-                f"majority trap: predicted {word}, though some tiles have it and some do not: "
-                f"{', '.join(names[:NAMED])}{more}"
-            )
-    return tuple(lines)
+@dataclass(frozen=True)
+class _Part:
+    """Tiles, and which of their figures count."""
+
+    split: Split
+    spec: "BundleSpec"
+    only: tuple[str, ...]
+    """Names; none: all."""
+
+    def scored(self, rule: Rule) -> Scored:
+        split, spec = self.split, self.spec
+        return Scored.of(split.logits, split.labels, len(spec.classes), spec.task, rule)
+
+    def metrics(self, rule: Rule) -> dict[str, Any]:
+        split, spec = self.split, self.spec
+        return self.wanted(
+            compute_metrics(split.logits, split.labels, spec.classes, spec.task, rule)
+        )
+
+    def intervals(
+        self, rule: Rule, draws: int, progress: Callable[[str], None]
+    ) -> dict[str, dict[str, float]]:
+        split, spec = self.split, self.spec
+
+        def show(done: int, of: int) -> None:
+            progress(f"intervals of {len(split.ids):,} tiles: {done:,} of {of:,} draws")
+
+        found = bootstrap(
+            split.logits, split.labels, spec.classes, spec.task, draws, rule=rule, progress=show
+        )
+        return self.wanted(
+            {
+                name: {"low": one.low, "high": one.high, "sd": one.sd, "draws": one.draws}
+                for name, one in found.items()
+            }
+        )
+
+    def wanted(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Those of some figures that count."""
+        by_class = "recall_of_" if "recall_of" in self.only else "-"
+        return {
+            name: value
+            for name, value in found.items()
+            if not self.only or name in self.only or name.startswith(by_class)
+        }
+
+
+def _merged(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of all tiles, with those of the tiles left alone in their place."""
+    return {name: value for part in found for name, value in part.items()}
 
 
 def _reliability(scored: Scored, classes: Sequence[str]) -> dict[str, Any]:

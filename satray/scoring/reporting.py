@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 from satray.report.markup import Html, joined, plot, tag
 from satray.report.page import Page, Section, html
 from satray.report.sections import Shelf, Tile, cards, class_table, gallery, shelf
+from satray.report.style import PANELS_MOST
 from satray.runs.run import Run
 from satray.scoring.findings import Findings
 from satray.scoring.headlines import headlines
+from satray.scoring.held import caution
 from satray.scoring.origin import Origin
 from satray.scoring.plots import draw
 from satray.scoring.provenance import calibration, provenance, reproduction
@@ -38,6 +40,11 @@ PLOTS = {
         "Share of right decisions among those with a score above a threshold. Classes drop out as "
         "it rises: the mean of classes may fall where the same classes' mean rises.",
     ),
+    "tail_quantiles": (
+        "Tail accuracy at quantiles",
+        "The same where a class's threshold is a quantile of its own scores: at 0.9, of the tenth "
+        "of the tiles with its highest scores. No class drops out but for equal scores.",
+    ),
     "reliability": (
         "Reliability",
         "All decisions in 15 bins: on the diagonal, scores mean what they say.",
@@ -45,7 +52,9 @@ PLOTS = {
     "scores": ("Scores", "Of decisions by true label; counts on a logarithmic axis."),
 }
 """Plot -> heading and how to read it."""
-CLASS_PLOTS = ("average_precision", "precision_recall", "roc", "tail_accuracy")
+CLASS_PLOTS = ("average_precision", "precision_recall", "roc", "tail_accuracy", "tail_quantiles")
+CUT = ("average_precision", "precision_recall", "roc")
+"""Plots that show some classes only where there are too many."""
 
 
 def publish_report(found: Findings, origin: Origin | None, run: Run) -> None:
@@ -74,16 +83,16 @@ def _page(
     towers = " + ".join(tower.backbone for tower in spec.variant.towers)
     many = len(spec.classes) > 4
     sections = []
-    if "curves" in plots:
-        sections.append(Section("training", "Training", _training(plots["curves"])))
+    if origin is not None and "curves" in plots:
+        sections.append(Section("training", "Training", _training(plots["curves"], origin)))
     sections.append(
         Section(
             "classes",
             "Classes",
             joined(
                 (
-                    _figures(plots, CLASS_PLOTS),
-                    class_table(_class_rows(quality)),
+                    _figures(plots, CLASS_PLOTS, len(spec.classes)),
+                    class_table(_class_rows(quality), quality.draws),
                     tag("p", _rule_said(found), class_="note"),
                 )
             ),
@@ -103,17 +112,14 @@ def _page(
         sections.append(Section("tiles", "Tiles by class", _shelves(shelves, spec)))
     if found.comparison is not None:
         sections.append(Section("reproduction", "Reproduction", reproduction(found.comparison)))
-    sections.append(
-        Section("provenance", "Provenance", provenance(found.recipe, spec, found.index, origin,
-                                                       found.split.model_id, run))
-    )  # fmt: skip
+    sections.append(Section("provenance", "Provenance", provenance(found, origin, run)))
     return Page(
         title=f"{towers} on {found.recipe.split} of {last_part(found.recipe.index)}",
         subtitle=f"{spec.task}, {len(spec.classes)} "
         f"{'class' if len(spec.classes) == 1 else 'classes'}, {len(found.split.ids):,} tiles · "
         f"model {found.split.model_id} · run {run.run_id}",
         warnings=_warnings(found),
-        head=joined((cards(headlines(quality)), _caution(found, origin))),
+        head=joined((cards(headlines(quality)), _caution(found))),
         sections=sections,
         footer="Written by satray; self-contained. The figures are in metrics.json, the "
         "predictions in predictions/, the plots in plots/.",
@@ -129,31 +135,36 @@ def _warnings(found: Findings) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _caution(found: Findings, origin: Origin | None) -> Html:
-    """What the split was used for before."""
-    if origin is None or found.recipe.split not in ("train", "val"):
-        return Html()
-    if found.recipe.split == "train":
-        text = "The bundle was trained on this split: the figures say how well it was learned."
-    else:
-        text = (
-            "The bundle was chosen by its figures on the validation split of its index, and its "
-            "temperature and thresholds were fitted on half of it: there, figures are a little "
-            "optimistic."
-        )
-    return tag("p", text, class_="note")
+def _caution(found: Findings) -> Html:
+    text = caution(found.spec, found.digest, found.recipe.split, found.quality.held)
+    return tag("p", text, class_="note") if text else Html()
 
 
-def _training(curves: bytes) -> Html:
+def _training(curves: bytes, origin: Origin) -> Html:
+    made_of = (origin.metrics.get("bundle") or {}).get("weights_of", "checkpoint")
     caption = (
         "Loss and headline metric against samples seen, with the learning rate below; dashed lines "
-        "mark where a stage begins, the solid one the evaluation that made the bundle."
-    )
+        "mark where a stage begins"
+    ) + {
+        "checkpoint": ", the solid one the evaluation that made the bundle.",
+        "swa": ". The bundle is an average of snapshots, of no single evaluation.",
+        "ensemble": ". The bundle is an ensemble of snapshots, of no single evaluation.",
+    }.get(made_of, ".")
     return tag("div", plot(curves, "Training curves", caption), class_="plots")
 
 
-def _figures(plots: Mapping[str, bytes], names: Sequence[str]) -> Html:
-    return tag("div", *(plot(plots[name], *PLOTS[name]) for name in names), class_="plots")
+def _figures(plots: Mapping[str, bytes], names: Sequence[str], classes: int = 0) -> Html:
+    shown = []
+    for name in names:
+        title, note = PLOTS[name]
+        shown.append(plot(plots[name], title, note + (_cut(classes) if name in CUT else "")))
+    return tag("div", *shown, class_="plots")
+
+
+def _cut(classes: int) -> str:
+    if classes <= PANELS_MOST:
+        return ""
+    return f" The {PANELS_MOST} of {classes:,} classes with most positives."
 
 
 def _class_rows(quality: Quality) -> list[dict[str, object]]:
@@ -170,9 +181,16 @@ def _rule_said(found: Findings) -> str:
             "positives; over all, with 0 for the others as in the Planet report, it is "
             f"{found.quality.metrics['map_paper']:.3f}. "
         )
-    if found.recipe.bootstrap:
-        said += f"Intervals: 95 %, {found.recipe.bootstrap:,} bootstrap draws of tiles."
-    if found.recipe.average == "d4":
+    if found.quality.draws:
+        said += f"Intervals: 95 %, {found.quality.draws:,} bootstrap draws of tiles"
+        fewer = found.quality.draws < found.recipe.bootstrap
+        said += f" ({found.recipe.bootstrap:,} would take too long)." if fewer else "."
+    if found.quality.held is not None and found.quality.held.thresholds:
+        said += (
+            f" Precision, recall, F1 and predicted: of the {found.quality.held.rows.sum():,} tiles "
+            "that no threshold was fitted on."
+        )
+    if found.recipe.symmetries == "d4":
         said += " Logits are means over the eight flips and transposes of each tile."
     return said
 
@@ -182,9 +200,10 @@ def _errors_said(found: Findings) -> tuple[str, str]:
         return (
             "Errors that go together",
             "Of the tiles where a class (row) was missed, in how many percent another (column) "
-            "was falsely given.",
+            f"was falsely given.{_cut(len(found.spec.classes))}",
         )
-    return "Confusion matrix", "Counts; shaded by the share of each true class (row)."
+    cut = _cut(len(found.spec.classes))
+    return "Confusion matrix", f"Counts; shaded by the share of each true class (row).{cut}"
 
 
 def _worst(errors: Sequence[Tile]) -> Html:

@@ -5,7 +5,8 @@ counts, matched by tile id.
 """
 
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ from satray.storage import Storage, join
 
 NAMED = 3
 """Tiles that a line names."""
+NO_CAUSE = "no cause was found in bundle, data, library versions, device and recipe"
+"""What is said where nothing is known to differ; that need not mean that nothing does."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,20 @@ class Logits:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """A finished evaluate run that is to be reproduced."""
+
+    record: RunRecord
+    """Its run.json."""
+    told: Mapping[str, Any]
+    """Its metrics.json."""
+    classes: tuple[str, ...]
+    """Its classes."""
+    logits: Logits
+    """What it predicted."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """This run beside an earlier one."""
 
@@ -48,7 +65,7 @@ class Comparison:
     compared: int
     """Tiles that both runs predicted."""
     largest: float
-    """Largest |difference| of a logit; NaN where nothing was compared."""
+    """Largest |difference| of a logit; NaN where one is NaN, or nothing was compared."""
     where: str
     """Tile and class of the largest difference."""
     over: tuple[str, ...]
@@ -91,9 +108,7 @@ class Comparison:
                 f"reproduces run {self.run_id}: {self.compared:,} tiles, logits differ by "
                 f"{self.largest:.3g} at most (tolerance {self.tolerance:g})"
             )
-        causes = "; ".join(self.differs) or (
-            "weights, data, library versions and device are the same"
-        )
+        causes = "; ".join(self.differs) or NO_CAUSE
         return f"does not reproduce run {self.run_id}: {'; '.join(parts)}. {causes}"
 
 
@@ -106,11 +121,12 @@ def compare(now: Logits, before: Logits, classes: Sequence[str], tolerance: floa
     over: tuple[str, ...] = ()
     if rows:
         theirs_NK = before.values[[place[now.ids[i]] for i in rows]]
-        apart_NK = np.abs(now.values[rows] - theirs_NK)
+        with np.errstate(invalid="ignore"):
+            apart_NK = np.abs(now.values[rows] - theirs_NK)
         tile, klass = np.unravel_index(int(apart_NK.argmax()), apart_NK.shape)
         largest = float(apart_NK[tile, klass])
         where = f"{classes[int(klass)]} of {now.ids[rows[int(tile)]]}"
-        far_N = (apart_NK > tolerance).any(axis=1)
+        far_N = ~(apart_NK <= tolerance).all(axis=1)  # so that NaN is far from everything
         over = tuple(now.ids[rows[i]] for i in np.flatnonzero(far_N))
     return Comparison(
         run_id="",
@@ -139,19 +155,46 @@ def earlier(recipe: EvaluateRecipe, classes: Sequence[str], storage: Storage) ->
     split = record.config.get("split")
     if split != recipe.split:
         raise InputError(f"reproduce={uri}: predicted split {split}; give split={split}")
-    table = _predictions(storage, uri, record, [])
-    if [f"logit_{name}" for name in classes] != _logit_columns(table):
-        theirs = ", ".join(name.removeprefix("logit_") for name in _logit_columns(table))
+    if not _parts(record):
+        raise InputError(f"reproduce={uri}: the run holds no predictions")
+    theirs = _told(storage, uri).get("classes", [])
+    if theirs != list(classes):
         raise InputError(
-            f"reproduce={uri}: its classes are {theirs}, the bundle's {', '.join(classes)}"
+            f"reproduce={uri}: its classes are {', '.join(theirs)}, the bundle's "
+            f"{', '.join(classes)}"
         )
     return record
+
+
+def read_earlier(recipe: EvaluateRecipe, classes: Sequence[str], storage: Storage) -> Earlier:
+    """All of the run to reproduce.
+
+    Raises:
+        InputError: see `earlier`.
+    """
+    record = earlier(recipe, classes, storage)
+    uri = str(recipe.reproduce)
+    logits = read_logits(storage, uri, record, classes)
+    return Earlier(record, _told(storage, uri), tuple(classes), logits)
+
+
+def _told(storage: Storage, uri: str) -> dict[str, Any]:
+    """What an evaluate run told of itself: its metrics.json, which is small."""
+    place = join(uri, "metrics.json")
+    try:
+        return dict(json.loads(storage.read(place)))
+    except (ValueError, TypeError):
+        raise InputError(f"{place}: not a metrics.json that satray wrote") from None
 
 
 def read_logits(storage: Storage, uri: str, record: RunRecord, classes: Sequence[str]) -> Logits:
     """Logits of a finished run."""
     columns = ["tile_id", "status", "model_id", *(f"logit_{name}" for name in classes)]
-    return logits_of(_predictions(storage, uri, record, columns), classes)
+    tables = [
+        pq.read_table(io.BytesIO(storage.read(join(uri, part))), columns=columns)
+        for part in _parts(record)
+    ]
+    return logits_of(pa.concat_tables(tables), classes)
 
 
 def logits_of(table: pa.Table, classes: Sequence[str]) -> Logits:
@@ -165,15 +208,5 @@ def logits_of(table: pa.Table, classes: Sequence[str]) -> Logits:
     )
 
 
-def _predictions(storage: Storage, uri: str, record: RunRecord, columns: list[str]) -> pa.Table:
-    parts = [p.path for p in record.products if p.path.startswith("predictions/")]
-    if not parts:
-        raise InputError(f"reproduce={uri}: the run holds no predictions")
-    read = (io.BytesIO(storage.read(join(uri, part))) for part in parts)
-    if not columns:  # the first part's schema is everybody's
-        return pq.read_schema(next(read)).empty_table()
-    return pa.concat_tables([pq.read_table(part, columns=columns) for part in read])
-
-
-def _logit_columns(table: pa.Table) -> list[str]:
-    return [name for name in table.column_names if name.startswith("logit_")]
+def _parts(record: RunRecord) -> list[str]:
+    return [p.path for p in record.products if p.path.startswith("predictions/")]

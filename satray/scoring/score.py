@@ -13,6 +13,7 @@ from satray.runs.inputs import digest_entries
 from satray.runs.run import Outcome, Run
 from satray.scoring.blocks import Blocks
 from satray.scoring.line import (
+    D4_SAID,
     Maps,
     failure_lines,
     read_spec,
@@ -80,8 +81,8 @@ def plan(recipe: ScoreRecipe, storage: Storage) -> list[str]:
         f"work: {blocks.count:,} blocks of {blocks.size} tiles; actors: "
         f"{recipe.resources.workers}, read tasks: {recipe.resources.read_tasks}",
     ]
-    if recipe.average == "d4":
-        lines.append("average: eight forward passes a tile, one for each flip and transpose")
+    if recipe.symmetries == "d4":
+        lines.append(D4_SAID)
     if maps.classes:
         names = ", ".join(spec.classes[k] for k in maps.classes)
         lines.append(
@@ -104,7 +105,7 @@ def work(recipe: ScoreRecipe, run: Run) -> Outcome:
         recipe.batch,
         recipe.resources,
         counts.add,
-        average=recipe.average,
+        symmetries=recipe.symmetries,
     )
     scored = merged.tiles - merged.failed
     summary = [f"scored {scored:,} of {merged.tiles:,} tiles: predictions/"]

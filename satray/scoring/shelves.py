@@ -21,7 +21,7 @@ def galleries(found: Findings, run: Run) -> tuple[list[Shelf], list[Tile]]:
     positives = [int(n) for n in scored.labels.sum(axis=0)]
     classes = shown_classes(recipe.gallery, spec.classes, positives)
     chosen = [ends(scored, k) for k in classes]
-    errors = worst(scored) if classes else ()
+    errors = worst(scored)
     picks = [pick for one in chosen for pick in (*one.top, *one.bottom)] + list(errors)
     if not picks:
         return [], []
@@ -34,7 +34,7 @@ def galleries(found: Findings, run: Run) -> tuple[list[Shelf], list[Tile]]:
         found.index.meta,
         load_bundle(recipe.bundle, run.storage),
         run.storage,
-        d4=recipe.average == "d4",
+        d4=recipe.symmetries == "d4",
         progress=run.progress,
     )
 

@@ -93,7 +93,7 @@ class BlockWriter:
                 "tower": tower,
                 "kind": self.maps.kind,
                 "pooling": self.spec.variant.pooling,
-                "average": "d4" if self.d4 else "none",
+                "symmetries": "d4" if self.d4 else "none",
                 "border_cells": BORDER_CELLS,
             },
         )

@@ -21,6 +21,7 @@ from torch import Tensor
 from satray.config.regularise import AugmentOptions
 from satray.tiles.colour import recolour
 from satray.tiles.resized import Boxes, boxes, resize_boxes
+from satray.tiles.send import send
 
 _D4, _TOP, _LEFT, _AREA, _SHAPE, _CONTRAST, _BRIGHTNESS = range(7)
 """Streams of the hash: one a decision."""
@@ -211,8 +212,8 @@ def _gathered(x_BCHW: Tensor, draws: Draws, size: int) -> Tensor:
     x_BCSS = x_BCHW[
         torch.arange(x_BCHW.shape[0], device=device)[:, None, None, None],
         torch.arange(x_BCHW.shape[1], device=device)[None, :, None, None],
-        torch.from_numpy(y_BS).to(device)[:, None, :, None],
-        torch.from_numpy(x_BS).to(device)[:, None, None, :],
+        send(torch.from_numpy(y_BS), device)[:, None, :, None],
+        send(torch.from_numpy(x_BS), device)[:, None, None, :],
     ]
-    transposed = torch.from_numpy((draws.d4 & 4).astype(bool)).to(device)
+    transposed = send(torch.from_numpy((draws.d4 & 4).astype(bool)), device)
     return torch.where(transposed[:, None, None, None], x_BCSS.transpose(2, 3), x_BCSS)

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from satray.tiles.send import send
+
 
 def recolour(x_BCHW: Tensor, gain_BC: NDArray[np.float64], shift_BC: NDArray[np.float64]) -> Tensor:
     """Give gain * x + shift, for each tile and band.
@@ -23,7 +25,7 @@ def recolour(x_BCHW: Tensor, gain_BC: NDArray[np.float64], shift_BC: NDArray[np.
         shift_BC: what is added, in the units of x.
     """
     gain_BC11, shift_BC11 = (
-        torch.from_numpy(part.astype(np.float32)).to(x_BCHW)[:, :, None, None]
+        send(torch.from_numpy(part.astype(np.float32)), x_BCHW.device).to(x_BCHW)[:, :, None, None]
         for part in (gain_BC, shift_BC)
     )
     return torch.addcmul(shift_BC11, x_BCHW, gain_BC11)

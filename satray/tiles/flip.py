@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from satray.tiles.augment import counter_hash
+from satray.tiles.send import send
 
 _FLIP = 1 << 16
 """Stream of the hash, far from augmentation's."""
@@ -20,5 +21,5 @@ _FLIP = 1 << 16
 def flip_at_random(x_BCHW: Tensor, rows: NDArray[np.int64], pseudo_epoch: int, seed: int) -> Tensor:
     """Flip about half of the tiles left-right; x_BCHW of any floating dtype and device."""
     bits = counter_hash(seed, pseudo_epoch, _FLIP, rows=rows) >> np.uint64(63)
-    chosen_B = torch.from_numpy(bits.astype(bool)).to(x_BCHW.device)
+    chosen_B = send(torch.from_numpy(bits.astype(bool)), x_BCHW.device)
     return torch.where(chosen_B[:, None, None, None], x_BCHW.flip(3), x_BCHW)

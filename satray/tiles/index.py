@@ -41,7 +41,7 @@ SCHEMA = pa.schema(
         pa.field("etag", pa.string()),
     ]
 )
-"""Columns of the tile index (the design's)."""
+"""Columns of the tile index."""
 
 
 @dataclass(frozen=True)

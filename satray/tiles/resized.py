@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from satray.tiles.send import send
+
 
 @dataclass(frozen=True)
 class Boxes:
@@ -98,7 +100,7 @@ def _multiplied(x_BCHW: Tensor, where: Boxes, size: int) -> Tensor:
     """Rows and columns each weighed by a matrix, which is what a separable resize is."""
     height, width = x_BCHW.shape[2:]
     top_B, left_B, tall_B, wide_B = (
-        torch.from_numpy(part.astype(np.float32)).to(x_BCHW.device)
+        send(torch.from_numpy(part.astype(np.float32)), x_BCHW.device)
         for part in (where.top, where.left, where.height, where.width)
     )
     rows_BSH = weights(top_B, tall_B, height, size)
@@ -121,8 +123,11 @@ def weights(start_B: Tensor, length_B: Tensor, side: int, size: int) -> Tensor:
     """
     start_B11, length_B11 = start_B[:, None, None], length_B[:, None, None]
     step_B11 = length_B11 / size
-    centre_BS1 = start_B11 + step_B11 * (torch.arange(size).to(start_B)[None, :, None] + 0.5)
-    pixel_11W = torch.arange(side).to(start_B)[None, None] + 0.5
+    along_S, along_W = (
+        torch.arange(n, dtype=start_B.dtype, device=start_B.device) + 0.5 for n in (size, side)
+    )
+    centre_BS1 = start_B11 + step_B11 * along_S[None, :, None]
+    pixel_11W = along_W[None, None]
     near_BSW = 1 - (pixel_11W - centre_BS1).abs() / step_B11.clamp(min=1.0)
     inside_B1W = (pixel_11W > start_B11) & (pixel_11W < start_B11 + length_B11)
     weight_BSW = near_BSW.clamp(min=0.0) * inside_B1W

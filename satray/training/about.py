@@ -29,6 +29,11 @@ def _values(setup: Setup) -> list[str]:
     return [f"values: {setup.radiometry.name}; mean and deviation {source}"]
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 worker`, `2,000 workers`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def variant_name(setup: Setup) -> str:
     """The variant in a word or two."""
     variant = setup.recipe.variant

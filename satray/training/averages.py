@@ -50,6 +50,21 @@ class MovingAverage:
         torch._foreach_lerp_(list(self._average.values()), list(self._live.values()), 1 - decay)
 
     @torch.no_grad()
+    def settle(self) -> None:
+        """Take the network's own value of what is frozen now, so that it rests here too.
+
+        That is: parameters without gradients, and buffers of modules in evaluation mode.
+        """
+        for path, module in self._network.named_modules():
+            own = module.named_parameters(recurse=False)
+            still = [name for name, weight in own if not weight.requires_grad]
+            if not module.training:
+                still += [name for name, _ in module.named_buffers(recurse=False)]
+            for name in (f"{path}.{name}" if path else name for name in still):
+                if name in self._average:
+                    self._average[name].copy_(self._live[name])
+
+    @torch.no_grad()
     def share(self) -> None:
         """Give all ranks the mean of their averages of live batch norms' running statistics."""
         if world_size() == 1:
@@ -116,6 +131,11 @@ class Averages:
         self._ema = MovingAverage(network, options.ema) if options.ema else None
         self._keep = keep
         self._due = frozenset(snapshot_steps(plan, options)) if keep is not None else frozenset()
+
+    def settle(self) -> None:
+        """After a stage froze and thawed: what is frozen does not move in the average either."""
+        if self._ema is not None:
+            self._ema.settle()
 
     def update(self) -> None:
         """After each step of the optimiser."""

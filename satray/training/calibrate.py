@@ -14,18 +14,22 @@ from numpy.typing import NDArray
 
 from satray.config.regularise import CalibrateOptions
 from satray.metrics.calibration import (
+    COLDEST,
     DEFAULT,
-    ece,
+    HOTTEST,
     fit_temperature,
     fit_thresholds,
     halves,
-    reliability,
 )
-from satray.metrics.decisions import Counts
-from satray.metrics.ranking import BoolArray, FloatArray
-from satray.metrics.scored import PLAIN, Rule, Scored, scores_of
+from satray.metrics.ranking import BoolArray
+from satray.metrics.scored import PLAIN, Rule, scores_of
+from satray.metrics.summary import compute_metrics
 
 BETAS = {"f1": 1.0, "f2": 2.0}
+FITTED = ("temperature", "thresholds")
+"""What may be fitted."""
+MEASURED = ("log_loss", "ece", "f1_macro", "f2_macro")
+"""Figures of `before` and `after`, as `compute_metrics` has them."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,14 @@ class Calibration:
     """Temperature and thresholds; thresholds of all classes, whatever the task."""
 
     report: dict[str, Any]
-    """For `metrics.json`: tiles of either half, temperature, thresholds and positives by class, and
-    `before` and `after`: log loss (nats), ECE, F1 and F2 (macro) on the half that fitted nothing;
-    none of these where it has no tile."""
+    """For `metrics.json`: seed of the halves, tiles of either, temperature and how it came about,
+    thresholds and positives by class, and `before` and `after`: log loss (nats), ECE, F1 and F2
+    (macro) on the half that fitted nothing; none of these where it has no tile."""
+
+    def origin(self) -> dict[str, Any]:
+        """For the bundle's provenance: which half was fitted on, and what was fitted on it."""
+        fitted = self.report["fitted"]
+        return {"seed": self.report["seed"], **{name: name in fitted for name in FITTED}}
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -57,8 +66,9 @@ class Calibration:
             for name, said in (("log_loss", "log loss"), ("ece", "ECE"), ("f1_macro", "F1"))
         )
         return (
-            f"calibration: temperature {self.rule.temperature:.3f}, thresholds of {moved} of "
-            f"{len(self.thresholds)} classes; on the other half of validation {figures}"
+            f"calibration: temperature {self.rule.temperature:.3f} ({report['temperature_is']}), "
+            f"thresholds of {moved} of {len(self.thresholds)} classes; on the other half of "
+            f"validation {figures}"
         )
 
 
@@ -73,9 +83,9 @@ def calibrate(
 ) -> Calibration:
     """Fit on one half, measure on the other.
 
-    The temperature stays 1 where the fitting half has fewer than `options.positives` tiles, and a
-    class keeps threshold 0.5 where it has fewer positives than that. Of `multiclass`, whose
-    decision is the highest score, the temperature only is fitted.
+    The temperature stays 1 where the fitting half has fewer than `options.positives` tiles or the
+    fit runs beyond its bounds, and a class keeps threshold 0.5 where it has fewer positives than
+    that. Of `multiclass`, whose decision is the highest score, the temperature only is fitted.
 
     Args:
         logits_NK: raw, finite; one tile at least.
@@ -89,20 +99,31 @@ def calibrate(
     labels_NK = np.asarray(labels_NK).astype(bool)
     fit_N = halves(ids, seed)
     z_NK, y_NK = logits_NK[fit_N], labels_NK[fit_N]
-    temperature = 1.0
-    if options.temperature and len(z_NK) >= options.positives:
-        temperature = fit_temperature(z_NK, y_NK, task)
+    temperature, temperature_is = 1.0, "not asked for"
+    fitted = []
+    if options.temperature and len(z_NK) < options.positives:
+        temperature_is = f"kept: fewer than {options.positives:,} tiles to fit it on"
+    elif options.temperature:
+        best = fit_temperature(z_NK, y_NK, task)
+        temperature_is = f"kept: the best is not between {COLDEST:g} and {HOTTEST:g}"
+        if best is not None:
+            temperature, temperature_is = best, "fitted"
+            fitted.append("temperature")
     thresholds_K = np.full(len(classes), DEFAULT)
     if options.thresholds != "half" and task != "multiclass":
         scores_NK = scores_of(z_NK, task, temperature)
         beta = BETAS[options.thresholds]
         thresholds_K = fit_thresholds(scores_NK, y_NK, beta, options.positives)
+        fitted += ["thresholds"] if (thresholds_K != DEFAULT).any() else []
     rule = Rule(temperature, tuple(float(value) for value in thresholds_K))
-    rest = (logits_NK[~fit_N], labels_NK[~fit_N], task)
+    rest = (logits_NK[~fit_N], labels_NK[~fit_N], classes, task)
     report = {
+        "seed": seed,
+        "fitted": fitted,
         "fitted_tiles": int(fit_N.sum()),
         "measured_tiles": int((~fit_N).sum()),
         "temperature": temperature,
+        "temperature_is": temperature_is,
         "thresholds_by": "half" if task == "multiclass" else options.thresholds,
         "thresholds": dict(zip(classes, map(float, thresholds_K), strict=True)),
         "fitted_positives": dict(zip(classes, map(int, y_NK.sum(axis=0)), strict=True)),
@@ -113,20 +134,9 @@ def calibrate(
 
 
 def _measured(
-    logits_NK: NDArray[Any], labels_NK: BoolArray, task: str, rule: Rule
+    logits_NK: NDArray[Any], labels_NK: BoolArray, classes: Sequence[str], task: str, rule: Rule
 ) -> dict[str, float] | None:
     if not len(logits_NK):
         return None
-    found = Scored.of(logits_NK, labels_NK, labels_NK.shape[1], task, rule)
-    counts = Counts.of(found.given, found.labels)
-    return {
-        "log_loss": float(found.losses.mean()),
-        "ece": _mean(ece(reliability(found.scores, found.labels))),
-        "f1_macro": _mean(counts.f_beta(1.0)),
-        "f2_macro": _mean(counts.f_beta(2.0)),
-    }
-
-
-def _mean(values_K: FloatArray) -> float:
-    known = values_K[~np.isnan(values_K)]
-    return float(known.mean()) if len(known) else float("nan")
+    found = compute_metrics(logits_NK, labels_NK, classes, task, rule)
+    return {name: found[name] for name in MEASURED}

@@ -36,7 +36,7 @@ class Setting:
     """`binary`, `multilabel` or `multiclass`."""
 
     loss: Loss
-    """(logits_BK, labels_BK) -> loss_B; the task's plain one."""
+    """(logits_BK, labels_BK) -> loss_B; training's, without smoothing."""
 
     options: CheckOptions
     """Steps and aims."""

@@ -1,21 +1,23 @@
 """The job `check`: can the network learn one batch? No torch at import."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from satray.config.check import CheckRecipe
-from satray.errors import InputError, TrainingError
+from satray.errors import InputError
 from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
 from satray.tiles.order import permutation
-from satray.training import job
 from satray.training.about import about
 from satray.training.diagnose import Evidence, Verdict, diagnose, labels_note
-from satray.training.setup import set_up
+from satray.training.setup import Setup, digests, set_up
+
+if TYPE_CHECKING:  # it imports torch
+    from satray.models.network import Network
 
 USUAL_RATE = 1e-3
 """Where the recipe's stages leave theirs to a range test."""
@@ -29,14 +31,19 @@ def inputs(recipe: CheckRecipe, storage: Storage) -> dict[str, str]:
     """
     if recipe.batch < 2:
         raise InputError(f"batch={recipe.batch}: check needs tiles to tell apart; take at least 2")
-    return job.inputs(recipe, storage)
+    return digests(alone(recipe), storage)
 
 
 def plan(recipe: CheckRecipe, storage: Storage) -> list[str]:
-    """What would be done."""
-    options = recipe.check
+    """What would be done.
+
+    Raises:
+        InputError: `check.trainable` is no block of the network.
+    """
+    setup, options = set_up(alone(recipe), storage), recipe.check
+    _check_trainable(setup.network(), setup)
     return [
-        *about(set_up(recipe, storage)),
+        *about(setup),
         f"check: {recipe.batch} tiles of the train split, up to {options.steps} steps at learning "
         f"rate {rate_of(recipe):.3g}; passes at loss < {options.loss:g} and all decisions right",
     ]
@@ -45,22 +52,21 @@ def plan(recipe: CheckRecipe, storage: Storage) -> list[str]:
 def work(recipe: CheckRecipe, run: Run) -> Outcome:
     """Overfit a batch; publish `check.json`. Ray is up.
 
-    Raises:
-        TrainingError: the check is not passed; why, in one line.
+    Returns:
+        an outcome whose `verdict` says in one line why the check is not passed, where it is not.
     """
     from satray.training import initial, measure
     from satray.training.check_task import run_check
 
     with run.activity("preparing"):
-        setup = measure.complete(set_up(recipe, run.storage), run)
-        weights = initial.stage(setup, run)
+        setup = measure.complete(set_up(alone(recipe), run.storage), run)
+        weights = initial.stage(setup, run, _check_trainable)
         rows = choose_rows(setup.index.part("train").labels, recipe.batch, recipe.seed)
     evidence = run_check(setup, recipe, run, weights, rows, rate_of(recipe))
     verdict, note = diagnose(evidence), labels_note(evidence)
     ids = setup.index.part("train").table.column("tile_id").take(rows).to_pylist()
     run.publish("check.json", to_json(_document(verdict, note, evidence, ids)))
-    if not verdict.passed:
-        raise TrainingError(f"{verdict.line} (check.json)")
+    notes = (note,) if note else ()
     return Outcome(
         counts={"tiles": evidence.tiles, "steps": evidence.main.steps},
         metrics={
@@ -68,8 +74,22 @@ def work(recipe: CheckRecipe, run: Run) -> Outcome:
             "accuracy": evidence.main.accuracy,
             "learning_rate": evidence.main.learning_rate,
         },
-        summary=(verdict.line, *([note] if note else [])),
+        summary=(verdict.line, *notes) if verdict.passed else notes,
+        verdict=None if verdict.passed else f"{verdict.line} (check.json)",
     )
+
+
+def alone(recipe: CheckRecipe) -> CheckRecipe:
+    """The recipe for one process, which is all that a check takes."""
+    one = recipe.resources.model_copy(update={"workers": 1})
+    return recipe.model_copy(update={"resources": one})
+
+
+def _check_trainable(network: "Network", setup: Setup) -> None:
+    from satray.training.stage_check import check_trainable
+
+    assert isinstance(setup.recipe, CheckRecipe)
+    check_trainable(network, setup.recipe.check.trainable, "check.")
 
 
 def rate_of(recipe: CheckRecipe) -> float:

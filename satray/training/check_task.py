@@ -18,14 +18,16 @@ from satray.models.preprocess import Preprocess
 from satray.runs.run import Run
 from satray.storage import Storage
 from satray.tiles.blocks import TileSource, tile_source
+from satray.training import precision
 from satray.training.check import Setting, examine
 from satray.training.diagnose import Evidence
 from satray.training.feed import read_batches
+from satray.training.imbalance import class_weights
 from satray.training.landscape import Inputs
-from satray.training.losses import loss_for
+from satray.training.losses import make_loss
 from satray.training.optimizers import depth_groups, make_optimizer
 from satray.training.setup import Setup
-from satray.training.state import determinism
+from satray.training.state import begin, determinism
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,9 @@ def run_check(
     )
 
     def show(message: dict[str, Any]) -> None:
+        if "bf16" in message:
+            run.say(f"check: {precision.line(message['bf16'])}")
+            return
         run.progress(
             f"learning rate {message['rate']:.3g}: step {message['step']} of "
             f"{recipe.check.steps}, loss {message['loss']:.4f}"
@@ -109,7 +114,10 @@ def run_check(
 
 def _run(task: CheckTask) -> Evidence:
     recipe = task.recipe
+    begin(recipe.seed, recipe.deterministic)
     device = torch.device("cuda" if task.gpu else "cpu")
+    bf16 = precision.takes_bf16(recipe.precision, device)
+    task.channel.send({"bf16": bf16})
     network = task.setup.network()
     network.load_state_dict(
         torch.load(io.BytesIO(task.storage.read(task.initial)), weights_only=True)
@@ -121,12 +129,15 @@ def _run(task: CheckTask) -> Evidence:
     def tell(rate: float, step: int, loss: float) -> None:
         task.channel.send({"rate": rate, "step": step, "loss": loss})
 
+    # Smoothed labels have a lowest loss above 0, which no batch could pass.
+    sharp = recipe.loss.model_copy(update={"smoothing": 0.0})
+    weights = class_weights(sharp, task.train.labels, recipe.repeat)
     setting = Setting(
         task=task.setup.task,
-        loss=loss_for(task.setup.task),
+        loss=make_loss(sharp, task.setup.task, weights),
         options=recipe.check,
         optimizer=lambda network: make_optimizer(recipe.optimizer, depth_groups(network, 1.0)),
-        bf16=recipe.precision == "bf16" or (recipe.precision == "auto" and task.gpu),
+        bf16=bf16,
         tell=tell,
     )
     with determinism(recipe.deterministic):

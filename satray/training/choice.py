@@ -39,6 +39,10 @@ class Choice:
     combined: dict[str, Any] | None
     """What became of the snapshots, chosen or not: `kind`, `steps`, `validation`, `seconds`."""
 
+    def mark(self, best: Row) -> int | None:
+        """Samples seen at the evaluation that made the bundle; None where no single one did."""
+        return int(best["samples_seen"]) if self.kind == "checkpoint" else None
+
     def origin(self) -> dict[str, Any]:
         """For the bundle's provenance: which weights, and the samples seen that they are from."""
         steps = self.combined["steps"] if self.combined and self.kind != "checkpoint" else None

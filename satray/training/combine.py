@@ -23,6 +23,7 @@ from satray.metrics.summary import compute_metrics
 from satray.models.preprocess import Preprocess
 from satray.tiles.augment import Augment
 from satray.tiles.order import samples
+from satray.tiles.send import send
 from satray.training.evaluation import Batch, Predictions, predict
 from satray.training.inputs import train_input
 from satray.training.loop import flips
@@ -176,7 +177,7 @@ def _train_tiles(
     rows, copies, valid = (
         torch.as_tensor(batch[name]).cpu().numpy() for name in ("row", "copy", "valid")
     )
-    pixels_BCHW = torch.as_tensor(batch["pixels"]).to(device, non_blocking=True)
+    pixels_BCHW = send(torch.as_tensor(batch["pixels"]), device)
     drawn = samples(rows, copies)
     x_BCHW = train_input(pixels_BCHW, drawn, pseudo_epoch, preprocess, augment)
     return x_BCHW if valid.all() else x_BCHW[torch.from_numpy(np.flatnonzero(valid)).to(device)]

@@ -13,7 +13,7 @@ import math
 from bisect import bisect_right
 
 from satray.config.stages import ScheduleOptions
-from satray.training.span import Span
+from satray.training.span import Span, whole_steps
 
 SMITH = ("triangular", "triangular2", "exp_range")
 """Schedules that go up and down on straight lines."""
@@ -23,18 +23,31 @@ LOWEST = 0.25
 to a quarter."""
 
 
-def cycle_steps(options: ScheduleOptions, span: Span) -> int:
-    """Steps of a cycle, for `cosine_restarts` of the first one."""
-    return max(1 if options.name == "cosine_restarts" else 2, span.whole(options.cycle))
+def starts(options: ScheduleOptions, span: Span) -> tuple[int, ...]:
+    """Steps at which cycles begin (`step`: at which the rate drops), 0 first.
+
+    Each is the whole step nearest to where the cycle should begin, so that roundings never add up;
+    the last is the first past the span. Smith's cycles take two steps at least, others one.
+    """
+    each = span.steps_per_pseudo_epoch
+    if options.name == "step":
+        return _starts(max(1.0, options.step * each), 1.0, 1, span.offset, span.steps)
+    least = 2 if options.name in SMITH else 1
+    growth = options.growth if options.name == "cosine_restarts" else 1.0
+    return _starts(max(least, options.cycle * each), growth, least, span.offset, span.steps)
+
+
+def place(options: ScheduleOptions, step: int, span: Span) -> tuple[int, int, int]:
+    """The number of the cycle (0 first) that a step belongs to, its steps before, its length."""
+    begun = starts(options, span)
+    number = bisect_right(begun, step) - 1
+    return number, step - begun[number], begun[number + 1] - begun[number]
 
 
 def ends(options: ScheduleOptions, span: Span) -> tuple[int, ...]:
     """Steps taken when each cycle ends, as far as the span reaches; empty for other schedules."""
-    first = cycle_steps(options, span)
-    if options.name in SMITH:
-        return tuple(range(first, span.steps + 1, first))
-    if options.name == "cosine_restarts":
-        return _restarts(first, options.growth, span.steps)[1:]
+    if options.name in (*SMITH, "cosine_restarts"):
+        return starts(options, span)[1:-1]
     if options.name in ("one_cycle", "cosine"):
         return (span.steps,)
     return ()
@@ -47,13 +60,12 @@ def smith_height(options: ScheduleOptions, step: int, span: Span) -> float:
     g = 1 (triangular), 2^-(cycle - 1) (triangular2), gamma^(t / 2s) (exp_range, whose factor a
     step is so written as one a cycle).
     """
-    length = cycle_steps(options, span)
-    done, place = divmod(step, length)
-    height = 1.0 - abs(2.0 * place / length - 1.0)
+    number, before, length = place(options, step, span)
+    height = 1.0 - abs(2.0 * before / length - 1.0)
     if options.name == "triangular2":
-        return height * 0.5**done
+        return height * 0.5**number
     if options.name == "exp_range":
-        return float(height * options.gamma ** (step / length))
+        return float(height * options.gamma ** (number + before / length))
     return height
 
 
@@ -74,11 +86,8 @@ def one_cycle_place(options: ScheduleOptions, step: int, span: Span) -> tuple[bo
 
 def restart_share(options: ScheduleOptions, step: int, span: Span) -> float:
     """How far its cycle of `cosine_restarts` has come at a step: 0 at the restart, below 1."""
-    first = cycle_steps(options, span)
-    starts = _restarts(first, options.growth, span.steps)
-    number = bisect_right(starts, step) - 1
-    length = _grown(first, options.growth, number)
-    return (step - starts[number]) / length
+    _, before, length = place(options, step, span)
+    return before / length
 
 
 def anneal(first: float, second: float, share: float) -> float:
@@ -87,15 +96,10 @@ def anneal(first: float, second: float, share: float) -> float:
 
 
 @functools.lru_cache(maxsize=8)
-def _restarts(first: int, growth: float, steps: int) -> tuple[int, ...]:
-    """Steps at which cycles begin, 0 first, up to and with `steps`."""
-    starts = [0]
-    while True:
-        start = starts[-1] + _grown(first, growth, len(starts) - 1)
-        if start > steps:
-            return tuple(starts)
-        starts.append(start)
-
-
-def _grown(first: int, growth: float, number: int) -> int:
-    return round(first * growth**number)
+def _starts(first: float, growth: float, least: int, offset: float, steps: int) -> tuple[int, ...]:
+    """Steps at which cycles begin, 0 first, up to the first past `steps`."""
+    found, end, length = [0], offset, first
+    while found[-1] <= steps:
+        end, length = end + length, length * growth
+        found.append(max(found[-1] + least, whole_steps(end)))
+    return tuple(found)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from satray.metrics.summary import Metrics, flat
+from satray.metrics.trap import Watch
 from satray.training.evaluation import Predictions
-from satray.training.watch import Watch
 
 
 @dataclass(frozen=True)

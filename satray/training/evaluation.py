@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from satray.tiles.send import send
 from satray.training.parallel import gather
 
 Batch = dict[str, Any]
@@ -82,7 +83,7 @@ def predict(
     try:
         with torch.inference_mode():
             for batch in batches:
-                x_BCHW = preprocess(torch.as_tensor(batch["pixels"]).to(device, non_blocking=True))
+                x_BCHW = preprocess(send(torch.as_tensor(batch["pixels"]), device))
                 if turn is not None:
                     x_BCHW = turn(x_BCHW, torch.as_tensor(batch["row"]).cpu().numpy())
                 # In fp32 whatever training runs in: so do the jobs evaluate and score, whose

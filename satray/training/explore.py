@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from satray import cluster
 from satray.config.stages import StageOptions
-from satray.errors import InputError
 from satray.models.network import Network
 from satray.models.preprocess import Preprocess
 from satray.runs.run import Run
 from satray.storage import Storage, join
 from satray.tiles.augment import Augment
 from satray.tiles.blocks import TileSource, tile_source
-from satray.tiles.order import window
-from satray.training import findings
+from satray.tiles.order import copies, samples, window
+from satray.tiles.send import send
+from satray.training import findings, precision
 from satray.training.dropout import HeadDropout
 from satray.training.feed import read_batches
 from satray.training.findings import Finding
@@ -31,10 +31,10 @@ from satray.training.landscape import Inputs, sweep
 from satray.training.losses import make_loss
 from satray.training.mixup import mix, shares
 from satray.training.optimizers import depth_groups, make_optimizer
-from satray.training.parallel import live_norms
 from satray.training.range_test import Curve
 from satray.training.setup import Setup
-from satray.training.state import seed_torch
+from satray.training.stage_check import refuse_single
+from satray.training.state import begin, determinism, seed_torch
 
 FILE = "range_tests.json"
 """Below a run's state: what was found, so that a run that goes on does not search again."""
@@ -110,6 +110,9 @@ def explore(setup: Setup, run: Run, initial: str, stages: Sequence[int]) -> tupl
     )
 
     def show(message: dict[str, Any]) -> None:
+        if "bf16" in message:
+            run.say(f"range test: {precision.line(message['bf16'])}")
+            return
         run.progress(
             f"range test: sweep {message['sweep'] + 1} of {sweeps}, batch {message['step']} of "
             f"{wanted.steps}, loss {message['loss']:.4f}"
@@ -137,35 +140,42 @@ def alike(options: Sequence[StageOptions], stages: Sequence[int]) -> list[tuple[
 
 def _explore(task: RangeTask) -> list[tuple[Curve, ...]]:
     """All sweeps; in the task."""
+    recipe = task.setup.recipe
+    begin(recipe.seed, recipe.deterministic)
     device = torch.device("cuda" if task.gpu else "cpu")
+    bf16 = precision.takes_bf16(recipe.precision, device)
+    task.channel.send({"bf16": bf16})
     network = task.setup.network()
     state = torch.load(io.BytesIO(task.storage.read(task.initial)), weights_only=True)
     network.load_state_dict(state)
     network.to(device).to(memory_format=cast(Any, torch.channels_last))
-    seeds = range(task.setup.recipe.landscape.seeds)
-    return [
-        tuple(
-            _sweep(task, network, task.setup.recipe.stages[stage], place * len(seeds) + seed, seed)
-            for seed in seeds
-        )
-        for place, stage in enumerate(task.stages)
-    ]
+    seeds = range(recipe.landscape.seeds)
+    with determinism(recipe.deterministic):
+        return [
+            tuple(
+                _sweep(task, network, recipe.stages[stage], place * len(seeds) + seed, seed, bf16)
+                for seed in seeds
+            )
+            for place, stage in enumerate(task.stages)
+        ]
 
 
-def _sweep(task: RangeTask, network: Network, stage: StageOptions, number: int, seed: int) -> Curve:
+def _sweep(
+    task: RangeTask, network: Network, stage: StageOptions, number: int, seed: int, bf16: bool
+) -> Curve:
     """One sweep; the network is then as it was."""
     setup, recipe = task.setup, task.setup.recipe
     device = next(network.parameters()).device
     network.set_trainable(stage.trainable)
     network.train()
-    if setup.plan.local_batch == 1 and any(True for _ in live_norms(network)):
-        raise InputError(
-            f"batch={recipe.batch}: one tile a worker, and batch norm needs two; take at least "
-            f"{2 * setup.plan.workers}"
-        )
+    # Synchronised batch norms see the global batch as one.
+    parts = 1 if recipe.sync_batchnorm else setup.plan.workers
+    if setup.plan.global_batch == parts:
+        refuse_single(network, recipe.batch, setup.plan.workers)
     HeadDropout(network).enter(recipe.dropout if stage.dropout is None else stage.dropout)
     seed_torch(recipe.seed, _STREAM, number)
-    loss = make_loss(recipe.loss, setup.task, class_weights(recipe.loss, task.train.labels))
+    weights = class_weights(recipe.loss, task.train.labels, recipe.repeat)
+    loss = make_loss(recipe.loss, setup.task, weights)
 
     def tell(step: int, value: float) -> None:
         task.channel.send({"sweep": number, "step": step, "loss": value})
@@ -176,8 +186,8 @@ def _sweep(task: RangeTask, network: Network, stage: StageOptions, number: int, 
         _inputs(task, recipe.seed + seed, device),
         loss,
         recipe.landscape,
-        parts=setup.plan.workers,
-        bf16=recipe.precision == "bf16" or (recipe.precision == "auto" and task.gpu),
+        parts=parts,
+        bf16=bf16,
         tell=tell,
     )
 
@@ -189,12 +199,13 @@ def _inputs(task: RangeTask, seed: int, device: torch.device) -> Iterator[Inputs
     steps = recipe.landscape.steps
     repeats = repeat_factors(task.train.labels, recipe.repeat)
     rows_N = window(seed, 0, steps * recipe.batch, len(task.train), True, repeats)
-    for batch in read_batches(task.train, rows_N, recipe.batch, recipe.error_budget):
-        rows: NDArray[np.int64] = batch["row"].numpy()
-        pixels_BCHW = batch["pixels"].to(device, non_blocking=True)
-        x_BCHW = train_input(pixels_BCHW, rows, 0, task.preprocess, augment)
-        labels_BK = batch["labels"].to(device).float()
+    budget, came_before = recipe.error_budget, copies(rows_N)
+    for batch in read_batches(task.train, rows_N, recipe.batch, budget, came_before):
+        drawn: NDArray[np.int64] = samples(batch["row"].numpy(), batch["copy"].numpy())
+        pixels_BCHW = send(batch["pixels"], device)
+        x_BCHW = train_input(pixels_BCHW, drawn, 0, task.preprocess, augment)
+        labels_BK = send(batch["labels"], device).float()
         if recipe.augment.mixup > 0:
-            share_B = shares(recipe.augment.mixup, seed, 0, rows)
-            x_BCHW, labels_BK = mix(x_BCHW, labels_BK, share_B, np.ones(len(rows), dtype=bool))
+            share_B = shares(recipe.augment.mixup, seed, 0, drawn)
+            x_BCHW, labels_BK = mix(x_BCHW, labels_BK, share_B, np.ones(len(drawn), dtype=bool))
         yield x_BCHW, labels_BK

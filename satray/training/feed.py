@@ -20,7 +20,11 @@ MOST_THREADS = 4
 
 
 def read_batches(
-    source: TileSource, rows: NDArray[np.int64], batch: int, error_budget: float
+    source: TileSource,
+    rows: NDArray[np.int64],
+    batch: int,
+    error_budget: float,
+    copies: NDArray[np.int64] | None = None,
 ) -> Iterator[Batch]:
     """Read tiles in order, a few batches ahead of the caller; unreadable ones are left out.
 
@@ -29,15 +33,17 @@ def read_batches(
         rows: which tiles, in order; a row may come several times.
         batch: tiles a batch; fewer where some cannot be read, and in the last.
         error_budget: share of `rows` that may be unreadable.
+        copies: how often each of `rows` came before; None: never.
 
     Yields:
-        `pixels` (b, C, H, W) as stored, `labels` (b, K) uint8, `row` (b,) int64; torch tensors.
+        `pixels` (b, C, H, W) as stored, `labels` (b, K) uint8, `row` and `copy` (b,) int64; torch
+        tensors.
 
     Raises:
         TrainingError: more tiles than the budget allows cannot be read, or a whole batch.
     """
     lost = 0
-    for table in _tables(source, rows, batch, min(MOST_THREADS, cluster.cores())):
+    for table in _tables(source, rows, copies, batch, min(MOST_THREADS, cluster.cores())):
         found = to_torch(table, source.shape, source.dtype)
         valid = found.pop("valid")
         lost += int((~valid).sum())
@@ -58,13 +64,18 @@ def _kept(values: Any, valid: Any) -> Any:
 
 
 def _tables(
-    source: TileSource, rows: NDArray[np.int64], batch: int, threads: int
+    source: TileSource,
+    rows: NDArray[np.int64],
+    copies: NDArray[np.int64] | None,
+    batch: int,
+    threads: int,
 ) -> Iterator[pa.Table]:
     """Read batches in so many threads (decoding holds no lock), and give them in order."""
 
     def read(start: int) -> pa.Table:
         some = rows[start : start + batch]
-        (table,) = read_blocks(source.rows(some), some, 0, batch)
+        came_before = None if copies is None else copies[start : start + batch]
+        (table,) = read_blocks(source.rows(some), some, 0, batch, came_before)
         return table
 
     with ThreadPoolExecutor(threads) as pool:

@@ -51,28 +51,41 @@ def check_loss(options: LossOptions, task: str) -> None:
         raise InputError(f"loss.positive_weight={weight:g}: accepted: above 0, or balanced")
 
 
-def positive_weights(labels_NK: NDArray[Any]) -> tuple[float, ...]:
-    """Negatives / positives of each class, at most `MOST_WEIGHT`; 1 for a constant class."""
-    positives_K = np.asarray(labels_NK).astype(bool).sum(axis=0)
-    negatives_K = len(labels_NK) - positives_K
+def positive_weights(
+    labels_NK: NDArray[Any], factors_N: NDArray[np.float64] | None = None
+) -> tuple[float, ...]:
+    """Negatives / positives of each class, at most `MOST_WEIGHT`; 1 for a constant class.
+
+    Args:
+        labels_NK: 0 or 1, of the train split.
+        factors_N: how often each tile comes in a pass (`repeat_factors`); None: once. Rarity that
+            sampling has made up for must not count again.
+    """
+    labels = np.asarray(labels_NK).astype(bool)
+    times_N = np.ones(len(labels)) if factors_N is None else factors_N
+    positives_K, negatives_K = times_N @ labels, times_N @ ~labels
     return tuple(
         min(MOST_WEIGHT, float(n) / float(p)) if n and p else 1.0
         for p, n in zip(positives_K.tolist(), negatives_K.tolist(), strict=True)
     )
 
 
-def class_weights(options: LossOptions, labels_NK: NDArray[Any]) -> tuple[float, ...] | None:
+def class_weights(
+    options: LossOptions, labels_NK: NDArray[Any], repeat: float
+) -> tuple[float, ...] | None:
     """The weight of each class's positives that `loss.positive_weight` asks for; None: none.
 
     Args:
         options: the loss.
         labels_NK: 0 or 1, of the train split.
+        repeat: the threshold of class-aware sampling, 0 for none: `balanced` balances what comes
+            in a pass.
     """
     weight = options.positive_weight
     if weight is None:
         return None
     if weight == "balanced":
-        return positive_weights(labels_NK)
+        return positive_weights(labels_NK, repeat_factors(labels_NK, repeat))
     return (float(weight),) * int(np.shape(labels_NK)[1])
 
 

@@ -1,34 +1,41 @@
 """The network's first weights: made once by the driver, and staged for the workers."""
 
 import io
+from collections.abc import Callable
 
 import torch
 
+from satray.models.network import Network
 from satray.models.weights import load_network_weights, read_weights
 from satray.runs.run import Run
 from satray.storage import join
 from satray.training.setup import Setup
+from satray.training.stage_check import check_stages
 from satray.training.state import seed_all
 
 FILE = "initial.pt"
 
 
-def stage(setup: Setup, run: Run) -> str:
+def stage(setup: Setup, run: Run, check: Callable[[Network, Setup], None] = check_stages) -> str:
     """Write the first weights below the run's state, once; later calls find them.
+
+    Args:
+        setup: the run, resolved.
+        run: its folder.
+        check: refuses a network that the job cannot train as asked.
 
     Returns:
         URI of the state dict.
 
     Raises:
-        InputError: weights that cannot be had, or do not fit.
+        InputError: weights that cannot be had, or do not fit; or a stage that cannot be trained.
     """
     uri = join(run.state, FILE)
     if run.storage.exists(uri):
         return uri
     seed_all(setup.recipe.seed)
     network = setup.network()
-    for part in setup.recipe.stages:
-        network.set_trainable(part.trainable)  # an unknown block ends the job here
+    check(network, setup)  # here, and not when the stage is reached after hours
     found = read_weights(setup.recipe.weights, setup.variant, run.storage)
     for report in load_network_weights(network, found, setup.recipe.first_conv):
         run.say(report.line())

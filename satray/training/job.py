@@ -1,6 +1,6 @@
 """The job `train`: inputs, plan, work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -8,19 +8,17 @@ import pyarrow as pa
 from satray import __version__
 from satray.config.train import TrainRecipe
 from satray.errors import TrainingError
-from satray.runs.inputs import digest_file
+from satray.metrics.trap import stuck, watch
 from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
-from satray.tiles.index import index_digest
-from satray.training import history, tracking
-from satray.training.about import about, variant_name
+from satray.training import history, lost, precision, tracking
+from satray.training.about import about, counted, variant_name
 from satray.training.calibrate import Calibration, calibrate
 from satray.training.imbalance import constant_classes
-from satray.training.setup import Setup, set_up, weight_files
+from satray.training.setup import Setup, digests, set_up
 from satray.training.snapshots import snapshot_note
 from satray.training.stages import TrainingPlan
-from satray.training.watch import stuck, watch
 
 if TYPE_CHECKING:  # it imports torch
     from satray.training.evaluation import Predictions
@@ -31,25 +29,31 @@ HEADLINES = ("map", "accuracy", "baseline_accuracy", "balanced_accuracy", "auc",
 
 def inputs(recipe: TrainRecipe, storage: Storage) -> dict[str, str]:
     """Digests of the index and of weight files; raises InputError. No Ray, no torch."""
-    set_up(recipe, storage)
+    found = digests(recipe, storage)
     tracking.check(recipe)
-    found = {"index": index_digest(recipe.index, storage)}
-    for tower, uri in weight_files(recipe).items():
-        found[f"weights.{tower}"] = digest_file(storage, uri)
     return found
 
 
 def plan(recipe: TrainRecipe, storage: Storage) -> list[str]:
-    """What would be done, in a few lines."""
+    """What would be done, in a few lines.
+
+    Raises:
+        InputError: a stage that the network cannot train.
+    """
+    from satray.training.stage_check import block_lines, check_stages
+
     setup = set_up(recipe, storage)
     schedule = setup.plan
+    network = setup.network()
+    check_stages(network, setup)
     return [
         *about(setup),
-        f"{schedule.total_steps:,} steps of {schedule.global_batch} tiles on {schedule.workers} "
-        f"workers: {schedule.total_samples:,} samples, "
+        *block_lines(network),
+        f"{counted(schedule.total_steps, 'step')} of {schedule.global_batch} tiles on "
+        f"{counted(schedule.workers, 'worker')}: {counted(schedule.total_samples, 'sample')}, "
         f"{schedule.total_samples / setup.train_tiles:.1f} times the train split",
-        f"{schedule.pseudo_epochs} evaluations, one every {schedule.samples_per_pseudo_epoch:,} "
-        f"samples; best by {setup.best}",
+        f"{counted(schedule.pseudo_epochs, 'evaluation')}, one every "
+        f"{schedule.samples_per_pseudo_epoch:,} samples to the nearest batch; best by {setup.best}",
         *schedule.lines,
         *([snapshots] if (snapshots := snapshot_note(schedule, recipe.average)) else []),
         *(f"note: {line}" for line in (*schedule.warnings, *setup.notes)),
@@ -69,9 +73,7 @@ def train_with(
         return _train(recipe, run, heard)
 
 
-def _train(
-    recipe: TrainRecipe, run: Run, listen: Callable[[dict[str, Any]], None] | None
-) -> Outcome:
+def _train(recipe: TrainRecipe, run: Run, follower: tracking.Follower) -> Outcome:
     from satray.training import auto, initial, launch, measure
 
     with run.activity("preparing"):
@@ -80,18 +82,16 @@ def _train(
             run.say(f"note: {line}")
         weights = initial.stage(setup, run)
     setup, tested = auto.settle(setup, run, weights)
-    told = _Teller(setup, run, listen)
+    told = _Teller(setup, run, follower)
     with run.activity("starting and saving"):
         launch.fit(setup, run, weights, told)
-    return finish(setup, run, told.errors, tested)
+    return finish(setup, run, follower, told.heard, tested)
 
 
 class _Teller:
     """Turns the workers' messages into lines for the person."""
 
-    def __init__(
-        self, setup: Setup, run: Run, listen: Callable[[dict[str, Any]], None] | None
-    ) -> None:
+    def __init__(self, setup: Setup, run: Run, listen: Callable[[dict[str, Any]], None]) -> None:
         self._setup = setup
         self._run = run
         self._listen = listen
@@ -99,7 +99,7 @@ class _Teller:
         self._starts = 0
         self._constant = constant_classes(setup.index.part("val").labels)
         self._stuck: tuple[str, ...] = ()
-        self.errors: dict[tuple[str, int], str] = {}
+        self.heard: set[int | str] = set()
 
     def __call__(self, message: dict[str, Any]) -> None:
         kind = message["kind"]
@@ -107,6 +107,8 @@ class _Teller:
             self._starts += 1
             if self._starts > 1:
                 self._run.say("  workers were started again; going on from the last checkpoint")
+        elif kind == "precision" and self._starts < 2:
+            self._run.say(f"  {precision.line(message['bf16'])}")
         elif kind == "progress":
             now = message["now"]
             self._run.progress(
@@ -115,16 +117,15 @@ class _Teller:
                 f"{now.images_per_second:.1f} images/s"
             )
         elif kind == "epoch":
-            for split, rows in message["errors"].items():
-                self.errors.update({(split, row): reason for row, reason in rows.items()})
             if message["row"] is not None:
+                self.heard.add(message["row"]["pseudo_epoch"])
                 self._run.say("  " + _epoch_line(self._setup, message["row"]))
                 self._warn(message["row"])
         elif kind == "combined":
             record = message["record"]
+            self.heard.add(kind)
             self._run.say(f"  {len(record['steps'])} snapshots combined: {record['kind']}")
-        if self._listen is not None:
-            self._listen(message)
+        self._listen(message)
 
     def _warn(self, row: dict[str, Any]) -> None:
         """Tell of classes predicted always or never, each time that these are others."""
@@ -146,14 +147,19 @@ def _epoch_line(setup: Setup, row: dict[str, Any]) -> str:
 
 
 def finish(
-    setup: Setup, run: Run, errors: dict[tuple[str, int], str], tested: tuple["Finding", ...] = ()
+    setup: Setup,
+    run: Run,
+    follower: tracking.Follower,
+    heard: Collection[int | str],
+    tested: tuple["Finding", ...] = (),
 ) -> Outcome:
     """Write the products of a trained run from its state.
 
     Args:
         setup: the run, resolved, with all learning rates.
         run: its folder.
-        errors: tiles that could not be read, by split and row.
+        follower: takes the history.
+        heard: what this attempt did itself: pseudo-epochs, 0 for the first, and `combined`.
         tested: the range tests of `learning_rate: auto`.
     """
     from satray.report.curves import curves
@@ -174,9 +180,12 @@ def finish(
     run.publish("history.parquet", history.parquet(rows), rows=len(rows))
     shown = "map" if setup.best == "loss" else setup.best
     title = f"{run.run_id}: {variant_name(setup)}"
-    picture = curves(rows, shown, title, best["samples_seen"], _rates(setup.plan, 1000))
+    batch = setup.plan.global_batch
+    stages = [(stage.first_step * batch, stage.number) for stage in setup.plan.stages]
+    picture = curves(rows, shown, title, choice.mark(best), _rates(setup.plan, 1000), stages)
     run.publish("curves.png", picture)
-    tracking.publish(setup.recipe, run, rows)
+    follower.publish(rows)
+    errors = lost.kept(run.storage, run.state)
     if errors:
         data, count = unreadable(setup, errors)
         run.publish("unreadable.parquet", data, rows=count)
@@ -199,7 +208,7 @@ def finish(
         picture_of_tests = findings.picture(tested, f"{title}: range test before training")
         run.publish("landscape.png", picture_of_tests)
     run.publish("metrics.json", to_json(figures))
-    _account(run, rows, choice.combined)
+    _account(run, rows, choice.combined, heard)
     return Outcome(
         counts={
             "train_tiles": setup.train_tiles,
@@ -242,10 +251,12 @@ def _rates(schedule: TrainingPlan, points: int) -> list[tuple[int, float]]:
     return [((step + 1) * schedule.global_batch, schedule.learning_rate(step)) for step in taken]
 
 
-def _account(run: Run, rows: Any, combined: dict[str, Any] | None) -> None:
-    """Take the workers' seconds out of the driver's wait for them."""
-    spent = history.seconds(rows)
-    if combined is not None:
+def _account(
+    run: Run, rows: Any, combined: dict[str, Any] | None, heard: Collection[int | str]
+) -> None:
+    """Take the workers' seconds of this attempt out of the driver's wait for them."""
+    spent = history.seconds([row for row in rows if row["pseudo_epoch"] in heard])
+    if combined is not None and "combined" in heard:
         spent["combining snapshots"] = combined["seconds"]
     for name, value in spent.items():
         run.add_seconds(name, value)

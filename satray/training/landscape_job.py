@@ -1,13 +1,14 @@
 """The job `landscape`: the learning-rate range test of one stage. No torch at import."""
 
+import functools
+
 from satray.config.landscape import LandscapeRecipe
 from satray.errors import InputError
 from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
-from satray.training import job
-from satray.training.about import about, variant_name
-from satray.training.setup import Setup, set_up
+from satray.training.about import about, counted, variant_name
+from satray.training.setup import Setup, digests, set_up
 
 
 def inputs(recipe: LandscapeRecipe, storage: Storage) -> dict[str, str]:
@@ -18,20 +19,28 @@ def inputs(recipe: LandscapeRecipe, storage: Storage) -> dict[str, str]:
     """
     if recipe.stage >= len(recipe.stages):
         raise InputError(
-            f"stage={recipe.stage}: the recipe has {len(recipe.stages)} stages; accepted: 0 to "
-            f"{len(recipe.stages) - 1}"
+            f"stage={recipe.stage}: the recipe has {counted(len(recipe.stages), 'stage')}; "
+            f"accepted: {'0' if len(recipe.stages) == 1 else f'0 to {len(recipe.stages) - 1}'}"
         )
-    return job.inputs(recipe, storage)
+    return digests(recipe, storage)
 
 
 def plan(recipe: LandscapeRecipe, storage: Storage) -> list[str]:
-    """What would be done."""
+    """What would be done.
+
+    Raises:
+        InputError: the stage cannot be trained.
+    """
+    from satray.training.stage_check import check_stages
+
     setup, wanted = set_up(recipe, storage), recipe.landscape
+    check_stages(setup.network(), setup, (recipe.stage,))
     samples = wanted.seeds * wanted.steps * recipe.batch
     return [
         *about(setup),
         f"range test of stages[{recipe.stage}] ({recipe.stages[recipe.stage].trainable}): "
-        f"{wanted.seeds} sweeps of {wanted.steps} batches of {recipe.batch}, learning rate "
+        f"{counted(wanted.seeds, 'sweep')} of {wanted.steps} batches of {recipe.batch}, learning "
+        f"rate "
         f"{wanted.lowest:g} to {wanted.highest:g}; up to {samples:,} samples, "
         f"{samples / setup.train_tiles:.1f} times the train split",
     ]
@@ -41,10 +50,12 @@ def work(recipe: LandscapeRecipe, run: Run) -> Outcome:
     """Sweep; publish `landscape.parquet`, `landscape.png` and `metrics.json`. Ray is up."""
     from satray.training import findings, initial, measure
     from satray.training.explore import explore
+    from satray.training.stage_check import check_stages
 
     with run.activity("preparing"):
         setup = measure.complete(set_up(recipe, run.storage), run)
-        weights = initial.stage(setup, run)
+        check = functools.partial(check_stages, stages=(recipe.stage,))
+        weights = initial.stage(setup, run, check)
     (finding,) = explore(setup, run, weights, (recipe.stage,))
     data, rows = findings.parquet(finding)
     run.publish("landscape.parquet", data, rows=rows)

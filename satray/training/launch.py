@@ -25,16 +25,17 @@ from satray.storage import join
 from satray.tiles.augment import Augment
 from satray.tiles.blocks import Batch
 from satray.tiles.stream import StreamTally, batches
-from satray.training import checkpoints, snapshots
+from satray.training import checkpoints, lost, snapshots
+from satray.training.choice import score
 from satray.training.epoch import EpochReport, Progress
 from satray.training.imbalance import class_weights
 from satray.training.loop import LoopSettings, train
+from satray.training.parallel import synchronised
+from satray.training.precision import takes_bf16
 from satray.training.setup import Setup
-from satray.training.state import TrainState
+from satray.training.state import TrainState, begin
 from satray.training.task import Task, make_task
 
-WORST = -1e30
-"""Score of a checkpoint whose metric is not a number."""
 STOPPED = "stopped.json"
 """Written by a worker that met an error which no restart can cure."""
 MAX_FAILURES = 3
@@ -71,7 +72,7 @@ def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None])
     if setup.recipe.sync_batchnorm and not task.gpu:
         raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
     run.say(_team(setup.plan.workers, task.gpu))
-    with channel.watch(listen):
+    with channel.watch(listen, run.say):
         while True:
             begun = reached
             try:
@@ -162,8 +163,7 @@ def _train(task: Task, rank: int) -> None:
     from satray.training import finale
 
     setup, recipe, plan = task.setup, task.setup.recipe, task.setup.plan
-    if recipe.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    begin(recipe.seed, recipe.deterministic)
     if not task.gpu:
         here = ray.train.get_context().get_local_world_size()
         torch.set_num_threads(cluster.threads_per_worker(here))
@@ -173,12 +173,11 @@ def _train(task: Task, rank: int) -> None:
         torch.load(io.BytesIO(task.storage.read(task.initial)), weights_only=True)
     )
     if recipe.sync_batchnorm and plan.workers > 1:
-        convert: Any = torch.nn.SyncBatchNorm.convert_sync_batchnorm
-        network = convert(network)
+        network = synchronised(network)
     state = _resume(device)
     shards = {name: ray.train.get_dataset_shard(name) for name in ("train", "val")}
     tallies = {name: StreamTally() for name in shards}
-    sent: dict[str, set[int]] = {name: set() for name in shards}
+    written: dict[str, set[int]] = {name: set() for name in shards}
 
     def train_batches(pseudo_epoch: int) -> Iterator[Batch]:
         return batches(
@@ -203,7 +202,8 @@ def _train(task: Task, rank: int) -> None:
     def report(epoch: EpochReport, state: TrainState) -> None:
         told: Message = {"kind": "epoch", "rank": rank, "row": epoch.row() if rank == 0 else None}
         told["bytes_read"] = {name: tally.bytes_read for name, tally in tallies.items()}
-        told["errors"] = {name: _news(tally, sent[name]) for name, tally in tallies.items()}
+        errors = {name: _news(tally, written[name]) for name, tally in tallies.items()}
+        lost.keep(task.storage, task.state, epoch.pseudo_epoch, rank, errors)
         _report(epoch, state, setup.best, rank)
         task.channel.send(told)
 
@@ -216,15 +216,17 @@ def _train(task: Task, rank: int) -> None:
         classes=setup.index.meta.classes,
         optimizer=recipe.optimizer,
         loss=recipe.loss,
-        positive_weight=class_weights(recipe.loss, task.train.labels),
+        positive_weight=class_weights(recipe.loss, task.train.labels, recipe.repeat),
         mixup=recipe.augment.mixup,
         average=recipe.average,
         seed=recipe.seed,
-        bf16=recipe.precision == "bf16" or (recipe.precision == "auto" and task.gpu),
+        bf16=takes_bf16(recipe.precision, device),
         deterministic=recipe.deterministic,
         error_budget=recipe.error_budget,
         evaluate_flip=recipe.input.evaluate_flip,
     )
+    if rank == 0:
+        task.channel.send({"kind": "precision", "bf16": settings.bf16})
     augment = Augment.of(recipe.augment, recipe.input.size, recipe.seed)
     train(
         network,
@@ -243,10 +245,10 @@ def _train(task: Task, rank: int) -> None:
     finale.finish(task, rank, network, train_batches, val_batches, settings, augment, device)
 
 
-def _news(tally: StreamTally, sent: set[int]) -> dict[int, str]:
-    """The errors that were not sent yet, by row; they count as sent from here on."""
-    fresh = {row: reason for row, reason in tally.errors.items() if row not in sent}
-    sent.update(fresh)
+def _news(tally: StreamTally, written: set[int]) -> dict[int, str]:
+    """The errors that were not written yet, by row; they count as written from here on."""
+    fresh = {row: reason for row, reason in tally.errors.items() if row not in written}
+    written.update(fresh)
     return fresh
 
 
@@ -265,9 +267,8 @@ def _report(epoch: EpochReport, state: TrainState, best: str, rank: int) -> None
     if rank != 0:
         ray.train.report({}, checkpoint_dir_name=name)
         return
-    value = -epoch.val_loss if best == "loss" else float(epoch.metrics[best])
     metrics = {
-        "score": value if value == value else WORST,
+        "score": score({"val_loss": epoch.val_loss, **epoch.metrics}, best),
         "pseudo_epochs": state.pseudo_epoch,
     }
     with tempfile.TemporaryDirectory(prefix="satray-checkpoint-") as folder:

@@ -19,6 +19,7 @@ from torch import nn
 
 from satray.errors import TrainingError
 from satray.metrics.summary import compute_metrics
+from satray.metrics.trap import watch
 from satray.models.preprocess import Preprocess
 from satray.tiles.augment import Augment
 from satray.tiles.flip import flip_at_random
@@ -31,7 +32,6 @@ from satray.training.settings import LoopSettings
 from satray.training.stages import TrainingPlan
 from satray.training.state import TrainState, determinism
 from satray.training.trainer import EpochSums, Trainer
-from satray.training.watch import watch
 
 __all__ = ["Batch", "EpochReport", "LoopSettings", "Progress", "TrainState", "train"]
 

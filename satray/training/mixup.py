@@ -19,6 +19,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from satray.tiles.augment import counter_hash, evenly
+from satray.tiles.send import send
 
 _MIXUP = 2001
 """Keeps these draws apart from those of augmentation and of torch's generators."""
@@ -53,7 +54,7 @@ def mix(
         The blended input and labels.
     """
     paired: NDArray[Any] = valid & np.roll(valid, -1)
-    own_B = torch.from_numpy(np.where(paired, share_B, 1.0).astype(np.float32)).to(x_BCHW.device)
+    own_B = send(torch.from_numpy(np.where(paired, share_B, 1.0).astype(np.float32)), x_BCHW.device)
     own_B111 = own_B.view(-1, 1, 1, 1).to(x_BCHW.dtype)
     own_B1 = own_B.view(-1, 1).to(labels_BK.dtype)
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,6 +57,34 @@ def gather(mine: Any) -> list[Any]:
 def live_norms(network: nn.Module) -> Iterator[_BatchNorm]:
     """Batch norms that use batch statistics as the network's mode stands; frozen ones do not."""
     return (each for each in network.modules() if isinstance(each, _BatchNorm) and each.training)
+
+
+def synchronised(network: nn.Module) -> nn.Module:
+    """The network with batch statistics over all ranks; same weights, same state dict.
+
+    By timm's conversion: torch's own drops the activations that timm's norms carry.
+    """
+    import timm.layers
+
+    layers: Any = timm.layers
+    converted: nn.Module = layers.convert_sync_batchnorm(network)
+    return converted
+
+
+@contextmanager
+def resting_norms(network: nn.Module) -> Iterator[None]:
+    """Batch norms neither use nor note the batch for a while; live ones are live again after it.
+
+    Synchronised ones go on: the other ranks wait for this one's statistics.
+    """
+    norms = [norm for norm in live_norms(network) if not isinstance(norm, nn.SyncBatchNorm)]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def share_running_statistics(network: nn.Module) -> None:

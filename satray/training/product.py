@@ -48,6 +48,7 @@ def bundle(setup: Setup, run: Run, choice: Choice, calibration: Calibration) -> 
             "learning_rates": [stage.peak for stage in setup.plan.stages],
             "satray": __version__,
             "validation": finite(choice.validation),
+            "calibration": calibration.origin(),
             **choice.origin(),
         },
     )

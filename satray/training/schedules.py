@@ -1,9 +1,10 @@
 """Learning rates and momentum as pure functions of how far a stage has come.
 
 Each schedule gives the learning rate of one step (one global batch) of a stage. Lengths are
-planned in samples (`satray.training.stages`) and arrive here as whole steps, so a schedule never
-knows how many workers there are. All are torch's schedulers point by point (tested), which follow
-the papers named in `satray.training.cycles`; a warm-up is torch's `LinearLR` before them.
+planned in samples (`satray.training.stages`); drops, cycles and warm-ups end at the whole step
+nearest to where they should, so a schedule never knows how many workers there are. All are torch's
+schedulers point by point where lengths are whole steps (tested), which follow the papers named in
+`satray.training.cycles`; a warm-up is torch's `LinearLR` before them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from satray.training import cycles
 from satray.training.cycles import anneal
 from satray.training.span import Span
 
-__all__ = ["Span", "cycle_ends", "drop_interval", "learning_rate", "momentum", "warmup_steps"]
+__all__ = ["Span", "after_warmup", "cycle_ends", "learning_rate", "momentum", "warmup_steps"]
 
 HIGH_MOMENTUM, LOW_MOMENTUM = 0.95, 0.85
 """Momentum at the lowest and at the highest learning rate of a cycle."""
@@ -34,7 +35,7 @@ def learning_rate(options: ScheduleOptions, peak: float, step: int, span: Span) 
         ValueError: `step` lies outside the stage, or the warm-up fills it.
     """
     warmup = _warmed(options, step, span)
-    schedule, proper = _SCHEDULES[options.name], span.after(warmup)
+    schedule, proper = _SCHEDULES[options.name], after_warmup(options, span)
     if step >= warmup:
         return schedule(options, peak, step - warmup, proper)
     share = options.warmup_start + (1.0 - options.warmup_start) * step / warmup
@@ -53,7 +54,7 @@ def momentum(options: ScheduleOptions, step: int, span: Span) -> float | None:
     warmup = _warmed(options, step, span)
     if not options.cycle_momentum:
         return None
-    step, proper = max(0, step - warmup), span.after(warmup)
+    step, proper = max(0, step - warmup), after_warmup(options, span)
     if options.name == "one_cycle":
         rises, share = cycles.one_cycle_place(options, step, proper)
         first, second = HIGH_MOMENTUM, LOW_MOMENTUM
@@ -71,7 +72,7 @@ def cycle_ends(options: ScheduleOptions, span: Span) -> tuple[int, ...]:
     that the stage's end cuts short does not count.
     """
     warmup = warmup_steps(options, span)
-    return tuple(warmup + end for end in cycles.ends(options, span.after(warmup)))
+    return tuple(warmup + end for end in cycles.ends(options, after_warmup(options, span)))
 
 
 def warmup_steps(options: ScheduleOptions, span: Span) -> int:
@@ -79,9 +80,9 @@ def warmup_steps(options: ScheduleOptions, span: Span) -> int:
     return max(1, span.whole(options.warmup)) if options.warmup > 0 else 0
 
 
-def drop_interval(options: ScheduleOptions, span: Span) -> int:
-    """Steps between two drops of the `step` schedule (at least 1)."""
-    return max(1, span.whole(options.step))
+def after_warmup(options: ScheduleOptions, span: Span) -> Span:
+    """The stretch of the schedule proper."""
+    return span.after(warmup_steps(options, span), options.warmup)
 
 
 def _warmed(options: ScheduleOptions, step: int, span: Span) -> int:
@@ -100,7 +101,8 @@ def _constant(options: ScheduleOptions, peak: float, step: int, span: Span) -> f
 
 def _step(options: ScheduleOptions, peak: float, step: int, span: Span) -> float:
     """As torch's `StepLR`: times gamma at each drop; drops fall between steps."""
-    return float(peak * options.gamma ** (step // drop_interval(options, span)))
+    number, _, _ = cycles.place(options, step, span)
+    return float(peak * options.gamma**number)
 
 
 def _smith(options: ScheduleOptions, peak: float, step: int, span: Span) -> float:

@@ -8,8 +8,10 @@ from satray.config.train import TrainRecipe
 from satray.errors import InputError
 from satray.models.radiometry import Radiometry
 from satray.models.variant import check_bands, input_bands, resolve
+from satray.runs.inputs import digest_file
 from satray.storage import Storage
 from satray.tiles.index import TileIndex, index_digest, read_index
+from satray.training.idle_keys import idle_keys
 from satray.training.imbalance import check_loss, label_notes, repeat_notes
 from satray.training.normalisation import normalisation, radiometry
 from satray.training.stages import TrainingPlan, plan_training
@@ -50,7 +52,7 @@ class Setup:
     best: str
     """Validation metric that picks the bundle: map, accuracy, loss or auc."""
     notes: tuple[str, ...] = ()
-    """What the labels cannot teach or show, and what a pass holds; one line each."""
+    """What labels cannot teach or show, what a pass holds, keys without effect; one line each."""
 
     @property
     def task(self) -> Task:
@@ -120,6 +122,7 @@ def set_up(recipe: TrainRecipe, storage: Storage) -> Setup:
     labels, classes = index.part("train").labels, index.meta.classes
     notes = label_notes(labels, index.part("val").labels, classes, best)
     notes += repeat_notes(labels, classes, recipe.repeat)
+    notes += idle_keys(recipe, variant, index.meta.task)
     mean, std = normalisation(recipe, variant, index.meta, storage)
     return Setup(
         recipe=recipe,
@@ -136,6 +139,18 @@ def set_up(recipe: TrainRecipe, storage: Storage) -> Setup:
         best=best,
         notes=notes,
     )
+
+
+def digests(recipe: TrainRecipe, storage: Storage) -> dict[str, str]:
+    """Digests of the index and of weight files, by key, once the recipe is seen to fit them.
+
+    Raises:
+        InputError: see `set_up`; or a weight file that is not there.
+    """
+    found = {"index": set_up(recipe, storage).digest}
+    for tower, uri in weight_files(recipe).items():
+        found[f"weights.{tower}"] = digest_file(storage, uri)
+    return found
 
 
 def best_metric(best: str, task: str) -> str:

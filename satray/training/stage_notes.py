@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from satray.config.stages import ScheduleOptions
 from satray.training import cycles
-from satray.training.schedules import cycle_ends, drop_interval, warmup_steps
+from satray.training.schedules import after_warmup, cycle_ends, warmup_steps
 from satray.training.span import Span
 
 CYCLED = (*cycles.SMITH, "one_cycle")
@@ -21,10 +21,10 @@ def notes(schedule: ScheduleOptions, span: Span, number: int) -> tuple[str, ...]
     """
     name = f"stages[{number}].schedule"
     warmup = warmup_steps(schedule, span)
-    proper = span.after(warmup)
+    proper = after_warmup(schedule, span)
     past = " after its warm-up" if warmup else ""
     found: list[str] = []
-    if schedule.name == "step" and drop_interval(schedule, span) >= proper.steps:
+    if schedule.name == "step" and cycles.starts(schedule, proper)[1] >= proper.steps:
         found.append(
             f"{name}.step={schedule.step:g} pseudo-epochs is not shorter than the stage "
             f"({proper.pseudo_epochs:.3g}{past}): the learning rate never drops"

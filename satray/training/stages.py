@@ -1,11 +1,13 @@
 """The plan of a training run: pure arithmetic from recipe, train rows and workers to steps.
 
-Everything is counted in samples and rounded to whole global batches, so that the plan depends on
-the worker count only through the local batch.
+Everything is counted in samples from the start of the run, and only what comes out is rounded to
+whole global batches: the plan depends on the worker count only through the local batch, and the
+samples that it trains on depend on the batch by half a batch at most.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +16,7 @@ from satray.config.stages import StageOptions
 from satray.config.train import TrainRecipe
 from satray.errors import InputError
 from satray.training.schedules import learning_rate, momentum, warmup_steps
-from satray.training.span import Span
+from satray.training.span import Span, whole_steps
 from satray.training.stage_notes import notes
 
 
@@ -72,8 +74,8 @@ class TrainingPlan:
     global_batch: int
     """Tiles a step, over all workers."""
 
-    steps_per_pseudo_epoch: int
-    """Steps between evaluations."""
+    steps_per_pseudo_epoch: float
+    """Steps between evaluations as a mean; two pseudo-epochs may differ by a step."""
 
     stages: tuple[PlannedStage, ...]
     """In order; each starts where the one before it ends."""
@@ -88,8 +90,8 @@ class TrainingPlan:
 
     @property
     def samples_per_pseudo_epoch(self) -> int:
-        """Samples between evaluations, over all workers: whole batches."""
-        return self.steps_per_pseudo_epoch * self.global_batch
+        """Samples between evaluations, over all workers, as a mean."""
+        return round(self.steps_per_pseudo_epoch * self.global_batch)
 
     @property
     def total_steps(self) -> int:
@@ -104,11 +106,9 @@ class TrainingPlan:
     @cached_property
     def ends(self) -> tuple[int, ...]:
         """Steps taken at the end of each pseudo-epoch; the last may be a short one."""
-        whole = range(
-            self.steps_per_pseudo_epoch, self.total_steps + 1, self.steps_per_pseudo_epoch
-        )
-        ends = tuple(whole)
-        return ends if ends and ends[-1] == self.total_steps else (*ends, self.total_steps)
+        each, total = self.steps_per_pseudo_epoch, self.total_steps
+        ends = (whole_steps(number * each) for number in itertools.count(1))
+        return (*itertools.takewhile(lambda end: end < total, ends), total)
 
     @property
     def pseudo_epochs(self) -> int:
@@ -176,8 +176,9 @@ class TrainingPlan:
 def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> TrainingPlan:
     """Lay out a run.
 
-    A pseudo-epoch is `recipe.pseudo_epoch` samples (default: the train split) rounded down to
-    whole batches; a stage is its samples, or its share of pseudo-epochs, rounded to whole steps.
+    A pseudo-epoch is `recipe.pseudo_epoch` samples (default: the train split); a stage is its
+    samples, or its share of pseudo-epochs. The ends of both, counted from the start of the run,
+    are rounded to whole steps.
 
     Raises:
         InputError: the batch does not divide over the workers, is larger than the split or than
@@ -201,12 +202,14 @@ def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> Trainin
         raise InputError(
             f"pseudo_epoch={samples}: shorter than one batch of {batch}; take at least {batch}"
         )
-    steps_per_pseudo_epoch = samples // batch
+    each, exact_end = samples / batch, 0.0
     stages: list[PlannedStage] = []
     warnings: list[str] = []
     for number, options in enumerate(recipe.stages):
-        span = _span(options, number, batch, steps_per_pseudo_epoch)
-        first = stages[-1].end_step if stages else 0
+        first, exact_first = stages[-1].end_step if stages else 0, exact_end
+        exact_end += _length(options, batch, each)
+        span = Span(whole_steps(exact_end) - first, each, exact_first - first)
+        _check(options, number, batch, span)
         rate = options.learning_rate
         stages.append(
             PlannedStage(
@@ -222,27 +225,30 @@ def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> Trainin
         train_rows=train_rows,
         workers=workers,
         global_batch=batch,
-        steps_per_pseudo_epoch=steps_per_pseudo_epoch,
+        steps_per_pseudo_epoch=each,
         stages=tuple(stages),
         warnings=tuple(warnings),
     )
 
 
-def _span(options: StageOptions, number: int, batch: int, steps_per_pseudo_epoch: int) -> Span:
-    """A stage's length in whole steps, with room for its warm-up."""
+def _length(options: StageOptions, batch: int, steps_per_pseudo_epoch: float) -> float:
+    """A stage's length in steps, not rounded."""
     if options.samples is not None:
-        steps = round(options.samples / batch)
-        length, least = f"samples={options.samples}", f"{batch}"
-    else:
-        steps = round(options.pseudo_epochs * steps_per_pseudo_epoch)
-        length = f"pseudo_epochs={options.pseudo_epochs:g}"
-        least = f"{1 / steps_per_pseudo_epoch:.3g}"
-    if steps < 1:
+        return options.samples / batch
+    return options.pseudo_epochs * steps_per_pseudo_epoch
+
+
+def _check(options: StageOptions, number: int, batch: int, span: Span) -> None:
+    """Refuse a stage without a step, or without room for more than its warm-up."""
+    if span.steps < 1:
+        if options.samples is not None:
+            length, least = f"samples={options.samples}", f"{batch}"
+        else:
+            length = f"pseudo_epochs={options.pseudo_epochs:g}"
+            least = f"{1 / span.steps_per_pseudo_epoch:.3g}"
         raise InputError(f"stages[{number}].{length}: less than one batch; take at least {least}")
-    span = Span(steps=steps, steps_per_pseudo_epoch=steps_per_pseudo_epoch)
-    if warmup_steps(options.schedule, span) >= steps:
+    if warmup_steps(options.schedule, span) >= span.steps:
         raise InputError(
             f"stages[{number}].schedule.warmup={options.schedule.warmup:g} pseudo-epochs: not "
             f"shorter than its stage of {span.pseudo_epochs:.3g}; take less, or a longer stage"
         )
-    return span

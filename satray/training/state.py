@@ -8,6 +8,7 @@ anew for each (seed, pseudo-epoch, rank).
 from __future__ import annotations
 
 import io
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,12 +111,22 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def begin(seed: int, deterministic: bool) -> None:
+    """What a process that trains does first, before CUDA starts.
+
+    Seeds all generators; where repeatable kernels will be asked for, fixes cuBLAS' workspaces,
+    which it reads once.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    seed_all(seed)
+
+
 @contextmanager
 def determinism(on: bool) -> Iterator[None]:
     """Ask torch for bitwise repeatable kernels for a while.
 
-    On GPUs `CUBLAS_WORKSPACE_CONFIG=:4096:8` must be set before CUDA starts: whoever starts the
-    process does that.
+    On GPUs the process has to have begun that way (`begin`).
     """
     before = torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from satray.errors import InputError, TrainingError
 from satray.models.preprocess import Preprocess
 from satray.tiles.augment import Augment
 from satray.tiles.order import samples
+from satray.tiles.send import send
 from satray.training.averages import Averages, Keep
 from satray.training.clock import Clock
 from satray.training.dropout import HeadDropout
@@ -27,8 +29,9 @@ from satray.training.inputs import train_input
 from satray.training.losses import make_loss
 from satray.training.mixup import mix, shares
 from satray.training.optimizers import depth_groups, make_optimizer, set_rate
-from satray.training.parallel import add_up, live_norms, rank, wrap
+from satray.training.parallel import add_up, rank, resting_norms, wrap
 from satray.training.settings import LoopSettings
+from satray.training.stage_check import refuse_single
 from satray.training.stages import PlannedStage, TrainingPlan
 from satray.training.state import TrainState, model_state, seed_torch
 
@@ -171,12 +174,9 @@ class Trainer:
         set_trainable(stage.options.trainable)
         self.network.zero_grad(set_to_none=True)
         self.network.train()
-        norms = [n for n in live_norms(self.network) if not isinstance(n, nn.SyncBatchNorm)]
-        if self._plan.local_batch == 1 and norms:
-            raise InputError(
-                f"batch={self._plan.global_batch}: one tile a worker, and batch norm needs two; "
-                f"take at least {2 * self._plan.workers}"
-            )
+        self.averages.settle()
+        if self._plan.local_batch == 1:
+            refuse_single(self.network, self._plan.global_batch, self._plan.workers)
         self._dropout.enter(stage.options.dropout)
         groups = depth_groups(self.network, stage.options.layer_decay)
         self._optimizer = make_optimizer(self._settings.optimizer, groups)
@@ -196,17 +196,21 @@ class Trainer:
         pixels_BCHW = torch.as_tensor(batch["pixels"])
         if not valid.all():
             pixels_BCHW = _stand_in(pixels_BCHW, valid)
-        pixels_BCHW = pixels_BCHW.to(device, non_blocking=True)
+        pixels_BCHW = send(pixels_BCHW, device)
         x_BCHW = train_input(pixels_BCHW, drawn, pseudo_epoch, self._preprocess, self._augment)
-        labels_BK = torch.as_tensor(batch["labels"]).to(device, non_blocking=True).float()
+        labels_BK = send(torch.as_tensor(batch["labels"]), device).float()
         if settings.mixup:
             share_B = shares(settings.mixup, settings.seed, pseudo_epoch, drawn)
             x_BCHW, labels_BK = mix(x_BCHW, labels_BK, share_B, valid)
-        weight_B = torch.from_numpy(valid.astype(np.float32)).to(device, non_blocking=True)
+        weight_B = send(torch.from_numpy(valid.astype(np.float32)), device)
 
         set_rate(self._optimizer, self._plan.learning_rate(step), self._plan.momentum(step))
         self._optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+        with ExitStack() as stack:
+            stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16))
+            if not valid.any():  # nothing for batch norms to learn; to synchronised ones, the means
+                stack.enter_context(resting_norms(self.network))
+                x_BCHW = torch.zeros_like(x_BCHW)
             logits_BK = self._wrapped(x_BCHW)
         loss = (self._loss(logits_BK.float(), labels_BK) * weight_B).sum()
         sums = add_up(torch.stack([loss.detach().double(), weight_B.sum().double()]))

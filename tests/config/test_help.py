@@ -6,6 +6,7 @@ from satray.config.base import Recipe
 from satray.config.check import CheckRecipe
 from satray.config.demo import DemoRecipe
 from satray.config.evaluate import EvaluateRecipe
+from satray.config.export import ExportRecipe
 from satray.config.help import keys_of, render, to_yaml
 from satray.config.landscape import LandscapeRecipe
 from satray.config.parse import build
@@ -20,6 +21,7 @@ RECIPES: list[tuple[type[Recipe], list[str]]] = [
     (CheckRecipe, ["index=x"]),
     (EvaluateRecipe, ["bundle=b", "index=x"]),
     (ScoreRecipe, ["bundle=b", "tiles=x"]),
+    (ExportRecipe, ["bundle=b"]),
     (DemoRecipe, []),
 ]
 
@@ -43,3 +45,31 @@ def test_print_config_round_trips(model: type[Recipe], required: list[str]) -> N
     text = to_yaml(recipe)
     again = build(model, ["r.yaml"], lambda path, options: text.encode())
     assert again == recipe
+
+
+@pytest.mark.parametrize(("model", "required"), RECIPES)
+def test_required_keys_come_first_and_those_of_every_job_last(
+    model: type[Recipe], required: list[str]
+) -> None:
+    names = list(dict.fromkeys(entry.name.split(".")[0] for entry in keys_of(model)))
+    assert set(names) == set(model.model_fields)
+    assert set(names[: len(required)]) == {item.split("=")[0] for item in required}
+    assert names[-4:] == ["out", "overwrite", "storage", "resources"]
+
+
+def test_a_jobs_own_keys_come_before_those_of_train() -> None:
+    first = [entry.name.split(".")[0] for entry in keys_of(CheckRecipe)][:3]
+    assert first == ["index", "check", "check"]
+    places = {
+        name.split(".")[0]: place
+        for place, name in reversed(
+            list(enumerate(entry.name for entry in keys_of(LandscapeRecipe)))
+        )
+    }
+    assert max(places["stage"], places["landscape"]) < places["variant"]
+
+
+@pytest.mark.parametrize(("model", "required"), RECIPES)
+def test_help_says_what_the_job_makes(model: type[Recipe], required: list[str]) -> None:
+    page = " ".join(render("x", "About.", model).split())
+    assert f"makes: {model.makes} options:" in page

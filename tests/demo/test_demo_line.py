@@ -21,6 +21,10 @@ def test_plan_writes_nothing(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_report_is_pointed_at():
+    assert any("evaluate-" in said and "report.html" in said for said in line._look_at("out"))
+
+
 @pytest.mark.pipeline
 def test_demo_runs_is_measured_and_is_found_done(ray_session, tmp_path, capfd, monkeypatch):
     # `make demo` has two; the seconds of the second are better spent elsewhere.

@@ -18,6 +18,7 @@ class FakeRecipe(Recipe):
 
     text: str = key("a", "what to write")
     failed: int = key(0, "inputs that fail")
+    verdict: str | None = key(None, "what there is to say against it")
 
 
 def make_job(calls):
@@ -27,7 +28,13 @@ def make_job(calls):
         run.publish("text.txt", recipe.text.encode())
         if recipe.text == "crash":
             raise SatrayError("no more")
-        return Outcome(attempted=2, failed=recipe.failed, error_budget=0.0, summary=("wrote",))
+        return Outcome(
+            attempted=2,
+            failed=recipe.failed,
+            error_budget=0.0,
+            summary=("wrote",),
+            verdict=recipe.verdict,
+        )
 
     return Job("fake", FakeRecipe, lambda r, s: {"input": "digest"}, lambda r, s: [], work)
 
@@ -84,3 +91,8 @@ def test_a_crash_leaves_no_record_and_the_next_attempt_goes_on(outer, tmp_path):
 def test_a_step_over_its_error_budget_ends_the_demo(outer, tmp_path):
     with pytest.raises(SatrayError, match="fake: 1 of 2 inputs failed"):
         step(make_job([]), recipe_in(tmp_path, failed=1), outer, "fake")
+
+
+def test_a_verdict_ends_the_demo(outer, tmp_path):
+    with pytest.raises(SatrayError, match="fake: not so"):
+        step(make_job([]), recipe_in(tmp_path, verdict="not so"), outer, "fake")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from satray.metrics.bootstrap import _weights, bootstrap, paired
+from satray.metrics.bootstrap import _weights, affordable, bootstrap, paired
 from satray.metrics.scored import Rule, Scored
 from satray.metrics.summary import compute_metrics, flat, flat_figures
 from satray.metrics.weighted import figures
@@ -108,6 +108,34 @@ def test_paired():
     )
     assert cold["map"].sd == 0
     assert cold["log_loss"].value != 0
+
+
+def test_many_tiles_get_fewer_draws():
+    assert affordable(1000, 483) == affordable(1000, 200_000) == 1000
+    assert affordable(1000, 1_000_000) == 200
+    assert affordable(1000, 10_000_000) == 100
+    assert affordable(20, 10_000_000) == 20
+
+
+def test_progress_is_told(monkeypatch):
+    logits, labels = split("multilabel")
+    monkeypatch.setattr("satray.metrics.bootstrap.CHUNK", 20 * len(logits))
+    told = []
+    bootstrap(logits, labels, "abc", "multilabel", 50, progress=lambda *now: told.append(now))
+    assert told == [(20, 50), (40, 50), (50, 50)]
+
+
+def test_what_draws_have_in_common_is_made_once(monkeypatch):
+    from satray.metrics import scored
+
+    calls = []
+    for name in ("bin_of", "f_beta_by_tile"):
+        plain = getattr(scored, name)
+        monkeypatch.setattr(scored, name, lambda *a, n=name, f=plain: calls.append(n) or f(*a))
+    logits, labels = split("multilabel")
+    monkeypatch.setattr("satray.metrics.bootstrap.CHUNK", len(logits))
+    bootstrap(logits, labels, "abc", "multilabel", 30)
+    assert sorted(calls) == ["bin_of", "f_beta_by_tile", "f_beta_by_tile"]
 
 
 def test_no_draw_is_refused():

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import fbeta_score, log_loss
 
+from satray.metrics.bins import bin_of
 from satray.metrics.calibration import (
-    bin_of,
+    PRIOR,
     ece,
     fit_temperature,
     fit_thresholds,
@@ -69,7 +70,7 @@ def test_halves_hang_on_the_seed():
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.floats(0.3, 5), st.sampled_from(["multilabel", "multiclass"]))
-def test_temperature_minimises_the_log_loss(seed, spread, task):
+def test_temperature_minimises_the_log_loss_and_its_prior(seed, spread, task):
     rng = np.random.default_rng(seed)
     z_NK = rng.normal(size=(300, 3))
     scores_NK = scores_of(z_NK, task)
@@ -81,12 +82,12 @@ def test_temperature_minimises_the_log_loss(seed, spread, task):
 
     def loss(log_t):
         rule = Rule(temperature=np.exp(log_t))
-        return compute_metrics(logits_NK, labels_NK, list("abc"), task, rule)["log_loss"]
+        mean = compute_metrics(logits_NK, labels_NK, list("abc"), task, rule)["log_loss"]
+        return 300 * mean + PRIOR * (np.exp(-log_t) + log_t)
 
     found = fit_temperature(logits_NK, labels_NK, task)
     theirs = minimize_scalar(loss, bounds=np.log([0.05, 20]), options={"xatol": 1e-8})
     assert found == pytest.approx(np.exp(theirs.x), rel=1e-3)
-    assert fit_temperature(2 * logits_NK, labels_NK, task) == pytest.approx(2 * found, rel=1e-6)
     assert compute_metrics(logits_NK, labels_NK, list("abc"), "multilabel")[
         "log_loss"
     ] == pytest.approx(
@@ -101,12 +102,33 @@ def test_temperature_of_what_was_blown_up():
     assert fit_temperature(3 * z_NK, labels_NK, "binary") == pytest.approx(3, rel=0.05)
 
 
+def test_logits_that_say_nothing_keep_their_temperature():
+    labels_NK = np.eye(3)[np.arange(60) % 3]
+    for task in ("multilabel", "multiclass"):
+        assert fit_temperature(np.zeros((60, 3)), labels_NK, task) == pytest.approx(1, abs=1e-9)
+
+
+def test_tiles_told_apart_without_error_do_not_freeze_the_temperature():
+    """200 tiles, the fitted half without error, the other with two: it must not be hurt."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        y_N = rng.random(200) < 0.5
+        z_N = rng.gamma(3, 1.5, 200) * np.where(y_N, 1, -1)
+        z_N[100 + np.argsort(np.abs(z_N[100:]))[[2, 9]]] *= -1
+        z_NK, y_NK = z_N[:, None], y_N[:, None]
+        found = fit_temperature(z_NK[:100], y_NK[:100], "binary")
+        assert 0.3 < found < 1
+        rest = (z_NK[100:], y_NK[100:], ["a"], "binary")
+        before = compute_metrics(*rest)["log_loss"]
+        assert compute_metrics(*rest, Rule(found))["log_loss"] < before + 0.02
+        assert compute_metrics(*rest, Rule(0.05))["log_loss"] > before + 0.1
+
+
 def test_temperature_has_bounds():
-    z_NK, labels_NK = np.array([[5.0], [-5.0]]), np.array([[1], [0]])
-    assert (
-        fit_temperature(z_NK, labels_NK, "binary") == 0.05
-    )  # without error: the colder the better
-    assert fit_temperature(z_NK, 1 - labels_NK, "binary") == 20.0  # always wrong: say nothing
+    z_NK, labels_NK = np.array([[5.0], [-5.0]] * 50), np.array([[1], [0]] * 50)
+    assert fit_temperature(z_NK, 1 - labels_NK, "binary") is None  # always wrong: no temperature
+    many = (np.tile(z_NK, (5, 1)) / 100, np.tile(labels_NK, (5, 1)))
+    assert fit_temperature(*many, "binary") is None  # of another unit
     with pytest.raises(ValueError, match="no tile"):
         fit_temperature(z_NK[:0], labels_NK[:0], "binary")
     with pytest.raises(ValueError, match="finite"):

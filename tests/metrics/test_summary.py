@@ -12,7 +12,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from satray.metrics.scored import Rule
+from satray.metrics.scored import Rule, one_against_rest
 from satray.metrics.summary import compute_metrics, flat
 
 NAMES = ("map", "map_paper", "classes_counted", "accuracy", "baseline_accuracy")
@@ -196,3 +196,30 @@ def test_the_rule_decides():
         assert found["predicted_positive_rate"] == rate
     with pytest.raises(ValueError, match="thresholds"):
         compute_metrics(logits, labels, ["a"], "binary", Rule(1, (0.5, 0.5)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    classes=st.integers(1, 12),
+    scale=st.sampled_from([0.1, 3.0, 30.0, 1000.0]),
+    ties=st.booleans(),
+)
+def test_odds_against_the_rest_are_those_of_a_sum_over_the_others(seed, classes, scale, ties):
+    logits = np.random.default_rng(seed).uniform(-scale, scale, (6, classes))
+    logits = np.round(logits) if ties else logits
+    found = one_against_rest(logits)
+    others = [np.delete(logits, k, axis=1) for k in range(classes)]
+    rest = [np.logaddexp.reduce(each, axis=1) if classes > 1 else logits[:, 0] for each in others]
+    np.testing.assert_allclose(found, logits - np.transpose(rest), rtol=1e-12, atol=1e-12)
+
+
+def test_odds_against_the_rest_stay_apart_at_extreme_logits():
+    logits = np.array([[1e3, -1e3, 0.0], [-1e3, 1e3, 999.0], [50.0, 0, 0], [51.0, 0, 0]])
+    with np.errstate(all="raise", under="ignore"):
+        found = one_against_rest(logits)
+    expected = [1000.0, -2000.0, -1000.0]
+    assert found[0].tolist() == expected
+    assert found[1, 0] == pytest.approx(-2000 - math.log1p(math.exp(-1)), rel=1e-14)
+    assert found[1, 1] == pytest.approx(1.0, rel=1e-12)
+    assert found[3, 0] - found[2, 0] == pytest.approx(1.0)  # their probabilities are both 1.0

@@ -3,6 +3,7 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
 
+from satray.models.constants import _kept, by_band
 from satray.models.geometry import InputGeometry
 from satray.models.preprocess import Preprocess, fill_invalid, normalize, resize_tiles
 
@@ -69,3 +70,17 @@ def test_normalising_is_per_band():
 def test_wrong_number_of_bands():
     with pytest.raises(ValueError, match="2 bands given, 1 expected"):
         preprocess(4)(torch.zeros(1, 2, 4, 4))
+
+
+def test_a_kept_constant_is_made_once_and_can_be_trained_through():
+    """What GPUs are given; kept here for the CPU."""
+    numbers, cpu = (0.1, 65535.0, 2.5), torch.device("cpu")
+    with torch.inference_mode():
+        kept = _kept(numbers, torch.float32, cpu)
+    assert _kept(numbers, torch.float32, cpu) is kept
+    assert _kept(numbers, torch.float64, cpu).dtype == torch.float64
+    assert torch.equal(kept, by_band(numbers, torch.float32, cpu))
+    assert torch.equal(kept, torch.zeros(1).new_tensor(numbers).view(1, 3, 1, 1))
+    x = torch.ones(1, 3, 2, 2, requires_grad=True)
+    (x / kept).sum().backward()
+    assert torch.equal(x.grad, (1 / kept).expand(1, 3, 2, 2))

@@ -1,7 +1,6 @@
-"""Averages on a real Ray: snapshots, their average and their ensemble, after a crash too."""
+"""Averages on a real Ray: snapshots and their average, after a crash too."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from training.small_archive import SIDE, generate, make_recipe, make_run
 
 from satray.storage import Storage
-from satray.training.snapshots import RECORD, STATE, combined_uri, snapshot_uri
+from satray.training.snapshots import RECORD, STATE, combined_uri
 
 pytestmark = pytest.mark.pipeline
 
@@ -34,7 +33,7 @@ def validation(archive, bundle):
     return bundle.logits(torch.from_numpy(pixels)).numpy(), val.labels
 
 
-def test_snapshots_become_an_average_or_an_ensemble(ray_session, tmp_path, monkeypatch):
+def test_snapshots_become_an_average(ray_session, tmp_path, monkeypatch):
     from satray.metrics.summary import compute_metrics
     from satray.models.bundle import load_bundle
     from satray.training import choice, job
@@ -47,7 +46,6 @@ def test_snapshots_become_an_average_or_an_ensemble(ray_session, tmp_path, monke
         "stages": [{"learning_rate": 1e-3, "pseudo_epochs": 3, "schedule": {"name": "constant"}}],
         "average": {"ema": 0.9, "snapshots": "swa", "start": 0.3},
         "calibrate": {"positives": 4},
-        "resources": {"workers": 2, "gpus": "no"},
     }
     run, said = make_run(tmp_path / "out")
     outcome = job.work(make_recipe(archive, tmp_path, **changes), run)
@@ -74,16 +72,3 @@ def test_snapshots_become_an_average_or_an_ensemble(ray_session, tmp_path, monke
     assert not any(line.strip().startswith("pseudo-epoch") for line in said)
     for name, data in first.items():
         assert (Path(run.out) / "bundle" / name).read_bytes() == data
-
-    # The same snapshots side by side.
-    shutil.rmtree(Path(combined_uri(run.state, RECORD)).parent)
-    changes["average"] = {**changes["average"], "snapshots": "ensemble"}
-    run, _ = make_run(tmp_path / "out")
-    job.work(make_recipe(archive, tmp_path, **changes), run)
-    bundle = load_bundle(run.out, Storage())
-    assert [tower.name for tower in bundle.spec.variant.towers] == ["all1", "all2", "all3"]
-    together, labels = validation(archive, bundle)
-    record = json.loads(Path(combined_uri(run.state, RECORD)).read_text())
-    found = compute_metrics(together, labels, bundle.spec.classes, "multilabel")
-    assert found["log_loss"] == pytest.approx(record["validation"]["log_loss"], 1e-4)
-    assert all(Path(snapshot_uri(run.state, step)).exists() for step in record["steps"])

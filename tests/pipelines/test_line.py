@@ -1,8 +1,10 @@
-"""The whole line on a tiny generated archive: on disk, and against a real S3 server over HTTP."""
+"""The whole line on a tiny generated archive, against a real S3 server over HTTP.
+
+On disk the demo's test runs the same jobs (tests/demo/test_demo_line.py).
+"""
 
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,33 +129,23 @@ def check(root: str, records: dict[str, RunRecord]) -> None:
 
 
 @pytest.fixture(scope="module")
-def lines(s3: Any, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Roots of the line on disk and on S3; the S3 server first, so that workers know of it."""
-    return {"disk": str(tmp_path_factory.mktemp("line")), "s3": s3.bucket("line") + "/a b"}
+def root(s3: Any, ray_session: None) -> str:
+    """Where the line runs; the S3 server first, so that workers know of it."""
+    return str(s3.bucket("line") + "/a b")
 
 
 @pytest.fixture(scope="module")
-def on_disk(lines: dict[str, str]) -> dict[str, RunRecord]:
-    return run_line(lines["disk"])
+def records(root: str) -> dict[str, RunRecord]:
+    return run_line(root)
 
 
-def test_the_line_on_disk(lines: dict[str, str], on_disk: dict[str, RunRecord]) -> None:
-    check(lines["disk"], on_disk)
-
-
-def test_the_line_on_s3_gives_the_same(
-    lines: dict[str, str], on_disk: dict[str, RunRecord]
-) -> None:
-    records = run_line(lines["s3"])
-    check(lines["s3"], records)
-    for metric in ("map", "val_loss"):
-        mine, theirs = records["train"].metrics[metric], on_disk["train"].metrics[metric]
-        assert mine == pytest.approx(theirs, abs=1e-4)
+def test_the_line(root: str, records: dict[str, RunRecord]) -> None:
+    check(root, records)
 
 
 def test_a_finished_line_is_found_done_and_starts_no_ray(
-    lines: dict[str, str],
-    on_disk: dict[str, RunRecord],
+    root: str,
+    records: dict[str, RunRecord],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -161,22 +153,18 @@ def test_a_finished_line_is_found_done_and_starts_no_ray(
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr(satray.cluster, "start", refuse)
-    before = {path: path.stat().st_mtime_ns for path in files(lines["disk"])}
-    for name, arguments in line(lines["disk"]):
+    before = Storage().list(root)
+    for name, arguments in line(root):
         assert main(JOBS[name], arguments) == 0
         assert "was done already" in capfd.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in files(lines["disk"])} == before
+    assert Storage().list(root) == before
 
 
 def test_a_changed_key_on_the_same_out_is_refused(
-    lines: dict[str, str], on_disk: dict[str, RunRecord], capfd: pytest.CaptureFixture[str]
+    root: str, records: dict[str, RunRecord], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for name, arguments in line(lines["disk"]):
+    for name, arguments in line(root):
         changed = {"prepare": "split.seed=1", "train": "seed=1", "evaluate": "split=train",
                    "score": "cam.kind=argmax"}[name]  # fmt: skip
         assert main(JOBS[name], [*arguments, changed]) == 2
         assert "holds run" in capfd.readouterr().err
-
-
-def files(root: str) -> list[Path]:
-    return [path for path in Path(root).rglob("*") if path.is_file()]

@@ -278,11 +278,13 @@ def reproduced(setting: Path, tmp_path: Path, given: EvaluateRecipe) -> None:
     moved = again.model_copy(update={"bundle": str(tmp_path / "other")})
     evaluate.inputs(moved, Storage())
     run = Run("evaluate", "c" * 12, str(tmp_path / "moved"), Storage())
-    with pytest.raises(SatrayError, match="does not reproduce run abcdefabcdef") as caught:
-        perform(EVALUATE, moved, run, {})
-    assert f"weights differ: model {first.model_id} then, {other.model_id} now" in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert not isinstance(caught.value, InputError)
+    outcome, record = perform(EVALUATE, moved, run, {})
+    assert (outcome.status, record.status, record.verdict) == (1, 1, outcome.verdict)
+    assert "does not reproduce run abcdefabcdef" in outcome.verdict
+    files = "model.json and model.safetensors"
+    said = f"bundle differs in {files}: model {first.model_id} then, {other.model_id} now"
+    assert said in outcome.verdict
+    assert "\n" not in outcome.verdict
     assert b"does not reproduce" in Path(run.uri("report.html")).read_bytes()
     assert not json.loads(Path(run.uri("metrics.json")).read_text())["reproduction"]["same"]
 

@@ -121,15 +121,6 @@ def test_the_bundle_scores_as_validation_did(plain, archive):
     assert found["map"] == pytest.approx(max(history(run)["map"]), abs=1e-6)
 
 
-def test_two_workers_equal_one_at_the_same_global_batch(job, plain, archive, tmp_path):
-    run, _ = make_run(tmp_path / "out")
-    job.work(rich_recipe(archive, tmp_path, resources={"workers": 2, "gpus": "no"}), run)
-    one, two = history(plain[1]), history(run)
-    for name in ("train_loss", "val_loss"):
-        np.testing.assert_allclose(one[name], two[name], atol=1e-4, err_msg=name)
-    assert one["samples_seen"] == two["samples_seen"]
-
-
 def dying(folder, times):
     """Stand in for the worker function: SIGKILL in the midst of the second pseudo-epoch."""
 
@@ -152,7 +143,7 @@ def dying(folder, times):
     return work
 
 
-def test_a_killed_worker_leaves_the_history_of_an_undisturbed_run(
+def test_two_workers_of_whom_one_is_killed_equal_one_at_the_same_global_batch(
     job, plain, archive, tmp_path, monkeypatch
 ):
     from satray.training import launch
@@ -161,13 +152,14 @@ def test_a_killed_worker_leaves_the_history_of_an_undisturbed_run(
     killed.mkdir()
     monkeypatch.setattr(launch, "_work", dying(str(killed), 1))
     run, said = make_run(tmp_path / "out")
-    job.work(rich_recipe(archive, tmp_path), run)
+    job.work(rich_recipe(archive, tmp_path, resources={"workers": 2, "gpus": "no"}), run)
     assert len(list(killed.iterdir())) == 1
-    assert "training on 1 CPU worker" in said
+    assert "training on 2 CPU workers" in said
     assert any("started again" in line for line in said)
-    same(history(plain[1]), history(run))
-    weights = "bundle/model.safetensors"
-    assert (Path(run.out) / weights).read_bytes() == (Path(plain[1].out) / weights).read_bytes()
+    one, two = history(plain[1]), history(run)
+    for name in ("train_loss", "val_loss"):
+        np.testing.assert_allclose(one[name], two[name], atol=1e-4, err_msg=name)
+    assert one["samples_seen"] == two["samples_seen"]
 
 
 def test_an_interrupted_run_goes_on_and_a_finished_state_only_writes(
@@ -236,6 +228,14 @@ def test_unreadable_tiles_are_listed_and_training_goes_on(job, tmp_path):
     assert bundled["provenance"]["learning_rates"] == [found["learning_rate"]]
     assert (Path(run.out) / "landscape.png").stat().st_size
 
+    # The driver dies before run.json: what could not be read is known all the same, and the
+    # seconds of the first attempt are not the second's.
+    assert run.seconds["training"] > 0
+    again, _ = make_run(tmp_path / "out")
+    assert job.work(recipe, again).counts["unreadable_tiles"] == 2
+    assert pq.read_table(os.path.join(again.out, "unreadable.parquet")).to_pylist() == table
+    assert again.seconds["training"] == 0
+
 
 def test_a_call_on_a_worker_gives_what_it_gives_and_fails_in_one_line(job):
     from satray import cluster
@@ -254,13 +254,6 @@ def test_a_call_on_a_worker_gives_what_it_gives_and_fails_in_one_line(job):
         cluster.run_once(refuse, "batch=3: no")
     with pytest.raises(SatrayError, match=r"^a worker failed: division by zero$"):
         cluster.run_once(operator.truediv, 1, 0)
-
-
-def test_too_many_unreadable_tiles_stop_training(job, tmp_path):
-    archive = generate(tmp_path / "archive", tiles=32, spoil=(4, 5))
-    run, _ = make_run(tmp_path / "out")
-    with pytest.raises(TrainingError, match=r"validation: 1 of 8 tiles .*budget=0\.05"):
-        job.work(make_recipe(archive, tmp_path), run)
 
 
 def test_a_loss_that_explodes_ends_in_one_line(job, archive, tmp_path):

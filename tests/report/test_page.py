@@ -53,6 +53,23 @@ def test_everything_given_is_escaped_everywhere() -> None:
     assert "\x00" not in html(page).decode()
 
 
+def test_letters_of_all_scripts_stay_as_they_are() -> None:
+    for name in ("forêt\u00a0claire", "👩\u200d🌾", "می\u200cخواهم", "❤\ufe0f", "\ue000"):
+        assert tag("p", name) == f"<p>{name}</p>"
+    for barred in "\x00\r\x7f\ud800\ufffe\u202e\u2066\u200f":
+        assert tag("p", f"a{barred}b") == "<p>a\N{REPLACEMENT CHARACTER}b</p>"
+
+
+def test_an_interval_says_on_how_many_draws_it_rests() -> None:
+    row = {"name": "a", "positives": 3, "ap": 0.5, "auc": 0.6, "threshold": None, "precision": 0.1,
+           "recall": 0.2, "f1": 0.3, "given": 4}  # fmt: skip
+    interval = {"low": 0.25, "high": 0.75, "sd": 0.1, "draws": 950}
+    assert "0.250 to 0.750 (950 of 1,000 draws)" in class_table(
+        [{**row, "interval": interval}], 1000
+    )
+    assert "draws)" not in class_table([{**row, "interval": {**interval, "draws": 1000}}], 1000)
+
+
 def test_attributes_are_escaped() -> None:
     assert picture(b"x", 'a" onload="b').count('"') == 4
 

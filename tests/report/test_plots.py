@@ -51,6 +51,20 @@ def test_all_plots_draw_and_stay_readable_on_a_phone(count: int) -> None:
         assert 0.3 < height / width < 1.9
 
 
+def test_a_class_whose_name_begins_with_an_underscore_is_in_the_legend(monkeypatch) -> None:
+    from satray.report import ranking
+
+    told = []
+    plain = ranking.png
+    monkeypatch.setattr(ranking, "png", lambda made: told.append(made) or plain(made))
+    x = np.linspace(0, 1, 5)
+    lines([Line("_background", x, x, 0.5, NAN), Line("ship", x, x, 0.7, NAN)], "x", "y", "AUC")
+    (legend,) = told[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "_background, AUC 0.500", "ship, AUC 0.700",
+    ]  # fmt: skip
+
+
 def test_the_same_figures_give_the_same_bytes() -> None:
     once, again = (
         matrix(np.eye(3), ["a", "b", "c"], "said", "is", percent=False) for _ in range(2)
@@ -79,6 +93,25 @@ def test_curves_mark_stages_and_take_a_trace() -> None:
     assert curves(one_stage, "map", "a $title", 300) != plain
     assert curves(rows, "map", "a $title") != plain
     assert size(curves(rows[:1], "accuracy", "one row"))[0] == 768
+
+
+def test_curves_mark_stages_that_no_evaluation_ended_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[float, str]] = []
+
+    def note(panel: object, text: str, x: float, *more: object, **options: object) -> None:
+        drawn.append((x, text))
+
+    monkeypatch.setattr("satray.report.curves._note", note)
+    common = {"train_loss": 1.0, "val_loss": 1.0, "learning_rate": 1e-3, "map": 0.5}
+    rows = [
+        {"samples_seen": 100, "stage": 0, "stage_began": 0, **common},
+        {"samples_seen": 200, "stage": 3, "stage_began": 190, **common},
+    ]
+    curves(rows, "map", "told by the rows")
+    assert drawn == [(190, "stage 4")]
+    drawn.clear()
+    curves(rows, "map", "told by the plan", stages=[(0, 0), (120, 1), (150, 2), (190, 3)])
+    assert drawn == [(120, "stage 2"), (150, "stage 3"), (190, "stage 4")]
 
 
 def test_short_names_keep_both_ends() -> None:

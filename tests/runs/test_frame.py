@@ -1,6 +1,7 @@
 """The frame of a job: run ids, resuming, refusing, exit statuses. No Ray."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import satray.cluster
-from satray.config.base import Recipe, key
+from satray.config.base import Recipe, Resources, key
 from satray.errors import InputError
 from satray.runs.frame import Job, main
 from satray.runs.inputs import run_id
@@ -31,6 +32,7 @@ class Counter:
     def __init__(self) -> None:
         self.calls = 0
         self.crash = False
+        self.verdict: str | None = None
         self.job = Job("count", CountRecipe, self.inputs, self.plan, self.work)
 
     def inputs(self, recipe: CountRecipe, storage: Storage) -> dict[str, str]:
@@ -56,6 +58,7 @@ class Counter:
             attempted=len(words),
             failed=failed,
             error_budget=0.5,
+            verdict=self.verdict,
         )
 
 
@@ -151,6 +154,47 @@ def test_the_error_budget_gives_status_three(counter: Counter) -> None:
     assert counter.calls == 1
 
 
+def test_a_verdict_is_recorded_and_found_again(
+    counter: Counter, capfd: pytest.CaptureFixture[str]
+) -> None:
+    counter.verdict = "3 words: not what they were"
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 1
+    first = capfd.readouterr()
+    assert "3 words\n" in first.out
+    assert first.err == "count: 3 words: not what they were\ncount ended with status 1\n"
+    record = read_run(Storage(), str(Path("o").absolute()))
+    assert (record.status, record.verdict) == (1, counter.verdict)
+    assert [product.path for product in record.products] == ["count.json"]
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 1
+    again = capfd.readouterr()
+    assert counter.calls == 1
+    assert "was done already (status 1; overwrite=true does it again)" in again.out
+    assert again.err == first.err
+
+
+def test_overwrite_does_what_ended_with_a_verdict_again(counter: Counter) -> None:
+    counter.verdict = "no"
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 1
+    counter.crash, counter.verdict = True, None
+    assert main(counter.job, ["text=a.txt", "out=o", "overwrite=true"]) == 1
+    assert find_run(Storage(), str(Path("o").absolute())) is None  # not the old one's verdict
+    counter.crash = False
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 0
+    assert read_run(Storage(), str(Path("o").absolute())).verdict is None
+    assert counter.calls == 3
+    assert main(counter.job, ["text=a.txt", "out=o", "overwrite=true"]) == 0
+    assert counter.calls == 3
+
+
+def test_a_record_from_before_verdicts_is_read(counter: Counter) -> None:
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 0
+    plain = json.loads(Path("o/run.json").read_text())
+    del plain["verdict"]
+    Path("o/run.json").write_text(json.dumps(plain))
+    assert main(counter.job, ["text=a.txt", "out=o"]) == 0
+    assert counter.calls == 1
+
+
 def test_plan_writes_nothing(counter: Counter, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(counter.job, ["text=a.txt", "--plan"]) == 0
     assert "count " in said(capfd)
@@ -222,6 +266,23 @@ def test_plan_says_what_becomes_of_the_folder(
     assert "found done" in said(capfd)
     assert main(counter.job, ["text=a.txt", "out=o", "minimum=1", "--plan"]) == 0
     assert "refused (overwrite=true replaces it)" in said(capfd)
+
+
+def test_workers_are_asked_for_only_where_the_job_takes_them(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    @contextlib.contextmanager
+    def start(resources: Resources) -> Iterator[None]:
+        asked.append((resources.workers, resources.read_tasks))
+        yield
+
+    monkeypatch.setattr(satray.cluster, "start", start)
+    wanted = ["text=a.txt", "resources.workers=9", "resources.read_tasks=3"]
+    alone = dataclasses.replace(counter.job, workers=False)
+    assert main(counter.job, [*wanted, "out=many"]) == main(alone, [*wanted, "out=one"]) == 0
+    assert asked == [(9, 3), (1, 3)]
 
 
 def test_a_defect_before_the_work_is_one_line(

@@ -6,6 +6,7 @@ import scoring_material as material
 import torch
 
 from satray.errors import InputError
+from satray.metrics.scored import Rule, Scored
 from satray.scoring.forward import MapRequest, Scorer
 
 ALL = MapRequest((0, 1, 2))
@@ -40,6 +41,18 @@ def test_multiclass_is_a_softmax() -> None:
     assert np.allclose(numbers.scores.sum(1), 1, atol=1e-6)
     z = numbers.logits.astype(np.float64) / 1.5
     assert np.allclose(numbers.scores, np.exp(z) / np.exp(z).sum(1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+def test_decisions_are_those_that_the_metrics_take_from_the_table(task: str) -> None:
+    bundle = material.bundle(material.one_tower(), task=task, thresholds=(0.3, 0.9, 0.7))
+    numbers = Scorer(bundle)(tiles(9)[:, :3]).numbers
+    rule = Rule(bundle.spec.temperature, bundle.spec.thresholds)
+    labels = np.eye(3)[np.zeros(9, int)]
+    assert np.array_equal(numbers.preds, Scored.of(numbers.logits, labels, 3, task, rule).given)
+    if task == "multiclass":
+        assert np.array_equal(numbers.preds, np.eye(3)[numbers.logits.argmax(1)])
+        assert (numbers.scores.max(1) < 0.5).any()  # no threshold would have let these in
 
 
 @pytest.mark.parametrize(("pooling", "kind"), [("avg", "dense"), ("max", "argmax")])

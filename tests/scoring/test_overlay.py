@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import scoring_material as material
-import torch
 from affine import Affine
 
+from satray.models.geometry import FeatureGrid
 from satray.scoring.overlay import cells_on_picture, on_pixels
 
 
@@ -24,26 +24,30 @@ def test_a_map_of_one_cell_covers_all() -> None:
                           np.full((5, 6), 3.0))  # fmt: skip
 
 
-@pytest.mark.parametrize(("evaluate", "resize"), [("whole", None), ("centre", 40)])
-def test_the_bright_spot_is_where_the_object_is(evaluate: str, resize: int | None) -> None:
-    """The features of simple_cnn around a spot, laid on the tile, peak at the spot."""
-    bundle = material.bundle(material.one_tower(), evaluate=evaluate, resize=resize)
-    cells = cells_on_picture(bundle.spec, "rgb", 4, 96, 96)  # a picture of twice the tile's size
-    for row, col in ((14, 20), (30, 26)):
-        tile = np.full((1, 3, 48, 48), 2000, np.uint16)
-        spot = tile.copy()
-        spot[:, :, row - 2 : row + 2, col - 2 : col + 2] = 4000
-        both = torch.from_numpy(np.concatenate([tile, spot]))
-        features = bundle.logits(both, return_features=True)[1]["rgb"]
-        moved = (features[1] - features[0]).abs().sum(0).numpy()
-        laid = on_pixels(moved, cells, 96, 96)
-        weight = laid.clip(0)
-        peak = [
-            float((weight.sum(1 - axis) * np.arange(96)).sum() / weight.sum()) for axis in (0, 1)
-        ]
-        stride = bundle.spec.grids["rgb"].stride * abs(cells.a) / bundle.spec.grids["rgb"].stride
-        assert abs(peak[0] - 2 * row) < stride
-        assert abs(peak[1] - 2 * col) < stride
+@pytest.mark.parametrize("grid", [FeatureGrid(32, 0.5, None), FeatureGrid(32, 16, None)])
+@pytest.mark.parametrize("cell", [(1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("evaluate", "resize", "scale", "crop"),
+    # stored px of the tile are 192 x 288, px of the picture 384 x 288
+    [("whole", None, (384 / 128, 288 / 128), (0, 0)), ("centre", 160, (2.4, 1.2), (16, 56))],
+)
+def test_a_hot_cell_lies_where_it_looked(grid, cell, evaluate, resize, scale, crop) -> None:
+    """Cell i has its centre at c + s i of the network's input, counted from the edge."""
+    spec = material.bundle(
+        material.one_tower(),
+        evaluate=evaluate,
+        resize=resize,
+        size=128,
+        tile_shape=(192, 288),
+        grids={"rgb": grid},
+    ).spec
+    values = np.zeros((4, 4), np.float32)
+    values[cell] = 1
+    laid = on_pixels(values, cells_on_picture(spec, "rgb", 4, 384, 288), 384, 288)
+    found = np.unravel_index(laid.argmax(), laid.shape)
+    for axis in (0, 1):
+        centre = scale[axis] * (crop[axis] + grid.centre + 32 * cell[axis])
+        assert abs(found[axis] + 0.5 - centre) <= 1
 
 
 def test_a_map_averaged_over_symmetries_lies_on_the_symmetric_grid() -> None:

@@ -1,5 +1,7 @@
 """Which tiles a report shows: the paper's figure 3 without its slip."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -74,6 +76,39 @@ def test_worst_errors_are_wrong_and_sorted_by_loss() -> None:
 def test_worst_errors_beyond_float64_are_still_sorted() -> None:
     found = worst(scored([[800.0], [900.0], [-850.0]], [[0], [0], [1]]))
     assert [pick.row for pick in found] == [1, 2, 0]
+
+
+def test_saturated_errors_of_both_kinds_are_sorted_by_loss() -> None:
+    """1 - 1.0 is 0 where a score is 1.0, but a score near 0 keeps its digits."""
+    found = worst(scored([[40.0], [-100.0], [60.0], [-38.0]], [[0], [1], [0], [1]]))
+    assert [(pick.row, pick.verdict) for pick in found] == [
+        (1, "FN"), (2, "FP"), (0, "FP"), (3, "FN"),
+    ]  # fmt: skip
+    assert [pick.row for pick in worst(scored([[1.0], [1.0]], [[0], [0]]))] == [0, 1]
+
+
+@given(
+    st.lists(
+        st.tuples(*[st.integers(-3000, 3000)] * 3, st.integers(0, 2)), min_size=1, max_size=30
+    ),
+    st.sampled_from(["multilabel", "multiclass"]),
+    st.floats(0.2, 5),
+)
+def test_worst_errors_are_all_there_in_order_of_loss(tiles, task, temperature) -> None:
+    z = np.array([tile[:3] for tile in tiles]) / 100
+    labels = np.eye(3)[[tile[3] for tile in tiles]]
+    of = scored(z, labels, task, temperature=temperature)
+    found = worst(of, most=1000)
+    scaled = z / temperature
+    if task == "multiclass":
+        rows = np.logaddexp.reduce(scaled, axis=1) - scaled[labels.astype(bool)]
+        losses = [rows[pick.row] for pick in found]
+        assert len(found) == (of.given & ~of.labels).sum()
+    else:
+        every = np.logaddexp(0, np.where(labels, -scaled, scaled))
+        losses = [every[pick.row, pick.klass] for pick in found]
+        assert len(found) == (of.given != of.labels).sum()
+    assert all(here >= after - 1e-9 for here, after in itertools.pairwise(losses))
 
 
 def test_worst_errors_of_a_softmax_are_tiles_shown_for_what_they_were_called() -> None:

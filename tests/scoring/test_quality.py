@@ -1,6 +1,8 @@
 """What is measured beside the metrics: baselines, the majority trap, the document."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,21 +10,20 @@ import report_material
 import scoring_material as material
 from sklearn.metrics import confusion_matrix, f1_score, log_loss
 
+from satray.metrics.bootstrap import bootstrap
+from satray.metrics.calibration import halves
 from satray.metrics.scored import Rule, Scored
+from satray.metrics.summary import compute_metrics
 from satray.runs.jsonable import to_json
-from satray.scoring.plots import draw
-from satray.scoring.quality import Gathered, baselines, trapped
+from satray.scoring.figures import baselines
+from satray.scoring.held import Held, caution, held_back
+from satray.scoring.plots import draw, row_shares
+from satray.scoring.quality import Gathered, Split, measure
 
 
 def scored(logits, labels, task: str = "multilabel", **rule) -> Scored:
     logits = np.asarray(logits, dtype=float)
     return Scored.of(logits, np.asarray(labels), logits.shape[1], task, Rule(**rule))
-
-
-def test_trapped_classes_are_those_with_both_kinds() -> None:
-    labels = np.array([[1, 1, 1, 0], [0, 0, 1, 0]])
-    logits = np.array([[5.0, -5, 5, -5], [5, -5, 5, -5]])
-    assert trapped(scored(logits, labels), "abcd") == (["a"], ["b"])
 
 
 def test_baselines_are_what_no_skill_reaches() -> None:
@@ -45,6 +46,9 @@ def test_baselines_of_a_softmax() -> None:
     expected = log_loss([0, 0, 0, 1], np.tile([0.75, 0.25, 0.0], (4, 1)), labels=[0, 1, 2])
     assert found["log_loss"] == pytest.approx(expected, abs=1e-6)
     assert found["balanced_accuracy"] == 0.5
+    said = np.tile([1, 0], (4, 1))  # always the majority, over the two classes that occur
+    expected = f1_score(labels[:, :2], said, average="macro", zero_division=0)
+    assert found["f1_macro"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -99,3 +103,119 @@ def test_gathering_leaves_failed_tiles_out() -> None:
     assert (split.ids, split.model_id) == (("x",), "model")
     assert np.array_equal(split.logits, [[0, 1]])
     assert np.array_equal(split.labels, [[0, 1]])
+
+
+def fitted(root, **more):
+    """A bundle that says that it was fitted on half of this index, and its findings."""
+    found = report_material.findings(root, tiles=24)
+    provenance = {
+        "index": found.digest,
+        "calibration": {"seed": 5, "temperature": True, "thresholds": True} | more,
+    }
+    return found, replace(found.spec, provenance=provenance, thresholds=(0.3, 0.5, 0.6))
+
+
+def test_figures_that_were_fitted_come_from_the_other_half(tmp_path) -> None:
+    found, spec = fitted(tmp_path)
+    split = found.split
+    held = held_back(spec, found.digest, "val", split.ids)
+    assert held is not None
+    assert np.array_equal(held.rows, ~halves(split.ids, 5))
+    quality = measure(split, spec, 20, held)
+    rule = Rule(spec.temperature, spec.thresholds)
+    rest = (split.logits[held.rows], split.labels[held.rows], spec.classes, spec.task)
+    half, all_of_it = compute_metrics(*rest, rule), measure(split, spec, 20).metrics
+    for name in ("f1_macro", "f2_samples", "accuracy", "baseline_accuracy", "log_loss", "ece"):
+        assert quality.metrics[name] == half[name]
+        assert name in held.figures
+    for name in ("map", "auc", "map_paper", "classes_counted"):
+        assert quality.metrics[name] == all_of_it[name]
+    assert quality.document["raw_metrics"]["log_loss"] == compute_metrics(*rest)["log_loss"]
+    apart = bootstrap(*rest, 20, rule=rule)
+    assert quality.intervals["f1_macro"]["low"] == apart["f1_macro"].low
+    assert quality.intervals["map"]["low"] == measure(split, spec, 20).intervals["map"]["low"]
+    document = quality.document
+    assert document["measured_apart"]["tiles"] == held.rows.sum() == 12
+    assert np.sum(document["reliability"]["all"]["counts"]) == 12 * 3
+    for k, name in enumerate(spec.classes):
+        row = document["by_class"][name]
+        assert row["positives"] == split.labels[:, k].sum()
+        assert row["judged_positives"] == split.labels[held.rows, k].sum()
+    # what was fitted may have been right or wrong: its labels change none of these figures
+    other = split.labels.copy()
+    other[~held.rows] = 1 - other[~held.rows]
+    again = measure(replace(split, labels=other), spec, 0, held)
+    assert {name: again.metrics[name] for name in held.figures if name in half} == {
+        name: quality.metrics[name] for name in held.figures if name in half
+    }
+    assert again.metrics["map"] != quality.metrics["map"]
+
+
+def test_only_what_was_fitted_is_measured_apart(tmp_path) -> None:
+    found, spec = fitted(tmp_path, thresholds=False)
+    held = held_back(spec, found.digest, "val", found.split.ids)
+    assert held is not None
+    assert held.figures == ("log_loss", "ece")
+    quality = measure(found.split, spec, 0, held)
+    assert quality.judged is quality.scored
+    assert quality.metrics["f1_macro"] == measure(found.split, spec, 0).metrics["f1_macro"]
+
+
+def test_nothing_is_held_back_where_nothing_was_fitted(tmp_path) -> None:
+    found, spec = fitted(tmp_path)
+    ids = found.split.ids
+    assert held_back(spec, found.digest, "test", ids) is None
+    assert held_back(spec, "0" * 64, "val", ids) is None
+    assert held_back(found.spec, found.digest, "val", ids) is None
+    nothing = fitted(tmp_path / "b", temperature=False, thresholds=False)[1]
+    assert held_back(nothing, found.digest, "val", ids) is None
+    for broken in (None, [], {"seed": "x"}, {"seed": None, "temperature": True}):
+        odd = replace(spec, provenance={**spec.provenance, "calibration": broken})
+        assert held_back(odd, found.digest, "val", ids) is None
+
+
+def test_the_caution_goes_by_the_bundles_own_provenance(tmp_path) -> None:
+    found, spec = fitted(tmp_path)
+    held = held_back(spec, found.digest, "val", found.split.ids)
+    assert "fitted on 12 of these tiles" in caution(spec, found.digest, "val", held)
+    assert "trained on this split" in caution(spec, found.digest, "train", None)
+    assert caution(spec, found.digest, "test", None) == ""
+    for split in ("train", "val", "test"):
+        assert "another tile index" in caution(spec, "0" * 64, split, None)
+    assert "does not say" in caution(found.spec, found.digest, "val", None)
+    older = replace(spec, provenance={"index": found.digest})
+    assert "may have been fitted" in caution(older, found.digest, "val", None)
+
+
+def test_shares_of_a_cut_confusion_matrix_are_of_all_tiles() -> None:
+    counts = np.array([[6.0, 1, 3], [0, 0, 0], [2, 0, 2]])
+    shares = row_shares(counts)
+    assert shares[0].tolist() == [0.6, 0.1, 0.3]
+    assert np.isnan(shares[1]).all()
+
+
+def test_columns_are_cut_after_the_shares_are_taken(monkeypatch) -> None:
+    from satray.scoring import plots
+
+    classes = tuple(f"c{k:02}" for k in range(25))
+    labels = np.eye(25)[np.repeat(np.arange(25), [4] * 20 + [1] * 5)]
+    logits = 9.0 * labels
+    logits[0] = 9.0 * np.eye(25)[24]  # a tile of the first class is said to be of one not shown
+    spec = SimpleNamespace(classes=classes, task="multiclass", temperature=1.0,
+                           thresholds=(0.5,) * 25)  # fmt: skip
+    ids = tuple(map(str, range(len(labels))))
+    quality = measure(Split(ids, logits, labels, "m"), spec, 0)
+    drawn = []
+    monkeypatch.setattr(plots, "matrix", lambda *a, **k: drawn.append((a, k)) or b"")
+    draw(quality, classes, spec.thresholds)
+    (((shares, names, *_), more),) = drawn
+    assert list(names) == list(classes[:20])
+    assert shares[0, 0] == 0.75
+    assert more["texts"][0][0] == "3"
+
+
+def test_held_says_what_it_is_about() -> None:
+    held = Held(np.array([True, False, True]), temperature=True, thresholds=False)
+    assert held.line().startswith("temperature of the bundle was fitted on 1 of these tiles")
+    assert "accuracy, precision" not in held.line()
+    assert held.document() == {"tiles": 2, "fitted_tiles": 1, "figures": ["log_loss", "ece"]}

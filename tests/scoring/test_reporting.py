@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 import report_material
 import scoring_material as material
+import torch
 from page_checker import checked
 from PIL import Image
 
+from satray.report.tiles import SIDE
 from satray.runs.record import Product, RunRecord
 from satray.runs.run import Run
 from satray.scoring.gallery import looks_of, render
-from satray.scoring.origin import find_origin
-from satray.scoring.picks import ends
+from satray.scoring.held import held_back
+from satray.scoring.origin import Origin, find_origin
+from satray.scoring.overlay import cells_on_picture, on_pixels
+from satray.scoring.picks import Pick, ends
+from satray.scoring.quality import measure
 from satray.scoring.reporting import publish_report
 from satray.scoring.reproduce import Logits, compare
 from satray.storage import Storage
@@ -83,13 +88,81 @@ def test_the_train_run_tells_of_itself(tmp_path) -> None:
         assert origin.curves is None  # not among the products
     page, run = report(found, tmp_path, origin)
     said = texts(page)
-    for text in ("best by map <1>", "1.2.3", "60.0 min", "ece <after>", '"batch": 7', "optimistic"):
+    for text in ("best by map <1>", "1.2.3", "60.0 min", "ece <after>", '"batch": 7'):
         assert text in said
     assert "who" not in said.split()
     assert '"profile"' not in said
-    assert not [name for name, a in page.elements if name == "img" and "jpeg" in a["src"]]
     assert "plots/curves.png" not in {product.path for product in run.products}
     assert find_origin(str(tmp_path / "bundle"), Storage()) is None
+
+
+@pytest.mark.parametrize(
+    ("made_of", "expected", "other"),
+    [
+        ("checkpoint", "the solid one the evaluation that made the bundle", "of no single"),
+        ("swa", "an average of snapshots, of no single evaluation", "the solid one"),
+        ("ensemble", "an ensemble of snapshots, of no single evaluation", "the solid one"),
+    ],
+)
+def test_the_curves_are_told_of_as_the_bundle_was_made(tmp_path, made_of, expected, other) -> None:
+    found = report_material.findings(tmp_path, tiles=4, keys={"gallery": []})
+    record = RunRecord("train", "t" * 12, 0, {}, {}, {}, "", "")
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    origin = Origin(record, {"bundle": {"weights_of": made_of}}, picture.getvalue())
+    said = texts(report(found, tmp_path, origin)[0])
+    assert expected in said
+    assert other not in said
+
+
+def test_without_galleries_errors_are_told_all_the_same(tmp_path) -> None:
+    found = report_material.findings(tmp_path, keys={"gallery": []})
+    wrong = int((found.quality.scored.given != found.quality.scored.labels).sum())
+    assert wrong > 0
+    page, _ = report(found, tmp_path)
+    assert "No decision is wrong" not in texts(page)
+    assert "Tiles by class" not in texts(page)
+    pictures = [a for name, a in page.elements if name == "img" and "jpeg" in a["src"]]
+    assert len(pictures) == min(20, wrong)
+
+
+def test_that_nothing_is_wrong_is_said_where_nothing_is(tmp_path) -> None:
+    found = report_material.findings(tmp_path, keys={"gallery": []})
+    scored = found.quality.scored
+    right = replace(found.split, labels=scored.given.astype(float))
+    quality = measure(right, found.spec, 0)
+    page, _ = report(replace(found, split=right, quality=quality), tmp_path)
+    assert "No decision is wrong" in texts(page)
+
+
+def test_the_page_says_what_was_measured_on_the_other_half(tmp_path) -> None:
+    found = report_material.findings(tmp_path, tiles=24, keys={"gallery": []})
+    calibration = {"seed": 1, "temperature": True, "thresholds": True}
+    spec = replace(found.spec, provenance={"index": found.digest, "calibration": calibration})
+    held = held_back(spec, found.digest, "val", found.split.ids)
+    quality = measure(found.split, spec, 20, held)
+    page, _ = report(replace(found, spec=spec, quality=quality), tmp_path)
+    said = texts(page)
+    for text in ("were fitted on 12 of these tiles", "on the other 12", "optimistic",
+                 "of the 12 tiles that no threshold was fitted on"):  # fmt: skip
+        assert text in said
+    whole = texts(report(found, tmp_path)[0])
+    assert "other half" not in whole
+    assert "does not say which tile index" in whole
+
+
+def test_the_page_says_which_classes_and_how_many_draws(tmp_path, monkeypatch) -> None:
+    from satray.scoring import reporting
+
+    found = report_material.findings(tmp_path, keys={"gallery": [], "bootstrap": 70})
+    fewer = replace(found.quality, draws=30)
+    monkeypatch.setattr(reporting, "PANELS_MOST", 2)
+    page, run = report(replace(found, quality=fewer), tmp_path)
+    said = texts(page)
+    assert said.count("The 2 of 3 classes with most positives.") == 4
+    assert "30 bootstrap draws of tiles (70 would take too long)" in said
+    assert "Tail accuracy at quantiles" in said
+    assert "plots/tail_quantiles.png" in {product.path for product in run.products}
 
 
 def test_warnings_stand_at_the_head(tmp_path) -> None:
@@ -105,6 +178,15 @@ def test_warnings_stand_at_the_head(tmp_path) -> None:
     for text in ("majority trap", "3 tiles could not be predicted", "does not reproduce run oooooo",
                  "weights differ: <a> then, b now"):  # fmt: skip
         assert text in said
+
+
+def test_where_no_cause_was_found_nothing_is_said_to_be_the_same(tmp_path) -> None:
+    found = report_material.findings(tmp_path, tiles=4, keys={"gallery": []})
+    before = Logits(found.split.ids, found.split.logits + 1, "other")
+    comparison = compare(found.split.logits_by_id(), before, found.spec.classes, 1e-4)
+    said = texts(report(replace(found, comparison=comparison), tmp_path)[0])
+    assert "No cause was found" in said
+    assert "are the same" not in said
 
 
 def test_unreadable_tiles_are_left_out_of_the_gallery(tmp_path) -> None:
@@ -133,6 +215,30 @@ def test_pictures_of_all_tiles_do_not_depend_on_how_many_are_read_at_once(
     for key, picture in drawn[0].items():
         apart = decoded(picture) - decoded(drawn[1][key])
         assert np.abs(apart).max() < 12  # rounding in other batch shapes, and JPEG's
+
+
+def test_each_picture_has_the_map_of_its_own_class(tmp_path, monkeypatch) -> None:
+    found = report_material.findings(tmp_path)
+    monkeypatch.setattr("satray.report.tiles.thumbnail", lambda colours, evidence: evidence)
+    bundle = material.bundle(material.one_tower())
+    pairs = [(0, 2), (0, 0), (1, 2), (3, 0)]
+    picks = [Pick(row, klass, 0.5, given=True, right=True) for row, klass in pairs]
+    uris = found.index.table.column("uri").to_pylist()
+    drawn = render(picks, uris, found.index.meta, bundle, Storage())
+    assert set(drawn) == set(pairs)
+    weights_KD = bundle.network.cam_weights()["rgb"].numpy()
+    expected = {}
+    for row, klass in pairs:
+        tile = torch.from_numpy(material.pixels(row)[None, [2, 1, 0]])
+        features_Dhw = bundle.logits(tile, return_features=True)[1]["rgb"][0].numpy()
+        map_hw = np.tensordot(weights_KD[klass], features_Dhw, 1)
+        cells = cells_on_picture(bundle.spec, "rgb", map_hw.shape[1], SIDE, SIDE)
+        expected[row, klass] = np.clip(on_pixels(map_hw, cells, SIDE, SIDE), 0, None)
+    assert not np.allclose(expected[0, 2], expected[0, 0], atol=1e-2)
+    for row, klass in pairs:
+        top = max(expected[one].max() for one in pairs if one[1] == klass)
+        assert top > 0
+        assert np.allclose(drawn[row, klass], expected[row, klass] / top, atol=1e-3)
 
 
 def decoded(picture: bytes) -> np.ndarray:

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from satray.config.evaluate import EvaluateRecipe
-from satray.errors import InputError
+from satray.errors import InputError, SatrayError
 from satray.runs.perform import library_versions
 from satray.runs.record import Product, RunRecord
-from satray.scoring.causes import changed_files, differences
+from satray.scoring.causes import Maker, causes, changed_files
 from satray.scoring.predictions import Layout, Numbers, TileFacts, predictions
-from satray.scoring.reproduce import Logits, compare, earlier, read_logits
+from satray.scoring.reproduce import Logits, compare, earlier, read_earlier, read_logits
 from satray.storage import Storage
-from satray.tiles.index import index_digest
+from satray.tiles.index import index_digest, read_index
 
 CLASSES = ("ship", "haze & fog")
 
@@ -82,6 +82,8 @@ def write_run(folder: Path, record: RunRecord, ids, values, model: str = "m") ->
     for part, rows in enumerate(([0], list(range(1, len(facts))))):
         table = predictions(layout, facts, numbers).take(pa.array(rows))
         pq.write_table(table, folder / "predictions" / f"part-0000{part}.parquet")
+    told = {"classes": list(CLASSES)}
+    (folder / "metrics.json").write_text(json.dumps(told))
     products = tuple(Product(f"predictions/part-0000{n}.parquet", 1, "") for n in (0, 1))
     record = replace(record, products=products)
     (folder / "run.json").write_bytes(record.to_json())
@@ -91,7 +93,7 @@ def write_run(folder: Path, record: RunRecord, ids, values, model: str = "m") ->
 def a_record(**more) -> RunRecord:
     values = {
         "job": "evaluate", "run_id": "e" * 12, "status": 0, "started": "", "finished": "",
-        "config": {"split": "val", "index": "/nowhere", "batch": 64, "average": "none"},
+        "config": {"split": "val", "index": "/nowhere", "batch": 64, "symmetries": "none"},
         "inputs": {}, "versions": library_versions(),
     }  # fmt: skip
     return RunRecord(**(values | more))
@@ -133,39 +135,130 @@ def test_no_run_to_reproduce(tmp_path) -> None:
         earlier(recipe(tmp_path), CLASSES, Storage())
 
 
+def test_only_small_files_are_read_before_the_work(tmp_path, monkeypatch) -> None:
+    write_run(tmp_path / "old", a_record(), "ab", np.zeros((2, 2)))
+    read, plain = [], Storage.read
+    monkeypatch.setattr(Storage, "read", lambda self, uri: read.append(uri) or plain(self, uri))
+    earlier(recipe(tmp_path), CLASSES, Storage())
+    assert {uri.rsplit("/", 1)[1] for uri in read} == {"run.json", "metrics.json"}
+    read.clear()
+    found = read_earlier(recipe(tmp_path), CLASSES, Storage())
+    assert found.logits.ids == ("a", "b")
+    assert sum(uri.endswith(".parquet") for uri in read) == 2  # each part once
+
+
+@pytest.mark.parametrize("nan_in", ["now", "before", "both"])
+def test_no_number_is_not_the_same(nan_in) -> None:
+    good, bad = logits("ab", [[0, 0], [1, 1]]), logits("ab", [[0, 0], [1, np.nan]])
+    found = compare(
+        good if nan_in == "before" else bad, good if nan_in == "now" else bad, CLASSES, 1e-4
+    )
+    assert (found.same, found.over, found.where) == (False, ("b",), "haze & fog of b")
+    assert "does not reproduce" in found.line()
+
+
+MODEL = {"model.json": "1", "model.safetensors": "2"}
+
+
+def maker(model_id: str = "m", device: str | None = "cpu", files=MODEL) -> Maker:
+    return Maker(model_id, device, files)
+
+
+def told(tmp_path, record: RunRecord, makers, ids=(), index=None) -> tuple[str, ...]:
+    """Causes as they are told, of the index in this folder."""
+    index = index or read_index(str(tmp_path / "index"), Storage())
+    return causes(recipe(tmp_path), record, makers, index, ids, Storage())
+
+
 def test_causes_are_told(tmp_path) -> None:
-    findings = report_material.findings(tmp_path, tiles=4)
+    report_material.findings(tmp_path, tiles=4)
     index, storage = str(tmp_path / "index"), Storage()
-    digest = index_digest(index, storage)
-    given = recipe(tmp_path)
-    same = a_record(inputs={"index": digest})
-    assert differences(given, same, ("m", "m"), ("cpu", "cpu"), storage) == []
+    same = a_record(inputs={"index": index_digest(index, storage)})
+    assert told(tmp_path, same, (maker(), maker())) == ()
 
     table = pq.read_table(tmp_path / "index" / "tiles-00000.parquet")
     rows = table.to_pylist()
     rows[0]["bytes"] += 1
     rows[1]["labels"] = [1 - value for value in rows[1]["labels"]]
-    changed = pa.Table.from_pylist(rows[:3], schema=table.schema)
+    changed = pa.Table.from_pylist(rows[:3][::-1], schema=table.schema)
     old = tmp_path / "old.parquet"
     pq.write_table(changed, old)
     other = a_record(
         inputs={"index": index_digest(str(old), storage)},
         versions=library_versions() | {"torch": "1.0"},
-        config={"split": "val", "index": str(old), "batch": 32, "average": "none"},
+        config={"split": "val", "index": str(old), "batch": 32, "symmetries": "none"},
     )
-    lines = differences(given, other, ("now", "then"), ("cpu", "gpu"), storage)
-    assert lines[0] == "weights differ: model then then, now now"
+    lines = told(tmp_path, other, (maker("now"), maker("then", "gpu", None)))
+    assert lines[0].startswith("bundle differs: model then then, now now (which of its files")
     assert "1 tiles new, 0 gone, 1 with another size or etag, 1 with other labels" in lines[1]
     assert lines[2].startswith("versions differ: torch 1.0 then, ")
-    assert lines[3:] == ["device differs: gpu then, cpu now", "batch differs: 32 then, 64 now"]
+    assert lines[3:] == ("device differs: gpu then, cpu now", "batch differs: 32 then, 64 now")
     moved = a_record(inputs={"index": "0" * 64}, config=other.config)
-    assert "no longer at its place" in differences(given, moved, ("m", "m"), ("", None), storage)[0]
+    assert "no longer at its place" in told(tmp_path, moved, (maker(), maker()))[0]
 
-    assert changed_files(findings.index, findings.split.ids, storage) is None
+
+def test_the_file_of_the_bundle_that_differs_is_named(tmp_path) -> None:
+    report_material.findings(tmp_path, tiles=1)
+    same = a_record(inputs={"index": index_digest(str(tmp_path / "index"), Storage())})
+    then = maker("x")
+    (line,) = told(tmp_path, same, (maker("y", files=MODEL | {"model.json": "3"}), then))
+    assert line == "bundle differs in model.json: model x then, y now; the weights are the same"
+    (line,) = told(tmp_path, same, (maker("y", files=MODEL | {"model.safetensors": "3"}), then))
+    assert line == "bundle differs in model.safetensors: model x then, y now"
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "differs"),
+    [
+        ("gpu (H100)", "gpu (H100)", False),
+        ("gpu (H100)", "gpu (A100)", True),
+        ("gpu (H100)", "gpu", False),  # recorded without a name: not known to differ
+        ("gpu (H100)", "cpu", True),
+        ("cpu", "gpu", True),
+        ("cpu", None, False),
+    ],
+)
+def test_devices(tmp_path, now, then, differs) -> None:
+    report_material.findings(tmp_path, tiles=1)
+    same = a_record(inputs={"index": index_digest(str(tmp_path / "index"), Storage())})
+    lines = told(tmp_path, same, (maker(device=now), maker(device=then)))
+    assert lines == ((f"device differs: {then} then, {now} now",) if differs else ())
+
+
+def test_files_that_changed_are_told(tmp_path) -> None:
+    found = report_material.findings(tmp_path, tiles=4)
+    storage = Storage()
+    assert changed_files(found.index, found.split.ids, storage) == []
     (tmp_path / "tiles" / "a&b2.tif").unlink()
     (tmp_path / "tiles" / "a&b1.tif").write_bytes(b"another")
-    said = changed_files(findings.index, findings.split.ids, storage)
-    assert "2 of 4 tiles looked at (a&b1, a&b2 (gone))" in said
+    (said,) = changed_files(found.index, [*found.split.ids, "of no index"], storage)
+    assert "2 of 4 tiles looked at (a&b1, a&b2 (cannot be read))" in said
+    assert changed_files(found.index, ["a&b0", "a&b3"], storage) == []
+    assert changed_files(found.index, [], storage) == []
+
+
+def test_few_rows_of_the_index_become_python(tmp_path, monkeypatch) -> None:
+    found = report_material.findings(tmp_path, tiles=6)
+    monkeypatch.setattr("satray.scoring.causes.CHECKED", 2)
+    asked, plain = [], Storage.head
+    monkeypatch.setattr(Storage, "head", lambda self, uri: asked.append(uri) or plain(self, uri))
+    changed_files(found.index, ("gone", *found.split.ids), Storage())
+    assert [uri.rsplit("/", 1)[1] for uri in asked] == ["a&b0.tif", "a&b1.tif"]
+
+
+def test_a_store_that_fails_costs_the_reason_only(tmp_path, monkeypatch) -> None:
+    found = report_material.findings(tmp_path, tiles=2)
+    same = a_record(inputs={"index": index_digest(str(tmp_path / "index"), Storage())})
+
+    def broken(self, uri):
+        raise SatrayError(f"{uri}: the store failed")
+
+    monkeypatch.setattr(Storage, "head", broken)
+    pair = (maker(device="gpu"), maker())
+    lines = told(tmp_path, same, pair, found.split.ids, found.index)
+    assert lines[0] == "device differs: cpu then, gpu now"
+    assert lines[1].startswith("not everything could be looked at: ")
+    assert lines[1].endswith("a&b0.tif: the store failed")
 
 
 def test_the_document_is_json(tmp_path) -> None:

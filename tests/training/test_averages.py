@@ -21,8 +21,10 @@ from training.tiny_training import (
     weights,
 )
 
+from satray.config.model import TowerOptions, VariantOptions
 from satray.config.regularise import AverageOptions
 from satray.errors import InputError
+from satray.models.network import Network
 from satray.training.averages import MovingAverage
 from satray.training.loop import LoopSettings, TrainState
 
@@ -137,6 +139,23 @@ def test_frozen_weights_stay_bit_equal_in_the_average():
     _, states, _ = run(given, tiny_net(), settings=settings(given, ema=0.99))
     for name, value in TrainState.from_bytes(states[-1]).kept.items():
         assert torch.equal(value, before[name]) == (not name.startswith("head"))
+
+
+def test_what_is_frozen_later_rests_in_the_average_too():
+    """Weights and batch statistics are those that the head then trains on, from its first step."""
+    torch.manual_seed(0)
+    tower = TowerOptions(name="rgb", backbone="resnet10t", bands=("a", "b", "c"))
+    net = Network(VariantOptions(towers=(tower,)), 2)
+    given = recipe(stage(1, 0.05, "constant"), stage(2, 0.05, "constant", trainable="head"))
+    _, states, _ = run(given, net, settings=settings(given, ema=0.97))
+    before, first, last = (TrainState.from_bytes(state) for state in states)
+    frozen = {name for name in before.kept if name.startswith("towers.")}
+    assert any(name.endswith("running_var") for name in frozen)
+    assert any(not torch.equal(before.kept[name], before.model[name]) for name in frozen)
+    for state in (first, last):
+        for name in frozen:
+            assert torch.equal(state.kept[name], before.model[name]), name
+        assert not torch.equal(state.kept["head.weight"], state.model["head.weight"])
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])

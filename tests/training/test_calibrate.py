@@ -5,6 +5,8 @@ import pytest
 
 from satray.config.regularise import CalibrateOptions
 from satray.metrics.calibration import halves
+from satray.metrics.scored import PLAIN
+from satray.metrics.summary import compute_metrics
 from satray.training.calibrate import calibrate
 
 CLASSES = ("a", "b", "rare")
@@ -32,7 +34,9 @@ def test_a_known_temperature_is_found_and_helps_where_it_was_not_fitted():
     assert after["ece"] < before["ece"] / 3
     assert after["f1_macro"] > before["f1_macro"] - 0.01
     assert found.report["fitted_tiles"] == found.report["measured_tiles"] == 2000
-    assert f"temperature {found.rule.temperature:.3f}, thresholds of 2 of 3" in found.line()
+    said = f"temperature {found.rule.temperature:.3f} (fitted), thresholds of 2 of 3"
+    assert said in found.line()
+    assert found.origin() == {"seed": 0, "temperature": True, "thresholds": True}
 
 
 def test_thresholds_follow_the_measure_and_rare_classes_keep_theirs():
@@ -52,8 +56,31 @@ def test_what_is_not_asked_for_is_not_fitted():
     found = found_by(logits, labels, temperature=False, thresholds="half")
     assert (found.rule.temperature, found.thresholds) == (1.0, (0.5,) * 3)
     assert found.report["before"] == found.report["after"]
+    assert found.origin() == {"seed": 0, "temperature": False, "thresholds": False}
     few = found_by(logits[:60], labels[:60])
     assert (few.rule.temperature, few.thresholds) == (1.0, (0.5,) * 3)
+    assert "kept: fewer than 50 tiles" in few.line()
+    assert not any(few.origin()[name] for name in ("temperature", "thresholds"))
+
+
+def test_a_fit_that_runs_to_its_bound_is_not_taken():
+    logits, _ = overconfident(400)
+    found = found_by(-20 * np.sign(logits), (logits > 0).astype(np.uint8))
+    assert found.rule.temperature == 1.0
+    assert "kept: the best is not between 0.05 and 20" in found.line()
+    assert not found.origin()["temperature"]
+
+
+def test_the_figures_are_those_of_the_metrics():
+    logits, labels = overconfident(600)
+    labels[:, 2] = 0  # falsely given somewhere: F counts it 0 by itself, the metrics not at all
+    logits[::50, 2] = 3
+    found = found_by(logits, labels)
+    rest = ~halves([f"tile/{i}" for i in range(600)], 0)
+    for name, rule in (("before", PLAIN), ("after", found.rule)):
+        figures = compute_metrics(logits[rest], labels[rest], CLASSES, "multilabel", rule)
+        assert found.report[name] == {key: figures[key] for key in found.report[name]}
+        assert len(found.report[name]) == 4
 
 
 def test_a_multiclass_decision_needs_no_threshold():

@@ -8,9 +8,9 @@ from training.small_archive import generate, make_recipe, make_run
 from training.stand_in import Here
 
 from satray.config.check import CheckRecipe
-from satray.errors import InputError, TrainingError
+from satray.errors import InputError
 from satray.storage import Storage
-from satray.training import check_job, check_task
+from satray.training import check_job, check_task, losses
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,7 @@ def test_a_sound_set_up_passes_and_says_so(archive, tmp_path, here):
     check = {"steps": 250, "learning_rate": 1e-2, "permutations": 1}
     recipe = recipe_of(archive, tmp_path, check, **regular)
     outcome = check_job.work(recipe, run)
+    assert (outcome.status, outcome.verdict) == (0, None)
     document = json.loads(Path(run.uri("check.json")).read_text())
     assert document["passed"]
     assert document["looks_like"] == "passed"
@@ -52,10 +53,12 @@ def test_a_sound_set_up_passes_and_says_so(archive, tmp_path, here):
 def test_a_failure_ends_in_one_line_and_leaves_its_evidence(archive, tmp_path, here):
     run, _ = make_run(tmp_path / "out")
     check = {"steps": 40, "learning_rate": 1e-7}
-    with pytest.raises(TrainingError, match="too low") as error:
-        check_job.work(recipe_of(archive, tmp_path, check), run)
-    assert "\n" not in str(error.value)
-    assert error.value.exit_status == 1
+    outcome = check_job.work(recipe_of(archive, tmp_path, check), run)
+    assert "too low" in outcome.verdict
+    assert "\n" not in outcome.verdict
+    assert outcome.status == 1
+    assert outcome.summary == ()
+    assert outcome.counts["steps"] == 40
     document = json.loads(Path(run.uri("check.json")).read_text())
     assert document["looks_like"] == "rate_too_low"
     assert not document["passed"]
@@ -67,6 +70,44 @@ def test_a_batch_of_one_and_an_unknown_block_are_refused(archive, tmp_path, here
     run, _ = make_run(tmp_path / "out")
     with pytest.raises(InputError, match="layer9"):
         check_job.work(recipe_of(archive, tmp_path, {"trainable": "layer9"}), run)
+
+
+def test_the_plan_refuses_an_unknown_block(archive, tmp_path):
+    with pytest.raises(InputError, match=r"check\.trainable='layer9' is no block"):
+        check_job.plan(recipe_of(archive, tmp_path, {"trainable": "layer9"}), Storage())
+
+
+def test_the_recipes_loss_is_what_is_checked(archive, tmp_path, here, monkeypatch):
+    """A focal loss that learns nothing does not pass."""
+    monkeypatch.setattr(losses, "focal", lambda logits, labels, gamma: 0.3 + 0 * logits.mean(dim=1))
+    check = {"steps": 40, "learning_rate": 1e-2, "permutations": 0}
+    recipe = recipe_of(archive, tmp_path, check, loss={"name": "focal"})
+    run, _ = make_run(tmp_path / "out")
+    assert "flat loss" in check_job.work(recipe, run).verdict
+
+
+def test_positive_weights_count_in_the_check(archive, tmp_path, here):
+    """The first loss is that of the weighted positives, not the plain one."""
+    firsts = []
+    for number, weight in enumerate((None, 50.0)):
+        check = {"steps": 1, "learning_rate": 1e-6}
+        loss = {"positive_weight": weight}
+        run, _ = make_run(tmp_path / str(number))
+        assert check_job.work(recipe_of(archive, tmp_path, check, loss=loss), run).status == 1
+        document = json.loads(Path(run.uri("check.json")).read_text())
+        firsts.append(document["evidence"]["main"]["losses"][0])
+    assert firsts[1] > 3 * firsts[0]
+
+
+def test_a_check_refuses_only_what_it_uses(archive, tmp_path, here, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    idle = {"tracking": "mlflow", "resources": {"workers": 3, "gpus": "no"}}
+    stages = [{"trainable": "nonsense"}]
+    recipe = recipe_of(archive, tmp_path, {"steps": 1}, stages=stages, **idle)
+    assert check_job.inputs(recipe, Storage()).keys() == {"index"}
+    check_job.plan(recipe, Storage())
+    run, _ = make_run(tmp_path / "out")
+    assert check_job.work(recipe, run).status == 1  # one step is too few
 
 
 def test_the_plan(archive, tmp_path):

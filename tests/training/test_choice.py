@@ -115,12 +115,14 @@ def test_the_better_one_becomes_the_bundle(tmp_path, kind):
         mean = (kept[0]["head.weight"] + kept[1]["head.weight"]) / 2
         torch.testing.assert_close(chosen.states[0]["head.weight"], mean)
     assert not np.array_equal(chosen.predictions.logits_NK, story.reports[-1].predictions.logits_NK)
+    assert chosen.mark(story.best) is None  # no single evaluation made it
     (line,) = choice_lines(chosen, "map", story.best)
     assert "of 2 snapshots: map 2.0000" in line
 
     story.record(map=story.best["map"] - 0.1)
     chosen = story.choice()
     assert chosen.kind == "checkpoint"
+    assert chosen.mark(story.best) == story.best["samples_seen"]
     assert chosen.origin() == {"weights_of": "checkpoint"}
     assert torch.equal(chosen.states[0]["head.weight"], story.checkpoint.model["head.weight"])
     assert np.array_equal(chosen.predictions.logits_NK, story.reports[-1].predictions.logits_NK)

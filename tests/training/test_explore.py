@@ -1,18 +1,23 @@
 """Range tests over a real index, and `learning_rate: auto`, without Ray."""
 
+import itertools
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from training.small_archive import generate, make_recipe, make_run
+import torch
+from training.small_archive import BANDS, generate, make_recipe, make_run
 from training.stand_in import Here
 
 from satray.config.landscape import LandscapeRecipe
-from satray.config.stages import StageOptions
+from satray.config.stages import RangeOptions, StageOptions
 from satray.errors import InputError, TrainingError
 from satray.storage import Storage
-from satray.training import auto, explore, findings, initial, landscape_job
+from satray.training import auto, explore, findings, initial, job, landscape_job
 from satray.training.range_test import Curve
 from satray.training.setup import set_up
 
@@ -60,7 +65,10 @@ def test_auto_fills_the_open_stages_once_and_keeps_the_rest(archive, tmp_path, h
     assert finding.learning_rate <= finding.suggestions.bounds[1]
     assert any("range test of stages[0, 2] (head)" in line for line in said)
     assert Path(weights).read_bytes() == before
-    assert {message["sweep"] for message in here.sent} == {0, 1}
+    assert {message["sweep"] for message in here.sent if "sweep" in message} == {0, 1}
+    assert [message for message in here.sent if "bf16" in message] == [{"bf16": False}]
+    here.show({"bf16": True})
+    assert said[-1] == "range test: precision: bf16 autocast"
 
     # a run that goes on finds what was found
     again, kept = auto.settle(setup, run, weights)
@@ -108,7 +116,7 @@ def test_a_stage_that_is_not_there(archive, tmp_path):
     recipe = LandscapeRecipe.model_validate(
         make_recipe(archive, tmp_path).model_dump() | {"stage": 1}
     )
-    with pytest.raises(InputError, match="stage=1: the recipe has 1 stages; accepted: 0 to 0"):
+    with pytest.raises(InputError, match=r"stage=1: the recipe has 1 stage; accepted: 0$"):
         landscape_job.inputs(recipe, Storage())
 
 
@@ -124,6 +132,72 @@ def test_tiles_that_cannot_be_read_are_left_out_within_the_budget(tmp_path, here
         with pytest.raises(TrainingError, match=r"could not be read .error_budget=0\.01.") as error:
             explore.explore(setup, run, weights, (0,))
         assert "\n" not in str(error.value)
+
+
+RESNET = {"towers": [{"name": "all4", "backbone": "resnet10t", "bands": BANDS}]}
+
+
+def test_it_sweeps_as_the_recipe_would_train(archive, tmp_path, here, monkeypatch):
+    """Repeatable kernels; batch norms that see what they will see, and never a single tile."""
+    seen = []
+
+    def sweep(*args, parts, **options):
+        seen.append((torch.are_deterministic_algorithms_enabled(), parts))
+        return Curve((1e-3,), (0.7,), (0.7,), 1)
+
+    monkeypatch.setattr(explore, "sweep", sweep)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    team = {"resources": {"workers": 2, "gpus": "auto"}, "landscape": {"seeds": 1}}
+    for batch, changes, expected in (
+        (4, {"deterministic": False}, (False, 2)),
+        (4, {}, (True, 2)),
+        (4, {"sync_batchnorm": True}, (True, 1)),
+        (2, {"sync_batchnorm": True}, (True, 1)),
+        (2, {}, None),
+    ):
+        folder = tmp_path / str(len(seen))
+        recipe = make_recipe(archive, folder, variant=RESNET, batch=batch, **team, **changes)
+        run, _ = make_run(folder / "out")
+        setup = set_up(recipe, run.storage)
+        weights = initial.stage(setup, run, check=lambda *_: None)
+        if expected is None:
+            with pytest.raises(InputError, match="batch=2: one tile a worker"):
+                explore.explore(setup, run, weights, (0,))
+            continue
+        explore.explore(setup, run, weights, (0,))
+        assert seen[-1] == expected
+        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == (len(seen) > 1)
+    assert len(seen) == 4
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_each_pass_over_the_tiles_is_augmented_anew(archive, tmp_path, here, monkeypatch):
+    recipe = make_recipe(
+        archive, tmp_path, batch=24, input={"size": 16, "resize": 24}, augment={"mixup": 0.3}
+    )
+    setup, run, _, weights = prepared(archive, tmp_path, recipe)
+    drawn, shared = [], []
+    whole, share = explore.train_input, explore.shares
+    monkeypatch.setattr(
+        explore, "train_input", lambda x, rows, *a: (drawn.append(rows), whole(x, rows, *a))[1]
+    )
+    monkeypatch.setattr(explore, "shares", lambda *a: (shared.append(a[-1].tolist()), share(*a))[1])
+    monkeypatch.setattr(explore, "mix", lambda x, labels, *_: (x, labels))
+    passes = []
+
+    def sweep(network, optimizer, batches, *args, **options):
+        passes.extend(x_BCHW for x_BCHW, _ in itertools.islice(batches, 3))
+        return Curve((1e-3,), (0.7,), (0.7,), 1)
+
+    monkeypatch.setattr(explore, "sweep", sweep)
+    setup = replace(setup, recipe=recipe.model_copy(update={"landscape": RangeOptions(seeds=1)}))
+    explore.explore(setup, run, weights, (0,))
+    assert shared == [rows.tolist() for rows in drawn]
+    tiles = [x[np.argsort(rows % 2**40)] for x, rows in zip(passes, drawn, strict=True)]
+    assert all(sorted((rows % 2**40).tolist()) == list(range(24)) for rows in drawn)
+    for one, other in itertools.combinations(tiles, 2):
+        alike = sum(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert alike <= 2  # of 24: 8 symmetries at 81 places
 
 
 def test_stages_that_train_alike_share_a_test():
@@ -145,3 +219,17 @@ def test_findings_survive_the_journey_through_json():
     curve = Curve((1e-3, 1e-2), (0.7, 1 / 3), (0.7, 0.5), 100)
     found = (findings.Finding((0, 2), "head", (curve, curve), "steep"),)
     assert findings.from_bytes(findings.to_bytes(found)) == found
+
+
+def test_a_landscape_refuses_only_what_it_uses(archive, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    stages = [{"trainable": "all"}, {"trainable": "nonsense"}]
+    plain = make_recipe(archive, tmp_path, stages=stages, tracking="mlflow").model_dump()
+    recipe = LandscapeRecipe.model_validate(plain)
+    assert landscape_job.inputs(recipe, Storage()).keys() == {"index"}
+    landscape_job.plan(recipe, Storage())
+    other = LandscapeRecipe.model_validate(plain | {"stage": 1})
+    with pytest.raises(InputError, match=r"stages\.1\.trainable='nonsense' is no block"):
+        landscape_job.plan(other, Storage())
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
+        job.inputs(recipe, Storage())

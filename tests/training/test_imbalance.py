@@ -36,9 +36,30 @@ def test_positive_weights_by_hand():
 
 def test_class_weights_follow_the_key():
     labels = table([1, 0, 0, 0], [1, 1, 0, 0])
-    assert class_weights(LossOptions(), labels) is None
-    assert class_weights(LossOptions(positive_weight=2.5), labels) == (2.5, 2.5)
-    assert class_weights(LossOptions(positive_weight="balanced"), labels) == (3.0, 1.0)
+    assert class_weights(LossOptions(), labels, 0) is None
+    assert class_weights(LossOptions(positive_weight=2.5), labels, 0) == (2.5, 2.5)
+    assert class_weights(LossOptions(positive_weight="balanced"), labels, 0) == (3.0, 1.0)
+
+
+@given(LABELS, st.floats(0, 1))
+def test_balanced_weights_balance_what_comes_in_a_pass(labels, repeat):
+    """Sampling and weights together count rarity once."""
+    factors = repeat_factors(labels, repeat)
+    times = np.ones(len(labels)) if factors is None else factors
+    weights = class_weights(LossOptions(positive_weight="balanced"), labels, repeat)
+    for k, weight in enumerate(weights):
+        positives, negatives = times @ labels[:, k], times @ (1 - labels[:, k])
+        if positives and negatives:
+            assert weight * positives == pytest.approx(min(negatives, 100 * positives))
+
+
+def test_repeats_lower_the_weight_of_what_they_repeat():
+    labels = table([1] + [0] * 15, [1] * 8 + [0] * 8)
+    (plain, _), (repeated, _) = (
+        class_weights(LossOptions(positive_weight="balanced"), labels, repeat)
+        for repeat in (0.0, 0.25)
+    )
+    assert (plain, repeated) == (15.0, 7.5)  # the rare tile comes twice
 
 
 @given(LABELS)

@@ -180,6 +180,26 @@ def test_nothing_readable_at_all_teaches_nothing():
     assert math.isfinite(report.val_loss)
 
 
+def test_batch_norms_learn_nothing_from_a_batch_without_a_readable_tile():
+    """Nor from its pixels: the network is given the bands' means in their place."""
+    given, net, seen = (
+        recipe(stage(1, 0.02, "constant"), error_budget=1),
+        tiny_net(norm="batch"),
+        [],
+    )
+    net.first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].abs().max().item()))
+    run(given, net, unreadable=range(ROWS))
+    equal(weights(net), weights(tiny_net(norm="batch")))
+    assert seen[:3] == [0.0] * 3
+    assert seen[3] > 0  # validation
+
+    order = np.random.default_rng(0).permutation(ROWS)
+    _, _, net = run(given, tiny_net(norm="batch"), unreadable=order[8:16])  # the second of three
+    assert net.norm.num_batches_tracked == 2
+    assert net.norm.training
+    assert net.norm.running_mean.abs().max() > 0
+
+
 def test_more_unreadable_tiles_than_the_budget_stop_training():
     bad = (3, 7, 20)
     with pytest.raises(TrainingError, match=r"error_budget=0\.1") as caught:

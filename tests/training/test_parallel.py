@@ -10,9 +10,36 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from training.tiny_training import ROWS, recipe, run, stage, tiny_net
 
+from satray.config.model import TowerOptions, VariantOptions
+from satray.models.network import Network
+from satray.training.parallel import resting_norms, synchronised
+
 # In the first pseudo-epoch: rank 1's first batch, and the whole second global batch.
 UNREADABLE = tuple(np.random.default_rng(0).permutation(ROWS)[4:16].tolist())
 STAGES = (stage(1, 0.05, "constant", trainable="head"), stage(2, 0.05))
+
+
+def test_synchronised_norms_keep_their_activations():
+    torch.manual_seed(0)
+    tower = TowerOptions(name="rgb", backbone="mobilenetv2_100", bands=("a", "b", "c"))
+    net = Network(VariantOptions(towers=(tower,)), 2).eval()
+    x_BCHW = torch.randn(2, 3, 32, 32)
+    names, expected = list(net.state_dict()), net(x_BCHW)
+    converted = synchronised(net)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in converted.modules())
+    assert list(converted.state_dict()) == names
+    assert torch.equal(converted(x_BCHW), expected)
+
+
+def test_resting_norms_are_live_again_afterwards():
+    net = torch.nn.Sequential(
+        torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2), torch.nn.SyncBatchNorm(2)
+    )
+    net[1].eval()
+    with resting_norms(net):
+        assert [norm.training for norm in net] == [False, False, True]
+    assert [norm.training for norm in net] == [True, False, True]
 
 
 def losses(rank, workers, state=None):

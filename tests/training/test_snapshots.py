@@ -121,14 +121,14 @@ def trained(*stages, norm="batch", state=None, **options):
 
 def test_a_snapshot_is_the_weights_at_its_step_also_amid_a_pseudo_epoch():
     kept, _, states, _ = trained(cycling(3, 1.5), snapshots="swa")
-    assert list(kept) == [4, 8]  # of 3 steps a pseudo-epoch: a cycle of 4.5 has 2 halves of 2
-    assert not torch.equal(kept[4]["head.weight"], kept[8]["head.weight"])
+    assert list(kept) == [4, 9]  # 3 steps a pseudo-epoch: cycles of 4.5 steps, two in a stage
+    assert not torch.equal(kept[4]["head.weight"], kept[9]["head.weight"])
     whole, _, ends, _ = trained(stage(3, schedule="constant"), snapshots="swa", start=0)
     for step, state in zip((3, 6, 9), ends, strict=True):
         for name, value in TrainState.from_bytes(state).model.items():
             assert torch.equal(whole[step][name], value)
     again, _, _, _ = trained(cycling(3, 1.5), snapshots="swa", state=states[0])
-    assert list(again) == [4, 8]  # a resumed run takes those of its part again, the same
+    assert list(again) == [4, 9]  # a resumed run takes those of its part again, the same
     for step, snapshot in again.items():
         for name, value in snapshot.items():
             assert torch.equal(value, kept[step][name]), (step, name)

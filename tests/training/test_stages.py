@@ -1,20 +1,95 @@
+import itertools
+import math
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from training.tiny_training import recipe, stage
 
 from satray.config.stages import ScheduleOptions, StageOptions
 from satray.errors import InputError
+from satray.training.schedules import cycle_ends
 from satray.training.stages import plan_training
 
 
-def test_a_pseudo_epoch_is_the_split_in_whole_batches():
+def test_a_pseudo_epoch_is_the_split_and_ends_at_the_nearest_step():
     plan = plan_training(recipe(stage(3), batch=32), 1000, 2)
-    assert plan.steps_per_pseudo_epoch == 31
-    assert plan.samples_per_pseudo_epoch == 992
+    assert plan.steps_per_pseudo_epoch == 31.25
+    assert plan.samples_per_pseudo_epoch == 1000
     assert (plan.global_batch, plan.local_batch) == (32, 16)
-    assert plan.ends == (31, 62, 93)
-    assert plan.total_samples == 93 * 32
+    assert plan.ends == (31, 62, 94)  # of 31.25, 62.5, 93.75
+    assert [plan.steps_in(n) for n in range(3)] == [31, 31, 32]
+    assert plan.total_samples == 94 * 32
+
+
+def test_the_batch_does_not_change_how_long_training_is():
+    """Whole batches a pseudo-epoch would be 2,560 samples at 256 and 4,800 at 32."""
+    seen = [plan_training(recipe(stage(10), batch=n), 500, 1).total_samples for n in (32, 256)]
+    assert seen == [156 * 32, 20 * 256]  # of 5,000 wanted
+
+
+LENGTH = st.one_of(st.floats(1, 12), st.integers(1, 12), st.integers(1, 24).map(lambda n: n / 2))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    batch=st.integers(1, 64),
+    pseudo_epoch=st.integers(64, 500),
+    lengths=st.lists(LENGTH.filter(lambda n: n >= 1), min_size=1, max_size=4),
+    sampled=st.booleans(),
+)
+def test_stages_end_where_they_should_to_half_a_batch(batch, pseudo_epoch, lengths, sampled):
+    stages = [stage(n) for n in lengths]
+    if sampled:
+        stages[0] = stage(1, samples=round(lengths[0] * pseudo_epoch))
+        lengths = [round(lengths[0] * pseudo_epoch) / pseudo_epoch, *lengths[1:]]
+    given = recipe(*stages, batch=batch, pseudo_epoch=pseudo_epoch)
+    plan = plan_training(given, 1000, 1)
+    within = batch / 2 + 1e-6
+    wanted = 0.0
+    for planned, length in zip(plan.stages, lengths, strict=True):
+        wanted += length * pseudo_epoch
+        assert abs(planned.end_step * batch - wanted) <= within
+    assert abs(plan.total_samples - wanted) <= within
+    for number, end in enumerate(plan.ends[:-1], start=1):
+        assert abs(end * batch - number * pseudo_epoch) <= within
+    assert plan.ends[-1] == plan.total_steps
+    assert {math.floor(pseudo_epoch / batch), math.ceil(pseudo_epoch / batch)} >= {
+        plan.steps_in(number) for number in range(plan.pseudo_epochs - 1)
+    }
+    assert all(a < b for a, b in itertools.pairwise((0, *plan.ends)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    batch=st.integers(1, 32),
+    pseudo_epoch=st.integers(128, 500),
+    before=st.floats(1, 3),
+    warmup=st.sampled_from([0.0, 0.3, 1.0]),
+    cycles=st.integers(1, 12),
+    cycle=st.integers(1, 3),
+    name=st.sampled_from(["triangular", "triangular2", "exp_range", "cosine_restarts"]),
+)
+def test_whole_cycles_fill_their_stage(batch, pseudo_epoch, before, warmup, cycles, cycle, name):
+    """Lengths that are no whole steps neither lose the last cycle nor begin another."""
+    schedule = ScheduleOptions(name=name, cycle=cycle, warmup=warmup)
+    whole = StageOptions(pseudo_epochs=warmup + cycles * cycle, schedule=schedule)
+    plan = plan_training(
+        recipe(stage(before), whole, batch=batch, pseudo_epoch=pseudo_epoch), 1000, 1
+    )
+    span = plan.stages[1].span
+    found = cycle_ends(schedule, span)
+    assert len(found) == cycles
+    assert found[-1] == span.steps
+    assert plan.warnings == ()
+
+
+def test_drops_are_where_pseudo_epochs_end():
+    plan = plan_training(recipe(stage(10, 1.0, "step"), batch=64), 500, 1)  # 7.8125 steps each
+    rates = [plan.learning_rate(step) for step in range(plan.total_steps)]
+    drops = [n for n in range(1, len(rates)) if rates[n] < rates[n - 1]]
+    assert tuple(drops) == plan.ends[:-1]
 
 
 def test_the_plan_depends_on_workers_through_the_local_batch_only():

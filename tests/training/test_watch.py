@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from training.tiny_training import CLASSES, VAL_ROWS, recipe, run, stage, tiles, tiny_net
 
+from satray.metrics.trap import stuck, trapped, watch
 from satray.training import history
 from satray.training.imbalance import constant_classes
-from satray.training.watch import stuck, watch
 
 
 def test_always_and_never():
@@ -16,8 +16,8 @@ def test_always_and_never():
     assert found.rates == {"a": 1.0, "b": 0.0, "c": 1.0, "d": 0.5}
     assert (found.always, found.never) == (("a",), ("b",))  # c is on all tiles: nothing wrong
     assert [line.split(",")[0] for line in found.warnings()] == [
-        "majority trap: a predicted always (on every validation tile)",
-        "majority trap: b predicted never (on no validation tile)",
+        "majority trap: a predicted always (on every tile)",
+        "majority trap: b predicted never (on no tile)",
     ]
 
 
@@ -28,6 +28,17 @@ def test_multiclass_goes_by_the_highest_logit():
     assert found.rates == {"a": 0.75, "b": 0.25, "c": 0.0}
     assert (found.always, found.never) == ((), ("c",))
     assert watch(labels, labels, ("a", "b", "c"), "multiclass").warnings() == ()
+
+
+def test_decisions_under_other_thresholds_are_watched_alike():
+    labels = np.array([[1, 0], [0, 1]])
+    logits = np.array([[3.0, -1.0], [1.0, -2.0]])
+    assert trapped(logits >= 0, labels, ("a", "b")) == watch(logits, labels, "ab", "multilabel")
+    assert trapped(logits >= 2, labels, ("a", "b")).always == ()
+    many = tuple(f"c{k}" for k in range(10))
+    labels = np.stack([np.zeros(10), np.ones(10)])
+    (line,) = trapped(np.ones((2, 10), bool), labels, many).warnings()
+    assert "c7 and 2 more predicted always" in line
 
 
 @pytest.mark.parametrize(("bias", "kind"), [(-50.0, "never"), (50.0, "always")])

@@ -1,6 +1,7 @@
-"""The majority trap: a class that occurs both ways is predicted always, or never. No torch.
+"""The majority trap: a class that occurs both ways is predicted always, or never.
 
-Accuracy hides it: where 78 % of the tiles have no ship, "never a ship" is 78 % right.
+Accuracy hides it: where 78 % of the tiles have no ship, "never a ship" is 78 % right. Training and
+reports both look for it here, and say it in the same words.
 
 Shapes: N tiles, K classes.
 """
@@ -14,7 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.training.imbalance import constant_classes, listed
+from satray.metrics.ranking import BoolArray
+from satray.metrics.scored import decide
+
+NAMED = 8
+"""Classes that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,8 @@ class Watch:
         """One line each for what is predicted always and never; none where nothing is stuck."""
         kinds = (("always", "every", self.always), ("never", "no", self.never))
         return tuple(
-            f"majority trap: {listed(names)} predicted {kind} (on {which} validation tile), though "
-            f"the labels go both ways"
+            f"majority trap: {_listed(names)} predicted {kind} (on {which} tile), though the "
+            "labels go both ways"
             for kind, which, names in kinds
             if names
         )
@@ -44,7 +49,7 @@ class Watch:
 def watch(
     logits_NK: NDArray[Any], labels_NK: NDArray[Any], classes: Sequence[str], task: str
 ) -> Watch:
-    """See which classes are predicted always or never.
+    """See which classes are predicted always or never before anything is calibrated.
 
     Args:
         logits_NK: raw logits; a class is predicted where its logit is >= 0 (score >= 0.5), or,
@@ -53,16 +58,24 @@ def watch(
         classes: K names.
         task: `binary`, `multilabel` or `multiclass`.
     """
-    logits = np.asarray(logits_NK)
-    if task == "multiclass":
-        predicted_NK = np.arange(len(classes)) == logits.argmax(axis=1)[:, None]
-    else:
-        predicted_NK = logits >= 0
-    rates = dict(zip(classes, predicted_NK.mean(axis=0).tolist(), strict=True))
-    return stuck(rates, constant_classes(labels_NK))
+    return trapped(decide(logits_NK, task), labels_NK, classes)
 
 
-def stuck(rates: Mapping[str, float], constant_K: NDArray[np.bool_]) -> Watch:
+def trapped(given_NK: BoolArray, labels_NK: NDArray[Any], classes: Sequence[str]) -> Watch:
+    """The same from decisions.
+
+    Args:
+        given_NK: whether each tile is given each class.
+        labels_NK: 0 or 1.
+        classes: K names.
+    """
+    labels = np.asarray(labels_NK).astype(bool)
+    constant_K = np.asarray(labels.all(axis=0) | ~labels.any(axis=0))
+    rates = dict(zip(classes, given_NK.mean(axis=0).tolist(), strict=True))
+    return stuck(rates, constant_K)
+
+
+def stuck(rates: Mapping[str, float], constant_K: BoolArray) -> Watch:
     """The same from predicted-positive rates, in the order of the classes.
 
     Args:
@@ -75,3 +88,8 @@ def stuck(rates: Mapping[str, float], constant_K: NDArray[np.bool_]) -> Watch:
         always=tuple(name for name in moving if rates[name] == 1.0),
         never=tuple(name for name in moving if rates[name] == 0.0),
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

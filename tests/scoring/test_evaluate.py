@@ -1,0 +1,174 @@
+"""The job `evaluate` without Ray: what comes of a run that is not reproduced."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import report_material
+
+from satray.config.evaluate import EvaluateRecipe
+from satray.models.bundle import load_bundle
+from satray.models.spec import BundleSpec
+from satray.runs import perform as performing
+from satray.runs.inputs import run_id
+from satray.runs.perform import Job, library_versions, perform
+from satray.runs.record import read_run
+from satray.runs.run import Run
+from satray.scoring import evaluate, pipeline
+from satray.scoring.forward import MapRequest, Scorer
+from satray.scoring.reading import read_block
+from satray.scoring.writing import BlockWriter
+from satray.storage import Storage
+
+JOB = Job("evaluate", EvaluateRecipe, evaluate.inputs, evaluate.plan, evaluate.work)
+TILES = 7
+
+
+@pytest.fixture
+def scored(tmp_path, monkeypatch) -> list[list[int]]:
+    """Blocks that each attempt scored, in this process; three tiles a block."""
+    report_material.findings(tmp_path, tiles=TILES)
+    told: list[list[int]] = []
+
+    def run_blocks(tiles, wanted, todo, task, resources, report) -> None:
+        told.append(list(todo))
+        bundle = load_bundle(task.bundle, task.storage)
+        writer = BlockWriter(
+            task.storage, task.out, task.blocks, task.layout, bundle.spec, MapRequest(), task.d4
+        )
+        for number in todo:
+            rows = tiles.take(pa.array(np.asarray(task.blocks.rows(number))))
+            block = read_block(rows, wanted, task.storage)
+            failed = writer.write(number, block, Scorer(bundle)(block.pixels))
+            report({"tiles": len(block.facts), "failed": failed})
+
+    monkeypatch.setattr(pipeline, "run_blocks", run_blocks)
+    monkeypatch.setattr("satray.scoring.blocks.BLOCK_TILES", 3)
+    return told
+
+
+def recipe(root: Path, **more: object) -> EvaluateRecipe:
+    values = {
+        "bundle": str(root / "bundle"),
+        "index": str(root / "index"),
+        "bootstrap": 0,
+        "error_budget": 1,
+        "resources": {"workers": 1, "gpus": "no"},
+        **more,
+    }
+    return EvaluateRecipe.model_validate(values)
+
+
+def do(root: Path, name: str, **more: object) -> tuple:
+    given = recipe(root, **more)
+    found = evaluate.inputs(given, Storage())
+    run = Run("evaluate", run_id("evaluate", given, found), str(root / name), Storage())
+    outcome, record = perform(JOB, given, run, found)
+    metrics = json.loads((root / name / "metrics.json").read_text())
+    return outcome, record, metrics["reproduction"]
+
+
+def retouch(root: Path, **more: object) -> None:
+    """Edit the bundle's model.json."""
+    place = root / "bundle" / "model.json"
+    spec = BundleSpec.from_json(place.read_bytes(), str(place))
+    values = {name: getattr(spec, name) for name in spec.__dataclass_fields__} | more
+    place.write_bytes(BundleSpec(**values).to_json())
+
+
+def test_what_is_not_reproduced_is_a_finished_run_with_a_verdict(tmp_path, scored) -> None:
+    first, record, _ = do(tmp_path, "first")
+    assert (first.status, record.verdict) == (0, None)
+    same, _, found = do(tmp_path, "same", reproduce=str(tmp_path / "first"))
+    assert (same.status, found["same"], found["compared"]) == (0, True, TILES)
+
+    retouch(tmp_path, mean=(1900.0,) * 3)
+    other, record, found = do(tmp_path, "other", reproduce=str(tmp_path / "first"))
+    assert (other.status, record.status, found["same"]) == (1, 1, False)
+    assert record.verdict == other.verdict
+    assert "bundle differs in model.json: " in record.verdict
+    assert "the weights are the same" in record.verdict
+    assert {"report.html", "metrics.json"} <= {product.path for product in record.products}
+    assert not any("reproduce" in line for line in other.summary)  # it is said once
+    # it is a run as any other: the next can be compared with it
+    again, _, _ = do(tmp_path, "again", reproduce=str(tmp_path / "other"))
+    assert again.status == 0
+    assert read_run(Storage(), str(tmp_path / "other")).verdict == other.verdict
+
+
+def test_finished_blocks_are_scored_again_for_a_reproduction_only(
+    tmp_path, scored, monkeypatch
+) -> None:
+    do(tmp_path, "first")
+    monkeypatch.setattr(performing, "drop_state", lambda run: None)  # as if cut short at the end
+    for name, more, expected in (
+        ("plain", {}, []),
+        ("again", {"reproduce": str(tmp_path / "first")}, [[0, 1, 2]]),
+    ):
+        do(tmp_path, name, **more)
+        scored.clear()
+        do(tmp_path, name, **more)
+        assert scored == expected
+
+
+def test_what_computes_is_part_of_a_reproductions_run_id(tmp_path, scored, monkeypatch) -> None:
+    do(tmp_path, "first")
+
+    def ids(**more: object) -> tuple[str, str]:
+        plain, compared = (
+            recipe(tmp_path, **more),
+            recipe(tmp_path, reproduce=str(tmp_path / "first"), **more),
+        )
+        return tuple(
+            run_id("evaluate", one, evaluate.inputs(one, Storage())) for one in (plain, compared)
+        )
+
+    before = ids()
+    assert ids() == before
+    assert ids(batch=3)[0] == before[0]
+    assert ids(batch=3)[1] != before[1]
+    other = library_versions() | {"torch": "0.1"}
+    monkeypatch.setattr(evaluate, "library_versions", lambda: other)
+    assert ids()[0] == before[0]
+    assert ids()[1] != before[1]
+
+
+@pytest.mark.parametrize("lost", ["deleted", "rubbish"])
+def test_a_tile_that_only_the_earlier_run_could_read_is_a_cause(tmp_path, scored, lost) -> None:
+    do(tmp_path, "first")
+    tile = tmp_path / "tiles" / "a&b3.tif"
+    if lost == "deleted":
+        tile.unlink()
+    else:
+        tile.write_bytes(b"rubbish")
+    outcome, _, found = do(tmp_path, "again", reproduce=str(tmp_path / "first"))
+    assert (found["only_there"], found["over"], found["same"]) == (1, 0, False)
+    assert "files differ from the tile index: 1 of 1 tiles looked at (a&b3" in outcome.verdict
+    assert "no cause" not in outcome.verdict
+    assert outcome.failed == 1
+
+
+def test_the_plan_tells_of_symmetries_and_of_the_comparison(tmp_path, scored) -> None:
+    do(tmp_path, "first")
+    plain = evaluate.plan(recipe(tmp_path), Storage())
+    assert not any("eight forward passes" in line for line in plain)
+    given = recipe(tmp_path, symmetries="d4", reproduce=str(tmp_path / "first"))
+    lines = evaluate.plan(given, Storage())
+    assert any("eight forward passes a tile" in line for line in lines)
+    assert any(line.startswith("compared with run ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("resources", "device"),
+    [
+        ({"CPU": 4.0}, "cpu"),
+        ({"CPU": 4.0, "GPU": 1.0, "accelerator_type:H100": 1.0}, "gpu (H100)"),
+        ({"CPU": 4.0, "GPU": 1.0}, "gpu"),
+    ],
+)
+def test_the_device_has_its_name(tmp_path, monkeypatch, resources, device) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: resources)
+    given = EvaluateRecipe(bundle="b", index="i", resources={"gpus": "auto"})
+    assert evaluate.device(given) == device
