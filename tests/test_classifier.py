@@ -104,7 +104,7 @@ def test_maps_are_of_the_classes_asked_for_and_add_up(pooling: str, kind: str) -
     every = Scorer(bundle, MapRequest((0, 1, 2), kind))(given).maps  # type: ignore[arg-type]
     reduce = np.mean if pooling == "avg" else np.sum
     total = sum(reduce(part, axis=(2, 3)) for part in maps.values())
-    bias = bundle.network.cam_bias().numpy()[[2, 0]]
+    bias = bundle.network.head.bias.numpy()[[2, 0]]
     assert np.allclose(total + bias, model.predict(given).logits[:, [2, 0]], atol=1e-3)
     for tower in ("rgb", "nir"):
         assert maps[tower].shape == (5, 2, 4, 4)

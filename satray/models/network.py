@@ -132,12 +132,6 @@ class Network(nn.Module):
         parts = torch.split(self.head.weight, [b.dim for b in backbones.values()], dim=1)
         return dict(zip(backbones, parts, strict=True))
 
-    def cam_bias(self) -> Tensor:
-        """The head's bias b_K; see `cam_weights`."""
-        self.cam_weights()
-        bias: Tensor = self.head.bias  # type: ignore[assignment]
-        return bias
-
     def set_trainable(self, spec: str) -> None:
         """Choose what trains from now on.
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 CHANNELS = (24, 48, 96, 128, 128)
 GROUPS = 8
-STRIDE = 8
 
 
 def _block(inputs: int, outputs: int, pool: bool) -> nn.Sequential:

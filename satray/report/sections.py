@@ -6,8 +6,6 @@ from typing import Any
 
 from satray.report.markup import Child, Html, details, joined, number, picture, table, tag
 
-Document = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Headline:

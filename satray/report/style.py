@@ -10,7 +10,6 @@ from typing import Any
 
 INK, MUTED, GRID = "#22272e", "#6b7480", "#e6e8eb"
 TRAIN, VAL = "#c2703d", "#2f6f8f"
-WRONG = "#b3403a"
 PALETTE = ("#2f6f8f", "#c2703d", "#5b8c5a", "#8a5a83")
 """For up to four classes in one panel; more get a panel each."""
 

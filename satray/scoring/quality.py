@@ -128,7 +128,8 @@ def measure(
     parts = [_Part(split, spec, ())]
     if held is not None:
         parts.append(_Part(split.of(held.rows), spec, held.figures))
-    scored, rest = parts[0].scored(rule), parts[-1].scored(rule)
+    ruled = [part.scored(rule) for part in parts]
+    scored, rest = ruled[0], ruled[-1]
     judged = rest if held is not None and held.thresholds else scored
     calibrated = rest if held is not None and held.temperature else scored
     metrics, raw = (_merged([part.metrics(r) for part in parts]) for r in (rule, Rule()))
@@ -141,7 +142,9 @@ def measure(
         "raw_metrics": raw,
         "bootstrap_draws": draws,
         "intervals": intervals,
-        "baselines": _merged([part.wanted(baselines(part.scored(rule))) for part in parts]),
+        "baselines": _merged(
+            [part.wanted(baselines(one)) for part, one in zip(parts, ruled, strict=True)]
+        ),
         "by_class": by_class(
             scored, judged, calibrated, classes, spec.thresholds, metrics["ap"], intervals
         ),

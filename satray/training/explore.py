@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from satray import cluster
 from satray.config.stages import StageOptions
 from satray.models.network import Network
-from satray.models.preprocess import Preprocess
 from satray.runs.run import Run
-from satray.storage import Storage, join
+from satray.storage import join
 from satray.tiles.augment import Augment
-from satray.tiles.blocks import TileSource, tile_source
 from satray.tiles.order import copies, samples, window
 from satray.tiles.send import send
-from satray.training import findings, precision
+from satray.training import findings
 from satray.training.dropout import HeadDropout
 from satray.training.feed import read_batches
 from satray.training.findings import Finding
@@ -34,34 +29,13 @@ from satray.training.optimizers import depth_groups, make_optimizer
 from satray.training.range_test import Curve
 from satray.training.setup import Setup
 from satray.training.stage_check import refuse_single
-from satray.training.state import begin, determinism, seed_torch
+from satray.training.state import determinism, seed_torch
+from satray.training.worker_task import WorkerTask, call, first_network, worker_task
 
 FILE = "range_tests.json"
 """Below a run's state: what was found, so that a run that goes on does not search again."""
 _STREAM = 3001
 """Keeps the sweeps' generators apart from training's."""
-
-
-@dataclass(frozen=True)
-class RangeTask:
-    """What the task is given."""
-
-    setup: Setup
-    """The run, resolved, without its index's table."""
-    train: TileSource
-    """The train split."""
-    preprocess: Preprocess
-    """From stored pixels to the network's input."""
-    initial: str
-    """URI of the network's first weights."""
-    storage: Storage
-    """How URIs are reached."""
-    stages: tuple[int, ...]
-    """Stages to test, 0 for the first."""
-    gpu: bool
-    """Whether it runs on a GPU."""
-    channel: cluster.ProgressChannel
-    """Where messages to the driver go."""
 
 
 def explore(setup: Setup, run: Run, initial: str, stages: Sequence[int]) -> tuple[Finding, ...]:
@@ -84,42 +58,21 @@ def explore(setup: Setup, run: Run, initial: str, stages: Sequence[int]) -> tupl
         return findings.from_bytes(run.storage.read(kept))
     groups = alike(setup.recipe.stages, stages)
     wanted = setup.recipe.landscape
-    channel = cluster.progress_channel()
-    gpu = cluster.use_gpus(setup.recipe.resources)
-    task = RangeTask(
-        setup=setup.without_table(),
-        train=tile_source(
-            setup.index,
-            "train",
-            setup.bands,
-            run.storage,
-            digest=setup.digest,
-            cache=setup.recipe.cache,
-        ),
-        preprocess=setup.preprocess(),
-        initial=initial,
-        storage=run.storage,
-        stages=tuple(group[0] for group in groups),
-        gpu=gpu,
-        channel=channel,
-    )
+    task = worker_task(setup, run, initial)
     sweeps = len(groups) * wanted.seeds
     run.say(
         f"range test: {sweeps} sweeps of {wanted.steps} batches of {setup.recipe.batch} on a "
-        f"{'GPU' if gpu else 'CPU'}, {wanted.lowest:g} to {wanted.highest:g}"
+        f"{task.where}, {wanted.lowest:g} to {wanted.highest:g}"
     )
 
     def show(message: dict[str, Any]) -> None:
-        if "bf16" in message:
-            run.say(f"range test: {precision.line(message['bf16'])}")
-            return
         run.progress(
             f"range test: sweep {message['sweep'] + 1} of {sweeps}, batch {message['step']} of "
             f"{wanted.steps}, loss {message['loss']:.4f}"
         )
 
-    with run.activity("range test"), channel.watch(show):
-        found = cluster.run_once(_explore, task, gpu=gpu)
+    tested = tuple(group[0] for group in groups)
+    found = call(run, "range test", show, _explore, task, tested)
     result = tuple(
         Finding(group, setup.recipe.stages[group[0]].trainable, curves, wanted.suggestion)
         for group, curves in zip(groups, found, strict=True)
@@ -138,17 +91,10 @@ def alike(options: Sequence[StageOptions], stages: Sequence[int]) -> list[tuple[
     return [tuple(group) for group in groups.values()]
 
 
-def _explore(task: RangeTask) -> list[tuple[Curve, ...]]:
-    """All sweeps; in the task."""
+def _explore(task: WorkerTask, stages: tuple[int, ...]) -> list[tuple[Curve, ...]]:
+    """All sweeps of some stages, 0 for the first; on the worker."""
     recipe = task.setup.recipe
-    begin(recipe.seed, recipe.deterministic)
-    device = torch.device("cuda" if task.gpu else "cpu")
-    bf16 = precision.takes_bf16(recipe.precision, device)
-    task.channel.send({"bf16": bf16})
-    network = task.setup.network()
-    state = torch.load(io.BytesIO(task.storage.read(task.initial)), weights_only=True)
-    network.load_state_dict(state)
-    network.to(device).to(memory_format=cast(Any, torch.channels_last))
+    network, _, bf16 = first_network(task)
     seeds = range(recipe.landscape.seeds)
     with determinism(recipe.deterministic):
         return [
@@ -156,12 +102,12 @@ def _explore(task: RangeTask) -> list[tuple[Curve, ...]]:
                 _sweep(task, network, recipe.stages[stage], place * len(seeds) + seed, seed, bf16)
                 for seed in seeds
             )
-            for place, stage in enumerate(task.stages)
+            for place, stage in enumerate(stages)
         ]
 
 
 def _sweep(
-    task: RangeTask, network: Network, stage: StageOptions, number: int, seed: int, bf16: bool
+    task: WorkerTask, network: Network, stage: StageOptions, number: int, seed: int, bf16: bool
 ) -> Curve:
     """One sweep; the network is then as it was."""
     setup, recipe = task.setup, task.setup.recipe
@@ -192,7 +138,7 @@ def _sweep(
     )
 
 
-def _inputs(task: RangeTask, seed: int, device: torch.device) -> Iterator[Inputs]:
+def _inputs(task: WorkerTask, seed: int, device: torch.device) -> Iterator[Inputs]:
     """Batches as training would draw them with that seed, always shuffled."""
     recipe = task.setup.recipe
     augment = Augment.of(recipe.augment, recipe.input.size, seed)

@@ -8,7 +8,7 @@ import torch
 from satray.models.network import Network
 from satray.models.weights import load_network_weights, read_weights
 from satray.runs.run import Run
-from satray.storage import join
+from satray.storage import Storage, join
 from satray.training.setup import Setup
 from satray.training.stage_check import check_stages
 from satray.training.state import seed_all
@@ -43,3 +43,8 @@ def stage(setup: Setup, run: Run, check: Callable[[Network, Setup], None] = chec
     torch.save(network.state_dict(), buffer)
     run.storage.write(uri, buffer.getvalue())
     return uri
+
+
+def load(network: torch.nn.Module, storage: Storage, uri: str) -> None:
+    """Give a network the first weights that `stage` wrote."""
+    network.load_state_dict(torch.load(io.BytesIO(storage.read(uri)), weights_only=True))

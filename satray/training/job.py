@@ -95,7 +95,6 @@ class _Teller:
         self._setup = setup
         self._run = run
         self._listen = listen
-        self._last: dict[str, Any] | None = None
         self._starts = 0
         self._constant = constant_classes(setup.index.part("val").labels)
         self._stuck: tuple[str, ...] = ()

@@ -4,7 +4,6 @@ The loop itself is plain torch (`satray.training.loop`); here is what surrounds 
 """
 
 import functools
-import io
 import json
 import os
 import tempfile
@@ -160,7 +159,7 @@ def _work(task: Task) -> None:
 def _train(task: Task, rank: int) -> None:
     import torch
 
-    from satray.training import finale
+    from satray.training import finale, initial
 
     setup, recipe, plan = task.setup, task.setup.recipe, task.setup.plan
     begin(recipe.seed, recipe.deterministic)
@@ -169,9 +168,7 @@ def _train(task: Task, rank: int) -> None:
         torch.set_num_threads(cluster.threads_per_worker(here))
     device = ray.train.torch.get_device() if task.gpu else torch.device("cpu")
     network: torch.nn.Module = setup.network()
-    network.load_state_dict(
-        torch.load(io.BytesIO(task.storage.read(task.initial)), weights_only=True)
-    )
+    initial.load(network, task.storage, task.initial)
     if recipe.sync_batchnorm and plan.workers > 1:
         network = synchronised(network)
     state = _resume(device)

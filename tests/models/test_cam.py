@@ -24,7 +24,7 @@ def network(towers, pooling, backbone="simple_cnn"):
 def look(net, side=64):
     with torch.inference_mode():
         logits, features = net(torch.randn(2, 3, side, side), return_features=True)
-        return logits, features, net.cam_weights(), net.cam_bias()
+        return logits, features, net.cam_weights(), net.head.bias
 
 
 BACKBONES = ["simple_cnn", "resnet10t"]
@@ -77,7 +77,7 @@ def test_identities_hold_in_half_precision_features():
         logits, features = net(torch.randn(2, 3, 64, 64), return_features=True)
         m = dense_cam(features["a"], net.cam_weights()["a"])
     assert features["a"].dtype == torch.bfloat16
-    torch.testing.assert_close(m.float().mean((2, 3)) + net.cam_bias(), logits, **close)
+    torch.testing.assert_close(m.float().mean((2, 3)) + net.head.bias, logits, **close)
 
 
 def test_ties_go_to_the_first_cell():

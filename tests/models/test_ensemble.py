@@ -42,7 +42,7 @@ def test_logits_are_the_mean_of_the_members(variant, pooling):
     assert np.abs(each[0] - each[1]).max() > 0.1
     found = Scorer(whole)(given).numbers
     np.testing.assert_allclose(found.logits, np.mean(each, axis=0), atol=1e-5)
-    shares = sum(found.shares.values()) + whole.network.cam_bias().numpy()
+    shares = sum(found.shares.values()) + whole.network.head.bias.numpy()
     np.testing.assert_allclose(shares, found.logits, atol=1e-4)
 
 
@@ -53,7 +53,7 @@ def test_maps_of_the_towers_add_up():
     result = Scorer(whole, MapRequest((0, 1, 2)))(tiles(4))
     assert list(result.maps) == ["rgb1", "nir1", "rgb2", "nir2", "rgb3", "nir3"]
     total = sum(maps.mean((2, 3)) for maps in result.maps.values())
-    bias = whole.network.cam_bias().numpy()
+    bias = whole.network.head.bias.numpy()
     np.testing.assert_allclose(total + bias, result.numbers.logits, atol=1e-4)
     alone = Scorer(bundles[1], MapRequest((0, 1, 2)))(tiles(4)).maps["nir"]
     np.testing.assert_allclose(result.maps["nir2"] * 3, alone, atol=1e-4)

@@ -114,7 +114,7 @@ def test_score_a_prefix(setting, tmp_path) -> None:
     # the written maps add up to the table
     from satray.models.bundle import load_bundle
 
-    bias = load_bundle(str(setting / "bundle"), Storage()).network.cam_bias().numpy()
+    bias = load_bundle(str(setting / "bundle"), Storage()).network.head.bias.numpy()
     total = bias[:2].astype(np.float64)
     for tower in ("rgb", "nir"):
         with rasterio.open(run.uri(f"cam/scene%200/04__{tower}.tif")) as source:

@@ -115,7 +115,7 @@ def test_written_maps_add_up_to_the_tables_logits(setting, tmp_path, pooling, ki
     writer.write(0, one, scorer(one.pixels))
     merge(run, cut, layout)
     table = pq.read_table(run.uri("predictions/part-00000.parquet"))
-    bias = bundle.network.cam_bias().numpy()
+    bias = bundle.network.head.bias.numpy()
     for i in range(2):
         total = bias.astype(np.float64)
         for tower in ("rgb", "nir"):

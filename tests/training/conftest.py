@@ -2,6 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from training.small_archive import generate
+from training.stand_in import Here
 
 
 @pytest.fixture(autouse=True)
@@ -11,3 +13,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """No cluster: tasks run in this process."""
+    from satray.training import worker_task
+
+    stand_in = Here()
+    monkeypatch.setattr(worker_task, "cluster", stand_in)
+    return stand_in
+
+
+@pytest.fixture(scope="module")
+def small_archive(tmp_path_factory):
+    """An index of 32 tiles."""
+    return generate(tmp_path_factory.mktemp("archive"), tiles=32)

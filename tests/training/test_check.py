@@ -20,7 +20,7 @@ from satray.training.check import (
 from satray.training.check_task import without_dropout
 from satray.training.diagnose import diagnose, labels_note
 from satray.training.losses import loss_for
-from satray.training.optimizers import make_optimizer
+from satray.training.optimizers import depth_groups, make_optimizer
 
 TILES = 12
 
@@ -57,7 +57,7 @@ def setting(task="binary", steps=120, **options):
         task=task,
         loss=loss_for(task),
         options=CheckOptions(steps=steps, **{"permutations": 0, **options}),
-        optimizer=lambda network: make_optimizer(OptimizerOptions(), network.parameters()),
+        optimizer=lambda network: make_optimizer(OptimizerOptions(), depth_groups(network, 1.0)),
     )
 
 

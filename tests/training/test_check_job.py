@@ -4,25 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from training.small_archive import generate, make_recipe, make_run
-from training.stand_in import Here
+from training.small_archive import make_recipe, make_run
 
 from satray.config.check import CheckRecipe
 from satray.errors import InputError
 from satray.storage import Storage
-from satray.training import check_job, check_task, losses
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    return generate(tmp_path_factory.mktemp("archive"), tiles=32)
+from satray.training import check_job, losses
 
 
 @pytest.fixture
-def here(monkeypatch):
-    stand_in = Here()
-    monkeypatch.setattr(check_task, "cluster", stand_in)
-    return stand_in
+def archive(small_archive):
+    return small_archive
 
 
 def recipe_of(archive, folder, check, **changes):

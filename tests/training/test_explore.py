@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from training.small_archive import BANDS, generate, make_recipe, make_run
-from training.stand_in import Here
 
 from satray.config.landscape import LandscapeRecipe
 from satray.config.stages import RangeOptions, StageOptions
@@ -24,16 +23,9 @@ from satray.training.setup import set_up
 RANGE = {"lowest": 1e-5, "highest": 10.0, "steps": 30, "seeds": 2, "smoothing": 0.9}
 
 
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    return generate(tmp_path_factory.mktemp("archive"), tiles=32)
-
-
 @pytest.fixture
-def here(monkeypatch):
-    stand_in = Here()
-    monkeypatch.setattr(explore, "cluster", stand_in)
-    return stand_in
+def archive(small_archive):
+    return small_archive
 
 
 def prepared(archive, folder, recipe):

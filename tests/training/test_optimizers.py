@@ -22,7 +22,7 @@ def test_fused_and_channels_last_is_the_plain_optimiser(name):
 
     ours, theirs = conv().to(memory_format=torch.channels_last), conv()
     options = OptimizerOptions(name=name, weight_decay=0.1, momentum=0.8)
-    mine, plain = make_optimizer(options, ours.parameters()), PLAIN[name](theirs.parameters())
+    mine, plain = make_optimizer(options, depth_groups(ours, 1.0)), PLAIN[name](theirs.parameters())
     for group in mine.param_groups:
         group["lr"] = 0.01
     for step in range(4):
@@ -39,7 +39,7 @@ def test_fused_and_channels_last_is_the_plain_optimiser(name):
 def test_frozen_weights_are_not_its_business():
     net = torch.nn.Conv2d(3, 8, 3)
     net.weight.requires_grad_(False)
-    (group,) = make_optimizer(OptimizerOptions(), net.parameters()).param_groups
+    (group,) = make_optimizer(OptimizerOptions(), depth_groups(net, 1.0)).param_groups
     assert [p.shape for p in group["params"]] == [net.bias.shape]
 
 
@@ -125,7 +125,7 @@ def test_each_group_learns_at_its_share():
 @pytest.mark.parametrize("name", PLAIN)
 def test_momentum_is_set_where_it_is_cycled(name):
     options = OptimizerOptions(name=name, momentum=0.7)
-    optimizer = make_optimizer(options, torch.nn.Linear(2, 1).parameters())
+    optimizer = make_optimizer(options, depth_groups(torch.nn.Linear(2, 1), 1.0))
     (group,) = optimizer.param_groups
     set_rate(optimizer, 0.1)
     assert (group["momentum"] if name == "sgd" else group["betas"]) == (
