@@ -15,6 +15,24 @@ pytest_plugins = ["conftest_s3"]
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under pytest-xdist: one process for all that needs Ray or the S3 server, and it comes first.
+
+    So that both start once, whatever the number of processes. The other tests go by file.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    items.sort(key=lambda item: not _shares(item))
+    for item in items:
+        group = "ray" if _shares(item) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _shares(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ("pipeline", "s3"))
+
+
 @pytest.fixture(scope="session")
 def ray_session(s3: object) -> Iterator[None]:
     """One local Ray for all tests, with four logical CPUs whatever the machine has.

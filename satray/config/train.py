@@ -126,7 +126,7 @@ class TrainRecipe(Recipe):
         "auto", "validation metric that picks the bundle: auto = map, or accuracy if multiclass"
     )
     precision: Literal["auto", "fp32", "bf16"] = key(
-        "auto", "auto: bf16 autocast on GPUs that compute in it, else fp32"
+        "auto", "auto: bf16 autocast on GPUs and processors that compute in it, else fp32"
     )
     sync_batchnorm: bool = key(False, "batch statistics over all workers (GPUs only)")
     deterministic: bool = key(False, "bitwise repeatable, at some speed")

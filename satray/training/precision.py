@@ -11,14 +11,18 @@ if TYPE_CHECKING:
 def takes_bf16(precision: str, device: torch.device) -> bool:
     """Whether to autocast to bfloat16, as the recipe's `precision` says.
 
-    `auto` does on GPUs that compute in it; older ones (before NVIDIA's Ampere) only emulate it,
-    slower than fp32. To be asked on the worker: the driver may have no GPU, or another.
+    `auto` does on GPUs and processors that compute in it. Others (GPUs before NVIDIA's Ampere,
+    processors without AVX-512 BF16 or AMX) only emulate it, slower than fp32. To be asked on the
+    worker: the driver's machine may be another.
     """
     import torch
 
-    if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return precision == "bf16"
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def line(bf16: bool) -> str:

@@ -18,12 +18,27 @@ def test_auto_is_bf16_where_the_gpu_computes_in_it(monkeypatch, computes):
         return computes or including_emulation
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-    gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert takes_bf16("auto", gpu) is computes
-    assert takes_bf16("auto", cpu) is False
-    for device in (gpu, cpu):
-        assert takes_bf16("bf16", device) is True
-        assert takes_bf16("fp32", device) is False
+    assert takes_bf16("auto", torch.device("cuda")) is computes
+
+
+@pytest.mark.parametrize(
+    ("able", "expected"),
+    [
+        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_auto_is_bf16_where_the_processor_computes_in_it(monkeypatch, able, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert takes_bf16("auto", torch.device("cpu")) is expected
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_the_recipe_names_is_taken(device):
+    assert takes_bf16("bf16", torch.device(device)) is True
+    assert takes_bf16("fp32", torch.device(device)) is False
 
 
 def test_the_log_says_which_was_taken_once():
