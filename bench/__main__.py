@@ -6,6 +6,7 @@ import sys
 NAMES = {
     "ingest": "tiles a second that the streaming room delivers",
     "ablation": "what each part of the recommended recipe adds to validation mAP",
+    "pooling": "average against maximum pooling, and where their maps point",
     "training": "images a second through Ray, against a bare PyTorch loop",
 }
 

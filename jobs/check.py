@@ -4,7 +4,7 @@ import sys
 
 from satray.config.check import CheckRecipe
 from satray.runs.frame import Job, main
-from satray.training.check_job import inputs, plan, work
+from satray.training.check.job import inputs, plan, work
 
 if __name__ == "__main__":
     sys.exit(main(Job("check", CheckRecipe, inputs, plan, work, workers=False)))

@@ -4,7 +4,7 @@ import sys
 
 from satray.config.landscape import LandscapeRecipe
 from satray.runs.frame import Job, main
-from satray.training.landscape_job import inputs, plan, work
+from satray.training.landscape.job import inputs, plan, work
 
 if __name__ == "__main__":
     sys.exit(main(Job("landscape", LandscapeRecipe, inputs, plan, work, workers=False)))

@@ -8,9 +8,9 @@ import pyarrow as pa
 import scoring_material as material
 
 from satray.config.evaluate import EvaluateRecipe
-from satray.scoring.findings import Findings
 from satray.scoring.forward import Scorer
-from satray.scoring.quality import Split, measure
+from satray.scoring.pages.findings import Findings
+from satray.scoring.quality.document import Split, measure
 from satray.storage import Storage
 from satray.tiles.index import SCHEMA, IndexMeta, TileIndex, index_digest, table_with
 

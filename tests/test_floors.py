@@ -30,7 +30,7 @@ RAY_FILES = {
     "satray.cluster",
     "satray.tiles.stream",
     "satray.tiles.pipeline",
-    "satray.training.launch",
+    "satray.training.workers.launch",
     "satray.scoring.pipeline",
     "satray.sweep.tuner",
     "satray.sweep.features",
@@ -121,6 +121,12 @@ def room(module: str) -> str:
     return "jobs" if parts[0] == "jobs" else ".".join(parts[1:2])
 
 
+def chamber(module: str) -> str:
+    """The package within a room that a module is of, `satray.training.plan`; else the module."""
+    parts = module.split(".")
+    return ".".join(parts[:3]) if len(parts) > 3 else module
+
+
 def floor_of(module: str) -> int:
     """Height of a module's floor; satray itself (its version) is the ground."""
     if module == "satray":
@@ -170,9 +176,12 @@ def unknown(tree: Tree) -> Iterator[str]:
 def circles(tree: Tree) -> Iterator[str]:
     modules = {name: {i.target for i in own(tree, name)} - {name} for name in tree}
     rooms: dict[str, set[str]] = {}
+    chambers: dict[str, set[str]] = {}
     for name, targets in modules.items():
         rooms.setdefault(room(name), set()).update(map(room, targets))
-    for graph in (modules, {r: there - {r, ""} for r, there in rooms.items() if r}):
+        chambers.setdefault(chamber(name), set()).update(map(chamber, targets))
+    apart = {c: there - {c} for c, there in chambers.items()}
+    for graph in (modules, {r: there - {r, ""} for r, there in rooms.items() if r}, apart):
         circle = _circle(graph)
         if circle:
             yield " -> ".join(circle)

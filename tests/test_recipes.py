@@ -89,8 +89,8 @@ def test_fine_tuned_blocks_exist_and_are_the_last_ones(name):
 def test_gradual_unfreezing_thaws_more_in_each_stage_and_slows_with_depth():
     from satray.models.network import Network
     from satray.models.variant import resolve
-    from satray.training.optimizers import depth_groups
-    from satray.training.stages import plan_training
+    from satray.training.loop.optimizers import depth_groups
+    from satray.training.plan.stages import plan_training
 
     recipe = load_train("ships_gradual")
     network = Network(resolve(recipe.variant, recipe.pooling), 1, dropout=recipe.dropout)

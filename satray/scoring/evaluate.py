@@ -12,9 +12,7 @@ from satray.runs.jsonable import to_json
 from satray.runs.perform import library_versions
 from satray.runs.run import Outcome, Run
 from satray.scoring.blocks import Blocks
-from satray.scoring.causes import Maker, causes
-from satray.scoring.held import held_back
-from satray.scoring.line import (
+from satray.scoring.over_tiles import (
     D4_SAID,
     Maps,
     failure_lines,
@@ -23,10 +21,19 @@ from satray.scoring.line import (
     score_tiles,
     wanted_of,
 )
-from satray.scoring.origin import find_origin
-from satray.scoring.picks import check_asked
-from satray.scoring.quality import Gathered, Quality, measure
-from satray.scoring.reproduce import Comparison, Earlier, Logits, compare, earlier, read_earlier
+from satray.scoring.pages.origin import find_origin
+from satray.scoring.pages.picks import check_asked
+from satray.scoring.quality.causes import Maker, causes
+from satray.scoring.quality.document import Gathered, Quality, measure
+from satray.scoring.quality.held import held_back
+from satray.scoring.quality.reproduce import (
+    Comparison,
+    Earlier,
+    Logits,
+    compare,
+    earlier,
+    read_earlier,
+)
 from satray.scoring.sources import TileSet, tiles_of_index
 from satray.storage import Storage, join
 from satray.tiles.bands import select
@@ -90,8 +97,8 @@ def work(recipe: EvaluateRecipe, run: Run) -> Outcome:
         an outcome whose `verdict` says where the run to reproduce is not reproduced.
     """
     from satray.models.bundle import bundle_digests
-    from satray.scoring.findings import Findings
-    from satray.scoring.reporting import publish_report
+    from satray.scoring.pages.findings import Findings
+    from satray.scoring.pages.reporting import publish_report
 
     spec, index, tiles = tiles_of(recipe, run.storage)
     before: Earlier | None = None

@@ -15,7 +15,7 @@ from satray.config.export import FORMATS, ExportRecipe
 from satray.errors import InputError, SatrayError
 from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run
-from satray.scoring.line import read_spec
+from satray.scoring.over_tiles import read_spec
 from satray.storage import Storage
 
 if TYPE_CHECKING:  # it imports torch

@@ -12,7 +12,7 @@ from satray.errors import InputError
 from satray.runs.inputs import digest_entries
 from satray.runs.run import Outcome, Run
 from satray.scoring.blocks import Blocks
-from satray.scoring.line import (
+from satray.scoring.over_tiles import (
     D4_SAID,
     Maps,
     failure_lines,

@@ -12,17 +12,19 @@ from satray.metrics.trap import stuck, watch
 from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
-from satray.training import history, lost, precision, tracking
-from satray.training.about import about, counted, variant_name
 from satray.training.calibrate import Calibration, calibrate
-from satray.training.imbalance import constant_classes
-from satray.training.setup import Setup, digests, set_up
-from satray.training.snapshots import snapshot_note
-from satray.training.stages import TrainingPlan
+from satray.training.loop import precision
+from satray.training.plan.description import about, counted, variant_name
+from satray.training.plan.imbalance import constant_classes
+from satray.training.plan.setup import Setup, digests, set_up
+from satray.training.plan.snapshots import snapshot_note
+from satray.training.plan.stages import TrainingPlan
+from satray.training.tracking import history, sinks
+from satray.training.workers import lost_tiles
 
 if TYPE_CHECKING:  # it imports torch
-    from satray.training.evaluation import Predictions
-    from satray.training.findings import Finding
+    from satray.training.landscape.findings import Finding
+    from satray.training.loop.evaluation import Predictions
 
 HEADLINES = ("map", "accuracy", "baseline_accuracy", "balanced_accuracy", "auc", "val_loss")
 
@@ -30,7 +32,7 @@ HEADLINES = ("map", "accuracy", "baseline_accuracy", "balanced_accuracy", "auc",
 def inputs(recipe: TrainRecipe, storage: Storage) -> dict[str, str]:
     """Digests of the index and of weight files; raises InputError. No Ray, no torch."""
     found = digests(recipe, storage)
-    tracking.check(recipe)
+    sinks.check(recipe)
     return found
 
 
@@ -40,7 +42,7 @@ def plan(recipe: TrainRecipe, storage: Storage) -> list[str]:
     Raises:
         InputError: a stage that the network cannot train.
     """
-    from satray.training.stage_check import block_lines, check_stages
+    from satray.training.loop.stage_check import block_lines, check_stages
 
     setup = set_up(recipe, storage)
     schedule = setup.plan
@@ -69,12 +71,14 @@ def train_with(
     recipe: TrainRecipe, run: Run, listen: Callable[[dict[str, Any]], None] | None
 ) -> Outcome:
     """Do `work`, and hand on each message of the workers."""
-    with tracking.follow(recipe, run, listen) as heard:
+    with sinks.follow(recipe, run, listen) as heard:
         return _train(recipe, run, heard)
 
 
-def _train(recipe: TrainRecipe, run: Run, follower: tracking.Follower) -> Outcome:
-    from satray.training import auto, initial, launch, measure
+def _train(recipe: TrainRecipe, run: Run, follower: sinks.Follower) -> Outcome:
+    from satray.training import measure
+    from satray.training.landscape import auto
+    from satray.training.workers import initial, launch
 
     with run.activity("preparing"):
         setup = measure.complete(set_up(recipe, run.storage), run)
@@ -148,7 +152,7 @@ def _epoch_line(setup: Setup, row: dict[str, Any]) -> str:
 def finish(
     setup: Setup,
     run: Run,
-    follower: tracking.Follower,
+    follower: sinks.Follower,
     heard: Collection[int | str],
     tested: tuple["Finding", ...] = (),
 ) -> Outcome:
@@ -162,9 +166,10 @@ def finish(
         tested: the range tests of `learning_rate: auto`.
     """
     from satray.report.curves import curves
-    from satray.training import checkpoints, findings
-    from satray.training.choice import choice_lines, choose
-    from satray.training.product import bundle, unreadable
+    from satray.training.landscape import findings
+    from satray.training.products import bundle, unreadable
+    from satray.training.workers import checkpoints
+    from satray.training.workers.choice import choice_lines, choose
 
     found = checkpoints.find(run.storage, run.state)
     if found.latest is None or found.best is None:
@@ -184,7 +189,7 @@ def finish(
     picture = curves(rows, shown, title, choice.mark(best), _rates(setup.plan, 1000), stages)
     run.publish("curves.png", picture)
     follower.publish(rows)
-    errors = lost.kept(run.storage, run.state)
+    errors = lost_tiles.kept(run.storage, run.state)
     if errors:
         data, count = unreadable(setup, errors)
         run.publish("unreadable.parquet", data, rows=count)

@@ -18,7 +18,7 @@ from satray.storage import join
 from satray.tiles.blocks import TileSource, errors_of, read_blocks, tile_source, to_torch
 
 if TYPE_CHECKING:
-    from satray.training.setup import Setup
+    from satray.training.plan.setup import Setup
 
 MOST = 1024
 """Tiles of a sample, at the most."""

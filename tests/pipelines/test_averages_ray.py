@@ -8,7 +8,7 @@ import pytest
 from training.small_archive import SIDE, generate, make_recipe, make_run
 
 from satray.storage import Storage
-from satray.training.snapshots import RECORD, STATE, combined_uri
+from satray.training.plan.snapshots import RECORD, STATE, combined_uri
 
 pytestmark = pytest.mark.pipeline
 
@@ -36,7 +36,8 @@ def validation(archive, bundle):
 def test_snapshots_become_an_average(ray_session, tmp_path, monkeypatch):
     from satray.metrics.summary import compute_metrics
     from satray.models.bundle import load_bundle
-    from satray.training import choice, job
+    from satray.training import job
+    from satray.training.workers import choice
 
     # With so few tiles either may be the better one: the bundle shall be the combination.
     monkeypatch.setattr(choice, "score", lambda found, best: 0.0 if "step" in found else 1.0)

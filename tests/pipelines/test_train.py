@@ -125,7 +125,7 @@ def dying(folder, times):
     """Stand in for the worker function: SIGKILL in the midst of the second pseudo-epoch."""
 
     def work(task):  # local, so that it is pickled by value: workers cannot import tests
-        from satray.training import launch
+        from satray.training.workers import launch
 
         read = launch.batches
 
@@ -146,7 +146,7 @@ def dying(folder, times):
 def test_two_workers_of_whom_one_is_killed_equal_one_at_the_same_global_batch(
     job, plain, archive, tmp_path, monkeypatch
 ):
-    from satray.training import launch
+    from satray.training.workers import launch
 
     killed = tmp_path / "killed"
     killed.mkdir()
@@ -165,7 +165,7 @@ def test_two_workers_of_whom_one_is_killed_equal_one_at_the_same_global_batch(
 def test_an_interrupted_run_goes_on_and_a_finished_state_only_writes(
     job, plain, archive, tmp_path, monkeypatch
 ):
-    from satray.training import checkpoints, launch
+    from satray.training.workers import checkpoints, launch
 
     # No failure is forgiven: the first is followed by another attempt, since a pseudo-epoch was
     # done before it; the second, in the same pseudo-epoch, stops the run for good.

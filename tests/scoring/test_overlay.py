@@ -6,7 +6,7 @@ import scoring_material as material
 from affine import Affine
 
 from satray.models.geometry import FeatureGrid
-from satray.scoring.overlay import cells_on_picture, on_pixels
+from satray.scoring.pages.overlay import cells_on_picture, on_pixels
 
 
 def test_a_cell_centre_has_the_cells_value() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from satray.errors import InputError
 from satray.metrics.scored import Rule, Scored
-from satray.scoring.picks import ends, shown_classes, worst
+from satray.scoring.pages.picks import ends, shown_classes, worst
 
 
 def scored(logits, labels, task: str = "multilabel", **rule) -> Scored:

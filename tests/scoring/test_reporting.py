@@ -16,14 +16,14 @@ from PIL import Image
 from satray.report.tiles import SIDE
 from satray.runs.record import Product, RunRecord
 from satray.runs.run import Run
-from satray.scoring.gallery import looks_of, render
-from satray.scoring.held import held_back
-from satray.scoring.origin import Origin, find_origin
-from satray.scoring.overlay import cells_on_picture, on_pixels
-from satray.scoring.picks import Pick, ends
-from satray.scoring.quality import measure
-from satray.scoring.reporting import publish_report
-from satray.scoring.reproduce import Logits, compare
+from satray.scoring.pages.origin import Origin, find_origin
+from satray.scoring.pages.overlay import cells_on_picture, on_pixels
+from satray.scoring.pages.picks import Pick, ends
+from satray.scoring.pages.pictures import looks_of, render
+from satray.scoring.pages.reporting import publish_report
+from satray.scoring.quality.document import measure
+from satray.scoring.quality.held import held_back
+from satray.scoring.quality.reproduce import Logits, compare
 from satray.storage import Storage
 from satray.tiles.index import BandStatistics, IndexMeta
 
@@ -152,7 +152,7 @@ def test_the_page_says_what_was_measured_on_the_other_half(tmp_path) -> None:
 
 
 def test_the_page_says_which_classes_and_how_many_draws(tmp_path, monkeypatch) -> None:
-    from satray.scoring import reporting
+    from satray.scoring.pages import reporting
 
     found = report_material.findings(tmp_path, keys={"gallery": [], "bootstrap": 70})
     fewer = replace(found.quality, draws=30)
@@ -200,7 +200,7 @@ def test_unreadable_tiles_are_left_out_of_the_gallery(tmp_path) -> None:
 def test_pictures_of_all_tiles_do_not_depend_on_how_many_are_read_at_once(
     tmp_path, monkeypatch
 ) -> None:
-    from satray.scoring import gallery
+    from satray.scoring.pages import pictures
 
     found = report_material.findings(tmp_path)
     meta = with_statistics(found.index.meta)
@@ -209,7 +209,7 @@ def test_pictures_of_all_tiles_do_not_depend_on_how_many_are_read_at_once(
     uris = found.index.table.column("uri").to_pylist()
     drawn = []
     for size in (3, 16):
-        monkeypatch.setattr(gallery, "AT_ONCE", size)
+        monkeypatch.setattr(pictures, "AT_ONCE", size)
         drawn.append(render(picks, uris, meta, bundle, Storage()))
     assert drawn[0].keys() == drawn[1].keys() == {(pick.row, 0) for pick in picks}
     for key, picture in drawn[0].items():

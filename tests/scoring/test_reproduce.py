@@ -16,9 +16,9 @@ from satray.config.evaluate import EvaluateRecipe
 from satray.errors import InputError, SatrayError
 from satray.runs.perform import library_versions
 from satray.runs.record import Product, RunRecord
-from satray.scoring.causes import Maker, causes, changed_files
 from satray.scoring.predictions import Layout, Numbers, TileFacts, predictions
-from satray.scoring.reproduce import Logits, compare, earlier, read_earlier, read_logits
+from satray.scoring.quality.causes import Maker, causes, changed_files
+from satray.scoring.quality.reproduce import Logits, compare, earlier, read_earlier, read_logits
 from satray.storage import Storage
 from satray.tiles.index import index_digest, read_index
 
@@ -239,7 +239,7 @@ def test_files_that_changed_are_told(tmp_path) -> None:
 
 def test_few_rows_of_the_index_become_python(tmp_path, monkeypatch) -> None:
     found = report_material.findings(tmp_path, tiles=6)
-    monkeypatch.setattr("satray.scoring.causes.CHECKED", 2)
+    monkeypatch.setattr("satray.scoring.quality.causes.CHECKED", 2)
     asked, plain = [], Storage.head
     monkeypatch.setattr(Storage, "head", lambda self, uri: asked.append(uri) or plain(self, uri))
     changed_files(found.index, ("gone", *found.split.ids), Storage())

@@ -6,7 +6,7 @@ import torch
 
 from satray.models.preprocess import Preprocess
 from satray.tiles.augment import Augment
-from satray.training.inputs import train_input
+from satray.training.loop.inputs import train_input
 
 ROWS = np.arange(3000)
 

@@ -18,7 +18,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def here(monkeypatch):
     """No cluster: tasks run in this process."""
-    from satray.training import worker_task
+    from satray.training.workers import worker_task
 
     stand_in = Here()
     monkeypatch.setattr(worker_task, "cluster", stand_in)

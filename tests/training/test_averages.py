@@ -25,8 +25,8 @@ from satray.config.model import TowerOptions, VariantOptions
 from satray.config.regularise import AverageOptions
 from satray.errors import InputError
 from satray.models.network import Network
-from satray.training.averages import MovingAverage
-from satray.training.loop import LoopSettings, TrainState
+from satray.training.loop.averages import MovingAverage
+from satray.training.loop.train import LoopSettings, TrainState
 
 
 def settings(given, **options):

@@ -9,7 +9,8 @@ from torch import nn
 
 from satray.config.check import CheckOptions
 from satray.config.train import OptimizerOptions
-from satray.training.check import (
+from satray.training.check.diagnose import diagnose, labels_note
+from satray.training.check.overfit import (
     Setting,
     attempt,
     contradicting,
@@ -17,10 +18,9 @@ from satray.training.check import (
     examine,
     is_bounded,
 )
-from satray.training.check_task import without_dropout
-from satray.training.diagnose import diagnose, labels_note
-from satray.training.losses import loss_for
-from satray.training.optimizers import depth_groups, make_optimizer
+from satray.training.check.task import without_dropout
+from satray.training.loop.losses import loss_for
+from satray.training.loop.optimizers import depth_groups, make_optimizer
 
 TILES = 12
 

@@ -9,7 +9,8 @@ from training.small_archive import make_recipe, make_run
 from satray.config.check import CheckRecipe
 from satray.errors import InputError
 from satray.storage import Storage
-from satray.training import check_job, losses
+from satray.training.check import job as check_job
+from satray.training.loop import losses
 
 
 @pytest.fixture

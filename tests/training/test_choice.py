@@ -28,13 +28,14 @@ from satray.errors import InputError
 from satray.models.preprocess import Preprocess
 from satray.storage import Storage, join
 from satray.tiles.augment import Augment
-from satray.training import checkpoints, finale, snapshots
-from satray.training.choice import WORST, choice_lines, choose, score
-from satray.training.evaluation import Predictions
-from satray.training.loop import LoopSettings
-from satray.training.setup import set_up
-from satray.training.stages import plan_training
-from satray.training.state import TrainState
+from satray.training.loop.evaluation import Predictions
+from satray.training.loop.state import TrainState
+from satray.training.loop.train import LoopSettings
+from satray.training.plan import snapshots
+from satray.training.plan.setup import set_up
+from satray.training.plan.stages import plan_training
+from satray.training.workers import checkpoints, combining
+from satray.training.workers.choice import WORST, choice_lines, choose, score
 
 
 def test_more_is_better_and_no_number_is_worst():
@@ -52,7 +53,7 @@ class Story:
         options = AverageOptions(snapshots=kind, start=0.4)
         given = recipe(stage(3, 0.05, "constant"), average=options)
         self.settings = LoopSettings("multilabel", CLASSES, given.optimizer, average=options)
-        keep = finale.keeper(self.storage, self.state, 0)
+        keep = combining.keeper(self.storage, self.state, 0)
         self.reports, states, _ = run(given, tiny_net(), settings=self.settings, keep=keep)
         self.best_state = join(self.state, "best", checkpoints.STATE)
         self.storage.write(self.best_state, states[-1])
@@ -73,7 +74,7 @@ class Story:
             channel=SimpleNamespace(send=self.told.append),
         )
         pixels, labels = tiles(VAL_ROWS, 2)
-        finale.finish(
+        combining.finish(
             task,
             rank,
             tiny_net(),
@@ -105,7 +106,7 @@ def test_the_better_one_becomes_the_bundle(tmp_path, kind):
     assert (chosen.kind, chosen.validation["map"]) == (kind, 2.0)
     assert chosen.origin() == {"weights_of": kind, "snapshots": [6, 9]}
     kept = [
-        finale.read_state(story.storage, snapshots.snapshot_uri(story.state, step))
+        combining.read_state(story.storage, snapshots.snapshot_uri(story.state, step))
         for step in (6, 9)
     ]
     if kind == "ensemble":

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from satray.config.stages import ScheduleOptions
-from satray.training.schedules import Span, cycle_ends, learning_rate, momentum, warmup_steps
+from satray.training.plan.schedules import Span, cycle_ends, learning_rate, momentum, warmup_steps
 
 PEAK = 0.02
 SMITH = ("triangular", "triangular2", "exp_range")

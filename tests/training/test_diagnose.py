@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from satray.config.check import CheckRecipe
-from satray.training.check_job import choose_rows, rate_of
-from satray.training.diagnose import Evidence, Trace, diagnose, labels_note
+from satray.training.check.diagnose import Evidence, Trace, diagnose, labels_note
+from satray.training.check.job import choose_rows, rate_of
 
 
 def trace(*losses, rate=1e-3, learnt=False, one_class=False, accuracy=0.7, gradient=1.0):

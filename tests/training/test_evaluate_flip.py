@@ -6,7 +6,7 @@ from training.tiny_training import CLASSES, SIZE, recipe, run, stage, tiles, tin
 
 from satray.models.preprocess import Preprocess
 from satray.tiles.augment import Augment
-from satray.training.loop import LoopSettings
+from satray.training.loop.train import LoopSettings
 
 AUGMENT = Augment(SIZE, "none", "centre", seed=0)
 

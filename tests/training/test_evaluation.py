@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from satray.training.evaluation import predict
+from satray.training.loop.evaluation import predict
 
 
 def batch(rows, valid, shift=0.0):

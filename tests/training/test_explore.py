@@ -16,9 +16,13 @@ from satray.config.landscape import LandscapeRecipe
 from satray.config.stages import RangeOptions, StageOptions
 from satray.errors import InputError, TrainingError
 from satray.storage import Storage
-from satray.training import auto, explore, findings, initial, job, landscape_job
-from satray.training.range_test import Curve
-from satray.training.setup import set_up
+from satray.training import job
+from satray.training.landscape import auto, findings
+from satray.training.landscape import job as landscape_job
+from satray.training.landscape import task as explore
+from satray.training.landscape.range_test import Curve
+from satray.training.plan.setup import set_up
+from satray.training.workers import initial
 
 RANGE = {"lowest": 1e-5, "highest": 10.0, "steps": 30, "seeds": 2, "smoothing": 0.9}
 

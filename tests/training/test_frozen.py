@@ -10,8 +10,8 @@ from satray.config.model import TowerOptions, VariantOptions
 from satray.config.stages import ScheduleOptions
 from satray.config.train import OptimizerOptions
 from satray.models.network import Network
-from satray.training.dropout import HeadDropout
-from satray.training.state import TrainState
+from satray.training.loop.dropout import HeadDropout
+from satray.training.loop.state import TrainState
 
 
 def network(backbone, dropout=0.5):
@@ -93,7 +93,7 @@ def test_rates_and_momentum_of_each_step_are_the_plans(monkeypatch):
     plain = stage(1, 0.1, "constant", trainable="head")
     given = recipe(stage(2, layer_decay=0.5).model_copy(update={"schedule": cycled}), plain)
     run(given, network("simple_cnn"))
-    from satray.training.stages import plan_training
+    from satray.training.plan.stages import plan_training
 
     plan = plan_training(given, 24, 1)
     assert len(seen) == plan.total_steps == 9

@@ -1,7 +1,7 @@
 import numpy as np
 
 from satray.metrics.summary import compute_metrics, flat
-from satray.training.history import nested, table
+from satray.training.tracking.history import nested, table
 
 
 def test_figures_by_class_are_columns_and_groups_again():

@@ -8,7 +8,7 @@ from satray.config.help import keys_of
 from satray.config.parse import parse_yaml, validate
 from satray.config.train import TrainRecipe
 from satray.models.variant import resolve
-from satray.training.idle_keys import RULES, STAGE_RULES, idle_keys
+from satray.training.plan.idle_keys import RULES, STAGE_RULES, idle_keys
 
 FOLDER = Path(__file__).parents[2] / "jobs" / "recipes"
 

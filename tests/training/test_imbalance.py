@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from satray.config.regularise import LossOptions
 from satray.errors import InputError
-from satray.training.imbalance import (
+from satray.training.plan.imbalance import (
     class_weights,
     label_notes,
     positive_weights,

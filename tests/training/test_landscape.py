@@ -11,11 +11,11 @@ from training.tiny_training import ROWS, tiles, tiny_net
 
 from satray.config.stages import RangeOptions
 from satray.config.train import OptimizerOptions
-from satray.training.landscape import sweep
-from satray.training.losses import loss_for, make_loss
-from satray.training.optimizers import depth_groups, make_optimizer
-from satray.training.range_test import rates, suggest
-from satray.training.undisturbed import undisturbed
+from satray.training.landscape.range_test import rates, suggest
+from satray.training.landscape.sweep import sweep
+from satray.training.loop.losses import loss_for, make_loss
+from satray.training.loop.optimizers import depth_groups, make_optimizer
+from satray.training.loop.undisturbed import undisturbed
 
 LOSS = loss_for("multilabel")
 

@@ -23,7 +23,7 @@ from satray.errors import InputError, TrainingError
 from satray.metrics.summary import compute_metrics
 from satray.models.network import Network
 from satray.tiles.augment import Augment
-from satray.training.loop import LoopSettings, TrainState
+from satray.training.loop.train import LoopSettings, TrainState
 
 
 def equal(first, second):
@@ -141,7 +141,7 @@ def test_the_learning_rate_is_the_plans(monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     given = recipe(stage(2, 0.02), stage(1, 0.1, "constant"))
     reports, _, _ = run(given, tiny_net())
-    from satray.training.stages import plan_training
+    from satray.training.plan.stages import plan_training
 
     plan = plan_training(given, ROWS, 1)
     assert rates == [plan.learning_rate(step) for step in range(9)]
@@ -222,7 +222,7 @@ def test_unreadable_validation_tiles_count_once_against_the_budget():
 def test_running_statistics_are_shared_where_a_stage_starts_within_a_pseudo_epoch(monkeypatch):
     shared = []
     monkeypatch.setattr(
-        "satray.training.averages.share_running_statistics",
+        "satray.training.loop.averages.share_running_statistics",
         lambda net: shared.append(tuple(net.trainable)),
     )
     ends = [("all",), ("all", "head")]  # before each evaluation
@@ -269,7 +269,7 @@ def test_other_tasks_learn_too(task, classes):
 
 
 def test_progress_is_told(monkeypatch):
-    monkeypatch.setattr("satray.training.clock.Clock.due", lambda self: True)
+    monkeypatch.setattr("satray.training.loop.clock.Clock.due", lambda self: True)
     told = []
     reports, _, _ = run(recipe(stage(1)), tiny_net(), progress=told.append)
     assert [(p.step, p.samples_seen, p.total_steps) for p in told] == [

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from satray.config.regularise import LossOptions
 from satray.errors import InputError
-from satray.training.losses import asymmetric, focal, loss_for, make_loss, softmax_focal
+from satray.training.loop.losses import asymmetric, focal, loss_for, make_loss, softmax_focal
 
 NAMES = ["bce", "focal", "asymmetric"]
 SHARP = {

@@ -4,18 +4,19 @@ import pytest
 from training.small_archive import make_run
 
 from satray.storage import Storage
-from satray.training import job, lost
+from satray.training import job
+from satray.training.workers import lost_tiles
 
 
 def test_unreadable_tiles_outlive_the_driver(tmp_path):
     storage, state = Storage(), str(tmp_path / "state")
-    assert lost.kept(storage, state) == {}
-    lost.keep(storage, state, 0, 0, {"train": {}, "val": {}})
+    assert lost_tiles.kept(storage, state) == {}
+    lost_tiles.keep(storage, state, 0, 0, {"train": {}, "val": {}})
     assert storage.list(state) == []
-    lost.keep(storage, state, 0, 0, {"train": {5: "torn"}, "val": {2: "gone"}})
-    lost.keep(storage, state, 0, 1, {"train": {7: "not an image"}, "val": {}})
-    lost.keep(storage, state, 3, 0, {"train": {9: "late"}, "val": {2: "gone"}})
-    assert lost.kept(storage, state) == {
+    lost_tiles.keep(storage, state, 0, 0, {"train": {5: "torn"}, "val": {2: "gone"}})
+    lost_tiles.keep(storage, state, 0, 1, {"train": {7: "not an image"}, "val": {}})
+    lost_tiles.keep(storage, state, 3, 0, {"train": {9: "late"}, "val": {2: "gone"}})
+    assert lost_tiles.kept(storage, state) == {
         ("train", 5): "torn",
         ("train", 7): "not an image",
         ("train", 9): "late",

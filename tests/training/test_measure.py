@@ -13,8 +13,8 @@ from satray.storage import Storage
 from satray.tiles.augment import Augment
 from satray.tiles.decode import read_pixels
 from satray.training import measure
-from satray.training.inputs import train_input
-from satray.training.setup import set_up
+from satray.training.loop.inputs import train_input
+from satray.training.plan.setup import set_up
 
 PAPER = {
     "towers": [{"name": "rgb", "backbone": "simple_cnn", "bands": ["blue", "green", "red"]}],

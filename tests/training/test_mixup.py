@@ -6,8 +6,8 @@ import torch
 from scipy import stats
 from training.tiny_training import CLASSES, recipe, run, stage, tiny_net
 
-from satray.training.loop import LoopSettings
-from satray.training.mixup import mix, shares
+from satray.training.loop.mixup import mix, shares
+from satray.training.loop.train import LoopSettings
 
 
 def test_shares_follow_the_beta_distribution():

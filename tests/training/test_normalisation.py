@@ -8,7 +8,7 @@ from satray.errors import InputError
 from satray.models.radiometry import Radiometry
 from satray.storage import Storage
 from satray.tiles.index import BandStatistics, IndexMeta
-from satray.training.normalisation import normalisation, radiometry
+from satray.training.plan.normalisation import normalisation, radiometry
 
 PLANET = ("blue", "green", "red", "nir")
 RGB = ("red", "green", "blue")

@@ -5,7 +5,7 @@ from satray.config.model import TowerOptions, VariantOptions
 from satray.config.train import OptimizerOptions
 from satray.errors import InputError
 from satray.models.network import Network
-from satray.training.optimizers import depth_groups, make_optimizer, set_rate
+from satray.training.loop.optimizers import depth_groups, make_optimizer, set_rate
 
 PLAIN = {
     "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1, fused=False),

@@ -12,7 +12,7 @@ from training.tiny_training import ROWS, recipe, run, stage, tiny_net
 
 from satray.config.model import TowerOptions, VariantOptions
 from satray.models.network import Network
-from satray.training.parallel import resting_norms, synchronised
+from satray.training.loop.parallel import resting_norms, synchronised
 
 # In the first pseudo-epoch: rank 1's first batch, and the whole second global batch.
 UNREADABLE = tuple(np.random.default_rng(0).permutation(ROWS)[4:16].tolist())

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from satray.training import job, launch, state
-from satray.training.precision import takes_bf16
+from satray.training import job
+from satray.training.loop import state
+from satray.training.loop.precision import takes_bf16
+from satray.training.workers import launch
 
 
 @pytest.mark.parametrize("computes", [True, False])

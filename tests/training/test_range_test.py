@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from satray.config.stages import RangeOptions
 from satray.errors import TrainingError
-from satray.training.range_test import (
+from satray.training.landscape.range_test import (
     Curve,
     Smoother,
     Suggestions,

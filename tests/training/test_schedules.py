@@ -3,7 +3,7 @@ import torch
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
 from satray.config.stages import ScheduleOptions
-from satray.training.schedules import Span, learning_rate
+from satray.training.plan.schedules import Span, learning_rate
 
 
 def ours(options, peak, span):

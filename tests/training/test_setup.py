@@ -10,8 +10,8 @@ from satray.config.model import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.storage import Storage
 from satray.tiles.index import BandStatistics, IndexMeta
-from satray.training.normalisation import normalisation
-from satray.training.setup import best_metric
+from satray.training.plan.normalisation import normalisation
+from satray.training.plan.setup import best_metric
 
 RGB = ("red", "green", "blue")
 TWO = (("a", "resnet18"), ("b", "resnet18"))

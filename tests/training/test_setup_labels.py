@@ -7,7 +7,7 @@ from training.small_archive import generate, make_recipe
 
 from satray.errors import InputError
 from satray.storage import Storage
-from satray.training.setup import set_up
+from satray.training.plan.setup import set_up
 
 
 @pytest.fixture(scope="module")

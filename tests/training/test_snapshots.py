@@ -25,13 +25,13 @@ from satray.config.regularise import AverageOptions
 from satray.config.stages import ScheduleOptions, StageOptions
 from satray.models.preprocess import Preprocess
 from satray.tiles.augment import Augment
-from satray.training.combine import combine, mean_state, renew_statistics
-from satray.training.evaluation import Predictions
-from satray.training.loop import LoopSettings
-from satray.training.schedules import cycle_ends
-from satray.training.snapshots import renewal_steps, snapshot_note, snapshot_steps
-from satray.training.stages import plan_training
-from satray.training.state import TrainState
+from satray.training.loop.combine import combine, mean_state, renew_statistics
+from satray.training.loop.evaluation import Predictions
+from satray.training.loop.state import TrainState
+from satray.training.loop.train import LoopSettings
+from satray.training.plan.schedules import cycle_ends
+from satray.training.plan.snapshots import renewal_steps, snapshot_note, snapshot_steps
+from satray.training.plan.stages import plan_training
 
 
 def cycling(pseudo_epochs, cycle, name="triangular", **options):

@@ -7,9 +7,10 @@ from satray.errors import InputError
 from satray.models.network import Network
 from satray.models.variant import resolve
 from satray.storage import Storage
-from satray.training import initial, job
-from satray.training.setup import set_up
-from satray.training.stage_check import block_lines, check_stages
+from satray.training import job
+from satray.training.loop.stage_check import block_lines, check_stages
+from satray.training.plan.setup import set_up
+from satray.training.workers import initial
 
 LATE = [{"trainable": "head", "pseudo_epochs": 1}, {"trainable": "all", "pseudo_epochs": 1}]
 BATCH_NORM = {"towers": [{"name": "rgb", "backbone": "resnet10t", "bands": ["red"]}]}

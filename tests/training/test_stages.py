@@ -9,8 +9,8 @@ from training.tiny_training import recipe, stage
 
 from satray.config.stages import ScheduleOptions, StageOptions
 from satray.errors import InputError
-from satray.training.schedules import cycle_ends
-from satray.training.stages import plan_training
+from satray.training.plan.schedules import cycle_ends
+from satray.training.plan.stages import plan_training
 
 
 def test_a_pseudo_epoch_is_the_split_and_ends_at_the_nearest_step():

@@ -10,7 +10,7 @@ from training.small_archive import make_run
 
 from satray.config.train import TrainRecipe
 from satray.errors import InputError, TrainingError
-from satray.training import mlflow_run, tracking
+from satray.training.tracking import mlflow_run, sinks
 
 
 def recipe(tracker="mlflow", **more):
@@ -59,7 +59,7 @@ def logged(client, run_id, name):
 
 
 def stop_after_one(run, heard):
-    with tracking.follow(recipe(batch=16), run, heard.append) as listen:
+    with sinks.follow(recipe(batch=16), run, heard.append) as listen:
         listen({"kind": "progress"})
         listen(epoch(0))
         listen({"kind": "epoch", "rank": 1, "row": None})
@@ -75,7 +75,7 @@ def test_a_run_that_was_stopped_goes_on_in_the_same_mlflow_run(client, tmp_path)
     (first,) = mine(client, run)
     assert first.info.status == "FAILED"
 
-    with tracking.follow(recipe(batch=16), run, None) as listen:
+    with sinks.follow(recipe(batch=16), run, None) as listen:
         assert client.get_run(first.info.run_id).info.status == "RUNNING"
         listen(epoch(1))
         # the second row came twice, and the third was never heard of
@@ -112,7 +112,7 @@ def test_a_run_that_mlflow_lost_is_started_anew(client, tmp_path):
 
 def test_a_server_that_goes_away_costs_a_note(client, tmp_path, monkeypatch):
     run, said = make_run(tmp_path)
-    with tracking.follow(recipe(), run, None) as listen:
+    with sinks.follow(recipe(), run, None) as listen:
         with monkeypatch.context() as away:
             away.setattr(
                 "mlflow.tracking.MlflowClient.log_batch",
@@ -135,7 +135,7 @@ def test_a_server_that_is_not_there_ends_before_training(client, tmp_path, monke
     run, _ = make_run(tmp_path)
     with (
         pytest.raises(InputError, match="MLFLOW_TRACKING_URI does not answer"),
-        tracking.follow(recipe(), run, None),
+        sinks.follow(recipe(), run, None),
     ):
         pytest.fail("training started")
 
@@ -146,7 +146,7 @@ def away(*args, **options):
 
 def test_a_server_that_is_gone_at_the_end_costs_no_product(client, tmp_path, monkeypatch):
     run, said = make_run(tmp_path)
-    with tracking.follow(recipe(), run, None) as listen:
+    with sinks.follow(recipe(), run, None) as listen:
         monkeypatch.setattr("mlflow.tracking.MlflowClient.log_batch", away)
         listen.publish([row(0), row(1)])
     assert said[1] == "note: MLflow lacks 2 of 2 rows; history.parquet has all"
@@ -161,7 +161,7 @@ def test_a_slow_server_keeps_nobody_waiting_and_knows_each_row_once(client, tmp_
         assert freed.wait(10)
         log(*args, **options)
 
-    with tracking.follow(recipe(), run, heard.append) as listen:
+    with sinks.follow(recipe(), run, heard.append) as listen:
         monkeypatch.setattr("mlflow.tracking.MlflowClient.log_batch", slow)
         for number in range(3):
             listen(epoch(number))
@@ -184,7 +184,7 @@ def test_an_answer_that_came_too_late_is_not_logged_twice(client, tmp_path, monk
         log(*args, **options)
         raise TimeoutError("20 s")
 
-    with tracking.follow(recipe(), run, None) as listen:
+    with sinks.follow(recipe(), run, None) as listen:
         with monkeypatch.context() as patch:
             patch.setattr("mlflow.tracking.MlflowClient.log_batch", late)
             listen(epoch(0))
@@ -198,16 +198,16 @@ def test_an_answer_that_came_too_late_is_not_logged_twice(client, tmp_path, monk
 def test_mlflow_must_be_installed(monkeypatch):
     monkeypatch.setattr(mlflow_run, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="not installed; accepted: tensorboard, none, or first"):
-        tracking.check(recipe())
-    tracking.check(recipe("tensorboard"))
-    tracking.check(recipe("none"))
+        sinks.check(recipe())
+    sinks.check(recipe("tensorboard"))
+    sinks.check(recipe("none"))
 
 
 def test_mlflow_must_know_its_server(monkeypatch):
     monkeypatch.setattr(mlflow_run, "find_spec", lambda name: object())
     monkeypatch.delenv(mlflow_run.URI, raising=False)
     with pytest.raises(InputError, match="MLFLOW_TRACKING_URI is not set"):
-        tracking.check(recipe())
+        sinks.check(recipe())
 
 
 def test_class_names_become_metric_names():
@@ -240,7 +240,7 @@ def test_events_only_where_they_are_asked_for(tmp_path):
     for tracker, files in (("tensorboard", 1), ("none", 0)):
         run, _ = make_run(tmp_path / tracker)
         heard = []
-        with tracking.follow(recipe(tracker), run, heard.append) as listen:
+        with sinks.follow(recipe(tracker), run, heard.append) as listen:
             listen(epoch(0))
             listen.publish([row(0), row(1)])
         assert heard == [epoch(0)]
@@ -259,12 +259,12 @@ def events(folder, tag="loss/train"):
 def test_events_come_live_and_once_though_a_run_was_stopped(tmp_path):
     run, _ = make_run(tmp_path)
     live = f"{run.state}/tensorboard"
-    with tracking.follow(recipe("tensorboard"), run, None) as listen:
+    with sinks.follow(recipe("tensorboard"), run, None) as listen:
         listen(epoch(0))
         assert events(live) == [(100, 1.0)]  # while training goes on
         listen(epoch(1))
     again, _ = make_run(tmp_path)
-    with tracking.follow(recipe("tensorboard"), again, None) as listen:
+    with sinks.follow(recipe("tensorboard"), again, None) as listen:
         listen(epoch(1))  # its checkpoint was lost
         listen(epoch(2))
         assert events(live) == [(100, 1.0), (200, 0.5), (300, 1 / 3)]
@@ -276,8 +276,8 @@ def test_events_come_live_and_once_though_a_run_was_stopped(tmp_path):
 
 def test_on_an_object_store_events_come_at_the_end(tmp_path, monkeypatch):
     run, _ = make_run(tmp_path)
-    monkeypatch.setattr("satray.training.events.is_remote", lambda uri: True)
-    with tracking.follow(recipe("tensorboard"), run, None) as listen:
+    monkeypatch.setattr("satray.training.tracking.events.is_remote", lambda uri: True)
+    with sinks.follow(recipe("tensorboard"), run, None) as listen:
         listen(epoch(0))
         assert run.storage.list(run.out) == []
         listen.publish([row(0)])

@@ -5,8 +5,8 @@ import pytest
 from training.tiny_training import CLASSES, VAL_ROWS, recipe, run, stage, tiles, tiny_net
 
 from satray.metrics.trap import stuck, trapped, watch
-from satray.training import history
-from satray.training.imbalance import constant_classes
+from satray.training.plan.imbalance import constant_classes
+from satray.training.tracking import history
 
 
 def test_always_and_never():

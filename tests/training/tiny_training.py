@@ -11,9 +11,9 @@ from satray.config.stages import ScheduleOptions, StageOptions
 from satray.config.train import OptimizerOptions, TrainRecipe
 from satray.models.preprocess import Preprocess
 from satray.tiles.augment import Augment
-from satray.training.loop import LoopSettings, train
-from satray.training.stages import plan_training
-from satray.training.state import TrainState
+from satray.training.loop.state import TrainState
+from satray.training.loop.train import LoopSettings, train
+from satray.training.plan.stages import plan_training
 
 ROWS, VAL_ROWS, SIDE, SIZE, CLASSES = 24, 10, 12, 8, ("bright", "dark")
 

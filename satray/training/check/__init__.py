@@ -1,0 +1,1 @@
+"""The check: can the network learn one batch by heart, and if not, why?"""

@@ -1,0 +1,1 @@
+"""The plan of a training, before anything runs: stages, schedules, labels. No Ray, no torch."""

@@ -1,0 +1,166 @@
+"""From a recipe and a tile index to everything that a training run is about. No Ray, no torch."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, cast
+
+from satray.config.model import VariantOptions
+from satray.config.train import TrainRecipe
+from satray.errors import InputError
+from satray.models.radiometry import Radiometry
+from satray.models.variant import check_bands, input_bands, resolve
+from satray.runs.inputs import digest_file
+from satray.storage import Storage
+from satray.tiles.index import TileIndex, index_digest, read_index
+from satray.training.plan.idle_keys import idle_keys
+from satray.training.plan.imbalance import check_loss, label_notes, repeat_notes
+from satray.training.plan.normalisation import normalisation, radiometry
+from satray.training.plan.stages import TrainingPlan, plan_training
+
+if TYPE_CHECKING:
+    from satray.models.network import Network
+    from satray.models.preprocess import Preprocess
+
+Task = Literal["binary", "multilabel", "multiclass"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A training run, resolved."""
+
+    recipe: TrainRecipe
+    """As given."""
+    index: TileIndex
+    """The whole index."""
+    digest: str
+    """SHA-256 of the index's files."""
+    variant: VariantOptions
+    """Towers, pooling, head."""
+    bands: tuple[str, ...]
+    """Bands read, in the network's order: the variant's, and what the radiometry needs besides."""
+    radiometry: Radiometry
+    """How stored pixels become values."""
+    mean: tuple[float, ...]
+    """Of each band's values; empty until `training.measure.complete` has measured them."""
+    std: tuple[float, ...]
+    """Of each band's values; as `mean`."""
+    plan: TrainingPlan
+    """Steps, stages, evaluations."""
+    train_tiles: int
+    """Tiles in the train split."""
+    val_tiles: int
+    """Tiles in the validation split."""
+    best: str
+    """Validation metric that picks the bundle: map, accuracy, loss or auc."""
+    notes: tuple[str, ...] = ()
+    """What labels cannot teach or show, what a pass holds, keys without effect; one line each."""
+
+    @property
+    def task(self) -> Task:
+        """`binary`, `multilabel` or `multiclass`."""
+        return cast(Task, self.index.meta.task)
+
+    @property
+    def input_size(self) -> int | None:
+        """Side of the input in px where the network takes no other (dense heads)."""
+        return self.recipe.input.size if self.variant.head == "dense" else None
+
+    def preprocess(self) -> "Preprocess":
+        """From stored pixels to the network's input.
+
+        Raises:
+            ValueError: mean and deviation are not measured yet.
+        """
+        from satray.models.preprocess import Preprocess
+
+        wanted = self.recipe.input
+        if not self.mean:
+            raise ValueError("mean and deviation are not measured yet: training.measure.complete")
+        size = (wanted.size, wanted.resize, wanted.evaluate)
+        return Preprocess(self.bands, self.mean, self.std, *size, self.radiometry)
+
+    def network(self) -> "Network":
+        """A network with fresh random weights."""
+        from satray.models.network import Network
+
+        return Network(
+            self.variant,
+            len(self.index.meta.classes),
+            bands=self.bands,
+            dropout=self.recipe.dropout,
+            size=self.input_size,
+        )
+
+    def without_table(self) -> "Setup":
+        """The same without the index's rows, to travel to workers."""
+        return replace(self, index=TileIndex(self.index.table.slice(0, 0), self.index.meta))
+
+
+def set_up(recipe: TrainRecipe, storage: Storage) -> Setup:
+    """Resolve a recipe against its index.
+
+    Raises:
+        InputError: no such index, split or band, a batch that does not fit, keys that contradict
+            each other.
+    """
+    index = read_index(recipe.index, storage)
+    variant = resolve(recipe.variant, recipe.pooling)
+    check_bands(variant, index.meta.bands)
+    values = radiometry(recipe.input.radiometry, input_bands(variant), index.meta)
+    counts = index.split_counts
+    for split in ("train", "val"):
+        if split not in counts:
+            index.part(split)  # says what splits there are
+    if recipe.average.snapshots == "ensemble" and variant.head != "linear":
+        raise InputError(
+            "average.snapshots=ensemble: needs a linear head, found head=dense; accepted: none, "
+            "swa, or a variant with head=linear"
+        )
+    if recipe.sync_batchnorm and recipe.resources.gpus == "no":
+        raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
+    check_loss(recipe.loss, index.meta.task)
+    best = best_metric(recipe.best, index.meta.task)
+    labels, classes = index.part("train").labels, index.meta.classes
+    notes = label_notes(labels, index.part("val").labels, classes, best)
+    notes += repeat_notes(labels, classes, recipe.repeat)
+    notes += idle_keys(recipe, variant, index.meta.task)
+    mean, std = normalisation(recipe, variant, index.meta, storage)
+    return Setup(
+        recipe=recipe,
+        index=index,
+        digest=index_digest(recipe.index, storage),
+        variant=variant,
+        bands=values.reads(input_bands(variant)),
+        radiometry=values,
+        mean=mean,
+        std=std,
+        plan=plan_training(recipe, counts["train"], recipe.resources.workers),
+        train_tiles=counts["train"],
+        val_tiles=counts["val"],
+        best=best,
+        notes=notes,
+    )
+
+
+def digests(recipe: TrainRecipe, storage: Storage) -> dict[str, str]:
+    """Digests of the index and of weight files, by key, once the recipe is seen to fit them.
+
+    Raises:
+        InputError: see `set_up`; or a weight file that is not there.
+    """
+    found = {"index": set_up(recipe, storage).digest}
+    for tower, uri in weight_files(recipe).items():
+        found[f"weights.{tower}"] = digest_file(storage, uri)
+    return found
+
+
+def best_metric(best: str, task: str) -> str:
+    """The validation metric that picks the bundle; `loss` is the one where less is better."""
+    if best == "auto":
+        return "accuracy" if task == "multiclass" else "map"
+    return best
+
+
+def weight_files(recipe: TrainRecipe) -> dict[str, str]:
+    """The weights that are files, by tower name (`*` for all towers)."""
+    given = recipe.weights if isinstance(recipe.weights, dict) else {"*": recipe.weights}
+    return {tower: uri for tower, uri in given.items() if uri not in ("none", "imagenet")}

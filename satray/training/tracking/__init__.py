@@ -1,0 +1,1 @@
+"""What a training leaves to be read, on disk, in TensorBoard and in MLflow."""

@@ -1,0 +1,50 @@
+"""The network's first weights: made once by the driver, and staged for the workers."""
+
+import io
+from collections.abc import Callable
+
+import torch
+
+from satray.models.network import Network
+from satray.models.weights import load_network_weights, read_weights
+from satray.runs.run import Run
+from satray.storage import Storage, join
+from satray.training.loop.stage_check import check_stages
+from satray.training.loop.state import seed_all
+from satray.training.plan.setup import Setup
+
+FILE = "initial.pt"
+
+
+def stage(setup: Setup, run: Run, check: Callable[[Network, Setup], None] = check_stages) -> str:
+    """Write the first weights below the run's state, once; later calls find them.
+
+    Args:
+        setup: the run, resolved.
+        run: its folder.
+        check: refuses a network that the job cannot train as asked.
+
+    Returns:
+        URI of the state dict.
+
+    Raises:
+        InputError: weights that cannot be had, or do not fit; or a stage that cannot be trained.
+    """
+    uri = join(run.state, FILE)
+    if run.storage.exists(uri):
+        return uri
+    seed_all(setup.recipe.seed)
+    network = setup.network()
+    check(network, setup)  # here, and not when the stage is reached after hours
+    found = read_weights(setup.recipe.weights, setup.variant, run.storage)
+    for report in load_network_weights(network, found, setup.recipe.first_conv):
+        run.say(report.line())
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer)
+    run.storage.write(uri, buffer.getvalue())
+    return uri
+
+
+def load(network: torch.nn.Module, storage: Storage, uri: str) -> None:
+    """Give a network the first weights that `stage` wrote."""
+    network.load_state_dict(torch.load(io.BytesIO(storage.read(uri)), weights_only=True))

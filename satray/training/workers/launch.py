@@ -1,0 +1,278 @@
+"""Training on Ray: a worker group fed by the streaming room, restarted from the last checkpoint.
+
+The loop itself is plain torch (`satray.training.loop`); here is what surrounds it on a cluster.
+"""
+
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray.data
+import ray.train
+from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+
+from satray import cluster
+from satray.errors import InputError, SatrayError, TrainingError
+from satray.runs.run import Run
+from satray.storage import join
+from satray.tiles.augment import Augment
+from satray.tiles.blocks import Batch
+from satray.tiles.stream import StreamTally, batches
+from satray.training.loop.epoch import EpochReport, Progress
+from satray.training.loop.parallel import synchronised
+from satray.training.loop.precision import takes_bf16
+from satray.training.loop.state import TrainState, begin
+from satray.training.loop.train import LoopSettings, train
+from satray.training.plan import snapshots
+from satray.training.plan.imbalance import class_weights
+from satray.training.plan.setup import Setup
+from satray.training.workers import checkpoints, lost_tiles
+from satray.training.workers.choice import score
+from satray.training.workers.train_task import Task, make_task
+
+STOPPED = "stopped.json"
+"""Written by a worker that met an error which no restart can cure."""
+MAX_FAILURES = 3
+"""Restarts of the worker group without a new checkpoint before a run is given up, at the least.
+
+Ray counts over a whole `TorchTrainer.fit`; `fit` starts another where the last one got further.
+"""
+
+Message = dict[str, Any]
+
+
+def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None]) -> None:
+    """Train until the plan is done, from wherever the run's state stands.
+
+    Args:
+        setup: the run, resolved.
+        run: its folder; state goes to `run.state`.
+        initial: URI of the network's first weights.
+        listen: called with each message of the workers, from a thread of the driver.
+
+    Raises:
+        InputError, TrainingError: what stopped the workers, in one line.
+    """
+    if checkpoints.mend(run.storage, run.state):
+        run.say("the list of checkpoints was broken: made anew from the checkpoints")
+    stopped = join(run.state, STOPPED)
+    run.storage.delete(stopped)
+    reached, end = checkpoints.find(run.storage, run.state).pseudo_epochs, setup.plan.pseudo_epochs
+    average = setup.recipe.average
+    if reached >= end and not snapshots.pending(run.storage, run.state, setup.plan, average):
+        return
+    channel = cluster.progress_channel()
+    task = make_task(setup, run, initial, channel)
+    if setup.recipe.sync_batchnorm and not task.gpu:
+        raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
+    run.say(_team(setup.plan.workers, task.gpu))
+    with channel.watch(listen, run.say):
+        while True:
+            begun = reached
+            try:
+                _trainer(task, run).fit()
+                break
+            except SystemExit:  # Ray's answer to Ctrl-C, with status 0
+                raise KeyboardInterrupt from None
+            except TrainingFailedError as error:
+                if run.storage.exists(stopped):
+                    break
+                checkpoints.mend(run.storage, run.state)
+                reached = checkpoints.find(run.storage, run.state).pseudo_epochs
+                if reached <= begun:
+                    raise TrainingError(_cause(error)) from error
+                run.say(f"  {_cause(error)}; {reached} of {end} pseudo-epochs are done: going on")
+    if run.storage.exists(stopped):
+        told = json.loads(run.storage.read(stopped))
+        raise (InputError if told["status"] == InputError.exit_status else TrainingError)(
+            told["message"]
+        )
+
+
+def _trainer(task: Task, run: Run) -> TorchTrainer:
+    """Make the trainer; it goes on from what is below the run's state."""
+    setup = task.setup
+    filesystem, path = run.storage.arrow_filesystem(run.state)
+    options = ray.data.ExecutionOptions(preserve_order=setup.recipe.deterministic)
+    return TorchTrainer(
+        functools.partial(_work, task),
+        scaling_config=ScalingConfig(
+            num_workers=setup.plan.workers, use_gpu=task.gpu, resources_per_worker=_each(task.gpu)
+        ),
+        run_config=RunConfig(
+            name=checkpoints.NAME,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1,  # and the latest, which Ray never removes
+                checkpoint_score_attribute="score",
+                checkpoint_score_order="max",
+            ),
+        ),
+        datasets={"train": task.train_data, "val": task.val_data},
+        dataset_config=DataConfig(execution_options=options, enable_shard_locality=False),
+    )
+
+
+def _team(workers: int, gpu: bool) -> str:
+    return f"training on {workers} {'GPU' if gpu else 'CPU'} worker{'s' if workers > 1 else ''}"
+
+
+def _each(gpu: bool) -> dict[str, float]:
+    return {"CPU": 1, "GPU": 1} if gpu else {"CPU": 1}
+
+
+def _cause(error: TrainingFailedError) -> str:
+    """The first worker's error, or the controller's, in one line."""
+    where: str = "training failed"
+    cause: Exception = error
+    if isinstance(error, WorkerGroupError) and error.worker_failures:
+        rank = min(error.worker_failures)
+        where, cause = f"train worker {rank} failed", error.worker_failures[rank]
+    elif isinstance(error, ControllerError):
+        cause = error.controller_failure
+    cause = getattr(cause, "cause", None) or cause
+    lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
+    return f"{where} {MAX_FAILURES + 1} times: {lines[-1] if lines else type(cause).__name__}"
+
+
+def _work(task: Task) -> None:
+    """What each worker does; also after a restart."""
+    rank = ray.train.get_context().get_world_rank()
+    task.channel.send({"kind": "worker", "rank": rank, "pid": os.getpid()})
+    if task.storage.exists(join(task.state, STOPPED)):
+        return  # the same would only happen again
+    try:
+        _train(task, rank)
+    except SatrayError as error:
+        told = {"status": error.exit_status, "message": str(error)}
+        task.storage.write(join(task.state, STOPPED), json.dumps(told).encode())
+        raise
+
+
+def _train(task: Task, rank: int) -> None:
+    import torch
+
+    from satray.training.workers import combining, initial
+
+    setup, recipe, plan = task.setup, task.setup.recipe, task.setup.plan
+    begin(recipe.seed, recipe.deterministic)
+    if not task.gpu:
+        here = ray.train.get_context().get_local_world_size()
+        torch.set_num_threads(cluster.threads_per_worker(here))
+    device = ray.train.torch.get_device() if task.gpu else torch.device("cpu")
+    network: torch.nn.Module = setup.network()
+    initial.load(network, task.storage, task.initial)
+    if recipe.sync_batchnorm and plan.workers > 1:
+        network = synchronised(network)
+    state = _resume(device)
+    shards = {name: ray.train.get_dataset_shard(name) for name in ("train", "val")}
+    tallies = {name: StreamTally() for name in shards}
+    written: dict[str, set[int]] = {name: set() for name in shards}
+
+    def train_batches(pseudo_epoch: int) -> Iterator[Batch]:
+        return batches(
+            shards["train"],
+            task.train.shape,
+            task.train.dtype,
+            batch=plan.local_batch,
+            tally=tallies["train"],
+            pseudo_epoch=pseudo_epoch,
+            expected=task.steps_in(pseudo_epoch),
+        )
+
+    def val_batches() -> Iterator[Batch]:
+        return batches(
+            shards["val"],
+            task.val.shape,
+            task.val.dtype,
+            batch=plan.local_batch,
+            tally=tallies["val"],
+        )
+
+    def report(epoch: EpochReport, state: TrainState) -> None:
+        told: Message = {"kind": "epoch", "rank": rank, "row": epoch.row() if rank == 0 else None}
+        told["bytes_read"] = {name: tally.bytes_read for name, tally in tallies.items()}
+        errors = {name: _news(tally, written[name]) for name, tally in tallies.items()}
+        lost_tiles.keep(task.storage, task.state, epoch.pseudo_epoch, rank, errors)
+        _report(epoch, state, setup.best, rank)
+        task.channel.send(told)
+
+    def progress(now: Progress) -> None:
+        if rank == 0:
+            task.channel.send({"kind": "progress", "now": now})
+
+    settings = LoopSettings(
+        task=setup.task,
+        classes=setup.index.meta.classes,
+        optimizer=recipe.optimizer,
+        loss=recipe.loss,
+        positive_weight=class_weights(recipe.loss, task.train.labels, recipe.repeat),
+        mixup=recipe.augment.mixup,
+        average=recipe.average,
+        seed=recipe.seed,
+        bf16=takes_bf16(recipe.precision, device),
+        deterministic=recipe.deterministic,
+        error_budget=recipe.error_budget,
+        evaluate_flip=recipe.input.evaluate_flip,
+    )
+    if rank == 0:
+        task.channel.send({"kind": "precision", "bf16": settings.bf16})
+    augment = Augment.of(recipe.augment, recipe.input.size, recipe.seed)
+    train(
+        network,
+        plan,
+        train_batches,
+        val_batches,
+        report,
+        settings=settings,
+        preprocess=task.preprocess,
+        augment=augment,
+        device=device,
+        state=state,
+        progress=progress,
+        keep=combining.keeper(task.storage, task.state, rank),
+    )
+    combining.finish(task, rank, network, train_batches, val_batches, settings, augment, device)
+
+
+def _news(tally: StreamTally, written: set[int]) -> dict[int, str]:
+    """The errors that were not written yet, by row; they count as written from here on."""
+    fresh = {row: reason for row, reason in tally.errors.items() if row not in written}
+    written.update(fresh)
+    return fresh
+
+
+def _resume(device: Any) -> TrainState | None:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        data = (Path(folder) / checkpoints.STATE).read_bytes()
+    return TrainState.from_bytes(data, device)
+
+
+def _report(epoch: EpochReport, state: TrainState, best: str, rank: int) -> None:
+    """Keep a checkpoint; every rank comes here, rank 0 brings the files."""
+    name = checkpoints.folder_name(state.pseudo_epoch)
+    if rank != 0:
+        ray.train.report({}, checkpoint_dir_name=name)
+        return
+    metrics = {
+        "score": score({"val_loss": epoch.val_loss, **epoch.metrics}, best),
+        "pseudo_epochs": state.pseudo_epoch,
+    }
+    with tempfile.TemporaryDirectory(prefix="satray-checkpoint-") as folder:
+        (Path(folder) / checkpoints.STATE).write_bytes(state.to_bytes())
+        predictions = Path(folder) / checkpoints.PREDICTIONS
+        predictions.write_bytes(epoch.predictions.to_bytes())
+        (Path(folder) / checkpoints.REPORT).write_text(json.dumps(metrics))
+        checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)

@@ -1,0 +1,107 @@
+"""What each train worker is given, and the streams it reads from."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from satray import cluster
+from satray.models.preprocess import Preprocess
+from satray.runs.run import Run
+from satray.storage import Storage
+from satray.tiles.blocks import TileSource, tile_source
+from satray.tiles.order import TrainOrder, WholeOrder
+from satray.tiles.stream import tile_dataset
+from satray.training.plan import snapshots
+from satray.training.plan.imbalance import repeat_factors
+from satray.training.plan.setup import Setup
+from satray.training.workers import checkpoints
+
+
+@dataclass(frozen=True)
+class Task:
+    """What each worker is given; small but for the sources' tables of URIs and labels."""
+
+    setup: Setup
+    """The run, resolved, without its index's table."""
+    train: TileSource
+    """The train split."""
+    val: TileSource
+    """The validation split."""
+    preprocess: Preprocess
+    """From stored pixels to the network's input."""
+    initial: str
+    """URI of the network's first weights."""
+    state: str
+    """Folder of the run's state."""
+    storage: Storage
+    """How URIs are reached."""
+    gpu: bool
+    """One GPU a worker."""
+    channel: cluster.ProgressChannel
+    """Where messages to the driver go."""
+
+    @property
+    def train_order(self) -> TrainOrder:
+        """Rows of each pseudo-epoch."""
+        plan, recipe = self.setup.plan, self.setup.recipe
+        ends = tuple(steps * plan.global_batch for steps in plan.ends)
+        if renewal := snapshots.renewal_steps(plan, recipe.average):
+            ends = (*ends, ends[-1] + renewal * plan.global_batch)
+        repeats = repeat_factors(self.train.labels, recipe.repeat)
+        return TrainOrder(len(self.train), ends, recipe.seed, recipe.shuffle, repeats)
+
+    def steps_in(self, pseudo_epoch: int) -> int:
+        """Steps of a pseudo-epoch; past the last, those that renew batch statistics."""
+        plan = self.setup.plan
+        if pseudo_epoch < plan.pseudo_epochs:
+            return plan.steps_in(pseudo_epoch)
+        return snapshots.renewal_steps(plan, self.setup.recipe.average)
+
+    def train_data(self) -> Any:
+        """Make the train stream; called in Ray's controller at each start of the workers."""
+        plan, recipe = self.setup.plan, self.setup.recipe
+        return tile_dataset(
+            self.train,
+            self.train_order,
+            batch=plan.local_batch,
+            workers=plan.workers,
+            read_tasks=recipe.resources.read_tasks,
+            start=checkpoints.find(self.storage, self.state).pseudo_epochs,
+            deterministic=recipe.deterministic,
+        )
+
+    def val_data(self) -> Any:
+        """Make the validation stream."""
+        plan, recipe = self.setup.plan, self.setup.recipe
+        return tile_dataset(
+            self.val,
+            WholeOrder(len(self.val), plan.workers),
+            batch=plan.local_batch,
+            workers=plan.workers,
+            read_tasks=recipe.resources.read_tasks,
+            deterministic=recipe.deterministic,
+        )
+
+
+def make_task(setup: Setup, run: Run, initial: str, channel: cluster.ProgressChannel) -> Task:
+    """Gather what workers need. Ray is up."""
+    recipe = setup.recipe
+    source = functools.partial(
+        tile_source,
+        setup.index,
+        bands=setup.bands,
+        storage=run.storage,
+        digest=setup.digest,
+        cache=recipe.cache,
+    )
+    return Task(
+        setup=setup.without_table(),
+        train=source("train"),
+        val=source("val"),
+        preprocess=setup.preprocess(),
+        initial=initial,
+        state=run.state,
+        storage=run.storage,
+        gpu=cluster.use_gpus(recipe.resources),
+        channel=channel,
+    )
