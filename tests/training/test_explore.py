@@ -44,7 +44,7 @@ def test_auto_fills_the_open_stages_once_and_keeps_the_rest(archive, tmp_path, h
         {"trainable": "all", "learning_rate": 2e-4, "pseudo_epochs": 1},
         {"trainable": "head", "learning_rate": "auto", "pseudo_epochs": 1},
     ]
-    recipe = make_recipe(archive, tmp_path, stages=stages, landscape=RANGE)
+    recipe = make_recipe(archive, tmp_path, stages=stages, landscape=RANGE, precision="fp32")
     setup, run, said, weights = prepared(archive, tmp_path, recipe)
     with pytest.raises(ValueError, match="auto"):
         setup.plan.learning_rate(0)
