@@ -64,7 +64,10 @@ def test_the_paper_recipes_do_as_the_code_did(name, index):
     wanted = recipe.input
     assert (wanted.size, wanted.resize, wanted.evaluate) == (224, 256, "whole")
     assert (wanted.radiometry, wanted.evaluate_flip) == ("pil_compat", True)
-    assert (recipe.augment.flips, recipe.augment.crop) == ("horizontal", "random")
+    augment, average = recipe.augment, recipe.average
+    assert (augment.flips, augment.crop) == ("horizontal", "random")
+    assert (augment.brightness, augment.contrast, augment.mixup) == (0, 0, 0)
+    assert (average.ema, average.snapshots) == (0, "none")
     assert (recipe.shuffle, recipe.batch, recipe.first_conv) == (False, 32, "in_place")
     assert (recipe.optimizer.name, recipe.optimizer.weight_decay) == ("adam", 0)
     (stage,) = recipe.stages
