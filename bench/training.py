@@ -1,13 +1,14 @@
 """Training: images a second through Ray against a bare PyTorch loop on the same tiles.
 
-Both train ResNet-18 from scratch, fp32, AdamW with one-cycle, the same batch, size and flips, on a
-prepared index; rounds are interleaved in one run. The bare loop is what one would write without
-satray: a `DataLoader` (two persistent workers, rasterio), resize, flips, forward, backward, step;
-its start is a warm-up that is not timed. The rate of `satray train` is that of its history: images
-over seconds waited for data and computed, the median of its second and third pseudo-epoch; the
-first, which fills the pipeline, is given apart. `no cache` decodes every tile every time, as the
-bare loop does; `satray` keeps decoded tiles, in a folder that is new for each run. Ray's workers
-run at the bare loop's priority here, not at Ray's 15 below it, so that noise hits both alike.
+Both train ResNet-18 from scratch, AdamW with one-cycle, the same precision (`--precision`), batch,
+size and flips, nothing else of the recommended recipe, on a prepared index; rounds are interleaved
+in one run. The bare loop is what one would write without satray: a `DataLoader` (two persistent
+workers, rasterio), resize, flips, forward, backward, step; its start is a warm-up that is not
+timed. The rate of `satray train` is that of its history: images over seconds waited for data and
+computed, the median of its second and third pseudo-epoch; the first, which fills the pipeline, is
+given apart. `no cache` decodes every tile every time, as the bare loop does; `satray` keeps decoded
+tiles, in a folder that is new for each run. Ray's workers run at the bare loop's priority here, not
+at Ray's 15 below it, so that noise hits both alike.
 """
 
 import argparse
@@ -23,7 +24,16 @@ from typing import Any
 RATE = 2e-3
 
 
-def bare_loop(index_uri: str, size: int, batch: int, samples: int, rounds: int) -> Iterator[float]:
+PLAIN = (
+    "augment.crop=random", "augment.brightness=0", "augment.contrast=0", "augment.mixup=0",
+    "average.ema=0",
+)  # fmt: skip
+"""Keys that switch off what the bare loop does not do."""
+
+
+def bare_loop(
+    index_uri: str, size: int, batch: int, samples: int, rounds: int, bf16: bool
+) -> Iterator[float]:
     """Train `samples` tiles at each `next`; yield images a second."""
     import numpy as np
     import rasterio
@@ -74,7 +84,9 @@ def bare_loop(index_uri: str, size: int, batch: int, samples: int, rounds: int) 
             if rng.random() < 0.5:
                 x_BCHW = x_BCHW.transpose(2, 3)
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-            loss = F.binary_cross_entropy_with_logits(network(x_BCHW), y_BK)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                logits_BK = network(x_BCHW)
+            loss = F.binary_cross_entropy_with_logits(logits_BK.float(), y_BK)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -84,7 +96,7 @@ def bare_loop(index_uri: str, size: int, batch: int, samples: int, rounds: int) 
 
 
 def satray_run(
-    index_uri: str, size: int, batch: int, samples: int, seed: int, cache: bool
+    index_uri: str, size: int, batch: int, samples: int, seed: int, cache: bool, precision: str
 ) -> list[float]:
     """Run `train` for three pseudo-epochs; return images a second of each."""
     import io
@@ -104,6 +116,7 @@ def satray_run(
                 f"input.size={size}", f"pseudo_epoch={samples}", f"seed={seed}",
                 f"stages.0.learning_rate={RATE}", "stages.0.pseudo_epochs=3",
                 f"cache.enabled={str(cache).lower()}", f"cache.folder={folder}/cache",
+                f"precision={precision}", *PLAIN,
             ],
         )  # fmt: skip
         if status:
@@ -121,18 +134,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--samples", type=int, default=480, help="tiles a round")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     options = parser.parse_args(arguments)
+    bf16 = options.precision == "bf16"
     index = str(Path(options.index).absolute())
     size, batch, samples = options.size, options.batch, options.samples
     rows: dict[str, list[float]] = {
         "bare loop": [], "satray": [], "satray, first": [], "no cache": [], "no cache, first": []
     }  # fmt: skip
-    bare = bare_loop(index, size, batch, samples, options.rounds + 1)
+    bare = bare_loop(index, size, batch, samples, options.rounds + 1, bf16)
     next(bare)  # warm-up: imports, allocator, kernels
     for number in range(options.rounds):
         rows["bare loop"].append(next(bare))
         for name, cache in (("satray", True), ("no cache", False)):
-            first, *later = satray_run(index, size, batch, samples, number, cache)
+            first, *later = satray_run(
+                index, size, batch, samples, number, cache, options.precision
+            )
             rows[f"{name}, first"].append(first)
             rows[name].append(statistics.median(later))
     base = statistics.median(rows["bare loop"])
@@ -140,5 +157,5 @@ def main(arguments: list[str]) -> int:
     for name, rates in rows.items():
         middle = statistics.median(rates)
         print(f"{name:16} {middle:9.1f} {min(rates):7.1f} {max(rates):7.1f} {middle / base:8.2f}")
-    print(json.dumps({"cores": os.cpu_count(), "size": size, "batch": batch, **rows}))
+    print(json.dumps({"precision": options.precision, "size": size, "batch": batch, **rows}))
     return 0
