@@ -22,13 +22,16 @@ from numpy.typing import NDArray
 
 COMMON = ("variant=single3", "input.size=128", "batch=32", "stages.0.learning_rate=2e-3")
 
-RECOMMENDED = (
-    "augment.crop=resized", "augment.scale=0.35", "augment.brightness=0.2", "augment.contrast=0.2",
-    "augment.mixup=0.2", "average.ema=0.995", "optimizer.weight_decay=0.05",
-)  # fmt: skip
-
 WAYS: dict[str, tuple[str, ...]] = {
     "recommended": (),
+    "augmentation: none": (
+        "augment.flips=none", "augment.crop=centre", "augment.brightness=0", "augment.contrast=0",
+    ),
+    "augmentation: d4 only": (
+        "augment.crop=random", "augment.brightness=0", "augment.contrast=0",
+    ),
+    "augmentation: and mixup": ("augment.mixup=0.2",),
+    "augmentation: crops of 0.35": ("augment.scale=0.35",),
     "schedule: constant": ("stages.0.schedule.name=constant", "stages.0.learning_rate=5e-4"),
     "schedule: cosine, warm-up": (
         "stages.0.schedule.name=cosine", "stages.0.schedule.warmup=1",
@@ -36,14 +39,6 @@ WAYS: dict[str, tuple[str, ...]] = {
     "schedule: cosine restarts": (
         "stages.0.schedule.name=cosine_restarts", "stages.0.schedule.cycle=4",
     ),
-    "augmentation: none": (
-        "augment.flips=none", "augment.crop=centre", "augment.brightness=0", "augment.contrast=0",
-        "augment.mixup=0",
-    ),
-    "augmentation: d4 only": (
-        "augment.crop=random", "augment.brightness=0", "augment.contrast=0", "augment.mixup=0",
-    ),
-    "augmentation: no mixup": ("augment.mixup=0",),
     "averages: none": ("average.ema=0",),
     "averages: swa": ("average.ema=0", "average.snapshots=swa"),
     "loss: asymmetric": ("loss.name=asymmetric",),
@@ -52,8 +47,9 @@ WAYS: dict[str, tuple[str, ...]] = {
     "sampling: repeat 0.1": ("repeat=0.1",),
     "pooling: max": ("pooling=max",),
     "pooling: lse": ("pooling=lse",),
+    "weight decay: 0.01": ("optimizer.weight_decay=0.01",),
 }  # fmt: skip
-"""Name -> keys that differ from the recommended recipe."""
+"""Name -> keys that differ from the recommended recipe, which is that of `train` without keys."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ def measure(name: str, keys: Sequence[str], index: str, out: Path, length: str) 
     """Train and evaluate one way, or find it done."""
     folder = out / name.replace(": ", "-").replace(", ", "-").replace(" ", "-")
     train = folder / "train"
-    run("train", f"index={index}", f"out={train}", length, *COMMON, *RECOMMENDED, *keys)
+    run("train", f"index={index}", f"out={train}", length, *COMMON, *keys)
     logits = {}
     for way in ("none", "d4"):
         quality = folder / f"evaluate-{way}"

@@ -1,4 +1,4 @@
-"""Pooling: average, maximum and log-sum-exp on one label, and where their maps point.
+"""Pooling: average against maximum (or log-sum-exp) on one label, and where their maps point.
 
 Three measurements, each with the same recipe but for `pooling`:
 
@@ -23,10 +23,9 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from bench.ablation import COMMON, RECOMMENDED, run
+from bench.ablation import COMMON, run
 from satray.demo.pointing import Box, Point, Score, play, total
 
-POOLINGS = ("avg", "max", "lse")
 DEMO = (
     "variant=simple_cnn", "input.size=64", "batch=32", "stages.0.learning_rate=3e-3",
     "stages.0.pseudo_epochs=12",
@@ -37,13 +36,15 @@ CUT = 0.9
 """A window counts where each ship in it is there to this share, or not at all."""
 
 
-def pointed(classifier: Any, tiles: NDArray[Any], boxes: list[list[Box]]) -> Score:
+def pointed(
+    classifier: Any, tiles: NDArray[Any], boxes: list[list[Box]], bands: tuple[str, ...]
+) -> Score:
     """The pointing game on tiles (N, C, H, W), on the map of `ship` summed over towers."""
     from satray.models.geometry import cam_transform
 
     spec = classifier.spec
     shape = tiles.shape[-2:]
-    maps = classifier.cam(tiles, ["ship"])
+    maps = classifier.cam(tiles, ["ship"], bands=bands)
     points: list[Point] = []
     for n, found in enumerate(boxes):
         summed = sum(maps[name][n, 0] for name in maps)
@@ -53,8 +54,8 @@ def pointed(classifier: Any, tiles: NDArray[Any], boxes: list[list[Box]]) -> Sco
     return total(points)
 
 
-def demo_tiles(demo: Path) -> tuple[NDArray[Any], list[list[Box]]]:
-    """Test tiles of a demo run that hold ships (N, C, H, W), and their ships' boxes."""
+def demo_tiles(demo: Path) -> tuple[NDArray[Any], list[list[Box]], tuple[str, ...]]:
+    """Test tiles of a demo run that hold ships (N, C, H, W), their ships' boxes, and the bands."""
     import rasterio
 
     from satray.demo.generator import read_boxes
@@ -70,7 +71,7 @@ def demo_tiles(demo: Path) -> tuple[NDArray[Any], list[list[Box]]]:
         with rasterio.open(table["uri"][int(row)].as_py()) as file:
             tiles.append(file.read())
         boxes.append(list(known[table["tile_id"][int(row)].as_py()]))
-    return np.stack(tiles), boxes
+    return np.stack(tiles), boxes, index.meta.bands
 
 
 def airbus_windows(folder: Path, side: int) -> Iterator[tuple[NDArray[Any], list[Box]]]:
@@ -131,15 +132,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", default="runs/pooling", help="folder of the trainings")
     parser.add_argument("--pseudo-epochs", type=float, default=20.0, help="of `ship`")
     parser.add_argument("--side", type=int, default=384, help="of Airbus windows, px")
+    parser.add_argument("--poolings", default="avg,max", help="of avg, max, lse")
     options = parser.parse_args(arguments)
+    poolings = options.poolings.split(",")
     out = Path(options.out).absolute()
     result: dict[str, Any] = {"bench": "pooling"}
-    for pooling in POOLINGS:
+    for pooling in poolings:
         row: dict[str, Any] = {}
         if options.ship:
             place, index = out / f"ship-{pooling}", f"index={Path(options.ship).absolute()}"
             length = f"stages.0.pseudo_epochs={options.pseudo_epochs:g}"
-            keys = (*COMMON, *RECOMMENDED, length, f"pooling={pooling}", "best=auc")
+            keys = (*COMMON, length, f"pooling={pooling}", "best=auc")
             run("train", index, f"out={place}/train", *keys)
             run("evaluate", f"bundle={place}/train", index, f"out={place}/evaluate")
             row["ship"] = figures(place / "evaluate")
@@ -147,7 +150,9 @@ def main(arguments: list[str]) -> int:
                 classifier = satray.load(str(place / "train"))
                 windows = list(airbus_windows(Path(options.airbus), options.side))
                 tiles = np.stack([window for window, _ in windows])
-                row["airbus"] = told(pointed(classifier, tiles, [boxes for _, boxes in windows]))
+                boxes = [found for _, found in windows]
+                score = pointed(classifier, tiles, boxes, ("red", "green", "blue"))
+                row["airbus"] = told(score)
         if options.demo:
             demo = Path(options.demo).absolute()
             place, index = out / f"demo-{pooling}", f"index={demo}/prepare"
@@ -158,7 +163,7 @@ def main(arguments: list[str]) -> int:
             row["demo"] = told(pointed(satray.load(str(place / "train")), *demo_tiles(demo)))
             row["demo"]["auc"] = document["by_class"]["ship"]["auc"]
         result[pooling] = row
-    for pooling in POOLINGS:
+    for pooling in poolings:
         print(pooling, json.dumps(result[pooling]))
     print(json.dumps(result))
     return 0

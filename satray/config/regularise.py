@@ -12,16 +12,23 @@ class AugmentOptions(Section):
         "d4", "none, left-right, or all eight flips and transposes"
     )
     crop: Literal["random", "centre", "resized"] = key(
-        "random",
+        "resized",
         "random, centre: where the crop of `input.size` falls in the resized tile; resized: a "
         "crop of random area and shape, resized to `input.size`",
     )
-    scale: float = key(0.5, "resized: smallest share of the tile's area", gt=0, le=1)
+    scale: float = key(0.6, "resized: smallest share of the tile's area", gt=0, le=1)
     ratio: float = key(4 / 3, "resized: largest ratio of a crop's sides", ge=1)
     brightness: float = key(
-        0.0, "largest shift of each band, in its standard deviations", ge=0, le=5
+        0.2, "largest shift of each band, in its standard deviations", ge=0, le=5
     )
-    contrast: float = key(0.0, "largest relative change of each band's contrast", ge=0, lt=1)
+    contrast: float = key(0.2, "largest relative change of each band's contrast", ge=0, lt=1)
+    views: int | None = key(
+        None,
+        "draws of augmentation a tile; after so many they come again; none: always new",
+        unit="draws",
+        ge=1,
+        le=65536,
+    )
     mixup: float = key(
         0.0,
         "alpha of mixup: tiles and labels blended in pairs by Beta(alpha, alpha); 0: none",
@@ -55,7 +62,7 @@ class AverageOptions(Section):
     """Averages over the weights of a run."""
 
     ema: float = key(
-        0.0,
+        0.995,
         "decay a step of a moving average of the weights, which is then what is evaluated and "
         "kept; 0: none",
         ge=0,

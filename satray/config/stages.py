@@ -87,7 +87,7 @@ class StageOptions(Section):
         le=1,
     )
     schedule: ScheduleOptions = key(ScheduleOptions(), "learning-rate schedule")
-    pseudo_epochs: float = key(10.0, "length of the stage", unit="pseudo-epochs", gt=0)
+    pseudo_epochs: float = key(30.0, "length of the stage", unit="pseudo-epochs", gt=0)
     samples: int | None = key(
         None, "length of the stage in samples seen, in place of pseudo_epochs", unit="samples", ge=1
     )

@@ -55,7 +55,7 @@ class OptimizerOptions(Section):
     """The optimiser, made anew for each stage."""
 
     name: Literal["adam", "adamw", "sgd"] = key("adamw", "adam, adamw or sgd")
-    weight_decay: float = key(0.01, "weight decay", ge=0)
+    weight_decay: float = key(0.05, "weight decay", ge=0)
     momentum: float = key(0.9, "momentum (sgd)", ge=0, lt=1)
 
 

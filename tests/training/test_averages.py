@@ -34,7 +34,7 @@ def settings(given, **options):
         "multilabel",
         CLASSES,
         given.optimizer,
-        average=AverageOptions(**options),
+        average=AverageOptions(**{"ema": 0, **options}),
         seed=given.seed,
         error_budget=given.error_budget,
     )

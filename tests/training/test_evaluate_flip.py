@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from training.tiny_training import CLASSES, SIZE, recipe, run, stage, tiles, tiny_net
 
+from satray.config.regularise import AverageOptions
 from satray.models.preprocess import Preprocess
 from satray.tiles.augment import Augment
 from satray.training.loop.train import LoopSettings
@@ -12,7 +13,8 @@ AUGMENT = Augment(SIZE, "none", "centre", seed=0)
 
 
 def trained(flip, rate=0.02, epochs=2):
-    settings = LoopSettings("multilabel", CLASSES, evaluate_flip=flip, seed=3)
+    average = AverageOptions(ema=0)
+    settings = LoopSettings("multilabel", CLASSES, evaluate_flip=flip, seed=3, average=average)
     given = recipe(stage(epochs, rate, "constant"))
     return run(given, tiny_net(), settings=settings, augment=AUGMENT)
 
