@@ -7,6 +7,7 @@ NAMES = {
     "ingest": "tiles a second that the streaming room delivers",
     "ablation": "what each part of the recommended recipe adds to validation mAP",
     "pooling": "average against maximum pooling, and where their maps point",
+    "sweep": "many heads over cached features, against extraction alone and the naive way",
     "training": "images a second through Ray, against a bare PyTorch loop",
 }
 

@@ -30,6 +30,7 @@ RAY_FILES = {
     "satray.cluster",
     "satray.tiles.stream",
     "satray.tiles.pipeline",
+    "satray.training.workers.halt",
     "satray.training.workers.launch",
     "satray.scoring.pipeline",
     "satray.sweep.tuner",

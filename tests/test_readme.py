@@ -16,6 +16,7 @@ from satray.config.parse import build
 from satray.config.prepare import PrepareRecipe
 from satray.config.score import ScoreRecipe
 from satray.config.train import TrainRecipe
+from satray.config.tune import TuneRecipe
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES: dict[str, type[Recipe]] = {
@@ -23,6 +24,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "check": CheckRecipe,
     "landscape": LandscapeRecipe,
     "train": TrainRecipe,
+    "tune": TuneRecipe,
     "evaluate": EvaluateRecipe,
     "score": ScoreRecipe,
     "export": ExportRecipe,

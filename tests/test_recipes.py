@@ -8,6 +8,7 @@ from satray.config.base import Recipe
 from satray.config.demo import DemoRecipe
 from satray.config.parse import parse_yaml, validate
 from satray.config.train import TrainRecipe
+from satray.config.tune import TuneRecipe
 
 FOLDER = Path(__file__).parents[1] / "jobs" / "recipes"
 TRAIN = (
@@ -19,7 +20,8 @@ TRAIN = (
     "planet_double4",
 )
 PAPER = tuple(f"planet_{name}_paper" for name in ("single3", "single4", "double4"))
-JOBS: dict[str, type[Recipe]] = {"demo": DemoRecipe}
+SWEEPS = ("sweep_heads", "sweep_fine_tune")
+JOBS: dict[str, type[Recipe]] = {"demo": DemoRecipe, **dict.fromkeys(SWEEPS, TuneRecipe)}
 RECIPES = {**dict.fromkeys((*TRAIN, *PAPER), TrainRecipe), **JOBS}
 
 
@@ -106,3 +108,48 @@ def test_gradual_unfreezing_thaws_more_in_each_stage_and_slows_with_depth():
     assert slowest == sorted(set(slowest), reverse=True)
     assert slowest[-1] == pytest.approx(0.8**9)  # conv_stem, seven blocks, conv_head; the head
     assert plan_training(recipe, 128_000, 1).warnings == ()
+
+
+BANDS = ("red", "green", "blue", "nir")
+
+
+def load_sweep(name: str) -> TuneRecipe:
+    text = (FOLDER / f"{name}.yaml").read_text()
+    tree = parse_yaml(text, name)
+    assert "index" not in tree
+    return validate(TuneRecipe, {**tree, "index": "s3://bucket/runs/index"})
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_sweep_recipes_hold_trials_that_train_takes(name):
+    from satray.sweep.resolve import space_of
+    from satray.sweep.trials import full_recipe
+    from satray.training.plan.stages import plan_training
+
+    recipe = load_sweep(name)
+    space = space_of(recipe, BANDS, 10_000)
+    for configuration in [*space.grid(), *space.sample(20, 0)]:
+        plan = plan_training(full_recipe(recipe, configuration), 10_000, 1)
+        assert plan.warnings == (), configuration
+
+
+def test_the_sweep_over_heads_writes_out_the_default_space():
+    from satray.sweep.defaults import default_space
+    from satray.sweep.space import Space
+
+    recipe = load_sweep("sweep_heads")
+    default = default_space(recipe.model_copy(update={"space": {}}), BANDS, 10_000)
+    assert Space.parse(recipe.space) == Space.parse(default)
+    assert [stage.trainable for stage in load_train_of(recipe).stages] == ["head"]
+
+
+def test_the_sweep_over_networks_trains_all_of_them():
+    recipe = load_sweep("sweep_fine_tune")
+    assert [stage.trainable for stage in load_train_of(recipe).stages] == ["all"]
+    assert (recipe.search, recipe.stop.name, recipe.landscape) == ("optuna", "asha", True)
+
+
+def load_train_of(recipe: TuneRecipe) -> TrainRecipe:
+    from satray.sweep.trials import full_recipe
+
+    return full_recipe(recipe, {})

@@ -36,6 +36,7 @@ def key(
     unit: str = "",
     identity: bool = True,
     path: bool = False,
+    written: bool = False,
     words: tuple[str, ...] = (),
     **constraints: Any,
 ) -> Any:
@@ -48,10 +49,12 @@ def key(
         identity: whether it takes part in the run id. Keys that change where or how fast a job
             runs, but not what it makes, do not.
         path: whether it names data: a local path or an object-store URI, made absolute.
+        written: whether the job writes there, so that it may lie in `out`.
         words: values of a path key that are words, not paths (`none`).
         constraints: pydantic's (`gt=0`, `le=1`, ...).
     """
     extra: Any = {"unit": unit, "identity": identity, "path": path, "words": list(words)}
+    extra["written"] = written
     field: FieldInfo = Field(default, description=meaning, json_schema_extra=extra, **constraints)
     return field
 
@@ -92,7 +95,11 @@ class Recipe(Section):
     """What the job writes below `out`, in one line for `--help`."""
 
     out: str | None = key(
-        None, "run folder to write, local or URI; default runs/JOB-RUNID", identity=False, path=True
+        None,
+        "run folder to write, local or URI; default runs/JOB-RUNID",
+        identity=False,
+        path=True,
+        written=True,
     )
     overwrite: bool = key(False, "replace an `out` that holds another run", identity=False)
     storage: StorageOptions = key(StorageOptions(), "object stores", identity=False)

@@ -107,6 +107,15 @@ def in_words(annotation: Any) -> str:
     return words.get(annotation, "a value of another type")
 
 
+def is_section(model: type[BaseModel], dotted: str) -> bool | None:
+    """Whether keys stand below a key, in a section or in a list of them; None: no such key."""
+    found = _annotation(model, dotted.split("."))
+    if get_origin(found) is tuple:
+        found = get_args(found)[0]
+    section = isinstance(found, type) and issubclass(found, Section)
+    return None if found is None else section
+
+
 def _annotation(found: Any, names: list[str]) -> Any:
     """The type of a key; None where there is no such key."""
     for name in names:

@@ -16,17 +16,50 @@ def _extra(field: FieldInfo) -> dict[str, Any]:
     return extra if isinstance(extra, dict) else {}
 
 
-def paths_of(recipe: BaseModel) -> Iterator[tuple[str, str]]:
-    """List the path keys that are set, as (key, value); words like `none` are left out."""
+def paths_of(recipe: BaseModel, *, written: bool = True) -> Iterator[tuple[str, str]]:
+    """List the path keys that are set, as (dotted key, value); words like `none` are left out.
+
+    Args:
+        recipe: whose.
+        written: with those that the job writes to.
+    """
     for name, field in type(recipe).model_fields.items():
         value = getattr(recipe, name)
         extra = _extra(field)
-        if not extra.get("path"):
-            continue
-        values = value if isinstance(value, dict) else {"": value}
-        for part, text in values.items():
-            if text is not None and text not in extra["words"]:
-                yield (f"{name}.{part}" if part else name), text
+        if isinstance(value, Section):
+            below = paths_of(value, written=written)
+            yield from ((f"{name}.{key}", text) for key, text in below)
+        if extra.get("path") and (written or not extra["written"]):
+            yield from _texts(name, value, extra["words"])
+
+
+def paths_at(model: type[BaseModel], key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """List the paths in what is given for one key of a recipe, before the recipe is made.
+
+    Args:
+        model: of the recipe.
+        key: dotted.
+        value: as YAML has it, right or wrong.
+    """
+    first, _, rest = key.partition(".")
+    field = model.model_fields.get(first)
+    if field is None:
+        return
+    inner, extra = field.annotation, _extra(field)
+    if extra.get("path"):
+        yield from _texts(key, value, extra["words"])
+    elif isinstance(inner, type) and issubclass(inner, Section):
+        parts = {rest: value} if rest else value if isinstance(value, dict) else {}
+        for name, each in parts.items():
+            below = paths_at(inner, str(name), each)
+            yield from ((f"{first}.{where}", text) for where, text in below)
+
+
+def _texts(name: str, value: Any, words: list[str]) -> Iterator[tuple[str, str]]:
+    values = value if isinstance(value, dict) else {"": value}
+    for part, text in values.items():
+        if isinstance(text, str) and text not in words:
+            yield (f"{name}.{part}" if part else name), text
 
 
 def map_paths(recipe: R, change: Callable[[str], str]) -> R:
@@ -34,6 +67,8 @@ def map_paths(recipe: R, change: Callable[[str], str]) -> R:
     update: dict[str, Any] = {}
     for name, field in type(recipe).model_fields.items():
         value, extra = getattr(recipe, name), _extra(field)
+        if isinstance(value, Section):
+            update[name] = map_paths(value, change)
         if not extra.get("path") or value is None:
             continue
         words = extra["words"]

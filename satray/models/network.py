@@ -35,6 +35,25 @@ def pool(f_BDhw: Tensor, pooling: Pooling) -> Tensor:
     return (torch.logsumexp(LSE_SHARPNESS * f_BDn, 2) - cells) / LSE_SHARPNESS
 
 
+def linear_or_dense(kind: str, width: int, classes: int, dropout: float = 0.0) -> nn.Module:
+    """A head with fresh random weights: `width` numbers -> logits.
+
+    Args:
+        kind: `linear` or `dense`.
+        width: pooled features of all towers; for a dense head the cells of their whole maps.
+        classes: K.
+        dropout: of a dense head, before its last layer.
+    """
+    if kind == "linear":
+        return nn.Linear(width, classes)
+    return nn.Sequential(
+        nn.Linear(width, DENSE_UNITS),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+        nn.Linear(DENSE_UNITS, classes),
+    )
+
+
 class Network(nn.Module):
     """x_BCHW -> logits_BK (float32, raw).
 
@@ -79,11 +98,7 @@ class Network(nn.Module):
             take = torch.tensor([self.bands.index(band) for band in tower.bands])
             self.register_buffer(f"take_{tower.name}", take, persistent=False)
         self.dropout = nn.Dropout(dropout)
-        width = sum(backbone.dim for backbone in self.backbones().values())
-        if variant.head == "linear":
-            self.head: nn.Module = nn.Linear(width, classes)
-        else:
-            self.head = self._dense_head(dropout)
+        self.head = linear_or_dense(variant.head, self._width(), classes, dropout)
         self._trainable = "all"
 
     def backbones(self) -> dict[str, Backbone]:
@@ -105,7 +120,7 @@ class Network(nn.Module):
                 f"a dense head takes {self.size} x {self.size} px only, "
                 f"found {x_BCHW.shape[2]} x {x_BCHW.shape[3]}"
             )
-        features = {name: backbone(self._look(x_BCHW, name)) for name, backbone in self._items()}
+        features = self.features(x_BCHW)
         # Pooling and head stay in float32 whatever the autocast, so that maps sum to logits.
         with torch.autocast(x_BCHW.device.type, enabled=False):
             if self.variant.head == "linear":
@@ -115,6 +130,10 @@ class Network(nn.Module):
                 flat = [f.float().flatten(1) for f in features.values()]
                 logits_BK = self.head(torch.cat(flat, 1))
         return (logits_BK, features) if return_features else logits_BK
+
+    def features(self, x_BCHW: Tensor) -> dict[str, Tensor]:
+        """Each tower's features f_BDhw of normalised tiles, by name."""
+        return {name: backbone(self._look(x_BCHW, name)) for name, backbone in self._items()}
 
     def cam_weights(self) -> dict[str, Tensor]:
         """The head's weights w_KD for each tower.
@@ -198,17 +217,15 @@ class Network(nn.Module):
         take: Tensor = getattr(self, f"take_{tower}")
         return x_BCHW.index_select(1, take)
 
-    def _dense_head(self, dropout: float) -> nn.Module:
+    def _width(self) -> int:
+        """Numbers that the head takes in."""
+        if self.variant.head == "linear":
+            return sum(backbone.dim for backbone in self.backbones().values())
         if self.size is None:
             raise InputError("head=dense needs a fixed input size; give input.size")
         side = torch.zeros(1, len(self.bands), self.size, self.size)
         with torch.no_grad():
-            cells = sum(b.eval()(self._look(side, n)).numel() for n, b in self._items())
+            cells: int = sum(b.eval()(self._look(side, n)).numel() for n, b in self._items())
         for backbone in self.backbones().values():
             backbone.train()
-        return nn.Sequential(
-            nn.Linear(cells, DENSE_UNITS),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(DENSE_UNITS, self.classes),
-        )
+        return cells

@@ -49,8 +49,16 @@ def claim(run: Run) -> None:
 
 
 def release(run: Run) -> None:
-    """Give the folder back where nothing but the claim and the log was written."""
-    if {entry.key for entry in run.storage.list(run.state)} <= {CLAIM, LOG}:
+    """Give the folder back where nothing but the claim and the log was written.
+
+    What was written beside the state (features, say) needs the claim to be known as a run's.
+    """
+    own = {f"state/{run.run_id}/{name}" for name in (CLAIM, LOG)}
+    others = {entry.key for entry in run.storage.list(run.out)} - own
+    if any(key.startswith(f"state/{run.run_id}/") for key in others):
+        return
+    theirs = FILE in others or any(key.endswith(f"/{CLAIM}") for key in others)
+    if theirs or all(key.startswith("state/") for key in others):
         run.storage.delete(run.state)
 
 

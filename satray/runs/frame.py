@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,7 +59,7 @@ def _main(job: Job[R], arguments: list[str], console: Console) -> int:
     recipe = build(job.recipe, rest, _read_recipe)
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if submitted:
-        _refuse_relative(recipe)
+        _refuse_relative([*paths_of(recipe), *_more_paths(job, recipe)])
     recipe = map_paths(recipe, absolute)
     if show_config:
         print(to_yaml(recipe), end="")  # noqa: T201
@@ -70,7 +70,8 @@ def _main(job: Job[R], arguments: list[str], console: Console) -> int:
     if recipe.out is None and submitted:
         raise InputError("out: required under a submitted job; accepted: an absolute path or a URI")
     out = recipe.out or absolute(join("runs", f"{job.name}-{identity}"))
-    _refuse_own_input(recipe, out)
+    more = [(name, absolute(path)) for name, path in _more_paths(job, recipe)]
+    _refuse_own_input([*paths_of(recipe, written=False), *more], out)
     if show_plan:
         held = holder(storage, out)
         for line in [*job.plan(recipe, storage), _fate(identity, held, out, recipe)]:
@@ -88,11 +89,13 @@ def _fate(identity: str, held: str | None, out: str, recipe: Recipe) -> str:
     return f"{out} holds run {held}: {word} run {identity}"
 
 
-def _refuse_own_input(recipe: Recipe, out: str) -> None:
+def _more_paths(job: Job[R], recipe: R) -> list[tuple[str, str]]:
+    return [] if job.more_paths is None else list(job.more_paths(recipe))
+
+
+def _refuse_own_input(paths: Iterable[tuple[str, str]], out: str) -> None:
     """Refuse an `out` that the job reads from: it would find, or clear, its own products."""
-    for name, path in paths_of(recipe):
-        if name == "out":
-            continue
+    for name, path in paths:
         inside = name in ("images", "tiles") and f"{out}/".startswith(path.rstrip("/") + "/")
         if inside or f"{path}/".startswith(out.rstrip("/") + "/"):
             raise InputError(
@@ -153,11 +156,13 @@ def _work(job: Job[R], recipe: R, run: Run) -> Outcome:
 
     with run.activity("starting"):
         asked = recipe.resources
-        session = cluster.start(asked if job.workers else asked.model_copy(update={"workers": 1}))
+        asked = asked if job.workers else asked.model_copy(update={"workers": 1})
+        session = cluster.start(asked, dashboard=job.dashboard)
         session.__enter__()
     try:
         if cluster.node_count() > 1:
-            _refuse_local(recipe, run)
+            more = [(name, absolute(path)) for name, path in _more_paths(job, recipe)]
+            _refuse_local([*more, *paths_of(recipe), ("out", run.out)])
         return job.work(recipe, run)
     finally:
         session.__exit__(None, None, None)
@@ -176,8 +181,8 @@ def _read_recipe(path: str, options: dict[str, Any]) -> bytes:
     return storage.read(uri)
 
 
-def _refuse_relative(recipe: Recipe) -> None:
-    for name, path in paths_of(recipe):
+def _refuse_relative(paths: Iterable[tuple[str, str]]) -> None:
+    for name, path in paths:
         if "://" not in path and not Path(path).expanduser().is_absolute():
             raise InputError(
                 f"{name}={path}: relative, under a submitted job, whose folder is a copy; "
@@ -185,8 +190,8 @@ def _refuse_relative(recipe: Recipe) -> None:
             )
 
 
-def _refuse_local(recipe: Recipe, run: Run) -> None:
-    for name, path in [*paths_of(recipe), ("out", run.out)]:
+def _refuse_local(paths: Iterable[tuple[str, str]]) -> None:
+    for name, path in paths:
         if not is_remote(path):
             raise InputError(
                 f"{name}={path}: local, on a cluster of several nodes; accepted: a URI (s3://...)"

@@ -4,7 +4,7 @@ import functools
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -40,6 +40,12 @@ class Job(Generic[R]):
     """Whether it needs Ray; where not, none is started, but a cluster is joined all the same."""
     workers: bool = True
     """Whether it takes `resources.workers` processes; where not, one, whatever is asked for."""
+    dashboard: bool = False
+    """Whether a Ray that is started has its dashboard, which gives back the placement groups of
+    drivers that died."""
+    more_paths: Callable[[R], Iterable[tuple[str, str]]] | None = None
+    """Paths to read that are no path keys of the recipe: dotted key and path, as given. They are
+    checked as its path keys are; the job makes them absolute."""
 
 
 def take_folder(run: Run, *, overwrite: bool) -> RunRecord | None:

@@ -34,7 +34,8 @@ def default_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"satray-{os.getuid()}" / "tiles"
 
 
-def _boot() -> str:
+def boot() -> str:
+    """Return a name of the machine's current run, from its last start on."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -71,7 +72,7 @@ class CachePlan:
     @property
     def name(self) -> str:
         """Folder name: differs whenever a stored byte could."""
-        text = repr((__version__, self.identity, self.rows, self.shape, self.dtype, _boot()))
+        text = repr((__version__, self.identity, self.rows, self.shape, self.dtype, boot()))
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -130,7 +131,8 @@ class TileCache:
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Iterator[None]:
+    """Hold the lock of the folder that caches live in, against all processes of the node."""
     with open(root / ".lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -141,10 +143,16 @@ def _bytes_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
 
 
-def _make_room(root: Path, keep: str, need: int, room: int) -> bool:
-    """Remove caches, least recently used first, until `need` more bytes fit.
+def make_room(root: Path, keep: str, need: int, room: int) -> bool:
+    """Remove caches, least recently used first, until `need` more bytes fit; under the lock.
 
     One in use stays: two jobs of one node would else undo each other's at every read task.
+
+    Args:
+        root: folder that caches live in.
+        keep: name of the cache that room is made for.
+        need: bytes.
+        room: bytes that all caches may take together.
 
     Returns:
         whether they fit.
@@ -177,10 +185,10 @@ def open_cache(plan: CachePlan | None) -> TileCache | None:
     folder = root / plan.name
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _locked(root):
+        with locked(root):
             if not (folder / "flags").exists():
                 shutil.rmtree(folder, ignore_errors=True)
-                if not _make_room(root, plan.name, plan.bytes, plan.room):
+                if not make_room(root, plan.name, plan.bytes, plan.room):
                     return None
                 folder.mkdir()
                 for name, size in (("pixels", plan.rows * plan.tile_bytes), ("flags", plan.rows)):

@@ -13,12 +13,14 @@ from satray.config.parse import build
 from satray.config.prepare import PrepareRecipe
 from satray.config.score import ScoreRecipe
 from satray.config.train import TrainRecipe
+from satray.config.tune import TuneRecipe
 
 RECIPES: list[tuple[type[Recipe], list[str]]] = [
     (PrepareRecipe, ["images=x"]),
     (TrainRecipe, ["index=x"]),
     (LandscapeRecipe, ["index=x"]),
     (CheckRecipe, ["index=x"]),
+    (TuneRecipe, ["index=x"]),
     (EvaluateRecipe, ["bundle=b", "index=x"]),
     (ScoreRecipe, ["bundle=b", "tiles=x"]),
     (ExportRecipe, ["bundle=b"]),

@@ -37,6 +37,7 @@ def rich_recipe(archive, folder, **changes):
         repeat=0.9,
         loss={"positive_weight": "balanced"},
         augment={"crop": "resized", "brightness": 0.1, "contrast": 0.1},
+        precision="fp32",  # batches of another shape round otherwise in bf16
         **changes,
     )
 

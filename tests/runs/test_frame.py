@@ -274,13 +274,14 @@ def test_workers_are_asked_for_only_where_the_job_takes_them(
     asked = []
 
     @contextlib.contextmanager
-    def start(resources: Resources) -> Iterator[None]:
+    def start(resources: Resources, *, dashboard: bool) -> Iterator[None]:
+        assert dashboard is (resources.workers == 1)
         asked.append((resources.workers, resources.read_tasks))
         yield
 
     monkeypatch.setattr(satray.cluster, "start", start)
     wanted = ["text=a.txt", "resources.workers=9", "resources.read_tasks=3"]
-    alone = dataclasses.replace(counter.job, workers=False)
+    alone = dataclasses.replace(counter.job, workers=False, dashboard=True)
     assert main(counter.job, [*wanted, "out=many"]) == main(alone, [*wanted, "out=one"]) == 0
     assert asked == [(9, 3), (1, 3)]
 

@@ -61,7 +61,7 @@ def test_other_index_bands_or_shape_is_another_cache(plan):
 def test_a_cache_does_not_outlive_a_boot(plan, monkeypatch):
     with open_cache(plan) as cache:
         cache.put(0, tile(0, plan))
-    monkeypatch.setattr(room, "_boot", lambda: "another boot")
+    monkeypatch.setattr(room, "boot", lambda: "another boot")
     out = np.zeros(plan.shape, plan.dtype)
     with open_cache(plan) as cache:
         assert not cache.get(0, out)

@@ -11,8 +11,8 @@ from training.small_archive import SIDE as TILE
 from training.small_archive import generate, make_recipe, make_run
 from training.tiny_training import (
     CLASSES,
+    PREPROCESS,
     ROWS,
-    SIDE,
     SIZE,
     VAL_ROWS,
     batches,
@@ -25,10 +25,10 @@ from training.tiny_training import (
 
 from satray.config.regularise import AverageOptions
 from satray.errors import InputError
-from satray.models.preprocess import Preprocess
 from satray.storage import Storage, join
 from satray.tiles.augment import Augment
 from satray.training.loop.evaluation import Predictions
+from satray.training.loop.inputs import AugmentedTiles
 from satray.training.loop.state import TrainState
 from satray.training.loop.train import LoopSettings
 from satray.training.plan import snapshots
@@ -50,7 +50,7 @@ class Story:
     def __init__(self, folder, kind):
         self.run, _ = make_run(folder)
         self.storage, self.state, self.told = Storage(), self.run.state, []
-        options = AverageOptions(snapshots=kind, start=0.4)
+        options = AverageOptions(ema=0, snapshots=kind, start=0.4)
         given = recipe(stage(3, 0.05, "constant"), average=options)
         self.settings = LoopSettings("multilabel", CLASSES, given.optimizer, average=options)
         keep = combining.keeper(self.storage, self.state, 0)
@@ -70,7 +70,7 @@ class Story:
             storage=self.storage,
             state=self.state,
             setup=self.setup,
-            preprocess=Preprocess(("a", "b", "c"), (2500.0,) * 3, (1500.0,) * 3, SIZE, SIDE),
+            preprocess=PREPROCESS,
             channel=SimpleNamespace(send=self.told.append),
         )
         pixels, labels = tiles(VAL_ROWS, 2)
@@ -81,7 +81,7 @@ class Story:
             lambda epoch: pytest.fail("no batch norm, and tiles were asked for"),
             lambda: batches(pixels, labels, np.arange(VAL_ROWS), 2),
             self.settings,
-            Augment(SIZE),
+            AugmentedTiles(PREPROCESS, Augment(SIZE)),
             "cpu",
         )
 

@@ -21,6 +21,7 @@ from satray.training.landscape import auto, findings
 from satray.training.landscape import job as landscape_job
 from satray.training.landscape import task as explore
 from satray.training.landscape.range_test import Curve
+from satray.training.loop import inputs
 from satray.training.plan.setup import set_up
 from satray.training.workers import initial
 
@@ -173,9 +174,9 @@ def test_each_pass_over_the_tiles_is_augmented_anew(archive, tmp_path, here, mon
     )
     setup, run, _, weights = prepared(archive, tmp_path, recipe)
     drawn, shared = [], []
-    whole, share = explore.train_input, explore.shares
+    whole, share = inputs.train_input, explore.shares
     monkeypatch.setattr(
-        explore, "train_input", lambda x, rows, *a: (drawn.append(rows), whole(x, rows, *a))[1]
+        inputs, "train_input", lambda x, rows, *a: (drawn.append(rows), whole(x, rows, *a))[1]
     )
     monkeypatch.setattr(explore, "shares", lambda *a: (shared.append(a[-1].tolist()), share(*a))[1])
     monkeypatch.setattr(explore, "mix", lambda x, labels, *_: (x, labels))

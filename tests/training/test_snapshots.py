@@ -9,8 +9,8 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 from training.tiny_training import (
     CLASSES,
+    PREPROCESS,
     ROWS,
-    SIDE,
     SIZE,
     VAL_ROWS,
     batches,
@@ -23,10 +23,10 @@ from training.tiny_training import (
 
 from satray.config.regularise import AverageOptions
 from satray.config.stages import ScheduleOptions, StageOptions
-from satray.models.preprocess import Preprocess
 from satray.tiles.augment import Augment
 from satray.training.loop.combine import combine, mean_state, renew_statistics
 from satray.training.loop.evaluation import Predictions
+from satray.training.loop.inputs import AugmentedTiles
 from satray.training.loop.state import TrainState
 from satray.training.loop.train import LoopSettings
 from satray.training.plan.schedules import cycle_ends
@@ -102,7 +102,9 @@ def test_the_plan_says_what_becomes_of_them():
 
 def averaging(**options):
     chosen = recipe()
-    return LoopSettings("multilabel", CLASSES, chosen.optimizer, average=AverageOptions(**options))
+    return LoopSettings(
+        "multilabel", CLASSES, chosen.optimizer, average=AverageOptions(**{"ema": 0, **options})
+    )
 
 
 def trained(*stages, norm="batch", state=None, **options):
@@ -190,8 +192,8 @@ def combined(kept, plan, norm="batch", unreadable=(), **options):
         lambda: batches(val_pixels, val_labels, np.resize(np.arange(VAL_ROWS), 12), 4),
         plan=plan,
         settings=averaging(**options),
-        preprocess=Preprocess(("a", "b", "c"), (2500.0,) * 3, (1500.0,) * 3, SIZE, SIDE),
-        augment=Augment(SIZE),
+        train_input=AugmentedTiles(PREPROCESS, Augment(SIZE)),
+        eval_input=PREPROCESS,
     )
 
 

@@ -11,11 +11,13 @@ from satray.config.stages import ScheduleOptions, StageOptions
 from satray.config.train import OptimizerOptions, TrainRecipe
 from satray.models.preprocess import Preprocess
 from satray.tiles.augment import Augment
+from satray.training.loop.inputs import AugmentedTiles
 from satray.training.loop.state import TrainState
 from satray.training.loop.train import LoopSettings, train
 from satray.training.plan.stages import plan_training
 
 ROWS, VAL_ROWS, SIDE, SIZE, CLASSES = 24, 10, 12, 8, ("bright", "dark")
+PREPROCESS = Preprocess(("a", "b", "c"), (2500.0,) * 3, (1500.0,) * 3, SIZE, SIDE)
 
 
 class StoppedError(Exception):
@@ -144,8 +146,10 @@ def run(
                 seed=given.seed,
                 error_budget=given.error_budget,
             ),
-            preprocess=Preprocess(("a", "b", "c"), (2500.0,) * 3, (1500.0,) * 3, SIZE, SIDE),
-            augment=augment or Augment(SIZE, seed=given.seed),
+            train_input=AugmentedTiles(
+                PREPROCESS, augment or Augment(SIZE, seed=given.seed), given.augment.views
+            ),
+            eval_input=PREPROCESS,
             state=None if state is None else TrainState.from_bytes(state),
             progress=progress,
             keep=keep,

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from satray.config.stages import StageOptions
 from satray.models.network import Network
 from satray.runs.run import Run
 from satray.storage import join
-from satray.tiles.augment import Augment
 from satray.tiles.order import copies, samples, window
 from satray.tiles.send import send
 from satray.training.landscape import findings
@@ -21,7 +19,7 @@ from satray.training.landscape.findings import Finding
 from satray.training.landscape.range_test import Curve
 from satray.training.landscape.sweep import Inputs, sweep
 from satray.training.loop.dropout import HeadDropout
-from satray.training.loop.inputs import train_input
+from satray.training.loop.inputs import AugmentedTiles
 from satray.training.loop.losses import make_loss
 from satray.training.loop.mixup import mix, shares
 from satray.training.loop.optimizers import depth_groups, make_optimizer
@@ -141,17 +139,16 @@ def _sweep(
 def _inputs(task: WorkerTask, seed: int, device: torch.device) -> Iterator[Inputs]:
     """Batches as training would draw them with that seed, always shuffled."""
     recipe = task.setup.recipe
-    augment = Augment.of(recipe.augment, recipe.input.size, seed)
+    train_input = AugmentedTiles.of(recipe, task.preprocess, seed)
     steps = recipe.landscape.steps
     repeats = repeat_factors(task.train.labels, recipe.repeat)
     rows_N = window(seed, 0, steps * recipe.batch, len(task.train), True, repeats)
     budget, came_before = recipe.error_budget, copies(rows_N)
     for batch in read_batches(task.train, rows_N, recipe.batch, budget, came_before):
-        drawn: NDArray[np.int64] = samples(batch["row"].numpy(), batch["copy"].numpy())
-        pixels_BCHW = send(batch["pixels"], device)
-        x_BCHW = train_input(pixels_BCHW, drawn, 0, task.preprocess, augment)
+        rows, came = batch["row"].numpy(), batch["copy"].numpy()
+        x_BCHW = train_input(send(batch["pixels"], device), rows, came, 0)
         labels_BK = send(batch["labels"], device).float()
         if recipe.augment.mixup > 0:
-            share_B = shares(recipe.augment.mixup, seed, 0, drawn)
-            x_BCHW, labels_BK = mix(x_BCHW, labels_BK, share_B, np.ones(len(drawn), dtype=bool))
+            share_B = shares(recipe.augment.mixup, seed, 0, samples(rows, came))
+            x_BCHW, labels_BK = mix(x_BCHW, labels_BK, share_B, np.ones(len(rows), dtype=bool))
         yield x_BCHW, labels_BK

@@ -20,12 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from satray.metrics.summary import compute_metrics
-from satray.models.preprocess import Preprocess
-from satray.tiles.augment import Augment
-from satray.tiles.order import samples
 from satray.tiles.send import send
 from satray.training.loop.evaluation import Batch, Predictions, predict
-from satray.training.loop.inputs import train_input
+from satray.training.loop.inputs import TrainInput
 from satray.training.loop.losses import loss_for
 from satray.training.loop.parallel import live_norms, share_running_statistics
 from satray.training.loop.settings import LoopSettings
@@ -60,8 +57,8 @@ def combine(
     *,
     plan: TrainingPlan,
     settings: LoopSettings,
-    preprocess: Preprocess,
-    augment: Augment,
+    train_input: TrainInput,
+    eval_input: Callable[[Tensor], Tensor],
     device: torch.device | str = "cpu",
 ) -> Combined:
     """Combine snapshots as `settings.average.snapshots` says, and evaluate what comes out.
@@ -75,8 +72,8 @@ def combine(
         val_batches: this worker's share of the validation split, at each call.
         plan: of the run; its last stage says which batch norms are live.
         settings: as in training.
-        preprocess: as in training.
-        augment: as in training; drawn for the pseudo-epoch after the last.
+        train_input: as in training; drawn for the pseudo-epoch after the last.
+        eval_input: as in training.
         device: where this rank computes.
     """
     started, device = time.perf_counter(), torch.device(device)
@@ -94,16 +91,16 @@ def combine(
 
             def inputs() -> Iterator[Tensor]:
                 for batch in train_batches():
-                    yield _train_tiles(batch, plan.pseudo_epochs, preprocess, augment, device)
+                    yield _train_tiles(batch, plan.pseudo_epochs, train_input, device)
 
             renew_statistics(network, inputs)
             weights = model_state(network)
-            predictions = predict(network, val_batches(), preprocess, device, turn)
+            predictions = predict(network, val_batches(), eval_input, device, turn)
         else:
             found = []
             for step in steps:
                 network.load_state_dict(snapshot(step))
-                found.append(predict(network, val_batches(), preprocess, device, turn))
+                found.append(predict(network, val_batches(), eval_input, device, turn))
             predictions = _mean_logits(found)
         network.to(memory_format=torch.contiguous_format)
     record = {
@@ -171,15 +168,14 @@ def renew_statistics(network: nn.Module, inputs: Callable[[], Iterator[Tensor]])
 
 
 def _train_tiles(
-    batch: Batch, pseudo_epoch: int, preprocess: Preprocess, augment: Augment, device: torch.device
+    batch: Batch, pseudo_epoch: int, train_input: TrainInput, device: torch.device
 ) -> Tensor:
     """The readable tiles of a batch as training would see them."""
     rows, copies, valid = (
         torch.as_tensor(batch[name]).cpu().numpy() for name in ("row", "copy", "valid")
     )
     pixels_BCHW = send(torch.as_tensor(batch["pixels"]), device)
-    drawn = samples(rows, copies)
-    x_BCHW = train_input(pixels_BCHW, drawn, pseudo_epoch, preprocess, augment)
+    x_BCHW = train_input(pixels_BCHW, rows, copies, pseudo_epoch)
     return x_BCHW if valid.all() else x_BCHW[torch.from_numpy(np.flatnonzero(valid)).to(device)]
 
 

@@ -75,10 +75,11 @@ def depth_groups(network: nn.Module, decay: float) -> list[Group]:
         raise InputError(f"trainable: this stage trains nothing; accepted: {_accepted(network)}")
     if decay == 1:
         return [{"params": weights, "share": 1.0}]
-    if not isinstance(network, Network):
+    backbones = getattr(network, "backbones", None)
+    if backbones is None:
         raise InputError(f"layer_decay={decay:g}: {type(network).__name__} has no blocks; take 1")
     depths: dict[nn.Parameter, int] = {}
-    for backbone in network.backbones().values():
+    for backbone in backbones().values():
         depth = 0
         for name in reversed(backbone.blocks):
             inside = list(backbone.block(name).parameters())

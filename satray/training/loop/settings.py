@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from numpy.typing import NDArray
 
 from satray.config.regularise import AverageOptions, LossOptions
 from satray.config.train import OptimizerOptions
+from satray.training.plan.imbalance import class_weights
+
+if TYPE_CHECKING:
+    from satray.training.plan.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -48,3 +54,28 @@ class LoopSettings:
 
     error_budget: float = 0.05
     """Share of a pseudo-epoch's tiles, and of validation's, that may be unreadable."""
+
+    @classmethod
+    def of(cls, setup: Setup, labels_NK: NDArray[Any], bf16: bool) -> LoopSettings:
+        """What a run's recipe asks for.
+
+        Args:
+            setup: the run, resolved.
+            labels_NK: 0 or 1, of the train split.
+            bf16: whether the worker at hand computes in bfloat16.
+        """
+        recipe = setup.recipe
+        return cls(
+            task=setup.task,
+            classes=setup.index.meta.classes,
+            optimizer=recipe.optimizer,
+            loss=recipe.loss,
+            positive_weight=class_weights(recipe.loss, labels_NK, recipe.repeat),
+            mixup=recipe.augment.mixup,
+            average=recipe.average,
+            evaluate_flip=recipe.input.evaluate_flip,
+            seed=recipe.seed,
+            bf16=bf16,
+            deterministic=recipe.deterministic,
+            error_budget=recipe.error_budget,
+        )

@@ -10,22 +10,22 @@ import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from satray.errors import TrainingError
 from satray.metrics.summary import compute_metrics
 from satray.metrics.trap import watch
-from satray.models.preprocess import Preprocess
-from satray.tiles.augment import Augment
 from satray.tiles.flip import flip_at_random
 from satray.training.loop.averages import Keep
 from satray.training.loop.epoch import EpochReport, Progress
 from satray.training.loop.evaluation import Batch, Predictions, predict
+from satray.training.loop.inputs import TrainInput
 from satray.training.loop.losses import loss_for
 from satray.training.loop.parallel import unwrap
 from satray.training.loop.settings import LoopSettings
@@ -33,7 +33,7 @@ from satray.training.loop.state import TrainState, determinism
 from satray.training.loop.trainer import EpochSums, Trainer
 from satray.training.plan.stages import TrainingPlan
 
-__all__ = ["Batch", "EpochReport", "LoopSettings", "Progress", "TrainState", "train"]
+__all__ = ["Batch", "EpochReport", "Loop", "LoopSettings", "Progress", "TrainState", "train"]
 
 
 def train(
@@ -44,8 +44,8 @@ def train(
     report: Callable[[EpochReport, TrainState], None],
     *,
     settings: LoopSettings,
-    preprocess: Preprocess,
-    augment: Augment,
+    train_input: TrainInput,
+    eval_input: Callable[[Tensor], Tensor],
     device: torch.device | str = "cpu",
     state: TrainState | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -63,8 +63,8 @@ def train(
         report: called on every rank after each evaluation. The state's tensors are the live ones:
             serialise it (`to_bytes`, on one rank) before returning.
         settings: task, classes, optimiser, precision, seed, error budget.
-        preprocess: from stored pixels to the network's input; its `size` is the augmentation's.
-        augment: what happens to train tiles after resizing.
+        train_input: from stored values to the network's input, what is drawn included.
+        eval_input: from stored values to the network's input, the same every time.
         device: where this rank computes.
         state: go on from here.
         progress: called about once a second, on every rank.
@@ -77,34 +77,104 @@ def train(
             unreadable tiles than `settings.error_budget` allows, or no validation tile that can
             be read.
     """
-    inner, device = unwrap(network), torch.device(device)
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        stack.enter_context(determinism(settings.deterministic))
-        stack.enter_context(warnings.catch_warnings())
-        # Ray's arrays are read-only, and nothing here writes to a batch.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    loop = Loop(
+        network,
+        plan,
+        settings=settings,
+        train_input=train_input,
+        eval_input=eval_input,
+        device=device,
+        state=state,
+        progress=progress,
+        keep=keep,
+    )
+    while not loop.done:
+        report(*loop.step(train_batches, val_batches))
+    loop.close()
+
+
+class Loop:
+    """A training run in the caller's hands, a pseudo-epoch at a time; `train` is this in a loop.
+
+    Made of what `train` takes. Between steps torch's generators and switches are the caller's own.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        plan: TrainingPlan,
+        *,
+        settings: LoopSettings,
+        train_input: TrainInput,
+        eval_input: Callable[[Tensor], Tensor],
+        device: torch.device | str = "cpu",
+        state: TrainState | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        keep: Keep | None = None,
+    ) -> None:
+        self._network, self._device = unwrap(network), torch.device(device)
+        self._plan, self._settings = plan, settings
+        self._eval_input = eval_input
         # Channels last: 1.2 times as fast as planar on CPUs (ResNet-18, 128 px), and what GPUs
         # want for bf16.
-        inner.to(device).to(memory_format=torch.channels_last)
-        trainer = Trainer(inner, plan, settings, preprocess, augment, device, progress, keep)
-        history, first = (state.history, state.pseudo_epoch) if state is not None else ((), 0)
+        self._network.to(self._device).to(memory_format=torch.channels_last)
+        self._trainer = Trainer(
+            self._network, plan, settings, train_input, self._device, progress, keep
+        )
+        self.pseudo_epoch = 0
+        """Pseudo-epochs done."""
+        self.history: tuple[dict[str, Any], ...] = ()
+        """A row of each."""
         if state is not None:
-            trainer.restore(state)
-        for pseudo_epoch in range(first, plan.pseudo_epochs):
-            sums = trainer.run(pseudo_epoch, train_batches(pseudo_epoch))
+            with self._apart():
+                self._trainer.restore(state)
+            self.pseudo_epoch, self.history = state.pseudo_epoch, state.history
+
+    @property
+    def done(self) -> bool:
+        """Whether the plan is."""
+        return self.pseudo_epoch >= self._plan.pseudo_epochs
+
+    def step(
+        self,
+        train_batches: Callable[[int], Iterator[Batch]],
+        val_batches: Callable[[], Iterator[Batch]],
+    ) -> tuple[EpochReport, TrainState]:
+        """Train for a pseudo-epoch and evaluate; the state's tensors are the live ones."""
+        plan, settings, pseudo_epoch = self._plan, self._settings, self.pseudo_epoch
+        with self._apart():
+            sums = self._trainer.run(pseudo_epoch, train_batches(pseudo_epoch))
             samples = plan.steps_in(pseudo_epoch) * plan.global_batch
             _within_budget(sums.unreadable, samples, f"pseudo-epoch {pseudo_epoch + 1}", settings)
             started = time.perf_counter()
-            with trainer.averages.applied():
+            with self._trainer.averages.applied():
                 turn = flips(settings, pseudo_epoch)
-                predictions = predict(inner, val_batches(), preprocess, device, turn)  # fp32
+                predictions = predict(  # in fp32
+                    self._network, val_batches(), self._eval_input, self._device, turn
+                )
             found = len(predictions.rows) + predictions.unreadable
             _within_budget(predictions.unreadable, found, "validation", settings)
             done = _summary(plan, settings, pseudo_epoch, sums, predictions, started)
-            history = (*history, done.row())
-            report(done, trainer.state(pseudo_epoch + 1, history))
-        inner.to(memory_format=torch.contiguous_format)
+        self.pseudo_epoch += 1
+        self.history = (*self.history, done.row())
+        return done, self._trainer.state(self.pseudo_epoch, self.history)
+
+    def close(self) -> None:
+        """Give the network its usual memory format back."""
+        self._network.to(memory_format=torch.contiguous_format)
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Generators and switches of torch are as they were afterwards."""
+        devices = [self._device] if self._device.type == "cuda" else []
+        with (
+            torch.random.fork_rng(devices),
+            determinism(self._settings.deterministic),
+            warnings.catch_warnings(),
+        ):
+            # Ray's arrays are read-only, and nothing here writes to a batch.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            yield
 
 
 def flips(

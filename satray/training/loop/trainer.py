@@ -16,8 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from satray.errors import InputError, TrainingError
-from satray.models.preprocess import Preprocess
-from satray.tiles.augment import Augment
 from satray.tiles.order import samples
 from satray.tiles.send import send
 from satray.training.loop.averages import Averages, Keep
@@ -25,7 +23,7 @@ from satray.training.loop.clock import Clock
 from satray.training.loop.dropout import HeadDropout
 from satray.training.loop.epoch import Progress
 from satray.training.loop.evaluation import Batch
-from satray.training.loop.inputs import train_input
+from satray.training.loop.inputs import TrainInput
 from satray.training.loop.losses import make_loss
 from satray.training.loop.mixup import mix, shares
 from satray.training.loop.optimizers import depth_groups, make_optimizer, set_rate
@@ -61,8 +59,7 @@ class Trainer:
         network: nn.Module,
         plan: TrainingPlan,
         settings: LoopSettings,
-        preprocess: Preprocess,
-        augment: Augment,
+        train_input: TrainInput,
         device: torch.device,
         progress: Callable[[Progress], None] | None = None,
         keep: Keep | None = None,
@@ -71,8 +68,7 @@ class Trainer:
         self.averages = Averages(network, plan, settings.average, keep)
         self._plan = plan
         self._settings = settings
-        self._preprocess = preprocess
-        self._augment = augment
+        self._train_input = train_input
         self._device = device
         self._progress = progress
         self._loss = make_loss(settings.loss, settings.task, settings.positive_weight)
@@ -192,14 +188,15 @@ class Trainer:
         rows, valid = (torch.as_tensor(batch[name]).cpu().numpy() for name in ("row", "valid"))
         if len(rows) != self._plan.local_batch:
             raise TrainingError(f"a batch of {len(rows)} tiles, not {self._plan.local_batch}")
-        drawn = samples(rows, torch.as_tensor(batch["copy"]).cpu().numpy())
+        copies = torch.as_tensor(batch["copy"]).cpu().numpy()
         pixels_BCHW = torch.as_tensor(batch["pixels"])
         if not valid.all():
             pixels_BCHW = _stand_in(pixels_BCHW, valid)
         pixels_BCHW = send(pixels_BCHW, device)
-        x_BCHW = train_input(pixels_BCHW, drawn, pseudo_epoch, self._preprocess, self._augment)
+        x_BCHW = self._train_input(pixels_BCHW, rows, copies, pseudo_epoch)
         labels_BK = send(torch.as_tensor(batch["labels"]), device).float()
         if settings.mixup:
+            drawn = samples(rows, copies)
             share_B = shares(settings.mixup, settings.seed, pseudo_epoch, drawn)
             x_BCHW, labels_BK = mix(x_BCHW, labels_BK, share_B, valid)
         weight_B = send(torch.from_numpy(valid.astype(np.float32)), device)

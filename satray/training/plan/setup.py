@@ -95,14 +95,35 @@ class Setup:
         return replace(self, index=TileIndex(self.index.table.slice(0, 0), self.index.meta))
 
 
-def set_up(recipe: TrainRecipe, storage: Storage) -> Setup:
+@dataclass(frozen=True)
+class Tiles:
+    """An index, read once for many set-ups."""
+
+    index: TileIndex
+    """The whole index."""
+    digest: str
+    """SHA-256 of its files."""
+
+
+def read_tiles(uri: str, storage: Storage) -> Tiles:
+    """Read an index; raises InputError where there is none."""
+    return Tiles(read_index(uri, storage), index_digest(uri, storage))
+
+
+def set_up(recipe: TrainRecipe, storage: Storage, tiles: Tiles | None = None) -> Setup:
     """Resolve a recipe against its index.
+
+    Args:
+        recipe: what to train.
+        storage: how URIs are reached.
+        tiles: the recipe's index; None: it is read.
 
     Raises:
         InputError: no such index, split or band, a batch that does not fit, keys that contradict
             each other.
     """
-    index = read_index(recipe.index, storage)
+    tiles = tiles or read_tiles(recipe.index, storage)
+    index = tiles.index
     variant = resolve(recipe.variant, recipe.pooling)
     check_bands(variant, index.meta.bands)
     values = radiometry(recipe.input.radiometry, input_bands(variant), index.meta)
@@ -127,7 +148,7 @@ def set_up(recipe: TrainRecipe, storage: Storage) -> Setup:
     return Setup(
         recipe=recipe,
         index=index,
-        digest=index_digest(recipe.index, storage),
+        digest=tiles.digest,
         variant=variant,
         bands=values.reads(input_bands(variant)),
         radiometry=values,

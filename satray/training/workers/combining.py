@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from satray.storage import Storage
-from satray.tiles.augment import Augment
 from satray.training.loop.combine import combine
 from satray.training.loop.evaluation import Batch
+from satray.training.loop.inputs import TrainInput
 from satray.training.loop.settings import LoopSettings
 from satray.training.plan import snapshots
 
@@ -56,7 +56,7 @@ def finish(
     train_batches: Callable[[int], Iterator[Batch]],
     val_batches: Callable[[], Iterator[Batch]],
     settings: LoopSettings,
-    augment: Augment,
+    train_input: TrainInput,
     device: torch.device | str,
 ) -> None:
     """Combine the snapshots and write what comes out, where that was not done yet.
@@ -68,7 +68,7 @@ def finish(
         train_batches: pseudo-epoch -> this worker's batches; asked for the one past the last.
         val_batches: this worker's share of validation.
         settings: of the run.
-        augment: of the run.
+        train_input: of the run.
         device: where this rank computes.
     """
     storage, state, plan = task.storage, task.state, task.setup.plan
@@ -83,8 +83,8 @@ def finish(
         val_batches,
         plan=plan,
         settings=settings,
-        preprocess=task.preprocess,
-        augment=augment,
+        train_input=train_input,
+        eval_input=task.preprocess,
         device=device,
     )
     if rank != 0:

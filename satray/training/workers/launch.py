@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray.data
 import ray.train
@@ -21,19 +21,19 @@ from satray import cluster
 from satray.errors import InputError, SatrayError, TrainingError
 from satray.runs.run import Run
 from satray.storage import join
-from satray.tiles.augment import Augment
 from satray.tiles.blocks import Batch
 from satray.tiles.stream import StreamTally, batches
 from satray.training.loop.epoch import EpochReport, Progress
+from satray.training.loop.inputs import AugmentedTiles
 from satray.training.loop.parallel import synchronised
 from satray.training.loop.precision import takes_bf16
 from satray.training.loop.state import TrainState, begin
 from satray.training.loop.train import LoopSettings, train
 from satray.training.plan import snapshots
-from satray.training.plan.imbalance import class_weights
 from satray.training.plan.setup import Setup
 from satray.training.workers import checkpoints, lost_tiles
 from satray.training.workers.choice import score
+from satray.training.workers.halt import KIND, Halt, Introduce
 from satray.training.workers.train_task import Task, make_task
 
 STOPPED = "stopped.json"
@@ -47,7 +47,14 @@ Ray counts over a whole `TorchTrainer.fit`; `fit` starts another where the last 
 Message = dict[str, Any]
 
 
-def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None]) -> None:
+def fit(
+    setup: Setup,
+    run: Run,
+    initial: str,
+    listen: Callable[[Message], None],
+    gpu_share: float = 1.0,
+    halt: Halt | None = None,
+) -> None:
     """Train until the plan is done, from wherever the run's state stands.
 
     Args:
@@ -55,6 +62,8 @@ def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None])
         run: its folder; state goes to `run.state`.
         initial: URI of the network's first weights.
         listen: called with each message of the workers, from a thread of the driver.
+        gpu_share: share of a GPU that each worker takes, where they take any.
+        halt: ends it early; this then returns.
 
     Raises:
         InputError, TrainingError: what stopped the workers, in one line.
@@ -72,15 +81,29 @@ def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None])
     if setup.recipe.sync_batchnorm and not task.gpu:
         raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
     run.say(_team(setup.plan.workers, task.gpu))
-    with channel.watch(listen, run.say):
-        while True:
+    each = {"CPU": 1.0} | ({"GPU": gpu_share} if task.gpu else {})
+
+    def heard(message: Message) -> None:
+        if message["kind"] != KIND:
+            listen(message)
+        elif halt is not None:
+            halt.know(message["handle"])
+
+    with channel.watch(heard, run.say):
+        while halt is None or not halt.asked:
             begun = reached
             try:
-                _trainer(task, run).fit()
+                _trainer(task, run, each).fit()
                 break
+            except ray.exceptions.RayActorError:
+                if halt is not None and halt.asked:
+                    return
+                raise
             except SystemExit:  # Ray's answer to Ctrl-C, with status 0
                 raise KeyboardInterrupt from None
             except TrainingFailedError as error:
+                if halt is not None and halt.asked:
+                    return
                 if run.storage.exists(stopped):
                     break
                 checkpoints.mend(run.storage, run.state)
@@ -95,7 +118,7 @@ def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None])
         )
 
 
-def _trainer(task: Task, run: Run) -> TorchTrainer:
+def _trainer(task: Task, run: Run, each: dict[str, float]) -> TorchTrainer:
     """Make the trainer; it goes on from what is below the run's state."""
     setup = task.setup
     filesystem, path = run.storage.arrow_filesystem(run.state)
@@ -103,13 +126,14 @@ def _trainer(task: Task, run: Run) -> TorchTrainer:
     return TorchTrainer(
         functools.partial(_work, task),
         scaling_config=ScalingConfig(
-            num_workers=setup.plan.workers, use_gpu=task.gpu, resources_per_worker=_each(task.gpu)
+            num_workers=setup.plan.workers, use_gpu=task.gpu, resources_per_worker=each
         ),
         run_config=RunConfig(
             name=checkpoints.NAME,
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[cast(Any, Introduce(task.channel))],
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1,  # and the latest, which Ray never removes
                 checkpoint_score_attribute="score",
@@ -123,10 +147,6 @@ def _trainer(task: Task, run: Run) -> TorchTrainer:
 
 def _team(workers: int, gpu: bool) -> str:
     return f"training on {workers} {'GPU' if gpu else 'CPU'} worker{'s' if workers > 1 else ''}"
-
-
-def _each(gpu: bool) -> dict[str, float]:
-    return {"CPU": 1, "GPU": 1} if gpu else {"CPU": 1}
 
 
 def _cause(error: TrainingFailedError) -> str:
@@ -209,23 +229,10 @@ def _train(task: Task, rank: int) -> None:
         if rank == 0:
             task.channel.send({"kind": "progress", "now": now})
 
-    settings = LoopSettings(
-        task=setup.task,
-        classes=setup.index.meta.classes,
-        optimizer=recipe.optimizer,
-        loss=recipe.loss,
-        positive_weight=class_weights(recipe.loss, task.train.labels, recipe.repeat),
-        mixup=recipe.augment.mixup,
-        average=recipe.average,
-        seed=recipe.seed,
-        bf16=takes_bf16(recipe.precision, device),
-        deterministic=recipe.deterministic,
-        error_budget=recipe.error_budget,
-        evaluate_flip=recipe.input.evaluate_flip,
-    )
+    settings = LoopSettings.of(setup, task.train.labels, takes_bf16(recipe.precision, device))
     if rank == 0:
         task.channel.send({"kind": "precision", "bf16": settings.bf16})
-    augment = Augment.of(recipe.augment, recipe.input.size, recipe.seed)
+    train_input = AugmentedTiles.of(recipe, task.preprocess, recipe.seed)
     train(
         network,
         plan,
@@ -233,14 +240,14 @@ def _train(task: Task, rank: int) -> None:
         val_batches,
         report,
         settings=settings,
-        preprocess=task.preprocess,
-        augment=augment,
+        train_input=train_input,
+        eval_input=task.preprocess,
         device=device,
         state=state,
         progress=progress,
         keep=combining.keeper(task.storage, task.state, rank),
     )
-    combining.finish(task, rank, network, train_batches, val_batches, settings, augment, device)
+    combining.finish(task, rank, network, train_batches, val_batches, settings, train_input, device)
 
 
 def _news(tally: StreamTally, written: set[int]) -> dict[int, str]:

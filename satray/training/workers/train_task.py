@@ -12,7 +12,7 @@ from satray.tiles.blocks import TileSource, tile_source
 from satray.tiles.order import TrainOrder, WholeOrder
 from satray.tiles.stream import tile_dataset
 from satray.training.plan import snapshots
-from satray.training.plan.imbalance import repeat_factors
+from satray.training.plan.order import train_order
 from satray.training.plan.setup import Setup
 from satray.training.workers import checkpoints
 
@@ -43,12 +43,7 @@ class Task:
     @property
     def train_order(self) -> TrainOrder:
         """Rows of each pseudo-epoch."""
-        plan, recipe = self.setup.plan, self.setup.recipe
-        ends = tuple(steps * plan.global_batch for steps in plan.ends)
-        if renewal := snapshots.renewal_steps(plan, recipe.average):
-            ends = (*ends, ends[-1] + renewal * plan.global_batch)
-        repeats = repeat_factors(self.train.labels, recipe.repeat)
-        return TrainOrder(len(self.train), ends, recipe.seed, recipe.shuffle, repeats)
+        return train_order(self.setup.recipe, self.setup.plan, self.train.labels)
 
     def steps_in(self, pseudo_epoch: int) -> int:
         """Steps of a pseudo-epoch; past the last, those that renew batch statistics."""

@@ -1,0 +1,12 @@
+"""Search configurations of `train`: variants, learning rates, schedules."""
+
+import sys
+
+from satray.config.tune import TuneRecipe
+from satray.runs.frame import Job, main
+from satray.sweep.inner_paths import inner_paths
+from satray.sweep.job import inputs, plan, work
+
+if __name__ == "__main__":
+    job = Job("tune", TuneRecipe, inputs, plan, work, dashboard=True, more_paths=inner_paths)
+    sys.exit(main(job))

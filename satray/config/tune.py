@@ -1,0 +1,134 @@
+"""Keys of `tune`."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import model_validator
+
+from satray.config.base import Recipe, Section, key
+
+AXIS = (
+    "a list of values; {values: [...]}; {uniform: [low, high]}; {log_uniform: [low, high]}; or "
+    "{integer: [low, high]}"
+)
+"""What an axis may be, in words."""
+
+
+class StopOptions(Section):
+    """Which trials end early."""
+
+    name: Literal["none", "asha"] = key(
+        "none",
+        "none: every trial runs its length; asha: at equal samples seen, all but the best end",
+    )
+    grace: int | None = key(
+        None,
+        "asha: samples before which no trial is ended; default a tenth of the longest trial's",
+        unit="samples",
+        ge=1,
+    )
+    factor: int = key(
+        3, "asha: one in so many goes on at each rung; rungs are so many times apart", ge=2
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, data: Any) -> Any:
+        """Take `stop=asha` for `stop.name=asha`, and what is said of asha for asking for it."""
+        if isinstance(data, str):
+            return {"name": data}
+        if isinstance(data, dict) and data.keys() & {"grace", "factor"}:
+            return {"name": "asha", **data}
+        return data
+
+
+class FeatureOptions(Section):
+    """Features of frozen backbones, extracted once and read by every trial that trains a head."""
+
+    folder: str | None = key(
+        None,
+        "where features are kept, local or URI; default features/ below `out`. Name one to share "
+        "them between sweeps",
+        identity=False,
+        path=True,
+        written=True,
+    )
+    views: int | None = key(
+        None,
+        "draws of augmentation a tile for trials that train the head alone, where they do not name "
+        "augment.views; default 8 where augmentation draws anything, else 1",
+        ge=1,
+        le=65536,
+    )
+
+
+class TuneRecipe(Recipe):
+    """Search configurations of `train`: variants, learning rates, schedules, any of its keys.
+
+    Trials that train the head alone share the features of frozen backbones; the others train on
+    workers of their own, as `train` does.
+    """
+
+    makes: ClassVar[str] = (
+        "leaderboard.parquet, trials.parquet (every curve), best.yaml (`train` takes it), bundle/, "
+        "sweep.json, plots/, report.html; refit/ where asked; leaderboard and report hold failed "
+        "trials with their reasons"
+    )
+
+    index: str = key(..., "tile index: the `out` of a prepare run", path=True)
+    base: dict[str, Any] = key(
+        {},
+        "keys of train that all trials share, nested or dotted; where neither base nor space names "
+        "what stages train, they train the head alone",
+    )
+    space: dict[str, Any] = key(
+        {},
+        f"key of train -> {AXIS}; each with `when: {{key: [values]}}` where it belongs to these "
+        "alone, a range with `points` for a grid. Default: the built-in variants with CAMs that "
+        "the index has bands for (and that have the weights asked for) x learning rate x schedule",
+    )
+    search: Literal["grid", "random", "optuna"] = key(
+        "grid",
+        "grid: all combinations, 3 points a range unless it says `points`; random; optuna: by what "
+        "trials before have shown",
+    )
+    trials: int | None = key(
+        None, "how many configurations; default all of a grid, else 32", unit="trials", ge=1
+    )
+    metric: Literal["auto", "map", "accuracy", "loss", "auc"] = key(
+        "auto",
+        "validation metric that trials are compared by: auto = base.best, else map, or accuracy if "
+        "multiclass",
+    )
+    stop: StopOptions = key(StopOptions(), "which trials end early")
+    landscape: bool = key(
+        False,
+        "a range test a variant first: log-uniform learning rates around what it finds replace "
+        "those of the space",
+    )
+    features: FeatureOptions = key(FeatureOptions(), "features of frozen backbones")
+    refit: bool = key(
+        False,
+        "train the best configuration again, as `train` would: bundle/ is then that training's, "
+        "with figures of its own, and refit/ holds its history and curves",
+    )
+    seed: int = key(
+        0, "seed of the search, and of every trial where base and space give none", ge=0
+    )
+    concurrent: Literal["auto"] | int = key(
+        "auto",
+        "trials at once, never more than fit; auto: as many as fit the resources at hand",
+        identity=False,
+    )
+    gpu_share: float = key(
+        1.0,
+        "share of a GPU that each trial's worker takes, so that several fit on one",
+        identity=False,
+        gt=0,
+        le=1,
+    )
+
+    @model_validator(mode="after")
+    def _some_at_once(self) -> "TuneRecipe":
+        if self.concurrent != "auto" and self.concurrent < 1:
+            raise ValueError(f"concurrent={self.concurrent}: accepted: 1 or more, or auto")
+        return self

@@ -1,0 +1,99 @@
+"""Keys of tune: overrides step into base and space, paths are found, words are taken."""
+
+import pytest
+
+from satray.config.complaints import is_section
+from satray.config.parse import build
+from satray.config.paths import identity, map_paths, paths_of
+from satray.config.train import TrainRecipe
+from satray.config.tune import TuneRecipe
+from satray.errors import InputError
+from satray.sweep.space import Space
+from satray.sweep.trials import full_recipe
+
+RECIPE = b"""
+index: /data/index
+base:
+  stages: [{trainable: head, pseudo_epochs: 2}]
+space:
+  stages.0.learning_rate: {log_uniform: [1e-4, 1e-1]}
+  variant: [single3, single4]
+stop: asha
+"""
+
+
+def tune(*arguments: str) -> TuneRecipe:
+    return build(TuneRecipe, ["r.yaml", *arguments], lambda path, options: RECIPE)
+
+
+def test_the_command_line_steps_into_base_and_space() -> None:
+    recipe = tune(
+        "base.stages.0.pseudo_epochs=4",
+        "base.batch=8",
+        "space.variant=[xception]",
+        "space.stages.0.learning_rate=[0.5]",
+        "stop.factor=4",
+    )
+    trial = full_recipe(recipe, {})
+    assert (trial.batch, trial.stages[0].pseudo_epochs, trial.stages[0].trainable) == (8, 4, "head")
+    assert Space.parse(recipe.space).grid() == [
+        {"stages.0.learning_rate": 0.5, "variant": "xception"}
+    ]
+    # a key of the section takes the place of its name in the recipe
+    assert (recipe.stop.name, recipe.stop.factor) == ("asha", 4)
+
+
+def test_a_stop_may_be_given_by_its_name() -> None:
+    assert (tune().stop.name, tune("stop=none").stop.name) == ("asha", "none")
+    assert tune("stop={name: none, factor: 3}").stop.name == "none"
+    with pytest.raises(InputError, match=r"stop\.name=ahsa: accepted: none, asha"):
+        tune("stop=ahsa")
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("concurrent=0", "concurrent=0: accepted: 1 or more, or auto"),
+        ("concurrent=many", "concurrent=many: accepted: auto"),
+        ("trials=0", "trials=0: accepted: 1 or more"),
+        ("gpu_share=0", "gpu_share=0: accepted: above 0"),
+        ("metric=mpa", "metric=mpa: accepted: auto, map"),
+        ("searc=grid", "searc: unknown key; did you mean search?"),
+        ("space=[1]", "space=.*: accepted: a mapping"),
+    ],
+)
+def test_wrong_keys_are_told_in_one_line(argument: str, said: str) -> None:
+    with pytest.raises(InputError, match=said) as found:
+        tune(argument)
+    assert "\n" not in str(found.value)
+
+
+def test_paths_within_sections_are_paths() -> None:
+    recipe = tune("features.folder=kept", "out=o")
+    assert dict(paths_of(recipe)) == {
+        "index": "/data/index",
+        "out": "o",
+        "features.folder": "kept",
+    }
+    moved = map_paths(recipe, lambda path: f"/at/{path}")
+    assert (moved.features.folder, moved.out) == ("/at/kept", "/at/o")
+    assert moved.features.views == recipe.features.views
+    assert dict(paths_of(tune())) == {"index": "/data/index"}
+
+
+def test_where_and_how_fast_a_sweep_runs_is_not_what_it_makes() -> None:
+    one = identity(tune())
+    same = ("features.folder=x", "concurrent=3", "gpu_share=0.5", "out=o", "resources.workers=2")
+    for argument in same:
+        assert identity(tune(argument)) == one, argument
+    for argument in ("features.views=3", "refit=true", "seed=1", "base.batch=8", "trials=3"):
+        assert identity(tune(argument)) != one, argument
+
+
+def test_sections_are_told_from_leaves() -> None:
+    assert is_section(TrainRecipe, "augment") is True
+    assert is_section(TrainRecipe, "stages") is True
+    assert is_section(TrainRecipe, "stages.0.schedule") is True
+    assert is_section(TrainRecipe, "stages.0.learning_rate") is False
+    assert is_section(TrainRecipe, "variant") is False  # a name will do
+    assert is_section(TrainRecipe, "stages.0.nothing") is None

@@ -1,0 +1,360 @@
+"""Sweeps on a real Ray: heads from features, failures, deaths, interruptions, backbones."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from training.small_archive import SIDE, generate
+
+from satray.config.parse import validate
+from satray.config.tune import TuneRecipe
+from satray.errors import InputError
+from satray.runs.run import Run
+from satray.storage import Storage
+from satray.tiles.index import index_digest
+
+pytestmark = pytest.mark.pipeline
+
+RATE = "stages.0.learning_rate"
+NAME = "stages.0.schedule.name"
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    return generate(tmp_path_factory.mktemp("archive"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Features that all sweeps here share."""
+    return str(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def job(ray_session):
+    from satray.sweep import job
+
+    return job
+
+
+def make_recipe(archive, store, base=None, **keys):
+    common = {
+        "variant": "simple_cnn",
+        "input": {"size": SIDE},
+        "batch": 8,
+        "augment.views": 2,
+        "stages.0.pseudo_epochs": 3,
+        "cache": {"folder": f"{store}/cache", "gib": 0.1},
+    }
+    tree = {
+        "index": archive.index,
+        "base": {**common, **(base or {})},
+        "resources": {"gpus": "no"},
+        "features": {"folder": store},
+        **keys,
+    }
+    return validate(TuneRecipe, tree)
+
+
+def make_run(folder):
+    said = []
+    return Run("tune", "0123456789ab", str(folder), Storage(), said.append, said.append), said
+
+
+def board(run):
+    return pq.read_table(os.path.join(run.out, "leaderboard.parquet")).to_pylist()
+
+
+def mortal(folder):
+    """Stand in for a trial's process: those of two batch sizes die in their second step."""
+    from satray.sweep import tuner
+
+    class Mortal(tuner.Trial):  # local, so that it is pickled by value
+        def step(self):
+            training = self._session._training
+            batch = None if training is None else training._setup.recipe.batch
+            told = super().step()
+            deaths = len(list(Path(folder).glob(f"{batch}-*")))
+            if deaths < {16: 1, 12: 99}.get(batch, 0):
+                training.close()
+                (Path(folder) / f"{batch}-{deaths}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return told
+
+    return Mortal
+
+
+@pytest.fixture(scope="module")
+def heads(job, archive, store, tmp_path_factory):
+    """Six trials: one explodes, one dies once, one dies for good."""
+    from satray.sweep import tuner
+
+    folder = tmp_path_factory.mktemp("heads")
+    killed = folder / "killed"
+    killed.mkdir()
+    space = {
+        "batch": [8, 16, 12],
+        RATE: {"values": [0.01, 1e30], "when": {"batch": [8]}},
+        "dropout": {"values": [0.0, 0.5], "when": {"batch": [8]}},
+    }
+    recipe = make_recipe(archive, store, space=space, stop={"name": "asha", "grace": 1000})
+    run, said = make_run(folder / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuner, "Trial", mortal(str(killed)))
+        outcome = job.work(recipe, run)
+    return recipe, outcome, run, said, killed
+
+
+def test_a_sweep_of_heads_leaves_all_its_products(heads, archive) -> None:
+    _recipe, outcome, run, _said, _ = heads
+    from satray.models.bundle import load_bundle
+
+    made = {product.path for product in run.products}
+    assert {
+        "leaderboard.parquet",
+        "trials.parquet",
+        "best.yaml",
+        "sweep.json",
+        "report.html",
+        "plots/parallel.png",
+        "bundle/model.json",
+        "bundle/model.safetensors",
+    } <= made
+    assert outcome.summary[0].split()[:2] == ["mAP", "trial"]
+    rows = board(run)
+    assert rows[0]["trial"] in outcome.summary[1]
+    assert [row["rank"] for row in rows[:3]] == [1, 2, 3]
+    assert {row["regime"] for row in rows} == {"head"}
+    assert outcome.counts["trials"] == len(rows) == 6
+    curves = pq.read_table(os.path.join(run.out, "trials.parquet")).to_pylist()
+    of_best = [row for row in curves if row["trial"] == rows[0]["trial"]]
+    assert [row["samples"] for row in of_best] == sorted(row["samples"] for row in of_best)
+    assert max(row["map"] for row in of_best) == rows[0]["map"]
+    figures = json.loads((Path(run.out) / "sweep.json").read_text())
+    assert figures["best"]["trial"] == rows[0]["trial"]
+    assert figures["validation"]["map"] == pytest.approx(rows[0]["map"], abs=1e-9)
+    # the bundle scores validation as the trial did
+    bundle = load_bundle(run.out, Storage())
+    assert validation_map(bundle, archive) == pytest.approx(rows[0]["map"], abs=1e-5)
+
+
+def validation_map(bundle, archive):
+    import numpy as np
+    import torch
+
+    from satray.metrics.summary import compute_metrics
+    from satray.tiles.decode import read_pixels
+    from satray.tiles.index import read_index
+
+    val = read_index(archive.index, Storage()).part("val")
+    uris = val.table.column("uri").to_pylist()
+    stack = [read_pixels(Path(uri).read_bytes(), (2, 1, 0), SIDE, SIDE, "uint16") for uri in uris]
+    logits = bundle.logits(torch.from_numpy(np.stack(stack))).numpy()
+    return compute_metrics(logits, val.labels, bundle.spec.classes, "multilabel")["map"]
+
+
+def test_what_fails_is_recorded_and_ends_nothing(heads) -> None:
+    _, outcome, run, _said, killed = heads
+    rows = {(row["batch"], row[RATE], row["dropout"]): row for row in board(run)}
+    exploded = [row for key, row in rows.items() if key[1] == 1e30]
+    assert [row["status"] for row in exploded] == ["failed", "failed"]
+    assert all("learning" in row["reason"] for row in exploded)
+    dead, revived = rows[12, None, None], rows[16, None, None]
+    assert dead["status"] == "failed"
+    assert dead["reason"].startswith("its process died")
+    # its first checkpoint was reached in the first attempt, and all of its curve is there
+    assert (revived["status"], revived["samples"]) == ("done", 144)
+    assert outcome.counts["trials_failed"] == outcome.failed == 3
+    assert {path.name for path in killed.iterdir()} == {"16-0", "12-0", "12-1"}
+
+
+def test_the_best_recipe_is_one_that_train_takes(heads) -> None:
+    from satray.config.parse import parse_yaml
+    from satray.config.train import TrainRecipe
+
+    _, _, run, _, _ = heads
+    tree = parse_yaml((Path(run.out) / "best.yaml").read_text(), "best.yaml")
+    recipe = validate(TrainRecipe, tree)
+    assert recipe.stages[0].trainable == "head"
+    assert recipe.augment.views == 2
+
+
+def test_a_second_sweep_finds_the_features_and_an_interrupted_one_goes_on(
+    job, heads, archive, store, tmp_path, monkeypatch
+) -> None:
+    from satray.sweep import desk, features
+
+    def forward(*_):
+        raise AssertionError("extracted again")
+
+    monkeypatch.setattr(features, "_extract", forward)
+    recipe = make_recipe(
+        archive, store, space={RATE: [1e-4, 1e-3, 1e-2, 1e-1], NAME: ["constant", "one_cycle"]}
+    )
+    run, _ = make_run(tmp_path / "out")
+    ended = desk.Desk.ended
+    count = 0
+
+    def interrupted(self, *args):
+        nonlocal count
+        ended(self, *args)
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(desk.Desk, "ended", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        job.work(recipe, run)
+    monkeypatch.setattr(desk.Desk, "ended", ended)
+    from satray.sweep.ledger import Ledger
+
+    before = Ledger(run.storage, run.state).records()
+    assert len(before) == 3
+    again, said = make_run(tmp_path / "out")
+    outcome = job.work(recipe, again)
+    assert outcome.counts["trials"] == outcome.counts["trials_done"] == 8
+    assert "3 of 8 trials had ended before" in said
+    after = Ledger(run.storage, run.state).records()
+    assert {trial: after[trial] for trial in before} == before
+    rows = board(again)
+    assert len({row["trial"] for row in rows}) == 8
+    # the driver dies before run.json: a rerun trains nothing
+    third, said = make_run(tmp_path / "out")
+    job.work(recipe, third)
+    assert "8 of 8 trials had ended before" in said
+    assert board(third) == rows
+
+
+def test_optuna_suggests_and_goes_on_where_it_was(job, heads, archive, store, tmp_path) -> None:
+    keys = {"search": "optuna", "space": {RATE: {"log_uniform": [1e-4, 1e-1]}}, "seed": 4}
+    first, _ = make_run(tmp_path / "out")
+    recipe = make_recipe(archive, store, {"seed": 0}, trials=4, **keys)
+    assert job.work(recipe, first).counts["trials_done"] == 4
+    four = {row["trial"] for row in board(first)}
+    more, said = make_run(tmp_path / "out")
+    outcome = job.work(make_recipe(archive, store, {"seed": 0}, trials=6, **keys), more)
+    assert outcome.counts["trials_done"] == 6
+    assert "4 of 6 trials had ended before" in said
+    rows = board(more)
+    assert four < {row["trial"] for row in rows}
+    assert len({row[RATE] for row in rows}) == 6
+
+
+def test_backbones_train_on_workers_and_a_stopped_one_gives_them_back(
+    job, archive, store, tmp_path
+) -> None:
+    import ray
+    from ray.util import placement_group_table
+
+    base = {"stages.0.trainable": "all", "stages.0.pseudo_epochs": 4, "deterministic": True}
+    recipe = make_recipe(
+        archive,
+        store,
+        base,
+        space={RATE: [3e-3, 1e-9]},
+        stop={"name": "asha", "grace": 96, "factor": 2},
+        refit=True,
+    )
+    run, _said = make_run(tmp_path / "out")
+    outcome = job.work(recipe, run)
+    rows = board(run)
+    assert [(row["status"], row["regime"]) for row in rows] == [
+        ("done", "backbone"),
+        ("stopped", "backbone"),
+    ]
+    assert (rows[0][RATE], rows[0]["samples"]) == (3e-3, 192)
+    assert rows[1]["samples"] < 192
+    assert outcome.counts["samples"] == 192 + rows[1]["samples"]
+    from satray.models.bundle import load_bundle
+
+    # the bundle is of the best configuration trained again, which is the same to the bit
+    refit = pq.read_table(os.path.join(run.out, "refit", "history.parquet")).to_pylist()
+    assert max(row["map"] for row in refit) == rows[0]["map"]
+    bundle = load_bundle(run.out, Storage())
+    assert validation_map(bundle, archive) == pytest.approx(rows[0]["map"], abs=1e-5)
+    made = {product.path for product in run.products}
+    assert {"refit/history.parquet", "bundle/model.json"} <= made
+    assert not any(path.startswith("refit/bundle") for path in made)  # it is in bundle/
+    assert not (Path(run.out) / "refit" / "state").exists()
+    deadline = time.monotonic() + 20
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline, ray.available_resources()
+        time.sleep(0.2)
+    states = {group["state"] for group in placement_group_table().values()}
+    assert states <= {"REMOVED"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"space": {"batch": [8, 100]}}, "batch=100"),
+        ({"base": {RATE: "auto"}, "space": {"batch": [8]}}, "learning_rate=auto"),
+        ({"space": {"variant": ["single3", "singel3"]}}, "single3"),
+        ({"space": {"repeat": [2]}}, "repeat"),
+    ],
+)
+def test_what_cannot_be_is_refused(archive, store, keys, said) -> None:
+    from satray.sweep import job
+
+    with pytest.raises(InputError, match=said) as caught:
+        job.inputs(make_recipe(archive, store, **keys), Storage())
+    assert "\n" not in str(caught.value)
+
+
+WITHOUT_RAY = """
+import sys
+sys.modules["ray"] = None  # an import of it raises
+from satray.config.tune import TuneRecipe
+from satray.storage import Storage
+from satray.sweep import job
+recipe = TuneRecipe.model_validate_json(sys.stdin.read())
+assert job.inputs(recipe, Storage()).keys() == {"index"}
+assert job.plan(recipe, Storage())
+"""
+
+
+def test_inputs_and_plan_do_without_ray(archive, store) -> None:
+    recipe = make_recipe(archive, store, space={"batch": [4, 8]})
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RAY],
+        input=recipe.model_dump_json(),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_plan_says_what_would_be_done(archive, store) -> None:
+    from satray.sweep import job
+
+    space = {RATE: [1e-3, 1e-2], "stages.0.trainable": ["head", "all"], "variant": ["simple_cnn"]}
+    lines = "\n".join(job.plan(make_recipe(archive, store, space=space), Storage()))
+    for part in (
+        "4 trials by grid search, compared by mAP",
+        "2 trials train heads, from the features of 1 frozen network",
+        "2 trials train on workers of their own",
+        "144 to 144 samples",
+    ):
+        assert part in lines
+    space = {"stages.0.trainable": ["layer9"]}
+    with pytest.raises(InputError, match="layer9"):
+        job.plan(make_recipe(archive, store, space=space), Storage())
+
+
+def test_inputs_are_the_index_and_weight_files(archive, store, tmp_path) -> None:
+    from satray.sweep import job
+
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(b"weights")
+    recipe = make_recipe(archive, store, space={"weights": ["none", str(file)]})
+    found = job.inputs(recipe, Storage())
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert found == {"index": index_digest(archive.index, Storage()), f"weights {file}": digest}
