@@ -135,6 +135,18 @@ def threads_per_worker(workers: int) -> int:
     return max(1, cores() // max(1, workers))
 
 
+def use_threads(workers: int) -> None:
+    """Have torch use this process's share of its node's cores, and no denormals.
+
+    Args:
+        workers: processes of the node that compute at once.
+    """
+    import torch
+
+    torch.set_num_threads(threads_per_worker(workers))
+    torch.set_flush_denormal(True)  # networks make denormals, and CPUs crawl over them
+
+
 def run_once(function: Callable[..., T], *args: Any, gpu: bool = False) -> T:
     """Call a function on a worker, with a GPU or on all cores of its node, and wait for it.
 
@@ -164,9 +176,7 @@ def run_once(function: Callable[..., T], *args: Any, gpu: bool = False) -> T:
 
 def _with_threads(function: Callable[..., T], args: tuple[Any, ...], gpu: bool) -> T:
     if not gpu:
-        import torch
-
-        torch.set_num_threads(threads_per_worker(1))
+        use_threads(1)
     return function(*args)
 
 

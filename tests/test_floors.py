@@ -29,10 +29,10 @@ SHARED = {("models", "satray.tiles.bands"), ("models", "satray.tiles.index")}
 RAY_FILES = {
     "satray.cluster",
     "satray.tiles.stream",
+    "satray.tiles.block_pool",
     "satray.tiles.pipeline",
     "satray.training.workers.halt",
     "satray.training.workers.launch",
-    "satray.scoring.pipeline",
     "satray.sweep.tuner",
     "satray.sweep.features",
 }

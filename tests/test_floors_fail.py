@@ -22,7 +22,7 @@ SOUND = {
     "satray/training/workers/task.py": "from satray.training.plan import steps",
     "satray/training/workers/launch.py": "import ray\nfrom satray.models import network",
     "satray/training/job.py": "from satray.training.workers import launch",
-    "satray/scoring/pipeline.py": "import ray\nfrom satray.training import job",
+    "satray/scoring/pipeline.py": "from satray.training import job",
     "jobs/train.py": "from satray.runs import Run\ndef go():\n    import satray.training.job",
 }
 

@@ -116,8 +116,6 @@ def score_tiles(
         map_classes=maps.classes,
         map_kind=maps.kind,
         batch=batch,
-        actors=1,
-        gpu=False,
         d4=symmetries == "d4",
     )
     del loaded

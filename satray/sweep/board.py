@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from satray.report.style import short
-from satray.sweep.records import Metric, TrialRecord, ranked
+from satray.sweep.records import STATUSES, Metric, Status, TrialRecord, ended_words, ranked
 from satray.sweep.trials import label, trial_id
 
 ROWS = 12
@@ -80,7 +80,7 @@ class Board:
         self._kinds = {name: _Kind(number) for name, number in numbers.items()}
         self._kinds[""] = _Kind(max(0, planned - len(self._kind_of)))  # of no known kind
         self._records: dict[str, TrialRecord] = {}
-        self._statuses: Counter[str] = Counter()
+        self._statuses: Counter[Status] = Counter()
         self._best: TrialRecord | None = None
         self._running: dict[str, _Running] = {}
         for one in earlier:
@@ -131,9 +131,8 @@ class Board:
     def line(self) -> str:
         """Where the sweep stands."""
         words = [f"{len(self._running)} running"] if self._running else []
-        for status in ("stopped", "failed"):
-            number = self._statuses[status]
-            words += [f"{number} {status}"] if number else []
+        ill = ended_words({name: self._statuses[name] for name in STATUSES if name != "done"})
+        words += [ill] if ill else []
         told = f" ({', '.join(words)})" if words else ""
         parts = [f"{len(self._records):,} of {self._planned:,} trials{told}"]
         best = self._best

@@ -17,7 +17,7 @@ def lost_tiles(
     storage: Storage,
     uri: str,
     blocks: Sequence[FeatureBlock],
-    told: Mapping[str, Mapping[str, str]],
+    told: Mapping[str, Mapping[int, str]],
 ) -> Lost:
     """What could not be read, in this attempt and in earlier ones.
 
@@ -29,10 +29,10 @@ def lost_tiles(
     """
     found: Lost = {split: {} for split in SPLITS}
     for block in blocks:
-        lost: Mapping[str, str] | Mapping[int, str] | None = told.get(block.file)
+        lost = told.get(block.file)
         if lost is None:
             lost = unreadable(storage.read(join(uri, block.file)))
-        found[block.split].update({int(row): reason for row, reason in lost.items()})
+        found[block.split].update(lost)
     return found
 
 

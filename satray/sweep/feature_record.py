@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -29,8 +28,8 @@ def finished(
         uri: folder of the features.
         spec: of them.
         blocks: all of them, written.
-        reports: of those of this attempt, with `file`, `unreadable` (JSON) and what the file says
-            `about` itself; the other files are read.
+        reports: of those of this attempt, with `file`, `unreadable` (row -> reason) and what the
+            file says `about` itself; the other files are read.
         budget: share of a split's tiles that may be unreadable.
 
     Raises:
@@ -44,9 +43,7 @@ def finished(
             f"features {spec.key}: some were computed in bf16, others in fp32, on processors of "
             "several kinds; base.precision=fp32 or bf16 makes them alike"
         )
-    lost = lost_tiles(
-        storage, uri, blocks, {each["file"]: json.loads(each["unreadable"]) for each in whole}
-    )
+    lost = lost_tiles(storage, uri, blocks, {each["file"]: each["unreadable"] for each in whole})
     check_lost(storage, uri, spec, blocks, lost, budget)
     return {
         "format": FORMAT,
@@ -67,4 +64,4 @@ def finished(
 def _kept(storage: Storage, uri: str, block: FeatureBlock) -> dict[str, Any]:
     """The report of a block that an earlier attempt computed, from its file."""
     data = storage.read(join(uri, block.file))
-    return {**about(data), "file": block.file, "unreadable": json.dumps(unreadable(data))}
+    return {**about(data), "file": block.file, "unreadable": unreadable(data)}

@@ -10,22 +10,17 @@ Letters: N tiles of a block, B of a forward, V views, D numbers of a tower, C H 
 
 from __future__ import annotations
 
-import json
+import functools
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import ray
-import ray.data
-from ray.data import ActorPoolStrategy
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from satray import cluster
-from satray.errors import InputError, SatrayError
+from satray.errors import InputError
 from satray.runs.jsonable import to_json
 from satray.runs.run import Run
 from satray.storage import Storage, join
@@ -39,26 +34,11 @@ from satray.sweep.feature_plan import (
 )
 from satray.sweep.feature_record import finished
 from satray.sweep.feature_table import FeatureTable
+from satray.tiles.block_pool import READ_CPUS, BlockRead, Pool, Report, Row, held, through_actors
 from satray.tiles.blocks import TileSource, read_blocks, tile_source
 
 if TYPE_CHECKING:
     from satray.training.plan.setup import Setup
-
-READ_CPUS = 0.5
-REPORT = pa.schema(
-    [
-        pa.field("file", pa.string()),
-        pa.field("tiles", pa.int64()),
-        pa.field("unreadable", pa.string()),
-        pa.field("bytes", pa.int64()),
-        pa.field("computing", pa.float64()),
-        pa.field("bf16", pa.bool_()),
-        pa.field("error", pa.string()),
-        pa.field("input", pa.bool_()),
-    ]
-)
-"""What an actor tells of a block; or what ended it in one line, and whether the input is to blame
-(Ray would drown it in its own words)."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +59,6 @@ class ExtractTask:
     """(C, H, W) of a decoded tile."""
     dtype: str
     """NumPy dtype of its pixels."""
-    actors: int
-    """Actors of the pool; those of one node share its cores."""
     gpu: bool
     """Whether an actor has a GPU."""
 
@@ -129,8 +107,10 @@ def _extract(setup: Setup, run: Run, weights: str, spec: FeatureSpec, uri: str) 
     gpu = cluster.use_gpus(recipe.resources)
     actors = max(1, min(_most_actors(gpu), len(todo)))
     task = ExtractTask(
-        setup.without_table(), weights, spec, uri, storage, source.shape, source.dtype, actors, gpu
+        setup.without_table(), weights, spec, uri, storage, source.shape, source.dtype, gpu
     )
+    reads = [_block_read(block, sources[block.split]) for block in todo]
+    pool = Pool(actors, gpu, recipe.resources.read_tasks)
     images = sum(len(block) * spec.views_in(block.split) for block in todo)
     run.say(
         f"features {spec.key}: {sum(spec.tiles):,} tiles, {spec.views} views of each train tile; "
@@ -139,9 +119,7 @@ def _extract(setup: Setup, run: Run, weights: str, spec: FeatureSpec, uri: str) 
     )
     reports = []
     done = 0
-    for report in _reports(sources, todo, task, recipe.resources.read_tasks):
-        if report["error"] is not None:
-            raise (InputError if report["input"] else SatrayError)(report["error"])
+    for report in through_actors("features", reads, pool, functools.partial(_Work, task)):
         reports.append(report)
         done += report["tiles"] * spec.views_in(report["file"].partition("-")[0])
         rate = done / (time.perf_counter() - begun)
@@ -175,122 +153,37 @@ def _most_actors(gpu: bool) -> int:
     return min(most, int(cpus - READ_CPUS))
 
 
-def _reports(
-    sources: dict[str, TileSource],
-    todo: Sequence[FeatureBlock],
-    task: ExtractTask,
-    read_tasks: int,
-) -> Iterator[dict[str, Any]]:
-    """Compute blocks; a report of each as it is written."""
-    if not todo:
-        return
-    dataset = ray.data.read_datasource(
-        _Blocks(sources, todo),
-        override_num_blocks=1,  # the source says how many; Ray shall not split further
-        num_cpus=READ_CPUS,
-        concurrency=min(read_tasks, len(todo)),
-    )
-    dataset.context.enable_progress_bars = False
-    pool: Any = ActorPoolStrategy(size=task.actors)
-    stream = dataset.map_batches(
-        _Actor,
-        fn_constructor_args=(task,),
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        compute=pool,
-        num_cpus=1,
-        num_gpus=1 if task.gpu else 0,
-    )
-    for table in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from table.to_pylist()
+def _block_read(block: FeatureBlock, source: TileSource) -> BlockRead:
+    own = source.rows(np.arange(block.start, block.stop))
+    return BlockRead(functools.partial(_read, block, own), len(block) * source.tile_bytes)
 
 
-class _Blocks(Datasource):
-    """Blocks of tiles, one a read task; a row of the stream is a whole one, so Ray cuts none."""
-
-    def __init__(self, sources: dict[str, TileSource], todo: Sequence[FeatureBlock]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._sources = sources
-        self._todo = tuple(todo)
-
-    def get_name(self) -> str:
-        """Name of the operator in Ray's logs."""
-        return "TilesForFeatures"
-
-    def estimate_inmemory_data_size(self) -> int:
-        """Bytes of all blocks."""
-        return sum(len(b) * self._sources[b.split].tile_bytes for b in self._todo)
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        """One task a block, with its own tiles only."""
-        del parallelism, data_context
-        tasks = []
-        for block in self._todo:
-            source = self._sources[block.split]
-            size = len(block) * source.tile_bytes
-            metadata = BlockMetadata(num_rows=1, size_bytes=size, input_files=None, exec_stats=None)
-            read = _Read(block, source.rows(np.arange(block.start, block.stop)))
-            tasks.append(ReadTask(read, metadata, per_task_row_limit=per_task_row_limit))
-        return tasks
+def _read(block: FeatureBlock, source: TileSource) -> pa.Table:
+    rows = np.arange(block.start, block.stop, dtype=np.int64)
+    (tiles,) = read_blocks(source, rows, 0, len(rows))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, tiles.schema) as writer:
+        writer.write_table(tiles)
+    whole = held(sink.getvalue())
+    return pa.table({"split": [block.split], "file": [block.file], "tiles": whole})
 
 
-@dataclass(frozen=True)
-class _Read:
-    """What one read task does."""
-
-    block: FeatureBlock
-    source: TileSource
-    __name__: str = "read_tiles_for_features"  # Ray names the function in its warnings
-
-    def __call__(self) -> Iterator[pa.Table]:
-        rows = np.arange(self.block.start, self.block.stop, dtype=np.int64)
-        (tiles,) = read_blocks(self.source, rows, 0, len(rows))
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, tiles.schema) as writer:
-            writer.write_table(tiles)
-        data = sink.getvalue()
-        offsets = pa.py_buffer(np.array([0, data.size], dtype=np.int64))
-        held = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data])
-        yield pa.table({"split": [self.block.split], "file": [self.block.file], "tiles": held})
-
-
-class _Actor:
+class _Work:
     """Holds the frozen network; computes and writes a block a call."""
 
     def __init__(self, task: ExtractTask) -> None:
-        import torch
-
         from satray.sweep.forward import Extractor
 
-        if not task.gpu:
-            here = -(-task.actors // cluster.node_count())
-            torch.set_num_threads(cluster.threads_per_worker(here))
-            torch.set_flush_denormal(True)  # networks make denormals, and CPUs crawl over them
         self._task = task
         self._extractor = Extractor(task.setup, task.storage, task.weights, task.spec, task.gpu)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = zip(*(batch.column(n) for n in ("split", "file", "tiles")), strict=True)
-        reports = [self._one(s.as_py(), f.as_py(), tiles.as_buffer()) for s, f, tiles in rows]
-        return pa.Table.from_pylist(reports, schema=REPORT)
-
-    def _one(self, split: str, file: str, data: pa.Buffer) -> dict[str, Any]:
+    def __call__(self, row: Row) -> Report:
         begun = time.perf_counter()
-        try:
-            tiles = pa.ipc.open_stream(data).read_all()
-            found = self._extractor.block(split, tiles, self._task.shape, self._task.dtype)
-            known = {name: found[name] for name in ("tiles", "bytes", "bf16")}
-            known["computing"] = time.perf_counter() - begun
-            rows, labels, errors, values = found["columns"]
-            data = to_parquet(rows, labels, errors, values, known)
-            self._task.storage.write(join(self._task.uri, file), data)
-        except Exception as error:  # of a device that is too small, say
-            line = " ".join(str(error).split())
-            told = isinstance(error, SatrayError)
-            line = line if told else f"features: {type(error).__name__}: {line}"
-            return {"error": line, "input": isinstance(error, InputError)}
-        lost = json.dumps(found.pop("unreadable"))
-        return {"file": file, "unreadable": lost, **known}
+        tiles = pa.ipc.open_stream(row["tiles"]).read_all()
+        found = self._extractor.block(row["split"], tiles, self._task.shape, self._task.dtype)
+        known = {name: found[name] for name in ("tiles", "bytes", "bf16")}
+        known["computing"] = time.perf_counter() - begun
+        rows, labels, errors, values = found["columns"]
+        data = to_parquet(rows, labels, errors, values, known)
+        self._task.storage.write(join(self._task.uri, row["file"]), data)
+        return {"file": row["file"], "unreadable": found["unreadable"], **known}

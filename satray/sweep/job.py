@@ -12,7 +12,7 @@ from satray.storage import Storage
 from satray.sweep import best, leaderboard, page
 from satray.sweep.board import table_lines
 from satray.sweep.plan import plan
-from satray.sweep.records import Metric, TrialRecord
+from satray.sweep.records import Metric, TrialRecord, by_status, ended_words
 from satray.sweep.sweep import resolved
 from satray.training.plan.description import counted
 from satray.training.plan.setup import weight_files
@@ -59,7 +59,7 @@ def work(recipe: TuneRecipe, run: Run) -> Outcome:
         won = refit(whole, run) if recipe.refit else winner(found.work, job, top, run)
     for name, data in won.files.items():
         run.publish(f"bundle/{name}", data)
-    numbers = _numbers(records)
+    numbers = by_status(records)
     figures = {
         "metric": sweep.metric.name,
         "best": {"trial": top.id, "value": top.best, "configuration": top.configuration},
@@ -80,8 +80,7 @@ def work(recipe: TuneRecipe, run: Run) -> Outcome:
             *table_lines(records, sweep.metric),
             *lines,
             *won.lines,
-            f"{counted(len(records), 'trial')}: "
-            + ", ".join(f"{number} {status}" for status, number in numbers.items() if number),
+            f"{counted(len(records), 'trial')}: {ended_words(numbers)}",
             f"train it with: python jobs/train.py {run.uri('best.yaml')} out=...",
         ),
         attempted=len(records),
@@ -117,10 +116,3 @@ def _publish_page(found: Found, yaml: str, run: Run) -> None:
         notes=sweep.notes,
     )
     page.publish(shown, run)
-
-
-def _numbers(records: Sequence[TrialRecord]) -> dict[str, int]:
-    return {
-        status: sum(one.status == status for one in records)
-        for status in ("done", "stopped", "failed")
-    }

@@ -17,7 +17,7 @@ from satray.sweep.best import best_record, edge_lines
 from satray.sweep.board import duration
 from satray.sweep.leaderboard import at_best
 from satray.sweep.pictures import Reported, axes_of, draw, groups, in_order
-from satray.sweep.records import TrialRecord, ranked
+from satray.sweep.records import TrialRecord, by_status, ended_words, ranked
 from satray.sweep.trials import label, short_value
 
 __all__ = ["Reported", "draw", "page", "publish"]
@@ -76,7 +76,8 @@ def page(sweep: Reported, plots: Mapping[str, bytes], run_id: str) -> bytes:
         Page(
             title=f"Sweep on {last_part(sweep.recipe.index)}: {label(best.configuration)}",
             subtitle=f"{len(sweep.records):,} of {sweep.planned:,} trials by {sweep.recipe.search} "
-            f"search, {_ended(sweep.records)} · best by {sweep.metric.title} · run {run_id}",
+            f"search, {ended_words(by_status(sweep.records))} · "
+            f"best by {sweep.metric.title} · run {run_id}",
             warnings=(*sweep.notes, *edge_lines(sweep.space, best)),
             head=_head(sweep, best),
             sections=sections,
@@ -195,9 +196,3 @@ def _provenance(sweep: Reported, run_id: str) -> Html:
     ]
     rows += [(f"space: {axis.key}", axis.words()) for axis in sweep.space.axes]
     return joined((pairs(rows), versions({"": library_versions()})))
-
-
-def _ended(records: Sequence[TrialRecord]) -> str:
-    counted = {status: sum(one.status == status for one in records)
-               for status in ("done", "stopped", "failed")}  # fmt: skip
-    return ", ".join(f"{count:,} {status}" for status, count in counted.items() if count)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from satray.config.tune import TuneRecipe
 from satray.runs.jsonable import finite
@@ -14,6 +15,7 @@ from satray.sweep.trials import dotted, trial_id
 from satray.training.plan.setup import best_metric
 
 Status = Literal["done", "stopped", "failed"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 Row = dict[str, float]
 """One evaluation: `samples` seen, `learning_rate`, `train_loss`, `val_loss`, metrics by name."""
 
@@ -161,3 +163,14 @@ def ranked(records: Sequence[TrialRecord], metric: Metric) -> list[TrialRecord]:
             one.id,
         ),
     )
+
+
+def by_status(records: Iterable[TrialRecord]) -> dict[Status, int]:
+    """How many trials ended in each way."""
+    found = Counter(one.status for one in records)
+    return {status: found[status] for status in STATUSES}
+
+
+def ended_words(numbers: Mapping[Status, int]) -> str:
+    """`12 done, 3 stopped`, leaving out what there is none of."""
+    return ", ".join(f"{number:,} {status}" for status, number in numbers.items() if number)

@@ -25,7 +25,7 @@ from satray.tiles.blocks import read_blocks, tile_source, to_torch
 from satray.tiles.order import copies
 from satray.training import measure
 from satray.training.loop.inputs import AugmentedTiles
-from satray.training.loop.train import LoopSettings, train
+from satray.training.loop.train import Loop, LoopSettings
 from satray.training.plan.order import train_order
 from satray.training.plan.setup import Setup, set_up
 from satray.training.workers import initial
@@ -118,16 +118,14 @@ def through_backbone(made: Prepared) -> tuple[list[Any], torch.nn.Module]:
         yield to_torch(val, val_source.shape, val_source.dtype)
 
     reports: list[Any] = []
-    train(
+    loop = Loop(
         network,
         plan,
-        train_batches,
-        val_once,
-        lambda report, state: reports.append(report),
         settings=LoopSettings.of(setup, source.labels, False),
         train_input=AugmentedTiles.of(setup.recipe, setup.preprocess(), setup.recipe.seed),
         eval_input=setup.preprocess(),
     )
+    loop.run(train_batches, val_once, lambda report, state: reports.append(report))
     return reports, network
 
 
@@ -146,17 +144,16 @@ def from_features(
         reports.append(report)
         states.append(now.to_bytes())
 
-    train(
+    loop = Loop(
         network,
         plan,
-        head_batches(tiles, train_order(recipe, plan, tiles.labels), plan),
-        val_batches(val),
-        keep,
         settings=LoopSettings.of(setup, tiles.labels, False),
         train_input=train_features,
         eval_input=eval_features,
         state=state,
     )
+    order = train_order(recipe, plan, tiles.labels)
+    loop.run(head_batches(tiles, order, plan), val_batches(val), keep)
     return reports, states
 
 

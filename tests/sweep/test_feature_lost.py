@@ -1,12 +1,12 @@
-"""Tiles that could not be read while features were extracted, and blocks that could not be made."""
+"""Tiles that could not be read while features were extracted."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from satray.errors import InputError, TrainingError
-from satray.storage import Storage, join
+from satray.errors import TrainingError
+from satray.storage import Storage
 from satray.sweep.feature_file import to_parquet
 from satray.sweep.feature_lost import check_lost, lost_tiles
 from satray.sweep.feature_plan import FeatureBlock
@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("told", [(), ("train-00001.parquet",), tuple(b.file for b in BLOCKS)])
 def test_those_of_this_attempt_and_of_earlier_ones(folder, told):
-    rows = {file: ({"9": "gone", "12": "torn"} if "train-00001" in file else {}) for file in told}
+    rows = {file: ({9: "gone", 12: "torn"} if "train-00001" in file else {}) for file in told}
     assert lost_tiles(Storage(), folder, BLOCKS, rows) == LOST
 
 
@@ -48,47 +48,3 @@ def test_beyond_it_the_blocks_go_and_a_reason_is_given(folder):
         check_lost(Storage(), folder, SPEC, BLOCKS, LOST, 0.1)
     left = {entry.key for entry in Storage().list(folder)}
     assert left == {"train-00000.parquet", "val-00000.parquet"}
-
-
-def raising(error):
-    def block(*_):
-        raise error
-
-    return block
-
-
-@pytest.mark.parametrize(
-    ("error", "line", "blamed"),
-    [
-        (InputError("weights: not there"), "weights: not there", True),
-        (TrainingError("it broke"), "it broke", False),
-        (
-            RuntimeError("out of memory:\n 3 GiB"),
-            "features: RuntimeError: out of memory: 3 GiB",
-            False,
-        ),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_what_ends_a_block_is_told_in_one_line(error, line, blamed):
-    import pyarrow as pa
-
-    from satray.sweep.features import REPORT, _Actor
-
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, pa.schema([])):
-        pass
-    actor = _Actor.__new__(_Actor)
-    actor._task = SimpleNamespace(shape=(1, 2, 2), dtype="uint8", storage=None, uri=join("a", "b"))
-    actor._extractor = SimpleNamespace(block=raising(error))
-    batch = pa.table(
-        {
-            "split": ["train"],
-            "file": ["train-00000.parquet"],
-            "tiles": [sink.getvalue().to_pybytes()],
-        }
-    )
-    found = actor(batch)
-    assert found.schema == REPORT
-    (report,) = found.to_pylist()
-    assert (report["error"], report["input"]) == (line, blamed)

@@ -41,7 +41,7 @@ def spec(monkeypatch):
 
 
 def report(file, bf16=False):
-    return {"file": file, "unreadable": "{}", "tiles": 8, "bytes": 7, "bf16": bf16, "computing": 1}
+    return {"file": file, "unreadable": {}, "tiles": 8, "bytes": 7, "bf16": bf16, "computing": 1}
 
 
 def test_the_record_counts_blocks_of_all_attempts(tmp_path, spec):

@@ -100,7 +100,7 @@ def test_an_extraction_goes_on_and_is_found_again(ray_session, archive, tmp_path
     assert record["seconds_computing"] == pytest.approx(sum(each["computing"] for each in kept))
 
     # done: neither Ray nor the network is asked
-    monkeypatch.setattr(features, "_reports", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(features, "through_actors", lambda *_: pytest.fail("computed again"))
     monkeypatch.setattr(features, "tile_source", lambda *_, **__: pytest.fail("read again"))
     assert extract(ready.setup, ready.run, ready.weights, ready.spec, store) == again
 

@@ -13,7 +13,7 @@ from satray.models.preprocess import Preprocess
 from satray.tiles.augment import Augment
 from satray.training.loop.inputs import AugmentedTiles
 from satray.training.loop.state import TrainState
-from satray.training.loop.train import LoopSettings, train
+from satray.training.loop.train import Loop, LoopSettings
 from satray.training.plan.stages import plan_training
 
 ROWS, VAL_ROWS, SIDE, SIZE, CLASSES = 24, 10, 12, 8, ("bright", "dark")
@@ -132,12 +132,9 @@ def run(
         return batches(val_pixels, val_labels, order, 4, rank, workers, val_unreadable)
 
     with contextlib.suppress(StoppedError):
-        train(
+        Loop(
             net,
             plan,
-            train_batches,
-            val_batches,
-            report,
             settings=settings
             or LoopSettings(
                 task,
@@ -153,7 +150,7 @@ def run(
             state=None if state is None else TrainState.from_bytes(state),
             progress=progress,
             keep=keep,
-        )
+        ).run(train_batches, val_batches, report)
     return reports, states, net
 
 

@@ -1,6 +1,6 @@
-"""The training loop in plain torch: a plan, batch iterators, a report callback.
+"""The training loop in plain torch: a plan, batch iterators, reports.
 
-Where `torch.distributed` is initialised, every rank calls `train`; the network is wrapped for
+Where `torch.distributed` is initialised, every rank has a `Loop`; the network is wrapped for
 data-parallel training here, anew for each stage, since a stage changes which weights are trained.
 """
 
@@ -33,35 +33,18 @@ from satray.training.loop.state import TrainState, determinism
 from satray.training.loop.trainer import EpochSums, Trainer
 from satray.training.plan.stages import TrainingPlan
 
-__all__ = ["Batch", "EpochReport", "Loop", "LoopSettings", "Progress", "TrainState", "train"]
+__all__ = ["Batch", "EpochReport", "Loop", "LoopSettings", "Progress", "TrainState"]
 
 
-def train(
-    network: nn.Module,
-    plan: TrainingPlan,
-    train_batches: Callable[[int], Iterator[Batch]],
-    val_batches: Callable[[], Iterator[Batch]],
-    report: Callable[[EpochReport, TrainState], None],
-    *,
-    settings: LoopSettings,
-    train_input: TrainInput,
-    eval_input: Callable[[Tensor], Tensor],
-    device: torch.device | str = "cpu",
-    state: TrainState | None = None,
-    progress: Callable[[Progress], None] | None = None,
-    keep: Keep | None = None,
-) -> None:
-    """Train a network by the plan, evaluating after each pseudo-epoch.
+class Loop:
+    """A training run, evaluated after each pseudo-epoch: whole by `run`, or a `step` at a time.
+
+    Between steps torch's generators and switches are the caller's own.
 
     Args:
         network: logits_BK from x_BCHW, with `set_trainable(stage.trainable)`; a DDP wrapper
             around it is taken off. It is changed in place.
         plan: steps, stages and evaluations.
-        train_batches: pseudo-epoch -> this worker's batches of it, each `plan.local_batch` tiles,
-            `plan.steps_in(pseudo_epoch)` of them or more.
-        val_batches: this worker's share of the validation split; rows may repeat.
-        report: called on every rank after each evaluation. The state's tensors are the live ones:
-            serialise it (`to_bytes`, on one rank) before returning.
         settings: task, classes, optimiser, precision, seed, error budget.
         train_input: from stored values to the network's input, what is drawn included.
         eval_input: from stored values to the network's input, the same every time.
@@ -73,30 +56,6 @@ def train(
 
     Raises:
         InputError: the state is of another plan, or batch norm would see single tiles.
-        TrainingError: a loss or a logit that is not finite, batches that end early, more
-            unreadable tiles than `settings.error_budget` allows, or no validation tile that can
-            be read.
-    """
-    loop = Loop(
-        network,
-        plan,
-        settings=settings,
-        train_input=train_input,
-        eval_input=eval_input,
-        device=device,
-        state=state,
-        progress=progress,
-        keep=keep,
-    )
-    while not loop.done:
-        report(*loop.step(train_batches, val_batches))
-    loop.close()
-
-
-class Loop:
-    """A training run in the caller's hands, a pseudo-epoch at a time; `train` is this in a loop.
-
-    Made of what `train` takes. Between steps torch's generators and switches are the caller's own.
     """
 
     def __init__(
@@ -135,12 +94,40 @@ class Loop:
         """Whether the plan is."""
         return self.pseudo_epoch >= self._plan.pseudo_epochs
 
+    def run(
+        self,
+        train_batches: Callable[[int], Iterator[Batch]],
+        val_batches: Callable[[], Iterator[Batch]],
+        report: Callable[[EpochReport, TrainState], None],
+    ) -> None:
+        """Step to the end of the plan.
+
+        Args:
+            train_batches: pseudo-epoch -> this worker's batches of it, each `plan.local_batch`
+                tiles, `plan.steps_in(pseudo_epoch)` of them or more.
+            val_batches: this worker's share of the validation split; rows may repeat.
+            report: called on every rank after each evaluation. The state's tensors are the live
+                ones: serialise it (`to_bytes`, on one rank) before returning.
+
+        Raises:
+            TrainingError: as `step`.
+        """
+        while not self.done:
+            report(*self.step(train_batches, val_batches))
+        self.close()
+
     def step(
         self,
         train_batches: Callable[[int], Iterator[Batch]],
         val_batches: Callable[[], Iterator[Batch]],
     ) -> tuple[EpochReport, TrainState]:
-        """Train for a pseudo-epoch and evaluate; the state's tensors are the live ones."""
+        """Train for a pseudo-epoch and evaluate; of batches and state see `run`.
+
+        Raises:
+            TrainingError: a loss or a logit that is not finite, batches that end early, more
+                unreadable tiles than `settings.error_budget` allows, or no validation tile that
+                can be read.
+        """
         plan, settings, pseudo_epoch = self._plan, self._settings, self.pseudo_epoch
         with self._apart():
             sums = self._trainer.run(pseudo_epoch, train_batches(pseudo_epoch))

@@ -28,7 +28,7 @@ from satray.training.loop.inputs import AugmentedTiles
 from satray.training.loop.parallel import synchronised
 from satray.training.loop.precision import takes_bf16
 from satray.training.loop.state import TrainState, begin
-from satray.training.loop.train import LoopSettings, train
+from satray.training.loop.train import Loop, LoopSettings
 from satray.training.plan import snapshots
 from satray.training.plan.setup import Setup
 from satray.training.workers import checkpoints, lost_tiles
@@ -186,7 +186,7 @@ def _train(task: Task, rank: int) -> None:
     begin(recipe.seed, recipe.deterministic)
     if not task.gpu:
         here = ray.train.get_context().get_local_world_size()
-        torch.set_num_threads(cluster.threads_per_worker(here))
+        cluster.use_threads(here)
     device = ray.train.torch.get_device() if task.gpu else torch.device("cpu")
     network: torch.nn.Module = setup.network()
     initial.load(network, task.storage, task.initial)
@@ -233,12 +233,9 @@ def _train(task: Task, rank: int) -> None:
     if rank == 0:
         task.channel.send({"kind": "precision", "bf16": settings.bf16})
     train_input = AugmentedTiles.of(recipe, task.preprocess, recipe.seed)
-    train(
+    loop = Loop(
         network,
         plan,
-        train_batches,
-        val_batches,
-        report,
         settings=settings,
         train_input=train_input,
         eval_input=task.preprocess,
@@ -247,6 +244,7 @@ def _train(task: Task, rank: int) -> None:
         progress=progress,
         keep=combining.keeper(task.storage, task.state, rank),
     )
+    loop.run(train_batches, val_batches, report)
     combining.finish(task, rank, network, train_batches, val_batches, settings, train_input, device)
 
 
