@@ -8,6 +8,8 @@ NAMES = {
     "ablation": "what each part of the recommended recipe adds to validation mAP",
     "pooling": "average against maximum pooling, and where their maps point",
     "sweep": "many heads over cached features, against extraction alone and the naive way",
+    "winner": "the default sweep on the demo, its winner against the default recipe",
+    "mapped": "heads trained from features larger than memory",
     "training": "images a second through Ray, against a bare PyTorch loop",
 }
 

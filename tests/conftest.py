@@ -17,20 +17,25 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under pytest-xdist: one process for all that needs Ray or the S3 server, and it comes first.
+    """Under pytest-xdist: the process that starts with Ray and the S3 server keeps to them.
 
-    So that both start once, whatever the number of processes. The other tests go by file.
+    So that both start once for most of what needs them. The other tests go by file; sweeps on Ray
+    come last, for the process that is through with those, on a Ray of its own.
     """
     if not hasattr(config, "workerinput"):
         return
-    items.sort(key=lambda item: not _shares(item))
+    items.sort(key=_turn)
     for item in items:
-        group = "ray" if _shares(item) else item.nodeid.partition("::")[0]
+        group = ("ray", item.nodeid.partition("::")[0], "sweeps on ray")[_turn(item)]
         item.add_marker(pytest.mark.xdist_group(group))
 
 
-def _shares(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(name) for name in ("pipeline", "s3"))
+def _turn(item: pytest.Item) -> int:
+    """0: with Ray or S3, 1: without, 2: sweeps on Ray."""
+    if not any(item.get_closest_marker(name) for name in ("pipeline", "s3")):
+        return 1
+    sweeps = "sweep" in item.path.parts or item.path.name == "test_tune.py"
+    return 2 if sweeps else 0
 
 
 @pytest.fixture(scope="session")

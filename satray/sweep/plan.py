@@ -35,7 +35,7 @@ def plan(recipe: TuneRecipe, storage: Storage) -> list[str]:
     lines = [
         f"{counted(number, 'trial')} by {recipe.search} search, compared by {sweep.metric.title}",
         *_space(sweep),
-        f"a trial sees {min(samples):,} to {max(samples):,} samples",
+        f"a trial sees {_between(min(samples), max(samples))} samples",
     ]
     about = " of those looked at" if sweep.optuna else ""
     if heads:
@@ -107,3 +107,7 @@ def _at_once(recipe: TuneRecipe, heads: bool, backbones: bool) -> Iterator[str]:
         share = f"{recipe.gpu_share:g} GPU a worker" if recipe.gpu_share < 1 else "a GPU a worker"
         workers = counted(recipe.resources.workers, "worker")
         yield f"at once: {workers} a trial, {share}; without GPUs a worker a machine{most}"
+
+
+def _between(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -24,8 +24,8 @@ from satray.errors import InputError, SatrayError
 
 READ_CPUS = 0.5
 Row: TypeAlias = Mapping[str, Any]
-"""A block in the actor's hands, by the columns of what its `BlockRead` gave: a read-only `pa.Buffer`
-for what was `held`, a Python value for the rest."""
+"""A block in the actor's hands, by the columns of what its `BlockRead` gave: a `pa.Buffer` for what
+was `held`, a Python value for the rest."""
 Report: TypeAlias = dict[str, Any]
 """What an actor tells of a block; pickled on the way."""
 

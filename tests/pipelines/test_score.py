@@ -1,6 +1,8 @@
 """`score` and `evaluate` on real Ray: failures as rows, going on, the same results again."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +70,11 @@ def setting(tmp_path_factory, ray_session) -> Path:
     return root
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_TILES", 5)
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK_TILES", 5)
+        yield
 
 
 def recipe(setting: Path, **more: object) -> ScoreRecipe:
@@ -93,13 +97,23 @@ def scored(setting: Path, out: Path, **more: object):
     return run, score.work(given, run), said
 
 
+@pytest.fixture(scope="module")
+def whole(setting, small_blocks, tmp_path_factory):
+    """The prefix scored by one actor, undisturbed: its run, outcome and what it said."""
+    return scored(setting, tmp_path_factory.mktemp("whole") / "out")
+
+
+def table_of(run: Run) -> pa.Table:
+    return pq.read_table(run.uri("predictions/part-00000.parquet"))
+
+
 def products(run: Run) -> dict[str, str]:
     return {product.path: product.sha256 for product in run.products}
 
 
-def test_score_a_prefix(setting, tmp_path) -> None:
-    run, outcome, said = scored(setting, tmp_path / "out")
-    table = pq.read_table(run.uri("predictions/part-00000.parquet"))
+def test_score_a_prefix(setting, whole) -> None:
+    run, outcome, said = whole
+    table = table_of(run)
     rows = {row["tile_id"]: row for row in table.to_pylist()}
     assert len(rows) == table.num_rows == TILES + 4
     bad = {name: row["error"] for name, row in rows.items() if row["status"] == "failed"}
@@ -128,10 +142,10 @@ def test_score_a_prefix(setting, tmp_path) -> None:
     assert all(Path(run.uri(path)).is_file() for path in products(run))
 
 
-def test_a_rerun_goes_on_and_ends_the_same(setting, tmp_path, monkeypatch) -> None:
-    run, _, _ = scored(setting, tmp_path / "out")
-    before = products(run)
-    parts = sorted(Path(run.state).glob("blocks-of-5/*.parquet"))
+def test_a_rerun_goes_on_and_ends_the_same(setting, whole, tmp_path) -> None:
+    before = products(whole[0])
+    shutil.copytree(whole[0].out, tmp_path / "out")
+    parts = sorted((tmp_path / "out").glob("state/*/blocks-of-5/*.parquet"))
     assert [part.stem for part in parts] == [f"{i:06d}" for i in range(6)]
     kept = {
         part: part.stat().st_mtime_ns for part in parts if part.stem not in ("000001", "000004")
@@ -144,17 +158,10 @@ def test_a_rerun_goes_on_and_ends_the_same(setting, tmp_path, monkeypatch) -> No
     assert {part: part.stat().st_mtime_ns for part in kept} == kept  # not made again
 
 
-def test_two_actors_say_what_one_says(setting, tmp_path) -> None:
-    tables = []
-    for workers in (1, 2):
-        run, _, _ = scored(
-            setting,
-            tmp_path / str(workers),
-            cam={},
-            resources={"workers": workers, "gpus": "no", "read_tasks": workers},
-        )
-        tables.append(pq.read_table(run.uri("predictions/part-00000.parquet")))
-    one, two = tables
+def test_two_actors_say_what_one_says(setting, whole, tmp_path) -> None:
+    resources = {"workers": 2, "gpus": "no", "read_tasks": 2}
+    run, _, _ = scored(setting, tmp_path / "out", cam={}, resources=resources)
+    one, two = table_of(whole[0]), table_of(run)
     numbers = [name for name in one.column_names if one.schema.field(name).type == "float"]
     for name in sorted(set(one.column_names) - set(numbers)):
         assert one[name].to_pylist() == two[name].to_pylist(), name
@@ -162,8 +169,7 @@ def test_two_actors_say_what_one_says(setting, tmp_path) -> None:
         assert np.allclose(one[name].to_numpy(), two[name].to_numpy(), atol=1e-4, equal_nan=True)
 
 
-def test_a_run_that_dies_in_the_middle_goes_on(setting, tmp_path) -> None:
-    whole, _, _ = scored(setting, tmp_path / "whole")
+def test_a_run_that_dies_in_the_middle_goes_on(setting, whole, tmp_path) -> None:
     blocked = tmp_path / "out" / "cam" / "scene%201"
     blocked.parent.mkdir(parents=True)
     blocked.write_text(
@@ -178,20 +184,17 @@ def test_a_run_that_dies_in_the_middle_goes_on(setting, tmp_path) -> None:
     assert len(done) < 6
     blocked.unlink()
     again, _, _ = scored(setting, tmp_path / "out")
-    assert products(again) == products(whole)
+    assert products(again) == products(whole[0])
 
 
-def test_score_an_index_without_ground_or_maps(setting, tmp_path) -> None:
+def test_score_an_index_without_ground_or_maps(setting, whole, tmp_path) -> None:
     run, outcome, _ = scored(
         setting, tmp_path / "out", tiles=str(setting / "prepared" / "index"), cam={}
     )
-    table = pq.read_table(run.uri("predictions/part-00000.parquet"))
+    table = table_of(run)
     assert table.num_rows == TILES
     assert outcome.counts == {"tiles": TILES, "failed": 0, "maps": 0, "classes": 3}
-    prefix = tmp_path / "again"
-    other, _, _ = scored(setting, prefix, cam={})
-    wide = pq.read_table(other.uri("predictions/part-00000.parquet")).to_pylist()
-    by_id = {row["tile_id"].split("/")[1]: row for row in wide}
+    by_id = {row["tile_id"].split("/")[1]: row for row in table_of(whole[0]).to_pylist()}
     for row in table.to_pylist():  # two ways to read a tile, one result
         assert np.isclose(row["logit_ship"], by_id[row["tile_id"]]["logit_ship"], atol=1e-4)
         assert row["geometry"] == by_id[row["tile_id"]]["geometry"]
@@ -218,7 +221,7 @@ def test_png_tiles_without_ground(setting, tmp_path) -> None:
         tiles=str(tmp_path / "png"),
         cam={"classes": ["all"], "kind": "argmax"},
     )
-    table = pq.read_table(run.uri("predictions/part-00000.parquet"))
+    table = table_of(run)
     assert table.column("geometry").null_count == 3
     assert b"geo" not in (table.schema.metadata or {})
     assert not [name for name in table.column_names if name.startswith("share_")]
@@ -242,7 +245,7 @@ def test_evaluate(setting, tmp_path) -> None:
     outcome, record = perform(EVALUATE, given, run, inputs)
     checked(Path(run.uri("report.html")).read_bytes())
     assert {"report.html", "plots/reliability.png"} <= {p.path for p in record.products}
-    table = pq.read_table(run.uri("predictions/part-00000.parquet"))
+    table = table_of(run)
     assert table.num_rows == TILES - len(range(0, TILES, 4))
     stored = json.loads(Path(run.uri("metrics.json")).read_text())
     from sklearn.metrics import average_precision_score

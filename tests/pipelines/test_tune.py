@@ -341,7 +341,7 @@ def test_the_plan_says_what_would_be_done(archive, store) -> None:
         "4 trials by grid search, compared by mAP",
         "2 trials train heads, from the features of 1 frozen network",
         "2 trials train on workers of their own",
-        "144 to 144 samples",
+        "a trial sees 144 samples",
     ):
         assert part in lines
     space = {"stages.0.trainable": ["layer9"]}
