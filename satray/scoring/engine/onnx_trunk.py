@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from satray.models.backbones import Backbone
-from satray.models.deploy import _first, _quiet
+from satray.models.deploy import first_line, quiet
 from satray.scoring.engine.exported import ExportCache
 from satray.scoring.engine.trunk import UnfitError
 
@@ -43,7 +43,7 @@ class OnnxTrunk:
             self._session = _session(data, threads)
         except Exception as error:  # ONNX Runtime has classes of its own
             cache.forget(*key)  # a file that was cut short, say: made anew the next time
-            raise UnfitError(f"ONNX Runtime does not take it: {_first(error)}") from error
+            raise UnfitError(f"ONNX Runtime does not take it: {first_line(error)}") from error
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
         """Features of normalised input."""
@@ -51,7 +51,7 @@ class OnnxTrunk:
         try:
             (f_BDhw,) = self._session.run(None, given)
         except Exception as error:
-            raise UnfitError(f"ONNX Runtime: {_first(error)}") from error
+            raise UnfitError(f"ONNX Runtime: {first_line(error)}") from error
         return torch.from_numpy(f_BDhw)
 
 
@@ -68,7 +68,7 @@ def exported(backbone: Backbone, bands: int) -> bytes:
     x_BCHW = torch.zeros(2, bands, *TRACED)
     shapes = (dict.fromkeys((0, 2, 3), Dim.DYNAMIC),)  # how small they may get, torch finds
     try:
-        with _quiet():
+        with quiet():
             program = torch.export.export(backbone, (x_BCHW,), dynamic_shapes=shapes)
             made = torch.onnx.export(
                 program,
@@ -79,7 +79,7 @@ def exported(backbone: Backbone, bands: int) -> bytes:
                 verbose=False,
             )
     except Exception as error:  # of many classes, one a stage of the exporter
-        raise UnfitError(f"torch cannot export {backbone.name}: {_first(error)}") from error
+        raise UnfitError(f"torch cannot export {backbone.name}: {first_line(error)}") from error
     if made is None:
         raise UnfitError(f"torch cannot export {backbone.name}")
     model: Any = made.model_proto

@@ -6,12 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
-from urllib.parse import quote
 
+from satray.scoring.safe import safe_part as safe_part
 from satray.storage import Entry
-
-NAME_LIMIT = 180
-"""Longest encoded part of a path, bytes; file systems end at 255."""
 
 CONFIG = re.compile(r"[0-9a-f]{12}")
 """A digest of model and settings."""
@@ -107,21 +104,6 @@ class History:
 
 NOTHING = History({})
 """The history of a scene that nobody took up."""
-
-
-def safe_part(text: str) -> str:
-    """Encode any text as one part of a path.
-
-    Letters, digits and `-._~` stay; all else, slashes and what is no Unicode included, is
-    percent-encoded, as is a leading dot. What is too long keeps its start, then a digest.
-    """
-    data = text.encode("utf-8", "surrogatepass")
-    name = quote(data, safe="")
-    if name.startswith(".") or not name:  # hidden, `.`, `..`, or nothing
-        name = "%2E" + name[1:]
-    if len(name) > NAME_LIMIT:
-        name = f"{name[: NAME_LIMIT - 17]}-{hashlib.sha256(data).hexdigest()[:16]}"
-    return name
 
 
 def config_of(model_id: str, settings: str) -> str:

@@ -31,6 +31,11 @@ KINDS: Final[Mapping[str, tuple[str, tuple[str, ...], str]]] = {
         ("data",),
         "class activation maps, one band a class",
     ),
+    "argmax": (
+        "image/tiff; application=geotiff; profile=cloud-optimized",
+        ("data",),
+        "what a maximum pooling used, one band a class",
+    ),
     "quicklook": ("image/png", ("overview",), "quick-look with overlay"),
     "tiles": ("application/vnd.apache.parquet", ("data",), "scores of tiles"),
     "detections": (

@@ -7,7 +7,7 @@ percent-encoded as `rasters.cam_path` does, so that `..`, spaces and any letter 
 import posixpath
 from urllib.parse import quote
 
-from satray.scoring.rasters import _safe as safe_part
+from satray.scoring.safe import safe_part
 
 __all__ = [
     "cam_name",
@@ -20,6 +20,7 @@ __all__ = [
     "quicklook_name",
     "run_name",
     "safe_part",
+    "table_name",
 ]
 
 
@@ -28,9 +29,18 @@ def encoded(scene: str) -> str:
     return "/".join(safe_part(part) for part in scene.split("/"))
 
 
-def cam_name(scene: str, tower: str | None = None) -> str:
-    """`cam/SCENE.tif`; `cam/SCENE__TOWER.tif` where the bundle has several towers."""
-    return f"cam/{encoded(scene)}{f'__{tower}' if tower else ''}.tif"
+def cam_name(scene: str, tower: str | None = None, kind: str = "dense") -> str:
+    """`cam/SCENE.tif`; `cam/SCENE__TOWER.tif` where the bundle has several towers.
+
+    Argmax maps lie in a folder of their own, `argmax/`.
+    """
+    folder = "argmax" if kind == "argmax" else "cam"
+    return f"{folder}/{encoded(scene)}{f'__{tower}' if tower else ''}.tif"
+
+
+def table_name(scene: str) -> str:
+    """`tables/SCENE.parquet`: predictions of the scene's tiles."""
+    return f"tables/{encoded(scene)}.parquet"
 
 
 def item_name(scene: str) -> str:

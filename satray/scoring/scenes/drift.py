@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.tiles.index import BandStatistics
-from satray.tiles.statistics import BandCounts, _float_edges, summarise
+from satray.tiles.statistics import BandCounts, float_edges, summarise
 
 if TYPE_CHECKING:
     from satray.models.spec import BundleSpec  # torch
@@ -205,7 +205,7 @@ def _values(counted: BandCounts) -> NDArray[np.float64]:
     """A value for each counted bin: itself, or the middle of what a float's bin holds."""
     if counted.exact or counted.bins.size == 0:
         return counted.bins.astype(np.float64)
-    low, high = _float_edges(counted.bins)
+    low, high = float_edges(counted.bins)
     return np.clip((low + high) / 2, counted.low, counted.high)
 
 

@@ -48,7 +48,13 @@ class _Draft:
     item: dict[str, Any] | None = None
 
 
-def find_scenes(scenes: str, storage: Storage, *, wanted: Sequence[str] | None = None) -> Found:
+def find_scenes(
+    scenes: str,
+    storage: Storage,
+    *,
+    wanted: Sequence[str] | None = None,
+    none_yet: bool = False,
+) -> Found:
     """Find the scenes of a place.
 
     In a prefix, an Item beside a raster of its name (`a.json` or `a.tif.json` and `a.tif`) belongs
@@ -59,6 +65,7 @@ def find_scenes(scenes: str, storage: Storage, *, wanted: Sequence[str] | None =
         storage: how it is reached.
         wanted: bands that will be read. A scene that names its bands then consists of those files
             only: fewer are asked for, and a change of another changes nothing.
+        none_yet: whether there may be none, as before the first scene of a schedule.
 
     Raises:
         InputError: nothing there that could be a scene, or not to be reached.
@@ -67,10 +74,10 @@ def find_scenes(scenes: str, storage: Storage, *, wanted: Sequence[str] | None =
     ending = suffix(place)
     single = ending in ("parquet", "json", "geojson", "vrt") or is_raster(place)
     if single and storage.exists(place):
-        return _of_file(place, ending, storage, wanted)
+        return _of_file(place, ending, storage, wanted, none_yet)
     entries = storage.list(place)
     drafts, failures = _of_entries(entries, storage)
-    if not drafts and not failures:
+    if not drafts and not failures and not none_yet:
         found = f"{len(entries)} files, none of them a scene" if entries else "nothing"
         raise InputError(f"scenes={scenes}: found {found}; {ACCEPTED}")
     drafts.sort(key=lambda draft: (draft.scene, draft.uri))
@@ -78,14 +85,16 @@ def find_scenes(scenes: str, storage: Storage, *, wanted: Sequence[str] | None =
     return _looked_up(drafts, failures, {entry.uri: entry for entry in entries}, storage, wanted)
 
 
-def _of_file(place: str, ending: str, storage: Storage, wanted: Sequence[str] | None) -> Found:
+def _of_file(
+    place: str, ending: str, storage: Storage, wanted: Sequence[str] | None, none_yet: bool
+) -> Found:
     failures: list[SceneFailure] = []
     if ending == "vrt":
         raise InputError(f"scenes={place}: {VRT}")
     if ending == "parquet":
         listed, failures = read_list(storage.read(place), place)
         drafts = [_Draft(one.scene, one.uri, one.bands) for one in listed]
-        if not drafts and not failures:
+        if not drafts and not failures and not none_yet:
             raise InputError(f"scenes={place}: the list has no rows; {ACCEPTED}")
     elif is_raster(place):
         drafts = [_Draft(name(place), place, None)]

@@ -11,7 +11,7 @@ from rasterio.windows import Window
 from satray.scoring.scenes.aligned import FileGrid
 from satray.scoring.scenes.bands import FileBands, Names, file_bands
 from satray.scoring.scenes.scene import BandSource
-from satray.tiles.decode import _colours, _crs_name, _has_palette
+from satray.tiles.decode import colours_of, crs_name, has_palette
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Raster:
     @staticmethod
     def of(uri: str, source: Any) -> "Raster":
         """What is known of an open dataset."""
-        palette = _has_palette(source)
+        palette = has_palette(source)
         affine = source.transform
         referenced = source.crs is not None or not affine.is_identity
         flags = set(source.mask_flag_enums[0])
@@ -45,7 +45,7 @@ class Raster:
             uri.rpartition("/")[2],
             source.height,
             source.width,
-            _crs_name(source.crs.to_wkt()) if source.crs else None,
+            crs_name(source.crs.to_wkt()) if source.crs else None,
             (*affine,)[:6] if referenced else None,
         )
         return Raster(
@@ -53,7 +53,7 @@ class Raster:
             source,
             grid,
             "uint8" if palette else source.dtypes[0],
-            _colours(source) if palette else None,
+            colours_of(source) if palette else None,
             1 if palette else _gain(source),
             own,
         )
