@@ -5,6 +5,7 @@ from typing import Any
 
 import ray
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.util.placement_group import PlacementGroup
 
 from satray import cluster
 
@@ -61,6 +62,6 @@ def give_back() -> None:
     mine = ray.get_runtime_context().get_job_id()
     for name, group in ray.util.placement_group_table().items():
         if name.endswith(mine) and group["state"] != "REMOVED":  # an id ends with that of its job
-            left = ray.util.placement_group.PlacementGroup(ray.PlacementGroupID.from_hex(name))
+            left = PlacementGroup(ray.PlacementGroupID.from_hex(name))
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.util.remove_placement_group(left)
