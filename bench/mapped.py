@@ -2,8 +2,9 @@
 
 A raw file of random features, as nodes keep them (`satray.sweep.feature_table`), is written to
 `--folder`; then a head is trained on it for `--pseudo-epochs` passes by the loop that sweeps use.
-Reported: samples a second of each pass and the process's anonymous memory (its own; pages of the
-map are the system's to take back), beside the same with a file of a tenth of memory.
+Reported: samples a second of each pass, GiB read from disk, and the process's anonymous memory
+(its own; pages of the map are the system's to take back), beside the same with a file of a tenth of
+memory.
 """
 
 import argparse
@@ -35,10 +36,18 @@ def anonymous() -> float:
     return 0.0
 
 
+def from_disk() -> float:
+    """GiB that this process made the system read so far."""
+    for line in Path("/proc/self/io").read_text().splitlines():
+        if line.startswith("read_bytes:"):
+            return int(line.split()[1]) / 2**30
+    return 0.0
+
+
 def train(path: Path, tiles: int, passes: int) -> dict[str, Any]:
     """Train a head; gives samples a second of each pass and the peak of anonymous memory."""
     from satray.config.train import TrainRecipe
-    from satray.sweep.feature_table import Features
+    from satray.sweep.feature_table import Features, mapped
     from satray.sweep.head import (
         HeadNetwork,
         eval_features,
@@ -56,7 +65,7 @@ def train(path: Path, tiles: int, passes: int) -> dict[str, Any]:
          "stages": [{"trainable": "head", "pseudo_epochs": passes}]}
     )  # fmt: skip
     labels = (np.random.default_rng(1).random((tiles, CLASSES)) < 0.3).astype(np.uint8)
-    maps = np.memmap(path, np.float32, "r", shape=(tiles, VIEWS, WIDTH)).view(np.ndarray)
+    maps = mapped(path, (tiles, VIEWS, WIDTH), "float32")
     features = Features((maps,), labels, np.ones(tiles, bool))
     few = Features((maps[:512, :1],), labels[:512], np.ones(512, bool))
     plan = plan_training(recipe, tiles, 1)
@@ -67,14 +76,14 @@ def train(path: Path, tiles: int, passes: int) -> dict[str, Any]:
         train_input=train_features, eval_input=eval_features,
     )  # fmt: skip
     batches = head_batches(features, train_order(recipe, plan, labels), plan)
-    rates, peak = [], 0.0
+    rates, peak, read = [], 0.0, from_disk()
     while not loop.done:
         begun = time.perf_counter()
         loop.step(batches, val_batches(few))
         rates.append(round(tiles / (time.perf_counter() - begun)))
         peak = max(peak, anonymous())
     return {"gib": round(maps.nbytes / 2**30, 2), "samples_per_second": rates,
-            "anonymous_gib": round(peak, 2)}  # fmt: skip
+            "anonymous_gib": round(peak, 2), "read_gib": round(from_disk() - read, 1)}  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import io
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,9 @@ from satray.storage import Storage, join
 from satray.sweep.feature_file import LABELS, VALID
 from satray.sweep.feature_plan import FORMAT, RECORD
 from satray.tiles.cache import MARGIN, boot, default_folder, locked, make_room
+
+LARGE = 0.5
+"""Share of the node's memory from which a file counts as one that may not stay there."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,7 @@ class FeatureTable:
                     self._room(root, home, absent)
                     self._build(home, split, absent)
                 os.utime(home)  # in use: caches that want room leave it alone
-                maps = {n: _map(home / f"{split}.{n}", *shape) for n, shape in names.items()}
+                maps = {n: mapped(home / f"{split}.{n}", *shape) for n, shape in names.items()}
         except OSError as error:
             raise SatrayError(
                 f"features cannot be kept in {root}: {error.strerror or error}; cache.folder names "
@@ -226,9 +230,17 @@ class FeatureTable:
             parts[name].rename(home / f"{split}.{name}")  # in one step: what has its name is whole
 
 
-def _map(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """A plain array over the file: numpy's own subclass costs time at each use."""
-    return np.memmap(path, dtype, "r", shape=shape).view(np.ndarray)
+def mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """A plain array over a file: numpy's own subclass costs time at each use.
+
+    Rows are asked for in random order. Of a file that memory cannot hold the system would read 128
+    KiB for each, in vain; one that fits is better read ahead, once.
+    """
+    found = np.memmap(path, dtype, "r", shape=shape)
+    if found.nbytes > LARGE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        kept: Any = found._mmap  # type: ignore[attr-defined]  # numpy has no other way to it
+        kept.madvise(mmap.MADV_RANDOM)
+    return found.view(np.ndarray)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from satray.sweep.actor import Session, Work  # noqa: E402
 from satray.sweep.concurrency import Available  # noqa: E402
 from satray.sweep.desk import Desk, Job  # noqa: E402
 from satray.sweep.records import Metric, TrialRecord  # noqa: E402
+from satray.training.workers.halt import give_back  # noqa: E402
 
 TIME, WORTH = "place", "worth"
 """Keys of a result: samples asked for, and the metric as a number that is larger the better.
@@ -114,6 +115,7 @@ def run_trials(
         ),
     )
     tuner.fit()
+    give_back()
 
 
 def scheduler(

@@ -170,6 +170,8 @@ def test_the_controller_is_known_as_soon_as_there_are_workers(monkeypatch) -> No
     monkeypatch.setattr(module.ray, "get_runtime_context", lambda: here)
     found = module.Introduce(SimpleNamespace(send=sent.append))
     assert isinstance(found, WorkerGroupCallback)
-    found.after_worker_group_start(None)
-    found.after_worker_group_start(None)
-    assert sent == [{"kind": module.KIND, "handle": "me"}]
+    placed = SimpleNamespace(placement_group="group")
+    workers = SimpleNamespace(_worker_group_state=SimpleNamespace(placement_group_handle=placed))
+    found.after_worker_group_start(workers)
+    found.after_worker_group_start(workers)
+    assert sent == [{"kind": module.KIND, "handle": "me", "group": "group"}] * 2

@@ -249,3 +249,14 @@ def test_caches_of_tiles_leave_features_in_use_alone(table, tmp_path):
     assert not home.exists()
     assert np.array_equal(table.open("train", "avg").parts[0], expected("rgb_avg"))
     assert Path(root).is_dir()
+
+
+@pytest.mark.parametrize("large", [0.0, 0.5])
+def test_a_map_is_its_file_and_cannot_be_written(tmp_path, monkeypatch, large):
+    monkeypatch.setattr(feature_table, "LARGE", large)
+    values = np.random.default_rng(0).random((50, 3, 7), dtype=np.float32)
+    values.tofile(tmp_path / "features")
+    found = feature_table.mapped(tmp_path / "features", values.shape, "float32")
+    assert np.array_equal(found, values)
+    with pytest.raises(ValueError, match="read-only"):
+        found[0] = 0

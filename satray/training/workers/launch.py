@@ -87,7 +87,7 @@ def fit(
         if message["kind"] != KIND:
             listen(message)
         elif halt is not None:
-            halt.know(message["handle"])
+            halt.know(message["handle"], message["group"])
 
     with channel.watch(heard, run.say):
         while halt is None or not halt.asked:
