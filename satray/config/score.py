@@ -25,6 +25,9 @@ class DetectionOptions(Section):
     """Peaks of scenes' maps as points."""
 
     write: bool = key(True, "write them; a bundle without maps has none")
+    classes: tuple[str, ...] | None = key(
+        None, "classes to find; default those of cam.classes, every one where it is []"
+    )
     distance: float = key(
         0.5, "of two nearer to each other the weaker is dropped", unit="tiles", ge=0
     )

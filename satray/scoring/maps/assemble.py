@@ -213,10 +213,14 @@ class Assembly:
         found = None
         if self.settings.detections:
             rule = rule_of(self.spec, self.bias, self._distance(own))
-            found = detect(maps_khw, own, rule, self.spec.classes, self.job.ground)
+            names = [self.spec.classes[k] for k in self.settings.sought]
+            found = detect(maps_khw, own, rule, self.spec.classes, self.job.ground, names)
+        shown = [n for n, k in enumerate(mapped) if k in self.settings.sought] or [
+            *range(len(mapped))
+        ]
         if np.isnan(maps_khw).all():
             return found, None, []
-        place = strongest(maps_khw, bias)
+        place = shown[strongest(maps_khw[shown], [bias[n] for n in shown])]
         map_hw = maps_khw[place]
         top = np.unravel_index(int(np.nanargmax(map_hw)), map_hw.shape)
         local = maps_khw[:, top[0], top[1]].astype(np.float64) + np.array(bias)

@@ -33,6 +33,8 @@ class Settings:
     """Maps that are written; none without classes."""
     detections: bool
     """Whether peaks are written."""
+    sought: tuple[int, ...]
+    """Places of the classes whose peaks are written, and of which the picture shows one."""
     distance: float
     """Least distance of two detections of a class, net px."""
     d4: bool
@@ -97,6 +99,7 @@ def settings_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Settings:
         classes=classes,
         kinds=kinds,
         detections=recipe.detections.write and spec.variant.head == "linear",
+        sought=_sought(recipe, spec, classes),
         distance=recipe.detections.distance * spec.size,
         d4=recipe.symmetries == "d4",
         finer=recipe.finer,
@@ -128,15 +131,27 @@ def _maps(recipe: ScoreRecipe, spec: "BundleSpec") -> "tuple[tuple[int, ...], tu
         raise InputError(f"cam.kind={kind}: found finer=true; accepted: dense")
     if names is None or (names == ("all",) and "all" not in spec.classes):
         names = spec.classes
-    absent = [name for name in names if name not in spec.classes]
-    if absent:
-        raise InputError(
-            f"cam.classes: no {', '.join(absent)} in the bundle; accepted: all, "
-            f"{', '.join(spec.classes)}"
-        )
-    places = tuple(dict.fromkeys(spec.classes.index(name) for name in names))
+    places = _places(names, spec, "cam.classes")
     if not places:
         return (), ()
     if kind is None:
         kind = "both" if pooling == "max" and not recipe.finer else "dense"
     return places, ("dense", "argmax") if kind == "both" else (kind,)
+
+
+def _sought(recipe: ScoreRecipe, spec: "BundleSpec", mapped: tuple[int, ...]) -> tuple[int, ...]:
+    names, every = recipe.detections.classes, tuple(range(len(spec.classes)))
+    if names is None:
+        return mapped or every
+    if names == ("all",) and "all" not in spec.classes:
+        return every
+    return _places(names, spec, "detections.classes")
+
+
+def _places(names: tuple[str, ...], spec: "BundleSpec", key: str) -> tuple[int, ...]:
+    absent = [name for name in names if name not in spec.classes]
+    if absent:
+        raise InputError(
+            f"{key}: no {', '.join(absent)} in the bundle; accepted: all, {', '.join(spec.classes)}"
+        )
+    return tuple(dict.fromkeys(spec.classes.index(name) for name in names))
