@@ -10,7 +10,6 @@ network as every other job runs it, `eager` the same on channels-last input, whi
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from bench.scenes.processes import peak
 
 BACKBONES = (
     "resnet18", "mobilenetv2_100", "legacy_xception", "resnetv2_50", "inception_v3", "simple_cnn",
@@ -115,7 +116,7 @@ def child(given: argparse.Namespace) -> int:
     with torch.inference_mode():
         for _ in range(2):
             forward(x)
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+    print(json.dumps(peak()))
     return 0
 
 

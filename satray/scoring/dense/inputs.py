@@ -46,6 +46,8 @@ def valid_shares(
         height: of every footprint, in px.
         width: the same.
     """
+    if valid_HW.all():  # as most are; sums of a large window cost as much as a layer
+        return np.ones((len(tops), len(lefts)), dtype=np.float32)
     sums = np.zeros((valid_HW.shape[0] + 1, valid_HW.shape[1] + 1), dtype=np.int64)
     sums[1:, 1:] = valid_HW.cumsum(0, dtype=np.int32).cumsum(1)
     rows = sums[tops + height] - sums[tops]
