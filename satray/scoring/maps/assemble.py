@@ -23,7 +23,7 @@ from satray.scoring.maps.unit import Layouts
 from satray.scoring.maps.wholes import RasterFacts, Wholes, best_score
 from satray.scoring.predictions import Layout, Numbers
 from satray.scoring.products import names, vectors
-from satray.scoring.products.detections import Detections, detect, rule_of, summed
+from satray.scoring.products.detections import Detections, detect, on_data, rule_of, summed
 from satray.scoring.products.item import ItemProduct
 from satray.scoring.products.moment import Moment, moment_of
 from satray.scoring.products.quicklook import Evidence, View, quicklook, strongest
@@ -123,7 +123,7 @@ class Assembly:
             files = self._rasters(wholes)
             tiles = ItemProduct("tiles", names.table_name(self.job.ref.scene))
             files.append(MadeFile(tiles, table, writer.rows))
-            found, evidence, notes = self._peaks(wholes)
+            found, evidence, notes = self._peaks(wholes, valid)
         if found is not None:
             counts.detections = len(found)
             files += self._vectors(found)
@@ -200,7 +200,9 @@ class Assembly:
             counts.sampled[place] = rows.numbers.logits[place - first]
             counts.decided[place] = rows.numbers.preds[place - first]
 
-    def _peaks(self, wholes: Wholes) -> tuple[Detections | None, Evidence | None, list[str]]:
+    def _peaks(
+        self, wholes: Wholes, valid: NDArray[np.bool_]
+    ) -> tuple[Detections | None, Evidence | None, list[str]]:
         mapped = self._mapped()
         if not wholes.dense:
             notes = ["no detections: its maps are too large to be searched"]
@@ -215,6 +217,7 @@ class Assembly:
             rule = rule_of(self.spec, self.bias, self._distance(own))
             names = [self.spec.classes[k] for k in self.settings.sought]
             found = detect(maps_khw, own, rule, self.spec.classes, self.job.ground, names)
+            found = found.kept(on_data(found, valid, own, (grid.height, grid.width)))
         shown = [n for n, k in enumerate(mapped) if k in self.settings.sought] or [
             *range(len(mapped))
         ]

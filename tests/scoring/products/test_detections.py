@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.warp import transform
 
-from satray.scoring.products.detections import Detections, detect, summed
+from satray.scoring.products.detections import Detections, detect, on_data, summed
 from satray.scoring.products.ground import SceneGround
 from satray.scoring.products.peaks import PeakRule
 from satray.scoring.products.vectors import LAYER, geojson, geopackage, geoparquet
@@ -195,3 +195,15 @@ def test_far_points_have_no_longitude_but_the_others_do() -> None:
     assert isinstance(found, Detections)
     assert np.isnan(found.lon).all()
     geoparquet(found, "m", "r")
+
+
+def test_a_point_beyond_the_datas_edge_is_no_detection() -> None:
+    valid = np.zeros((100, 200), bool)
+    valid[:, :100] = True  # the scene is 200 x 400: data in its left half
+    rows, cols = np.array([50.0, 50.0, 50.0, 199.9]), np.array([100.0, 198.0, 220.0, 0.0])
+    values = np.arange(4.0)
+    found = Detections(scene(), ("a", "b", "c", "d"), values, rows, cols, *(4 * [values]))
+    keep = on_data(found, valid, Affine.scale(16), (200, 400))
+    assert keep.tolist() == [True, True, False, True]
+    assert found.kept(keep).klass == ("a", "b", "d")
+    assert found.kept(keep).col.tolist() == [100.0, 198.0, 0.0]
