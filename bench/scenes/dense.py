@@ -26,7 +26,7 @@ from bench.scenes import made
 from bench.scenes.processes import peak
 
 BATCHES = (8, 32)
-WINDOWS = {"single3": (2560, 2560), "mobilenet_v2": (2560, 2560), "resnet50_v2": (2560, 2560)}
+WINDOWS = {"single3": (2560, 2560), "resnet50_v2": (2560, 2560)}
 """Longest sides asked for at strides of 1/4 and 1/8 tile; else `LARGE`."""
 LARGE = (3584, 3584)
 
@@ -181,13 +181,14 @@ def _without_overlap(
     from satray.scoring.dense.choose import choose
     from satray.scoring.dense.pieces import plan_tiles
     from satray.scoring.dense.windows import WINDOW, plan_scene
+    from satray.scoring.maps.plan import PIECES
 
     choice = choose(given.side, given.side, geometry, window=WINDOW)
     if choice.mode == "dense":
         plan: Any = plan_scene(given.side, given.side, geometry, window=WINDOW)
         ours = _windows(bundle, plan, pixels, "eager", given.windows)
     else:
-        plan = plan_tiles(given.side, given.side, geometry, side=WINDOW)
+        plan = plan_tiles(given.side, given.side, geometry, side=int(PIECES * WINDOW))
         wanted = Wanted(tuple(range(len(made.CLASSES))), ("dense",))
         scorer = TileScorer(bundle, plan, wanted, 64)
         some = plan.pieces[: max(1, given.sample // plan.pieces[0].tiles)]
