@@ -5,6 +5,7 @@
 - `demo`: detections on scenes whose ships are known; windows against tiles on trained bundles.
 - `stitched`: windows put together against one forward over the whole scene.
 - `engines`: CPU engines against eager torch (see `bench engine`).
+- `schedule`: a pass of `only_new` over scenes that are all scored.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import importlib
 import json
 from pathlib import Path
 
-PARTS = ("dense", "huge", "demo", "stitched", "engines")
+PARTS = ("dense", "huge", "demo", "stitched", "engines", "schedule")
 NETWORKS = ("single3", "mobilenet_v2", "resnet50_v2", "xception", "inception_v3")
 
 
@@ -32,11 +33,11 @@ def main(arguments: list[str]) -> int:
     group.add_argument("--windows", type=int, default=2, help="windows that are timed at most")
     group.add_argument("--sample", type=int, default=64, help="tiles that are timed")
     group.add_argument("--child", choices=("tiles", "eager", "fused"), help=argparse.SUPPRESS)
-    group = parser.add_argument_group("huge")
+    group = parser.add_argument_group("huge and schedule")
     group.add_argument("--px", type=int, default=20_000, help="side of the scene")
     group.add_argument("--work", type=Path, default=Path("runs/huge"), help="removed at the end")
     group.add_argument("--bundle", help="default single4 with random weights")
-    group.add_argument("--key", action="append", default=[], help="a key of score; repeatable")
+    group.add_argument("--keys", action="append", help="keys of one run of score; repeatable")
     group = parser.add_argument_group("demo")
     group.add_argument("--demo", type=Path, default=Path("runs/demo"), help="`out` of a demo run")
     group.add_argument("--scenes", type=int, default=6, help="scenes of other coasts")
@@ -45,6 +46,8 @@ def main(arguments: list[str]) -> int:
         "--trained", action="append", default=[], metavar="BUNDLE=SCENES",
         help="windows against tiles of a bundle; SCENES: prefix, demo, mosaic:IMAGES; repeatable",
     )  # fmt: skip
+    group = parser.add_argument_group("schedule")
+    group.add_argument("--scored", type=int, default=10_000, help="scenes")
     given = parser.parse_args(arguments)
     strange = sorted(set(given.parts) - set(PARTS))
     if strange:
