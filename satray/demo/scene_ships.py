@@ -13,7 +13,6 @@ from math import hypot
 
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from satray.demo.plans import CLASS, SCENE
 from satray.demo.pointing import Box, covered
@@ -52,7 +51,8 @@ class Found:
 
     def to_dict(self) -> dict[str, object]:
         """As JSON holds it: null for what is not defined."""
-        return finite({**asdict(self), "precision": self.precision, "recall": self.recall})
+        told = {**asdict(self), "precision": self.precision, "recall": self.recall}
+        return {name: finite(value) for name, value in told.items()}
 
     def line(self) -> str:
         """For a person."""
@@ -114,9 +114,8 @@ def measure(storage: Storage, out: str, archive: str, cell: float) -> Found:
     """
     data = storage.read(join(out, detections_name(FILE, "parquet")))
     table = pq.read_table(io.BytesIO(data), columns=["class", "score", "row", "col"])
-    values: NDArray[np.float64] = np.array(
-        [(r["row"], r["col"], r["score"]) for r in table.to_pylist() if r["class"] == CLASS]
-    ).reshape(-1, 3)
+    rows = [one for one in table.to_pylist() if one["class"] == CLASS]
+    row, col, score = ([one[name] for one in rows] for name in ("row", "col", "score"))
     truth = json.loads(storage.read(join(archive, SHIPS)))
     boxes: list[Box] = [tuple(f["properties"]["box_px"]) for f in truth["features"]]
-    return match(*values.T.tolist(), boxes, cell / 2, (SCENE, SCENE))
+    return match(row, col, score, boxes, cell / 2, (SCENE, SCENE))
