@@ -4,6 +4,7 @@ Legend: K classes, k classes mapped, h x w cells, N tiles, C bands shown.
 """
 
 import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +119,7 @@ def from_bytes(data: bytes, name: str) -> PieceOfWork:
                     node = node.setdefault(part, {})
                 node[last] = file[key]
         return _piece(tree)
-    except (ValueError, KeyError, OSError, EOFError, AttributeError) as error:
+    except (ValueError, KeyError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise SatrayError(f"{name}: not a piece that satray wrote; remove it and rerun") from error
 
 
