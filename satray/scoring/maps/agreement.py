@@ -1,6 +1,7 @@
 """How far windows and tiles differ: some tiles of a scene, scored again one by one."""
 
 from dataclasses import asdict, replace
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from satray.scoring.scenes.windowed import read_window
 
 MOST = 64
 """Tiles that are scored both ways."""
+ALIKE = 0.9
+"""Rank correlation below which a person is told that there is a choice."""
 
 
 def places_of(layouts: Layouts) -> frozenset[int]:
@@ -73,6 +76,14 @@ def agreement(
 
 
 def lines(figures: tuple[dict[str, Any], ...], most: int = 3) -> list[str]:
-    """For a person: the classes that differ most."""
+    """For a person: the classes that differ most, and what to do about it."""
     told = sorted((Agreement(**one) for one in figures), key=lambda one: -one.logit_median)
-    return [f"windows against tiles: {one.line()}" for one in told[:most]]
+    said = [f"windows against tiles: {one.line()}" for one in told[:most]]
+    ranks = [one.rank_correlation for one in told if one.rank_correlation is not None]
+    if ranks and median(ranks) < ALIKE:
+        said.append(
+            f"windows and tiles rank this scene's tiles differently (median {median(ranks):.2f} "
+            f"over classes): inside a window no tile is framed by padding; mode=tiles scores "
+            "exactly as in training"
+        )
+    return said
