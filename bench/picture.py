@@ -24,9 +24,7 @@ def main(arguments: list[str]) -> int:
     target = Path(__file__).with_name("scene.png")
     with Image.open(source) as image:
         image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        small = image.quantize(
-            COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-        )
+        small = image.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     small.save(target, optimize=True)
     size = target.stat().st_size
     print(f"{target}: {small.width} x {small.height} px, {size:,} bytes")
