@@ -28,9 +28,12 @@ def variant(backbone: str = SMALL, pooling: str = "avg", towers: int = 1) -> Var
 
 
 def bundle(of: VariantOptions, size: int = 96, **more: Any) -> Bundle:
-    """Random weights; batch statistics of noise, so that features stay of order one."""
+    """Random weights; batch statistics of noise, so that features stay of order one.
+
+    `settled=False` leaves these as they begin, where only shapes are looked at.
+    """
     bands = tuple(dict.fromkeys(band for tower in of.towers for band in tower.bands))
-    classes = more.pop("classes", CLASSES)
+    classes, settled = more.pop("classes", CLASSES), more.pop("settled", True)
     torch.manual_seed(0)
     network = Network(of, len(classes), bands=bands, size=size if of.head == "dense" else None)
     for module in network.modules():
@@ -40,7 +43,7 @@ def bundle(of: VariantOptions, size: int = 96, **more: Any) -> Bundle:
             module.reset_running_stats()
     side = size if of.head == "dense" else max(size, 192)
     with torch.no_grad():
-        for _ in range(2):
+        for _ in range(2 if settled else 0):
             network.train()(torch.randn(2, len(bands), side, side))
     if isinstance(network.head, nn.Linear):
         with torch.no_grad():

@@ -23,10 +23,10 @@ def test_stitched_is_the_whole_scene_forward(name):
     bundle = material.bundle(BUILT_IN[name], 128)
     geometry = measure(bundle).geometry
     # long and low, so that the whole scene fits in one forward of a few seconds
-    height, width = 200, least_side(geometry) + 400
+    height, width = 160, least_side(geometry) + 100
     pixels = material.scene(len(bundle.spec.bands), height, width)
     valid = np.ones((height, width), dtype=bool)
-    plan = plan_scene(height, width, geometry, step=64, window=1)
+    plan = plan_scene(height, width, geometry, step=32, window=1)
     assert len(plan.windows) >= 2
     done = material.all_windows(bundle, plan, Wanted((0, 1, 2), ("dense",)), pixels, valid)
     padded = (geometry.padded(height), geometry.padded(width))

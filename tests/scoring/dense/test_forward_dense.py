@@ -264,12 +264,12 @@ def peaked(backbone):
 
 @pytest.mark.parametrize("d4", [False, True])
 def test_a_bright_dot_peaks_within_half_a_cell(d4):
-    bundle = material.bundle(material.variant("resnet18"), 96)
+    bundle = material.bundle(material.variant(), 96)
     with torch.no_grad():
         peaked(bundle.network)
         bundle.network.head.weight.fill_(1.0)
     geometry = measure(bundle, d4=d4).geometry
-    shape = (224, least_side(geometry) + 200)
+    shape = (160, least_side(geometry) + 200)
     plan = plan_scene(*shape, geometry, window=1)
     assert len(plan.windows) == 2
     affine = geometry.towers[0].affine()
@@ -280,7 +280,7 @@ def test_a_bright_dot_peaks_within_half_a_cell(d4):
         return material.stitched(plan, done, "dense", "rgb", 1)[0]
 
     ground = heat(blank)
-    for row, col in ((100, 300), (80, 490), (121, 755), (100, 460)):
+    for row, col in ((100, 300), (80, 490), (121, 655), (100, 460))[: 2 if d4 else 4]:
         dot = blank.copy()
         dot[:, row - 6 : row + 6, col - 6 : col + 6] = 60000
         change = np.nan_to_num(heat(dot) - ground)

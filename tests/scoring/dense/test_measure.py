@@ -18,7 +18,7 @@ from satray.scoring.dense.measure import measure
     ],
 )
 def test_cells_of_the_built_in_networks(name, size, cells, short, halo):
-    found = measure(material.bundle(BUILT_IN[name], size))
+    found = measure(material.bundle(BUILT_IN[name], size, settled=False))
     (tower,) = found.geometry.towers
     assert (tower.tile_cells, tower.short, tower.halo) == (cells, short, halo)
     assert (found.geometry.block, found.geometry.size) == (32, size)
@@ -27,7 +27,7 @@ def test_cells_of_the_built_in_networks(name, size, cells, short, halo):
 
 
 def test_towers_are_measured_one_by_one():
-    found = measure(material.bundle(BUILT_IN["double4"], 96))
+    found = measure(material.bundle(BUILT_IN["double4"], 96, settled=False))
     assert [tower.name for tower in found.geometry.towers] == ["rgb", "nir"]
 
 

@@ -37,7 +37,7 @@ def settle(backbone, bands):
         norm.momentum = None  # plain means over all that is seen
     with torch.no_grad():
         for _ in range(2):
-            backbone.train()(torch.randn(4, bands, 128, 128))
+            backbone.train()(torch.randn(2, bands, 96, 96))
         for norm in norms:
             norm.weight.uniform_(0.7, 1.3)
             norm.bias.normal_(0, 0.2)

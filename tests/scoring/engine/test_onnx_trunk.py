@@ -4,19 +4,34 @@ import pytest
 import torch
 
 from satray.models.backbones import Backbone
-from satray.models.variant import BUILT_IN
 from satray.scoring.engine import onnx_trunk
 from satray.scoring.engine.exported import ExportCache
 from satray.scoring.engine.onnx_trunk import OnnxTrunk
 from satray.scoring.engine.trial import TOLERANCE, difference
 from satray.scoring.engine.trunk import UnfitError
 
-BUILT_IN_BACKBONES = sorted({t.backbone for v in BUILT_IN.values() for t in v.towers})
+# An export takes seconds: `bench/engine.py` does it for each built-in backbone, and `pick` compares
+# before it takes one.
+EXPORTED = ("simple_cnn", "resnet18")
 
 
-@pytest.mark.parametrize("name", BUILT_IN_BACKBONES)
-def test_equals_eager(name, trained, tmp_path):
-    backbone = trained(name)
+@pytest.fixture(scope="module")
+def graph(trained):
+    """Gives the exported graph of a backbone, each made once."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = onnx_trunk.exported(trained(name), 3)
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_equals_eager(name, trained, graph, tmp_path, monkeypatch):
+    backbone, data = trained(name), graph(name)
+    monkeypatch.setattr(onnx_trunk, "exported", lambda *a: data)
     trunk = OnnxTrunk(backbone, 3, 1, ExportCache(tmp_path), (name,))
     with torch.inference_mode():
         for shape in ((1, 3, 96, 160), (2, 3, 128, 96), (3, 3, 101, 133)):
@@ -26,10 +41,9 @@ def test_equals_eager(name, trained, tmp_path):
             assert difference(trunk(x.to(memory_format=torch.channels_last)), wanted) <= TOLERANCE
 
 
-def test_exported_once(trained, tmp_path, monkeypatch):
-    backbone, calls = trained("simple_cnn"), []
-    real = onnx_trunk.exported
-    monkeypatch.setattr(onnx_trunk, "exported", lambda *a: calls.append(a) or real(*a))
+def test_exported_once(trained, graph, tmp_path, monkeypatch):
+    backbone, calls, data = trained("simple_cnn"), [], graph("simple_cnn")
+    monkeypatch.setattr(onnx_trunk, "exported", lambda *a: calls.append(a) or data)
     x = torch.randn(1, 3, 64, 64)
     makes = [OnnxTrunk(backbone, 3, 1, ExportCache(tmp_path), ("m", "rgb")) for _ in range(2)]
     assert len(calls) == 1
