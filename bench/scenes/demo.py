@@ -177,7 +177,7 @@ def _agreement(pair: str, out: Path, number: int) -> dict[str, Any]:
 
 def write_mosaic(images: Path, folder: Path) -> Path:
     """A scene of images of one size, by name, spread over all of a folder's."""
-    names = sorted(path for path in images.iterdir() if path.is_file())
+    names = sorted(path for path in images.rglob("*") if path.is_file())
     tiles = []
     for n in range(ACROSS**2):
         with rasterio.open(names[n * len(names) // ACROSS**2]) as file:

@@ -20,6 +20,7 @@ from satray.scoring.dense.by_tile import Patch, TileScorer
 from satray.scoring.dense.forward import DenseScorer
 from satray.scoring.dense.pieces import Piece, TilePlan
 from satray.scoring.dense.windows import ScenePlan, Span, Window
+from satray.scoring.engine.heap import tidy
 from satray.scoring.maps.ahead import Ahead
 from satray.scoring.maps.jobs import SceneJob
 from satray.scoring.maps.picture import Canvas, canvas_of
@@ -114,6 +115,8 @@ class UnitScorer:
                 window = next(pixels)
                 row.show(window, part, place)
                 row.add(*score(window, part), part)
+                del window
+                tidy()
             row.into(gathered, job.ref.scene)
         spent = time.perf_counter() - start
         computing = spent - ahead.waiting
