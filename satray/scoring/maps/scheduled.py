@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from satray.config.score import ScoreRecipe
 from satray.runs.run import Outcome, Run
@@ -33,6 +34,7 @@ from satray.scoring.maps.look import ledger_of, prepare, scenes_of
 from satray.scoring.over_tiles import read_spec
 from satray.scoring.scenes.found import Found
 from satray.scoring.scenes.scene import SceneRef
+from satray.storage import join
 
 FIRST_WAVE = 32
 """Scenes that are claimed at once, at first."""
@@ -40,6 +42,8 @@ MOST = 256
 """The most that ever are: each has a thread that tells of life."""
 SHORT = 300.0
 """Seconds below which the next wave is twice as large."""
+OLD = timedelta(days=7)
+"""Age from which on what another run left in `state/`, its log included, is removed."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Sorted:
     """The scenes."""
     by: Pass[SceneRef]
     """What is to be done with each."""
+    at: datetime
+    """When that was, by the store's clock."""
 
 
 def early(recipe: ScoreRecipe, run: Run) -> Outcome | None:
@@ -84,6 +90,7 @@ def work(recipe: ScoreRecipe, run: Run) -> Outcome:
     for line in _lines(now):
         run.say(line)
     repaired = _repair(run, now)
+    _clear(run, now.at)
     crew = Crew(run, recipe, ready, ledger)
     results: list[SceneResult] = []
     todo, wave = list(enumerate(now.by.todo)), FIRST_WAVE
@@ -117,7 +124,7 @@ def _sort(recipe: ScoreRecipe, run: Run, ledger: Ledger, before: Sequence[SceneR
     settle = recipe.schedule.settle
     differ = changed(before, found.scenes)
     by = plan_pass(found.scenes, view, ledger, finals, settle=settle, changing=differ)
-    return Sorted(ledger, found, by)
+    return Sorted(ledger, found, by, view.now)
 
 
 def _wave(
@@ -186,6 +193,17 @@ def _repair(run: Run, now: Sorted) -> int:
         done = [publish(now.ledger, key) for key in now.by.repair]
     run.say(f"published {sum(done):,} scenes again: files were missing or changed")
     return sum(done)
+
+
+def _clear(run: Run, now: datetime) -> None:
+    """Remove what runs left long ago: pieces of scenes too, of those that were killed."""
+    newest: dict[str, datetime] = {}
+    for entry in run.storage.list(join(run.out, "state")):
+        name = entry.key.partition("/")[0]
+        newest[name] = max(entry.modified, newest.get(name, entry.modified))
+    for name, modified in newest.items():
+        if name != run.run_id and now - modified > OLD:
+            run.storage.delete(join(run.out, "state", name))
 
 
 def _lines(now: Sorted) -> list[str]:

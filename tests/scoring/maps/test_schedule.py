@@ -367,3 +367,18 @@ def test_scenes_in_waves(schedule, inline, monkeypatch):
         json.loads((schedule.out / f"runs/{run.run_id}.json").read_text())["finished"]
     )
     assert look(schedule.ledger()).history("nobody.tif") == NOTHING
+
+
+def test_what_a_killed_run_left_long_ago_is_removed(schedule, inline):
+    schedule.put("a.tif")
+    schedule.run()
+    for name, age in {"dead": 8 * 86_400, "young": 3600}.items():
+        piece = schedule.out / "state" / name / "pieces" / "000000" / "dense-00000-of-00002.npz"
+        piece.parent.mkdir(parents=True)
+        piece.write_bytes(b"half a scene")
+        schedule.aged(piece, age)
+    schedule.put("b.tif", seed=1)
+    schedule.run()
+    names = {path.name for path in (schedule.out / "state").iterdir()}
+    assert "dead" not in names
+    assert "young" in names
