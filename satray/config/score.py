@@ -28,6 +28,9 @@ class DetectionOptions(Section):
     classes: tuple[str, ...] | None = key(
         None, "classes to find; default those of cam.classes, every one where it is []"
     )
+    within: Literal["tiles", "scene"] = key(
+        "tiles", "tiles: only in tiles that are given the class; scene: anywhere"
+    )
     distance: float = key(
         0.5, "of two nearer to each other the weaker is dropped", unit="tiles", ge=0
     )

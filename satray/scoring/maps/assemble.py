@@ -24,6 +24,7 @@ from satray.scoring.maps.wholes import RasterFacts, Wholes, best_score
 from satray.scoring.predictions import Layout, Numbers
 from satray.scoring.products import names, vectors
 from satray.scoring.products.detections import Detections, detect, on_data, rule_of, summed
+from satray.scoring.products.given import GivenTiles
 from satray.scoring.products.item import ItemProduct
 from satray.scoring.products.moment import Moment, moment_of
 from satray.scoring.products.quicklook import Evidence, View, quicklook, strongest
@@ -108,6 +109,7 @@ class Assembly:
         pixels = np.zeros((len(canvas.bands), *shape), dtype=np.float32)
         valid = np.zeros(shape, dtype=bool)
         plan = self.layouts.plan
+        given = GivenTiles(plan.rows, plan.cols, len(self.spec.classes))
         with Wholes(
             folder, plan, len(wanted.classes), wanted.kinds, self._facts(wanted.classes)
         ) as wholes:
@@ -116,6 +118,7 @@ class Assembly:
                     wholes.add(piece)
                     for rows in piece.tiles:
                         self._tiles(writer, rows, counts, sample)
+                        given.add(rows.start, (rows.numbers.preds > 0) & rows.scored[:, None])
                     for part in piece.picture:
                         stop = part.row + len(part.valid)
                         pixels[:, part.row : stop] = part.pixels
@@ -123,7 +126,7 @@ class Assembly:
             files = self._rasters(wholes)
             tiles = ItemProduct("tiles", names.table_name(self.job.ref.scene))
             files.append(MadeFile(tiles, table, writer.rows))
-            found, evidence, notes = self._peaks(wholes, valid)
+            found, evidence, notes = self._peaks(wholes, valid, given)
         if found is not None:
             counts.detections = len(found)
             files += self._vectors(found)
@@ -201,7 +204,7 @@ class Assembly:
             counts.decided[place] = rows.numbers.preds[place - first]
 
     def _peaks(
-        self, wholes: Wholes, valid: NDArray[np.bool_]
+        self, wholes: Wholes, valid: NDArray[np.bool_], given: GivenTiles
     ) -> tuple[Detections | None, Evidence | None, list[str]]:
         mapped = self._mapped()
         if not wholes.dense:
@@ -218,6 +221,10 @@ class Assembly:
             names = [self.spec.classes[k] for k in self.settings.sought]
             found = detect(maps_khw, own, rule, self.spec.classes, self.job.ground, names)
             found = found.kept(on_data(found, valid, own, (grid.height, grid.width)))
+            if self.settings.within_tiles:
+                klass = [self.spec.classes.index(name) for name in found.klass]
+                net = (found.row * grid.scale_y, found.col * grid.scale_x)
+                found = found.kept(given.holds(klass, *net))
         shown = [n for n, k in enumerate(mapped) if k in self.settings.sought] or [
             *range(len(mapped))
         ]

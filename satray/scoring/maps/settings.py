@@ -35,6 +35,8 @@ class Settings:
     """Whether peaks are written."""
     sought: tuple[int, ...]
     """Places of the classes whose peaks are written, and of which the picture shows one."""
+    within_tiles: bool
+    """Whether peaks count only in tiles that are given the class."""
     distance: float
     """Least distance of two detections of a class, net px."""
     d4: bool
@@ -100,6 +102,7 @@ def settings_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Settings:
         kinds=kinds,
         detections=recipe.detections.write and spec.variant.head == "linear",
         sought=_sought(recipe, spec, classes),
+        within_tiles=recipe.detections.within == "tiles",
         distance=recipe.detections.distance * spec.size,
         d4=recipe.symmetries == "d4",
         finer=recipe.finer,
