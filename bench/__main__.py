@@ -10,6 +10,9 @@ NAMES = {
     "sweep": "many heads over cached features, against extraction alone and the naive way",
     "winner": "the default sweep on the demo, its winner against the default recipe",
     "mapped": "heads trained from features larger than memory",
+    "engine": "CPU engines for features, against eager torch",
+    "score": "whole scenes: speed, memory, and what is found",
+    "picture": "the README's picture, from a demo run: nothing is measured",
     "training": "images a second through Ray, against a bare PyTorch loop",
 }
 

@@ -4,12 +4,11 @@ A raw file of random features, as nodes keep them (`satray.sweep.feature_table`)
 `--folder`; then a head is trained on it for `--pseudo-epochs` passes by the loop that sweeps use.
 Reported: samples a second of each pass, GiB read from disk, and the process's anonymous memory
 (its own; pages of the map are the system's to take back), beside the same with a file of a tenth of
-memory.
+memory. Under a control group (a container's memory limit) the group's limit counts as memory.
 """
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,9 @@ def train(path: Path, tiles: int, passes: int) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Measure and print two lines, then one line of JSON."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    from satray.tiles.memory import node_memory
+
+    memory = node_memory() / 2**30
     parser = argparse.ArgumentParser(prog="python -m bench mapped", description=__doc__)
     parser.add_argument("--gib", type=float, default=1.2 * memory, help="default 1.2 x memory")
     parser.add_argument("--pseudo-epochs", type=int, default=2)

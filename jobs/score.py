@@ -1,10 +1,12 @@
-"""Score tiles with a bundle: predictions, class activation rasters, failures."""
+"""Score tiles or scenes with a bundle: predictions, class activation rasters, failures."""
 
 import sys
 
 from satray.config.score import ScoreRecipe
 from satray.runs.frame import Job, main
-from satray.scoring.score import inputs, plan, work
+from satray.scoring.score import early, inputs, plan, shared, work
+
+JOB = Job("score", ScoreRecipe, inputs, plan, work, shared=shared, early=early)
 
 if __name__ == "__main__":
-    sys.exit(main(Job("score", ScoreRecipe, inputs, plan, work)))
+    sys.exit(main(JOB))

@@ -90,3 +90,20 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert names["maps"]["rgb"].shape == (4, 1, 4, 4)
     assert names["features"]["rgb"].shape == (4, 128, 4, 4)
     assert len(names["pyramid"]) == len(names["encoder"].strides)
+
+
+def test_kubernetes_runs_what_cron_runs() -> None:
+    import yaml
+
+    text = (ROOT / "README.md").read_text()
+    cron = next(line for line in text.splitlines() if line.startswith("0 * * * * "))
+    (block,) = re.findall(r"```yaml\n(apiVersion: .*?)```", text, re.DOTALL)
+    job = yaml.safe_load(block)
+    assert job["kind"] == "RayCronJob"
+    assert job["spec"]["schedule"] == "0 * * * *"
+    command = cron.partition("python ")[2]
+    template = job["spec"]["jobTemplate"]
+    assert template["entrypoint"] == f'sh -c "cd /satray && python {command}"'
+    locked = re.search(r"^ray==(.*)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert locked
+    assert template["rayClusterSpec"]["rayVersion"] == locked[1]

@@ -1,6 +1,9 @@
 """Keys of `score`."""
 
-from typing import ClassVar, Literal
+import math
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from satray.config.base import Recipe, Section, key
 
@@ -8,23 +11,68 @@ from satray.config.base import Recipe, Section, key
 class CamOptions(Section):
     """Class activation maps to write."""
 
-    classes: tuple[str, ...] = key((), "classes to map; [all] for every class; none by default")
-    kind: Literal["dense", "argmax"] = key(
-        "dense", "dense: weighted features; argmax: what a maximum pooling really used"
+    classes: tuple[str, ...] | None = key(
+        None, "classes to map; [all] for every class; default: none of tiles, every one of scenes"
+    )
+    kind: Literal["dense", "argmax", "both"] | None = key(
+        None,
+        "dense: weighted features; argmax: what a maximum pooling really used; default: dense, "
+        "and of scenes both where the bundle pools with max",
+    )
+
+
+class DetectionOptions(Section):
+    """Peaks of scenes' maps as points."""
+
+    write: bool = key(True, "write them; a bundle without maps has none")
+    classes: tuple[str, ...] | None = key(
+        None, "classes to find; default those of cam.classes, every one where it is []"
+    )
+    within: Literal["tiles", "scene"] = key(
+        "tiles", "tiles: only in tiles that are given the class; scene: anywhere"
+    )
+    distance: float = key(
+        0.5, "of two nearer to each other the weaker is dropped", unit="tiles", ge=0
+    )
+
+
+class ScheduleOptions(Section):
+    """How runs with only_new share one `out`."""
+
+    lease: float = key(
+        900.0,
+        "seconds without a sign of life after which another run takes a scene over",
+        unit="s",
+        identity=False,
+        ge=1,
+    )
+    settle: float = key(
+        60.0, "seconds that a scene has to stay unchanged", unit="s", identity=False, ge=0
+    )
+    max_attempts: int = key(
+        3, "attempts at one version of a scene", unit="attempts", identity=False, ge=1
     )
 
 
 class ScoreRecipe(Recipe):
-    """Score tiles with a bundle."""
+    """Score tiles, or whole scenes, with a bundle."""
 
     makes: ClassVar[str] = (
-        "predictions/ (GeoParquet where there is ground), cam/ (COGs), failures.parquet"
+        "predictions/ (GeoParquet where there is ground), cam/ (COGs), failures.parquet; of scenes "
+        "also detections/, items/ (STAC), quicklooks/, tables/, runs/RUNID.html"
     )
 
     bundle: str = key(..., "bundle: the `out` of a train run, or the bundle folder", path=True)
-    tiles: str = key(..., "prefix of tiles, or a tile index", path=True)
-    bands: tuple[str, ...] | None = key(
-        None, "names of the files' bands in order; default what the files or the index say"
+    tiles: str | None = key(None, "prefix of tiles, or a tile index; this or scenes", path=True)
+    scenes: str | None = key(
+        None,
+        "rasters or STAC Items below a prefix, one file, or a Parquet list of scene, uri, band",
+        path=True,
+    )
+    bands: tuple[str, ...] | dict[str, int | str] | None = key(
+        None,
+        "names of the files' bands in order, or of scenes a mapping: a wanted band -> its number, "
+        "name or description in the file; default what the files or the index say",
     )
     cam: CamOptions = key(CamOptions(), "class activation maps")
     symmetries: Literal["none", "d4"] = key(
@@ -32,5 +80,110 @@ class ScoreRecipe(Recipe):
     )
     batch: int = key(64, "tiles a forward pass", unit="tiles", identity=False, ge=1)
     error_budget: float = key(
-        0.05, "share of tiles that may fail before the job ends with status 3", ge=0, le=1
+        0.05, "share of tiles, or scenes, that may fail before the job ends with status 3",
+        ge=0, le=1,
+    )  # fmt: skip
+
+    mode: Literal["auto", "dense", "tiles"] = key(
+        "auto",
+        "scenes: dense: windows, each cell as of the whole scene; tiles: one by one, as in "
+        "training; auto: the cheaper, by arithmetic",
     )
+    stride: float = key(
+        1.0, "scenes: from tile to tile; below 1 tiles overlap", unit="tiles", gt=0, le=1
+    )
+    window: int = key(
+        1024, "scenes: longest side of what is read for one forward pass", unit="px", ge=64
+    )
+    min_valid: float = key(
+        0.5, "scenes: share of a tile's px with data below which it has no scores", ge=0, le=1
+    )
+    finer: bool = key(False, "scenes: maps of twice as many cells a side (ResNets, mode=dense)")
+    gsd: Literal["auto", "none"] | float = key(
+        "auto",
+        "scenes: m a px that the bundle was trained on; auto: what the bundle says; none: px as "
+        "they are",
+        unit="m",
+    )
+    convert: Literal["none", "scale"] = key(
+        "none", "scenes: scale: value = stored * scale + offset, in the bundle's dtype"
+    )
+    scale: float | tuple[float, ...] = key(1.0, "scenes: one factor, or one a band")
+    offset: float | tuple[float, ...] = key(0.0, "scenes: what is added, one or one a band")
+    drift: Literal["off", "warn", "refuse"] = key(
+        "warn", "scenes: whose values are unlike the training's"
+    )
+    drift_limit: float = key(
+        1.0, "scenes: from which drift on; 1: means differ by one deviation", gt=0
+    )
+    engine: Literal["auto", "eager", "fused", "onnx"] = key(
+        "auto", "scenes, mode=dense: what computes on CPUs; auto: the fastest here", identity=False
+    )
+    detections: DetectionOptions = key(DetectionOptions(), "scenes: peaks of maps as points")
+    datetime: str | None = key(
+        None,
+        "scenes: regular expression for a scene's name, with the group `datetime` or `year`, "
+        "`month`, ...; default its Item, TIFF tag or time of storage",
+    )
+    only_new: bool = key(
+        False, "scenes: for schedules: only those that no run has scored into this `out`"
+    )
+    schedule: ScheduleOptions = key(ScheduleOptions(), "scenes: with only_new")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        """Refuse tiles and scenes together, and keys that would do nothing."""
+        if (self.tiles is None) == (self.scenes is None):
+            found = "neither" if self.tiles is None else "both"
+            raise ValueError(f"tiles, scenes: found {found}; accepted: exactly one of them")
+        if self.tiles is not None:
+            self._refuse_idle(SCENES_ONLY, "it is for scenes=, and this is tiles=")
+            if isinstance(self.bands, dict):
+                raise ValueError("bands: found a mapping; accepted with tiles=: names in order")
+            if self.cam.kind == "both":
+                raise ValueError("cam.kind=both: accepted with tiles=: dense, argmax")
+            return self
+        if not self.only_new:
+            self._refuse_idle(("schedule",), "it is for only_new=true")
+        elif self.out is None:
+            raise ValueError("out: required with only_new=true, since its runs share one")
+        if self.convert == "none":
+            self._refuse_idle(("scale", "offset"), "it is for convert=scale")
+        if self.drift == "off":
+            self._refuse_idle(("drift_limit",), "it is for drift=warn or refuse")
+        if not isinstance(self.gsd, str) and not (math.isfinite(self.gsd) and self.gsd > 0):
+            raise ValueError(f"gsd={self.gsd:g}: accepted: auto, none, or a number above 0")
+        if self.finer and self.mode == "tiles":
+            raise ValueError("finer=true: found mode=tiles; accepted: mode=dense or auto")
+        if self.finer and self.engine not in ("auto", "eager"):
+            raise ValueError(f"finer=true: found engine={self.engine}; accepted: auto, eager")
+        return self
+
+    def _refuse_idle(self, names: tuple[str, ...], why: str) -> None:
+        """Raise ValueError for keys that are other than by default: printed recipes stay good."""
+        idle = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
+        if idle:
+            found: Any = getattr(self, idle[0])
+            told = "" if isinstance(found, Section) else f"={found}"
+            raise ValueError(f"{idle[0]}{told}: {why}; accepted: leave it out")
+
+
+SCENES_ONLY = (
+    "mode",
+    "stride",
+    "window",
+    "min_valid",
+    "finer",
+    "gsd",
+    "convert",
+    "scale",
+    "offset",
+    "drift",
+    "drift_limit",
+    "engine",
+    "detections",
+    "datetime",
+    "only_new",
+    "schedule",
+)
+"""Keys that say nothing of tiles."""

@@ -26,13 +26,16 @@ from satray.demo.plans import (
     VAL,
     evaluate_recipe,
     prepare_recipe,
+    scene_recipe,
     score_recipe,
     train_recipe,
 )
 from satray.demo.results import Result, result_lines, seconds_lines
+from satray.demo.scene_ships import Found, measure
 from satray.runs.jsonable import to_json
 from satray.runs.record import Product, RunRecord
 from satray.runs.run import Outcome, Run
+from satray.scoring.over_tiles import read_spec
 from satray.storage import Storage, join
 
 
@@ -51,6 +54,7 @@ def plan(recipe: DemoRecipe, storage: Storage) -> list[str]:
         f"prepare: index, split ({VAL:.0%} to choose by, {TEST:.0%} to measure on), statistics",
         f"train, evaluate and score {names}: {recipe.pseudo_epochs:g} pseudo-epochs of {PASSES} "
         "passes each",
+        "score: the scene too, and compare the points found with its ships",
         "2 to 4 minutes on 2 cores with the defaults; nothing is downloaded",
     ]
 
@@ -69,6 +73,7 @@ def work(recipe: DemoRecipe, run: Run) -> Outcome:
         line.train(name)
         line.evaluate(name)
         line.score(name)
+        line.score_scene(name)
 
     with run.activity("pointing and drawing"):
         index = read_index(join(run.out, "prepare"), run.storage).part(SPLIT)
@@ -96,6 +101,8 @@ def work(recipe: DemoRecipe, run: Run) -> Outcome:
         summary=(
             "",
             *result_lines(results),
+            "",
+            *(f"{one.name}, {one.scene.line()}" for one in results),
             "",
             *seconds_lines(line.seconds(), line.inside),
             "",
@@ -183,6 +190,13 @@ class _Line:
         recipe = score_recipe(self.recipe, self.run.out, name, self.archive)
         self._step("score", ScoreRecipe, score, recipe, name)
 
+    def score_scene(self, name: str) -> None:
+        """Score the scene with it, and point at its ships."""
+        from satray.scoring import score
+
+        recipe = scene_recipe(self.recipe, self.run.out, name)
+        self._step("score", ScoreRecipe, score, recipe, name, of="scene")
+
     def boxes(self) -> dict[str, tuple[tuple[float, float, float, float], ...]]:
         """Where the ships are, by tile."""
         from satray.demo.generator import read_boxes
@@ -202,7 +216,14 @@ class _Line:
             prevalence=prevalence,
             auc=self._auc(record, join(self.run.out, f"evaluate-{name}")),
             pointing=pointing,
+            scene=self._scene(name),
         )
+
+    def _scene(self, name: str) -> Found:
+        storage, out = self.run.storage, self.run.out
+        grids = read_spec(join(out, f"train-{name}"), storage).grids.values()
+        cell = min(grid.stride for grid in grids)  # tiles are not resized
+        return measure(storage, join(out, f"scene-{name}"), join(out, "archive"), cell)
 
     def _auc(self, record: RunRecord, out: str) -> float:
         from satray.metrics.ranking import roc_auc
@@ -218,11 +239,13 @@ class _Line:
         targets = np.array([rows[f"target_{CLASS}"][i] for i in good], np.bool_)
         return roc_auc(logits, targets)
 
-    def _step(self, job: str, model: Any, module: Any, recipe: Any, name: str = "") -> RunRecord:
+    def _step(
+        self, job: str, model: Any, module: Any, recipe: Any, name: str = "", of: str = ""
+    ) -> RunRecord:
         from satray.demo.steps import step
         from satray.runs.frame import Job
 
-        title = f"{job} {name}".strip()
+        title = " ".join(part for part in (job, of, name) if part)
         parts = Job(job, model, module.inputs, module.plan, module.work)
         with self.run.activity(title):
             record, ran = step(parts, recipe, self.run, title)
@@ -253,7 +276,10 @@ def _look_at(out: str) -> list[str]:
         f"evaluate-{first}/metrics.json": "all figures, class by class",
         f"score-{first}/cam/": "ship maps of all tiles, to lay over archive/tiles/ in QGIS",
         f"score-{first}/predictions/": "the same tiles as a GeoParquet table",
-        "archive/scene.tif": "a scene that no network has seen; scene-ships.geojson: its ships",
+        f"scene-{first}/quicklooks/": "a scene that no network has seen, and the ships found in it",
+        f"scene-{first}/runs/": "a page with the map of all scenes, here one",
+        f"scene-{first}/detections/": "those points, to lay over archive/scene.tif in QGIS",
+        "archive/scene-ships.geojson": "where the ships really are",
     }
     width = max(map(len, places))
     return [f"look at, in {out}:"] + [f"  {path:{width}}  {what}" for path, what in places.items()]

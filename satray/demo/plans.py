@@ -6,7 +6,7 @@ from satray.config.demo import DemoRecipe
 from satray.config.evaluate import EvaluateRecipe
 from satray.config.model import TowerOptions, VariantOptions
 from satray.config.prepare import PrepareRecipe, SplitOptions
-from satray.config.score import CamOptions, ScoreRecipe
+from satray.config.score import CamOptions, DetectionOptions, ScoreRecipe
 from satray.config.stages import StageOptions
 from satray.config.train import InputOptions, TrainRecipe
 from satray.storage import join
@@ -89,4 +89,21 @@ def score_recipe(recipe: DemoRecipe, out: str, name: str, archive: "Archive") ->
         bundle=join(out, f"train-{name}"),
         tiles=archive.images,
         cam=CamOptions(classes=(CLASS,)),
+    )
+
+
+def scene_recipe(recipe: DemoRecipe, out: str, name: str) -> ScoreRecipe:
+    """Score the scene, by overlapping tiles, and point at the ships in it.
+
+    Ships may lie close together, so points may too: an eighth of a tile, a cell of the map.
+    """
+    return ScoreRecipe(
+        out=join(out, f"scene-{name}"),
+        storage=recipe.storage,
+        resources=recipe.resources,
+        bundle=join(out, f"train-{name}"),
+        scenes=join(out, "archive", "scene.tif"),
+        stride=0.5,
+        cam=CamOptions(classes=(CLASS,)),
+        detections=DetectionOptions(distance=0.125),
     )

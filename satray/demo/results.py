@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from satray.demo.plans import CLASS
 from satray.demo.pointing import Score
+from satray.demo.scene_ships import Found
 from satray.runs.jsonable import finite
 
 WIDTH = 100
@@ -32,6 +33,8 @@ class Result:
     """Area under the ROC curve of the class pointed at; 0.5 by chance."""
     pointing: Score
     """Peaks of the maps against ships."""
+    scene: Found
+    """Detections in the scene against its ships."""
 
     def to_dict(self) -> dict[str, object]:
         """As JSON holds it: null for what is not defined."""
@@ -39,6 +42,7 @@ class Result:
         return {
             **finite(asdict(self)),
             "pointing": finite({**asdict(self.pointing), **rates}),
+            "scene": self.scene.to_dict(),
         }
 
 

@@ -57,12 +57,14 @@ def trace(bundle: Bundle, height: int, width: int) -> ExportedProgram:
     # Two tiles, since torch would take one for a constant.
     pixels_BCHW = torch.zeros(2, len(spec.bands), height, width, dtype=getattr(torch, spec.dtype))
     try:
-        with _quiet():
+        with quiet():
             return torch.export.export(
                 Whole(bundle).eval(), (pixels_BCHW,), dynamic_shapes={INPUT: {0: Dim("batch")}}
             )
     except Exception as error:  # of many classes, one a stage of the tracer
-        raise InputError(f"bundle: torch cannot export this network: {_first(error)}") from error
+        raise InputError(
+            f"bundle: torch cannot export this network: {first_line(error)}"
+        ) from error
 
 
 def torch_file(program: ExportedProgram, bundle: Bundle) -> bytes:
@@ -84,12 +86,12 @@ def onnx_file(program: ExportedProgram, bundle: Bundle) -> bytes:
         InputError: an operator that ONNX does not have.
     """
     try:
-        with _quiet():
+        with quiet():
             made = torch.onnx.export(
                 program, dynamo=True, input_names=[INPUT], output_names=list(OUTPUTS), verbose=False
             )
     except Exception as error:  # of many classes, one a stage of the exporter
-        raise InputError(f"bundle: not exportable to ONNX: {_first(error)}") from error
+        raise InputError(f"bundle: not exportable to ONNX: {first_line(error)}") from error
     if made is None:
         raise InputError("bundle: not exportable to ONNX")
     model: Any = made.model_proto
@@ -107,7 +109,7 @@ def onnx_file(program: ExportedProgram, bundle: Bundle) -> bytes:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporters tell of themselves; none of it is for the person."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
     levels = [logger.level for logger in loggers]
@@ -122,7 +124,7 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _first(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of what an exporter says."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__

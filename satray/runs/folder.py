@@ -12,6 +12,8 @@ from satray.storage import Storage, join
 
 CLAIM = "started.json"
 LOG = "job.log"
+SHARED = "schedule.json"
+"""Marks a folder that serves the many runs of a schedule."""
 RUN_ID = re.compile(r"[0-9a-f]{12}")
 
 
@@ -33,12 +35,42 @@ def holder(storage: Storage, out: str) -> str | None:
     if claims:
         return max(claims)[1]
     strangers = [entry.key for entry in entries if not entry.key.startswith("state/")]
+    if SHARED in strangers:
+        raise InputError(
+            f"out={out}: serves the runs of a schedule; accepted: a folder of its own, or the "
+            "schedule's own key (only_new=true)"
+        )
     if strangers:
         raise InputError(
             f"out={out}: holds {len(strangers)} files that are no run's ({strangers[0]}, ...); "
             "accepted: a new or empty folder, or a run's"
         )
     return None
+
+
+def share(run: Run) -> None:
+    """Have the folder serve the runs of a schedule, this one among them.
+
+    Raises:
+        InputError: it holds a run of its own, or files that are no run's.
+    """
+    mark = join(run.out, SHARED)
+    if run.storage.exists(mark):
+        return
+    try:
+        held = holder(run.storage, run.out)
+    except InputError:
+        if run.storage.exists(mark):  # another run of the schedule was first
+            return
+        raise
+    if held is not None:
+        raise InputError(
+            f"out={run.out}: holds run {held}; accepted for the runs of a schedule: a folder that "
+            "is theirs alone"
+        )
+    text = {"job": run.job, "since": datetime.now(UTC).isoformat()}
+    with contextlib.suppress(FileExistsError):
+        run.storage.write(mark, json.dumps(text).encode(), if_absent=True)
 
 
 def claim(run: Run) -> None:

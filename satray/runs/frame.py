@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import traceback
+import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,6 +67,8 @@ def _main(job: Job[R], arguments: list[str], console: Console) -> int:
         return 0
     storage = Storage(recipe.storage)
     inputs = job.inputs(recipe, storage)
+    shared = job.shared is not None and job.shared(recipe)
+    inputs |= {"run": uuid.uuid4().hex} if shared else {}  # each run of a schedule is another one
     identity = run_id(job.name, recipe, inputs)
     if recipe.out is None and submitted:
         raise InputError("out: required under a submitted job; accepted: an absolute path or a URI")
@@ -73,11 +76,15 @@ def _main(job: Job[R], arguments: list[str], console: Console) -> int:
     more = [(name, absolute(path)) for name, path in _more_paths(job, recipe)]
     _refuse_own_input([*paths_of(recipe, written=False), *more], out)
     if show_plan:
-        held = holder(storage, out)
-        for line in [*job.plan(recipe, storage), _fate(identity, held, out, recipe)]:
+        fate = (
+            f"one of the runs that share {out}"
+            if shared
+            else _fate(identity, holder(storage, out), out, recipe)
+        )
+        for line in [*job.plan(recipe, storage), fate]:
             console.say(line)
         return 0
-    return _run(job, recipe, Run(job.name, identity, out, storage), inputs, console)
+    return _run(job, recipe, Run(job.name, identity, out, storage, shared=shared), inputs, console)
 
 
 def _fate(identity: str, held: str | None, out: str, recipe: Recipe) -> str:
@@ -96,7 +103,9 @@ def _more_paths(job: Job[R], recipe: R) -> list[tuple[str, str]]:
 def _refuse_own_input(paths: Iterable[tuple[str, str]], out: str) -> None:
     """Refuse an `out` that the job reads from: it would find, or clear, its own products."""
     for name, path in paths:
-        inside = name in ("images", "tiles") and f"{out}/".startswith(path.rstrip("/") + "/")
+        inside = name in ("images", "tiles", "scenes") and f"{out}/".startswith(
+            path.rstrip("/") + "/"
+        )
         if inside or f"{path}/".startswith(out.rstrip("/") + "/"):
             raise InputError(
                 f"out={out}: overlaps {name}={path}, which the job reads; accepted: a folder of "

@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 from satray import __version__
 from satray.config.base import Recipe
 from satray.errors import InputError
-from satray.runs.folder import claim, clear, drop_state, holder
-from satray.runs.record import FILE, RunRecord, find_run
+from satray.runs.folder import claim, clear, drop_state, holder, share
+from satray.runs.record import RunRecord, find_run
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
 
@@ -43,6 +43,11 @@ class Job(Generic[R]):
     dashboard: bool = False
     """Whether a Ray that is started has its dashboard, which gives back the placement groups of
     drivers that died."""
+    shared: Callable[[R], bool] | None = None
+    """Whether a recipe's `out` serves the many runs of a schedule: each then has another id, and
+    its record is `runs/RUNID.json`. None: never."""
+    early: Callable[[R, Run], Outcome | None] | None = None
+    """What comes before Ray is started; an outcome ends the job there."""
     more_paths: Callable[[R], Iterable[tuple[str, str]]] | None = None
     """Paths to read that are no path keys of the recipe: dotted key and path, as given. They are
     checked as its path keys are; the job makes them absolute."""
@@ -62,6 +67,9 @@ def take_folder(run: Run, *, overwrite: bool) -> RunRecord | None:
     Raises:
         InputError: the folder holds another run, or files that are no run's.
     """
+    if run.shared:
+        share(run)
+        return None
     held = holder(run.storage, run.out)
     other = held is not None and held != run.run_id
     if other and not overwrite:
@@ -96,7 +104,8 @@ def perform(
         work: what to call in place of `job.work` (with Ray started around it, say).
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    outcome = (work or job.work)(recipe, run)
+    early = job.early(recipe, run) if job.early is not None else None
+    outcome = early or (work or job.work)(recipe, run)
     run.begin_writing()
     run.seconds["total"] = time.perf_counter() - clock
     record = RunRecord(
@@ -115,7 +124,10 @@ def perform(
         products=run.products,
         verdict=outcome.verdict,
     )
-    run.storage.write(run.uri(FILE), record.to_json())
+    if run.shared and outcome.idle:  # an hourly job would leave a file an hour
+        run.storage.delete(run.state)
+        return outcome, record
+    run.storage.write(run.uri(run.record_path), record.to_json())
     drop_state(run)
     return outcome, record
 

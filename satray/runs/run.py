@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from satray.runs.record import Product
+from satray.runs.record import FILE, Product
 from satray.storage import Storage, join
 
 
@@ -31,6 +31,8 @@ class Outcome:
     verdict: str | None = None
     """One line against what the job was to confirm, which ends it with status 1: everything is
     written and recorded all the same. None: nothing to say against it."""
+    idle: bool = False
+    """Whether there was nothing to do: a run in a shared folder then leaves no record."""
 
     @property
     def status(self) -> int:
@@ -57,8 +59,22 @@ class Run:
         storage: Storage,
         say: Callable[[str], None] = _silent,
         progress: Callable[[str], None] = _silent,
+        *,
+        shared: bool = False,
     ) -> None:
+        """Begin.
+
+        Args:
+            job: its name.
+            run_id: its id.
+            out: the run folder.
+            storage: how it is reached.
+            say: prints a line.
+            progress: shows how far the job is.
+            shared: the folder serves many runs, each with its record in `runs/RUNID.json`.
+        """
         self.job = job
+        self.shared = shared
         self.run_id = run_id
         self.out = out
         self.storage = storage
@@ -72,6 +88,11 @@ class Run:
     def state(self) -> str:
         """Folder for what an unfinished run needs to go on."""
         return join(self.out, "state", self.run_id)
+
+    @property
+    def record_path(self) -> str:
+        """Path of the run's record below the run folder."""
+        return f"runs/{self.run_id}.json" if self.shared else FILE
 
     @property
     def products(self) -> tuple[Product, ...]:

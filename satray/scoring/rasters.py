@@ -4,25 +4,21 @@ Legend: K classes mapped, h x w feature cells, H x W pixels of the tile. Cells a
 tile saw the network's zero padding; a tile's own map keeps them, and says so in its tags.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from urllib.parse import quote
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
 from satray.errors import DecodeError
+from satray.scoring.safe import safe_part
 
 PIXEL_COORDINATES = Affine(1, 0, 0, 0, -1, 0)
 """Affine of an image without georeference: x = column, y = -row, as GIS programs draw it."""
 
 BORDER_CELLS = "kept: they saw the zero padding at the tile's edge"
 """Value of the tag `border_cells` of a tile's own map."""
-
-NAME_LIMIT = 180
-"""Longest part of a product's path, bytes; file systems end at 255."""
 
 
 def source_affine(crs: str | None, transform: Sequence[float] | None) -> Affine:
@@ -129,18 +125,8 @@ def cam_path(tile_id: str, tower: str) -> str:
     Letters, digits and `-._~` of each part of the id stay; all else is percent-encoded, as is a
     leading dot. A part too long for a file system keeps its start, then a digest.
     """
-    parts = [_safe(part) for part in tile_id.split("/")]
+    parts = [safe_part(part) for part in tile_id.split("/")]
     return f"cam/{'/'.join(parts)}__{tower}.tif"
-
-
-def _safe(part: str) -> str:
-    name = quote(part, safe="")
-    if name.startswith(".") or not name:  # hidden, `.`, `..`, or nothing between two slashes
-        name = "%2E" + name[1:]
-    if len(name) > NAME_LIMIT:
-        digest = hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        name = f"{name[: NAME_LIMIT - 17]}-{digest}"
-    return name
 
 
 def _edges(

@@ -1,4 +1,4 @@
-"""The job `score`: predictions and class activation maps of tiles."""
+"""The job `score`: predictions and class activation maps of tiles; of scenes, see `maps`."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +12,7 @@ from satray.errors import InputError
 from satray.runs.inputs import digest_entries
 from satray.runs.run import Outcome, Run
 from satray.scoring.blocks import Blocks
+from satray.scoring.maps import look as look_scenes
 from satray.scoring.over_tiles import (
     D4_SAID,
     Maps,
@@ -44,23 +45,27 @@ def inputs(recipe: ScoreRecipe, storage: Storage) -> dict[str, str]:
     """
     from satray.models.bundle import bundle_digest
 
+    if recipe.scenes is not None:
+        return look_scenes.inputs(recipe, storage)
     _listing.cache_clear()
     found = bundle_digest(recipe.bundle, storage)
     spec = read_spec(recipe.bundle, storage)
     maps = maps_of(recipe, spec)
     tiles = tiles_of(recipe, storage)
     if tiles.indexed:
-        index = read_index(recipe.tiles, storage)
+        index = read_index(_place(recipe), storage)
         select(tiles.names or (), spec.bands)
         refuse_dtype(index.meta.dtype, spec, f"tiles={recipe.tiles}")
-        return {"bundle": found, "tiles": index_digest(recipe.tiles, storage)}
+        return {"bundle": found, "tiles": index_digest(_place(recipe), storage)}
     look(tiles, wanted_of(spec, tiles, maps), storage)
-    images = [e for e in _listing(recipe.tiles, storage) if is_image(e.key)]
+    images = [e for e in _listing(_place(recipe), storage) if is_image(e.key)]
     return {"bundle": found, "tiles": digest_entries(images)}
 
 
 def plan(recipe: ScoreRecipe, storage: Storage) -> list[str]:
     """Say what would be scored, and with what."""
+    if recipe.scenes is not None:
+        return look_scenes.plan(recipe, storage)
     spec = read_spec(recipe.bundle, storage)
     tiles = tiles_of(recipe, storage)
     maps = maps_of(recipe, spec)
@@ -68,9 +73,9 @@ def plan(recipe: ScoreRecipe, storage: Storage) -> list[str]:
     blocks = Blocks.of("", len(tiles), wanted.tile_bytes)
     towers = [f"{tower.name} ({tower.backbone})" for tower in spec.variant.towers]
     if tiles.indexed:
-        kept = read_index(recipe.tiles, storage).table.column("bytes").to_pylist()
+        kept = read_index(_place(recipe), storage).table.column("bytes").to_pylist()
     else:
-        listed = _listing(recipe.tiles, storage)
+        listed = _listing(_place(recipe), storage)
         kept = [entry.size for entry in listed if is_image(entry.key)]
     lines = [
         f"bundle: {', '.join(towers)}, {len(spec.classes)} classes ({spec.task}), "
@@ -93,6 +98,10 @@ def plan(recipe: ScoreRecipe, storage: Storage) -> list[str]:
 
 def work(recipe: ScoreRecipe, run: Run) -> Outcome:
     """Score the tiles; publish `predictions/`, `cam/` and `failures.parquet`."""
+    if recipe.scenes is not None:
+        from satray.scoring.maps import job, scheduled
+
+        return scheduled.work(recipe, run) if recipe.only_new else job.work(recipe, run)
     spec = read_spec(recipe.bundle, run.storage)
     tiles = tiles_of(recipe, run.storage)
     maps = maps_of(recipe, spec)
@@ -128,20 +137,41 @@ def work(recipe: ScoreRecipe, run: Run) -> Outcome:
     )
 
 
+def early(recipe: ScoreRecipe, run: Run) -> Outcome | None:
+    """What comes before Ray: of a schedule, to see that there is nothing new."""
+    if not recipe.only_new:
+        return None
+    from satray.scoring.maps import scheduled
+
+    return scheduled.early(recipe, run)
+
+
+def shared(recipe: ScoreRecipe) -> bool:
+    """Whether the recipe's `out` serves the runs of a schedule."""
+    return recipe.only_new
+
+
 def tiles_of(recipe: ScoreRecipe, storage: Storage) -> TileSet:
     """Tiles of the recipe: an index's rows, or a prefix's images."""
-    if not is_index(recipe.tiles, storage):
-        return tiles_of_prefix(recipe.tiles, _listing(recipe.tiles, storage), recipe.bands)
-    index = read_index(recipe.tiles, storage)
+    place, bands = _place(recipe), recipe.bands
+    assert not isinstance(bands, dict)
+    if not is_index(place, storage):
+        return tiles_of_prefix(place, _listing(place, storage), bands)
+    index = read_index(place, storage)
     if not len(index):
         raise InputError(f"tiles={recipe.tiles}: the tile index has no rows")
-    if recipe.bands is not None and len(recipe.bands) != len(index.meta.bands):
+    if bands is not None and len(bands) != len(index.meta.bands):
         raise InputError(
-            f"bands: {len(recipe.bands)} names, but the tiles of the index have "
+            f"bands: {len(bands)} names, but the tiles of the index have "
             f"{len(index.meta.bands)} bands ({', '.join(index.meta.bands)})"
         )
     tiles = tiles_of_index(index)
-    return TileSet(tiles.table, recipe.bands or tiles.names, indexed=True)
+    return TileSet(tiles.table, bands or tiles.names, indexed=True)
+
+
+def _place(recipe: ScoreRecipe) -> str:
+    assert recipe.tiles is not None
+    return recipe.tiles
 
 
 def maps_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Maps:
@@ -165,7 +195,7 @@ def maps_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Maps:
             "(argmax shows what a maximum pooling used)"
         )
     if names == ("all",) and "all" not in spec.classes:
-        return Maps(tuple(range(len(spec.classes))), recipe.cam.kind)
+        return Maps(tuple(range(len(spec.classes))), recipe.cam.kind or "dense")
     absent = [name for name in names if name not in spec.classes]
     if absent:
         raise InputError(
@@ -173,7 +203,7 @@ def maps_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Maps:
             f"{', '.join(spec.classes)}"
         )
     places = tuple(dict.fromkeys(spec.classes.index(name) for name in names))
-    return Maps(places, recipe.cam.kind)
+    return Maps(places, recipe.cam.kind or "dense")
 
 
 @lru_cache(maxsize=1)

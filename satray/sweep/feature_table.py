@@ -33,6 +33,7 @@ from satray.storage import Storage, join
 from satray.sweep.feature_file import LABELS, VALID
 from satray.sweep.feature_plan import FORMAT, RECORD
 from satray.tiles.cache import MARGIN, boot, default_folder, locked, make_room
+from satray.tiles.memory import node_memory
 
 LARGE = 0.5
 """Share of the node's memory from which a file counts as one that may not stay there."""
@@ -237,7 +238,7 @@ def mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     KiB for each, in vain; one that fits is better read ahead, once.
     """
     found = np.memmap(path, dtype, "r", shape=shape)
-    if found.nbytes > LARGE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+    if found.nbytes > LARGE * node_memory():
         kept: Any = found._mmap  # type: ignore[attr-defined]  # numpy has no other way to it
         kept.madvise(mmap.MADV_RANDOM)
     return found.view(np.ndarray)

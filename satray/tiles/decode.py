@@ -72,7 +72,7 @@ def decode(data: bytes, *, bands: tuple[str, ...] | None = None) -> Tile:
     """
     # libpng reads PNG strictly; GDAL's own fast reader takes what memory held for missing rows
     with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM="NO"), opened(data) as source:
-        palette = _has_palette(source)
+        palette = has_palette(source)
         header = _header(source, palette, bands)
         count = len(header.bands)
         stored_CHW = source.read()
@@ -120,7 +120,7 @@ def read_pixels(
             _check_take(take, _data_bands(source))
             if source.nodata is not None:
                 x_CHW = _without_nodata(source, take)
-            elif _has_palette(source):
+            elif has_palette(source):
                 x_CHW = _convert(source, source.read())[list(take)]
             else:
                 x_CHW = _convert(source, source.read([i + 1 for i in take]))
@@ -141,21 +141,22 @@ def read_pixels(
     return x_CHW if x_CHW.flags.writeable else x_CHW.copy()
 
 
-def _has_palette(source: Any) -> bool:
+def has_palette(source: Any) -> bool:
+    """Whether a raster's one band is an index of colours."""
     return bool(source.count == 1 and source.colorinterp[0] == ColorInterp.palette)
 
 
 def _convert(source: Any, stored_CHW: NDArray[Any]) -> NDArray[np.generic]:
     """Palette indexes -> red, green, blue (3, H, W); gray PNG of fewer bits -> 0..255."""
-    if _has_palette(source):
-        return np.ascontiguousarray(_colours(source)[stored_CHW[0], :3].transpose(2, 0, 1))
+    if has_palette(source):
+        return np.ascontiguousarray(colours_of(source)[stored_CHW[0], :3].transpose(2, 0, 1))
     if source.driver == "PNG" and source.count == 1 and source.dtypes[0] == "uint8":
         bits = int(source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
         return (stored_CHW * np.uint8(255 // (2**bits - 1))).astype(np.uint8)
     return stored_CHW
 
 
-def _colours(source: Any) -> NDArray[np.uint8]:
+def colours_of(source: Any) -> NDArray[np.uint8]:
     """Colour table (256 or 65536, 4): red, green, blue, alpha; black where it has no entry."""
     table = np.zeros((np.iinfo(source.dtypes[0]).max + 1, 4), np.uint8)
     for index, colour in source.colormap(1).items():
@@ -165,7 +166,7 @@ def _colours(source: Any) -> NDArray[np.uint8]:
 
 def _data_bands(source: Any) -> int:
     """How many bands can be taken as data: all of the file's, or a palette's three colours."""
-    return 3 if _has_palette(source) else int(source.count)
+    return 3 if has_palette(source) else int(source.count)
 
 
 def _check_take(take: tuple[int, ...], count: int) -> None:
@@ -204,7 +205,7 @@ def _header(source: Any, palette: bool, bands: tuple[str, ...] | None) -> TileHe
         width=source.width,
         bands=names,
         dtype="uint8" if palette else source.dtypes[0],
-        crs=_crs_name(source.crs.to_wkt()) if source.crs else None,
+        crs=crs_name(source.crs.to_wkt()) if source.crs else None,
         transform=(*transform,)[:6] if referenced else None,
         nodata=None if converted or source.nodata is None else float(source.nodata),
         alpha=alpha,
@@ -212,7 +213,7 @@ def _header(source: Any, palette: bool, bands: tuple[str, ...] | None) -> TileHe
 
 
 @lru_cache(maxsize=64)
-def _crs_name(wkt: str) -> str:
+def crs_name(wkt: str) -> str:
     """`AUTHORITY:CODE`, else the WKT itself. Looked up once for an archive, not once a tile."""
     authority = rasterio.crs.CRS.from_wkt(wkt).to_authority()
     return ":".join(authority) if authority else wkt
@@ -224,7 +225,7 @@ def _valid(
     """Which pixels are valid (H, W); the rules are in `decode`."""
     valid = np.ones(x_CHW.shape[1:], dtype=bool)
     if palette:
-        valid &= _colours(source)[x_CHW[0], 3] > 0
+        valid &= colours_of(source)[x_CHW[0], 3] > 0
         return valid & (x_CHW[0] != source.nodata) if source.nodata is not None else valid
     alpha = [i for i, c in enumerate(source.colorinterp) if c == ColorInterp.alpha]
     if alpha and not named:
@@ -243,7 +244,7 @@ def _valid(
 def _without_nodata(source: Any, take: tuple[int, ...]) -> NDArray[Any]:
     """Read the bands taken of a file that declares nodata, with nodata replaced."""
     stored_CHW = source.read()
-    palette = _has_palette(source)
+    palette = has_palette(source)
     colours = source.colorinterp
     data = sum(colour != ColorInterp.alpha for colour in colours)
     # what `decode` was told at prepare, from what it then let be taken

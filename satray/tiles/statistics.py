@@ -179,7 +179,7 @@ def _float_bins(values: NDArray[Any]) -> NDArray[np.int64]:
     return bins
 
 
-def _float_edges(bins: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def float_edges(bins: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lower and upper bound of each bin, as values."""
     magnitude = np.where(bins < 0, -bins - 1, bins)
     near, far = _magnitude(magnitude), _magnitude(magnitude + 1)
@@ -207,7 +207,7 @@ def _order_statistic(band: BandCounts, rank: int) -> float:
     at = int(np.searchsorted(ends, rank, side="right"))
     if band.exact:
         return float(band.bins[at])
-    low, high = _float_edges(band.bins[at : at + 1])
+    low, high = float_edges(band.bins[at : at + 1])
     inside = (rank - int(ends[at] - band.counts[at]) + 0.5) / int(band.counts[at])
     value = float(low[0] + (high[0] - low[0]) * inside)
     return min(max(value, band.low), band.high)

@@ -42,9 +42,10 @@ def test_demo_runs_is_measured_and_is_found_done(ray_session, tmp_path, capfd, m
         assert one["tiles"] == 20
         assert one["map"] > one["prevalence"]
         assert 0 <= one["pointing"]["hits"] <= one["pointing"]["tiles"]
+        assert 0 < one["scene"]["ships"] >= one["scene"]["hits"]
     for name in (
         "prepare",
-        *(f"{job}-{n}" for job in ("train", "evaluate", "score") for n in networks),
+        *(f"{job}-{n}" for job in ("train", "evaluate", "score", "scene") for n in networks),
     ):
         assert read_run(Storage(), str(out / name)).status == 0
     assert (out / "maps.png").stat().st_size > 10_000

@@ -13,6 +13,7 @@ from satray.demo.maps import pointing_score, read_map, read_tiles
 from satray.demo.picture import overview
 from satray.demo.pointing import Score
 from satray.demo.results import Result, result_lines, seconds_lines
+from satray.demo.scene_ships import Found
 from satray.demo.world import World
 from satray.scoring.rasters import cam_path, cam_raster
 from satray.storage import Storage
@@ -92,6 +93,7 @@ def a_result(**keys):
         "prevalence": 0.45,
         "auc": 0.97,
         "pointing": Score(40, 38, 4.7, 2.0),
+        "scene": Found(100, 80, 60, 0.125, 2.5),
     }
     return Result(**{**values, **keys})
 
@@ -104,9 +106,11 @@ def test_every_figure_stands_beside_its_chance():
 
 
 def test_what_is_not_defined_is_null_in_json():
-    tree = a_result(auc=float("nan"), pointing=Score(0, 0, 0.0, 0.0)).to_dict()
+    nothing = Found(0, 0, 0, 0.0, float("nan"))
+    tree = a_result(auc=float("nan"), pointing=Score(0, 0, 0.0, 0.0), scene=nothing).to_dict()
     assert tree["auc"] is None
     assert tree["pointing"]["rate"] is None
+    assert tree["scene"]["recall"] is tree["scene"]["precision"] is None
     json.dumps(tree, allow_nan=False)
 
 

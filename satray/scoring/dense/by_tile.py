@@ -1,0 +1,201 @@
+"""Tiles of a scene exactly as in training: each its own forward, maps blended where they overlap.
+
+Overlapping maps are weighted with a Hann window over the tile's cells (sum over weight). A tile's
+border cells saw zero padding, and count least. Argmax maps are blended alike: without overlap their
+cells and the bias add up to the tile's logit; with overlap they add up to nothing.
+
+Legend: N tiles of a piece, B of a forward, K classes, n cells of a tile along a side.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from satray.models.bundle import Bundle
+from satray.models.cam import argmax_cam, dense_cam, shares
+from satray.scoring.dense.answers import CamKind, TileScores, Wanted, host, nothing, tile_scores
+from satray.scoring.dense.inputs import blank_cells, network_input, valid_shares
+from satray.scoring.dense.lattice import TowerLattice
+from satray.scoring.dense.pieces import Piece, TilePlan
+from satray.scoring.symmetries import ELEMENTS, turn, turn_back
+
+Maps = dict[CamKind, dict[str, Tensor]]
+"""Kind -> tower -> (B, classes asked for, n, n)."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What a piece adds to a tower's map of the scene."""
+
+    row: int
+    """First row of its cells."""
+
+    col: int
+    """First column of its cells."""
+
+    sums: dict[CamKind, NDArray[np.float32]]
+    """Kind -> (classes asked for, h, w): weighted sums over tiles."""
+
+    weights: NDArray[np.float32]
+    """(h, w): the weights' sums; 0 where no tile of the piece lies."""
+
+    data: NDArray[np.bool_]
+    """(h, w): whether any valid px of the piece lies in the cell's square."""
+
+
+@dataclass(frozen=True)
+class PieceScores:
+    """What the forwards over a piece's tiles say."""
+
+    patches: dict[str, Patch]
+    """By tower; none where no maps are asked for."""
+
+    tiles: TileScores
+    """Of the piece's tiles, in row order."""
+
+
+class TileScorer:
+    """A bundle over pieces of a scene, tile by tile; call it on pixels."""
+
+    def __init__(self, bundle: Bundle, plan: TilePlan, wanted: Wanted, batch: int = 16) -> None:
+        """Prepare.
+
+        Args:
+            bundle: on the device that is to compute; its network is turned to channels last.
+            plan: of the scene.
+            wanted: maps and numbers.
+            batch: tiles a forward.
+
+        Raises:
+            InputError: maps of a network whose head is dense.
+        """
+        self._bundle, self._plan, self._wanted, self._batch = bundle, plan, wanted, batch
+        towers = bundle.spec.variant.towers
+        linear = bundle.spec.variant.head == "linear"
+        self._weights: dict[str, Tensor] = {}
+        if wanted.kinds or (linear and len(towers) > 1):
+            self._weights = bundle.network.cam_weights()
+        self._shared = tuple(self._weights) if len(towers) > 1 else ()
+        bundle.network.to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def __call__(
+        self, pixels_CHW: NDArray[np.generic], valid_HW: NDArray[np.bool_], piece: Piece
+    ) -> PieceScores:
+        """Score a piece.
+
+        Args:
+            pixels_CHW: stored values on the net lattice, bands exactly the bundle's, in its
+                order; of the whole piece.
+            valid_HW: where there is data; nowhere beyond the scene.
+            piece: of the plan.
+        """
+        plan = self._plan
+        tops, lefts = (
+            tiles.within(axis.tiles.start, axis.tiles.stop) - axis.px.start
+            for tiles, axis in ((plan.rows, piece.row), (plan.cols, piece.col))
+        )
+        valid_N = valid_shares(valid_HW, tops, lefts, plan.rows.size, plan.cols.size).ravel()
+        patches = {t.name: self._patch(t, valid_HW, piece) for t in self._towers()}
+        if not valid_HW.any():
+            return PieceScores(patches, nothing(self._bundle, valid_N, self._shared))
+        x_1CHW = network_input(self._bundle, pixels_CHW, valid_HW)
+        corners = [(int(y), int(x)) for y in tops for x in lefts]
+        logits, parts = [], []
+        for start in range(0, len(corners), self._batch):
+            some = range(start, min(start + self._batch, len(corners)))
+            size = plan.geometry.size
+            x_BCHW = torch.cat(
+                [x_1CHW[:, :, y : y + size, x : x + size] for y, x in (corners[n] for n in some)]
+            )
+            logits_BK, shares_BK, maps = self._look(x_BCHW)
+            logits.append(logits_BK)
+            parts.append(shares_BK)
+            for tower in self._towers():
+                by_kind = {kind: host(by_tower[tower.name]) for kind, by_tower in maps.items()}
+                self._add(patches[tower.name], by_kind, tower, piece, some)
+        joined = {name: torch.cat([part[name] for part in parts]) for name in self._shared}
+        tiles = tile_scores(
+            self._bundle, torch.cat(logits), joined, valid_N, self._wanted.min_valid
+        )
+        return PieceScores(patches, tiles)
+
+    def _look(self, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor], Maps]:
+        """Logits, shares and maps of a batch, averaged over the symmetries where asked."""
+        turns = ELEMENTS if self._plan.geometry.d4 else range(1)
+        logits_BK: Tensor | float = 0.0
+        parts: dict[str, Tensor] = {}
+        maps: Maps = {kind: {} for kind in self._wanted.kinds}
+        for g in turns:
+            x = turn(x_BCHW, g).contiguous(memory_format=torch.channels_last)
+            if not self._weights:
+                logits_BK = logits_BK + self._bundle.network(x)
+                continue
+            more_BK, features = self._bundle.network(x, return_features=True)
+            logits_BK = logits_BK + more_BK
+            pooling = self._bundle.spec.variant.pooling
+            for name, part in shares(features, self._weights, pooling).items():
+                parts[name] = parts.get(name, 0.0) + part
+            rows = list(self._wanted.classes)
+            for kind, by_tower in maps.items():
+                draw = dense_cam if kind == "dense" else argmax_cam
+                for name, w_KD in self._weights.items():
+                    m = turn_back(draw(features[name], w_KD[rows]), g)
+                    by_tower[name] = by_tower.get(name, 0.0) + m
+        assert isinstance(logits_BK, Tensor)
+        count = len(turns)
+        return (
+            logits_BK / count,
+            {name: part / count for name, part in parts.items()},
+            {kind: {n: m / count for n, m in by_tower.items()} for kind, by_tower in maps.items()},
+        )
+
+    def _towers(self) -> tuple[TowerLattice, ...]:
+        return self._plan.geometry.towers if self._wanted.kinds else ()
+
+    def _patch(self, tower: TowerLattice, valid_HW: NDArray[np.bool_], piece: Piece) -> Patch:
+        """Zeros, over the cells of the piece's tiles."""
+        rows, cols = piece.row.cells[tower.name], piece.col.cells[tower.name]
+        shape = (len(rows), len(cols))
+        origin = (piece.row.px.start, piece.col.px.start)
+        blank = blank_cells(valid_HW, tower, origin, rows.within(0), cols.within(0))
+        sums: dict[CamKind, NDArray[np.float32]] = {
+            kind: np.zeros((len(self._wanted.classes), *shape), dtype=np.float32)
+            for kind in self._wanted.kinds
+        }
+        weights = np.zeros(shape, dtype=np.float32)
+        return Patch(rows.start, cols.start, sums, weights, ~blank)
+
+    def _add(
+        self,
+        patch: Patch,
+        maps: dict[CamKind, NDArray[np.float32]],
+        tower: TowerLattice,
+        piece: Piece,
+        some: range,
+    ) -> None:
+        """Add a batch of tiles' maps to the patch."""
+        weight = hann(tower.tile_cells)
+        starts = (self._plan.rows.starts[tower.name], self._plan.cols.starts[tower.name])
+        for b, n in enumerate(some):
+            i, j = divmod(n, len(piece.col.tiles))
+            top = starts[0][piece.row.tiles.start + i] - patch.row
+            left = starts[1][piece.col.tiles.start + j] - patch.col
+            # a scene smaller than a tile has fewer cells
+            height = min(tower.tile_cells, patch.weights.shape[0] - top)
+            width = min(tower.tile_cells, patch.weights.shape[1] - left)
+            there = np.s_[top : top + height, left : left + width]
+            some_weight = weight[:height, :width]
+            patch.weights[there] += some_weight
+            for kind, maps_Bknn in maps.items():
+                patch.sums[kind][:, *there] += some_weight * maps_Bknn[b, :, :height, :width]
+
+
+def hann(cells: int) -> NDArray[np.float32]:
+    """Weights of a tile's cells, (cells, cells): a Hann window at their centres, never 0."""
+    line = np.sin(np.pi * (np.arange(cells) + 0.5) / cells) ** 2
+    weights: NDArray[np.float32] = np.outer(line, line).astype(np.float32)
+    return weights

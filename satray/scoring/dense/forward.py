@@ -1,0 +1,235 @@
+"""One forward over a window of a scene: maps of its core, numbers of its tiles.
+
+Legend: C bands, H x W net px, D features, h x w cells, K classes, N tiles.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from satray.config.model import Pooling
+from satray.models.bundle import Bundle
+from satray.models.cam import argmax_cam, dense_cam
+from satray.scoring.dense.answers import CamKind, TileScores, Wanted, host, nothing, tile_scores
+from satray.scoring.dense.inputs import blank_cells, network_input, valid_shares
+from satray.scoring.dense.lattice import TowerLattice
+from satray.scoring.dense.pooling import pool_footprints
+from satray.scoring.dense.windows import ScenePlan, Window
+from satray.scoring.symmetries import ELEMENTS, turn, turn_back
+
+Features = Callable[[Tensor], dict[str, Tensor]]
+"""x_BCHW (normalised float32, any multiple of the block) -> f_BDhw by tower."""
+
+
+@dataclass(frozen=True)
+class WindowScores:
+    """What one forward says."""
+
+    maps: dict[CamKind, dict[str, NDArray[np.float32]]]
+    """Kind -> tower -> (classes asked for, h, w) of the window's core, in logit units; NaN where
+    a cell has no valid px."""
+
+    tiles: TileScores
+    """Of the window's tiles, in row order."""
+
+
+class DenseScorer:
+    """A bundle over windows of a scene; call it on pixels.
+
+    Argmax maps of a scene: the lattice is cut into blocks of `tile_cells` x `tile_cells` cells
+    from its origin on (smaller at its far edges), and each block has the argmax map of its own
+    maxima. Its cells and the bias add up to the logit of the tile there, if tiles do not overlap.
+    """
+
+    def __init__(
+        self, bundle: Bundle, plan: ScenePlan, wanted: Wanted, features: Features | None = None
+    ) -> None:
+        """Prepare.
+
+        Args:
+            bundle: on the device that is to compute; its network is turned to channels last.
+            plan: of the scene (with `argmax` where such maps are wanted).
+            wanted: maps and numbers.
+            features: another way to the same features; None: the network, eager.
+
+        Raises:
+            InputError: the head is dense.
+        """
+        if "argmax" in wanted.kinds and not plan.argmax:
+            raise ValueError("argmax maps of a scene that was not planned for them")
+        self._bundle, self._plan, self._wanted = bundle, plan, wanted
+        self._weights = bundle.network.cam_weights()
+        self._bias = bundle.network.get_parameter("head.bias")
+        bundle.network.to(memory_format=torch.channels_last)
+        self._features = features or bundle.network.features
+        self._shared = tuple(self._weights) if len(self._weights) > 1 else ()
+
+    @torch.inference_mode()
+    def __call__(
+        self, pixels_CHW: NDArray[np.generic], valid_HW: NDArray[np.bool_], window: Window
+    ) -> WindowScores:
+        """Score a window.
+
+        Args:
+            pixels_CHW: stored values on the net lattice, bands exactly the bundle's, in its
+                order; of the whole window, also where it leaves the scene.
+            valid_HW: where there is data; nowhere beyond the scene.
+            window: of the plan.
+        """
+        valid_N = self._valid(valid_HW, window)
+        if not valid_HW.any():
+            return WindowScores(self._no_maps(window), nothing(self._bundle, valid_N, self._shared))
+        x_1CHW = network_input(self._bundle, pixels_CHW, valid_HW)
+        found = self._look(x_1CHW, window, 0)
+        if self._plan.geometry.d4:
+            for g in ELEMENTS[1:]:
+                found = found.plus(self._look(turn(x_1CHW, g), window, g))
+            found = found.over(len(ELEMENTS))
+        logits_NK = self._bias + torch.stack(list(found.shares.values())).sum(0)
+        shares = {name: found.shares[name] for name in self._shared}
+        tiles = tile_scores(self._bundle, logits_NK, shares, valid_N, self._wanted.min_valid)
+        return WindowScores(self._masked(found.maps, valid_HW, window), tiles)
+
+    def _look(self, x_1CHW: Tensor, window: Window, g: int) -> "_Look":
+        """Maps and shares of the window in one position."""
+        pooling = self._bundle.spec.variant.pooling
+        maps: dict[CamKind, dict[str, Tensor]] = {kind: {} for kind in self._wanted.kinds}
+        shares: dict[str, Tensor] = {}
+        features = self._features(x_1CHW)
+        fine = self._plan.geometry.fine
+        for tower in self._plan.geometry.towers:
+            w_KD = self._weights[tower.name]
+            exact = [axis.exact[tower.name] for axis in (window.row, window.col)]
+            # where a tower's cells count from in this window
+            first = [axis.px.start // tower.stride for axis in (window.row, window.col)]
+            f_1Dhw = features.pop(tower.name)
+            cells = tuple(tower.cells(side) * fine for side in x_1CHW.shape[2:])
+            if f_1Dhw.shape[2:] != cells:
+                raise ValueError(f"tower {tower.name}: {f_1Dhw.shape[2:]} cells, planned: {cells}")
+            # before it is turned back, which would make the others the coarse ones
+            coarse_1Dhw = turn_back(f_1Dhw[:, :, ::fine, ::fine], g)
+            rows, cols = (span.within(start) for span, start in zip(exact, first, strict=True))
+            coarse_1Dhw = coarse_1Dhw[:, :, rows, cols].float()
+            shares[tower.name] = self._shares(coarse_1Dhw, w_KD, tower, window, pooling)
+            if not maps:
+                continue
+            rows, cols = (
+                span.within(start * fine)
+                for span, start in zip(self._plan.core(window, tower.name), first, strict=True)
+            )
+            core_1Dhw = turn_back(f_1Dhw, g)[:, :, rows, cols].float()
+            w_kD = w_KD[list(self._wanted.classes)]
+            for kind, made in maps.items():
+                draw = dense_cam if kind == "dense" else _block_argmax(tower.tile_cells)
+                made[tower.name] = draw(core_1Dhw, w_kD)[0]
+        return _Look(maps, shares)
+
+    def _shares(
+        self,
+        f_1Dhw: Tensor,
+        w_KD: Tensor,
+        tower: TowerLattice,
+        window: Window,
+        pooling: Pooling,
+    ) -> Tensor:
+        """s_NK: the tower's part of each tile's logits."""
+        name = tower.name
+        # the mean of weighted features: few classes in place of many channels
+        grid_Dhw = dense_cam(f_1Dhw, w_KD)[0] if pooling == "avg" else f_1Dhw[0]
+        starts = []
+        for axis, tiles in ((window.row, self._plan.rows), (window.col, self._plan.cols)):
+            cells = tiles.starts[name][axis.tiles.start : axis.tiles.stop]
+            starts.append(torch.tensor(cells, dtype=torch.long) - axis.exact[name].start)
+        if not len(starts[0]) or not len(starts[1]):
+            return w_KD.new_zeros(0, len(w_KD))
+        tops_T, lefts_U = (s.to(f_1Dhw.device) for s in starts)
+        counts = (self._plan.rows.counts[name], self._plan.cols.counts[name])
+        pooled_DN = pool_footprints(grid_Dhw, tops_T, lefts_U, *counts, pooling).flatten(1)
+        return pooled_DN.T if pooling == "avg" else pooled_DN.T @ w_KD.float().T
+
+    def _valid(self, valid_HW: NDArray[np.bool_], window: Window) -> NDArray[np.float32]:
+        plan = self._plan
+        tops, lefts = (
+            tiles.within(axis.tiles.start, axis.tiles.stop) - axis.px.start
+            for tiles, axis in ((plan.rows, window.row), (plan.cols, window.col))
+        )
+        if not len(tops) or not len(lefts):
+            return np.zeros(0, dtype=np.float32)
+        return valid_shares(valid_HW, tops, lefts, plan.rows.size, plan.cols.size).ravel()
+
+    def _masked(
+        self,
+        maps: dict[CamKind, dict[str, Tensor]],
+        valid_HW: NDArray[np.bool_],
+        window: Window,
+    ) -> dict[CamKind, dict[str, NDArray[np.float32]]]:
+        origin = (window.row.px.start, window.col.px.start)
+        made: dict[CamKind, dict[str, NDArray[np.float32]]] = {kind: {} for kind in maps}
+        for tower in self._plan.geometry.towers if maps else ():
+            rows, cols = (span.within(0) for span in self._plan.core(window, tower.name))
+            lattice = self._plan.geometry.map_lattice(tower.name)
+            blank_hw = blank_cells(valid_HW, lattice, origin, rows, cols)
+            for kind, by_tower in maps.items():
+                made[kind][tower.name] = host(by_tower[tower.name])
+                made[kind][tower.name][:, blank_hw] = np.nan
+        return made
+
+    def _no_maps(self, window: Window) -> dict[CamKind, dict[str, NDArray[np.float32]]]:
+        made: dict[CamKind, dict[str, NDArray[np.float32]]] = {}
+        for kind in self._wanted.kinds:
+            made[kind] = {}
+            for name in self._weights:
+                shape = tuple(len(span) for span in self._plan.core(window, name))
+                full = np.full((len(self._wanted.classes), *shape), np.nan, dtype=np.float32)
+                made[kind][name] = full
+        return made
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the network says of a window in one position, on its device."""
+
+    maps: dict[CamKind, dict[str, Tensor]]
+    """Kind -> tower -> (classes asked for, h, w), turned back."""
+    shares: dict[str, Tensor]
+    """Tower -> (N, K)."""
+
+    def plus(self, other: "_Look") -> "_Look":
+        """Sum."""
+        return _Look(
+            {
+                k: {n: m + other.maps[k][n] for n, m in maps.items()}
+                for k, maps in self.maps.items()
+            },
+            {name: part + other.shares[name] for name, part in self.shares.items()},
+        )
+
+    def over(self, count: int) -> "_Look":
+        """Over a number."""
+        return _Look(
+            {k: {n: m / count for n, m in maps.items()} for k, maps in self.maps.items()},
+            {name: part / count for name, part in self.shares.items()},
+        )
+
+
+def _block_argmax(side: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The argmax map of each block of side x side cells, put together again."""
+
+    def draw(f_1Dhw: Tensor, w_KD: Tensor) -> Tensor:
+        _, D, h, w = f_1Dhw.shape
+        if not h or not w:
+            return f_1Dhw.new_zeros(1, len(w_KD), h, w)
+        down, right = -(-h // side), -(-w // side)
+        padding = (0, right * side - w, 0, down * side - h)
+        f_Dhw = F.pad(f_1Dhw[0], padding, value=-torch.inf)
+        f_BDnn = f_Dhw.view(D, down, side, right, side).permute(1, 3, 0, 2, 4)
+        a_BKnn = argmax_cam(f_BDnn.reshape(-1, D, side, side), w_KD)
+        a_Khw = a_BKnn.view(down, right, len(w_KD), side, side).permute(2, 0, 3, 1, 4)
+        return a_Khw.reshape(1, len(w_KD), down * side, right * side)[:, :, :h, :w]
+
+    return draw

@@ -1,0 +1,1 @@
+"""From scenes to maps: the job, its units of work, and what is made of their pieces."""

@@ -1,0 +1,296 @@
+"""From a scene's pieces to its products, on the local disk: memory is bounded.
+
+Legend: K classes, k classes mapped, h x w cells, N tiles.
+"""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+
+from satray.errors import DecodeError, SatrayError
+from satray.models.spec import BundleSpec
+from satray.scoring.dense.lattice import AxisTiles
+from satray.scoring.maps.jobs import SceneJob
+from satray.scoring.maps.piece import PieceOfWork, TileRows
+from satray.scoring.maps.settings import Settings
+from satray.scoring.maps.unit import Layouts
+from satray.scoring.maps.wholes import RasterFacts, Wholes, best_score
+from satray.scoring.predictions import Layout, Numbers
+from satray.scoring.products import names, vectors
+from satray.scoring.products.detections import Detections, detect, on_data, rule_of, summed
+from satray.scoring.products.given import GivenTiles
+from satray.scoring.products.item import ItemProduct
+from satray.scoring.products.moment import Moment, moment_of
+from satray.scoring.products.quicklook import Evidence, View, quicklook, strongest
+from satray.scoring.products.tiles_table import SceneTiles, TilesWriter
+
+MANY = 100_000
+"""Detections that GeoJSON is still written for; readers of text give up beyond."""
+
+
+@dataclass(frozen=True)
+class MadeFile:
+    """A product on the local disk, or in memory."""
+
+    facts: ItemProduct
+    """What its catalogue entry will say; size and digest are yet unknown."""
+    source: Path | bytes
+    """It."""
+    rows: int | None = None
+    """Rows, where it is a table."""
+
+
+@dataclass
+class Counts:
+    """What was counted of a scene."""
+
+    tiles: int = 0
+    """With scores."""
+    nodata: int = 0
+    """Without, for want of data."""
+    detections: int = 0
+    """Points."""
+    predicted: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Tiles that are given each class."""
+    sampled: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    """Place of a tile -> its K logits, of those asked for."""
+    decided: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    """The same, its K decisions."""
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """All that assembling needs to know."""
+
+    job: SceneJob
+    """The scene's."""
+    layouts: Layouts
+    """Its plan and picture."""
+    settings: Settings
+    """The recipe's."""
+    spec: BundleSpec
+    """The bundle's."""
+    layout: Layout
+    """Columns of tables."""
+    bias: tuple[float, ...]
+    """(K,) of the head; empty where it is dense."""
+
+    @property
+    def moment(self) -> Moment:
+        """When the scene was taken."""
+        ref, pattern = self.job.ref, self.settings.pattern
+        known = re.compile(pattern) if pattern else None
+        return moment_of(ref.scene, ref.modified, known, ref.item, self.job.taken_at)
+
+    def make(
+        self, pieces: Iterable[PieceOfWork], folder: Path, sample: frozenset[int] = frozenset()
+    ) -> tuple[list[MadeFile], Counts, list[str]]:
+        """Make all products but the catalogue entry.
+
+        Args:
+            pieces: of the scene's units, in order.
+            folder: on the local disk; empty.
+            sample: places of tiles whose numbers are to be kept.
+
+        Returns:
+            Products, counts, and notes for the reader.
+        """
+        wanted = self.settings.wanted(len(self.spec.classes))
+        counts = Counts(predicted=np.zeros(len(self.spec.classes), dtype=np.int64))
+        table = folder / "tiles.parquet"
+        canvas = self.layouts.canvas
+        shape = (len(canvas.rows), canvas.width)
+        pixels = np.zeros((len(canvas.bands), *shape), dtype=np.float32)
+        valid = np.zeros(shape, dtype=bool)
+        plan = self.layouts.plan
+        given = GivenTiles(plan.rows, plan.cols, len(self.spec.classes))
+        with Wholes(
+            folder, plan, len(wanted.classes), wanted.kinds, self._facts(wanted.classes)
+        ) as wholes:
+            with TilesWriter(table, self.layout) as writer:
+                for piece in pieces:
+                    wholes.add(piece)
+                    for rows in piece.tiles:
+                        self._tiles(writer, rows, counts, sample)
+                        given.add(rows.start, (rows.numbers.preds > 0) & rows.scored[:, None])
+                    for part in piece.picture:
+                        stop = part.row + len(part.valid)
+                        pixels[:, part.row : stop] = part.pixels
+                        valid[part.row : stop] = part.valid
+            files = self._rasters(wholes)
+            tiles = ItemProduct("tiles", names.table_name(self.job.ref.scene))
+            files.append(MadeFile(tiles, table, writer.rows))
+            found, evidence, notes = self._peaks(wholes, valid, given)
+        if found is not None:
+            counts.detections = len(found)
+            files += self._vectors(found)
+        view = View(pixels, valid, self.job.grid.height, self.job.grid.width)
+        files.append(self._quicklook(view, evidence, found))
+        if not counts.tiles:
+            notes.append("no tile holds enough data")
+        return files, counts, notes
+
+    def _facts(self, mapped: tuple[int, ...]) -> RasterFacts:
+        settings, grid, spec = self.settings, self.job.grid, self.spec
+        geometry = self.layouts.plan.geometry
+        affine = {
+            tower.name: grid.affine_net @ geometry.map_lattice(tower.name).affine()
+            for tower in geometry.towers
+        }
+        tags = {
+            "model_id": self.layout.model_id,
+            "run_id": self.layout.run_id,
+            "scene": self.job.ref.scene,
+            "pooling": spec.variant.pooling,
+            "symmetries": "d4" if settings.d4 else "none",
+            "mode": self.job.way.mode,
+            "border_cells": (
+                "as of one forward over the whole scene"
+                if self.job.way.mode == "dense"
+                else "tiles blended with a Hann window"
+            ),
+        }
+        places = tuple(mapped.index(k) for k in settings.classes)
+        named = tuple(spec.classes[k] for k in settings.classes)
+        return RasterFacts(affine, grid.crs, tags, places, named, settings.kinds)
+
+    def _rasters(self, wholes: Wholes) -> list[MadeFile]:
+        facts, several = self._facts(self._mapped()), len(self.spec.variant.towers) > 1
+        files = []
+        for kind, tower, path in wholes.rasters():
+            told = ItemProduct(
+                "cam" if kind == "dense" else "argmax",
+                names.cam_name(self.job.ref.scene, tower if several else None, kind),
+                tower=tower if several else None,
+                bands=facts.names,
+                shape=wholes.shape(tower),
+                transform=tuple(facts.affine[tower])[:6],
+            )
+            files.append(MadeFile(told, path))
+        return files
+
+    def _mapped(self) -> tuple[int, ...]:
+        return self.settings.wanted(len(self.spec.classes)).classes
+
+    def _tiles(
+        self, writer: TilesWriter, rows: TileRows, counts: Counts, sample: frozenset[int]
+    ) -> None:
+        plan, across = self.layouts.plan, len(self.layouts.plan.cols)
+        down = len(rows.scored) // across
+        ys, tall = _edges(plan.rows, rows.start, rows.start + down, self.job.grid.scale_y)
+        xs, wide = _edges(plan.cols, 0, across, self.job.grid.scale_x)
+        count = len(rows.scored)
+        tiles = SceneTiles(
+            np.repeat(ys, across),
+            np.tile(xs, down),
+            np.full(count, tall),
+            np.full(count, wide),
+            rows.scored,
+            rows.numbers,
+        )
+        writer.write(self.job.ground, tiles)
+        counts.tiles += int(rows.scored.sum())
+        counts.nodata += int((~rows.scored).sum())
+        counts.predicted += rows.numbers.preds[rows.scored].sum(0, dtype=np.int64)
+        first = rows.start * across
+        for place in sample & set(range(first, first + count)):
+            counts.sampled[place] = rows.numbers.logits[place - first]
+            counts.decided[place] = rows.numbers.preds[place - first]
+
+    def _peaks(
+        self, wholes: Wholes, valid: NDArray[np.bool_], given: GivenTiles
+    ) -> tuple[Detections | None, Evidence | None, list[str]]:
+        mapped = self._mapped()
+        if not wholes.dense:
+            notes = ["no detections: its maps are too large to be searched"]
+            return None, None, notes if self.settings.detections else []
+        grid, geometry = self.job.grid, self.layouts.plan.geometry
+        stored = Affine.scale(1 / grid.scale_x, 1 / grid.scale_y)
+        cells = [stored @ geometry.map_lattice(tower).affine() for tower in wholes.dense]
+        maps_khw, own = summed(list(wholes.dense.values()), cells)
+        bias = tuple(self.bias[k] for k in mapped)
+        found = None
+        if self.settings.detections:
+            rule = rule_of(self.spec, self.bias, self._distance(own))
+            names = [self.spec.classes[k] for k in self.settings.sought]
+            found = detect(maps_khw, own, rule, self.spec.classes, self.job.ground, names)
+            found = found.kept(on_data(found, valid, own, (grid.height, grid.width)))
+            if self.settings.within_tiles:
+                klass = [self.spec.classes.index(name) for name in found.klass]
+                net = (found.row * grid.scale_y, found.col * grid.scale_x)
+                found = found.kept(given.holds(klass, *net))
+        shown = [n for n, k in enumerate(mapped) if k in self.settings.sought] or [
+            *range(len(mapped))
+        ]
+        if np.isnan(maps_khw).all():
+            return found, None, []
+        place = shown[strongest(maps_khw[shown], [bias[n] for n in shown])]
+        map_hw = maps_khw[place]
+        top = np.unravel_index(int(np.nanargmax(map_hw)), map_hw.shape)
+        local = maps_khw[:, top[0], top[1]].astype(np.float64) + np.array(bias)
+        score = best_score(list(local), place, self.spec.task, self.spec.temperature)
+        name = self.spec.classes[mapped[place]]
+        return found, Evidence(name, map_hw, own, score), []
+
+    def _distance(self, cells: Affine) -> float:
+        """The distance for `rule_of`, which counts in cells of the coarse lattice."""
+        stride = min(grid.stride for grid in self.spec.grids.values())
+        finest = min(cells.a * self.job.grid.scale_x, cells.e * self.job.grid.scale_y)
+        return self.settings.distance * stride / finest
+
+    def _vectors(self, found: Detections) -> list[MadeFile]:
+        ref, ids = self.job.ref, (self.layout.model_id, self.layout.run_id)
+        try:
+            package = vectors.geopackage(found, *ids, ref.modified)
+        except SatrayError as error:  # a CRS that PROJ cannot write costs this scene only
+            raise DecodeError(str(error)) from error
+        texts: dict[str, tuple[str, bytes | None]] = {
+            "gpkg": ("detections", package),
+            "parquet": ("detections_parquet", vectors.geoparquet(found, *ids)),
+            "geojson": (
+                "detections_geojson",
+                vectors.geojson(found, *ids) if len(found) <= MANY else None,
+            ),
+        }
+        return [
+            MadeFile(ItemProduct(kind, names.detections_name(ref.scene, ending)), data, len(found))
+            for ending, (kind, data) in texts.items()
+            if data is not None
+        ]
+
+    def _quicklook(
+        self, view: View, evidence: Evidence | None, found: Detections | None
+    ) -> MadeFile:
+        rows, cols = np.zeros(0), np.zeros(0)
+        if found is not None and evidence is not None:
+            mine = np.array([name == evidence.name for name in found.klass], dtype=bool)
+            rows, cols = found.row[mine], found.col[mine]
+        data = quicklook(view, evidence, rows, cols, self.job.ref.scene)
+        path = names.quicklook_name(self.job.ref.scene)
+        return MadeFile(ItemProduct("quicklook", path), data)
+
+
+def _edges(
+    tiles: AxisTiles, start: int, stop: int, scale: float
+) -> tuple[NDArray[np.float64], float]:
+    """First stored px of tiles along an axis, and how many each covers."""
+    firsts = np.array(tiles.origins[start:stop], dtype=np.float64) / scale
+    return firsts, tiles.size / scale
+
+
+def sampled(tiles: int, most: int) -> frozenset[int]:
+    """Places of some tiles, spread evenly over all."""
+    step = max(1, math.ceil(tiles / most))
+    return frozenset(range(step // 2 if tiles > most else 0, tiles, step))
+
+
+def numbers_of(counts: Counts, places: list[int]) -> Numbers:
+    """Numbers of sampled tiles, as far as they are compared."""
+    logits = np.stack([counts.sampled[place] for place in places])
+    return Numbers(logits, logits, np.stack([counts.decided[place] for place in places]))

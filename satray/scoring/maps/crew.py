@@ -1,0 +1,217 @@
+"""Scenes through the actors: which engine, which units, how far they are."""
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from satray import cluster
+from satray.config.score import ScoreRecipe
+from satray.errors import SatrayError
+from satray.models.bundle import bundle_digests, find_bundle, load_bundle
+from satray.runs.run import Run
+from satray.scoring.engine.trial import Choice
+from satray.scoring.engine.trunk import EngineName
+from satray.scoring.ledger import Claim, Ledger
+from satray.scoring.maps.actor import ASSEMBLING, FAILED, MapTask, Work, piece_name, to_row
+from satray.scoring.maps.jobs import SceneJob, SceneResult
+from satray.scoring.maps.look import Prepared
+from satray.scoring.maps.survey import Surveyor
+from satray.scoring.over_tiles import towers_with_shares
+from satray.scoring.predictions import Layout
+from satray.scoring.products.model_fields import ModelFacts
+from satray.scoring.scenes.scene import SceneRef
+from satray.storage import Storage, join
+from satray.tiles.block_pool import BlockRead, Pool, Report, through_actors
+
+TRY_PX = 64 << 20
+"""Net px from which on it pays to try engines."""
+ACTIVITIES = ("reading", "waiting", "computing", "assembling", "writing", "publishing")
+
+
+@dataclass
+class Crew:
+    """Scores scenes for a run."""
+
+    run: Run
+    """The run."""
+    recipe: ScoreRecipe
+    """Its recipe."""
+    ready: Prepared
+    """Its bundle."""
+    ledger: Ledger | None = None
+    """Of a schedule."""
+    _engines: Mapping[str, EngineName] | None = field(default=None, init=False)
+    _asked: bool = field(default=False, init=False)
+    _compared: bool = field(default=False, init=False)
+
+    def survey(
+        self, refs: Sequence[tuple[int, SceneRef]], claims: Mapping[int, Claim] | None = None
+    ) -> tuple[list[SceneJob], list[SceneResult]]:
+        """Open scenes; gives the jobs of those that can be scored, and why others cannot."""
+        bundle, settings = self.ready.bundle, self.ready.settings
+        surveyor = Surveyor(bundle.spec, settings, self.ready.geometries, self.run.storage)
+        jobs: list[SceneJob] = []
+        results: list[SceneResult] = []
+        with self.run.activity("opening"):
+            for count, looked in enumerate(surveyor.survey(refs, claims), 1):
+                if isinstance(looked, SceneResult):
+                    results.append(looked)
+                else:
+                    jobs.append(self._first(looked))
+                self.run.progress(f"opened {count:,} of {len(refs):,} scenes")
+        return jobs, results
+
+    def score(
+        self, jobs: Sequence[SceneJob], each: Callable[[SceneResult], None] | None = None
+    ) -> list[SceneResult]:
+        """Score scenes and wait for all of them; pieces that are there are not made again.
+
+        Args:
+            jobs: of the scenes.
+            each: called with each result as it comes.
+
+        Raises:
+            SatrayError: what ended a process for good, in one line.
+        """
+        if not jobs:
+            return []
+        gpu = cluster.use_gpus(self.recipe.resources)
+        task = self._task(jobs, gpu)
+        units = self._units(task, jobs)
+        blocks = [BlockRead(functools.partial(to_row, job, unit), 4096) for job, unit in units]
+        workers = max(1, min(self.recipe.resources.workers, len(blocks)))
+        pool = Pool(workers, gpu, self.recipe.resources.read_tasks)
+        tally = _Tally(self.run, len(jobs), len(blocks))
+        results: dict[int, SceneResult] = {}
+        make = functools.partial(Work, task, gpu)
+        with self.run.activity("scoring"):
+            for report in through_actors("scenes", blocks, pool, make):
+                result: SceneResult | None = report.get("result")
+                if result is not None and result.number not in results:
+                    results[result.number] = result
+                    if each is not None:
+                        each(result)
+                tally.add(report, len(results))
+        tally.end()
+        for job in jobs:
+            if job.number not in results:
+                raise SatrayError(f"{job.ref.scene}: was left half done; rerun")
+        return list(results.values())
+
+    def _first(self, job: SceneJob) -> SceneJob:
+        """The first scene that is scored in windows: some of its tiles are scored both ways."""
+        if self._compared or job.way.mode != "dense":
+            return job
+        self._compared = True
+        return replace(job, compare=True)
+
+    def _task(self, jobs: Sequence[SceneJob], gpu: bool) -> MapTask:
+        recipe, run, bundle = self.recipe, self.run, self.ready.bundle
+        if not self._asked and not gpu and not self.ready.settings.finer:
+            self._asked = True
+            self._engines = self._engine(jobs)
+        folder = find_bundle(recipe.bundle, run.storage)
+        digests = bundle_digests(folder, run.storage)
+        weights = "model.safetensors"
+        spec = bundle.spec
+        return MapTask(
+            recipe.bundle,
+            ModelFacts(bundle.model_id, join(folder, weights), digests[weights], spec),
+            run.storage,
+            run.out,
+            run.state,
+            Layout(spec.classes, towers_with_shares(spec), bundle.model_id, run.run_id),
+            self.ready.settings,
+            self.ready.geometries,
+            self._engines,
+            self.ledger,
+        )
+
+    def _engine(self, jobs: Sequence[SceneJob]) -> Mapping[str, EngineName] | None:
+        """What computes features in windows on CPUs; None: the network as it is."""
+        wanted, recipe = self.recipe.engine, self.recipe
+        dense = [job.way.px for job in jobs if job.way.mode == "dense"]
+        if wanted == "eager" or not dense or (wanted == "auto" and sum(dense) < TRY_PX):
+            return None
+        side = recipe.window
+        with self.run.activity("trying engines"):
+            choice = cluster.run_once(
+                chosen, recipe.bundle, self.run.storage, side, wanted, recipe.resources.workers,
+                sum(dense) / recipe.resources.workers,
+            )  # fmt: skip
+        for line in choice.lines():
+            self.run.say(f"engine of {line}")
+        return choice.engines
+
+    def _units(self, task: MapTask, jobs: Sequence[SceneJob]) -> list[tuple[SceneJob, int]]:
+        """Units to do; of a scene whose pieces are all there, the last, to put it together."""
+        storage = self.run.storage
+        there: dict[str, set[str]] = {}
+        root = join(task.state, "pieces")
+        for entry in storage.list(root):
+            folder, _, name = entry.key.partition("/")
+            if name in (FAILED, ASSEMBLING):  # of an attempt that is no more
+                storage.delete(entry.uri)
+            else:
+                there.setdefault(folder, set()).add(name)
+        units: list[tuple[SceneJob, int]] = []
+        kept = 0
+        for job in jobs:
+            have = there.get(f"{job.number:06d}", set())
+            every = range(len(job.way.units))
+            missing = [unit for unit in every if piece_name(job, unit) not in have]
+            kept += len(every) - len(missing)
+            units += [(job, unit) for unit in missing or every[-1:]]
+        if kept:
+            self.run.say(f"going on: {kept:,} units of work are there already")
+        return units
+
+
+def chosen(
+    bundle: str, storage: Storage, side: int, wanted: str, workers: int, px: float
+) -> Choice:
+    """Try engines on a worker, with as many threads as an actor has."""
+    import torch
+
+    from satray.scoring.engine.heap import keep_memory
+    from satray.scoring.engine.pick import pick
+
+    keep_memory()
+    torch.set_num_threads(cluster.threads_per_worker(workers))
+    loaded = load_bundle(bundle, storage)
+    return pick(loaded, (1, side, side), wanted, pixels=px)[1]  # type: ignore[arg-type]
+
+
+class _Tally:
+    """Adds up the reports of units."""
+
+    def __init__(self, run: Run, scenes: int, units: int) -> None:
+        self._run, self._scenes, self._units = run, scenes, units
+        self._start = time.perf_counter()
+        self._done, self._px = 0, 0
+        self._seconds: dict[str, float] = {}
+
+    def add(self, report: Report, scenes: int) -> None:
+        """Add a unit's report."""
+        self._done += 1
+        self._px += report["px"]
+        for name, spent in report["seconds"].items():
+            self._seconds[name] = self._seconds.get(name, 0.0) + spent
+        rate = self._px / 1e6 / (time.perf_counter() - self._start)
+        self._run.progress(
+            f"scored {scenes:,} of {self._scenes:,} scenes, {self._done:,} of {self._units:,} "
+            f"units, {rate:.1f} Mpx a second"
+        )
+
+    def end(self) -> None:
+        """Say how fast it was, and note the seconds of all processes."""
+        for name in ACTIVITIES:
+            if name in self._seconds:
+                self._run.add_seconds(f"{name} (all processes)", self._seconds[name])
+        seconds = time.perf_counter() - self._start
+        self._run.say(
+            f"{self._scenes:,} scenes in {seconds:.1f} s, start of the actors included: "
+            f"{self._scenes / seconds:.2f} scenes and {self._px / 1e6 / seconds:.2f} Mpx of "
+            "network input a second"
+        )

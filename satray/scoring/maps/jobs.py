@@ -1,0 +1,137 @@
+"""What travels: a scene's job to the actors, and what became of it back to the driver."""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from satray.errors import SatrayError
+from satray.runs.jsonable import to_json
+from satray.runs.record import Product
+from satray.scoring.ledger import Claim
+from satray.scoring.maps.plan import Way
+from satray.scoring.products.ground import SceneGround
+from satray.scoring.scenes.netgrid import NetGrid
+from satray.scoring.scenes.scene import SceneRef
+
+Status = Literal["done", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class SceneJob:
+    """A scene that can be scored."""
+
+    number: int
+    """Its place among the run's scenes."""
+    ref: SceneRef
+    """Where it is."""
+    grid: NetGrid
+    """Its grid of net px."""
+    ground: SceneGround
+    """Where it lies."""
+    taken_at: str | None
+    """Its TIFF's own date and time."""
+    way: Way
+    """How it is scored."""
+    drift: float | None = None
+    """How far its values lie from the training's; None where nobody looked."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know: drift, no georeference."""
+    claim: Claim | None = None
+    """Of a run of a schedule."""
+    compare: bool = False
+    """Whether some of its tiles are scored both ways."""
+
+
+@dataclass(frozen=True)
+class SceneResult:
+    """What became of a scene."""
+
+    number: int
+    """Its place among the run's scenes."""
+    scene: str
+    """Its name."""
+    uri: str
+    """Where it is."""
+    status: Status
+    """skipped: another run has taken it over, or its provider changed it meanwhile."""
+    stage: str | None = None
+    """What failed: find, open, drift, read, score."""
+    error: str | None = None
+    """Why it failed, or was skipped; one line."""
+    retryable: bool = True
+    """Whether another attempt may succeed."""
+    mode: str | None = None
+    """dense or tiles."""
+    why: str | None = None
+    """Why that."""
+    drift: float | None = None
+    """See `SceneJob`."""
+    notes: tuple[str, ...] = ()
+    """See `SceneJob`."""
+    height: int | None = None
+    """Rows, stored px."""
+    width: int | None = None
+    """Columns, stored px."""
+    crs: str | None = None
+    """Its CRS."""
+    rings: tuple[tuple[tuple[float, float], ...], ...] = ()
+    """Outline in longitude and latitude."""
+    taken: str = ""
+    """When it was taken, and where that is known from."""
+    tiles: int = 0
+    """Tiles that have scores."""
+    nodata: int = 0
+    """Tiles that have none for want of data."""
+    detections: int = 0
+    """Points found."""
+    px: int = 0
+    """Stored px."""
+    predicted: tuple[int, ...] = ()
+    """Tiles that are given each class."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By activity, of all its units."""
+    products: tuple[Product, ...] = ()
+    """Its files."""
+    agreement: tuple[dict[str, Any], ...] = ()
+    """Tiles scored both ways, by class; see `dense.compare`."""
+
+    def to_json(self) -> bytes:
+        """As JSON."""
+        return to_json(asdict(self))
+
+    @staticmethod
+    def from_json(data: bytes, name: str) -> "SceneResult":
+        """Read what `to_json` wrote; `name` is for messages."""
+        try:
+            tree = json.loads(data)
+            products = tuple(Product(**item) for item in tree.pop("products"))
+            rings = tuple(tuple((x, y) for x, y in ring) for ring in tree.pop("rings"))
+            lists: dict[str, Any] = {
+                key: tuple(tree.pop(key)) for key in ("notes", "predicted", "agreement")
+            }
+            return SceneResult(**tree, **lists, rings=rings, products=products)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SatrayError(f"{name}: not what satray wrote; remove it and rerun") from error
+
+
+def failed(
+    number: int, ref: SceneRef, stage: str, error: Exception | str, *, retryable: bool = True
+) -> SceneResult:
+    """That a scene cannot be scored."""
+    said = " ".join(str(error).split())
+    said = said.removeprefix(f"{ref.scene}: ")
+    return SceneResult(number, ref.scene, ref.uri, "failed", stage, said, retryable, px=0)
+
+
+def about(job: SceneJob, result: SceneResult) -> SceneResult:
+    """A result with what the job knows of its scene."""
+    return replace(
+        result,
+        mode=job.way.mode,
+        why=job.way.why,
+        drift=job.drift,
+        notes=(*job.notes, *result.notes),
+        height=job.grid.height,
+        width=job.grid.width,
+        crs=job.grid.crs,
+    )

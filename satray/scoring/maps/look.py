@@ -1,0 +1,194 @@
+"""What is known before anything is scored: scenes, settings, geometry; `inputs` and `plan`."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from satray.config.paths import identity
+from satray.config.score import ScoreRecipe
+from satray.errors import DecodeError, InputError
+from satray.scoring.ledger import Ledger, config_of
+from satray.scoring.maps.settings import Settings, settings_of
+from satray.scoring.over_tiles import D4_SAID, read_spec
+from satray.scoring.reading import MisfitError
+from satray.scoring.scenes.bands import source_names
+from satray.scoring.scenes.found import Found, find_scenes
+from satray.storage import Storage
+
+if TYPE_CHECKING:  # it imports torch
+    from satray.models.bundle import Bundle
+    from satray.models.spec import BundleSpec
+    from satray.scoring.maps.plan import Geometries
+
+LOOKED_AT = 8
+"""Scenes that are opened before anything starts, spread over all."""
+APART = ("bundle", "tiles", "scenes", "only_new", "schedule", "error_budget")
+"""Keys that shape no scene's products."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A bundle, loaded and measured, and how scenes are scored with it."""
+
+    bundle: "Bundle"
+    """On the CPU of this process."""
+    settings: Settings
+    """The recipe's."""
+    geometries: "Geometries"
+    """The network's."""
+
+
+def inputs(recipe: ScoreRecipe, storage: Storage) -> dict[str, str]:
+    """Digests of the bundle and, but for a schedule, of the scenes.
+
+    Raises:
+        InputError: no bundle, no scenes, or none of those looked at fits the bundle; something
+            asked for that its network cannot give.
+    """
+    from satray.models.bundle import bundle_digest
+
+    _found.cache_clear()
+    digest = bundle_digest(recipe.bundle, storage)
+    spec = read_spec(recipe.bundle, storage)
+    settings = settings_of(recipe, spec)
+    far = [name for name, grid in spec.grids.items() if grid.halo is None]
+    if far and (recipe.mode == "dense" or recipe.finer):
+        key = "finer=true" if recipe.finer else "mode=dense"
+        raise InputError(
+            f"{key}: found halo: null (tower {', '.join(far)}): a far pixel moves every cell; "
+            "accepted: mode=tiles or auto"
+        )
+    if recipe.only_new:
+        return {"bundle": digest}
+    found = scenes_of(recipe, spec, storage)
+    _try(recipe, found, spec, settings, storage)
+    text = hashlib.sha256()
+    for ref in found.scenes:
+        text.update(f"{ref.scene!r}\0{ref.uri!r}\0{ref.etag}\0{ref.size}\n".encode())
+    for failure in found.failures:
+        text.update(f"{failure.scene!r}\0{failure.uri!r}\0{failure.error!r}\n".encode())
+    return {"bundle": digest, "scenes": text.hexdigest()}
+
+
+def plan(recipe: ScoreRecipe, storage: Storage) -> list[str]:
+    """Say what would be scored, and how."""
+    from satray.scoring.maps.jobs import SceneJob
+    from satray.scoring.maps.survey import Surveyor
+
+    ready = prepare(recipe, storage)
+    spec, settings = ready.bundle.spec, ready.settings
+    found = scenes_of(recipe, spec, storage)
+    towers = [f"{tower.name} ({tower.backbone})" for tower in spec.variant.towers]
+    size = sum(ref.size for ref in found.scenes) / 1e6
+    lines = [
+        f"bundle: {', '.join(towers)}, {len(spec.classes)} classes ({spec.task}), "
+        f"bands {', '.join(spec.bands)} in {spec.dtype}",
+        f"scenes: {len(found.scenes):,}, {size:,.1f} MB"
+        + (f"; {len(found.failures):,} that are none" if found.failures else ""),
+    ]
+    if recipe.only_new:
+        lines.append("only_new: which of them are to be scored, the ledger says when the job runs")
+    if settings.d4:
+        lines.append(D4_SAID)
+    surveyor = Surveyor(spec, settings, ready.geometries, storage)
+    for number in _spread(len(found.scenes)):
+        ref = found.scenes[number]
+        looked = surveyor.look(number, ref)
+        if isinstance(looked, SceneJob):
+            way = looked.way
+            lines.append(
+                f"{ref.scene}: {looked.grid.height:,} x {looked.grid.width:,} px, "
+                f"{looked.grid.why}; {way.why}; {way.px / 1e6:,.1f} Mpx through the network in "
+                f"{len(way.units):,} units"
+            )
+            lines += [f"{ref.scene}: {note}" for note in looked.notes]
+        else:
+            lines.append(f"{ref.scene}: would fail: {looked.error}")
+    rest = len(found.scenes) - LOOKED_AT
+    return lines + ([f"and {rest:,} other scenes"] if rest > 0 else [])
+
+
+def prepare(recipe: ScoreRecipe, storage: Storage) -> Prepared:
+    """Load the bundle and ask its network what planning needs to know."""
+    from satray.models.bundle import load_bundle
+    from satray.scoring.dense.finer import FACTOR
+    from satray.scoring.dense.measure import measure
+    from satray.scoring.maps.plan import Geometries
+
+    bundle = load_bundle(recipe.bundle, storage)
+    settings = settings_of(recipe, bundle.spec)
+    dense = measure(bundle, d4=settings.d4).geometry
+    tiles = measure(bundle, d4=True, tiles=True).geometry if settings.d4 else dense
+    if settings.finer:
+        dense = dense.finer(FACTOR)
+    return Prepared(bundle, settings, Geometries(dense, tiles))
+
+
+def scenes_of(recipe: ScoreRecipe, spec: "BundleSpec", storage: Storage) -> Found:
+    """The scenes of a recipe, listed once a job; of a schedule, each time."""
+    assert recipe.scenes is not None
+    wanted = source_names(spec.bands, recipe.bands)
+    if recipe.only_new:
+        return find_scenes(recipe.scenes, storage, wanted=wanted, none_yet=True)
+    return _found(recipe.scenes, storage, wanted)
+
+
+def ledger_of(
+    recipe: ScoreRecipe, spec: "BundleSpec", model_id: str, run_id: str, out: str, storage: Storage
+) -> Ledger:
+    """The ledger of a schedule's output."""
+    kept = {name: value for name, value in identity(recipe).items() if name not in APART}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+    towers = [f"__{tower.name}" for tower in spec.variant.towers]
+    parts = towers if len(towers) > 1 else [""]
+    maps = [f"{folder}/{{scene}}{part}.tif" for folder in ("cam", "argmax") for part in parts]
+    points = [f"detections/{{scene}}.{ending}" for ending in ("gpkg", "parquet", "geojson")]
+    others = ["items/{scene}.json", "quicklooks/{scene}.png", "tables/{scene}.parquet"]
+    return Ledger(
+        storage,
+        out,
+        config_of(model_id, digest),
+        run_id,
+        model_id,
+        (*maps, *points, *others),
+        recipe.schedule.lease,
+        recipe.schedule.max_attempts,
+    )
+
+
+@lru_cache(maxsize=1)
+def _found(scenes: str, storage: Storage, wanted: tuple[str, ...] | None) -> Found:
+    return find_scenes(scenes, storage, wanted=wanted)
+
+
+def _try(
+    recipe: ScoreRecipe, found: Found, spec: "BundleSpec", settings: Settings, storage: Storage
+) -> None:
+    """Refuse scenes of which none looked at is what the bundle wants."""
+    from satray.scoring.maps.survey import open_for
+
+    reasons = []
+    for number in _spread(len(found.scenes)):
+        try:
+            open_for(found.scenes[number], spec, settings, storage).close()
+        except MisfitError as error:
+            reasons.append(f"{found.scenes[number].scene}: {error}")
+            continue
+        except DecodeError:
+            return
+        return
+    if not reasons and found.failures:
+        reasons = [f"{failure.scene}: {failure.error}" for failure in found.failures[:1]]
+    if reasons:
+        raise InputError(
+            f"scenes={recipe.scenes}: none of those looked at fits the bundle; {reasons[0]}"
+        )
+
+
+def _spread(count: int) -> list[int]:
+    """Numbers of some scenes, spread over all."""
+    if count <= LOOKED_AT:
+        return list(range(count))
+    return [round(i * (count - 1) / (LOOKED_AT - 1)) for i in range(LOOKED_AT)]

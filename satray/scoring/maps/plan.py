@@ -1,0 +1,158 @@
+"""A scene's job: how it is scored, and its units of work. Pure.
+
+A unit is some rows of windows (or of pieces, where tiles are scored one by one), the whole width
+of the scene: what one process does at a time, and what is done again when one dies.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from satray.errors import InputError
+from satray.scoring.dense.choose import Mode, choose
+from satray.scoring.dense.lattice import DenseGeometry
+from satray.scoring.dense.pieces import Piece, TilePlan, plan_tiles
+from satray.scoring.dense.windows import ScenePlan, Span, Window, plan_scene
+from satray.scoring.maps.settings import Settings
+
+UNIT_PX = 32 << 20
+"""Net px that the forwards of a unit look at, about: some seconds of work."""
+
+PIECES = 1.25
+"""Side of a piece of tiles over that of a window: a forward of its 25 tiles of 256 px is faster
+than of the 16 in 1,024 px, and takes the memory of a window of that side."""
+
+
+@dataclass(frozen=True)
+class Geometries:
+    """A bundle's geometry for either way."""
+
+    dense: DenseGeometry
+    """Windows; finer where that is asked for."""
+    tiles: DenseGeometry
+    """Tiles one by one."""
+
+    def of(self, mode: Mode) -> DenseGeometry:
+        """The geometry of one way."""
+        return self.dense if mode == "dense" else self.tiles
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a scene is scored."""
+
+    mode: Mode
+    """dense or tiles."""
+    why: str
+    """For a person."""
+    rows: int
+    """Rows of windows or pieces."""
+    px: int
+    """Net px that all forwards look at."""
+    units: tuple[Span, ...]
+    """Rows of windows that each unit takes."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Windows, or pieces, side by side."""
+
+    parts: tuple[Window | Piece, ...]
+    """From left to right."""
+
+    @property
+    def px(self) -> Span:
+        """Net px downwards."""
+        return self.parts[0].row.px
+
+    @property
+    def tiles(self) -> Span:
+        """Rows of tiles that are scored."""
+        return self.parts[0].row.tiles
+
+
+def plan_of(
+    height: int, width: int, mode: Mode, settings: Settings, geometries: Geometries
+) -> ScenePlan | TilePlan:
+    """The plan of a scene of so many net px; the same in every process."""
+    if mode == "tiles":
+        side = int(PIECES * settings.window)
+        return plan_tiles(height, width, geometries.tiles, step=settings.step, side=side)
+    return plan_scene(
+        height,
+        width,
+        geometries.dense,
+        step=settings.step,
+        window=settings.window,
+        argmax="argmax" in settings.kinds,
+    )
+
+
+def rows_of(plan: ScenePlan | TilePlan) -> tuple[Row, ...]:
+    """The rows of a plan, from above."""
+    rows: dict[int, list[Window | Piece]] = {}
+    for part in plan.windows if isinstance(plan, ScenePlan) else plan.pieces:
+        rows.setdefault(part.row.px.start, []).append(part)
+    return tuple(Row(tuple(parts)) for parts in rows.values())
+
+
+def way_of(height: int, width: int, settings: Settings, geometries: Geometries) -> Way:
+    """Choose how a scene of so many net px is scored, and cut it into units.
+
+    By arithmetic alone, so that a rerun comes to the same.
+
+    Raises:
+        InputError: windows, or finer maps, are asked for and cannot be.
+    """
+    mode: Mode
+    if settings.mode == "auto" and not settings.finer:
+        choice = choose(
+            height,
+            width,
+            geometries.dense,
+            step=settings.step,
+            window=settings.window,
+            argmax="argmax" in settings.kinds,
+        )
+        mode, why = choice.mode, choice.why
+    else:
+        mode = "tiles" if settings.mode == "tiles" else "dense"
+        why = f"{mode}: {'finer maps' if settings.finer else f'mode={mode}'}"
+    if mode == "dense" and geometries.dense.why_tiles:
+        raise InputError(
+            f"mode=dense: found {geometries.dense.why_tiles}; accepted: mode=tiles or auto"
+        )
+    plan = plan_of(height, width, mode, settings, geometries)
+    rows = rows_of(plan)
+    return Way(mode, why, len(rows), plan.px, cut(_costs(rows, plan)))
+
+
+def cut(costs: Sequence[int], most: int = UNIT_PX) -> tuple[Span, ...]:
+    """Cut rows into units of `most` px, or of one row."""
+    units: list[Span] = []
+    start, px = 0, 0
+    for row, cost in enumerate(costs):
+        if row > start and px + cost > most:
+            units.append(Span(start, row))
+            start, px = row, 0
+        px += cost
+    return (*units, Span(start, len(costs)))
+
+
+def _costs(rows: Sequence[Row], plan: ScenePlan | TilePlan) -> list[int]:
+    """Net px that the forwards of each row look at."""
+    if isinstance(plan, TilePlan):
+        tile = plan.geometry.size**2
+        return [sum(piece.tiles for piece in row.parts) * tile for row in rows]
+    return [sum(part.height * part.width for part in row.parts) for row in rows]
+
+
+def owned(rows: Sequence[Span], length: int) -> list[Span]:
+    """Which net px along an axis belong to each of some overlapping spans: up to the next's first.
+
+    Args:
+        rows: spans in order, the first from 0 on.
+        length: of the axis; px beyond belong to none.
+    """
+    starts = [min(span.start, length) for span in rows]
+    stops = [*starts[1:], length]
+    return [Span(a, b) for a, b in zip(starts, stops, strict=True)]

@@ -1,0 +1,125 @@
+"""Open each scene, look at its facts and at some of its values, and decide how it is scored."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from satray.errors import DecodeError
+from satray.scoring.ledger import Claim
+from satray.scoring.maps.jobs import SceneJob, SceneResult, failed
+from satray.scoring.maps.plan import Geometries, way_of
+from satray.scoring.maps.settings import Settings
+from satray.scoring.products.ground import SceneGround
+from satray.scoring.reading import MisfitError
+from satray.scoring.scenes.drift import drift, references_of_bundle
+from satray.scoring.scenes.netgrid import NetGrid, net_grid
+from satray.scoring.scenes.opened import Scene, open_scene
+from satray.scoring.scenes.sample import sample
+from satray.scoring.scenes.scene import SceneRef
+from satray.storage import Storage
+
+if TYPE_CHECKING:  # it imports torch
+    from satray.models.spec import BundleSpec
+
+LOOKERS = 8
+"""Scenes that are opened at once."""
+
+
+@dataclass(frozen=True)
+class Surveyor:
+    """Looks at scenes for one bundle and recipe."""
+
+    spec: "BundleSpec"
+    """The bundle's."""
+    settings: Settings
+    """The recipe's."""
+    geometries: Geometries
+    """The network's."""
+    storage: Storage
+    """How scenes are reached."""
+
+    def survey(
+        self, refs: Sequence[tuple[int, SceneRef]], claims: Mapping[int, Claim] | None = None
+    ) -> Iterator[SceneJob | SceneResult]:
+        """Look at scenes, some at once; gives a job for each, or why it has none, in order.
+
+        Args:
+            refs: numbers and scenes.
+            claims: by number.
+        """
+        with ThreadPoolExecutor(LOOKERS, thread_name_prefix="survey") as pool:
+            known = claims or {}
+            yield from pool.map(lambda one: self.look(one[0], one[1], known.get(one[0])), refs)
+
+    def look(
+        self, number: int, ref: SceneRef, claim: Claim | None = None
+    ) -> SceneJob | SceneResult:
+        """Look at one scene."""
+        stage = "open"
+        try:
+            _nameable(ref.scene)
+            with open_for(ref, self.spec, self.settings, self.storage) as scene:
+                facts = scene.facts
+                grid = grid_for(scene, self.spec, self.settings)
+                way = way_of(grid.net_height, grid.net_width, self.settings, self.geometries)
+                notes = [] if grid.crs else ["no CRS: pixel coordinates"]
+                stage = "drift"
+                score, warning = self._drift(scene)
+        except MisfitError as error:
+            return failed(number, ref, stage, error, retryable=False)
+        except DecodeError as error:
+            return failed(number, ref, stage, error)
+        if warning is not None:
+            if self.settings.drift == "refuse":
+                return failed(number, ref, "drift", warning, retryable=False)
+            notes.append(warning)
+        ground = SceneGround(ref.scene, grid.height, grid.width, grid.crs, facts.transform)
+        taken = facts.taken_at
+        return SceneJob(number, ref, grid, ground, taken, way, score, tuple(notes), claim)
+
+    def _drift(self, scene: Scene) -> tuple[float | None, str | None]:
+        references = references_of_bundle(self.spec)
+        if self.settings.drift == "off" or not references:
+            return None, None
+        counts = sample(scene)
+        if not any(counted.valid for counted in counts):
+            return None, None
+        found = drift(scene.facts.bands, counts, references, self.settings.drift_limit)
+        return found.score, found.warning
+
+
+def open_for(ref: SceneRef, spec: "BundleSpec", settings: Settings, storage: Storage) -> Scene:
+    """Open a scene as a bundle wants it; raises as `open_scene`."""
+    return open_scene(
+        ref,
+        spec.bands,
+        settings.names,
+        storage,
+        dtype=spec.dtype,
+        conversion=settings.conversion,
+    )
+
+
+def grid_for(scene: Scene, spec: "BundleSpec", settings: Settings) -> NetGrid:
+    """Lay the grid of net px.
+
+    Raises:
+        DecodeError: as `net_grid`; px that would be resampled and must not be.
+    """
+    facts = scene.facts
+    grid = net_grid(facts.height, facts.width, facts.crs, facts.transform, spec, settings.gsd)
+    if grid.resampled and spec.radiometry.name == "pil_compat":
+        raise MisfitError(
+            f"{grid.why}: its px would be resampled, and radiometry pil_compat wants them as "
+            "stored; accepted: gsd=none, and a bundle that saw its tiles at their own size"
+        )
+    return grid
+
+
+def _nameable(scene: str) -> None:
+    """Refuse names that are no Unicode: tables and catalogues cannot hold them."""
+    try:
+        scene.encode()
+    except UnicodeEncodeError:
+        raise MisfitError("its name is no UTF-8; accepted: rename it") from None

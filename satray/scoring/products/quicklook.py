@@ -1,0 +1,209 @@
+"""A picture of a scene: its colours, where the strongest class comes from, and the detections.
+
+Legend: C bands shown (3 or 1), H x W pixels of the picture, h x w cells, K classes.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+
+LONGEST = 1024
+"""Longer side of the whole picture, px, at most."""
+LEGEND = 54
+"""Height of the strip below the scene, px."""
+NARROWEST = 300
+"""Narrowest picture, px: the legend must fit."""
+EMPTY = 0.93
+"""Gray of pixels without data."""
+MOST = 2_000
+"""Detections drawn, the likeliest; more would hide the scene."""
+MARK = "#7CFC9A"
+MIDDLE = 0.3
+"""Median of the scene's colours, at least, as far as a gamma of `LEAST_GAMMA` lifts it."""
+LEAST_GAMMA = 0.45
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The map that lies over the picture."""
+
+    name: str
+    """The class."""
+    map: NDArray[np.float32]
+    """(h, w) its dense CAM, in logit units; NaN without data."""
+    cells: Affine
+    """From cell corners to stored px, axis-parallel."""
+    score: float
+    """Highest score of any cell, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A scene as it is to be shown."""
+
+    pixels: NDArray[Any]
+    """(C, H, W) stored values of red, green and blue, or of one band, thinned out to
+    `picture_size`."""
+    valid: NDArray[np.bool_]
+    """(H, W) where there is data."""
+    height: int
+    """Rows of the scene, stored px."""
+    width: int
+    """Columns of the scene, stored px."""
+    limits: tuple[tuple[float, float], ...] | None = None
+    """Stored value of each band that is black, and white; None: the scene's own percentiles."""
+
+
+def picture_size(height: int, width: int, longest: int = LONGEST) -> tuple[int, int]:
+    """Rows and columns that a scene is to be thinned out to; small scenes are enlarged."""
+    room = longest - LEGEND
+    scale = min(longest / width, room / height)
+    return max(1, min(room, round(height * scale))), max(1, min(longest, round(width * scale)))
+
+
+def strongest(maps_Khw: NDArray[np.float32], bias: Sequence[float]) -> int:
+    """The class with the highest local logit anywhere; the first of equal ones."""
+    tops = [
+        float(np.max(values, initial=-np.inf, where=~np.isnan(values))) + bias[k]
+        for k, values in enumerate(maps_Khw)
+    ]
+    return int(np.argmax(tops))
+
+
+def quicklook(
+    view: View,
+    evidence: Evidence | None,
+    rows: Floats,
+    cols: Floats,
+    title: str,
+) -> bytes:
+    """Draw a PNG of at most `LONGEST` px a side.
+
+    Args:
+        view: the scene.
+        evidence: what lies over it; None: the scene alone.
+        rows: of detections of that class, the likeliest first, stored px.
+        cols: of the same, stored px.
+        title: one line for the legend.
+    """
+    from PIL import Image, ImageDraw
+
+    from satray.report.tiles import overlaid, stretched
+
+    H, W = view.valid.shape
+    low, high = zip(*(view.limits or limits_of(view.pixels, view.valid)), strict=True)
+    shown_HW3 = brightened(stretched(view.pixels, low, high), view.valid)
+    top = 0.0
+    if evidence is not None:
+        laid_HW = laid(evidence, view.height, view.width, H, W)
+        top = float(np.max(laid_HW, initial=0.0, where=~np.isnan(laid_HW)))
+        shown_HW3 = overlaid(shown_HW3, np.clip(laid_HW, 0, None) / (top or 1.0))
+    shown_HW3[~view.valid] = EMPTY
+    scene = Image.fromarray((shown_HW3 * 255 + 0.5).astype(np.uint8))
+    drawing = ImageDraw.Draw(scene)
+    radius = max(3, min(8, W // 80))
+    for row, col in zip(rows[:MOST], cols[:MOST], strict=True):
+        x, y = col * W / view.width, row * H / view.height
+        for reach, colour, width in ((radius + 1, "#101010", 4), (radius, MARK, 2)):
+            box = (x - reach, y - reach, x + reach, y + reach)
+            drawing.ellipse(box, outline=colour, width=width)
+    wide = max(W, NARROWEST)
+    whole = Image.new("RGB", (wide, H + LEGEND), "white")
+    whole.paste(scene, ((wide - W) // 2, 0))
+    whole.paste(Image.open(io.BytesIO(_legend(wide, evidence, top, len(rows), title))), (0, H))
+    sink = io.BytesIO()
+    whole.save(sink, format="PNG")  # optimize=True takes ten times as long to save 1 %
+    return sink.getvalue()
+
+
+def limits_of(
+    pixels_CHW: NDArray[Any], valid_HW: NDArray[np.bool_]
+) -> tuple[tuple[float, float], ...]:
+    """2nd and 98th percentile of each band where there is data."""
+    found = []
+    for band in pixels_CHW:
+        values = band[valid_HW].astype(np.float64)
+        values = values[np.isfinite(values)]
+        low, high = np.percentile(values, (2, 98)) if values.size else (0.0, 1.0)
+        found.append((float(low), float(high)))
+    return tuple(found)
+
+
+def brightened(shown_HW3: Floats, valid_HW: NDArray[np.bool_]) -> Floats:
+    """With a gamma that lifts a dark middle: where clouds are white, land and water are black."""
+    values = shown_HW3[valid_HW]
+    middle = float(np.median(values)) if values.size else MIDDLE
+    if middle >= MIDDLE:
+        return shown_HW3
+    gamma = max(np.log(MIDDLE) / np.log(max(middle, 1e-6)), LEAST_GAMMA)
+    return np.asarray(shown_HW3**gamma, dtype=np.float64)
+
+
+def laid(evidence: Evidence, height: int, width: int, H: int, W: int) -> Floats:
+    """The map at the picture's pixels: bilinear between cells that have data, NaN elsewhere."""
+    from satray.scoring.pages.overlay import on_pixels
+
+    # more cells than pixels: the best of each block, or a lone peak might fall between two pixels
+    block = max(1, min(evidence.map.shape[0] // H, evidence.map.shape[1] // W))
+    map_hw, cells = _blocks(evidence.map, block), evidence.cells @ Affine.scale(block)
+    shown = Affine.scale(W / width, H / height) @ cells
+    known = ~np.isnan(map_hw)
+    share_HW = on_pixels(known.astype(np.float32), shown, H, W)
+    value_HW = on_pixels(np.where(known, map_hw, 0).astype(np.float32), shown, H, W)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result: Floats = np.where(share_HW > 0, value_HW / share_HW, np.nan)
+    return result
+
+
+def _blocks(map_hw: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """The largest value of each block of cells; NaN where none has data."""
+    if side == 1:
+        return map_hw
+    h, w = (-(-size // side) for size in map_hw.shape)
+    padded = np.full((h * side, w * side), np.nan, np.float32)
+    padded[: map_hw.shape[0], : map_hw.shape[1]] = map_hw
+    blocks = padded.reshape(h, side, w, side)
+    best: NDArray[np.float32] = np.fmax.reduce(np.fmax.reduce(blocks, axis=3), axis=1)
+    return best
+
+
+def _legend(width: int, evidence: Evidence | None, top: float, count: int, title: str) -> bytes:
+    """A strip with the scene's name, the class, its scale and what a circle is."""
+    from matplotlib import colormaps
+
+    from satray.report.style import DPI, INK, MUTED, figure, png, short, styled
+
+    made = figure(LEGEND / DPI, width / DPI)
+    made.set_layout_engine("none")
+    letters = max(20, width // 8)
+    with styled():
+        size = 5.5  # points; 12 px
+        made.text(8 / width, 0.74, short(title, letters), fontsize=size, color=INK, va="center")
+        if evidence is None:
+            made.text(8 / width, 0.3, "no map", fontsize=size, color=MUTED, va="center")
+            return png(made)
+        bar = made.add_axes((8 / width, 0.18, 60 / width, 0.24))
+        bar.imshow(
+            colormaps["inferno"](np.linspace(0.25, 0.95, 64))[None],
+            aspect="auto",
+            extent=(0, 1, 0, 1),
+        )
+        bar.set_axis_off()
+        words = f"{short(evidence.name, max(12, letters // 3))}: evidence 0 to {top:.1f}"
+        if width >= 520:
+            words += f", best cell {evidence.score:.2f}"
+        made.text(76 / width, 0.3, words, fontsize=size, color=INK, va="center")
+        told = f"{count:,} detections"
+        if count > MOST:
+            told = f"{MOST:,} of {told}" if width >= 520 else f"{MOST:,}+"
+        if width >= 400:
+            made.text(1 - 8 / width, 0.3, f"○ {told}", fontsize=size, color=INK, va="center",
+                      ha="right")  # fmt: skip
+    return png(made)

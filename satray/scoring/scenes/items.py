@@ -1,0 +1,142 @@
+"""STAC Items: which of their assets are bands, and by which names. Pure."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from satray.errors import DecodeError
+from satray.scoring.scenes.hrefs import resolved
+from satray.scoring.scenes.scene import BandSource, is_raster
+from satray.tiles.bands import canonical
+
+LARGEST = 16 << 20
+"""Bytes of the largest JSON file that is taken for an Item."""
+
+RASTER_TYPES = ("image/tiff", "image/geotiff", "image/jp2", "image/png", "image/jpeg")
+NO_DATA_ROLES = frozenset({"thumbnail", "overview", "metadata"})
+KEPT = ("id", "stac_version", "collection", "geometry", "bbox", "properties")
+"""What of an Item travels with its scene; assets and links can be many times as long."""
+
+
+@dataclass(frozen=True)
+class _Raster:
+    """One asset that is a raster."""
+
+    key: str
+    uri: str
+    bands: tuple[dict[str, Any], ...]
+    rank: int
+    """0 says it is data, 2 says it is for looking at."""
+
+
+def items_in(data: bytes) -> tuple[dict[str, Any], ...] | None:
+    """The Items of a JSON file: one, or the members of a collection of features.
+
+    None where it is something else (other JSON, a Catalog, features that are no Items).
+    """
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    features = [document]
+    if document.get("type") == "FeatureCollection":
+        features = document.get("features") or []
+    if not isinstance(features, list) or not features:
+        return None
+    return tuple(features) if all(_is_item(feature) for feature in features) else None
+
+
+def item_name(item: dict[str, Any]) -> str:
+    """An Item's id; raises DecodeError where it has none."""
+    name = item.get("id")
+    if not isinstance(name, str) or not name.strip():
+        raise DecodeError(f"the Item's id is {name!r}; accepted: a text that is not empty")
+    return name
+
+
+def item_bands(item: dict[str, Any], base: str) -> tuple[BandSource, ...]:
+    """Where an Item's bands lie, once for each name that a band has.
+
+    Names are the common names (STAC 1.0 `eo:bands`, 1.1 `bands`), the bands' own, and the keys of
+    assets with one band. Where two bands claim a name, assets that say they are data go before
+    others, pictures come last, and then the Item's order decides; a common name goes before a
+    band's own, that before a key.
+
+    Args:
+        item: the Item.
+        base: absolute path or URI of its file.
+
+    Raises:
+        DecodeError: no asset is a raster, or one leads where it may not.
+    """
+    rasters = sorted(_rasters(item, base), key=lambda raster: raster.rank)
+    found: dict[str, BandSource] = {}
+    for claims in (_common_names, _own_names, _keys):
+        for raster in rasters:
+            for name, band in claims(raster):
+                found.setdefault(name, BandSource(name, raster.uri, band))
+    if not found:
+        raise DecodeError(
+            "the Item has no asset that is a raster; accepted: GeoTIFF, JPEG 2000, PNG or JPEG by "
+            "media type or extension"
+        )
+    return tuple(found.values())
+
+
+def trimmed(item: dict[str, Any]) -> dict[str, Any]:
+    """What of an Item travels with its scene."""
+    return {key: item[key] for key in KEPT if key in item}
+
+
+def _is_item(document: object) -> bool:
+    return (
+        isinstance(document, dict)
+        and document.get("type") == "Feature"
+        and isinstance(document.get("stac_version"), str)
+    )
+
+
+def _rasters(item: dict[str, Any], base: str) -> Iterator[_Raster]:
+    assets = item.get("assets")
+    if not isinstance(assets, dict):
+        raise DecodeError("the Item has no assets")
+    for key, asset in assets.items():
+        if not isinstance(asset, dict):
+            continue
+        href, kind = asset.get("href"), str(asset.get("type") or "").lower()
+        roles = asset.get("roles")
+        roles = {str(role) for role in roles} if isinstance(roles, list) else set()
+        named = kind.startswith(RASTER_TYPES)
+        if not named and (kind or not isinstance(href, str) or not is_raster(href)):
+            continue
+        if roles & NO_DATA_ROLES:
+            continue
+        rank = 0 if roles & {"data", "reflectance"} else 1
+        if "visual" in (*roles, key) or kind.startswith(("image/png", "image/jpeg")):
+            rank = 2
+        bands = asset.get("bands") or asset.get("eo:bands")
+        bands = bands if isinstance(bands, list) else []
+        described = tuple(band if isinstance(band, dict) else {} for band in bands) or ({},)
+        yield _Raster(str(key), resolved(href, base), described, rank)
+
+
+def _common_names(raster: _Raster) -> Iterator[tuple[str, int]]:
+    for place, band in enumerate(raster.bands):
+        name = band.get("eo:common_name") or band.get("common_name")
+        if isinstance(name, str) and name.strip():
+            yield canonical(name), place + 1
+
+
+def _own_names(raster: _Raster) -> Iterator[tuple[str, int]]:
+    for place, band in enumerate(raster.bands):
+        name = band.get("name")
+        if isinstance(name, str) and name.strip():
+            yield canonical(name), place + 1
+
+
+def _keys(raster: _Raster) -> Iterator[tuple[str, int]]:
+    if len(raster.bands) == 1 and raster.key.strip():
+        yield canonical(raster.key), 1

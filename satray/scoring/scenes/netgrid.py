@@ -1,0 +1,142 @@
+"""A scene's grid of net px: where the network sees what of it. Pure.
+
+Stored px are those of the file, net px those of the network's lattice after resampling.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from affine import Affine
+
+from satray.errors import DecodeError
+from satray.scoring.rasters import source_affine
+from satray.scoring.scenes.metres import GroundPixel, ground_pixel
+
+if TYPE_CHECKING:
+    from satray.models.spec import BundleSpec  # torch
+
+NEAR_ONE = 0.005
+"""Factors that differ from 1 by no more than this are taken as 1."""
+MAX_FACTOR = 16.0
+"""Largest factor: beyond, the ground that the bundle knows is not in the scene."""
+MIN_FACTOR = 1 / 256
+"""Smallest factor."""
+MAX_PIXELS = 2**40
+"""Most net px of a scene."""
+
+Gsd = Literal["auto", "none"] | float
+
+
+@dataclass(frozen=True)
+class NetGrid:
+    """A scene's grid of net px."""
+
+    height: int
+    """Rows of the scene, stored px."""
+    width: int
+    """Columns of the scene, stored px."""
+    net_height: int
+    """Rows, net px."""
+    net_width: int
+    """Columns, net px."""
+    affine: Affine
+    """Stored px corners to CRS units; without georeference x = column, y = -row."""
+    affine_net: Affine
+    """Net px corners to CRS units."""
+    crs: str | None
+    """CRS; None: pixel coordinates."""
+    scale_x: float
+    """Net px a stored px along a row, exactly `net_width / width`."""
+    scale_y: float
+    """Net px a stored px along a column, exactly `net_height / height`."""
+    why: str
+    """How the factors came about, for a person; one line."""
+
+    @property
+    def resampled(self) -> bool:
+        """Whether net px are other than stored px."""
+        return (self.net_height, self.net_width) != (self.height, self.width)
+
+    def stored(self, net_row: float, net_column: float) -> tuple[float, float]:
+        """Row and column in stored px of a place in net px."""
+        return net_row / self.scale_y, net_column / self.scale_x
+
+
+def net_grid(
+    height: int,
+    width: int,
+    crs: str | None,
+    transform: tuple[float, ...] | None,
+    spec: "BundleSpec",
+    gsd: Gsd = "auto",
+) -> NetGrid:
+    """Lay a scene's grid of net px.
+
+    A net px is a stored px times the ground factor (the scene's m a px, over the bundle's) times
+    the resize that training did of its own tiles.
+
+    Args:
+        height: rows, stored px.
+        width: columns, stored px.
+        crs: authority string or WKT; None without.
+        transform: affine of px corners; None without.
+        spec: the bundle's.
+        gsd: auto: the bundle's resolution where both are known; none: px are px; a number: the
+            metres of a stored px that the bundle was trained on.
+
+    Raises:
+        DecodeError: an affine without area, or a ground too far from the bundle's.
+    """
+    affine = source_affine(crs, transform)
+    pixel = ground_pixel(height, width, crs, None if transform is None else affine)
+    ground_x, ground_y, why = _ground(pixel, spec.resolution, gsd)
+    shape = spec.tile_shape
+    resize = spec.preprocess().geometry(*shape)
+    own_y, own_x = resize.resized_height / shape[0], resize.resized_width / shape[1]
+    if (own_y, own_x) != (1, 1):
+        why += f"; training resized tiles by {_pair(own_x, own_y)}"
+    asked_x, asked_y = _rounded(ground_x * own_x), _rounded(ground_y * own_y)
+    for factor in (ground_x, ground_y):
+        if not MIN_FACTOR <= factor <= MAX_FACTOR:
+            raise DecodeError(
+                f"{why}: {factor:.4g} net px a px; accepted: 1/256 to 16 (gsd=none takes px as "
+                "they are)"
+            )
+    net_width, net_height = max(1, round(width * asked_x)), max(1, round(height * asked_y))
+    if net_width * net_height > MAX_PIXELS:
+        raise DecodeError(f"{why}: {net_height:,} x {net_width:,} net px; at most 2^40")
+    return NetGrid(
+        height,
+        width,
+        net_height,
+        net_width,
+        affine,
+        affine @ Affine.scale(width / net_width, height / net_height),
+        crs,
+        net_width / width,
+        net_height / height,
+        why,
+    )
+
+
+def _ground(pixel: GroundPixel, resolution: float | None, gsd: Gsd) -> tuple[float, float, str]:
+    """Ground factors of x and y, and why."""
+    note = f" ({pixel.note})" if pixel.note else ""
+    if gsd == "none":
+        return 1.0, 1.0, "px as they are (gsd=none)" + note
+    target = resolution if gsd == "auto" else float(gsd)
+    if target is None:
+        return 1.0, 1.0, "px as they are: the bundle states no resolution" + note
+    if pixel.x is None or pixel.y is None:
+        return 1.0, 1.0, f"px as they are: {pixel.note}"
+    size = f"{_pair(pixel.x, pixel.y)} m"
+    return pixel.x / target, pixel.y / target, f"px of {size}, the bundle's {target:.4g} m{note}"
+
+
+def _rounded(factor: float) -> float:
+    return 1.0 if abs(factor - 1) <= NEAR_ONE else factor
+
+
+def _pair(x: float, y: float) -> str:
+    short_x, short_y = f"{x:.4g}", f"{y:.4g}"
+    return short_x if short_x == short_y else f"{short_x} x {short_y}"

@@ -1,0 +1,274 @@
+"""A scene, open: its facts, and windows of its bands as the bundle was trained on them.
+
+Legend: C wanted bands, H x W stored px of a window.
+"""
+
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from satray.errors import DecodeError, SatrayError
+from satray.scoring.reading import MisfitError
+from satray.scoring.scenes.aligned import ratios
+from satray.scoring.scenes.bands import Names, of_file, of_files
+from satray.scoring.scenes.conversion import Conversion
+from satray.scoring.scenes.gdal import environment, open_raster, reason, schemes
+from satray.scoring.scenes.holes import has_data, holes
+from satray.scoring.scenes.lanes import lane, resampled
+from satray.scoring.scenes.raster import Raster
+from satray.scoring.scenes.scene import BandSource, SceneRef, uris_of
+from satray.storage import Storage
+
+
+@dataclass(frozen=True)
+class SceneFacts:
+    """What a scene is, apart from its pixels."""
+
+    scene: str
+    """Its name."""
+    height: int
+    """Rows, stored px of the finest file."""
+    width: int
+    """Columns, stored px."""
+    bands: tuple[str, ...]
+    """Bands that are read, in order."""
+    sources: tuple[BandSource, ...]
+    """Where each lies."""
+    stored_dtype: str
+    """dtype in the files (NumPy name)."""
+    dtype: str
+    """dtype of the pixels given, after conversion."""
+    crs: str | None
+    """`AUTHORITY:CODE` where it has one, else WKT; None without."""
+    transform: tuple[float, ...] | None
+    """Affine of stored px corners, rasterio's order; None without georeference."""
+    block: tuple[int, int]
+    """Rows and columns that are decoded at once, stored px."""
+    taken_at: str | None
+    """The TIFF's own date and time (`TIFFTAG_DATETIME`), as it stands; None without."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The wanted bands of one file."""
+
+    raster: Raster
+    bands: list[int]
+    """Their numbers in the file."""
+    at: list[int]
+    """Their places among the wanted."""
+    alpha: int | None
+    ratio: int
+    """px of the scene's grid that one of the file is long."""
+    nodata: list[float | None]
+    """Of its bands."""
+
+
+class Scene:
+    """An open scene; close it, or use it as a context. For one process; reads queue up."""
+
+    def __init__(
+        self,
+        facts: SceneFacts,
+        parts: list[_Part],
+        conversion: Conversion,
+        found: frozenset[str],
+        storage: Storage,
+    ) -> None:
+        self.facts = facts
+        self._parts = parts
+        self._conversion = conversion
+        self._schemes = found
+        self._storage = storage
+        self._lock = threading.Lock()
+        nodata: list[float | None] = [None] * len(facts.bands)
+        for part in parts:
+            for place, value in zip(part.at, part.nodata, strict=True):
+                nodata[place] = value
+        self._nodata = nodata
+
+    def __enter__(self) -> "Scene":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its files."""
+        for part in self._parts:
+            part.raster.source.close()
+
+    def read(
+        self, row: int, column: int, height: int, width: int
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read a window that lies within the scene.
+
+        Returns:
+            Pixels (C, H, W), and which of them are data (H, W), by the rules of `tiles.decode` over
+            the wanted bands: not masked, not transparent, finite in each, and not nodata, which a
+            pixel is where all bands that declare it hold it, or any where the value is negative or
+            NaN. A band of a coarser file is brought to the scene's grid, bilinear over its data.
+
+        Raises:
+            DecodeError: cut short, damaged, or out of reach; names the window.
+        """
+        shape = (height, width)
+        x_CHW = np.empty((len(self.facts.bands), *shape), self.facts.stored_dtype)
+        valid_HW = np.ones(shape, dtype=bool)
+        try:
+            with self._lock, environment(self._schemes, self._storage):
+                for part in self._parts:
+                    y_CHW, there_HW = _window(part, row, column, height, width)
+                    x_CHW[part.at] = y_CHW
+                    valid_HW &= there_HW
+        except (
+            Exception
+        ) as error:  # GDAL's errors share no base; what a file does to GDAL costs this scene only
+            raise DecodeError(
+                f"{self.facts.scene}: rows {row} to {row + height}, columns {column} to "
+                f"{column + width} cannot be read: {reason(error)}"
+            ) from error
+        valid_HW &= has_data(x_CHW, self._nodata)
+        return self._conversion(x_CHW, self.facts.dtype), valid_HW
+
+
+def open_scene(
+    ref: SceneRef,
+    wanted_bands: tuple[str, ...],
+    names: Names,
+    storage: Storage,
+    *,
+    dtype: str | None = None,
+    conversion: Conversion = Conversion(),  # noqa: B008
+) -> Scene:
+    """Open a scene, without reading any of its pixels.
+
+    Args:
+        ref: the scene.
+        wanted_bands: bands to read, in the bundle's order.
+        names: what the recipe says of the scene's bands.
+        storage: how it is reached.
+        dtype: the bundle's dtype; None: as stored.
+        conversion: how another dtype or scale becomes the bundle's.
+
+    Raises:
+        MisfitError: a band that it lacks, another dtype.
+        DecodeError: no raster, damaged, out of reach, files that do not fit together.
+        InputError: a conversion that does not fit the bands.
+    """
+    conversion.check(wanted_bands)
+    found = schemes(uris_of(ref.uri, ref.bands))
+    with ExitStack() as opened:
+        rasters: dict[str, Raster] = {}
+
+        def raster_of(uri: str) -> Raster:
+            if uri not in rasters:
+                source = open_raster(uri, ref.size)
+                opened.callback(source.close)
+                rasters[uri] = Raster.of(uri, source)
+            return rasters[uri]
+
+        try:
+            with environment(found, storage):
+                if ref.bands is None:
+                    offered = raster_of(ref.uri).offered(names)
+                    chosen = of_file(offered, wanted_bands, names, ref.uri)
+                else:
+                    told = _named(ref.bands, names, raster_of)
+                    chosen = of_files(told, wanted_bands, names)
+                used = [raster_of(uri) for uri in dict.fromkeys(band.uri for band in chosen)]
+                facts, parts = _fitted(ref, chosen, used, names, dtype, conversion)
+        except SatrayError:
+            raise
+        except Exception as error:  # GDAL's errors (rasterio._err) share no public base
+            raise DecodeError(f"cannot be opened: {reason(error)}") from error
+        for raster in rasters.values():
+            if raster not in used:
+                raster.source.close()
+        opened.pop_all()  # open from here on, until the scene is closed
+    return Scene(facts, parts, conversion, found, storage)
+
+
+def _named(bands: tuple[BandSource, ...], names: Names, raster_of: Any) -> list[BandSource]:
+    """Bands with a name each: their own, the recipe's in order, or the file's."""
+    in_order = names if isinstance(names, tuple) and len(names) == len(bands) else None
+    told = []
+    for place, band in enumerate(bands):
+        name = band.name
+        if name is None and in_order is not None:
+            name = in_order[place]
+        if name is None:
+            name = raster_of(band.uri).own_name(band.band)
+        told.append(BandSource(name, band.uri, band.band))
+    return told
+
+
+def _fitted(
+    ref: SceneRef,
+    chosen: list[BandSource],
+    used: list[Raster],
+    names: Names,
+    dtype: str | None,
+    conversion: Conversion,
+) -> tuple[SceneFacts, list[_Part]]:
+    stored = sorted({raster.dtype for raster in used})
+    if len(stored) > 1:
+        raise MisfitError(f"files of dtypes {', '.join(stored)}; accepted: one dtype")
+    conversion.refuse(stored[0], dtype or stored[0])
+    finest, lengths = ratios([raster.grid for raster in used])
+    parts = []
+    for raster, ratio in zip(used, lengths, strict=True):
+        at = [place for place, band in enumerate(chosen) if band.uri == raster.uri]
+        mine = [chosen[place] for place in at]
+        numbers = [band.band for band in mine]
+        if max(numbers) > raster.count:
+            raise MisfitError(f"{raster.uri} has {raster.count} bands; no band {max(numbers)}")
+        # names in order are those of a file that is a whole scene
+        alpha = raster.alpha(numbers, names if ref.bands is None else None)
+        parts.append(_Part(raster, numbers, at, alpha, ratio, raster.nodata(mine)))
+    grid, source = used[finest].grid, used[finest].source
+    facts = SceneFacts(
+        ref.scene,
+        grid.height,
+        grid.width,
+        tuple(band.name or "" for band in chosen),
+        tuple(chosen),
+        stored[0],
+        dtype or stored[0],
+        grid.crs,
+        grid.transform,
+        source.block_shapes[0],
+        source.tags().get("TIFFTAG_DATETIME"),
+    )
+    return facts, parts
+
+
+def _window(
+    part: _Part, row: int, column: int, height: int, width: int
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """A window of a file's bands on the scene's grid, and where the file has data."""
+    raster, ratio = part.raster, part.ratio
+    if ratio == 1:
+        return raster.read(part.bands, part.alpha, row, column, height, width)
+    grid = raster.grid
+    rows = lane(row, row + height, grid.height, grid.height * ratio)
+    columns = lane(column, column + width, grid.width, grid.width * ratio)
+    window = (rows.first, columns.first, rows.count, columns.count)
+    x_CHW, there_HW = raster.read(part.bands, part.alpha, *window)
+    y_CHW = np.empty((len(x_CHW), height, width), x_CHW.dtype)
+    for place, (x_HW, nodata) in enumerate(zip(x_CHW, part.nodata, strict=True)):
+        good_HW = there_HW & ~holes(x_HW, nodata)
+        void = 0.0 if nodata is None else nodata
+        if x_HW.dtype.kind == "f":
+            good_HW &= np.isfinite(x_HW)
+            void = np.nan if nodata is None else nodata
+        value_1hw, enough_1hw = resampled(x_HW[None], good_HW[None], rows, columns)
+        if x_HW.dtype.kind != "f":
+            value_1hw = np.clip(np.rint(value_1hw), x_HW.min(), x_HW.max())
+        y_CHW[place] = np.where(enough_1hw[0], value_1hw[0], void).astype(x_HW.dtype)
+    _, seen_1hw = resampled(there_HW[None].astype(np.uint8), there_HW[None], rows, columns)
+    return y_CHW, seen_1hw[0]

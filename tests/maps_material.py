@@ -1,0 +1,198 @@
+"""A bundle that sees bright dots, scenes with dots, and the job without Ray."""
+
+import dataclasses
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import rasterio
+import torch
+from rasterio.transform import Affine
+
+from satray.config.model import TowerOptions, VariantOptions
+from satray.config.score import ScoreRecipe
+from satray.models.bundle import BundleSpec, bundle_files
+from satray.models.geometry import probe_grid
+from satray.models.network import Network
+from satray.runs.perform import Job, perform, take_folder
+from satray.runs.run import Run
+from satray.scoring import score
+from satray.storage import Storage
+
+BANDS = ("red", "green", "blue")
+UTM = Affine(10, 0, 448000, 0, -10, 5411000)
+SIZE = 96
+JOB = Job(
+    "score", ScoreRecipe, score.inputs, score.plan, score.work,
+    shared=score.shared, early=score.early,
+)  # fmt: skip
+
+
+def peaked(backbone: Any) -> None:
+    """Kernels that are all hills: what a dot does peaks where the dot is."""
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            sides = [
+                torch.arange(1.0, k + 1).minimum(torch.arange(k, 0.0, -1))
+                for k in module.kernel_size
+            ]
+            hill = torch.outer(*sides)
+            hill /= hill.sum() * module.weight.shape[1]
+            module.weight.copy_(hill.expand_as(module.weight))
+        elif isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(module.weight)
+            module.reset_running_stats()
+
+
+def save_bundle(
+    folder: Path,
+    backbone: str = "resnet10t",
+    pooling: str = "avg",
+    towers: int = 1,
+    **more: Any,
+) -> BundleSpec:
+    """A bundle of classes `dot` (evidence where it is bright) and `dark` (none anywhere)."""
+    bands = (BANDS, ("nir", "nir", "nir"))
+    options = tuple(
+        TowerOptions(name=name, backbone=backbone, bands=looked)
+        for name, looked in zip(("rgb", "nir")[:towers], bands, strict=False)
+    )
+    variant = VariantOptions(towers=options, pooling=pooling)  # type: ignore[arg-type]
+    named = tuple(dict.fromkeys(band for tower in variant.towers for band in tower.bands))
+    torch.manual_seed(0)
+    network = Network(variant, 2, bands=named)
+    with torch.no_grad():
+        peaked(network)
+        dim = network.head.weight.shape[1]
+        network.head.weight.zero_()
+        network.head.weight[0] = 1.0
+        x = torch.zeros(1, len(named), 288, 288)
+        x[:, :, 138:150, 138:150] = 58.0
+        features = network.eval().features(x)
+        top = sum(float(f.sum(1).max()) for f in features.values())
+        network.head.weight[0] *= 8 / top  # a dot's best cell has 8, and with the bias 4
+        network.head.bias.copy_(torch.tensor([-4.0, -6.0]))
+        assert dim
+    spec = BundleSpec(
+        variant=variant,
+        task="multilabel",
+        classes=("dot", "dark"),
+        bands=named,
+        mean=(2000.0,) * len(named),
+        std=(1000.0,) * len(named),
+        dtype="uint16",
+        size=SIZE,
+        resize=None,
+        evaluate="whole",
+        tile_shape=(SIZE, SIZE),
+        resolution=10.0,
+        thresholds=(0.5, 0.5),
+        temperature=1.0,
+        grids={tower.name: probe_grid(tower.backbone) for tower in variant.towers},
+        **more,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in bundle_files(spec, network.state_dict()).items():
+        (folder / name).write_bytes(data)
+    return spec
+
+
+def field(height: int = 700, width: int = 900, bands: int = 3, seed: int = 0) -> np.ndarray:
+    """A calm scene around the training's mean."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(2000, 60, (bands, height, width)).clip(1, 60000).astype(np.uint16)
+
+
+def dotted(pixels: np.ndarray, *places: tuple[int, int], side: int = 12) -> np.ndarray:
+    """With bright squares around (row, column)."""
+    made = pixels.copy()
+    for row, col in places:
+        half = side // 2
+        made[:, max(0, row - half) : row + half, max(0, col - half) : col + half] = 60000
+    return made
+
+
+def write_scene(
+    path: Path,
+    values: np.ndarray,
+    crs: str | None = "EPSG:32631",
+    transform: Affine | None = UTM,
+    names: tuple[str, ...] | None = BANDS,
+    **more: Any,
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profile: dict[str, Any] = {"driver": "GTiff", **more}
+    if crs is not None:
+        profile |= {"crs": crs, "transform": transform}
+    count, height, width = values.shape
+    with rasterio.open(
+        path, "w", dtype=values.dtype, count=count, height=height, width=width, **profile
+    ) as target:
+        target.write(values)
+        if names is not None:
+            target.descriptions = names
+    return path
+
+
+def recipe(bundle: Path, scenes: Path, **more: Any) -> ScoreRecipe:
+    values = {
+        "bundle": str(bundle),
+        "scenes": str(scenes),
+        "resources": {"workers": 1, "gpus": "no"},
+        "drift": "off",
+        "error_budget": 1.0,
+        **more,
+    }
+    return ScoreRecipe.model_validate(values)
+
+
+def scored(given: ScoreRecipe, out: Path | str, run_id: str = "abcdefabcdef") -> Any:
+    """Run, outcome, record and what was said."""
+    inputs = score.inputs(given, Storage())
+    said: list[str] = []
+    run = Run("score", run_id, str(out), Storage(), said.append, said.append, shared=given.only_new)
+    take_folder(run, overwrite=False)
+    outcome, record = perform(JOB, given, run, inputs)
+    return run, outcome, record, said
+
+
+@dataclass
+class Inline:
+    """Stands in for Ray: units are done in this process, one after another."""
+
+    done: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    """Scene and unit of each that was done."""
+    px: int = 0
+    """Net px that forwards looked at."""
+    before: Callable[[int, int], None] | None = None
+    """Called with scene and unit before each."""
+
+    def __call__(self, name: str, blocks: Any, pool: Any, make: Callable[[], Any]) -> Iterator[Any]:
+        work = make()
+        for block in blocks:
+            table = block.read()
+            row = dict(zip(table.column_names, (c[0].as_py() for c in table.columns), strict=True))
+            if self.before is not None:
+                job, unit = pickle.loads(row["unit"])
+                self.before(job.number, unit)
+            report = pickle.loads(pickle.dumps(work(row)))
+            self.done.append((report["number"], report["unit"]))
+            self.px += report["px"]
+            yield report
+
+
+def rows_of(run: Run, path: str) -> list[dict[str, Any]]:
+    return pq.read_table(run.uri(path)).to_pylist()
+
+
+def digests(run: Run) -> dict[str, str]:
+    """Of all products that do not tell the time of their making."""
+    return {
+        product.path: product.sha256
+        for product in run.products
+        if not product.path.startswith(("items/", "scenes.parquet"))
+    }

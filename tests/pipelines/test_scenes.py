@@ -1,0 +1,104 @@
+"""`score scenes=` on real Ray: many scenes and units, a bad one, a killed process, a schedule."""
+
+import functools
+import os
+import signal
+from pathlib import Path
+
+import maps_material as material
+import pytest
+import rasterio
+
+from satray.scoring.maps import crew, plan
+from satray.storage import Storage
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.s3]
+WORKERS = {"workers": 2, "gpus": "no", "read_tasks": 2}
+
+
+@pytest.fixture(scope="module")
+def bundle(s3, ray_session, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    material.save_bundle(folder)
+    return folder
+
+
+def dying(folder: str):
+    """Stand in for what works in an actor: SIGKILL when a scene is put together, the first time."""
+
+    def make(task, gpu):  # local, so that it is pickled by value: workers cannot import tests
+        from satray.scoring.maps import actor
+
+        real = actor.Work._assemble
+
+        def deadly(self, job, pieces, report):
+            mark = Path(folder) / "killed"
+            if job.ref.scene == "tall.tif" and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(self, job, pieces, report)
+
+        actor.Work._assemble = deadly  # in this process only, which is the actor's own
+        return actor.Work(task, gpu)
+
+    return make
+
+
+def test_scenes_of_many_units_and_a_bad_one_with_a_process_killed(bundle, tmp_path, monkeypatch):
+    places = ((136, 136), (392, 200), (680, 40))
+    material.write_scene(
+        tmp_path / "scenes" / "tall.tif", material.dotted(material.field(760, 260), *places)
+    )
+    for seed in range(3):
+        pixels = material.dotted(material.field(110, 120, seed=seed), (72, 72))
+        material.write_scene(tmp_path / "scenes" / f"{seed}.tif", pixels)
+    (tmp_path / "scenes" / "bad.tif").write_bytes(b"no image")
+    monkeypatch.setattr(plan, "cut", functools.partial(plan.cut, most=1))
+    monkeypatch.setattr(crew, "Work", dying(str(tmp_path)))
+    given = material.recipe(
+        bundle, tmp_path / "scenes", mode="dense", window=512, resources=WORKERS, drift="warn"
+    )
+    run, outcome, record, said = material.scored(given, tmp_path / "out")
+    assert (tmp_path / "killed").exists()
+    rows = {row["scene"]: row for row in material.rows_of(run, "scenes.parquet")}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "0.tif": "done", "1.tif": "done", "2.tif": "done", "bad.tif": "failed", "tall.tif": "done",
+    }  # fmt: skip
+    assert (outcome.attempted, outcome.failed) == (5, 1)
+    assert outcome.counts["detections"] == 6
+    found = material.rows_of(run, "detections/tall.tif.parquet")
+    for row, col in places:
+        assert any(abs(p["row"] - row) < 16 and abs(p["col"] - col) < 16 for p in found)
+    with rasterio.open(run.uri("cam/tall.tif.tif")) as source:
+        assert source.shape == (24, 9)
+    assert all(Path(run.uri(product.path)).is_file() for product in record.products)
+    assert not list((tmp_path / "out").glob("state/*/pieces/*"))
+    assert any("Mpx of network input a second" in line for line in said)
+    assert record.metrics["windows_against_tiles"]
+    assert {"reading (all processes)", "computing (all processes)"} <= set(record.seconds)
+
+
+def test_a_schedule_in_a_bucket_twice(bundle, s3, tmp_path, monkeypatch):
+    storage, bucket = Storage(), s3.bucket("scenes")
+    for seed, name in enumerate(("a.tif", "é ü/b.tif")):
+        pixels = material.dotted(material.field(110, 120, seed=seed), (72, 72))
+        path = material.write_scene(tmp_path / name, pixels)
+        storage.write(f"{bucket}/scenes/{name}", path.read_bytes())
+    given = material.recipe(
+        bundle, f"{bucket}/scenes", mode="dense", resources=WORKERS, only_new=True,
+        out=f"{bucket}/out", schedule={"settle": 0},
+    )  # fmt: skip
+    run, outcome, _, _ = material.scored(given, f"{bucket}/out", "1" * 12)
+    assert outcome.counts["scenes"] == 2
+    assert outcome.counts["detections"] == 2
+    keys = {entry.key for entry in storage.list(f"{bucket}/out")}
+    assert {
+        f"predictions/{run.run_id}.parquet", f"runs/{run.run_id}.json", "cam/a.tif.tif",
+        "cam/%C3%A9%20%C3%BC/b.tif.tif", "items/a.tif.json", "quicklooks/a.tif.png",
+        "detections/a.tif.gpkg",
+    } <= keys  # fmt: skip
+    monkeypatch.setattr(crew, "through_actors", None)
+    _, outcome, _, said = material.scored(given, f"{bucket}/out", "2" * 12)
+    assert outcome.idle
+    assert (*said, *outcome.summary)[-1] == "nothing to score"
+    assert {entry.key for entry in storage.list(f"{bucket}/out")} == keys

@@ -1,0 +1,65 @@
+"""Bundles that see dots, and units of work without Ray."""
+
+import functools
+
+import maps_material as material
+import pytest
+import torch
+
+from satray.models import bundle as bundles
+from satray.runs import perform
+from satray.scoring.maps import actor, agreement, picture
+
+LOADED = {}
+"""Bundles by their folder."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _once():
+    """Save most of a small run: small pictures, bundles loaded once, few tiles scored twice."""
+    with pytest.MonkeyPatch.context() as patch:
+        small = functools.partial(picture.picture_size, longest=160)
+        patch.setattr(picture, "picture_size", small)
+        patch.setattr(agreement, "MOST", 4)
+        patch.setattr(perform, "library_versions", functools.cache(perform.library_versions))
+        real = bundles.load_bundle
+
+        def load(uri, storage, device="cpu"):
+            if uri not in LOADED:
+                LOADED[uri] = real(uri, storage, device)
+            return LOADED[uri]
+
+        patch.setattr(bundles, "load_bundle", load)
+        patch.setattr(actor, "load_bundle", load)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _calm():
+    torch.set_flush_denormal(True)
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    """Gives the folder of a bundle, each made once."""
+    made = {}
+
+    def folder(**more):
+        key = tuple(sorted(more.items()))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("bundle")
+            material.save_bundle(made[key], **more)
+        return made[key]
+
+    return folder
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    """Do units in this process; says which were done."""
+    work = material.Inline()
+    monkeypatch.setattr("satray.scoring.maps.crew.through_actors", work)
+    monkeypatch.setattr("satray.cluster.use_gpus", lambda resources: False)
+    return work

@@ -1,0 +1,209 @@
+"""Detections lie where they are, in pixels, in the CRS and on the globe; files open elsewhere."""
+
+import io
+import json
+import sqlite3
+from datetime import UTC, datetime
+
+import geopandas
+import numpy as np
+import pyarrow.parquet as pq
+import pyogrio
+import pytest
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.warp import transform
+
+from satray.scoring.products.detections import Detections, detect, on_data, summed
+from satray.scoring.products.ground import SceneGround
+from satray.scoring.products.peaks import PeakRule
+from satray.scoring.products.vectors import LAYER, geojson, geopackage, geoparquet
+
+UTM = (10.0, 0.0, 448000.0, 0.0, -10.0, 5411000.0)
+TURNED = (8.0, 6.0, 448000.0, 6.0, -8.0, 5411000.0)
+CELLS = Affine.translation(0.5 - 16, 0.5 - 16) @ Affine.scale(32)  # centre 0.5, stride 32
+NOW = datetime(2026, 5, 1, 10, tzinfo=UTC)
+RULE = PeakRule("multilabel", (0.0, 0.0), 1.0, (0.5, 0.5), 3.0)
+NAMES = ("ship", "haze & été")
+
+
+def dots(*places: tuple[int, int, int], k: int = 2, h: int = 12, w: int = 15) -> np.ndarray:
+    maps = np.full((k, h, w), -4, np.float32)
+    for klass, row, col in places:
+        maps[klass, row, col] = 3
+    return maps
+
+
+def scene(crs: str | None = "EPSG:32631", affine=UTM, name: str = "a/é b.tif") -> SceneGround:
+    return SceneGround(name, 384, 480, crs, affine)
+
+
+@pytest.mark.parametrize(
+    ("crs", "affine"),
+    [
+        ("EPSG:32631", UTM),
+        ("EPSG:32631", TURNED),
+        ("EPSG:4326", (1e-4, 0.0, 2.3, 0.0, -1e-4, 48.8)),
+        ("EPSG:3857", (10.0, 0.0, 4e5, 0.0, 10.0, 5e6)),
+    ],
+)
+def test_a_dot_is_where_it_is(crs: str, affine: tuple[float, ...]) -> None:
+    found = detect(dots((0, 5, 7), (1, 2, 2)), CELLS, RULE, NAMES, scene(crs, affine))
+    assert found.klass == NAMES
+    assert (found.row.tolist(), found.col.tolist()) == ([160.5, 64.5], [224.5, 64.5])
+    x, y = Affine(*affine) @ (224.5, 160.5)
+    assert (found.x[0], found.y[0]) == pytest.approx((x, y), abs=1e-6)
+    lon, lat = transform(crs, "EPSG:4326", [x], [y])
+    assert (found.lon[0], found.lat[0]) == pytest.approx((lon[0], lat[0]), abs=1e-9)
+
+
+def test_points_of_cells_over_the_edge_stay_in_the_scene() -> None:
+    small = SceneGround("a", 350, 400, "EPSG:32631", UTM)
+    found = detect(dots((0, 11, 14)), CELLS, RULE, NAMES, small)
+    assert (found.row[0], found.col[0]) == (350, 400)
+
+
+def test_wanted_classes_only() -> None:
+    maps = dots((0, 5, 7), (1, 2, 2))
+    assert detect(maps, CELLS, RULE, NAMES, scene(), ["haze & été"]).klass == ("haze & été",)
+    assert len(detect(maps, CELLS, RULE, NAMES, scene(), [])) == 0
+
+
+def test_without_ground_points_are_pixels() -> None:
+    found = detect(dots((0, 5, 7)), CELLS, RULE, NAMES, scene(None, None))
+    assert (found.x[0], found.y[0]) == (224.5, -160.5)
+    assert np.isnan(found.lon).all()
+    assert geojson(found, "m", "r") is None
+    frame = geopandas.read_parquet(io.BytesIO(geoparquet(found, "m", "r")))
+    assert frame.crs is None
+    assert (frame.geometry[0].x, frame.geometry[0].y) == (224.5, -160.5)
+    assert frame.lon.isna().all()
+    back = pyogrio.read_dataframe(io.BytesIO(geopackage(found, "m", "r", NOW)), layer=LAYER)
+    assert (back.geometry[0].x, back.geometry[0].y) == (224.5, -160.5)
+    assert back.crs is None or not (back.crs.is_geographic or back.crs.is_projected)
+
+
+def test_a_crs_that_leads_nowhere_is_a_null_not_an_error() -> None:
+    engineering = 'LOCAL_CS["x",UNIT["m",1]]'
+    found = detect(dots((0, 5, 7)), CELLS, RULE, NAMES, scene(engineering))
+    assert found.x[0] == 448000 + 2245
+    frame = pq.read_table(io.BytesIO(geoparquet(found, "m", "r")))
+    assert frame.column("geometry").to_pylist() == [None]
+    assert json.loads(geojson(found, "m", "r") or b"")["features"] == []
+
+
+def test_geoparquet_opens_in_geopandas() -> None:
+    found = detect(dots((0, 5, 7), (1, 2, 2)), CELLS, RULE, NAMES, scene())
+    data = geoparquet(found, "m", "r")
+    frame = geopandas.read_parquet(io.BytesIO(data))
+    assert frame.crs == "OGC:CRS84"
+    assert list(frame["class"]) == list(NAMES)
+    assert set(frame.scene) == {"a/é b.tif"}
+    assert np.allclose(frame.geometry.x, found.lon)
+    assert np.allclose(frame.geometry.to_crs("EPSG:32631").y, found.y, atol=1e-3)
+    assert np.allclose(frame.score, found.score)
+    geo = json.loads(pq.read_schema(io.BytesIO(data)).metadata[b"geo"])
+    assert geo["version"] == "1.1.0"
+    assert np.allclose(geo["columns"]["geometry"]["bbox"], frame.total_bounds)
+
+
+@pytest.mark.parametrize("affine", [UTM, TURNED])
+def test_geopackage_opens_by_pyogrio_in_the_scenes_crs(tmp_path, affine) -> None:
+    found = detect(dots((0, 5, 7), (1, 2, 2)), CELLS, RULE, NAMES, scene(affine=affine))
+    path = tmp_path / "d.gpkg"
+    path.write_bytes(geopackage(found, "m", "r", NOW))
+    assert [layer[0] for layer in pyogrio.list_layers(path)] == [LAYER]
+    back = pyogrio.read_dataframe(path)
+    assert back.crs.to_epsg() == 32631
+    assert np.array_equal(back.geometry.x, found.x)
+    assert np.array_equal(back.geometry.y, found.y)
+    assert list(back["class"]) == list(NAMES)
+    assert np.array_equal(back.row, found.row)
+    assert pyogrio.read_info(path)["geometry_type"] == "Point"
+
+
+def test_the_same_detections_give_the_same_bytes() -> None:
+    found = detect(dots((0, 5, 7)), CELLS, RULE, NAMES, scene())
+    assert geopackage(found, "m", "r", NOW) == geopackage(found, "m", "r", NOW)
+    assert geoparquet(found, "m", "r") == geoparquet(found, "m", "r")
+
+
+def test_no_detections_are_valid_files(tmp_path) -> None:
+    found = detect(dots(), CELLS, RULE, NAMES, scene())
+    assert len(found) == 0
+    path = tmp_path / "d.gpkg"
+    path.write_bytes(geopackage(found, "m", "r", NOW))
+    assert len(pyogrio.read_dataframe(path)) == 0
+    assert len(geopandas.read_parquet(io.BytesIO(geoparquet(found, "m", "r")))) == 0
+    assert json.loads(geojson(found, "m", "r") or b"")["features"] == []
+    with sqlite3.connect(path) as database:
+        assert database.execute("select table_name from gpkg_contents").fetchall() == [(LAYER,)]
+
+
+def test_geojson_is_longitude_latitude_and_survives_hostile_names(tmp_path) -> None:
+    name = 'x"\n\\</script>\u2028.tif'
+    found = detect(dots((0, 5, 7)), CELLS, RULE, ('a"b', "c"), scene(name=name))
+    data = geojson(found, "m", "r") or b""
+    tree = json.loads(data)
+    (feature,) = tree["features"]
+    assert "crs" not in tree
+    assert feature["properties"]["scene"] == name
+    assert feature["properties"]["class"] == 'a"b'
+    lon, lat = feature["geometry"]["coordinates"]
+    assert (lon, lat) == pytest.approx((found.lon[0], found.lat[0]), abs=1e-7)
+    path = tmp_path / "d.geojson"
+    path.write_bytes(data)
+    assert pyogrio.read_dataframe(path).crs.to_epsg() == 4326
+
+
+def test_towers_on_one_grid_are_added() -> None:
+    one, other = np.random.default_rng(0).normal(size=(2, 2, 5, 6)).astype(np.float32)
+    total, cells = summed([one, other], [CELLS, CELLS])
+    assert np.array_equal(total, one + other)
+    assert cells == CELLS
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_a_coarser_tower_is_interpolated_onto_the_finer(seed: int) -> None:
+    a, b, c = np.random.default_rng(seed).normal(size=3)
+    fine = Affine.translation(4, 4) @ Affine.scale(16)
+
+    def plane(cells: Affine, h: int, w: int) -> np.ndarray:
+        x = cells.a * (np.arange(w) + 0.5) + cells.c
+        y = cells.e * (np.arange(h)[:, None] + 0.5) + cells.f
+        return (a * x / 100 + b * y / 100 + c)[None].astype(np.float32)
+
+    total, cells = summed([plane(CELLS, 6, 7), plane(fine, 10, 12)], [CELLS, fine])
+    assert cells == fine
+    inner = (slice(None), slice(0, 9), slice(0, 11))  # beyond the coarse centres it goes on flat
+    assert np.allclose(total[inner], 2 * plane(fine, 10, 12)[inner], atol=1e-4)
+
+
+def test_missing_cells_stay_missing_and_take_no_exact_neighbour() -> None:
+    one = np.ones((1, 4, 4), np.float32)
+    one[0, 1, 1] = np.nan
+    total, _ = summed([one, one * 2], [CELLS, CELLS @ Affine.scale(1.0)])
+    assert np.isnan(total).sum() == 1
+
+
+def test_far_points_have_no_longitude_but_the_others_do() -> None:
+    # the last column of this scene lies beyond the projection's range
+    wild = SceneGround("a", 384, 480, "EPSG:32631", (1e12, 0.0, 0.0, 0.0, -10.0, 5411000.0))
+    found = detect(dots((0, 5, 7)), CELLS, RULE, NAMES, wild)
+    assert isinstance(found, Detections)
+    assert np.isnan(found.lon).all()
+    geoparquet(found, "m", "r")
+
+
+def test_a_point_beyond_the_datas_edge_is_no_detection() -> None:
+    valid = np.zeros((100, 200), bool)
+    valid[:, :100] = True  # the scene is 200 x 400: data in its left half
+    rows, cols = np.array([50.0, 50.0, 50.0, 199.9]), np.array([100.0, 198.0, 220.0, 0.0])
+    values = np.arange(4.0)
+    found = Detections(scene(), ("a", "b", "c", "d"), values, rows, cols, *(4 * [values]))
+    keep = on_data(found, valid, Affine.scale(16), (200, 400))
+    assert keep.tolist() == [True, True, False, True]
+    assert found.kept(keep).klass == ("a", "b", "d")
+    assert found.kept(keep).col.tolist() == [100.0, 198.0, 0.0]

@@ -1,0 +1,210 @@
+"""STAC Items: valid by pystac against core and extensions, without a network."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pystac
+import pytest
+from pystac.validation import JsonSchemaSTACValidator, set_validator
+from scoring_material import GRID, one_tower, two_towers
+
+from satray.models.radiometry import Radiometry
+from satray.models.spec import BundleSpec
+from satray.scoring.products.ground import SceneGround, bbox_of, geometry_of
+from satray.scoring.products.item import ItemFacts, ItemProduct, item_json, item_of
+from satray.scoring.products.model_fields import ModelFacts
+from satray.scoring.products.moment import Moment
+from satray.scoring.products.names import cam_name, quicklook_name
+
+SCHEMAS = Path(__file__).parent / "schemas"
+UTM = (10.0, 0.0, 448000.0, 0.0, -10.0, 5411000.0)
+TAKEN = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
+NOW = datetime(2026, 5, 1, 10, tzinfo=UTC)
+SHA = "ab" * 32
+
+
+class Offline(JsonSchemaSTACValidator):
+    """Vendored schemas only: an unknown one is an error, not a download."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for path in SCHEMAS.glob("*.json"):
+            schema = json.loads(path.read_bytes())
+            self.schema_cache[schema["$id"].rstrip("#")] = schema
+
+    def _get_schema(self, schema_uri: str):
+        assert schema_uri in self.schema_cache, f"{schema_uri} is not vendored"
+        return self.schema_cache[schema_uri]
+
+
+@pytest.fixture(autouse=True)
+def _offline():
+    set_validator(Offline())
+    yield
+    set_validator(JsonSchemaSTACValidator())
+
+
+def spec(two: bool = False, **more) -> BundleSpec:
+    variant = two_towers() if two else one_tower()
+    bands = ("red", "green", "blue", "nir") if two else ("red", "green", "blue")
+    count = len(bands)
+    values = {
+        "variant": variant, "task": "multilabel", "classes": ("ship", "haze & fog"),
+        "bands": bands, "mean": (2000.0,) * count, "std": (1000.0,) * count, "dtype": "uint16",
+        "size": 32, "resize": None, "evaluate": "whole", "tile_shape": (48, 48),
+        "resolution": 10.0, "thresholds": (0.5, 0.4), "temperature": 1.5,
+        "grids": {tower.name: GRID for tower in variant.towers},
+    }  # fmt: skip
+    return BundleSpec(**(values | more))
+
+
+def products(scene: str, towers: tuple[str, ...] = ()) -> list[ItemProduct]:
+    cams = [
+        ItemProduct("cam", cam_name(scene, tower), 1234, SHA, tower, ("ship", "haze & fog"),
+                    (12, 15), (80.0, 0.0, 447995.0, 0.0, -80.0, 5411005.0))
+        for tower in (towers or (None,))
+    ]  # fmt: skip
+    return [
+        *cams,
+        ItemProduct("quicklook", quicklook_name(scene), 10, SHA),
+        ItemProduct("tiles", "predictions/r1.parquet"),
+        ItemProduct("detections", "detections/a.gpkg", 10, SHA),
+        ItemProduct("detections_parquet", "detections/a.parquet", 10, SHA),
+        ItemProduct("detections_geojson", "detections/a.geojson", 10, SHA),
+    ]
+
+
+def facts(ground: SceneGround, **more) -> ItemFacts:
+    values = {
+        "ground": ground,
+        "moment": Moment(TAKEN, "pattern"),
+        "created": NOW,
+        "sources": ("s3://bucket/in/a.tif",),
+        "model": ModelFacts("0123456789ab", "s3://bucket/bundle/model.safetensors", SHA, spec()),
+        "run_id": "r1",
+        "version": "0.1.0",
+        "products": products(ground.scene),
+    }
+    return ItemFacts(**(values | more))
+
+
+def scene(crs="EPSG:32631", affine=UTM, name: str = "a/b.tif") -> SceneGround:
+    return SceneGround(name, 384, 480, crs, affine)
+
+
+@pytest.mark.parametrize(
+    "ground",
+    [
+        scene(),
+        scene(affine=(8.0, 6.0, 448000.0, 6.0, -8.0, 5411000.0)),
+        scene("EPSG:4326", (1e-4, 0.0, 2.3, 0.0, -1e-4, 48.8)),
+        scene("+proj=laea +lat_0=10 +lon_0=20 +datum=WGS84", (10.0, 0.0, 5.0, 0.0, -10.0, 7.0)),
+        scene('LOCAL_CS["x",UNIT["m",1]]'),
+        scene(None, None),
+        scene(name="../é b\u202e<script>.tif"),
+        SceneGround("p", 5000, 5000, "EPSG:32601", (100.0, 0.0, 1e4, 0.0, -100.0, 1107000.0)),
+    ],
+)
+def test_items_are_valid_and_read_back(tmp_path, ground: SceneGround) -> None:
+    path = tmp_path / "item.json"
+    path.write_bytes(item_json(facts(ground)))
+    back = pystac.Item.from_file(str(path))
+    checked = back.validate()
+    assert len(checked) == 1 + len(back.stac_extensions)
+    assert json.loads(path.read_bytes())["stac_version"] == "1.1.0"
+    assert back.datetime == TAKEN
+    assert back.properties["satray:datetime_source"] == "pattern"
+    assert back.properties["satray:scene"] == ground.scene
+    assert "/" not in back.id
+
+
+def test_ground() -> None:
+    item = item_of(facts(scene()))
+    assert item.properties["proj:code"] == "EPSG:32631"
+    assert item.properties["proj:shape"] == [384, 480]
+    assert item.properties["proj:transform"] == list(UTM)
+    west, south, east, north = item.bbox
+    assert 2.29 < west < east < 2.36
+    assert 48.8 < south < north < 48.86
+    assert item.geometry["type"] == "Polygon"
+    cam = item.assets["cam"]
+    assert cam.extra_fields["proj:shape"] == [12, 15]
+    assert [band["name"] for band in cam.extra_fields["bands"]] == ["ship", "haze & fog"]
+
+
+def test_no_ground_no_geometry_no_box() -> None:
+    tree = json.loads(item_json(facts(scene(None, None))))
+    assert tree["geometry"] is None
+    assert "bbox" not in tree
+    assert not [name for name in tree["properties"] if name.startswith("proj:")]
+    assert tree["properties"]["satray:georeferenced"] is False
+    assert "proj:shape" not in tree["assets"]["cam"]
+
+
+def test_assets_lead_to_the_products_from_where_the_item_lies(tmp_path) -> None:
+    name = "x y/é#1.tif"
+    target = tmp_path / cam_name(name, "nir")
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"x")
+    model = ModelFacts("0123456789ab", "/b/model.safetensors", None, spec(two=True))
+    made = facts(scene(name=name), products=products(name, ("rgb", "nir")), model=model)
+    path = tmp_path / "items" / "x%20y" / "%C3%A9%231.tif.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(item_json(made))
+    back = pystac.Item.from_file(str(path))
+    back.validate()
+    href = back.assets["cam_nir"].get_absolute_href()
+    assert Path(href).resolve() == target.resolve()
+    assert back.assets["model"].href == "/b/model.safetensors"
+
+
+def test_media_types_and_roles() -> None:
+    assets = item_of(facts(scene())).assets
+    assert assets["cam"].media_type == pystac.MediaType.COG
+    assert assets["quicklook"].media_type == pystac.MediaType.PNG
+    assert assets["detections"].media_type == pystac.MediaType.GEOPACKAGE
+    assert assets["detections_geojson"].media_type == pystac.MediaType.GEOJSON
+    assert assets["tiles"].media_type == "application/vnd.apache.parquet"  # IANA's
+    assert all(asset.roles for asset in assets.values())
+    assert assets["cam"].extra_fields["file:checksum"] == "1220" + SHA
+
+
+def test_model_and_sources_are_named() -> None:
+    item = item_of(facts(scene(), item="s3://bucket/in/a.json", notes={"satray:drift": 0.25}))
+    assert item.properties["mlm:name"] == "satray-0123456789ab"
+    assert item.properties["mlm:input"][0]["bands"] == ["red", "green", "blue"]
+    assert item.properties["satray:drift"] == 0.25
+    derived = [link.target for link in item.get_links("derived_from")]
+    assert derived == ["s3://bucket/in/a.tif", "s3://bucket/in/a.json"]
+    item.validate()
+
+
+@pytest.mark.parametrize("name", ["percentile", "pil_compat"])
+def test_other_radiometries_claim_no_scaling(name: str) -> None:
+    bands = 4 if name == "pil_compat" else 3
+    more = {"radiometry": Radiometry(name, (1.0,) * 3, (9.0,) * 3)} if bands == 3 else {
+        "radiometry": Radiometry(name), "bands": ("red", "green", "blue", "nir"),
+        "mean": (0.4,) * 4, "std": (0.2,) * 4}  # fmt: skip
+    model = ModelFacts("0123456789ab", "/b/model.safetensors", SHA, spec(**more))
+    item = item_of(facts(scene(), model=model))
+    assert item.properties["mlm:input"][0]["value_scaling"] is None
+    item.validate()
+
+
+def test_a_stretch_of_time() -> None:
+    end = datetime(2024, 6, 6, tzinfo=UTC)
+    item = item_of(facts(scene(), moment=Moment(None, "item", TAKEN, end)))
+    item.validate()
+    assert item.datetime is None
+    assert item.properties["end_datetime"] == "2024-06-06T00:00:00Z"
+
+
+def test_boxes_across_the_antimeridian_go_east() -> None:
+    west = [(170.0, -5.0), (180.0, -5.0), (180.0, 5.0), (170.0, -5.0)]
+    east = [(-180.0, -5.0), (-175.0, -5.0), (-175.0, 5.0), (-180.0, -5.0)]
+    assert bbox_of([west, east]) == [170, -5, -175, 5]
+    assert geometry_of([west, east])["type"] == "MultiPolygon"
+    assert bbox_of([west]) == [170, -5, 180, 5]
+    assert bbox_of([]) is None
+    assert geometry_of([]) is None

@@ -1,0 +1,236 @@
+"""Quick-looks show what lies where; the page holds nothing from elsewhere and escapes all."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from affine import Affine
+from page_checker import Checker
+from PIL import Image
+
+from satray.scoring.products.graticule import WIDTH, Outlined, frame_of, step_of, world_map
+from satray.scoring.products.mappage import MapFacts, MappedScene, map_page
+from satray.scoring.products.quicklook import (
+    LEGEND,
+    LONGEST,
+    Evidence,
+    View,
+    laid,
+    limits_of,
+    picture_size,
+    quicklook,
+    strongest,
+)
+
+CELLS = Affine.translation(0.5 - 16, 0.5 - 16) @ Affine.scale(32)
+NASTY = '</title><script>alert("x")</script> & \x00\u202e <img src=x onerror=y>'
+
+
+def view(H: int = 200, W: int = 300, bands: int = 3, valid: np.ndarray | None = None) -> View:
+    pixels = np.random.default_rng(0).integers(0, 4000, (bands, H, W)).astype(np.uint16)
+    return View(pixels, np.ones((H, W), bool) if valid is None else valid, H * 2, W * 2)
+
+
+def dot(row: int, col: int) -> Evidence:
+    values = np.full((13, 19), -2, np.float32)
+    values[row, col] = 5
+    return Evidence("ship", values, CELLS, 0.97)
+
+
+def opened(data: bytes) -> np.ndarray:
+    image = Image.open(io.BytesIO(data))
+    assert image.format == "PNG"
+    return np.asarray(image.convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(20000, 20000), (10, 9000), (9000, 10), (1, 1), (300, 400)]
+)
+def test_pictures_fit(height: int, width: int) -> None:
+    H, W = picture_size(height, width)
+    assert 1 <= H <= LONGEST - LEGEND
+    assert 1 <= W <= LONGEST
+    assert max(H / (LONGEST - LEGEND), W / LONGEST) > 0.99
+    shown = View(np.zeros((1, H, W), np.uint8), np.ones((H, W), bool), height, width)
+    data = opened(quicklook(shown, None, np.empty(0), np.empty(0), "x"))
+    assert max(data.shape) <= LONGEST
+
+
+def test_evidence_glows_where_it_is() -> None:
+    plain = opened(quicklook(view(), None, np.empty(0), np.empty(0), "a"))
+    mapped = opened(quicklook(view(), dot(6, 9), np.empty(0), np.empty(0), "a"))
+    change = np.abs(mapped - plain)[:200].sum(2)
+    blocks = mapped[:200, :, 0].reshape(10, 20, 15, 20).mean((1, 3))
+    i, j = np.unravel_index(blocks.argmax(), blocks.shape)
+    # cell (6, 9) has its centre at stored px (192.5, 288.5), so at 96, 144 of the picture
+    assert (i, j) == (96 // 20, 144 // 20)
+    assert change.max() > 0
+
+
+def test_the_map_is_laid_by_its_affine() -> None:
+    one = dot(6, 9)
+    laid_HW = laid(one, 400, 600, 400, 600)
+    assert np.unravel_index(laid_HW.argmax(), laid_HW.shape) in {(192, 288), (192, 289)}
+    assert laid_HW.max() == pytest.approx(5, abs=0.3)
+
+
+def test_cells_without_data_are_not_mixed_in() -> None:
+    values = np.full((13, 19), 3, np.float32)
+    values[:, :5] = np.nan
+    laid_HW = laid(Evidence("x", values, CELLS, 1.0), 400, 600, 200, 300)
+    assert np.nanmin(laid_HW) == pytest.approx(3)
+    assert np.isnan(laid_HW[:, :50]).all()
+
+
+def test_a_lone_peak_among_many_cells_is_not_lost() -> None:
+    values = np.zeros((600, 600), np.float32)
+    values[301, 299] = 5
+    cells = Affine.scale(32)
+    for side in (100, 97):
+        laid_HW = laid(Evidence("x", values, cells, 1.0), 19200, 19200, side, side)
+        i, j = np.unravel_index(laid_HW.argmax(), laid_HW.shape)
+        assert laid_HW.max() > 1.2  # between four pixels: a quarter of 5
+        assert abs(i - side * 301.5 / 600) < 1.5
+        assert abs(j - side * 299.5 / 600) < 1.5
+
+
+def test_detections_are_ringed_and_pixels_without_data_are_pale() -> None:
+    valid = np.ones((200, 300), bool)
+    valid[:, 200:] = False
+    picture = opened(
+        quicklook(view(valid=valid), dot(6, 9), np.array([100.0]), np.array([120.0]), "a")
+    )
+    plain = opened(quicklook(view(valid=valid), dot(6, 9), np.empty(0), np.empty(0), "a"))
+    rows, cols = np.nonzero((picture != plain)[:200].any(2))
+    assert (rows.mean(), cols.mean()) == pytest.approx((50, 60), abs=1)
+    assert (plain[:200, 205:] == round(0.93 * 255)).all()
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_hostile_names_odd_pixels_and_no_data(bands: int) -> None:
+    shown = view(bands=bands, valid=np.zeros((200, 300), bool))
+    evidence = Evidence(NASTY + "$x_é", np.full((13, 19), np.nan, np.float32), CELLS, float("nan"))
+    data = quicklook(shown, evidence, np.empty(0), np.empty(0), NASTY)
+    assert opened(data).shape == (200 + LEGEND, 300, 3)
+    wild = np.full((3, 50, 60), np.nan)
+    wild[:, 10:] = np.inf
+    bad = View(wild, np.ones((50, 60), bool), 50, 60)
+    assert quicklook(bad, None, np.empty(0), np.empty(0), "x")
+    assert limits_of(wild, np.ones((50, 60), bool)) == ((0, 1),) * 3
+
+
+def test_the_same_scene_gives_the_same_bytes() -> None:
+    some = np.array([10.0, 40.0])
+    assert quicklook(view(), dot(2, 3), some, some, "a") == quicklook(
+        view(), dot(2, 3), some, some, "a"
+    )
+
+
+def test_strongest_class() -> None:
+    maps = np.zeros((3, 2, 2), np.float32)
+    maps[1, 0, 0] = 2
+    maps[2] = np.nan
+    assert strongest(maps, (0, 0, 9)) == 1
+    assert strongest(maps, (5, 0, 9)) == 0
+
+
+# ---- the page
+
+
+def ring(lon: float, lat: float, side: float = 0.4) -> list[tuple[float, float]]:
+    return [(lon, lat), (lon + side, lat), (lon + side, lat + side), (lon, lat + side), (lon, lat)]
+
+
+def mapped(name: str, **more) -> MappedScene:
+    given = {"rings": [ring(2.0, 48.0)], "height": 384, "width": 480, "taken": "2024-05-06"}
+    return MappedScene(name, **({"status": "done", "tiles": 12, "detections": 3} | given | more))
+
+
+def page(*scenes: MappedScene, **more) -> tuple[Checker, str]:
+    data = map_page(MapFacts("r1", **({"title": "t", "subtitle": "s"} | more)), scenes)
+    text = data.decode("utf-8")
+    found = Checker()
+    found.feed(text)
+    found.close()
+    assert found.open == []
+    names = {name for name, _ in found.elements}
+    assert not {"script", "iframe", "object", "embed", "link", "form", "img"} & names
+    assert "url(" not in text
+    for _, attributes in found.elements:
+        assert not [key for key in attributes if key.startswith("on")]
+        assert "src" not in attributes
+        href = attributes.get("href", "#")
+        assert href.startswith(("#", "../quicklooks/"))
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+    return found, text
+
+
+def test_scenes_are_on_the_map_and_in_the_list_and_lead_to_pictures() -> None:
+    found, _ = page(
+        mapped("a/1.tif"),
+        mapped("b 2.tif", rings=[ring(3.0, 47.5)], detections=0),
+        mapped("pixels.png", rings=[], note="no georeference: pixel coordinates"),
+        MappedScene("broken.tif", "failed", note="truncated at row 7"),
+        MappedScene("old.tif", "skipped", quicklook=False),
+    )
+    links = [a["href"] for name, a in found.elements if name == "a" and a["href"][0] != "#"]
+    assert links.count("../quicklooks/a/1.tif.png") == 2
+    assert links.count("../quicklooks/b%25202.tif.png") == 2
+    assert links.count("../quicklooks/pixels.png.png") == 1
+    assert not [link for link in links if "broken" in link or "old" in link]
+    shapes = [a for name, a in found.elements if name == "polygon"]
+    assert [a["class"] for a in shapes] == ["s hot", "s"]
+    words = " ".join(found.text)
+    assert "truncated at row 7" in words
+    assert "5 scenes: 3 done, 1 failed, 1 skipped; 6 detections." in words
+
+
+def test_names_are_escaped() -> None:
+    found, text = page(
+        mapped(NASTY), MappedScene(NASTY, "failed", note=NASTY), title=NASTY, subtitle=NASTY,
+        warnings=(NASTY,), footer=NASTY,
+    )  # fmt: skip
+    assert sum("onerror" in words for words in found.text) >= 6
+    assert "\x00" not in text
+    assert "\u202e" not in text
+
+
+def test_no_scenes_and_no_ground() -> None:
+    found, _ = page()
+    assert "0 scenes: none; 0 detections." in " ".join(found.text)
+    found, _ = page(mapped("a", rings=[]))
+    assert "svg" not in [name for name, _ in found.elements]
+
+
+def test_tiny_scenes_and_two_parts() -> None:
+    parts = [ring(179.0, -17.0, 1.0), ring(-180.0, -17.0, 0.5)]
+    drawn = world_map(
+        [Outlined("a", [ring(0.0, 0.0, 1e-6)], None, False), Outlined("b", parts, "x", True)]
+    )
+    assert drawn.count("<circle") == 3
+    assert "<a href" in drawn
+
+
+@pytest.mark.parametrize(
+    "rings",
+    [
+        [ring(2.0, 48.0)],
+        [ring(-180.0, -90.0, 1.0), ring(179.0, 89.0, 1.0)],
+        [ring(10.0, 89.9, 0.05)],
+        [ring(5.0, 5.0, 0.0)],
+    ],
+)
+def test_frames_hold_all(rings) -> None:
+    frame = frame_of(rings)
+    assert 419 <= frame.height <= 901
+    for one in rings:
+        for lon, lat in one:
+            x, y = frame.place(lon, lat)
+            assert -0.1 <= x <= WIDTH + 0.1
+            assert -0.1 <= y <= frame.height + 0.1
+
+
+def test_lines_are_few() -> None:
+    for span in (1e-4, 0.03, 1, 17, 200, 400):
+        assert 0 <= span / step_of(span) <= 7

@@ -1,0 +1,233 @@
+"""Scenes that are damaged or meant to harm: one line each, and nothing else is opened."""
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from affine import Affine
+from PIL import Image
+from scoring.scenes.scene_material import NOW, STORE, UTM, noise, opened, ref, spec, write
+from tiles.hostile import png, tiff_header
+
+from satray.errors import DecodeError
+from satray.scoring.scenes import gdal
+from satray.scoring.scenes.netgrid import net_grid
+from satray.scoring.scenes.opened import open_scene
+from satray.scoring.scenes.sample import sample
+from satray.scoring.scenes.scene import SceneRef
+
+
+def put(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return str(path)
+
+
+def read_through(path, wanted, names=None):
+    with opened(path, wanted, names) as scene:
+        height, width = scene.facts.height, scene.facts.width
+        for row in range(0, height, 1000):
+            scene.read(row, 0, min(1000, height - row), min(width, 1000))
+
+
+def refused(path, match, wanted=("gray",), names=None):
+    with pytest.raises(DecodeError, match=match) as error:
+        read_through(path, wanted, names)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.jp2", "a.jpg", "a"])
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"<VRTDataset/>", b"\0" * 5000])
+def test_no_image(tmp_path, name, data):
+    refused(put(tmp_path / name, data), "not an image that is read here|cannot be opened")
+
+
+def test_vrt_by_another_name(tmp_path):
+    secret = write(tmp_path / "secret.tif", noise(1))
+    vrt = (
+        '<VRTDataset rasterXSize="9" rasterYSize="9"><VRTRasterBand dataType="UInt16" band="1">'
+        f"<SimpleSource><SourceFilename>{secret}</SourceFilename><SourceBand>1</SourceBand>"
+        "</SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    refused(put(tmp_path / "a.tif", vrt.encode()), "not an image that is read here")
+
+
+def test_a_million_by_a_million(tmp_path):
+    path = put(tmp_path / "a.tif", tiff_header(10**6, 10**6))
+    said = refused(path, "declares|cannot be opened")
+    assert "1,000,000" in said or "cannot be opened" in said
+
+
+def test_a_sparse_million_by_a_million(tmp_path):
+    """Tiles that are not there cost no byte, so the file is small and whole."""
+    import rasterio
+
+    path = str(tmp_path / "a.tif")
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 1, "crs": "EPSG:3857"}
+    size = {"height": 10**6, "width": 10**6, "blockxsize": 16384, "blockysize": 16384}
+    with rasterio.open(
+        path, "w", **profile, **size, tiled=True, SPARSE_OK=True, BIGTIFF=True, transform=UTM
+    ):
+        pass
+    refused(path, r"declares 1,000,000 x 1,000,000 px, 1 bands of uint8, 931 GiB, in a file of")
+
+
+def test_large_but_plausible_is_no_matter(tmp_path):
+    import rasterio
+
+    path = str(tmp_path / "a.tif")
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 1}
+    with rasterio.open(
+        path, "w", **profile, height=100_000, width=100_000, tiled=True, SPARSE_OK=True
+    ):
+        pass
+    with opened(path, ("gray",)) as scene:
+        x_CHW, _ = scene.read(99_000, 99_000, 1000, 1000)
+    assert not x_CHW.any()
+
+
+def test_blocks_that_cannot_be_held(tmp_path):
+    import rasterio
+
+    path = str(tmp_path / "a.tif")
+    shape = {"height": 40_000, "width": 40_000, "blockxsize": 32_768, "blockysize": 32_768}
+    with rasterio.open(
+        path, "w", driver="GTiff", dtype="uint8", count=1, tiled=True, SPARSE_OK=True, **shape
+    ):
+        pass
+    refused(path, r"in blocks of 32,768 x 32,768 px that must be decoded whole \(1,024 MiB\)")
+
+
+def test_png_that_declares_much(tmp_path):
+    path = put(tmp_path / "a.png", png(2**31 - 1, 2**31 - 1, b"\0" * 100))
+    refused(path, "declares|cannot be opened", ("red",))
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG"])
+def test_cut_short(tmp_path, driver):
+    ending = {"PNG": "png", "JPEG": "jpg", "JP2OpenJPEG": "jp2"}.get(driver, "tif")
+    values = noise(3, 1500, 900, "uint8")
+    path = Path(write(tmp_path / f"a b.{ending}", values, driver=driver))
+    data = path.read_bytes()
+    if driver == "GTiff":
+        assert len(data) > 2_000_000
+    path.write_bytes(data[: len(data) * 6 // 10])
+    said = refused(str(path), "cannot be opened|cannot be read", ("a", "c"), ("a", "b", "c"))
+    if "cannot be read" in said:
+        assert said.startswith(f"a b.{ending}: rows ")
+        assert "columns 0 to 900" in said
+
+
+def test_damaged_inside(tmp_path):
+    path = Path(write(tmp_path / "a.tif", noise(1, 600, 600), compress="deflate", tiled=True))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 2000] = b"\xaa" * 2000
+    path.write_bytes(data)
+    said = refused(str(path), "cannot be read")
+    assert said.startswith("a.tif: rows 0 to 600, columns 0 to 600 cannot be read: ")
+
+
+def test_complex_and_many_dtypes(tmp_path):
+    path = write(tmp_path / "a.tif", np.ones((1, 8, 8), np.complex64))
+    refused(path, "dtype complex64; accepted: one integer or float dtype")
+
+
+def test_gray_that_is_transparent(tmp_path):
+    image = io.BytesIO()
+    Image.new("LA", (8, 8)).save(image, "PNG")
+    path = put(tmp_path / "a.png", image.getvalue())
+    with opened(path, ("gray",)) as scene:
+        assert not scene.read(0, 0, 8, 8)[1].any()
+    refused(path, "no band red; the scene has gray", ("red",))
+
+
+def test_neighbours_are_not_looked_at(tmp_path):
+    """A mask, overviews and metadata beside a scene may be anything, from anybody."""
+    values = noise(1, 2000, 2000)
+    path = write(tmp_path / "a.tif", values, ("b1",))
+    for ending in (".msk", ".ovr"):
+        write(tmp_path / "x.tif", np.zeros((1, 2000, 2000), np.uint8))
+        (tmp_path / "x.tif").rename(path + ending)
+    put(tmp_path / "a.tif.aux.xml", b"<PAMDataset><SRS>EPSG:4326</SRS></PAMDataset>")
+    put(tmp_path / "a.tfw", b"1\n0\n0\n1\n0\n0\n")
+    with opened(path, ("b1",)) as scene:
+        assert (scene.facts.crs, scene.facts.transform) == ("EPSG:32631", UTM[:6])
+        x_CHW, valid_HW = scene.read(100, 100, 50, 50)
+        (counts,) = sample(scene)
+    np.testing.assert_array_equal(x_CHW[0], values[0, 100:150, 100:150])
+    assert valid_HW.all()
+    assert counts.low >= 1
+
+
+def test_overviews_that_lead_elsewhere_are_not_opened(tmp_path):
+    """GDAL follows OVERVIEW_FILE of a TIFF's own metadata, as soon as a read is decimated."""
+    import rasterio
+
+    other = write(tmp_path / "other.tif", np.full((1, 1000, 1000), 9999, np.uint16))
+    path = write(tmp_path / "a.tif", noise(1, 2000, 2000), ("b1",))
+    with rasterio.open(path, "r+") as target:
+        target.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=other)
+    with opened(path, ("b1",)) as scene:
+        (counts,) = sample(scene)
+    assert counts.high < 4000
+
+
+def test_names_as_strange_as_they_come(tmp_path):
+    values = noise(1)
+    for number, name in enumerate(("a b", "é 海", "..", "a#b?c%20d&e", "zip:x!y", "'\"`$(x)")):
+        path = write(tmp_path / f"{name}.x{number}" / f"{name}.tif", values + number, ("b1",))
+        with opened(path, ("b1",)) as scene:
+            x_CHW, _ = scene.read(0, 0, 90, 120)
+            assert scene.facts.scene == f"{name}.tif"
+        np.testing.assert_array_equal(x_CHW, values + number)
+
+
+@pytest.mark.parametrize("uri", ["gs://b/a.tif", "az://b/a.tif", "ftp://h/a.tif"])
+def test_stores_without_windows(uri):
+    with pytest.raises(DecodeError, match=r"windows of .* are not read"):
+        open_scene(SceneRef("a", uri, None, "e", 1, NOW), ("b1",), None, STORE)
+
+
+def test_a_file_that_went_away(tmp_path):
+    path = write(tmp_path / "a.tif", noise(1))
+    gone = ref(path)
+    Path(path).unlink()
+    with pytest.raises(DecodeError, match="cannot be opened"):
+        open_scene(gone, ("b1",), None, STORE)
+
+
+@pytest.mark.parametrize(
+    "affine",
+    [
+        Affine(0, 0, 5, 0, 0, 5),
+        Affine(10, 10, 0, 10, 10, 0),
+        Affine(float("nan"), 0, 0, 0, -10, 0),
+    ],
+)
+def test_affines_without_area(affine):
+    with pytest.raises(DecodeError, match="maps no area"):
+        net_grid(10, 10, "EPSG:32631", affine[:6], spec())
+
+
+def test_tiff_directory_in_a_circle(tmp_path):
+    data = bytearray(tiff_header(64, 64))
+    (start,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, start)
+    struct.pack_into("<I", data, start + 2 + 12 * entries, start)
+    path = put(tmp_path / "a.tif", bytes(data))
+    with opened(path, ("gray",)) as scene:
+        assert scene.read(0, 0, 64, 64)[0].shape == (1, 64, 64)
+
+
+def test_the_block_limit_counts_what_is_decoded_together(tmp_path, monkeypatch):
+    path = write(
+        tmp_path / "a.tif", noise(4), interleave="pixel", tiled=True, blockxsize=64, blockysize=16
+    )
+    (height, width), pixel = (16, 64), 4 * 2
+    monkeypatch.setattr(gdal, "MAX_BLOCK", height * width * pixel)
+    opened(path, ("b1",)).close()
+    monkeypatch.setattr(gdal, "MAX_BLOCK", height * width * pixel - 1)
+    with pytest.raises(DecodeError, match="must be decoded whole"):
+        opened(path, ("b1",))

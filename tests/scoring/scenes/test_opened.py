@@ -1,0 +1,324 @@
+"""Opening scenes: bands, dtypes, masks, files that fit together, and those that do not."""
+
+import numpy as np
+import pytest
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from scoring.scenes.scene_material import STORE, UTM, noise, opened, ref, write
+
+from satray.errors import DecodeError, InputError
+from satray.scoring.reading import MisfitError
+from satray.scoring.scenes.aligned import FileGrid, ratios
+from satray.scoring.scenes.bands import source_names
+from satray.scoring.scenes.conversion import Conversion
+from satray.scoring.scenes.holes import has_data
+from satray.scoring.scenes.opened import open_scene
+from satray.scoring.scenes.scene import BandSource
+from satray.tiles.decode import decode
+
+BGRN = ("blue", "green", "red", "nir")
+RGBA = {"photometric": "RGB", "alpha": "YES"}
+
+
+def whole(scene):
+    with scene:
+        return scene.read(0, 0, scene.facts.height, scene.facts.width)
+
+
+def test_facts(tmp_path):
+    tags = {"TIFFTAG_DATETIME": "2026:01:02 03:04:05"}
+    path = write(tmp_path / "a.tif", noise(4), BGRN, tags=tags, tiled=True, blockxsize=64)
+    with opened(path, ("red", "green")) as scene:
+        facts = scene.facts
+    assert (facts.scene, facts.height, facts.width) == ("a.tif", 90, 120)
+    assert (facts.bands, facts.crs, facts.transform) == (("red", "green"), "EPSG:32631", UTM[:6])
+    assert [source.band for source in facts.sources] == [3, 2]
+    assert (facts.stored_dtype, facts.dtype) == ("uint16", "uint16")
+    assert facts.taken_at == "2026:01:02 03:04:05"
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "COG", "PNG", "JP2OpenJPEG"])
+def test_any_window_of_any_format(tmp_path, driver):
+    values = noise(3, 150, 130, "uint8" if driver == "PNG" else "uint16")
+    ending = {"PNG": "png", "JP2OpenJPEG": "jp2"}.get(driver, "tif")
+    more = {"QUALITY": 100, "REVERSIBLE": "YES"} if ending == "jp2" else {}
+    path = write(tmp_path / f"a.{ending}", values, driver=driver, **more)
+    names = ("red", "green", "blue")
+    with opened(path, ("blue", "red"), names) as scene:
+        for row, column, height, width in ((0, 0, 150, 130), (100, 7, 50, 9), (3, 120, 1, 10)):
+            x_CHW, valid_HW = scene.read(row, column, height, width)
+            np.testing.assert_array_equal(
+                x_CHW, values[[2, 0], row : row + height, column : column + width]
+            )
+            assert valid_HW.all()
+
+
+def test_jpeg_and_wrong_extension(tmp_path):
+    path = write(tmp_path / "a.jpg", noise(3, 64, 64, "uint8"), driver="JPEG", quality=95)
+    x_CHW, _ = whole(opened(path, ("red", "green", "blue")))
+    assert x_CHW.shape == (3, 64, 64)
+    (tmp_path / "a.jpg").rename(tmp_path / "b.png")
+    y_CHW, _ = whole(opened(str(tmp_path / "b.png"), ("red", "green", "blue")))
+    np.testing.assert_array_equal(x_CHW, y_CHW)
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "numbers"),
+    [
+        (None, ("red", "nir"), [3, 4]),
+        (("a", "b", "c", "d"), ("d", "a"), [4, 1]),
+        ({"x": 2, "y": "Nir", "z": "RED"}, ("x", "y", "z", "blue"), [2, 4, 3, 1]),
+    ],
+)
+def test_bands_by_name_number_and_description(tmp_path, names, wanted, numbers):
+    values = noise(4)
+    path = write(tmp_path / "a.tif", values, BGRN)
+    x_CHW, _ = whole(opened(path, wanted, names))
+    np.testing.assert_array_equal(x_CHW, values[[n - 1 for n in numbers]])
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "match"),
+    [
+        (None, ("red", "swir16"), "no band swir16; the scene has blue, green, red, nir"),
+        (("a", "b", "c"), ("a",), r"has 4 bands, bands=\[...\] names 3"),
+        ({"x": 5}, ("x",), r"no band 5 \(for x\)"),
+        ({"x": 0}, ("x",), r"no band 0 \(for x\)"),
+        ({"x": "mud"}, ("x",), r"no band mud \(for x\)"),
+    ],
+)
+def test_absent_bands(tmp_path, names, wanted, match):
+    path = write(tmp_path / "a.tif", noise(4), BGRN)
+    with pytest.raises(MisfitError, match=match):
+        opened(path, wanted, names)
+
+
+def test_source_names():
+    assert source_names(("red",), None) == ("red",)
+    assert source_names(("red", "nir"), {"red": "B04"}) == ("B04", "nir")
+    assert source_names(("red",), {"red": 1}) is None
+
+
+CASES = {
+    "plain": {},
+    "nodata": {"nodata": 0},
+    "nodata of every band": {"nodata": -9999, "dtype": "int16"},
+    "nan": {"nodata": np.nan, "dtype": "float32"},
+    "not finite": {"dtype": "float32"},
+    "mask": {"mask": True},
+    "alpha": RGBA,
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_valid_pixels_are_those_of_tiles(tmp_path, case):
+    """The rules for scenes are the rules for tiles, where all bands are wanted."""
+    more = dict(CASES[case])
+    values = noise(4, dtype=more.pop("dtype", "uint16"))
+    values[:, :7] = more.get("nodata", 0)
+    values[1, 10:14] = more.get("nodata", 0)
+    if values.dtype.kind == "f":
+        values[2, 20:22] = np.inf
+        values[0, 30] = np.nan
+    if "alpha" in more:
+        values[3, 40:44] = 0
+    if more.get("mask"):
+        more["mask"] = np.where(np.arange(90)[:, None] % 5 > 0, 255, 0) * np.ones((1, 120))
+        more["mask"] = more["mask"].astype(np.uint8)
+    path = write(tmp_path / "a.tif", values, **more)
+    tile = decode((tmp_path / "a.tif").read_bytes())
+    wanted = tile.header.bands
+    x_CHW, valid_HW = whole(opened(path, wanted))
+    np.testing.assert_array_equal(x_CHW, tile.pixels)
+    np.testing.assert_array_equal(valid_HW, tile.valid)
+    assert case == "plain" or not valid_HW.all()
+    with opened(path, wanted) as scene:
+        np.testing.assert_array_equal(scene.read(5, 3, 30, 40)[1], tile.valid[5:35, 3:43])
+
+
+def test_alpha_is_data_where_names_say_so(tmp_path):
+    values = noise(4)
+    values[3, :10] = 0
+    path = write(tmp_path / "a.tif", values, **RGBA)
+    for names, wanted in ((BGRN, BGRN), ({"nir": 4}, ("red", "green", "nir"))):
+        _, valid_HW = whole(opened(path, wanted, names))
+        assert valid_HW.all()
+
+
+def test_palette_and_gray_of_few_bits(tmp_path):
+    index = (np.arange(90 * 120).reshape(1, 90, 120) % 4).astype(np.uint8)
+    colours = {0: (1, 2, 3, 255), 1: (9, 8, 7, 255), 2: (0, 0, 0, 0), 3: (250, 0, 5, 255)}
+    path = write(tmp_path / "a.tif", index, colormap=colours)
+    tile = decode((tmp_path / "a.tif").read_bytes())
+    x_CHW, valid_HW = whole(opened(path, ("blue", "red")))
+    np.testing.assert_array_equal(x_CHW, tile.pixels[[2, 0]])
+    np.testing.assert_array_equal(valid_HW, tile.valid)
+    path = write(tmp_path / "b.png", index, driver="PNG", nbits=2)
+    x_CHW, _ = whole(opened(path, ("gray",)))
+    np.testing.assert_array_equal(x_CHW, decode((tmp_path / "b.png").read_bytes()).pixels)
+    assert x_CHW.max() == 255
+
+
+def test_dtype_must_fit_or_be_converted(tmp_path):
+    values = noise(1, dtype="int16") - 100
+    path = write(tmp_path / "a.tif", values, ("red",))
+    with pytest.raises(MisfitError, match=r"dtype is int16, the bundle's is uint16; convert=scale"):
+        opened(path, ("red",), dtype="uint16")
+    convert = Conversion("scale", (2.0,), (50.4,))
+    x_CHW, valid_HW = whole(opened(path, ("red",), dtype="uint16", conversion=convert))
+    assert x_CHW.dtype == np.uint16
+    wanted = np.maximum(np.rint(values.astype(float) * 2 + 50.4), 0)
+    np.testing.assert_array_equal(x_CHW, wanted)
+    assert valid_HW.all()
+    with pytest.raises(InputError, match="scale: found 2 numbers; accepted: one, or one for each"):
+        opened(path, ("red",), conversion=Conversion("scale", (1.0, 2.0)))
+
+
+@given(st.sampled_from(["uint8", "int16", "uint64", "int64", "float32"]), st.floats(-1e300, 1e300))
+def test_conversion_stays_within_the_dtype(dtype, scale):
+    x_CHW = np.array([[[0, 1, 250], [np.nan, np.inf, -3]]], np.float32)
+    with np.errstate(all="ignore"):
+        y_CHW = Conversion("scale", (scale,), (1.0,))(x_CHW, dtype)
+    assert y_CHW.dtype == dtype
+    if dtype != "float32" and scale > 1e30:
+        assert y_CHW[0, 0, 2] >= np.iinfo(dtype).max * 0.999
+        assert y_CHW[0, 0, 0] == 1
+
+
+def split(tmp_path, values, ratio=1, names=("red", "green", "nir"), **more):
+    """A file a band; the last band `ratio` times coarser."""
+    sources = []
+    for place, name in enumerate(names):
+        length = ratio if place == len(names) - 1 else 1
+        band = values[place : place + 1, ::length, ::length]
+        grid = {"transform": UTM @ Affine.scale(length), **more}
+        uri = write(tmp_path / f"{name}.tif", band, **grid)
+        sources.append(BandSource(name, uri))
+    return sources
+
+
+@pytest.mark.parametrize("nodata", [0, -5, None])
+def test_files_of_a_band_equal_one_file(tmp_path, nodata):
+    values = noise(3, dtype="int16")
+    values[:, :9] = values[1, 20:25] = nodata or 0
+    one = write(tmp_path / "one.tif", values, ("red", "green", "nir"), nodata=nodata)
+    sources = split(tmp_path, values, nodata=nodata)
+    wanted = ("nir", "red", "green")
+    many = open_scene(ref("many", *sources), wanted, None, STORE)
+    for a, b in zip(whole(many), whole(opened(one, wanted)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_only_wanted_files_are_opened(tmp_path):
+    sources = split(tmp_path, noise(3))
+    absent = BandSource("swir16", str(tmp_path / "gone.tif"))
+    with open_scene(ref("many", *sources, absent), ("red",), None, STORE) as scene:
+        assert scene.facts.sources == (BandSource("red", sources[0].uri),)
+
+
+def test_bands_without_names_take_the_files_or_the_recipes(tmp_path):
+    values = noise(2)
+    path = write(tmp_path / "a.tif", values, ("mud", "nir"))
+    bare = [BandSource(None, path, 2), BandSource(None, path, 1)]
+    x_CHW, _ = whole(open_scene(ref("s", *bare), ("nir", "mud"), None, STORE))
+    np.testing.assert_array_equal(x_CHW, values[[1, 0]])
+    x_CHW, _ = whole(open_scene(ref("s", *bare), ("b", "a"), ("a", "b"), STORE))
+    np.testing.assert_array_equal(x_CHW, values[[0, 1]])
+    with pytest.raises(MisfitError, match="accepted: a name of nir, mud"):
+        open_scene(ref("s", *bare), ("x",), {"x": 1}, STORE)
+    with pytest.raises(MisfitError, match="has 2 bands; no band 7"):
+        open_scene(ref("s", BandSource("x", path, 7)), ("x",), None, STORE)
+
+
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_coarser_band_is_brought_to_the_finest_grid(tmp_path, ratio):
+    """A plane stays a plane inside, windows agree, and holes stay where they are."""
+    row, column = np.mgrid[:90, :120].astype(np.float32) + 0.5
+    values = np.stack([row, column, 3 * row + 2 * column])
+    sources = split(tmp_path, values)
+    coarse = values[2].reshape(90 // ratio, ratio, 120 // ratio, ratio).mean((1, 3))
+    coarse[:4, :4] = np.nan
+    write(tmp_path / "nir.tif", coarse[None], transform=UTM @ Affine.scale(ratio))
+    with open_scene(ref("many", *sources), ("nir", "red"), None, STORE) as scene:
+        x_CHW, valid_HW = scene.read(0, 0, 90, 120)
+        assert (scene.facts.height, scene.facts.transform) == (90, UTM[:6])
+        inner = (slice(8 * ratio, 90 - ratio), slice(8 * ratio, 120 - ratio))
+        np.testing.assert_allclose(x_CHW[0][inner], values[2][inner], rtol=1e-5)
+        np.testing.assert_array_equal(x_CHW[1], values[0])
+        assert not valid_HW[: 4 * ratio - 1, : 4 * ratio - 1].any()
+        assert valid_HW[4 * ratio + 1 :].all()
+        part_CHW, part_HW = scene.read(11, 17, 31, 43)
+    np.testing.assert_array_equal(part_CHW, x_CHW[:, 11:42, 17:60])
+    np.testing.assert_array_equal(part_HW, valid_HW[11:42, 17:60])
+
+
+def test_coarser_integers_are_rounded_and_nodata_stays_out(tmp_path):
+    values = np.full((3, 90, 120), 1000, np.uint16)
+    values[:, :, 60:] = 0
+    sources = split(tmp_path, values, ratio=2, nodata=0)
+    x_CHW, valid_HW = whole(open_scene(ref("many", *sources), ("nir", "red"), None, STORE))
+    assert set(np.unique(x_CHW)) == {0, 1000}
+    np.testing.assert_array_equal(valid_HW, values[0] > 0)
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({"shape": (45, 61)}, r"nir.tif is 45 x 61 px, red.tif 90 x 120; accepted: one size"),
+        ({"shape": (45, 40)}, "whole multiples"),
+        ({"crs": "EPSG:32632"}, "in EPSG:32632, red.tif in EPSG:32631"),
+        ({"crs": None}, "in no CRS"),
+        ({"move": 0.5}, "corners of nir.tif and red.tif lie 0.5 px apart"),
+        ({"dtype": "float32"}, "files of dtypes float32, uint16"),
+    ],
+)
+def test_files_that_do_not_fit(tmp_path, more, match):
+    sources = split(tmp_path, noise(3))
+    height, width = more.get("shape", (90, 120))
+    values = noise(1, height, width, more.get("dtype", "uint16"))
+    affine = UTM @ Affine.translation(more.get("move", 0), 0)
+    crs = more.get("crs", "EPSG:32631")
+    write(tmp_path / "nir.tif", values, crs=crs, transform=affine)
+    with pytest.raises(DecodeError, match=match) as error:
+        open_scene(ref("many", *sources), ("red", "nir"), None, STORE)
+    assert "\n" not in str(error.value)
+
+
+@given(
+    st.integers(1, 6),
+    st.integers(1, 50),
+    st.integers(1, 50),
+    st.floats(-0.9, 0.9),
+    st.floats(-1e6, 1e6),
+)
+def test_ratios_hold_for_any_affine(ratio, height, width, turn, origin):
+    affine = Affine.translation(origin, -origin) @ Affine.rotation(turn * 90) @ Affine.scale(7, -7)
+    fine = FileGrid("fine", height * ratio, width * ratio, "EPSG:1", affine[:6])
+    coarse = FileGrid("coarse", height, width, "EPSG:1", (affine @ Affine.scale(ratio))[:6])
+    _, lengths = ratios([coarse, fine])
+    assert lengths == (ratio, 1)
+    moved = affine @ Affine.scale(ratio) @ Affine.translation(0.1 / ratio, 0)
+    with pytest.raises(DecodeError):
+        ratios([fine, FileGrid("coarse", height, width, "EPSG:1", moved[:6])])
+
+
+def test_no_georeference(tmp_path):
+    path = write(
+        tmp_path / "a.png", noise(1, dtype="uint8"), driver="PNG", crs=None, transform=None
+    )
+    with opened(path, ("gray",)) as scene:
+        assert (scene.facts.crs, scene.facts.transform) == (None, None)
+
+
+def test_all_nodata_is_read_as_such(tmp_path):
+    path = write(tmp_path / "a.tif", np.zeros((1, 40, 40), np.uint8), ("red",), nodata=0)
+    _, valid_HW = whole(opened(path, ("red",)))
+    assert not valid_HW.any()
+
+
+def test_bands_that_declare_no_nodata_have_no_say():
+    x_CHW = np.array([[[0, 0]], [[0, 5]], [[0, 7]]], np.uint16)
+    assert has_data(x_CHW, [0, 0, None]).tolist() == [[False, True]]
+    assert has_data(x_CHW, [0, None, None]).tolist() == [[False, False]]
+    assert has_data(x_CHW, [None, None, None]).all()
