@@ -28,8 +28,10 @@ class DetectionOptions(Section):
     classes: tuple[str, ...] | None = key(
         None, "classes to find; default those of cam.classes, every one where it is []"
     )
-    within: Literal["tiles", "scene"] = key(
-        "tiles", "tiles: only in tiles that are given the class; scene: anywhere"
+    within: Literal["auto", "tiles", "scene"] = key(
+        "auto",
+        "tiles: only in tiles that are given the class; scene: anywhere; auto: tiles where the "
+        "head pools by maximum, whose evidence against a class a single cell may lack",
     )
     distance: float = key(
         0.5, "of two nearer to each other the weaker is dropped", unit="tiles", ge=0

@@ -102,7 +102,7 @@ def settings_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Settings:
         kinds=kinds,
         detections=recipe.detections.write and spec.variant.head == "linear",
         sought=_sought(recipe, spec, classes),
-        within_tiles=recipe.detections.within == "tiles",
+        within_tiles=_within_tiles(recipe, spec),
         distance=recipe.detections.distance * spec.size,
         d4=recipe.symmetries == "d4",
         finer=recipe.finer,
@@ -140,6 +140,11 @@ def _maps(recipe: ScoreRecipe, spec: "BundleSpec") -> "tuple[tuple[int, ...], tu
     if kind is None:
         kind = "both" if pooling == "max" and not recipe.finer else "dense"
     return places, ("dense", "argmax") if kind == "both" else (kind,)
+
+
+def _within_tiles(recipe: ScoreRecipe, spec: "BundleSpec") -> bool:
+    within = recipe.detections.within
+    return spec.variant.pooling == "max" if within == "auto" else within == "tiles"
 
 
 def _sought(recipe: ScoreRecipe, spec: "BundleSpec", mapped: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
-"""Which tiles are given which class, asked by place: detections lie in tiles that have their class.
+"""Which tiles are given which class, asked by place: detections in tiles that have their class.
 
-A peak is judged by its own cell. A tile is judged by all of its cells, so that evidence against a
-class elsewhere in it counts too: most peaks outside tiles given the class are false.
+A peak is judged by its own cell. A tile is judged by all of its cells; where it takes the maximum
+of each feature, evidence against a class counts wherever it lies, and most peaks in tiles that are
+not given the class are false.
 
 Legend: T x U tiles, K classes, N points.
 """
