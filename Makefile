@@ -28,7 +28,7 @@ types: $(STAMP)  ## mypy, strict
 	$(BIN)/mypy
 
 test: lint types ## lint, types and all tests
-	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 unit: $(STAMP)   ## the tests that start no Ray
 	$(BIN)/python -m pytest -m "not pipeline and not s3"

@@ -23,25 +23,26 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under pytest-xdist: three turns, which three processes begin at once.
+    """Under pytest-xdist: the process that starts with Ray and the S3 server keeps to them.
 
-    What needs Ray or the S3 server keeps to one process, so that both start once; sweeps on Ray,
-    which mostly wait, to another with a Ray of its own. The other tests go by file, to whoever is
-    free.
+    So that both start once for most of what needs them. The other tests go by file; sweeps on Ray
+    come last, for the process that is through with those, on a Ray of its own. (Three processes
+    take longer than two on two cores.)
     """
     if not hasattr(config, "workerinput"):
         return
     items.sort(key=_turn)
     for item in items:
-        group = ("ray", "sweeps on ray", item.nodeid.partition("::")[0])[_turn(item)]
+        group = ("ray", item.nodeid.partition("::")[0], "sweeps on ray")[_turn(item)]
         item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _turn(item: pytest.Item) -> int:
-    """0: with Ray or S3, 1: sweeps on Ray, 2: without."""
+    """0: with Ray or S3, 1: without, 2: sweeps on Ray."""
     if not any(item.get_closest_marker(name) for name in ("pipeline", "s3")):
-        return 2
-    return int("sweep" in item.path.parts or item.path.name == "test_tune.py")
+        return 1
+    sweeps = "sweep" in item.path.parts or item.path.name == "test_tune.py"
+    return 2 if sweeps else 0
 
 
 @pytest.fixture(scope="session")
