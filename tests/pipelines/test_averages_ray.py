@@ -74,9 +74,10 @@ def test_snapshots_become_an_average(ray_session, tmp_path, monkeypatch):
     }
     run, said = make_run(tmp_path / "out")
     outcome = job.work(make_recipe(archive, tmp_path, **changes), run)
-    # Only the end was done again when the worker died.
+    # Only the end was done again when the worker died; and the last pseudo-epoch, where Ray's
+    # controller had not yet heard of its checkpoint.
     assert (killed / "died").exists()
-    assert sum(line.strip().startswith("pseudo-epoch") for line in said) == 3
+    assert sum(line.strip().startswith("pseudo-epoch") for line in said) in (3, 4)
     figures = json.loads((Path(run.out) / "metrics.json").read_text())
     assert (figures["bundle"]["weights_of"], figures["bundle"]["snapshots"]) == ("swa", [6, 12, 18])
     assert any("3 snapshots combined: swa" in line for line in said)
