@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import rasterio
 import torch
 from rasterio.transform import Affine
+from scoring.dense import dense_material
+from scoring_material import make_peaked, write_tile
 
-from satray.config.model import TowerOptions, VariantOptions
 from satray.config.score import ScoreRecipe
 from satray.models.bundle import BundleSpec, bundle_files
 from satray.models.geometry import probe_grid
@@ -32,22 +32,6 @@ JOB = Job(
 )  # fmt: skip
 
 
-def peaked(backbone: Any) -> None:
-    """Kernels that are all hills: what a dot does peaks where the dot is."""
-    for module in backbone.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            sides = [
-                torch.arange(1.0, k + 1).minimum(torch.arange(k, 0.0, -1))
-                for k in module.kernel_size
-            ]
-            hill = torch.outer(*sides)
-            hill /= hill.sum() * module.weight.shape[1]
-            module.weight.copy_(hill.expand_as(module.weight))
-        elif isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.ones_(module.weight)
-            module.reset_running_stats()
-
-
 def save_bundle(
     folder: Path,
     backbone: str = "resnet10t",
@@ -56,17 +40,12 @@ def save_bundle(
     **more: Any,
 ) -> BundleSpec:
     """A bundle of classes `dot` (evidence where it is bright) and `dark` (none anywhere)."""
-    bands = (BANDS, ("nir", "nir", "nir"))
-    options = tuple(
-        TowerOptions(name=name, backbone=backbone, bands=looked)
-        for name, looked in zip(("rgb", "nir")[:towers], bands, strict=False)
-    )
-    variant = VariantOptions(towers=options, pooling=pooling)  # type: ignore[arg-type]
+    variant = dense_material.variant(backbone, pooling, towers)
     named = tuple(dict.fromkeys(band for tower in variant.towers for band in tower.bands))
     torch.manual_seed(0)
     network = Network(variant, 2, bands=named)
     with torch.no_grad():
-        peaked(network)
+        make_peaked(network)
         dim = network.head.weight.shape[1]
         network.head.weight.zero_()
         network.head.weight[0] = 1.0
@@ -124,17 +103,7 @@ def write_scene(
     names: tuple[str, ...] | None = BANDS,
     **more: Any,
 ) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    profile: dict[str, Any] = {"driver": "GTiff", **more}
-    if crs is not None:
-        profile |= {"crs": crs, "transform": transform}
-    count, height, width = values.shape
-    with rasterio.open(
-        path, "w", dtype=values.dtype, count=count, height=height, width=width, **profile
-    ) as target:
-        target.write(values)
-        if names is not None:
-            target.descriptions = names
+    write_tile(path, values, names, crs, transform, **{"driver": "GTiff", **more})
     return path
 
 

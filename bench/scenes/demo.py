@@ -30,9 +30,10 @@ OWN, COAST = 768, 1536
 NETWORKS = ("simple_cnn", "double4_small")
 KEYS = {
     "plain": (),
+    "anywhere": ("detections.within=scene",),
     "demo": ("cam.classes=[ship]", "stride=0.5", "detections.distance=0.125"),
 }
-"""Without keys, and as the demo scores its scene."""
+"""Without keys; points also in tiles that are not given the class; as the demo scores its scene."""
 KNOWN, UNSURE = 0.6, 0.15
 ACROSS = 16
 """Images of a mosaic along a side."""

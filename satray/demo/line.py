@@ -35,7 +35,6 @@ from satray.demo.scene_ships import Found, measure
 from satray.runs.jsonable import to_json
 from satray.runs.record import Product, RunRecord
 from satray.runs.run import Outcome, Run
-from satray.scoring.over_tiles import read_spec
 from satray.storage import Storage, join
 
 
@@ -220,6 +219,8 @@ class _Line:
         )
 
     def _scene(self, name: str) -> Found:
+        from satray.scoring.over_tiles import read_spec
+
         storage, out = self.run.storage, self.run.out
         grids = read_spec(join(out, f"train-{name}"), storage).grids.values()
         cell = min(grid.stride for grid in grids)  # tiles are not resized

@@ -106,18 +106,23 @@ class Crew:
         self._compared = True
         return replace(job, compare=True)
 
+    @functools.cached_property
+    def _model(self) -> ModelFacts:
+        """Read and digested once, however many waves of scenes there are."""
+        bundle, storage = self.ready.bundle, self.run.storage
+        folder, weights = find_bundle(self.recipe.bundle, storage), "model.safetensors"
+        digest = bundle_digests(folder, storage)[weights]
+        return ModelFacts(bundle.model_id, join(folder, weights), digest, bundle.spec)
+
     def _task(self, jobs: Sequence[SceneJob], gpu: bool) -> MapTask:
         recipe, run, bundle = self.recipe, self.run, self.ready.bundle
         if not self._asked and not gpu and not self.ready.settings.finer:
             self._asked = True
             self._engines = self._engine(jobs)
-        folder = find_bundle(recipe.bundle, run.storage)
-        digests = bundle_digests(folder, run.storage)
-        weights = "model.safetensors"
         spec = bundle.spec
         return MapTask(
             recipe.bundle,
-            ModelFacts(bundle.model_id, join(folder, weights), digests[weights], spec),
+            self._model,
             run.storage,
             run.out,
             run.state,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scoring.dense import dense_material as material
+from scoring_material import make_peaked
 
 from satray.errors import InputError
 from satray.models.cam import argmax_cam, dense_cam
@@ -246,27 +247,11 @@ def test_a_constant_scene_is_constant_inside(scene):
     assert np.ptp(inner, axis=(1, 2)).max() < 1e-5
 
 
-def peaked(backbone):
-    """Kernels that are all hills, and a head of ones: what a dot does peaks where the dot is."""
-    for module in backbone.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            sides = [
-                torch.arange(1.0, k + 1).minimum(torch.arange(k, 0.0, -1))
-                for k in module.kernel_size
-            ]
-            hill = torch.outer(*sides)
-            hill /= hill.sum() * module.weight.shape[1]
-            module.weight.copy_(hill.expand_as(module.weight))
-        elif isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.ones_(module.weight)
-            module.reset_running_stats()
-
-
 @pytest.mark.parametrize("d4", [False, True])
 def test_a_bright_dot_peaks_within_half_a_cell(d4):
     bundle = material.bundle(material.variant(), 96)
     with torch.no_grad():
-        peaked(bundle.network)
+        make_peaked(bundle.network)
         bundle.network.head.weight.fill_(1.0)
     geometry = measure(bundle, d4=d4).geometry
     shape = (160, least_side(geometry) + 200)
