@@ -9,7 +9,7 @@ thread for each tells that its owner lives.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from satray.config.score import ScoreRecipe
@@ -106,14 +106,8 @@ def work(recipe: ScoreRecipe, run: Run) -> Outcome:
         return Outcome(summary=(*said, "nothing to score"), idle=not repaired)
     closing.close(run, results, layout_of(ready, run), recipe.bundle, single=True)
     outcome = outcome_of(results, recipe, ready)
-    return Outcome(
-        counts={**outcome.counts, "repaired": repaired},
-        metrics=outcome.metrics,
-        summary=(*outcome.summary, *said),
-        attempted=outcome.attempted,
-        failed=outcome.failed,
-        error_budget=outcome.error_budget,
-    )
+    counts = {**outcome.counts, "repaired": repaired}
+    return replace(outcome, counts=counts, summary=(*outcome.summary, *said))
 
 
 def _sort(recipe: ScoreRecipe, run: Run, ledger: Ledger, before: Sequence[SceneRef] = ()) -> Sorted:
