@@ -104,6 +104,11 @@ def has_gpu() -> bool:
     return bool(ray.cluster_resources().get("GPU", 0.0) > 0)
 
 
+def has_dashboard() -> bool:
+    """Whether the cluster has a dashboard, which answers what runs on it."""
+    return bool(ray._private.worker.get_dashboard_url())
+
+
 def gpu_types() -> list[str]:
     """Models of the cluster's accelerators by Ray's names (`H100`); none where it knows none."""
     mark = "accelerator_type:"

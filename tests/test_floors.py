@@ -33,6 +33,7 @@ RAY_FILES = {
     "satray.tiles.pipeline",
     "satray.training.workers.halt",
     "satray.training.workers.launch",
+    "satray.training.workers.trainer",
     "satray.sweep.tuner",
     "satray.sweep.features",
 }

@@ -4,6 +4,7 @@ import json
 import operator
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -123,17 +124,26 @@ def test_the_bundle_scores_as_validation_did(plain, archive):
 
 
 def dying(folder, times):
-    """Stand in for the worker function: SIGKILL in the midst of the second pseudo-epoch."""
+    """Stand in for the worker function: SIGKILL in the midst of the second pseudo-epoch.
+
+    Once the first is kept: Ray's controller writes a checkpoint down some time after its report.
+    """
 
     def work(task):  # local, so that it is pickled by value: workers cannot import tests
-        from satray.training.workers import launch
+        from satray.training.workers import checkpoints, launch
 
         read = launch.batches
+
+        def kept():
+            return checkpoints.find(task.storage, task.state).pseudo_epochs >= 1
 
         def deadly(*args, pseudo_epoch=None, **options):
             for number, batch in enumerate(read(*args, pseudo_epoch=pseudo_epoch, **options)):
                 deaths = len(list(Path(folder).iterdir()))
                 if pseudo_epoch == 1 and number == 3 and deaths < times:
+                    until = time.monotonic() + 60
+                    while not kept() and time.monotonic() < until:
+                        time.sleep(0.05)
                     (Path(folder) / str(deaths)).touch()
                     os.kill(os.getpid(), signal.SIGKILL)
                 yield batch
@@ -166,13 +176,13 @@ def test_two_workers_of_whom_one_is_killed_equal_one_at_the_same_global_batch(
 def test_an_interrupted_run_goes_on_and_a_finished_state_only_writes(
     job, plain, archive, tmp_path, monkeypatch
 ):
-    from satray.training.workers import checkpoints, launch
+    from satray.training.workers import checkpoints, launch, trainer
 
     # No failure is forgiven: the first is followed by another attempt, since a pseudo-epoch was
     # done before it; the second, in the same pseudo-epoch, stops the run for good.
     killed = tmp_path / "killed"
     killed.mkdir()
-    monkeypatch.setattr(launch, "MAX_FAILURES", 0)
+    monkeypatch.setattr(trainer, "MAX_FAILURES", 0)
     monkeypatch.setattr(launch, "_work", dying(str(killed), 2))
     run, said = make_run(tmp_path / "out")
     with pytest.raises(TrainingError, match="worker 0 failed") as caught:

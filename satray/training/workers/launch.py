@@ -9,12 +9,10 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import ray.data
 import ray.train
-from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+import ray.train.torch
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from satray import cluster
@@ -33,17 +31,12 @@ from satray.training.plan import snapshots
 from satray.training.plan.setup import Setup
 from satray.training.workers import checkpoints, lost_tiles
 from satray.training.workers.choice import score
-from satray.training.workers.halt import KIND, Halt, Introduce
+from satray.training.workers.halt import KIND, Halt
 from satray.training.workers.train_task import Task, make_task
+from satray.training.workers.trainer import MAX_FAILURES, make_trainer
 
 STOPPED = "stopped.json"
 """Written by a worker that met an error which no restart can cure."""
-MAX_FAILURES = 3
-"""Restarts of the worker group without a new checkpoint before a run is given up, at the least.
-
-Ray counts over a whole `TorchTrainer.fit`; `fit` starts another where the last one got further.
-"""
-
 Message = dict[str, Any]
 
 
@@ -93,7 +86,7 @@ def fit(
         while halt is None or not halt.asked:
             begun = reached
             try:
-                _trainer(task, run, each).fit()
+                make_trainer(functools.partial(_work, task), task, run, each).fit()
                 break
             except ray.exceptions.RayActorError:
                 if halt is not None and halt.asked:
@@ -116,33 +109,6 @@ def fit(
         raise (InputError if told["status"] == InputError.exit_status else TrainingError)(
             told["message"]
         )
-
-
-def _trainer(task: Task, run: Run, each: dict[str, float]) -> TorchTrainer:
-    """Make the trainer; it goes on from what is below the run's state."""
-    setup = task.setup
-    filesystem, path = run.storage.arrow_filesystem(run.state)
-    options = ray.data.ExecutionOptions(preserve_order=setup.recipe.deterministic)
-    return TorchTrainer(
-        functools.partial(_work, task),
-        scaling_config=ScalingConfig(
-            num_workers=setup.plan.workers, use_gpu=task.gpu, resources_per_worker=each
-        ),
-        run_config=RunConfig(
-            name=checkpoints.NAME,
-            storage_path=path,
-            storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[cast(Any, Introduce(task.channel))],
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=1,  # and the latest, which Ray never removes
-                checkpoint_score_attribute="score",
-                checkpoint_score_order="max",
-            ),
-        ),
-        datasets={"train": task.train_data, "val": task.val_data},
-        dataset_config=DataConfig(execution_options=options, enable_shard_locality=False),
-    )
 
 
 def _team(workers: int, gpu: bool) -> str:
@@ -174,7 +140,8 @@ def _work(task: Task) -> None:
     except SatrayError as error:
         told = {"status": error.exit_status, "message": str(error)}
         task.storage.write(join(task.state, STOPPED), json.dumps(told).encode())
-        raise
+        if task.setup.plan.workers > 1:
+            raise  # the others wait for this one, and end with the group
 
 
 def _train(task: Task, rank: int) -> None:

@@ -1,0 +1,78 @@
+"""Ray's trainer, set up for one training."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import ray.data
+from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+from satray import cluster
+from satray.runs.run import Run
+from satray.training.workers import checkpoints
+from satray.training.workers.halt import Introduce
+from satray.training.workers.train_task import Task
+
+MAX_FAILURES = 3
+"""Restarts of the worker group without a new checkpoint before a run is given up, at the least.
+
+Ray counts over a whole `TorchTrainer.fit`; `fit` of this room starts another where the last one
+got further.
+"""
+
+
+def make_trainer(
+    work: Callable[[], None], task: Task, run: Run, each: dict[str, float]
+) -> TorchTrainer:
+    """Make the trainer; it goes on from what is below the run's state.
+
+    Args:
+        work: what each worker does.
+        task: what it works on.
+        run: its folder.
+        each: resources of a worker.
+    """
+    setup = task.setup
+    filesystem, path = run.storage.arrow_filesystem(run.state)
+    options = ray.data.ExecutionOptions(preserve_order=setup.recipe.deterministic)
+    return _Trainer(
+        work,
+        scaling_config=ScalingConfig(
+            num_workers=setup.plan.workers, use_gpu=task.gpu, resources_per_worker=each
+        ),
+        run_config=RunConfig(
+            name=checkpoints.NAME,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[cast(Any, Introduce(task.channel))],
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1,  # and the latest, which Ray never removes
+                checkpoint_score_attribute="score",
+                checkpoint_score_order="max",
+            ),
+        ),
+        datasets={"train": task.train_data, "val": task.val_data},
+        dataset_config=DataConfig(
+            # One worker runs the streams itself, which saves two processes; several need those to
+            # deal the tiles out, and a GPU shall not wait for its worker's other threads.
+            datasets_to_split="all" if setup.plan.workers > 1 or task.gpu else [],
+            execution_options=options,
+            enable_shard_locality=False,
+        ),
+    )
+
+
+class _Trainer(TorchTrainer):
+    """Without Ray's cleaner of placement groups where it can do nothing.
+
+    It asks the dashboard whether the controller lives. Where there is none (a local cluster, which
+    ends with its driver) it asks in vain, and each training waited 10 s for it at its end.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        if cluster.has_dashboard():
+            return callbacks
+        return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback)]
