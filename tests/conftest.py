@@ -25,24 +25,23 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Under pytest-xdist: the process that starts with Ray and the S3 server keeps to them.
 
-    So that both start once for most of what needs them. The other tests go by file; sweeps on Ray
-    come last, for the process that is through with those, on a Ray of its own. (Three processes
-    take longer than two on two cores.)
+    So that both start once for most of what needs them. The other process starts with the sweeps,
+    on a Ray of its own; the tests without any go by file, last, so that both end together. (Three
+    processes take longer than two on two cores.)
     """
     if not hasattr(config, "workerinput"):
         return
     items.sort(key=_turn)
     for item in items:
-        group = ("ray", item.nodeid.partition("::")[0], "sweeps on ray")[_turn(item)]
+        group = ("ray", "sweeps on ray", item.nodeid.partition("::")[0])[_turn(item)]
         item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _turn(item: pytest.Item) -> int:
-    """0: with Ray or S3, 1: without, 2: sweeps on Ray."""
+    """0: with Ray or S3, 1: sweeps on Ray, 2: without."""
     if not any(item.get_closest_marker(name) for name in ("pipeline", "s3")):
-        return 1
-    sweeps = "sweep" in item.path.parts or item.path.name == "test_tune.py"
-    return 2 if sweeps else 0
+        return 2
+    return int("sweep" in item.path.parts or item.path.name == "test_tune.py")
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,7 @@ def save_bundle(
     backbone: str = "resnet10t",
     pooling: str = "avg",
     towers: int = 1,
+    thresholds: tuple[float, float] = (0.5, 0.5),
     **more: Any,
 ) -> BundleSpec:
     """A bundle of classes `dot` (evidence where it is bright) and `dark` (none anywhere)."""
@@ -69,7 +70,7 @@ def save_bundle(
         evaluate="whole",
         tile_shape=(SIZE, SIZE),
         resolution=10.0,
-        thresholds=(0.5, 0.5),
+        thresholds=thresholds,
         temperature=1.0,
         grids={tower.name: probe_grid(tower.backbone) for tower in variant.towers},
         **more,

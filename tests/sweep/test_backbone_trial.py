@@ -154,7 +154,7 @@ def test_training_that_is_left_starts_no_more_workers(setup, tmp_path, monkeypat
 
     monkeypatch.setattr(launch.cluster, "progress_channel", Silent)
     monkeypatch.setattr(launch, "make_task", lambda *_: SimpleNamespace(gpu=False))
-    monkeypatch.setattr(launch, "_trainer", lambda *_: Trainer())
+    monkeypatch.setattr(launch, "make_trainer", lambda *_: Trainer())
     run, _ = make_run(tmp_path)
     launch.fit(setup, run, "weights", lambda _: None, halt=halt)
     assert len(begun) == (when == "at a failure")

@@ -1,0 +1,169 @@
+"""The same scene, however it comes and whatever computes it; the classes that were asked for."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import maps_material as material
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyogrio
+import pytest
+import rasterio
+
+from satray import cluster
+from satray.errors import InputError
+
+DOTS = ((104, 136), (232, 200))
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    """Even numbers, so that a half of them is exact."""
+    return material.dotted(material.field(300, 280), *DOTS) // 2 * 2
+
+
+def logits_and_map(run, scene="a.tif"):
+    names = ("tile_id", "logit_dot", "logit_dark", "row", "col")
+    tiles = material.rows_of(run, "predictions/part-00000.parquet")
+    with rasterio.open(run.uri(f"cam/{scene}.tif")) as source:
+        return [tuple(tile[name] for name in names[1:]) for tile in tiles], source.read()
+
+
+@pytest.fixture(scope="module")
+def plain(bundle, pixels, tmp_path_factory):
+    """One file with its bands in order."""
+    root = tmp_path_factory.mktemp("plain")
+    material.write_scene(root / "scenes" / "a.tif", pixels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("satray.scoring.maps.crew.through_actors", material.Inline())
+        patch.setattr("satray.cluster.use_gpus", lambda resources: False)
+        given = material.recipe(bundle(), root / "scenes", mode="dense", stride=0.5)
+        run, outcome, _, _ = material.scored(given, root / "out")
+    assert outcome.counts["detections"] == len(DOTS)
+    return logits_and_map(run)
+
+
+def as_list(root, pixels):
+    rows = []
+    for name, values in zip(material.BANDS, pixels, strict=True):
+        path = material.write_scene(root / "files" / f"{name}.tif", values[None], names=None)
+        rows.insert(0, {"scene": "a.tif", "uri": str(path), "band": name, "index": 1})
+    pq.write_table(pa.Table.from_pylist(rows), root / "list.parquet")
+    return root / "list.parquet", {}
+
+
+def as_item(root, pixels):
+    assets = {}
+    for name, values in zip(material.BANDS, pixels, strict=True):
+        material.write_scene(root / "item" / f"{name}.tif", values[None], names=None)
+        assets[f"B_{name}"] = {
+            "href": f"./{name}.tif",
+            "type": "image/tiff; application=geotiff",
+            "roles": ["data"],
+            "eo:bands": [{"name": f"B_{name}", "common_name": name}],
+        }
+    item = {
+        "type": "Feature", "stac_version": "1.0.0", "id": "a.tif", "geometry": None,
+        "properties": {"datetime": "2024-05-06T07:08:09Z"}, "links": [], "assets": assets,
+    }  # fmt: skip
+    (root / "item" / "a.json").write_text(json.dumps(item))
+    return root / "item", {}
+
+
+def as_other_order(root, pixels):
+    path = material.write_scene(root / "scenes" / "a.tif", pixels[::-1], names=("x", "y", "z"))
+    return path.parent, {"bands": {"red": 3, "green": "y", "blue": "x"}}
+
+
+def as_halves(root, pixels):
+    path = material.write_scene(root / "scenes" / "a.tif", pixels // 2)
+    return path.parent, {"convert": "scale", "scale": 2.0}
+
+
+def as_floats(root, pixels):
+    values = (pixels.astype(np.float32) - 1000) / 16384
+    path = material.write_scene(root / "scenes" / "a.tif", values)
+    return path.parent, {"convert": "scale", "scale": 16384.0, "offset": 1000.0}
+
+
+@pytest.mark.parametrize("way", [as_list, as_item, as_other_order, as_halves, as_floats])
+def test_a_scene_is_the_same_however_it_comes(bundle, inline, tmp_path, pixels, plain, way):
+    scenes, keys = way(tmp_path, pixels)
+    given = material.recipe(bundle(), scenes, mode="dense", stride=0.5, **keys)
+    run, outcome, _, _ = material.scored(given, tmp_path / "out")
+    assert outcome.failed == 0
+    tiles, maps = logits_and_map(run)
+    assert tiles == plain[0]
+    np.testing.assert_array_equal(maps, plain[1])
+
+
+def test_an_engine_gives_what_the_network_gives(bundle, inline, tmp_path, pixels, monkeypatch):
+    monkeypatch.setattr(cluster, "run_once", lambda function, *args: function(*args))
+    material.write_scene(tmp_path / "scenes" / "a.tif", pixels)
+    found = {}
+    for engine in ("eager", "fused", "onnx"):
+        given = material.recipe(
+            bundle(backbone="mobilenetv2_100"), tmp_path / "scenes", mode="dense", engine=engine
+        )
+        run, _, _, said = material.scored(given, tmp_path / engine)
+        assert any(line.startswith("engine of") for line in said) is (engine != "eager")
+        assert any(f"rgb: {engine}" in line for line in said) is (engine != "eager"), said
+        tiles, maps = logits_and_map(run)
+        found[engine] = np.array(tiles), maps
+    for engine in ("fused", "onnx"):
+        for one, other in zip(found[engine], found["eager"], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("keys", "classes"),
+    [
+        ({}, {"dot", "dark"}),
+        ({"detections": {"classes": ["dark"]}}, {"dark"}),
+        ({"detections": {"classes": ["dot"]}, "cam": {"classes": ["dark"]}}, {"dot"}),
+        ({"cam": {"classes": ["dot"]}}, {"dot"}),
+    ],
+)
+def test_detections_are_of_the_classes_asked_for(tmp_path, inline, pixels, bundle, keys, classes):
+    material.write_scene(tmp_path / "scenes" / "a.tif", pixels)
+    given = material.recipe(
+        bundle(thresholds=(0.5, 0.001)), tmp_path / "scenes", mode="dense", **keys
+    )
+    run, outcome, _, _ = material.scored(given, tmp_path / "out")
+    frame = pyogrio.read_dataframe(run.uri("detections/a.tif.gpkg"), layer="detections")
+    assert set(frame["class"]) == classes
+    assert outcome.counts["detections"] == len(frame)
+
+
+def test_a_class_that_is_none_is_refused(tmp_path, inline, pixels, bundle):
+    material.write_scene(tmp_path / "scenes" / "a.tif", pixels)
+    given = material.recipe(
+        bundle(), tmp_path / "scenes", mode="dense", detections={"classes": ["dto"]}
+    )
+    with pytest.raises(InputError, match="detections.classes: no dto") as caught:
+        material.scored(given, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_two_schedules_at_once_score_each_scene_once(bundle, inline, tmp_path):
+    folder = bundle()
+    for seed in range(8):
+        values = material.dotted(material.field(110, 120, seed=seed), (72, 72))
+        material.write_scene(tmp_path / "scenes" / f"{seed}.tif", values)
+    out = tmp_path / "out"
+    given = material.recipe(
+        folder, tmp_path / "scenes", mode="dense", only_new=True, out=str(out),
+        schedule={"settle": 0},
+    )  # fmt: skip
+    with ThreadPoolExecutor(2) as pool:
+        runs = [run for run, *_ in pool.map(lambda n: material.scored(given, out, n * 12), "12")]
+    told = []
+    for run in runs:
+        path = f"runs/{run.run_id}.scenes.parquet"
+        if run.storage.exists(run.uri(path)):
+            told += [row["scene"] for row in material.rows_of(run, path)]
+    assert sorted(told) == [f"{seed}.tif" for seed in range(8)]
+    parts = pq.read_table(out / "predictions").to_pylist()
+    assert len({tile["tile_id"] for tile in parts}) == len(parts) == 8
+    assert len(list((out / "cam").glob("*.tif"))) == 8
