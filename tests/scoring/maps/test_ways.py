@@ -141,7 +141,7 @@ def test_a_class_that_is_none_is_refused(tmp_path, inline, pixels, bundle):
     given = material.recipe(
         bundle(), tmp_path / "scenes", mode="dense", detections={"classes": ["dto"]}
     )
-    with pytest.raises(InputError, match="detections.classes: no dto") as caught:
+    with pytest.raises(InputError, match="no dto in the bundle") as caught:
         material.scored(given, tmp_path / "out")
     assert "\n" not in str(caught.value)
 
