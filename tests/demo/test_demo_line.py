@@ -54,11 +54,12 @@ def test_demo_runs_is_measured_and_is_found_done(ray_session, tmp_path, capfd, m
 
     # Half of it lost: only what is missing is done again.
     (out / "run.json").unlink()
-    (out / "evaluate-double4_small" / "run.json").unlink()
+    (out / "prepare" / "run.json").unlink()
     assert main(JOB, arguments) == 0
     again = capfd.readouterr().out
-    assert "train double4_small: done already" in again
-    assert "evaluate double4_small: done already" not in again
+    assert "prepare: done already" not in again
+    for name in ("train", "evaluate", "score"):
+        assert f"{name} double4_small: done already" in again
     assert {one["name"]: one for one in json.loads((out / "demo.json").read_text())} == results
     assert main(JOB, arguments) == 0
     assert "was done already" in capfd.readouterr().out

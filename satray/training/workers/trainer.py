@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import ray.data
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from satray import cluster
 from satray.runs.run import Run
@@ -24,7 +24,7 @@ got further.
 
 def make_trainer(
     work: Callable[[], None], task: Task, run: Run, each: dict[str, float]
-) -> TorchTrainer:
+) -> DataParallelTrainer:
     """Make the trainer; it goes on from what is below the run's state.
 
     Args:
@@ -36,8 +36,10 @@ def make_trainer(
     setup = task.setup
     filesystem, path = run.storage.arrow_filesystem(run.state)
     options = ray.data.ExecutionOptions(preserve_order=setup.recipe.deterministic)
+    alone = setup.plan.workers == 1 and not task.gpu
     return _Trainer(
         work,
+        backend_config=None if alone else _torch(task.gpu),
         scaling_config=ScalingConfig(
             num_workers=setup.plan.workers, use_gpu=task.gpu, resources_per_worker=each
         ),
@@ -57,14 +59,21 @@ def make_trainer(
         dataset_config=DataConfig(
             # One worker runs the streams itself, which saves two processes; several need those to
             # deal the tiles out, and a GPU shall not wait for its worker's other threads.
-            datasets_to_split="all" if setup.plan.workers > 1 or task.gpu else [],
+            datasets_to_split=[] if alone else "all",
             execution_options=options,
             enable_shard_locality=False,
         ),
     )
 
 
-class _Trainer(TorchTrainer):
+def _torch(gpu: bool) -> Any:
+    """How workers talk to each other; importing it costs the controller seconds."""
+    from ray.train.torch import TorchConfig
+
+    return TorchConfig(backend="nccl" if gpu else "gloo")
+
+
+class _Trainer(DataParallelTrainer):
     """Without Ray's cleaner of placement groups where it can do nothing.
 
     It asks the dashboard whether the controller lives. Where there is none (a local cluster, which
@@ -72,7 +81,7 @@ class _Trainer(TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        callbacks: list[Any] = super()._create_default_callbacks()
         if cluster.has_dashboard():
             return callbacks
         return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback)]
