@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c '' 2>/d
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Ray starts many processes: each would compile all of satray where none may write it down.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo test lint types unit pipelines clean lock
 

@@ -52,6 +52,23 @@ def plain(job, archive, tmp_path_factory):
     return outcome, run, said
 
 
+def validation(archive, bundle):
+    """Logits of the validation split by a bundle of red, green and blue, and its labels."""
+    import torch
+
+    from satray.tiles.decode import read_pixels
+    from satray.tiles.index import read_index
+
+    val = read_index(archive.index, Storage()).part("val")
+    pixels = np.stack(
+        [
+            read_pixels(Path(uri).read_bytes(), (2, 1, 0), SIDE, SIDE, "uint16")
+            for uri in val.table.column("uri").to_pylist()
+        ]
+    )
+    return bundle.logits(torch.from_numpy(pixels)).numpy(), val.labels
+
+
 def history(run):
     table = pq.read_table(os.path.join(run.out, "history.parquet"))
     timing = [name for name in table.column_names if "second" in name]
@@ -102,24 +119,13 @@ def test_one_worker_trains_and_leaves_a_bundle(plain):
 
 
 def test_the_bundle_scores_as_validation_did(plain, archive):
-    import torch
-
     from satray.metrics.summary import compute_metrics
     from satray.models.bundle import load_bundle
-    from satray.tiles.decode import read_pixels
-    from satray.tiles.index import read_index
 
     _, run, _ = plain
     bundle = load_bundle(run.out, Storage())
-    val = read_index(archive.index, Storage()).part("val")
-    pixels = np.stack(
-        [
-            read_pixels(Path(uri).read_bytes(), (2, 1, 0), SIDE, SIDE, "uint16")
-            for uri in val.table.column("uri").to_pylist()
-        ]
-    )
-    logits = bundle.logits(torch.from_numpy(pixels)).numpy()
-    found = compute_metrics(logits, val.labels, bundle.spec.classes, "multilabel")
+    logits, labels = validation(archive, bundle)
+    found = compute_metrics(logits, labels, bundle.spec.classes, "multilabel")
     assert found["map"] == pytest.approx(max(history(run)["map"]), abs=1e-6)
 
 
@@ -173,47 +179,117 @@ def test_two_workers_of_whom_one_is_killed_equal_one_at_the_same_global_batch(
     assert one["samples_seen"] == two["samples_seen"]
 
 
-def test_an_interrupted_run_goes_on_and_a_finished_state_only_writes(
-    job, plain, archive, tmp_path, monkeypatch
-):
-    from satray.training.workers import checkpoints, launch, trainer
+def dying_at_the_end(folder):
+    """Stand in for the worker function: SIGKILL when training is over, the first time."""
 
+    def work(task):
+        from satray.training.workers import checkpoints, combining, launch
+
+        finish = combining.finish
+
+        def deadly(*args):
+            if not list(Path(folder).iterdir()):
+                until = time.monotonic() + 60
+                while checkpoints.find(task.storage, task.state).pseudo_epochs < 3:
+                    if time.monotonic() > until:
+                        break
+                    time.sleep(0.05)
+                (Path(folder) / "died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            finish(*args)
+
+        combining.finish = deadly
+        launch._work(task)
+
+    return work
+
+
+def combined(found, best):
+    """Stand in for the choice, which so few tiles leave open: the average."""
+    return 0.0 if "step" in found else 1.0
+
+
+@pytest.fixture(scope="module")
+def interrupted(job, archive, tmp_path_factory):
+    """The recipe of `plain`, with snapshots: its worker dies twice, and once at the very end."""
+    from satray.training.workers import checkpoints, choice, launch, trainer
+
+    folder = tmp_path_factory.mktemp("interrupted")
+    recipe = rich_recipe(
+        archive,
+        folder,
+        average={"snapshots": "swa", "start": 0.3},
+        calibrate={"positives": 4},
+    )
     # No failure is forgiven: the first is followed by another attempt, since a pseudo-epoch was
     # done before it; the second, in the same pseudo-epoch, stops the run for good.
-    killed = tmp_path / "killed"
+    killed = folder / "killed"
     killed.mkdir()
-    monkeypatch.setattr(trainer, "MAX_FAILURES", 0)
-    monkeypatch.setattr(launch, "_work", dying(str(killed), 2))
-    run, said = make_run(tmp_path / "out")
-    with pytest.raises(TrainingError, match="worker 0 failed") as caught:
-        job.work(rich_recipe(archive, tmp_path), run)
+    run, said = make_run(folder / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "MAX_FAILURES", 0)
+        patch.setattr(launch, "_work", dying(str(killed), 2))
+        with pytest.raises(TrainingError, match="worker 0 failed") as caught:
+            job.work(recipe, run)
     assert "\n" not in str(caught.value)
-    monkeypatch.undo()
     assert len(list(killed.iterdir())) == 2
     assert sum("1 of 3 pseudo-epochs are done: going on" in line for line in said) == 1
-    reached = checkpoints.find(run.storage, run.state).pseudo_epochs
-    assert reached == 1
+    assert checkpoints.find(run.storage, run.state).pseudo_epochs == 1
     assert not (Path(run.out) / "bundle").exists()
 
     # Its list of checkpoints torn as by a crash of the machine.
     snapshot = Path(run.state) / checkpoints.NAME / checkpoints.SNAPSHOT
     snapshot.write_text(snapshot.read_text()[:100])
 
-    again, _ = make_run(tmp_path / "out")
+    late = folder / "late"
+    late.mkdir()
+    again, said = make_run(folder / "out")
     seen = []
-    job.train_with(rich_recipe(archive, tmp_path), again, seen.append)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "_work", dying_at_the_end(str(late)))
+        patch.setattr(choice, "score", combined)
+        outcome = job.train_with(recipe, again, seen.append)
+    assert (late / "died").exists()
+    return recipe, again, said, seen, outcome
+
+
+def test_an_interrupted_run_goes_on_and_a_finished_state_only_writes(
+    job, plain, interrupted, monkeypatch
+):
+    from satray.training.workers import choice
+
+    recipe, run, _, seen, _ = interrupted
     epochs = [message["row"]["pseudo_epoch"] for message in seen if message["kind"] == "epoch"]
-    assert epochs == list(range(reached, 3))
-    same(history(plain[1]), history(again))
+    assert epochs == [1, 2]  # the end alone was done again when the worker died there
+    same(history(plain[1]), history(run))
 
     # The driver dies before run.json: a rerun must not train.
     for product in ("bundle/model.json", "history.parquet"):
         (Path(run.out) / product).unlink()
-    third, _ = make_run(tmp_path / "out")
+    monkeypatch.setattr(choice, "score", combined)
+    third, _ = make_run(Path(run.out))
     seen.clear()
-    job.train_with(rich_recipe(archive, tmp_path), third, seen.append)
+    job.train_with(recipe, third, seen.append)
     assert seen == []
     same(history(plain[1]), history(third))
+
+
+def test_snapshots_become_an_average(interrupted, archive):
+    from satray.metrics.summary import compute_metrics
+    from satray.models.bundle import load_bundle
+
+    _, run, said, _, outcome = interrupted
+    assert any("the bundle is the average" in line for line in outcome.summary)
+    figures = json.loads((Path(run.out) / "metrics.json").read_text())
+    assert (figures["bundle"]["weights_of"], figures["bundle"]["snapshots"]) == ("swa", [6, 12, 18])
+    assert any("3 snapshots combined: swa" in line for line in said)
+    bundle = load_bundle(run.out, Storage())
+    assert bundle.spec.provenance["weights_of"] == "swa"
+    assert bundle.spec.temperature == figures["calibration"]["temperature"] != 1.0
+    assert list(bundle.spec.thresholds) == list(figures["calibration"]["thresholds"].values())
+    logits, labels = validation(archive, bundle)
+    found = compute_metrics(logits, labels, bundle.spec.classes, "multilabel")
+    assert found["log_loss"] == pytest.approx(figures["snapshots"]["validation"]["log_loss"], 1e-4)
 
 
 def test_unreadable_tiles_are_listed_and_training_goes_on(job, tmp_path):
