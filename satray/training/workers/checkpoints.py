@@ -8,12 +8,14 @@ Ray then refuses to start; `mend` makes it anew from the checkpoints.
 import json
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from satray.errors import InputError
 from satray.storage import Storage, join, parent
-from satray.training.loop.evaluation import Predictions
-from satray.training.loop.state import TrainState
+
+if TYPE_CHECKING:
+    from satray.training.loop.evaluation import Predictions
+    from satray.training.loop.state import TrainState
 
 NAME = "train"
 """Name of the Ray Train run; unique within the state folder of a satray run."""
@@ -114,11 +116,15 @@ def _snapshot(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def predictions(storage: Storage, uri: str) -> Predictions:
+def predictions(storage: Storage, uri: str) -> "Predictions":
     """Read the validation logits of the checkpoint whose state is at `uri`."""
+    from satray.training.loop.evaluation import Predictions
+
     return Predictions.from_bytes(storage.read(join(parent(uri), PREDICTIONS)))
 
 
-def load(storage: Storage, uri: str) -> TrainState:
+def load(storage: Storage, uri: str) -> "TrainState":
     """Read the training state at a checkpoint."""
+    from satray.training.loop.state import TrainState
+
     return TrainState.from_bytes(storage.read(uri))

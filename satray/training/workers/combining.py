@@ -84,7 +84,7 @@ def finish(
         plan=plan,
         settings=settings,
         train_input=train_input,
-        eval_input=task.preprocess,
+        eval_input=task.setup.preprocess(),
         device=device,
     )
     if rank != 0:

@@ -199,13 +199,14 @@ def _train(task: Task, rank: int) -> None:
     settings = LoopSettings.of(setup, task.train.labels, takes_bf16(recipe.precision, device))
     if rank == 0:
         task.channel.send({"kind": "precision", "bf16": settings.bf16})
-    train_input = AugmentedTiles.of(recipe, task.preprocess, recipe.seed)
+    preprocess = setup.preprocess()
+    train_input = AugmentedTiles.of(recipe, preprocess, recipe.seed)
     loop = Loop(
         network,
         plan,
         settings=settings,
         train_input=train_input,
-        eval_input=task.preprocess,
+        eval_input=preprocess,
         device=device,
         state=state,
         progress=progress,

@@ -1,11 +1,13 @@
-"""What each train worker is given, and the streams it reads from."""
+"""What each train worker is given, and the streams it reads from.
+
+Nothing here imports torch, which would cost Ray's controller seconds.
+"""
 
 import functools
 from dataclasses import dataclass
 from typing import Any
 
 from satray import cluster
-from satray.models.preprocess import Preprocess
 from satray.runs.run import Run
 from satray.storage import Storage
 from satray.tiles.blocks import TileSource, tile_source
@@ -27,8 +29,6 @@ class Task:
     """The train split."""
     val: TileSource
     """The validation split."""
-    preprocess: Preprocess
-    """From stored pixels to the network's input."""
     initial: str
     """URI of the network's first weights."""
     state: str
@@ -93,7 +93,6 @@ def make_task(setup: Setup, run: Run, initial: str, channel: cluster.ProgressCha
         setup=setup.without_table(),
         train=source("train"),
         val=source("val"),
-        preprocess=setup.preprocess(),
         initial=initial,
         state=run.state,
         storage=run.storage,
