@@ -63,14 +63,18 @@ class Story:
             join(self.state, "best", checkpoints.PREDICTIONS),
             self.reports[-1].predictions.to_bytes(),
         )
-        self.setup = SimpleNamespace(recipe=given, best="map", plan=plan_training(given, ROWS, 1))
+        self.setup = SimpleNamespace(
+            recipe=given,
+            best="map",
+            plan=plan_training(given, ROWS, 1),
+            preprocess=lambda: PREPROCESS,
+        )
 
     def finish(self, rank=0):
         task = SimpleNamespace(
             storage=self.storage,
             state=self.state,
             setup=self.setup,
-            preprocess=PREPROCESS,
             channel=SimpleNamespace(send=self.told.append),
         )
         pixels, labels = tiles(VAL_ROWS, 2)

@@ -80,12 +80,13 @@ class FusedConv(nn.Module):
         padding: Any = conv.padding  # numbers; `_takes` leaves words to torch
         self.geometry = (list(padding), list(conv.stride), list(conv.dilation), conv.groups)
         self.activation = Activation()
+        self._packed: tuple[torch.Size, Tensor] | None = None
 
     def forward(self, x_BCHW: Tensor, other_BOhw: Tensor | None = None) -> Tensor:
         """Convolve, add `other_BOhw` where given, activate."""
         name, numbers = self.activation.name, list(self.activation.numbers)
         op: Any = torch.ops.mkldnn._convolution_pointwise
-        weights = (self.w_OIkk, self.b_O, *self.geometry)
+        weights = (self._laid_out(x_BCHW.shape), self.b_O, *self.geometry)
         y_BOhw: Tensor
         if other_BOhw is None:
             y_BOhw = op(x_BCHW, *weights, name, numbers, "")
@@ -94,10 +95,22 @@ class FusedConv(nn.Module):
             y_BOhw = op.binary(x_BCHW, other_BOhw, *weights, "add", 1.0, after, numbers, None)
         return y_BOhw
 
+    def _laid_out(self, shape: torch.Size) -> Tensor:
+        """The weights as oneDNN wants them for such an input, which it else does in each call.
+
+        Only the last is kept: windows of a scene have one shape. One made for another shape gives
+        the same, slower than none.
+        """
+        if self._packed is None or self._packed[0] != shape:
+            pack: Any = torch.ops.mkldnn._reorder_convolution_weight
+            self._packed = shape, pack(self.w_OIkk, *self.geometry, list(shape))
+        return self._packed[1]
+
 
 def _has_fused_ops() -> bool:
-    return bool(torch.backends.mkldnn.is_available()) and hasattr(  # type: ignore[no-untyped-call]
-        torch.ops.mkldnn, "_convolution_pointwise"
+    needed = ("_convolution_pointwise", "_reorder_convolution_weight")
+    return bool(torch.backends.mkldnn.is_available()) and all(  # type: ignore[no-untyped-call]
+        hasattr(torch.ops.mkldnn, name) for name in needed
     )
 
 

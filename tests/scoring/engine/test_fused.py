@@ -70,6 +70,17 @@ def test_any_multiple_of_the_stride(trained, batch, h, w):
     assert gap(trained("mobilenetv2_100"), torch.randn(batch, 3, 32 * h, 32 * w)) <= TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "legacy_xception"])
+def test_sizes_in_turn(name, trained):
+    backbone = trained(name)
+    trunk = FusedTrunk(backbone)
+    for shape in [(1, 64, 96), (2, 64, 96), (1, 160, 32), (1, 64, 96), (1, 64, 96)]:
+        batch, height, width = shape
+        x = torch.randn(batch, 3, height, width)
+        with torch.inference_mode():
+            assert difference(trunk(x), backbone(x)) <= TOLERANCE, shape
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_without_onednn(trained, monkeypatch, fast):
     monkeypatch.setattr(fused, "_has_fused_ops", lambda: fast)
