@@ -42,7 +42,12 @@ TORCH_FREE_ROOMS = {"config", "storage", "runs", "jobs", "metrics"}
 TORCH_FREE = {
     f"satray.tiles.{name}"
     for name in "labels split bands decode index statistics cache pipeline".split()  # noqa: SIM905
-} | {"satray.training.workers.train_task", "satray.training.workers.trainer"}
+} | {
+    "satray.training.workers.train_task",
+    "satray.training.workers.trainer",
+    "satray.scoring.pipeline",
+    "satray.scoring.maps.jobs",
+}
 """What processes import that never compute with torch."""
 LONGEST = 300
 

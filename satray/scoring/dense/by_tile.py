@@ -22,6 +22,9 @@ from satray.scoring.dense.lattice import TowerLattice
 from satray.scoring.dense.pieces import Piece, TilePlan
 from satray.scoring.symmetries import ELEMENTS, turn, turn_back
 
+CPU_PX = 1024 * 1024
+"""Px of a forward's tiles at most on a CPU: more is no faster there, and takes memory."""
+
 Maps = dict[CamKind, dict[str, Tensor]]
 """Kind -> tower -> (B, classes asked for, n, n)."""
 
@@ -67,12 +70,15 @@ class TileScorer:
             bundle: on the device that is to compute; its network is turned to channels last.
             plan: of the scene.
             wanted: maps and numbers.
-            batch: tiles a forward.
+            batch: tiles a forward; on a CPU fewer, where these hold more than `CPU_PX`.
 
         Raises:
             InputError: maps of a network whose head is dense.
         """
-        self._bundle, self._plan, self._wanted, self._batch = bundle, plan, wanted, batch
+        self._bundle, self._plan, self._wanted = bundle, plan, wanted
+        self._batch = batch
+        if bundle.device.type == "cpu":
+            self._batch = min(batch, max(1, CPU_PX // plan.geometry.size**2))
         towers = bundle.spec.variant.towers
         linear = bundle.spec.variant.head == "linear"
         self._weights: dict[str, Tensor] = {}

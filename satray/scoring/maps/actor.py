@@ -6,15 +6,12 @@ all of them there, and is the first to say so, puts the scene together.
 
 import json
 import os
-import pickle
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from satray.errors import DecodeError, InputError
 from satray.models.bundle import load_bundle
@@ -26,7 +23,7 @@ from satray.scoring.ledger import Ledger
 from satray.scoring.maps.agreement import agreement, places_of
 from satray.scoring.maps.assemble import Assembly
 from satray.scoring.maps.deliver import Delivery, TakenOverError
-from satray.scoring.maps.jobs import SceneJob, SceneResult, about, failed
+from satray.scoring.maps.jobs import SceneJob, SceneResult, about, failed, from_row
 from satray.scoring.maps.piece import PieceOfWork, from_bytes, to_bytes
 from satray.scoring.maps.plan import Geometries
 from satray.scoring.maps.settings import Settings
@@ -82,11 +79,6 @@ def piece_name(job: SceneJob, unit: int) -> str:
     return f"{job.way.mode}-{unit:05d}-of-{len(job.way.units):05d}.npz"
 
 
-def to_row(job: SceneJob, unit: int) -> pa.Table:
-    """One row that holds a unit of work."""
-    return pa.table({"unit": pa.array([pickle.dumps((job, unit))], pa.binary())})
-
-
 class Work:
     """Holds the bundle; does a unit a call."""
 
@@ -114,7 +106,7 @@ class Work:
 
     def __call__(self, row: Row) -> Report:
         """Do a unit; `result` of the report is the scene's, where that came to an end by it."""
-        job, unit = pickle.loads(row["unit"])
+        job, unit = from_row(row)
         report: Report = {"number": job.number, "unit": unit, "px": 0, "seconds": {}}
         try:
             report["result"] = self._unit(job, unit, report)

@@ -13,8 +13,8 @@ from satray.runs.run import Run
 from satray.scoring.engine.trial import Choice
 from satray.scoring.engine.trunk import EngineName
 from satray.scoring.ledger import Claim, Ledger
-from satray.scoring.maps.actor import ASSEMBLING, FAILED, MapTask, Work, piece_name, to_row
-from satray.scoring.maps.jobs import SceneJob, SceneResult
+from satray.scoring.maps.actor import ASSEMBLING, FAILED, MapTask, Work, piece_name
+from satray.scoring.maps.jobs import SceneJob, SceneResult, to_row
 from satray.scoring.maps.look import Prepared
 from satray.scoring.maps.survey import Surveyor
 from satray.scoring.over_tiles import towers_with_shares

@@ -1,8 +1,14 @@
-"""What travels: a scene's job to the actors, and what became of it back to the driver."""
+"""What travels: a scene's job to the actors, and what became of it back to the driver.
+
+Without torch: the processes that hand jobs on need none.
+"""
 
 import json
+import pickle
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
+
+import pyarrow as pa
 
 from satray.errors import SatrayError
 from satray.runs.jsonable import to_json
@@ -12,6 +18,7 @@ from satray.scoring.maps.plan import Way
 from satray.scoring.products.ground import SceneGround
 from satray.scoring.scenes.netgrid import NetGrid
 from satray.scoring.scenes.scene import SceneRef
+from satray.tiles.block_pool import Row
 
 Status = Literal["done", "failed", "skipped"]
 
@@ -135,3 +142,14 @@ def about(job: SceneJob, result: SceneResult) -> SceneResult:
         width=job.grid.width,
         crs=job.grid.crs,
     )
+
+
+def to_row(job: SceneJob, unit: int) -> pa.Table:
+    """One row that holds a unit of work."""
+    return pa.table({"unit": pa.array([pickle.dumps((job, unit))], pa.binary())})
+
+
+def from_row(row: Row) -> tuple[SceneJob, int]:
+    """Undo `to_row`."""
+    found: tuple[SceneJob, int] = pickle.loads(row["unit"])
+    return found

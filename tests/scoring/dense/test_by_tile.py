@@ -9,6 +9,7 @@ from scoring.dense import dense_material as material
 
 from satray.errors import InputError
 from satray.models.variant import BUILT_IN
+from satray.scoring.dense import by_tile
 from satray.scoring.dense.answers import Wanted
 from satray.scoring.dense.blend import Blender
 from satray.scoring.dense.by_tile import TileScorer, hann
@@ -200,3 +201,17 @@ def test_windows_of_weights_never_vanish():
         assert weights.min() > 0
         np.testing.assert_allclose(weights, weights[::-1, ::-1], atol=1e-6)
     assert torch.from_numpy(hann(7)).max() == 1
+
+
+def test_on_a_cpu_a_forward_takes_no_more_than_is_of_use(monkeypatch):
+    monkeypatch.setattr(by_tile, "CPU_PX", 3 * 48 * 48 + 1)
+    bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
+    plan = plan_tiles(96, 96 * 2, measure(bundle).geometry, side=96 * 2)
+    pixels = material.scene(3, 96, 96 * 2)
+    valid = np.ones(pixels.shape[1:], dtype=bool)
+    (piece,) = plan.pieces
+    seen = []
+    bundle.network.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    TileScorer(bundle, plan, Wanted(ALL, ("dense",)), batch=64)(pixels, valid, piece)
+    TileScorer(bundle, plan, Wanted(ALL, ("dense",)), batch=2)(pixels, valid, piece)
+    assert seen == [3, 3, 2, 2, 2, 2, 2]
