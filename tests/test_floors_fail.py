@@ -6,7 +6,7 @@ import pytest
 from test_floors import LONGEST, RULES, floor_of, read_tree
 
 SOUND = {
-    "satray/__init__.py": "__version__ = '1'\ndef load():\n    import satray.scoring.pipeline",
+    "satray/__init__.py": "__version__ = '1'\ndef load():\n    import satray.scoring.score",
     "satray/errors.py": "class E(Exception): ...",
     "satray/cluster.py": "import ray\nfrom satray import errors",
     "satray/config/__init__.py": "",
@@ -22,7 +22,7 @@ SOUND = {
     "satray/training/workers/task.py": "from satray.training.plan import steps",
     "satray/training/workers/launch.py": "import ray\nfrom satray.models import network",
     "satray/training/job.py": "from satray.training.workers import launch",
-    "satray/scoring/pipeline.py": "from satray.training import job",
+    "satray/scoring/score.py": "from satray.training import job",
     "jobs/train.py": "from satray.runs import Run\ndef go():\n    import satray.training.job",
 }
 
@@ -35,14 +35,14 @@ BROKEN = {
     ),
     "upward for types": (
         "satray/models/network.py",
-        "if TYPE_CHECKING:\n    from satray.scoring import pipeline",
+        "if TYPE_CHECKING:\n    from satray.scoring import score",
         "upward",
     ),
     "upward from the front door": ("satray/__init__.py", "import satray.runs.run", "upward"),
     "upward relative": ("satray/tiles/bands.py", "from ..training import job", "upward"),
     "tiles know models": ("satray/tiles/bands.py", "from satray.models import network", "upward"),
     "models know stream": ("satray/models/network.py", "import satray.tiles.stream", "upward"),
-    "job imported": ("satray/scoring/pipeline.py", "import jobs.train", "upward"),
+    "job imported": ("satray/scoring/score.py", "import jobs.train", "upward"),
     "misspelt": ("satray/tiles/bands.py", "import satray.config.bsae", "unknown"),
     "circle of two": ("satray/tiles/bands.py", "import satray.tiles.stream", "circles"),
     "lazy circle": (
