@@ -27,6 +27,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     group = parser.add_argument_group("dense")
     group.add_argument("--networks", nargs="+", default=list(NETWORKS), metavar="NETWORK")
+    group.add_argument(
+        "--overlaps", nargs="+", type=int, default=[4, 8, 1], choices=(4, 8, 1),
+        help="strides: a tile's side over these",
+    )  # fmt: skip
     group.add_argument("--size", type=int, default=256, help="of a tile, px")
     group.add_argument("--side", type=int, default=8192, help="of the scene, px")
     group.add_argument("--window", type=int, help="px; default by network")

@@ -23,7 +23,7 @@ from satray.scoring.dense.pieces import Piece, TilePlan
 from satray.scoring.symmetries import ELEMENTS, turn, turn_back
 
 CPU_PX = 1024 * 1024
-"""Px of a forward's tiles at most on a CPU: more is no faster there, and takes memory."""
+"""Px of a forward's tiles at most on a CPU: more is hardly faster there, and takes memory."""
 
 Maps = dict[CamKind, dict[str, Tensor]]
 """Kind -> tower -> (B, classes asked for, n, n)."""

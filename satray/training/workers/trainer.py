@@ -17,7 +17,7 @@ from satray.training.workers.train_task import Task
 MAX_FAILURES = 3
 """Restarts of the worker group without a new checkpoint before a run is given up, at the least.
 
-Ray counts over a whole `TorchTrainer.fit`; `fit` of this room starts another where the last one
+Ray counts over a trainer's whole `fit`; `fit` of this room starts another where the last one
 got further.
 """
 

@@ -74,11 +74,16 @@ def test_any_multiple_of_the_stride(trained, batch, h, w):
 def test_sizes_in_turn(name, trained):
     backbone = trained(name)
     trunk = FusedTrunk(backbone)
+    convs = [module for module in trunk._graph.modules() if isinstance(module, FusedConv)]
+    laid_out = []
     for shape in [(1, 64, 96), (2, 64, 96), (1, 160, 32), (1, 64, 96), (1, 64, 96)]:
         batch, height, width = shape
         x = torch.randn(batch, 3, height, width)
         with torch.inference_mode():
             assert difference(trunk(x), backbone(x)) <= TOLERANCE, shape
+        laid_out.append([conv._packed for conv in convs])
+    assert all(one is two for one, two in zip(*laid_out[-2:], strict=True))  # once a shape
+    assert all(one is not two for one, two in zip(*laid_out[1:3], strict=True))
 
 
 @pytest.mark.parametrize("fast", [True, False])
