@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from inline_blocks import row_of
 from rasterio.transform import Affine
 from scoring.dense import dense_material
 from scoring_material import make_peaked, write_tile
@@ -144,8 +145,7 @@ class Inline:
     def __call__(self, name: str, blocks: Any, pool: Any, make: Callable[[], Any]) -> Iterator[Any]:
         work = make()
         for block in blocks:
-            table = block.read()
-            row = dict(zip(table.column_names, (c[0].as_py() for c in table.columns), strict=True))
+            row = row_of(block.read())
             if self.before is not None:
                 job, unit = pickle.loads(row["unit"])
                 self.before(job.number, unit)

@@ -14,6 +14,7 @@ from satray.storage import Storage
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.s3]
 WORKERS = {"workers": 2, "gpus": "no", "read_tasks": 2}
+ONE = {**WORKERS, "workers": 1}
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_a_schedule_in_a_bucket_twice(bundle, s3, tmp_path, monkeypatch):
         path = material.write_scene(tmp_path / name, pixels)
         storage.write(f"{bucket}/scenes/{name}", path.read_bytes())
     given = material.recipe(
-        bundle, f"{bucket}/scenes", mode="dense", resources=WORKERS, only_new=True,
+        bundle, f"{bucket}/scenes", mode="dense", resources=ONE, only_new=True,
         out=f"{bucket}/out", schedule={"settle": 0},
     )  # fmt: skip
     run, outcome, _, _ = material.scored(given, f"{bucket}/out", "1" * 12)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import inline_blocks
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,13 +14,14 @@ import rasterio
 import scoring_material as material
 from page_checker import checked
 
+from satray import cluster
 from satray.config.evaluate import EvaluateRecipe
 from satray.config.score import ScoreRecipe
 from satray.errors import InputError, SatrayError
 from satray.models.bundle import load_bundle
 from satray.runs.perform import Job, perform
 from satray.runs.run import Run
-from satray.scoring import blocks, evaluate, score
+from satray.scoring import blocks, evaluate, pipeline, score
 from satray.storage import Storage
 from satray.tiles.index import SCHEMA, IndexMeta, TileIndex, write_index
 
@@ -75,6 +77,19 @@ def small_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK_TILES", 5)
         yield
+
+
+@pytest.fixture
+def inline(monkeypatch) -> Iterator[None]:
+    """Blocks are scored in this process, as one actor would."""
+    import torch
+
+    monkeypatch.setattr(pipeline, "through_actors", inline_blocks.through_actors)
+    threads = torch.get_num_threads()
+    cluster.use_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
 
 
 def recipe(setting: Path, **more: object) -> ScoreRecipe:
@@ -142,7 +157,7 @@ def test_score_a_prefix(setting, whole) -> None:
     assert all(Path(run.uri(path)).is_file() for path in products(run))
 
 
-def test_a_rerun_goes_on_and_ends_the_same(setting, whole, tmp_path) -> None:
+def test_a_rerun_goes_on_and_ends_the_same(setting, whole, tmp_path, inline) -> None:
     before = products(whole[0])
     shutil.copytree(whole[0].out, tmp_path / "out")
     parts = sorted((tmp_path / "out").glob("state/*/blocks-of-5/*.parquet"))
@@ -187,7 +202,7 @@ def test_a_run_that_dies_in_the_middle_goes_on(setting, whole, tmp_path) -> None
     assert products(again) == products(whole[0])
 
 
-def test_score_an_index_without_ground_or_maps(setting, whole, tmp_path) -> None:
+def test_score_an_index_without_ground_or_maps(setting, whole, tmp_path, inline) -> None:
     run, outcome, _ = scored(
         setting, tmp_path / "out", tiles=str(setting / "prepared" / "index"), cam={}
     )
@@ -200,7 +215,7 @@ def test_score_an_index_without_ground_or_maps(setting, whole, tmp_path) -> None
         assert row["geometry"] == by_id[row["tile_id"]]["geometry"]
 
 
-def test_png_tiles_without_ground(setting, tmp_path) -> None:
+def test_png_tiles_without_ground(setting, tmp_path, inline) -> None:
     material.save_bundle(
         tmp_path / "bundle",
         material.one_tower("max"),
@@ -231,7 +246,9 @@ def test_png_tiles_without_ground(setting, tmp_path) -> None:
     assert outcome.failed == 0
 
 
-def test_evaluate(setting, tmp_path) -> None:
+@pytest.fixture(scope="module")
+def evaluated(setting, small_blocks, tmp_path_factory):
+    """The validation split evaluated by one actor: recipe, run, outcome and record."""
     given = EvaluateRecipe.model_validate(
         {
             "bundle": str(setting / "bundle"),
@@ -241,8 +258,13 @@ def test_evaluate(setting, tmp_path) -> None:
         }
     )
     inputs = evaluate.inputs(given, Storage())
-    run = Run("evaluate", "abcdefabcdef", str(tmp_path / "out"), Storage())
-    outcome, record = perform(EVALUATE, given, run, inputs)
+    out = tmp_path_factory.mktemp("evaluated") / "out"
+    run = Run("evaluate", "abcdefabcdef", str(out), Storage())
+    return given, run, *perform(EVALUATE, given, run, inputs)
+
+
+def test_evaluate(evaluated) -> None:
+    _, run, outcome, record = evaluated
     checked(Path(run.uri("report.html")).read_bytes())
     assert {"report.html", "plots/reliability.png"} <= {p.path for p in record.products}
     table = table_of(run)
@@ -261,12 +283,12 @@ def test_evaluate(setting, tmp_path) -> None:
     assert stored["metrics"]["map"] > 0.5  # labels follow the logits
     assert (outcome.attempted, outcome.failed, outcome.status) == (table.num_rows, 0, 0)
     assert any("majority" in line for line in outcome.summary)
-    reproduced(setting, tmp_path, given)
 
 
-def reproduced(setting: Path, tmp_path: Path, given: EvaluateRecipe) -> None:
-    """The run just made is reproduced by the same bundle, in other batches, and by no other."""
-    again = given.model_copy(update={"reproduce": str(tmp_path / "out"), "batch": 3})
+def test_a_run_is_reproduced_by_its_bundle_alone(setting, evaluated, tmp_path, inline) -> None:
+    """In this process and in other batches, as in the actor."""
+    given, earlier, _, _ = evaluated
+    again = given.model_copy(update={"reproduce": earlier.out, "batch": 3})
     inputs = evaluate.inputs(again, Storage())
     run = Run("evaluate", "b" * 12, str(tmp_path / "again"), Storage())
     outcome, _ = perform(EVALUATE, again, run, inputs)

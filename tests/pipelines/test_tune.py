@@ -195,9 +195,8 @@ def test_a_second_sweep_finds_the_features_and_an_interrupted_one_goes_on(
         raise AssertionError("extracted again")
 
     monkeypatch.setattr(features, "_extract", forward)
-    recipe = make_recipe(
-        archive, store, space={RATE: [1e-4, 1e-3, 1e-2, 1e-1], NAME: ["constant", "one_cycle"]}
-    )
+    space = {RATE: [1e-4, 1e-3, 1e-2, 1e-1], NAME: ["constant", "one_cycle"]}
+    recipe = make_recipe(archive, store, space=space, concurrent=1)
     run, _ = make_run(tmp_path / "out")
     ended = desk.Desk.ended
     count = 0
@@ -233,7 +232,8 @@ def test_a_second_sweep_finds_the_features_and_an_interrupted_one_goes_on(
 
 
 def test_optuna_suggests_and_goes_on_where_it_was(job, heads, archive, store, tmp_path) -> None:
-    keys = {"search": "optuna", "space": {RATE: {"log_uniform": [1e-4, 1e-1]}}, "seed": 4}
+    space = {RATE: {"log_uniform": [1e-4, 1e-1]}}
+    keys = {"search": "optuna", "space": space, "seed": 4, "concurrent": 1}
     first, _ = make_run(tmp_path / "out")
     recipe = make_recipe(archive, store, {"seed": 0}, trials=4, **keys)
     assert job.work(recipe, first).counts["trials_done"] == 4

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import inline_blocks
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -28,6 +29,12 @@ ROW = 15
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
     return generate(tmp_path_factory.mktemp("archive"), tiles=44, spoil=(BAD,))
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    """Blocks are computed in this process."""
+    monkeypatch.setattr(features, "through_actors", inline_blocks.through_actors)
 
 
 def made(archive, folder, **changes):
@@ -64,7 +71,9 @@ def test_extracted_features_train_what_the_workers_train(ray_session, archive, t
         assert (report.samples_seen, report.unreadable) == (row["samples_seen"], row["unreadable"])
 
 
-def test_an_extraction_goes_on_and_is_found_again(ray_session, archive, tmp_path, monkeypatch):
+def test_an_extraction_goes_on_and_is_found_again(
+    ray_session, archive, tmp_path, inline, monkeypatch
+):
     ready = made(archive, tmp_path)
     store = str(tmp_path / "store")
     table = extract(ready.setup, ready.run, ready.weights, ready.spec, store)
@@ -105,7 +114,7 @@ def test_an_extraction_goes_on_and_is_found_again(ray_session, archive, tmp_path
     assert extract(ready.setup, ready.run, ready.weights, ready.spec, store) == again
 
 
-def test_too_many_unreadable_tiles_are_tried_again(ray_session, archive, tmp_path):
+def test_too_many_unreadable_tiles_are_tried_again(ray_session, archive, tmp_path, inline):
     ready = made(archive, tmp_path, error_budget=0.01)
     store = str(tmp_path / "store")
     with pytest.raises(TrainingError, match=r"1 of 33 tiles of train could not be read .*=0\.01"):
