@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 from PIL import Image
 
@@ -62,3 +63,8 @@ def checked(page: bytes) -> Checker:
         found.elements
     )
     return found
+
+
+def save_nothing(self: Any, sink: Any, **_: object) -> None:
+    """In place of a figure's `savefig`, where a page's words matter: an empty PNG, at once."""
+    Image.new("L", (1, 1)).save(sink, "png")

@@ -27,9 +27,10 @@ def test_the_report_is_pointed_at():
 
 @pytest.mark.pipeline
 def test_demo_runs_is_measured_and_is_found_done(ray_session, tmp_path, capfd, monkeypatch):
-    # `make demo` has two; the seconds of the second are better spent elsewhere.
+    # `make demo` has two and a larger scene; the seconds are better spent elsewhere.
     networks = {"double4_small": NETWORKS["double4_small"]}
     monkeypatch.setattr(line, "NETWORKS", networks)
+    monkeypatch.setattr(line, "SCENE", 384)
     out = tmp_path / "run"
     arguments = [f"out={out}", "tiles=100", "size=48", "pseudo_epochs=2"]
     assert main(JOB, arguments) == 0

@@ -184,7 +184,7 @@ def test_two_actors_say_what_one_says(setting, whole, tmp_path) -> None:
         assert np.allclose(one[name].to_numpy(), two[name].to_numpy(), atol=1e-4, equal_nan=True)
 
 
-def test_a_run_that_dies_in_the_middle_goes_on(setting, whole, tmp_path) -> None:
+def test_a_run_that_dies_in_the_middle_goes_on(setting, whole, tmp_path, request) -> None:
     blocked = tmp_path / "out" / "cam" / "scene%201"
     blocked.parent.mkdir(parents=True)
     blocked.write_text(
@@ -198,6 +198,7 @@ def test_a_run_that_dies_in_the_middle_goes_on(setting, whole, tmp_path) -> None
     done = list((tmp_path / "out" / "state").rglob("*.parquet"))
     assert len(done) < 6
     blocked.unlink()
+    request.getfixturevalue("inline")
     again, _, _ = scored(setting, tmp_path / "out")
     assert products(again) == products(whole[0])
 

@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import report_material
+from matplotlib.figure import Figure
+from page_checker import save_nothing
 
 from satray.config.evaluate import EvaluateRecipe
 from satray.models.bundle import load_bundle
@@ -45,6 +47,7 @@ def scored(tmp_path, monkeypatch) -> list[list[int]]:
             report({"tiles": len(block.facts), "failed": failed})
 
     monkeypatch.setattr(pipeline, "run_blocks", run_blocks)
+    monkeypatch.setattr(Figure, "savefig", save_nothing)
     monkeypatch.setattr("satray.scoring.blocks.BLOCK_TILES", 3)
     return told
 

@@ -10,7 +10,8 @@ import pytest
 import report_material
 import scoring_material as material
 import torch
-from page_checker import checked
+from matplotlib.figure import Figure
+from page_checker import checked, save_nothing
 from PIL import Image
 
 from satray.report.tiles import SIDE
@@ -26,6 +27,13 @@ from satray.scoring.quality.held import held_back
 from satray.scoring.quality.reproduce import Logits, compare
 from satray.storage import Storage
 from satray.tiles.index import BandStatistics, IndexMeta
+
+
+@pytest.fixture(autouse=True)
+def pictures(request, monkeypatch):
+    """All plots are drawn for the report of each kind; else they are empty."""
+    if request.function is not test_a_report_of_each_kind:
+        monkeypatch.setattr(Figure, "savefig", save_nothing)
 
 
 def report(found, root, origin=None):

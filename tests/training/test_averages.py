@@ -1,17 +1,14 @@
-"""The moving average of weights: by hand, by torch, in the loop, over two ranks, after a resume."""
-
-import os
+"""The moving average of weights: by hand, by torch, in the loop, after a resume."""
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training.tiny_training import (
-    CLASSES,
     SIZE,
     VAL_ROWS,
+    averaged,
+    equal,
     recipe,
     run,
     stage,
@@ -22,28 +19,10 @@ from training.tiny_training import (
 )
 
 from satray.config.model import TowerOptions, VariantOptions
-from satray.config.regularise import AverageOptions
 from satray.errors import InputError
 from satray.models.network import Network
 from satray.training.loop.averages import MovingAverage
-from satray.training.loop.train import LoopSettings, TrainState
-
-
-def settings(given, **options):
-    return LoopSettings(
-        "multilabel",
-        CLASSES,
-        given.optimizer,
-        average=AverageOptions(**{"ema": 0, **options}),
-        seed=given.seed,
-        error_budget=given.error_budget,
-    )
-
-
-def equal(first, second):
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
+from satray.training.loop.train import TrainState
 
 
 def shaken(net, draws=5):
@@ -108,7 +87,7 @@ def test_the_networks_own_weights_come_back():
 
 def test_without_an_average_nothing_is_carried():
     given = recipe(stage(2))
-    _, states, net = run(given, tiny_net(), settings=settings(given))
+    _, states, net = run(given, tiny_net(), settings=averaged(given))
     state = TrainState.from_bytes(states[-1])
     assert state.extra == {}
     equal(state.kept, weights(net))
@@ -116,8 +95,8 @@ def test_without_an_average_nothing_is_carried():
 
 def test_evaluation_and_bundle_use_the_average_and_training_does_not():
     given = recipe(stage(3))
-    plain, _, net = run(given, tiny_net(norm="batch"), settings=settings(given))
-    reports, states, other = run(given, tiny_net(norm="batch"), settings=settings(given, ema=0.9))
+    plain, _, net = run(given, tiny_net(norm="batch"), settings=averaged(given))
+    reports, states, other = run(given, tiny_net(norm="batch"), settings=averaged(given, ema=0.9))
     equal(weights(net), weights(other))  # the average is looked at, never trained from
     assert [r.train_loss for r in reports] == [r.train_loss for r in plain]
     assert all(a.val_loss != b.val_loss for a, b in zip(reports, plain, strict=True))
@@ -136,7 +115,7 @@ def test_evaluation_and_bundle_use_the_average_and_training_does_not():
 def test_frozen_weights_stay_bit_equal_in_the_average():
     given = recipe(stage(2, 0.05, trainable="head"))
     before = weights(tiny_net())
-    _, states, _ = run(given, tiny_net(), settings=settings(given, ema=0.99))
+    _, states, _ = run(given, tiny_net(), settings=averaged(given, ema=0.99))
     for name, value in TrainState.from_bytes(states[-1]).kept.items():
         assert torch.equal(value, before[name]) == (not name.startswith("head"))
 
@@ -147,7 +126,7 @@ def test_what_is_frozen_later_rests_in_the_average_too():
     tower = TowerOptions(name="rgb", backbone="resnet10t", bands=("a", "b", "c"))
     net = Network(VariantOptions(towers=(tower,)), 2)
     given = recipe(stage(1, 0.05, "constant"), stage(2, 0.05, "constant", trainable="head"))
-    _, states, _ = run(given, net, settings=settings(given, ema=0.97))
+    _, states, _ = run(given, net, settings=averaged(given, ema=0.97))
     before, first, last = (TrainState.from_bytes(state) for state in states)
     frozen = {name for name in before.kept if name.startswith("towers.")}
     assert any(name.endswith("running_var") for name in frozen)
@@ -163,7 +142,7 @@ def test_resumed_is_uninterrupted_with_the_average(stop_after):
     given = recipe(stage(2, 0.02), stage(1.5, 0.05, "constant", trainable="head"))
 
     def options():
-        return {"settings": settings(given, ema=0.97)}
+        return {"settings": averaged(given, ema=0.97)}
 
     whole, full, net = run(given, tiny_net(norm="batch", dropout=0.3), **options())
     first, cut, _ = run(
@@ -178,41 +157,6 @@ def test_resumed_is_uninterrupted_with_the_average(stop_after):
 
 def test_a_state_without_an_average_is_refused():
     given = recipe(stage(2))
-    _, states, _ = run(given, tiny_net(), settings=settings(given), stop_after=1)
+    _, states, _ = run(given, tiny_net(), settings=averaged(given), stop_after=1)
     with pytest.raises(InputError, match="holds no moving average"):
-        run(given, tiny_net(), settings=settings(given, ema=0.9), state=states[0])
-
-
-GIVEN = recipe(stage(1, 0.05, "constant"), stage(1.5, 0.05, "constant", trainable="head"))
-
-
-def worker(rank, workers, folder):
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
-    store = dist.FileStore(f"{folder}/store", workers)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=workers)
-    kept = {}
-
-    def keep(step, now):
-        kept[step] = {name: value.clone() for name, value in now.items()}
-
-    chosen = settings(GIVEN, ema=0.9, snapshots="swa", start=0.5, most=9)
-    _, states, _ = run(
-        GIVEN, tiny_net(norm="batch"), rank=rank, workers=workers, settings=chosen, keep=keep
-    )
-    averages = [TrainState.from_bytes(state).kept for state in states]
-    torch.save([averages, kept], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_all_ranks_have_the_same_average_and_the_same_snapshots(tmp_path):
-    mp.spawn(worker, (2, str(tmp_path)), nprocs=2)
-    (first, kept), (second, others) = (
-        torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)
-    )
-    for one, other in zip(first, second, strict=True):
-        equal(one, other)
-        assert one["norm.running_mean"].abs().max() > 0
-    assert list(kept) == list(others) == [6, 7]
-    for step in kept:
-        equal(kept[step], others[step])
+        run(given, tiny_net(), settings=averaged(given, ema=0.9), state=states[0])

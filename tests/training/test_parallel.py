@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from training.tiny_training import ROWS, recipe, run, stage, tiny_net
+from training.tiny_training import ROWS, averaged, equal, recipe, run, stage, tiny_net
 
 from satray.config.model import TowerOptions, VariantOptions
 from satray.models.network import Network
 from satray.training.loop.parallel import resting_norms, synchronised
+from satray.training.loop.state import TrainState
 
 # In the first pseudo-epoch: rank 1's first batch, and the whole second global batch.
 UNREADABLE = tuple(np.random.default_rng(0).permutation(ROWS)[4:16].tolist())
@@ -59,14 +60,36 @@ def worker(rank, workers, folder):
     rows, _, net = losses(rank, workers)
     with open(f"{folder}/{rank}.json", "w") as file:
         json.dump([rows, net], file)
+    torch.save(averages(rank, workers), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
+def averages(rank, workers):
+    """The average after each pseudo-epoch, and the snapshots by their steps."""
+    kept = {}
+
+    def keep(step, now):
+        kept[step] = {name: value.clone() for name, value in now.items()}
+
+    given = recipe(stage(1, 0.05, "constant"), stage(1.5, 0.05, "constant", trainable="head"))
+    chosen = averaged(given, ema=0.9, snapshots="swa", start=0.5, most=9)
+    _, states, _ = run(
+        given, tiny_net(norm="batch"), rank=rank, workers=workers, settings=chosen, keep=keep
+    )
+    return [TrainState.from_bytes(state).kept for state in states], kept
+
+
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
+def ranks(tmp_path_factory):
+    """What two processes wrote, which are slow to start."""
     folder = tmp_path_factory.mktemp("ranks")
     mp.spawn(worker, (2, str(folder)), nprocs=2)
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(ranks):
+    return [json.loads((ranks / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 def test_two_workers_equal_one(together):
@@ -90,3 +113,15 @@ def test_all_ranks_report_the_same(together):
             k: v for k, v in b.items() if k not in seconds
         }
     assert net == other
+
+
+def test_all_ranks_have_the_same_average_and_the_same_snapshots(ranks):
+    (first, kept), (second, others) = (
+        torch.load(ranks / f"{rank}.pt", weights_only=True) for rank in range(2)
+    )
+    for one, other in zip(first, second, strict=True):
+        equal(one, other)
+        assert one["norm.running_mean"].abs().max() > 0
+    assert list(kept) == list(others) == [6, 7]
+    for step in kept:
+        equal(kept[step], others[step])

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from satray.config.regularise import AverageOptions
 from satray.config.stages import ScheduleOptions, StageOptions
 from satray.config.train import OptimizerOptions, TrainRecipe
 from satray.models.preprocess import Preprocess
@@ -164,3 +165,22 @@ TIMES = {"images_per_second", "seconds_data", "seconds_compute", "seconds_evalua
 def timeless(row):
     """A history row without what differs from run to run, NaN made comparable."""
     return {name: repr(value) for name, value in row.items() if name not in TIMES}
+
+
+def averaged(given, **options):
+    """Settings of a loop that keeps averages."""
+    return LoopSettings(
+        "multilabel",
+        CLASSES,
+        given.optimizer,
+        average=AverageOptions(**{"ema": 0, **options}),
+        seed=given.seed,
+        error_budget=given.error_budget,
+    )
+
+
+def equal(first, second):
+    """Weights that are the same to the bit."""
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
