@@ -7,7 +7,8 @@ multiplied. Tiles: the network over cut and normalised tiles, no maps, from the 
 batch that a trial finds fastest; a sample is timed and multiplied by the number of tiles. Both in
 one process that keeps its freed memory (`satray.scoring.engine.heap`), round about in turn; figures
 are ratios of medians. The bound is what arithmetic allows: px of all tiles over px of all windows.
-`auto` is satray without overlap, in the way that `mode=auto` takes, against the same tiles.
+`auto` is satray without overlap, in the way and on the engine that `auto` takes, against the same
+tiles; with maps.
 Memory is what a process of its own held at most for one window, or one batch of tiles.
 """
 
@@ -58,13 +59,15 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
             f"| {row['bound']:.1f} | {took['fused']:.1f} | {fused:.1f} "
             f"| {gib['tiles']:.2f}, {gib['eager']:.2f}, {gib['fused']:.2f} |"
         )
-    print("\n| network | no overlap, `auto` takes | of the speed of tiles one by one | by round |")
-    print("|---|---|---:|---|")
+    print("\n| network | no overlap, `auto` takes | engine | of the speed of tiles one by one "
+          "| by round | on `eager` |")  # fmt: skip
+    print("|---|---|---|---:|---|---:|")
     for row in rows:
         if row["stride"] == 1:
-            least, most = min(row["by_round"]), max(row["by_round"])
-            print(f"| {row['network']} | {row['why']} | {row['ratio']:.2f} "
-                  f"| {least:.2f} to {most:.2f} |")  # fmt: skip
+            least, most = min(row["by_round"]["auto"]), max(row["by_round"]["auto"])
+            print(f"| {row['network']} | {row['why']} | {row['engine']} "
+                  f"| **{row['ratio']['auto']:.2f}** | {least:.2f} to {most:.2f} "
+                  f"| {row['ratio']['eager']:.2f} |")  # fmt: skip
     return {"rows": rows}
 
 
@@ -180,22 +183,29 @@ def _windows(bundle: Any, plan: Any, pixels: Any, engine: str, most: int) -> Cal
 def _without_overlap(
     name: str, bundle: Any, geometry: Any, pixels: Any, tiles: TilesAlone, given: argparse.Namespace
 ) -> dict[str, Any]:
-    """What `mode=auto` takes at a stride of one tile, against the same tiles by plain torch."""
+    """What `mode=auto` takes at a stride of one tile, against the same tiles by plain torch.
+
+    `eager`: with the network as it is; `auto`: with the engine that a large scene gets.
+    """
     from satray.scoring.dense.answers import Wanted
     from satray.scoring.dense.by_tile import TileScorer
     from satray.scoring.dense.choose import choose
     from satray.scoring.dense.pieces import plan_tiles
     from satray.scoring.dense.windows import WINDOW, plan_scene
+    from satray.scoring.engine.pick import pick
     from satray.scoring.maps.plan import PIECES
 
     choice = choose(given.side, given.side, geometry, window=WINDOW)
-    if choice.mode == "dense":
-        plan: Any = plan_scene(given.side, given.side, geometry, window=WINDOW)
-        ours = _windows(bundle, plan, pixels, "eager", given.windows)
-    else:
-        plan = plan_tiles(given.side, given.side, geometry, side=int(PIECES * WINDOW))
+    shape = (1, WINDOW, WINDOW) if choice.mode == "dense" else (64, given.size, given.size)
+    px = float(given.side**2)
+    engine, picked = pick(bundle, shape, pixels=px)
+    taken = ", ".join(sorted(set(picked.engines.values())))
+
+    plan = plan_tiles(given.side, given.side, geometry, side=int(PIECES * WINDOW))
+
+    def by_tile(features: Any) -> Callable[[], float]:
         wanted = Wanted(tuple(range(len(made.CLASSES))), ("dense",))
-        scorer = TileScorer(bundle, plan, wanted, 64)
+        scorer = TileScorer(bundle, plan, wanted, 64, features)
         some = plan.pieces[: max(1, given.sample // plan.pieces[0].tiles)]
 
         def ours() -> float:
@@ -206,15 +216,26 @@ def _without_overlap(
             spent = time.perf_counter() - start
             return spent * plan.tiles / sum(piece.tiles for piece in some)
 
-    ways = {"tiles": tiles.times(plan.tiles), "auto": ours}
+        return ours
+
+    if choice.mode == "dense":
+        windows = plan_scene(given.side, given.side, geometry, window=WINDOW)
+        eager, auto = (
+            _windows(bundle, windows, pixels, way, given.windows) for way in ("eager", taken)
+        )
+    else:
+        eager, auto = by_tile(None), by_tile(engine)
+    ways = {"tiles": tiles.times(plan.tiles), "eager": eager, "auto": auto}
     seconds = _rounds(ways, given.rounds)
     medians = {way: statistics.median(each) for way, each in seconds.items()}
-    ratio = medians["tiles"] / medians["auto"]
-    by_round = [t / a for t, a in zip(seconds["tiles"], seconds["auto"], strict=True)]
     print(f"{name} no overlap: {json.dumps(medians)}", file=sys.stderr, flush=True)
     return {
-        "network": name, "stride": 1, "why": choice.why, "seconds": medians, "ratio": ratio,
-        "by_round": by_round,
+        "network": name, "stride": 1, "why": choice.why, "engine": taken, "seconds": medians,
+        "ratio": {way: medians["tiles"] / medians[way] for way in ("eager", "auto")},
+        "by_round": {
+            way: [t / a for t, a in zip(seconds["tiles"], seconds[way], strict=True)]
+            for way in ("eager", "auto")
+        },
     }  # fmt: skip
 
 

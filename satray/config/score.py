@@ -119,7 +119,7 @@ class ScoreRecipe(Recipe):
         1.0, "scenes: from which drift on; 1: means differ by one deviation", gt=0
     )
     engine: Literal["auto", "eager", "fused", "onnx"] = key(
-        "auto", "scenes, mode=dense: what computes on CPUs; auto: the fastest here", identity=False
+        "auto", "scenes: what computes on CPUs; auto: the fastest here", identity=False
     )
     detections: DetectionOptions = key(DetectionOptions(), "scenes: peaks of maps as points")
     datetime: str | None = key(

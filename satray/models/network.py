@@ -3,6 +3,7 @@
 Legend: B tiles, C input bands, H W pixels, D feature channels, h w feature cells, K classes.
 """
 
+from collections.abc import Mapping
 from typing import Literal, overload
 
 import torch
@@ -121,15 +122,22 @@ class Network(nn.Module):
                 f"found {x_BCHW.shape[2]} x {x_BCHW.shape[3]}"
             )
         features = self.features(x_BCHW)
-        # Pooling and head stay in float32 whatever the autocast, so that maps sum to logits.
-        with torch.autocast(x_BCHW.device.type, enabled=False):
+        logits_BK = self.classify(features)
+        return (logits_BK, features) if return_features else logits_BK
+
+    def classify(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Pooling and head: logits_BK (float32, raw) of whole tiles' features f_BDhw by tower."""
+        device = next(iter(features.values())).device.type
+        logits_BK: Tensor
+        # In float32 whatever the autocast, so that maps sum to logits.
+        with torch.autocast(device, enabled=False):
             if self.variant.head == "linear":
                 p_BD = torch.cat([pool(f, self.variant.pooling) for f in features.values()], 1)
                 logits_BK = self.head(self.dropout(p_BD))
             else:
                 flat = [f.float().flatten(1) for f in features.values()]
                 logits_BK = self.head(torch.cat(flat, 1))
-        return (logits_BK, features) if return_features else logits_BK
+        return logits_BK
 
     def features(self, x_BCHW: Tensor) -> dict[str, Tensor]:
         """Each tower's features f_BDhw of normalised tiles, by name."""

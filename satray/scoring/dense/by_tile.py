@@ -17,13 +17,15 @@ from torch import Tensor
 from satray.models.bundle import Bundle
 from satray.models.cam import argmax_cam, dense_cam, shares
 from satray.scoring.dense.answers import CamKind, TileScores, Wanted, host, nothing, tile_scores
-from satray.scoring.dense.inputs import blank_cells, network_input, valid_shares
+from satray.scoring.dense.inputs import Features, blank_cells, network_input, valid_shares
 from satray.scoring.dense.lattice import TowerLattice
 from satray.scoring.dense.pieces import Piece, TilePlan
 from satray.scoring.symmetries import ELEMENTS, turn, turn_back
 
-CPU_PX = 1024 * 1024
-"""Px of a forward's tiles at most on a CPU: more is hardly faster there, and takes memory."""
+EAGER_PX, ENGINE_PX = 1024 * 1024, 1280 * 1280
+"""Px of a forward's tiles at most on a CPU: more is hardly faster there, and takes memory. Eager
+torch takes more of it, for each normalisation's output; other engines get a whole piece at the
+default window, since tiles in one shape save them laying out their weights again."""
 
 Maps = dict[CamKind, dict[str, Tensor]]
 """Kind -> tower -> (B, classes asked for, n, n)."""
@@ -63,14 +65,23 @@ class PieceScores:
 class TileScorer:
     """A bundle over pieces of a scene, tile by tile; call it on pixels."""
 
-    def __init__(self, bundle: Bundle, plan: TilePlan, wanted: Wanted, batch: int = 16) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        plan: TilePlan,
+        wanted: Wanted,
+        batch: int = 16,
+        features: Features | None = None,
+    ) -> None:
         """Prepare.
 
         Args:
             bundle: on the device that is to compute; its network is turned to channels last.
             plan: of the scene.
             wanted: maps and numbers.
-            batch: tiles a forward; on a CPU fewer, where these hold more than `CPU_PX`.
+            batch: tiles a forward; on a CPU fewer, where these hold more than `EAGER_PX` or
+                `ENGINE_PX`.
+            features: another way to the same features; None: the network, eager.
 
         Raises:
             InputError: maps of a network whose head is dense.
@@ -78,7 +89,8 @@ class TileScorer:
         self._bundle, self._plan, self._wanted = bundle, plan, wanted
         self._batch = batch
         if bundle.device.type == "cpu":
-            self._batch = min(batch, max(1, CPU_PX // plan.geometry.size**2))
+            most = EAGER_PX if features is None else ENGINE_PX
+            self._batch = min(batch, max(1, most // plan.geometry.size**2))
         towers = bundle.spec.variant.towers
         linear = bundle.spec.variant.head == "linear"
         self._weights: dict[str, Tensor] = {}
@@ -86,6 +98,7 @@ class TileScorer:
             self._weights = bundle.network.cam_weights()
         self._shared = tuple(self._weights) if len(towers) > 1 else ()
         bundle.network.to(memory_format=torch.channels_last)
+        self._features = features or bundle.network.features
 
     @torch.inference_mode()
     def __call__(
@@ -137,11 +150,8 @@ class TileScorer:
         maps: Maps = {kind: {} for kind in self._wanted.kinds}
         for g in turns:
             x = turn(x_BCHW, g).contiguous(memory_format=torch.channels_last)
-            if not self._weights:
-                logits_BK = logits_BK + self._bundle.network(x)
-                continue
-            more_BK, features = self._bundle.network(x, return_features=True)
-            logits_BK = logits_BK + more_BK
+            features = self._features(x)
+            logits_BK = logits_BK + self._bundle.network.classify(features)
             pooling = self._bundle.spec.variant.pooling
             for name, part in shares(features, self._weights, pooling).items():
                 parts[name] = parts.get(name, 0.0) + part

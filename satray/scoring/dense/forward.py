@@ -16,14 +16,11 @@ from satray.config.model import Pooling
 from satray.models.bundle import Bundle
 from satray.models.cam import argmax_cam, dense_cam
 from satray.scoring.dense.answers import CamKind, TileScores, Wanted, host, nothing, tile_scores
-from satray.scoring.dense.inputs import blank_cells, network_input, valid_shares
+from satray.scoring.dense.inputs import Features, blank_cells, network_input, valid_shares
 from satray.scoring.dense.lattice import TowerLattice
 from satray.scoring.dense.pooling import pool_footprints
 from satray.scoring.dense.windows import ScenePlan, Window
 from satray.scoring.symmetries import ELEMENTS, turn, turn_back
-
-Features = Callable[[Tensor], dict[str, Tensor]]
-"""x_BCHW (normalised float32, any multiple of the block) -> f_BDhw by tower."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """From a window's pixels to the network's input, and what of it is valid."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,6 +11,9 @@ from satray.models.bundle import Bundle
 from satray.models.preprocess import normalize
 from satray.scoring.dense.lattice import TowerLattice
 from satray.scoring.rasters import cells_with_data
+
+Features = Callable[[Tensor], dict[str, Tensor]]
+"""x_BCHW (normalised float32; in windows any multiple of the block) -> f_BDhw by tower."""
 
 
 def network_input(

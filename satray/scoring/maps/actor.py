@@ -57,7 +57,7 @@ class MapTask:
     geometries: Geometries
     """The network's."""
     engines: Mapping[str, EngineName] | None = None
-    """Tower -> what computes its features in windows; None: the network itself."""
+    """Tower -> what computes its features; None: the network itself."""
     ledger: Ledger | None = None
     """Of a schedule."""
 

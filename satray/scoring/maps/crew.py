@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -134,16 +135,20 @@ class Crew:
         )
 
     def _engine(self, jobs: Sequence[SceneJob]) -> Mapping[str, EngineName] | None:
-        """What computes features in windows on CPUs; None: the network as it is."""
+        """What computes features on CPUs; None: the network as it is."""
         wanted, recipe = self.recipe.engine, self.recipe
-        dense = [job.way.px for job in jobs if job.way.mode == "dense"]
-        if wanted == "eager" or not dense or (wanted == "auto" and sum(dense) < TRY_PX):
+        px: Counter[str] = Counter()
+        for job in jobs:
+            px[job.way.mode] += job.way.px
+        if wanted == "eager" or not px or (wanted == "auto" and px.total() < TRY_PX):
             return None
-        side = recipe.window
+        tile = self.ready.bundle.spec.size
+        dense = px["dense"] >= px["tiles"]
+        shape = (1, recipe.window, recipe.window) if dense else (recipe.batch, tile, tile)
         with self.run.activity("trying engines"):
             choice = cluster.run_once(
-                chosen, recipe.bundle, self.run.storage, side, wanted, recipe.resources.workers,
-                sum(dense) / recipe.resources.workers,
+                chosen, recipe.bundle, self.run.storage, shape, wanted, recipe.resources.workers,
+                px.total() / recipe.resources.workers,
             )  # fmt: skip
         for line in choice.lines():
             self.run.say(f"engine of {line}")
@@ -174,7 +179,12 @@ class Crew:
 
 
 def chosen(
-    bundle: str, storage: Storage, side: int, wanted: str, workers: int, px: float
+    bundle: str,
+    storage: Storage,
+    shape: tuple[int, int, int],
+    wanted: str,
+    workers: int,
+    px: float,
 ) -> Choice:
     """Try engines on a worker, with as many threads as an actor has."""
     import torch
@@ -185,7 +195,7 @@ def chosen(
     keep_memory()
     torch.set_num_threads(cluster.threads_per_worker(workers))
     loaded = load_bundle(bundle, storage)
-    return pick(loaded, (1, side, side), wanted, pixels=px)[1]  # type: ignore[arg-type]
+    return pick(loaded, shape, wanted, pixels=px)[1]  # type: ignore[arg-type]
 
 
 class _Tally:

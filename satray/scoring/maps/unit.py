@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from satray.errors import DecodeError
 from satray.models.bundle import Bundle
 from satray.scoring.dense.answers import CamKind, TileScores
 from satray.scoring.dense.by_tile import Patch, TileScorer
 from satray.scoring.dense.forward import DenseScorer
+from satray.scoring.dense.inputs import Features
 from satray.scoring.dense.pieces import Piece, TilePlan
 from satray.scoring.dense.windows import ScenePlan, Span, Window
 from satray.scoring.engine.heap import tidy
@@ -30,8 +30,6 @@ from satray.scoring.maps.settings import Settings
 from satray.scoring.predictions import Numbers
 from satray.scoring.scenes.opened import Scene
 from satray.scoring.scenes.windowed import WindowPixels, read_window
-
-Features = Callable[[Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class UnitScorer:
             bundle: on the device that is to compute.
             settings: the recipe's.
             geometries: the network's.
-            features: another way to the network's features, for windows.
+            features: another way to the network's features.
         """
         self._bundle, self._settings, self._geometries = bundle, settings, geometries
         self._features = features
@@ -133,7 +131,9 @@ class UnitScorer:
 
     def _scorer(self, plan: ScenePlan | TilePlan) -> "Score":
         if isinstance(plan, TilePlan):
-            by_tile = TileScorer(self._bundle, plan, self._wanted, self._settings.batch)
+            by_tile = TileScorer(
+                self._bundle, plan, self._wanted, self._settings.batch, self._features
+            )
 
             def tiles(pixels: WindowPixels, piece: Any) -> tuple[TileScores, Any, Any]:
                 found = by_tile(pixels.pixels_CHW, pixels.valid_HW, piece)

@@ -77,7 +77,8 @@ class _Trainer(DataParallelTrainer):
     """Without Ray's cleaner of placement groups where it can do nothing.
 
     It asks the dashboard whether the controller lives. Where there is none (a local cluster, which
-    ends with its driver) it asks in vain, and each training waited 10 s for it at its end.
+    ends with its driver) it is an actor for nothing; and where `ray start` once left an address
+    behind that is no more, it asks there, and each training waits 12 s for it at its end.
     """
 
     def _create_default_callbacks(self) -> list[Any]:

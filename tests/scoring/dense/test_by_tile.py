@@ -204,14 +204,22 @@ def test_windows_of_weights_never_vanish():
 
 
 def test_on_a_cpu_a_forward_takes_no_more_than_is_of_use(monkeypatch):
-    monkeypatch.setattr(by_tile, "CPU_PX", 3 * 48 * 48 + 1)
+    monkeypatch.setattr(by_tile, "EAGER_PX", 3 * 48 * 48 + 1)
+    monkeypatch.setattr(by_tile, "ENGINE_PX", 4 * 48 * 48)
     bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
     plan = plan_tiles(96, 96 * 2, measure(bundle).geometry, side=96 * 2)
     pixels = material.scene(3, 96, 96 * 2)
     valid = np.ones(pixels.shape[1:], dtype=bool)
     (piece,) = plan.pieces
     seen = []
-    bundle.network.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    TileScorer(bundle, plan, Wanted(ALL, ("dense",)), batch=64)(pixels, valid, piece)
-    TileScorer(bundle, plan, Wanted(ALL, ("dense",)), batch=2)(pixels, valid, piece)
-    assert seen == [3, 3, 2, 2, 2, 2, 2]
+    real = bundle.network.features
+
+    def features(x):
+        seen.append(len(x))
+        return real(x)
+
+    monkeypatch.setattr(bundle.network, "features", features)
+    wanted = Wanted(ALL, ("dense",))
+    for batch, engine in ((64, None), (64, features), (2, features)):
+        TileScorer(bundle, plan, wanted, batch, engine)(pixels, valid, piece)
+    assert seen == [3, 3, 2, 4, 4, 2, 2, 2, 2]

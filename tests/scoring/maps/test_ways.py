@@ -98,13 +98,16 @@ def test_a_scene_is_the_same_however_it_comes(bundle, inline, tmp_path, pixels, 
     np.testing.assert_array_equal(maps, plain[1])
 
 
-def test_an_engine_gives_what_the_network_gives(bundle, inline, tmp_path, pixels, monkeypatch):
+@pytest.mark.parametrize("mode", ["dense", "tiles"])
+def test_an_engine_gives_what_the_network_gives(
+    bundle, inline, tmp_path, pixels, monkeypatch, mode
+):
     monkeypatch.setattr(cluster, "run_once", lambda function, *args: function(*args))
     material.write_scene(tmp_path / "scenes" / "a.tif", pixels)
     found = {}
     for engine in ("eager", "fused", "onnx"):
         given = material.recipe(
-            bundle(backbone="mobilenetv2_100"), tmp_path / "scenes", mode="dense", engine=engine
+            bundle(backbone="mobilenetv2_100"), tmp_path / "scenes", mode=mode, engine=engine
         )
         run, _, _, said = material.scored(given, tmp_path / engine)
         assert any(line.startswith("engine of") for line in said) is (engine != "eager")
