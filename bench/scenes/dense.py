@@ -193,7 +193,6 @@ def _without_overlap(
     from satray.scoring.dense.pieces import plan_tiles
     from satray.scoring.dense.windows import WINDOW, plan_scene
     from satray.scoring.engine.pick import pick
-    from satray.scoring.maps.plan import PIECES
 
     choice = choose(given.side, given.side, geometry, window=WINDOW)
     shape = (1, WINDOW, WINDOW) if choice.mode == "dense" else (64, given.size, given.size)
@@ -201,7 +200,7 @@ def _without_overlap(
     engine, picked = pick(bundle, shape, pixels=px)
     taken = ", ".join(sorted(set(picked.engines.values())))
 
-    plan = plan_tiles(given.side, given.side, geometry, side=int(PIECES * WINDOW))
+    plan = plan_tiles(given.side, given.side, geometry, side=WINDOW)
 
     def by_tile(features: Any) -> Callable[[], float]:
         wanted = Wanted(tuple(range(len(made.CLASSES))), ("dense",))

@@ -22,10 +22,8 @@ from satray.scoring.dense.lattice import TowerLattice
 from satray.scoring.dense.pieces import Piece, TilePlan
 from satray.scoring.symmetries import ELEMENTS, turn, turn_back
 
-EAGER_PX, ENGINE_PX = 1024 * 1024, 1280 * 1280
-"""Px of a forward's tiles at most on a CPU: more is hardly faster there, and takes memory. Eager
-torch takes more of it, for each normalisation's output; other engines get a whole piece at the
-default window, since tiles in one shape save them laying out their weights again."""
+CPU_PX = 1024 * 1024
+"""Px of a forward's tiles at most on a CPU: more is hardly faster there, and takes memory."""
 
 Maps = dict[CamKind, dict[str, Tensor]]
 """Kind -> tower -> (B, classes asked for, n, n)."""
@@ -79,8 +77,7 @@ class TileScorer:
             bundle: on the device that is to compute; its network is turned to channels last.
             plan: of the scene.
             wanted: maps and numbers.
-            batch: tiles a forward; on a CPU fewer, where these hold more than `EAGER_PX` or
-                `ENGINE_PX`.
+            batch: tiles a forward; on a CPU fewer, where these hold more than `CPU_PX`.
             features: another way to the same features; None: the network, eager.
 
         Raises:
@@ -89,8 +86,7 @@ class TileScorer:
         self._bundle, self._plan, self._wanted = bundle, plan, wanted
         self._batch = batch
         if bundle.device.type == "cpu":
-            most = EAGER_PX if features is None else ENGINE_PX
-            self._batch = min(batch, max(1, most // plan.geometry.size**2))
+            self._batch = min(batch, max(1, CPU_PX // plan.geometry.size**2))
         towers = bundle.spec.variant.towers
         linear = bundle.spec.variant.head == "linear"
         self._weights: dict[str, Tensor] = {}

@@ -17,10 +17,6 @@ from satray.scoring.maps.settings import Settings
 UNIT_PX = 32 << 20
 """Net px that the forwards of a unit look at, about: some seconds of work."""
 
-PIECES = 1.25
-"""Side of a piece of tiles over that of a window: a forward of its 25 tiles of 256 px is faster
-than of the 16 in 1,024 px, and takes the memory of a window of that side."""
-
 
 @dataclass(frozen=True)
 class Geometries:
@@ -75,8 +71,7 @@ def plan_of(
 ) -> ScenePlan | TilePlan:
     """The plan of a scene of so many net px; the same in every process."""
     if mode == "tiles":
-        side = int(PIECES * settings.window)
-        return plan_tiles(height, width, geometries.tiles, step=settings.step, side=side)
+        return plan_tiles(height, width, geometries.tiles, step=settings.step, side=settings.window)
     return plan_scene(
         height,
         width,

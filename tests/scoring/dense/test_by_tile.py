@@ -204,22 +204,18 @@ def test_windows_of_weights_never_vanish():
 
 
 def test_on_a_cpu_a_forward_takes_no_more_than_is_of_use(monkeypatch):
-    monkeypatch.setattr(by_tile, "EAGER_PX", 3 * 48 * 48 + 1)
-    monkeypatch.setattr(by_tile, "ENGINE_PX", 4 * 48 * 48)
+    monkeypatch.setattr(by_tile, "CPU_PX", 3 * 48 * 48 + 1)
     bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
     plan = plan_tiles(96, 96 * 2, measure(bundle).geometry, side=96 * 2)
     pixels = material.scene(3, 96, 96 * 2)
     valid = np.ones(pixels.shape[1:], dtype=bool)
     (piece,) = plan.pieces
     seen = []
-    real = bundle.network.features
 
     def features(x):
         seen.append(len(x))
-        return real(x)
+        return bundle.network.features(x)
 
-    monkeypatch.setattr(bundle.network, "features", features)
-    wanted = Wanted(ALL, ("dense",))
-    for batch, engine in ((64, None), (64, features), (2, features)):
-        TileScorer(bundle, plan, wanted, batch, engine)(pixels, valid, piece)
-    assert seen == [3, 3, 2, 4, 4, 2, 2, 2, 2]
+    for batch in (64, 2):
+        TileScorer(bundle, plan, Wanted(ALL, ("dense",)), batch, features)(pixels, valid, piece)
+    assert seen == [3, 3, 2, 2, 2, 2, 2]
