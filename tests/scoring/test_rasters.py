@@ -104,7 +104,7 @@ def test_cells_of_a_half_empty_tile() -> None:
         ("haze & fog/é", "cam/haze%20%26%20fog/%C3%A9__rgb.tif"),
         ("../../etc", "cam/%2E./%2E./etc__rgb.tif"),
         (".hidden", "cam/%2Ehidden__rgb.tif"),
-        ("a//b", "cam/a/%2E/b__rgb.tif"),
+        ("a//b", "cam/a/%2E%2E/b__rgb.tif"),
         ("100%", "cam/100%25__rgb.tif"),
     ],
 )

@@ -1,7 +1,7 @@
 """Names in the ledger."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scoring.ledger.ledger_material import CONFIG
 from scoring.ledger.memory_store import START
@@ -26,6 +26,9 @@ def test_any_text_is_one_visible_part_of_a_path(text):
 
 
 @given(st.lists(SURROGATES, unique=True, min_size=2, max_size=2))
+@example(["", "."])
+@example(["", ".."])
+@example(["", "%2E%2E"])
 def test_different_texts_are_different_parts(texts):
     first, second = texts
     assert safe_part(first) != safe_part(second)

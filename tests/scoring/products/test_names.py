@@ -25,7 +25,7 @@ from satray.scoring.products.names import (
         ("a/b-1.tif", "cam/a/b-1.tif.tif"),
         ("haze & fog/é.jp2", "cam/haze%20%26%20fog/%C3%A9.jp2.tif"),
         ("../../etc", "cam/%2E./%2E./etc.tif"),
-        ("/x", "cam/%2E/x.tif"),
+        ("/x", "cam/%2E%2E/x.tif"),
         ('a"<b>?.tif', "cam/a%22%3Cb%3E%3F.tif.tif"),
     ],
 )
