@@ -89,7 +89,7 @@ def measure(name: str, given: argparse.Namespace) -> list[dict[str, Any]]:
         plan = plan_scene(given.side, given.side, geometry, step=given.size // part, window=side)
         ways: dict[str, Callable[[], float]] = {"tiles": tiles.times(plan.tiles)}
         for engine in ("eager", "fused"):
-            ways[engine] = _windows(bundle, plan, pixels, engine, given.windows)
+            ways[engine] = _windows(bundle, plan, pixels, _features(bundle, engine), given.windows)
         seconds = _rounds(ways, given.rounds)
         row = {
             "network": name,
@@ -154,14 +154,19 @@ class TilesAlone:
         return (time.perf_counter() - start) * count / n
 
 
-def _windows(bundle: Any, plan: Any, pixels: Any, engine: str, most: int) -> Callable[[], float]:
-    from satray.scoring.dense.answers import Wanted
-    from satray.scoring.dense.forward import DenseScorer
+def _features(bundle: Any, engine: str) -> Any:
+    """None: the network as it is."""
     from satray.scoring.engine.make import build
 
-    features = None
-    if engine != "eager":
-        features = build(bundle, dict.fromkeys(bundle.network.backbones(), engine))
+    if engine == "eager":
+        return None
+    return build(bundle, dict.fromkeys(bundle.network.backbones(), engine))
+
+
+def _windows(bundle: Any, plan: Any, pixels: Any, features: Any, most: int) -> Callable[[], float]:
+    from satray.scoring.dense.answers import Wanted
+    from satray.scoring.dense.forward import DenseScorer
+
     wanted = Wanted(tuple(range(len(made.CLASSES))), ("dense",))
     scorer = DenseScorer(bundle, plan, wanted, features)
     # those of most tiles first: a sample is none of the thin ones at the far edges
@@ -198,8 +203,6 @@ def _without_overlap(
     shape = (1, WINDOW, WINDOW) if choice.mode == "dense" else (64, given.size, given.size)
     px = float(given.side**2)
     engine, picked = pick(bundle, shape, pixels=px)
-    taken = ", ".join(sorted(set(picked.engines.values())))
-
     plan = plan_tiles(given.side, given.side, geometry, side=WINDOW)
 
     def by_tile(features: Any) -> Callable[[], float]:
@@ -217,19 +220,19 @@ def _without_overlap(
 
         return ours
 
-    if choice.mode == "dense":
+    def in_windows(features: Any) -> Callable[[], float]:
         windows = plan_scene(given.side, given.side, geometry, window=WINDOW)
-        eager, auto = (
-            _windows(bundle, windows, pixels, way, given.windows) for way in ("eager", taken)
-        )
-    else:
-        eager, auto = by_tile(None), by_tile(engine)
+        return _windows(bundle, windows, pixels, features, given.windows)
+
+    make = in_windows if choice.mode == "dense" else by_tile
+    eager, auto = make(None), make(engine)
     ways = {"tiles": tiles.times(plan.tiles), "eager": eager, "auto": auto}
     seconds = _rounds(ways, given.rounds)
     medians = {way: statistics.median(each) for way, each in seconds.items()}
     print(f"{name} no overlap: {json.dumps(medians)}", file=sys.stderr, flush=True)
     return {
-        "network": name, "stride": 1, "why": choice.why, "engine": taken, "seconds": medians,
+        "network": name, "stride": 1, "why": choice.why,
+        "engine": ", ".join(sorted(set(picked.engines.values()))), "seconds": medians,
         "ratio": {way: medians["tiles"] / medians[way] for way in ("eager", "auto")},
         "by_round": {
             way: [t / a for t, a in zip(seconds["tiles"], seconds[way], strict=True)]
@@ -279,7 +282,8 @@ def child(given: argparse.Namespace) -> int:
             given.window, given.window, ask(bundle).geometry, step=given.size // 4,
             window=given.window,
         )  # fmt: skip
-        once = _windows(bundle, plan, made.scene(bands, given.window, given.window), given.child, 1)
+        pixels = made.scene(bands, given.window, given.window)
+        once = _windows(bundle, plan, pixels, _features(bundle, given.child), 1)
         for _ in range(2):
             once()
     print(json.dumps(peak()))

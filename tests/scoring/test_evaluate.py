@@ -3,15 +3,13 @@
 import json
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
+import inline_blocks
 import pytest
 import report_material
 from matplotlib.figure import Figure
 from page_checker import save_nothing
 
 from satray.config.evaluate import EvaluateRecipe
-from satray.models.bundle import load_bundle
 from satray.models.spec import BundleSpec
 from satray.runs import perform as performing
 from satray.runs.inputs import run_id
@@ -19,9 +17,6 @@ from satray.runs.perform import Job, library_versions, perform
 from satray.runs.record import read_run
 from satray.runs.run import Run
 from satray.scoring import evaluate, pipeline
-from satray.scoring.forward import MapRequest, Scorer
-from satray.scoring.reading import read_block
-from satray.scoring.writing import BlockWriter
 from satray.storage import Storage
 
 JOB = Job("evaluate", EvaluateRecipe, evaluate.inputs, evaluate.plan, evaluate.work)
@@ -34,19 +29,14 @@ def scored(tmp_path, monkeypatch) -> list[list[int]]:
     report_material.findings(tmp_path, tiles=TILES)
     told: list[list[int]] = []
 
-    def run_blocks(tiles, wanted, todo, task, resources, report) -> None:
+    real = pipeline.run_blocks
+
+    def run_blocks(tiles, wanted, todo, *rest) -> None:
         told.append(list(todo))
-        bundle = load_bundle(task.bundle, task.storage)
-        writer = BlockWriter(
-            task.storage, task.out, task.blocks, task.layout, bundle.spec, MapRequest(), task.d4
-        )
-        for number in todo:
-            rows = tiles.take(pa.array(np.asarray(task.blocks.rows(number))))
-            block = read_block(rows, wanted, task.storage)
-            failed = writer.write(number, block, Scorer(bundle)(block.pixels))
-            report({"tiles": len(block.facts), "failed": failed})
+        real(tiles, wanted, todo, *rest)
 
     monkeypatch.setattr(pipeline, "run_blocks", run_blocks)
+    monkeypatch.setattr(pipeline, "through_actors", inline_blocks.through_actors)
     monkeypatch.setattr(Figure, "savefig", save_nothing)
     monkeypatch.setattr("satray.scoring.blocks.BLOCK_TILES", 3)
     return told
