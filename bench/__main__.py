@@ -11,6 +11,7 @@ NAMES = {
     "winner": "the default sweep on the demo, its winner against the default recipe",
     "mapped": "heads trained from features larger than memory",
     "engine": "CPU engines for features, against eager torch",
+    "field": "small inputs after public bug reports, right or wrong",
     "score": "whole scenes: speed, memory, and what is found",
     "picture": "the README's picture, from a demo run: nothing is measured",
     "training": "images a second through Ray, against a bare PyTorch loop",
