@@ -77,5 +77,5 @@ class PrepareRecipe(Recipe):
     @classmethod
     def _is_condition(cls, value: str | None) -> str | None:
         if value is not None and re.fullmatch(POSITIVE, value) is None:
-            raise ValueError(f"label_positive={value}: accepted: '>NUMBER' or '>=NUMBER'")
+            raise ValueError(f"found {value}; accepted: '>NUMBER' or '>=NUMBER'")
         return value

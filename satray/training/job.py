@@ -16,7 +16,7 @@ from satray.training.calibrate import Calibration, calibrate
 from satray.training.loop import precision
 from satray.training.plan.description import about, counted, variant_name
 from satray.training.plan.imbalance import constant_classes
-from satray.training.plan.setup import Setup, digests, set_up
+from satray.training.plan.setup import Setup, digests, set_up, unchanged
 from satray.training.plan.snapshots import snapshot_note
 from satray.training.plan.stages import TrainingPlan
 from satray.training.tracking import history, sinks
@@ -59,6 +59,7 @@ def plan(recipe: TrainRecipe, storage: Storage) -> list[str]:
         *schedule.lines,
         *([snapshots] if (snapshots := snapshot_note(schedule, recipe.average)) else []),
         *(f"note: {line}" for line in (*schedule.warnings, *setup.notes)),
+        *unchanged(recipe, storage),
     ]
 
 
