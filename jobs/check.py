@@ -5,6 +5,7 @@ import sys
 from satray.config.check import CheckRecipe
 from satray.runs.frame import Job, main
 from satray.training.check.job import inputs, plan, work
+from satray.training.plan.setup import early
 
 if __name__ == "__main__":
-    sys.exit(main(Job("check", CheckRecipe, inputs, plan, work, workers=False)))
+    sys.exit(main(Job("check", CheckRecipe, inputs, plan, work, workers=False, early=early)))

@@ -5,8 +5,17 @@ import sys
 from satray.config.tune import TuneRecipe
 from satray.runs.frame import Job, main
 from satray.sweep.inner_paths import inner_paths
-from satray.sweep.job import inputs, plan, work
+from satray.sweep.job import early, inputs, plan, work
 
 if __name__ == "__main__":
-    job = Job("tune", TuneRecipe, inputs, plan, work, dashboard=True, more_paths=inner_paths)
+    job = Job(
+        "tune",
+        TuneRecipe,
+        inputs,
+        plan,
+        work,
+        early=early,
+        dashboard=True,
+        more_paths=inner_paths,
+    )
     sys.exit(main(job))

@@ -74,7 +74,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if equals and re.fullmatch(r"[A-Za-z_][\w.]*", name):
-            overrides[name] = parse_yaml(value, f"{name}=") if value else None
+            overrides[name] = _value(name, value)
         elif argument.startswith("-"):
             raise InputError(
                 f"{argument}: unknown option; accepted: --help, --print-config, --plan, "
@@ -85,6 +85,13 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any
         else:
             raise InputError(f"{argument}: at most one recipe file; overrides are dotted.key=value")
     return recipe, overrides
+
+
+def _value(name: str, text: str) -> Any:
+    """An override's value: YAML, but `>0` and `|` are text: no block follows them here."""
+    if not text or text[0] in "|>,":
+        return text or None
+    return parse_yaml(text, f"{name}=")
 
 
 def apply_overrides(tree: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

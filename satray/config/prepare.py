@@ -1,8 +1,14 @@
 """Keys of `prepare`."""
 
+import re
 from typing import ClassVar, Literal
 
+from pydantic import field_validator
+
 from satray.config.base import Recipe, Section, key
+
+POSITIVE = r"\s*(>=?)\s*([-+]?\d+(?:\.\d*)?)\s*"
+"""A condition of `label_positive`: its comparison and its number."""
 
 
 class SplitOptions(Section):
@@ -31,12 +37,23 @@ class PrepareRecipe(Recipe):
     label_format: Literal["auto", "wide", "tags", "rle", "folders"] = key(
         "auto", "wide: a 0/1 column a class; tags: words; rle: Airbus masks; folders: one a class"
     )
+    label_separator: str = key(
+        "auto",
+        "between names in a cell: comma, semicolon, pipe, blank, other text, none; auto: guessed",
+        min_length=1,
+    )
+    label_positive: str | None = key(
+        None, "numbers of class columns that mean yes, as '>0'; default: 0 and 1 only"
+    )
+    extensions: tuple[str, ...] | None = key(
+        None, "image files to take by extension, as [tif]; default every known one"
+    )
     key_column: str | None = key(
         None, "label column that names the tile; default the first text column"
     )
     classes: tuple[str, ...] | None = key(None, "classes to keep, in this order; default all")
     task: Literal["auto", "binary", "multilabel", "multiclass"] = key(
-        "auto", "auto: folders multiclass, one class binary, else multilabel"
+        "auto", "auto: one class binary; folders, or one name a cell, multiclass; else multilabel"
     )
     bands: tuple[str, ...] | None = key(
         None, "names of the files' bands in order; default what the files say"
@@ -55,3 +72,10 @@ class PrepareRecipe(Recipe):
         "refuse", "when band counts or dtypes differ: stop, or quarantine the minority"
     )
     tiles_per_task: int = key(128, "images a read task takes", unit="tiles", identity=False, ge=1)
+
+    @field_validator("label_positive")
+    @classmethod
+    def _is_condition(cls, value: str | None) -> str | None:
+        if value is not None and re.fullmatch(POSITIVE, value) is None:
+            raise ValueError(f"found {value}; accepted: '>NUMBER' or '>=NUMBER'")
+        return value

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from satray.demo.plans import CLASS
 from satray.demo.pointing import Score
 from satray.demo.scene_ships import Found
+from satray.metrics.summary import said
 from satray.runs.jsonable import finite
 
 WIDTH = 100
@@ -63,9 +64,9 @@ def result_lines(results: Sequence[Result]) -> list[str]:
         game = one.pointing
         table.add_row(
             one.name,
-            f"{one.accuracy:.3f} ({one.majority:.3f})",
-            f"{one.map:.3f} ({one.prevalence:.3f})",
-            f"{one.auc:.3f} (0.500)",
+            f"{said(one.accuracy, 3)} ({said(one.majority, 3)})",
+            f"{said(one.map, 3)} ({said(one.prevalence, 3)})",
+            f"{said(one.auc, 3)} (0.500)",
             f"{game.hits} of {game.tiles} ({game.expected:.1f} ± {game.spread:.1f})",
         )
     return _lines(table)

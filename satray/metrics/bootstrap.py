@@ -78,7 +78,7 @@ def bootstrap(
 ) -> dict[str, Interval]:
     """95 % intervals of every figure of `compute_metrics`.
 
-    A class without positives in a draw is left out of that draw's means, as it is of the figures.
+    A class whose labels are alike in a draw is left out of its means, as it is of the figures.
 
     Args:
         logits_NK: raw logits.

@@ -44,10 +44,10 @@ def precision_recall(
         most: points to keep, 2 at least, evenly spread along the curve, both ends among them.
 
     Returns:
-        None for a class without positives.
+        None for a class whose labels are all of one kind.
     """
     labels_N = np.asarray(labels_N).astype(bool)
-    if not labels_N.any():
+    if labels_N.all() or not labels_N.any():
         return None
     hits_G, false_G, scores_G = _cumulated(scores_N, labels_N)
     precision_G = hits_G / (hits_G + false_G)

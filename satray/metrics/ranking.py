@@ -66,8 +66,9 @@ class Ranking:
             w_DN: weight of each tile, 0 or more.
 
         Returns:
-            `ap_D`: sum of (R_n - R_{n-1}) P_n over falling thresholds, ties as one; NaN without
-                positives (scikit-learn's 0.0 would silently lower a mean).
+            `ap_D`: sum of (R_n - R_{n-1}) P_n over falling thresholds, ties as one; NaN where the
+                labels are all of one kind (scikit-learn's 0.0 without positives, and its 1.0
+                without negatives, would silently move a mean).
             `auc_D`: chance that a positive outranks a negative, ties a half (the trapezoids'
                 area); NaN where the labels are all of one kind.
         """
@@ -77,13 +78,17 @@ class Ranking:
         # Before the first weighted tile nothing is gained, whatever the precision there.
         precision_DG = hits_DG / np.where(above_DG > 0, above_DG, 1.0)
         ap_D = divided((gained_DG * precision_DG).sum(axis=1), hits_DG[:, -1])
+        ap_D = np.where(false_DG[:, -1] > 0, ap_D, NAN)
         passed_DG = np.diff(false_DG, axis=1, prepend=0.0)
         won_D = (passed_DG * (hits_DG - gained_DG / 2)).sum(axis=1)
         return ap_D, divided(won_D, hits_DG[:, -1] * false_DG[:, -1])
 
 
 def average_precision(scores_N: FloatArray, labels_N: BoolArray) -> float:
-    """Sum of (R_n - R_{n-1}) P_n over falling thresholds, ties as one; NaN without positives."""
+    """Sum of (R_n - R_{n-1}) P_n over falling thresholds, ties as one.
+
+    NaN where the labels are all of one kind.
+    """
     return _areas(scores_N, labels_N)[0]
 
 

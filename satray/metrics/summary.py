@@ -7,6 +7,7 @@ Shapes: N tiles, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,11 +41,12 @@ def compute_metrics(
         rule: temperature and thresholds, those of a bundle; default 1 and 0.5.
 
     Returns:
-        `ap`: average precision by class, NaN for a class without positives (scikit-learn's 0.0
-            would silently lower the mean). Ranked by logits, since sigmoids saturate into ties.
+        `ap`: average precision by class, NaN for a class that no tile has, or every tile
+            (scikit-learn's 0.0 and 1.0 would silently move the mean). Ranked by logits, since
+            sigmoids saturate into ties.
         `map`: mean of `ap` over the classes that have one; NaN if none has.
-        `classes_counted`: how many classes entered `map`, and every `_macro` figure but `ece`.
-        `map_paper`: mean over all classes, 0 for those without positives.
+        `classes_counted`: how many classes entered `map`.
+        `map_paper`: mean over all classes, 0 for those that no tile has, 1 for those that all have.
         `baseline_map`: the mAP of scores that say nothing: mean prevalence of the same classes.
         `accuracy`: share of right decisions (tile by class; `multiclass`: of tiles whose highest
             logit is the true class, top-1).
@@ -83,6 +85,11 @@ def compute_metrics(
         else float(values[0])
         for name, values in found.items()
     }
+
+
+def said(value: float, places: int = 4) -> str:
+    """A figure for a person: `0.1234`, or `undefined` where it is none."""
+    return f"{value:.{places}f}" if math.isfinite(value) else "undefined"
 
 
 def flat(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -40,8 +40,9 @@ def figures(scored: Scored, w_DN: FloatArray) -> Figures:
 
     return {
         "map": mean_of_defined(ap_DK),
-        "map_paper": np.nan_to_num(ap_DK).mean(axis=1),
-        "baseline_map": macro(counts.prevalence()),
+        # as scikit-learn has it: 0 for a class that is nowhere, 1 for one that is everywhere
+        "map_paper": np.where(np.isnan(ap_DK), counts.support > 0, ap_DK).mean(axis=1),
+        "baseline_map": mean_of_defined(np.where(np.isnan(ap_DK), np.nan, counts.prevalence())),
         "classes_counted": np.isfinite(ap_DK).sum(axis=1).astype(np.float64),
         "ap": ap_DK,
         "auc": mean_of_defined(auc_DK),

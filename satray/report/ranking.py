@@ -53,7 +53,7 @@ def bars(
 
     Args:
         names: K class names.
-        values: K average precisions; NaN for a class without positives.
+        values: K average precisions; NaN for a class without one.
         low: K lower ends; NaN for none.
         high: K upper ends; NaN for none.
         chance: K prevalences.
@@ -69,7 +69,7 @@ def bars(
         axis.hlines(y[known], low_K[known], high_K[known], color=INK, lw=1.1)
         axis.plot(chance, y, "|", color=TRAIN, ms=7, mew=1.6, label="chance (prevalence)")
         for k in np.flatnonzero(~np.isfinite(value_K)):
-            axis.text(0.01, k, "no positives", va="center", color=MUTED, fontsize=7)
+            axis.text(0.01, k, "undefined: all tiles alike", va="center", color=MUTED, fontsize=7)
         if np.isfinite(mean):
             axis.axvline(mean, color=MUTED, lw=0.9, ls="--", label=f"mean {mean:.3f}")
         axis.set_yticks(y, [short(name) for name in names], color=INK)

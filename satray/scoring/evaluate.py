@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from satray.config.evaluate import EvaluateRecipe
 from satray.errors import InputError
+from satray.metrics.summary import said
 from satray.runs.inputs import digest_file
 from satray.runs.jsonable import to_json
 from satray.runs.perform import library_versions
@@ -223,9 +224,9 @@ def metric_lines(quality: Quality | None, classes: int) -> list[str]:
     metrics = quality.metrics
     counted = int(metrics["classes_counted"])
     return [
-        f"accuracy {_said(quality, 'accuracy')} beside {_value(metrics['baseline_accuracy'])} for "
+        f"accuracy {_said(quality, 'accuracy')} beside {said(metrics['baseline_accuracy'], 3)} for "
         f"always deciding the majority; balanced accuracy {_said(quality, 'balanced_accuracy')}",
-        f"mAP {_said(quality, 'map')} over {counted} of {classes} classes with positives; "
+        f"mAP {_said(quality, 'map')} over {counted} of {classes} classes with both kinds; "
         f"AUC {_said(quality, 'auc')}",
         *([f"note: the {quality.held.line()}"] if quality.held is not None else []),
         *quality.warnings,
@@ -253,12 +254,8 @@ def _compared(
 
 
 def _said(quality: Quality, name: str) -> str:
-    value = _value(quality.metrics[name])
+    value = said(quality.metrics[name], 3)
     interval = quality.intervals.get(name)
     if not interval or not math.isfinite(interval["low"]):
         return value
     return f"{value} ({interval['low']:.3f} to {interval['high']:.3f})"
-
-
-def _value(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "undefined"

@@ -21,6 +21,7 @@ from satray.scoring.rasters import source_affine
 from satray.storage import Storage
 from satray.tiles.bands import select
 from satray.tiles.decode import decode, read_pixels
+from satray.tiles.index import versions
 
 
 class MisfitError(DecodeError):
@@ -159,7 +160,7 @@ def read_block(tiles: pa.Table, wanted: Wanted, storage: Storage) -> ReadBlock:
         seconds=0.0,
         bytes=0,
     )
-    for i, data in storage.read_many(uris):
+    for i, data in storage.read_many(uris, versions=versions(tiles)):
         known, stage = block.facts[i], "read"
         try:
             if isinstance(data, Exception):

@@ -21,6 +21,9 @@ SCHEMA = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("crs", pa.string()),
         pa.field("transform", pa.list_(pa.float64())),
+        pa.field("bytes", pa.int64()),
+        pa.field("etag", pa.string()),
+        pa.field("crc32", pa.uint32()),
         pa.field("target", pa.list_(pa.uint8())),
     ]
 )

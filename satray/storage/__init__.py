@@ -1,7 +1,18 @@
 """One way to list, read and publish (atomically), on disk and in object stores."""
 
-from satray.storage.entry import Entry
+from satray.storage.entry import CHANGED, ChangedError, Entry, Version
 from satray.storage.storage import Storage
 from satray.storage.uri import absolute, is_remote, join, name, parent
 
-__all__ = ["Entry", "Storage", "absolute", "is_remote", "join", "name", "parent"]
+__all__ = [
+    "CHANGED",
+    "ChangedError",
+    "Entry",
+    "Storage",
+    "Version",
+    "absolute",
+    "is_remote",
+    "join",
+    "name",
+    "parent",
+]

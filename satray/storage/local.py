@@ -25,9 +25,13 @@ def describe(path: str, key: str, status: os.stat_result) -> Entry:
         uri=path,
         key=key,
         size=status.st_size,
-        etag=f"{status.st_mtime_ns:x}-{status.st_size:x}",
+        etag=_etag(status),
         modified=datetime.fromtimestamp(status.st_mtime, UTC),
     )
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
 def walk(folder: str) -> Iterator[Entry]:
@@ -70,10 +74,10 @@ def head(path: str) -> Entry:
     return describe(path, os.path.basename(path), status)
 
 
-def read(path: str) -> bytes:
-    """Return a whole file."""
+def fetch(path: str) -> tuple[bytes, str]:
+    """Return a whole file and its etag."""
     with open(path, "rb", buffering=0) as file:
-        return file.read()
+        return file.read(), _etag(os.fstat(file.fileno()))
 
 
 def write(path: str, data: bytes, *, if_absent: bool = False) -> None:

@@ -62,10 +62,12 @@ def exists(uri: str, options: StorageOptions) -> bool:
     return True
 
 
-def read(uri: str, options: StorageOptions) -> bytes:
-    """Return a whole object by one GET."""
+def fetch(uri: str, options: StorageOptions) -> tuple[bytes, str | None]:
+    """Return a whole object and its etag by one GET."""
     store, key = open_object(uri, options)
-    return obstore.get(store, key).bytes().to_bytes()
+    answer = obstore.get(store, key)
+    etag = _etag(answer.meta)
+    return answer.bytes().to_bytes(), etag
 
 
 def stream(uri: str, options: StorageOptions) -> Iterator[memoryview]:
@@ -109,11 +111,15 @@ def delete(prefix: str, options: StorageOptions) -> None:
 
 
 def _entry(root: str, meta: "ObjectMeta", key: str) -> Entry:
-    etag = meta["e_tag"]
     return Entry(
         uri=f"{root}/{meta['path']}",
         key=key,
         size=meta["size"],
-        etag=etag.strip('"') if etag else None,
+        etag=_etag(meta),
         modified=meta["last_modified"],
     )
+
+
+def _etag(meta: "ObjectMeta") -> str | None:
+    etag = meta["e_tag"]
+    return etag.strip('"') if etag else None

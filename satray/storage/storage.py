@@ -15,7 +15,7 @@ from satray.errors import InputError
 from satray.storage import local, remote
 from satray.storage import uri as names
 from satray.storage.connect import open_root
-from satray.storage.entry import Entry
+from satray.storage.entry import ChangedError, Entry, Version
 from satray.storage.failures import told
 
 _COPIES = 8  # files of a folder that travel at once
@@ -50,6 +50,16 @@ class Storage:
                 return remote.head(place, self.options)
             return local.head(place)
 
+    def unlike(self, uri: str, version: Version) -> str | None:
+        """Say why an object is not of a version any more; None where it is. One HEAD as a rule."""
+        try:
+            entry = self.head(uri)
+            if entry.size != version.size or version.etag not in (None, entry.etag):
+                self.read(uri, version)
+        except (InputError, ChangedError) as error:
+            return str(error)
+        return None
+
     def exists(self, uri: str) -> bool:
         """Tell whether there is an object of this very name; a folder or prefix is none."""
         place = names.absolute(uri)
@@ -58,27 +68,39 @@ class Storage:
                 return remote.exists(place, self.options)
             return os.path.isfile(place)
 
-    def read(self, uri: str) -> bytes:
-        """Return a whole object, by one request; raises InputError when it is not there."""
+    def read(self, uri: str, version: Version | None = None) -> bytes:
+        """Return a whole object, by one request; raises InputError when it is not there.
+
+        With a version, raises ChangedError where it is another object by now.
+        """
         place = names.absolute(uri)
+        etag: str | None
         with told(place):
             if names.is_remote(place):
-                return remote.read(place, self.options)
-            return local.read(place)
+                data, etag = remote.fetch(place, self.options)
+            else:
+                data, etag = local.fetch(place)
+        if version is not None:
+            version.check(data, etag)
+        return data
 
     def read_many(
-        self, uris: Iterable[str], concurrency: int = 32
+        self,
+        uris: Iterable[str],
+        concurrency: int = 32,
+        versions: Sequence[Version | None] | None = None,
     ) -> Iterator[tuple[int, bytes | Exception]]:
         """Read many objects at once and yield (position, content) as they arrive, in any order.
 
-        What cannot be read arrives as its exception; what concerns every object of a store (no
-        credentials, no such endpoint) is raised. At most `concurrency` contents are held.
+        What cannot be read, or is not of its version, arrives as its exception; what concerns every
+        object of a store (no credentials, no such endpoint) is raised. At most `concurrency`
+        contents are held.
         """
         done: SimpleQueue[tuple[int, bytes | Exception]] = SimpleQueue()
 
         def fetch(position: int, uri: str) -> None:
             try:
-                done.put((position, self.read(uri)))
+                done.put((position, self.read(uri, versions[position] if versions else None)))
             except Exception as error:  # errors are data here
                 done.put((position, error))
 

@@ -13,14 +13,14 @@ from satray.sweep import best, leaderboard, page
 from satray.sweep.board import table_lines
 from satray.sweep.plan import plan
 from satray.sweep.records import Metric, TrialRecord, by_status, ended_words
-from satray.sweep.sweep import resolved
+from satray.sweep.sweep import resolved, unchanged
 from satray.training.plan.description import counted
 from satray.training.plan.setup import weight_files
 
 if TYPE_CHECKING:
     from satray.sweep.search import Found
 
-__all__ = ["inputs", "plan", "work"]
+__all__ = ["early", "inputs", "plan", "work"]
 
 
 def inputs(recipe: TuneRecipe, storage: Storage) -> dict[str, str]:
@@ -36,6 +36,12 @@ def inputs(recipe: TuneRecipe, storage: Storage) -> dict[str, str]:
         for uri in weight_files(sweep.trained(configuration)).values():
             found[f"weights {uri}"] = sweep.digest_of(uri)
     return found
+
+
+def early(recipe: TuneRecipe, run: Run) -> None:
+    """Before Ray is started: refuse an archive that is not the one that was indexed."""
+    for line in unchanged(recipe, run.storage):
+        run.say(line)
 
 
 def work(recipe: TuneRecipe, run: Run) -> Outcome:

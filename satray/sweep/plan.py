@@ -11,7 +11,7 @@ from satray.sweep.feature_plan import head_only, views_of, with_views
 from satray.sweep.ground import extracted
 from satray.sweep.resolve import count
 from satray.sweep.space import Configuration
-from satray.sweep.sweep import Sweep, resolved, store_of
+from satray.sweep.sweep import Sweep, resolved, store_of, unchanged
 from satray.training.plan.description import counted
 from satray.training.plan.setup import set_up
 
@@ -51,7 +51,7 @@ def plan(recipe: TuneRecipe, storage: Storage) -> list[str]:
         lines.append(f"early stopping: {recipe.stop.name}, one in {recipe.stop.factor} goes on")
     if recipe.refit:
         lines.append("the best configuration is trained again, as train would (refit)")
-    return [*lines, *note_lines(sweep.notes)]
+    return [*lines, *note_lines(sweep.notes), *unchanged(recipe, storage)]
 
 
 def note_lines(notes: Sequence[str], most: int = NOTES) -> list[str]:

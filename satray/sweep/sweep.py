@@ -18,6 +18,8 @@ from satray.sweep.records import Metric, metric_of
 from satray.sweep.resolve import drawn, space_of
 from satray.sweep.space import Configuration, Space
 from satray.sweep.trials import as_trial, full_recipe, trial_id
+from satray.tiles.index import read_index
+from satray.tiles.unchanged import check_unchanged
 from satray.training.plan.setup import Tiles, read_tiles, set_up
 from satray.training.plan.stages import plan_training
 
@@ -190,6 +192,13 @@ def resolved(recipe: TuneRecipe, storage: Storage) -> Sweep:
     space = space_of(recipe, meta.bands, tiles.index.split_counts.get("train", 0))
     digest_of = functools.cache(functools.partial(digest_file, storage))
     return Sweep(recipe, tiles, space, metric_of(recipe, meta.task), digest_of)
+
+
+def unchanged(recipe: TuneRecipe, storage: Storage) -> list[str]:
+    """What `check_unchanged` says of the sweep's index; raises InputError."""
+    budget = recipe.base.get("error_budget", TrainRecipe.model_fields["error_budget"].default)
+    index = read_index(recipe.index, storage)
+    return check_unchanged(index, recipe.index, storage, budget)
 
 
 def store_of(recipe: TuneRecipe, out: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from satray import cluster
 from satray.config.train import TrainRecipe
 from satray.errors import TrainingError
-from satray.metrics.summary import compute_metrics
+from satray.metrics.summary import compute_metrics, said
 from satray.runs.run import Run
 from satray.storage import join
 from satray.sweep.actor import Session, Work, head_setup
@@ -84,7 +84,7 @@ def differs(validation: Mapping[str, Any], record: TrialRecord, metric: Metric) 
     found = float(validation[metric.column])
     if record.best is None or math.isclose(found, record.best, rel_tol=0, abs_tol=SAME):
         return ()
-    return (f"the bundle's own {metric.title} is {found:.4f}, its trial's was {record.best:.4f}",)
+    return (f"the bundle's own {metric.title} is {said(found)}, its trial's was {record.best:.4f}",)
 
 
 def _of_head(

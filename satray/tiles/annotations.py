@@ -1,6 +1,6 @@
 """What each label format yields: keys, classes and a 0/1 matrix, before any choice is made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,10 @@ class Annotations:
     """(N, K) uint8, 0 or 1."""
     columns: dict[str, tuple[str | None, ...]]
     """Other columns by name, each of N cells; None where empty."""
+    single: bool = False
+    """Whether the source gives one class a tile: folders, or one name a cell."""
+    notes: tuple[str, ...] = ()
+    """What was guessed in reading, a line each."""
 
     def select(self, classes: tuple[str, ...] | None) -> "Annotations":
         """Keep some classes, in the order given; all where None.
@@ -38,13 +42,8 @@ class Annotations:
                 found = f"classes: {self.name} has no class"
                 refuse_absent(wanted, self.classes, found, "classes there")
         take = [self.classes.index(wanted) for wanted in classes]
-        return Annotations(
-            self.name,
-            self.keys,
-            tuple(classes),
-            np.ascontiguousarray(self.labels[:, take]),
-            self.columns,
-        )
+        labels_NK = np.ascontiguousarray(self.labels[:, take])
+        return replace(self, classes=tuple(classes), labels=labels_NK)
 
     def rows(self, keep_N: NDArray[np.bool_]) -> "Annotations":
         """Keep some rows.
@@ -53,12 +52,11 @@ class Annotations:
             keep_N: (N,) bool.
         """
         at = np.flatnonzero(keep_N).tolist()
-        return Annotations(
-            self.name,
-            tuple(self.keys[i] for i in at),
-            self.classes,
-            self.labels[at],
-            {name: tuple(cells[i] for i in at) for name, cells in self.columns.items()},
+        return replace(
+            self,
+            keys=tuple(self.keys[i] for i in at),
+            labels=self.labels[at],
+            columns={name: tuple(cells[i] for i in at) for name, cells in self.columns.items()},
         )
 
 

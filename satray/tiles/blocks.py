@@ -21,7 +21,7 @@ from satray.storage import Storage
 from satray.tiles.bands import select
 from satray.tiles.cache import CachePlan, TileCache, open_cache
 from satray.tiles.decode import read_pixels
-from satray.tiles.index import TileIndex
+from satray.tiles.index import TileIndex, versions
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +51,8 @@ class TileSource:
     """Where tiles are read from."""
     cache: CachePlan | None
     """Decoded tiles kept on the node; None to decode each time."""
+    versions: pa.Table
+    """`bytes`, `etag`, `crc32` of each tile: a file that is another by now is not read."""
 
     def __len__(self) -> int:
         return len(self.uris)
@@ -72,6 +74,7 @@ class TileSource:
             uris=self.uris.take(pa.array(rows)),
             labels=self.labels[rows],
             slots=self.slots[rows],
+            versions=self.versions.take(pa.array(rows)),
         )
 
 
@@ -120,6 +123,7 @@ def tile_source(
         dtype=index.meta.dtype,
         storage=storage,
         cache=plan,
+        versions=part.table.select(["bytes", "etag", "crc32"]),
     )
 
 
@@ -185,7 +189,8 @@ def _read_block(
         slots = source.slots[start:stop]
         missing = [i for i in missing if not cache.get(int(slots[i]), pixels_bCHW[i])]
     uris = [source.uris[start + i].as_py() for i in missing]
-    for position, data in source.storage.read_many(uris):
+    expected = versions(source.versions.take(pa.array([start + i for i in missing], pa.int64())))
+    for position, data in source.storage.read_many(uris, versions=expected):
         i = missing[position]
         try:
             if isinstance(data, Exception):

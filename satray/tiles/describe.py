@@ -22,8 +22,18 @@ def describe_archive(found: Survey, recipe: PrepareRecipe) -> list[str]:
         f"images: {len(found.entries):,} labelled, {size}, in {recipe.images}",
         f"labels: {labels.format}, {labels.task}, {_plural(len(labels.classes), 'class')}"
         f" ({_some(labels.classes)})",
+        *(f"labels: {note}" for note in labels.notes),
         f"split: {_parts(Counter(found.parts))} ({_split_source(found, recipe)})",
     ]
+    if labels.passed_over:
+        shown = ", ".join(labels.passed_over[:40])
+        more = len(labels.passed_over) - 40
+        lines.append(f"columns not used: {shown}" + (f" and {more} more" if more > 0 else ""))
+    if matched.beside:
+        lines.append(
+            f"not used: {_plural(len(matched.beside), 'image')} of the name of a tile and another "
+            f"extension, e.g. {matched.beside[0]}"
+        )
     alone, missing = matched.images_without_label, matched.labels_without_image
     if alone or missing:
         lines.append(
@@ -125,6 +135,7 @@ def label_summary(index: TileIndex, found: Survey) -> dict[str, object]:
     return {
         "task": index.meta.task,
         "label_format": found.labels.format,
+        "columns_not_used": list(found.labels.passed_over),
         "classes": list(classes),
         "all": counts(np.ones(len(index), dtype=bool)),
         "splits": {split: counts(splits == split) for split in index.split_counts},

@@ -45,4 +45,4 @@ def read_folders(keys: Sequence[str], name: str, split_column: str) -> Annotatio
     columns: dict[str, tuple[str | None, ...]] = {}
     if parted:
         columns[split_column] = tuple(path[0] for path in paths)
-    return Annotations(name, tuple(keys), classes, labels_NK, columns)
+    return Annotations(name, tuple(keys), classes, labels_NK, columns, single=True)

@@ -1,12 +1,24 @@
 """Label format `wide`: one 0/1 column a class."""
 
+import operator
+import re
+
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from satray.config.prepare import POSITIVE
 from satray.errors import InputError
 from satray.tiles.annotations import refuse_twice, where
 from satray.tiles.table import Table, flag_or_number, is_missing, listed, refuse_absent
+
+ID_NAMES = ("label", "class", "class_id", "classid", "label_id", "labelid", "category")
+"""Titles of columns whose whole numbers may be those of classes."""
+
+FEW = 0.25
+"""Largest share of other values in a column that is still taken for one of 0 and 1."""
+
+_WORDS = {"yes": 1.0, "y": 1.0, "no": 0.0, "n": 0.0}
 
 
 def class_columns(table: Table, others: frozenset[str]) -> tuple[str, ...]:
@@ -19,6 +31,49 @@ def class_columns(table: Table, others: frozenset[str]) -> tuple[str, ...]:
     return tuple(name for name in table.texts if name not in others and _is_flags(table, name))
 
 
+def word_columns(table: Table, others: frozenset[str]) -> tuple[str, ...]:
+    """Columns that hold only yes and no; arguments as of `class_columns`."""
+    return tuple(
+        name
+        for name in table.texts
+        if name not in others
+        and (cells := [c for c in table.distinct(name) or [] if not is_missing(c)])
+        and all(str(cell).lower() in _WORDS for cell in cells)
+    )
+
+
+def nearly_flags(table: Table, others: frozenset[str]) -> tuple[str, ...]:
+    """Columns of 0 and 1 with a few other values, among them counts, -1 for unknown, and `?`.
+
+    Few are at most a quarter of the filled cells; where 0 and 1 do not both occur, also at most
+    three different ones.
+
+    Args:
+        table: the label table.
+        others: columns with another meaning.
+    """
+    found = []
+    for name in table.texts:
+        if name in others or table.distinct(name) is None:
+            continue
+        flags, rest = set(), []
+        filled = odd = 0
+        for item in pc.value_counts(table.texts[name]).to_pylist():
+            cell, count = item["values"], item["counts"]
+            if is_missing(cell):
+                continue
+            filled += count
+            number = flag_or_number(cell)
+            if number in (0.0, 1.0):
+                flags.add(number)
+            else:
+                odd += count
+                rest.append(cell)
+        if flags and 0 < odd <= FEW * filled and (len(flags) == 2 or len(rest) <= 3):
+            found.append(name)
+    return tuple(found)
+
+
 def _is_flags(table: Table, column: str) -> bool:
     cells = table.distinct(column)
     if cells is None:
@@ -28,15 +83,21 @@ def _is_flags(table: Table, column: str) -> bool:
 
 
 def read_wide(
-    table: Table, keys: tuple[str, ...], classes: tuple[str, ...] | None, others: frozenset[str]
+    table: Table,
+    keys: tuple[str, ...],
+    classes: tuple[str, ...] | None,
+    others: frozenset[str],
+    positive: str | None = None,
 ) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     """Class names and labels.
 
     Args:
         table: the label table.
         keys: N tile names, for messages.
-        classes: columns to take; None takes all that hold only 0 and 1.
+        classes: columns to take; None takes all that hold only 0 and 1 (or else only yes and no),
+            and those that nearly do, whose other values are refused.
         others: columns with another meaning (key, split, group).
+        positive: `label_positive`, as `>0`: which numbers mean that a tile has the class.
 
     Returns:
         K names and (N, K) uint8.
@@ -45,11 +106,13 @@ def read_wide(
         InputError: no such column; a cell that is empty, or neither 0 nor 1.
     """
     if classes is None:
-        classes = class_columns(table, others)
+        taken = {*class_columns(table, others), *nearly_flags(table, others)}
+        classes = tuple(name for name in table.texts if name in taken)
+        classes = classes or word_columns(table, others)
         if not classes:
             raise InputError(
-                f"label_format=wide: {table.name} has no column that holds only 0 and 1; "
-                f"columns: {listed(table.names)}"
+                f"label_format=wide: {table.name} has no column that holds only 0 and 1 "
+                f"(classes=[...] names columns); columns: {listed(table.names)}"
             )
     refuse_twice(classes)
     labels_NK = np.zeros((table.rows, len(classes)), np.uint8)
@@ -58,27 +121,45 @@ def read_wide(
             candidates = [column for column in table.texts if column not in others]
             found = f"classes: {table.name} has no column"
             refuse_absent(name, candidates, found, "columns")
-        labels_NK[:, k] = _flags(table, name, keys)
+        labels_NK[:, k] = _flags(table, name, keys, positive)
     return tuple(classes), labels_NK
 
 
-def _flags(table: Table, column: str, keys: tuple[str, ...]) -> NDArray[np.uint8]:
-    """One class as (N,) uint8, by way of the column's few spellings."""
+def _flags(
+    table: Table, column: str, keys: tuple[str, ...], positive: str | None
+) -> NDArray[np.uint8]:
+    """One class as (N,) uint8, by way of the column's spellings."""
     cells = table.texts[column].combine_chunks().dictionary_encode()
-    spellings = cells.dictionary.to_pylist()
-    numbers = np.array(
-        [2.0 if (n := flag_or_number(cell)) is None else n for cell in spellings], np.float64
-    )
-    good = (numbers == 0) | (numbers == 1)
+    spellings: list[str] = cells.dictionary.to_pylist()
+    numbers = [_WORDS.get(cell.lower()) for cell in spellings]
+    if None in numbers:
+        numbers = [flag_or_number(cell) for cell in spellings]
+    if positive is not None:
+        numbers = [None if n is None else float(_over(n, positive)) for n in numbers]
+    good = np.array([number in (0.0, 1.0) for number in numbers], bool)
     codes = pc.fill_null(cells.indices, len(spellings)).to_numpy(zero_copy_only=False)
     bad = np.flatnonzero(~np.append(good, False)[codes])
     if bad.size:
         row = int(bad[0])
         cell = spellings[codes[row]] if codes[row] < len(spellings) else None
+        empty = cell is None or is_missing(cell)
         found = "is empty" if cell is None else f"holds {cell!r}"
+        ways = "classes=[...] leaves columns out"
+        if not empty and flag_or_number(cell) is not None:
+            ways = f"label_positive='>0' takes numbers above 0 for 1, {ways}"
+            if column.lower() in ID_NAMES:
+                ways += ", label_format=tags takes numbers of classes"
         raise InputError(
             f"labels={table.name}: {where(row, keys[row], column)} {found}; a class column holds "
-            "0 or 1 (classes=[...] leaves columns out)"
+            f"0 or 1, {bad.size:,} of its {table.rows:,} cells do not ({ways})"
         )
-    flags_N: NDArray[np.uint8] = np.append(numbers, 0)[codes].astype(np.uint8)
+    known = [0.0 if number is None else number for number in numbers]
+    flags_N: NDArray[np.uint8] = np.array([*known, 0])[codes].astype(np.uint8)
     return flags_N
+
+
+def _over(number: float, positive: str) -> bool:
+    found = re.fullmatch(POSITIVE, positive)
+    assert found is not None  # the recipe has checked it
+    over = operator.ge if found[1] == ">=" else operator.gt
+    return bool(over(number, float(found[2])))

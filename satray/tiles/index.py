@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from satray.errors import InputError
+from satray.storage.entry import Version
 
 if TYPE_CHECKING:
     from satray.runs.run import Run
@@ -39,6 +40,7 @@ SCHEMA = pa.schema(
         pa.field("nodata", pa.float64()),
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("etag", pa.string()),
+        pa.field("crc32", pa.uint32()),
     ]
 )
 """Columns of the tile index."""
@@ -151,8 +153,25 @@ class TileIndex:
 
 def table_with(meta: IndexMeta, table: pa.Table) -> pa.Table:
     """The table in the index's schema, with `meta` in its metadata."""
-    cast = table.select(SCHEMA.names).cast(SCHEMA)
+    cast = _completed(table).select(SCHEMA.names).cast(SCHEMA)
     return cast.replace_schema_metadata({META_KEY: meta.to_json().encode()})
+
+
+def _completed(table: pa.Table) -> pa.Table:
+    """The table with the columns that may be null, null where it lacks them."""
+    for field in SCHEMA:
+        if field.nullable and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table
+
+
+def versions(table: pa.Table) -> list[Version | None]:
+    """What each tile of a table with `bytes`, `etag` and `crc32` must be; None without `bytes`."""
+    columns = [table.column(name).to_pylist() for name in ("bytes", "etag", "crc32")]
+    return [
+        None if size is None else Version(size, etag, crc)
+        for size, etag, crc in zip(*columns, strict=True)
+    ]
 
 
 def write_index(index: TileIndex, run: "Run") -> None:
@@ -185,6 +204,7 @@ def read_index(uri: str, storage: "Storage") -> TileIndex:
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"index: {file} is not Parquet: {_first_line(error)}") from error
         metadata: dict[bytes, bytes] = table.schema.metadata or {}
+        table = _completed(table)
         missing = [name for name in SCHEMA.names if name not in table.column_names]
         if META_KEY not in metadata or missing:
             what = f"lacks column {missing[0]}" if missing else "has no satray metadata"

@@ -2,7 +2,8 @@
 
 A tile id is the path below `images=` without its image extension. A label key means the image of
 that id (given with or without extension, or as the image's full URI); where there is none, the
-image with the same base name, if just one image and one label row have it.
+image with the same base name, if just one image and one label row have it. Of several images of one
+id or base name, the key's own extension chooses.
 """
 
 from collections import Counter
@@ -46,11 +47,34 @@ class Matched:
     """Those of `labels_without_image` whose base name is that of several images or label rows."""
     other_files: int
     """Number of files under the prefix that are no images (by extension) and no row means."""
+    beside: tuple[str, ...] = ()
+    """Paths of images not taken, since a row means another image of their name (previews)."""
 
 
 def is_image(key: str) -> bool:
     """Whether a path ends like an image's."""
     return _suffix(key) in IMAGE_SUFFIXES
+
+
+def taken(entries: Sequence[Entry], extensions: tuple[str, ...] | None) -> list[Entry]:
+    """The listed files, without images whose extension is not among those asked for.
+
+    Args:
+        entries: what lies under a prefix.
+        extensions: `tif`, `.TIF` and the like; None takes all.
+
+    Raises:
+        InputError: an extension that no image has.
+    """
+    if extensions is None:
+        return list(entries)
+    wanted = {extension.lower().lstrip(".") for extension in extensions}
+    if not wanted or not wanted <= IMAGE_SUFFIXES:
+        strange = ", ".join(sorted(wanted - IMAGE_SUFFIXES)) or "none"
+        raise InputError(
+            f"extensions: found {strange}; accepted: {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return [e for e in entries if not is_image(e.key) or _suffix(e.key) in wanted]
 
 
 def tile_id(key: str) -> str:
@@ -70,10 +94,10 @@ def match(labels: LabelTable, entries: Sequence[Entry]) -> Matched:
         InputError: two images of one id; two label rows that mean one image.
     """
     images = [entry for entry in entries if is_image(entry.key)]
-    by_id = _by_id(images)
-    finder = _Finder(by_id, entries, (*labels.keys, *labels.left_out))
+    finder = _Finder(images, entries, (*labels.keys, *labels.left_out))
 
     owner: dict[str, int] = {}
+    named: dict[str, Entry] = {}
     rows: list[int] = []
     found: list[Entry] = []
     missing: list[str] = []
@@ -88,20 +112,34 @@ def match(labels: LabelTable, entries: Sequence[Entry]) -> Matched:
                 f"labels={labels.name}: {labels.keys[before]!r} and {key!r} both mean the image "
                 f"{entry.key}; one row a tile is accepted"
             )
+        other = named.setdefault(tile_id(entry.key), entry)
+        if other is not entry:
+            raise _two_of_one_id([other, entry])
         rows.append(row)
         found.append(entry)
     left_out = {entry.key for key in labels.left_out if (entry := finder.find(key)) is not None}
     known = owner.keys() | left_out
+    # of an image that a row means, a file of the same name and another extension is a preview
+    bases = {_base(e.key): _suffix(e.key) for row, e in zip(rows, found, strict=True)
+             if _suffix(labels.keys[row]) == _suffix(e.key)}  # fmt: skip
+    beside = tuple(
+        e.key
+        for e in images
+        if e.key not in known
+        and (tile_id(e.key) in named or bases.get(_base(e.key), _suffix(e.key)) != _suffix(e.key))
+    )
+    alone = {e.key for e in images} - known - set(beside)
     return Matched(
         rows=np.array(rows, np.int64),
         entries=tuple(found),
         tile_ids=tuple(tile_id(entry.key) for entry in found),
-        images=sum(entry.key not in left_out for entry in images),
+        images=len(images) - len(left_out & {e.key for e in images}) - len(beside),
         label_rows=len(labels),
-        images_without_label=tuple(e.key for e in images if e.key not in known),
+        images_without_label=tuple(e.key for e in images if e.key in alone),
         labels_without_image=tuple(missing),
         ambiguous=tuple(key for key in missing if finder.is_ambiguous(key)),
         other_files=sum(not is_image(e.key) and e.key not in known for e in entries),
+        beside=beside,
     )
 
 
@@ -148,42 +186,54 @@ class _Finder:
     """Looks label keys up: by id, by path or URI as written, by base name."""
 
     def __init__(
-        self, by_id: dict[str, Entry], entries: Sequence[Entry], label_keys: Sequence[str]
+        self, images: Sequence[Entry], entries: Sequence[Entry], label_keys: Sequence[str]
     ) -> None:
-        self._by_id = by_id
+        self._by_id: dict[str, list[Entry]] = {}
+        self._by_base: dict[str, list[Entry]] = {}
+        for entry in images:
+            self._by_id.setdefault(tile_id(entry.key), []).append(entry)
+            self._by_base.setdefault(_base(entry.key), []).append(entry)
         self._by_path = {entry.key: entry for entry in entries}
         self._by_uri = {entry.uri: entry for entry in entries}
-        self._images_of = Counter(_base(name) for name in by_id)
         self._labels_of = Counter(_base(_plain(key)) for key in label_keys)
-        self._by_base = {_base(name): entry for name, entry in by_id.items()}
 
     def find(self, key: str) -> Entry | None:
+        """The image that a key means; InputError where it means several of one id."""
         plain = _plain(key)
-        entry = self._by_id.get(tile_id(plain)) or self._by_path.get(plain)
-        entry = entry or self._by_uri.get(key.strip())
-        if entry is None and not self.is_ambiguous(key):
-            entry = self._by_base.get(_base(plain))
-        return entry
+        same = _told(self._by_id.get(tile_id(plain), []), plain)
+        if len(same) > 1:
+            raise _two_of_one_id(same)
+        entry = same[0] if same else self._by_path.get(plain) or self._by_uri.get(key.strip())
+        return entry if entry or self.is_ambiguous(key) else self._of_base(plain)
 
     def is_ambiguous(self, key: str) -> bool:
-        base = _base(_plain(key))
-        return self._images_of[base] > 1 or (base in self._by_base and self._labels_of[base] > 1)
+        """Whether the base name of a key is that of several images, or of several rows."""
+        plain = _plain(key)
+        same = _told(self._by_base.get(_base(plain), []), plain)
+        ids = {tile_id(entry.key) for entry in same}
+        return len(ids) > 1 or (bool(ids) and self._labels_of[_base(plain)] > 1)
+
+    def _of_base(self, plain: str) -> Entry | None:
+        same = _told(self._by_base.get(_base(plain), []), plain)
+        if len(same) > 1:
+            raise _two_of_one_id(same)
+        return same[0] if same else None
 
 
-def _by_id(images: Sequence[Entry]) -> dict[str, Entry]:
-    by_id: dict[str, Entry] = {}
-    twice: list[tuple[str, str]] = []
-    for entry in images:
-        before = by_id.setdefault(tile_id(entry.key), entry)
-        if before is not entry:
-            twice.append((before.key, entry.key))
-    if twice:
-        first, second = twice[0]
-        raise InputError(
-            f"images: two images of one id {tile_id(first)!r}: {first} and {second} "
-            f"({len(twice)} such); ids are paths without extension and must differ"
-        )
-    return by_id
+def _told(images: list[Entry], key: str) -> list[Entry]:
+    """Of several images, the one of that very path, else those with the key's extension."""
+    exact = [entry for entry in images if entry.key == key]
+    same = exact or [entry for entry in images if _suffix(entry.key) == _suffix(key)]
+    return same or images
+
+
+def _two_of_one_id(images: Sequence[Entry]) -> InputError:
+    one, other = images[:2]
+    return InputError(
+        f"images: two images of one id {tile_id(one.key)!r}: {one.key} and {other.key}; ids are "
+        f"paths without extension and must differ; extensions=[{_suffix(one.key)}] or "
+        f"[{_suffix(other.key)}] chooses, or a label table that names files with extension"
+    )
 
 
 def _plain(key: str) -> str:

@@ -1,7 +1,7 @@
 """A label table, or the folders of an archive -> tile names, classes, a 0/1 matrix and the task."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from satray.errors import InputError
 from satray.tiles import format_rle, format_tags
 from satray.tiles.annotations import Annotations
 from satray.tiles.format_folders import read_folders
-from satray.tiles.format_wide import class_columns, read_wide
+from satray.tiles.format_wide import ID_NAMES, class_columns, nearly_flags, read_wide, word_columns
 from satray.tiles.table import Table, listed, read_table
 
 Task = Literal["binary", "multilabel", "multiclass"]
@@ -38,6 +38,10 @@ class LabelTable:
     """The table's URI or the archive's, for messages."""
     left_out: tuple[str, ...] = ()
     """Keys of tiles whose one class is not among `classes=`: neither labelled nor missed."""
+    passed_over: tuple[str, ...] = ()
+    """Columns that nothing was taken from, each with what it holds."""
+    notes: tuple[str, ...] = ()
+    """What was guessed in reading, a line each."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -47,13 +51,14 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
     """Read a label table (CSV, TSV, Parquet) in the format that it has or that the recipe forces.
 
     Recognised are, in this order: a column EncodedPixels (rle); the columns of `classes=`, or
-    columns that hold only 0 and 1 (wide); a column called tags or labels, or a single column of
-    words beside the key (tags).
+    columns that hold only 0 and 1 (wide); a column called tags or label (tags); columns that hold
+    only yes and no (wide); a single column of words beside the key (tags).
 
     Args:
         data: the file.
         name: its URI, for messages.
-        recipe: keys label_format, key_column, classes, task, split.column and split.group.
+        recipe: keys label_format, label_separator, label_positive, key_column, classes, task,
+            split.column and split.group.
 
     Returns:
         One row a tile, in the table's order.
@@ -62,34 +67,57 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
         InputError: the table is none of these, or a key, cell or class is wrong.
     """
     table = read_table(data, name)
-    reserved = frozenset(c for c in (recipe.split.column, recipe.split.group) if c is not None)
-    if recipe.split.group is not None:
-        table.need(recipe.split.group, "split.group")
+    split = recipe.split
+    reserved = frozenset(c for c in (split.column, split.group) if c is not None)
+    if split.group is not None:
+        table.need(split.group, "split.group")
     key = _key_column(table, recipe, reserved)
     keys = _keys(table, key)
     others = reserved | {key}
     label_format = _recognise(table, recipe, others)
+    if recipe.label_positive is not None and label_format != "wide":
+        raise InputError(
+            f"label_positive={recipe.label_positive}: labels={name} is read as {label_format}; "
+            "accepted: columns of numbers (label_format=wide, classes=[...] names them)"
+        )
 
     if label_format == "rle":
         column = format_rle.mask_column(table, others, recipe.label_format == "rle")
         if column is None:
             raise format_rle.refuse_unclear(table)
         aligned = {c: tuple(table.values(c)) for c in sorted(reserved) if c in table.texts}
+        used = {column}
         found = format_rle.read_rle(table, keys, column, aligned)
     else:
         _refuse_twice(table, key, keys)
+        notes: tuple[str, ...] = ()
+        single = False
         if label_format == "wide":
-            classes, labels_NK = read_wide(table, keys, recipe.classes, others)
-            used = {key, *classes}
+            positive = recipe.label_positive
+            classes, labels_NK = read_wide(table, keys, recipe.classes, others, positive)
+            used = set(classes)
         else:
-            column = format_tags.tags_column(table, others, recipe.label_format == "tags")
+            forced = recipe.label_format == "tags"
+            column = format_tags.tags_column(table, others, forced)
             if column is None:
                 raise format_tags.refuse_unclear(table, others)
-            classes, labels_NK = format_tags.read_tags(table, keys, column)
-            used = {key, column}
-        columns = {c: tuple(table.values(c)) for c in table.texts if c not in used}
-        found = Annotations(name, keys, classes, labels_NK, columns)
-    return _with_task(found, label_format, recipe)
+            tags = format_tags.read_tags(
+                table, keys, column, recipe.label_separator, recipe.classes, forced
+            )
+            classes, labels_NK, single = tags.classes, tags.labels, tags.single
+            used = {column}
+            if column.lower() not in format_tags.USUAL_NAMES:
+                notes += (f"classes are those of column {column!r}",)
+            notes += (tags.note,) if tags.note else ()
+        columns = {c: tuple(table.values(c)) for c in table.texts if c not in used | {key}}
+        found = Annotations(name, keys, classes, labels_NK, columns, single, notes)
+    taken = used | {key} | ({split.column} if split.by != "draw" else set())
+    over = [
+        f"{c} ({'words' if table.is_text(c) else 'lists' if c in table.lists else 'numbers'})"
+        for c in table.names
+        if c not in taken and c != split.group
+    ]
+    return replace(_with_task(found, label_format, recipe), passed_over=(*over, *table.unread))
 
 
 def labels_from_folders(keys: Sequence[str], recipe: PrepareRecipe) -> LabelTable:
@@ -163,19 +191,25 @@ def _recognise(
     if recipe.classes and all(name in table.texts for name in recipe.classes):
         return "wide"
     flags = class_columns(table, others)
+    nearly = nearly_flags(table, others)
     tags = format_tags.tags_column(table, others, forced=False)
-    if flags and tags is not None and tags.lower() in format_tags.USUAL_NAMES:
-        raise InputError(
-            f"labels={table.name} has words in column {tags!r} and 0/1 columns "
-            f"({listed(flags, 3)}); say label_format=tags or label_format=wide"
-        )
-    if flags:
+    named = tags is not None and tags.lower() in (*format_tags.USUAL_NAMES, *ID_NAMES)
+    words = word_columns(table, others)
+    if named and tags not in (*nearly, *words):
+        if flags:
+            raise InputError(
+                f"labels={table.name} has classes in column {tags!r} and 0/1 columns "
+                f"({listed(flags, 3)}); say label_format=tags or label_format=wide"
+            )
+        return "tags"
+    if flags or nearly or words:
         return "wide"
     if tags is not None:
         return "tags"
     raise InputError(
         f"labels={table.name} is no known label table: accepted are 0/1 columns (wide), a column "
-        f"of words called tags (tags), EncodedPixels (rle); columns: {listed(table.names)}"
+        f"of words called tags or label (tags), EncodedPixels (rle); columns: "
+        f"{listed(table.names)}"
     )
 
 
@@ -189,7 +223,18 @@ def _with_task(found: Annotations, label_format: str, recipe: PrepareRecipe) -> 
     elif not several:
         task = "binary"
     else:
-        task = "multiclass" if label_format == "folders" else "multilabel"
+        task = "multiclass" if found.single else "multilabel"
+    if found.single and recipe.task == "auto" and len(found.classes) == 1 and found.labels.all():
+        raise InputError(
+            f"{found.name}: all tiles are {found.classes[0]!r}; two classes or more are accepted, "
+            "or one and tiles without it"
+        )
+    notes = found.notes
+    if recipe.task == "auto" and several:
+        if task == "multiclass" and len(chosen.classes) == 2:
+            notes += ("two classes, one a tile (multiclass); classes=[NAME] makes it binary",)
+        elif task == "multilabel" and (chosen.labels.sum(axis=1) == 1).all():
+            notes += ("each tile has one class; task=multiclass would set them against each other",)
 
     left_out: tuple[str, ...] = ()
     if task == "binary" and several:
@@ -204,7 +249,8 @@ def _with_task(found: Annotations, label_format: str, recipe: PrepareRecipe) -> 
                 f"{listed(chosen.classes)}"
             )
         # A wide table cut by `classes=` says nothing of the columns that it was not asked for.
-        _refuse_not_one(found, none_is_fine=recipe.classes is not None and label_format == "wide")
+        none_is_fine = recipe.classes is not None and label_format == "wide"
+        _refuse_not_one(found, none_is_fine=none_is_fine, guessed=recipe.task == "auto")
         kept_N: NDArray[np.bool_] = np.any(chosen.labels != 0, axis=1)
         left_out = tuple(k for k, kept in zip(chosen.keys, kept_N, strict=True) if not kept)
         if len(left_out) == len(chosen.keys):
@@ -219,10 +265,11 @@ def _with_task(found: Annotations, label_format: str, recipe: PrepareRecipe) -> 
         format=label_format,
         name=found.name,
         left_out=left_out,
+        notes=notes,
     )
 
 
-def _refuse_not_one(found: Annotations, *, none_is_fine: bool) -> None:
+def _refuse_not_one(found: Annotations, *, none_is_fine: bool, guessed: bool) -> None:
     """Refuse rows with several classes, or none, under task=multiclass."""
     counts_N = found.labels.sum(axis=1, dtype=np.int64)
     wrong = np.flatnonzero((counts_N > 1) | ((counts_N == 0) & (not none_is_fine)))
@@ -232,4 +279,5 @@ def _refuse_not_one(found: Annotations, *, none_is_fine: bool) -> None:
         raise InputError(
             f"task=multiclass takes one class a tile; row {row + 1} ({found.keys[row]}) of "
             f"{found.name} has {len(names)}: {listed(names) or 'none'} ({wrong.size} such rows)"
+            + ("; task=multilabel takes tiles without a class" if guessed else "")
         )

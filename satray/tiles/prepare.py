@@ -205,8 +205,9 @@ def _index(
             "crs": header.crs,
             "transform": None if header.transform is None else list(header.transform),
             "nodata": header.nodata,
-            "bytes": entry.size,
+            "bytes": s.bytes,
             "etag": entry.etag,
+            "crc32": s.crc32,
         }
         for name, value in values.items():
             columns[name].append(value)

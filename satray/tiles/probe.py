@@ -3,6 +3,7 @@
 Plain Python on a list of tiles; `pipeline` runs it in Ray tasks.
 """
 
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ class Seen:
     """`read` or `decode`, where it failed."""
     error: str = ""
     """The reason, in one line."""
+    crc32: int | None = None
+    """Of the file's bytes; None where it could not be read."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def probe(
         except DecodeError as error:
             seen.append(Seen(row, None, len(data), "decode", one_line(error)))
             continue
-        seen.append(Seen(row, tile.header, len(data)))
+        seen.append(Seen(row, tile.header, len(data), crc32=zlib.crc32(data)))
         if counted[position]:
             parts.setdefault(kind_of(tile.header), []).append(count_tile(tile.pixels, tile.valid))
     return Probed(tuple(seen), {kind: merge(tiles) for kind, tiles in parts.items()})

@@ -8,7 +8,7 @@ from satray.config.prepare import PrepareRecipe
 from satray.errors import InputError
 from satray.runs.inputs import digest_entries
 from satray.storage import Entry, Storage
-from satray.tiles.keys import Matched, is_image, match, refuse_unmatched
+from satray.tiles.keys import Matched, is_image, match, refuse_unmatched, taken
 from satray.tiles.labels import LabelTable, labels_from_folders, read_labels
 from satray.tiles.split import assign_parts
 
@@ -50,7 +50,7 @@ def survey(recipe: PrepareRecipe, storage: Storage) -> Survey:
     Raises:
         InputError: nothing to prepare, a label table that is wrong, too many without partner.
     """
-    entries = storage.list(recipe.images)
+    entries = taken(storage.list(recipe.images), recipe.extensions)
     images = [entry for entry in entries if is_image(entry.key)]
     if not entries or (recipe.labels is None and not images):
         what = f"{len(entries)} files, no image among them" if entries else "nothing"

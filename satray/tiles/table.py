@@ -8,6 +8,7 @@ import csv
 import difflib
 import io
 import math
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -23,6 +24,8 @@ MISSING_WORDS = frozenset({"nan", "na", "n/a", "null", "none", "<na>"})
 """Spellings of an absent value, lower case, beside the empty cell."""
 
 _DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon"}
+_NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+(_level_\d+)?")  # pandas' indices
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 _FEW = 64  # a column of flags has few spellings; more distinct values than this are something else
 
 
@@ -38,6 +41,8 @@ class Table:
     """Column name -> list<string> array (Parquet only)."""
     rows: int
     """Number of rows, blank ones left out."""
+    unread: tuple[str, ...] = ()
+    """Columns that were left out, as a message names them: no name, or no text in any reading."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,7 +127,7 @@ def read_table(data: bytes, name: str) -> Table:
 
     CSV may be separated by commas, tabs or semicolons (told by the header), in UTF-8 with or
     without a byte-order mark or in UTF-16 with one, with CRLF, quoted cells and blank lines.
-    Columns without a name (an index that pandas wrote) are left out.
+    Columns without a name (an index that pandas wrote) are left out, and named in `unread`.
 
     Raises:
         InputError: not such a file, no rows, a name twice, a row with too many or too few cells.
@@ -132,22 +137,26 @@ def read_table(data: bytes, name: str) -> Table:
     table = _read_parquet(data, name) if data[:4] == b"PAR1" else _read_csv(data, name)
     texts: dict[str, pa.ChunkedArray] = {}
     lists: dict[str, pa.ChunkedArray] = {}
+    unread: list[str] = []
     for column_name, column in zip(table.column_names, table.columns, strict=True):
         title = column_name.strip()
-        if not title or title == "__index_level_0__":
+        if _NO_NAME.fullmatch(title):
+            unread.append(title or "(no name)")
             continue
         if title in texts or title in lists:
             raise InputError(f"labels={name} has two columns named {title!r}; names must differ")
         try:
-            if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            if any(check(column.type) for check in _LISTS):
                 lists[title] = column.cast(pa.list_(pa.string()))
-            elif not pa.types.is_nested(column.type):
+            elif pa.types.is_nested(column.type):
+                unread.append(title)
+            else:
                 trimmed = pc.utf8_trim_whitespace(_as_text(column))
                 empty = pc.equal(trimmed, "")
                 texts[title] = pc.if_else(empty, pa.scalar(None, pa.string()), trimmed)
         except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-            continue  # no text in any reading: boxes, pixels, durations
-    return _without_blank_rows(Table(name, texts, lists, table.num_rows))
+            unread.append(title)  # no text in any reading: boxes, pixels, durations
+    return _without_blank_rows(Table(name, texts, lists, table.num_rows, tuple(unread)))
 
 
 def _without_blank_rows(table: Table) -> Table:
@@ -168,6 +177,7 @@ def _without_blank_rows(table: Table) -> Table:
         {key: column.filter(keep) for key, column in table.texts.items()},
         {key: column.filter(keep) for key, column in table.lists.items()},
         rows,
+        table.unread,
     )
 
 

@@ -5,6 +5,7 @@ Pure arithmetic on arrays, without torch. Shapes: N tiles, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from satray.metrics.calibration import (
 )
 from satray.metrics.ranking import BoolArray
 from satray.metrics.scored import PLAIN, Rule, scores_of
-from satray.metrics.summary import compute_metrics
+from satray.metrics.summary import compute_metrics, said
 
 BETAS = {"f1": 1.0, "f2": 2.0}
 FITTED = ("temperature", "thresholds")
@@ -62,8 +63,9 @@ class Calibration:
         moved = sum(value != DEFAULT for value in self.thresholds)
         before, after = report["before"], report["after"]
         figures = ", ".join(
-            f"{said} {before[name]:.4f} -> {after[name]:.4f}"
-            for name, said in (("log_loss", "log loss"), ("ece", "ECE"), ("f1_macro", "F1"))
+            f"{title} {said(before[name])} -> {said(after[name])}"
+            for name, title in (("log_loss", "log loss"), ("ece", "ECE"), ("f1_macro", "F1"))
+            if math.isfinite(before[name]) and math.isfinite(after[name])
         )
         return (
             f"calibration: temperature {self.rule.temperature:.3f} ({report['temperature_is']}), "

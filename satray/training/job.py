@@ -8,6 +8,7 @@ import pyarrow as pa
 from satray import __version__
 from satray.config.train import TrainRecipe
 from satray.errors import TrainingError
+from satray.metrics.summary import said
 from satray.metrics.trap import stuck, watch
 from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run
@@ -16,7 +17,7 @@ from satray.training.calibrate import Calibration, calibrate
 from satray.training.loop import precision
 from satray.training.plan.description import about, counted, variant_name
 from satray.training.plan.imbalance import constant_classes
-from satray.training.plan.setup import Setup, digests, set_up
+from satray.training.plan.setup import Setup, digests, set_up, unchanged
 from satray.training.plan.snapshots import snapshot_note
 from satray.training.plan.stages import TrainingPlan
 from satray.training.tracking import history, sinks
@@ -59,6 +60,7 @@ def plan(recipe: TrainRecipe, storage: Storage) -> list[str]:
         *schedule.lines,
         *([snapshots] if (snapshots := snapshot_note(schedule, recipe.average)) else []),
         *(f"note: {line}" for line in (*schedule.warnings, *setup.notes)),
+        *unchanged(recipe, storage),
     ]
 
 
@@ -116,7 +118,7 @@ class _Teller:
             now = message["now"]
             self._run.progress(
                 f"pseudo-epoch {now.pseudo_epoch + 1} of {self._setup.plan.pseudo_epochs}, step "
-                f"{now.step:,} of {now.total_steps:,}, loss {now.loss:.4f}, "
+                f"{now.step:,} of {now.total_steps:,}, loss {said(now.loss)}, "
                 f"{now.images_per_second:.1f} images/s"
             )
         elif kind == "epoch":
@@ -140,11 +142,11 @@ class _Teller:
 
 
 def _epoch_line(setup: Setup, row: dict[str, Any]) -> str:
-    shown = "" if setup.best == "loss" else f", {setup.best} {row[setup.best]:.4f}"
+    shown = "" if setup.best == "loss" else f", {setup.best} {said(row[setup.best])}"
     lost = row["unreadable"] + row["val_unreadable"]
     return (
         f"pseudo-epoch {row['pseudo_epoch'] + 1} of {setup.plan.pseudo_epochs}: loss "
-        f"{row['train_loss']:.4f} train, {row['val_loss']:.4f} validation{shown}, "
+        f"{said(row['train_loss'])} train, {said(row['val_loss'])} validation{shown}, "
         f"{row['images_per_second']:.1f} images/s" + (f", {lost} tiles unreadable" if lost else "")
     )
 
@@ -272,8 +274,8 @@ def _summary(setup: Setup, best: dict[str, Any], rows: Any) -> tuple[str, ...]:
     counted = f"{best['classes_counted']:.0f} of {len(setup.index.meta.classes)} classes"
     return (
         f"best by {setup.best}: pseudo-epoch {best['pseudo_epoch'] + 1} of {len(rows)}, "
-        f"mAP {best['map']:.4f} over {counted}, AUC {best['auc']:.4f}",
-        f"accuracy {best['accuracy']:.4f}, of the majority class {best['baseline_accuracy']:.4f}; "
-        f"validation loss {best['val_loss']:.4f}",
+        f"mAP {said(best['map'])} over {counted}, AUC {said(best['auc'])}",
+        f"accuracy {said(best['accuracy'])}, of the majority class "
+        f"{said(best['baseline_accuracy'])}; validation loss {said(best['val_loss'])}",
         f"{history.throughput(rows):.1f} images a second (satray {__version__})",
     )

@@ -45,6 +45,6 @@ def test_thinned(most):
 
 def test_undefined():
     assert precision_recall(np.zeros(2), np.zeros(2)) is None
-    assert precision_recall(np.zeros(2), np.ones(2)) is not None
+    assert precision_recall(np.zeros(2), np.ones(2)) is None
     assert roc(np.zeros(2), np.zeros(2)) is None
     assert roc(np.zeros(2), np.ones(2)) is None

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.metrics import (
 
 from satray.metrics.scored import Rule, one_against_rest
 from satray.metrics.summary import compute_metrics, flat
+from satray.runs.jsonable import to_json
 
 NAMES = ("map", "map_paper", "classes_counted", "accuracy", "baseline_accuracy")
 NAMES += ("balanced_accuracy", "auc", "predicted_positive_rate", "log_loss", "ece", "baseline_map")
@@ -47,7 +49,7 @@ def test_ties_count_as_one_threshold():
     assert binary([1.0] * 4, [0, 0, 0, 1])["map"] == 0.25
 
 
-def test_classes_without_positives_are_left_out_and_counted():
+def test_classes_on_no_tile_or_on_all_are_left_out_and_counted():
     logits = np.array([[2.0, 0.3], [-1.0, 0.1], [1.0, -3.0]])
     labels = np.array([[1, 0], [0, 0], [1, 0]])
     found = compute_metrics(logits, labels, ["a", "b"], "multilabel")
@@ -55,6 +57,13 @@ def test_classes_without_positives_are_left_out_and_counted():
     assert math.isnan(found["ap"]["b"])
     assert (found["map"], found["map_paper"], found["classes_counted"]) == (1.0, 0.5, 1.0)
     assert found["auc"] == 1.0  # over class a alone
+    everything = compute_metrics(
+        logits, np.array([[1, 1], [0, 1], [1, 1]]), ["a", "b"], "multilabel"
+    )
+    assert math.isnan(everything["ap"]["b"])
+    assert (everything["map"], everything["map_paper"], everything["classes_counted"]) == (1, 1, 1)
+    assert everything["baseline_map"] == pytest.approx(2 / 3)
+    assert json.loads(to_json(everything))["ap"] == {"a": 1.0, "b": None}
     nothing = compute_metrics(logits, labels * 0, ["a", "b"], "multilabel")
     assert math.isnan(nothing["map"])
     assert nothing["map_paper"] == 0.0
@@ -142,7 +151,8 @@ def test_macro_and_samples_figures_are_scikit_learns(seed, rows, classes):
     labels[0, 0] = True
     found = compute_metrics(logits, labels, [f"c{k}" for k in range(classes)], "multilabel")
     there = np.flatnonzero(labels.any(axis=0))
-    assert found["classes_counted"] == len(there)
+    both = np.flatnonzero(labels.any(axis=0) & ~labels.all(axis=0))
+    assert found["classes_counted"] == len(both)
     for beta in (1, 2):
         precision, recall, f, _ = precision_recall_fscore_support(
             labels, logits >= 0, beta=beta, labels=there, average="macro", zero_division=0
@@ -152,7 +162,8 @@ def test_macro_and_samples_figures_are_scikit_learns(seed, rows, classes):
         assert found["recall_macro"] == pytest.approx(recall)
         samples = fbeta_score(labels, logits >= 0, beta=beta, average="samples", zero_division=1)
         assert found[f"f{beta}_samples"] == pytest.approx(samples)
-    assert found["baseline_map"] == pytest.approx(labels[:, there].mean())
+    if len(both):
+        assert found["baseline_map"] == pytest.approx(labels[:, both].mean())
 
 
 def test_without_positives_macro_figures_are_undefined():

@@ -130,7 +130,7 @@ def index(tmp_path, values: np.ndarray, bands: tuple[str, ...], **more: object) 
         "dtype": "uint16",
         "crs": "EPSG:32631",
         "transform": list(material.UTM)[:6],
-        "bytes": 1,
+        "bytes": (tmp_path / "i.tif").stat().st_size,
     }
     return TileIndex(pa.Table.from_pylist([known], schema=INDEX_SCHEMA), meta)
 

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import textwrap
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Barrier
 from urllib.request import Request, urlopen
 
@@ -16,7 +18,7 @@ import pytest
 
 from satray.config.base import StorageOptions
 from satray.errors import InputError
-from satray.storage import Storage, connect, s3_listing
+from satray.storage import ChangedError, Storage, Version, connect, s3_listing
 
 pytestmark = pytest.mark.s3
 
@@ -72,6 +74,21 @@ def test_odd_keys_mean_the_same_to_everybody(s3, place, key):
         assert STORE.head(entry.uri).size == len(content)
         STORE.delete(entry.uri)
         assert STORE.list(f"{place}/{folder}") == []
+
+
+def test_an_object_that_is_another_by_now_is_told(s3, place):
+    uri, content = f"{place}/a", b"content"
+    STORE.write(uri, content)
+    version = Version(len(content), STORE.head(uri).etag, zlib.crc32(content))
+    stale = replace(version, etag="of-other-parts")  # as after an upload in parts
+    for same in (version, stale):
+        assert STORE.read(uri, same) == content
+        assert STORE.unlike(uri, same) is None
+    for other in (b"CONTENT", b"longer content"):
+        STORE.write(uri, other)
+        (found,) = STORE.read_many([uri], versions=[version])
+        assert isinstance(found[1], ChangedError)
+        assert STORE.unlike(uri, version) == str(found[1])
 
 
 def test_list_describes(s3, place):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from satray.config.prepare import PrepareRecipe
 from satray.errors import InputError
 from satray.storage.entry import Entry
-from satray.tiles.keys import is_image, match, refuse_unmatched, tile_id
+from satray.tiles.keys import is_image, match, refuse_unmatched, taken, tile_id
 from satray.tiles.labels import LabelTable, labels_from_folders, read_labels
 
 
@@ -95,8 +95,45 @@ def test_base_name_of_two_label_rows_means_none():
 
 
 def test_two_images_of_one_id_are_refused():
-    with pytest.raises(InputError, match=r"one id 'x/a': x/a.jpg and x/a.tif"):
-        match(labels("x/a"), entries("x/a.jpg", "x/a.tif"))
+    for key in ("x/a", "a", "a.png"):
+        with pytest.raises(InputError, match=r"one id 'x/a': x/a.jpg and x/a.tif.*extensions="):
+            match(labels(key), entries("x/a.jpg", "x/a.tif"))
+    with pytest.raises(InputError, match="one id 'a'"):
+        match(labels("a.tif", "a.jpg"), entries("a.jpg", "a.tif"))
+
+
+PREVIEWS = ("a.png", "a.tif", "b.png", "b.tif")
+
+
+@pytest.mark.parametrize(
+    ("keys", "files"),
+    [
+        (("a.tif", "b.TIF"), PREVIEWS),
+        (("x/a.tif", "x/b.tif"), tuple(f"x/{file}" for file in PREVIEWS)),
+        (("a.tif", "b.tif"), tuple(f"x/{file}" for file in PREVIEWS)),
+        (("a.tif", "b.tif"), ("previews/a.png", "previews/b.png", "t/a.tif", "t/b.tif")),
+    ],
+)
+def test_the_extensions_of_the_label_table_choose_among_files_of_one_name(keys, files):
+    matched = match(labels(*keys), entries(*files))
+    assert [entry.key for entry in matched.entries] == [f for f in files if f.endswith(".tif")]
+    assert matched.beside == tuple(f for f in files if f.endswith(".png"))
+    assert (matched.images, matched.images_without_label) == (2, ())
+
+
+@pytest.mark.parametrize("asked", [("tif",), (".TIF", "jpg")])
+def test_extensions_choose_among_files_of_one_name(asked):
+    found = taken(entries(*PREVIEWS, "notes.txt"), asked)
+    assert [entry.key for entry in found] == ["a.tif", "b.tif", "notes.txt"]
+    assert match(labels("a", "b"), found).tile_ids == ("a", "b")
+    with pytest.raises(InputError, match="extensions: found nc; accepted: bmp"):
+        taken(found, ("nc",))
+
+
+def test_an_image_of_another_name_is_no_preview():
+    matched = match(labels("a.tif"), entries("a.tif", "c.png"))
+    assert matched.images_without_label == ("c.png",)
+    assert matched.beside == ()
 
 
 def test_two_rows_of_one_image_are_refused():

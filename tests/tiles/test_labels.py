@@ -1,12 +1,15 @@
 """Label tables of every format, good and bad."""
 
 import io
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from satray.config.prepare import PrepareRecipe, SplitOptions
 from satray.errors import InputError
@@ -66,6 +69,7 @@ def test_wide_passes_other_numbers_over_and_keeps_constant_classes():
     table = read("image,ships,lat,never,always\na,3,1.5,0,1\nb,0,0.5,0,1\nc,1,1,0,1\n")
     assert table.classes == ("never", "always")
     assert table.columns["ships"] == ("3", "0", "1")
+    assert table.passed_over == ("ships (numbers)", "lat (numbers)")
 
 
 def test_wide_classes_select_and_order():
@@ -98,6 +102,48 @@ def test_gap_in_a_class_column_names_row_and_column(gap):
     assert "row 2 (b), column 'ship'" in message
 
 
+def with_odd(cell: str, title: str = "ship") -> str:
+    """Twelve rows of `dock` and another column, of which row 6 holds `cell`."""
+    cells = [cell if i == 5 else str(i // 2 % 2) for i in range(12)]
+    return "\n".join([f"tile,dock,{title}", *(f"t{i},{i % 2},{c}" for i, c in enumerate(cells))])
+
+
+@pytest.mark.parametrize("cell", ["2", "-1", "0.5", "?", "unsure", "x"])
+def test_a_few_other_values_in_a_class_column_are_refused(cell):
+    assert f"row 6 (t5), column 'ship' holds '{cell}'" in refused(with_odd(cell))
+    alone = "\n".join(
+        f"{a},{c}" for a, _, c in (row.split(",") for row in with_odd(cell).split("\n"))
+    )
+    assert f"row 6 (t5), column 'ship' holds '{cell}'" in refused(alone)
+    left_out = read(with_odd(cell), classes=("dock",))
+    assert left_out.passed_over in (("ship (numbers)",), ("ship (words)",))
+
+
+def test_a_constant_class_with_one_other_value_is_refused():
+    rows = [f"t{i},{i % 2},{-1 if i == 3 else 0}" for i in range(12)]
+    assert "row 4 (t3), column 'cloud'" in refused("\n".join(["tile,dock,cloud", *rows]))
+
+
+def test_numbers_above_a_bound_are_positive_where_that_is_said():
+    counts = with_odd("2")
+    assert "label_positive='>0'" in refused(counts)
+    table = read(counts, label_positive=">0")
+    assert table.classes == ("dock", "ship")
+    assert table.labels[:, 1].tolist() == [0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1]
+    percent = "tile,cloud\na,0\nb,50\nc,12.5\n"
+    assert read(percent, label_positive=">=50", classes="cloud").labels[:, 0].tolist() == [0, 1, 0]
+    assert "row 6" in refused(with_odd("?"), label_positive=">0")
+    assert "label_positive" in refused("tile,tags\na,x\nb,y\n", label_positive=">0")
+    with pytest.raises(ValidationError):
+        recipe(label_positive="<3")
+
+
+def test_the_number_of_a_class_among_flags_has_a_way():
+    text = "tile,label\n" + "\n".join(f"t{i},{2 if i == 5 else i % 2}" for i in range(12))
+    assert "label_format=tags" in refused(text)
+    assert read(text, label_format="tags").classes == ("0", "1", "2")
+
+
 @pytest.mark.parametrize("cell", ["2", "0.5", "-1", "yes"])
 def test_other_value_in_a_forced_class_names_row_and_column(cell):
     message = refused(f"image,ship\na,1\nb,0\nc,{cell}\n", classes=("ship",))
@@ -116,10 +162,18 @@ def test_wide_forced_without_such_a_column():
     assert "holds only 0 and 1" in refused("image,n\na,5\nb,7\n", label_format="wide")
 
 
-def test_index_column_of_pandas_is_left_out():
-    table = read(",image,ship\n0,a,1\n1,b,0\n")
+@pytest.mark.parametrize(("title", "said"), [("", "(no name)"), ("Unnamed: 0", "Unnamed: 0")])
+def test_index_column_of_pandas_is_left_out_and_named(title, said):
+    table = read(f"{title},image,ship\n0,a,1\n1,b,0\n")
     assert table.classes == ("ship",)
     assert table.columns == {}
+    assert table.passed_over == (said,)
+
+
+@pytest.mark.parametrize(("by", "over"), [("auto", ()), ("draw", ("split (words)",))])
+def test_a_split_that_is_not_used_is_named(by, over):
+    keys = {"split": SplitOptions(by=by)}
+    assert read("image,split,ship\na,train,1\nb,val,0\n", **keys).passed_over == over
 
 
 # ---- tags
@@ -157,17 +211,248 @@ def test_tags_forced_may_look_like_numbers():
     assert table.task == "multiclass"
 
 
-@pytest.mark.parametrize("cell", ["nan", "None", '"ship, sea"', "ship;sea", "ship|sea"])
-def test_tags_refuse_missing_words_and_other_separators(cell):
+@pytest.mark.parametrize("cell", ["nan", "None", "NA"])
+def test_tags_refuse_missing_words(cell):
     message = refused(f"image,tags\na,ship\nb,{cell}\n", label_format="tags")
     assert "row 2 (b), column 'tags'" in message
 
 
-def test_words_and_flags_are_unclear():
+def test_classes_and_flags_are_unclear():
     text = "image,label,ship\na,Port,1\nb,Sea,0\n"
     assert "label_format=tags or label_format=wide" in refused(text)
     assert read(text, label_format="wide").classes == ("ship",)
     assert read(text, label_format="tags").classes == ("Port", "Sea")
+    assert "label_format=tags" in refused("image,label,ship\na,3,1\nb,7,0\n")
+
+
+# ---- what separates names in a cell
+
+NAMES = ("Annual Crop", "Permanent Crop", "Sea Lake", "Forest")
+CORINE = ("Beaches, dunes, sands", "Mixed forest", "Fruit trees and berry plantations")
+
+
+def column(cells: Sequence[str], title: str = "label", **keys) -> LabelTable:
+    """A table of one column beside the key, its cells quoted."""
+    rows = (f't{i:03d}.tif,"{cell.replace(chr(34), chr(34) * 2)}"' for i, cell in enumerate(cells))
+    return read("\n".join((f"filename,{title}", *rows)), **keys)
+
+
+def names_of(table: LabelTable) -> list[set[str]]:
+    return [{c for c, on in zip(table.classes, row, strict=True) if on} for row in table.labels]
+
+
+def planet(rows: int) -> list[str]:
+    """Cells as the Planet table's: a weather, mostly primary, and some of thirteen others."""
+    rng = np.random.default_rng(3)
+    weather = ["clear", "haze", "partly_cloudy"]
+    rare = [f"cover_{i}" for i in range(13)]
+    cells = []
+    for _ in range(rows):
+        words = [weather[rng.integers(3)], *rng.choice(rare, rng.integers(0, 3), replace=False)]
+        cells.append(" ".join(words + ["primary"] * int(rng.random() < 0.9)))
+    return [*cells, "cloudy"]
+
+
+@pytest.mark.parametrize("title", ["label", "class", "Class", "ClassName", "land cover"])
+@pytest.mark.parametrize("order", [NAMES * 4, sorted(NAMES * 2), NAMES])
+def test_names_of_several_words_stay_whole_and_one_a_tile(order, title):
+    table = column(order, title)
+    assert table.classes == tuple(sorted(NAMES))
+    assert names_of(table) == [{name} for name in order]
+    assert table.task == "multiclass"
+    assert any("label_separator=blank" in note for note in table.notes)
+
+
+@pytest.mark.parametrize("title", ["tags", "labels", "label"])
+def test_words_that_combine_as_planets_are_cut_at_blanks(title):
+    cells = planet(400)
+    table = column(cells, title)
+    assert names_of(table) == [set(cell.split()) for cell in cells]
+    assert table.task == "multilabel"
+    assert any("label_separator=none" in note for note in table.notes)
+
+
+@pytest.mark.parametrize("mark", [";", "|", ",", "; ", " , "])
+def test_names_are_cut_at_a_separator_and_nowhere_else(mark):
+    cells = ["Sea Lake", f"Sea Lake{mark}Forest", "Forest", f"Forest{mark}Annual Crop{mark}", ""]
+    found = [{"Sea Lake"}, {"Sea Lake", "Forest"}, {"Forest"}, {"Forest", "Annual Crop"}, set()]
+    for title in ("tags", "label"):
+        table = column(cells, title)
+        assert names_of(table) == found
+        assert table.task == "multilabel"
+
+
+@pytest.mark.parametrize(
+    ("separator", "cell", "expected"),
+    [
+        ("none", "a, b;c d", {"a, b;c d"}),
+        ("blank", "a, b;c d", {"a,", "b;c", "d"}),
+        ("comma", "a, b;c d", {"a", "b;c d"}),
+        (";", "a, b;c d", {"a, b", "c d"}),
+        ("semicolon", "a, b;c d", {"a, b", "c d"}),
+        (" and ", "a and b and c", {"a", "b", "c"}),
+        ("/", "a/b", {"a", "b"}),
+        ("pipe", "a|b", {"a", "b"}),
+    ],
+)
+def test_the_separator_that_is_said_decides(separator, cell, expected):
+    table = column([cell, "x"], label_separator=separator)
+    assert names_of(table) == [expected, {"x"}]
+    assert table.task == ("multiclass" if separator == "none" else "multilabel")
+
+
+@pytest.mark.parametrize(
+    ("cells", "title", "say"),
+    [
+        ([f"{a} {b}" for a in "xyz" for b in ("crop", "wood", "bog")], "label", "blank or none"),
+        (planet(30), "labels", "blank or none"),
+        ([*CORINE, CORINE[0]], "label", "comma or none"),
+        (["ship,sea", "port"], "tags", "comma or none"),
+        (["a;b", "c|d"], "tags", "semicolon or pipe"),
+        (["ship/sea", "ship", "sea"], "label", "'/' or none"),
+        (["ship;sea", "ship, sea"], "tags", "none, or mend"),
+    ],
+)
+def test_cells_that_can_be_read_in_two_ways_are_refused(cells, title, say):
+    with pytest.raises(InputError, match=f"{title}.*label_separator={say}"):
+        column(cells, title)
+
+
+def test_commas_within_names_survive_another_separator():
+    table = column([f"{CORINE[0]};{CORINE[1]}", CORINE[1], CORINE[2]], "labels")
+    assert table.classes == tuple(sorted(CORINE))
+
+
+LISTED = [{"Sea Lake", "Forest"}, {"Forest"}, {"it's"}, set()]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [str(sorted(names)) for names in LISTED],
+        [json.dumps(sorted(names)) for names in LISTED],
+        [str(np.array(sorted(names))) if names else "[]" for names in LISTED],
+        [f"[{', '.join(sorted(names))}]" for names in LISTED],
+        [str(tuple(sorted(names))) for names in LISTED],
+    ],
+    ids=["python", "json", "numpy", "bare", "tuple"],
+)
+def test_lists_written_as_text(cells):
+    table = column(cells, "labels")
+    assert names_of(table) == LISTED
+    assert table.task == "multilabel"
+
+
+# ---- one class a tile
+
+
+@pytest.mark.parametrize("title", ["label", "class", "Label", "class_id", "category"])
+def test_numbers_of_classes_are_one_a_tile(title):
+    table = column(["3", "0", "12", "1"], title)
+    assert table.classes == ("0", "1", "12", "3")
+    assert table.task == "multiclass"
+    assert names_of(table) == [{"3"}, {"0"}, {"12"}, {"1"}]
+
+
+def test_numbers_of_classes_that_were_stored_as_floats():
+    table = read(parquet(image=["a", "b", "c"], label=[3.0, 0.0, 2.0]))
+    assert (table.task, table.classes) == ("multiclass", ("0", "2", "3"))
+
+
+def test_leading_zeros_of_class_codes_are_kept():
+    assert column(["07", "10", "07"]).classes == ("07", "10")
+
+
+@pytest.mark.parametrize("cell", ["-1", "0.5"])
+def test_numbers_that_are_no_classes_are_refused(cell):
+    with pytest.raises(InputError, match=rf"row 3 \(t002.tif\), column 'label' holds {cell}"):
+        column(["3", "5", cell, "4"])
+
+
+def test_names_win_over_the_numbers_of_the_same_classes():
+    table = read(",Filename,Label,ClassName\n0,a,7,Sea Lake\n1,b,1,Forest\n2,c,7,Sea Lake\n")
+    assert (table.task, table.classes) == ("multiclass", ("Forest", "Sea Lake"))
+    assert table.passed_over == ("Label (numbers)", "(no name)")
+
+
+def test_two_words_are_two_classes_and_one_of_them_is_binary():
+    cells = ["ship", "no ship", "no ship", "ship"]
+    both = column(cells)
+    assert (both.task, both.classes) == ("multiclass", ("no ship", "ship"))
+    assert any("classes=[NAME]" in note for note in both.notes)
+    one = column(cells, classes=("ship",))
+    assert one.task == "binary"
+    assert one.labels[:, 0].tolist() == [1, 0, 0, 1]
+    assert column(["ship", "", "", "ship"]).task == "binary"
+    with pytest.raises(InputError, match="all tiles are 'ship'"):
+        column(["ship", "ship"])
+
+
+def test_a_tile_without_its_one_class_is_named():
+    with pytest.raises(InputError, match=r"row 2 \(t001.tif\).*has 0.*task=multilabel"):
+        column(["sea", "", "land"])
+    assert column(["sea", "", "land"], task="multilabel").labels.sum() == 2
+
+
+@pytest.mark.parametrize("words", [("yes", "no"), ("Y", "N"), ("True", "False"), ("1.0", "0.0")])
+@pytest.mark.parametrize("title", ["ship", "label"])
+def test_yes_and_no_are_flags(words, title):
+    yes, no = words
+    table = column([no, yes, no], title)
+    assert (table.task, table.classes) == ("binary", (title,))
+    assert table.labels[:, 0].tolist() == [0, 1, 0]
+
+
+# ---- vectors of 0 and 1
+
+VECTORS = [[0, 1, 0], [1, 1, 0], [0, 0, 0], [0, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        str,
+        lambda v: " ".join(map(str, v)),
+        lambda v: ",".join(map(str, v)),
+        lambda v: ", ".join(f"{x}.0" for x in v),
+        lambda v: "|".join(map(str, v)),
+        lambda v: str(np.array(v)),
+        lambda v: str(np.array(v, float)),
+        lambda v: str([bool(x) for x in v]),
+        lambda v: str(np.array(v, bool)),
+    ],
+)
+@pytest.mark.parametrize("title", ["label", "labels", "onehot"])
+def test_vectors_are_multi_hot_and_want_names(spell, title):
+    cells = [spell(vector) for vector in VECTORS]
+    with pytest.raises(InputError, match=f"'{title}' holds lists of 3 .*classes=\\[...\\]"):
+        column(cells, title)
+    with pytest.raises(InputError, match="3 names in order; classes has 2"):
+        column(cells, title, classes=("a", "b"))
+    table = column(cells, title, classes=("sea", "ship", "ice"))
+    assert (table.task, table.classes) == ("multilabel", ("sea", "ship", "ice"))
+    assert table.labels.tolist() == VECTORS
+    with pytest.raises(InputError, match=r"row 5 \(t004.tif\)"):
+        column([*cells, spell([0, 2, 0]).replace("True", "2")], title, classes=("a", "b", "c"))
+    with pytest.raises(InputError, match=r"row 5 \(t004.tif\)"):
+        column([*cells, spell([0, 1])], title, classes=("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.list_(pa.int64()), pa.list_(pa.bool_()), pa.list_(pa.float32()), pa.list_(pa.int8(), 3)],
+)
+def test_vectors_of_parquet(kind):
+    labels = pa.array(VECTORS).cast(pa.list_(pa.int8())).cast(kind)
+    data = parquet(image=list("abcd"), labels=labels)
+    assert "classes=[...]" in refused(data)
+    assert read(data, classes=("x", "y", "z")).labels.tolist() == VECTORS
+
+
+def test_numbers_of_several_classes_are_no_vectors():
+    assert column(["3 7", "7", "12 3 7", "1 12", "0 1", "1"], "tags").classes == (
+        *("0", "1", "12", "3", "7"),
+    )
 
 
 def test_no_known_format():
@@ -318,6 +603,7 @@ def test_parquet_columns_that_hold_no_text_are_passed_over():
     table = read(parquet(pixels=pixels, boxes=boxes, image=["a", "b"], ship=[1, 0]))
     assert table.keys == ("a", "b")
     assert table.columns == {}
+    assert table.passed_over == ("pixels", "boxes")
 
 
 @pytest.mark.parametrize("value", [None, float("nan")])

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from satray.config.evaluate import EvaluateRecipe
-from satray.errors import InputError, SatrayError
+from satray.errors import SatrayError
 from satray.runs.perform import library_versions
 from satray.runs.record import RunRecord
-from satray.storage import Storage
+from satray.storage import CHANGED, Storage
 from satray.tiles.index import TileIndex, index_digest, read_index
+from satray.tiles.unchanged import unlike
 
 CHECKED = 64
 """Most tiles whose files are looked at again."""
@@ -121,19 +122,14 @@ def changed_files(index: TileIndex, ids: Sequence[str], storage: Storage) -> lis
     Raises:
         SatrayError: the store fails.
     """
-    table = index.table.select(["tile_id", "uri", "bytes", "etag"])
+    table = index.table.select(["tile_id", "uri", "bytes", "etag", "crc32"])
     asked = pa.array(ids, pa.string())
     there = asked.filter(pc.is_in(asked, value_set=table.column("tile_id")))[:CHECKED]
-    rows = table.filter(pc.is_in(table.column("tile_id"), value_set=there)).to_pylist()
-    changed = []
-    for row in rows:
-        try:
-            entry = storage.head(row["uri"])
-        except InputError:
-            changed.append(f"{row['tile_id']} (cannot be read)")
-            continue
-        if entry.size != row["bytes"] or (row["etag"] and entry.etag != row["etag"]):
-            changed.append(row["tile_id"])
+    rows = table.filter(pc.is_in(table.column("tile_id"), value_set=there))
+    changed = [
+        name if why.startswith(CHANGED) else f"{name} (cannot be read)"
+        for name, why in unlike(rows, storage)
+    ]
     if not changed:
         return []
     named = ", ".join(changed[:NAMED]) + (", ..." if len(changed) > NAMED else "")

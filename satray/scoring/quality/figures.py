@@ -71,6 +71,7 @@ def baselines(scored: Scored) -> dict[str, float]:
     """
     p_K = scored.labels.mean(axis=0)
     there_K = p_K[p_K > 0]
+    both_K = p_K[(p_K > 0) & (p_K < 1)]
     with np.errstate(divide="ignore", invalid="ignore"):
         of_class_K = -p_K * np.log(p_K) - (1 - p_K) * np.log(1 - p_K)
     if scored.task == "multiclass":
@@ -82,7 +83,7 @@ def baselines(scored: Scored) -> dict[str, float]:
     if multiclass:
         f1_K = np.where(np.arange(len(f1_K)) == f1_K.argmax(), f1_K, 0.0)
     return {
-        "map": float(there_K.mean()) if len(there_K) else float("nan"),
+        "map": float(both_K.mean()) if len(both_K) else float("nan"),
         "auc": 0.5,
         "balanced_accuracy": 1 / max(len(there_K), 1) if multiclass else 0.5,
         "f1_macro": float(f1_K.mean()) if len(there_K) else float("nan"),

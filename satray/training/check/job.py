@@ -14,7 +14,7 @@ from satray.storage import Storage
 from satray.tiles.order import permutation
 from satray.training.check.diagnose import Evidence, Verdict, diagnose, labels_note
 from satray.training.plan.description import about
-from satray.training.plan.setup import Setup, digests, set_up
+from satray.training.plan.setup import Setup, digests, set_up, unchanged
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.network import Network
@@ -46,6 +46,7 @@ def plan(recipe: CheckRecipe, storage: Storage) -> list[str]:
         *about(setup),
         f"check: {recipe.batch} tiles of the train split, up to {options.steps} steps at learning "
         f"rate {rate_of(recipe):.3g}; passes at loss < {options.loss:g} and all decisions right",
+        *unchanged(alone(recipe), storage),
     ]
 
 

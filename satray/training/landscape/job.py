@@ -8,7 +8,7 @@ from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
 from satray.training.plan.description import about, counted, variant_name
-from satray.training.plan.setup import Setup, digests, set_up
+from satray.training.plan.setup import Setup, digests, set_up, unchanged
 
 
 def inputs(recipe: LandscapeRecipe, storage: Storage) -> dict[str, str]:
@@ -43,6 +43,7 @@ def plan(recipe: LandscapeRecipe, storage: Storage) -> list[str]:
         f"rate "
         f"{wanted.lowest:g} to {wanted.highest:g}; up to {samples:,} samples, "
         f"{samples / setup.train_tiles:.1f} times the train split",
+        *unchanged(recipe, storage),
     ]
 
 

@@ -9,8 +9,10 @@ from satray.errors import InputError
 from satray.models.radiometry import Radiometry
 from satray.models.variant import check_bands, input_bands, resolve
 from satray.runs.inputs import digest_file
+from satray.runs.run import Run
 from satray.storage import Storage
 from satray.tiles.index import TileIndex, index_digest, read_index
+from satray.tiles.unchanged import check_unchanged
 from satray.training.plan.idle_keys import idle_keys
 from satray.training.plan.imbalance import check_loss, label_notes, repeat_notes
 from satray.training.plan.normalisation import normalisation, radiometry
@@ -172,6 +174,18 @@ def digests(recipe: TrainRecipe, storage: Storage) -> dict[str, str]:
     for tower, uri in weight_files(recipe).items():
         found[f"weights.{tower}"] = digest_file(storage, uri)
     return found
+
+
+def early(recipe: TrainRecipe, run: Run) -> None:
+    """Before Ray is started: refuse an archive that is not the one that was indexed."""
+    for line in unchanged(recipe, run.storage):
+        run.say(line)
+
+
+def unchanged(recipe: TrainRecipe, storage: Storage) -> list[str]:
+    """What `check_unchanged` says of a recipe's index; raises InputError."""
+    index = read_index(recipe.index, storage)
+    return check_unchanged(index, recipe.index, storage, recipe.error_budget)
 
 
 def best_metric(best: str, task: str) -> str:

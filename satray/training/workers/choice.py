@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from satray.metrics.summary import said
 from satray.runs.run import Run
 from satray.training.loop.evaluation import Predictions
 from satray.training.plan import snapshots
@@ -101,10 +102,10 @@ def choice_lines(choice: Choice, best: str, checkpoint: Row) -> tuple[str, ...]:
         return ()
     name = "val_loss" if best == "loss" else best
     found = record["validation"]
-    said = "not finite" if found is None else f"{found[name]:.4f}"
+    made = "not finite" if found is None else said(found[name])
     what = {"swa": "average", "ensemble": "ensemble"}[record["kind"]]
     taken = f"the {what}" if choice.kind != "checkpoint" else "the best checkpoint"
     return (
-        f"{what} of {len(record['steps'])} snapshots: {name} {said}, best checkpoint "
-        f"{checkpoint[name]:.4f}; the bundle is {taken}",
+        f"{what} of {len(record['steps'])} snapshots: {name} {made}, best checkpoint "
+        f"{said(checkpoint[name])}; the bundle is {taken}",
     )
