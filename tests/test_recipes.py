@@ -91,7 +91,7 @@ def test_fine_tuned_blocks_exist_and_are_the_last_ones(name):
 def test_gradual_unfreezing_thaws_more_in_each_stage_and_slows_with_depth():
     from satray.models.network import Network
     from satray.models.variant import resolve
-    from satray.training.loop.optimizers import depth_groups
+    from satray.training.loop.optimizers import parameter_groups
     from satray.training.plan.stages import plan_training
 
     recipe = load_train("ships_gradual")
@@ -99,7 +99,7 @@ def test_gradual_unfreezing_thaws_more_in_each_stage_and_slows_with_depth():
     trained, slowest = [], []
     for stage in recipe.stages:
         network.set_trainable(stage.trainable)
-        groups = depth_groups(network, stage.layer_decay)
+        groups = parameter_groups(network, stage.layer_decay)
         trained.append(sum(p.numel() for p in network.parameters() if p.requires_grad))
         slowest.append(min(group["share"] for group in groups))
     assert trained[0] == 1281

@@ -19,7 +19,7 @@ _CONTAINERS = ("blocks", "stages", "features", "layers")
 
 # Modules that timm uses after the features only, in some models; with parameters left there,
 # DistributedDataParallel would wait for gradients that never come.
-_AFTER_FEATURES = ("head", "fc", "classifier", "conv_head", "norm_head", "fc_norm")
+AFTER_FEATURES = ("head", "fc", "classifier", "conv_head", "norm_head", "fc_norm")
 
 
 class Backbone(nn.Module):
@@ -110,7 +110,7 @@ def _check_features(backbone: Backbone, in_chans: int) -> None:
     body: Any = backbone.body
     suspects = [
         child
-        for child in _AFTER_FEATURES
+        for child in AFTER_FEATURES
         if any(True for _ in getattr(body, child, nn.Identity()).parameters())
     ]
     convolutional = any(isinstance(module, nn.BatchNorm2d) for module in body.modules())

@@ -44,9 +44,10 @@ def adapt_first_conv(stored_OIkk: Tensor, bands: Sequence[str], how: FirstConv) 
     if stored == wanted and (stored != 3 or set(bands) != set(RGB)):
         return stored_OIkk
     if stored != 3:
+        towers = f"the tower's {wanted} ({', '.join(bands)})"
         raise InputError(
-            f"weights: the first convolution takes {stored} bands; accepted: 3 (red, green, blue), "
-            f"or the tower's {wanted} ({', '.join(bands)})"
+            f"weights: the first convolution takes {stored} bands; accepted: "
+            + (towers if wanted == 3 else f"3 (red, green, blue), or {towers}")
         )
     if how in ("mean", "copy") and wanted == 1:
         return stored_OIkk.sum(1, keepdim=True)

@@ -29,8 +29,10 @@ def read_state(uri: str, storage: Storage) -> dict[str, Tensor]:
 
 
 def parse_state(data: bytes, name: str) -> dict[str, Tensor]:
-    """Like `read_state`, from the file's bytes; `name` is for messages and tells the format."""
-    state = _safetensors(data, name) if name.endswith(".safetensors") else _torch(data, name)
+    """Like `read_state`, from the file's bytes; `name` is for messages."""
+    # Told by content, since files are renamed: a header's length, then JSON.
+    safe = name.endswith(".safetensors") and not data.startswith((b"PK", b"\x80"))
+    state = _safetensors(data, name) if safe or data[8:10] == b'{"' else _torch(data, name)
     tensors = unwrap(state)
     if not tensors:
         raise InputError(f"{name}: holds no tensors by name; accepted: a state dict")
@@ -75,7 +77,8 @@ def _torch(data: bytes, name: str) -> object:
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             raise InputError(
                 f"{name}: a pickle with more than tensors in it, which may run code and is not "
-                "loaded; accepted: a plain state dict, or .safetensors"
+                "loaded; accepted: tensors alone, as torch.save(model.state_dict(), FILE) writes "
+                "them, or .safetensors"
             ) from error
         raise InputError(f"{name}: not a PyTorch file: {_first_line(error)}") from error
     except (

@@ -1,11 +1,15 @@
-"""Put stored weights into a tower: key naming of timm, torchvision and Cadene.
+"""Put stored weights into a tower: what is loaded is what was meant, or it is refused.
 
-The head of the stored network is left out, prefixes of training scripts are stripped, a first
-convolution for other bands is adapted (`first_conv`), and what is missing or left over is listed.
+A file may name its tensors as timm, torchvision or Cadene do, or as a repository whose names timm
+knows to convert, behind whatever prefix a training script put before them. The head of the stored
+network is left out, and a first convolution for other bands is adapted (`first_conv`). Below the
+head nothing may be missing, left over, or of another shape.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +17,7 @@ from torch import Tensor
 
 from satray.config.model import FirstConv, VariantOptions
 from satray.errors import InputError
-from satray.models.backbones import Backbone
+from satray.models.backbones import AFTER_FEATURES, Backbone
 from satray.models.first_conv import adapt_first_conv
 from satray.models.network import Network
 from satray.models.pretrained import fetch_imagenet
@@ -30,13 +34,19 @@ __all__ = [
     "read_weights",
 ]
 
-_PREFIXES = ("module.", "model.", "backbone.", "encoder.", "body.", "net.", "_orig_mod.")
-_HEADS = ("fc.", "last_linear.", "classifier.", "head.", "AuxLogits.", "aux.")
+_HEADS = (
+    *(f"{name}." for name in AFTER_FEATURES),
+    *("last_linear.", "AuxLogits.", "aux.", "aux_classifier.", "projector.", "projection_head."),
+)
 # Counters that files from before PyTorch 0.4.1 lack; nothing here uses them.
 _COUNTER = ".num_batches_tracked"
-# Share of tensors with a known name and another shape that tells another architecture: a few may
-# differ between relatives (a stem), a ResNet-50's stages fit half of a ResNet-18 by chance.
-_CLASHES = 0.05
+# Copies of a network that follow another one in the same file: of two, the other is meant.
+_FOLLOWERS = re.compile(r"encoder_k|momentum|target|ema")
+# First name of torchvision's MobileNetV2 and its kin, which are told by place, not by name.
+_BY_PLACE = "features.0.0.weight"
+_LISTED = 3
+
+Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,24 +60,22 @@ class WeightsReport:
     """Path, URI or `imagenet`."""
 
     loaded: int
-    """Tensors taken over."""
-
-    missing: tuple[str, ...]
-    """Tensors of the backbone that the file has not, or in another shape; they stay random."""
-
-    unexpected: tuple[str, ...]
-    """Tensors of the file that the backbone has no place for."""
+    """Tensors taken over: all that the backbone has."""
 
     head: tuple[str, ...]
     """Tensors of the stored network's head, left out on purpose."""
 
+    part: str = ""
+    """What stands before the names of the tensors taken, where the file holds others besides."""
+
+    others: int = 0
+    """Tensors outside that part, left out."""
+
     def line(self) -> str:
-        """One line for a person; names what does not fit."""
+        """One line for a person."""
         text = f"weights of tower {self.tower}: {self.loaded} tensors from {self.source}"
-        for word, names in (("missing", self.missing), ("unexpected", self.unexpected)):
-            if names:
-                more = ", ..." if len(names) > 5 else ""
-                text += f"; {len(names)} {word}: {', '.join(names[:5])}{more}"
+        if self.others:
+            text += f", its part {self.part}* ({self.others} others left out)"
         return text
 
 
@@ -131,7 +139,7 @@ def load_weights(
     tower: str = "",
     source: str = "weights",
 ) -> WeightsReport:
-    """Load stored weights into a backbone.
+    """Load stored weights into a backbone; where they are refused it stays as it was.
 
     Args:
         state: a state dict, wrapped or not.
@@ -142,87 +150,149 @@ def load_weights(
         source: where the state comes from, for messages.
 
     Raises:
-        InputError: the file matches less than half of the backbone, or clashes with it in many
-            shapes, or its first convolution cannot be adapted.
+        InputError: the weights are another architecture's (tensors below the head are missing,
+            left over or of another shape), several networks fit, numbers are not finite, or the
+            first convolution cannot be adapted.
     """
     target = backbone.body.state_dict()
     wanted = {name for name in target if not name.endswith(_COUNTER)}
+    given = unwrap(state)
+    prefix, tensors = _arranged(given, backbone, tower, source)
     first = f"{backbone.first_conv}.weight" if backbone.first_conv else ""
-    tensors = _strip(unwrap(state), wanted, tower)
-    tensors = _from_torchvision(tensors, target)
-    head = tuple(name for name in tensors if name.startswith(_HEADS) and name not in target)
-    fitting: dict[str, Tensor] = {}
-    clashing: list[str] = []
-    for name in target:
-        if (stored := tensors.get(name)) is None:
-            continue
-        shape = target[name].shape
-        if stored.ndim == 2 and shape == (*stored.shape, 1, 1):
-            stored = stored[:, :, None, None]  # Cadene's oldest files keep pointwise weights flat
-        if (
-            name == first
-            and stored.ndim == 4
-            and shape[:1] + shape[2:] == (stored.shape[:1] + stored.shape[2:])
-        ):
-            stored = adapt_first_conv(stored.to(target[name].dtype), bands, first_conv)
-        if stored.shape == shape:
-            fitting[name] = stored
-        else:
-            clashing.append(name)
-    loaded = wanted & fitting.keys()
-    if 2 * len(loaded) < len(wanted):
-        raise InputError(
-            f"{source}: does not fit {backbone.name}: {len(loaded)} of its {len(wanted)} tensors "
-            f"found; the file has {_sample(tensors)}, the backbone {_sample(target)}"
-        )
-    if len(clashing) > _CLASHES * len(wanted):
-        raise InputError(
-            f"{source}: does not fit {backbone.name}: {len(clashing)} of its {len(wanted)} tensors "
-            f"have another shape, {clashing[0]} the first; is it another architecture?"
-        )
+    for name in wanted & tensors.keys():
+        tensors[name] = _unflattened(tensors[name], target[name])
+    stem = tensors.get(first)
+    if stem is not None and stem.ndim == 4 and stem.shape[1] != 0:
+        wide = target[first]
+        if stem.shape[:1] + stem.shape[2:] == wide.shape[:1] + wide.shape[2:]:
+            try:
+                tensors[first] = adapt_first_conv(stem.to(wide.dtype), bands, first_conv)
+            except InputError as error:
+                raise InputError(f"{source}: {error}") from None
+    heads = (*_HEADS, *_classifiers(backbone))
+    head = tuple(name for name in tensors if name.startswith(heads) and name not in target)
+    _refuse_others(tensors, target, wanted, head, f"{source}: does not fit {backbone.name}")
+    for name in sorted(wanted):
+        if not torch.isfinite(tensors[name]).all():
+            raise InputError(f"{source}: {name} holds numbers that are not finite")
     with torch.no_grad():
-        for name, stored in fitting.items():
-            target[name].copy_(stored)
+        for name in target.keys() & tensors.keys():
+            target[name].copy_(tensors[name])
     return WeightsReport(
         tower=tower or backbone.name,
         source=source,
-        loaded=len(loaded),
-        missing=tuple(name for name in target if name in wanted and name not in loaded),
-        unexpected=tuple(name for name in tensors if name not in target and name not in head),
+        loaded=len(wanted),
         head=head,
+        part=prefix,
+        others=sum(not name.startswith(prefix) for name in given),
     )
 
 
-def _strip(tensors: dict[str, Tensor], wanted: set[str], tower: str) -> dict[str, Tensor]:
-    """Take off prefixes as long as more names fit then."""
+def _refuse_others(
+    tensors: Tensors, target: Tensors, wanted: set[str], head: Sequence[str], what: str
+) -> None:
+    """Raise where tensors below the head are missing, left over, or of another shape."""
+    missing = [name for name in target if name in wanted and name not in tensors]
+    rest = [name for name in tensors if name not in target and name not in head]
+    clashing = [
+        f"{name} ({_size(tensors[name])} for {_size(target[name])})"
+        for name in target
+        if name in wanted and name in tensors and tensors[name].shape != target[name].shape
+    ]
+    told = [
+        _listed(names, word)
+        for names, word in (
+            (missing, f"of its {len(wanted)} tensors missing"),
+            ([name for name in rest if not name.endswith(_COUNTER)], "unexpected"),
+            (clashing, "of another shape"),
+        )
+        if names
+    ]
+    if told:
+        raise InputError(
+            f"{what}: {'; '.join(told)}; accepted: weights of this very architecture (its head "
+            "apart), or another variant"
+        )
 
-    def fits(names: Mapping[str, Tensor]) -> int:
-        # A torchvision MobileNetV2 fits by place, not by name: its own first names count.
-        return len(wanted & names.keys()) + ("features.0.0.weight" in names)
 
-    while True:
-        prefixes = {prefix for prefix in _PREFIXES if any(n.startswith(prefix) for n in tensors)}
-        # The towers of a satray bundle: the one of the same name first.
-        towers = {m.group() for n in tensors if (m := re.match(r"towers\.[a-z0-9]+\.", n))}
-        own = f"towers.{tower}."
-        ordered = [*([own] if own in towers else sorted(towers)), *sorted(prefixes)]
-        best, best_fits = tensors, fits(tensors)
-        for prefix in ordered:
-            cut = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
-            nested = any(n.startswith((*_PREFIXES, "towers.")) for n in cut)
-            if fits(cut) > best_fits or (best_fits == 0 and nested and best is tensors):
-                best, best_fits = cut, fits(cut)
-        if best is tensors:
-            return tensors
-        tensors = best
+def _arranged(given: Tensors, backbone: Backbone, tower: str, source: str) -> tuple[str, Tensors]:
+    """The tensors that are meant for a backbone, in its names, and what stood before those names.
+
+    Names are first taken as they are; of files that fit as little as half, the names before timm
+    converts them.
+    """
+    target = backbone.body.state_dict()
+
+    def fits(tensors: Tensors) -> int:
+        return sum(name in target and v.shape == target[name].shape for name, v in tensors.items())
+
+    prefix, own = _part(given, target, tower, source)
+    own = _by_place(own, target)
+    found = max((_converted(own, backbone), own), key=fits)
+    if 2 * fits(found) < len(target):
+        foreign = _converted(_bare(given), backbone)
+        _, foreign = _part(foreign, target, tower, source)
+        if fits(foreign) > fits(found):
+            return "", foreign
+    return prefix, dict(found)
 
 
-def _from_torchvision(tensors: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
+def _part(tensors: Tensors, target: Tensors, tower: str, source: str) -> tuple[str, Tensors]:
+    """The part of a file that has most of the wanted names, and what stands before them in it.
+
+    Raises:
+        InputError: several parts have as many, and nothing says which is meant.
+    """
+    known = {name for name in target if not name.endswith(_COUNTER)}
+    known |= {_BY_PLACE} if "conv_stem.weight" in target else set()
+    counts: Counter[str] = Counter()
+    for name in tensors:
+        starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
+        counts.update(name[:start] for start in starts if name[start:] in known)
+    if not counts:
+        return "", tensors
+    most = max(counts.values())
+    best = [prefix for prefix, count in counts.items() if count == most]
+    best = [p for p in best if p.endswith(f"towers.{tower}.body.")] or best
+    best = [p for p in best if not _FOLLOWERS.search(p)] or best
+    if len(best) > 1 and 2 * most >= len(known):
+        raise InputError(
+            f"{source}: holds {_listed([f'{p}*' for p in best], 'networks that fit')}; accepted: "
+            "a file with the one that is meant"
+        )
+    prefix = best[0]
+    return prefix, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+
+
+def _bare(tensors: Tensors) -> Tensors:
+    """The tensors without the words that all their names begin with."""
+    first = {name.split(".", 1)[0] for name in tensors if "." in name}
+    while len(first) == 1 and all("." in name for name in tensors):
+        tensors = {name.split(".", 1)[1]: value for name, value in tensors.items()}
+        first = {name.split(".", 1)[0] for name in tensors if "." in name}
+    return tensors
+
+
+def _converted(tensors: Tensors, backbone: Backbone) -> Tensors:
+    """What timm makes of other repositories' names, for the backbones that it does so for."""
+    module = sys.modules[type(backbone.body).__module__]
+    convert: Callable[..., object] | None = getattr(module, "checkpoint_filter_fn", None)
+    if convert is None:
+        return tensors
+    try:
+        found = convert(dict(tensors), backbone.body)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError,
+            TypeError, ValueError):  # fmt: skip
+        return tensors  # it was written for others; what does not fit is told in a moment
+    return unwrap(found) or tensors
+
+
+def _by_place(tensors: Tensors, target: Tensors) -> Tensors:
     """A torchvision MobileNetV2 in timm's names: the same tensors in the same order.
 
     torchvision's ResNets and InceptionV3 have timm's names already.
     """
-    if "features.0.0.weight" not in tensors or "conv_stem.weight" not in target:
+    if _BY_PLACE not in tensors or "conv_stem.weight" not in target:
         return tensors
     theirs = [n for n in tensors if n.startswith("features.") and not n.endswith(_COUNTER)]
     ours = [name for name in target if not name.endswith(_COUNTER)]
@@ -238,5 +308,23 @@ def _from_torchvision(tensors: dict[str, Tensor], target: dict[str, Tensor]) -> 
     return renamed | rest
 
 
-def _sample(tensors: Mapping[str, Tensor]) -> str:
-    return ", ".join(list(tensors)[:2]) or "nothing"
+def _unflattened(stored: Tensor, wanted: Tensor) -> Tensor:
+    """Cadene's oldest files keep pointwise weights flat."""
+    flat = stored.ndim == 2 and wanted.shape == (*stored.shape, 1, 1)
+    return stored[:, :, None, None] if flat else stored
+
+
+def _classifiers(backbone: Backbone) -> tuple[str, ...]:
+    """Names of the head in timm's own files."""
+    named = getattr(backbone.body, "default_cfg", {}).get("classifier") or ()
+    return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _listed(names: Sequence[str], word: str) -> str:
+    """`3 missing (a, b, ...)`."""
+    more = ", ..." if len(names) > _LISTED else ""
+    return f"{len(names)} {word} ({', '.join(names[:_LISTED])}{more})"

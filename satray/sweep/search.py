@@ -107,7 +107,7 @@ def search(sweep: Sweep, run: Run) -> Found:
         sweep = replace(sweep, space=tested.space)
     listed = sweep.listed()
     with run.activity("preparing"):
-        sweep.check_networks(listed)
+        sweep.check_networks(listed, heads=False)
         for configuration in listed:
             sweep.check(configuration)
     for line in note_lines(sweep.notes):

@@ -141,26 +141,32 @@ class Sweep:
         notes.update(dict.fromkeys(plan.warnings))
         return plan.total_samples
 
-    def check_networks(self, listed: Iterable[Configuration]) -> None:
-        """See that every stage trains blocks that its network has; each kind is built once.
+    def check_networks(self, listed: Iterable[Configuration], heads: bool = True) -> None:
+        """See that weights fit their networks, and that stages train blocks that there are.
+
+        Each kind of network is built once.
+
+        Args:
+            listed: the trials.
+            heads: with those that train the head alone, whose ground sees to it when it is laid.
 
         Raises:
             InputError: one does not; the line names it.
         """
-        seen = set()
+        storage, seen = Storage(self.recipe.storage), set()
         for configuration in listed:
             recipe = self.trained(configuration)
-            if head_only(recipe) is None:
+            if not heads and head_only(recipe) is None:
                 continue
             trained = [stage.trainable for stage in recipe.stages]
-            kind = [recipe.variant, recipe.pooling, recipe.batch, recipe.input.size, trained]
-            if repr(kind) not in seen:
-                seen.add(repr(kind))
+            sizes = (recipe.variant, recipe.pooling, recipe.batch, recipe.input.size)
+            kind = repr((*sizes, recipe.weights, recipe.first_conv, trained))
+            if kind not in seen:
+                seen.add(kind)
                 # Where heads alone are trained the driver does without torch for a while.
-                from satray.training.loop.stage_check import check_stages
+                from satray.training.workers.initial import prepared
 
-                setup = set_up(recipe, Storage(self.recipe.storage), self.tiles)
-                check_stages(setup.network(), setup)
+                prepared(set_up(recipe, storage, self.tiles), storage)
 
 
 @dataclass(frozen=True)

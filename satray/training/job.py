@@ -41,16 +41,17 @@ def plan(recipe: TrainRecipe, storage: Storage) -> list[str]:
     """What would be done, in a few lines.
 
     Raises:
-        InputError: a stage that the network cannot train.
+        InputError: a stage that the network cannot train, or weights that do not fit it.
     """
-    from satray.training.loop.stage_check import block_lines, check_stages
+    from satray.training.loop.stage_check import block_lines
+    from satray.training.workers.initial import prepared
 
     setup = set_up(recipe, storage)
     schedule = setup.plan
-    network = setup.network()
-    check_stages(network, setup)
+    network, loaded = prepared(setup, storage)
     return [
         *about(setup),
+        *loaded,
         *block_lines(network),
         f"{counted(schedule.total_steps, 'step')} of {schedule.global_batch} tiles on "
         f"{counted(schedule.workers, 'worker')}: {counted(schedule.total_samples, 'sample')}, "

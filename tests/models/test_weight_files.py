@@ -1,3 +1,4 @@
+import argparse
 import pickle
 import zipfile
 
@@ -58,6 +59,21 @@ def test_a_zip_that_is_no_checkpoint(tmp_path):
     with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
         archive.writestr("readme.txt", "hello")
     with pytest.raises(InputError, match="not a PyTorch file"):
+        read(tmp_path / "w.pth")
+
+
+def test_formats_are_told_by_content(tmp_path):
+    state = {"a.weight": torch.randn(2, 3)}
+    save_file(state, tmp_path / "w.bin")
+    torch.save(state, tmp_path / "w.safetensors")
+    for name in ("w.bin", "w.safetensors"):
+        assert torch.equal(read(tmp_path / name)["a.weight"], state["a.weight"])
+
+
+@pytest.mark.parametrize("hidden", [torch.nn.Linear(1, 1), {"h": argparse.Namespace(lr=1)}])
+def test_pickled_objects_are_refused_with_what_to_do(tmp_path, hidden):
+    torch.save(hidden, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"w\.pth: .*torch\.save\(model\.state_dict\(\), FILE\)"):
         read(tmp_path / "w.pth")
 
 

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 import torchvision
@@ -56,8 +58,8 @@ def test_torchvision_weights_give_equal_features(theirs, ours, options, prefix):
         torch.testing.assert_close(
             backbone(x), torchvision_features(theirs, network, x), rtol=1e-4, atol=1e-5
         )
-    assert report.missing == report.unexpected == ()
     assert report.head
+    assert not report.others
 
 
 def test_cadene_xception_with_flat_pointwise_weights():
@@ -70,7 +72,6 @@ def test_cadene_xception_with_flat_pointwise_weights():
     state |= {"last_linear.weight": torch.zeros(1000, 2048), "last_linear.bias": torch.zeros(1000)}
     backbone = build("legacy_xception", 3).eval()
     report = load_weights(state, backbone, RGB)
-    assert report.missing == report.unexpected == ()
     assert report.head == ("last_linear.weight", "last_linear.bias")
     x = torch.randn(1, 3, 96, 96)
     with torch.inference_mode():
@@ -89,8 +90,69 @@ def test_prefixes_and_wrappers(prefix, wrapper):
     wrapped = {wrapper: state, "epoch": 3, "optimizer": {"lr": 1}} if wrapper else state
     report = load_weights(wrapped, backbone, RGB)
     assert all(torch.equal(v, source[n]) for n, v in backbone.body.state_dict().items())
-    assert report.missing == ()
     assert report.loaded == len(source)
+    assert report.head == ("fc.weight",)
+    assert (report.part, report.others) == (prefix, 1)
+
+
+@pytest.mark.parametrize(
+    ("taken", "left"),
+    [
+        ("module.encoder_q.", "module.encoder_k."),  # MoCo
+        ("module.base_encoder.", "module.momentum_encoder."),  # MoCo v3
+        ("online_network.", "target_network."),  # BYOL
+        ("model.", "model_ema.module."),
+        ("model.", "ema."),
+        ("model.encoder.", "model.decoder.block."),
+        ("", "teacher.head."),
+    ],
+)
+def test_the_followed_network_of_a_file_is_taken_and_named(taken, left):
+    source = build("simple_cnn", 3).body.state_dict()
+    state = {taken + name: value for name, value in source.items()}
+    others = {left + name: value * 0 + 7 for name, value in source.items()}
+    if "decoder" in left or "teacher" in left:
+        others = {name + "_": value for name, value in others.items()}
+    backbone = build("simple_cnn", 3)
+    if not taken:
+        with pytest.raises(InputError, match=r"15 unexpected \(teacher\.head\.block1"):
+            load_weights(state | others, backbone, RGB)
+        return
+    report = load_weights(state | others, backbone, RGB, source="w.ckpt")
+    assert all(torch.equal(v, source[n]) for n, v in backbone.body.state_dict().items())
+    assert report.line().endswith(f"w.ckpt, its part {taken}* (15 others left out)")
+
+
+def test_of_two_networks_none_is_guessed():
+    source = build("simple_cnn", 3).body.state_dict()
+    state = {
+        f"{side}.backbone.{n}": v for side in ("student", "teacher") for n, v in source.items()
+    }
+    with pytest.raises(
+        InputError, match=r"^w\.pth: holds 2 networks that fit \(student\.backbone\.\*, teacher"
+    ):
+        load_weights(state, build("simple_cnn", 3), RGB, source="w.pth")
+
+
+def test_names_that_timm_converts_are_converted():
+    """A ConvNeXt as its authors name it, bare and behind a prefix."""
+    source = randomised(build("convnext_atto", 3)).body
+    state = {}
+    for name, value in source.state_dict().items():
+        name = re.sub(r"^stem\.", "downsample_layers.0.", name)
+        name = re.sub(r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1.", name)
+        name = re.sub(r"\.blocks\.(\d+)\.", r".\1.", name).replace("conv_dw", "dwconv")
+        name = name.replace("mlp.fc", "pwconv")
+        state[name] = value
+    state |= {"norm.weight": torch.ones(320), "norm.bias": torch.zeros(320)}
+    state |= {"head.weight": torch.ones(5, 320), "head.bias": torch.zeros(5)}
+    for prefix in ("", "module."):
+        backbone = build("convnext_atto", 3)
+        report = load_weights({prefix + n: v for n, v in state.items()}, backbone, RGB)
+        assert all(
+            torch.equal(v, source.state_dict()[n]) for n, v in backbone.body.state_dict().items()
+        )
+        assert {name.split(".")[0] for name in report.head} == {"head"}
 
 
 def test_weights_of_an_earlier_bundle_find_their_tower():
@@ -104,31 +166,63 @@ def test_weights_of_an_earlier_bundle_find_their_tower():
         assert torch.equal(backbone.body.state_dict()[key], state[f"towers.{name}.body.{key}"])
 
 
-def test_missing_and_unexpected_are_listed():
+def test_what_does_not_fit_is_listed_and_nothing_is_loaded():
     state = dict(build("resnet10t", 3).body.state_dict())
     state.pop("layer4.0.conv1.weight")
-    state["layer3.0.conv2.weight"] = torch.zeros(1, 2, 3, 3)  # of another shape
-    state["extra.weight"] = torch.zeros(2)
-    state["fc.weight"] = torch.zeros(2)
-    report = load_weights(state, build("resnet10t", 3), RGB, tower="rgb", source="w.pth")
-    assert report.missing == ("layer3.0.conv2.weight", "layer4.0.conv1.weight")
-    assert report.unexpected == ("extra.weight",)
-    assert report.head == ("fc.weight",)
-    assert report.line() == (
-        f"weights of tower rgb: {report.loaded} tensors from w.pth; 2 missing: "
-        "layer3.0.conv2.weight, layer4.0.conv1.weight; 1 unexpected: extra.weight"
-    )
-
-
-@pytest.mark.parametrize("other", ["resnet50", "simple_cnn"])
-def test_a_file_that_matches_almost_nothing_is_refused(other):
-    backbone = build("resnet18", 3)
+    state["layer3.0.conv2.weight"] = torch.zeros(1, 2, 3, 3)
+    state |= {f"extra{n}.weight": torch.zeros(2) for n in range(5)} | {"fc.weight": torch.zeros(2)}
+    backbone = build("resnet10t", 3)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    state = build(other, 3).body.state_dict()
-    with pytest.raises(InputError, match=r"^w\.pth: does not fit resnet18: \d+ of its 1"):
-        load_weights(state, backbone, RGB, source="w.pth")
+    with pytest.raises(InputError) as caught:
+        load_weights(state, backbone, RGB, tower="rgb", source="w.pth")
+    assert str(caught.value) == (
+        "w.pth: does not fit resnet10t: 1 of its 70 tensors missing (layer4.0.conv1.weight); 5 "
+        "unexpected (extra0.weight, extra1.weight, extra2.weight, ...); 1 of another shape "
+        "(layer3.0.conv2.weight (1x2x3x3 for 256x256x3x3)); accepted: weights of this very "
+        "architecture (its head apart), or another variant"
+    )
     after = backbone.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)  # nothing half-loaded
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted", "told"),
+    [
+        ("resnet34", "resnet18", "80 unexpected (layer1.2"),
+        ("resnet18", "resnet34", "80 of its 180 tensors missing (layer1.2"),
+        (
+            "resnet50",
+            "resnet18",
+            "of another shape (layer1.0.conv1.weight (64x64x1x1 for 64x64x3x3",
+        ),
+        ("resnet18d", "resnet18", "unexpected (conv1.0.weight"),
+        ("wide_resnet50_2", "resnet50", "of another shape (layer1.0.conv1.weight"),
+        ("mobilenetv2_140", "mobilenetv2_100", "of another shape (conv_stem"),
+        ("tf_efficientnet_lite1", "tf_efficientnet_lite0", "unexpected (blocks."),
+        ("simple_cnn", "resnet18", "100 of its 100 tensors missing"),
+        ("vit_tiny_patch16_224", "resnet18", "missing"),
+    ],
+)
+def test_another_architectures_weights_are_refused(stored, wanted, told):
+    state = build(stored, 3).body.state_dict()
+    with pytest.raises(InputError) as caught:
+        load_weights(state, build(wanted, 3), RGB, source="w.pth")
+    assert str(caught.value).startswith(f"w.pth: does not fit {wanted}: ")
+    assert told in str(caught.value)
+
+
+def test_a_stem_for_other_bands_is_refused():
+    state = build("resnet10t", 4).body.state_dict()
+    with pytest.raises(InputError, match=r"^w\.pth: weights: the first convolution takes 4 bands"):
+        load_weights(state, build("resnet10t", 3), RGB, source="w.pth")
+    load_weights(state, build("resnet10t", 4), (*RGB, "nir"))
+
+
+def test_numbers_that_are_none_are_refused():
+    state = build("simple_cnn", 3).body.state_dict()
+    state["block3.0.weight"][0] = torch.nan
+    with pytest.raises(InputError, match=r"w: block3\.0\.weight holds numbers that are not finite"):
+        load_weights(state, build("simple_cnn", 3), RGB, source="w")
 
 
 def test_half_precision_weights_are_widened():

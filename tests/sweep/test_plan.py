@@ -1,10 +1,13 @@
 """What `tune --plan` says."""
 
 import pytest
+import torch
 from training.small_archive import SIDE, generate
 
 from satray.config.parse import validate
 from satray.config.tune import TuneRecipe
+from satray.errors import InputError
+from satray.models.backbones import build
 from satray.storage import Storage
 from satray.sweep import plan as module
 
@@ -57,3 +60,9 @@ def test_rates_that_will_be_replaced_are_not_told(archive) -> None:
     told = said(archive, {RATE: {"log_uniform": [1e-5, 1e-2]}, "batch": [4, 8]}, landscape=True)
     assert "1e-05" not in told
     assert f"space: {RATE}: around what a range test of each variant finds" in told
+
+
+def test_weights_of_another_architecture_are_refused(archive, tmp_path) -> None:
+    torch.save(build("resnet10t", 3).body.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"w\.pth: does not fit simple_cnn: 15 of its 15 tensors"):
+        said(archive, {RATE: [1e-3]}, {"weights": str(tmp_path / "w.pth")})

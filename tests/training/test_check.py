@@ -20,7 +20,7 @@ from satray.training.check.overfit import (
 )
 from satray.training.check.task import without_dropout
 from satray.training.loop.losses import loss_for
-from satray.training.loop.optimizers import depth_groups, make_optimizer
+from satray.training.loop.optimizers import make_optimizer, parameter_groups
 
 TILES = 12
 
@@ -57,7 +57,9 @@ def setting(task="binary", steps=120, **options):
         task=task,
         loss=loss_for(task),
         options=CheckOptions(steps=steps, **{"permutations": 0, **options}),
-        optimizer=lambda network: make_optimizer(OptimizerOptions(), depth_groups(network, 1.0)),
+        optimizer=lambda network: make_optimizer(
+            OptimizerOptions(), parameter_groups(network, 1.0)
+        ),
     )
 
 

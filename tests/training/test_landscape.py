@@ -14,7 +14,7 @@ from satray.config.train import OptimizerOptions
 from satray.training.landscape.range_test import rates, suggest
 from satray.training.landscape.sweep import sweep
 from satray.training.loop.losses import loss_for, make_loss
-from satray.training.loop.optimizers import depth_groups, make_optimizer
+from satray.training.loop.optimizers import make_optimizer, parameter_groups
 from satray.training.loop.undisturbed import undisturbed
 
 LOSS = loss_for("multilabel")
@@ -32,7 +32,7 @@ def inputs(batch=8, seed=0):
 
 
 def swept(net, options, optimizer="adamw", **more):
-    made = make_optimizer(OptimizerOptions(name=optimizer), depth_groups(net, 1.0))
+    made = make_optimizer(OptimizerOptions(name=optimizer), parameter_groups(net, 1.0))
     return sweep(net, made, inputs(), LOSS, options, **more), made
 
 
@@ -55,7 +55,7 @@ def test_the_loss_falls_then_bursts_and_the_suggestion_lies_between():
 def test_everything_is_put_back_bit_by_bit(optimizer):
     net = tiny_net(norm="batch", dropout=0.5)
     net.set_trainable("all")
-    made = make_optimizer(OptimizerOptions(name=optimizer), depth_groups(net, 1.0))
+    made = make_optimizer(OptimizerOptions(name=optimizer), parameter_groups(net, 1.0))
     for x, y in [next(inputs(seed=s)) for s in (1, 2)]:  # the optimiser has a past
         made.zero_grad()
         LOSS(net(x), y).mean().backward()
@@ -120,7 +120,7 @@ def test_a_loss_that_is_not_finite_ends_the_sweep_and_is_not_kept():
 
 def test_batches_that_end_end_the_sweep():
     net = tiny_net()
-    made = make_optimizer(OptimizerOptions(), depth_groups(net, 1.0))
+    made = make_optimizer(OptimizerOptions(), parameter_groups(net, 1.0))
     few = (batch for batch, _ in zip(inputs(), range(7), strict=False))
     assert len(sweep(net, made, few, LOSS, RangeOptions()).losses) == 7
 
@@ -177,7 +177,7 @@ def test_the_recipes_own_loss_is_what_is_swept():
 
     focal = make_loss(LossOptions(name="focal", gamma=2.0), "multilabel", None)
     options = RangeOptions(lowest=1e-6, highest=1e-5, steps=20)
-    made = make_optimizer(OptimizerOptions(), depth_groups(tiny_net(), 1.0))
+    made = make_optimizer(OptimizerOptions(), parameter_groups(tiny_net(), 1.0))
     first = next(inputs())
     curve = sweep(tiny_net(), made, iter([first]), focal, options)
     with torch.no_grad():

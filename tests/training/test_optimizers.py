@@ -1,17 +1,23 @@
 import pytest
 import torch
+from timm.optim import param_groups_weight_decay
 
 from satray.config.model import TowerOptions, VariantOptions
 from satray.config.train import OptimizerOptions
 from satray.errors import InputError
 from satray.models.network import Network
-from satray.training.loop.optimizers import depth_groups, make_optimizer, set_rate
+from satray.training.loop.optimizers import make_optimizer, parameter_groups, set_rate
 
 PLAIN = {
     "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1, fused=False),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, fused=False),
     "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.8, weight_decay=0.1, fused=False),
 }
+
+
+def decaying(net):
+    """Biases apart: they do not decay."""
+    return [{"params": [net.weight]}, {"params": [net.bias], "weight_decay": 0.0}]
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -22,7 +28,8 @@ def test_fused_and_channels_last_is_the_plain_optimiser(name):
 
     ours, theirs = conv().to(memory_format=torch.channels_last), conv()
     options = OptimizerOptions(name=name, weight_decay=0.1, momentum=0.8)
-    mine, plain = make_optimizer(options, depth_groups(ours, 1.0)), PLAIN[name](theirs.parameters())
+    mine = make_optimizer(options, parameter_groups(ours, 1.0))
+    plain = PLAIN[name](decaying(theirs))
     for group in mine.param_groups:
         group["lr"] = 0.01
     for step in range(4):
@@ -39,7 +46,7 @@ def test_fused_and_channels_last_is_the_plain_optimiser(name):
 def test_frozen_weights_are_not_its_business():
     net = torch.nn.Conv2d(3, 8, 3)
     net.weight.requires_grad_(False)
-    (group,) = make_optimizer(OptimizerOptions(), depth_groups(net, 1.0)).param_groups
+    (group,) = make_optimizer(OptimizerOptions(), parameter_groups(net, 1.0)).param_groups
     assert [p.shape for p in group["params"]] == [net.bias.shape]
 
 
@@ -60,7 +67,7 @@ DEPTHS = {"rgb": RGB, "nir": {f"block{n}": 6 - n for n in range(1, 6)}}
 def shares(network, decay):
     """Share of each trainable parameter by name; each is in one group only."""
     found = {}
-    for group in depth_groups(network, decay):
+    for group in parameter_groups(network, decay):
         for name, weight in network.named_parameters():
             if any(weight is each for each in group["params"]):
                 assert name not in found
@@ -98,16 +105,54 @@ def test_weights_outside_blocks_go_with_the_first():
     assert found["towers.rgb.body.pos_embed"] == min(found.values()) < 0.9**12
 
 
-def test_without_decay_there_is_one_group():
-    (group,) = depth_groups(two_towers(), 1.0)
-    assert group["share"] == 1.0
+def test_without_layer_decay_all_parts_share_a_rate():
+    assert {group["share"] for group in parameter_groups(two_towers(), 1.0)} == {1.0}
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.7])
+@pytest.mark.parametrize("backbone", ["resnet10t", "simple_cnn", "vit_tiny_patch16_224"])
+def test_weight_decay_leaves_alone_what_timm_leaves_alone(backbone, layer_decay):
+    tower = TowerOptions(name="rgb", backbone=backbone, bands=("a", "b", "c"))
+    network = Network(VariantOptions(towers=(tower,)), 3)
+    body = network.backbones()["rgb"].body
+    named = body.no_weight_decay() if hasattr(body, "no_weight_decay") else ()
+    timms = param_groups_weight_decay(
+        network, 0.1, no_weight_decay_list=[f"towers.rgb.body.{name}" for name in named]
+    )
+    groups = parameter_groups(network, layer_decay)
+    ours = make_optimizer(OptimizerOptions(weight_decay=0.1), groups).param_groups
+    decays, theirs = (
+        {weight: group["weight_decay"] for group in each for weight in group["params"]}
+        for each in (ours, timms)
+    )
+    assert decays == theirs
+    assert {weight.ndim for weight, decay in decays.items() if decay} <= {2, 4}
+    assert decays[network.head.weight] == 0.1
+    assert decays[network.head.bias] == 0.0
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_without_gradients_only_kernels_shrink(name):
+    """A step on gradients of zero moves what decays, and nothing else."""
+    network = two_towers()
+    optimizer = make_optimizer(
+        OptimizerOptions(name=name, weight_decay=0.1), parameter_groups(network, 1.0)
+    )
+    before = {weight: weight.detach().clone() for weight in network.parameters()}
+    for weight in network.parameters():
+        weight.grad = torch.zeros_like(weight)
+    set_rate(optimizer, 0.1)
+    optimizer.step()
+    for weight, was in before.items():
+        moved = not torch.equal(weight.detach(), was)
+        assert moved == (weight.ndim > 1)
 
 
 def test_each_group_learns_at_its_share():
     """SGD moves a weight by rate x share x gradient."""
     network = two_towers()
     optimizer = make_optimizer(
-        OptimizerOptions(name="sgd", weight_decay=0), depth_groups(network, 0.5)
+        OptimizerOptions(name="sgd", weight_decay=0), parameter_groups(network, 0.5)
     )
     before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
     for weight in network.parameters():
@@ -125,8 +170,8 @@ def test_each_group_learns_at_its_share():
 @pytest.mark.parametrize("name", PLAIN)
 def test_momentum_is_set_where_it_is_cycled(name):
     options = OptimizerOptions(name=name, momentum=0.7)
-    optimizer = make_optimizer(options, depth_groups(torch.nn.Linear(2, 1), 1.0))
-    (group,) = optimizer.param_groups
+    optimizer = make_optimizer(options, parameter_groups(torch.nn.Linear(2, 1), 1.0))
+    group, _ = optimizer.param_groups
     set_rate(optimizer, 0.1)
     assert (group["momentum"] if name == "sgd" else group["betas"]) == (
         0.7 if name == "sgd" else (0.9, 0.999)
@@ -141,9 +186,9 @@ def test_momentum_is_set_where_it_is_cycled(name):
 def test_a_stage_that_trains_nothing_lists_what_could():
     network = two_towers().requires_grad_(False)
     with pytest.raises(InputError, match=r"trains nothing; accepted: head, all, conv1, .*block5"):
-        depth_groups(network, 1.0)
+        parameter_groups(network, 1.0)
 
 
 def test_a_network_without_blocks_has_no_depth():
     with pytest.raises(InputError, match=r"layer_decay=0\.5: Linear has no blocks"):
-        depth_groups(torch.nn.Linear(2, 1), 0.5)
+        parameter_groups(torch.nn.Linear(2, 1), 0.5)

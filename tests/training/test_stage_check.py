@@ -1,13 +1,20 @@
 """What the run would refuse at a stage, hours later, the plan and the driver refuse at once."""
 
 import pytest
+import torch
 from training.small_archive import generate, make_recipe, make_run
 
+from satray.config.check import CheckRecipe
+from satray.config.landscape import LandscapeRecipe
+from satray.config.train import TrainRecipe
 from satray.errors import InputError
+from satray.models.backbones import build
 from satray.models.network import Network
 from satray.models.variant import resolve
 from satray.storage import Storage
 from satray.training import job
+from satray.training.check import job as check_job
+from satray.training.landscape import job as landscape_job
 from satray.training.loop.stage_check import block_lines, check_stages
 from satray.training.plan.setup import set_up
 from satray.training.workers import initial
@@ -48,6 +55,21 @@ def test_plan_and_driver_refuse_it_in_one_line(archive, tmp_path, changes, says)
         initial.stage(set_up(recipe, Storage()), run)
     assert str(planned.value) == str(driven.value)
     assert "\n" not in str(planned.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "plan"),
+    [(TrainRecipe, job.plan), (CheckRecipe, check_job.plan), (LandscapeRecipe, landscape_job.plan)],
+)
+def test_every_plan_refuses_another_architectures_weights(archive, tmp_path, recipe, plan):
+    torch.save(build("resnet14t", 3).body.state_dict(), tmp_path / "w.pth")
+    changes = {"weights": str(tmp_path / "w.pth"), "variant": BATCH_NORM, "first_conv": "mean"}
+    given = make_recipe(archive, tmp_path, **changes).model_dump()
+    with pytest.raises(InputError, match=r"w\.pth: does not fit resnet10t: .* unexpected \(layer"):
+        plan(recipe.model_validate(given), Storage())
+    torch.save(build("resnet10t", 3).body.state_dict(), tmp_path / "w.pth")
+    lines = plan(recipe.model_validate(given), Storage())
+    assert any(line.startswith("weights of tower rgb: 70 tensors from") for line in lines)
 
 
 def test_frozen_norms_bear_a_batch_of_one(archive, tmp_path):

@@ -38,12 +38,15 @@ def plan(recipe: CheckRecipe, storage: Storage) -> list[str]:
     """What would be done.
 
     Raises:
-        InputError: `check.trainable` is no block of the network.
+        InputError: `check.trainable` is no block of the network, or weights do not fit it.
     """
+    from satray.training.workers.initial import prepared
+
     setup, options = set_up(alone(recipe), storage), recipe.check
-    _check_trainable(setup.network(), setup)
+    _, loaded = prepared(setup, storage, _check_trainable)
     return [
         *about(setup),
+        *loaded,
         f"check: {recipe.batch} tiles of the train split, up to {options.steps} steps at learning "
         f"rate {rate_of(recipe):.3g}; passes at loss < {options.loss:g} and all decisions right",
         *unchanged(alone(recipe), storage),

@@ -14,7 +14,7 @@ from satray.training.check.diagnose import Evidence
 from satray.training.check.overfit import Setting, examine
 from satray.training.landscape.sweep import Inputs
 from satray.training.loop.losses import make_loss
-from satray.training.loop.optimizers import depth_groups, make_optimizer
+from satray.training.loop.optimizers import make_optimizer, parameter_groups
 from satray.training.loop.state import determinism
 from satray.training.plan.imbalance import class_weights
 from satray.training.plan.setup import Setup
@@ -74,7 +74,7 @@ def _run(task: WorkerTask, recipe: CheckRecipe, rows: NDArray[np.int64], rate: f
         task=task.setup.task,
         loss=make_loss(sharp, task.setup.task, weights),
         options=recipe.check,
-        optimizer=lambda network: make_optimizer(recipe.optimizer, depth_groups(network, 1.0)),
+        optimizer=lambda network: make_optimizer(recipe.optimizer, parameter_groups(network, 1.0)),
         bf16=bf16,
         tell=tell,
     )

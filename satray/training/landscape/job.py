@@ -29,15 +29,18 @@ def plan(recipe: LandscapeRecipe, storage: Storage) -> list[str]:
     """What would be done.
 
     Raises:
-        InputError: the stage cannot be trained.
+        InputError: the stage cannot be trained, or weights do not fit the network.
     """
     from satray.training.loop.stage_check import check_stages
+    from satray.training.workers.initial import prepared
 
     setup, wanted = set_up(recipe, storage), recipe.landscape
-    check_stages(setup.network(), setup, (recipe.stage,))
+    check = functools.partial(check_stages, stages=(recipe.stage,))
+    _, loaded = prepared(setup, storage, check)
     samples = wanted.seeds * wanted.steps * recipe.batch
     return [
         *about(setup),
+        *loaded,
         f"range test of stages[{recipe.stage}] ({recipe.stages[recipe.stage].trainable}): "
         f"{counted(wanted.seeds, 'sweep')} of {wanted.steps} batches of {recipe.batch}, learning "
         f"rate "

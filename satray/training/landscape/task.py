@@ -22,7 +22,7 @@ from satray.training.loop.dropout import HeadDropout
 from satray.training.loop.inputs import AugmentedTiles
 from satray.training.loop.losses import make_loss
 from satray.training.loop.mixup import mix, shares
-from satray.training.loop.optimizers import depth_groups, make_optimizer
+from satray.training.loop.optimizers import make_optimizer, parameter_groups
 from satray.training.loop.stage_check import refuse_single
 from satray.training.loop.state import determinism, seed_torch
 from satray.training.plan.imbalance import class_weights, repeat_factors
@@ -126,7 +126,7 @@ def _sweep(
 
     return sweep(
         network,
-        make_optimizer(recipe.optimizer, depth_groups(network, stage.layer_decay)),
+        make_optimizer(recipe.optimizer, parameter_groups(network, stage.layer_decay)),
         _inputs(task, recipe.seed + seed, device),
         loss,
         recipe.landscape,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from satray.errors import InputError
 from satray.models.network import Network
 
 Group = dict[str, Any]
-"""Parameters that learn alike: `params`, and `share`, the factor of their learning rate."""
+"""Parameters that learn alike: `params`, and `share`, the factor of their learning rate; with
+`weight_decay` 0 where decay leaves them alone."""
 
 
 def make_optimizer(options: OptimizerOptions, groups: Iterable[Group]) -> torch.optim.Optimizer:
@@ -23,7 +25,7 @@ def make_optimizer(options: OptimizerOptions, groups: Iterable[Group]) -> torch.
 
     Args:
         options: which optimiser.
-        groups: of `depth_groups`.
+        groups: of `parameter_groups`.
     """
     decay = options.weight_decay
     if options.name == "adam":
@@ -55,7 +57,7 @@ def set_rate(
             group["momentum"] = momentum
 
 
-def depth_groups(network: nn.Module, decay: float) -> list[Group]:
+def parameter_groups(network: nn.Module, decay: float) -> list[Group]:
     """What a stage trains, in groups whose learning rate falls from the head to the first block.
 
     The head has share 1, and each block `decay` times the share of the part after it; towers count
@@ -63,9 +65,12 @@ def depth_groups(network: nn.Module, decay: float) -> list[Group]:
     that only normalises goes with the one before it; weights outside any block, such as class
     tokens, with their tower's first.
 
+    Weight decay leaves alone what timm's `param_groups_weight_decay` leaves alone: norms, biases
+    and other parameters of one dimension, and those that a backbone names (position embeddings).
+
     Args:
         network: with its trainable part chosen (`set_trainable`).
-        decay: above 0, at most 1; at 1 there is one group.
+        decay: above 0, at most 1; at 1 all parts share a rate.
 
     Raises:
         InputError: nothing is trainable; or towers in blocks are asked for of another network.
@@ -73,8 +78,21 @@ def depth_groups(network: nn.Module, decay: float) -> list[Group]:
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     if not weights:
         raise InputError(f"trainable: this stage trains nothing; accepted: {_accepted(network)}")
-    if decay == 1:
-        return [{"params": weights, "share": 1.0}]
+    depths = _depths(network, decay) if decay != 1 else {}
+    spared = _spared(network)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for weight in weights:
+        spare = weight.ndim <= 1 or weight in spared
+        groups.setdefault((depths.get(weight, 0), spare), []).append(weight)
+    return [
+        {"params": groups[key], "share": decay ** key[0]}
+        | ({"weight_decay": 0.0} if key[1] else {})
+        for key in sorted(groups)
+    ]
+
+
+def _depths(network: nn.Module, decay: float) -> dict[nn.Parameter, int]:
+    """How many blocks back from the head each weight of a tower lies; 1 for the last block."""
     backbones = getattr(network, "backbones", None)
     if backbones is None:
         raise InputError(f"layer_decay={decay:g}: {type(network).__name__} has no blocks; take 1")
@@ -88,10 +106,21 @@ def depth_groups(network: nn.Module, decay: float) -> list[Group]:
                 depth += 1
         for weight in backbone.parameters():
             depths.setdefault(weight, max(depth, 1))
-    groups: dict[int, list[nn.Parameter]] = {}
-    for weight in weights:
-        groups.setdefault(depths.get(weight, 0), []).append(weight)
-    return [{"params": groups[depth], "share": decay**depth} for depth in sorted(groups)]
+    return depths
+
+
+def _spared(network: nn.Module) -> set[nn.Parameter]:
+    """Weights of more dimensions that a part of the network wants no decay on, as timm's do."""
+    found: set[nn.Parameter] = set()
+    for part in network.modules():
+        names = getattr(part, "no_weight_decay", None)
+        if callable(names):
+            found |= {
+                weight
+                for name, weight in part.named_parameters()
+                if any(fnmatch(name, pattern) for pattern in names())
+            }
+    return found
 
 
 def _accepted(network: nn.Module) -> str:

@@ -26,7 +26,7 @@ from satray.training.loop.evaluation import Batch
 from satray.training.loop.inputs import TrainInput
 from satray.training.loop.losses import make_loss
 from satray.training.loop.mixup import mix, shares
-from satray.training.loop.optimizers import depth_groups, make_optimizer, set_rate
+from satray.training.loop.optimizers import make_optimizer, parameter_groups, set_rate
 from satray.training.loop.parallel import add_up, rank, resting_norms, wrap
 from satray.training.loop.settings import LoopSettings
 from satray.training.loop.stage_check import refuse_single
@@ -174,7 +174,7 @@ class Trainer:
         if self._plan.local_batch == 1:
             refuse_single(self.network, self._plan.global_batch, self._plan.workers)
         self._dropout.enter(stage.options.dropout)
-        groups = depth_groups(self.network, stage.options.layer_decay)
+        groups = parameter_groups(self.network, stage.options.layer_decay)
         self._optimizer = make_optimizer(self._settings.optimizer, groups)
         self._wrapped = wrap(self.network, self._device)
         self._stage = stage

@@ -15,8 +15,11 @@ from satray.training.plan.setup import Setup
 
 FILE = "initial.pt"
 
+Check = Callable[[Network, Setup], None]
+"""Refuses a network that the job cannot train as asked."""
 
-def stage(setup: Setup, run: Run, check: Callable[[Network, Setup], None] = check_stages) -> str:
+
+def stage(setup: Setup, run: Run, check: Check = check_stages) -> str:
     """Write the first weights below the run's state, once; later calls find them.
 
     Args:
@@ -33,16 +36,29 @@ def stage(setup: Setup, run: Run, check: Callable[[Network, Setup], None] = chec
     uri = join(run.state, FILE)
     if run.storage.exists(uri):
         return uri
-    seed_all(setup.recipe.seed)
-    network = setup.network()
-    check(network, setup)  # here, and not when the stage is reached after hours
-    found = read_weights(setup.recipe.weights, setup.variant, run.storage)
-    for report in load_network_weights(network, found, setup.recipe.first_conv):
-        run.say(report.line())
+    network, lines = prepared(setup, run.storage, check)
+    for line in lines:
+        run.say(line)
     buffer = io.BytesIO()
     torch.save(network.state_dict(), buffer)
     run.storage.write(uri, buffer.getvalue())
     return uri
+
+
+def prepared(
+    setup: Setup, storage: Storage, check: Check = check_stages
+) -> tuple[Network, tuple[str, ...]]:
+    """The network with its first weights, seen to be trainable, and a line on each tower's weights.
+
+    Raises:
+        InputError: as `stage`.
+    """
+    seed_all(setup.recipe.seed)
+    network = setup.network()
+    check(network, setup)  # here, and not when the stage is reached after hours
+    found = read_weights(setup.recipe.weights, setup.variant, storage)
+    reports = load_network_weights(network, found, setup.recipe.first_conv)
+    return network, tuple(report.line() for report in reports)
 
 
 def load(network: torch.nn.Module, storage: Storage, uri: str) -> None:
