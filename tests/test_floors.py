@@ -49,7 +49,7 @@ TORCH_FREE = {
     "satray.scoring.maps.jobs",
 }
 """What processes import that never compute with torch."""
-LONGEST = 300
+LONGEST = 600
 
 
 @dataclass(frozen=True)
