@@ -18,7 +18,7 @@ from satray.models.spec import BundleSpec
 from satray.scoring.forward import CamKind, MapRequest, Scorer
 from satray.storage import Storage, absolute
 from satray.tiles.bands import select
-from satray.tiles.nodata import filled
+from satray.tiles.nodata import filled, measured
 from satray.tiles.resample import resample
 
 Floats = NDArray[np.float32]
@@ -48,8 +48,9 @@ class Classifier:
     All methods take tiles as one array: (N, C, H, W), or (C, H, W) for one tile, which counts as
     N = 1. Pixels are as stored: the dtype that the bundle was trained on (`spec.dtype`), neither
     scaled nor normalised. Tiles of another height and width than `spec.tile_shape` are resampled to
-    it first and values that are not finite filled, as the jobs do. Bands are `bands` in that order,
-    or any others whose names are given.
+    it first, and what is no measurement is filled, as the jobs do: values that are not finite,
+    those that are `spec.nodata`, and what `valid` says. Bands are `bands` in that order, or any
+    others whose names are given.
     """
 
     def __init__(self, bundle: Bundle, batch: int = 64) -> None:
@@ -86,19 +87,26 @@ class Classifier:
         )
 
     def predict(
-        self, tiles: ArrayLike, bands: Sequence[str] | None = None, *, d4: bool = False
+        self,
+        tiles: ArrayLike,
+        bands: Sequence[str] | None = None,
+        *,
+        valid: ArrayLike | None = None,
+        d4: bool = False,
     ) -> Prediction:
         """Scores, logits and labels of tiles.
 
         Args:
             tiles: (N, C, H, W) or (C, H, W), `spec.dtype`, pixels as stored.
             bands: names of the array's bands; default `self.bands`.
+            valid: (N, H, W) or (N, C, H, W) bool, without N for one tile: where masks, alpha or
+                else let pixels count; what is False never reaches the network.
             d4: average logits over the eight flips and transposes of each tile.
 
         Raises:
             InputError: another shape or dtype, or bands that the bundle looks at are not there.
         """
-        pixels_NCHW = self._pixels(tiles, bands)
+        pixels_NCHW = self._pixels(tiles, bands, valid)
         numbers = Scorer(self.bundle, batch=self._batch, d4=d4)(pixels_NCHW).numbers
         labels = tuple(
             tuple(name for name, yes in zip(self.classes, row, strict=True) if yes)
@@ -112,6 +120,8 @@ class Classifier:
         classes: Sequence[str] | None = None,
         kind: CamKind = "dense",
         bands: Sequence[str] | None = None,
+        *,
+        valid: ArrayLike | None = None,
     ) -> dict[str, Floats]:
         """Class activation maps of tiles, raw and on the feature grid.
 
@@ -126,6 +136,7 @@ class Classifier:
             kind: dense: weighted features (Zhou et al., CVPR 2016); argmax: what a maximum pooling
                 really used.
             bands: names of the array's bands; default `self.bands`.
+            valid: see `predict`.
 
         Returns:
             By tower: (N, classes asked for, h, w), float32, in logit units.
@@ -146,11 +157,16 @@ class Classifier:
                 "dense (argmax shows what a maximum pooling used)"
             )
         request = MapRequest(tuple(self.classes.index(name) for name in names), kind)
-        return Scorer(self.bundle, request, self._batch)(self._pixels(tiles, bands)).maps
+        return Scorer(self.bundle, request, self._batch)(self._pixels(tiles, bands, valid)).maps
 
     @torch.inference_mode()
     def features(
-        self, tiles: ArrayLike, pooled: bool = False, bands: Sequence[str] | None = None
+        self,
+        tiles: ArrayLike,
+        pooled: bool = False,
+        bands: Sequence[str] | None = None,
+        *,
+        valid: ArrayLike | None = None,
     ) -> dict[str, Floats]:
         """Each tower's last features of tiles, before dropout and head.
 
@@ -158,6 +174,7 @@ class Classifier:
             tiles: (N, C, H, W) or (C, H, W), `spec.dtype`, pixels as stored.
             pooled: give one vector a tile, pooled as the bundle's head sees it.
             bands: names of the array's bands; default `self.bands`.
+            valid: see `predict`.
 
         Returns:
             By tower: (N, D, h, w), or (N, D) where pooled; float32, without units.
@@ -165,7 +182,7 @@ class Classifier:
         Raises:
             InputError: see `predict`.
         """
-        pixels_NCHW = torch.from_numpy(self._pixels(tiles, bands))
+        pixels_NCHW = torch.from_numpy(self._pixels(tiles, bands, valid))
         parts: dict[str, list[Floats]] = {}
         for start in range(0, len(pixels_NCHW), self._batch):
             chunk = pixels_NCHW[start : start + self._batch]
@@ -175,7 +192,9 @@ class Classifier:
                 parts.setdefault(name, []).append(taken.float().cpu().numpy())
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
-    def _pixels(self, tiles: ArrayLike, bands: Sequence[str] | None) -> NDArray[Any]:
+    def _pixels(
+        self, tiles: ArrayLike, bands: Sequence[str] | None, valid: ArrayLike | None
+    ) -> NDArray[Any]:
         """Tiles as (N, C, H, W), C the bundle's bands in its order, in the shape of training."""
         array = np.asarray(tiles)
         names = self.bands if bands is None else tuple(bands)
@@ -194,15 +213,37 @@ class Classifier:
                 f"tiles: found {array.dtype}; accepted: {self.spec.dtype}, pixels as stored, as "
                 "in training"
             )
+        shown = _shown(valid, array)
         array = array if array.ndim == 4 else array[None]
+        nodata = (self.spec.nodata,) * array.shape[1]
+        array = np.stack(
+            [filled(x, measured(x, nodata, s)) for x, s in zip(array, shown, strict=True)]
+        )
         if names != self.bands:
             array = array[:, list(select(names, self.bands))]
-        if array.dtype.kind == "f":
-            array = np.stack([filled(x_CHW) for x_CHW in array])
         if array.shape[2:] != self.spec.tile_shape:
             array = np.stack([resample(x_CHW, *self.spec.tile_shape) for x_CHW in array])
         # a copy of read-only and negatively strided arrays, which torch does not take
         return np.require(array, requirements=["C", "W"])
+
+
+def _shown(
+    valid: ArrayLike | None, array: NDArray[Any]
+) -> Sequence[NDArray[np.bool_]] | Sequence[None]:
+    """For each tile where its pixels count, (H, W) or (C, H, W); None: everywhere."""
+    tiles = 1 if array.ndim == 3 else len(array)
+    if valid is None:
+        return (None,) * tiles
+    given = np.asarray(valid)
+    if given.dtype != bool or given.shape not in (
+        array.shape,
+        array.shape[:-3] + array.shape[-2:],
+    ):
+        raise InputError(
+            f"valid: found {given.dtype} of shape {given.shape}; accepted: bool of the tiles' "
+            f"shape {array.shape}, with or without bands"
+        )
+    return list(given if array.ndim == 4 else given[None])
 
 
 def load_classifier(

@@ -176,6 +176,9 @@ def test_wrong_requests_are_refused() -> None:
         model.cam(tiles(), kind="argmax")
     with pytest.raises(InputError, match="no red"):
         model.predict(tiles(), ["green", "blue", "nir"])
+    for valid in (np.ones((5, 3), bool), tiles()[:, 0], tiles()[0, 0] > 0):
+        with pytest.raises(InputError, match=r"valid: found .* accepted: bool of the tiles'"):
+            model.predict(tiles(), valid=valid)
     dense = Classifier(material.bundle(material.one_tower(head="dense")))
     assert dense.features(tiles())["rgb"].shape == (5, 128, 4, 4)
     with pytest.raises(InputError, match="dense head"):

@@ -75,6 +75,9 @@ class BundleSpec:
     dropout: float = 0.0
     """Dropout that it was trained with, 0 to 1 (none in scoring)."""
 
+    nodata: float | None = None
+    """Nodata that the training tiles declared, in stored units; None where none or several did."""
+
     radiometry: Radiometry = field(default_factory=Radiometry)
     """How stored pixels become the values that are normalised."""
 
@@ -163,6 +166,7 @@ def _read(data: bytes) -> BundleSpec:
         raise InputError(f"not a bundle's model.json: no 'format': '{FORMAT}'")
     # bundles from before this key took values as they are stored
     document.setdefault("radiometry", {"name": "stored", "low": [], "high": []})
+    document.setdefault("nodata", None)  # and these knew of none
     version = document.get("version")
     if type(version) is not int or version != VERSION:
         raise InputError(f"version {version!r} of the bundle format; this satray reads {VERSION}")
@@ -194,6 +198,7 @@ def _read(data: bytes) -> BundleSpec:
         temperature=get("temperature", _number),
         grids={name: _grid(name, grid) for name, grid in get("grids", _object).items()},
         dropout=get("dropout", _number),
+        nodata=get("nodata", _maybe(_number)),
         radiometry=get("radiometry", read_radiometry),
         provenance=get("provenance", _object),
     )

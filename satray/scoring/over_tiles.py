@@ -57,6 +57,7 @@ def wanted_of(spec: "BundleSpec", tiles: TileSet, maps: Maps) -> Wanted:
         width=width,
         names=tiles.names,
         indexed=tiles.indexed,
+        index_named=tiles.index_named,
         maps=bool(maps.classes),
     )
 

@@ -20,8 +20,9 @@ from satray.scoring.predictions import TileFacts
 from satray.scoring.rasters import source_affine
 from satray.storage import Storage
 from satray.tiles.bands import select
-from satray.tiles.decode import decode, read_pixels
+from satray.tiles.decode import decode, fitted, read_pixels
 from satray.tiles.index import versions
+from satray.tiles.source import read_files
 
 
 class MisfitError(DecodeError):
@@ -46,6 +47,13 @@ class Wanted:
     """Whether size and georeference are known from a tile index, which named the bands too."""
     maps: bool
     """Whether maps are made: the valid pixels travel too."""
+    index_named: bool = False
+    """Whether the recipe of the index named the bands."""
+
+    @property
+    def named(self) -> bool:
+        """Whether bands are named by hand: all of a file's are data then."""
+        return self.index_named if self.indexed else self.names is not None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -90,31 +98,31 @@ class ReadBlock:
     """Bytes fetched."""
 
 
-def read_tile(data: bytes, known: TileFacts, wanted: Wanted) -> ReadTile:
+def read_tile(data: bytes, known: TileFacts, wanted: Wanted, mask: bytes | None = None) -> ReadTile:
     """Decode one tile and pick its bands.
 
     Args:
         data: the file.
         known: its id, and what an index says of it.
         wanted: bands, dtype and shape.
+        mask: the `.msk` file beside it.
 
     Raises:
         MisfitError: a band that it lacks, another band count than named, another dtype.
-        DecodeError: not an image, cut short, an affine without area, ...
+        DecodeError: not an image, cut short, no valid pixel, an affine without area, ...
     """
     shape = (wanted.height, wanted.width)
     if wanted.indexed and not wanted.maps:
         take = _take(wanted.names or (), wanted)
-        return ReadTile(known, read_pixels(data, take, *shape, wanted.dtype), None)
+        pixels = read_pixels(data, take, *shape, wanted.dtype, named=wanted.named, mask=mask)
+        return ReadTile(known, pixels, None)
     try:
-        tile = decode(data, bands=wanted.names)
+        tile = decode(data, bands=wanted.names if wanted.named else None, mask=mask)
     except DecodeError as error:
-        if wanted.names is None:
+        if not wanted.named:
             raise
-        tile = decode(data)
-        if not wanted.indexed:
-            raise MisfitError(str(error)) from None
-        # an index leaves out alpha, which counts where all bands are named: go by position
+        decode(data, mask=mask)
+        raise MisfitError(str(error)) from None
     facts, header = known, tile.header
     if not wanted.indexed:
         facts = TileFacts(
@@ -132,12 +140,11 @@ def read_tile(data: bytes, known: TileFacts, wanted: Wanted) -> ReadTile:
         raise MisfitError(f"has {len(tile.pixels)} bands, band {max(take) + 1} is missing")
     if wanted.maps:
         source_affine(facts.crs, facts.transform)
-    pixels = tile.pixels[list(take)]
-    whole = bool(tile.valid.all())
-    if pixels.shape[1:] != shape or not whole:
-        # resampled and filled (nodata, not finite) by the very code that training reads with
-        pixels = read_pixels(data, take, *shape, wanted.dtype)
-    return ReadTile(facts, pixels, None if whole or not wanted.maps else tile.valid)
+    valid_CHW = None if tile.measured is None else tile.measured[list(take)]
+    pixels = fitted(tile.pixels[list(take)], valid_CHW, *shape, wanted.dtype)
+    if valid_CHW is None or valid_CHW.all() or not wanted.maps:
+        return ReadTile(facts, pixels, None)
+    return ReadTile(facts, pixels, np.asarray(valid_CHW.all(axis=0)))
 
 
 def read_block(tiles: pa.Table, wanted: Wanted, storage: Storage) -> ReadBlock:
@@ -160,14 +167,15 @@ def read_block(tiles: pa.Table, wanted: Wanted, storage: Storage) -> ReadBlock:
         seconds=0.0,
         bytes=0,
     )
-    for i, data in storage.read_many(uris, versions=versions(tiles)):
+    masked = [row["mask"] for row in rows]
+    for i, data, mask in read_files(storage, uris, masked, versions(tiles)):
         known, stage = block.facts[i], "read"
         try:
             if isinstance(data, Exception):
                 raise data
             block.bytes += len(data)
             stage = "decode"
-            tile = read_tile(data, known, wanted)
+            tile = read_tile(data, known, wanted, mask)
             block.facts[i], block.valid[i] = tile.facts, tile.valid
             block.pixels[i] = tile.pixels
         except Exception as error:  # one bad tile costs one row

@@ -1,6 +1,6 @@
 """The job `score`: predictions and class activation maps of tiles; of scenes, see `maps`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from satray.storage import Entry, Storage
 from satray.tiles.bands import select
 from satray.tiles.index import index_digest, read_index
 from satray.tiles.keys import is_image
+from satray.tiles.source import MASK
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
@@ -58,7 +59,8 @@ def inputs(recipe: ScoreRecipe, storage: Storage) -> dict[str, str]:
         refuse_dtype(index.meta.dtype, spec, f"tiles={recipe.tiles}")
         return {"bundle": found, "tiles": index_digest(_place(recipe), storage)}
     look(tiles, wanted_of(spec, tiles, maps), storage)
-    images = [e for e in _listing(_place(recipe), storage) if is_image(e.key)]
+    listing = _listing(_place(recipe), storage)
+    images = [e for e in listing if is_image(e.key.removesuffix(MASK))]
     return {"bundle": found, "tiles": digest_entries(images)}
 
 
@@ -166,7 +168,7 @@ def tiles_of(recipe: ScoreRecipe, storage: Storage) -> TileSet:
             f"{len(index.meta.bands)} bands ({', '.join(index.meta.bands)})"
         )
     tiles = tiles_of_index(index)
-    return TileSet(tiles.table, bands or tiles.names, indexed=True)
+    return replace(tiles, names=bands or tiles.names)
 
 
 def _place(recipe: ScoreRecipe) -> str:

@@ -12,6 +12,7 @@ from satray.scoring.reading import MisfitError, Wanted, read_tile
 from satray.storage import Entry, Storage, join
 from satray.tiles.index import TileIndex
 from satray.tiles.keys import is_image, tile_id
+from satray.tiles.source import MASK, read_files
 
 SCHEMA = pa.schema(
     [
@@ -24,10 +25,12 @@ SCHEMA = pa.schema(
         pa.field("bytes", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("crc32", pa.uint32()),
+        pa.field("mask", pa.bool_()),
         pa.field("target", pa.list_(pa.uint8())),
     ]
 )
-"""A tile to score; all but the first two are null where only the file knows."""
+"""A tile to score; all but the first two are null where only the file knows. `mask`: whether a
+`.msk` lies beside it."""
 
 LOOKED_AT = 8
 """Tiles that are opened before anything starts, spread over the whole list."""
@@ -43,6 +46,8 @@ class TileSet:
     """Names of the files' bands in order; None: what each file says."""
     indexed: bool
     """Whether they come from a tile index."""
+    index_named: bool = False
+    """Whether the recipe of the index named the bands: all of a file's are data then."""
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -79,13 +84,14 @@ def tiles_of_prefix(
                 "accepted: one image an id"
             )
         by_id[name] = entry
-    rows = len(by_id)
-    columns = {
+    keys = {entry.key for entry in entries}
+    columns = {name: pa.nulls(len(by_id), SCHEMA.field(name).type) for name in SCHEMA.names} | {
         "tile_id": list(by_id),
         "uri": [entry.uri for entry in by_id.values()],
-        **{name: pa.nulls(rows, SCHEMA.field(name).type) for name in SCHEMA.names[2:]},
+        "mask": [entry.key + MASK in keys for entry in by_id.values()],
     }
-    return TileSet(pa.table(columns, schema=SCHEMA), names, indexed=False)
+    table = pa.table(columns, schema=SCHEMA)
+    return TileSet(table, names, indexed=False)
 
 
 def tiles_of_index(index: TileIndex, classes: Sequence[str] | None = None) -> TileSet:
@@ -105,9 +111,8 @@ def tiles_of_index(index: TileIndex, classes: Sequence[str] | None = None) -> Ti
         target = pa.ListArray.from_arrays(pa.array(offsets), pa.array(labels.reshape(-1)))
     columns = [table.column(name) for name in SCHEMA.names[:-1]]
     columns = [column.cast(field.type) for column, field in zip(columns, SCHEMA, strict=False)]
-    return TileSet(
-        pa.Table.from_arrays([*columns, target], schema=SCHEMA), index.meta.bands, indexed=True
-    )
+    found = pa.Table.from_arrays([*columns, target], schema=SCHEMA)
+    return TileSet(found, index.meta.bands, indexed=True, index_named=index.meta.named)
 
 
 def look(tiles: TileSet, wanted: Wanted, storage: Storage) -> list[str]:
@@ -123,11 +128,12 @@ def look(tiles: TileSet, wanted: Wanted, storage: Storage) -> list[str]:
     uris = tiles.table.column("uri").take(pa.array(some)).to_pylist()
     misfits: list[str] = []
     fitted = 0
-    for i, data in storage.read_many(uris):
+    masked = tiles.table.column("mask").take(pa.array(some)).to_pylist()
+    for i, data, mask in read_files(storage, uris, masked):
         if isinstance(data, Exception):
             continue
         try:
-            read_tile(data, TileFacts(uris[i], uris[i]), wanted)
+            read_tile(data, TileFacts(uris[i], uris[i]), wanted, mask)
             fitted += 1
         except MisfitError as error:
             misfits.append(f"{uris[i]}: {error}")

@@ -22,6 +22,7 @@ from satray.tiles.bands import select
 from satray.tiles.cache import CachePlan, TileCache, open_cache
 from satray.tiles.decode import read_pixels
 from satray.tiles.index import TileIndex, versions
+from satray.tiles.source import read_files
 
 if TYPE_CHECKING:
     import torch
@@ -35,12 +36,16 @@ class TileSource:
 
     uris: pa.Array
     """Where each tile is; row by row."""
+    masked: pa.Array
+    """Whether a `.msk` lies beside each; null: no."""
     labels: NDArray[np.uint8]
     """Targets (N, K)."""
     slots: NDArray[np.int64]
     """Row of each tile in the whole index, which is its place in the cache."""
     take: tuple[int, ...]
-    """Bands to read, 0-based positions in the file, in the network's input order."""
+    """Bands to read, 0-based positions among the index's, in the network's input order."""
+    named: bool
+    """Whether the archive's bands were named: see `read_pixels`."""
     height: int
     """Rows of a delivered tile, px; others are resampled to it."""
     width: int
@@ -72,6 +77,7 @@ class TileSource:
         return replace(
             self,
             uris=self.uris.take(pa.array(rows)),
+            masked=self.masked.take(pa.array(rows)),
             labels=self.labels[rows],
             slots=self.slots[rows],
             versions=self.versions.take(pa.array(rows)),
@@ -115,9 +121,11 @@ def tile_source(
         )
     return TileSource(
         uris=part.table.column("uri").combine_chunks(),
+        masked=part.table.column("mask").combine_chunks(),
         labels=part.labels,
         slots=np.flatnonzero(splits == split).astype(np.int64),
         take=select(index.meta.bands, bands),
+        named=index.meta.named,
         height=height,
         width=width,
         dtype=index.meta.dtype,
@@ -189,15 +197,23 @@ def _read_block(
         slots = source.slots[start:stop]
         missing = [i for i in missing if not cache.get(int(slots[i]), pixels_bCHW[i])]
     uris = [source.uris[start + i].as_py() for i in missing]
-    expected = versions(source.versions.take(pa.array([start + i for i in missing], pa.int64())))
-    for position, data in source.storage.read_many(uris, versions=expected):
+    rows_read = pa.array([start + i for i in missing], pa.int64())
+    masked = source.masked.take(rows_read).to_pylist()
+    expected = versions(source.versions.take(rows_read))
+    for position, data, mask in read_files(source.storage, uris, masked, expected):
         i = missing[position]
         try:
             if isinstance(data, Exception):
                 raise data
             sizes[i] = len(data)
             pixels_bCHW[i] = read_pixels(
-                data, source.take, source.height, source.width, source.dtype
+                data,
+                source.take,
+                source.height,
+                source.width,
+                source.dtype,
+                named=source.named,
+                mask=mask,
             )
         except Exception as error:  # one bad tile costs one row
             pixels_bCHW[i] = 0

@@ -41,9 +41,11 @@ SCHEMA = pa.schema(
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("etag", pa.string()),
         pa.field("crc32", pa.uint32()),
+        pa.field("mask", pa.bool_()),
     ]
 )
-"""Columns of the tile index."""
+"""Columns of the tile index; one that may be null may be absent. `mask`: whether a file of the
+tile's name and `.msk` lies beside it."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class IndexMeta:
     """One entry a band, in the order of `bands`."""
     provenance: dict[str, object]
     """Where it came from: archive, label table, recipe, run id, version."""
+    named: bool = False
+    """Whether the recipe named the bands: a band tagged alpha is data then."""
 
     def to_json(self) -> str:
         """As JSON with sorted keys: equal metadata give equal bytes."""
@@ -105,6 +109,7 @@ class IndexMeta:
                 for band in raw["statistics"]
             ),
             provenance=raw["provenance"],
+            named=raw.get("named", False),
         )
 
 

@@ -1,6 +1,11 @@
-"""What is no measurement in a tile: which values are nodata, and what stands in for them.
+"""What is no measurement, and what stands in for it: the rule for statistics, tiles and scenes.
 
-Legend: C data bands, H x W pixels.
+A value is measured where no mask or alpha hides its pixel, where it is finite, and where it is not
+the nodata value that its band declares. Nodata holds band by band, save what is a measurement
+wherever another band has one: values of 8 bits, and the 0 of whole numbers, are nodata only where
+every band that declares one holds its own. A band that declares none has no say.
+
+Legend: C bands, H x W pixels.
 """
 
 from collections.abc import Sequence
@@ -9,55 +14,132 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from satray.errors import DecodeError
 
-def holes_of(x_CHW: NDArray[Any], nodata: Sequence[float | None]) -> NDArray[np.bool_] | None:
-    """Which values of the data bands are nodata (C, H, W), by the rule of `decode.decode`.
+Nodata = Sequence[float | None]
+"""Declared nodata of each band, as read; None: declares none."""
 
-    None where not every band declares it.
+
+def held(x_HW: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
+    """Where a band holds its nodata value (H, W), compared in its dtype.
+
+    Nowhere where the dtype has no such value; a text that names a float32's largest value by a
+    few digits is that value.
     """
-    holes = []
-    for x_HW, value in zip(x_CHW, nodata, strict=True):
-        if value is None:
-            return None
-        holes.append(np.isnan(x_HW) if np.isnan(value) else x_HW == value)
-    if any(value is not None and (np.isnan(value) or value < 0) for value in nodata):
-        return np.stack(holes)
-    return np.broadcast_to(np.all(holes, axis=0), x_CHW.shape)
+    found: NDArray[np.bool_]
+    if nodata is None or not (x_HW.dtype.kind == "f" or _is_whole(nodata, x_HW.dtype)):
+        found = np.zeros(x_HW.shape, bool)
+    elif x_HW.dtype.kind != "f":
+        found = x_HW == x_HW.dtype.type(int(nodata))
+    elif np.isnan(nodata):
+        found = np.isnan(x_HW)
+    else:
+        with np.errstate(over="ignore"):
+            value = x_HW.dtype.type(nodata)
+        # what is finite but beyond the dtype is not its infinity
+        found = (
+            x_HW == value if np.isfinite(value) or np.isinf(nodata) else np.zeros_like(x_HW, bool)
+        )
+    return found
 
 
-def nodata_filled(x_CHW: NDArray[Any], nodata: float) -> NDArray[Any]:
-    """Replace nodata in a plain TIFF (C, H, W): all bands are data and declare it."""
-    holes_CHW = holes_of(x_CHW, (nodata,) * len(x_CHW))
-    floats = x_CHW.dtype.kind == "f"
-    if holes_CHW is None or not (floats or holes_CHW.any()):
-        return x_CHW
-    valid_HW: NDArray[np.bool_] = ~np.any(holes_CHW, axis=0)
-    if floats:
-        valid_HW &= np.isfinite(x_CHW).all(axis=0)
-    return filled(x_CHW, holes_CHW, valid_HW)
+def together(dtype: np.dtype[Any], nodata: float | None) -> bool:
+    """Whether a value is nodata only where all bands that declare one hold their own."""
+    return nodata is not None and (
+        dtype.itemsize == 1 or (dtype.kind != "f" and not np.isnan(nodata) and nodata == 0)
+    )
 
 
-def filled(
+def void(x_CHW: NDArray[Any], nodata: Nodata) -> NDArray[np.bool_]:
+    """Where every band that declares nodata holds its own (H, W); everywhere where none does."""
+    return _all([hole for hole in _holes(x_CHW, nodata) if hole is not None], x_CHW.shape[1:])
+
+
+def measured(
     x_CHW: NDArray[Any],
-    holes_CHW: NDArray[np.bool_] | None = None,
-    valid_HW: NDArray[np.bool_] | None = None,
-) -> NDArray[Any]:
-    """Put each band's mean where it is not finite or a hole; 0 where there is nothing to average.
+    nodata: Nodata,
+    shown: NDArray[np.bool_] | None = None,
+    void_HW: NDArray[np.bool_] | None = None,
+) -> NDArray[np.bool_] | None:
+    """Which values are measured (C, H, W); None where all are.
 
-    The mean is over `valid_HW`; without, over what is finite in the band.
+    Args:
+        x_CHW: stored values.
+        nodata: of each band.
+        shown: (H, W) or (C, H, W) where no mask and no alpha hides them; None: everywhere.
+        void_HW: `void` of all bands of the file, where these are some of them only.
     """
-    bad_CHW = np.zeros(x_CHW.shape, bool) if holes_CHW is None else holes_CHW
-    if x_CHW.dtype.kind == "f":
-        bad_CHW = bad_CHW | ~np.isfinite(x_CHW)
-    if not bad_CHW.any():
+    holes = _holes(x_CHW, nodata)
+    declared = [hole for hole in holes if hole is not None]
+    floats = x_CHW.dtype.kind == "f"
+    if not floats and shown is None and not any(hole.any() for hole in declared):
+        return None
+    valid_CHW = np.isfinite(x_CHW) if floats else np.ones(x_CHW.shape, bool)
+    if shown is not None:
+        valid_CHW &= shown
+    if void_HW is None:
+        void_HW = _all(declared, x_CHW.shape[1:])
+    for valid_HW, hole_HW, value in zip(valid_CHW, holes, nodata, strict=True):
+        if hole_HW is not None:
+            valid_HW &= ~(void_HW if together(x_CHW.dtype, value) else hole_HW)
+    return None if valid_CHW.all() else valid_CHW
+
+
+def _holes(x_CHW: NDArray[Any], nodata: Nodata) -> list[NDArray[np.bool_] | None]:
+    return [
+        None if value is None else held(x_HW, value)
+        for x_HW, value in zip(x_CHW, nodata, strict=True)
+    ]
+
+
+def _all(holes: Sequence[NDArray[np.bool_]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    return np.asarray(np.logical_and.reduce(holes)) if holes else np.ones(shape, bool)
+
+
+def filled(x_CHW: NDArray[Any], valid_CHW: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """Put the band's mean over what is measured where it is not; 0 where nothing is.
+
+    Args:
+        x_CHW: stored values; as they are where all are measured.
+        valid_CHW: which are measured; None: all.
+    """
+    if valid_CHW is None:
         return x_CHW
     y_CHW = x_CHW.copy()
-    for y_HW, bad_HW in zip(y_CHW, bad_CHW, strict=True):
-        good = y_HW[~bad_HW if valid_HW is None else valid_HW]
-        if good.size == 0:
-            y_HW[bad_HW] = 0
-        elif y_HW.dtype.kind == "f":
-            y_HW[bad_HW] = good.mean(dtype=np.float64)
-        else:  # rounding may pass the largest value of 64 bits
-            y_HW[bad_HW] = min(round(float(good.mean(dtype=np.float64))), int(good.max()))
+    for y_HW, valid_HW in zip(y_CHW, valid_CHW, strict=True):
+        if not valid_HW.all():
+            y_HW[~valid_HW] = mean_of(y_HW[valid_HW])
     return y_CHW
+
+
+def mean_of(values: NDArray[Any]) -> Any:
+    """What stands in for values that are missing beside these (n,): their mean, as the dtype can.
+
+    Whole numbers are rounded; 0 where there are none.
+    """
+    if values.size == 0:
+        return values.dtype.type(0)
+    mean = values.mean(dtype=np.float64)
+    if values.dtype.kind == "f":
+        return values.dtype.type(mean)
+    # rounding may pass the largest value of 64 bits
+    return values.dtype.type(min(round(float(mean)), int(values.max())))
+
+
+def refuse_empty(valid_CHW: NDArray[np.bool_] | None, bands: Sequence[str] | None = None) -> None:
+    """Raise DecodeError where no pixel is measured in every band; names bands that have none."""
+    if valid_CHW is None or valid_CHW.all(axis=0).any():
+        return
+    empty = [i for i, valid_HW in enumerate(valid_CHW) if not valid_HW.any()]
+    if empty and len(empty) < len(valid_CHW):
+        names = ", ".join(bands[i] if bands else f"{i + 1} of those taken" for i in empty)
+        raise DecodeError(f"no valid pixels: band {names} holds no data")
+    raise DecodeError("no valid pixels: all are nodata, masked, transparent or not finite")
+
+
+def _is_whole(nodata: float, dtype: np.dtype[Any]) -> bool:
+    """Whether whole numbers of a dtype hold a value."""
+    limits = np.iinfo(dtype)
+    return bool(
+        np.isfinite(nodata) and nodata == int(nodata) and limits.min <= int(nodata) <= limits.max
+    )

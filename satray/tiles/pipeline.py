@@ -14,6 +14,7 @@ from satray.tiles.probe import Probed, probe
 def probe_all(
     uris: Sequence[str],
     counted: Sequence[bool],
+    masked: Sequence[bool],
     storage: Storage,
     *,
     bands: tuple[str, ...] | None,
@@ -25,6 +26,7 @@ def probe_all(
     Args:
         uris: where the tiles are; their positions are the rows.
         counted: whether each tile's pixels go into the statistics.
+        masked: whether a `.msk` lies beside each.
         storage: reads them.
         bands: the recipe's band names, or None.
         tiles_per_task: most tiles of a task; fewer where there would be idle tasks.
@@ -38,14 +40,17 @@ def probe_all(
                 "row": pa.array(range(start, min(start + size, len(uris))), pa.int64()),
                 "uri": pa.array(uris[start : start + size], pa.string()),
                 "counted": pa.array(counted[start : start + size], pa.bool_()),
+                "masked": pa.array(masked[start : start + size], pa.bool_()),
             }
         )
         for start in range(0, len(uris), size)
     ]
 
     def probe_block(batch: Any) -> Any:
-        rows, names, flags = (batch.column(c).to_pylist() for c in ("row", "uri", "counted"))
-        probed = probe(rows, names, flags, storage, bands)
+        rows, names, flags, masks = (
+            batch.column(c).to_pylist() for c in ("row", "uri", "counted", "masked")
+        )
+        probed = probe(rows, names, flags, storage, bands, masks)
         return pa.table({"probed": pa.array([pickle.dumps(probed)], pa.large_binary())})
 
     found = ray.data.from_arrow(blocks).map_batches(

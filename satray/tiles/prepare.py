@@ -21,6 +21,7 @@ from satray.tiles.describe import (
     label_summary,
     size_text,
 )
+from satray.tiles.fills import fill_lines
 from satray.tiles.index import SCHEMA, IndexMeta, TileIndex, write_index
 from satray.tiles.probe import Kind, Probed, Seen, kind_of, probe, total
 from satray.tiles.statistics import BandCounts, summarise
@@ -52,7 +53,9 @@ def plan(recipe: PrepareRecipe, storage: Storage) -> list[str]:
     """What would be done; opens `SAMPLE` images, writes nothing."""
     found = _surveyed(recipe, storage)
     uris = [entry.uri for entry in found.entries[:SAMPLE]]
-    sample = total([probe(range(len(uris)), uris, [False] * len(uris), storage, recipe.bands)])
+    sample = total(
+        [probe(range(len(uris)), uris, [False] * len(uris), storage, recipe.bands, found.masked)]
+    )
     tasks = -(-len(found.entries) // recipe.tiles_per_task)
     lines = [*describe_archive(found, recipe)]
     lines += [
@@ -98,6 +101,10 @@ def work(recipe: PrepareRecipe, run: Run) -> Outcome:
     seconds = max(run.seconds.get("reading and decoding", 0.0), 1e-9)
     alpha = sum(s.header is not None and s.header.alpha for s in kept)
     lines = describe_labels(index, refused, alpha)
+    counts = probed.counts.get(kind)
+    if counts is not None:
+        declared = {s.header.nodata for s in kept if s.header and s.header.nodata is not None}
+        lines += fill_lines(index.meta.bands, counts, declared)
     lines.append(
         f"read {len(probed.seen):,} images, {size_text(bytes_read)}: "
         f"{len(probed.seen) / seconds:,.0f} images/s, {size_text(bytes_read / seconds)}/s"
@@ -134,6 +141,7 @@ def _probe(found: Survey, recipe: PrepareRecipe, run: Run) -> Probed:
     for part in probe_all(
         [entry.uri for entry in found.entries],
         [split == "train" for split in found.parts],
+        found.masked,
         run.storage,
         bands=recipe.bands,
         tiles_per_task=recipe.tiles_per_task,
@@ -208,6 +216,7 @@ def _index(
             "bytes": s.bytes,
             "etag": entry.etag,
             "crc32": s.crc32,
+            "mask": found.masked[s.row],
         }
         for name, value in values.items():
             columns[name].append(value)
@@ -218,6 +227,7 @@ def _index(
         classes=found.labels.classes,
         bands=bands,
         dtype=dtype,
+        named=recipe.bands is not None,
         tile_shape=min(shapes, key=lambda shape: (-shapes[shape], shape)),
         statistics=tuple(summarise(name, band) for name, band in zip(bands, counts, strict=True)),
         provenance={

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from satray.errors import DecodeError, SatrayError
 from satray.storage import Storage
 from satray.tiles.decode import TileHeader, decode
+from satray.tiles.nodata import refuse_empty
+from satray.tiles.source import read_files
 from satray.tiles.statistics import BandCounts, count_tile, merge
 
 Kind = tuple[tuple[str, ...], str]
@@ -67,6 +69,7 @@ def probe(
     counted: Sequence[bool],
     storage: Storage,
     bands: tuple[str, ...] | None,
+    masked: Sequence[bool],
     concurrency: int = 32,
 ) -> Probed:
     """Read and decode tiles, one request and one decode each; a bad one costs one row.
@@ -77,23 +80,27 @@ def probe(
         counted: whether a tile's pixels go into the statistics (the train part's do).
         storage: reads them.
         bands: the recipe's band names, or None.
+        masked: whether a `.msk` lies beside each.
         concurrency: requests under way at once.
     """
     seen: list[Seen] = []
     parts: dict[Kind, list[tuple[BandCounts, ...]]] = {}
-    for position, data in storage.read_many(uris, concurrency):
+    for position, data, mask in read_files(storage, uris, masked, concurrency=concurrency):
         row = rows[position]
         if isinstance(data, Exception):
             seen.append(Seen(row, None, 0, "read", one_line(data)))
             continue
         try:
-            tile = decode(data, bands=bands)
+            tile = decode(data, bands=bands, mask=mask)
+            refuse_empty(tile.measured, tile.header.bands)
         except DecodeError as error:
             seen.append(Seen(row, None, len(data), "decode", one_line(error)))
             continue
         seen.append(Seen(row, tile.header, len(data), crc32=zlib.crc32(data)))
         if counted[position]:
-            parts.setdefault(kind_of(tile.header), []).append(count_tile(tile.pixels, tile.valid))
+            parts.setdefault(kind_of(tile.header), []).append(
+                count_tile(tile.pixels, tile.measured)
+            )
     return Probed(tuple(seen), {kind: merge(tiles) for kind, tiles in parts.items()})
 
 

@@ -9,15 +9,18 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 from satray.errors import DecodeError
+
+if TYPE_CHECKING:
+    from satray.storage import Storage, Version
 
 MAX_PIXELS = 64 * 2**20
 """Largest height x width of a tile, in px. A header can promise any size (decompression bomb)."""
@@ -33,8 +36,50 @@ DTYPES = (
 
 ACCEPTED = "accepted: JPEG, PNG, TIFF"
 
+MASK = ".msk"
+"""What GDAL appends to a raster's name for a mask that lies beside it."""
+
 # Most tiles of most archives have no georeference; the header says so already.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+
+def read_files(
+    storage: "Storage",
+    uris: Sequence[str],
+    masked: Sequence[bool | None],
+    versions: "Sequence[Version | None] | None" = None,
+    concurrency: int = 32,
+) -> Iterator[tuple[int, bytes | Exception, bytes | None]]:
+    """Read tiles, and the masks beside those that have one, as `Storage.read_many` does.
+
+    Args:
+        storage: where they are.
+        uris: of the tiles.
+        masked: whether `NAME.msk` lies beside each; null of an index that does not know: no.
+        versions: what each tile must be; None: anything.
+        concurrency: requests under way at once.
+
+    Yields:
+        position, the tile or why it or its mask cannot be read, the mask.
+    """
+    names = [(i, uri, False) for i, uri in enumerate(uris)]
+    names += [(i, uri + MASK, True) for i, uri in enumerate(uris) if masked[i]]
+    names.sort(key=lambda name: name[0])  # the two of a tile come soon after one another
+    halves: dict[int, dict[bool, bytes | Exception]] = {}
+    expected = [None if is_mask or not versions else versions[i] for i, _, is_mask in names]
+    for place, data in storage.read_many([uri for _, uri, _ in names], concurrency, expected):
+        i, _, is_mask = names[place]
+        if not masked[i]:
+            yield i, data, None
+            continue
+        both = halves.setdefault(i, {})
+        both[is_mask] = data
+        if len(both) == 2:
+            tile, mask = halves.pop(i)[False], both[True]
+            if isinstance(mask, bytes):
+                yield i, tile, mask
+            else:
+                yield i, tile if isinstance(tile, Exception) else mask, None
 
 
 @contextmanager

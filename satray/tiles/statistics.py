@@ -102,10 +102,11 @@ def count_pixels(values: NDArray[Any]) -> BandCounts:
     )
 
 
-def count_tile(x_CHW: NDArray[Any], valid_HW: NDArray[np.bool_]) -> tuple[BandCounts, ...]:
-    """Count every band of a tile (C, H, W) over its valid pixels (H, W)."""
-    everywhere = bool(valid_HW.all())
-    return tuple(count_pixels(x_HW.ravel() if everywhere else x_HW[valid_HW]) for x_HW in x_CHW)
+def count_tile(x_CHW: NDArray[Any], valid_CHW: NDArray[np.bool_] | None) -> tuple[BandCounts, ...]:
+    """Count every band of a tile (C, H, W) over what is measured in it; None: all."""
+    if valid_CHW is None:
+        return tuple(count_pixels(x_HW.ravel()) for x_HW in x_CHW)
+    return tuple(count_pixels(x_HW[v_HW]) for x_HW, v_HW in zip(x_CHW, valid_CHW, strict=True))
 
 
 def merge(

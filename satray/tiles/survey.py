@@ -10,6 +10,7 @@ from satray.runs.inputs import digest_entries
 from satray.storage import Entry, Storage
 from satray.tiles.keys import Matched, is_image, match, refuse_unmatched, taken
 from satray.tiles.labels import LabelTable, labels_from_folders, read_labels
+from satray.tiles.source import MASK
 from satray.tiles.split import assign_parts
 
 
@@ -23,6 +24,8 @@ class Survey:
     """Rows and images that belong together."""
     parts: tuple[str, ...]
     """train, val or test: of each matched row."""
+    masked: tuple[bool, ...]
+    """Whether a `.msk` lies beside each matched image."""
     digests: dict[str, str]
     """Digest of each input."""
 
@@ -69,6 +72,14 @@ def survey(recipe: PrepareRecipe, storage: Storage) -> Survey:
     refuse_unmatched(matched, labels, recipe.images, recipe.unmatched_budget)
     # labels beside the images, or an `out` below them, change nothing that is made
     used = {entry.key for entry in matched.entries}
+    masks = {e.key for e in entries if e.key.removesuffix(MASK) in used} - used
+    used |= masks
     digests["images"] = digest_entries(e for e in entries if e.key in used or is_image(e.key))
     parts = assign_parts(labels, recipe.split)
-    return Survey(labels, matched, tuple(parts[row] for row in matched.rows), digests)
+    return Survey(
+        labels,
+        matched,
+        tuple(parts[row] for row in matched.rows),
+        tuple(entry.key + MASK in masks for entry in matched.entries),
+        digests,
+    )

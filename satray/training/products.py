@@ -41,6 +41,7 @@ def bundle(setup: Setup, run: Run, choice: Choice, calibration: Calibration) -> 
         temperature=calibration.rule.temperature,
         grids={tower.name: probe_grid(tower.backbone) for tower in setup.variant.towers},
         dropout=setup.recipe.dropout,
+        nodata=nodata(setup.index),
         provenance={
             "run_id": run.run_id,
             "index": setup.digest,
@@ -75,6 +76,13 @@ def resolution(index: TileIndex) -> float | None:
             pass
         return None
     return None
+
+
+def nodata(index: TileIndex) -> float | None:
+    """The one finite nodata value that tiles declare; None where none or several."""
+    values = set(index.table.column("nodata").drop_null().to_pylist())
+    (value,) = values if len(values) == 1 else (math.nan,)
+    return value if math.isfinite(value) else None
 
 
 def unreadable(setup: Setup, errors: dict[tuple[str, int], str]) -> tuple[bytes, int]:

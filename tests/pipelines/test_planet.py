@@ -32,9 +32,10 @@ def test_a_small_network_by_the_papers_recipe(ray_session, tmp_path):
     from satray.tiles.index import read_index
     from satray.training import job
 
-    archive = generate(tmp_path / "archive", tiles=32)
-    for number, tile in enumerate(sorted(archive.folder.glob("*.tif"))):
-        write_planet(tile, planet_pixels(24, seed=number))
+    def draw(path, number):
+        write_planet(path, planet_pixels(24, seed=number))
+
+    archive = generate(tmp_path / "archive", tiles=32, draw=draw)
     text = RECIPE.read_text()
     given = {**parse_yaml(text, "paper"), **SMALL, "index": archive.index}
     given["input"] = {**given["input"], "size": 21, "resize": 24, "normalize": "auto"}
@@ -56,7 +57,10 @@ def test_a_small_network_by_the_papers_recipe(ray_session, tmp_path):
     index = read_index(archive.index, Storage()).part("val")
     uris = index.table.column("uri").to_pylist()
     pixels = np.stack(
-        [read_pixels(Path(u).read_bytes(), (0, 1, 2, 3), 24, 24, "uint16") for u in uris]
+        [
+            read_pixels(Path(u).read_bytes(), (0, 1, 2, 3), 24, 24, "uint16", named=True)
+            for u in uris
+        ]
     )
     logits = Scorer(bundle)(pixels).numbers.logits
     assert np.isfinite(logits).all()

@@ -16,6 +16,7 @@ from satray.errors import InputError
 from satray.runs.frame import Job, main
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
+from satray.tiles.blocks import errors_of, read_blocks, tile_source, to_torch
 from satray.tiles.decode import decode
 from satray.tiles.index import read_index
 from satray.tiles.prepare import inputs, plan, work
@@ -117,6 +118,45 @@ def test_bad_images_cost_a_row_each(tmp_path, ray_session):
     assert {r["stage"] for r in rows.values()} == {"decode"}
     assert "empty" in rows["tile_1"]["error"]
     assert len(read_index(run.uri("index"), Storage())) == 27
+
+
+def test_masks_beside_tiles_hide_and_fills_are_named(tmp_path, ray_session):
+    """Nothing below a `.msk` is counted or trained on; a fill that nobody declares is said."""
+    make_archive(tmp_path, n=8)
+    shown = np.full((1, 24, 32), 255, np.uint8)
+    shown[:, :6] = 0
+    for path in sorted((tmp_path / "images").glob("*.tif")):
+        x_CHW = decode(path.read_bytes(), bands=NAMES).pixels.copy()
+        x_CHW[:, :6] = 31_000
+        x_CHW[3, 20:] = 65_535
+        path.write_bytes(tiff(x_CHW, photometric="RGB", alpha="YES"))
+        (path.parent / f"{path.name}.msk").write_bytes(tiff(shown))
+    run, outcome = prepare(tmp_path)
+    index = read_index(run.uri("index"), Storage())
+    assert index.table["mask"].to_pylist() == [True] * 8
+    assert index.meta.named
+    train = index.split_counts["train"]
+    assert {band.valid for band in index.meta.statistics} == {train * 18 * 32}
+    assert max(band.max for band in index.meta.statistics[:3]) < 31_000
+    (line,) = (line for line in outcome.summary if line.startswith("fill?"))
+    assert line.startswith("fill? 65535 (nir in 22.22% of pixels)")
+    source = tile_source(index, "train", ("red", "blue"), Storage(), digest="x")
+    rows = np.arange(train)
+    (table,) = read_blocks(source.rows(rows), rows, 0, train)
+    pixels = to_torch(table, source.shape, source.dtype)["pixels"].numpy()
+    assert errors_of(table) == {}
+    assert pixels.max() < 31_000
+    # another mask is another archive
+    before = inputs(
+        PrepareRecipe(images=str(tmp_path / "images"), labels=str(tmp_path / "labels.csv")),
+        Storage(),
+    )
+    next((tmp_path / "images").glob("*.msk")).unlink()
+    after = inputs(
+        PrepareRecipe(images=str(tmp_path / "images"), labels=str(tmp_path / "labels.csv")),
+        Storage(),
+    )
+    assert before["images"] != after["images"]
 
 
 def test_mixed_kinds_stop_or_are_set_aside(tmp_path, ray_session):

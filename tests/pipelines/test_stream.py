@@ -10,7 +10,7 @@ import rasterio
 from satray.config.base import StorageOptions
 from satray.config.train import CacheOptions
 from satray.storage import Storage
-from satray.tiles.index import IndexMeta, TileIndex
+from satray.tiles.index import SCHEMA, IndexMeta, TileIndex
 from satray.tiles.order import TrainOrder, WholeOrder, copies, samples
 
 pytestmark = pytest.mark.pipeline
@@ -38,6 +38,11 @@ def index(tmp_path_factory):
             "uri": paths,
             "split": ["val" if row % 5 == 0 else "train" for row in range(TILES)],
             "labels": pa.array([[row % 2, 1] for row in range(TILES)], pa.list_(pa.uint8())),
+            # nothing is known of how the files were
+            **{
+                name: pa.nulls(TILES, SCHEMA.field(name).type)
+                for name in ("bytes", "etag", "crc32", "mask")
+            },
         }
     )
     return TileIndex(table, IndexMeta("multilabel", ("a", "b"), BANDS, "uint16", (8, 8), (), {}))

@@ -154,7 +154,9 @@ def test_an_index_that_left_alpha_out(tmp_path) -> None:
     tiles = tiles_of_index(found)
     block = read_block(tiles.table, wanted(names=tiles.names, indexed=True, maps=True), STORAGE)
     assert block.facts[0].error is None
-    assert np.array_equal(block.pixels[0], values[:2])
+    assert np.array_equal(block.pixels[0][:, 8:], values[:2, 8:])
+    mean_C = np.rint(values[:2, 8:].mean((1, 2)))
+    assert (block.pixels[0][:, :8] == mean_C[:, None, None]).all()
     assert block.valid[0] is not None
     assert (block.valid[0][8:].all(), block.valid[0][:8].any()) == (True, False)
 

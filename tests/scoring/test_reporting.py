@@ -218,7 +218,7 @@ def test_pictures_of_all_tiles_do_not_depend_on_how_many_are_read_at_once(
     drawn = []
     for size in (3, 16):
         monkeypatch.setattr(pictures, "AT_ONCE", size)
-        drawn.append(render(picks, uris, meta, bundle, Storage()))
+        drawn.append(render(picks, uris, [None] * len(uris), meta, bundle, Storage()))
     assert drawn[0].keys() == drawn[1].keys() == {(pick.row, 0) for pick in picks}
     for key, picture in drawn[0].items():
         apart = decoded(picture) - decoded(drawn[1][key])
@@ -232,7 +232,7 @@ def test_each_picture_has_the_map_of_its_own_class(tmp_path, monkeypatch) -> Non
     pairs = [(0, 2), (0, 0), (1, 2), (3, 0)]
     picks = [Pick(row, klass, 0.5, given=True, right=True) for row, klass in pairs]
     uris = found.index.table.column("uri").to_pylist()
-    drawn = render(picks, uris, found.index.meta, bundle, Storage())
+    drawn = render(picks, uris, [None] * len(uris), found.index.meta, bundle, Storage())
     assert set(drawn) == set(pairs)
     weights_KD = bundle.network.cam_weights()["rgb"].numpy()
     expected = {}
@@ -277,7 +277,8 @@ def test_d4_reaches_the_pictures(tmp_path) -> None:
     bundle = material.bundle(material.one_tower())
     picks, uris = ends(found.quality.scored, 0).top, found.index.table.column("uri").to_pylist()
     one, other = (
-        render(picks, uris, found.index.meta, bundle, Storage(), d4=d4) for d4 in (False, True)
+        render(picks, uris, [None] * len(uris), found.index.meta, bundle, Storage(), d4=d4)
+        for d4 in (False, True)
     )
     assert one.keys() == other.keys()
     assert any(one[key] != other[key] for key in one)

@@ -14,7 +14,7 @@ from rasterio.io import MemoryFile
 def tiff(x_CHW: np.ndarray, **profile: Any) -> bytes:
     """A GeoTIFF of these pixels; `colormap` and `tags` go to their setters."""
     colormap, mask = profile.pop("colormap", None), profile.pop("mask", None)
-    descriptions = profile.pop("descriptions", None)
+    descriptions, tags = profile.pop("descriptions", None), profile.pop("tags", None)
     count, height, width = x_CHW.shape
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), MemoryFile() as memory:
         with memory.open(
@@ -27,6 +27,8 @@ def tiff(x_CHW: np.ndarray, **profile: Any) -> bytes:
                 target.descriptions = descriptions
             if mask is not None:
                 target.write_mask(mask)
+            if tags:
+                target.update_tags(**tags)
         return bytes(memory.read())
 
 

@@ -1,159 +1,323 @@
-"""The hot path hands no sentinel to the network, by GDAL and without it, resampled or not."""
+"""What is no measurement never counts and never reaches the network, however it is said."""
+
+import struct
 
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from rasterio.io import MemoryFile
 from tiles.hostile import numbers, photo, pillow, tiff
 
+from satray.errors import DecodeError
 from satray.tiles.decode import decode, read_pixels
-from satray.tiles.statistics import count_tile
+from satray.tiles.statistics import count_tile, summarise
 from satray.tiles.tiff import read_plain
 
-WAYS = pytest.mark.parametrize("way", [{}, {"compress": "deflate"}], ids=["fast", "gdal"])
 H, W = 24, 32
+PLAIN, PACKED = {}, {"compress": "deflate", "tiled": True, "blockxsize": 16, "blockysize": 16}
+LAYOUTS = pytest.mark.parametrize("layout", [PLAIN, PACKED], ids=["plain", "packed"])
+WAYS = ("tag", "mask", "msk", "alpha", "premultiplied")
+
+FILLS = [
+    ("uint8", 0),
+    ("uint8", 255),
+    ("uint8", 7),
+    ("int8", -128),
+    ("uint16", 0),
+    ("uint16", 65535),
+    ("int16", -9999),
+    ("int16", 32767),
+    ("int16", -32768),
+    ("uint32", 2**32 - 1),
+    ("int32", -(2**31)),
+    ("int64", -(2**50) - 1),
+    ("float32", 0.0),
+    ("float32", -9999.0),
+    ("float32", 9.969209968386869e36),
+    ("float32", 1e20),
+    ("float32", 3.4028234663852886e38),
+    ("float32", -3.4028234663852886e38),
+    ("float32", -np.inf),
+    ("float32", np.nan),
+    ("float32", 0.1),
+    ("float64", 9.969209968386869e36),
+    ("float64", -1.7976931348623157e308),
+    ("float64", np.nan),
+]
 
 
-def made(x_CHW: np.ndarray, way: dict[str, str], nodata: float, **profile) -> bytes:
-    """A TIFF that goes the wanted way."""
-    profile = {"photometric": "MINISBLACK", "alpha": "NO", "nodata": nodata} | profile
-    data = tiff(x_CHW, **profile, **way)
-    assert (read_plain(data) is None) == bool(way)
-    return data
+def values(count: int, dtype: str) -> np.ndarray:
+    """Measurements, none of them a fill."""
+    return (np.abs(numbers(count, H, W, "int16")) % 90 + 20).astype(dtype)
 
 
-def means(data: bytes) -> np.ndarray:
-    """Each band's mean as the statistics have it."""
+def said(way: str, x_CHW: np.ndarray, nodata: float, shown_HW: np.ndarray, **more):
+    """The file that says where there is no data, and the mask beside it."""
+    profile = {"photometric": "MINISBLACK", **more}
+    byte_HW = np.where(shown_HW, 255, 0).astype(np.uint8)
+    if way == "tag":
+        return tiff(x_CHW, nodata=nodata, alpha="NO", **profile), None
+    if way == "mask":
+        return tiff(x_CHW, mask=byte_HW, alpha="NO", **profile), None
+    if way == "msk":
+        return tiff(x_CHW, alpha="NO", **profile), tiff(byte_HW[None], compress="deflate")
+    top = 1 if x_CHW.dtype.kind == "f" else np.iinfo(x_CHW.dtype).max
+    alpha_HW = np.where(shown_HW, top, 0).astype(x_CHW.dtype)
+    data = tiff(np.concatenate([x_CHW, alpha_HW[None]]), alpha="NO", **profile)
+    return last_as_alpha(data, 2 if way == "alpha" else 1), None
+
+
+def last_as_alpha(data: bytes, kind: int) -> bytes:
+    """A little-endian TIFF whose last band is tagged alpha: 1 premultiplied, 2 not."""
+    found = bytearray(data)
+    (start,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, start)
+    for at in range(start + 2, start + 2 + 12 * entries, 12):
+        tag, field, n, place = struct.unpack_from("<HHII", data, at)
+        if tag == 338:
+            assert field == 3
+            struct.pack_into("<H", found, (at + 8 if n <= 2 else place) + 2 * (n - 1), kind)
+    return bytes(found)
+
+
+def figures(data: bytes, mask: bytes | None, **names) -> list[dict]:
+    tile = decode(data, mask=mask, **names)
+    return [vars(summarise("b", band)) for band in count_tile(tile.pixels, tile.measured)]
+
+
+def expected(x_CHW: np.ndarray, bad_CHW: np.ndarray) -> np.ndarray:
+    y_CHW = x_CHW.copy()
+    for y_HW, bad_HW in zip(y_CHW, bad_CHW, strict=True):
+        mean = y_HW[~bad_HW].mean(dtype=np.float64)
+        y_HW[bad_HW] = mean if x_CHW.dtype.kind == "f" else round(mean)
+    return y_CHW
+
+
+def same(found: list[dict], wanted: list[dict]) -> None:
+    for a, b in zip(found, wanted, strict=True):
+        assert a == pytest.approx(b, nan_ok=True)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("dtype", "fill"), FILLS)
+def test_however_it_is_said(way, dtype, fill, layout):
+    """One ground, one figure and one input, for any count of bands and in any order."""
+    if dtype == "int8" and way in ("alpha", "premultiplied"):
+        pytest.skip("alpha of signed bytes: no writer makes them")
+    shown_HW = np.ones((H, W), bool)
+    shown_HW[:, :9] = shown_HW[12, 20] = False
+    for count in (1, 2, 3, 4, 8):
+        x_CHW = values(count, dtype)
+        x_CHW[:, ~shown_HW] = fill if way == "tag" else 77
+        data, mask = said(way, x_CHW, fill, shown_HW, **layout)
+        bad_CHW = np.broadcast_to(~shown_HW, x_CHW.shape)
+        want = expected(x_CHW, bad_CHW)
+        measured = [x_HW[shown_HW].astype(np.float64) for x_HW in x_CHW]
+        same(
+            [
+                {"mean": f["mean"], "max": f["max"], "valid": f["valid"]}
+                for f in figures(data, mask)
+            ],
+            [{"mean": m.mean(), "max": m.max(), "valid": m.size} for m in measured],
+        )
+        for take in (tuple(range(count)), (count - 1,), tuple(range(count))[::-1]):
+            y_CHW = read_pixels(data, take, H, W, dtype, mask=mask)
+            np.testing.assert_allclose(y_CHW.astype(float), want[list(take)].astype(float), 1e-6)
+            small_CHW = read_pixels(data, take, H // 2, W // 2, dtype, mask=mask)
+            assert small_CHW.max() <= 110
+            assert small_CHW.min() >= 20
+
+
+@LAYOUTS
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(("dtype", "fill"), FILLS)
+def test_a_value_in_one_band(dtype, fill, place, layout):
+    """It holds band by band; of 8 bits, and 0 of whole numbers, it is a measurement there."""
+    x_CHW = values(3, dtype)
+    x_CHW[:, :4] = fill
+    x_CHW[place, 10:14] = fill
+    together = dtype in ("uint8", "int8") or (fill == 0 and dtype != "float32")
+    bad_CHW = np.zeros(x_CHW.shape, bool)
+    bad_CHW[:, :4] = True
+    bad_CHW[place, 10:14] = not together
+    data = tiff(x_CHW, nodata=fill, photometric="MINISBLACK", alpha="NO", **layout)
+    assert (read_plain(data, named=False) is None) == (layout is PACKED)
     tile = decode(data)
-    return np.array([float(b.total / b.valid) for b in count_tile(tile.pixels, tile.valid)])
+    np.testing.assert_array_equal(tile.measured, ~bad_CHW)
+    np.testing.assert_array_equal(tile.valid, ~bad_CHW.any(axis=0))
+    assert [f["valid"] for f in figures(data, None)] == [int((~b).sum()) for b in bad_CHW]
+    want = expected(x_CHW, bad_CHW).astype(float)
+    for take in ((0, 1, 2), (place,), ((place + 1) % 3, place)):
+        y_CHW = read_pixels(data, take, H, W, dtype)
+        np.testing.assert_allclose(y_CHW.astype(float), want[list(take)], rtol=1e-6)
 
 
-def expected(data: bytes, x_CHW: np.ndarray, bad_CHW: np.ndarray) -> np.ndarray:
-    mean_C = means(data)
-    if x_CHW.dtype.kind != "f":
-        mean_C = np.rint(mean_C)
-    return np.where(bad_CHW, mean_C[:, None, None], x_CHW).astype(x_CHW.dtype)
-
-
-@WAYS
-@pytest.mark.parametrize("interleave", ["band", "pixel"])
-@pytest.mark.parametrize("sentinel", [-9999.0, np.nan])
-def test_a_float_sentinel_in_any_band(way, interleave, sentinel):
-    x_CHW = numbers(3, dtype="float32")
-    x_CHW[0, :5] = sentinel
-    x_CHW[1, 10, 10] = sentinel
-    x_CHW[2, 20, 20] = np.inf  # not finite is not valid either
-    data = made(x_CHW, way, sentinel, interleave=interleave)
-    bad_CHW = ~np.isfinite(x_CHW) | (x_CHW == -9999)
-    want = expected(data, x_CHW, bad_CHW)
-    y_CHW = read_pixels(data, (0, 1, 2), H, W, "float32")
-    np.testing.assert_allclose(y_CHW, want, rtol=1e-6)
-    np.testing.assert_array_equal(y_CHW[~bad_CHW], x_CHW[~bad_CHW])
-    # the valid pixels are those of all bands, whichever are taken
-    np.testing.assert_array_equal(read_pixels(data, (1,), H, W, "float32")[0], y_CHW[1])
-    np.testing.assert_array_equal(read_pixels(data, (2, 0), H, W, "float32"), y_CHW[[2, 0]])
-
-
-@WAYS
-def test_a_uint8_collar(way):
-    x_CHW = numbers(3, dtype="uint8") // 2 + np.uint8(100)
-    collar_HW = np.ones((H, W), bool)
-    collar_HW[4:-4, 4:-4] = False
-    x_CHW[:, collar_HW] = 0
-    x_CHW[1, 12, 12] = 0  # beside other values 0 is a measurement
-    data = made(x_CHW, way, 0)
-    want = expected(data, x_CHW, np.broadcast_to(collar_HW, x_CHW.shape))
-    y_CHW = read_pixels(data, (0, 1, 2), H, W, "uint8")
-    np.testing.assert_array_equal(y_CHW, want)
-    assert y_CHW[1, 12, 12] == 0
-    np.testing.assert_array_equal(read_pixels(data, (1,), H, W, "uint8"), want[[1]])
-
-
-@WAYS
-@pytest.mark.parametrize(("dtype", "nodata"), [("float32", -9999.0), ("uint8", 0)])
-def test_nothing_of_it_is_resampled_in(way, dtype, nodata):
-    x_CHW = np.full((2, 2 * H, 2 * W), 100, dtype)
-    x_CHW[:, :, :7] = nodata
-    x_CHW[:, 30:32] = nodata
-    y_CHW = read_pixels(made(x_CHW, way, nodata), (0, 1), H, W, dtype)
-    assert y_CHW.shape == (2, H, W)
-    np.testing.assert_allclose(y_CHW, 100, rtol=1e-5)
-
-
-@WAYS
-@pytest.mark.parametrize(("dtype", "nodata"), [("float32", -9999.0), ("uint8", 7)])
-def test_nothing_valid_is_zero(way, dtype, nodata):
-    data = made(np.full((2, H, W), nodata, dtype), way, nodata)
-    assert not read_pixels(data, (0, 1), H, W, dtype).any()
-
-
-@WAYS
+@LAYOUTS
 @pytest.mark.parametrize(
-    ("dtype", "nodata"), [("int16", -32768), ("uint16", 65535), ("int64", -1), ("float64", -9e99)]
+    ("dtype", "written", "text", "fill"),
+    [
+        ("float32", 123456789012, "3.4028235e38", 3.4028234663852886e38),
+        ("float32", 1234567890123, "-3.4028235e38", -3.4028234663852886e38),
+        ("float32", 123, "nan", np.nan),
+        ("float32", 1234, "-inf", -np.inf),
+        ("float32", 1234, "1e39", None),
+        ("uint16", 12345, "65536", None),
+        ("uint16", 12345, "-9999", None),
+        ("int16", 123, "0.5", None),
+        ("uint8", 123, "nan", None),
+        ("uint8", 123, "256", None),
+    ],
 )
-def test_other_dtypes(way, dtype, nodata):
-    x_CHW = np.abs(numbers(2, dtype=dtype) // 4)
-    x_CHW[:, :5] = nodata
-    data = made(x_CHW, way, nodata)
-    bad_CHW = np.broadcast_to((np.arange(H) < 5)[:, None], x_CHW.shape)
-    want = expected(data, x_CHW, bad_CHW)
-    np.testing.assert_allclose(read_pixels(data, (0, 1), H, W, dtype), want, rtol=1e-12)
-
-
-@WAYS
-def test_a_tile_without_holes_is_as_stored(way):
-    x_CHW = numbers(2) + np.uint16(1)
-    y_CHW = read_pixels(made(x_CHW, way, 0), (0, 1), H, W, "uint16")
-    np.testing.assert_array_equal(y_CHW, x_CHW)
-    assert y_CHW.flags.writeable
-
-
-def test_big_endian_too():
-    x_CHW = numbers(2, dtype="float32")
-    x_CHW[:, 3] = -9999
-    data = made(x_CHW, {}, -9999, ENDIANNESS="BIG")
-    want = expected(data, x_CHW, x_CHW == -9999)
-    np.testing.assert_allclose(read_pixels(data, (0, 1), H, W, "float32"), want, rtol=1e-6)
-
-
-@pytest.mark.parametrize("nodata", [-3.40282346638529e38, 0.1])
-def test_values_that_a_float32_lacks_go_to_gdal(nodata):
-    x_CHW = numbers(2, dtype="float32")
-    x_CHW[:, 3] = nodata
-    data = tiff(x_CHW, nodata=nodata)
-    assert read_plain(data) is None
+def test_as_the_tag_spells_it(dtype, written, text, fill, layout):
+    """A value that the dtype lacks is nowhere; rounded digits of the largest are the largest."""
+    x_CHW = values(2, dtype)
+    if fill is not None:
+        x_CHW[0, :4] = fill
+    data = tiff(x_CHW, nodata=written, photometric="MINISBLACK", alpha="NO", **layout)
+    spelt = f"{written}\0".encode()
+    assert len(text) == len(spelt) - 1
+    assert data.count(spelt) == 1
+    data = data.replace(spelt, f"{text}\0".encode())
+    bad_CHW = np.zeros(x_CHW.shape, bool)
+    bad_CHW[0, :4] = fill is not None
     tile = decode(data)
-    np.testing.assert_array_equal(~tile.valid, (np.arange(H) == 3)[:, None].repeat(W, axis=1))
-    want = expected(data, x_CHW, np.broadcast_to(~tile.valid, x_CHW.shape))
-    np.testing.assert_allclose(read_pixels(data, (0, 1), H, W, "float32"), want, rtol=1e-6)
+    measured = np.ones(x_CHW.shape, bool) if tile.measured is None else tile.measured
+    np.testing.assert_array_equal(measured, ~bad_CHW)
+    y_CHW = read_pixels(data, (0, 1), H, W, dtype)
+    np.testing.assert_allclose(y_CHW, expected(x_CHW, bad_CHW), rtol=1e-6)
 
 
-def test_beside_alpha():
-    """As decode was told: without names alpha is no data, with names it is."""
-    x_CHW = numbers(4) // 2 + np.uint16(1)
+@settings(max_examples=25)
+@given(
+    st.sampled_from(WAYS[1:]),
+    st.sampled_from(["uint8", "uint16", "int16", "float32"]),
+    st.integers(1, 5),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+    st.data(),
+)
+def test_what_lies_below_a_mask_does_not_matter(way, dtype, count, packed, seed, data):
+    rng = np.random.default_rng(seed)
+    take = tuple(data.draw(st.permutations(range(count)))[: data.draw(st.integers(1, count))])
+    shown_HW = rng.random((H, W)) < rng.random()
+    shown_HW[0, 0] = True
+    found = []
+    wild = [0, 255, 7] if dtype == "uint8" else [0, 9999, 32767, 7]
+    wild += [np.nan, np.inf, 3e38, -9999] if dtype == "float32" else []
+    for value in wild:
+        x_CHW = values(count, dtype)
+        x_CHW[:, ~shown_HW] = value
+        file, mask = said(way, x_CHW, 0, shown_HW, **(PACKED if packed else PLAIN))
+        pixels = [read_pixels(file, take, h, w, dtype, mask=mask) for h, w in ((H, W), (9, 7))]
+        found.append((figures(file, mask), pixels))
+    for others, pixels in found[1:]:
+        assert others == found[0][0]
+        for a, b in zip(pixels, found[0][1], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_mask_and_nodata_both_hide():
+    x_CHW = values(2, "uint16")
+    x_CHW[1, :3] = 65535
+    mask_HW = np.full((H, W), 255, np.uint8)
+    mask_HW[-3:] = 0
+    tile = decode(tiff(x_CHW, nodata=65535, mask=mask_HW))
+    assert tile.measured is not None
+    np.testing.assert_array_equal(tile.measured[0], mask_HW > 0)
+    np.testing.assert_array_equal(tile.measured[1], (mask_HW > 0) & (x_CHW[1] < 65535))
+
+
+def test_names_make_data_of_alpha_beside_nodata():
+    """Planet's TIFFs tag their nir alpha: without names it hides, with names it is a band."""
+    x_CHW = values(4, "uint16")
     x_CHW[:3, :5] = 0
     x_CHW[3, 10:] = 0
     data = tiff(x_CHW, photometric="RGB", alpha="YES", nodata=0)
-    assert read_plain(data) is None
-    bad_CHW = np.broadcast_to((np.arange(H) < 5)[:, None], (3, H, W))
-    want = expected(data, x_CHW[:3], bad_CHW)
+    hidden_HW = (np.arange(H) < 5) | (np.arange(H) >= 10)
+    want = expected(x_CHW[:3], np.broadcast_to(hidden_HW[:, None], (3, H, W)))
     np.testing.assert_array_equal(read_pixels(data, (0, 1, 2), H, W, "uint16"), want)
     assert decode(data, bands=("b", "g", "r", "n")).valid.all()
-    np.testing.assert_array_equal(read_pixels(data, (2, 3), H, W, "uint16"), x_CHW[2:])
+    for take in ((2, 3), (0, 1)):
+        y_CHW = read_pixels(data, take, H, W, "uint16", named=True)
+        np.testing.assert_array_equal(y_CHW, x_CHW[list(take)])
 
 
-def test_a_transparent_index_and_a_transparent_gray():
+def test_a_transparent_index_a_transparent_gray_and_a_transparent_colour():
     image = photo().quantize(16)
     holes_HW = np.asarray(image) == 3
     data = pillow(image, "PNG", transparency=3)
     with rasterio.MemoryFile(data) as memory, memory.open() as source:
         assert source.nodata == 3
     tile = decode(data)
-    want = expected(data, tile.pixels, np.broadcast_to(holes_HW, tile.pixels.shape))
+    want = expected(tile.pixels, np.broadcast_to(holes_HW, tile.pixels.shape))
     np.testing.assert_array_equal(read_pixels(data, (0, 1, 2), 40, 60, "uint8"), want)
 
     gray_HW = np.asarray(photo().convert("L")).copy()
     gray_HW[:5] = 255
     data = pillow(Image.fromarray(gray_HW), "PNG", transparency=255)
-    want = expected(data, gray_HW[None], (gray_HW == 255)[None])
+    want = expected(gray_HW[None], (gray_HW == 255)[None])
     np.testing.assert_array_equal(read_pixels(data, (0,), 40, 60, "uint8"), want)
+
+    rgb_HWC = np.asarray(photo()).copy()
+    rgb_HWC[:5] = (1, 2, 3)
+    rgb_HWC[8, :, 0] = 1
+    rgb_CHW = rgb_HWC.transpose(2, 0, 1)
+    bad_CHW = np.broadcast_to((np.arange(40) < 5)[:, None], rgb_CHW.shape)
+    key = pillow(Image.fromarray(rgb_HWC), "PNG", transparency=(1, 2, 3))
+    np.testing.assert_array_equal(decode(key).measured, ~bad_CHW)
+    want = expected(rgb_CHW, bad_CHW)
+    np.testing.assert_array_equal(read_pixels(key, (0, 1, 2), 40, 60, "uint8"), want)
+    # the same, as GDAL's tools say it of a TIFF
+    with MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", count=3, height=40, width=60, dtype="uint8", photometric="RGB"
+        ) as target:
+            target.write(rgb_CHW)
+            target.update_tags(NODATA_VALUES="1 2 3")
+        np.testing.assert_array_equal(
+            read_pixels(bytes(memory.read()), (0, 1, 2), 40, 60, "uint8"), want
+        )
+
+
+def test_a_mask_beside_must_fit_and_may_be_a_band_each():
+    x_CHW = values(2, "uint8")
+    data = tiff(x_CHW, photometric="MINISBLACK", alpha="NO")
+    with pytest.raises(DecodeError, match=r"its \.msk is 5 x 6 px, the image 24 x 32"):
+        read_pixels(data, (0,), H, W, "uint8", mask=tiff(np.ones((1, 5, 6), np.uint8)))
+    with pytest.raises(DecodeError, match=r"its \.msk: not an image"):
+        decode(data, mask=b"<html>")
+    each_CHW = np.full((2, H, W), 255, np.uint8)
+    each_CHW[1, :6] = 0
+    mask = tiff(each_CHW, tags={"INTERNAL_MASK_FLAGS_1": "0", "INTERNAL_MASK_FLAGS_2": "0"})
+    np.testing.assert_array_equal(decode(data, mask=mask).measured, each_CHW > 0)
+    want = expected(x_CHW, each_CHW == 0)
+    np.testing.assert_array_equal(read_pixels(data, (1,), H, W, "uint8", mask=mask), want[1:])
+
+
+def test_a_tile_without_holes_is_as_stored():
+    for layout in (PLAIN, PACKED):
+        x_CHW = values(2, "uint16")
+        y_CHW = read_pixels(tiff(x_CHW, nodata=0, **layout), (0, 1), H, W, "uint16")
+        np.testing.assert_array_equal(y_CHW, x_CHW)
+        assert y_CHW.flags.writeable
+
+
+def test_big_endian_too():
+    x_CHW = values(2, "float32")
+    x_CHW[:, 3] = -9999
+    data = tiff(x_CHW, nodata=-9999, ENDIANNESS="BIG")
+    want = expected(x_CHW, x_CHW == -9999)
+    np.testing.assert_allclose(read_pixels(data, (0, 1), H, W, "float32"), want, rtol=1e-6)
+
+
+def test_a_band_without_a_measurement_is_named():
+    x_CHW = values(2, "int16")
+    x_CHW[1] = -9999
+    data = tiff(x_CHW, nodata=-9999)
+    with pytest.raises(DecodeError, match="band 2 of those taken holds no data"):
+        read_pixels(data, (0, 1), H, W, "int16")
+    np.testing.assert_array_equal(read_pixels(data, (0,), H, W, "int16"), x_CHW[:1])

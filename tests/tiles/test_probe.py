@@ -29,7 +29,14 @@ def archive(tmp_path):
 def run(uris, counted, cut):
     rows = list(range(len(uris)))
     parts = [
-        probe(rows[i : i + cut], uris[i : i + cut], counted[i : i + cut], Storage(), None)
+        probe(
+            rows[i : i + cut],
+            uris[i : i + cut],
+            counted[i : i + cut],
+            Storage(),
+            None,
+            [False] * cut,
+        )
         for i in range(0, len(uris), cut)
     ]
     return total(reversed(parts))
@@ -66,4 +73,4 @@ def test_a_bad_tile_costs_one_row(archive):
 
 def test_nothing_is_nothing():
     assert total([]) == Probed()
-    assert dataclasses.asdict(probe([], [], [], Storage(), None)) == {"seen": (), "counts": {}}
+    assert dataclasses.asdict(probe([], [], [], Storage(), None, [])) == {"seen": (), "counts": {}}

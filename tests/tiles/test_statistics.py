@@ -89,7 +89,7 @@ def test_only_valid_pixels_count():
     x_CHW = np.arange(2 * 4 * 5, dtype=np.uint16).reshape(2, 4, 5)
     valid_HW = np.zeros((4, 5), bool)
     valid_HW[1, 2:4] = True
-    bands = count_tile(x_CHW, valid_HW)
+    bands = count_tile(x_CHW, np.stack([valid_HW, valid_HW]))
     assert [summarise("b", b).mean for b in bands] == [7.5, 27.5]
     assert bands[0].valid == 2
 

@@ -23,8 +23,11 @@ class Archive:
     folder: Path
 
 
-def generate(folder, tiles=64, classes=("bright", "left"), spoil=()):
-    """Write noise with a bright square, on the left or on the right, and its index."""
+def generate(folder, tiles=64, classes=("bright", "left"), spoil=(), draw=None):
+    """Write noise with a bright square, on the left or on the right, and its index.
+
+    `draw(path, number)` writes tiles of another kind, with bands that are named by hand.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     rows = []
@@ -38,6 +41,8 @@ def generate(folder, tiles=64, classes=("bright", "left"), spoil=()):
             path, "w", driver="GTiff", height=SIDE, width=SIDE, count=4, dtype="uint16"
         ) as image:
             image.write(pixels.astype(np.uint16))
+        if draw is not None:
+            draw(path, number)
         if number in spoil:
             path.write_bytes(b"not an image")
         rows.append(
@@ -60,7 +65,9 @@ def generate(folder, tiles=64, classes=("bright", "left"), spoil=()):
     statistics = tuple(
         BandStatistics(name, 600.0, 250.0, 0.0, 2000.0, {"50": 550.0}, 1) for name in BANDS
     )
-    meta = IndexMeta("multilabel", classes, BANDS, "uint16", (SIDE, SIDE), statistics, {})
+    meta = IndexMeta(
+        "multilabel", classes, BANDS, "uint16", (SIDE, SIDE), statistics, {}, draw is not None
+    )
     file = folder / "tiles-00000.parquet"
     pq.write_table(table_with(meta, pa.Table.from_pylist(rows)), file)
     return Archive(str(file), folder)

@@ -8,6 +8,7 @@ Legend: N tiles of a piece, B of a forward, K classes, n cells of a tile along a
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +18,16 @@ from torch import Tensor
 from satray.models.bundle import Bundle
 from satray.models.cam import argmax_cam, dense_cam, shares
 from satray.scoring.dense.answers import CamKind, TileScores, Wanted, host, nothing, tile_scores
-from satray.scoring.dense.inputs import Features, blank_cells, network_input, valid_shares
+from satray.scoring.dense.inputs import (
+    Features,
+    blank_cells,
+    network_input,
+    tile_filled,
+    valid_shares,
+)
 from satray.scoring.dense.lattice import TowerLattice
 from satray.scoring.dense.pieces import Piece, TilePlan
+from satray.scoring.scenes.lanes import mostly
 from satray.scoring.symmetries import ELEMENTS, turn, turn_back
 
 CPU_PX = 1024 * 1024
@@ -98,34 +106,54 @@ class TileScorer:
 
     @torch.inference_mode()
     def __call__(
-        self, pixels_CHW: NDArray[np.generic], valid_HW: NDArray[np.bool_], piece: Piece
+        self,
+        pixels_CHW: NDArray[np.generic],
+        measured: NDArray[Any],
+        piece: Piece,
+        fills_NC: NDArray[Any] | None = None,
     ) -> PieceScores:
         """Score a piece.
 
         Args:
             pixels_CHW: stored values on the net lattice, bands exactly the bundle's, in its
                 order; of the whole piece.
-            valid_HW: where there is data; nowhere beyond the scene.
+            measured: (H, W) or (C, H, W) bool, or share of each that is measured; nothing beyond
+                the scene.
             piece: of the plan.
+            fills_NC: what stands in for what is not measured in each of the piece's tiles, where
+                px are resampled; None: the tile's mean, as for a tile of its own. Beyond a scene
+                that is smaller than a tile, the network sees the training mean.
         """
         plan = self._plan
-        tops, lefts = (
-            tiles.within(axis.tiles.start, axis.tiles.stop) - axis.px.start
-            for tiles, axis in ((plan.rows, piece.row), (plan.cols, piece.col))
-        )
+        valid_HW = mostly(measured)
+        tops, lefts = plan.corners(piece)
         valid_N = valid_shares(valid_HW, tops, lefts, plan.rows.size, plan.cols.size).ravel()
         patches = {t.name: self._patch(t, valid_HW, piece) for t in self._towers()}
         if not valid_HW.any():
             return PieceScores(patches, nothing(self._bundle, valid_N, self._shared))
-        x_1CHW = network_input(self._bundle, pixels_CHW, valid_HW)
+        x_1CHW = network_input(self._bundle, pixels_CHW, measured)
         corners = [(int(y), int(x)) for y in tops for x in lefts]
+
+        def tile(n: int) -> Tensor:
+            (y, x), side = corners[n], plan.geometry.size
+            x_1Chw = x_1CHW[:, :, y : y + side, x : x + side]
+            h, w = plan.rows.size, plan.cols.size
+            there = np.s_[..., y : y + h, x : x + w]
+            fill_C = None if fills_NC is None else fills_NC[n]
+            values = tile_filled(pixels_CHW[there], measured[there], fill_C)
+            if values is None:
+                return x_1Chw
+            own_1Chw = network_input(self._bundle, values, np.ones((h, w), bool))
+            if (h, w) == (side, side):
+                return own_1Chw
+            x_1Chw = x_1Chw.clone()
+            x_1Chw[:, :, :h, :w] = own_1Chw
+            return x_1Chw
+
         logits, parts = [], []
         for start in range(0, len(corners), self._batch):
             some = range(start, min(start + self._batch, len(corners)))
-            size = plan.geometry.size
-            x_BCHW = torch.cat(
-                [x_1CHW[:, :, y : y + size, x : x + size] for y, x in (corners[n] for n in some)]
-            )
+            x_BCHW = torch.cat([tile(n) for n in some])
             logits_BK, shares_BK, maps = self._look(x_BCHW)
             logits.append(logits_BK)
             parts.append(shares_BK)

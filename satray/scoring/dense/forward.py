@@ -5,6 +5,7 @@ Legend: C bands, H x W net px, D features, h x w cells, K classes, N tiles.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from satray.scoring.dense.inputs import Features, blank_cells, network_input, va
 from satray.scoring.dense.lattice import TowerLattice
 from satray.scoring.dense.pooling import pool_footprints
 from satray.scoring.dense.windows import ScenePlan, Window
+from satray.scoring.scenes.lanes import mostly
 from satray.scoring.symmetries import ELEMENTS, turn, turn_back
 
 
@@ -68,20 +70,22 @@ class DenseScorer:
 
     @torch.inference_mode()
     def __call__(
-        self, pixels_CHW: NDArray[np.generic], valid_HW: NDArray[np.bool_], window: Window
+        self, pixels_CHW: NDArray[np.generic], measured: NDArray[Any], window: Window
     ) -> WindowScores:
         """Score a window.
 
         Args:
             pixels_CHW: stored values on the net lattice, bands exactly the bundle's, in its
                 order; of the whole window, also where it leaves the scene.
-            valid_HW: where there is data; nowhere beyond the scene.
+            measured: (H, W) or (C, H, W) bool, or share of each that is measured; nothing beyond
+                the scene.
             window: of the plan.
         """
+        valid_HW = mostly(measured)
         valid_N = self._valid(valid_HW, window)
         if not valid_HW.any():
             return WindowScores(self._no_maps(window), nothing(self._bundle, valid_N, self._shared))
-        x_1CHW = network_input(self._bundle, pixels_CHW, valid_HW)
+        x_1CHW = network_input(self._bundle, pixels_CHW, measured)
         found = self._look(x_1CHW, window, 0)
         if self._plan.geometry.d4:
             for g in ELEMENTS[1:]:

@@ -1,6 +1,7 @@
 """From a window's pixels to the network's input, and what of it is valid."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,28 +12,52 @@ from satray.models.bundle import Bundle
 from satray.models.preprocess import normalize
 from satray.scoring.dense.lattice import TowerLattice
 from satray.scoring.rasters import cells_with_data
+from satray.scoring.scenes.lanes import HALF
+from satray.tiles.nodata import filled
 
 Features = Callable[[Tensor], dict[str, Tensor]]
 """x_BCHW (normalised float32; in windows any multiple of the block) -> f_BDhw by tower."""
 
 
 def network_input(
-    bundle: Bundle, pixels_CHW: NDArray[np.generic], valid_HW: NDArray[np.bool_]
+    bundle: Bundle, pixels_CHW: NDArray[np.generic], measured: NDArray[Any]
 ) -> Tensor:
     """Normalised x_1CHW (float32, channels last, on the bundle's device).
 
     Args:
         bundle: whose bands the channels are, in its order.
-        pixels_CHW: stored values on the net lattice, any dtype; anything where not valid.
-        valid_HW: where there is data; elsewhere the network sees each band's training mean.
+        pixels_CHW: stored values on the net lattice, any dtype; anything where not measured.
+        measured: (H, W) or (C, H, W) bool, or share of each that is measured; below half the
+            network sees the band's training mean.
     """
     way = bundle.spec.preprocess()
     pixels_1CHW = torch.from_numpy(np.ascontiguousarray(pixels_CHW))[None].to(bundle.device)
     x_1CHW = normalize(way.values(pixels_1CHW), way.mean, way.std)
-    if not valid_HW.all():
-        gap_HW = torch.from_numpy(~valid_HW).to(bundle.device)
-        x_1CHW = x_1CHW.masked_fill(gap_HW, 0.0)  # the mean, normalised
+    gap = measured < HALF
+    if gap.any():
+        x_1CHW = x_1CHW.masked_fill(torch.from_numpy(gap).to(bundle.device), 0.0)  # the mean
     return x_1CHW.contiguous(memory_format=torch.channels_last)
+
+
+def tile_filled(
+    pixels_CHW: NDArray[Any], measured: NDArray[Any], fill_C: NDArray[Any] | None
+) -> NDArray[Any] | None:
+    """A tile's pixels as a file of its own would have them; None where nothing is missing.
+
+    Args:
+        pixels_CHW: of the tile: means over what is measured.
+        measured: (H, W) or (C, H, W) bool, or share of each that is measured.
+        fill_C: what stands in for the rest; None: the tile's mean over what is measured.
+    """
+    if (measured == 1).all():
+        return None
+    share_CHW = np.broadcast_to(measured, pixels_CHW.shape)
+    if measured.dtype == bool:
+        return filled(pixels_CHW, share_CHW)
+    if fill_C is None:
+        raise ValueError("resampled tiles need what stands in for missing values")
+    mixed_CHW: NDArray[Any] = pixels_CHW * share_CHW + fill_C[:, None, None] * (1 - share_CHW)
+    return mixed_CHW
 
 
 def valid_shares(

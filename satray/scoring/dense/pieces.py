@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from satray.errors import InputError
 from satray.scoring.dense.lattice import AxisTiles, DenseGeometry, axis_tiles
 from satray.scoring.dense.windows import Span
@@ -79,6 +82,14 @@ class TilePlan:
     def px(self) -> int:
         """Net px that all forwards together look at."""
         return self.tiles * self.geometry.size**2
+
+    def corners(self, piece: Piece) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First rows and first columns of a piece's tiles, in net px of the piece."""
+        rows, cols = (
+            tiles.within(axis.tiles.start, axis.tiles.stop) - axis.px.start
+            for tiles, axis in ((self.rows, piece.row), (self.cols, piece.col))
+        )
+        return rows, cols
 
     def cells(self, tower: str) -> tuple[int, int]:
         """Rows and columns of a tower's map of the whole scene."""

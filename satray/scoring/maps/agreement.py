@@ -14,10 +14,9 @@ from satray.scoring.maps.assemble import Counts, numbers_of, sampled
 from satray.scoring.maps.jobs import SceneJob
 from satray.scoring.maps.plan import Geometries
 from satray.scoring.maps.settings import Settings
-from satray.scoring.maps.unit import Layouts
+from satray.scoring.maps.unit import Layouts, read_part
 from satray.scoring.predictions import Numbers
 from satray.scoring.scenes.opened import Scene
-from satray.scoring.scenes.windowed import read_window
 
 MOST = 64
 """Tiles that are scored both ways."""
@@ -65,14 +64,14 @@ def agreement(
     logits, decided = [], []
     for place in places:
         piece = plan.pieces[place]
-        rows, cols = piece.row.px, piece.col.px
-        pixels = read_window(scene, grid, cols.start, rows.start, len(cols), len(rows))
-        numbers = scorer(pixels.pixels_CHW, pixels.valid_HW, piece).tiles.numbers
+        pixels = read_part(scene, grid, plan, piece)
+        found = scorer(pixels.pixels_CHW, pixels.measured_CHW, piece, pixels.fills_NC)
+        numbers = found.tiles.numbers
         logits.append(numbers.logits[0])
         decided.append(numbers.preds[0])
     alone = Numbers(np.stack(logits), np.stack(logits), np.stack(decided))
-    found = compare(numbers_of(counts, places), alone, bundle.spec.classes)
-    return tuple(asdict(one) for one in found)
+    differences = compare(numbers_of(counts, places), alone, bundle.spec.classes)
+    return tuple(asdict(one) for one in differences)
 
 
 def lines(figures: tuple[dict[str, Any], ...], most: int = 3) -> list[str]:

@@ -28,8 +28,9 @@ from satray.scoring.maps.piece import PicturePart, PieceOfWork, Strip, TileRows
 from satray.scoring.maps.plan import Geometries, Row, owned, plan_of, rows_of
 from satray.scoring.maps.settings import Settings
 from satray.scoring.predictions import Numbers
+from satray.scoring.scenes.netgrid import NetGrid
 from satray.scoring.scenes.opened import Scene
-from satray.scoring.scenes.windowed import WindowPixels, read_window
+from satray.scoring.scenes.windowed import WindowPixels, read_window, with_fills
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class UnitScorer:
         layouts = self.layouts(job)
         some = range(job.way.units[unit].start, job.way.units[unit].stop)
         reads = [
-            functools.partial(_read, scene, job, part)
+            functools.partial(read_part, scene, job.grid, layouts.plan, part)
             for n in some
             for part in layouts.rows[n].parts
         ]
@@ -136,14 +137,14 @@ class UnitScorer:
             )
 
             def tiles(pixels: WindowPixels, piece: Any) -> tuple[TileScores, Any, Any]:
-                found = by_tile(pixels.pixels_CHW, pixels.valid_HW, piece)
+                found = by_tile(pixels.pixels_CHW, pixels.measured_CHW, piece, pixels.fills_NC)
                 return found.tiles, {}, found.patches
 
             return tiles
         dense = DenseScorer(self._bundle, plan, self._wanted, self._features)
 
         def windows(pixels: WindowPixels, window: Any) -> tuple[TileScores, Any, Any]:
-            found = dense(pixels.pixels_CHW, pixels.valid_HW, window)
+            found = dense(pixels.pixels_CHW, pixels.measured_CHW, window)
             return found.tiles, found.maps, {}
 
         return windows
@@ -153,9 +154,18 @@ Maps = dict[CamKind, dict[str, NDArray[np.float32]]]
 Score = Callable[[WindowPixels, "Window | Piece"], tuple[TileScores, Maps, dict[str, Patch]]]
 
 
-def _read(scene: Scene, job: SceneJob, part: Window | Piece) -> WindowPixels:
+def read_part(
+    scene: Scene, grid: NetGrid, plan: ScenePlan | TilePlan, part: Window | Piece
+) -> WindowPixels:
+    """Read a window, or a piece with what stands in for missing values in its tiles."""
     rows, cols = part.row.px, part.col.px
-    return read_window(scene, job.grid, cols.start, rows.start, len(cols), len(rows))
+    window = read_window(scene, grid, cols.start, rows.start, len(cols), len(rows))
+    if not isinstance(plan, TilePlan) or not isinstance(part, Piece):
+        return window
+    tops, lefts = plan.corners(part)
+    tiles = [(int(top), int(left)) for top in tops for left in lefts]
+    size = plan.rows.size, plan.cols.size
+    return with_fills(window, scene, grid, (rows.start, cols.start), tiles, size)
 
 
 @dataclass

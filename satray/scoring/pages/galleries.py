@@ -25,12 +25,13 @@ def galleries(found: Findings, run: Run) -> tuple[list[Shelf], list[Tile]]:
     picks = [pick for one in chosen for pick in (*one.top, *one.bottom)] + list(errors)
     if not picks:
         return [], []
-    uris = dict(
-        zip(*(found.index.table.column(n).to_pylist() for n in ("tile_id", "uri")), strict=True)
-    )
+    columns = (found.index.table.column(n).to_pylist() for n in ("tile_id", "uri", "mask"))
+    places = {tile: (uri, masked) for tile, uri, masked in zip(*columns, strict=True)}
+    uris, masked = zip(*(places[tile] for tile in found.split.ids), strict=True)
     pictures = render(
         picks,
-        [uris[tile] for tile in found.split.ids],
+        uris,
+        masked,
         found.index.meta,
         load_bundle(recipe.bundle, run.storage),
         run.storage,

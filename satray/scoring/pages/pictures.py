@@ -19,6 +19,7 @@ from satray.storage import Storage
 from satray.tiles.bands import select
 from satray.tiles.decode import read_pixels
 from satray.tiles.index import IndexMeta
+from satray.tiles.source import read_files
 
 if TYPE_CHECKING:  # they import torch
     from satray.models.bundle import Bundle
@@ -70,6 +71,7 @@ def looks_of(meta: IndexMeta) -> Looks:
 def render(
     picks: Sequence[Pick],
     uris: Sequence[str],
+    masked: Sequence[bool | None],
     meta: IndexMeta,
     bundle: "Bundle",
     storage: Storage,
@@ -82,6 +84,7 @@ def render(
     Args:
         picks: what to show.
         uris: where the tile of each row is.
+        masked: whether a `.msk` lies beside it.
         meta: the index's bands, dtype and statistics.
         bundle: on the device that is to compute.
         storage: where the tiles are.
@@ -98,7 +101,7 @@ def render(
     wanted: dict[int, list[int]] = {}
     for pick in picks:
         wanted.setdefault(pick.row, []).append(pick.klass)
-    seen = dict(_see(wanted, uris, meta, bundle, storage, d4, progress))
+    seen = dict(_see(wanted, uris, masked, meta, bundle, storage, d4, progress))
     tops: dict[int, float] = {}
     for tile in seen.values():
         for klass, evidence in tile.evidence.items():
@@ -116,6 +119,7 @@ def render(
 def _see(
     wanted: dict[int, list[int]],
     uris: Sequence[str],
+    masked: Sequence[bool | None],
     meta: IndexMeta,
     bundle: "Bundle",
     storage: Storage,
@@ -136,7 +140,8 @@ def _see(
     for start in range(0, len(rows), AT_ONCE):
         progress(f"pictures of {start:,} of {len(rows):,} tiles")
         some = rows[start : start + AT_ONCE]
-        read = _read(some, uris, (*take, *looks.bands), bundle, storage)
+        bands = (*take, *looks.bands)
+        read = _read(some, uris, masked, bands, bundle, storage, named=meta.named)
         if not read:
             continue
         pixels_NCHW = np.stack(list(read.values()))
@@ -180,18 +185,24 @@ def _laid(
 def _read(
     rows: Sequence[int],
     uris: Sequence[str],
+    masked: Sequence[bool | None],
     take: tuple[int, ...],
     bundle: "Bundle",
     storage: Storage,
+    *,
+    named: bool,
 ) -> dict[int, NDArray[Any]]:
     """Pixels by row, in the shape that the bundle was trained on; unreadable ones left out."""
     height, width = bundle.spec.tile_shape
     found: dict[int, NDArray[Any]] = {}
-    for i, data in storage.read_many([uris[row] for row in rows]):
+    some = [uris[row] for row in rows], [masked[row] for row in rows]
+    for i, data, mask in read_files(storage, *some):
         if isinstance(data, Exception):
             continue
         try:
-            found[rows[i]] = read_pixels(data, take, height, width, bundle.spec.dtype)
+            found[rows[i]] = read_pixels(
+                data, take, height, width, bundle.spec.dtype, named=named, mask=mask
+            )
         except DecodeError:
             continue
     return {row: found[row] for row in rows if row in found}

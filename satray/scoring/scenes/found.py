@@ -18,6 +18,7 @@ from satray.scoring.scenes.scene import (
     uris_of,
 )
 from satray.storage import Entry, Storage, absolute, name
+from satray.tiles.source import MASK
 
 ACCEPTED = (
     "accepted: GeoTIFF, JPEG 2000, PNG or JPEG files (by extension), STAC Items (.json), a prefix "
@@ -182,17 +183,21 @@ def _looked_up(
             failed.append(SceneFailure(draft.scene, draft.uri, why))
     chosen = [(draft, _only(draft.bands, wanted)) for draft in unique.values()]
     needed = {uri for draft, bands in chosen for uri in uris_of(draft.uri, bands)}
-    entries = _heads(sorted(needed - known.keys()), storage)
+    unlisted = sorted(needed - known.keys())
+    entries = _heads([*unlisted, *(uri + MASK for uri in unlisted)], storage)
     scenes = []
     for draft, bands in chosen:
         files = uris_of(draft.uri, bands)
+        masks = [known.get(uri + MASK) or entries.get(uri + MASK) for uri in files]
+        masked = tuple(uri for uri, mask in zip(files, masks, strict=True) if mask is not None)
         parts = [known.get(uri) or entries[uri] for uri in files]
+        parts += [mask for mask in masks if mask is not None]
         errors = [part for part in parts if isinstance(part, str)]
         if errors:
             failed.append(SceneFailure(draft.scene, draft.uri, errors[0]))
             continue
         there = [part for part in parts if isinstance(part, Entry)]
-        scenes.append(made_ref(draft.scene, draft.uri, bands, there, draft.item))
+        scenes.append(made_ref(draft.scene, draft.uri, bands, there, draft.item, masked))
     return Found(tuple(scenes), tuple(failed))
 
 
@@ -205,13 +210,15 @@ def _only(
     return tuple(band for band in bands if band.name in wanted)
 
 
-def _heads(uris: Sequence[str], storage: Storage) -> dict[str, Entry | str]:
-    """The entries of files, or why there is none."""
+def _heads(uris: Sequence[str], storage: Storage) -> dict[str, Entry | str | None]:
+    """The entries of files, or why there is none; None for masks that are not there for us."""
 
-    def head(uri: str) -> Entry | str:
+    def head(uri: str) -> Entry | str | None:
         try:
             return storage.head(uri)
         except SatrayError as error:
+            if isinstance(error, InputError) and uri.endswith(MASK):
+                return None
             return _reason(error)
 
     with ThreadPoolExecutor(_HEADS, thread_name_prefix="head") as pool:

@@ -1,8 +1,8 @@
 """How rasters of strangers are opened: four drivers, no neighbours, within bounds.
 
-No file beside a raster is looked at (`.msk`, `.ovr`, `.aux.xml`, world files), and nothing here is
-ever read at less than full resolution: GDAL would open what a TIFF names as its overview, wherever
-that is.
+GDAL looks at no file beside a raster (`.ovr`, `.aux.xml`, world files; a `.msk` is opened by name,
+with the checks of any other), and nothing here is ever read at less than full resolution: GDAL
+would open what a TIFF names as its overview, wherever that is.
 """
 
 import contextlib

@@ -13,6 +13,16 @@ from scipy.sparse import csr_array
 
 WHOLE = 1 - 1e-5
 """Share of a filter's weight at and above which it is taken for all of it."""
+HALF = 0.5
+"""Share of a filter's weight from which on a px is measured enough to count as data."""
+
+
+def mostly(measured: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where all bands are measured: shares (C, H, W) of `HALF` at least, or (H, W) for all."""
+    enough: NDArray[np.bool_] = measured >= HALF
+    if measured.ndim == 3:
+        enough = np.asarray(enough.all(axis=0))
+    return enough
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ def lane(start: int, stop: int, size: int, wanted: int) -> Lane:
 
 def resampled(
     x_CHW: NDArray[Any], valid_CHW: NDArray[np.bool_], rows: Lane, columns: Lane
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Resample what two lanes need: each px is the mean over the valid px under its filter.
 
     Args:
@@ -71,7 +81,7 @@ def resampled(
 
     Returns:
         Values (float32; float64 of 64-bit and of 32-bit whole numbers), 0 where nothing counts; and
-        where at least half of the filter's weight counts, (C or 1, h, w).
+        the share of the filter's weight that counts, (C or 1, h, w).
     """
     working = np.float32 if x_CHW.dtype.itemsize <= 2 or x_CHW.dtype == np.float32 else np.float64
     down, across = rows.matrix.astype(working), columns.matrix.astype(working)
@@ -94,4 +104,4 @@ def resampled(
         if not valid_HW.all():
             clean_HW[~valid_HW] = 0
         y_CHW[place] = part(clean_HW) / np.where(weight_HW > 0, weight_HW, 1)
-    return y_CHW, weight_CHW >= 0.5
+    return y_CHW, weight_CHW

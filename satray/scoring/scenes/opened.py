@@ -17,11 +17,12 @@ from satray.scoring.scenes.aligned import ratios
 from satray.scoring.scenes.bands import Names, of_file, of_files
 from satray.scoring.scenes.conversion import Conversion
 from satray.scoring.scenes.gdal import environment, open_raster, reason, schemes
-from satray.scoring.scenes.holes import has_data, holes
-from satray.scoring.scenes.lanes import lane, resampled
+from satray.scoring.scenes.lanes import HALF, lane, resampled
 from satray.scoring.scenes.raster import Raster
 from satray.scoring.scenes.scene import BandSource, SceneRef, uris_of
 from satray.storage import Storage
+from satray.tiles.nodata import held, measured, together, void
+from satray.tiles.source import MASK
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class _Part:
     """px of the scene's grid that one of the file is long."""
     nodata: list[float | None]
     """Of its bands."""
+    beside: list[int]
+    """Its other data bands, where they have a say in what of these is nodata."""
 
 
 class Scene:
@@ -100,7 +103,7 @@ class Scene:
     def close(self) -> None:
         """Close its files."""
         for part in self._parts:
-            part.raster.source.close()
+            part.raster.close()
 
     def read(
         self, row: int, column: int, height: int, width: int
@@ -108,23 +111,23 @@ class Scene:
         """Read a window that lies within the scene.
 
         Returns:
-            Pixels (C, H, W), and which of them are data (H, W), by the rules of `tiles.decode` over
-            the wanted bands: not masked, not transparent, finite in each, and not nodata, which a
-            pixel is where all bands that declare it hold it, or any where the value is negative or
-            NaN. A band of a coarser file is brought to the scene's grid, bilinear over its data.
+            Pixels (C, H, W), and which of them are measured (C, H, W), by the rule of
+            `tiles.nodata`: a file's mask and alpha hide its own bands, and bands of all files have
+            their say in what is nodata. A band of a coarser file is brought to the scene's grid,
+            bilinear over what is measured in it.
 
         Raises:
             DecodeError: cut short, damaged, or out of reach; names the window.
         """
         shape = (height, width)
         x_CHW = np.empty((len(self.facts.bands), *shape), self.facts.stored_dtype)
-        valid_HW = np.ones(shape, dtype=bool)
+        shown_CHW = np.ones(x_CHW.shape, dtype=bool)
         try:
             with self._lock, environment(self._schemes, self._storage):
                 for part in self._parts:
-                    y_CHW, there_HW = _window(part, row, column, height, width)
-                    x_CHW[part.at] = y_CHW
-                    valid_HW &= there_HW
+                    window = _window(part, row, column, height, width)
+                    x_CHW[part.at], shown_CHW[part.at] = window
+                valid_CHW = self._measured(x_CHW, shown_CHW, row, column)
         except (
             Exception
         ) as error:  # GDAL's errors share no base; what a file does to GDAL costs this scene only
@@ -132,8 +135,20 @@ class Scene:
                 f"{self.facts.scene}: rows {row} to {row + height}, columns {column} to "
                 f"{column + width} cannot be read: {reason(error)}"
             ) from error
-        valid_HW &= has_data(x_CHW, self._nodata)
-        return self._conversion(x_CHW, self.facts.dtype), valid_HW
+        return self._conversion(x_CHW, self.facts.dtype), valid_CHW
+
+    def _measured(
+        self, x_CHW: NDArray[Any], shown_CHW: NDArray[np.bool_], row: int, column: int
+    ) -> NDArray[np.bool_]:
+        void_HW = None
+        (part, *_) = self._parts
+        if part.beside:
+            void_HW = void(x_CHW, self._nodata)
+            if void_HW.any():  # rare: else the other bands need not be read
+                y_CHW, _ = part.raster.read(part.beside, None, row, column, *x_CHW.shape[1:])
+                void_HW &= void(y_CHW, part.raster.nodata(part.beside))
+        valid_CHW = measured(x_CHW, self._nodata, shown_CHW, void_HW)
+        return shown_CHW if valid_CHW is None else valid_CHW
 
 
 def open_scene(
@@ -169,7 +184,9 @@ def open_scene(
             if uri not in rasters:
                 source = open_raster(uri, ref.size)
                 opened.callback(source.close)
-                rasters[uri] = Raster.of(uri, source)
+                mask = _mask_of(uri, ref)
+                rasters[uri] = Raster.of(uri, source, mask)
+                opened.callback(rasters[uri].close)
             return rasters[uri]
 
         try:
@@ -188,9 +205,19 @@ def open_scene(
             raise DecodeError(f"cannot be opened: {reason(error)}") from error
         for raster in rasters.values():
             if raster not in used:
-                raster.source.close()
+                raster.close()
         opened.pop_all()  # open from here on, until the scene is closed
     return Scene(facts, parts, conversion, found, storage)
+
+
+def _mask_of(uri: str, ref: SceneRef) -> Any:
+    """The open `.msk` beside a raster; None where there is none."""
+    if uri not in ref.masked:
+        return None
+    try:
+        return open_raster(uri + MASK, ref.size)
+    except DecodeError as error:
+        raise DecodeError(f"its {MASK}: {error}") from error
 
 
 def _named(bands: tuple[BandSource, ...], names: Names, raster_of: Any) -> list[BandSource]:
@@ -229,7 +256,12 @@ def _fitted(
             raise MisfitError(f"{raster.uri} has {raster.count} bands; no band {max(numbers)}")
         # names in order are those of a file that is a whole scene
         alpha = raster.alpha(numbers, names if ref.bands is None else None)
-        parts.append(_Part(raster, numbers, at, alpha, ratio, raster.nodata(mine)))
+        nodata = raster.nodata(numbers)
+        beside: list[int] = []
+        if len(used) == 1 and any(together(np.dtype(raster.dtype), value) for value in nodata):
+            offered = raster.offered(names if ref.bands is None else None)
+            beside = [number for number in offered.numbers if number not in numbers]
+        parts.append(_Part(raster, numbers, at, alpha, ratio, nodata, beside))
     grid, source = used[finest].grid, used[finest].source
     facts = SceneFacts(
         ref.scene,
@@ -250,7 +282,7 @@ def _fitted(
 def _window(
     part: _Part, row: int, column: int, height: int, width: int
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """A window of a file's bands on the scene's grid, and where the file has data."""
+    """A window of a file's bands on the scene's grid, and which values its masks show."""
     raster, ratio = part.raster, part.ratio
     if ratio == 1:
         return raster.read(part.bands, part.alpha, row, column, height, width)
@@ -258,17 +290,24 @@ def _window(
     rows = lane(row, row + height, grid.height, grid.height * ratio)
     columns = lane(column, column + width, grid.width, grid.width * ratio)
     window = (rows.first, columns.first, rows.count, columns.count)
-    x_CHW, there_HW = raster.read(part.bands, part.alpha, *window)
+    x_CHW, shown_CHW = raster.read(part.bands, part.alpha, *window)
     y_CHW = np.empty((len(x_CHW), height, width), x_CHW.dtype)
-    for place, (x_HW, nodata) in enumerate(zip(x_CHW, part.nodata, strict=True)):
-        good_HW = there_HW & ~holes(x_HW, nodata)
-        void = 0.0 if nodata is None else nodata
+    seen_CHW = np.empty(y_CHW.shape, dtype=bool)
+    for place, (x_HW, shown_HW, nodata) in enumerate(
+        zip(x_CHW, shown_CHW, part.nodata, strict=True)
+    ):
         if x_HW.dtype.kind == "f":
-            good_HW &= np.isfinite(x_HW)
-            void = np.nan if nodata is None else nodata
-        value_1hw, enough_1hw = resampled(x_HW[None], good_HW[None], rows, columns)
+            shown_HW = shown_HW & np.isfinite(x_HW)
+        hole_HW = held(x_HW, nodata)
+        good_HW = shown_HW & ~hole_HW
+        value_1hw, weight_1hw = resampled(x_HW[None], good_HW[None], rows, columns)
         if x_HW.dtype.kind != "f":
             value_1hw = np.clip(np.rint(value_1hw), x_HW.min(), x_HW.max())
-        y_CHW[place] = np.where(enough_1hw[0], value_1hw[0], void).astype(x_HW.dtype)
-    _, seen_1hw = resampled(there_HW[None].astype(np.uint8), there_HW[None], rows, columns)
-    return y_CHW, seen_1hw[0]
+        enough_hw = weight_1hw[0] >= HALF
+        # bands that are nodata only together tell on the scene's grid whether they are
+        hole = x_HW[hole_HW][0] if hole_HW.any() else 0
+        y_CHW[place] = np.where(enough_hw, value_1hw[0], hole).astype(x_HW.dtype)
+        seen_CHW[place] = enough_hw
+        if together(x_HW.dtype, nodata):
+            seen_CHW[place] = resampled(x_HW[None], shown_HW[None], rows, columns)[1][0] >= HALF
+    return y_CHW, seen_CHW

@@ -1,17 +1,18 @@
 """One open raster: what it offers, and windows of it at full resolution."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from satray.scoring.scenes.aligned import FileGrid
 from satray.scoring.scenes.bands import FileBands, Names, file_bands
-from satray.scoring.scenes.scene import BandSource
-from satray.tiles.decode import colours_of, crs_name, has_palette
+from satray.tiles.decode import crs_name
+from satray.tiles.layout import coloured, colours_of, gain_of, has_palette, shown_by_masks
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,15 @@ class Raster:
     """A palette: red, green, blue, alpha by index."""
     gain: int
     """Factor that spreads gray levels of fewer than 8 bits in a PNG over 0..255; else 1."""
-    masked: bool
-    """Whether it has a mask of its own, apart from alpha and nodata."""
+    mask: Any
+    """rasterio's dataset of the `.msk` beside it; None without."""
 
     @staticmethod
-    def of(uri: str, source: Any) -> "Raster":
-        """What is known of an open dataset."""
+    def of(uri: str, source: Any, mask: Any = None) -> "Raster":
+        """What is known of an open dataset and of the mask beside it."""
         palette = has_palette(source)
         affine = source.transform
         referenced = source.crs is not None or not affine.is_identity
-        flags = set(source.mask_flag_enums[0])
-        own = MaskFlags.per_dataset in flags and not flags & {MaskFlags.alpha, MaskFlags.nodata}
         grid = FileGrid(
             uri.rpartition("/")[2],
             source.height,
@@ -54,8 +53,8 @@ class Raster:
             grid,
             "uint8" if palette else source.dtypes[0],
             colours_of(source) if palette else None,
-            1 if palette else _gain(source),
-            own,
+            1 if palette else gain_of(source),
+            mask,
         )
 
     def offered(self, names: Names) -> FileBands:
@@ -79,39 +78,38 @@ class Raster:
         if isinstance(names, tuple) or self.colours is not None:
             return None
         tagged = [i + 1 for i, c in enumerate(self.source.colorinterp) if c == ColorInterp.alpha]
-        return next((band for band in tagged if band not in taken), None)
+        told = set(names.values()) if isinstance(names, Mapping) else set()
+        return next((band for band in tagged if band not in {*taken, *told}), None)
 
-    def nodata(self, bands: list[BandSource]) -> list[float | None]:
-        """Declared nodata of bands; a palette's is in its mask."""
+    def nodata(self, bands: list[int]) -> list[float | None]:
+        """Declared nodata of bands, in the units that are given; a palette's is in its mask."""
         if self.colours is not None:
             return [None] * len(bands)
-        return [self.source.nodatavals[band.band - 1] for band in bands]
+        stored = [self.source.nodatavals[band - 1] for band in bands]
+        return [None if value is None else value * self.gain for value in stored]
+
+    def close(self) -> None:
+        """Close it and its mask."""
+        self.source.close()
+        if self.mask is not None:
+            self.mask.close()
 
     def read(
         self, bands: list[int], alpha: int | None, row: int, column: int, height: int, width: int
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Pixels (C, h, w) of bands, and where the file itself says that there is data (h, w)."""
+        """Pixels (C, h, w) of bands, and which of them masks and alpha show (C, h, w)."""
         window = Window(column, row, width, height)
+        numbers = [1] * len(bands) if self.colours is not None else bands
+        own = shown_by_masks(self.source, numbers, self.mask, window)
+        shown_CHW = np.ones((len(bands), height, width), dtype=bool)
+        if own is not None:
+            shown_CHW &= own
         if self.colours is not None:
             index_HW = self.source.read(1, window=window)
-            x_CHW = self.colours[index_HW, :3].transpose(2, 0, 1)[[band - 1 for band in bands]]
-            there_HW = self.colours[index_HW, 3] > 0
-            if self.source.nodata is not None:
-                there_HW &= index_HW != self.source.nodata
-            return x_CHW, there_HW
-        numbers = [*bands, *([] if alpha is None else [alpha])]
-        read_CHW = self.source.read(numbers, window=window)
+            x_CHW, shown_HW = coloured(index_HW, self.colours, self.source.nodata)
+            return x_CHW[[band - 1 for band in bands]], shown_CHW & shown_HW
+        read_CHW = self.source.read([*bands, *([] if alpha is None else [alpha])], window=window)
         x_CHW = read_CHW[: len(bands)]
-        there_HW = np.ones(x_CHW.shape[1:], dtype=bool)
         if alpha is not None:
-            there_HW &= read_CHW[-1] > 0
-        if self.masked:
-            there_HW &= self.source.read_masks(1, window=window) > 0
-        return x_CHW if self.gain == 1 else x_CHW * np.uint8(self.gain), there_HW
-
-
-def _gain(source: Any) -> int:
-    if source.driver != "PNG" or source.count != 1 or source.dtypes[0] != "uint8":
-        return 1
-    bits = int(source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
-    return int(255 // (2**bits - 1))
+            shown_CHW &= read_CHW[-1] > 0
+        return x_CHW if self.gain == 1 else x_CHW * np.uint8(self.gain), shown_CHW

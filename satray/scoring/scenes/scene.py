@@ -43,6 +43,8 @@ class SceneRef:
     """When a file of it was last changed, in UTC."""
     item: dict[str, Any] | None = field(default=None, compare=False)
     """Its STAC Item without assets and links; None where it has none."""
+    masked: tuple[str, ...] = ()
+    """Those of its rasters that have a `.msk` beside them."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ def made_ref(
     bands: tuple[BandSource, ...] | None,
     parts: Iterable[Entry],
     item: dict[str, Any] | None = None,
+    masked: tuple[str, ...] = (),
 ) -> SceneRef:
-    """A scene of these files, one at least."""
+    """A scene of these files, one at least, their masks among them."""
     parts = tuple(parts)
     return SceneRef(
         scene,
@@ -81,6 +84,7 @@ def made_ref(
         sum(part.size for part in parts),
         max(part.modified for part in parts),
         item,
+        masked,
     )
 
 

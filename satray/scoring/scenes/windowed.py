@@ -3,15 +3,17 @@
 Legend: C bands, H x W net px of a window.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.scoring.scenes.lanes import Lane, lane, resampled
+from satray.scoring.scenes.lanes import Lane, lane, mostly, resampled
 from satray.scoring.scenes.netgrid import NetGrid
 from satray.scoring.scenes.opened import Scene
+from satray.tiles.nodata import mean_of
 
 STRIP = 64 << 20
 """Bytes of stored px, about, that are resampled at once; a finer scene's window may hold many."""
@@ -22,11 +24,17 @@ class WindowPixels:
     """What the network is given of a window."""
 
     pixels_CHW: NDArray[Any]  # noqa: N815
-    """Values in the bundle's stored units: its dtype, or float32 where resampled; 0 where not
-    valid."""
-    valid_HW: NDArray[np.bool_]  # noqa: N815
-    """Where there is data: False beyond the scene, and of a resampled px where less than half of
-    its filter's weight has data."""
+    """Values in the bundle's stored units: its dtype, or float32 where resampled; means over what
+    is measured under the filter; 0 where nothing is."""
+    measured_CHW: NDArray[Any]  # noqa: N815
+    """Share of each value that is measured: bool, or 0 to 1 where resampled; 0 beyond the scene."""
+    fills_NC: NDArray[np.float32] | None = None  # noqa: N815
+    """What stands in for the rest in each tile asked for; None: its mean over this window's px."""
+
+    @property
+    def valid_HW(self) -> NDArray[np.bool_]:  # noqa: N802
+        """Where all bands are measured."""
+        return mostly(self.measured_CHW)
 
 
 def read_window(
@@ -35,7 +43,7 @@ def read_window(
     """Read a window of net px.
 
     Bilinear and antialiased where resampled, with weights that know the whole axis: windows that
-    overlap agree. A px without data weighs nothing, so that no sentinel mixes with measurements.
+    overlap agree. What is not measured weighs nothing, so that no sentinel mixes with measurements.
 
     Args:
         scene: open.
@@ -50,16 +58,62 @@ def read_window(
     """
     kind = np.float32 if grid.resampled else scene.facts.dtype
     pixels_CHW = np.zeros((len(scene.facts.bands), height, width), kind)
-    valid_HW = np.zeros((height, width), dtype=bool)
+    measured_CHW = np.zeros(pixels_CHW.shape, np.float32 if grid.resampled else bool)
     right, bottom = min(x + width, grid.net_width), min(y + height, grid.net_height)
     if right > x and bottom > y:
-        part = (slice(0, bottom - y), slice(0, right - x))
+        part = (slice(None), slice(0, bottom - y), slice(0, right - x))
         if grid.resampled:
-            _resample(scene, grid, (x, y, right, bottom), pixels_CHW, valid_HW)
+            _resample(scene, grid, (x, y, right, bottom), pixels_CHW, measured_CHW)
         else:
-            x_CHW, there_HW = scene.read(y, x, bottom - y, right - x)
-            pixels_CHW[:, *part], valid_HW[part] = np.where(there_HW, x_CHW, 0), there_HW
-    return WindowPixels(pixels_CHW, valid_HW)
+            x_CHW, valid_CHW = scene.read(y, x, bottom - y, right - x)
+            pixels_CHW[part], measured_CHW[part] = np.where(valid_CHW, x_CHW, 0), valid_CHW
+    return WindowPixels(pixels_CHW, measured_CHW)
+
+
+def with_fills(
+    window: WindowPixels,
+    scene: Scene,
+    grid: NetGrid,
+    origin: tuple[int, int],
+    tiles: Sequence[tuple[int, int]],
+    size: tuple[int, int],
+) -> WindowPixels:
+    """Add what stands in for values that are missing in tiles of a window that is resampled.
+
+    As for a tile of its own: the mean over the stored px that are measured, which are read again
+    for the tiles that lack some.
+
+    Args:
+        window: read from `scene`.
+        scene: open.
+        grid: of the same scene.
+        origin: the window's first row and column, net px.
+        tiles: first row and column of each tile, net px of the window.
+        size: rows and columns of a tile, net px.
+
+    Raises:
+        DecodeError: the scene cannot be read there.
+    """
+    share_CHW = window.measured_CHW
+    if not grid.resampled or (share_CHW == 1).all() or not share_CHW.any():
+        return window
+    fills_NC = np.zeros((len(tiles), len(window.pixels_CHW)), np.float32)
+    for n, (top, left) in enumerate(tiles):
+        rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
+        share_Chw = share_CHW[:, rows, columns]
+        if (share_Chw == 1).all() or not share_Chw.any():
+            continue
+        first_row, height = _stored(origin[0] + top, size[0], grid.scale_y, grid.height)
+        first_column, width = _stored(origin[1] + left, size[1], grid.scale_x, grid.width)
+        x_CHW, valid_CHW = scene.read(first_row, first_column, height, width)
+        fills_NC[n] = [mean_of(x[v]) for x, v in zip(x_CHW, valid_CHW, strict=True)]
+    return replace(window, fills_NC=fills_NC)
+
+
+def _stored(start: int, length: int, scale: float, size: int) -> tuple[int, int]:
+    """First px and number of those that lie under some net px of an axis; at least one."""
+    first = min(round(start / scale), size - 1)
+    return first, max(min(round((start + length) / scale), size) - first, 1)
 
 
 def _resample(
@@ -67,7 +121,7 @@ def _resample(
     grid: NetGrid,
     box: tuple[int, int, int, int],
     pixels_CHW: NDArray[Any],
-    valid_HW: NDArray[np.bool_],
+    measured_CHW: NDArray[Any],
 ) -> None:
     """Fill the window's upper left part with `box` (left, upper, right, lower edge; net px)."""
     x, y, right, bottom = box
@@ -76,11 +130,9 @@ def _resample(
     for top in range(y, bottom, step):
         end = min(top + step, bottom)
         rows = lane(top, end, grid.height, grid.net_height)
-        x_CHW, there_HW = scene.read(rows.first, columns.first, rows.count, columns.count)
-        value_Chw, enough_1hw = resampled(x_CHW, there_HW[None], rows, columns)
-        part = (slice(top - y, end - y), slice(0, right - x))
-        pixels_CHW[:, *part] = np.where(enough_1hw, value_Chw, 0)
-        valid_HW[part] = enough_1hw[0]
+        x_CHW, valid_CHW = scene.read(rows.first, columns.first, rows.count, columns.count)
+        part = (slice(None), slice(top - y, end - y), slice(0, right - x))
+        pixels_CHW[part], measured_CHW[part] = resampled(x_CHW, valid_CHW, rows, columns)
 
 
 def _rows_at_once(scene: Scene, grid: NetGrid, columns: Lane) -> int:

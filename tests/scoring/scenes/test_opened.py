@@ -1,7 +1,10 @@
 """Opening scenes: bands, dtypes, masks, files that fit together, and those that do not."""
 
+import json
+
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +15,7 @@ from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.aligned import FileGrid, ratios
 from satray.scoring.scenes.bands import source_names
 from satray.scoring.scenes.conversion import Conversion
-from satray.scoring.scenes.holes import has_data
+from satray.scoring.scenes.found import find_scenes
 from satray.scoring.scenes.opened import open_scene
 from satray.scoring.scenes.scene import BandSource
 from satray.tiles.decode import decode
@@ -22,8 +25,10 @@ RGBA = {"photometric": "RGB", "alpha": "YES"}
 
 
 def whole(scene):
+    """All px, and where all bands are measured."""
     with scene:
-        return scene.read(0, 0, scene.facts.height, scene.facts.width)
+        x_CHW, valid_CHW = scene.read(0, 0, scene.facts.height, scene.facts.width)
+        return x_CHW, valid_CHW.all(axis=0)
 
 
 def test_facts(tmp_path):
@@ -111,6 +116,10 @@ CASES = {
 }
 
 
+def tile_measured(tile):
+    return np.ones(tile.pixels.shape, bool) if tile.measured is None else tile.measured
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_valid_pixels_are_those_of_tiles(tmp_path, case):
     """The rules for scenes are the rules for tiles, where all bands are wanted."""
@@ -134,7 +143,8 @@ def test_valid_pixels_are_those_of_tiles(tmp_path, case):
     np.testing.assert_array_equal(valid_HW, tile.valid)
     assert case == "plain" or not valid_HW.all()
     with opened(path, wanted) as scene:
-        np.testing.assert_array_equal(scene.read(5, 3, 30, 40)[1], tile.valid[5:35, 3:43])
+        part_CHW = scene.read(5, 3, 30, 40)[1]
+        np.testing.assert_array_equal(part_CHW, tile_measured(tile)[:, 5:35, 3:43])
 
 
 def test_alpha_is_data_where_names_say_so(tmp_path):
@@ -241,16 +251,17 @@ def test_coarser_band_is_brought_to_the_finest_grid(tmp_path, ratio):
     coarse[:4, :4] = np.nan
     write(tmp_path / "nir.tif", coarse[None], transform=UTM @ Affine.scale(ratio))
     with open_scene(ref("many", *sources), ("nir", "red"), None, STORE) as scene:
-        x_CHW, valid_HW = scene.read(0, 0, 90, 120)
+        x_CHW, valid_CHW = scene.read(0, 0, 90, 120)
         assert (scene.facts.height, scene.facts.transform) == (90, UTM[:6])
         inner = (slice(8 * ratio, 90 - ratio), slice(8 * ratio, 120 - ratio))
         np.testing.assert_allclose(x_CHW[0][inner], values[2][inner], rtol=1e-5)
         np.testing.assert_array_equal(x_CHW[1], values[0])
-        assert not valid_HW[: 4 * ratio - 1, : 4 * ratio - 1].any()
-        assert valid_HW[4 * ratio + 1 :].all()
-        part_CHW, part_HW = scene.read(11, 17, 31, 43)
+        assert not valid_CHW[0, : 4 * ratio - 1, : 4 * ratio - 1].any()
+        assert valid_CHW[0, 4 * ratio + 1 :].all()
+        assert valid_CHW[1].all()
+        part_CHW, there_CHW = scene.read(11, 17, 31, 43)
     np.testing.assert_array_equal(part_CHW, x_CHW[:, 11:42, 17:60])
-    np.testing.assert_array_equal(part_HW, valid_HW[11:42, 17:60])
+    np.testing.assert_array_equal(there_CHW, valid_CHW[:, 11:42, 17:60])
 
 
 def test_coarser_integers_are_rounded_and_nodata_stays_out(tmp_path):
@@ -317,8 +328,109 @@ def test_all_nodata_is_read_as_such(tmp_path):
     assert not valid_HW.any()
 
 
-def test_bands_that_declare_no_nodata_have_no_say():
-    x_CHW = np.array([[[0, 0]], [[0, 5]], [[0, 7]]], np.uint16)
-    assert has_data(x_CHW, [0, 0, None]).tolist() == [[False, True]]
-    assert has_data(x_CHW, [0, None, None]).tolist() == [[False, False]]
-    assert has_data(x_CHW, [None, None, None]).all()
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "hole"),
+    [
+        (
+            "uint16",
+            (65535, 0, None),
+            lambda x: [x[0] == 65535, (x[1] == 0) & (x[0] == 65535), x < 0],
+        ),
+        ("uint16", (0, 0, None), lambda x: [(x[:2] == 0).all(0)] * 2 + [x < 0]),
+        ("uint16", (0, None, None), lambda x: [x[0] == 0, x < 0, x < 0]),
+        ("uint8", (255, 0, 255), lambda x: [(x[0] == 255) & (x[1] == 0) & (x[2] == 255)] * 3),
+        (
+            "float32",
+            (9.969209968386869e36, -9999, None),
+            lambda x: [x[0] > 1e36, x[1] == -9999, x < -1e4],
+        ),
+        ("int16", (None, None, None), lambda x: [x < -1e5] * 3),
+    ],
+)
+def test_each_file_declares_its_own_nodata(tmp_path, dtype, nodata, hole, coarse):
+    """A band that declares none has no say; what is nodata together needs all that declare one."""
+    values = np.minimum(noise(3, dtype=dtype), 200).astype(dtype)
+    fills = [0 if value is None else value for value in nodata]
+    for band, fill in enumerate(fills):
+        values[band, :20] = fill
+        values[band, 30 + 10 * band : 34 + 10 * band] = fill
+    values = values.repeat(2, 1).repeat(2, 2) if coarse else values
+    names = ("red", "green", "nir")
+    sources = []
+    for band, (name, value) in enumerate(zip(names, nodata, strict=True)):
+        ratio = 2 if coarse and band == 0 else 1
+        grid = {"transform": UTM @ Affine.scale(ratio)}
+        part = values[band : band + 1, ::ratio, ::ratio]
+        sources.append(
+            BandSource(name, write(tmp_path / f"{name}.tif", part, nodata=value, **grid))
+        )
+    with open_scene(ref("many", *sources), names, None, STORE) as scene:
+        x_CHW, valid_CHW = scene.read(0, 0, *values.shape[1:])
+    holes = [np.broadcast_to(h if h.ndim == 2 else h[0], valid_CHW[0].shape) for h in hole(values)]
+    # a coarse band's holes have soft rims
+    inner = np.ones(values.shape[1], bool)
+    if coarse:
+        edges = np.flatnonzero(np.diff(np.stack(holes)[:, :, 0], axis=1).any(axis=0))
+        inner[np.clip((edges[:, None] + [-1, 0, 1, 2]).ravel(), 0, len(inner) - 1)] = False
+    np.testing.assert_array_equal(valid_CHW[:, inner], ~np.stack(holes)[:, inner])
+    measured = valid_CHW.copy()
+    measured[:, ~inner] = False
+    if not coarse:
+        np.testing.assert_array_equal(x_CHW[measured], values[measured])
+
+
+def test_all_bands_of_a_file_have_their_say(tmp_path):
+    """As for a tile, whichever bands are wanted; and a window need not hold the others' rows."""
+    values = noise(4)
+    values[:, :9] = 0
+    values[:3, 20:30] = 0  # dark, but nir was measured
+    path = write(tmp_path / "a.tif", values, BGRN, nodata=0)
+    tile = decode((tmp_path / "a.tif").read_bytes())
+    with opened(path, ("red", "blue")) as scene:
+        _, valid_CHW = scene.read(5, 0, 40, 120)
+    np.testing.assert_array_equal(valid_CHW, tile_measured(tile)[[2, 0], 5:45])
+    assert valid_CHW[:, 15:25].all()
+
+
+@pytest.mark.parametrize("kind", ["one file", "a file a band", "palette"])
+def test_a_mask_beside(tmp_path, kind):
+    """`.msk` hides the bands of its file; GDAL's own writer makes it."""
+    values, names = noise(2, dtype="uint8"), ("red", "green")
+    shown = np.full((90, 120), 255, np.uint8)
+    shown[:30, :50] = 0
+
+    def masked(path, part, **more):
+        uri = write(path, part, **more)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(uri, "r+") as target:
+            target.write_mask(shown)
+        assert (tmp_path / f"{path.name}.msk").is_file()
+        return uri
+
+    if kind == "one file":
+        masked(tmp_path / "a.tif", values, names=names)
+    elif kind == "palette":
+        masked(tmp_path / "a.tif", values[:1] % 2, colormap={0: (1, 2, 3, 255), 1: (9, 8, 7, 255)})
+    else:
+        uris = [masked(tmp_path / "red.tif", values[:1]), write(tmp_path / "g.tif", values[1:])]
+        item = {"type": "Feature", "stac_version": "1.1.0", "id": "a", "properties": {}}
+        item["assets"] = {n: {"href": uri} for n, uri in zip(names, uris, strict=True)}
+        (tmp_path / "a.json").write_text(json.dumps(item))
+    (found,) = find_scenes(str(tmp_path), STORE).scenes
+    assert len(found.masked) == 1
+    with open_scene(found, names, None, STORE) as scene:
+        _, valid_CHW = scene.read(10, 10, 60, 100)
+    want = shown[10:70, 10:110] > 0
+    np.testing.assert_array_equal(valid_CHW[0], want)
+    np.testing.assert_array_equal(valid_CHW[1], want | (kind == "a file a band"))
+    # it belongs to the scene: another mask is another scene
+    mask = tmp_path / ("red.tif.msk" if kind == "a file a band" else "a.tif.msk")
+    write(tmp_path / "x.tif", np.ones((1, 5, 6), np.uint8))
+    (tmp_path / "x.tif").rename(mask)
+    (again,) = find_scenes(str(tmp_path), STORE).scenes
+    assert again.etag != found.etag
+    with (
+        pytest.raises(DecodeError, match=r"its \.msk is 5 x 6 px, the image 90 x 120"),
+        open_scene(again, names, None, STORE) as scene,
+    ):
+        scene.read(0, 0, 9, 9)
