@@ -89,7 +89,7 @@ class ScoreRecipe(Recipe):
     mode: Literal["auto", "dense", "tiles"] = key(
         "auto",
         "scenes: dense: windows, each cell as of the whole scene; tiles: one by one, as in "
-        "training; auto: the cheaper, by arithmetic",
+        "training; auto: for all scenes the one that is cheaper on large ones",
     )
     stride: float = key(
         1.0, "scenes: from tile to tile; below 1 tiles overlap", unit="tiles", gt=0, le=1
