@@ -76,6 +76,9 @@ class ScoreRecipe(Recipe):
         "names of the files' bands in order, or of scenes a mapping: a wanted band -> its number, "
         "name or description in the file; default what the files or the index say",
     )
+    extensions: tuple[str, ...] | None = key(
+        None, "image files of a prefix to take by extension, as [tif]; default every known one"
+    )
     cam: CamOptions = key(CamOptions(), "class activation maps")
     symmetries: Literal["none", "d4"] = key(
         "none", "d4: logits and maps averaged over the eight flips and transposes of each tile"

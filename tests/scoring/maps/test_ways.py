@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import maps_material as material
@@ -14,6 +15,8 @@ import rasterio
 
 from satray import cluster
 from satray.errors import InputError
+from satray.models.bundle import load_bundle
+from satray.scoring.maps.settings import settings_of
 from satray.storage import Storage
 
 DOTS = ((104, 136), (232, 200))
@@ -197,3 +200,14 @@ def test_auto_is_one_way_for_scenes_of_all_sizes_and_is_recorded(
     assert f"mode {mode}" in page.read_text()
     computing = record.seconds["computing (all processes)"]
     assert sum(row["seconds"] for row in scenes) > computing > 0
+
+
+@pytest.mark.parametrize(("task", "mapped"), [("multilabel", (0,)), ("multiclass", (0, 1))])
+def test_a_softmax_at_a_cell_is_over_all_classes(bundle, tmp_path, task, mapped):
+    spec = replace(load_bundle(str(bundle()), Storage()).spec, task=task)
+    given = material.recipe(
+        bundle(), tmp_path, cam={"classes": ["dot"]}, detections={"write": False}
+    )
+    settings = settings_of(given, spec)
+    assert settings.classes == (0,)  # what is written
+    assert settings.wanted(spec).classes == mapped
