@@ -101,7 +101,7 @@ def _of_list(inside: str) -> tuple[str, ...]:
             return tuple(name.strip() for name in found if name.strip())
     numbers = _NUMBERS.fullmatch(inside.strip()) is not None
     parts = re.split(r"[\s,;|]+", inside) if numbers else inside.split(",")
-    return tuple(name for part in parts if (name := part.strip()))
+    return tuple(name for part in parts if (name := part.strip().strip("'\"")))
 
 
 def _guessed(cells: Sequence[str], counts: Sequence[int], title: str) -> tuple[str | None, str]:
