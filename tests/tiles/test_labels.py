@@ -273,6 +273,12 @@ def test_words_that_combine_as_planets_are_cut_at_blanks(title):
     assert any("label_separator=none" in note for note in table.notes)
 
 
+def test_a_column_called_tags_is_cut_at_blanks_however_few_it_holds():
+    table = column(["haze water", "clear primary"] * 4, "tags")
+    assert table.classes == ("clear", "haze", "primary", "water")
+    assert any("label_separator=none" in note for note in table.notes)
+
+
 @pytest.mark.parametrize("mark", [";", "|", ",", "; ", " , "])
 def test_names_are_cut_at_a_separator_and_nowhere_else(mark):
     cells = ["Sea Lake", f"Sea Lake{mark}Forest", "Forest", f"Forest{mark}Annual Crop{mark}", ""]
