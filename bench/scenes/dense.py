@@ -199,7 +199,7 @@ def _without_overlap(
     from satray.scoring.dense.windows import WINDOW, plan_scene
     from satray.scoring.engine.pick import pick
 
-    choice = choose(given.side, given.side, geometry, window=WINDOW)
+    choice = choose(geometry, window=WINDOW)
     shape = (1, WINDOW, WINDOW) if choice.mode == "dense" else (64, given.size, given.size)
     px = float(given.side**2)
     engine, picked = pick(bundle, shape, pixels=px)

@@ -76,6 +76,9 @@ class ScoreRecipe(Recipe):
         "names of the files' bands in order, or of scenes a mapping: a wanted band -> its number, "
         "name or description in the file; default what the files or the index say",
     )
+    extensions: tuple[str, ...] | None = key(
+        None, "image files of a prefix to take by extension, as [tif]; default every known one"
+    )
     cam: CamOptions = key(CamOptions(), "class activation maps")
     symmetries: Literal["none", "d4"] = key(
         "none", "d4: logits and maps averaged over the eight flips and transposes of each tile"
@@ -89,7 +92,7 @@ class ScoreRecipe(Recipe):
     mode: Literal["auto", "dense", "tiles"] = key(
         "auto",
         "scenes: dense: windows, each cell as of the whole scene; tiles: one by one, as in "
-        "training; auto: the cheaper, by arithmetic",
+        "training; auto: for all scenes the one that is cheaper on large ones",
     )
     stride: float = key(
         1.0, "scenes: from tile to tile; below 1 tiles overlap", unit="tiles", gt=0, le=1

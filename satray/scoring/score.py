@@ -27,7 +27,7 @@ from satray.scoring.sources import TileSet, is_index, look, tiles_of_index, tile
 from satray.storage import Entry, Storage
 from satray.tiles.bands import select
 from satray.tiles.index import index_digest, read_index
-from satray.tiles.keys import is_image
+from satray.tiles.keys import is_image, taken
 from satray.tiles.source import MASK
 
 if TYPE_CHECKING:  # it imports torch
@@ -59,8 +59,8 @@ def inputs(recipe: ScoreRecipe, storage: Storage) -> dict[str, str]:
         refuse_dtype(index.meta.dtype, spec, f"tiles={recipe.tiles}")
         return {"bundle": found, "tiles": index_digest(_place(recipe), storage)}
     look(tiles, wanted_of(spec, tiles, maps), storage)
-    listing = _listing(_place(recipe), storage)
-    images = [e for e in listing if is_image(e.key.removesuffix(MASK))]
+    listed = _listed(recipe, storage)
+    images = [e for e in listed if is_image(e.key.removesuffix(MASK))]
     return {"bundle": found, "tiles": digest_entries(images)}
 
 
@@ -77,7 +77,7 @@ def plan(recipe: ScoreRecipe, storage: Storage) -> list[str]:
     if tiles.indexed:
         kept = read_index(_place(recipe), storage).table.column("bytes").to_pylist()
     else:
-        listed = _listing(_place(recipe), storage)
+        listed = _listed(recipe, storage)
         kept = [entry.size for entry in listed if is_image(entry.key)]
     lines = [
         f"bundle: {', '.join(towers)}, {len(spec.classes)} classes ({spec.task}), "
@@ -158,7 +158,7 @@ def tiles_of(recipe: ScoreRecipe, storage: Storage) -> TileSet:
     place, bands = _place(recipe), recipe.bands
     assert not isinstance(bands, dict)
     if not is_index(place, storage):
-        return tiles_of_prefix(place, _listing(place, storage), bands)
+        return tiles_of_prefix(place, _listed(recipe, storage), bands)
     index = read_index(place, storage)
     if not len(index):
         raise InputError(f"tiles={recipe.tiles}: the tile index has no rows")
@@ -169,6 +169,10 @@ def tiles_of(recipe: ScoreRecipe, storage: Storage) -> TileSet:
         )
     tiles = tiles_of_index(index)
     return replace(tiles, names=bands or tiles.names)
+
+
+def _listed(recipe: ScoreRecipe, storage: Storage) -> list[Entry]:
+    return taken(_listing(_place(recipe), storage), recipe.extensions)
 
 
 def _place(recipe: ScoreRecipe) -> str:

@@ -81,7 +81,7 @@ def tiles_of_prefix(
         if name in by_id:
             raise InputError(
                 f"tiles={uri}: {by_id[name].key} and {entry.key} have one id, {name}; "
-                "accepted: one image an id"
+                "accepted: one image an id (extensions=[...] chooses)"
             )
         by_id[name] = entry
     keys = {entry.key for entry in entries}

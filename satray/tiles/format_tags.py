@@ -130,7 +130,7 @@ def _texts(
 
     for code, cell in enumerate(spellings):
         if cell.lower() in MISSING_WORDS:
-            raise refuse(code, f"holds {cell!r}, a missing value; class names are accepted")
+            raise refuse(code, f"holds {cell!r}, which is no class; accepted: names, or nothing")
     numbers = [flag_or_number(cell) for cell in spellings]
     whole = [number is not None and number.is_integer() for number in numbers]
     if all(number is not None for number in numbers) and not forced:

@@ -97,7 +97,8 @@ def read_wide(
         classes: columns to take; None takes all that hold only 0 and 1 (or else only yes and no),
             and those that nearly do, whose other values are refused.
         others: columns with another meaning (key, split, group).
-        positive: `label_positive`, as `>0`: which numbers mean that a tile has the class.
+        positive: `label_positive`, as `>0`: which numbers mean that a tile has the class; then a
+            single column of numbers is taken too.
 
     Returns:
         K names and (N, K) uint8.
@@ -109,6 +110,9 @@ def read_wide(
         taken = {*class_columns(table, others), *nearly_flags(table, others)}
         classes = tuple(name for name in table.texts if name in taken)
         classes = classes or word_columns(table, others)
+        numbers = [c for c in table.texts if c not in others and not table.is_text(c)]
+        if positive is not None and not classes and len(numbers) == 1:
+            classes = (numbers[0],)
         if not classes:
             raise InputError(
                 f"label_format=wide: {table.name} has no column that holds only 0 and 1 "

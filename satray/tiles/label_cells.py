@@ -62,7 +62,7 @@ def read_cells(cells: Sequence[str], counts: Sequence[int], separator: str, titl
         if length > 1:
             return Cells(names, lists=True, vector=length)
     mark, note = (
-        _guessed(cells, counts, title)
+        _guessed(cells, title)
         if separator == "auto"
         else (None if separator == "none" else SEPARATORS.get(separator, separator), "")
     )
@@ -101,10 +101,10 @@ def _of_list(inside: str) -> tuple[str, ...]:
             return tuple(name.strip() for name in found if name.strip())
     numbers = _NUMBERS.fullmatch(inside.strip()) is not None
     parts = re.split(r"[\s,;|]+", inside) if numbers else inside.split(",")
-    return tuple(name for part in parts if (name := part.strip()))
+    return tuple(name for part in parts if (name := part.strip().strip("'\"")))
 
 
-def _guessed(cells: Sequence[str], counts: Sequence[int], title: str) -> tuple[str | None, str]:
+def _guessed(cells: Sequence[str], title: str) -> tuple[str | None, str]:
     """The separator of a column, None where cells are whole names; and what to say of it."""
     there = [mark for mark in ";|," if any(mark in cell for cell in cells)]
     if ";" in there and "|" in there:
@@ -122,11 +122,14 @@ def _guessed(cells: Sequence[str], counts: Sequence[int], title: str) -> tuple[s
         )
     if not any(re.search(r"\s", cell) for cell in cells):
         return None, ""
-    return _blank(cells, counts, title)
+    return _blank(cells, title)
 
 
-def _blank(cells: Sequence[str], counts: Sequence[int], title: str) -> tuple[str | None, str]:
-    """Whether blanks separate names: few words, in many combinations that hold one another."""
+def _blank(cells: Sequence[str], title: str) -> tuple[str | None, str]:
+    """Whether blanks separate names: few words, in many combinations that hold one another.
+
+    Those of a column called tags, as in the Planet table, always do.
+    """
     words = [frozenset(cell.split()) for cell in cells]
     different, combinations = len(frozenset().union(*words)), len(set(words))
     several = {cell for cell in words if len(cell) > 1}
@@ -135,14 +138,9 @@ def _blank(cells: Sequence[str], counts: Sequence[int], title: str) -> tuple[str
     example = next(cell for cell in cells if len(cell.split()) > 1)
     cut = f"cells are cut at blanks ({example!r}); label_separator=none keeps them whole"
     whole = f"cells are whole names ({example!r}); label_separator=blank cuts them into words"
-    if combinations >= 2 * different and combined:
+    if title.lower() in ("tags", "tag") or (combinations >= 2 * different and combined):
         return " ", cut
-    if title.lower() in ("tags", "tag"):  # as the Planet table, of which this may be a few rows
-        if different >= combinations and sum(counts) >= 2 * len(cells):
-            return None, whole
-        if combined or different >= combinations:
-            return " ", cut
-    elif different >= combinations:
+    if different >= combinations:
         return None, whole
     raise _unclear(title, f"{example!r} may be one name or several", "blank or none")
 

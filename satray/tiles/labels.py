@@ -1,5 +1,6 @@
 """A label table, or the folders of an archive -> tile names, classes, a 0/1 matrix and the task."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -186,6 +187,8 @@ def _recognise(
         raise InputError("label_format=folders reads no table; leave labels= out")
     if recipe.label_format != "auto":
         return recipe.label_format
+    if recipe.label_positive is not None:
+        return "wide"
     if format_rle.mask_column(table, others, forced=False) is not None:
         return "rle"
     if recipe.classes and all(name in table.texts for name in recipe.classes):
@@ -230,6 +233,9 @@ def _with_task(found: Annotations, label_format: str, recipe: PrepareRecipe) -> 
             "or one and tiles without it"
         )
     notes = found.notes
+    alike = Counter(name.casefold() for name in chosen.classes)
+    if twins := [name for name in chosen.classes if alike[name.casefold()] > 1]:
+        notes += (f"classes that differ in capitals only: {listed(twins)}",)
     if recipe.task == "auto" and several:
         if task == "multiclass" and len(chosen.classes) == 2:
             notes += ("two classes, one a tile (multiclass); classes=[NAME] makes it binary",)

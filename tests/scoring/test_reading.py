@@ -15,6 +15,7 @@ from satray.storage import Storage
 from satray.tiles.decode import read_pixels
 from satray.tiles.index import SCHEMA as INDEX_SCHEMA
 from satray.tiles.index import IndexMeta, TileIndex
+from satray.tiles.keys import taken
 
 STORAGE = Storage(StorageOptions())
 
@@ -169,8 +170,10 @@ def test_prefixes(tmp_path) -> None:
     assert tiles.table.column("tile_id").to_pylist() == ["a", "b/x"]
     assert not is_index(str(tmp_path), STORAGE)
     (tmp_path / "a.tif").write_bytes(b"")
-    with pytest.raises(InputError, match="one id"):
+    with pytest.raises(InputError, match=r"one id.*extensions="):
         tiles_of_prefix(str(tmp_path), STORAGE.list(str(tmp_path)))
+    some = tiles_of_prefix(str(tmp_path), taken(STORAGE.list(str(tmp_path)), ("tif",)))
+    assert some.table.column("uri").to_pylist() == [f"{tmp_path}/{e}.tif" for e in ("a", "b/x")]
     with pytest.raises(InputError, match=r"found nothing; accepted"):
         tiles_of_prefix("there", [])
 

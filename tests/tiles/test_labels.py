@@ -133,7 +133,8 @@ def test_numbers_above_a_bound_are_positive_where_that_is_said():
     percent = "tile,cloud\na,0\nb,50\nc,12.5\n"
     assert read(percent, label_positive=">=50", classes="cloud").labels[:, 0].tolist() == [0, 1, 0]
     assert "row 6" in refused(with_odd("?"), label_positive=">0")
-    assert "label_positive" in refused("tile,tags\na,x\nb,y\n", label_positive=">0")
+    assert "only 0 and 1" in refused("tile,tags\na,x\nb,y\n", label_positive=">0")
+    assert read("tile,label\na,0\nb,7\nc,3\n", label_positive=">0").labels.sum() == 2
     with pytest.raises(ValidationError):
         recipe(label_positive="<3")
 
@@ -272,6 +273,12 @@ def test_words_that_combine_as_planets_are_cut_at_blanks(title):
     assert any("label_separator=none" in note for note in table.notes)
 
 
+def test_a_column_called_tags_is_cut_at_blanks_however_few_it_holds():
+    table = column(["haze water", "clear primary"] * 4, "tags")
+    assert table.classes == ("clear", "haze", "primary", "water")
+    assert any("label_separator=none" in note for note in table.notes)
+
+
 @pytest.mark.parametrize("mark", [";", "|", ",", "; ", " , "])
 def test_names_are_cut_at_a_separator_and_nowhere_else(mark):
     cells = ["Sea Lake", f"Sea Lake{mark}Forest", "Forest", f"Forest{mark}Annual Crop{mark}", ""]
@@ -386,6 +393,11 @@ def test_two_words_are_two_classes_and_one_of_them_is_binary():
     assert column(["ship", "", "", "ship"]).task == "binary"
     with pytest.raises(InputError, match="all tiles are 'ship'"):
         column(["ship", "ship"])
+
+
+def test_classes_that_differ_in_capitals_only_are_told():
+    table = column(["Forest", "forest", "Sea"])
+    assert "classes that differ in capitals only: Forest, forest" in table.notes
 
 
 def test_a_tile_without_its_one_class_is_named():

@@ -1,4 +1,8 @@
-"""`mode=auto`: windows or tiles, whichever costs less of the two that give what is asked."""
+"""`mode=auto`: windows or tiles, whichever costs less of the two that give what is asked.
+
+One way for a whole run: the two frame tiles otherwise, so that scores of scenes that were scored in
+different ways could not be compared. What decides is the bundle and the keys, on a scene of `SIDE`.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,10 +12,13 @@ from satray.scoring.dense.windows import WINDOW, plan_scene
 
 Mode = Literal["dense", "tiles"]
 
+SIDE = 10_240
+"""Side, in net px, of the scene that stands for all: about that of Sentinel-2's and Landsat's."""
+
 
 @dataclass(frozen=True)
 class Choice:
-    """How a scene is scored, and why."""
+    """How scenes are scored, and why."""
 
     mode: Mode
     """dense: windows; tiles: one by one, as in training."""
@@ -27,38 +34,29 @@ class Choice:
 
 
 def choose(
-    height: int,
-    width: int,
     geometry: DenseGeometry,
     *,
     step: int | None = None,
     window: int = WINDOW,
     argmax: bool = False,
-    relative: float = 1.0,
 ) -> Choice:
     """Choose by arithmetic.
 
     Args:
-        height: of the scene, in net px.
-        width: the same.
         geometry: of the bundle.
         step: net px from tile to tile; None: no overlap.
         window: longest side of a window, in net px.
         argmax: whether argmax maps are asked for.
-        relative: what a px costs in windows over what it costs in tiles, where that is measured.
     """
-    tiles_px = geometry.size**2
-    for length in (height, width):
-        tiles_px *= len(axis_tiles(length, geometry, step or geometry.size))
+    tiles_px = (geometry.size * len(axis_tiles(SIDE, geometry, step or geometry.size))) ** 2
     if geometry.why_tiles:
         return Choice("tiles", f"tiles: {geometry.why_tiles}", None, tiles_px)
-    plan = plan_scene(height, width, geometry, step=step, window=window, argmax=argmax)
-    dense_px = plan.px
+    plan = plan_scene(SIDE, SIDE, geometry, step=step, window=window, argmax=argmax)
     first = plan.windows[0]
     kept = f"windows of {first.height} x {first.width} px keep {plan.kept:.0%} of what they read"
-    ratio = tiles_px / (dense_px * relative)
+    ratio = tiles_px / plan.px
     if ratio > 1:
-        why = f"dense: tiles would look at {ratio:.1f} x as many px ({kept})"
-        return Choice("dense", why, dense_px, tiles_px)
-    why = f"tiles: windows would cost {1 / ratio:.1f} x as much at this stride ({kept})"
-    return Choice("tiles", why, dense_px, tiles_px)
+        why = f"dense: tiles of large scenes would look at {ratio:.1f} x as many px ({kept})"
+        return Choice("dense", why, plan.px, tiles_px)
+    why = f"tiles: windows of large scenes would cost {1 / ratio:.1f} x as much ({kept})"
+    return Choice("tiles", why, plan.px, tiles_px)

@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,11 +175,12 @@ class Work:
         self, job: SceneJob, pieces: Iterable[PieceOfWork], report: Report
     ) -> SceneResult:
         task, start = self._task, time.perf_counter()
+        spent = Counter[str]()
         layouts = self._scorer.layouts(job)
         sample = places_of(layouts) if job.compare and job.way.mode == "dense" else frozenset()
         assembly = Assembly(job, layouts, task.settings, self._bundle.spec, task.layout, self._bias)
         with tempfile.TemporaryDirectory(prefix="satray-scene-") as folder:
-            files, counts, notes = assembly.make(pieces, Path(folder), sample)
+            files, counts, notes = assembly.make(_timed(pieces, spent), Path(folder), sample)
             made = time.perf_counter()
             told = (*job.notes, *notes)
             products = self._delivery.deliver(assembly, files, told, counts.tiles)
@@ -202,7 +204,7 @@ class Work:
             detections=counts.detections,
             px=job.grid.height * job.grid.width,
             predicted=tuple(int(n) for n in counts.predicted),
-            seconds={name: round(spent, 3) for name, spent in seconds.items()},
+            seconds={name: round(each, 3) for name, each in {**spent, **seconds}.items()},
             products=products,
             agreement=agreed,
         )
@@ -210,3 +212,10 @@ class Work:
         report["seconds"] = {**report["seconds"], **seconds}
         task.storage.write(task.result(job.number), result.to_json())
         return result
+
+
+def _timed(pieces: Iterable[PieceOfWork], spent: Counter[str]) -> Iterator[PieceOfWork]:
+    """Pieces as they are; their seconds are added up on the way."""
+    for piece in pieces:
+        spent.update(piece.seconds)
+        yield piece

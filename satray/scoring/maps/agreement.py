@@ -60,7 +60,7 @@ def agreement(
     plan = plan_tiles(
         grid.net_height, grid.net_width, geometries.tiles, step=settings.step, side=size
     )
-    scorer = TileScorer(bundle, plan, replace(settings.wanted(0), classes=(), kinds=()))
+    scorer = TileScorer(bundle, plan, replace(settings.wanted(bundle.spec), classes=(), kinds=()))
     logits, decided = [], []
     for place in places:
         piece = plan.pieces[place]

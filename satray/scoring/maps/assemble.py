@@ -101,7 +101,7 @@ class Assembly:
         Returns:
             Products, counts, and notes for the reader.
         """
-        wanted = self.settings.wanted(len(self.spec.classes))
+        wanted = self.settings.wanted(self.spec)
         counts = Counts(predicted=np.zeros(len(self.spec.classes), dtype=np.int64))
         table = folder / "tiles.parquet"
         canvas = self.layouts.canvas
@@ -109,16 +109,19 @@ class Assembly:
         pixels = np.zeros((len(canvas.bands), *shape), dtype=np.float32)
         valid = np.zeros(shape, dtype=bool)
         plan = self.layouts.plan
+        gaps = np.zeros(self.layouts.coverage.shape, dtype=np.int32)
         given = GivenTiles(plan.rows, plan.cols, len(self.spec.classes))
         with Wholes(
             folder, plan, len(wanted.classes), wanted.kinds, self._facts(wanted.classes)
         ) as wholes:
-            with TilesWriter(table, self.layout) as writer:
+            with TilesWriter(table, self.layout, self.job.way.mode) as writer:
                 for piece in pieces:
                     wholes.add(piece)
                     for rows in piece.tiles:
                         self._tiles(writer, rows, counts, sample)
                         given.add(rows.start, (rows.numbers.preds > 0) & rows.scored[:, None])
+                    for gap in piece.gaps:
+                        gaps[gap.row : gap.row + len(gap.counts)] += gap.counts
                     for part in piece.picture:
                         stop = part.row + len(part.valid)
                         pixels[:, part.row : stop] = part.pixels
@@ -126,7 +129,8 @@ class Assembly:
             files = self._rasters(wholes)
             tiles = ItemProduct("tiles", names.table_name(self.job.ref.scene))
             files.append(MadeFile(tiles, table, writer.rows))
-            found, evidence, notes = self._peaks(wholes, valid, given)
+            mostly = self.layouts.coverage.mostly_data(gaps)
+            found, evidence, notes = self._peaks(wholes, mostly, given)
         if found is not None:
             counts.detections = len(found)
             files += self._vectors(found)
@@ -176,7 +180,7 @@ class Assembly:
         return files
 
     def _mapped(self) -> tuple[int, ...]:
-        return self.settings.wanted(len(self.spec.classes)).classes
+        return self.settings.wanted(self.spec).classes
 
     def _tiles(
         self, writer: TilesWriter, rows: TileRows, counts: Counts, sample: frozenset[int]
@@ -204,7 +208,7 @@ class Assembly:
             counts.decided[place] = rows.numbers.preds[place - first]
 
     def _peaks(
-        self, wholes: Wholes, valid: NDArray[np.bool_], given: GivenTiles
+        self, wholes: Wholes, mostly: NDArray[np.bool_], given: GivenTiles
     ) -> tuple[Detections | None, Evidence | None, list[str]]:
         mapped = self._mapped()
         if not wholes.dense:
@@ -220,7 +224,7 @@ class Assembly:
             rule = rule_of(self.spec, self.bias, self._distance(own))
             names = [self.spec.classes[k] for k in self.settings.sought]
             found = detect(maps_khw, own, rule, self.spec.classes, self.job.ground, names)
-            found = found.kept(on_data(found, valid, own, (grid.height, grid.width)))
+            found = found.kept(on_data(found, mostly, own))
             if self.settings.within_tiles:
                 klass = [self.spec.classes.index(name) for name in found.klass]
                 net = (found.row * grid.scale_y, found.col * grid.scale_x)

@@ -82,7 +82,8 @@ def close(
     facts = MapFacts(
         run.run_id,
         f"{len(done):,} scenes scored",
-        f"run {run.run_id} · model {layout.model_id} · {bundle}",
+        f"run {run.run_id} · model {layout.model_id} · {bundle}"
+        + (f" · mode {modes}" if (modes := _modes(done)) else ""),
         footer=f"satray {__version__}",
     )
     run.publish(names.map_name(run.run_id), map_page(facts, [_mapped(one) for one in results]))
@@ -132,7 +133,7 @@ def _predictions(run: Run, done: Sequence[SceneResult], layout: Layout, single: 
         for number in range(len(done) + 1):
             if waiting is None and (number or single):
                 break
-            with TilesWriter(target, layout) as writer:
+            with TilesWriter(target, layout, _modes(done)) as writer:
                 while waiting is not None and (single or writer.rows < PART_ROWS):
                     writer.append(waiting)
                     waiting.unlink()
@@ -140,6 +141,11 @@ def _predictions(run: Run, done: Sequence[SceneResult], layout: Layout, single: 
             name = f"predictions/part-{number:05d}.parquet"
             name = names.predictions_name(run.run_id) if single else name
             run.publish_file(name, target, rows=writer.rows)
+
+
+def _modes(done: Sequence[SceneResult]) -> str | None:
+    """How the scenes were scored: one way, by the rule that a run has one."""
+    return ", ".join(sorted({one.mode for one in done if one.mode})) or None
 
 
 def _tables(run: Run, done: Sequence[SceneResult], folder: Path) -> Iterator[Path]:
@@ -157,7 +163,9 @@ def _tables(run: Run, done: Sequence[SceneResult], folder: Path) -> Iterator[Pat
 
 def _row(one: SceneResult) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(one, name, None) for name in SCENES.names}
-    return {**values, "notes": "; ".join(one.notes) or None, "seconds": sum(one.seconds.values())}
+    # of processes: what was read while they computed took none of their time
+    seconds = sum(spent for name, spent in one.seconds.items() if name != "reading")
+    return {**values, "notes": "; ".join(one.notes) or None, "seconds": seconds}
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -8,6 +8,7 @@ from satray.scoring.maps import agreement, closing
 from satray.scoring.maps.crew import Crew
 from satray.scoring.maps.jobs import SceneResult
 from satray.scoring.maps.look import Prepared, prepare, scenes_of
+from satray.scoring.maps.plan import mode_of
 from satray.scoring.over_tiles import towers_with_shares
 from satray.scoring.predictions import Layout
 from satray.storage import join
@@ -50,6 +51,7 @@ def outcome_of(results: Sequence[SceneResult], recipe: ScoreRecipe, ready: Prepa
     done = [one for one in results if one.status == "done"]
     figures = next((one.agreement for one in done if one.agreement), ())
     failed = sum(one.status == "failed" for one in results)
+    mode, why = mode_of(ready.settings, ready.geometries)
     return Outcome(
         counts={
             "scenes": len(results),
@@ -60,10 +62,11 @@ def outcome_of(results: Sequence[SceneResult], recipe: ScoreRecipe, ready: Prepa
             "classes": len(classes),
         },
         metrics={
+            "mode": mode,
             "predicted": closing.totals(done, classes),
             "windows_against_tiles": list(figures),
         },
-        summary=(*closing.lines(results, classes), *agreement.lines(figures)),
+        summary=(*closing.lines(results, classes), f"mode: {why}", *agreement.lines(figures)),
         attempted=len(results),
         failed=failed,
         error_budget=recipe.error_budget,

@@ -96,7 +96,7 @@ class SceneResult:
     predicted: tuple[int, ...] = ()
     """Tiles that are given each class."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """By activity, of all its units."""
+    """By activity, of all its units; reading goes on beside the others."""
     products: tuple[Product, ...] = ()
     """Its files."""
     agreement: tuple[dict[str, Any], ...] = ()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # it imports torch
 
 LOOKED_AT = 8
 """Scenes that are opened before anything starts, spread over all."""
-APART = ("bundle", "tiles", "scenes", "only_new", "schedule", "error_budget")
+APART = ("bundle", "tiles", "scenes", "extensions", "only_new", "schedule", "error_budget")
 """Keys that shape no scene's products."""
 
 
@@ -131,8 +131,10 @@ def scenes_of(recipe: ScoreRecipe, spec: "BundleSpec", storage: Storage) -> Foun
     assert recipe.scenes is not None
     wanted = source_names(spec.bands, recipe.bands)
     if recipe.only_new:
-        return find_scenes(recipe.scenes, storage, wanted=wanted, none_yet=True)
-    return _found(recipe.scenes, storage, wanted)
+        return find_scenes(
+            recipe.scenes, storage, wanted=wanted, extensions=recipe.extensions, none_yet=True
+        )
+    return _found(recipe.scenes, storage, wanted, recipe.extensions)
 
 
 def ledger_of(
@@ -159,8 +161,13 @@ def ledger_of(
 
 
 @lru_cache(maxsize=1)
-def _found(scenes: str, storage: Storage, wanted: tuple[str, ...] | None) -> Found:
-    return find_scenes(scenes, storage, wanted=wanted)
+def _found(
+    scenes: str,
+    storage: Storage,
+    wanted: tuple[str, ...] | None,
+    extensions: tuple[str, ...] | None,
+) -> Found:
+    return find_scenes(scenes, storage, wanted=wanted, extensions=extensions)
 
 
 def _try(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from satray.errors import SatrayError
 from satray.scoring.dense.answers import CamKind
 from satray.scoring.dense.by_tile import Patch
+from satray.scoring.maps.coverage import GapPart
 from satray.scoring.predictions import Numbers
 
 
@@ -64,6 +65,8 @@ class PieceOfWork:
     """From above."""
     picture: tuple[PicturePart, ...]
     """From above."""
+    gaps: tuple[GapPart, ...]
+    """Px without data, by cell of the finest map."""
     seconds: Mapping[str, float]
     """By activity."""
     px: int
@@ -92,6 +95,8 @@ def to_bytes(piece: PieceOfWork) -> bytes:
     for n, part in enumerate(piece.picture):
         base = f"picture/{n:06d}/{part.row}"
         arrays[f"{base}/pixels"], arrays[f"{base}/valid"] = part.pixels, part.valid
+    for n, gap in enumerate(piece.gaps):
+        arrays[f"gaps/{n:06d}/{gap.row}"] = gap.counts
     for name, spent in {**piece.seconds, "px": float(piece.px)}.items():
         arrays[f"figure/{name}"] = np.float64(spent)  # type: ignore[assignment]
     sink = io.BytesIO()
@@ -151,8 +156,14 @@ def _piece(tree: dict[str, Any]) -> PieceOfWork:
         for _, by in _ordered(tree.get("picture", {}))
         for row, v in by.items()
     )
+    gaps = tuple(
+        GapPart(int(row), counts)
+        for _, by in _ordered(tree.get("gaps", {}))
+        for row, counts in by.items()
+    )
     figures = {name: float(value) for name, value in tree["figure"].items()}
-    return PieceOfWork(strips, patches, tiles, picture, figures, int(figures.pop("px")))
+    px = int(figures.pop("px"))
+    return PieceOfWork(strips, patches, tiles, picture, gaps, figures, px)
 
 
 def _patch(row: int, col: int, values: dict[str, Any]) -> Patch:

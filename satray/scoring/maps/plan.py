@@ -90,32 +90,31 @@ def rows_of(plan: ScenePlan | TilePlan) -> tuple[Row, ...]:
     return tuple(Row(tuple(parts)) for parts in rows.values())
 
 
-def way_of(height: int, width: int, settings: Settings, geometries: Geometries) -> Way:
-    """Choose how a scene of so many net px is scored, and cut it into units.
-
-    By arithmetic alone, so that a rerun comes to the same.
+def mode_of(settings: Settings, geometries: Geometries) -> tuple[Mode, str]:
+    """How all scenes of a run are scored, and why: by bundle and keys alone.
 
     Raises:
         InputError: windows, or finer maps, are asked for and cannot be.
     """
-    mode: Mode
     if settings.mode == "auto" and not settings.finer:
         choice = choose(
-            height,
-            width,
             geometries.dense,
             step=settings.step,
             window=settings.window,
             argmax="argmax" in settings.kinds,
         )
-        mode, why = choice.mode, choice.why
-    else:
-        mode = "tiles" if settings.mode == "tiles" else "dense"
-        why = f"{mode}: {'finer maps' if settings.finer else f'mode={mode}'}"
+        return choice.mode, choice.why
+    mode: Mode = "tiles" if settings.mode == "tiles" else "dense"
     if mode == "dense" and geometries.dense.why_tiles:
         raise InputError(
             f"mode=dense: found {geometries.dense.why_tiles}; accepted: mode=tiles or auto"
         )
+    return mode, f"{mode}: {'finer maps' if settings.finer else f'mode={mode}'}"
+
+
+def way_of(height: int, width: int, settings: Settings, geometries: Geometries) -> Way:
+    """Cut a scene of so many net px into units, for the run's way; raises as `mode_of`."""
+    mode, why = mode_of(settings, geometries)
     plan = plan_of(height, width, mode, settings, geometries)
     rows = rows_of(plan)
     return Way(mode, why, len(rows), plan.px, cut(_costs(rows, plan)))

@@ -58,17 +58,17 @@ class Settings:
     pattern: str | None
     """Regular expression of times in names."""
 
-    def wanted(self, count: int) -> "Wanted":
-        """What a scorer is to give: peaks are looked for in the dense maps of all classes.
+    def wanted(self, spec: "BundleSpec") -> "Wanted":
+        """What a scorer of a bundle is to give.
 
-        Args:
-            count: classes of the bundle.
+        Peaks are looked for in the dense maps of all classes, and a softmax at a cell is over all.
         """
         from satray.scoring.dense.answers import Wanted
 
         kinds, classes = self.kinds, self.classes
+        if self.detections or (classes and spec.task == "multiclass"):
+            classes = tuple(range(len(spec.classes)))
         if self.detections:
-            classes = tuple(range(count))
             kinds = ("dense", *(kind for kind in kinds if kind != "dense"))
         return Wanted(classes, kinds if classes else (), self.min_valid)
 

@@ -22,6 +22,7 @@ from satray.scoring.dense.pieces import Piece, TilePlan
 from satray.scoring.dense.windows import ScenePlan, Span, Window
 from satray.scoring.engine.heap import tidy
 from satray.scoring.maps.ahead import Ahead
+from satray.scoring.maps.coverage import Coverage, GapPart, coverage_of
 from satray.scoring.maps.jobs import SceneJob
 from satray.scoring.maps.picture import Canvas, canvas_of
 from satray.scoring.maps.piece import PicturePart, PieceOfWork, Strip, TileRows
@@ -45,6 +46,8 @@ class Layouts:
     """Net rows of the picture that each row of windows shows."""
     canvas: Canvas
     """The picture."""
+    coverage: Coverage
+    """Which cell each net px belongs to."""
 
 
 def layouts_of(
@@ -56,7 +59,8 @@ def layouts_of(
     rows = rows_of(plan)
     own = owned([row.px for row in rows], grid.net_height)
     size, net = (grid.height, grid.width), (grid.net_height, grid.net_width)
-    return Layouts(plan, rows, tuple(own), canvas_of(size, net, bands))
+    canvas, coverage = canvas_of(size, net, bands), coverage_of(net, plan)
+    return Layouts(plan, rows, tuple(own), canvas, coverage)
 
 
 class UnitScorer:
@@ -79,7 +83,7 @@ class UnitScorer:
         """
         self._bundle, self._settings, self._geometries = bundle, settings, geometries
         self._features = features
-        self._wanted = settings.wanted(len(bundle.spec.classes))
+        self._wanted = settings.wanted(bundle.spec)
         self._known: tuple[int, Layouts] | None = None
 
     def layouts(self, job: SceneJob) -> Layouts:
@@ -126,6 +130,7 @@ class UnitScorer:
             {tower: tuple(patches) for tower, patches in gathered.patches.items()},
             tuple(gathered.tiles),
             tuple(gathered.picture),
+            tuple(gathered.gaps),
             seconds,
             px,
         )
@@ -174,6 +179,7 @@ class _Gathered:
     patches: dict[str, list[Patch]] = field(default_factory=dict)
     tiles: list[TileRows] = field(default_factory=list)
     picture: list[PicturePart] = field(default_factory=list)
+    gaps: list[GapPart] = field(default_factory=list)
 
 
 class _RowGatherer:
@@ -182,7 +188,8 @@ class _RowGatherer:
     def __init__(self, layouts: Layouts, number: int, classes: int) -> None:
         self._layouts, self._number, self._classes = layouts, number, classes
         self._row = layouts.rows[number]
-        self._own = owned([p.col.px for p in self._row.parts], int(layouts.canvas.cols[-1]) + 1)
+        self._own = owned([p.col.px for p in self._row.parts], len(layouts.coverage.cols))
+        self._gaps: list[GapPart] = []
         self._tiles: list[tuple[Span, TileScores]] = []
         self._strips: dict[str, Strip] = {}
         self._patches: dict[str, list[Patch]] = {}
@@ -193,13 +200,15 @@ class _RowGatherer:
         self._valid = np.zeros(shape, dtype=bool)
 
     def show(self, window: WindowPixels, part: Window | Piece, place: int) -> None:
-        """Take the part of the picture."""
-        canvas = self._layouts.canvas
+        """Take the part of the picture, and count px without data."""
+        layouts, canvas = self._layouts, self._layouts.canvas
+        net = (layouts.own[self._number], self._own[place])
+        start = (part.row.px.start, part.col.px.start)
+        self._gaps.append(layouts.coverage.gaps(window.valid_HW, start, *net))
         cols = canvas.across(self._own[place])
         if not len(cols) or not len(self._shown):
             return
-        origin = (part.row.px.start, part.col.px.start)
-        found = canvas.sample(window.pixels_CHW, window.valid_HW, origin, self._shown, cols)
+        found = canvas.sample(window.pixels_CHW, window.valid_HW, start, self._shown, cols)
         self._pixels[:, :, cols.start : cols.stop], self._valid[:, cols.start : cols.stop] = found
 
     def add(
@@ -228,6 +237,11 @@ class _RowGatherer:
         for tower, strip in self._strips.items():
             if next(iter(strip.maps.values())).shape[1]:
                 gathered.strips.setdefault(tower, []).append(strip)
+        gaps = [part for part in self._gaps if len(part.counts)]
+        if gaps:
+            gathered.gaps.append(
+                GapPart(gaps[0].row, np.sum([part.counts for part in gaps], axis=0))
+            )
         for tower, patches in self._patches.items():
             gathered.patches.setdefault(tower, []).extend(patches)
         if len(self._shown):

@@ -54,30 +54,20 @@ class Detections:
         return Detections(self.ground, klass, *(getattr(self, name)[keep] for name in columns))
 
 
-def on_data(
-    found: Detections, valid_HW: NDArray[np.bool_], cells: Affine, shape: tuple[int, int]
-) -> NDArray[np.bool_]:
-    """Whether at least half of the cell around each point has data, (N,).
+def on_data(found: Detections, mostly_hw: NDArray[np.bool_], cells: Affine) -> NDArray[np.bool_]:
+    """Whether the cell of each point is one that has enough data, (N,).
 
     A cell with a little data has a value, and at the edge of a scene's data often a high one.
 
     Args:
         found: N points.
-        valid_HW: where a picture of the scene has data.
-        cells: from cell corners to stored px.
-        shape: height and width of the scene, stored px.
+        mostly_hw: cells of which at least half has data.
+        cells: from cell corners to stored px, axis-parallel.
     """
-    from scipy.ndimage import uniform_filter
-
-    H, W = valid_HW.shape
-    size = [
-        max(1, round(side * there / whole))
-        for side, there, whole in zip((abs(cells.e), abs(cells.a)), (H, W), shape, strict=True)
-    ]
-    share_HW = uniform_filter(valid_HW.astype(np.float32), size, mode="nearest")
-    rows = np.clip(found.row * H / shape[0], 0, H - 1).astype(np.int64)
-    cols = np.clip(found.col * W / shape[1], 0, W - 1).astype(np.int64)
-    keep: NDArray[np.bool_] = share_HW[rows, cols] >= 0.5 - 1e-3
+    h, w = mostly_hw.shape
+    rows = np.clip(np.floor((found.row - cells.f) / cells.e), 0, h - 1).astype(np.int64)
+    cols = np.clip(np.floor((found.col - cells.c) / cells.a), 0, w - 1).astype(np.int64)
+    keep: NDArray[np.bool_] = mostly_hw[rows, cols]
     return keep
 
 

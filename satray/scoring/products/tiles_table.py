@@ -101,9 +101,15 @@ class TilesWriter:
     no row has a geometry.
     """
 
-    def __init__(self, path: Path, layout: Layout) -> None:
-        """Create the file on the local disk."""
-        self._layout = layout
+    def __init__(self, path: Path, layout: Layout, mode: str | None = None) -> None:
+        """Create the file on the local disk.
+
+        Args:
+            path: its place.
+            layout: its columns.
+            mode: dense or tiles, for the file's metadata (`satray:mode`).
+        """
+        self._layout, self._mode = layout, mode
         # without Arrow's copy of the schema, which would hide metadata that come at the end
         self._writer = pq.ParquetWriter(
             path, layout.schema(), compression="zstd", store_schema=False
@@ -131,6 +137,8 @@ class TilesWriter:
     def close(self) -> None:
         """Write what is waiting, and the metadata."""
         self._flush()
+        if self._mode is not None:
+            self._writer.add_key_value_metadata({b"satray:mode": self._mode.encode()})
         if self._geo is not None:
             self._writer.add_key_value_metadata({b"geo": self._geo})
         self._writer.close()

@@ -18,6 +18,7 @@ from satray.scoring.scenes.scene import (
     uris_of,
 )
 from satray.storage import Entry, Storage, absolute, name
+from satray.tiles.keys import taken
 from satray.tiles.source import MASK
 
 ACCEPTED = (
@@ -54,6 +55,7 @@ def find_scenes(
     storage: Storage,
     *,
     wanted: Sequence[str] | None = None,
+    extensions: tuple[str, ...] | None = None,
     none_yet: bool = False,
 ) -> Found:
     """Find the scenes of a place.
@@ -66,6 +68,7 @@ def find_scenes(
         storage: how it is reached.
         wanted: bands that will be read. A scene that names its bands then consists of those files
             only: fewer are asked for, and a change of another changes nothing.
+        extensions: of a prefix's rasters; those of Items are taken whatever they are.
         none_yet: whether there may be none, as before the first scene of a schedule.
 
     Raises:
@@ -76,7 +79,7 @@ def find_scenes(
     single = ending in ("parquet", "json", "geojson", "vrt") or is_raster(place)
     if single and storage.exists(place):
         return _of_file(place, ending, storage, wanted, none_yet)
-    entries = storage.list(place)
+    entries = taken(storage.list(place), extensions)
     drafts, failures = _of_entries(entries, storage)
     if not drafts and not failures and not none_yet:
         found = f"{len(entries)} files, none of them a scene" if entries else "nothing"

@@ -212,7 +212,12 @@ def _train(task: Task, rank: int) -> None:
         progress=progress,
         keep=combining.keeper(task.storage, task.state, rank),
     )
-    loop.run(train_batches, val_batches, report)
+    try:
+        loop.run(train_batches, val_batches, report)
+    except TrainingError as error:
+        lost = [reason for tally in tallies.values() for reason in tally.errors.values()]
+        told = f"{error}; a tile that could not be read: {lost[0]}" if lost else str(error)
+        raise TrainingError(told) from error
     combining.finish(task, rank, network, train_batches, val_batches, settings, train_input, device)
 
 

@@ -155,7 +155,7 @@ def test_no_halo_means_tiles_and_says_why():
     geo = geometry(64, (8, None, 0, 4.0))
     with pytest.raises(InputError, match=r"mode=dense: found halo: null .tower t0"):
         plan_scene(500, 500, geo)
-    choice = choose(500, 500, geo)
+    choice = choose(geo)
     assert (choice.mode, choice.dense_px) == ("tiles", None)
     assert "halo: null" in choice.why
 
@@ -166,15 +166,13 @@ def test_strides_that_are_no_whole_pixels_are_refused():
 
 
 def test_auto_takes_tiles_without_overlap_and_windows_with_much():
-    alone = choose(8000, 8000, RESNET18, window=2048)
+    alone = choose(RESNET18, window=2048)
     assert alone.mode == "tiles"
     assert alone.dense_px > alone.tiles_px
-    quarter = choose(8000, 8000, RESNET18, step=56, window=2048)
+    quarter = choose(RESNET18, step=56, window=2048)
     assert quarter.mode == "dense"
     assert quarter.tiles_px / quarter.dense_px > 5
     assert " x as many px" in quarter.why
-    # where windows are known to be dear, they must save more
-    assert choose(8000, 8000, RESNET18, step=56, window=2048, relative=20).mode == "tiles"
 
 
 def test_memory_is_proportional_to_area():

@@ -153,3 +153,25 @@ def test_maps_add_up_to_the_tiles_logits(bundle, inline, tmp_path, pooling, mode
     points = material.rows_of(run, "detections/a.tif.parquet")
     top = 1 / (1 + np.exp(-(dense[0].max() - 4)))
     assert points[0]["score"] == pytest.approx(top, abs=0.02)
+
+
+@pytest.mark.parametrize("mode", ["dense", "tiles"])
+def test_detections_need_data_in_the_scenes_own_mask(bundle, inline, tmp_path, mode):
+    pixels = material.dotted(material.field(*NET), DOT)
+    row, col = 141, 108
+    pixels[:, row - 20 : row + 20, col - 20 : col + 20] = 60000  # brighter by far, of which
+    gaps = np.ones((96, 96), bool)
+    gaps[::2, ::2] = False  # one px in four has data: any 2 x 2 px of a picture has some
+    pixels[:, row - 48 : row + 48, col - 48 : col + 48][:, gaps] = 0
+    material.write_scene(tmp_path / "scenes" / "a.tif", pixels, nodata=0)
+    given = material.recipe(
+        bundle(), tmp_path / "scenes", mode=mode, stride=1 / 3, min_valid=0.0,
+        detections={"within": "scene"},
+    )  # fmt: skip
+    run, _, _, _ = material.scored(given, tmp_path / "out")
+    with rasterio.open(run.uri("cam/a.tif.tif")) as source:
+        there = source.read(1)[row // 32, col // 32]
+    assert there > 4  # the logit there is above 0
+    (found,) = material.rows_of(run, "detections/a.tif.parquet")
+    assert abs(found["row"] - DOT[0]) <= 16
+    assert abs(found["col"] - DOT[1]) <= 16

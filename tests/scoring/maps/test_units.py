@@ -16,6 +16,7 @@ from satray.scoring.dense.by_tile import Patch
 from satray.scoring.dense.windows import Span
 from satray.scoring.maps import deliver, plan
 from satray.scoring.maps.ahead import Ahead
+from satray.scoring.maps.coverage import GapPart
 from satray.scoring.maps.piece import (
     PicturePart,
     PieceOfWork,
@@ -210,6 +211,7 @@ def test_pieces_come_back_as_they_were(values, place, kinds):
         {"nir": patches},
         (TileRows(place, numbers, values[0, :, 0] > 0),),
         (PicturePart(place, values, values[0] > 0),),
+        (GapPart(place, np.arange(6, dtype=np.int32).reshape(2, 3)),),
         {"reading": 1.5},
         place,
     )
@@ -227,12 +229,14 @@ def test_pieces_come_back_as_they_were(values, place, kinds):
     np.testing.assert_array_equal(rows.numbers.shares["rgb"], values[0])
     np.testing.assert_array_equal(rows.scored, values[0, :, 0] > 0)
     np.testing.assert_array_equal(again.picture[0].pixels, values)
+    assert again.gaps[0].row == place
+    np.testing.assert_array_equal(again.gaps[0].counts, piece.gaps[0].counts)
 
 
 def test_what_is_no_piece():
     sink = io.BytesIO()
     np.savez(sink, other=np.zeros(3))
-    good = to_bytes(PieceOfWork({}, {}, (), (), {}, 0))
+    good = to_bytes(PieceOfWork({}, {}, (), (), (), {}, 0))
     for data in (b"", b"PK\3\4", good[: len(good) // 2], sink.getvalue()):
         with pytest.raises(SatrayError, match=r"x\.npz: not a piece that satray wrote") as error:
             from_bytes(data, "x.npz")

@@ -2,6 +2,8 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import maps_material as material
 import numpy as np
@@ -13,6 +15,9 @@ import rasterio
 
 from satray import cluster
 from satray.errors import InputError
+from satray.models.bundle import load_bundle
+from satray.scoring.maps.settings import settings_of
+from satray.storage import Storage
 
 DOTS = ((104, 136), (232, 200))
 
@@ -170,3 +175,39 @@ def test_two_schedules_at_once_score_each_scene_once(bundle, inline, tmp_path):
     parts = pq.read_table(out / "predictions").to_pylist()
     assert len({tile["tile_id"] for tile in parts}) == len(parts) == 8
     assert len(list((out / "cam").glob("*.tif"))) == 8
+
+
+@pytest.mark.parametrize(("stride", "mode"), [(1.0, "tiles"), (0.125, "dense")])
+def test_auto_is_one_way_for_scenes_of_all_sizes_and_is_recorded(
+    bundle, inline, tmp_path, stride, mode
+):
+    for name, size in (("small", (100, 100)), ("large", (330, 290))):
+        material.write_scene(tmp_path / "scenes" / f"{name}.tif", material.field(*size))
+    given = material.recipe(bundle(), tmp_path / "scenes", stride=stride)
+    plan = "\n".join(material.JOB.plan(given, Storage()))
+    assert plan.count(f"{mode}: ") == 2
+    run, outcome, record, _ = material.scored(given, tmp_path / "out")
+    scenes = material.rows_of(run, "scenes.parquet")
+    assert [row["mode"] for row in scenes] == [mode, mode]
+    assert len({row["why"] for row in scenes}) == 1
+    assert record.metrics["mode"] == mode
+    assert any(line.startswith(f"mode: {mode}: ") for line in outcome.summary)
+    for name in ("tables/small.tif.parquet", "predictions/part-00000.parquet"):
+        assert pq.read_metadata(run.uri(name)).metadata[b"satray:mode"] == mode.encode()
+    item = json.loads(Path(run.uri("items/large.tif.json")).read_text())
+    assert item["properties"]["satray:mode"] == mode
+    (page,) = (tmp_path / "out" / "runs").glob("*.html")
+    assert f"mode {mode}" in page.read_text()
+    computing = record.seconds["computing (all processes)"]
+    assert sum(row["seconds"] for row in scenes) > computing > 0
+
+
+@pytest.mark.parametrize(("task", "mapped"), [("multilabel", (0,)), ("multiclass", (0, 1))])
+def test_a_softmax_at_a_cell_is_over_all_classes(bundle, tmp_path, task, mapped):
+    spec = replace(load_bundle(str(bundle()), Storage()).spec, task=task)
+    given = material.recipe(
+        bundle(), tmp_path, cam={"classes": ["dot"]}, detections={"write": False}
+    )
+    settings = settings_of(given, spec)
+    assert settings.classes == (0,)  # what is written
+    assert settings.wanted(spec).classes == mapped

@@ -58,6 +58,7 @@ def test_prefix_of_rasters(tmp_path):
     found = find_scenes(str(tmp_path), STORE)
     assert names_of(found) == sorted(odd)
     assert not found.failures
+    assert names_of(find_scenes(str(tmp_path), STORE, extensions=("tif",))) == sorted(odd[:3])
     for scene in found.scenes:
         entry = STORE.head(str(tmp_path / scene.scene))
         assert (scene.uri, scene.bands, scene.item) == (entry.uri, None, None)
