@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -36,7 +37,7 @@ def start(
     *,
     dashboard: bool = False,
     num_cpus: int | None = None,
-    lost: Callable[[str], None] | None = None,
+    lost: sessions.Lost | None = None,
     began: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
     """Join the cluster at RAY_ADDRESS where that is set, else start a local one; end with it.
@@ -48,8 +49,8 @@ def start(
         dashboard: start it too (Tune's early stopping needs it); local clusters only.
         num_cpus: logical CPUs of a local cluster; default max(4, cores), since data tasks next
             to a trainer starve on two.
-        lost: told, from a thread, that a local cluster died. With it, what workers print comes to
-            this process's standard output and error, which are the job's log.
+        lost: told, from a thread, that a local cluster died (`sessions.guarded`). With it, what
+            workers print comes to standard output and error, which are the job's log.
         began: told the folder of a local cluster's session, which goes at the end of a block that
             raised nothing, and else after a day.
 
@@ -80,7 +81,10 @@ def start(
 
 
 def _join(address: str, common: dict[str, Any]) -> None:
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdigit() and "/" not in host:  # Ray itself asks for minutes where nobody answers
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address=address, **common)
     except Exception as error:  # it is told apart by text only
         ray.shutdown()

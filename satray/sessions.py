@@ -1,6 +1,7 @@
 """Where a local Ray lives, which of its processes are which, and what it leaves behind."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -19,8 +20,10 @@ from satray.storage.scratch import scratch, touched, user_folder
 
 SESSION = "session_0000-00-00_00-00-00_000000_0000000"
 """As long as the name of a session of Ray's can be: time and pid."""
-SERVERS = ("raylet", "gcs_server")
-"""Programs without which a local Ray is dead."""
+SERVERS = {"raylet": 20.0, "gcs_server": 0.0}
+"""Programs without which a local Ray is dead, and the seconds in which its driver can still end."""
+
+Lost = Callable[[str, float], None]
 _RAYS = re.compile(rb"^ray::|/ray/(_private|autoscaler|core|dashboard)/")
 _ROOM = 1 << 20  # bytes that a folder for sessions must take
 
@@ -37,6 +40,8 @@ def session_root() -> Path:
     refused = []
     for base in _bases():
         try:
+            if re.search(r"[\s'\"\\$]", base):  # Ray passes it on within command lines
+                raise OSError(errno.EINVAL, "a blank, quote or the like in its name")
             root = user_folder(base) / "ray"
             root.mkdir(exist_ok=True)
             _try_sockets(root)
@@ -115,14 +120,15 @@ def servers_of(driver: int) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def guarded(session: str, lost: Callable[[str], None], seconds: float = 0.5) -> Iterator[None]:
+def guarded(session: str, lost: Lost, seconds: float = 0.5) -> Iterator[None]:
     """Watch this process's Ray within the block: what dies there is noticed at once.
 
     Ray itself takes a quarter of a minute, then ends this process or names whatever it misses.
 
     Args:
         session: folder of Ray's session; the end of a dead server's log is copied to ours.
-        lost: told, from a thread, which server died.
+        lost: told, from a thread, which server died, and in how many seconds the process has to
+            end: without the GCS any call of Ray's may abort it.
         seconds: between looks.
     """
     servers = servers_of(os.getpid())
@@ -135,7 +141,8 @@ def guarded(session: str, lost: Callable[[str], None], seconds: float = 0.5) -> 
                     _show_end(Path(session) / "logs", name)
                     lost(
                         f"Ray's {name} (process {pid}) died: killed, or the machine was out of "
-                        "memory?; the same command continues the run"
+                        "memory?; the same command continues the run",
+                        SERVERS[name],
                     )
                     return
 

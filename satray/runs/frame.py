@@ -41,22 +41,24 @@ MOST = 8 << 20
 def main(job: Job[R], arguments: Sequence[str] | None = None) -> int:
     """Run a job from the command line and return its exit status."""
     console = Console()
-    ending = Ending(console.error)
+    ending = Ending(lambda line: console.error(f"{job.name}: {line}"))
     try:
         with ending.heeded():
             rest = list(sys.argv[1:] if arguments is None else arguments)
             return _main(job, rest, console, ending)
     except BaseException as error:  # whatever ends a job, a line says so
-        status, line = _last_line(job.name, error, ending)
-        console.error(f"{job.name}: {line}")
+        status, line = (1, "") if ending.said else _last_line(job.name, error)
+        if line:
+            console.error(f"{job.name}: {line}")
         console.error(f"{job.name} ended with status {status}")
+        if "ray" in sys.modules and (ending.said or not isinstance(error, Exception)):
+            sys.stdout.flush()
+            os._exit(status)  # on an ordered way out, a Ray that was cut short aborts: status 134
         return status
 
 
-def _last_line(name: str, error: BaseException, ending: Ending) -> tuple[int, str]:
+def _last_line(name: str, error: BaseException) -> tuple[int, str]:
     """Exit status and the line for what ended a job."""
-    if ending.reason is not None:
-        return 1, ending.reason
     match error:
         case SatrayError():
             return error.exit_status, str(error)
@@ -166,7 +168,7 @@ def _run(
     place, log = join(run.state, LOG), _log_file(run)
     target = place if is_remote(place) else None
     witness = Witness(job.name, log, target, recipe.storage.model_dump())
-    ending.witness = witness
+    ending.witness, ending.log = witness, place
     try:
         with console.quiet(log):
             around = functools.partial(_work, job, ending) if _wants_ray(job) else None
@@ -180,14 +182,14 @@ def _run(
             _bring(run, log, place)
     except BaseException as error:
         place = _bring(run, log, place)
-        if isinstance(error, InputError) and ending.reason is None:
+        if ending.said:
+            raise
+        if isinstance(error, InputError):
             release(run)
             raise
-        if ending.reason is not None:
-            ending.reason += f" (log: {place})"
-        elif isinstance(error, SatrayError):
+        if isinstance(error, SatrayError):
             raise SatrayError(f"{error} (log: {place})") from error
-        elif isinstance(error, Exception):
+        if isinstance(error, Exception):
             raise SatrayError(
                 f"{type(error).__name__}: {_first_line(error)} (traceback in {place})"
             ) from error

@@ -25,7 +25,7 @@ FAREWELL = "farewell"
 
 
 class Ending:
-    """Why a job has to end before its work is done; one a job, used from any thread."""
+    """Has a job end before its work is done; one a job, used from any thread."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         """Begin.
@@ -33,31 +33,34 @@ class Ending:
         Args:
             say: prints a line about what ended the job.
         """
-        self.reason: str | None = None
+        self.said = False
+        self.log: str | None = None
+        """Where the job's log will be, for the line."""
         self.witness: Witness | None = None
         self._say = say
         self._lock = threading.Lock()
 
-    def end(self, reason: str) -> None:
-        """Have the job end: its work is interrupted, and cut where it does not heed that.
+    def end(self, reason: str, grace: float = GRACE) -> None:
+        """Say at once why the job ends; interrupt its work, and cut it where it does not heed that.
 
         Args:
-            reason: one line; the first one counts.
+            reason: one line; of several the first is said.
+            grace: seconds that the work has to end; 0: it is cut at once.
         """
         with self._lock:
-            if self.reason is not None:
+            if self.said:
                 return
-            self.reason = reason
-        cut = threading.Timer(GRACE, self._cut)
-        cut.daemon = True
-        cut.start()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    def _cut(self) -> None:
-        self._say(str(self.reason))
+            self.said = True
+        self._say(reason + (f" (log: {self.log})" if self.log else ""))
         if self.witness is not None:
             self.witness.tell(said=True)
-        os._exit(1)
+        if grace > 0:
+            cut = threading.Timer(grace, os._exit, [1])
+            cut.daemon = True
+            cut.start()
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            os._exit(1)
 
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
