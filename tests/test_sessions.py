@@ -41,14 +41,14 @@ LONG = "scratch/project-landcover/user-0042/slurm_job_1234567"
         ("it's", False),
         ("absent", False),
         ("a file", False),
-        ("a link", True),
+        ("link", True),
     ],
 )
 def test_ray_lives_in_tmpdir_where_its_sockets_can(bases, monkeypatch, below, taken):
     folder = bases / below
     if below == "a file":
         folder.write_text("x")
-    elif below == "a link":
+    elif below == "link":
         (bases / "target").mkdir()
         folder.symlink_to(bases / "target")
     elif below != "absent":
