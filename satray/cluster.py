@@ -4,10 +4,13 @@ import contextlib
 import logging
 import os
 import pickle
+import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from satray import sessions
 from satray.config.base import Resources
 from satray.errors import InputError, SatrayError
 
@@ -30,7 +33,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noq
 
 @contextlib.contextmanager
 def start(
-    resources: Resources | None = None, *, dashboard: bool = False, num_cpus: int | None = None
+    resources: Resources | None = None,
+    *,
+    dashboard: bool = False,
+    num_cpus: int | None = None,
+    lost: sessions.Lost | None = None,
+    began: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
     """Join the cluster at RAY_ADDRESS where that is set, else start a local one; end with it.
 
@@ -41,39 +49,83 @@ def start(
         dashboard: start it too (Tune's early stopping needs it); local clusters only.
         num_cpus: logical CPUs of a local cluster; default max(4, cores), since data tasks next
             to a trainer starve on two.
+        lost: told, from a thread, that a local cluster died (`sessions.guarded`). With it, what
+            workers print comes to standard output and error, which are the job's log.
+        began: told the folder of a local cluster's session, which goes at the end of a block that
+            raised nothing, and else after a day.
 
     Raises:
         InputError: RAY_ADDRESS cannot be joined, or the cluster is smaller than `resources`.
+        SatrayError: a local cluster does not start.
     """
     if ray.is_initialized():
         yield
         return
     logging.getLogger("ray").setLevel(logging.WARNING)
-    address = os.environ.get("RAY_ADDRESS")
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    if address:
-        try:
-            ray.init(address=address, **common)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            line = (str(error).strip().splitlines() or ["no answer"])[0]
-            raise InputError(
-                f"RAY_ADDRESS={address}: cannot be joined ({line}); accepted: the address of a "
-                "running cluster, or unset it for a local one"
-            ) from None
-    else:
-        # "local", or Ray would join, against these arguments, whatever `ray start` left behind.
-        ray.init(
-            address="local",
-            num_cpus=num_cpus or max(4, cores()),
-            include_dashboard=dashboard,
-            **common,
-        )
-    try:
+    common = {"log_to_driver": lost is not None, "logging_level": logging.WARNING}
+    with contextlib.ExitStack() as ends:
+        address = os.environ.get("RAY_ADDRESS")
+        if address and address != "local":
+            _join(address, common)
+            ends.callback(ray.shutdown)
+        else:
+            asked = {"num_cpus": num_cpus or max(4, cores()), "include_dashboard": dashboard}
+            session = ends.enter_context(_local(common | asked))
+            if began is not None:
+                began(session)
+            if lost is not None:
+                ends.enter_context(sessions.guarded(session, lost))
         if resources is not None:
             require(resources)
         yield
-    finally:
+
+
+def _join(address: str, common: dict[str, Any]) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        if port.isdigit() and "/" not in host:  # Ray itself asks for minutes where nobody answers
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        ray.init(address=address, **common)
+    except Exception as error:  # it is told apart by text only
         ray.shutdown()
+        raise InputError(
+            f"RAY_ADDRESS={address}: cannot be joined ({_last_line(error)}); accepted: the address "
+            "of a running cluster, or unset it for a local one"
+        ) from error
+
+
+@contextlib.contextmanager
+def _local(asked: dict[str, Any]) -> Iterator[str]:
+    """Start a local cluster and yield the folder of its session."""
+    root = sessions.session_root()
+    with sessions.spilling(root) as spill:
+        # "local", or Ray would join, against these arguments, whatever `ray start` left behind.
+        asked |= {"address": "local", "_temp_dir": str(root), "object_spilling_directory": spill}
+        try:
+            session = _init(asked)
+        except Exception as first:  # of any kind: a crowded machine makes it late everywhere
+            _log.warning("Ray did not start, one more try: %s", first)
+            ray.shutdown()
+            sessions.end_own(root)
+            try:
+                session = _init(asked)
+            except Exception as error:
+                ray.shutdown()
+                raise SatrayError(
+                    f"Ray did not start, twice ({_last_line(error)}); where the machine is crowded "
+                    "(memory, processes), give the command again later; where an address is "
+                    f"refused, look at its firewall; Ray's logs: {root}"
+                ) from error
+        try:
+            yield session
+        finally:
+            ray.shutdown()
+        shutil.rmtree(session, ignore_errors=True)  # where nothing was raised
+
+
+def _init(asked: dict[str, Any]) -> str:
+    context: Any = ray.init(**asked)
+    return str(context.address_info["session_dir"])
 
 
 def require(resources: Resources) -> None:

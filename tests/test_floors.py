@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
     {"errors", "config", "storage"},
-    {"runs", "cluster"},
+    {"runs", "cluster", "sessions"},
     {"models", "tiles", "report", "metrics"},  # the last two take plain arrays
     {"training"},
     {"sweep", "scoring", "demo", "classifier"},

@@ -25,6 +25,7 @@ class Console:
 
     def __init__(self) -> None:
         self._stream: TextIO = sys.stdout
+        self._errors: TextIO | None = None
         self._rich = Rich(file=self._stream, highlight=False, soft_wrap=True)
         self._status: Status | None = None
         self._last_progress = 0.0
@@ -36,7 +37,7 @@ class Console:
     def error(self, line: str) -> None:
         """Print one line about what ended the job, on standard error."""
         self.settle()
-        screen = Rich(stderr=True, highlight=False, soft_wrap=True)
+        screen = Rich(file=self._errors or sys.stderr, highlight=False, soft_wrap=True)
         screen.print(escape(line), style="bold red" if screen.is_terminal else None)
 
     def progress(self, line: str) -> None:
@@ -66,13 +67,16 @@ class Console:
         sys.stdout.flush()
         sys.stderr.flush()
         saved = os.dup(1), os.dup(2)
-        stream = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")
+        stream, errors = (
+            os.fdopen(os.dup(number), "w", buffering=1, encoding="utf-8", errors="replace")
+            for number in (1, 2)
+        )
         before = self._stream, self._rich
         width = self._rich.width if self._rich.is_terminal else None
         with log.open("ab") as sink:
             os.dup2(sink.fileno(), 1)
             os.dup2(sink.fileno(), 2)
-        self._stream = stream
+        self._stream, self._errors = stream, errors
         self._rich = Rich(file=stream, highlight=False, soft_wrap=True, width=width)
         try:
             yield
@@ -84,5 +88,7 @@ class Console:
             os.dup2(saved[1], 2)
             for descriptor in saved:
                 os.close(descriptor)
-            stream.close()
+            self._errors = None
             self._stream, self._rich = before
+            stream.close()
+            errors.close()

@@ -1,10 +1,13 @@
 """The frame that every job stands in: parse, look, resume or refuse, work, record."""
 
+import contextlib
 import functools
 import inspect
 import os
+import signal
 import sys
 import tempfile
+import time
 import traceback
 import uuid
 from collections.abc import Iterable, Sequence
@@ -17,40 +20,69 @@ from satray.config.parse import build, validate
 from satray.config.paths import map_paths, paths_of
 from satray.errors import InputError, SatrayError
 from satray.runs.console import Console
-from satray.runs.folder import holder, release
+from satray.runs.folder import LOG, holder, release
+from satray.runs.holding import hold
 from satray.runs.inputs import run_id
-from satray.runs.perform import Job, perform, take_folder
+from satray.runs.last_words import Ending, Witness
+from satray.runs.perform import Job, find_done, perform, take_folder
 from satray.runs.run import Outcome, Run
-from satray.storage import Storage, absolute, is_remote, join
+from satray.storage import Storage, absolute, is_remote, join, makers
+from satray.storage.scratch import log_folder
 
 __all__ = ["Job", "main"]
 
 R = TypeVar("R", bound=Recipe)
+LAG = 1.0
+"""Seconds in which what workers printed before they failed arrives."""
+MOST = 8 << 20
+"""Bytes of a log that go to a store: its end."""
 
 
 def main(job: Job[R], arguments: Sequence[str] | None = None) -> int:
     """Run a job from the command line and return its exit status."""
     console = Console()
+    ending = Ending(lambda line: console.error(f"{job.name}: {line}"))
     try:
-        return _main(job, list(sys.argv[1:] if arguments is None else arguments), console)
-    except SatrayError as error:
-        console.error(f"{job.name}: {error}")
-        console.error(f"{job.name} ended with status {error.exit_status}")
-        return error.exit_status
-    except Exception as error:  # a defect, but the person gets a line all the same
-        log = Path(tempfile.gettempdir()) / "satray-logs" / f"{job.name}-{os.getpid()}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(traceback.format_exc())
-        console.error(
-            f"{job.name}: {type(error).__name__}: {_first_line(error)} (traceback in {log})"
-        )
-        return 1
-    except KeyboardInterrupt:
-        console.error(f"{job.name}: interrupted; the same command continues it")
-        return 1
+        with ending.heeded():
+            rest = list(sys.argv[1:] if arguments is None else arguments)
+            return _main(job, rest, console, ending)
+    except BaseException as error:  # whatever ends a job, a line says so
+        status, line = (1, "") if ending.said else _last_line(job.name, error)
+        if line:
+            console.error(f"{job.name}: {line}")
+        console.error(f"{job.name} ended with status {status}")
+        if "ray" in sys.modules and (ending.said or not isinstance(error, Exception)):
+            sys.stdout.flush()
+            os._exit(status)  # on an ordered way out, a Ray that was cut short aborts: status 134
+        return status
 
 
-def _main(job: Job[R], arguments: list[str], console: Console) -> int:
+def _last_line(name: str, error: BaseException) -> tuple[int, str]:
+    """Exit status and the line for what ended a job."""
+    match error:
+        case SatrayError():
+            return error.exit_status, str(error)
+        case KeyboardInterrupt():
+            return 1, "interrupted; the same command continues it"
+        case SystemExit():
+            return 1, f"told to end ({_signal(error.code)}); the same command continues it"
+    told = f"{type(error).__name__}: {_first_line(error)}"
+    with contextlib.suppress(OSError):  # a defect, but the person gets a line all the same
+        log = log_folder() / f"{name}-{makers.tag()}.log"
+        log.write_text("".join(traceback.format_exception(error)))
+        told += f" (traceback in {log})"
+    return 1, told
+
+
+def _signal(code: object) -> str:
+    """Name the signal that Ray, or `Ending.heeded`, turned into an exit."""
+    try:
+        return signal.Signals(int(str(code))).name
+    except ValueError:
+        return f"exit {code}"
+
+
+def _main(job: Job[R], arguments: list[str], console: Console, ending: Ending) -> int:
     if "--help" in arguments or "-h" in arguments:
         about = inspect.cleandoc(job.recipe.__doc__ or "")
         print(render(job.name, about, job.recipe), end="")  # noqa: T201
@@ -84,7 +116,19 @@ def _main(job: Job[R], arguments: list[str], console: Console) -> int:
         for line in [*job.plan(recipe, storage), fate]:
             console.say(line)
         return 0
-    return _run(job, recipe, Run(job.name, identity, out, storage, shared=shared), inputs, console)
+    run = Run(job.name, identity, out, storage, console.say, console.progress, shared=shared)
+    done = None if shared else find_done(run, overwrite=recipe.overwrite)
+    if done is None:
+        with contextlib.nullcontext() if shared else hold(run, ending.end):
+            done = take_folder(run, overwrite=recipe.overwrite)
+            if done is None:
+                return _run(job, recipe, run, inputs, console, ending)
+    for line in done.summary:
+        console.say(line)
+    again = "; overwrite=true does it again" if done.verdict is not None else ""
+    console.say(f"{job.name} was done already (status {done.status}{again}): {run.out}")
+    _tell(job.name, done.verdict, done.status, console)
+    return done.status
 
 
 def _fate(identity: str, held: str | None, out: str, recipe: Recipe) -> str:
@@ -113,31 +157,45 @@ def _refuse_own_input(paths: Iterable[tuple[str, str]], out: str) -> None:
             )
 
 
-def _run(job: Job[R], recipe: R, run: Run, inputs: dict[str, str], console: Console) -> int:
-    done = take_folder(run, overwrite=recipe.overwrite)
-    if done is not None:
-        for line in done.summary:
-            console.say(line)
-        again = "; overwrite=true does it again" if done.verdict is not None else ""
-        console.say(f"{job.name} was done already (status {done.status}{again}): {run.out}")
-        _tell(job.name, done.verdict, done.status, console)
-        return done.status
-    log = _log_file(run)
-    run.say, run.progress = console.say, console.progress
-    with console.quiet(log):
-        try:
-            around = functools.partial(_work, job) if _wants_ray(job) else None
-            outcome, record = perform(job, recipe, run, inputs, around)
-        except SatrayError as error:
-            if isinstance(error, InputError):
-                release(run)
+def _run(
+    job: Job[R],
+    recipe: R,
+    run: Run,
+    inputs: dict[str, str],
+    console: Console,
+    ending: Ending,
+) -> int:
+    place, log = join(run.state, LOG), _log_file(run)
+    target = place if is_remote(place) else None
+    witness = Witness(job.name, log, target, recipe.storage.model_dump())
+    ending.witness, ending.log = witness, place
+    try:
+        with console.quiet(log):
+            around = functools.partial(_work, job, ending) if _wants_ray(job) else None
+            try:
+                outcome, record = perform(job, recipe, run, inputs, around)
+            except BaseException:
+                with log.open("a") as sink:
+                    traceback.print_exc(file=sink)
+                raise
+        if not (run.shared and outcome.idle):
+            _bring(run, log, place)
+    except BaseException as error:
+        place = _bring(run, log, place)
+        if ending.said:
             raise
-        except Exception as error:
-            with log.open("a") as sink:
-                traceback.print_exc(file=sink)
+        if isinstance(error, InputError):
+            release(run)
+            raise
+        if isinstance(error, SatrayError):
+            raise SatrayError(f"{error} (log: {place})") from error
+        if isinstance(error, Exception):
             raise SatrayError(
-                f"{type(error).__name__}: {_first_line(error)} (traceback in {log})"
+                f"{type(error).__name__}: {_first_line(error)} (traceback in {place})"
             ) from error
+        raise
+    finally:
+        witness.dismiss()
     for line in outcome.summary:
         console.say(line)
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record.seconds.items())
@@ -160,21 +218,28 @@ def _tell(name: str, verdict: str | None, status: int, console: Console) -> None
         console.error(f"{name} ended with status {status}")
 
 
-def _work(job: Job[R], recipe: R, run: Run) -> Outcome:
+def _work(job: Job[R], ending: Ending, recipe: R, run: Run) -> Outcome:
     from satray import cluster  # Ray takes a second to import: not for --help
 
-    with run.activity("starting"):
-        asked = recipe.resources
-        asked = asked if job.workers else asked.model_copy(update={"workers": 1})
-        session = cluster.start(asked, dashboard=job.dashboard)
-        session.__enter__()
-    try:
+    def began(session: str) -> None:
+        if ending.witness is not None:
+            ending.witness.tell(session=session)
+
+    with contextlib.ExitStack() as session:
+        with run.activity("starting"):
+            asked = recipe.resources
+            asked = asked if job.workers else asked.model_copy(update={"workers": 1})
+            session.enter_context(
+                cluster.start(asked, dashboard=job.dashboard, lost=ending.end, began=began)
+            )
         if cluster.node_count() > 1:
             more = [(name, absolute(path)) for name, path in _more_paths(job, recipe)]
             _refuse_local([*more, *paths_of(recipe), ("out", run.out)])
-        return job.work(recipe, run)
-    finally:
-        session.__exit__(None, None, None)
+        try:
+            return job.work(recipe, run)
+        except Exception:
+            time.sleep(LAG)
+            raise
 
 
 def _wants_ray(job: Job[R]) -> bool:
@@ -208,10 +273,27 @@ def _refuse_local(paths: Iterable[tuple[str, str]]) -> None:
 
 
 def _log_file(run: Run) -> Path:
-    if is_remote(run.state):
-        return Path(tempfile.gettempdir()) / "satray-logs" / f"{run.run_id}.log"
-    return Path(run.state) / "job.log"
+    if not is_remote(run.state):
+        return Path(run.state) / LOG
+    try:
+        return log_folder() / f"{run.run_id}-{makers.tag()}.log"
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="satray-log-")) / LOG
 
 
-def _first_line(error: Exception) -> str:
+def _bring(run: Run, log: Path, place: str) -> str:
+    """Bring a log to its run folder, and return where it is then."""
+    if str(log) == place:
+        return place
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.path.getsize(log) - MOST))
+            run.storage.write(place, file.read())
+        log.unlink()
+    except (SatrayError, OSError):  # the line about what went before counts more
+        return str(log)
+    return place
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0][:300]

@@ -54,7 +54,7 @@ class Job(Generic[R]):
 
 
 def take_folder(run: Run, *, overwrite: bool) -> RunRecord | None:
-    """Claim the run folder, or find the run done in it.
+    """Claim the run folder, or find the run done in it; what dead writers left there goes.
 
     Args:
         run: the run that wants it.
@@ -69,7 +69,17 @@ def take_folder(run: Run, *, overwrite: bool) -> RunRecord | None:
     """
     if run.shared:
         share(run)
+        run.storage.tidy(run.out)
         return None
+    done = find_done(run, overwrite=overwrite)
+    if done is None:
+        claim(run)
+        run.storage.tidy(run.out)
+    return done
+
+
+def find_done(run: Run, *, overwrite: bool) -> RunRecord | None:
+    """Find the run done in its folder; as `take_folder`, but nothing is written."""
     held = holder(run.storage, run.out)
     other = held is not None and held != run.run_id
     if other and not overwrite:
@@ -83,7 +93,6 @@ def take_folder(run: Run, *, overwrite: bool) -> RunRecord | None:
         return done
     if other or again:
         run.before_writing = functools.partial(clear, run.storage, run.out, keep=run.run_id)
-    claim(run)
     return None
 
 

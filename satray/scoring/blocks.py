@@ -6,7 +6,6 @@ tiles. Merging makes the run's products of them, in order.
 
 import io
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from satray.runs.run import Run
 from satray.scoring.footprints import merge_geo
 from satray.scoring.predictions import FAILED, Layout
 from satray.storage import Storage, join
+from satray.storage.scratch import scratch
 
 BLOCK_BYTES = 32 << 20
 """Pixels of a block aim at this size."""
@@ -134,8 +134,8 @@ def merge(
     failures: list[pa.Table] = []
     reasons: Counter[str] = Counter()
     maps = 0
-    with tempfile.TemporaryDirectory(prefix="satray-merge-") as folder:
-        parts = _Parts(run, schema, Path(folder))
+    with scratch("merge") as folder:
+        parts = _Parts(run, schema, folder)
         for table in _tables(run.storage, blocks):
             metadata = table.schema.metadata or {}
             for item in json.loads(metadata.get(PRODUCTS, b"[]")):

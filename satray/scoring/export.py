@@ -3,9 +3,7 @@
 Each product is run before it is published, and compared with the bundle on the same tiles.
 """
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run
 from satray.scoring.over_tiles import read_spec
 from satray.storage import Storage
+from satray.storage.scratch import scratch
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.bundle import Bundle
@@ -209,8 +208,8 @@ def _run_onnx(data: bytes) -> Callable[[NDArray[Any]], Arrays]:
 def _run_torch(data: bytes) -> Callable[[NDArray[Any]], Arrays]:
     import torch
 
-    with tempfile.TemporaryDirectory() as folder:  # as a stranger would read it
-        path = Path(folder) / "classifier.pt2"
+    with scratch("export") as folder:  # as a stranger would read it
+        path = folder / "classifier.pt2"
         path.write_bytes(data)
         module = torch.export.load(path).module()
 

@@ -1,9 +1,11 @@
 """Files on disk: read, listed and published so that nobody ever sees half a file.
 
 A write goes to a hidden temporary file beside its target, is flushed to the disk and then renamed.
-What a crash leaves behind is hidden: no listing shows it, and `delete` of the folder removes it.
+What a crash leaves behind is hidden: no listing shows it, `tidy` removes it, and so does `delete`
+of the folder.
 """
 
+import contextlib
 import errno
 import os
 import shutil
@@ -14,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from satray.storage import makers
 from satray.storage.entry import Entry
 
 TEMPORARY = ".satray-tmp-"
@@ -117,6 +120,21 @@ def delete(path: str) -> None:
         return
 
 
+def tidy(folder: str) -> int:
+    """Remove what writers that are dead left below a folder, and return how many files that were.
+
+    Links are not followed; what cannot be removed stays.
+    """
+    gone = 0
+    for here, _, names in os.walk(folder):
+        for path in (os.path.join(here, name) for name in names if name.startswith(TEMPORARY)):
+            with contextlib.suppress(OSError):
+                if makers.is_left(path, os.lstat(path).st_mtime):
+                    os.unlink(path)
+                    gone += 1
+    return gone
+
+
 def _write_all(file: BinaryIO, data: bytes) -> None:
     file.write(data)
 
@@ -129,7 +147,7 @@ def _publish(path: str, fill: Callable[[BinaryIO], None], *, if_absent: bool = F
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from error
     if if_absent and os.path.lexists(path):  # spares the write; the link below decides
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-    temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex}")
+    temporary = os.path.join(folder, f"{TEMPORARY}{makers.tag()}-{uuid.uuid4().hex[:16]}")
     try:
         with open(temporary, "xb") as file:
             fill(file)

@@ -178,6 +178,14 @@ class Storage:
             else:
                 local.delete(place)
 
+    def tidy(self, prefix: str) -> int:
+        """Remove what writers that died left below a local folder; return how many files.
+
+        Object stores show no part of what was not finished.
+        """
+        place = names.absolute(prefix)
+        return 0 if names.is_remote(place) else local.tidy(place)
+
     def arrow_filesystem(self, uri: str) -> tuple[Any, str]:
         """Return pyarrow's file system for a name and the path in it; for Ray's own state only."""
         from satray.storage.arrow import arrow_filesystem

@@ -274,7 +274,7 @@ def test_workers_are_asked_for_only_where_the_job_takes_them(
     asked = []
 
     @contextlib.contextmanager
-    def start(resources: Resources, *, dashboard: bool) -> Iterator[None]:
+    def start(resources: Resources, *, dashboard: bool, **_named: object) -> Iterator[None]:
         assert dashboard is (resources.workers == 1)
         asked.append((resources.workers, resources.read_tasks))
         yield

@@ -1,11 +1,11 @@
 """Files of known content from one name to another, in bounded memory."""
 
 import hashlib
-import tempfile
 from pathlib import Path
 
 from satray.errors import InputError
 from satray.storage import Storage
+from satray.storage.scratch import scratch
 
 IN_MEMORY = 64 << 20
 """Bytes; larger files pass through a temporary one."""
@@ -36,8 +36,8 @@ def copy_checked(storage: Storage, source: str, target: str, size: int, sha256: 
             return False
         storage.write(target, data)
         return True
-    with tempfile.TemporaryDirectory(prefix="satray-") as folder:
-        copy = Path(folder) / "file"
+    with scratch("copy") as folder:
+        copy = folder / "file"
         if not _fetch(storage, source, copy) or digest_of(copy)[1] != sha256:
             return False
         storage.upload(copy, target)
@@ -49,8 +49,8 @@ def digest_at(storage: Storage, place: str, size: int) -> str | None:
     if size <= IN_MEMORY:
         data = _read(storage, place)
         return None if data is None else hashlib.sha256(data).hexdigest()
-    with tempfile.TemporaryDirectory(prefix="satray-") as folder:
-        copy = Path(folder) / "file"
+    with scratch("copy") as folder:
+        copy = folder / "file"
         return digest_of(copy)[1] if _fetch(storage, place, copy) else None
 
 

@@ -6,12 +6,10 @@ all of them there, and is the first to say so, puts the scene together.
 
 import json
 import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from satray.errors import DecodeError, InputError
@@ -34,6 +32,7 @@ from satray.scoring.predictions import Layout
 from satray.scoring.products.model_fields import ModelFacts
 from satray.scoring.scenes.gdal import CACHE
 from satray.storage import Storage, join
+from satray.storage.scratch import scratch
 from satray.tiles.block_pool import Report, Row
 
 
@@ -179,8 +178,8 @@ class Work:
         layouts = self._scorer.layouts(job)
         sample = places_of(layouts) if job.compare and job.way.mode == "dense" else frozenset()
         assembly = Assembly(job, layouts, task.settings, self._bundle.spec, task.layout, self._bias)
-        with tempfile.TemporaryDirectory(prefix="satray-scene-") as folder:
-            files, counts, notes = assembly.make(_timed(pieces, spent), Path(folder), sample)
+        with scratch("scene") as folder:
+            files, counts, notes = assembly.make(_timed(pieces, spent), folder, sample)
             made = time.perf_counter()
             told = (*job.notes, *notes)
             products = self._delivery.deliver(assembly, files, told, counts.tiles)

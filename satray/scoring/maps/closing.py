@@ -1,7 +1,6 @@
 """The end of a run: tables of all scenes, the predictions of all tiles, the page with the map."""
 
 import io
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from satray.scoring.predictions import Layout
 from satray.scoring.products import names
 from satray.scoring.products.mappage import MapFacts, MappedScene, map_page
 from satray.scoring.products.tiles_table import TilesWriter
+from satray.storage.scratch import scratch
 
 SCENES = pa.schema(
     [
@@ -126,9 +126,9 @@ def lines(results: Sequence[SceneResult], classes: Sequence[str], most: int = 3)
 
 
 def _predictions(run: Run, done: Sequence[SceneResult], layout: Layout, single: bool) -> None:
-    with tempfile.TemporaryDirectory(prefix="satray-merge-") as folder:
-        target = Path(folder) / "part.parquet"
-        tables = _tables(run, done, Path(folder))
+    with scratch("merge") as folder:
+        target = folder / "part.parquet"
+        tables = _tables(run, done, folder)
         waiting = next(tables, None)
         for number in range(len(done) + 1):
             if waiting is None and (number or single):

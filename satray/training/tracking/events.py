@@ -5,13 +5,12 @@ Where the run folder is in an object store, only the product: an event file grow
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from satray.runs.run import Run
 from satray.storage import is_remote, join
+from satray.storage.scratch import scratch
 from satray.training.tracking import history
 
 FOLDER = "tensorboard"
@@ -41,8 +40,8 @@ class LiveEvents:
 
     def publish(self, rows: Sequence[history.Row]) -> None:
         """Write the whole history as a product, anew."""
-        with tempfile.TemporaryDirectory() as folder:
-            events = history.write_events(rows, Path(folder))
+        with scratch("events") as folder:
+            events = history.write_events(rows, folder)
             self._run.publish_file(f"{FOLDER}/{events.name}", events)
 
     def end(self, status: str) -> None:

@@ -6,7 +6,6 @@ The loop itself is plain torch (`satray.training.loop`); here is what surrounds 
 import functools
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from satray import cluster
 from satray.errors import InputError, SatrayError, TrainingError
 from satray.runs.run import Run
 from satray.storage import join
+from satray.storage.scratch import scratch
 from satray.tiles.blocks import Batch
 from satray.tiles.stream import StreamTally, batches
 from satray.training.loop.epoch import EpochReport, Progress
@@ -247,10 +247,10 @@ def _report(epoch: EpochReport, state: TrainState, best: str, rank: int) -> None
         "score": score({"val_loss": epoch.val_loss, **epoch.metrics}, best),
         "pseudo_epochs": state.pseudo_epoch,
     }
-    with tempfile.TemporaryDirectory(prefix="satray-checkpoint-") as folder:
-        (Path(folder) / checkpoints.STATE).write_bytes(state.to_bytes())
-        predictions = Path(folder) / checkpoints.PREDICTIONS
+    with scratch("checkpoint") as folder:
+        (folder / checkpoints.STATE).write_bytes(state.to_bytes())
+        predictions = folder / checkpoints.PREDICTIONS
         predictions.write_bytes(epoch.predictions.to_bytes())
-        (Path(folder) / checkpoints.REPORT).write_text(json.dumps(metrics))
-        checkpoint = ray.train.Checkpoint.from_directory(folder)
+        (folder / checkpoints.REPORT).write_text(json.dumps(metrics))
+        checkpoint = ray.train.Checkpoint.from_directory(str(folder))
         ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)

@@ -1,0 +1,160 @@
+"""Whatever ends a job, a line says so, and its log is in the run folder. Real processes, no Ray."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from satray.sessions import processes_of
+from satray.storage import Storage, join
+
+PROGRAM = """
+    import contextlib, os, signal, subprocess, sys, threading, time, types
+    import satray.sessions
+    from pathlib import Path
+    from satray.config.base import Recipe, key
+    from satray.errors import SatrayError, InputError
+    from satray.runs.frame import Job, main
+    from satray.runs.run import Outcome
+    from satray.storage.scratch import scratch
+
+    class StopRecipe(Recipe):
+        "Stop."
+        note: str = key("", "told", identity=False)
+
+    @contextlib.contextmanager
+    def start(*_, lost=None, began=None, **__):
+        with contextlib.ExitStack() as ends:
+            if {server!r}:
+                server = subprocess.Popen([{server!r}, "60"])
+                ends.enter_context(satray.sessions.guarded({session!r}, lost, 0.05))
+                threading.Timer(0.3, server.kill).start()
+            if {session!r}:
+                began({session!r})
+            yield
+
+    def work(recipe, run):
+        print("worker output")
+        with scratch("scene") as folder:
+            (folder / "raster.tif").write_bytes(b"x")
+            {work}
+        return Outcome(summary=("worked",))
+
+    satray.cluster = types.SimpleNamespace(start=start, node_count=lambda: 1)  # Ray takes a second
+    sys.exit(main(Job("stop", StopRecipe, lambda *_: {{}}, lambda *_: [], work), sys.argv[1:]))
+"""
+
+
+def run(work: str, out: str, session: str = "", server: str = "", **environment: str):
+    """Run a job whose work is this code, and return how it ended."""
+    text = textwrap.dedent(PROGRAM).format(work=work, session=session, server=server)
+    return subprocess.run(
+        [sys.executable, "-c", text, f"out={out}"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | environment,
+    )
+
+
+def log_of(out: Path) -> str:
+    (log,) = out.glob("state/*/job.log")
+    return log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("work", "status", "words"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, "killed or crashed"),
+        ("os.abort()", -signal.SIGABRT, "killed or crashed"),
+        ("os._exit(1)", 1, "killed or crashed"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", 1, "told to end (SIGTERM)"),
+        ("os.kill(os.getpid(), signal.SIGINT)", 1, "interrupted"),
+        ("sys.exit('enough')", 1, "told to end (exit enough)"),
+        ("raise SatrayError('no more')", 1, "no more"),
+        ("raise MemoryError", 1, "MemoryError"),
+        ("raise InputError('note: wrong')", 2, "note: wrong"),
+    ],
+)
+def test_whatever_ends_a_job_a_line_says_so(tmp_path, work, status, words):
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    done = run(work, str(tmp_path / "out"), TMPDIR=str(temporary))
+    assert done.returncode == status
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("stop: ")
+    assert words in lines[0]
+    assert lines[1:] == ([] if "crashed" in words else [f"stop ended with status {status}"])
+    if status == 2:
+        assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    else:
+        assert "worker output" in log_of(tmp_path / "out")
+        assert ("same command" in lines[0]) or (str(tmp_path / "out") in lines[0])
+    if "crashed" in words or "SIGTERM" in words:
+        again = run("pass", str(tmp_path / "out"), TMPDIR=str(temporary))
+        assert again.returncode == 0, again.stderr  # nobody holds the folder
+    assert not list(temporary.rglob("raster.tif"))
+
+
+def test_a_job_that_ends_well_ends_its_witness_silently(tmp_path):
+    done = run("pass", str(tmp_path / "out"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_a_ray_that_died_ends_its_job_with_a_line(tmp_path, name):
+    server, session = tmp_path / name, tmp_path / "session"
+    shutil.copy(shutil.which("sleep"), server)
+    (session / "logs").mkdir(parents=True)
+    (session / "logs" / f"{name}.out").write_text("the server's last line")
+    began = time.monotonic()
+    done = run("time.sleep(60)", str(tmp_path / "out"), str(session), str(server))
+    assert time.monotonic() - began < 30
+    assert done.returncode == 1
+    (line, *others) = done.stderr.splitlines()
+    assert line.startswith(f"stop: Ray's {name} (process ")
+    assert str(tmp_path / "out") in line
+    assert others in ([], ["stop ended with status 1"])
+    assert "the server's last line" in log_of(tmp_path / "out")
+
+
+def test_what_ray_left_running_goes_with_a_job_that_was_killed(tmp_path):
+    session = tmp_path / "session_x"
+    (session / "logs").mkdir(parents=True)
+    with (session / "logs" / "agent.log").open("w") as log:
+        agent = subprocess.Popen(["ray::Agent", "60"], executable=shutil.which("sleep"), stdout=log)
+        reader = subprocess.Popen(["tail", "-f", log.name], stdout=subprocess.DEVNULL)
+    try:
+        assert processes_of(str(session)) == [agent.pid]
+        run("os.kill(os.getpid(), signal.SIGKILL)", str(tmp_path / "out"), str(session))
+        assert agent.wait(30) == -signal.SIGKILL
+        assert reader.poll() is None
+    finally:
+        agent.kill()
+        reader.kill()
+        agent.wait()
+        reader.wait()
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("work", ["raise MemoryError", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_the_log_of_a_run_in_a_store_is_kept_there(s3, tmp_path, work):
+    out = join(s3.bucket(), "out")
+    done = run(work, out, TMPDIR=str(tmp_path))
+    (line, *_) = done.stderr.splitlines()
+    place = line.split(" in " if "MemoryError" in work else "log: ")[-1].rstrip(")")
+    assert place.startswith(out)
+    until = time.monotonic() + 30
+    while not Storage().exists(place) and time.monotonic() < until:
+        time.sleep(0.2)
+    log = Storage().read(place).decode()
+    assert "worker output" in log
+    assert ("MemoryError" in log) == ("MemoryError" in work)
+    if "MemoryError" in work:
+        assert not list(tmp_path.rglob("*.log"))

@@ -1,0 +1,145 @@
+"""Where a local Ray lives: sockets, room, what old sessions leave. No Ray."""
+
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from satray.errors import InputError, SatrayError
+from satray.sessions import SESSION, session_root, spilling, sweep_sessions
+
+
+@pytest.fixture
+def bases(monkeypatch, tmp_path) -> Path:
+    """A short folder, below which the usual places are looked for by the test only."""
+    short = Path("/tmp") / f"st-{os.getpid()}"
+    short.mkdir()
+    for name in ("RAY_TMPDIR", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    yield short
+    shutil.rmtree(short)
+
+
+def fits(root: Path) -> bool:
+    return len(os.fsencode(root / SESSION / "sockets" / "plasma_store")) <= 107
+
+
+LONG = "scratch/project-landcover/user-0042/slurm_job_1234567"
+
+
+@pytest.mark.parametrize(
+    ("below", "taken"),
+    [
+        ("t", True),
+        (LONG, False),
+        (LONG + "/" + "x" * 90, False),
+        ("zürich-ñandú-" + "é" * 8, False),  # 30 characters, but more bytes
+        ("a b", False),
+        ("it's", False),
+        ("absent", False),
+        ("a file", False),
+        ("link", True),
+    ],
+)
+def test_ray_lives_in_tmpdir_where_its_sockets_can(bases, monkeypatch, below, taken):
+    folder = bases / below
+    if below == "a file":
+        folder.write_text("x")
+    elif below == "link":
+        (bases / "target").mkdir()
+        folder.symlink_to(bases / "target")
+    elif below != "absent":
+        folder.mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(folder))
+    root = session_root()
+    assert root.is_relative_to(folder) is taken
+    assert fits(root)
+    assert root.is_dir()
+    assert root.parent.stat().st_mode & 0o777 == 0o700
+    assert root.parent.stat().st_uid == os.getuid()
+    assert not list(root.glob("session_0*"))
+
+
+@pytest.mark.parametrize("trouble", ["full", "no sockets", "somebody else's"])
+def test_a_tmpdir_that_will_not_do_is_passed_over(bases, monkeypatch, trouble):
+    monkeypatch.setenv("TMPDIR", str(bases))
+    if trouble == "full":
+        fsync, full = os.fsync, [True]
+
+        def failing(handle: int) -> None:
+            if full.pop() if full else False:
+                raise OSError(28, "No space left on device")
+            fsync(handle)
+
+        monkeypatch.setattr(os, "fsync", failing)
+    elif trouble == "no sockets":
+
+        class Refusing(socket.socket):
+            def bind(self, address):
+                if str(bases) in address:
+                    raise PermissionError(1, "Operation not permitted")
+                super().bind(address)
+
+        monkeypatch.setattr(socket, "socket", Refusing)
+    else:
+        (bases / f"satray-{os.getuid()}").symlink_to(bases)
+    root = session_root()
+    assert not root.is_relative_to(bases)
+    assert fits(root)
+
+
+def test_ray_tmpdir_comes_first(bases, monkeypatch):
+    (bases / "ray").mkdir()
+    (bases / "tmp").mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(bases / "ray"))
+    monkeypatch.setenv("TMPDIR", str(bases / "tmp"))
+    assert session_root().is_relative_to(bases / "ray")
+
+
+def test_no_place_at_all_is_one_line_and_nobodys_mistake(bases, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/nowhere/" + "x" * 100)
+
+    def refuse(self, *_args, **_named):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(SatrayError) as caught:
+        session_root()
+    assert not isinstance(caught.value, InputError)
+    line = str(caught.value)
+    assert "\n" not in line
+    for word in ("/nowhere/", "/var/tmp", "Read-only file system", "RAY_TMPDIR=", "bytes"):
+        assert word in line
+
+
+def test_what_memory_does_not_hold_stays_in_the_temporary_folder(bases, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(bases))
+    with spilling(Path("/dev/shm/satray-0/ray")) as folder:
+        assert Path(folder).is_relative_to(bases)
+        assert Path(folder).is_dir()
+    assert not Path(folder).exists()
+    with spilling(bases / "satray-0" / "ray") as folder:
+        assert folder is None
+
+
+def test_sessions_of_yesterday_go_where_nobody_lives_in_them(tmp_path):
+    def session(pid: int, hours: float) -> Path:
+        folder = tmp_path / f"session_2026-01-0{len(list(tmp_path.iterdir())) + 1}_1_1_{pid}"
+        log = folder / "logs" / "raylet.out"
+        log.parent.mkdir(parents=True)
+        log.write_text("x")
+        at = time.time() - hours * 3600
+        for path in (log, log.parent, folder):
+            os.utime(path, (at, at))
+        return folder
+
+    dead = 4_194_304 + 1  # more than any pid can be
+    old, young, living = session(dead, 25), session(dead, 23), session(os.getpid(), 25)
+    busy = session(dead, 25)
+    (busy / "logs" / "raylet.out").write_text("still written, from another container")
+    (tmp_path / "session_latest").symlink_to(old)
+    sweep_sessions(tmp_path)
+    assert [path.exists() for path in (old, young, living, busy)] == [False, True, True, True]
