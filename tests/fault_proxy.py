@@ -137,7 +137,10 @@ def main(upstream: str, rate: str, seed: str) -> None:
     """Serve until the standard input ends, then say what was drawn."""
     proxy = _Proxy(upstream, float(rate), int(seed))
     threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True).start()
+    sys.stdout.write(f"http://127.0.0.1:{proxy.server_port}\n")
+    sys.stdout.flush()
     sys.stdin.read()
+    sys.stdout.write(json.dumps(proxy.told))
 
 
 if __name__ == "__main__":
