@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,8 +22,9 @@ from bench.scenes.made import parts
 from satray.config.score import ScoreRecipe
 from satray.models.bundle import bundle_digest, bundle_files
 from satray.runs.folder import share
+from satray.runs.record import Product
 from satray.runs.run import Run
-from satray.scoring.ledger import Task, commit, look, plan_pass, publish, stage
+from satray.scoring.ledger import Task, plan_pass
 from satray.scoring.maps.look import ledger_of, scenes_of
 from satray.scoring.over_tiles import read_spec
 from satray.scoring.scenes.scene import SceneRef
@@ -79,24 +82,27 @@ def made(root: Path, count: int) -> ScoreRecipe:
     model = bundle_digest(recipe.bundle, storage)[:12]
     ledger = ledger_of(recipe, spec, model, "0" * 12, str(root / "out"), storage)
     todo = plan_pass(
-        scenes_of(recipe, spec, storage).scenes, look(ledger), ledger, {}, settle=0
+        scenes_of(recipe, spec, storage).scenes, ledger.look(), ledger, {}, settle=0
     ).todo
     out = Run("score", "0" * 12, str(root / "out"), storage, print, print, shared=True)
     share(out)
+    ledger.beat()
 
     def score(task: Task[SceneRef]) -> None:
         claim = ledger.claim(task.key, task.history, task.looked)
         assert claim is not None
         finals = [one for one in ledger.final_paths(task.key.scene) if "argmax" not in one]
-        products = [
-            stage(ledger, claim, final.encode(), final, name=f"product{n}")
-            for n, final in enumerate(finals)
-        ]
-        commit(ledger, claim, products)
-        publish(ledger, task.key)
+        products = []
+        for final in finals:
+            storage.write(out.uri(final), final.encode())
+            products.append(Product(final, len(final), sha256(final.encode()).hexdigest()))
+        digest = ledger.settle(claim, products)
+        assert digest is not None
+        ledger.commit(claim, digest, {"products": [asdict(product) for product in products]})
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(score, todo))
+    ledger.close()
     return recipe
 
 

@@ -137,6 +137,8 @@ def perform(
         run.storage.delete(run.state)
         return outcome, record
     run.storage.write(run.uri(run.record_path), record.to_json())
+    if run.after_record is not None:
+        run.after_record()
     drop_state(run)
     return outcome, record
 

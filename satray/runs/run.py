@@ -81,6 +81,7 @@ class Run:
         self.say = say
         self.progress = progress
         self.before_writing: Callable[[], None] | None = None
+        self.after_record: Callable[[], None] | None = None
         self.seconds: dict[str, float] = {}
         self._products: dict[str, Product] = {}
 

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 KNOWN = ("s3", "gs", "az", "http", "https")
 """Schemes that are accepted."""
 
-# A request is tried again for up to a minute: stores throttle, and connections drop.
+RETRY_FOR = timedelta(seconds=60)
+"""For how long a request is tried again: stores throttle, and connections drop."""
+
 _RETRY: "RetryConfig" = {
     "max_retries": 8,
-    "retry_timeout": timedelta(seconds=60),
+    "retry_timeout": RETRY_FOR,
     "backoff": {
         "init_backoff": timedelta(milliseconds=200),
         "max_backoff": timedelta(seconds=8),

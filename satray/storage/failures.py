@@ -70,6 +70,12 @@ def told(place: str) -> Iterator[None]:
         raise
 
 
+def passing(error: Exception) -> bool:
+    """Tell whether what obstore raised is the store's or the network's fault, and may pass."""
+    ours = isinstance(error, store_errors.BaseError) or _from_obstore(error)
+    return ours and not isinstance(_of_obstore("", error), InputError)
+
+
 def shown(place: str) -> str:
     """Return a name as it can stand in one line."""
     return place if place.isprintable() else ascii(place)

@@ -1,18 +1,23 @@
 """Objects in stores, through obstore: one request to read, one to publish, parts for big files."""
 
 import os
-from collections.abc import Iterator
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, PermissionDeniedError, PreconditionError
 
 from satray.config.base import StorageOptions
+from satray.errors import SatrayError
 from satray.storage import s3_listing
 from satray.storage import uri as names
-from satray.storage.connect import check, open_object, open_root
+from satray.storage.connect import RETRY_FOR, check, open_object, open_root
 from satray.storage.entry import Entry
+from satray.storage.failures import passing
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
 _PART = 8 << 20  # bytes of a part of a big upload
 _MOST_PARTS = 9_000  # S3 takes 10,000
 _PIECE = 4 << 20  # bytes a step when streaming a download
+_TOKEN = "satraytoken"  # metadata of what was created only if absent; a name that Azure takes too
 
 
 def walk(prefix: str, options: StorageOptions) -> list[Entry]:
@@ -78,22 +84,49 @@ def stream(uri: str, options: StorageOptions) -> Iterator[memoryview]:
 
 
 def write(uri: str, data: bytes, options: StorageOptions, *, if_absent: bool) -> None:
-    """Publish bytes by one PUT, conditional with `if_absent` (then FileExistsError may come)."""
+    """Publish bytes by one PUT, conditional with `if_absent` (then FileExistsError may come).
+
+    obstore does not repeat a conditional PUT whose answer was lost, since the first try may have
+    worked. Here each write has a token, and what is there then tells by it whose it is.
+    """
     store, key = open_object(uri, options)
     if not if_absent:
         obstore.put(store, key, data, use_multipart=False)
         return
-    try:
-        obstore.put(store, key, data, mode="create", use_multipart=False)
-    except (AlreadyExistsError, PreconditionError) as error:
-        raise FileExistsError(uri) from error
+    mark: dict[str, Any] = {_TOKEN: uuid.uuid4().hex}
+
+    def create() -> bool:
+        try:
+            obstore.put(store, key, data, mode="create", use_multipart=False, attributes=mark)
+        except (AlreadyExistsError, PreconditionError) as error:
+            try:
+                there = obstore.get(store, key, options={"head": True}).attributes
+            except FileNotFoundError:  # two at once, and the store refused both
+                return False
+            if there.get(_TOKEN) != mark[_TOKEN]:
+                raise FileExistsError(uri) from error
+        return True
+
+    if not _again(create):
+        raise SatrayError(f"{uri}: the store neither has this object nor takes it")
 
 
 def upload(source: str, uri: str, options: StorageOptions) -> None:
     """Publish a file; above one part's size it goes in parts, and appears when all are there."""
     store, key = open_object(uri, options)
     part = max(_PART, os.path.getsize(source) // _MOST_PARTS + 1)
-    obstore.put(store, key, Path(source), chunk_size=part, max_concurrency=4)
+
+    def put() -> bool:
+        try:
+            obstore.put(store, key, Path(source), chunk_size=part, max_concurrency=4)
+        except FileNotFoundError:  # of the upload: it was completed, and the answer was lost
+            if names.scheme(uri) == "s3":
+                s3_listing.look(uri, options)
+            return False
+        return True
+
+    if not _again(put):
+        raise SatrayError(f"{uri}: the store loses the parts of this upload")
 
 
 def delete(prefix: str, options: StorageOptions) -> None:
@@ -108,6 +141,25 @@ def delete(prefix: str, options: StorageOptions) -> None:
             obstore.delete(store, path)
         except FileNotFoundError:
             continue
+
+
+def _again(do: Callable[[], bool]) -> bool:
+    """Do something until it says that it is done, with pauses; a minute at the most, as obstore."""
+    end = time.monotonic() + RETRY_FOR.total_seconds()
+    pause = 0.1
+    while True:
+        try:
+            if do():
+                return True
+        except FileExistsError:  # somebody else has the name
+            raise
+        except Exception as error:
+            if not passing(error) or time.monotonic() > end:
+                raise
+        if time.monotonic() > end:
+            return False
+        time.sleep(pause * random.uniform(0.5, 1))
+        pause = min(2 * pause, 8)
 
 
 def _entry(root: str, meta: "ObjectMeta", key: str) -> Entry:

@@ -4,15 +4,21 @@ The scripted server stands in for answers that a healthy store does not give; ev
 tested on the real one in test_s3.
 """
 
+import random
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
+from fault_proxy import FaultProxy
+from scoring_material import write_tile
 
 from satray.config.base import StorageOptions
 from satray.errors import InputError, SatrayError
+from satray.scoring.scenes.opened import open_scene
+from satray.scoring.scenes.scene import made_ref
 from satray.storage import Storage, connect
 
 DATED = {"Last-Modified": "Sun, 22 Nov 2026 04:22:00 GMT", "ETag": '"e"'}
@@ -114,12 +120,62 @@ def test_unsigned_requests_carry_no_signature(script):
 
 @pytest.mark.parametrize("status", [412, 409])
 def test_lost_conditional_writes(script, status):
-    script.answers = [(status, {}, b"")]
+    theirs = {**DATED, "x-amz-meta-satraytoken": "theirs"}
+    script.answers = [(status, {}, b""), (200, theirs, b"x")]
     with pytest.raises(FileExistsError):
         script.storage.write("s3://bucket/x", b"x", if_absent=True)
-    ((method, path, headers),) = script.requests
-    assert (method, path) == ("PUT", "/bucket/x")
+    (method, path, headers), (asked, _, _) = script.requests
+    assert (method, path, asked) == ("PUT", "/bucket/x", "HEAD")
     assert {name.title(): value for name, value in headers.items()}["If-None-Match"] == "*"
+
+
+def test_a_conditional_write_that_the_store_refused_to_all_is_tried_again(script):
+    script.answers = [(409, {}, b""), (404, {}, b""), (200, DATED, b"")]
+    script.storage.write("s3://bucket/x", b"x", if_absent=True)
+    assert [method for method, _, _ in script.requests].count("PUT") == 2
+
+
+@pytest.mark.s3
+def test_a_fifth_of_all_requests_fails(s3, tmp_path):
+    """Cut before and after the store acted, 503, half an answer: all that is done is right."""
+    bucket, big = s3.bucket("faults"), tmp_path / "big"
+    big.write_bytes(random.Random(0).randbytes(20 << 20))
+    with FaultProxy(s3.endpoint, 0.2, seed=3) as proxy:
+        storage = Storage(StorageOptions(endpoint=proxy.endpoint))
+        for number in range(8):
+            data = random.Random(number).randbytes(20_000)
+            storage.write(f"{bucket}/written/{number}", data)
+            storage.write(f"{bucket}/created/{number}", data, if_absent=True)
+            with pytest.raises(FileExistsError):
+                storage.write(f"{bucket}/created/{number}", data, if_absent=True)
+            assert storage.read(f"{bucket}/written/{number}") == data
+            assert not storage.exists(f"{bucket}/none")
+            assert len(storage.list(f"{bucket}/created")) == number + 1
+        storage.upload(big, f"{bucket}/big")
+        storage.download(f"{bucket}/big", tmp_path / "back")
+        storage.delete(f"{bucket}/written")
+    assert proxy.faults > 15
+    assert (tmp_path / "back").read_bytes() == big.read_bytes()
+    created = sorted(f"created/{number}" for number in range(8))
+    assert [entry.key for entry in Storage().list(bucket)] == ["big", *created]
+
+
+@pytest.mark.s3
+def test_windows_of_a_scene_while_a_fifth_of_all_requests_fails(s3, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 700, 700), dtype=np.uint8)
+    bands, blocks = ("red", "green", "blue"), {"blockxsize": 128, "blockysize": 128}
+    write_tile(tmp_path / "a.tif", pixels, bands, tiled=True, **blocks)
+    place = f"{s3.bucket('faults')}/a.tif"
+    Storage().upload(tmp_path / "a.tif", place)
+    ref = made_ref("a.tif", place, None, [Storage().head(place)])
+    with FaultProxy(s3.endpoint, 0.2) as proxy:
+        storage = Storage(StorageOptions(endpoint=proxy.endpoint))
+        for start in range(0, 400, 50):
+            with open_scene(ref, bands, bands, storage) as scene:
+                found, valid = scene.read(start, 400 - start, 300, 300)
+            assert valid.all()
+            assert (found == pixels[:, start : start + 300, 400 - start : 700 - start]).all()
+    assert proxy.faults > 5
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ A scene of one unit is put together at once. Of several units each leaves a file
 all of them there, and is the first to say so, puts the scene together.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -12,13 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from satray.errors import DecodeError, InputError
+from satray.errors import DecodeError, InputError, SatrayError
 from satray.models.bundle import load_bundle
 from satray.scoring.dense.finer import finer_features
 from satray.scoring.engine.heap import keep_memory
 from satray.scoring.engine.make import build
 from satray.scoring.engine.trunk import EngineName
-from satray.scoring.ledger import Ledger
+from satray.scoring.ledger import Claim, Ledger
 from satray.scoring.maps.agreement import agreement, places_of
 from satray.scoring.maps.assemble import Assembly
 from satray.scoring.maps.deliver import Delivery, TakenOverError
@@ -108,9 +109,20 @@ class Work:
         """Do a unit; `result` of the report is the scene's, where that came to an end by it."""
         job, unit = from_row(row)
         report: Report = {"number": job.number, "unit": unit, "px": 0, "seconds": {}}
+        ledger, claim = self._task.ledger, None
+        if ledger is not None and job.task is not None:
+            claim = ledger.claim(job.task.key, job.task.history, job.task.looked)
+            if claim is None:
+                return {**report, "elsewhere": True}
+            if claim.committed is not None:  # this process's forerunner died after its commit
+                ledger.tell(claim.key, claim.committed["digest"])
+                return {**report, "result": SceneResult.from_tree(claim.committed["result"])}
         try:
-            report["result"] = self._unit(job, unit, report)
+            report["result"] = self._unit(job, unit, report, claim)
         except TakenOverError as error:
+            with contextlib.suppress(SatrayError):
+                if ledger is not None and claim is not None and ledger.stands(claim):
+                    ledger.release(claim)
             skipped = failed(job.number, job.ref, "score", error)
             report["result"] = about(job, replace(skipped, status="skipped", stage=None))
         except DecodeError as error:
@@ -118,10 +130,14 @@ class Work:
             if len(job.way.units) > 1:
                 place = join(self._task.folder(job.number), FAILED)
                 self._task.storage.write(place, result.to_json())
+            if ledger is not None and claim is not None:
+                ledger.fail(claim, f"{result.stage}: {result.error}", retryable=result.retryable)
             report["result"] = result
         return report
 
-    def _unit(self, job: SceneJob, unit: int, report: Report) -> SceneResult | None:
+    def _unit(
+        self, job: SceneJob, unit: int, report: Report, claim: Claim | None
+    ) -> SceneResult | None:
         storage, count = self._task.storage, len(job.way.units)
         ready = self._task.result(job.number)
         if storage.exists(ready):  # this process's forerunner died between that and its report
@@ -129,7 +145,7 @@ class Work:
         if count == 1:
             piece = self._score(job, unit)
             report["px"], report["seconds"] = piece.px, dict(piece.seconds)
-            return self._assemble(job, [piece], report)
+            return self._assemble(job, [piece], report, claim)
         folder = self._task.folder(job.number)
         if storage.exists(join(folder, FAILED)):
             return None
@@ -143,7 +159,7 @@ class Work:
             del piece
         if not self._turn(job, unit, folder):
             return None
-        result = self._assemble(job, self._pieces(job, folder), report)
+        result = self._assemble(job, self._pieces(job, folder), report, claim)
         storage.delete(folder)
         return result
 
@@ -171,7 +187,7 @@ class Work:
             yield from_bytes(self._task.storage.read(place), place)
 
     def _assemble(
-        self, job: SceneJob, pieces: Iterable[PieceOfWork], report: Report
+        self, job: SceneJob, pieces: Iterable[PieceOfWork], report: Report, claim: Claim | None
     ) -> SceneResult:
         task, start = self._task, time.perf_counter()
         spent = Counter[str]()
@@ -182,7 +198,7 @@ class Work:
             files, counts, notes = assembly.make(_timed(pieces, spent), folder, sample)
             made = time.perf_counter()
             told = (*job.notes, *notes)
-            products = self._delivery.deliver(assembly, files, told, counts.tiles)
+            products = self._delivery.deliver(assembly, files, told, claim)
         seconds = {"assembling": made - start, "publishing": time.perf_counter() - made}
         agreed: tuple[dict[str, Any], ...] = ()
         if sample:
@@ -209,7 +225,10 @@ class Work:
         )
         result = about(job, result)
         report["seconds"] = {**report["seconds"], **seconds}
-        task.storage.write(task.result(job.number), result.to_json())
+        if claim is not None:
+            self._delivery.commit(claim, result)
+        else:
+            task.storage.write(task.result(job.number), result.to_json())
         return result
 
 

@@ -3,7 +3,7 @@
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from satray import cluster
@@ -13,7 +13,7 @@ from satray.models.bundle import bundle_digests, find_bundle, load_bundle
 from satray.runs.run import Run
 from satray.scoring.engine.trial import Choice
 from satray.scoring.engine.trunk import EngineName
-from satray.scoring.ledger import Claim, Ledger
+from satray.scoring.ledger import Ledger
 from satray.scoring.maps.actor import ASSEMBLING, FAILED, MapTask, Work, piece_name
 from satray.scoring.maps.jobs import SceneJob, SceneResult, to_row
 from satray.scoring.maps.look import Prepared
@@ -42,12 +42,14 @@ class Crew:
     """Its bundle."""
     ledger: Ledger | None = None
     """Of a schedule."""
+    elsewhere: set[int] = field(default_factory=set, init=False)
+    """Numbers of scenes that other runs turned out to have."""
     _engines: Mapping[str, EngineName] | None = field(default=None, init=False)
     _asked: bool = field(default=False, init=False)
     _compared: bool = field(default=False, init=False)
 
     def survey(
-        self, refs: Sequence[tuple[int, SceneRef]], claims: Mapping[int, Claim] | None = None
+        self, refs: Sequence[tuple[int, SceneRef]]
     ) -> tuple[list[SceneJob], list[SceneResult]]:
         """Open scenes; gives the jobs of those that can be scored, and why others cannot."""
         bundle, settings = self.ready.bundle, self.ready.settings
@@ -55,7 +57,7 @@ class Crew:
         jobs: list[SceneJob] = []
         results: list[SceneResult] = []
         with self.run.activity("opening"):
-            for count, looked in enumerate(surveyor.survey(refs, claims), 1):
+            for count, looked in enumerate(surveyor.survey(refs), 1):
                 if isinstance(looked, SceneResult):
                     results.append(looked)
                 else:
@@ -63,14 +65,8 @@ class Crew:
                 self.run.progress(f"opened {count:,} of {len(refs):,} scenes")
         return jobs, results
 
-    def score(
-        self, jobs: Sequence[SceneJob], each: Callable[[SceneResult], None] | None = None
-    ) -> list[SceneResult]:
+    def score(self, jobs: Sequence[SceneJob]) -> list[SceneResult]:
         """Score scenes and wait for all of them; pieces that are there are not made again.
-
-        Args:
-            jobs: of the scenes.
-            each: called with each result as it comes.
 
         Raises:
             SatrayError: what ended a process for good, in one line.
@@ -89,15 +85,16 @@ class Crew:
         with self.run.activity("scoring"):
             for report in through_actors("scenes", blocks, pool, make):
                 result: SceneResult | None = report.get("result")
-                if result is not None and result.number not in results:
-                    results[result.number] = result
-                    if each is not None:
-                        each(result)
+                if result is not None:
+                    results.setdefault(result.number, result)
+                if report.get("elsewhere"):
+                    self.elsewhere.add(report["number"])
                 tally.add(report, len(results))
         tally.end()
         for job in jobs:
-            if job.number not in results:
+            if job.number not in results and job.number not in self.elsewhere:
                 raise SatrayError(f"{job.ref.scene}: was left half done; rerun")
+        self.elsewhere -= set(results)
         return list(results.values())
 
     def _first(self, job: SceneJob) -> SceneJob:

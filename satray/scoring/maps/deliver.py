@@ -1,18 +1,17 @@
-"""Bring a scene's products to where they are read: at once, or by the ledger's commit."""
+"""Bring a scene's products to where they are read; of a schedule, while the claim stands."""
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from satray import __version__
 from satray.errors import SatrayError
 from satray.runs.record import Product
-from satray.scoring.ledger import Ledger, Staged, commit, discard, publish, stage
-from satray.scoring.ledger.copying import digest_of
+from satray.scoring.ledger import Claim, Ledger
 from satray.scoring.maps.assemble import Assembly, MadeFile
-from satray.scoring.maps.jobs import SceneJob
+from satray.scoring.maps.jobs import SceneResult
 from satray.scoring.products import names
 from satray.scoring.products.item import ItemFacts, ItemProduct, item_json
 from satray.scoring.products.model_fields import ModelFacts
@@ -38,60 +37,59 @@ class Delivery:
     """Of a schedule."""
 
     def deliver(
-        self, assembly: Assembly, files: Sequence[MadeFile], notes: Sequence[str], tiles: int
+        self,
+        assembly: Assembly,
+        files: Sequence[MadeFile],
+        notes: Sequence[str],
+        claim: Claim | None,
     ) -> tuple[Product, ...]:
         """Write all products of a scene, its catalogue entry last.
 
         Raises:
             TakenOverError: another run has the scene now, or its provider changed it.
         """
-        job = assembly.job
+        ref = assembly.job.ref
         items: list[ItemProduct] = []
-        staged: list[Staged] = []
         products: list[Product] = []
+        if claim is not None and not self.unchanged(ref):
+            raise TakenOverError("its provider changed it while it was scored")
         for file in files:
-            product = self._put(job, file.facts, file.source, file.rows, staged)
+            product = self._put(file, claim)
             products.append(product)
             items.append(replace(file.facts, bytes=product.bytes, sha256=product.sha256))
             if isinstance(file.source, Path):
                 file.source.unlink()  # the disk holds one large file less
-        entry = item_json(self._facts(assembly, items, notes))
-        told = ItemProduct("item", names.item_name(job.ref.scene))
-        products.append(self._put(job, told, entry, None, staged))
-        if job.claim is not None and self.ledger is not None:
-            self._commit(self.ledger, job, staged, tiles)
+        # a unit that is done twice makes the same bytes
+        created = claim.since if claim is not None else datetime.now(UTC)
+        entry = item_json(self._facts(assembly, items, notes, created))
+        told = ItemProduct("item", names.item_name(ref.scene))
+        products.append(self._put(MadeFile(told, entry), claim))
         return tuple(products)
 
-    def _put(
-        self,
-        job: SceneJob,
-        facts: ItemProduct,
-        source: Path | bytes,
-        rows: int | None,
-        staged: list[Staged],
-    ) -> Product:
-        if job.claim is not None and self.ledger is not None:
-            name = f"{facts.kind}_{facts.tower}" if facts.tower else facts.kind
-            one = stage(self.ledger, job.claim, source, facts.path, name=name, rows=rows)
-            staged.append(one)
-            return Product(facts.path, one.bytes, one.sha256, rows)
-        place = join(self.out, facts.path)
+    def commit(self, claim: Claim, result: SceneResult) -> None:
+        """Make what was delivered the scene's.
+
+        Raises:
+            TakenOverError: another run was first, or writes to the same names.
+        """
+        assert self.ledger is not None
+        digest = self.ledger.settle(claim, result.products)
+        if digest is None or not self.ledger.commit(claim, digest, asdict(result)):
+            raise TakenOverError("another run has taken it over")
+
+    def _put(self, file: MadeFile, claim: Claim | None) -> Product:
+        if claim is not None and self.ledger is not None and not self.ledger.stands(claim):
+            raise TakenOverError("another run has taken it over")
+        place, source = join(self.out, file.facts.path), file.source
         if isinstance(source, bytes):
             self.storage.write(place, source)
-            return Product(facts.path, len(source), hashlib.sha256(source).hexdigest(), rows)
-        size, digest = digest_of(source)
-        self.storage.upload(source, place)
-        return Product(facts.path, size, digest, rows)
-
-    def _commit(self, ledger: Ledger, job: SceneJob, staged: Sequence[Staged], tiles: int) -> None:
-        assert job.claim is not None
-        if not self.unchanged(job.ref):
-            discard(ledger, job.claim)
-            raise TakenOverError("its provider changed it while it was scored")
-        if not commit(ledger, job.claim, staged, counts={"tiles": tiles}):
-            discard(ledger, job.claim)
-            raise TakenOverError("another run has taken it over")
-        publish(ledger, job.claim.key, job.claim)
+            digest, size = hashlib.sha256(source).hexdigest(), len(source)
+        else:
+            with source.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            size = source.stat().st_size
+            self.storage.upload(source, place)
+        return Product(file.facts.path, size, digest, file.rows)
 
     def unchanged(self, ref: SceneRef) -> bool:
         """Whether a scene's files are those that were listed."""
@@ -102,7 +100,11 @@ class Delivery:
         return made_ref(ref.scene, ref.uri, ref.bands, parts).etag == ref.etag
 
     def _facts(
-        self, assembly: Assembly, items: Sequence[ItemProduct], notes: Sequence[str]
+        self,
+        assembly: Assembly,
+        items: Sequence[ItemProduct],
+        notes: Sequence[str],
+        created: datetime,
     ) -> ItemFacts:
         job = assembly.job
         told = {
@@ -115,7 +117,7 @@ class Delivery:
         return ItemFacts(
             job.ground,
             assembly.moment,
-            datetime.now(UTC),
+            created,
             uris_of(job.ref.uri, job.ref.bands),
             self.model,
             assembly.layout.run_id,

@@ -5,6 +5,7 @@ Without torch: the processes that hand jobs on need none.
 
 import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 from satray.errors import SatrayError
 from satray.runs.jsonable import to_json
 from satray.runs.record import Product
-from satray.scoring.ledger import Claim
+from satray.scoring.ledger import Task
 from satray.scoring.maps.plan import Way
 from satray.scoring.products.ground import SceneGround
 from satray.scoring.scenes.netgrid import NetGrid
@@ -43,8 +44,8 @@ class SceneJob:
     """How far its values lie from the training's; None where nobody looked."""
     notes: tuple[str, ...] = ()
     """What a reader must know: drift, no georeference."""
-    claim: Claim | None = None
-    """Of a run of a schedule."""
+    task: Task[SceneRef] | None = None
+    """Of a run of a schedule: what is to be claimed when the scoring begins."""
     compare: bool = False
     """Whether some of its tiles are scored both ways."""
 
@@ -110,15 +111,20 @@ class SceneResult:
     def from_json(data: bytes, name: str) -> "SceneResult":
         """Read what `to_json` wrote; `name` is for messages."""
         try:
-            tree = json.loads(data)
-            products = tuple(Product(**item) for item in tree.pop("products"))
-            rings = tuple(tuple((x, y) for x, y in ring) for ring in tree.pop("rings"))
-            lists: dict[str, Any] = {
-                key: tuple(tree.pop(key)) for key in ("notes", "predicted", "agreement")
-            }
-            return SceneResult(**tree, **lists, rings=rings, products=products)
+            return SceneResult.from_tree(json.loads(data))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SatrayError(f"{name}: not what satray wrote; remove it and rerun") from error
+
+    @staticmethod
+    def from_tree(given: Mapping[str, Any]) -> "SceneResult":
+        """Undo `asdict`, also after JSON; raises TypeError or KeyError for anything else."""
+        tree = dict(given)
+        products = tuple(Product(**item) for item in tree.pop("products"))
+        rings = tuple(tuple((x, y) for x, y in ring) for ring in tree.pop("rings"))
+        lists: dict[str, Any] = {
+            key: tuple(tree.pop(key)) for key in ("notes", "predicted", "agreement")
+        }
+        return SceneResult(**tree, **lists, rings=rings, products=products)
 
 
 def failed(

@@ -1,12 +1,11 @@
 """Open each scene, look at its facts and at some of its values, and decide how it is scored."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from satray.errors import DecodeError
-from satray.scoring.ledger import Claim
 from satray.scoring.maps.jobs import SceneJob, SceneResult, failed
 from satray.scoring.maps.plan import Geometries, way_of
 from satray.scoring.maps.settings import Settings
@@ -39,22 +38,12 @@ class Surveyor:
     storage: Storage
     """How scenes are reached."""
 
-    def survey(
-        self, refs: Sequence[tuple[int, SceneRef]], claims: Mapping[int, Claim] | None = None
-    ) -> Iterator[SceneJob | SceneResult]:
-        """Look at scenes, some at once; gives a job for each, or why it has none, in order.
-
-        Args:
-            refs: numbers and scenes.
-            claims: by number.
-        """
+    def survey(self, refs: Sequence[tuple[int, SceneRef]]) -> Iterator[SceneJob | SceneResult]:
+        """Look at numbered scenes, some at once; a job each, or why it has none, in order."""
         with ThreadPoolExecutor(LOOKERS, thread_name_prefix="survey") as pool:
-            known = claims or {}
-            yield from pool.map(lambda one: self.look(one[0], one[1], known.get(one[0])), refs)
+            yield from pool.map(lambda one: self.look(*one), refs)
 
-    def look(
-        self, number: int, ref: SceneRef, claim: Claim | None = None
-    ) -> SceneJob | SceneResult:
+    def look(self, number: int, ref: SceneRef) -> SceneJob | SceneResult:
         """Look at one scene."""
         stage = "open"
         try:
@@ -76,7 +65,7 @@ class Surveyor:
             notes.append(warning)
         ground = SceneGround(ref.scene, grid.height, grid.width, grid.crs, facts.transform)
         taken = facts.taken_at
-        return SceneJob(number, ref, grid, ground, taken, way, score, tuple(notes), claim)
+        return SceneJob(number, ref, grid, ground, taken, way, score, tuple(notes))
 
     def _drift(self, scene: Scene) -> tuple[float | None, str | None]:
         references = references_of_bundle(self.spec)

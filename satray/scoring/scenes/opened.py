@@ -3,7 +3,10 @@
 Legend: C wanted bands, H x W stored px of a window.
 """
 
+import functools
 import threading
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +26,9 @@ from satray.scoring.scenes.scene import BandSource, SceneRef, uris_of
 from satray.storage import Storage
 from satray.tiles.nodata import held, measured, together, void
 from satray.tiles.source import MASK
+
+PAUSES = (0.1, 0.3, 1.0, 3.0)
+"""Seconds before another try at a file that is read over a network."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,8 @@ class Scene:
         self._schemes = found
         self._storage = storage
         self._lock = threading.Lock()
+        self._failed = 0  # reads in a row
+        self._reopen: Callable[[], Scene] | None = None
         nodata: list[float | None] = [None] * len(facts.bands)
         for part in parts:
             for place, value in zip(part.at, part.nodata, strict=True):
@@ -131,10 +139,13 @@ class Scene:
         except (
             Exception
         ) as error:  # GDAL's errors share no base; what a file does to GDAL costs this scene only
+            if self._reopened():
+                return self.read(row, column, height, width)
             raise DecodeError(
                 f"{self.facts.scene}: rows {row} to {row + height}, columns {column} to "
                 f"{column + width} cannot be read: {reason(error)}"
             ) from error
+        self._failed = 0
         return self._conversion(x_CHW, self.facts.dtype), valid_CHW
 
     def _measured(
@@ -150,7 +161,47 @@ class Scene:
         valid_CHW = measured(x_CHW, self._nodata, shown_CHW, void_HW)
         return shown_CHW if valid_CHW is None else valid_CHW
 
+    def _reopened(self) -> bool:
+        """Open the files anew for one more try, where a network is between."""
+        if self._reopen is None or self._failed >= len(PAUSES):
+            return False
+        with self._lock:
+            time.sleep(PAUSES[self._failed])
+            self._failed += 1
+            self.close()
+            self._parts = self._reopen()._parts
+        return True
 
+
+def _patient(open_one: Callable[..., Scene]) -> Callable[..., Scene]:
+    """Have scenes opened, and read, again where GDAL fails over a network.
+
+    It repeats what is refused, but not an answer that ends halfway, and of that it keeps the half
+    until the file is closed.
+    """
+
+    @functools.wraps(open_one)
+    def patient(ref: SceneRef, *given: Any, **more: Any) -> Scene:
+        def again() -> Scene:
+            for pause in PAUSES:
+                try:
+                    return open_one(ref, *given, **more)
+                except MisfitError:
+                    raise
+                except DecodeError:
+                    time.sleep(pause)
+            return open_one(ref, *given, **more)
+
+        if not any(schemes(uris_of(ref.uri, ref.bands))):
+            return open_one(ref, *given, **more)
+        scene = again()
+        scene._reopen = again
+        return scene
+
+    return patient
+
+
+@_patient
 def open_scene(
     ref: SceneRef,
     wanted_bands: tuple[str, ...],

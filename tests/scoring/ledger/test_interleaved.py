@@ -1,16 +1,16 @@
 """Three schedules at once over one store, in any order, with deaths, faults and a busy provider."""
 
+import json
 from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scoring.ledger.ledger_material import OUT, Scene, do_pass, make_ledger, owner_of
+from scoring.ledger.ledger_material import OUT, Scene, do_pass, make_ledger, owner_of, plan
 from scoring.ledger.memory_store import MemoryStore
 from scoring.ledger.turns import Turns
 
-from satray.scoring.ledger import Key, list_finals, look, plan_pass, read_done
-from satray.scoring.ledger.marks import history_of, parse
+from satray.scoring.ledger.marks import parse
 
 NAMES = ("a.tif", "b.tif")
 ORDERS = st.one_of(
@@ -42,9 +42,8 @@ class World:
         self.passes = passes
 
     def program(self):
-        ledger = make_ledger(self.store)
         for _ in range(self.passes):
-            do_pass(ledger, self.scenes, self.end, self.claimed)
+            do_pass(make_ledger(self.store), self.scenes, self.end, self.claimed)
 
     def scenes(self):
         self.store.list("s3://scenes")
@@ -59,39 +58,42 @@ class World:
 
     def before(self, request, uri):
         told = self.turns.gate()
-        who = self.turns.who
-        if request == "list":
-            self.looks[who] = (self.store.clock, dict(self.store.objects))
         below = uri.removeprefix(f"{OUT}/")
-        if below.startswith("ledger/") and request != "create":
-            assert request not in ("write", "delete") or below == "ledger/.clock", "marks are final"
-        mark = parse(below.rpartition("/")[2], self.store.clock) if request == "create" else None
-        if who and mark and mark.kind == "claim" and uri not in self.store.objects:
-            self.check_takeover(who, uri, mark)
-        if request == "write" and below.startswith(("cam/", "items/")):
-            self.check_finals()
+        name = below.rpartition("/")[2]
+        if below.startswith("ledger/") and request in ("write", "delete"):
+            assert name == ".clock" or below.startswith("ledger/runs/"), "marks are final"
+        if request == "list" and below == "ledger":
+            self.looks[self.turns.who] = (self.store.clock, dict(self.store.objects))
+        mark = parse(name, self.store.clock) if request == "create" else None
+        if self.turns.who and mark and mark.kind == "claim" and uri not in self.store.objects:
+            self.check_takeover(uri, mark)
         return told
 
-    def check_takeover(self, who, uri, mark):
+    def check_takeover(self, uri, mark):
         """When its owner-to-be looked last, the attempt before had ended or was silent."""
-        when, objects = self.looks[who]
-        seen = MemoryStore(objects=objects)
+        when, objects = self.looks[self.turns.who]
+        seen = MemoryStore(objects=objects, clock=when)
         scene, version, _ = uri.removeprefix(f"{OUT}/ledger/").split("/")
         ledger = make_ledger(seen)
-        history = history_of(seen.list(f"{OUT}/ledger/{scene}"))
-        state = ledger.judge(history, version, when)
+        state = ledger.judge(ledger.look().history(scene), version, when)
         assert state.open
         assert mark.number == state.attempts + 1
 
-    def check_finals(self):
-        """What stands under final names was committed."""
-        ledger = make_ledger(MemoryStore(objects=self.store.objects))
-        for name in NAMES:
-            for path in ledger.final_paths(name):
-                if f"{OUT}/{path}" in self.store.objects:
-                    version, attempt, token = owner_of(self.store.objects[f"{OUT}/{path}"][0])
-                    done = read_done(ledger, Key(name, version))
-                    assert (done.attempt, done.token) == (attempt, token)
+    def rows(self):
+        """How often each scene is in a record."""
+        records = [d for uri, (d, _) in self.store.objects.items() if uri.startswith(f"{OUT}/runs")]
+        return Counter(name for data in records for name in json.loads(data))
+
+    def check_finals(self, ledger, done):
+        """Each scene's files are one attempt's, that of its commit."""
+        for key in done:
+            result, _ = ledger.verified(key)
+            owners = {
+                owner_of(self.store.objects[f"{OUT}/{product['path']}"][0])
+                for product in result["products"]
+            }
+            assert len(owners) == 1, "one attempt's files"
+            assert owners.pop()[0] == key.version
 
     def step(self, name, requests):
         """Let one program do so many requests; None: all of them."""
@@ -123,25 +125,22 @@ class World:
 def test_schedules_at_once(orders, ends):
     world = World(ends)
     world.play(orders)
-    world.check_finals()
 
-    ledger = make_ledger(world.store, max_attempts=12)  # what is left over is done by one alone
-    for _ in range(13):
+    for _ in range(13):  # what is left over is done by one alone
         world.store.pass_time(101)
+        ledger = make_ledger(world.store, max_attempts=12)
         do_pass(ledger, world.scenes, world.end, world.claimed)
-    view, finals = look(ledger), list_finals(ledger)
-    plan = plan_pass(world.scenes(), view, ledger, finals, settle=0)
-    assert not plan.todo
-    assert not plan.held
-    assert not plan.repair
-    for key in plan.done:
-        done = read_done(ledger, key)
-        for product in done.products:
-            data = world.store.objects[f"{OUT}/{product.final}"][0]
-            assert owner_of(data) == (key.version, done.attempt, done.token), "one attempt's files"
-    for key in plan.failed:
+    ledger = make_ledger(world.store, max_attempts=12)
+    view, found = ledger.look(), plan(ledger, world.scenes())
+    assert not (found.todo)
+    assert not (found.held)
+    assert not (found.doubtful)
+    assert not (found.untold)
+    world.check_finals(ledger, found.done)
+    for key in found.failed:
         assert any(mark.kind == "final" for mark in view.history(key.scene).marks(key.version))
-    assert {key.scene for key in (*plan.done, *plan.failed)} == set(NAMES)
+    assert {key.scene for key in (*found.done, *found.failed)} == set(NAMES)
+    assert {key.scene for key in found.done} <= set(world.rows()), "nothing is lost to the tables"
 
     world.store.requests.clear()  # all is done: only the clock is read
     assert do_pass(ledger, world.scenes()) == []
@@ -149,7 +148,7 @@ def test_schedules_at_once(orders, ends):
     assert written == [("write", f"{OUT}/ledger/.clock")]
 
 
-STEPS = st.integers(0, 45)
+STEPS = st.integers(0, 60)
 
 
 @settings(max_examples=200)
@@ -162,8 +161,26 @@ def test_owners_given_up_that_wake_mix_nothing(before, middle, after, provided):
 @pytest.mark.parametrize("provided", [False, True])
 def test_an_owner_given_up_that_wakes_changes_nothing(provided):
     """It sleeps before each of its requests in turn, until another has done everything."""
-    for before in range(45):
+    for before in range(60):
         sleep_and_wake(before, None, 0, provided)
+
+
+@pytest.mark.parametrize("death", ["kill", "refuse"])
+def test_a_run_that_ends_anywhere_is_followed_and_each_scene_is_told_once(death):
+    for before in range(60):
+        world = World([], programs=2, passes=1)
+        world.step("s0", before)
+        if "s0" in world.turns.alive:
+            world.turns.turn(world.turns.alive.index("s0"), death)
+        world.step("s0", None)
+        world.store.pass_time(101)
+        world.step("s1", None)
+        ledger = make_ledger(world.store)
+        do_pass(ledger, world.scenes())  # the sign of life of one that died after its record
+        found = plan(ledger, world.scenes())
+        assert {key.scene for key in found.done} == set(NAMES), before
+        world.check_finals(ledger, found.done)
+        assert world.rows() == dict.fromkeys(NAMES, 1), before
 
 
 def sleep_and_wake(before, middle, after, provided):
@@ -176,22 +193,11 @@ def sleep_and_wake(before, middle, after, provided):
     world.step("s0", after)
     world.step("s1", None)
     world.step("s0", None)
-    world.check_finals()
+    for _ in range(3):  # what was written late is found and made good
+        world.store.pass_time(101)
+        do_pass(make_ledger(world.store), world.scenes())
     ledger = make_ledger(world.store)
-    plan = plan_pass(world.scenes(), look(ledger), ledger, list_finals(ledger), settle=0)
-    assert not plan.held
-    if middle is None:  # what the second one made before the first woke is what stands there still
-        assert {key.scene for key in plan.done} == set(NAMES)
-        for key in plan.done:
-            for product in read_done(ledger, key).products:
-                owner = owner_of(world.store.objects[f"{OUT}/{product.final}"][0])
-                assert owner[0] == key.version
-    for name in NAMES:  # never one version's map beside another's catalogue entry
-        owners = {
-            owner_of(world.store.objects[f"{OUT}/{path}"][0])
-            for path in ledger.final_paths(name)
-            if f"{OUT}/{path}" in world.store.objects
-        }
-        assert len(owners) <= 1
-    do_pass(ledger, world.scenes())
-    assert not plan_pass(world.scenes(), look(ledger), ledger, list_finals(ledger)).repair
+    found = plan(ledger, world.scenes())
+    assert {key.scene for key in found.done} == set(NAMES)
+    assert not found.doubtful
+    world.check_finals(ledger, found.done)

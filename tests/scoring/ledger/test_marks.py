@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scoring.ledger.ledger_material import CONFIG
 from scoring.ledger.memory_store import START
 
-from satray.scoring.ledger import config_of, key_of, safe_part
+from satray.scoring.ledger import Mark, config_of, key_of, safe_part
 from satray.scoring.ledger.marks import histories, parse
 from satray.scoring.rasters import cam_path
 from satray.storage import Entry
@@ -62,26 +62,25 @@ def test_a_key_tells_scene_etag_model_and_settings_apart():
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "number", "digest"),
+    ("name", "kind", "number", "run", "digest"),
     [
-        ("0001", "claim", 1, ""),
-        ("12345", "claim", 12345, ""),
-        ("0002.alive-0003", "alive", 2, ""),
-        ("0001.failed", "failed", 1, ""),
-        ("0001.final", "final", 1, ""),
-        ("0001.released", "released", 1, ""),
-        ("done", "done", 0, ""),
-        ("published-0002-0123456789abcdef", "published", 2, "0123456789abcdef"),
+        ("0001", "claim", 1, "", ""),
+        ("12345", "claim", 12345, "", ""),
+        ("0001.failed-b6", "failed", 1, "b6", ""),
+        ("0001.final-b6", "final", 1, "b6", ""),
+        ("0001.released", "released", 1, "", ""),
+        ("done", "done", 0, "", ""),
+        ("done.told-b6-0123456789abcdef", "told", 0, "b6", "0123456789abcdef"),
+        ("done.from-b6", "from", 0, "b6", ""),
     ],
 )
-def test_marks(name, kind, number, digest):
-    mark = parse(name, START)
-    assert (mark.kind, mark.number, mark.digest) == (kind, number, digest)
+def test_marks(name, kind, number, run, digest):
+    assert parse(name, START) == Mark(kind, number, START, run, digest)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", "1", "0001.", "0001.done", "done.tmp", "0001.alive", "published-0001", "README", "٠٠٠١"],
+    ["", "1", "0001.", "0001.done", "done.tmp", "0001.failed", "done.told-x", "README", "٠٠٠١"],
 )
 def test_strangers_are_no_marks(name):
     assert parse(name, START) is None

@@ -1,5 +1,6 @@
 """The ledger on a real disk, between real processes."""
 
+import json
 import multiprocessing
 import signal
 from pathlib import Path
@@ -12,9 +13,9 @@ from scoring.ledger.ledger_material import (
     make_ledger,
     owner_of,
     pass_of_a_process,
+    plan,
 )
 
-from satray.scoring.ledger import key_of, list_finals, look, plan_pass, read_done
 from satray.storage import Storage
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -38,17 +39,18 @@ def test_two_processes_score_each_scene_once(tmp_path):
 
     ledger = make_ledger(Storage(), str(tmp_path))
     scenes = [Scene(name) for name in names]
-    view = look(ledger)
-    plan = plan_pass(scenes, view, ledger, list_finals(ledger))
-    assert len(plan.done) == 50
-    assert not plan.todo
-    assert not plan.repair
-    for key in plan.done:
-        kinds = [mark.kind for mark in view.history(key.scene).marks(key.version)]
-        assert sorted(kinds) == ["alive", "claim", "done", "published"]
-        done = read_done(ledger, key)
-        for product in done.products:
-            assert owner_of((tmp_path / product.final).read_bytes())[2] == done.token
+    view, found = ledger.look(), plan(ledger, scenes)
+    assert len(found.done) == 50
+    assert not (found.todo)
+    assert not (found.doubtful)
+    rows = [name for path in (tmp_path / "runs").iterdir() for name in json.loads(path.read_text())]
+    assert sorted(rows) == sorted(names)
+    for key in found.done:
+        marks = view.history(key.scene).marks(key.version)
+        assert sorted(mark.kind for mark in marks) == ["claim", "done", "told"]
+        (run,) = {mark.run for mark in marks if mark.kind == "told"}
+        for product in ledger.verified(key)[0]["products"]:
+            assert owner_of((tmp_path / product["path"]).read_bytes())[2] == run
 
 
 def test_a_killed_owner_is_followed(tmp_path):
@@ -62,26 +64,8 @@ def test_a_killed_owner_is_followed(tmp_path):
     age(Path(ledger.root), 100)
     (claim,) = do_pass(ledger, [scene])
     assert claim.attempt == 2
-    assert owner_of((tmp_path / "cam/a.tif.tif").read_bytes())[1:] == (2, claim.token)
-    left = [path.name for path in (tmp_path / "attempts").glob("*/*/*")]
-    assert left == [f"0002-{claim.token[:12]}"]  # the victim's half is gone
-
-
-def test_files_touched_on_disk_are_repaired(tmp_path):
-    ledger = make_ledger(Storage(), str(tmp_path))
-    scene = Scene("a.tif")
-    do_pass(ledger, [scene])
-    item = tmp_path / "items/a.tif.json"
-    before = item.read_bytes()
-    item.write_bytes(b"x" * len(before))
-    do_pass(ledger, [scene])
-    assert item.read_bytes() == before
-    item.unlink()
-    do_pass(ledger, [scene])
-    assert item.read_bytes() == before
-    plan = plan_pass([scene], look(ledger), ledger, list_finals(ledger))
-    assert plan.done == (key_of("a.tif", "e1", ledger.config),)
-    assert not plan.repair
+    for path in ("cam/a.tif.tif", "items/a.tif.json"):
+        assert owner_of((tmp_path / path).read_bytes())[1:] == (2, ledger.run_id)
 
 
 def test_hostile_names_stay_below_the_output(tmp_path):
@@ -92,6 +76,6 @@ def test_hostile_names_stay_below_the_output(tmp_path):
     scenes = [Scene(name) for name in names]
     assert len(do_pass(ledger, scenes)) == len(names)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    plan = plan_pass(scenes, look(ledger), ledger, list_finals(ledger))
-    assert len(plan.done) == len(names)
-    assert not plan.repair
+    found = plan(ledger, scenes)
+    assert len(found.done) == len(names)
+    assert not found.doubtful

@@ -5,11 +5,11 @@ from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
-from scoring.ledger.ledger_material import OUT, Scene, do_pass, make_ledger
+from scoring.ledger.ledger_material import OUT, Scene, do_pass, make_ledger, plan, take
 from scoring.ledger.memory_store import MemoryStore
 
-from satray.scoring.ledger import key_of, list_finals, look, plan_pass
-from satray.scoring.ledger.settled import fingerprint
+from satray.scoring.ledger import key_of
+from satray.scoring.ledger.marks import fingerprint
 from satray.storage import Entry
 
 
@@ -21,15 +21,15 @@ def test_ten_thousand_done_scenes_take_one_listing():
     entry = Entry("", "", 5, hashlib.md5(b"bytes").hexdigest(), store.clock)
     for scene in scenes:
         finals = dict.fromkeys(ledger.final_paths(scene.scene), entry)
-        marks = ("0001", "0001.alive-0001", "done", f"published-0001-{fingerprint(finals)}")
+        marks = ("0001", "done", f"done.told-a-{fingerprint(finals)}")
         key = key_of(scene.scene, scene.etag, ledger.config)
         for uri in [*(ledger.uri(key, mark) for mark in marks), *(f"{OUT}/{f}" for f in finals)]:
             store.objects[uri] = made
     del store.objects[f"{OUT}/cam/scene-00007.tif.tif"]
-    plan = plan_pass(scenes, look(ledger), ledger, list_finals(ledger))
-    assert len(plan.done) == 10_000
-    assert not plan.todo
-    assert [key.scene for key in plan.repair] == ["scene-00007.tif"]
+    found = plan(ledger, scenes)
+    assert len(found.done) == 10_000
+    assert not found.todo
+    assert [one.key.scene for one in found.doubtful] == ["scene-00007.tif"]
     assert store.requests == [
         ("write", f"{OUT}/ledger/.clock"),
         ("head", f"{OUT}/ledger/.clock"),
@@ -49,29 +49,26 @@ def test_each_scene_is_sorted_once():
         [Scene(name) for name in ("d.tif", *ends)],
         outcome=lambda claim: ends.get(claim.key.scene, "done"),
     )
-    view = look(ledger)
-    held = key_of("h.tif", "e1", ledger.config)
-    ledger.claim(held, view.history("h.tif"), view.now)
+    held = take(make_ledger(store), Scene("h.tif")).key
     scenes = [Scene(name) for name in ("h.tif", "d.tif", "n.tif", *ends, "c.tif")]
     young = Scene("y.tif", modified=now - timedelta(seconds=30))
-    plan = plan_pass(
+    found = plan(
+        make_ledger(store),
         [*scenes, young],
-        look(ledger),
-        ledger,
-        list_finals(ledger),
+        settle=60,
         changing={"c.tif": "still growing: 1 bytes, then 2", "elsewhere.tif": "gone"},
     )
-    assert [task.seen.scene for task in plan.todo] == ["n.tif", "f.tif", "r.tif"]
-    assert [task.state.status for task in plan.todo] == ["new", "failed", "expired"]
-    assert [key.scene for key in plan.done] == ["d.tif"]
-    assert plan.held == (held,)
-    assert {key.scene: state.final for key, state in plan.failed.items()} == {"x.tif": True}
-    assert dict(plan.growing) == {
+    assert [task.seen.scene for task in found.todo] == ["n.tif", "f.tif", "r.tif"]
+    assert [key.scene for key in found.done] == ["d.tif"]
+    assert found.held == (held,)
+    assert {key.scene: mark.kind for key, mark in found.failed.items()} == {"x.tif": "final"}
+    assert not found.untold  # the run that failed has it in its tables
+    assert dict(found.growing) == {
         "c.tif": "still growing: 1 bytes, then 2",
         "y.tif": "changed 30 s ago, less than settle=60 s",
     }
-    assert not plan.repair
-    assert plan_pass([young], look(ledger), ledger, {}, settle=30).todo
+    assert not found.doubtful
+    assert plan(ledger, [young], settle=30).todo
 
 
 @given(st.lists(st.integers(0, 30), unique=True), st.lists(st.integers(0, 30), unique=True))

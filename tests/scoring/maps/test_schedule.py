@@ -1,20 +1,23 @@
 """only_new: each version of a scene once, whoever else works in the same folder."""
 
-import datetime
+import dataclasses
+import hashlib
 import json
 import os
+import shutil
 import time
+from collections import Counter
 from pathlib import Path
 
 import maps_material as material
 import pyarrow.parquet as pq
 import pytest
+import rasterio
 
 from satray.config.score import ScoreRecipe
-from satray.errors import InputError
+from satray.errors import InputError, SatrayError
 from satray.models.bundle import bundle_digest
-from satray.scoring.ledger import key_of, look
-from satray.scoring.ledger.marks import NOTHING
+from satray.scoring.ledger import key_of
 from satray.scoring.maps.look import ledger_of, scenes_of
 from satray.scoring.over_tiles import read_spec
 from satray.storage import Storage
@@ -60,15 +63,31 @@ class Schedule:
         model = bundle_digest(given.bundle, STORE)[:12]
         return ledger_of(given, spec, model, "f" * 12, str(self.out), STORE)
 
-    def claim(self, scene: str):
+    def claim(self, scene: str, run: str = "f" * 12):
         """Another owner's claim."""
-        ledger = self.ledger()
+        ledger = dataclasses.replace(self.ledger(), run_id=run)
+        ledger.beat()
         found = scenes_of(self.recipe(), read_spec(str(self.bundle), STORE), STORE)
         (ref,) = (one for one in found.scenes if one.scene == scene)
         key = key_of(ref.scene, ref.etag, ledger.config)
-        claim = ledger.claim(key, look(ledger).history(scene), ledger.now())
+        view = ledger.look()
+        claim = ledger.claim(key, view.history(scene), view.now)
         assert claim is not None
         return ledger, claim
+
+    def silent(self) -> None:
+        """Let a long time pass for all that was said in the ledger."""
+        for path in (self.out / "ledger").rglob("*"):
+            if path.is_file():
+                self.aged(path, 1000)
+
+    def predicted(self) -> dict[str, int]:
+        """Rows by scene in the predictions of all recorded runs."""
+        runs = [path.stem for path in (self.out / "runs").glob("*.json")]
+        tables = {path.stem for path in (self.out / "predictions").glob("*.parquet")}
+        assert tables <= set(runs)
+        found = [pq.read_table(self.out / "predictions" / f"{run}.parquet") for run in tables]
+        return dict(Counter(row for table in found for row in table["scene"].to_pylist()))
 
     def files(self) -> dict[str, bytes]:
         return {
@@ -116,12 +135,34 @@ def test_twice_is_once(schedule, inline):
     assert "nothing to score" in said
     assert "scenes: 2 done" in said
     assert schedule.files() == before  # an hourly job leaves nothing an hour
-    # what is gone is published again, without a forward
-    (out / "cam" / "a.tif.tif").unlink()
-    _, outcome, _, said = schedule.run()
+
+
+@pytest.mark.parametrize("harm", ["gone", "other", "copied"])
+def test_files_that_are_gone_or_changed_are_made_again(schedule, inline, harm):
+    schedule.put("a.tif")
+    schedule.put("b.tif", seed=1)
+    schedule.run()
+    cam = schedule.out / "cam" / "a.tif.tif"
+    before = cam.read_bytes()
+    inline.done.clear()
+    if harm == "gone":
+        cam.unlink()
+    else:
+        cam.write_bytes(before if harm == "copied" else b"x" * len(before))
+    run, outcome, _, said = schedule.run()
+    if harm == "copied":  # to another disk, say: only the time is new
+        assert outcome.idle
+        assert inline.done == []
+    else:
+        assert len(inline.done) == 1
+        assert outcome.counts["again"] == 1
+        assert scored_in(run) == ["a.tif"]
+        assert any("1 scenes are scored again: files are missing or changed" in s for s in said)
+        with rasterio.open(cam) as found, rasterio.MemoryFile(before).open() as old:
+            assert (found.read() == old.read()).all()
+    inline.done.clear()
+    assert schedule.run()[1].idle
     assert inline.done == []
-    assert outcome.counts["repaired"] == 1
-    assert (out / "cam/a.tif.tif").read_bytes() == before["cam/a.tif.tif"]
 
 
 def test_nothing_to_do_needs_no_ray(schedule, monkeypatch):
@@ -233,7 +274,7 @@ def test_a_claim_made_between_the_look_and_ours(schedule, inline, monkeypatch):
 
     monkeypatch.setattr(scheduled, "_sort", then_claimed)
     _, outcome, _, said = schedule.run()
-    assert inline.done == []
+    assert inline.px == 0
     assert outcome.idle
     assert "1 scenes are in work elsewhere" in said
 
@@ -242,30 +283,32 @@ def test_an_expired_claim_is_taken_over(schedule, inline):
     schedule.run()
     schedule.put("a.tif")
     ledger, claim = schedule.claim("a.tif")
-    for path in (schedule.out / "ledger").rglob("0001"):
-        schedule.aged(path, 1000)
+    schedule.silent()
     run, _, _, _ = schedule.run()
     assert scored_in(run) == ["a.tif"]
     assert not ledger.stands(claim)
     marks = {p.name for p in (schedule.out / "ledger").rglob("*") if p.is_file()}
-    assert {"0001", "0002"} <= marks
-    assert any(name.startswith("0002") and "done" in name for name in marks) or "done" in marks
+    assert {"0001", "0002", "done"} <= marks
+    schedule.run()
+    assert not list((schedule.out / "ledger" / "runs").glob("*"))
 
 
-def test_an_owner_that_was_taken_over_publishes_nothing(schedule, inline):
-    """Its claim expires while it works, and the other is through first."""
+def test_an_owner_that_was_taken_over_publishes_nothing(schedule, inline, monkeypatch):
+    """It is silent for long before it delivers, and the other is through first."""
+    from satray.scoring.maps import actor
+
     schedule.put("a.tif")
-    shown = []
+    real, shown = actor.Delivery.deliver, []
 
-    def slow(number, unit):
-        inline.before = None
-        for path in (schedule.out / "ledger").rglob("0001*"):
-            schedule.aged(path, 1000)
+    def slow(self, *given):
+        monkeypatch.setattr(actor.Delivery, "deliver", real)
+        schedule.silent()
         run, outcome, _, _ = schedule.run()
         assert outcome.counts["detections"] == 1
         shown.append((run.run_id, schedule.files()))
+        return real(self, *given)
 
-    inline.before = slow
+    monkeypatch.setattr(actor.Delivery, "deliver", slow)
     _, _, _, said = schedule.run()
     ((winner, before),) = shown
     after = schedule.files()
@@ -291,6 +334,8 @@ def test_failures_are_tried_again_up_to_the_limit(schedule, inline):
     assert outcome.idle
     assert "scenes: 1 done, 1 given up" in said
     assert any(line.startswith("  b.tif: given up: ") for line in said)
+    assert outcome.status == 0  # as the budget of this test allows
+    assert schedule.run(schedule={"max_attempts": 2}, error_budget=0.3)[1].status == 3
     schedule.put("b.tif", seed=4, age=OLD / 2)  # whole at last
     run, outcome, _, _ = schedule.run(schedule={"max_attempts": 2})
     assert scored_in(run) == ["b.tif"]
@@ -308,8 +353,9 @@ def test_what_can_never_succeed_is_tried_once(schedule):
 
 
 def test_a_run_that_dies_gives_its_scenes_back(schedule, inline):
-    schedule.put("a.tif")
-    schedule.put("b.tif")
+    """What it had finished stands in the tables of the run that finds it, each row once."""
+    for number in range(4):
+        schedule.put(f"{number}.tif", seed=number)
 
     def dies(number, unit):
         if number == 1:
@@ -318,12 +364,120 @@ def test_a_run_that_dies_gives_its_scenes_back(schedule, inline):
     inline.before = dies
     with pytest.raises(KeyboardInterrupt):
         schedule.run()
-    inline.before = None
+    orphan = schedule.out / "predictions" / f"{schedule.runs:012x}.parquet"
+    orphan.parent.mkdir(exist_ok=True)
+    orphan.write_bytes(b"of a run that died before its record")
+    inline.before, inline.done = None, []
+    run, outcome, _, said = schedule.run()
+    assert sorted(scored_in(run)) == ["0.tif", "1.tif", "2.tif", "3.tif"]
+    assert (outcome.counts["scenes"], outcome.counts["adopted"]) == (4, 1)
+    assert any("1 scenes were finished by runs that were cut short" in line for line in said)
+    assert len(inline.done) == 3
+    assert schedule.predicted() == {f"{number}.tif": 1 for number in range(4)}
+    assert schedule.run()[1].idle
+
+
+def test_a_cut_run_that_had_finished_all(schedule, inline, monkeypatch):
+    schedule.put("a.tif")
+    with monkeypatch.context() as patch:
+        patch.setattr("satray.scoring.maps.closing.close", dies_of_a_full_disk)
+        with pytest.raises(SatrayError, match="No space left"):
+            schedule.run()
     inline.done.clear()
+    run, outcome, _, _said = schedule.run()
+    assert (outcome.counts["scenes"], outcome.counts["adopted"]) == (1, 1)
+    assert scored_in(run) == ["a.tif"]
+    assert inline.done == []
+    assert schedule.predicted() == {"a.tif": 1}
+    assert schedule.run()[1].idle
+
+
+def dies_of_a_full_disk(*_, **__):
+    raise SatrayError("No space left on device")
+
+
+def test_a_full_disk_is_the_error_and_gives_nothing_up(schedule, inline, monkeypatch):
+    """The first cause is told, though nothing more can be written, and no attempt is counted."""
+    schedule.put("a.tif")
+    for _ in range(4):
+        with monkeypatch.context() as patch:
+
+            def full(number, unit, patch=patch):
+                patch.setattr(Storage, "write", dies_of_a_full_disk)
+                patch.setattr(Storage, "upload", dies_of_a_full_disk)
+
+            inline.before = full
+            with pytest.raises(SatrayError, match="No space left"):
+                schedule.run()
+        inline.before = None
+    schedule.silent()
     run, _, _, _ = schedule.run()
-    assert scored_in(run) == ["b.tif"]  # a was published before
-    assert len(inline.done) == 1
-    assert pq.read_table(schedule.out / "tables/a.tif.parquet").num_rows == 1
+    assert scored_in(run) == ["a.tif"]
+
+
+@pytest.mark.parametrize("moment", ["before the commit", "after the commit"])
+def test_work_that_is_done_twice_is_committed_once(schedule, inline, monkeypatch, moment):
+    """An actor dies with its products written, or committed; Ray gives the unit to another."""
+    from satray.scoring.maps import actor
+
+    schedule.put("a.tif")
+    schedule.put("b.tif", seed=1)
+    real, killed = actor.Delivery.commit, []
+
+    def deadly(self, claim, result):
+        if not killed:
+            if moment == "after the commit":
+                real(self, claim, result)
+            killed.append(schedule.files())
+            raise InterruptedError
+        real(self, claim, result)
+
+    monkeypatch.setattr(actor.Delivery, "commit", deadly)
+
+    def through(name, blocks, pool, make):
+        for block in blocks:
+            try:
+                yield from inline(name, [block], pool, make)
+            except InterruptedError:
+                yield from inline(name, [block], pool, make)
+
+    monkeypatch.setattr("satray.scoring.maps.crew.through_actors", through)
+    _run, outcome, record, _ = schedule.run()
+    assert (outcome.counts["scenes"], outcome.failed) == (2, 0)
+    after = schedule.files()
+    ((before),) = killed
+    for path, data in before.items():
+        if path.split("/")[0] in ("cam", "items", "tables", "detections", "quicklooks"):
+            assert after[path] == data, path
+    for product in record.products:
+        assert hashlib.sha256(after[product.path]).hexdigest() == product.sha256
+    assert schedule.predicted() == {"a.tif": 1, "b.tif": 1}
+    assert schedule.run()[1].idle
+
+
+def test_runs_cut_short_give_up_only_what_they_tried(schedule, inline):
+    """Each dies with one scene in work; the fourth finds it given up, and scores the rest."""
+    schedule.run()
+    for name in ("a.tif", "b.tif", "c.tif"):
+        schedule.put(name)
+    for run in ("1" * 12, "2" * 12, "3" * 12):
+        schedule.claim("a.tif", run)
+        schedule.silent()
+    run, outcome, _, said = schedule.run(error_budget=0.05)
+    assert sorted(scored_in(run)) == ["a.tif", "b.tif", "c.tif"]
+    assert outcome.status == 3
+    (row,) = material.rows_of(run, f"runs/{run.run_id}.failures.parquet")
+    assert (row["scene"], row["stage"]) == ("a.tif", "score")
+    assert row["error"] == "given up: no sign of life from its owner for 900 s, attempt 3"
+    assert any("a.tif: given up: no sign of life" in line for line in said)
+    before = schedule.files()
+    _, outcome, _, said = schedule.run(error_budget=0.05)
+    assert (outcome.idle, outcome.status) == (True, 3)  # and it stays so, until somebody looks
+    assert any("is tried again without" in line for line in said)
+    assert set(schedule.files()) <= set(before)
+    shutil.rmtree(schedule.out / "ledger" / "a.tif")
+    run, outcome, _, _ = schedule.run(error_budget=0.05)
+    assert (scored_in(run), outcome.status) == (["a.tif"], 0)
 
 
 def test_other_settings_or_another_bundle_score_anew(schedule, bundle):
@@ -349,24 +503,6 @@ def test_a_schedules_folder_is_its_own(schedule, inline, tmp_path):
     schedule.out = Path(run.out)
     with pytest.raises(InputError, match="holds run abcdefabcdef"):
         schedule.run()
-
-
-def test_scenes_in_waves(schedule, inline, monkeypatch):
-    from satray.scoring.maps import scheduled
-
-    monkeypatch.setattr(scheduled, "FIRST_WAVE", 1)
-    for number in range(4):
-        schedule.put(f"{number}.tif", seed=number)
-    run, outcome, _, _ = schedule.run()
-    assert outcome.counts["detections"] == 4
-    assert scored_in(run) == [f"{number}.tif" for number in range(4)]
-    tiles = material.rows_of(run, f"predictions/{run.run_id}.parquet")
-    assert [tile["scene"] for tile in tiles] == [f"{number}.tif" for number in range(4)]
-    assert {tile["run_id"] for tile in tiles} == {run.run_id}
-    assert datetime.datetime.fromisoformat(
-        json.loads((schedule.out / f"runs/{run.run_id}.json").read_text())["finished"]
-    )
-    assert look(schedule.ledger()).history("nobody.tif") == NOTHING
 
 
 def test_what_a_killed_run_left_long_ago_is_removed(schedule, inline):
