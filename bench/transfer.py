@@ -343,7 +343,9 @@ def train(
         if log is not None:
             with log.open("a") as sink:
                 took = time.perf_counter() - begun
-                sink.write(f"{experiment.id} {len(rows)} {row['map']:.4f} {took:.0f} s\n")
+                sink.write(
+                    f"{experiment.id.replace(' ', '_')} {len(rows)} {row['map']:.4f} {took:.0f} s\n"
+                )
         logits["last"] = report.predictions.logits_NK
         if row[setup.best] > top:
             top, logits["best"] = row[setup.best], report.predictions.logits_NK
@@ -487,8 +489,8 @@ def run(options: argparse.Namespace) -> int:
         one for one in wanted
         if all(name in weights for key in one.keys for name in re.findall(r"=\{(lite\d)\}", key))
     ]  # fmt: skip
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda":
+    device = options.device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    if device != "cpu":
         print(torch.cuda.get_device_name(), torch.__version__, flush=True)
     print(f"{len(done)} done, {len(wanted)} to do on {device}, {options.jobs} at once", flush=True)
     with tempfile.TemporaryDirectory() as folder:
