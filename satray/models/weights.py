@@ -6,7 +6,10 @@ network is left out, and a first convolution for other bands is adapted (`first_
 head nothing may be missing, left over, or of another shape.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +21,6 @@ from satray.models.backbones import AFTER_FEATURES, Backbone
 from satray.models.first_conv import adapt_first_conv
 from satray.models.network import Network
 from satray.models.pretrained import fetch, is_word, published
-from satray.models.stored_names import COUNTER, Tensors, arranged, listed
 from satray.models.weight_files import parse_state, read_state, unwrap
 from satray.storage import Storage
 
@@ -31,10 +33,19 @@ __all__ = [
     "read_weights",
 ]
 
+# Counters that files from before PyTorch 0.4.1 lack; nothing uses them.
+_COUNTER = ".num_batches_tracked"
+# Copies of a network that follow another one in the same file: of two, the other is meant.
+_FOLLOWERS = re.compile(r"encoder_k|momentum|target|ema")
+# First name of torchvision's MobileNetV2 and its kin, which are told by place, not by name.
+_BY_PLACE = "features.0.0.weight"
+_LISTED = 3
 _HEADS = (
     *(f"{name}." for name in AFTER_FEATURES),
     *("last_linear.", "AuxLogits.", "aux.", "aux_classifier.", "projector.", "projection_head."),
 )
+
+Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -144,9 +155,9 @@ def load_weights(
             first convolution cannot be adapted.
     """
     target = backbone.body.state_dict()
-    wanted = {name for name in target if not name.endswith(COUNTER)}
+    wanted = {name for name in target if not name.endswith(_COUNTER)}
     given = unwrap(state)
-    prefix, tensors = arranged(given, backbone, tower, source)
+    prefix, tensors = _arranged(given, backbone, tower, source)
     first = f"{backbone.first_conv}.weight" if backbone.first_conv else ""
     for name in wanted & tensors.keys():
         tensors[name] = _unflattened(tensors[name], target[name])
@@ -189,10 +200,10 @@ def _refuse_others(
         if name in wanted and name in tensors and tensors[name].shape != target[name].shape
     ]
     told = [
-        listed(names, word)
+        _listed(names, word)
         for names, word in (
             (missing, f"of its {len(wanted)} tensors missing"),
-            ([name for name in rest if not name.endswith(COUNTER)], "unexpected"),
+            ([name for name in rest if not name.endswith(_COUNTER)], "unexpected"),
             (clashing, "of another shape"),
         )
         if names
@@ -218,3 +229,102 @@ def _classifiers(backbone: Backbone) -> tuple[str, ...]:
 
 def _size(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _arranged(given: Tensors, backbone: Backbone, tower: str, source: str) -> tuple[str, Tensors]:
+    """The tensors that are meant for a backbone, in its names, and what stood before those names.
+
+    Names are first taken as they are; of files that fit as little as half, the names before timm
+    converts them.
+    """
+    target = backbone.body.state_dict()
+
+    def fits(tensors: Tensors) -> int:
+        return sum(name in target and v.shape == target[name].shape for name, v in tensors.items())
+
+    prefix, own = _part(given, target, tower, source)
+    own = _by_place(own, target)
+    found = max((_converted(own, backbone), own), key=fits)
+    if 2 * fits(found) < len(target):
+        foreign = _converted(_bare(given), backbone)
+        _, foreign = _part(foreign, target, tower, source)
+        if fits(foreign) > fits(found):
+            return "", foreign
+    return prefix, dict(found)
+
+
+def _part(tensors: Tensors, target: Tensors, tower: str, source: str) -> tuple[str, Tensors]:
+    """The part of a file that has most of the wanted names, and what stands before them in it.
+
+    Raises:
+        InputError: several parts have as many, and nothing says which is meant.
+    """
+    known = {name for name in target if not name.endswith(_COUNTER)}
+    known |= {_BY_PLACE} if "conv_stem.weight" in target else set()
+    counts: Counter[str] = Counter()
+    for name in tensors:
+        starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
+        counts.update(name[:start] for start in starts if name[start:] in known)
+    if not counts:
+        return "", tensors
+    most = max(counts.values())
+    best = [prefix for prefix, count in counts.items() if count == most]
+    best = [p for p in best if p.endswith(f"towers.{tower}.body.")] or best
+    best = [p for p in best if not _FOLLOWERS.search(p)] or best
+    if len(best) > 1 and 2 * most >= len(known):
+        raise InputError(
+            f"{source}: holds {_listed([f'{p}*' for p in best], 'networks that fit')}; accepted: "
+            "a file with the one that is meant"
+        )
+    prefix = best[0]
+    return prefix, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+
+
+def _bare(tensors: Tensors) -> Tensors:
+    """The tensors without the words that all their names begin with."""
+    first = {name.split(".", 1)[0] for name in tensors if "." in name}
+    while len(first) == 1 and all("." in name for name in tensors):
+        tensors = {name.split(".", 1)[1]: value for name, value in tensors.items()}
+        first = {name.split(".", 1)[0] for name in tensors if "." in name}
+    return tensors
+
+
+def _converted(tensors: Tensors, backbone: Backbone) -> Tensors:
+    """What timm makes of other repositories' names, for the backbones that it does so for."""
+    module = sys.modules[type(backbone.body).__module__]
+    convert: Callable[..., object] | None = getattr(module, "checkpoint_filter_fn", None)
+    if convert is None:
+        return tensors
+    try:
+        found = convert(dict(tensors), backbone.body)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError,
+            TypeError, ValueError):  # fmt: skip
+        return tensors  # it was written for others; what does not fit is told in a moment
+    return unwrap(found) or tensors
+
+
+def _by_place(tensors: Tensors, target: Tensors) -> Tensors:
+    """A torchvision MobileNetV2 in timm's names: the same tensors in the same order.
+
+    torchvision's ResNets and InceptionV3 have timm's names already.
+    """
+    if _BY_PLACE not in tensors or "conv_stem.weight" not in target:
+        return tensors
+    theirs = [n for n in tensors if n.startswith("features.") and not n.endswith(_COUNTER)]
+    ours = [name for name in target if not name.endswith(_COUNTER)]
+    same = len(theirs) == len(ours) and all(
+        # The first convolution may take other bands; it is adapted later.
+        tensors[t].shape == target[o].shape or o == "conv_stem.weight"
+        for t, o in zip(theirs, ours, strict=True)
+    )
+    if not same:
+        return tensors
+    renamed = {o: tensors[t] for t, o in zip(theirs, ours, strict=True)}
+    rest = {n: v for n, v in tensors.items() if not n.startswith("features.")}
+    return renamed | rest
+
+
+def _listed(names: Sequence[str], word: str) -> str:
+    """`3 missing (a, b, ...)`."""
+    more = ", ..." if len(names) > _LISTED else ""
+    return f"{len(names)} {word} ({', '.join(names[:_LISTED])}{more})"
