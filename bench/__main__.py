@@ -6,6 +6,7 @@ import sys
 NAMES = {
     "ingest": "tiles a second that the streaming room delivers",
     "ablation": "what each part of the recommended recipe adds to validation mAP",
+    "transfer": "transfer against training from scratch, and what each part of the recipe gives",
     "pooling": "average against maximum pooling, and where their maps point",
     "sweep": "many heads over cached features, against extraction alone and the naive way",
     "winner": "the default sweep on the demo, its winner against the default recipe",

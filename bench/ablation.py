@@ -20,7 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-COMMON = ("variant=single3", "input.size=128", "batch=32", "stages.0.learning_rate=2e-3")
+COMMON = (
+    "variant=single3",
+    "weights=none",
+    "input.size=128",
+    "batch=32",
+    "stages.0.learning_rate=2e-3",
+)
 
 WAYS: dict[str, tuple[str, ...]] = {
     "recommended": (),

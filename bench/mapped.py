@@ -60,7 +60,7 @@ def train(path: Path, tiles: int, passes: int) -> dict[str, Any]:
     from satray.training.plan.stages import plan_training
 
     recipe = TrainRecipe.model_validate(
-        {"index": "none", "batch": 256, "augment": {"views": VIEWS},
+        {"index": "none", "weights": "none", "batch": 256, "augment": {"views": VIEWS},
          "stages": [{"trainable": "head", "pseudo_epochs": passes}]}
     )  # fmt: skip
     labels = (np.random.default_rng(1).random((tiles, CLASSES)) < 0.3).astype(np.uint8)

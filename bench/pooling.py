@@ -27,8 +27,8 @@ from bench.ablation import COMMON, run
 from satray.demo.pointing import Box, Point, Score, play, total
 
 DEMO = (
-    "variant=simple_cnn", "input.size=64", "batch=32", "stages.0.learning_rate=3e-3",
-    "stages.0.pseudo_epochs=12",
+    "variant=simple_cnn", "weights=none", "input.size=64", "batch=32",
+    "stages.0.learning_rate=3e-3", "stages.0.pseudo_epochs=12",
 )  # fmt: skip
 STEP = 32
 """Rows and columns from one Airbus window to the next, px."""

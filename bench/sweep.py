@@ -165,7 +165,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench sweep", description=__doc__)
     parser.add_argument("index", help="the `out` of a prepare run over RGB tiles")
     parser.add_argument("--variants", default="single3,mobilenet_v2,resnet50_v2")
-    parser.add_argument("--weights", default="none", help="of all variants: none or imagenet")
+    parser.add_argument("--weights", default="none", help="of all variants: none or pretrained")
     parser.add_argument("--heads", type=int, default=64, help="configurations a variant")
     parser.add_argument("--pseudo-epochs", type=float, default=10.0)
     parser.add_argument("--size", type=int, default=128)

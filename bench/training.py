@@ -112,8 +112,8 @@ def satray_run(
         status = main(
             Job("train", TrainRecipe, inputs, plan, work),
             [
-                f"index={index_uri}", f"out={out}", "variant=single3", f"batch={batch}",
-                f"input.size={size}", f"pseudo_epoch={samples}", f"seed={seed}",
+                f"index={index_uri}", f"out={out}", "variant=single3", "weights=none",
+                f"batch={batch}", f"input.size={size}", f"pseudo_epoch={samples}", f"seed={seed}",
                 f"stages.0.learning_rate={RATE}", "stages.0.pseudo_epochs=3",
                 f"cache.enabled={str(cache).lower()}", f"cache.folder={folder}/cache",
                 f"precision={precision}", *PLAIN,

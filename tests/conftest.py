@@ -16,6 +16,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Several processes share few cores: threads of one would only spin and wait for those of another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What a test forgets to name is not fetched.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 pytest_plugins = ["conftest_s3"]
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

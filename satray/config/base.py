@@ -1,5 +1,6 @@
 """What every recipe has in common."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -93,6 +94,18 @@ class Recipe(Section):
 
     makes: ClassVar[str]
     """What the job writes below `out`, in one line for `--help`."""
+
+    @classmethod
+    def usual(cls, name: str, given: Mapping[str, Any]) -> tuple[Section, ...]:
+        """The list that a key has where it is not given.
+
+        Args:
+            name: of the key.
+            given: the other keys.
+        """
+        del given
+        default = cls.model_fields[name].get_default() if name in cls.model_fields else ()
+        return default if isinstance(default, tuple) else ()
 
     out: str | None = key(
         None,

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from satray.config.base import Recipe
 from satray.config.complaints import one_line
 from satray.errors import InputError
 
@@ -160,10 +161,9 @@ def fill_lists(model: type[BaseModel], tree: dict[str, Any], overrides: dict[str
     """Lay out default lists that an override steps into, so that `stages.0.x=1` works alone."""
     for dotted in overrides:
         first, _, rest = dotted.partition(".")
-        field = model.model_fields.get(first)
-        if rest and rest[0] in "0123456789" and first not in tree and field is not None:
-            default = field.get_default()
-            if isinstance(default, tuple):
+        if rest and rest[0] in "0123456789" and first not in tree:
+            default = model.usual(first, tree | overrides) if issubclass(model, Recipe) else ()
+            if default:
                 tree[first] = [item.model_dump(mode="json") for item in default]
 
 

@@ -58,8 +58,13 @@ def paths_at(model: type[BaseModel], key: str, value: Any) -> Iterator[tuple[str
 def _texts(name: str, value: Any, words: list[str]) -> Iterator[tuple[str, str]]:
     values = value if isinstance(value, dict) else {"": value}
     for part, text in values.items():
-        if isinstance(text, str) and text not in words:
+        if isinstance(text, str) and not _is_word(text, words):
             yield (f"{name}.{part}" if part else name), text
+
+
+def _is_word(text: str, words: list[str]) -> bool:
+    """Whether a value is a word, alone or with more after a colon (`pretrained:TAG`)."""
+    return text in words or (text.partition(":")[0] in words and "/" not in text)
 
 
 def map_paths(recipe: R, change: Callable[[str], str]) -> R:
@@ -74,9 +79,10 @@ def map_paths(recipe: R, change: Callable[[str], str]) -> R:
         words = extra["words"]
         if isinstance(value, dict):
             update[name] = {
-                part: text if text in words else change(text) for part, text in value.items()
+                part: text if _is_word(text, words) else change(text)
+                for part, text in value.items()
             }
-        elif value not in words:
+        elif not _is_word(value, words):
             update[name] = change(value)
     return recipe.model_copy(update=update)
 

@@ -100,6 +100,26 @@ class StageOptions(Section):
         return self
 
 
+FROM_SCRATCH = (StageOptions(),)
+"""Stages where nothing was taught before."""
+FINE_TUNING = (
+    StageOptions(
+        trainable="head",
+        learning_rate=3e-3,
+        schedule=ScheduleOptions(name="constant"),
+        pseudo_epochs=3.0,
+    ),
+    StageOptions(
+        learning_rate=1e-3,
+        layer_decay=0.8,
+        schedule=ScheduleOptions(name="cosine", warmup=1.0),
+        pseudo_epochs=20.0,
+    ),
+)
+"""Stages where weights are given: a head that fits them first, so that what it does not know yet
+does not tear them. Values: bench/RESULTS.md."""
+
+
 class RangeOptions(Section):
     """The learning-rate range test (landscape, and `learning_rate: auto`)."""
 

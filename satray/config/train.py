@@ -1,13 +1,14 @@
 """Keys of `train`."""
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
 from satray.config.base import Recipe, Section, key
 from satray.config.model import FirstConv, Pooling, VariantOptions
 from satray.config.regularise import AugmentOptions, AverageOptions, CalibrateOptions, LossOptions
-from satray.config.stages import RangeOptions, StageOptions
+from satray.config.stages import FINE_TUNING, FROM_SCRATCH, RangeOptions, StageOptions
 
 
 class NormalizeOptions(Section):
@@ -85,11 +86,13 @@ class TrainRecipe(Recipe):
     )
     pooling: Pooling | None = key(None, "avg, max or lse in place of the variant's own")
     weights: str | dict[str, str] = key(
-        "none",
-        "none, imagenet (fetched by name), or a file: .safetensors or .pth; or one a tower "
-        "{tower: ...}",
+        "pretrained",
+        "pretrained: timm's default weights of each backbone, fetched once by name; "
+        "pretrained:TAG: another of its tags; imagenet: those of the Planet report; a file, "
+        ".safetensors or .pth; none: from scratch, as unpublished backbones (simple_cnn) always; "
+        "or one a tower {tower: ...}",
         path=True,
-        words=("none", "imagenet"),
+        words=("none", "pretrained", "imagenet"),
     )
     first_conv: FirstConv = key(
         "kaiming",
@@ -112,7 +115,12 @@ class TrainRecipe(Recipe):
     calibrate: CalibrateOptions = key(CalibrateOptions(), "temperature and thresholds")
     landscape: RangeOptions = key(RangeOptions(), "range test of `learning_rate: auto`")
     optimizer: OptimizerOptions = key(OptimizerOptions(), "optimiser")
-    stages: tuple[StageOptions, ...] = key((StageOptions(),), "stages, in order", min_length=1)
+    stages: tuple[StageOptions, ...] = key(
+        (),
+        "stages, in order; default with weights: the head, then all of it at a lower rate, lower "
+        "still towards the first block; from scratch: all of it",
+        min_length=1,
+    )
     batch: int = key(32, "global batch, over all workers", unit="tiles", ge=1)
     pseudo_epoch: int | None = key(
         None,
@@ -145,3 +153,24 @@ class TrainRecipe(Recipe):
         "as training goes on; in an object store, at the end; mlflow: MLFLOW_TRACKING_URI",
         identity=False,
     )
+
+    @model_validator(mode="after")
+    def _usual_stages(self) -> "TrainRecipe":
+        if not self.stages:  # not among the keys that were given: `model_fields_set` says so
+            self.__dict__["stages"] = self.usual("stages", self.__dict__)
+        return self
+
+    @classmethod
+    def usual(cls, name: str, given: Mapping[str, Any]) -> tuple[Section, ...]:
+        """Stages by what is trained, as far as the keys tell: `simple_cnn` is not published."""
+        if name != "stages":
+            return super().usual(name, given)
+        weights, variant = given.get("weights", "pretrained"), given.get("variant", "single3")
+        if isinstance(variant, VariantOptions):
+            variant = variant.model_dump()
+        towers = variant.get("towers", ()) if isinstance(variant, Mapping) else ()
+        ours = isinstance(variant, str) and variant.startswith("simple_cnn")
+        ours = ours or (bool(towers) and all(t.get("backbone") == "simple_cnn" for t in towers))
+        sources = weights.values() if isinstance(weights, Mapping) else (weights,)
+        scratch = all(each == "none" or (ours and each == "pretrained") for each in sources)
+        return FROM_SCRATCH if scratch else FINE_TUNING

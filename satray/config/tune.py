@@ -83,8 +83,9 @@ class TuneRecipe(Recipe):
     space: dict[str, Any] = key(
         {},
         f"key of train -> {AXIS}; each with `when: {{key: [values]}}` where it belongs to these "
-        "alone, a range with `points` for a grid. Default: the built-in variants with CAMs that "
-        "the index has bands for (and that have the weights asked for) x learning rate x schedule",
+        "alone, a range with `points` for a grid. Default: heads on the built-in variants with "
+        "CAMs that the index has bands for and somebody has published weights of (with "
+        "base.weights=none: all of them) x learning rate x schedule",
     )
     search: Literal["grid", "random", "optuna"] = key(
         "grid",
@@ -108,8 +109,9 @@ class TuneRecipe(Recipe):
     features: FeatureOptions = key(FeatureOptions(), "features of frozen backbones")
     refit: bool = key(
         False,
-        "train the best configuration again, as `train` would: bundle/ is then that training's, "
-        "with figures of its own, and refit/ holds its history and curves",
+        "train the best configuration again, as `train` would, and where it is a head on "
+        "pretrained weights go on to fine-tune all of it: bundle/ and best.yaml are then that "
+        "training's, with figures of its own, and refit/ holds its history and curves",
     )
     seed: int = key(
         0, "seed of the search, and of every trial where base and space give none", ge=0

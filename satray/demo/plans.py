@@ -61,6 +61,7 @@ def train_recipe(recipe: DemoRecipe, out: str, name: str, train_tiles: int) -> T
         index=join(out, "prepare"),
         variant=NETWORKS[name],
         input=InputOptions(size=recipe.size),
+        weights="none",
         stages=(StageOptions(learning_rate=3e-3, pseudo_epochs=recipe.pseudo_epochs),),
         batch=min(32, train_tiles),
         pseudo_epoch=PASSES * train_tiles,

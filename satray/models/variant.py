@@ -8,8 +8,6 @@ from satray.config.model import Pooling, TowerOptions, VariantOptions
 from satray.errors import InputError
 
 RGB = ("red", "green", "blue")
-UNPUBLISHED = ("simple_cnn",)
-"""Backbones that nobody has published ImageNet weights of."""
 
 
 def _one(
@@ -63,20 +61,6 @@ def resolve(variant: str | VariantOptions, pooling: Pooling | None = None) -> Va
             )
         variant = found
     return variant if pooling is None else variant.model_copy(update={"pooling": pooling})
-
-
-def without_imagenet(variant: VariantOptions, weights: str | dict[str, str]) -> str | None:
-    """The backbone that is to start from ImageNet's weights and has none; None: all have.
-
-    Args:
-        variant: whose towers take the weights.
-        weights: key of `train`.
-    """
-    for tower in variant.towers:
-        wanted = weights.get(tower.name) if isinstance(weights, dict) else weights
-        if wanted == "imagenet" and tower.backbone in UNPUBLISHED:
-            return tower.backbone
-    return None
 
 
 def input_bands(variant: VariantOptions) -> tuple[str, ...]:

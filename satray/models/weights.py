@@ -20,13 +20,12 @@ from satray.errors import InputError
 from satray.models.backbones import AFTER_FEATURES, Backbone
 from satray.models.first_conv import adapt_first_conv
 from satray.models.network import Network
-from satray.models.pretrained import fetch_imagenet
+from satray.models.pretrained import fetch, is_word, published
 from satray.models.weight_files import parse_state, read_state, unwrap
 from satray.storage import Storage
 
 __all__ = [
     "WeightsReport",
-    "fetch_imagenet",
     "load_network_weights",
     "load_weights",
     "parse_state",
@@ -34,17 +33,17 @@ __all__ = [
     "read_weights",
 ]
 
-_HEADS = (
-    *(f"{name}." for name in AFTER_FEATURES),
-    *("last_linear.", "AuxLogits.", "aux.", "aux_classifier.", "projector.", "projection_head."),
-)
-# Counters that files from before PyTorch 0.4.1 lack; nothing here uses them.
+# Counters that files from before PyTorch 0.4.1 lack; nothing uses them.
 _COUNTER = ".num_batches_tracked"
 # Copies of a network that follow another one in the same file: of two, the other is meant.
 _FOLLOWERS = re.compile(r"encoder_k|momentum|target|ema")
 # First name of torchvision's MobileNetV2 and its kin, which are told by place, not by name.
 _BY_PLACE = "features.0.0.weight"
 _LISTED = 3
+_HEADS = (
+    *(f"{name}." for name in AFTER_FEATURES),
+    *("last_linear.", "AuxLogits.", "aux.", "aux_classifier.", "projector.", "projection_head."),
+)
 
 Tensors = dict[str, Tensor]
 
@@ -57,7 +56,7 @@ class WeightsReport:
     """Name of the tower, or of its backbone."""
 
     source: str
-    """Path, URI or `imagenet`."""
+    """Path, URI, or name of published weights."""
 
     loaded: int
     """Tensors taken over: all that the backbone has."""
@@ -79,46 +78,47 @@ class WeightsReport:
         return text
 
 
+Stored = tuple[str, Tensors]
+"""Name of what a tower starts from, and its tensors."""
+
+
 def read_weights(
-    weights: str | Mapping[str, str], variant: VariantOptions, storage: Storage
-) -> dict[str, tuple[str, dict[str, Tensor]]]:
-    """Source and tensors for each tower that has pretrained weights; for the driver.
+    sources: Mapping[str, str], variant: VariantOptions, storage: Storage
+) -> dict[str, Stored]:
+    """Name and tensors for each tower that has pretrained weights; for the driver.
 
     Args:
-        weights: the recipe's: `none`, `imagenet`, a file, or one of these a tower.
+        sources: of `satray.models.pretrained.sources_of`.
         variant: the towers.
         storage: how to reach files.
 
     Raises:
-        InputError: an unknown tower, or weights that cannot be read or fetched.
+        InputError: weights that cannot be read or fetched.
     """
-    towers = {tower.name: tower for tower in variant.towers}
-    if not isinstance(weights, str):
-        unknown = [name for name in weights if name not in towers]
-        if unknown:
-            raise InputError(
-                f"weights: no tower {', '.join(unknown)}; accepted: {', '.join(towers)}"
-            )
-        chosen = dict(weights)
-    else:
-        chosen = dict.fromkeys(towers, weights)
-    known: dict[tuple[str, str], dict[str, Tensor]] = {}
-    found: dict[str, tuple[str, dict[str, Tensor]]] = {}
-    for name, source in chosen.items():
+    backbones = {tower.name: tower.backbone for tower in variant.towers}
+    known: dict[tuple[str, str], Stored] = {}
+    found: dict[str, Stored] = {}
+    for name, source in sources.items():
         if source == "none":
             continue
-        key = (source, towers[name].backbone if source == "imagenet" else "")
+        key = (source, backbones[name] if is_word(source) else "")
         if key not in known:
-            known[key] = (
-                fetch_imagenet(key[1]) if source == "imagenet" else read_state(source, storage)
-            )
-        found[name] = (source, known[key])
+            known[key] = _read(source, backbones[name], storage)
+        found[name] = known[key]
     return found
+
+
+def _read(source: str, backbone: str, storage: Storage) -> Stored:
+    if not is_word(source):
+        return source, read_state(source, storage)
+    path, entry = fetch(backbone, source), published(backbone, source)
+    name = source if entry is None else f"{entry.name} ({source}; {entry.licence or 'no licence'})"
+    return name, parse_state(path.read_bytes(), path.name)
 
 
 def load_network_weights(
     network: Network,
-    weights: Mapping[str, tuple[str, dict[str, Tensor]]],
+    weights: Mapping[str, Stored],
     first_conv: FirstConv = "kaiming",
 ) -> tuple[WeightsReport, ...]:
     """Load what `read_weights` found into a network's towers; raises as `load_weights` does."""
@@ -215,6 +215,22 @@ def _refuse_others(
         )
 
 
+def _unflattened(stored: Tensor, wanted: Tensor) -> Tensor:
+    """Cadene's oldest files keep pointwise weights flat."""
+    flat = stored.ndim == 2 and wanted.shape == (*stored.shape, 1, 1)
+    return stored[:, :, None, None] if flat else stored
+
+
+def _classifiers(backbone: Backbone) -> tuple[str, ...]:
+    """Names of the head in timm's own files."""
+    named = getattr(backbone.body, "default_cfg", {}).get("classifier") or ()
+    return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
 def _arranged(given: Tensors, backbone: Backbone, tower: str, source: str) -> tuple[str, Tensors]:
     """The tensors that are meant for a backbone, in its names, and what stood before those names.
 
@@ -306,22 +322,6 @@ def _by_place(tensors: Tensors, target: Tensors) -> Tensors:
     renamed = {o: tensors[t] for t, o in zip(theirs, ours, strict=True)}
     rest = {n: v for n, v in tensors.items() if not n.startswith("features.")}
     return renamed | rest
-
-
-def _unflattened(stored: Tensor, wanted: Tensor) -> Tensor:
-    """Cadene's oldest files keep pointwise weights flat."""
-    flat = stored.ndim == 2 and wanted.shape == (*stored.shape, 1, 1)
-    return stored[:, :, None, None] if flat else stored
-
-
-def _classifiers(backbone: Backbone) -> tuple[str, ...]:
-    """Names of the head in timm's own files."""
-    named = getattr(backbone.body, "default_cfg", {}).get("classifier") or ()
-    return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
-
-
-def _size(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a number"
 
 
 def _listed(names: Sequence[str], word: str) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 from satray.config.tune import TuneRecipe
 from satray.errors import InputError
-from satray.models.variant import BUILT_IN, input_bands, without_imagenet
+from satray.models.pretrained import UNPUBLISHED, is_word
+from satray.models.variant import BUILT_IN, input_bands
 from satray.sweep.axes import Values
 from satray.sweep.space import Space
 from satray.sweep.trials import compose, dotted
@@ -22,9 +23,9 @@ RATE = "stages.0.learning_rate"
 def default_space(recipe: TuneRecipe, bands: Sequence[str], train_tiles: int) -> dict[str, Any]:
     """Variants x learning rate x schedule, as YAML would have it; what base fixes is left out.
 
-    The variants are the built-in ones with CAMs whose bands are there, and whose weights where
-    base asks for ImageNet's. Where a schedule cycles, a
-    cycle is a quarter or half of the stage; `step` drops twice.
+    The variants are the built-in ones with CAMs whose bands are there, and that somebody has
+    published weights of unless base asks for none. Where a schedule cycles, a cycle is a quarter
+    or half of the stage; `step` drops twice.
 
     Args:
         recipe: the sweep.
@@ -76,8 +77,13 @@ def _variants(bands: Sequence[str], weights: str | dict[str, str]) -> list[str]:
         for name, variant in BUILT_IN.items()
         if variant.head == "linear"
         and set(input_bands(variant)) <= set(bands)
-        and without_imagenet(variant, weights) is None
+        and not (_by_word(weights) and {t.backbone for t in variant.towers} & set(UNPUBLISHED))
     ]
+
+
+def _by_word(weights: str | dict[str, str]) -> bool:
+    given = weights.values() if isinstance(weights, dict) else (weights,)
+    return any(is_word(each) for each in given)
 
 
 def _fixes(base: Mapping[str, Any], key: str) -> bool:

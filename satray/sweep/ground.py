@@ -18,18 +18,21 @@ from satray import __version__
 from satray.config.paths import identity
 from satray.config.train import TrainRecipe
 from satray.errors import SatrayError
+from satray.models.pretrained import sources_of
 from satray.models.variant import resolve
 from satray.runs.run import Run
 from satray.storage import Storage, join
 from satray.sweep.feature_plan import RECORD as FEATURES
 from satray.sweep.feature_plan import feature_spec, head_only, with_views
 from satray.sweep.feature_table import FeatureTable
-from satray.training.plan.setup import Setup, Tiles, set_up, weight_files
+from satray.training.plan.setup import Setup, Tiles, Wanted, set_up, weights_wanted
 
 FOLDER = "grounds"
 """Beside the features."""
 RECORD, HEAD_FILE = "ground.json", "head.pt"
 """Files of a ground: what is known of it, written last; the first weights of the head alone."""
+DigestOf = Callable[[Wanted], str]
+"""Weights -> digest of their file."""
 ALIKE = ("weights", "first_conv", "input", "augment", "seed", "precision")
 """Keys of train, beside the variant, in which trials on one ground agree."""
 
@@ -66,19 +69,20 @@ class Laid:
     """Of the others, why not."""
 
 
-def ground_key(recipe: TrainRecipe, digest: str, digest_of: Callable[[str], str]) -> str:
+def ground_key(recipe: TrainRecipe, digest: str, digest_of: DigestOf) -> str:
     """Names the ground that a training stands on: 16 hexadecimal digits.
 
     Args:
         recipe: of the training.
         digest: of its index.
-        digest_of: URI of a weight file -> digest of its content.
+        digest_of: weights -> digest of their file.
     """
     variant = resolve(recipe.variant, recipe.pooling)
     told = identity(recipe)
     alike: dict[str, Any] = {name: told[name] for name in ALIKE}
     alike["augment"].pop("mixup", None)
-    files = {tower: digest_of(uri) for tower, uri in weight_files(recipe).items()}
+    wanted = weights_wanted(variant, sources_of(recipe.weights, variant))
+    files = {tower: digest_of(each) for tower, each in wanted.items()}
     whole = [_versions(), digest, variant.model_dump(mode="json"), alike, files]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -165,7 +169,7 @@ def lay(
     tiles: Tiles,
     run: Run,
     store: str,
-    digest_of: Callable[[str], str],
+    digest_of: DigestOf,
 ) -> Laid:
     """Settle the grounds of some trainings, and extract the features of those that can use them.
 
@@ -177,7 +181,7 @@ def lay(
         tiles: the index, read.
         run: of the sweep.
         store: folder of features and grounds.
-        digest_of: URI of a weight file -> digest of its content.
+        digest_of: weights -> digest of their file.
 
     Raises:
         SatrayError: not one of them can be had; why not the first.
@@ -211,7 +215,7 @@ def lay(
 
 
 def _by_key(
-    recipes: Iterable[TrainRecipe], tiles: Tiles, digest_of: Callable[[str], str]
+    recipes: Iterable[TrainRecipe], tiles: Tiles, digest_of: DigestOf
 ) -> list[tuple[str, TrainRecipe, bool]]:
     """Key, one of its recipes, and whether any of them trains the head alone."""
     kept: dict[str, tuple[TrainRecipe, bool]] = {}

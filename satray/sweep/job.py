@@ -14,8 +14,9 @@ from satray.sweep.board import table_lines
 from satray.sweep.plan import plan
 from satray.sweep.records import Metric, TrialRecord, by_status, ended_words
 from satray.sweep.sweep import resolved, unchanged
+from satray.sweep.trials import fine_tuning
 from satray.training.plan.description import counted
-from satray.training.plan.setup import weight_files
+from satray.training.plan.setup import look_up
 
 if TYPE_CHECKING:
     from satray.sweep.search import Found
@@ -32,9 +33,10 @@ def inputs(recipe: TuneRecipe, storage: Storage) -> dict[str, str]:
     sweep = resolved(recipe, storage)
     found = {"index": sweep.tiles.digest}
     for configuration in sweep.listed():
+        look_up(sweep.whole(configuration))
         sweep.check(configuration)
-        for uri in weight_files(sweep.trained(configuration)).values():
-            found[f"weights {uri}"] = sweep.digest_of(uri)
+        for wanted in sweep.wanted(configuration).values():
+            found[f"weights {' '.join(wanted).strip()}"] = sweep.digest_of(wanted)
     return found
 
 
@@ -56,6 +58,7 @@ def work(recipe: TuneRecipe, run: Run) -> Outcome:
     top = best.best_record(records, sweep.metric)
     lines = best.best_lines(records, sweep.metric, sweep.space)
     whole = found.whole(top.configuration)
+    whole = fine_tuning(whole) if recipe.refit else whole
     told = best.best_yaml(whole, [f"run {run.run_id}", *lines])
     run.publish("best.yaml", told.encode())
     with run.activity("best trial"):

@@ -50,7 +50,10 @@ def plan(recipe: TuneRecipe, storage: Storage) -> list[str]:
     if recipe.stop.name != "none":
         lines.append(f"early stopping: {recipe.stop.name}, one in {recipe.stop.factor} goes on")
     if recipe.refit:
-        lines.append("the best configuration is trained again, as train would (refit)")
+        lines.append(
+            "the best configuration is trained again, as train would, a pretrained head's network "
+            "then fine-tuned (refit)"
+        )
     return [*lines, *note_lines(sweep.notes), *unchanged(recipe, storage)]
 
 

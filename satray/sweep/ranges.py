@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from satray.runs.run import Run
 from satray.storage import join
 from satray.sweep.defaults import RATE, RATES, variants_of
 from satray.sweep.feature_plan import head_only
-from satray.sweep.ground import ground_key, settle_ground
+from satray.sweep.ground import DigestOf, ground_key, settle_ground
 from satray.sweep.resolve import rate_bounds
 from satray.sweep.space import Space
 from satray.sweep.trials import compose, short_value, trial_recipe
@@ -48,7 +47,7 @@ def range_tests(
     tiles: Tiles,
     run: Run,
     store: str,
-    digest_of: Callable[[str], str],
+    digest_of: DigestOf,
 ) -> Tested:
     """Test the first stage's learning rate of each variant. Ray is up.
 
@@ -60,7 +59,7 @@ def range_tests(
         tiles: its index.
         run: of the sweep.
         store: folder of features, grounds and tests; one that is there already is not done again.
-        digest_of: URI of a weight file -> digest of its content.
+        digest_of: weights -> digest of their file.
     """
     from satray.training.landscape import findings
     from satray.training.landscape.task import explore

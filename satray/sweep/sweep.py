@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.errors import InputError
-from satray.models.variant import resolve, without_imagenet
-from satray.runs.inputs import digest_file
+from satray.models.pretrained import sources_of
+from satray.models.variant import resolve
 from satray.storage import Storage, absolute, join
 from satray.sweep.feature_plan import head_only
-from satray.sweep.ground import ground_key
+from satray.sweep.ground import DigestOf, ground_key
 from satray.sweep.records import Metric, metric_of
 from satray.sweep.resolve import drawn, space_of
 from satray.sweep.space import Configuration, Space
 from satray.sweep.trials import as_trial, full_recipe, trial_id
 from satray.tiles.index import read_index
 from satray.tiles.unchanged import check_unchanged
-from satray.training.plan.setup import Tiles, read_tiles, set_up
+from satray.training.plan.setup import (
+    Tiles,
+    Wanted,
+    read_tiles,
+    set_up,
+    weights_digest,
+    weights_wanted,
+)
 from satray.training.plan.stages import plan_training
 
 FORESEEN = 64
@@ -28,6 +35,7 @@ FORESEEN = 64
 
 
 UNTAUGHT = "weights=none: heads are trained on backbones that nothing was taught"
+"""Also where nobody has published weights of a backbone."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,8 @@ class Sweep:
     """What is searched."""
     metric: Metric
     """What trials are compared by."""
-    digest_of: Callable[[str], str]
-    """URI of a weight file -> digest of its content."""
+    digest_of: DigestOf
+    """Weights -> digest of their file; published ones are fetched."""
     _known: _Known = field(default_factory=lambda: _Known(), compare=False, repr=False)
 
     @property
@@ -88,6 +96,12 @@ class Sweep:
             known[name] = ground_key(self.trained(configuration), self.tiles.digest, self.digest_of)
         return known[name]
 
+    def wanted(self, configuration: Configuration) -> dict[str, Wanted]:
+        """The weights that a trial's towers start from."""
+        recipe = self.trained(configuration)
+        variant = resolve(recipe.variant, recipe.pooling)
+        return weights_wanted(variant, sources_of(recipe.weights, variant))
+
     def asked(self, configuration: Configuration) -> tuple[float, int]:
         """What a trial is asked to see, before batches round it.
 
@@ -116,12 +130,6 @@ class Sweep:
                     f"stages.{number}.learning_rate=auto: trials are given theirs; accepted: "
                     f"{accepted}"
                 )
-        backbone = without_imagenet(resolve(recipe.variant, recipe.pooling), recipe.weights)
-        if backbone is not None:
-            raise InputError(
-                f"weights=imagenet: {backbone} has none (variant={_named(recipe)}); accepted: "
-                "another variant, a file, or none"
-            )
         heads = head_only(recipe) is None
         if heads:  # they train alone, whatever the workers
             alone = recipe.resources.model_copy(update={"workers": 1})
@@ -131,7 +139,7 @@ class Sweep:
         if rest not in self._known.checked:
             self._known.checked.add(rest)
             setup = set_up(recipe, Storage(self.recipe.storage), self.tiles)
-            if heads and recipe.weights == "none":
+            if heads and set(setup.sources.values()) == {"none"}:
                 notes[UNTAUGHT] = None
             notes.update(dict.fromkeys((*setup.plan.warnings, *setup.notes)))
             return setup.plan.total_samples
@@ -183,10 +191,6 @@ class _Known:
     """Remarks, in the order in which they came."""
 
 
-def _named(recipe: TrainRecipe) -> str:
-    return recipe.variant if isinstance(recipe.variant, str) else "your own"
-
-
 def resolved(recipe: TuneRecipe, storage: Storage) -> Sweep:
     """Read the index and lay out the space.
 
@@ -196,7 +200,7 @@ def resolved(recipe: TuneRecipe, storage: Storage) -> Sweep:
     tiles = read_tiles(recipe.index, storage)
     meta = tiles.index.meta
     space = space_of(recipe, meta.bands, tiles.index.split_counts.get("train", 0))
-    digest_of = functools.cache(functools.partial(digest_file, storage))
+    digest_of = functools.cache(functools.partial(weights_digest, storage=storage))
     return Sweep(recipe, tiles, space, metric_of(recipe, meta.task), digest_of)
 
 

@@ -11,9 +11,12 @@ from typing import Any
 from satray.config.complaints import is_section
 from satray.config.parse import apply_overrides, fill_lists, validate
 from satray.config.paths import map_paths
+from satray.config.stages import FINE_TUNING
 from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.errors import InputError
+from satray.models.pretrained import sources_of
+from satray.models.variant import resolve
 from satray.storage import absolute
 from satray.sweep.axes import canonical, text
 from satray.sweep.feature_plan import head_only
@@ -75,6 +78,7 @@ def compose(recipe: TuneRecipe, configuration: Mapping[str, Any]) -> TrainRecipe
             tree.setdefault("stages", [{}])  # the default, with nothing said of it yet
         fill_lists(TrainRecipe, tree, dict.fromkeys(keys))
         apply_overrides(tree, {key: copy.deepcopy(layer[key]) for key in keys})
+    tree.setdefault("stages", [{}])  # one of its own, not the usual ones
     if not any(TRAINABLE.fullmatch(key) for key in dotted(recipe.space)):
         _train_heads(tree)
     if recipe.metric != "auto":
@@ -87,9 +91,23 @@ def compose(recipe: TuneRecipe, configuration: Mapping[str, Any]) -> TrainRecipe
     return found.model_copy(update={"augment": found.augment.model_copy(update={"views": views})})
 
 
+def fine_tuning(recipe: TrainRecipe) -> TrainRecipe:
+    """The second step after a head: its own stages, then those in which `train` tunes all of it.
+
+    A recipe that trains more than the head, or whose towers start from nothing, is its own.
+    """
+    variant = resolve(recipe.variant, recipe.pooling)
+    taught = set(sources_of(recipe.weights, variant).values()) != {"none"}
+    if head_only(recipe) is not None or not taught:
+        return recipe
+    then = tuple(stage for stage in FINE_TUNING if stage.trainable != "head")
+    augment = recipe.augment.model_copy(update={"views": None})
+    return recipe.model_copy(update={"stages": (*recipe.stages, *then), "augment": augment})
+
+
 def _train_heads(tree: dict[str, Any]) -> None:
     """Let every stage train the head alone, where none of them says what it trains."""
-    stages = tree.setdefault("stages", [{}])
+    stages = tree["stages"]
     parts = stages if isinstance(stages, list) else []
     parts = [stage for stage in parts if isinstance(stage, dict)]
     if not any("trainable" in stage for stage in parts):

@@ -11,6 +11,7 @@ from satray import __version__
 from satray.models.bundle import bundle_files
 from satray.models.ensemble import ensemble
 from satray.models.geometry import probe_grid
+from satray.models.pretrained import origin
 from satray.models.spec import BundleSpec
 from satray.runs.jsonable import finite
 from satray.runs.run import Run
@@ -45,7 +46,10 @@ def bundle(setup: Setup, run: Run, choice: Choice, calibration: Calibration) -> 
         provenance={
             "run_id": run.run_id,
             "index": setup.digest,
-            "weights": setup.recipe.weights,
+            "weights": {
+                tower.name: origin(tower.backbone, setup.sources[tower.name])
+                for tower in setup.variant.towers
+            },
             "learning_rates": [stage.peak for stage in setup.plan.stages],
             "satray": __version__,
             "validation": finite(choice.validation),

@@ -1,46 +1,135 @@
+"""Published weights by name: what a word means, and what happens without a network."""
+
+import os
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from satray.errors import InputError
 from satray.models import pretrained
+from satray.models.pretrained import fetch, is_word, origin, published, sources_of
+from satray.models.variant import resolve
 
 
 @pytest.fixture(autouse=True)
-def _no_network(monkeypatch, tmp_path):
-    def refuse(*args, **kwargs):
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "create_connection", refuse)
+def _empty_caches(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
+def refused(*_, **__):
+    raise socket.gaierror(-2, "Name or service not known")
+
+
+def hanging(*_, **__):
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("connect", [refused, hanging])
 @pytest.mark.parametrize("backbone", ["resnet18", "legacy_xception", "resnetv2_50"])
-def test_offline_fails_quickly_in_one_line(backbone):
+def test_without_a_network_one_line_says_what_to_do_within_seconds(monkeypatch, backbone, connect):
+    monkeypatch.setattr(socket, "create_connection", connect)
+    for look in (lambda: fetch(backbone), lambda: pretrained.refuse_unreachable({backbone: "x"})):
+        start = time.monotonic()
+        with pytest.raises(
+            InputError, match=rf"cannot fetch those of {backbone}.*reached"
+        ) as caught:
+            look()
+        assert time.monotonic() - start < 5
+        told = str(caught.value)
+        assert "\n" not in told
+        assert "weights=FILE" in told
+        assert "https://huggingface.co/timm" in told
+        assert told.endswith("(weights=none)")
+
+
+def test_a_blackholed_hub_ends_the_job_within_seconds(tmp_path):
+    """From the command line, imports and all; the address is one that nobody answers at."""
+    given = {
+        "HF_ENDPOINT": "https://192.0.2.1", "HF_HOME": str(tmp_path / "empty"),
+        "TORCH_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0",
+    }  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | given
     start = time.monotonic()
-    with pytest.raises(InputError, match=rf"cannot fetch those of {backbone}: .*weights=none") as e:
-        pretrained.fetch_imagenet(backbone)
-    assert "\n" not in str(e.value)
-    assert "cannot be reached" in str(e.value)
-    assert time.monotonic() - start < 10
+    done = subprocess.run(
+        [sys.executable, "jobs/train.py", f"index={tmp_path}/none", "variant=single3"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "cannot fetch those of resnet18: 192.0.2.1 cannot be reached" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 2  # and the one that names the status
+    assert time.monotonic() - start < 15  # 5 on a machine of one's own
 
 
-def test_what_is_cached_needs_no_network(tmp_path):
+def test_offline_is_told_as_such(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set; give a file"):
+        pretrained.refuse_unreachable({"resnet18": "pretrained"})
+    pretrained.refuse_unreachable({"simple_cnn": "pretrained"})
+
+
+def test_what_is_cached_needs_no_network(monkeypatch, tmp_path):
+    monkeypatch.setattr(socket, "create_connection", refused)
     # legacy_xception has no hub id, only this address
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     torch.save({"conv1.weight": torch.ones(2)}, folder / "xception-43020ad28.pth")
-    assert torch.equal(pretrained.fetch_imagenet("legacy_xception")["conv1.weight"], torch.ones(2))
+    pretrained.refuse_unreachable({"legacy_xception": "pretrained"})
+    assert fetch("legacy_xception") == folder / "xception-43020ad28.pth"
+    told = origin("legacy_xception", "pretrained")
+    assert told["name"] == "legacy_xception.tf_in1k"
+    assert told["licence"] == "apache-2.0"
+    assert len(told["sha256"]) == 64
+    assert origin("legacy_xception", "/w.pth") == {"source": "/w.pth"}
 
 
-def test_the_documents_weights_are_torchvisions():
-    assert "resnet18-f37072fd" in pretrained._config("resnet18").url
-    assert pretrained._config("inception_v3").tag == "tv_in1k"
+def test_a_hub_file_is_found_in_the_hubs_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(socket, "create_connection", refused)
+    folder = tmp_path / "hub" / "models--timm--resnet18.a1_in1k"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc" / "model.safetensors").write_bytes(b"weights")
+    pretrained.refuse_unreachable({"resnet18": "pretrained"})
+    assert fetch("resnet18").read_bytes() == b"weights"
+    with pytest.raises(InputError, match=r"weights=imagenet: cannot fetch those of resnet18\.tv"):
+        fetch("resnet18", "imagenet")
 
 
-def test_simple_cnn_has_none():
-    with pytest.raises(InputError, match="simple_cnn has none"):
-        pretrained.fetch_imagenet("simple_cnn")
+@pytest.mark.parametrize(
+    ("backbone", "word", "name"),
+    [
+        ("resnet18", "pretrained", "resnet18.a1_in1k"),
+        ("resnet18", "imagenet", "resnet18.tv_in1k"),
+        ("resnet18", "pretrained:tv_in1k", "resnet18.tv_in1k"),
+        ("resnet18.tv_in1k", "pretrained", "resnet18.tv_in1k"),
+        ("tf_efficientnet_lite0", "pretrained", "tf_efficientnet_lite0.in1k"),
+        ("inception_v3", "imagenet", "inception_v3.tv_in1k"),
+    ],
+)
+def test_what_a_word_means(backbone, word, name):
+    assert published(backbone, word).name == name
+    assert is_word(word)
+
+
+def test_a_tag_that_there_is_not_is_told_with_those_that_there_are():
+    with pytest.raises(InputError, match=r"timm has no resnet18\.nope; its tags: .*tv_in1k"):
+        published("resnet18", "pretrained:nope")
+    assert not is_word("/data/pretrained:x.pth")
+    assert not is_word("s3://bucket/imagenet.pth")
+
+
+@pytest.mark.parametrize("backbone", ["simple_cnn", "resnet200"])
+def test_unpublished_backbones_start_from_nothing_unless_more_is_asked_for(backbone):
+    tower = {"name": "rgb", "backbone": backbone, "bands": ["red", "green", "blue"]}
+    variant = resolve("simple_cnn").model_validate({"towers": [tower]})
+    assert published(backbone) is None
+    assert sources_of("pretrained", variant) == {"rgb": "none"}
+    with pytest.raises(InputError, match=f"nobody has published any of {backbone}"):
+        sources_of("imagenet", variant)

@@ -8,6 +8,7 @@ from satray.config.model import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.models.backbones import build
 from satray.models.network import Network
+from satray.models.pretrained import sources_of
 from satray.models.variant import resolve
 from satray.models.weights import load_network_weights, load_weights, read_weights
 from satray.storage import Storage
@@ -237,7 +238,8 @@ def test_one_file_serves_both_towers_of_double4(tmp_path):
     source = build("resnet18", 3).body.state_dict()
     torch.save(source, tmp_path / "resnet18.pth")
     variant = resolve("double4")
-    found = read_weights(str(tmp_path / "resnet18.pth"), variant, Storage())
+    sources = sources_of(str(tmp_path / "resnet18.pth"), variant)
+    found = read_weights(sources, variant, Storage())
     assert found["rgb"][1] is found["nir"][1]  # read once
     network = Network(variant, 17)
     reports = load_network_weights(network, found)
@@ -249,8 +251,12 @@ def test_one_file_serves_both_towers_of_double4(tmp_path):
 def test_weights_a_tower(tmp_path):
     torch.save(build("resnet18", 3).body.state_dict(), tmp_path / "w.pth")
     variant = resolve("double4")
-    given = {"rgb": str(tmp_path / "w.pth"), "nir": "none"}
-    assert list(read_weights(given, variant, Storage())) == ["rgb"]
-    assert read_weights("none", variant, Storage()) == {}
+    for given in (
+        {"rgb": str(tmp_path / "w.pth"), "nir": "none"},
+        {"rgb": str(tmp_path / "w.pth")},
+    ):
+        found = read_weights(sources_of(given, variant), variant, Storage())
+        assert list(found) == ["rgb"]
+    assert read_weights(sources_of("none", variant), variant, Storage()) == {}
     with pytest.raises(InputError, match="no tower sar; accepted: rgb, nir"):
-        read_weights({"sar": "none"}, variant, Storage())
+        sources_of({"sar": "none"}, variant)

@@ -127,7 +127,7 @@ def test_wrong_credentials(
 def test_train(world: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     root, out = world["root"], tmp_path / "out"
     (tmp_path / "weights.pth").write_bytes(b"not weights")
-    sound = [f"index={world['index']}", "input.size=16"]
+    sound = [f"index={world['index']}", "input.size=16", "weights=none"]
     cases = [
         ([f"index={root}/tiles"], "no tile index|not a tile index|no run.json"),
         ([*sound, "variant=single4", "batch=4"], "nir.*red, green, blue"),

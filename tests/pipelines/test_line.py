@@ -49,8 +49,8 @@ def line(root: str) -> list[tuple[str, list[str]]]:
         (
             "train",
             [f"index={root}/index", f"out={root}/model", "variant=simple_cnn", "batch=8",
-             "input.size=32", "stages.0.pseudo_epochs=2", "deterministic=true",
-             "cache.enabled=false"],
+             "weights=none", "input.size=32", "stages.0.pseudo_epochs=2",
+             "deterministic=true", "cache.enabled=false"],
         ),
         (
             "evaluate",

@@ -47,6 +47,7 @@ def job(ray_session):
 def make_recipe(archive, store, base=None, **keys):
     common = {
         "variant": "simple_cnn",
+        "weights": "none",
         "input": {"size": SIDE},
         "batch": 8,
         "augment.views": 2,

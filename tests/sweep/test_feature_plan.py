@@ -35,7 +35,7 @@ HEAD = ({"trainable": "head", "pseudo_epochs": 2},)
 
 def recipe(**changes):
     augment = STILL | changes.pop("augment", {})
-    tree = {"index": "nowhere", "stages": HEAD, "augment": augment, **changes}
+    tree = {"index": "nowhere", "weights": "none", "stages": HEAD, "augment": augment, **changes}
     return TrainRecipe.model_validate(tree)
 
 
@@ -49,6 +49,7 @@ def setup(shape=(256, 256), mean=(0.0,) * 3, digest="d", tiles=(800, 200), **cha
         index=TileIndex(None, meta),
         digest=digest,
         variant=variant,
+        sources=dict.fromkeys((tower.name for tower in variant.towers), "none"),
         bands=bands,
         radiometry=Radiometry(),
         mean=mean,

@@ -20,8 +20,9 @@ def space(**keys) -> Space:
 def test_by_default_all_variants_with_cams_by_rates_by_schedules() -> None:
     found = configurations(tune(), space())
     schedules = 1 + 1 + 1 + 3 * 2  # constant, step, one_cycle; two cycles of those that cycle
-    assert len(found) == 8 * 3 * schedules == count(tune(), space())
-    assert {each["variant"] for each in found} == set(BUILT_IN) - {"simple_cnn_dense"}
+    assert len(found) == 7 * 3 * schedules == count(tune(), space())
+    assert {each["variant"] for each in found} == set(BUILT_IN) - {"simple_cnn", "simple_cnn_dense"}
+    assert {full_recipe(tune(), each).weights for each in found} == {"pretrained"}
     for each in found:
         stage = full_recipe(tune(), each).stages[0]
         assert stage.trainable == "head"
@@ -165,8 +166,13 @@ def test_range_tests_seed_the_rates_of_each_variant() -> None:
     assert variants_of(space_of(fixed, BANDS, 1000), fixed) == ["single4"]
 
 
-def test_where_imagenet_is_asked_for_variants_without_its_weights_are_left_out() -> None:
-    taught = {"base": {"weights": "imagenet"}}
-    assert "simple_cnn" in variants_of(space(), tune())
-    assert "simple_cnn" not in variants_of(space(**taught), tune(**taught))
-    assert "xception" in variants_of(space(**taught), tune(**taught))
+@pytest.mark.parametrize(
+    ("base", "all_of_them"),
+    [({}, False), ({"weights": "imagenet"}, False), ({"weights": "none"}, True)],
+)
+def test_variants_that_nobody_has_published_are_left_out_unless_none_is_asked_for(
+    base, all_of_them
+) -> None:
+    found = variants_of(space(base=base), tune(base=base))
+    assert ("simple_cnn" in found) == all_of_them
+    assert "xception" in found

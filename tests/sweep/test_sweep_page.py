@@ -26,9 +26,9 @@ def test_the_page_of_the_default_sweep(tmp_path) -> None:
     ]  # fmt: skip
     said = text_of((tmp_path / "report.html").read_bytes())
     for wanted in (
-        "216 of 216 trials by grid search",
+        "189 of 189 trials by grid search",
         "best by mAP",
-        "The first 50 of 216",
+        "The first 50 of 189",
         "refitted: 0.9",
         "8 variants, 12,345 vectors",
         "the loss is not finite",

@@ -4,11 +4,12 @@ import pytest
 from sweep_material import BANDS, tune
 
 from satray.config.parse import parse_yaml, validate
+from satray.config.stages import FINE_TUNING
 from satray.config.train import TrainRecipe
 from satray.errors import InputError
 from satray.sweep.best import best_yaml
 from satray.sweep.resolve import configurations, space_of
-from satray.sweep.trials import full_recipe, label, trial_id, trial_recipe
+from satray.sweep.trials import fine_tuning, full_recipe, label, trial_id, trial_recipe
 
 
 def test_a_trial_is_its_configuration_over_base_over_what_tune_says() -> None:
@@ -147,3 +148,22 @@ def test_best_yaml_is_the_same_training() -> None:
         assert text.startswith("# trial 1\n# two\n# lines\n#\n#   python jobs/train.py best.yaml")
         assert "overwrite" not in text
         assert "trainable: head" in text
+
+
+@pytest.mark.parametrize(
+    ("base", "trained"),
+    [
+        ({}, ["head", "all"]),
+        ({"weights": "none"}, ["head"]),
+        ({"variant": "simple_cnn"}, ["head"]),
+        ({"stages.0.trainable": "all"}, ["all"]),
+    ],
+)
+def test_a_pretrained_heads_second_step_tunes_all_of_its_network(base, trained) -> None:
+    whole = full_recipe(tune(base=base, features={"views": 8}), {"stages.0.learning_rate": 0.02})
+    found = fine_tuning(whole)
+    assert [stage.trainable for stage in found.stages] == trained
+    assert found.stages[0] == whole.stages[0]  # the winner's own
+    if len(trained) > 1:
+        assert found.stages[1] == FINE_TUNING[1]
+        assert found.augment.views is None

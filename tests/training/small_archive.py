@@ -77,6 +77,7 @@ def make_recipe(archive, folder, **changes):
     settings = {
         "index": archive.index,
         "variant": "simple_cnn",
+        "weights": "none",
         "input": {"size": SIDE},
         "batch": 8,
         "stages": [{"learning_rate": 3e-3, "pseudo_epochs": 3}],

@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parents[2] / "jobs" / "recipes"
 
 
 def told(task="multilabel", **changes):
-    given = validate(TrainRecipe, {"index": "x", **changes})
+    given = validate(TrainRecipe, {"index": "x", "weights": "none", **changes})
     return idle_keys(given, resolve(given.variant, given.pooling), task)
 
 

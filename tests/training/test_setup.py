@@ -1,17 +1,18 @@
 """How inputs are normalised: by the index's statistics, or as the weights want it."""
 
-import sys
-from types import SimpleNamespace
-
 import pytest
+from training.small_archive import generate
 from training.tiny_training import recipe
 
 from satray.config.model import TowerOptions, VariantOptions
+from satray.config.parse import build, validate
+from satray.config.stages import FINE_TUNING, FROM_SCRATCH, StageOptions
+from satray.config.train import TrainRecipe
 from satray.errors import InputError
 from satray.storage import Storage
 from satray.tiles.index import BandStatistics, IndexMeta
 from satray.training.plan.normalisation import normalisation
-from satray.training.plan.setup import best_metric
+from satray.training.plan.setup import best_metric, set_up
 
 RGB = ("red", "green", "blue")
 TWO = (("a", "resnet18"), ("b", "resnet18"))
@@ -38,6 +39,8 @@ IMAGENET = [0.485, 0.456, 0.406]
     [
         ("none", "statistics"),
         ("imagenet", IMAGENET),
+        ("pretrained", IMAGENET),
+        ("pretrained:tv_in1k", IMAGENET),
         ({"a": "imagenet", "b": "imagenet"}, IMAGENET),
         ({"a": "imagenet"}, "statistics"),
         ({"a": "imagenet", "b": "none"}, "statistics"),
@@ -68,19 +71,14 @@ def test_a_bundles_weights_are_not_imagenets(tmp_path):
     assert found(str(file), normalize="imagenet") == IMAGENET
 
 
-def test_towers_whose_weights_disagree_are_refused(monkeypatch):
-    published = {"resnet18": (0.485, 0.456, 0.406), "inception_v3": (0.5, 0.5, 0.5)}
-    models = SimpleNamespace(
-        get_pretrained_cfg=lambda name, allow_unregistered: SimpleNamespace(
-            mean=published[name], std=(0.2, 0.2, 0.2)
-        )
-    )
-    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(models=models))
-    towers = (("a", "resnet18"), ("b", "inception_v3"))
-    with pytest.raises(InputError, match=r"inception_v3 and resnet18.*normalize=statistics"):
+def test_towers_whose_weights_disagree_are_refused():
+    towers = (("a", "resnet18"), ("b", "tf_efficientnet_lite0"))
+    with pytest.raises(InputError, match=r"resnet18 and tf_eff.*normalize=statistics"):
         found("imagenet", towers)
     assert found("imagenet", towers, normalize="statistics") == "statistics"
-    assert found("imagenet", (("a", "resnet18"), ("b", "simple_cnn"))) == IMAGENET
+    mixed = (("a", "resnet18"), ("b", "simple_cnn"))
+    assert found({"a": "imagenet"}, mixed, normalize="imagenet") == IMAGENET
+    assert found("pretrained", mixed) == "statistics"  # nobody has published the other's
 
 
 @pytest.mark.parametrize(
@@ -95,3 +93,51 @@ def test_towers_whose_weights_disagree_are_refused(monkeypatch):
 )
 def test_what_picks_the_bundle(asked, task, found):
     assert best_metric(asked, task) == found
+
+
+OURS = {"towers": [{"name": "rgb", "backbone": "simple_cnn", "bands": ["red"]}]}
+UNPUBLISHED = {"towers": [{"name": "rgb", "backbone": "resnet200", "bands": ["red"]}]}
+
+
+@pytest.mark.parametrize(
+    ("given", "stages"),
+    [
+        ({}, FINE_TUNING),
+        ({"weights": "pretrained:tv_in1k"}, FINE_TUNING),
+        ({"weights": "/w.pth"}, FINE_TUNING),
+        ({"weights": "none"}, FROM_SCRATCH),
+        ({"weights": {"rgb": "none"}}, FROM_SCRATCH),
+        ({"weights": {"rgb": "none", "nir": "imagenet"}}, FINE_TUNING),
+        ({"variant": "simple_cnn"}, FROM_SCRATCH),
+        ({"variant": OURS}, FROM_SCRATCH),
+        ({"variant": OURS, "weights": "/w.pth"}, FINE_TUNING),
+    ],
+)
+def test_stages_by_default_suit_what_is_trained(given, stages):
+    assert validate(TrainRecipe, {"index": "x", **given}).stages == stages
+
+
+def test_a_key_set_by_hand_wins_over_the_default_stage_that_it_is_of():
+    def built(*keys):
+        return build(TrainRecipe, ["index=x", *keys], lambda *_: b"").stages
+
+    head, rest = built("stages.1.pseudo_epochs=2", "stages.1.layer_decay=0.5")
+    assert head == FINE_TUNING[0]
+    changed = {"pseudo_epochs": 2.0, "layer_decay": 0.5}
+    assert rest == FINE_TUNING[1].model_copy(update=changed)
+    (only,) = built("weights=none", "stages.0.pseudo_epochs=2")
+    assert only == FROM_SCRATCH[0].model_copy(update={"pseudo_epochs": 2.0})
+    (given,) = built("stages=[{pseudo_epochs: 2}]")
+    assert given == StageOptions(pseudo_epochs=2.0)
+
+
+def test_a_backbone_that_nobody_has_published_trains_from_scratch_and_says_so(tmp_path):
+    archive = generate(tmp_path, tiles=32)
+    tree = {"index": archive.index, "variant": UNPUBLISHED, "batch": 8}
+    setup = set_up(validate(TrainRecipe, tree), Storage())
+    assert setup.recipe.stages == FROM_SCRATCH
+    assert setup.sources == {"rgb": "none"}
+    told = "tower rgb: nobody has published weights of resnet200; it trains from scratch"
+    assert any(note.startswith(told) for note in setup.notes)
+    by_hand = validate(TrainRecipe, {**tree, "stages": [{"trainable": "head"}]})
+    assert [s.trainable for s in set_up(by_hand, Storage()).recipe.stages] == ["head"]

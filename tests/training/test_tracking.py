@@ -14,7 +14,7 @@ from satray.training.tracking import mlflow_run, sinks
 
 
 def recipe(tracker="mlflow", **more):
-    return TrainRecipe(index="/nowhere", tracking=tracker, **more)
+    return TrainRecipe(index="/nowhere", weights="none", tracking=tracker, **more)
 
 
 def row(pseudo_epoch, **more):

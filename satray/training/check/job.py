@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.config.check import CheckRecipe
+from satray.config.train import TrainRecipe
 from satray.errors import InputError
 from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run
@@ -48,7 +49,8 @@ def plan(recipe: CheckRecipe, storage: Storage) -> list[str]:
         *about(setup),
         *loaded,
         f"check: {recipe.batch} tiles of the train split, up to {options.steps} steps at learning "
-        f"rate {rate_of(recipe):.3g}; passes at loss < {options.loss:g} and all decisions right",
+        f"rate {rate_of(setup.recipe):.3g}; passes at loss < {options.loss:g} and all decisions "
+        "right",
         *unchanged(alone(recipe), storage),
     ]
 
@@ -67,7 +69,7 @@ def work(recipe: CheckRecipe, run: Run) -> Outcome:
         setup = measure.complete(set_up(alone(recipe), run.storage), run)
         weights = initial.stage(setup, run, _check_trainable)
         rows = choose_rows(setup.index.part("train").labels, recipe.batch, recipe.seed)
-    evidence = run_check(setup, recipe, run, weights, rows, rate_of(recipe))
+    evidence = run_check(setup, recipe, run, weights, rows, rate_of(setup.recipe))
     verdict, note = diagnose(evidence), labels_note(evidence)
     ids = setup.index.part("train").table.column("tile_id").take(rows).to_pylist()
     run.publish("check.json", to_json(_document(verdict, note, evidence, ids)))
@@ -97,8 +99,9 @@ def _check_trainable(network: "Network", setup: Setup) -> None:
     check_trainable(network, setup.recipe.check.trainable, "check.")
 
 
-def rate_of(recipe: CheckRecipe) -> float:
-    """The learning rate to try."""
+def rate_of(recipe: TrainRecipe) -> float:
+    """The learning rate to try, of a check's recipe."""
+    assert isinstance(recipe, CheckRecipe)
     if recipe.check.learning_rate is not None:
         return recipe.check.learning_rate
     given = [s.learning_rate for s in recipe.stages if not isinstance(s.learning_rate, str)]

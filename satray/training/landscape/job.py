@@ -17,12 +17,14 @@ def inputs(recipe: LandscapeRecipe, storage: Storage) -> dict[str, str]:
     Raises:
         InputError: what `train` would refuse too, or no such stage.
     """
-    if recipe.stage >= len(recipe.stages):
+    found = digests(recipe, storage)
+    stages = len(set_up(recipe, storage).recipe.stages)
+    if recipe.stage >= stages:
         raise InputError(
-            f"stage={recipe.stage}: the recipe has {counted(len(recipe.stages), 'stage')}; "
-            f"accepted: {'0' if len(recipe.stages) == 1 else f'0 to {len(recipe.stages) - 1}'}"
+            f"stage={recipe.stage}: the recipe has {counted(stages, 'stage')}; "
+            f"accepted: {'0' if stages == 1 else f'0 to {stages - 1}'}"
         )
-    return digests(recipe, storage)
+    return found
 
 
 def plan(recipe: LandscapeRecipe, storage: Storage) -> list[str]:
@@ -41,7 +43,7 @@ def plan(recipe: LandscapeRecipe, storage: Storage) -> list[str]:
     return [
         *about(setup),
         *loaded,
-        f"range test of stages[{recipe.stage}] ({recipe.stages[recipe.stage].trainable}): "
+        f"range test of stages[{recipe.stage}] ({setup.recipe.stages[recipe.stage].trainable}): "
         f"{counted(wanted.seeds, 'sweep')} of {wanted.steps} batches of {recipe.batch}, learning "
         f"rate "
         f"{wanted.lowest:g} to {wanted.highest:g}; up to {samples:,} samples, "

@@ -10,6 +10,7 @@ from satray.config.base import Section
 from satray.config.model import VariantOptions
 from satray.config.stages import StageOptions
 from satray.config.train import TrainRecipe
+from satray.models.pretrained import sources_of
 from satray.training.plan.cycles import SMITH
 from satray.training.plan.imbalance import loss_name
 
@@ -39,8 +40,7 @@ def _resized(case: Case) -> bool:
 
 
 def _has_weights(case: Case) -> bool:
-    given = case.recipe.weights
-    return any(each != "none" for each in (given.values() if isinstance(given, dict) else (given,)))
+    return set(sources_of(case.recipe.weights, case.variant).values()) != {"none"}
 
 
 def _linear(case: Case) -> bool:

@@ -1,11 +1,13 @@
 """What the network's input is: radiometry, bands to read, mean and deviation. No Ray, no torch."""
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 from satray.config.model import VariantOptions
 from satray.config.train import NormalizeOptions, TrainRecipe
 from satray.errors import InputError
+from satray.models.pretrained import is_word, published, sources_of
 from satray.models.radiometry import Radiometry
 from satray.models.variant import input_bands
 from satray.storage import Storage, join, parent
@@ -73,14 +75,14 @@ def normalisation(
             ones; or the index has no statistics of a band.
     """
     bands, way = input_bands(variant), recipe.input.normalize
+    sources = sources_of(recipe.weights, variant)
     stored = recipe.input.radiometry == "stored"
     if isinstance(way, NormalizeOptions):
         return _numbers(way, bands, radiometry(recipe.input.radiometry, bands, meta).reads(bands))
     colours = set(bands) <= {"red", "green", "blue"}
     eight_bit_rgb = stored and meta.dtype == "uint8" and colours
     if way == "auto":
-        published = eight_bit_rgb and _published(recipe, variant, storage)
-        way = "imagenet" if published else "statistics"
+        way = "imagenet" if eight_bit_rgb and _published(sources, storage) else "statistics"
     if way == "imagenet":
         stretched = recipe.input.radiometry == "percentile" and colours
         if not eight_bit_rgb and not stretched:
@@ -89,7 +91,7 @@ def normalisation(
                 f"({recipe.input.radiometry}); accepted for uint8 red, green and blue, or with "
                 "input.radiometry=percentile for red, green and blue; take statistics"
             )
-        mean, std = _imagenet(variant)
+        mean, std = _imagenet(variant, sources)
         full = 255 if stored else 1
         places = [("red", "green", "blue").index(band) for band in bands]
         return tuple(full * mean[i] for i in places), tuple(full * std[i] for i in places)
@@ -118,31 +120,23 @@ def _numbers(
     return (*given.mean, *[0.0] * others), (*given.std, *[1.0] * others)
 
 
-def _published(recipe: TrainRecipe, variant: VariantOptions, storage: Storage) -> bool:
+def _published(sources: Mapping[str, str], storage: Storage) -> bool:
     """Whether every tower has pretrained weights, none of them a satray bundle's."""
-    given = recipe.weights
-    sources = {
-        given.get(tower.name, "none") if isinstance(given, dict) else given
-        for tower in variant.towers
-    }
-    if "none" in sources:
+    if "none" in sources.values():
         return False
     # A bundle's weights were trained on what its own model.json says.
-    return not any(storage.exists(join(parent(s), "model.json")) for s in sources - {"imagenet"})
+    files = {source for source in sources.values() if not is_word(source)}
+    return not any(storage.exists(join(parent(file), "model.json")) for file in files)
 
 
-def _imagenet(variant: VariantOptions) -> tuple[Numbers, Numbers]:
-    """What the backbones' published weights were trained with."""
-    names = {tower.backbone for tower in variant.towers} - {"simple_cnn"}
-    if not names:
-        return IMAGENET_MEAN, IMAGENET_STD
-    import timm  # seconds: only where it is needed
-
+def _imagenet(variant: VariantOptions, sources: Mapping[str, str]) -> tuple[Numbers, Numbers]:
+    """What the towers' weights were trained with; of files, what the backbones' published were."""
     found: dict[tuple[Numbers, Numbers], str] = {}
-    for name in sorted(names):
-        published = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
-        if published is not None:
-            found.setdefault((tuple(published.mean), tuple(published.std)), name)
+    for tower in sorted(variant.towers, key=lambda tower: tower.backbone):
+        source = sources[tower.name]
+        entry = published(tower.backbone, source if is_word(source) else "pretrained")
+        if entry is not None:
+            found.setdefault((entry.mean, entry.std), tower.backbone)
     if len(found) > 1:
         one, other = list(found.values())[:2]
         raise InputError(

@@ -1,11 +1,14 @@
 """From a recipe and a tile index to everything that a training run is about. No Ray, no torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
 from satray.config.model import VariantOptions
+from satray.config.stages import FROM_SCRATCH
 from satray.config.train import TrainRecipe
 from satray.errors import InputError
+from satray.models.pretrained import fetch, is_word, refuse_unreachable, sources_of
 from satray.models.radiometry import Radiometry
 from satray.models.variant import check_bands, input_bands, resolve
 from satray.runs.inputs import digest_file
@@ -30,13 +33,15 @@ class Setup:
     """A training run, resolved."""
 
     recipe: TrainRecipe
-    """As given."""
+    """As given, with its stages."""
     index: TileIndex
     """The whole index."""
     digest: str
     """SHA-256 of the index's files."""
     variant: VariantOptions
     """Towers, pooling, head."""
+    sources: dict[str, str]
+    """What each tower starts from: `none`, a word for published weights, or a file."""
     bands: tuple[str, ...]
     """Bands read, in the network's order: the variant's, and what the radiometry needs besides."""
     radiometry: Radiometry
@@ -128,6 +133,9 @@ def set_up(recipe: TrainRecipe, storage: Storage, tiles: Tiles | None = None) ->
     index = tiles.index
     variant = resolve(recipe.variant, recipe.pooling)
     check_bands(variant, index.meta.bands)
+    sources = sources_of(recipe.weights, variant)
+    if set(sources.values()) == {"none"} and "stages" not in recipe.model_fields_set:
+        recipe = recipe.model_copy(update={"stages": FROM_SCRATCH})
     values = radiometry(recipe.input.radiometry, input_bands(variant), index.meta)
     counts = index.split_counts
     for split in ("train", "val"):
@@ -145,6 +153,7 @@ def set_up(recipe: TrainRecipe, storage: Storage, tiles: Tiles | None = None) ->
     labels, classes = index.part("train").labels, index.meta.classes
     notes = label_notes(labels, index.part("val").labels, classes, best)
     notes += repeat_notes(labels, classes, recipe.repeat)
+    notes += untaught_notes(recipe, variant, sources)
     notes += idle_keys(recipe, variant, index.meta.task)
     mean, std = normalisation(recipe, variant, index.meta, storage)
     return Setup(
@@ -152,6 +161,7 @@ def set_up(recipe: TrainRecipe, storage: Storage, tiles: Tiles | None = None) ->
         index=index,
         digest=tiles.digest,
         variant=variant,
+        sources=sources,
         bands=values.reads(input_bands(variant)),
         radiometry=values,
         mean=mean,
@@ -165,14 +175,18 @@ def set_up(recipe: TrainRecipe, storage: Storage, tiles: Tiles | None = None) ->
 
 
 def digests(recipe: TrainRecipe, storage: Storage) -> dict[str, str]:
-    """Digests of the index and of weight files, by key, once the recipe is seen to fit them.
+    """Digests of the index and of weights, by key, once the recipe is seen to fit them.
+
+    Published weights are fetched here, once: the driver's first look at them.
 
     Raises:
-        InputError: see `set_up`; or a weight file that is not there.
+        InputError: see `set_up`; or weights that are not there, or cannot be fetched.
     """
-    found = {"index": set_up(recipe, storage).digest}
-    for tower, uri in weight_files(recipe).items():
-        found[f"weights.{tower}"] = digest_file(storage, uri)
+    look_up(recipe)
+    setup = set_up(recipe, storage)
+    found = {"index": setup.digest}
+    for tower, wanted in weights_wanted(setup.variant, setup.sources).items():
+        found[f"weights.{tower}"] = weights_digest(wanted, storage)
     return found
 
 
@@ -188,6 +202,18 @@ def unchanged(recipe: TrainRecipe, storage: Storage) -> list[str]:
     return check_unchanged(index, recipe.index, storage, recipe.error_budget)
 
 
+def look_up(recipe: TrainRecipe) -> None:
+    """Refuse published weights that cannot be had, before anything takes time.
+
+    Raises:
+        InputError: they are not cached, and the hub does not answer.
+    """
+    given = recipe.weights
+    towers = resolve(recipe.variant, recipe.pooling).towers
+    words = {t.backbone: given if isinstance(given, str) else given.get(t.name, "") for t in towers}
+    refuse_unreachable({backbone: word for backbone, word in words.items() if is_word(word)})
+
+
 def best_metric(best: str, task: str) -> str:
     """The validation metric that picks the bundle; `loss` is the one where less is better."""
     if best == "auto":
@@ -195,7 +221,35 @@ def best_metric(best: str, task: str) -> str:
     return best
 
 
-def weight_files(recipe: TrainRecipe) -> dict[str, str]:
-    """The weights that are files, by tower name (`*` for all towers)."""
-    given = recipe.weights if isinstance(recipe.weights, dict) else {"*": recipe.weights}
-    return {tower: uri for tower, uri in given.items() if uri not in ("none", "imagenet")}
+Wanted = tuple[str, str]
+"""Weights: a file and nothing, or a word and the backbone that it is said of."""
+
+
+def weights_wanted(variant: VariantOptions, sources: Mapping[str, str]) -> dict[str, Wanted]:
+    """The weights of each tower that has any."""
+    backbones = {tower.name: tower.backbone for tower in variant.towers}
+    return {
+        tower: (source, backbones[tower] if is_word(source) else "")
+        for tower, source in sources.items()
+        if source != "none"
+    }
+
+
+def weights_digest(wanted: Wanted, storage: Storage) -> str:
+    """SHA-256 of a file of weights, fetched where it is published."""
+    source, backbone = wanted
+    return digest_file(storage, str(fetch(backbone, source)) if backbone else source)
+
+
+def untaught_notes(
+    recipe: TrainRecipe, variant: VariantOptions, sources: Mapping[str, str]
+) -> tuple[str, ...]:
+    """A line for each tower that starts from nothing though weights were asked for."""
+    given = recipe.weights
+    return tuple(
+        f"tower {tower.name}: nobody has published weights of {tower.backbone}; it trains from "
+        "scratch (weights=none says so too)"
+        for tower in variant.towers
+        if sources[tower.name] == "none"
+        and (given if isinstance(given, str) else given.get(tower.name)) == "pretrained"
+    )

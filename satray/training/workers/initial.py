@@ -56,7 +56,7 @@ def prepared(
     seed_all(setup.recipe.seed)
     network = setup.network()
     check(network, setup)  # here, and not when the stage is reached after hours
-    found = read_weights(setup.recipe.weights, setup.variant, storage)
+    found = read_weights(setup.sources, setup.variant, storage)
     reports = load_network_weights(network, found, setup.recipe.first_conv)
     return network, tuple(report.line() for report in reports)
 
