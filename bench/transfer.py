@@ -2,7 +2,7 @@
 
     python -m bench transfer pack ../shared/data/aid aid.npz
     python -m bench transfer run aid.npz --weights ../shared/data/weights --out runs/transfer
-    python -m bench transfer table runs/transfer
+    python -m bench transfer table runs/transfer aid.npz
     python -m bench transfer curve runs/transfer
 
 `run` trains experiment after experiment as the job `train` would, by recipes of its keys and the
@@ -537,6 +537,83 @@ def said(row: dict[str, Any]) -> str:
     )
 
 
+def labels_of(data: str, ship: bool) -> tuple[Any, list[str]]:
+    """Validation's labels (N, K) and class names, in the order of the logits."""
+    with np.load(data, allow_pickle=False) as found:
+        val, classes = found["splits"] == "val", [str(each) for each in found["classes"]]
+        labels = found["labels"][val]
+    return (labels[:, [classes.index("ship")]], ["ship"]) if ship else (labels, classes)
+
+
+def table(options: argparse.Namespace) -> int:
+    """A row an experiment, its seeds together, against the recipe's; bootstrap intervals."""
+    from satray.metrics.bootstrap import bootstrap, paired
+
+    lines = Path(options.out, "results.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if "error" not in row]
+    base = next((row for row in rows if row["id"] == f"parts/the recipe/{ALL}/0"), None)
+    print("| experiment | tiles | seeds | mAP, last (95 %) | best | against the recipe (95 %) |"
+          " AUC | accuracy (majority) | s |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    named: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        named.setdefault((row["group"], row["name"], row["tiles"]), []).append(row)
+    for (group, name, tiles), seeds in named.items():
+        first = min(seeds, key=lambda row: row["seed"])
+        labels, classes = labels_of(options.data, first["ship"])
+        task = "binary" if first["ship"] else "multilabel"
+        logits = unpacked(first["logits"]["last"], len(classes))
+        found = bootstrap(logits, labels, classes, task, 1000)
+        ends = [row["history"][-1] for row in seeds]
+        mean = {key: float(np.mean([end[key] for end in ends])) for key in ("map", "accuracy")}
+        best = np.mean([max(one["map"] for one in row["history"]) for row in seeds])
+        apart = "-"
+        if group == "parts" and base is not None and first is not base:
+            other = unpacked(base["logits"]["last"], len(classes))
+            gap = paired(logits, other, labels, classes, task, 1000)["map"]
+            apart = f"{gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})"
+        area, low, high = found["auc"], found["map"].low, found["map"].high
+        print(
+            f"| {group}: {name} | {tiles} | {len(seeds)} | {mean['map']:.3f} ({low:.3f} to "
+            f"{high:.3f}) | {best:.3f} | {apart} | {area.value:.3f} ({area.low:.3f} to "
+            f"{area.high:.3f}) | {mean['accuracy']:.3f} ({ends[0]['baseline_accuracy']:.3f}) | "
+            f"{np.mean([row['seconds'] for row in seeds]):.0f} |"
+        )
+    return 0
+
+
+def curve(options: argparse.Namespace) -> int:
+    """Validation mAP against train tiles: frozen, fine-tuned, from scratch."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    lines = Path(options.out, "results.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row.get("group") == "curve"]
+    figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
+    for name, colour in (("fine-tuned", "#1b6ca8"), ("frozen", "#3a9d5d"),
+                         ("from scratch", "#b3542d")):  # fmt: skip
+        by_tiles: dict[int, list[float]] = {}
+        for row in rows:
+            if row["name"] == name:
+                by_tiles.setdefault(row["tiles"], []).append(row["history"][-1]["map"])
+        counts = sorted(by_tiles)
+        means = [np.mean(by_tiles[count]) for count in counts]
+        axes.plot(counts, means, color=colour, label=name, marker="o")
+        for count in counts:
+            axes.plot([count] * len(by_tiles[count]), by_tiles[count], ".", color=colour, alpha=0.5)
+    axes.set_xscale("log")
+    axes.set_xticks(sorted({row["tiles"] for row in rows}))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.minorticks_off()
+    axes.set_xlabel("training tiles (AID, 150 px)")
+    axes.set_ylabel("validation mAP, 16 classes")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(options.picture, dpi=150)
+    return 0
+
+
 def pack(options: argparse.Namespace) -> int:
     """Put an archive's files and its table into one file."""
     import pandas as pd
@@ -593,5 +670,13 @@ def main(arguments: list[str]) -> int:
     running.add_argument("--trial", action="store_true", help="see that all of it runs")
     running.add_argument("--device", default="")
     running.set_defaults(way=run)
+    showing = ways.add_parser("table", help="results.jsonl as a table")
+    showing.add_argument("out")
+    showing.add_argument("data", help="what pack wrote")
+    showing.set_defaults(way=table)
+    drawing = ways.add_parser("curve", help="the learning curve as a picture")
+    drawing.add_argument("out")
+    drawing.add_argument("--picture", default="bench/transfer.png")
+    drawing.set_defaults(way=curve)
     options = parser.parse_args(arguments)
     return int(options.way(options))

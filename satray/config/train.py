@@ -71,7 +71,12 @@ class CacheOptions(Section):
 
 
 class TrainRecipe(Recipe):
-    """Train a variant on a tile index."""
+    """Train a variant on a tile index.
+
+    Stages by default: with weights the head first, then all of it at a lower rate, lower still
+    towards the first block, after a warm-up; from scratch all of it at once. `--print-config` lists
+    them; stages.N.KEY changes one of their keys, stages=[...] takes their place.
+    """
 
     makes: ClassVar[str] = (
         "bundle/, history.parquet, metrics.json, curves.png, tensorboard/; landscape.png where a "
