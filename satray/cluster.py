@@ -98,6 +98,7 @@ def _join(address: str, common: dict[str, Any]) -> None:
 def _local(asked: dict[str, Any]) -> Iterator[str]:
     """Start a local cluster and yield the folder of its session."""
     root = sessions.session_root()
+    sessions.give_token()
     with sessions.spilling(root) as spill:
         # "local", or Ray would join, against these arguments, whatever `ray start` left behind.
         asked |= {"address": "local", "_temp_dir": str(root), "object_spilling_directory": spill}

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -55,6 +56,23 @@ def session_root() -> Path:
         f"no folder for Ray's sockets ({'; '.join(refused)}); accepted: RAY_TMPDIR=, a local "
         f"folder that you may write, its name of at most {longest} bytes"
     )
+
+
+def give_token() -> None:
+    """Give a local Ray a token of this process's own where the home folder cannot keep one.
+
+    Ray writes its token there, and does not start where batch systems give no such folder.
+    """
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    token = Path(os.path.expanduser("~")) / ".ray" / "auth_token"
+    try:
+        token.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        return
+    if not token.exists() and not os.access(token.parent, os.W_OK):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def sweep_sessions(root: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from satray.errors import InputError, SatrayError
-from satray.sessions import SESSION, session_root, spilling, sweep_sessions
+from satray.sessions import SESSION, give_token, session_root, spilling, sweep_sessions
 
 
 @pytest.fixture
@@ -143,3 +143,16 @@ def test_sessions_of_yesterday_go_where_nobody_lives_in_them(tmp_path):
     (tmp_path / "session_latest").symlink_to(old)
     sweep_sessions(tmp_path)
     assert [path.exists() for path in (old, young, living, busy)] == [False, True, True, True]
+
+
+@pytest.mark.parametrize(("home", "given"), [("/proc/nohome", True), ("", False)])
+def test_a_home_that_cannot_keep_rays_token_is_done_without(monkeypatch, tmp_path, home, given):
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", home or str(tmp_path))
+    give_token()
+    assert ("RAY_AUTH_TOKEN" in os.environ) is given
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
+    give_token()
+    assert os.environ["RAY_AUTH_TOKEN"] == "mine"
