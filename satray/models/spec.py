@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NoReturn, TypeVar, cast
@@ -13,6 +14,7 @@ from satray.errors import InputError
 from satray.models.geometry import FeatureGrid
 from satray.models.preprocess import Preprocess
 from satray.models.radiometry import Radiometry, read_radiometry
+from satray.models.resolution import TrainedPixels, read_trained
 from satray.models.variant import input_bands
 
 FORMAT = "satray-bundle"
@@ -61,7 +63,7 @@ class BundleSpec:
     """Height and width of the training tiles, in stored px."""
 
     resolution: float | None
-    """Ground size of a stored px, in m; None where tiles had no georeference."""
+    """Ground size of a stored px (along x), in m: the tiles' median; None without georeference."""
 
     thresholds: tuple[float, ...]
     """Score at and above which a class is predicted, one a class, 0 to 1."""
@@ -71,6 +73,12 @@ class BundleSpec:
 
     grids: dict[str, FeatureGrid]
     """Feature grid of each tower, by its name."""
+
+    resolution_y: float | None = None
+    """Ground size of a stored px along y, in m, where it differs by more than 2 %."""
+
+    trained_px: tuple[TrainedPixels, ...] = ()
+    """Grids of tiles that show the ground at other sizes than the median."""
 
     dropout: float = 0.0
     """Dropout that it was trained with, 0 to 1 (none in scoring)."""
@@ -113,7 +121,7 @@ class BundleSpec:
             _refuse("std", self.std, "no negative number")
         if self.temperature <= 0:
             _refuse("temperature", self.temperature, "a positive number")
-        if self.resolution is not None and self.resolution <= 0:
+        if any(size is not None and size <= 0 for size in (self.resolution, self.resolution_y)):
             _refuse("resolution", self.resolution, "a positive number of m, or null")
         if not 0 <= self.dropout < 1:
             _refuse("dropout", self.dropout, "0 to 1")
@@ -135,6 +143,7 @@ class BundleSpec:
         values["variant"] = self.variant.model_dump(mode="json")
         values["grids"] = {name: asdict(grid) for name, grid in self.grids.items()}
         values["radiometry"] = asdict(self.radiometry)
+        values["trained_px"] = [asdict(pixels) for pixels in self.trained_px]
         document = {"format": FORMAT, "version": VERSION, **values}
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
         return (text + "\n").encode()
@@ -164,9 +173,10 @@ def _read(data: bytes) -> BundleSpec:
         raise InputError(f"not a bundle's model.json: no JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"not a bundle's model.json: no 'format': '{FORMAT}'")
-    # bundles from before this key took values as they are stored
-    document.setdefault("radiometry", {"name": "stored", "low": [], "high": []})
-    document.setdefault("nodata", None)  # and these knew of none
+    # bundles from before these keys took values as they are stored, knew no nodata, and square px
+    stored: Any = {"name": "stored", "low": [], "high": []}
+    absent = {"radiometry": stored, "nodata": None, "resolution_y": None, "trained_px": []}
+    document |= absent | document
     version = document.get("version")
     if type(version) is not int or version != VERSION:
         raise InputError(f"version {version!r} of the bundle format; this satray reads {VERSION}")
@@ -194,6 +204,8 @@ def _read(data: bytes) -> BundleSpec:
         evaluate=cast(Literal["whole", "centre"], get("evaluate", _one_of("whole", "centre"))),
         tile_shape=(height, width),
         resolution=get("resolution", _maybe(_number)),
+        resolution_y=get("resolution_y", _maybe(_number)),
+        trained_px=get("trained_px", read_trained),
         thresholds=get("thresholds", _many(_number)),
         temperature=get("temperature", _number),
         grids={name: _grid(name, grid) for name, grid in get("grids", _object).items()},
@@ -205,8 +217,7 @@ def _read(data: bytes) -> BundleSpec:
 
 
 def _refuse(name: str, found: object, accepted: str) -> NoReturn:
-    text = str(found)
-    raise InputError(f"{name}: found {text[:80]}, accepted: {accepted}")
+    raise InputError(f"{name}: found {str(found)[:80]}, accepted: {accepted}")
 
 
 def _not_finite(text: str) -> NoReturn:
@@ -228,10 +239,7 @@ def _integer(name: str, value: object) -> int:
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         _refuse(name, repr(value), "a number")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
+    number = float(value) if abs(value) <= sys.float_info.max else math.inf
     if not math.isfinite(number):
         _refuse(name, "a number beyond all bounds", "a finite number")
     return number
@@ -260,8 +268,7 @@ def _sized(
     length: int, reader: Callable[[str, object], T]
 ) -> Callable[[str, object], tuple[T, ...]]:
     def read(name: str, value: object) -> tuple[T, ...]:
-        values = _many(reader)(name, value)
-        if len(values) != length:
+        if len(values := _many(reader)(name, value)) != length:
             _refuse(name, f"{len(values)} values", str(length))
         return values
 

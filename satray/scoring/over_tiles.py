@@ -175,6 +175,9 @@ class _Tally:
         """Add the seconds of all processes to the run's, apart from its own wall seconds."""
         for name in ("reading", "computing", "writing", "waiting"):
             self._run.add_seconds(f"{name} (all processes)", self._sums.get(name, 0.0))
+        for name, count in self._sums.items():
+            if name.startswith("ground: "):
+                self._run.say(f"{name} (of {count:,.0f} of {self._sums['tiles']:,.0f} tiles)")
         seconds = time.perf_counter() - self._start
         tiles, megabytes = self._sums.get("tiles", 0), self._sums.get("bytes", 0) / 1e6
         self._run.say(

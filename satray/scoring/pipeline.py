@@ -6,6 +6,7 @@ The results go from the actors to storage directly; the driver learns of each by
 import functools
 import pickle
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -115,7 +116,10 @@ class _Work:
         failed = self._writer.write(number, block, forward)
         end = time.perf_counter()
         waiting, self._idle_since = begin - self._idle_since, end
+        # kinds, without the particulars of each tile
+        notes = Counter("ground: " + f.note.partition(" (")[0] for f in block.facts if f.note)
         return {
+            **notes,
             "tiles": len(block.facts),
             "failed": failed,
             "bytes": block.bytes,

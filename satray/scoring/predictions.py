@@ -96,6 +96,8 @@ class TileFacts:
     """Known labels, 0 or 1 a class, in the layout's order."""
     error: str | None = None
     """Why the tile failed; None where it did not."""
+    note: str = ""
+    """What to know about its georeference."""
 
     def outline(self) -> Outline | None:
         """Its place on the ground; None without a CRS, an affine or a size."""

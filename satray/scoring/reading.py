@@ -21,6 +21,7 @@ from satray.scoring.rasters import source_affine
 from satray.storage import Storage
 from satray.tiles.bands import select
 from satray.tiles.decode import decode, fitted, read_pixels
+from satray.tiles.georeference import WorldFile, world_at
 from satray.tiles.index import versions
 from satray.tiles.source import read_files
 
@@ -98,7 +99,13 @@ class ReadBlock:
     """Bytes fetched."""
 
 
-def read_tile(data: bytes, known: TileFacts, wanted: Wanted, mask: bytes | None = None) -> ReadTile:
+def read_tile(
+    data: bytes,
+    known: TileFacts,
+    wanted: Wanted,
+    mask: bytes | None = None,
+    world: WorldFile | None = None,
+) -> ReadTile:
     """Decode one tile and pick its bands.
 
     Args:
@@ -106,6 +113,7 @@ def read_tile(data: bytes, known: TileFacts, wanted: Wanted, mask: bytes | None 
         known: its id, and what an index says of it.
         wanted: bands, dtype and shape.
         mask: the `.msk` file beside it.
+        world: the world file beside it.
 
     Raises:
         MisfitError: a band that it lacks, another band count than named, another dtype.
@@ -117,7 +125,8 @@ def read_tile(data: bytes, known: TileFacts, wanted: Wanted, mask: bytes | None 
         pixels = read_pixels(data, take, *shape, wanted.dtype, named=wanted.named, mask=mask)
         return ReadTile(known, pixels, None)
     try:
-        tile = decode(data, bands=wanted.names if wanted.named else None, mask=mask)
+        named = wanted.names if wanted.named else None
+        tile = decode(data, bands=named, mask=mask, world=world)
     except DecodeError as error:
         if not wanted.named:
             raise
@@ -132,6 +141,7 @@ def read_tile(data: bytes, known: TileFacts, wanted: Wanted, mask: bytes | None 
             width=header.width,
             crs=header.crs,
             transform=header.transform,
+            note=header.note,
         )
     if header.dtype != wanted.dtype:
         raise MisfitError(f"dtype is {header.dtype}, the bundle's is {wanted.dtype}")
@@ -175,7 +185,8 @@ def read_block(tiles: pa.Table, wanted: Wanted, storage: Storage) -> ReadBlock:
                 raise data
             block.bytes += len(data)
             stage = "decode"
-            tile = read_tile(data, known, wanted, mask)
+            world = world_at(rows[i]["world"], storage)
+            tile = read_tile(data, known, wanted, mask, world)
             block.facts[i], block.valid[i] = tile.facts, tile.valid
             block.pixels[i] = tile.pixels
         except Exception as error:  # one bad tile costs one row

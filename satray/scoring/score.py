@@ -26,6 +26,7 @@ from satray.scoring.predictions import matrix
 from satray.scoring.sources import TileSet, is_index, look, tiles_of_index, tiles_of_prefix
 from satray.storage import Entry, Storage
 from satray.tiles.bands import select
+from satray.tiles.georeference import world_files
 from satray.tiles.index import index_digest, read_index
 from satray.tiles.keys import is_image, taken
 from satray.tiles.source import MASK
@@ -61,7 +62,7 @@ def inputs(recipe: ScoreRecipe, storage: Storage) -> dict[str, str]:
     look(tiles, wanted_of(spec, tiles, maps), storage)
     listed = _listed(recipe, storage)
     images = [e for e in listed if is_image(e.key.removesuffix(MASK))]
-    return {"bundle": found, "tiles": digest_entries(images)}
+    return {"bundle": found, "tiles": digest_entries([*images, *world_files(listed).values()])}
 
 
 def plan(recipe: ScoreRecipe, storage: Storage) -> list[str]:

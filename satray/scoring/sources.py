@@ -10,6 +10,7 @@ from satray.errors import DecodeError, InputError
 from satray.scoring.predictions import TileFacts
 from satray.scoring.reading import MisfitError, Wanted, read_tile
 from satray.storage import Entry, Storage, join
+from satray.tiles.georeference import world_files
 from satray.tiles.index import TileIndex
 from satray.tiles.keys import is_image, tile_id
 from satray.tiles.source import MASK, read_files
@@ -27,6 +28,7 @@ SCHEMA = pa.schema(
         pa.field("crc32", pa.uint32()),
         pa.field("mask", pa.bool_()),
         pa.field("target", pa.list_(pa.uint8())),
+        pa.field("world", pa.string()),
     ]
 )
 """A tile to score; all but the first two are null where only the file knows. `mask`: whether a
@@ -85,10 +87,12 @@ def tiles_of_prefix(
             )
         by_id[name] = entry
     keys = {entry.key for entry in entries}
+    beside = world_files(entries)
     columns = {name: pa.nulls(len(by_id), SCHEMA.field(name).type) for name in SCHEMA.names} | {
         "tile_id": list(by_id),
         "uri": [entry.uri for entry in by_id.values()],
         "mask": [entry.key + MASK in keys for entry in by_id.values()],
+        "world": [beside[one.uri].uri if one.uri in beside else None for one in by_id.values()],
     }
     table = pa.table(columns, schema=SCHEMA)
     return TileSet(table, names, indexed=False)
@@ -109,9 +113,10 @@ def tiles_of_index(index: TileIndex, classes: Sequence[str] | None = None) -> Ti
         labels = np.ascontiguousarray(index.labels[:, order])
         offsets = np.arange(len(index) + 1, dtype=np.int32) * len(order)
         target = pa.ListArray.from_arrays(pa.array(offsets), pa.array(labels.reshape(-1)))
-    columns = [table.column(name) for name in SCHEMA.names[:-1]]
+    columns = [table.column(name) for name in SCHEMA.names[:-2]]
     columns = [column.cast(field.type) for column, field in zip(columns, SCHEMA, strict=False)]
-    found = pa.Table.from_arrays([*columns, target], schema=SCHEMA)
+    world = pa.nulls(len(index), pa.string())  # what it says stands in the index
+    found = pa.Table.from_arrays([*columns, target, world], schema=SCHEMA)
     return TileSet(found, index.meta.bands, indexed=True, index_named=index.meta.named)
 
 

@@ -2,7 +2,6 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from rasterio.env import hasenv
 
 from satray.errors import DecodeError
 from satray.tiles.bands import band_names
+from satray.tiles.georeference import WorldFile, georeference
 from satray.tiles.layout import (
     coloured,
     colours_of,
@@ -40,13 +40,15 @@ class TileHeader:
     dtype: str
     """NumPy name of the stored dtype."""
     crs: str | None
-    """`AUTHORITY:CODE` where it has one, else WKT; None without."""
+    """`AUTHORITY:CODE` where it equals that definition, else WKT; None without a place."""
     transform: tuple[float, float, float, float, float, float] | None
     """Affine pixel -> CRS, rasterio's order (a, b, c, d, e, f); None without georeference."""
     nodata: float | None
     """Declared nodata value of the first band; None without."""
     alpha: bool = False
     """Whether a band tagged alpha was left out of `bands`."""
+    note: str = ""
+    """What to know about its georeference (`georeference.Georeference`)."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,13 @@ class Tile:
         return np.asarray(self.measured.all(axis=0))
 
 
-def decode(data: bytes, *, bands: tuple[str, ...] | None = None, mask: bytes | None = None) -> Tile:
+def decode(
+    data: bytes,
+    *,
+    bands: tuple[str, ...] | None = None,
+    mask: bytes | None = None,
+    world: WorldFile | None = None,
+) -> Tile:
     """Decode a whole tile, with its header and the mask of its measured values.
 
     Args:
@@ -77,6 +85,7 @@ def decode(data: bytes, *, bands: tuple[str, ...] | None = None, mask: bytes | N
             one that is tagged alpha too (Planet's 4-band TIFFs tag their NIR so). Without,
             alpha bands go to `measured`, and names come from the file (`bands.band_names`).
         mask: the `.msk` file that lies beside it, whole.
+        world: the world file beside it.
 
     Returns:
         The tile; palette and CMYK files as red, green, blue in uint8, 1-, 2- and 4-bit gray PNG
@@ -88,7 +97,7 @@ def decode(data: bytes, *, bands: tuple[str, ...] | None = None, mask: bytes | N
     """
     # libpng reads PNG strictly; GDAL's own fast reader takes what memory held for missing rows
     with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM="NO"), opened(data) as source:
-        header = _header(source, has_palette(source), bands)
+        header = _header(source, has_palette(source), bands, world)
         pixels, valid = _read(source, None, mask, named=bands is not None)
     return Tile(pixels, valid, header)
 
@@ -233,7 +242,9 @@ def _check_take(take: tuple[int, ...], count: int) -> None:
         raise DecodeError(f"has {count} bands, band {max(take) + 1} of the archive is missing")
 
 
-def _header(source: Any, palette: bool, bands: tuple[str, ...] | None) -> TileHeader:
+def _header(
+    source: Any, palette: bool, bands: tuple[str, ...] | None, world: WorldFile | None
+) -> TileHeader:
     converted = palette or is_cmyk(source)
     colours = [c.name for c in source.colorinterp]
     if converted:
@@ -253,22 +264,15 @@ def _header(source: Any, palette: bool, bands: tuple[str, ...] | None) -> TileHe
             raise DecodeError("holds no band but alpha")
         told = [source.descriptions[i] for i in data]
         names = band_names(told, [colours[i] for i in data], len(data))
-    transform = source.transform
-    referenced = source.crs is not None or not transform.is_identity
+    place = georeference(source, world)
     return TileHeader(
         height=source.height,
         width=source.width,
         bands=names,
         dtype="uint8" if palette else source.dtypes[0],
-        crs=crs_name(source.crs.to_wkt()) if source.crs else None,
-        transform=(*transform,)[:6] if referenced else None,
+        crs=place.crs,
+        transform=place.transform,
         nodata=None if converted or source.nodata is None else float(source.nodata),
         alpha=alpha,
+        note=place.note,
     )
-
-
-@lru_cache(maxsize=64)
-def crs_name(wkt: str) -> str:
-    """`AUTHORITY:CODE`, else the WKT itself. Looked up once for an archive, not once a tile."""
-    authority = rasterio.crs.CRS.from_wkt(wkt).to_authority()
-    return ":".join(authority) if authority else wkt

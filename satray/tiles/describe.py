@@ -13,6 +13,9 @@ from satray.tiles.survey import Survey
 SHOWN = 6
 """Classes, most frequent first, that the summary lines name."""
 
+MIXED = 1.1
+"""The largest px over the smallest, on the ground, from which it is said."""
+
 
 def describe_archive(found: Survey, recipe: PrepareRecipe) -> list[str]:
     """Images, labels, what has no partner, and the split."""
@@ -115,6 +118,34 @@ def describe_labels(
         lines.append(
             f"set aside: {len(refused):,} (quarantine.parquet); "
             f"{first['uri'].rsplit('/', 1)[-1]}: {first['error']}"
+        )
+    return lines
+
+
+def describe_ground(index: TileIndex, notes: Sequence[str]) -> list[str]:
+    """Where georeferences are not plain, and where tiles show the ground at other sizes.
+
+    Args:
+        index: the finished index.
+        notes: what to know about each tile's georeference, in the index's order.
+    """
+    ids = index.table.column("tile_id").to_pylist()
+    told = [(note.partition(" (")[0], note, tile) for note, tile in zip(notes, ids, strict=True)]
+    examples = {kind: tile + note.removeprefix(kind) for kind, note, tile in reversed(told)}
+    counts = Counter(kind for kind, _, _ in told if kind)
+    lines = [
+        f"ground: {_plural(count, 'tile')}: {kind}, e.g. {examples[kind]}"
+        for kind, count in counts.most_common()
+    ]
+    sizes = [index.table.column(f"resolution_{axis}").drop_null().to_numpy() for axis in "xy"]
+    if any(len(s) and s.max() > MIXED * s.min() for s in sizes):
+        spans = " and ".join(
+            f"{s.min():.4g} to {s.max():.4g} m {way} (median {np.median(s):.4g})"
+            for s, way in zip(sizes, ("wide", "high"), strict=True)
+        )
+        lines.append(
+            f"ground: px are {spans}; score brings scenes to the median unless they have px of "
+            "the tiles' own"
         )
     return lines
 

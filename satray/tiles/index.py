@@ -42,10 +42,13 @@ SCHEMA = pa.schema(
         pa.field("etag", pa.string()),
         pa.field("crc32", pa.uint32()),
         pa.field("mask", pa.bool_()),
+        pa.field("resolution_x", pa.float64()),
+        pa.field("resolution_y", pa.float64()),
     ]
 )
 """Columns of the tile index; one that may be null may be absent. `mask`: whether a file of the
-tile's name and `.msk` lies beside it."""
+tile's name and `.msk` lies beside it. A px is `resolution_x` m wide and `resolution_y` m high on
+the ground at the tile's centre, whatever the units of the CRS; null where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,8 @@ def table_with(meta: IndexMeta, table: pa.Table) -> pa.Table:
 
 
 def _completed(table: pa.Table) -> pa.Table:
-    """The table with the columns that may be null, null where it lacks them."""
+    """The table with the columns that may be null: measured, or null where it lacks them."""
+    table = _measured(table)
     for field in SCHEMA:
         if field.nullable and field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))
@@ -276,6 +280,20 @@ def _files(uri: str, storage: "Storage") -> Iterator[tuple[str, bytes]]:
             )
     for file in files:
         yield file, storage.read(file)
+
+
+def _measured(table: pa.Table) -> pa.Table:
+    """Columns of resolution for a table from before there were any."""
+    needed, there = ("crs", "transform", "height", "width"), set(table.column_names)
+    if not set(needed) <= there or "resolution_x" in there:
+        return table
+    from satray.tiles.ground import resolutions  # PROJ, for older indexes only
+
+    sizes_N2 = resolutions(*(table.column(name).to_pylist() for name in needed))
+    for place, axis in enumerate("xy"):
+        column = pa.array(sizes_N2[:, place], pa.float64(), from_pandas=True)
+        table = table.append_column(f"resolution_{axis}", column)
+    return table
 
 
 def _is_part(key: str) -> bool:

@@ -20,6 +20,7 @@ def probe_all(
     bands: tuple[str, ...] | None,
     tiles_per_task: int,
     read_tasks: int,
+    worlds: Sequence[str | None] = (),
 ) -> Iterator[Probed]:
     """Probe all tiles; yields what each task found, as tasks end.
 
@@ -31,9 +32,11 @@ def probe_all(
         bands: the recipe's band names, or None.
         tiles_per_task: most tiles of a task; fewer where there would be idle tasks.
         read_tasks: tasks at once, half a CPU each.
+        worlds: where the world file beside each tile is; empty: nowhere.
     """
     # blocks are given, not guessed: Ray makes one block of a small table whatever it is asked
     size = max(1, min(tiles_per_task, -(-len(uris) // (4 * read_tasks))))
+    beside = worlds or [None] * len(uris)
     blocks = [
         pa.table(
             {
@@ -41,16 +44,16 @@ def probe_all(
                 "uri": pa.array(uris[start : start + size], pa.string()),
                 "counted": pa.array(counted[start : start + size], pa.bool_()),
                 "masked": pa.array(masked[start : start + size], pa.bool_()),
+                "world": pa.array(beside[start : start + size], pa.string()),
             }
         )
         for start in range(0, len(uris), size)
     ]
 
     def probe_block(batch: Any) -> Any:
-        rows, names, flags, masks = (
-            batch.column(c).to_pylist() for c in ("row", "uri", "counted", "masked")
-        )
-        probed = probe(rows, names, flags, storage, bands, masks)
+        columns = ("row", "uri", "counted", "masked", "world")
+        rows, names, flags, masks, near = (batch.column(c).to_pylist() for c in columns)
+        probed = probe(rows, names, flags, storage, bands, masks, near)
         return pa.table({"probed": pa.array([pickle.dumps(probed)], pa.large_binary())})
 
     found = ray.data.from_arrow(blocks).map_batches(

@@ -2,8 +2,10 @@
 
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +17,7 @@ from satray.runs.run import Outcome, Run
 from satray.storage import Storage
 from satray.tiles.describe import (
     describe_archive,
+    describe_ground,
     describe_kind,
     describe_labels,
     describe_mixed,
@@ -22,6 +25,7 @@ from satray.tiles.describe import (
     size_text,
 )
 from satray.tiles.fills import fill_lines
+from satray.tiles.ground import resolutions
 from satray.tiles.index import SCHEMA, IndexMeta, TileIndex, write_index
 from satray.tiles.probe import Kind, Probed, Seen, kind_of, probe, total
 from satray.tiles.statistics import BandCounts, summarise
@@ -53,9 +57,8 @@ def plan(recipe: PrepareRecipe, storage: Storage) -> list[str]:
     """What would be done; opens `SAMPLE` images, writes nothing."""
     found = _surveyed(recipe, storage)
     uris = [entry.uri for entry in found.entries[:SAMPLE]]
-    sample = total(
-        [probe(range(len(uris)), uris, [False] * len(uris), storage, recipe.bands, found.masked)]
-    )
+    flags, beside = [False] * len(uris), (found.masked[:SAMPLE], found.worlds[:SAMPLE])
+    sample = total([probe(range(len(uris)), uris, flags, storage, recipe.bands, *beside)])
     tasks = -(-len(found.entries) // recipe.tiles_per_task)
     lines = [*describe_archive(found, recipe)]
     lines += [
@@ -105,6 +108,7 @@ def work(recipe: PrepareRecipe, run: Run) -> Outcome:
     if counts is not None:
         declared = {s.header.nodata for s in kept if s.header and s.header.nodata is not None}
         lines += fill_lines(index.meta.bands, counts, declared)
+    lines += describe_ground(index, [s.header.note for s in kept if s.header is not None])
     lines.append(
         f"read {len(probed.seen):,} images, {size_text(bytes_read)}: "
         f"{len(probed.seen) / seconds:,.0f} images/s, {size_text(bytes_read / seconds)}/s"
@@ -146,6 +150,7 @@ def _probe(found: Survey, recipe: PrepareRecipe, run: Run) -> Probed:
         bands=recipe.bands,
         tiles_per_task=recipe.tiles_per_task,
         read_tasks=recipe.resources.read_tasks,
+        worlds=found.worlds,
     ):
         parts.append(part)
         done += len(part.seen)
@@ -220,6 +225,11 @@ def _index(
         }
         for name, value in values.items():
             columns[name].append(value)
+    places: Any = (columns[name] for name in ("crs", "transform", "height", "width"))
+    sizes = resolutions(*places).T
+    columns["resolution_x"], columns["resolution_y"] = (
+        [None if math.isnan(size) else size for size in axis] for axis in sizes.tolist()
+    )
     if counts is None:
         counts = tuple(BandCounts(dtype) for _ in bands)
     meta = IndexMeta(

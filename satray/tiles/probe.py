@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from satray.errors import DecodeError, SatrayError
 from satray.storage import Storage
 from satray.tiles.decode import TileHeader, decode
+from satray.tiles.georeference import world_at
 from satray.tiles.nodata import refuse_empty
 from satray.tiles.source import read_files
 from satray.tiles.statistics import BandCounts, count_tile, merge
@@ -70,6 +71,7 @@ def probe(
     storage: Storage,
     bands: tuple[str, ...] | None,
     masked: Sequence[bool],
+    worlds: Sequence[str | None] = (),
     concurrency: int = 32,
 ) -> Probed:
     """Read and decode tiles, one request and one decode each; a bad one costs one row.
@@ -81,6 +83,7 @@ def probe(
         storage: reads them.
         bands: the recipe's band names, or None.
         masked: whether a `.msk` lies beside each.
+        worlds: where the world file beside each is; empty: nowhere.
         concurrency: requests under way at once.
     """
     seen: list[Seen] = []
@@ -91,7 +94,8 @@ def probe(
             seen.append(Seen(row, None, 0, "read", one_line(data)))
             continue
         try:
-            tile = decode(data, bands=bands, mask=mask)
+            world = world_at(worlds[position], storage) if worlds else None
+            tile = decode(data, bands=bands, mask=mask, world=world)
             refuse_empty(tile.measured, tile.header.bands)
         except DecodeError as error:
             seen.append(Seen(row, None, len(data), "decode", one_line(error)))

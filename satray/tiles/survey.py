@@ -8,6 +8,7 @@ from satray.config.prepare import PrepareRecipe
 from satray.errors import InputError
 from satray.runs.inputs import digest_entries
 from satray.storage import Entry, Storage
+from satray.tiles.georeference import world_files
 from satray.tiles.keys import Matched, is_image, match, refuse_unmatched, taken
 from satray.tiles.labels import LabelTable, labels_from_folders, read_labels
 from satray.tiles.source import MASK
@@ -26,6 +27,8 @@ class Survey:
     """train, val or test: of each matched row."""
     masked: tuple[bool, ...]
     """Whether a `.msk` lies beside each matched image."""
+    worlds: tuple[str | None, ...]
+    """URI of the world file beside each image; None where there is none."""
     digests: dict[str, str]
     """Digest of each input."""
 
@@ -73,7 +76,8 @@ def survey(recipe: PrepareRecipe, storage: Storage) -> Survey:
     # labels beside the images, or an `out` below them, change nothing that is made
     used = {entry.key for entry in matched.entries}
     masks = {e.key for e in entries if e.key.removesuffix(MASK) in used} - used
-    used |= masks
+    beside = world_files(entries)
+    used |= masks | {entry.key for entry in beside.values()}
     digests["images"] = digest_entries(e for e in entries if e.key in used or is_image(e.key))
     parts = assign_parts(labels, recipe.split)
     return Survey(
@@ -81,5 +85,6 @@ def survey(recipe: PrepareRecipe, storage: Storage) -> Survey:
         matched,
         tuple(parts[row] for row in matched.rows),
         tuple(entry.key + MASK in masks for entry in matched.entries),
+        tuple(beside[e.uri].uri if e.uri in beside else None for e in matched.entries),
         digests,
     )

@@ -4,6 +4,7 @@ import io
 import math
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -12,18 +13,24 @@ from satray.models.bundle import bundle_files
 from satray.models.ensemble import ensemble
 from satray.models.geometry import probe_grid
 from satray.models.pretrained import origin
+from satray.models.resolution import NEAR, TrainedPixels
 from satray.models.spec import BundleSpec
 from satray.runs.jsonable import finite
 from satray.runs.run import Run
+from satray.tiles.ground import APART
 from satray.tiles.index import TileIndex
 from satray.training.calibrate import Calibration
 from satray.training.plan.setup import Setup
 from satray.training.workers.choice import Choice
 
+GRIDS = 64
+"""Grids of tiles that a bundle remembers, at most."""
+
 
 def bundle(setup: Setup, run: Run, choice: Choice, calibration: Calibration) -> dict[str, bytes]:
     """The files of the bundle, by name."""
     meta, wanted = setup.index.meta, setup.recipe.input
+    x, y, trained = resolution(setup.index)
     spec = BundleSpec(
         variant=setup.variant,
         task=setup.task,
@@ -37,7 +44,9 @@ def bundle(setup: Setup, run: Run, choice: Choice, calibration: Calibration) -> 
         resize=wanted.resize,
         evaluate=wanted.evaluate,
         tile_shape=meta.tile_shape,
-        resolution=resolution(setup.index),
+        resolution=x,
+        resolution_y=y,
+        trained_px=trained,
         thresholds=calibration.thresholds,
         temperature=calibration.rule.temperature,
         grids={tower.name: probe_grid(tower.backbone) for tower in setup.variant.towers},
@@ -62,24 +71,35 @@ def bundle(setup: Setup, run: Run, choice: Choice, calibration: Calibration) -> 
     return bundle_files(spec, choice.states[0])
 
 
-def resolution(index: TileIndex) -> float | None:
-    """Ground size of a pixel in m: of the first tile with a projected CRS; None without one."""
-    from rasterio.crs import CRS
-    from rasterio.errors import CRSError
+def resolution(
+    index: TileIndex,
+) -> tuple[float | None, float | None, tuple[TrainedPixels, ...]]:
+    """Ground size of a px: along x, along y where it is another, and the grids that differ.
 
-    columns = (index.table.column(name).to_pylist() for name in ("crs", "transform"))
-    for crs, transform in zip(*columns, strict=True):
-        if crs is None or transform is None:
-            continue
-        try:
-            system = CRS.from_user_input(crs)
-            if system.is_projected:
-                side = math.sqrt(abs(transform[0] * transform[4] - transform[1] * transform[3]))
-                return float(side * system.linear_units_factor[1])
-        except CRSError:
-            pass
-        return None
-    return None
+    The medians over all tiles that have a place; None without one.
+    """
+    columns = ("resolution_x", "resolution_y", "crs", "transform")
+    x_N, y_N, crs, transforms = (index.table.column(name).to_pylist() for name in columns)
+    known = [n for n, size in enumerate(x_N) if size is not None]
+    if not known:
+        return None, None, ()
+    ground_N2 = np.array([(x_N[n], y_N[n]) for n in known])
+    x, y = np.median(ground_N2, axis=0).tolist()
+    if abs(x - y) <= APART * min(x, y):
+        x = y = math.sqrt(x * y)
+    told = np.array([x, y])
+    grids: dict[tuple[str, float, float], list[int]] = {}
+    for place, n in enumerate(known):
+        a, b, _, d, e, _ = transforms[n]
+        key = (crs[n], float(f"{math.hypot(a, d):.4g}"), float(f"{math.hypot(b, e):.4g}"))
+        grids.setdefault(key, []).append(place)
+    trained = []
+    for (name, step_x, step_y), members in sorted(grids.items(), key=lambda pair: -len(pair[1])):
+        low, high = ground_N2[members].min(axis=0), ground_N2[members].max(axis=0)
+        if (high > (1 + NEAR) * told).any() or (low < (1 - NEAR) * told).any():
+            span = [(float(side[0]), float(side[1])) for side in (low, high)]
+            trained.append(TrainedPixels(name, step_x, step_y, *span))
+    return x, None if x == y else y, tuple(trained[:GRIDS])
 
 
 def nodata(index: TileIndex) -> float | None:

@@ -14,6 +14,8 @@ from satray.models.bundle import (
 )
 from satray.models.geometry import FeatureGrid
 from satray.models.network import Network
+from satray.models.radiometry import Radiometry
+from satray.models.resolution import TrainedPixels
 from satray.models.variant import input_bands, resolve
 from satray.storage import Storage
 
@@ -179,12 +181,32 @@ def test_unknown_version(version):
         read(document(version=version))
 
 
-@pytest.mark.parametrize("key", sorted(set(document()) - {"format", "radiometry", "nodata"}))
+LATER = {
+    "radiometry": Radiometry("stored", (), ()),
+    "nodata": None,
+    "resolution_y": None,
+    "trained_px": (),
+}
+"""Keys that bundles did not always have, and what their absence means."""
+
+
+@pytest.mark.parametrize("key", sorted(set(document()) - {"format", *LATER}))
 def test_every_key_is_needed(key):
     doc = document()
     del doc[key]
     with pytest.raises(InputError, match=key):
         read(doc)
+
+
+def test_older_bundles_are_read():
+    doc = {key: value for key, value in document().items() if key not in LATER}
+    assert read(doc) == replace(spec(), **LATER)
+
+
+def test_pixels_that_it_was_trained_on_come_back():
+    pixels = TrainedPixels("EPSG:4326", 1e-4, 2e-4, (5.0, 11.0), (8.0, 11.5))
+    of = spec(resolution=7.0, resolution_y=11.2, trained_px=(pixels,))
+    assert BundleSpec.from_json(of.to_json(), "b") == of
 
 
 def test_unknown_key():
@@ -193,7 +215,7 @@ def test_unknown_key():
 
 
 HOSTILE = [None, True, 3, -1, 1.5, 10**400, "", "x", [], {}, [None], [[]], [{}], ["a"], {"a": 1}]
-NULLABLE = {"resize", "resolution", "nodata"}
+NULLABLE = {"resize", "resolution", "resolution_y", "nodata"}
 
 
 @pytest.mark.parametrize("key", sorted(set(document()) - {"format", "version", "provenance"}))
@@ -206,7 +228,7 @@ def test_hostile_types_never_pass_nor_crash(key):
             continue
         if key == "resize" and value == 3:
             continue
-        if key == "resolution" and isinstance(value, int | float) and value in (3, 1.5):
+        if key.startswith("resolution") and isinstance(value, int | float) and value in (3, 1.5):
             continue
         if key == "nodata" and type(value) in (int, float) and value in (3, -1, 1.5):
             continue

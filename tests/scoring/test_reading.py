@@ -47,6 +47,23 @@ def test_bands_by_name_and_georeference(tmp_path) -> None:
     assert tile.valid is None
 
 
+def test_places_of_tiles_that_have_no_plain_one(tmp_path) -> None:
+    for name in ("crs", "world", "both"):
+        material.write_tile(tmp_path / f"{name}.tif", material.pixels(0), transform=None)
+    numbers = (material.UTM.a, 0, 0, material.UTM.e, *(material.UTM @ (0.5, 0.5)))
+    for name in ("world", "both"):
+        (tmp_path / f"{name}.tfw").write_text("\n".join(map(repr, numbers)))
+    material.write_tile(tmp_path / "both.tif", material.pixels(0))
+    tiles = tiles_of_prefix(str(tmp_path), STORAGE.list(str(tmp_path)))
+    block = read_block(tiles.table, wanted(), STORAGE)
+    found = {facts.tile_id: (facts.crs, facts.transform, facts.note) for facts in block.facts}
+    assert found == {
+        "both": ("EPSG:32631", material.UTM[:6], ""),
+        "crs": (None, None, "a CRS without a transform: pixel coordinates"),
+        "world": ("EPSG:32631", material.UTM[:6], "placed by a world file (world.tfw)"),
+    }
+
+
 def test_bands_named_by_hand(tmp_path) -> None:
     values = material.pixels(0)
     material.write_tile(tmp_path / "a.tif", values, names=None)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # it imports torch
 LOOKERS = 8
 """Scenes that are opened at once."""
 
+NOT_ON_EARTH = "its CRS does not lead to longitude and latitude there: no outline"
+
 
 @dataclass(frozen=True)
 class Surveyor:
@@ -52,7 +54,12 @@ class Surveyor:
                 facts = scene.facts
                 grid = grid_for(scene, self.spec, self.settings)
                 way = way_of(grid.net_height, grid.net_width, self.settings, self.geometries)
-                notes = [] if grid.crs else ["no CRS: pixel coordinates"]
+                shape = (grid.height, grid.width)
+                ground = SceneGround(ref.scene, *shape, grid.crs, facts.transform)
+                place = facts.place
+                if not place and not ground.rings():
+                    place = NOT_ON_EARTH if ground.grounded else "no CRS: pixel coordinates"
+                notes = [place] if place else []
                 stage = "drift"
                 score, warning = self._drift(scene)
         except MisfitError as error:
@@ -63,7 +70,6 @@ class Surveyor:
             if self.settings.drift == "refuse":
                 return failed(number, ref, "drift", warning, retryable=False)
             notes.append(warning)
-        ground = SceneGround(ref.scene, grid.height, grid.width, grid.crs, facts.transform)
         taken = facts.taken_at
         return SceneJob(number, ref, grid, ground, taken, way, score, tuple(notes))
 

@@ -35,9 +35,9 @@ class Detections:
     col: Floats
     """(N,) stored px from its left edge."""
     x: Floats
-    """(N,) in the scene's CRS; without one, the column."""
+    """(N,) in the scene's CRS, or as its affine says; without one, the column."""
     y: Floats
-    """(N,) in the scene's CRS; without one, minus the row."""
+    """(N,) in the scene's CRS, or as its affine says; without one, minus the row."""
     lon: Floats
     """(N,) degrees; NaN where there is no ground."""
     lat: Floats

@@ -5,10 +5,11 @@ Plate carree, stretched so that the middle latitude is true to shape.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from satray.report.markup import Html, joined, tag
 from satray.scoring.footprints import Ring
+from satray.scoring.products.ground import bbox_of
 
 WIDTH = 1000
 """Units across; the page scales them."""
@@ -74,6 +75,9 @@ def world_map(scenes: Sequence[Outlined]) -> Html:
     shown = [scene for scene in scenes if scene.rings]
     if not shown:
         return Html("")
+    west, _, east, _ = bbox_of([ring for scene in shown for ring in scene.rings]) or [0.0] * 4
+    if west > east:  # around the antimeridian, not around the world
+        shown = [replace(scene, rings=_eastwards(scene.rings, west)) for scene in shown]
     frame = frame_of([ring for scene in shown for ring in scene.rings])
     parts = [*_lines(frame), *(_scene(frame, scene) for scene in shown)]
     return tag(
@@ -113,6 +117,14 @@ def frame_of(rings: Sequence[Ring]) -> Frame:
 def step_of(span: float) -> float:
     """Degrees between lines, so that at most `MOST_LINES` fit."""
     return next((step for step in STEPS if span / step <= MOST_LINES), 90.0)
+
+
+def _eastwards(rings: Sequence[Ring], west: float) -> list[Ring]:
+    """Rings with longitudes that go on beyond 180."""
+    turned = [360.0 if max(lon for lon, _ in ring) < west else 0.0 for ring in rings]
+    return [
+        [(lon + turn, lat) for lon, lat in ring] for ring, turn in zip(rings, turned, strict=True)
+    ]
 
 
 def _lines(frame: Frame) -> list[Html]:

@@ -10,8 +10,10 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from satray.scoring.footprints import LONGITUDE_LATITUDE, Outline, Ring, footprints, read_wkb
-from satray.scoring.rasters import PIXEL_COORDINATES, source_affine
+from satray.scoring.footprints import Ring, box_around
+from satray.scoring.outlines import outlines
+from satray.scoring.rasters import source_affine
+from satray.tiles.ground import lonlat
 
 Floats = NDArray[np.float64]
 
@@ -38,41 +40,38 @@ class SceneGround:
 
     @property
     def affine(self) -> Affine:
-        """Stored pixel corners to CRS units; to x = column, y = -row where there is no ground.
+        """Stored pixel corners to CRS units; to x = column, y = -row where it has none.
 
         Raises:
             DecodeError: it maps no area.
         """
-        return source_affine(self.crs, self.transform) if self.grounded else PIXEL_COORDINATES
+        return source_affine(self.crs, self.transform)
 
     def points(self, cols: Floats, rows: Floats) -> tuple[Floats, Floats]:
-        """The x and y of places in stored px, in CRS units (pixel coordinates without ground)."""
+        """The x and y of places in stored px, as `affine` has them."""
         a, b, c, d, e, f = tuple(self.affine)[:6]
         return a * cols + b * rows + c, d * cols + e * rows + f
 
     def lonlat(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
         """Longitude and latitude of places in CRS units; NaN where there are none."""
-        nothing = np.full(len(x), np.nan)
-        if not self.grounded or not len(x):
-            return nothing, nothing.copy()
-        # here, so that scenes without ground need no GDAL
-        from rasterio.warp import transform
+        if self.crs is None or self.transform is None:
+            return np.full(len(x), np.nan), np.full(len(x), np.nan)
+        return lonlat(self.crs, x, y)
 
-        try:
-            moved = transform(self.crs, LONGITUDE_LATITUDE, x, y)
-        except Exception:  # GDAL's errors (rasterio._err) share no public base
-            return nothing, nothing.copy()
-        lon, lat = (np.asarray(values, dtype=np.float64) for values in moved[:2])
-        good = np.isfinite(lon) & np.isfinite(lat)
-        return np.where(good, lon, np.nan), np.where(good, lat, np.nan)
+    def shapes(self, rows: Floats, cols: Floats, heights: Floats, widths: Floats) -> NDArray[Any]:
+        """Polygons of N tiles in longitude and latitude, as `outlines`, edges in stored px."""
+        if self.crs is None or self.transform is None:
+            return np.full(len(rows), None, dtype=object)
+        affine_16 = np.array([self.transform[:6]], dtype=np.float64)
+        return outlines(self.crs, affine_16, rows, cols, heights, widths)
 
     def rings(self) -> list[Ring]:
         """Outline in longitude and latitude: one ring, two across the antimeridian, or none."""
-        if self.crs is None or self.transform is None:
-            return []
-        whole = Outline(self.crs, self.transform, 0, 0, self.height, self.width)
-        (shape,) = footprints([whole])
-        return read_wkb(shape) if shape is not None else []
+        import shapely
+
+        zero = np.zeros(1)
+        (shape,) = self.shapes(zero, zero, zero + self.height, zero + self.width)
+        return [[*part.exterior.coords] for part in shapely.get_parts([shape])]
 
 
 def geometry_of(rings: list[Ring]) -> dict[str, Any] | None:
@@ -89,10 +88,4 @@ def bbox_of(rings: list[Ring]) -> list[float] | None:
     """West, south, east, north; west > east across the antimeridian (RFC 7946, 5.2)."""
     if not rings:
         return None
-    lats = [lat for ring in rings for _, lat in ring]
-    spans = [(min(lon for lon, _ in ring), max(lon for lon, _ in ring)) for ring in rings]
-    west, east = min(low for low, _ in spans), max(high for _, high in spans)
-    if len(rings) > 1 and west <= -180 + 1e-9 and east >= 180 - 1e-9:  # parts touch it from inside
-        west = min((low for low, high in spans if high >= 180 - 1e-9), default=west)
-        east = max((high for low, high in spans if low <= -180 + 1e-9), default=east)
-    return [west, min(lats), east, max(lats)]
+    return box_around(np.array([[*np.min(ring, axis=0), *np.max(ring, axis=0)] for ring in rings]))

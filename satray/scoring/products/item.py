@@ -20,6 +20,7 @@ from satray.scoring.products.model_fields import (
 )
 from satray.scoring.products.moment import Moment, stamp
 from satray.scoring.products.names import encoded, item_name, link_between
+from satray.tiles.georeference import crs_name
 
 PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 PROCESSING = "https://stac-extensions.github.io/processing/v1.1.0/schema.json"
@@ -189,16 +190,13 @@ def _projection(ground: SceneGround) -> dict[str, Any]:
         "proj:transform": [float(number) for number in ground.transform[:6]],
         "proj:bbox": [min(x), min(y), max(x), max(y)],
     }
+    name = wkt = ground.crs or ""
     try:
-        crs = CRS.from_user_input(ground.crs)
-        authority = crs.to_authority()
-        if authority is not None:
-            fields["proj:code"] = ":".join(authority)
-        else:
-            fields["proj:wkt2"] = crs.to_wkt(version="WKT2_2019")
+        wkt = CRS.from_user_input(ground.crs).to_wkt(version="WKT2_2019")
+        name = crs_name(wkt)
     except CRSError:
-        fields["proj:wkt2"] = ground.crs
-    return fields
+        pass
+    return fields | ({"proj:wkt2": wkt} if name == wkt else {"proj:code": name})
 
 
 def _made(facts: ItemFacts) -> str:

@@ -102,7 +102,8 @@ def _scaling(spec: "BundleSpec") -> list[dict[str, Any]] | None:
 
 
 def _description(spec: "BundleSpec") -> str:
-    ground = f" at {spec.resolution:g} m a pixel" if spec.resolution else ""
+    sides = " x ".join(f"{side:.4g}" for side in (spec.resolution, spec.resolution_y) if side)
+    ground = f" at {sides} m a pixel" if sides else ""
     return (
         f"{spec.tile_shape[0]} x {spec.tile_shape[1]} px{ground}, radiometry "
         f"{spec.radiometry.name}, resized to {spec.resize or spec.size} px ({spec.evaluate})"

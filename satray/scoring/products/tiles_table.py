@@ -15,10 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from satray.scoring.footprints import geo_metadata, merge_geo
+from satray.scoring.footprints import geo_metadata, merge_geo, wkb
 from satray.scoring.predictions import OK, Layout, Numbers
 from satray.scoring.products.ground import SceneGround
-from satray.scoring.products.tile_shapes import tile_shapes
 
 NODATA = "nodata"
 """Status of a tile that holds too few valid pixels to be scored; no failure."""
@@ -68,7 +67,7 @@ def scene_table(layout: Layout, ground: SceneGround, tiles: SceneTiles) -> pa.Ta
     ids = [
         f"{ground.scene}#{row}_{col}" for row, col in zip(places["row"], places["col"], strict=True)
     ]
-    shapes = tile_shapes(ground, tiles.rows, tiles.cols, tiles.heights, tiles.widths)
+    shapes = wkb(ground.shapes(tiles.rows, tiles.cols, tiles.heights, tiles.widths))
     missing = ~tiles.scored
     columns: dict[str, Any] = {
         **places,

@@ -1,9 +1,9 @@
 """Detections as files: GeoParquet, GeoPackage and GeoJSON.
 
 GeoParquet and GeoJSON are in longitude and latitude, GeoPackage in the scene's own CRS, so that its
-points lie on the scene to the last digit. A scene without georeference has no GeoJSON; its points
-are in pixel coordinates (x = column, y = -row, as GIS programs draw such images), said to be in no
-known CRS.
+points lie on the scene to the last digit. A scene without a CRS has no GeoJSON; its points are in
+the coordinates of its affine, and without one in pixel coordinates (x = column, y = -row, as GIS
+programs draw such images), said to be in no known CRS.
 """
 
 import io
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from satray.errors import SatrayError
+from satray.scoring.footprints import box_around
 from satray.scoring.products.detections import Detections
 
 LAYER = "detections"
@@ -57,7 +58,8 @@ def geoparquet(found: Detections, model_id: str, run_id: str) -> bytes:
     good = np.isfinite(across) & np.isfinite(up)
     if good.any():
         x, y = across[good], up[good]
-        column["bbox"] = [float(v) for v in (x.min(), y.min(), x.max(), y.max())]
+        plain = [float(v) for v in (x.min(), y.min(), x.max(), y.max())]
+        column["bbox"] = box_around(np.stack([x, y, x, y], axis=1)) if ground.grounded else plain
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
     table = pa.table(columns).replace_schema_metadata({b"geo": json.dumps(geo).encode()})
     sink = io.BytesIO()

@@ -24,6 +24,8 @@ class FileGrid:
     """CRS; None without."""
     transform: tuple[float, ...] | None
     """Affine, rasterio's order; None without georeference."""
+    note: str = ""
+    """What to know about its georeference."""
 
 
 def ratios(grids: Sequence[FileGrid]) -> tuple[int, tuple[int, ...]]:

@@ -18,6 +18,7 @@ from satray.scoring.scenes.scene import (
     uris_of,
 )
 from satray.storage import Entry, Storage, absolute, name
+from satray.tiles.georeference import world_files, world_suffixes
 from satray.tiles.keys import taken
 from satray.tiles.source import MASK
 
@@ -86,13 +87,15 @@ def find_scenes(
         raise InputError(f"scenes={scenes}: found {found}; {ACCEPTED}")
     drafts.sort(key=lambda draft: (draft.scene, draft.uri))
     failures.sort(key=lambda failure: (failure.scene, failure.uri))
-    return _looked_up(drafts, failures, {entry.uri: entry for entry in entries}, storage, wanted)
+    known = {entry.uri: entry for entry in entries}
+    return _looked_up(drafts, failures, known, storage, wanted, world_files(entries))
 
 
 def _of_file(
     place: str, ending: str, storage: Storage, wanted: Sequence[str] | None, none_yet: bool
 ) -> Found:
     failures: list[SceneFailure] = []
+    worlds: dict[str, Entry] = {}
     if ending == "vrt":
         raise InputError(f"scenes={place}: {VRT}")
     if ending == "parquet":
@@ -102,12 +105,25 @@ def _of_file(
             raise InputError(f"scenes={place}: the list has no rows; {ACCEPTED}")
     elif is_raster(place):
         drafts = [_Draft(name(place), place, None)]
+        worlds = _world_of(place, ending, storage)
     else:
         items = items_in(storage.read(place))
         if items is None:
             raise InputError(f"scenes={place}: no STAC Item; {ACCEPTED}")
         drafts = _of_items(items, place, name(place), failures)
-    return _looked_up(drafts, failures, {}, storage, wanted)
+    return _looked_up(drafts, failures, {}, storage, wanted, worlds)
+
+
+def _world_of(place: str, ending: str, storage: Storage) -> dict[str, Entry]:
+    """The world file beside a raster that no listing told of."""
+    stem = place.rpartition(".")[0]
+    try:
+        for suffix in world_suffixes(ending):
+            if storage.exists(f"{stem}.{suffix}"):
+                return {place: storage.head(f"{stem}.{suffix}")}
+    except SatrayError:  # a store that tells of nothing but the raster
+        pass
+    return {}
 
 
 def _of_entries(
@@ -175,6 +191,7 @@ def _looked_up(
     known: dict[str, Entry],
     storage: Storage,
     wanted: Sequence[str] | None,
+    worlds: dict[str, Entry],
 ) -> Found:
     """Scenes of drafts, with etag, size and time of all their files."""
     unique: dict[str, _Draft] = {}
@@ -200,7 +217,9 @@ def _looked_up(
             failed.append(SceneFailure(draft.scene, draft.uri, errors[0]))
             continue
         there = [part for part in parts if isinstance(part, Entry)]
-        scenes.append(made_ref(draft.scene, draft.uri, bands, there, draft.item, masked))
+        world = worlds.get(draft.uri) if bands is None else None
+        ref = made_ref(draft.scene, draft.uri, bands, there, draft.item, masked, world)
+        scenes.append(ref)
     return Found(tuple(scenes), tuple(failed))
 
 

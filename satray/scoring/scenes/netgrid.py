@@ -3,6 +3,7 @@
 Stored px are those of the file, net px those of the network's lattice after resampling.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -10,13 +11,13 @@ from affine import Affine
 
 from satray.errors import DecodeError
 from satray.scoring.rasters import source_affine
-from satray.scoring.scenes.metres import GroundPixel, ground_pixel
+from satray.tiles.ground import GroundPixel, ground_pixel
 
 if TYPE_CHECKING:
     from satray.models.spec import BundleSpec  # torch
 
-NEAR_ONE = 0.005
-"""Factors that differ from 1 by no more than this are taken as 1."""
+NEAR_WHOLE = 0.005
+"""Factors this near to a whole one, or to one over a whole one, are taken as that."""
 MAX_FACTOR = 16.0
 """Largest factor: beyond, the ground that the bundle knows is not in the scene."""
 MIN_FACTOR = 1 / 256
@@ -72,8 +73,8 @@ def net_grid(
 ) -> NetGrid:
     """Lay a scene's grid of net px.
 
-    A net px is a stored px times the ground factor (the scene's m a px, over the bundle's) times
-    the resize that training did of its own tiles.
+    A net px is a stored px times the ground factor (the scene's m a px, over the bundle's; 1 for px
+    of a grid that tiles were cut from) times the resize that training did of its own tiles.
 
     Args:
         height: rows, stored px.
@@ -88,14 +89,22 @@ def net_grid(
         DecodeError: an affine without area, or a ground too far from the bundle's.
     """
     affine = source_affine(crs, transform)
-    pixel = ground_pixel(height, width, crs, None if transform is None else affine)
-    ground_x, ground_y, why = _ground(pixel, spec.resolution, gsd)
+    pixel = ground_pixel(height, width, crs, transform)
+    ground_x, ground_y, why = _ground(pixel, spec, gsd)
+    if gsd == "auto" and crs and pixel.x and pixel.y:
+        steps = math.hypot(affine.a, affine.d), math.hypot(affine.b, affine.e)
+        if any(trained.hold(crs, steps, (pixel.x, pixel.y)) for trained in spec.trained_px):
+            ground_x, ground_y = 1.0, 1.0
+            why = f"px as they are: {_pair(pixel.x, pixel.y)} m, as tiles of the bundle have them"
     shape = spec.tile_shape
     resize = spec.preprocess().geometry(*shape)
     own_y, own_x = resize.resized_height / shape[0], resize.resized_width / shape[1]
     if (own_y, own_x) != (1, 1):
         why += f"; training resized tiles by {_pair(own_x, own_y)}"
-    asked_x, asked_y = _rounded(ground_x * own_x), _rounded(ground_y * own_y)
+    asked_x, asked_y = (
+        1.0 if abs(factor - 1) <= NEAR_WHOLE else factor
+        for factor in (_rounded(ground_x) * own_x, _rounded(ground_y) * own_y)
+    )
     for factor in (ground_x, ground_y):
         if not MIN_FACTOR <= factor <= MAX_FACTOR:
             raise DecodeError(
@@ -119,22 +128,24 @@ def net_grid(
     )
 
 
-def _ground(pixel: GroundPixel, resolution: float | None, gsd: Gsd) -> tuple[float, float, str]:
+def _ground(pixel: GroundPixel, spec: "BundleSpec", gsd: Gsd) -> tuple[float, float, str]:
     """Ground factors of x and y, and why."""
-    note = f" ({pixel.note})" if pixel.note else ""
     if gsd == "none":
-        return 1.0, 1.0, "px as they are (gsd=none)" + note
-    target = resolution if gsd == "auto" else float(gsd)
-    if target is None:
-        return 1.0, 1.0, "px as they are: the bundle states no resolution" + note
+        return 1.0, 1.0, "px as they are (gsd=none)"
+    target_x, target_y = spec.resolution, spec.resolution_y or spec.resolution
+    if gsd != "auto":
+        target_x = target_y = float(gsd)
+    if target_x is None or target_y is None:
+        return 1.0, 1.0, "px as they are: the bundle states no resolution"
     if pixel.x is None or pixel.y is None:
         return 1.0, 1.0, f"px as they are: {pixel.note}"
-    size = f"{_pair(pixel.x, pixel.y)} m"
-    return pixel.x / target, pixel.y / target, f"px of {size}, the bundle's {target:.4g} m{note}"
+    sizes = f"px of {_pair(pixel.x, pixel.y)} m, the bundle's {_pair(target_x, target_y)} m"
+    return pixel.x / target_x, pixel.y / target_y, sizes
 
 
 def _rounded(factor: float) -> float:
-    return 1.0 if abs(factor - 1) <= NEAR_ONE else factor
+    whole = max(1, round(factor)) if factor >= 1 else 1 / round(1 / factor)
+    return whole if abs(factor / whole - 1) <= NEAR_WHOLE else factor
 
 
 def _pair(x: float, y: float) -> str:

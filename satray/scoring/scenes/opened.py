@@ -24,6 +24,7 @@ from satray.scoring.scenes.lanes import HALF, lane, resampled
 from satray.scoring.scenes.raster import Raster
 from satray.scoring.scenes.scene import BandSource, SceneRef, uris_of
 from satray.storage import Storage
+from satray.tiles.georeference import world_at
 from satray.tiles.nodata import held, measured, together, void
 from satray.tiles.source import MASK
 
@@ -50,13 +51,15 @@ class SceneFacts:
     dtype: str
     """dtype of the pixels given, after conversion."""
     crs: str | None
-    """`AUTHORITY:CODE` where it has one, else WKT; None without."""
+    """`AUTHORITY:CODE` where it equals that definition, else WKT; None without a place."""
     transform: tuple[float, ...] | None
     """Affine of stored px corners, rasterio's order; None without georeference."""
     block: tuple[int, int]
     """Rows and columns that are decoded at once, stored px."""
     taken_at: str | None
     """The TIFF's own date and time (`TIFFTAG_DATETIME`), as it stands; None without."""
+    place: str = ""
+    """What to know about its georeference; empty where all is plain."""
 
 
 @dataclass(frozen=True)
@@ -235,8 +238,8 @@ def open_scene(
             if uri not in rasters:
                 source = open_raster(uri, ref.size)
                 opened.callback(source.close)
-                mask = _mask_of(uri, ref)
-                rasters[uri] = Raster.of(uri, source, mask)
+                mask, world = _mask_of(uri, ref), world_at(ref.world, storage)
+                rasters[uri] = Raster.of(uri, source, mask, world)
                 opened.callback(rasters[uri].close)
             return rasters[uri]
 
@@ -326,6 +329,7 @@ def _fitted(
         grid.transform,
         source.block_shapes[0],
         source.tags().get("TIFFTAG_DATETIME"),
+        grid.note,
     )
     return facts, parts
 

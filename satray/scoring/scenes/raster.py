@@ -11,7 +11,7 @@ from rasterio.windows import Window
 
 from satray.scoring.scenes.aligned import FileGrid
 from satray.scoring.scenes.bands import FileBands, Names, file_bands
-from satray.tiles.decode import crs_name
+from satray.tiles.georeference import WorldFile, georeference
 from satray.tiles.layout import coloured, colours_of, gain_of, has_palette, shown_by_masks
 
 
@@ -35,17 +35,17 @@ class Raster:
     """rasterio's dataset of the `.msk` beside it; None without."""
 
     @staticmethod
-    def of(uri: str, source: Any, mask: Any = None) -> "Raster":
-        """What is known of an open dataset and of the mask beside it."""
+    def of(uri: str, source: Any, mask: Any = None, world: WorldFile | None = None) -> "Raster":
+        """What is known of an open dataset, and of the mask and the world file beside it."""
         palette = has_palette(source)
-        affine = source.transform
-        referenced = source.crs is not None or not affine.is_identity
+        place = georeference(source, world)
         grid = FileGrid(
             uri.rpartition("/")[2],
             source.height,
             source.width,
-            crs_name(source.crs.to_wkt()) if source.crs else None,
-            (*affine,)[:6] if referenced else None,
+            place.crs,
+            place.transform,
+            place.note,
         )
         return Raster(
             uri,

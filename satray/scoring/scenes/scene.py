@@ -45,6 +45,8 @@ class SceneRef:
     """Its STAC Item without assets and links; None where it has none."""
     masked: tuple[str, ...] = ()
     """Those of its rasters that have a `.msk` beside them."""
+    world: str | None = None
+    """The world file beside `uri`; None where none was listed."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,10 @@ def made_ref(
     parts: Iterable[Entry],
     item: dict[str, Any] | None = None,
     masked: tuple[str, ...] = (),
+    world: Entry | None = None,
 ) -> SceneRef:
-    """A scene of these files, one at least, their masks among them."""
-    parts = tuple(parts)
+    """A scene of these files, one at least, their masks among them, and the world file beside."""
+    parts = (*parts, *([world] if world else []))
     return SceneRef(
         scene,
         uri,
@@ -85,6 +88,7 @@ def made_ref(
         max(part.modified for part in parts),
         item,
         masked,
+        world.uri if world else None,
     )
 
 

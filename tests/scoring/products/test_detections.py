@@ -84,6 +84,26 @@ def test_without_ground_points_are_pixels() -> None:
     assert back.crs is None or not (back.crs.is_geographic or back.crs.is_projected)
 
 
+def test_an_affine_without_a_crs_is_what_points_and_maps_have_in_common() -> None:
+    found = detect(dots((0, 5, 7)), CELLS, RULE, NAMES, scene(None))
+    assert (found.x[0], found.y[0]) == Affine(*UTM) @ (224.5, 160.5)
+    assert np.isnan(found.lon).all()
+    frame = geopandas.read_parquet(io.BytesIO(geoparquet(found, "m", "r")))
+    assert frame.crs is None
+    assert (frame.geometry[0].x, frame.geometry[0].y) == (found.x[0], found.y[0])
+
+
+def test_detections_over_the_antimeridian_have_a_box_that_goes_east() -> None:
+    over = scene("EPSG:3832", (1e3, 0.0, 3.2e6, 0.0, -1e3, 2e6))
+    found = detect(dots((0, 5, 1), (1, 2, 13)), CELLS, RULE, NAMES, over)
+    assert (found.lon[0] > 178, found.lon[1] < -177) == (True, True)
+    data = io.BytesIO(geoparquet(found, "m", "r"))
+    west, _, east, _ = json.loads(pq.read_schema(data).metadata[b"geo"])["columns"]["geometry"][
+        "bbox"
+    ]
+    assert (west, east) == (found.lon[0], found.lon[1])
+
+
 def test_a_crs_that_leads_nowhere_is_a_null_not_an_error() -> None:
     engineering = 'LOCAL_CS["x",UNIT["m",1]]'
     found = detect(dots((0, 5, 7)), CELLS, RULE, NAMES, scene(engineering))

@@ -209,6 +209,8 @@ def test_tiny_scenes_and_two_parts() -> None:
         [Outlined("a", [ring(0.0, 0.0, 1e-6)], None, False), Outlined("b", parts, "x", True)]
     )
     assert drawn.count("<circle") == 3
+    alone = world_map([Outlined("b", parts, None, False)])  # not as wide as the world
+    assert (alone.count("<polygon"), alone.count("<circle")) == (2, 0)
     assert "<a href" in drawn
 
 

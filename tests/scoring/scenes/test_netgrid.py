@@ -1,7 +1,5 @@
 """A scene's grid of net px: factors, affines, and what is said of them."""
 
-import math
-
 import pytest
 from affine import Affine
 from hypothesis import given
@@ -9,9 +7,10 @@ from hypothesis import strategies as st
 from scoring.scenes.scene_material import UTM, spec
 
 from satray.errors import DecodeError
+from satray.models.resolution import TrainedPixels
 from satray.scoring.rasters import PIXEL_COORDINATES
-from satray.scoring.scenes.metres import ground_pixel
 from satray.scoring.scenes.netgrid import net_grid
+from satray.tiles.ground import ground_pixel
 
 
 def grid(height, width, crs, affine, gsd="auto", **more):
@@ -26,17 +25,46 @@ def test_the_bundles_own_ground_is_not_resampled():
     assert found.why == "px of 10 m, the bundle's 10 m"
 
 
-def test_coarser_scene_gets_more_net_px():
-    found = grid(301, 500, "EPSG:32631", UTM @ Affine.scale(2))
-    assert (found.net_height, found.net_width) == (602, 1000)
-    assert (found.scale_x, found.scale_y) == (2, 2)
-    assert found.affine_net.almost_equals(UTM)
+@pytest.mark.parametrize(("times", "factor"), [(2, 2), (3, 3), (0.5, 0.5), (0.25, 0.25)])
+def test_whole_factors_are_whole_whatever_the_projection_does(times, factor):
+    found = grid(300, 500, "EPSG:32631", UTM @ Affine.scale(times))
+    assert (found.net_height, found.net_width) == (300 * factor, 500 * factor)
+    assert found.affine_net.almost_equals(UTM, 0.1)
 
 
 def test_x_and_y_apart():
     found = grid(100, 100, "EPSG:32631", UTM @ Affine.scale(1, 2))
     assert (found.net_height, found.net_width) == (200, 100)
-    assert found.why == "px of 10 x 20 m, the bundle's 10 m"
+    assert found.why == "px of 10 x 20.01 m, the bundle's 10 m"
+    same = grid(100, 100, "EPSG:32631", UTM @ Affine.scale(1, 2), resolution_y=20.0)
+    assert not same.resampled
+    square = grid(100, 100, "EPSG:32631", UTM, resolution_y=20.0)
+    assert (square.net_height, square.net_width) == (50, 100)
+
+
+def test_metres_are_the_grounds_not_the_maps():
+    """Web Mercator at 60 degrees north has two of its metres on one of the ground."""
+    mercator = Affine(20, 0, 1669792, 0, -20, 8399737.9)
+    utm = Affine(10, 0, 500000, 0, -10, 6651411)
+    assert not grid(100, 100, "EPSG:3857", mercator).resampled
+    assert not grid(100, 100, "EPSG:32633", utm).resampled
+    equator = grid(100, 100, "EPSG:3857", Affine(20, 0, 1669792, 0, -20, 0))
+    assert (equator.net_height, equator.net_width) == (199, 200)
+    feet = Affine(10 / 0.3048006, 0, 6.0e6, 0, -10 / 0.3048006, 2.1e6)
+    assert not grid(100, 100, "EPSG:2227", feet).resampled
+    degrees = grid(100, 100, "EPSG:4326", Affine(1e-4, 0, 15, 0, -1e-4, 60), resolution=5.58)
+    assert (degrees.net_height, degrees.net_width) == (200, 100)
+
+
+def test_pixels_of_the_tiles_own_grid_are_taken_as_they_are_where_tiles_were():
+    px = TrainedPixels("EPSG:3857", 20.0, 20.0, (10.0, 10.0), (14.0, 14.0))
+    for y, own in ((8399737.9, True), (6446275.8, True), (0.0, False), (1.2e7, False)):
+        for side in (20, 25):
+            affine = Affine(side, 0, 0, 0, -side, y)
+            found = grid(64, 64, "EPSG:3857", affine, resolution=12.0, trained_px=(px,))
+            assert (not found.resampled) == (own and side == 20)
+            other = grid(64, 64, "EPSG:3395", affine, resolution=12.0, trained_px=(px,))
+            assert other.resampled
 
 
 def test_training_resized_its_tiles():
@@ -51,8 +79,14 @@ def test_training_resized_its_tiles():
 
 
 def test_half_a_percent_is_nothing():
-    assert not grid(10_000, 10_000, "EPSG:32631", UTM @ Affine.scale(1.0049)).resampled
-    assert grid(10_000, 10_000, "EPSG:32631", UTM @ Affine.scale(1.0051)).resampled
+    true = 10 * ground_pixel(1, 1, "EPSG:32631", UTM[:6]).x / 10
+    for times in (1.0049, 0.9951):
+        assert not grid(99, 99, "EPSG:32631", UTM @ Affine.scale(times), resolution=true).resampled
+    assert grid(10_000, 10_000, "EPSG:32631", UTM @ Affine.scale(1.0051), resolution=true).resampled
+    resized = grid(
+        256, 256, "EPSG:32631", UTM, resolution=true * 1.004, tile_shape=(64, 64), size=50
+    )
+    assert (resized.net_height, resized.net_width) == (200, 200)
 
 
 @pytest.mark.parametrize("gsd", ["none", 20.0])
@@ -83,38 +117,6 @@ def test_crs_without_ground(crs):
     assert found.why.startswith("px as they are: ")
 
 
-def test_degrees_are_metres_on_the_ellipsoid():
-    step = 1 / 3600
-    affine = Affine(step, 0, 10, 0, -step, 60 + 50 * step)
-    found = ground_pixel(100, 100, "EPSG:4326", affine)
-    # a second of arc on WGS 84 at 60 degrees north
-    assert found.x == pytest.approx(15.500, abs=2e-3)
-    assert found.y == pytest.approx(30.948, abs=2e-3)
-    same = grid(100, 1000, "EPSG:4326", affine, resolution=30.9)
-    assert (same.net_height, same.net_width) == (100, round(1000 * found.x / 30.9))
-
-
-def test_feet_are_feet():
-    found = ground_pixel(10, 10, "EPSG:2263", Affine(1, 0, 9e5, 0, -1, 2e5))
-    assert found.x == pytest.approx(0.3048, rel=1e-5)
-
-
-def test_web_mercator_is_taken_at_its_word_and_told():
-    y = 8399737.9  # 60 degrees north
-    affine = Affine(10, 0, 1e6, 0, -10, y)
-    found = grid(100, 100, "EPSG:3857", affine)
-    assert not found.resampled
-    assert "shows the ground 2.0" in found.why
-
-
-@given(st.floats(0, 360), st.floats(-0.5, 0.5), st.floats(0.5, 30), st.floats(0.5, 30))
-def test_rotated_and_skewed_by_column_norms(turn, skew, x, y):
-    affine = UTM @ Affine.rotation(turn) @ Affine(1, skew, 0, 0, 1, 0) @ Affine.scale(x, y)
-    found = ground_pixel(10, 20, "EPSG:32631", affine)
-    assert found.x == pytest.approx(10 * x)
-    assert found.y == pytest.approx(10 * y * math.hypot(1, skew))
-
-
 @given(
     st.integers(1, 5000),
     st.integers(1, 5000),
@@ -133,7 +135,7 @@ def test_corners_stay_where_they_are(height, width, x, y, turn):
     assert back == pytest.approx((height, width))
 
 
-@pytest.mark.parametrize("scale", [17, 1e9, 1 / 300, 1e-9])
+@pytest.mark.parametrize("scale", [17, 1e3, 1 / 300, 1e-6])
 def test_ground_too_far_from_the_bundles(scale):
     with pytest.raises(DecodeError, match="net px a px; accepted: 1/256 to 16"):
         grid(100, 100, "EPSG:32631", UTM @ Affine.scale(scale))
@@ -142,7 +144,7 @@ def test_ground_too_far_from_the_bundles(scale):
 
 def test_more_net_px_than_can_be():
     with pytest.raises(DecodeError, match="net px; at most"):
-        grid(10**6, 10**6, "EPSG:32631", UTM @ Affine.scale(10))
+        grid(10**6, 10**6, "EPSG:32631", UTM @ Affine.scale(0.2), resolution=0.2)
 
 
 def test_one_px_is_one_net_px_at_least():

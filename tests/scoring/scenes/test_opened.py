@@ -319,7 +319,30 @@ def test_no_georeference(tmp_path):
         tmp_path / "a.png", noise(1, dtype="uint8"), driver="PNG", crs=None, transform=None
     )
     with opened(path, ("gray",)) as scene:
-        assert (scene.facts.crs, scene.facts.transform) == (None, None)
+        assert (scene.facts.crs, scene.facts.transform, scene.facts.place) == (None, None, "")
+
+
+def test_a_world_file_beside_serves_where_there_is_no_affine(tmp_path):
+    bare = write(tmp_path / "bare.tif", noise(1), ("red",), transform=None)
+    placed = write(tmp_path / "placed.tif", noise(1), ("red",))
+    alone = write(tmp_path / "alone.tif", noise(1), ("red",), transform=None)
+    for name in ("bare.tfw", "placed.tfw"):
+        (tmp_path / name).write_text("10.0\n0.0\n0.0\n-10.0\n448005.0\n5410995.0\n")
+    scenes = {ref.scene: ref for ref in find_scenes(str(tmp_path), STORE).scenes}
+    assert find_scenes(bare, STORE).scenes == (scenes["bare.tif"],)
+    told = {
+        "bare.tif": ("EPSG:32631", tuple(UTM)[:6], "placed by a world file (bare.tfw)"),
+        "placed.tif": ("EPSG:32631", tuple(UTM)[:6], ""),
+        "alone.tif": (None, None, "a CRS without a transform: pixel coordinates"),
+    }
+    for name, expected in told.items():
+        with open_scene(scenes[name], ("red",), None, STORE) as scene:
+            assert (scene.facts.crs, scene.facts.transform, scene.facts.place) == expected
+    (tmp_path / "bare.tfw").write_text("10.0\n0.0\n0.0\n-10.0\n448015.0\n5410995.0\n")
+    again = {ref.scene: ref.etag for ref in find_scenes(str(tmp_path), STORE).scenes}
+    changed = {name for name, ref in scenes.items() if ref.etag != again[name]}
+    assert changed == {"bare.tif"}
+    assert {placed, alone} == {scenes[name].uri for name in ("placed.tif", "alone.tif")}
 
 
 def test_all_nodata_is_read_as_such(tmp_path):
