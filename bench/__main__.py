@@ -12,6 +12,7 @@ NAMES = {
     "winner": "the default sweep on the demo, its winner against the default recipe",
     "mapped": "heads trained from features larger than memory",
     "engine": "CPU engines for features, against eager torch",
+    "faults": "jobs killed, cut off or starved at bad moments, right or wrong",
     "field": "small inputs after public bug reports, right or wrong",
     "score": "whole scenes: speed, memory, and what is found",
     "picture": "the README's picture, from a demo run: nothing is measured",
