@@ -21,7 +21,7 @@ from satray.storage import Storage
 from satray.tiles.bands import select
 from satray.tiles.cache import CachePlan, TileCache, open_cache
 from satray.tiles.decode import read_pixels
-from satray.tiles.index import TileIndex, versions
+from satray.tiles.index import TileIndex, version_columns, versions
 from satray.tiles.source import read_files
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def tile_source(
         dtype=index.meta.dtype,
         storage=storage,
         cache=plan,
-        versions=part.table.select(["bytes", "etag", "crc32"]),
+        versions=version_columns(part.table),
     )
 
 

@@ -170,9 +170,20 @@ def _completed(table: pa.Table) -> pa.Table:
     return table
 
 
+def version_columns(table: pa.Table) -> pa.Table:
+    """What tells a tile's file from another: `bytes`, `etag`, `crc32`, null where not known."""
+    kinds = {name: SCHEMA.field(name).type for name in ("bytes", "etag", "crc32")}
+    return pa.table(
+        {
+            name: table.column(name) if name in table.column_names else pa.nulls(len(table), kind)
+            for name, kind in kinds.items()
+        }
+    )
+
+
 def versions(table: pa.Table) -> list[Version | None]:
-    """What each tile of a table with `bytes`, `etag` and `crc32` must be; None without `bytes`."""
-    columns = [table.column(name).to_pylist() for name in ("bytes", "etag", "crc32")]
+    """What the file of each row of a table must be; None where it does not say."""
+    columns = (column.to_pylist() for column in version_columns(table).columns)
     return [
         None if size is None else Version(size, etag, crc)
         for size, etag, crc in zip(*columns, strict=True)
