@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from huggingface_hub import constants
+from training.small_archive import generate
 
 from satray.errors import InputError
 from satray.models import pretrained
@@ -56,9 +57,10 @@ def test_a_blackholed_hub_ends_the_job_within_seconds(tmp_path):
         "TORCH_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0",
     }  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | given
+    index = generate(tmp_path / "archive", tiles=16).index
     start = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "jobs/train.py", f"index={tmp_path}/none", "variant=single3"],
+        [sys.executable, "jobs/train.py", f"index={index}", "variant=single3", "batch=4"],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2

@@ -182,8 +182,9 @@ def digests(recipe: TrainRecipe, storage: Storage) -> dict[str, str]:
     Raises:
         InputError: see `set_up`; or weights that are not there, or cannot be fetched.
     """
+    tiles = read_tiles(recipe.index, storage)
     look_up(recipe)
-    setup = set_up(recipe, storage)
+    setup = set_up(recipe, storage, tiles)
     found = {"index": setup.digest}
     for tower, wanted in weights_wanted(setup.variant, setup.sources).items():
         found[f"weights.{tower}"] = weights_digest(wanted, storage)
