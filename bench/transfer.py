@@ -15,7 +15,6 @@ import argparse
 import base64
 import dataclasses
 import functools
-import io
 import json
 import multiprocessing
 import re
@@ -27,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-RGB = ("red", "green", "blue")
+from bench.held import Held, decoded, pack
+
 SIDE, ALL = 192, 1917
 
 
@@ -153,62 +153,6 @@ def ship_experiments() -> list[Experiment]:
     return [*found, Experiment("ship", "from scratch", scratch, ship=True)]
 
 
-class Held:
-    """The tiles, decoded, on the device; and their index, as `prepare` would write it."""
-
-    def __init__(self, pixels_NCHW: Any, table: dict[str, Any], device: Any) -> None:
-        import torch
-
-        self.pixels_NCHW = torch.from_numpy(np.array(pixels_NCHW)).to(device)
-        self.classes = [str(name) for name in table["classes"]]
-        self.labels_NK, self.ids = table["labels"], [str(each) for each in table["ids"]]
-        self.split = np.array([str(each) for each in table["splits"]])
-
-    def index(self, experiment: Experiment) -> tuple[Any, dict[str, Any]]:
-        """The index of an experiment's tiles, and where the tiles of its splits are held.
-
-        A draw of fewer train tiles is the first so many of a permutation that the seed gives, all
-        classes that the draw misses counted as they come.
-        """
-        import pyarrow as pa
-
-        from satray.tiles.index import BandStatistics, IndexMeta, TileIndex, table_with
-
-        rng = np.random.default_rng(experiment.seed)
-        train = np.flatnonzero(self.split == "train")
-        if experiment.tiles < len(train):
-            train = np.sort(rng.permutation(train)[: experiment.tiles])
-        val = np.flatnonzero(self.split == "val")
-        place = self.classes.index("ship")
-        labels = self.labels_NK[:, place : place + 1] if experiment.ship else self.labels_NK
-        classes = ("ship",) if experiment.ship else tuple(self.classes)
-        side = self.pixels_NCHW.shape[2]
-        rows = [
-            {"tile_id": self.ids[i], "uri": self.ids[i], "split": split,
-             "labels": labels[i].tolist(), "height": side, "width": side, "bands": list(RGB),
-             "dtype": "uint8", "crs": None, "transform": None, "nodata": None, "bytes": 0,
-             "etag": None}
-            for split, part in (("train", train), ("val", val)) for i in part
-        ]  # fmt: skip
-        statistics = tuple(
-            BandStatistics(band, *self._mean_and_std(train, c), 0.0, 255.0, {}, 1)
-            for c, band in enumerate(RGB)
-        )
-        task = "binary" if experiment.ship else "multilabel"
-        meta = IndexMeta(task, classes, RGB, "uint8", (side, side), statistics, {})
-        return TileIndex(table_with(meta, pa.Table.from_pylist(rows)), meta), {
-            "train": train, "val": val,
-        }  # fmt: skip
-
-    def _mean_and_std(self, rows: Any, band: int) -> tuple[float, float]:
-        import torch
-
-        x_NHW = self.pixels_NCHW[:, band][torch.from_numpy(rows).to(self.pixels_NCHW.device)]
-        counts = torch.bincount(x_NHW.flatten(), minlength=256).double().cpu().numpy()
-        mean = float(np.average(np.arange(256), weights=counts))
-        return mean, float(np.average((np.arange(256) - mean) ** 2, weights=counts) ** 0.5)
-
-
 def recipe_of(experiment: Experiment, weights: dict[str, str], base: list[str]) -> list[str]:
     """Keys of train; `base` changes the usual stages, before the experiment does."""
     keys = [
@@ -242,7 +186,7 @@ def train(
     given = build(TrainRecipe, keys, lambda *_: b"")
     if experiment.trick == "no_head":
         given = given.model_copy(update={"stages": given.stages[1:]})
-    index, places = held.index(experiment)
+    index, places = held.index(experiment.seed, experiment.tiles, experiment.ship)
     setup = set_up(given, Storage(), Tiles(index, "held"))
     network, lines = prepared(setup, Storage())
     network.to(device)
@@ -414,40 +358,6 @@ def said(row: dict[str, Any]) -> str:
         f"{last['train_loss']:.4f}/{last['val_loss']:.4f}, {last['images_per_second']:.0f}/s, "
         f"{row['seconds']:.0f} s"
     )
-
-
-def pack(options: argparse.Namespace) -> int:
-    """Put an archive's files and its table into one file."""
-    import pandas as pd
-
-    source = Path(options.source)
-    table = pd.read_csv(source / "labels.csv")
-    classes = list(table.columns[3:])
-    files = [(source / "images" / name).read_bytes() for name in table["image"]]
-    np.savez(
-        options.target, data=np.frombuffer(b"".join(files), np.uint8),
-        sizes=np.array([len(each) for each in files]), ids=np.array(table["image"], dtype=str),
-        splits=np.array(table["split"], dtype=str), classes=np.array(classes),
-        labels=table[classes].to_numpy(np.uint8),
-    )  # fmt: skip
-    return 0
-
-
-def decoded(packed: str) -> Any:
-    """Pixels (N, 3, H, W) uint8 of a packed archive."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from PIL import Image
-
-    with np.load(packed, allow_pickle=False) as found:
-        data, ends = found["data"], np.cumsum(found["sizes"])
-
-    def one(part: tuple[int, int]) -> Any:
-        image = Image.open(io.BytesIO(data[part[0] : part[1]].tobytes())).convert("RGB")
-        return np.asarray(image).transpose(2, 0, 1)
-
-    with ThreadPoolExecutor(8) as pool:
-        return np.stack(list(pool.map(one, zip([0, *ends[:-1]], ends, strict=True))))
 
 
 def main(arguments: list[str]) -> int:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.transfer import ALL, Experiment, Held, decoded, results, unpacked
+from bench.held import Held, decoded
+from bench.transfer import ALL, results, unpacked
 
 
 def labels_of(data: str, ship: bool) -> tuple[Any, list[str]]:
@@ -112,7 +113,7 @@ def bundle(options: argparse.Namespace) -> int:
         weights = Path(options.weights).absolute() / Path(file.partition("=")[2]).name
         keys = [key for key in row["keys"] if key != file]
         given = build(TrainRecipe, [*keys, f"weights={weights}"], lambda *_: b"")
-        index, _ = held.index(Experiment("ship", row["name"], (), seed=row["seed"], ship=True))
+        index, _ = held.index(row["seed"], ALL, ship=True)
         setup = set_up(given, Storage(), Tiles(index, "held"))
         val = index.part("val")
         logits = unpacked(row["logits"]["best"], 1)
