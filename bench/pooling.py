@@ -5,9 +5,9 @@ Three measurements, each with the same recipe but for `pooling`:
 - `ship`: one label of real tiles, ship or no ship: AUC and accuracy on the validation split;
 - `demo`: the demo's tiles: AUC of its ships on the test split, and the pointing game there, against
   the boxes that the generator knows;
-- `airbus`: the pointing game of the `ship` networks on windows of the Airbus competition's images,
-  against the boxes of its masks. Windows overlap and show five ships, so they are not independent:
-  the figure says which way it points, no more.
+- `airbus`: the pointing game of the `ship` networks, or of `--bundles` as they are, on windows of
+  the Airbus competition's images, against the boxes of its masks. Windows overlap and show five
+  ships, so they are not independent: the figure says which way it points, no more.
 
 Trainings that are done already are found done.
 """
@@ -129,11 +129,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--ship", help="the `out` of a prepare run with classes=ship")
     parser.add_argument("--demo", help="the `out` of a demo run")
     parser.add_argument("--airbus", help="folder with images/ and train_ship_segmentations.csv")
+    parser.add_argument("--bundles", nargs="*", help="of `ship`: these play on Airbus, no training")
     parser.add_argument("--out", default="runs/pooling", help="folder of the trainings")
     parser.add_argument("--pseudo-epochs", type=float, default=20.0, help="of `ship`")
     parser.add_argument("--side", type=int, default=384, help="of Airbus windows, px")
     parser.add_argument("--poolings", default="avg,max", help="of avg, max, lse")
     options = parser.parse_args(arguments)
+    if options.bundles:
+        for bundle in options.bundles:
+            print(bundle, json.dumps(airbus_game(bundle, Path(options.airbus), options.side)))
+        return 0
     poolings = options.poolings.split(",")
     out = Path(options.out).absolute()
     result: dict[str, Any] = {"bench": "pooling"}
@@ -147,12 +152,8 @@ def main(arguments: list[str]) -> int:
             run("evaluate", f"bundle={place}/train", index, f"out={place}/evaluate")
             row["ship"] = figures(place / "evaluate")
             if options.airbus:
-                classifier = satray.load(str(place / "train"))
-                windows = list(airbus_windows(Path(options.airbus), options.side))
-                tiles = np.stack([window for window, _ in windows])
-                boxes = [found for _, found in windows]
-                score = pointed(classifier, tiles, boxes, ("red", "green", "blue"))
-                row["airbus"] = told(score)
+                folder = Path(options.airbus)
+                row["airbus"] = airbus_game(str(place / "train"), folder, options.side)
         if options.demo:
             demo = Path(options.demo).absolute()
             place, index = out / f"demo-{pooling}", f"index={demo}/prepare"
@@ -167,6 +168,15 @@ def main(arguments: list[str]) -> int:
         print(pooling, json.dumps(result[pooling]))
     print(json.dumps(result))
     return 0
+
+
+def airbus_game(bundle: str, folder: Path, side: int) -> dict[str, Any]:
+    """The pointing game of a bundle on Airbus windows."""
+    import satray
+
+    windows = list(airbus_windows(folder, side))
+    tiles, boxes = np.stack([window for window, _ in windows]), [found for _, found in windows]
+    return told(pointed(satray.load(bundle), tiles, boxes, ("red", "green", "blue")))
 
 
 def told(score: Score) -> dict[str, Any]:

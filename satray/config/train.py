@@ -73,9 +73,9 @@ class CacheOptions(Section):
 class TrainRecipe(Recipe):
     """Train a variant on a tile index.
 
-    Stages by default: with weights the head first, then all of it at a lower rate, lower still
-    towards the first block, after a warm-up; from scratch all of it at once. `--print-config` lists
-    them; stages.N.KEY changes one of their keys, stages=[...] takes their place.
+    Stages by default: with weights the head first, then all of it at a lower rate, after a warm-up;
+    from scratch all of it at once. `--print-config` lists them; stages.N.KEY changes one of their
+    keys, stages=[...] takes their place.
     """
 
     makes: ClassVar[str] = (
@@ -122,8 +122,8 @@ class TrainRecipe(Recipe):
     optimizer: OptimizerOptions = key(OptimizerOptions(), "optimiser")
     stages: tuple[StageOptions, ...] = key(
         (),
-        "stages, in order; default with weights: the head, then all of it at a lower rate, lower "
-        "still towards the first block; from scratch: all of it",
+        "stages, in order; default with weights: the head, then all of it at a lower rate; from "
+        "scratch: all of it",
         min_length=1,
     )
     batch: int = key(32, "global batch, over all workers", unit="tiles", ge=1)
