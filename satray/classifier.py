@@ -46,11 +46,11 @@ class Classifier:
     """A bundle, ready to predict.
 
     All methods take tiles as one array: (N, C, H, W), or (C, H, W) for one tile, which counts as
-    N = 1. Pixels are as stored: the dtype that the bundle was trained on (`spec.dtype`), neither
-    scaled nor normalised. Tiles of another height and width than `spec.tile_shape` are resampled to
-    it first, and what is no measurement is filled, as the jobs do: values that are not finite,
-    those that are `spec.nodata`, and what `valid` says. Bands are `bands` in that order, or any
-    others whose names are given.
+    N = 1. Pixels are as stored: the dtype that the bundle was trained on (`spec.dtype`), in its
+    units (`spec.units`), neither scaled nor normalised. Tiles of another height and width than
+    `spec.tile_shape` are resampled to it first, and what is no measurement is filled, as the jobs
+    do: values that are not finite, those that are `spec.nodata`, and what `valid` says. Bands are
+    `bands` in that order, or any others whose names are given.
     """
 
     def __init__(self, bundle: Bundle, batch: int = 64) -> None:

@@ -58,6 +58,15 @@ class PrepareRecipe(Recipe):
     bands: tuple[str, ...] | None = key(
         None, "names of the files' bands in order; default what the files say"
     )
+    pages: Literal["bands", "first"] = key(
+        "bands", "of TIFFs: bands: pages of one size and dtype are bands; first: only the first is"
+    )
+    scale: float | tuple[float, ...] | None = key(
+        None,
+        "value = stored * scale + offset of the bands, one factor or one a band; default what "
+        "most tiles state, if any",
+    )
+    offset: float | tuple[float, ...] | None = key(None, "see scale; one number or one a band")
     split: SplitOptions = key(SplitOptions(), "train, val, test")
     unmatched_budget: float = key(
         0.0,

@@ -76,6 +76,9 @@ class ScoreRecipe(Recipe):
         "names of the files' bands in order, or of scenes a mapping: a wanted band -> its number, "
         "name or description in the file; default what the files or the index say",
     )
+    pages: Literal["bands", "first"] = key(
+        "bands", "of TIFFs: bands: pages of one size and dtype are bands; first: only the first is"
+    )
     extensions: tuple[str, ...] | None = key(
         None, "image files of a prefix to take by extension, as [tif]; default every known one"
     )
@@ -110,8 +113,10 @@ class ScoreRecipe(Recipe):
         "they are",
         unit="m",
     )
-    convert: Literal["none", "scale"] = key(
-        "none", "scenes: scale: value = stored * scale + offset, in the bundle's dtype"
+    convert: Literal["auto", "none", "scale"] = key(
+        "auto",
+        "scenes: auto: by the scale and offset that Items and files state, to the bundle's unit; "
+        "none: as stored; scale: value = stored * scale + offset, in the bundle's unit and dtype",
     )
     scale: float | tuple[float, ...] = key(1.0, "scenes: one factor, or one a band")
     offset: float | tuple[float, ...] = key(0.0, "scenes: what is added, one or one a band")
@@ -152,7 +157,7 @@ class ScoreRecipe(Recipe):
             self._refuse_idle(("schedule",), "it is for only_new=true")
         elif self.out is None:
             raise ValueError("out: required with only_new=true, since its runs share one")
-        if self.convert == "none":
+        if self.convert != "scale":
             self._refuse_idle(("scale", "offset"), "it is for convert=scale")
         if self.drift == "off":
             self._refuse_idle(("drift_limit",), "it is for drift=warn or refuse")

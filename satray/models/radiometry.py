@@ -9,6 +9,9 @@ from typing import Literal, cast, get_args
 
 from satray.errors import InputError
 
+PlainUnit = tuple[float, float, str]
+"""Scale, offset and name of a unit: value = stored * scale + offset (`tiles.units.Unit`)."""
+
 RadiometryName = Literal["stored", "pil_compat", "percentile"]
 
 
@@ -61,6 +64,23 @@ def read_radiometry(name: str, value: object) -> Radiometry:
         _numbers(f"{name}.low", value["low"]),
         _numbers(f"{name}.high", value["high"]),
     )
+
+
+def read_units(name: str, value: object) -> tuple[PlainUnit | None, ...]:
+    """Read what `model.json` has of units; raises InputError where it is something else."""
+    found = value if isinstance(value, list) else [value]
+    units = []
+    for one in found:
+        given = one if isinstance(one, list) and len(one) == 3 else (0, 0, "")
+        scale, offset, unit = given
+        good = _is_number(scale) and scale != 0 and _is_number(offset) and isinstance(unit, str)
+        if one is not None and not good:
+            raise InputError(
+                f"{name}: found {str(one)[:80]}, accepted: a list of scale, offset and name of a "
+                "unit, or null, for each band"
+            )
+        units.append(None if one is None else (float(scale), float(offset), unit))
+    return tuple(units)
 
 
 def _numbers(name: str, value: object) -> tuple[float, ...]:

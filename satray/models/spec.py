@@ -13,7 +13,7 @@ from satray.config.model import VariantOptions
 from satray.errors import InputError
 from satray.models.geometry import FeatureGrid
 from satray.models.preprocess import Preprocess
-from satray.models.radiometry import Radiometry, read_radiometry
+from satray.models.radiometry import PlainUnit, Radiometry, read_radiometry, read_units
 from satray.models.resolution import TrainedPixels, read_trained
 from satray.models.variant import input_bands
 
@@ -92,6 +92,9 @@ class BundleSpec:
     provenance: dict[str, object] = field(default_factory=dict)
     """Where it comes from: run id, index digest, weights, versions, metrics."""
 
+    units: tuple[PlainUnit | None, ...] = ()
+    """What the pixels that it was trained on mean, one a band; empty where nobody said."""
+
     def __post_init__(self) -> None:
         """Refuse what does not fit together."""
         towers = [tower.name for tower in self.variant.towers]
@@ -103,6 +106,8 @@ class BundleSpec:
         for name, (found, wanted) in counts.items():
             if found != wanted:
                 _refuse(name, f"{found} numbers", f"{wanted}, one each")
+        if self.units and len(self.units) != len(self.bands):
+            _refuse("units", len(self.units), f"{len(self.bands)}, or none")
         self.radiometry.check(self.bands)
         bands = self.radiometry.reads(input_bands(self.variant))
         if sorted(self.bands) != sorted(bands):
@@ -176,7 +181,7 @@ def _read(data: bytes) -> BundleSpec:
     # bundles from before these keys took values as they are stored, knew no nodata, and square px
     stored: Any = {"name": "stored", "low": [], "high": []}
     absent = {"radiometry": stored, "nodata": None, "resolution_y": None, "trained_px": []}
-    document |= absent | document
+    document |= absent | {"units": []} | document
     version = document.get("version")
     if type(version) is not int or version != VERSION:
         raise InputError(f"version {version!r} of the bundle format; this satray reads {VERSION}")
@@ -213,6 +218,7 @@ def _read(data: bytes) -> BundleSpec:
         nodata=get("nodata", _maybe(_number)),
         radiometry=get("radiometry", read_radiometry),
         provenance=get("provenance", _object),
+        units=get("units", read_units),
     )
 
 

@@ -15,6 +15,7 @@ from satray.scoring.predictions import Layout
 from satray.scoring.reading import Wanted
 from satray.scoring.sources import TileSet
 from satray.storage import Storage, join
+from satray.tiles.units import Units, as_units
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
@@ -59,7 +60,16 @@ def wanted_of(spec: "BundleSpec", tiles: TileSet, maps: Maps) -> Wanted:
         indexed=tiles.indexed,
         index_named=tiles.index_named,
         maps=bool(maps.classes),
+        units=as_units(spec.units),
+        stated=_stated(spec, tiles),
+        pages=tiles.pages,
     )
+
+
+def _stated(spec: "BundleSpec", tiles: TileSet) -> Units:
+    """What an index says of the bundle's bands; a band that it lacks is refused elsewhere."""
+    by_name = dict(zip(tiles.names or (), tiles.units, strict=False))
+    return tuple(by_name.get(band) for band in spec.bands) if by_name else ()
 
 
 def towers_with_shares(spec: "BundleSpec") -> tuple[str, ...]:

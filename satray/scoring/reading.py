@@ -23,7 +23,9 @@ from satray.tiles.bands import select
 from satray.tiles.decode import decode, fitted, read_pixels
 from satray.tiles.georeference import WorldFile, world_at
 from satray.tiles.index import versions
+from satray.tiles.pages import PagesKey
 from satray.tiles.source import read_files
+from satray.tiles.units import Units, units_of_file
 
 
 class MisfitError(DecodeError):
@@ -48,6 +50,12 @@ class Wanted:
     """Whether size and georeference are known from a tile index, which named the bands too."""
     maps: bool
     """Whether maps are made: the valid pixels travel too."""
+    units: Units = ()
+    """What the bundle's pixels mean, a unit a band."""
+    stated: Units = ()
+    """What an index says that these tiles' mean, where a file states none."""
+    pages: PagesKey = "bands"
+    """Which pages of a TIFF are bands."""
     index_named: bool = False
     """Whether the recipe of the index named the bands."""
 
@@ -122,15 +130,14 @@ def read_tile(
     shape = (wanted.height, wanted.width)
     if wanted.indexed and not wanted.maps:
         take = _take(wanted.names or (), wanted)
-        pixels = read_pixels(data, take, *shape, wanted.dtype, named=wanted.named, mask=mask)
-        return ReadTile(known, pixels, None)
+        return ReadTile(known, _read(data, take, wanted, mask), None)
     try:
-        named = wanted.names if wanted.named else None
-        tile = decode(data, bands=named, mask=mask, world=world)
+        names = wanted.names if wanted.named else None
+        tile = decode(data, bands=names, mask=mask, world=world, pages=wanted.pages)
     except DecodeError as error:
         if not wanted.named:
             raise
-        decode(data, mask=mask)
+        decode(data, mask=mask, pages=wanted.pages)
         raise MisfitError(str(error)) from None
     facts, header = known, tile.header
     if not wanted.indexed:
@@ -143,7 +150,8 @@ def read_tile(
             transform=header.transform,
             note=header.note,
         )
-    if header.dtype != wanted.dtype:
+    stated = any(header.units or wanted.stated)
+    if header.dtype != wanted.dtype and not stated:
         raise MisfitError(f"dtype is {header.dtype}, the bundle's is {wanted.dtype}")
     take = _take(wanted.names or header.bands, wanted)
     if max(take) >= len(tile.pixels):
@@ -151,7 +159,9 @@ def read_tile(
     if wanted.maps:
         source_affine(facts.crs, facts.transform)
     valid_CHW = None if tile.measured is None else tile.measured[list(take)]
-    pixels = fitted(tile.pixels[list(take)], valid_CHW, *shape, wanted.dtype)
+    found = [header.units[i] for i in take] if header.units else []
+    units = (wanted.units, units_of_file(found, wanted.stated))
+    pixels = fitted(tile.pixels[list(take)], valid_CHW, *shape, wanted.dtype, *units)
     if valid_CHW is None or valid_CHW.all() or not wanted.maps:
         return ReadTile(facts, pixels, None)
     return ReadTile(facts, pixels, np.asarray(valid_CHW.all(axis=0)))
@@ -202,6 +212,21 @@ def reason(error: Exception) -> str:
     """One line that says why a tile failed."""
     said = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return said if isinstance(error, SatrayError) else f"{type(error).__name__}: {said}"
+
+
+def _read(data: bytes, take: tuple[int, ...], wanted: Wanted, mask: bytes | None) -> NDArray[Any]:
+    return read_pixels(
+        data,
+        take,
+        wanted.height,
+        wanted.width,
+        wanted.dtype,
+        units=wanted.units,
+        stated=wanted.stated,
+        pages=wanted.pages,
+        named=wanted.named,
+        mask=mask,
+    )
 
 
 def _take(names: tuple[str, ...], wanted: Wanted) -> tuple[int, ...]:

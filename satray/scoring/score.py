@@ -23,7 +23,14 @@ from satray.scoring.over_tiles import (
     wanted_of,
 )
 from satray.scoring.predictions import matrix
-from satray.scoring.sources import TileSet, is_index, look, tiles_of_index, tiles_of_prefix
+from satray.scoring.sources import (
+    TileSet,
+    described,
+    is_index,
+    look,
+    tiles_of_index,
+    tiles_of_prefix,
+)
 from satray.storage import Entry, Storage
 from satray.tiles.bands import select
 from satray.tiles.georeference import world_files
@@ -89,6 +96,8 @@ def plan(recipe: ScoreRecipe, storage: Storage) -> list[str]:
         f"work: {blocks.count:,} blocks of {blocks.size} tiles; actors: "
         f"{recipe.resources.workers}, read tasks: {recipe.resources.read_tasks}",
     ]
+    if not tiles.indexed:
+        lines += described(tiles, storage)
     if recipe.symmetries == "d4":
         lines.append(D4_SAID)
     if maps.classes:
@@ -108,6 +117,8 @@ def work(recipe: ScoreRecipe, run: Run) -> Outcome:
     spec = read_spec(recipe.bundle, run.storage)
     tiles = tiles_of(recipe, run.storage)
     maps = maps_of(recipe, spec)
+    for line in [] if tiles.indexed else described(tiles, run.storage):
+        run.say(line)
     counts = _Predicted(spec.classes)
     merged = score_tiles(
         run,
@@ -159,7 +170,7 @@ def tiles_of(recipe: ScoreRecipe, storage: Storage) -> TileSet:
     place, bands = _place(recipe), recipe.bands
     assert not isinstance(bands, dict)
     if not is_index(place, storage):
-        return tiles_of_prefix(place, _listed(recipe, storage), bands)
+        return tiles_of_prefix(place, _listed(recipe, storage), bands, recipe.pages)
     index = read_index(place, storage)
     if not len(index):
         raise InputError(f"tiles={recipe.tiles}: the tile index has no rows")
@@ -169,6 +180,8 @@ def tiles_of(recipe: ScoreRecipe, storage: Storage) -> TileSet:
             f"{len(index.meta.bands)} bands ({', '.join(index.meta.bands)})"
         )
     tiles = tiles_of_index(index)
+    if recipe.pages == "first" and tiles.pages != "first":
+        raise InputError("pages=first: the tile index was made with pages=bands; accepted: that")
     return replace(tiles, names=bands or tiles.names)
 
 

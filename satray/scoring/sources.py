@@ -1,5 +1,6 @@
 """Which tiles to score: the images below a prefix, or the rows of a tile index."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,14 @@ from satray.errors import DecodeError, InputError
 from satray.scoring.predictions import TileFacts
 from satray.scoring.reading import MisfitError, Wanted, read_tile
 from satray.storage import Entry, Storage, join
+from satray.tiles.decode import decode
+from satray.tiles.describe import describe_files
 from satray.tiles.georeference import world_files
 from satray.tiles.index import TileIndex
 from satray.tiles.keys import is_image, tile_id
+from satray.tiles.pages import PagesKey
 from satray.tiles.source import MASK, read_files
+from satray.tiles.units import Units
 
 SCHEMA = pa.schema(
     [
@@ -48,6 +53,10 @@ class TileSet:
     """Names of the files' bands in order; None: what each file says."""
     indexed: bool
     """Whether they come from a tile index."""
+    pages: PagesKey = "bands"
+    """Which pages of a TIFF are bands."""
+    units: Units = ()
+    """What an index says of the bands' numbers, in the order of `names`."""
     index_named: bool = False
     """Whether the recipe of the index named the bands: all of a file's are data then."""
 
@@ -63,7 +72,10 @@ def is_index(uri: str, storage: Storage) -> bool:
 
 
 def tiles_of_prefix(
-    uri: str, entries: Sequence[Entry], names: tuple[str, ...] | None = None
+    uri: str,
+    entries: Sequence[Entry],
+    names: tuple[str, ...] | None = None,
+    pages: PagesKey = "bands",
 ) -> TileSet:
     """Take the images of a listed prefix, in the order of their paths.
 
@@ -95,7 +107,7 @@ def tiles_of_prefix(
         "world": [beside[one.uri].uri if one.uri in beside else None for one in by_id.values()],
     }
     table = pa.table(columns, schema=SCHEMA)
-    return TileSet(table, names, indexed=False)
+    return TileSet(table, names, indexed=False, pages=pages)
 
 
 def tiles_of_index(index: TileIndex, classes: Sequence[str] | None = None) -> TileSet:
@@ -117,7 +129,14 @@ def tiles_of_index(index: TileIndex, classes: Sequence[str] | None = None) -> Ti
     columns = [column.cast(field.type) for column, field in zip(columns, SCHEMA, strict=False)]
     world = pa.nulls(len(index), pa.string())  # what it says stands in the index
     found = pa.Table.from_arrays([*columns, target, world], schema=SCHEMA)
-    return TileSet(found, index.meta.bands, indexed=True, index_named=index.meta.named)
+    return TileSet(
+        found,
+        index.meta.bands,
+        indexed=True,
+        pages=index.meta.pages,
+        units=index.meta.units,
+        index_named=index.meta.named,
+    )
 
 
 def look(tiles: TileSet, wanted: Wanted, storage: Storage) -> list[str]:
@@ -129,11 +148,9 @@ def look(tiles: TileSet, wanted: Wanted, storage: Storage) -> list[str]:
     Raises:
         InputError: every tile that can be read lacks a band or has another dtype.
     """
-    some = np.unique(np.linspace(0, len(tiles) - 1, min(LOOKED_AT, len(tiles))).astype(int))
-    uris = tiles.table.column("uri").take(pa.array(some)).to_pylist()
+    uris, masked = _some(tiles)
     misfits: list[str] = []
     fitted = 0
-    masked = tiles.table.column("mask").take(pa.array(some)).to_pylist()
     for i, data, mask in read_files(storage, uris, masked):
         if isinstance(data, Exception):
             continue
@@ -150,3 +167,21 @@ def look(tiles: TileSet, wanted: Wanted, storage: Storage) -> list[str]:
             "bands=[...] names the files' bands in order"
         )
     return sorted(misfits)
+
+
+def described(tiles: TileSet, storage: Storage) -> list[str]:
+    """Say what a few tiles hold besides plain bands: pages, and what their numbers mean."""
+    (uris, _), headers = _some(tiles), []
+    for i, data in storage.read_many(uris):
+        if isinstance(data, Exception):
+            continue
+        with contextlib.suppress(DecodeError):
+            headers.append((uris[i], decode(data, bands=tiles.names, pages=tiles.pages).header))
+    return [f"of {len(headers)} tiles opened, {line}" for line in describe_files(sorted(headers))]
+
+
+def _some(tiles: TileSet) -> tuple[list[str], list[bool | None]]:
+    """Where a few tiles are, spread over all, and whether a `.msk` lies beside each."""
+    some = np.unique(np.linspace(0, len(tiles) - 1, min(LOOKED_AT, len(tiles))).astype(int))
+    taken = tiles.table.take(pa.array(some))
+    return taken.column("uri").to_pylist(), taken.column("mask").to_pylist()

@@ -22,7 +22,9 @@ from satray.tiles.bands import select
 from satray.tiles.cache import CachePlan, TileCache, open_cache
 from satray.tiles.decode import read_pixels
 from satray.tiles.index import TileIndex, version_columns, versions
+from satray.tiles.pages import PagesKey
 from satray.tiles.source import read_files
+from satray.tiles.units import Units
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +60,10 @@ class TileSource:
     """Decoded tiles kept on the node; None to decode each time."""
     versions: pa.Table
     """`bytes`, `etag`, `crc32` of each tile: a file that is another by now is not read."""
+    units: Units = ()
+    """What delivered pixels mean, a unit a band."""
+    pages: PagesKey = "bands"
+    """Which pages of a TIFF are bands."""
 
     def __len__(self) -> int:
         return len(self.uris)
@@ -132,6 +138,8 @@ def tile_source(
         storage=storage,
         cache=plan,
         versions=version_columns(part.table),
+        units=index.meta.units_of(bands),
+        pages=index.meta.pages,
     )
 
 
@@ -212,6 +220,8 @@ def _read_block(
                 source.height,
                 source.width,
                 source.dtype,
+                units=source.units,
+                pages=source.pages,
                 named=source.named,
                 mask=mask,
             )

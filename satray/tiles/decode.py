@@ -22,9 +22,11 @@ from satray.tiles.layout import (
     shown_by_masks,
 )
 from satray.tiles.nodata import Nodata, filled, measured, refuse_empty, together
+from satray.tiles.pages import PagesKey, pages_left, pages_told, pages_used, pictures_left
 from satray.tiles.resample import resample
 from satray.tiles.source import opened
 from satray.tiles.tiff import read_plain
+from satray.tiles.units import Units, change_of, convertible, file_units, units_of_file
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,12 @@ class TileHeader:
     """Whether a band tagged alpha was left out of `bands`."""
     note: str = ""
     """What to know about its georeference (`georeference.Georeference`)."""
+    units: Units = ()
+    """What the data bands' numbers mean, where the file states it."""
+    pages: int = 1
+    """Pages of a TIFF whose bands are among `bands`."""
+    pages_left: tuple[str, ...] = ()
+    """Pages, or pictures of a JPEG or PNG, that are not: what each is."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ def decode(
     bands: tuple[str, ...] | None = None,
     mask: bytes | None = None,
     world: WorldFile | None = None,
+    pages: PagesKey = "bands",
 ) -> Tile:
     """Decode a whole tile, with its header and the mask of its measured values.
 
@@ -86,6 +95,7 @@ def decode(
             alpha bands go to `measured`, and names come from the file (`bands.band_names`).
         mask: the `.msk` file that lies beside it, whole.
         world: the world file beside it.
+        pages: which pages of a TIFF are bands.
 
     Returns:
         The tile; palette and CMYK files as red, green, blue in uint8, 1-, 2- and 4-bit gray PNG
@@ -96,8 +106,8 @@ def decode(
             a mask of another size.
     """
     # libpng reads PNG strictly; GDAL's own fast reader takes what memory held for missing rows
-    with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM="NO"), opened(data) as source:
-        header = _header(source, has_palette(source), bands, world)
+    with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM="NO"), opened(data, pages) as source:
+        header = _header(source, has_palette(source), bands, world, pictures_left(data))
         pixels, valid = _read(source, None, mask, named=bands is not None)
     return Tile(pixels, valid, header)
 
@@ -111,6 +121,9 @@ def read_pixels(
     *,
     named: bool = False,
     mask: bytes | None = None,
+    units: Units = (),
+    stated: Units = (),
+    pages: PagesKey = "bands",
 ) -> NDArray[np.generic]:
     """Read chosen bands in one shape and dtype: the hot path of training and scoring.
 
@@ -121,9 +134,12 @@ def read_pixels(
         take: 0-based positions among the data bands (`TileHeader.bands`); may repeat.
         height: rows wanted, px; another size is resampled (bilinear, antialiased).
         width: columns wanted, px.
-        dtype: the archive's dtype, which the file must have.
+        dtype: the archive's dtype, which the file must have, unless both state units.
         named: whether the bands were named: all are data then, as in `decode`.
         mask: the `.msk` file that lies beside it, whole.
+        units: the archive's, one a band taken; numbers of another become those.
+        stated: what the file's are where it states none itself; default the archive's.
+        pages: which pages of a TIFF are bands.
 
     Returns:
         Pixels (len(take), height, width), `dtype`, C-contiguous.
@@ -133,6 +149,7 @@ def read_pixels(
             pixel that is measured in all bands taken.
     """
     plain = read_plain(data, named=named) if mask is None else None
+    found = stated
     if plain is not None:
         x_CHW, nodata = plain
         _check_take(take, len(x_CHW))
@@ -141,15 +158,23 @@ def read_pixels(
         if not hasenv():
             # one GDAL environment a thread, kept: setting it up costs a quarter of a small tile
             rasterio.Env().__enter__()
-        with opened(data) as source:
+        with opened(data, pages) as source:
             x_CHW, valid_CHW = _read(source, take, mask, named=named)
-    return fitted(x_CHW, valid_CHW, height, width, dtype)
+            if own := _units(source, named=named):
+                found = units_of_file([own[i] for i in take], stated)
+    return fitted(x_CHW, valid_CHW, height, width, dtype, units, found)
 
 
 def fitted(
-    x_CHW: NDArray[Any], valid_CHW: NDArray[np.bool_] | None, height: int, width: int, dtype: str
+    x_CHW: NDArray[Any],
+    valid_CHW: NDArray[np.bool_] | None,
+    height: int,
+    width: int,
+    dtype: str,
+    units: Units = (),
+    found: Units = (),
 ) -> NDArray[np.generic]:
-    """Bring pixels to one shape, as training and scoring see them.
+    """Bring pixels to one unit and shape, as training and scoring see them.
 
     What is not measured becomes its band's mean over what is, before anything is resampled: the
     network never sees a sentinel, and one pixel does not spoil a batch.
@@ -159,7 +184,9 @@ def fitted(
         valid_CHW: which are measured; None: all.
         height: rows wanted, px.
         width: columns wanted, px.
-        dtype: that they must have.
+        dtype: that they must have, unless both sides state units.
+        units: the archive's, one a band.
+        found: what the values are in.
 
     Returns:
         Pixels (C, height, width), C-contiguous and writeable.
@@ -167,9 +194,12 @@ def fitted(
     Raises:
         DecodeError: another dtype, or no pixel that is measured in every band.
     """
-    if x_CHW.dtype != dtype:
+    if x_CHW.dtype != dtype and not convertible(found, units, dtype):
         raise DecodeError(f"dtype is {x_CHW.dtype}, the archive's is {dtype}")
     refuse_empty(valid_CHW)
+    change = change_of(found, units, dtype)
+    if change is not None:
+        x_CHW = change(x_CHW, dtype)
     x_CHW = filled(x_CHW, valid_CHW)
     if x_CHW.shape[1:] != (height, width):
         x_CHW = resample(x_CHW, height, width)
@@ -242,8 +272,20 @@ def _check_take(take: tuple[int, ...], count: int) -> None:
         raise DecodeError(f"has {count} bands, band {max(take) + 1} of the archive is missing")
 
 
+def _units(source: Any, *, named: bool) -> Units:
+    """What the data bands' numbers mean, where the file states it; colours have no unit."""
+    if has_palette(source) or is_cmyk(source):
+        return ()
+    numbers, _ = data_bands(source, named=named)
+    return file_units(source, numbers)
+
+
 def _header(
-    source: Any, palette: bool, bands: tuple[str, ...] | None, world: WorldFile | None
+    source: Any,
+    palette: bool,
+    bands: tuple[str, ...] | None,
+    world: WorldFile | None,
+    pictures: tuple[str, ...],
 ) -> TileHeader:
     converted = palette or is_cmyk(source)
     colours = [c.name for c in source.colorinterp]
@@ -254,8 +296,9 @@ def _header(
     alpha = False
     if bands is not None:
         if len(bands) != count:
-            what = f" ({'palette' if palette else 'CMYK'} read as colours)" if converted else ""
-            raise DecodeError(f"has {count} bands{what}, bands=[...] names {len(bands)}")
+            what = f"3 bands ({'palette' if palette else 'CMYK'} read as colours)"
+            have = what if converted else pages_told(source)
+            raise DecodeError(f"has {have}, bands=[...] names {len(bands)}")
         names = bands
     elif not converted:
         alpha = "alpha" in colours
@@ -275,4 +318,7 @@ def _header(
         nodata=None if converted or source.nodata is None else float(source.nodata),
         alpha=alpha,
         note=place.note,
+        units=_units(source, named=bands is not None),
+        pages=pages_used(source),
+        pages_left=pages_left(source) or pictures,
     )

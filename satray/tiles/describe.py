@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from satray.config.prepare import PrepareRecipe
-from satray.tiles.index import TileIndex
+from satray.tiles.decode import TileHeader
+from satray.tiles.index import IndexMeta, TileIndex
 from satray.tiles.probe import Kind
 from satray.tiles.survey import Survey
+from satray.tiles.units import Units, units_told
 
 SHOWN = 6
 """Classes, most frequent first, that the summary lines name."""
@@ -150,6 +152,51 @@ def describe_ground(index: TileIndex, notes: Sequence[str]) -> list[str]:
     return lines
 
 
+def describe_files(
+    headers: Sequence[tuple[str, TileHeader]], meta: IndexMeta | None = None
+) -> list[str]:
+    """What files hold besides plain bands: pages, and what their numbers mean.
+
+    Args:
+        headers: tiles by their keys.
+        meta: of the finished index; None where there is none yet.
+    """
+    lines = []
+    paged = [(key, header) for key, header in headers if header.pages > 1]
+    if paged:
+        ((key, header),) = paged[:1]
+        lines.append(
+            f"pages: {_tiles(len(paged))} of several pages, taken as bands (pages=bands; "
+            f"pages=first takes the first only), e.g. {key} of {header.pages}"
+        )
+    left = [(key, header.pages_left) for key, header in headers if header.pages_left]
+    if left:
+        key, what = left[0]
+        more = f" and {len(what) - 1} more" if len(what) > 1 else ""
+        lines.append(
+            f"left out, unlike the first: in {_tiles(len(left))}, e.g. {key}: {what[0]}{more}"
+        )
+    stated = Counter(header.units for _, header in headers)
+    if set(stated) <= {()} and not (meta and meta.units):
+        return lines
+    told = [
+        f"{_tiles(count)} state {units_told(meta.bands, units) if units and meta else _any(units)}"
+        for units, count in sorted(stated.items(), key=lambda pair: (-pair[1], repr(pair[0])))
+    ]
+    lines.append(f"units: {'; '.join(told)}")
+    if meta is None:
+        return lines
+    if not meta.units:
+        lines[-1] += (
+            "; brought to what those that state none are taken for: the same scale without offset "
+            "(scale and offset say what it is)"
+        )
+    elif set(stated) != {meta.units}:
+        lines[-1] += f"; all brought to {units_told(meta.bands, meta.units)}"
+        lines[-1] += ", those that state none are taken to be in it" if () in stated else ""
+    return lines
+
+
 def label_summary(index: TileIndex, found: Survey) -> dict[str, object]:
     """Class counts, co-occurrence, tiles without a label, and counts of each split."""
     y_NK = index.labels.astype(np.int64)
@@ -182,6 +229,14 @@ def size_text(size: float) -> str:
             break
         size /= 1000
     return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.1f} {unit}"
+
+
+def _any(units: Units) -> str:
+    return str(next((unit for unit in units if unit is not None), "none"))
+
+
+def _tiles(count: int) -> str:
+    return _plural(count, "tile")
 
 
 def _absent(index: TileIndex) -> str:

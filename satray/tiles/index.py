@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from satray.errors import InputError
 from satray.storage.entry import Version
+from satray.tiles.pages import PagesKey
+from satray.tiles.units import Units, as_units
 
 if TYPE_CHECKING:
     from satray.runs.run import Run
@@ -91,6 +93,15 @@ class IndexMeta:
     """Where it came from: archive, label table, recipe, run id, version."""
     named: bool = False
     """Whether the recipe named the bands: a band tagged alpha is data then."""
+    units: Units = ()
+    """What the bands' numbers mean, in the order of `bands`; tiles that state another unit are
+    brought to it. Empty where nobody states any."""
+    pages: PagesKey = "bands"
+    """Which pages of a TIFF are bands."""
+
+    def units_of(self, bands: Sequence[str]) -> Units:
+        """The units of some bands."""
+        return tuple(self.units[self.bands.index(name)] for name in bands) if self.units else ()
 
     def to_json(self) -> str:
         """As JSON with sorted keys: equal metadata give equal bytes."""
@@ -112,7 +123,10 @@ class IndexMeta:
                 for band in raw["statistics"]
             ),
             provenance=raw["provenance"],
+            # indexes from before these keys
             named=raw.get("named", False),
+            units=as_units(raw.get("units", ())),
+            pages=raw.get("pages", "bands"),
         )
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import ray.data
 
 from satray.storage import Storage
+from satray.tiles.pages import PagesKey
 from satray.tiles.probe import Probed, probe
 
 
@@ -18,6 +19,7 @@ def probe_all(
     storage: Storage,
     *,
     bands: tuple[str, ...] | None,
+    pages: PagesKey,
     tiles_per_task: int,
     read_tasks: int,
     worlds: Sequence[str | None] = (),
@@ -30,6 +32,7 @@ def probe_all(
         masked: whether a `.msk` lies beside each.
         storage: reads them.
         bands: the recipe's band names, or None.
+        pages: which pages of a TIFF are bands.
         tiles_per_task: most tiles of a task; fewer where there would be idle tasks.
         read_tasks: tasks at once, half a CPU each.
         worlds: where the world file beside each tile is; empty: nowhere.
@@ -53,7 +56,7 @@ def probe_all(
     def probe_block(batch: Any) -> Any:
         columns = ("row", "uri", "counted", "masked", "world")
         rows, names, flags, masks, near = (batch.column(c).to_pylist() for c in columns)
-        probed = probe(rows, names, flags, storage, bands, masks, near)
+        probed = probe(rows, names, flags, storage, bands, masks, near, pages)
         return pa.table({"probed": pa.array([pickle.dumps(probed)], pa.large_binary())})
 
     found = ray.data.from_arrow(blocks).map_batches(

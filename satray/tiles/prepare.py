@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 
 from satray import __version__
 from satray.config.prepare import PrepareRecipe
-from satray.errors import InputError
+from satray.errors import DecodeError, InputError
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
 from satray.tiles.describe import (
     describe_archive,
+    describe_files,
     describe_ground,
     describe_kind,
     describe_labels,
@@ -28,8 +29,9 @@ from satray.tiles.fills import fill_lines
 from satray.tiles.ground import resolutions
 from satray.tiles.index import SCHEMA, IndexMeta, TileIndex, write_index
 from satray.tiles.probe import Kind, Probed, Seen, kind_of, probe, total
-from satray.tiles.statistics import BandCounts, summarise
+from satray.tiles.statistics import BandCounts, changed, merge, summarise
 from satray.tiles.survey import Survey, survey
+from satray.tiles.units import Units, change_of, unit_of
 
 QUARANTINE = pa.schema([("uri", pa.string()), ("stage", pa.string()), ("error", pa.string())])
 """Columns of quarantine.parquet."""
@@ -57,8 +59,7 @@ def plan(recipe: PrepareRecipe, storage: Storage) -> list[str]:
     """What would be done; opens `SAMPLE` images, writes nothing."""
     found = _surveyed(recipe, storage)
     uris = [entry.uri for entry in found.entries[:SAMPLE]]
-    flags, beside = [False] * len(uris), (found.masked[:SAMPLE], found.worlds[:SAMPLE])
-    sample = total([probe(range(len(uris)), uris, flags, storage, recipe.bands, *beside)])
+    sample = total([_look(uris, found, recipe, storage)])
     tasks = -(-len(found.entries) // recipe.tiles_per_task)
     lines = [*describe_archive(found, recipe)]
     lines += [
@@ -66,6 +67,7 @@ def plan(recipe: PrepareRecipe, storage: Storage) -> list[str]:
         for kind, count in sample.kinds().items()
     ]
     lines += [f"cannot be read: {uris[s.row]}: {s.error}" for s in sample.seen if s.error]
+    lines += describe_files([(uris[s.row], s.header) for s in sample.seen if s.header])
     lines.append(
         f"one read of each: {len(found.entries):,} requests, "
         f"{size_text(sum(entry.size for entry in found.entries))}, about {tasks:,} tasks, "
@@ -89,7 +91,9 @@ def work(recipe: PrepareRecipe, run: Run) -> Outcome:
     kind = _main_kind(probed, found, recipe)
     kept = [s for s in probed.seen if s.header is not None and kind_of(s.header) == kind]
     refused = _quarantine(probed.seen, kind, found)
-    index = _index(found, kept, kind, probed.counts.get(kind), recipe, run)
+    units = _units(kept, kind, recipe)
+    counts = _counts(probed, kind, units, recipe)
+    index = _index(found, kept, kind, counts, units, recipe, run)
 
     summary = label_summary(index, found)
     write_index(index, run)
@@ -104,9 +108,10 @@ def work(recipe: PrepareRecipe, run: Run) -> Outcome:
     seconds = max(run.seconds.get("reading and decoding", 0.0), 1e-9)
     alpha = sum(s.header is not None and s.header.alpha for s in kept)
     lines = describe_labels(index, refused, alpha)
-    counts = probed.counts.get(kind)
-    if counts is not None:
-        declared = {s.header.nodata for s in kept if s.header and s.header.nodata is not None}
+    headers = [(found.entries[s.row].key, s.header) for s in kept if s.header]
+    lines += describe_files(headers, index.meta)
+    declared = {header.nodata for _, header in headers if header.nodata is not None}
+    if counts[0].valid:
         lines += fill_lines(index.meta.bands, counts, declared)
     lines += describe_ground(index, [s.header.note for s in kept if s.header is not None])
     lines.append(
@@ -135,6 +140,12 @@ def _surveyed(recipe: PrepareRecipe, storage: Storage) -> Survey:
     return _last.get((recipe, storage)) or survey(recipe, storage)
 
 
+def _look(uris: Sequence[str], found: Survey, recipe: PrepareRecipe, storage: Storage) -> Probed:
+    places, nothing = range(len(uris)), [False] * len(uris)
+    beside = (found.masked[: len(uris)], found.worlds[: len(uris)])
+    return probe(places, uris, nothing, storage, recipe.bands, *beside, recipe.pages)
+
+
 def _probe(found: Survey, recipe: PrepareRecipe, run: Run) -> Probed:
     from satray.tiles.pipeline import probe_all  # Ray takes a second to import
 
@@ -148,6 +159,7 @@ def _probe(found: Survey, recipe: PrepareRecipe, run: Run) -> Probed:
         found.masked,
         run.storage,
         bands=recipe.bands,
+        pages=recipe.pages,
         tiles_per_task=recipe.tiles_per_task,
         read_tasks=recipe.resources.read_tasks,
         worlds=found.worlds,
@@ -179,6 +191,47 @@ def _main_kind(probed: Probed, found: Survey, recipe: PrepareRecipe) -> Kind:
     return min(kinds, key=lambda kind: (-kinds[kind], kind))
 
 
+def _units(kept: Sequence[Seen], kind: Kind, recipe: PrepareRecipe) -> Units:
+    """The archive's units: the recipe's, else what most tiles state; of equal ones the first."""
+    bands, _ = kind
+    if recipe.scale is None and recipe.offset is None:
+        stated = Counter(s.header.units for s in kept if s.header is not None)
+        return min(stated, key=lambda units: (-stated[units], repr(units)))
+    numbers = []
+    for name, value in (("scale", recipe.scale), ("offset", recipe.offset)):
+        some = value if isinstance(value, tuple) else (value,)
+        if len(some) not in (1, len(bands)):
+            raise InputError(
+                f"{name}: found {len(some)} numbers; accepted: one, or one for each of "
+                f"{', '.join(bands)}"
+            )
+        numbers.append(some if len(some) > 1 else some * len(bands))
+    try:
+        return tuple(unit_of(*given) for given in zip(bands, *numbers, strict=True))
+    except DecodeError as error:
+        raise InputError(f"scale, offset: {error}") from error
+
+
+def _counts(
+    probed: Probed, kind: Kind, units: Units, recipe: PrepareRecipe
+) -> tuple[BandCounts, ...]:
+    """Statistics of all tiles of a kind, in the archive's units."""
+    bands, dtype = kind
+    parts = [tuple(BandCounts(dtype) for _ in bands)]
+    for (other, stated), counts in probed.counts.items():
+        if other != kind:
+            continue
+        try:
+            change = change_of(stated, units, dtype)
+        except DecodeError as error:
+            raise InputError(f"images={recipe.images}: tiles state {error}") from error
+        if change is not None:
+            each = zip(counts, change.gain, change.shift, strict=True)
+            counts = tuple(changed(*one) for one in each)
+        parts.append(counts)
+    return merge(parts)
+
+
 def _quarantine(seen: Sequence[Seen], kind: Kind, found: Survey) -> list[dict[str, str]]:
     rows = []
     for s in seen:
@@ -195,7 +248,8 @@ def _index(
     found: Survey,
     kept: Sequence[Seen],
     kind: Kind,
-    counts: tuple[BandCounts, ...] | None,
+    counts: tuple[BandCounts, ...],
+    units: Units,
     recipe: PrepareRecipe,
     run: Run,
 ) -> TileIndex:
@@ -230,8 +284,6 @@ def _index(
     columns["resolution_x"], columns["resolution_y"] = (
         [None if math.isnan(size) else size for size in axis] for axis in sizes.tolist()
     )
-    if counts is None:
-        counts = tuple(BandCounts(dtype) for _ in bands)
     meta = IndexMeta(
         task=found.labels.task,
         classes=found.labels.classes,
@@ -249,6 +301,8 @@ def _index(
             "run_id": run.run_id,
             "satray": __version__,
         },
+        units=units,
+        pages=recipe.pages,
     )
     table = pa.table(
         {field.name: pa.array(columns[field.name], field.type) for field in SCHEMA}, schema=SCHEMA

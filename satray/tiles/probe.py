@@ -13,11 +13,16 @@ from satray.storage import Storage
 from satray.tiles.decode import TileHeader, decode
 from satray.tiles.georeference import world_at
 from satray.tiles.nodata import refuse_empty
+from satray.tiles.pages import PagesKey
 from satray.tiles.source import read_files
 from satray.tiles.statistics import BandCounts, count_tile, merge
+from satray.tiles.units import Units
 
 Kind = tuple[tuple[str, ...], str]
 """Band names and dtype: tiles of one kind can be trained on together."""
+
+Counted = tuple[Kind, Units]
+"""Tiles of one kind that state one unit."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,8 @@ class Probed:
 
     seen: tuple[Seen, ...] = ()
     """One entry a tile."""
-    counts: dict[Kind, tuple[BandCounts, ...]] = field(default_factory=dict)
-    """Statistics of the counted tiles of each kind, one entry a band."""
+    counts: dict[Counted, tuple[BandCounts, ...]] = field(default_factory=dict)
+    """Statistics of the counted tiles of each kind and unit, one entry a band."""
 
     def __add__(self, other: "Probed") -> "Probed":
         """Merge two disjoint parts."""
@@ -72,6 +77,7 @@ def probe(
     bands: tuple[str, ...] | None,
     masked: Sequence[bool],
     worlds: Sequence[str | None] = (),
+    pages: PagesKey = "bands",
     concurrency: int = 32,
 ) -> Probed:
     """Read and decode tiles, one request and one decode each; a bad one costs one row.
@@ -84,10 +90,11 @@ def probe(
         bands: the recipe's band names, or None.
         masked: whether a `.msk` lies beside each.
         worlds: where the world file beside each is; empty: nowhere.
+        pages: which pages of a TIFF are bands.
         concurrency: requests under way at once.
     """
     seen: list[Seen] = []
-    parts: dict[Kind, list[tuple[BandCounts, ...]]] = {}
+    parts: dict[Counted, list[tuple[BandCounts, ...]]] = {}
     for position, data, mask in read_files(storage, uris, masked, concurrency=concurrency):
         row = rows[position]
         if isinstance(data, Exception):
@@ -95,16 +102,15 @@ def probe(
             continue
         try:
             world = world_at(worlds[position], storage) if worlds else None
-            tile = decode(data, bands=bands, mask=mask, world=world)
+            tile = decode(data, bands=bands, mask=mask, world=world, pages=pages)
             refuse_empty(tile.measured, tile.header.bands)
         except DecodeError as error:
             seen.append(Seen(row, None, len(data), "decode", one_line(error)))
             continue
         seen.append(Seen(row, tile.header, len(data), crc32=zlib.crc32(data)))
         if counted[position]:
-            parts.setdefault(kind_of(tile.header), []).append(
-                count_tile(tile.pixels, tile.measured)
-            )
+            counted_as = (kind_of(tile.header), tile.header.units)
+            parts.setdefault(counted_as, []).append(count_tile(tile.pixels, tile.measured))
     return Probed(tuple(seen), {kind: merge(tiles) for kind, tiles in parts.items()})
 
 

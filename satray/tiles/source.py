@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 from satray.errors import DecodeError
+from satray.tiles.pages import PagesKey, with_pages
 
 if TYPE_CHECKING:
     from satray.storage import Storage, Version
@@ -35,6 +37,9 @@ DTYPES = (
 """Stored dtypes that are read; complex ones are not."""
 
 ACCEPTED = "accepted: JPEG, PNG, TIFF"
+
+CONTAINERS = (b"\x89HDF\r\n\x1a\n", b"\x0e\x03\x13\x01", b"CDF\x01", b"CDF\x02", b"CDF\x05")
+"""First bytes of HDF 5, HDF 4 and NetCDF."""
 
 MASK = ".msk"
 """What GDAL appends to a raster's name for a mask that lies beside it."""
@@ -83,8 +88,12 @@ def read_files(
 
 
 @contextmanager
-def opened(data: bytes) -> Iterator[Any]:
+def opened(data: bytes, pages: PagesKey = "bands") -> Iterator[Any]:
     """Open with the driver that the content names; within the block GDAL's errors are DecodeError.
+
+    Args:
+        data: the whole file.
+        pages: which pages of a TIFF are bands.
 
     Raises:
         DecodeError: empty, not JPEG, PNG or TIFF, a PNG cut short, too large, complex.
@@ -93,18 +102,27 @@ def opened(data: bytes) -> Iterator[Any]:
     if driver == "PNG":
         _check_png(data)
     try:
-        with MemoryFile(data) as memory, memory.open(driver=driver, sharing=False) as source:
-            _check_size(source)
-            yield source
+        with MemoryFile(data) as memory, memory.open(driver=driver, sharing=False) as first:
+            _check_size(first)
+            source, others = with_pages(first, _page, pages)
+            with others:
+                _check_size(source)
+                yield source
     except (RasterioError, ValueError, MemoryError) as error:
         raise DecodeError(
             f"{driver.removeprefix('G').upper()} cannot be read: {_reason(error)}"
         ) from error
 
 
+def _page(name: str) -> Any:
+    return rasterio.open(name, driver="GTiff", sharing=False)
+
+
 def _driver(data: bytes) -> str:
     if not data:
         raise DecodeError("empty: 0 bytes")
+    if data.startswith(CONTAINERS):
+        raise DecodeError(f"HDF or NetCDF, whose datasets are not read; {ACCEPTED}")
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.tiles.index import BandStatistics
+from satray.tiles.units import whole
 
 PERCENTS = (1, 2, 5, 25, 50, 75, 95, 98, 99)
 """Percentiles that an index holds."""
@@ -120,6 +121,40 @@ def merge(
             for pair in pairs
         ]
     return parts[0]
+
+
+def changed(band: BandCounts, gain: float, shift: float) -> BandCounts:
+    """Counts of a band whose every value v was v * gain + shift; as exact as they were.
+
+    What does not fit an 8- or 16-bit dtype is clipped, as pixels are (`units.Change`).
+    """
+    if (gain, shift) == (1, 0) or band.valid == 0:
+        return band
+    if band.exact:
+        values = whole(np.float64(gain) * band.bins + shift, np.dtype(band.dtype)).astype(np.int64)
+        bins, at = np.unique(values, return_inverse=True)
+        counts = np.bincount(at, weights=band.counts).astype(np.int64)
+        sums = (
+            sum(int(v) ** p * int(n) for v, n in zip(bins, counts, strict=True)) for p in (1, 2)
+        )
+        total, squares = (Fraction(number) for number in sums)
+        return BandCounts(
+            band.dtype, band.valid, total, squares, float(bins[0]), float(bins[-1]), bins, counts
+        )
+    by, plus = Fraction(gain), Fraction(shift)
+    low, high = sorted((band.low * gain + shift, band.high * gain + shift))
+    middles = np.add(*float_edges(band.bins)) / 2
+    bins, at = np.unique(_float_bins(middles * gain + shift), return_inverse=True)
+    return BandCounts(
+        band.dtype,
+        band.valid,
+        by * band.total + plus * band.valid,
+        by**2 * band.squares + 2 * by * plus * band.total + plus**2 * band.valid,
+        low,
+        high,
+        bins,
+        np.bincount(at, weights=band.counts).astype(np.int64),
+    )
 
 
 def summarise(name: str, band: BandCounts) -> BandStatistics:

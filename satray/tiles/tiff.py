@@ -36,8 +36,9 @@ DEFAULTS = {
 ALPHA = {1, 2}
 """ExtraSamples that are alpha, not data: premultiplied or not."""
 
-HIDING = (b"NODATA_VALUES", b"lpha")
-"""What GDAL's metadata holds where it hides pixels: a colour that is nodata, a band as alpha."""
+TELLING = (b"NODATA_VALUES", b"lpha", b'role="scale"', b'role="offset"')
+"""What GDAL's metadata holds where it hides pixels (a colour that is nodata, a band as alpha), or
+states what a band's numbers mean."""
 
 
 def read_plain(data: bytes, *, named: bool) -> tuple[NDArray[Any], float | None] | None:
@@ -51,7 +52,8 @@ def read_plain(data: bytes, *, named: bool) -> tuple[NDArray[Any], float | None]
         Pixels (C, H, W) in the stored dtype and this machine's byte order: a view of `data` where
         it can be; and the nodata value of all bands, None without. None alone where the file is
         anything else (compressed, tiled, palette, BigTIFF, cut short, with alpha that is no data,
-        with a second image, which may be its mask): GDAL shall look at it.
+        with a second image, which may be its mask or a page, with a scale or offset): GDAL shall
+        look at it.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
     if order is None:
@@ -60,7 +62,7 @@ def read_plain(data: bytes, *, named: bool) -> tuple[NDArray[Any], float | None]
         tags = _only_directory(data, order)
         if not named and ALPHA & set(tags[EXTRA_SAMPLES]):
             return None
-        if METADATA in tags and any(word in bytes(tags[METADATA]) for word in HIDING):
+        if METADATA in tags and any(word in bytes(tags[METADATA]) for word in TELLING):
             return None
         x_CHW = _pixels(data, order, tags)
         if x_CHW is None or NODATA not in tags:

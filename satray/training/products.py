@@ -65,6 +65,7 @@ def bundle(setup: Setup, run: Run, choice: Choice, calibration: Calibration) -> 
             "calibration": calibration.origin(),
             **choice.origin(),
         },
+        units=meta.units_of(setup.bands),
     )
     if choice.kind == "ensemble":
         return bundle_files(*ensemble(spec, choice.states))

@@ -186,6 +186,7 @@ LATER = {
     "nodata": None,
     "resolution_y": None,
     "trained_px": (),
+    "units": (),
 }
 """Keys that bundles did not always have, and what their absence means."""
 

@@ -12,9 +12,10 @@ from rasterio.io import MemoryFile
 
 
 def tiff(x_CHW: np.ndarray, **profile: Any) -> bytes:
-    """A GeoTIFF of these pixels; `colormap` and `tags` go to their setters."""
+    """A GeoTIFF of these pixels; `colormap`, `scales` and the like go to their setters."""
     colormap, mask = profile.pop("colormap", None), profile.pop("mask", None)
     descriptions, tags = profile.pop("descriptions", None), profile.pop("tags", None)
+    units = {name: profile.pop(name) for name in ("scales", "offsets") if name in profile}
     count, height, width = x_CHW.shape
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), MemoryFile() as memory:
         with memory.open(
@@ -23,6 +24,8 @@ def tiff(x_CHW: np.ndarray, **profile: Any) -> bytes:
             target.write(x_CHW)
             if colormap:
                 target.write_colormap(1, colormap)
+            for name, values in units.items():
+                setattr(target, name, values)
             if descriptions:
                 target.descriptions = descriptions
             if mask is not None:
@@ -95,3 +98,59 @@ def tiff_header(height: int, width: int, metadata: bytes = b"", samples: int = 1
         struct.pack("<HHII", *entry) for entry in entries
     )
     return b"II*\0" + struct.pack("<I", 8 + len(body)) + body + directory + b"\0" * 4
+
+
+def paged(*images: np.ndarray | tuple[np.ndarray, dict[int, Any]]) -> bytes:
+    """A plain TIFF of several images, (C, H, W) each, with further tags where given.
+
+    Texts are ASCII, whole numbers LONG, lists DOUBLE. 254: what it is (1 overview, 4 mask).
+    """
+    kinds = {"u": 1, "i": 2, "f": 3}
+    data = bytearray(b"II*\0\0\0\0\0")
+    link = 4
+    for image in images:
+        x_CHW, more = image if isinstance(image, tuple) else (image, {})
+        count, height, width = x_CHW.shape
+        start = len(data)
+        data += (
+            np.ascontiguousarray(x_CHW.transpose(1, 2, 0))
+            .astype(x_CHW.dtype.newbyteorder("<"))
+            .tobytes()
+        )
+        tags: dict[int, Any] = {
+            256: width, 257: height, 259: 1, 262: 2 if count == 3 else 1, 273: start, 277: count,
+            278: height, 279: len(data) - start, **more,
+        }  # fmt: skip
+        shorts = {258: x_CHW.dtype.itemsize * 8, 339: kinds[x_CHW.dtype.kind]}
+        packed = {tag: ("H", [value] * count) for tag, value in shorts.items()}
+        for tag, value in tags.items():
+            if isinstance(value, str):
+                packed[tag] = ("s", [value.encode() + b"\0"])
+            else:
+                packed[tag] = ("d", value) if isinstance(value, list) else ("I", [value])
+        entries = b""
+        for tag, (code, values) in sorted(packed.items()):
+            raw = values[0] if code == "s" else struct.pack(f"<{len(values)}{code}", *values)
+            size = len(raw) if code == "s" else len(values)
+            if len(raw) > 4:
+                data += b"\0" * (len(data) % 2)
+                at = len(data)
+                data += raw
+                raw = struct.pack("<I", at)
+            entries += struct.pack("<HHI", tag, {"s": 2, "H": 3, "I": 4, "d": 12}[code], size)
+            entries += raw.ljust(4, b"\0")
+        data += b"\0" * (len(data) % 2)
+        data[link : link + 4] = struct.pack("<I", len(data))
+        data += struct.pack("<H", len(packed)) + entries
+        link = len(data)
+        data += b"\0\0\0\0"
+    return bytes(data)
+
+
+def gdal_metadata(*roles: tuple[int, str, object]) -> str:
+    """GDAL's tag 42112 that states something of bands, counted from 0: (0, "scale", 0.0001)."""
+    items = "".join(
+        f'<Item name="{role.upper()}" sample="{band}" role="{role}">{value}</Item>'
+        for band, role, value in roles
+    )
+    return f"<GDALMetadata>{items}</GDALMetadata>"

@@ -54,7 +54,7 @@ def test_how_tiles_are_grouped_does_not_show(archive):
 
 def test_counts_the_train_part_only(archive):
     counted = [i in (0, 1, 4) for i in range(12)]
-    bands = run(archive, counted, 4).counts[("b1", "b2", "b3"), "float32"]
+    bands = run(archive, counted, 4).counts[(("b1", "b2", "b3"), "float32"), ()]
     x = numbers(3, dtype="float32").astype(np.float64)
     want = np.concatenate([x, (x.astype(np.float32) * 2).astype(np.float64)], axis=1)
     assert [summarise("b", b).mean for b in bands] == pytest.approx(list(want.mean(axis=(1, 2))))

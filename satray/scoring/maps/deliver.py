@@ -95,9 +95,11 @@ class Delivery:
         """Whether a scene's files are those that were listed."""
         try:
             parts = [self.storage.head(uri) for uri in uris_of(ref.uri, ref.bands)]
+            world = self.storage.head(ref.world) if ref.world else None
         except SatrayError:
             return False
-        return made_ref(ref.scene, ref.uri, ref.bands, parts).etag == ref.etag
+        again = made_ref(ref.scene, ref.uri, ref.bands, parts, world=world, stated=ref.stated)
+        return again.etag == ref.etag
 
     def _facts(
         self,

@@ -8,7 +8,10 @@ from satray.errors import InputError
 from satray.scoring.products.moment import time_pattern
 from satray.scoring.scenes.bands import Names
 from satray.scoring.scenes.conversion import Conversion
+from satray.scoring.scenes.drift import references_of_bundle
 from satray.scoring.scenes.netgrid import Gsd
+from satray.tiles.pages import PagesKey
+from satray.tiles.units import as_units
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
@@ -49,8 +52,10 @@ class Settings:
     """Ground that a stored px of the bundle has."""
     names: Names
     """What the recipe says of the scenes' bands."""
+    pages: PagesKey
+    """Which pages of a TIFF are bands."""
     conversion: Conversion
-    """What makes other values the bundle's."""
+    """What makes other numbers the bundle's."""
     drift: Literal["off", "warn", "refuse"]
     """What is done about values unlike the training's."""
     drift_limit: float
@@ -83,7 +88,9 @@ def settings_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Settings:
     if recipe.datetime is not None:
         time_pattern(recipe.datetime)
     scale, offset = (v if isinstance(v, tuple) else (v,) for v in (recipe.scale, recipe.offset))
-    conversion = Conversion(recipe.convert, scale, offset)
+    means = tuple(reference.mean for reference in references_of_bundle(spec))
+    means = means if len(means) == len(spec.bands) else ()
+    conversion = Conversion(recipe.convert, scale, offset, as_units(spec.units), means)
     conversion.check(spec.bands)
     if isinstance(recipe.bands, dict):
         strange = sorted(set(recipe.bands) - set(spec.bands))
@@ -109,6 +116,7 @@ def settings_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Settings:
         batch=recipe.batch,
         gsd=recipe.gsd,
         names=recipe.bands,
+        pages=recipe.pages,
         conversion=conversion,
         drift=recipe.drift,
         drift_limit=recipe.drift_limit,

@@ -59,7 +59,7 @@ class Surveyor:
                 place = facts.place
                 if not place and not ground.rings():
                     place = NOT_ON_EARTH if ground.grounded else "no CRS: pixel coordinates"
-                notes = [place] if place else []
+                notes = [*facts.notes, *([place] if place else [])]
                 stage = "drift"
                 score, warning = self._drift(scene)
         except MisfitError as error:
@@ -93,6 +93,7 @@ def open_for(ref: SceneRef, spec: "BundleSpec", settings: Settings, storage: Sto
         storage,
         dtype=spec.dtype,
         conversion=settings.conversion,
+        pages=settings.pages,
     )
 
 

@@ -20,6 +20,7 @@ from satray.tiles.bands import select
 from satray.tiles.decode import read_pixels
 from satray.tiles.index import IndexMeta
 from satray.tiles.source import read_files
+from satray.tiles.units import as_units
 
 if TYPE_CHECKING:  # they import torch
     from satray.models.bundle import Bundle
@@ -141,7 +142,7 @@ def _see(
         progress(f"pictures of {start:,} of {len(rows):,} tiles")
         some = rows[start : start + AT_ONCE]
         bands = (*take, *looks.bands)
-        read = _read(some, uris, masked, bands, bundle, storage, named=meta.named)
+        read = _read(some, uris, masked, bands, meta, spec, storage)
         if not read:
             continue
         pixels_NCHW = np.stack(list(read.values()))
@@ -187,13 +188,18 @@ def _read(
     uris: Sequence[str],
     masked: Sequence[bool | None],
     take: tuple[int, ...],
-    bundle: "Bundle",
+    meta: IndexMeta,
+    spec: "BundleSpec",
     storage: Storage,
-    *,
-    named: bool,
 ) -> dict[int, NDArray[Any]]:
-    """Pixels by row, in the shape that the bundle was trained on; unreadable ones left out."""
-    height, width = bundle.spec.tile_shape
+    """Pixels by row, in the shape that the bundle was trained on; unreadable ones left out.
+
+    The first bands taken are the bundle's, in its units; the others in the index's.
+    """
+    height, width = spec.tile_shape
+    stated = meta.units_of([meta.bands[i] for i in take])
+    own = as_units(spec.units) or (None,) * len(spec.bands)
+    units = (*own, *(stated or (None,) * len(take))[len(own) :])
     found: dict[int, NDArray[Any]] = {}
     some = [uris[row] for row in rows], [masked[row] for row in rows]
     for i, data, mask in read_files(storage, *some):
@@ -201,7 +207,16 @@ def _read(
             continue
         try:
             found[rows[i]] = read_pixels(
-                data, take, height, width, bundle.spec.dtype, named=named, mask=mask
+                data,
+                take,
+                height,
+                width,
+                spec.dtype,
+                units=units,
+                stated=stated,
+                pages=meta.pages,
+                named=meta.named,
+                mask=mask,
             )
         except DecodeError:
             continue

@@ -1,7 +1,8 @@
 """Which band of which file each wanted band is. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.scene import BandSource
@@ -40,6 +41,7 @@ def file_bands(
     names: Names,
     *,
     palette: bool,
+    told: str | None = None,
 ) -> FileBands:
     """What a file offers.
 
@@ -48,6 +50,7 @@ def file_bands(
         colours: GDAL's colour interpretation of its bands, lower case.
         names: what the recipe says; names in order make every band data, one tagged alpha too.
         palette: whether its one band is an index of colours.
+        told: how many bands it has, for messages.
 
     Raises:
         MisfitError: another number of bands than named, or none but alpha.
@@ -58,7 +61,8 @@ def file_bands(
     texts = tuple(text or "" for text in descriptions)
     if isinstance(names, tuple):
         if len(names) != count:
-            raise MisfitError(f"has {count} bands, bands=[...] names {len(names)}")
+            have = f"{count} bands" if told is None or palette else told
+            raise MisfitError(f"has {have}, bands=[...] names {len(names)}")
         return FileBands(names, tuple(range(1, count + 1)), texts, None)
     data = [i for i, colour in enumerate(colours) if colour != "alpha"]
     if not data:
@@ -66,6 +70,22 @@ def file_bands(
     found = band_names([texts[i] for i in data], [colours[i] for i in data], len(data))
     alpha = next((i + 1 for i, colour in enumerate(colours) if colour == "alpha"), None)
     return FileBands(found, tuple(i + 1 for i in data), tuple(texts[i] for i in data), alpha)
+
+
+def named(
+    bands: tuple[BandSource, ...], names: Names, raster_of: Callable[[str], Any]
+) -> list[BandSource]:
+    """Bands with a name each: their own, the recipe's in order, or the file's."""
+    in_order = names if isinstance(names, tuple) and len(names) == len(bands) else None
+    told = []
+    for place, band in enumerate(bands):
+        name = band.name
+        if name is None and in_order is not None:
+            name = in_order[place]
+        if name is None:
+            name = raster_of(band.uri).own_name(band.band)
+        told.append(BandSource(name, band.uri, band.band))
+    return told
 
 
 def of_file(offered: FileBands, wanted: Sequence[str], names: Names, uri: str) -> list[BandSource]:

@@ -2,12 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from satray.errors import DecodeError, InputError, SatrayError
-from satray.scoring.scenes.items import LARGEST, item_bands, item_name, items_in, trimmed
-from satray.scoring.scenes.listed import read_list
+from satray.scoring.scenes.items import (
+    LARGEST,
+    item_bands,
+    item_name,
+    item_stated,
+    items_in,
+    trimmed,
+)
+from satray.scoring.scenes.listed import Listed, read_list
 from satray.scoring.scenes.scene import (
     BandSource,
     SceneFailure,
@@ -17,6 +24,7 @@ from satray.scoring.scenes.scene import (
     suffix,
     uris_of,
 )
+from satray.scoring.scenes.stated import Stated
 from satray.storage import Entry, Storage, absolute, name
 from satray.tiles.georeference import world_files, world_suffixes
 from satray.tiles.keys import taken
@@ -27,6 +35,11 @@ ACCEPTED = (
     "of either, or a Parquet list of scene, uri and, for files of one band, band and index"
 )
 VRT = "a VRT may lead anywhere and is not read; accepted: the files that it names, by a list"
+HDF = (
+    "datasets of HDF and NetCDF files are not read; accepted: a GeoTIFF of them, by gdal_translate"
+)
+UNREAD = {"vrt": VRT, **dict.fromkeys(("nc", "nc4", "h4", "h5", "hdf", "hdf4", "hdf5", "he5"), HDF)}
+"""Extensions of scenes that are not read -> why."""
 
 _HEADS = 32  # requests at once for files that no listing told of
 
@@ -49,6 +62,7 @@ class _Draft:
     uri: str
     bands: tuple[BandSource, ...] | None
     item: dict[str, Any] | None = None
+    stated: dict[tuple[str, int], Stated] | None = None
 
 
 def find_scenes(
@@ -77,7 +91,7 @@ def find_scenes(
     """
     place = absolute(scenes)
     ending = suffix(place)
-    single = ending in ("parquet", "json", "geojson", "vrt") or is_raster(place)
+    single = ending in ("parquet", "json", "geojson", *UNREAD) or is_raster(place)
     if single and storage.exists(place):
         return _of_file(place, ending, storage, wanted, none_yet)
     entries = taken(storage.list(place), extensions)
@@ -96,11 +110,11 @@ def _of_file(
 ) -> Found:
     failures: list[SceneFailure] = []
     worlds: dict[str, Entry] = {}
-    if ending == "vrt":
-        raise InputError(f"scenes={place}: {VRT}")
+    if ending in UNREAD:
+        raise InputError(f"scenes={place}: {UNREAD[ending]}")
     if ending == "parquet":
         listed, failures = read_list(storage.read(place), place)
-        drafts = [_Draft(one.scene, one.uri, one.bands) for one in listed]
+        drafts = _of_listed(listed, storage, failures)
         if not drafts and not failures and not none_yet:
             raise InputError(f"scenes={place}: the list has no rows; {ACCEPTED}")
     elif is_raster(place):
@@ -126,14 +140,38 @@ def _world_of(place: str, ending: str, storage: Storage) -> dict[str, Entry]:
     return {}
 
 
+def _of_listed(
+    listed: Sequence[Listed], storage: Storage, failures: list[SceneFailure]
+) -> list[_Draft]:
+    """Scenes of a list, in its order; of an Item, the Item's, under the list's name."""
+    drafts = {one.scene: _Draft(one.scene, one.uri, one.bands) for one in listed}
+    items = [one for one in listed if one.bands is None and suffix(one.uri) in ("json", "geojson")]
+    for number, data in storage.read_many([one.uri for one in items]):
+        one = items[number]
+        found = () if isinstance(data, Exception) else items_in(data) or ()
+        wrong: list[SceneFailure] = []
+        of_item = _of_items(found, one.uri, one.scene, wrong) if len(found) == 1 else []
+        if of_item:
+            drafts[one.scene] = replace(of_item[0], scene=one.scene)
+            continue
+        del drafts[one.scene]
+        why = _reason(data) if isinstance(data, Exception) else "holds no single STAC Item"
+        failures.append(SceneFailure(one.scene, one.uri, wrong[0].error if wrong else why))
+    return list(drafts.values())
+
+
 def _of_entries(
     entries: Sequence[Entry], storage: Storage
 ) -> tuple[list[_Draft], list[SceneFailure]]:
     rasters = {entry.uri: entry for entry in entries if is_raster(entry.key)}
-    failures = [SceneFailure(e.key, e.uri, VRT) for e in entries if suffix(e.key) == "vrt"]
+    failures = [
+        SceneFailure(e.key, e.uri, UNREAD[suffix(e.key)])
+        for e in entries
+        if suffix(e.key) in UNREAD
+    ]
     documents = [e for e in entries if suffix(e.key) in ("json", "geojson") and e.size <= LARGEST]
     of_items: list[_Draft] = []
-    beside: dict[str, dict[str, Any]] = {}
+    beside: dict[str, _Draft] = {}
     for number, data in storage.read_many([entry.uri for entry in documents]):
         entry = documents[number]
         if isinstance(data, Exception):
@@ -147,13 +185,15 @@ def _of_entries(
         partner = _partner(entry, rasters)
         files = {uri for draft in drafts for uri in uris_of(draft.uri, draft.bands)}
         if partner and len(items) == 1 and files <= {partner}:
-            beside[partner] = trimmed(items[0])
+            stated = drafts[0].stated if drafts else None
+            key = rasters[partner].key
+            beside[partner] = _Draft(key, partner, None, trimmed(items[0]), stated)
             continue
         of_items += drafts
         failures += wrong
     theirs = {uri for draft in of_items for uri in uris_of(draft.uri, draft.bands)}
     plain = [
-        _Draft(entry.key, uri, None, beside.get(uri))
+        beside.get(uri) or _Draft(entry.key, uri, None)
         for uri, entry in rasters.items()
         if uri not in theirs
     ]
@@ -179,7 +219,8 @@ def _of_items(
         scene = key
         try:
             scene = item_name(item)
-            drafts.append(_Draft(scene, uri, item_bands(item, uri), trimmed(item)))
+            bands, stated = item_bands(item, uri), item_stated(item, uri)
+            drafts.append(_Draft(scene, uri, bands, trimmed(item), stated))
         except DecodeError as error:
             failures.append(SceneFailure(scene, uri, str(error)))
     return drafts
@@ -218,7 +259,8 @@ def _looked_up(
             continue
         there = [part for part in parts if isinstance(part, Entry)]
         world = worlds.get(draft.uri) if bands is None else None
-        ref = made_ref(draft.scene, draft.uri, bands, there, draft.item, masked, world)
+        beside = (masked, world, draft.stated)
+        ref = made_ref(draft.scene, draft.uri, bands, there, draft.item, *beside)
         scenes.append(ref)
     return Found(tuple(scenes), tuple(failed))
 

@@ -21,6 +21,7 @@ from satray.errors import DecodeError
 from satray.scoring.scenes.scene import suffix
 from satray.storage import Storage
 from satray.storage import uri as names
+from satray.tiles.pages import PagesKey, with_pages
 from satray.tiles.source import DTYPES
 
 DRIVERS = {
@@ -85,12 +86,13 @@ def environment(found: frozenset[str], storage: Storage) -> Iterator[None]:
         yield
 
 
-def open_raster(uri: str, size: int) -> Any:
+def open_raster(uri: str, size: int, pages: PagesKey = "bands") -> Any:
     """Open a raster, and check what it declares before any of it is read.
 
     Args:
         uri: absolute path or URI.
         size: bytes of the scene's files.
+        pages: which pages of a TIFF are bands.
 
     Raises:
         DecodeError: not one of the four formats, damaged, complex, or too large to be true.
@@ -105,15 +107,24 @@ def open_raster(uri: str, size: int) -> Any:
             if "not recognized" not in str(error):
                 break
             continue
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(source.close)
             _check(source, size)
-        except DecodeError:
-            source.close()
-            raise
-        return source
+            paged, others = with_pages(source, _page, pages)
+            stack.enter_context(others)
+            _check(paged, size)
+            stack.pop_all()  # open from here on, until the scene is closed
+        return paged
     if refusal is not None and "not recognized" in str(refusal):
         raise DecodeError("not an image that is read here; accepted: TIFF, JPEG 2000, PNG, JPEG")
     raise DecodeError(f"cannot be opened: {reason(refusal or ValueError())}")
+
+
+def _page(name: str) -> Any:
+    """Open a page, which GDAL would look for neighbours of: world files, RPCs, a provider's XML."""
+    alone = {"CPL_VSIL_CURL_ALLOWED_FILENAME": name.split(":", 2)[2]}
+    with rasterio.Env(DummySession(), **alone):
+        return rasterio.open(name, driver="GTiff", sharing=False, GEOREF_SOURCES="INTERNAL")
 
 
 def reason(error: BaseException) -> str:

@@ -2,12 +2,19 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from satray.errors import DecodeError
 from satray.scoring.scenes.hrefs import resolved
 from satray.scoring.scenes.scene import BandSource, is_raster
+from satray.scoring.scenes.stated import (
+    OFFSET_DONE,
+    Stated,
+    baseline_note,
+    scaled,
+    stated_in,
+)
 from satray.tiles.bands import canonical
 
 LARGEST = 16 << 20
@@ -15,6 +22,8 @@ LARGEST = 16 << 20
 
 RASTER_TYPES = ("image/tiff", "image/geotiff", "image/jp2", "image/png", "image/jpeg")
 NO_DATA_ROLES = frozenset({"thumbnail", "overview", "metadata"})
+BAND_LISTS = ("raster:bands", "bands", "eo:bands")
+"""Fields of an asset that list its bands, in the file's order."""
 KEPT = ("id", "stac_version", "collection", "geometry", "bbox", "properties")
 """What of an Item travels with its scene; assets and links can be many times as long."""
 
@@ -28,6 +37,7 @@ class _Raster:
     bands: tuple[dict[str, Any], ...]
     rank: int
     """0 says it is data, 2 says it is for looking at."""
+    asset: dict[str, Any]
 
 
 def items_in(data: bytes) -> tuple[dict[str, Any], ...] | None:
@@ -86,6 +96,43 @@ def item_bands(item: dict[str, Any], base: str) -> tuple[BandSource, ...]:
     return tuple(found.values())
 
 
+def item_stated(item: dict[str, Any], base: str) -> dict[tuple[str, int], Stated]:
+    """What an Item states of its bands' numbers, by file and number of the band.
+
+    Said of a band (`raster:bands`, `bands`, `eo:bands`) goes before said of its asset, that before
+    said of all in the Item's properties; scale and offset go together. A name may have the prefix
+    of the raster extension, or none; in the properties it has it.
+
+    Args:
+        item: the Item.
+        base: absolute path or URI of its file.
+
+    Raises:
+        DecodeError: as `item_bands`.
+    """
+    properties = item.get("properties")
+    properties = properties if isinstance(properties, dict) else {}
+    common = {k: v for k, v in properties.items() if str(k).startswith("raster:")}
+    done = str(properties.get(OFFSET_DONE)).lower() == "true"
+    late = "" if done else baseline_note(properties)
+    found: dict[tuple[str, int], Stated] = {}
+    for raster in sorted(_rasters(item, base), key=lambda raster: raster.rank):
+        lists = [raster.asset.get(name) for name in BAND_LISTS]
+        some = [[b if isinstance(b, dict) else {} for b in x] for x in lists if isinstance(x, list)]
+        count = max(map(len, some), default=1)
+        for place in range(count):
+            of_band = [bands[place] for bands in some if place < len(bands)]
+            one = stated_in([*of_band, raster.asset, common], done=done)
+            if one.scale is one.offset is None:
+                one = replace(one, note=late if raster.rank < 2 else "")
+                short = [len(bands) for bands in some if place >= len(bands) and scaled(bands)]
+                if short:
+                    one = replace(one, scale=f"for {short[0]} of {count} bands only")
+            if one != Stated():
+                found.setdefault((raster.uri, place + 1), one)
+    return found
+
+
 def trimmed(item: dict[str, Any]) -> dict[str, Any]:
     """What of an Item travels with its scene."""
     return {key: item[key] for key in KEPT if key in item}
@@ -120,7 +167,7 @@ def _rasters(item: dict[str, Any], base: str) -> Iterator[_Raster]:
         bands = asset.get("bands") or asset.get("eo:bands")
         bands = bands if isinstance(bands, list) else []
         described = tuple(band if isinstance(band, dict) else {} for band in bands) or ({},)
-        yield _Raster(str(key), resolved(href, base), described, rank)
+        yield _Raster(str(key), resolved(href, base), described, rank, asset)
 
 
 def _common_names(raster: _Raster) -> Iterator[tuple[str, int]]:

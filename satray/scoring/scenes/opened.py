@@ -17,16 +17,19 @@ from numpy.typing import NDArray
 from satray.errors import DecodeError, SatrayError
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.aligned import ratios
-from satray.scoring.scenes.bands import Names, of_file, of_files
+from satray.scoring.scenes.bands import Names, named, of_file, of_files
 from satray.scoring.scenes.conversion import Conversion
 from satray.scoring.scenes.gdal import environment, open_raster, reason, schemes
 from satray.scoring.scenes.lanes import HALF, lane, resampled
 from satray.scoring.scenes.raster import Raster
 from satray.scoring.scenes.scene import BandSource, SceneRef, uris_of
+from satray.scoring.scenes.stated import Stated
 from satray.storage import Storage
 from satray.tiles.georeference import world_at
 from satray.tiles.nodata import held, measured, together, void
+from satray.tiles.pages import PagesKey
 from satray.tiles.source import MASK
+from satray.tiles.units import Change
 
 PAUSES = (0.1, 0.3, 1.0, 3.0)
 """Seconds before another try at a file that is read over a network."""
@@ -60,6 +63,8 @@ class SceneFacts:
     """The TIFF's own date and time (`TIFFTAG_DATETIME`), as it stands; None without."""
     place: str = ""
     """What to know about its georeference; empty where all is plain."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of its pages, and of what was made of its numbers."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,12 @@ class _Part:
     """px of the scene's grid that one of the file is long."""
     nodata: list[float | None]
     """Of its bands."""
+    item_nodata: list[float | None]
+    """What the scene's Item says of them; holds besides."""
     beside: list[int]
     """Its other data bands, where they have a say in what of these is nodata."""
+    beside_nodata: list[float | None]
+    """Of those."""
 
 
 class Scene:
@@ -87,13 +96,13 @@ class Scene:
         self,
         facts: SceneFacts,
         parts: list[_Part],
-        conversion: Conversion,
+        change: Change | None,
         found: frozenset[str],
         storage: Storage,
     ) -> None:
         self.facts = facts
         self._parts = parts
-        self._conversion = conversion
+        self._change = change
         self._schemes = found
         self._storage = storage
         self._lock = threading.Lock()
@@ -149,7 +158,8 @@ class Scene:
                 f"{column + width} cannot be read: {reason(error)}"
             ) from error
         self._failed = 0
-        return self._conversion(x_CHW, self.facts.dtype), valid_CHW
+        change, dtype = self._change, self.facts.dtype
+        return x_CHW if change is None else change(x_CHW, dtype), valid_CHW
 
     def _measured(
         self, x_CHW: NDArray[Any], shown_CHW: NDArray[np.bool_], row: int, column: int
@@ -160,7 +170,7 @@ class Scene:
             void_HW = void(x_CHW, self._nodata)
             if void_HW.any():  # rare: else the other bands need not be read
                 y_CHW, _ = part.raster.read(part.beside, None, row, column, *x_CHW.shape[1:])
-                void_HW &= void(y_CHW, part.raster.nodata(part.beside))
+                void_HW &= void(y_CHW, part.beside_nodata)
         valid_CHW = measured(x_CHW, self._nodata, shown_CHW, void_HW)
         return shown_CHW if valid_CHW is None else valid_CHW
 
@@ -213,6 +223,7 @@ def open_scene(
     *,
     dtype: str | None = None,
     conversion: Conversion = Conversion(),  # noqa: B008
+    pages: PagesKey = "bands",
 ) -> Scene:
     """Open a scene, without reading any of its pixels.
 
@@ -222,10 +233,11 @@ def open_scene(
         names: what the recipe says of the scene's bands.
         storage: how it is reached.
         dtype: the bundle's dtype; None: as stored.
-        conversion: how another dtype or scale becomes the bundle's.
+        conversion: how numbers of another unit, dtype or scale become the bundle's.
+        pages: which pages of a TIFF are bands.
 
     Raises:
-        MisfitError: a band that it lacks, another dtype.
+        MisfitError: a band that it lacks, another dtype, a scale or nodata that is none.
         DecodeError: no raster, damaged, out of reach, files that do not fit together.
         InputError: a conversion that does not fit the bands.
     """
@@ -236,7 +248,7 @@ def open_scene(
 
         def raster_of(uri: str) -> Raster:
             if uri not in rasters:
-                source = open_raster(uri, ref.size)
+                source = open_raster(uri, ref.size, pages)
                 opened.callback(source.close)
                 mask, world = _mask_of(uri, ref), world_at(ref.world, storage)
                 rasters[uri] = Raster.of(uri, source, mask, world)
@@ -249,10 +261,10 @@ def open_scene(
                     offered = raster_of(ref.uri).offered(names)
                     chosen = of_file(offered, wanted_bands, names, ref.uri)
                 else:
-                    told = _named(ref.bands, names, raster_of)
+                    told = named(ref.bands, names, raster_of)
                     chosen = of_files(told, wanted_bands, names)
                 used = [raster_of(uri) for uri in dict.fromkeys(band.uri for band in chosen)]
-                facts, parts = _fitted(ref, chosen, used, names, dtype, conversion)
+                facts, parts, change = _fitted(ref, chosen, used, names, dtype, conversion)
         except SatrayError:
             raise
         except Exception as error:  # GDAL's errors (rasterio._err) share no public base
@@ -261,7 +273,7 @@ def open_scene(
             if raster not in used:
                 raster.close()
         opened.pop_all()  # open from here on, until the scene is closed
-    return Scene(facts, parts, conversion, found, storage)
+    return Scene(facts, parts, change, found, storage)
 
 
 def _mask_of(uri: str, ref: SceneRef) -> Any:
@@ -274,20 +286,6 @@ def _mask_of(uri: str, ref: SceneRef) -> Any:
         raise DecodeError(f"its {MASK}: {error}") from error
 
 
-def _named(bands: tuple[BandSource, ...], names: Names, raster_of: Any) -> list[BandSource]:
-    """Bands with a name each: their own, the recipe's in order, or the file's."""
-    in_order = names if isinstance(names, tuple) and len(names) == len(bands) else None
-    told = []
-    for place, band in enumerate(bands):
-        name = band.name
-        if name is None and in_order is not None:
-            name = in_order[place]
-        if name is None:
-            name = raster_of(band.uri).own_name(band.band)
-        told.append(BandSource(name, band.uri, band.band))
-    return told
-
-
 def _fitted(
     ref: SceneRef,
     chosen: list[BandSource],
@@ -295,11 +293,20 @@ def _fitted(
     names: Names,
     dtype: str | None,
     conversion: Conversion,
-) -> tuple[SceneFacts, list[_Part]]:
+) -> tuple[SceneFacts, list[_Part], Change | None]:
     stored = sorted({raster.dtype for raster in used})
     if len(stored) > 1:
         raise MisfitError(f"files of dtypes {', '.join(stored)}; accepted: one dtype")
-    conversion.refuse(stored[0], dtype or stored[0])
+    stated = [ref.stated.get((band.uri, band.band), Stated()) for band in chosen]
+    bands = tuple(band.name or "" for band in chosen)
+    by_uri = {raster.uri: raster for raster in used}
+    units = [
+        one.unit(name) or by_uri[band.uri].unit(band.band)
+        for name, one, band in zip(bands, stated, chosen, strict=True)
+    ]
+    change, told = conversion.of_scene(bands, units, stored[0], dtype or stored[0])
+    notes = [note for raster in used for note in raster.notes()]
+    notes += [note for note in (*(one.note for one in stated), told) if note]
     finest, lengths = ratios([raster.grid for raster in used])
     parts = []
     for raster, ratio in zip(used, lengths, strict=True):
@@ -310,18 +317,19 @@ def _fitted(
             raise MisfitError(f"{raster.uri} has {raster.count} bands; no band {max(numbers)}")
         # names in order are those of a file that is a whole scene
         alpha = raster.alpha(numbers, names if ref.bands is None else None)
-        nodata = raster.nodata(numbers)
+        nodata, own = _nodata(ref, raster, numbers)
         beside: list[int] = []
         if len(used) == 1 and any(together(np.dtype(raster.dtype), value) for value in nodata):
             offered = raster.offered(names if ref.bands is None else None)
             beside = [number for number in offered.numbers if number not in numbers]
-        parts.append(_Part(raster, numbers, at, alpha, ratio, nodata, beside))
+        void_of, _ = _nodata(ref, raster, beside)
+        parts.append(_Part(raster, numbers, at, alpha, ratio, nodata, own, beside, void_of))
     grid, source = used[finest].grid, used[finest].source
     facts = SceneFacts(
         ref.scene,
         grid.height,
         grid.width,
-        tuple(band.name or "" for band in chosen),
+        bands,
         tuple(chosen),
         stored[0],
         dtype or stored[0],
@@ -330,8 +338,38 @@ def _fitted(
         source.block_shapes[0],
         source.tags().get("TIFFTAG_DATETIME"),
         grid.note,
+        tuple(dict.fromkeys(notes)),
     )
-    return facts, parts
+    return facts, parts, change
+
+
+def _nodata(
+    ref: SceneRef, raster: Raster, numbers: list[int]
+) -> tuple[list[float | None], list[float | None]]:
+    """Nodata of a file's bands, its own or else its Item's; and the Item's.
+
+    Raises:
+        MisfitError: the Item states one that is no number.
+    """
+    own = [
+        # a palette's colours are no measurements
+        None if raster.colours is not None else one.hidden(raster.dtype)
+        for number in numbers
+        for one in [ref.stated.get((raster.uri, number), Stated())]
+    ]
+    both = zip(raster.nodata(numbers), own, strict=True)
+    return [item if value is None else value for value, item in both], own
+
+
+def _stored(
+    part: _Part, row: int, column: int, height: int, width: int
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """A window of a file, where its Item's nodata is the file's own."""
+    x_CHW, there_HW = part.raster.read(part.bands, part.alpha, row, column, height, width)
+    for x_HW, nodata, other in zip(x_CHW, part.nodata, part.item_nodata, strict=True):
+        if other is not None and other != nodata and not np.isnan(other):
+            x_HW[held(x_HW, other)] = nodata
+    return x_CHW, there_HW
 
 
 def _window(
@@ -340,12 +378,12 @@ def _window(
     """A window of a file's bands on the scene's grid, and which values its masks show."""
     raster, ratio = part.raster, part.ratio
     if ratio == 1:
-        return raster.read(part.bands, part.alpha, row, column, height, width)
+        return _stored(part, row, column, height, width)
     grid = raster.grid
     rows = lane(row, row + height, grid.height, grid.height * ratio)
     columns = lane(column, column + width, grid.width, grid.width * ratio)
     window = (rows.first, columns.first, rows.count, columns.count)
-    x_CHW, shown_CHW = raster.read(part.bands, part.alpha, *window)
+    x_CHW, shown_CHW = _stored(part, *window)
     y_CHW = np.empty((len(x_CHW), height, width), x_CHW.dtype)
     seen_CHW = np.empty(y_CHW.shape, dtype=bool)
     for place, (x_HW, shown_HW, nodata) in enumerate(

@@ -13,6 +13,8 @@ from satray.scoring.scenes.aligned import FileGrid
 from satray.scoring.scenes.bands import FileBands, Names, file_bands
 from satray.tiles.georeference import WorldFile, georeference
 from satray.tiles.layout import coloured, colours_of, gain_of, has_palette, shown_by_masks
+from satray.tiles.pages import pages_left, pages_told, pages_used
+from satray.tiles.units import Unit, file_units
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Raster:
         """The bands that it offers as a whole scene; raises MisfitError as `file_bands`."""
         colours = [colour.name for colour in self.source.colorinterp]
         palette = self.colours is not None
-        return file_bands(self.source.descriptions, colours, names, palette=palette)
+        told = pages_told(self.source)
+        return file_bands(self.source.descriptions, colours, names, palette=palette, told=told)
 
     def own_name(self, band: int) -> str:
         """What the file calls a band."""
@@ -93,6 +96,22 @@ class Raster:
         self.source.close()
         if self.mask is not None:
             self.mask.close()
+
+    def unit(self, band: int) -> Unit | None:
+        """What a band's numbers mean; raises DecodeError as `file_units`."""
+        if self.colours is not None or band > self.count:
+            return None
+        units = file_units(self.source, [band])
+        return units[0] if units else None
+
+    def notes(self) -> list[str]:
+        """What a reader must know of its pages."""
+        used, left = pages_used(self.source), pages_left(self.source)
+        name = self.uri.rpartition("/")[2]
+        told = [f"{name}: {pages_told(self.source)}, pages taken as bands"] if used > 1 else []
+        if left:
+            told.append(f"{name}: left out, unlike its first page: {', '.join(left)}")
+        return told
 
     def read(
         self, bands: list[int], alpha: int | None, row: int, column: int, height: int, width: int

@@ -1,11 +1,12 @@
 """What is known of a scene before anything of it is read."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from satray.scoring.scenes.stated import Stated
 from satray.storage import Entry
 
 RASTER_SUFFIXES = frozenset({"tif", "tiff", "jp2", "png", "jpg", "jpeg"})
@@ -36,7 +37,7 @@ class SceneRef:
     bands: tuple[BandSource, ...] | None
     """Where each band lies; a band with several names is there once a name. None: in `uri`."""
     etag: str
-    """Changes when a file of it does."""
+    """Changes when a file of it does, or what its Item states of its bands."""
     size: int
     """Bytes of its files."""
     modified: datetime
@@ -47,6 +48,8 @@ class SceneRef:
     """Those of its rasters that have a `.msk` beside them."""
     world: str | None = None
     """The world file beside `uri`; None where none was listed."""
+    stated: Mapping[tuple[str, int], Stated] = field(default_factory=dict, compare=False)
+    """What its Item states of bands, by file and the band's number there."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +79,28 @@ def made_ref(
     item: dict[str, Any] | None = None,
     masked: tuple[str, ...] = (),
     world: Entry | None = None,
+    stated: Mapping[tuple[str, int], Stated] | None = None,
 ) -> SceneRef:
-    """A scene of these files, one at least, their masks among them, and the world file beside."""
-    parts = (*parts, *([world] if world else []))
+    """A scene of these files, one at least, their masks among them, and the world file beside.
+
+    Of what is stated, it keeps what is of its files.
+    """
+    parts, files = (*parts, *([world] if world else [])), uris_of(uri, bands)
+    stated = {at: one for at, one in (stated or {}).items() if at[0] in files}
+    etags = [_etag(part) for part in parts]
+    if stated:
+        etags.append(repr(sorted(stated.items(), key=lambda pair: pair[0])))
     return SceneRef(
         scene,
         uri,
         bands,
-        _combined(tuple(_etag(part) for part in parts)),
+        _combined(tuple(etags)),
         sum(part.size for part in parts),
         max(part.modified for part in parts),
         item,
         masked,
         world.uri if world else None,
+        stated,
     )
 
 

@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 import pyogrio
 import pytest
 import rasterio
+from tiles.hostile import paged
 
 from satray import cluster
 from satray.errors import InputError
 from satray.models.bundle import load_bundle
+from satray.scoring import score
 from satray.scoring.maps.settings import settings_of
 from satray.storage import Storage
 
@@ -58,7 +60,7 @@ def as_list(root, pixels):
     return root / "list.parquet", {}
 
 
-def as_item(root, pixels):
+def as_item(root, pixels, **stated):
     assets = {}
     for name, values in zip(material.BANDS, pixels, strict=True):
         material.write_scene(root / "item" / f"{name}.tif", values[None], names=None)
@@ -67,6 +69,7 @@ def as_item(root, pixels):
             "type": "image/tiff; application=geotiff",
             "roles": ["data"],
             "eo:bands": [{"name": f"B_{name}", "common_name": name}],
+            **stated,
         }
     item = {
         "type": "Feature", "stac_version": "1.0.0", "id": "a.tif", "geometry": None,
@@ -74,6 +77,19 @@ def as_item(root, pixels):
     }  # fmt: skip
     (root / "item" / "a.json").write_text(json.dumps(item))
     return root / "item", {}
+
+
+def as_item_with_offset(root, pixels):
+    return as_item(root, pixels + 1000, **{"raster:bands": [{"scale": 1e-4, "offset": -0.1}]})
+
+
+def as_pages(root, pixels):
+    path = root / "scenes" / "a.tif"
+    path.parent.mkdir()
+    grid = {33550: [10.0, 10.0, 0.0], 33922: [0.0, 0.0, 0.0, 448000.0, 5411000.0, 0.0]}
+    named = zip(pixels, material.BANDS, strict=True)
+    path.write_bytes(paged(*[(x_HW[None], {270: name, **grid}) for x_HW, name in named]))
+    return path.parent, {}
 
 
 def as_other_order(root, pixels):
@@ -92,7 +108,22 @@ def as_floats(root, pixels):
     return path.parent, {"convert": "scale", "scale": 16384.0, "offset": 1000.0}
 
 
-@pytest.mark.parametrize("way", [as_list, as_item, as_other_order, as_halves, as_floats])
+WAYS = (
+    as_list,
+    as_item,
+    as_item_with_offset,
+    as_pages,
+    as_other_order,
+    as_halves,
+    as_floats,
+)
+SAID = {
+    as_item_with_offset: "(stored * 1 - 1000): states scale 0.0001, offset -0.1; the bundle's",
+    as_pages: "a.tif: 3 bands (3 pages of 1), pages taken as bands",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_scene_is_the_same_however_it_comes(bundle, inline, tmp_path, pixels, plain, way):
     scenes, keys = way(tmp_path, pixels)
     given = material.recipe(bundle(), scenes, mode="dense", stride=0.5, **keys)
@@ -101,6 +132,13 @@ def test_a_scene_is_the_same_however_it_comes(bundle, inline, tmp_path, pixels, 
     tiles, maps = logits_and_map(run)
     assert tiles == plain[0]
     np.testing.assert_array_equal(maps, plain[1])
+    # what was made of its pages and numbers is said, and in its Item
+    said = " ".join(
+        json.loads(run.storage.read(run.uri("items/a.tif.json")))["properties"]["satray:notes"]
+    )
+    told = " ".join((*score.plan(given, run.storage), *outcome.summary))
+    for way_of, note in SAID.items():
+        assert (note in said) is (note in told) is (way is way_of)
 
 
 @pytest.mark.parametrize("mode", ["dense", "tiles"])

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from scoring.scenes.scene_material import STORE, noise, write
+from tiles.hostile import paged
 
 from satray.errors import DecodeError
 from satray.scoring.scenes.found import find_scenes
@@ -75,3 +76,15 @@ def test_windows_over_http(tmp_path, served):
     assert valid_HW.all()
     with pytest.raises(DecodeError, match="not an image that is read here"):
         open_scene(bad, ("red",), None, STORE)
+
+
+def test_pages_over_http(tmp_path, served):
+    values = noise(2, 60, 50)
+    (tmp_path / "web" / "a b.tif").write_bytes(paged(values[:1], values[1:]))
+    bands = [{"name": "red"}, {"name": "nir"}]
+    item = {"type": "Feature", "stac_version": "1.1.0", "id": "a", "properties": {}}
+    item["assets"] = {"data": {"href": f"{served}/a%20b.tif", "bands": bands}}
+    (tmp_path / "a.json").write_text(json.dumps(item))
+    (ref,) = find_scenes(str(tmp_path / "a.json"), STORE).scenes
+    with open_scene(ref, ("nir", "red"), None, STORE) as scene:
+        np.testing.assert_array_equal(scene.read(3, 4, 50, 40)[0], values[::-1, 3:53, 4:44])

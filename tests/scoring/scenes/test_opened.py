@@ -19,6 +19,7 @@ from satray.scoring.scenes.found import find_scenes
 from satray.scoring.scenes.opened import open_scene
 from satray.scoring.scenes.scene import BandSource
 from satray.tiles.decode import decode
+from satray.tiles.units import Change
 
 BGRN = ("blue", "green", "red", "nir")
 RGBA = {"photometric": "RGB", "alpha": "YES"}
@@ -189,7 +190,7 @@ def test_dtype_must_fit_or_be_converted(tmp_path):
 def test_conversion_stays_within_the_dtype(dtype, scale):
     x_CHW = np.array([[[0, 1, 250], [np.nan, np.inf, -3]]], np.float32)
     with np.errstate(all="ignore"):
-        y_CHW = Conversion("scale", (scale,), (1.0,))(x_CHW, dtype)
+        y_CHW = Change((scale,), (1.0,))(x_CHW, dtype)
     assert y_CHW.dtype == dtype
     if dtype != "float32" and scale > 1e30:
         assert y_CHW[0, 0, 2] >= np.iinfo(dtype).max * 0.999
