@@ -15,6 +15,8 @@ from satray.tiles.units import Units, units_told
 SHOWN = 6
 """Classes, most frequent first, that the summary lines name."""
 
+OFF_EARTH = "a CRS that does not lead to longitude and latitude there: no outline, no resolution"
+
 MIXED = 1.1
 """The largest px over the smallest, on the ground, from which it is said."""
 
@@ -131,14 +133,14 @@ def describe_ground(index: TileIndex, notes: Sequence[str]) -> list[str]:
         index: the finished index.
         notes: what to know about each tile's georeference, in the index's order.
     """
-    ids = index.table.column("tile_id").to_pylist()
-    told = [(note.partition(" (")[0], note, tile) for note, tile in zip(notes, ids, strict=True)]
-    examples = {kind: tile + note.removeprefix(kind) for kind, note, tile in reversed(told)}
-    counts = Counter(kind for kind, _, _ in told if kind)
-    lines = [
-        f"ground: {_plural(count, 'tile')}: {kind}, e.g. {examples[kind]}"
-        for kind, count in counts.most_common()
-    ]
+    columns = ("tile_id", "crs", "transform", "resolution_x")
+    rows = zip(*(index.table.column(name).to_pylist() for name in columns), notes, strict=True)
+    lines = describe_places(
+        [
+            (tile, note or (OFF_EARTH if crs and transform and size is None else ""))
+            for tile, crs, transform, size, note in rows
+        ]
+    )
     sizes = [index.table.column(f"resolution_{axis}").drop_null().to_numpy() for axis in "xy"]
     if any(len(s) and s.max() > MIXED * s.min() for s in sizes):
         spans = " and ".join(
@@ -150,6 +152,17 @@ def describe_ground(index: TileIndex, notes: Sequence[str]) -> list[str]:
             "the tiles' own"
         )
     return lines
+
+
+def describe_places(notes: Sequence[tuple[str, str]]) -> list[str]:
+    """Where georeferences are not plain, of tiles and what to know about each one's."""
+    told = [(note.partition(" (")[0], note, tile) for tile, note in notes]
+    examples = {kind: tile + note.removeprefix(kind) for kind, note, tile in reversed(told)}
+    counts = Counter(kind for kind, _, _ in told if kind)
+    return [
+        f"ground: {_plural(count, 'tile')}: {kind}, e.g. {examples[kind]}"
+        for kind, count in counts.most_common()
+    ]
 
 
 def describe_files(

@@ -22,6 +22,7 @@ from satray.tiles.describe import (
     describe_kind,
     describe_labels,
     describe_mixed,
+    describe_places,
     label_summary,
     size_text,
 )
@@ -67,7 +68,9 @@ def plan(recipe: PrepareRecipe, storage: Storage) -> list[str]:
         for kind, count in sample.kinds().items()
     ]
     lines += [f"cannot be read: {uris[s.row]}: {s.error}" for s in sample.seen if s.error]
-    lines += describe_files([(uris[s.row], s.header) for s in sample.seen if s.header])
+    headers = [(found.entries[s.row].key, s.header) for s in sample.seen if s.header]
+    lines += describe_files(headers)
+    lines += describe_places([(key, header.note) for key, header in headers])
     lines.append(
         f"one read of each: {len(found.entries):,} requests, "
         f"{size_text(sum(entry.size for entry in found.entries))}, about {tasks:,} tasks, "

@@ -101,6 +101,12 @@ def test_control_points_that_define_no_affine(gcps, said) -> None:
     assert placed.transform == UTM[:6]
 
 
+def test_control_points_without_numbers() -> None:
+    data = tiff(gcps=(points(UTM, np.nan), CRS.from_epsg(32633)))
+    assert header(data).note == "control points without numbers: pixel coordinates"
+    assert header(data, world()).transform == UTM[:6]
+
+
 def test_control_points_over_the_antimeridian() -> None:
     affine = Affine(0.001, 0, 179.98, 0, -0.001, 10)
     turned = [

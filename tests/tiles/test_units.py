@@ -63,6 +63,20 @@ def test_names_of_units_must_agree():
     assert unit_of("b1", 1, 0, " Unitless ") == PLAIN
 
 
+@pytest.mark.parametrize("name", ["", "reflectance", "Percent"])
+def test_percents_are_hundredths(name):
+    wanted = Unit(0.01, -10.0, name) if name == "Percent" else Unit(1e-4, -0.1, name)
+    for found in (Unit(0.01, 0.0, "percent"), Unit(0.01, 0.0, "%"), Unit(1e-4, 0.0)):
+        if name == "reflectance" or found.name:
+            change = change_of((found,), (wanted,), "uint16")
+            assert change is not None
+            np.testing.assert_allclose((change.gain[0], change.shift[0]), (1, 1000))
+    assert change_of((Unit(0.01, 0.0, "%"),), (), "uint16") is None
+    plain = change_of((Unit(0.01, 0.0, "%"),), (), "float32")
+    assert plain is not None
+    assert plain.gain == pytest.approx((1e-4,))
+
+
 @pytest.mark.parametrize(
     ("scale", "offset", "told"),
     [

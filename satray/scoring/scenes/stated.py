@@ -63,19 +63,18 @@ class Stated:
 
 
 def stated_in(sources: Sequence[dict[str, Any]], *, done: bool) -> Stated:
-    """What the first of some objects says that says anything; scale and offset of one of them."""
+    """Of each field what the first of some objects says that says it."""
 
-    def get(key: str, some: Sequence[dict[str, Any]]) -> Any:
+    def get(key: str) -> Any:
         names = (key, f"raster:{key}", f"file:{key}")
-        return next((o[n] for o in some for n in names if o.get(n) is not None), None)
+        return next((o[n] for o in sources for n in names if o.get(n) is not None), None)
 
-    first = scaled(sources)[:1]
-    scale, offset = get("scale", first), get("offset", first)
+    scale, offset = get("scale"), get("offset")
     note = ""
     if done and offset not in (None, 0):
         note = f"offset {offset} left aside: {OFFSET_DONE} says that it is in the numbers already"
         offset = 0.0
-    return Stated(get("nodata", sources), scale, offset, get("unit", sources), note)
+    return Stated(get("nodata"), scale, offset, get("unit"), note)
 
 
 def scaled(sources: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

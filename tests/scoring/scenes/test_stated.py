@@ -82,6 +82,14 @@ ITEMS = {
         {n: {"raster:bands": [SHIFTED], "raster:scale": 3, "raster:offset": 7} for n in WANTED},
         {"raster:offset": 5},
     ),
+    "scale of the asset, offset of its bands": (
+        {n: {"raster:scale": 1e-4, "bands": [{"name": n, "raster:offset": -0.1}]} for n in WANTED},
+        {},
+    ),
+    "offset of the asset": (
+        {n: {"raster:bands": [{"scale": 1e-4}], "raster:offset": -0.1} for n in WANTED},
+        {},
+    ),
     "several bands": (both([SHIFTED, SHIFTED]), {}),
     "texts": (each(**{"raster:scale": "0.0001", "raster:offset": "-0.1"}), {}),
     "offset in numbers": (each(**{"raster:offset": -1000}), {}),
@@ -172,6 +180,9 @@ def test_a_baseline_without_an_offset_is_said(tmp_path, baseline, count):
     x_CHW, _, notes = read(tmp_path)
     np.testing.assert_array_equal(x_CHW, DN)
     assert len(notes) == count
+    # a scale alone says nothing of an offset
+    item(tmp_path, each(**{"raster:scale": 1e-4}), {"s2:processing_baseline": baseline})
+    assert len(read(tmp_path)[2]) == count
 
 
 @pytest.mark.parametrize(
