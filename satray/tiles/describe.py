@@ -10,7 +10,7 @@ from satray.tiles.decode import TileHeader
 from satray.tiles.index import IndexMeta, TileIndex
 from satray.tiles.probe import Kind
 from satray.tiles.survey import Survey
-from satray.tiles.units import Units, units_told
+from satray.tiles.units import units_told
 
 SHOWN = 6
 """Classes, most frequent first, that the summary lines name."""
@@ -192,8 +192,9 @@ def describe_files(
     stated = Counter(header.units for _, header in headers)
     if set(stated) <= {()} and not (meta and meta.units):
         return lines
+    names = {header.units: header.bands for _, header in reversed(headers)}
     told = [
-        f"{_tiles(count)} state {units_told(meta.bands, units) if units and meta else _any(units)}"
+        f"{_tiles(count)} state {units_told(names[units], units) if units else 'none'}"
         for units, count in sorted(stated.items(), key=lambda pair: (-pair[1], repr(pair[0])))
     ]
     lines.append(f"units: {'; '.join(told)}")
@@ -242,10 +243,6 @@ def size_text(size: float) -> str:
             break
         size /= 1000
     return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.1f} {unit}"
-
-
-def _any(units: Units) -> str:
-    return str(next((unit for unit in units if unit is not None), "none"))
 
 
 def _tiles(count: int) -> str:

@@ -164,7 +164,7 @@ def _of_points(points_N4: Any, crs: Any) -> Georeference:
 
 def _of_world(world: WorldFile, crs: str | None) -> Georeference:
     try:
-        a, d, b, e, x, y = (float(word) for word in world.read().split())
+        a, d, b, e, x, y = (float(word) for word in world.read().decode("utf-8-sig").split())
     except SatrayError as error:
         return Georeference(None, None, f"a world file out of reach: {PIXELS} ({error})")
     except ValueError:

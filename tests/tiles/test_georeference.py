@@ -122,6 +122,8 @@ def test_a_world_file_serves_where_the_file_has_no_affine(affine) -> None:
     assert with_crs.crs == "EPSG:32633"
     assert with_crs.transform == pytest.approx(affine[:6])
     assert with_crs.note == "placed by a world file (a.tfw)"
+    marked = WorldFile("a.tfw", lambda: b"\xef\xbb\xbf" + world(affine).read())
+    assert header(tiff(crs="EPSG:32633"), marked) == with_crs
     without = header(tiff("PNG"), world(affine, "a.pgw"))
     assert without.crs is None
     assert without.transform == pytest.approx(affine[:6])

@@ -10,13 +10,14 @@ from scoring.scenes.scene_material import spec
 from tiles.hostile import gdal_metadata, numbers, paged, tiff
 
 from satray.config.prepare import PrepareRecipe
-from satray.errors import DecodeError
+from satray.errors import DecodeError, InputError
 from satray.models.spec import BundleSpec
 from satray.runs.run import Run
 from satray.storage import Storage
 from satray.tiles import prepare
 from satray.tiles.blocks import read_blocks, tile_source, to_torch
 from satray.tiles.decode import decode, read_pixels
+from satray.tiles.describe import describe_files
 from satray.tiles.index import BandStatistics, IndexMeta, read_index
 from satray.tiles.probe import probe
 from satray.tiles.statistics import changed, count_pixels, summarise
@@ -242,6 +243,25 @@ def test_archives_of_mixed_units(tmp_path, monkeypatch, case):
         assert lines[0].endswith("offset -0.1; all brought to scale 0.0001, offset 0")
     if case == "most state nothing":
         assert "brought to what those that state none are taken for" in lines[0]
+
+
+def test_a_tile_in_another_unit_is_named_whatever_its_split(tmp_path, monkeypatch):
+    x_CHW = numbers(2)
+    for n, name in enumerate(("K", "K", "degC")):
+        place = tmp_path / "tiles" / "ab"[n % 2] / f"{n}.tif"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(tiff(x_CHW, scales=(0.1,) * 2, units=(name,) * 2))
+    with pytest.raises(InputError, match=r"a/2\.tif states values in degC where K is wanted"):
+        prepared(tmp_path / "tiles", monkeypatch)
+
+
+def test_a_plan_tells_bands_of_units_apart():
+    headers = [(f"{n}.tif", decode(stated(X, OLD, NEW if n else OLD)).header) for n in (0, 1, 1)]
+    (line,) = describe_files(headers)
+    assert line == (
+        "units: 2 tiles state b1: scale 0.0001, offset 0; b2: scale 0.0001, offset -0.1; 1 tile "
+        "state scale 0.0001, offset 0"
+    )
 
 
 def test_index_and_bundle_keep_units():
