@@ -10,10 +10,12 @@ from satray.tiles.decode import TileHeader
 from satray.tiles.index import IndexMeta, TileIndex
 from satray.tiles.probe import Kind
 from satray.tiles.survey import Survey
-from satray.tiles.units import Units, units_told
+from satray.tiles.units import units_told
 
 SHOWN = 6
 """Classes, most frequent first, that the summary lines name."""
+
+OFF_EARTH = "a CRS that does not lead to longitude and latitude there: no outline, no resolution"
 
 MIXED = 1.1
 """The largest px over the smallest, on the ground, from which it is said."""
@@ -131,14 +133,14 @@ def describe_ground(index: TileIndex, notes: Sequence[str]) -> list[str]:
         index: the finished index.
         notes: what to know about each tile's georeference, in the index's order.
     """
-    ids = index.table.column("tile_id").to_pylist()
-    told = [(note.partition(" (")[0], note, tile) for note, tile in zip(notes, ids, strict=True)]
-    examples = {kind: tile + note.removeprefix(kind) for kind, note, tile in reversed(told)}
-    counts = Counter(kind for kind, _, _ in told if kind)
-    lines = [
-        f"ground: {_plural(count, 'tile')}: {kind}, e.g. {examples[kind]}"
-        for kind, count in counts.most_common()
-    ]
+    columns = ("tile_id", "crs", "transform", "resolution_x")
+    rows = zip(*(index.table.column(name).to_pylist() for name in columns), notes, strict=True)
+    lines = describe_places(
+        [
+            (tile, note or (OFF_EARTH if crs and transform and size is None else ""))
+            for tile, crs, transform, size, note in rows
+        ]
+    )
     sizes = [index.table.column(f"resolution_{axis}").drop_null().to_numpy() for axis in "xy"]
     if any(len(s) and s.max() > MIXED * s.min() for s in sizes):
         spans = " and ".join(
@@ -150,6 +152,17 @@ def describe_ground(index: TileIndex, notes: Sequence[str]) -> list[str]:
             "the tiles' own"
         )
     return lines
+
+
+def describe_places(notes: Sequence[tuple[str, str]]) -> list[str]:
+    """Where georeferences are not plain, of tiles and what to know about each one's."""
+    told = [(note.partition(" (")[0], note, tile) for tile, note in notes]
+    examples = {kind: tile + note.removeprefix(kind) for kind, note, tile in reversed(told)}
+    counts = Counter(kind for kind, _, _ in told if kind)
+    return [
+        f"ground: {_plural(count, 'tile')}: {kind}, e.g. {examples[kind]}"
+        for kind, count in counts.most_common()
+    ]
 
 
 def describe_files(
@@ -179,8 +192,9 @@ def describe_files(
     stated = Counter(header.units for _, header in headers)
     if set(stated) <= {()} and not (meta and meta.units):
         return lines
+    names = {header.units: header.bands for _, header in reversed(headers)}
     told = [
-        f"{_tiles(count)} state {units_told(meta.bands, units) if units and meta else _any(units)}"
+        f"{_tiles(count)} state {units_told(names[units], units) if units else 'none'}"
         for units, count in sorted(stated.items(), key=lambda pair: (-pair[1], repr(pair[0])))
     ]
     lines.append(f"units: {'; '.join(told)}")
@@ -229,10 +243,6 @@ def size_text(size: float) -> str:
             break
         size /= 1000
     return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.1f} {unit}"
-
-
-def _any(units: Units) -> str:
-    return str(next((unit for unit in units if unit is not None), "none"))
 
 
 def _tiles(count: int) -> str:

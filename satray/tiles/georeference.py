@@ -136,6 +136,8 @@ def _crs_of(crs: Any) -> str | None:
 
 def _of_points(points_N4: Any, crs: Any) -> Georeference:
     """The affine through control points: columns, rows, x and y of N."""
+    if not np.isfinite(points_N4).all():
+        return Georeference(None, None, f"control points without numbers: {PIXELS}")
     col, row, x, y = points_N4.T
     if crs and crs.is_geographic:  # a turn apart, over the antimeridian
         turn = 2 * math.pi / crs.units_factor[1]
@@ -162,7 +164,7 @@ def _of_points(points_N4: Any, crs: Any) -> Georeference:
 
 def _of_world(world: WorldFile, crs: str | None) -> Georeference:
     try:
-        a, d, b, e, x, y = (float(word) for word in world.read().split())
+        a, d, b, e, x, y = (float(word) for word in world.read().decode("utf-8-sig").split())
     except SatrayError as error:
         return Georeference(None, None, f"a world file out of reach: {PIXELS} ({error})")
     except ValueError:

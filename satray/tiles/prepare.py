@@ -22,6 +22,7 @@ from satray.tiles.describe import (
     describe_kind,
     describe_labels,
     describe_mixed,
+    describe_places,
     label_summary,
     size_text,
 )
@@ -31,7 +32,7 @@ from satray.tiles.index import SCHEMA, IndexMeta, TileIndex, write_index
 from satray.tiles.probe import Kind, Probed, Seen, kind_of, probe, total
 from satray.tiles.statistics import BandCounts, changed, merge, summarise
 from satray.tiles.survey import Survey, survey
-from satray.tiles.units import Units, change_of, unit_of
+from satray.tiles.units import Change, Units, change_of, unit_of
 
 QUARANTINE = pa.schema([("uri", pa.string()), ("stage", pa.string()), ("error", pa.string())])
 """Columns of quarantine.parquet."""
@@ -67,7 +68,9 @@ def plan(recipe: PrepareRecipe, storage: Storage) -> list[str]:
         for kind, count in sample.kinds().items()
     ]
     lines += [f"cannot be read: {uris[s.row]}: {s.error}" for s in sample.seen if s.error]
-    lines += describe_files([(uris[s.row], s.header) for s in sample.seen if s.header])
+    headers = [(found.entries[s.row].key, s.header) for s in sample.seen if s.header]
+    lines += describe_files(headers)
+    lines += describe_places([(key, header.note) for key, header in headers])
     lines.append(
         f"one read of each: {len(found.entries):,} requests, "
         f"{size_text(sum(entry.size for entry in found.entries))}, about {tasks:,} tasks, "
@@ -92,7 +95,7 @@ def work(recipe: PrepareRecipe, run: Run) -> Outcome:
     kept = [s for s in probed.seen if s.header is not None and kind_of(s.header) == kind]
     refused = _quarantine(probed.seen, kind, found)
     units = _units(kept, kind, recipe)
-    counts = _counts(probed, kind, units, recipe)
+    counts = _counts(probed, kind, _changes(kept, kind, units, found, recipe))
     index = _index(found, kept, kind, counts, units, recipe, run)
 
     summary = label_summary(index, found)
@@ -212,8 +215,24 @@ def _units(kept: Sequence[Seen], kind: Kind, recipe: PrepareRecipe) -> Units:
         raise InputError(f"scale, offset: {error}") from error
 
 
+def _changes(
+    kept: Sequence[Seen], kind: Kind, units: Units, found: Survey, recipe: PrepareRecipe
+) -> dict[Units, Change | None]:
+    """What brings tiles to the archive's units, by what they state; also those not counted."""
+    changes: dict[Units, Change | None] = {}
+    for s in kept:
+        if s.header is None or s.header.units in changes:
+            continue
+        try:
+            changes[s.header.units] = change_of(s.header.units, units, kind[1])
+        except DecodeError as error:
+            key = found.entries[s.row].key
+            raise InputError(f"images={recipe.images}: {key} states {error}") from error
+    return changes
+
+
 def _counts(
-    probed: Probed, kind: Kind, units: Units, recipe: PrepareRecipe
+    probed: Probed, kind: Kind, changes: dict[Units, Change | None]
 ) -> tuple[BandCounts, ...]:
     """Statistics of all tiles of a kind, in the archive's units."""
     bands, dtype = kind
@@ -221,10 +240,7 @@ def _counts(
     for (other, stated), counts in probed.counts.items():
         if other != kind:
             continue
-        try:
-            change = change_of(stated, units, dtype)
-        except DecodeError as error:
-            raise InputError(f"images={recipe.images}: tiles state {error}") from error
+        change = changes[stated]
         if change is not None:
             each = zip(counts, change.gain, change.shift, strict=True)
             counts = tuple(changed(*one) for one in each)

@@ -22,6 +22,9 @@ from satray.errors import DecodeError
 NAMELESS = frozenset(("", "1", "-", "none", "unitless", "dimensionless", "dn"))
 """Names of units, lower case, that say nothing."""
 
+PERCENT = frozenset(("%", "percent", "per cent", "pct"))
+"""Names of hundredths, lower case."""
+
 
 class Unit(NamedTuple):
     """What a band's stored numbers mean: value = stored * scale + offset."""
@@ -186,10 +189,18 @@ def _understood(unit: Unit | None, dtype: str) -> Unit | None:
     return Unit(1.0, 0.0) if unit is None and np.dtype(dtype).kind == "f" else unit
 
 
+def _fraction(unit: Unit) -> Unit:
+    """A unit of percents as one of plain numbers, whatever these are of."""
+    percent = unit.name.lower() in PERCENT
+    return Unit(unit.scale / 100, unit.offset / 100) if percent else unit
+
+
 def _change(found: Unit | None, wanted: Unit | None, dtype: str) -> tuple[float, float]:
     if found is None or found == wanted:
         return 1.0, 0.0
-    want = _understood(wanted, dtype) or Unit(found.scale, 0.0)
+    want = _understood(wanted, dtype) or Unit(found.scale, 0.0, found.name)
+    if found.name.lower() != want.name.lower():
+        found, want = _fraction(found), _fraction(want)
     if found.name and want.name and found.name.lower() != want.name.lower():
         raise DecodeError(f"values in {found.name} where {want.name} is wanted")
     return found.scale / want.scale, (found.offset - want.offset) / want.scale

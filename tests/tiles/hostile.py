@@ -10,12 +10,14 @@ import rasterio
 from PIL import Image
 from rasterio.io import MemoryFile
 
+UNITS = ("scales", "offsets", "units")
+
 
 def tiff(x_CHW: np.ndarray, **profile: Any) -> bytes:
     """A GeoTIFF of these pixels; `colormap`, `scales` and the like go to their setters."""
     colormap, mask = profile.pop("colormap", None), profile.pop("mask", None)
     descriptions, tags = profile.pop("descriptions", None), profile.pop("tags", None)
-    units = {name: profile.pop(name) for name in ("scales", "offsets") if name in profile}
+    units = {name: profile.pop(name) for name in UNITS if name in profile}
     count, height, width = x_CHW.shape
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), MemoryFile() as memory:
         with memory.open(

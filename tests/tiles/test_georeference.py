@@ -101,6 +101,12 @@ def test_control_points_that_define_no_affine(gcps, said) -> None:
     assert placed.transform == UTM[:6]
 
 
+def test_control_points_without_numbers() -> None:
+    data = tiff(gcps=(points(UTM, np.nan), CRS.from_epsg(32633)))
+    assert header(data).note == "control points without numbers: pixel coordinates"
+    assert header(data, world()).transform == UTM[:6]
+
+
 def test_control_points_over_the_antimeridian() -> None:
     affine = Affine(0.001, 0, 179.98, 0, -0.001, 10)
     turned = [
@@ -116,6 +122,8 @@ def test_a_world_file_serves_where_the_file_has_no_affine(affine) -> None:
     assert with_crs.crs == "EPSG:32633"
     assert with_crs.transform == pytest.approx(affine[:6])
     assert with_crs.note == "placed by a world file (a.tfw)"
+    marked = WorldFile("a.tfw", lambda: b"\xef\xbb\xbf" + world(affine).read())
+    assert header(tiff(crs="EPSG:32633"), marked) == with_crs
     without = header(tiff("PNG"), world(affine, "a.pgw"))
     assert without.crs is None
     assert without.transform == pytest.approx(affine[:6])

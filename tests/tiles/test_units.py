@@ -10,13 +10,14 @@ from scoring.scenes.scene_material import spec
 from tiles.hostile import gdal_metadata, numbers, paged, tiff
 
 from satray.config.prepare import PrepareRecipe
-from satray.errors import DecodeError
+from satray.errors import DecodeError, InputError
 from satray.models.spec import BundleSpec
 from satray.runs.run import Run
 from satray.storage import Storage
 from satray.tiles import prepare
 from satray.tiles.blocks import read_blocks, tile_source, to_torch
 from satray.tiles.decode import decode, read_pixels
+from satray.tiles.describe import describe_files
 from satray.tiles.index import BandStatistics, IndexMeta, read_index
 from satray.tiles.probe import probe
 from satray.tiles.statistics import changed, count_pixels, summarise
@@ -61,6 +62,20 @@ def test_names_of_units_must_agree():
         change_of((kelvin,), (celsius,), "uint16")
     assert change_of((kelvin,), (Unit(0.1, -10.0, "k"),), "uint16") is not None
     assert unit_of("b1", 1, 0, " Unitless ") == PLAIN
+
+
+@pytest.mark.parametrize("name", ["", "reflectance", "Percent"])
+def test_percents_are_hundredths(name):
+    wanted = Unit(0.01, -10.0, name) if name == "Percent" else Unit(1e-4, -0.1, name)
+    for found in (Unit(0.01, 0.0, "percent"), Unit(0.01, 0.0, "%"), Unit(1e-4, 0.0)):
+        if name == "reflectance" or found.name:
+            change = change_of((found,), (wanted,), "uint16")
+            assert change is not None
+            np.testing.assert_allclose((change.gain[0], change.shift[0]), (1, 1000))
+    assert change_of((Unit(0.01, 0.0, "%"),), (), "uint16") is None
+    plain = change_of((Unit(0.01, 0.0, "%"),), (), "float32")
+    assert plain is not None
+    assert plain.gain == pytest.approx((1e-4,))
 
 
 @pytest.mark.parametrize(
@@ -228,6 +243,25 @@ def test_archives_of_mixed_units(tmp_path, monkeypatch, case):
         assert lines[0].endswith("offset -0.1; all brought to scale 0.0001, offset 0")
     if case == "most state nothing":
         assert "brought to what those that state none are taken for" in lines[0]
+
+
+def test_a_tile_in_another_unit_is_named_whatever_its_split(tmp_path, monkeypatch):
+    x_CHW = numbers(2)
+    for n, name in enumerate(("K", "K", "degC")):
+        place = tmp_path / "tiles" / "ab"[n % 2] / f"{n}.tif"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(tiff(x_CHW, scales=(0.1,) * 2, units=(name,) * 2))
+    with pytest.raises(InputError, match=r"a/2\.tif states values in degC where K is wanted"):
+        prepared(tmp_path / "tiles", monkeypatch)
+
+
+def test_a_plan_tells_bands_of_units_apart():
+    headers = [(f"{n}.tif", decode(stated(X, OLD, NEW if n else OLD)).header) for n in (0, 1, 1)]
+    (line,) = describe_files(headers)
+    assert line == (
+        "units: 2 tiles state b1: scale 0.0001, offset 0; b2: scale 0.0001, offset -0.1; 1 tile "
+        "state scale 0.0001, offset 0"
+    )
 
 
 def test_index_and_bundle_keep_units():

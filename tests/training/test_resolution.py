@@ -7,11 +7,12 @@ import pytest
 from scoring.scenes.scene_material import spec
 
 from satray.scoring.scenes.netgrid import net_grid
-from satray.tiles.describe import describe_ground
+from satray.tiles.describe import OFF_EARTH, describe_ground
 from satray.tiles.index import SCHEMA, BandStatistics, IndexMeta, TileIndex, table_with
 from satray.training.products import resolution
 
 SIDE = 64
+UTM = (10.0, 0.0, 5e5, 0.0, -10.0, 5.3e6)
 BAND = BandStatistics("red", 1, 1, 0, 2, {}, 9)
 META = IndexMeta("binary", ("ship",), ("red",), "uint8", (SIDE, SIDE), (BAND,), {})
 
@@ -95,3 +96,5 @@ def test_prepare_says_when_tiles_differ_and_what_is_not_plain() -> None:
     assert lines[2].startswith("ground: px are 10.03 to 20 m wide (median 17.3")
     assert len(lines) == 3
     assert describe_ground(index((None, None)), [""]) == []
+    local = index(('LOCAL_CS["site",UNIT["metre",1]]', UTM), ("EPSG:32633", UTM))
+    assert describe_ground(local, ["", ""]) == [f"ground: 1 tile: {OFF_EARTH}, e.g. t0"]

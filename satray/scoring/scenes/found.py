@@ -133,8 +133,9 @@ def _world_of(place: str, ending: str, storage: Storage) -> dict[str, Entry]:
     stem = place.rpartition(".")[0]
     try:
         for suffix in world_suffixes(ending):
-            if storage.exists(f"{stem}.{suffix}"):
-                return {place: storage.head(f"{stem}.{suffix}")}
+            for beside in (f"{stem}.{suffix}", f"{stem}.{suffix.upper()}"):
+                if storage.exists(beside):
+                    return {place: storage.head(beside)}
     except SatrayError:  # a store that tells of nothing but the raster
         pass
     return {}

@@ -100,8 +100,8 @@ def item_stated(item: dict[str, Any], base: str) -> dict[tuple[str, int], Stated
     """What an Item states of its bands' numbers, by file and number of the band.
 
     Said of a band (`raster:bands`, `bands`, `eo:bands`) goes before said of its asset, that before
-    said of all in the Item's properties; scale and offset go together. A name may have the prefix
-    of the raster extension, or none; in the properties it has it.
+    said of all in the Item's properties, field by field. A name may have the prefix of the raster
+    extension, or none; in the properties it has it.
 
     Args:
         item: the Item.
@@ -123,8 +123,9 @@ def item_stated(item: dict[str, Any], base: str) -> dict[tuple[str, int], Stated
         for place in range(count):
             of_band = [bands[place] for bands in some if place < len(bands)]
             one = stated_in([*of_band, raster.asset, common], done=done)
+            if one.offset is None and raster.rank < 2:
+                one = replace(one, note=late)
             if one.scale is one.offset is None:
-                one = replace(one, note=late if raster.rank < 2 else "")
                 short = [len(bands) for bands in some if place >= len(bands) and scaled(bands)]
                 if short:
                     one = replace(one, scale=f"for {short[0]} of {count} bands only")

@@ -297,13 +297,13 @@ def _fitted(
     stored = sorted({raster.dtype for raster in used})
     if len(stored) > 1:
         raise MisfitError(f"files of dtypes {', '.join(stored)}; accepted: one dtype")
-    stated = [ref.stated.get((band.uri, band.band), Stated()) for band in chosen]
-    bands = tuple(band.name or "" for band in chosen)
     by_uri = {raster.uri: raster for raster in used}
-    units = [
-        one.unit(name) or by_uri[band.uri].unit(band.band)
-        for name, one, band in zip(bands, stated, chosen, strict=True)
+    stated = [
+        ref.stated.get((band.uri, band.band), Stated()).beside(by_uri[band.uri].unit(band.band))
+        for band in chosen
     ]
+    bands = tuple(band.name or "" for band in chosen)
+    units = [one.unit(name) for name, one in zip(bands, stated, strict=True)]
     change, told = conversion.of_scene(bands, units, stored[0], dtype or stored[0])
     notes = [note for raster in used for note in raster.notes()]
     notes += [note for note in (*(one.note for one in stated), told) if note]

@@ -1,7 +1,7 @@
 """What a scene's Item, or its files, state of a band's numbers: nodata, scale and offset."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,18 @@ class Stated:
     """Of the value's unit."""
     note: str = ""
     """What a reader must know."""
+    done: bool = field(default=False, repr=False)
+    """Whether an offset is in the numbers already."""
+
+    def beside(self, own: Unit | None) -> "Stated":
+        """With what the file itself states where this is silent."""
+        if own is None:
+            return self
+        offset, note = self.offset, self.note
+        if offset is None and own.offset:
+            offset, note = (0.0, _aside(own.offset)) if self.done else (own.offset, "")
+        scale = own.scale if self.scale is None else self.scale
+        return replace(self, scale=scale, offset=offset, name=self.name or own.name, note=note)
 
     def unit(self, band: str) -> Unit | None:
         """What the numbers mean; None where it states neither scale nor offset.
@@ -63,19 +75,21 @@ class Stated:
 
 
 def stated_in(sources: Sequence[dict[str, Any]], *, done: bool) -> Stated:
-    """What the first of some objects says that says anything; scale and offset of one of them."""
+    """Of each field what the first of some objects says that says it."""
 
-    def get(key: str, some: Sequence[dict[str, Any]]) -> Any:
+    def get(key: str) -> Any:
         names = (key, f"raster:{key}", f"file:{key}")
-        return next((o[n] for o in some for n in names if o.get(n) is not None), None)
+        return next((o[n] for o in sources for n in names if o.get(n) is not None), None)
 
-    first = scaled(sources)[:1]
-    scale, offset = get("scale", first), get("offset", first)
+    scale, offset = get("scale"), get("offset")
     note = ""
     if done and offset not in (None, 0):
-        note = f"offset {offset} left aside: {OFFSET_DONE} says that it is in the numbers already"
-        offset = 0.0
-    return Stated(get("nodata", sources), scale, offset, get("unit", sources), note)
+        offset, note = 0.0, _aside(offset)
+    return Stated(get("nodata"), scale, offset, get("unit"), note, done)
+
+
+def _aside(offset: Any) -> str:
+    return f"offset {offset} left aside: {OFFSET_DONE} says that it is in the numbers already"
 
 
 def scaled(sources: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

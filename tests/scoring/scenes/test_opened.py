@@ -339,6 +339,13 @@ def test_a_world_file_beside_serves_where_there_is_no_affine(tmp_path):
     for name, expected in told.items():
         with open_scene(scenes[name], ("red",), None, STORE) as scene:
             assert (scene.facts.crs, scene.facts.transform, scene.facts.place) == expected
+    (tmp_path / "placed.tfw").rename(tmp_path / "alone.TFW")
+    (found,) = find_scenes(alone, STORE).scenes
+    assert (
+        found == {ref.scene: ref for ref in find_scenes(str(tmp_path), STORE).scenes}["alone.tif"]
+    )
+    assert found.world == str(tmp_path / "alone.TFW")
+    (tmp_path / "alone.TFW").rename(tmp_path / "placed.tfw")
     (tmp_path / "bare.tfw").write_text("10.0\n0.0\n0.0\n-10.0\n448015.0\n5410995.0\n")
     again = {ref.scene: ref.etag for ref in find_scenes(str(tmp_path), STORE).scenes}
     changed = {name for name, ref in scenes.items() if ref.etag != again[name]}

@@ -82,6 +82,14 @@ ITEMS = {
         {n: {"raster:bands": [SHIFTED], "raster:scale": 3, "raster:offset": 7} for n in WANTED},
         {"raster:offset": 5},
     ),
+    "scale of the asset, offset of its bands": (
+        {n: {"raster:scale": 1e-4, "bands": [{"name": n, "raster:offset": -0.1}]} for n in WANTED},
+        {},
+    ),
+    "offset of the asset": (
+        {n: {"raster:bands": [{"scale": 1e-4}], "raster:offset": -0.1} for n in WANTED},
+        {},
+    ),
     "several bands": (both([SHIFTED, SHIFTED]), {}),
     "texts": (each(**{"raster:scale": "0.0001", "raster:offset": "-0.1"}), {}),
     "offset in numbers": (each(**{"raster:offset": -1000}), {}),
@@ -157,6 +165,28 @@ def test_files_state_their_own(tmp_path):
     np.testing.assert_array_equal(read(tmp_path)[0], DN + 1000)
 
 
+@pytest.mark.parametrize(
+    ("stated", "properties", "expected", "said"),
+    [
+        ({"raster:scale": 1e-4}, {}, BEFORE, "brought"),
+        ({"raster:offset": -0.1}, {}, BEFORE, "brought"),
+        ({}, {"s2:processing_baseline": "05.09"}, BEFORE, "brought"),
+        ({"raster:offset": 0}, {}, DN, None),
+        ({}, {"earthsearch:boa_offset_applied": True}, DN, "offset -0.1 left aside"),
+    ],
+)
+def test_where_an_item_is_silent_its_file_speaks(tmp_path, stated, properties, expected, said):
+    files(tmp_path)
+    for name in WANTED:
+        with rasterio.open(tmp_path / f"{name}.tif", "r+") as target:
+            target.scales, target.offsets = (1e-4,), (-0.1,)
+    item(tmp_path, each(**stated), properties)
+    x_CHW, _, notes = read(tmp_path)
+    np.testing.assert_array_equal(x_CHW, expected)
+    assert len(notes) == (said is not None)
+    assert said is None or notes[0].startswith(said)
+
+
 def test_an_offset_that_its_provider_has_taken_off(tmp_path):
     files(tmp_path)
     item(tmp_path, each(**PREFIXED), {"earthsearch:boa_offset_applied": True})
@@ -172,6 +202,9 @@ def test_a_baseline_without_an_offset_is_said(tmp_path, baseline, count):
     x_CHW, _, notes = read(tmp_path)
     np.testing.assert_array_equal(x_CHW, DN)
     assert len(notes) == count
+    # a scale alone says nothing of an offset
+    item(tmp_path, each(**{"raster:scale": 1e-4}), {"s2:processing_baseline": baseline})
+    assert len(read(tmp_path)[2]) == count
 
 
 @pytest.mark.parametrize(
