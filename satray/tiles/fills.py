@@ -45,8 +45,8 @@ def fill_lines(
         lines.append(
             f"fill? {text} ({told} of pixels{more}) looks like a fill that "
             f"{'some files do not declare' if value in declared else 'no file declares'}: it "
-            f"counts as a measurement; declare it (rio edit-info --nodata {text} FILE, or "
-            f"gdal_edit.py -a_nodata {text} FILE) and prepare again"
+            f"counts as a measurement; declare it (TIFF: rio edit-info --nodata {text} FILE, or "
+            f"gdal_edit.py -a_nodata {text} FILE; JPEG, PNG: a mask FILE.msk) and prepare again"
         )
     return lines
 
