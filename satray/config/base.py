@@ -60,6 +60,16 @@ def key(
     return field
 
 
+def without_alpha(names: Any) -> Any:
+    """Refuse `alpha` among names of data bands: it would reach the network, and hide nothing."""
+    if isinstance(names, tuple) and any(str(name).lower() == "alpha" for name in names):
+        raise ValueError(
+            "found alpha; accepted: names of the data bands (one tagged alpha hides pixels, and is "
+            "not named)"
+        )
+    return names
+
+
 class StorageOptions(Section):
     """How object stores are reached. Credentials are never keys: boto3's chain finds them."""
 

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import field_validator
 
-from satray.config.base import Recipe, Section, key
+from satray.config.base import Recipe, Section, key, without_alpha
 
 POSITIVE = r"\s*(>=?)\s*([-+]?\d+(?:\.\d*)?)\s*"
 """A condition of `label_positive`: its comparison and its number."""
@@ -81,6 +81,8 @@ class PrepareRecipe(Recipe):
         "refuse", "when band counts or dtypes differ: stop, or quarantine the minority"
     )
     tiles_per_task: int = key(128, "images a read task takes", unit="tiles", identity=False, ge=1)
+
+    _without_alpha = field_validator("bands")(without_alpha)
 
     @field_validator("label_positive")
     @classmethod

@@ -3,9 +3,9 @@
 import math
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
-from satray.config.base import Recipe, Section, key
+from satray.config.base import Recipe, Section, key, without_alpha
 
 
 class CamOptions(Section):
@@ -139,6 +139,8 @@ class ScoreRecipe(Recipe):
         False, "scenes: for schedules: only those that no run has scored into this `out`"
     )
     schedule: ScheduleOptions = key(ScheduleOptions(), "scenes: with only_new")
+
+    _without_alpha = field_validator("bands")(without_alpha)
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

@@ -60,9 +60,9 @@ class Wanted:
     """Whether the recipe of the index named the bands."""
 
     @property
-    def named(self) -> bool:
-        """Whether bands are named by hand: all of a file's are data then."""
-        return self.index_named if self.indexed else self.names is not None
+    def named(self) -> int:
+        """How many bands are named by hand; see `read_pixels`."""
+        return len(self.names or ()) if self.index_named or not self.indexed else 0
 
     @property
     def shape(self) -> tuple[int, int, int]:

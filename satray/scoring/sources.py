@@ -58,7 +58,7 @@ class TileSet:
     units: Units = ()
     """What an index says of the bands' numbers, in the order of `names`."""
     index_named: bool = False
-    """Whether the recipe of the index named the bands: all of a file's are data then."""
+    """Whether the recipe of the index named the bands."""
 
     def __len__(self) -> int:
         return int(self.table.num_rows)

@@ -46,8 +46,8 @@ class TileSource:
     """Row of each tile in the whole index, which is its place in the cache."""
     take: tuple[int, ...]
     """Bands to read, 0-based positions among the index's, in the network's input order."""
-    named: bool
-    """Whether the archive's bands were named: see `read_pixels`."""
+    named: int
+    """How many bands of the archive were named: see `read_pixels`."""
     height: int
     """Rows of a delivered tile, px; others are resampled to it."""
     width: int
@@ -131,7 +131,7 @@ def tile_source(
         labels=part.labels,
         slots=np.flatnonzero(splits == split).astype(np.int64),
         take=select(index.meta.bands, bands),
-        named=index.meta.named,
+        named=index.meta.count_named,
         height=height,
         width=width,
         dtype=index.meta.dtype,

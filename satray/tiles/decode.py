@@ -90,9 +90,9 @@ def decode(
 
     Args:
         data: the whole file.
-        bands: names of the file's bands in order. With names, every band of the file is data,
-            one that is tagged alpha too (Planet's 4-band TIFFs tag their NIR so). Without,
-            alpha bands go to `measured`, and names come from the file (`bands.band_names`).
+        bands: names of the file's bands in order. Where they name every band of the file, one
+            tagged alpha is data too (Planet's 4-band TIFFs tag their NIR so). Else alpha goes to
+            `measured`. Without names they come from the file (`bands.band_names`).
         mask: the `.msk` file that lies beside it, whole.
         world: the world file beside it.
         pages: which pages of a TIFF are bands.
@@ -108,7 +108,7 @@ def decode(
     # libpng reads PNG strictly; GDAL's own fast reader takes what memory held for missing rows
     with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM="NO"), opened(data, pages) as source:
         header = _header(source, has_palette(source), bands, world, pictures_left(data))
-        pixels, valid = _read(source, None, mask, named=bands is not None)
+        pixels, valid = _read(source, None, mask, named=len(bands or ()))
     return Tile(pixels, valid, header)
 
 
@@ -119,7 +119,7 @@ def read_pixels(
     width: int,
     dtype: str,
     *,
-    named: bool = False,
+    named: int = 0,
     mask: bytes | None = None,
     units: Units = (),
     stated: Units = (),
@@ -135,7 +135,7 @@ def read_pixels(
         height: rows wanted, px; another size is resampled (bilinear, antialiased).
         width: columns wanted, px.
         dtype: the archive's dtype, which the file must have, unless both state units.
-        named: whether the bands were named: all are data then, as in `decode`.
+        named: how many bands were named; as in `decode`.
         mask: the `.msk` file that lies beside it, whole.
         units: the archive's, one a band taken; numbers of another become those.
         stated: what the file's are where it states none itself; default the archive's.
@@ -208,7 +208,7 @@ def fitted(
 
 
 def _read(
-    source: Any, take: tuple[int, ...] | None, mask: bytes | None, *, named: bool
+    source: Any, take: tuple[int, ...] | None, mask: bytes | None, *, named: int
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """Data bands, all or those taken, and which values are measured."""
     if mask is None:
@@ -222,7 +222,7 @@ def _read(
 
 
 def _read_masked(
-    source: Any, take: tuple[int, ...] | None, sidecar: Any, *, named: bool
+    source: Any, take: tuple[int, ...] | None, sidecar: Any, *, named: int
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     if has_palette(source):
         _check_take(take or (0,), 3)
@@ -272,7 +272,7 @@ def _check_take(take: tuple[int, ...], count: int) -> None:
         raise DecodeError(f"has {count} bands, band {max(take) + 1} of the archive is missing")
 
 
-def _units(source: Any, *, named: bool) -> Units:
+def _units(source: Any, *, named: int) -> Units:
     """What the data bands' numbers mean, where the file states it; colours have no unit."""
     if has_palette(source) or is_cmyk(source):
         return ()
@@ -295,6 +295,9 @@ def _header(
     count = 3 if converted else int(source.count)
     alpha = False
     if bands is not None:
+        if not converted:
+            numbers, hides = data_bands(source, named=len(bands))
+            count, alpha = len(numbers), hides is not None
         if len(bands) != count:
             what = f"3 bands ({'palette' if palette else 'CMYK'} read as colours)"
             have = what if converted else pages_told(source)
@@ -318,7 +321,7 @@ def _header(
         nodata=None if converted or source.nodata is None else float(source.nodata),
         alpha=alpha,
         note=place.note,
-        units=_units(source, named=bands is not None),
+        units=_units(source, named=len(bands or ())),
         pages=pages_used(source),
         pages_left=pages_left(source) or pictures,
     )

@@ -4,11 +4,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from satray.tiles.nodata import together
+from satray.tiles.nodata import HUGE, together
 from satray.tiles.statistics import BandCounts, float_edges
-
-HUGE = 1e20
-"""Values of this size and beyond measure nothing."""
 
 USUAL = frozenset((-9999.0, -99999.0, -999.0, -32768.0, -32767.0, 32767.0, 65535.0))
 """Fills of one dtype that are found in others."""
@@ -48,8 +45,8 @@ def fill_lines(
         lines.append(
             f"fill? {text} ({told} of pixels{more}) looks like a fill that "
             f"{'some files do not declare' if value in declared else 'no file declares'}: it "
-            f"counts as a measurement; declare it (rio edit-info --nodata {text} FILE, or "
-            f"gdal_edit.py -a_nodata {text} FILE) and prepare again"
+            f"counts as a measurement; declare it (TIFF: rio edit-info --nodata {text} FILE, or "
+            f"gdal_edit.py -a_nodata {text} FILE; JPEG, PNG: a mask FILE.msk) and prepare again"
         )
     return lines
 

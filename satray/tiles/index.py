@@ -92,12 +92,17 @@ class IndexMeta:
     provenance: dict[str, object]
     """Where it came from: archive, label table, recipe, run id, version."""
     named: bool = False
-    """Whether the recipe named the bands: a band tagged alpha is data then."""
+    """Whether the recipe named the bands: in files of as many, one tagged alpha is data then."""
     units: Units = ()
     """What the bands' numbers mean, in the order of `bands`; tiles that state another unit are
     brought to it. Empty where nobody states any."""
     pages: PagesKey = "bands"
     """Which pages of a TIFF are bands."""
+
+    @property
+    def count_named(self) -> int:
+        """How many bands the recipe named."""
+        return len(self.bands) if self.named else 0
 
     def units_of(self, bands: Sequence[str]) -> Units:
         """The units of some bands."""

@@ -40,12 +40,17 @@ def colours_of(source: Any) -> NDArray[np.uint8]:
     return table
 
 
-def data_bands(source: Any, *, named: bool) -> tuple[list[int], int | None]:
-    """Numbers of the data bands, from 1, and of the band that is alpha."""
+def data_bands(source: Any, *, named: int) -> tuple[list[int], int | None]:
+    """Numbers of the data bands, from 1, and of the band that is alpha: none where all are named.
+
+    Args:
+        source: open.
+        named: how many of its bands are named.
+    """
     tagged = [i + 1 for i, c in enumerate(source.colorinterp) if c == ColorInterp.alpha]
     if is_cmyk(source):
         return [1, 2, 3], tagged[0] if tagged else None
-    if named or not tagged:
+    if named >= source.count or not tagged:
         return list(range(1, source.count + 1)), None
     return [i for i in range(1, source.count + 1) if i not in tagged], tagged[0]
 
@@ -61,7 +66,7 @@ def shown_by_masks(
     """Where a raster's own masks let pixels count: internal ones, colours that are nodata, `.msk`.
 
     Args:
-        source: open; alpha and declared nodata are left to others.
+        source: open; alpha and declared nodata are left to others, save what no float64 holds.
         numbers: of its bands, from 1.
         sidecar: the open `.msk` beside it; None without.
         window: rasterio's; None: all.
@@ -76,6 +81,8 @@ def shown_by_masks(
     flags = set(source.mask_flag_enums[numbers[0] - 1])
     if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
         shown = source.read_masks(numbers[0], window=window) > 0
+    elif any(_inexact(source, number) for number in numbers):
+        shown = source.read_masks(list(numbers), window=window) > 0
     if sidecar is None:
         return shown
     if sidecar.shape != source.shape:
@@ -87,3 +94,12 @@ def shown_by_masks(
     each = sidecar.count == source.count > 1 and not (flag.isdigit() and int(flag) & 2)
     beside: NDArray[np.bool_] = sidecar.read(list(numbers) if each else 1, window=window) > 0
     return beside if shown is None else shown & beside
+
+
+def _inexact(source: Any, number: int) -> bool:
+    """Whether a band declares a nodata of 64 bits that rasterio rounds, or takes for none."""
+    if source.dtypes[number - 1] not in ("int64", "uint64"):
+        return False
+    value = source.nodatavals[number - 1]
+    declared = MaskFlags.nodata in source.mask_flag_enums[number - 1]
+    return declared and (value is None or abs(value) >= 2**53)

@@ -19,12 +19,18 @@ from satray.errors import DecodeError
 Nodata = Sequence[float | None]
 """Declared nodata of each band, as read; None: declares none."""
 
+HUGE = 1e20
+"""Values of this size and beyond measure nothing."""
+
+SPELT = 1e-5
+"""Relative difference within which a huge value is the one that is declared: texts name the
+largest floats by as few as six digits, and what rounds beyond them reads as infinity."""
+
 
 def held(x_HW: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
     """Where a band holds its nodata value (H, W), compared in its dtype.
 
-    Nowhere where the dtype has no such value; a text that names a float32's largest value by a
-    few digits is that value.
+    Nowhere where the dtype has no such value. Huge floats are compared within `SPELT`.
     """
     found: NDArray[np.bool_]
     if nodata is None or not (x_HW.dtype.kind == "f" or _is_whole(nodata, x_HW.dtype)):
@@ -33,14 +39,22 @@ def held(x_HW: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
         found = x_HW == x_HW.dtype.type(int(nodata))
     elif np.isnan(nodata):
         found = np.isnan(x_HW)
+    elif abs(nodata) >= HUGE:
+        found = _near(x_HW, nodata)
     else:
-        with np.errstate(over="ignore"):
-            value = x_HW.dtype.type(nodata)
-        # what is finite but beyond the dtype is not its infinity
-        found = (
-            x_HW == value if np.isfinite(value) or np.isinf(nodata) else np.zeros_like(x_HW, bool)
-        )
+        with np.errstate(over="ignore"):  # 16 bits
+            found = x_HW == x_HW.dtype.type(nodata)
     return found
+
+
+def _near(x_HW: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
+    """Where floats hold a huge value, as exactly as texts name it."""
+    largest = float(np.finfo(x_HW.dtype).max)
+    if np.isfinite(nodata) and abs(nodata) * (1 - SPELT) > largest:
+        return np.zeros(x_HW.shape, bool)  # what is finite but beyond the dtype is in no band
+    with np.errstate(over="ignore"):
+        share_HW = x_HW / x_HW.dtype.type(np.clip(nodata, -largest, largest))
+    return np.asarray((share_HW >= 1 - SPELT) & ((share_HW <= 1 + SPELT) | np.isinf(share_HW)))
 
 
 def together(dtype: np.dtype[Any], nodata: float | None) -> bool:

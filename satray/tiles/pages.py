@@ -3,15 +3,17 @@
 Overviews and masks are no pages; GDAL tells them apart. All pages are of the file itself.
 """
 
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import RasterioError
 
 from satray.errors import DecodeError
 
@@ -21,6 +23,8 @@ PagesKey = Literal["bands", "first"]
 MOST = 1024
 """Pages of a file that are looked at."""
 
+_STACK = re.compile(r"ImageJ=.*?\nimages=(\d+)\n", re.DOTALL)
+_SHAPED = re.compile(r'\{"shape": \[([\d, ]+)\].*"truncated": true')
 _PAGE = re.compile(r"GTIFF_DIR:(\d+):(.*)", re.DOTALL)
 _LABEL = re.compile(r"[\w .()/+-]{1,40}")
 _BY_BAND = frozenset(
@@ -34,17 +38,21 @@ class Pages:
     Whatever is not of single bands (size, georeference, tags) is the first page's.
     """
 
-    def __init__(self, taken: list[Any], left_out: tuple[str, ...], total: int) -> None:
+    def __init__(
+        self, taken: list[Any], left_out: tuple[str, ...], total: int, masks: Sequence[Any] = ()
+    ) -> None:
         """Join open pages.
 
         Args:
             taken: rasterio's datasets, the first page's first.
             left_out: what the pages that are no bands are, for a person.
             total: how many pages the file has.
+            masks: open masks of pages after the first.
         """
         self.taken = taken
         self.left_out = left_out
         self.total = total
+        self._masks = masks
         self._at = [(page, band + 1) for page in taken for band in range(page.count)]
 
     def __getattr__(self, name: str) -> Any:
@@ -78,13 +86,15 @@ class Pages:
 
     @property
     def mask_flag_enums(self) -> tuple[Any, ...]:
-        """The first page's, whose mask is the file's; of another GDAL would look beside it."""
+        """The first page's; of another GDAL would look beside the file, and at no mask in it."""
         return (self.taken[0].mask_flag_enums[0],) * self.count
 
     def read_masks(self, index: int, **more: Any) -> NDArray[np.uint8]:
-        """As rasterio's, of one band: the first page's."""
+        """As rasterio's, of one band: where the masks of all pages show."""
         first = self.taken[0]
         found: NDArray[np.uint8] = first.read_masks(min(index, first.count), **more)
+        for mask in self._masks:
+            found = np.minimum(found, mask.read(1, **more))
         return found
 
     def tags(self, bidx: int = 0, ns: str | None = None) -> dict[str, str]:
@@ -95,7 +105,7 @@ class Pages:
 
     def close(self) -> None:
         """Close all pages."""
-        for page in self.taken:
+        for page in (*self.taken, *self._masks):
             page.close()
 
 
@@ -118,13 +128,18 @@ def with_pages(
     stack = ExitStack()
     numbers = list(_others(source)) if source.driver == "GTiff" else []
     if not numbers:
-        return source, stack
+        hidden = _hidden(source) if pages == "bands" else 0
+        if hidden == 0:
+            return source, stack
+        told = f"{hidden} more images that only its description names"
+        return Pages([source], (told,), hidden + 1), stack
     total = len(numbers) + 1
     if total > MOST and pages == "bands":
         raise DecodeError(
             f"holds {total:,} pages; accepted: at most {MOST:,}, or pages=first, which takes one"
         )
-    taken, left_out = [source], []
+    taken, left_out, masks = [source], [], []
+    masked = MaskFlags.per_dataset in source.mask_flag_enums[0]
     with stack:
         for number in numbers if pages == "bands" else []:
             page = open_page(f"GTIFF_DIR:{number}:{source.name}")
@@ -132,10 +147,22 @@ def with_pages(
             why = _unlike(source, page)
             if why is None:
                 taken.append(page)
+                if masked and number + 1 not in numbers:
+                    masks += _masks(page, open_page, f"GTIFF_DIR:{number + 1}:{source.name}", stack)
             else:
                 what = f"{page.height} x {page.width} px, {_bands(page)} of {page.dtypes[0]}"
                 left_out.append(f"page {number} ({what}{why})")
-        return Pages(taken, tuple(left_out), total), stack.pop_all()
+        return Pages(taken, tuple(left_out), total, masks), stack.pop_all()
+
+
+def _masks(page: Any, open_page: Callable[[str], Any], name: str, stack: ExitStack) -> list[Any]:
+    """The mask of a page after the first: what follows it, is of its size, and no page to GDAL."""
+    try:
+        mask = open_page(name)
+    except RasterioError:  # no such directory
+        return []
+    stack.callback(mask.close)
+    return [mask] if (mask.shape, mask.count) == (page.shape, 1) else []
 
 
 def pages_told(source: Any) -> str:
@@ -174,7 +201,20 @@ def _others(source: Any) -> Iterator[int]:
     """Numbers of the pages after the first; metadata may claim pages of any file: no pages."""
     found = [_PAGE.fullmatch(name) for name in source.subdatasets]
     numbers = sorted({int(match[1]) for match in found if match and match[2] == source.name})
-    yield from numbers[1:]
+    # a first page that is marked as a preview is not among them
+    yield from (number for number in numbers if number > 1)
+
+
+def _hidden(source: Any) -> int:
+    """Images after the first without a directory, as ImageJ and tifffile may write stacks."""
+    text = source.tags().get("TIFFTAG_IMAGEDESCRIPTION", "") if source.driver == "GTiff" else ""
+    if stack := _STACK.match(text):
+        return int(stack[1]) - 1
+    if shaped := _SHAPED.match(text):
+        lengths = [int(length) for length in shaped[1].split(",")]
+        size = int(source.count * source.height * source.width)
+        return max(math.prod(lengths) // size - 1, 0)
+    return 0
 
 
 def _unlike(first: Any, page: Any) -> str | None:

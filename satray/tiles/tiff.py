@@ -41,12 +41,12 @@ TELLING = (b"NODATA_VALUES", b"lpha", b'role="scale"', b'role="offset"')
 states what a band's numbers mean."""
 
 
-def read_plain(data: bytes, *, named: bool) -> tuple[NDArray[Any], float | None] | None:
+def read_plain(data: bytes, *, named: int) -> tuple[NDArray[Any], float | None] | None:
     """Read all bands of an uncompressed classic TIFF in strips, as GDAL would.
 
     Args:
         data: the whole file.
-        named: whether all bands are data, one tagged alpha too.
+        named: how many bands are named: where all are, one tagged alpha is data too.
 
     Returns:
         Pixels (C, H, W) in the stored dtype and this machine's byte order: a view of `data` where
@@ -60,7 +60,7 @@ def read_plain(data: bytes, *, named: bool) -> tuple[NDArray[Any], float | None]
         return None
     try:
         tags = _only_directory(data, order)
-        if not named and ALPHA & set(tags[EXTRA_SAMPLES]):
+        if named < tags[SAMPLES][0] and ALPHA & set(tags[EXTRA_SAMPLES]):
             return None
         if METADATA in tags and any(word in bytes(tags[METADATA]) for word in TELLING):
             return None
@@ -143,8 +143,14 @@ def _pixels(data: bytes, order: str, tags: dict[int, tuple[int, ...]]) -> NDArra
 
 
 def _number(text: bytes) -> float:
-    """The value that GDAL's tag spells; whole numbers exactly, those of 64 bits too."""
+    """The value that GDAL's tag spells; whole numbers exactly, those of 64 bits too.
+
+    Raises ValueError where GDAL reads it otherwise than Python.
+    """
+    if b"_" in text or b"-nan" in text.lower():
+        raise ValueError
     try:
-        return int(text)
+        whole = int(text)
     except ValueError:
         return float(text)
+    return whole if -(2**63) <= whole < 2**64 else float(text)

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from satray.config.base import Recipe
 from satray.config.export import ExportRecipe
 from satray.config.help import keys_of
 from satray.config.parse import apply_overrides, build, parse_yaml
 from satray.config.prepare import PrepareRecipe
+from satray.config.score import ScoreRecipe
 from satray.config.train import TrainRecipe
 from satray.errors import InputError
 
@@ -48,6 +50,14 @@ def test_yaml_words(text: str, value: object) -> None:
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_python_float_is_read_back(value: float) -> None:
     assert float(parse_yaml(repr(value), "x")) == value
+
+
+@pytest.mark.parametrize("kind", [PrepareRecipe, ScoreRecipe])
+def test_alpha_is_no_band_to_name(kind: type[Recipe]) -> None:
+    paths = ["images=a", "labels=b", "out=c"] if kind is PrepareRecipe else ["bundle=a", "tiles=b"]
+    with pytest.raises(InputError, match="bands: found alpha; accepted: names of the data bands"):
+        build(kind, [*paths, "bands=[red,green,blue,Alpha]"], read_local)
+    assert build(kind, [*paths, "bands=[red,green,blue]"], read_local)
 
 
 @pytest.mark.parametrize(

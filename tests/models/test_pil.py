@@ -66,7 +66,7 @@ def test_the_reports_transforms_end_to_end(tmp_path, way):
     size = 224 if way == "validation" else 256  # a chip has 256 px: nothing to resize in training
     chain = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), *normalise])
     data = (tmp_path / "t.tif").read_bytes()
-    read = read_pixels(data, (0, 1, 2, 3), 256, 256, "uint16", named=True)
+    read = read_pixels(data, (0, 1, 2, 3), 256, 256, "uint16", named=4)
     p = Preprocess(PLANET, MEAN, STD, size, None, "whole", Radiometry("pil_compat"))
     found = p(torch.from_numpy(read)[None])[0]
     torch.testing.assert_close(found, chain(image), rtol=0, atol=2e-6)
@@ -81,7 +81,7 @@ def test_what_the_two_ways_of_decoding_make_of_planet(tmp_path, record_property)
     pixels = planet_pixels(256)
     opened(tmp_path, pixels)
     stored = read_pixels(
-        (tmp_path / "t.tif").read_bytes(), (0, 1, 2, 3), 256, 256, "uint16", named=True
+        (tmp_path / "t.tif").read_bytes(), (0, 1, 2, 3), 256, 256, "uint16", named=4
     )
     np.testing.assert_array_equal(stored, pixels)
     plain = stored.mean(axis=(1, 2)) / 65_535

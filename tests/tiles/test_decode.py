@@ -184,7 +184,7 @@ def test_names_make_data_of_a_band_tagged_alpha():
     named = decode(data, bands=("blue", "green", "red", "nir"))
     np.testing.assert_array_equal(named.pixels, x_CHW)
     assert named.valid.all()
-    read = read_pixels(data, (3,), 24, 32, "uint16", named=True)
+    read = read_pixels(data, (3,), 24, 32, "uint16", named=4)
     np.testing.assert_array_equal(read[0], x_CHW[3])
     assert not named.header.alpha
     plain = decode(data)

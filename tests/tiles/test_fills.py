@@ -39,6 +39,7 @@ def test_what_looks_like_a_fill(dtype, low, high, fill, text):
     assert f"{text} (nir in 10.00% of pixels)" in line
     assert f"--nodata {text} FILE" in line
     assert "that no file declares" in line
+    assert "JPEG, PNG: a mask FILE.msk" in line
     # nodata of 8 bits, and 0, may well be measured in one band; another is not, where it is said
     told = fill_lines(("red", "nir"), counts, {float(np.dtype(dtype).type(fill))})
     if dtype == "uint8" or fill == 0:

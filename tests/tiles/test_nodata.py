@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rasterio.io import MemoryFile
-from tiles.hostile import numbers, photo, pillow, tiff
+from scoring.scenes.scene_material import opened
+from tiles.hostile import numbers, paged, photo, pillow, tiff
 
 from satray.errors import DecodeError
 from satray.tiles.decode import decode, read_pixels
@@ -145,7 +146,7 @@ def test_a_value_in_one_band(dtype, fill, place, layout):
     bad_CHW[:, :4] = True
     bad_CHW[place, 10:14] = not together
     data = tiff(x_CHW, nodata=fill, photometric="MINISBLACK", alpha="NO", **layout)
-    assert (read_plain(data, named=False) is None) == (layout is PACKED)
+    assert (read_plain(data, named=0) is None) == (layout is PACKED)
     tile = decode(data)
     np.testing.assert_array_equal(tile.measured, ~bad_CHW)
     np.testing.assert_array_equal(tile.valid, ~bad_CHW.any(axis=0))
@@ -189,6 +190,55 @@ def test_as_the_tag_spells_it(dtype, written, text, fill, layout):
     np.testing.assert_array_equal(measured, ~bad_CHW)
     y_CHW = read_pixels(data, (0, 1), H, W, dtype)
     np.testing.assert_allclose(y_CHW, expected(x_CHW, bad_CHW), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "text", "fill"),
+    [
+        ("float32", "-3.40282e+38", -3.4028234663852886e38),
+        ("float64", "-1.79769313486232e+308", -1.7976931348623157e308),
+        ("float64", "3.40282346639e+38", 3.4028234663852886e38),
+        ("float64", "9.96921e+36", 9.969209968386869e36),
+        ("float32", "100000000000000000000", 1e20),
+        ("float32", "-nan", 0),
+        ("uint64", "18446744073709551615", 2**64 - 1),
+        ("int64", "9223372036854775807", 2**63 - 1),
+        ("int64", "-9007199254740993", -(2**53) - 1),
+    ],
+)
+def test_as_other_writers_spell_it(tmp_path, dtype, text, fill):
+    """Rounded digits, and numbers of 64 bits: in one band, for decode, training and scenes."""
+    x_CHW = values(2, dtype)
+    x_CHW[0, :4] = fill
+    data = paged((x_CHW, {42113: text}))
+    measured = np.ones(x_CHW.shape, bool)
+    measured[0, :4] = False
+    tile = decode(data)
+    np.testing.assert_array_equal(tile.measured, measured)
+    y_CHW = read_pixels(data, (0, 1), H, W, dtype)
+    np.testing.assert_allclose(y_CHW, expected(x_CHW, ~measured), rtol=1e-6)
+    (tmp_path / "t.tif").write_bytes(data)
+    with opened(str(tmp_path / "t.tif"), tile.header.bands) as scene:
+        np.testing.assert_array_equal(scene.read(0, 0, H, W)[1], measured)
+
+
+@pytest.mark.parametrize("way", ["alpha", "premultiplied"])
+@LAYOUTS
+def test_alpha_hides_where_data_bands_are_named(tmp_path, way, layout):
+    shown_HW = np.arange(W) >= np.zeros((H, 1)) + 9
+    x_CHW = values(4, "uint16")
+    x_CHW[:, ~shown_HW] = 65535
+    data, _ = said(way, x_CHW, 0, shown_HW, **layout)
+    names = ("b", "g", "r", "n")
+    tile = decode(data, bands=names)
+    assert (tile.header.bands, tile.header.alpha) == (names, True)
+    np.testing.assert_array_equal(tile.valid, shown_HW)
+    assert read_pixels(data, (3, 0), H, W, "uint16", named=4).max() < 200
+    (tmp_path / "t.tif").write_bytes(data)
+    with opened(str(tmp_path / "t.tif"), names, names) as scene:
+        np.testing.assert_array_equal(scene.read(0, 0, H, W)[1], [shown_HW] * 4)
+    with pytest.raises(DecodeError, match=r"has 5 bands, bands=\[...\] names 3"):
+        decode(data, bands=names[1:])
 
 
 @settings(max_examples=25)
@@ -242,7 +292,7 @@ def test_names_make_data_of_alpha_beside_nodata():
     np.testing.assert_array_equal(read_pixels(data, (0, 1, 2), H, W, "uint16"), want)
     assert decode(data, bands=("b", "g", "r", "n")).valid.all()
     for take in ((2, 3), (0, 1)):
-        y_CHW = read_pixels(data, take, H, W, "uint16", named=True)
+        y_CHW = read_pixels(data, take, H, W, "uint16", named=4)
         np.testing.assert_array_equal(y_CHW, x_CHW[list(take)])
 
 

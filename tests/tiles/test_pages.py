@@ -54,6 +54,13 @@ CASES = {
                append_images=[FRAMES[1].convert("L").convert("P")]),
         ("red", "green", "blue"), None, 1,
     ),
+    "ImageJ's stack": (
+        paged((ONE[0], {270: "ImageJ=1.53t\nimages=4\nslices=4\n"})), ("gray",), X[:1], 1,
+    ),
+    "tifffile's stack": (
+        paged((ONE[0], {270: '{"shape": [4, 24, 32], "truncated": true}'})), ("gray",), X[:1], 1,
+    ),
+    "ImageJ's one": (paged((ONE[0], {270: "ImageJ=1.53t\nimages=1\n"})), ("gray",), X[:1], 0),
     "one page": (tiff(X), FOUR, X, 0),
 }  # fmt: skip
 
@@ -87,6 +94,23 @@ def test_which_pages_are_bands(tmp_path, case):
     np.testing.assert_array_equal(first.pixels, tile.pixels[: len(first.pixels)])
     assert len(first.pixels) == (len(names) if tile.header.pages == 1 else first.pixels.shape[0])
     assert (first.header.pages, first.header.pages_left) == (1, ())
+
+
+def test_pages_after_a_preview_are_named():
+    tile = decode(paged((SMALL, {254: 1}), ONE[0], ONE[1]))
+    assert tile.header.bands == ("gray",)
+    assert [text[:15] for text in tile.header.pages_left] == ["page 2 (24 x 32", "page 3 (24 x 32"]
+
+
+def test_masks_of_pages_hide_all_bands(tmp_path):
+    first, second = np.ones((2, 1, 24, 32), np.uint8)
+    first[0, :5] = second[0, :, 20:] = 0
+    data = paged(ONE[0], (first, MASK), ONE[1], (second, MASK), OVERVIEW)
+    shown_HW = (first & second)[0] > 0
+    np.testing.assert_array_equal(decode(data).measured, [shown_HW] * 2)
+    (tmp_path / "t.tif").write_bytes(data)
+    with opened(str(tmp_path / "t.tif"), ("b1", "b2")) as scene:
+        np.testing.assert_array_equal(scene.read(2, 3, 9, 20)[1], [shown_HW[2:11, 3:23]] * 2)
 
 
 def test_nodata_of_pages_is_each_ones():

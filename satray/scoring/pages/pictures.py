@@ -215,7 +215,7 @@ def _read(
                 units=units,
                 stated=stated,
                 pages=meta.pages,
-                named=meta.named,
+                named=meta.count_named,
                 mask=mask,
             )
         except DecodeError:

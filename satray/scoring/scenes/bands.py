@@ -48,7 +48,8 @@ def file_bands(
     Args:
         descriptions: of its bands.
         colours: GDAL's colour interpretation of its bands, lower case.
-        names: what the recipe says; names in order make every band data, one tagged alpha too.
+        names: what the recipe says; names in order that are as many as its bands make data of
+            one tagged alpha too.
         palette: whether its one band is an index of colours.
         told: how many bands it has, for messages.
 
@@ -59,15 +60,17 @@ def file_bands(
         descriptions, colours = (None,) * 3, ("red", "green", "blue")
     count = len(colours)
     texts = tuple(text or "" for text in descriptions)
+    data = [i for i, colour in enumerate(colours) if colour != "alpha"]
     if isinstance(names, tuple):
-        if len(names) != count:
+        if len(names) == count:
+            return FileBands(names, tuple(range(1, count + 1)), texts, None)
+        if len(names) != len(data):
             have = f"{count} bands" if told is None or palette else told
             raise MisfitError(f"has {have}, bands=[...] names {len(names)}")
-        return FileBands(names, tuple(range(1, count + 1)), texts, None)
-    data = [i for i, colour in enumerate(colours) if colour != "alpha"]
     if not data:
         raise MisfitError("holds no band but alpha")
     found = band_names([texts[i] for i in data], [colours[i] for i in data], len(data))
+    found = names if isinstance(names, tuple) else found
     alpha = next((i + 1 for i, colour in enumerate(colours) if colour == "alpha"), None)
     return FileBands(found, tuple(i + 1 for i in data), tuple(texts[i] for i in data), alpha)
 

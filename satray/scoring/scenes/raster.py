@@ -78,7 +78,8 @@ class Raster:
 
     def alpha(self, taken: list[int], names: Names) -> int | None:
         """Number of the band that says where data is: one tagged alpha that is not itself data."""
-        if isinstance(names, tuple) or self.colours is not None:
+        every = isinstance(names, tuple) and len(names) == self.source.count
+        if every or self.colours is not None:
             return None
         tagged = [i + 1 for i, c in enumerate(self.source.colorinterp) if c == ColorInterp.alpha]
         told = set(names.values()) if isinstance(names, Mapping) else set()
