@@ -11,6 +11,8 @@ from torch import Tensor
 from satray.errors import InputError
 from satray.storage import Storage
 
+_BEGINNINGS = (b"PK", b"\x80")  # of a zip archive, and of a pickle
+
 # What training scripts wrap a state dict in, outermost first.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "ema", "net", "weights")
 
@@ -35,26 +37,39 @@ def parse_state(data: bytes, name: str) -> dict[str, Tensor]:
     state = _safetensors(data, name) if safe or data[8:10] == b'{"' else _torch(data, name)
     tensors = unwrap(state)
     if not tensors:
-        raise InputError(f"{name}: holds no tensors by name; accepted: a state dict")
+        top = state if isinstance(state, dict) else {}
+        inside = [key for key, value in top.items() if _holds_tensors(value)]
+        found = f", but several dicts of them ({', '.join(map(str, inside))})" if inside else ""
+        raise InputError(f"{name}: holds no tensors by name{found}; accepted: a state dict")
     return tensors
 
 
 def unwrap(state: object) -> dict[str, Tensor]:
-    """The tensors of a state dict, which may be wrapped (`state_dict`, `model`, ...)."""
+    """The tensors of a state dict, which may be wrapped: by a usual name, or in the only dict."""
     for _ in range(3):
         if not isinstance(state, dict):
             return {}
         inner = next((state[key] for key in _WRAPPERS if isinstance(state.get(key), dict)), None)
         if inner is None:
-            break
+            dicts = [value for value in state.values() if _holds_tensors(value)]
+            if len(dicts) != 1 or _holds_tensors(state):
+                break
+            inner = dicts[0]
         state = inner
     if not isinstance(state, dict):
         return {}
     return {
-        name: value.detach()
+        name: value.detach() if value.layout is torch.strided else value.detach().to_dense()
         for name, value in state.items()
         if isinstance(name, str) and isinstance(value, Tensor)
     }
+
+
+def _holds_tensors(value: object) -> bool:
+    """Whether a value is a dict that has tensors by name."""
+    return isinstance(value, dict) and any(
+        isinstance(name, str) and isinstance(inside, Tensor) for name, inside in value.items()
+    )
 
 
 def _safetensors(data: bytes, name: str) -> dict[str, Tensor]:
@@ -69,6 +84,9 @@ def _safetensors(data: bytes, name: str) -> dict[str, Tensor]:
 
 
 def _torch(data: bytes, name: str) -> object:
+    if not data.startswith(_BEGINNINGS):
+        begins = f"it begins {data[:24]!r}" if data else "it is empty"
+        raise InputError(f"{name}: not a PyTorch file: {begins}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickle protocols; what fails is told below
@@ -91,6 +109,11 @@ def _torch(data: bytes, name: str) -> object:
         TypeError,
         zipfile.BadZipFile,
     ) as error:
+        if "TorchScript" in str(error):
+            raise InputError(
+                f"{name}: a TorchScript archive, which holds code and is not loaded; accepted: "
+                "torch.save(torch.jit.load(FILE).state_dict(), OTHER)"
+            ) from error
         raise InputError(f"{name}: not a PyTorch file: {_first_line(error)}") from error
 
 

@@ -166,15 +166,21 @@ def load_weights(
         wide = target[first]
         if stem.shape[:1] + stem.shape[2:] == wide.shape[:1] + wide.shape[2:]:
             try:
-                tensors[first] = adapt_first_conv(stem.to(wide.dtype), bands, first_conv)
+                stem = stem.to(wide.dtype) if stem.is_floating_point() else stem
+                tensors[first] = adapt_first_conv(stem, bands, first_conv)
             except InputError as error:
                 raise InputError(f"{source}: {error}") from None
     heads = (*_HEADS, *_classifiers(backbone))
     head = tuple(name for name in tensors if name.startswith(heads) and name not in target)
     _refuse_others(tensors, target, wanted, head, f"{source}: does not fit {backbone.name}")
     for name in sorted(wanted):
+        if target[name].is_floating_point() and not tensors[name].is_floating_point():
+            kind = str(tensors[name].dtype).removeprefix("torch.")
+            raise InputError(f"{source}: {name} is {kind}; accepted: floating-point numbers")
         if not torch.isfinite(tensors[name]).all():
             raise InputError(f"{source}: {name} holds numbers that are not finite")
+        if name.endswith("running_var") and (tensors[name] < 0).any():
+            raise InputError(f"{source}: {name} holds variances below 0")
     with torch.no_grad():
         for name in target.keys() & tensors.keys():
             target[name].copy_(tensors[name])

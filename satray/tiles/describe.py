@@ -114,9 +114,10 @@ def describe_labels(
     shown = ", ".join(f"{meta.classes[k]} {counts[k]:,}" for k in order)
     more = len(meta.classes) - len(order)
     lines.append(f"classes: {shown}" + (f" and {more} more (summary.json)" if more else ""))
-    empty = _absent(index)
-    if empty:
-        lines.append(f"classes without a positive: {empty}")
+    for value, word in ((1, "positive"), (0, "negative")):
+        empty = _absent(index, value)
+        if empty:
+            lines.append(f"classes without a {word}: {empty}")
     if refused:
         first = refused[0]
         lines.append(
@@ -249,12 +250,12 @@ def _tiles(count: int) -> str:
     return _plural(count, "tile")
 
 
-def _absent(index: TileIndex) -> str:
-    """`mobile-home in val, dock in train`: classes with no positive in a split."""
+def _absent(index: TileIndex, value: int) -> str:
+    """`mobile-home in val, dock in train`: classes whose label is nowhere `value` in a split."""
     splits = np.asarray(index.table.column("split").to_pylist(), dtype=object)
     missing = []
     for split in index.split_counts:
-        sums = index.labels[splits == split].sum(axis=0)
+        sums = (index.labels[splits == split] == value).sum(axis=0)
         names = [name for name, n in zip(index.meta.classes, sums, strict=True) if n == 0]
         if names:
             missing.append(f"{_some(names)} in {split}")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from satray.errors import InputError
 from satray.tiles.annotations import where
 from satray.tiles.format_wide import ID_NAMES
-from satray.tiles.label_cells import Cells, read_cells, vector_length
+from satray.tiles.label_cells import Cells, read_cells, same_bits, vector_length
 from satray.tiles.table import MISSING_WORDS, Table, flag_or_number, listed
 
 USUAL_NAMES = (
@@ -131,6 +131,8 @@ def _texts(
     for code, cell in enumerate(spellings):
         if cell.lower() in MISSING_WORDS:
             raise refuse(code, f"holds {cell!r}, which is no class; accepted: names, or nothing")
+    if not forced and (bits := same_bits(spellings)):  # 010, 100: a place a class
+        return Cells(bits, lists=True, vector=len(bits[0])), codes
     numbers = [flag_or_number(cell) for cell in spellings]
     whole = [number is not None and number.is_integer() for number in numbers]
     if all(number is not None for number in numbers) and not forced:
@@ -159,7 +161,8 @@ def _lists(table: Table, keys: tuple[str, ...], column: str) -> tuple[Cells, NDA
                 f"labels={table.name}: {where(row, keys[row], column)} holds a null; a list of "
                 "class names is accepted"
             )
-        codes[row] = position.setdefault(tuple(cell), len(position))
+        tags = tuple(tag.strip() for tag in cell if tag.strip())
+        codes[row] = position.setdefault(tags, len(position))
     names = tuple(position)
     length = vector_length(names, np.bincount(codes, minlength=len(names)).tolist())
     return Cells(names, lists=True, vector=length), codes

@@ -19,6 +19,7 @@ FEW = 0.25
 """Largest share of other values in a column that is still taken for one of 0 and 1."""
 
 _WORDS = {"yes": 1.0, "y": 1.0, "no": 0.0, "n": 0.0}
+_UNKNOWN = frozenset({"-1", "-1.0", "?", "-", "unknown", "unsure"})  # however many they are
 
 
 def class_columns(table: Table, others: frozenset[str]) -> tuple[str, ...]:
@@ -45,8 +46,8 @@ def word_columns(table: Table, others: frozenset[str]) -> tuple[str, ...]:
 def nearly_flags(table: Table, others: frozenset[str]) -> tuple[str, ...]:
     """Columns of 0 and 1 with a few other values, among them counts, -1 for unknown, and `?`.
 
-    Few are at most a quarter of the filled cells; where 0 and 1 do not both occur, also at most
-    three different ones.
+    Few are at most a quarter of the filled cells, -1, `?` and the like not counted; where 0 and 1
+    do not both occur, also at most three different ones. Yes and no are 1 and 0.
 
     Args:
         table: the label table.
@@ -63,13 +64,13 @@ def nearly_flags(table: Table, others: frozenset[str]) -> tuple[str, ...]:
             if is_missing(cell):
                 continue
             filled += count
-            number = flag_or_number(cell)
-            if number in (0.0, 1.0):
-                flags.add(number)
+            flag = _flag(cell)
+            if flag in (0.0, 1.0):
+                flags.add(flag)
             else:
-                odd += count
+                odd += count if cell.lower() not in _UNKNOWN else 0
                 rest.append(cell)
-        if flags and 0 < odd <= FEW * filled and (len(flags) == 2 or len(rest) <= 3):
+        if flags and rest and odd <= FEW * filled and (len(flags) == 2 or len(rest) <= 3):
             found.append(name)
     return tuple(found)
 
@@ -94,8 +95,8 @@ def read_wide(
     Args:
         table: the label table.
         keys: N tile names, for messages.
-        classes: columns to take; None takes all that hold only 0 and 1 (or else only yes and no),
-            and those that nearly do, whose other values are refused.
+        classes: columns to take; None takes all that hold only 0 and 1, or yes and no, and those
+            that nearly do, whose other values are refused.
         others: columns with another meaning (key, split, group).
         positive: `label_positive`, as `>0`: which numbers mean that a tile has the class; then a
             single column of numbers is taken too.
@@ -104,13 +105,23 @@ def read_wide(
         K names and (N, K) uint8.
 
     Raises:
-        InputError: no such column; a cell that is empty, or neither 0 nor 1.
+        InputError: no such column; a cell that is empty, or neither 0 nor 1; `positive`, and
+            other columns of whole numbers that may be meant.
     """
     if classes is None:
-        taken = {*class_columns(table, others), *nearly_flags(table, others)}
+        taken = {
+            *class_columns(table, others),
+            *nearly_flags(table, others),
+            *word_columns(table, others),
+        }
         classes = tuple(name for name in table.texts if name in taken)
-        classes = classes or word_columns(table, others)
         numbers = [c for c in table.texts if c not in others and not table.is_text(c)]
+        counts = [c for c in numbers if c not in taken and _may_be_counts(table, c)]
+        if positive is not None and counts and len(numbers) > 1:
+            raise InputError(
+                f"label_positive={positive}: {table.name} has {listed([*classes, *counts])}; "
+                "classes=[...] names the columns that are classes"
+            )
         if positive is not None and not classes and len(numbers) == 1:
             classes = (numbers[0],)
         if not classes:
@@ -135,9 +146,10 @@ def _flags(
     """One class as (N,) uint8, by way of the column's spellings."""
     cells = table.texts[column].combine_chunks().dictionary_encode()
     spellings: list[str] = cells.dictionary.to_pylist()
-    numbers = [_WORDS.get(cell.lower()) for cell in spellings]
-    if None in numbers:
-        numbers = [flag_or_number(cell) for cell in spellings]
+    words = [_WORDS.get(cell.lower()) for cell in spellings]
+    numbers = [flag_or_number(cell) for cell in spellings]
+    if words.count(None) < numbers.count(None):
+        numbers = words
     if positive is not None:
         numbers = [None if n is None else float(_over(n, positive)) for n in numbers]
     good = np.array([number in (0.0, 1.0) for number in numbers], bool)
@@ -160,6 +172,18 @@ def _flags(
     known = [0.0 if number is None else number for number in numbers]
     flags_N: NDArray[np.uint8] = np.array([*known, 0])[codes].astype(np.uint8)
     return flags_N
+
+
+def _flag(cell: str) -> float | None:
+    """The number that a cell spells, yes and no as 1 and 0."""
+    return _WORDS.get(cell.lower(), flag_or_number(cell))
+
+
+def _may_be_counts(table: Table, column: str) -> bool:
+    """Whether a column holds whole numbers, 0 among them."""
+    cells = table.distinct(column) or []
+    numbers = [flag_or_number(cell) for cell in cells if not is_missing(cell)]
+    return 0.0 in numbers and all(n is not None and n.is_integer() for n in numbers)
 
 
 def _over(number: float, positive: str) -> bool:

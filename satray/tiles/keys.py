@@ -22,6 +22,9 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Extensions, lower case, that say image. What is really inside, decoding tells."""
 
+_SAME = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "gtif": "tif", "gtiff": "tif"}
+"""Extensions of one format, which tables mix up."""
+
 _SHOWN = 3  # names that a message gives as examples
 
 
@@ -64,7 +67,7 @@ def taken(entries: Sequence[Entry], extensions: tuple[str, ...] | None) -> list[
         extensions: `tif`, `.TIF` and the like; None takes all.
 
     Raises:
-        InputError: an extension that no image has.
+        InputError: no image has such an extension, or none is known.
     """
     if extensions is None:
         return list(entries)
@@ -73,6 +76,12 @@ def taken(entries: Sequence[Entry], extensions: tuple[str, ...] | None) -> list[
         strange = ", ".join(sorted(wanted - IMAGE_SUFFIXES)) or "none"
         raise InputError(
             f"extensions: found {strange}; accepted: {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    there = Counter(_suffix(e.key) for e in entries if is_image(e.key))
+    if there and not wanted & there.keys():
+        raise InputError(
+            f"extensions=[{', '.join(sorted(wanted))}]: no image has it; found: "
+            + ", ".join(f"{n:,} .{suffix}" for suffix, n in sorted(there.items()))
         )
     return [e for e in entries if not is_image(e.key) or _suffix(e.key) in wanted]
 
@@ -174,8 +183,11 @@ def refuse_unmatched(matched: Matched, labels: LabelTable, images: str, budget: 
     if matched.ambiguous:
         parts.append(
             f"the base name of {len(matched.ambiguous)} label rows is not unique"
-            f"{_few(matched.ambiguous)}: narrow images= or give paths"
+            f"{_few(matched.ambiguous)}: narrow images=, choose extensions=[...], or give paths"
         )
+    used = sorted({_suffix(entry.key) for entry in matched.entries})
+    if alone and used and not {_suffix(key) for key in alone} & set(used):
+        parts.append(f"extensions=[{', '.join(used)}] leaves those images out")
     if matched.entries:
         # Rounded up, so that the budget named does suffice.
         parts.append(f"unmatched_budget={np.ceil(max(shares) * 1e4) / 1e4:g} would accept this")
@@ -224,15 +236,17 @@ def _told(images: list[Entry], key: str) -> list[Entry]:
     """Of several images, the one of that very path, else those with the key's extension."""
     exact = [entry for entry in images if entry.key == key]
     same = exact or [entry for entry in images if _suffix(entry.key) == _suffix(key)]
-    return same or images
+    return same or [e for e in images if _format(e.key) == _format(key)] or images
 
 
 def _two_of_one_id(images: Sequence[Entry]) -> InputError:
     one, other = images[:2]
+    first, second = _suffix(one.key), _suffix(other.key)
+    ways = f"extensions=[{first}] or [{second}] chooses, or " if first != second else ""
     return InputError(
         f"images: two images of one id {tile_id(one.key)!r}: {one.key} and {other.key}; ids are "
-        f"paths without extension and must differ; extensions=[{_suffix(one.key)}] or "
-        f"[{_suffix(other.key)}] chooses, or a label table that names files with extension"
+        f"paths without extension and must differ; {ways}a label table that names files with "
+        "extension" + ("" if ways else " chooses")
     )
 
 
@@ -252,6 +266,10 @@ def _suffix(key: str) -> str:
     name = key.rsplit("/", 1)[-1]
     stem, dot, suffix = name.rpartition(".")
     return suffix.lower() if dot and stem else ""
+
+
+def _format(key: str) -> str:
+    return _SAME.get(_suffix(key), _suffix(key))
 
 
 def _few(names: tuple[str, ...]) -> str:

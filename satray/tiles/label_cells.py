@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from satray.errors import InputError
 from satray.tiles.table import flag_or_number, listed
@@ -18,6 +19,7 @@ SEPARATORS = {"comma": ",", "semicolon": ";", "pipe": "|", "blank": " "}
 _MIXED = re.compile(r"\s*[,;|/+&\t\n]\s*")
 _QUOTED = re.compile(r"""\s*,?\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')\s*,?\s*""")
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
+_CALL = re.compile(r"\w+\((.*?)(?:,\s*dtype=[^)]*)?\)", re.S)  # array([...], dtype=object)
 _NUMBERS = re.compile(r"(?:[-+.\de]+|true|false)(?:[\s,;|]+(?:[-+.\de]+|true|false))*", re.I)
 
 
@@ -48,6 +50,8 @@ def read_cells(cells: Sequence[str], counts: Sequence[int], separator: str, titl
         InputError: `auto`, and the column can be read in two ways; names that another separator
             cuts into other names.
     """
+    cells = [called[1] if (called := _CALL.fullmatch(c)) and called[1][:1] in _BRACKETS else c
+             for c in cells]  # fmt: skip
     bracketed = [_BRACKETS.get(cell[0]) == cell[-1] and len(cell) > 1 for cell in cells]
     if separator == "auto" and sum(
         n for n, is_list in zip(counts, bracketed, strict=True) if is_list
@@ -55,6 +59,7 @@ def read_cells(cells: Sequence[str], counts: Sequence[int], separator: str, titl
         names = tuple(
             _of_list(c[1:-1]) if b else (c,) for c, b in zip(cells, bracketed, strict=True)
         )
+        _refuse_cut_names(names, title, "none, or put the names of lists in quotes")
         return Cells(names, lists=True, vector=vector_length(names, counts))
     if separator == "auto" and cells and all(_NUMBERS.fullmatch(cell) for cell in cells):
         names = tuple(tuple(re.split(r"[\s,;|]+", cell)) for cell in cells)
@@ -69,8 +74,17 @@ def read_cells(cells: Sequence[str], counts: Sequence[int], separator: str, titl
     names = tuple(_cut(cell, mark) for cell in cells)
     if separator == "auto":
         _refuse_mixed(names, cells, mark, title)
+        if mark == ",":
+            _refuse_cut_names(names, title, "comma or none")
     length = vector_length(names, counts) if mark is not None else 0
     return Cells(names, lists=mark is not None, vector=length if length > 1 else 0, note=note)
+
+
+def same_bits(cells: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """0/1 vectors written without anything between, as 010; empty where cells are none."""
+    length = len(cells[0]) if cells else 0
+    bits = length > 2 and all(re.fullmatch(f"[01]{{{length}}}", cell) for cell in cells)
+    return tuple(map(tuple, cells)) if bits and any(cell[0] == "0" for cell in cells) else ()
 
 
 def vector_length(names: Sequence[Sequence[str]], counts: Sequence[int]) -> int:
@@ -128,38 +142,78 @@ def _guessed(cells: Sequence[str], title: str) -> tuple[str | None, str]:
 def _blank(cells: Sequence[str], title: str) -> tuple[str | None, str]:
     """Whether blanks separate names: few words, in many combinations that hold one another.
 
-    Those of a column called tags, as in the Planet table, always do.
+    Those of a column called tags, as in the Planet table, do, unless most of its cells are one word
+    and no word of the others is met again. Words that change their order, or that stand apart in
+    other cells, are no parts of names.
     """
     words = [frozenset(cell.split()) for cell in cells]
+    example = next(cell for cell in cells if len(cell.split()) > 1)
+    unclear = f"{example!r} may be one name or several"
+    if signs := [word for word in frozenset().union(*words) if not re.search(r"\w", word)]:
+        raise _unclear(title, unclear, f"{signs[0]!r} or none")
     different, combinations = len(frozenset().union(*words)), len(set(words))
     several = {cell for cell in words if len(cell) > 1}
     nested = sum(any(one < cell or cell < one for one in words) for cell in several)
     combined = 2 * nested >= len(several)
-    example = next(cell for cell in cells if len(cell.split()) > 1)
+    uses = Counter(word for cell in set(words) for word in cell)
+    alone = all(uses[word] == 1 for cell in several for word in cell)
+    tags = title.lower() in ("tags", "tag") and not (
+        2 <= len(several) <= combinations / 2 and alone
+    )
     cut = f"cells are cut at blanks ({example!r}); label_separator=none keeps them whole"
     whole = f"cells are whole names ({example!r}); label_separator=blank cuts them into words"
-    if title.lower() in ("tags", "tag") or (combinations >= 2 * different and combined):
+    if tags or (combinations >= 2 * different and combined):
         return " ", cut
-    if different >= combinations:
+    if different >= combinations and not _change_places(cells):
         return None, whole
-    raise _unclear(title, f"{example!r} may be one name or several", "blank or none")
+    raise _unclear(title, unclear, "blank or none")
+
+
+def _change_places(cells: Sequence[str]) -> bool:
+    """Whether the words of a cell stand in another order, or not side by side, in another cell."""
+    several = {tuple(words) for cell in cells if len(words := cell.split()) > 1}
+    return any(
+        one != other
+        and set(one) <= set(other)
+        and f" {' '.join(one)} " not in f" {' '.join(other)} "
+        for one in several
+        for other in several
+    )
 
 
 def _refuse_mixed(
     names: Sequence[tuple[str, ...]], cells: Sequence[str], mark: str | None, title: str
 ) -> None:
     """Refuse a name that some other separator cuts into names of the same column."""
-    known = {name for cell in names for name in cell}
+    known = {part for cell in names for name in cell if len(part := _parts(name)) == 1}
     for cell, inside in zip(cells, names, strict=True):
         for name in inside:
-            parts = _MIXED.split(name)
-            if len(parts) > 1 and all(part in known for part in parts):
-                between = name[len(parts[0]) : name.index(parts[1], len(parts[0]))].strip()
+            parts = _parts(name)
+            if len(parts) > 1 and all((part,) in known for part in parts):
+                after = name.index(parts[0]) + len(parts[0])
+                between = name[after : name.index(parts[1], after)].strip()
                 raise _unclear(
                     title,
                     f"{cell!r} holds {listed(parts, 3)}, which other cells hold by themselves",
                     f"{between!r} or none" if mark is None else "none, or mend the table",
                 )
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return tuple(part for part in _MIXED.split(name) if part)
+
+
+def _refuse_cut_names(names: Sequence[tuple[str, ...]], title: str, ways: str) -> None:
+    """Refuse names that a comma has cut: parts that always stand together, the second in small.
+
+    `Land principally occupied by agriculture, with significant areas of natural vegetation` and
+    `Beaches, dunes, sands` are names of CORINE classes.
+    """
+    alone = Counter(name for cell in names for name in set(cell))
+    pairs = Counter(pair for cell in names for pair in set(pairwise(cell)))
+    for (one, other), together in pairs.items():
+        if alone[one] == alone[other] == together and one[0].isupper() and other[0].islower():
+            raise _unclear(title, f"'{one}, {other}' may be one name or several", ways)
 
 
 def _unclear(title: str, found: str, ways: str) -> InputError:

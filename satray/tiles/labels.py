@@ -113,11 +113,7 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
         columns = {c: tuple(table.values(c)) for c in table.texts if c not in used | {key}}
         found = Annotations(name, keys, classes, labels_NK, columns, single, notes)
     taken = used | {key} | ({split.column} if split.by != "draw" else set())
-    over = [
-        f"{c} ({'words' if table.is_text(c) else 'lists' if c in table.lists else 'numbers'})"
-        for c in table.names
-        if c not in taken and c != split.group
-    ]
+    over = [f"{c} ({table.kind(c)})" for c in table.names if c not in taken and c != split.group]
     return replace(_with_task(found, label_format, recipe), passed_over=(*over, *table.unread))
 
 
@@ -211,8 +207,8 @@ def _recognise(
         return "tags"
     raise InputError(
         f"labels={table.name} is no known label table: accepted are 0/1 columns (wide), a column "
-        f"of words called tags or label (tags), EncodedPixels (rle); columns: "
-        f"{listed(table.names)}"
+        f"of words called tags or label (tags), EncodedPixels (rle); label_format=tags takes the "
+        f"numbers of a single column for classes; columns: {listed(table.names)}"
     )
 
 

@@ -23,7 +23,8 @@ from satray.errors import InputError
 MISSING_WORDS = frozenset({"nan", "na", "n/a", "null", "none", "<na>"})
 """Spellings of an absent value, lower case, beside the empty cell."""
 
-_DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon"}
+_DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "pipe"}
+_EXCEL = re.compile(rb"sep=.\r?\n", re.I)  # a first line for Excel alone
 _NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+(_level_\d+)?")  # pandas' indices
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 _FEW = 64  # a column of flags has few spellings; more distinct values than this are something else
@@ -82,6 +83,14 @@ class Table:
             return any(flag_or_number(cell) is None for cell in cells if not is_missing(cell))
         return False
 
+    def kind(self, column: str) -> str:
+        """What a column holds, in a word."""
+        if column in self.lists:
+            return "lists"
+        if self.texts[column].null_count == self.rows:
+            return "empty"
+        return "words" if self.is_text(column) else "numbers"
+
 
 def is_missing(cell: str | None) -> bool:
     """Whether a cell is empty or spells an absent value."""
@@ -125,8 +134,9 @@ def listed(names: Collection[str], most: int = 20) -> str:
 def read_table(data: bytes, name: str) -> Table:
     """Read a label table.
 
-    CSV may be separated by commas, tabs or semicolons (told by the header), in UTF-8 with or
-    without a byte-order mark or in UTF-16 with one, with CRLF, quoted cells and blank lines.
+    CSV may be separated by commas, tabs, semicolons or pipes (told by the header), in UTF-8 with
+    or without a byte-order mark or in UTF-16 with one, with CRLF or CR, quoted cells, blank lines
+    and Excel's `sep=` before the header.
     Columns without a name (an index that pandas wrote) are left out, and named in `unread`.
 
     Raises:
@@ -197,6 +207,10 @@ def _read_parquet(data: bytes, name: str) -> pa.Table:
 
 def _read_csv(data: bytes, name: str) -> pa.Table:
     data = _as_utf8(data, name).lstrip()
+    if b"\n" not in data:
+        data = data.replace(b"\r", b"\n")
+    if excel := _EXCEL.match(data):
+        data = data[excel.end() :]
     header, delimiter = _header(data, name)
     wrong: list[Any] = []
 

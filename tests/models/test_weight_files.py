@@ -91,3 +91,34 @@ def test_a_truncated_checkpoint(tmp_path):
     (tmp_path / "w.pth").write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match="not a PyTorch file"):
         read(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("wrapper", ["network", "module", "teacher", "model_ema", "params"])
+def test_the_only_dict_of_tensors_is_the_state(tmp_path, wrapper):
+    state = {"a.weight": torch.randn(2, 3)}
+    torch.save({wrapper: state, "optimizer": {"lr": 1}, "epoch": 3}, tmp_path / "w.pth")
+    assert torch.equal(read(tmp_path / "w.pth")["a.weight"], state["a.weight"])
+
+
+def test_of_several_dicts_of_tensors_none_is_taken(tmp_path):
+    state = {"a.weight": torch.zeros(2)}
+    torch.save({"student": state, "teacher": state}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"several dicts of them \(student, teacher\)"):
+        read(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"<!DOCTYPE html>", b"version https://git-lfs", b"\x08\x07\x12\x07pytorch", b"\x1f\x8b"],
+)
+def test_another_kind_of_file_is_not_called_a_pickle_with_code(tmp_path, data):
+    (tmp_path / "w.pth").write_bytes(data + b"\n" * 99)
+    with pytest.raises(InputError, match="not a PyTorch file: it begins b"):
+        read(tmp_path / "w.pth")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_torchscript_archive_is_refused_with_a_way(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"a TorchScript archive.*state_dict\(\)"):
+        read(tmp_path / "w.pt")

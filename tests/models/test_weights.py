@@ -260,3 +260,17 @@ def test_weights_a_tower(tmp_path):
     assert read_weights(sources_of("none", variant), variant, Storage()) == {}
     with pytest.raises(InputError, match="no tower sar; accepted: rgb, nir"):
         sources_of({"sar": "none"}, variant)
+
+
+def test_numbers_that_are_no_weights_are_refused():
+    backbone = build("resnet18", 3)
+    source = dict(backbone.body.state_dict())
+    for name, value, found in (
+        ("conv1.weight", source["conv1.weight"].to(torch.complex64), "is complex64"),
+        ("layer1.0.conv1.weight", source["layer1.0.conv1.weight"].to(torch.int8), "is int8"),
+        ("bn1.running_var", -source["bn1.running_var"], "variances below 0"),
+    ):
+        with pytest.raises(InputError, match=f"{name} .*{found}"):
+            load_weights(source | {name: value}, backbone, RGB)
+    stored = source | {"layer1.0.conv1.weight": source["layer1.0.conv1.weight"].to_sparse()}
+    load_weights(stored, build("resnet18", 3), RGB)

@@ -10,6 +10,7 @@ from satray.errors import InputError
 from satray.runs.run import Run
 from satray.storage import Storage
 from satray.tiles import index as module
+from satray.tiles.describe import _absent
 from satray.tiles.index import (
     SCHEMA,
     BandStatistics,
@@ -146,3 +147,11 @@ def test_files_of_two_indexes_do_not_mix(run):
     )
     with pytest.raises(InputError, match="another index"):
         read_index(run.uri("index"), Storage())
+
+
+@pytest.mark.parametrize(("value", "said"), [(1, "dock in val"), (0, "ship in train; ship in val")])
+def test_classes_of_which_a_split_has_no_positive_or_no_negative(value, said):
+    rows = [("train", [1, 0]), ("train", [1, 1]), ("val", [1, 0])]
+    table = pa.table({"split": [s for s, _ in rows], "labels": [labels for _, labels in rows]})
+    index = TileIndex(table, dataclasses.replace(META, classes=("ship", "dock")))
+    assert _absent(index, value) == said

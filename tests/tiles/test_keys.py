@@ -225,3 +225,32 @@ def test_aid_archive(data: Path):
     refuse_unmatched(matched, table, "images", 0.0)
     assert len(matched.entries) == 2400
     assert matched.tile_ids[0] == "Airport/airport_1"
+
+
+@pytest.mark.parametrize(
+    ("key", "found"), [("t.tiff", "t.tif"), ("t.jpeg", "t.jpg"), ("t.JPE", "t.jpg")]
+)
+def test_two_spellings_of_one_format_are_one(key, found):
+    assert pairs(labels(key), entries("t.tif", "t.jpg", "t.png")) == {key: found}
+
+
+def test_of_one_name_in_capitals_and_not_the_extension_does_not_choose():
+    with pytest.raises(InputError, match="must differ; a label table that names") as caught:
+        match(labels("t"), entries("t.tif", "t.TIF"))
+    assert "extensions=" not in str(caught.value)
+    assert pairs(labels("t.TIF"), entries("t.tif", "t.TIF")) == {"t.TIF": "t.TIF"}
+
+
+def test_an_extension_that_no_image_has_is_said_with_those_there():
+    with pytest.raises(InputError, match=r"extensions=\[tiff\]: no image has it; found: 1 .png, 2"):
+        taken(entries("a.tif", "b.TIF", "b.png", "x.csv"), ("tiff",))
+
+
+def test_previews_of_other_names_or_folders_name_extensions_as_the_way():
+    table = labels("a.tif", "b.tif")
+    images = entries("a.tif", "b.tif", "a_preview.png", "b.tif.png")
+    with pytest.raises(InputError, match=r"extensions=\[tif\] leaves those images out"):
+        refuse_unmatched(match(table, images), table, "archive", 0.0)
+    table = labels("a")
+    with pytest.raises(InputError, match=r"choose extensions=\[\.\.\.\]"):
+        refuse_unmatched(match(table, entries("x/a.tif", "y/a.png")), table, "archive", 0.0)

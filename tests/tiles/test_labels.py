@@ -751,3 +751,93 @@ def test_airbus_table(data: Path):
         f"{i}.jpg" for i in ("00003e153", "0001124c7", "0a0df8299", "0a1a58833", "0a1b7d6ec")
     )
     assert table.labels[:, 0].tolist() == [0, 0, 1, 1, 1]
+
+
+# ---- varieties of the same kinds
+
+EUROSAT = ("AnnualCrop", "Forest", "Herbaceous Vegetation", "River", "Permanent Crop", "Sea Lake")
+LAND = "Land principally occupied by agriculture, with significant areas of natural vegetation"
+
+
+def test_names_of_two_words_stay_whole_in_a_column_called_tags_too():
+    table = column(EUROSAT * 2, "tags")
+    assert table.classes == tuple(sorted(EUROSAT))
+    assert any("label_separator=blank" in note for note in table.notes)
+
+
+@pytest.mark.parametrize("cells", [("a b", "b a", "c"), ("a b", "a c b", "c d", "e", "f")])
+def test_words_that_change_places_are_no_names_unasked(cells):
+    assert "label_separator=blank or none" in refused_column(cells, "labels")
+    assert column(cells, "labels", label_separator="blank").classes[:2] == ("a", "b")
+
+
+def refused_column(cells: Sequence[str], title: str, **keys) -> str:
+    with pytest.raises(InputError) as caught:
+        column(cells, title, **keys)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("title", ["tags", "label"])
+@pytest.mark.parametrize("mark", [" + ", " & ", "/", " / "])
+@pytest.mark.parametrize("end", [True, False])
+def test_a_separator_that_is_not_known_makes_no_class(title, mark, end):
+    cells = [c + mark * end for c in (f"sea{mark}port", "sea", "port", f"port{mark}sea{mark}ice")]
+    assert f"label_separator={mark.strip()!r}" in refused_column(cells, title)
+
+
+def test_a_name_with_a_comma_is_not_cut_in_silence():
+    cells = [LAND, f"{LAND}, Pastures", "Pastures", "Pastures, Mixed forest", "Mixed forest"]
+    assert "label_separator=comma or none" in refused_column(cells, "labels")
+    unquoted = [f"[{cell}]" for cell in cells]
+    assert "in quotes" in refused_column(unquoted, "labels")
+
+
+def test_arrays_as_numpy_prints_them_are_lists():
+    cells = [f"array(['{LAND}', 'Pastures'], dtype=object)", "array(['Pastures'], dtype=object)"]
+    assert names_of(column(cells, "labels")) == [{LAND, "Pastures"}, {"Pastures"}]
+
+
+def test_0_and_1_without_anything_between_are_a_vector():
+    cells = ["010", "100", "001", "110"]
+    assert "3 names in order" in refused_column(cells, "label")
+    table = column(cells, "label", classes=("a", "b", "c"))
+    assert table.labels.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1], [1, 1, 0]]
+    assert column(["01", "02", "10"], "label").classes == ("01", "02", "10")
+
+
+def test_blank_names_of_a_list_are_none():
+    table = read(parquet(tile=["a", "b"], labels=[["sea ", ""], ["ice"]]))
+    assert names_of(table) == [{"sea"}, {"ice"}]
+
+
+def test_yes_and_no_stand_beside_0_and_1():
+    table = read("tile,ship,dock\na,yes,0\nb,no,1\nc,no,0\n")
+    assert table.classes == ("ship", "dock")
+    assert table.labels.tolist() == [[1, 0], [0, 1], [0, 0]]
+    rows = "".join(f"t{i},{cell},1\n" for i, cell in enumerate(["yes", "no"] * 3 + ["maybe"]))
+    assert "row 7 (t6), column 'ship' holds 'maybe'" in refused(f"tile,ship,dock\n{rows}")
+
+
+@pytest.mark.parametrize("odd", ["-1", "?", "unknown"])
+def test_marks_of_the_unknown_are_refused_however_many(odd):
+    text = f"tile,ship,dock\na,{odd},0\nb,1,1\nc,{odd},0\n"
+    assert f"row 1 (a), column 'ship' holds '{odd}'" in refused(text)
+
+
+def test_a_bound_for_positives_passes_no_column_of_counts_over():
+    text = "tile,ship,dock\na,0,0\nb,3,1\nc,5,0\nd,2,1\n"
+    assert "dock, ship; classes=[...]" in refused(text, label_positive=">0")
+    table = read(text, label_positive=">0", classes=("ship", "dock"))
+    assert table.labels.tolist() == [[0, 0], [1, 1], [1, 0], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"sep=;\r\ntile;ship\r\na;0\r\nb;1\r\n", b"tile,ship\ra,0\rb,1\r", b"tile|ship\na|0\nb|1"],
+)
+def test_csv_as_spreadsheets_write_it(data):
+    assert read(data).labels.tolist() == [[0], [1]]
+
+
+def test_an_empty_column_is_called_empty():
+    assert read("tile,ship,dock\na,,0\nb,,1\n").passed_over == ("ship (empty)",)
