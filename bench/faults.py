@@ -33,7 +33,7 @@ LEASE = 6.0
 """Seconds after which a run that was killed counts as dead."""
 ALONE = ("resources.workers=1", "resources.gpus=no", "drift=off")
 TRAINING = (
-    SIMPLE, "weights=none", "stages.0.pseudo_epochs=2", "batch_size=8", "resources.gpus=no"
+    SIMPLE, "weights=none", "stages.0.pseudo_epochs=2", "batch=8", "resources.gpus=no"
 )  # fmt: skip
 
 
@@ -57,11 +57,11 @@ class Bench:
                 pixels = (rng.integers(0, 20, (3, side, side)) + level + wave).astype(np.uint8)
                 shape = {"count": 3, "height": side, "width": side, "dtype": "uint8"}
                 grid = rasterio.Affine(10, 0, 448000, 0, -10, 5411000 + 9000 * number)
-                place = self.root / folder / f"{number:02d}.tif"
+                place = self.root / folder / f"t{number:02d}.tif"
                 with rasterio.open(place, "w", crs="EPSG:32631", transform=grid, **shape) as file:
                     file.write(pixels)
                 if folder == "tiles":
-                    labels.append(f"{number:02d},{number % 2},{1 - number % 2}")
+                    labels.append(f"t{number:02d},{number % 2},{1 - number % 2}")
         (self.root / "labels.csv").write_text("\n".join(labels) + "\n")
         self.line(str(self.root), str(self.root / "right"))
 

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console as Rich
 from rich.markup import escape
@@ -14,6 +14,23 @@ from rich.status import Status
 
 QUIET_SECONDS = 10.0
 """Without a terminal, at least this long between two progress lines."""
+
+
+class _Screen(Rich):
+    """Where lines are shown; a reader that has gone, or a full disk, ends no work."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print, until that fails; from then on nothing is shown."""
+        try:
+            super().print(*objects, **how)
+        except OSError:
+            self.quiet = True
+            with contextlib.suppress(OSError, ValueError):  # what is left in the buffer goes there
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+    def on_broken_pipe(self) -> None:
+        """Raise it, where Rich ends the program."""
+        raise
 
 
 class Console:
@@ -26,7 +43,7 @@ class Console:
     def __init__(self) -> None:
         self._stream: TextIO = sys.stdout
         self._errors: TextIO | None = None
-        self._rich = Rich(file=self._stream, highlight=False, soft_wrap=True)
+        self._rich = _Screen(file=self._stream, highlight=False, soft_wrap=True)
         self._status: Status | None = None
         self._last_progress = 0.0
 
@@ -37,7 +54,7 @@ class Console:
     def error(self, line: str) -> None:
         """Print one line about what ended the job, on standard error."""
         self.settle()
-        screen = Rich(file=self._errors or sys.stderr, highlight=False, soft_wrap=True)
+        screen = _Screen(file=self._errors or sys.stderr, highlight=False, soft_wrap=True)
         screen.print(escape(line), style="bold red" if screen.is_terminal else None)
 
     def progress(self, line: str) -> None:
@@ -77,7 +94,7 @@ class Console:
             os.dup2(sink.fileno(), 1)
             os.dup2(sink.fileno(), 2)
         self._stream, self._errors = stream, errors
-        self._rich = Rich(file=stream, highlight=False, soft_wrap=True, width=width)
+        self._rich = _Screen(file=stream, highlight=False, soft_wrap=True, width=width)
         try:
             yield
         finally:

@@ -180,6 +180,8 @@ def _run(
                 raise
         if not (run.shared and outcome.idle):
             _bring(run, log, place)
+        elif target is not None:
+            log.unlink(missing_ok=True)
     except BaseException as error:
         place = _bring(run, log, place)
         if ending.said:

@@ -20,6 +20,11 @@ from satray.storage import makers
 from satray.storage.entry import Entry
 
 TEMPORARY = ".satray-tmp-"
+_CANNOT = (
+    errno.ENOTSUP,
+    errno.ENOSYS,
+    errno.EINVAL,
+)  # what file systems say that know no such thing
 
 
 def describe(path: str, key: str, status: os.stat_result) -> Entry:
@@ -154,7 +159,7 @@ def _publish(path: str, fill: Callable[[BinaryIO], None], *, if_absent: bool = F
             file.flush()
             os.fsync(file.fileno())
         if if_absent:
-            os.link(temporary, path)  # a hard link fails where a rename would replace
+            _link(temporary, path)
         else:
             os.replace(temporary, path)
     finally:
@@ -162,10 +167,34 @@ def _publish(path: str, fill: Callable[[BinaryIO], None], *, if_absent: bool = F
     _sync_folder(folder)
 
 
+def _link(temporary: str, path: str) -> None:
+    """Give a file its name only if that is free, where a rename would replace.
+
+    Memory sticks, network shares and mounted buckets know no hard links: there the name is taken
+    first, and the bytes follow at once.
+    """
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (*_CANNOT, errno.EPERM):
+            raise
+        with open(temporary, "rb") as source, open(path, "xb") as file:
+            try:
+                shutil.copyfileobj(source, file)
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                os.unlink(path)
+                raise
+
+
 def _sync_folder(folder: str) -> None:
-    """Make the new name itself survive a power cut."""
+    """Make the new name itself survive a power cut, where the file system can."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
     finally:
         os.close(handle)

@@ -8,6 +8,8 @@ import os
 import re
 from urllib.parse import unquote, urlsplit
 
+from satray.errors import InputError
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -27,6 +29,9 @@ def absolute(path_or_uri: str | os.PathLike[str]) -> str:
 
     `~` is expanded, `.` and `..` are resolved in paths (symbolic links are not), `file://` is
     stripped and percent-decoded. The inner part of a URI stays as it is.
+
+    Raises:
+        InputError: a relative path, and the working folder is gone.
     """
     text = os.fspath(path_or_uri)
     if scheme(text) == "file":
@@ -34,7 +39,13 @@ def absolute(path_or_uri: str | os.PathLike[str]) -> str:
     if is_remote(text):
         head, rest = split(text)
         return f"{head}/{rest}" if rest else head
-    return os.path.abspath(os.path.expanduser(text))
+    try:
+        return os.path.abspath(os.path.expanduser(text))
+    except FileNotFoundError:
+        raise InputError(
+            f"{text}: relative, and the folder that this command was given in is gone; accepted: "
+            "an absolute path, or cd to a folder that is there"
+        ) from None
 
 
 def split(uri: str) -> tuple[str, str]:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from satray.errors import InputError
 from satray.sessions import processes_of
-from satray.storage import Storage, join
+from satray.storage import Storage, absolute, join
 
 PROGRAM = """
     import contextlib, os, signal, subprocess, sys, threading, time, types
@@ -105,6 +106,32 @@ def test_whatever_ends_a_job_a_line_says_so(tmp_path, work, status, words):
 def test_a_job_that_ends_well_ends_its_witness_silently(tmp_path):
     done = run("pass", str(tmp_path / "out"))
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("reader", ["gone", "full"])
+def test_a_screen_that_takes_no_more_lines_ends_no_work(tmp_path, reader):
+    text = textwrap.dedent(PROGRAM)
+    text = text.format(
+        work="run.say('x'); run.say('y'); run.publish('z', b'z')", session="", server=""
+    )
+    ends = [os.open("/dev/full", os.O_WRONLY)] if reader == "full" else list(os.pipe())
+    if reader == "gone":
+        os.close(ends[0])
+    command = [sys.executable, "-c", text, f"out={tmp_path / 'out'}"]
+    done = subprocess.run(command, stdout=ends[-1], stderr=subprocess.PIPE, timeout=60)
+    os.close(ends[-1])
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "out" / "z").exists()
+
+
+def test_a_working_folder_that_is_gone_is_said(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InputError, match=r"tiles: relative, .* is gone"):
+        absolute("tiles")
+    assert absolute("/tiles") == "/tiles"
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])

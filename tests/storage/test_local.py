@@ -1,5 +1,6 @@
 """The storage room on disk."""
 
+import errno
 import os
 import pickle
 import signal
@@ -111,7 +112,18 @@ def test_read_many_can_be_left_early(tmp_path):
     assert len(asked) <= 8
 
 
-def test_write_if_absent(tmp_path):
+@pytest.mark.parametrize("cannot", [None, errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_write_if_absent(tmp_path, monkeypatch, cannot):
+    if cannot:  # a memory stick, a network share, a mounted bucket
+
+        def refuse(number: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        def sync(at: int, real=os.fsync) -> None:
+            return refuse(errno.EINVAL) if os.path.isdir(f"/proc/self/fd/{at}") else real(at)
+
+        monkeypatch.setattr(os, "link", lambda *_: refuse(cannot))
+        monkeypatch.setattr(os, "fsync", sync)
     path = f"{tmp_path}/x"
     STORE.write(path, b"first", if_absent=True)
     with pytest.raises(FileExistsError):

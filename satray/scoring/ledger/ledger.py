@@ -8,11 +8,9 @@ import hashlib
 import json
 import os
 import socket
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from satray.errors import InputError
@@ -32,6 +30,7 @@ from satray.scoring.ledger.marks import (
     unended,
 )
 from satray.storage import Entry, Storage, join
+from satray.storage.scratch import scratch
 
 REASON_LIMIT = 2000  # characters
 CLOCK = ".clock"
@@ -382,8 +381,8 @@ class Ledger:
     def _holds(self, product: Product) -> bool:
         """Whether a product stands under its final name, by its digest."""
         place = join(self.out, product.path)
-        with tempfile.TemporaryDirectory(prefix="satray-") as folder:
-            copy = Path(folder) / "file"
+        with scratch("check") as folder:
+            copy = folder / "file"
             try:
                 self.storage.download(place, copy)
             except InputError:
