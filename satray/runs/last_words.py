@@ -56,8 +56,7 @@ class Ending:
                 batch systems tell all its processes, and Ray's servers heed it first.
             grace: seconds that the work has to end; 0: it is cut at once.
         """
-        told = {number for number in self._heard() if number in (signal.SIGTERM, signal.SIGINT)}
-        first = self.tell(told_to_end(max(told)) if told else reason)
+        first = self.tell(reason)
         if grace > 0 and not first:
             return
         if grace > 0:
@@ -73,6 +72,8 @@ class Ending:
         with self._lock:
             first, self.said = not self.said, True
         if first:
+            told = [n for n in self._heard() if n in (signal.SIGTERM, signal.SIGINT)]
+            reason = told_to_end(max(told)) if told else reason
             self._say(reason + (f" (log: {self.log})" if self.log else ""))
             if self.witness is not None:
                 self.witness.tell(said=True)
