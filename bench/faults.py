@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ class Bench:
         rng = np.random.default_rng(0)
         labels = ["tile,bright,dark"]
         for folder, count, side in (("tiles", 24, SIDE), ("scenes", SCENES, 4 * SIDE)):
-            (self.root / folder).mkdir()
+            (self.root / folder).mkdir(exist_ok=True)
             for number in range(count):
                 level, wave = 60 + 120 * (number % 2), np.arange(side) % 40
                 pixels = (rng.integers(0, 20, (3, side, side)) + level + wave).astype(np.uint8)
@@ -101,12 +100,12 @@ class Bench:
         settings = (f"schedule.lease={LEASE:g}", "schedule.settle=0", "only_new=true", *ALONE)
         return [bundle, f"scenes={self.root / 'scenes'}", f"out={out}", *settings]
 
-    def until_idle(self, out: Path) -> None:
-        """Run the schedule until nothing is left to do; each run ends with status 0."""
+    def finish(self, out: Path) -> None:
+        """Run the schedule until nothing is left; each run ends with status 0, and all is right."""
         for _ in range(4):
             time.sleep(LEASE + 1)
             if "nothing to score" in self.job("score", *self.keys(out)):
-                return
+                return self.check(str(out))
         raise WrongError("there is still something to score after four runs")
 
     def check(self, out: str, env: dict[str, str] | None = None) -> None:
@@ -202,22 +201,21 @@ def fault_driver(at: Bench) -> None:
     started = below(run.pid)
     run.kill()
     run.communicate()
-    at.until_idle(out)
-    at.check(str(out))
+    at.finish(out)
     left = [pid for pid in started if Path(f"/proc/{pid}/cmdline").exists()]
     need(not left, f"{len(left)} of its processes are still there")
 
 
 def actor_dies(at: Bench, moment: str) -> None:
     """An actor is killed at a moment; the same run ends well."""
-    out, mark = at.root / f"actor-{moment}", at.root / f"{moment}.mark"
+    out, mark = at.root / moment, at.root / f"{moment}.mark"
+    mark.unlink(missing_ok=True)
     command = ["-m", "bench.faults", "--actor", moment, "--mark", str(mark), "--", *at.keys(out)]
     run = at.start(command)
     text = run.communicate(timeout=300)[0]
     need(mark.exists(), f"no actor was killed: {text[-200:]}")
     need(run.returncode == 0, f"status {run.returncode}: {text.strip().splitlines()[-1]}")
-    at.until_idle(out)
-    at.check(str(out))
+    at.finish(out)
 
 
 @fault
@@ -249,8 +247,7 @@ def fault_raylet(at: Bench) -> None:
     text = run.communicate(timeout=200)[0]
     need(run.returncode == 1, f"status {run.returncode}")
     need("score ended with status 1" in text, f"no line at the end: {text[-200:]}")
-    at.until_idle(out)
-    at.check(str(out))
+    at.finish(out)
 
 
 @fault
@@ -261,8 +258,7 @@ def fault_two(at: Bench) -> None:
     for run in runs:
         text = run.communicate(timeout=300)[0]
         need(run.returncode == 0, f"status {run.returncode}: {text[-200:]}")
-    at.until_idle(out)
-    at.check(str(out))
+    at.finish(out)
     commits = list(out.glob("ledger/*/*/done"))
     need(len(commits) == SCENES, f"{len(commits)} commits of {SCENES} scenes")
 
@@ -280,8 +276,7 @@ def fault_disk(at: Bench) -> None:
             text = at.job("score", *at.keys(out), status=1)
             need("No space left" in text, f"another cause: {text.splitlines()[-2:]}")
         subprocess.run(["mount", "-o", "remount,size=64m", str(out)], check=True)
-        at.until_idle(out)
-        at.check(str(out))
+        at.finish(out)
     finally:
         subprocess.run(["umount", "-l", str(out)], check=False)
 
@@ -295,8 +290,8 @@ def fault_cut(at: Bench) -> None:
     from fault_proxy import FaultProxy
     from s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 
-    (at.root / "s3").mkdir()
-    with S3Server(at.root / "s3") as server:
+    (at.root / "cut").mkdir()
+    with S3Server(at.root / "cut") as server:
         env = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
         env |= {"AWS_REGION": REGION, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         direct = env | {"AWS_ENDPOINT_URL": server.endpoint}
@@ -311,15 +306,15 @@ def fault_cut(at: Bench) -> None:
             at.line("s3://faults", "s3://faults/out", failing)
         at.check("s3://faults/out/maps", direct)
         with environment(direct) as storage:
-            storage.download("s3://faults/out", at.root / "cut")
+            storage.download("s3://faults/out", at.root / "cut" / "out")
     need(proxy.faults > 50, f"only {proxy.faults} requests failed")
-    weights = [(at.root / out / "model/bundle/model.safetensors") for out in ("right", "cut")]
-    need(len({path.read_bytes() for path in weights}) == 1, "other weights were trained")
-    tables = []
-    for out in ("right", "cut"):
-        table = pq.read_table(at.root / out / "scores" / "predictions")
+    weights, tables = set(), []
+    for out in (at.root / "right", at.root / "cut" / "out"):
+        weights.add((out / "model/bundle/model.safetensors").read_bytes())
+        table = pq.read_table(out / "scores" / "predictions")
         logits = [name for name in table.column_names if name.startswith("logit_")]
         tables.append(table.select(["tile_id", *logits]).sort_by("tile_id"))
+    need(len(weights) == 1, "other weights were trained")
     need(tables[0].equals(tables[1]), "tiles have other scores")
 
 
@@ -378,10 +373,11 @@ def main(arguments: list[str]) -> int:
     at = Bench(root, given.seed)
     if not (root / "right" / "maps").exists():
         at.make()
-    verdicts: Counter[str] = Counter()
+    wrong = False
     for name, function in CASES.items():
         if given.only and name not in given.only:
             continue
+        shutil.rmtree(root / name, ignore_errors=True)
         start = time.perf_counter()
         try:
             function(at)
@@ -390,12 +386,12 @@ def main(arguments: list[str]) -> int:
             verdict, why = "skipped", f" ({error})"
         except Exception as error:
             verdict, why = "WRONG", f" ({' '.join(str(error).split()) or type(error).__name__})"
-        verdicts[verdict] += 1
+            wrong = True
         title = " ".join((function.__doc__ or "").split())
         print(f"{name} {verdict}{why}: {title} [{time.perf_counter() - start:.0f} s]", flush=True)
     if given.keep is None:
         shutil.rmtree(root)
-    return int(verdicts["WRONG"] > 0)
+    return int(wrong)
 
 
 if __name__ == "__main__":

@@ -119,8 +119,11 @@ def _local(asked: dict[str, Any]) -> Iterator[str]:
                 ) from error
         try:
             yield session
-        finally:
+        except Exception:
             ray.shutdown()
+            raise
+        # Not for a job that is told to end: half way through its work, Ray's own end may abort it.
+        ray.shutdown()
         shutil.rmtree(session, ignore_errors=True)  # where nothing was raised
 
 

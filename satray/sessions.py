@@ -153,16 +153,14 @@ def guarded(session: str, lost: Lost, seconds: float = 0.5) -> Iterator[None]:
     stop = threading.Event()
 
     def look() -> None:
-        while not stop.wait(seconds):
-            for name, pid in servers.items():
-                if not makers.born(pid):
-                    _show_end(Path(session) / "logs", name)
-                    lost(
-                        f"Ray's {name} (process {pid}) died: killed, or the machine was out of "
-                        "memory?; the same command continues the run",
-                        SERVERS[name],
-                    )
-                    return
+        while servers and not stop.wait(seconds):
+            for name in [name for name, pid in servers.items() if not makers.born(pid)]:
+                _show_end(Path(session) / "logs", name)
+                lost(
+                    f"Ray's {name} (process {servers.pop(name)}) died: killed, or the machine was "
+                    "out of memory?; the same command continues the run",
+                    SERVERS[name],
+                )
 
     thread = threading.Thread(target=look, name="guard", daemon=True)
     thread.start()

@@ -82,7 +82,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Proxy
 
     def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunked = "chunked" in self.headers.get("Transfer-Encoding", "")
+        body = (
+            self.chunks() if chunked else self.rfile.read(int(self.headers["Content-Length"] or 0))
+        )
         fault = self.server.fault(self.command)
         if fault == "busy":
             self.send_response(503)
@@ -98,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in self.headers.items():
                 if name.lower() not in ("expect", "connection"):
                     upstream.putheader(name, value)
-            upstream.endheaders(body or None)
+            upstream.endheaders(body if chunked else body or None, encode_chunked=chunked)
             answer = upstream.getresponse()
             data = answer.read()
         finally:
@@ -124,6 +127,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         return
+
+    def chunks(self) -> bytes:
+        """Read a body that came in chunks, as AWS's own SDK sends large ones."""
+        parts = []
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
+        return b"".join(parts)
 
     def reset(self) -> None:
         """Cut the connection so that the other side sees a reset."""

@@ -23,7 +23,7 @@ from satray.runs.console import Console
 from satray.runs.folder import LOG, holder, release
 from satray.runs.holding import hold
 from satray.runs.inputs import run_id
-from satray.runs.last_words import Ending, Witness
+from satray.runs.last_words import Ending, Witness, told_to_end
 from satray.runs.perform import Job, find_done, perform, take_folder
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage, absolute, is_remote, join, makers
@@ -63,23 +63,15 @@ def _last_line(name: str, error: BaseException) -> tuple[int, str]:
         case SatrayError():
             return error.exit_status, str(error)
         case KeyboardInterrupt():
-            return 1, "interrupted; the same command continues it"
+            return 1, told_to_end(signal.SIGINT.value)
         case SystemExit():
-            return 1, f"told to end ({_signal(error.code)}); the same command continues it"
+            return 1, told_to_end(error.code)
     told = f"{type(error).__name__}: {_first_line(error)}"
     with contextlib.suppress(OSError):  # a defect, but the person gets a line all the same
         log = log_folder() / f"{name}-{makers.tag()}.log"
         log.write_text("".join(traceback.format_exception(error)))
         told += f" (traceback in {log})"
     return 1, told
-
-
-def _signal(code: object) -> str:
-    """Name the signal that Ray, or `Ending.heeded`, turned into an exit."""
-    try:
-        return signal.Signals(int(str(code))).name
-    except ValueError:
-        return f"exit {code}"
 
 
 def _main(job: Job[R], arguments: list[str], console: Console, ending: Ending) -> int:
@@ -195,9 +187,10 @@ def _run(
             raise SatrayError(
                 f"{type(error).__name__}: {_first_line(error)} (traceback in {place})"
             ) from error
-        raise
+        raise  # the witness stays: it ends what is left of Ray
     finally:
-        witness.dismiss()
+        if not ending.said:
+            witness.dismiss()
     for line in outcome.summary:
         console.say(line)
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record.seconds.items())
@@ -241,6 +234,9 @@ def _work(job: Job[R], ending: Ending, recipe: R, run: Run) -> Outcome:
             return job.work(recipe, run)
         except Exception:
             time.sleep(LAG)
+            raise
+        except BaseException as error:  # said before anything is undone, which may not end well
+            ending.tell(_last_line(job.name, error)[1])
             raise
 
 

@@ -24,6 +24,13 @@ GRACE = 20.0
 FAREWELL = "farewell"
 
 
+def told_to_end(code: object) -> str:
+    """Say that a job ends by a signal, or by whatever else turned into an exit."""
+    names = {signal.SIGINT.value: "interrupted", signal.SIGTERM.value: "told to end (SIGTERM)"}
+    what = names.get(code) if isinstance(code, int) else None
+    return f"{what or f'told to end (exit {code})'}; the same command continues it"
+
+
 class Ending:
     """Has a job end before its work is done; one a job, used from any thread."""
 
@@ -39,21 +46,19 @@ class Ending:
         self.witness: Witness | None = None
         self._say = say
         self._lock = threading.Lock()
+        self._signals = -1
 
     def end(self, reason: str, grace: float = GRACE) -> None:
         """Say at once why the job ends; interrupt its work, and cut it where it does not heed that.
 
         Args:
-            reason: one line; of several the first is said.
+            reason: one line; of several the first is said. Where the job was told to end, that is:
+                batch systems tell all its processes, and Ray's servers heed it first.
             grace: seconds that the work has to end; 0: it is cut at once.
         """
-        with self._lock:
-            if self.said:
-                return
-            self.said = True
-        self._say(reason + (f" (log: {self.log})" if self.log else ""))
-        if self.witness is not None:
-            self.witness.tell(said=True)
+        first = self.tell(reason)
+        if grace > 0 and not first:
+            return
         if grace > 0:
             cut = threading.Timer(grace, os._exit, [1])
             cut.daemon = True
@@ -61,6 +66,24 @@ class Ending:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             os._exit(1)
+
+    def tell(self, reason: str) -> bool:
+        """Say why the job ends, unless that was said before; tells whether it was not."""
+        with self._lock:
+            first, self.said = not self.said, True
+        if first:
+            told = [n for n in self._heard() if n in (signal.SIGTERM, signal.SIGINT)]
+            reason = told_to_end(max(told)) if told else reason
+            self._say(reason + (f" (log: {self.log})" if self.log else ""))
+            if self.witness is not None:
+                self.witness.tell(said=True)
+        return first
+
+    def _heard(self) -> bytes:
+        """Signals so far, as numbers; Python's main thread may not have had its turn yet."""
+        with contextlib.suppress(OSError):
+            return os.read(self._signals, 4096)
+        return b""
 
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
@@ -73,10 +96,17 @@ class Ending:
             sys.exit(number)
 
         before = signal.signal(signal.SIGTERM, stop)
+        self._signals, heard = os.pipe()
+        os.set_blocking(self._signals, False)
+        os.set_blocking(heard, False)
+        other = signal.set_wakeup_fd(heard, warn_on_full_buffer=False)
         try:
             yield
         finally:
+            signal.set_wakeup_fd(other)
             signal.signal(signal.SIGTERM, before)
+            os.close(self._signals)
+            os.close(heard)
 
 
 class Witness:

@@ -151,6 +151,19 @@ def test_a_ray_that_died_ends_its_job_with_a_line(tmp_path, name):
     assert "the server's last line" in log_of(tmp_path / "out")
 
 
+def test_a_signal_that_ray_heeds_first_is_what_is_said(tmp_path):
+    server = tmp_path / "raylet"
+    shutil.copy(shutil.which("sleep"), server)
+    work = (
+        "import ctypes; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); "
+        "os.kill(os.getpid(), signal.SIGTERM); ctypes.CDLL(None).sleep(2)"
+    )
+    done = run(work, str(tmp_path / "out"), str(tmp_path), str(server))
+    assert done.returncode == 1
+    assert done.stderr.startswith("stop: told to end (SIGTERM); the same command continues it (log")
+    assert "died" not in done.stderr
+
+
 def test_what_ray_left_running_goes_with_a_job_that_was_killed(tmp_path):
     session = tmp_path / "session_x"
     (session / "logs").mkdir(parents=True)
