@@ -147,6 +147,11 @@ def _key_column(table: Table, recipe: PrepareRecipe, reserved: frozenset[str]) -
     for column in table.texts:
         if column not in reserved and column.lower() not in labels and table.is_text(column):
             return column
+    first = table.names[0]
+    if first in table.texts and first not in reserved and first.lower() not in labels:
+        cells = table.values(first)
+        if len(cells) > 2 and None not in cells and len(set(cells)) == len(cells):
+            return first  # tiles that are numbered: each row has a number of its own
     raise InputError(
         f"labels={table.name} has no text column that names the tiles; key_column=... picks one "
         f"of {listed(table.names)}"

@@ -841,3 +841,9 @@ def test_csv_as_spreadsheets_write_it(data):
 
 def test_an_empty_column_is_called_empty():
     assert read("tile,ship,dock\na,,0\nb,,1\n").passed_over == ("ship (empty)",)
+
+
+def test_tiles_may_be_numbered():
+    table = read("tile,ship,dock\n00,1,0\n01,0,1\n02,0,0\n")
+    assert (table.keys, table.classes) == (("00", "01", "02"), ("ship", "dock"))
+    assert "no text column that names the tiles" in refused("ship,dock\n0,1\n1,0\n1,1\n")
