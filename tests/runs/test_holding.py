@@ -98,8 +98,8 @@ def test_a_holder_that_was_killed_here_is_followed_at_once(out, number):
 def test_a_pid_that_another_process_has_now_is_not_the_holder(tmp_path):
     run = run_in(str(tmp_path))
     leave_mark(run, f"{makers.machine()}-{os.getpid()}-1")
-    with hold(run, never):
-        pass
+    with hold(run, never), pytest.raises(SatrayError), hold(run_in(str(tmp_path)), never):
+        pass  # the first holds it, so the second is refused
 
 
 def test_a_holder_elsewhere_is_waited_for_until_its_lease_is_over(out):

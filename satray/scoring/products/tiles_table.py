@@ -4,7 +4,6 @@ Legend: N tiles, K classes.
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -172,14 +171,6 @@ class TilesWriter:
             whole = pa.concat_tables(self._waiting)
             self._writer.write_table(whole, row_group_size=GROUP_ROWS)
             self._waiting = []
-
-
-def join_tables(parts: Iterable[Path], target: Path, layout: Layout) -> int:
-    """Make one predictions file of those of scenes; returns its rows."""
-    with TilesWriter(target, layout) as writer:
-        for part in parts:
-            writer.append(part)
-    return writer.rows
 
 
 def _part(tiles: SceneTiles, start: int, stop: int) -> SceneTiles:

@@ -14,12 +14,18 @@ from satray.scoring.products.tiles_table import (
     NODATA,
     SceneTiles,
     TilesWriter,
-    join_tables,
     scene_table,
 )
 
 UTM = (10.0, 0.0, 448000.0, 0.0, -10.0, 5411000.0)
 LAYOUT = Layout(("haze & fog", "ship"), ("rgb", "nir"), "m" * 12, "r" * 12)
+
+
+def join_tables(parts, target, layout):
+    with TilesWriter(target, layout) as writer:
+        for part in parts:
+            writer.append(part)
+    return writer.rows
 
 
 def numbers(n: int, towers: tuple[str, ...] = ("rgb", "nir")) -> Numbers:
