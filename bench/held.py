@@ -29,7 +29,7 @@ class Held:
         """
         import pyarrow as pa
 
-        from satray.tiles.index import BandStatistics, IndexMeta, TileIndex, table_with
+        from satray.data.index import BandStatistics, IndexMeta, TileIndex, table_with
 
         rng = np.random.default_rng(seed)
         train = np.flatnonzero(self.split == "train")

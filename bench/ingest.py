@@ -93,10 +93,10 @@ def satray_pass(paths: list[str], cache: str | None = None) -> Measured:
     """One pass through the streaming room."""
     from satray.config.base import StorageOptions
     from satray.config.train import CacheOptions
+    from satray.data.index import IndexMeta, TileIndex
+    from satray.data.order import TrainOrder
+    from satray.data.stream import StreamTally, batches, tile_dataset, tile_source
     from satray.storage import Storage
-    from satray.tiles.index import IndexMeta, TileIndex
-    from satray.tiles.order import TrainOrder
-    from satray.tiles.stream import StreamTally, batches, tile_dataset, tile_source
 
     n = len(paths)
     table = pa.table(
@@ -157,7 +157,7 @@ def loader_pass(paths: list[str]) -> Measured:
 
 
 def _decode(paths: list[str]) -> None:
-    from satray.tiles.decode import read_pixels
+    from satray.data.decode import read_pixels
 
     for path in paths:
         read_pixels(Path(path).read_bytes(), (0, 1, 2, 3), SIDE, SIDE, "uint16")
@@ -234,7 +234,7 @@ def main(arguments: list[str]) -> int:
 
     from satray import cluster
     from satray.config.base import Resources
-    from satray.tiles import stream
+    from satray.data import stream
 
     del stream  # imports ray.data, whose own logger talks a lot
     logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -87,7 +87,7 @@ def train(path: Path, tiles: int, passes: int) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Measure and print two lines, then one line of JSON."""
-    from satray.tiles.memory import node_memory
+    from satray.data.memory import node_memory
 
     memory = node_memory() / 2**30
     parser = argparse.ArgumentParser(prog="python -m bench mapped", description=__doc__)

@@ -58,9 +58,9 @@ def demo_tiles(demo: Path) -> tuple[NDArray[Any], list[list[Box]], tuple[str, ..
     """Test tiles of a demo run that hold ships (N, C, H, W), their ships' boxes, and the bands."""
     import rasterio
 
+    from satray.data.index import read_index
     from satray.demo.generator import read_boxes
     from satray.storage import Storage
-    from satray.tiles.index import read_index
 
     index = read_index(str(demo / "prepare"), Storage()).part("test")
     holds = index.labels[:, index.meta.classes.index("ship")].astype(bool)
@@ -78,7 +78,7 @@ def airbus_windows(folder: Path, side: int) -> Iterator[tuple[NDArray[Any], list
     """Windows (C, side, side) that hold ships and cut none, and their boxes."""
     import rasterio
 
-    from satray.tiles.rle import rle_decode
+    from satray.data.rle import rle_decode
 
     ships: dict[str, list[Box]] = {}
     with (folder / "train_ship_segmentations.csv").open() as file:

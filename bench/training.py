@@ -41,8 +41,8 @@ def bare_loop(
     import torch
     from torch.nn import functional as F
 
+    from satray.data.index import read_index
     from satray.storage import Storage
-    from satray.tiles.index import read_index
 
     part = read_index(index_uri, Storage()).part("train")
     uris = part.table.column("uri").to_pylist()

@@ -173,8 +173,8 @@ def train(
 
     from satray.config.parse import build
     from satray.config.train import TrainRecipe
+    from satray.data.order import copies
     from satray.storage import Storage
-    from satray.tiles.order import copies
     from satray.training.loop.inputs import AugmentedTiles
     from satray.training.loop.precision import takes_bf16
     from satray.training.loop.train import Loop, LoopSettings

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from satray.data.bands import select
+from satray.data.nodata import filled, measured
+from satray.data.resample import resample
 from satray.errors import InputError
 from satray.models.bundle import Bundle, load_bundle
 from satray.models.network import pool
 from satray.models.spec import BundleSpec
 from satray.scoring.forward import CamKind, MapRequest, Scorer
 from satray.storage import Storage, absolute
-from satray.tiles.bands import select
-from satray.tiles.nodata import filled, measured
-from satray.tiles.resample import resample
 
 Floats = NDArray[np.float32]
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
-from satray.tiles.block_pool import BlockRead, Pool, Report, Row
+from satray.data.block_pool import BlockRead, Pool, Report, Row
 
 
 def through_actors(
     name: str, blocks: Sequence[BlockRead], pool: Pool, make: Callable[[], Callable[[Row], Report]]
 ) -> Iterator[Report]:
-    """In place of `satray.tiles.block_pool.through_actors`."""
+    """In place of `satray.data.block_pool.through_actors`."""
     work = make()
     for block in blocks:
         yield pickle.loads(pickle.dumps(work(row_of(block.read()))))

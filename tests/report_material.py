@@ -8,11 +8,11 @@ import pyarrow as pa
 import scoring_material as material
 
 from satray.config.evaluate import EvaluateRecipe
+from satray.data.index import SCHEMA, IndexMeta, TileIndex, index_digest, table_with
 from satray.scoring.forward import Scorer
 from satray.scoring.pages.findings import Findings
 from satray.scoring.quality.document import Split, measure
 from satray.storage import Storage
-from satray.tiles.index import SCHEMA, IndexMeta, TileIndex, index_digest, table_with
 
 HOSTILE = ("<script>alert(1)</script>", '"quoted" & $x_2$', "été")
 """Class names that would break a careless page."""

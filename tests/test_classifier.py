@@ -10,9 +10,9 @@ import torch
 
 import satray
 from satray.classifier import Classifier
+from satray.data.decode import read_pixels
 from satray.errors import InputError
 from satray.scoring.forward import MapRequest, Scorer
-from satray.tiles.decode import read_pixels
 
 
 def tiles(n: int = 5, bands: int = 3) -> np.ndarray:

@@ -15,22 +15,22 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     {"errors", "config", "storage"},
     {"runs", "cluster", "sessions"},
-    {"models", "tiles", "report", "metrics"},  # the last two take plain arrays
+    {"models", "data", "report", "metrics"},  # the last two take plain arrays
     {"training"},
     {"sweep", "scoring", "demo", "classifier"},
     {"jobs"},
 )
 """Rooms from the ground up; a module imports from its own floor or below."""
 
-NEIGHBOURS_APART = {"models", "tiles"}
-SHARED = {("models", "satray.tiles.bands"), ("models", "satray.tiles.index")}
+NEIGHBOURS_APART = {"models", "data"}
+SHARED = {("models", "satray.data.bands"), ("models", "satray.data.index")}
 """What rooms that do not know each other may still take from one another."""
 
 RAY_FILES = {
     "satray.cluster",
-    "satray.tiles.stream",
-    "satray.tiles.block_pool",
-    "satray.tiles.pipeline",
+    "satray.data.stream",
+    "satray.data.block_pool",
+    "satray.data.pipeline",
     "satray.training.workers.halt",
     "satray.training.workers.launch",
     "satray.training.workers.trainer",
@@ -40,7 +40,7 @@ RAY_FILES = {
 TORCH = {"torch", "torchvision", "timm"}
 TORCH_FREE_ROOMS = {"config", "storage", "runs", "jobs", "metrics"}
 TORCH_FREE = {
-    f"satray.tiles.{name}"
+    f"satray.data.{name}"
     for name in "labels split bands decode index statistics cache pipeline".split()  # noqa: SIM905
 } | {
     "satray.training.workers.train_task",
@@ -57,7 +57,7 @@ class Import:
     """One imported module, as far as it can be told."""
 
     target: str
-    """Module, in full: `satray.tiles.labels`, `torch.nn`."""
+    """Module, in full: `satray.data.labels`, `torch.nn`."""
     line: int
     """Line in the importing file."""
     eager: bool

@@ -13,11 +13,11 @@ SOUND = {
     "satray/config/base.py": "from satray.errors import E",
     "satray/runs/__init__.py": "from satray.runs.run import Run\nfrom satray import __version__",
     "satray/runs/run.py": "def work():\n    from satray import cluster\nclass Run: ...",
-    "satray/tiles/__init__.py": "",
-    "satray/tiles/bands.py": "from satray.config.base import E",
-    "satray/tiles/stream.py": "import ray.data\nfrom satray.tiles import bands",
-    "satray/tiles/cache.py": "def fill():\n    import torch",
-    "satray/models/network.py": "import torch\nfrom satray.tiles.bands import E",
+    "satray/data/__init__.py": "",
+    "satray/data/bands.py": "from satray.config.base import E",
+    "satray/data/stream.py": "import ray.data\nfrom satray.data import bands",
+    "satray/data/cache.py": "def fill():\n    import torch",
+    "satray/models/network.py": "import torch\nfrom satray.data.bands import E",
     "satray/training/plan/steps.py": "",
     "satray/training/workers/task.py": "from satray.training.plan import steps",
     "satray/training/workers/launch.py": "import ray\nfrom satray.models import network",
@@ -27,7 +27,7 @@ SOUND = {
 }
 
 BROKEN = {
-    "upward from below": ("satray/tiles/bands.py", "import satray.training.job", "upward"),
+    "upward from below": ("satray/data/bands.py", "import satray.training.job", "upward"),
     "upward in a function": (
         "satray/errors.py",
         "def f():\n    from satray.runs import run",
@@ -39,12 +39,12 @@ BROKEN = {
         "upward",
     ),
     "upward from the front door": ("satray/__init__.py", "import satray.runs.run", "upward"),
-    "upward relative": ("satray/tiles/bands.py", "from ..training import job", "upward"),
-    "tiles know models": ("satray/tiles/bands.py", "from satray.models import network", "upward"),
-    "models know stream": ("satray/models/network.py", "import satray.tiles.stream", "upward"),
+    "upward relative": ("satray/data/bands.py", "from ..training import job", "upward"),
+    "tiles know models": ("satray/data/bands.py", "from satray.models import network", "upward"),
+    "models know stream": ("satray/models/network.py", "import satray.data.stream", "upward"),
     "job imported": ("satray/scoring/score.py", "import jobs.train", "upward"),
-    "misspelt": ("satray/tiles/bands.py", "import satray.config.bsae", "unknown"),
-    "circle of two": ("satray/tiles/bands.py", "import satray.tiles.stream", "circles"),
+    "misspelt": ("satray/data/bands.py", "import satray.config.bsae", "unknown"),
+    "circle of two": ("satray/data/bands.py", "import satray.data.stream", "circles"),
     "lazy circle": (
         "satray/cluster.py",
         "import ray\ndef f():\n    from satray.runs.run import Run",
@@ -56,10 +56,10 @@ BROKEN = {
         "circles",
     ),
     "ray": ("satray/training/loop.py", "def f():\n    from ray import train", "ray_elsewhere"),
-    "torch at once": ("satray/tiles/cache.py", "from torch import Tensor", "heavy"),
+    "torch at once": ("satray/data/cache.py", "from torch import Tensor", "heavy"),
     "torch at once in a class": ("satray/runs/run.py", "class Run:\n    import torch", "heavy"),
-    "torch by another": ("satray/tiles/index.py", "from satray.tiles import augment", "heavy"),
-    "torch by a package": ("satray/tiles/__init__.py", "from satray.tiles import augment", "heavy"),
+    "torch by another": ("satray/data/index.py", "from satray.data import augment", "heavy"),
+    "torch by a package": ("satray/data/__init__.py", "from satray.data import augment", "heavy"),
     "ray behind --help": ("jobs/train.py", "from satray import cluster", "heavy"),
     "long": ("satray/errors.py", "x = 1\n" * (LONGEST + 1), "long_files"),
 }
@@ -81,7 +81,7 @@ def test_a_sound_house_passes(rule, tmp_path):
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_house_fails(case, tmp_path):
     name, text, rule_name = BROKEN[case]
-    extra = {"satray/tiles/augment.py": "import torch"}
+    extra = {"satray/data/augment.py": "import torch"}
     tree = read_tree(build(tmp_path, {**SOUND, **extra, name: text}))
     rule = next(rule for rule in RULES if rule.__name__ == rule_name)
     assert list(rule(tree)), case

@@ -61,9 +61,9 @@ def plan(recipe: DemoRecipe, storage: Storage) -> list[str]:
 def work(recipe: DemoRecipe, run: Run) -> Outcome:
     """Generate, prepare, then train, evaluate and score each network; measure and draw."""
     # Rasterio, and torch behind some: not for --help.
+    from satray.data.index import read_index
     from satray.demo.maps import MappedTile, pointing_score, read_tiles
     from satray.demo.picture import TILES, overview
-    from satray.tiles.index import read_index
 
     line = _Line(recipe, run)
     line.make_archive()
@@ -158,7 +158,7 @@ class _Line:
 
     def prepare(self) -> None:
         """Index the archive."""
-        from satray.tiles import prepare
+        from satray.data import prepare
 
         record = self._step(
             "prepare",

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from satray.config.evaluate import EvaluateRecipe
+from satray.data.bands import select
+from satray.data.index import TileIndex, index_digest, read_index
 from satray.errors import InputError
 from satray.metrics.summary import said
 from satray.runs.inputs import digest_file
@@ -37,8 +39,6 @@ from satray.scoring.quality.reproduce import (
 )
 from satray.scoring.sources import TileSet, tiles_of_index
 from satray.storage import Storage, join
-from satray.tiles.bands import select
-from satray.tiles.index import TileIndex, index_digest, read_index
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from satray.config.base import Resources
+from satray.data.units import Units, as_units
 from satray.errors import InputError
 from satray.runs.run import Run
 from satray.scoring.blocks import Blocks, Merged, merge
@@ -15,7 +16,6 @@ from satray.scoring.predictions import Layout
 from satray.scoring.reading import Wanted
 from satray.scoring.sources import TileSet
 from satray.storage import Storage, join
-from satray.tiles.units import Units, as_units
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec

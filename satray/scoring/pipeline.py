@@ -15,12 +15,12 @@ import pyarrow as pa
 
 from satray import cluster
 from satray.config.base import Resources
+from satray.data.block_pool import BlockRead, Pool, Report, Row, held, through_actors
 from satray.errors import InputError
 from satray.scoring.blocks import Blocks
 from satray.scoring.predictions import Layout
 from satray.scoring.reading import ReadBlock, Wanted, read_block
 from satray.storage import Storage
-from satray.tiles.block_pool import BlockRead, Pool, Report, Row, held, through_actors
 
 
 @dataclass(frozen=True)

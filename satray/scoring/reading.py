@@ -15,17 +15,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from satray.data.bands import select
+from satray.data.decode import decode, fitted, read_pixels
+from satray.data.georeference import WorldFile, world_at
+from satray.data.index import versions
+from satray.data.pages import PagesKey
+from satray.data.source import read_files
+from satray.data.units import Units, units_of_file
 from satray.errors import DecodeError, InputError, SatrayError
 from satray.scoring.predictions import TileFacts
 from satray.scoring.rasters import source_affine
 from satray.storage import Storage
-from satray.tiles.bands import select
-from satray.tiles.decode import decode, fitted, read_pixels
-from satray.tiles.georeference import WorldFile, world_at
-from satray.tiles.index import versions
-from satray.tiles.pages import PagesKey
-from satray.tiles.source import read_files
-from satray.tiles.units import Units, units_of_file
 
 
 class MisfitError(DecodeError):

@@ -8,6 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from satray.config.score import ScoreRecipe
+from satray.data.bands import select
+from satray.data.georeference import world_files
+from satray.data.index import index_digest, read_index
+from satray.data.keys import is_image, taken
+from satray.data.source import MASK
 from satray.errors import InputError
 from satray.runs.inputs import digest_entries
 from satray.runs.run import Outcome, Run
@@ -32,11 +37,6 @@ from satray.scoring.sources import (
     tiles_of_prefix,
 )
 from satray.storage import Entry, Storage
-from satray.tiles.bands import select
-from satray.tiles.georeference import world_files
-from satray.tiles.index import index_digest, read_index
-from satray.tiles.keys import is_image, taken
-from satray.tiles.source import MASK
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec

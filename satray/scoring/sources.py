@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from satray.data.decode import decode
+from satray.data.describe import describe_files
+from satray.data.georeference import world_files
+from satray.data.index import TileIndex
+from satray.data.keys import is_image, tile_id
+from satray.data.pages import PagesKey
+from satray.data.source import MASK, read_files
+from satray.data.units import Units
 from satray.errors import DecodeError, InputError
 from satray.scoring.predictions import TileFacts
 from satray.scoring.reading import MisfitError, Wanted, read_tile
 from satray.storage import Entry, Storage, join
-from satray.tiles.decode import decode
-from satray.tiles.describe import describe_files
-from satray.tiles.georeference import world_files
-from satray.tiles.index import TileIndex
-from satray.tiles.keys import is_image, tile_id
-from satray.tiles.pages import PagesKey
-from satray.tiles.source import MASK, read_files
-from satray.tiles.units import Units
 
 SCHEMA = pa.schema(
     [

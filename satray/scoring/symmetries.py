@@ -1,7 +1,7 @@
 """The eight symmetries of a square tile (D4), there and back.
 
 Element g, 0 to 7: bit 0 flips left-right, bit 1 up-down, bit 2 transposes (last), as in
-`satray.tiles.augment`.
+`satray.data.augment`.
 """
 
 from torch import Tensor

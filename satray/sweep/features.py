@@ -20,6 +20,8 @@ import pyarrow as pa
 import ray
 
 from satray import cluster
+from satray.data.block_pool import READ_CPUS, BlockRead, Pool, Report, Row, held, through_actors
+from satray.data.blocks import TileSource, read_blocks, tile_source
 from satray.errors import InputError
 from satray.runs.jsonable import to_json
 from satray.runs.run import Run
@@ -34,8 +36,6 @@ from satray.sweep.feature_plan import (
 )
 from satray.sweep.feature_record import finished
 from satray.sweep.feature_table import FeatureTable
-from satray.tiles.block_pool import READ_CPUS, BlockRead, Pool, Report, Row, held, through_actors
-from satray.tiles.blocks import TileSource, read_blocks, tile_source
 
 if TYPE_CHECKING:
     from satray.training.plan.setup import Setup

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from satray.data.augment import Augment
+from satray.data.blocks import errors_of, to_torch
+from satray.data.order import samples
+from satray.data.send import send
 from satray.models.network import Network, pool
 from satray.storage import Storage
 from satray.sweep.feature_plan import FLAT, FeatureSpec
-from satray.tiles.augment import Augment
-from satray.tiles.blocks import errors_of, to_torch
-from satray.tiles.order import samples
-from satray.tiles.send import send
 from satray.training.loop.inputs import train_input
 from satray.training.loop.precision import takes_bf16
 from satray.training.loop.state import begin, determinism
@@ -82,7 +82,7 @@ class Extractor:
 
         Args:
             split: `train`: all views, in the recipe's precision; `val`: one, clean, in fp32.
-            table: of `satray.tiles.blocks.read_blocks`.
+            table: of `satray.data.blocks.read_blocks`.
             shape: (C, H, W) of its tiles.
             dtype: NumPy dtype of their pixels.
 

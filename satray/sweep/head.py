@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from satray.data.order import TrainOrder, copies
 from satray.errors import InputError
 from satray.models.network import linear_or_dense
 from satray.sweep.feature_table import Features
-from satray.tiles.order import TrainOrder, copies
 from satray.training.loop.evaluation import Batch
 from satray.training.loop.inputs import view_of
 from satray.training.plan.stages import TrainingPlan

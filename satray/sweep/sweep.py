@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
+from satray.data.index import read_index
+from satray.data.unchanged import check_unchanged
 from satray.errors import InputError
 from satray.models.pretrained import sources_of
 from satray.models.variant import resolve
@@ -18,8 +20,6 @@ from satray.sweep.records import Metric, metric_of
 from satray.sweep.resolve import drawn, space_of
 from satray.sweep.space import Configuration, Space
 from satray.sweep.trials import as_trial, full_recipe, trial_id
-from satray.tiles.index import read_index
-from satray.tiles.unchanged import check_unchanged
 from satray.training.plan.setup import (
     Tiles,
     Wanted,

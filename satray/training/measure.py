@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from satray.data.blocks import TileSource, errors_of, read_blocks, tile_source, to_torch
 from satray.errors import InputError
 from satray.models.radiometry import Radiometry
 from satray.runs.run import Run
 from satray.storage import join
-from satray.tiles.blocks import TileSource, errors_of, read_blocks, tile_source, to_torch
 
 if TYPE_CHECKING:
     from satray.training.plan.setup import Setup

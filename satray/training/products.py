@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from satray import __version__
+from satray.data.ground import APART
+from satray.data.index import TileIndex
 from satray.models.bundle import bundle_files
 from satray.models.ensemble import ensemble
 from satray.models.geometry import probe_grid
@@ -17,8 +19,6 @@ from satray.models.resolution import NEAR, TrainedPixels
 from satray.models.spec import BundleSpec
 from satray.runs.jsonable import finite
 from satray.runs.run import Run
-from satray.tiles.ground import APART
-from satray.tiles.index import TileIndex
 from satray.training.calibrate import Calibration
 from satray.training.plan.setup import Setup
 from satray.training.workers.choice import Choice

@@ -7,10 +7,10 @@ import torch
 import torchvision.transforms as transforms
 from models.planet_tiff import planet_pixels, write_planet
 
+from satray.data.decode import read_pixels
 from satray.models.pil import pil_levels, pil_resize
 from satray.models.preprocess import Preprocess
 from satray.models.radiometry import Radiometry
-from satray.tiles.decode import read_pixels
 
 PLANET = ("blue", "green", "red", "nir")
 MEAN, STD = (0.7476, 0.6534, 0.4757, 0.0960), (0.1677, 0.1828, 0.2137, 0.0284)

@@ -14,11 +14,11 @@ from satray.config.evaluate import EvaluateRecipe
 from satray.config.prepare import PrepareRecipe
 from satray.config.score import ScoreRecipe
 from satray.config.train import TrainRecipe
+from satray.data import prepare
 from satray.runs.frame import Job, main
 from satray.runs.run import Run
 from satray.scoring import evaluate, score
 from satray.storage import Storage, connect
-from satray.tiles import prepare
 from satray.training import job as train
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.s3]

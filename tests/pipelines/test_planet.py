@@ -26,10 +26,10 @@ SMALL = {
 def test_a_small_network_by_the_papers_recipe(ray_session, tmp_path):
     import torch
 
+    from satray.data.decode import read_pixels
+    from satray.data.index import read_index
     from satray.models.bundle import load_bundle
     from satray.scoring.forward import Scorer
-    from satray.tiles.decode import read_pixels
-    from satray.tiles.index import read_index
     from satray.training import job
 
     def draw(path, number):

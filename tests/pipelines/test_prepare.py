@@ -12,14 +12,14 @@ import pytest
 from tiles.hostile import numbers, photo, pillow, tiff
 
 from satray.config.prepare import PrepareRecipe
+from satray.data.blocks import errors_of, read_blocks, tile_source, to_torch
+from satray.data.decode import decode
+from satray.data.index import read_index
+from satray.data.prepare import inputs, plan, work
 from satray.errors import InputError
 from satray.runs.frame import Job, main
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
-from satray.tiles.blocks import errors_of, read_blocks, tile_source, to_torch
-from satray.tiles.decode import decode
-from satray.tiles.index import read_index
-from satray.tiles.prepare import inputs, plan, work
 
 pytestmark = pytest.mark.pipeline
 JOB = Job("prepare", PrepareRecipe, inputs, plan, work)

@@ -17,13 +17,13 @@ from page_checker import checked
 from satray import cluster
 from satray.config.evaluate import EvaluateRecipe
 from satray.config.score import ScoreRecipe
+from satray.data.index import SCHEMA, IndexMeta, TileIndex, write_index
 from satray.errors import InputError, SatrayError
 from satray.models.bundle import load_bundle
 from satray.runs.perform import Job, perform
 from satray.runs.run import Run
 from satray.scoring import blocks, evaluate, pipeline, score
 from satray.storage import Storage
-from satray.tiles.index import SCHEMA, IndexMeta, TileIndex, write_index
 
 pytestmark = pytest.mark.pipeline
 TILES = 22

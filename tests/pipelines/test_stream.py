@@ -9,9 +9,9 @@ import rasterio
 
 from satray.config.base import StorageOptions
 from satray.config.train import CacheOptions
+from satray.data.index import SCHEMA, IndexMeta, TileIndex
+from satray.data.order import TrainOrder, WholeOrder, copies, samples
 from satray.storage import Storage
-from satray.tiles.index import SCHEMA, IndexMeta, TileIndex
-from satray.tiles.order import TrainOrder, WholeOrder, copies, samples
 
 pytestmark = pytest.mark.pipeline
 
@@ -50,7 +50,7 @@ def index(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stream(ray_session):
-    from satray.tiles import stream
+    from satray.data import stream
 
     return stream
 

@@ -56,8 +56,8 @@ def validation(archive, bundle):
     """Logits of the validation split by a bundle of red, green and blue, and its labels."""
     import torch
 
-    from satray.tiles.decode import read_pixels
-    from satray.tiles.index import read_index
+    from satray.data.decode import read_pixels
+    from satray.data.index import read_index
 
     val = read_index(archive.index, Storage()).part("val")
     pixels = np.stack(

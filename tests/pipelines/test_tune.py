@@ -15,10 +15,10 @@ from training.small_archive import SIDE, generate
 
 from satray.config.parse import validate
 from satray.config.tune import TuneRecipe
+from satray.data.index import index_digest
 from satray.errors import InputError
 from satray.runs.run import Run
 from satray.storage import Storage
-from satray.tiles.index import index_digest
 
 pytestmark = pytest.mark.pipeline
 
@@ -150,9 +150,9 @@ def validation_map(bundle, archive):
     import numpy as np
     import torch
 
+    from satray.data.decode import read_pixels
+    from satray.data.index import read_index
     from satray.metrics.summary import compute_metrics
-    from satray.tiles.decode import read_pixels
-    from satray.tiles.index import read_index
 
     val = read_index(archive.index, Storage()).part("val")
     uris = val.table.column("uri").to_pylist()

@@ -7,15 +7,15 @@ import scoring_material as material
 from rasterio.transform import Affine
 
 from satray.config.base import StorageOptions
+from satray.data.decode import read_pixels
+from satray.data.index import SCHEMA as INDEX_SCHEMA
+from satray.data.index import IndexMeta, TileIndex
+from satray.data.keys import taken
 from satray.errors import InputError
 from satray.scoring.predictions import TileFacts
 from satray.scoring.reading import MisfitError, Wanted, read_block, read_tile
 from satray.scoring.sources import SCHEMA, is_index, look, tiles_of_index, tiles_of_prefix
 from satray.storage import Storage
-from satray.tiles.decode import read_pixels
-from satray.tiles.index import SCHEMA as INDEX_SCHEMA
-from satray.tiles.index import IndexMeta, TileIndex
-from satray.tiles.keys import taken
 
 STORAGE = Storage(StorageOptions())
 

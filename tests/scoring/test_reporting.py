@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from page_checker import checked, save_nothing
 from PIL import Image
 
+from satray.data.index import BandStatistics, IndexMeta
 from satray.report.tiles import SIDE
 from satray.runs.record import Product, RunRecord
 from satray.runs.run import Run
@@ -26,7 +27,6 @@ from satray.scoring.quality.document import measure
 from satray.scoring.quality.held import held_back
 from satray.scoring.quality.reproduce import Logits, compare
 from satray.storage import Storage
-from satray.tiles.index import BandStatistics, IndexMeta
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import scoring_material as material
 import torch
 from affine import Affine
 
+from satray.data.augment import Draws, apply
 from satray.models.geometry import centred
 from satray.models.grid import FeatureGrid
 from satray.scoring.blocks import Blocks
@@ -14,7 +15,6 @@ from satray.scoring.predictions import Layout, TileFacts
 from satray.scoring.symmetries import ELEMENTS, turn, turn_back
 from satray.scoring.writing import BlockWriter
 from satray.storage import Storage
-from satray.tiles.augment import Draws, apply
 
 ALL = MapRequest((0, 1, 2))
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from training.small_archive import make_recipe, make_run
 
+from satray.data.blocks import read_blocks, tile_source, to_torch
+from satray.data.order import copies
 from satray.storage import Storage
 from satray.sweep.feature_plan import FeatureSpec, feature_spec, pooling_of
 from satray.sweep.feature_table import Features
@@ -21,8 +23,6 @@ from satray.sweep.head import (
     train_features,
     val_batches,
 )
-from satray.tiles.blocks import read_blocks, tile_source, to_torch
-from satray.tiles.order import copies
 from satray.training import measure
 from satray.training.loop.inputs import AugmentedTiles
 from satray.training.loop.train import Loop, LoopSettings

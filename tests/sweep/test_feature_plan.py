@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from satray.config.regularise import AugmentOptions
 from satray.config.train import InputOptions, TrainRecipe
+from satray.data.index import IndexMeta, TileIndex
 from satray.models.radiometry import Radiometry
 from satray.models.variant import input_bands, resolve
 from satray.sweep import feature_plan
@@ -24,7 +25,6 @@ from satray.sweep.feature_plan import (
     views_of,
     with_views,
 )
-from satray.tiles.index import IndexMeta, TileIndex
 from satray.training.plan.setup import Setup
 from satray.training.plan.stages import plan_training
 

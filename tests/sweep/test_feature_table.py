@@ -234,7 +234,7 @@ def test_a_folder_that_cannot_be_is_said(table, tmp_path):
 
 
 def test_caches_of_tiles_leave_features_in_use_alone(table, tmp_path):
-    from satray.tiles.cache import IN_USE, make_room
+    from satray.data.cache import IN_USE, make_room
 
     table.open("train", "avg")
     root = tmp_path / "node"

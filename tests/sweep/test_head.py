@@ -19,6 +19,8 @@ from training.small_archive import generate
 from satray.config.model import TowerOptions, VariantOptions
 from satray.config.stages import StageOptions
 from satray.config.train import TrainRecipe
+from satray.data.blocks import to_torch
+from satray.data.order import TrainOrder
 from satray.errors import InputError
 from satray.models.network import Network
 from satray.sweep import head
@@ -32,8 +34,6 @@ from satray.sweep.head import (
     train_features,
     val_batches,
 )
-from satray.tiles.blocks import to_torch
-from satray.tiles.order import TrainOrder
 from satray.training.loop.state import TrainState
 from satray.training.loop.train import Loop, LoopSettings
 from satray.training.plan.order import train_order

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import rasterio
 
 from satray.config.train import TrainRecipe
+from satray.data.index import BandStatistics, IndexMeta, table_with
 from satray.runs.run import Run
 from satray.storage import Storage
-from satray.tiles.index import BandStatistics, IndexMeta, table_with
 
 BANDS = ("blue", "green", "red", "nir")
 SIDE = 24

@@ -24,9 +24,9 @@ from training.tiny_training import (
 )
 
 from satray.config.regularise import AverageOptions
+from satray.data.augment import Augment
 from satray.errors import InputError
 from satray.storage import Storage, join
-from satray.tiles.augment import Augment
 from satray.training.loop.evaluation import Predictions
 from satray.training.loop.inputs import AugmentedTiles
 from satray.training.loop.state import TrainState

@@ -5,8 +5,8 @@ import torch
 from training.tiny_training import CLASSES, SIZE, recipe, run, stage, tiles, tiny_net
 
 from satray.config.regularise import AverageOptions
+from satray.data.augment import Augment
 from satray.models.preprocess import Preprocess
-from satray.tiles.augment import Augment
 from satray.training.loop.train import LoopSettings
 
 AUGMENT = Augment(SIZE, "none", "centre", seed=0)

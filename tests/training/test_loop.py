@@ -19,10 +19,10 @@ from training.tiny_training import (
 )
 
 from satray.config.model import TowerOptions, VariantOptions
+from satray.data.augment import Augment
 from satray.errors import InputError, TrainingError
 from satray.metrics.summary import compute_metrics
 from satray.models.network import Network
-from satray.tiles.augment import Augment
 from satray.training.loop.train import LoopSettings, TrainState
 
 

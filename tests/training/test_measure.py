@@ -7,11 +7,11 @@ import pytest
 import torch
 from training.small_archive import SIDE, generate, make_recipe, make_run
 
+from satray.data.augment import Augment
+from satray.data.decode import read_pixels
 from satray.errors import InputError
 from satray.models.values import to_values
 from satray.storage import Storage
-from satray.tiles.augment import Augment
-from satray.tiles.decode import read_pixels
 from satray.training import measure
 from satray.training.loop.inputs import train_input
 from satray.training.plan.setup import set_up

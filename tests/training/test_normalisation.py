@@ -4,10 +4,10 @@ import pytest
 from training.tiny_training import recipe
 
 from satray.config.model import TowerOptions, VariantOptions
+from satray.data.index import BandStatistics, IndexMeta
 from satray.errors import InputError
 from satray.models.radiometry import Radiometry
 from satray.storage import Storage
-from satray.tiles.index import BandStatistics, IndexMeta
 from satray.training.plan.normalisation import normalisation, radiometry
 
 PLANET = ("blue", "green", "red", "nir")

@@ -9,8 +9,8 @@ import torch
 
 from satray.config.parse import parse_yaml, validate
 from satray.config.train import TrainRecipe
+from satray.data.index import BandStatistics, IndexMeta, table_with
 from satray.storage import Storage
-from satray.tiles.index import BandStatistics, IndexMeta, table_with
 from satray.training.plan.setup import set_up
 
 FOLDER = Path(__file__).parents[2] / "jobs" / "recipes"

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from satray.tiles.index import IndexMeta, TileIndex
+from satray.data.index import IndexMeta, TileIndex
 from satray.training.products import nodata
 
 META = IndexMeta("binary", ("ship",), ("red",), "int16", (8, 8), (), {})

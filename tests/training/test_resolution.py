@@ -6,9 +6,9 @@ import pyproj
 import pytest
 from scoring.scenes.scene_material import spec
 
+from satray.data.describe import OFF_EARTH, describe_ground
+from satray.data.index import SCHEMA, BandStatistics, IndexMeta, TileIndex, table_with
 from satray.scoring.scenes.netgrid import net_grid
-from satray.tiles.describe import OFF_EARTH, describe_ground
-from satray.tiles.index import SCHEMA, BandStatistics, IndexMeta, TileIndex, table_with
 from satray.training.products import resolution
 
 SIDE = 64

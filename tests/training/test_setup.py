@@ -8,9 +8,9 @@ from satray.config.model import TowerOptions, VariantOptions
 from satray.config.parse import build, validate
 from satray.config.stages import FINE_TUNING, FROM_SCRATCH, StageOptions
 from satray.config.train import TrainRecipe
+from satray.data.index import BandStatistics, IndexMeta
 from satray.errors import InputError
 from satray.storage import Storage
-from satray.tiles.index import BandStatistics, IndexMeta
 from satray.training.plan.normalisation import normalisation
 from satray.training.plan.setup import best_metric, set_up
 

@@ -23,7 +23,7 @@ from training.tiny_training import (
 
 from satray.config.regularise import AverageOptions
 from satray.config.stages import ScheduleOptions, StageOptions
-from satray.tiles.augment import Augment
+from satray.data.augment import Augment
 from satray.training.loop.combine import combine, mean_state, renew_statistics
 from satray.training.loop.evaluation import Predictions
 from satray.training.loop.inputs import AugmentedTiles

@@ -5,8 +5,8 @@ import pytest
 import torch
 from training.tiny_training import PREPROCESS, SIZE, recipe, run, stage, tiles, tiny_net
 
-from satray.tiles.augment import Augment
-from satray.tiles.order import samples
+from satray.data.augment import Augment
+from satray.data.order import samples
 from satray.training.loop.inputs import AugmentedTiles, train_input, view_of
 
 ROWS = np.array([3, 1, 3, 0, 3])

@@ -10,8 +10,8 @@ from torch import nn
 from satray.config.regularise import AverageOptions
 from satray.config.stages import ScheduleOptions, StageOptions
 from satray.config.train import OptimizerOptions, TrainRecipe
+from satray.data.augment import Augment
 from satray.models.preprocess import Preprocess
-from satray.tiles.augment import Augment
 from satray.training.loop.inputs import AugmentedTiles
 from satray.training.loop.state import TrainState
 from satray.training.loop.train import Loop, LoopSettings

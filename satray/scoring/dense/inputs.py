@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from satray.data.nodata import filled
 from satray.models.bundle import Bundle
 from satray.models.preprocess import normalize
 from satray.scoring.dense.lattice import TowerLattice
 from satray.scoring.rasters import cells_with_data
 from satray.scoring.scenes.lanes import HALF
-from satray.tiles.nodata import filled
 
 Features = Callable[[Tensor], dict[str, Tensor]]
 """x_BCHW (normalised float32; in windows any multiple of the block) -> f_BDhw by tower."""

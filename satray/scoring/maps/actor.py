@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from satray.data.block_pool import Report, Row
 from satray.errors import DecodeError, InputError, SatrayError
 from satray.models.bundle import load_bundle
 from satray.scoring.dense.finer import finer_features
@@ -34,7 +35,6 @@ from satray.scoring.products.model_fields import ModelFacts
 from satray.scoring.scenes.gdal import CACHE
 from satray.storage import Storage, join
 from satray.storage.scratch import scratch
-from satray.tiles.block_pool import Report, Row
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from satray import cluster
 from satray.config.score import ScoreRecipe
+from satray.data.block_pool import BlockRead, Pool, Report, through_actors
 from satray.errors import SatrayError
 from satray.models.bundle import bundle_digests, find_bundle, load_bundle
 from satray.runs.run import Run
@@ -23,7 +24,6 @@ from satray.scoring.predictions import Layout
 from satray.scoring.products.model_fields import ModelFacts
 from satray.scoring.scenes.scene import SceneRef
 from satray.storage import Storage, join
-from satray.tiles.block_pool import BlockRead, Pool, Report, through_actors
 
 TRY_PX = 64 << 20
 """Net px from which on it pays to try engines."""

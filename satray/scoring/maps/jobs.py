@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from satray.data.block_pool import Row
 from satray.errors import SatrayError
 from satray.runs.jsonable import to_json
 from satray.runs.record import Product
@@ -19,7 +20,6 @@ from satray.scoring.maps.plan import Way
 from satray.scoring.products.ground import SceneGround
 from satray.scoring.scenes.netgrid import NetGrid
 from satray.scoring.scenes.scene import SceneRef
-from satray.tiles.block_pool import Row
 
 Status = Literal["done", "failed", "skipped"]
 

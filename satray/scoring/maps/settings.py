@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from satray.config.score import ScoreRecipe
+from satray.data.pages import PagesKey
+from satray.data.units import as_units
 from satray.errors import InputError
 from satray.scoring.products.moment import time_pattern
 from satray.scoring.scenes.bands import Names
 from satray.scoring.scenes.conversion import Conversion
 from satray.scoring.scenes.drift import references_of_bundle
 from satray.scoring.scenes.netgrid import Gsd
-from satray.tiles.pages import PagesKey
-from satray.tiles.units import as_units
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec

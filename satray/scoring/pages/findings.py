@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from satray.config.evaluate import EvaluateRecipe
+from satray.data.index import TileIndex
 from satray.scoring.quality.document import Quality, Split
 from satray.scoring.quality.reproduce import Comparison
-from satray.tiles.index import TileIndex
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec

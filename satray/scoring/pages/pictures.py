@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from satray.data.bands import select
+from satray.data.decode import read_pixels
+from satray.data.index import IndexMeta
+from satray.data.source import read_files
+from satray.data.units import as_units
 from satray.errors import DecodeError
 from satray.scoring.pages.overlay import cells_on_picture, on_pixels
 from satray.scoring.pages.picks import Pick
 from satray.storage import Storage
-from satray.tiles.bands import select
-from satray.tiles.decode import read_pixels
-from satray.tiles.index import IndexMeta
-from satray.tiles.source import read_files
-from satray.tiles.units import as_units
 
 if TYPE_CHECKING:  # they import torch
     from satray.models.bundle import Bundle

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from satray.data.georeference import crs_name
 from satray.runs.jsonable import to_json
 from satray.scoring.products.ground import SceneGround, bbox_of, geometry_of
 from satray.scoring.products.model_fields import (
@@ -20,7 +21,6 @@ from satray.scoring.products.model_fields import (
 )
 from satray.scoring.products.moment import Moment, stamp
 from satray.scoring.products.names import encoded, item_name, link_between
-from satray.tiles.georeference import crs_name
 
 PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 PROCESSING = "https://stac-extensions.github.io/processing/v1.1.0/schema.json"

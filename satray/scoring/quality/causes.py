@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from satray.config.evaluate import EvaluateRecipe
+from satray.data.index import TileIndex, index_digest, read_index
+from satray.data.unchanged import unlike
 from satray.errors import SatrayError
 from satray.runs.perform import library_versions
 from satray.runs.record import RunRecord
 from satray.storage import CHANGED, Storage
-from satray.tiles.index import TileIndex, index_digest, read_index
-from satray.tiles.unchanged import unlike
 
 CHECKED = 64
 """Most tiles whose files are looked at again."""

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from satray.data.bands import band_names, canonical
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.scene import BandSource
-from satray.tiles.bands import band_names, canonical
 
 Names = tuple[str, ...] | Mapping[str, int | str] | None
 """What a recipe says of the bands: names of a file's bands in order; or for a wanted band the

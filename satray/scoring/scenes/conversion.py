@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+from satray.data.units import Change, Unit, Units, change_of, convertible, units_told
 from satray.errors import DecodeError, InputError
 from satray.scoring.reading import MisfitError
-from satray.tiles.units import Change, Unit, Units, change_of, convertible, units_told
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.tiles.index import BandStatistics
-from satray.tiles.statistics import BandCounts, float_edges, summarise
+from satray.data.index import BandStatistics
+from satray.data.statistics import BandCounts, float_edges, summarise
 
 if TYPE_CHECKING:
     from satray.models.spec import BundleSpec  # torch

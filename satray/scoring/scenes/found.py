@@ -5,6 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from satray.data.georeference import world_files, world_suffixes
+from satray.data.keys import taken
+from satray.data.source import MASK
 from satray.errors import DecodeError, InputError, SatrayError
 from satray.scoring.scenes.items import (
     LARGEST,
@@ -26,9 +29,6 @@ from satray.scoring.scenes.scene import (
 )
 from satray.scoring.scenes.stated import Stated
 from satray.storage import Entry, Storage, absolute, name
-from satray.tiles.georeference import world_files, world_suffixes
-from satray.tiles.keys import taken
-from satray.tiles.source import MASK
 
 ACCEPTED = (
     "accepted: GeoTIFF, JPEG 2000, PNG or JPEG files (by extension), STAC Items (.json), a prefix "

@@ -17,12 +17,12 @@ from rasterio.errors import RasterioError
 from rasterio.session import DummySession
 
 from satray.config.base import StorageOptions
+from satray.data.pages import PagesKey, with_pages
+from satray.data.source import DTYPES
 from satray.errors import DecodeError
 from satray.scoring.scenes.scene import suffix
 from satray.storage import Storage
 from satray.storage import uri as names
-from satray.tiles.pages import PagesKey, with_pages
-from satray.tiles.source import DTYPES
 
 DRIVERS = {
     "tif": "GTiff",

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from satray.data.bands import canonical
 from satray.errors import DecodeError
 from satray.scoring.scenes.hrefs import resolved
 from satray.scoring.scenes.scene import BandSource, is_raster
@@ -15,7 +16,6 @@ from satray.scoring.scenes.stated import (
     scaled,
     stated_in,
 )
-from satray.tiles.bands import canonical
 
 LARGEST = 16 << 20
 """Bytes of the largest JSON file that is taken for an Item."""

@@ -6,10 +6,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from satray.data.bands import canonical
 from satray.errors import DecodeError, InputError
 from satray.scoring.scenes.hrefs import resolved
 from satray.scoring.scenes.scene import BandSource, SceneFailure
-from satray.tiles.bands import canonical
 
 COLUMNS = "scene and uri (texts), and optionally band (a name) and index (from 1)"
 

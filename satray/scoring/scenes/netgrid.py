@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from affine import Affine
 
+from satray.data.ground import GroundPixel, ground_pixel
 from satray.errors import DecodeError
 from satray.scoring.rasters import source_affine
-from satray.tiles.ground import GroundPixel, ground_pixel
 
 if TYPE_CHECKING:
     from satray.models.spec import BundleSpec  # torch

@@ -14,6 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from satray.data.georeference import world_at
+from satray.data.nodata import held, measured, together, void
+from satray.data.pages import PagesKey
+from satray.data.source import MASK
+from satray.data.units import Change
 from satray.errors import DecodeError, SatrayError
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.aligned import ratios
@@ -25,11 +30,6 @@ from satray.scoring.scenes.raster import Raster
 from satray.scoring.scenes.scene import BandSource, SceneRef, uris_of
 from satray.scoring.scenes.stated import Stated
 from satray.storage import Storage
-from satray.tiles.georeference import world_at
-from satray.tiles.nodata import held, measured, together, void
-from satray.tiles.pages import PagesKey
-from satray.tiles.source import MASK
-from satray.tiles.units import Change
 
 PAUSES = (0.1, 0.3, 1.0, 3.0)
 """Seconds before another try at a file that is read over a network."""

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
+from satray.data.georeference import WorldFile, georeference
+from satray.data.layout import coloured, colours_of, gain_of, has_palette, shown_by_masks
+from satray.data.pages import pages_left, pages_told, pages_used
+from satray.data.units import Unit, file_units
 from satray.scoring.scenes.aligned import FileGrid
 from satray.scoring.scenes.bands import FileBands, Names, file_bands
-from satray.tiles.georeference import WorldFile, georeference
-from satray.tiles.layout import coloured, colours_of, gain_of, has_palette, shown_by_masks
-from satray.tiles.pages import pages_left, pages_told, pages_used
-from satray.tiles.units import Unit, file_units
 
 
 @dataclass(frozen=True)

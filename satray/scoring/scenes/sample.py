@@ -4,8 +4,8 @@ Not an overview: its averages spread less than pixels do, and GDAL would open wh
 its overview, wherever that is.
 """
 
+from satray.data.statistics import BandCounts, count_tile, merge
 from satray.scoring.scenes.opened import Scene
-from satray.tiles.statistics import BandCounts, count_tile, merge
 
 SIDE = 256
 """Side of a window, stored px."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from satray.data.units import Unit, unit_of
 from satray.errors import DecodeError
 from satray.scoring.reading import MisfitError
-from satray.tiles.units import Unit, unit_of
 
 OFFSET_DONE = "earthsearch:boa_offset_applied"
 """Property of Items whose provider has taken the offset off, and may state it nevertheless."""

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from satray.data.nodata import mean_of
 from satray.scoring.scenes.lanes import Lane, lane, mostly, resampled
 from satray.scoring.scenes.netgrid import NetGrid
 from satray.scoring.scenes.opened import Scene
-from satray.tiles.nodata import mean_of
 
 STRIP = 64 << 20
 """Bytes of stored px, about, that are resampled at once; a finer scene's window may hold many."""

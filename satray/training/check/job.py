@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from satray.config.check import CheckRecipe
 from satray.config.train import TrainRecipe
+from satray.data.order import permutation
 from satray.errors import InputError
 from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
-from satray.tiles.order import permutation
 from satray.training.check.diagnose import Evidence, Verdict, diagnose, labels_note
 from satray.training.plan.description import about
 from satray.training.plan.setup import Setup, digests, set_up, unchanged

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from satray.config.stages import StageOptions
+from satray.data.order import copies, samples, window
+from satray.data.send import send
 from satray.models.network import Network
 from satray.runs.run import Run
 from satray.storage import join
-from satray.tiles.order import copies, samples, window
-from satray.tiles.send import send
 from satray.training.landscape import findings
 from satray.training.landscape.findings import Finding
 from satray.training.landscape.range_test import Curve

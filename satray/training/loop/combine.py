@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from satray.data.send import send
 from satray.metrics.summary import compute_metrics
-from satray.tiles.send import send
 from satray.training.loop.evaluation import Batch, Predictions, predict
 from satray.training.loop.inputs import TrainInput
 from satray.training.loop.losses import loss_for

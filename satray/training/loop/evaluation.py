@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from satray.tiles.send import send
+from satray.data.send import send
 from satray.training.loop.parallel import gather
 
 Batch = dict[str, Any]

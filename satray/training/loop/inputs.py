@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from satray.config.train import TrainRecipe
+from satray.data.augment import Augment
+from satray.data.order import samples
 from satray.models.preprocess import Preprocess, normalize
-from satray.tiles.augment import Augment
-from satray.tiles.order import samples
 
 
 class TrainInput(Protocol):
@@ -84,7 +84,7 @@ def train_input(
     Args:
         pixels_BCHW: as stored, on the device.
         rows: a number for each tile that augmentation is drawn from: its row of the split's table,
-            or another for each time that it comes again (`satray.tiles.order.samples`).
+            or another for each time that it comes again (`satray.data.order.samples`).
         pseudo_epoch: 0 for the first; the other thing that it is drawn from.
         preprocess: shape after resizing, mean and deviation.
         augment: crop, symmetry and colour.

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from satray.data.augment import counter_hash
 from satray.errors import InputError
-from satray.tiles.augment import counter_hash
 
 _FORMAT = 1
 _TORCH_STREAM = 1001

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from satray.data.flip import flip_at_random
 from satray.errors import TrainingError
 from satray.metrics.summary import compute_metrics
 from satray.metrics.trap import watch
-from satray.tiles.flip import flip_at_random
 from satray.training.loop.averages import Keep
 from satray.training.loop.epoch import EpochReport, Progress
 from satray.training.loop.evaluation import Batch, Predictions, predict

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from satray.data.order import samples
+from satray.data.send import send
 from satray.errors import InputError, TrainingError
-from satray.tiles.order import samples
-from satray.tiles.send import send
 from satray.training.loop.averages import Averages, Keep
 from satray.training.loop.clock import Clock
 from satray.training.loop.dropout import HeadDropout

@@ -6,12 +6,12 @@ from typing import Literal
 
 from satray.config.model import VariantOptions
 from satray.config.train import NormalizeOptions, TrainRecipe
+from satray.data.index import IndexMeta
 from satray.errors import InputError
 from satray.models.pretrained import is_word, published, sources_of
 from satray.models.radiometry import Radiometry
 from satray.models.variant import input_bands
 from satray.storage import Storage, join, parent
-from satray.tiles.index import IndexMeta
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from satray.config.train import TrainRecipe
-from satray.tiles.order import TrainOrder
+from satray.data.order import TrainOrder
 from satray.training.plan import snapshots
 from satray.training.plan.imbalance import repeat_factors
 from satray.training.plan.stages import TrainingPlan

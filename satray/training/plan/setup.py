@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal, cast
 from satray.config.model import VariantOptions
 from satray.config.stages import FROM_SCRATCH
 from satray.config.train import TrainRecipe
+from satray.data.index import TileIndex, index_digest, read_index
+from satray.data.unchanged import check_unchanged
 from satray.errors import InputError
 from satray.models.pretrained import fetch, is_word, refuse_unreachable, sources_of
 from satray.models.radiometry import Radiometry
@@ -14,8 +16,6 @@ from satray.models.variant import check_bands, input_bands, resolve
 from satray.runs.inputs import digest_file
 from satray.runs.run import Run
 from satray.storage import Storage
-from satray.tiles.index import TileIndex, index_digest, read_index
-from satray.tiles.unchanged import check_unchanged
 from satray.training.plan.idle_keys import idle_keys
 from satray.training.plan.imbalance import check_loss, label_notes, repeat_notes
 from satray.training.plan.normalisation import normalisation, radiometry

@@ -12,8 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from satray import cluster
+from satray.data.blocks import Batch, TileSource, read_blocks, to_torch
 from satray.errors import TrainingError
-from satray.tiles.blocks import Batch, TileSource, read_blocks, to_torch
 
 MOST_THREADS = 4
 """Batches read at once, and ahead."""

@@ -15,12 +15,12 @@ import ray.train.torch
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from satray import cluster
+from satray.data.blocks import Batch
+from satray.data.stream import StreamTally, batches
 from satray.errors import InputError, SatrayError, TrainingError
 from satray.runs.run import Run
 from satray.storage import join
 from satray.storage.scratch import scratch
-from satray.tiles.blocks import Batch
-from satray.tiles.stream import StreamTally, batches
 from satray.training.loop.epoch import EpochReport, Progress
 from satray.training.loop.inputs import AugmentedTiles
 from satray.training.loop.parallel import synchronised

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from satray import cluster
+from satray.data.blocks import TileSource, tile_source
+from satray.data.order import TrainOrder, WholeOrder
+from satray.data.stream import tile_dataset
 from satray.runs.run import Run
 from satray.storage import Storage
-from satray.tiles.blocks import TileSource, tile_source
-from satray.tiles.order import TrainOrder, WholeOrder
-from satray.tiles.stream import tile_dataset
 from satray.training.plan import snapshots
 from satray.training.plan.order import train_order
 from satray.training.plan.setup import Setup

@@ -9,11 +9,11 @@ from typing import Any, TypeVar, cast
 import torch
 
 from satray import cluster
+from satray.data.blocks import TileSource, tile_source
 from satray.models.network import Network
 from satray.models.preprocess import Preprocess
 from satray.runs.run import Run
 from satray.storage import Storage
-from satray.tiles.blocks import TileSource, tile_source
 from satray.training.loop import precision
 from satray.training.loop.state import begin
 from satray.training.plan.setup import Setup

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scoring.scenes.scene_material import noise, opened, spec, write
 
+from satray.data.statistics import count_pixels, summarise
 from satray.models.radiometry import Radiometry
 from satray.scoring.scenes.drift import (
     BINS,
@@ -16,7 +17,6 @@ from satray.scoring.scenes.drift import (
     stability_index,
 )
 from satray.scoring.scenes.sample import ACROSS, SIDE, sample, sample_places
-from satray.tiles.statistics import count_pixels, summarise
 
 RNG = np.random.default_rng(11)
 TRAINING = RNG.gamma(4, 250, 200_000).astype(np.uint16)

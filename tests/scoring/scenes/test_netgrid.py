@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scoring.scenes.scene_material import UTM, spec
 
+from satray.data.ground import ground_pixel
 from satray.errors import DecodeError
 from satray.models.resolution import TrainedPixels
 from satray.scoring.rasters import PIXEL_COORDINATES
 from satray.scoring.scenes.netgrid import net_grid
-from satray.tiles.ground import ground_pixel
 
 
 def grid(height, width, crs, affine, gsd="auto", **more):

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scoring.scenes.scene_material import STORE, UTM, noise, opened, ref, write
 
+from satray.data.decode import decode
+from satray.data.units import Change
 from satray.errors import DecodeError, InputError
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.aligned import FileGrid, ratios
@@ -18,8 +20,6 @@ from satray.scoring.scenes.conversion import Conversion
 from satray.scoring.scenes.found import find_scenes
 from satray.scoring.scenes.opened import open_scene
 from satray.scoring.scenes.scene import BandSource
-from satray.tiles.decode import decode
-from satray.tiles.units import Change
 
 BGRN = ("blue", "green", "red", "nir")
 RGBA = {"photometric": "RGB", "alpha": "YES"}

@@ -9,12 +9,12 @@ import pytest
 import rasterio
 from scoring.scenes.scene_material import STORE, noise, write
 
+from satray.data.units import Unit
 from satray.errors import InputError
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.conversion import Conversion
 from satray.scoring.scenes.found import find_scenes
 from satray.scoring.scenes.opened import open_scene
-from satray.tiles.units import Unit
 
 OLD, NEW = Unit(1e-4, 0.0), Unit(1e-4, -0.1)
 DN = noise(2) + 900

@@ -1,0 +1,286 @@
+"""What prepare says about an archive: lines for a person, and the label summary as JSON. Pure."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from satray.config.prepare import PrepareRecipe
+from satray.data.decode import TileHeader
+from satray.data.index import IndexMeta, TileIndex
+from satray.data.probe import Kind
+from satray.data.survey import Survey
+from satray.data.units import units_told
+
+SHOWN = 6
+"""Classes, most frequent first, that the summary lines name."""
+
+OFF_EARTH = "a CRS that does not lead to longitude and latitude there: no outline, no resolution"
+
+MIXED = 1.1
+"""The largest px over the smallest, on the ground, from which it is said."""
+
+
+def describe_archive(found: Survey, recipe: PrepareRecipe) -> list[str]:
+    """Images, labels, what has no partner, and the split."""
+    labels, matched = found.labels, found.matched
+    size = size_text(sum(entry.size for entry in found.entries))
+    lines = [
+        f"images: {len(found.entries):,} labelled, {size}, in {recipe.images}",
+        f"labels: {labels.format}, {labels.task}, {_plural(len(labels.classes), 'class')}"
+        f" ({_some(labels.classes)})",
+        *(f"labels: {note}" for note in labels.notes),
+        f"split: {_parts(Counter(found.parts))} ({_split_source(found, recipe)})",
+    ]
+    if labels.passed_over:
+        shown = ", ".join(labels.passed_over[:40])
+        more = len(labels.passed_over) - 40
+        lines.append(f"columns not used: {shown}" + (f" and {more} more" if more > 0 else ""))
+    if matched.beside:
+        lines.append(
+            f"not used: {_plural(len(matched.beside), 'image')} of the name of a tile and another "
+            f"extension, e.g. {matched.beside[0]}"
+        )
+    alone, missing = matched.images_without_label, matched.labels_without_image
+    if alone or missing:
+        lines.append(
+            f"unmatched: {_plural(len(alone), 'image')} without a label row, "
+            f"{_plural(len(missing), 'label row')} without an image (unmatched.json lists them)"
+        )
+    return lines
+
+
+def describe_kind(kind: Kind) -> str:
+    """Bands and dtype, as `4 bands (blue, green, red, nir) uint16`."""
+    bands, dtype = kind
+    return f"{_plural(len(bands), 'band')} ({_some(bands)}) {dtype}"
+
+
+def describe_mixed(
+    kinds: Mapping[Kind, int], examples: Mapping[Kind, str], recipe: PrepareRecipe, done: int
+) -> str:
+    """One line on an archive whose bands or dtypes differ."""
+    found = "; ".join(
+        f"{kinds[kind]:,} with {describe_kind(kind)}, e.g. {examples[kind]}"
+        for kind in sorted(kinds, key=lambda kind: (-kinds[kind], kind))
+    )
+    return (
+        f"images={recipe.images}: bands or dtypes differ ({found}; of the first {done:,} read); "
+        "accepted: one kind, or mixed=quarantine to set the rarer ones aside"
+    )
+
+
+def describe_labels(
+    index: TileIndex, refused: Sequence[Mapping[str, str]], alpha: int
+) -> list[str]:
+    """Tiles, statistics and labels of the finished index, and what was set aside.
+
+    Args:
+        index: the finished index.
+        refused: rows of quarantine.parquet.
+        alpha: number of tiles with a band tagged alpha that is not among the data.
+    """
+    meta = index.meta
+    height, width = meta.tile_shape
+    other = len(index) - sum(
+        (h, w) == (height, width)
+        for h, w in zip(
+            index.table.column("height").to_pylist(),
+            index.table.column("width").to_pylist(),
+            strict=True,
+        )
+    )
+    lines = [
+        f"tiles: {len(index):,} of {height} x {width} px, "
+        f"{describe_kind((meta.bands, meta.dtype))}"
+        + (f"; {other:,} have another size and are resampled" if other else ""),
+    ]
+    if alpha:
+        # software tags the fourth of four bands alpha without being asked, a near-infrared one too
+        lines.append(
+            f"  {alpha:,} have one more band, tagged alpha: taken for transparency; where it is "
+            f"data, say bands=[...] with {len(meta.bands) + 1} names"
+        )
+    if meta.statistics[0].valid == 0:
+        lines.append("statistics: none, no tile is in train")
+    else:
+        lines += [
+            f"  {b.name}: mean {b.mean:.6g}, std {b.std:.6g}, min {b.min:g}, max {b.max:g}, "
+            f"2-98 % {b.percentiles['2']:.5g} to {b.percentiles['98']:.5g}"
+            for b in meta.statistics
+        ]
+    counts = index.labels.sum(axis=0, dtype=np.int64)
+    order = np.argsort(-counts, kind="stable")[:SHOWN]
+    shown = ", ".join(f"{meta.classes[k]} {counts[k]:,}" for k in order)
+    more = len(meta.classes) - len(order)
+    lines.append(f"classes: {shown}" + (f" and {more} more (summary.json)" if more else ""))
+    for value, word in ((1, "positive"), (0, "negative")):
+        empty = _absent(index, value)
+        if empty:
+            lines.append(f"classes without a {word}: {empty}")
+    if refused:
+        first = refused[0]
+        lines.append(
+            f"set aside: {len(refused):,} (quarantine.parquet); "
+            f"{first['uri'].rsplit('/', 1)[-1]}: {first['error']}"
+        )
+    return lines
+
+
+def describe_ground(index: TileIndex, notes: Sequence[str]) -> list[str]:
+    """Where georeferences are not plain, and where tiles show the ground at other sizes.
+
+    Args:
+        index: the finished index.
+        notes: what to know about each tile's georeference, in the index's order.
+    """
+    columns = ("tile_id", "crs", "transform", "resolution_x")
+    rows = zip(*(index.table.column(name).to_pylist() for name in columns), notes, strict=True)
+    lines = describe_places(
+        [
+            (tile, note or (OFF_EARTH if crs and transform and size is None else ""))
+            for tile, crs, transform, size, note in rows
+        ]
+    )
+    sizes = [index.table.column(f"resolution_{axis}").drop_null().to_numpy() for axis in "xy"]
+    if any(len(s) and s.max() > MIXED * s.min() for s in sizes):
+        spans = " and ".join(
+            f"{s.min():.4g} to {s.max():.4g} m {way} (median {np.median(s):.4g})"
+            for s, way in zip(sizes, ("wide", "high"), strict=True)
+        )
+        lines.append(
+            f"ground: px are {spans}; score brings scenes to the median unless they have px of "
+            "the tiles' own"
+        )
+    return lines
+
+
+def describe_places(notes: Sequence[tuple[str, str]]) -> list[str]:
+    """Where georeferences are not plain, of tiles and what to know about each one's."""
+    told = [(note.partition(" (")[0], note, tile) for tile, note in notes]
+    examples = {kind: tile + note.removeprefix(kind) for kind, note, tile in reversed(told)}
+    counts = Counter(kind for kind, _, _ in told if kind)
+    return [
+        f"ground: {_plural(count, 'tile')}: {kind}, e.g. {examples[kind]}"
+        for kind, count in counts.most_common()
+    ]
+
+
+def describe_files(
+    headers: Sequence[tuple[str, TileHeader]], meta: IndexMeta | None = None
+) -> list[str]:
+    """What files hold besides plain bands: pages, and what their numbers mean.
+
+    Args:
+        headers: tiles by their keys.
+        meta: of the finished index; None where there is none yet.
+    """
+    lines = []
+    paged = [(key, header) for key, header in headers if header.pages > 1]
+    if paged:
+        ((key, header),) = paged[:1]
+        lines.append(
+            f"pages: {_tiles(len(paged))} of several pages, taken as bands (pages=bands; "
+            f"pages=first takes the first only), e.g. {key} of {header.pages}"
+        )
+    left = [(key, header.pages_left) for key, header in headers if header.pages_left]
+    if left:
+        key, what = left[0]
+        more = f" and {len(what) - 1} more" if len(what) > 1 else ""
+        lines.append(
+            f"left out, unlike the first: in {_tiles(len(left))}, e.g. {key}: {what[0]}{more}"
+        )
+    stated = Counter(header.units for _, header in headers)
+    if set(stated) <= {()} and not (meta and meta.units):
+        return lines
+    names = {header.units: header.bands for _, header in reversed(headers)}
+    told = [
+        f"{_tiles(count)} state {units_told(names[units], units) if units else 'none'}"
+        for units, count in sorted(stated.items(), key=lambda pair: (-pair[1], repr(pair[0])))
+    ]
+    lines.append(f"units: {'; '.join(told)}")
+    if meta is None:
+        return lines
+    if not meta.units:
+        lines[-1] += (
+            "; brought to what those that state none are taken for: the same scale without offset "
+            "(scale and offset say what it is)"
+        )
+    elif set(stated) != {meta.units}:
+        lines[-1] += f"; all brought to {units_told(meta.bands, meta.units)}"
+        lines[-1] += ", those that state none are taken to be in it" if () in stated else ""
+    return lines
+
+
+def label_summary(index: TileIndex, found: Survey) -> dict[str, object]:
+    """Class counts, co-occurrence, tiles without a label, and counts of each split."""
+    y_NK = index.labels.astype(np.int64)
+    splits = np.asarray(index.table.column("split").to_pylist(), dtype=object)
+    classes = index.meta.classes
+
+    def counts(rows: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> dict[str, object]:
+        return {
+            "tiles": int(rows.sum()),
+            "tiles_without_label": int((y_NK[rows].sum(axis=1) == 0).sum()),
+            "positives": dict(zip(classes, y_NK[rows].sum(axis=0).tolist(), strict=True)),
+        }
+
+    return {
+        "task": index.meta.task,
+        "label_format": found.labels.format,
+        "columns_not_used": list(found.labels.passed_over),
+        "classes": list(classes),
+        "all": counts(np.ones(len(index), dtype=bool)),
+        "splits": {split: counts(splits == split) for split in index.split_counts},
+        "labels_per_tile": float(y_NK.sum() / max(len(index), 1)),
+        "co_occurrence": (y_NK.T @ y_NK).tolist(),
+    }
+
+
+def size_text(size: float) -> str:
+    """A number of bytes in decimal units."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.1f} {unit}"
+
+
+def _tiles(count: int) -> str:
+    return _plural(count, "tile")
+
+
+def _absent(index: TileIndex, value: int) -> str:
+    """`mobile-home in val, dock in train`: classes whose label is nowhere `value` in a split."""
+    splits = np.asarray(index.table.column("split").to_pylist(), dtype=object)
+    missing = []
+    for split in index.split_counts:
+        sums = (index.labels[splits == split] == value).sum(axis=0)
+        names = [name for name, n in zip(index.meta.classes, sums, strict=True) if n == 0]
+        if names:
+            missing.append(f"{_some(names)} in {split}")
+    return "; ".join(missing)
+
+
+def _split_source(found: Survey, recipe: PrepareRecipe) -> str:
+    options = recipe.split
+    if options.by == "column" or (options.by == "auto" and options.column in found.labels.columns):
+        return f"from column {options.column!r}"
+    extra = f", whole {options.group} groups" if options.group else ""
+    extra += ", stratified" if options.stratify else ""
+    return f"drawn with seed {options.seed}{extra}"
+
+
+def _parts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{p} {counts[p]:,}" for p in ("train", "val", "test") if counts.get(p))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _plural(count: int, noun: str) -> str:
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}es" if noun.endswith("s") else f"{count:,} {noun}s"

@@ -1,0 +1,327 @@
+"""The tile index: one row a tile in Parquet, and what holds for all of them in its metadata."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from satray.data.pages import PagesKey
+from satray.data.units import Units, as_units
+from satray.errors import InputError
+from satray.storage.entry import Version
+
+if TYPE_CHECKING:
+    from satray.runs.run import Run
+    from satray.storage import Storage
+
+META_KEY = b"satray"
+"""Key of the schema metadata that holds `IndexMeta` as JSON."""
+
+ROWS_PER_FILE = 1_000_000
+
+SCHEMA = pa.schema(
+    [
+        pa.field("tile_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("labels", pa.list_(pa.uint8()), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("bands", pa.list_(pa.string()), nullable=False),
+        pa.field("dtype", pa.string(), nullable=False),
+        pa.field("crs", pa.string()),
+        pa.field("transform", pa.list_(pa.float64(), 6)),
+        pa.field("nodata", pa.float64()),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("etag", pa.string()),
+        pa.field("crc32", pa.uint32()),
+        pa.field("mask", pa.bool_()),
+        pa.field("resolution_x", pa.float64()),
+        pa.field("resolution_y", pa.float64()),
+    ]
+)
+"""Columns of the tile index; one that may be null may be absent. `mask`: whether a file of the
+tile's name and `.msk` lies beside it. A px is `resolution_x` m wide and `resolution_y` m high on
+the ground at the tile's centre, whatever the units of the CRS; null where that is not known."""
+
+
+@dataclass(frozen=True)
+class BandStatistics:
+    """One band over the valid pixels of the train part, in stored units."""
+
+    name: str
+    """Band name."""
+    mean: float
+    """Arithmetic mean."""
+    std: float
+    """Standard deviation of the population (divided by n)."""
+    min: float
+    """Smallest valid value."""
+    max: float
+    """Largest valid value."""
+    percentiles: dict[str, float]
+    """Percent ("1" ... "99") -> value."""
+    valid: int
+    """Number of valid pixels counted."""
+
+
+@dataclass(frozen=True)
+class IndexMeta:
+    """What holds for all tiles of an index."""
+
+    task: str
+    """`binary`, `multilabel` or `multiclass`."""
+    classes: tuple[str, ...]
+    """Class names, in the order of the labels."""
+    bands: tuple[str, ...]
+    """Band names, in the files' order."""
+    dtype: str
+    """NumPy name of the stored dtype."""
+    tile_shape: tuple[int, int]
+    """The most frequent (height, width), in px."""
+    statistics: tuple[BandStatistics, ...]
+    """One entry a band, in the order of `bands`."""
+    provenance: dict[str, object]
+    """Where it came from: archive, label table, recipe, run id, version."""
+    named: bool = False
+    """Whether the recipe named the bands: in files of as many, one tagged alpha is data then."""
+    units: Units = ()
+    """What the bands' numbers mean, in the order of `bands`; tiles that state another unit are
+    brought to it. Empty where nobody states any."""
+    pages: PagesKey = "bands"
+    """Which pages of a TIFF are bands."""
+
+    @property
+    def count_named(self) -> int:
+        """How many bands the recipe named."""
+        return len(self.bands) if self.named else 0
+
+    def units_of(self, bands: Sequence[str]) -> Units:
+        """The units of some bands."""
+        return tuple(self.units[self.bands.index(name)] for name in bands) if self.units else ()
+
+    def to_json(self) -> str:
+        """As JSON with sorted keys: equal metadata give equal bytes."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "IndexMeta":
+        """Read `to_json`'s text. Raises KeyError, TypeError or ValueError where it is not that."""
+        raw = json.loads(text)
+        height, width = raw["tile_shape"]
+        return cls(
+            task=raw["task"],
+            classes=tuple(raw["classes"]),
+            bands=tuple(raw["bands"]),
+            dtype=raw["dtype"],
+            tile_shape=(height, width),
+            statistics=tuple(
+                BandStatistics(**{f.name: band[f.name] for f in fields(BandStatistics)})
+                for band in raw["statistics"]
+            ),
+            provenance=raw["provenance"],
+            # indexes from before these keys
+            named=raw.get("named", False),
+            units=as_units(raw.get("units", ())),
+            pages=raw.get("pages", "bands"),
+        )
+
+
+@dataclass(frozen=True)
+class TileIndex:
+    """Tiles, one a row, and what holds for all of them."""
+
+    table: pa.Table
+    """Columns of `SCHEMA`."""
+    meta: IndexMeta
+    """Task, classes, bands, statistics."""
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def part(self, split: str) -> "TileIndex":
+        """The tiles of one split, in the index's order. Raises InputError where there are none."""
+        column = np.asarray(self.table.column("split").to_pylist(), dtype=object)
+        rows = np.flatnonzero(column == split)
+        if rows.size == 0:
+            there = ", ".join(
+                f"{k} ({n:,} tile{'s' * (n > 1)})" for k, n in self.split_counts.items()
+            )
+            raise InputError(f"split: no tile is in {split!r}; the index has {there or 'no tiles'}")
+        return TileIndex(self.table.take(pa.array(rows)), self.meta)
+
+    @property
+    def split_counts(self) -> dict[str, int]:
+        """Split -> number of tiles; train, val, test first, then by name."""
+        counts = {
+            item["values"]: item["counts"]
+            for item in self.table.column("split").value_counts().to_pylist()
+        }
+        usual = ("train", "val", "test")
+        order = [s for s in usual if s in counts] + sorted(set(counts) - set(usual))
+        return {name: counts[name] for name in order}
+
+    @cached_property
+    def labels(self) -> NDArray[np.uint8]:
+        """Targets (N, K), uint8, 0 or 1, in the order of `meta.classes`."""
+        column = self.table.column("labels").combine_chunks()
+        return np.asarray(column.flatten(), dtype=np.uint8).reshape(
+            len(self), len(self.meta.classes)
+        )
+
+
+def table_with(meta: IndexMeta, table: pa.Table) -> pa.Table:
+    """The table in the index's schema, with `meta` in its metadata."""
+    cast = _completed(table).select(SCHEMA.names).cast(SCHEMA)
+    return cast.replace_schema_metadata({META_KEY: meta.to_json().encode()})
+
+
+def _completed(table: pa.Table) -> pa.Table:
+    """The table with the columns that may be null: measured, or null where it lacks them."""
+    table = _measured(table)
+    for field in SCHEMA:
+        if field.nullable and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table
+
+
+def version_columns(table: pa.Table) -> pa.Table:
+    """What tells a tile's file from another: `bytes`, `etag`, `crc32`, null where not known."""
+    kinds = {name: SCHEMA.field(name).type for name in ("bytes", "etag", "crc32")}
+    return pa.table(
+        {
+            name: table.column(name) if name in table.column_names else pa.nulls(len(table), kind)
+            for name, kind in kinds.items()
+        }
+    )
+
+
+def versions(table: pa.Table) -> list[Version | None]:
+    """What the file of each row of a table must be; None where it does not say."""
+    columns = (column.to_pylist() for column in version_columns(table).columns)
+    return [
+        None if size is None else Version(size, etag, crc)
+        for size, etag, crc in zip(*columns, strict=True)
+    ]
+
+
+def write_index(index: TileIndex, run: "Run") -> None:
+    """Publish `index/tiles-NNNNN.parquet`, at most `ROWS_PER_FILE` tiles each."""
+    table = table_with(index.meta, index.table)
+    for number, start in enumerate(range(0, max(table.num_rows, 1), ROWS_PER_FILE)):
+        part = table.slice(start, ROWS_PER_FILE)
+        sink = io.BytesIO()
+        pq.write_table(part, sink, compression="zstd")
+        run.publish(f"index/tiles-{number:05d}.parquet", sink.getvalue(), rows=part.num_rows)
+
+
+def read_index(uri: str, storage: "Storage") -> TileIndex:
+    """Read a tile index.
+
+    Args:
+        uri: the `out` of a finished prepare run (exactly the files that its run.json lists are
+            read), its `index/` folder, or one Parquet file.
+        storage: where `uri` is.
+
+    Raises:
+        InputError: there is nothing, or what there is is no tile index.
+    """
+    tables = []
+    meta: IndexMeta | None = None
+    text = b""
+    for file, data in _files(uri, storage):
+        try:
+            table = pq.read_table(io.BytesIO(data))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"index: {file} is not Parquet: {_first_line(error)}") from error
+        metadata: dict[bytes, bytes] = table.schema.metadata or {}
+        table = _completed(table)
+        missing = [name for name in SCHEMA.names if name not in table.column_names]
+        if META_KEY not in metadata or missing:
+            what = f"lacks column {missing[0]}" if missing else "has no satray metadata"
+            raise InputError(
+                f"index: {file} is no tile index ({what}); give the out= of a prepare run"
+            )
+        try:
+            here = IndexMeta.from_json(metadata[META_KEY].decode())
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"index: metadata of {file} cannot be read: {error!r}") from error
+        # compared as bytes: a NaN in the statistics differs from itself
+        if meta is not None and metadata[META_KEY] != text:
+            raise InputError(f"index: {file} belongs to another index than its neighbours")
+        meta, text = here, metadata[META_KEY]
+        tables.append(table.select(SCHEMA.names).replace_schema_metadata(None))
+    assert meta is not None
+    return TileIndex(pa.concat_tables(tables).combine_chunks(), meta)
+
+
+def index_digest(uri: str, storage: "Storage") -> str:
+    """SHA-256, in hexadecimal, of the index files' bytes in order; InputError as `read_index`."""
+    digest = hashlib.sha256()
+    for _, data in _files(uri, storage):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _files(uri: str, storage: "Storage") -> Iterator[tuple[str, bytes]]:
+    """The index's files, (URI, bytes), in order; at least one."""
+    from satray.storage.uri import join
+
+    if uri.endswith(".parquet"):
+        yield uri, storage.read(uri)
+        return
+    if storage.exists(join(uri, "run.json")):
+        from satray.runs.record import read_run
+
+        record = read_run(storage, uri)
+        names = sorted(p.path for p in record.products if p.path.startswith("index/"))
+        if not names:
+            raise InputError(
+                f"index: {uri} is a run of {_job(record)}, not of prepare: it holds no tile index"
+            )
+        files = [join(uri, name) for name in names]
+    else:
+        files = [e.uri for e in storage.list(uri) if _is_part(e.key)]
+        if not files and storage.list(join(uri, "state")):
+            raise InputError(f"index: {uri} holds an unfinished run; rerun its command to go on")
+        if not files:
+            raise InputError(
+                f"index: no tile index at {uri}; accepted: the out= of a finished prepare run, "
+                "its index/ folder, or one .parquet file"
+            )
+    for file in files:
+        yield file, storage.read(file)
+
+
+def _measured(table: pa.Table) -> pa.Table:
+    """Columns of resolution for a table from before there were any."""
+    needed, there = ("crs", "transform", "height", "width"), set(table.column_names)
+    if not set(needed) <= there or "resolution_x" in there:
+        return table
+    from satray.data.ground import resolutions  # PROJ, for older indexes only
+
+    sizes_N2 = resolutions(*(table.column(name).to_pylist() for name in needed))
+    for place, axis in enumerate("xy"):
+        column = pa.array(sizes_N2[:, place], pa.float64(), from_pandas=True)
+        table = table.append_column(f"resolution_{axis}", column)
+    return table
+
+
+def _is_part(key: str) -> bool:
+    return "/" not in key and key.startswith("tiles-") and key.endswith(".parquet")
+
+
+def _job(record: Any) -> str:
+    return str(getattr(record, "job", "another job"))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

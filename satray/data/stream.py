@@ -1,0 +1,216 @@
+"""Tiles of a split as a stream of batches, through Ray Data.
+
+One read task fetches and decodes a run of tiles and yields blocks as they fill
+(`satray.data.blocks`). The order of a pass is a function of the pseudo-epoch alone: Ray Data
+calls `get_read_tasks` anew at each execution and says which execution it is.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from numpy.typing import NDArray
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from satray.data.blocks import Batch, TileSource, errors_of, read_blocks, tile_source, to_torch
+from satray.data.order import Order, copies, falling_chunks
+
+__all__ = ["StreamTally", "TileSource", "batches", "tile_dataset", "tile_source"]
+
+BLOCK_BYTES = 8 << 20
+"""A block aims at this size: small enough for an early first batch, large enough to amortise."""
+TASK_TILES = 512
+"""Most tiles a read task takes: some hundred milliseconds of work."""
+
+
+class TileDatasource(Datasource):
+    """Tiles of a split in the order of the pass that Ray Data is at."""
+
+    def __init__(
+        self, source: TileSource, order: Order, block: int, readers: int, most: int, start: int
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._source = source
+        self._order = order
+        self._block = block
+        self._readers = readers
+        self._most = most
+        self._start = start
+
+    def get_name(self) -> str:
+        """Name of the operator in Ray's logs."""
+        return "Tiles"
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of one pass."""
+        return len(self._order.rows(self._start)) * self._source.tile_bytes
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: Any = None,
+    ) -> list[ReadTask]:
+        """Cut the rows of this execution's pseudo-epoch into tasks."""
+        del parallelism
+        done = data_context._execution_idx if data_context is not None else 0
+        pseudo_epoch = self._start + done
+        tasks = []
+        order = self._order.rows(pseudo_epoch)
+        came_before = copies(order)
+        places = np.arange(len(order))
+        for piece in falling_chunks(places, self._block, self._readers, self._most):
+            rows = order[piece]
+            metadata = BlockMetadata(
+                num_rows=len(rows),
+                size_bytes=len(rows) * self._source.tile_bytes,
+                input_files=None,
+                exec_stats=None,
+            )
+            source = self._source.rows(rows)
+            task = _Read(source, rows, came_before[piece], pseudo_epoch, self._block)
+            tasks.append(ReadTask(task, metadata, per_task_row_limit=per_task_row_limit))
+        return tasks
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What one task does; pickled with its own rows only."""
+
+    source: TileSource
+    rows: NDArray[np.int64]
+    copies: NDArray[np.int64]
+    pseudo_epoch: int
+    block: int
+    __name__: str = "read_tiles"  # Ray names the function in its warnings
+
+    def __call__(self) -> Iterator[pa.Table]:
+        return read_blocks(self.source, self.rows, self.pseudo_epoch, self.block, self.copies)
+
+
+def block_tiles(tile_bytes: int, batch: int, total: int, workers: int = 1) -> int:
+    """Choose how many tiles go into a block.
+
+    A multiple of the worker's batch, so that a batch is a slice of one block; about
+    `BLOCK_BYTES`; never so many that a worker would be left without a block.
+    """
+    wanted = max(1, BLOCK_BYTES // max(1, tile_bytes))
+    share = max(1, total // max(1, workers))
+    batches = max(1, min(wanted, share, TASK_TILES) // batch)
+    return min(batch * batches, share)
+
+
+def tile_dataset(
+    source: TileSource,
+    order: Order,
+    *,
+    batch: int,
+    workers: int = 1,
+    read_tasks: int = 2,
+    start: int = 0,
+    deterministic: bool = False,
+) -> Any:
+    """Make a Ray dataset that streams a split; each time it is iterated is one pseudo-epoch.
+
+    Args:
+        source: the split.
+        order: which rows, in which order, at each pseudo-epoch.
+        batch: tiles a step of one worker.
+        workers: workers that the stream is divided among.
+        read_tasks: tasks that read at once.
+        start: pseudo-epoch of the first iteration.
+        deterministic: keep the order, with one worker's batch a block.
+    """
+    total = len(order.rows(start))
+    block = batch if deterministic else block_tiles(source.tile_bytes, batch, total, workers)
+    dataset = ray.data.read_datasource(
+        TileDatasource(source, order, block, read_tasks, TASK_TILES, start),
+        override_num_blocks=1,  # the source itself says how many; Ray shall not split further
+        num_cpus=0.5,
+        concurrency=read_tasks,
+    )
+    context = dataset.context
+    context.execution_options.preserve_order = deterministic
+    context.enable_progress_bars = False
+    # Blocks leave as they are read: just below their size, so that one fills Ray's buffer.
+    context.target_max_block_size = max(1, int(block * source.tile_bytes * 0.9))
+    return dataset
+
+
+@dataclass
+class StreamTally:
+    """What a consumer of a stream learns beside the batches."""
+
+    tiles: int = 0
+    """Rows delivered, repeats and unreadable ones included."""
+    bytes_read: int = 0
+    """Bytes fetched from storage; cached tiles count nothing."""
+    seconds_waiting: float = 0.0
+    """Wall seconds spent waiting for the next batch."""
+    errors: dict[int, str] = field(default_factory=dict)
+    """Row of the split -> reason."""
+
+    def reasons(self) -> Counter[str]:
+        """How often each reason came."""
+        return Counter(self.errors.values())
+
+
+def batches(
+    shard: Any,
+    shape: tuple[int, int, int],
+    dtype: str,
+    *,
+    batch: int,
+    tally: StreamTally,
+    pseudo_epoch: int | None = None,
+    expected: int | None = None,
+    prefetch: int = 2,
+) -> Iterator[Batch]:
+    """Iterate one pass over a dataset or over a worker's shard of it.
+
+    How many unreadable tiles are too many is for the caller to judge, over all shards.
+
+    Args:
+        shard: a Ray dataset, or one part of a split one.
+        shape: (C, H, W) of the tiles.
+        dtype: NumPy dtype of their pixels.
+        batch: tiles a batch; the last may be smaller.
+        tally: what is learnt on the way is added to it.
+        pseudo_epoch: checked against the stream's own where given.
+        expected: batches that the caller will take. Ray ends a pass only when somebody asks for
+            more than there is, so the end is asked for before the last batch is handed out.
+        prefetch: batches fetched ahead.
+
+    Yields:
+        `pixels` (b, C, H, W) in the stored dtype, `labels` (b, K) uint8, `row` and `copy` (b,)
+        int64, `valid` (b,) bool; CPU tensors.
+
+    Raises:
+        RuntimeError: the stream is at another pseudo-epoch than the caller.
+    """
+    stream = iter(
+        shard.iter_batches(batch_size=batch, batch_format="pyarrow", prefetch_batches=prefetch)
+    )
+    given = 0
+    while True:
+        begin = time.perf_counter()
+        table = next(stream, None)
+        if table is None:
+            break
+        given += 1
+        if given == expected and next(stream, None) is not None:
+            raise RuntimeError(f"the stream has more than the {expected} batches expected")
+        tally.seconds_waiting += time.perf_counter() - begin
+        found = table.column("pseudo_epoch")[0].as_py()
+        if pseudo_epoch is not None and found != pseudo_epoch:
+            raise RuntimeError(f"stream is at pseudo-epoch {found}, training at {pseudo_epoch}")
+        tally.tiles += len(table)
+        tally.bytes_read += int(np.sum(table.column("bytes").to_numpy()))
+        tally.errors.update(errors_of(table))
+        yield to_torch(table, shape, dtype)

@@ -1,0 +1,295 @@
+"""Where rasters lie: by affine, control points or world file; a CRS stays what the file says."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pyproj
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.io import MemoryFile
+
+from satray.data.decode import TileHeader, decode
+from satray.data.georeference import WorldFile, crs_name, world_files
+from satray.data.ground import ground_pixel, lonlat, pixel_sizes
+from satray.errors import InputError
+from satray.storage import Entry
+
+UTM = Affine(10, 0, 500000, 0, -10, 5300000)
+TURNED = UTM @ Affine.rotation(30)
+PIXELS = np.full((3, 64, 48), 7, np.uint8)
+BESSEL = "+proj=utm +zone=51 +ellps=bessel +units=m +no_defs"
+
+
+def tiff(driver: str = "GTiff", **more) -> bytes:
+    gcps, rpcs = more.pop("gcps", None), more.pop("rpcs", None)
+    shape = {"count": 3, "height": 64, "width": 48, "dtype": "uint8"}
+    with MemoryFile() as memory:
+        with memory.open(driver=driver, **shape, **more) as target:
+            target.write(PIXELS)
+            if gcps:
+                target.gcps = gcps
+            if rpcs:
+                target.update_tags(ns="RPC", **rpcs)
+        return bytes(memory.getbuffer())
+
+
+def world(affine: Affine = UTM, name: str = "a.tfw") -> WorldFile:
+    x, y = affine @ (0.5, 0.5)
+    numbers = (affine.a, affine.d, affine.b, affine.e, x, y)
+    return WorldFile(name, lambda: "\n".join(f"{n!r}" for n in numbers).encode())
+
+
+def points(affine: Affine, move: float = 0, places=((0, 0), (0, 64), (48, 0), (48, 64), (20, 9))):
+    found = [GroundControlPoint(row, col, *(affine @ (col, row))) for col, row in places]
+    x, y = affine @ (places[-1][0] + move, places[-1][1])
+    return [*found[:-1], GroundControlPoint(places[-1][1], places[-1][0], x, y)]
+
+
+def header(data: bytes, beside: WorldFile | None = None) -> TileHeader:
+    return decode(data, world=beside).header
+
+
+def test_a_crs_without_a_transform_places_nothing() -> None:
+    for transform in (None, Affine.identity(), Affine(1, 0, 0, 0, -1, 0)):
+        found = header(tiff(crs="EPSG:32633", transform=transform))
+        assert (found.crs, found.transform) == (None, None)
+        assert found.note == "a CRS without a transform: pixel coordinates"
+
+
+def test_a_transform_without_a_crs_is_kept_and_told() -> None:
+    found = header(tiff(transform=UTM))
+    assert (found.crs, found.transform) == (None, UTM[:6])
+    assert found.note == "an affine without a CRS: no longitude and latitude"
+
+
+def test_nothing_and_everything_need_no_word() -> None:
+    bare, plain = header(tiff()), header(tiff(crs="EPSG:32633", transform=UTM), world(TURNED))
+    assert (bare.crs, bare.transform, bare.note) == (None, None, "")
+    assert (plain.crs, plain.transform, plain.note) == ("EPSG:32633", UTM[:6], "")
+
+
+@pytest.mark.parametrize("affine", [UTM, TURNED, UTM @ Affine.scale(1, 3)])
+def test_control_points_within_half_a_pixel(affine) -> None:
+    data = tiff(gcps=(points(affine, 0.3), CRS.from_epsg(32633)))
+    found = header(data, world(UTM @ Affine.scale(7)))
+    assert found.crs == "EPSG:32633"
+    for place in ((0, 0), (48, 64), (48, 0)):
+        miss = ~affine @ (Affine(*found.transform) @ place)
+        assert np.hypot(miss[0] - place[0], miss[1] - place[1]) < 0.5
+    assert found.note.startswith("placed by control points (5, off by 0.")
+
+
+@pytest.mark.parametrize(
+    ("gcps", "said"),
+    [
+        (points(UTM, 3), "control points that no affine meets: pixel coordinates (off by "),
+        (points(UTM, 0, ((0, 0), (10, 10), (20, 20))), "control points that lie on a line"),
+        (points(UTM, 0, ((0, 0), (48, 64))), "control points that lie on a line"),
+    ],
+)
+def test_control_points_that_define_no_affine(gcps, said) -> None:
+    data = tiff(gcps=(gcps, CRS.from_epsg(32633)))
+    found = header(data)
+    assert (found.crs, found.transform) == (None, None)
+    assert found.note.startswith(said)
+    placed = header(data, world())
+    assert placed.transform == UTM[:6]
+
+
+def test_control_points_without_numbers() -> None:
+    data = tiff(gcps=(points(UTM, np.nan), CRS.from_epsg(32633)))
+    assert header(data).note == "control points without numbers: pixel coordinates"
+    assert header(data, world()).transform == UTM[:6]
+
+
+def test_control_points_over_the_antimeridian() -> None:
+    affine = Affine(0.001, 0, 179.98, 0, -0.001, 10)
+    turned = [
+        GroundControlPoint(p.row, p.col, p.x - 360 * (p.x > 180), p.y) for p in points(affine)
+    ]
+    found = header(tiff(gcps=(turned, CRS.from_epsg(4326))))
+    assert found.transform == pytest.approx(affine[:6])
+
+
+@pytest.mark.parametrize("affine", [UTM, TURNED])
+def test_a_world_file_serves_where_the_file_has_no_affine(affine) -> None:
+    with_crs = header(tiff(crs="EPSG:32633"), world(affine))
+    assert with_crs.crs == "EPSG:32633"
+    assert with_crs.transform == pytest.approx(affine[:6])
+    assert with_crs.note == "placed by a world file (a.tfw)"
+    marked = WorldFile("a.tfw", lambda: b"\xef\xbb\xbf" + world(affine).read())
+    assert header(tiff(crs="EPSG:32633"), marked) == with_crs
+    without = header(tiff("PNG"), world(affine, "a.pgw"))
+    assert without.crs is None
+    assert without.transform == pytest.approx(affine[:6])
+    assert without.note == (
+        "placed by a world file without a CRS: no longitude and latitude (a.pgw)"
+    )
+
+
+def gone() -> bytes:
+    raise InputError("s3://b/a.tfw: not there")
+
+
+@pytest.mark.parametrize(
+    ("read", "said"),
+    [
+        (lambda: b"10 0 0 -10 500005", "a world file that is none: pixel coordinates (a.tfw)"),
+        (lambda: b"\xff\x00" * 9, "a world file that is none"),
+        (lambda: b"0\n0\n0\n0\n5\n5\n", "a world file without area"),
+        (lambda: b"nan\n0\n0\n-1\n5\n5\n", "a world file without area"),
+        (gone, "a world file out of reach: pixel coordinates (s3://b/a.tfw: not there)"),
+    ],
+)
+def test_world_files_that_say_nothing(read, said) -> None:
+    found = header(tiff(crs="EPSG:32633"), WorldFile("a.tfw", read))
+    assert (found.crs, found.transform) == (None, None)
+    assert found.note.startswith(said)
+
+
+def test_rational_polynomials_are_named() -> None:
+    coefficients = " ".join(["1"] * 20)
+    keys = "LINE_OFF SAMP_OFF LAT_OFF LONG_OFF HEIGHT_OFF LINE_SCALE SAMP_SCALE LAT_SCALE"
+    rpcs = dict.fromkeys(f"{keys} LONG_SCALE HEIGHT_SCALE".split(), "1")
+    for name in ("LINE_NUM", "LINE_DEN", "SAMP_NUM", "SAMP_DEN"):
+        rpcs[f"{name}_COEFF"] = coefficients
+    assert "RPC" in header(tiff(rpcs=rpcs)).note
+
+
+def test_world_files_are_found_by_name() -> None:
+    def entry(key: str, size: int = 80) -> Entry:
+        return Entry(f"/b/{key}", key, size, None, datetime(2026, 1, 1, tzinfo=UTC))
+
+    pairs = {
+        "a.tif": "a.tfw", "b.TIF": "b.TFW", "c.tiff": "c.tfw", "d.jpg": "d.jgw", "e.png": "e.wld",
+        "f.jpeg": "f.jpegw", "g.jp2": "g.j2w", "x/k.tif": "x/k.tifw",
+    }  # fmt: skip
+    found = world_files(map(entry, [*pairs, *pairs.values(), "h.tif", "x/h.tfw", "i.tif"]))
+    assert {uri: one.key for uri, one in found.items()} == {f"/b/{k}": v for k, v in pairs.items()}
+    assert not world_files([entry("a.tif"), entry("a.tfw", 10**6)])
+
+
+@pytest.mark.parametrize(
+    "crs",
+    ["EPSG:32633", "EPSG:4326", "EPSG:3413", "EPSG:3067", "EPSG:2227", "EPSG:5514", "EPSG:27700",
+     "ESRI:54009", "ESRI:102025", "EPSG:4807", "EPSG:4979"],
+)  # fmt: skip
+def test_a_code_where_it_is_the_definition(crs) -> None:
+    assert header(tiff(crs=crs, transform=UTM)).crs == crs
+
+
+@pytest.mark.parametrize(
+    "crs",
+    [
+        BESSEL,
+        "+proj=utm +zone=20 +south +ellps=intl +units=m +no_defs",
+        "+proj=utm +zone=33 +ellps=WGS84 +units=m +no_defs",
+        "+proj=utm +zone=33 +ellps=GRS80 +towgs84=0,0,0 +units=m +no_defs",
+        "+proj=utm +zone=33 +ellps=intl +towgs84=-87,-98,-121 +units=m +no_defs",
+        "+proj=somerc +lat_0=46.9524056 +lon_0=7.4395833 +x_0=600000 +y_0=200000 +ellps=bessel "
+        "+towgs84=674.374,15.056,405.346,0,0,0,0",
+        "+proj=tmerc +lat_0=0 +lon_0=15 +k=0.9996 +x_0=500000.5 +datum=WGS84",
+        "+proj=utm +zone=10 +datum=WGS84 +units=us-ft",
+        "+proj=sinu +R=6371007.181",
+        "+proj=laea +lat_0=90 +lon_0=180 +datum=WGS84",
+        "+proj=geos +h=35785831 +lon_0=0 +sweep=y +datum=WGS84",
+        "+proj=longlat +ellps=bessel +no_defs",
+        "EPSG:32633+5773",
+        'LOCAL_CS["site",UNIT["metre",1]]',
+    ],
+)
+def test_a_crs_stays_what_it_is(crs) -> None:
+    data = tiff(crs=crs, transform=UTM)
+    name = header(data).crs
+    assert name is not None
+    assert "[" in name  # WKT
+    with MemoryFile(data) as memory, memory.open() as source:
+        own = source.crs
+    again = header(tiff(crs=name, transform=UTM)).crs
+    assert CRS.from_user_input(name) == own
+    assert again == name == crs_name(name)
+    if own.is_projected or own.is_geographic:
+        x, y = np.array([1e5, 5.2e5]), np.array([1e6, 4.1e6])
+        if own.is_geographic:
+            x, y = np.array([10.0, -75]), np.array([50.0, -12])
+        way = pyproj.Transformer.from_crs(own.to_wkt(), "OGC:CRS84", always_xy=True)
+        np.testing.assert_allclose(lonlat(name, x, y), way.transform(x, y), atol=1e-9)
+
+
+def test_longitudes_are_wrapped_and_what_is_off_the_earth_is_none() -> None:
+    lon, lat = lonlat("EPSG:4326", np.array([190.0, -181, 180, 0]), np.array([5.0, 5, 5, 95]))
+    assert lon[:3].tolist() == [-170, 179, 180]
+    assert lat[:3].tolist() == [5, 5, 5]
+    assert np.isnan([lon[3], lat[3]]).all()
+    assert np.isnan(lonlat("no such CRS", np.zeros(2), np.zeros(2))).all()
+
+
+@pytest.mark.parametrize(
+    ("crs", "lon", "lat", "px"),
+    [
+        ("EPSG:32633", 15, 60, 10), ("EPSG:32633", 18.5, 10, 10), ("EPSG:3857", 15, 60, 20),
+        ("EPSG:3395", 15, -70, 20), ("EPSG:3413", 180, 72, 10), ("EPSG:3031", 0, -90, 30),
+        ("EPSG:2227", -120, 37, 30), ("EPSG:2263", -74, 40.7, 3), ("EPSG:4326", 10, 60, 1e-4),
+        ("EPSG:4326", 180, 10, 1e-4), ("EPSG:4807", 2, 48, 1e-4), ("EPSG:4979", 10, 60, 1e-4),
+        ("EPSG:32633+5773", 15, 60, 10), ("EPSG:27700", -2, 54, 1), ("EPSG:6933", 20, 50, 100),
+        ("ESRI:54009", 100, 30, 1000), ("+proj=utm +zone=33 +ellps=intl +towgs84=-87,-98,-121",
+        15, 50, 10),
+    ],
+)  # fmt: skip
+def test_pixels_are_measured_on_the_ground(crs, lon, lat, px) -> None:
+    """Against the way from one end of a pixel to the other by PROJ's geodesics on WGS 84."""
+    there = pyproj.Transformer.from_crs("OGC:CRS84", crs, always_xy=True)
+    affine = Affine.translation(*there.transform(lon, lat)) @ Affine(px, 0, -32 * px, 0, -px, 0)
+    found = ground_pixel(40, 64, crs, affine[:6])
+    x, y = affine @ (np.array([31.5, 32.5, 32, 32]), np.array([20, 20, 19.5, 20.5]))
+    lons, lats = there.transform(x, y, direction="INVERSE")
+    geod = pyproj.Geod(ellps="WGS84")
+    for size, (a, b) in ((found.x, (0, 1)), (found.y, (2, 3))):
+        true = geod.inv(lons[a], lats[a], lons[b], lats[b])[2]
+        assert size == pytest.approx(true, rel=2e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0, 360), st.floats(-0.5, 0.5), st.floats(0.5, 30), st.floats(0.5, 30))
+def test_turned_and_sheared_pixels_have_their_columns_lengths(turn, shear, x, y) -> None:
+    affine = UTM @ Affine.rotation(turn) @ Affine(1, shear, 0, 0, 1, 0) @ Affine.scale(x, y)
+    found = ground_pixel(10, 20, "EPSG:32633", affine[:6])
+    assert found.x == pytest.approx(10 * x / 0.9996, rel=1e-4)
+    assert found.y == pytest.approx(10 * y * np.hypot(1, shear) / 0.9996, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("crs", "affine"),
+    [
+        (None, None), (None, UTM), ("EPSG:32633", None), ("EPSG:4978", UTM), ("no such CRS", UTM),
+        ('LOCAL_CS["site",UNIT["metre",1]]', UTM), ("EPSG:4326", Affine(0.1, 0, 0, 0, -0.1, 95)),
+        ("EPSG:32633", Affine(0, 0, 1, 0, 0, 1)), ("EPSG:32633", Affine(1e9, 0, 0, 0, 1, 0)),
+    ],
+)  # fmt: skip
+def test_pixels_without_ground(crs, affine) -> None:
+    found = ground_pixel(100, 100, crs, None if affine is None else affine[:6])
+    assert (found.x, found.y) == (None, None)
+    assert found.note
+
+
+def test_many_pixels_at_once_are_those_of_one() -> None:
+    affines = np.array([(Affine.translation(0, 4e5 * n) @ UTM)[:6] for n in range(-9, 9)])
+    heights, widths = np.arange(18.0) + 1, np.arange(18.0) * 3 + 1
+    together = pixel_sizes("EPSG:3857", affines, heights, widths)
+    for n, sizes in enumerate(together):
+        one = ground_pixel(int(heights[n]), int(widths[n]), "EPSG:3857", tuple(affines[n]))
+        assert (one.x, one.y) == tuple(sizes)
+    assert together[:, 0].max() > 1.1 * together[:, 0].min()
+
+
+def test_a_hidden_neighbour_is_never_opened_by_itself(tmp_path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(crs="EPSG:32633"))
+    (tmp_path / "a.tfw").write_bytes(world().read())
+    assert header(path.read_bytes()).transform is None
+    assert rasterio.open(path).transform == UTM  # what GDAL would have done

@@ -1,0 +1,157 @@
+import dataclasses
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from satray.data import index as module
+from satray.data.describe import _absent
+from satray.data.index import (
+    SCHEMA,
+    BandStatistics,
+    IndexMeta,
+    TileIndex,
+    index_digest,
+    read_index,
+    write_index,
+)
+from satray.data.statistics import BandCounts, count_pixels, summarise
+from satray.errors import InputError
+from satray.runs.run import Run
+from satray.storage import Storage
+
+META = IndexMeta(
+    task="multilabel",
+    classes=("a", "b"),
+    bands=("red",),
+    dtype="uint8",
+    tile_shape=(8, 9),
+    statistics=(summarise("red", count_pixels(np.arange(9, dtype=np.uint8))),),
+    provenance={"images": "s3://x/y"},
+)
+
+
+def make(n: int = 5) -> TileIndex:
+    rows = [
+        {
+            "tile_id": f"t/{i}",
+            "uri": f"s3://x/y/t/{i}.tif",
+            "split": "val" if i % 3 == 2 else "train",
+            "labels": [i % 2, 1],
+            "height": 8,
+            "width": 9,
+            "bands": ["red"],
+            "dtype": "uint8",
+            "crs": "EPSG:32631" if i else None,
+            "transform": [1.0, 0, 5, 0, -1, 7] if i else None,
+            "nodata": None,
+            "bytes": 100,
+            "etag": None,
+        }
+        for i in range(n)
+    ]
+    return TileIndex(pa.Table.from_pylist(rows, SCHEMA), META)
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return Run("prepare", "0123456789ab", str(tmp_path / "out"), Storage())
+
+
+@pytest.mark.parametrize("path", ["index", "index/tiles-00000.parquet"])
+def test_round_trip(run, path):
+    write_index(make(), run)
+    got = read_index(run.uri(path), Storage())
+    assert got.meta == META
+    assert got.table.to_pylist() == make().table.to_pylist()
+    assert run.products[0].rows == 5
+
+
+def test_many_files_are_one_index(run, monkeypatch):
+    monkeypatch.setattr(module, "ROWS_PER_FILE", 2)
+    nan = summarise("red", BandCounts("uint8"))
+    write_index(dataclasses.replace(make(), meta=dataclasses.replace(META, statistics=(nan,))), run)
+    assert [p.rows for p in run.products] == [2, 2, 1]
+    assert read_index(run.uri("index"), Storage()).table.equals(make().table)
+
+
+def test_part_and_labels():
+    whole = make()
+    assert whole.split_counts == {"train": 4, "val": 1}
+    assert whole.part("val").table.column("tile_id").to_pylist() == ["t/2"]
+    train = whole.part("train")
+    np.testing.assert_array_equal(train.labels, [[0, 1], [1, 1], [1, 1], [0, 1]])
+    assert train.labels.dtype == np.uint8
+    with pytest.raises(
+        InputError, match=r"'test'; the index has train \(4 tiles\), val \(1 tile\)"
+    ):
+        whole.part("test")
+
+
+def test_labels_of_a_slice_are_its_own():
+    whole = make()
+    np.testing.assert_array_equal(TileIndex(whole.table.slice(1, 2), META).labels, [[1, 1], [0, 1]])
+
+
+def test_the_digest_changes_with_the_bytes_only(run, tmp_path):
+    write_index(make(), run)
+    first = index_digest(run.uri("index"), Storage())
+    again = Run("prepare", "0123456789ab", str(tmp_path / "again"), Storage())
+    write_index(make(), again)
+    assert index_digest(again.uri("index"), Storage()) == first
+    write_index(make(6), again)
+    assert index_digest(again.uri("index"), Storage()) != first
+
+
+def test_meta_round_trip():
+    assert IndexMeta.from_json(META.to_json()) == META
+    assert isinstance(IndexMeta.from_json(META.to_json()).statistics[0], BandStatistics)
+
+
+def parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("nothing", None, "no tile index at .*prepare"),
+        ("x.parquet", b"not parquet", "is not Parquet"),
+        ("x.parquet", parquet(pa.table({"a": [1]})), "no tile index .lacks column tile_id"),
+        ("x.parquet", parquet(make().table), "has no satray metadata"),
+        (
+            "x.parquet",
+            parquet(make().table.replace_schema_metadata({b"satray": b"{}"})),
+            "cannot be read",
+        ),
+    ],
+)
+def test_what_is_no_index_is_refused_in_one_line(tmp_path, name, content, says):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=says) as caught:
+        read_index(str(path), Storage())
+    assert "\n" not in str(caught.value)
+
+
+def test_files_of_two_indexes_do_not_mix(run):
+    write_index(make(), run)
+    other = TileIndex(make().table, dataclasses.replace(META, task="multiclass"))
+    run.storage.write(
+        run.uri("index/tiles-00001.parquet"), parquet(module.table_with(other.meta, other.table))
+    )
+    with pytest.raises(InputError, match="another index"):
+        read_index(run.uri("index"), Storage())
+
+
+@pytest.mark.parametrize(("value", "said"), [(1, "dock in val"), (0, "ship in train; ship in val")])
+def test_classes_of_which_a_split_has_no_positive_or_no_negative(value, said):
+    rows = [("train", [1, 0]), ("train", [1, 1]), ("val", [1, 0])]
+    table = pa.table({"split": [s for s, _ in rows], "labels": [labels for _, labels in rows]})
+    index = TileIndex(table, dataclasses.replace(META, classes=("ship", "dock")))
+    assert _absent(index, value) == said

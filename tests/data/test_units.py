@@ -1,0 +1,277 @@
+"""What stored numbers mean: stated by files, kept by index and bundle, brought to one unit."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scoring.scenes.scene_material import spec
+from tiles.hostile import gdal_metadata, numbers, paged, tiff
+
+from satray.config.prepare import PrepareRecipe
+from satray.data import prepare
+from satray.data.blocks import read_blocks, tile_source, to_torch
+from satray.data.decode import decode, read_pixels
+from satray.data.describe import describe_files
+from satray.data.index import BandStatistics, IndexMeta, read_index
+from satray.data.probe import probe
+from satray.data.statistics import changed, count_pixels, summarise
+from satray.data.units import Change, Unit, as_units, change_of, unit_of
+from satray.errors import DecodeError, InputError
+from satray.models.spec import BundleSpec
+from satray.runs.run import Run
+from satray.storage import Storage
+
+STORE = Storage()
+OLD, NEW = Unit(1e-4, 0.0), Unit(1e-4, -0.1)
+LANDSAT = Unit(2.75e-05, -0.2)
+PLAIN = Unit(1.0, 0.0)
+
+CHANGES = {
+    "none stated": ((None,), (OLD,), "uint16", None),
+    "none on either side": ((), (), "uint16", None),
+    "the same": ((NEW,), (NEW,), "uint16", None),
+    "no offset, archive states none": ((OLD,), (), "uint16", None),
+    "offset, archive states none": ((NEW,), (), "uint16", ((1.0,), (-1000.0,))),
+    "offset in numbers": ((Unit(1.0, -1000.0),), (), "uint16", ((1.0,), (-1000.0,))),
+    "new to old": ((NEW,), (OLD,), "uint16", ((1.0,), (-1000.0,))),
+    "old to new": ((OLD,), (NEW,), "uint16", ((1.0,), (1000.0,))),
+    "other scale": ((LANDSAT,), (OLD,), "uint16", ((0.275,), (-2000.0,))),
+    "values themselves": ((PLAIN,), (NEW,), "uint16", ((1e4,), (1000.0,))),
+    "floats that state none": ((NEW,), (None,), "float32", ((1e-4,), (-0.1,))),
+    "one band of two": ((None, NEW), (OLD, OLD), "uint16", ((1.0, 1.0), (0.0, -1000.0))),
+    "names of nothing": ((Unit(1e-4, 0.0, "m"),), (OLD,), "uint16", None),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_change(case):
+    found, wanted, dtype, expected = CHANGES[case]
+    change = change_of(found, wanted, dtype)
+    if expected is None:
+        assert change is None
+        return
+    np.testing.assert_allclose(change.gain, expected[0])
+    np.testing.assert_allclose(change.shift, expected[1])
+
+
+def test_names_of_units_must_agree():
+    kelvin, celsius = Unit(0.1, 0.0, "K"), Unit(0.1, 0.0, "degC")
+    with pytest.raises(DecodeError, match="values in K where degC is wanted"):
+        change_of((kelvin,), (celsius,), "uint16")
+    assert change_of((kelvin,), (Unit(0.1, -10.0, "k"),), "uint16") is not None
+    assert unit_of("b1", 1, 0, " Unitless ") == PLAIN
+
+
+@pytest.mark.parametrize("name", ["", "reflectance", "Percent"])
+def test_percents_are_hundredths(name):
+    wanted = Unit(0.01, -10.0, name) if name == "Percent" else Unit(1e-4, -0.1, name)
+    for found in (Unit(0.01, 0.0, "percent"), Unit(0.01, 0.0, "%"), Unit(1e-4, 0.0)):
+        if name == "reflectance" or found.name:
+            change = change_of((found,), (wanted,), "uint16")
+            assert change is not None
+            np.testing.assert_allclose((change.gain[0], change.shift[0]), (1, 1000))
+    assert change_of((Unit(0.01, 0.0, "%"),), (), "uint16") is None
+    plain = change_of((Unit(0.01, 0.0, "%"),), (), "float32")
+    assert plain is not None
+    assert plain.gain == pytest.approx((1e-4,))
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "told"),
+    [
+        (0, 0, "scale 0;"),
+        ("nan", 0, "scale 'nan';"),
+        (float("inf"), 0, "scale inf;"),
+        (True, 0, "scale True;"),
+        ([1e-4], 0, r"scale \[0.0001\];"),
+        (1, "x", "offset 'x'; accepted: a finite number$"),
+        (None, float("nan"), "offset nan;"),
+    ],
+)
+def test_what_is_no_unit(scale, offset, told):
+    with pytest.raises(DecodeError, match=f"band red states {told}"):
+        unit_of("red", scale, offset)
+
+
+def test_pixels_are_rounded_and_stay_within_the_dtype():
+    x_CHW = np.array([[[0, 999, 1000, 65535]], [[3, 2**16 - 1, 7, 0]]], np.uint16)
+    y_CHW = Change((1.0, 1.0), (-1000.0, 0.0))(x_CHW, "uint16")
+    assert y_CHW.tolist() == [[[0, 0, 0, 64535]], [[3, 65535, 7, 0]]]
+    big = np.array([[[2**63 - 1]], [[5]]], np.int64)
+    assert Change((1.0, 2.0), (0.0, 0.5))(big, "int64").tolist() == [[[2**63 - 1]], [[10]]]
+
+
+def stated(x_CHW: np.ndarray, *units: Unit | None) -> bytes:
+    """A TIFF whose bands state units."""
+    roles = [
+        (band, role, value)
+        for band, unit in enumerate(units)
+        if unit is not None
+        for role, value in (("scale", unit.scale), ("offset", unit.offset))
+    ]
+    return paged((x_CHW, {42112: gdal_metadata(*roles)}))
+
+
+X = numbers(2)
+
+
+def test_files_state_units():
+    assert decode(tiff(X)).header.units == ()
+    assert decode(stated(X, PLAIN, PLAIN)).header.units == ()
+    assert decode(stated(X, None, NEW)).header.units == (None, NEW)
+    assert decode(paged(*[(X[k : k + 1], {42112: gdal_metadata((0, "scale", 2))}) for k in (0, 1)])
+    ).header.units == (Unit(2.0, 0.0),) * 2  # fmt: skip
+    with pytest.raises(DecodeError, match=r"band 2 states scale 0\.0; accepted"):
+        decode(stated(X, NEW, Unit(0.0, 1.0)))
+
+
+@pytest.mark.parametrize("tile", ["plain", "compressed"])
+def test_training_reads_one_unit(tile):
+    """A tile that states another unit gives what one in the archive's unit would."""
+    x_CHW = X // 2 + 1000
+    if tile == "plain":
+        new = stated(x_CHW, NEW, NEW)
+    else:
+        with_units = {"compress": "deflate", "scales": (1e-4,) * 2, "offsets": (-0.1,) * 2}
+        new = tiff(x_CHW, **with_units)
+    shape = x_CHW.shape[1:]
+    old = read_pixels(tiff(x_CHW - 1000), (1, 0), *shape, "uint16")
+    for units in ((OLD, OLD), (), (None, None)):
+        read = read_pixels(new, (1, 0), *shape, "uint16", units=units)
+        np.testing.assert_array_equal(read, old)
+    same = read_pixels(new, (1, 0), *shape, "uint16", units=(NEW, NEW))
+    np.testing.assert_array_equal(same, x_CHW[::-1])
+    # an index may say what tiles mean that state nothing
+    silent = tiff(x_CHW)
+    read = read_pixels(silent, (1, 0), *shape, "uint16", units=(OLD, OLD), stated=(NEW, NEW))
+    np.testing.assert_array_equal(read, old)
+    # where both sides state theirs, dtypes may differ
+    values = read_pixels(new, (0,), *shape, "float32", units=(PLAIN,))
+    np.testing.assert_allclose(values, x_CHW[:1] * 1e-4 - 0.1, atol=1e-6)
+    with pytest.raises(DecodeError, match="dtype is uint16, the archive's is int16"):
+        read_pixels(new, (0,), *shape, "int16")
+
+
+def test_nodata_is_told_before_numbers_change():
+    x_CHW = np.full((1, 8, 8), 1500, np.uint16)
+    x_CHW[0, :2] = 1000
+    x_CHW[0, 7] = 0
+    data = paged(
+        (x_CHW, {42112: gdal_metadata((0, "scale", 1e-4), (0, "offset", -0.1)), 42113: "0"})
+    )
+    read = read_pixels(data, (0,), 8, 8, "uint16", units=(OLD,))
+    assert set(np.unique(read[0, :7])) == {0, 500}
+    assert (read[0, 7] > 0).all()  # its neighbours' mean, not 0 - 1000
+
+
+@given(
+    st.sampled_from(["uint8", "uint16", "int16", "float32", "int32"]),
+    st.sampled_from([(1.0, -1000.0), (0.275, -20.0), (2.0, 7.5), (-1.0, 100.0)]),
+)
+def test_statistics_change_as_pixels_do(dtype, numbers_):
+    gain, shift = numbers_
+    x = numbers(1, 40, 50, dtype)
+    y = Change((gain,), (shift,))(x, dtype)
+    if dtype == "int32":  # rounded: no more than half a step
+        y = x * gain + shift
+    told = summarise("b", changed(count_pixels(x.ravel()), gain, shift))
+    exact = np.dtype(dtype).itemsize <= 2
+    np.testing.assert_allclose(
+        [told.mean, told.std, told.min, told.max],
+        [y.mean(dtype=float), y.std(dtype=float), y.min(), y.max()],
+        rtol=1e-9 if exact else 1e-4, atol=1e-9 if exact else 1e-2,
+    )  # fmt: skip
+    assert told.valid == x.size
+    wanted = np.percentile(y.astype(float), 25)
+    assert told.percentiles["25"] == pytest.approx(wanted, rel=1e-9 if exact else 2e-3, abs=1e-2)
+
+
+def prepared(folder, monkeypatch, **more):
+    """An archive's index and the lines of its making, without Ray."""
+
+    def inline(uris, counted, masked, storage, *, bands, pages, **_):
+        for row, uri in enumerate(uris):
+            yield probe([row], [uri], [counted[row]], storage, bands, [False], (), pages)
+
+    monkeypatch.setattr("satray.data.pipeline.probe_all", inline)
+    recipe = PrepareRecipe(images=str(folder), split={"val": 0.0}, **more)
+    prepare.inputs(recipe, STORE)
+    run = Run("prepare", "abcdefabcdef", str(folder) + "-out", STORE, str, str)
+    outcome = prepare.work(recipe, run)
+    return read_index(run.uri("index"), STORE), outcome.summary
+
+
+ARCHIVES = {
+    "most are old": ((OLD, OLD, NEW), {}, OLD),
+    "most are new": ((NEW, OLD, NEW), {}, NEW),
+    "most state nothing": ((None, None, NEW), {}, None),
+    "nobody states": ((None,) * 3, {}, None),
+    "the recipe says": ((None, OLD, NEW), {"scale": 1e-4, "offset": 0.0}, OLD),
+}
+
+
+@pytest.mark.parametrize("case", ARCHIVES)
+def test_archives_of_mixed_units(tmp_path, monkeypatch, case):
+    """Statistics and training's pixels are those of an archive of one unit."""
+    units, recipe, whole = ARCHIVES[case]
+    old = numbers(6) // 2 + 1
+    for n in range(6):
+        unit = units[n % 3]
+        x_CHW = old[n : n + 1] + np.uint16(1000 * (unit == NEW))
+        place = tmp_path / "tiles" / "ab"[n % 2] / f"{n}.tif"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(stated(x_CHW, unit))
+    index, said = prepared(tmp_path / "tiles", monkeypatch, **recipe)
+    assert index.meta.units == (() if whole is None else (whole,))
+    wanted = old + np.uint16(1000 * (whole == NEW))
+    figures = index.meta.statistics[0]
+    assert (figures.mean, figures.max) == (pytest.approx(wanted.mean()), wanted.max())
+    assert figures.percentiles["50"] == np.percentile(wanted, 50)
+    source = tile_source(index, "train", ("gray",), STORE, digest="d")
+    (table,) = read_blocks(source, np.arange(6), 0, 6)
+    pixels = to_torch(table, source.shape, source.dtype)["pixels"].numpy()
+    names = [int(uri.rpartition("/")[2][0]) for uri in source.uris.to_pylist()]
+    np.testing.assert_array_equal(pixels[:, 0], wanted[names])
+    lines = [line for line in said if line.startswith("units: ")]
+    assert len(lines) == (case != "nobody states")
+    if case == "most are old":
+        assert lines[0].startswith(
+            "units: 4 tiles state scale 0.0001, offset 0; 2 tiles state scale"
+        )
+        assert lines[0].endswith("offset -0.1; all brought to scale 0.0001, offset 0")
+    if case == "most state nothing":
+        assert "brought to what those that state none are taken for" in lines[0]
+
+
+def test_a_tile_in_another_unit_is_named_whatever_its_split(tmp_path, monkeypatch):
+    x_CHW = numbers(2)
+    for n, name in enumerate(("K", "K", "degC")):
+        place = tmp_path / "tiles" / "ab"[n % 2] / f"{n}.tif"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(tiff(x_CHW, scales=(0.1,) * 2, units=(name,) * 2))
+    with pytest.raises(InputError, match=r"a/2\.tif states values in degC where K is wanted"):
+        prepared(tmp_path / "tiles", monkeypatch)
+
+
+def test_a_plan_tells_bands_of_units_apart():
+    headers = [(f"{n}.tif", decode(stated(X, OLD, NEW if n else OLD)).header) for n in (0, 1, 1)]
+    (line,) = describe_files(headers)
+    assert line == (
+        "units: 2 tiles state b1: scale 0.0001, offset 0; b2: scale 0.0001, offset -0.1; 1 tile "
+        "state scale 0.0001, offset 0"
+    )
+
+
+def test_index_and_bundle_keep_units():
+    figures = tuple(BandStatistics(b, 1.0, 1.0, 0.0, 2.0, {}, 9) for b in ("red", "nir"))
+    bands = ("red", "nir")
+    meta = IndexMeta("binary", ("ship",), bands, "uint16", (8, 8), figures, {}, units=(None, NEW))
+    again = IndexMeta.from_json(meta.to_json())
+    assert (again.units, again.pages) == ((None, NEW), "bands")
+    assert again.units_of(("nir",)) == (NEW,)
+    older = {k: v for k, v in json.loads(meta.to_json()).items() if k not in ("units", "pages")}
+    assert IndexMeta.from_json(json.dumps(older)).units_of(("nir", "red")) == ()
+    made = spec(units=(NEW, None, OLD))
+    assert as_units(BundleSpec.from_json(made.to_json(), "model.json").units) == (NEW, None, OLD)
