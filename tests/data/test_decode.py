@@ -4,8 +4,8 @@ import threading
 import numpy as np
 import pytest
 import rasterio
+from data.hostile import numbers, photo, pillow, png, tiff, tiff_header
 from PIL import Image
-from tiles.hostile import numbers, photo, pillow, png, tiff, tiff_header
 
 from satray.data.decode import decode, read_pixels
 from satray.data.source import MAX_PIXELS

@@ -5,12 +5,12 @@ import struct
 import numpy as np
 import pytest
 import rasterio
+from data.hostile import numbers, paged, photo, pillow, tiff
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rasterio.io import MemoryFile
 from scoring.scenes.scene_material import opened
-from tiles.hostile import numbers, paged, photo, pillow, tiff
 
 from satray.data.decode import decode, read_pixels
 from satray.data.statistics import count_tile, summarise

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import rasterio
+from data.hostile import gdal_metadata, numbers, paged, photo, pillow, tiff
 from PIL import Image
 from scoring.scenes.scene_material import opened
-from tiles.hostile import gdal_metadata, numbers, paged, photo, pillow, tiff
 
 from satray.config.prepare import PrepareRecipe
 from satray.data import prepare

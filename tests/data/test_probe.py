@@ -2,8 +2,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from data.hostile import numbers, pillow, tiff
 from PIL import Image
-from tiles.hostile import numbers, pillow, tiff
 
 from satray.data.probe import Probed, probe, total
 from satray.data.statistics import summarise

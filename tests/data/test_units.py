@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from data.hostile import gdal_metadata, numbers, paged, tiff
 from hypothesis import given
 from hypothesis import strategies as st
 from scoring.scenes.scene_material import spec
-from tiles.hostile import gdal_metadata, numbers, paged, tiff
 
 from satray.config.prepare import PrepareRecipe
 from satray.data import prepare

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tiles.hostile import numbers, photo, pillow, tiff
+from data.hostile import numbers, photo, pillow, tiff
 
 from satray.config.prepare import PrepareRecipe
 from satray.data.blocks import errors_of, read_blocks, tile_source, to_torch

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from tiles.hostile import tiff_header
+from data.hostile import tiff_header
 
 from satray.errors import DecodeError
 from satray.scoring.maps import actor, plan

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pyogrio
 import pytest
 import rasterio
-from tiles.hostile import paged
+from data.hostile import paged
 
 from satray import cluster
 from satray.errors import InputError

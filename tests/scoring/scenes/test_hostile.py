@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from affine import Affine
+from data.hostile import png, tiff_header
 from PIL import Image
 from scoring.scenes.scene_material import NOW, STORE, UTM, noise, opened, ref, spec, write
-from tiles.hostile import png, tiff_header
 
 from satray.errors import DecodeError
 from satray.scoring.scenes import gdal

@@ -9,8 +9,8 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from data.hostile import paged
 from scoring.scenes.scene_material import STORE, noise, write
-from tiles.hostile import paged
 
 from satray.errors import DecodeError
 from satray.scoring.scenes.found import find_scenes
