@@ -14,14 +14,19 @@ POSITIVE = r"\s*(>=?)\s*([-+]?\d+(?:\.\d*)?)\s*"
 class SplitOptions(Section):
     """How tiles are divided into train, val and test."""
 
-    by: Literal["auto", "column", "draw"] = key(
-        "auto", "auto: the column where the label table has it, else a draw"
+    by: Literal["auto", "column", "draw", "ground"] = key(
+        "auto",
+        "auto: the column where the label table has it, else a draw; ground: a draw of blocks of "
+        "ground, for tiles with georeference",
     )
     column: str = key("split", "label column that holds train, val or test")
     val: float = key(0.2, "share (below 1) or number of tiles for validation", ge=0)
     test: float = key(0.0, "share (below 1) or number of tiles for test", ge=0)
     seed: int = key(0, "seed of the draw: scikit-learn's train_test_split permutation", ge=0)
     group: str | None = key(None, "column whose equal values stay on one side (a scene id)")
+    block: float = key(
+        10_000.0, "edge of a block of ground whose tiles stay on one side", unit="m", gt=0
+    )
     stratify: bool = key(False, "keep label frequencies alike on all sides")
 
 

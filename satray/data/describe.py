@@ -7,6 +7,7 @@ import numpy as np
 
 from satray.config.prepare import PrepareRecipe
 from satray.data.decode import TileHeader
+from satray.data.footprints import Footprints, count_meeting
 from satray.data.index import IndexMeta, TileIndex
 from satray.data.probe import Kind
 from satray.data.survey import Survey
@@ -155,6 +156,29 @@ def describe_ground(index: TileIndex, notes: Sequence[str]) -> list[str]:
     return lines
 
 
+def describe_meeting(tiles: Footprints, parts: Sequence[str], recipe: PrepareRecipe) -> list[str]:
+    """How many tiles of val and test touch or overlap tiles of train, where tiles have a place.
+
+    Args:
+        tiles: where N tiles lie.
+        parts: train, val or test: of each.
+        recipe: key split.by.
+    """
+    part_N = np.asarray(parts, dtype=object)
+    train_N = (part_N == "train") & tiles.known
+    lines = []
+    for part in ("val", "test"):
+        held_N = (part_N == part) & tiles.known
+        if not held_N.any() or not train_N.any():
+            continue
+        met, count = count_meeting(tiles, held_N, train_N), int(held_N.sum())
+        line = f"split: {met:,} of {_tiles(count)} of {part} touch or overlap tiles of train"
+        if met and recipe.split.by != "ground":
+            line += " (split.by=ground keeps blocks of ground on one side)"
+        lines.append(line)
+    return lines
+
+
 def describe_places(notes: Sequence[tuple[str, str]]) -> list[str]:
     """Where georeferences are not plain, of tiles and what to know about each one's."""
     told = [(note.partition(" (")[0], note, tile) for tile, note in notes]
@@ -264,6 +288,9 @@ def _absent(index: TileIndex, value: int) -> str:
 
 def _split_source(found: Survey, recipe: PrepareRecipe) -> str:
     options = recipe.split
+    if options.by == "ground":
+        extra = ", stratified" if options.stratify else ""
+        return f"drawn by blocks of ground of {options.block:g} m, seed {options.seed}{extra}"
     if options.by == "column" or (options.by == "auto" and options.column in found.labels.columns):
         return f"from column {options.column!r}"
     extra = f", whole {options.group} groups" if options.group else ""

@@ -18,17 +18,19 @@ from satray.data.describe import (
     describe_ground,
     describe_kind,
     describe_labels,
+    describe_meeting,
     describe_mixed,
     describe_places,
     label_summary,
     size_text,
 )
 from satray.data.fills import fill_lines
+from satray.data.footprints import Footprints
 from satray.data.ground import resolutions
 from satray.data.index import SCHEMA, IndexMeta, TileIndex, write_index
 from satray.data.probe import Kind, Probed, Seen, kind_of, probe, total
 from satray.data.statistics import BandCounts, changed, merge, summarise
-from satray.data.survey import Survey, survey
+from satray.data.survey import Survey, read_footprints, survey
 from satray.data.units import Change, Units, change_of, unit_of
 from satray.errors import DecodeError, InputError
 from satray.runs.run import Outcome, Run
@@ -38,7 +40,10 @@ QUARANTINE = pa.schema([("uri", pa.string()), ("stage", pa.string()), ("error", 
 """Columns of quarantine.parquet."""
 
 SAMPLE = 3
-"""Images that `--plan` opens."""
+"""Images that `--plan` decodes."""
+
+LOOKED = 2_000
+"""Largest archive whose tiles `--plan` opens all, for where they lie."""
 
 # One survey serves `inputs` and then `work`: listing a million objects twice takes minutes.
 _last: dict[tuple[PrepareRecipe, Storage], Survey] = {}
@@ -57,7 +62,7 @@ def inputs(recipe: PrepareRecipe, storage: Storage) -> dict[str, str]:
 
 
 def plan(recipe: PrepareRecipe, storage: Storage) -> list[str]:
-    """What would be done; opens `SAMPLE` images, writes nothing."""
+    """What would be done; opens few images, or those of small archives, and writes nothing."""
     found = _surveyed(recipe, storage)
     uris = [entry.uri for entry in found.entries[:SAMPLE]]
     sample = total([_look(uris, found, recipe, storage)])
@@ -71,6 +76,11 @@ def plan(recipe: PrepareRecipe, storage: Storage) -> list[str]:
     headers = [(found.entries[s.row].key, s.header) for s in sample.seen if s.header]
     lines += describe_files(headers)
     lines += describe_places([(key, header.note) for key, header in headers])
+    if len(found.entries) <= LOOKED:
+        rows, tiles = read_footprints(found, recipe, storage)
+        lines += describe_meeting(tiles, [found.parts[row] for row in rows], recipe)
+    else:
+        lines.append(f"split: of over {LOOKED:,} tiles the summary says which meet on the ground")
     lines.append(
         f"one read of each: {len(found.entries):,} requests, "
         f"{size_text(sum(entry.size for entry in found.entries))}, about {tasks:,} tasks, "
@@ -117,6 +127,8 @@ def work(recipe: PrepareRecipe, run: Run) -> Outcome:
     if counts[0].valid:
         lines += fill_lines(index.meta.bands, counts, declared)
     lines += describe_ground(index, [s.header.note for s in kept if s.header is not None])
+    places = Footprints.of_table(index.table)
+    lines += describe_meeting(places, index.table["split"].to_pylist(), recipe)
     lines.append(
         f"read {len(probed.seen):,} images, {size_text(bytes_read)}: "
         f"{len(probed.seen) / seconds:,.0f} images/s, {size_text(bytes_read / seconds)}/s"

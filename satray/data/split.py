@@ -1,11 +1,11 @@
-"""Which part of a split each label row goes to: train, val or test. Pure and repeatable.
+"""Which part of a split each tile goes to: train, val or test. Pure in the rows and the seed.
 
-A split is drawn over all rows of the label table in their order, whether or not an image is there,
-so that a published split can be had again from the table alone.
+A split by column, rows or groups is drawn over all rows of the label table in their order, whether
+or not an image is there, so that a published split can be had again from the table alone. A split
+by ground is drawn over tiles, by blocks of the ground they lie on.
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,27 +13,10 @@ from numpy.typing import NDArray
 from satray.config.prepare import SplitOptions
 from satray.data.labels import LabelTable
 from satray.data.parts import PARTS_BY_WORD, Part
-from satray.data.stratify import stratified
 from satray.data.table import listed, refuse_absent
 from satray.errors import InputError
 
-
-@dataclass(frozen=True)
-class Drawn:
-    """Rows of each part, in the order drawn."""
-
-    train: NDArray[np.int64]
-    """Rows for training."""
-    val: NDArray[np.int64]
-    """Rows for validation."""
-    test: NDArray[np.int64]
-    """Rows for test; often none."""
-
-    def parts(self) -> tuple[Part, ...]:
-        """The part of each row, rows in order."""
-        out = np.empty(len(self.train) + len(self.val) + len(self.test), dtype=object)
-        out[self.train], out[self.val], out[self.test] = "train", "val", "test"
-        return tuple(out.tolist())
+PARTS: tuple[Part, ...] = ("train", "val", "test")
 
 
 def assign_parts(labels: LabelTable, options: SplitOptions) -> tuple[Part, ...]:
@@ -43,26 +26,51 @@ def assign_parts(labels: LabelTable, options: SplitOptions) -> tuple[Part, ...]:
     be there, and where the column is, nothing may be said of a draw.
 
     Raises:
-        InputError: the column is absent or holds other words; the draw cannot be made; under
-            `auto`, the column is there and a draw was described too.
+        InputError: the column is absent or holds other words; it cuts a group; the draw cannot be
+            made; under `auto`, the column is there and a draw was described too.
     """
     by_column = options.by == "column"
     if options.by == "auto":
         asked = _asked(options)
         by_column = options.column in labels.columns or "column" in asked
-        drawn = [name for name in ("val", "test", "seed", "stratify") if name in asked]
+        drawn = [name for name in ("val", "test", "seed", "stratify", "block") if name in asked]
         if drawn and options.column in labels.columns:
             said = ", ".join(f"split.{name}={getattr(options, name)}" for name in drawn)
             raise InputError(
                 f"{said}: {labels.name} has the column {options.column!r}, which gives the split; "
                 "accepted are split.by=column (take it) or split.by=draw (draw one)"
             )
-    if by_column:
-        parts = parts_from_column(labels, options)
-        if options.group is not None:
-            _refuse_straddling(labels, options.group, parts)
-        return parts
-    return draw_split(labels, options).parts()
+    groups_N = None if options.group is None else _groups(labels, options.group)
+    if not by_column:
+        said = f"split.group={options.group}"
+        return _draw(labels.labels, labels.task, options, groups_N, said, "groups")
+    parts = _parts_of_column(labels, options)
+    if groups_N is not None:
+        _refuse_straddling(labels, options, groups_N, parts)
+    return parts
+
+
+def split_by_ground(
+    labels_NK: NDArray[np.uint8], task: str, blocks_N: NDArray[np.int64], options: SplitOptions
+) -> tuple[Part, ...]:
+    """The part of each tile; tiles of one block of ground go to one.
+
+    Args:
+        labels_NK: (N, K) uint8, 0 or 1.
+        task: binary, multilabel or multiclass.
+        blocks_N: (N,) int64, number of the block each tile lies in (`footprints.ground_blocks`).
+        options: keys val, test, seed, stratify and block.
+
+    Raises:
+        InputError: `split.group` too; blocks too large or too few to make the parts.
+    """
+    if options.group is not None:
+        raise InputError(
+            f"split.group={options.group} and split.by=ground exclude each other; accepted: one "
+            "way to keep tiles together"
+        )
+    said = f"split.by=ground, split.block={options.block:g}"
+    return _draw(labels_NK, task, options, blocks_N, said, "blocks of ground")
 
 
 def _asked(options: SplitOptions) -> set[str]:
@@ -76,12 +84,8 @@ def _asked(options: SplitOptions) -> set[str]:
     return {name for name in given if getattr(options, name) != fields[name].default}
 
 
-def parts_from_column(labels: LabelTable, options: SplitOptions) -> tuple[Part, ...]:
-    """Read the parts that the label table gives."""
-    if options.column not in labels.columns:
-        found = f"split.column: {labels.name} has no column"
-        refuse_absent(options.column, labels.columns, found, "columns beside key and classes")
-    cells = labels.columns[options.column]
+def _parts_of_column(labels: LabelTable, options: SplitOptions) -> tuple[Part, ...]:
+    cells = _cells(labels, options.column, "split.column")
     unknown = {c for c in cells if c is None or c.lower() not in PARTS_BY_WORD}
     if unknown:
         row = next(i for i, cell in enumerate(cells) if cell in unknown)
@@ -94,41 +98,108 @@ def parts_from_column(labels: LabelTable, options: SplitOptions) -> tuple[Part, 
     return tuple(PARTS_BY_WORD[cell.lower()] for cell in cells if cell is not None)
 
 
-def draw_split(labels: LabelTable, options: SplitOptions) -> Drawn:
+def _groups(labels: LabelTable, column: str) -> NDArray[np.int64]:
+    """(N,) number of each row's group, by first appearance."""
+    number: dict[str, int] = {}
+    groups_N = np.empty(len(labels), np.int64)
+    for row, cell in enumerate(_cells(labels, column, "split.group")):
+        if cell is None:
+            raise InputError(
+                f"split.group: {labels.name}, row {row + 1} ({labels.keys[row]}): column "
+                f"{column!r} is empty; every tile needs a group"
+            )
+        groups_N[row] = number.setdefault(cell, len(number))
+    return groups_N
+
+
+def _cells(labels: LabelTable, column: str, key: str) -> tuple[str | None, ...]:
+    if column not in labels.columns:
+        found = f"{key}: {labels.name} has no column"
+        refuse_absent(column, labels.columns, found, "columns beside key and classes")
+    return labels.columns[column]
+
+
+def _refuse_straddling(
+    labels: LabelTable,
+    options: SplitOptions,
+    groups_N: NDArray[np.int64],
+    parts: tuple[Part, ...],
+) -> None:
+    """Refuse a given split that puts one group on two sides."""
+    side: dict[int, Part] = {}
+    for row, (group, part) in enumerate(zip(groups_N.tolist(), parts, strict=True)):
+        if side.setdefault(group, part) != part:
+            cell = labels.columns[str(options.group)][row]
+            raise InputError(
+                f"split.group: {labels.name} has {options.group}={cell!r} in both {side[group]} "
+                f"and {part} by its split column; drop split.group, or say split.by=draw"
+            )
+
+
+def _draw(
+    labels_NK: NDArray[np.uint8],
+    task: str,
+    options: SplitOptions,
+    groups_N: NDArray[np.int64] | None,
+    said: str,
+    kind: str,
+) -> tuple[Part, ...]:
     """Draw val and test; the rest is train.
 
     Plain: the permutation of scikit-learn's `train_test_split(random_state=seed)`; val is its
     first rows (the whole test side where test=0), test the next. Shares are rounded up, as there.
     Stratified, one class a tile: `train_test_split(stratify=...)` itself, test taken off first.
     Stratified, multilabel: iterative, rarest class first (Sechidis et al. 2011).
-    Grouped: whole groups, in the order of a permutation, while they bring a part nearer its size.
+    Whole groups: in the order of a permutation, while they bring a part nearer its size; and
+    stratified by the same iteration as multilabel tiles (scikit-learn's StratifiedGroupKFold takes
+    neither several labels a tile nor shares other than one of k).
+
+    Args:
+        labels_NK: (N, K) uint8, 0 or 1.
+        task: binary, multilabel or multiclass.
+        options: keys val, test, seed and stratify.
+        groups_N: (N,) int64, numbers from 0 of rows that stay together; None: each for itself.
+        said: what asked for groups, for messages.
+        kind: what they are, for messages.
 
     Raises:
         InputError: sizes leave nothing to train on, or the draw cannot honour what is asked.
     """
-    n_val, n_test = part_sizes(len(labels), options)
-    if options.group is not None and options.stratify:
-        raise InputError(
-            "split.group and split.stratify exclude each other: a scene goes whole to one side; "
-            "drop one of them"
-        )
-    if options.group is not None:
-        groups = _groups(labels, options.group)
-        return _draw_groups(groups, n_val, n_test, options.seed, options.group)
-    if options.stratify:
-        val, test = stratified(labels.labels, labels.task, n_val, n_test, options.seed)
-        held = np.concatenate([val, test])
-        train = np.setdiff1d(np.arange(len(labels), dtype=np.int64), held)
-        return Drawn(train, val, test)
-    return draw_rows(len(labels), n_val, n_test, options.seed)
+    n = len(labels_NK)
+    n_val, n_test = _part_sizes(n, options)
+    if groups_N is not None:
+        sizes_G = np.bincount(groups_N)
+        if options.stratify:
+            totals_GK = np.zeros((len(sizes_G), labels_NK.shape[1] + 2), np.int64)
+            np.add.at(totals_GK, groups_N, _strata(labels_NK))
+            part_G = _iterative(totals_GK, (n - n_val - n_test, n_val, n_test), options.seed)
+        else:
+            part_G = _whole_groups(sizes_G, n_val, n_test, options.seed)
+        for number, target in ((0, 1), (1, n_val), (2, n_test)):
+            if target and not (part_G == number).any():
+                raise InputError(
+                    f"{said} gives {len(sizes_G)} {kind} of {sizes_G.min()} to {sizes_G.max()} "
+                    f"tiles; none can make a {PARTS[number]} part of about {target}"
+                )
+        part_N = part_G[groups_N]
+    elif options.stratify and task == "multilabel":
+        part_N = _iterative(_strata(labels_NK), (n - n_val - n_test, n_val, n_test), options.seed)
+    else:
+        part_N = np.zeros(n, np.int64)
+        rows = np.arange(n, dtype=np.int64)
+        if options.stratify:
+            y_N = labels_NK[:, 0] if task == "binary" else labels_NK.argmax(axis=1)
+            rest, test = _take(rows, n_test, options.seed, y_N)
+            _, val = _take(rest, n_val, options.seed, y_N)
+        else:
+            _, held = _take(rows, n_val + n_test, options.seed)
+            val, test = held[:n_val], held[n_val:]
+        part_N[val], part_N[test] = 1, 2
+    return tuple(PARTS[number] for number in part_N.tolist())
 
 
-def part_sizes(n: int, options: SplitOptions) -> tuple[int, int]:
-    """Numbers of rows for val and test, of n; shares below 1 are rounded up.
-
-    Raises:
-        InputError: a number above 1 that is not whole; nothing left for train.
-    """
+def _part_sizes(n: int, options: SplitOptions) -> tuple[int, int]:
+    """Numbers of rows for val and test, of n; shares below 1 are rounded up."""
     sizes = []
     for name, value in (("val", options.val), ("test", options.test)):
         if value >= 1 and value != int(value):
@@ -144,72 +215,85 @@ def part_sizes(n: int, options: SplitOptions) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def draw_rows(n: int, n_val: int, n_test: int, seed: int) -> Drawn:
-    """Cut scikit-learn's permutation of n rows: first val, then test, then train."""
-    if n_val + n_test == 0:
-        return Drawn(np.random.RandomState(seed).permutation(n), _none(), _none())
+def _take(
+    rows: NDArray[np.int64], count: int, seed: int, strata_N: NDArray[np.generic] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut `count` rows off by scikit-learn's draw: those left, and those taken in its order."""
+    if count == 0:
+        return rows, rows[:0]
     from sklearn.model_selection import train_test_split  # slow to import
 
-    rows = np.arange(n, dtype=np.int64)
-    train, held = train_test_split(rows, test_size=n_val + n_test, random_state=seed)
-    return Drawn(train, held[:n_val], held[n_val:])
+    strata = None if strata_N is None else strata_N[rows]
+    try:
+        rest, taken = train_test_split(rows, test_size=count, random_state=seed, stratify=strata)
+    except ValueError as error:
+        raise InputError(f"split.stratify: {str(error).splitlines()[0]}") from error
+    return rest, taken
 
 
-def _groups(labels: LabelTable, column: str) -> NDArray[np.int64]:
-    """(N,) number of each row's group, by first appearance."""
-    if column not in labels.columns:
-        found = f"split.group: {labels.name} has no column"
-        refuse_absent(column, labels.columns, found, "columns beside key and classes")
-    number: dict[str, int] = {}
-    out = np.empty(len(labels), np.int64)
-    for row, cell in enumerate(labels.columns[column]):
-        if cell is None:
-            raise InputError(
-                f"split.group: {labels.name}, row {row + 1} ({labels.keys[row]}): column "
-                f"{column!r} is empty; every tile needs a group"
-            )
-        out[row] = number.setdefault(cell, len(number))
-    return out
-
-
-def _draw_groups(
-    group_N: NDArray[np.int64], n_val: int, n_test: int, seed: int, column: str
-) -> Drawn:
-    size_G = np.bincount(group_N)
-    order = np.random.RandomState(seed).permutation(len(size_G)).tolist()
-    taken: dict[str, list[int]] = {"val": [], "test": []}
-    for part, target in (("val", n_val), ("test", n_test)):
+def _whole_groups(
+    sizes_G: NDArray[np.int64], n_val: int, n_test: int, seed: int
+) -> NDArray[np.int64]:
+    """(G,) number of the part of each group."""
+    order = np.random.RandomState(seed).permutation(len(sizes_G)).tolist()
+    part_G = np.zeros(len(sizes_G), np.int64)
+    left = len(order)
+    for number, target in ((1, n_val), (2, n_test)):
         have = 0
-        for group in list(order):
-            # One group at least is left to train on.
-            if len(order) > 1 and abs(have + size_G[group] - target) < abs(have - target):
-                taken[part].append(group)
-                order.remove(group)
-                have += int(size_G[group])
-        if target and not taken[part]:
-            raise InputError(
-                f"split.group={column} gives {len(size_G)} groups of {int(size_G.min())} to "
-                f"{int(size_G.max())} tiles; none can make a {part} part of about {target}"
-            )
-
-    def rows(groups: list[int]) -> NDArray[np.int64]:
-        return np.flatnonzero(np.isin(group_N, groups)).astype(np.int64)
-
-    return Drawn(rows(order), rows(taken["val"]), rows(taken["test"]))
+        for group in order:
+            nearer = abs(have + sizes_G[group] - target) < abs(have - target)
+            if part_G[group] == 0 and left > 1 and nearer:  # one group at least is left for train
+                part_G[group] = number
+                have += int(sizes_G[group])
+                left -= 1
+    return part_G
 
 
-def _refuse_straddling(labels: LabelTable, column: str, parts: tuple[Part, ...]) -> None:
-    """Refuse a given split that puts one group on two sides."""
-    group_N = _groups(labels, column)
-    side: dict[int, Part] = {}
-    for row, (group, part) in enumerate(zip(group_N.tolist(), parts, strict=True)):
-        if side.setdefault(group, part) != part:
-            raise InputError(
-                f"split.group: {labels.name} has {column}={labels.columns[column][row]!r} in both "
-                f"{side[group]} and {part} by its split column; drop split.group, or say "
-                "split.by=draw"
-            )
+def _strata(labels_NK: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """(N, K + 2): classes, tiles of no class as one more, and 1 of every tile, for sizes."""
+    none_N = ~labels_NK.any(axis=1)
+    return np.column_stack([labels_NK, none_N, np.ones(len(labels_NK))]).astype(np.int64)
 
 
-def _none() -> NDArray[np.int64]:
-    return np.empty(0, np.int64)
+def _iterative(
+    totals_GK: NDArray[np.int64], sizes: tuple[int, ...], seed: int
+) -> NDArray[np.int64]:
+    """Iterative stratification of tiles, with exact part sizes, or of groups, as near as they go.
+
+    The order is that of Algorithm 1 of Sechidis, Tsoumakas and Vlahavas, 'On the stratification of
+    multi-label data' (2011): the class with fewest tiles left to place goes first, here its large
+    groups before small ones. The choice differs: with sizes kept exact, theirs (the part that wants
+    this class most) leaves the last class off by what all others drifted. Here a group goes where
+    it most lowers the sum, over its classes and the part's size, of
+    (number wanted and not yet had)^2 / number wanted.
+
+    Args:
+        totals_GK: (G, K) int64, tiles of each class in each group; the last column all its tiles.
+        sizes: tiles of each of P parts; their sum is that of the last column.
+        seed: of the order within a class and of ties.
+
+    Returns:
+        (G,) number of the part of each group.
+    """
+    rng = np.random.RandomState(seed)
+    size_G = totals_GK[:, -1]
+    n = int(size_G.sum())
+    want_PK = np.array(sizes, np.float64)[:, None] / n * totals_GK.sum(axis=0)
+    weight_PK = 1 / np.maximum(want_PK, 1e-9)
+    open_G = np.ones(len(totals_GK), bool)
+    part_G = np.full(len(totals_GK), -1, np.int64)
+    while open_G.any():
+        left_K = totals_GK[open_G].sum(axis=0)
+        left_K[-1] = n + 1  # the size is no class to go by
+        rarest = int(np.where(left_K > 0, left_K, n + 2).argmin())
+        groups = rng.permutation(np.flatnonzero(open_G & (totals_GK[:, rarest] > 0)))
+        for group in groups[np.argsort(-size_G[groups], kind="stable")].tolist():
+            on = totals_GK[group] > 0
+            has = totals_GK[group, on]
+            gain_P = ((2 * want_PK[:, on] - has) * has * weight_PK[:, on]).sum(axis=1)
+            has_room_P = want_PK[:, -1] > 0.5 * size_G[group]
+            best = np.lexsort((rng.random_sample(len(sizes)), gain_P, has_room_P))[-1]
+            part_G[group] = best
+            want_PK[best] -= totals_GK[group]
+        open_G[groups] = False
+    return part_G

@@ -2,14 +2,19 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from satray.config.prepare import PrepareRecipe
+from satray.data.footprints import Footprints, ground_blocks
 from satray.data.georeference import world_files
 from satray.data.keys import Matched, is_image, match, refuse_unmatched, taken
 from satray.data.labels import LabelTable, labels_from_folders, read_labels
+from satray.data.probe import probe
 from satray.data.source import MASK
-from satray.data.split import assign_parts
+from satray.data.split import assign_parts, split_by_ground
 from satray.errors import InputError
 from satray.runs.inputs import digest_entries
 from satray.storage import Entry, Storage
@@ -79,12 +84,49 @@ def survey(recipe: PrepareRecipe, storage: Storage) -> Survey:
     beside = world_files(entries)
     used |= masks | {entry.key for entry in beside.values()}
     digests["images"] = digest_entries(e for e in entries if e.key in used or is_image(e.key))
-    parts = assign_parts(labels, recipe.split)
-    return Survey(
+    by_ground = recipe.split.by == "ground"
+    parts = () if by_ground else assign_parts(labels, recipe.split)
+    found = Survey(
         labels,
         matched,
-        tuple(parts[row] for row in matched.rows),
+        tuple(parts[row] for row in matched.rows) if parts else (),
         tuple(entry.key + MASK in masks for entry in matched.entries),
         tuple(beside[e.uri].uri if e.uri in beside else None for e in matched.entries),
         digests,
     )
+    return replace(found, parts=_parts_by_ground(found, recipe, storage)) if by_ground else found
+
+
+def read_footprints(
+    found: Survey, recipe: PrepareRecipe, storage: Storage
+) -> tuple[NDArray[np.int64], Footprints]:
+    """Open all images for where they lie: the rows of those that can be read, and their places."""
+    n = len(found.entries)
+    uris = [entry.uri for entry in found.entries]
+    beside = (found.masked, found.worlds)
+    seen = probe(range(n), uris, [False] * n, storage, recipe.bands, *beside, recipe.pages).seen
+    headers = {s.row: s.header for s in sorted(seen, key=lambda s: s.row) if s.header is not None}
+    tiles = Footprints.of(
+        [header.crs for header in headers.values()],
+        [header.transform for header in headers.values()],
+        [(header.height, header.width) for header in headers.values()],
+    )
+    return np.array(list(headers), np.int64), tiles
+
+
+def _parts_by_ground(found: Survey, recipe: PrepareRecipe, storage: Storage) -> tuple[str, ...]:
+    """Parts of the matched rows; images that cannot be read, set aside later, count as train."""
+    rows_M, tiles = read_footprints(found, recipe, storage)
+    blocks_M = ground_blocks(tiles, recipe.split.block)
+    nowhere_M = rows_M[blocks_M < 0]
+    if len(nowhere_M):
+        raise InputError(
+            f"split.by=ground: {len(nowhere_M):,} of {len(rows_M):,} images have no georeference, "
+            f"e.g. {found.entries[nowhere_M[0]].key}; accepted: images with a CRS and a transform "
+            "(split.group=COLUMN keeps those of one scene together without)"
+        )
+    parts_N = np.full(len(found.entries), "train", dtype=object)
+    if len(rows_M):
+        labels_MK = found.labels.labels[found.matched.rows[rows_M]]
+        parts_N[rows_M] = split_by_ground(labels_MK, found.labels.task, blocks_M, recipe.split)
+    return tuple(parts_N.tolist())

@@ -1,15 +1,16 @@
-"""Splits: given by a column, drawn plainly, by groups, by strata."""
+"""Splits: given by a column, drawn plainly, by groups, by ground, by strata."""
 
 import numpy as np
+import pyproj
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from satray.config.prepare import PrepareRecipe, SplitOptions
+from satray.data.footprints import Footprints, count_meeting, ground_blocks
 from satray.data.labels import LabelTable, read_labels
-from satray.data.split import assign_parts, draw_rows, draw_split, part_sizes
-from satray.data.stratify import iterative
+from satray.data.split import assign_parts, split_by_ground
 from satray.errors import InputError
 
 
@@ -29,33 +30,22 @@ def options(**keys) -> SplitOptions:
     return SplitOptions(**keys)
 
 
-# ---- the Planet report
+def rows(parts, part) -> list[int]:
+    return [row for row, here in enumerate(parts) if here == part]
 
 
-def test_planet_split_is_reproduced_exactly():
+def test_the_split_of_the_planet_report_is_reproduced_exactly():
     words = ["clear primary", "haze", "agriculture clear", "cloudy"]
     text = "image_name,tags\n" + "".join(f"train_{i},{words[i % 4]}\n" for i in range(40479))
     labels = read_labels(text.encode(), "train_v2.csv", PrepareRecipe(images="planet"))
-    drawn = draw_split(labels, options(val=0.33, seed=0))
-    assert (len(drawn.train), len(drawn.val), len(drawn.test)) == (27120, 13359, 0)
-    assert [labels.keys[row] for row in drawn.val[:3]] == [
-        "train_5603",
-        "train_33842",
-        "train_20450",
-    ]
-    train, val = train_test_split(np.arange(40479), test_size=0.33, random_state=0)
-    assert np.array_equal(drawn.train, train)
-    assert np.array_equal(drawn.val, val)
     parts = assign_parts(labels, options(val=0.33, seed=0))
-    assert parts.count("val") == 13359
-    assert parts[5603] == parts[33842] == parts[20450] == "val"
-
-
-def test_a_test_part_does_not_move_val():
-    alone = draw_rows(100, 20, 0, seed=3)
-    both = draw_rows(100, 20, 10, seed=3)
-    assert np.array_equal(alone.val, both.val)
-    assert set(both.test) < set(alone.train)
+    train, val = train_test_split(np.arange(40479), test_size=0.33, random_state=0)
+    assert labels.keys[val[0]] == "train_5603"
+    assert rows(parts, "val") == sorted(val.tolist())
+    assert rows(parts, "train") == sorted(train.tolist())
+    assert len(val) == 13359
+    with_test = assign_parts(labels, options(val=13359, test=100, seed=0))
+    assert rows(with_test, "val") == rows(parts, "val")  # a test part does not move val
 
 
 # ---- every draw
@@ -63,31 +53,23 @@ def test_a_test_part_does_not_move_val():
 
 @settings(deadline=None)
 @given(st.data())
-def test_parts_are_complete_and_disjoint(data):
+def test_parts_are_complete_exact_and_pure(data):
     n = data.draw(st.integers(4, 60))
     n_val = data.draw(st.integers(0, n // 3))
     n_test = data.draw(st.integers(0, n // 3))
-    stratify = data.draw(st.booleans())
-    seed = data.draw(st.integers(0, 5))
     flat = data.draw(st.lists(st.integers(0, 1), min_size=n * 3, max_size=n * 3))
+    stratify, seed = data.draw(st.booleans()), data.draw(st.integers(0, 5))
     labels = table(np.array(flat).reshape(n, 3))
     keys = options(val=n_val, test=n_test, stratify=stratify, seed=seed)
-    drawn = draw_split(labels, keys)
-    rows = np.concatenate([drawn.train, drawn.val, drawn.test])
-    assert sorted(rows.tolist()) == list(range(n))
-    assert (len(drawn.val), len(drawn.test)) == (n_val, n_test)
-    assert drawn.parts() == draw_split(labels, keys).parts()
-
-
-def test_parts_name_the_rows():
-    drawn = draw_rows(10, 3, 2, seed=0)
-    parts = drawn.parts()
-    assert [row for row, part in enumerate(parts) if part == "val"] == sorted(drawn.val.tolist())
-    assert [row for row, part in enumerate(parts) if part == "test"] == sorted(drawn.test.tolist())
+    parts = assign_parts(labels, keys)
+    assert len(parts) == n
+    assert (parts.count("val"), parts.count("test")) == (n_val, n_test)
+    assert parts == assign_parts(labels, keys)
 
 
 def test_seeds_differ():
-    assert draw_rows(50, 10, 0, seed=0).parts() != draw_rows(50, 10, 0, seed=1).parts()
+    drawn = [assign_parts(blank(50), options(val=10, seed=seed)) for seed in (0, 1)]
+    assert drawn[0] != drawn[1]
 
 
 @pytest.mark.parametrize(
@@ -102,15 +84,16 @@ def test_seeds_differ():
     ],
 )
 def test_shares_and_numbers(keys, sizes):
-    assert part_sizes(10, options(**keys)) == sizes
+    parts = assign_parts(blank(10), options(**keys))
+    assert (parts.count("val"), parts.count("test")) == sizes
 
 
 @pytest.mark.parametrize(
     "keys", [{"val": 10}, {"val": 0.5, "test": 0.5}, {"val": 0.95}, {"val": 2.5}, {"test": 11}]
 )
 def test_sizes_that_leave_nothing_or_are_not_whole(keys):
-    with pytest.raises(InputError):
-        part_sizes(10, options(**keys))
+    with pytest.raises(InputError, match=r"split\."):
+        assign_parts(blank(10), options(**keys))
 
 
 # ---- by column
@@ -127,41 +110,30 @@ def test_auto_prefers_the_column_and_draw_ignores_it():
     assert set(assign_parts(labels, options())) == {"train"}
     assert assign_parts(labels, options(by="draw")).count("val") == 2
     assert assign_parts(blank(10), options()).count("val") == 2
+    assert assign_parts(blank(10), options(column="part", by="draw")).count("val") == 2
 
 
 @pytest.mark.parametrize("cell", ["holdout", "0", None])
 def test_other_words_are_refused_and_listed(cell):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=r"row 3 \(tile_2\).*train, training, val, valid"):
         assign_parts(blank(3, split=("train", "val", cell)), options())
-    message = str(caught.value)
-    assert "row 3 (tile_2)" in message
-    assert "train, training, val, valid, validation, test" in message
 
 
-def test_absent_column_is_refused():
-    with pytest.raises(InputError, match=r"no column 'part'.*scene"):
-        assign_parts(blank(3, scene=("x",) * 3), options(by="column", column="part"))
-
-
-def test_auto_refuses_a_named_column_that_is_absent():
+@pytest.mark.parametrize("keys", [{"by": "column"}, {}])
+def test_a_column_that_is_named_must_be_there(keys):
     with pytest.raises(InputError, match=r"split\.column.*no column 'part'.*scene"):
-        assign_parts(blank(3, scene=("x",) * 3), options(column="part"))
+        assign_parts(blank(3, scene=("x",) * 3), options(column="part", **keys))
     with pytest.raises(InputError, match=r"split\.column.*no column 'split'"):
-        assign_parts(blank(3), options(column="split"))
-    assert assign_parts(blank(10), options(column="part", by="draw")).count("val") == 2
+        assign_parts(blank(3), options(column="split", **keys))
 
 
 @pytest.mark.parametrize("keys", [{"val": 0.2}, {"test": 0.1}, {"seed": 0}, {"stratify": True}])
 def test_auto_refuses_a_draw_beside_a_column(keys):
     labels = blank(10, split=("train",) * 9 + ("val",))
-    with pytest.raises(InputError) as caught:
-        assign_parts(labels, options(**keys))
-    message = str(caught.value)
     (name,) = keys
-    assert message.startswith(f"split.{name}={keys[name]}: labels.csv has the column 'split'")
-    assert "split.by=column" in message
-    assert "split.by=draw" in message
-    assert "\n" not in message
+    said = rf"^split\.{name}={keys[name]}: labels.csv has the column 'split'.*split\.by=column"
+    with pytest.raises(InputError, match=rf"{said}.*split\.by=draw"):
+        assign_parts(labels, options(**keys))
     assert assign_parts(labels, options(by="column", **keys)).count("val") == 1
     assert len(assign_parts(labels, options(by="draw", **keys))) == 10
 
@@ -184,7 +156,7 @@ def test_a_given_split_may_not_cut_groups():
         assign_parts(blank(3, split=split, s=("x", "x", "y")), options(group="s"))
 
 
-# ---- by groups
+# ---- whole groups
 
 
 @settings(deadline=None)
@@ -193,27 +165,24 @@ def test_a_given_split_may_not_cut_groups():
     st.integers(0, 5),
     st.sampled_from([0.1, 0.2, 0.3]),
     st.sampled_from([0, 0.1]),
+    st.booleans(),
 )
-def test_groups_stay_together(groups, seed, val, test):
-    labels = blank(len(groups), scene=tuple(groups))
-    keys = options(val=val, test=test, seed=seed, group="scene")
+def test_groups_stay_together(groups, seed, val, test, stratify):
+    labels = table(np.arange(len(groups) * 2).reshape(-1, 2) % 3 == 0, scene=tuple(groups))
+    keys = options(val=val, test=test, seed=seed, group="scene", stratify=stratify)
     try:
         parts = assign_parts(labels, keys)
     except InputError:
         return  # too few or too large groups
     assert len(parts) == len(groups)
-    assert "train" in parts
-    assert "val" in parts
-    for group in set(groups):
-        assert len({part for part, own in zip(parts, groups, strict=True) if own == group}) == 1
+    assert {"train", "val"} <= set(parts)
+    assert len(set(zip(groups, parts, strict=True))) == len(set(groups))
     assert parts == assign_parts(labels, keys)
 
 
 def test_groups_come_near_the_share():
-    rng = np.random.default_rng(0)
-    groups = tuple(f"scene_{i}" for i in rng.integers(0, 100, 2000))
-    labels = blank(2000, scene=groups)
-    parts = assign_parts(labels, options(val=0.2, test=0.1, group="scene"))
+    groups = tuple(f"scene_{i}" for i in np.random.default_rng(0).integers(0, 100, 2000))
+    parts = assign_parts(blank(2000, scene=groups), options(val=0.2, test=0.1, group="scene"))
     assert abs(parts.count("val") - 400) < 20
     assert abs(parts.count("test") - 200) < 20
 
@@ -227,9 +196,135 @@ def test_groups_that_cannot_be_divided():
         assign_parts(blank(3), options(group="scene"))
 
 
-def test_groups_and_strata_exclude_each_other():
-    with pytest.raises(InputError, match="exclude each other"):
-        assign_parts(blank(9, scene=tuple("abcabcabc")), options(group="scene", stratify=True))
+@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+def test_groups_are_stratified_as_near_as_they_go(task):
+    """A rare class that lives in few groups reaches val in its share; plainly drawn it may not."""
+    rng = np.random.default_rng(5)
+    scene = np.repeat(np.arange(60), rng.integers(5, 40, 60))
+    rare_N = np.isin(scene, rng.choice(60, 8, replace=False)) & (rng.random(len(scene)) < 0.5)
+    labels_NK = np.stack([rare_N, ~rare_N], axis=1)
+    labels = table(labels_NK, task, scene=tuple(map(str, scene)))
+    off = {}
+    for stratify in (True, False):
+        worst = 0.0
+        for seed in range(8):
+            keys = options(val=0.25, group="scene", stratify=stratify, seed=seed)
+            val = np.array(assign_parts(labels, keys)) == "val"
+            assert abs(val.mean() - 0.25) < 0.03
+            worst = max(worst, abs(labels_NK[val, 0].sum() / rare_N.sum() - 0.25))
+        off[stratify] = worst
+    assert off[True] < 0.1
+    assert off[True] < 0.5 * off[False]
+
+
+# ---- by ground
+
+
+def corners(side: int, px: float = 10.0, x: float = 5e5, y: float = 5.2e6) -> list[tuple]:
+    """Affines of a scene cut into side x side tiles of 64 px that share their edges."""
+    at = [(x + 64 * px * i, y - 64 * px * j) for j in range(side) for i in range(side)]
+    return [(px, 0.0, x, 0.0, -px, y) for x, y in at]
+
+
+def footprints(transforms: list, crs: str | list = "EPSG:32633", side: int = 64) -> Footprints:
+    names = [crs] * len(transforms) if isinstance(crs, str) else crs
+    return Footprints.of(names, transforms, [(side, side)] * len(transforms))
+
+
+def points(crs: str, x, y) -> Footprints:
+    return footprints([(1.0, 0.0, a, 0.0, -1.0, b) for a, b in zip(x, y, strict=True)], crs, 0)
+
+
+def test_tiles_of_one_block_of_ground_go_to_one_side():
+    tiles = footprints(corners(40))  # 25.6 km
+    labels_NK = (np.random.default_rng(0).random((1600, 3)) < [0.5, 0.2, 0.02]).astype(np.uint8)
+    blocks_N = ground_blocks(tiles, 3_200)
+    assert 64 <= blocks_N.max() + 1 <= 100
+
+    def met(parts) -> int:
+        part_N = np.array(parts)
+        return count_meeting(tiles, part_N == "val", part_N == "train")
+
+    for stratify in (False, True):
+        keys = options(by="ground", block=3_200, val=0.2, test=0.1, stratify=stratify)
+        parts = split_by_ground(labels_NK, "multilabel", blocks_N, keys)
+        assert len(set(zip(blocks_N.tolist(), parts, strict=True))) == blocks_N.max() + 1
+        assert abs(parts.count("val") - 320) < 60
+        assert abs(parts.count("test") - 160) < 60
+        assert parts == split_by_ground(labels_NK, "multilabel", blocks_N, keys)
+        assert met(parts) < 0.75 * parts.count("val")
+    by_rows = assign_parts(table(labels_NK), options(val=0.2, test=0.1))
+    assert met(by_rows) == by_rows.count("val")
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:3035", "EPSG:3857"])
+@pytest.mark.parametrize("size", [2_000, 20_000])
+def test_blocks_have_their_size_in_metres_in_any_crs(crs, size):
+    lon, lat = np.random.default_rng(1).uniform([14, 47], [16, 49], (4000, 2)).T
+    way = pyproj.Transformer.from_crs("OGC:CRS84", crs, always_xy=True)
+    blocks_N = ground_blocks(points(crs, *way.transform(lon, lat)), size)
+    same_ground = ground_blocks(points("OGC:CRS84", lon, lat), size)
+    assert (blocks_N == same_ground).mean() > 0.99
+    order = np.argsort(blocks_N, kind="stable")
+    same = blocks_N[order[1:]] == blocks_N[order[:-1]]
+    one, other = order[1:][same], order[:-1][same]
+    _, _, apart = pyproj.Geod(ellps="WGS84").inv(lon[one], lat[one], lon[other], lat[other])
+    assert apart.max() < 1.01 * size * 2**0.5
+    if size == 20_000:
+        assert apart.max() > 0.8 * size
+
+
+def test_blocks_of_the_whole_world_and_of_no_ground():
+    lon, lat = (v.reshape(-1) for v in np.meshgrid(np.arange(-180, 181, 10), np.arange(-90, 91, 9)))
+    blocks_N = ground_blocks(points("EPSG:4326", lon, lat), 1e6)
+    assert blocks_N.min() == 0
+    assert np.array_equal(blocks_N[lon == 180], blocks_N[lon == -180])  # one meridian
+    beyond = (1.0, 0.0, 1e30, 0.0, 1.0, 0.0)
+    nowhere = footprints([corners(1)[0], None, beyond], [None, "EPSG:4326", "EPSG:32633"])
+    assert ground_blocks(nowhere, 10.0).tolist() == [-1, -1, -1]
+    assert nowhere.known.tolist() == [False, False, True]
+
+
+def test_one_block_cannot_be_split_and_groups_are_another_way():
+    labels_NK = np.zeros((9, 1), np.uint8)
+    keys = options(by="ground", block=1e6)
+    with pytest.raises(InputError, match=r"split\.block=1e\+06 gives 1 blocks of ground of 9 to 9"):
+        split_by_ground(labels_NK, "binary", np.zeros(9, np.int64), keys)
+    keys = options(by="ground", group="s")
+    with pytest.raises(InputError, match=r"split\.group=s and split\.by=ground exclude"):
+        split_by_ground(labels_NK, "binary", np.arange(9), keys)
+
+
+THIRDS = [(1 / 3, 0, 7.1 + 64 / 3 * (i % 3), 0, 1 / 3, 50 + 64 / 3 * (i // 3)) for i in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("these", "others", "tiles", "expected"),
+    [
+        ([0], [1], footprints(corners(3)), 1),  # an edge
+        ([0], [4], footprints(corners(3)), 1),  # a corner
+        ([0, 1], [2], footprints(corners(3)), 1),
+        ([0, 3, 6], [2, 5, 8], footprints(corners(3)), 0),
+        ([0], [1], footprints(corners(3), ["EPSG:32632"] + 8 * ["EPSG:32633"]), 0),
+        ([0], [1], footprints([None, *corners(3)[1:]]), 0),
+        ([4], [0], footprints(THIRDS, "EPSG:4326"), 1),  # rounded, south up
+        ([0, 1], [5, 6], footprints(corners(1) * 9), 2),
+    ],
+)
+def test_tiles_that_touch_or_overlap_are_counted(these, others, tiles, expected):
+    at = np.arange(9)
+    assert count_meeting(tiles, np.isin(at, these), np.isin(at, others)) == expected
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 1000))
+def test_meeting_is_found_as_by_looking_at_all_pairs(seed):
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, 2000, (2, 60))
+    tiles = footprints([(1.0, 0.0, a, 0.0, -1.0, b) for a, b in zip(x, y, strict=True)])
+    val_N = rng.random(60) < 0.3
+    meet = (abs(x[:, None] - x) <= 64) & (abs(y[:, None] - y) <= 64)
+    assert count_meeting(tiles, val_N, ~val_N) == meet[val_N][:, ~val_N].any(axis=1).sum()
 
 
 # ---- by strata
@@ -237,52 +332,46 @@ def test_groups_and_strata_exclude_each_other():
 
 def test_strata_of_one_class_a_tile_are_scikit_learns():
     y = np.random.default_rng(1).integers(0, 3, 90)
-    drawn = draw_split(table(np.eye(3)[y], "multiclass"), options(val=0.2, stratify=True, seed=7))
-    _, val = train_test_split(np.arange(90), test_size=0.2, stratify=y, random_state=7)
-    assert np.array_equal(drawn.val, val)
-    binary = draw_split(table((y == 0)[:, None], "binary"), options(val=0.2, stratify=True))
-    _, val = train_test_split(np.arange(90), test_size=0.2, stratify=y == 0, random_state=0)
-    assert np.array_equal(binary.val, val)
+    for labels, y_N in (
+        (table(np.eye(3)[y], "multiclass"), y),
+        (table((y == 0)[:, None], "binary"), y == 0),
+    ):
+        parts = assign_parts(labels, options(val=0.2, stratify=True, seed=7))
+        _, val = train_test_split(np.arange(90), test_size=0.2, stratify=y_N, random_state=7)
+        assert rows(parts, "val") == sorted(val.tolist())
 
 
 def test_strata_hold_on_three_sides():
     y = np.repeat([0, 1], [900, 100])
-    labels = table(y[:, None], "binary")
-    parts = assign_parts(labels, options(val=0.2, test=0.1, stratify=True))
-    ship = [part for part, label in zip(parts, y, strict=True) if label]
+    parts = assign_parts(table(y[:, None], "binary"), options(val=0.2, test=0.1, stratify=True))
+    ship = parts[900:]
     assert (ship.count("train"), ship.count("val"), ship.count("test")) == (70, 20, 10)
 
 
 def test_a_class_too_small_for_strata_is_refused_in_one_line():
-    with pytest.raises(InputError, match=r"split\.stratify") as caught:
-        draw_split(table(np.eye(2)[[0, 0, 0, 0, 1]], "multiclass"), options(stratify=True, val=2))
-    assert "\n" not in str(caught.value)
+    labels = table(np.eye(2)[[0, 0, 0, 0, 1]], "multiclass")
+    with pytest.raises(InputError, match=r"^split\.stratify[^\n]*$"):
+        assign_parts(labels, options(stratify=True, val=2))
 
 
 def test_multilabel_strata_hold_for_every_class():
     """As common and as rare as Planet's labels: within 2 tiles, where a plain draw is not."""
     prevalence = [0.93, 0.7, 0.3, 0.18, 0.05, 0.02, 0.008, 0.0025]
-    rng = np.random.default_rng(0)
-    labels_NK = (rng.random((4000, 8)) < prevalence).astype(np.uint8)
-    drawn = draw_split(table(labels_NK), options(val=0.2, test=0.1, stratify=True))
-    total_K = labels_NK.sum(axis=0)
-    for rows, share in ((drawn.val, 0.2), (drawn.test, 0.1)):
-        assert np.abs(labels_NK[rows].sum(axis=0) - share * total_K).max() <= 2
-    plain = draw_split(table(labels_NK), options(val=0.2, test=0.1))
-    assert np.abs(labels_NK[plain.val].sum(axis=0) - 0.2 * total_K).max() > 4
+    labels_NK = (np.random.default_rng(0).random((4000, 8)) < prevalence).astype(np.uint8)
+
+    def off(part: str, share: float, stratify: bool) -> float:
+        keys = options(val=0.2, test=0.1, stratify=stratify)
+        in_part = np.array(assign_parts(table(labels_NK), keys)) == part
+        return np.abs(labels_NK[in_part].sum(axis=0) - share * labels_NK.sum(axis=0)).max()
+
+    assert max(off("val", 0.2, True), off("test", 0.1, True)) <= 2
+    assert off("val", 0.2, False) > 4
 
 
-def test_rare_labels_reach_every_part():
+def test_rare_labels_and_tiles_without_labels_reach_every_part():
     labels_NK = np.zeros((200, 2), np.uint8)
     labels_NK[:5, 0] = 1
-    labels_NK[:, 1] = 1
-    part_N = iterative(labels_NK, (160, 40), seed=0)
-    assert np.bincount(part_N[:5]).tolist() == [4, 1]
-    assert np.bincount(part_N).tolist() == [160, 40]
-
-
-def test_tiles_without_labels_are_spread_too():
-    labels_NK = np.zeros((100, 2), np.uint8)
-    labels_NK[:50, 0] = 1
-    part_N = iterative(labels_NK, (80, 20), seed=0)
-    assert np.bincount(part_N[50:]).tolist() == [40, 10]
+    labels_NK[:100, 1] = 1
+    parts = assign_parts(table(labels_NK), options(val=40, stratify=True))
+    assert parts[:5].count("val") == 1
+    assert parts[100:].count("val") == 20
