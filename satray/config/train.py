@@ -67,7 +67,13 @@ class CacheOptions(Section):
     folder: str | None = key(
         None, "local folder; default a folder of this user under the system's", identity=False
     )
-    gib: float = key(8.0, "room a node; an index that needs more is not kept", identity=False, gt=0)
+    gib: float | None = key(
+        None,
+        "GiB a node; of an index that needs more the first tiles are kept; default half of the "
+        "free disk",
+        identity=False,
+        gt=0,
+    )
 
 
 class TrainRecipe(Recipe):

@@ -5,11 +5,13 @@ not depend on the batch the tile is in, the worker, the device, or what was draw
 tile comes several times in a pseudo-epoch, each time has a number of its own in place of its row
 (`satray.data.order.samples`).
 
-Shapes: B tiles, C bands, H and W pixels, S the side of the square crop.
+Shapes: B tiles, C bands, H and W pixels of a tile, h and w of its crop, S the side of the square
+result.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,17 +19,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from satray.config.regularise import AugmentOptions
-from satray.data.colour import recolour
-from satray.data.resized import Boxes, boxes, resize_boxes
-from satray.data.send import send
 
 _D4, _TOP, _LEFT, _AREA, _SHAPE, _CONTRAST, _BRIGHTNESS = range(7)
 """Streams of the hash: one a decision."""
 
+_FLIP = 1 << 16
+"""Stream of `flip_at_random`, far from augmentation's."""
+
 _SAME_SIZE = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 """Unsigned types that torch cannot index everywhere, and what carries their bits."""
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; a GPU is given it without waiting for what it is at.
+
+    From pageable memory it would be waited for, so that it idles until the next kernel comes.
+    """
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def counter_hash(seed: int, *counters: int, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -47,13 +60,6 @@ def evenly(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
     return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
-def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    z = x + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 @dataclass(frozen=True)
 class Draws:
     """What is done to each tile of a batch."""
@@ -66,6 +72,62 @@ class Draws:
 
     left: NDArray[np.int64]
     """First column of the crop, in pixels."""
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """A crop a tile, in whole pixels."""
+
+    top: NDArray[np.int64]
+    """First row."""
+
+    left: NDArray[np.int64]
+    """First column."""
+
+    height: NDArray[np.int64]
+    """Rows."""
+
+    width: NDArray[np.int64]
+    """Columns."""
+
+
+def boxes(
+    area_B: NDArray[np.float64],
+    shape_B: NDArray[np.float64],
+    down_B: NDArray[np.float64],
+    across_B: NDArray[np.float64],
+    *,
+    height: int,
+    width: int,
+    scale: float,
+    ratio: float,
+) -> Boxes:
+    """Crops from four numbers between 0 and 1 a tile.
+
+    As torchvision's RandomResizedCrop: the area is even in `scale` to 1, the ratio of the sides
+    even in its logarithm; but a crop that is too long for its tile is cut, not drawn again, so
+    that each tile needs four numbers and no more.
+
+    Args:
+        area_B: chooses the area.
+        shape_B: chooses the ratio of width to height.
+        down_B: chooses the place among the rows.
+        across_B: chooses the place among the columns.
+        height: of the tiles, px.
+        width: of the tiles, px.
+        scale: smallest share of the tile's area.
+        ratio: largest ratio of the crop's sides; 1 for squares.
+    """
+    area = (scale + (1 - scale) * area_B) * height * width
+    stretch = np.exp((shape_B - 0.5) * math.log(ratio))  # square root of width / height
+    tall = np.clip(np.rint(np.sqrt(area) / stretch), 1, height).astype(np.int64)
+    wide = np.clip(np.rint(np.sqrt(area) * stretch), 1, width).astype(np.int64)
+    return Boxes(
+        top=np.floor(down_B * (height - tall + 1)).astype(np.int64),
+        left=np.floor(across_B * (width - wide + 1)).astype(np.int64),
+        height=tall,
+        width=wide,
+    )
 
 
 @dataclass(frozen=True)
@@ -181,17 +243,64 @@ class Augment:
         return ((bits * np.uint64(spare + 1)) >> np.uint64(32)).astype(np.int64)
 
 
-def apply(x_BCHW: Tensor, draws: Draws, size: int) -> Tensor:
-    """Crop and turn a batch: x_BCHW of any dtype -> x_BCSS."""
+def apply(x_BCHW: Tensor, draws: Draws, size: int, *, batched: bool | None = None) -> Tensor:
+    """Crop and turn a batch: x_BCHW of any dtype -> x_BCSS.
+
+    Args:
+        x_BCHW: tiles.
+        draws: what is done to each.
+        size: S.
+        batched: by few kernels a batch, as a GPU would rather, or tile by tile, which takes a CPU
+            a tenth of the time (32 tiles, 128 px, 3 bands of 8 bits: 0.6 ms for 8); None: as the
+            device would rather.
+    """
     dtype = x_BCHW.dtype
-    carried = _SAME_SIZE.get(dtype, dtype)
-    # On two cores (32 tiles, 128 px, 3 bands of 8 bits) tile by tile takes 0.6 ms and the gather
-    # 8 ms; a GPU would rather have few kernels than many.
-    way = _tile_by_tile if x_BCHW.device.type == "cpu" else _gathered
-    return way(x_BCHW.view(carried), draws, size).view(dtype)
+    carried = x_BCHW.view(_SAME_SIZE.get(dtype, dtype))
+    if x_BCHW.device.type != "cpu" if batched is None else batched:
+        return _turned_by_gather(carried, draws, size).view(dtype)
+    return _turned_by_tile(carried, draws, size).view(dtype)
 
 
-def _tile_by_tile(x_BCHW: Tensor, draws: Draws, size: int) -> Tensor:
+def resize_boxes(x_BCHW: Tensor, where: Boxes, size: int, *, batched: bool | None = None) -> Tensor:
+    """Crops of tiles of any dtype, bilinear with antialiasing: x_BCSS float32.
+
+    Tiles stay integers until they are cropped. `batched` as of `apply`.
+    """
+    if x_BCHW.device.type != "cpu" if batched is None else batched:
+        return _resized_by_matrices(x_BCHW, where, size)
+    return _resized_by_tile(x_BCHW, where, size)
+
+
+def recolour(x_BCHW: Tensor, gain_BC: NDArray[np.float64], shift_BC: NDArray[np.float64]) -> Tensor:
+    """Give gain * x + shift, for each tile and band.
+
+    Where x is normalised to mean 0 and deviation 1 a band, a gain of 1.2 is a fifth more contrast
+    about the archive's mean, and a shift of 0.1 is a tenth of the archive's deviation.
+
+    Args:
+        x_BCHW: floating.
+        gain_BC: factors.
+        shift_BC: what is added, in the units of x.
+    """
+    gain_BC11, shift_BC11 = (
+        send(torch.from_numpy(part.astype(np.float32)), x_BCHW.device).to(x_BCHW)[:, :, None, None]
+        for part in (gain_BC, shift_BC)
+    )
+    return torch.addcmul(shift_BC11, x_BCHW, gain_BC11)
+
+
+def flip_at_random(x_BCHW: Tensor, rows: NDArray[np.int64], pseudo_epoch: int, seed: int) -> Tensor:
+    """Flip about half of the tiles left-right; x_BCHW of any floating dtype and device.
+
+    The Planet report's code flips validation tiles by chance, so that the same weights score 0.5842
+    while training and 0.5827 when run again (`input.evaluate_flip`; off by default).
+    """
+    bits = counter_hash(seed, pseudo_epoch, _FLIP, rows=rows) >> np.uint64(63)
+    chosen_B = send(torch.from_numpy(bits.astype(bool)), x_BCHW.device)
+    return torch.where(chosen_B[:, None, None, None], x_BCHW.flip(3), x_BCHW)
+
+
+def _turned_by_tile(x_BCHW: Tensor, draws: Draws, size: int) -> Tensor:
     x_BCSS = x_BCHW.new_empty((*x_BCHW.shape[:2], size, size))
     decisions = zip(draws.d4.tolist(), draws.top.tolist(), draws.left.tolist(), strict=True)
     for x_CHW, out_CSS, (d4, top, left) in zip(x_BCHW, x_BCSS, decisions, strict=True):
@@ -203,7 +312,7 @@ def _tile_by_tile(x_BCHW: Tensor, draws: Draws, size: int) -> Tensor:
     return x_BCSS
 
 
-def _gathered(x_BCHW: Tensor, draws: Draws, size: int) -> Tensor:
+def _turned_by_gather(x_BCHW: Tensor, draws: Draws, size: int) -> Tensor:
     """One gather for crops and flips, one select for transposes."""
     device = x_BCHW.device
     along = np.arange(size)
@@ -217,3 +326,61 @@ def _gathered(x_BCHW: Tensor, draws: Draws, size: int) -> Tensor:
     ]
     transposed = send(torch.from_numpy((draws.d4 & 4).astype(bool)), device)
     return torch.where(transposed[:, None, None, None], x_BCSS.transpose(2, 3), x_BCSS)
+
+
+def _resized_by_tile(x_BCHW: Tensor, where: Boxes, size: int) -> Tensor:
+    x_BCSS = x_BCHW.new_empty((*x_BCHW.shape[:2], size, size), dtype=torch.float32)
+    sides = (part.tolist() for part in (where.top, where.left, where.height, where.width))
+    for x_CHW, out_CSS, top, left, tall, wide in zip(x_BCHW, x_BCSS, *sides, strict=True):
+        x_1Chw = x_CHW[None, :, top : top + tall, left : left + wide].float()
+        out_CSS.copy_(
+            F.interpolate(
+                x_1Chw, (size, size), mode="bilinear", align_corners=False, antialias=True
+            )[0]
+        )
+    return x_BCSS
+
+
+def _resized_by_matrices(x_BCHW: Tensor, where: Boxes, size: int) -> Tensor:
+    """Rows and columns each weighed by a matrix, which is what a separable resize is."""
+    height, width = x_BCHW.shape[2:]
+    top_B, left_B, tall_B, wide_B = (
+        send(torch.from_numpy(part.astype(np.float32)), x_BCHW.device)
+        for part in (where.top, where.left, where.height, where.width)
+    )
+    rows_BSH = _weights(top_B, tall_B, height, size)
+    columns_BSW = _weights(left_B, wide_B, width, size)
+    wide_BCHS = x_BCHW.float() @ columns_BSW.transpose(1, 2)[:, None]
+    return rows_BSH[:, None] @ wide_BCHS
+
+
+def _weights(start_B: Tensor, length_B: Tensor, side: int, size: int) -> Tensor:
+    """How much each source pixel of an axis counts in each pixel of the result: (B, S, side).
+
+    The triangle of bilinear interpolation, as wide as a source pixel, or as a pixel of the result
+    where that is larger (antialiasing, as torch's), cut off at the crop's edges.
+
+    Args:
+        start_B: first source pixel of each crop, float32.
+        length_B: source pixels of each crop, float32.
+        side: source pixels of the axis.
+        size: S.
+    """
+    start_B11, length_B11 = start_B[:, None, None], length_B[:, None, None]
+    step_B11 = length_B11 / size
+    along_S, along_W = (
+        torch.arange(n, dtype=start_B.dtype, device=start_B.device) + 0.5 for n in (size, side)
+    )
+    centre_BS1 = start_B11 + step_B11 * along_S[None, :, None]
+    pixel_11W = along_W[None, None]
+    near_BSW = 1 - (pixel_11W - centre_BS1).abs() / step_B11.clamp(min=1.0)
+    inside_B1W = (pixel_11W > start_B11) & (pixel_11W < start_B11 + length_B11)
+    weight_BSW = near_BSW.clamp(min=0.0) * inside_B1W
+    return weight_BSW / weight_BSW.sum(dim=2, keepdim=True)
+
+
+def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    z = x + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -1,10 +1,14 @@
 """Decoded tiles on the node's own disk, so that a tile is fetched and decoded once.
 
-One cache is a folder: `pixels` (all tiles, fixed size, by row of the index) and `flags` (one byte
+One cache is a folder: `pixels` (tiles of a fixed size, by row of the index) and `flags` (one byte
 a tile, 1 = present). Many processes of a node write to it at once without locks: a tile's bytes
 are the same whoever writes them, and its flag is written after them. A process killed in between
 leaves the flag at 0. After a crash of the machine the two files could disagree, so the name of a
 cache holds the machine's boot id and a cache never outlives a boot.
+
+The files are sparse: a node's cache takes the disk that the tiles read there take. Where there is
+no room for all tiles of an index, those of its first rows are kept and the others decoded each
+time: any part serves a shuffled order as well as any other.
 """
 
 import fcntl
@@ -25,6 +29,8 @@ from satray import __version__
 
 MARGIN = 1 << 30
 """Bytes of free disk that a cache leaves alone."""
+SHARE = 0.5
+"""Share of the free disk that all caches of a node take together where nobody says how much."""
 IN_USE = 600.0
 """Seconds since its last opening for which a cache counts as in use (each read task opens it)."""
 
@@ -54,10 +60,15 @@ class CachePlan:
     """Bands, height, width of a stored tile."""
     dtype: str
     """NumPy dtype of the stored pixels."""
-    room: int
-    """Bytes that all caches of a node may take together."""
+    gib: float | None = None
+    """Room that all caches of a node may take together, GiB; None: `SHARE` of its free disk."""
     folder: str | None = None
     """Where caches live; default a folder of this user under the system's."""
+
+    @property
+    def root(self) -> Path:
+        """Folder that caches live in."""
+        return Path(self.folder) if self.folder else default_folder()
 
     @property
     def tile_bytes(self) -> int:
@@ -85,6 +96,15 @@ class TileCache:
         self._flags = os.open(folder / "flags", os.O_RDWR)
         self._full = False
 
+    def __len__(self) -> int:
+        """Tiles that there is room for: those of the index's first rows."""
+        return os.fstat(self._pixels).st_size // self.plan.tile_bytes
+
+    def kept(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which tiles are present, of some rows (n,)."""
+        flags = np.frombuffer(os.pread(self._flags, self.plan.rows, 0), np.uint8)
+        return np.asarray(flags[rows] == 1)
+
     def get(self, row: int, out: NDArray[np.generic]) -> bool:
         """Copy the tile of `row` into `out` (C, H, W, contiguous); False where it is not kept."""
         if os.pread(self._flags, 1, row) != b"\x01":
@@ -101,8 +121,8 @@ class TileCache:
         return True
 
     def put(self, row: int, pixels: NDArray[np.generic]) -> None:
-        """Keep the tile of `row`; a full disk ends keeping, not the task."""
-        if self._full:
+        """Keep the tile of `row` where there is room; a full disk ends keeping, not the task."""
+        if self._full or row >= len(self):
             return
         size = self.plan.tile_bytes
         view = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8).data
@@ -113,10 +133,6 @@ class TileCache:
             os.pwrite(self._flags, b"\x01", row)
         except OSError:
             self._full = True
-
-    def kept(self) -> int:
-        """Count the tiles present."""
-        return int(np.frombuffer(os.pread(self._flags, self.plan.rows, 0), np.uint8).sum())
 
     def close(self) -> None:
         """Close the files; the cache stays."""
@@ -130,6 +146,56 @@ class TileCache:
         self.close()
 
 
+def open_cache(plan: CachePlan | None) -> TileCache | None:
+    """Open the cache that `plan` names, making it and room for it where needed.
+
+    Returns:
+        the cache, or None where caching is off, there is no room for a single tile, or the disk
+        cannot be written: each tile is then decoded each time.
+    """
+    if plan is None or plan.rows == 0:
+        return None
+    root, folder = plan.root, plan.root / plan.name
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with locked(root):
+            if not (folder / "flags").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                there = make_room(root, plan.name, plan.bytes, room_of(root, plan.gib))
+                tiles = there // (plan.tile_bytes + 1)
+                if tiles == 0:
+                    return None
+                folder.mkdir()
+                for name, size in (("pixels", tiles * plan.tile_bytes), ("flags", plan.rows)):
+                    with open(folder / name, "wb") as file:
+                        file.truncate(size)
+            now = time.time()
+            os.utime(folder, (now, now))
+            return TileCache(plan, folder)
+    except OSError:
+        return None
+
+
+def cache_lines(plan: CachePlan | None) -> list[str]:
+    """What to say of a cache that does not hold its whole index, by this node's disk."""
+    if plan is None:
+        return []
+    cache = open_cache(plan)
+    tiles = 0
+    if cache is not None:
+        with cache:
+            tiles = len(cache)
+    if tiles >= plan.rows:
+        return []
+    what = f"keeps {tiles:,} of {plan.rows:,} tiles" if tiles else "keeps nothing"
+    limit = "half of the free disk" if plan.gib is None else f"cache.gib={plan.gib:g}"
+    return [
+        f"tile cache: {what} on a node; all need {plan.bytes / 2**30:.2g} GiB in {plan.root}, "
+        f"where there are {tiles * plan.tile_bytes / 2**30:.2g} by {limit}; the others are read "
+        "and decoded each time (cache.gib and cache.folder say how much and where)"
+    ]
+
+
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
     """Hold the lock of the folder that caches live in, against all processes of the node."""
@@ -138,12 +204,15 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
-def _bytes_of(folder: Path) -> int:
-    """Bytes that a cache may come to take: its files' sizes, holes included."""
-    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+def room_of(root: Path, gib: float | None) -> int:
+    """Bytes that all caches of a node may take together; by its disk where nobody says."""
+    if gib is not None:
+        return int(gib * 2**30)
+    taken = sum(f.stat().st_blocks * 512 for f in root.rglob("*") if f.is_file())
+    return int(SHARE * (shutil.disk_usage(root).free + taken))
 
 
-def make_room(root: Path, keep: str, need: int, room: int) -> bool:
+def make_room(root: Path, keep: str, need: int, room: int) -> int:
     """Remove caches, least recently used first, until `need` more bytes fit; under the lock.
 
     One in use stays: two jobs of one node would else undo each other's at every read task.
@@ -155,47 +224,18 @@ def make_room(root: Path, keep: str, need: int, room: int) -> bool:
         room: bytes that all caches may take together.
 
     Returns:
-        whether they fit.
+        Bytes that fit, at most `need`.
     """
-    if need > room:
-        return False
     others = [f for f in root.iterdir() if f.is_dir() and f.name != keep]
     others.sort(key=lambda folder: folder.stat().st_mtime)
-    sizes = [_bytes_of(folder) for folder in others]
     # What a sparse cache has not written yet is promised to it all the same.
-    while others and (sum(sizes) + need > room or shutil.disk_usage(root).free < need + MARGIN):
-        if time.time() - others[0].stat().st_mtime < IN_USE:
-            return False
+    sizes = [sum(f.stat().st_size for f in each.iterdir() if f.is_file()) for each in others]
+
+    def fits() -> int:
+        return min(need, room - sum(sizes), shutil.disk_usage(root).free - MARGIN)
+
+    while others and fits() < need and time.time() - others[0].stat().st_mtime >= IN_USE:
         # A process that still reads it keeps its open files; they vanish when it closes them.
         shutil.rmtree(others.pop(0), ignore_errors=True)
         sizes.pop(0)
-    return shutil.disk_usage(root).free >= need + MARGIN
-
-
-def open_cache(plan: CachePlan | None) -> TileCache | None:
-    """Open the cache that `plan` names, making it and room for it where needed.
-
-    Returns:
-        the cache, or None where caching is off, the index needs more than the room, or the disk
-        cannot be written: training then decodes each time.
-    """
-    if plan is None or plan.rows == 0:
-        return None
-    root = Path(plan.folder) if plan.folder else default_folder()
-    folder = root / plan.name
-    try:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with locked(root):
-            if not (folder / "flags").exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                if not make_room(root, plan.name, plan.bytes, plan.room):
-                    return None
-                folder.mkdir()
-                for name, size in (("pixels", plan.rows * plan.tile_bytes), ("flags", plan.rows)):
-                    with open(folder / name, "wb") as file:
-                        file.truncate(size)
-            now = time.time()
-            os.utime(folder, (now, now))
-            return TileCache(plan, folder)
-    except OSError:
-        return None
+    return max(0, fits())

@@ -1,7 +1,7 @@
 """Tiles of a split as a stream of batches, through Ray Data.
 
 One read task fetches and decodes a run of tiles and yields blocks as they fill
-(`satray.data.blocks`). The order of a pass is a function of the pseudo-epoch alone: Ray Data
+(`satray.data.read`). The order of a pass is a function of the pseudo-epoch alone: Ray Data
 calls `get_read_tasks` anew at each execution and says which execution it is.
 """
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from satray.data.blocks import Batch, TileSource, errors_of, read_blocks, tile_source, to_torch
 from satray.data.order import Order, copies, falling_chunks
+from satray.data.read import Batch, TileSource, errors_of, read_blocks, tile_source, to_torch
 
 __all__ = ["StreamTally", "TileSource", "batches", "tile_dataset", "tile_source"]
 
@@ -74,7 +74,7 @@ class TileDatasource(Datasource):
                 exec_stats=None,
             )
             source = self._source.rows(rows)
-            task = _Read(source, rows, came_before[piece], pseudo_epoch, self._block)
+            task = _Read(source, self._block, pseudo_epoch, came_before[piece])
             tasks.append(ReadTask(task, metadata, per_task_row_limit=per_task_row_limit))
         return tasks
 
@@ -84,14 +84,13 @@ class _Read:
     """What one task does; pickled with its own rows only."""
 
     source: TileSource
-    rows: NDArray[np.int64]
-    copies: NDArray[np.int64]
-    pseudo_epoch: int
     block: int
+    pseudo_epoch: int
+    copies: NDArray[np.int64]
     __name__: str = "read_tiles"  # Ray names the function in its warnings
 
     def __call__(self) -> Iterator[pa.Table]:
-        return read_blocks(self.source, self.rows, self.pseudo_epoch, self.block, self.copies)
+        return read_blocks(self.source, self.block, self.pseudo_epoch, self.copies)
 
 
 def block_tiles(tile_bytes: int, batch: int, total: int, workers: int = 1) -> int:

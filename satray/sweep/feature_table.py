@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from satray.data.cache import MARGIN, boot, default_folder, locked, make_room
+from satray.data.cache import MARGIN, boot, default_folder, locked, make_room, room_of
 from satray.data.memory import node_memory
 from satray.errors import InputError, SatrayError
 from satray.storage import Storage, join
@@ -109,12 +109,12 @@ class FeatureTable:
     """Names of its Parquet files."""
     folder: str | None = None
     """Where nodes keep their maps; None: this user's folder under the system's."""
-    gib: float = 8.0
-    """Room that caches of tiles may take beside the maps on a node."""
+    gib: float | None = None
+    """Room that caches of tiles may take beside the maps on a node; None: by its disk."""
 
     @classmethod
     def find(
-        cls, uri: str, storage: Storage, *, folder: str | None = None, gib: float = 8.0
+        cls, uri: str, storage: Storage, *, folder: str | None = None, gib: float | None = None
     ) -> FeatureTable | None:
         """The finished table in a folder; None where there is none.
 
@@ -199,7 +199,7 @@ class FeatureTable:
         need = sum(int(np.prod(s)) * np.dtype(dtype).itemsize for s, dtype in absent.values())
         with locked(root):
             # What caches may take does not bind features, without which no trial can run.
-            make_room(root, home.name, need, int(self.gib * 2**30))
+            make_room(root, home.name, need, room_of(root, self.gib))
         free = shutil.disk_usage(root).free
         if free < need + MARGIN:
             raise SatrayError(

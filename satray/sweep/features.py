@@ -21,7 +21,8 @@ import ray
 
 from satray import cluster
 from satray.data.block_pool import READ_CPUS, BlockRead, Pool, Report, Row, held, through_actors
-from satray.data.blocks import TileSource, read_blocks, tile_source
+from satray.data.cache import cache_lines
+from satray.data.read import TileSource, read_blocks, tile_source
 from satray.errors import InputError
 from satray.runs.jsonable import to_json
 from satray.runs.run import Run
@@ -102,6 +103,8 @@ def _extract(setup: Setup, run: Run, weights: str, spec: FeatureSpec, uri: str) 
         for split in SPLITS
     }
     source = sources["train"]
+    for line in cache_lines(source.cache):
+        run.say(line)
     blocks = spec.blocks(source.tile_bytes)
     todo = missing(blocks, [entry.key for entry in storage.list(uri)])
     gpu = cluster.use_gpus(recipe.resources)
@@ -159,8 +162,7 @@ def _block_read(block: FeatureBlock, source: TileSource) -> BlockRead:
 
 
 def _read(block: FeatureBlock, source: TileSource) -> pa.Table:
-    rows = np.arange(block.start, block.stop, dtype=np.int64)
-    (tiles,) = read_blocks(source, rows, 0, len(rows))
+    (tiles,) = read_blocks(source, len(source))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, tiles.schema) as writer:
         writer.write_table(tiles)

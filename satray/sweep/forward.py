@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from satray.data.augment import Augment
-from satray.data.blocks import errors_of, to_torch
+from satray.data.augment import Augment, send
 from satray.data.order import samples
-from satray.data.send import send
+from satray.data.read import errors_of, to_torch
 from satray.models.network import Network, pool
 from satray.storage import Storage
 from satray.sweep.feature_plan import FLAT, FeatureSpec
@@ -82,7 +81,7 @@ class Extractor:
 
         Args:
             split: `train`: all views, in the recipe's precision; `val`: one, clean, in fp32.
-            table: of `satray.data.blocks.read_blocks`.
+            table: of `satray.data.read.read_blocks`.
             shape: (C, H, W) of its tiles.
             dtype: NumPy dtype of their pixels.
 

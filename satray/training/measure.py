@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.data.blocks import TileSource, errors_of, read_blocks, tile_source, to_torch
+from satray.data.read import TileSource, errors_of, read_blocks, tile_source, to_torch
 from satray.errors import InputError
 from satray.models.radiometry import Radiometry
 from satray.runs.run import Run
@@ -80,7 +80,7 @@ def measure(
     rows = _spread(len(source))
     count_C, total_C, squares_C = np.zeros((3, len(bands)))
     tiles, reasons = 0, dict[int, str]()
-    for table in read_blocks(source.rows(rows), rows, 0, BLOCK):
+    for table in read_blocks(source.rows(rows), BLOCK):
         reasons.update(errors_of(table))
         batch = to_torch(table, source.shape, source.dtype)
         valid = batch["valid"].numpy()

@@ -1,17 +1,28 @@
+"""Augmentation: pure in (seed, pseudo-epoch, tile), even, and the same on every device."""
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from satray.data.augment import (
     Augment,
+    Boxes,
     Draws,
-    _gathered,
-    _tile_by_tile,
     apply,
+    boxes,
     counter_hash,
+    flip_at_random,
+    resize_boxes,
+    send,
 )
+from satray.models.preprocess import Preprocess
+from satray.training.loop.inputs import train_input
 
 DTYPES = [torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.float32]
+UNIT = st.floats(0, 1, exclude_min=True, exclude_max=True)
 
 
 def pixels(batch, height, width, dtype=torch.int32):
@@ -19,33 +30,55 @@ def pixels(batch, height, width, dtype=torch.int32):
     return torch.arange(count).reshape(batch, 2, height, width).to(dtype)
 
 
-def by_definition(x_BCHW, draws, size):
-    """Pixel (row, column) of the output, tile by tile, in numpy."""
-    x, out = x_BCHW.numpy(), []
-    for tile, k, top, left in zip(x, draws.d4, draws.top, draws.left, strict=True):
-        crop = tile[:, top : top + size, left : left + size]
-        crop = crop[:, :, ::-1] if k & 1 else crop
-        crop = crop[:, ::-1] if k & 2 else crop
-        out.append(crop.transpose(0, 2, 1) if k & 4 else crop)
-    return torch.from_numpy(np.stack(out))
+def noise(batch, height, width, dtype=torch.uint8, seed=0):
+    values = np.random.default_rng(seed).integers(0, 256, (batch, 2, height, width))
+    return torch.from_numpy(values).to(dtype)
+
+
+def flipped_at_random(x, rows, pseudo_epoch, seed=0):
+    return flip_at_random(x.float(), rows, pseudo_epoch, seed)
+
+
+WAYS = {
+    "crops": lambda x, rows, epoch, seed=7: Augment(6, seed=seed)(x, rows, epoch),
+    "resized": lambda x, rows, epoch, seed=7: Augment(6, crop="resized", seed=seed)(x, rows, epoch),
+    "colour": lambda x, rows, epoch, seed=7: Augment(
+        6, seed=seed, contrast=0.5, brightness=1.0
+    ).colour(x.float(), rows, epoch),
+    "random flips": flipped_at_random,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_happens_to_a_tile_is_its_own(way):
+    """Not a matter of batch, order or company; another for another seed or pseudo-epoch."""
+    change = WAYS[way]
+    x, rows = noise(30, 8, 9), np.random.default_rng(0).permutation(1000)[:30]
+    whole = change(x, rows, 4)
+    assert torch.equal(change(x, rows, 4), whole)
+    for part in (slice(0, 1), slice(3, 17), slice(None, None, -1), slice(1, None, 2)):
+        index = np.arange(30)[part].copy()
+        assert torch.equal(change(x[index], rows[part], 4), whole[index])
+    assert not torch.equal(change(x, rows, 5), whole)
+    assert not torch.equal(change(x, rows, 4, seed=3), whole)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_values_are_moved_never_changed(dtype):
-    rows = np.arange(40)
-    augment = Augment(5, seed=3)
+    """By the definition of a draw: cropped, flipped left-right, up-down, transposed."""
+    rows, augment = np.arange(40), Augment(5, seed=3)
     x = pixels(40, 9, 11).remainder(120).to(dtype)
     draws = augment.draws(rows, 2, 9, 11)
     assert set(draws.d4.tolist()) == set(range(8))
     found = augment(x, rows, 2)
     assert found.dtype == dtype
-    assert torch.equal(found.to(torch.int64), by_definition(x.to(torch.int64), draws, 5))
-
-
-def test_the_ways_of_cpu_and_gpu_agree():
-    x = pixels(40, 9, 11)
-    draws = Augment(5, seed=3).draws(np.arange(40), 2, 9, 11)
-    assert torch.equal(_tile_by_tile(x, draws, 5), _gathered(x, draws, 5))
+    decisions = zip(x.to(torch.int64).numpy(), draws.d4, draws.top, draws.left, strict=True)
+    for out, (tile, k, top, left) in zip(found.to(torch.int64).numpy(), decisions, strict=True):
+        crop = tile[:, top : top + 5, left : left + 5]
+        crop = crop[:, :, ::-1] if k & 1 else crop
+        crop = crop[:, ::-1] if k & 2 else crop
+        np.testing.assert_array_equal(out, crop.transpose(0, 2, 1) if k & 4 else crop)
+    assert torch.equal(apply(x, draws, 5, batched=True), found)  # as a GPU does it
 
 
 def test_the_eight_elements_are_the_symmetries_of_the_square():
@@ -58,32 +91,6 @@ def test_the_eight_elements_are_the_symmetries_of_the_square():
     square = {tuple(each[0, 0].flatten().tolist()) for t in turned for each in (t, t.flip(3))}
     assert seen == square
     assert len(seen) == 8
-
-
-def test_what_happens_to_a_tile_is_its_own():
-    """Not a matter of batch, order or company."""
-    augment = Augment(6, seed=7)
-    x = pixels(30, 8, 9)
-    rows = np.random.default_rng(0).permutation(1000)[:30]
-    whole = augment(x, rows, 4)
-    for part in (slice(0, 1), slice(3, 17), slice(None, None, -1), slice(1, None, 2)):
-        index = np.arange(30)[part]
-        alone = augment(x[torch.from_numpy(index.copy())], rows[part], 4)
-        assert torch.equal(alone, whole[torch.from_numpy(index.copy())])
-
-
-def test_seed_pseudo_epoch_and_row_each_matter():
-    rows = np.arange(500)
-
-    def drawn(seed, pseudo_epoch, rows):
-        d = Augment(4, seed=seed).draws(rows, pseudo_epoch, 20, 20)
-        return np.stack([d.d4, d.top, d.left])
-
-    base = drawn(0, 0, rows)
-    assert np.array_equal(base, drawn(0, 0, rows))
-    for other in (drawn(1, 0, rows), drawn(0, 1, rows), drawn(0, 0, rows + 500)):
-        same = (base == other).mean(axis=1)
-        assert same == pytest.approx([1 / 8, 1 / 17, 1 / 17], abs=0.06)
 
 
 def test_the_hash_does_not_change_between_versions():
@@ -100,6 +107,8 @@ def test_draws_are_even_and_independent():
         assert share == pytest.approx(np.full(kinds, 1 / kinds), abs=0.015)
     together = np.histogram2d(d.d4, d.top, bins=(8, 5))[0] / 20_000
     assert together == pytest.approx(np.full((8, 5), 1 / 40), abs=0.006)
+    other = Augment(10, seed=1).draws(np.arange(20_000), 1, 14, 12)
+    assert (d.d4 == other.d4).mean() == pytest.approx(1 / 8, abs=0.02)
 
 
 def test_flips_and_crops_can_be_turned_off():
@@ -113,3 +122,146 @@ def test_flips_and_crops_can_be_turned_off():
 def test_a_tile_smaller_than_the_crop_is_refused():
     with pytest.raises(ValueError, match="7x8 px hold no crop of 8 px"):
         Augment(8)(pixels(1, 7, 8), np.arange(1), 0)
+
+
+# ---- resized crops
+
+
+@given(
+    units=st.lists(UNIT, min_size=4, max_size=4),
+    height=st.integers(1, 300),
+    width=st.integers(1, 300),
+    scale=st.floats(0.01, 1),
+    ratio=st.floats(1, 5),
+)
+def test_boxes_lie_within_their_tile(units, height, width, scale, ratio):
+    given = [np.array([u]) for u in units]
+    b = boxes(*given, height=height, width=width, scale=scale, ratio=ratio)
+    assert 1 <= b.height[0] <= height
+    assert 1 <= b.width[0] <= width
+    assert 0 <= b.top[0] <= height - b.height[0]
+    assert 0 <= b.left[0] <= width - b.width[0]
+
+
+def test_areas_and_shapes_are_those_asked_for():
+    augment = Augment(16, crop="resized", scale=0.3, ratio=1.5, seed=2)
+    b = augment.boxes(np.arange(20_000), 0, 400, 400)
+    area, shape = b.height * b.width / 400**2, b.width / b.height
+    uncut = (b.height < 400) & (b.width < 400)
+    assert area[uncut].min() == pytest.approx(0.3, abs=0.01)
+    assert np.histogram(area, bins=7, range=(0.3, 1))[0][:3] / 20_000 == pytest.approx(
+        1 / 7, abs=0.01
+    )
+    assert (shape[uncut].min(), shape[uncut].max()) == pytest.approx((1 / 1.5, 1.5), abs=0.02)
+    assert np.median(np.log(shape)) == pytest.approx(0, abs=0.01)
+    room = 400 - b.height
+    assert (b.top[room > 50] / room[room > 50]).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_each_crop_is_torchs_resize_of_it():
+    x, rows = noise(9, 50, 37, torch.uint16), np.arange(9)
+    augment = Augment(16, "none", "resized", seed=3)
+    found, b = augment(x, rows, 5), augment.boxes(rows, 5, 50, 37)
+    assert found.dtype == torch.float32
+    for i in range(9):
+        top, left = b.top[i], b.left[i]
+        crop = x[i : i + 1, :, top : top + b.height[i], left : left + b.width[i]].float()
+        theirs = F.interpolate(crop, (16, 16), mode="bilinear", antialias=True)
+        torch.testing.assert_close(found[i], theirs[0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    height=st.integers(4, 70),
+    width=st.integers(4, 70),
+    size=st.integers(2, 40),
+)
+def test_resizing_on_cpu_and_gpu_agrees(seed, height, width, size):
+    x = noise(4, height, width, seed=seed)
+    augment = Augment(size, crop="resized", seed=seed, scale=0.1, ratio=2.0)
+    where = augment.boxes(np.arange(4), 1, height, width)
+    torch.testing.assert_close(
+        resize_boxes(x, where, size, batched=True),
+        resize_boxes(x, where, size, batched=False),
+        atol=2e-3,
+        rtol=1e-4,
+    )
+
+
+def test_symmetries_turn_resized_crops_too():
+    x, rows = noise(40, 30, 30), np.arange(40)
+    plain = Augment(16, "none", "resized", seed=4)(x, rows, 2)
+    turned = Augment(16, crop="resized", seed=4)(x, rows, 2)
+    zero = np.zeros(40, np.int64)
+    d4 = Augment(16, seed=4).draws(rows, 2, 30, 30).d4
+    assert torch.equal(turned, apply(plain, Draws(d4, zero, zero), 16))
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_small_tiles_are_enlarged(batched):
+    x = torch.full((1, 1, 3, 2), 7, dtype=torch.uint8)
+    one = np.ones(1, dtype=np.int64)
+    whole = Boxes(one * 0, one * 0, one * 3, one * 2)
+    assert resize_boxes(x, whole, 8, batched=batched).eq(7).all()
+
+
+# ---- colour
+
+
+def recoloured(x_BCHW, **options):
+    return Augment(2, **options).colour(x_BCHW, np.arange(len(x_BCHW)), 0)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast"])
+def test_draws_of_colour_are_even_within_bounds_and_differ_by_band(name):
+    x = torch.full((3000, 3, 1, 1), 0.0 if name == "brightness" else 1.0)
+    assert recoloured(x) is x
+    moved = (recoloured(x, **{name: 0.3}) - x).flatten(1).numpy()
+    assert np.abs(moved).max() <= 0.3
+    for band in moved.T:
+        share = np.histogram(band, bins=6, range=(-0.3, 0.3))[0] / 3000
+        assert share == pytest.approx(np.full(6, 1 / 6), abs=0.03)
+    assert np.abs(np.corrcoef(moved.T) - np.eye(3)).max() < 0.06
+
+
+def test_colour_is_a_line_through_each_tile_and_band():
+    x, options = torch.randn(5, 2, 8, 8), {"brightness": 0.5, "contrast": 0.4, "seed": 2}
+    zero, one = (recoloured(f(x), **options) for f in (torch.zeros_like, torch.ones_like))
+    torch.testing.assert_close(recoloured(x, **options), zero + (one - zero) * x)
+
+
+def test_training_input_is_recoloured_after_normalising():
+    x, rows = noise(4, 6, 6), np.arange(4)
+    preprocess = Preprocess(("a", "b"), (100.0, 120.0), (40.0, 50.0), 4, 6)
+    bright = Augment(4, seed=1, brightness=0.5, contrast=0.2)
+    before = train_input(x, rows, 0, preprocess, Augment(4, seed=1))
+    after = train_input(x, rows, 0, preprocess, bright)
+    torch.testing.assert_close(after, bright.colour(before, rows, 0))
+    assert not torch.equal(after, before)
+
+
+def test_resized_crops_come_from_the_stored_tile():
+    """Not from one that was resized before: each pixel is interpolated once."""
+    x, augment = noise(4, 12, 12), Augment(4, crop="resized", seed=1)
+    preprocess = Preprocess(("a", "b"), (0.0, 0.0), (1.0, 1.0), 4, 6)
+    found = train_input(x, np.arange(4), 0, preprocess, augment)
+    assert torch.equal(found, augment(x, np.arange(4), 0))
+
+
+# ---- flips of validation tiles, and sending
+
+
+def test_about_half_are_flipped_and_a_flip_is_a_mirror_image():
+    x, rows = torch.rand(1000, 2, 2, 4), np.arange(1000)
+    found = flip_at_random(x, rows, 0, 0)
+    moved = (found != x).flatten(1).any(1)
+    assert 430 < moved.sum() < 570
+    assert torch.equal(found[moved], x[moved].flip(3))
+    for other in (flip_at_random(x, rows, 1, 0), flip_at_random(x, rows, 0, 1)):
+        assert 400 < (other != found).flatten(1).any(1).sum() < 600
+
+
+def test_on_the_cpu_a_tensor_is_passed_on():
+    values = torch.zeros(3, dtype=torch.uint16)
+    assert send(values, torch.device("cpu")) is values

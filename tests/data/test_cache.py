@@ -5,18 +5,17 @@ import os
 import signal
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from satray.data import cache as room
-from satray.data.cache import CachePlan, open_cache
+from satray.data.cache import CachePlan, cache_lines, open_cache
 
 
 @pytest.fixture
 def plan(tmp_path):
-    return CachePlan("index-a", 6, (4, 16, 16), "uint16", 1 << 20, str(tmp_path / "tiles"))
+    return CachePlan("index-a", 6, (4, 16, 16), "uint16", 1 / 1024, str(tmp_path / "tiles"))
 
 
 @pytest.fixture(autouse=True)
@@ -28,110 +27,149 @@ def tile(row, plan):
     return np.full(plan.shape, row + 1, plan.dtype)
 
 
+def room_for(plan, tiles):
+    return replace(plan, gib=tiles * (plan.tile_bytes + 1) / 2**30)
+
+
+def held(plan):
+    """Rows whose tiles are kept, each with its right bytes."""
+    out, rows = np.zeros(plan.shape, plan.dtype), []
+    with open_cache(plan) as cache:
+        present = cache.kept(np.arange(plan.rows))
+        for row in range(plan.rows):
+            got = cache.get(row, out)
+            assert got == present[row]
+            if got:
+                np.testing.assert_array_equal(out, tile(row, plan))
+                rows.append(row)
+    return rows
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
 def test_what_was_put_comes_back(plan, dtype):
     plan = replace(plan, dtype=dtype)
-    rng = np.random.default_rng(0)
-    stored = rng.integers(0, 200, plan.shape).astype(dtype)
+    stored = np.random.default_rng(0).integers(0, 200, plan.shape).astype(dtype)
     out = np.zeros((3, *plan.shape), dtype)
     with open_cache(plan) as cache:
         assert not cache.get(5, out[1])
         cache.put(5, stored)
         assert cache.get(5, out[1])
-        assert cache.kept() == 1
-    np.testing.assert_array_equal(out[1], stored)
-    assert not out[0].any()
-    assert not out[2].any()
     with open_cache(plan) as again:  # another process would do just this
+        assert again.kept(np.array([5, 0, 5])).tolist() == [True, False, True]
         assert again.get(5, out[2])
-    np.testing.assert_array_equal(out[2], stored)
+    np.testing.assert_array_equal(out[1:], np.stack([stored, stored]))
+    assert not out[0].any()
 
 
 def test_other_index_bands_or_shape_is_another_cache(plan):
-    names = {
-        plan.name,
-        replace(plan, identity="index-b").name,
-        replace(plan, shape=(3, 16, 16)).name,
-        replace(plan, dtype="int16").name,
-        replace(plan, rows=7).name,
-    }
-    assert len(names) == 5
+    others = ({"identity": "b"}, {"shape": (3, 16, 16)}, {"dtype": "int16"}, {"rows": 7}, {})
+    assert len({replace(plan, **other).name for other in others}) == 5
 
 
 def test_a_cache_does_not_outlive_a_boot(plan, monkeypatch):
     with open_cache(plan) as cache:
         cache.put(0, tile(0, plan))
+    assert held(plan) == [0]
     monkeypatch.setattr(room, "boot", lambda: "another boot")
-    out = np.zeros(plan.shape, plan.dtype)
-    with open_cache(plan) as cache:
-        assert not cache.get(0, out)
+    assert held(plan) == []
 
 
-def test_an_index_beyond_the_room_is_not_kept(plan):
-    assert open_cache(replace(plan, room=plan.bytes - 1)) is None
-    assert open_cache(None) is None
+@pytest.mark.parametrize(("fit", "kept"), [(0.9, []), (2.5, [0, 1]), (6, [0, 1, 2, 3, 4, 5])])
+def test_where_not_all_fit_the_first_are_kept_and_a_line_says_so(plan, fit, kept):
+    plan = room_for(plan, fit)
+    lines = cache_lines(plan)
+    cache = open_cache(plan)
+    assert (cache is None) == (not kept)
+    if cache is not None:
+        with cache:
+            for row in range(plan.rows):
+                cache.put(row, tile(row, plan))
+        assert held(plan) == kept
+    assert len(lines) == (len(kept) < 6)
+    if lines:
+        says = f"keeps {len(kept)} of 6 tiles" if kept else "keeps nothing"
+        assert says in lines[0]
+        assert "cache.gib" in lines[0]
+
+
+def test_without_a_size_half_of_the_free_disk_is_taken(plan, monkeypatch):
+    from shutil import _ntuple_diskusage as usage
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, 6 * plan.tile_bytes))
+    (line,) = cache_lines(replace(plan, gib=None))
+    assert "keeps 2 of 6 tiles" in line
+    assert "half of the free disk" in line
 
 
 def aged(plan, seconds):
     """Open a cache as if `seconds` ago."""
     open_cache(plan).close()
     then = time.time() - seconds
-    os.utime(Path(plan.folder) / plan.name, (then, then))
+    os.utime(plan.root / plan.name, (then, then))
 
 
 def test_the_least_recently_used_makes_room(plan, tmp_path):
-    plans = [replace(plan, identity=f"index-{k}", room=2 * plan.bytes) for k in range(3)]
+    plans = [room_for(replace(plan, identity=f"index-{k}"), 12) for k in range(3)]
     aged(plans[1], 2000)
-    with open_cache(plans[1]) as held:
+    with open_cache(plans[1]) as reader:
         aged(plans[1], 2000)
         aged(plans[0], 1000)
         open_cache(plans[2]).close()
         left = {folder.name for folder in (tmp_path / "tiles").iterdir() if folder.is_dir()}
         assert left == {plans[0].name, plans[2].name}
-        held.put(1, tile(1, plan))  # a reader of a removed cache is not disturbed
-        out = np.zeros(plan.shape, plan.dtype)
-        assert held.get(1, out)
+        reader.put(1, tile(1, plan))  # a reader of a removed cache is not disturbed
+        assert reader.get(1, np.zeros(plan.shape, plan.dtype))
 
 
 def test_a_cache_in_use_is_not_removed_for_another(plan):
-    plans = [replace(plan, identity=f"index-{k}", room=plan.bytes) for k in range(2)]
-    with open_cache(plans[0]) as held:
-        held.put(1, tile(1, plan))
+    plans = [room_for(replace(plan, identity=f"index-{k}"), 6) for k in range(2)]
+    with open_cache(plans[0]) as cache:
+        cache.put(1, tile(1, plan))
     assert open_cache(plans[1]) is None
-    with open_cache(plans[0]) as again:
-        assert again.kept() == 1
+    assert held(plans[0]) == [1]
 
 
 def test_an_unwritable_folder_means_no_cache(plan, tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert open_cache(replace(plan, folder=str(tmp_path / "file" / "tiles"))) is None
+    assert open_cache(None) is None
 
 
-def test_a_full_disk_ends_keeping_not_the_task(plan, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("end", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_tile_half_written_is_not_there(plan, monkeypatch, end):
+    """The flag comes after the pixels; a full disk ends keeping, not the task."""
+    write = os.pwrite
+
+    def fails_half_way(descriptor, data, offset):
+        write(descriptor, bytes(data)[: len(bytes(data)) // 2], offset)
+        raise end
 
     with open_cache(plan) as cache:
-        monkeypatch.setattr(os, "pwrite", full)
-        cache.put(2, tile(2, plan))
-        assert not cache.get(2, np.zeros(plan.shape, plan.dtype))
+        monkeypatch.setattr(os, "pwrite", fails_half_way)
+        if isinstance(end, OSError):
+            cache.put(3, tile(3, plan))
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                cache.put(3, tile(3, plan))
+    monkeypatch.undo()
+    assert held(plan) == []
 
 
 def _write_for_ever(plan):
-    cache = open_cache(plan)
-    torn = np.zeros(plan.tile_bytes, np.uint8)
+    flags = os.open(plan.root / plan.name / "flags", os.O_RDWR)
+    pixels = os.open(plan.root / plan.name / "pixels", os.O_RDWR)
+    cache, torn = open_cache(plan), np.zeros(plan.tile_bytes, np.uint8)
     while True:
         for row in range(plan.rows):
-            os.pwrite(cache._flags, b"\x00", row)
-            os.pwrite(cache._pixels, torn, row * plan.tile_bytes)
+            os.pwrite(flags, b"\x00", row)
+            os.pwrite(pixels, torn, row * plan.tile_bytes)
             cache.put(row, tile(row, plan))
 
 
 def test_writers_killed_at_any_moment_leave_no_wrong_tile(plan):
-    plan = replace(plan, shape=(4, 128, 128), room=1 << 30)
+    plan = replace(plan, shape=(4, 128, 128), gib=1)
     open_cache(plan).close()
     context = multiprocessing.get_context("fork")
-    out = np.zeros(plan.shape, plan.dtype)
     whole = 0
     for wait in (0.02, 0.05, 0.07):
         writers = [context.Process(target=_write_for_ever, args=(plan,)) for _ in range(2)]
@@ -141,25 +179,5 @@ def test_writers_killed_at_any_moment_leave_no_wrong_tile(plan):
         for writer in writers:
             os.kill(writer.pid, signal.SIGKILL)
             writer.join()
-        with open_cache(plan) as cache:
-            for row in range(plan.rows):
-                if cache.get(row, out):
-                    np.testing.assert_array_equal(out, tile(row, plan))
-                    whole += 1
+        whole += len(held(plan))
     assert whole
-
-
-def test_a_tile_half_written_is_not_there(plan, monkeypatch):
-    """The flag comes after the pixels: a writer that dies in between leaves no tile."""
-    write = os.pwrite
-
-    def dies_half_way(descriptor, data, offset):
-        write(descriptor, bytes(data)[: len(bytes(data)) // 2], offset)
-        raise KeyboardInterrupt
-
-    with open_cache(plan) as cache:
-        monkeypatch.setattr(os, "pwrite", dies_half_way)
-        with pytest.raises(KeyboardInterrupt):
-            cache.put(3, tile(3, plan))
-        monkeypatch.undo()
-        assert not cache.get(3, np.zeros(plan.shape, plan.dtype))

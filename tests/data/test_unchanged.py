@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 import rasterio
 
-from satray.data.blocks import errors_of, read_blocks, tile_source
 from satray.data.index import SCHEMA, IndexMeta, TileIndex
+from satray.data.read import errors_of, read_blocks, tile_source
 from satray.data.unchanged import check_unchanged
 from satray.errors import InputError
 from satray.scoring.reading import Wanted, read_block
@@ -84,9 +84,8 @@ def test_a_tile_that_changed_costs_its_row_and_one_that_was_copied_does_not(
     index, tmp_path, change, reason
 ):
     change(tmp_path / "t2.tif")
-    rows = np.arange(4)
     source = tile_source(index, "train", BANDS, STORAGE, digest="x")
-    (table,) = read_blocks(source.rows(rows), rows, 0, 4)
+    (table,) = read_blocks(source, 4)
     wanted = Wanted(BANDS, "uint16", 8, 8, BANDS, indexed=True, maps=False)
     block = read_block(tiles_of_index(index).table, wanted, STORAGE)
     trained, scored = errors_of(table), {i: f.error for i, f in enumerate(block.facts) if f.error}

@@ -11,11 +11,11 @@ from scoring.scenes.scene_material import spec
 
 from satray.config.prepare import PrepareRecipe
 from satray.data import prepare
-from satray.data.blocks import read_blocks, tile_source, to_torch
 from satray.data.decode import decode, read_pixels
 from satray.data.describe import describe_files
 from satray.data.index import BandStatistics, IndexMeta, read_index
 from satray.data.probe import probe
+from satray.data.read import read_blocks, tile_source, to_torch
 from satray.data.statistics import changed, count_pixels, summarise
 from satray.data.units import Change, Unit, as_units, change_of, unit_of
 from satray.errors import DecodeError, InputError
@@ -230,9 +230,9 @@ def test_archives_of_mixed_units(tmp_path, monkeypatch, case):
     assert (figures.mean, figures.max) == (pytest.approx(wanted.mean()), wanted.max())
     assert figures.percentiles["50"] == np.percentile(wanted, 50)
     source = tile_source(index, "train", ("gray",), STORE, digest="d")
-    (table,) = read_blocks(source, np.arange(6), 0, 6)
+    (table,) = read_blocks(source, 6)
     pixels = to_torch(table, source.shape, source.dtype)["pixels"].numpy()
-    names = [int(uri.rpartition("/")[2][0]) for uri in source.uris.to_pylist()]
+    names = [int(uri.rpartition("/")[2][0]) for uri in source.tiles.column("uri").to_pylist()]
     np.testing.assert_array_equal(pixels[:, 0], wanted[names])
     lines = [line for line in said if line.startswith("units: ")]
     assert len(lines) == (case != "nobody states")

@@ -12,10 +12,10 @@ import pytest
 from data.hostile import numbers, photo, pillow, tiff
 
 from satray.config.prepare import PrepareRecipe
-from satray.data.blocks import errors_of, read_blocks, tile_source, to_torch
 from satray.data.decode import decode
 from satray.data.index import read_index
 from satray.data.prepare import inputs, plan, work
+from satray.data.read import errors_of, read_blocks, tile_source, to_torch
 from satray.errors import InputError
 from satray.runs.frame import Job, main
 from satray.runs.run import Outcome, Run
@@ -141,8 +141,7 @@ def test_masks_beside_tiles_hide_and_fills_are_named(tmp_path, ray_session):
     (line,) = (line for line in outcome.summary if line.startswith("fill?"))
     assert line.startswith("fill? 65535 (nir in 22.22% of pixels)")
     source = tile_source(index, "train", ("red", "blue"), Storage(), digest="x")
-    rows = np.arange(train)
-    (table,) = read_blocks(source.rows(rows), rows, 0, train)
+    (table,) = read_blocks(source, train)
     pixels = to_torch(table, source.shape, source.dtype)["pixels"].numpy()
     assert errors_of(table) == {}
     assert pixels.max() < 31_000

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from training.small_archive import make_recipe, make_run
 
-from satray.data.blocks import read_blocks, tile_source, to_torch
 from satray.data.order import copies
+from satray.data.read import read_blocks, tile_source, to_torch
 from satray.storage import Storage
 from satray.sweep.feature_plan import FeatureSpec, feature_spec, pooling_of
 from satray.sweep.feature_table import Features
@@ -77,8 +76,7 @@ def stored(made: Prepared, split: str) -> tuple[Any, Any]:
     source = tile_source(
         made.setup.index, split, made.setup.bands, Storage(), digest=made.setup.digest
     )
-    rows = np.arange(len(source), dtype=np.int64)
-    (table,) = read_blocks(source, rows, 0, len(rows))
+    (table,) = read_blocks(source, len(source))
     return table, source
 
 

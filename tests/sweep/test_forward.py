@@ -6,7 +6,7 @@ import torch
 from sweep.feature_material import in_memory, prepare, stored
 from training.small_archive import generate
 
-from satray.data.blocks import to_torch
+from satray.data.read import to_torch
 from satray.sweep import forward
 from satray.sweep.forward import Extractor
 

@@ -19,8 +19,8 @@ from training.small_archive import generate
 from satray.config.model import TowerOptions, VariantOptions
 from satray.config.stages import StageOptions
 from satray.config.train import TrainRecipe
-from satray.data.blocks import to_torch
 from satray.data.order import TrainOrder
+from satray.data.read import to_torch
 from satray.errors import InputError
 from satray.models.network import Network
 from satray.sweep import head

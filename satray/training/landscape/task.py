@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from satray.config.stages import StageOptions
+from satray.data.augment import send
 from satray.data.order import copies, samples, window
-from satray.data.send import send
 from satray.models.network import Network
 from satray.runs.run import Run
 from satray.storage import join

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from satray.data.send import send
+from satray.data.augment import send
 from satray.metrics.summary import compute_metrics
 from satray.training.loop.evaluation import Batch, Predictions, predict
 from satray.training.loop.inputs import TrainInput

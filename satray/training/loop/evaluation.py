@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from satray.data.send import send
+from satray.data.augment import send
 from satray.training.loop.parallel import gather
 
 Batch = dict[str, Any]

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 from torch import Tensor
 
-from satray.data.augment import counter_hash, evenly
-from satray.data.send import send
+from satray.data.augment import counter_hash, evenly, send
 
 _MIXUP = 2001
 """Keeps these draws apart from those of augmentation and of torch's generators."""

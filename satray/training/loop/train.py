@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from satray.data.flip import flip_at_random
+from satray.data.augment import flip_at_random
 from satray.errors import TrainingError
 from satray.metrics.summary import compute_metrics
 from satray.metrics.trap import watch

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from satray.data.augment import send
 from satray.data.order import samples
-from satray.data.send import send
 from satray.errors import InputError, TrainingError
 from satray.training.loop.averages import Averages, Keep
 from satray.training.loop.clock import Clock

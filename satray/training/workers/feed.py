@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from satray import cluster
-from satray.data.blocks import Batch, TileSource, read_blocks, to_torch
+from satray.data.read import Batch, TileSource, read_blocks, to_torch
 from satray.errors import TrainingError
 
 MOST_THREADS = 4
@@ -75,7 +75,7 @@ def _tables(
     def read(start: int) -> pa.Table:
         some = rows[start : start + batch]
         came_before = None if copies is None else copies[start : start + batch]
-        (table,) = read_blocks(source.rows(some), some, 0, batch, came_before)
+        (table,) = read_blocks(source.rows(some), batch, copies=came_before)
         return table
 
     with ThreadPoolExecutor(threads) as pool:

@@ -15,7 +15,8 @@ import ray.train.torch
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from satray import cluster
-from satray.data.blocks import Batch
+from satray.data.cache import cache_lines
+from satray.data.read import Batch
 from satray.data.stream import StreamTally, batches
 from satray.errors import InputError, SatrayError, TrainingError
 from satray.runs.run import Run
@@ -74,6 +75,8 @@ def fit(
     if setup.recipe.sync_batchnorm and not task.gpu:
         raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
     run.say(_team(setup.plan.workers, task.gpu))
+    for line in cache_lines(task.train.cache):
+        run.say(line)
     each = {"CPU": 1.0} | ({"GPU": gpu_share} if task.gpu else {})
 
     def heard(message: Message) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from satray import cluster
-from satray.data.blocks import TileSource, tile_source
 from satray.data.order import TrainOrder, WholeOrder
+from satray.data.read import TileSource, tile_source
 from satray.data.stream import tile_dataset
 from satray.runs.run import Run
 from satray.storage import Storage

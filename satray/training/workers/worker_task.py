@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 from satray import cluster
-from satray.data.blocks import TileSource, tile_source
+from satray.data.read import TileSource, tile_source
 from satray.models.network import Network
 from satray.models.preprocess import Preprocess
 from satray.runs.run import Run

@@ -1,0 +1,326 @@
+"""From rows of the tile index to tables of decoded tiles: what one read task does. No Ray.
+
+A table's pixels are fixed-size binary, so that they go from the task to a torch tensor without a
+copy. A tile that cannot be read keeps its row: pixels zero, `valid` False, the reason in `error`.
+
+Letters: N tiles, b of a block, C bands, H height, W width, K classes.
+"""
+
+import warnings
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from satray.config.train import CacheOptions
+from satray.data.bands import select
+from satray.data.cache import CachePlan, open_cache
+from satray.data.decode import read_pixels
+from satray.data.index import TileIndex, version_columns, versions
+from satray.data.pages import PagesKey
+from satray.data.source import read_files
+from satray.data.units import Units
+from satray.errors import SatrayError
+from satray.storage import Storage, is_remote
+
+if TYPE_CHECKING:
+    import torch
+
+Batch = dict[str, Any]
+
+REQUESTS = 64
+"""Requests to a store under way at once, of one task: 40 ms each are then hidden."""
+READS = 16
+"""The same of a disk, which gains nothing by more."""
+
+
+@dataclass(frozen=True)
+class TileSource:
+    """Tiles of one split of an index as a read task needs them."""
+
+    tiles: pa.Table
+    """One row a tile: `row` of the split, `slot` (row of the whole index, its place in the cache),
+    `uri`, `mask` (whether a `.msk` lies beside it), `labels` (K bytes), and what its file must
+    still be: `bytes`, `etag`, `crc32`."""
+    take: tuple[int, ...]
+    """Bands to read, 0-based positions among the index's, in the network's input order."""
+    named: int
+    """How many bands of the archive were named: see `read_pixels`."""
+    height: int
+    """Rows of a delivered tile, px; others are resampled to it."""
+    width: int
+    """Columns of a delivered tile, px."""
+    dtype: str
+    """NumPy dtype of delivered pixels: the stored one."""
+    storage: Storage
+    """Where tiles are read from."""
+    cache: CachePlan | None
+    """Decoded tiles kept on the node; None to decode each time."""
+    units: Units = ()
+    """What delivered pixels mean, a unit a band."""
+    pages: PagesKey = "bands"
+    """Which pages of a TIFF are bands."""
+
+    def __len__(self) -> int:
+        return int(self.tiles.num_rows)
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """Targets (N, K)."""
+        return _unwrap(self.tiles.column("labels"), "uint8").reshape(len(self), -1)
+
+    @property
+    def slots(self) -> NDArray[np.int64]:
+        """Row (N,) of each tile in the whole index."""
+        return np.asarray(self.tiles.column("slot").to_numpy())
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a delivered tile."""
+        return len(self.take), self.height, self.width
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of a delivered tile's pixels."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    def rows(self, rows: NDArray[np.int64]) -> "TileSource":
+        """The source of some of its tiles, in this order, small enough to travel with a task."""
+        return replace(self, tiles=self.tiles.take(pa.array(rows)).combine_chunks())
+
+
+def tile_source(
+    index: TileIndex,
+    split: str,
+    bands: tuple[str, ...],
+    storage: Storage,
+    *,
+    digest: str,
+    cache: CacheOptions | None = None,
+) -> TileSource:
+    """Describe one split of an index for reading.
+
+    Args:
+        index: the whole index.
+        split: `train`, `val` or `test`.
+        bands: names, in the order in which the network wants them.
+        storage: where the tiles are.
+        digest: the index's digest; names its cache.
+        cache: whether and where decoded tiles are kept.
+
+    Raises:
+        InputError: no such split, or a band that the tiles lack.
+    """
+    part = index.part(split)
+    splits = np.asarray(index.table.column("split").to_pylist(), dtype=object)
+    height, width = index.meta.tile_shape
+    tiles = pa.table(
+        {
+            "row": pa.array(np.arange(len(part))),
+            "slot": pa.array(np.flatnonzero(splits == split)),
+            "uri": part.table.column("uri"),
+            "mask": part.table.column("mask"),
+            "labels": _binary(part.labels),
+            **dict(
+                zip(("bytes", "etag", "crc32"), version_columns(part.table).columns, strict=True)
+            ),
+        }
+    )
+    plan = None
+    if cache is not None and cache.enabled:
+        plan = CachePlan(
+            identity=f"{digest} {' '.join(bands)}",
+            rows=len(index),
+            shape=(len(bands), height, width),
+            dtype=index.meta.dtype,
+            gib=cache.gib,
+            folder=cache.folder,
+        )
+    return TileSource(
+        tiles=tiles.combine_chunks(),
+        take=select(index.meta.bands, bands),
+        named=index.meta.count_named,
+        height=height,
+        width=width,
+        dtype=index.meta.dtype,
+        storage=storage,
+        cache=plan,
+        units=index.meta.units_of(bands),
+        pages=index.meta.pages,
+    )
+
+
+def read_blocks(
+    source: TileSource,
+    block: int,
+    pseudo_epoch: int = 0,
+    copies: NDArray[np.int64] | None = None,
+) -> Iterator[pa.Table]:
+    """Read and decode tiles; yield a table for each `block` of them, in the source's order.
+
+    Requests stay under way across blocks: while one is waited for, decoded or handed on, those of
+    the next are on their way, and tiles that come early are decoded early.
+
+    Args:
+        source: the tiles to read, already cut to what is wanted.
+        block: tiles a table; the last may have fewer.
+        pseudo_epoch: written into each row, so that the consumer can tell.
+        copies: (N,) how often each row came before in this pseudo-epoch; None: never.
+
+    Yields:
+        tables of `pixels`, `labels` (fixed-size binary), `row`, `copy`, `valid`, `error`, `bytes`
+        (read from storage; 0 where the cache had the tile) and `pseudo_epoch`.
+    """
+    came_before = np.zeros(len(source), np.int64) if copies is None else copies
+    cache, slots = open_cache(source.cache), source.slots
+    kept = np.zeros(len(source), bool) if cache is None else cache.kept(slots)
+    absent = np.flatnonzero(~kept)
+    arriving = _decoded(source, absent)
+    waited_for = np.bincount(absent // block, minlength=-(-len(source) // block))
+    blocks: dict[int, _Block] = {}
+    try:
+        for number, start in enumerate(range(0, len(source), block)):
+            stop = min(start + block, len(source))
+            while waited_for[number]:
+                at, tile, size = next(arriving)
+                begun = blocks.get(at // block)
+                if begun is None:
+                    first = at // block * block
+                    begun = _Block.of(source, min(block, len(source) - first))
+                    blocks[at // block] = begun
+                begun.put(at % block, tile, size)
+                waited_for[at // block] -= 1
+                if cache is not None and not isinstance(tile, str):
+                    cache.put(int(slots[at]), tile)
+            filled = blocks.pop(number, None) or _Block.of(source, stop - start)
+            if cache is not None:
+                at_hand = start + np.flatnonzero(kept[start:stop])
+                lost = [i for i in at_hand if not cache.get(slots[i], filled.pixels[i - start])]
+                for at, tile, size in _decoded(source, np.array(lost, np.int64)):
+                    filled.put(at - start, tile, size)
+            part = source.tiles.slice(start, stop - start)
+            yield pa.table(
+                {
+                    "pixels": _binary(filled.pixels),
+                    "labels": part.column("labels"),
+                    "row": part.column("row"),
+                    "valid": pa.array([error is None for error in filled.errors]),
+                    "error": pa.array(filled.errors, pa.string()),
+                    "bytes": pa.array(filled.bytes),
+                    "pseudo_epoch": pa.array(np.full(stop - start, pseudo_epoch, np.int64)),
+                    "copy": pa.array(came_before[start:stop]),
+                }
+            )
+    finally:
+        arriving.close()
+        if cache is not None:
+            cache.close()
+
+
+@dataclass
+class _Block:
+    """A block that is being filled."""
+
+    pixels: NDArray[Any]
+    """(b, C, H, W) in the stored dtype."""
+    bytes: NDArray[np.int64]
+    """(b,) read from storage."""
+    errors: list[str | None]
+    """b reasons; None where a tile could be read."""
+
+    @classmethod
+    def of(cls, source: TileSource, tiles: int) -> "_Block":
+        pixels = np.empty((tiles, *source.shape), source.dtype)
+        return cls(pixels, np.zeros(tiles, np.int64), [None] * tiles)
+
+    def put(self, at: int, tile: NDArray[Any] | str, size: int) -> None:
+        """Fill one tile: its pixels, or the reason why there are none."""
+        self.bytes[at] = size
+        if isinstance(tile, str):
+            self.pixels[at], self.errors[at] = 0, tile
+        else:
+            self.pixels[at] = tile
+
+
+def _decoded(
+    source: TileSource, wanted: NDArray[np.int64]
+) -> Generator[tuple[int, NDArray[Any] | str, int], None, None]:
+    """Read and decode some of a source's tiles; yields position, pixels or reason, bytes read."""
+    tiles = source.tiles.take(pa.array(wanted))
+    uris, masked = (tiles.column(name).to_pylist() for name in ("uri", "mask"))
+    at_once = REQUESTS if any(is_remote(uri) for uri in uris[:1]) else READS
+    arriving = read_files(source.storage, uris, masked, versions(tiles), at_once)
+    for position, data, mask in arriving:
+        at, size = int(wanted[position]), 0
+        try:
+            if isinstance(data, Exception):
+                raise data
+            size = len(data)
+            pixels_CHW: NDArray[Any] | str = read_pixels(
+                data,
+                source.take,
+                source.height,
+                source.width,
+                source.dtype,
+                units=source.units,
+                pages=source.pages,
+                named=source.named,
+                mask=mask,
+            )
+        except Exception as error:  # one bad tile costs one row
+            pixels_CHW = _reason(error)
+        yield at, pixels_CHW, size
+
+
+def to_torch(table: pa.Table, shape: tuple[int, int, int], dtype: str) -> Batch:
+    """Make torch tensors of a block's slice, without a copy where it lies in one block.
+
+    Tensors over Ray's shared memory are read-only by contract: move or convert, never write.
+    """
+    return {
+        "pixels": _tensor(_unwrap(table.column("pixels"), dtype).reshape(-1, *shape)),
+        "labels": _tensor(_unwrap(table.column("labels"), "uint8").reshape(len(table), -1)),
+        "row": _tensor(table.column("row").to_numpy()),
+        "copy": _tensor(table.column("copy").to_numpy()),
+        "valid": _tensor(table.column("valid").to_numpy()),
+    }
+
+
+def errors_of(table: pa.Table) -> dict[int, str]:
+    """Rows of a table that could not be read, and why."""
+    bad = table.filter(table.column("error").is_valid())
+    return dict(zip(bad.column("row").to_pylist(), bad.column("error").to_pylist(), strict=True))
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    said = text[0] if text else type(error).__name__
+    return said if isinstance(error, SatrayError) else f"{type(error).__name__}: {said}"
+
+
+def _tensor(array: NDArray[Any]) -> "torch.Tensor":
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "not writable": nobody writes
+        return torch.from_numpy(array)
+
+
+def _binary(array: NDArray[Any]) -> pa.Array:
+    """Wrap an array (n, ...) as n fixed-size binary values over the same memory."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    width = array.nbytes // max(1, len(array))
+    return pa.Array.from_buffers(pa.binary(width), len(array), [None, pa.py_buffer(flat)])
+
+
+def _unwrap(column: pa.ChunkedArray, dtype: str) -> NDArray[Any]:
+    """The values of a fixed-size binary column as one flat array; a view where it is one chunk."""
+    parts = []
+    for chunk in column.chunks:
+        width = chunk.type.byte_width
+        begin, end = chunk.offset * width, (chunk.offset + len(chunk)) * width
+        parts.append(np.frombuffer(chunk.buffers()[1], np.uint8)[begin:end].view(dtype))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts or [np.empty(0, dtype)])
