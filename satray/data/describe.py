@@ -93,7 +93,7 @@ def describe_labels(
     )
     lines = [
         f"tiles: {len(index):,} of {height} x {width} px, "
-        f"{describe_kind((meta.bands, meta.dtype))}"
+        f"{describe_kind(Kind(meta.bands, meta.dtype))}"
         + (f"; {other:,} have another size and are resampled" if other else ""),
     ]
     if alpha:

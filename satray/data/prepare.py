@@ -5,6 +5,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from satray import __version__
 from satray.config.prepare import PrepareRecipe
+from satray.data.decode import TileHeader
 from satray.data.describe import (
     describe_archive,
     describe_files,
@@ -24,12 +26,11 @@ from satray.data.describe import (
     label_summary,
     size_text,
 )
-from satray.data.fills import fill_lines
 from satray.data.footprints import Footprints
 from satray.data.ground import resolutions
 from satray.data.index import SCHEMA, IndexMeta, TileIndex, write_index
-from satray.data.probe import Kind, Probed, Seen, kind_of, probe, total
-from satray.data.statistics import BandCounts, changed, merge, summarise
+from satray.data.probe import Kind, Probed, header_of, probe, total
+from satray.data.statistics import BandCounts, changed, fill_lines, merge, summarise
 from satray.data.survey import Survey, read_footprints, survey
 from satray.data.units import Change, Units, change_of, unit_of
 from satray.errors import DecodeError, InputError
@@ -47,6 +48,24 @@ LOOKED = 2_000
 
 # One survey serves `inputs` and then `work`: listing a million objects twice takes minutes.
 _last: dict[tuple[PrepareRecipe, Storage], Survey] = {}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A tile that was read, or the reason why not: a row of `probe.TILES`."""
+
+    row: int
+    """Row of the survey."""
+    header: TileHeader | None
+    """None where it could not be read."""
+    bytes: int
+    """Bytes read."""
+    stage: str
+    """`read` or `decode`, where it failed."""
+    error: str
+    """The reason, in one line."""
+    crc32: int | None
+    """Of the file's bytes; None where it could not be read."""
 
 
 def inputs(recipe: PrepareRecipe, storage: Storage) -> dict[str, str]:
@@ -72,8 +91,9 @@ def plan(recipe: PrepareRecipe, storage: Storage) -> list[str]:
         f"first images: {describe_kind(kind)} ({count} of {len(uris)} opened)"
         for kind, count in sample.kinds().items()
     ]
-    lines += [f"cannot be read: {uris[s.row]}: {s.error}" for s in sample.seen if s.error]
-    headers = [(found.entries[s.row].key, s.header) for s in sample.seen if s.header]
+    seen = _seen(sample)
+    lines += [f"cannot be read: {uris[s.row]}: {s.error}" for s in seen if s.error]
+    headers = [(found.entries[s.row].key, s.header) for s in seen if s.header]
     lines += describe_files(headers)
     lines += describe_places([(key, header.note) for key, header in headers])
     if len(found.entries) <= LOOKED:
@@ -102,8 +122,9 @@ def work(recipe: PrepareRecipe, run: Run) -> Outcome:
     with run.activity("reading and decoding"):
         probed = _probe(found, recipe, run)
     kind = _main_kind(probed, found, recipe)
-    kept = [s for s in probed.seen if s.header is not None and kind_of(s.header) == kind]
-    refused = _quarantine(probed.seen, kind, found)
+    seen = _seen(probed)
+    kept = [s for s in seen if s.header is not None and _kind_of(s.header) == kind]
+    refused = _quarantine(seen, kind, found)
     units = _units(kept, kind, recipe)
     counts = _counts(probed, kind, _changes(kept, kind, units, found, recipe))
     index = _index(found, kept, kind, counts, units, recipe, run)
@@ -116,8 +137,8 @@ def work(recipe: PrepareRecipe, run: Run) -> Outcome:
     pq.write_table(pa.Table.from_pylist(refused, schema=QUARANTINE), sink)
     run.publish("quarantine.parquet", sink.getvalue(), rows=len(refused))
 
-    failed = sum(s.header is None for s in probed.seen)
-    bytes_read = sum(s.bytes for s in probed.seen)
+    failed = sum(s.header is None for s in seen)
+    bytes_read = sum(s.bytes for s in seen)
     seconds = max(run.seconds.get("reading and decoding", 0.0), 1e-9)
     alpha = sum(s.header is not None and s.header.alpha for s in kept)
     lines = describe_labels(index, refused, alpha)
@@ -130,8 +151,8 @@ def work(recipe: PrepareRecipe, run: Run) -> Outcome:
     places = Footprints.of_table(index.table)
     lines += describe_meeting(places, index.table["split"].to_pylist(), recipe)
     lines.append(
-        f"read {len(probed.seen):,} images, {size_text(bytes_read)}: "
-        f"{len(probed.seen) / seconds:,.0f} images/s, {size_text(bytes_read / seconds)}/s"
+        f"read {len(seen):,} images, {size_text(bytes_read)}: "
+        f"{len(seen) / seconds:,.0f} images/s, {size_text(bytes_read / seconds)}/s"
     )
     return Outcome(
         counts={
@@ -143,12 +164,23 @@ def work(recipe: PrepareRecipe, run: Run) -> Outcome:
             "labels_without_image": len(found.matched.labels_without_image),
             "bytes_read": bytes_read,
         },
-        metrics={"images_per_second": len(probed.seen) / seconds},
+        metrics={"images_per_second": len(seen) / seconds},
         summary=tuple(lines),
-        attempted=len(probed.seen),
+        attempted=len(seen),
         failed=failed,
         error_budget=recipe.error_budget,
     )
+
+
+def _seen(probed: Probed) -> list[Seen]:
+    return [
+        Seen(r["row"], header_of(r), r["bytes"], r["stage"] or "", r["error"] or "", r["crc32"])
+        for r in probed.tiles.to_pylist()
+    ]
+
+
+def _kind_of(header: TileHeader) -> Kind:
+    return Kind(header.bands, header.dtype)
 
 
 def _surveyed(recipe: PrepareRecipe, storage: Storage) -> Survey:
@@ -180,12 +212,14 @@ def _probe(found: Survey, recipe: PrepareRecipe, run: Run) -> Probed:
         worlds=found.worlds,
     ):
         parts.append(part)
-        done += len(part.seen)
-        failed += sum(s.header is None for s in part.seen)
+        done += len(part.tiles)
+        failed += part.tiles.column("kind").null_count
         kinds += part.kinds()
-        for s in part.seen:
-            if s.header is not None:
-                examples.setdefault(kind_of(s.header), found.entries[s.row].key)
+        for row, text in zip(
+            *(part.tiles.column(n).to_pylist() for n in ("row", "kind")), strict=True
+        ):
+            if text is not None:
+                examples.setdefault(Kind.of(text), found.entries[row].key)
         if len(kinds) > 1 and recipe.mixed == "refuse":
             raise InputError(describe_mixed(kinds, examples, recipe, done))
         run.progress(f"{done:,} of {len(found.entries):,} images, {failed:,} unreadable")
@@ -198,9 +232,9 @@ def _main_kind(probed: Probed, found: Survey, recipe: PrepareRecipe) -> Kind:
     """The most frequent kind; of equal ones the first by name."""
     kinds = probed.kinds()
     if not kinds:
-        first = probed.seen[0]
+        first = _seen(probed)[0]
         raise InputError(
-            f"images={recipe.images}: none of {len(probed.seen):,} images can be read; "
+            f"images={recipe.images}: none of {len(probed.tiles):,} images can be read; "
             f"{found.entries[first.row].key}: {first.error}"
         )
     return min(kinds, key=lambda kind: (-kinds[kind], kind))
@@ -249,7 +283,7 @@ def _counts(
     """Statistics of all tiles of a kind, in the archive's units."""
     bands, dtype = kind
     parts = [tuple(BandCounts(dtype) for _ in bands)]
-    for (other, stated), counts in probed.counts.items():
+    for (other, stated), counts in probed.bands().items():
         if other != kind:
             continue
         change = changes[stated]
@@ -266,8 +300,8 @@ def _quarantine(seen: Sequence[Seen], kind: Kind, found: Survey) -> list[dict[st
         uri = found.entries[s.row].uri
         if s.header is None:
             rows.append({"uri": uri, "stage": s.stage, "error": s.error})
-        elif kind_of(s.header) != kind:
-            error = f"{describe_kind(kind_of(s.header))}; most have {describe_kind(kind)}"
+        elif _kind_of(s.header) != kind:
+            error = f"{describe_kind(_kind_of(s.header))}; most have {describe_kind(kind)}"
             rows.append({"uri": uri, "stage": "mixed", "error": error})
     return rows
 

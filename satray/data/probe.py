@@ -1,72 +1,96 @@
 """One read of a tile for all that prepare wants to know of it: header, validity, statistics.
 
-Plain Python on a list of tiles; `pipeline` runs it in Ray tasks.
+Plain Python on a list of tiles; what is learnt of them travels as Arrow tables, and merges.
 """
 
+import json
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from satray.data.decode import TileHeader, decode
 from satray.data.georeference import world_at
 from satray.data.nodata import refuse_empty
 from satray.data.pages import PagesKey
 from satray.data.source import read_files
-from satray.data.statistics import BandCounts, count_tile, merge
-from satray.data.units import Units
+from satray.data.statistics import BandCounts, count_tile, counts_of, counts_table, merge
+from satray.data.units import Units, as_units
 from satray.errors import DecodeError, SatrayError
 from satray.storage import Storage
 
-Kind = tuple[tuple[str, ...], str]
-"""Band names and dtype: tiles of one kind can be trained on together."""
+_WORD = pa.dictionary(pa.int32(), pa.string())
 
-Counted = tuple[Kind, Units]
-"""Tiles of one kind that state one unit."""
+TILES = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("stage", _WORD),
+        pa.field("error", pa.string()),
+        pa.field("crc32", pa.uint32()),
+        pa.field("kind", _WORD),
+        pa.field("units", _WORD),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("crs", _WORD),
+        pa.field("transform", pa.list_(pa.float64(), 6)),
+        pa.field("nodata", pa.float64()),
+        pa.field("alpha", pa.bool_()),
+        pa.field("note", pa.string()),
+        pa.field("pages", pa.int32()),
+        pa.field("pages_left", pa.list_(pa.string())),
+    ]
+)
+"""A tile that was read, or the reason why not. `row`: of the survey; `stage`, `error`: `read` or
+`decode` and why, null where it went well; the rest is null where it did not, but for `bytes`, which
+were read. `kind`: `Kind.text`; `units`: its units as JSON; others as in `decode.TileHeader`."""
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A tile that was read, or the reason why not."""
+class Kind(NamedTuple):
+    """Tiles of one kind can be trained on together."""
 
-    row: int
-    """Row of the survey."""
-    header: TileHeader | None
-    """None where it could not be read."""
-    bytes: int
-    """Bytes read."""
-    stage: str = ""
-    """`read` or `decode`, where it failed."""
-    error: str = ""
-    """The reason, in one line."""
-    crc32: int | None = None
-    """Of the file's bytes; None where it could not be read."""
+    bands: tuple[str, ...]
+    """Band names, in the files' order."""
+    dtype: str
+    """Stored dtype."""
+
+    @property
+    def text(self) -> str:
+        """As one word, for a column."""
+        return json.dumps(self)
+
+    @staticmethod
+    def of(text: str) -> "Kind":
+        """Read `text`."""
+        bands, dtype = json.loads(text)
+        return Kind(tuple(bands), dtype)
 
 
 @dataclass(frozen=True)
 class Probed:
     """What was learnt of some tiles: a value to merge with others, in any order."""
 
-    seen: tuple[Seen, ...] = ()
-    """One entry a tile."""
-    counts: dict[Counted, tuple[BandCounts, ...]] = field(default_factory=dict)
-    """Statistics of the counted tiles of each kind and unit, one entry a band."""
-
-    def __add__(self, other: "Probed") -> "Probed":
-        """Merge two disjoint parts."""
-        counts = dict(self.counts)
-        for kind, bands in other.counts.items():
-            counts[kind] = merge([counts[kind], bands]) if kind in counts else bands
-        return Probed(self.seen + other.seen, counts)
+    tiles: pa.Table
+    """One row a tile: `TILES`."""
+    counts: pa.Table
+    """Statistics of the counted tiles, by kind and unit: `statistics.COUNTS`, a `kind` of which is
+    the JSON of a tile's `kind` and `units`."""
 
     def kinds(self) -> Counter[Kind]:
         """Number of tiles of each kind."""
-        return Counter(kind_of(s.header) for s in self.seen if s.header is not None)
+        found = self.tiles.column("kind").value_counts().to_pylist()
+        return Counter({Kind.of(one["values"]): one["counts"] for one in found if one["values"]})
 
-
-def kind_of(header: TileHeader) -> Kind:
-    """Band names and dtype of a tile."""
-    return header.bands, header.dtype
+    def bands(self) -> dict[tuple[Kind, Units], tuple[BandCounts, ...]]:
+        """Statistics by kind and unit, one entry a band."""
+        found = {}
+        for text, bands in counts_of([self.counts]).items():
+            kind, units = json.loads(text)
+            found[Kind.of(kind), units_of_text(units)] = bands
+        return found
 
 
 def probe(
@@ -93,35 +117,67 @@ def probe(
         pages: which pages of a TIFF are bands.
         concurrency: requests under way at once.
     """
-    seen: list[Seen] = []
-    parts: dict[Counted, list[tuple[BandCounts, ...]]] = {}
+    seen: list[dict[str, Any]] = []
+    parts: dict[str, list[tuple[BandCounts, ...]]] = {}
     for position, data, mask in read_files(storage, uris, masked, concurrency=concurrency):
-        row = rows[position]
+        row: dict[str, Any] = {"row": rows[position], "bytes": 0}
+        seen.append(row)
         if isinstance(data, Exception):
-            seen.append(Seen(row, None, 0, "read", one_line(data)))
+            row |= {"stage": "read", "error": one_line(data)}
             continue
+        row["bytes"] = len(data)
         try:
             world = world_at(worlds[position], storage) if worlds else None
             tile = decode(data, bands=bands, mask=mask, world=world, pages=pages)
             refuse_empty(tile.measured, tile.header.bands)
         except DecodeError as error:
-            seen.append(Seen(row, None, len(data), "decode", one_line(error)))
+            row |= {"stage": "decode", "error": one_line(error)}
             continue
-        seen.append(Seen(row, tile.header, len(data), crc32=zlib.crc32(data)))
+        header = {name: value for name, value in vars(tile.header).items() if name in TILES.names}
+        kind, units = Kind(tile.header.bands, tile.header.dtype).text, json.dumps(header["units"])
+        row |= {**header, "crc32": zlib.crc32(data), "kind": kind, "units": units}
         if counted[position]:
-            counted_as = (kind_of(tile.header), tile.header.units)
-            parts.setdefault(counted_as, []).append(count_tile(tile.pixels, tile.measured))
-    return Probed(tuple(seen), {kind: merge(tiles) for kind, tiles in parts.items()})
+            counts = count_tile(tile.pixels, tile.measured)
+            parts.setdefault(json.dumps([kind, units]), []).append(counts)
+    return Probed(
+        pa.Table.from_pylist(seen, schema=TILES),
+        counts_table({kind: merge(tiles) for kind, tiles in parts.items()}),
+    )
 
 
 def total(parts: Iterable[Probed]) -> Probed:
     """Merge parts and put the tiles in the survey's order: the same whatever came first."""
-    merged = Probed()
-    seen: list[Seen] = []
-    for part in parts:
-        seen.extend(part.seen)
-        merged = merged + Probed((), part.counts)
-    return Probed(tuple(sorted(seen, key=lambda s: s.row)), merged.counts)
+    parts = list(parts)
+    tiles = pa.concat_tables([TILES.empty_table(), *(part.tiles for part in parts)])
+    tiles = tiles.unify_dictionaries().sort_by("row").combine_chunks()
+    return Probed(tiles, counts_table(counts_of([part.counts for part in parts])))
+
+
+def units_of_text(text: str) -> Units:
+    """Units of a tile, from the column `units` of `TILES`."""
+    return as_units(json.loads(text))
+
+
+def header_of(row: dict[str, Any]) -> TileHeader | None:
+    """The header of a tile, from its row of `TILES`; None where it could not be read."""
+    if row["kind"] is None:
+        return None
+    kind = Kind.of(row["kind"])
+    place = row["transform"]
+    return TileHeader(
+        height=row["height"],
+        width=row["width"],
+        bands=kind.bands,
+        dtype=kind.dtype,
+        crs=row["crs"],
+        transform=None if place is None else tuple(place),
+        nodata=row["nodata"],
+        alpha=row["alpha"],
+        note=row["note"],
+        units=units_of_text(row["units"]),
+        pages=row["pages"],
+        pages_left=tuple(row["pages_left"]),
+    )
 
 
 def one_line(error: BaseException) -> str:

@@ -1,21 +1,23 @@
 """Per-band statistics in one pass: parts merge to the same figures in any order and grouping.
 
-8- and 16-bit integers: everything is exact, from counts of each value. Other dtypes: mean and
-standard deviation from per-tile float64 sums that are added exactly (as fractions), so that
-neither block size nor arrival order shows in the last digit; percentiles from counts of the upper
-20 bits of float32, which makes bins of relative width 2**-11: an order statistic is off by at most
-0.05 % of its value. Minimum and maximum are exact always.
+8- and 16-bit integers are counted value by value: all figures are exact. Of other dtypes each
+tile's pixels, mean and deviation are kept and added at the end without rounding in between
+(`math.fsum`), so that neither block size nor arrival order shows in the last digit; percentiles
+come from counts of the upper 20 bits of float32, bins of relative width 2**-11: an order statistic
+is off by at most 0.05 % of its value. Minimum and maximum are exact always.
 """
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from satray.data.index import BandStatistics
+from satray.data.nodata import HUGE, together
 from satray.data.units import whole
 
 PERCENTS = (1, 2, 5, 25, 50, 75, 95, 98, 99)
@@ -24,48 +26,61 @@ PERCENTS = (1, 2, 5, 25, 50, 75, 95, 98, 99)
 FLOAT_SHIFT = 12
 """Bits of a float32 that its bin leaves out: sign, exponent and 11 of 23 mantissa bits stay."""
 
+COUNTS = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("dtype", pa.string(), nullable=False),
+        pa.field("low", pa.float64(), nullable=False),
+        pa.field("high", pa.float64(), nullable=False),
+        pa.field("bins", pa.list_(pa.int32()), nullable=False),
+        pa.field("counts", pa.list_(pa.int64()), nullable=False),
+        pa.field("tiles", pa.list_(pa.float64()), nullable=False),
+    ]
+)
+"""Columns of counts as a table: the fields of `BandCounts`, a band a row; the bands of one `kind`
+of tiles follow one another in their order."""
+
+USUAL = frozenset((-9999.0, -99999.0, -999.0, -32768.0, -32767.0, 32767.0, 65535.0))
+"""Fills of one dtype that are found in others."""
+
+LEAST = 0.001
+"""Share of a band's pixels from which on a value stands out; of 8 bits ten times as much."""
+
+APART = 1 / 8
+"""A fill lies as far from the nearest other value, over the range of the others: saturated
+measurements have neighbours."""
+
+OTHERS = 16
+"""Least number of other values, or bins of them: a drawing of two colours has no fill."""
+
 
 @dataclass(frozen=True)
 class BandCounts:
-    """What is known of one band after some pixels: a value to merge with others."""
+    """What is known of one band after some tiles: a value to merge with others."""
 
     dtype: str
     """Stored dtype; only equal ones merge."""
-    valid: int = 0
-    """Pixels counted."""
-    total: Fraction = Fraction(0)
-    """Sum of the values."""
-    squares: Fraction = Fraction(0)
-    """Sum of the squared values."""
-    low: float = float("inf")
+    low: float = math.inf
     """Smallest value."""
-    high: float = float("-inf")
+    high: float = -math.inf
     """Largest value."""
-    bins: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Bin numbers that occur, ascending: values for 8 and 16 bits, else `_float_bins`."""
+    bins: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    """Bin numbers that occur, ascending: values for 8 and 16 bits, else see `float_edges`."""
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Pixels in each of `bins`."""
+    tiles: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
+    """(T, 3): pixels, mean and standard deviation of each tile; none where bins are values."""
 
     @property
     def exact(self) -> bool:
         """Whether bins are values."""
-        return _is_exact(self.dtype)
+        kind = np.dtype(self.dtype)
+        return kind.kind in "iu" and kind.itemsize <= 2
 
-    def __add__(self, other: "BandCounts") -> "BandCounts":
-        """Merge two disjoint parts. Raises ValueError where their dtypes differ."""
-        if other.dtype != self.dtype:
-            raise ValueError(f"cannot merge {self.dtype} with {other.dtype}")
-        bins, counts = _added(self, other)
-        return BandCounts(
-            self.dtype,
-            self.valid + other.valid,
-            self.total + other.total,
-            self.squares + other.squares,
-            min(self.low, other.low),
-            max(self.high, other.high),
-            bins,
-            counts,
-        )
+    @property
+    def valid(self) -> int:
+        """Pixels counted."""
+        return int(self.counts.sum())
 
 
 def count_pixels(values: NDArray[Any]) -> BandCounts:
@@ -74,53 +89,62 @@ def count_pixels(values: NDArray[Any]) -> BandCounts:
     Args:
         values: its valid pixels (n,), any integer or float dtype, all finite.
     """
-    dtype = values.dtype.name
+    empty = BandCounts(values.dtype.name)
     if values.size == 0:
-        return BandCounts(dtype)
-    low, high = values.min(), values.max()
-    if _is_exact(dtype):
-        numbers = values.astype(np.int64)
-        table = np.bincount(numbers - int(low))
-        offsets = np.flatnonzero(table)
-        bins, counts = offsets + int(low), table[offsets]
-        # below 2**63: at most 2**26 pixels a tile, of at most 2**32 squared
-        total, squares = Fraction(int(bins @ counts)), Fraction(int((bins * bins) @ counts))
-    else:
-        numbers = _float_bins(values)
-        first = int(numbers.min())
-        table = np.bincount(numbers - first)
-        offsets = np.flatnonzero(table)
-        bins, counts = offsets + first, table[offsets]
-        # scaled by a power of two, which costs no digit: squares of 1e300 would overflow
-        scale = Fraction(2) ** int(np.frexp(max(abs(float(low)), abs(float(high))))[1])
-        scaled = values.astype(np.float64) / float(scale / 2) / 2
-        mean = Fraction(float(scaled.mean()))
-        deviations = Fraction(float(np.square(scaled - float(mean)).sum()))
-        total = mean * values.size * scale
-        squares = (deviations + mean**2 * values.size) * scale**2
-    return BandCounts(
-        dtype, values.size, total, squares, float(low), float(high), bins, counts.astype(np.int64)
-    )
+        return empty
+    low, high = float(values.min()), float(values.max())
+    bins, counts = _counted(values if empty.exact else _float_bins(values))
+    tiles = empty.tiles
+    if not empty.exact:
+        # by a power of two, which costs no digit: squares of 1e300 would overflow
+        scale = _scale(low, high)
+        scaled = values.astype(np.float64) / scale
+        tiles = np.array([[values.size, scaled.mean() * scale, scaled.std() * scale]])
+    return BandCounts(empty.dtype, low, high, bins, counts, tiles)
 
 
-def count_tile(x_CHW: NDArray[Any], valid_CHW: NDArray[np.bool_] | None) -> tuple[BandCounts, ...]:
+def count_tile(
+    x_CHW: NDArray[Any], valid_CHW: NDArray[np.bool_] | None = None
+) -> tuple[BandCounts, ...]:
     """Count every band of a tile (C, H, W) over what is measured in it; None: all."""
     if valid_CHW is None:
         return tuple(count_pixels(x_HW.ravel()) for x_HW in x_CHW)
     return tuple(count_pixels(x_HW[v_HW]) for x_HW, v_HW in zip(x_CHW, valid_CHW, strict=True))
 
 
-def merge(
-    parts: list[tuple[BandCounts, ...]],
-) -> tuple[BandCounts, ...]:
-    """Merge disjoint parts, each a tuple with one entry a band; at least one part."""
-    while len(parts) > 1:  # in pairs: a bin is copied log2(parts) times, not once a part
-        pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
-        parts = [
-            tuple(a + b for a, b in zip(*pair, strict=True)) if len(pair) == 2 else pair[0]
-            for pair in pairs
-        ]
-    return parts[0]
+def merge(parts: Sequence[Sequence[BandCounts]]) -> tuple[BandCounts, ...]:
+    """Merge disjoint parts, each with one entry a band; at least one part.
+
+    Raises:
+        ValueError: their dtypes differ.
+    """
+    return tuple(map(_merged, zip(*parts, strict=True)))
+
+
+def counts_table(counts: dict[str, tuple[BandCounts, ...]]) -> pa.Table:
+    """Counts of kinds of tiles as a table of `COUNTS`."""
+    rows = [(kind, band) for kind, bands in counts.items() for band in bands]
+    columns: dict[str, Any] = {"kind": [kind for kind, _ in rows]}
+    for name in COUNTS.names[1:]:
+        column = [getattr(band, name) for _, band in rows]
+        columns[name] = [v.ravel() for v in column] if name == "tiles" else column
+    return pa.table(columns, schema=COUNTS)
+
+
+def counts_of(tables: Sequence[pa.Table]) -> dict[str, tuple[BandCounts, ...]]:
+    """Merge tables of `COUNTS`, whose kinds may recur."""
+    parts: dict[str, list[list[BandCounts]]] = {}
+    for table in tables:
+        here: dict[str, list[BandCounts]] = {}
+        for kind, dtype, low, high, *arrays in zip(*table.columns, strict=True):
+            bins, counts, tiles = (array.values.to_numpy(zero_copy_only=False) for array in arrays)
+            band = BandCounts(
+                dtype.as_py(), low.as_py(), high.as_py(), bins, counts, tiles.reshape(-1, 3)
+            )
+            here.setdefault(kind.as_py(), []).append(band)
+        for kind, bands in here.items():
+            parts.setdefault(kind, []).append(bands)
+    return {kind: merge(bands) for kind, bands in sorted(parts.items())}
 
 
 def changed(band: BandCounts, gain: float, shift: float) -> BandCounts:
@@ -132,29 +156,13 @@ def changed(band: BandCounts, gain: float, shift: float) -> BandCounts:
         return band
     if band.exact:
         values = whole(np.float64(gain) * band.bins + shift, np.dtype(band.dtype)).astype(np.int64)
-        bins, at = np.unique(values, return_inverse=True)
-        counts = np.bincount(at, weights=band.counts).astype(np.int64)
-        sums = (
-            sum(int(v) ** p * int(n) for v, n in zip(bins, counts, strict=True)) for p in (1, 2)
-        )
-        total, squares = (Fraction(number) for number in sums)
-        return BandCounts(
-            band.dtype, band.valid, total, squares, float(bins[0]), float(bins[-1]), bins, counts
-        )
-    by, plus = Fraction(gain), Fraction(shift)
+        bins, counts = _counted(values, band.counts)
+        return BandCounts(band.dtype, float(bins[0]), float(bins[-1]), bins, counts)
     low, high = sorted((band.low * gain + shift, band.high * gain + shift))
     middles = np.add(*float_edges(band.bins)) / 2
-    bins, at = np.unique(_float_bins(middles * gain + shift), return_inverse=True)
-    return BandCounts(
-        band.dtype,
-        band.valid,
-        by * band.total + plus * band.valid,
-        by**2 * band.squares + 2 * by * plus * band.total + plus**2 * band.valid,
-        low,
-        high,
-        bins,
-        np.bincount(at, weights=band.counts).astype(np.int64),
-    )
+    bins, counts = _counted(_float_bins(middles * gain + shift), band.counts)
+    tiles = band.tiles * (1, gain, abs(gain)) + (0, shift, 0)
+    return BandCounts(band.dtype, low, high, bins, counts, tiles)
 
 
 def summarise(name: str, band: BandCounts) -> BandStatistics:
@@ -162,46 +170,132 @@ def summarise(name: str, band: BandCounts) -> BandStatistics:
 
     Percentiles interpolate linearly between order statistics, as `numpy.percentile` does.
     """
-    if band.valid == 0:
-        nan = float("nan")
+    valid = band.valid
+    if valid == 0:
+        nan = math.nan
         return BandStatistics(name, nan, nan, nan, nan, {str(p): nan for p in PERCENTS}, 0)
-    mean = band.total / band.valid
-    variance = max(band.squares / band.valid - mean**2, Fraction(0))
+    pixels, means, deviations = band.tiles.T
+    if band.exact:
+        pixels, means, deviations = band.counts, band.bins, np.zeros(1)
+    scale = _scale(band.low, band.high)
+    means, deviations = means / scale, deviations / scale
+    mean = math.fsum(pixels * means) / valid
+    variance = math.fsum(pixels * (deviations**2 + (means - mean) ** 2)) / valid
     return BandStatistics(
         name=name,
-        mean=float(mean),
-        std=_root(variance),
+        mean=mean * scale,
+        std=math.sqrt(variance) * scale,
         min=band.low,
         max=band.high,
         percentiles={str(p): _percentile(band, p) for p in PERCENTS},
-        valid=band.valid,
+        valid=valid,
     )
 
 
-def _root(variance: Fraction) -> float:
-    """Square root, also of what is too large for a float."""
-    try:
-        return math.sqrt(variance)
-    except OverflowError:
-        return math.ldexp(math.sqrt(variance / 4**512), 512)
+def fill_lines(
+    names: Sequence[str], counts: Sequence[BandCounts], declared: Collection[float]
+) -> list[str]:
+    """A line for each value that looks like a fill, naming its bands and what to do.
+
+    Args:
+        names: of the bands.
+        counts: of their measured pixels.
+        declared: nodata values of the files. Those that count only where all bands hold theirs
+            are no news; another that is counted lies in a file that does not declare it.
+    """
+    found: dict[float, list[tuple[str, float]]] = {}
+    for name, band in zip(names, counts, strict=True):
+        for value, share in _suspects(band):
+            if value not in declared or not together(np.dtype(band.dtype), value):
+                found.setdefault(value, []).append((name, share))
+    lines = []
+    for value, bands in found.items():
+        text = f"{value:.9g}" if abs(value) >= HUGE else f"{value:.0f}"
+        told = ", ".join(f"{name} in {share:.2%}" for name, share in bands[:6])
+        more = f" and {len(bands) - 6} more bands" if len(bands) > 6 else ""
+        lines.append(
+            f"fill? {text} ({told} of pixels{more}) looks like a fill that "
+            f"{'some files do not declare' if value in declared else 'no file declares'}: it "
+            f"counts as a measurement; declare it (TIFF: rio edit-info --nodata {text} FILE, or "
+            f"gdal_edit.py -a_nodata {text} FILE; JPEG, PNG: a mask FILE.msk) and prepare again"
+        )
+    return lines
 
 
-def _added(a: BandCounts, b: BandCounts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Bins and counts of both; through a table of the whole range, at most 2**21 bins wide."""
-    if a.bins.size == 0 or b.bins.size == 0:
-        kept = b if a.bins.size == 0 else a
-        return kept.bins, kept.counts
-    first = min(a.bins[0], b.bins[0])
-    table = np.zeros(max(a.bins[-1], b.bins[-1]) - first + 1, np.int64)
-    table[a.bins - first] = a.counts
-    table[b.bins - first] += b.counts
+def float_edges(bins: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower and upper bound of each bin of floats, as values."""
+    magnitude = np.where(bins < 0, -bins - 1, bins).astype(np.int64)
+    near, far = _magnitude(magnitude), _magnitude(magnitude + 1)
+    return np.where(bins < 0, -far, near), np.where(bins < 0, -near, far)
+
+
+def _suspects(band: BandCounts) -> list[tuple[float, float]]:
+    """Values at a band's ends that look like a fill, and their shares of its pixels, 0 to 1."""
+    valid, dtype = band.valid, np.dtype(band.dtype)
+    if valid == 0:
+        return []
+    usual: Collection[float] = USUAL
+    if dtype.kind != "f":
+        limits = np.iinfo(dtype)
+        usual = USUAL | {float(limits.min), float(limits.max)}
+    values = band.bins.astype(np.float64)
+    low, high = (values, values) if band.exact else float_edges(band.bins)
+    found = []
+    for value, end, inner in ((band.low, 0, slice(1, None)), (band.high, -1, slice(0, -1))):
+        if dtype.kind == "f" and abs(value) >= HUGE:
+            beyond = high >= HUGE if value > 0 else low <= -HUGE
+            found.append((value, int(band.counts[beyond].sum()) / valid))
+            continue
+        rest_low, rest_high = low[inner], high[inner]
+        share = int(band.counts[end]) / valid
+        least = LEAST * (10 if dtype.itemsize == 1 else 1)
+        if value not in usual or share < least or len(rest_low) < OTHERS:
+            continue
+        gap = rest_low[0] - value if end == 0 else value - rest_high[-1]
+        if gap > APART * (rest_high[-1] - rest_low[0]):
+            found.append((value, share))
+    return found
+
+
+def _merged(bands: Sequence[BandCounts]) -> BandCounts:
+    """One band of disjoint parts, through a table of the whole range: at most 2**21 bins wide."""
+    dtypes = sorted({band.dtype for band in bands})
+    if len(dtypes) > 1:
+        raise ValueError(f"cannot merge counts of {' and '.join(dtypes)}")
+    some = [band for band in bands if band.counts.size]
+    if len(some) < 2:
+        return some[0] if some else bands[0]
+    first = min(int(band.bins[0]) for band in some)
+    table = np.zeros(max(int(band.bins[-1]) for band in some) - first + 1, np.int64)
+    for band in some:
+        table[band.bins - first] += band.counts
     offsets = np.flatnonzero(table)
-    return offsets + first, table[offsets]
+    return BandCounts(
+        dtypes[0],
+        min(band.low for band in some),
+        max(band.high for band in some),
+        (offsets + first).astype(np.int32),
+        table[offsets],
+        np.concatenate([band.tiles for band in some]),
+    )
 
 
-def _is_exact(dtype: str) -> bool:
-    kind = np.dtype(dtype)
-    return kind.kind in "iu" and kind.itemsize <= 2
+def _counted(
+    numbers: NDArray[Any], weights: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Whole numbers that occur, ascending, and how often; at least one."""
+    first = 0
+    if numbers.dtype.kind == "i":
+        first, numbers = int(numbers.min()), numbers.astype(np.int64)
+        numbers = numbers - first if first else numbers
+    table = np.bincount(numbers, weights=weights)
+    offsets = np.flatnonzero(table)
+    return (offsets + first).astype(np.int32), table[offsets].astype(np.int64)
+
+
+def _scale(low: float, high: float) -> float:
+    """A power of two by which values become of the order of 1."""
+    return math.ldexp(1.0, max(math.frexp(max(abs(low), abs(high)))[1] - 1, -1000))
 
 
 def _float_bins(values: NDArray[Any]) -> NDArray[np.int64]:
@@ -215,24 +309,17 @@ def _float_bins(values: NDArray[Any]) -> NDArray[np.int64]:
     return bins
 
 
-def float_edges(bins: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper bound of each bin, as values."""
-    magnitude = np.where(bins < 0, -bins - 1, bins)
-    near, far = _magnitude(magnitude), _magnitude(magnitude + 1)
-    return np.where(bins < 0, -far, near), np.where(bins < 0, -near, far)
-
-
 def _magnitude(steps: NDArray[np.int64]) -> NDArray[np.float64]:
     pattern = np.minimum(steps << FLOAT_SHIFT, 0x7F7FFFFF).astype(np.int32)
     return np.asarray(pattern.view(np.float32), np.float64)
 
 
 def _percentile(band: BandCounts, percent: float) -> float:
-    position = percent / 100 * (band.valid - 1)
-    below = int(np.floor(position))
-    share = position - below
+    last = band.valid - 1
+    below = int(np.floor(percent / 100 * last))
+    share = percent / 100 * last - below
     low = _order_statistic(band, below)
-    high = _order_statistic(band, min(below + 1, band.valid - 1)) if share else low
+    high = _order_statistic(band, min(below + 1, last)) if share else low
     # numpy.percentile's own way of interpolating, to the last digit
     return high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share
 

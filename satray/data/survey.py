@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from satray.config.prepare import PrepareRecipe
@@ -104,14 +105,9 @@ def read_footprints(
     n = len(found.entries)
     uris = [entry.uri for entry in found.entries]
     beside = (found.masked, found.worlds)
-    seen = probe(range(n), uris, [False] * n, storage, recipe.bands, *beside, recipe.pages).seen
-    headers = {s.row: s.header for s in sorted(seen, key=lambda s: s.row) if s.header is not None}
-    tiles = Footprints.of(
-        [header.crs for header in headers.values()],
-        [header.transform for header in headers.values()],
-        [(header.height, header.width) for header in headers.values()],
-    )
-    return np.array(list(headers), np.int64), tiles
+    probed = probe(range(n), uris, [False] * n, storage, recipe.bands, *beside, recipe.pages)
+    tiles = probed.tiles.filter(pc.field("kind").is_valid()).sort_by("row")
+    return tiles.column("row").to_numpy(), Footprints.of_table(tiles)
 
 
 def _parts_by_ground(found: Survey, recipe: PrepareRecipe, storage: Storage) -> tuple[str, ...]:

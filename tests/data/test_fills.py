@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from satray.data.fills import fill_lines
-from satray.data.statistics import count_pixels
+from satray.data.statistics import count_pixels, fill_lines
 
 
 def band(dtype: str, low: float, high: float, fill: float, share: float = 0.1):

@@ -99,9 +99,9 @@ def test_nothing_valid_is_nan():
     assert got.valid == 0
     assert np.isnan([got.mean, got.std, got.min, *got.percentiles.values()]).all()
     x = count_pixels(np.array([3, 4], np.uint8))
-    assert summarise("b", x + BandCounts("uint8")) == summarise("b", x)
+    assert summarise("b", merge([(x,), (BandCounts("uint8"),)])[0]) == summarise("b", x)
 
 
 def test_dtypes_do_not_merge():
-    with pytest.raises(ValueError, match="uint8 with uint16"):
-        BandCounts("uint8") + BandCounts("uint16")
+    with pytest.raises(ValueError, match="uint16 and uint8"):
+        merge([(BandCounts("uint8"),), (BandCounts("uint16"),)])
