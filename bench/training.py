@@ -105,12 +105,12 @@ def satray_run(
 
     from satray.config.train import TrainRecipe
     from satray.runs.frame import Job, main
-    from satray.training.job import inputs, plan, work
+    from satray.training.job import plan, read, work
 
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/run"
         status = main(
-            Job("train", TrainRecipe, inputs, plan, work),
+            Job("train", TrainRecipe, read, plan, work),
             [
                 f"index={index_uri}", f"out={out}", "variant=single3", "weights=none",
                 f"batch={batch}", f"input.size={size}", f"pseudo_epoch={samples}", f"seed={seed}",

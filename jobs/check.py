@@ -4,8 +4,8 @@ import sys
 
 from satray.config.check import CheckRecipe
 from satray.runs.frame import Job, main
-from satray.training.check.job import inputs, plan, work
+from satray.training.check.job import plan, read, work
 from satray.training.plan.setup import early
 
 if __name__ == "__main__":
-    sys.exit(main(Job("check", CheckRecipe, inputs, plan, work, workers=False, early=early)))
+    sys.exit(main(Job("check", CheckRecipe, read, plan, work, workers=False, early=early)))

@@ -3,8 +3,8 @@
 import sys
 
 from satray.config.demo import DemoRecipe
-from satray.demo.line import inputs, plan, work
+from satray.demo.line import plan, read, work
 from satray.runs.frame import Job, main
 
 if __name__ == "__main__":
-    sys.exit(main(Job("demo", DemoRecipe, inputs, plan, work)))
+    sys.exit(main(Job("demo", DemoRecipe, read, plan, work)))

@@ -4,7 +4,7 @@ import sys
 
 from satray.config.evaluate import EvaluateRecipe
 from satray.runs.frame import Job, main
-from satray.scoring.evaluate import inputs, plan, work
+from satray.scoring.evaluate import plan, read, work
 
 if __name__ == "__main__":
-    sys.exit(main(Job("evaluate", EvaluateRecipe, inputs, plan, work)))
+    sys.exit(main(Job("evaluate", EvaluateRecipe, read, plan, work)))

@@ -4,7 +4,7 @@ import sys
 
 from satray.config.export import ExportRecipe
 from satray.runs.frame import Job, main
-from satray.scoring.export import inputs, plan, work
+from satray.scoring.export import plan, read, work
 
 if __name__ == "__main__":
-    sys.exit(main(Job("export", ExportRecipe, inputs, plan, work, ray=False, workers=False)))
+    sys.exit(main(Job("export", ExportRecipe, read, plan, work, ray=False, workers=False)))

@@ -4,10 +4,8 @@ import sys
 
 from satray.config.landscape import LandscapeRecipe
 from satray.runs.frame import Job, main
-from satray.training.landscape.job import inputs, plan, work
+from satray.training.landscape.job import plan, read, work
 from satray.training.plan.setup import early
 
 if __name__ == "__main__":
-    sys.exit(
-        main(Job("landscape", LandscapeRecipe, inputs, plan, work, workers=False, early=early))
-    )
+    sys.exit(main(Job("landscape", LandscapeRecipe, read, plan, work, workers=False, early=early)))

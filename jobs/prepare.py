@@ -3,8 +3,8 @@
 import sys
 
 from satray.config.prepare import PrepareRecipe
-from satray.data.prepare import inputs, plan, work
+from satray.data.prepare import plan, read, work
 from satray.runs.frame import Job, main
 
 if __name__ == "__main__":
-    sys.exit(main(Job("prepare", PrepareRecipe, inputs, plan, work, workers=False)))
+    sys.exit(main(Job("prepare", PrepareRecipe, read, plan, work, workers=False)))

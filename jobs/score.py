@@ -4,9 +4,9 @@ import sys
 
 from satray.config.score import ScoreRecipe
 from satray.runs.frame import Job, main
-from satray.scoring.score import early, inputs, plan, shared, work
+from satray.scoring.score import early, plan, read, shared, work
 
-JOB = Job("score", ScoreRecipe, inputs, plan, work, shared=shared, early=early)
+JOB = Job("score", ScoreRecipe, read, plan, work, shared=shared, early=early)
 
 if __name__ == "__main__":
     sys.exit(main(JOB))

@@ -5,13 +5,13 @@ import sys
 from satray.config.tune import TuneRecipe
 from satray.runs.frame import Job, main
 from satray.sweep.inner_paths import inner_paths
-from satray.sweep.job import early, inputs, plan, work
+from satray.sweep.job import early, plan, read, work
 
 if __name__ == "__main__":
     job = Job(
         "tune",
         TuneRecipe,
-        inputs,
+        read,
         plan,
         work,
         early=early,

@@ -28,7 +28,7 @@ BANDS = ("red", "green", "blue")
 UTM = Affine(10, 0, 448000, 0, -10, 5411000)
 SIZE = 96
 JOB = Job(
-    "score", ScoreRecipe, score.inputs, score.plan, score.work,
+    "score", ScoreRecipe, score.read, score.plan, score.work,
     shared=score.shared, early=score.early,
 )  # fmt: skip
 
@@ -123,11 +123,11 @@ def recipe(bundle: Path, scenes: Path, **more: Any) -> ScoreRecipe:
 
 def scored(given: ScoreRecipe, out: Path | str, run_id: str = "abcdefabcdef") -> Any:
     """Run, outcome, record and what was said."""
-    inputs = score.inputs(given, Storage())
+    found = score.read(given, Storage())
     said: list[str] = []
     run = Run("score", run_id, str(out), Storage(), said.append, said.append, shared=given.only_new)
     take_folder(run, overwrite=False)
-    outcome, record = perform(JOB, given, run, inputs)
+    outcome, record = perform(JOB, given, found, run)
     return run, outcome, record, said
 
 

@@ -94,6 +94,12 @@ class Resources(Section):
     gpus: Literal["auto", "yes", "no"] = key(
         "auto", "one GPU a worker: auto = where the cluster has them", identity=False
     )
+    ray: Literal["auto", "yes", "no"] = key(
+        "auto",
+        "yes: work on Ray; no: in the job's own process; auto: Ray for what is large, or where "
+        "RAY_ADDRESS names a cluster",
+        identity=False,
+    )
     read_tasks: int = key(
         2, "tasks that read and decode tiles at once, half a CPU each", identity=False, ge=1
     )

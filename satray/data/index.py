@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -143,6 +143,8 @@ class TileIndex:
     """Columns of `SCHEMA`."""
     meta: IndexMeta
     """Task, classes, bands, statistics."""
+    digest: str = ""
+    """Of the whole index's files (`index_digest`); empty where it was not read from any."""
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -156,7 +158,7 @@ class TileIndex:
                 f"{k} ({n:,} tile{'s' * (n > 1)})" for k, n in self.split_counts.items()
             )
             raise InputError(f"split: no tile is in {split!r}; the index has {there or 'no tiles'}")
-        return TileIndex(self.table.take(pa.array(rows)), self.meta)
+        return TileIndex(self.table.take(pa.array(rows)), self.meta, self.digest)
 
     @property
     def split_counts(self) -> dict[str, int]:
@@ -234,10 +236,17 @@ def read_index(uri: str, storage: "Storage") -> TileIndex:
     Raises:
         InputError: there is nothing, or what there is is no tile index.
     """
-    tables = []
+    tables, digests = [], []
     meta: IndexMeta | None = None
     text = b""
-    for file, data in _files(uri, storage):
+    for file, listed in _files(uri, storage):
+        data = storage.read(file)
+        digests.append(hashlib.sha256(data).hexdigest())
+        if listed is not None and digests[-1] != listed:
+            raise InputError(
+                f"index: {file} is not the file that run.json lists; prepare again, or give its "
+                "index/ folder, which is taken as it is"
+            )
         try:
             table = pq.read_table(io.BytesIO(data))
         except (pa.ArrowInvalid, OSError) as error:
@@ -260,45 +269,59 @@ def read_index(uri: str, storage: "Storage") -> TileIndex:
         meta, text = here, metadata[META_KEY]
         tables.append(table.select(SCHEMA.names).replace_schema_metadata(None))
     assert meta is not None
-    return TileIndex(pa.concat_tables(tables).combine_chunks(), meta)
+    return TileIndex(pa.concat_tables(tables).combine_chunks(), meta, _digest(digests))
 
 
 def index_digest(uri: str, storage: "Storage") -> str:
-    """SHA-256, in hexadecimal, of the index files' bytes in order; InputError as `read_index`."""
-    digest = hashlib.sha256()
-    for _, data in _files(uri, storage):
-        digest.update(data)
-    return digest.hexdigest()
+    """SHA-256, in hexadecimal, of the index's file; of several, of their digests in order.
+
+    Where a run.json lists them nothing else is read; `TileIndex.digest` is the same.
+
+    Raises:
+        InputError: there is no index.
+    """
+    return _digest(
+        listed or hashlib.sha256(storage.read(file)).hexdigest()
+        for file, listed in _files(uri, storage)
+    )
 
 
-def _files(uri: str, storage: "Storage") -> Iterator[tuple[str, bytes]]:
-    """The index's files, (URI, bytes), in order; at least one."""
+def _digest(files: Iterable[str]) -> str:
+    """Of an index, by the digests of its files."""
+    first, *others = files
+    text = "".join([first, *others])
+    return hashlib.sha256(text.encode()).hexdigest() if others else first
+
+
+def _files(uri: str, storage: "Storage") -> Iterator[tuple[str, str | None]]:
+    """The index's files, URI and the digest that a run.json lists, in order; at least one."""
     from satray.storage.uri import join
 
     if uri.endswith(".parquet"):
-        yield uri, storage.read(uri)
+        yield uri, None
         return
     if storage.exists(join(uri, "run.json")):
         from satray.runs.record import read_run
 
         record = read_run(storage, uri)
-        names = sorted(p.path for p in record.products if p.path.startswith("index/"))
-        if not names:
+        products = [p for p in record.products if p.path.startswith("index/")]
+        if not products:
             raise InputError(
                 f"index: {uri} is a run of {_job(record)}, not of prepare: it holds no tile index"
             )
-        files = [join(uri, name) for name in names]
-    else:
-        files = [e.uri for e in storage.list(uri) if _is_part(e.key)]
-        if not files and storage.list(join(uri, "state")):
-            raise InputError(f"index: {uri} holds an unfinished run; rerun its command to go on")
-        if not files:
-            raise InputError(
-                f"index: no tile index at {uri}; accepted: the out= of a finished prepare run, "
-                "its index/ folder, or one .parquet file"
-            )
+        for product in sorted(products, key=lambda p: p.path):
+            yield join(uri, product.path), product.sha256
+        return
+    files = [e.uri for e in storage.list(uri) if _is_part(e.key)]
+    if not files and storage.list(join(uri, "state")):
+        raise InputError(f"index: {uri} holds an unfinished run; rerun its command to go on")
+    if not files:
+        raise InputError(
+            f"index: no tile index at {uri}; accepted: the out= of a finished prepare run, its "
+            "index/ folder, or one .parquet file"
+        )
     for file in files:
-        yield file, storage.read(file)
+        yield file, None
 
 
 def _measured(table: pa.Table) -> pa.Table:

@@ -46,9 +46,6 @@ SAMPLE = 3
 LOOKED = 2_000
 """Largest archive whose tiles `--plan` opens all, for where they lie."""
 
-# One survey serves `inputs` and then `work`: listing a million objects twice takes minutes.
-_last: dict[tuple[PrepareRecipe, Storage], Survey] = {}
-
 
 @dataclass(frozen=True)
 class Seen:
@@ -68,21 +65,17 @@ class Seen:
     """Of the file's bytes; None where it could not be read."""
 
 
-def inputs(recipe: PrepareRecipe, storage: Storage) -> dict[str, str]:
-    """Digest of the images' listing and of the label table.
+def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
+    """List the images and read the label table.
 
     Raises:
         InputError: nothing to prepare, a wrong label table, too many without a partner.
     """
-    found = survey(recipe, storage)
-    _last.clear()
-    _last[recipe, storage] = found
-    return found.digests
+    return survey(recipe, storage)
 
 
-def plan(recipe: PrepareRecipe, storage: Storage) -> list[str]:
+def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
     """What would be done; opens few images, or those of small archives, and writes nothing."""
-    found = _surveyed(recipe, storage)
     uris = [entry.uri for entry in found.entries[:SAMPLE]]
     sample = total([_look(uris, found, recipe, storage)])
     tasks = -(-len(found.entries) // recipe.tiles_per_task)
@@ -109,14 +102,13 @@ def plan(recipe: PrepareRecipe, storage: Storage) -> list[str]:
     return lines
 
 
-def work(recipe: PrepareRecipe, run: Run) -> Outcome:
+def work(recipe: PrepareRecipe, found: Survey, run: Run) -> Outcome:
     """Read every image once on Ray; write index, statistics, label summary and quarantine.
 
     Raises:
         InputError: mixed band counts or dtypes (unless `mixed=quarantine`), or no image at all
             that could be read.
     """
-    found = _surveyed(recipe, run.storage)
     for line in describe_archive(found, recipe):
         run.say(line)
     with run.activity("reading and decoding"):
@@ -181,10 +173,6 @@ def _seen(probed: Probed) -> list[Seen]:
 
 def _kind_of(header: TileHeader) -> Kind:
     return Kind(header.bands, header.dtype)
-
-
-def _surveyed(recipe: PrepareRecipe, storage: Storage) -> Survey:
-    return _last.get((recipe, storage)) or survey(recipe, storage)
 
 
 def _look(uris: Sequence[str], found: Survey, recipe: PrepareRecipe, storage: Storage) -> Probed:

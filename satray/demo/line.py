@@ -33,20 +33,21 @@ from satray.demo.plans import (
 from satray.demo.results import Result, result_lines, seconds_lines
 from satray.demo.scene_ships import Found, measure
 from satray.runs.jsonable import to_json
+from satray.runs.perform import Inputs
 from satray.runs.record import Product, RunRecord
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage, join
 
 
-def inputs(recipe: DemoRecipe, storage: Storage) -> dict[str, str]:
+def read(recipe: DemoRecipe, storage: Storage) -> Inputs:
     """The demo takes nothing."""
     del recipe, storage
-    return {}
+    return Inputs()
 
 
-def plan(recipe: DemoRecipe, storage: Storage) -> list[str]:
+def plan(recipe: DemoRecipe, found: Inputs, storage: Storage) -> list[str]:
     """What would be done."""
-    del storage
+    del found, storage
     names = " and ".join(NETWORKS)
     return [
         f"archive: {recipe.tiles:,} tiles of {recipe.size} px, 4 bands, and a scene of {SCENE} px",
@@ -58,8 +59,9 @@ def plan(recipe: DemoRecipe, storage: Storage) -> list[str]:
     ]
 
 
-def work(recipe: DemoRecipe, run: Run) -> Outcome:
+def work(recipe: DemoRecipe, found: Inputs, run: Run) -> Outcome:
     """Generate, prepare, then train, evaluate and score each network; measure and draw."""
+    del found
     # Rasterio, and torch behind some: not for --help.
     from satray.data.index import read_index
     from satray.demo.maps import MappedTile, pointing_score, read_tiles
@@ -247,7 +249,7 @@ class _Line:
         from satray.runs.frame import Job
 
         title = " ".join(part for part in (job, of, name) if part)
-        parts = Job(job, model, module.inputs, module.plan, module.work)
+        parts = Job(job, model, module.read, module.plan, module.work)
         with self.run.activity(title):
             record, ran = step(parts, recipe, self.run, title)
         self.records[title] = record

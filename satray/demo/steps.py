@@ -5,14 +5,14 @@ from typing import TypeVar
 from satray.config.base import Recipe
 from satray.errors import SatrayError
 from satray.runs.inputs import run_id
-from satray.runs.perform import Job, perform, take_folder
+from satray.runs.perform import Job, P, perform, take_folder
 from satray.runs.record import RunRecord
 from satray.runs.run import Run
 
 R = TypeVar("R", bound=Recipe)
 
 
-def step(job: Job[R], recipe: R, outer: Run, title: str) -> tuple[RunRecord, bool]:
+def step(job: Job[R, P], recipe: R, outer: Run, title: str) -> tuple[RunRecord, bool]:
     """Do a job as part of `outer`, whose Ray session it shares.
 
     A finished run of the same configuration and inputs is found done; an unfinished one goes on;
@@ -32,18 +32,19 @@ def step(job: Job[R], recipe: R, outer: Run, title: str) -> tuple[RunRecord, boo
     """
     if recipe.out is None:
         raise ValueError(f"{job.name} has no out")
-    inputs = job.inputs(recipe, outer.storage)
+    prepared = job.read(recipe, outer.storage)
     run = Run(
         job.name,
-        run_id(job.name, recipe, inputs),
+        run_id(job.name, recipe, prepared.digests),
         recipe.out,
         outer.storage,
         progress=lambda line: outer.progress(f"{title}: {line}"),
+        ray=outer.ray,
     )
     done = take_folder(run, overwrite=True)
     if done is not None:
         return done, False
-    outcome, record = perform(job, recipe, run, inputs)
+    outcome, record = perform(job, recipe, prepared, run)
     if record.status:
         failed = f"{outcome.failed} of {outcome.attempted} inputs failed"
         raise SatrayError(f"{job.name}: {record.verdict or failed} ({run.out})")

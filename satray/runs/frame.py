@@ -24,7 +24,7 @@ from satray.runs.folder import LOG, holder, release
 from satray.runs.holding import hold
 from satray.runs.inputs import run_id
 from satray.runs.last_words import Ending, Witness, told_to_end
-from satray.runs.perform import Job, find_done, perform, take_folder
+from satray.runs.perform import Job, P, find_done, perform, take_folder
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage, absolute, is_remote, join, makers
 from satray.storage.scratch import log_folder
@@ -38,7 +38,7 @@ MOST = 8 << 20
 """Bytes of a log that go to a store: its end."""
 
 
-def main(job: Job[R], arguments: Sequence[str] | None = None) -> int:
+def main(job: Job[R, P], arguments: Sequence[str] | None = None) -> int:
     """Run a job from the command line and return its exit status."""
     console = Console()
     ending = Ending(lambda line: console.error(f"{job.name}: {line}"))
@@ -74,7 +74,7 @@ def _last_line(name: str, error: BaseException) -> tuple[int, str]:
     return 1, told
 
 
-def _main(job: Job[R], arguments: list[str], console: Console, ending: Ending) -> int:
+def _main(job: Job[R, P], arguments: list[str], console: Console, ending: Ending) -> int:
     if "--help" in arguments or "-h" in arguments:
         about = inspect.cleandoc(job.recipe.__doc__ or "")
         print(render(job.name, about, job.recipe), end="")  # noqa: T201
@@ -90,7 +90,8 @@ def _main(job: Job[R], arguments: list[str], console: Console, ending: Ending) -
         print(to_yaml(recipe), end="")  # noqa: T201
         return 0
     storage = Storage(recipe.storage)
-    inputs = job.inputs(recipe, storage)
+    prepared = job.read(recipe, storage)
+    inputs = dict(prepared.digests)
     shared = job.shared is not None and job.shared(recipe)
     inputs |= {"run": uuid.uuid4().hex} if shared else {}  # each run of a schedule is another one
     identity = run_id(job.name, recipe, inputs)
@@ -105,16 +106,19 @@ def _main(job: Job[R], arguments: list[str], console: Console, ending: Ending) -
             if shared
             else _fate(identity, holder(storage, out), out, recipe)
         )
-        for line in [*job.plan(recipe, storage), fate]:
+        for line in [*job.plan(recipe, prepared, storage), fate]:
             console.say(line)
         return 0
-    run = Run(job.name, identity, out, storage, console.say, console.progress, shared=shared)
+    ray = _wants_ray(job, recipe, prepared)
+    run = Run(
+        job.name, identity, out, storage, console.say, console.progress, shared=shared, ray=ray
+    )
     done = None if shared else find_done(run, overwrite=recipe.overwrite)
     if done is None:
         with contextlib.nullcontext() if shared else hold(run, ending.end):
             done = take_folder(run, overwrite=recipe.overwrite)
             if done is None:
-                return _run(job, recipe, run, inputs, console, ending)
+                return _run(job, recipe, prepared, run, inputs, console, ending)
     for line in done.summary:
         console.say(line)
     again = "; overwrite=true does it again" if done.verdict is not None else ""
@@ -132,7 +136,7 @@ def _fate(identity: str, held: str | None, out: str, recipe: Recipe) -> str:
     return f"{out} holds run {held}: {word} run {identity}"
 
 
-def _more_paths(job: Job[R], recipe: R) -> list[tuple[str, str]]:
+def _more_paths(job: Job[R, P], recipe: R) -> list[tuple[str, str]]:
     return [] if job.more_paths is None else list(job.more_paths(recipe))
 
 
@@ -150,8 +154,9 @@ def _refuse_own_input(paths: Iterable[tuple[str, str]], out: str) -> None:
 
 
 def _run(
-    job: Job[R],
+    job: Job[R, P],
     recipe: R,
+    prepared: P,
     run: Run,
     inputs: dict[str, str],
     console: Console,
@@ -163,9 +168,10 @@ def _run(
     ending.witness, ending.log = witness, place
     try:
         with console.quiet(log):
-            around = functools.partial(_work, job, ending) if _wants_ray(job) else None
+            joins = run.ray or "RAY_ADDRESS" in os.environ  # to refuse local paths there
+            around = functools.partial(_work, job, ending) if joins else None
             try:
-                outcome, record = perform(job, recipe, run, inputs, around)
+                outcome, record = perform(job, recipe, prepared, run, around, inputs)
             except BaseException:
                 with log.open("a") as sink:
                     traceback.print_exc(file=sink)
@@ -213,7 +219,7 @@ def _tell(name: str, verdict: str | None, status: int, console: Console) -> None
         console.error(f"{name} ended with status {status}")
 
 
-def _work(job: Job[R], ending: Ending, recipe: R, run: Run) -> Outcome:
+def _work(job: Job[R, P], ending: Ending, recipe: R, prepared: P, run: Run) -> Outcome:
     from satray import cluster  # Ray takes a second to import: not for --help
 
     def began(session: str) -> None:
@@ -231,7 +237,7 @@ def _work(job: Job[R], ending: Ending, recipe: R, run: Run) -> Outcome:
             more = [(name, absolute(path)) for name, path in _more_paths(job, recipe)]
             _refuse_local([*more, *paths_of(recipe), ("out", run.out)])
         try:
-            return job.work(recipe, run)
+            return job.work(recipe, prepared, run)
         except Exception:
             time.sleep(LAG)
             raise
@@ -240,9 +246,19 @@ def _work(job: Job[R], ending: Ending, recipe: R, run: Run) -> Outcome:
             raise
 
 
-def _wants_ray(job: Job[R]) -> bool:
-    """A job on a cluster joins it in any case, since only then local paths can be refused."""
-    return job.ray or "RAY_ADDRESS" in os.environ
+def _wants_ray(job: Job[R, P], recipe: R, prepared: P) -> bool:
+    """Whether Ray does the work, or this process.
+
+    Raises:
+        InputError: `resources.ray` is against what the job can do.
+    """
+    asked = recipe.resources.ray
+    if callable(job.ray):
+        fits = "RAY_ADDRESS" in os.environ or job.ray(recipe, prepared)
+        return fits if asked == "auto" else asked == "yes"
+    if job.ray and asked == "no":
+        raise InputError(f"resources.ray=no: {job.name} needs Ray; accepted: auto, yes")
+    return job.ray
 
 
 def _read_recipe(path: str, options: dict[str, Any]) -> bytes:

@@ -4,11 +4,11 @@ import functools
 import json
 import platform
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from satray import __version__
 from satray.config.base import Recipe
@@ -18,26 +18,45 @@ from satray.runs.record import RunRecord, find_run
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
 
+
+class Prepared(Protocol):
+    """What a job's `read` hands on to its `plan` and `work`, so that each input is read once."""
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digest of each input by key; they are part of the run id."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a job read that needs nothing but its digests."""
+
+    digests: dict[str, str] = field(default_factory=dict)
+    """Digest of each input by key."""
+
+
 R = TypeVar("R", bound=Recipe)
+P = TypeVar("P", bound=Prepared)
 LIBRARIES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "rasterio", "scikit-learn")
 
 
 @dataclass(frozen=True)
-class Job(Generic[R]):
+class Job(Generic[R, P]):
     """One job: its recipe and the three functions that do it."""
 
     name: str
     """Name, as in `jobs/NAME.py`."""
     recipe: type[R]
     """Its recipe; the docstring is its one line of help."""
-    inputs: Callable[[R, Storage], dict[str, str]]
-    """Digest of each input by key; raises InputError. No Ray, nothing written."""
-    plan: Callable[[R, Storage], list[str]]
-    """Lines that `--plan` prints. No Ray, nothing written."""
-    work: Callable[[R, Run], Outcome]
-    """Does the job; Ray is up."""
-    ray: bool = True
-    """Whether it needs Ray; where not, none is started, but a cluster is joined all the same."""
+    read: Callable[[R, Storage], P]
+    """Looks at the inputs once; raises InputError. No Ray, nothing written."""
+    plan: Callable[[R, P, Storage], list[str]]
+    """Lines that `--plan` prints of what was read. No Ray, nothing written."""
+    work: Callable[[R, P, Run], Outcome]
+    """Does the job with what was read. Ray is up where `run.ray` says so."""
+    ray: bool | Callable[[R, P], bool] = True
+    """Whether it needs Ray. Asked of what was read: whether `resources.ray=auto` takes it, of a job
+    that can do without. Where not, none is started, but a cluster is joined all the same."""
     workers: bool = True
     """Whether it takes `resources.workers` processes; where not, one, whatever is asked for."""
     dashboard: bool = False
@@ -46,7 +65,7 @@ class Job(Generic[R]):
     shared: Callable[[R], bool] | None = None
     """Whether a recipe's `out` serves the many runs of a schedule: each then has another id, and
     its record is `runs/RUNID.json`. None: never."""
-    early: Callable[[R, Run], Outcome | None] | None = None
+    early: Callable[[R, P, Run], Outcome | None] | None = None
     """What comes before Ray is started; an outcome ends the job there."""
     more_paths: Callable[[R], Iterable[tuple[str, str]]] | None = None
     """Paths to read that are no path keys of the recipe: dotted key and path, as given. They are
@@ -97,24 +116,26 @@ def find_done(run: Run, *, overwrite: bool) -> RunRecord | None:
 
 
 def perform(
-    job: Job[R],
+    job: Job[R, P],
     recipe: R,
+    prepared: P,
     run: Run,
-    inputs: dict[str, str],
-    work: Callable[[R, Run], Outcome] | None = None,
+    work: Callable[[R, P, Run], Outcome] | None = None,
+    inputs: Mapping[str, str] | None = None,
 ) -> tuple[Outcome, RunRecord]:
     """Do a job's work and write its `run.json`, last.
 
     Args:
         job: the job.
         recipe: its resolved recipe.
+        prepared: what it read.
         run: its claimed run.
-        inputs: digests by key.
         work: what to call in place of `job.work` (with Ray started around it, say).
+        inputs: digests by key where they are more than those of what was read.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    early = job.early(recipe, run) if job.early is not None else None
-    outcome = early or (work or job.work)(recipe, run)
+    early = job.early(recipe, prepared, run) if job.early is not None else None
+    outcome = early or (work or job.work)(recipe, prepared, run)
     run.begin_writing()
     run.seconds["total"] = time.perf_counter() - clock
     record = RunRecord(
@@ -122,7 +143,7 @@ def perform(
         run_id=run.run_id,
         status=outcome.status,
         config=json.loads(recipe.model_dump_json()),
-        inputs=inputs,
+        inputs=dict(prepared.digests if inputs is None else inputs),
         versions=library_versions(),
         started=started.isoformat(),
         finished=datetime.now(UTC).isoformat(),

@@ -61,6 +61,7 @@ class Run:
         progress: Callable[[str], None] = _silent,
         *,
         shared: bool = False,
+        ray: bool = True,
     ) -> None:
         """Begin.
 
@@ -72,7 +73,9 @@ class Run:
             say: prints a line.
             progress: shows how far the job is.
             shared: the folder serves many runs, each with its record in `runs/RUNID.json`.
+            ray: Ray is up for its work; else the work is embedded: it runs in this process.
         """
+        self.ray = ray
         self.job = job
         self.shared = shared
         self.run_id = run_id

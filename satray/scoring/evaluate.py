@@ -2,12 +2,12 @@
 
 import hashlib
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from satray.config.evaluate import EvaluateRecipe
 from satray.data.bands import select
-from satray.data.index import TileIndex, index_digest, read_index
+from satray.data.index import TileIndex, read_index
 from satray.errors import InputError
 from satray.metrics.summary import said
 from satray.runs.inputs import digest_file
@@ -46,8 +46,22 @@ if TYPE_CHECKING:  # it imports torch
 Metrics = dict[str, Any]
 
 
-def inputs(recipe: EvaluateRecipe, storage: Storage) -> dict[str, str]:
-    """Digests of the bundle and of the index.
+@dataclass(frozen=True)
+class Split:
+    """A split of an index, and the bundle that it is measured with."""
+
+    spec: "BundleSpec"
+    """The bundle's description."""
+    index: TileIndex
+    """The split."""
+    tiles: TileSet
+    """Its tiles, with their labels in the bundle's order."""
+    digests: dict[str, str]
+    """Of bundle and index, and of what is to be reproduced."""
+
+
+def read(recipe: EvaluateRecipe, storage: Storage) -> Split:
+    """Read the bundle's description and the split of the index, with the digests of both.
 
     With `reproduce`, of that run and of what computes too: the question is whether it comes out the
     same now, so another torch makes another run, which finds nothing of this one done.
@@ -60,20 +74,20 @@ def inputs(recipe: EvaluateRecipe, storage: Storage) -> dict[str, str]:
     from satray.models.bundle import bundle_digest
 
     found = bundle_digest(recipe.bundle, storage)
-    spec, _, _ = tiles_of(recipe, storage)
+    spec, index, tiles = tiles_of(recipe, storage)
     check_asked(recipe.gallery, spec.classes)
-    digests = {"bundle": found, "index": index_digest(recipe.index, storage)}
+    digests = {"bundle": found, "index": index.digest}
     if recipe.reproduce is not None:
         earlier(recipe, spec.classes, storage)
         digests["reproduce"] = digest_file(storage, join(recipe.reproduce, "run.json"))
         computes = [library_versions(), recipe.batch, recipe.resources.gpus]
         digests["computes"] = hashlib.sha256(to_json(computes)).hexdigest()
-    return digests
+    return Split(spec, index, tiles, digests)
 
 
-def plan(recipe: EvaluateRecipe, storage: Storage) -> list[str]:
+def plan(recipe: EvaluateRecipe, found: Split, storage: Storage) -> list[str]:
     """Say what would be predicted, and with what."""
-    spec, _, tiles = tiles_of(recipe, storage)
+    spec, tiles = found.spec, found.tiles
     wanted = wanted_of(spec, tiles, Maps())
     blocks = Blocks.of("", len(tiles), wanted.tile_bytes)
     lines = [
@@ -91,7 +105,7 @@ def plan(recipe: EvaluateRecipe, storage: Storage) -> list[str]:
     return lines
 
 
-def work(recipe: EvaluateRecipe, run: Run) -> Outcome:
+def work(recipe: EvaluateRecipe, found: Split, run: Run) -> Outcome:
     """Predict the split; publish predictions, metrics, plots and the report.
 
     Returns:
@@ -101,7 +115,7 @@ def work(recipe: EvaluateRecipe, run: Run) -> Outcome:
     from satray.scoring.pages.findings import Findings
     from satray.scoring.pages.reporting import publish_report
 
-    spec, index, tiles = tiles_of(recipe, run.storage)
+    spec, index, tiles = found.spec, found.index, found.tiles
     before: Earlier | None = None
     if recipe.reproduce is not None:  # read first: no use in scoring where it is out of reach
         before = read_earlier(recipe, spec.classes, run.storage)
@@ -119,7 +133,7 @@ def work(recipe: EvaluateRecipe, run: Run) -> Outcome:
         fresh=recipe.reproduce is not None,
     )
     split = gathered.split()
-    digest = index_digest(recipe.index, run.storage)
+    digest = index.digest
     quality: Quality | None = None
     if len(split.ids):
         held = held_back(spec, digest, recipe.split, split.ids)
@@ -143,8 +157,8 @@ def work(recipe: EvaluateRecipe, run: Run) -> Outcome:
     }
     run.publish("metrics.json", to_json(document))
     if quality is not None:
-        found = Findings(recipe, spec, index, split, quality, comparison, merged.failed, digest)
-        publish_report(found, find_origin(recipe.bundle, run.storage), run)
+        findings = Findings(recipe, spec, index, split, quality, comparison, merged.failed, digest)
+        publish_report(findings, find_origin(recipe.bundle, run.storage), run)
     verdict: str | None = None
     if comparison is not None and not comparison.same:
         verdict = f"reproduce={recipe.reproduce}: {comparison.line()}"
@@ -184,7 +198,7 @@ def tiles_of(recipe: EvaluateRecipe, storage: Storage) -> tuple["BundleSpec", Ti
     """The bundle's spec, the split, and its tiles with their labels in the bundle's order.
 
     Raises:
-        InputError: see `inputs`.
+        InputError: see `read`.
     """
     spec = read_spec(recipe.bundle, storage)
     index = read_index(recipe.index, storage)

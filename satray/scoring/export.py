@@ -4,6 +4,7 @@ Each product is run before it is published, and compared with the bundle on the 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +28,18 @@ TRIED = (1, 3)
 """Tiles in the batches that products are compared on."""
 
 
-def inputs(recipe: ExportRecipe, storage: Storage) -> dict[str, str]:
-    """Digest of the bundle.
+@dataclass(frozen=True)
+class Described:
+    """A bundle, as it describes itself."""
+
+    spec: "BundleSpec"
+    """Its description."""
+    digests: dict[str, str]
+    """Of its files."""
+
+
+def read(recipe: ExportRecipe, storage: Storage) -> Described:
+    """Read the bundle's description and digest.
 
     Raises:
         InputError: no bundle, or a tile of no size.
@@ -36,13 +47,15 @@ def inputs(recipe: ExportRecipe, storage: Storage) -> dict[str, str]:
     from satray.models.bundle import bundle_digest
 
     found = bundle_digest(recipe.bundle, storage)
-    _tile(recipe, read_spec(recipe.bundle, storage))
-    return {"bundle": found}
-
-
-def plan(recipe: ExportRecipe, storage: Storage) -> list[str]:
-    """Say what would be written."""
     spec = read_spec(recipe.bundle, storage)
+    _tile(recipe, spec)
+    return Described(spec, {"bundle": found})
+
+
+def plan(recipe: ExportRecipe, found: Described, storage: Storage) -> list[str]:
+    """Say what would be written."""
+    del storage
+    spec = found.spec
     height, width = _tile(recipe, spec)
     towers = [f"{tower.name} ({tower.backbone})" for tower in spec.variant.towers]
     lines = {
@@ -53,8 +66,9 @@ def plan(recipe: ExportRecipe, storage: Storage) -> list[str]:
     return [lines[name] for name in dict.fromkeys(recipe.formats)]
 
 
-def work(recipe: ExportRecipe, run: Run) -> Outcome:
+def work(recipe: ExportRecipe, found: Described, run: Run) -> Outcome:
     """Publish `encoder/`, `classifier.onnx`, `classifier.pt2` and `export.json`."""
+    del found
     from satray.models.bundle import load_bundle
 
     bundle = load_bundle(recipe.bundle, run.storage)

@@ -1,7 +1,6 @@
 """The job `score`: predictions and class activation maps of tiles; of scenes, see `maps`."""
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +9,7 @@ import pyarrow as pa
 from satray.config.score import ScoreRecipe
 from satray.data.bands import select
 from satray.data.georeference import world_files
-from satray.data.index import index_digest, read_index
+from satray.data.index import TileIndex, read_index
 from satray.data.keys import is_image, taken
 from satray.data.source import MASK
 from satray.errors import InputError
@@ -18,6 +17,7 @@ from satray.runs.inputs import digest_entries
 from satray.runs.run import Outcome, Run
 from satray.scoring.blocks import Blocks
 from satray.scoring.maps import look as look_scenes
+from satray.scoring.maps.look import Scenes
 from satray.scoring.over_tiles import (
     D4_SAID,
     Maps,
@@ -36,7 +36,7 @@ from satray.scoring.sources import (
     tiles_of_index,
     tiles_of_prefix,
 )
-from satray.storage import Entry, Storage
+from satray.storage import Storage
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
@@ -45,8 +45,24 @@ CLASSES_SAID = 8
 """Most classes that the last lines name."""
 
 
-def inputs(recipe: ScoreRecipe, storage: Storage) -> dict[str, str]:
-    """Digests of the bundle and of the tiles.
+@dataclass(frozen=True)
+class Tiles:
+    """Tiles to score, and the bundle that scores them."""
+
+    spec: "BundleSpec"
+    """The bundle's description."""
+    maps: Maps
+    """What is mapped."""
+    tiles: TileSet
+    """The tiles."""
+    bytes: int
+    """What their files hold in all."""
+    digests: dict[str, str]
+    """Of bundle and tiles."""
+
+
+def read(recipe: ScoreRecipe, storage: Storage) -> Tiles | Scenes:
+    """Read the bundle's description, and list the tiles or scenes.
 
     Raises:
         InputError: no bundle, no tiles, or none of those looked at fits the bundle; a class to map
@@ -55,43 +71,42 @@ def inputs(recipe: ScoreRecipe, storage: Storage) -> dict[str, str]:
     from satray.models.bundle import bundle_digest
 
     if recipe.scenes is not None:
-        return look_scenes.inputs(recipe, storage)
-    _listing.cache_clear()
+        return look_scenes.read(recipe, storage)
     found = bundle_digest(recipe.bundle, storage)
     spec = read_spec(recipe.bundle, storage)
     maps = maps_of(recipe, spec)
-    tiles = tiles_of(recipe, storage)
-    if tiles.indexed:
-        index = read_index(_place(recipe), storage)
+    place, bands = recipe.tiles, recipe.bands
+    assert place is not None
+    assert not isinstance(bands, dict)
+    if is_index(place, storage):
+        index = read_index(place, storage)
+        tiles = _indexed(recipe, index, bands)
         select(tiles.names or (), spec.bands)
         refuse_dtype(index.meta.dtype, spec, f"tiles={recipe.tiles}")
-        return {"bundle": found, "tiles": index_digest(_place(recipe), storage)}
+        size = sum(index.table.column("bytes").to_pylist())
+        return Tiles(spec, maps, tiles, size, {"bundle": found, "tiles": index.digest})
+    listed = taken(storage.list(place), recipe.extensions)
+    tiles = tiles_of_prefix(place, listed, bands, recipe.pages)
     look(tiles, wanted_of(spec, tiles, maps), storage)
-    listed = _listed(recipe, storage)
     images = [e for e in listed if is_image(e.key.removesuffix(MASK))]
-    return {"bundle": found, "tiles": digest_entries([*images, *world_files(listed).values()])}
+    digest = digest_entries([*images, *world_files(listed).values()])
+    size = sum(entry.size for entry in listed if is_image(entry.key))
+    return Tiles(spec, maps, tiles, size, {"bundle": found, "tiles": digest})
 
 
-def plan(recipe: ScoreRecipe, storage: Storage) -> list[str]:
+def plan(recipe: ScoreRecipe, found: Tiles | Scenes, storage: Storage) -> list[str]:
     """Say what would be scored, and with what."""
-    if recipe.scenes is not None:
-        return look_scenes.plan(recipe, storage)
-    spec = read_spec(recipe.bundle, storage)
-    tiles = tiles_of(recipe, storage)
-    maps = maps_of(recipe, spec)
+    if isinstance(found, Scenes):
+        return look_scenes.plan(recipe, found, storage)
+    spec, maps, tiles = found.spec, found.maps, found.tiles
     wanted = wanted_of(spec, tiles, maps)
     blocks = Blocks.of("", len(tiles), wanted.tile_bytes)
     towers = [f"{tower.name} ({tower.backbone})" for tower in spec.variant.towers]
-    if tiles.indexed:
-        kept = read_index(_place(recipe), storage).table.column("bytes").to_pylist()
-    else:
-        listed = _listed(recipe, storage)
-        kept = [entry.size for entry in listed if is_image(entry.key)]
     lines = [
         f"bundle: {', '.join(towers)}, {len(spec.classes)} classes ({spec.task}), "
         f"bands {', '.join(spec.bands)} in {spec.dtype}",
         f"tiles: {len(tiles):,} {'of a tile index' if tiles.indexed else 'images'}, "
-        f"{sum(kept) / 1e6:,.1f} MB to read in {len(tiles):,} requests; delivered as "
+        f"{found.bytes / 1e6:,.1f} MB to read in {len(tiles):,} requests; delivered as "
         f"{wanted.height} x {wanted.width} px",
         f"work: {blocks.count:,} blocks of {blocks.size} tiles; actors: "
         f"{recipe.resources.workers}, read tasks: {recipe.resources.read_tasks}",
@@ -108,15 +123,15 @@ def plan(recipe: ScoreRecipe, storage: Storage) -> list[str]:
     return lines
 
 
-def work(recipe: ScoreRecipe, run: Run) -> Outcome:
+def work(recipe: ScoreRecipe, found: Tiles | Scenes, run: Run) -> Outcome:
     """Score the tiles; publish `predictions/`, `cam/` and `failures.parquet`."""
-    if recipe.scenes is not None:
+    if isinstance(found, Scenes):
         from satray.scoring.maps import job, scheduled
 
-        return scheduled.work(recipe, run) if recipe.only_new else job.work(recipe, run)
-    spec = read_spec(recipe.bundle, run.storage)
-    tiles = tiles_of(recipe, run.storage)
-    maps = maps_of(recipe, spec)
+        if recipe.only_new:
+            return scheduled.work(recipe, found, run)
+        return job.work(recipe, found, run)
+    spec, maps, tiles = found.spec, found.maps, found.tiles
     for line in [] if tiles.indexed else described(tiles, run.storage):
         run.say(line)
     counts = _Predicted(spec.classes)
@@ -151,13 +166,13 @@ def work(recipe: ScoreRecipe, run: Run) -> Outcome:
     )
 
 
-def early(recipe: ScoreRecipe, run: Run) -> Outcome | None:
+def early(recipe: ScoreRecipe, found: Tiles | Scenes, run: Run) -> Outcome | None:
     """What comes before Ray: of a schedule, to see that there is nothing new."""
-    if not recipe.only_new:
+    if not (recipe.only_new and isinstance(found, Scenes)):
         return None
     from satray.scoring.maps import scheduled
 
-    return scheduled.early(recipe, run)
+    return scheduled.early(recipe, found, run)
 
 
 def shared(recipe: ScoreRecipe) -> bool:
@@ -165,13 +180,8 @@ def shared(recipe: ScoreRecipe) -> bool:
     return recipe.only_new
 
 
-def tiles_of(recipe: ScoreRecipe, storage: Storage) -> TileSet:
-    """Tiles of the recipe: an index's rows, or a prefix's images."""
-    place, bands = _place(recipe), recipe.bands
-    assert not isinstance(bands, dict)
-    if not is_index(place, storage):
-        return tiles_of_prefix(place, _listed(recipe, storage), bands, recipe.pages)
-    index = read_index(place, storage)
+def _indexed(recipe: ScoreRecipe, index: TileIndex, bands: tuple[str, ...] | None) -> TileSet:
+    """The tiles of an index."""
     if not len(index):
         raise InputError(f"tiles={recipe.tiles}: the tile index has no rows")
     if bands is not None and len(bands) != len(index.meta.bands):
@@ -183,15 +193,6 @@ def tiles_of(recipe: ScoreRecipe, storage: Storage) -> TileSet:
     if recipe.pages == "first" and tiles.pages != "first":
         raise InputError("pages=first: the tile index was made with pages=bands; accepted: that")
     return replace(tiles, names=bands or tiles.names)
-
-
-def _listed(recipe: ScoreRecipe, storage: Storage) -> list[Entry]:
-    return taken(_listing(_place(recipe), storage), recipe.extensions)
-
-
-def _place(recipe: ScoreRecipe) -> str:
-    assert recipe.tiles is not None
-    return recipe.tiles
 
 
 def maps_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Maps:
@@ -224,12 +225,6 @@ def maps_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Maps:
         )
     places = tuple(dict.fromkeys(spec.classes.index(name) for name in names))
     return Maps(places, recipe.cam.kind or "dense")
-
-
-@lru_cache(maxsize=1)
-def _listing(uri: str, storage: Storage) -> tuple[Entry, ...]:
-    """List a prefix once a job, since a million tiles take a thousand requests."""
-    return tuple(storage.list(uri))
 
 
 @dataclass

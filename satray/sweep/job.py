@@ -1,8 +1,9 @@
-"""The job `tune`: inputs, plan, work. No torch at import, and Ray in `work` only."""
+"""The job `tune`: read, plan, work. No torch at import, and Ray in `work` only."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from satray.config.tune import TuneRecipe
@@ -13,7 +14,7 @@ from satray.sweep import best, leaderboard, page
 from satray.sweep.board import table_lines
 from satray.sweep.plan import plan
 from satray.sweep.records import Metric, TrialRecord, by_status, ended_words
-from satray.sweep.sweep import resolved, unchanged
+from satray.sweep.sweep import Sweep, resolved, unchanged
 from satray.sweep.trials import fine_tuning
 from satray.training.plan.description import counted
 from satray.training.plan.setup import look_up
@@ -21,11 +22,11 @@ from satray.training.plan.setup import look_up
 if TYPE_CHECKING:
     from satray.sweep.search import Found
 
-__all__ = ["early", "inputs", "plan", "work"]
+__all__ = ["early", "plan", "read", "work"]
 
 
-def inputs(recipe: TuneRecipe, storage: Storage) -> dict[str, str]:
-    """Digests of the index and of weight files, once all configurations are seen to fit.
+def read(recipe: TuneRecipe, storage: Storage) -> Sweep:
+    """The sweep, with digests of index and weight files, once all configurations are seen to fit.
 
     Raises:
         InputError: the first thing wrong with space, base or a configuration.
@@ -37,21 +38,20 @@ def inputs(recipe: TuneRecipe, storage: Storage) -> dict[str, str]:
         sweep.check(configuration)
         for wanted in sweep.wanted(configuration).values():
             found[f"weights {' '.join(wanted).strip()}"] = sweep.digest_of(wanted)
-    return found
+    return replace(sweep, digests=found)
 
 
-def early(recipe: TuneRecipe, run: Run) -> None:
+def early(recipe: TuneRecipe, sweep: Sweep, run: Run) -> None:
     """Before Ray is started: refuse an archive that is not the one that was indexed."""
-    for line in unchanged(recipe, run.storage):
+    del recipe
+    for line in unchanged(sweep, run.storage):
         run.say(line)
 
 
-def work(recipe: TuneRecipe, run: Run) -> Outcome:
+def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
     """Search, then publish leaderboard, curves, the best recipe and its bundle. Ray is up."""
     from satray.sweep.search import search
 
-    with run.activity("preparing"):
-        sweep = resolved(recipe, run.storage)
     found = search(sweep, run)
     records, sweep = list(found.records.values()), found.sweep
     _publish_tables(records, sweep.metric, run)  # whatever becomes of the best
@@ -65,7 +65,7 @@ def work(recipe: TuneRecipe, run: Run) -> Outcome:
         from satray.sweep.winner import refit, winner  # torch: seconds before the first trial
 
         job = found.describe(top.configuration)
-        won = refit(whole, run) if recipe.refit else winner(found.work, job, top, run)
+        won = refit(whole, sweep.tiles, run) if recipe.refit else winner(found.work, job, top, run)
     for name, data in won.files.items():
         run.publish(f"bundle/{name}", data)
     numbers = by_status(records)

@@ -11,7 +11,7 @@ from satray.sweep.feature_plan import head_only, views_of, with_views
 from satray.sweep.ground import extracted
 from satray.sweep.resolve import count
 from satray.sweep.space import Configuration
-from satray.sweep.sweep import Sweep, resolved, store_of, unchanged
+from satray.sweep.sweep import Sweep, store_of, unchanged
 from satray.training.plan.description import counted
 from satray.training.plan.setup import set_up
 
@@ -19,13 +19,12 @@ NOTES = 12
 """Notes that are shown."""
 
 
-def plan(recipe: TuneRecipe, storage: Storage) -> list[str]:
+def plan(recipe: TuneRecipe, sweep: Sweep, storage: Storage) -> list[str]:
     """What would be done.
 
     Raises:
-        InputError: see `inputs`.
+        InputError: see `read`.
     """
-    sweep = resolved(recipe, storage)
     listed = sweep.listed()
     samples = [sweep.check(each) for each in listed]
     sweep.check_networks(listed)
@@ -54,7 +53,7 @@ def plan(recipe: TuneRecipe, storage: Storage) -> list[str]:
             "the best configuration is trained again, as train would, a pretrained head's network "
             "then fine-tuned (refit)"
         )
-    return [*lines, *note_lines(sweep.notes), *unchanged(recipe, storage)]
+    return [*lines, *note_lines(sweep.notes), *unchanged(sweep, storage)]
 
 
 def note_lines(notes: Sequence[str], most: int = NOTES) -> list[str]:

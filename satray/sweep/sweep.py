@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
-from satray.data.index import read_index
 from satray.data.unchanged import check_unchanged
 from satray.errors import InputError
 from satray.models.pretrained import sources_of
@@ -52,6 +51,8 @@ class Sweep:
     """What trials are compared by."""
     digest_of: DigestOf
     """Weights -> digest of their file; published ones are fetched."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Digest of the index and of each file of weights."""
     _known: _Known = field(default_factory=lambda: _Known(), compare=False, repr=False)
 
     @property
@@ -204,10 +205,10 @@ def resolved(recipe: TuneRecipe, storage: Storage) -> Sweep:
     return Sweep(recipe, tiles, space, metric_of(recipe, meta.task), digest_of)
 
 
-def unchanged(recipe: TuneRecipe, storage: Storage) -> list[str]:
+def unchanged(sweep: Sweep, storage: Storage) -> list[str]:
     """What `check_unchanged` says of the sweep's index; raises InputError."""
+    recipe, index = sweep.recipe, sweep.tiles.index
     budget = recipe.base.get("error_budget", TrainRecipe.model_fields["error_budget"].default)
-    index = read_index(recipe.index, storage)
     return check_unchanged(index, recipe.index, storage, budget)
 
 

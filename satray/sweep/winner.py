@@ -27,7 +27,7 @@ from satray.training.job import calibrate_on
 from satray.training.job import work as train
 from satray.training.loop.evaluation import Predictions
 from satray.training.loop.losses import loss_for
-from satray.training.plan.setup import Setup, set_up
+from satray.training.plan.setup import Setup, Tiles, set_up
 from satray.training.products import bundle
 from satray.training.workers import checkpoints
 from satray.training.workers.choice import Choice, choose
@@ -154,17 +154,19 @@ def validation_of(setup: Setup, seen: Predictions) -> dict[str, Any]:
     return {**metrics, "val_loss": float(losses_N.mean())}
 
 
-def refit(recipe: TrainRecipe, run: Run) -> Won:
+def refit(recipe: TrainRecipe, tiles: Tiles, run: Run) -> Won:
     """Train a configuration again as the job `train` does, below `refit/`. Ray is up.
 
     Args:
         recipe: of the best configuration, with what the sweep gives all trials.
+        tiles: its index.
         run: of the sweep; the training's products become its own, but for the bundle.
     """
     out = run.uri(REFIT)
     own = Run("train", run.run_id, out, run.storage, run.say, run.progress)
     run.begin_writing()
-    outcome = train(recipe.model_copy(update={"out": out}), own)
+    whole = recipe.model_copy(update={"out": out})
+    outcome = train(whole, set_up(whole, run.storage, tiles), own)
     for activity, seconds in own.seconds.items():
         run.add_seconds(activity, seconds)
     files = {}

@@ -1,4 +1,4 @@
-"""The job `train`: inputs, plan, work."""
+"""The job `train`: read, plan, work."""
 
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,8 @@ from satray.training.calibrate import Calibration, calibrate
 from satray.training.loop import precision
 from satray.training.plan.description import about, counted, variant_name
 from satray.training.plan.imbalance import constant_classes
-from satray.training.plan.setup import Setup, digests, set_up, unchanged
+from satray.training.plan.setup import Setup, unchanged
+from satray.training.plan.setup import read as setup_of
 from satray.training.plan.snapshots import snapshot_note
 from satray.training.plan.stages import TrainingPlan
 from satray.training.tracking import history, sinks
@@ -30,14 +31,14 @@ if TYPE_CHECKING:  # it imports torch
 HEADLINES = ("map", "accuracy", "baseline_accuracy", "balanced_accuracy", "auc", "val_loss")
 
 
-def inputs(recipe: TrainRecipe, storage: Storage) -> dict[str, str]:
-    """Digests of the index and of weight files; raises InputError. No Ray, no torch."""
-    found = digests(recipe, storage)
+def read(recipe: TrainRecipe, storage: Storage) -> Setup:
+    """Index and weight files, and what the recipe makes of them; raises InputError. No torch."""
+    setup = setup_of(recipe, storage)
     sinks.check(recipe)
-    return found
+    return setup
 
 
-def plan(recipe: TrainRecipe, storage: Storage) -> list[str]:
+def plan(recipe: TrainRecipe, setup: Setup, storage: Storage) -> list[str]:
     """What would be done, in a few lines.
 
     Raises:
@@ -46,7 +47,6 @@ def plan(recipe: TrainRecipe, storage: Storage) -> list[str]:
     from satray.training.loop.stage_check import block_lines
     from satray.training.workers.initial import prepared
 
-    setup = set_up(recipe, storage)
     schedule = setup.plan
     network, loaded = prepared(setup, storage)
     return [
@@ -61,30 +61,33 @@ def plan(recipe: TrainRecipe, storage: Storage) -> list[str]:
         *schedule.lines,
         *([snapshots] if (snapshots := snapshot_note(schedule, recipe.average)) else []),
         *(f"note: {line}" for line in (*schedule.warnings, *setup.notes)),
-        *unchanged(recipe, storage),
+        *unchanged(setup, storage),
     ]
 
 
-def work(recipe: TrainRecipe, run: Run) -> Outcome:
+def work(recipe: TrainRecipe, setup: Setup, run: Run) -> Outcome:
     """Train, then write bundle, history, metrics, events and curves. Ray is up."""
-    return train_with(recipe, run, None)
+    return train_with(recipe, setup, run, None)
 
 
 def train_with(
-    recipe: TrainRecipe, run: Run, listen: Callable[[dict[str, Any]], None] | None
+    recipe: TrainRecipe,
+    setup: Setup,
+    run: Run,
+    listen: Callable[[dict[str, Any]], None] | None,
 ) -> Outcome:
     """Do `work`, and hand on each message of the workers."""
     with sinks.follow(recipe, run, listen) as heard:
-        return _train(recipe, run, heard)
+        return _train(setup, run, heard)
 
 
-def _train(recipe: TrainRecipe, run: Run, follower: sinks.Follower) -> Outcome:
+def _train(setup: Setup, run: Run, follower: sinks.Follower) -> Outcome:
     from satray.training import measure
     from satray.training.landscape import auto
     from satray.training.workers import initial, launch
 
     with run.activity("preparing"):
-        setup = measure.complete(set_up(recipe, run.storage), run)
+        setup = measure.complete(setup, run)
         for line in (*setup.plan.warnings, *setup.notes):
             run.say(f"note: {line}")
         weights = initial.stage(setup, run)

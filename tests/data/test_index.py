@@ -1,5 +1,6 @@
 import dataclasses
 import io
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from satray.data.index import (
 )
 from satray.data.statistics import BandCounts, count_pixels, summarise
 from satray.errors import InputError
+from satray.runs.record import RunRecord
 from satray.runs.run import Run
 from satray.storage import Storage
 
@@ -103,6 +105,26 @@ def test_the_digest_changes_with_the_bytes_only(run, tmp_path):
     assert index_digest(again.uri("index"), Storage()) == first
     write_index(make(6), again)
     assert index_digest(again.uri("index"), Storage()) != first
+
+
+@pytest.mark.parametrize(("files", "rows"), [(1, 5), (3, 2)])
+def test_the_digest_is_that_of_the_files_that_run_json_lists(run, monkeypatch, files, rows):
+    monkeypatch.setattr(module, "ROWS_PER_FILE", rows)
+    write_index(make(), run)
+    folder = index_digest(run.uri("index"), Storage())
+    record = RunRecord("prepare", run.run_id, 0, {}, {}, {}, "", "", products=run.products)
+    run.storage.write(run.uri("run.json"), record.to_json())
+    assert len(run.products) == files
+    if files == 1:
+        assert folder == run.products[0].sha256
+    assert read_index(run.out, Storage()).part("val").digest == folder
+    file = Path(run.uri("index/tiles-00000.parquet"))
+    file.write_bytes(file.read_bytes() + b" ")
+    assert index_digest(run.out, Storage()) == folder  # no file was opened
+    with pytest.raises(
+        InputError, match=r"tiles-00000\.parquet is not the file that run.json lists"
+    ):
+        read_index(run.out, Storage())
 
 
 def test_meta_round_trip():

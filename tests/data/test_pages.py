@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import rasterio
+from by_hand import planned
 from data.hostile import gdal_metadata, numbers, paged, photo, pillow, tiff
 from PIL import Image
 from scoring.scenes.scene_material import opened
@@ -12,7 +13,6 @@ from satray.data import prepare
 from satray.data.decode import decode, read_pixels
 from satray.errors import DecodeError
 from satray.scoring.reading import MisfitError
-from satray.storage import Storage
 
 X = numbers(4)
 ONE = [X[k : k + 1] for k in range(4)]
@@ -175,12 +175,10 @@ def test_prepare_says_so(tmp_path):
     for n in range(4):
         (tmp_path / "tiles" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
         (tmp_path / "tiles" / "ab"[n % 2] / f"{n}.tif").write_bytes(paged(*ONE[:3], SMALL))
-    told = prepare.plan(PrepareRecipe(images=str(tmp_path / "tiles")), Storage())
+    told = planned(prepare, PrepareRecipe(images=str(tmp_path / "tiles")))
     said = [line for line in told if line.startswith(("pages", "left out"))]
     assert said[0].startswith("pages: 3 tiles of several pages, taken as bands (pages=bands;")
     assert said[1].startswith("left out, unlike the first: in 3 tiles, e.g. ")
     assert said[1].endswith("page 4 (8 x 8 px, 1 band of uint16)")
     first = PrepareRecipe(images=str(tmp_path / "tiles"), pages="first")
-    assert not [
-        line for line in prepare.plan(first, Storage()) if line.startswith(("pages", "left"))
-    ]
+    assert not [line for line in planned(prepare, first) if line.startswith(("pages", "left"))]

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from by_hand import worked
 from data.hostile import gdal_metadata, numbers, paged, tiff
 from hypothesis import given
 from hypothesis import strategies as st
@@ -197,9 +198,8 @@ def prepared(folder, monkeypatch, **more):
 
     monkeypatch.setattr("satray.data.pipeline.probe_all", inline)
     recipe = PrepareRecipe(images=str(folder), split={"val": 0.0}, **more)
-    prepare.inputs(recipe, STORE)
     run = Run("prepare", "abcdefabcdef", str(folder) + "-out", STORE, str, str)
-    outcome = prepare.work(recipe, run)
+    outcome = worked(prepare, recipe, run)
     return read_index(run.uri("index"), STORE), outcome.summary
 
 

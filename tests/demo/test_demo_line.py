@@ -6,13 +6,13 @@ import pytest
 
 from satray.config.demo import DemoRecipe
 from satray.demo import line
-from satray.demo.line import inputs, plan, work
+from satray.demo.line import plan, read, work
 from satray.demo.plans import NETWORKS
 from satray.runs.frame import Job, main
 from satray.runs.record import read_run
 from satray.storage import Storage
 
-JOB = Job("demo", DemoRecipe, inputs, plan, work)
+JOB = Job("demo", DemoRecipe, read, plan, work)
 
 
 def test_plan_writes_nothing(tmp_path, capsys):

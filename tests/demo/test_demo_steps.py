@@ -8,6 +8,7 @@ from satray.config.base import Recipe, key
 from satray.demo.steps import step
 from satray.errors import SatrayError
 from satray.runs.frame import Job
+from satray.runs.perform import Inputs
 from satray.runs.record import find_run
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
@@ -22,7 +23,7 @@ class FakeRecipe(Recipe):
 
 
 def make_job(calls):
-    def work(recipe, run):
+    def work(recipe, found, run):
         calls.append(recipe.text)
         run.progress("half way")
         run.publish("text.txt", recipe.text.encode())
@@ -36,7 +37,7 @@ def make_job(calls):
             verdict=recipe.verdict,
         )
 
-    return Job("fake", FakeRecipe, lambda r, s: {"input": "digest"}, lambda r, s: [], work)
+    return Job("fake", FakeRecipe, lambda *_: Inputs({"input": "digest"}), lambda *_: [], work)
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ from satray.training import job as train
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.s3]
 
-PREPARE = Job("prepare", PrepareRecipe, prepare.inputs, prepare.plan, prepare.work)
-TRAIN = Job("train", TrainRecipe, train.inputs, train.plan, train.work)
-EVALUATE = Job("evaluate", EvaluateRecipe, evaluate.inputs, evaluate.plan, evaluate.work)
-SCORE = Job("score", ScoreRecipe, score.inputs, score.plan, score.work)
-Case = Callable[[], tuple[Job[Any], list[str]]]
+PREPARE = Job("prepare", PrepareRecipe, prepare.read, prepare.plan, prepare.work)
+TRAIN = Job("train", TrainRecipe, train.read, train.plan, train.work)
+EVALUATE = Job("evaluate", EvaluateRecipe, evaluate.read, evaluate.plan, evaluate.work)
+SCORE = Job("score", ScoreRecipe, score.read, score.plan, score.work)
+Case = Callable[[], tuple[Job[Any, Any], list[str]]]
 
 
 def tile(path: Path, bands: int = 3, dtype: str = "uint8", seed: int = 0) -> None:
@@ -60,7 +60,11 @@ def world(s3: Any, ray_session: None, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def check_refused(
-    capfd: pytest.CaptureFixture[str], job: Job[Any], arguments: list[str], out: Path, says: str
+    capfd: pytest.CaptureFixture[str],
+    job: Job[Any, Any],
+    arguments: list[str],
+    out: Path,
+    says: str,
 ) -> None:
     capfd.readouterr()
     assert main(job, [*arguments, f"out={out}"]) == 2

@@ -27,11 +27,11 @@ from satray.training import job as train
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.s3]
 
-JOBS: dict[str, Job[Any]] = {
-    "prepare": Job("prepare", PrepareRecipe, prepare.inputs, prepare.plan, prepare.work),
-    "train": Job("train", TrainRecipe, train.inputs, train.plan, train.work),
-    "evaluate": Job("evaluate", EvaluateRecipe, evaluate.inputs, evaluate.plan, evaluate.work),
-    "score": Job("score", ScoreRecipe, score.inputs, score.plan, score.work),
+JOBS: dict[str, Job[Any, Any]] = {
+    "prepare": Job("prepare", PrepareRecipe, prepare.read, prepare.plan, prepare.work),
+    "train": Job("train", TrainRecipe, train.read, train.plan, train.work),
+    "evaluate": Job("evaluate", EvaluateRecipe, evaluate.read, evaluate.plan, evaluate.work),
+    "score": Job("score", ScoreRecipe, score.read, score.plan, score.work),
 }
 TILES = 60
 ODD = "scene 1/é"

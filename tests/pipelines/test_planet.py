@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from by_hand import worked
 from models.planet_tiff import planet_pixels, write_planet
 from training.small_archive import generate, make_run
 
@@ -42,7 +43,7 @@ def test_a_small_network_by_the_papers_recipe(ray_session, tmp_path):
     given["stages"] = [{**given["stages"][0], "pseudo_epochs": 2}]
     given["cache"] = {"folder": str(tmp_path / "cache"), "gib": 0.1}
     run, said = make_run(tmp_path / "out")
-    job.work(validate(TrainRecipe, given), run)
+    worked(job, validate(TrainRecipe, given), run)
     assert (
         sum("mean (deviation) of pil_compat values over 24 train tiles" in line for line in said)
         == 1

@@ -14,7 +14,7 @@ from data.hostile import numbers, photo, pillow, tiff
 from satray.config.prepare import PrepareRecipe
 from satray.data.decode import decode
 from satray.data.index import read_index
-from satray.data.prepare import inputs, plan, work
+from satray.data.prepare import plan, read, work
 from satray.data.read import errors_of, read_blocks, tile_source, to_torch
 from satray.errors import InputError
 from satray.runs.frame import Job, main
@@ -22,7 +22,7 @@ from satray.runs.run import Outcome, Run
 from satray.storage import Storage
 
 pytestmark = pytest.mark.pipeline
-JOB = Job("prepare", PrepareRecipe, inputs, plan, work)
+JOB = Job("prepare", PrepareRecipe, read, plan, work)
 NAMES = ("blue", "green", "red", "nir")
 
 
@@ -46,8 +46,7 @@ def prepare(root: Path, out: str = "out", **keys) -> tuple[Run, Outcome]:
     keys = {"bands": NAMES, "labels": str(root / "labels.csv")} | keys
     recipe = PrepareRecipe(images=str(root / "images"), **keys)
     run = Run("prepare", "0" * 12, str(root / out), Storage())
-    inputs(recipe, run.storage)
-    return run, work(recipe, run)
+    return run, work(recipe, read(recipe, run.storage), run)
 
 
 @pytest.fixture(scope="module")
@@ -146,16 +145,16 @@ def test_masks_beside_tiles_hide_and_fills_are_named(tmp_path, ray_session):
     assert errors_of(table) == {}
     assert pixels.max() < 31_000
     # another mask is another archive
-    before = inputs(
+    before = read(
         PrepareRecipe(images=str(tmp_path / "images"), labels=str(tmp_path / "labels.csv")),
         Storage(),
     )
     next((tmp_path / "images").glob("*.msk")).unlink()
-    after = inputs(
+    after = read(
         PrepareRecipe(images=str(tmp_path / "images"), labels=str(tmp_path / "labels.csv")),
         Storage(),
     )
-    assert before["images"] != after["images"]
+    assert before.digests["images"] != after.digests["images"]
 
 
 def test_mixed_kinds_stop_or_are_set_aside(tmp_path, ray_session):

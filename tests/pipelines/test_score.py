@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 import scoring_material as material
+from by_hand import planned, worked
 from page_checker import checked
 
 from satray import cluster
@@ -27,7 +28,7 @@ from satray.storage import Storage
 
 pytestmark = pytest.mark.pipeline
 TILES = 22
-EVALUATE = Job("evaluate", EvaluateRecipe, evaluate.inputs, evaluate.plan, evaluate.work)
+EVALUATE = Job("evaluate", EvaluateRecipe, evaluate.read, evaluate.plan, evaluate.work)
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +107,9 @@ def recipe(setting: Path, **more: object) -> ScoreRecipe:
 
 def scored(setting: Path, out: Path, **more: object):
     given = recipe(setting, **more)
-    score.inputs(given, Storage())
     said: list[str] = []
     run = Run("score", "abcdefabcdef", str(out), Storage(), said.append, said.append)
-    return run, score.work(given, run), said
+    return run, worked(score, given, run), said
 
 
 @pytest.fixture(scope="module")
@@ -258,10 +258,10 @@ def evaluated(setting, small_blocks, tmp_path_factory):
             "resources": {"workers": 1, "gpus": "no"},
         }
     )
-    inputs = evaluate.inputs(given, Storage())
+    found = evaluate.read(given, Storage())
     out = tmp_path_factory.mktemp("evaluated") / "out"
     run = Run("evaluate", "abcdefabcdef", str(out), Storage())
-    return given, run, *perform(EVALUATE, given, run, inputs)
+    return given, run, *perform(EVALUATE, given, found, run)
 
 
 def test_evaluate(evaluated) -> None:
@@ -290,21 +290,21 @@ def test_a_run_is_reproduced_by_its_bundle_alone(setting, evaluated, tmp_path, i
     """In this process and in other batches, as in the actor."""
     given, earlier, _, _ = evaluated
     again = given.model_copy(update={"reproduce": earlier.out, "batch": 3})
-    inputs = evaluate.inputs(again, Storage())
+    found = evaluate.read(again, Storage())
     run = Run("evaluate", "b" * 12, str(tmp_path / "again"), Storage())
-    outcome, _ = perform(EVALUATE, again, run, inputs)
+    outcome, _ = perform(EVALUATE, again, found, run)
     assert any("reproduces run abcdefabcdef" in line for line in outcome.summary)
-    found = json.loads(Path(run.uri("metrics.json")).read_text())["reproduction"]
-    assert found["same"]
-    assert found["largest"] <= 1e-4
+    told = json.loads(Path(run.uri("metrics.json")).read_text())["reproduction"]
+    assert told["same"]
+    assert told["largest"] <= 1e-4
     assert found["compared"] == TILES - len(range(0, TILES, 4))
 
     first = load_bundle(str(setting / "bundle"), Storage())
     other = material.save_bundle(tmp_path / "other", material.two_towers(), mean=(1990.0,) * 4)
     moved = again.model_copy(update={"bundle": str(tmp_path / "other")})
-    evaluate.inputs(moved, Storage())
+    found = evaluate.read(moved, Storage())
     run = Run("evaluate", "c" * 12, str(tmp_path / "moved"), Storage())
-    outcome, record = perform(EVALUATE, moved, run, {})
+    outcome, record = perform(EVALUATE, moved, found, run)
     assert (outcome.status, record.status, record.verdict) == (1, 1, outcome.verdict)
     assert "does not reproduce run abcdefabcdef" in outcome.verdict
     files = "model.json and model.safetensors"
@@ -333,11 +333,11 @@ def test_refusals(setting, tmp_path, more: dict, said: str) -> None:
         for key, value in more.items()
     }
     with pytest.raises(InputError, match=said) as caught:
-        score.inputs(recipe(setting, **more), Storage())
+        score.read(recipe(setting, **more), Storage())
     assert "\n" not in str(caught.value)
 
 
 def test_plan_says_what_it_would_do(setting) -> None:
-    lines = score.plan(recipe(setting), Storage())
+    lines = planned(score, recipe(setting))
     assert any("26 images" in line for line in lines)
     assert any("52 files under cam/" in line for line in lines)

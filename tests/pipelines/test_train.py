@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from by_hand import planned, worked
 from training.small_archive import SIDE, generate, make_recipe, make_run
 
 from satray.errors import InputError, SatrayError, TrainingError
@@ -48,7 +49,7 @@ def plain(job, archive, tmp_path_factory):
     """One worker, undisturbed."""
     folder = tmp_path_factory.mktemp("plain")
     run, said = make_run(folder / "out")
-    outcome = job.work(rich_recipe(archive, folder), run)
+    outcome = worked(job, rich_recipe(archive, folder), run)
     return outcome, run, said
 
 
@@ -170,7 +171,7 @@ def test_two_workers_of_whom_one_is_killed_equal_one_at_the_same_global_batch(
     killed.mkdir()
     monkeypatch.setattr(launch, "_work", dying(str(killed), 1))
     run, said = make_run(tmp_path / "out")
-    job.work(rich_recipe(archive, tmp_path, resources={"workers": 2, "gpus": "no"}), run)
+    worked(job, rich_recipe(archive, tmp_path, resources={"workers": 2, "gpus": "no"}), run)
     assert len(list(killed.iterdir())) == 1
     assert "training on 2 CPU workers" in said
     assert any("started again" in line for line in said)
@@ -231,7 +232,7 @@ def interrupted(job, archive, tmp_path_factory):
         patch.setattr(trainer, "MAX_FAILURES", 0)
         patch.setattr(launch, "_work", dying(str(killed), 2))
         with pytest.raises(TrainingError, match="worker 0 failed") as caught:
-            job.work(recipe, run)
+            worked(job, recipe, run)
     assert "\n" not in str(caught.value)
     assert len(list(killed.iterdir())) == 2
     assert sum("1 of 3 pseudo-epochs are done: going on" in line for line in said) == 1
@@ -249,7 +250,7 @@ def interrupted(job, archive, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "_work", dying_at_the_end(str(late)))
         patch.setattr(choice, "score", combined)
-        outcome = job.train_with(recipe, again, seen.append)
+        outcome = job.train_with(recipe, job.read(recipe, again.storage), again, seen.append)
     assert (late / "died").exists()
     return recipe, again, said, seen, outcome
 
@@ -270,7 +271,7 @@ def test_an_interrupted_run_goes_on_and_a_finished_state_only_writes(
     monkeypatch.setattr(choice, "score", combined)
     third, _ = make_run(Path(run.out))
     seen.clear()
-    job.train_with(recipe, third, seen.append)
+    job.train_with(recipe, job.read(recipe, third.storage), third, seen.append)
     assert seen == []
     same(history(plain[1]), history(third))
 
@@ -301,7 +302,7 @@ def test_unreadable_tiles_are_listed_and_training_goes_on(job, tmp_path):
     recipe = make_recipe(
         archive, tmp_path, stages=stages, landscape=search, deterministic=False, error_budget=0.2
     )
-    outcome = job.work(recipe, run)
+    outcome = worked(job, recipe, run)
     assert outcome.counts["unreadable_tiles"] == 2
     table = pq.read_table(os.path.join(run.out, "unreadable.parquet")).to_pylist()
     assert [(row["tile_id"], row["split"]) for row in table] == [("t005", "train"), ("t004", "val")]
@@ -320,7 +321,7 @@ def test_unreadable_tiles_are_listed_and_training_goes_on(job, tmp_path):
     # seconds of the first attempt are not the second's.
     assert run.seconds["training"] > 0
     again, _ = make_run(tmp_path / "out")
-    assert job.work(recipe, again).counts["unreadable_tiles"] == 2
+    assert worked(job, recipe, again).counts["unreadable_tiles"] == 2
     assert pq.read_table(os.path.join(again.out, "unreadable.parquet")).to_pylist() == table
     assert again.seconds["training"] == 0
 
@@ -351,7 +352,7 @@ def test_a_loss_that_explodes_ends_in_one_line(job, archive, tmp_path):
     ]
     recipe = make_recipe(archive, tmp_path, stages=stages, optimizer={"name": "sgd"})
     with pytest.raises(TrainingError, match="learning") as caught:
-        job.work(recipe, run)
+        worked(job, recipe, run)
     assert "\n" not in str(caught.value)
 
 
@@ -373,12 +374,12 @@ def test_what_cannot_be_is_refused_without_ray(archive, tmp_path, changes, said)
     from satray.training import job
 
     with pytest.raises(InputError, match=said):
-        job.inputs(make_recipe(archive, tmp_path, **changes), Storage())
+        job.read(make_recipe(archive, tmp_path, **changes), Storage())
 
 
 def test_the_plan_says_what_would_be_done(archive, tmp_path):
     from satray.training import job
 
-    lines = "\n".join(job.plan(make_recipe(archive, tmp_path), Storage()))
+    lines = "\n".join(planned(job, make_recipe(archive, tmp_path)))
     for part in ("48 train", "18 steps of 8", "3 evaluations", "simple_cnn", "best by map"):
         assert part in lines

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from by_hand import planned, worked
 from training.small_archive import SIDE, generate
 
 from satray.config.parse import validate
@@ -109,7 +110,7 @@ def heads(job, archive, store, tmp_path_factory):
     run, said = make_run(folder / "out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuner, "Trial", mortal(str(killed)))
-        outcome = job.work(recipe, run)
+        outcome = worked(job, recipe, run)
     return recipe, outcome, run, said, killed
 
 
@@ -211,14 +212,14 @@ def test_a_second_sweep_finds_the_features_and_an_interrupted_one_goes_on(
 
     monkeypatch.setattr(desk.Desk, "ended", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        job.work(recipe, run)
+        worked(job, recipe, run)
     monkeypatch.setattr(desk.Desk, "ended", ended)
     from satray.sweep.ledger import Ledger
 
     before = Ledger(run.storage, run.state).records()
     assert len(before) == 3
     again, said = make_run(tmp_path / "out")
-    outcome = job.work(recipe, again)
+    outcome = worked(job, recipe, again)
     assert outcome.counts["trials"] == outcome.counts["trials_done"] == 8
     assert "3 of 8 trials had ended before" in said
     after = Ledger(run.storage, run.state).records()
@@ -227,7 +228,7 @@ def test_a_second_sweep_finds_the_features_and_an_interrupted_one_goes_on(
     assert len({row["trial"] for row in rows}) == 8
     # the driver dies before run.json: a rerun trains nothing
     third, said = make_run(tmp_path / "out")
-    job.work(recipe, third)
+    worked(job, recipe, third)
     assert "8 of 8 trials had ended before" in said
     assert board(third) == rows
 
@@ -237,10 +238,10 @@ def test_optuna_suggests_and_goes_on_where_it_was(job, heads, archive, store, tm
     keys = {"search": "optuna", "space": space, "seed": 4, "concurrent": 1}
     first, _ = make_run(tmp_path / "out")
     recipe = make_recipe(archive, store, {"seed": 0}, trials=4, **keys)
-    assert job.work(recipe, first).counts["trials_done"] == 4
+    assert worked(job, recipe, first).counts["trials_done"] == 4
     four = {row["trial"] for row in board(first)}
     more, said = make_run(tmp_path / "out")
-    outcome = job.work(make_recipe(archive, store, {"seed": 0}, trials=6, **keys), more)
+    outcome = worked(job, make_recipe(archive, store, {"seed": 0}, trials=6, **keys), more)
     assert outcome.counts["trials_done"] == 6
     assert "4 of 6 trials had ended before" in said
     rows = board(more)
@@ -264,7 +265,7 @@ def test_backbones_train_on_workers_and_a_stopped_one_gives_them_back(
         refit=True,
     )
     run, _said = make_run(tmp_path / "out")
-    outcome = job.work(recipe, run)
+    outcome = worked(job, recipe, run)
     rows = board(run)
     assert [(row["status"], row["regime"]) for row in rows] == [
         ("done", "backbone"),
@@ -305,7 +306,7 @@ def test_what_cannot_be_is_refused(archive, store, keys, said) -> None:
     from satray.sweep import job
 
     with pytest.raises(InputError, match=said) as caught:
-        job.inputs(make_recipe(archive, store, **keys), Storage())
+        job.read(make_recipe(archive, store, **keys), Storage())
     assert "\n" not in str(caught.value)
 
 
@@ -316,8 +317,9 @@ from satray.config.tune import TuneRecipe
 from satray.storage import Storage
 from satray.sweep import job
 recipe = TuneRecipe.model_validate_json(sys.stdin.read())
-assert job.inputs(recipe, Storage()).keys() == {"index"}
-assert job.plan(recipe, Storage())
+found = job.read(recipe, Storage())
+assert found.digests.keys() == {"index"}
+assert job.plan(recipe, found, Storage())
 """
 
 
@@ -337,7 +339,7 @@ def test_the_plan_says_what_would_be_done(archive, store) -> None:
     from satray.sweep import job
 
     space = {RATE: [1e-3, 1e-2], "stages.0.trainable": ["head", "all"], "variant": ["simple_cnn"]}
-    lines = "\n".join(job.plan(make_recipe(archive, store, space=space), Storage()))
+    lines = "\n".join(planned(job, make_recipe(archive, store, space=space)))
     for part in (
         "4 trials by grid search, compared by mAP",
         "2 trials train heads, from the features of 1 frozen network",
@@ -347,7 +349,7 @@ def test_the_plan_says_what_would_be_done(archive, store) -> None:
         assert part in lines
     space = {"stages.0.trainable": ["layer9"]}
     with pytest.raises(InputError, match="layer9"):
-        job.plan(make_recipe(archive, store, space=space), Storage())
+        planned(job, make_recipe(archive, store, space=space))
 
 
 def test_inputs_are_the_index_and_weight_files(archive, store, tmp_path) -> None:
@@ -356,6 +358,6 @@ def test_inputs_are_the_index_and_weight_files(archive, store, tmp_path) -> None
     file = tmp_path / "w.safetensors"
     file.write_bytes(b"weights")
     recipe = make_recipe(archive, store, space={"weights": ["none", str(file)]})
-    found = job.inputs(recipe, Storage())
+    found = job.read(recipe, Storage()).digests
     digest = hashlib.sha256(b"weights").hexdigest()
     assert found == {"index": index_digest(archive.index, Storage()), f"weights {file}": digest}

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from satray.config.base import Recipe, Resources, key
 from satray.errors import InputError
 from satray.runs.frame import Job, main
 from satray.runs.inputs import run_id
+from satray.runs.perform import Inputs
 from satray.runs.record import find_run, read_run
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
@@ -33,17 +35,17 @@ class Counter:
         self.calls = 0
         self.crash = False
         self.verdict: str | None = None
-        self.job = Job("count", CountRecipe, self.inputs, self.plan, self.work)
+        self.job = Job("count", CountRecipe, self.read, self.plan, self.work)
 
-    def inputs(self, recipe: CountRecipe, storage: Storage) -> dict[str, str]:
+    def read(self, recipe: CountRecipe, storage: Storage) -> Inputs:
         if not storage.exists(recipe.text):
             raise InputError(f"text={recipe.text}: no such file")
-        return {"text": storage.read(recipe.text).decode()}
+        return Inputs({"text": storage.read(recipe.text).decode()})
 
-    def plan(self, recipe: CountRecipe, storage: Storage) -> list[str]:
+    def plan(self, recipe: CountRecipe, found: Inputs, storage: Storage) -> list[str]:
         return [f"count {recipe.text}"]
 
-    def work(self, recipe: CountRecipe, run: Run) -> Outcome:
+    def work(self, recipe: CountRecipe, found: Inputs, run: Run) -> Outcome:
         self.calls += 1
         words = run.storage.read(recipe.text).decode().split()
         if len(words) < recipe.minimum:
@@ -286,10 +288,45 @@ def test_workers_are_asked_for_only_where_the_job_takes_them(
     assert asked == [(9, 3), (1, 3)]
 
 
+@pytest.mark.parametrize(
+    ("asked", "address", "wants", "status", "up"),
+    [
+        ("auto", "", lambda recipe, found: found.digests["text"] == "one two three", 0, True),
+        ("auto", "", lambda recipe, found: recipe.minimum > 0, 0, False),
+        ("auto", "10.0.0.1:6379", lambda recipe, found: False, 0, True),
+        ("yes", "", lambda recipe, found: False, 0, True),
+        ("no", "", lambda recipe, found: True, 0, False),
+        ("auto", "", False, 0, False),
+        ("yes", "", False, 0, False),
+        ("no", "", True, 2, None),
+    ],
+)
+def test_a_job_says_by_what_it_read_whether_it_takes_ray(
+    counter: Counter,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str,
+    address: str,
+    wants: Any,
+    status: int,
+    up: bool | None,
+) -> None:
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    told = []
+
+    def work(recipe: CountRecipe, found: Inputs, run: Run) -> Outcome:
+        told.append(run.ray)
+        return counter.work(recipe, found, run)
+
+    job = dataclasses.replace(counter.job, work=work, ray=wants)
+    assert main(job, ["text=a.txt", "out=o", f"resources.ray={asked}"]) == status
+    assert told == ([] if up is None else [up])
+
+
 def test_a_defect_before_the_work_is_one_line(
     counter: Counter, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(recipe: CountRecipe, storage: Storage) -> dict[str, str]:
+    def broken(recipe: CountRecipe, storage: Storage) -> Inputs:
         raise ZeroDivisionError("by zero")
 
     job = Job("count", CountRecipe, broken, counter.plan, counter.work)

@@ -18,6 +18,7 @@ from satray.config.base import Recipe
 from satray.errors import InputError, SatrayError
 from satray.runs.frame import Job, main
 from satray.runs.holding import FOLDER, hold
+from satray.runs.perform import Inputs
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage, join, makers
 
@@ -179,13 +180,13 @@ def no_ray(monkeypatch, tmp_path) -> None:
 
 
 def test_equal_commands_at_once_do_the_work_once(no_ray, capfd):
-    def work(recipe: IdleRecipe, run: Run) -> Outcome:
+    def work(recipe: IdleRecipe, found: Inputs, run: Run) -> Outcome:
         assert main(job, ["out=o"]) == 1  # the second, while the first is at work
         assert main(job, ["out=o", "overwrite=true"]) == 1
         run.publish("made", b"x")
         return Outcome()
 
-    job = Job("idle", IdleRecipe, lambda *_: {}, lambda *_: [], work)
+    job = Job("idle", IdleRecipe, lambda *_: Inputs(), lambda *_: [], work)
     assert main(job, ["out=o"]) == 0
     assert capfd.readouterr().err.count("does this very run since") == 2
     assert main(job, ["out=o"]) == 0
@@ -196,12 +197,12 @@ def test_equal_commands_at_once_do_the_work_once(no_ray, capfd):
 def test_the_runs_of_a_schedule_may_overlap(no_ray):
     deep = []
 
-    def work(recipe: IdleRecipe, run: Run) -> Outcome:
+    def work(recipe: IdleRecipe, found: Inputs, run: Run) -> Outcome:
         deep.append(1)
         if len(deep) == 1:
             assert main(job, ["out=o"]) == 0
         return Outcome()
 
-    job = Job("idle", IdleRecipe, lambda *_: {}, lambda *_: [], work, shared=lambda _: True)
+    job = Job("idle", IdleRecipe, lambda *_: Inputs(), lambda *_: [], work, shared=lambda _: True)
     assert main(job, ["out=o"]) == 0
     assert len(deep) == 2

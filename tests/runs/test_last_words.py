@@ -22,6 +22,7 @@ PROGRAM = """
     from satray.config.base import Recipe, key
     from satray.errors import SatrayError, InputError
     from satray.runs.frame import Job, main
+    from satray.runs.perform import Inputs
     from satray.runs.run import Outcome
     from satray.storage.scratch import scratch
 
@@ -40,7 +41,7 @@ PROGRAM = """
                 began({session!r})
             yield
 
-    def work(recipe, run):
+    def work(recipe, found, run):
         print("worker output")
         with scratch("scene") as folder:
             (folder / "raster.tif").write_bytes(b"x")
@@ -48,7 +49,7 @@ PROGRAM = """
         return Outcome(summary=("worked",))
 
     satray.cluster = types.SimpleNamespace(start=start, node_count=lambda: 1)  # Ray takes a second
-    sys.exit(main(Job("stop", StopRecipe, lambda *_: {{}}, lambda *_: [], work), sys.argv[1:]))
+    sys.exit(main(Job("stop", StopRecipe, lambda *_: Inputs(), lambda *_: [], work), sys.argv[1:]))
 """
 
 

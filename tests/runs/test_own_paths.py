@@ -10,6 +10,7 @@ from satray.config.base import Recipe, key
 from satray.config.tune import TuneRecipe
 from satray.errors import InputError
 from satray.runs.frame import Job, main
+from satray.runs.perform import Inputs
 from satray.runs.run import Outcome
 from satray.storage import join
 from satray.sweep.inner_paths import inner_paths
@@ -23,7 +24,7 @@ class KeepRecipe(Recipe):
     wrong: bool = key(False, "find the input wrong", identity=False)
 
 
-def work(recipe, run):
+def work(recipe, found, run):
     run.storage.write(join(recipe.store or run.uri("store"), "part"), b"x")
     if recipe.wrong:
         raise InputError("source: wrong")
@@ -31,7 +32,7 @@ def work(recipe, run):
 
 
 def keep(more_paths=None) -> Job:
-    return Job("keep", KeepRecipe, lambda *_: {}, lambda *_: [], work, more_paths=more_paths)
+    return Job("keep", KeepRecipe, lambda *_: Inputs(), lambda *_: [], work, more_paths=more_paths)
 
 
 @pytest.fixture(autouse=True)

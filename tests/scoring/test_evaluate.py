@@ -6,6 +6,7 @@ from pathlib import Path
 import inline_blocks
 import pytest
 import report_material
+from by_hand import planned
 from matplotlib.figure import Figure
 from page_checker import save_nothing
 
@@ -19,7 +20,7 @@ from satray.runs.run import Run
 from satray.scoring import evaluate, pipeline
 from satray.storage import Storage
 
-JOB = Job("evaluate", EvaluateRecipe, evaluate.inputs, evaluate.plan, evaluate.work)
+JOB = Job("evaluate", EvaluateRecipe, evaluate.read, evaluate.plan, evaluate.work)
 TILES = 7
 
 
@@ -56,9 +57,9 @@ def recipe(root: Path, **more: object) -> EvaluateRecipe:
 
 def do(root: Path, name: str, **more: object) -> tuple:
     given = recipe(root, **more)
-    found = evaluate.inputs(given, Storage())
-    run = Run("evaluate", run_id("evaluate", given, found), str(root / name), Storage())
-    outcome, record = perform(JOB, given, run, found)
+    found = evaluate.read(given, Storage())
+    run = Run("evaluate", run_id("evaluate", given, found.digests), str(root / name), Storage())
+    outcome, record = perform(JOB, given, found, run)
     metrics = json.loads((root / name / "metrics.json").read_text())
     return outcome, record, metrics["reproduction"]
 
@@ -115,7 +116,8 @@ def test_what_computes_is_part_of_a_reproductions_run_id(tmp_path, scored, monke
             recipe(tmp_path, reproduce=str(tmp_path / "first"), **more),
         )
         return tuple(
-            run_id("evaluate", one, evaluate.inputs(one, Storage())) for one in (plain, compared)
+            run_id("evaluate", one, evaluate.read(one, Storage()).digests)
+            for one in (plain, compared)
         )
 
     before = ids()
@@ -145,10 +147,10 @@ def test_a_tile_that_only_the_earlier_run_could_read_is_a_cause(tmp_path, scored
 
 def test_the_plan_tells_of_symmetries_and_of_the_comparison(tmp_path, scored) -> None:
     do(tmp_path, "first")
-    plain = evaluate.plan(recipe(tmp_path), Storage())
+    plain = planned(evaluate, recipe(tmp_path))
     assert not any("eight forward passes" in line for line in plain)
     given = recipe(tmp_path, symmetries="d4", reproduce=str(tmp_path / "first"))
-    lines = evaluate.plan(given, Storage())
+    lines = planned(evaluate, given)
     assert any("eight forward passes a tile" in line for line in lines)
     assert any(line.startswith("compared with run ") for line in lines)
 

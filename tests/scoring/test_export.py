@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scoring_material as material
 import torch
+from by_hand import worked
 
 from satray.config.export import ExportRecipe
 from satray.errors import InputError, SatrayError
@@ -92,7 +93,7 @@ def test_compare_finds_a_difference():
     assert np.isnan(export.compare(lambda p: near(p, np.nan), bundle, (48, 48)))
 
 
-JOB = Job("export", ExportRecipe, export.inputs, export.plan, export.work, ray=False)
+JOB = Job("export", ExportRecipe, export.read, export.plan, export.work, ray=False)
 
 
 def test_the_job(tmp_path, capsys):
@@ -125,7 +126,7 @@ def test_what_differs_is_not_published(tmp_path, monkeypatch):
     run = Run("export", "0123456789ab", str(tmp_path / "out"), Storage())
     monkeypatch.setattr(export, "compare", lambda *_: float("nan"))
     with pytest.raises(SatrayError, match=r"classifier\.pt2: differs from the bundle by nan"):
-        export.work(recipe, run)
+        worked(export, recipe, run)
     assert not list(Path(run.out).glob("classifier*"))
 
 
@@ -135,7 +136,7 @@ def test_wrong_keys(tmp_path):
     with pytest.raises(ValueError, match="found onx; accepted: encoder, onnx, torch"):
         ExportRecipe(bundle="b", formats=("onx",))
     with pytest.raises(InputError, match="not a bundle"):
-        export.inputs(ExportRecipe(bundle=str(tmp_path)), Storage())
+        export.read(ExportRecipe(bundle=str(tmp_path)), Storage())
     material.save_bundle(tmp_path / "bundle", material.one_tower())
     with pytest.raises(InputError, match="tile: found 0 x 4"):
-        export.inputs(ExportRecipe(bundle=str(tmp_path / "bundle"), tile=(0, 4)), Storage())
+        export.read(ExportRecipe(bundle=str(tmp_path / "bundle"), tile=(0, 4)), Storage())

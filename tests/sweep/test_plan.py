@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from by_hand import planned
 from training.small_archive import SIDE, generate
 
 from satray.config.parse import validate
 from satray.config.tune import TuneRecipe
 from satray.errors import InputError
 from satray.models.backbones import build
-from satray.storage import Storage
+from satray.sweep import job
 from satray.sweep import plan as module
 
 RATE = "stages.0.learning_rate"
@@ -22,7 +23,7 @@ def archive(tmp_path_factory):
 def said(archive, space, base=None, **keys):
     common = {"variant": "simple_cnn", "input": {"size": SIDE}, "batch": 8, "augment.views": 2}
     tree = {"index": archive.index, "base": common | (base or {}), "space": space, **keys}
-    return "\n".join(module.plan(validate(TuneRecipe, tree), Storage()))
+    return "\n".join(planned(job, validate(TuneRecipe, tree)))
 
 
 def test_it_says_what_is_tried_when_and_how_many_at_once(archive) -> None:

@@ -121,9 +121,8 @@ def test_tables_are_there_where_no_trial_has_a_value(monkeypatch, tmp_path) -> N
 
     failed = record({"batch": 8}, status="failed", reason="no room")
     found = SimpleNamespace(records={failed.id: failed}, sweep=SimpleNamespace(metric=MAP))
-    monkeypatch.setattr(tune_job, "resolved", lambda *_: None)
     monkeypatch.setattr(search, "search", lambda *_: found)
     run, _ = make_run(tmp_path / "out")
     with pytest.raises(TrainingError, match="no room"):
-        tune_job.work(validate(TuneRecipe, {"index": "/i"}), run)
+        tune_job.work(validate(TuneRecipe, {"index": "/i"}), None, run)
     assert {each.path for each in run.products} == {"leaderboard.parquet", "trials.parquet"}

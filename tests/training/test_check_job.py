@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from by_hand import planned, worked
 from training.small_archive import make_recipe, make_run
 
 from satray.config.check import CheckRecipe
@@ -29,7 +30,7 @@ def test_a_sound_set_up_passes_and_says_so(archive, tmp_path, here):
     regular = {"augment": {"mixup": 0.4}, "dropout": 0.5, "loss": {"smoothing": 0.2}}
     check = {"steps": 250, "learning_rate": 1e-2, "permutations": 1}
     recipe = recipe_of(archive, tmp_path, check, **regular)
-    outcome = check_job.work(recipe, run)
+    outcome = worked(check_job, recipe, run)
     assert (outcome.status, outcome.verdict) == (0, None)
     document = json.loads(Path(run.uri("check.json")).read_text())
     assert document["passed"]
@@ -46,7 +47,7 @@ def test_a_sound_set_up_passes_and_says_so(archive, tmp_path, here):
 def test_a_failure_ends_in_one_line_and_leaves_its_evidence(archive, tmp_path, here):
     run, _ = make_run(tmp_path / "out")
     check = {"steps": 40, "learning_rate": 1e-7}
-    outcome = check_job.work(recipe_of(archive, tmp_path, check), run)
+    outcome = worked(check_job, recipe_of(archive, tmp_path, check), run)
     assert "too low" in outcome.verdict
     assert "\n" not in outcome.verdict
     assert outcome.status == 1
@@ -59,15 +60,15 @@ def test_a_failure_ends_in_one_line_and_leaves_its_evidence(archive, tmp_path, h
 
 def test_a_batch_of_one_and_an_unknown_block_are_refused(archive, tmp_path, here):
     with pytest.raises(InputError, match=r"batch=1: .* at least 2"):
-        check_job.inputs(recipe_of(archive, tmp_path, {}, batch=1), Storage())
+        check_job.read(recipe_of(archive, tmp_path, {}, batch=1), Storage())
     run, _ = make_run(tmp_path / "out")
     with pytest.raises(InputError, match="layer9"):
-        check_job.work(recipe_of(archive, tmp_path, {"trainable": "layer9"}), run)
+        worked(check_job, recipe_of(archive, tmp_path, {"trainable": "layer9"}), run)
 
 
 def test_the_plan_refuses_an_unknown_block(archive, tmp_path):
     with pytest.raises(InputError, match=r"check\.trainable='layer9' is no block"):
-        check_job.plan(recipe_of(archive, tmp_path, {"trainable": "layer9"}), Storage())
+        planned(check_job, recipe_of(archive, tmp_path, {"trainable": "layer9"}))
 
 
 def test_the_recipes_loss_is_what_is_checked(archive, tmp_path, here, monkeypatch):
@@ -76,7 +77,7 @@ def test_the_recipes_loss_is_what_is_checked(archive, tmp_path, here, monkeypatc
     check = {"steps": 40, "learning_rate": 1e-2, "permutations": 0}
     recipe = recipe_of(archive, tmp_path, check, loss={"name": "focal"})
     run, _ = make_run(tmp_path / "out")
-    assert "flat loss" in check_job.work(recipe, run).verdict
+    assert "flat loss" in worked(check_job, recipe, run).verdict
 
 
 def test_positive_weights_count_in_the_check(archive, tmp_path, here):
@@ -86,7 +87,7 @@ def test_positive_weights_count_in_the_check(archive, tmp_path, here):
         check = {"steps": 1, "learning_rate": 1e-6}
         loss = {"positive_weight": weight}
         run, _ = make_run(tmp_path / str(number))
-        assert check_job.work(recipe_of(archive, tmp_path, check, loss=loss), run).status == 1
+        assert worked(check_job, recipe_of(archive, tmp_path, check, loss=loss), run).status == 1
         document = json.loads(Path(run.uri("check.json")).read_text())
         firsts.append(document["evidence"]["main"]["losses"][0])
     assert firsts[1] > 3 * firsts[0]
@@ -97,12 +98,12 @@ def test_a_check_refuses_only_what_it_uses(archive, tmp_path, here, monkeypatch)
     idle = {"tracking": "mlflow", "resources": {"workers": 3, "gpus": "no"}}
     stages = [{"trainable": "nonsense"}]
     recipe = recipe_of(archive, tmp_path, {"steps": 1}, stages=stages, **idle)
-    assert check_job.inputs(recipe, Storage()).keys() == {"index"}
-    check_job.plan(recipe, Storage())
+    assert check_job.read(recipe, Storage()).digests.keys() == {"index"}
+    planned(check_job, recipe)
     run, _ = make_run(tmp_path / "out")
-    assert check_job.work(recipe, run).status == 1  # one step is too few
+    assert worked(check_job, recipe, run).status == 1  # one step is too few
 
 
 def test_the_plan(archive, tmp_path):
-    lines = check_job.plan(recipe_of(archive, tmp_path, {"steps": 77}), Storage())
+    lines = planned(check_job, recipe_of(archive, tmp_path, {"steps": 77}))
     assert "8 tiles of the train split, up to 77 steps at learning rate 0.003" in lines[-1]

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from by_hand import planned, worked
 from training.small_archive import BANDS, generate, make_recipe, make_run
 
 from satray.config.landscape import LandscapeRecipe
@@ -95,8 +96,8 @@ def test_the_job_writes_curve_picture_and_figures(archive, tmp_path, here):
     plain = make_recipe(archive, tmp_path, landscape=RANGE).model_dump()
     recipe = LandscapeRecipe.model_validate(plain)
     run, _ = make_run(tmp_path / "job")
-    assert landscape_job.inputs(recipe, run.storage).keys() == {"index"}
-    outcome = landscape_job.work(recipe, run)
+    assert landscape_job.read(recipe, run.storage).digests.keys() == {"index"}
+    outcome = worked(landscape_job, recipe, run)
     table = pq.read_table(run.uri("landscape.parquet"))
     assert table.column_names == ["seed", "step", "learning_rate", "loss", "smoothed"]
     assert set(table.column("seed").to_pylist()) == {0, 1}
@@ -106,7 +107,7 @@ def test_the_job_writes_curve_picture_and_figures(archive, tmp_path, here):
     assert {"valley", "steep", "minimum", "bounds", "seeds"} <= figures.keys()
     assert Path(run.uri("landscape.png")).read_bytes()[:4] == b"\x89PNG"
     assert "stages.0.learning_rate=" in outcome.summary[1]
-    assert "2 sweeps of 30 batches of 8" in "\n".join(landscape_job.plan(recipe, run.storage))
+    assert "2 sweeps of 30 batches of 8" in "\n".join(planned(landscape_job, recipe))
 
 
 def test_a_stage_that_is_not_there(archive, tmp_path):
@@ -114,7 +115,7 @@ def test_a_stage_that_is_not_there(archive, tmp_path):
         make_recipe(archive, tmp_path).model_dump() | {"stage": 1}
     )
     with pytest.raises(InputError, match=r"stage=1: the recipe has 1 stage; accepted: 0$"):
-        landscape_job.inputs(recipe, Storage())
+        landscape_job.read(recipe, Storage())
 
 
 def test_tiles_that_cannot_be_read_are_left_out_within_the_budget(tmp_path, here):
@@ -223,10 +224,10 @@ def test_a_landscape_refuses_only_what_it_uses(archive, tmp_path, monkeypatch):
     stages = [{"trainable": "all"}, {"trainable": "nonsense"}]
     plain = make_recipe(archive, tmp_path, stages=stages, tracking="mlflow").model_dump()
     recipe = LandscapeRecipe.model_validate(plain)
-    assert landscape_job.inputs(recipe, Storage()).keys() == {"index"}
-    landscape_job.plan(recipe, Storage())
+    assert landscape_job.read(recipe, Storage()).digests.keys() == {"index"}
+    planned(landscape_job, recipe)
     other = LandscapeRecipe.model_validate(plain | {"stage": 1})
     with pytest.raises(InputError, match=r"stages\.1\.trainable='nonsense' is no block"):
-        landscape_job.plan(other, Storage())
+        planned(landscape_job, other)
     with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
-        job.inputs(recipe, Storage())
+        job.read(recipe, Storage())

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from by_hand import planned
 from training.small_archive import generate, make_recipe, make_run
 
 from satray.config.check import CheckRecipe
@@ -47,28 +48,28 @@ def test_plan_and_driver_refuse_it_in_one_line(archive, tmp_path, changes, says)
         changes = {**changes, "variant": {"towers": [{"name": "all", "backbone": "simple_cnn",
                                                       "bands": ["red", "nir"]}]}}  # fmt: skip
     recipe = make_recipe(archive, tmp_path, **changes)
-    job.inputs(recipe, Storage())
-    with pytest.raises(InputError, match=says) as planned:
-        job.plan(recipe, Storage())
+    job.read(recipe, Storage())
+    with pytest.raises(InputError, match=says) as refused:
+        planned(job, recipe)
     run, _ = make_run(tmp_path / "out")
     with pytest.raises(InputError) as driven:
         initial.stage(set_up(recipe, Storage()), run)
-    assert str(planned.value) == str(driven.value)
-    assert "\n" not in str(planned.value)
+    assert str(refused.value) == str(driven.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "plan"),
-    [(TrainRecipe, job.plan), (CheckRecipe, check_job.plan), (LandscapeRecipe, landscape_job.plan)],
+    ("recipe", "module"),
+    [(TrainRecipe, job), (CheckRecipe, check_job), (LandscapeRecipe, landscape_job)],
 )
-def test_every_plan_refuses_another_architectures_weights(archive, tmp_path, recipe, plan):
+def test_every_plan_refuses_another_architectures_weights(archive, tmp_path, recipe, module):
     torch.save(build("resnet14t", 3).body.state_dict(), tmp_path / "w.pth")
     changes = {"weights": str(tmp_path / "w.pth"), "variant": BATCH_NORM, "first_conv": "mean"}
     given = make_recipe(archive, tmp_path, **changes).model_dump()
     with pytest.raises(InputError, match=r"w\.pth: does not fit resnet10t: .* unexpected \(layer"):
-        plan(recipe.model_validate(given), Storage())
+        planned(module, recipe.model_validate(given))
     torch.save(build("resnet10t", 3).body.state_dict(), tmp_path / "w.pth")
-    lines = plan(recipe.model_validate(given), Storage())
+    lines = planned(module, recipe.model_validate(given))
     assert any(line.startswith("weights of tower rgb: 70 tensors from") for line in lines)
 
 
@@ -92,7 +93,7 @@ def test_norms_over_all_workers_bear_one_tile_a_worker(archive, tmp_path):
 
 
 def test_the_plan_lists_what_trainable_may_name(archive, tmp_path):
-    lines = job.plan(make_recipe(archive, tmp_path), Storage())
+    lines = planned(job, make_recipe(archive, tmp_path))
     (line,) = [each for each in lines if each.startswith("trainable: ")]
     (backbone,) = set_up(make_recipe(archive, tmp_path), Storage()).network().backbones().values()
     assert line.endswith(f"(simple_cnn): {', '.join(backbone.blocks)}")

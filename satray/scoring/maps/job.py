@@ -7,18 +7,18 @@ from satray.runs.run import Outcome, Run
 from satray.scoring.maps import agreement, closing
 from satray.scoring.maps.crew import Crew
 from satray.scoring.maps.jobs import SceneResult
-from satray.scoring.maps.look import Prepared, prepare, scenes_of
+from satray.scoring.maps.look import Prepared, Scenes, prepare
 from satray.scoring.maps.plan import mode_of
 from satray.scoring.over_tiles import towers_with_shares
 from satray.scoring.predictions import Layout
 from satray.storage import join
 
 
-def work(recipe: ScoreRecipe, run: Run) -> Outcome:
+def work(recipe: ScoreRecipe, scenes: Scenes, run: Run) -> Outcome:
     """Score the scenes; what an earlier attempt of the run did is not done again."""
     with run.activity("preparing"):
         ready = prepare(recipe, run.storage)
-    found = scenes_of(recipe, ready.bundle.spec, run.storage)
+    found = scenes.found
     results = {one.number: one for one in _finished(run)}
     if results:
         run.say(f"going on: {len(results):,} of {len(found.scenes):,} scenes are done already")

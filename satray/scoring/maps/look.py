@@ -1,9 +1,8 @@
-"""What is known before anything is scored: scenes, settings, geometry; `inputs` and `plan`."""
+"""What is known before anything is scored: scenes, settings, geometry; `read` and `plan`."""
 
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from satray.config.paths import identity
@@ -40,8 +39,20 @@ class Prepared:
     """The network's."""
 
 
-def inputs(recipe: ScoreRecipe, storage: Storage) -> dict[str, str]:
-    """Digests of the bundle and, but for a schedule, of the scenes.
+@dataclass(frozen=True)
+class Scenes:
+    """Scenes to score, and the bundle that scores them."""
+
+    spec: "BundleSpec"
+    """The bundle's description."""
+    found: Found
+    """The scenes; of a schedule as they were at first."""
+    digests: dict[str, str]
+    """Of the bundle and, but for a schedule, of the scenes."""
+
+
+def read(recipe: ScoreRecipe, storage: Storage) -> Scenes:
+    """Read the bundle's description, and find the scenes.
 
     Raises:
         InputError: no bundle, no scenes, or none of those looked at fits the bundle; something
@@ -49,7 +60,6 @@ def inputs(recipe: ScoreRecipe, storage: Storage) -> dict[str, str]:
     """
     from satray.models.bundle import bundle_digest
 
-    _found.cache_clear()
     digest = bundle_digest(recipe.bundle, storage)
     spec = read_spec(recipe.bundle, storage)
     settings = settings_of(recipe, spec)
@@ -60,26 +70,26 @@ def inputs(recipe: ScoreRecipe, storage: Storage) -> dict[str, str]:
             f"{key}: found halo: null (tower {', '.join(far)}): a far pixel moves every cell; "
             "accepted: mode=tiles or auto"
         )
-    if recipe.only_new:
-        return {"bundle": digest}
     found = scenes_of(recipe, spec, storage)
+    if recipe.only_new:
+        return Scenes(spec, found, {"bundle": digest})
     _try(recipe, found, spec, settings, storage)
     text = hashlib.sha256()
     for ref in found.scenes:
         text.update(f"{ref.scene!r}\0{ref.uri!r}\0{ref.etag}\0{ref.size}\n".encode())
     for failure in found.failures:
         text.update(f"{failure.scene!r}\0{failure.uri!r}\0{failure.error!r}\n".encode())
-    return {"bundle": digest, "scenes": text.hexdigest()}
+    return Scenes(spec, found, {"bundle": digest, "scenes": text.hexdigest()})
 
 
-def plan(recipe: ScoreRecipe, storage: Storage) -> list[str]:
+def plan(recipe: ScoreRecipe, scenes: Scenes, storage: Storage) -> list[str]:
     """Say what would be scored, and how."""
     from satray.scoring.maps.jobs import SceneJob
     from satray.scoring.maps.survey import Surveyor
 
     ready = prepare(recipe, storage)
     spec, settings = ready.bundle.spec, ready.settings
-    found = scenes_of(recipe, spec, storage)
+    found = scenes.found
     towers = [f"{tower.name} ({tower.backbone})" for tower in spec.variant.towers]
     size = sum(ref.size for ref in found.scenes) / 1e6
     lines = [
@@ -127,14 +137,15 @@ def prepare(recipe: ScoreRecipe, storage: Storage) -> Prepared:
 
 
 def scenes_of(recipe: ScoreRecipe, spec: "BundleSpec", storage: Storage) -> Found:
-    """The scenes of a recipe, listed once a job; of a schedule, each time."""
+    """The scenes of a recipe, as they are now; of a schedule there may be none yet."""
     assert recipe.scenes is not None
-    wanted = source_names(spec.bands, recipe.bands)
-    if recipe.only_new:
-        return find_scenes(
-            recipe.scenes, storage, wanted=wanted, extensions=recipe.extensions, none_yet=True
-        )
-    return _found(recipe.scenes, storage, wanted, recipe.extensions)
+    return find_scenes(
+        recipe.scenes,
+        storage,
+        wanted=source_names(spec.bands, recipe.bands),
+        extensions=recipe.extensions,
+        none_yet=recipe.only_new,
+    )
 
 
 def ledger_of(
@@ -158,16 +169,6 @@ def ledger_of(
         recipe.schedule.lease,
         recipe.schedule.max_attempts,
     )
-
-
-@lru_cache(maxsize=1)
-def _found(
-    scenes: str,
-    storage: Storage,
-    wanted: tuple[str, ...] | None,
-    extensions: tuple[str, ...] | None,
-) -> Found:
-    return find_scenes(scenes, storage, wanted=wanted, extensions=extensions)
 
 
 def _try(

@@ -9,6 +9,7 @@ A run that finds nothing to do leaves nothing behind. A scene is claimed when it
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from satray.config.score import ScoreRecipe
 from satray.runs.run import Outcome, Run
@@ -29,12 +30,14 @@ from satray.scoring.maps import closing
 from satray.scoring.maps.crew import Crew
 from satray.scoring.maps.job import layout_of, outcome_of
 from satray.scoring.maps.jobs import SceneResult, failed
-from satray.scoring.maps.look import Prepared, ledger_of, prepare, scenes_of
-from satray.scoring.over_tiles import read_spec
+from satray.scoring.maps.look import Prepared, Scenes, ledger_of, prepare, scenes_of
 from satray.scoring.products import names
 from satray.scoring.scenes.found import Found
 from satray.scoring.scenes.scene import SceneRef
 from satray.storage import join
+
+if TYPE_CHECKING:  # it imports torch
+    from satray.models.spec import BundleSpec
 
 OLD = timedelta(days=7)
 """Age from which on what another run left in `state/`, its log included, is removed."""
@@ -83,15 +86,12 @@ class Sorted:
         return replace(outcome, attempted=every, failed=given_up, error_budget=budget)
 
 
-def early(recipe: ScoreRecipe, run: Run) -> Outcome | None:
+def early(recipe: ScoreRecipe, scenes: Scenes, run: Run) -> Outcome | None:
     """What comes before Ray: where there is nothing to score or to tell, the whole run."""
-    from satray.models.bundle import bundle_digest
-
     with run.activity("looking"):
-        spec = read_spec(recipe.bundle, run.storage)
-        model_id = bundle_digest(recipe.bundle, run.storage)[:12]
+        spec, model_id = scenes.spec, scenes.digests["bundle"][:12]
         ledger = ledger_of(recipe, spec, model_id, run.run_id, run.out, run.storage)
-        now = _sort(recipe, run, ledger)
+        now = _sort(recipe, run, spec, ledger)
     if now.by.todo or now.by.doubtful or now.by.untold:
         return None
     for name in unneeded(now.view):
@@ -99,16 +99,15 @@ def early(recipe: ScoreRecipe, run: Run) -> Outcome | None:
     return _idle(now, recipe, [*now.lines(), "nothing to score"])
 
 
-def work(recipe: ScoreRecipe, run: Run) -> Outcome:
+def work(recipe: ScoreRecipe, scenes: Scenes, run: Run) -> Outcome:
     """Score the new scenes."""
     with run.activity("preparing"):
-        spec = read_spec(recipe.bundle, run.storage)
-        before = scenes_of(recipe, spec, run.storage)
         ready = prepare(recipe, run.storage)
     with run.activity("looking"):
         model_id = ready.bundle.model_id
+        spec = scenes.spec
         ledger = ledger_of(recipe, spec, model_id, run.run_id, run.out, run.storage)
-        now = _sort(recipe, run, ledger, before.scenes)
+        now = _sort(recipe, run, spec, ledger, scenes.found.scenes)
     for line in now.lines():
         run.say(line)
     heart = Heartbeat(ledger)
@@ -179,11 +178,17 @@ def _idle(now: Sorted, recipe: ScoreRecipe, said: Sequence[str]) -> Outcome:
     return now.judged(Outcome(counts, summary=tuple(said), idle=True), recipe.error_budget)
 
 
-def _sort(recipe: ScoreRecipe, run: Run, ledger: Ledger, before: Sequence[SceneRef] = ()) -> Sorted:
+def _sort(
+    recipe: ScoreRecipe,
+    run: Run,
+    spec: "BundleSpec",
+    ledger: Ledger,
+    before: Sequence[SceneRef] = (),
+) -> Sorted:
     """Look at the ledger, then at the scenes, so that of two schedules the late one yields."""
     view = ledger.look()
     finals = list_finals(ledger)
-    found = scenes_of(recipe, read_spec(recipe.bundle, run.storage), run.storage)
+    found = scenes_of(recipe, spec, run.storage)
     settle = recipe.schedule.settle
     differ = changed(before, found.scenes)
     by = plan_pass(found.scenes, view, ledger, finals, settle=settle, changing=differ)

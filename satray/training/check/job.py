@@ -15,7 +15,8 @@ from satray.runs.run import Outcome, Run
 from satray.storage import Storage
 from satray.training.check.diagnose import Evidence, Verdict, diagnose, labels_note
 from satray.training.plan.description import about
-from satray.training.plan.setup import Setup, digests, set_up, unchanged
+from satray.training.plan.setup import Setup, unchanged
+from satray.training.plan.setup import read as setup_of
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.network import Network
@@ -24,18 +25,18 @@ USUAL_RATE = 1e-3
 """Where the recipe's stages leave theirs to a range test."""
 
 
-def inputs(recipe: CheckRecipe, storage: Storage) -> dict[str, str]:
-    """Digests of the index and of weight files.
+def read(recipe: CheckRecipe, storage: Storage) -> Setup:
+    """Index and weight files, and what the recipe makes of them on one worker.
 
     Raises:
         InputError: what `train` would refuse too, or a batch of one tile.
     """
     if recipe.batch < 2:
         raise InputError(f"batch={recipe.batch}: check needs tiles to tell apart; take at least 2")
-    return digests(alone(recipe), storage)
+    return setup_of(alone(recipe), storage)
 
 
-def plan(recipe: CheckRecipe, storage: Storage) -> list[str]:
+def plan(recipe: CheckRecipe, setup: Setup, storage: Storage) -> list[str]:
     """What would be done.
 
     Raises:
@@ -43,7 +44,7 @@ def plan(recipe: CheckRecipe, storage: Storage) -> list[str]:
     """
     from satray.training.workers.initial import prepared
 
-    setup, options = set_up(alone(recipe), storage), recipe.check
+    options = recipe.check
     _, loaded = prepared(setup, storage, _check_trainable)
     return [
         *about(setup),
@@ -51,11 +52,11 @@ def plan(recipe: CheckRecipe, storage: Storage) -> list[str]:
         f"check: {recipe.batch} tiles of the train split, up to {options.steps} steps at learning "
         f"rate {rate_of(setup.recipe):.3g}; passes at loss < {options.loss:g} and all decisions "
         "right",
-        *unchanged(alone(recipe), storage),
+        *unchanged(setup, storage),
     ]
 
 
-def work(recipe: CheckRecipe, run: Run) -> Outcome:
+def work(recipe: CheckRecipe, setup: Setup, run: Run) -> Outcome:
     """Overfit a batch; publish `check.json`. Ray is up.
 
     Returns:
@@ -66,7 +67,7 @@ def work(recipe: CheckRecipe, run: Run) -> Outcome:
     from satray.training.workers import initial
 
     with run.activity("preparing"):
-        setup = measure.complete(set_up(alone(recipe), run.storage), run)
+        setup = measure.complete(setup, run)
         weights = initial.stage(setup, run, _check_trainable)
         rows = choose_rows(setup.index.part("train").labels, recipe.batch, recipe.seed)
     evidence = run_check(setup, recipe, run, weights, rows, rate_of(setup.recipe))

@@ -8,26 +8,27 @@ from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
 from satray.training.plan.description import about, counted, variant_name
-from satray.training.plan.setup import Setup, digests, set_up, unchanged
+from satray.training.plan.setup import Setup, unchanged
+from satray.training.plan.setup import read as setup_of
 
 
-def inputs(recipe: LandscapeRecipe, storage: Storage) -> dict[str, str]:
-    """Digests of the index and of weight files.
+def read(recipe: LandscapeRecipe, storage: Storage) -> Setup:
+    """Index and weight files, and what the recipe makes of them.
 
     Raises:
         InputError: what `train` would refuse too, or no such stage.
     """
-    found = digests(recipe, storage)
-    stages = len(set_up(recipe, storage).recipe.stages)
+    setup = setup_of(recipe, storage)
+    stages = len(setup.recipe.stages)
     if recipe.stage >= stages:
         raise InputError(
             f"stage={recipe.stage}: the recipe has {counted(stages, 'stage')}; "
             f"accepted: {'0' if stages == 1 else f'0 to {stages - 1}'}"
         )
-    return found
+    return setup
 
 
-def plan(recipe: LandscapeRecipe, storage: Storage) -> list[str]:
+def plan(recipe: LandscapeRecipe, setup: Setup, storage: Storage) -> list[str]:
     """What would be done.
 
     Raises:
@@ -36,7 +37,7 @@ def plan(recipe: LandscapeRecipe, storage: Storage) -> list[str]:
     from satray.training.loop.stage_check import check_stages
     from satray.training.workers.initial import prepared
 
-    setup, wanted = set_up(recipe, storage), recipe.landscape
+    wanted = recipe.landscape
     check = functools.partial(check_stages, stages=(recipe.stage,))
     _, loaded = prepared(setup, storage, check)
     samples = wanted.seeds * wanted.steps * recipe.batch
@@ -48,11 +49,11 @@ def plan(recipe: LandscapeRecipe, storage: Storage) -> list[str]:
         f"rate "
         f"{wanted.lowest:g} to {wanted.highest:g}; up to {samples:,} samples, "
         f"{samples / setup.train_tiles:.1f} times the train split",
-        *unchanged(recipe, storage),
+        *unchanged(setup, storage),
     ]
 
 
-def work(recipe: LandscapeRecipe, run: Run) -> Outcome:
+def work(recipe: LandscapeRecipe, setup: Setup, run: Run) -> Outcome:
     """Sweep; publish `landscape.parquet`, `landscape.png` and `metrics.json`. Ray is up."""
     from satray.training import measure
     from satray.training.landscape import findings
@@ -61,7 +62,7 @@ def work(recipe: LandscapeRecipe, run: Run) -> Outcome:
     from satray.training.workers import initial
 
     with run.activity("preparing"):
-        setup = measure.complete(set_up(recipe, run.storage), run)
+        setup = measure.complete(setup, run)
         check = functools.partial(check_stages, stages=(recipe.stage,))
         weights = initial.stage(setup, run, check)
     (finding,) = explore(setup, run, weights, (recipe.stage,))

@@ -1,13 +1,13 @@
 """From a recipe and a tile index to everything that a training run is about. No Ray, no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, cast
 
 from satray.config.model import VariantOptions
 from satray.config.stages import FROM_SCRATCH
 from satray.config.train import TrainRecipe
-from satray.data.index import TileIndex, index_digest, read_index
+from satray.data.index import TileIndex, read_index
 from satray.data.unchanged import check_unchanged
 from satray.errors import InputError
 from satray.models.pretrained import fetch, is_word, refuse_unreachable, sources_of
@@ -60,6 +60,8 @@ class Setup:
     """Validation metric that picks the bundle: map, accuracy, loss or auc."""
     notes: tuple[str, ...] = ()
     """What labels cannot teach or show, what a pass holds, keys without effect; one line each."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Digest of the index and of each tower's weights, where `read` looked them up."""
 
     @property
     def task(self) -> Task:
@@ -114,7 +116,8 @@ class Tiles:
 
 def read_tiles(uri: str, storage: Storage) -> Tiles:
     """Read an index; raises InputError where there is none."""
-    return Tiles(read_index(uri, storage), index_digest(uri, storage))
+    index = read_index(uri, storage)
+    return Tiles(index, index.digest)
 
 
 def set_up(recipe: TrainRecipe, storage: Storage, tiles: Tiles | None = None) -> Setup:
@@ -174,8 +177,8 @@ def set_up(recipe: TrainRecipe, storage: Storage, tiles: Tiles | None = None) ->
     )
 
 
-def digests(recipe: TrainRecipe, storage: Storage) -> dict[str, str]:
-    """Digests of the index and of weights, by key, once the recipe is seen to fit them.
+def read(recipe: TrainRecipe, storage: Storage) -> Setup:
+    """Resolve a recipe against its index, with the digests of index and weights.
 
     Published weights are fetched here, once: the driver's first look at them.
 
@@ -188,19 +191,20 @@ def digests(recipe: TrainRecipe, storage: Storage) -> dict[str, str]:
     found = {"index": setup.digest}
     for tower, wanted in weights_wanted(setup.variant, setup.sources).items():
         found[f"weights.{tower}"] = weights_digest(wanted, storage)
-    return found
+    return replace(setup, digests=found)
 
 
-def early(recipe: TrainRecipe, run: Run) -> None:
+def early(recipe: TrainRecipe, setup: Setup, run: Run) -> None:
     """Before Ray is started: refuse an archive that is not the one that was indexed."""
-    for line in unchanged(recipe, run.storage):
+    del recipe
+    for line in unchanged(setup, run.storage):
         run.say(line)
 
 
-def unchanged(recipe: TrainRecipe, storage: Storage) -> list[str]:
-    """What `check_unchanged` says of a recipe's index; raises InputError."""
-    index = read_index(recipe.index, storage)
-    return check_unchanged(index, recipe.index, storage, recipe.error_budget)
+def unchanged(setup: Setup, storage: Storage) -> list[str]:
+    """What `check_unchanged` says of a training's index; raises InputError."""
+    recipe = setup.recipe
+    return check_unchanged(setup.index, recipe.index, storage, recipe.error_budget)
 
 
 def look_up(recipe: TrainRecipe) -> None:

@@ -3,6 +3,7 @@
 import maps_material as material
 import pytest
 import scoring_material
+from by_hand import planned
 
 from satray.config.parse import validate
 from satray.config.score import ScoreRecipe
@@ -81,7 +82,7 @@ def test_inputs(bundle, scenes, more, said):
     of = scenes if more.get("bundle") == "SCENES" else bundle()
     more = {key: value for key, value in more.items() if key not in ("scenes", "bundle")}
     with pytest.raises(InputError) as error:
-        score.inputs(material.recipe(of, folder, **more), Storage())
+        score.read(material.recipe(of, folder, **more), Storage())
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -94,10 +95,10 @@ def test_networks_that_cannot(bundle, scenes, inline, tmp_path):
         ({"finer": True}, "finer=true: found halo: null (tower rgb)"),
     ):
         with pytest.raises(InputError) as error:
-            score.inputs(material.recipe(far, scenes / "scenes", **more), Storage())
+            score.read(material.recipe(far, scenes / "scenes", **more), Storage())
         assert said in str(error.value)
     given = material.recipe(far, scenes / "scenes")
-    assert any("halo: null" in line for line in score.plan(given, Storage()))
+    assert any("halo: null" in line for line in planned(score, given))
     run, _, _, _ = material.scored(given, tmp_path / "out")
     (row,) = material.rows_of(run, "scenes.parquet")
     assert (row["status"], row["mode"]) == ("done", "tiles")
@@ -109,7 +110,7 @@ def test_a_dense_head_has_numbers_only(scenes, inline, tmp_path):
     scoring_material.save_bundle(folder, scoring_material.one_tower(head="dense"))
     for more in ({"cam": {"classes": ["ship"]}}, {"finer": True}):
         with pytest.raises(InputError, match=r"dense head|halo: null"):
-            score.inputs(material.recipe(folder, scenes / "scenes", **more), Storage())
+            score.read(material.recipe(folder, scenes / "scenes", **more), Storage())
     run, outcome, _, _ = material.scored(
         material.recipe(folder, scenes / "scenes"), tmp_path / "out"
     )
@@ -120,7 +121,7 @@ def test_a_dense_head_has_numbers_only(scenes, inline, tmp_path):
 
 
 def test_a_plan_says_what_would_be_done(bundle, scenes):
-    lines = score.plan(material.recipe(bundle(), scenes / "scenes", stride=0.25), Storage())
+    lines = planned(score, material.recipe(bundle(), scenes / "scenes", stride=0.25))
     assert any(line.startswith("scenes: 1, ") for line in lines)
     (line,) = (line for line in lines if line.startswith("a.tif: "))
     assert "100 x 120 px" in line

@@ -266,8 +266,8 @@ def test_a_claim_made_between_the_look_and_ours(schedule, inline, monkeypatch):
 
     real = scheduled._sort
 
-    def then_claimed(recipe, run, ledger, before=()):
-        found = real(recipe, run, ledger, before)
+    def then_claimed(recipe, run, spec, ledger, before=()):
+        found = real(recipe, run, spec, ledger, before)
         if before:
             schedule.claim("a.tif")
         return found

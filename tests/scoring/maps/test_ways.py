@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pyogrio
 import pytest
 import rasterio
+from by_hand import planned
 from data.hostile import paged
 
 from satray import cluster
@@ -136,7 +137,7 @@ def test_a_scene_is_the_same_however_it_comes(bundle, inline, tmp_path, pixels, 
     said = " ".join(
         json.loads(run.storage.read(run.uri("items/a.tif.json")))["properties"]["satray:notes"]
     )
-    told = " ".join((*score.plan(given, run.storage), *outcome.summary))
+    told = " ".join((*planned(score, given), *outcome.summary))
     for way_of, note in SAID.items():
         assert (note in said) is (note in told) is (way is way_of)
 
@@ -222,7 +223,7 @@ def test_auto_is_one_way_for_scenes_of_all_sizes_and_is_recorded(
     for name, size in (("small", (100, 100)), ("large", (330, 290))):
         material.write_scene(tmp_path / "scenes" / f"{name}.tif", material.field(*size))
     given = material.recipe(bundle(), tmp_path / "scenes", stride=stride)
-    plan = "\n".join(material.JOB.plan(given, Storage()))
+    plan = "\n".join(planned(material.JOB, given))
     assert plan.count(f"{mode}: ") == 2
     run, outcome, record, _ = material.scored(given, tmp_path / "out")
     scenes = material.rows_of(run, "scenes.parquet")
