@@ -147,17 +147,17 @@ class Bench:
 @contextlib.contextmanager
 def environment(changes: dict[str, str]) -> Iterator[Any]:
     """This process's variables, for a while, and storage by them."""
-    from satray.storage import Storage, connect
+    from satray.storage import Storage, forget_connections
 
     before = dict(os.environ)
     os.environ.update(changes)
-    connect.forget()
+    forget_connections()
     try:
         yield Storage()
     finally:
         os.environ.clear()
         os.environ.update(before)
-        connect.forget()
+        forget_connections()
 
 
 def fault(function: Callable[[Bench], None]) -> Callable[[Bench], None]:

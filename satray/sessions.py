@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from satray.errors import SatrayError
-from satray.storage import makers
-from satray.storage.scratch import scratch, touched, user_folder
+from satray.storage.temporary import DAY, last_written, scratch, started, user_folder
 
 SESSION = "session_0000-00-00_00-00-00_000000_0000000"
 """As long as the name of a session of Ray's can be: time and pid."""
@@ -80,8 +79,8 @@ def sweep_sessions(root: Path) -> None:
     for session in root.glob("session_*_*"):
         pid = session.name.rpartition("_")[2]
         with contextlib.suppress(OSError):
-            old = time.time() - touched(session) > makers.DAY
-            if old and not session.is_symlink() and pid.isdigit() and not makers.born(int(pid)):
+            old = time.time() - last_written(session) > DAY
+            if old and not session.is_symlink() and pid.isdigit() and not started(int(pid)):
                 shutil.rmtree(session, ignore_errors=True)
 
 
@@ -154,7 +153,7 @@ def guarded(session: str, lost: Lost, seconds: float = 0.5) -> Iterator[None]:
 
     def look() -> None:
         while servers and not stop.wait(seconds):
-            for name in [name for name, pid in servers.items() if not makers.born(pid)]:
+            for name in [name for name, pid in servers.items() if not started(pid)]:
                 _show_end(Path(session) / "logs", name)
                 lost(
                     f"Ray's {name} (process {servers.pop(name)}) died: killed, or the machine was "

@@ -1,39 +1,41 @@
-"""The fixture `s3`: a real S3 server for the session, and an environment that points at it."""
+"""The fixtures `s3` (moto's server) and `swift` (a real one), and an environment for either."""
 
 import itertools
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 from s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 
-_AWS_CLEARED = (
-    "AWS_PROFILE",
-    "AWS_SESSION_TOKEN",
-    "AWS_DEFAULT_REGION",
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_ROLE_ARN",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CA_BUNDLE",
-)
+_CLEARED = (
+    "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3",
+    "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CA_BUNDLE",
+)  # fmt: skip
+
+# In a process of its own: GDAL may wait for it with Python's lock in hand.
+_MOTO = """
+import logging, sys
+from moto.server import ThreadedMotoServer
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
 
 
 @dataclass(frozen=True)
 class S3:
-    """The running server, as tests use it."""
+    """A running server, as tests use it."""
 
-    server: S3Server
+    endpoint: str
     access_key: str = ACCESS_KEY
     secret_key: str = SECRET_KEY
-    region: str = REGION
     _numbers: Iterator[int] = field(default_factory=itertools.count)
-
-    @property
-    def endpoint(self) -> str:
-        return self.server.endpoint
 
     def client(self) -> Any:
         """A boto3 client: what the tests compare satray with."""
@@ -42,7 +44,7 @@ class S3:
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
-            region_name=self.region,
+            region_name=REGION,
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
         )
@@ -56,24 +58,55 @@ class S3:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """Swift's S3 interface, and AWS variables that lead there (Ray workers inherit them)."""
-    from satray.storage import connect
+    """moto's S3, and AWS variables that lead there (Ray workers inherit them)."""
+    from satray.storage import forget_connections
 
-    root: Path = tmp_path_factory.mktemp("s3")
-    (root / "aws-config").write_text("")
+    config = tmp_path_factory.mktemp("s3") / "aws-config"
+    config.write_text("")
+    pipe = subprocess.PIPE
+    server = subprocess.Popen([sys.executable, "-c", _MOTO], stdin=pipe, stdout=pipe, text=True)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    while not (line := server.stdout.readline().strip()).isdigit():
+        assert server.poll() is None, line
+    endpoint = f"http://127.0.0.1:{line}"
     bypass = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1")))
-    with S3Server(root) as server, pytest.MonkeyPatch.context() as patch:
-        for name in _AWS_CLEARED:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _CLEARED:
             patch.delenv(name, raising=False)
-        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-        patch.setenv("AWS_REGION", REGION)
-        patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
-        patch.setenv("AWS_CONFIG_FILE", str(root / "aws-config"))
-        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(root / "aws-config"))
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setenv("NO_PROXY", bypass)
-        patch.setenv("no_proxy", bypass)
-        connect.forget()
-        yield S3(server)
-    connect.forget()
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_REGION": REGION,
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_CONFIG_FILE": str(config),
+            "AWS_SHARED_CREDENTIALS_FILE": str(config),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "NO_PROXY": bypass,
+            "no_proxy": bypass,
+        }.items():
+            patch.setenv(name, value)
+        forget_connections()
+        yield S3(endpoint)
+    server.stdin.close()
+    server.wait(30)
+    forget_connections()
+
+
+@pytest.fixture(scope="session")
+def swift_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A server that checks signatures, joins parts and creates conditionally as stores do."""
+    with S3Server(tmp_path_factory.mktemp("swift")) as server:
+        yield S3(server.endpoint)
+
+
+@pytest.fixture
+def swift(s3: S3, swift_server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """Swift's S3 interface in place of moto's, for one test."""
+    from satray.storage import forget_connections
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", swift_server.endpoint)
+    forget_connections()
+    yield swift_server
+    monkeypatch.undo()
+    forget_connections()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from satray.data.pages import PagesKey
 from satray.data.units import Units, as_units
 from satray.errors import InputError
-from satray.storage.entry import Version
+from satray.storage import Version
 
 if TYPE_CHECKING:
     from satray.runs.run import Run

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from satray.data.labels import LabelTable
 from satray.errors import InputError
-from satray.storage.entry import Entry
+from satray.storage import Entry
 
 IMAGE_SUFFIXES = frozenset(
     {"jpg", "jpeg", "jpe", "png", "tif", "tiff", "gtif", "gtiff", "jp2", "bmp", "webp"}

@@ -26,8 +26,8 @@ from satray.runs.inputs import run_id
 from satray.runs.last_words import Ending, Witness, told_to_end
 from satray.runs.perform import Job, P, find_done, perform, take_folder
 from satray.runs.run import Outcome, Run
-from satray.storage import Storage, absolute, is_remote, join, makers
-from satray.storage.scratch import log_folder
+from satray.storage import Storage, absolute, is_remote, join
+from satray.storage.temporary import log_folder, process_tag
 
 __all__ = ["Job", "main"]
 
@@ -68,7 +68,7 @@ def _last_line(name: str, error: BaseException) -> tuple[int, str]:
             return 1, told_to_end(error.code)
     told = f"{type(error).__name__}: {_first_line(error)}"
     with contextlib.suppress(OSError):  # a defect, but the person gets a line all the same
-        log = log_folder() / f"{name}-{makers.tag()}.log"
+        log = log_folder() / f"{name}-{process_tag()}.log"
         log.write_text("".join(traceback.format_exception(error)))
         told += f" (traceback in {log})"
     return 1, told
@@ -290,7 +290,7 @@ def _log_file(run: Run) -> Path:
     if not is_remote(run.state):
         return Path(run.state) / LOG
     try:
-        return log_folder() / f"{run.run_id}-{makers.tag()}.log"
+        return log_folder() / f"{run.run_id}-{process_tag()}.log"
     except OSError:
         return Path(tempfile.mkdtemp(prefix="satray-log-")) / LOG
 

@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 
 from satray.errors import InputError, SatrayError
 from satray.runs.run import Run
-from satray.storage import Entry, Storage, join, makers
+from satray.storage import Entry, Storage, join
+from satray.storage.temporary import process_lives, process_tag
 
 FOLDER = "state/holder"
 BEAT = 20.0
@@ -42,7 +43,7 @@ class Holder:
     since: str
     """UTC, ISO 8601."""
     maker: str
-    """Tag of the process (`makers.tag`)."""
+    """Tag of the process (`process_tag`)."""
     token: str
     """Nobody else's."""
 
@@ -68,7 +69,7 @@ def hold(
         pid=os.getpid(),
         user=_user(),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
-        maker=makers.tag(),
+        maker=process_tag(),
         token=uuid.uuid4().hex,
     )
     folder, data = join(run.out, FOLDER), json.dumps(asdict(me)).encode()
@@ -116,7 +117,7 @@ def _take(run: Run, folder: str, me: Holder, data: bytes, lease: float) -> int:
 def _refuse_living(run: Run, folder: str, newest: Entry, lease: float) -> None:
     """Raise where a mark's holder lives, or may live."""
     holder = _read(run.storage, newest.uri)
-    alive = makers.lives(holder.maker) if holder else None
+    alive = process_lives(holder.maker) if holder else None
     if alive is False:
         return
     clock = join(folder, ".clock")  # the age is told by the store's clock alone
@@ -136,7 +137,7 @@ def _held(run: Run, holder: Holder | None, sign: str, lease: float) -> str:
             f"process {holder.pid} of {holder.user} on {holder.host}, which does {what} since "
             f"{holder.since}"
         )
-    if holder is None or makers.lives(holder.maker) is None:
+    if holder is None or process_lives(holder.maker) is None:
         free = f" (one that died frees it {lease:.0f} s after its last sign of life)"
     return (
         f"out={run.out}: held by {who}, {sign}; wait for it or end it, then give the command "

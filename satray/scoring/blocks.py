@@ -22,7 +22,7 @@ from satray.runs.run import Run
 from satray.scoring.footprints import merge_geo
 from satray.scoring.predictions import FAILED, Layout
 from satray.storage import Storage, join
-from satray.storage.scratch import scratch
+from satray.storage.temporary import scratch
 
 BLOCK_BYTES = 32 << 20
 """Pixels of a block aim at this size."""

@@ -16,7 +16,7 @@ from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run
 from satray.scoring.over_tiles import read_spec
 from satray.storage import Storage
-from satray.storage.scratch import scratch
+from satray.storage.temporary import scratch
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.bundle import Bundle

@@ -12,7 +12,7 @@ from satray.config.prepare import PrepareRecipe
 from satray.data.keys import is_image, match, refuse_unmatched, taken, tile_id
 from satray.data.labels import LabelTable, labels_from_folders, read_labels
 from satray.errors import InputError
-from satray.storage.entry import Entry
+from satray.storage import Entry
 
 
 def entries(*keys: str) -> list[Entry]:

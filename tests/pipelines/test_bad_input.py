@@ -18,7 +18,7 @@ from satray.data import prepare
 from satray.runs.frame import Job, main
 from satray.runs.run import Run
 from satray.scoring import evaluate, score
-from satray.storage import Storage, connect
+from satray.storage import Storage, forget_connections
 from satray.training import job as train
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.s3]
@@ -121,11 +121,11 @@ def test_wrong_credentials(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    connect.forget()
+    forget_connections()
     arguments = [f"images={world['bucket']}/tiles", f"labels={world['root']}/labels.csv"]
     check_refused(capfd, PREPARE, arguments, tmp_path / "out", "credentials|denied|refused")
     monkeypatch.undo()
-    connect.forget()
+    forget_connections()
 
 
 def test_train(world: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -20,16 +20,17 @@ from satray.runs.frame import Job, main
 from satray.runs.holding import FOLDER, hold
 from satray.runs.perform import Inputs
 from satray.runs.run import Outcome, Run
-from satray.storage import Storage, join, makers
+from satray.storage import Storage, join
+from satray.storage.temporary import machine
 
 OTHERS_MACHINE = "0" * 12
 
 
-@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.fixture(params=["disk", pytest.param("swift", marks=pytest.mark.s3)])
 def out(request, tmp_path) -> str:
     if request.param == "disk":
         return str(tmp_path / "out")
-    return join(request.getfixturevalue("s3").bucket(), "out")
+    return join(request.getfixturevalue("swift").bucket(), "out")
 
 
 def run_in(out: str, run_id: str = "0123456789ab") -> Run:
@@ -38,7 +39,7 @@ def run_in(out: str, run_id: str = "0123456789ab") -> Run:
 
 def dead_tag() -> str:
     """Tag of a process that has ended."""
-    program = "from satray.storage import makers; print(makers.tag())"
+    program = "from satray.storage.temporary import process_tag; print(process_tag())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     return done.stdout.strip()
 
@@ -98,7 +99,7 @@ def test_a_holder_that_was_killed_here_is_followed_at_once(out, number):
 
 def test_a_pid_that_another_process_has_now_is_not_the_holder(tmp_path):
     run = run_in(str(tmp_path))
-    leave_mark(run, f"{makers.machine()}-{os.getpid()}-1")
+    leave_mark(run, f"{machine()}-{os.getpid()}-1")
     with hold(run, never), pytest.raises(SatrayError), hold(run_in(str(tmp_path)), never):
         pass  # the first holds it, so the second is refused
 

@@ -24,7 +24,7 @@ PROGRAM = """
     from satray.runs.frame import Job, main
     from satray.runs.perform import Inputs
     from satray.runs.run import Outcome
-    from satray.storage.scratch import scratch
+    from satray.storage.temporary import scratch
 
     class StopRecipe(Recipe):
         "Stop."

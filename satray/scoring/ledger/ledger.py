@@ -30,7 +30,7 @@ from satray.scoring.ledger.marks import (
     unended,
 )
 from satray.storage import Entry, Storage, join
-from satray.storage.scratch import scratch
+from satray.storage.temporary import scratch
 
 REASON_LIMIT = 2000  # characters
 CLOCK = ".clock"

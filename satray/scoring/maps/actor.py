@@ -34,7 +34,7 @@ from satray.scoring.predictions import Layout
 from satray.scoring.products.model_fields import ModelFacts
 from satray.scoring.scenes.gdal import CACHE
 from satray.storage import Storage, join
-from satray.storage.scratch import scratch
+from satray.storage.temporary import scratch
 
 
 @dataclass(frozen=True)

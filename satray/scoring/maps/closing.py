@@ -18,7 +18,7 @@ from satray.scoring.predictions import Layout
 from satray.scoring.products import names
 from satray.scoring.products.mappage import MapFacts, MappedScene, map_page
 from satray.scoring.products.tiles_table import TilesWriter
-from satray.storage.scratch import scratch
+from satray.storage.temporary import scratch
 
 SCENES = pa.schema(
     [

@@ -10,7 +10,7 @@ from typing import Any
 
 from satray.runs.run import Run
 from satray.storage import is_remote, join
-from satray.storage.scratch import scratch
+from satray.storage.temporary import scratch
 from satray.training.tracking import history
 
 FOLDER = "tensorboard"

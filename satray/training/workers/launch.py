@@ -21,7 +21,7 @@ from satray.data.stream import StreamTally, batches
 from satray.errors import InputError, SatrayError, TrainingError
 from satray.runs.run import Run
 from satray.storage import join
-from satray.storage.scratch import scratch
+from satray.storage.temporary import scratch
 from satray.training.loop.epoch import EpochReport, Progress
 from satray.training.loop.inputs import AugmentedTiles
 from satray.training.loop.parallel import synchronised

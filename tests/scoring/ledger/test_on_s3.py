@@ -9,8 +9,8 @@ from satray.storage import Storage
 pytestmark = pytest.mark.s3
 
 
-def test_a_schedule_in_a_bucket(s3):
-    bucket = s3.bucket("ledger")
+def test_a_schedule_in_a_bucket(swift):
+    bucket = swift.bucket("ledger")
     scenes = [Scene("a/ü b.tif"), Scene("c.tif")]
 
     def ledger():
@@ -29,10 +29,10 @@ def test_a_schedule_in_a_bucket(s3):
     for claim in first:
         assert view.history(claim.key.scene).is_done(claim.key.version)
         assert ledger().claim(claim.key, NOTHING, view.now) is None  # the store says: it is taken
-    s3.client().put_object(
+    swift.client().put_object(
         Bucket=bucket.removeprefix("s3://"), Key="out/items/c.tif.json", Body=b"touched"
     )
-    s3.client().delete_object(Bucket=bucket.removeprefix("s3://"), Key="out/cam/c.tif.tif")
+    swift.client().delete_object(Bucket=bucket.removeprefix("s3://"), Key="out/cam/c.tif.tif")
     last = ledger()
     assert [claim.key.scene for claim in do_pass(last, scenes)] == ["c.tif"]
     found = plan(ledger(), scenes)

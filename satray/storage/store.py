@@ -1,26 +1,37 @@
 """One way to list, read and publish, on disk and in object stores."""
 
-import contextlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from satray.config.base import StorageOptions
 from satray.errors import InputError
-from satray.storage import local, remote
+from satray.storage import disk, s3
 from satray.storage import uri as names
-from satray.storage.connect import open_root
 from satray.storage.entry import ChangedError, Entry, Version
-from satray.storage.failures import told
+from satray.storage.errors import in_one_line
+from satray.storage.objects import Objects, open_store
 
 _COPIES = 8  # files of a folder that travel at once
 
 Entries = list[Entry]  # inside the class, `list` is its method
+
+
+class _Home(Protocol):
+    """What the module `disk` does with files, and `Objects` with objects."""
+
+    def walk(self, place: str, /) -> Iterator[Entry]: ...
+    def head(self, place: str, /) -> Entry: ...
+    def fetch(self, place: str, /) -> tuple[bytes, str | None]: ...
+    def stream(self, place: str, /) -> Iterator[bytes | memoryview]: ...
+    def write(self, place: str, data: bytes, /, *, if_absent: bool = False) -> None: ...
+    def delete(self, place: str, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -40,15 +51,13 @@ class Storage:
 
         Hidden files, and those in hidden folders, are left out.
         """
-        return [entry for entry in self._all_below(prefix) if not _hidden(entry.key)]
+        return [entry for entry in self._walk(prefix) if "/." not in f"/{entry.key}"]
 
     def head(self, uri: str) -> Entry:
         """Describe one object; raises InputError when it is not there."""
         place = names.absolute(uri)
-        with told(place):
-            if names.is_remote(place):
-                return remote.head(place, self.options)
-            return local.head(place)
+        with in_one_line(place):
+            return self._home(place).head(place)
 
     def unlike(self, uri: str, version: Version) -> str | None:
         """Say why an object is not of a version any more; None where it is. One HEAD as a rule."""
@@ -63,10 +72,12 @@ class Storage:
     def exists(self, uri: str) -> bool:
         """Tell whether there is an object of this very name; a folder or prefix is none."""
         place = names.absolute(uri)
-        with told(place):
-            if names.is_remote(place):
-                return remote.exists(place, self.options)
-            return os.path.isfile(place)
+        with in_one_line(place):
+            try:
+                self._home(place).head(place)
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                return False
+            return True
 
     def read(self, uri: str, version: Version | None = None) -> bytes:
         """Return a whole object, by one request; raises InputError when it is not there.
@@ -74,12 +85,8 @@ class Storage:
         With a version, raises ChangedError where it is another object by now.
         """
         place = names.absolute(uri)
-        etag: str | None
-        with told(place):
-            if names.is_remote(place):
-                data, etag = remote.fetch(place, self.options)
-            else:
-                data, etag = local.fetch(place)
+        with in_one_line(place):
+            data, etag = self._home(place).fetch(place)
         if version is not None:
             version.check(data, etag)
         return data
@@ -110,7 +117,8 @@ class Storage:
                 while True:
                     for position, uri in itertools.islice(todo, concurrency - waiting):
                         if names.is_remote(uri):
-                            open_root(uri, self.options)
+                            with in_one_line(uri):
+                                open_store(uri, self.options)
                         pool.submit(fetch, position, uri)
                         waiting += 1
                     if not waiting:
@@ -129,40 +137,34 @@ class Storage:
                 together (S3, Google, Azure); OpenStack Swift may let several win.
         """
         place = names.absolute(uri)
-        with told(place):
-            if names.is_remote(place):
-                remote.write(place, data, self.options, if_absent=if_absent)
-            else:
-                local.write(place, data, if_absent=if_absent)
+        with in_one_line(place):
+            self._home(place).write(place, data, if_absent=if_absent)
 
-    def upload(self, local_path: Path, uri: str) -> None:
+    def upload(self, local_path: str | Path, uri: str) -> None:
         """Publish a local file under a name, or the files of a folder below it, each in one step.
 
         Big files are streamed, in parts where the store wants parts.
         """
         source, target = names.absolute(local_path), names.absolute(uri)
-        if not os.path.isdir(source):
-            with told(source):
-                local.head(source)
-            self._put(source, target)
-            return
-        with told(source):
-            entries = list(local.walk(source))
-        self._each(self._put, [(entry.uri, names.join(target, entry.key)) for entry in entries])
+        if os.path.isdir(source):
+            self._copy_all(
+                [(entry.uri, names.join(target, entry.key)) for entry in self._walk(source)]
+            )
+        else:
+            self._copy(source, target)
 
-    def download(self, uri: str, local_path: Path) -> None:
+    def download(self, uri: str, local_path: str | Path) -> None:
         """Fetch an object to a local file, or everything below a prefix into a local folder.
 
         Raises InputError where there is nothing.
         """
         source, target = names.absolute(uri), names.absolute(local_path)
         if self.exists(source):
-            self._get(source, target)
-            return
-        entries = self._all_below(source)
-        if not entries:
+            self._copy(source, target)
+        elif entries := self._walk(source):
+            self._copy_all([(entry.uri, os.path.join(target, entry.key)) for entry in entries])
+        else:
             raise InputError(f"{source}: nothing there to download")
-        self._each(self._get, [(entry.uri, os.path.join(target, entry.key)) for entry in entries])
 
     def delete(self, prefix: str) -> None:
         """Remove an object, or everything below a prefix; what is not there is gone already.
@@ -172,11 +174,8 @@ class Storage:
         place = names.absolute(prefix)
         if names.parent(place) == place:
             raise InputError(f"{place}: refusing to delete a whole bucket or disk; name a folder")
-        with told(place):
-            if names.is_remote(place):
-                remote.delete(place, self.options)
-            else:
-                local.delete(place)
+        with in_one_line(place):
+            self._home(place).delete(place)
 
     def tidy(self, prefix: str) -> int:
         """Remove what writers that died left below a local folder; return how many files.
@@ -184,52 +183,37 @@ class Storage:
         Object stores show no part of what was not finished.
         """
         place = names.absolute(prefix)
-        return 0 if names.is_remote(place) else local.tidy(place)
+        return 0 if names.is_remote(place) else disk.tidy(place)
 
     def arrow_filesystem(self, uri: str) -> tuple[Any, str]:
         """Return pyarrow's file system for a name and the path in it; for Ray's own state only."""
-        from satray.storage.arrow import arrow_filesystem
+        from satray.storage.state import state_filesystem
 
         place = names.absolute(uri)
-        with told(place):
-            return arrow_filesystem(place, self.options)
+        with in_one_line(place):
+            return state_filesystem(place, self.options)
 
-    def gdal_env(self) -> contextlib.AbstractContextManager[Any]:
+    def gdal_env(self) -> AbstractContextManager[Any]:
         """Return a `rasterio.Env` in which GDAL opens `/vsis3` by the same endpoint and chain."""
-        from satray.storage.gdal import gdal_env
+        return s3.gdal_env(self.options)
 
-        return gdal_env(self.options)
+    def _home(self, place: str) -> _Home:
+        return Objects(self.options) if names.is_remote(place) else disk
 
-    def _all_below(self, prefix: str) -> Entries:
+    def _walk(self, prefix: str) -> Entries:
         place = names.absolute(prefix)
-        with told(place):
-            found = (
-                remote.walk(place, self.options)
-                if names.is_remote(place)
-                else list(local.walk(place))
-            )
-        return sorted(found, key=lambda entry: entry.key)
+        with in_one_line(place):
+            return sorted(self._home(place).walk(place), key=lambda entry: entry.key)
 
-    def _put(self, source: str, target: str) -> None:
-        with told(target):
+    def _copy(self, source: str, target: str) -> None:
+        self.head(source)
+        with in_one_line(target if names.is_remote(target) else source):
             if names.is_remote(target):
-                remote.upload(source, target, self.options)
+                Objects(self.options).upload(source, target)
             else:
-                local.copy(source, target)
+                disk.write(target, self._home(source).stream(source))
 
-    def _get(self, source: str, target: str) -> None:
-        with told(source):
-            if names.is_remote(source):
-                local.receive(target, lambda: remote.stream(source, self.options))
-            else:
-                local.copy(source, target)
-
-    @staticmethod
-    def _each(move: Any, pairs: Sequence[tuple[str, str]]) -> None:
+    def _copy_all(self, pairs: Sequence[tuple[str, str]]) -> None:
         with ThreadPoolExecutor(_COPIES, thread_name_prefix="copy") as pool:
-            for _ in pool.map(move, *zip(*pairs, strict=True)) if pairs else ():
+            for _ in pool.map(lambda pair: self._copy(*pair), pairs):
                 pass
-
-
-def _hidden(key: str) -> bool:
-    return key.startswith(".") or "/." in key

@@ -1,13 +1,22 @@
-"""What disks and object stores say when something is wrong, told in one line."""
+"""What disks and object stores say when something is wrong, in one line, and trying again."""
 
 import errno
+import random
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
 
 import obstore.exceptions as store_errors
 
 from satray.errors import InputError, SatrayError
+
+T = TypeVar("T")
+
+RETRY_FOR = timedelta(seconds=60)
+"""For how long a request is tried again."""
 
 _CODE = re.compile(r"<Code>\s*([^<]+?)\s*</Code>")
 _STATUS = re.compile(r"status code: (\d{3}) ?([A-Za-z -]*)")
@@ -49,8 +58,8 @@ _DISK = {
 
 
 @contextmanager
-def told(place: str) -> Iterator[None]:
-    """Turn what disk or store raises about a place into `InputError` or `SatrayError`, one line.
+def in_one_line(place: str) -> Iterator[None]:
+    """Turn what a disk or store raises about a place into `InputError` or `SatrayError`.
 
     FileExistsError passes: callers of conditional writes wait for it.
     """
@@ -59,21 +68,29 @@ def told(place: str) -> Iterator[None]:
     except (SatrayError, FileExistsError):
         raise
     except Exception as error:
-        if type(error).__module__.split(".")[0] in ("botocore", "boto3"):
-            raise _of_boto(shown(place), error) from error
-        if isinstance(error, store_errors.BaseError) or _from_obstore(error):
-            raise _of_obstore(shown(place), error) from error
-        if isinstance(error, OSError):
-            raise _of_disk(shown(place), error) from error
-        if isinstance(error, ValueError):  # a path with a NUL byte
-            raise InputError(f"{shown(place)}: {one_line(error)}") from error
-        raise
+        failure = _failure(shown(place), error)
+        if failure is None:
+            raise
+        raise failure from error
 
 
-def passing(error: Exception) -> bool:
-    """Tell whether what obstore raised is the store's or the network's fault, and may pass."""
-    ours = isinstance(error, store_errors.BaseError) or _from_obstore(error)
-    return ours and not isinstance(_of_obstore("", error), InputError)
+def again(do: Callable[[], T], limit: timedelta = RETRY_FOR) -> T:
+    """Do something, with pauses, until it works or fails for good.
+
+    What is the store's or the network's fault may pass: it is tried again until the limit.
+    """
+    end = time.monotonic() + limit.total_seconds()
+    pause = 0.1
+    while True:
+        try:
+            return do()
+        except FileExistsError:  # somebody else has the name
+            raise
+        except Exception as error:
+            if not _may_pass(error) or time.monotonic() > end:
+                raise
+        time.sleep(pause * random.uniform(0.5, 1))
+        pause = min(2 * pause, limit.total_seconds() / 8)
 
 
 def shown(place: str) -> str:
@@ -88,23 +105,29 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _from_obstore(error: Exception) -> bool:
-    """Missing objects are Python's own FileNotFoundError there, without an errno."""
-    return isinstance(error, OSError) and error.errno is None
+def _may_pass(error: Exception) -> bool:
+    of_disk = isinstance(error, OSError) and error.errno is not None
+    failure = error if isinstance(error, SatrayError) else _failure("", error)
+    return not of_disk and type(failure) is SatrayError
 
 
-def _of_disk(place: str, error: OSError) -> SatrayError:
-    reason = _DISK.get(error.errno or 0)
-    if reason is None:
+def _failure(place: str, error: Exception) -> SatrayError | None:
+    """Return what an error means; None for one that is no disk's and no store's."""
+    if type(error).__module__.split(".")[0] in ("botocore", "boto3"):
+        response = getattr(error, "response", None) or {}
+        code = str(response.get("Error", {}).get("Code", ""))
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return _of_response(place, code, status, one_line(error))
+    # Missing objects are Python's own FileNotFoundError in obstore, without an errno.
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.errno in _DISK:
+            return InputError(f"{place}: {_DISK[error.errno]}")
         return SatrayError(f"{place}: {error.strerror or one_line(error)}")
-    return InputError(f"{place}: {reason}")
-
-
-def _of_boto(place: str, error: Exception) -> SatrayError:
-    answer = getattr(error, "response", {})
-    code = str(answer.get("Error", {}).get("Code", ""))
-    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return _of_answer(place, code, status, one_line(error))
+    if isinstance(error, OSError | store_errors.BaseError):
+        return _of_obstore(place, error)
+    if isinstance(error, ValueError):  # a NUL byte in a path, a control character in a key
+        return InputError(f"{place}: {one_line(error)}")
+    return None
 
 
 def _of_obstore(place: str, error: Exception) -> SatrayError:
@@ -112,7 +135,7 @@ def _of_obstore(place: str, error: Exception) -> SatrayError:
     code, status = _CODE.search(text), _STATUS.search(text)
     number = int(status.group(1)) if status else 0
     if code:
-        return _of_answer(place, code.group(1), number, one_line(error))
+        return _of_response(place, code.group(1), number, one_line(error))
     if isinstance(error, FileNotFoundError):
         return InputError(f"{place}: does not exist")
     if isinstance(error, store_errors.PermissionDeniedError | store_errors.UnauthenticatedError):
@@ -126,10 +149,10 @@ def _of_obstore(place: str, error: Exception) -> SatrayError:
     if "redirect" in text.lower():
         return InputError(f"{place}: {_ELSEWHERE}")
     said = f"{number} {status.group(2).strip()}" if status else one_line(error)
-    return _of_answer(place, "", number, said)
+    return _of_response(place, "", number, said)
 
 
-def _of_answer(place: str, code: str, status: int, said: str) -> SatrayError:
+def _of_response(place: str, code: str, status: int, said: str) -> SatrayError:
     """Choose by error code, then by HTTP status: 4xx is ours to mend, anything else theirs."""
     if code in _MEANING:
         return InputError(f"{place}: {_MEANING[code]}" + (f" ({code})" if code.isalpha() else ""))

@@ -1,13 +1,14 @@
-"""What the storage room does when a store misbehaves, against a small HTTP server with a script.
+"""What storage does when a store misbehaves.
 
-The scripted server stands in for answers that a healthy store does not give; everything else is
-tested on the real one in test_s3.
+A server with a script stands in for responses that a healthy store does not give; a proxy before a
+real one fails a part of all requests.
 """
 
 import random
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -19,7 +20,7 @@ from satray.config.base import StorageOptions
 from satray.errors import InputError, SatrayError
 from satray.scoring.scenes.opened import open_scene
 from satray.scoring.scenes.scene import made_ref
-from satray.storage import Storage, connect
+from satray.storage import Storage, forget_connections, s3
 
 DATED = {"Last-Modified": "Sun, 22 Nov 2026 04:22:00 GMT", "ETag": '"e"'}
 PAGE = b"""<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated>
@@ -29,11 +30,15 @@ PAGE = b"""<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncate
 
 @dataclass
 class Script:
-    """Answers in order (the last one again and again), and the requests that came."""
+    """Responses in order (the last one again and again), and the requests that came.
+
+    The short listing with which a bucket is opened has its own, and is not counted.
+    """
 
     endpoint: str = ""
     answers: list = field(default_factory=list)
     requests: list = field(default_factory=list)
+    opening: tuple = (200, {}, PAGE)
 
     @property
     def storage(self) -> Storage:
@@ -53,8 +58,11 @@ def script(monkeypatch) -> Iterator[Script]:
 
         def do_GET(self):
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            script.requests.append((self.command, self.path, dict(self.headers)))
             answers = script.answers
+            if "max-keys=1&" in f"{self.path}&":
+                answers = [script.opening]
+            else:
+                script.requests.append((self.command, self.path, dict(self.headers)))
             status, headers, body = answers.pop(0) if len(answers) > 1 else answers[0]
             self.send_response(status)
             headers = {"Content-Length": str(len(body)), **headers}
@@ -85,7 +93,7 @@ def script(monkeypatch) -> Iterator[Script]:
     server.shutdown()
     thread.join()
     server.server_close()
-    connect.forget()
+    forget_connections()
 
 
 def test_hiccups_are_tried_again(script):
@@ -136,11 +144,11 @@ def test_a_conditional_write_that_the_store_refused_to_all_is_tried_again(script
 
 
 @pytest.mark.s3
-def test_a_fifth_of_all_requests_fails(s3, tmp_path):
+def test_a_fifth_of_all_requests_fails(swift, tmp_path):
     """Cut before and after the store acted, 503, half an answer: all that is done is right."""
-    bucket, big = s3.bucket("faults"), tmp_path / "big"
+    bucket, big = swift.bucket("faults"), tmp_path / "big"
     big.write_bytes(random.Random(0).randbytes(20 << 20))
-    with FaultProxy(s3.endpoint, 0.2, seed=3) as proxy:
+    with FaultProxy(swift.endpoint, 0.2, seed=3) as proxy:
         storage = Storage(StorageOptions(endpoint=proxy.endpoint))
         for number in range(8):
             data = random.Random(number).randbytes(20_000)
@@ -178,6 +186,7 @@ def test_windows_of_a_scene_while_a_fifth_of_all_requests_fails(s3, tmp_path):
     assert proxy.faults > 5
 
 
+@pytest.mark.parametrize("at", ["opening", "reading"])
 @pytest.mark.parametrize(
     ("status", "code", "message"),
     [
@@ -189,23 +198,30 @@ def test_windows_of_a_scene_while_a_fifth_of_all_requests_fails(s3, tmp_path):
         (400, "SomethingNew", r"the store refused the request \(SomethingNew\)"),
     ],
 )
-def test_refusals_are_told_in_one_line(script, status, code, message):
+def test_refusals_are_told_in_one_line(script, at, status, code, message):
+    """At once where all of a bucket is concerned; who may not list may read all the same."""
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>a\nb</Message></Error>"
-    script.answers = [(status, {"Content-Type": "application/xml"}, body.encode())]
-    doings = [script.storage.read]
-    if status != 301:  # boto3 goes after the region itself, for ever if nobody names one
-        doings.append(script.storage.list)
-    for do in doings:
+    refusal = (status, {"Content-Type": "application/xml"}, body.encode())
+    script.answers = [refusal if at == "reading" else (200, DATED, b"abc")]
+    script.opening = refusal if at == "opening" else script.opening
+    if (at, code) == ("opening", "AccessDenied"):
+        assert script.storage.read("s3://bucket/x") == b"abc"
+        return
+    for do in (script.storage.read, script.storage.list):
         with pytest.raises(InputError, match=f"^s3://bucket/x: {message}") as caught:
             do("s3://bucket/x")
         assert "\n" not in str(caught.value)
 
 
-def test_a_store_that_stays_broken_is_no_input_error(script, monkeypatch):
-    from datetime import timedelta
+@pytest.mark.parametrize("opening", [(200, {}, b"no XML"), (404, {}, b""), (301, {}, b"")])
+def test_what_can_be_read_need_not_be_listed(script, opening):
+    script.opening, script.answers = opening, [(200, DATED, b"abc")]
+    assert script.unsigned.read("s3://bucket/x") == b"abc"
 
+
+def test_a_store_that_stays_broken_is_no_input_error(script, monkeypatch):
     quick = {"max_retries": 2, "retry_timeout": timedelta(seconds=5)}
-    monkeypatch.setattr(connect, "_RETRY", quick)
+    monkeypatch.setattr(s3, "RETRY", quick)
     script.answers = [(503, {}, b"")]
     with pytest.raises(SatrayError, match="the store failed, after retries: 503") as caught:
         script.storage.read("s3://bucket/x")

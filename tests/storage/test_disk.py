@@ -1,0 +1,235 @@
+"""What is the disk's alone: publishing, links, names that are wrong, what dead writers left."""
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from satray.errors import InputError, SatrayError
+from satray.storage import Storage
+from satray.storage.disk import TEMPORARY
+from satray.storage.temporary import log_folder, machine, process_tag, scratch, user_folder
+
+STORE = Storage()
+OTHERS = f"{'0' * 12}-4711-99"
+
+
+def keys(place) -> list[str]:
+    return [entry.key for entry in STORE.list(str(place))]
+
+
+def test_etag_follows_content_and_time(tmp_path):
+    path = f"{tmp_path}/x"
+    etags = []
+    for data, at in ((b"one", None), (b"one", 1), (b"three", 1)):
+        STORE.write(path, data)
+        if at is not None:
+            os.utime(path, ns=(at, at))
+        etags.append(STORE.head(path).etag)
+        assert STORE.head(path).etag == etags[-1]
+    assert len(set(etags)) == 3
+
+
+def test_links_are_followed_once_and_never_deleted_through(tmp_path):
+    STORE.write(f"{tmp_path}/data/x", b"x")
+    os.symlink(tmp_path / "data", tmp_path / "data" / "circle")
+    os.symlink(tmp_path / "gone", tmp_path / "data" / "dangling")
+    os.mkdir(tmp_path / "top")
+    os.symlink(tmp_path / "data", tmp_path / "top" / "linked")
+    assert keys(tmp_path / "data") == ["x"]
+    assert keys(tmp_path / "top") == ["linked/x"]
+    STORE.delete(f"{tmp_path}/top/linked")
+    assert keys(tmp_path / "data") == ["x"]
+    assert not (tmp_path / "top" / "linked").is_symlink()
+
+
+def test_read_many_can_be_left_early(tmp_path):
+    STORE.write(f"{tmp_path}/x", b"x")
+    asked = []
+
+    def uris():
+        for _ in range(10_000):
+            asked.append(1)
+            yield f"{tmp_path}/x"
+
+    reader = STORE.read_many(uris(), concurrency=4)
+    next(reader)
+    reader.close()
+    assert len(asked) <= 8
+
+
+@pytest.mark.parametrize("cannot", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_disks_without_hard_links(tmp_path, monkeypatch, cannot):
+    """A memory stick, a network share, a mounted bucket: nor can they flush a folder."""
+
+    def refuse(number: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def flush(at: int, real=os.fsync) -> None:
+        return refuse(errno.EINVAL) if os.path.isdir(f"/proc/self/fd/{at}") else real(at)
+
+    monkeypatch.setattr(os, "link", lambda *_: refuse(cannot))
+    monkeypatch.setattr(os, "fsync", flush)
+    STORE.write(f"{tmp_path}/x", b"first", if_absent=True)
+    with pytest.raises(FileExistsError):
+        STORE.write(f"{tmp_path}/x", b"second", if_absent=True)
+    assert STORE.read(f"{tmp_path}/x") == b"first"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_published_files_have_ordinary_permissions(tmp_path):
+    umask = os.umask(0o022)
+    try:
+        STORE.write(f"{tmp_path}/x", b"")
+    finally:
+        os.umask(umask)
+    assert os.stat(tmp_path / "x").st_mode & 0o777 == 0o644
+
+
+def test_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    STORE.write(f"{tmp_path}/x", b"old")
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SatrayError, match=f"{tmp_path}/x: No space left on device") as caught:
+        STORE.write(f"{tmp_path}/x", b"new")
+    assert not isinstance(caught.value, InputError)
+    assert os.listdir(tmp_path) == ["x"]
+    assert STORE.read(f"{tmp_path}/x") == b"old"
+
+
+def test_killed_writer_leaves_nothing_to_see(tmp_path):
+    program = f"""
+        import os, signal
+        from satray.storage import Storage
+        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        Storage().write({str(tmp_path / "out" / "x")!r}, b"data")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = os.listdir(tmp_path / "out")  # the test's own proof that it was in the middle
+    assert left.startswith(TEMPORARY)
+    assert keys(tmp_path / "out") == []
+    assert not STORE.exists(f"{tmp_path}/out/x")
+    with pytest.raises(InputError, match="nothing there to download"):
+        STORE.download(f"{tmp_path}/out", tmp_path / "copy")
+    STORE.delete(f"{tmp_path}/out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("do", "message"),
+    [
+        (lambda at: STORE.read(f"{at}/none"), "{at}/none: does not exist"),
+        (lambda at: STORE.head(f"{at}/none"), "{at}/none: does not exist"),
+        (lambda at: STORE.read(at), "{at}: is a folder, not a file"),
+        (lambda at: STORE.head(at), "{at}: is a folder, not a file"),
+        (
+            lambda at: STORE.write(f"{at}/file/x", b""),
+            "{at}/file/x: a part of this path is a file, not a folder",
+        ),
+        (
+            lambda at: STORE.write(f"{at}/file/x", b"", if_absent=True),
+            "{at}/file/x: a part of this path is a file, not a folder",
+        ),
+        (lambda at: STORE.read(f"{at}/{'n' * 300}"), "too long for this file system"),
+        (lambda at: STORE.read("ftp://host/x"), "ftp:// is not known; accepted: local paths, s3"),
+        (lambda at: STORE.list("s3:///x"), "no bucket is named; accepted: s3://BUCKET/KEY"),
+        (lambda at: STORE.read(f"{at}/a\nb"), r"a\nb': does not exist"),
+        (lambda at: STORE.read(f"{at}/a\0b"), "null byte"),
+    ],
+)
+def test_wrong_names_end_in_one_line(tmp_path, do, message):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        do(tmp_path)
+    assert message.format(at=tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def tag_of_the_dead() -> str:
+    program = "from satray.storage.temporary import process_tag; print(process_tag())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def make(path: Path, days: float = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    at = time.time() - days * 86_400
+    os.utime(path, (at, at))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tag", "days", "goes"),
+    [
+        (tag_of_the_dead, 0, True),
+        (process_tag, 9, False),
+        (lambda: f"{machine()}-{os.getpid()}-1", 0, True),  # the pid is another's now
+        (lambda: OTHERS, 0.5, False),
+        (lambda: OTHERS, 1.5, True),
+        (lambda: "0123456789abcdef", 0.5, False),
+        (lambda: "0123456789abcdef", 1.5, True),
+    ],
+)
+def test_temporary_files_beside_products_go_with_their_makers(tmp_path, tag, days, goes):
+    left = make(tmp_path / "out" / "deep" / f"{TEMPORARY}{tag()}-0123", days)
+    product = make(tmp_path / "out" / "product.tif", 9)
+    elsewhere = make(tmp_path / "elsewhere" / f"{TEMPORARY}{OTHERS}-1", 9)
+    (tmp_path / "out" / "link").symlink_to(tmp_path / "elsewhere")
+    assert STORE.tidy(str(tmp_path / "out")) == int(goes)
+    assert left.exists() is not goes
+    assert product.exists()
+    assert elsewhere.exists()  # links are not followed
+    assert STORE.tidy("s3://bucket/out") == 0
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_a_scratch_folder_goes_with_its_block_or_its_process(temporary):
+    root = user_folder() / "scratch"
+    dead = make(root / f"scene-{tag_of_the_dead()}-1" / "raster.tif").parent
+    living = make(root / f"scene-{process_tag()}-1" / "raster.tif", 9).parent
+    remote = make(root / f"scene-{OTHERS}-1" / "raster.tif").parent
+    with contextlib.suppress(ZeroDivisionError), scratch("scene") as folder:
+        assert not dead.exists()
+        make(folder / "raster.tif")
+        raise ZeroDivisionError
+    assert not folder.exists()
+    assert living.exists()
+    assert remote.exists()
+
+
+def test_the_users_folder_is_nobody_elses(temporary):
+    folder = user_folder()
+    folder.chmod(0o777)
+    assert user_folder().stat().st_mode & 0o777 == 0o700
+    folder.rmdir()
+    (temporary / "trap").mkdir()
+    folder.symlink_to(temporary / "trap")
+    with pytest.raises(PermissionError):
+        user_folder()
+    with scratch("scene") as other:
+        assert other.parent == temporary
+    assert not list((temporary / "trap").iterdir())
+
+
+def test_logs_stay_for_a_day(temporary):
+    young, old = make(log_folder() / "a.log", 0.5), make(log_folder() / "b.log", 1.5)
+    mine = make(log_folder() / f"c-{process_tag()}.log", 1.5)
+    log_folder()
+    assert (young.exists(), old.exists(), mine.exists()) == (True, False, True)
