@@ -91,6 +91,7 @@ def measure(batches: Iterator[int], tiles: int) -> Measured:
 
 def satray_pass(paths: list[str], cache: str | None = None) -> Measured:
     """One pass through the streaming room."""
+    from satray.cluster import Readers
     from satray.config.base import StorageOptions
     from satray.config.train import CacheOptions
     from satray.data.index import IndexMeta, TileIndex
@@ -114,7 +115,7 @@ def satray_pass(paths: list[str], cache: str | None = None) -> Measured:
 
     def run() -> Iterator[int]:
         order = TrainOrder(n, (n,), seed=0, shuffle=True)
-        dataset = tile_dataset(source, order, batch=BATCH, read_tasks=WORKERS)
+        dataset = tile_dataset(source, order, batch=BATCH, readers=Readers(WORKERS))
         tally = StreamTally()
         for batch in batches(dataset, source.shape, source.dtype, batch=BATCH, tally=tally):
             yield len(batch["row"])

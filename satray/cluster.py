@@ -1,14 +1,17 @@
-"""The only place that starts or joins Ray."""
+"""The only place that starts or joins Ray, and what jobs take of it: GPUs, CPUs, readers."""
 
 import contextlib
 import logging
+import math
 import os
 import pickle
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from satray import sessions
 from satray.config.base import Resources
@@ -30,6 +33,14 @@ for _name, _value in (SETTINGS | ({} if "RAY_ADDRESS" in os.environ else LOCAL_S
 import ray  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
+LOCAL = "satray.local"
+"""Resource that marks a Ray which was started for one job, for all of its processes to see."""
+SPARE = 2.0
+"""CPUs that workers leave: Ray Data gives each of two streams what is left, rounded down."""
+LOCAL_READ_CPUS = 0.5
+READERS_OF_A_GPU = 8
+"""Read tasks that feed a fast consumer: it takes 4,000 tiles a second, a reader gives 500."""
+
 
 @contextlib.contextmanager
 def start(
@@ -45,47 +56,50 @@ def start(
     Inside an open session this does nothing, so that one job may call another's work.
 
     Args:
-        resources: checked against what the cluster can ever give.
+        resources: refused at once where a local cluster can never give them.
         dashboard: start it too (Tune's early stopping needs it); local clusters only.
-        num_cpus: logical CPUs of a local cluster; default max(4, cores), since data tasks next
-            to a trainer starve on two.
+        num_cpus: logical CPUs of a local cluster; default: the cores, and `SPARE` for data tasks,
+            which would starve next to a trainer that takes all cores.
         lost: told, from a thread, that a local cluster died (`sessions.guarded`). With it, what
             workers print comes to standard output and error, which are the job's log.
         began: told the folder of a local cluster's session, which goes at the end of a block that
             raised nothing, and else after a day.
 
     Raises:
-        InputError: RAY_ADDRESS cannot be joined, or the cluster is smaller than `resources`.
+        InputError: RAY_ADDRESS cannot be joined, or `resources` are more than a local cluster has.
         SatrayError: a local cluster does not start.
     """
     if ray.is_initialized():
         yield
         return
     logging.getLogger("ray").setLevel(logging.WARNING)
-    common = {"log_to_driver": lost is not None, "logging_level": logging.WARNING}
+    options: dict[str, Any] = {"log_to_driver": lost is not None, "logging_level": logging.WARNING}
     with contextlib.ExitStack() as ends:
         address = os.environ.get("RAY_ADDRESS")
         if address and address != "local":
-            _join(address, common)
+            _join(address, options)
             ends.callback(ray.shutdown)
         else:
-            asked = {"num_cpus": num_cpus or max(4, cores()), "include_dashboard": dashboard}
-            session = ends.enter_context(_local(common | asked))
+            options |= {
+                "num_cpus": num_cpus or cores() + int(SPARE),
+                "include_dashboard": dashboard,
+            }
+            session = ends.enter_context(_local(options | {"resources": {LOCAL: 1.0}}))
             if began is not None:
                 began(session)
             if lost is not None:
                 ends.enter_context(sessions.guarded(session, lost))
-        if resources is not None:
-            require(resources)
+            if resources is not None:
+                _refuse_impossible(resources, resources.workers, 1.0)
         yield
 
 
-def _join(address: str, common: dict[str, Any]) -> None:
+def _join(address: str, options: dict[str, Any]) -> None:
     host, _, port = address.rpartition(":")
     try:
         if port.isdigit() and "/" not in host:  # Ray itself asks for minutes where nobody answers
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        ray.init(address=address, **common)
+        ray.init(address=address, **options)
     except Exception as error:  # it is told apart by text only
         ray.shutdown()
         raise InputError(
@@ -95,28 +109,29 @@ def _join(address: str, common: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _local(asked: dict[str, Any]) -> Iterator[str]:
+def _local(options: dict[str, Any]) -> Iterator[str]:
     """Start a local cluster and yield the folder of its session."""
     root = sessions.session_root()
     sessions.give_token()
     with sessions.spilling(root) as spill:
         # "local", or Ray would join, against these arguments, whatever `ray start` left behind.
-        asked |= {"address": "local", "_temp_dir": str(root), "object_spilling_directory": spill}
-        try:
-            session = _init(asked)
-        except Exception as first:  # of any kind: a crowded machine makes it late everywhere
-            _log.warning("Ray did not start, one more try: %s", first)
-            ray.shutdown()
-            sessions.end_own(root)
+        options |= {"address": "local", "_temp_dir": str(root), "object_spilling_directory": spill}
+        for again in (True, False):  # a crowded machine makes it late everywhere
             try:
-                session = _init(asked)
+                context: Any = ray.init(**options)
+                break
             except Exception as error:
                 ray.shutdown()
+                if again:
+                    _log.warning("Ray did not start, one more try: %s", error)
+                    sessions.end_own(root)
+                    continue
                 raise SatrayError(
                     f"Ray did not start, twice ({_last_line(error)}); where the machine is crowded "
                     "(memory, processes), give the command again later; where an address is "
                     f"refused, look at its firewall; Ray's logs: {root}"
                 ) from error
+        session = str(context.address_info["session_dir"])
         try:
             yield session
         except Exception:
@@ -127,55 +142,147 @@ def _local(asked: dict[str, Any]) -> Iterator[str]:
         shutil.rmtree(session, ignore_errors=True)  # where nothing was raised
 
 
-def _init(asked: dict[str, Any]) -> str:
-    context: Any = ray.init(**asked)
-    return str(context.address_info["session_dir"])
+# What a job takes
 
 
-def require(resources: Resources) -> None:
-    """Refuse a request that the cluster can never meet: Ray itself would wait for ever.
+@dataclass(frozen=True)
+class Readers:
+    """Tasks that read and decode tiles."""
+
+    at_once: int | None
+    """Most at once; None: Ray Data starts as many as their consumers take and CPUs are free."""
+    cpus: float = LOCAL_READ_CPUS
+    """CPUs that each asks for."""
+
+    @property
+    def expected(self) -> int:
+        """How many to cut the work for."""
+        return self.at_once or READERS_OF_A_GPU
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What a job's train workers or scoring actors get."""
+
+    count: int
+    """How many."""
+    gpu: bool
+    """Whether each has a GPU, or a share of one."""
+    cpus: int
+    """CPUs that each asks for; without a GPU, the threads that it computes with."""
+    readers: Readers
+    """What reads for them."""
+    gpu_share: float = 1.0
+    """Of a GPU, where they have any."""
+
+    @property
+    def each(self) -> dict[str, float]:
+        """Resources of one, in Ray's words."""
+        return {"CPU": float(self.cpus)} | ({"GPU": self.gpu_share} if self.gpu else {})
+
+
+def readers_of(
+    wanted: int | Literal["auto"], *, local: bool, cpus: float, busy: float, cores: int
+) -> Readers:
+    """The rule of `resources.read_tasks`.
+
+    On a cluster no figure bounds them: Ray Data holds them back where their consumers are fed, and
+    nodes may still come. One machine's cores decode no faster for more processes than cores.
+
+    Args:
+        wanted: the key.
+        local: whether Ray was started for this job alone.
+        cpus: logical CPUs of that Ray.
+        busy: those that consumers hold.
+        cores: of this machine.
+    """
+    if not local:
+        return Readers(None if wanted == "auto" else wanted, 1.0)
+    free = max(1, int((cpus - busy) / LOCAL_READ_CPUS))
+    return Readers(min(free, max(2, cores)) if wanted == "auto" else wanted)
+
+
+def readers(resources: Resources, busy: float = 0.0) -> Readers:
+    """What reads tiles for a job. Ray is up.
+
+    Args:
+        resources: what the job asks for.
+        busy: CPUs that its workers or actors hold.
+    """
+    cpus = ray.cluster_resources().get("CPU", 0.0)
+    return readers_of(resources.read_tasks, local=is_local(), cpus=cpus, busy=busy, cores=cores())
+
+
+def cpus_of(nodes: Sequence[float], count: int) -> int:
+    """Most CPUs that each of `count` workers can hold: they fit on the nodes, and `SPARE` is left.
+
+    Args:
+        nodes: CPUs of each node.
+        count: workers.
+    """
+    most = int((sum(nodes) - SPARE) // count)
+    fitting = (n for n in range(most, 1, -1) if sum(int(node // n) for node in nodes) >= count)
+    return next(fitting, 1)
+
+
+def allot(
+    resources: Resources,
+    say: Callable[[str], None] = _log.info,
+    *,
+    count: int | None = None,
+    gpu_share: float = 1.0,
+) -> Workers:
+    """Decide what each worker gets; what a cluster lacks is asked for and waited for. Ray is up.
+
+    Args:
+        resources: what the job asks for.
+        say: told what is waited for, and what was taken where the key leaves it open.
+        count: workers, where it is not `resources.workers`.
+        gpu_share: of a GPU that each takes.
 
     Raises:
-        InputError: more workers than CPUs or GPUs, or GPUs asked for where there are none.
+        InputError: a local Ray can never give it.
+        SatrayError: it did not come within `resources.wait`.
     """
-    total = ray.cluster_resources()
-    gpus, cpus = total.get("GPU", 0.0), total.get("CPU", 0.0)
-    if resources.gpus == "yes" and gpus == 0:
-        raise InputError("resources.gpus=yes: the cluster has no GPU; accepted: auto, no")
-    if use_gpus(resources) and resources.workers > gpus:
-        raise InputError(
-            f"resources.workers={resources.workers}: more than the cluster's GPUs, {gpus:g}; "
-            f"accepted: at most {gpus:g}, or resources.gpus=no"
-        )
-    # A head alone has no CPUs; its workers are still to come.
-    if cpus > 0 and resources.workers > cpus - 1:
-        raise InputError(
-            f"resources.workers={resources.workers}: the cluster has {cpus:g} CPUs, a worker takes "
-            f"one and reading tiles another; accepted: at most {max(0, int(cpus) - 1)}"
-        )
+    count = count or resources.workers
+    gpu = use_gpus(resources, say)
+    if is_local():
+        _refuse_impossible(resources, count, gpu_share)
+    else:
+        wanted = {"CPU": count} | ({"GPU": _gpus(count, gpu_share)} if gpu else {})
+        each = {"CPU": 1.0} | ({"GPU": gpu_share} if gpu else {})
+        _await(wanted, [each] * count, resources.wait, say)
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    cpus = 1 if gpu else cpus_of(nodes, count)
+    cpus = min(cpus, cores()) if is_local() else cpus
+    return Workers(count, gpu, cpus, readers(resources, busy=count * cpus), gpu_share)
 
 
-def has_gpu() -> bool:
-    """Whether any node of the cluster has a GPU."""
-    return bool(ray.cluster_resources().get("GPU", 0.0) > 0)
+def use_gpus(resources: Resources, say: Callable[[str], None] = _log.info) -> bool:
+    """Whether workers get GPUs: as asked, or where the cluster has them or can start some.
+
+    Args:
+        resources: what the job asks for.
+        say: told what was taken where the key leaves it open and no GPU is up.
+    """
+    if resources.gpus != "auto":
+        return resources.gpus == "yes"
+    if _total("GPU") > 0 or is_local():
+        return _total("GPU") > 0
+    gpu = _can_start([{"GPU": 1.0}])
+    found = "a GPU, which the cluster can start" if gpu else "CPUs: the cluster can start no GPU"
+    say(f"resources.gpus=auto: no GPU is up; taking {found}")
+    return gpu
 
 
-def has_dashboard() -> bool:
-    """Whether the cluster has a dashboard, which answers what runs on it."""
-    return bool(ray._private.worker.get_dashboard_url())
+def is_local() -> bool:
+    """Whether Ray was started for this job alone; seen from all of its processes."""
+    return LOCAL in ray.cluster_resources()
 
 
-def gpu_types() -> list[str]:
-    """Models of the cluster's accelerators by Ray's names (`H100`); none where it knows none."""
-    mark = "accelerator_type:"
-    return sorted(
-        name.removeprefix(mark) for name in ray.cluster_resources() if name.startswith(mark)
-    )
-
-
-def use_gpus(resources: Resources) -> bool:
-    """Whether workers get a GPU each."""
-    return resources.gpus == "yes" or (resources.gpus == "auto" and has_gpu())
+def spans_machines() -> bool:
+    """Whether work may run on another machine than the driver's, now or once nodes are started."""
+    return node_count() > 1 or (not is_local() and _can_start([{"CPU": 0.001}] * 2))
 
 
 def node_count() -> int:
@@ -183,44 +290,148 @@ def node_count() -> int:
     return len([node for node in ray.nodes() if node["Alive"]])
 
 
+def has_dashboard() -> bool:
+    """Whether the cluster has a dashboard, which answers what runs on it."""
+    return bool(ray._private.worker.get_dashboard_url())  # Ray 2.60 tells it nowhere else
+
+
+def gpu_types() -> list[str]:
+    """Models of the cluster's accelerators by Ray's names (`H100`); none where it knows none."""
+    mark = "accelerator_type:"
+    names = ray.cluster_resources()
+    return sorted(name.removeprefix(mark) for name in names if name.startswith(mark))
+
+
 def cores() -> int:
     """Cores that this process may use; fewer than the machine's in many containers."""
     return len(os.sched_getaffinity(0))
 
 
-def threads_per_worker(workers: int) -> int:
-    """Threads for `torch.set_num_threads` in each of `workers` processes of the calling node.
-
-    Ray sets one thread a worker, which leaves the other cores idle.
-    """
-    return max(1, cores() // max(1, workers))
-
-
-def use_threads(workers: int) -> None:
-    """Have torch use this process's share of its node's cores, and no denormals.
-
-    Args:
-        workers: processes of the node that compute at once.
-    """
+def use_threads(count: int) -> None:
+    """Have torch compute with as many threads as CPUs were asked for, and without denormals."""
     import torch
 
-    torch.set_num_threads(threads_per_worker(workers))
+    torch.set_num_threads(max(1, min(count, cores())))
     torch.set_flush_denormal(True)  # networks make denormals, and CPUs crawl over them
 
 
-def run_once(function: Callable[..., T], *args: Any, gpu: bool = False) -> T:
-    """Call a function on a worker, with a GPU or on all cores of its node, and wait for it.
+def _gpus(workers: int, share: float) -> int:
+    """GPUs that so many workers take: a share never spans two."""
+    return math.ceil(workers / math.floor(1 / share + 1e-9))
+
+
+def _refuse_impossible(resources: Resources, workers: int, gpu_share: float) -> None:
+    gpus, cpus = _total("GPU"), _total("CPU")
+    if use_gpus(resources):
+        if gpus == 0:
+            raise InputError("resources.gpus=yes: this machine has no GPU; accepted: auto, no")
+        if _gpus(workers, gpu_share) > gpus:
+            raise InputError(
+                f"resources.workers={workers}: more than the GPUs of this machine, {gpus:g}; "
+                f"accepted: at most {gpus:g}, or resources.gpus=no"
+            )
+    if workers > cpus - 1:
+        raise InputError(
+            f"resources.workers={workers}: Ray has {cpus:g} CPUs here, a worker takes one and "
+            f"reading tiles another; accepted: at most {int(cpus) - 1}"
+        )
+
+
+def _await(
+    wanted: dict[str, int],
+    bundles: list[dict[str, float]],
+    minutes: float,
+    say: Callable[[str], None],
+) -> None:
+    """Wait until the cluster has what is wanted; `bundles` ask its autoscaler for it."""
+
+    def lacking() -> str:
+        short = {name: count for name, count in wanted.items() if _total(name) < count}
+        return " and ".join(f"{n} {name}s (it has {_total(name):g})" for name, n in short.items())
+
+    if not (line := lacking()):
+        return
+    say(f"waiting for the cluster to have {line}, {minutes:g} minutes at most (resources.wait)")
+    begun = time.monotonic()
+    with _asking(bundles, "PACK"):
+        while line := lacking():
+            if time.monotonic() - begun > 60 * minutes:
+                raise SatrayError(
+                    f"resources.wait={minutes:g}: the cluster still lacks {line}; more nodes, "
+                    "fewer resources.workers or resources.gpus=no may help"
+                )
+            time.sleep(1.0)
+    say(f"the cluster has them after {time.monotonic() - begun:.0f} s")
+
+
+@contextlib.contextmanager
+def _asking(bundles: list[dict[str, float]], strategy: str) -> Iterator[Any]:
+    """Ask for resources within the block, and not beyond this driver's life.
+
+    `request_resources` would outlive a driver that is killed, and so would its nodes.
+    """
+    group = ray.util.placement_group(bundles, strategy=strategy)
+    try:
+        yield group
+    finally:
+        ray.util.remove_placement_group(group)
+
+
+def _can_start(bundles: list[dict[str, float]], seconds: float = 60.0) -> bool:
+    """Whether the cluster has, or has node types for, these bundles on a node each.
+
+    Its autoscaler (version 2: of `ray up` and KubeRay) is asked, and says what it cannot do. In
+    Ray 2.60 neither its node types nor that verdict is public; these private names tell the latter.
+    Where there is none, nothing can be started.
+    """
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated import autoscaler_pb2
+
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+
+    def status() -> Any:
+        reply: Any = autoscaler_pb2.GetClusterStatusReply()  # type: ignore[attr-defined]
+        reply.ParseFromString(client.get_cluster_status(timeout_s=10))
+        return reply
+
+    with _asking(bundles, "STRICT_SPREAD") as group:
+        asked = status().cluster_resource_state.cluster_resource_state_version
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            found = status().autoscaling_state
+            seen = found.last_seen_cluster_resource_state_version
+            if seen == 0:
+                return False
+            if seen > asked:
+                refused = [gang.details for gang in found.infeasible_gang_resource_requests]
+                return not any(group.id.hex() in details for details in refused)
+            time.sleep(0.5)
+    return False
+
+
+def _total(resource: str) -> float:
+    return float(ray.cluster_resources().get(resource, 0.0))
+
+
+# Calls and messages
+
+
+def run_once(function: Callable[..., T], *args: Any, workers: Workers | None = None) -> T:
+    """Call a function on a worker and wait for it.
 
     Args:
         function: what to call; it travels by name, so it must be importable there.
         args: what it is given; they are pickled.
-        gpu: whether it gets a GPU; else it gets a CPU to Ray's mind, and torch all cores.
+        workers: what it gets (`allot`, a count of one); default: CPUs.
 
     Raises:
         SatrayError: what the function raised, as it was; or why the worker died, in one line.
     """
-    remote: Any = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0)(_with_threads)
-    reference = remote.remote(function, args, gpu)
+    workers = workers or allot(Resources(gpus="no"))
+    remote: Any = ray.remote(_computing).options(
+        num_cpus=workers.cpus, num_gpus=workers.gpu_share if workers.gpu else 0
+    )
+    reference = remote.remote(function, args, 0 if workers.gpu else workers.cpus)
     try:
         found: T = ray.get(reference)
         return found
@@ -235,9 +446,9 @@ def run_once(function: Callable[..., T], *args: Any, gpu: bool = False) -> T:
         raise
 
 
-def _with_threads(function: Callable[..., T], args: tuple[Any, ...], gpu: bool) -> T:
-    if not gpu:
-        use_threads(1)
+def _computing(function: Callable[..., T], args: tuple[Any, ...], threads: int) -> T:
+    if threads:
+        use_threads(threads)
     return function(*args)
 
 
@@ -323,8 +534,3 @@ class ProgressChannel:
         finally:
             stop.set()
             thread.join(timeout=60)
-
-
-def progress_channel() -> ProgressChannel:
-    """Open a channel for progress messages."""
-    return ProgressChannel()

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from inline_blocks import row_of
 from rasterio.transform import Affine
 from scoring.dense import dense_material
 from scoring_material import make_peaked, write_tile
 
+from satray.block_pool import rows_of as rows_of_block
 from satray.config.score import ScoreRecipe
 from satray.models.bundle import BundleSpec, bundle_files
 from satray.models.geometry import probe_grid
@@ -145,7 +145,7 @@ class Inline:
     def __call__(self, name: str, blocks: Any, pool: Any, make: Callable[[], Any]) -> Iterator[Any]:
         work = make()
         for block in blocks:
-            row = row_of(block.read())
+            (row,) = rows_of_block(block.read())
             if self.before is not None:
                 job, unit = pickle.loads(row["unit"])
                 self.before(job.number, unit)

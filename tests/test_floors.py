@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = (
     {"errors", "config", "storage"},
-    {"runs", "cluster", "sessions"},
+    {"runs", "cluster", "sessions", "block_pool"},
     {"models", "data", "report", "metrics"},  # the last two take plain arrays
     {"training"},
     {"sweep", "scoring", "demo", "classifier"},
@@ -29,7 +29,7 @@ SHARED = {("models", "satray.data.bands"), ("models", "satray.data.index")}
 RAY_FILES = {
     "satray.cluster",
     "satray.data.stream",
-    "satray.data.block_pool",
+    "satray.block_pool",
     "satray.data.pipeline",
     "satray.training.workers.halt",
     "satray.training.workers.launch",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 
@@ -100,9 +100,26 @@ class Resources(Section):
         "RAY_ADDRESS names a cluster",
         identity=False,
     )
-    read_tasks: int = key(
-        2, "tasks that read and decode tiles at once, half a CPU each", identity=False, ge=1
+    read_tasks: Literal["auto"] | int = key(
+        "auto",
+        "tasks that read and decode tiles at once, on a cluster a CPU each, else half of one; "
+        "auto: as many as their consumers need and there are CPUs for",
+        identity=False,
     )
+    wait: float = key(
+        30.0,
+        "how long to wait for what a cluster lacks yet (nodes that it starts, say)",
+        unit="minutes",
+        identity=False,
+        ge=0,
+    )
+
+    @field_validator("read_tasks")
+    @classmethod
+    def _some_read(cls, value: str | int) -> str | int:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"found {value}; accepted: 1 or more, or auto")
+        return value
 
 
 class Recipe(Section):

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
+from satray.cluster import Readers
 from satray.data.pages import PagesKey
 from satray.data.probe import Probed, probe
 from satray.storage import Storage
@@ -21,7 +22,7 @@ def probe_all(
     bands: tuple[str, ...] | None,
     pages: PagesKey,
     tiles_per_task: int,
-    read_tasks: int,
+    readers: Readers,
     worlds: Sequence[str | None] = (),
 ) -> Iterator[Probed]:
     """Probe all tiles; yields what each task found, as tasks end.
@@ -34,11 +35,11 @@ def probe_all(
         bands: the recipe's band names, or None.
         pages: which pages of a TIFF are bands.
         tiles_per_task: most tiles of a task; fewer where there would be idle tasks.
-        read_tasks: tasks at once, half a CPU each.
+        readers: tasks at once (`cluster.readers`).
         worlds: where the world file beside each tile is; empty: nowhere.
     """
     # blocks are given, not guessed: Ray makes one block of a small table whatever it is asked
-    size = max(1, min(tiles_per_task, -(-len(uris) // (4 * read_tasks))))
+    size = max(1, min(tiles_per_task, -(-len(uris) // (4 * readers.expected))))
     beside = worlds or [None] * len(uris)
     blocks = [
         pa.table(
@@ -64,8 +65,8 @@ def probe_all(
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        num_cpus=0.5,
-        compute=ray.data.TaskPoolStrategy(size=read_tasks),
+        num_cpus=readers.cpus,
+        compute=ray.data.TaskPoolStrategy(size=readers.at_once),
     )
     batch: Any
     for batch in found.iter_batches(batch_size=None, batch_format="pyarrow"):

@@ -97,7 +97,7 @@ def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
     lines.append(
         f"one read of each: {len(found.entries):,} requests, "
         f"{size_text(sum(entry.size for entry in found.entries))}, about {tasks:,} tasks, "
-        f"{recipe.resources.read_tasks} at once"
+        f"read_tasks={recipe.resources.read_tasks}"
     )
     return lines
 
@@ -182,6 +182,7 @@ def _look(uris: Sequence[str], found: Survey, recipe: PrepareRecipe, storage: St
 
 
 def _probe(found: Survey, recipe: PrepareRecipe, run: Run) -> Probed:
+    from satray import cluster
     from satray.data.pipeline import probe_all  # Ray takes a second to import
 
     parts: list[Probed] = []
@@ -196,7 +197,7 @@ def _probe(found: Survey, recipe: PrepareRecipe, run: Run) -> Probed:
         bands=recipe.bands,
         pages=recipe.pages,
         tiles_per_task=recipe.tiles_per_task,
-        read_tasks=recipe.resources.read_tasks,
+        readers=cluster.readers(recipe.resources),
         worlds=found.worlds,
     ):
         parts.append(part)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from satray.cluster import Readers
 from satray.data.order import Order, copies, falling_chunks
 from satray.data.read import Batch, TileSource, errors_of, read_blocks, tile_source, to_torch
 
@@ -111,7 +112,7 @@ def tile_dataset(
     *,
     batch: int,
     workers: int = 1,
-    read_tasks: int = 2,
+    readers: Readers | None = None,
     start: int = 0,
     deterministic: bool = False,
 ) -> Any:
@@ -122,17 +123,18 @@ def tile_dataset(
         order: which rows, in which order, at each pseudo-epoch.
         batch: tiles a step of one worker.
         workers: workers that the stream is divided among.
-        read_tasks: tasks that read at once.
+        readers: tasks that read at once (`cluster.readers`); default two.
         start: pseudo-epoch of the first iteration.
         deterministic: keep the order, with one worker's batch a block.
     """
+    readers = readers or Readers(2)
     total = len(order.rows(start))
     block = batch if deterministic else block_tiles(source.tile_bytes, batch, total, workers)
     dataset = ray.data.read_datasource(
-        TileDatasource(source, order, block, read_tasks, TASK_TILES, start),
+        TileDatasource(source, order, block, readers.expected, TASK_TILES, start),
         override_num_blocks=1,  # the source itself says how many; Ray shall not split further
-        num_cpus=0.5,
-        concurrency=read_tasks,
+        num_cpus=readers.cpus,
+        concurrency=readers.at_once,
     )
     context = dataset.context
     context.execution_options.preserve_order = deterministic

@@ -105,6 +105,7 @@ def score_tiles(
         symmetries: `d4` averages over the eight symmetries of each tile; `none` does not.
         fresh: score every block now, with the libraries, device and files of now.
     """
+    from satray import cluster
     from satray.models.bundle import load_bundle
     from satray.scoring.pipeline import ActorTask, run_blocks
 
@@ -134,7 +135,8 @@ def score_tiles(
         run.begin_writing()  # the actors write maps
         tally = _Tally(run, sum(len(blocks.rows(number)) for number in todo))
         with run.activity("scoring"):
-            run_blocks(tiles.table, wanted, todo, task, resources, tally.add)
+            workers = cluster.allot(resources, run.say)
+            run_blocks(tiles.table, wanted, todo, task, workers, tally.add)
         tally.end()
     with run.activity("merging"):
         return merge(run, blocks, layout, each)

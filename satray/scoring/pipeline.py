@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from satray import cluster
-from satray.config.base import Resources
-from satray.data.block_pool import BlockRead, Pool, Report, Row, held, through_actors
+from satray.block_pool import BlockRead, Report, Row, held, through_actors
 from satray.errors import InputError
 from satray.scoring.blocks import Blocks
 from satray.scoring.predictions import Layout
@@ -54,7 +53,7 @@ def run_blocks(
     wanted: Wanted,
     todo: Sequence[int],
     task: ActorTask,
-    resources: Resources,
+    workers: cluster.Workers,
     report: Callable[[Report], None],
 ) -> None:
     """Score blocks and wait for all of them.
@@ -64,22 +63,20 @@ def run_blocks(
         wanted: what the bundle wants of a tile.
         todo: numbers of the blocks to score.
         task: for the actors.
-        resources: actors, read tasks, GPUs.
+        workers: the actors, and what reads for them.
         report: called with each finished block's: counts, bytes fetched, seconds by activity.
 
     Raises:
         SatrayError: what ended a task or an actor for good, in one line.
     """
-    gpu = cluster.use_gpus(resources)
     reads = []
     for number in todo:
         rows = task.blocks.rows(number)
         some = tiles.take(pa.array(np.asarray(rows)))
         read = functools.partial(_read, number, some, wanted, task.storage)
         reads.append(BlockRead(read, len(rows) * wanted.tile_bytes))
-    actors = max(1, min(resources.workers, len(todo)))
-    pool = Pool(actors, gpu, resources.read_tasks)
-    for told in through_actors("scoring", reads, pool, functools.partial(_Work, task, gpu)):
+    make = functools.partial(_Work, task, workers.gpu)
+    for told in through_actors("scoring", reads, workers, make):
         report(told)
 
 

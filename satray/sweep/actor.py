@@ -24,6 +24,7 @@ from satray.sweep.trials import trial_recipe
 from satray.training.plan.setup import Setup, Tiles, set_up
 
 if TYPE_CHECKING:
+    from satray.cluster import Workers
     from satray.config.train import TrainRecipe
     from satray.sweep.feature_table import Features, FeatureTable
 
@@ -54,6 +55,8 @@ class Work:
     """Tell of each evaluation by itself, since it may be the trial's last."""
     threads: int
     """Threads of a trial that trains its head."""
+    workers: Workers
+    """What those of a trial that trains its backbone get."""
 
 
 class Training(Protocol):
@@ -186,7 +189,7 @@ class Session:
         else:
             setup = measure.complete(setup, run)
             weights = initial.stage(setup, run)
-        return BackboneTrial(setup, run, weights, work.recipe.gpu_share)
+        return BackboneTrial(setup, run, weights, work.workers)
 
     def _open_head(
         self, recipe: TrainRecipe, ground: Ground, table: FeatureTable, folder: str

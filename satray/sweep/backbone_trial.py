@@ -10,6 +10,7 @@ import queue
 import threading
 from typing import Any
 
+from satray.cluster import Workers
 from satray.errors import TrainingError
 from satray.runs.run import Run
 from satray.training.plan.setup import Setup
@@ -26,14 +27,14 @@ STOPPING = 60.0
 class BackboneTrial:
     """A network in training."""
 
-    def __init__(self, setup: Setup, run: Run, weights: str, gpu_share: float) -> None:
+    def __init__(self, setup: Setup, run: Run, weights: str, workers: Workers) -> None:
         """Begin, or go on from the trial's checkpoints.
 
         Args:
             setup: the trial, resolved.
             run: the trial's own; checkpoints lie below its state.
             weights: URI of the network's first weights.
-            gpu_share: share of a GPU that each worker takes.
+            workers: what its workers get.
         """
         self._plan = setup.plan
         self._halt = Halt()
@@ -49,7 +50,7 @@ class BackboneTrial:
 
         def work() -> None:
             try:
-                fit(setup, run, weights, listen, gpu_share, self._halt)
+                fit(setup, run, weights, listen, workers, self._halt)
                 self._put_history(run)  # should a message have been lost with its worker
                 self._rows.put(None)
             except Exception as error:  # a trial that fails is a row of the leaderboard

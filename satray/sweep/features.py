@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray
 
 from satray import cluster
-from satray.data.block_pool import READ_CPUS, BlockRead, Pool, Report, Row, held, through_actors
+from satray.block_pool import BlockRead, Report, Row, held, through_actors
 from satray.data.cache import cache_lines
 from satray.data.read import TileSource, read_blocks, tile_source
 from satray.errors import InputError
@@ -107,13 +107,13 @@ def _extract(setup: Setup, run: Run, weights: str, spec: FeatureSpec, uri: str) 
         run.say(line)
     blocks = spec.blocks(source.tile_bytes)
     todo = missing(blocks, [entry.key for entry in storage.list(uri)])
-    gpu = cluster.use_gpus(recipe.resources)
+    gpu = cluster.use_gpus(recipe.resources, run.say)
     actors = max(1, min(_most_actors(gpu), len(todo)))
+    workers = cluster.allot(recipe.resources, run.say, count=actors)
     task = ExtractTask(
         setup.without_table(), weights, spec, uri, storage, source.shape, source.dtype, gpu
     )
     reads = [_block_read(block, sources[block.split]) for block in todo]
-    pool = Pool(actors, gpu, recipe.resources.read_tasks)
     images = sum(len(block) * spec.views_in(block.split) for block in todo)
     run.say(
         f"features {spec.key}: {sum(spec.tiles):,} tiles, {spec.views} views of each train tile; "
@@ -122,7 +122,7 @@ def _extract(setup: Setup, run: Run, weights: str, spec: FeatureSpec, uri: str) 
     )
     reports = []
     done = 0
-    for report in through_actors("features", reads, pool, functools.partial(_Work, task)):
+    for report in through_actors("features", reads, workers, functools.partial(_Work, task)):
         reports.append(report)
         done += report["tiles"] * spec.views_in(report["file"].partition("-")[0])
         rate = done / (time.perf_counter() - begun)
@@ -137,23 +137,23 @@ def _extract(setup: Setup, run: Run, weights: str, spec: FeatureSpec, uri: str) 
 def _most_actors(gpu: bool) -> int:
     """One a GPU of the cluster; or one a node that has CPUs to give, which takes all its cores.
 
-    Each holds a CPU, and one share is left to read tasks, without which actors would wait for ever.
+    Each holds a CPU, and one is left to read tasks, without which actors would wait for ever.
 
     Raises:
         InputError: that is none.
     """
     there = ray.cluster_resources()
     cpus = there.get("CPU", 0)
-    if int(cpus - READ_CPUS) < 1:
+    if int(cpus - 1) < 1:
         raise InputError(
-            f"features: found {cpus:g} CPUs; accepted: {1 + READ_CPUS:g} or more, one for an actor "
-            f"and {READ_CPUS:g} to read tiles"
+            f"features: found {cpus:g} CPUs; accepted: 2 or more, one for an actor "
+            "and one to read tiles"
         )
     if gpu:
         most = int(there.get("GPU", 1))
     else:
         most = sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
-    return min(most, int(cpus - READ_CPUS))
+    return min(most, int(cpus - 1))
 
 
 def _block_read(block: FeatureBlock, source: TileSource) -> BlockRead:

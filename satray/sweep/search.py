@@ -126,35 +126,45 @@ def search(sweep: Sweep, run: Run) -> Found:
         records.values(),
         kinds={} if sweep.optuna else kinds,
     )
-    at_once = trials_at_once(sweep)
-    work = _work(sweep, run, laid, at_once["head"])
+    at_once = trials_at_once(sweep, run)
+    work = _work(sweep, run, laid, at_once)
     _run_all(_Office(sweep, run, laid, listed, ledger, board, work), at_once)
     ended = {record.id: record for record in board.records}
     return Found(sweep, ended, laid, work, planned, at_once, tested)
 
 
-def trials_at_once(sweep: Sweep) -> dict[Regime, int]:
+def trials_at_once(sweep: Sweep, run: Run) -> dict[Regime, int]:
     """Regime -> trials at a time on the cluster. Ray is up."""
-    recipe, there = sweep.recipe, tuner.available()
+    recipe = sweep.recipe
+    workers = cluster.allot(recipe.resources, run.say, gpu_share=recipe.gpu_share)
+    there = tuner.available()
     wanted = None if recipe.concurrent == "auto" else recipe.concurrent
-    demand = Demand(recipe.resources.workers, cluster.use_gpus(recipe.resources), recipe.gpu_share)
+    demand = Demand(workers.count, workers.gpu, recipe.gpu_share)
     return {
         "head": heads_at_once(there, wanted),
         "backbone": backbones_at_once(there, demand, wanted),
     }
 
 
-def _work(sweep: Sweep, run: Run, laid: Laid, heads: int) -> Work:
+def _work(sweep: Sweep, run: Run, laid: Laid, at_once: Mapping[Regime, int]) -> Work:
+    recipe = sweep.recipe
+    all_of_them = cluster.allot(
+        recipe.resources,
+        run.say,
+        count=recipe.resources.workers * at_once["backbone"],
+        gpu_share=recipe.gpu_share,
+    )
     return Work(
-        recipe=sweep.recipe,
+        recipe=recipe,
         tiles=sweep.tiles,
         storage=run.storage,
         state=run.state,
         run_id=run.run_id,
         metric=sweep.metric,
         grounds=laid.grounds,
-        one_by_one=sweep.recipe.stop.name != "none",
-        threads=cluster.threads_per_worker(heads),
+        one_by_one=recipe.stop.name != "none",
+        threads=1,  # the CPU that each asks for
+        workers=replace(all_of_them, count=recipe.resources.workers),
     )
 
 

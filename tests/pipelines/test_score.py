@@ -86,6 +86,7 @@ def inline(monkeypatch) -> Iterator[None]:
     import torch
 
     monkeypatch.setattr(pipeline, "through_actors", inline_blocks.through_actors)
+    monkeypatch.setattr("satray.cluster.allot", inline_blocks.allot)
     threads = torch.get_num_threads()
     cluster.use_threads(1)
     yield

@@ -38,6 +38,7 @@ def scored(tmp_path, monkeypatch) -> list[list[int]]:
 
     monkeypatch.setattr(pipeline, "run_blocks", run_blocks)
     monkeypatch.setattr(pipeline, "through_actors", inline_blocks.through_actors)
+    monkeypatch.setattr("satray.cluster.allot", inline_blocks.allot)
     monkeypatch.setattr(Figure, "savefig", save_nothing)
     monkeypatch.setattr("satray.scoring.blocks.BLOCK_TILES", 3)
     return told

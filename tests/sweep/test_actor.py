@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from inline_blocks import WORKERS
 from sweep_material import MAP, tune
 
 from satray.errors import SatrayError, TrainingError
@@ -36,7 +37,7 @@ def row(samples, value, seconds=0.25):
 
 
 def session(monkeypatch, *trainings, one_by_one=False):
-    work = Work(tune(), None, None, "/state", "0" * 12, MAP, {}, one_by_one, 1)
+    work = Work(tune(), None, None, "/state", "0" * 12, MAP, {}, one_by_one, 1, WORKERS)
     waiting = list(trainings)
 
     def opened(self, job):

@@ -5,6 +5,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from inline_blocks import WORKERS
 from training.small_archive import generate, make_recipe, make_run
 
 from satray.errors import TrainingError
@@ -26,7 +27,7 @@ def begin(setup, tmp_path, monkeypatch):
         """`play(listen, halt)` is what `fit` does; `history` what checkpoints hold then."""
         kept = list(history)
 
-        def fit(setup, run, weights, listen, gpu_share, halt):
+        def fit(setup, run, weights, listen, workers, halt):
             play(listen, halt)
 
         def put_history(self, run):
@@ -36,7 +37,7 @@ def begin(setup, tmp_path, monkeypatch):
         monkeypatch.setattr(backbone_trial, "fit", fit)
         monkeypatch.setattr(backbone_trial.BackboneTrial, "_put_history", put_history)
         run, _ = make_run(tmp_path)
-        return backbone_trial.BackboneTrial(setup, run, "weights", 1.0)
+        return backbone_trial.BackboneTrial(setup, run, "weights", WORKERS)
 
     return opened
 
@@ -152,11 +153,11 @@ def test_training_that_is_left_starts_no_more_workers(setup, tmp_path, monkeypat
             halt.asked = True
             raise ControllerError(RuntimeError("aborted"))
 
-    monkeypatch.setattr(launch.cluster, "progress_channel", Silent)
-    monkeypatch.setattr(launch, "make_task", lambda *_: SimpleNamespace(gpu=False))
+    monkeypatch.setattr(launch.cluster, "ProgressChannel", Silent)
+    monkeypatch.setattr(launch, "make_task", lambda *_: SimpleNamespace())
     monkeypatch.setattr(launch, "make_trainer", lambda *_: Trainer())
     run, _ = make_run(tmp_path)
-    launch.fit(setup, run, "weights", lambda _: None, halt=halt)
+    launch.fit(setup, run, "weights", lambda _: None, workers=WORKERS, halt=halt)
     assert len(begun) == (when == "at a failure")
 
 

@@ -76,5 +76,5 @@ def test_actors_leave_a_share_of_a_cpu_to_read_tasks(monkeypatch, cpus, nodes, g
 
 def test_one_cpu_is_too_few(monkeypatch):
     monkeypatch.setattr(features.ray, "cluster_resources", lambda: {"CPU": 1.0})
-    with pytest.raises(InputError, match=r"found 1 CPUs; accepted: 1\.5 or more"):
+    with pytest.raises(InputError, match=r"found 1 CPUs; accepted: 2 or more"):
         features._most_actors(False)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from inline_blocks import WORKERS
 from sweep.feature_material import in_memory, prepare
 from sweep_material import MAP, record
 from training.small_archive import generate, make_run
@@ -56,7 +57,7 @@ def work(made, tmp_path):
     ground = Ground(prepared.weights, uri, "", setup.mean, setup.std, Table(*splits))
     tiles = Tiles(setup.index, setup.digest)
     state = str(tmp_path / "state")
-    return Work(recipe, tiles, Storage(), state, "0" * 12, MAP, {"g": ground}, True, 1)
+    return Work(recipe, tiles, Storage(), state, "0" * 12, MAP, {"g": ground}, True, 1, WORKERS)
 
 
 @pytest.fixture

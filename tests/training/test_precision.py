@@ -79,7 +79,7 @@ def test_train_workers_begin_so(monkeypatch):
 
     monkeypatch.setattr(launch, "begin", begin)
     recipe = SimpleNamespace(seed=7, deterministic=True)
-    task = SimpleNamespace(setup=SimpleNamespace(recipe=recipe, plan=None), gpu=False)
+    task = SimpleNamespace(setup=SimpleNamespace(recipe=recipe, plan=None))
     with pytest.raises(BegunError) as caught:
         launch._train(task, 0)
     assert caught.value.args == ((7, True),)

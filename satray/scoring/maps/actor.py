@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from satray.data.block_pool import Report, Row
+from satray.block_pool import Report, Row
 from satray.errors import DecodeError, InputError, SatrayError
 from satray.models.bundle import load_bundle
 from satray.scoring.dense.finer import finer_features

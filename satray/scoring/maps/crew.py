@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from satray import cluster
+from satray.block_pool import BlockRead, Report, through_actors
 from satray.config.score import ScoreRecipe
-from satray.data.block_pool import BlockRead, Pool, Report, through_actors
 from satray.errors import SatrayError
 from satray.models.bundle import bundle_digests, find_bundle, load_bundle
 from satray.runs.run import Run
@@ -73,17 +73,15 @@ class Crew:
         """
         if not jobs:
             return []
-        gpu = cluster.use_gpus(self.recipe.resources)
-        task = self._task(jobs, gpu)
+        workers = cluster.allot(self.recipe.resources, self.run.say)
+        task = self._task(jobs, workers)
         units = self._units(task, jobs)
         blocks = [BlockRead(functools.partial(to_row, job, unit), 4096) for job, unit in units]
-        workers = max(1, min(self.recipe.resources.workers, len(blocks)))
-        pool = Pool(workers, gpu, self.recipe.resources.read_tasks)
         tally = _Tally(self.run, len(jobs), len(blocks))
         results: dict[int, SceneResult] = {}
-        make = functools.partial(Work, task, gpu)
+        make = functools.partial(Work, task, workers.gpu)
         with self.run.activity("scoring"):
-            for report in through_actors("scenes", blocks, pool, make):
+            for report in through_actors("scenes", blocks, workers, make):
                 result: SceneResult | None = report.get("result")
                 if result is not None:
                     results.setdefault(result.number, result)
@@ -112,11 +110,11 @@ class Crew:
         digest = bundle_digests(folder, storage)[weights]
         return ModelFacts(bundle.model_id, join(folder, weights), digest, bundle.spec)
 
-    def _task(self, jobs: Sequence[SceneJob], gpu: bool) -> MapTask:
+    def _task(self, jobs: Sequence[SceneJob], workers: cluster.Workers) -> MapTask:
         recipe, run, bundle = self.recipe, self.run, self.ready.bundle
-        if not self._asked and not gpu and not self.ready.settings.finer:
+        if not self._asked and not workers.gpu and not self.ready.settings.finer:
             self._asked = True
-            self._engines = self._engine(jobs)
+            self._engines = self._engine(jobs, workers.cpus)
         spec = bundle.spec
         return MapTask(
             recipe.bundle,
@@ -131,7 +129,7 @@ class Crew:
             self.ledger,
         )
 
-    def _engine(self, jobs: Sequence[SceneJob]) -> Mapping[str, EngineName] | None:
+    def _engine(self, jobs: Sequence[SceneJob], threads: int) -> Mapping[str, EngineName] | None:
         """What computes features on CPUs; None: the network as it is."""
         wanted, recipe = self.recipe.engine, self.recipe
         px: Counter[str] = Counter()
@@ -144,7 +142,7 @@ class Crew:
         shape = (1, recipe.window, recipe.window) if dense else (recipe.batch, tile, tile)
         with self.run.activity("trying engines"):
             choice = cluster.run_once(
-                chosen, recipe.bundle, self.run.storage, shape, wanted, recipe.resources.workers,
+                chosen, recipe.bundle, self.run.storage, shape, wanted, threads,
                 px.total() / recipe.resources.workers,
             )  # fmt: skip
         for line in choice.lines():
@@ -180,7 +178,7 @@ def chosen(
     storage: Storage,
     shape: tuple[int, int, int],
     wanted: str,
-    workers: int,
+    threads: int,
     px: float,
 ) -> Choice:
     """Try engines on a worker, with as many threads as an actor has."""
@@ -190,7 +188,7 @@ def chosen(
     from satray.scoring.engine.pick import pick
 
     keep_memory()
-    torch.set_num_threads(cluster.threads_per_worker(workers))
+    torch.set_num_threads(threads)
     loaded = load_bundle(bundle, storage)
     return pick(loaded, shape, wanted, pixels=px)[1]  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from satray.data.block_pool import Row
+from satray.block_pool import Row
 from satray.errors import SatrayError
 from satray.runs.jsonable import to_json
 from satray.runs.record import Product

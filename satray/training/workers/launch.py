@@ -46,7 +46,7 @@ def fit(
     run: Run,
     initial: str,
     listen: Callable[[Message], None],
-    gpu_share: float = 1.0,
+    workers: cluster.Workers | None = None,
     halt: Halt | None = None,
 ) -> None:
     """Train until the plan is done, from wherever the run's state stands.
@@ -56,7 +56,7 @@ def fit(
         run: its folder; state goes to `run.state`.
         initial: URI of the network's first weights.
         listen: called with each message of the workers, from a thread of the driver.
-        gpu_share: share of a GPU that each worker takes, where they take any.
+        workers: what they get, where that is not for this training alone to decide.
         halt: ends it early; this then returns.
 
     Raises:
@@ -70,14 +70,14 @@ def fit(
     average = setup.recipe.average
     if reached >= end and not snapshots.pending(run.storage, run.state, setup.plan, average):
         return
-    channel = cluster.progress_channel()
-    task = make_task(setup, run, initial, channel)
-    if setup.recipe.sync_batchnorm and not task.gpu:
+    workers = workers or cluster.allot(setup.recipe.resources, run.say)
+    channel = cluster.ProgressChannel()
+    task = make_task(setup, run, initial, channel, workers)
+    if setup.recipe.sync_batchnorm and not workers.gpu:
         raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
-    run.say(_team(setup.plan.workers, task.gpu))
+    run.say(_team(workers))
     for line in cache_lines(task.train.cache):
         run.say(line)
-    each = {"CPU": 1.0} | ({"GPU": gpu_share} if task.gpu else {})
 
     def heard(message: Message) -> None:
         if message["kind"] != KIND:
@@ -89,7 +89,7 @@ def fit(
         while halt is None or not halt.asked:
             begun = reached
             try:
-                make_trainer(functools.partial(_work, task), task, run, each).fit()
+                make_trainer(functools.partial(_work, task), task, run).fit()
                 break
             except ray.exceptions.RayActorError:
                 if halt is not None and halt.asked:
@@ -114,8 +114,9 @@ def fit(
         )
 
 
-def _team(workers: int, gpu: bool) -> str:
-    return f"training on {workers} {'GPU' if gpu else 'CPU'} worker{'s' if workers > 1 else ''}"
+def _team(workers: cluster.Workers) -> str:
+    kind = "GPU" if workers.gpu else "CPU"
+    return f"training on {workers.count} {kind} worker{'s' if workers.count > 1 else ''}"
 
 
 def _cause(error: TrainingFailedError) -> str:
@@ -154,10 +155,9 @@ def _train(task: Task, rank: int) -> None:
 
     setup, recipe, plan = task.setup, task.setup.recipe, task.setup.plan
     begin(recipe.seed, recipe.deterministic)
-    if not task.gpu:
-        here = ray.train.get_context().get_local_world_size()
-        cluster.use_threads(here)
-    device = ray.train.torch.get_device() if task.gpu else torch.device("cpu")
+    if not task.workers.gpu:
+        cluster.use_threads(task.workers.cpus)
+    device = ray.train.torch.get_device() if task.workers.gpu else torch.device("cpu")
     network: torch.nn.Module = setup.network()
     initial.load(network, task.storage, task.initial)
     if recipe.sync_batchnorm and plan.workers > 1:

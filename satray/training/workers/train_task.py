@@ -35,8 +35,8 @@ class Task:
     """Folder of the run's state."""
     storage: Storage
     """How URIs are reached."""
-    gpu: bool
-    """One GPU a worker."""
+    workers: cluster.Workers
+    """What each of them gets, and what reads for them."""
     channel: cluster.ProgressChannel
     """Where messages to the driver go."""
 
@@ -60,7 +60,7 @@ class Task:
             self.train_order,
             batch=plan.local_batch,
             workers=plan.workers,
-            read_tasks=recipe.resources.read_tasks,
+            readers=self.workers.readers,
             start=checkpoints.find(self.storage, self.state).pseudo_epochs,
             deterministic=recipe.deterministic,
         )
@@ -73,12 +73,18 @@ class Task:
             WholeOrder(len(self.val), plan.workers),
             batch=plan.local_batch,
             workers=plan.workers,
-            read_tasks=recipe.resources.read_tasks,
+            readers=self.workers.readers,
             deterministic=recipe.deterministic,
         )
 
 
-def make_task(setup: Setup, run: Run, initial: str, channel: cluster.ProgressChannel) -> Task:
+def make_task(
+    setup: Setup,
+    run: Run,
+    initial: str,
+    channel: cluster.ProgressChannel,
+    workers: cluster.Workers,
+) -> Task:
     """Gather what workers need. Ray is up."""
     recipe = setup.recipe
     source = functools.partial(
@@ -96,6 +102,6 @@ def make_task(setup: Setup, run: Run, initial: str, channel: cluster.ProgressCha
         initial=initial,
         state=run.state,
         storage=run.storage,
-        gpu=cluster.use_gpus(recipe.resources),
+        workers=workers,
         channel=channel,
     )

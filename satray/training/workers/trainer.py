@@ -22,26 +22,24 @@ got further.
 """
 
 
-def make_trainer(
-    work: Callable[[], None], task: Task, run: Run, each: dict[str, float]
-) -> DataParallelTrainer:
+def make_trainer(work: Callable[[], None], task: Task, run: Run) -> DataParallelTrainer:
     """Make the trainer; it goes on from what is below the run's state.
 
     Args:
         work: what each worker does.
         task: what it works on.
         run: its folder.
-        each: resources of a worker.
     """
     setup = task.setup
     filesystem, path = run.storage.arrow_filesystem(run.state)
     options = ray.data.ExecutionOptions(preserve_order=setup.recipe.deterministic)
-    alone = setup.plan.workers == 1 and not task.gpu
+    workers = task.workers
+    alone = workers.count == 1 and not workers.gpu
     return _Trainer(
         work,
-        backend_config=None if alone else _torch(task.gpu),
+        backend_config=None if alone else _torch(workers.gpu),
         scaling_config=ScalingConfig(
-            num_workers=setup.plan.workers, use_gpu=task.gpu, resources_per_worker=each
+            num_workers=workers.count, use_gpu=workers.gpu, resources_per_worker=workers.each
         ),
         run_config=RunConfig(
             name=checkpoints.NAME,

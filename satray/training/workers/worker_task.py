@@ -36,15 +36,15 @@ class WorkerTask:
     """URI of the network's first weights."""
     storage: Storage
     """How URIs are reached."""
-    gpu: bool
-    """Whether it runs on a GPU."""
+    workers: cluster.Workers
+    """What it runs on."""
     channel: cluster.ProgressChannel
     """Where messages to the driver go."""
 
     @property
     def where(self) -> str:
         """GPU or CPU."""
-        return "GPU" if self.gpu else "CPU"
+        return "GPU" if self.workers.gpu else "CPU"
 
 
 def worker_task(setup: Setup, run: Run, weights: str) -> WorkerTask:
@@ -64,8 +64,8 @@ def worker_task(setup: Setup, run: Run, weights: str) -> WorkerTask:
         preprocess=setup.preprocess(),
         initial=weights,
         storage=run.storage,
-        gpu=cluster.use_gpus(recipe.resources),
-        channel=cluster.progress_channel(),
+        workers=cluster.allot(recipe.resources, run.say, count=1),
+        channel=cluster.ProgressChannel(),
     )
 
 
@@ -95,14 +95,14 @@ def call(
             show(message)
 
     with run.activity(activity), task.channel.watch(heard):
-        return cluster.run_once(function, task, *args, gpu=task.gpu)
+        return cluster.run_once(function, task, *args, workers=task.workers)
 
 
 def first_network(task: WorkerTask) -> tuple[Network, torch.device, bool]:
     """On the worker: the network with its first weights, its device, and whether to use bf16."""
     recipe = task.setup.recipe
     begin(recipe.seed, recipe.deterministic)
-    device = torch.device("cuda" if task.gpu else "cpu")
+    device = torch.device("cuda" if task.workers.gpu else "cpu")
     bf16 = precision.takes_bf16(recipe.precision, device)
     task.channel.send({"bf16": bf16})
     network = task.setup.network()

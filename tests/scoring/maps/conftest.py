@@ -2,6 +2,7 @@
 
 import functools
 
+import inline_blocks
 import maps_material as material
 import pytest
 import torch
@@ -61,5 +62,5 @@ def inline(monkeypatch):
     """Do units in this process; says which were done."""
     work = material.Inline()
     monkeypatch.setattr("satray.scoring.maps.crew.through_actors", work)
-    monkeypatch.setattr("satray.cluster.use_gpus", lambda resources: False)
+    monkeypatch.setattr("satray.cluster.allot", inline_blocks.allot)
     return work

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import inline_blocks
 import maps_material as material
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,7 @@ def plain(bundle, pixels, tmp_path_factory):
     material.write_scene(root / "scenes" / "a.tif", pixels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("satray.scoring.maps.crew.through_actors", material.Inline())
-        patch.setattr("satray.cluster.use_gpus", lambda resources: False)
+        patch.setattr("satray.cluster.allot", inline_blocks.allot)
         given = material.recipe(bundle(), root / "scenes", mode="dense", stride=0.5)
         run, outcome, _, _ = material.scored(given, root / "out")
     assert outcome.counts["detections"] == len(DOTS)

@@ -22,7 +22,6 @@ from ray.data.datasource import Datasource, ReadTask
 from satray import cluster
 from satray.errors import InputError, SatrayError
 
-READ_CPUS = 0.5
 Row: TypeAlias = Mapping[str, Any]
 """A block in the actor's hands, by the columns of what its `BlockRead` gave: a `pa.Buffer` for what
 was `held`, a Python value for the rest."""
@@ -40,27 +39,18 @@ class BlockRead:
     """Bytes of that row, about."""
 
 
-@dataclass(frozen=True)
-class Pool:
-    """What the blocks go through."""
-
-    actors: int
-    """Actors; those of one node share its cores."""
-    gpu: bool
-    """Whether each has a GPU."""
-    read_tasks: int
-    """Read tasks at once, `READ_CPUS` of a CPU each."""
-
-
 def through_actors(
-    name: str, blocks: Sequence[BlockRead], pool: Pool, make: Callable[[], Callable[[Row], Report]]
+    name: str,
+    blocks: Sequence[BlockRead],
+    workers: cluster.Workers,
+    make: Callable[[], Callable[[Row], Report]],
 ) -> Iterator[Report]:
     """Read blocks and have actors work on them; yields the report of each as it ends.
 
     Args:
         name: what the blocks are, for messages and Ray's logs.
         blocks: what to read.
-        pool: actors and read tasks; fewer start where there are fewer blocks.
+        workers: the actors, and what reads for them; fewer start where there are fewer blocks.
         make: called in each actor for what works on its blocks; pickled.
 
     Raises:
@@ -71,20 +61,20 @@ def through_actors(
     dataset = ray.data.read_datasource(
         _Blocks(name, blocks),
         override_num_blocks=1,  # the source says how many; Ray shall not split further
-        num_cpus=READ_CPUS,
-        concurrency=min(pool.read_tasks, len(blocks)),
+        num_cpus=workers.readers.cpus,
+        concurrency=workers.readers.at_once,
     )
     dataset.context.enable_progress_bars = False
-    actors: Any = ActorPoolStrategy(size=min(pool.actors, len(blocks)))
+    actors: Any = ActorPoolStrategy(size=min(workers.count, len(blocks)))
     stream = dataset.map_batches(
         BlockActor,
-        fn_constructor_args=(name, pool, make),
+        fn_constructor_args=(name, 0 if workers.gpu else workers.cpus, make),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=actors,
-        num_cpus=1,
-        num_gpus=1 if pool.gpu else 0,
+        num_cpus=workers.cpus,
+        num_gpus=workers.gpu_share if workers.gpu else 0,
     )
     table: Any
     for table in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -99,6 +89,12 @@ def held(data: Any) -> pa.Array:
     """One cell of bytes (large_binary) over a buffer, which is not copied."""
     offsets = pa.py_buffer(np.array([0, memoryview(data).nbytes], dtype=np.int64))
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(data)])
+
+
+def rows_of(batch: pa.Table) -> Iterator[Row]:
+    """Rows of a batch, as actors get them: what is `held` is not copied."""
+    for values in zip(*map(_values, batch.columns), strict=True):
+        yield dict(zip(batch.column_names, values, strict=True))
 
 
 def _values(column: pa.ChunkedArray) -> Iterator[Any]:
@@ -158,19 +154,19 @@ class _Read:
 class BlockActor:
     """Holds what works on blocks; a report a block."""
 
-    def __init__(self, name: str, pool: Pool, make: Callable[[], Callable[[Row], Report]]) -> None:
-        if not pool.gpu:
-            cluster.use_threads(-(-pool.actors // cluster.node_count()))
+    def __init__(
+        self, name: str, threads: int, make: Callable[[], Callable[[Row], Report]]
+    ) -> None:
+        """Begin; `threads` is 0 where it computes on a GPU."""
+        if threads:
+            cluster.use_threads(threads)
         self._name = name
         self._work = make()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Work on the blocks of a batch, in order."""
-        rows = zip(*map(_values, batch.columns), strict=True)
-        told = [
-            pickle.dumps(self._one(dict(zip(batch.column_names, r, strict=True)))) for r in rows
-        ]
-        return pa.table({"report": pa.array(told, pa.binary())})
+        reports = [pickle.dumps(self._one(row)) for row in rows_of(batch)]
+        return pa.table({"report": pa.array(reports, pa.binary())})
 
     def _one(self, row: Row) -> Report | SatrayError:
         try:
@@ -179,5 +175,5 @@ class BlockActor:
             line = " ".join(str(error).split())
             if isinstance(error, InputError):
                 return InputError(line)
-            told = isinstance(error, SatrayError)
-            return SatrayError(line if told else f"{self._name}: {type(error).__name__}: {line}")
+            own = isinstance(error, SatrayError)
+            return SatrayError(line if own else f"{self._name}: {type(error).__name__}: {line}")
