@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from satray.data.table import flag_or_number, listed
+from satray.data.label_table import listed
 from satray.errors import InputError
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "pipe": "|", "blank": " "}
@@ -20,6 +20,7 @@ _MIXED = re.compile(r"\s*[,;|/+&\t\n]\s*")
 _QUOTED = re.compile(r"""\s*,?\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')\s*,?\s*""")
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _CALL = re.compile(r"\w+\((.*?)(?:,\s*dtype=[^)]*)?\)", re.S)  # array([...], dtype=object)
+_BIT = re.compile(r"[01](?:\.0*)?|true|false", re.I)
 _NUMBERS = re.compile(r"(?:[-+.\de]+|true|false)(?:[\s,;|]+(?:[-+.\de]+|true|false))*", re.I)
 
 
@@ -91,7 +92,7 @@ def vector_length(names: Sequence[Sequence[str]], counts: Sequence[int]) -> int:
     """The length of 0/1 vectors, where three quarters of the cells are such of one length; or 0."""
     lengths: Counter[int] = Counter()
     for cell, count in zip(names, counts, strict=True):
-        if cell and all(flag_or_number(part) in (0.0, 1.0) for part in cell):
+        if cell and all(_BIT.fullmatch(part) for part in cell):
             lengths[len(cell)] += count
     length, most = lengths.most_common(1)[0] if lengths else (0, 0)
     return length if most >= 0.75 * sum(counts) else 0

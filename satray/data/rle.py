@@ -4,15 +4,11 @@ A mask is `start length start length ...`: pixels counted from 1, down the colum
 then left to right). An empty cell is an empty mask.
 """
 
-import re
-
 import numpy as np
 from numpy.typing import NDArray
 
+from satray.data.label_formats import RUNS
 from satray.errors import InputError
-
-RUNS = re.compile(r"[1-9]\d{0,9}\s+[1-9]\d{0,9}(?:\s+[1-9]\d{0,9}\s+[1-9]\d{0,9})*", re.ASCII)
-"""What a mask that is not empty looks like, spaces at its ends removed."""
 
 
 def rle_decode(runs: str, height: int, width: int) -> NDArray[np.uint8]:
@@ -47,12 +43,3 @@ def rle_decode(runs: str, height: int, width: int) -> NDArray[np.uint8]:
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
             flat[start:end] = 1
     return np.ascontiguousarray(flat.reshape(width, height).T)
-
-
-def rle_encode(mask: NDArray[np.generic]) -> str:
-    """Write a (height, width) mask as runs; empty where it has no pixel that is not 0."""
-    flat = np.ascontiguousarray((np.asarray(mask) != 0).T).reshape(-1).astype(np.int8)
-    edges = np.flatnonzero(np.diff(flat, prepend=0, append=0))
-    starts, ends = edges[0::2], edges[1::2]
-    pairs = np.stack([starts + 1, ends - starts], axis=1).reshape(-1)
-    return " ".join(map(str, pairs.tolist()))

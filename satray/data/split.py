@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.config.prepare import SplitOptions
-from satray.data.labels import LabelTable
-from satray.data.parts import PARTS_BY_WORD, Part
-from satray.data.table import listed, refuse_absent
+from satray.data.label_table import listed, refuse_absent
+from satray.data.labels import PARTS_BY_WORD, LabelTable, Part
 from satray.errors import InputError
 
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -29,11 +28,15 @@ def assign_parts(labels: LabelTable, options: SplitOptions) -> tuple[Part, ...]:
         InputError: the column is absent or holds other words; it cuts a group; the draw cannot be
             made; under `auto`, the column is there and a draw was described too.
     """
-    by_column = options.by == "column"
+    by_column, asked = options.by == "column", _asked(options)
+    if "block" in asked:
+        raise InputError(
+            f"split.block={options.block:g}: split.by={options.by} has no blocks of ground; "
+            "accepted with split.by=ground"
+        )
     if options.by == "auto":
-        asked = _asked(options)
         by_column = options.column in labels.columns or "column" in asked
-        drawn = [name for name in ("val", "test", "seed", "stratify", "block") if name in asked]
+        drawn = [name for name in ("val", "test", "seed", "stratify") if name in asked]
         if drawn and options.column in labels.columns:
             said = ", ".join(f"split.{name}={getattr(options, name)}" for name in drawn)
             raise InputError(
@@ -115,7 +118,9 @@ def _groups(labels: LabelTable, column: str) -> NDArray[np.int64]:
 def _cells(labels: LabelTable, column: str, key: str) -> tuple[str | None, ...]:
     if column not in labels.columns:
         found = f"{key}: {labels.name} has no column"
-        refuse_absent(column, labels.columns, found, "columns beside key and classes")
+        others = [over.rpartition(" (")[0] or over for over in labels.passed_over]  # `NAME (words)`
+        have = [*labels.columns, *others]
+        refuse_absent(column, have, found, "columns beside key and classes")
     return labels.columns[column]
 
 

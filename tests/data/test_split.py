@@ -156,6 +156,12 @@ def test_a_given_split_may_not_cut_groups():
         assign_parts(blank(3, split=split, s=("x", "x", "y")), options(group="s"))
 
 
+@pytest.mark.parametrize("by", ["auto", "draw", "column"])
+def test_blocks_are_of_ground(by):
+    with pytest.raises(InputError, match=r"split\.block=500: .*split\.by=ground"):
+        assign_parts(blank(9, split=("val",) * 9), options(by=by, block=500))
+
+
 # ---- whole groups
 
 

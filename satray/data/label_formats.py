@@ -1,0 +1,357 @@
+"""What the formats of label tables yield: names of classes and a 0/1 matrix, before any choice.
+
+`wide` has a 0/1 column a class, `tags` the names of a tile's classes in one cell (or a 0/1 vector),
+`rle` a row a mask, as the Airbus ship competition.
+"""
+
+import operator
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from satray.config.prepare import POSITIVE, PrepareRecipe
+from satray.data.label_cells import Cells, read_cells, same_bits, vector_length
+from satray.data.label_table import Column, Table, listed, refuse_absent
+from satray.errors import InputError
+
+RUNS = re.compile(r"[1-9]\d{0,9}\s+[1-9]\d{0,9}(?:\s+[1-9]\d{0,9}\s+[1-9]\d{0,9})*", re.ASCII)
+"""A run-length mask that is not empty: pairs of start and length, counted from 1."""
+
+FEW = 0.25
+"""Largest share of other values in a column that is still taken for one of 0 and 1."""
+
+MASK_TITLE = "encodedpixels"
+_SHIP = "ship"  # the one class of masks
+TAG_TITLES = (
+    *("tags", "labels", "tag", "label", "classes", "class"),
+    *("class_name", "classname", "label_name", "category"),
+)
+_SEVERAL = frozenset({"tags", "tag", "labels", "classes"})  # whose cells may hold several names
+ID_TITLES = ("label", "class", "class_id", "classid", "label_id", "labelid", "category")
+_WORDS = {"yes": 1.0, "y": 1.0, "no": 0.0, "n": 0.0}
+_UNKNOWN = frozenset({"-1", "-1.0", "?", "-", "unknown", "unsure"})  # however many they are
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table as the formats read it."""
+
+    table: Table
+    keys: tuple[str, ...]
+    """N tile names."""
+    free: dict[str, Column]
+    """Columns that are neither key, split nor group."""
+    recipe: PrepareRecipe
+
+    def refused(self, row: int, title: str, found: str) -> InputError:
+        """The error that names a cell: row, from 0 here and from 1 in the text, tile and column."""
+        cell = f"row {row + 1} ({self.keys[row]}), column {title!r}"
+        return InputError(f"labels={self.table.name}: {cell} {found}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a format yields, before classes are chosen."""
+
+    classes: tuple[str, ...]
+    labels: NDArray[np.uint8]
+    """(M, K) uint8."""
+    used: frozenset[str]
+    """Columns of labels."""
+    single: bool = False
+    """Whether a tile has one class, by the column's title and content."""
+    notes: tuple[str, ...] = ()
+    rows: NDArray[np.int64] | None = None
+    """(M,) rows of the tiles, where some tile has several."""
+
+
+def refuse_twice(classes: tuple[str, ...]) -> None:
+    """Refuse `classes=` that is empty or names a class twice."""
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice:
+        raise InputError(f"classes names {listed(twice)} twice; each class is named once")
+    if not classes:
+        raise InputError("classes=[] keeps no class; leave the key out to keep all")
+
+
+# ---- wide: one 0/1 column a class
+
+
+def flag_kind(column: Column) -> Literal["", "flags", "words", "nearly"]:
+    """Whether a column holds only 0 and 1 (1.0, true and the like too); only yes and no; or nearly.
+
+    Nearly: with few other values, among them counts, -1 for unknown, and `?`. Few are at most a
+    quarter of the filled cells, -1, `?` and the like not counted; where 0 and 1 do not both occur,
+    also at most three different ones. Yes and no are 1 and 0.
+    """
+    if column.lists is not None or not column.is_few or column.missing.all():
+        return ""
+    cells = [
+        (text.lower(), number, count)
+        for text, number, count, missing in zip(
+            column.texts, column.numbers, column.counts.tolist(), column.missing, strict=True
+        )
+        if not missing
+    ]
+    if all(number in (0, 1) for _, number, _ in cells):
+        return "flags"
+    if all(word in _WORDS for word, _, _ in cells):
+        return "words"
+    flags = {_WORDS.get(word, number) for word, number, _ in cells} & {0, 1}
+    rest = [(w, count) for w, number, count in cells if _WORDS.get(w, number) not in (0, 1)]
+    odd = sum(count for word, count in rest if word not in _UNKNOWN)
+    few = odd <= FEW * sum(count for _, _, count in cells)
+    return "nearly" if flags and few and (len(flags) == 2 or len(rest) <= 3) else ""
+
+
+def read_wide(source: Source) -> Found:
+    """Columns of `classes=`; else all of flags, and those that nearly are, which are refused."""
+    recipe, name = source.recipe, source.table.name
+    classes = recipe.classes
+    texts = {title: column for title, column in source.free.items() if column.lists is None}
+    if classes is None:
+        classes = tuple(title for title, column in texts.items() if flag_kind(column))
+        numbers = [title for title, column in texts.items() if not column.is_text]
+        if recipe.label_positive is not None:
+            counts = [t for t in numbers if t not in classes and _may_be_counts(texts[t])]
+            if counts and len(numbers) > 1:
+                raise InputError(
+                    f"label_positive={recipe.label_positive}: {name} has "
+                    f"{listed([*classes, *counts])}; classes=[...] names the columns that are "
+                    "classes"
+                )
+            if not classes and len(numbers) == 1:
+                classes = (numbers[0],)
+        if not classes:
+            raise InputError(
+                f"label_format=wide: {name} has no column that holds only 0 and 1 "
+                f"(classes=[...] names columns); columns: {listed(source.table.columns)}"
+            )
+    refuse_twice(classes)
+    for title in classes:
+        there = source.table.columns.get(title)
+        if there is None or there.lists is not None:
+            refuse_absent(title, texts, f"classes: {name} has no column", "columns")
+    labels_NK = np.stack([_flags(source, title) for title in classes], axis=1)
+    return Found(classes, labels_NK, frozenset(classes))
+
+
+def _flags(source: Source, title: str) -> NDArray[np.uint8]:
+    """One class as (N,) uint8."""
+    column = source.table.columns[title]
+    words = np.array([_WORDS.get(text.lower(), np.nan) for text in column.texts], np.float64)
+    numbers = column.numbers
+    if np.isnan(words).sum() < np.isnan(numbers).sum():
+        numbers = words
+    if source.recipe.label_positive is not None:
+        condition = re.fullmatch(POSITIVE, source.recipe.label_positive)
+        assert condition is not None  # the recipe has checked it
+        over = operator.ge if condition[1] == ">=" else operator.gt
+        numbers = np.where(np.isnan(numbers), numbers, over(numbers, float(condition[2])))
+    known = np.append(numbers, np.nan)[column.codes]
+    bad = np.flatnonzero((known != 0) & (known != 1))
+    if bad.size:
+        code = column.codes[bad[0]]
+        found = "is empty" if code < 0 else f"holds {column.texts[code]!r}"
+        ways = "classes=[...] leaves columns out"
+        if code >= 0 and not np.isnan(column.numbers[code]):
+            ways = f"label_positive='>0' takes numbers above 0 for 1, {ways}"
+            if title.lower() in ID_TITLES:
+                ways += ", label_format=tags takes numbers of classes"
+        raise source.refused(
+            int(bad[0]),
+            title,
+            f"{found}; a class column holds 0 or 1, {bad.size:,} of its {len(known):,} cells do "
+            f"not ({ways})",
+        )
+    return known.astype(np.uint8)
+
+
+def _may_be_counts(column: Column) -> bool:
+    """Whether a column holds few different whole numbers, 0 among them."""
+    numbers = column.numbers[~column.missing]
+    return column.is_few and bool((numbers == 0).any() and (numbers % 1 == 0).all())
+
+
+# ---- tags: the classes of a tile as names, or a 0/1 vector, in one cell
+
+
+def tags_column(source: Source) -> str | None:
+    """The column so called, else one of class ids, else the only one of words or lists.
+
+    Under `label_format=tags` words may look like numbers.
+    """
+    forced = source.recipe.label_format == "tags"
+    free = source.free
+    worded = [title for title, c in free.items() if c.lists is not None or c.is_text]
+    named = [title for usual in TAG_TITLES for title in free if title.lower() == usual]
+    for title in named:
+        if title in worded:
+            return title
+    for title in (title for usual in ID_TITLES for title in free if title.lower() == usual):
+        numbers = free[title].numbers
+        if title not in worded and not np.isin(numbers[~np.isnan(numbers)], (0, 1)).all():
+            return title
+    if forced and named:
+        return named[0]
+    rest = list(free) if forced else worded
+    return rest[0] if len(rest) == 1 else None
+
+
+def read_tags(source: Source) -> Found:
+    """Class names, sorted (MultiLabelBinarizer's order); an empty cell is a tile without any."""
+    title = tags_column(source)
+    if title is None:
+        raise InputError(
+            f"label_format=tags: {source.table.name} has no single column of words beside the key; "
+            f"name it {' or '.join(TAG_TITLES[:2])}; columns: {listed(source.free)}"
+        )
+    column = source.free[title]
+    cells = _text_cells(source, title) if column.lists is None else _list_cells(source, title)
+    if cells.vector:
+        classes, labels_CK = _vectors(source, title, cells)
+    else:
+        classes, labels_CK = name_matrix(cells.names)
+    if not classes:
+        raise InputError(f"labels={source.table.name}: column {title!r} holds no tag")
+    labels_CK = np.vstack([labels_CK, np.zeros((1, len(classes)), np.uint8)])  # of empty cells
+    notes = []
+    if title.lower() not in TAG_TITLES:
+        notes.append(f"classes are those of column {title!r}")
+    if cells.note:
+        notes.append(f"column {title!r}: {cells.note}")
+    return Found(
+        classes,
+        np.ascontiguousarray(labels_CK[column.codes]),
+        frozenset({title}),
+        single=not cells.lists and title.lower() not in _SEVERAL,
+        notes=tuple(notes),
+    )
+
+
+def _text_cells(source: Source, title: str) -> Cells:
+    column, forced = source.free[title], source.recipe.label_format == "tags"
+    texts: list[str] = column.texts.tolist()
+
+    def refused(wrong: NDArray[np.bool_], found: str) -> InputError:
+        code = int(np.flatnonzero(wrong)[0])
+        row = int(np.flatnonzero(column.codes == code)[0])
+        return source.refused(row, title, f"holds {texts[code]!r}{found}")
+
+    if column.missing.any():
+        raise refused(column.missing, ", which is no class; accepted: names, or nothing")
+    if not forced and (bits := same_bits(texts)):  # 010, 100: a place a class
+        return Cells(bits, lists=True, vector=len(bits[0]))
+    whole = column.numbers % 1 == 0
+    if not forced and not np.isnan(column.numbers).any():
+        wrong = ~whole | (column.numbers < 0)
+        if wrong.any():
+            raise refused(
+                wrong,
+                "; the number of a class is whole and not below 0 (label_format=tags takes any, "
+                "label_positive='>0' makes two classes)",
+            )
+    if whole.all():  # a column of floats spells them 3.0
+        return Cells(tuple((text.partition(".")[0],) for text in texts), lists=False)
+    try:
+        return read_cells(texts, column.counts.tolist(), source.recipe.label_separator, title)
+    except InputError as error:
+        raise InputError(f"labels={source.table.name}: {error}") from None
+
+
+def _list_cells(source: Source, title: str) -> Cells:
+    column = source.free[title]
+    names = [
+        tuple(tag.strip() for tag in cell if tag is not None and tag.strip())
+        for cell in column.lists or ()
+    ]
+    nulls = [i for i, cell in enumerate(column.lists or ()) if None in cell]
+    wrong = np.flatnonzero(np.isin(column.codes, [-1, *nulls]))
+    if wrong.size:
+        found = "holds a null; a list of class names is accepted"
+        raise source.refused(int(wrong[0]), title, found)
+    counts = np.bincount(column.codes, minlength=len(names))
+    return Cells(tuple(names), lists=True, vector=vector_length(names, counts.tolist()))
+
+
+def _vectors(source: Source, title: str, cells: Cells) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """Labels of cells that are 0/1 vectors; `classes=` names their places."""
+    named, length = source.recipe.classes, cells.vector
+    if named is None or len(named) != length:
+        found = "" if named is None else f"; classes has {len(named)}"
+        raise InputError(
+            f"labels={source.table.name}: column {title!r} holds lists of {length} values 0 or 1; "
+            f"classes=[...] names what each stands for, {length} names in order{found}"
+        )
+    refuse_twice(named)
+    bits = {"0": 0, "1": 1, "false": 0, "true": 1}
+    vectors = [[bits.get(re.sub(r"\.0*$", "", n).lower(), 2) for n in cell] for cell in cells.names]
+    bad = [code for code, v in enumerate(vectors) if len(v) != length or 2 in v]
+    wrong = np.flatnonzero(np.isin(source.free[title].codes, [-1, *bad]))
+    if wrong.size:
+        code = source.free[title].codes[wrong[0]]
+        found = f"holds {listed(cells.names[code])}" if code >= 0 else "is empty"
+        found += f"; {length} values 0 or 1 are accepted, as in its other cells"
+        raise source.refused(int(wrong[0]), title, found)
+    return named, np.array(vectors, np.uint8)
+
+
+def name_matrix(names: Iterable[Iterable[str]]) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """The different names, sorted, and (N, K) uint8: which of them each row has."""
+    names = [tuple(row) for row in names]
+    classes = tuple(sorted({name for row in names for name in row}))
+    position = {name: k for k, name in enumerate(classes)}
+    labels_NK = np.zeros((len(names), len(classes)), np.uint8)
+    for row, there in enumerate(names):
+        labels_NK[row, [position[name] for name in there]] = 1
+    return classes, labels_NK
+
+
+# ---- rle: masks as the Airbus ship competition has them, many rows an image
+
+
+def read_rle(source: Source) -> Found:
+    """One row an image, by first appearance; class `ship` where any of its rows has a mask."""
+    table = source.table
+    title = next((title for title in table.columns if title.lower() == MASK_TITLE), None)
+    if title is None and source.recipe.label_format == "rle" and len(source.free) == 1:
+        (title,) = source.free
+    if title is None:
+        raise InputError(
+            f"label_format=rle: {table.name} has no column EncodedPixels; columns: "
+            f"{listed(table.columns)}"
+        )
+    masks = table.columns[title]
+    wrong = [code for code, text in enumerate(masks.texts) if RUNS.fullmatch(text) is None]
+    if wrong:
+        row = int(np.flatnonzero(np.isin(masks.codes, wrong))[0])
+        raise source.refused(
+            row,
+            title,
+            f"holds {masks.texts[masks.codes[row]][:40]!r}; a mask is pairs of start and length "
+            "counted from 1, or empty",
+        )
+    _, first_M, image_N = np.unique(source.keys, return_index=True, return_inverse=True)
+    for other in (source.recipe.split.column, source.recipe.split.group):
+        column = table.columns.get(other) if other is not None else None
+        if column is None:
+            continue
+        differ = np.flatnonzero(column.codes != column.codes[first_M[image_N]])
+        if differ.size:
+            row = int(differ[0])
+            cells = column.values()
+            before = cells[first_M[image_N[row]]]
+            raise source.refused(
+                row,
+                str(other),
+                f"holds {cells[row]!r}, an earlier row of this image {before!r}; they must agree",
+            )
+    ship_M = np.bincount(image_N, weights=masks.codes >= 0) > 0
+    order = np.argsort(first_M)
+    labels_M1 = ship_M[order, None].astype(np.uint8)
+    return Found((_SHIP,), labels_M1, frozenset({title}), rows=first_M[order])
