@@ -5,18 +5,12 @@ import sys
 
 NAMES = {
     "ingest": "tiles a second that the streaming room delivers",
-    "ablation": "what each part of the recommended recipe adds to validation mAP",
+    "training": "images a second through Ray, against a bare PyTorch loop",
     "transfer": "transfer against training from scratch, and what each part of the recipe gives",
-    "pooling": "average against maximum pooling, and where their maps point",
     "sweep": "many heads over cached features, against extraction alone and the naive way",
-    "winner": "the default sweep on the demo, its winner against the default recipe",
-    "mapped": "heads trained from features larger than memory",
-    "engine": "CPU engines for features, against eager torch",
+    "scenes": "whole scenes: windows against tiles, stitched against whole, one huge",
     "faults": "jobs killed, cut off or starved at bad moments, right or wrong",
     "field": "small inputs after public bug reports, right or wrong",
-    "score": "whole scenes: speed, memory, and what is found",
-    "picture": "the README's picture, from a demo run: nothing is measured",
-    "training": "images a second through Ray, against a bare PyTorch loop",
 }
 
 

@@ -4,7 +4,6 @@
     python -m bench transfer run aid.npz --weights ../shared/data/weights --out runs/transfer
     python -m bench transfer table runs/transfer aid.npz
     python -m bench transfer curve runs/transfer
-    python -m bench transfer bundle runs/transfer aid.npz --weights ../shared/data/weights
 
 `run` trains experiment after experiment as the job `train` would, by recipes of its keys and the
 same loop, but in process: tiles are held decoded on the device, so that neither Ray nor rasterio
@@ -14,27 +13,33 @@ is needed. What is in `results.jsonl` already is left out, so a run cut short is
 import argparse
 import base64
 import dataclasses
-import functools
+import io
 import json
 import multiprocessing
 import re
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.held import Held, decoded, pack
-
 SIDE, ALL = 192, 1917
+RGB = ("red", "green", "blue")
+SHOWN = (
+    "pseudo_epoch", "stage", "samples_seen", "learning_rate", "train_loss", "val_loss", "map",
+    "accuracy", "baseline_accuracy", "balanced_accuracy", "auc", "images_per_second",
+    "seconds_compute", "seconds_evaluate",
+)  # fmt: skip
+"""Of a history's columns."""
 
 
-def variant(number: int = 0, pooling: str = "avg") -> str:
+def variant(number: int = 0) -> str:
     """EfficientNet-Lite over red, green and blue, as a key of train."""
     tower = f"{{name: rgb, backbone: tf_efficientnet_lite{number}, bands: [red, green, blue]}}"
-    return f"variant={{towers: [{tower}], pooling: {pooling}}}"
+    return f"variant={{towers: [{tower}], pooling: avg}}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +49,8 @@ class Experiment:
     group: str
     name: str
     keys: tuple[str, ...]
-    trick: str = ""
-    """What no key says: `decay_all`: weight decay on norms and biases too; `drop_path`: 0.1;
-    `no_head`: without the stage of the head."""
     seed: int = 0
     tiles: int = ALL
-    ship: bool = False
 
     @property
     def id(self) -> str:
@@ -63,112 +64,147 @@ class Experiment:
 
 
 LITE0 = (variant(), "weights={lite0}")
-SCRATCH = ("weights=none", "stages.0.learning_rate=2e-3")
-PARTS: dict[str, tuple[tuple[str, ...], str]] = {
-    "the recipe": ((), ""),
-    "layer decay: none": (("stages.1.layer_decay=1",), ""),
-    "head first: no": ((), "no_head"),
-    "warm-up: none": (("stages.1.schedule.warmup=0",), ""),
-    "EMA: none": (("average.ema=0",), ""),
-    "mixup 0.2": (("augment.mixup=0.2",), ""),
-    "weight decay on all": ((), "decay_all"),
-    "weight decay 0": (("optimizer.weight_decay=0",), ""),
-    "drop-path 0.1": ((), "drop_path"),
-    "224 px": (("input.size=224",), ""),
-    "maximum pooling": (("pooling=max",), ""),
-    "twice as long": (("stages.1.pseudo_epochs=40",), ""),
-    "half as long": (("stages.1.pseudo_epochs=10",), ""),
+PARTS: dict[str, tuple[str, ...]] = {
+    "the recipe": (),
+    "layer decay: none": ("stages.1.layer_decay=1",),
+    "warm-up: none": ("stages.1.schedule.warmup=0",),
+    "EMA: none": ("average.ema=0",),
+    "mixup 0.2": ("augment.mixup=0.2",),
+    "weight decay 0": ("optimizer.weight_decay=0",),
+    "224 px": ("input.size=224",),
+    "maximum pooling": ("pooling=max",),
+    "twice as long": ("stages.1.pseudo_epochs=40",),
+    "half as long": ("stages.1.pseudo_epochs=10",),
+    "rate 1e-3": ("stages.1.learning_rate=1e-3",),
+    "layer decay 0.8": ("stages.1.layer_decay=0.8",),
 }
-"""Name -> keys and trick."""
+"""Name -> keys that differ."""
+CURVE: dict[str, tuple[str, ...]] = {
+    "frozen": (*LITE0, "stages=[{{trainable: head, learning_rate: 3e-3, pseudo_epochs: 23}}]"),
+    "fine-tuned": LITE0,
+    "from scratch": (
+        variant(), "weights=none", "stages.0.learning_rate=2e-3", "stages.0.pseudo_epochs={long}",
+    ),
+}  # fmt: skip
+"""Name -> keys; `{long}` is 23 pseudo-epochs below 800 tiles, else 43."""
+COLOURS = {"fine-tuned": ("#1b6ca8", 0.96), "frozen": ("#3a9d5d", 1.04),
+           "from scratch": ("#b3542d", 1.0)}  # fmt: skip
+"""Of the curve, and how far its points stand aside."""
 
 
 def experiments() -> list[Experiment]:
     """All of them, the most wanted first."""
-    found = [
-        Experiment("parts", name, (*LITE0, *keys), trick) for name, (keys, trick) in PARTS.items()
-    ]
+    found = [Experiment("parts", name, (*LITE0, *keys)) for name, keys in PARTS.items()]
     found += [
-        Experiment("rates", f"rate {rate} decay {decay}",
-                   (*LITE0, f"stages.1.learning_rate={rate}", f"stages.1.layer_decay={decay}"))
-        for rate, decay in ((0.002, 0.8), (0.003, 0.8), (0.001, 0.7))
-    ]  # fmt: skip
-    frozen = "stages=[{trainable: head, learning_rate: 3e-3, pseudo_epochs: 23}]"
-    curve = [
-        Experiment("curve", name, (*keys, f"pseudo_epoch={ALL}"), tiles=tiles, seed=seed)
-        for seed in range(3) for tiles in (50, 200, 800, ALL)
-        for name, keys in (
-            ("frozen", (*LITE0, frozen)),
-            ("fine-tuned", LITE0),
-            ("from scratch", (variant(), *SCRATCH,
-                              f"stages.0.pseudo_epochs={23 if tiles < 800 else 43}")),
-        )
+        Experiment("curve", name, (*keys, f"pseudo_epoch={ALL}"), seed, tiles)
+        for seed in range(3) for tiles in (50, 200, 800, ALL) for name, keys in CURVE.items()
         if (tiles < 800 or seed == 0) and (name, tiles) != ("fine-tuned", ALL)  # of `parts`
     ]  # fmt: skip
-    found += [one for one in curve if not one.seed] + ship_experiments()
     found += [
         Experiment("larger", f"Lite{number} {size} px",
                    (variant(number), f"weights={{lite{number}}}", f"input.size={size}"))
         for number in (2, 1) for size in (SIDE, 224)
     ]  # fmt: skip
-    found += [
-        Experiment("parts", name, (*LITE0, *PARTS[name][0]), PARTS[name][1], seed=seed)
-        for seed in (1, 2) for name in ("the recipe", "layer decay: none", "weight decay on all")
-    ]  # fmt: skip
-    found += [one for one in curve if one.seed]
-    # The recipe of `train` without weights but for size, rate and length.
-    old = ("variant=single3", "input.size=128", *SCRATCH, "stages.0.pseudo_epochs=50")
     return found + [
-        Experiment("scratch", name, old, trick, seed=seed)
-        for seed in range(3)
-        for name, trick in (("decay groups", ""), ("weight decay on all", "decay_all"))
-    ]
-
-
-def ship_experiments() -> list[Experiment]:
-    """The first document's: `ship` or not; batches of 40; heads, last blocks, cycles."""
-    found = []
-    head = "trainable: head, learning_rate: 1e-3, schedule: {name: constant}, pseudo_epochs: "
-    last = "trainable: blocks.5, pseudo_epochs: 12, learning_rate: "
-
-    def one(name: str, pooling: str, dropout: float, *parts: str) -> None:
-        stages = f"stages=[{', '.join('{' + part + '}' for part in parts)}]"
-        keys = ("weights={lite0}", "batch=40", f"dropout={dropout}", stages)
-        found.append(Experiment("ship", name, (variant(0, pooling), *keys), ship=True))
-
-    for pooling in ("max", "avg"):
-        for dropout in (0, 0.5):
-            one(f"frozen head {pooling} dropout {dropout}", pooling, dropout, head + "20")
-        slow = last + "3e-5, schedule: {name: constant}"
-        one(f"last blocks at 3e-5 {pooling}", pooling, 0.5, head + "8", slow)
-    for schedule in ("constant", "triangular", "one_cycle"):
-        # The rate is what a range test (valley) finds, of the head and of the last blocks alike.
-        way = f"9.11e-4, schedule: {{name: {schedule}, cycle: 4}}"
-        whole = f"trainable: head, pseudo_epochs: 20, learning_rate: {way}"
-        one(f"head {schedule}", "max", 0.5, whole)
-        one(f"last blocks {schedule}", "max", 0.5, head + "8", last + way)
-    for pooling in ("max", "avg"):
-        keys = (variant(0, pooling), "weights={lite0}")
-        found.append(Experiment("ship", f"the recipe {pooling}", keys, ship=True))
-    scratch = (variant(), *SCRATCH, "stages.0.pseudo_epochs=43")
-    return [*found, Experiment("ship", "from scratch", scratch, ship=True)]
+        Experiment("parts", name, (*LITE0, *PARTS[name]), seed)
+        for seed in (1, 2) for name in ("the recipe", "layer decay: none")
+    ]  # fmt: skip
 
 
 def recipe_of(experiment: Experiment, weights: dict[str, str], base: list[str]) -> list[str]:
     """Keys of train; `base` changes the usual stages, before the experiment does."""
+    named = {"long": "23" if experiment.tiles < 800 else "43", **weights}
     keys = [
-        key.format(**weights) if key.startswith("weights={") else key for key in experiment.keys
-    ]
+        key if key.startswith("variant=") else key.format(**named) for key in experiment.keys
+    ]  # fmt: skip
     changed = base if experiment.usual else []
     return [f"input.size={SIDE}", f"seed={experiment.seed}", "index=held", *changed, *keys]
 
 
-def train(
-    experiment: Experiment, keys: list[str], held: Held, device: Any, state: Path | None, log: Path
-) -> dict[str, Any]:
-    """Train one, and give its row of `results.jsonl`.
+class Held:
+    """The tiles, decoded, on the device; and their index, as `prepare` would write it."""
 
-    `state` is where the best weights go, `log` is told of each pseudo-epoch.
-    """
+    def __init__(self, pixels_NCHW: Any, table: dict[str, Any], device: Any) -> None:
+        import torch
+
+        self.device = device
+        self.pixels_NCHW = torch.from_numpy(np.array(pixels_NCHW)).to(device)
+        self.classes = tuple(str(name) for name in table["classes"])
+        self.labels_NK, self.ids = table["labels"], [str(each) for each in table["ids"]]
+        self.split = np.array([str(each) for each in table["splits"]])
+
+    def index(self, seed: int, tiles: int) -> tuple[Any, dict[str, Any]]:
+        """The index of so many tiles, and where the tiles of its splits are held.
+
+        A draw of fewer train tiles is the first so many of a permutation that the seed gives, all
+        classes that the draw misses counted as they come.
+        """
+        import pyarrow as pa
+
+        from satray.data.index import BandStatistics, IndexMeta, TileIndex, table_with
+
+        train = np.flatnonzero(self.split == "train")
+        if tiles < len(train):
+            train = np.sort(np.random.default_rng(seed).permutation(train)[:tiles])
+        places = {"train": train, "val": np.flatnonzero(self.split == "val")}
+        side = self.pixels_NCHW.shape[2]
+        rows = [
+            {"tile_id": self.ids[i], "uri": self.ids[i], "split": split,
+             "labels": self.labels_NK[i].tolist(), "height": side, "width": side,
+             "bands": list(RGB), "dtype": "uint8", "crs": None, "transform": None,
+             "nodata": None, "bytes": 0, "etag": None}
+            for split, part in places.items() for i in part
+        ]  # fmt: skip
+        statistics = tuple(
+            BandStatistics(band, *self._mean_and_std(train, c), 0.0, 255.0, {}, 1)
+            for c, band in enumerate(RGB)
+        )
+        meta = IndexMeta("multilabel", self.classes, RGB, "uint8", (side, side), statistics, {})
+        return TileIndex(table_with(meta, pa.Table.from_pylist(rows)), meta), places
+
+    def _mean_and_std(self, rows: Any, band: int) -> tuple[float, float]:
+        import torch
+
+        x_NHW = self.pixels_NCHW[:, band][torch.from_numpy(rows).to(self.device)]
+        counts = torch.bincount(x_NHW.flatten(), minlength=256).double().cpu().numpy()
+        mean = float(np.average(np.arange(256), weights=counts))
+        return mean, float(np.average((np.arange(256) - mean) ** 2, weights=counts) ** 0.5)
+
+
+def pack(options: argparse.Namespace) -> int:
+    """Put an archive's files and its table into one file."""
+    import pandas as pd
+
+    source = Path(options.source)
+    table = pd.read_csv(source / "labels.csv")
+    classes = list(table.columns[3:])
+    files = [(source / "images" / name).read_bytes() for name in table["image"]]
+    np.savez(
+        options.target, data=np.frombuffer(b"".join(files), np.uint8),
+        sizes=np.array([len(each) for each in files]), ids=np.array(table["image"], dtype=str),
+        splits=np.array(table["split"], dtype=str), classes=np.array(classes),
+        labels=table[classes].to_numpy(np.uint8),
+    )  # fmt: skip
+    return 0
+
+
+def decoded(packed: str) -> Any:
+    """Pixels (N, 3, H, W) uint8 of a packed archive."""
+    from PIL import Image
+
+    with np.load(packed, allow_pickle=False) as found:
+        data, ends = found["data"], np.cumsum(found["sizes"])
+
+    def one(part: tuple[int, int]) -> Any:
+        image = Image.open(io.BytesIO(data[part[0] : part[1]].tobytes())).convert("RGB")
+        return np.asarray(image).transpose(2, 0, 1)
+
+    with ThreadPoolExecutor(8) as pool:
+        return np.stack(list(pool.map(one, zip([0, *ends[:-1]], ends, strict=True))))
+
+
+def train(experiment: Experiment, keys: list[str], held: Held, log: Path) -> dict[str, Any]:
+    """Train one, tell `log` of each pseudo-epoch, and give its row of `results.jsonl`."""
     import torch
 
     from satray.config.parse import build
@@ -182,48 +218,45 @@ def train(
     from satray.training.plan.setup import Tiles, set_up
     from satray.training.workers.initial import prepared
 
-    begun = time.perf_counter()
+    begun, device = time.perf_counter(), held.device
     given = build(TrainRecipe, keys, lambda *_: b"")
-    if experiment.trick == "no_head":
-        given = given.model_copy(update={"stages": given.stages[1:]})
-    index, places = held.index(experiment.seed, experiment.tiles, experiment.ship)
+    index, places = held.index(experiment.seed, experiment.tiles)
     setup = set_up(given, Storage(), Tiles(index, "held"))
     network, lines = prepared(setup, Storage())
     network.to(device)
     labels = {split: torch.from_numpy(index.part(split).labels.copy()) for split in places}
     at = {split: torch.from_numpy(rows).to(device) for split, rows in places.items()}
-
-    def batch(split: str, rows: Any, came: Any) -> dict[str, Any]:
-        return {
-            "pixels": held.pixels_NCHW[at[split][torch.from_numpy(rows).to(device)]],
-            "labels": labels[split][rows], "row": rows, "copy": came,
-            "valid": np.ones(len(rows), dtype=bool),
-        }  # fmt: skip
-
-    settings = LoopSettings.of(setup, labels["train"].numpy(), takes_bf16(given.precision, device))
-    inputs = AugmentedTiles.of(given, setup.preprocess(), given.seed)
     plan = setup.plan
-    order, size = train_order(given, plan, labels["train"].numpy()), plan.local_batch
+    order = train_order(given, plan, labels["train"].numpy())
+
+    def batches(split: str, rows: Any, came: Any, size: int) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            yield {
+                "pixels": held.pixels_NCHW[at[split][torch.from_numpy(some).to(device)]],
+                "labels": labels[split][some], "row": some, "copy": came[start : start + size],
+                "valid": np.ones(len(some), dtype=bool),
+            }  # fmt: skip
 
     def train_batches(pseudo_epoch: int) -> Iterator[dict[str, Any]]:
         rows = order.rows(pseudo_epoch)
-        came = copies(rows)
-        for start in range(0, len(rows), size):
-            yield batch("train", rows[start : start + size], came[start : start + size])
+        return batches("train", rows, copies(rows), plan.local_batch)
 
     def val_batches() -> Iterator[dict[str, Any]]:
         rows = np.arange(len(places["val"]), dtype=np.int64)
-        for start in range(0, len(rows), 161):  # 483 = 3 x 161
-            some = rows[start : start + 161]
-            yield batch("val", some, np.zeros_like(some))
+        return batches("val", rows, np.zeros_like(rows), 161)  # 483 = 3 x 161
 
     loop = Loop(
-        network, plan, settings=settings, train_input=inputs, eval_input=setup.preprocess(),
-        device=device,
+        network, plan, device=device,
+        settings=LoopSettings.of(
+            setup, labels["train"].numpy(), takes_bf16(given.precision, device)
+        ),
+        train_input=AugmentedTiles.of(given, setup.preprocess(), given.seed),
+        eval_input=setup.preprocess(),
     )  # fmt: skip
-    rows, logits, top, kept = [], {}, -1.0, None
+    rows, logits, top = [], {}, -1.0
     while not loop.done:
-        report, now = loop.step(train_batches, val_batches)
+        report, _ = loop.step(train_batches, val_batches)
         row = report.row()
         rows.append({name: row[name] for name in SHOWN})
         took = time.perf_counter() - begun
@@ -233,36 +266,19 @@ def train(
         logits["last"] = report.predictions.logits_NK
         if row[setup.best] > top:
             top, logits["best"] = row[setup.best], report.predictions.logits_NK
-            kept = {n: v.clone() for n, v in now.kept.items()} if state is not None else None
-    if state is not None:
-        torch.save(kept, state)
     return {
         "id": experiment.id, "group": experiment.group, "name": experiment.name,
-        "tiles": experiment.tiles, "seed": experiment.seed, "ship": experiment.ship,
+        "tiles": experiment.tiles, "seed": experiment.seed, "ship": False,
         "keys": keys, "weights": list(lines), "rates": [s.peak for s in plan.stages],
         "seconds": round(time.perf_counter() - begun, 1), "history": rows,
-        "logits": {name: _packed(value) for name, value in logits.items()},
+        "logits": {
+            name: base64.b64encode(np.asarray(value, np.float16).tobytes()).decode()
+            for name, value in logits.items()
+        },
     }  # fmt: skip
 
 
-SHOWN = (
-    "pseudo_epoch", "stage", "samples_seen", "learning_rate", "train_loss", "val_loss", "map",
-    "accuracy", "baseline_accuracy", "balanced_accuracy", "auc", "images_per_second",
-    "seconds_compute", "seconds_evaluate",
-)  # fmt: skip
-"""Of a history's columns."""
-
-
-def _packed(values: Any) -> str:
-    return base64.b64encode(np.asarray(values, np.float16).tobytes()).decode()
-
-
-def unpacked(text: str, classes: int) -> Any:
-    """Logits (N, K) as `results.jsonl` has them."""
-    return np.frombuffer(base64.b64decode(text), np.float16).astype(np.float32).reshape(-1, classes)
-
-
-_HELD: dict[str, Any] = {}
+_HELD: list[Held] = []
 
 
 def _begin(data: str, pixels: str, device: str, threads: int) -> None:
@@ -271,31 +287,15 @@ def _begin(data: str, pixels: str, device: str, threads: int) -> None:
 
     torch.set_num_threads(threads)
     table = dict(np.load(data, allow_pickle=False))
-    place = torch.device(device)
-    _HELD.update(held=Held(np.load(pixels, mmap_mode="r"), table, place), device=place)
+    _HELD.append(Held(np.load(pixels, mmap_mode="r"), table, torch.device(device)))
 
 
 def _one(experiment: Experiment, keys: list[str], out: Path) -> dict[str, Any]:
     """One experiment on a worker; what fails is told in its row."""
-    import timm
-
-    from satray.training.loop import trainer
-
-    groups, create = trainer.parameter_groups, timm.create_model
     try:
-        if experiment.trick == "decay_all":
-            trainer.parameter_groups = lambda *given: [
-                {k: v for k, v in group.items() if k != "weight_decay"} for group in groups(*given)
-            ]
-        if experiment.trick == "drop_path":
-            timm.create_model = functools.partial(create, drop_path_rate=0.1)
-        keep = experiment.group == "ship" and experiment.name.startswith("the recipe")
-        state = out / f"{experiment.name.replace(' ', '-')}.pt" if keep else None
-        return train(experiment, keys, state=state, log=out / "progress.log", **_HELD)
+        return train(experiment, keys, _HELD[0], out / "progress.log")
     except Exception as error:
         return {"id": experiment.id, "error": f"{type(error).__name__}: {error}"[:500]}
-    finally:
-        trainer.parameter_groups, timm.create_model = groups, create
 
 
 def results(out: str) -> list[dict[str, Any]]:
@@ -321,15 +321,12 @@ def run(options: argparse.Namespace) -> int:
         and all(key[9:-1] in weights for key in one.keys if key.startswith("weights={"))
     ]  # fmt: skip
     device = options.device or ("cuda:0" if torch.cuda.is_available() else "cpu")
-    if device != "cpu":
-        print(torch.cuda.get_device_name(), torch.__version__, flush=True)
     print(f"{len(done)} done, {len(wanted)} to do on {device}, {options.jobs} at once", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         pixels = str(Path(folder) / "pixels.npy")
         np.save(pixels, decoded(options.data))
-        context = multiprocessing.get_context("spawn")
         begin = (str(Path(options.data).absolute()), pixels, device, options.threads)
-        with context.Pool(options.jobs, _begin, begin) as pool:
+        with multiprocessing.get_context("spawn").Pool(options.jobs, _begin, begin) as pool:
             running = [
                 pool.apply_async(_one, (one, recipe_of(one, weights, options.base), out))
                 for one in wanted
@@ -340,30 +337,93 @@ def run(options: argparse.Namespace) -> int:
                     row = task.get()
                     with (out / "results.jsonl").open("a") as sink:
                         sink.write(json.dumps(row) + "\n")
-                    print(said(row), flush=True)
+                    last = row["history"][-1] if "history" in row else row
+                    print(row["id"], json.dumps(last), flush=True)
                 time.sleep(0.05)
             pool.terminate()
     print(f"{len(running)} left", flush=True)
     return 0
 
 
-def said(row: dict[str, Any]) -> str:
-    """A result in one line."""
-    if "error" in row:
-        return f"{row['id']}: {row['error']}"
-    last, maps = row["history"][-1], [one["map"] for one in row["history"]]
-    return (
-        f"{row['id']}: mAP {last['map']:.4f} (best {max(maps):.4f} at {int(np.argmax(maps)) + 1} "
-        f"of {len(maps)}), AUC {last['auc']:.4f}, accuracy {last['accuracy']:.4f}, loss "
-        f"{last['train_loss']:.4f}/{last['val_loss']:.4f}, {last['images_per_second']:.0f}/s, "
-        f"{row['seconds']:.0f} s"
-    )
+def table(options: argparse.Namespace) -> int:
+    """A row a training; against the recipe of its seed; bootstrap intervals.
+
+    `but` leaves out the classes of two positives or fewer: one tile moves a sixteenth of the mean.
+    """
+    from satray.metrics.bootstrap import Interval, bootstrap, paired
+
+    def within(found: Interval, sign: str = "") -> str:
+        return f"{found.value:{sign}.3f} ({found.low:{sign}.3f} to {found.high:{sign}.3f})"
+
+    def last(row: dict[str, Any], count: int) -> Any:
+        flat = np.frombuffer(base64.b64decode(row["logits"]["last"]), np.float16)
+        return flat.astype(np.float32).reshape(-1, count)
+
+    with np.load(options.data, allow_pickle=False) as found:
+        every, classes = found["labels"][found["splits"] == "val"], found["classes"].tolist()
+    rows = {row["id"]: row for row in results(options.out)}
+    print("| experiment | mAP, last (95 %) | best | against the recipe | but rarest |"
+          " AUC (95 %) | accuracy (majority) | s |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
+    for name, row in rows.items():
+        ship = [classes.index("ship")] if row["ship"] else list(range(len(classes)))
+        labels, names = every[:, ship], [classes[k] for k in ship]
+        task = "binary" if row["ship"] else "multilabel"
+        logits, apart = last(row, len(names)), ["", ""]
+        whole = bootstrap(logits, labels, names, task, 1000)
+        base = rows.get(f"parts/the recipe/{ALL}/{row['seed']}")
+        if base and base is not row and not row["ship"] and row["tiles"] == ALL:
+            other, many = last(base, len(names)), labels.sum(axis=0) > 2
+            for n, at in enumerate((np.ones_like(many), many)):
+                some = [each for each, is_in in zip(names, at, strict=True) if is_in]
+                gap = paired(logits[:, at], other[:, at], labels[:, at], some, task, 1000)
+                apart[n] = within(gap["map"], "+")
+        end, best = row["history"][-1], max(one["map"] for one in row["history"])
+        print(
+            f"| {name} | {within(whole['map'])} | {best:.3f} | {apart[0]} | {apart[1]} | "
+            f"{within(whole['auc'])} | {end['accuracy']:.3f} ({end['baseline_accuracy']:.3f}) | "
+            f"{row['seconds']:.0f} |", flush=True,
+        )  # fmt: skip
+    return 0
+
+
+def curve(options: argparse.Namespace) -> int:
+    """Validation mAP against train tiles; hollow: cut short, as `progress.log` has it."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    ended = {row["id"]: row["history"][-1]["map"] for row in results(options.out)}
+    log = Path(options.out, "progress.log").read_text().splitlines()
+    cut = {line.split()[0].replace("_", " "): float(line.split()[2]) for line in log}
+    figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
+    for name, (colour, beside) in COLOURS.items():
+        points: dict[int, list[float]] = {}
+        for key, value in (cut | ended).items():
+            what, tiles = key.rsplit("/", 1)[0].rsplit("/", 1)
+            if what == f"curve/{name}" or (what, name) == ("parts/the recipe", "fine-tuned"):
+                points.setdefault(int(tiles), []).append(value)
+                kept = colour if key in ended else "white"
+                axes.plot(int(tiles) * beside, value, "o", ms=5, mec=colour, mfc=kept, zorder=3)
+        counts = sorted(points)
+        means = [float(np.mean(points[count])) for count in counts]
+        axes.plot(counts, means, color=colour, label=name)
+    default = ended.get(f"parts/layer decay: none/{ALL}/0")
+    if default:
+        axes.plot(ALL, default, "*", ms=11, color="#1b6ca8", label="fine-tuned, no layer decay")
+    axes.set(xscale="log", xlabel="training tiles (AID, 150 px)")
+    axes.set_ylabel("validation mAP, 16 classes")
+    axes.set_xticks([50, 200, 800, ALL])
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.minorticks_off()
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(options.picture, dpi=130)
+    return 0
 
 
 def main(arguments: list[str]) -> int:
     """Pack, run, or show."""
-    from bench import transferred
-
     parser = argparse.ArgumentParser(
         prog="python -m bench transfer", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -390,15 +450,10 @@ def main(arguments: list[str]) -> int:
     showing = ways.add_parser("table", help="results.jsonl as a table")
     showing.add_argument("out")
     showing.add_argument("data", help="what pack wrote")
-    showing.set_defaults(way=transferred.table)
+    showing.set_defaults(way=table)
     drawing = ways.add_parser("curve", help="the learning curve as a picture")
     drawing.add_argument("out")
     drawing.add_argument("--picture", default="bench/transfer.png")
-    drawing.set_defaults(way=transferred.curve)
-    bundling = ways.add_parser("bundle", help="bundles of the two networks of `ship`")
-    bundling.add_argument("out")
-    bundling.add_argument("data", help="what pack wrote")
-    bundling.add_argument("--weights", required=True, help="folder of NAME.safetensors")
-    bundling.set_defaults(way=transferred.bundle)
+    drawing.set_defaults(way=curve)
     options = parser.parse_args(arguments)
     return int(options.way(options))

@@ -3,40 +3,48 @@
 import hashlib
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from math import nan
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from satray.config.base import Recipe
 from satray.config.demo import DemoRecipe
 from satray.config.evaluate import EvaluateRecipe
-from satray.config.prepare import PrepareRecipe
-from satray.config.score import ScoreRecipe
-from satray.config.train import TrainRecipe
-from satray.demo.plans import (
-    CLASS,
-    NETWORKS,
-    PASSES,
-    SCENE,
-    SPLIT,
-    TEST,
-    VAL,
-    evaluate_recipe,
-    prepare_recipe,
-    scene_recipe,
-    score_recipe,
-    train_recipe,
-)
-from satray.demo.results import Result, result_lines, seconds_lines
-from satray.demo.scene_ships import Found, measure
-from satray.runs.jsonable import to_json
-from satray.runs.perform import Inputs
+from satray.config.model import TowerOptions, VariantOptions
+from satray.config.prepare import PrepareRecipe, SplitOptions
+from satray.config.score import CamOptions, DetectionOptions, ScoreRecipe
+from satray.config.stages import StageOptions
+from satray.config.train import InputOptions, TrainRecipe
+from satray.errors import SatrayError
+from satray.runs.inputs import run_id
+from satray.runs.jsonable import finite, to_json
+from satray.runs.perform import Inputs, Job, perform, take_folder
 from satray.runs.record import Product, RunRecord
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage, join
+
+if TYPE_CHECKING:  # they import rasterio
+    from satray.demo.results import MappedTile, Result
+
+CLASS = "ship"
+"""The class that is pointed at."""
+VAL, TEST = 0.15, 0.2
+"""Shares of the archive that choose the bundle, and that measure it."""
+SCENE = 768
+"""Side of the scene (px)."""
+PASSES = 2
+"""A pseudo-epoch of the demo, in passes over the training tiles."""
+
+_RGB = TowerOptions(name="rgb", backbone="simple_cnn", bands=("red", "green", "blue"))
+_NIR = TowerOptions(name="nir", backbone="simple_cnn", bands=("nir", "nir", "nir"))
+NETWORKS: dict[str, VariantOptions] = {
+    # Maximum pooling, as in the ship post: one strong cell decides, and so the map points.
+    "simple_cnn": VariantOptions(towers=(_RGB,), pooling="max"),
+    "double4_small": VariantOptions(towers=(_RGB, _NIR), pooling="max"),
+}
+"""The networks that are trained: colours alone, and double4's two towers on the small backbone."""
 
 
 def read(recipe: DemoRecipe, storage: Storage) -> Inputs:
@@ -62,212 +70,182 @@ def plan(recipe: DemoRecipe, found: Inputs, storage: Storage) -> list[str]:
 def work(recipe: DemoRecipe, found: Inputs, run: Run) -> Outcome:
     """Generate, prepare, then train, evaluate and score each network; measure and draw."""
     del found
-    # Rasterio, and torch behind some: not for --help.
-    from satray.data.index import read_index
-    from satray.demo.maps import MappedTile, pointing_score, read_tiles
-    from satray.demo.picture import TILES, overview
+    from satray.demo.results import overview, result_lines
 
-    line = _Line(recipe, run)
-    line.make_archive()
-    line.prepare()
-    for name in NETWORKS:
-        line.train(name)
-        line.evaluate(name)
-        line.score(name)
-        line.score_scene(name)
-
+    _archive(recipe, run)
+    for title, (job, one) in steps(recipe, run.out).items():
+        with run.activity(title):
+            record, ran = step(job, one, run, title)
+        spent = f"{run.seconds[title]:.1f} s" if ran else "done already"
+        run.say(f"{title}: {spent}; {(*record.summary, 'done')[0].strip()}")
     with run.activity("pointing and drawing"):
-        index = read_index(join(run.out, "prepare"), run.storage).part(SPLIT)
-        labels = index.labels.astype(bool)
-        holds = labels[:, index.meta.classes.index(CLASS)]
-        ids = index.table.column("tile_id").to_pylist()
-        uris = index.table.column("uri").to_pylist()
-        ships = [(ids[i], uris[i]) for i in np.flatnonzero(holds)]
-        boxes = line.boxes()
-        mapped: dict[str, list[MappedTile]] = {}
-        results = []
-        for name, variant in NETWORKS.items():
-            towers = [tower.name for tower in variant.towers]
-            out = join(run.out, f"score-{name}")
-            mapped[name] = read_tiles(run.storage, out, ships, boxes, towers, CLASS)
-            results.append(line.result(name, pointing_score(mapped[name]), float(labels.mean())))
-        run.publish("demo.json", to_json([one.to_dict() for one in results]))
-        if ships:
-            first = {name: tiles[:TILES] for name, tiles in mapped.items()}
-            run.publish("maps.png", overview(first, CLASS))
-
+        mapped = {name: _mapped(run, name) for name in NETWORKS}
+        results = [_result(run, name, mapped[name]) for name in NETWORKS]
+        run.publish("demo.json", to_json([asdict(one) for one in results]))
+        if all(mapped.values()):
+            run.publish("maps.png", overview(mapped, CLASS))
     return Outcome(
-        counts={"tiles": recipe.tiles, "ships_in_scene": line.ships_in_scene},
-        metrics={one.name: one.to_dict() for one in results},
-        summary=(
-            "",
-            *result_lines(results),
-            "",
-            *(f"{one.name}, {one.scene.line()}" for one in results),
-            "",
-            *seconds_lines(line.seconds(), line.inside),
-            "",
-            *_look_at(run.out),
-        ),
+        counts={"tiles": recipe.tiles, "ships_in_scene": results[0].scene.ships},
+        metrics={one.name: finite(asdict(one)) for one in results},
+        summary=("", *result_lines(results, CLASS), "", *_look_at(run.out)),
     )
 
 
-class _Line:
-    """The steps of one demo."""
+def steps(recipe: DemoRecipe, out: str) -> dict[str, tuple[Job[Any, Any], Recipe]]:
+    """Each job of the line by its title, in order, with its recipe."""
+    from satray.data import prepare
+    from satray.scoring import evaluate, score
+    from satray.training import job as train
 
-    def __init__(self, recipe: DemoRecipe, run: Run) -> None:
-        from satray.demo.generator import Archive
+    def a(name: str, model: type[Recipe], module: Any, folder: str, **keys: Any) -> Any:
+        keys |= {"storage": recipe.storage, "resources": recipe.resources}
+        job = Job(name, model, module.read, module.plan, module.work)
+        return job, model(out=join(out, folder), **keys)
 
-        self.recipe = recipe
-        self.run = run
-        self.inside: dict[str, dict[str, float]] = {}
-        self.records: dict[str, RunRecord] = {}
-        self.ships_in_scene = 0
-        self.archive: Archive
-
-    def seconds(self) -> dict[str, float]:
-        """Wall seconds of each step so far."""
-        return {name: spent for name, spent in self.run.seconds.items() if name != "writing"}
-
-    def make_archive(self) -> None:
-        """Write archive and scene, or find those that an earlier attempt of this run wrote."""
-        from satray.demo.generator import Archive, write_archive, write_scene
-
-        recipe, storage, uri = self.recipe, self.run.storage, self.run.uri("archive")
-        # Names the run, so that another size or seed does not take it for its own; written last.
-        made = join(uri, "made.json")
-        with self.run.activity("archive"):
-            found = json.loads(storage.read(made)) if storage.exists(made) else {}
-            if found.get("run_id") == self.run.run_id:
-                self.archive = Archive(**found["archive"])
-                self.ships_in_scene = found["ships_in_scene"]
-            else:
-                storage.delete(uri)
-                self.archive = write_archive(storage, uri, recipe.tiles, recipe.size, recipe.seed)
-                self.ships_in_scene = write_scene(storage, uri, SCENE, recipe.seed)
-                note = {
-                    "run_id": self.run.run_id,
-                    "archive": asdict(self.archive),
-                    "ships_in_scene": self.ships_in_scene,
-                }
-                storage.write(made, json.dumps(note).encode())
-            for name in ("labels.csv", "ships.json", "scene.tif", "scene-ships.geojson"):
-                data = storage.read(join(uri, name))
-                digest = hashlib.sha256(data).hexdigest()
-                self.run.record(Product(f"archive/{name}", len(data), digest))
-        counts = ", ".join(f"{n} with {name}" for name, n in self.archive.counts.items())
-        self.run.say(f"archive: {self.archive.tiles:,} tiles ({counts})")
-
-    def prepare(self) -> None:
-        """Index the archive."""
-        from satray.data import prepare
-
-        record = self._step(
-            "prepare",
-            PrepareRecipe,
-            prepare,
-            prepare_recipe(self.recipe, self.run.out, self.archive),
+    archive, index = join(out, "archive"), join(out, "prepare")
+    learnt = int((1 - VAL - TEST) * recipe.tiles)
+    line = {
+        "prepare": a(
+            "prepare", PrepareRecipe, prepare, "prepare",
+            images=join(archive, "tiles"), labels=join(archive, "labels.csv"),
+            split=SplitOptions(by="draw", val=VAL, test=TEST, seed=recipe.seed),
         )
-        self.train_tiles = record.counts["tiles_train"]
-
-    def train(self, name: str) -> None:
-        """Train one network."""
-        from satray.training import job
-
-        recipe = train_recipe(self.recipe, self.run.out, name, self.train_tiles)
-        self._step("train", TrainRecipe, job, recipe, name)
-
-    def evaluate(self, name: str) -> None:
-        """Measure it."""
-        from satray.scoring import evaluate
-
-        recipe = evaluate_recipe(self.recipe, self.run.out, name)
-        self._step("evaluate", EvaluateRecipe, evaluate, recipe, name)
-
-    def score(self, name: str) -> None:
-        """Score the whole archive with it, maps included."""
-        from satray.scoring import score
-
-        recipe = score_recipe(self.recipe, self.run.out, name, self.archive)
-        self._step("score", ScoreRecipe, score, recipe, name)
-
-    def score_scene(self, name: str) -> None:
-        """Score the scene with it, and point at its ships."""
-        from satray.scoring import score
-
-        recipe = scene_recipe(self.recipe, self.run.out, name)
-        self._step("score", ScoreRecipe, score, recipe, name, of="scene")
-
-    def boxes(self) -> dict[str, tuple[tuple[float, float, float, float], ...]]:
-        """Where the ships are, by tile."""
-        from satray.demo.generator import read_boxes
-
-        return read_boxes(self.run.storage, self.archive.boxes)
-
-    def result(self, name: str, pointing: Any, prevalence: float) -> Result:
-        """Gather what was measured of a network."""
-        record = self.records[f"evaluate {name}"]
-        metrics = record.metrics
-        return Result(
-            name=name,
-            tiles=record.counts["tiles"],
-            accuracy=_number(metrics["accuracy"]),
-            majority=_number(metrics["baseline_accuracy"]),
-            map=_number(metrics["map"]),
-            prevalence=prevalence,
-            auc=self._auc(record, join(self.run.out, f"evaluate-{name}")),
-            pointing=pointing,
-            scene=self._scene(name),
-        )
-
-    def _scene(self, name: str) -> Found:
-        from satray.scoring.over_tiles import read_spec
-
-        storage, out = self.run.storage, self.run.out
-        grids = read_spec(join(out, f"train-{name}"), storage).grids.values()
-        cell = min(grid.stride for grid in grids)  # tiles are not resized
-        return measure(storage, join(out, f"scene-{name}"), join(out, "archive"), cell)
-
-    def _auc(self, record: RunRecord, out: str) -> float:
-        from satray.metrics.ranking import roc_auc
-
-        tables = [
-            pq.read_table(io.BytesIO(self.run.storage.read(join(out, product.path))))
-            for product in record.products
-            if product.path.startswith("predictions/")
-        ]
-        rows = pa.concat_tables(tables).to_pydict()
-        good = [i for i, status in enumerate(rows["status"]) if status == "ok"]
-        logits = np.array([rows[f"logit_{CLASS}"][i] for i in good], np.float64)
-        targets = np.array([rows[f"target_{CLASS}"][i] for i in good], np.bool_)
-        return roc_auc(logits, targets)
-
-    def _step(
-        self, job: str, model: Any, module: Any, recipe: Any, name: str = "", of: str = ""
-    ) -> RunRecord:
-        from satray.demo.steps import step
-        from satray.runs.frame import Job
-
-        title = " ".join(part for part in (job, of, name) if part)
-        parts = Job(job, model, module.read, module.plan, module.work)
-        with self.run.activity(title):
-            record, ran = step(parts, recipe, self.run, title)
-        self.records[title] = record
-        if ran:
-            self.inside[title] = record.seconds
-        spent = f"{self.run.seconds[title]:.1f} s" if ran else "done already"
-        self.run.say(f"{title}: {spent}; {_gist(record.summary)}")
-        return record
+    }  # fmt: skip
+    for name, variant in NETWORKS.items():
+        bundle, cam = join(out, f"train-{name}"), CamOptions(classes=(CLASS,))
+        line[f"train {name}"] = a(
+            "train", TrainRecipe, train, f"train-{name}",
+            index=index, variant=variant, weights="none", input=InputOptions(size=recipe.size),
+            stages=(StageOptions(learning_rate=3e-3, pseudo_epochs=recipe.pseudo_epochs),),
+            batch=min(32, learnt), pseudo_epoch=PASSES * learnt, seed=recipe.seed,
+        )  # fmt: skip
+        line[f"evaluate {name}"] = a(
+            "evaluate", EvaluateRecipe, evaluate, f"evaluate-{name}",
+            bundle=bundle, index=index, split="test",
+        )  # fmt: skip
+        line[f"score {name}"] = a(
+            "score", ScoreRecipe, score, f"score-{name}",
+            bundle=bundle, tiles=join(archive, "tiles"), cam=cam,
+        )  # fmt: skip
+        # By overlapping tiles; ships may lie close together, so points may too: an eighth of a
+        # tile, a cell of the map.
+        line[f"score scene {name}"] = a(
+            "score", ScoreRecipe, score, f"scene-{name}",
+            bundle=bundle, scenes=join(archive, "scene.tif"), stride=0.5, cam=cam,
+            detections=DetectionOptions(distance=0.125),
+        )  # fmt: skip
+    return line
 
 
-def _gist(summary: Sequence[str]) -> str:
-    """The first line of what a job had to say."""
-    return summary[0].strip() if summary else "done"
+def step(job: Job[Any, Any], recipe: Recipe, outer: Run, title: str) -> tuple[RunRecord, bool]:
+    """Do a job as part of `outer`, whose Ray session it shares.
+
+    A finished run of the same configuration and inputs is found done; an unfinished one goes on;
+    another run's folder, left by an earlier demo in the same place, is cleared.
+
+    Args:
+        job: the job.
+        recipe: its recipe; `out` is set.
+        outer: the run that it is part of; shows its progress.
+        title: what the progress lines call it.
+
+    Returns:
+        The record, and whether the job ran now (False: it was done already).
+
+    Raises:
+        SatrayError: the job failed, or ended with a status other than 0.
+    """
+    if recipe.out is None:
+        raise ValueError(f"{job.name} has no out")
+    prepared = job.read(recipe, outer.storage)
+    run = Run(
+        job.name,
+        run_id(job.name, recipe, prepared.digests),
+        recipe.out,
+        outer.storage,
+        progress=lambda line: outer.progress(f"{title}: {line}"),
+        ray=outer.ray,
+    )
+    done = take_folder(run, overwrite=True)
+    if done is not None:
+        return done, False
+    outcome, record = perform(job, recipe, prepared, run)
+    if record.status:
+        failed = f"{outcome.failed} of {outcome.attempted} inputs failed"
+        raise SatrayError(f"{job.name}: {record.verdict or failed} ({run.out})")
+    return record, True
 
 
-def _number(value: Any) -> float:
-    """A figure of run.json, where null stands for NaN."""
-    return float("nan") if value is None else float(value)
+def _archive(recipe: DemoRecipe, run: Run) -> None:
+    """Write archive and scene, or find those that an earlier attempt of this run wrote."""
+    from satray.demo.archive import write_archive, write_scene
+
+    storage, uri = run.storage, run.uri("archive")
+    # Names the run, so that another size or seed does not take it for its own; written last.
+    made = join(uri, "made.json")
+    with run.activity("archive"):
+        found = json.loads(storage.read(made)) if storage.exists(made) else {}
+        if found.get("run_id") != run.run_id:
+            storage.delete(uri)
+            counts = write_archive(storage, uri, recipe.tiles, recipe.size, recipe.seed)
+            write_scene(storage, uri, SCENE, recipe.seed)
+            found = {"run_id": run.run_id, "counts": counts}
+            storage.write(made, json.dumps(found).encode())
+        for name in ("labels.csv", "ships.json", "scene.tif", "scene-ships.geojson"):
+            data = storage.read(join(uri, name))
+            run.record(Product(f"archive/{name}", len(data), hashlib.sha256(data).hexdigest()))
+    told = ", ".join(f"{n} with {name}" for name, n in found["counts"].items())
+    run.say(f"archive: {recipe.tiles:,} tiles ({told})")
+
+
+def _mapped(run: Run, name: str) -> "list[MappedTile]":
+    """The test tiles that hold ships, with the network's maps."""
+    from satray.data.index import read_index
+    from satray.demo.results import read_tiles
+
+    test = read_index(join(run.out, "prepare"), run.storage).part("test")
+    boxes = json.loads(run.storage.read(run.uri("archive", "ships.json")))
+    ships = {one: boxes[one] for one in test.table["tile_id"].to_pylist() if boxes[one]}
+    towers = [tower.name for tower in NETWORKS[name].towers]
+    scores, tiles = join(run.out, f"score-{name}"), run.uri("archive", "tiles")
+    return read_tiles(run.storage, tiles, scores, ships, towers, CLASS)
+
+
+def _result(run: Run, name: str, mapped: "list[MappedTile]") -> "Result":
+    """Gather what was measured of a network."""
+    from satray.demo.results import Result, match, pointing
+    from satray.scoring.over_tiles import read_spec
+    from satray.scoring.products.names import detections_name
+
+    def read(*path: str) -> bytes:
+        return run.storage.read(join(run.out, *path))
+
+    document = json.loads(read(f"evaluate-{name}", "metrics.json"))
+    by_class = document["by_class"]
+    figures = {key: nan if value is None else value for key, value in document["metrics"].items()}
+    auc = by_class[CLASS]["auc"]
+    table = pq.read_table(
+        io.BytesIO(read(f"scene-{name}", detections_name("scene.tif", "parquet")))
+    )
+    points = [
+        (one["row"], one["col"], one["score"]) for one in table.to_pylist() if one["class"] == CLASS
+    ]
+    ships = json.loads(read("archive", "scene-ships.geojson"))["features"]
+    grids = read_spec(join(run.out, f"train-{name}"), run.storage).grids.values()
+    cell = min(grid.stride for grid in grids)  # tiles are not resized
+    return Result(
+        name=name,
+        tiles=document["tiles"],
+        accuracy=figures["accuracy"],
+        majority=figures["baseline_accuracy"],
+        map=figures["map"],
+        prevalence=sum(one["prevalence"] for one in by_class.values()) / len(by_class),
+        auc=nan if auc is None else auc,
+        pointing=pointing(mapped),
+        scene=match(
+            points, [ship["properties"]["box_px"] for ship in ships], cell / 2, (SCENE, SCENE)
+        ),
+    )
 
 
 def _look_at(out: str) -> list[str]:

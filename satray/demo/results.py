@@ -1,17 +1,92 @@
-"""What the demo found, and how it says so."""
+"""What the demo measures, and how it says and shows it.
+
+The pointing game: on each tile that holds a ship, the centre of the map's highest cell falls within
+a ship's box or not. A cell is the finest thing that a map can tell, so the boxes are widened by
+half a cell on every side; chance is the share of the tile that the boxes, widened alike, cover. In
+the scene each detection, the likeliest first, takes the nearest ship that nobody has found yet
+among those whose widened box it lies in; a second point on a ship is a false one.
+
+Source: Zhang et al., 'Top-down neural attention by excitation backprop' (2016), who widen by 15 px.
+
+Legend: h, w cells of a map; C bands, H, W pixels of a tile.
+"""
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import hypot, nan, sqrt
+from typing import Any
 
-from satray.demo.plans import CLASS
-from satray.demo.pointing import Score
-from satray.demo.scene_ships import Found
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.io import MemoryFile
+from shapely import box, unary_union
+
+from satray.demo.archive import BANDS, Box
 from satray.metrics.summary import said
-from satray.runs.jsonable import finite
+from satray.scoring.rasters import cam_path
+from satray.storage import Storage, join
 
-WIDTH = 100
-"""Columns of the tables (characters)."""
+COLUMNS = 8
+"""Tiles of the picture."""
+
+
+@dataclass(frozen=True)
+class MappedTile:
+    """A tile, its ships, and where one network saw ships."""
+
+    tile_id: str
+    """Its id."""
+    pixels: NDArray[Any]
+    """Stored values (C, H, W)."""
+    boxes: Sequence[Box]
+    """Ships (px of the tile)."""
+    map: NDArray[np.float32]
+    """Logit units (h, w); NaN where the tile has no data."""
+    cells: Affine
+    """From cells of the map to pixels of the tile."""
+
+    @property
+    def peak(self) -> tuple[float, float]:
+        """Row and column (px, edges) of the centre of the highest cell, the first of equals."""
+        row, col = np.unravel_index(int(np.nanargmax(self.map)), self.map.shape)
+        x, y = self.cells @ (float(col) + 0.5, float(row) + 0.5)
+        return y, x
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """The pointing game over tiles."""
+
+    tiles: int
+    """Tiles played."""
+    hits: int
+    """Tiles whose peak fell on a ship."""
+    expected: float
+    """Hits that random places would have had."""
+    spread: float
+    """Standard deviation of those (independent tiles, each with its own chance)."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A scene's detections against its ships."""
+
+    ships: int
+    """Ships in the scene."""
+    detections: int
+    """Points found."""
+    hits: int
+    """Points that found a ship, and ships that were found."""
+    precision: float
+    """Hits a detection; NaN without detections."""
+    recall: float
+    """Ships found of all; NaN without ships."""
+    chance: float
+    """Share of the scene that the widened boxes cover: the precision of random points."""
+    error_px: float
+    """Median distance of hits from the middle of their ship (px); NaN without hits."""
 
 
 @dataclass(frozen=True)
@@ -32,72 +107,181 @@ class Result:
     """The same by chance: the mean share of tiles that hold a class."""
     auc: float
     """Area under the ROC curve of the class pointed at; 0.5 by chance."""
-    pointing: Score
+    pointing: Pointing
     """Peaks of the maps against ships."""
     scene: Found
     """Detections in the scene against its ships."""
 
-    def to_dict(self) -> dict[str, object]:
-        """As JSON holds it: null for what is not defined."""
-        rates = {"rate": self.pointing.rate, "chance": self.pointing.chance}
-        return {
-            **finite(asdict(self)),
-            "pointing": finite({**asdict(self.pointing), **rates}),
-            "scene": self.scene.to_dict(),
-        }
+
+def read_tiles(
+    storage: Storage, images: str, scores: str, ships: Mapping[str, Sequence[Box]],
+    towers: Sequence[str], class_name: str,
+) -> list[MappedTile]:  # fmt: skip
+    """Tiles with the maps that a score job wrote of them.
+
+    Args:
+        storage: how both are reached.
+        images: prefix of the tiles.
+        scores: the score job's folder.
+        ships: boxes by tile id; these tiles are read.
+        towers: of the network; their maps are summed, as logits are sums over towers.
+        class_name: the map's band.
+
+    Raises:
+        ValueError: the towers' maps lie on different grids, so that there is no sum.
+    """
+    found = []
+    for tile_id, boxes in ships.items():
+        with MemoryFile(storage.read(join(images, f"{tile_id}.tif"))) as file, file.open() as tile:
+            pixels, place = tile.read(), tile.transform
+        maps, grids = [], set()
+        for tower in towers:
+            data = storage.read(join(scores, cam_path(tile_id, tower)))
+            with MemoryFile(data) as file, file.open() as cam:
+                maps.append(cam.read(cam.descriptions.index(class_name) + 1))
+                grids.add((cam.transform, cam.shape))
+        if len(grids) > 1:
+            raise ValueError(f"{tile_id}: towers {', '.join(towers)} lie on different grids")
+        cells = ~place @ grids.pop()[0]
+        found.append(MappedTile(tile_id, pixels, boxes, np.sum(maps, axis=0), cells))
+    return found
 
 
-def result_lines(results: Sequence[Result]) -> list[str]:
-    """The measured figures, each beside what it takes to do nothing."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column(f"on {results[0].tiles} tiles set apart\n")
-    for title, beside in (
-        ("accuracy", "(majority)"),
-        ("mAP", "(by chance)"),
-        (f"{CLASS} AUC", "(by chance)"),
-        (f"map's peak on a {CLASS}", "(by chance)"),
-    ):
-        table.add_column(f"{title}\n{beside}", justify="right")
-    for one in results:
-        game = one.pointing
-        table.add_row(
-            one.name,
-            f"{said(one.accuracy, 3)} ({said(one.majority, 3)})",
-            f"{said(one.map, 3)} ({said(one.prevalence, 3)})",
-            f"{said(one.auc, 3)} (0.500)",
-            f"{game.hits} of {game.tiles} ({game.expected:.1f} ± {game.spread:.1f})",
-        )
-    return _lines(table)
+def pointing(tiles: Iterable[MappedTile]) -> Pointing:
+    """Play the pointing game."""
+    hits, chances = 0, []
+    for tile in tiles:
+        y, x = tile.peak
+        wide = widened(tile.boxes, abs(tile.cells.e) / 2, abs(tile.cells.a) / 2)
+        hits += any(a <= y <= c and b <= x <= d for a, b, c, d in wide)
+        chances.append(covered(wide, *tile.pixels.shape[-2:]))
+    spread = sqrt(sum(chance * (1 - chance) for chance in chances))
+    return Pointing(len(chances), hits, sum(chances), spread)
 
 
-def seconds_lines(
-    steps: Mapping[str, float], inside: Mapping[str, Mapping[str, float]]
-) -> list[str]:
-    """Wall seconds of each step, and where the longest parts of it went."""
-    from rich.table import Table
+def match(
+    points: Iterable[tuple[float, float, float]],
+    boxes: Sequence[Box],
+    slack: float,
+    shape: tuple[int, int],
+) -> Found:
+    """Match detections with ships.
 
-    table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column("step")
-    table.add_column("seconds", justify="right")
-    table.add_column("of which")
-    for name, spent in steps.items():
-        parts = [
-            (activity, part)
-            for activity, part in inside.get(name, {}).items()
-            # Seconds of all processes add up to more than the wall's.
-            if activity != "total" and "all processes" not in activity and part >= 0.05
+    Args:
+        points: row, column (px of the scene) and score; the likeliest chooses first.
+        boxes: of the ships.
+        slack: how far boxes are widened on every side (px).
+        shape: height and width of the scene (px).
+    """
+    likely = sorted(points, key=lambda point: -point[2])
+    wide, free = widened(boxes, slack, slack), set(range(len(boxes)))
+    errors = []
+    for y, x, _ in likely:
+        near = [
+            (hypot(y - (boxes[n][0] + boxes[n][2]) / 2, x - (boxes[n][1] + boxes[n][3]) / 2), n)
+            for n in free
+            if wide[n][0] <= y <= wide[n][2] and wide[n][1] <= x <= wide[n][3]
         ]
-        longest = sorted(parts, key=lambda pair: -pair[1])[:4]
-        said = ", ".join(f"{activity} {part:.1f}" for activity, part in longest)
-        table.add_row(name, f"{spent:.1f}", said)
-    return _lines(table)
+        if near:
+            error, ship = min(near)
+            free.discard(ship)
+            errors.append(error)
+    return Found(
+        ships=len(boxes),
+        detections=len(likely),
+        hits=len(errors),
+        precision=len(errors) / len(likely) if likely else nan,
+        recall=len(errors) / len(boxes) if boxes else nan,
+        chance=covered(wide, *shape),
+        error_px=float(np.median(errors)) if errors else nan,
+    )
 
 
-def _lines(table: object) -> list[str]:
-    from rich.console import Console
+def widened(boxes: Iterable[Box], down: float, across: float) -> list[Box]:
+    """Boxes with so much more (px) on every side."""
+    return [(a - down, b - across, c + down, d + across) for a, b, c, d in boxes]
 
-    sink = io.StringIO()
-    Console(file=sink, width=WIDTH, color_system=None).print(table)
-    return [line.rstrip() for line in sink.getvalue().splitlines()]
+
+def covered(boxes: Iterable[Box], height: float, width: float) -> float:
+    """Share of a tile that the union of boxes covers; what lies outside is cut off."""
+    union = unary_union([box(left, top, right, bottom) for top, left, bottom, right in boxes])
+    return float(union.intersection(box(0, 0, width, height)).area / (height * width))
+
+
+def result_lines(results: Sequence[Result], class_name: str) -> list[str]:
+    """The measured figures, each beside what it takes to do nothing."""
+    rows = [
+        (f"on {results[0].tiles} tiles set apart", "accuracy", "mAP", f"{class_name} AUC",
+         f"map's peak on a {class_name}"),
+        ("", "(majority)", "(by chance)", "(by chance)", "(by chance)"),
+    ]  # fmt: skip
+    scenes = []
+    for one in results:
+        game, scene = one.pointing, one.scene
+        rows.append(
+            (one.name, f"{said(one.accuracy, 3)} ({said(one.majority, 3)})",
+             f"{said(one.map, 3)} ({said(one.prevalence, 3)})", f"{said(one.auc, 3)} (0.500)",
+             f"{game.hits} of {game.tiles} ({game.expected:.1f} ± {game.spread:.1f})")
+        )  # fmt: skip
+        scenes.append(
+            f"{one.name}, {class_name}s in the scene: {scene.hits} of {scene.ships} found by "
+            f"{scene.detections} points (precision {scene.precision:.2f}, {scene.chance:.2f} by "
+            f"chance; recall {scene.recall:.2f}), {scene.error_px:.1f} px off in the median"
+        )
+    table = [f"{name:26}{a:>15}{b:>15}{c:>15}{d:>25}" for name, a, b, c, d in rows]
+    return [*table, "", *scenes]
+
+
+def overview(networks: Mapping[str, Sequence[MappedTile]], class_name: str) -> bytes:
+    """PNG: the first tiles in colour with their ships, below them one row of maps a network.
+
+    Args:
+        networks: the same tiles in the same order for each network.
+        class_name: what is mapped; for the title.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    tiles = next(iter(networks.values()))[:COLUMNS]
+    rows: dict[str, Sequence[MappedTile]] = {"tile": tiles, **networks}
+    figure = Figure(figsize=(1.7 * len(tiles) + 1.2, 1.8 * len(rows) + 0.6), dpi=110)
+    axes = figure.subplots(len(rows), len(tiles), squeeze=False)
+    for line, (name, mapped) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(name, fontsize=10)
+        for axis, tile in zip(line, mapped[:COLUMNS], strict=True):
+            height, width = tile.pixels.shape[-2:]
+            shade = 1.0 if name == "tile" else 0.75
+            axis.imshow(_colours(tile.pixels) * shade, extent=(0, width, height, 0))
+            for top, left, bottom, right in tile.boxes:
+                size = (right - left, bottom - top)
+                axis.add_patch(Rectangle((left, top), *size, fill=False, ec="cyan", lw=0.9))
+            if name == "tile":
+                axis.set_title(tile.tile_id, fontsize=8)
+            else:
+                (left, top), (right, bottom) = (
+                    tile.cells @ corner for corner in ((0, 0), tile.map.shape[::-1])
+                )
+                evidence = np.nan_to_num(np.clip(tile.map, 0, None))
+                strength = evidence / max(float(evidence.max()), 1e-6)
+                axis.imshow(
+                    strength, extent=(left, right, bottom, top), cmap="inferno", vmin=0, vmax=1,
+                    alpha=0.75 * np.sqrt(strength), interpolation="nearest",
+                )  # fmt: skip
+                row, col = tile.peak
+                axis.plot(col, row, "+", color="lime", markersize=9, markeredgewidth=1.6)
+            axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    figure.suptitle(
+        f"Where '{class_name}' comes from: maps (bright = evidence for), boxes = true {class_name}s"
+        ", + = the map's peak",
+        fontsize=10,
+    )
+    figure.tight_layout()
+    sink = io.BytesIO()
+    figure.savefig(sink, format="png")
+    return sink.getvalue()
+
+
+def _colours(pixels_CHW: NDArray[Any]) -> NDArray[np.float64]:
+    """Red, green and blue of a tile, (H, W, 3) in 0..1, brightened as an eye likes it."""
+    rgb = np.stack([pixels_CHW[BANDS.index(name)] for name in ("red", "green", "blue")], axis=-1)
+    return np.asarray(np.clip(rgb / 3200.0, 0.0, 1.0) ** 0.6)

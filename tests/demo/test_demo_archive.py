@@ -6,15 +6,28 @@ import json
 
 import numpy as np
 import pytest
-from rasterio.io import MemoryFile
+import rasterio
+from rasterio.warp import transform as reproject
+from shapely import box
 
-from satray.demo.generator import read_boxes, write_archive, write_scene
-from satray.demo.truth import CLASSES, draw_tiles, label, scene_window, ship_boxes
-from satray.demo.world import BANDS, PIXEL, World
+from satray.demo.archive import (
+    BANDS,
+    CLASSES,
+    PIXEL,
+    draw_sheet,
+    draw_tiles,
+    write_archive,
+    write_scene,
+)
 from satray.errors import InputError
 from satray.storage import Storage
 
 SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def sheet():
+    return draw_sheet(0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -24,126 +37,128 @@ def tiles():
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    storage, uri = Storage(), str(tmp_path_factory.mktemp("archive"))
-    return storage, uri, write_archive(storage, uri, 24, SIZE, 5)
+    uri = tmp_path_factory.mktemp("archive")
+    return uri, write_archive(Storage(), str(uri), 24, SIZE, 5)
 
 
-def open_tiff(data):
-    with MemoryFile(data) as memory, memory.open() as file:
-        return file.read(), file.profile, file.descriptions
+def test_seed_and_number_decide_everything():
+    pixels = [draw_sheet(*which, side=96).pixels for which in ((1, 3), (1, 3), (2, 3), (1, 4))]
+    np.testing.assert_array_equal(pixels[0], pixels[1])
+    assert all((pixels[0] != other).mean() > 0.9 for other in pixels[2:])
+
+
+def test_near_infrared_tells_water_from_land(sheet):
+    clear = sheet.cloud < 0.05
+    land, sea = sheet.land & clear, ~sheet.land & clear & (sheet.ship == 0)
+    assert min(land.sum(), sea.sum()) > 1000
+    nir = sheet.pixels[3]
+    assert np.percentile(nir[land], 5) > np.percentile(nir[sea], 95)
+
+
+def test_brightness_alone_does_not_tell_ships(sheet):
+    """Land holds pixels as bright as any ship, more of them than there are ship pixels."""
+    clear, green = sheet.cloud < 0.05, sheet.pixels[1]
+    hull = (sheet.ship > 0) & clear
+    assert (green[sheet.land & clear] > np.median(green[hull])).sum() > hull.sum() > 1000
+
+
+def test_ships_float_and_fill_their_outlines(sheet):
+    assert len(sheet.hulls) > 50
+    assert not (sheet.land & (sheet.ship > 0)).any()
+    for number, hull in enumerate(sheet.hulls, start=1):
+        rows, cols = np.nonzero(sheet.ship == number)
+        assert len(rows) == pytest.approx(hull.area, rel=0.25)
+        drawn = (cols.min(), rows.min(), cols.max() + 1, rows.max() + 1)
+        np.testing.assert_allclose(drawn, hull.bounds, atol=2.0)  # the bow is pointed
 
 
 def test_every_class_is_there_and_missing_somewhere(tiles):
-    labels = np.array([tile.labels for tile in tiles])
-    assert ((labels.mean(0) > 0.05) & (labels.mean(0) < 0.95)).all()
+    shares = np.array([tile.labels for tile in tiles]).mean(0)
+    assert ((shares > 0.05) & (shares < 0.95)).all()
 
 
-def test_ship_label_is_the_boxes(tiles):
+def test_ship_label_is_the_boxes_and_a_person_can_see_them(tiles):
+    """The brightest pixels of a box are far brighter than its surroundings."""
+    ratios = []
     for tile in tiles:
         assert tile.labels[CLASSES.index("ship")] == bool(tile.boxes)
+        green = tile.pixels[1].astype(float)
         for top, left, bottom, right in tile.boxes:
             assert 0 <= top < bottom <= SIZE
             assert 0 <= left < right <= SIZE
+            y, x = int(top), int(left)
+            inside = green[y : int(bottom) + 1, x : int(right) + 1]
+            rim = green[max(y - 6, 0) : int(bottom) + 6, max(x - 6, 0) : int(right) + 6]
+            ratios.append(np.percentile(inside, 90) / np.median(rim))
+    assert len(ratios) > 10
+    assert np.median(ratios) > 1.5
 
 
-def test_pixels_in_ship_boxes_stand_out_from_the_water_around(tiles):
-    """A person can see the ships: the brightest pixels of a box are far brighter than its rim."""
-    told = []
-    for tile in tiles:
-        for top, left, bottom, right in tile.boxes:
-            green = tile.window.pixels[1].astype(float)
-            inside = green[int(top) : int(bottom) + 1, int(left) : int(right) + 1]
-            around = np.median(
-                green[
-                    max(int(top) - 6, 0) : int(bottom) + 6, max(int(left) - 6, 0) : int(right) + 6
-                ]
-            )
-            told.append(np.percentile(inside, 90) / around)
-    assert len(told) > 10
-    assert np.median(told) > 1.5
+def test_no_two_tiles_overlap_and_none_reaches_into_the_scene():
+    drawn = list(draw_tiles(200, 128, 0))  # of several sheets
+    scene = draw_sheet(0, 0, 768)
+    corners = [each.transform @ (0, 0) for each in drawn]
+    x, y = np.array(corners).T
+    apart = np.maximum(abs(x[:, None] - x), abs(y[:, None] - y))
+    assert apart[~np.eye(len(drawn), dtype=bool)].min() >= 128 * PIXEL
+    assert len({round(a / PIXEL / 1024) for a in x}) > 2
+    assert y.min() - 128 * PIXEL >= scene.transform.f
 
 
-def test_no_two_tiles_overlap_and_none_reaches_into_the_scene(tiles):
-    places = {(tile.window.row // SIZE, tile.window.col // SIZE) for tile in tiles}
-    assert len(places) == len(tiles)
-    assert all(tile.window.row % SIZE == 0 == tile.window.col % SIZE for tile in tiles)
-    scene = scene_window(256, 0)
-    assert scene.row > max(tile.window.row + SIZE for tile in tiles)
-
-
-def test_a_ship_cut_in_half_is_nobodys_label():
-    world = World(0)
-    window = world.render(12_000, 9_000, 256, 256)
-    ship = next(
-        ship
-        for ship, seen in window.ships
-        if seen > 0.95 and min(ship.row - window.row, ship.col - window.col) > 40
-    )
-    cut = world.render(int(ship.row), int(ship.col) - 32, 64, 64)
-    shares = [seen for other, seen in cut.ships if other == ship]
-    assert 0.2 < shares[0] < 0.8
-    if 0.15 < shares[0] < 0.6:
-        assert label(cut) is None
+def test_a_ship_cut_in_half_is_nobodys_label(sheet):
+    cut = 0
+    for number, hull in enumerate(sheet.hulls):
+        row, col = int(hull.centroid.y), max(int(hull.centroid.x) - SIZE // 2, 0)
+        if 0.2 < sheet.seen((slice(row, row + SIZE), slice(col, col + SIZE)))[number] < 0.55:
+            cut += 1
+            assert sheet.tile(row, col, SIZE) is None
+    assert cut > 10
 
 
 def test_written_tiles_are_what_a_user_brings(written):
-    storage, _, archive = written
-    entries = storage.list(archive.images)
-    assert len(entries) == archive.tiles == 24
-    expected = next(draw_tiles(1, SIZE, 5))
-    pixels, profile, descriptions = open_tiff(storage.read(entries[0].uri))
-    np.testing.assert_array_equal(pixels, expected.window.pixels)
-    assert descriptions == BANDS
-    assert (profile["dtype"], profile["compress"], profile["count"]) == ("uint16", "deflate", 4)
-    assert profile["crs"].to_string() == "EPSG:32631"
-    assert (profile["transform"].a, profile["transform"].e) == (PIXEL, -PIXEL)
-    assert profile["transform"] == expected.window.transform
-
-
-def test_label_table_and_boxes_agree(written):
-    storage, _, archive = written
-    rows = list(csv.DictReader(io.StringIO(storage.read(archive.labels).decode())))
+    uri, counts = written
+    rows = list(csv.DictReader(io.StringIO((uri / "labels.csv").read_text())))
+    boxes = json.loads((uri / "ships.json").read_text())
     assert list(rows[0]) == ["tile", *CLASSES]
-    assert {entry.key.removesuffix(".tif") for entry in storage.list(archive.images)} == {
-        row["tile"] for row in rows
-    }
-    boxes = read_boxes(storage, archive.boxes)
-    assert all(bool(int(row["ship"])) == bool(boxes[row["tile"]]) for row in rows)
-    assert archive.counts == {name: sum(int(row[name]) for row in rows) for name in CLASSES}
+    assert {path.stem for path in (uri / "tiles").iterdir()} == {row["tile"] for row in rows}
+    assert len(rows) == 24
+    assert counts == {name: sum(int(row[name]) for row in rows) for name in CLASSES}
+    for row, tile in zip(rows, draw_tiles(24, SIZE, 5), strict=True):
+        assert bool(int(row["ship"])) == bool(boxes[row["tile"]])
+        with rasterio.open(uri / "tiles" / f"{row['tile']}.tif") as file:
+            np.testing.assert_array_equal(file.read(), tile.pixels)
+            assert (file.descriptions, file.transform) == (BANDS, tile.transform)
+            assert (file.transform.a, file.transform.e) == (PIXEL, -PIXEL)
+            assert (file.dtypes[0], file.compression.value) == ("uint16", "DEFLATE")
+            assert file.crs.to_string() == "EPSG:32631"
 
 
 def test_the_same_seed_writes_the_same_bytes(written, tmp_path):
-    storage, uri, _ = written
-    write_archive(storage, str(tmp_path), 24, SIZE, 5)
-    for entry in storage.list(uri):
-        assert storage.read(str(tmp_path / entry.key)) == storage.read(entry.uri), entry.key
+    uri, _ = written
+    write_archive(Storage(), str(tmp_path), 24, SIZE, 5)
+    for path in (path for path in uri.rglob("*") if path.is_file()):
+        assert (tmp_path / path.relative_to(uri)).read_bytes() == path.read_bytes(), path
 
 
 def test_scene_knows_its_ships_on_the_ground(tmp_path):
-    storage = Storage()
-    count = write_scene(storage, str(tmp_path), 512, 0)
-    window = scene_window(512, 0)
-    assert count == len(ship_boxes(window)) > 5
-    pixels, profile, descriptions = open_tiff(storage.read(str(tmp_path / "scene.tif")))
-    np.testing.assert_array_equal(pixels, window.pixels)
-    assert profile["tiled"]
-    assert descriptions == BANDS
+    count = write_scene(Storage(), str(tmp_path), 512, 0)
+    drawn = draw_sheet(0, 0, 512)
     features = json.loads((tmp_path / "scene-ships.geojson").read_text())["features"]
-    assert len(features) == count
-    from rasterio.warp import transform
+    assert count == len(features) == len(drawn.boxes(0, 0, 512)) > 5
+    with rasterio.open(tmp_path / "scene.tif") as file:
+        np.testing.assert_array_equal(file.read(), drawn.pixels)
+        assert file.profile["tiled"]
+        assert file.descriptions == BANDS
+    for feature in features:
+        lon, lat = zip(*feature["geometry"]["coordinates"][0], strict=True)
+        x, y = reproject("OGC:CRS84", "EPSG:32631", lon, lat)
+        cols, rows = zip(*(~drawn.transform @ at for at in zip(x, y, strict=True)), strict=True)
+        found = (min(rows), min(cols), max(rows), max(cols))
+        assert found == pytest.approx(feature["properties"]["box_px"], abs=0.05)
+        assert box(0, 0, 512, 512).buffer(0.1).contains(box(*found))
 
-    top, left, bottom, right = features[0]["properties"]["box_px"]
-    lon, lat = zip(*features[0]["geometry"]["coordinates"][0], strict=True)
-    x, y = transform("OGC:CRS84", "EPSG:32631", lon, lat)
-    cols, rows = zip(
-        *(~profile["transform"] @ point for point in zip(x, y, strict=True)), strict=True
-    )
-    assert (min(rows), max(rows)) == pytest.approx((top, bottom), abs=0.05)
-    assert (min(cols), max(cols)) == pytest.approx((left, right), abs=0.05)
 
-
-def test_more_tiles_than_the_world_holds_is_an_input_error(monkeypatch):
-    monkeypatch.setattr("satray.demo.truth.label", lambda window: None)
-    monkeypatch.setattr(World, "render", lambda *place: None)
-    with pytest.raises(InputError, match=r"tiles=40: the demo world holds 0 tiles of 8192 px"):
-        list(draw_tiles(40, 8192, 0))
+@pytest.mark.parametrize(("tiles", "size"), [(40, 8192), (2_000_000, 64)])
+def test_more_tiles_than_there_is_room_for_is_an_input_error(tiles, size):
+    with pytest.raises(InputError, match=rf"tiles={tiles}: accepted: at most .* of {size} px"):
+        next(draw_tiles(tiles, size, 0))

@@ -1,28 +1,97 @@
-"""The whole demo on real Ray, made small."""
+"""The steps of the demo as runs of their own, and the whole of it on real Ray, made small."""
 
 import json
 
 import pytest
 
+from satray.config.base import Recipe, key
 from satray.config.demo import DemoRecipe
 from satray.demo import line
-from satray.demo.line import plan, read, work
-from satray.demo.plans import NETWORKS
+from satray.demo.line import NETWORKS, plan, read, step, work
+from satray.errors import SatrayError
 from satray.runs.frame import Job, main
-from satray.runs.record import read_run
+from satray.runs.perform import Inputs
+from satray.runs.record import find_run, read_run
+from satray.runs.run import Outcome, Run
 from satray.storage import Storage
 
 JOB = Job("demo", DemoRecipe, read, plan, work)
+
+
+class TextRecipe(Recipe):
+    """A job that writes its text."""
+
+    text: str = key("a", "what to write")
+    failed: int = key(0, "inputs that fail")
+    verdict: str | None = key(None, "what there is to say against it")
+
+
+def write_text(recipe, found, run):
+    run.progress("half way")
+    run.publish("text.txt", recipe.text.encode())
+    if recipe.text == "crash":
+        raise SatrayError("no more")
+    return Outcome(
+        attempted=2, failed=recipe.failed, error_budget=0.0, verdict=recipe.verdict
+    )  # fmt: skip
+
+
+TEXT = Job("text", TextRecipe, lambda *_: Inputs({"input": "digest"}), lambda *_: [], write_text)
+
+
+@pytest.fixture
+def do(tmp_path):
+    """Does the step with these keys; gives its record, whether it ran, and progress lines."""
+    lines = []
+    outer = Run("demo", "0" * 12, str(tmp_path), Storage(), progress=lines.append)
+
+    def do(**keys):
+        lines.clear()
+        recipe = TextRecipe(out=str(tmp_path / "text"), **keys)
+        return (*step(TEXT, recipe, outer, "text one"), list(lines))
+
+    return do
+
+
+def test_a_step_leaves_a_finished_run_and_is_not_done_again(do, tmp_path):
+    record, ran, lines = do()
+    assert (ran, lines) == (True, ["text one: half way"])
+    assert find_run(Storage(), str(tmp_path / "text")) == record
+    assert [product.path for product in record.products] == ["text.txt"]
+    assert record.versions["ray"]
+    assert record.config["text"] == "a"
+    assert do() == (record, False, [])
+
+
+def test_another_configuration_replaces_it(do, tmp_path):
+    do()
+    record, ran, _ = do(text="b")
+    assert ran
+    assert json.loads((tmp_path / "text/run.json").read_text())["run_id"] == record.run_id
+    assert (tmp_path / "text/text.txt").read_text() == "b"
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"text": "crash"}, "no more"),
+        ({"failed": 1}, "text: 1 of 2 inputs failed"),
+        ({"verdict": "not so"}, "text: not so"),
+    ],
+)
+def test_a_step_that_does_not_end_well_ends_the_demo(do, tmp_path, keys, why):
+    with pytest.raises(SatrayError, match=why):
+        do(**keys)
+    if "text" in keys:  # no record, and the next attempt goes on
+        assert find_run(Storage(), str(tmp_path / "text")) is None
+        with pytest.raises(SatrayError, match=why):
+            do(**keys)
 
 
 def test_plan_writes_nothing(tmp_path, capsys):
     assert main(JOB, [f"out={tmp_path}/run", "--plan"]) == 0
     assert "600 tiles of 64 px" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
-
-
-def test_the_report_is_pointed_at():
-    assert any("evaluate-" in said and "report.html" in said for said in line._look_at("out"))
 
 
 @pytest.mark.pipeline
@@ -36,6 +105,7 @@ def test_demo_runs_is_measured_and_is_found_done(ray_session, tmp_path, capfd, m
     assert main(JOB, arguments) == 0
     said = capfd.readouterr().out
     assert "map's peak on a ship" in said
+    assert "evaluate-double4_small/report.html" in said
 
     results = {one["name"]: one for one in json.loads((out / "demo.json").read_text())}
     assert results.keys() == networks.keys()

@@ -1,0 +1,351 @@
+"""Whole scenes: `python -m bench scenes [part ...]`, each part a table and one line of JSON.
+
+- `dense`: windows against overlapping tiles one by one: the same tile scores of the same scene.
+  Ours: satray's `DenseScorer`, from stored pixels to scores of all tiles and maps of all classes,
+  halos included, on eager torch and on `fused`. Theirs: the network over cut and normalised tiles,
+  no maps, in the layout and batch that a trial finds fastest. Some windows (all have one shape) and
+  a sample of tiles are timed, round about in turn, the rest is multiplied; figures are ratios of
+  medians. The bound is what arithmetic allows: px of all tiles over px of all windows.
+- `stitched`: windows put together against one forward over the whole scene, for every built-in
+  network: a low, long scene in windows of the narrowest kind, maps of all cells and logits of
+  overlapping tiles; the largest difference, over the largest number of the whole-scene forward.
+- `huge`: 20,000 x 20,000 px of the demo's coast through `jobs/score.py`, by single4 (ResNet-18)
+  with random weights unless `--bundle` names another: seconds by activity, and the memory (RSS) of
+  the driver, Ray's daemons and all workers.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench import processes
+
+CLASSES = tuple(f"class{n:02d}" for n in range(17))
+WINDOW = {"single3": 2560, "resnet50_v2": 2560}
+"""Longest side asked for by `dense`; of the others 3,584 px."""
+BLOCK = 512
+SETUPS = ("", "mode=dense window=1280")
+"""Of `huge`: without keys (`auto` takes tiles where they do not overlap), and in windows."""
+
+
+def bundle(variant: str, size: int) -> Any:
+    """A built-in network with random weights and sane batch statistics, the same each time."""
+    from satray.models.bundle import Bundle, BundleSpec
+    from satray.models.geometry import probe_grid
+    from satray.models.network import Network
+    from satray.models.variant import BUILT_IN
+
+    options = BUILT_IN[variant]
+    bands = tuple(dict.fromkeys(band for tower in options.towers for band in tower.bands))
+    torch.manual_seed(0)
+    network = Network(options, len(CLASSES), bands=bands)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)  # timm starts some of them at zero
+            module.momentum = None  # the mean over the batches
+            module.reset_running_stats()
+    with torch.no_grad():
+        for _ in range(2):
+            network.train()(torch.randn(2, len(bands), 192, 192))
+    many = len(bands)
+    spec = BundleSpec(
+        variant=options, task="multilabel", classes=CLASSES, bands=bands, mean=(2000.0,) * many,
+        std=(1000.0,) * many, dtype="uint16", size=size, resize=None, evaluate="whole",
+        tile_shape=(size, size), resolution=3.0, thresholds=(0.5,) * len(CLASSES),
+        temperature=1.0, grids={tower.name: probe_grid(tower.backbone) for tower in options.towers},
+    )  # fmt: skip
+    return Bundle(spec, network.requires_grad_(False).eval(), "0" * 12)
+
+
+def noise(bands: int, height: int, width: int) -> np.ndarray:
+    """Noise over a slow wave (C, H, W), uint16."""
+    rng = np.random.default_rng(0)
+    wave = 800 * np.sin(np.arange(width) / 40) + 800 * np.cos(np.arange(height) / 30)[:, None]
+    made = np.empty((bands, height, width), np.uint16)
+    for band in made:
+        band[:] = np.clip(rng.normal(2000, 600, (height, width)) + wave, 0, 60000)
+    return made
+
+
+def window_of(pixels_CHW: np.ndarray, part: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of a window, and where there are any."""
+    (top, bottom), (left, right) = ((a.px.start, a.px.stop) for a in (part.row, part.col))
+    got = np.zeros((len(pixels_CHW), bottom - top, right - left), pixels_CHW.dtype)
+    valid = np.zeros(got.shape[1:], dtype=bool)
+    inside = pixels_CHW[:, top:bottom, left:right]
+    there = np.s_[: inside.shape[1], : inside.shape[2]]
+    got[:, *there], valid[there] = inside, True
+    return got, valid
+
+
+def dense(given: argparse.Namespace) -> dict[str, Any]:
+    """Windows against tiles."""
+    from satray.scoring.dense.measure import measure
+    from satray.scoring.dense.windows import plan_scene
+    from satray.scoring.engine.heap import keep_memory
+    from satray.scoring.engine.make import build
+
+    keep_memory()
+    torch.set_flush_denormal(True)
+    rows = []
+    print("| network | stride | windows | tiles one by one, s | windows, s | times faster | bound "
+          "| on `fused`, s | times faster |")  # fmt: skip
+    print("|---|---|---|---:|---:|---:|---:|---:|---:|")
+    for name in given.networks:
+        made = bundle(name, given.size)
+        pixels = noise(len(made.spec.bands), given.side, given.side)
+        alone = best_by_tile(made.network, pixels, given.size, given.sample)
+        fused = build(made, dict.fromkeys(made.network.backbones(), "fused"))
+        side = given.window or WINDOW.get(name, 3584)
+        for part in (4, 8):
+            plan = plan_scene(
+                given.side, given.side, measure(made).geometry, step=given.size // part, window=side
+            )
+            ways = {
+                "tiles": alone,
+                "eager": by_windows(made, plan, pixels, None, given.windows),
+                "fused": by_windows(made, plan, pixels, fused, given.windows),
+            }
+            took: dict[str, list[float]] = {way: [] for way in ways}
+            for number in range(given.rounds + 1):  # a first round is not counted
+                for way, once in ways.items():
+                    seconds = once() * plan.tiles
+                    took[way] += [seconds] if number else []
+            tiles, eager, fast = (statistics.median(each) for each in took.values())
+            bound = plan.tiles * given.size**2 / plan.px
+            print(
+                f"| {name} | 1/{part} | {len(plan.windows)} of {plan.windows[0].height} px "
+                f"| {tiles:.0f} | {eager:.1f} | **{tiles / eager:.1f}** | {bound:.1f} "
+                f"| {fast:.1f} | {tiles / fast:.1f} |", flush=True,
+            )  # fmt: skip
+            rows.append({"network": name, "stride": part, "bound": bound, "seconds": took})
+    return {"rows": rows}
+
+
+def by_windows(
+    made: Any, plan: Any, pixels: np.ndarray, features: Any, most: int
+) -> Callable[[], float]:
+    """Gives seconds a tile of satray's windows, of which so many are timed."""
+    from satray.scoring.dense.answers import Wanted
+    from satray.scoring.dense.forward import DenseScorer
+
+    scorer = DenseScorer(made, plan, Wanted(tuple(range(len(CLASSES))), ("dense",)), features)
+    # Those of most tiles: a sample is none of the thin ones at the far edges.
+    some = sorted(plan.windows, key=lambda window: -window.tiles)[:most]
+    cuts = [window_of(pixels, window) for window in some]
+
+    def once() -> float:
+        start = time.perf_counter()
+        for cut, window in zip(cuts, some, strict=True):
+            scorer(*cut, window)
+        return (time.perf_counter() - start) * len(plan.windows) / len(some) / plan.tiles
+
+    return once
+
+
+def best_by_tile(network: Any, pixels: Any, size: int, count: int) -> Callable[[], float]:
+    """Gives seconds a tile of plain torch over cut tiles, the best of its ways here."""
+    x_CHW = (torch.from_numpy(pixels[:, : 4 * size, : 4 * size].copy()).float() - 2000) / 1000
+    corners = [(17 * n % (3 * size), 31 * n % (3 * size)) for n in range(count)]
+
+    def score(batch: int, layout: torch.memory_format) -> float:
+        network.to(memory_format=layout)  # windows turn it to channels last
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for n in range(0, count, batch):
+                some = [x_CHW[:, y : y + size, x : x + size] for y, x in corners[n : n + batch]]
+                network(torch.stack(some).contiguous(memory_format=layout))
+        return (time.perf_counter() - start) / count
+
+    ways = [(b, f) for b in (8, 32) for f in (torch.contiguous_format, torch.channels_last)]
+    for way in ways:
+        score(*way)
+    best = min(ways, key=lambda way: score(*way))
+    return lambda: score(*best)
+
+
+def stitched(given: argparse.Namespace) -> dict[str, Any]:
+    """Windows put together against the whole scene at once."""
+    from satray.models.cam import dense_cam
+    from satray.models.network import pool
+    from satray.models.variant import BUILT_IN
+    from satray.scoring.dense.answers import Wanted
+    from satray.scoring.dense.forward import DenseScorer
+    from satray.scoring.dense.measure import measure
+    from satray.scoring.dense.windows import least_side, plan_scene
+
+    del given
+    print("| network | halo, cells | windows | tiles | maps differ by | logits differ by |")
+    print("|---|---:|---|---:|---:|---:|")
+    rows = []
+    for name in (name for name in BUILT_IN if BUILT_IN[name].head == "linear"):
+        made = bundle(name, 128)
+        geometry, network = measure(made).geometry, made.network
+        if geometry.why_tiles:
+            print(f"| {name} | | {geometry.why_tiles.split(' (')[0]}: tiles only | | | |")
+            continue
+        height, width = 200, least_side(geometry) + 400
+        pixels = noise(len(made.spec.bands), height, width)
+        x = torch.from_numpy((pixels.astype(np.float32) - 2000) / 1000)
+        down, right = geometry.padded(height) - height, geometry.padded(width) - width
+        plan = plan_scene(height, width, geometry, step=64, window=1)
+        with torch.inference_mode():
+            whole = network.features(nn.functional.pad(x, (0, right, 0, down))[None])
+        weights, pooling = network.cam_weights(), made.spec.variant.pooling
+        wanted = {tower: dense_cam(f, weights[tower])[0].numpy() for tower, f in whole.items()}
+        alone_TUK = np.zeros((len(plan.rows), len(plan.cols), len(CLASSES)))
+        alone_TUK += network.head.bias.numpy()
+        for tower, f in whole.items():
+            down, across = plan.rows.counts[tower], plan.cols.counts[tower]
+            for i, top in enumerate(plan.rows.starts[tower]):
+                for j, left in enumerate(plan.cols.starts[tower]):
+                    part = f[:, :, top : top + down, left : left + across]
+                    alone_TUK[i, j] += (pool(part, pooling) @ weights[tower].T)[0].numpy()
+
+        found = {tower: np.full_like(map_Khw, np.nan) for tower, map_Khw in wanted.items()}
+        logits_TUK = np.full_like(alone_TUK, np.nan)
+        scorer = DenseScorer(made, plan, Wanted(tuple(range(len(CLASSES))), ("dense",)))
+        for window in plan.windows:
+            scores = scorer(*window_of(pixels, window), window)
+            for tower, map_Khw in scores.maps["dense"].items():
+                lines, cols = (span.within(0) for span in plan.core(window, tower))
+                found[tower][:, lines, cols] = map_Khw
+            lines, cols = window.row.tiles.within(0), window.col.tiles.within(0)
+            logits = scores.tiles.numbers.logits
+            logits_TUK[lines, cols] = logits.reshape(*logits_TUK[lines, cols].shape)
+
+        maps = max(_gap(found[tower], wanted[tower]) for tower in wanted)
+        halo = max(tower.halo or 0 for tower in geometry.towers)
+        gap, first = _gap(logits_TUK, alone_TUK), plan.windows[0]
+        print(
+            f"| {name} | {halo} | {len(plan.windows)} of {first.height} x {first.width} "
+            f"| {plan.tiles} | {maps:.0e} | {gap:.0e} |", flush=True,
+        )  # fmt: skip
+        rows.append({"network": name, "maps": maps, "logits": gap})
+    return {"most": max(max(row["maps"], row["logits"]) for row in rows), "rows": rows}
+
+
+def _gap(found: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest difference over the largest number; cells beyond the scene have no value."""
+    there = np.isfinite(found)
+    return float(np.abs(found - wanted)[there].max() / np.abs(wanted[there]).max())
+
+
+def huge(given: argparse.Namespace) -> dict[str, Any]:
+    """A huge scene through the job."""
+    work = given.work.absolute()
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        model = given.bundle or str(_save_bundle(work / "bundle"))
+        scene = _write_scene(work / "scenes" / "huge.tif", given.px)
+        runs = []
+        for number, keys in enumerate(given.keys or SETUPS):
+            out = work / f"out-{number}"
+            watched = processes.job(
+                "score", f"bundle={model}", f"scenes={scene}", f"out={out}", *keys.split()
+            )
+            seconds = json.loads((out / "run.json").read_text())["seconds"]
+            print(f"### {keys or 'without keys'}\n\n{watched.said.strip()}\n")
+            print("| activity | seconds |\n|---|---:|")
+            print("\n".join(f"| {name} | {spent:.1f} |" for name, spent in seconds.items()))
+            print("\n| process | RSS, GiB | without shared memory |\n|---|---:|---:|")
+            for resident, own, name in sorted(watched.most.values(), reverse=True)[:6]:
+                print(f"| `{name}` | {resident:.2f} | {own:.2f} |")
+            reading, waiting = (
+                seconds.get(f"{n} (all processes)", 0.0) for n in ("reading", "waiting")
+            )
+            hidden = 1 - waiting / reading if reading else 0.0
+            print(f"\n{watched.seconds:.0f} s; all together {watched.together:.2f} GiB; "
+                  f"{hidden:.0%} of reading beside the network\n", flush=True)  # fmt: skip
+            runs.append(
+                {"keys": keys, "wall": watched.seconds, "seconds": seconds, "hidden": hidden,
+                 "largest": max(watched.most.values())[0], "together": watched.together}
+            )  # fmt: skip
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return {"px": given.px, "runs": runs}
+
+
+def _save_bundle(folder: Path) -> Path:
+    from satray.models.bundle import bundle_files
+
+    made = bundle("single4", 256)
+    # A random network takes anything for anything; of some thousand detections.
+    spec = replace(made.spec, thresholds=(0.9999,) * len(CLASSES))
+    folder.mkdir(parents=True)
+    for name, data in bundle_files(spec, made.network.state_dict()).items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def _write_scene(path: Path, side: int) -> Path:
+    """Pieces of the demo's coast, turned and shaded by place; tiled, deflate, uint16."""
+    import rasterio
+    from rasterio.windows import Window
+
+    from satray.demo.archive import BANDS, CRS, draw_sheet
+
+    sheet = draw_sheet(0, 1, 2048)
+    rng = np.random.default_rng(0)
+    path.parent.mkdir(parents=True)
+    with rasterio.open(
+        path, "w", driver="GTiff", dtype="uint16", count=4, height=side, width=side, crs=CRS,
+        transform=sheet.transform, compress="deflate", predictor=2, zlevel=1, tiled=True,
+        blockxsize=BLOCK, blockysize=BLOCK, bigtiff="yes", interleave="pixel",
+        num_threads="all_cpus",
+    ) as file:  # fmt: skip
+        file.descriptions = BANDS
+        for row in range(0, side, BLOCK):
+            parts = []
+            for _ in range(0, side, BLOCK):
+                top, left = rng.integers(0, 2048 - BLOCK, 2)
+                part = sheet.pixels[:, top : top + BLOCK, left : left + BLOCK]
+                shaded = np.clip(part * rng.uniform(0.8, 1.2), 1, 65535).astype(np.uint16)
+                parts.append(np.rot90(shaded, int(rng.integers(4)), (1, 2)))
+            height = min(BLOCK, side - row)
+            strip = np.concatenate(parts, axis=2)[:, :height, :side]
+            file.write(strip, window=Window(0, row, side, height))
+    return path
+
+
+PARTS = {"dense": dense, "stitched": stitched, "huge": huge}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the parts asked for; all without any."""
+    parser = argparse.ArgumentParser(
+        "python -m bench scenes", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
+    group = parser.add_argument_group("dense")
+    group.add_argument("--rounds", type=int, default=3)
+    group.add_argument("--networks", nargs="+", default=["single3", "mobilenet_v2"])
+    group.add_argument("--size", type=int, default=256, help="of a tile, px")
+    group.add_argument("--side", type=int, default=8192, help="of the scene, px")
+    group.add_argument("--window", type=int, help="px; default by network")
+    group.add_argument("--windows", type=int, default=2, help="windows that are timed at most")
+    group.add_argument("--sample", type=int, default=64, help="tiles that are timed")
+    group = parser.add_argument_group("huge")
+    group.add_argument("--px", type=int, default=20_000, help="side of the scene")
+    group.add_argument("--work", type=Path, default=Path("runs/huge"), help="removed at the end")
+    group.add_argument("--bundle", help="default single4 with random weights")
+    group.add_argument("--keys", action="append", help="keys of one run of score; repeatable")
+    given = parser.parse_args(arguments)
+    strange = sorted(set(given.parts) - set(PARTS))
+    if strange:
+        parser.error(f"no part {strange[0]}; there are {', '.join(PARTS)}")
+    for part in given.parts or PARTS:
+        print(f"\n## {part}\n", flush=True)
+        print(json.dumps({"bench": "scenes", "part": part, **PARTS[part](given)}), flush=True)
+    return 0

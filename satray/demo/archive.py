@@ -1,0 +1,398 @@
+"""An invented coast: 4-band tiles with labels, a scene, and where every ship is.
+
+The archive is what a user would bring: a prefix of GeoTIFFs and a label table; and what nobody has
+for real: the box of every ship. It is cut from sheets, each drawn as a whole from blurred noise and
+polygons, and each a pure function of (seed, number). The scene is a sheet of its own, so no tile
+shows any of it. Stored units are reflectance x 10,000 (uint16).
+
+Legend: C bands, H, W rows and columns, N ships. Coordinates are px from the upper left corner.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from rasterio.features import rasterize
+from rasterio.io import MemoryFile
+from rasterio.warp import transform_geom
+from scipy import fft, ndimage
+from shapely import Polygon, box, intersection
+from shapely.affinity import affine_transform
+from shapely.geometry import mapping
+from shapely.geometry.polygon import orient
+
+from satray.errors import InputError
+from satray.storage import Storage, join
+
+BANDS = ("blue", "green", "red", "nir")
+CRS = "EPSG:32631"
+PIXEL = 3.0
+"""Side of a pixel (m)."""
+CLASSES = ("sea", "land", "cloud", "ship")
+SHEET, SHEETS = 1024, 1024
+"""Side of the sheets that tiles are cut from (px), and how many there are at most."""
+
+# Typical surfaces, blue, green, red, nir; near-infrared is dark over water and bright over plants.
+_DEEP = (620.0, 520.0, 330.0, 170.0)
+_SHALLOW = (1150.0, 1180.0, 620.0, 260.0)
+_FOAM = (900.0, 950.0, 900.0, 620.0)
+_PLANTS = (420.0, 740.0, 480.0, 3600.0)
+_SOIL = (800.0, 1150.0, 1600.0, 2350.0)
+_SAND = (1500.0, 1950.0, 2350.0, 2850.0)
+_STREET = (1050.0, 1120.0, 1180.0, 1500.0)
+_PAINT = (1.0, 1.01, 1.03, 0.97)
+_CLOUD = (7600.0, 7500.0, 7400.0, 7300.0)
+
+_PRESENT, _ABSENT = 0.02, 0.002  # of a tile: at least so much is there, at most so much is not
+_SEEN, _UNSEEN = 0.6, 0.15  # likewise of a hull
+_OPAQUE, _THIN = 0.5, 0.25  # opacity of a cloud
+_ROOM = 40  # at most one ship in each square of this side (px)
+_FINE = 4  # polygons are drawn so many times finer
+
+Field = NDArray[np.float32]
+Box = tuple[float, float, float, float]
+"""First row, first column, last row, last column (px, edges)."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile with its truth."""
+
+    pixels: NDArray[np.uint16]
+    """Blue, green, red, nir (4, H, W)."""
+    transform: Affine
+    """From pixels to metres."""
+    labels: tuple[bool, ...]
+    """One a class, in the order of `CLASSES`."""
+    boxes: tuple[Box, ...]
+    """Ships that are seen, clipped to the tile."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A drawn piece of coast with its truth."""
+
+    pixels: NDArray[np.uint16]
+    """Blue, green, red, nir (4, H, W)."""
+    transform: Affine
+    """From pixels to metres."""
+    land: NDArray[np.bool_]
+    """Land (H, W), whatever clouds there are above it."""
+    cloud: Field
+    """Opacity of the clouds (H, W), 0 to 1."""
+    hulls: tuple[Polygon, ...]
+    """Outlines of the N ships (x = column, y = row)."""
+    ship: NDArray[np.int32]
+    """Whose hull a pixel is (H, W): 1 to N, 0 where there is none."""
+
+    @cached_property
+    def _areas(self) -> NDArray[np.int64]:
+        """Pixels of each hull (N,)."""
+        return np.bincount(self.ship.ravel(), minlength=len(self.hulls) + 1)[1:]
+
+    def seen(self, here: tuple[slice, slice]) -> NDArray[np.float64]:
+        """Share of each hull (N,) that lies in a part of the sheet and under no cloud."""
+        clear = 1 - self.cloud[here].ravel()
+        part = np.bincount(self.ship[here].ravel(), clear, len(self.hulls) + 1)
+        return np.asarray(part[1:] / np.maximum(self._areas, 1))
+
+    def boxes(self, row: int, col: int, size: int) -> tuple[Box, ...]:
+        """Boxes of the ships that are seen in a square, clipped to it (px of the square)."""
+        here = (slice(row, row + size), slice(col, col + size))
+        found = []
+        for n in np.flatnonzero(self.seen(here) >= _SEEN):
+            x0, y0, x1, y1 = intersection(
+                box(*self.hulls[n].bounds), box(col, row, col + size, row + size)
+            ).bounds
+            found.append((y0 - row, x0 - col, y1 - row, x1 - col))
+        return tuple(found)
+
+    def tile(self, row: int, col: int, size: int) -> Tile | None:
+        """A square of the sheet, or None where its classes would be a matter of opinion.
+
+        A surface counts from 2 % of the tile on, where no cloud hides it; between 0.2 % and 2 %,
+        and with a ship that is cut in half or under thin cloud, nobody could say.
+        """
+        here = (slice(row, row + size), slice(col, col + size))
+        land, cloud, seen = self.land[here], self.cloud[here], self.seen(here)
+        clear = cloud < _OPAQUE
+        shares = [np.mean(clear & ~land), np.mean(clear & land), np.mean(~clear)]
+        if (
+            any(_ABSENT < share < _PRESENT for share in shares)
+            or shares[2] < _PRESENT <= np.mean(cloud > _THIN)
+            or ((seen > _UNSEEN) & (seen < _SEEN)).any()
+        ):
+            return None
+        boxes = self.boxes(row, col, size)
+        labels = (*(bool(share >= _PRESENT) for share in shares), bool(boxes))
+        place = self.transform @ Affine.translation(col, row)
+        return Tile(self.pixels[:, *here], place, labels, boxes)
+
+
+def draw_tiles(tiles: int, size: int, seed: int) -> Iterator[Tile]:
+    """Tiles that do not overlap, sheet by sheet, in a random order within a sheet.
+
+    Raises:
+        InputError: there is no room for so many tiles of that size.
+    """
+    across = SHEET // size
+    if tiles > (most := SHEETS * across**2):
+        raise InputError(f"tiles={tiles}: accepted: at most {most:,} of {size} px")
+    made = 0
+    for number in range(1, SHEETS):
+        sheet = draw_sheet(seed, number)
+        for place in np.random.default_rng([seed, number]).permutation(across**2):
+            row, col = divmod(int(place), across)
+            tile = sheet.tile(row * size, col * size, size)
+            if tile is not None:
+                yield tile
+                made += 1
+            if made == tiles:
+                return
+    raise InputError(f"tiles={tiles}: the coast of seed={seed} holds {made:,} of {size} px")
+
+
+def draw_sheet(seed: int, number: int, side: int = SHEET) -> Sheet:
+    """A square of coast of its own; number 0, the scene, lies south of all others."""
+    rng = np.random.default_rng([seed, number])
+    height = _noise(rng, side, 230, 6, 0.48) - 0.2  # above the sea: about 0.42 of the sheet
+    land = height > 0
+    pixels = np.where(land, _land(rng, height), _sea(rng, height))
+    hulls = _draw_ships(rng, pixels, land)
+    cloud = _ramp(_noise(rng, side, 150, 5, 0.55), 1.0, 1.9)
+    pixels *= 1 - 0.45 * np.roll(cloud, (14, -10), (0, 1)) * (1 - cloud)  # their shadow
+    pixels += cloud * (_spectrum(_CLOUD) * (0.8 + 0.25 * cloud) - pixels)
+    day = 1 + 0.08 * _noise(rng, side, 600) + 0.03 * rng.standard_normal()
+    tint = 0.03 * _noise(rng, side, 600)
+    pixels *= np.stack([day + k * tint for k in (1.0, 0.4, -0.4, -1.0)])
+    pixels = ndimage.gaussian_filter(pixels, (0, 0.7, 0.7), mode="nearest")  # the optics
+    pixels += 12 * rng.standard_normal(pixels.shape, np.float32)
+    south, east = divmod(number - 1, 32) if number else (33, 0)
+    numbered = [(hull, n) for n, hull in enumerate(hulls, start=1)]
+    return Sheet(
+        np.clip(np.rint(pixels), 1, 65_535).astype(np.uint16),
+        Affine(PIXEL, 0, 400_000, 0, -PIXEL, 5_800_000)
+        @ Affine.translation(east * SHEET, south * SHEET),
+        land,
+        cloud,
+        hulls,
+        rasterize(numbered, land.shape, dtype="int32") if hulls else np.zeros(land.shape, np.int32),
+    )
+
+
+def write_archive(storage: Storage, uri: str, tiles: int, size: int, seed: int) -> dict[str, int]:
+    """Write `tiles/`, `labels.csv` (`tile,sea,land,cloud,ship`) and `ships.json` (boxes by tile).
+
+    Args:
+        storage: how the archive is reached.
+        uri: its folder.
+        tiles: how many.
+        size: side of a tile (px).
+        seed: of everything.
+
+    Returns:
+        How many tiles each class has.
+
+    Raises:
+        InputError: there is no room for so many tiles of that size.
+    """
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(("tile", *CLASSES))
+    boxes: dict[str, list[list[float]]] = {}
+    counts = dict.fromkeys(CLASSES, 0)
+    for number, tile in enumerate(draw_tiles(tiles, size, seed)):
+        name = f"coast-{number:05d}"
+        storage.write(join(uri, "tiles", f"{name}.tif"), geotiff(tile.pixels, tile.transform))
+        rows.writerow((name, *map(int, tile.labels)))
+        boxes[name] = [[round(edge, 2) for edge in one] for one in tile.boxes]
+        for label, there in zip(CLASSES, tile.labels, strict=True):
+            counts[label] += there
+    storage.write(join(uri, "ships.json"), json.dumps(boxes, indent=0).encode())
+    # The table comes last: an archive that has one is whole.
+    storage.write(join(uri, "labels.csv"), table.getvalue().encode())
+    return counts
+
+
+def write_scene(storage: Storage, uri: str, size: int, seed: int) -> int:
+    """Write `scene.tif` and `scene-ships.geojson`; returns the number of ships."""
+    sheet = draw_sheet(seed, 0, size)
+    features = []
+    for top, left, bottom, right in sheet.boxes(0, 0, size):
+        shape = affine_transform(box(left, top, right, bottom), sheet.transform.to_shapely())
+        edges = [round(edge, 2) for edge in (top, left, bottom, right)]
+        # As GeoJSON wants it: longitude and latitude, counter-clockwise.
+        ring = transform_geom(CRS, "OGC:CRS84", mapping(orient(shape)), precision=7)
+        properties = {"class": "ship", "box_px": edges}
+        features.append({"type": "Feature", "properties": properties, "geometry": ring})
+    storage.write(join(uri, "scene.tif"), geotiff(sheet.pixels, sheet.transform, blocks=256))
+    collection = {"type": "FeatureCollection", "features": features}
+    storage.write(join(uri, "scene-ships.geojson"), json.dumps(collection, indent=1).encode())
+    return len(features)
+
+
+def geotiff(pixels_CHW: NDArray[np.uint16], transform: Affine, blocks: int | None = None) -> bytes:
+    """Bytes of a deflate GeoTIFF with named bands; tiled in `blocks` px where given."""
+    count, height, width = pixels_CHW.shape
+    layout = {"tiled": True, "blockxsize": blocks, "blockysize": blocks} if blocks else {}
+    with MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", dtype="uint16", count=count, height=height, width=width, crs=CRS,
+            transform=transform, compress="deflate", predictor=2, photometric="minisblack",
+            **layout,
+        ) as file:  # fmt: skip
+            file.write(pixels_CHW)
+            file.descriptions = BANDS
+        return bytes(memory.read())
+
+
+def _sea(rng: np.random.Generator, height: Field) -> Field:
+    """Water (4, H, W), shallow and with surf at the shore."""
+    side = len(height)
+    shallow = _ramp(height, -0.45, 0.0) ** 2
+    rough = _ramp(_noise(rng, side, 500), -1.0, 1.5)
+    swell = _noise(rng, side, 11, 3, 0.7)
+    # Whitecaps: small bright specks that are no ships.
+    caps = (rng.random(height.shape) < 0.004 * rough) * rng.uniform(0.4, 1.4, height.shape)
+    surf = np.exp(-((height / 0.035) ** 2)) * _ramp(swell, -0.5, 1.0)
+    sea = _spectrum(_DEEP) * (1 - shallow) + _spectrum(_SHALLOW) * shallow
+    sea += (18 + 40 * rough) * swell + 110 * rough
+    return np.asarray(
+        sea + (700 * caps + 900 * surf) * _spectrum((1.0, 1.0, 0.95, 0.6)), np.float32
+    )
+
+
+def _land(rng: np.random.Generator, height: Field) -> Field:
+    """Plants and soil (4, H, W), fields, towns, slopes and a beach."""
+    side = len(height)
+    green = _ramp(_noise(rng, side, 130, 4, 0.6), -0.9, 0.9)
+    farmed = _ramp(_noise(rng, side, 260, 2), -0.1, 0.3)
+    crops, _, _ = _patchwork(rng, side, 0.53, (19, 31))
+    green += farmed * (crops[0] - green)
+    land = _spectrum(_PLANTS) * green + _spectrum(_SOIL) * (1 - green)
+    land *= 1 + 0.07 * _noise(rng, side, 9, 3, 0.8)
+
+    # Roofs: bright and long. In every band they look like ships: only the water tells them apart.
+    town = _ramp(_noise(rng, side, 150, 2), 0.75, 0.95)
+    (long, deep, shine, built), down, across = _patchwork(rng, side, 0.35, (13, 21))
+    street = (down < 1.5) | (across < 1.5)
+    roof = (np.abs(down - 6.5) < 1.5 + 2.5 * deep) & (np.abs(across - 10.5) < 3 + 6 * long)
+    there = (roof & (built < 0.75)) * np.maximum(town, built < 0.1)
+    land += 0.75 * town * street * (_spectrum(_STREET) - land)
+    land += there * ((1300 + 3200 * shine) * _spectrum(_PAINT) - land)
+
+    slope = np.gradient(height, axis=0) - np.gradient(height, axis=1)
+    land *= np.clip(1 + 6 * slope, 0.75, 1.25)
+    sand = np.exp(-np.abs(height) / 0.03) * _ramp(-height, -0.2, 0.0)
+    return np.asarray(land + sand * (_spectrum(_SAND) - land), np.float32)
+
+
+def _draw_ships(
+    rng: np.random.Generator, pixels_CHW: Field, land_HW: NDArray[np.bool_]
+) -> tuple[Polygon, ...]:
+    """Draw ships and their wakes on the water, in place; gives the outlines of the hulls."""
+    side = len(land_HW)
+    room = ndimage.distance_transform_edt(~land_HW)
+    traffic = 0.25 + 0.65 * _ramp(_noise(rng, side, 300), -0.8, 0.8)
+    layers = [Image.new("F", (side * _FINE, side * _FINE)) for _ in range(3)]
+    hulls = []
+    for corner in np.ndindex(side // _ROOM, side // _ROOM):
+        y, x = (np.array(corner) + rng.uniform(0.25, 0.75, 2)) * _ROOM
+        length, at = 9 + 14 * rng.random() ** 1.6, (int(y), int(x))
+        if rng.random() < traffic[at] and room[at] > 0.8 * length + 3:
+            place = Affine.translation(x, y) @ Affine.rotation(rng.uniform(0, 360))
+            hulls.append(_draw_ship(rng, [ImageDraw.Draw(each) for each in layers], place, length))
+    cover, paint, foam = (np.asarray(layer.reduce(_FINE)) for layer in layers)
+    pixels_CHW += _spectrum(_FOAM) * foam * ~land_HW
+    pixels_CHW += _spectrum(_PAINT) * paint - cover * pixels_CHW
+    return tuple(hulls)
+
+
+def _draw_ship(
+    rng: np.random.Generator, layers: Sequence[ImageDraw.ImageDraw], place: Affine, length: float
+) -> Polygon:
+    """Draw a ship that lies with its middle at the origin, its bow to the right.
+
+    Args:
+        rng: of its breadth, paint and speed.
+        layers: where hulls are, their paint, and foam, on the fine grid.
+        place: turns it and puts it on the sheet.
+        length: bow to stern (px).
+    """
+    cover, paint, foam = layers
+    half, beam = length / 2, float(np.clip(length * rng.uniform(0.2, 0.28), 2.8, 5.0))
+    colour, wake = rng.uniform(1500, 4300), rng.uniform(-0.3, 1.2)
+
+    def fine(*corners: tuple[float, float]) -> list[float]:
+        return [_FINE * each for corner in corners for each in place @ corner]
+
+    def part(stern: float, bow: float, aside: float) -> list[float]:
+        return fine((stern, -aside), (bow, -aside), (bow, aside), (stern, aside))
+
+    if wake > 0.3:  # the others lie at anchor
+        for near, far in reversed(list(pairwise(np.linspace(0, 2 * length, 13)))):
+            strength = 0.7 * wake * float(np.exp(-near / (0.8 * length)))
+            begin, end = -0.8 * half - near, -0.8 * half - far
+            foam.polygon(part(end, begin, 0.3 * beam + 0.04 * near), strength)
+            for sign in (-1, 1):
+                arm = [(s, sign * (0.4 * beam - 0.22 * (s + 0.8 * half))) for s in (begin, end)]
+                foam.line(fine(*arm), 0.45 * strength, 6)
+    starboard = [(-half, beam / 2), (0.2 * half, beam / 2), (0.7 * half, 0.33 * beam)]
+    hull = [*starboard, (half, 0.0), *((along, -aside) for along, aside in reversed(starboard))]
+    cover.polygon(fine(*hull), 1.0)
+    paint.polygon(fine(*hull), colour)
+    # Bridge at the stern, darker hold amidships: a ship is not one flat blob.
+    paint.polygon(part(-half, -0.5 * half, beam / 2), 1.3 * colour)
+    paint.polygon(part(-0.1 * half, 0.5 * half, beam / 4), 0.75 * colour)
+    return Polygon([place @ corner for corner in hull])
+
+
+def _noise(
+    rng: np.random.Generator, side: int, wave: float, octaves: int = 1, gain: float = 0.5
+) -> Field:
+    """Blurred noise, mean 0 and variance 1, (side, side); opposite edges meet.
+
+    Args:
+        rng: where the noise is from.
+        side: of the square (px).
+        wave: how far apart the hills of the coarsest octave are, about (px).
+        octaves: how many; each halves the distance.
+        gain: amplitude of an octave over the one before it.
+    """
+    white = fft.rfft2(rng.standard_normal((side, side), np.float32))
+    mixed = np.zeros_like(white)
+    for k in range(octaves):
+        blur = min(wave / 2 ** (k + 1), side / 4)
+        mixed += gain**k * blur * ndimage.fourier_gaussian(white, blur, side)
+    found = fft.irfft2(mixed, (side, side))
+    return np.asarray((found - found.mean()) / found.std(), np.float32)
+
+
+def _patchwork(
+    rng: np.random.Generator, side: int, turn: float, patch: tuple[int, int]
+) -> tuple[Field, Field, Field]:
+    """Four random numbers of each patch of a turned chequer (4, H, W), and places in the patch."""
+    y, x = np.mgrid[:side, :side]
+    down, across = y * np.cos(turn) + x * np.sin(turn), x * np.cos(turn) - y * np.sin(turn)
+    across -= across.min()
+    i, j = (down // patch[0]).astype(int), (across // patch[1]).astype(int)
+    numbers = rng.random((4, i.max() + 1, j.max() + 1), np.float32)[:, i, j]
+    return numbers, down % patch[0], across % patch[1]
+
+
+def _ramp(x: Field, low: float, high: float) -> Field:
+    """Smooth step from 0 at `low` to 1 at `high`."""
+    t = np.clip((x - low) / (high - low), 0, 1)
+    return np.asarray(t * t * (3 - 2 * t), np.float32)
+
+
+def _spectrum(bgrn: tuple[float, ...]) -> Field:
+    return np.array(bgrn, np.float32)[:, None, None]

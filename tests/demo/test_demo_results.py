@@ -1,0 +1,204 @@
+"""Maps read back as the score job writes them, the games on them, and what is said and drawn."""
+
+import io
+import json
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from satray.demo.archive import geotiff
+from satray.demo.results import (
+    Found,
+    MappedTile,
+    Pointing,
+    Result,
+    covered,
+    match,
+    overview,
+    pointing,
+    read_tiles,
+    result_lines,
+)
+from satray.runs.jsonable import to_json
+from satray.scoring.rasters import cam_path, cam_raster
+from satray.storage import Storage
+
+CELLS = Affine.scale(8)  # 8 x 8 cells on 64 x 64 px
+PLACE = Affine(3.0, 0, 500_000, 0, -3.0, 5_800_000)
+
+
+def mapped(cam, boxes=(), cells=CELLS):
+    pixels = np.full((4, 64, 64), 500, np.uint16)
+    return MappedTile("t", pixels, boxes, np.asarray(cam, np.float32), cells)
+
+
+def one_peak(row, col, cells=8):
+    cam = np.zeros((cells, cells))
+    cam[row, col] = 1
+    return cam
+
+
+@pytest.mark.parametrize(
+    ("cam", "cells", "peak"),
+    [
+        (one_peak(2, 5), CELLS, (20.0, 44.0)),
+        # A shifted, finer grid: cells of 4 px that start at (-1.5, -1.5) px.
+        (one_peak(3, 0, 16), Affine.translation(-1.5, -1.5) @ Affine.scale(4), (12.5, 0.5)),
+        # NaN cells do not count, and the first of equals wins.
+        ([[math.nan, 2.0], [2.0, 1.0]], Affine.scale(32), (16.0, 48.0)),
+    ],
+)
+def test_peak_is_the_centre_of_the_highest_cell_in_tile_pixels(cam, cells, peak):
+    assert mapped(cam, cells=cells).peak == pytest.approx(peak)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "hits"),
+    [
+        ([(18, 40, 22, 50)], 1),  # around (20, 44), the peak
+        ([(24, 40, 30, 50)], 1),  # half a cell away
+        ([(24.1, 40, 30, 50)], 0),
+        ([(0, 0, 5, 5), (18, 40, 22, 50)], 1),  # any of several ships will do
+    ],
+)
+def test_a_peak_hits_within_half_a_cell(boxes, hits):
+    assert pointing([mapped(one_peak(2, 5), boxes)]).hits == hits
+
+
+def test_pointing_counts_and_expects():
+    ships = [(20, 20, 30, 40)]
+    chance = 18 * 28 / 64**2
+    found = pointing([mapped(one_peak(2, 3), ships), mapped(one_peak(7, 7), ships)])
+    assert (found.tiles, found.hits) == (2, 1)
+    assert found.expected == pytest.approx(2 * chance)
+    assert found.spread == pytest.approx(math.sqrt(2 * chance * (1 - chance)))
+    assert pointing([]) == Pointing(0, 0, 0, 0.0)
+
+
+def test_random_maps_hit_as_often_as_chance_says():
+    """The two halves of the game are commensurate: blind peaks score what `expected` predicts."""
+    rng = np.random.default_rng(0)
+    found = pointing(
+        mapped(rng.standard_normal((8, 8)), [(top, left, top + 10, left + 14)])
+        for top, left in rng.uniform(0, 50, (3000, 2))
+    )
+    assert abs(found.hits - found.expected) < 4 * found.spread
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(-4, 20)] * 4), max_size=5).map(
+        lambda boxes: [(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in boxes]
+    )
+)
+def test_cover_equals_counting_pixels(boxes):
+    """What overlaps counts once, and what lies outside not at all."""
+    mask = np.zeros((16, 16), bool)
+    for top, left, bottom, right in boxes:
+        mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = True
+    assert covered(boxes, 16, 16) == pytest.approx(mask.mean())
+
+
+SHIPS = [(10.0, 10.0, 20.0, 14.0), (10.0, 18.0, 20.0, 22.0), (60.0, 60.0, 64.0, 70.0)]
+BETWEEN = (15, 16)  # two of them
+
+
+@pytest.mark.parametrize(
+    ("points", "slack", "hits", "error"),
+    [
+        # Each ship is found once, and by the likeliest.
+        ([(15, 12, 0.8), (15, 12, 0.9), (62, 66, 0.7), (90, 90, 0.6)], 1.0, 2, 0.5),
+        # A second point finds the ship beside it.
+        ([(*BETWEEN, 0.9), (*BETWEEN, 0.8)], 2.0, 2, 4.0),
+        ([(*BETWEEN, 0.9)], 1.9, 0, math.nan),
+        ([], 1.0, 0, math.nan),
+    ],
+)
+def test_detections_are_matched_with_ships(points, slack, hits, error):
+    found = match(points, SHIPS, slack, (100, 100))
+    assert (found.ships, found.detections, found.hits) == (3, len(points), hits)
+    assert found.recall == pytest.approx(hits / 3)
+    assert found.precision == pytest.approx(hits / len(points) if points else math.nan, nan_ok=True)
+    assert found.error_px == pytest.approx(error, nan_ok=True)
+
+
+def test_chance_in_a_scene_is_the_share_of_the_widened_boxes():
+    assert match([], SHIPS, 0.0, (100, 100)).chance == pytest.approx(120 / 100**2)
+    assert match([], SHIPS, 1.0, (100, 100)).chance == pytest.approx((12 * 6 * 3) / 100**2)
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """A tile, and its maps from two towers as a score job leaves them."""
+    storage = Storage()
+    pixels = np.random.default_rng(0).integers(300, 3000, (4, 64, 64), dtype=np.uint16)
+    storage.write(str(tmp_path / "tiles" / "t1.tif"), geotiff(pixels, PLACE))
+    maps = np.zeros((2, 2, 8, 8), np.float32)  # tower, class, h, w
+    maps[0, 1, 2, 5], maps[1, 1, 2, 5], maps[1, 1, 6, 6] = 1.0, 1.0, 1.5
+    for tower, values in zip(("rgb", "nir"), maps, strict=True):
+        data = cam_raster(values, ["sea", "ship"], PLACE @ CELLS, "EPSG:32631", {})
+        storage.write(str(tmp_path / "score" / cam_path("t1", tower)), data)
+
+    def read(*towers):
+        ships = {"t1": [(18.0, 40.0, 22.0, 50.0)]}
+        folders = str(tmp_path / "tiles"), str(tmp_path / "score")
+        (tile,) = read_tiles(storage, *folders, ships, towers, "ship")
+        np.testing.assert_array_equal(tile.pixels, pixels)
+        return tile
+
+    return read
+
+
+def test_towers_add_up_to_the_networks_map(scored):
+    assert scored("rgb", "nir").peak == pytest.approx((20, 44))
+    assert scored("nir").peak == pytest.approx((52, 52))
+    assert [pointing([scored(*towers)]).hits for towers in (("rgb", "nir"), ("nir",))] == [1, 0]
+
+
+def test_towers_on_different_grids_are_refused(scored, tmp_path):
+    other = cam_raster(
+        np.zeros((1, 4, 4), np.float32), ["ship"], PLACE @ Affine.scale(16), None, {}
+    )
+    (tmp_path / "score" / cam_path("t1", "nir")).write_bytes(other)
+    with pytest.raises(ValueError, match="t1: towers rgb, nir lie on different grids"):
+        scored("rgb", "nir")
+
+
+def test_overview_is_a_picture_with_a_row_a_network(scored):
+    tiles = [scored("rgb")] * 2
+    one, two = (
+        Image.open(io.BytesIO(overview(dict.fromkeys(names, tiles), "ship")))
+        for names in (["a"], ["a", "b"])
+    )
+    assert one.format == "PNG"
+    assert two.height > one.height
+    assert two.width == one.width
+    assert len(np.unique(np.asarray(two.convert("L")))) > 50  # it shows something: many colours
+
+
+def a_result(**keys):
+    values = {
+        "name": "simple_cnn", "tiles": 120, "accuracy": 0.98, "majority": 0.75, "map": 0.99,
+        "prevalence": 0.45, "auc": 0.97, "pointing": Pointing(40, 38, 4.7, 2.0),
+        "scene": Found(100, 80, 60, 0.75, 0.6, 0.125, 2.5),
+    }  # fmt: skip
+    return Result(**{**values, **keys})
+
+
+def test_every_figure_stands_beside_its_chance():
+    table, scene = "\n".join(result_lines([a_result()], "ship")).split("\n\n")
+    for figure in ("0.980 (0.750)", "0.990 (0.450)", "0.970 (0.500)", "38 of 40 (4.7 ± 2.0)"):
+        assert figure in table
+    assert "60 of 100 found by 80 points (precision 0.75, 0.12 by chance; recall 0.60)" in scene
+    assert max(map(len, table.splitlines())) <= 100
+
+
+def test_what_is_not_defined_is_null_in_json():
+    nothing = Found(0, 0, 0, math.nan, math.nan, 0.0, math.nan)
+    tree = json.loads(to_json(asdict(a_result(auc=math.nan, scene=nothing))))
+    assert tree["auc"] is tree["scene"]["recall"] is tree["scene"]["precision"] is None
