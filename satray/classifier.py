@@ -12,8 +12,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from satray.data.bands import select
-from satray.data.nodata import filled, measured
 from satray.data.resample import resample
+from satray.data.values import filled, valid_values
 from satray.errors import InputError
 from satray.models.bundle import Bundle, load_bundle
 from satray.models.network import pool
@@ -217,7 +217,7 @@ class Classifier:
         array = array if array.ndim == 4 else array[None]
         nodata = (self.spec.nodata,) * array.shape[1]
         array = np.stack(
-            [filled(x, measured(x, nodata, s)) for x, s in zip(array, shown, strict=True)]
+            [filled(x, valid_values(x, nodata, s)) for x, s in zip(array, shown, strict=True)]
         )
         if names != self.bands:
             array = array[:, list(select(names, self.bands))]

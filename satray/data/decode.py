@@ -1,32 +1,61 @@
-"""Bytes to pixels, the mask of the measured ones, and a header: JPEG, PNG and TIFF by content."""
+"""Bytes to pixels, the mask of the measured ones, and a header: JPEG, PNG and TIFF by content.
 
-from contextlib import ExitStack
+One GDAL driver, named by the first bytes, from memory: formats that refer to other files (VRT, GTI,
+...) never get a chance. What is opened here is read at full resolution only: looking for overviews
+makes GDAL open the file that a TIFF's metadata may name as its overview, wherever that is.
+"""
+
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.env import hasenv
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
 
 from satray.data.bands import band_names
 from satray.data.georeference import WorldFile, georeference
-from satray.data.layout import (
-    coloured,
-    colours_of,
-    data_bands,
-    gain_of,
-    has_palette,
-    is_cmyk,
-    shown_by_masks,
-)
-from satray.data.nodata import Nodata, filled, measured, refuse_empty, together
-from satray.data.pages import PagesKey, pages_left, pages_told, pages_used, pictures_left
+from satray.data.raster import DTYPES, MASK, PagesKey, Raster
 from satray.data.resample import resample
-from satray.data.source import opened
 from satray.data.tiff import read_plain
-from satray.data.units import Units, change_of, convertible, file_units, units_of_file
+from satray.data.values import (
+    Nodata,
+    Units,
+    change_of,
+    convertible,
+    filled,
+    refuse_empty,
+    units_of_file,
+    valid_values,
+)
 from satray.errors import DecodeError
+
+if TYPE_CHECKING:
+    from satray.storage import Storage, Version
+
+MAX_PIXELS = 64 * 2**20
+"""Largest height x width of a tile, in px. A header can promise any size (decompression bomb)."""
+
+MAX_BYTES = 2**30
+"""Largest decoded size of a tile, in bytes."""
+
+ACCEPTED = "accepted: JPEG, PNG, TIFF"
+
+CONTAINERS = (b"\x89HDF\r\n\x1a\n", b"\x0e\x03\x13\x01", b"CDF\x01", b"CDF\x02", b"CDF\x05")
+"""First bytes of HDF 5, HDF 4 and NetCDF."""
+
+# Most tiles of most archives have no georeference; the header says so already.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+_FILE_NAME = re.compile(r"(/vsimem/)?[0-9a-f-]{36}[^ ,:]*[,:] ?")
 
 
 @dataclass(frozen=True)
@@ -66,7 +95,7 @@ class Tile:
     pixels: NDArray[np.generic]
     """Data bands (C, H, W), stored dtype."""
     measured: NDArray[np.bool_] | None
-    """(C, H, W): which values are measured, by the rule of `nodata`; None: all."""
+    """(C, H, W): which values are measured, by the rule of `values`; None: all."""
     header: TileHeader
     """Shape, bands, dtype and georeference."""
 
@@ -106,9 +135,10 @@ def decode(
             a mask of another size.
     """
     # libpng reads PNG strictly; GDAL's own fast reader takes what memory held for missing rows
-    with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM="NO"), opened(data, pages) as source:
-        header = _header(source, has_palette(source), bands, world, pictures_left(data))
-        pixels, valid = _read(source, None, mask, named=len(bands or ()))
+    with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM="NO"), _opened(data, mask, pages) as raster:
+        header = _header(raster, bands, world, raster.pages_left or _pictures_left(data))
+        numbers, alpha = raster.data_bands(len(bands or ()))
+        pixels, valid = _read(raster, numbers, alpha, tuple(range(len(numbers))))
     return Tile(pixels, valid, header)
 
 
@@ -149,20 +179,29 @@ def read_pixels(
             pixel that is measured in all bands taken.
     """
     plain = read_plain(data, named=named) if mask is None else None
-    found = stated
     if plain is not None:
-        x_CHW, nodata = plain
-        _check_take(take, len(x_CHW))
-        x_CHW, valid_CHW = _taken(x_CHW, (nodata,) * len(x_CHW), None, take)
-    else:
-        if not hasenv():
-            # one GDAL environment a thread, kept: setting it up costs a quarter of a small tile
-            rasterio.Env().__enter__()
-        with opened(data, pages) as source:
-            x_CHW, valid_CHW = _read(source, take, mask, named=named)
-            if own := _units(source, named=named):
-                found = units_of_file([own[i] for i in take], stated)
-    return fitted(x_CHW, valid_CHW, height, width, dtype, units, found)
+        all_CHW, nodata = plain
+        count = len(all_CHW)
+        _check_take(take, count)
+        x_CHW = all_CHW if take == tuple(range(count)) else all_CHW[list(take)]
+
+        def others() -> tuple[NDArray[Any], Nodata]:
+            rest = [i for i in range(count) if i not in take]
+            return all_CHW[rest], (nodata,) * len(rest)
+
+        valid_CHW = valid_values(x_CHW, (nodata,) * len(take), None, others)
+        return fitted(x_CHW, valid_CHW, height, width, dtype, units, stated)
+    if not hasenv():
+        # one GDAL environment a thread, kept: setting it up costs a quarter of a small tile
+        rasterio.Env().__enter__()
+    with _opened(data, mask, pages) as raster:
+        numbers, alpha = raster.data_bands(named)
+        _check_take(take, len(numbers))
+        x_CHW, valid_CHW = _read(raster, numbers, alpha, take)
+        own = raster.units([numbers[i] for i in take])
+    return fitted(
+        x_CHW, valid_CHW, height, width, dtype, units, units_of_file(own, stated) if own else stated
+    )
 
 
 def fitted(
@@ -207,64 +246,60 @@ def fitted(
     return x_CHW if x_CHW.flags.writeable else x_CHW.copy()
 
 
+def read_files(
+    storage: "Storage",
+    uris: Sequence[str],
+    masked: Sequence[bool | None],
+    versions: "Sequence[Version | None] | None" = None,
+    concurrency: int = 32,
+) -> Iterator[tuple[int, bytes | Exception, bytes | None]]:
+    """Read tiles, and the masks beside those that have one, as `Storage.read_many` does.
+
+    Args:
+        storage: where they are.
+        uris: of the tiles.
+        masked: whether `NAME.msk` lies beside each; null of an index that does not know: no.
+        versions: what each tile must be; None: anything.
+        concurrency: requests under way at once.
+
+    Yields:
+        position, the tile or why it or its mask cannot be read, the mask.
+    """
+    names = [(i, uri, False) for i, uri in enumerate(uris)]
+    names += [(i, uri + MASK, True) for i, uri in enumerate(uris) if masked[i]]
+    names.sort(key=lambda name: name[0])  # the two of a tile come soon after one another
+    halves: dict[int, dict[bool, bytes | Exception]] = {}
+    expected = [None if is_mask or not versions else versions[i] for i, _, is_mask in names]
+    for place, data in storage.read_many([uri for _, uri, _ in names], concurrency, expected):
+        i, _, is_mask = names[place]
+        if not masked[i]:
+            yield i, data, None
+            continue
+        both = halves.setdefault(i, {})
+        both[is_mask] = data
+        if len(both) == 2:
+            tile, mask = halves.pop(i)[False], both[True]
+            if isinstance(mask, bytes):
+                yield i, tile, mask
+            else:
+                yield i, tile if isinstance(tile, Exception) else mask, None
+
+
 def _read(
-    source: Any, take: tuple[int, ...] | None, mask: bytes | None, *, named: int
+    raster: Raster, numbers: list[int], alpha: int | None, take: tuple[int, ...]
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """Data bands, all or those taken, and which values are measured."""
-    if mask is None:
-        return _read_masked(source, take, None, named=named)
-    with ExitStack() as stack:
-        try:
-            sidecar = stack.enter_context(opened(mask))
-        except DecodeError as error:
-            raise DecodeError(f"its .msk: {error}") from error
-        return _read_masked(source, take, sidecar, named=named)
+    """Data bands taken, and which of their values are measured."""
+    taken = [numbers[i] for i in take]
+    x_CHW, shown = raster.read(taken, alpha)
 
+    def others() -> tuple[NDArray[Any], Nodata]:
+        rest = [number for number in numbers if number not in taken]
+        if not rest:
+            return x_CHW[:0], ()
+        return raster.read(rest)[0], [raster.nodata[number - 1] for number in rest]
 
-def _read_masked(
-    source: Any, take: tuple[int, ...] | None, sidecar: Any, *, named: int
-) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    if has_palette(source):
-        _check_take(take or (0,), 3)
-        index_HW = source.read(1)
-        x_CHW, shown = coloured(index_HW, colours_of(source), source.nodata)
-        own = shown_by_masks(source, [1], sidecar)
-        return _taken(x_CHW, (None,) * 3, shown if own is None else shown & own, take)
-    numbers, alpha = data_bands(source, named=named)
-    if take is not None:
-        _check_take(take, len(numbers))
-    dtype = np.dtype(source.dtypes[0])
-    if take is not None and not any(together(dtype, v) for v in source.nodatavals):
-        numbers, take = [numbers[i] for i in take], None
-    stored_CHW = source.read(numbers if alpha is None else [*numbers, alpha])
-    x_CHW, shown_HW = stored_CHW[: len(numbers)], None
-    if alpha is not None:
-        shown_HW = stored_CHW[-1] > 0
-    own = shown_by_masks(source, numbers, sidecar)
-    if own is not None:
-        shown_HW = own if shown_HW is None else own & shown_HW
-    nodata = [source.nodatavals[number - 1] for number in numbers]
-    x_CHW, valid_CHW = _taken(x_CHW, nodata, shown_HW, take)
-    gain = gain_of(source)
-    return x_CHW if gain == 1 else x_CHW * np.uint8(gain), valid_CHW
-
-
-def _taken(
-    x_CHW: NDArray[Any],
-    nodata: Nodata,
-    shown: NDArray[np.bool_] | None,
-    take: tuple[int, ...] | None,
-) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """The bands taken and which of their values are measured; all bands have their say."""
-    if take is None or take == tuple(range(len(x_CHW))):
-        return x_CHW, measured(x_CHW, nodata, shown)
-    if any(together(x_CHW.dtype, value) for value in nodata):
-        valid_CHW = measured(x_CHW, nodata, shown)
-        return x_CHW[list(take)], None if valid_CHW is None else valid_CHW[list(take)]
-    if shown is not None and shown.ndim == 3:
-        shown = shown[list(take)]
-    x_CHW = x_CHW[list(take)]
-    return x_CHW, measured(x_CHW, [nodata[i] for i in take], shown)
+    nodata = [raster.nodata[number - 1] for number in taken]
+    return x_CHW, valid_values(x_CHW, nodata, shown, others)
 
 
 def _check_take(take: tuple[int, ...], count: int) -> None:
@@ -272,56 +307,136 @@ def _check_take(take: tuple[int, ...], count: int) -> None:
         raise DecodeError(f"has {count} bands, band {max(take) + 1} of the archive is missing")
 
 
-def _units(source: Any, *, named: int) -> Units:
-    """What the data bands' numbers mean, where the file states it; colours have no unit."""
-    if has_palette(source) or is_cmyk(source):
-        return ()
-    numbers, _ = data_bands(source, named=named)
-    return file_units(source, numbers)
-
-
 def _header(
-    source: Any,
-    palette: bool,
+    raster: Raster,
     bands: tuple[str, ...] | None,
     world: WorldFile | None,
-    pictures: tuple[str, ...],
+    left: tuple[str, ...],
 ) -> TileHeader:
-    converted = palette or is_cmyk(source)
-    colours = [c.name for c in source.colorinterp]
-    if converted:
-        colours = ["red", "green", "blue"]
-    names: tuple[str, ...] = ("red", "green", "blue")
-    count = 3 if converted else int(source.count)
-    alpha = False
-    if bands is not None:
-        if not converted:
-            numbers, hides = data_bands(source, named=len(bands))
-            count, alpha = len(numbers), hides is not None
-        if len(bands) != count:
-            what = f"3 bands ({'palette' if palette else 'CMYK'} read as colours)"
-            have = what if converted else pages_told(source)
-            raise DecodeError(f"has {have}, bands=[...] names {len(bands)}")
-        names = bands
-    elif not converted:
-        alpha = "alpha" in colours
-        data = [i for i, colour in enumerate(colours) if colour != "alpha"]
-        if not data:
-            raise DecodeError("holds no band but alpha")
-        told = [source.descriptions[i] for i in data]
-        names = band_names(told, [colours[i] for i in data], len(data))
-    place = georeference(source, world)
+    named = len(bands or ())
+    numbers, alpha = raster.data_bands(named)
+    what = raster.converted
+    if bands is not None and named != len(numbers):
+        have = f"3 bands ({what} read as colours)" if what else raster.told()
+        raise DecodeError(f"has {have}, bands=[...] names {named}")
+    if not numbers:
+        raise DecodeError("holds no band but alpha")
+    names = bands or ("red", "green", "blue")
+    if bands is None and not what:
+        told, colours = raster.descriptions, raster.colours
+        of = [number - 1 for number in numbers]
+        names = band_names([told[i] for i in of], [colours[i] for i in of], len(numbers))
+    place = georeference(raster.source, world)
+    nodata = None if what else raster.source.nodata
     return TileHeader(
-        height=source.height,
-        width=source.width,
+        height=raster.height,
+        width=raster.width,
         bands=names,
-        dtype="uint8" if palette else source.dtypes[0],
+        dtype=raster.dtype,
         crs=place.crs,
         transform=place.transform,
-        nodata=None if converted or source.nodata is None else float(source.nodata),
-        alpha=alpha,
+        nodata=None if nodata is None else float(nodata),
+        alpha=alpha is not None and not what,
         note=place.note,
-        units=_units(source, named=len(bands or ())),
-        pages=pages_used(source),
-        pages_left=pages_left(source) or pictures,
+        units=raster.units(numbers),
+        pages=len(raster.pages),
+        pages_left=left,
     )
+
+
+def _pictures_left(data: bytes) -> tuple[str, ...]:
+    """Further pictures of a JPEG or PNG, which are not read; most are previews."""
+    head = data[: 1 << 16]
+    if head.startswith(b"\xff\xd8") and b"MPF\0" in head:
+        return ("further pictures (MPF)",)
+    return ("further frames (APNG)",) if head.startswith(b"\x89PNG") and b"acTL" in head else ()
+
+
+@contextmanager
+def _opened(data: bytes, mask: bytes | None, pages: PagesKey) -> Iterator[Raster]:
+    """Open a tile, and the `.msk` beside it; within the block GDAL's errors are DecodeError."""
+    with ExitStack() as stack:
+        source = stack.enter_context(_gdal(data))
+        raster = Raster(source, _page, pages)
+        stack.callback(raster.close)
+        _check_size(source, raster.count)
+        if mask is not None:
+            try:
+                beside = stack.enter_context(_gdal(mask))
+            except DecodeError as error:
+                raise DecodeError(f"its {MASK}: {error}") from error
+            raster.take_mask(Raster(beside, _page, "first"))
+        yield raster
+
+
+def _page(name: str) -> Any:
+    return rasterio.open(name, driver="GTiff", sharing=False)
+
+
+@contextmanager
+def _gdal(data: bytes) -> Iterator[Any]:
+    driver = _driver(data)
+    if driver == "PNG":
+        _check_png(data)
+    try:
+        with MemoryFile(data) as memory, memory.open(driver=driver, sharing=False) as source:
+            _check_size(source, source.count)
+            yield source
+    except (RasterioError, ValueError, MemoryError) as error:
+        raise DecodeError(
+            f"{driver.removeprefix('G').upper()} cannot be read: {_reason(error)}"
+        ) from error
+
+
+def _driver(data: bytes) -> str:
+    if not data:
+        raise DecodeError("empty: 0 bytes")
+    if data.startswith(CONTAINERS):
+        raise DecodeError(f"HDF or NetCDF, whose datasets are not read; {ACCEPTED}")
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "GTiff"
+    raise DecodeError(f"not an image that is read here (begins {data[:12]!r}); {ACCEPTED}")
+
+
+def _check_png(data: bytes) -> None:
+    """Walk the chunks: GDAL fills what is missing of a PNG with whatever memory held."""
+    at = 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        end = at + 8 + length
+        if end + 4 > len(data):
+            break
+        if zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise DecodeError(f"PNG damaged: wrong checksum at byte {at}")
+        if data[at + 4 : at + 8] == b"IEND":
+            return
+        at = end + 4
+    raise DecodeError(f"PNG cut short: no end after {len(data)} bytes")
+
+
+def _check_size(source: Any, count: int) -> None:
+    if count == 0:
+        raise DecodeError("holds no bands")
+    height, width, dtypes = source.height, source.width, sorted(set(source.dtypes))
+    if len(dtypes) > 1 or dtypes[0] not in DTYPES:
+        raise DecodeError(f"dtype {', '.join(dtypes)}; accepted: one integer or float dtype")
+    size = height * width * count * np.dtype(dtypes[0]).itemsize
+    if height * width > MAX_PIXELS or size > MAX_BYTES:
+        raise DecodeError(
+            f"too large for a tile: {height} x {width} px, {count} bands "
+            f"(at most {MAX_PIXELS // 2**20} Mpx and {MAX_BYTES // 2**20} MiB)"
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost message, which is GDAL's own, in one line and without its made-up file name."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split()) or type(error).__name__
+    if text.startswith("'/vsimem/"):
+        return "damaged, or not what its first bytes say"
+    return _FILE_NAME.sub("", text).split(" (this error can be turned", 1)[0]

@@ -11,7 +11,7 @@ from satray.data.footprints import Footprints, count_meeting
 from satray.data.index import IndexMeta, TileIndex
 from satray.data.probe import Kind
 from satray.data.survey import Survey
-from satray.data.units import units_told
+from satray.data.values import units_told
 
 SHOWN = 6
 """Classes, most frequent first, that the summary lines name."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from satray.data.ground import lonlat
+from satray.data.georeference import lonlat
 
 EARTH = 6_371_000.0
 """Mean radius of the Earth, m."""

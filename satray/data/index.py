@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from satray.data.pages import PagesKey
-from satray.data.units import Units, as_units
+from satray.data.raster import PagesKey
+from satray.data.values import Units, as_units
 from satray.errors import InputError
 from satray.storage import Version
 
@@ -329,7 +329,7 @@ def _measured(table: pa.Table) -> pa.Table:
     needed, there = ("crs", "transform", "height", "width"), set(table.column_names)
     if not set(needed) <= there or "resolution_x" in there:
         return table
-    from satray.data.ground import resolutions  # PROJ, for older indexes only
+    from satray.data.georeference import resolutions  # PROJ, for older indexes only
 
     sizes_N2 = resolutions(*(table.column(name).to_pylist() for name in needed))
     for place, axis in enumerate("xy"):

@@ -8,8 +8,8 @@ import pyarrow as pa
 import ray.data
 
 from satray.cluster import Readers
-from satray.data.pages import PagesKey
 from satray.data.probe import Probed, probe
+from satray.data.raster import PagesKey
 from satray.storage import Storage
 
 

@@ -27,12 +27,12 @@ from satray.data.describe import (
     size_text,
 )
 from satray.data.footprints import Footprints
-from satray.data.ground import resolutions
+from satray.data.georeference import resolutions
 from satray.data.index import SCHEMA, IndexMeta, TileIndex, write_index
 from satray.data.probe import Kind, Probed, header_of, probe, total
 from satray.data.statistics import BandCounts, changed, fill_lines, merge, summarise
 from satray.data.survey import Survey, read_footprints, survey
-from satray.data.units import Change, Units, change_of, unit_of
+from satray.data.values import Change, Units, change_of, unit_of
 from satray.errors import DecodeError, InputError
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage

@@ -12,13 +12,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from satray.data.decode import TileHeader, decode
+from satray.data.decode import TileHeader, decode, read_files
 from satray.data.georeference import world_at
-from satray.data.nodata import refuse_empty
-from satray.data.pages import PagesKey
-from satray.data.source import read_files
+from satray.data.raster import PagesKey
 from satray.data.statistics import BandCounts, count_tile, counts_of, counts_table, merge
-from satray.data.units import Units, as_units
+from satray.data.values import Units, as_units, refuse_empty
 from satray.errors import DecodeError, SatrayError
 from satray.storage import Storage
 

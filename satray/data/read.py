@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from satray.config.train import CacheOptions
 from satray.data.bands import select
 from satray.data.cache import CachePlan, open_cache
-from satray.data.decode import read_pixels
+from satray.data.decode import read_files, read_pixels
 from satray.data.index import TileIndex, version_columns, versions
-from satray.data.pages import PagesKey
-from satray.data.source import read_files
-from satray.data.units import Units
+from satray.data.raster import PagesKey
+from satray.data.values import Units
 from satray.errors import SatrayError
 from satray.storage import Storage, is_remote
 

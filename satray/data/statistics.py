@@ -17,8 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from satray.data.index import BandStatistics
-from satray.data.nodata import HUGE, together
-from satray.data.units import whole
+from satray.data.values import HUGE, together, whole
 
 PERCENTS = (1, 2, 5, 25, 50, 75, 95, 98, 99)
 """Percentiles that an index holds."""

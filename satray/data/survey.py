@@ -14,7 +14,7 @@ from satray.data.georeference import world_files
 from satray.data.keys import Matched, is_image, match, refuse_unmatched, taken
 from satray.data.labels import LabelTable, labels_from_folders, read_labels
 from satray.data.probe import probe
-from satray.data.source import MASK
+from satray.data.raster import MASK
 from satray.data.split import assign_parts, split_by_ground
 from satray.errors import InputError
 from satray.runs.inputs import digest_entries

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.data.ground import folds, lonlat, system_of, there_and_back, wrapped
+from satray.data.georeference import folds, lonlat, system_of, there_and_back, wrapped
 
 STRETCH = 45.0
 """Degrees that a stretch covers at most before anything is known of it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from satray.config.base import Resources
-from satray.data.units import Units, as_units
+from satray.data.values import Units, as_units
 from satray.errors import InputError
 from satray.runs.run import Run
 from satray.scoring.blocks import Blocks, Merged, merge

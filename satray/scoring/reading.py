@@ -16,12 +16,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from satray.data.bands import select
-from satray.data.decode import decode, fitted, read_pixels
+from satray.data.decode import decode, fitted, read_files, read_pixels
 from satray.data.georeference import WorldFile, world_at
 from satray.data.index import versions
-from satray.data.pages import PagesKey
-from satray.data.source import read_files
-from satray.data.units import Units, units_of_file
+from satray.data.raster import PagesKey
+from satray.data.values import Units, units_of_file
 from satray.errors import DecodeError, InputError, SatrayError
 from satray.scoring.predictions import TileFacts
 from satray.scoring.rasters import source_affine

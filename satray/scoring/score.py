@@ -11,7 +11,7 @@ from satray.data.bands import select
 from satray.data.georeference import world_files
 from satray.data.index import TileIndex, read_index
 from satray.data.keys import is_image, taken
-from satray.data.source import MASK
+from satray.data.raster import MASK
 from satray.errors import InputError
 from satray.runs.inputs import digest_entries
 from satray.runs.run import Outcome, Run

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from satray.data.decode import decode
+from satray.data.decode import decode, read_files
 from satray.data.describe import describe_files
 from satray.data.georeference import world_files
 from satray.data.index import TileIndex
 from satray.data.keys import is_image, tile_id
-from satray.data.pages import PagesKey
-from satray.data.source import MASK, read_files
-from satray.data.units import Units
+from satray.data.raster import MASK, PagesKey
+from satray.data.values import Units
 from satray.errors import DecodeError, InputError
 from satray.scoring.predictions import TileFacts
 from satray.scoring.reading import MisfitError, Wanted, read_tile

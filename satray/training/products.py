@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from satray import __version__
-from satray.data.ground import APART
+from satray.data.georeference import APART
 from satray.data.index import TileIndex
 from satray.models.bundle import bundle_files
 from satray.models.ensemble import ensemble

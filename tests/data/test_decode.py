@@ -7,8 +7,7 @@ import rasterio
 from data.hostile import numbers, photo, pillow, png, tiff, tiff_header
 from PIL import Image
 
-from satray.data.decode import decode, read_pixels
-from satray.data.source import MAX_PIXELS
+from satray.data.decode import MAX_PIXELS, decode, read_pixels
 from satray.errors import DecodeError
 
 

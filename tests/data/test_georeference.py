@@ -14,8 +14,14 @@ from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 
 from satray.data.decode import TileHeader, decode
-from satray.data.georeference import WorldFile, crs_name, world_files
-from satray.data.ground import ground_pixel, lonlat, pixel_sizes
+from satray.data.georeference import (
+    WorldFile,
+    crs_name,
+    ground_pixel,
+    lonlat,
+    pixel_sizes,
+    world_files,
+)
 from satray.errors import InputError
 from satray.storage import Entry
 

@@ -18,7 +18,7 @@ from satray.data.index import BandStatistics, IndexMeta, read_index
 from satray.data.probe import probe
 from satray.data.read import read_blocks, tile_source, to_torch
 from satray.data.statistics import changed, count_pixels, summarise
-from satray.data.units import Change, Unit, as_units, change_of, unit_of
+from satray.data.values import Change, Unit, as_units, change_of, unit_of
 from satray.errors import DecodeError, InputError
 from satray.models.spec import BundleSpec
 from satray.runs.run import Run

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from satray.data.nodata import filled
+from satray.data.values import filled
 from satray.models.bundle import Bundle
 from satray.models.preprocess import normalize
 from satray.scoring.dense.lattice import TowerLattice

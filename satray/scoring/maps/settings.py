@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from satray.config.score import ScoreRecipe
-from satray.data.pages import PagesKey
-from satray.data.units import as_units
+from satray.data.raster import PagesKey
+from satray.data.values import as_units
 from satray.errors import InputError
 from satray.scoring.products.moment import time_pattern
 from satray.scoring.scenes.bands import Names

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.data.bands import select
-from satray.data.decode import read_pixels
+from satray.data.decode import read_files, read_pixels
 from satray.data.index import IndexMeta
-from satray.data.source import read_files
-from satray.data.units import as_units
+from satray.data.values import as_units
 from satray.errors import DecodeError
 from satray.scoring.pages.overlay import cells_on_picture, on_pixels
 from satray.scoring.pages.picks import Pick

@@ -10,7 +10,7 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from satray.data.ground import lonlat
+from satray.data.georeference import lonlat
 from satray.scoring.footprints import Ring, box_around
 from satray.scoring.outlines import outlines
 from satray.scoring.rasters import source_affine

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from satray.data.units import Change, Unit, Units, change_of, convertible, units_told
+from satray.data.values import Change, Unit, Units, change_of, convertible, units_told
 from satray.errors import DecodeError, InputError
 from satray.scoring.reading import MisfitError
 

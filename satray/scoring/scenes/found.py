@@ -7,7 +7,7 @@ from typing import Any
 
 from satray.data.georeference import world_files, world_suffixes
 from satray.data.keys import taken
-from satray.data.source import MASK
+from satray.data.raster import MASK
 from satray.errors import DecodeError, InputError, SatrayError
 from satray.scoring.scenes.items import (
     LARGEST,

@@ -17,8 +17,7 @@ from rasterio.errors import RasterioError
 from rasterio.session import DummySession
 
 from satray.config.base import StorageOptions
-from satray.data.pages import PagesKey, with_pages
-from satray.data.source import DTYPES
+from satray.data.raster import DTYPES, PagesKey, Raster
 from satray.errors import DecodeError
 from satray.scoring.scenes.scene import suffix
 from satray.storage import Storage
@@ -86,7 +85,7 @@ def environment(found: frozenset[str], storage: Storage) -> Iterator[None]:
         yield
 
 
-def open_raster(uri: str, size: int, pages: PagesKey = "bands") -> Any:
+def open_raster(uri: str, size: int, pages: PagesKey = "bands") -> Raster:
     """Open a raster, and check what it declares before any of it is read.
 
     Args:
@@ -109,12 +108,12 @@ def open_raster(uri: str, size: int, pages: PagesKey = "bands") -> Any:
             continue
         with contextlib.ExitStack() as stack:
             stack.callback(source.close)
-            _check(source, size)
-            paged, others = with_pages(source, _page, pages)
-            stack.enter_context(others)
-            _check(paged, size)
+            _check(source, source.count, size)
+            raster = Raster(source, _page, pages)
+            stack.callback(raster.close)
+            _check(source, raster.count, size)
             stack.pop_all()  # open from here on, until the scene is closed
-        return paged
+        return raster
     if refusal is not None and "not recognized" in str(refusal):
         raise DecodeError("not an image that is read here; accepted: TIFF, JPEG 2000, PNG, JPEG")
     raise DecodeError(f"cannot be opened: {reason(refusal or ValueError())}")
@@ -150,8 +149,8 @@ def _s3(storage: Storage) -> contextlib.AbstractContextManager[Any]:
     return environment
 
 
-def _check(source: Any, size: int) -> None:
-    height, width, count = source.height, source.width, source.count
+def _check(source: Any, count: int, size: int) -> None:
+    height, width = source.height, source.width
     if count == 0:
         raise DecodeError("holds no bands")
     dtypes = sorted(set(source.dtypes))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from affine import Affine
 
-from satray.data.ground import GroundPixel, ground_pixel
+from satray.data.georeference import GroundPixel, ground_pixel
 from satray.errors import DecodeError
 from satray.scoring.rasters import source_affine
 

@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.data.georeference import world_at
-from satray.data.nodata import held, measured, together, void
-from satray.data.pages import PagesKey
-from satray.data.source import MASK
-from satray.data.units import Change
+from satray.data.raster import MASK, PagesKey, Raster
+from satray.data.values import Change, Nodata, held, together, valid_values
 from satray.errors import DecodeError, SatrayError
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.aligned import ratios
@@ -26,7 +24,7 @@ from satray.scoring.scenes.bands import Names, named, of_file, of_files
 from satray.scoring.scenes.conversion import Conversion
 from satray.scoring.scenes.gdal import environment, open_raster, reason, schemes
 from satray.scoring.scenes.lanes import HALF, lane, resampled
-from satray.scoring.scenes.raster import Raster
+from satray.scoring.scenes.raster import SceneFile
 from satray.scoring.scenes.scene import BandSource, SceneRef, uris_of
 from satray.scoring.scenes.stated import Stated
 from satray.storage import Storage
@@ -71,7 +69,7 @@ class SceneFacts:
 class _Part:
     """The wanted bands of one file."""
 
-    raster: Raster
+    file: SceneFile
     bands: list[int]
     """Their numbers in the file."""
     at: list[int]
@@ -123,7 +121,7 @@ class Scene:
     def close(self) -> None:
         """Close its files."""
         for part in self._parts:
-            part.raster.close()
+            part.file.raster.close()
 
     def read(
         self, row: int, column: int, height: int, width: int
@@ -164,14 +162,14 @@ class Scene:
     def _measured(
         self, x_CHW: NDArray[Any], shown_CHW: NDArray[np.bool_], row: int, column: int
     ) -> NDArray[np.bool_]:
-        void_HW = None
         (part, *_) = self._parts
-        if part.beside:
-            void_HW = void(x_CHW, self._nodata)
-            if void_HW.any():  # rare: else the other bands need not be read
-                y_CHW, _ = part.raster.read(part.beside, None, row, column, *x_CHW.shape[1:])
-                void_HW &= void(y_CHW, part.beside_nodata)
-        valid_CHW = measured(x_CHW, self._nodata, shown_CHW, void_HW)
+
+        def beside() -> tuple[NDArray[Any], Nodata]:
+            y_CHW, _ = part.file.read(part.beside, None, row, column, *x_CHW.shape[1:])
+            return y_CHW, part.beside_nodata
+
+        others = beside if part.beside else None
+        valid_CHW = valid_values(x_CHW, self._nodata, shown_CHW, others)
         return shown_CHW if valid_CHW is None else valid_CHW
 
     def _reopened(self) -> bool:
@@ -244,15 +242,15 @@ def open_scene(
     conversion.check(wanted_bands)
     found = schemes(uris_of(ref.uri, ref.bands))
     with ExitStack() as opened:
-        rasters: dict[str, Raster] = {}
+        rasters: dict[str, SceneFile] = {}
 
-        def raster_of(uri: str) -> Raster:
+        def raster_of(uri: str) -> SceneFile:
             if uri not in rasters:
-                source = open_raster(uri, ref.size, pages)
-                opened.callback(source.close)
-                mask, world = _mask_of(uri, ref), world_at(ref.world, storage)
-                rasters[uri] = Raster.of(uri, source, mask, world)
-                opened.callback(rasters[uri].close)
+                raster = open_raster(uri, ref.size, pages)
+                opened.callback(raster.close)
+                if uri in ref.masked:
+                    raster.take_mask(_mask_of(uri, ref))
+                rasters[uri] = SceneFile.of(uri, raster, world_at(ref.world, storage))
             return rasters[uri]
 
         try:
@@ -269,17 +267,15 @@ def open_scene(
             raise
         except Exception as error:  # GDAL's errors (rasterio._err) share no public base
             raise DecodeError(f"cannot be opened: {reason(error)}") from error
-        for raster in rasters.values():
-            if raster not in used:
-                raster.close()
+        for file in rasters.values():
+            if file not in used:
+                file.raster.close()
         opened.pop_all()  # open from here on, until the scene is closed
     return Scene(facts, parts, change, found, storage)
 
 
-def _mask_of(uri: str, ref: SceneRef) -> Any:
-    """The open `.msk` beside a raster; None where there is none."""
-    if uri not in ref.masked:
-        return None
+def _mask_of(uri: str, ref: SceneRef) -> Raster:
+    """The open `.msk` beside a raster."""
     try:
         return open_raster(uri + MASK, ref.size)
     except DecodeError as error:
@@ -289,15 +285,15 @@ def _mask_of(uri: str, ref: SceneRef) -> Any:
 def _fitted(
     ref: SceneRef,
     chosen: list[BandSource],
-    used: list[Raster],
+    used: list[SceneFile],
     names: Names,
     dtype: str | None,
     conversion: Conversion,
 ) -> tuple[SceneFacts, list[_Part], Change | None]:
-    stored = sorted({raster.dtype for raster in used})
+    stored = sorted({file.raster.dtype for file in used})
     if len(stored) > 1:
         raise MisfitError(f"files of dtypes {', '.join(stored)}; accepted: one dtype")
-    by_uri = {raster.uri: raster for raster in used}
+    by_uri = {file.uri: file for file in used}
     stated = [
         ref.stated.get((band.uri, band.band), Stated()).beside(by_uri[band.uri].unit(band.band))
         for band in chosen
@@ -305,26 +301,26 @@ def _fitted(
     bands = tuple(band.name or "" for band in chosen)
     units = [one.unit(name) for name, one in zip(bands, stated, strict=True)]
     change, told = conversion.of_scene(bands, units, stored[0], dtype or stored[0])
-    notes = [note for raster in used for note in raster.notes()]
+    notes = [note for file in used for note in file.notes()]
     notes += [note for note in (*(one.note for one in stated), told) if note]
-    finest, lengths = ratios([raster.grid for raster in used])
+    finest, lengths = ratios([file.grid for file in used])
     parts = []
-    for raster, ratio in zip(used, lengths, strict=True):
-        at = [place for place, band in enumerate(chosen) if band.uri == raster.uri]
+    for file, ratio in zip(used, lengths, strict=True):
+        at = [place for place, band in enumerate(chosen) if band.uri == file.uri]
         mine = [chosen[place] for place in at]
         numbers = [band.band for band in mine]
-        if max(numbers) > raster.count:
-            raise MisfitError(f"{raster.uri} has {raster.count} bands; no band {max(numbers)}")
+        if max(numbers) > file.raster.count:
+            raise MisfitError(f"{file.uri} has {file.raster.count} bands; no band {max(numbers)}")
         # names in order are those of a file that is a whole scene
-        alpha = raster.alpha(numbers, names if ref.bands is None else None)
-        nodata, own = _nodata(ref, raster, numbers)
+        alpha = file.alpha(numbers, names if ref.bands is None else None)
+        nodata, own = _nodata(ref, file, numbers)
         beside: list[int] = []
-        if len(used) == 1 and any(together(np.dtype(raster.dtype), value) for value in nodata):
-            offered = raster.offered(names if ref.bands is None else None)
+        if len(used) == 1 and any(together(np.dtype(stored[0]), value) for value in nodata):
+            offered = file.offered(names if ref.bands is None else None)
             beside = [number for number in offered.numbers if number not in numbers]
-        void_of, _ = _nodata(ref, raster, beside)
-        parts.append(_Part(raster, numbers, at, alpha, ratio, nodata, own, beside, void_of))
-    grid, source = used[finest].grid, used[finest].source
+        void_of, _ = _nodata(ref, file, beside)
+        parts.append(_Part(file, numbers, at, alpha, ratio, nodata, own, beside, void_of))
+    grid, source = used[finest].grid, used[finest].raster.source
     facts = SceneFacts(
         ref.scene,
         grid.height,
@@ -344,7 +340,7 @@ def _fitted(
 
 
 def _nodata(
-    ref: SceneRef, raster: Raster, numbers: list[int]
+    ref: SceneRef, file: SceneFile, numbers: list[int]
 ) -> tuple[list[float | None], list[float | None]]:
     """Nodata of a file's bands, its own or else its Item's; and the Item's.
 
@@ -353,11 +349,11 @@ def _nodata(
     """
     own = [
         # a palette's colours are no measurements
-        None if raster.colours is not None else one.hidden(raster.dtype)
+        None if file.raster.palette is not None else one.hidden(file.raster.dtype)
         for number in numbers
-        for one in [ref.stated.get((raster.uri, number), Stated())]
+        for one in [ref.stated.get((file.uri, number), Stated())]
     ]
-    both = zip(raster.nodata(numbers), own, strict=True)
+    both = zip((file.raster.nodata[number - 1] for number in numbers), own, strict=True)
     return [item if value is None else value for value, item in both], own
 
 
@@ -365,7 +361,7 @@ def _stored(
     part: _Part, row: int, column: int, height: int, width: int
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """A window of a file, where its Item's nodata is the file's own."""
-    x_CHW, there_HW = part.raster.read(part.bands, part.alpha, row, column, height, width)
+    x_CHW, there_HW = part.file.read(part.bands, part.alpha, row, column, height, width)
     for x_HW, nodata, other in zip(x_CHW, part.nodata, part.item_nodata, strict=True):
         if other is not None and other != nodata and not np.isnan(other):
             x_HW[held(x_HW, other)] = nodata
@@ -376,10 +372,10 @@ def _window(
     part: _Part, row: int, column: int, height: int, width: int
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """A window of a file's bands on the scene's grid, and which values its masks show."""
-    raster, ratio = part.raster, part.ratio
+    file, ratio = part.file, part.ratio
     if ratio == 1:
         return _stored(part, row, column, height, width)
-    grid = raster.grid
+    grid = file.grid
     rows = lane(row, row + height, grid.height, grid.height * ratio)
     columns = lane(column, column + width, grid.width, grid.width * ratio)
     window = (rows.first, columns.first, rows.count, columns.count)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from satray.data.units import Unit, unit_of
+from satray.data.values import Unit, unit_of
 from satray.errors import DecodeError
 from satray.scoring.reading import MisfitError
 

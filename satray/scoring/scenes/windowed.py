@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.data.nodata import mean_of
+from satray.data.values import mean_of
 from satray.scoring.scenes.lanes import Lane, lane, mostly, resampled
 from satray.scoring.scenes.netgrid import NetGrid
 from satray.scoring.scenes.opened import Scene

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scoring.scenes.scene_material import UTM, spec
 
-from satray.data.ground import ground_pixel
+from satray.data.georeference import ground_pixel
 from satray.errors import DecodeError
 from satray.models.resolution import TrainedPixels
 from satray.scoring.rasters import PIXEL_COORDINATES

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scoring.scenes.scene_material import STORE, UTM, noise, opened, ref, write
 
 from satray.data.decode import decode
-from satray.data.units import Change
+from satray.data.values import Change
 from satray.errors import DecodeError, InputError
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.aligned import FileGrid, ratios

@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from scoring.scenes.scene_material import STORE, noise, write
 
-from satray.data.units import Unit
+from satray.data.values import Unit
 from satray.errors import InputError
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.conversion import Conversion

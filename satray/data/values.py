@@ -1,4 +1,9 @@
-"""What stored numbers mean, band by band, and how those of one unit become those of another.
+"""What stored numbers mean: which are measurements, and in what unit. One rule for all who read.
+
+A value is measured where no mask or alpha hides its pixel, where it is finite, and where it is not
+the nodata value that its band declares. Nodata holds band by band, save what is a measurement
+wherever another band has one: values of 8 bits, and the 0 of whole numbers, are nodata only where
+every band that declares one holds its own. A band that declares none has no say.
 
 A file or its STAC Item may state `value = stored * scale + offset`. The unit of an archive, and of
 a bundle trained on it, is what its tiles state, or what the recipe of `prepare` does. Numbers that
@@ -10,7 +15,7 @@ Legend: C bands, H x W pixels.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,11 +24,132 @@ from numpy.typing import NDArray
 
 from satray.errors import DecodeError
 
+Nodata = Sequence[float | None]
+"""Declared nodata of each band, as read; None: declares none."""
+
+HUGE = 1e20
+"""Values of this size and beyond measure nothing."""
+
+SPELT = 1e-5
+"""Relative difference within which a huge value is the one that is declared: texts name the
+largest floats by as few as six digits, and what rounds beyond them reads as infinity."""
+
 NAMELESS = frozenset(("", "1", "-", "none", "unitless", "dimensionless", "dn"))
 """Names of units, lower case, that say nothing."""
 
 PERCENT = frozenset(("%", "percent", "per cent", "pct"))
 """Names of hundredths, lower case."""
+
+
+def valid_values(
+    x_CHW: NDArray[Any],
+    nodata: Nodata,
+    shown: NDArray[np.bool_] | None = None,
+    others: Callable[[], tuple[NDArray[Any], Nodata]] | None = None,
+) -> NDArray[np.bool_] | None:
+    """Which values are measured (C, H, W); None where all are.
+
+    Args:
+        x_CHW: stored values.
+        nodata: of each band.
+        shown: (H, W) or (C, H, W) where no mask and no alpha hides them; None: everywhere.
+        others: gives values and nodata of the file's other bands; asked only where they decide.
+    """
+    holes = _holes(x_CHW, nodata)
+    declared = [hole for hole in holes if hole is not None]
+    floats = x_CHW.dtype.kind == "f"
+    if not floats and shown is None and not any(hole.any() for hole in declared):
+        return None
+    valid_CHW = np.isfinite(x_CHW) if floats else np.ones(x_CHW.shape, bool)
+    if shown is not None:
+        valid_CHW &= shown
+    void_HW: NDArray[np.bool_] | None = None
+    for valid_HW, hole_HW, value in zip(valid_CHW, holes, nodata, strict=True):
+        if hole_HW is None:
+            continue
+        if together(x_CHW.dtype, value):
+            if void_HW is None:
+                void_HW = np.logical_and.reduce(declared)
+                if others is not None and void_HW.any():
+                    declared += [hole for hole in _holes(*others()) if hole is not None]
+                    void_HW = np.logical_and.reduce(declared)
+            hole_HW = void_HW
+        valid_HW &= ~hole_HW
+    return None if valid_CHW.all() else valid_CHW
+
+
+def held(x_HW: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
+    """Where a band holds its nodata value (H, W), compared in its dtype.
+
+    Nowhere where it declares none, or one that the dtype lacks. Huge floats are compared within
+    `SPELT`.
+    """
+    found: NDArray[np.bool_] = np.zeros(x_HW.shape, bool)
+    if nodata is None:
+        return found
+    if x_HW.dtype.kind != "f":
+        limits = np.iinfo(x_HW.dtype)
+        if np.isfinite(nodata) and nodata == int(nodata) and limits.min <= nodata <= limits.max:
+            found = x_HW == x_HW.dtype.type(int(nodata))
+    elif np.isnan(nodata):
+        found = np.isnan(x_HW)
+    elif abs(nodata) < HUGE:
+        with np.errstate(over="ignore"):  # 16 bits
+            found = x_HW == x_HW.dtype.type(nodata)
+    else:
+        largest = float(np.finfo(x_HW.dtype).max)
+        # what is finite but beyond the dtype is in no band
+        if np.isinf(nodata) or abs(nodata) * (1 - SPELT) <= largest:
+            with np.errstate(over="ignore"):
+                share_HW = x_HW / x_HW.dtype.type(np.clip(nodata, -largest, largest))
+            found = (share_HW >= 1 - SPELT) & ((share_HW <= 1 + SPELT) | np.isinf(share_HW))
+    return found
+
+
+def together(dtype: np.dtype[Any], nodata: float | None) -> bool:
+    """Whether a value is nodata only where all bands that declare one hold their own."""
+    return nodata is not None and (dtype.itemsize == 1 or (dtype.kind != "f" and nodata == 0))
+
+
+def filled(x_CHW: NDArray[Any], valid_CHW: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """Put the band's mean over what is measured where it is not; 0 where nothing is.
+
+    Args:
+        x_CHW: stored values; as they are where all are measured.
+        valid_CHW: which are measured; None: all.
+    """
+    if valid_CHW is None:
+        return x_CHW
+    y_CHW = x_CHW.copy()
+    for y_HW, valid_HW in zip(y_CHW, valid_CHW, strict=True):
+        if not valid_HW.all():
+            y_HW[~valid_HW] = mean_of(y_HW[valid_HW])
+    return y_CHW
+
+
+def mean_of(values: NDArray[Any]) -> Any:
+    """What stands in for values that are missing beside these (n,): their mean, as the dtype can.
+
+    Whole numbers are rounded; 0 where there are none.
+    """
+    if values.size == 0:
+        return values.dtype.type(0)
+    mean = values.mean(dtype=np.float64)
+    if values.dtype.kind == "f":
+        return values.dtype.type(mean)
+    # rounding may pass the largest value of 64 bits
+    return values.dtype.type(min(round(float(mean)), int(values.max())))
+
+
+def refuse_empty(valid_CHW: NDArray[np.bool_] | None, bands: Sequence[str] | None = None) -> None:
+    """Raise DecodeError where no pixel is measured in every band; names bands that have none."""
+    if valid_CHW is None or valid_CHW.all(axis=0).any():
+        return
+    empty = [i for i, valid_HW in enumerate(valid_CHW) if not valid_HW.any()]
+    if empty and len(empty) < len(valid_CHW):
+        names = ", ".join(bands[i] if bands else f"{i + 1} of those taken" for i in empty)
+        raise DecodeError(f"no valid pixels: band {names} holds no data")
+    raise DecodeError("no valid pixels: all are nodata, masked, transparent or not finite")
 
 
 class Unit(NamedTuple):
@@ -72,16 +198,13 @@ class Change:
 
 
 def unit_of(band: str, scale: Any, offset: Any, name: Any = None) -> Unit | None:
-    """The unit that a file or an Item states.
+    """The unit that a file or an Item states; None where neither scale nor offset is stated.
 
     Args:
         band: for messages.
         scale: a number, or the text of one; None where not stated.
         offset: the same.
         name: of the unit; whatever is no text is none.
-
-    Returns:
-        None where neither scale nor offset is stated.
 
     Raises:
         DecodeError: no numbers, not finite, or a scale of 0.
@@ -104,22 +227,6 @@ def unit_of(band: str, scale: Any, offset: Any, name: Any = None) -> Unit | None
         numbers[key] = number
     text = name.strip() if isinstance(name, str) else ""
     return Unit(numbers["scale"], numbers["offset"], "" if text.lower() in NAMELESS else text)
-
-
-def file_units(source: Any, bands: Sequence[int]) -> Units:
-    """The units that a file states of bands, from 1; GDAL gives 1 and 0 where it states none.
-
-    Raises:
-        DecodeError: as `unit_of`.
-    """
-    of_all = list(zip(source.scales, source.offsets, source.units, strict=True))
-    stated = [(band, *of_all[band - 1]) for band in bands]
-    if all((scale, offset) == (1, 0) for _, scale, offset, _ in stated):
-        return ()
-    return tuple(
-        None if (scale, offset) == (1, 0) else unit_of(str(band), scale, offset, name)
-        for band, scale, offset, name in stated
-    )
 
 
 def units_of_file(own: Sequence[Unit | None], archive: Units) -> Units:
@@ -184,15 +291,16 @@ def whole(value_HW: NDArray[np.float64], wanted: np.dtype[Any]) -> NDArray[np.fl
     return rounded
 
 
+def _holes(x_CHW: NDArray[Any], nodata: Nodata) -> list[NDArray[np.bool_] | None]:
+    return [
+        None if value is None else held(x_HW, value)
+        for x_HW, value in zip(x_CHW, nodata, strict=True)
+    ]
+
+
 def _understood(unit: Unit | None, dtype: str) -> Unit | None:
     """An archive's unit: floats that state none are the values themselves."""
     return Unit(1.0, 0.0) if unit is None and np.dtype(dtype).kind == "f" else unit
-
-
-def _fraction(unit: Unit) -> Unit:
-    """A unit of percents as one of plain numbers, whatever these are of."""
-    percent = unit.name.lower() in PERCENT
-    return Unit(unit.scale / 100, unit.offset / 100) if percent else unit
 
 
 def _change(found: Unit | None, wanted: Unit | None, dtype: str) -> tuple[float, float]:
@@ -204,3 +312,9 @@ def _change(found: Unit | None, wanted: Unit | None, dtype: str) -> tuple[float,
     if found.name and want.name and found.name.lower() != want.name.lower():
         raise DecodeError(f"values in {found.name} where {want.name} is wanted")
     return found.scale / want.scale, (found.offset - want.offset) / want.scale
+
+
+def _fraction(unit: Unit) -> Unit:
+    """A unit of percents as one of plain numbers, whatever these are of."""
+    percent = unit.name.lower() in PERCENT
+    return Unit(unit.scale / 100, unit.offset / 100) if percent else unit

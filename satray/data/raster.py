@@ -1,0 +1,368 @@
+"""An open raster as bands: pages of a TIFF, colours of a palette, alpha, and what masks show.
+
+Tiles and scenes alike are read through it. What array writers make of (bands, height, width) is
+one image, a band a page; overviews and masks are no pages, and GDAL tells them apart. All pages are
+of the file itself.
+
+Legend: C bands, H x W pixels.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import RasterioError
+
+from satray.data.values import Unit, Units, held, unit_of
+from satray.errors import DecodeError
+
+PagesKey = Literal["bands", "first"]
+"""bands: pages of the first one's size and dtype are bands, in order; first: only that one is."""
+
+DTYPES = (
+    *("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+    *("float16", "float32", "float64"),
+)
+"""Stored dtypes that are read; complex ones are not."""
+
+MASK = ".msk"
+"""What GDAL appends to a raster's name for a mask that lies beside it."""
+
+MOST = 1024
+"""Pages of a file that are looked at."""
+
+_STACK = re.compile(r"ImageJ=.*?\nimages=(\d+)\n", re.DOTALL)
+_SHAPED = re.compile(r'\{"shape": \[([\d, ]+)\].*"truncated": true')
+_PAGE = re.compile(r"GTIFF_DIR:(\d+):(.*)", re.DOTALL)
+_LABEL = re.compile(r"[\w .()/+-]{1,40}")
+
+
+class Raster:
+    """An open raster. Whatever is not of single bands (size, place, tags) is the first page's."""
+
+    def __init__(
+        self,
+        source: Any,
+        open_page: Callable[[str], Any],
+        pages: PagesKey = "bands",
+    ) -> None:
+        """Take an open dataset, and open its further pages.
+
+        Args:
+            source: rasterio's dataset of the first page; closed with the raster.
+            open_page: opens another name of the same file.
+            pages: which pages are bands.
+
+        Raises:
+            DecodeError: more pages than `MOST`.
+        """
+        self.source = source
+        self.pages: list[Any] = [source]
+        """Pages whose bands are taken."""
+        self.pages_left: tuple[str, ...] = ()
+        """The pages that are not taken because they are unlike the first: what each is."""
+        self._total = 1
+        self._page_masks: list[Any] = []
+        self._mask: Any = None
+        self._opened = [source]
+        if source.driver == "GTiff":
+            try:
+                self._take_pages(open_page, pages)
+            except BaseException:
+                self.close()
+                raise
+
+    def take_mask(self, mask: "Raster") -> None:
+        """Let the `.msk` that lies beside it hide pixels; it is closed with the raster.
+
+        Raises:
+            DecodeError: it is of another size.
+        """
+        self._mask = mask.source
+        self._opened.append(mask.source)
+        if self._mask.shape != self.source.shape:
+            raise DecodeError(
+                f"its {MASK} is {mask.height} x {mask.width} px, the image {self.height} x "
+                f"{self.width}; accepted: a mask of the image's size"
+            )
+
+    def close(self) -> None:
+        """Close all of it."""
+        for dataset in self._opened:
+            dataset.close()
+
+    @property
+    def height(self) -> int:
+        """Rows, px."""
+        return int(self.source.height)
+
+    @property
+    def width(self) -> int:
+        """Columns, px."""
+        return int(self.source.width)
+
+    @cached_property
+    def palette(self) -> NDArray[np.uint8] | None:
+        """Of a raster whose one band is an index of colours: red, green, blue, alpha by index."""
+        if len(self._at) != 1 or self.source.colorinterp[0] != ColorInterp.palette:
+            return None
+        table = np.zeros((np.iinfo(self.source.dtypes[0]).max + 1, 4), np.uint8)
+        for index, colour in self.source.colormap(1).items():
+            table[index] = colour
+        return table
+
+    @cached_property
+    def cmyk(self) -> bool:
+        """Whether GDAL makes red, green and blue of it."""
+        return bool(self._structure.get("SOURCE_COLOR_SPACE") == "CMYK")
+
+    @property
+    def converted(self) -> str | None:
+        """What it is where its bands are made red, green and blue: `palette`, `CMYK`; else None."""
+        return "CMYK" if self.cmyk else None if self.palette is None else "palette"
+
+    @cached_property
+    def count(self) -> int:
+        """Bands of all pages taken; 3 of a palette."""
+        return len(self._at) if self.palette is None else 3
+
+    @cached_property
+    def dtype(self) -> str:
+        """Dtype of the values that it gives."""
+        return "uint8" if self.palette is not None else str(self.source.dtypes[0])
+
+    @cached_property
+    def colours(self) -> tuple[str, ...]:
+        """GDAL's colour interpretation of each band, lower case."""
+        if self.palette is not None:
+            return ("red", "green", "blue")
+        return tuple(colour.name for colour in self._each("colorinterp"))
+
+    @property
+    def descriptions(self) -> tuple[str | None, ...]:
+        """The bands' own; else, where each page has one band and a label of its own, those."""
+        if self.palette is not None:
+            return (None,) * 3
+        own: tuple[str | None, ...] = self._each("descriptions")
+        labels = [str(p.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")).strip() for p in self.pages]
+        # several writers put JSON or XML there
+        if any(own) or len(own) > len(labels) or not all(map(_LABEL.fullmatch, labels)):
+            return own
+        return tuple(labels)
+
+    @cached_property
+    def nodata(self) -> tuple[float | None, ...]:
+        """Declared nodata of each band; a palette's is in what it shows."""
+        if self.palette is not None:
+            return (None,) * 3
+        stored: tuple[float | None, ...] = self._each("nodatavals")
+        return tuple(None if value is None else value * self._gain for value in stored)
+
+    def units(self, numbers: Sequence[int]) -> Units:
+        """The units that the file states of bands, from 1; `()` where of none.
+
+        Raises:
+            DecodeError: as `unit_of`.
+        """
+        if self.converted:
+            return ()
+        stated = list(zip(*map(self._each, ("scales", "offsets", "units")), strict=True))
+        found: list[Unit | None] = []
+        for number in numbers:
+            scale, offset, name = stated[number - 1]
+            # GDAL gives 1 and 0 where it states none
+            none = (scale, offset) == (1, 0)
+            found.append(None if none else unit_of(str(number), scale, offset, name))
+        return tuple(found) if any(found) else ()
+
+    def data_bands(self, named: int) -> tuple[list[int], int | None]:
+        """Numbers of the data bands, from 1, and of the one that is alpha.
+
+        Args:
+            named: how many bands are named: where all are, one tagged alpha is data too.
+        """
+        tagged = [i + 1 for i, colour in enumerate(self.colours) if colour == "alpha"]
+        if self.cmyk:
+            return [1, 2, 3], tagged[0] if tagged else None
+        if named >= self.count or not tagged:
+            return list(range(1, self.count + 1)), None
+        return [i for i in range(1, self.count + 1) if i not in tagged], tagged[0]
+
+    def told(self) -> str:
+        """How many bands there are, and where from: `4 bands (4 pages of 1)`."""
+        told = f"{self.count} band{'s' * (self.count > 1)}"
+        if self._total == 1:
+            return told
+        used, other = len(self.pages), self._total - len(self.pages)
+        each = {page.count for page in self.pages}
+        of = f"{used} pages" + (f" of {each.pop()}" if len(each) == 1 else "")
+        of = of if used > 1 else "the first page's"
+        return f"{told} ({of}" + (f"; {other} more left out)" if other else ")")
+
+    def read(
+        self, numbers: Sequence[int], alpha: int | None = None, window: Any = None
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Stored values of bands, and where masks, alpha and transparent colours let them count.
+
+        Args:
+            numbers: of the bands, from 1.
+            alpha: the band whose 0 hides pixels; None: none does.
+            window: rasterio's; None: all.
+
+        Returns:
+            (C, H, W); and (H, W) or (C, H, W), None where nothing is hidden. Declared nodata is
+            left to `valid_values`, save what no float64 holds.
+        """
+        numbers = list(numbers)
+        shown = self._shown([1] if self.palette is not None else numbers, window)
+        if self.palette is not None:
+            index_HW = self.source.read(1, window=window)
+            colours_HW4 = self.palette[index_HW]
+            x_CHW = np.ascontiguousarray(colours_HW4[:, :, :3].transpose(2, 0, 1))
+            hides_HW = (colours_HW4[:, :, 3] == 0) | held(index_HW, self.source.nodata)
+            return x_CHW[[n - 1 for n in numbers]], _both(shown, ~hides_HW)
+        x_CHW = self._stored([*numbers, *([] if alpha is None else [alpha])], window)
+        if alpha is not None:
+            x_CHW, shown = x_CHW[:-1], _both(shown, x_CHW[-1] > 0)
+        return x_CHW if self._gain == 1 else x_CHW * np.uint8(self._gain), shown
+
+    def _stored(self, numbers: list[int], window: Any) -> NDArray[Any]:
+        if len(self.pages) == 1:
+            found: NDArray[Any] = self.source.read(numbers, window=window)
+            return found
+        places = [self._at[number - 1] for number in numbers]
+        return np.stack([page.read(band, window=window) for page, band in places])
+
+    def _shown(self, numbers: list[int], window: Any) -> NDArray[np.bool_] | None:
+        """What internal masks, colours that are nodata, and the `.msk` show."""
+        shown: NDArray[np.bool_] | None = None
+        # of the first page: of another GDAL would look beside the file, and at no mask in it
+        flags = self.source.mask_flag_enums[min(numbers[0], self.source.count) - 1]
+        if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+            shown = self.source.read_masks(min(numbers[0], self.source.count), window=window) > 0
+            for mask in self._page_masks:
+                shown = _both(shown, mask.read(1, window=window) > 0)
+        elif len(self.pages) == 1 and any(map(self._inexact, numbers)):
+            shown = self.source.read_masks(numbers, window=window) > 0
+        if self._mask is None:
+            return shown
+        flag = self._mask.tags().get("INTERNAL_MASK_FLAGS_1", "2")
+        each = self._mask.count == len(self._at) > 1 and not (flag.isdigit() and int(flag) & 2)
+        return _both(shown, self._mask.read(numbers if each else 1, window=window) > 0)
+
+    def _inexact(self, number: int) -> bool:
+        """Whether a band declares a nodata of 64 bits that rasterio rounds, or takes for none."""
+        if self.dtype not in ("int64", "uint64"):
+            return False
+        value = self.source.nodatavals[number - 1]
+        declared = MaskFlags.nodata in self.source.mask_flag_enums[number - 1]
+        return declared and (value is None or abs(value) >= 2**53)
+
+    @cached_property
+    def _at(self) -> list[tuple[Any, int]]:
+        """Page and number there of each band."""
+        return [(page, band + 1) for page in self.pages for band in range(page.count)]
+
+    def _each(self, name: str) -> tuple[Any, ...]:
+        return tuple(value for page in self.pages for value in getattr(page, name))
+
+    @cached_property
+    def _structure(self) -> dict[str, str]:
+        return dict(self.source.tags(ns="IMAGE_STRUCTURE"))
+
+    @cached_property
+    def _gain(self) -> int:
+        """Factor that spreads gray levels of fewer than 8 bits in a PNG over 0..255; else 1."""
+        source = self.source
+        if source.driver != "PNG" or source.count != 1 or source.dtypes[0] != "uint8":
+            return 1
+        if self.palette is not None:
+            return 1
+        bits = int(source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+        return int(255 // (2**bits - 1))
+
+    def _take_pages(self, open_page: Callable[[str], Any], pages: PagesKey) -> None:
+        numbers = list(_page_numbers(self.source))
+        if not numbers:
+            hidden = _hidden(self.source) if pages == "bands" else 0
+            if hidden:
+                self._total += hidden
+                self.pages_left = (f"{hidden} more images that only its description names",)
+            return
+        self._total += len(numbers)
+        if pages == "first":
+            return
+        if self._total > MOST:
+            raise DecodeError(
+                f"holds {self._total:,} pages; accepted: at most {MOST:,}, or pages=first, which "
+                "takes one"
+            )
+        masked = MaskFlags.per_dataset in self.source.mask_flag_enums[0]
+        left = []
+        for number in numbers:
+            page = self._open(open_page, number)
+            why = _unlike(self.source, page)
+            if why is None:
+                self.pages.append(page)
+                if masked and number + 1 not in numbers:
+                    self._take_mask(open_page, page, number + 1)
+            else:
+                bands = f"{page.count} band{'s' * (page.count > 1)} of {page.dtypes[0]}"
+                left.append(f"page {number} ({page.height} x {page.width} px, {bands}{why})")
+        self.pages_left = tuple(left)
+
+    def _take_mask(self, open_page: Callable[[str], Any], page: Any, number: int) -> None:
+        """Take what follows a page, is of its size, and no page to GDAL: its mask."""
+        try:
+            mask = self._open(open_page, number)
+        except RasterioError:  # no such directory
+            return
+        if (mask.shape, mask.count) == (page.shape, 1):
+            self._page_masks.append(mask)
+
+    def _open(self, open_page: Callable[[str], Any], number: int) -> Any:
+        page = open_page(f"GTIFF_DIR:{number}:{self.source.name}")
+        self._opened.append(page)
+        return page
+
+
+def _both(a: NDArray[np.bool_] | None, b: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return b if a is None else a & b
+
+
+def _page_numbers(source: Any) -> Iterator[int]:
+    """Numbers of the pages after the first; metadata may claim pages of any file: no pages."""
+    found = [_PAGE.fullmatch(name) for name in source.subdatasets]
+    numbers = sorted({int(match[1]) for match in found if match and match[2] == source.name})
+    # a first page that is marked as a preview is not among them
+    yield from (number for number in numbers if number > 1)
+
+
+def _hidden(source: Any) -> int:
+    """Images after the first without a directory, as ImageJ and tifffile may write stacks."""
+    text = source.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
+    if stack := _STACK.match(text):
+        return int(stack[1]) - 1
+    if shaped := _SHAPED.match(text):
+        lengths = [int(length) for length in shaped[1].split(",")]
+        size = int(source.count * source.height * source.width)
+        return max(math.prod(lengths) // size - 1, 0)
+    return 0
+
+
+def _unlike(first: Any, page: Any) -> str | None:
+    """Why a page is no band of the first one's image; None where it is, empty where it shows."""
+    if (page.shape, set(page.dtypes)) != (first.shape, set(first.dtypes)):
+        return ""
+    for some in (first, page):
+        converted = some.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE")
+        if converted or ColorInterp.palette in some.colorinterp:
+            return ", colours of a palette or of another space"
+    placed = page.crs is not None or not page.transform.is_identity
+    same = page.crs == first.crs and page.transform.almost_equals(first.transform, 1e-9)
+    return ", of another place" if placed and not same else None
