@@ -300,13 +300,15 @@ def fault_cut(at: Bench) -> None:
 
             boto3.client("s3").create_bucket(Bucket="faults")
             for name in ("tiles", "scenes", "labels.csv"):
-                storage.upload(at.root / name, f"s3://faults/{name}")
+                for entry in storage.list(at.root / name) or [storage.head(at.root / name)]:
+                    storage.upload(entry.uri, f"s3://faults/{Path(entry.uri).relative_to(at.root)}")
         with FaultProxy(server.endpoint, 0.2, at.seed) as proxy:
             failing = env | {"AWS_ENDPOINT_URL": proxy.endpoint}
             at.line("s3://faults", "s3://faults/out", failing)
         at.check("s3://faults/out/maps", direct)
         with environment(direct) as storage:
-            storage.download("s3://faults/out", at.root / "cut" / "out")
+            for entry in storage.list("s3://faults/out"):
+                storage.download(entry.uri, at.root / "cut" / "out" / entry.key)
     need(proxy.faults > 50, f"only {proxy.faults} requests failed")
     weights, tables = set(), []
     for out in (at.root / "right", at.root / "cut" / "out"):

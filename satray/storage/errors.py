@@ -32,6 +32,7 @@ _MEANING = {
     "NoSuchBucket": "there is no such bucket",
     "NoSuchKey": "does not exist",
     "404": "does not exist",
+    "401": _REFUSED,
     "InvalidAccessKeyId": _STRANGER,
     "SignatureDoesNotMatch": _STRANGER,
     "ExpiredToken": "the credentials have expired; log in again",
@@ -136,10 +137,6 @@ def _of_obstore(place: str, error: Exception) -> SatrayError:
     number = int(status.group(1)) if status else 0
     if code:
         return _of_response(place, code.group(1), number, one_line(error))
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"{place}: does not exist")
-    if isinstance(error, store_errors.PermissionDeniedError | store_errors.UnauthenticatedError):
-        return InputError(f"{place}: {_REFUSED}")
     if isinstance(error, store_errors.InvalidPathError):
         return InputError(f"{place}: not a name that object stores take")
     if isinstance(error, store_errors.NotSupportedError):
@@ -154,8 +151,8 @@ def _of_obstore(place: str, error: Exception) -> SatrayError:
 
 def _of_response(place: str, code: str, status: int, said: str) -> SatrayError:
     """Choose by error code, then by HTTP status: 4xx is ours to mend, anything else theirs."""
-    if code in _MEANING:
-        return InputError(f"{place}: {_MEANING[code]}" + (f" ({code})" if code.isalpha() else ""))
+    if meaning := _MEANING.get(code) or _MEANING.get(str(status) if not code else ""):
+        return InputError(f"{place}: {meaning}" + (f" ({code})" if code.isalpha() else ""))
     if 400 <= status < 500 and status != 429:
         return InputError(f"{place}: the store refused the request ({code or said})")
     return SatrayError(f"{place}: the store failed, after retries: {said}")

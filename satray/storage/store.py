@@ -1,7 +1,6 @@
 """One way to list, read and publish, on disk and in object stores."""
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -17,8 +16,6 @@ from satray.storage import uri as names
 from satray.storage.entry import ChangedError, Entry, Version
 from satray.storage.errors import in_one_line
 from satray.storage.objects import Objects, open_store
-
-_COPIES = 8  # files of a folder that travel at once
 
 Entries = list[Entry]  # inside the class, `list` is its method
 
@@ -51,7 +48,10 @@ class Storage:
 
         Hidden files, and those in hidden folders, are left out.
         """
-        return [entry for entry in self._walk(prefix) if "/." not in f"/{entry.key}"]
+        place = names.absolute(prefix)
+        with in_one_line(place):
+            found = [e for e in self._home(place).walk(place) if "/." not in f"/{e.key}"]
+        return sorted(found, key=lambda entry: entry.key)
 
     def head(self, uri: str) -> Entry:
         """Describe one object; raises InputError when it is not there."""
@@ -141,30 +141,24 @@ class Storage:
             self._home(place).write(place, data, if_absent=if_absent)
 
     def upload(self, local_path: str | Path, uri: str) -> None:
-        """Publish a local file under a name, or the files of a folder below it, each in one step.
+        """Publish a local file under a name, in one step.
 
         Big files are streamed, in parts where the store wants parts.
         """
         source, target = names.absolute(local_path), names.absolute(uri)
-        if os.path.isdir(source):
-            self._copy_all(
-                [(entry.uri, names.join(target, entry.key)) for entry in self._walk(source)]
-            )
-        else:
-            self._copy(source, target)
+        with in_one_line(source):
+            disk.head(source)
+        with in_one_line(target):
+            if names.is_remote(target):
+                Objects(self.options).upload(source, target)
+            else:
+                disk.write(target, disk.stream(source))
 
     def download(self, uri: str, local_path: str | Path) -> None:
-        """Fetch an object to a local file, or everything below a prefix into a local folder.
-
-        Raises InputError where there is nothing.
-        """
-        source, target = names.absolute(uri), names.absolute(local_path)
-        if self.exists(source):
-            self._copy(source, target)
-        elif entries := self._walk(source):
-            self._copy_all([(entry.uri, os.path.join(target, entry.key)) for entry in entries])
-        else:
-            raise InputError(f"{source}: nothing there to download")
+        """Fetch an object to a local file; raises InputError when it is not there."""
+        source = names.absolute(uri)
+        with in_one_line(source):
+            disk.write(names.absolute(local_path), self._home(source).stream(source))
 
     def delete(self, prefix: str) -> None:
         """Remove an object, or everything below a prefix; what is not there is gone already.
@@ -199,21 +193,3 @@ class Storage:
 
     def _home(self, place: str) -> _Home:
         return Objects(self.options) if names.is_remote(place) else disk
-
-    def _walk(self, prefix: str) -> Entries:
-        place = names.absolute(prefix)
-        with in_one_line(place):
-            return sorted(self._home(place).walk(place), key=lambda entry: entry.key)
-
-    def _copy(self, source: str, target: str) -> None:
-        self.head(source)
-        with in_one_line(target if names.is_remote(target) else source):
-            if names.is_remote(target):
-                Objects(self.options).upload(source, target)
-            else:
-                disk.write(target, self._home(source).stream(source))
-
-    def _copy_all(self, pairs: Sequence[tuple[str, str]]) -> None:
-        with ThreadPoolExecutor(_COPIES, thread_name_prefix="copy") as pool:
-            for _ in pool.map(lambda pair: self._copy(*pair), pairs):
-                pass

@@ -119,10 +119,12 @@ def test_wrong_credentials(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    swift: Any,
 ) -> None:
+    bucket = swift.bucket()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     forget_connections()
-    arguments = [f"images={world['bucket']}/tiles", f"labels={world['root']}/labels.csv"]
+    arguments = [f"images={bucket}/tiles", f"labels={world['root']}/labels.csv"]
     check_refused(capfd, PREPARE, arguments, tmp_path / "out", "credentials|denied|refused")
     monkeypatch.undo()
     forget_connections()

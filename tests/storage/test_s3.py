@@ -45,16 +45,14 @@ def put(server, place: str, *names: str) -> None:
         server.client().put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=body)
 
 
-@pytest.mark.parametrize(
-    "key", ["a b.tif", "p%20q.tif", "h#x", "ü/é.tif", "q?y=1&z", "p+x", "*[~]"]
-)
-def test_odd_keys_mean_the_same_to_everybody(s3, prefix, key):
-    STORE.write(f"{prefix}/{key}", b"own")
+def test_odd_keys_mean_the_same_to_everybody(s3, prefix):
     bucket, _, folder = prefix.removeprefix("s3://").partition("/")
-    body = s3.client().get_object(Bucket=bucket, Key=f"{folder}/{key}")["Body"]
-    assert body.read() == b"own"
-    put(s3, f"{prefix}/others", key)
-    assert STORE.read(f"{prefix}/others/{key}") == b"x"
+    for key in ("a b.tif", "p%20q.tif", "h#x", "ü/é.tif", "q?y=1&z", "p+x", "*[~]"):
+        STORE.write(f"{prefix}/{key}", b"own")
+        body = s3.client().get_object(Bucket=bucket, Key=f"{folder}/{key}")["Body"]
+        assert body.read() == b"own"
+        put(s3, f"{prefix}/others", key)
+        assert STORE.read(f"{prefix}/others/{key}") == b"x"
 
 
 def test_list_and_delete_pass_a_page(prefix, monkeypatch):
@@ -138,58 +136,47 @@ def test_killed_upload_leaves_nothing_to_see(swift, tmp_path):
     assert not STORE.exists(f"{place}/big")
 
 
-def refused(what, store, uri) -> str:
-    """Return the one line with which something is refused, quickly."""
+NO_KEYS = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+STRANGER = "{bucket}/a: the store does not accept these AWS credentials"
+REFUSED = {
+    "missing bucket": ({}, {}, "s3://no-such/a", "s3://no-such/a: there is no such bucket (NoSuch"),
+    "a bucket alone": ({}, {}, "{bucket}", "{bucket}: is a folder, not a file"),
+    "strange key": ({"AWS_ACCESS_KEY_ID": "wrong"}, {}, "{bucket}/a", STRANGER),
+    "wrong secret": ({"AWS_SECRET_ACCESS_KEY": "wrong"}, {}, "{bucket}/a", STRANGER),
+    "no keys": (
+        NO_KEYS,
+        {},
+        "{bucket}/a",
+        "storage: no AWS credentials found; set AWS_ACCESS_KEY_",
+    ),
+    "no profile": ({}, {"profile": "nobody"}, "s3://b/a", "storage: the AWS configuration does"),
+    "no URL": ({}, {"endpoint": "ftp://x"}, "s3://b/a", "storage.endpoint: ftp://x is not an http"),
+    "nobody there": (
+        {},
+        {"endpoint": "http://127.0.0.1:{port}"},
+        "s3://b/a",
+        "storage: the endpoint http://127.0.0.1:{port} cannot be reached",
+    ),
+}
+ALIKE = ("read", "head", "write", "upload")
+WAYS = [("missing bucket", way) for way in DO] + [("a bucket alone", way) for way in ALIKE]
+WAYS += [(why, way) for why in list(REFUSED)[2:] for way in ("list", "write", "read_many")]
+
+
+@pytest.mark.parametrize(("why", "way"), WAYS)
+def test_what_concerns_a_whole_store_is_one_line_and_soon(swift, aws, closed_port, why, way):
+    variables, options, uri, line = REFUSED[why]
+    facts = {"bucket": swift.bucket(), "port": closed_port}
+    for name, value in variables.items():
+        aws.setenv(name, value) if value else aws.delenv(name)
+    store = Storage(StorageOptions(**{key: text.format(**facts) for key, text in options.items()}))
     begun = time.monotonic()
     with pytest.raises(InputError) as caught:
-        DO[what](store, uri)
+        DO[way](store, uri.format(**facts))
     assert time.monotonic() - begun < 10
-    line = str(caught.value)
-    assert "\n" not in line
-    assert len(line) < 300
-    return line
-
-
-@pytest.mark.parametrize("what", DO)
-def test_missing_bucket(s3, what):
-    line = refused(what, STORE, "s3://no-such-bucket/a/b")
-    assert line == "s3://no-such-bucket/a/b: there is no such bucket (NoSuchBucket)"
-
-
-@pytest.mark.parametrize("what", ["list", "read", "write"])
-@pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_wrong_credentials(aws, swift, what, variable):
-    aws.setenv(variable, "wrong")
-    uri = f"{swift.bucket()}/a"
-    line = refused(what, STORE, uri)
-    assert line.startswith(f"{uri}: the store does not accept these AWS credentials")
-
-
-@pytest.mark.parametrize("what", ["list", "read", "write"])
-def test_no_credentials(aws, bucket, what):
-    aws.delenv("AWS_ACCESS_KEY_ID")
-    aws.delenv("AWS_SECRET_ACCESS_KEY")
-    line = refused(what, STORE, f"{bucket}/a")
-    assert line.startswith("storage: no AWS credentials found; set AWS_ACCESS_KEY_ID")
-
-
-@pytest.mark.parametrize("what", ["list", "write", "read_many"])
-def test_unreachable_endpoint(s3, closed_port, what):
-    store = Storage(StorageOptions(endpoint=f"http://127.0.0.1:{closed_port}"))
-    line = refused(what, store, "s3://bucket/a")
-    assert line.startswith(f"storage: the endpoint http://127.0.0.1:{closed_port} cannot be reach")
-
-
-def test_unknown_profile_and_bad_endpoint(s3):
-    line = refused("read", Storage(StorageOptions(profile="nobody")), "s3://bucket/a")
-    assert "profile (nobody) could not be found" in line
-    line = refused("read", Storage(StorageOptions(endpoint="ftp://x")), "s3://bucket/a")
-    assert line == "storage.endpoint: ftp://x is not an http:// or https:// URL"
-
-
-@pytest.mark.parametrize("what", ["read", "head", "write", "upload"])
-def test_a_bucket_is_no_object(bucket, what):
-    assert refused(what, STORE, bucket) == f"{bucket}: is a folder, not a file"
+    assert str(caught.value).startswith(line.format(**facts))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
 
 
 PROFILES = {

@@ -103,20 +103,17 @@ def test_write_if_absent(place):
 
 
 def test_upload_and_download(place, tmp_path):
-    local = {"a.bin": b"a", "sub/b c#.bin": b"b", ".metadata": b"m", "empty": b""}
-    for key, data in local.items():
+    for key, data in {"sub/b c#.bin": b"b", ".metadata": b"m", "empty": b""}.items():
         STORE.write(f"{tmp_path}/in/{key}", data)
-    STORE.upload(tmp_path / "in", place)
-    STORE.download(place, tmp_path / "out")
-    for key, data in local.items():
+        STORE.upload(tmp_path / "in" / key, f"{place}/{key}")
         assert STORE.read(f"{place}/{key}") == data
+        STORE.download(f"{place}/{key}", tmp_path / "out" / key)
         assert (tmp_path / "out" / key).read_bytes() == data
-    STORE.download(f"{place}/a.bin", tmp_path / "single")
-    assert (tmp_path / "single").read_bytes() == b"a"
-    with pytest.raises(InputError, match="nothing there to download"):
-        STORE.download(f"{place}/nothing", tmp_path / "none")
+    for wrong, reason in (("none", "does not exist"), ("in", "is a folder, not a file")):
+        with pytest.raises(InputError, match=f"{wrong}: {reason}"):
+            STORE.upload(tmp_path / wrong, f"{place}/x")
     with pytest.raises(InputError, match="none: does not exist"):
-        STORE.upload(tmp_path / "none", f"{place}/x")
+        STORE.download(f"{place}/none", tmp_path / "none")
 
 
 def test_delete(place):
