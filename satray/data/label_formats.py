@@ -19,7 +19,7 @@ from satray.data.label_cells import Cells, read_cells, same_bits, vector_length
 from satray.data.label_table import Column, Table, listed, refuse_absent
 from satray.errors import InputError
 
-RUNS = re.compile(r"[1-9]\d{0,9}\s+[1-9]\d{0,9}(?:\s+[1-9]\d{0,9}\s+[1-9]\d{0,9})*", re.ASCII)
+_RUNS = re.compile(r"[1-9]\d{0,9}\s+[1-9]\d{0,9}(?:\s+[1-9]\d{0,9}\s+[1-9]\d{0,9})*", re.ASCII)
 """A run-length mask that is not empty: pairs of start and length, counted from 1."""
 
 FEW = 0.25
@@ -327,7 +327,7 @@ def read_rle(source: Source) -> Found:
             f"{listed(table.columns)}"
         )
     masks = table.columns[title]
-    wrong = [code for code, text in enumerate(masks.texts) if RUNS.fullmatch(text) is None]
+    wrong = [code for code, text in enumerate(masks.texts) if _RUNS.fullmatch(text) is None]
     if wrong:
         row = int(np.flatnonzero(np.isin(masks.codes, wrong))[0])
         raise source.refused(

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from satray.config.prepare import PrepareRecipe
 from satray.data.footprints import Footprints, ground_blocks
 from satray.data.georeference import world_files
-from satray.data.keys import Matched, is_image, match, refuse_unmatched, taken
 from satray.data.labels import LabelTable, labels_from_folders, read_labels
+from satray.data.match import Matched, is_image, match, refuse_unmatched, with_extensions
 from satray.data.probe import probe
 from satray.data.raster import MASK
 from satray.data.split import assign_parts, split_by_ground
@@ -62,7 +62,7 @@ def survey(recipe: PrepareRecipe, storage: Storage) -> Survey:
     Raises:
         InputError: nothing to prepare, a label table that is wrong, too many without partner.
     """
-    entries = taken(storage.list(recipe.images), recipe.extensions)
+    entries = with_extensions(storage.list(recipe.images), recipe.extensions)
     images = [entry for entry in entries if is_image(entry.key)]
     if not entries or (recipe.labels is None and not images):
         what = f"{len(entries)} files, no image among them" if entries else "nothing"

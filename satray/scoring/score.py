@@ -10,7 +10,7 @@ from satray.config.score import ScoreRecipe
 from satray.data.bands import select
 from satray.data.georeference import world_files
 from satray.data.index import TileIndex, read_index
-from satray.data.keys import is_image, taken
+from satray.data.match import is_image, with_extensions
 from satray.data.raster import MASK
 from satray.errors import InputError
 from satray.runs.inputs import digest_entries
@@ -85,7 +85,7 @@ def read(recipe: ScoreRecipe, storage: Storage) -> Tiles | Scenes:
         refuse_dtype(index.meta.dtype, spec, f"tiles={recipe.tiles}")
         size = sum(index.table.column("bytes").to_pylist())
         return Tiles(spec, maps, tiles, size, {"bundle": found, "tiles": index.digest})
-    listed = taken(storage.list(place), recipe.extensions)
+    listed = with_extensions(storage.list(place), recipe.extensions)
     tiles = tiles_of_prefix(place, listed, bands, recipe.pages)
     look(tiles, wanted_of(spec, tiles, maps), storage)
     images = [e for e in listed if is_image(e.key.removesuffix(MASK))]

@@ -11,7 +11,7 @@ from satray.data.decode import decode, read_files
 from satray.data.describe import describe_files
 from satray.data.georeference import world_files
 from satray.data.index import TileIndex
-from satray.data.keys import is_image, tile_id
+from satray.data.match import is_image, tile_id
 from satray.data.raster import MASK, PagesKey
 from satray.data.values import Units
 from satray.errors import DecodeError, InputError

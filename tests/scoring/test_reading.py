@@ -10,7 +10,7 @@ from satray.config.base import StorageOptions
 from satray.data.decode import read_pixels
 from satray.data.index import SCHEMA as INDEX_SCHEMA
 from satray.data.index import IndexMeta, TileIndex
-from satray.data.keys import taken
+from satray.data.match import with_extensions
 from satray.errors import InputError
 from satray.scoring.predictions import TileFacts
 from satray.scoring.reading import MisfitError, Wanted, read_block, read_tile
@@ -189,7 +189,7 @@ def test_prefixes(tmp_path) -> None:
     (tmp_path / "a.tif").write_bytes(b"")
     with pytest.raises(InputError, match=r"one id.*extensions="):
         tiles_of_prefix(str(tmp_path), STORAGE.list(str(tmp_path)))
-    some = tiles_of_prefix(str(tmp_path), taken(STORAGE.list(str(tmp_path)), ("tif",)))
+    some = tiles_of_prefix(str(tmp_path), with_extensions(STORAGE.list(str(tmp_path)), ("tif",)))
     assert some.table.column("uri").to_pylist() == [f"{tmp_path}/{e}.tif" for e in ("a", "b/x")]
     with pytest.raises(InputError, match=r"found nothing; accepted"):
         tiles_of_prefix("there", [])

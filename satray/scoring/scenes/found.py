@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from satray.data.georeference import world_files, world_suffixes
-from satray.data.keys import taken
+from satray.data.match import with_extensions
 from satray.data.raster import MASK
 from satray.errors import DecodeError, InputError, SatrayError
 from satray.scoring.scenes.items import (
@@ -94,7 +94,7 @@ def find_scenes(
     single = ending in ("parquet", "json", "geojson", *UNREAD) or is_raster(place)
     if single and storage.exists(place):
         return _of_file(place, ending, storage, wanted, none_yet)
-    entries = taken(storage.list(place), extensions)
+    entries = with_extensions(storage.list(place), extensions)
     drafts, failures = _of_entries(entries, storage)
     if not drafts and not failures and not none_yet:
         found = f"{len(entries)} files, none of them a scene" if entries else "nothing"

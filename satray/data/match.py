@@ -7,8 +7,9 @@ id or base name, the key's own extension chooses.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,23 +36,22 @@ class Matched:
     rows: NDArray[np.int64]
     """(M,) rows of the label table, rising."""
     entries: tuple[Entry, ...]
-    """M images, one a row."""
-    tile_ids: tuple[str, ...]
-    """M ids, one a row; all different."""
+    """M images, one a row; their ids differ."""
     images: int
-    """Number of images under the prefix, those left out by `classes=` not counted."""
-    label_rows: int
-    """Number of rows of the label table."""
+    """Number of images under the prefix, without those left out by `classes=` and `beside`."""
     images_without_label: tuple[str, ...]
     """Paths of images that no label row means."""
     labels_without_image: tuple[str, ...]
     """Keys of label rows that mean no image."""
     ambiguous: tuple[str, ...]
     """Those of `labels_without_image` whose base name is that of several images or label rows."""
-    other_files: int
-    """Number of files under the prefix that are no images (by extension) and no row means."""
     beside: tuple[str, ...] = ()
     """Paths of images not taken, since a row means another image of their name (previews)."""
+
+    @property
+    def tile_ids(self) -> tuple[str, ...]:
+        """M ids, all different."""
+        return tuple(tile_id(entry.key) for entry in self.entries)
 
 
 def is_image(key: str) -> bool:
@@ -59,7 +59,12 @@ def is_image(key: str) -> bool:
     return _suffix(key) in IMAGE_SUFFIXES
 
 
-def taken(entries: Sequence[Entry], extensions: tuple[str, ...] | None) -> list[Entry]:
+def tile_id(key: str) -> str:
+    """Path without its image extension; other dots belong to the name."""
+    return key[: key.rindex(".")] if is_image(key) else key
+
+
+def with_extensions(entries: Sequence[Entry], extensions: tuple[str, ...] | None) -> list[Entry]:
     """The listed files, without images whose extension is not among those asked for.
 
     Args:
@@ -86,11 +91,6 @@ def taken(entries: Sequence[Entry], extensions: tuple[str, ...] | None) -> list[
     return [e for e in entries if not is_image(e.key) or _suffix(e.key) in wanted]
 
 
-def tile_id(key: str) -> str:
-    """Path without its image extension; other dots belong to the name."""
-    return key[: key.rindex(".")] if is_image(key) else key
-
-
 def match(labels: LabelTable, entries: Sequence[Entry]) -> Matched:
     """Find each label row's image.
 
@@ -102,53 +102,47 @@ def match(labels: LabelTable, entries: Sequence[Entry]) -> Matched:
     Raises:
         InputError: two images of one id; two label rows that mean one image.
     """
-    images = [entry for entry in entries if is_image(entry.key)]
-    finder = _Finder(images, entries, (*labels.keys, *labels.left_out))
-
-    owner: dict[str, int] = {}
-    named: dict[str, Entry] = {}
-    rows: list[int] = []
+    names = _Names(entries, (*labels.keys, *labels.left_out))
+    row_of: dict[str, int] = {}
+    by_id: dict[str, Entry] = {}
     found: list[Entry] = []
     missing: list[str] = []
     for row, key in enumerate(labels.keys):
-        entry = finder.find(key)
+        entry = names.find(key)
         if entry is None:
             missing.append(key)
             continue
-        before = owner.setdefault(entry.key, row)
+        before = row_of.setdefault(entry.key, row)
         if before != row:
             raise InputError(
                 f"labels={labels.name}: {labels.keys[before]!r} and {key!r} both mean the image "
                 f"{entry.key}; one row a tile is accepted"
             )
-        other = named.setdefault(tile_id(entry.key), entry)
+        other = by_id.setdefault(tile_id(entry.key), entry)
         if other is not entry:
             raise _two_of_one_id([other, entry])
-        rows.append(row)
         found.append(entry)
-    left_out = {entry.key for key in labels.left_out if (entry := finder.find(key)) is not None}
-    known = owner.keys() | left_out
-    # of an image that a row means, a file of the same name and another extension is a preview
-    bases = {_base(e.key): _suffix(e.key) for row, e in zip(rows, found, strict=True)
-             if _suffix(labels.keys[row]) == _suffix(e.key)}  # fmt: skip
-    beside = tuple(
-        e.key
-        for e in images
-        if e.key not in known
-        and (tile_id(e.key) in named or bases.get(_base(e.key), _suffix(e.key)) != _suffix(e.key))
-    )
-    alone = {e.key for e in images} - known - set(beside)
+    left_out = {entry.key for key in labels.left_out if (entry := names.find(key)) is not None}
+    # of an image that a row names by extension, a file of its name and another one is a preview
+    chosen = {
+        _base(key): suffix
+        for key, row in row_of.items()
+        if (suffix := _suffix(key)) == _suffix(labels.keys[row])
+    }
+    alone = [e.key for e in names.images if e.key not in row_of and e.key not in left_out]
+    beside = {
+        key
+        for key in alone
+        if tile_id(key) in by_id or chosen.get(_base(key), _suffix(key)) != _suffix(key)
+    }
     return Matched(
-        rows=np.array(rows, np.int64),
+        rows=np.array(list(row_of.values()), np.int64),
         entries=tuple(found),
-        tile_ids=tuple(tile_id(entry.key) for entry in found),
-        images=len(images) - len(left_out & {e.key for e in images}) - len(beside),
-        label_rows=len(labels),
-        images_without_label=tuple(e.key for e in images if e.key in alone),
+        images=len(names.images) - sum(map(is_image, left_out)) - len(beside),
+        images_without_label=tuple(key for key in alone if key not in beside),
         labels_without_image=tuple(missing),
-        ambiguous=tuple(key for key in missing if finder.is_ambiguous(key)),
-        other_files=sum(not is_image(e.key) and e.key not in known for e in entries),
-        beside=beside,
+        ambiguous=tuple(key for key in missing if names.is_ambiguous(key)),
+        beside=tuple(key for key in alone if key in beside),
     )
 
 
@@ -165,19 +159,14 @@ def refuse_unmatched(matched: Matched, labels: LabelTable, images: str, budget: 
         InputError: saying how many of how many, the first few, and which budget would do.
     """
     alone, missing = matched.images_without_label, matched.labels_without_image
-    shares = (
-        len(alone) / matched.images if matched.images else 0.0,
-        len(missing) / matched.label_rows if matched.label_rows else 0.0,
-    )
-    if matched.entries and max(shares) <= budget:
+    share = max(len(alone) / max(matched.images, 1), len(missing) / max(len(labels), 1))
+    if matched.entries and share <= budget:
         return
     if not matched.images and not matched.entries:
         raise InputError(f"images={images} holds no image (JPEG, PNG or GeoTIFF, by extension)")
     parts = []
     if missing:
-        parts.append(
-            f"{len(missing)} of {matched.label_rows} label rows have no image{_few(missing)}"
-        )
+        parts.append(f"{len(missing)} of {len(labels)} label rows have no image{_few(missing)}")
     if alone:
         parts.append(f"{len(alone)} of {matched.images} images have no label row{_few(alone)}")
     if matched.ambiguous:
@@ -190,53 +179,69 @@ def refuse_unmatched(matched: Matched, labels: LabelTable, images: str, budget: 
         parts.append(f"extensions=[{', '.join(used)}] leaves those images out")
     if matched.entries:
         # Rounded up, so that the budget named does suffice.
-        parts.append(f"unmatched_budget={np.ceil(max(shares) * 1e4) / 1e4:g} would accept this")
+        parts.append(f"unmatched_budget={np.ceil(share * 1e4) / 1e4:g} would accept this")
     raise InputError(f"images={images}, labels={labels.name}: {'; '.join(parts)}")
 
 
-class _Finder:
-    """Looks label keys up: by id, by path or URI as written, by base name."""
+class _Names:
+    """The names that images go by."""
 
-    def __init__(
-        self, images: Sequence[Entry], entries: Sequence[Entry], label_keys: Sequence[str]
-    ) -> None:
-        self._by_id: dict[str, list[Entry]] = {}
-        self._by_base: dict[str, list[Entry]] = {}
-        for entry in images:
-            self._by_id.setdefault(tile_id(entry.key), []).append(entry)
-            self._by_base.setdefault(_base(entry.key), []).append(entry)
-        self._by_path = {entry.key: entry for entry in entries}
-        self._by_uri = {entry.uri: entry for entry in entries}
-        self._labels_of = Counter(_base(_plain(key)) for key in label_keys)
+    def __init__(self, entries: Sequence[Entry], keys: Iterable[str]) -> None:
+        self.images = [entry for entry in entries if is_image(entry.key)]
+        self._entries = entries
+        self._keys = keys
+        self._by_id = _grouped(self.images, tile_id)
 
     def find(self, key: str) -> Entry | None:
-        """The image that a key means; InputError where it means several of one id."""
-        plain = _plain(key)
-        same = _told(self._by_id.get(tile_id(plain), []), plain)
-        if len(same) > 1:
-            raise _two_of_one_id(same)
-        entry = same[0] if same else self._by_path.get(plain) or self._by_uri.get(key.strip())
-        return entry if entry or self.is_ambiguous(key) else self._of_base(plain)
-
-    def is_ambiguous(self, key: str) -> bool:
-        """Whether the base name of a key is that of several images, or of several rows."""
-        plain = _plain(key)
-        same = _told(self._by_base.get(_base(plain), []), plain)
-        ids = {tile_id(entry.key) for entry in same}
-        return len(ids) > 1 or (bool(ids) and self._labels_of[_base(plain)] > 1)
-
-    def _of_base(self, plain: str) -> Entry | None:
-        same = _told(self._by_base.get(_base(plain), []), plain)
+        """The image that a label key means; InputError where it means several of one id."""
+        path = _as_path(key)
+        same = _closest(self._by_id.get(tile_id(path), ()), path)
+        if not same and (entry := self._by_name.get(path) or self._by_name.get(key.strip())):
+            return entry
+        if not same and not self.is_ambiguous(key):
+            same = _closest(self._by_base.get(_base(path), ()), path)
         if len(same) > 1:
             raise _two_of_one_id(same)
         return same[0] if same else None
 
+    def is_ambiguous(self, key: str) -> bool:
+        """Whether the base name of a key is that of several images, or of several rows."""
+        path = _as_path(key)
+        same = _closest(self._by_base.get(_base(path), ()), path)
+        ids = {tile_id(entry.key) for entry in same}
+        return len(ids) > 1 or (bool(ids) and self._rows_of_base[_base(path)] > 1)
 
-def _told(images: list[Entry], key: str) -> list[Entry]:
-    """Of several images, the one of that very path, else those with the key's extension."""
-    exact = [entry for entry in images if entry.key == key]
-    same = exact or [entry for entry in images if _suffix(entry.key) == _suffix(key)]
-    return same or [e for e in images if _format(e.key) == _format(key)] or images
+    # Of no use, and of some size, where keys are ids.
+
+    @cached_property
+    def _by_name(self) -> dict[str, Entry]:
+        return {name: entry for entry in self._entries for name in (entry.uri, entry.key)}
+
+    @cached_property
+    def _by_base(self) -> dict[str, list[Entry]]:
+        return _grouped(self.images, _base)
+
+    @cached_property
+    def _rows_of_base(self) -> Counter[str]:
+        return Counter(_base(_as_path(key)) for key in self._keys)
+
+
+def _grouped(entries: Iterable[Entry], name: Callable[[str], str]) -> dict[str, list[Entry]]:
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(name(entry.key), []).append(entry)
+    return groups
+
+
+def _closest(images: Sequence[Entry], path: str) -> Sequence[Entry]:
+    """Of several images, the one of that very path, else those with the extension or format."""
+    if len(images) < 2:
+        return images
+    for like in (str, _suffix, lambda key: _SAME.get(_suffix(key), _suffix(key))):
+        same = [entry for entry in images if like(entry.key) == like(path)]
+        if same:
+            return same
+    return images
 
 
 def _two_of_one_id(images: Sequence[Entry]) -> InputError:
@@ -250,7 +255,7 @@ def _two_of_one_id(images: Sequence[Entry]) -> InputError:
     )
 
 
-def _plain(key: str) -> str:
+def _as_path(key: str) -> str:
     """A key as a relative path: `/` between folders, no `./` or `/` before."""
     path = key.strip().replace("\\", "/")
     while path.startswith("./"):
@@ -266,10 +271,6 @@ def _suffix(key: str) -> str:
     name = key.rsplit("/", 1)[-1]
     stem, dot, suffix = name.rpartition(".")
     return suffix.lower() if dot and stem else ""
-
-
-def _format(key: str) -> str:
-    return _SAME.get(_suffix(key), _suffix(key))
 
 
 def _few(names: tuple[str, ...]) -> str:

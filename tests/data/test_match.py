@@ -1,0 +1,209 @@
+"""Tile ids, and which image a label row means."""
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from satray.config.prepare import PrepareRecipe
+from satray.data.labels import LabelTable, labels_from_folders, read_labels
+from satray.data.match import is_image, match, refuse_unmatched, tile_id, with_extensions
+from satray.errors import InputError
+from satray.storage import Entry
+
+
+def entries(*keys: str) -> list[Entry]:
+    when = datetime(2024, 1, 1, tzinfo=UTC)
+    return [Entry(f"s3://bucket/archive/{key}", key, 1, None, when) for key in keys]
+
+
+def labels(*keys: str, left_out: tuple[str, ...] = ()) -> LabelTable:
+    matrix = np.zeros((len(keys), 1), np.uint8)
+    return LabelTable(keys, ("ship",), matrix, "binary", {}, "wide", "labels.csv", left_out)
+
+
+def pairs(keys: tuple[str, ...], files: tuple[str, ...]) -> dict[str, str]:
+    """Label key -> image."""
+    matched = match(labels(*keys), entries(*files))
+    rows = matched.rows.tolist()
+    assert rows == sorted(rows)
+    return {keys[row]: e.key for row, e in zip(rows, matched.entries, strict=True)}
+
+
+def refused(keys: tuple[str, ...], files: tuple[str, ...], budget: float = 0.0) -> str:
+    """The message that a match is refused with."""
+    table = labels(*keys)
+    with pytest.raises(InputError) as caught:
+        refuse_unmatched(match(table, entries(*files)), table, "archive", budget)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected", "image"),
+    [
+        ("a/b.jpg", "a/b", True),
+        ("a.b/c.TIFF", "a.b/c", True),
+        ("scene.v2", "scene.v2", False),
+        ("gsd_1.5m", "gsd_1.5m", False),
+        ("a.tar.png", "a.tar", True),
+        ("a/.png", "a/.png", False),
+        ("tif", "tif", False),
+        ("y.tif.aux.xml", "y.tif.aux.xml", False),
+    ],
+)
+def test_ids_are_paths_without_the_extension_of_an_image(key, expected, image):
+    assert (tile_id(key), is_image(key)) == (expected, image)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "Port/p_1",
+        "Port/p_1.jpg",
+        "Port/p_1.tif",  # labelled before a conversion
+        "./Port/p_1.jpg",
+        "/Port/p_1",
+        "Port\\p_1.jpg",
+        " Port/p_1 ",
+        "s3://bucket/archive/Port/p_1.jpg",
+        "p_1",
+        "p_1.jpg",
+        "images/Port/p_1.jpg",
+    ],
+)
+def test_ways_to_name_an_image(key):
+    assert pairs((key,), ("Port/p_1.jpg", "Sea/p_2.jpg")) == {key: "Port/p_1.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "files", "expected"),
+    [
+        (("a", "x/a"), ("x/a.jpg", "a.jpg"), {"a": "a.jpg", "x/a": "x/a.jpg"}),
+        (("x/a", "y/a"), ("z/a.jpg",), {}),  # one base name of two rows
+        (("t.tiff",), ("t.tif", "t.jpg", "t.png"), {"t.tiff": "t.tif"}),
+        (("t.jpeg",), ("t.tif", "t.jpg", "t.png"), {"t.jpeg": "t.jpg"}),
+        (("t.JPE",), ("t.tif", "t.jpg", "t.png"), {"t.JPE": "t.jpg"}),
+        (("t.TIF",), ("t.tif", "t.TIF"), {"t.TIF": "t.TIF"}),
+        (("a", "b.img"), ("a.tif", "a.tif.aux.xml", "a.json", "labels.csv", "b.img"),
+         {"a": "a.tif", "b.img": "b.img"}),  # sidecars are passed over unless named
+    ],
+)  # fmt: skip
+def test_which_of_several_files_a_key_means(keys, files, expected):
+    assert pairs(keys, files) == expected
+
+
+def test_base_name_of_two_images_means_none():
+    matched = match(labels("a", "b"), entries("x/a.jpg", "y/a.jpg", "x/b.jpg"))
+    assert matched.labels_without_image == matched.ambiguous == ("a",)
+    assert matched.images_without_label == ("x/a.jpg", "y/a.jpg")
+
+
+PREVIEWS = ("a.png", "a.tif", "b.png", "b.tif")
+
+
+@pytest.mark.parametrize(
+    ("keys", "files"),
+    [
+        (("a.tif", "b.TIF"), PREVIEWS),
+        (("x/a.tif", "x/b.tif"), tuple(f"x/{file}" for file in PREVIEWS)),
+        (("a.tif", "b.tif"), tuple(f"x/{file}" for file in PREVIEWS)),
+        (("a.tif", "b.tif"), ("previews/a.png", "previews/b.png", "t/a.tif", "t/b.tif")),
+    ],
+)
+def test_the_extensions_of_the_label_table_choose_among_files_of_one_name(keys, files):
+    matched = match(labels(*keys), entries(*files))
+    assert [entry.key for entry in matched.entries] == [f for f in files if f.endswith(".tif")]
+    assert matched.beside == tuple(f for f in files if f.endswith(".png"))
+    assert (matched.images, matched.images_without_label) == (2, ())
+
+
+def test_an_image_of_another_name_is_no_preview():
+    matched = match(labels("a.tif"), entries("a.tif", "c.png"))
+    assert (matched.images_without_label, matched.beside) == (("c.png",), ())
+
+
+@pytest.mark.parametrize("asked", [("tif",), (".TIF", "jpg")])
+def test_extensions_choose_among_files_of_one_name(asked):
+    found = with_extensions(entries(*PREVIEWS, "notes.txt"), asked)
+    assert [entry.key for entry in found] == ["a.tif", "b.tif", "notes.txt"]
+    assert match(labels("a", "b"), found).tile_ids == ("a", "b")
+    with pytest.raises(InputError, match="extensions: found nc; accepted: bmp"):
+        with_extensions(found, ("nc",))
+    with pytest.raises(InputError, match=r"extensions=\[jp2\]: no image has it; found: 2 .tif"):
+        with_extensions(found, ("jp2",))
+
+
+def test_left_out_tiles_are_neither_matched_nor_missed():
+    matched = match(labels("a", left_out=("b", "gone")), entries("a.jpg", "b.jpg"))
+    assert (matched.tile_ids, matched.images) == (("a",), 1)
+    assert matched.images_without_label == matched.labels_without_image == ()
+
+
+@pytest.mark.parametrize(
+    ("keys", "files", "budget", "says"),
+    [
+        (("x/a",), ("x/a.jpg", "x/a.tif"), 0, r"one id 'x/a': x/a.jpg and x/a.tif.*extensions="),
+        (("a",), ("x/a.jpg", "x/a.tif"), 0, r"one id 'x/a'.*extensions="),
+        (("a.png",), ("x/a.jpg", "x/a.tif"), 0, r"one id 'x/a'.*extensions="),
+        (("a.tif", "a.jpg"), ("a.jpg", "a.tif"), 0, "one id 'a'"),
+        (("t",), ("t.tif", "t.TIF"), 0, "must differ; a label table that names files with ext"),
+        (("a", "a.jpg"), ("a.jpg",), 0, r"'a' and 'a.jpg' both mean the image a.jpg"),
+        (("a", "b"), ("x/a.jpg", "y/a.jpg", "x/b.jpg"), 0, "of 1 label rows is not unique"),
+        (("a",), ("x/a.tif", "y/a.png"), 0, r"choose extensions=\[\.\.\.\]"),
+        (("a.tif", "b.tif"), ("a.tif", "b.tif", "a_preview.png", "b.tif.png"), 0,
+         r"extensions=\[tif\] leaves those images out"),
+        (("x",), ("a.jpg",), 1.0, "label rows have no image"),  # whatever the budget
+        (("x",), ("notes.txt",), 1.0, "holds no image"),
+        (("a", "gone", "c"), ("a.jpg", "b.jpg", "c.jpg", "d.jpg"), 0.4,
+         r"1 of 3 label rows have no image \(gone\); "
+         r"2 of 4 images have no label row \(b.jpg, d.jpg\)"),
+    ],
+)  # fmt: skip
+def test_matches_that_are_refused(keys, files, budget, says):
+    assert re.search(says, refused(keys, files, budget))
+
+
+def test_the_budget_that_a_message_names_suffices():
+    keys, files = tuple("012345"), tuple(f"{i}.jpg" for i in range(7))
+    budget = float(refused(keys, files, 0.1).split("unmatched_budget=")[1].split()[0])
+    table = labels(*keys)
+    refuse_unmatched(match(table, entries(*files)), table, "archive", budget)
+
+
+def test_folders_match_themselves():
+    keys = ["Port/a.jpg", "Sea/a.jpg"]
+    table = labels_from_folders(keys, PrepareRecipe(images="archive"))
+    assert match(table, entries(*keys)).tile_ids == ("Port/a", "Sea/a")
+
+
+names = st.text("ab/.", min_size=1, max_size=5).map(lambda s: s.strip("/.")).filter(bool)
+
+
+@given(st.sets(names, min_size=1, max_size=8), st.lists(names, unique=True, max_size=8))
+def test_nothing_is_lost_or_doubled(ids, keys):
+    found = entries(*(f"{name}.png" for name in sorted(ids)))
+    try:
+        matched = match(labels(*keys), found)
+    except InputError:
+        return  # two rows of one image
+    assert len(matched.entries) + len(matched.labels_without_image) == len(keys)
+    assert len(matched.entries) + len(matched.images_without_label) == len(found)
+    assert len(set(matched.tile_ids)) == len(matched.tile_ids)
+    for key in keys:
+        if key in ids:
+            assert key in matched.tile_ids
+
+
+@pytest.mark.data
+def test_aid_archive(data: Path):
+    root = data / "aid"
+    table = read_labels((root / "labels.csv").read_bytes(), "labels.csv", PrepareRecipe(images="."))
+    paths = sorted(p.relative_to(root / "images").as_posix() for p in root.rglob("*.jpg"))
+    matched = match(table, entries(*paths))
+    refuse_unmatched(matched, table, "images", 0.0)
+    assert len(matched.entries) == 2400
+    assert matched.tile_ids[0] == "Airport/airport_1"
