@@ -25,7 +25,6 @@ from urllib.parse import quote
 import numpy as np
 
 Rows = list[dict[str, Any]]
-CASES: dict[str, Callable[["Case"], None]] = {}
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
 SIMPLE = "variant.towers=[{name: rgb, backbone: simple_cnn, bands: [red, green, blue]}]"
 BRIEF = ("stages.0.pseudo_epochs=2", "weights=none")
@@ -51,17 +50,7 @@ class Case:
 
     def job(self, name: str, *keys: str, status: int | None = 0, **more: str) -> str:
         """Run a job in the case's folder; gives all that it printed."""
-        environment = os.environ | more
-        command = [sys.executable, str(JOBS / f"{name}.py"), *keys]
-        done = subprocess.run(
-            command, cwd=self.here, env=environment, capture_output=True, text=True, check=False
-        )
-        text = (done.stdout + done.stderr).strip()
-        need("Traceback" not in text, f"{name} printed a traceback: {text[-400:]}")
-        if status is not None:
-            last = " / ".join(text.splitlines()[-2:])
-            need(done.returncode == status, f"{name}: status {done.returncode}: {last}")
-        return text
+        return finished(start(name, *keys, cwd=self.here, env=more), status)
 
     def bundle(self) -> str:
         """A bundle of the base archive (`simple_cnn` on RGB), trained once."""
@@ -107,10 +96,41 @@ def need(good: object, said: str) -> None:
         raise WrongError(said)
 
 
-def case(function: Callable[[Case], None]) -> Callable[[Case], None]:
-    """Register a case by its number: `case_03`."""
-    CASES[function.__name__.removeprefix("case_")] = function
-    return function
+def start(
+    name: str, *keys: str, cwd: Path = JOBS.parent, env: dict[str, str] | None = None
+) -> "subprocess.Popen[str]":
+    """Start a job (`-m MODULE` starts a module); `env` adds to this process's variables."""
+    place = ["-m", name] if "." in name else [str(JOBS / f"{name}.py")]
+    return subprocess.Popen(
+        [sys.executable, *place, *keys], cwd=cwd, env=os.environ | (env or {}), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def finished(process: "subprocess.Popen[str]", status: int | None = 0) -> str:
+    """Wait for a job; gives all that it printed, once that is as it should be."""
+    text = process.communicate(timeout=600)[0].strip()
+    need("Traceback" not in text, f"printed a traceback: {text[-400:]}")
+    last = " / ".join(text.splitlines()[-3:])
+    need(status in (None, process.returncode), f"status {process.returncode}: {last}")
+    return text
+
+
+def verdict(title: str, function: Callable[[], None]) -> bool:
+    """Run one case and print a line: right, WRONG (why), or skipped; False where it is wrong."""
+    begun = time.perf_counter()
+    try:
+        function()
+        said = "right"
+    except NotImplementedError as error:
+        said = f"skipped ({error})"
+    except WrongError as error:
+        said = f"WRONG ({' '.join(str(error).split())})"
+    except Exception as error:  # a product that is not there
+        said = f"WRONG ({type(error).__name__}: {' '.join(str(error).split())})"
+    name, _, about = title.partition(": ")
+    print(f"{name} {said}: {about} [{time.perf_counter() - begun:.0f} s]", flush=True)
+    return not said.startswith("WRONG")
 
 
 def logits(rows: Rows, key: str = "scene") -> dict[str, list[float | None]]:
@@ -129,7 +149,6 @@ def equal(a: list[float | None], b: list[float | None], within: float = 1e-4) ->
     return all(abs(x - y) <= within for x, y in pairs)
 
 
-@case
 def case_01(at: Case) -> None:
     """Outlines over the antimeridian are cut there; areas are the control's."""
     import geopandas
@@ -152,7 +171,6 @@ def case_01(at: Case) -> None:
     need((tiles.maxx - tiles.minx).max() < 1, "a tile wider than a degree")
 
 
-@case
 def case_02(at: Case) -> None:
     """A fill declared for one band is none of its values; the control's figures."""
     found = {}
@@ -172,7 +190,6 @@ def case_02(at: Case) -> None:
         need(np.isfinite(a) and a == b, f"{name} {a}, of the control {b}")
 
 
-@case
 def case_03(at: Case) -> None:
     """A CRS alone is no place; control points and world files are used or named."""
     said = at.job("score", at.bundle(), "scenes=in/scenes", "cam.classes=[ship]", "out=out/maps")
@@ -195,7 +212,6 @@ def case_03(at: Case) -> None:
             need(np.allclose(box, right, atol=1e-4), f"{name}: at {box}, not {right}")
 
 
-@case
 def case_04(at: Case) -> None:
     """Names of two words stay whole: four classes, four tiles each."""
     at.prepare()
@@ -208,7 +224,6 @@ def case_04(at: Case) -> None:
     need((sums == 4).all(), f"positives {sums}")
 
 
-@case
 def case_05(at: Case) -> None:
     """Nodata, mask and alpha say the same: figures, tiles' and scenes' scores."""
     kinds = ("nodata", "mask", "alpha")
@@ -228,7 +243,6 @@ def case_05(at: Case) -> None:
             need(equal(wanted, scenes[f"{kind}/t{i}.tif"]), f"scene {kind}/t{i} differs")
 
 
-@case
 def case_06(at: Case) -> None:
     """Tiles of a web map: the resolution is the ground's."""
     at.prepare()
@@ -239,7 +253,6 @@ def case_06(at: Case) -> None:
     need(tiles == {(64, 64)}, f"tiles of {tiles} stored px; the bundle says {model['resolution']}")
 
 
-@case
 def case_07(at: Case) -> None:
     """A band a page: four bands, or a refusal that tells pages from bands."""
     said = at.prepare()
@@ -250,7 +263,6 @@ def case_07(at: Case) -> None:
     need(means[2] > means[0] > means[3], f"means {means}")
 
 
-@case
 def case_08(at: Case) -> None:
     """Codecs, byte orders, layouts: figures are numpy's, logits the array's."""
     import satray
@@ -273,7 +285,6 @@ def case_08(at: Case) -> None:
         need(equal(got[f"site {i % 3}/t{i:03d}"], [float(value)]), f"t{i:03d} differs")
 
 
-@case
 def case_09(at: Case) -> None:
     """BOM, semicolons, backslashes, leading zeros, quoted newlines."""
     at.prepare()
@@ -283,7 +294,6 @@ def case_09(at: Case) -> None:
     need(rows["siteA/00003"]["labels"] == [1, 1], "siteA/00003")
 
 
-@case
 def case_10(at: Case) -> None:
     """Weights of another architecture end with status 2, in `--plan` too."""
     base = at.root / "00-base"
@@ -297,7 +307,6 @@ def case_10(at: Case) -> None:
         need(fits or name in said, f"{name}: {said.strip().splitlines()[-1]}")
 
 
-@case
 def case_11(at: Case) -> None:
     """A class that is positive on every validation tile has no AP."""
     at.prepare("error_budget=0.1")  # one of 13 tiles is set aside
@@ -310,7 +319,6 @@ def case_11(at: Case) -> None:
     need(best["classes_counted"] == 1, f"{best['classes_counted']} classes are counted")
 
 
-@case
 def case_12(at: Case) -> None:
     """South-up, rotated, feet, tiny, void, half, odd names."""
     keys = ("scenes=in/scenes", "cam.classes=[ship]", "out=out/maps", "error_budget=1")
@@ -335,7 +343,6 @@ def case_12(at: Case) -> None:
         need(name != "half" or all(r["col"] < 160 for r in points), "half.tif: one beyond its data")
 
 
-@case
 def case_13(at: Case) -> None:
     """Items' scale and offset: both baselines give the same logits."""
     at.prepare()
@@ -345,7 +352,6 @@ def case_13(at: Case) -> None:
     need(equal(found["old_baseline"], found["new_baseline"]), f"{found}")
 
 
-@case
 def case_14(at: Case) -> None:
     """A TMPDIR too long for Ray's sockets."""
     at.make()
@@ -357,7 +363,6 @@ def case_14(at: Case) -> None:
     at.job("prepare", *keys, TMPDIR=str(long))
 
 
-@case
 def case_20(at: Case) -> None:
     """Tiles that were overwritten after `prepare` are said."""
     at.prepare()
@@ -369,14 +374,12 @@ def case_20(at: Case) -> None:
         need("changed" in said and "prepare" in said, said[-300:])
 
 
-@case
 def case_21(at: Case) -> None:
     """Previews beside: the label table's own extensions decide."""
     at.prepare()
     need({r["uri"][-4:] for r in at.rows("out/index/index")} == {".tif"}, "previews are taken")
 
 
-@case
 def case_22(at: Case) -> None:
     """A CRS without a datum stays what the file says."""
     import pyproj
@@ -399,7 +402,6 @@ def case_22(at: Case) -> None:
             need(off < 1, f"{name}: {off:.0f} m off")
 
 
-@case
 def case_23(at: Case) -> None:
     """Maps cover their tiles, whatever the shape."""
     import rasterio
@@ -416,13 +418,15 @@ def case_23(at: Case) -> None:
             need(np.allclose(far, (tile.width, tile.height), atol=1), f"{path.stem}: ends at {far}")
 
 
-@case
 def case_25(at: Case) -> None:
     """A 2 and a -1 in 0/1 columns are refused, with row, column and value; or said."""
     said = at.job("prepare", "images=in/tiles", "labels=in/labels.csv", "out=out/i", status=None)
     refused = not (at.here / "out/i/run.json").exists()
     need(refused or ("ship" in said and "cloud" in said), f"columns are gone: {said[-300:]}")
     need("ship" in said or "cloud" in said, f"no column is named: {said[-300:]}")
+
+
+CASES = {name[5:]: made for name, made in list(globals().items()) if name.startswith("case_")}
 
 
 def main(arguments: list[str]) -> int:
@@ -438,28 +442,19 @@ def main(arguments: list[str]) -> int:
     for folder in [root, *root.rglob("*")]:
         if folder.is_dir():
             folder.chmod(0o755)
-    wrong = 0
+    good = True
     for number, function in CASES.items():
-        if options.only and number not in options.only:
-            continue
-        found = sorted(root.glob(f"{number}-*"))
-        title = (function.__doc__ or "").strip()
-        if not found:
-            print(f"{number} skipped: {title}", flush=True)
-            continue
-        at = Case(root, found[0])
-        start = time.perf_counter()
-        try:
+
+        def one(number: str = number, function: Callable[[Case], None] = function) -> None:
+            found = sorted(root.glob(f"{number}-*"))
+            if not found:
+                raise NotImplementedError("it is not there")
+            at = Case(root, found[0])
             at.make()
             function(at)
-            verdict = "right"
-        except WrongError as error:
-            verdict = f"WRONG ({error})"
-            wrong += 1
-        except Exception as error:  # a product that is not there
-            verdict = f"WRONG ({type(error).__name__}: {error})"
-            wrong += 1
-        print(f"{number} {verdict}: {title} [{time.perf_counter() - start:.0f} s]", flush=True)
+
+        if not options.only or number in options.only:
+            good &= verdict(f"{number}: {(function.__doc__ or '').strip()}", one)
     if options.keep is None:
         shutil.rmtree(root)
-    return int(wrong > 0)
+    return int(not good)

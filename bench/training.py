@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.processes import job
+
 RATE = 2e-3
-
-
 PLAIN = (
     "augment.crop=random", "augment.brightness=0", "augment.contrast=0", "augment.mixup=0",
     "average.ema=0",
@@ -31,9 +31,7 @@ PLAIN = (
 """Keys that switch off what the bare loop does not do."""
 
 
-def bare_loop(
-    index_uri: str, size: int, batch: int, samples: int, rounds: int, bf16: bool
-) -> Iterator[float]:
+def bare_loop(options: argparse.Namespace) -> Iterator[float]:
     """Train `samples` tiles at each `next`; yield images a second."""
     import numpy as np
     import rasterio
@@ -44,7 +42,8 @@ def bare_loop(
     from satray.data.index import read_index
     from satray.storage import Storage
 
-    part = read_index(index_uri, Storage()).part("train")
+    size, batch, samples = options.size, options.batch, options.samples
+    part = read_index(str(options.index.absolute()), Storage()).part("train")
     uris = part.table.column("uri").to_pylist()
     labels_NK = part.labels.astype("float32")
     statistics_C = part.meta.statistics
@@ -63,7 +62,7 @@ def bare_loop(
     torch.manual_seed(0)
     network = timm.create_model("resnet18", num_classes=labels_NK.shape[1])
     network = network.to(memory_format=torch.channels_last).train()
-    steps = samples // batch * rounds
+    steps = samples // batch * (options.rounds + 1)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps + 1)
     rng = np.random.default_rng(0)
@@ -84,7 +83,7 @@ def bare_loop(
             if rng.random() < 0.5:
                 x_BCHW = x_BCHW.transpose(2, 3)
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
                 logits_BK = network(x_BCHW)
             loss = F.binary_cross_entropy_with_logits(logits_BK.float(), y_BK)
             optimizer.zero_grad(set_to_none=True)
@@ -95,67 +94,45 @@ def bare_loop(
         yield seen / (time.perf_counter() - begin)
 
 
-def satray_run(
-    index_uri: str, size: int, batch: int, samples: int, seed: int, cache: bool, precision: str
-) -> list[float]:
+def satray_run(options: argparse.Namespace, seed: int, cache: bool) -> list[float]:
     """Run `train` for three pseudo-epochs; return images a second of each."""
-    import io
-
     import pyarrow.parquet as pq
 
-    from satray.config.train import TrainRecipe
-    from satray.runs.frame import Job, main
-    from satray.training.job import plan, read, work
-
     with tempfile.TemporaryDirectory() as folder:
-        out = f"{folder}/run"
-        status = main(
-            Job("train", TrainRecipe, read, plan, work),
-            [
-                f"index={index_uri}", f"out={out}", "variant=single3", "weights=none",
-                f"batch={batch}", f"input.size={size}", f"pseudo_epoch={samples}", f"seed={seed}",
-                f"stages.0.learning_rate={RATE}", "stages.0.pseudo_epochs=3",
-                f"cache.enabled={str(cache).lower()}", f"cache.folder={folder}/cache",
-                f"precision={precision}", *PLAIN,
-            ],
+        job(
+            "train", f"index={options.index.absolute()}", f"out={folder}/run", "variant=single3",
+            "weights=none", f"batch={options.batch}", f"input.size={options.size}", f"seed={seed}",
+            f"pseudo_epoch={options.samples}", f"stages.0.learning_rate={RATE}",
+            "stages.0.pseudo_epochs=3", f"cache.enabled={str(cache).lower()}",
+            f"cache.folder={folder}/cache", f"precision={options.precision}", *PLAIN,
         )  # fmt: skip
-        if status:
-            raise RuntimeError(f"train ended with status {status}")
-        history = pq.read_table(io.BytesIO(Path(out, "history.parquet").read_bytes()))
+        history = pq.read_table(f"{folder}/run/history.parquet")
     return [float(rate) for rate in history.column("images_per_second").to_pylist()]
 
 
 def main(arguments: list[str]) -> int:
     """Measure and print a table, then one line of JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench training", description=__doc__)
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    parser.add_argument("index", help="the `out` of a prepare run over RGB tiles")
+    parser.add_argument("index", type=Path, help="the `out` of a prepare run over RGB tiles")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=480, help="tiles a round")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     options = parser.parse_args(arguments)
-    bf16 = options.precision == "bf16"
-    index = str(Path(options.index).absolute())
-    size, batch, samples = options.size, options.batch, options.samples
-    rows: dict[str, list[float]] = {
-        "bare loop": [], "satray": [], "satray, first": [], "no cache": [], "no cache, first": []
-    }  # fmt: skip
-    bare = bare_loop(index, size, batch, samples, options.rounds + 1, bf16)
+    rows: dict[str, list[float]] = {}
+    bare = bare_loop(options)
     next(bare)  # warm-up: imports, allocator, kernels
     for number in range(options.rounds):
-        rows["bare loop"].append(next(bare))
+        rows.setdefault("bare loop", []).append(next(bare))
         for name, cache in (("satray", True), ("no cache", False)):
-            first, *later = satray_run(
-                index, size, batch, samples, number, cache, options.precision
-            )
-            rows[f"{name}, first"].append(first)
-            rows[name].append(statistics.median(later))
+            first, *later = satray_run(options, number, cache)
+            rows.setdefault(f"{name}, first", []).append(first)
+            rows.setdefault(name, []).append(statistics.median(later))
     base = statistics.median(rows["bare loop"])
     print(f"{'':16} {'images/s':>9} {'min':>7} {'max':>7} {'of bare':>8}")
     for name, rates in rows.items():
         middle = statistics.median(rates)
         print(f"{name:16} {middle:9.1f} {min(rates):7.1f} {max(rates):7.1f} {middle / base:8.2f}")
-    print(json.dumps({"precision": options.precision, "size": size, "batch": batch, **rows}))
+    print(json.dumps({"precision": options.precision, "size": options.size, **rows}))
     return 0
