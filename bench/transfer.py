@@ -207,7 +207,7 @@ def train(experiment: Experiment, keys: list[str], held: Held, log: Path) -> dic
     """Train one, tell `log` of each pseudo-epoch, and give its row of `results.jsonl`."""
     import torch
 
-    from satray.config.parse import build
+    from satray.config.cli import build
     from satray.config.train import TrainRecipe
     from satray.data.order import copies
     from satray.storage import Storage

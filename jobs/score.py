@@ -4,9 +4,9 @@ import sys
 
 from satray.config.score import ScoreRecipe
 from satray.runs.frame import Job, main
-from satray.scoring.score import early, plan, read, shared, work
+from satray.scoring.score import early, plan, read, work
 
-JOB = Job("score", ScoreRecipe, read, plan, work, shared=shared, early=early)
+JOB = Job("score", ScoreRecipe, read, plan, work, early=early)
 
 if __name__ == "__main__":
     sys.exit(main(JOB))

@@ -4,18 +4,7 @@ import sys
 
 from satray.config.tune import TuneRecipe
 from satray.runs.frame import Job, main
-from satray.sweep.inner_paths import inner_paths
 from satray.sweep.job import early, plan, read, work
 
 if __name__ == "__main__":
-    job = Job(
-        "tune",
-        TuneRecipe,
-        read,
-        plan,
-        work,
-        early=early,
-        dashboard=True,
-        more_paths=inner_paths,
-    )
-    sys.exit(main(job))
+    sys.exit(main(Job("tune", TuneRecipe, read, plan, work, early=early, dashboard=True)))

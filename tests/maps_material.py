@@ -29,7 +29,7 @@ UTM = Affine(10, 0, 448000, 0, -10, 5411000)
 SIZE = 96
 JOB = Job(
     "score", ScoreRecipe, score.read, score.plan, score.work,
-    shared=score.shared, early=score.early,
+    early=score.early,
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import rasterio
 import torch
 from rasterio.transform import Affine
 
-from satray.config.model import TowerOptions, VariantOptions
+from satray.config.train import TowerOptions, VariantOptions
 from satray.models.bundle import Bundle, BundleSpec, bundle_files, make_bundle
 from satray.models.geometry import FeatureGrid
 from satray.models.network import Network

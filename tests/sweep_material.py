@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from satray.config.parse import validate
+from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
 from satray.sweep.best import best_record, best_yaml
 from satray.sweep.pictures import Reported

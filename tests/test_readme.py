@@ -7,15 +7,13 @@ from pathlib import Path
 import pytest
 
 from satray.config.base import Recipe
-from satray.config.check import CheckRecipe
+from satray.config.cli import build
 from satray.config.demo import DemoRecipe
 from satray.config.evaluate import EvaluateRecipe
 from satray.config.export import ExportRecipe
-from satray.config.landscape import LandscapeRecipe
-from satray.config.parse import build
 from satray.config.prepare import PrepareRecipe
 from satray.config.score import ScoreRecipe
-from satray.config.train import TrainRecipe
+from satray.config.train import CheckRecipe, LandscapeRecipe, TrainRecipe
 from satray.config.tune import TuneRecipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from satray.config.base import Recipe
+from satray.config.cli import parse_yaml, validate
 from satray.config.demo import DemoRecipe
-from satray.config.parse import parse_yaml, validate
 from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
 

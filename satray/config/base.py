@@ -1,10 +1,22 @@
-"""What every recipe has in common."""
+"""What every recipe has in common: sections, keys, paths, and the one walk over all of them."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, get_args
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
 class Section(BaseModel):
@@ -23,23 +35,28 @@ class Section(BaseModel):
             for name, value in data.items()
         }
 
+    def identity(self) -> dict[str, Any]:
+        """What of it decides the job's products, as JSON values."""
+        tree = self.model_dump(mode="json")
+        gone: list[str] = []
+        for each in walk(type(self), value=self):
+            if not each.identity and not each.name.startswith(tuple(f"{name}." for name in gone)):
+                gone.append(each.name)
+                *above, last = each.name.split(".")
+                node: Any = tree
+                for part in above:
+                    node = node[int(part)] if isinstance(node, list) else node[part]
+                del node[last]
+        return tree
+
 
 def _takes_texts(model: type[BaseModel], name: str) -> bool:
     field = model.model_fields.get(name)
-    texts = tuple[str, ...]
-    return field is not None and (field.annotation == texts or texts in get_args(field.annotation))
+    return field is not None and tuple[str, ...] in (field.annotation, *get_args(field.annotation))
 
 
 def key(
-    default: Any,
-    meaning: str,
-    *,
-    unit: str = "",
-    identity: bool = True,
-    path: bool = False,
-    written: bool = False,
-    words: tuple[str, ...] = (),
-    **constraints: Any,
+    default: Any, meaning: str, *, unit: str = "", identity: bool = True, **constraints: Any
 ) -> Any:
     """Declare one key of a recipe.
 
@@ -48,16 +65,44 @@ def key(
         meaning: one line for `--help`.
         unit: what it is counted in (`px`, `samples`, `tiles`); empty for plain numbers.
         identity: whether it takes part in the run id. Keys that change where or how fast a job
-            runs, but not what it makes, do not.
-        path: whether it names data: a local path or an object-store URI, made absolute.
-        written: whether the job writes there, so that it may lie in `out`.
-        words: values of a path key that are words, not paths (`none`).
+            runs, or how much may fail, but not what it makes, do not.
         constraints: pydantic's (`gt=0`, `le=1`, ...).
     """
-    extra: Any = {"unit": unit, "identity": identity, "path": path, "words": list(words)}
-    extra["written"] = written
+    extra: Any = {"unit": unit, "identity": identity}
     field: FieldInfo = Field(default, description=meaning, json_schema_extra=extra, **constraints)
     return field
+
+
+@dataclass(frozen=True)
+class IsPath:
+    """Marks text that names data: a local path or an object-store URI.
+
+    Where recipes are validated with a `path` function in pydantic's context, it makes them
+    absolute, or refuses one by a ValueError.
+    """
+
+    written: bool = False
+    """Whether the job writes there, so that it may lie in `out`."""
+    words: tuple[str, ...] = ()
+    """Values that are no paths, alone or with more after a colon (`pretrained:TAG`)."""
+
+    def is_word(self, text: str) -> bool:
+        """Whether a value is one of the words."""
+        return text in self.words or (text.partition(":")[0] in self.words and "/" not in text)
+
+    def __get_pydantic_core_schema__(self, kind: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_after_validator_function(self._resolved, handler(kind))
+
+    def _resolved(self, text: str, info: ValidationInfo) -> str:
+        resolve = (info.context or {}).get("path")
+        try:
+            return text if resolve is None or self.is_word(text) else str(resolve(text))
+        except ValueError as error:
+            raise PydanticCustomError("path", "{said}", {"said": str(error)}) from None
+
+
+ReadPath = Annotated[str, IsPath()]
+WrittenPath = Annotated[str, IsPath(written=True)]
 
 
 def without_alpha(names: Any) -> Any:
@@ -128,6 +173,13 @@ class Recipe(Section):
     makes: ClassVar[str]
     """What the job writes below `out`, in one line for `--help`."""
 
+    out: WrittenPath | None = key(
+        None, "run folder to write, local or URI; default runs/JOB-RUNID", identity=False
+    )
+    overwrite: bool = key(False, "replace an `out` that holds another run", identity=False)
+    storage: StorageOptions = key(StorageOptions(), "object stores", identity=False)
+    resources: Resources = key(Resources(), "what to ask the cluster for", identity=False)
+
     @classmethod
     def usual(cls, name: str, given: Mapping[str, Any]) -> tuple[Section, ...]:
         """The list that a key has where it is not given.
@@ -140,13 +192,171 @@ class Recipe(Section):
         default = cls.model_fields[name].get_default() if name in cls.model_fields else ()
         return default if isinstance(default, tuple) else ()
 
-    out: str | None = key(
-        None,
-        "run folder to write, local or URI; default runs/JOB-RUNID",
-        identity=False,
-        path=True,
-        written=True,
-    )
-    overwrite: bool = key(False, "replace an `out` that holds another run", identity=False)
-    storage: StorageOptions = key(StorageOptions(), "object stores", identity=False)
-    resources: Resources = key(Resources(), "what to ask the cluster for", identity=False)
+    @property
+    def shares_out(self) -> bool:
+        """Whether `out` serves the many runs of a schedule, each with an id of its own."""
+        return False
+
+    def paths(self, *, written: bool = True) -> list[tuple[str, str]]:
+        """The paths in it, as (dotted key, path); words like `none` are left out.
+
+        Args:
+            written: with those that the job writes to.
+        """
+        return list(paths_in(type(self), self, written=written))
+
+
+NOT_GIVEN: Any = object()
+
+
+@dataclass(frozen=True)
+class Key:
+    """A place in a recipe: a key, or an entry of its list or mapping."""
+
+    name: str
+    """Dotted; `N` stands for a place in a list where no value is given."""
+    annotation: Any
+    """Its type, with what marks it."""
+    field: FieldInfo | None = None
+    """How it is declared; None for entries."""
+    value: Any = NOT_GIVEN
+    """What stands there."""
+
+    @property
+    def identity(self) -> bool:
+        """Whether it takes part in the run id."""
+        return bool(self._extra.get("identity", True))
+
+    @property
+    def unit(self) -> str:
+        """Its unit; empty for plain numbers."""
+        return str(self._extra.get("unit", ""))
+
+    @property
+    def section(self) -> type[Section] | None:
+        """The section that may stand there, in a list too."""
+        return section_of(self.annotation)
+
+    @property
+    def _extra(self) -> dict[str, Any]:
+        extra = self.field.json_schema_extra if self.field is not None else None
+        return extra if isinstance(extra, dict) else {}
+
+
+def walk(
+    annotation: Any, name: str = "", value: Any = NOT_GIVEN, field: FieldInfo | None = None
+) -> Iterator[Key]:
+    """Visit a key and what is below it, depth first; a job's own keys before those of every job.
+
+    Args:
+        annotation: the type to walk through: a recipe's, or a key's.
+        name: its dotted name.
+        value: a recipe, or what is given for the key, right or wrong: only what it holds is
+            visited. Without one, all that can be there is.
+        field: how the key is declared.
+    """
+    if name:
+        yield Key(name, annotation, field, value)
+    dot = f"{name}." if name else ""
+    for kind, _ in options(annotation):
+        inner = get_args(kind)
+        if _is_section(kind):
+            for each in _in_order(kind):
+                there = kind.model_fields[each]
+                below = _below(value, each)
+                if below is not NOT_GIVEN or value is NOT_GIVEN:
+                    yield from walk(annotation_of(there), dot + each, below, there)
+        elif get_origin(kind) is tuple and isinstance(value, list | tuple):
+            for number, entry in enumerate(value):
+                yield from walk(inner[0], f"{dot}{number}", entry)
+        elif get_origin(kind) is tuple and value is NOT_GIVEN and section_of(inner[0]):
+            yield from walk(inner[0], f"{dot}N")
+        elif get_origin(kind) is dict and isinstance(value, Mapping):
+            for each, entry in value.items():
+                yield from walk(inner[1], f"{dot}{each}", entry)
+
+
+def paths_in(
+    annotation: Any, value: Any, name: str = "", *, written: bool = True
+) -> Iterator[tuple[str, str]]:
+    """The paths in a value, as (dotted key, path); arguments as of `walk` and `Recipe.paths`."""
+    for each in walk(annotation, name, value):
+        marks = [mark for _, marks in options(each.annotation) for mark in marks]
+        for mark in marks if isinstance(each.value, str) else ():
+            shown = isinstance(mark, IsPath) and (written or not mark.written)
+            if shown and not mark.is_word(each.value):
+                yield each.name, each.value
+
+
+def options(annotation: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """The types that a key takes, but for None, each with what marks it."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        for kind, marks in options(inner[0]):
+            yield kind, (*marks, *inner[1:])
+    elif origin in (Union, UnionType):
+        for each in inner:
+            yield from options(each)
+    elif annotation is not NoneType:
+        yield annotation, ()
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that a key may hold, or a list of which it may hold."""
+    for kind, _ in options(annotation):
+        if _is_section(kind):
+            found: type[Section] = kind
+            return found
+        if get_origin(kind) is tuple and (below := section_of(get_args(kind)[0])) is not None:
+            return below
+    return None
+
+
+def step(annotation: Any, part: str) -> Any:
+    """The type one step down, of a section's key, a list's place or a mapping's entry; or None."""
+    for kind, _ in options(annotation):
+        if _is_section(kind) and part in kind.model_fields:
+            return annotation_of(kind.model_fields[part])
+        if get_origin(kind) is tuple and part.isdigit():
+            return get_args(kind)[0]
+        if get_origin(kind) is dict:
+            return get_args(kind)[1]
+    return None
+
+
+def type_at(annotation: Any, dotted: str) -> Any:
+    """The type of a dotted key; None where there is no such key."""
+    for part in dotted.split("."):
+        annotation = step(annotation, part)
+    return annotation
+
+
+def annotation_of(field: FieldInfo) -> Any:
+    """A key's type, with what marks it."""
+    marks = tuple(field.metadata)
+    return Annotated[(field.annotation, *marks)] if marks else field.annotation
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+def _below(value: Any, name: str) -> Any:
+    if isinstance(value, Section):
+        return getattr(value, name, NOT_GIVEN)
+    return value.get(name, NOT_GIVEN) if isinstance(value, Mapping) else NOT_GIVEN
+
+
+def _in_order(model: type[Section]) -> list[str]:
+    """Names of a recipe's keys: required, the job's own, inherited ones, those of every job."""
+    names = list(model.model_fields)
+    if not issubclass(model, Recipe):
+        return names
+    own, common = inspect.get_annotations(model), Recipe.model_fields
+
+    def place(name: str) -> int:
+        if model.model_fields[name].is_required():
+            return 0
+        return 3 if name in common else 1 if name in own else 2
+
+    return sorted(names, key=place)

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from satray.config.base import Recipe, key
+from satray.config.base import ReadPath, Recipe, key
 
 
 class EvaluateRecipe(Recipe):
@@ -12,8 +12,8 @@ class EvaluateRecipe(Recipe):
         "report.html, plots/, predictions/ (Parquet), metrics.json, failures.parquet"
     )
 
-    bundle: str = key(..., "bundle: the `out` of a train run, or the bundle folder", path=True)
-    index: str = key(..., "tile index: the `out` of a prepare run", path=True)
+    bundle: ReadPath = key(..., "bundle: the `out` of a train run, or the bundle folder")
+    index: ReadPath = key(..., "tile index: the `out` of a prepare run")
     split: Literal["train", "val", "test"] = key("val", "part of the index")
     batch: int = key(64, "tiles a forward pass", unit="tiles", identity=False, ge=1)
     symmetries: Literal["none", "d4"] = key(
@@ -27,13 +27,16 @@ class EvaluateRecipe(Recipe):
         "classes whose most and least confident tiles the report shows; [] for none (the worst "
         "errors are shown all the same); default the 20 with most positives",
     )
-    reproduce: str | None = key(
+    reproduce: ReadPath | None = key(
         None,
         "earlier evaluate run to compare all logits with; the job ends with status 1 where they "
         "differ",
-        path=True,
     )
     tolerance: float = key(1e-4, "reproduce: largest difference of a logit", ge=0)
     error_budget: float = key(
-        0.0, "share of tiles that may fail before the job ends with status 3", ge=0, le=1
+        0.0,
+        "share of tiles that may fail before the job ends with status 3",
+        identity=False,
+        ge=0,
+        le=1,
     )

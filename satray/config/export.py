@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import field_validator
 
-from satray.config.base import Recipe, key
+from satray.config.base import ReadPath, Recipe, key
 
 FORMATS = ("encoder", "onnx", "torch")
 
@@ -14,7 +14,7 @@ class ExportRecipe(Recipe):
 
     makes: ClassVar[str] = "encoder/TOWER.safetensors, classifier.onnx, classifier.pt2, export.json"
 
-    bundle: str = key(..., "bundle: the `out` of a train run, or the bundle folder", path=True)
+    bundle: ReadPath = key(..., "bundle: the `out` of a train run, or the bundle folder")
     formats: tuple[str, ...] = key(
         FORMATS,
         "encoder: a feature pyramid a tower, for satray.models.encoder.load_encoder; onnx and "

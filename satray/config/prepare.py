@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import field_validator
 
-from satray.config.base import Recipe, Section, key, without_alpha
+from satray.config.base import ReadPath, Recipe, Section, key, without_alpha
 
 POSITIVE = r"\s*(>=?)\s*([-+]?\d+(?:\.\d*)?)\s*"
 """A condition of `label_positive`: its comparison and its number."""
@@ -35,10 +35,8 @@ class PrepareRecipe(Recipe):
 
     makes: ClassVar[str] = "index/ (Parquet), summary.json, quarantine.parquet, unmatched.json"
 
-    images: str = key(..., "prefix that holds the tiles: JPEG, PNG, GeoTIFF", path=True)
-    labels: str | None = key(
-        None, "label table: CSV, TSV or Parquet; left out for folders", path=True
-    )
+    images: ReadPath = key(..., "prefix that holds the tiles: JPEG, PNG, GeoTIFF")
+    labels: ReadPath | None = key(None, "label table: CSV, TSV or Parquet; left out for folders")
     label_format: Literal["auto", "wide", "tags", "rle", "folders"] = key(
         "auto", "wide: a 0/1 column a class; tags: words; rle: Airbus masks; folders: one a class"
     )
@@ -76,11 +74,16 @@ class PrepareRecipe(Recipe):
     unmatched_budget: float = key(
         0.0,
         "share of images without a label row, and of label rows without an image, to accept",
+        identity=False,
         ge=0,
         le=1,
     )
     error_budget: float = key(
-        0.05, "share of unreadable images above which the job ends with status 3", ge=0, le=1
+        0.05,
+        "share of unreadable images above which the job ends with status 3",
+        identity=False,
+        ge=0,
+        le=1,
     )
     mixed: Literal["refuse", "quarantine"] = key(
         "refuse", "when band counts or dtypes differ: stop, or quarantine the minority"

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from satray.config.base import Recipe, Section, key, without_alpha
+from satray.config.base import ReadPath, Recipe, Section, key, without_alpha
 
 
 class CamOptions(Section):
@@ -64,12 +64,11 @@ class ScoreRecipe(Recipe):
         "also detections/, items/ (STAC), quicklooks/, tables/, runs/RUNID.html"
     )
 
-    bundle: str = key(..., "bundle: the `out` of a train run, or the bundle folder", path=True)
-    tiles: str | None = key(None, "prefix of tiles, or a tile index; this or scenes", path=True)
-    scenes: str | None = key(
+    bundle: ReadPath = key(..., "bundle: the `out` of a train run, or the bundle folder")
+    tiles: ReadPath | None = key(None, "prefix of tiles, or a tile index; this or scenes")
+    scenes: ReadPath | None = key(
         None,
         "rasters or STAC Items below a prefix, one file, or a Parquet list of scene, uri, band",
-        path=True,
     )
     bands: tuple[str, ...] | dict[str, int | str] | None = key(
         None,
@@ -88,9 +87,12 @@ class ScoreRecipe(Recipe):
     )
     batch: int = key(64, "tiles a forward pass", unit="tiles", identity=False, ge=1)
     error_budget: float = key(
-        0.05, "share of tiles, or scenes, that may fail before the job ends with status 3",
-        ge=0, le=1,
-    )  # fmt: skip
+        0.05,
+        "share of tiles, or scenes, that may fail before the job ends with status 3",
+        identity=False,
+        ge=0,
+        le=1,
+    )
 
     mode: Literal["auto", "dense", "tiles"] = key(
         "auto",
@@ -141,6 +143,11 @@ class ScoreRecipe(Recipe):
     schedule: ScheduleOptions = key(ScheduleOptions(), "scenes: with only_new")
 
     _without_alpha = field_validator("bands")(without_alpha)
+
+    @property
+    def shares_out(self) -> bool:
+        """Whether `out` serves the many runs of a schedule."""
+        return self.only_new
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

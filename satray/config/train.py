@@ -1,14 +1,264 @@
-"""Keys of `train`."""
+"""Keys of `train`, and of `check` and `landscape`, which take its recipes."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
-from satray.config.base import Recipe, Section, key
-from satray.config.model import FirstConv, Pooling, VariantOptions
-from satray.config.regularise import AugmentOptions, AverageOptions, CalibrateOptions, LossOptions
-from satray.config.stages import FINE_TUNING, FROM_SCRATCH, RangeOptions, StageOptions
+from satray.config.base import IsPath, ReadPath, Recipe, Section, key
+
+Pooling = Literal["avg", "max", "lse"]
+FirstConv = Literal["kaiming", "zero", "mean", "copy", "in_place"]
+
+
+class TowerOptions(Section):
+    """One backbone and the bands it looks at."""
+
+    name: str = key(..., "name of the tower, [a-z0-9]+", pattern=r"^[a-z0-9]+$")
+    backbone: str = key(..., "simple_cnn or any timm model name (resnet18, mobilenetv2_100, ...)")
+    bands: tuple[str, ...] = key(
+        ..., "bands in input order; a repeated name repeats the band", min_length=1
+    )
+
+
+class VariantOptions(Section):
+    """Towers, a pooling and a head over their concatenated pooled features."""
+
+    towers: tuple[TowerOptions, ...] = key(..., "one or more towers", min_length=1)
+    pooling: Pooling = key("avg", "avg = GAP, max = GMP, lse = log-sum-exp")
+    head: Literal["linear", "dense"] = key("linear", "linear, or dense (no CAMs)")
+
+    @field_validator("towers")
+    @classmethod
+    def _distinct(cls, towers: tuple[TowerOptions, ...]) -> tuple[TowerOptions, ...]:
+        names = [tower.name for tower in towers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"tower names must differ, found {', '.join(names)}")
+        return towers
+
+
+class AugmentOptions(Section):
+    """Random changes to training tiles; pure in (seed, pseudo-epoch, tile)."""
+
+    flips: Literal["none", "horizontal", "d4"] = key(
+        "d4", "none, left-right, or all eight flips and transposes"
+    )
+    crop: Literal["random", "centre", "resized"] = key(
+        "resized",
+        "random, centre: where the crop of `input.size` falls in the resized tile; resized: a "
+        "crop of random area and shape, resized to `input.size`",
+    )
+    scale: float = key(0.6, "resized: smallest share of the tile's area", gt=0, le=1)
+    ratio: float = key(4 / 3, "resized: largest ratio of a crop's sides", ge=1)
+    brightness: float = key(
+        0.2, "largest shift of each band, in its standard deviations", ge=0, le=5
+    )
+    contrast: float = key(0.2, "largest relative change of each band's contrast", ge=0, lt=1)
+    views: int | None = key(
+        None,
+        "draws of augmentation a tile; after so many they come again; none: always new",
+        unit="draws",
+        ge=1,
+        le=65536,
+    )
+    mixup: float = key(
+        0.0,
+        "alpha of mixup: tiles and labels blended in pairs by Beta(alpha, alpha); 0: none",
+        ge=0,
+    )
+
+
+class LossOptions(Section):
+    """The loss on raw logits."""
+
+    name: Literal["auto", "bce", "cross_entropy", "focal", "asymmetric"] = key(
+        "auto",
+        "auto: bce, or cross_entropy for multiclass; focal (binary, multilabel, multiclass); "
+        "asymmetric (binary, multilabel)",
+    )
+    positive_weight: float | Literal["balanced"] | None = key(
+        None,
+        "bce: weight of positives; balanced: negatives / positives of each class in a pass over "
+        "the train split (with `repeat` as it comes to be), at most 100",
+    )
+    gamma: float = key(2.0, "focal: focusing exponent", ge=0)
+    gamma_negative: float = key(4.0, "asymmetric: focusing exponent of negatives", ge=0)
+    gamma_positive: float = key(1.0, "asymmetric: focusing exponent of positives", ge=0)
+    margin: float = key(0.05, "asymmetric: probability that negatives are let off", ge=0, lt=1)
+    smoothing: float = key(
+        0.0, "label smoothing: labels move so far towards 1/2 (or 1/K)", ge=0, lt=1
+    )
+
+
+class AverageOptions(Section):
+    """Averages over the weights of a run."""
+
+    ema: float = key(
+        0.995,
+        "decay a step of a moving average of the weights, which is then what is evaluated and "
+        "kept; 0: none",
+        ge=0,
+        lt=1,
+    )
+    snapshots: Literal["none", "swa", "ensemble"] = key(
+        "none",
+        "weights kept at cycle ends (or at pseudo-epoch ends past `start`): swa averages them and "
+        "renews batch statistics; ensemble averages their logits (one tower a snapshot)",
+    )
+    start: float = key(
+        0.75,
+        "share of training after which snapshots are kept where no schedule cycles",
+        ge=0,
+        lt=1,
+    )
+    most: int = key(5, "snapshots kept: the last ones", ge=1)
+
+
+class CalibrateOptions(Section):
+    """Temperature and thresholds, fitted on one half of validation and measured on the other."""
+
+    temperature: bool = key(True, "fit the temperature that logits are divided by")
+    thresholds: Literal["half", "f1", "f2"] = key(
+        "f1", "half: 0.5 for all; f1, f2: the threshold of each class that is best by F1 or F2"
+    )
+    positives: int = key(
+        50, "positives in the fitted half below which a class keeps 0.5", unit="tiles", ge=1
+    )
+
+
+class ScheduleOptions(Section):
+    """How the learning rate runs within a stage, stepped per batch."""
+
+    name: Literal[
+        "constant",
+        "step",
+        "triangular",
+        "triangular2",
+        "exp_range",
+        "one_cycle",
+        "cosine",
+        "cosine_restarts",
+    ] = key(
+        "one_cycle",
+        "constant; step (StepLR); triangular, triangular2, exp_range (Smith's cycles); one_cycle; "
+        "cosine; cosine_restarts (SGDR)",
+    )
+    warmup: float = key(
+        0.0,
+        "linear warm-up before the schedule proper, part of the stage",
+        unit="pseudo-epochs",
+        ge=0,
+    )
+    warmup_start: float = key(
+        0.01, "share of the schedule's first rate that the warm-up starts from", gt=0, le=1
+    )
+    step: float = key(10.0, "step: length between drops", unit="pseudo-epochs", gt=0)
+    gamma: float = key(
+        0.3,
+        "step: factor at each drop; exp_range: factor of the swing from cycle to cycle",
+        gt=0,
+        le=1,
+    )
+    pct_start: float = key(0.3, "one_cycle: share of the stage that rises", gt=0, lt=1)
+    div: float = key(25.0, "one_cycle: start = learning_rate / div", gt=0)
+    final_div: float = key(1e4, "one_cycle: end = start / final_div", gt=0)
+    cycle: float = key(
+        4.0,
+        "triangular, triangular2, exp_range: a cycle up and down; cosine_restarts: the first cycle",
+        unit="pseudo-epochs",
+        gt=0,
+    )
+    growth: float = key(
+        1.0, "cosine_restarts: each cycle is so many times as long as the one before", ge=1
+    )
+    lowest: float | None = key(
+        None,
+        "lowest rate as a share of the highest; default 0.25 for triangular, triangular2 and "
+        "exp_range, 0 for cosine and cosine_restarts",
+        ge=0,
+        lt=1,
+    )
+    cycle_momentum: bool = key(
+        False,
+        "one_cycle, triangular, triangular2, exp_range: momentum (Adam: beta1) falls from 0.95 to "
+        "0.85 while the rate rises",
+    )
+
+
+class StageOptions(Section):
+    """A stretch of training with its own trainable part, learning rate, schedule and length."""
+
+    trainable: str = key(
+        "all",
+        "head; all; the block that it starts from, in every tower; or TOWER.block, in that tower "
+        "alone; `train --plan` lists the names",
+    )
+    learning_rate: float | Literal["auto"] = key(
+        1e-3,
+        "highest learning rate of the stage; auto: a range test before training finds it (job "
+        "landscape), for a later stage too from the run's first weights",
+    )
+    layer_decay: float = key(
+        1.0,
+        "factor of the learning rate from the head to the last block, and from each block to the "
+        "one before it; 1: all alike",
+        gt=0,
+        le=1,
+    )
+    schedule: ScheduleOptions = key(ScheduleOptions(), "learning-rate schedule")
+    pseudo_epochs: float = key(30.0, "length of the stage", unit="pseudo-epochs", gt=0)
+    samples: int | None = key(
+        None, "length of the stage in samples seen, in place of pseudo_epochs", unit="samples", ge=1
+    )
+    dropout: float | None = key(None, "dropout in this stage; default the recipe's", ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _rate_is_positive(self) -> "StageOptions":
+        if self.learning_rate != "auto" and self.learning_rate <= 0:
+            raise ValueError(f"learning_rate={self.learning_rate:g}: accepted: above 0, or auto")
+        return self
+
+
+FROM_SCRATCH = (StageOptions(),)
+"""Stages where nothing was taught before."""
+FINE_TUNING = (
+    StageOptions(
+        trainable="head",
+        learning_rate=3e-3,
+        schedule=ScheduleOptions(name="constant"),
+        pseudo_epochs=3.0,
+    ),
+    StageOptions(
+        learning_rate=2e-3,
+        schedule=ScheduleOptions(name="cosine", warmup=1.0),
+        pseudo_epochs=20.0,
+    ),
+)
+"""Stages where weights are given: a head that fits them first, so that what it does not know yet
+does not tear them. No layer decay: on AID 0.65 to 0.8 lost to none at each rate tried, by more than
+the draw of tiles explains (bench/RESULTS.md)."""
+
+
+class RangeOptions(Section):
+    """The learning-rate range test (landscape, and `learning_rate: auto`)."""
+
+    lowest: float = key(1e-7, "first learning rate", gt=0)
+    highest: float = key(10.0, "last learning rate, where the loss has not diverged before", gt=0)
+    steps: int = key(100, "batches from lowest to highest", unit="batches", ge=20)
+    seeds: int = key(3, "repetitions, whose suggestions' median counts", ge=1)
+    smoothing: float = key(
+        0.98, "weight of the past in the debiased average of the loss", ge=0, lt=1
+    )
+    stop: float = key(4.0, "stop where the smoothed loss is so many times its best", gt=1)
+    suggestion: Literal["valley", "steep", "minimum"] = key(
+        "valley", "which suggestion `auto` takes"
+    )
+
+    @model_validator(mode="after")
+    def _rises(self) -> "RangeOptions":
+        if self.highest <= self.lowest:
+            raise ValueError(f"highest={self.highest:g} is not above lowest={self.lowest:g}")
+        return self
 
 
 class NormalizeOptions(Section):
@@ -76,6 +326,9 @@ class CacheOptions(Section):
     )
 
 
+WeightsPath = Annotated[str, IsPath(words=("none", "pretrained", "imagenet"))]
+
+
 class TrainRecipe(Recipe):
     """Train a variant on a tile index.
 
@@ -89,21 +342,19 @@ class TrainRecipe(Recipe):
         "learning rate is auto, unreadable.parquet where tiles cannot be read"
     )
 
-    index: str = key(..., "tile index: the `out` of a prepare run", path=True)
+    index: ReadPath = key(..., "tile index: the `out` of a prepare run")
     variant: str | VariantOptions = key(
         "single3",
         "single3, single4, double4, mobilenet_v2, xception, resnet50_v2, inception_v3, simple_cnn, "
         "simple_cnn_dense, or {towers, pooling, head}",
     )
     pooling: Pooling | None = key(None, "avg, max or lse in place of the variant's own")
-    weights: str | dict[str, str] = key(
+    weights: WeightsPath | dict[str, WeightsPath] = key(
         "pretrained",
         "pretrained: timm's default weights of each backbone, fetched once by name; "
         "pretrained:TAG: another of its tags; imagenet: those of the Planet report; a file, "
         ".safetensors or .pth; none: from scratch, as unpublished backbones (simple_cnn) always; "
         "or one a tower {tower: ...}",
-        path=True,
-        words=("none", "pretrained", "imagenet"),
     )
     first_conv: FirstConv = key(
         "kaiming",
@@ -185,3 +436,53 @@ class TrainRecipe(Recipe):
         sources = weights.values() if isinstance(weights, Mapping) else (weights,)
         scratch = all(each == "none" or (ours and each == "pretrained") for each in sources)
         return FROM_SCRATCH if scratch else FINE_TUNING
+
+
+class CheckOptions(Section):
+    """Overfitting one batch."""
+
+    steps: int = key(300, "steps on the batch, at the most", unit="batches", ge=1)
+    loss: float = key(0.01, "loss below which the batch counts as learnt", gt=0)
+    learning_rate: float | None = key(
+        None, "constant learning rate; default the highest that the stages give, else 1e-3", gt=0
+    )
+    trainable: str = key(
+        "all", "what is trained: head, all, a block or TOWER.block, as in stages.N.trainable"
+    )
+    permutations: int = key(
+        3,
+        "once learnt: how often the same is tried with the batch's labels dealt out at random, to "
+        "see whether the given ones are easier; 0: not at all",
+        ge=0,
+    )
+
+
+class CheckRecipe(TrainRecipe):
+    """Overfit one fixed batch, and say why where that fails.
+
+    Takes every recipe of `train`. What counts: index, variant, pooling, weights, first_conv, input,
+    loss (without smoothing; balanced weights as `repeat` makes them), optimizer, the highest
+    learning_rate of the stages, batch, precision, deterministic, error_budget, seed, check.
+    """
+
+    makes: ClassVar[str] = "check.json; ends with status 1 where the batch is not learnt"
+
+    check: CheckOptions = key(CheckOptions(), "the test")
+
+
+class LandscapeRecipe(TrainRecipe):
+    """Find the learning rate of a training stage by a range test.
+
+    Takes every recipe of `train`; what is tested is the part that the stage trains, from the run's
+    first weights.
+    """
+
+    makes: ClassVar[str] = "landscape.parquet, landscape.png, metrics.json (suggested rates)"
+
+    stage: int = key(
+        0,
+        "stage whose trainable part is tested, 0 for the first; a later stage too starts from the "
+        "run's first weights, not from what the stages before it learn",
+        ge=0,
+    )
+    landscape: RangeOptions = key(RangeOptions(), "the test")

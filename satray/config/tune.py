@@ -4,7 +4,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from satray.config.base import Recipe, Section, key
+from satray.config.base import ReadPath, Recipe, Section, WrittenPath, key, paths_in, type_at
+from satray.config.train import TrainRecipe
 
 AXIS = (
     "a list of values; {values: [...]}; {uniform: [low, high]}; {log_uniform: [low, high]}; or "
@@ -44,13 +45,11 @@ class StopOptions(Section):
 class FeatureOptions(Section):
     """Features of frozen backbones, extracted once and read by every trial that trains a head."""
 
-    folder: str | None = key(
+    folder: WrittenPath | None = key(
         None,
         "where features are kept, local or URI; default features/ below `out`. Name one to share "
         "them between sweeps",
         identity=False,
-        path=True,
-        written=True,
     )
     views: int | None = key(
         None,
@@ -74,7 +73,7 @@ class TuneRecipe(Recipe):
         "trials with their reasons"
     )
 
-    index: str = key(..., "tile index: the `out` of a prepare run", path=True)
+    index: ReadPath = key(..., "tile index: the `out` of a prepare run")
     base: dict[str, Any] = key(
         {},
         "keys of train that all trials share, nested or dotted; where neither base nor space names "
@@ -128,6 +127,19 @@ class TuneRecipe(Recipe):
         gt=0,
         le=1,
     )
+
+    def paths(self, *, written: bool = True) -> list[tuple[str, str]]:
+        """Its own, and those that base and space give to trials, such as files of weights."""
+        given = [("base", name, value) for name, value in self.base.items()]
+        for name, axis in self.space.items():
+            values = axis.get("values") if isinstance(axis, dict) else axis
+            given += [("space", name, each) for each in values or () if isinstance(values, list)]
+        inner = [
+            path
+            for above, name, value in given
+            for path in paths_in(type_at(TrainRecipe, name), value, f"{above}.{name}")
+        ]
+        return super().paths(written=written) + inner
 
     @model_validator(mode="after")
     def _some_at_once(self) -> "TuneRecipe":

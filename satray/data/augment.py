@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from satray.config.regularise import AugmentOptions
+from satray.config.train import AugmentOptions
 
 _D4, _TOP, _LEFT, _AREA, _SHAPE, _CONTRAST, _BRIGHTNESS = range(7)
 """Streams of the hash: one a decision."""

@@ -12,11 +12,15 @@ import pyarrow.parquet as pq
 from satray.config.base import Recipe
 from satray.config.demo import DemoRecipe
 from satray.config.evaluate import EvaluateRecipe
-from satray.config.model import TowerOptions, VariantOptions
 from satray.config.prepare import PrepareRecipe, SplitOptions
 from satray.config.score import CamOptions, DetectionOptions, ScoreRecipe
-from satray.config.stages import StageOptions
-from satray.config.train import InputOptions, TrainRecipe
+from satray.config.train import (
+    InputOptions,
+    StageOptions,
+    TowerOptions,
+    TrainRecipe,
+    VariantOptions,
+)
 from satray.errors import SatrayError
 from satray.runs.inputs import run_id
 from satray.runs.jsonable import finite, to_json

@@ -13,7 +13,7 @@ Legend: B tiles, D feature channels, h w cells, K classes.
 import torch
 from torch import Tensor
 
-from satray.config.model import Pooling
+from satray.config.train import Pooling
 from satray.models.network import pool
 
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from satray.config.model import FirstConv
+from satray.config.train import FirstConv
 from satray.errors import InputError
 from satray.models.variant import RGB
 

@@ -9,7 +9,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor, nn
 
-from satray.config.model import Pooling, VariantOptions
+from satray.config.train import Pooling, VariantOptions
 from satray.errors import InputError
 from satray.models.backbones import Backbone, build
 from satray.models.variant import check_bands, input_bands

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from satray.config.model import VariantOptions
+from satray.config.train import VariantOptions
 from satray.errors import InputError
 
 UNPUBLISHED = ("simple_cnn",)

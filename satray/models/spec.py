@@ -9,7 +9,7 @@ from typing import Any, Literal, NoReturn, TypeVar, cast
 
 from pydantic import ValidationError
 
-from satray.config.model import VariantOptions
+from satray.config.train import VariantOptions
 from satray.errors import InputError
 from satray.models.geometry import FeatureGrid
 from satray.models.preprocess import Preprocess

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Literal
 
-from satray.config.model import Pooling, TowerOptions, VariantOptions
+from satray.config.train import Pooling, TowerOptions, VariantOptions
 from satray.errors import InputError
 
 RGB = ("red", "green", "blue")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from satray.config.model import FirstConv, VariantOptions
+from satray.config.train import FirstConv, VariantOptions
 from satray.errors import InputError
 from satray.models.backbones import AFTER_FEATURES, Backbone
 from satray.models.first_conv import adapt_first_conv

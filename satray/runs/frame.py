@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from satray.config.base import Recipe, StorageOptions
-from satray.config.help import render, to_yaml
-from satray.config.parse import build, validate
-from satray.config.paths import map_paths, paths_of
+from satray.config.cli import build, render, to_yaml, validate
 from satray.errors import InputError, SatrayError
 from satray.runs.console import Console
 from satray.runs.folder import LOG, holder, release
@@ -81,25 +79,28 @@ def _main(job: Job[R, P], arguments: list[str], console: Console, ending: Ending
         return 0
     show_config, show_plan = "--print-config" in arguments, "--plan" in arguments
     rest = [item for item in arguments if item not in ("--print-config", "--plan")]
-    recipe = build(job.recipe, rest, _read_recipe)
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    recipe = build(job.recipe, rest, _read_recipe, _submitted if submitted else absolute)
+    paths = recipe.paths(written=False)
     if submitted:
-        _refuse_relative([*paths_of(recipe), *_more_paths(job, recipe)])
-    recipe = map_paths(recipe, absolute)
+        for name, path in paths:  # also those that no key of the recipe's own holds
+            try:
+                _submitted(path)
+            except ValueError as error:
+                raise InputError(f"{name}={path}: {error}") from None
     if show_config:
         print(to_yaml(recipe), end="")  # noqa: T201
         return 0
     storage = Storage(recipe.storage)
     prepared = job.read(recipe, storage)
     inputs = dict(prepared.digests)
-    shared = job.shared is not None and job.shared(recipe)
+    shared = recipe.shares_out
     inputs |= {"run": uuid.uuid4().hex} if shared else {}  # each run of a schedule is another one
     identity = run_id(job.name, recipe, inputs)
     if recipe.out is None and submitted:
         raise InputError("out: required under a submitted job; accepted: an absolute path or a URI")
     out = recipe.out or absolute(join("runs", f"{job.name}-{identity}"))
-    more = [(name, absolute(path)) for name, path in _more_paths(job, recipe)]
-    _refuse_own_input([*paths_of(recipe, written=False), *more], out)
+    _refuse_own_input([(name, absolute(path)) for name, path in paths], out)
     if show_plan:
         fate = (
             f"one of the runs that share {out}"
@@ -134,10 +135,6 @@ def _fate(identity: str, held: str | None, out: str, recipe: Recipe) -> str:
         return f"run {identity} is in {out}: found done, or gone on with"
     word = "replaced by" if recipe.overwrite else "refused (overwrite=true replaces it)"
     return f"{out} holds run {held}: {word} run {identity}"
-
-
-def _more_paths(job: Job[R, P], recipe: R) -> list[tuple[str, str]]:
-    return [] if job.more_paths is None else list(job.more_paths(recipe))
 
 
 def _refuse_own_input(paths: Iterable[tuple[str, str]], out: str) -> None:
@@ -234,8 +231,7 @@ def _work(job: Job[R, P], ending: Ending, recipe: R, prepared: P, run: Run) -> O
                 cluster.start(asked, dashboard=job.dashboard, lost=ending.end, began=began)
             )
         if cluster.node_count() > 1:
-            more = [(name, absolute(path)) for name, path in _more_paths(job, recipe)]
-            _refuse_local([*more, *paths_of(recipe), ("out", run.out)])
+            _refuse_local([*recipe.paths(), ("out", run.out)])
         try:
             return job.work(recipe, prepared, run)
         except Exception:
@@ -269,13 +265,13 @@ def _read_recipe(path: str, options: dict[str, Any]) -> bytes:
     return storage.read(uri)
 
 
-def _refuse_relative(paths: Iterable[tuple[str, str]]) -> None:
-    for name, path in paths:
-        if "://" not in path and not Path(path).expanduser().is_absolute():
-            raise InputError(
-                f"{name}={path}: relative, under a submitted job, whose folder is a copy; "
-                "accepted: an absolute path or a URI"
-            )
+def _submitted(path: str) -> str:
+    if "://" not in path and not Path(path).expanduser().is_absolute():
+        raise ValueError(
+            "relative, under a submitted job, whose folder is a copy; accepted: an absolute path "
+            "or a URI"
+        )
+    return absolute(path)
 
 
 def _refuse_local(paths: Iterable[tuple[str, str]]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from satray.config.base import Recipe
-from satray.config.paths import identity
 from satray.storage import Entry, Storage
 
 
@@ -26,6 +25,6 @@ def digest_entries(entries: Iterable[Entry]) -> str:
 
 def run_id(job: str, recipe: Recipe, inputs: dict[str, str]) -> str:
     """Return the run id: 12 hexadecimal digits of the SHA-256 of configuration and inputs."""
-    whole: dict[str, Any] = {"job": job, "config": identity(recipe), "inputs": inputs}
+    whole: dict[str, Any] = {"job": job, "config": recipe.identity(), "inputs": inputs}
     text = json.dumps(whole, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

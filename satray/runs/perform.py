@@ -4,7 +4,7 @@ import functools
 import json
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -62,14 +62,8 @@ class Job(Generic[R, P]):
     dashboard: bool = False
     """Whether a Ray that is started has its dashboard, which gives back the placement groups of
     drivers that died."""
-    shared: Callable[[R], bool] | None = None
-    """Whether a recipe's `out` serves the many runs of a schedule: each then has another id, and
-    its record is `runs/RUNID.json`. None: never."""
     early: Callable[[R, P, Run], Outcome | None] | None = None
     """What comes before Ray is started; an outcome ends the job there."""
-    more_paths: Callable[[R], Iterable[tuple[str, str]]] | None = None
-    """Paths to read that are no path keys of the recipe: dotted key and path, as given. They are
-    checked as its path keys are; the job makes them absolute."""
 
 
 def take_folder(run: Run, *, overwrite: bool) -> RunRecord | None:

@@ -175,11 +175,6 @@ def early(recipe: ScoreRecipe, found: Tiles | Scenes, run: Run) -> Outcome | Non
     return scheduled.early(recipe, found, run)
 
 
-def shared(recipe: ScoreRecipe) -> bool:
-    """Whether the recipe's `out` serves the runs of a schedule."""
-    return recipe.only_new
-
-
 def _indexed(recipe: ScoreRecipe, index: TileIndex, bands: tuple[str, ...] | None) -> TileSet:
     """The tiles of an index."""
     if not len(index):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import yaml
-
+from satray.config.cli import to_yaml
 from satray.config.train import TrainRecipe
 from satray.errors import TrainingError
 from satray.sweep.axes import Range, text
@@ -45,7 +44,7 @@ def best_yaml(recipe: TrainRecipe, notes: Sequence[str] = ()) -> str:
         notes: lines written above it as comments.
     """
     tree = recipe.model_dump(mode="json", exclude_defaults=True, exclude=set(LEFT_OUT))
-    body: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
+    body = to_yaml(tree)
     head = [f"# {line}".rstrip() for note in notes for line in note.splitlines()]
     usage = "#   python jobs/train.py best.yaml out=..."
     return "\n".join([*head, *(["#"] if head else []), usage, "", body])

@@ -14,9 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from satray import __version__
-from satray.config.model import VariantOptions
-from satray.config.regularise import AugmentOptions
-from satray.config.train import InputOptions, TrainRecipe
+from satray.config.train import AugmentOptions, InputOptions, TrainRecipe, VariantOptions
 
 if TYPE_CHECKING:
     from satray.training.plan.setup import Setup

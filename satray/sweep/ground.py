@@ -15,7 +15,6 @@ from importlib.metadata import version
 from typing import Any
 
 from satray import __version__
-from satray.config.paths import identity
 from satray.config.train import TrainRecipe
 from satray.errors import SatrayError
 from satray.models.pretrained import sources_of
@@ -78,7 +77,7 @@ def ground_key(recipe: TrainRecipe, digest: str, digest_of: DigestOf) -> str:
         digest_of: weights -> digest of their file.
     """
     variant = resolve(recipe.variant, recipe.pooling)
-    told = identity(recipe)
+    told = recipe.identity()
     alike: dict[str, Any] = {name: told[name] for name in ALIKE}
     alike["augment"].pop("mixup", None)
     wanted = weights_wanted(variant, sources_of(recipe.weights, variant))

@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from satray.config.paths import identity
 from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.errors import SatrayError, TrainingError
@@ -109,7 +108,7 @@ def key_of_test(recipe: TrainRecipe, ground: str) -> str:
         recipe: of a training of that variant.
         ground: its `ground_key`.
     """
-    told = identity(recipe)
+    told = recipe.identity()
     stage = {name: told["stages"][0][name] for name in DECIDING_STAGE}
     keys = {name: told[name] for name in DECIDING}
     parts = 1 if recipe.sync_batchnorm else recipe.resources.workers

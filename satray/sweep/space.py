@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from satray.config.complaints import is_section
+from satray.config.cli import is_section
 from satray.config.train import TrainRecipe
 from satray.config.tune import AXIS
 from satray.errors import InputError

@@ -8,11 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from satray.config.complaints import is_section
-from satray.config.parse import apply_overrides, fill_lists, validate
-from satray.config.paths import map_paths
-from satray.config.stages import FINE_TUNING
-from satray.config.train import TrainRecipe
+from satray.config.cli import apply_overrides, fill_lists, is_section, validate
+from satray.config.train import FINE_TUNING, TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.errors import InputError
 from satray.models.pretrained import sources_of
@@ -84,7 +81,7 @@ def compose(recipe: TuneRecipe, configuration: Mapping[str, Any]) -> TrainRecipe
     if recipe.metric != "auto":
         tree["best"] = recipe.metric
     tree |= {"index": recipe.index, "storage": recipe.storage.model_dump()}
-    found = map_paths(validate(TrainRecipe, tree), absolute)
+    found = validate(TrainRecipe, tree, absolute)
     views = recipe.features.views
     if views is None or found.augment.views is not None or head_only(found) is not None:
         return found

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.config.regularise import CalibrateOptions
+from satray.config.train import CalibrateOptions
 from satray.metrics.calibration import (
     COLDEST,
     DEFAULT,

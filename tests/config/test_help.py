@@ -3,16 +3,13 @@
 import pytest
 
 from satray.config.base import Recipe
-from satray.config.check import CheckRecipe
+from satray.config.cli import build, keys_of, render, to_yaml
 from satray.config.demo import DemoRecipe
 from satray.config.evaluate import EvaluateRecipe
 from satray.config.export import ExportRecipe
-from satray.config.help import keys_of, render, to_yaml
-from satray.config.landscape import LandscapeRecipe
-from satray.config.parse import build
 from satray.config.prepare import PrepareRecipe
 from satray.config.score import ScoreRecipe
-from satray.config.train import TrainRecipe
+from satray.config.train import CheckRecipe, LandscapeRecipe, TrainRecipe
 from satray.config.tune import TuneRecipe
 
 RECIPES: list[tuple[type[Recipe], list[str]]] = [
@@ -32,10 +29,10 @@ RECIPES: list[tuple[type[Recipe], list[str]]] = [
 def test_every_key_has_a_meaning_of_one_line(model: type[Recipe], required: list[str]) -> None:
     page = render("x", "About.", model)
     for entry in keys_of(model):
-        assert entry.meaning, entry.name
-        assert "\n" not in entry.meaning
+        assert entry.field.description, entry.name
+        assert "\n" not in entry.field.description
         assert entry.name in page
-    needed = {entry.name for entry in keys_of(model) if entry.default == "required"}
+    needed = {entry.name for entry in keys_of(model) if entry.field.is_required()}
     given = {item.split("=")[0] for item in required}
     either = {"tiles"} & given  # or scenes: exactly one of them, which no key can say alone
     assert given - either == {name for name in needed if "." not in name}

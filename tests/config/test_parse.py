@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from satray.config.base import Recipe
+from satray.config.cli import apply_overrides, build, keys_of, parse_yaml
 from satray.config.export import ExportRecipe
-from satray.config.help import keys_of
-from satray.config.parse import apply_overrides, build, parse_yaml
 from satray.config.prepare import PrepareRecipe
 from satray.config.score import ScoreRecipe
 from satray.config.train import TrainRecipe
@@ -41,7 +40,9 @@ def test_an_override_steps_into_a_default_list() -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [("no", "no"), ("off", "off"), ("true", True), ("3e-5", 3e-5), ("1.5", 1.5), ("7", 7),
-     ("2016-01-02", "2016-01-02"), ("1:30", "1:30"), ("010", 10), ("[a, no]", ["a", "no"])],
+     ("2016-01-02", "2016-01-02"), ("1:30", "1:30"), ("010", 10),
+     ("0o17", 15), ("0x1f", 31), ("on", "on"), ("1e-3", 1e-3), ("=", "="),
+     ("1_000", "1_000"), ("0b11", "0b11"), ("~", None), ("[a, no]", ["a", "no"])],
 )  # fmt: skip
 def test_yaml_words(text: str, value: object) -> None:
     assert parse_yaml(text, "x") == value
@@ -129,6 +130,9 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("index: a\nbatch: [\n")
     with pytest.raises(InputError, match=r"r\.yaml, line \d: not valid YAML"):
+        train(str(recipe))
+    recipe.write_text("index: a\nbatch: 8\nbatch: 9\n")
+    with pytest.raises(InputError, match=r"r\.yaml, line 3: .* duplicate key .batch."):
         train(str(recipe))
 
 

@@ -2,9 +2,7 @@
 
 import pytest
 
-from satray.config.complaints import is_section
-from satray.config.parse import build
-from satray.config.paths import identity, map_paths, paths_of
+from satray.config.cli import build, is_section
 from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.errors import InputError
@@ -68,26 +66,50 @@ def test_wrong_keys_are_told_in_one_line(argument: str, said: str) -> None:
     assert "\n" not in str(found.value)
 
 
-def test_paths_within_sections_are_paths() -> None:
-    recipe = tune("features.folder=kept", "out=o")
-    assert dict(paths_of(recipe)) == {
-        "index": "/data/index",
-        "out": "o",
-        "features.folder": "kept",
-    }
-    moved = map_paths(recipe, lambda path: f"/at/{path}")
-    assert (moved.features.folder, moved.out) == ("/at/kept", "/at/o")
-    assert moved.features.views == recipe.features.views
-    assert dict(paths_of(tune())) == {"index": "/data/index"}
+def test_paths_within_sections_are_paths_and_are_made_absolute() -> None:
+    recipe = tune("features.folder=kept", "out=o", "space.weights=[none, w.pth]")
+    assert recipe.paths() == [
+        ("index", "/data/index"),
+        ("features.folder", "kept"),
+        ("out", "o"),
+        ("space.weights", "w.pth"),
+    ]
+    read = [name for name, _ in recipe.paths(written=False)]
+    assert read == ["index", "space.weights"]
+    moved = build(
+        TuneRecipe,
+        ["index=i", "features.folder=kept", "out=o"],
+        lambda path, options: b"",
+        lambda path: f"/at/{path}",
+    )
+    assert [path for _, path in moved.paths()] == ["/at/i", "/at/kept", "/at/o"]
+
+
+def test_the_paths_of_a_sweep_are_those_of_its_weights_too() -> None:
+    recipe = TuneRecipe(
+        index="/i",
+        base={"weights": {"rgb": "a.pth", "nir": "none"}, "cache": {"folder": "c"}, "batch": 8},
+        space={
+            "weights": {"values": ["imagenet", "b.pth", {"rgb": "c.pth"}]},
+            "weights.nir": ["d.pth"],
+            "dropout": {"uniform": [0, 0.5]},
+        },
+    )
+    assert recipe.paths()[1:] == [
+        ("base.weights.rgb", "a.pth"),
+        ("space.weights", "b.pth"),
+        ("space.weights.rgb", "c.pth"),
+        ("space.weights.nir", "d.pth"),
+    ]
 
 
 def test_where_and_how_fast_a_sweep_runs_is_not_what_it_makes() -> None:
-    one = identity(tune())
+    one = tune().identity()
     same = ("features.folder=x", "concurrent=3", "gpu_share=0.5", "out=o", "resources.workers=2")
     for argument in same:
-        assert identity(tune(argument)) == one, argument
+        assert tune(argument).identity() == one, argument
     for argument in ("features.views=3", "refit=true", "seed=1", "base.batch=8", "trials=3"):
-        assert identity(tune(argument)) != one, argument
+        assert tune(argument).identity() != one, argument
 
 
 def test_sections_are_told_from_leaves() -> None:

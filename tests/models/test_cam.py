@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from satray.config.model import TowerOptions, VariantOptions
+from satray.config.train import TowerOptions, VariantOptions
 from satray.models.cam import argmax_cam, dense_cam, shares
 from satray.models.network import Network
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.models import adapt_input_conv
 
-from satray.config.model import TowerOptions, VariantOptions
+from satray.config.train import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.models.backbones import build
 from satray.models.first_conv import adapt_first_conv

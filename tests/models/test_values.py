@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models.test_bundle import document, read, spec
 
-from satray.config.model import TowerOptions, VariantOptions
+from satray.config.train import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.models.geometry import FeatureGrid
 from satray.models.preprocess import Preprocess

@@ -1,6 +1,6 @@
 import pytest
 
-from satray.config.model import TowerOptions, VariantOptions
+from satray.config.train import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.models.variant import BUILT_IN, check_bands, input_bands, resolve
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from satray.config.model import TowerOptions, VariantOptions
+from satray.config.train import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.models.backbones import build
 from satray.models.network import Network

@@ -9,7 +9,7 @@ from by_hand import worked
 from models.planet_tiff import planet_pixels, write_planet
 from training.small_archive import generate, make_run
 
-from satray.config.parse import parse_yaml, validate
+from satray.config.cli import parse_yaml, validate
 from satray.config.train import TrainRecipe
 from satray.storage import Storage
 

@@ -14,7 +14,7 @@ import pytest
 from by_hand import planned, worked
 from training.small_archive import SIDE, generate
 
-from satray.config.parse import validate
+from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
 from satray.data.index import index_digest
 from satray.errors import InputError
@@ -178,7 +178,7 @@ def test_what_fails_is_recorded_and_ends_nothing(heads) -> None:
 
 
 def test_the_best_recipe_is_one_that_train_takes(heads) -> None:
-    from satray.config.parse import parse_yaml
+    from satray.config.cli import parse_yaml
     from satray.config.train import TrainRecipe
 
     _, _, run, _, _ = heads

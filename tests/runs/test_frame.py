@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import satray.cluster
-from satray.config.base import Recipe, Resources, key
+from satray.config.base import ReadPath, Recipe, Resources, key
 from satray.errors import InputError
 from satray.runs.frame import Job, main
 from satray.runs.inputs import run_id
@@ -23,7 +23,7 @@ from satray.storage import Storage
 class CountRecipe(Recipe):
     """Count the words of a text."""
 
-    text: str = key(..., "file to read", path=True)
+    text: ReadPath = key(..., "file to read")
     minimum: int = key(0, "fewest words to accept", ge=0)
     speed: int = key(1, "how fast", identity=False)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import satray.cluster
-from satray.config.base import Recipe
+from satray.config.base import Recipe, key
 from satray.errors import InputError, SatrayError
 from satray.runs.frame import Job, main
 from satray.runs.holding import FOLDER, hold
@@ -168,6 +168,12 @@ def test_of_many_that_begin_at_once_one_works(tmp_path):
 class IdleRecipe(Recipe):
     """Do nothing."""
 
+    schedule: bool = key(False, "share `out`")
+
+    @property
+    def shares_out(self) -> bool:
+        return self.schedule
+
 
 @pytest.fixture
 def no_ray(monkeypatch, tmp_path) -> None:
@@ -201,9 +207,9 @@ def test_the_runs_of_a_schedule_may_overlap(no_ray):
     def work(recipe: IdleRecipe, found: Inputs, run: Run) -> Outcome:
         deep.append(1)
         if len(deep) == 1:
-            assert main(job, ["out=o"]) == 0
+            assert main(job, ["out=o", "schedule=true"]) == 0
         return Outcome()
 
-    job = Job("idle", IdleRecipe, lambda *_: Inputs(), lambda *_: [], work, shared=lambda _: True)
-    assert main(job, ["out=o"]) == 0
+    job = Job("idle", IdleRecipe, lambda *_: Inputs(), lambda *_: [], work)
+    assert main(job, ["out=o", "schedule=true"]) == 0
     assert len(deep) == 2

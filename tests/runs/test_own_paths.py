@@ -6,22 +6,25 @@ from pathlib import Path
 import pytest
 
 import satray.cluster
-from satray.config.base import Recipe, key
-from satray.config.tune import TuneRecipe
+from satray.config.base import ReadPath, Recipe, WrittenPath, key
 from satray.errors import InputError
 from satray.runs.frame import Job, main
 from satray.runs.perform import Inputs
 from satray.runs.run import Outcome
 from satray.storage import join
-from satray.sweep.inner_paths import inner_paths
 
 
 class KeepRecipe(Recipe):
     """Keep something."""
 
-    source: str | None = key(None, "what is read", path=True)
-    store: str | None = key(None, "what is kept", path=True, written=True, identity=False)
+    source: ReadPath | None = key(None, "what is read")
+    store: WrittenPath | None = key(None, "what is kept", identity=False)
+    more: str | None = key(None, "what its inner jobs read")
     wrong: bool = key(False, "find the input wrong", identity=False)
+
+    def paths(self, *, written=True):
+        more = [("base.weights", self.more)] if self.more else []
+        return more + super().paths(written=written)
 
 
 def work(recipe, found, run):
@@ -31,8 +34,8 @@ def work(recipe, found, run):
     return Outcome(summary=("kept",))
 
 
-def keep(more_paths=None) -> Job:
-    return Job("keep", KeepRecipe, lambda *_: Inputs(), lambda *_: [], work, more_paths=more_paths)
+def keep() -> Job:
+    return Job("keep", KeepRecipe, lambda *_: Inputs(), lambda *_: [], work)
 
 
 @pytest.fixture(autouse=True)
@@ -76,36 +79,17 @@ def test_an_input_that_was_wrong_at_once_frees_the_folder() -> None:
 
 
 def test_paths_that_are_no_keys_are_checked_too(capfd, monkeypatch) -> None:
-    job = keep(lambda recipe: [("base.weights", "o/w.pth")])
-    assert main(job, ["out=o"]) == 2
+    job, more = keep(), "more=o/w.pth"
+    assert main(job, ["out=o", more]) == 2
     assert "overlaps base.weights=" in said(capfd)
     monkeypatch.setattr(satray.cluster, "node_count", lambda: 2)
-    assert main(job, ["out=q"]) == 2
+    assert main(job, ["out=q", more]) == 2
     told = said(capfd)
     assert "base.weights=" in told
     assert "on a cluster of several nodes" in told
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert main(job, ["out=/tmp/o"]) == 2
+    assert main(job, ["out=/tmp/o", more]) == 2
     assert "base.weights=o/w.pth: relative" in said(capfd)
-
-
-def test_the_paths_of_a_sweep_are_those_of_its_weights() -> None:
-    recipe = TuneRecipe(
-        index="/i",
-        base={"weights": {"rgb": "a.pth", "nir": "none"}, "cache": {"folder": "c"}, "batch": 8},
-        space={
-            "weights": {"values": ["imagenet", "b.pth", {"rgb": "c.pth"}]},
-            "weights.nir": ["d.pth"],
-            "dropout": {"uniform": [0, 0.5]},
-        },
-    )
-    assert list(inner_paths(recipe)) == [
-        ("base.weights.rgb", "a.pth"),
-        ("space.weights", "b.pth"),
-        ("space.weights.rgb", "c.pth"),
-        ("space.weights.nir", "d.pth"),
-    ]
-    assert list(inner_paths(TuneRecipe(index="/i"))) == []
 
 
 def test_the_job_tune_checks_them(capfd, monkeypatch) -> None:

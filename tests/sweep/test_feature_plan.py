@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satray.config.regularise import AugmentOptions
-from satray.config.train import InputOptions, TrainRecipe
+from satray.config.train import AugmentOptions, InputOptions, TrainRecipe
 from satray.data.index import IndexMeta, TileIndex
 from satray.models.radiometry import Radiometry
 from satray.models.variant import input_bands, resolve

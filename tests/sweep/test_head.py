@@ -16,9 +16,7 @@ from sweep.feature_material import (
 )
 from training.small_archive import generate
 
-from satray.config.model import TowerOptions, VariantOptions
-from satray.config.stages import StageOptions
-from satray.config.train import TrainRecipe
+from satray.config.train import StageOptions, TowerOptions, TrainRecipe, VariantOptions
 from satray.data.order import TrainOrder
 from satray.data.read import to_torch
 from satray.errors import InputError

@@ -5,7 +5,7 @@ import torch
 from by_hand import planned
 from training.small_archive import SIDE, generate
 
-from satray.config.parse import validate
+from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
 from satray.errors import InputError
 from satray.models.backbones import build

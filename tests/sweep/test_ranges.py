@@ -4,7 +4,7 @@ import pytest
 from training.small_archive import SIDE, generate, make_run
 from training.stand_in import Here
 
-from satray.config.parse import validate
+from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
 from satray.errors import InputError, TrainingError
 from satray.storage import Storage

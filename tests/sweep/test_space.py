@@ -254,7 +254,7 @@ def test_sections_can_be_values() -> None:
 
 
 def test_words_of_an_axis_are_no_keys_of_train() -> None:
-    from satray.config.help import keys_of
+    from satray.config.cli import keys_of
     from satray.config.train import TrainRecipe
     from satray.sweep.axes import WORDS
 

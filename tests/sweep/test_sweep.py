@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from training.small_archive import SIDE, generate
 
-from satray.config.parse import parse_yaml, validate
+from satray.config.cli import parse_yaml, validate
 from satray.config.tune import TuneRecipe
 from satray.errors import InputError
 from satray.models.pretrained import UNPUBLISHED, is_word

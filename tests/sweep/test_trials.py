@@ -3,9 +3,8 @@
 import pytest
 from sweep_material import BANDS, tune
 
-from satray.config.parse import parse_yaml, validate
-from satray.config.stages import FINE_TUNING
-from satray.config.train import TrainRecipe
+from satray.config.cli import parse_yaml, validate
+from satray.config.train import FINE_TUNING, TrainRecipe
 from satray.errors import InputError
 from satray.sweep.best import best_yaml
 from satray.sweep.resolve import configurations, space_of

@@ -8,7 +8,7 @@ from sweep.feature_material import in_memory, prepare
 from sweep_material import MAP, record
 from training.small_archive import generate, make_run
 
-from satray.config.parse import validate
+from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
 from satray.errors import TrainingError
 from satray.storage import Storage

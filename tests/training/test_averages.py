@@ -18,7 +18,7 @@ from training.tiny_training import (
     weights,
 )
 
-from satray.config.model import TowerOptions, VariantOptions
+from satray.config.train import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.models.network import Network
 from satray.training.loop.averages import MovingAverage

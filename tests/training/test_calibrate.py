@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from satray.config.regularise import CalibrateOptions
+from satray.config.train import CalibrateOptions
 from satray.metrics.calibration import halves
 from satray.metrics.scored import PLAIN
 from satray.metrics.summary import compute_metrics

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from satray.config.check import CheckOptions
-from satray.config.train import OptimizerOptions
+from satray.config.train import CheckOptions, OptimizerOptions
 from satray.training.check.diagnose import diagnose, labels_note
 from satray.training.check.overfit import (
     Setting,

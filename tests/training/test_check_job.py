@@ -7,7 +7,7 @@ import pytest
 from by_hand import planned, worked
 from training.small_archive import make_recipe, make_run
 
-from satray.config.check import CheckRecipe
+from satray.config.train import CheckRecipe
 from satray.errors import InputError
 from satray.storage import Storage
 from satray.training.check import job as check_job

@@ -23,7 +23,7 @@ from training.tiny_training import (
     tiny_net,
 )
 
-from satray.config.regularise import AverageOptions
+from satray.config.train import AverageOptions
 from satray.data.augment import Augment
 from satray.errors import InputError
 from satray.storage import Storage, join

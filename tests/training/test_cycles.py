@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from satray.config.stages import ScheduleOptions
+from satray.config.train import ScheduleOptions
 from satray.training.plan.schedules import Span, cycle_ends, learning_rate, momentum, warmup_steps
 
 PEAK = 0.02

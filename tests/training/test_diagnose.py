@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satray.config.check import CheckRecipe
+from satray.config.train import CheckRecipe
 from satray.training.check.diagnose import Evidence, Trace, diagnose, labels_note
 from satray.training.check.job import choose_rows, rate_of
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from training.tiny_training import CLASSES, SIZE, recipe, run, stage, tiles, tiny_net
 
-from satray.config.regularise import AverageOptions
+from satray.config.train import AverageOptions
 from satray.data.augment import Augment
 from satray.models.preprocess import Preprocess
 from satray.training.loop.train import LoopSettings

@@ -13,8 +13,7 @@ import torch
 from by_hand import planned, worked
 from training.small_archive import BANDS, generate, make_recipe, make_run
 
-from satray.config.landscape import LandscapeRecipe
-from satray.config.stages import RangeOptions, StageOptions
+from satray.config.train import LandscapeRecipe, RangeOptions, StageOptions
 from satray.errors import InputError, TrainingError
 from satray.storage import Storage
 from satray.training import job

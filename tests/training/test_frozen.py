@@ -6,9 +6,7 @@ import pytest
 import torch
 from training.tiny_training import recipe, run, stage, timeless, tiny_net, weights
 
-from satray.config.model import TowerOptions, VariantOptions
-from satray.config.stages import ScheduleOptions
-from satray.config.train import OptimizerOptions
+from satray.config.train import OptimizerOptions, ScheduleOptions, TowerOptions, VariantOptions
 from satray.models.network import Network
 from satray.training.loop.dropout import HeadDropout
 from satray.training.loop.state import TrainState

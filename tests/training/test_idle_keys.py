@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from satray.config.help import keys_of
-from satray.config.parse import parse_yaml, validate
+from satray.config.cli import keys_of, parse_yaml, validate
 from satray.config.train import TrainRecipe
 from satray.models.variant import resolve
 from satray.training.plan.idle_keys import RULES, STAGE_RULES, idle_keys

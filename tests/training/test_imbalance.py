@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from satray.config.regularise import LossOptions
+from satray.config.train import LossOptions
 from satray.errors import InputError
 from satray.training.plan.imbalance import (
     class_weights,

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from training.tiny_training import ROWS, tiles, tiny_net
 
-from satray.config.stages import RangeOptions
-from satray.config.train import OptimizerOptions
+from satray.config.train import OptimizerOptions, RangeOptions
 from satray.training.landscape.range_test import rates, suggest
 from satray.training.landscape.sweep import sweep
 from satray.training.loop.losses import loss_for, make_loss
@@ -173,7 +172,7 @@ def test_frozen_batch_norm_stays_as_its_network_has_it():
 
 
 def test_the_recipes_own_loss_is_what_is_swept():
-    from satray.config.regularise import LossOptions
+    from satray.config.train import LossOptions
 
     focal = make_loss(LossOptions(name="focal", gamma=2.0), "multilabel", None)
     options = RangeOptions(lowest=1e-6, highest=1e-5, steps=20)

@@ -18,7 +18,7 @@ from training.tiny_training import (
     weights,
 )
 
-from satray.config.model import TowerOptions, VariantOptions
+from satray.config.train import TowerOptions, VariantOptions
 from satray.data.augment import Augment
 from satray.errors import InputError, TrainingError
 from satray.metrics.summary import compute_metrics

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from satray.config.regularise import LossOptions
+from satray.config.train import LossOptions
 from satray.errors import InputError
 from satray.training.loop.losses import asymmetric, focal, loss_for, make_loss, softmax_focal
 

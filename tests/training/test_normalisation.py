@@ -3,7 +3,7 @@
 import pytest
 from training.tiny_training import recipe
 
-from satray.config.model import TowerOptions, VariantOptions
+from satray.config.train import TowerOptions, VariantOptions
 from satray.data.index import BandStatistics, IndexMeta
 from satray.errors import InputError
 from satray.models.radiometry import Radiometry

@@ -2,8 +2,7 @@ import pytest
 import torch
 from timm.optim import param_groups_weight_decay
 
-from satray.config.model import TowerOptions, VariantOptions
-from satray.config.train import OptimizerOptions
+from satray.config.train import OptimizerOptions, TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.models.network import Network
 from satray.training.loop.optimizers import make_optimizer, parameter_groups, set_rate

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from training.tiny_training import ROWS, averaged, equal, recipe, run, stage, tiny_net
 
-from satray.config.model import TowerOptions, VariantOptions
+from satray.config.train import TowerOptions, VariantOptions
 from satray.models.network import Network
 from satray.training.loop.parallel import resting_norms, synchronised
 from satray.training.loop.state import TrainState

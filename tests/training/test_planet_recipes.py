@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from satray.config.parse import parse_yaml, validate
+from satray.config.cli import parse_yaml, validate
 from satray.config.train import TrainRecipe
 from satray.data.index import BandStatistics, IndexMeta, table_with
 from satray.storage import Storage

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satray.config.stages import RangeOptions
+from satray.config.train import RangeOptions
 from satray.errors import TrainingError
 from satray.training.landscape.range_test import (
     Curve,

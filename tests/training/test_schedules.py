@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
-from satray.config.stages import ScheduleOptions
+from satray.config.train import ScheduleOptions
 from satray.training.plan.schedules import Span, learning_rate
 
 

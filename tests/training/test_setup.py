@@ -4,10 +4,15 @@ import pytest
 from training.small_archive import generate
 from training.tiny_training import recipe
 
-from satray.config.model import TowerOptions, VariantOptions
-from satray.config.parse import build, validate
-from satray.config.stages import FINE_TUNING, FROM_SCRATCH, StageOptions
-from satray.config.train import TrainRecipe
+from satray.config.cli import build, validate
+from satray.config.train import (
+    FINE_TUNING,
+    FROM_SCRATCH,
+    StageOptions,
+    TowerOptions,
+    TrainRecipe,
+    VariantOptions,
+)
 from satray.data.index import BandStatistics, IndexMeta
 from satray.errors import InputError
 from satray.storage import Storage

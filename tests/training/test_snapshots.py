@@ -21,8 +21,7 @@ from training.tiny_training import (
     tiny_net,
 )
 
-from satray.config.regularise import AverageOptions
-from satray.config.stages import ScheduleOptions, StageOptions
+from satray.config.train import AverageOptions, ScheduleOptions, StageOptions
 from satray.data.augment import Augment
 from satray.training.loop.combine import combine, mean_state, renew_statistics
 from satray.training.loop.evaluation import Predictions
@@ -164,7 +163,7 @@ def test_batch_statistics_are_renewed_as_torch_does():
 
 
 def test_frozen_norms_keep_their_statistics_and_ask_for_no_tile():
-    from satray.config.model import TowerOptions, VariantOptions
+    from satray.config.train import TowerOptions, VariantOptions
     from satray.models.network import Network
 
     tower = TowerOptions(name="rgb", backbone="resnet18", bands=("red", "green", "blue"))

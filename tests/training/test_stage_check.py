@@ -5,9 +5,7 @@ import torch
 from by_hand import planned
 from training.small_archive import generate, make_recipe, make_run
 
-from satray.config.check import CheckRecipe
-from satray.config.landscape import LandscapeRecipe
-from satray.config.train import TrainRecipe
+from satray.config.train import CheckRecipe, LandscapeRecipe, TrainRecipe
 from satray.errors import InputError
 from satray.models.backbones import build
 from satray.models.network import Network

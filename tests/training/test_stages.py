@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training.tiny_training import recipe, stage
 
-from satray.config.stages import ScheduleOptions, StageOptions
+from satray.config.train import ScheduleOptions, StageOptions
 from satray.errors import InputError
 from satray.training.plan.schedules import cycle_ends
 from satray.training.plan.stages import plan_training

@@ -7,9 +7,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from satray.config.regularise import AverageOptions
-from satray.config.stages import ScheduleOptions, StageOptions
-from satray.config.train import OptimizerOptions, TrainRecipe
+from satray.config.train import (
+    AverageOptions,
+    OptimizerOptions,
+    ScheduleOptions,
+    StageOptions,
+    TrainRecipe,
+)
 from satray.data.augment import Augment
 from satray.models.preprocess import Preprocess
 from satray.training.loop.inputs import AugmentedTiles

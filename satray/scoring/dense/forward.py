@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from satray.config.model import Pooling
+from satray.config.train import Pooling
 from satray.models.bundle import Bundle
 from satray.models.cam import argmax_cam, dense_cam
 from satray.scoring.dense.answers import CamKind, TileScores, Wanted, host, nothing, tile_scores

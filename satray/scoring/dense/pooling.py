@@ -8,7 +8,7 @@ footprints.
 import torch
 from torch import Tensor
 
-from satray.config.model import Pooling
+from satray.config.train import Pooling
 from satray.models.network import LSE_SHARPNESS
 
 _CHUNK = 1 << 24

@@ -5,7 +5,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from satray.config.paths import identity
 from satray.config.score import ScoreRecipe
 from satray.errors import DecodeError, InputError
 from satray.scoring.ledger import Ledger, config_of
@@ -152,7 +151,7 @@ def ledger_of(
     recipe: ScoreRecipe, spec: "BundleSpec", model_id: str, run_id: str, out: str, storage: Storage
 ) -> Ledger:
     """The ledger of a schedule's output."""
-    kept = {name: value for name, value in identity(recipe).items() if name not in APART}
+    kept = {name: value for name, value in recipe.identity().items() if name not in APART}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
     towers = [f"__{tower.name}" for tower in spec.variant.towers]
     parts = towers if len(towers) > 1 else [""]

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.config.check import CheckRecipe
-from satray.config.train import TrainRecipe
+from satray.config.train import CheckRecipe, TrainRecipe
 from satray.data.order import permutation
 from satray.errors import InputError
 from satray.runs.jsonable import to_json

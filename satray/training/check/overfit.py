@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from satray.config.check import CheckOptions
+from satray.config.train import CheckOptions
 from satray.training.check.diagnose import BURST, Evidence, Trace
 from satray.training.landscape.sweep import Inputs, take_step
 from satray.training.loop.losses import Loss

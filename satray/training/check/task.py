@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from satray.config.check import CheckRecipe
+from satray.config.train import CheckRecipe
 from satray.runs.run import Run
 from satray.training.check.diagnose import Evidence
 from satray.training.check.overfit import Setting, examine

@@ -2,7 +2,7 @@
 
 import functools
 
-from satray.config.landscape import LandscapeRecipe
+from satray.config.train import LandscapeRecipe
 from satray.errors import InputError
 from satray.runs.jsonable import to_json
 from satray.runs.run import Outcome, Run

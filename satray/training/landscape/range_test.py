@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.config.stages import RangeOptions
+from satray.config.train import RangeOptions
 from satray.errors import TrainingError
 
 Name = Literal["valley", "steep", "minimum"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from satray.config.stages import RangeOptions
+from satray.config.train import RangeOptions
 from satray.training.landscape.range_test import Curve, Smoother, rates
 from satray.training.loop.losses import Loss
 from satray.training.loop.optimizers import set_rate

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from satray.config.stages import StageOptions
+from satray.config.train import StageOptions
 from satray.data.augment import send
 from satray.data.order import copies, samples, window
 from satray.models.network import Network

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from satray.config.regularise import AverageOptions
+from satray.config.train import AverageOptions
 from satray.errors import InputError
 from satray.training.loop.parallel import add_up, live_norms, share_running_statistics, world_size
 from satray.training.loop.state import model_state

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from satray.config.regularise import LossOptions
+from satray.config.train import LossOptions
 from satray.training.plan.imbalance import check_loss, loss_name
 
 Loss = Callable[[Tensor, Tensor], Tensor]

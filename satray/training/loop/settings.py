@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
-from satray.config.regularise import AverageOptions, LossOptions
-from satray.config.train import OptimizerOptions
+from satray.config.train import AverageOptions, LossOptions, OptimizerOptions
 from satray.training.plan.imbalance import class_weights
 
 if TYPE_CHECKING:

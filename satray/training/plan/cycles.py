@@ -12,7 +12,7 @@ import functools
 import math
 from bisect import bisect_right
 
-from satray.config.stages import ScheduleOptions
+from satray.config.train import ScheduleOptions
 from satray.training.plan.span import Span, whole_steps
 
 SMITH = ("triangular", "triangular2", "exp_range")

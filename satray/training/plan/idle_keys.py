@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from satray.config.base import Section
-from satray.config.model import VariantOptions
-from satray.config.stages import StageOptions
-from satray.config.train import TrainRecipe
+from satray.config.train import StageOptions, TrainRecipe, VariantOptions
 from satray.models.pretrained import sources_of
 from satray.training.plan.cycles import SMITH
 from satray.training.plan.imbalance import loss_name

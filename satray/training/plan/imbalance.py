@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.config.regularise import LossOptions
+from satray.config.train import LossOptions
 from satray.errors import InputError
 
 MOST_WEIGHT = 100.0

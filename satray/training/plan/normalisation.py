@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from satray.config.model import VariantOptions
-from satray.config.train import NormalizeOptions, TrainRecipe
+from satray.config.train import NormalizeOptions, TrainRecipe, VariantOptions
 from satray.data.index import IndexMeta
 from satray.errors import InputError
 from satray.models.pretrained import is_word, published, sources_of

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from satray.config.stages import ScheduleOptions
+from satray.config.train import ScheduleOptions
 from satray.training.plan import cycles
 from satray.training.plan.cycles import anneal
 from satray.training.plan.span import Span

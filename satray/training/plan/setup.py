@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, cast
 
-from satray.config.model import VariantOptions
-from satray.config.stages import FROM_SCRATCH
-from satray.config.train import TrainRecipe
+from satray.config.train import FROM_SCRATCH, TrainRecipe, VariantOptions
 from satray.data.index import TileIndex, read_index
 from satray.data.unchanged import check_unchanged
 from satray.errors import InputError

@@ -6,7 +6,7 @@ whenever it is taken, so a run that goes on from an earlier checkpoint writes it
 
 from __future__ import annotations
 
-from satray.config.regularise import AverageOptions
+from satray.config.train import AverageOptions
 from satray.storage import Storage, join
 from satray.training.plan.schedules import cycle_ends
 from satray.training.plan.stages import TrainingPlan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from satray.config.stages import ScheduleOptions
+from satray.config.train import ScheduleOptions
 from satray.training.plan import cycles
 from satray.training.plan.schedules import after_warmup, cycle_ends, warmup_steps
 from satray.training.plan.span import Span

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from satray.config.stages import StageOptions
-from satray.config.train import TrainRecipe
+from satray.config.train import StageOptions, TrainRecipe
 from satray.errors import InputError
 from satray.training.plan.schedules import learning_rate, momentum, warmup_steps
 from satray.training.plan.span import Span, whole_steps

@@ -16,7 +16,6 @@ from importlib.util import find_spec
 from typing import Any
 
 from satray import __version__
-from satray.config.paths import identity
 from satray.config.train import TrainRecipe
 from satray.errors import InputError
 from satray.runs.run import Run
@@ -190,7 +189,7 @@ class MlflowRun:
         }
         name = f"{self._run.job} {self._run.run_id}"
         run_id: str = self._client.create_run(number, run_name=name, tags=tags).info.run_id
-        params = [Param(key, text[:TEXT]) for key, text in flat(identity(recipe))]
+        params = [Param(key, text[:TEXT]) for key, text in flat(recipe.identity())]
         for start in range(0, len(params), 100):
             self._client.log_batch(run_id, params=params[start : start + 100])
         self._run.storage.write(self._state, json.dumps({"run_id": run_id}).encode())

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from satray.config.model import TowerOptions, VariantOptions
+from satray.config.train import TowerOptions, VariantOptions
 from satray.models.bundle import Bundle, BundleSpec
 from satray.models.geometry import probe_grid
 from satray.models.network import Network

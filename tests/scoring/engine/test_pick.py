@@ -4,7 +4,7 @@ import pytest
 import scoring_material as material
 import torch
 
-from satray.config.model import TowerOptions, VariantOptions
+from satray.config.train import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.scoring.engine import make
 from satray.scoring.engine import pick as picking

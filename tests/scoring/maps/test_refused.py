@@ -5,7 +5,7 @@ import pytest
 import scoring_material
 from by_hand import planned
 
-from satray.config.parse import validate
+from satray.config.cli import validate
 from satray.config.score import ScoreRecipe
 from satray.errors import InputError
 from satray.scoring import score

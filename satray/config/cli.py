@@ -1,0 +1,364 @@
+"""The command line: YAML and dotted overrides to a recipe, its help, and what is wrong with it."""
+
+import difflib
+import io
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML, ScalarNode
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from satray.config.base import Key, Recipe, Section, options, section_of, step, type_at, walk
+from satray.errors import InputError
+
+R = TypeVar("R", bound=BaseModel)
+
+USAGE = """\
+usage: python jobs/{job}.py [recipe.yaml] [dotted.key=value ...]
+
+{about}
+
+{makes}
+
+options:
+  --help           this page
+  --print-config   print the resolved recipe and stop
+  --plan           look at the inputs, print what would be done; write nothing
+
+exit status: 0 done; 2 configuration or input wrong; 3 done, but more inputs failed than
+error_budget lets (prepare, evaluate, score); 1 anything else
+
+keys (type [unit] = default):
+"""
+
+BOUNDS = {
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "{le:g} or less",
+    "finite_number": "a finite number",
+    "string_pattern_mismatch": "text of the form {pattern}",
+    "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
+}
+"""What a value out of bounds should be, with pydantic's context."""
+
+
+def build(
+    model: type[R],
+    arguments: Sequence[str],
+    read: Callable[[str, dict[str, Any]], bytes],
+    path: Callable[[str], str] | None = None,
+) -> R:
+    """Build a recipe of type `model` from command-line arguments.
+
+    Args:
+        model: the job's recipe.
+        arguments: what followed the program's name, options removed.
+        read: reads the recipe file, given its path or URI and the `storage` overrides.
+        path: see `validate`.
+
+    Raises:
+        InputError: one line that names the key, what was found and what is accepted.
+    """
+    file, overrides = split_arguments(arguments)
+    tree: Any = {}
+    if file is not None:
+        about = {name: value for name, value in overrides.items() if name.startswith("storage.")}
+        try:
+            text = read(file, apply_overrides({}, about).get("storage", {})).decode("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{file}: not a text file; accepted: a YAML recipe") from None
+        tree = parse_yaml(text, file)
+        tree = {} if tree is None else tree
+        if not isinstance(tree, dict):
+            raise InputError(f"{file}: holds {type(tree).__name__}; accepted: a YAML mapping")
+    fill_lists(model, tree, overrides)
+    return validate(model, apply_overrides(tree, overrides), path)
+
+
+def validate(model: type[R], tree: dict[str, Any], path: Callable[[str], str] | None = None) -> R:
+    """Check a nested mapping against `model`.
+
+    Args:
+        model: what it should be.
+        tree: the mapping.
+        path: makes each path in it absolute, or refuses it by a ValueError; None: as they are.
+
+    Raises:
+        InputError: the first thing wrong, in one line.
+    """
+    try:
+        return model.model_validate(tree, context={"path": path})
+    except ValidationError as error:
+        raise InputError(one_line(model, error)) from None
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+    """Separate the recipe file, if any, from the overrides.
+
+    Returns:
+        The recipe's path or URI, and the overrides by dotted key.
+
+    Raises:
+        InputError: an argument is neither the one recipe nor `key=value`.
+    """
+    recipe: str | None = None
+    overrides: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if equals and re.fullmatch(r"[A-Za-z_][\w.]*", name):
+            # `>0` and `|` are text: no block follows them here
+            text = not value or value[0] in "|>,"
+            overrides[name] = (value or None) if text else parse_yaml(value, f"{name}=")
+        elif argument.startswith("-"):
+            raise InputError(
+                f"{argument}: unknown option; accepted: --help, --print-config, --plan, "
+                "recipe.yaml, dotted.key=value"
+            )
+        elif recipe is None:
+            recipe = argument
+        else:
+            raise InputError(f"{argument}: at most one recipe file; overrides are dotted.key=value")
+    return recipe, overrides
+
+
+def apply_overrides(tree: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Set dotted keys in a nested mapping; a number steps into a list (`stages.0.dropout`)."""
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        node: Any = tree
+        for done, part in enumerate(parents):
+            if isinstance(node, list):
+                node = node[_index(node, part, ".".join(parents[: done + 1]))]
+            else:
+                if not isinstance(node.get(part), dict | list):
+                    node[part] = {}
+                node = node[part]
+        node[_index(node, last, dotted) if isinstance(node, list) else last] = value
+    return tree
+
+
+def _index(items: list[Any], part: str, path: str) -> int:
+    if not re.fullmatch(r"[0-9]+", part) or int(part) >= len(items):
+        accepted = {0: "none, it is empty", 1: "0"}.get(len(items), f"0 to {len(items) - 1}")
+        raise InputError(f"{path}: a list of {len(items)}; accepted: {accepted}")
+    return int(part)
+
+
+def fill_lists(model: type[BaseModel], tree: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Lay out default lists that an override steps into, so that `stages.0.x=1` works alone."""
+    for dotted in overrides:
+        first, _, rest = dotted.partition(".")
+        if rest[:1].isdigit() and first not in tree and issubclass(model, Recipe):
+            default = model.usual(first, tree | overrides)
+            if default:
+                tree[first] = [item.model_dump(mode="json") for item in default]
+
+
+class _Core(SafeConstructor):
+    """YAML 1.2's core schema: dates, `=`, `1_000` and `0b1` are text."""
+
+    def construct_yaml_int(self, node: ScalarNode) -> Any:
+        text = node.value
+        return (
+            text
+            if re.search("_|[bB]", text) and "x" not in text
+            else (super().construct_yaml_int(node))
+        )
+
+
+_Core.add_constructor("tag:yaml.org,2002:int", _Core.construct_yaml_int)
+for _tag in ("timestamp", "value", "merge"):
+    _Core.add_constructor(f"tag:yaml.org,2002:{_tag}", SafeConstructor.construct_yaml_str)
+
+
+def _yaml() -> Any:
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Core
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.width = 100
+    return yaml
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Read YAML 1.2: `no` and `on` are text, `1e-3` and `0o17` numbers, a key stands once.
+
+    Args:
+        text: what to read.
+        source: names it in the error.
+
+    Raises:
+        InputError: it is not YAML.
+    """
+    try:
+        return _yaml().load(text)
+    except (YAMLError, ValueError) as error:
+        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not readable"
+        raise InputError(f"{source}{where}: not valid YAML ({problem})") from None
+
+
+def to_yaml(recipe: BaseModel | dict[str, Any]) -> str:
+    """Return a resolved recipe as YAML that the job takes back."""
+    tree = recipe if isinstance(recipe, dict) else recipe.model_dump(mode="json")
+    sink = io.StringIO()
+    _yaml().dump(tree, sink)
+    return sink.getvalue()
+
+
+def render(job: str, about: str, model: type[Section], width: int = 100) -> str:
+    """Return the help page of a job as text."""
+    makes = f"makes: {getattr(model, 'makes', 'nothing')}"
+    makes = textwrap.fill(makes, width, subsequent_indent="  ")
+    page = [USAGE.format(job=job, about=about, makes=makes)]
+    for key in keys_of(model):
+        assert key.field is not None
+        unit = f" [{key.unit}]" if key.unit else ""
+        required = key.field.is_required()
+        default = "required" if required else f"= {_typed(key.field.default)}"
+        page.append(f"  {key.name}  {in_words(key.annotation, brief=True)}{unit} {default}\n")
+        meaning = textwrap.wrap(key.field.description or "", width - 6)
+        page.extend(f"      {line}\n" for line in meaning)
+    return "".join(page)
+
+
+def keys_of(model: type[Section]) -> list[Key]:
+    """The keys that a recipe can be given, depth first; sections only where a word will do too."""
+    return [key for key in walk(model) if key.field is not None and not _is_bare(key)]
+
+
+def _is_bare(key: Key) -> bool:
+    kinds = [kind for kind, _ in options(key.annotation)]
+    words = any(kind is str or get_origin(kind) is Literal for kind in kinds)
+    lists = any(get_origin(kind) is tuple for kind in kinds)
+    return key.section is not None and (lists or not words)
+
+
+def is_section(model: type[Section], dotted: str) -> bool | None:
+    """Whether only keys stand below a key, in a section or in a list; None: no such key."""
+    found = type_at(model, dotted)
+    return None if found is None else _is_bare(Key(dotted, found))
+
+
+def in_words(annotation: Any, *, brief: bool = False) -> str:
+    """What a key takes, from its type."""
+    kinds = [kind for kind, _ in options(annotation)]
+    if len(kinds) != 1:
+        return (" or " if brief else ", or ").join(in_words(kind, brief=brief) for kind in kinds)
+    (kind,) = kinds
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return ("|" if brief else ", ").join(str(choice) for choice in inner)
+    if origin is tuple and brief:
+        return f"list of {in_words(inner[0], brief=True)}"
+    if origin is tuple:
+        length = "" if inner[-1] is Ellipsis else f" of {len(inner)}"
+        return f"a list{length}, each{' of it' * (not length)} {in_words(inner[0])}"
+    if origin is dict:
+        return "mapping" if brief else "a mapping"
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return "mapping" if brief else f"a mapping of {', '.join(kind.model_fields)}"
+    words = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
+    short = {str: "text", int: "integer", float: "number", bool: "true|false"}
+    return short.get(kind, "value") if brief else words.get(kind, "a value of another type")
+
+
+def _typed(value: Any) -> str:
+    """A default as it would be typed."""
+    if value is None:
+        return "none given"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(str(item) for item in value)}]"
+    return str(value)
+
+
+def one_line(model: type[BaseModel], error: ValidationError) -> str:
+    """Say the first thing wrong: the key, what was found, what is accepted.
+
+    Args:
+        model: what was to be built.
+        error: what pydantic says about it.
+    """
+    # An unknown key is the likeliest cause of whatever else failed.
+    # Of a union's complaints, the deepest is about the shape that was meant.
+    errors: list[dict[str, Any]] = [dict(item) for item in error.errors()]
+    first = min(errors, key=lambda item: (item["type"] != "extra_forbidden", -len(item["loc"])))
+    names, kind, section = _locate(model, first["loc"])
+    dotted = ".".join(names)
+    found = "nothing" if first["input"] is None else first["input"]
+    told = "" if isinstance(found, dict) else f"={found}"
+    match first["type"]:
+        case "extra_forbidden":
+            return f"{dotted}: unknown key; {_hint(model, names, section)}"
+        case "missing" if not isinstance(first["loc"][-1], int):
+            field = section.model_fields.get(names[-1]) if section is not None else None
+            meaning = f" ({field.description})" if field is not None and field.description else ""
+            return f"{dotted}: required{meaning}; give {dotted}=..."
+        case "missing":  # the end of a list
+            dotted = ".".join(names[:-1])
+            return f"{dotted}{told}: accepted: {in_words(type_at(model, dotted))}"
+        case "value_error":
+            message = first["msg"].removeprefix("Value error, ")
+            return f"{dotted}: {message}" if dotted else message
+        case "path":
+            return f"{dotted}{told}: {first['msg']}"
+        case "too_long" if _is_fixed(kind):
+            return f"{dotted}{told}: accepted: {in_words(kind)}"
+        case bound if bound in BOUNDS:
+            return f"{dotted}{told}: accepted: {BOUNDS[bound].format(**first['ctx'])}"
+    return f"{dotted}{told}: accepted: {in_words(kind) if kind is not None else first['msg']}"
+
+
+def _is_fixed(kind: Any) -> bool:
+    return any(get_origin(k) is tuple and ... not in get_args(k) for k, _ in options(kind))
+
+
+def _locate(
+    model: type[BaseModel], location: tuple[int | str, ...]
+) -> tuple[list[str], Any, type[Section] | None]:
+    """Drop pydantic's union tags from an error's location; return type and section there too."""
+    names: list[str] = []
+    kind: Any = model
+    section = section_of(model)
+    for place, part in enumerate(location):
+        tag = str(part) in ("str", "int", "float", "bool") or re.search(r"Options$|\[", str(part))
+        below = step(kind, str(part))
+        if tag or (below is None and place < len(location) - 1):
+            continue
+        names.append(str(part))
+        section = section_of(kind) or section
+        kind = below
+    return names, kind, section
+
+
+def _hint(model: type[BaseModel], names: list[str], section: type[Section] | None) -> str:
+    """Where a key like this one is: elsewhere under its own name, or nearby under another."""
+    places: dict[str, list[str]] = {}
+    for key in walk(model):
+        last = key.name.rpartition(".")[2]
+        if last != "N":
+            places.setdefault(last, []).append(key.name)
+    known = list(section.model_fields) if section else []
+    wrong = names[-1]
+    if wrong in places:
+        return f"did you mean {' or '.join(places[wrong])}?"
+    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
+    far = difflib.get_close_matches(wrong, places, n=1, cutoff=0.75)
+
+    def alike(other: str) -> float:
+        return difflib.SequenceMatcher(None, wrong, other).ratio()
+
+    if far and (not near or alike(far[0]) > alike(near[0])):
+        return f"did you mean {' or '.join(places[far[0]])}?"
+    if near:
+        return f"did you mean {'.'.join([*names[:-1], near[0]])}?"
+    return f"accepted: {', '.join(known)}"
