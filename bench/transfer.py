@@ -422,6 +422,39 @@ def curve(options: argparse.Namespace) -> int:
     return 0
 
 
+def stages(options: argparse.Namespace) -> int:
+    """Accuracy and AUC of `ship` by pseudo-epoch; a line where the second stage begins."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [row for row in results(options.out) if row["ship"]]
+    panels = {"head": "head ", "last blocks": "last blocks ", "from end to end": ""}
+    figure, axes = pyplot.subplots(2, 3, figsize=(10, 5), sharex="col", layout="constrained")
+    for (title, start), (above, below) in zip(panels.items(), axes.T, strict=True):
+        for row in rows:
+            name = row["name"]
+            others = name.startswith(("the recipe", "from scratch"))
+            if (others if not start else name.startswith(start)) and "3e-5" not in name:
+                history = row["history"]
+                at = [one["pseudo_epoch"] + 1 for one in history]
+                above.plot(at, [one["accuracy"] for one in history], lw=1.2, label=name)
+                below.plot(at, [one["auc"] for one in history], lw=1.2)
+                changes = [one["pseudo_epoch"] + 0.5 for one in history if one["stage"]][:1]
+                for panel in (above, below):
+                    for change in changes:
+                        panel.axvline(change, color="0.6", lw=0.8, ls=":")
+        above.axhline(rows[0]["history"][0]["baseline_accuracy"], color="0.6", lw=0.8)
+        above.set(title=title, ylim=(0.85, 0.96))
+        below.set(xlabel="pseudo-epoch", ylim=(0.75, 1))
+        above.legend(frameon=False, fontsize=8, loc="lower right")
+    axes[0, 0].set_ylabel("accuracy (grey: always no ship)")
+    axes[1, 0].set_ylabel("AUC")
+    figure.savefig(options.picture, dpi=110)
+    return 0
+
+
 def main(arguments: list[str]) -> int:
     """Pack, run, or show."""
     parser = argparse.ArgumentParser(
@@ -455,5 +488,9 @@ def main(arguments: list[str]) -> int:
     drawing.add_argument("out")
     drawing.add_argument("--picture", default="bench/transfer.png")
     drawing.set_defaults(way=curve)
+    drawing = ways.add_parser("stages", help="the trainings of `ship` by pseudo-epoch")
+    drawing.add_argument("out")
+    drawing.add_argument("--picture", default="bench/ship.png")
+    drawing.set_defaults(way=stages)
     options = parser.parse_args(arguments)
     return int(options.way(options))
