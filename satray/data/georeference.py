@@ -169,43 +169,10 @@ def ground_pixel(
     system = system_of(crs)
     if system is None:
         return GroundPixel(None, None, "a CRS that does not lead to longitude and latitude")
-    sizes = pixel_sizes(crs, np.array([transform[:6]]), np.array([height]), np.array([width]))
-    x, y = sizes[0].tolist()
+    x, y = resolutions([crs], [transform[:6]], [height], [width])[0].tolist()
     if not (math.isfinite(x) and math.isfinite(y)):
         return GroundPixel(None, None, "its centre is not on the ground")
     return GroundPixel(x, y, "")
-
-
-def pixel_sizes(crs: str, affines_N6: Floats, heights: Floats, widths: Floats) -> Floats:
-    """Size of a px at the centres of N images of one CRS, (N, 2): along x and y, m.
-
-    Metres are those of the CRS's own ellipsoid, whatever the projection makes of them; NaN where
-    there is no way to it.
-    """
-    import pyproj
-
-    count = len(affines_N6)
-    system = system_of(crs)
-    geod = system.get_geod() if system is not None else None
-    if system is None or geod is None:
-        return np.full((count, 2), np.nan)
-    # half a px left, right, above and below the centre
-    col = widths[:, None] / 2 + np.array([-0.5, 0.5, 0, 0])
-    row = heights[:, None] / 2 + np.array([0, 0, -0.5, 0.5])
-    a, b, c, d, e, f = (affines_N6[:, n, None] for n in range(6))
-    x, y = a * col + b * row + c, d * col + e * row + f
-    base = system.geodetic_crs
-    assert base is not None
-    way = pyproj.Transformer.from_crs(system, base, always_xy=True)
-    unit = math.degrees(base.axis_info[0].unit_conversion_factor)
-    lon_N4, lat_N4 = (np.asarray(v) * unit for v in way.transform(x, y))
-    good = np.isfinite(lon_N4) & np.isfinite(lat_N4) & (np.abs(lat_N4) <= 90)
-    lon_N4, lat_N4 = np.where(good, lon_N4, 0), np.where(good, lat_N4, 0)
-    _, _, across = geod.inv(lon_N4[:, 0], lat_N4[:, 0], lon_N4[:, 1], lat_N4[:, 1])
-    _, _, down = geod.inv(lon_N4[:, 2], lat_N4[:, 2], lon_N4[:, 3], lat_N4[:, 3])
-    sizes = np.stack([across, down], axis=1)
-    known = good.all(axis=1) & np.isfinite(sizes).all(axis=1) & (sizes.min(axis=1) > 0)
-    return np.where(known[:, None], sizes, np.nan)
 
 
 def resolutions(
@@ -214,7 +181,11 @@ def resolutions(
     heights: Sequence[int],
     widths: Sequence[int],
 ) -> NDArray[np.float64]:
-    """Size of a px on the ground at the centres of N tiles, (N, 2): x and y, m; NaN if unknown."""
+    """Size of a px on the ground at the centres of N images, (N, 2): along x and y, m.
+
+    Metres are those of the CRS's own ellipsoid, whatever the projection makes of them; NaN where
+    there is no way to it.
+    """
     sizes_N2 = np.full((len(crs), 2), np.nan)
     members: dict[str, list[int]] = {}
     for row, (system, transform) in enumerate(zip(crs, transforms, strict=True)):
@@ -223,7 +194,7 @@ def resolutions(
     tall, wide = np.asarray(heights, np.float64), np.asarray(widths, np.float64)
     for system, rows in members.items():
         affines = np.array([transforms[row] for row in rows], dtype=np.float64)
-        sizes_N2[rows] = pixel_sizes(system, affines, tall[rows], wide[rows])
+        sizes_N2[rows] = _sizes(system, affines, tall[rows], wide[rows])
     return sizes_N2
 
 
@@ -239,31 +210,6 @@ def lonlat(crs: str, x: Floats, y: Floats) -> tuple[Floats, Floats]:
     good = np.isfinite(lon) & np.isfinite(lat) & (np.abs(lat) <= 90)
     lon, lat = np.where(good, lon, np.nan), np.where(good, lat, np.nan)
     return np.where(np.abs(lon) > 180, wrapped(lon), lon), lat
-
-
-def folds(crs: str) -> bool:
-    """Whether there are places in a CRS that come back elsewhere: beyond the edge of its world.
-
-    Cylinders go round and round, and transverse ones end far from all that they are used for.
-    """
-    system = system_of(crs)
-    if system is not None and system.is_bound:
-        system = system.source_crs
-    way = system.coordinate_operation if system is not None and system.is_projected else None
-    return way is not None and not any(
-        word in way.method_name for word in ("Mercator", "Cylindrical", "Gauss")
-    )
-
-
-def there_and_back(crs: str, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Places after a way to longitude and latitude, of the CRS's own datum, and back again."""
-    import pyproj
-
-    system = system_of(crs)
-    assert system is not None
-    way = pyproj.Transformer.from_crs(system, system.geodetic_crs, always_xy=True)
-    back = way.transform(*way.transform(x, y), direction="INVERSE")
-    return np.asarray(back[0]), np.asarray(back[1])
 
 
 def wrapped(degrees: Floats) -> Floats:
@@ -340,6 +286,34 @@ def _of_world(world: WorldFile, crs: str | None) -> Georeference:
 def _bare(said: str) -> str:
     what, _, more = said.partition(" (")
     return f"{what} without a CRS: no longitude and latitude ({more}"
+
+
+def _sizes(crs: str, affines_N6: Floats, heights: Floats, widths: Floats) -> Floats:
+    """`resolutions` of images of one CRS."""
+    import pyproj
+
+    count = len(affines_N6)
+    system = system_of(crs)
+    geod = system.get_geod() if system is not None else None
+    if system is None or geod is None:
+        return np.full((count, 2), np.nan)
+    # half a px left, right, above and below the centre
+    col = widths[:, None] / 2 + np.array([-0.5, 0.5, 0, 0])
+    row = heights[:, None] / 2 + np.array([0, 0, -0.5, 0.5])
+    a, b, c, d, e, f = (affines_N6[:, n, None] for n in range(6))
+    x, y = a * col + b * row + c, d * col + e * row + f
+    base = system.geodetic_crs
+    assert base is not None
+    way = pyproj.Transformer.from_crs(system, base, always_xy=True)
+    unit = math.degrees(base.axis_info[0].unit_conversion_factor)
+    lon_N4, lat_N4 = (np.asarray(v) * unit for v in way.transform(x, y))
+    good = np.isfinite(lon_N4) & np.isfinite(lat_N4) & (np.abs(lat_N4) <= 90)
+    lon_N4, lat_N4 = np.where(good, lon_N4, 0), np.where(good, lat_N4, 0)
+    _, _, across = geod.inv(lon_N4[:, 0], lat_N4[:, 0], lon_N4[:, 1], lat_N4[:, 1])
+    _, _, down = geod.inv(lon_N4[:, 2], lat_N4[:, 2], lon_N4[:, 3], lat_N4[:, 3])
+    sizes = np.stack([across, down], axis=1)
+    known = good.all(axis=1) & np.isfinite(sizes).all(axis=1) & (sizes.min(axis=1) > 0)
+    return np.where(known[:, None], sizes, np.nan)
 
 
 @lru_cache(maxsize=64)

@@ -17,7 +17,7 @@ from satray.data.georeference import world_at
 from satray.data.raster import PagesKey
 from satray.data.statistics import BandCounts, count_tile, counts_of, counts_table, merge
 from satray.data.values import Units, as_units, refuse_empty
-from satray.errors import DecodeError, SatrayError
+from satray.errors import SatrayError
 from satray.storage import Storage
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
@@ -128,7 +128,7 @@ def probe(
             world = world_at(worlds[position], storage) if worlds else None
             tile = decode(data, bands=bands, mask=mask, world=world, pages=pages)
             refuse_empty(tile.measured, tile.header.bands)
-        except DecodeError as error:
+        except Exception as error:  # whatever a file does to GDAL costs this row only
             row |= {"stage": "decode", "error": one_line(error)}
             continue
         header = {name: value for name, value in vars(tile.header).items() if name in TILES.names}

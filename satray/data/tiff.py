@@ -5,7 +5,6 @@ plain as expected here, or not whole, is left to GDAL, which reads it or says wh
 """
 
 import struct
-import sys
 from typing import Any
 
 import numpy as np
@@ -23,15 +22,7 @@ TYPES = {1: ("B", 1), 2: ("B", 1), 3: ("H", 2), 4: ("I", 4)}
 FORMATS = {1: "u", 2: "i", 3: "f"}
 """SampleFormat -> NumPy kind."""
 
-DEFAULTS = {
-    COMPRESSION: (1,),
-    FILL_ORDER: (1,),
-    SAMPLES: (1,),
-    PLANAR: (1,),
-    BITS: (1,),
-    PREDICTOR: (1,),
-    EXTRA_SAMPLES: (),
-}
+DEFAULTS = dict.fromkeys((COMPRESSION, FILL_ORDER, SAMPLES, PLANAR, BITS, PREDICTOR), (1,))
 
 ALPHA = {1, 2}
 """ExtraSamples that are alpha, not data: premultiplied or not."""
@@ -42,104 +33,84 @@ states what a band's numbers mean."""
 
 
 def read_plain(data: bytes, *, named: int) -> tuple[NDArray[Any], float | None] | None:
-    """Read all bands of an uncompressed classic TIFF in strips, as GDAL would.
+    """Read all bands of an uncompressed little-endian TIFF in adjacent strips, as GDAL would.
 
     Args:
         data: the whole file.
         named: how many bands are named: where all are, one tagged alpha is data too.
 
     Returns:
-        Pixels (C, H, W) in the stored dtype and this machine's byte order: a view of `data` where
-        it can be; and the nodata value of all bands, None without. None alone where the file is
-        anything else (compressed, tiled, palette, BigTIFF, cut short, with alpha that is no data,
-        with a second image, which may be its mask or a page, with a scale or offset): GDAL shall
-        look at it.
+        Pixels (C, H, W) in the stored dtype, a view of `data`; and the nodata value of all bands,
+        None without. None alone where the file is anything else (compressed, tiled, palette,
+        BigTIFF, cut short, with alpha that is no data, with a second image, which may be its mask
+        or a page, with a scale or offset): GDAL shall look at it.
     """
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
-    if order is None:
+    if data[:4] != b"II*\0":
         return None
     try:
-        tags = _only_directory(data, order)
-        if named < tags[SAMPLES][0] and ALPHA & set(tags[EXTRA_SAMPLES]):
+        tags = _only_directory(data)
+        if named < tags[SAMPLES][0] and ALPHA & set(tags.get(EXTRA_SAMPLES, ())):
             return None
         if METADATA in tags and any(word in bytes(tags[METADATA]) for word in TELLING):
             return None
-        x_CHW = _pixels(data, order, tags)
+        x_CHW = _pixels(data, tags)
         if x_CHW is None or NODATA not in tags:
             return None if x_CHW is None else (x_CHW, None)
         return x_CHW, _number(bytes(tags[NODATA]).split(b"\0")[0])
-    except (struct.error, KeyError, IndexError, ValueError):
+    except (struct.error, KeyError, IndexError, ValueError, ZeroDivisionError):
         return None
 
 
-def _only_directory(data: bytes, order: str) -> dict[int, tuple[int, ...]]:
+def _only_directory(data: bytes) -> dict[int, tuple[int, ...]]:
     """Tags of the image -> values; only integers, and the characters of GDAL's own.
 
     Raises struct.error past the end, ValueError where there is another image.
     """
-    (start,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, start)
-    if struct.unpack_from(order + "I", data, start + 2 + 12 * count) != (0,):
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    end = start + 2 + 12 * count
+    if struct.unpack_from("<I", data, end) != (0,):
         raise ValueError
     tags: dict[int, tuple[int, ...]] = dict(DEFAULTS)
-    for tag, kind, n, value in struct.iter_unpack(
-        order + "HHI4s", data[start + 2 : start + 2 + 12 * count]
-    ):
+    for tag, kind, n, value in struct.iter_unpack("<HHI4s", data[start + 2 : end]):
         wanted = kind != 2 and 254 <= tag <= 339
-        if kind not in TYPES or not (wanted or tag in (METADATA, NODATA)):
-            continue
-        code, size = TYPES[kind]
-        if n * size <= 4:
-            tags[tag] = struct.unpack_from(f"{order}{n}{code}", value)
-        else:
-            (at,) = struct.unpack(order + "I", value)
-            tags[tag] = struct.unpack_from(f"{order}{n}{code}", data, at)
+        if kind in TYPES and (wanted or tag in (METADATA, NODATA)):
+            code, size = TYPES[kind]
+            at = struct.unpack("<I", value)[0] if n * size > 4 else 0
+            tags[tag] = struct.unpack_from(f"<{n}{code}", data if at else value, at)
     return tags
 
 
-def _pixels(data: bytes, order: str, tags: dict[int, tuple[int, ...]]) -> NDArray[Any] | None:
+def _pixels(data: bytes, tags: dict[int, tuple[int, ...]]) -> NDArray[Any] | None:
     (width,), (height,), (count,) = tags[WIDTH], tags[HEIGHT], tags[SAMPLES]
-    plain = (
-        tags[COMPRESSION] == (1,)
-        and tags[FILL_ORDER] == (1,)
-        and tags[PREDICTOR] == (1,)
-        and tags[PHOTOMETRIC] in ((1,), (2,))
-        and TILE_WIDTH not in tags
-    )
+    once = (COMPRESSION, FILL_ORDER, PREDICTOR)
+    if any(tags[tag] != (1,) for tag in once) or TILE_WIDTH in tags:
+        return None
     bits, kinds = set(tags[BITS]), set(tags.get(SAMPLE_FORMAT, (1,)))
-    if not plain or len(bits) != 1 or len(kinds) != 1 or len(tags[BITS]) not in (1, count):
+    if len(bits) != 1 or len(kinds) != 1 or len(tags[BITS]) not in (1, count):
         return None
     (bit,), (kind,) = bits, kinds
-    if kind not in FORMATS or bit not in (8, 16, 32, 64) or (kind == 3 and bit < 32):
+    if tags[PHOTOMETRIC] not in ((1,), (2,)) or kind not in FORMATS:
         return None
-    dtype = np.dtype(f"{order}{FORMATS[kind]}{bit // 8}")
+    if bit not in (8, 16, 32, 64) or (kind == 3 and bit < 32):
+        return None
+    dtype = np.dtype(f"<{FORMATS[kind]}{bit // 8}")
     planes = count if tags[PLANAR] == (2,) else 1
-    row = width * (count // planes) * dtype.itemsize
     rows = min(tags.get(ROWS_PER_STRIP, (height,))[0], height)
     strips = -(-height // rows)
+    row = width * (count // planes) * dtype.itemsize
+    wanted = ([rows * row] * (strips - 1) + [(height - rows * (strips - 1)) * row]) * planes
     offsets, sizes = tags[STRIP_OFFSETS], tags[STRIP_BYTES]
-    if len(offsets) != strips * planes or len(sizes) != len(offsets):
+    if not len(offsets) == len(sizes) == len(wanted) or offsets[0] == 0:
         return None
-    last = height - rows * (strips - 1)
-    wanted = [(last if (i + 1) % strips == 0 else rows) * row for i in range(len(offsets))]
-    for at, size, want in zip(offsets, sizes, wanted, strict=True):
-        if at == 0 or size < want or at + want > len(data):
-            return None
-    adjacent = all(
-        a + w == b for a, w, b in zip(offsets[:-1], wanted[:-1], offsets[1:], strict=True)
-    )
-    if adjacent:
-        flat = np.frombuffer(data, dtype, count=sum(wanted) // dtype.itemsize, offset=offsets[0])
-    else:
-        pieces = [data[at : at + want] for at, want in zip(offsets, wanted, strict=True)]
-        flat = np.frombuffer(b"".join(pieces), dtype)
-    shape = (count, height, width) if planes > 1 else (height, width, count)
-    image = flat.reshape(shape)
-    x_CHW = image if planes > 1 else image.transpose(2, 0, 1)
-    native = "<" if sys.byteorder == "little" else ">"
-    return (
-        x_CHW if order == native or dtype.itemsize == 1 else x_CHW.astype(dtype.newbyteorder("="))
-    )
+    ends = np.cumsum([offsets[0], *wanted])
+    whole = all(size >= want for size, want in zip(sizes, wanted, strict=True))
+    if not whole or ends[:-1].tolist() != list(offsets) or ends[-1] > len(data):
+        return None
+    flat = np.frombuffer(data, dtype, count=sum(wanted) // dtype.itemsize, offset=offsets[0])
+    if planes > 1:
+        return flat.reshape(count, height, width)
+    return flat.reshape(height, width, count).transpose(2, 0, 1)
 
 
 def _number(text: bytes) -> float:

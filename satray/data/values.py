@@ -84,26 +84,18 @@ def held(x_HW: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
     Nowhere where it declares none, or one that the dtype lacks. Huge floats are compared within
     `SPELT`.
     """
-    found: NDArray[np.bool_] = np.zeros(x_HW.shape, bool)
-    if nodata is None:
-        return found
-    if x_HW.dtype.kind != "f":
-        limits = np.iinfo(x_HW.dtype)
-        if np.isfinite(nodata) and nodata == int(nodata) and limits.min <= nodata <= limits.max:
-            found = x_HW == x_HW.dtype.type(int(nodata))
-    elif np.isnan(nodata):
-        found = np.isnan(x_HW)
-    elif abs(nodata) < HUGE:
-        with np.errstate(over="ignore"):  # 16 bits
-            found = x_HW == x_HW.dtype.type(nodata)
-    else:
-        largest = float(np.finfo(x_HW.dtype).max)
-        # what is finite but beyond the dtype is in no band
-        if np.isinf(nodata) or abs(nodata) * (1 - SPELT) <= largest:
-            with np.errstate(over="ignore"):
-                share_HW = x_HW / x_HW.dtype.type(np.clip(nodata, -largest, largest))
-            found = (share_HW >= 1 - SPELT) & ((share_HW <= 1 + SPELT) | np.isinf(share_HW))
-    return found
+    kind = x_HW.dtype
+    if nodata is None or not _fits(nodata, kind):
+        return np.zeros(x_HW.shape, bool)
+    if np.isnan(nodata):
+        return np.asarray(np.isnan(x_HW))
+    with np.errstate(over="ignore"):
+        if kind.kind != "f" or abs(nodata) < HUGE:
+            return np.asarray(x_HW == kind.type(nodata))
+        largest = float(np.finfo(kind).max)
+        share_HW = x_HW / kind.type(np.clip(nodata, -largest, largest))
+    near_HW = (share_HW <= 1 + SPELT) | np.isinf(share_HW)
+    return np.asarray(near_HW & (share_HW >= 1 - SPELT))
 
 
 def together(dtype: np.dtype[Any], nodata: float | None) -> bool:
@@ -289,6 +281,16 @@ def whole(value_HW: NDArray[np.float64], wanted: np.dtype[Any]) -> NDArray[np.fl
     top = float(limits.max) if wanted.itemsize < 8 else np.nextafter(float(limits.max), 0)
     rounded: NDArray[np.float64] = np.clip(np.rint(np.nan_to_num(value_HW)), limits.min, top)
     return rounded
+
+
+def _fits(nodata: float, kind: np.dtype[Any]) -> bool:
+    """Whether a dtype has a value; the largest floats are spelt with few digits."""
+    if kind.kind == "f":
+        finite = bool(np.isfinite(nodata))
+        return not finite or abs(nodata) * (1 - SPELT) <= float(np.finfo(kind).max)
+    limits = np.iinfo(kind)
+    whole_number = np.isfinite(nodata) and nodata == int(nodata)
+    return bool(whole_number and limits.min <= nodata <= limits.max)
 
 
 def _holes(x_CHW: NDArray[Any], nodata: Nodata) -> list[NDArray[np.bool_] | None]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.data.georeference import folds, lonlat, system_of, there_and_back, wrapped
+from satray.data.georeference import lonlat, system_of, wrapped
 
 STRETCH = 45.0
 """Degrees that a stretch covers at most before anything is known of it."""
@@ -140,8 +140,8 @@ class _Tour:
         ))  # fmt: skip
         on_earth = np.isfinite(lonlat(self._crs, x_N4, y_N4)[0]).all(axis=1)
         a, b, _, d, e, _ = self._affines_N6.T
-        if folds(self._crs):
-            back_x, back_y = there_and_back(self._crs, x_N4, y_N4)
+        if _folds(self._crs):
+            back_x, back_y = _there_and_back(self._crs, x_N4, y_N4)
             pixel = np.maximum(np.hypot(a, d), np.hypot(b, e))
             on_earth &= (np.hypot(back_x - x_N4, back_y - y_N4) <= pixel[:, None]).all(axis=1)
         # a pixel's sides at the centre, in space: degrees tell little near poles
@@ -264,3 +264,28 @@ def _in_space(lon: Floats, lat: Floats) -> Floats:
     """Unit vectors, (..., 3)."""
     lon, lat = np.radians(lon), np.radians(lat)
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+
+
+def _folds(crs: str) -> bool:
+    """Whether there are places in a CRS that come back elsewhere: beyond the edge of its world.
+
+    Cylinders go round and round, and transverse ones end far from all that they are used for.
+    """
+    system = system_of(crs)
+    if system is not None and system.is_bound:
+        system = system.source_crs
+    way = system.coordinate_operation if system is not None and system.is_projected else None
+    return way is not None and not any(
+        word in way.method_name for word in ("Mercator", "Cylindrical", "Gauss")
+    )
+
+
+def _there_and_back(crs: str, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Places after a way to longitude and latitude, of the CRS's own datum, and back again."""
+    import pyproj
+
+    system = system_of(crs)
+    assert system is not None
+    way = pyproj.Transformer.from_crs(system, system.geodetic_crs, always_xy=True)
+    back = way.transform(*way.transform(x, y), direction="INVERSE")
+    return np.asarray(back[0]), np.asarray(back[1])

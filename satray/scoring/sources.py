@@ -171,11 +171,12 @@ def look(tiles: TileSet, wanted: Wanted, storage: Storage) -> list[str]:
 def described(tiles: TileSet, storage: Storage) -> list[str]:
     """Say what a few tiles hold besides plain bands: pages, and what their numbers mean."""
     (uris, _), headers = _some(tiles), []
+    names = tiles.names if tiles.index_named or not tiles.indexed else None
     for i, data in storage.read_many(uris):
         if isinstance(data, Exception):
             continue
         with contextlib.suppress(DecodeError):
-            headers.append((uris[i], decode(data, bands=tiles.names, pages=tiles.pages).header))
+            headers.append((uris[i], decode(data, bands=names, pages=tiles.pages).header))
     return [f"of {len(headers)} tiles opened, {line}" for line in describe_files(sorted(headers))]
 
 

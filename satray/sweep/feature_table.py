@@ -29,11 +29,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from satray.data.cache import MARGIN, boot, default_folder, locked, make_room, room_of
-from satray.data.memory import node_memory
 from satray.errors import InputError, SatrayError
 from satray.storage import Storage, join
 from satray.sweep.feature_file import LABELS, VALID
 from satray.sweep.feature_plan import FORMAT, RECORD
+from satray.sweep.memory import node_memory
 
 LARGE = 0.5
 """Share of the node's memory from which a file counts as one that may not stay there."""

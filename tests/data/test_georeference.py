@@ -19,7 +19,7 @@ from satray.data.georeference import (
     crs_name,
     ground_pixel,
     lonlat,
-    pixel_sizes,
+    resolutions,
     world_files,
 )
 from satray.errors import InputError
@@ -286,7 +286,7 @@ def test_pixels_without_ground(crs, affine) -> None:
 def test_many_pixels_at_once_are_those_of_one() -> None:
     affines = np.array([(Affine.translation(0, 4e5 * n) @ UTM)[:6] for n in range(-9, 9)])
     heights, widths = np.arange(18.0) + 1, np.arange(18.0) * 3 + 1
-    together = pixel_sizes("EPSG:3857", affines, heights, widths)
+    together = resolutions(["EPSG:3857"] * len(affines), affines.tolist(), heights, widths)
     for n, sizes in enumerate(together):
         one = ground_pixel(int(heights[n]), int(widths[n]), "EPSG:3857", tuple(affines[n]))
         assert (one.x, one.y) == tuple(sizes)

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from satray.data.memory import node_memory
+from satray.sweep.memory import node_memory
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
