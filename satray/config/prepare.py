@@ -17,7 +17,7 @@ class SplitOptions(Section):
     by: Literal["auto", "column", "draw", "ground"] = key(
         "auto",
         "auto: the column where the label table has it, else a draw; ground: a draw of blocks of "
-        "ground, for tiles with georeference",
+        "ground, for tiles with georeference (all are opened for it)",
     )
     column: str = key("split", "label column that holds train, val or test")
     val: float = key(0.2, "share (below 1) or number of tiles for validation", ge=0)

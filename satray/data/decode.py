@@ -142,6 +142,18 @@ def decode(
     return Tile(pixels, valid, header)
 
 
+def read_header(
+    data: bytes,
+    *,
+    bands: tuple[str, ...] | None = None,
+    world: WorldFile | None = None,
+    pages: PagesKey = "bands",
+) -> TileHeader:
+    """The header of a tile whose pixels are not wanted; arguments and errors as of `decode`."""
+    with _opened(data, None, pages) as raster:
+        return _header(raster, bands, world, ())
+
+
 def read_pixels(
     data: bytes,
     take: tuple[int, ...],

@@ -1,6 +1,7 @@
-"""The ground that tiles cover: blocks of it to split by, and which tiles meet on it. Pure."""
+"""The ground that tiles cover: blocks of it to split by, and which tiles meet on it."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from satray.data.georeference import lonlat
+from satray.data.decode import TileHeader, read_header
+from satray.data.georeference import lonlat, world_at
+from satray.data.raster import PagesKey
+from satray.errors import DecodeError
+from satray.storage import Storage
 
 EARTH = 6_371_000.0
 """Mean radius of the Earth, m."""
@@ -82,6 +87,41 @@ class Footprints:
         height, width = self.shapes[rows].T[:, :, None]
         x, y = width * np.asarray(along), height * np.asarray(down)
         return a * x + b * y + c, d * x + e * y + f
+
+
+def read_footprints(
+    uris: Sequence[str],
+    worlds: Sequence[str | None],
+    storage: Storage,
+    bands: tuple[str, ...] | None = None,
+    pages: PagesKey = "bands",
+) -> tuple[NDArray[np.int64], Footprints]:
+    """Read the headers of N images.
+
+    Args:
+        uris: where they are.
+        worlds: where the world file beside each is; None: nowhere.
+        storage: reads them.
+        bands: the recipe's band names; a file of as many bands is readable.
+        pages: which pages of a TIFF are bands.
+
+    Returns:
+        (M,) int64, the places of those that can be read, rising; their footprints.
+    """
+    headers: dict[int, TileHeader] = {}
+    for place, data in storage.read_many(list(uris)):
+        if isinstance(data, Exception):
+            continue
+        world = world_at(worlds[place], storage)
+        with suppress(DecodeError):
+            headers[place] = read_header(data, bands=bands, world=world, pages=pages)
+    rows = sorted(headers)
+    tiles = Footprints.of(
+        [headers[row].crs for row in rows],
+        [headers[row].transform for row in rows],
+        [(headers[row].height, headers[row].width) for row in rows],
+    )
+    return np.array(rows, np.int64), tiles
 
 
 def ground_blocks(tiles: Footprints, size: float) -> NDArray[np.int64]:

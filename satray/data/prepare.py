@@ -31,7 +31,7 @@ from satray.data.georeference import resolutions
 from satray.data.index import SCHEMA, IndexMeta, TileIndex, write_index
 from satray.data.probe import Kind, Probed, header_of, probe, total
 from satray.data.statistics import BandCounts, changed, fill_lines, merge, summarise
-from satray.data.survey import Survey, read_footprints, survey
+from satray.data.survey import Survey, places_of, survey
 from satray.data.values import Change, Units, change_of, unit_of
 from satray.errors import DecodeError, InputError
 from satray.runs.run import Outcome, Run
@@ -90,7 +90,7 @@ def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
     lines += describe_files(headers)
     lines += describe_places([(key, header.note) for key, header in headers])
     if len(found.entries) <= LOOKED:
-        rows, tiles = read_footprints(found, recipe, storage)
+        rows, tiles = places_of(found, recipe, storage)
         lines += describe_meeting(tiles, [found.parts[row] for row in rows], recipe)
     else:
         lines.append(f"split: of over {LOOKED:,} tiles the summary says which meet on the ground")

@@ -5,15 +5,13 @@ import json
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from satray.config.prepare import PrepareRecipe
-from satray.data.footprints import Footprints, ground_blocks
+from satray.data.footprints import Footprints, ground_blocks, read_footprints
 from satray.data.georeference import world_files
 from satray.data.labels import LabelTable, labels_from_folders, read_labels
 from satray.data.match import Matched, is_image, match, refuse_unmatched, with_extensions
-from satray.data.probe import probe
 from satray.data.raster import MASK
 from satray.data.split import assign_parts, split_by_ground
 from satray.errors import InputError
@@ -98,21 +96,17 @@ def survey(recipe: PrepareRecipe, storage: Storage) -> Survey:
     return replace(found, parts=_parts_by_ground(found, recipe, storage)) if by_ground else found
 
 
-def read_footprints(
+def places_of(
     found: Survey, recipe: PrepareRecipe, storage: Storage
 ) -> tuple[NDArray[np.int64], Footprints]:
     """Open all images for where they lie: the rows of those that can be read, and their places."""
-    n = len(found.entries)
     uris = [entry.uri for entry in found.entries]
-    beside = (found.masked, found.worlds)
-    probed = probe(range(n), uris, [False] * n, storage, recipe.bands, *beside, recipe.pages)
-    tiles = probed.tiles.filter(pc.field("kind").is_valid()).sort_by("row")
-    return tiles.column("row").to_numpy(), Footprints.of_table(tiles)
+    return read_footprints(uris, found.worlds, storage, recipe.bands, recipe.pages)
 
 
 def _parts_by_ground(found: Survey, recipe: PrepareRecipe, storage: Storage) -> tuple[str, ...]:
     """Parts of the matched rows; images that cannot be read, set aside later, count as train."""
-    rows_M, tiles = read_footprints(found, recipe, storage)
+    rows_M, tiles = places_of(found, recipe, storage)
     blocks_M = ground_blocks(tiles, recipe.split.block)
     nowhere_M = rows_M[blocks_M < 0]
     if len(nowhere_M):
