@@ -99,11 +99,10 @@ def shown(place: str) -> str:
     return place if place.isprintable() else ascii(place)
 
 
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return the gist of an error in one line, without obstore's debug dump."""
-    text = str(error).split("Debug source:")[0]
-    text = " ".join(text.split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def one_line(error: BaseException) -> str:
+    """Return the gist of an error in one short line, without obstore's debug dump."""
+    text = " ".join(str(error).split("Debug source:")[0].split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:299] + "…"
 
 
 def _may_pass(error: Exception) -> bool:

@@ -63,7 +63,8 @@ def script(monkeypatch) -> Iterator[Script]:
                 answers = [script.opening]
             else:
                 script.requests.append((self.command, self.path, dict(self.headers)))
-            status, headers, body = answers.pop(0) if len(answers) > 1 else answers[0]
+            answer = answers.pop(0) if len(answers) > 1 else answers[0]
+            status, headers, body = answer() if callable(answer) else answer
             self.send_response(status)
             headers = {"Content-Length": str(len(body)), **headers}
             for name, value in headers.items():
@@ -126,21 +127,35 @@ def test_unsigned_requests_carry_no_signature(script):
     assert "Authorization" in signed
 
 
-@pytest.mark.parametrize("status", [412, 409])
-def test_lost_conditional_writes(script, status):
-    theirs = {**DATED, "x-amz-meta-satraytoken": "theirs"}
-    script.answers = [(status, {}, b""), (200, theirs, b"x")]
-    with pytest.raises(FileExistsError):
+@pytest.mark.parametrize(
+    ("responses", "mine"),
+    [
+        ([412, "theirs"], False),
+        ([409, "theirs"], False),
+        ([409, 404, 200], True),  # two at once, and the store refused both
+        ([500, 412, "mine"], True),  # the first was done, and its response lost
+        ([500, 412, "theirs"], False),
+    ],
+)
+def test_a_conditional_write_knows_its_own(script, responses, mine):
+    token = "x-amz-meta-satraytoken"
+
+    def respond(what):
+        if isinstance(what, int):
+            return what, DATED if what == 200 else {}, b""
+        whose = script.requests[0][2][token] if what == "mine" else "theirs"
+        return 200, {**DATED, token: whose}, b"x"
+
+    script.answers = [lambda what=what: respond(what) for what in responses]
+    if mine:
         script.storage.write("s3://bucket/x", b"x", if_absent=True)
-    (method, path, headers), (asked, _, _) = script.requests
-    assert (method, path, asked) == ("PUT", "/bucket/x", "HEAD")
-    assert {name.title(): value for name, value in headers.items()}["If-None-Match"] == "*"
-
-
-def test_a_conditional_write_that_the_store_refused_to_all_is_tried_again(script):
-    script.answers = [(409, {}, b""), (404, {}, b""), (200, DATED, b"")]
-    script.storage.write("s3://bucket/x", b"x", if_absent=True)
-    assert [method for method, _, _ in script.requests].count("PUT") == 2
+    else:
+        with pytest.raises(FileExistsError):
+            script.storage.write("s3://bucket/x", b"x", if_absent=True)
+    assert len(script.requests) == len(responses)
+    written = [headers for method, _, headers in script.requests if method == "PUT"]
+    for headers in ({name.title(): value for name, value in each.items()} for each in written):
+        assert headers["If-None-Match"] == "*"
 
 
 @pytest.mark.s3
