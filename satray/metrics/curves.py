@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.metrics.ranking import FloatArray, Ranking
+from satray.metrics.ranking import FloatArray
 
 MOST = 200
 
@@ -46,17 +46,13 @@ def precision_recall(
     Returns:
         None for a class whose labels are all of one kind.
     """
-    labels_N = np.asarray(labels_N).astype(bool)
-    if labels_N.all() or not labels_N.any():
+    from sklearn.metrics import precision_recall_curve  # a second that few need
+
+    if len(np.unique(labels_N)) < 2:
         return None
-    hits_G, false_G, scores_G = _cumulated(scores_N, labels_N)
-    precision_G = hits_G / (hits_G + false_G)
-    return _thinned(
-        np.append(0.0, hits_G / hits_G[-1]),
-        np.append(precision_G[0], precision_G),
-        np.append(np.inf, scores_G),
-        most,
-    )
+    y, x, thresholds = precision_recall_curve(np.asarray(labels_N, int), scores_N)
+    y[-1] = y[-2]  # scikit-learn draws the curve to precision 1
+    return _thinned(x[::-1], y[::-1], np.append(np.inf, thresholds[::-1]), most)
 
 
 def roc(scores_N: NDArray[Any], labels_N: NDArray[Any], most: int = MOST) -> Curve | None:
@@ -70,25 +66,13 @@ def roc(scores_N: NDArray[Any], labels_N: NDArray[Any], most: int = MOST) -> Cur
     Returns:
         None for a class whose labels are all of one kind.
     """
-    labels_N = np.asarray(labels_N).astype(bool)
-    if labels_N.all() or not labels_N.any():
+    from sklearn.metrics import roc_curve
+
+    if len(np.unique(labels_N)) < 2:
         return None
-    hits_G, false_G, scores_G = _cumulated(scores_N, labels_N)
-    return _thinned(
-        np.append(0.0, false_G / false_G[-1]),
-        np.append(0.0, hits_G / hits_G[-1]),
-        np.append(np.inf, scores_G),
-        most,
-    )
-
-
-def _cumulated(
-    scores_N: NDArray[Any], labels_N: NDArray[np.bool_]
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    scores_N = np.asarray(scores_N, dtype=np.float64)
-    ranking = Ranking.of(scores_N, labels_N)
-    hits_DG, false_DG = ranking.cumulated(np.ones((1, len(scores_N))))
-    return hits_DG[0], false_DG[0], scores_N[ranking.order[ranking.ends]]
+    labels_N = np.asarray(labels_N, int)
+    x, y, thresholds = roc_curve(labels_N, scores_N, drop_intermediate=False)
+    return _thinned(x, y, thresholds, most)
 
 
 def _thinned(x: FloatArray, y: FloatArray, thresholds: FloatArray, most: int) -> Curve:

@@ -113,8 +113,7 @@ def confusion_matrix(given_NK: NDArray[Any], labels_NK: NDArray[Any]) -> NDArray
         given_NK, labels_NK = np.hstack([~given_NK, given_NK]), np.hstack([~labels_NK, labels_NK])
     if (given_NK.sum(axis=1) != 1).any() or (labels_NK.sum(axis=1) != 1).any():
         raise ValueError("a confusion matrix needs one class a tile")
-    matrix_KK: NDArray[np.int64] = labels_NK.T.astype(np.int64) @ given_NK.astype(np.int64)
-    return matrix_KK
+    return np.asarray(labels_NK.T.astype(np.int64) @ given_NK.astype(np.int64))
 
 
 def errors_together(given_NK: NDArray[Any], labels_NK: NDArray[Any]) -> FloatArray:
