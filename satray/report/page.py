@@ -1,11 +1,28 @@
-"""One HTML page that holds everything: no script, no other host, no second file."""
+"""One HTML page that holds everything: no script, no other host, no second file.
 
-from collections.abc import Sequence
+Templates escape whatever is not `Html`. Characters that HTML does not allow even escaped, or that
+turn the text around them, are shown as replaced.
+"""
+
+import base64
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
-from satray.report.css import CSS
-from satray.report.markup import Html, joined, tag
+from markupsafe import Markup, escape
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+Html = Markup
+"""Text that is markup already."""
+Child = str | Html
+
+TURNING: Final = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Unicode's Bidi_Control: a name that holds them could turn the text around it."""
+VOID: Final = {"img", "meta", "br", "link"}
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The page may load nothing; said to the browser too, whatever a class name holds."""
 
@@ -40,36 +57,190 @@ class Page:
     """One line at the end."""
 
 
+@dataclass(frozen=True)
+class Headline:
+    """One figure at the head of the page."""
+
+    name: str
+    """What it is called."""
+    value: float | None
+    """The figure."""
+    interval: Mapping[str, float] | None
+    """`low` and `high`; None: none."""
+    beside: str
+    """What to compare it with."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of the galleries."""
+
+    picture: bytes | None
+    """JPEG; None where the tile could not be read again."""
+    tile_id: str
+    """Its id."""
+    verdict: str
+    """TP, FP or FN."""
+    right: bool
+    """Whether the decision is right."""
+    name: str
+    """The class it is shown for."""
+    score: float
+    """Probability of that class."""
+    note: str = ""
+    """What else is to be said."""
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The gallery of one class."""
+
+    name: str
+    """Class name."""
+    note: str
+    """How many tiles are given the class, and how many of them rightly."""
+    top: Sequence[Tile]
+    """The most confident."""
+    bottom: Sequence[Tile]
+    """The least confident."""
+
+
 def html(page: Page) -> bytes:
     """The page, UTF-8."""
-    warnings = [tag("p", line) for line in page.warnings]
-    header = [
-        tag("h1", page.title),
-        tag("p", page.subtitle, class_="sub"),
-        *([tag("div", *warnings, class_="warn", role="alert")] if warnings else []),
-        page.head,
-        tag("nav", *(tag("a", s.title, href=f"#{s.anchor}") for s in page.sections)),
-    ]
-    body = [
-        tag("section", tag("h2", section.title), section.body, id=section.anchor)
-        for section in page.sections
-    ]
-    document = tag(
-        "html",
-        tag(
-            "head",
-            tag("meta", charset="utf-8"),
-            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-            tag("title", page.title),
-            tag("style", Html(CSS)),
-        ),
-        tag(
-            "body",
-            tag("header", *header),
-            tag("main", joined(body)),
-            tag("footer", page.footer),
-        ),
-        lang="en",
+    return _templates().get_template("page.html").render(page=page, policy=POLICY).encode()
+
+
+def tag(name: str, /, *children: Child, **attributes: str) -> Html:
+    """An element; `class_` stands for `class`. Children that are no `Html` are escaped."""
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
+        for key, value in attributes.items()
     )
-    return f"<!doctype html>\n{document}\n".encode()
+    return Html(f"<{name}{written}>" + ("" if name in VOID else f"{joined(children)}</{name}>"))
+
+
+def joined(children: Iterable[Child]) -> Html:
+    """Children in a row."""
+    return Html().join(_plain(child) for child in children)
+
+
+def picture(data: bytes, alt: str, kind: str = "png") -> Html:
+    """An image inside the page; `kind` is its MIME subtype (png, jpeg)."""
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return tag("img", src=source, alt=_plain(alt))
+
+
+def plot(data: bytes, title: str, caption: str = "", *, wide: bool = False) -> Html:
+    """A plot with its heading and a line on how to read it."""
+    return _part("plot", picture(data, title), title, caption, wide)
+
+
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[Child]], *, texts: int = 1, caption: str = ""
+) -> Html:
+    """A table whose first `texts` columns are words and whose others are figures.
+
+    It scrolls by itself where it is wider than the page.
+    """
+    return _part("table", heads, rows, texts, caption)
+
+
+def pairs(rows: Sequence[tuple[str, Child]]) -> Html:
+    """Names and values, two columns."""
+    return _part("pairs", rows)
+
+
+def details(summary: Child, *children: Child) -> Html:
+    """A part that unfolds without any script."""
+    return tag("details", tag("summary", summary), *children)
+
+
+def cards(headlines: Sequence[Headline]) -> Html:
+    """The headline figures, each with its interval and what to compare it with."""
+    return _part("cards", headlines)
+
+
+def class_table(rows: Sequence[Mapping[str, Any]], draws: int = 0) -> Html:
+    """One row a class.
+
+    Args:
+        rows: `name, positives, ap, interval, auc, threshold, precision, recall, f1, given`.
+        draws: of the bootstrap; an interval that rests on fewer says so.
+    """
+    heads = (
+        "class", "positives", "AP", "95 % interval", "ROC AUC", "threshold", "precision", "recall",
+        "F1", "predicted",
+    )  # fmt: skip
+    body = [
+        (
+            row["name"], f"{row['positives']:,}", number(row["ap"]),
+            _interval(row["interval"], draws) if row["interval"] else "–", number(row["auc"]),
+            number(row["threshold"]) if row["threshold"] is not None else "highest",
+            *(number(row[name]) for name in ("precision", "recall", "f1")), f"{row['given']:,}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    return table(heads, body)
+
+
+def gallery(tiles: Sequence[Tile]) -> Html:
+    """Pictures in a row, as many as fit."""
+    return _part("gallery", tiles)
+
+
+def shelf(one: Shelf, *, open_: bool) -> Html:
+    """A class's gallery, folded."""
+    return _part("shelf", one, open_)
+
+
+def versions(columns: Mapping[str, Mapping[str, str]]) -> Html:
+    """Library versions side by side; a column a run."""
+    names = list(dict.fromkeys(name for column in columns.values() for name in column))
+    rows = [(name, *(column.get(name, "–") for column in columns.values())) for name in names]
+    return table(("", *columns), rows, texts=1 + len(columns))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure as the page writes it; a dash where it is undefined."""
+    if value is None or value != value or value in (float("inf"), float("-inf")):
+        return "–"
+    return f"{value:.{digits}f}"
+
+
+def _interval(interval: Mapping[str, float], draws: int = 0) -> str:
+    if interval["low"] != interval["low"]:
+        return "–"
+    said = f"{number(interval['low'])} to {number(interval['high'])}"
+    defined = int(interval.get("draws", draws))
+    return said if defined >= draws else f"{said} ({defined:,} of {draws:,} draws)"
+
+
+@cache
+def _templates() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # not for --help
+
+    found = Environment(
+        loader=PackageLoader("satray.report"), autoescape=True, undefined=StrictUndefined,
+        finalize=_plain,
+    )  # fmt: skip
+    found.filters.update(number=number, interval=_interval)
+    found.globals["picture"] = picture
+    return found
+
+
+def _part(name: str, *given: object) -> Html:
+    found: Html = getattr(_templates().get_template("parts.html").module, name)(*given)
+    return found
+
+
+def _plain(text: Any) -> Any:
+    """Text without barred characters; whatever else as it is."""
+    if not isinstance(text, str) or isinstance(text, Html):
+        return text
+    return "".join("�" if _barred(c) else c for c in text)
+
+
+def _barred(c: str) -> bool:
+    if c in "\n\t":
+        return False
+    return c in TURNING or unicodedata.category(c) in ("Cc", "Cs", "Cn")

@@ -5,9 +5,23 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from satray.report.markup import Child, Html, details, joined, number, plot, table, tag
-from satray.report.page import Page, Section, html
-from satray.report.sections import Headline, cards, pairs, versions
+from satray.report.page import (
+    Child,
+    Headline,
+    Html,
+    Page,
+    Section,
+    cards,
+    details,
+    html,
+    joined,
+    number,
+    pairs,
+    plot,
+    table,
+    tag,
+    versions,
+)
 from satray.report.style import PANELS_MOST
 from satray.runs.perform import library_versions
 from satray.runs.run import Run

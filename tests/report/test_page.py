@@ -6,9 +6,25 @@ import pytest
 from page_checker import checked
 from PIL import Image
 
-from satray.report.markup import Html, details, number, picture, plot, table, tag
-from satray.report.page import Page, Section, html
-from satray.report.sections import Headline, Shelf, Tile, cards, class_table, gallery, shelf
+from satray.report.page import (
+    Headline,
+    Html,
+    Page,
+    Section,
+    Shelf,
+    Tile,
+    cards,
+    class_table,
+    details,
+    gallery,
+    html,
+    number,
+    picture,
+    plot,
+    shelf,
+    table,
+    tag,
+)
 
 
 def png() -> bytes:

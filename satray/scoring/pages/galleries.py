@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 
-from satray.report.sections import Shelf, Tile
+from satray.report.page import (
+    Shelf,
+    Tile,
+)
 from satray.runs.run import Run
 from satray.scoring.pages.findings import Findings
 from satray.scoring.pages.picks import ClassPicks, Pick, ends, shown_classes, worst

@@ -1,6 +1,8 @@
 """The figures at the head of the report, each beside what no skill would reach."""
 
-from satray.report.sections import Headline
+from satray.report.page import (
+    Headline,
+)
 from satray.scoring.quality.document import Quality
 
 NAMES = {

@@ -4,8 +4,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from satray.report.markup import Child, Html, details, joined, number, tag
-from satray.report.sections import calibration_table, pairs, versions
+from satray.report.page import (
+    Child,
+    Html,
+    details,
+    joined,
+    number,
+    pairs,
+    table,
+    tag,
+    versions,
+)
 from satray.runs.jsonable import finite
 from satray.runs.perform import library_versions
 from satray.runs.run import Run
@@ -32,7 +41,7 @@ def calibration(quality: Quality, origin: Origin | None) -> Html:
     """Raw scores beside those under the bundle's temperature and thresholds, on the same tiles."""
     raw = quality.document["raw_metrics"]
     rows = [
-        {"name": said, "before": raw[name], "after": quality.metrics[name]}
+        (said, number(raw[name], 4), number(quality.metrics[name], 4))
         for name, said in FIGURES.items()
         if quality.scored.task == "multilabel" or not name.endswith("_samples")
     ]
@@ -42,7 +51,7 @@ def calibration(quality: Quality, origin: Origin | None) -> Html:
                  f"{quality.document['temperature']:.3f}; its thresholds are in the table of "
                  "classes."),
         *([tag("p", f"The {quality.held.line()}.", class_="note")] if quality.held else []),
-        calibration_table(rows),
+        table(("", "raw logits, 0.5", "the bundle's"), rows),
     ]  # fmt: skip
     fitted = origin.metrics.get("calibration") if origin is not None else None
     if isinstance(fitted, Mapping):

@@ -3,9 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from satray.report.markup import Html, joined, plot, tag
-from satray.report.page import Page, Section, html
-from satray.report.sections import Shelf, Tile, cards, class_table, gallery, shelf
+from satray.report.page import (
+    Html,
+    Page,
+    Section,
+    Shelf,
+    Tile,
+    cards,
+    class_table,
+    gallery,
+    html,
+    joined,
+    plot,
+    shelf,
+    tag,
+)
 from satray.report.style import PANELS_MOST
 from satray.runs.run import Run
 from satray.scoring.pages.findings import Findings

@@ -7,7 +7,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from satray.report.markup import Html, joined, tag
+from satray.report.page import (
+    Html,
+    joined,
+    tag,
+)
 from satray.scoring.footprints import Ring
 from satray.scoring.products.ground import bbox_of
 

@@ -7,8 +7,16 @@ other host. Scenes without ground are in the list only.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from satray.report.markup import Child, Html, joined, table, tag
-from satray.report.page import Page, Section, html
+from satray.report.page import (
+    Child,
+    Html,
+    Page,
+    Section,
+    html,
+    joined,
+    table,
+    tag,
+)
 from satray.scoring.footprints import Ring
 from satray.scoring.products.graticule import CSS, Outlined, world_map
 from satray.scoring.products.names import link_between, map_name, quicklook_name
