@@ -293,7 +293,7 @@ def with_deadly_actor(moment: str, mark: Path, keys: list[str]) -> int:
     sys.path.append(str(JOBS))
     import score
 
-    from satray.runs.frame import main as run
+    from satray.runs.job import main as run
 
     return run(score.JOB, keys)
 

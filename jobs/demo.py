@@ -4,7 +4,7 @@ import sys
 
 from satray.config.demo import DemoRecipe
 from satray.demo.line import plan, read, work
-from satray.runs.frame import Job, main
+from satray.runs.job import Job, main
 
 if __name__ == "__main__":
     sys.exit(main(Job("demo", DemoRecipe, read, plan, work)))

@@ -3,7 +3,7 @@
 import sys
 
 from satray.config.evaluate import EvaluateRecipe
-from satray.runs.frame import Job, main
+from satray.runs.job import Job, main
 from satray.scoring.evaluate import plan, read, work
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import sys
 
 from satray.config.export import ExportRecipe
-from satray.runs.frame import Job, main
+from satray.runs.job import Job, main
 from satray.scoring.export import plan, read, work
 
 if __name__ == "__main__":

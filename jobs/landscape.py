@@ -3,7 +3,7 @@
 import sys
 
 from satray.config.train import LandscapeRecipe
-from satray.runs.frame import Job, main
+from satray.runs.job import Job, main
 from satray.training.landscape.job import plan, read, work
 from satray.training.plan.setup import early
 

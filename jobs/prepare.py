@@ -4,7 +4,7 @@ import sys
 
 from satray.config.prepare import PrepareRecipe
 from satray.data.prepare import plan, read, work
-from satray.runs.frame import Job, main
+from satray.runs.job import Job, main
 
 if __name__ == "__main__":
     sys.exit(main(Job("prepare", PrepareRecipe, read, plan, work, workers=False)))

@@ -3,7 +3,7 @@
 import sys
 
 from satray.config.score import ScoreRecipe
-from satray.runs.frame import Job, main
+from satray.runs.job import Job, main
 from satray.scoring.score import early, plan, read, work
 
 JOB = Job("score", ScoreRecipe, read, plan, work, early=early)

@@ -3,7 +3,7 @@
 import sys
 
 from satray.config.tune import TuneRecipe
-from satray.runs.frame import Job, main
+from satray.runs.job import Job, main
 from satray.sweep.job import early, plan, read, work
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from satray.config.score import ScoreRecipe
 from satray.models.bundle import BundleSpec, bundle_files
 from satray.models.geometry import probe_grid
 from satray.models.network import Network
-from satray.runs.perform import Job, perform, take_folder
+from satray.runs.folder import take_folder
+from satray.runs.job import Job, perform
 from satray.runs.run import Run
 from satray.scoring import score
 from satray.storage import Storage

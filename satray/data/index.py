@@ -301,7 +301,7 @@ def _files(uri: str, storage: "Storage") -> Iterator[tuple[str, str | None]]:
         yield uri, None
         return
     if storage.exists(join(uri, "run.json")):
-        from satray.runs.record import read_run
+        from satray.runs.run import read_run
 
         record = read_run(storage, uri)
         products = [p for p in record.products if p.path.startswith("index/")]

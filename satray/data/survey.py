@@ -15,7 +15,7 @@ from satray.data.match import Matched, is_image, match, refuse_unmatched, with_e
 from satray.data.raster import MASK
 from satray.data.split import assign_parts, split_by_ground
 from satray.errors import InputError
-from satray.runs.inputs import digest_entries
+from satray.runs.run import digest_entries
 from satray.storage import Entry, Storage
 
 

@@ -22,11 +22,9 @@ from satray.config.train import (
     VariantOptions,
 )
 from satray.errors import SatrayError
-from satray.runs.inputs import run_id
-from satray.runs.jsonable import finite, to_json
-from satray.runs.perform import Inputs, Job, perform, take_folder
-from satray.runs.record import Product, RunRecord
-from satray.runs.run import Outcome, Run
+from satray.runs.folder import take_folder
+from satray.runs.job import Inputs, Job, perform
+from satray.runs.run import Outcome, Product, Run, RunRecord, finite, run_id, to_json
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:  # they import rasterio

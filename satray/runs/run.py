@@ -1,15 +1,41 @@
-"""One run under way: where it writes, what it made, where the time went."""
+"""One run: its id, where it writes, what it made, where the time went, and its `run.json`.
+
+The presence of a `run.json` means complete; it is written last.
+"""
 
 import hashlib
+import json
+import math
+import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from satray.runs.record import FILE, Product
-from satray.storage import Storage, join
+from satray import __version__
+from satray.config.base import Recipe
+from satray.errors import InputError
+from satray.storage import Entry, Storage, join
+
+FILE = "run.json"
+LIBRARIES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "rasterio", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Product:
+    """One file that a run made."""
+
+    path: str
+    """Path below the run folder, `/`-separated."""
+    bytes: int
+    """Size of the file, bytes."""
+    sha256: str
+    """SHA-256 of its bytes, hexadecimal."""
+    rows: int | None = None
+    """Rows, where it is a table."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +70,90 @@ class Outcome:
         return 3 if self.failed > self.error_budget * self.attempted else 0
 
 
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of `run.json`."""
+
+    job: str
+    """Name of the job."""
+    run_id: str
+    """Digest of configuration and inputs."""
+    status: int
+    """Exit status of the job: 0; 3 where more inputs failed than the budget allows; 1 where it came
+    to a verdict."""
+    config: dict[str, Any]
+    """The resolved recipe."""
+    inputs: dict[str, str]
+    """Digest of each input by key."""
+    versions: dict[str, str]
+    """Versions of satray, Python and the libraries that shape results."""
+    started: str
+    """UTC, ISO 8601."""
+    finished: str
+    """UTC, ISO 8601."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """What was counted (tiles, classes, failures, ...)."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Headline figures."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds by activity."""
+    summary: tuple[str, ...] = ()
+    """The lines that the job printed at its end."""
+    products: tuple[Product, ...] = ()
+    """Every file made, in path order."""
+    verdict: str | None = None
+    """The line that ended it with status 1; None where there is none."""
+    attempted: int = 0
+    """Inputs tried."""
+    failed: int = 0
+    """Inputs that failed."""
+
+    def status_by(self, error_budget: float | None) -> int:
+        """The status under another budget, which is no part of a run's identity."""
+        if self.status not in (0, 3) or error_budget is None or self.attempted == 0:
+            return self.status
+        judged = Outcome(attempted=self.attempted, failed=self.failed, error_budget=error_budget)
+        return judged.status
+
+    def to_json(self) -> bytes:
+        """Return the record as UTF-8 JSON; NaN becomes null."""
+        return to_json(asdict(self))
+
+    @classmethod
+    def from_json(cls, data: bytes, source: str) -> "RunRecord":
+        """Read a record.
+
+        Raises:
+            InputError: it is not a run.json.
+        """
+        try:
+            tree = json.loads(data)
+            products = tuple(Product(**item) for item in tree.pop("products"))
+            return cls(**{**tree, "summary": tuple(tree["summary"]), "products": products})
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise InputError(f"{source}: not a run.json that satray wrote") from None
+
+
+def find_run(storage: Storage, out: str) -> RunRecord | None:
+    """Read the record of a run where there is one."""
+    uri = join(out, FILE)
+    return RunRecord.from_json(storage.read(uri), uri) if storage.exists(uri) else None
+
+
+def read_run(storage: Storage, out: str) -> RunRecord:
+    """Read the record of a finished run.
+
+    Raises:
+        InputError: there is none: the run is unfinished, or this is no run folder.
+    """
+    record = find_run(storage, out)
+    if record is None:
+        unfinished = storage.list(join(out, "state"))
+        what = "the run is unfinished: rerun its command" if unfinished else "not a run folder"
+        raise InputError(f"{out}: no run.json ({what}); accepted: the `out` of a finished run")
+    return record
+
+
 def _silent(line: str) -> None:
     """Say nothing."""
 
@@ -75,14 +185,14 @@ class Run:
             shared: the folder serves many runs, each with its record in `runs/RUNID.json`.
             ray: Ray is up for its work; else the work is embedded: it runs in this process.
         """
-        self.ray = ray
         self.job = job
-        self.shared = shared
         self.run_id = run_id
         self.out = out
         self.storage = storage
         self.say = say
         self.progress = progress
+        self.shared = shared
+        self.ray = ray
         self.before_writing: Callable[[], None] | None = None
         self.after_record: Callable[[], None] | None = None
         self.seconds: dict[str, float] = {}
@@ -149,3 +259,49 @@ class Run:
     def add_seconds(self, name: str, seconds: float) -> None:
         """Add seconds that were measured elsewhere."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+
+def run_id(job: str, recipe: Recipe, inputs: Mapping[str, str]) -> str:
+    """Return the run id: 12 hexadecimal digits of the SHA-256 of configuration and inputs."""
+    whole = {"job": job, "config": recipe.identity(), "inputs": dict(inputs)}
+    text = json.dumps(whole, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def digest_file(storage: Storage, uri: str) -> str:
+    """Return the SHA-256 of a file's bytes, hexadecimal."""
+    return hashlib.sha256(storage.read(uri)).hexdigest()
+
+
+def digest_entries(entries: Iterable[Entry]) -> str:
+    """Return the SHA-256 over key, size and etag (else modification time) of listed files."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        made = entry.etag or entry.modified.isoformat()
+        digest.update(f"{entry.key}\0{entry.size}\0{made}\n".encode())
+    return digest.hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of satray, Python and the libraries that results depend on, by name."""
+    found = {"satray": __version__, "python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def finite(value: Any) -> Any:
+    """Return plain values with NaN and infinities, which JSON does not have, as None."""
+    if isinstance(value, dict):
+        return {str(name): finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(value: Any) -> bytes:
+    """Return a value as indented JSON in UTF-8, with null where a figure is not defined."""
+    return json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False).encode()

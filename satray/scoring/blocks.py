@@ -17,8 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from satray.errors import SatrayError
-from satray.runs.record import Product
-from satray.runs.run import Run
+from satray.runs.run import Product, Run
 from satray.scoring.footprints import merge_geo
 from satray.scoring.predictions import FAILED, Layout
 from satray.storage import Storage, join

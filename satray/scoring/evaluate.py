@@ -10,10 +10,7 @@ from satray.data.bands import select
 from satray.data.index import TileIndex, read_index
 from satray.errors import InputError
 from satray.metrics.summary import said
-from satray.runs.inputs import digest_file
-from satray.runs.jsonable import to_json
-from satray.runs.perform import library_versions
-from satray.runs.run import Outcome, Run
+from satray.runs.run import Outcome, Run, digest_file, library_versions, to_json
 from satray.scoring.blocks import Blocks
 from satray.scoring.over_tiles import (
     D4_SAID,

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from satray.config.export import FORMATS, ExportRecipe
 from satray.errors import InputError, SatrayError
-from satray.runs.jsonable import to_json
-from satray.runs.run import Outcome, Run
+from satray.runs.run import Outcome, Run, to_json
 from satray.scoring.over_tiles import read_spec
 from satray.storage import Storage
 from satray.storage.temporary import scratch

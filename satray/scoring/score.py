@@ -13,8 +13,7 @@ from satray.data.index import TileIndex, read_index
 from satray.data.match import is_image, with_extensions
 from satray.data.raster import MASK
 from satray.errors import InputError
-from satray.runs.inputs import digest_entries
-from satray.runs.run import Outcome, Run
+from satray.runs.run import Outcome, Run, digest_entries
 from satray.scoring.blocks import Blocks
 from satray.scoring.maps import look as look_scenes
 from satray.scoring.maps.look import Scenes

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from satray.models.geometry import cam_transform, centred
 from satray.models.spec import BundleSpec
-from satray.runs.record import Product
+from satray.runs.run import Product
 from satray.scoring.blocks import Blocks, block_file
 from satray.scoring.forward import Forward, MapRequest
 from satray.scoring.predictions import Layout, TileFacts, predictions

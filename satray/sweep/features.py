@@ -24,8 +24,7 @@ from satray.block_pool import BlockRead, Report, Row, held, through_actors
 from satray.data.cache import cache_lines
 from satray.data.read import TileSource, read_blocks, tile_source
 from satray.errors import InputError
-from satray.runs.jsonable import to_json
-from satray.runs.run import Run
+from satray.runs.run import Run, to_json
 from satray.storage import Storage, join
 from satray.sweep.feature_file import to_parquet
 from satray.sweep.feature_plan import (

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from satray.config.tune import TuneRecipe
-from satray.runs.jsonable import to_json
-from satray.runs.run import Outcome, Run
+from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
 from satray.sweep import best, leaderboard, page
 from satray.sweep.board import table_lines

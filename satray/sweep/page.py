@@ -23,8 +23,7 @@ from satray.report.page import (
     versions,
 )
 from satray.report.style import PANELS_MOST
-from satray.runs.perform import library_versions
-from satray.runs.run import Run
+from satray.runs.run import Run, library_versions
 from satray.storage import name as last_part
 from satray.sweep.axes import text
 from satray.sweep.best import best_record, edge_lines

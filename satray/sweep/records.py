@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from satray.config.tune import TuneRecipe
-from satray.runs.jsonable import finite
+from satray.runs.run import finite
 from satray.sweep.trials import dotted, trial_id
 from satray.training.plan.setup import best_metric
 

@@ -10,8 +10,7 @@ from satray.config.train import TrainRecipe
 from satray.errors import TrainingError
 from satray.metrics.summary import said
 from satray.metrics.trap import stuck, watch
-from satray.runs.jsonable import to_json
-from satray.runs.run import Outcome, Run
+from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
 from satray.training.calibrate import Calibration, calibrate
 from satray.training.loop import precision

@@ -17,8 +17,7 @@ from satray.models.geometry import probe_grid
 from satray.models.pretrained import origin
 from satray.models.resolution import NEAR, TrainedPixels
 from satray.models.spec import BundleSpec
-from satray.runs.jsonable import finite
-from satray.runs.run import Run
+from satray.runs.run import Run, finite
 from satray.training.calibrate import Calibration
 from satray.training.plan.setup import Setup
 from satray.training.workers.choice import Choice

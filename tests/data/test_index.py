@@ -20,8 +20,7 @@ from satray.data.index import (
 )
 from satray.data.statistics import BandCounts, count_pixels, summarise
 from satray.errors import InputError
-from satray.runs.record import RunRecord
-from satray.runs.run import Run
+from satray.runs.run import Run, RunRecord
 from satray.storage import Storage
 
 META = IndexMeta(

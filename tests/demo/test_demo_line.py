@@ -9,10 +9,8 @@ from satray.config.demo import DemoRecipe
 from satray.demo import line
 from satray.demo.line import NETWORKS, plan, read, step, work
 from satray.errors import SatrayError
-from satray.runs.frame import Job, main
-from satray.runs.perform import Inputs
-from satray.runs.record import find_run, read_run
-from satray.runs.run import Outcome, Run
+from satray.runs.job import Inputs, Job, main
+from satray.runs.run import Outcome, Run, find_run, read_run
 from satray.storage import Storage
 
 JOB = Job("demo", DemoRecipe, read, plan, work)

@@ -25,7 +25,7 @@ from satray.demo.results import (
     read_tiles,
     result_lines,
 )
-from satray.runs.jsonable import to_json
+from satray.runs.run import to_json
 from satray.scoring.rasters import cam_path, cam_raster
 from satray.storage import Storage
 

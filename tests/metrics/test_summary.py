@@ -15,7 +15,7 @@ from sklearn.metrics import (
 
 from satray.metrics.scored import Rule, one_against_rest
 from satray.metrics.summary import compute_metrics, flat
-from satray.runs.jsonable import to_json
+from satray.runs.run import to_json
 
 NAMES = ("map", "map_paper", "classes_counted", "accuracy", "baseline_accuracy")
 NAMES += ("balanced_accuracy", "auc", "predicted_positive_rate", "log_loss", "ece", "baseline_map")

@@ -15,7 +15,7 @@ from satray.config.prepare import PrepareRecipe
 from satray.config.score import ScoreRecipe
 from satray.config.train import TrainRecipe
 from satray.data import prepare
-from satray.runs.frame import Job, main
+from satray.runs.job import Job, main
 from satray.runs.run import Run
 from satray.scoring import evaluate, score
 from satray.storage import Storage, forget_connections

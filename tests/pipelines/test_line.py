@@ -19,8 +19,8 @@ from satray.config.score import ScoreRecipe
 from satray.config.train import TrainRecipe
 from satray.data import prepare
 from satray.demo.archive import write_archive
-from satray.runs.frame import Job, main
-from satray.runs.record import RunRecord, read_run
+from satray.runs.job import Job, main
+from satray.runs.run import RunRecord, read_run
 from satray.scoring import evaluate, score
 from satray.storage import Storage, join
 from satray.training import job as train

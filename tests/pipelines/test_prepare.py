@@ -17,7 +17,7 @@ from satray.data.index import read_index
 from satray.data.prepare import plan, read, work
 from satray.data.read import errors_of, read_blocks, tile_source, to_torch
 from satray.errors import InputError
-from satray.runs.frame import Job, main
+from satray.runs.job import Job, main
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
 

@@ -21,7 +21,7 @@ from satray.config.score import ScoreRecipe
 from satray.data.index import SCHEMA, IndexMeta, TileIndex, write_index
 from satray.errors import InputError, SatrayError
 from satray.models.bundle import load_bundle
-from satray.runs.perform import Job, perform
+from satray.runs.job import Job, perform
 from satray.runs.run import Run
 from satray.scoring import blocks, evaluate, pipeline, score
 from satray.storage import Storage

@@ -8,8 +8,7 @@ import pytest
 import satray.cluster
 from satray.config.base import ReadPath, Recipe, WrittenPath, key
 from satray.errors import InputError
-from satray.runs.frame import Job, main
-from satray.runs.perform import Inputs
+from satray.runs.job import Inputs, Job, main
 from satray.runs.run import Outcome
 from satray.storage import join
 
@@ -41,7 +40,7 @@ def keep() -> Job:
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch, tmp_path):
     monkeypatch.setattr(satray.cluster, "start", lambda *_, **__: contextlib.nullcontext())
-    monkeypatch.setattr(satray.cluster, "node_count", lambda: 1)
+    monkeypatch.setattr(satray.cluster, "spans_machines", lambda: False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -82,7 +81,7 @@ def test_paths_that_are_no_keys_are_checked_too(capfd, monkeypatch) -> None:
     job, more = keep(), "more=o/w.pth"
     assert main(job, ["out=o", more]) == 2
     assert "overlaps base.weights=" in said(capfd)
-    monkeypatch.setattr(satray.cluster, "node_count", lambda: 2)
+    monkeypatch.setattr(satray.cluster, "spans_machines", lambda: True)
     assert main(job, ["out=q", more]) == 2
     told = said(capfd)
     assert "base.weights=" in told

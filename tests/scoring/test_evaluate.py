@@ -12,11 +12,9 @@ from page_checker import save_nothing
 
 from satray.config.evaluate import EvaluateRecipe
 from satray.models.spec import BundleSpec
-from satray.runs import perform as performing
-from satray.runs.inputs import run_id
-from satray.runs.perform import Job, library_versions, perform
-from satray.runs.record import read_run
-from satray.runs.run import Run
+from satray.runs import job as performing
+from satray.runs.job import Job, perform
+from satray.runs.run import Run, library_versions, read_run, run_id
 from satray.scoring import evaluate, pipeline
 from satray.storage import Storage
 

@@ -13,7 +13,7 @@ from satray.config.export import ExportRecipe
 from satray.errors import InputError, SatrayError
 from satray.models.encoder import load_encoder
 from satray.models.radiometry import Radiometry
-from satray.runs.frame import Job, main
+from satray.runs.job import Job, main
 from satray.scoring import export
 
 UNIT = {"mean": (0.5,) * 4, "std": (0.2,) * 4}

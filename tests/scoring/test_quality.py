@@ -14,7 +14,7 @@ from satray.metrics.bootstrap import bootstrap
 from satray.metrics.calibration import halves
 from satray.metrics.scored import Rule, Scored
 from satray.metrics.summary import compute_metrics
-from satray.runs.jsonable import to_json
+from satray.runs.run import to_json
 from satray.scoring.pages.plots import draw, row_shares
 from satray.scoring.quality.document import Gathered, Split, measure
 from satray.scoring.quality.figures import baselines

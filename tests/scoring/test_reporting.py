@@ -16,8 +16,7 @@ from PIL import Image
 
 from satray.data.index import BandStatistics, IndexMeta
 from satray.report.tiles import SIDE
-from satray.runs.record import Product, RunRecord
-from satray.runs.run import Run
+from satray.runs.run import Product, Run, RunRecord
 from satray.scoring.pages.origin import Origin, find_origin
 from satray.scoring.pages.overlay import cells_on_picture, on_pixels
 from satray.scoring.pages.picks import Pick, ends

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from satray.config.evaluate import EvaluateRecipe
 from satray.data.index import index_digest, read_index
 from satray.errors import InputError, SatrayError
-from satray.runs.perform import library_versions
-from satray.runs.record import Product, RunRecord
+from satray.runs.run import Product, RunRecord, library_versions
 from satray.scoring.predictions import Layout, Numbers, TileFacts, predictions
 from satray.scoring.quality.causes import Maker, causes, changed_files
 from satray.scoring.quality.reproduce import Logits, compare, earlier, read_earlier, read_logits

@@ -14,8 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from satray.errors import InputError
-from satray.runs.jsonable import finite
-from satray.runs.record import Product
+from satray.runs.run import Product, finite
 from satray.scoring.ledger.marks import (
     CONFIG,
     NOTHING,

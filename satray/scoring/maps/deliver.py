@@ -8,7 +8,7 @@ from pathlib import Path
 
 from satray import __version__
 from satray.errors import SatrayError
-from satray.runs.record import Product
+from satray.runs.run import Product
 from satray.scoring.ledger import Claim, Ledger
 from satray.scoring.maps.assemble import Assembly, MadeFile
 from satray.scoring.maps.jobs import SceneResult

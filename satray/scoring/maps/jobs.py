@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from satray.block_pool import Row
 from satray.errors import SatrayError
-from satray.runs.jsonable import to_json
-from satray.runs.record import Product
+from satray.runs.run import Product, to_json
 from satray.scoring.ledger import Task
 from satray.scoring.maps.plan import Way
 from satray.scoring.products.ground import SceneGround

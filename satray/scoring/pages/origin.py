@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from satray.errors import InputError
-from satray.runs.record import RunRecord, find_run
+from satray.runs.run import RunRecord, find_run
 from satray.storage import Storage, join, parent
 
 

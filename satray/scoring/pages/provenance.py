@@ -15,9 +15,7 @@ from satray.report.page import (
     tag,
     versions,
 )
-from satray.runs.jsonable import finite
-from satray.runs.perform import library_versions
-from satray.runs.run import Run
+from satray.runs.run import Run, finite, library_versions
 from satray.scoring.pages.findings import Findings
 from satray.scoring.pages.origin import Origin
 from satray.scoring.quality.document import Quality

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from satray.data.georeference import crs_name
-from satray.runs.jsonable import to_json
+from satray.runs.run import to_json
 from satray.scoring.products.ground import SceneGround, bbox_of, geometry_of
 from satray.scoring.products.model_fields import (
     MLM,

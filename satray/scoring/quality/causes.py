@@ -11,8 +11,7 @@ from satray.config.evaluate import EvaluateRecipe
 from satray.data.index import TileIndex, index_digest, read_index
 from satray.data.unchanged import unlike
 from satray.errors import SatrayError
-from satray.runs.perform import library_versions
-from satray.runs.record import RunRecord
+from satray.runs.run import RunRecord, library_versions
 from satray.storage import CHANGED, Storage
 
 CHECKED = 64

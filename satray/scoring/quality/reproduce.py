@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from satray.config.evaluate import EvaluateRecipe
 from satray.errors import InputError
-from satray.runs.record import RunRecord, read_run
+from satray.runs.run import RunRecord, read_run
 from satray.scoring.predictions import OK, matrix
 from satray.storage import Storage, join
 

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from satray.config.train import CheckRecipe, TrainRecipe
 from satray.data.order import permutation
 from satray.errors import InputError
-from satray.runs.jsonable import to_json
-from satray.runs.run import Outcome, Run
+from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
 from satray.training.check.diagnose import Evidence, Verdict, diagnose, labels_note
 from satray.training.plan.description import about

@@ -4,8 +4,7 @@ import functools
 
 from satray.config.train import LandscapeRecipe
 from satray.errors import InputError
-from satray.runs.jsonable import to_json
-from satray.runs.run import Outcome, Run
+from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
 from satray.training.plan.description import about, counted, variant_name
 from satray.training.plan.setup import Setup, unchanged

@@ -11,8 +11,7 @@ from satray.errors import InputError
 from satray.models.pretrained import fetch, is_word, refuse_unreachable, sources_of
 from satray.models.radiometry import Radiometry
 from satray.models.variant import check_bands, input_bands, resolve
-from satray.runs.inputs import digest_file
-from satray.runs.run import Run
+from satray.runs.run import Run, digest_file
 from satray.storage import Storage
 from satray.training.plan.idle_keys import idle_keys
 from satray.training.plan.imbalance import check_loss, label_notes, repeat_notes

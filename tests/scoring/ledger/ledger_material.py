@@ -15,7 +15,7 @@ from typing import Any
 from scoring.ledger.memory_store import START
 
 from satray.errors import SatrayError
-from satray.runs.record import Product
+from satray.runs.run import Product
 from satray.scoring.ledger import (
     Claim,
     Ledger,

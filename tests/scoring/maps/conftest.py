@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from satray.models import bundle as bundles
-from satray.runs import perform
+from satray.runs import job as perform
 from satray.scoring.maps import actor, agreement, picture
 
 LOADED = {}

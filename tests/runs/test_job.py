@@ -12,11 +12,8 @@ import pytest
 import satray.cluster
 from satray.config.base import ReadPath, Recipe, Resources, key
 from satray.errors import InputError
-from satray.runs.frame import Job, main
-from satray.runs.inputs import run_id
-from satray.runs.perform import Inputs
-from satray.runs.record import find_run, read_run
-from satray.runs.run import Outcome, Run
+from satray.runs.job import Inputs, Job, main
+from satray.runs.run import Outcome, Run, find_run, read_run, run_id
 from satray.storage import Storage
 
 
@@ -26,6 +23,7 @@ class CountRecipe(Recipe):
     text: ReadPath = key(..., "file to read")
     minimum: int = key(0, "fewest words to accept", ge=0)
     speed: int = key(1, "how fast", identity=False)
+    error_budget: float = key(0.5, "share of bad words to accept", identity=False)
 
 
 class Counter:
@@ -59,7 +57,7 @@ class Counter:
             summary=(f"{len(words)} words",),
             attempted=len(words),
             failed=failed,
-            error_budget=0.5,
+            error_budget=recipe.error_budget,
             verdict=self.verdict,
         )
 
@@ -71,7 +69,7 @@ def counter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counter:
         yield
 
     monkeypatch.setattr(satray.cluster, "start", no_ray)
-    monkeypatch.setattr(satray.cluster, "node_count", lambda: 1)
+    monkeypatch.setattr(satray.cluster, "spans_machines", lambda: False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("one two three")
     return Counter()
@@ -154,6 +152,20 @@ def test_the_error_budget_gives_status_three(counter: Counter) -> None:
     assert main(counter.job, ["text=a.txt", "out=o"]) == 3
     assert main(counter.job, ["text=a.txt", "out=o"]) == 3
     assert counter.calls == 1
+
+
+def test_a_finished_run_is_judged_by_the_budget_of_the_command(
+    counter: Counter, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("a.txt").write_text("bad bad good")
+    command = ["text=a.txt", "out=o"]
+    assert [main(counter.job, [*command, f"error_budget={b}"]) for b in (0.5, 0.7, 0.1)] == [
+        3,
+        0,
+        3,
+    ]
+    assert counter.calls == 1
+    assert "was done already (status 0)" in said(capfd)
 
 
 def test_a_verdict_is_recorded_and_found_again(

@@ -21,8 +21,8 @@ PROGRAM = """
     from pathlib import Path
     from satray.config.base import Recipe, key
     from satray.errors import SatrayError, InputError
-    from satray.runs.frame import Job, main
-    from satray.runs.perform import Inputs
+    from satray.runs.job import Job, main
+    from satray.runs.job import Inputs
     from satray.runs.run import Outcome
     from satray.storage.temporary import scratch
 
@@ -48,7 +48,8 @@ PROGRAM = """
             {work}
         return Outcome(summary=("worked",))
 
-    satray.cluster = types.SimpleNamespace(start=start, node_count=lambda: 1)  # Ray takes a second
+    # Ray takes a second
+    satray.cluster = types.SimpleNamespace(start=start, spans_machines=lambda: False)
     sys.exit(main(Job("stop", StopRecipe, lambda *_: Inputs(), lambda *_: [], work), sys.argv[1:]))
 """
 

@@ -16,9 +16,8 @@ import pytest
 import satray.cluster
 from satray.config.base import Recipe, key
 from satray.errors import InputError, SatrayError
-from satray.runs.frame import Job, main
-from satray.runs.holding import FOLDER, hold
-from satray.runs.perform import Inputs
+from satray.runs.folder import FOLDER, hold
+from satray.runs.job import Inputs, Job, main
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage, join
 from satray.storage.temporary import machine
@@ -182,7 +181,7 @@ def no_ray(monkeypatch, tmp_path) -> None:
         yield
 
     monkeypatch.setattr(satray.cluster, "start", start)
-    monkeypatch.setattr(satray.cluster, "node_count", lambda: 1)
+    monkeypatch.setattr(satray.cluster, "spans_machines", lambda: False)
     monkeypatch.chdir(tmp_path)
 
 

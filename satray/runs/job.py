@@ -1,0 +1,400 @@
+"""A job, from its command line to its `run.json`: parse, read, resume or refuse, work, record."""
+
+import contextlib
+import inspect
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from satray.config.base import Recipe, StorageOptions
+from satray.config.cli import build, render, to_yaml, validate
+from satray.errors import InputError, SatrayError
+from satray.runs.console import Console
+from satray.runs.ending import Ending, Witness, told_to_end
+from satray.runs.folder import LOG, drop_state, find_done, hold, holder, release, take_folder
+from satray.runs.run import Outcome, Run, RunRecord, library_versions, run_id
+from satray.storage import Storage, absolute, is_remote, join
+from satray.storage.temporary import log_folder, process_tag
+
+LAG = 1.0
+"""Seconds in which what workers printed before they failed arrives."""
+MOST = 8 << 20
+"""Bytes of a log that go to a store: its end."""
+
+
+class Prepared(Protocol):
+    """What a job's `read` hands on to its `plan` and `work`, so that each input is read once."""
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digest of each input by key; they are part of the run id."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a job read that needs nothing but its digests."""
+
+    digests: dict[str, str] = field(default_factory=dict)
+    """Digest of each input by key."""
+
+
+R = TypeVar("R", bound=Recipe)
+P = TypeVar("P", bound=Prepared)
+
+
+@dataclass(frozen=True)
+class Job(Generic[R, P]):
+    """One job: its recipe and the three functions that do it."""
+
+    name: str
+    """Name, as in `jobs/NAME.py`."""
+    recipe: type[R]
+    """Its recipe; the docstring is its one line of help."""
+    read: Callable[[R, Storage], P]
+    """Looks at the inputs once; raises InputError. No Ray, nothing written."""
+    plan: Callable[[R, P, Storage], list[str]]
+    """Lines that `--plan` prints of what was read. No Ray, nothing written."""
+    work: Callable[[R, P, Run], Outcome]
+    """Does the job with what was read. Ray is up where `run.ray` says so."""
+    ray: bool | Callable[[R, P], bool] = True
+    """Whether it needs Ray. Asked of what was read: whether `resources.ray=auto` takes it, of a job
+    that can do without."""
+    workers: bool = True
+    """Whether it takes `resources.workers` processes; where not, one, whatever is asked for."""
+    dashboard: bool = False
+    """Whether a Ray that is started has its dashboard, which gives back the placement groups of
+    drivers that died."""
+    early: Callable[[R, P, Run], Outcome | None] | None = None
+    """What comes before Ray is started; an outcome ends the job there."""
+
+
+def main(job: Job[R, P], arguments: Sequence[str] | None = None) -> int:
+    """Run a job from the command line and return its exit status."""
+    console = Console()
+    ending = Ending(lambda line: console.error(f"{job.name}: {line}"))
+    try:
+        with ending.heeded():
+            rest = list(sys.argv[1:] if arguments is None else arguments)
+            return _main(job, rest, console, ending)
+    except BaseException as error:  # whatever ends a job, a line says so
+        status, line = (1, "") if ending.said else _last_line(job.name, error)
+        if line:
+            console.error(f"{job.name}: {line}")
+        console.error(f"{job.name} ended with status {status}")
+        if "ray" in sys.modules and (ending.said or not isinstance(error, Exception)):
+            sys.stdout.flush()
+            os._exit(status)  # on an ordered way out, a Ray that was cut short aborts: status 134
+        return status
+
+
+def perform(
+    job: Job[R, P],
+    recipe: R,
+    prepared: P,
+    run: Run,
+    work: Callable[[R, P, Run], Outcome] | None = None,
+    inputs: Mapping[str, str] | None = None,
+) -> tuple[Outcome, RunRecord]:
+    """Do a job's work and write its `run.json`, last.
+
+    Args:
+        job: the job.
+        recipe: its resolved recipe.
+        prepared: what it read.
+        run: its claimed run.
+        work: what to call in place of `job.work` (with Ray started around it, say).
+        inputs: digests by key where they are more than those of what was read.
+    """
+    started, clock = datetime.now(UTC), time.perf_counter()
+    early = job.early(recipe, prepared, run) if job.early is not None else None
+    outcome = early or (work or job.work)(recipe, prepared, run)
+    run.begin_writing()
+    run.seconds["total"] = time.perf_counter() - clock
+    record = RunRecord(
+        job=job.name,
+        run_id=run.run_id,
+        status=outcome.status,
+        config=json.loads(recipe.model_dump_json()),
+        inputs=dict(prepared.digests if inputs is None else inputs),
+        versions=library_versions(),
+        started=started.isoformat(),
+        finished=datetime.now(UTC).isoformat(),
+        counts=outcome.counts,
+        metrics=outcome.metrics,
+        seconds={name: round(spent, 3) for name, spent in run.seconds.items()},
+        summary=outcome.summary,
+        products=run.products,
+        verdict=outcome.verdict,
+        attempted=outcome.attempted,
+        failed=outcome.failed,
+    )
+    if run.shared and outcome.idle:  # an hourly job would leave a file an hour
+        run.storage.delete(run.state)
+        return outcome, record
+    run.storage.write(run.uri(run.record_path), record.to_json())
+    if run.after_record is not None:
+        run.after_record()
+    drop_state(run)
+    return outcome, record
+
+
+def _main(job: Job[R, P], arguments: list[str], console: Console, ending: Ending) -> int:
+    if "--help" in arguments or "-h" in arguments:
+        about = inspect.cleandoc(job.recipe.__doc__ or "")
+        print(render(job.name, about, job.recipe), end="")  # noqa: T201
+        return 0
+    rest = [item for item in arguments if item not in ("--print-config", "--plan")]
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    resolve = _submitted if submitted else absolute
+    recipe = build(job.recipe, rest, _read_recipe, resolve)
+    if "--print-config" in arguments:
+        print(to_yaml(recipe), end="")  # noqa: T201
+        return 0
+    paths = []
+    for name, path in recipe.paths(written=False):
+        try:  # of those too that stand in no path key of its own
+            paths.append((name, resolve(path)))
+        except ValueError as error:
+            raise InputError(f"{name}={path}: {error}") from None
+    if recipe.out is None and submitted:
+        raise InputError("out: required under a submitted job; accepted: an absolute path or a URI")
+    storage = Storage(recipe.storage)
+    prepared = job.read(recipe, storage)
+    shared, inputs = recipe.shares_out, dict(prepared.digests)
+    if shared:  # each run of a schedule is another one
+        inputs["run"] = uuid.uuid4().hex
+    identity = run_id(job.name, recipe, inputs)
+    out = recipe.out or absolute(join("runs", f"{job.name}-{identity}"))
+    _refuse_own_input(paths, out)
+    if "--plan" in arguments:
+        for line in [*job.plan(recipe, prepared, storage), _fate(identity, out, recipe, storage)]:
+            console.say(line)
+        return 0
+    ray = _wants_ray(job, recipe, prepared)
+    run = Run(
+        job.name, identity, out, storage, console.say, console.progress, shared=shared, ray=ray
+    )
+    done = None if shared else find_done(run, overwrite=recipe.overwrite)
+    if done is None:
+        with contextlib.nullcontext() if shared else hold(run, ending.end):
+            done = take_folder(run, overwrite=recipe.overwrite)
+            if done is None:
+                return _work(job, recipe, prepared, run, inputs, console, ending)
+    for line in done.summary:
+        console.say(line)
+    status = done.status_by(getattr(recipe, "error_budget", None))
+    again = "; overwrite=true does it again" if done.verdict is not None else ""
+    console.say(f"{job.name} was done already (status {status}{again}): {run.out}")
+    _tell(job.name, done.verdict, status, console)
+    return status
+
+
+def _work(
+    job: Job[R, P],
+    recipe: R,
+    prepared: P,
+    run: Run,
+    inputs: dict[str, str],
+    console: Console,
+    ending: Ending,
+) -> int:
+    """Do the work with its output in the log, record it, and say how it ended."""
+    place, log = join(run.state, LOG), _log_file(run)
+    target = place if is_remote(place) else None
+    witness = Witness(job.name, log, target, recipe.storage.model_dump())
+    ending.witness, ending.log = witness, place
+
+    def with_ray(recipe: R, prepared: P, run: Run) -> Outcome:
+        return _with_ray(job, ending, recipe, prepared, run)
+
+    # A job that does without Ray joins a cluster all the same: to refuse local paths there.
+    joins = run.ray or ("RAY_ADDRESS" in os.environ and recipe.resources.ray != "no")
+    work = with_ray if joins else None
+    try:
+        with console.quiet(log):
+            try:
+                outcome, record = perform(job, recipe, prepared, run, work, inputs)
+            except BaseException:
+                with log.open("a") as sink:
+                    traceback.print_exc(file=sink)
+                raise
+        if not (run.shared and outcome.idle):
+            _bring(run, log, place)
+        elif target is not None:
+            log.unlink(missing_ok=True)
+    except BaseException as error:
+        place = _bring(run, log, place)
+        if ending.said:
+            raise
+        if isinstance(error, InputError):
+            release(run)
+            raise
+        if isinstance(error, SatrayError):
+            raise SatrayError(f"{error} (log: {place})") from error
+        if isinstance(error, Exception):
+            raise SatrayError(f"{_first_line(error)} (traceback in {place})") from error
+        raise  # the witness stays: it ends what is left of Ray
+    finally:
+        if not ending.said:
+            witness.dismiss()
+    for line in outcome.summary:
+        console.say(line)
+    spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record.seconds.items())
+    console.say(f"seconds: {spent}")
+    word = "done"
+    if outcome.status == 3:
+        word += (
+            f", but {outcome.failed} of {outcome.attempted} inputs failed "
+            f"(error_budget={outcome.error_budget})"
+        )
+    console.say(f"{job.name} {word} (status {outcome.status}): {run.out}")
+    _tell(job.name, outcome.verdict, outcome.status, console)
+    return outcome.status
+
+
+def _with_ray(job: Job[R, P], ending: Ending, recipe: R, prepared: P, run: Run) -> Outcome:
+    from satray import cluster  # Ray takes a second to import: not for --help
+
+    def began(session: str) -> None:
+        if ending.witness is not None:
+            ending.witness.tell(session=session)
+
+    asked = recipe.resources
+    asked = asked if job.workers else asked.model_copy(update={"workers": 1})
+    with contextlib.ExitStack() as session:
+        with run.activity("starting"):
+            session.enter_context(
+                cluster.start(asked, dashboard=job.dashboard, lost=ending.end, began=began)
+            )
+        local = [at for at in (*recipe.paths(), ("out", run.out)) if not is_remote(at[1])]
+        if local and cluster.spans_machines():
+            name, path = local[0]
+            raise InputError(
+                f"{name}={path}: local, on a cluster of several nodes; accepted: a URI (s3://...)"
+            )
+        try:
+            return job.work(recipe, prepared, run)
+        except Exception:
+            time.sleep(LAG)
+            raise
+        except BaseException as error:  # said before anything is undone, which may not end well
+            ending.tell(_last_line(job.name, error)[1])
+            raise
+
+
+def _wants_ray(job: Job[R, P], recipe: R, prepared: P) -> bool:
+    """Whether Ray does the work, or this process.
+
+    Raises:
+        InputError: `resources.ray` is against what the job can do.
+    """
+    asked = recipe.resources.ray
+    if callable(job.ray):
+        fits = "RAY_ADDRESS" in os.environ or job.ray(recipe, prepared)
+        return fits if asked == "auto" else asked == "yes"
+    if job.ray and asked == "no":
+        raise InputError(f"resources.ray=no: {job.name} needs Ray; accepted: auto, yes")
+    return job.ray
+
+
+def _fate(identity: str, out: str, recipe: Recipe, storage: Storage) -> str:
+    if recipe.shares_out:
+        return f"one of the runs that share {out}"
+    held = holder(storage, out)
+    if held is None:
+        return f"run {identity} would be written to {out}"
+    if held == identity:
+        return f"run {identity} is in {out}: found done, or gone on with"
+    word = "replaced by" if recipe.overwrite else "refused (overwrite=true replaces it)"
+    return f"{out} holds run {held}: {word} run {identity}"
+
+
+def _refuse_own_input(paths: Sequence[tuple[str, str]], out: str) -> None:
+    """Refuse an `out` that the job reads from: it would find, or clear, its own products."""
+    for name, path in paths:
+        folder, below = path.rstrip("/") + "/", out.rstrip("/") + "/"
+        inside = name in ("images", "tiles", "scenes") and below.startswith(folder)
+        if inside or folder.startswith(below):
+            raise InputError(
+                f"out={out}: overlaps {name}={path}, which the job reads; accepted: a folder of "
+                "its own"
+            )
+
+
+def _submitted(path: str) -> str:
+    if "://" not in path and not Path(path).expanduser().is_absolute():
+        raise ValueError(
+            "relative, under a submitted job, whose folder is a copy; accepted: an absolute path "
+            "or a URI"
+        )
+    return absolute(path)
+
+
+def _read_recipe(path: str, options: dict[str, Any]) -> bytes:
+    storage = Storage(validate(StorageOptions, options))
+    uri = absolute(path)
+    if not storage.exists(uri):
+        raise InputError(f"{path}: no such recipe; accepted: a YAML file, then dotted.key=value")
+    return storage.read(uri)
+
+
+def _log_file(run: Run) -> Path:
+    if not is_remote(run.state):
+        return Path(run.state) / LOG
+    try:
+        return log_folder() / f"{run.run_id}-{process_tag()}.log"
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="satray-log-")) / LOG
+
+
+def _bring(run: Run, log: Path, place: str) -> str:
+    """Bring a log to its run folder, and return where it is then."""
+    if str(log) == place:
+        return place
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.path.getsize(log) - MOST))
+            run.storage.write(place, file.read())
+        log.unlink()
+    except (SatrayError, OSError):  # the line about what went before counts more
+        return str(log)
+    return place
+
+
+def _tell(name: str, verdict: str | None, status: int, console: Console) -> None:
+    """Print a verdict as errors are printed."""
+    if verdict is not None:
+        console.error(f"{name}: {verdict}")
+        console.error(f"{name} ended with status {status}")
+
+
+def _last_line(name: str, error: BaseException) -> tuple[int, str]:
+    """Exit status and the line for what ended a job."""
+    match error:
+        case SatrayError():
+            return error.exit_status, str(error)
+        case KeyboardInterrupt():
+            return 1, told_to_end(signal.SIGINT.value)
+        case SystemExit():
+            return 1, told_to_end(error.code)
+    told = _first_line(error)
+    with contextlib.suppress(OSError):  # a defect, but the person gets a line all the same
+        log = log_folder() / f"{name}-{process_tag()}.log"
+        log.write_text("".join(traceback.format_exception(error)))
+        told += f" (traceback in {log})"
+    return 1, told
+
+
+def _first_line(error: BaseException) -> str:
+    line = (str(error).strip().splitlines() or [""])[0][:300]
+    return f"{type(error).__name__}: {line}"
