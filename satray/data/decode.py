@@ -18,7 +18,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.env import hasenv
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from satray.data.bands import band_names
@@ -394,7 +394,11 @@ def _gdal(data: bytes) -> Iterator[Any]:
         with MemoryFile(data) as memory, memory.open(driver=driver, sharing=False) as source:
             _check_size(source, source.count)
             yield source
-    except (RasterioError, ValueError, MemoryError) as error:
+    except Exception as error:
+        # some of GDAL's errors come as they are, and share no public base
+        known = isinstance(error, (ValueError, MemoryError))
+        if not known and not type(error).__module__.startswith("rasterio."):
+            raise
         raise DecodeError(
             f"{driver.removeprefix('G').upper()} cannot be read: {_reason(error)}"
         ) from error
