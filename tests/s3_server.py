@@ -1,4 +1,4 @@
-"""A real S3 server for tests: OpenStack Swift with `s3api`, four processes on loopback ports.
+"""A real S3 server for tests: OpenStack Swift with `s3api`, its four servers in one process.
 
 Swift is a production object store: it checks signatures, writes to disk, speaks multipart and
 honours `If-None-Match`. No memcached is needed: a WSGI filter keeps the proxy's cache in its
@@ -8,15 +8,12 @@ memory. Everything lives in one folder and ends with the process that started it
         print(server.endpoint)
 """
 
-import contextlib
 import ctypes
 import getpass
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from time import monotonic
 
@@ -39,7 +36,6 @@ COMMON_CONF = """
 [DEFAULT]
 bind_ip = 127.0.0.1
 bind_port = {port}
-workers = 0
 user = {user}
 swift_dir = {root}
 devices = {root}/dev
@@ -87,80 +83,27 @@ class S3Server:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.endpoint = ""
-        self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> "S3Server":
-        for _ in range(2):
-            with contextlib.suppress(RuntimeError):  # a port was taken between choosing and binding
-                return self._start()
-        return self._start()
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            process.wait(30)
-        self._processes.clear()
-
-    def _start(self) -> "S3Server":
-        self.__exit__()
-        ports = dict(zip((*BACKENDS, "proxy"), free_ports(4), strict=True))
-        (self.root / "dev" / "d1").mkdir(parents=True, exist_ok=True)
-        (self.root / "swift.conf").write_text(SWIFT_CONF)
-        for kind in BACKENDS:
-            make_ring(self.root / f"{kind}.ring.gz", ports[kind])
-        for kind, port in ports.items():
-            text = COMMON_CONF + (PROXY_CONF if kind == "proxy" else BACKEND_CONF)
-            values = {"kind": kind, "port": port, "root": self.root, "user": getpass.getuser()}
-            conf = self.root / f"{kind}.conf"
-            conf.write_text(text.format(**values, region=REGION, secret=SECRET_KEY))
-            with (self.root / f"{kind}.log").open("wb") as log:
-                process = subprocess.Popen(
-                    [sys.executable, __file__, f"{kind}-server", str(conf)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    cwd=self.root,
-                    start_new_session=True,  # Ctrl-C is for pytest, which then stops us
-                )
-            self._processes.append(process)
-        for process, (kind, port) in zip(self._processes, ports.items(), strict=True):
-            self._wait(process, kind, port)
-        self.endpoint = f"http://127.0.0.1:{ports['proxy']}"
+        with (self.root / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(self.root)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for pytest, which then stops us
+            )
+        assert self._process.stdout is not None
+        self.endpoint = self._process.stdout.readline().strip()
+        if not self.endpoint:
+            log_text = (self.root / "log").read_text(errors="replace")
+            raise RuntimeError(f"swift does not start:\n{log_text}")
         return self
 
-    def _wait(self, process: subprocess.Popen[bytes], kind: str, port: int) -> None:
-        """Wait until one process answers on its port, a tenth of a second at a time."""
-        deadline = monotonic() + 60
-        while process.poll() is None and monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                return
-            time.sleep(0.1)
-        log = (self.root / f"{kind}.log").read_text(errors="replace")
-        raise RuntimeError(f"swift's {kind}-server does not start:\n{log}")
-
-
-def free_ports(count: int) -> list[int]:
-    """Let the kernel choose free loopback ports, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def make_ring(path: Path, port: int) -> None:
-    """Write a ring of one device and one replica."""
-    from swift.common.ring.builder import RingBuilder
-
-    here = {"ip": "127.0.0.1", "port": port}
-    there = {f"replication_{name}": value for name, value in here.items()}
-    place = {"id": 0, "region": 1, "zone": 1, "device": "d1", "weight": 1.0, "meta": ""}
-    builder = RingBuilder(6, 1, 0)
-    builder.add_dev(place | here | there)
-    builder.rebalance(seed="satray")
-    builder.get_ring().save(str(path))
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait(30)
 
 
 class MemoryCache:
@@ -202,17 +145,48 @@ def memory_cache(global_conf, **_):
     return wrap
 
 
-def serve(section: str, conf: str) -> int:
-    """Run one of the four processes, until it is told to stop or its parent is gone."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: no orphans after a crash
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    from swift.common import utils
-    from swift.common.wsgi import run_wsgi
+def make_ring(path: Path, port: int) -> None:
+    """Write a ring of one device and one replica."""
+    from swift.common.ring.builder import RingBuilder
 
-    utils.SWIFT_CONF_FILE = os.path.join(os.path.dirname(conf), "swift.conf")
-    utils.validate_hash_conf()
-    return run_wsgi(conf, section)
+    here = {"ip": "127.0.0.1", "port": port}
+    there = {f"replication_{name}": value for name, value in here.items()}
+    place = {"id": 0, "region": 1, "zone": 1, "device": "d1", "weight": 1.0, "meta": ""}
+    builder = RingBuilder(6, 1, 0)
+    builder.add_dev(place | here | there)
+    builder.rebalance(seed="satray")
+    builder.get_ring().save(str(path))
+
+
+def serve(root: Path) -> None:
+    """Run the four servers, and say where the proxy is; until the parent is gone."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphans after a crash
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import eventlet
+    from swift.common import utils, wsgi
+
+    utils.monkey_patch()
+    use_hub, hubs = eventlet.hubs.use_hub, eventlet.hubs._threadlocal
+    use_hub(utils.get_hub())  # each server would begin with another, and lose those before it
+    eventlet.hubs.use_hub = lambda hub=None: None if hasattr(hubs, "hub") else use_hub(hub)
+    utils.SWIFT_CONF_FILE = str(root / "swift.conf")
+    (root / "swift.conf").write_text(SWIFT_CONF)
+    (root / "dev" / "d1").mkdir(parents=True)
+    sockets = {kind: eventlet.listen(("127.0.0.1", 0)) for kind in (*BACKENDS, "proxy")}
+    ports = {kind: listener.getsockname()[1] for kind, listener in sockets.items()}
+    for kind in BACKENDS:
+        make_ring(root / f"{kind}.ring.gz", ports[kind])
+    for kind, port in ports.items():
+        text = COMMON_CONF + (PROXY_CONF if kind == "proxy" else BACKEND_CONF)
+        values = {"kind": kind, "port": port, "root": root, "user": getpass.getuser()}
+        path = root / f"{kind}.conf"
+        path.write_text(text.format(**values, region=REGION, secret=SECRET_KEY))
+        conf, logger, _ = wsgi._initrp(str(path), f"{kind}-server", verbose=True)
+        eventlet.spawn(wsgi.run_server, conf, logger, sockets[kind])
+    print(f"http://127.0.0.1:{ports['proxy']}", flush=True)  # noqa: T201
+    while True:
+        eventlet.sleep(3600)
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1], sys.argv[2]))
+    serve(Path(sys.argv[1]))
