@@ -22,9 +22,11 @@ setup: $(STAMP)  ## create .venv and install the locked set
 demo: $(STAMP)   ## generate a small archive and run the whole line on it
 	$(BIN)/python jobs/demo.py out=runs/demo
 
-lint: $(STAMP)   ## ruff
+lint: $(STAMP)   ## ruff, the floors of the house, files of at most 600 lines
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	@! find satray jobs -name '*.py' -exec wc -l {} + | grep -v ' total$$' | awk '$$1 > 600' | grep .
 
 types: $(STAMP)  ## mypy, strict
 	$(BIN)/mypy
