@@ -167,7 +167,7 @@ def draw_sheet(seed: int, number: int, side: int = SHEET) -> Sheet:
     land = height > 0
     pixels = np.where(land, _land(rng, height), _sea(rng, height))
     hulls = _draw_ships(rng, pixels, land)
-    cloud = _ramp(_noise(rng, side, 150, 5, 0.55), 1.0, 1.9)
+    cloud = _ramp(_noise(rng, side, 150, 5, 0.55), 1.1, 2.0)
     pixels *= 1 - 0.45 * np.roll(cloud, (14, -10), (0, 1)) * (1 - cloud)  # their shadow
     pixels += cloud * (_spectrum(_CLOUD) * (0.8 + 0.25 * cloud) - pixels)
     day = 1 + 0.08 * _noise(rng, side, 600) + 0.03 * rng.standard_normal()
@@ -345,7 +345,7 @@ def _draw_ship(
             for sign in (-1, 1):
                 arm = [(s, sign * (0.4 * beam - 0.22 * (s + 0.8 * half))) for s in (begin, end)]
                 foam.line(fine(*arm), 0.45 * strength, 6)
-    starboard = [(-half, beam / 2), (0.2 * half, beam / 2), (0.7 * half, 0.33 * beam)]
+    starboard = [(-half, beam / 2), (0.4 * half, beam / 2), (0.8 * half, 0.3 * beam)]
     hull = [*starboard, (half, 0.0), *((along, -aside) for along, aside in reversed(starboard))]
     cover.polygon(fine(*hull), 1.0)
     paint.polygon(fine(*hull), colour)
@@ -370,7 +370,7 @@ def _noise(
     white = fft.rfft2(rng.standard_normal((side, side), np.float32))
     mixed = np.zeros_like(white)
     for k in range(octaves):
-        blur = min(wave / 2 ** (k + 1), side / 4)
+        blur = min(0.58 * wave / 2**k, side / 4)
         mixed += gain**k * blur * ndimage.fourier_gaussian(white, blur, side)
     found = fft.irfft2(mixed, (side, side))
     return np.asarray((found - found.mean()) / found.std(), np.float32)
