@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from satray.metrics.bins import BINS, bin_of
 from satray.metrics.ranking import BoolArray, FloatArray, Ranking, divided
-from satray.metrics.scored import scores_of
+from satray.metrics.scored import BINS, bin_of, scores_of
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Bounds of a fitted temperature; what lies beyond is no temperature but another fault."""

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from satray.metrics.bins import BINS, bin_of
 from satray.metrics.decisions import f_beta_by_tile
 from satray.metrics.ranking import BoolArray, FloatArray, Ranking
+
+BINS = 15
+"""Equal bins of scores."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,12 @@ class Scored:
             "f2_samples": f_beta_by_tile(self.given, self.labels, 2),
             "log_loss": self.losses,
         }
+
+
+def bin_of(scores: NDArray[Any], bins: int) -> NDArray[np.intp]:
+    """Number of the bin (a, b] of [0, 1] that each score is in, 0 for the first."""
+    inner = np.linspace(0, 1, bins + 1)[1:-1]
+    return np.searchsorted(inner, scores, side="left")
 
 
 def decide(logits_NK: NDArray[Any], task: str, rule: Rule = PLAIN) -> BoolArray:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from satray.metrics.bins import BINS
 from satray.metrics.decisions import Counts
 from satray.metrics.ranking import FloatArray, divided, mean_of_defined
-from satray.metrics.scored import Scored
+from satray.metrics.scored import BINS, Scored
 
 Figures = dict[str, FloatArray]
 """Name -> (D,) values; `ap` and `recall_of` are (D, K)."""

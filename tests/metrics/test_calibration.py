@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import fbeta_score, log_loss
 
-from satray.metrics.bins import bin_of
 from satray.metrics.calibration import (
     PRIOR,
     ece,
@@ -14,7 +13,7 @@ from satray.metrics.calibration import (
     halves,
     reliability,
 )
-from satray.metrics.scored import Rule, scores_of
+from satray.metrics.scored import Rule, bin_of, scores_of
 from satray.metrics.summary import compute_metrics
 
 
