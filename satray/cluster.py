@@ -111,9 +111,7 @@ def _join(address: str, options: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def _local(options: dict[str, Any]) -> Iterator[str]:
     """Start a local cluster and yield the folder of its session."""
-    root = sessions.session_root()
-    sessions.give_token()
-    with sessions.spilling(root) as spill:
+    with sessions.folders() as (root, spill):
         # "local", or Ray would join, against these arguments, whatever `ray start` left behind.
         options |= {"address": "local", "_temp_dir": str(root), "object_spilling_directory": spill}
         for again in (True, False):  # a crowded machine makes it late everywhere
@@ -124,7 +122,8 @@ def _local(options: dict[str, Any]) -> Iterator[str]:
                 ray.shutdown()
                 if again:
                     _log.warning("Ray did not start, one more try: %s", error)
-                    sessions.end_own(root)
+                    for half in root.glob(f"session_*_{os.getpid()}"):
+                        sessions.end_session(str(half), patience=0)
                     continue
                 raise SatrayError(
                     f"Ray did not start, twice ({_last_line(error)}); where the machine is crowded "
@@ -347,7 +346,10 @@ def _await(
 
     def lacking() -> str:
         short = {name: count for name, count in wanted.items() if _total(name) < count}
-        return " and ".join(f"{n} {name}s (it has {_total(name):g})" for name, n in short.items())
+        return " and ".join(
+            f"{n} {name}{'s' if n > 1 else ''} (it has {_total(name):g})"
+            for name, n in short.items()
+        )
 
     if not (line := lacking()):
         return

@@ -1,7 +1,6 @@
-"""Where a local Ray lives, which of its processes are which, and what it leaves behind."""
+"""A local Ray beside the driver: its folders, its servers, what it leaves behind. No Ray itself."""
 
 import contextlib
-import errno
 import os
 import re
 import secrets
@@ -25,57 +24,67 @@ SERVERS = {"raylet": 20.0, "gcs_server": 0.0}
 
 Lost = Callable[[str, float], None]
 _RAYS = re.compile(rb"^ray::|/ray/(_private|autoscaler|core|dashboard)/")
-_ROOM = 1 << 20  # bytes that a folder for sessions must take
 
 
-def session_root() -> Path:
-    """Make the folder for Ray's sessions: the first that has room and takes sockets.
+@contextlib.contextmanager
+def folders() -> Iterator[tuple[Path, str | None]]:
+    """Give the folder for Ray's sessions, and the one where objects that memory cannot hold go.
 
-    Ray's sockets are files whose whole path may have 107 bytes, on a file system that knows them;
-    batch systems like temporary folders that are longer. Old sessions go.
+    Sessions are in the first place that has room and takes sockets: these are files whose whole
+    path may have 107 bytes, and batch systems like temporary folders that are longer. Objects go
+    beside them (None), or else, since that place may be in memory, to the temporary folder.
+    Sessions go whose driver is gone and in which nothing was written for a day. Where the home
+    folder cannot keep the token that Ray writes there, this process gets one of its own.
 
     Raises:
-        SatrayError: there is none; says what is wrong with each.
+        SatrayError: there is no such place; says what is wrong with each.
     """
+    names = [os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR")]
+    usual = ["/tmp", "/var/tmp", "/dev/shm", os.environ.get("XDG_RUNTIME_DIR")]
     refused = []
-    for base in _bases():
+    for base in filter(None, dict.fromkeys(names + usual)):
         try:
-            if re.search(r"[\s'\"\\$]", base):  # Ray passes it on within command lines
-                raise OSError(errno.EINVAL, "a blank, quote or the like in its name")
-            root = user_folder(base) / "ray"
-            root.mkdir(exist_ok=True)
-            _try_sockets(root)
+            root = _sessions_below(base)
+            break
         except OSError as error:
             refused.append(f"{base}: {error.strerror or error}")
-        else:
-            sweep_sessions(root)
-            return root
-    longest = 107 - len(f"/satray-{os.getuid()}/ray/{SESSION}/sockets/plasma_store")
-    raise SatrayError(
-        f"no folder for Ray's sockets ({'; '.join(refused)}); accepted: RAY_TMPDIR=, a local "
-        f"folder that you may write, its name of at most {longest} bytes"
-    )
-
-
-def give_token() -> None:
-    """Give a local Ray a token of this process's own where the home folder cannot keep one.
-
-    Ray writes its token there, and does not start where batch systems give no such folder.
-    """
-    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+    else:
+        longest = 107 - len(f"/satray-{os.getuid()}/ray/{SESSION}/sockets/plasma_store")
+        raise SatrayError(
+            f"no folder for Ray's sockets ({'; '.join(refused)}); accepted: RAY_TMPDIR=, a local "
+            f"folder that you may write, its name of at most {longest} bytes"
+        )
+    _sweep(root)
+    _give_token()
+    temporary = Path(tempfile.gettempdir()).absolute()
+    if root.is_relative_to(temporary) or "RAY_object_spilling_directory" in os.environ:
+        yield root, None
         return
-    token = Path(os.path.expanduser("~")) / ".ray" / "auth_token"
+    with scratch("spill") as spill:
+        yield root, str(spill)
+
+
+def _sessions_below(base: str) -> Path:
+    """Make the folder, and try a socket in it as Ray will make it, and a file."""
+    if re.search(r"[\s'\"\\$]", base):
+        raise OSError("a blank, quote or the like in its name, which Ray puts in command lines")
+    root = user_folder(base) / "ray"
+    root.mkdir(exist_ok=True)
+    probe = root / f"{SESSION[:-12]}{uuid.uuid4().hex[:12]}"
+    (probe / "sockets").mkdir(parents=True)
     try:
-        token.parent.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        return
-    if not token.exists() and not os.access(token.parent, os.W_OK):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        with socket.socket(socket.AF_UNIX) as trial:
+            trial.bind(str(probe / "sockets" / "plasma_store"))
+        with (probe / "room").open("wb") as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
+    return root
 
 
-def sweep_sessions(root: Path) -> None:
-    """Remove sessions of Ray's whose driver is gone and in which nothing was written for a day."""
+def _sweep(root: Path) -> None:
     for session in root.glob("session_*_*"):
         pid = session.name.rpartition("_")[2]
         with contextlib.suppress(OSError):
@@ -84,56 +93,15 @@ def sweep_sessions(root: Path) -> None:
                 shutil.rmtree(session, ignore_errors=True)
 
 
-def _bases() -> list[str]:
-    asked = [os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR")]
-    usual = ["/tmp", "/var/tmp", "/dev/shm", os.environ.get("XDG_RUNTIME_DIR")]
-    return [base for base in dict.fromkeys(asked + usual) if base]
-
-
-def _try_sockets(root: Path) -> None:
-    """Make a socket as Ray will, and a file, and remove them."""
-    probe = root / f"{SESSION[:-12]}{uuid.uuid4().hex[:12]}"
-    (probe / "sockets").mkdir(parents=True)
-    try:
-        with socket.socket(socket.AF_UNIX) as trial:
-            trial.bind(str(probe / "sockets" / "plasma_store"))
-        with (probe / "room").open("wb") as file:
-            file.write(bytes(_ROOM))
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        shutil.rmtree(probe, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def spilling(root: Path) -> Iterator[str | None]:
-    """Where objects that memory does not hold go: beside the sessions, which None says, or else.
-
-    A session that was put elsewhere for its sockets' sake (in memory, it may be) leaves them in the
-    temporary folder that was asked for.
-    """
-    temporary = Path(tempfile.gettempdir()).absolute()
-    if root.is_relative_to(temporary) or "RAY_object_spilling_directory" in os.environ:
-        yield None
+def _give_token() -> None:
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         return
-    with scratch("spill") as folder:
-        yield str(folder)
-
-
-def servers_of(driver: int) -> dict[str, int]:
-    """Find the pids of the servers that a driver started, by the program's name.
-
-    Args:
-        driver: pid of the process that called `ray.init`, this one or another of this machine.
-    """
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            name, _, rest = (entry / "stat").read_text(errors="replace").rpartition(")")
-            name = name.partition("(")[2]
-            if name in SERVERS and int(rest.split()[1]) == driver:
-                found[name] = int(entry.name)
-    return found
+    token = Path(os.path.expanduser("~")) / ".ray" / "auth_token"
+    with contextlib.suppress(OSError):
+        token.parent.mkdir(parents=True, exist_ok=True)
+        if token.exists() or os.access(token.parent, os.W_OK):
+            return
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 @contextlib.contextmanager
@@ -143,21 +111,27 @@ def guarded(session: str, lost: Lost, seconds: float = 0.5) -> Iterator[None]:
     Ray itself takes a quarter of a minute, then ends this process or names whatever it misses.
 
     Args:
-        session: folder of Ray's session; the end of a dead server's log is copied to ours.
+        session: folder of Ray's session; the end of a dead server's log goes to standard error,
+            which is the job's log.
         lost: told, from a thread, which server died, and in how many seconds the process has to
             end: without the GCS any call of Ray's may abort it.
         seconds: between looks.
     """
-    servers = servers_of(os.getpid())
+    servers = {pid: name for pid, name, parent in _processes() if parent == os.getpid()}
+    servers = {pid: name for pid, name in servers.items() if name in SERVERS}
     stop = threading.Event()
 
     def look() -> None:
         while servers and not stop.wait(seconds):
-            for name in [name for name, pid in servers.items() if not started(pid)]:
-                _show_end(Path(session) / "logs", name)
+            for pid in [pid for pid in servers if not started(pid)]:
+                name = servers.pop(pid)
+                for path in (Path(session) / "logs" / f"{name}.{end}" for end in ("out", "err")):
+                    with contextlib.suppress(OSError):
+                        end = path.read_bytes()[-8192:]
+                        os.write(2, f"== end of {path.name} ==\n".encode() + end + b"\n")
                 lost(
-                    f"Ray's {name} (process {servers.pop(name)}) died: killed, or the machine was "
-                    "out of memory?; the same command continues the run",
+                    f"Ray's {name} (process {pid}) died: killed, or the machine was out of "
+                    "memory?; the same command continues the run",
                     SERVERS[name],
                 )
 
@@ -170,35 +144,8 @@ def guarded(session: str, lost: Lost, seconds: float = 0.5) -> Iterator[None]:
         thread.join()
 
 
-def _show_end(logs: Path, name: str, size: int = 8192) -> None:
-    """Write the end of a server's logs to standard error, which is the job's log."""
-    for path in (logs / f"{name}.out", logs / f"{name}.err"):
-        with contextlib.suppress(OSError):
-            end = path.read_bytes()[-size:]
-            os.write(2, f"== end of {path.name} ==\n".encode() + end + b"\n")
-
-
-def processes_of(session: str) -> list[int]:
-    """Ray's processes that have files of a session open (agents and workers: their logs)."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if int(entry.name) == os.getpid() or not _RAYS.search((entry / "cmdline").read_bytes()):
-                continue
-            links = (os.readlink(link) for link in (entry / "fd").iterdir())
-            if any(link.startswith(session + "/") for link in links):
-                found.append(int(entry.name))
-    return found
-
-
-def end_own(root: Path) -> None:
-    """End what a start of Ray that failed has left of this process's sessions."""
-    for session in root.glob(f"session_*_{os.getpid()}"):
-        end_session(str(session), patience=0)
-
-
 def end_session(session: str, patience: float = 5.0) -> None:
-    """End what still runs of a session of Ray's whose driver is dead.
+    """End what still runs of a session of Ray's whose driver is dead, or never came up.
 
     Args:
         session: its folder.
@@ -210,3 +157,25 @@ def end_session(session: str, patience: float = 5.0) -> None:
     for pid in left:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
+
+
+def processes_of(session: str) -> list[int]:
+    """Ray's processes that have files of a session open (agents and workers: their logs)."""
+    found = []
+    for pid, _, _ in _processes():
+        folder = Path(f"/proc/{pid}")
+        with contextlib.suppress(OSError):
+            if pid == os.getpid() or not _RAYS.search((folder / "cmdline").read_bytes()):
+                continue
+            links = (os.readlink(link) for link in (folder / "fd").iterdir())
+            if any(link.startswith(session + "/") for link in links):
+                found.append(pid)
+    return found
+
+
+def _processes() -> Iterator[tuple[int, str, int]]:
+    """Pid, program's name and parent of each process."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            name, _, rest = (entry / "stat").read_text(errors="replace").rpartition(")")
+            yield int(entry.name), name.partition("(")[2], int(rest.split()[1])
