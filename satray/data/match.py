@@ -10,13 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.data.labels import LabelTable
 from satray.errors import InputError
 from satray.storage import Entry
+
+if TYPE_CHECKING:
+    from satray.data.labels import LabelTable
 
 IMAGE_SUFFIXES = frozenset(
     {"jpg", "jpeg", "jpe", "png", "tif", "tiff", "gtif", "gtiff", "jp2", "bmp", "webp"}
@@ -91,7 +94,7 @@ def with_extensions(entries: Sequence[Entry], extensions: tuple[str, ...] | None
     return [e for e in entries if not is_image(e.key) or _suffix(e.key) in wanted]
 
 
-def match(labels: LabelTable, entries: Sequence[Entry]) -> Matched:
+def match(labels: "LabelTable", entries: Sequence[Entry]) -> Matched:
     """Find each label row's image.
 
     Args:
@@ -146,7 +149,7 @@ def match(labels: LabelTable, entries: Sequence[Entry]) -> Matched:
     )
 
 
-def refuse_unmatched(matched: Matched, labels: LabelTable, images: str, budget: float) -> None:
+def refuse_unmatched(matched: Matched, labels: "LabelTable", images: str, budget: float) -> None:
     """Refuse more unmatched images or label rows than the recipe accepts, and no match at all.
 
     Args:
