@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -17,6 +18,7 @@ from satray import sessions
 from satray.config.base import Resources
 from satray.errors import InputError, SatrayError
 
+B = TypeVar("B")
 T = TypeVar("T")
 _log = logging.getLogger("satray")
 
@@ -536,3 +538,47 @@ class ProgressChannel:
         finally:
             stop.set()
             thread.join(timeout=60)
+
+
+@contextlib.contextmanager
+def tasks(function: Callable[[B], T], cpus: float) -> Iterator[Callable[[B], "Future[T]"]]:
+    """Ray tasks that call a function on a block each; at the end those not done are cancelled.
+
+    Args:
+        function: what to call; pickled once.
+        cpus: that a task asks for.
+
+    Yields:
+        what takes a block and gives its future; it raises SatrayError: what the function raised,
+        as it was, or why it could not be done, in one line.
+    """
+    call: Any = ray.remote(num_cpus=cpus)(_called)
+    travelling = ray.put(function)
+    under_way: set[Any] = set()
+
+    def submit(block: B) -> "Future[T]":
+        reference, given = call.remote(travelling, block), Future[T]()
+        under_way.add(reference)
+
+        def hear(found: "Future[T]") -> None:
+            under_way.discard(reference)
+            try:
+                given.set_result(found.result())
+            except ray.exceptions.RayTaskError as error:
+                own = error.cause if isinstance(error.cause, SatrayError) else None
+                given.set_exception(own or SatrayError(f"a task failed: {_last_line(error)}"))
+            except Exception as error:
+                given.set_exception(SatrayError(f"a task could not be done: {_last_line(error)}"))
+
+        reference.future().add_done_callback(hear)
+        return given
+
+    try:
+        yield submit
+    finally:
+        for reference in list(under_way):
+            ray.cancel(reference)
+
+
+def _called(function: Callable[[B], T], block: B) -> T:
+    return function(block)

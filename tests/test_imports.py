@@ -20,7 +20,7 @@ PROCESSES_THAT_DO_NOT_COMPUTE = [
     f"satray.{name}"
     for name in (
         "data.labels", "data.split", "data.decode", "data.index", "data.statistics", "data.cache",
-        "data.pipeline", "metrics.summary", "report.curves", "runs.job", "storage",
+        "data.prepare", "metrics.summary", "report.curves", "runs.job", "storage",
         "training.workers.train_task", "training.workers.trainer", "scoring.pipeline",
         "scoring.maps.jobs",
     )

@@ -88,7 +88,9 @@ class PrepareRecipe(Recipe):
     mixed: Literal["refuse", "quarantine"] = key(
         "refuse", "when band counts or dtypes differ: stop, or quarantine the minority"
     )
-    tiles_per_task: int = key(128, "images a read task takes", unit="tiles", identity=False, ge=1)
+    tiles_per_task: int = key(
+        1024, "most images that a read task takes", unit="tiles", identity=False, ge=1
+    )
 
     _without_alpha = field_validator("bands")(without_alpha)
 

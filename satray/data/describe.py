@@ -2,16 +2,22 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from satray.config.prepare import PrepareRecipe
 from satray.data.decode import TileHeader
 from satray.data.footprints import Footprints, count_meeting
-from satray.data.index import IndexMeta, TileIndex
+from satray.data.index import IndexMeta
 from satray.data.probe import Kind
 from satray.data.survey import Survey
-from satray.data.values import units_told
+from satray.data.values import Units, units_told
+
+PARTS = ("train", "val", "test")
+"""Of a split, in order."""
 
 SHOWN = 6
 """Classes, most frequent first, that the summary lines name."""
@@ -25,13 +31,12 @@ MIXED = 1.1
 def describe_archive(found: Survey, recipe: PrepareRecipe) -> list[str]:
     """Images, labels, what has no partner, and the split."""
     labels, matched = found.labels, found.matched
-    size = size_text(sum(entry.size for entry in found.entries))
     lines = [
-        f"images: {len(found.entries):,} labelled, {size}, in {recipe.images}",
+        f"images: {len(found):,} labelled, {size_text(found.size)}, in {recipe.images}",
         f"labels: {labels.format}, {labels.task}, {_plural(len(labels.classes), 'class')}"
         f" ({_some(labels.classes)})",
         *(f"labels: {note}" for note in labels.notes),
-        f"split: {_parts(Counter(found.parts))} ({_split_source(found, recipe)})",
+        f"split: {_parts(found.split_counts)} ({_split_source(found, recipe)})",
     ]
     if labels.passed_over:
         shown = ", ".join(labels.passed_over[:40])
@@ -71,9 +76,31 @@ def describe_mixed(
     )
 
 
-def describe_labels(
-    index: TileIndex, refused: Sequence[Mapping[str, str]], alpha: int
-) -> list[str]:
+@dataclass(frozen=True)
+class Indexed:
+    """What lines and summary say of the tiles of a finished index, without its table."""
+
+    meta: IndexMeta
+    """Of the index."""
+    labels: NDArray[np.uint8]
+    """(N, K)."""
+    splits: NDArray[np.object_]
+    """(N,) train, val or test."""
+    sizes: Mapping[tuple[int, int], int]
+    """(height, width), px -> number of tiles."""
+    resolutions: NDArray[np.float64]
+    """(N, 2): width and height of a px on the ground, m; NaN where not known."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def split_counts(self) -> dict[str, int]:
+        """Split -> number of tiles."""
+        return {name: n for name in PARTS if (n := int((self.splits == name).sum()))}
+
+
+def describe_tiles(index: Indexed, refused: pa.Table, alpha: int) -> list[str]:
     """Tiles, statistics and labels of the finished index, and what was set aside.
 
     Args:
@@ -83,14 +110,7 @@ def describe_labels(
     """
     meta = index.meta
     height, width = meta.tile_shape
-    other = len(index) - sum(
-        (h, w) == (height, width)
-        for h, w in zip(
-            index.table.column("height").to_pylist(),
-            index.table.column("width").to_pylist(),
-            strict=True,
-        )
-    )
+    other = len(index) - index.sizes[meta.tile_shape]
     lines = [
         f"tiles: {len(index):,} of {height} x {width} px, "
         f"{describe_kind(Kind(meta.bands, meta.dtype))}"
@@ -116,34 +136,20 @@ def describe_labels(
     more = len(meta.classes) - len(order)
     lines.append(f"classes: {shown}" + (f" and {more} more (summary.json)" if more else ""))
     for value, word in ((1, "positive"), (0, "negative")):
-        empty = _absent(index, value)
-        if empty:
-            lines.append(f"classes without a {word}: {empty}")
-    if refused:
-        first = refused[0]
+        missing = []
+        for split in index.split_counts:
+            there = (index.labels[index.splits == split] == value).any(axis=0)
+            names = [name for name, some in zip(meta.classes, there, strict=True) if not some]
+            missing += [f"{_some(names)} in {split}"] if names else []
+        if missing:
+            lines.append(f"classes without a {word}: {'; '.join(missing)}")
+    if len(refused):
+        (first,) = refused.slice(0, 1).to_pylist()
         lines.append(
             f"set aside: {len(refused):,} (quarantine.parquet); "
             f"{first['uri'].rsplit('/', 1)[-1]}: {first['error']}"
         )
-    return lines
-
-
-def describe_ground(index: TileIndex, notes: Sequence[str]) -> list[str]:
-    """Where georeferences are not plain, and where tiles show the ground at other sizes.
-
-    Args:
-        index: the finished index.
-        notes: what to know about each tile's georeference, in the index's order.
-    """
-    columns = ("tile_id", "crs", "transform", "resolution_x")
-    rows = zip(*(index.table.column(name).to_pylist() for name in columns), notes, strict=True)
-    lines = describe_places(
-        [
-            (tile, note or (OFF_EARTH if crs and transform and size is None else ""))
-            for tile, crs, transform, size, note in rows
-        ]
-    )
-    sizes = [index.table.column(f"resolution_{axis}").drop_null().to_numpy() for axis in "xy"]
+    sizes = [axis[~np.isnan(axis)] for axis in index.resolutions.T]
     if any(len(s) and s.max() > MIXED * s.min() for s in sizes):
         spans = " and ".join(
             f"{s.min():.4g} to {s.max():.4g} m {way} (median {np.median(s):.4g})"
@@ -179,45 +185,56 @@ def describe_meeting(tiles: Footprints, parts: Sequence[str], recipe: PrepareRec
     return lines
 
 
-def describe_places(notes: Sequence[tuple[str, str]]) -> list[str]:
-    """Where georeferences are not plain, of tiles and what to know about each one's."""
-    told = [(note.partition(" (")[0], note, tile) for tile, note in notes]
-    examples = {kind: tile + note.removeprefix(kind) for kind, note, tile in reversed(told)}
-    counts = Counter(kind for kind, _, _ in told if kind)
+def describe_places(notes: Sequence[tuple[str, str, int]]) -> list[str]:
+    """Where georeferences are not plain.
+
+    Args:
+        notes: tiles, what to know of the place of each, and how many are like it.
+    """
+    counts: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for tile, note, count in notes:
+        kind = note.partition(" (")[0]
+        counts[kind] += count
+        examples.setdefault(kind, tile + note.removeprefix(kind))
     return [
-        f"ground: {_plural(count, 'tile')}: {kind}, e.g. {examples[kind]}"
+        f"ground: {_tiles(count)}: {kind}, e.g. {examples[kind]}"
         for kind, count in counts.most_common()
+        if kind and count
     ]
 
 
 def describe_files(
-    headers: Sequence[tuple[str, TileHeader]], meta: IndexMeta | None = None
+    headers: Sequence[tuple[str, TileHeader, int]], meta: IndexMeta | None = None
 ) -> list[str]:
     """What files hold besides plain bands: pages, and what their numbers mean.
 
     Args:
-        headers: tiles by their keys.
+        headers: tiles by their keys, and how many are like each.
         meta: of the finished index; None where there is none yet.
     """
     lines = []
-    paged = [(key, header) for key, header in headers if header.pages > 1]
+    paged = [(key, header, count) for key, header, count in headers if header.pages > 1]
     if paged:
-        ((key, header),) = paged[:1]
+        key, header, _ = paged[0]
         lines.append(
-            f"pages: {_tiles(len(paged))} of several pages, taken as bands (pages=bands; "
-            f"pages=first takes the first only), e.g. {key} of {header.pages}"
+            f"pages: {_tiles(sum(n for _, _, n in paged))} of several pages, taken as bands "
+            f"(pages=bands; pages=first takes the first only), e.g. {key} of {header.pages}"
         )
-    left = [(key, header.pages_left) for key, header in headers if header.pages_left]
+    left = [(key, header.pages_left, count) for key, header, count in headers if header.pages_left]
     if left:
-        key, what = left[0]
+        key, what, _ = left[0]
         more = f" and {len(what) - 1} more" if len(what) > 1 else ""
         lines.append(
-            f"left out, unlike the first: in {_tiles(len(left))}, e.g. {key}: {what[0]}{more}"
+            f"left out, unlike the first: in {_tiles(sum(n for _, _, n in left))}, e.g. {key}: "
+            f"{what[0]}{more}"
         )
-    stated = Counter(header.units for _, header in headers)
+    stated: Counter[Units] = Counter()
+    for _, header, count in headers:
+        stated[header.units] += count
     if set(stated) <= {()} and not (meta and meta.units):
         return lines
-    names = {header.units: header.bands for _, header in reversed(headers)}
+    names = {header.units: header.bands for _, header, _ in reversed(headers)}
     told = [
         f"{_tiles(count)} state {units_told(names[units], units) if units else 'none'}"
         for units, count in sorted(stated.items(), key=lambda pair: (-pair[1], repr(pair[0])))
@@ -236,17 +253,17 @@ def describe_files(
     return lines
 
 
-def label_summary(index: TileIndex, found: Survey) -> dict[str, object]:
+def label_summary(index: Indexed, found: Survey) -> dict[str, object]:
     """Class counts, co-occurrence, tiles without a label, and counts of each split."""
-    y_NK = index.labels.astype(np.int64)
-    splits = np.asarray(index.table.column("split").to_pylist(), dtype=object)
-    classes = index.meta.classes
+    y_NK, classes = index.labels, index.meta.classes
 
-    def counts(rows: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> dict[str, object]:
+    def counts(rows: NDArray[np.bool_]) -> dict[str, object]:
         return {
             "tiles": int(rows.sum()),
-            "tiles_without_label": int((y_NK[rows].sum(axis=1) == 0).sum()),
-            "positives": dict(zip(classes, y_NK[rows].sum(axis=0).tolist(), strict=True)),
+            "tiles_without_label": int((~y_NK[rows].any(axis=1)).sum()),
+            "positives": dict(
+                zip(classes, y_NK[rows].sum(axis=0, dtype=np.int64).tolist(), strict=True)
+            ),
         }
 
     return {
@@ -255,9 +272,12 @@ def label_summary(index: TileIndex, found: Survey) -> dict[str, object]:
         "columns_not_used": list(found.labels.passed_over),
         "classes": list(classes),
         "all": counts(np.ones(len(index), dtype=bool)),
-        "splits": {split: counts(splits == split) for split in index.split_counts},
-        "labels_per_tile": float(y_NK.sum() / max(len(index), 1)),
-        "co_occurrence": (y_NK.T @ y_NK).tolist(),
+        "splits": {split: counts(index.splits == split) for split in index.split_counts},
+        "labels_per_tile": float(y_NK.sum(dtype=np.int64) / max(len(index), 1)),
+        "co_occurrence": [
+            (y_NK * y_NK[:, k : k + 1]).sum(axis=0, dtype=np.int64).tolist()
+            for k in range(len(classes))
+        ],
     }
 
 
@@ -274,18 +294,6 @@ def _tiles(count: int) -> str:
     return _plural(count, "tile")
 
 
-def _absent(index: TileIndex, value: int) -> str:
-    """`mobile-home in val, dock in train`: classes whose label is nowhere `value` in a split."""
-    splits = np.asarray(index.table.column("split").to_pylist(), dtype=object)
-    missing = []
-    for split in index.split_counts:
-        sums = (index.labels[splits == split] == value).sum(axis=0)
-        names = [name for name, n in zip(index.meta.classes, sums, strict=True) if n == 0]
-        if names:
-            missing.append(f"{_some(names)} in {split}")
-    return "; ".join(missing)
-
-
 def _split_source(found: Survey, recipe: PrepareRecipe) -> str:
     options = recipe.split
     if options.by == "ground":
@@ -299,7 +307,7 @@ def _split_source(found: Survey, recipe: PrepareRecipe) -> str:
 
 
 def _parts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{p} {counts[p]:,}" for p in ("train", "val", "test") if counts.get(p))
+    return ", ".join(f"{p} {counts[p]:,}" for p in PARTS if counts.get(p))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,12 @@ META_KEY = b"satray"
 """Key of the schema metadata that holds `IndexMeta` as JSON."""
 
 ROWS_PER_FILE = 1_000_000
+
+LOOKED_AT = 256
+"""Tiles that `check_unchanged` looks at, spread evenly over an index: one HEAD request each, a
+second in all."""
+
+_AT_ONCE = 32
 
 SCHEMA = pa.schema(
     [
@@ -215,14 +223,27 @@ def versions(table: pa.Table) -> list[Version | None]:
     ]
 
 
-def write_index(index: TileIndex, run: "Run") -> None:
-    """Publish `index/tiles-NNNNN.parquet`, at most `ROWS_PER_FILE` tiles each."""
-    table = table_with(index.meta, index.table)
-    for number, start in enumerate(range(0, max(table.num_rows, 1), ROWS_PER_FILE)):
-        part = table.slice(start, ROWS_PER_FILE)
-        sink = io.BytesIO()
-        pq.write_table(part, sink, compression="zstd")
-        run.publish(f"index/tiles-{number:05d}.parquet", sink.getvalue(), rows=part.num_rows)
+def write_index(meta: IndexMeta, tables: Iterable[pa.Table], run: "Run") -> None:
+    """Publish `index/tiles-NNNNN.parquet`, at most `ROWS_PER_FILE` tiles each.
+
+    Args:
+        meta: of the index.
+        tables: its rows, cut anyhow; a file's are in memory at once.
+        run: whose products the files are.
+    """
+    held: list[pa.Table] = [table_with(meta, SCHEMA.empty_table())]
+    number = rows = 0
+    for table in itertools.chain(tables, [None]):
+        if table is not None:
+            held.append(table_with(meta, table))
+            rows += len(table)
+        while rows >= ROWS_PER_FILE or (table is None and (rows or not number)):
+            whole = pa.concat_tables(held)
+            sink = io.BytesIO()
+            part = whole.slice(0, ROWS_PER_FILE).combine_chunks()
+            pq.write_table(part, sink, compression="zstd")
+            run.publish(f"index/tiles-{number:05d}.parquet", sink.getvalue(), rows=len(part))
+            held, rows, number = [whole.slice(ROWS_PER_FILE)], rows - len(part), number + 1
 
 
 def read_index(uri: str, storage: "Storage") -> TileIndex:
@@ -293,6 +314,56 @@ def _digest(files: Iterable[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest() if others else first
 
 
+def check_unchanged(index: TileIndex, uri: str, storage: "Storage", budget: float) -> list[str]:
+    """Refuse an index of which more tiles have changed, or are gone, than a budget allows.
+
+    A look at some, before anything starts: whatever reads tiles of an index checks each
+    (`Storage.read`), but a person need not wait for workers where an archive was overwritten.
+
+    Args:
+        index: the index.
+        uri: its place, for messages.
+        storage: where its tiles are.
+        budget: `error_budget`.
+
+    Returns:
+        a line where some have changed, but no more than that; else nothing.
+
+    Raises:
+        InputError: more.
+    """
+    rows = np.unique(np.linspace(0, len(index) - 1, min(LOOKED_AT, len(index))).astype(np.int64))
+    found = unlike(index.table.take(pa.array(rows)), storage)
+    if not found:
+        return []
+    name, why = found[0]
+    told = (
+        f"{len(found):,} of {len(rows):,} tiles looked at are not those that prepare read, e.g. "
+        f"{name}: {why}"
+    )
+    if len(found) > budget * len(rows):
+        raise InputError(f"index={uri}: {told}; prepare again, or restore them (error_budget="
+                         f"{budget:g})")  # fmt: skip
+    return [f"note: {told}"]
+
+
+def unlike(table: pa.Table, storage: "Storage") -> list[tuple[str, str]]:
+    """Id and reason of each tile of a table that is not what its index says, in order.
+
+    Args:
+        table: rows of an index.
+        storage: where the tiles are.
+    """
+    uris: list[str] = table.column("uri").to_pylist()
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="look") as pool:
+        reasons = pool.map(storage.unlike, uris, versions(table))
+        return [
+            (name, why)
+            for name, why in zip(table.column("tile_id").to_pylist(), reasons, strict=True)
+            if why is not None
+        ]
+
+
 def _files(uri: str, storage: "Storage") -> Iterator[tuple[str, str | None]]:
     """The index's files, URI and the digest that a run.json lists, in order; at least one."""
     from satray.storage.uri import join
@@ -325,11 +396,11 @@ def _files(uri: str, storage: "Storage") -> Iterator[tuple[str, str | None]]:
 
 
 def _measured(table: pa.Table) -> pa.Table:
-    """Columns of resolution for a table from before there were any."""
+    """With columns of resolution, where a table has what gives them and not them."""
     needed, there = ("crs", "transform", "height", "width"), set(table.column_names)
     if not set(needed) <= there or "resolution_x" in there:
         return table
-    from satray.data.georeference import resolutions  # PROJ, for older indexes only
+    from satray.data.georeference import resolutions  # PROJ, for none that only read
 
     sizes_N2 = resolutions(*(table.column(name).to_pylist() for name in needed))
     for place, axis in enumerate("xy"):

@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from satray.config.prepare import PrepareRecipe
@@ -16,30 +18,68 @@ from satray.data.raster import MASK
 from satray.data.split import assign_parts, split_by_ground
 from satray.errors import InputError
 from satray.runs.run import digest_entries
-from satray.storage import Entry, Storage
+from satray.storage import Storage
+
+TILES = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("split", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        pa.field("labels", pa.list_(pa.uint8()), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("etag", pa.string()),
+        pa.field("mask", pa.bool_(), nullable=False),
+        pa.field("world", pa.string()),
+    ]
+)
+"""An image of an archive. `key`: its path below the archive, of which `match.tile_id` makes its id;
+`size`, `etag`: as listed; `mask`: whether a `.msk` lies beside it; `world`: URI of the world file
+that does."""
 
 
 @dataclass(frozen=True)
 class Survey:
     """An archive as its listing and its label table describe it."""
 
+    tiles: pa.Table
+    """The labelled images, in the label table's order: `TILES`. A column takes a tenth of the
+    memory of objects, and archives have millions of images."""
     labels: LabelTable
-    """The label table, all rows."""
+    """The label table, without its rows: these are in `tiles`."""
     matched: Matched
-    """Rows and images that belong together."""
-    parts: tuple[str, ...]
-    """train, val or test: of each matched row."""
-    masked: tuple[bool, ...]
-    """Whether a `.msk` lies beside each matched image."""
-    worlds: tuple[str | None, ...]
-    """URI of the world file beside each image; None where there is none."""
+    """What has no partner; those that belong together are in `tiles`."""
     digests: dict[str, str]
     """Digest of each input."""
 
+    def __len__(self) -> int:
+        return int(self.tiles.num_rows)
+
     @property
-    def entries(self) -> tuple[Entry, ...]:
-        """The images, in the label table's order."""
-        return self.matched.entries
+    def size(self) -> int:
+        """Of all images, as listed."""
+        return int(pc.sum(self.tiles.column("size")).as_py() or 0)
+
+    @property
+    def split_counts(self) -> dict[str, int]:
+        """Part -> number of images."""
+        counts = self.tiles.column("split").value_counts().to_pylist()
+        return {one["values"]: one["counts"] for one in counts}
+
+    def labels_of(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Targets (M, K) of some images."""
+        flat = self.tiles.column("labels").combine_chunks().values
+        return np.asarray(flat).reshape(len(self), len(self.labels.classes))[rows]
+
+    def key(self, row: int) -> str:
+        """Path of an image below the archive."""
+        return str(self.tiles.column("key")[row].as_py())
+
+    def block(self, rows: NDArray[np.int64]) -> pa.Table:
+        """What reads some images: `row`, `uri`, `counted` (its pixels are), `mask`, `world`."""
+        some = self.tiles.select(["uri", "split", "mask", "world"]).take(pa.array(rows))
+        counted = pc.equal(some.column("split"), "train")
+        some = some.append_column("counted", counted).append_column("row", pa.array(rows))
+        return some.drop_columns(["split"]).combine_chunks()
 
     def unmatched_json(self) -> bytes:
         """What has no partner, as JSON."""
@@ -85,38 +125,59 @@ def survey(recipe: PrepareRecipe, storage: Storage) -> Survey:
     digests["images"] = digest_entries(e for e in entries if e.key in used or is_image(e.key))
     by_ground = recipe.split.by == "ground"
     parts = () if by_ground else assign_parts(labels, recipe.split)
+    images_M = matched.entries
+    tiles = pa.table(
+        {
+            "key": [entry.key for entry in images_M],
+            "uri": [entry.uri for entry in images_M],
+            "split": [parts[row] for row in matched.rows] if parts else ["train"] * len(images_M),
+            "labels": pa.FixedSizeListArray.from_arrays(
+                labels.labels[matched.rows].ravel(), len(labels.classes)
+            ),
+            "size": [entry.size for entry in images_M],
+            "etag": [entry.etag for entry in images_M],
+            "mask": [entry.key + MASK in masks for entry in images_M],
+            "world": [beside[e.uri].uri if e.uri in beside else None for e in images_M],
+        },
+        schema=TILES,
+    )
     found = Survey(
-        labels,
-        matched,
-        tuple(parts[row] for row in matched.rows) if parts else (),
-        tuple(entry.key + MASK in masks for entry in matched.entries),
-        tuple(beside[e.uri].uri if e.uri in beside else None for e in matched.entries),
+        tiles,
+        replace(
+            labels,
+            keys=(),
+            labels=labels.labels[:0],
+            columns=dict.fromkeys(labels.columns, ()),
+        ),
+        replace(matched, rows=matched.rows[:0], entries=()),
         digests,
     )
-    return replace(found, parts=_parts_by_ground(found, recipe, storage)) if by_ground else found
+    return _split_by_ground(found, recipe, storage) if by_ground else found
 
 
 def places_of(
     found: Survey, recipe: PrepareRecipe, storage: Storage
 ) -> tuple[NDArray[np.int64], Footprints]:
     """Open all images for where they lie: the rows of those that can be read, and their places."""
-    uris = [entry.uri for entry in found.entries]
-    return read_footprints(uris, found.worlds, storage, recipe.bands, recipe.pages)
+    uris, worlds = (found.tiles[name].to_pylist() for name in ("uri", "world"))
+    return read_footprints(uris, worlds, storage, recipe.bands, recipe.pages)
 
 
-def _parts_by_ground(found: Survey, recipe: PrepareRecipe, storage: Storage) -> tuple[str, ...]:
-    """Parts of the matched rows; images that cannot be read, set aside later, count as train."""
+def _split_by_ground(found: Survey, recipe: PrepareRecipe, storage: Storage) -> Survey:
+    """With parts by blocks of ground; images that cannot be read, set aside later, are in train."""
     rows_M, tiles = places_of(found, recipe, storage)
     blocks_M = ground_blocks(tiles, recipe.split.block)
     nowhere_M = rows_M[blocks_M < 0]
     if len(nowhere_M):
         raise InputError(
             f"split.by=ground: {len(nowhere_M):,} of {len(rows_M):,} images have no georeference, "
-            f"e.g. {found.entries[nowhere_M[0]].key}; accepted: images with a CRS and a transform "
+            f"e.g. {found.key(nowhere_M[0])}; accepted: images with a CRS and a transform "
             "(split.group=COLUMN keeps those of one scene together without)"
         )
-    parts_N = np.full(len(found.entries), "train", dtype=object)
+    parts_N = np.full(len(found), "train", dtype=object)
     if len(rows_M):
-        labels_MK = found.labels.labels[found.matched.rows[rows_M]]
+        labels_MK = found.labels_of(rows_M)
         parts_N[rows_M] = split_by_ground(labels_MK, found.labels.task, blocks_M, recipe.split)
-    return tuple(parts_N.tolist())
+    split = pa.array(parts_N, pa.string()).cast(TILES.field("split").type)
+    place = TILES.get_field_index("split")
+    return replace(found, tiles=found.tiles.set_column(place, "split", split))

@@ -176,8 +176,9 @@ def described(tiles: TileSet, storage: Storage) -> list[str]:
         if isinstance(data, Exception):
             continue
         with contextlib.suppress(DecodeError):
-            headers.append((uris[i], decode(data, bands=names, pages=tiles.pages).header))
-    return [f"of {len(headers)} tiles opened, {line}" for line in describe_files(sorted(headers))]
+            headers.append((uris[i], decode(data, bands=names, pages=tiles.pages).header, 1))
+    headers.sort(key=lambda one: one[0])
+    return [f"of {len(headers)} tiles opened, {line}" for line in describe_files(headers)]
 
 
 def _some(tiles: TileSet) -> tuple[list[str], list[bool | None]]:

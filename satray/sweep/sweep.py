@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
-from satray.data.unchanged import check_unchanged
+from satray.data.index import check_unchanged
 from satray.errors import InputError
 from satray.models.pretrained import sources_of
 from satray.models.variant import resolve

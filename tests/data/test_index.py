@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from satray.data import index as module
-from satray.data.describe import _absent
 from satray.data.index import (
     SCHEMA,
     BandStatistics,
@@ -63,7 +62,7 @@ def run(tmp_path) -> Run:
 
 @pytest.mark.parametrize("path", ["index", "index/tiles-00000.parquet"])
 def test_round_trip(run, path):
-    write_index(make(), run)
+    write_index(META, [make().table], run)
     got = read_index(run.uri(path), Storage())
     assert got.meta == META
     assert got.table.to_pylist() == make().table.to_pylist()
@@ -73,7 +72,10 @@ def test_round_trip(run, path):
 def test_many_files_are_one_index(run, monkeypatch):
     monkeypatch.setattr(module, "ROWS_PER_FILE", 2)
     nan = summarise("red", BandCounts("uint8"))
-    write_index(dataclasses.replace(make(), meta=dataclasses.replace(META, statistics=(nan,))), run)
+    table = make().table
+    write_index(
+        dataclasses.replace(META, statistics=(nan,)), [table[:1], table[1:4], table[4:]], run
+    )
     assert [p.rows for p in run.products] == [2, 2, 1]
     assert read_index(run.uri("index"), Storage()).table.equals(make().table)
 
@@ -97,19 +99,19 @@ def test_labels_of_a_slice_are_its_own():
 
 
 def test_the_digest_changes_with_the_bytes_only(run, tmp_path):
-    write_index(make(), run)
+    write_index(META, [make().table], run)
     first = index_digest(run.uri("index"), Storage())
     again = Run("prepare", "0123456789ab", str(tmp_path / "again"), Storage())
-    write_index(make(), again)
+    write_index(META, [make().table], again)
     assert index_digest(again.uri("index"), Storage()) == first
-    write_index(make(6), again)
+    write_index(META, [make(6).table], again)
     assert index_digest(again.uri("index"), Storage()) != first
 
 
 @pytest.mark.parametrize(("files", "rows"), [(1, 5), (3, 2)])
 def test_the_digest_is_that_of_the_files_that_run_json_lists(run, monkeypatch, files, rows):
     monkeypatch.setattr(module, "ROWS_PER_FILE", rows)
-    write_index(make(), run)
+    write_index(META, [make().table], run)
     folder = index_digest(run.uri("index"), Storage())
     record = RunRecord("prepare", run.run_id, 0, {}, {}, {}, "", "", products=run.products)
     run.storage.write(run.uri("run.json"), record.to_json())
@@ -161,18 +163,10 @@ def test_what_is_no_index_is_refused_in_one_line(tmp_path, name, content, says):
 
 
 def test_files_of_two_indexes_do_not_mix(run):
-    write_index(make(), run)
+    write_index(META, [make().table], run)
     other = TileIndex(make().table, dataclasses.replace(META, task="multiclass"))
     run.storage.write(
         run.uri("index/tiles-00001.parquet"), parquet(module.table_with(other.meta, other.table))
     )
     with pytest.raises(InputError, match="another index"):
         read_index(run.uri("index"), Storage())
-
-
-@pytest.mark.parametrize(("value", "said"), [(1, "dock in val"), (0, "ship in train; ship in val")])
-def test_classes_of_which_a_split_has_no_positive_or_no_negative(value, said):
-    rows = [("train", [1, 0]), ("train", [1, 1]), ("val", [1, 0])]
-    table = pa.table({"split": [s for s, _ in rows], "labels": [labels for _, labels in rows]})
-    index = TileIndex(table, dataclasses.replace(META, classes=("ship", "dock")))
-    assert _absent(index, value) == said

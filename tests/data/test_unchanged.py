@@ -10,9 +10,8 @@ import pyarrow as pa
 import pytest
 import rasterio
 
-from satray.data.index import SCHEMA, IndexMeta, TileIndex
+from satray.data.index import SCHEMA, IndexMeta, TileIndex, check_unchanged
 from satray.data.read import errors_of, read_blocks, tile_source
-from satray.data.unchanged import check_unchanged
 from satray.errors import InputError
 from satray.scoring.reading import Wanted, read_block
 from satray.scoring.sources import tiles_of_index

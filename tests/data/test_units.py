@@ -15,7 +15,6 @@ from satray.data import prepare
 from satray.data.decode import decode, read_pixels
 from satray.data.describe import describe_files
 from satray.data.index import BandStatistics, IndexMeta, read_index
-from satray.data.probe import probe
 from satray.data.read import read_blocks, tile_source, to_torch
 from satray.data.statistics import changed, count_pixels, summarise
 from satray.data.values import Change, Unit, as_units, change_of, unit_of
@@ -189,16 +188,10 @@ def test_statistics_change_as_pixels_do(dtype, numbers_):
     assert told.percentiles["25"] == pytest.approx(wanted, rel=1e-9 if exact else 2e-3, abs=1e-2)
 
 
-def prepared(folder, monkeypatch, **more):
-    """An archive's index and the lines of its making, without Ray."""
-
-    def inline(uris, counted, masked, storage, *, bands, pages, **_):
-        for row, uri in enumerate(uris):
-            yield probe([row], [uri], [counted[row]], storage, bands, [False], (), pages)
-
-    monkeypatch.setattr("satray.data.pipeline.probe_all", inline)
+def prepared(folder, **more):
+    """An archive's index and the lines of its making."""
     recipe = PrepareRecipe(images=str(folder), split={"val": 0.0}, **more)
-    run = Run("prepare", "abcdefabcdef", str(folder) + "-out", STORE, str, str)
+    run = Run("prepare", "abcdefabcdef", str(folder) + "-out", STORE, ray=False)
     outcome = worked(prepare, recipe, run)
     return read_index(run.uri("index"), STORE), outcome.summary
 
@@ -213,7 +206,7 @@ ARCHIVES = {
 
 
 @pytest.mark.parametrize("case", ARCHIVES)
-def test_archives_of_mixed_units(tmp_path, monkeypatch, case):
+def test_archives_of_mixed_units(tmp_path, case):
     """Statistics and training's pixels are those of an archive of one unit."""
     units, recipe, whole = ARCHIVES[case]
     old = numbers(6) // 2 + 1
@@ -223,7 +216,7 @@ def test_archives_of_mixed_units(tmp_path, monkeypatch, case):
         place = tmp_path / "tiles" / "ab"[n % 2] / f"{n}.tif"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(stated(x_CHW, unit))
-    index, said = prepared(tmp_path / "tiles", monkeypatch, **recipe)
+    index, said = prepared(tmp_path / "tiles", **recipe)
     assert index.meta.units == (() if whole is None else (whole,))
     wanted = old + np.uint16(1000 * (whole == NEW))
     figures = index.meta.statistics[0]
@@ -245,18 +238,18 @@ def test_archives_of_mixed_units(tmp_path, monkeypatch, case):
         assert "brought to what those that state none are taken for" in lines[0]
 
 
-def test_a_tile_in_another_unit_is_named_whatever_its_split(tmp_path, monkeypatch):
+def test_a_tile_in_another_unit_is_named_whatever_its_split(tmp_path):
     x_CHW = numbers(2)
     for n, name in enumerate(("K", "K", "degC")):
         place = tmp_path / "tiles" / "ab"[n % 2] / f"{n}.tif"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(tiff(x_CHW, scales=(0.1,) * 2, units=(name,) * 2))
     with pytest.raises(InputError, match=r"a/2\.tif states values in degC where K is wanted"):
-        prepared(tmp_path / "tiles", monkeypatch)
+        prepared(tmp_path / "tiles")
 
 
 def test_a_plan_tells_bands_of_units_apart():
-    headers = [(f"{n}.tif", decode(stated(X, OLD, NEW if n else OLD)).header) for n in (0, 1, 1)]
+    headers = [(f"{n}.tif", decode(stated(X, OLD, NEW if n else OLD)).header, 1) for n in (0, 1, 1)]
     (line,) = describe_files(headers)
     assert line == (
         "units: 2 tiles state b1: scale 0.0001, offset 0; b2: scale 0.0001, offset -0.1; 1 tile "

@@ -23,7 +23,9 @@ from satray.training import job as train
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.s3]
 
-PREPARE = Job("prepare", PrepareRecipe, prepare.read, prepare.plan, prepare.work)
+PREPARE = Job(
+    "prepare", PrepareRecipe, prepare.read, prepare.plan, prepare.work, ray=prepare.takes_ray
+)
 TRAIN = Job("train", TrainRecipe, train.read, train.plan, train.work)
 EVALUATE = Job("evaluate", EvaluateRecipe, evaluate.read, evaluate.plan, evaluate.work)
 SCORE = Job("score", ScoreRecipe, score.read, score.plan, score.work)

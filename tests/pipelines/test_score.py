@@ -18,7 +18,7 @@ from page_checker import checked
 from satray import cluster
 from satray.config.evaluate import EvaluateRecipe
 from satray.config.score import ScoreRecipe
-from satray.data.index import SCHEMA, IndexMeta, TileIndex, write_index
+from satray.data.index import SCHEMA, IndexMeta, write_index
 from satray.errors import InputError, SatrayError
 from satray.models.bundle import load_bundle
 from satray.runs.job import Job, perform
@@ -69,7 +69,7 @@ def setting(tmp_path_factory, ray_session) -> Path:
     ]
     meta = IndexMeta("multilabel", material.CLASSES, material.BANDS, "uint16", (48, 48), (), {})
     run = Run("prepare", "p" * 12, str(root / "prepared"), Storage())
-    write_index(TileIndex(pa.Table.from_pylist(rows, schema=SCHEMA), meta), run)
+    write_index(meta, [pa.Table.from_pylist(rows, schema=SCHEMA)], run)
     return root
 
 

@@ -6,7 +6,6 @@ import pyproj
 import pytest
 from scoring.scenes.scene_material import spec
 
-from satray.data.describe import OFF_EARTH, describe_ground
 from satray.data.index import SCHEMA, BandStatistics, IndexMeta, TileIndex, table_with
 from satray.scoring.scenes.netgrid import net_grid
 from satray.training.products import resolution
@@ -83,18 +82,3 @@ def test_pixels_of_training_are_never_resampled_as_scenes(crs, px, lats) -> None
         assert (grid.net_height, grid.net_width) == (144, 144), grid.why
     away = net_grid(SIDE, SIDE, *at(crs, lon, lats[0], px[0] * 2, px[1] * 2), known)
     assert away.net_width > 48
-
-
-def test_prepare_says_when_tiles_differ_and_what_is_not_plain() -> None:
-    plain = index(*(at("EPSG:32633", 15, lat, 10) for lat in (5, 60)))
-    assert describe_ground(plain, ["", ""]) == []
-    mixed = index(*(at("EPSG:3857", 15, lat, 20) for lat in (0, 30, 60)))
-    bare = "a CRS without a transform: pixel coordinates"
-    lines = describe_ground(mixed, ["placed by a world file (a.tfw)", bare, bare])
-    assert lines[0] == f"ground: 2 tiles: {bare}, e.g. t1"
-    assert lines[1] == "ground: 1 tile: placed by a world file, e.g. t0 (a.tfw)"
-    assert lines[2].startswith("ground: px are 10.03 to 20 m wide (median 17.3")
-    assert len(lines) == 3
-    assert describe_ground(index((None, None)), [""]) == []
-    local = index(('LOCAL_CS["site",UNIT["metre",1]]', UTM), ("EPSG:32633", UTM))
-    assert describe_ground(local, ["", ""]) == [f"ground: 1 tile: {OFF_EARTH}, e.g. t0"]

@@ -8,8 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from satray.config.evaluate import EvaluateRecipe
-from satray.data.index import TileIndex, index_digest, read_index
-from satray.data.unchanged import unlike
+from satray.data.index import TileIndex, index_digest, read_index, unlike
 from satray.errors import SatrayError
 from satray.runs.run import RunRecord, library_versions
 from satray.storage import CHANGED, Storage

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, cast
 
 from satray.config.train import FROM_SCRATCH, TrainRecipe, VariantOptions
-from satray.data.index import TileIndex, read_index
-from satray.data.unchanged import check_unchanged
+from satray.data.index import TileIndex, check_unchanged, read_index
 from satray.errors import InputError
 from satray.models.pretrained import fetch, is_word, refuse_unreachable, sources_of
 from satray.models.radiometry import Radiometry

@@ -1,28 +1,32 @@
-"""The job prepare on real Ray and small archives."""
+"""The job prepare on small archives, in this process; and on Ray, which makes the same."""
 
 import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from affine import Affine
 from data.hostile import numbers, photo, pillow, tiff
 
 from satray.config.prepare import PrepareRecipe
 from satray.data.decode import decode
+from satray.data.describe import OFF_EARTH
 from satray.data.index import read_index
-from satray.data.prepare import plan, read, work
+from satray.data.prepare import plan, read, takes_ray, work
+from satray.data.probe import probe
 from satray.data.read import errors_of, read_blocks, tile_source, to_torch
 from satray.errors import InputError
 from satray.runs.job import Job, main
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
 
-pytestmark = pytest.mark.pipeline
-JOB = Job("prepare", PrepareRecipe, read, plan, work)
+JOB = Job("prepare", PrepareRecipe, read, plan, work, ray=takes_ray, workers=False)
 NAMES = ("blue", "green", "red", "nir")
 
 
@@ -42,10 +46,10 @@ def make_archive(root: Path, n: int = 30) -> dict[str, np.ndarray]:
     return pixels
 
 
-def prepare(root: Path, out: str = "out", **keys) -> tuple[Run, Outcome]:
+def prepare(root: Path, out: str = "out", *, ray=False, **keys) -> tuple[Run, Outcome]:
     keys = {"bands": NAMES, "labels": str(root / "labels.csv")} | keys
     recipe = PrepareRecipe(images=str(root / "images"), **keys)
-    run = Run("prepare", "0" * 12, str(root / out), Storage())
+    run = Run("prepare", "0" * 12, str(root / out), Storage(), ray=ray)
     return run, work(recipe, read(recipe, run.storage), run)
 
 
@@ -59,7 +63,7 @@ def quarantine(run: Run) -> list[dict[str, str]]:
     return pq.read_table(io.BytesIO(run.storage.read(run.uri("quarantine.parquet")))).to_pylist()
 
 
-def test_the_index_tells_the_truth(archive, ray_session):
+def test_the_index_tells_the_truth(archive):
     root, pixels = archive
     run, outcome = prepare(root, tiles_per_task=4)
     index = read_index(run.uri("index"), Storage())
@@ -94,16 +98,118 @@ def test_the_index_tells_the_truth(archive, ray_session):
     assert quarantine(run) == []
 
 
-def test_how_the_work_is_cut_does_not_show(archive, ray_session):
+def products(run: Run) -> dict[str, bytes]:
+    return {p.path: run.storage.read(run.uri(p.path)) for p in run.products}
+
+
+def test_how_the_work_is_cut_does_not_show(archive):
     root, _ = archive
-    digests = set()
-    for cut in (1, 7, 128):
-        run, _ = prepare(root, out=f"cut{cut}", tiles_per_task=cut)
-        digests.add(next(p.sha256 for p in run.products if p.path.startswith("index/")))
-    assert len(digests) == 1
+    cuts = [prepare(root, out=f"cut{cut}", tiles_per_task=cut)[0] for cut in (1, 7, 128)]
+    assert products(cuts[0]) == products(cuts[1]) == products(cuts[2])
 
 
-def test_bad_images_cost_a_row_each(tmp_path, ray_session):
+@pytest.mark.pipeline
+def test_on_ray_every_product_is_the_same_to_the_byte(tmp_path, ray_session):
+    make_archive(tmp_path)
+    (tmp_path / "images/tile_1.tif").write_bytes(b"")
+    (tmp_path / "images/tile_3.tif").write_bytes(tiff(numbers(4, dtype="int16")))
+    runs = [
+        prepare(tmp_path, out=f"ray-{ray}", ray=ray, mixed="quarantine", tiles_per_task=4)
+        for ray in (True, False)
+    ]
+    assert products(runs[0][0]) == products(runs[1][0])
+    lines = [outcome.summary[:-1] for _, outcome in runs]  # the last has the seconds
+    assert lines[0] == lines[1]
+
+
+def test_small_archives_need_neither_ray_nor_torch(archive, tmp_path):
+    root, _ = archive
+    code = (
+        "import sys; from satray.data.prepare import *; from satray.runs.job import Job, main\n"
+        f"job = Job('prepare', PrepareRecipe, read, plan, work, ray=takes_ray)\n"
+        f"status = main(job, ['images={root}/images', 'labels={root}/labels.csv', "
+        f"'out={tmp_path}/out'])\n"
+        "sys.exit(status or 10 * bool({'ray', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+class EndedError(Exception):
+    """In place of a machine that goes down."""
+
+
+def test_a_run_that_goes_on_reads_what_is_not_read_yet(archive):
+    root, _ = archive
+    recipe = PrepareRecipe(
+        images=str(root / "images"),
+        labels=str(root / "labels.csv"),
+        bands=NAMES,
+        tiles_per_task=4,
+        resources={"read_tasks": 1},
+    )
+    found = read(recipe, Storage())
+    looked: list[int] = []
+
+    def run(out):
+        return Run("prepare", "0" * 12, str(root / out), Storage(), ray=False)
+
+    def look(rows, *rest):
+        if len(looked) >= 12 and not going_on:
+            raise EndedError
+        looked.extend(rows)
+        return probe(rows, *rest)
+
+    going_on = False
+    with pytest.raises(EndedError):
+        work(recipe, found, run("stopped"), look)
+    first, going_on = len(looked), True
+    assert first == 12
+    again = run("stopped")
+    work(recipe.model_copy(update={"tiles_per_task": 5}), found, again, look)
+    assert sorted(looked) == list(range(30))
+    whole = run("whole")
+    work(recipe, found, whole)
+    assert products(again) == products(whole)
+
+
+def test_another_budget_judges_the_same_run(tmp_path, capsys):
+    """Nothing is read again for it, and nothing written."""
+    make_archive(tmp_path)
+    for i in range(3):
+        (tmp_path / f"images/tile_{i}.tif").write_bytes(b"")
+    arguments = [
+        f"images={tmp_path}/images",
+        f"labels={tmp_path}/labels.csv",
+        f"out={tmp_path}/out",
+    ]
+    assert main(JOB, arguments) == 3
+    record = (tmp_path / "out/run.json").read_bytes()
+    for budget, status in ((0.2, 0), (0.01, 3)):
+        capsys.readouterr()
+        assert main(JOB, [*arguments, f"error_budget={budget}"]) == status
+        assert f"was done already (status {status})" in capsys.readouterr().out
+    assert (tmp_path / "out/run.json").read_bytes() == record
+
+
+def test_what_tells_places_apart_is_said(tmp_path):
+    """Metres of a px that differ, places that are not plain, and a CRS that leads nowhere."""
+    (tmp_path / "images").mkdir()
+    local = 'LOCAL_CS["site",UNIT["metre",1]]'
+    for i, (crs, north) in enumerate(
+        [("EPSG:3857", 0), ("EPSG:3857", 8_400_000), (local, 0), (None, 0)]
+    ):
+        profile = {"crs": crs, "transform": Affine(20, 0, 1e6, 0, -20, north)} if crs else {}
+        data = tiff(numbers(3), **profile)
+        (tmp_path / "images" / f"{i}.tif").write_bytes(data)
+    (tmp_path / "labels.csv").write_text("name,ship\n" + "".join(f"{i},1\n" for i in range(4)))
+    _, outcome = prepare(tmp_path, bands=None)
+    said = [line for line in outcome.summary if line.startswith("ground: ")]
+    assert any(re.match(r"ground: px are 10\.\d+ to 20 m wide \(median", line) for line in said)
+    assert f"ground: 1 tile: {OFF_EARTH}, e.g. 2" in said
+
+
+def test_bad_images_cost_a_row_each(tmp_path):
     make_archive(tmp_path)
     good = (tmp_path / "images/tile_0.tif").read_bytes()
     (tmp_path / "images/tile_0.tif").write_bytes(good[: len(good) // 2])
@@ -119,7 +225,7 @@ def test_bad_images_cost_a_row_each(tmp_path, ray_session):
     assert len(read_index(run.uri("index"), Storage())) == 27
 
 
-def test_masks_beside_tiles_hide_and_fills_are_named(tmp_path, ray_session):
+def test_masks_beside_tiles_hide_and_fills_are_named(tmp_path):
     """Nothing below a `.msk` is counted or trained on; a fill that nobody declares is said."""
     make_archive(tmp_path, n=8)
     shown = np.full((1, 24, 32), 255, np.uint8)
@@ -145,39 +251,33 @@ def test_masks_beside_tiles_hide_and_fills_are_named(tmp_path, ray_session):
     assert errors_of(table) == {}
     assert pixels.max() < 31_000
     # another mask is another archive
-    before = read(
-        PrepareRecipe(images=str(tmp_path / "images"), labels=str(tmp_path / "labels.csv")),
-        Storage(),
-    )
+    recipe = PrepareRecipe(images=str(tmp_path / "images"), labels=str(tmp_path / "labels.csv"))
+    before = read(recipe, Storage()).digests
     next((tmp_path / "images").glob("*.msk")).unlink()
-    after = read(
-        PrepareRecipe(images=str(tmp_path / "images"), labels=str(tmp_path / "labels.csv")),
-        Storage(),
-    )
-    assert before.digests["images"] != after.digests["images"]
+    assert read(recipe, Storage()).digests["images"] != before["images"]
 
 
-def test_mixed_kinds_stop_or_are_set_aside(tmp_path, ray_session):
+def test_mixed_kinds_stop_or_are_set_aside(tmp_path):
     make_archive(tmp_path)
     for i in (3, 4):
         (tmp_path / f"images/tile_{i}.tif").write_bytes(tiff(numbers(4, dtype="int16")))
     with pytest.raises(InputError, match=r"differ .*uint16.*int16.*mixed=quarantine") as caught:
         prepare(tmp_path)
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
+    assert not any(path.is_file() for path in (tmp_path / "out").rglob("*"))
     run, outcome = prepare(tmp_path, mixed="quarantine")
     assert (outcome.status, outcome.counts["tiles"]) == (0, 28)
     assert {r["stage"] for r in quarantine(run)} == {"mixed"}
     assert read_index(run.uri("index"), Storage()).meta.dtype == "uint16"
 
 
-def test_alpha_is_left_out_and_said_without_names(archive, ray_session):
+def test_alpha_is_left_out_and_said_without_names(archive):
     root, _ = archive
     _, outcome = prepare(root, out="unnamed", bands=None)
     assert any("30 have one more band, tagged alpha" in line for line in outcome.summary)
 
 
-def test_nothing_readable_is_one_line(tmp_path, ray_session):
+def test_nothing_readable_is_one_line(tmp_path):
     make_archive(tmp_path, 5)
     for path in (tmp_path / "images").iterdir():
         path.write_bytes(b"x")
@@ -185,7 +285,7 @@ def test_nothing_readable_is_one_line(tmp_path, ray_session):
         prepare(tmp_path)
 
 
-def test_folders(tmp_path, ray_session):
+def test_folders(tmp_path):
     for name in ("sea", "land", "city"):
         (tmp_path / "images" / name).mkdir(parents=True)
         for i in range(4):
@@ -231,7 +331,7 @@ def test_plan_opens_little_and_writes_nothing(archive, capsys):
     assert sorted(root.rglob("*")) == before
 
 
-def test_a_finished_run_is_found_done(archive, capsys, ray_session):
+def test_a_finished_run_is_found_done(archive, capsys):
     root, _ = archive
     arguments = [
         *(f"images={root}/images", f"labels={root}/labels.csv", f"out={root}/job"),

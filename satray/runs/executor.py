@@ -1,0 +1,90 @@
+"""The same function over many blocks: in threads of this process, or as Ray tasks.
+
+Small work is done where the job runs, without Ray: no process is started, nothing is pickled, and a
+debugger works. What the function gives is the same either way.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from typing import TypeVar
+
+from satray.config.base import Resources
+
+B = TypeVar("B")
+T = TypeVar("T")
+
+THREADS = 8
+"""Most threads of this process: what they do between decodes holds Python's lock."""
+
+AHEAD = 256
+"""Ray tasks handed out ahead where nothing bounds them: a cluster that can grow sees them wait."""
+
+
+def each_block(
+    function: Callable[[B], T],
+    blocks: Iterable[B],
+    resources: Resources,
+    *,
+    ray: bool,
+    ordered: bool = False,
+) -> Iterator[T]:
+    """Call a function on each block, several at once and ahead of the caller.
+
+    Args:
+        function: what to do; pickled where Ray calls it.
+        blocks: what to do it on; taken one after another, as there is room for them.
+        resources: `read_tasks` says how many at once.
+        ray: whether they are Ray tasks; Ray is up then. Else threads.
+        ordered: results come in the blocks' order; else as they are ready.
+
+    Yields:
+        What the function returns.
+
+    Raises:
+        SatrayError: from Ray, what the function raised as it was, or a line about what else ended
+            it. From threads, whatever the function raised.
+    """
+    with ExitStack() as ends:
+        if ray:
+            from satray import cluster  # which imports Ray
+
+            readers = cluster.readers(resources)
+            submit = ends.enter_context(cluster.tasks(function, readers.cpus))
+            ahead = readers.at_once or AHEAD
+        else:
+            wanted = resources.read_tasks
+            cores = len(os.sched_getaffinity(0))
+            threads = wanted if isinstance(wanted, int) else min(THREADS, max(2, cores))
+            pool = ThreadPoolExecutor(threads, thread_name_prefix="block")
+            ends.callback(pool.shutdown, wait=True, cancel_futures=True)
+            submit, ahead = _on(pool, function), threads
+        yield from _results(submit, blocks, ahead + 1, ordered)
+
+
+def _on(pool: ThreadPoolExecutor, function: Callable[[B], T]) -> Callable[[B], Future[T]]:
+    return lambda block: pool.submit(function, block)
+
+
+def _results(
+    submit: Callable[[B], Future[T]], blocks: Iterable[B], ahead: int, ordered: bool
+) -> Iterator[T]:
+    """Hand out blocks, at most `ahead` of which are not yet given to the caller."""
+    coming: deque[Future[T]] = deque()
+    todo = iter(blocks)
+    while True:
+        for block in todo:
+            coming.append(submit(block))
+            if len(coming) >= ahead:
+                break
+        if not coming:
+            return
+        if ordered:
+            yield coming.popleft().result()
+            continue
+        ready = wait(coming, return_when=FIRST_COMPLETED).done
+        coming = deque(each for each in coming if each not in ready)
+        for each in ready:
+            yield each.result()
