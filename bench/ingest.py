@@ -78,7 +78,12 @@ def satray_pass(paths: list[str], cache: str | None = None) -> Measured:
 
     n = len(paths)
     table = pa.table(
-        {"uri": paths, "split": ["train"] * n, "labels": pa.array([[0]] * n, pa.list_(pa.uint8()))}
+        {
+            "uri": paths,
+            "split": ["train"] * n,
+            "labels": pa.array([[0]] * n, pa.list_(pa.uint8())),
+            "mask": [False] * n,
+        }
     )
     meta = IndexMeta("binary", ("ship",), BANDS, "uint16", (SIDE, SIDE), (), {})
     source = tile_source(

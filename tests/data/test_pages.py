@@ -131,7 +131,6 @@ def test_nodata_of_pages_is_each_ones():
             r"has 1 band \(the first page's; 3 more left out\), bands=.* names 4",
         ),
         (tiff(X), {"bands": ("a",)}, r"has 4 bands, bands=.* names 1"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(99), {}, "HDF or NetCDF, whose datasets are not read; accep"),
         (paged(*[SMALL[:, :1, :1]] * 1025), {}, "holds 1,025 pages; accepted: at most 1,024, or"),
     ],
 )  # fmt: skip
