@@ -127,8 +127,8 @@ def scored(given: ScoreRecipe, out: Path | str, run_id: str = "abcdefabcdef") ->
     found = score.read(given, Storage())
     said: list[str] = []
     run = Run("score", run_id, str(out), Storage(), said.append, said.append, shared=given.only_new)
-    take_folder(run, overwrite=False)
-    outcome, record = perform(JOB, given, found, run)
+    with take_folder(run, overwrite=False):
+        outcome, record = perform(JOB, given, found, run)
     return run, outcome, record, said
 
 

@@ -168,10 +168,10 @@ def step(job: Job[Any, Any], recipe: Recipe, outer: Run, title: str) -> tuple[Ru
         progress=lambda line: outer.progress(f"{title}: {line}"),
         ray=outer.ray,
     )
-    done = take_folder(run, overwrite=True)
-    if done is not None:
-        return done, False
-    outcome, record = perform(job, recipe, prepared, run)
+    with take_folder(run, overwrite=True) as done:
+        if done is not None:
+            return done, False
+        outcome, record = perform(job, recipe, prepared, run)
     if record.status:
         failed = f"{outcome.failed} of {outcome.attempted} inputs failed"
         raise SatrayError(f"{job.name}: {record.verdict or failed} ({run.out})")

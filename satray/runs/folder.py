@@ -6,6 +6,7 @@ a sign of life. Whoever finds its holder dead creates the next number: of severa
 succeeds. A holder that finds a higher number, or its own gone, was taken for dead and gives up.
 """
 
+import _thread
 import contextlib
 import functools
 import getpass
@@ -35,30 +36,46 @@ LEASE = 180.0
 """Seconds without one after which a holder that cannot be looked for from here counts as dead."""
 
 
-def take_folder(run: Run, *, overwrite: bool) -> RunRecord | None:
-    """Claim the run folder, or find the run done in it; what dead writers left there goes.
+@contextlib.contextmanager
+def take_folder(
+    run: Run, *, overwrite: bool, lost: Callable[[str], None] | None = None
+) -> Iterator[RunRecord | None]:
+    """Hold and claim the run folder within the block, or find the run done in it.
+
+    What dead writers left there goes. Of several processes one at most is given None, but for the
+    runs of a schedule, which share their folder.
 
     Args:
         run: the run that wants it.
         overwrite: replace another run, or this one where it ended with a verdict; what is there is
             cleared when the new one begins to write products.
+        lost: see `hold`; None: the main thread is interrupted.
 
-    Returns:
+    Yields:
         The record where the run is done already; None where the work is still to do.
 
     Raises:
         InputError: the folder holds another run, or files that are no run's.
+        SatrayError: another process holds it.
     """
-    done = None
     if run.shared:
         _share(run)
-    else:
-        done = find_done(run, overwrite=overwrite)
-        if done is not None:
-            return done
-        _create(run, join(run.state, CLAIM), {"run_id": run.run_id, "started": _now()})
-    run.storage.tidy(run.out)
-    return None
+        run.storage.tidy(run.out)
+        yield None
+        return
+    done = find_done(run, overwrite=overwrite)
+    with hold(run, lost or _interrupt) if done is None else contextlib.nullcontext():
+        if done is None:  # others may have been at it until now
+            done = find_done(run, overwrite=overwrite)
+        if done is None:
+            _create(run, join(run.state, CLAIM), {"run_id": run.run_id, "started": _now()})
+            run.storage.tidy(run.out)
+        yield done
+
+
+def _interrupt(reason: str) -> None:
+    del reason
+    _thread.interrupt_main()
 
 
 def find_done(run: Run, *, overwrite: bool) -> RunRecord | None:

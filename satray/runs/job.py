@@ -21,7 +21,7 @@ from satray.config.cli import build, render, to_yaml, validate
 from satray.errors import InputError, SatrayError
 from satray.runs.console import Console
 from satray.runs.ending import Ending, Witness, told_to_end
-from satray.runs.folder import LOG, drop_state, find_done, hold, holder, release, take_folder
+from satray.runs.folder import LOG, drop_state, holder, release, take_folder
 from satray.runs.run import Outcome, Run, RunRecord, library_versions, run_id
 from satray.storage import Storage, absolute, is_remote, join
 from satray.storage.temporary import log_folder, process_tag
@@ -184,12 +184,9 @@ def _main(job: Job[R, P], arguments: list[str], console: Console, ending: Ending
     run = Run(
         job.name, identity, out, storage, console.say, console.progress, shared=shared, ray=ray
     )
-    done = None if shared else find_done(run, overwrite=recipe.overwrite)
-    if done is None:
-        with contextlib.nullcontext() if shared else hold(run, ending.end):
-            done = take_folder(run, overwrite=recipe.overwrite)
-            if done is None:
-                return _work(job, recipe, prepared, run, inputs, console, ending)
+    with take_folder(run, overwrite=recipe.overwrite, lost=ending.end) as done:
+        if done is None:
+            return _work(job, recipe, prepared, run, inputs, console, ending)
     for line in done.summary:
         console.say(line)
     status = done.status_by(getattr(recipe, "error_budget", None))

@@ -16,7 +16,7 @@ import pytest
 import satray.cluster
 from satray.config.base import Recipe, key
 from satray.errors import InputError, SatrayError
-from satray.runs.folder import FOLDER, hold
+from satray.runs.folder import FOLDER, hold, take_folder
 from satray.runs.job import Inputs, Job, main
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage, join
@@ -140,6 +140,21 @@ def test_a_holder_that_was_taken_for_dead_gives_up(tmp_path, how):
     assert run.out in told[0]
     marks = [entry.key for entry in run.storage.list(join(run.out, FOLDER))]
     assert marks == ([] if how == "removed" else ["0001.json", "0002.json"])
+
+
+def test_of_two_that_take_a_folder_one_has_it(out):
+    first, other = run_in(out), run_in(out, "ba9876543210")
+    with take_folder(first, overwrite=False) as done:
+        assert done is None
+        for second in (run_in(out), other):
+            for overwrite in (False, True):
+                with (
+                    pytest.raises(SatrayError, match=r"held by|holds run"),
+                    take_folder(second, overwrite=overwrite),
+                ):
+                    raise AssertionError("two have it")
+    with take_folder(first, overwrite=False) as done:
+        assert done is None  # given back, not done
 
 
 def test_of_many_that_begin_at_once_one_works(tmp_path):
