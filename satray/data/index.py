@@ -28,6 +28,7 @@ META_KEY = b"satray"
 """Key of the schema metadata that holds `IndexMeta` as JSON."""
 
 ROWS_PER_FILE = 1_000_000
+ROWS_PER_GROUP = 100_000
 
 LOOKED_AT = 256
 """Tiles that `check_unchanged` looks at, spread evenly over an index: one HEAD request each, a
@@ -228,22 +229,32 @@ def write_index(meta: IndexMeta, tables: Iterable[pa.Table], run: "Run") -> None
 
     Args:
         meta: of the index.
-        tables: its rows, cut anyhow; a file's are in memory at once.
+        tables: its rows, cut anyhow; those of a row group are in memory at once.
         run: whose products the files are.
     """
-    held: list[pa.Table] = [table_with(meta, SCHEMA.empty_table())]
-    number = rows = 0
+    empty = table_with(meta, SCHEMA.empty_table())
+    size = min(ROWS_PER_GROUP, ROWS_PER_FILE)
+    number, sink, held = 0, io.BytesIO(), [empty]
+    writer, rows = None, 0
     for table in itertools.chain(tables, [None]):
-        if table is not None:
-            held.append(table_with(meta, table))
-            rows += len(table)
-        while rows >= ROWS_PER_FILE or (table is None and (rows or not number)):
+        held += [] if table is None else [table_with(meta, table)]
+        while (waiting := sum(map(len, held))) >= size or table is None:
+            if not waiting and writer is None and number:
+                return
             whole = pa.concat_tables(held)
-            sink = io.BytesIO()
-            part = whole.slice(0, ROWS_PER_FILE).combine_chunks()
-            pq.write_table(part, sink, compression="zstd")
-            run.publish(f"index/tiles-{number:05d}.parquet", sink.getvalue(), rows=len(part))
-            held, rows, number = [whole.slice(ROWS_PER_FILE)], rows - len(part), number + 1
+            group, held = whole.slice(0, size).combine_chunks(), [whole.slice(size)]
+            if writer is None:
+                sink = io.BytesIO()
+                writer = pq.ParquetWriter(sink, empty.schema, compression="zstd")
+            writer.write_table(group)
+            rows += len(group)
+            last = table is None and waiting <= size
+            if rows >= ROWS_PER_FILE or last:
+                writer.close()
+                run.publish(f"index/tiles-{number:05d}.parquet", sink.getvalue(), rows=rows)
+                number, writer, rows = number + 1, None, 0
+            if last:
+                return
 
 
 def read_index(uri: str, storage: "Storage") -> TileIndex:
