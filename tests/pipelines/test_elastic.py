@@ -172,22 +172,17 @@ def test_auto_takes_gpus_that_the_cluster_can_start(nodes: Cluster, tmp_path: Pa
 READ = """
 import ray
 def read(batch):
-    time.sleep(len(batch["id"]) / 200)
-    return batch
-def rate(consumer, tiles):
-    readers = cluster.readers(Resources())
-    data = ray.data.range(tiles, override_num_blocks=tiles // 20).map_batches(
-        read, batch_size=None, num_cpus=readers.cpus, concurrency=readers.at_once
-    )
-    count = 0
-    for batch in data.iter_batches(batch_size=20):
-        begun = begun if count else time.perf_counter()
-        count += len(batch["id"])
-        time.sleep(len(batch["id"]) / consumer)
-    return (count - 20) / (time.perf_counter() - begun)
-rate(4000, 400)  # processes start
-print(json.dumps([rate(4000, 4000), rate(250, 1000)]))
+    begun = time.time()
+    time.sleep(0.5)
+    return {"begun": [begun], "ended": [time.time()]}
+readers = cluster.readers(Resources())
+data = ray.data.range(48, override_num_blocks=48).map_batches(
+    read, batch_size=None, num_cpus=readers.cpus, concurrency=readers.at_once
+)
+spans = [(row["begun"], row["ended"]) for row in data.iter_rows()]
+print(json.dumps([max(sum(b <= at < e for b, e in spans) for at, _ in spans)]))
 """
+"""A consumer that takes whatever comes; printed: the most read tasks at once."""
 
 
 def test_a_cluster_without_an_autoscaler_is_waited_for_and_read_from(nodes: Cluster) -> None:
@@ -200,7 +195,7 @@ def test_a_cluster_without_an_autoscaler_is_waited_for_and_read_from(nodes: Clus
         "except SatrayError as error:\n    print(json.dumps([str(error)]))\n"
     )
     assert line.startswith("resources.wait=0.02: the cluster still lacks 1 GPU (it has 0)")
-    slow, _ = nodes.told(READ)
+    assert nodes.told(READ) == [2]
     driver = nodes.run(TAKE.format(workers=1, gpus="yes", wait=2))
     time.sleep(5)
     nodes.start(f"--address={nodes.address}", "--num-cpus=4", "--num-gpus=1")
@@ -208,8 +203,5 @@ def test_a_cluster_without_an_autoscaler_is_waited_for_and_read_from(nodes: Clus
     assert (gpu, several) == (True, True)
     assert said[0].startswith("waiting for the cluster to have 1 GPU (it has 0), 2 minutes")
     assert said[1].startswith("the cluster has them after ")
-    # Readers of 200 tiles a second each, a consumer of 4,000: they take all CPUs there are; where
-    # they are fast enough, the consumer is fed.
-    fast, fed = nodes.told(READ)
-    assert fast > 1.6 * slow
-    assert fed > 0.8 * 250
+    (most,) = nodes.told(READ)
+    assert 4 <= most <= 6  # as many as there are CPUs; a process more may be late

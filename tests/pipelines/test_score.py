@@ -298,7 +298,7 @@ def test_a_run_is_reproduced_by_its_bundle_alone(setting, evaluated, tmp_path, i
     told = json.loads(Path(run.uri("metrics.json")).read_text())["reproduction"]
     assert told["same"]
     assert told["largest"] <= 1e-4
-    assert found["compared"] == TILES - len(range(0, TILES, 4))
+    assert told["compared"] == TILES - len(range(0, TILES, 4))
 
     first = load_bundle(str(setting / "bundle"), Storage())
     other = material.save_bundle(tmp_path / "other", material.two_towers(), mean=(1990.0,) * 4)

@@ -154,7 +154,8 @@ def test_training_that_is_left_starts_no_more_workers(setup, tmp_path, monkeypat
             raise ControllerError(RuntimeError("aborted"))
 
     monkeypatch.setattr(launch.cluster, "ProgressChannel", Silent)
-    monkeypatch.setattr(launch, "make_task", lambda *_: SimpleNamespace())
+    task = SimpleNamespace(train=SimpleNamespace(cache=None))
+    monkeypatch.setattr(launch, "make_task", lambda *_: task)
     monkeypatch.setattr(launch, "make_trainer", lambda *_: Trainer())
     run, _ = make_run(tmp_path)
     launch.fit(setup, run, "weights", lambda _: None, workers=WORKERS, halt=halt)
