@@ -377,7 +377,7 @@ def unlike(table: pa.Table, storage: "Storage") -> list[tuple[str, str]]:
 
 def _files(uri: str, storage: "Storage") -> Iterator[tuple[str, str | None]]:
     """The index's files, URI and the digest that a run.json lists, in order; at least one."""
-    from satray.storage.uri import join
+    from satray.storage import join
 
     if uri.endswith(".parquet"):
         yield uri, None

@@ -1,9 +1,18 @@
 """One way to list, read and publish (atomically), on disk and in object stores."""
 
-from satray.storage.entry import CHANGED, ChangedError, Entry, Version
+from satray.storage.names import (
+    CHANGED,
+    ChangedError,
+    Entry,
+    Version,
+    absolute,
+    is_remote,
+    join,
+    name,
+    parent,
+)
 from satray.storage.objects import forget_connections
 from satray.storage.store import Storage
-from satray.storage.uri import absolute, is_remote, join, name, parent
 
 __all__ = [
     "CHANGED",

@@ -16,10 +16,11 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from satray.storage.entry import Entry
+from satray.storage.names import Entry
 from satray.storage.temporary import is_left, process_tag
 
 TEMPORARY = ".satray-tmp-"
@@ -30,108 +31,132 @@ _NO_SUCH_THING = (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
 """What file systems say to hard links and to flushing of folders where they know none."""
 
 
-def walk(folder: str) -> Iterator[Entry]:
-    """Yield the regular files below a folder, hidden ones too, in no order.
+@dataclass(frozen=True)
+class Disk:
+    """What `Objects` does with objects, for files; names are absolute paths, errors OSError."""
 
-    Links are followed, each folder once; a dangling link is passed over. A folder that does not
-    exist has no files.
+    def walk(self, folder: str) -> Iterator[Entry]:
+        """Yield the regular files below a folder, hidden ones too, in no order.
 
-    Raises:
-        OSError: when a folder cannot be read.
-    """
+        Links are followed, each folder once; a dangling link is passed over. A folder that does not
+        exist has no files, one that cannot be read is an error.
+        """
 
-    def refuse(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise error
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise error
 
-    seen: set[tuple[int, int]] = set()
-    start = len(os.path.join(folder, ""))
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        with contextlib.suppress(FileNotFoundError):  # of a folder that went while we looked
-            status = os.stat(here)
-            if (status.st_dev, status.st_ino) in seen:
-                folders.clear()
-                continue
-            seen.add((status.st_dev, status.st_ino))
-        for file in files:
-            path = os.path.join(here, file)
-            with contextlib.suppress(FileNotFoundError):
-                status = os.stat(path)
-                if stat.S_ISREG(status.st_mode) and not file.startswith(TEMPORARY):
-                    yield _entry(path, path[start:], status)
+        seen: set[tuple[int, int]] = set()
+        start = len(os.path.join(folder, ""))
+        for here, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+            with contextlib.suppress(FileNotFoundError):  # of a folder that went while we looked
+                status = os.stat(here)
+                if (status.st_dev, status.st_ino) in seen:
+                    folders.clear()
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+            for file in files:
+                path = os.path.join(here, file)
+                with contextlib.suppress(FileNotFoundError):
+                    status = os.stat(path)
+                    if stat.S_ISREG(status.st_mode) and not file.startswith(TEMPORARY):
+                        yield _entry(path, path[start:], status)
 
+    def head(self, path: str) -> Entry:
+        """Describe one file."""
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        return _entry(path, os.path.basename(path), status)
 
-def head(path: str) -> Entry:
-    """Describe one file; raises OSError (FileNotFoundError, IsADirectoryError, ...)."""
-    status = os.stat(path)
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    return _entry(path, os.path.basename(path), status)
+    def fetch(self, path: str) -> tuple[bytes, str | None]:
+        """Return a whole file and its etag."""
+        with open(path, "rb", buffering=0) as file:
+            return file.read(), _etag(os.fstat(file.fileno()))
 
+    def stream(self, path: str) -> Iterator[bytes]:
+        """Yield a file piece by piece."""
+        with open(path, "rb", buffering=0) as file:
+            while piece := file.read(_PIECE):
+                yield piece
 
-def fetch(path: str) -> tuple[bytes, str | None]:
-    """Return a whole file and its etag."""
-    with open(path, "rb", buffering=0) as file:
-        return file.read(), _etag(os.fstat(file.fileno()))
+    def write(
+        self, path: str, data: bytes | Iterable[bytes | memoryview], *, if_absent: bool = False
+    ) -> None:
+        """Publish bytes, or pieces that may arrive slowly, in one step; folders above it are made.
 
+        Raises:
+            FileExistsError: with `if_absent`, when the file is there; of several writers one wins.
+        """
+        folder = os.path.dirname(path)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except FileExistsError as error:  # must not look like a lost race for the file itself
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from error
+        if if_absent and os.path.lexists(path):  # spares the write; the link below decides
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        temporary = os.path.join(folder, f"{TEMPORARY}{process_tag()}-{uuid.uuid4().hex[:16]}")
+        try:
+            _create(temporary, [data] if isinstance(data, bytes) else data)
+            if if_absent:
+                self._link(temporary, path)
+            else:
+                os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)  # so that the new name itself survives a power cut
+        except OSError as error:
+            if error.errno not in _NO_SUCH_THING:
+                raise
+        finally:
+            os.close(handle)
 
-def stream(path: str) -> Iterator[bytes]:
-    """Yield a file piece by piece."""
-    with open(path, "rb", buffering=0) as file:
-        while piece := file.read(_PIECE):
-            yield piece
+    def upload(self, source: str, path: str) -> None:
+        """Publish a copy of a file, in one step."""
+        self.write(path, self.stream(source))
 
+    def delete(self, path: str) -> None:
+        """Remove a file, or a folder and all below it; what is not there is gone already."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
 
-def write(
-    path: str, data: bytes | Iterable[bytes | memoryview], *, if_absent: bool = False
-) -> None:
-    """Publish bytes, or pieces that may arrive slowly, in one step; folders above it are made.
+    def tidy(self, folder: str) -> int:
+        """Remove what writers that are dead left below a folder, and return how many files.
 
-    Raises:
-        FileExistsError: with `if_absent`, when the file is there; of several writers one wins.
-        OSError: whatever else the disk says.
-    """
-    folder = os.path.dirname(path)
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except FileExistsError as error:  # must not look like a lost race for the file itself
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from error
-    if if_absent and os.path.lexists(path):  # spares the write; the link below decides
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-    temporary = os.path.join(folder, f"{TEMPORARY}{process_tag()}-{uuid.uuid4().hex[:16]}")
-    try:
-        _create(temporary, [data] if isinstance(data, bytes) else data)
-        if if_absent:
-            _link(temporary, path)
-        else:
-            os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    _flush_folder(folder)
+        Links are not followed; what cannot be removed stays.
+        """
+        gone = 0
+        for here, _, files in os.walk(folder):
+            for path in (Path(here, file) for file in files if file.startswith(TEMPORARY)):
+                with contextlib.suppress(OSError):
+                    if is_left(path):
+                        path.unlink()
+                        gone += 1
+        return gone
 
+    def _link(self, temporary: str, path: str) -> None:
+        """Give a file its name only if that is free, where a rename would replace.
 
-def delete(path: str) -> None:
-    """Remove a file, or a folder and all below it; what is not there is gone already."""
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)
-
-
-def tidy(folder: str) -> int:
-    """Remove what writers that are dead left below a folder, and return how many files that were.
-
-    Links are not followed; what cannot be removed stays.
-    """
-    gone = 0
-    for here, _, files in os.walk(folder):
-        for path in (os.path.join(here, file) for file in files if file.startswith(TEMPORARY)):
-            with contextlib.suppress(OSError):
-                if is_left(path, os.lstat(path).st_mtime):
-                    os.unlink(path)
-                    gone += 1
-    return gone
+        Memory sticks, network shares and mounted buckets know no hard links: there the name is
+        taken first, and the bytes follow at once.
+        """
+        try:
+            os.link(temporary, path)
+        except OSError as error:
+            if error.errno not in _NO_SUCH_THING:
+                raise
+            try:
+                _create(path, self.stream(temporary))
+            except FileExistsError:
+                raise
+            except BaseException:
+                os.unlink(path)
+                raise
 
 
 def _entry(path: str, key: str, status: os.stat_result) -> Entry:
@@ -149,35 +174,3 @@ def _create(path: str, pieces: Iterable[bytes | memoryview]) -> None:
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _link(temporary: str, path: str) -> None:
-    """Give a file its name only if that is free, where a rename would replace.
-
-    Memory sticks, network shares and mounted buckets know no hard links: there the name is taken
-    first, and the bytes follow at once.
-    """
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if error.errno not in _NO_SUCH_THING:
-            raise
-        try:
-            _create(path, stream(temporary))
-        except FileExistsError:
-            raise
-        except BaseException:
-            os.unlink(path)
-            raise
-
-
-def _flush_folder(folder: str) -> None:
-    """Make the new name itself survive a power cut, where the file system can."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in _NO_SUCH_THING:
-            raise
-    finally:
-        os.close(handle)

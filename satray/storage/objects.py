@@ -1,20 +1,25 @@
-"""Objects in stores, through obstore: one request to read, one to publish, parts for big files.
+"""Objects in stores: bytes by obstore, and for S3 endpoint, region and credentials by boto3.
 
-Stores stay in the process that opened them, and credentials never travel.
+AWS variables, profiles, roles and SSO work as they do for every other AWS tool; stores stay in the
+process that opened them, and credentials never travel. S3's names are listed and deleted by boto3,
+not by obstore, for two reasons measured on 0.12: it shows an empty folder marker (`a/`, which
+consoles make) as an object `a`, and cannot delete it; and one key that it cannot name (`a//b`,
+`a/../b`) ends the whole listing. Here markers are known by their slash, and an odd key costs its
+own read only.
 """
 
 import errno
 import os
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from datetime import UTC
-from functools import lru_cache
+from datetime import UTC, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import obstore
 import obstore.store as stores
@@ -22,53 +27,50 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from satray.config.base import StorageOptions
 from satray.errors import InputError, SatrayError
-from satray.storage import s3
-from satray.storage import uri as names
-from satray.storage.entry import Entry
-from satray.storage.errors import again, one_line, shown
+from satray.storage import names
+from satray.storage.errors import RETRY_FOR, again, one_line, shown
+from satray.storage.names import Entry
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
-    from obstore.store import ClientConfig, ObjectStore
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+T = TypeVar("T")
 
 SCHEMES = ("s3", "gs", "az", "http", "https")
 """Schemes that are accepted."""
+RETRY: "RetryConfig" = {
+    "max_retries": 8,
+    "retry_timeout": RETRY_FOR,
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=200),
+        "max_backoff": timedelta(seconds=8),
+        "base": 2,
+    },
+}
+"""How obstore tries a request again: stores throttle, and connections drop."""
+CLIENT: "ClientConfig" = {
+    "connect_timeout": timedelta(seconds=5),
+    "read_timeout": timedelta(seconds=30),
+    "timeout": timedelta(hours=6),
+}
+"""A limit on silence; none on a whole transfer (obstore's is 30 s, which ends big objects)."""
+PAGE = 1000
+"""Objects that a listing asks S3 for at once, the most that it gives."""
 
 _PART = 8 << 20  # bytes of a part of a big upload
 _MOST_PARTS = 9_000  # S3 takes 10,000
 _PIECE = 4 << 20  # bytes a step when streaming a download
 _TOKEN = "satraytoken"  # metadata of what was created only if absent; a name that Azure takes too
-_OPENING = threading.Lock()  # many threads ask at once, and one opens
-
-
-def open_store(uri: str, options: StorageOptions) -> "ObjectStore":
-    """Return the store of a URI's bucket (or host), opened once a process.
-
-    Raises:
-        InputError: unknown scheme or profile, no credentials, an endpoint out of reach.
-    """
-    root, _ = names.split(uri)
-    scheme = names.scheme(uri)
-    if scheme not in SCHEMES:
-        accepted = ", ".join(f"{known}://" for known in SCHEMES)
-        raise InputError(
-            f"{shown(uri)}: {scheme}:// is not known; accepted: local paths, {accepted}"
-        )
-    if root.endswith("://"):
-        raise InputError(f"{shown(uri)}: no bucket is named; accepted: {scheme}://BUCKET/KEY")
-    with _OPENING:
-        return _open(root, options, os.getpid())
-
-
-def forget_connections() -> None:
-    """Drop what this process has opened; the next use reads variables and profiles again."""
-    _open.cache_clear()
-    s3.forget()
+_AT_ONCE = 16  # deletions; singly, since not every store takes the batch request's checksums
+_FIRST = timedelta(seconds=5)  # in which somebody must answer at an endpoint
+_OPEN: dict[tuple[object, ...], Any] = {}
+_OPENING = threading.RLock()
 
 
 @dataclass(frozen=True)
 class Objects:
-    """What `disk` does with files, for objects; names are URIs."""
+    """What `Disk` does with files, for objects; names are URIs."""
 
     options: StorageOptions
     """Endpoint, region, profile, and whether to sign."""
@@ -79,11 +81,11 @@ class Objects:
         root, key = names.split(prefix)
         folder = f"{key}/" if key else ""
         if root.startswith("s3://"):
-            for item in s3.items(root.removeprefix("s3://"), folder, self.options):
+            for item in self._items(root, folder):
                 if not (name := item["Key"]).endswith("/"):
-                    etag, modified = item.get("ETag"), item["LastModified"].astimezone(UTC)
-                    uri, below = f"{root}/{name}", name[len(folder) :]
-                    yield Entry(uri, below, item["Size"], _bare(etag), modified)
+                    etag, modified = _bare(item.get("ETag")), item["LastModified"].astimezone(UTC)
+                    below = name[len(folder) :]
+                    yield Entry(f"{root}/{name}", below, item["Size"], etag, modified)
             return
         for page in obstore.list(store, prefix=key or None):
             for meta in page:
@@ -151,14 +153,30 @@ class Objects:
         """Remove an object of this name and everything below it, folder markers too."""
         store = open_store(prefix, self.options)
         root, key = names.split(prefix)
-        if root.startswith("s3://"):
-            bucket = root.removeprefix("s3://")
-            below = [item["Key"] for item in s3.items(bucket, f"{key}/", self.options)]
-            s3.delete(bucket, [key, *below], self.options)
+        if not root.startswith("s3://"):
+            for path in [*(names.split(entry.uri)[1] for entry in self.walk(prefix)), key]:
+                with suppress(FileNotFoundError):
+                    obstore.delete(store, path)
             return
-        for path in [*(names.split(entry.uri)[1] for entry in self.walk(prefix)), key]:
-            with suppress(FileNotFoundError):
-                obstore.delete(store, path)
+        client, bucket = connect(self.options).client, root.removeprefix("s3://")
+
+        def remove(path: str) -> None:
+            again(lambda: client.delete_object(Bucket=bucket, Key=path))
+
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="delete") as pool:
+            below = [item["Key"] for item in self._items(root, f"{key}/")]
+            list(pool.map(remove, [key, *below]))
+
+    def _items(self, root: str, prefix: str) -> Iterator[dict[str, Any]]:
+        """Yield what S3 says of each key that begins with a prefix, folder markers too."""
+        client = connect(self.options).client
+        request = {"Bucket": root.removeprefix("s3://"), "Prefix": prefix, "MaxKeys": PAGE}
+        while True:
+            page = again(lambda: client.list_objects_v2(**request))
+            yield from page.get("Contents", ())
+            if "NextContinuationToken" not in page:
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
 
     def _find(self, uri: str) -> "tuple[ObjectStore, str]":
         """Return the store that holds an object, and its key there.
@@ -177,17 +195,189 @@ class Objects:
         return open_store(uri, self.options), key
 
 
-# The process id in the key keeps a forked child from using its parent's connections.
-@lru_cache(maxsize=64)
-def _open(root: str, options: StorageOptions, pid: int) -> "ObjectStore":  # noqa: ARG001
-    if root.startswith("s3://"):
-        return s3.open_bucket(root.removeprefix("s3://"), options)
-    client: ClientConfig = {**s3.CLIENT, "allow_http": root.startswith("http://")}
+@dataclass(frozen=True)
+class S3:
+    """How this process reaches S3, as boto3 resolves it; it never leaves the process."""
+
+    session: Any
+    """A `boto3.Session`: the credentials chain."""
+    client: Any
+    """A `boto3` client, which tries each request once."""
+    endpoint: str
+    """URL of the service, without the bucket and without a slash at its end."""
+    region: str
+    """AWS region, `us-east-1` where nothing names one."""
+    virtual_host: bool
+    """Whether the bucket goes into the host name (only where a profile asks for it)."""
+    credentials: Any
+    """obstore's provider of boto3's credentials; None where requests are not signed."""
+
+
+def open_store(uri: str, options: StorageOptions) -> "ObjectStore":
+    """Return the store of a URI's bucket (or host), opened once a process.
+
+    Raises:
+        InputError: unknown scheme or profile, no credentials, an endpoint out of reach.
+        botocore.exceptions.ClientError: an S3 bucket is not there, or its store knows these
+            credentials not; that they may not list is no error.
+    """
+    root, _ = names.split(uri)
+    scheme = names.scheme(uri)
+    if scheme not in SCHEMES:
+        accepted = ", ".join(f"{known}://" for known in SCHEMES)
+        raise InputError(
+            f"{shown(uri)}: {scheme}:// is not known; accepted: local paths, {accepted}"
+        )
+    if root.endswith("://"):
+        raise InputError(f"{shown(uri)}: no bucket is named; accepted: {scheme}://BUCKET/KEY")
+    opened = _open_bucket if scheme == "s3" else _open_other
+    return _once(lambda: opened(root, options), root, options)
+
+
+def connect(options: StorageOptions) -> S3:
+    """Resolve how S3 is reached, once a process; options win over variables and profiles.
+
+    Raises:
+        InputError: an unknown profile, an endpoint that is no http(s) URL, no credentials.
+    """
+    return _once(lambda: _connect(options), options)
+
+
+def forget_connections() -> None:
+    """Drop what this process has opened; the next use reads variables and profiles again."""
+    _OPEN.clear()
+
+
+def gdal_env(options: StorageOptions) -> AbstractContextManager[Any]:
+    """Return a `rasterio.Env` in which GDAL opens `/vsis3` as `Storage` does."""
+    import rasterio
+    from rasterio.session import AWSSession
+
+    s3 = connect(options)
+    endpoint = urlsplit(s3.endpoint)
+    session = AWSSession(
+        session=s3.session,
+        region_name=s3.region,
+        aws_unsigned=options.unsigned,
+        endpoint_url=endpoint.netloc,
+    )
+    environment: AbstractContextManager[Any] = rasterio.Env(
+        session,
+        AWS_HTTPS="NO" if endpoint.scheme == "http" else "YES",
+        AWS_VIRTUAL_HOSTING="TRUE" if s3.virtual_host else "FALSE",
+        GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",  # no listing of the folder on every open
+        GDAL_HTTP_MAX_RETRY="5",
+        GDAL_HTTP_RETRY_DELAY="0.5",
+    )
+    return environment
+
+
+def _once(make: Callable[[], T], *key: object) -> T:
+    """Make something once a process: of many threads that ask at once, one makes it."""
+    whole = (os.getpid(), *key)  # a forked child does not use its parent's connections
+    with _OPENING:
+        if whole not in _OPEN:
+            _OPEN[whole] = make()
+        found: T = _OPEN[whole]
+        return found
+
+
+def _open_other(root: str, options: StorageOptions) -> "ObjectStore":
+    client: ClientConfig = {**CLIENT, "allow_http": root.startswith("http://")}
     unsigned: Any = {"skip_signature": True} if options.unsigned and root[:4] != "http" else {}
     try:
-        return stores.from_url(root, client_options=client, retry_config=s3.RETRY, **unsigned)
+        return stores.from_url(root, client_options=client, retry_config=RETRY, **unsigned)
     except Exception as error:  # obstore raises several kinds; all mean the same here
         raise InputError(f"{root}: cannot open this store: {one_line(error)}") from error
+
+
+def _open_bucket(root: str, options: StorageOptions) -> "ObjectStore":
+    """Open a bucket, after one short listing that shows at once what is wrong with all of it."""
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
+    from botocore.parsers import ResponseParserError
+
+    s3, bucket = connect(options), root.removeprefix("s3://")
+    try:
+        again(lambda: s3.client.list_objects_v2(Bucket=bucket, MaxKeys=1), _FIRST)
+    except (ConnectionError, HTTPClientError) as error:
+        raise InputError(
+            f"storage: the endpoint {s3.endpoint} cannot be reached ({one_line(error)}); check "
+            "storage.endpoint, AWS_ENDPOINT_URL and the network"
+        ) from error
+    except ClientError as error:
+        code, status = error.response["Error"]["Code"], error.response["ResponseMetadata"]
+        if code.isalpha() and code != "AccessDenied" and status["HTTPStatusCode"] < 500:
+            raise  # anything else need not concern the requests that follow
+    except ResponseParserError:  # readable without being listable
+        pass
+    client: ClientConfig = {**CLIENT, "allow_http": s3.endpoint.startswith("http://")}
+    bundle = os.environ.get("AWS_CA_BUNDLE")
+    if bundle and os.path.isfile(bundle):
+        client["root_certificate"] = Path(bundle).read_text(encoding="utf-8")
+    return stores.S3Store(
+        bucket,
+        config={
+            "endpoint": s3.endpoint.replace(
+                "://", f"://{bucket}." if s3.virtual_host else "://", 1
+            ),
+            "region": s3.region,
+            "virtual_hosted_style_request": s3.virtual_host,
+            "skip_signature": options.unsigned,
+        },
+        client_options=client,
+        retry_config=RETRY,
+        credential_provider=s3.credentials,
+    )
+
+
+def _connect(options: StorageOptions) -> S3:
+    import boto3
+    import botocore
+    from botocore.awsrequest import AWSResponse
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    try:
+        session = boto3.Session(profile_name=options.profile)
+        region = options.region or session.region_name or "us-east-1"
+        client = session.client(
+            "s3",
+            region_name=region,
+            endpoint_url=options.endpoint,
+            config=Config(
+                signature_version=botocore.UNSIGNED if options.unsigned else None,
+                connect_timeout=5,
+                read_timeout=30,
+                retries={"mode": "standard", "total_max_attempts": 1},
+                max_pool_connections=_AT_ONCE,
+            ),
+        )
+    except (BotoCoreError, ValueError) as error:
+        raise InputError(f"storage: the AWS configuration does not work: {one_line(error)}") from (
+            error
+        )
+    # A store that redirects and names no region would send boto3 round in a circle.
+    nowhere: Any = AWSResponse("", 200, {}, None), {"ResponseMetadata": {"HTTPHeaders": {}}}
+    client.meta.events.register("before-call.s3.HeadBucket", lambda **_: nowhere)
+    endpoint = str(client.meta.endpoint_url).rstrip("/")
+    if not endpoint.startswith(("http://", "https://")):
+        raise InputError(f"storage.endpoint: {endpoint} is not an http:// or https:// URL")
+    provider = None
+    try:
+        if not options.unsigned:
+            # Asked often and answered from botocore's memory, which renews roles in good time.
+            provider = Boto3CredentialProvider(session, ttl=timedelta(minutes=5))
+            provider()
+    except ValueError as error:
+        raise InputError(
+            "storage: no AWS credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "AWS_PROFILE or a role, or storage.unsigned=true for a public bucket"
+        ) from error
+    except BotoCoreError as error:
+        raise InputError(f"storage: AWS credentials cannot be had: {one_line(error)}") from error
+    virtual_host = (client.meta.config.s3 or {}).get("addressing_style") == "virtual"
+    return S3(session, client, endpoint, region, virtual_host, provider)
 
 
 def _entry(root: str, meta: "ObjectMeta", key: str) -> Entry:

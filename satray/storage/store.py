@@ -3,32 +3,21 @@
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 from satray.config.base import StorageOptions
 from satray.errors import InputError
-from satray.storage import disk, s3
-from satray.storage import uri as names
-from satray.storage.entry import ChangedError, Entry, Version
+from satray.storage import names
+from satray.storage.disk import Disk
 from satray.storage.errors import in_one_line
-from satray.storage.objects import Objects, open_store
+from satray.storage.names import ChangedError, Entry, Version
+from satray.storage.objects import Objects, gdal_env, open_store
 
 Entries = list[Entry]  # inside the class, `list` is its method
-
-
-class _Home(Protocol):
-    """What the module `disk` does with files, and `Objects` with objects."""
-
-    def walk(self, place: str, /) -> Iterator[Entry]: ...
-    def head(self, place: str, /) -> Entry: ...
-    def fetch(self, place: str, /) -> tuple[bytes, str | None]: ...
-    def stream(self, place: str, /) -> Iterator[bytes | memoryview]: ...
-    def write(self, place: str, data: bytes, /, *, if_absent: bool = False) -> None: ...
-    def delete(self, place: str, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -48,16 +37,14 @@ class Storage:
 
         Hidden files, and those in hidden folders, are left out.
         """
-        place = names.absolute(prefix)
-        with in_one_line(place):
-            found = [e for e in self._home(place).walk(place) if "/." not in f"/{e.key}"]
+        with self._at(prefix) as (home, place):
+            found = [e for e in home.walk(place) if "/." not in f"/{e.key}"]
         return sorted(found, key=lambda entry: entry.key)
 
     def head(self, uri: str) -> Entry:
         """Describe one object; raises InputError when it is not there."""
-        place = names.absolute(uri)
-        with in_one_line(place):
-            return self._home(place).head(place)
+        with self._at(uri) as (home, place):
+            return home.head(place)
 
     def unlike(self, uri: str, version: Version) -> str | None:
         """Say why an object is not of a version any more; None where it is. One HEAD as a rule."""
@@ -71,10 +58,9 @@ class Storage:
 
     def exists(self, uri: str) -> bool:
         """Tell whether there is an object of this very name; a folder or prefix is none."""
-        place = names.absolute(uri)
-        with in_one_line(place):
+        with self._at(uri) as (home, place):
             try:
-                self._home(place).head(place)
+                home.head(place)
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 return False
             return True
@@ -84,9 +70,8 @@ class Storage:
 
         With a version, raises ChangedError where it is another object by now.
         """
-        place = names.absolute(uri)
-        with in_one_line(place):
-            data, etag = self._home(place).fetch(place)
+        with self._at(uri) as (home, place):
+            data, etag = home.fetch(place)
         if version is not None:
             version.check(data, etag)
         return data
@@ -136,40 +121,35 @@ class Storage:
                 exactly one wins on disks and on stores that decide the condition and the write
                 together (S3, Google, Azure); OpenStack Swift may let several win.
         """
-        place = names.absolute(uri)
-        with in_one_line(place):
-            self._home(place).write(place, data, if_absent=if_absent)
+        with self._at(uri) as (home, place):
+            home.write(place, data, if_absent=if_absent)
 
     def upload(self, local_path: str | Path, uri: str) -> None:
         """Publish a local file under a name, in one step.
 
         Big files are streamed, in parts where the store wants parts.
         """
-        source, target = names.absolute(local_path), names.absolute(uri)
-        with in_one_line(source):
+        with self._at(str(local_path)) as (disk, source):
             disk.head(source)
-        with in_one_line(target):
-            if names.is_remote(target):
-                Objects(self.options).upload(source, target)
-            else:
-                disk.write(target, disk.stream(source))
+        with self._at(uri) as (home, target):
+            home.upload(source, target)
 
     def download(self, uri: str, local_path: str | Path) -> None:
         """Fetch an object to a local file; raises InputError when it is not there."""
-        source = names.absolute(uri)
-        with in_one_line(source):
-            disk.write(names.absolute(local_path), self._home(source).stream(source))
+        with self._at(uri) as (home, source):
+            Disk().write(names.absolute(local_path), home.stream(source))
 
     def delete(self, prefix: str) -> None:
         """Remove an object, or everything below a prefix; what is not there is gone already.
 
         Raises InputError for a whole bucket or disk, which is never meant.
         """
-        place = names.absolute(prefix)
-        if names.parent(place) == place:
-            raise InputError(f"{place}: refusing to delete a whole bucket or disk; name a folder")
-        with in_one_line(place):
-            self._home(place).delete(place)
+        with self._at(prefix) as (home, place):
+            if names.parent(place) == place:
+                raise InputError(
+                    f"{place}: refusing to delete a whole bucket or disk; name a folder"
+                )
+            home.delete(place)
 
     def tidy(self, prefix: str) -> int:
         """Remove what writers that died left below a local folder; return how many files.
@@ -177,19 +157,37 @@ class Storage:
         Object stores show no part of what was not finished.
         """
         place = names.absolute(prefix)
-        return 0 if names.is_remote(place) else disk.tidy(place)
+        return 0 if names.is_remote(place) else Disk().tidy(place)
 
     def arrow_filesystem(self, uri: str) -> tuple[Any, str]:
-        """Return pyarrow's file system for a name and the path in it; for Ray's own state only."""
-        from satray.storage.state import state_filesystem
+        """Return pyarrow's file system for a name, and the path in it; for Ray's own state only.
 
-        place = names.absolute(uri)
-        with in_one_line(place):
-            return state_filesystem(place, self.options)
+        Raises:
+            InputError: Ray cannot keep its state there.
+        """
+        import pyarrow.fs
+
+        with self._at(uri) as (_, place):
+            if not names.is_remote(place):
+                return pyarrow.fs.LocalFileSystem(), place
+            open_store(place, self.options)
+        from satray.storage.state import StateStore
+
+        scheme, path = place.split("://", 1)
+        if scheme.startswith("http"):
+            raise InputError(
+                f"{place}: Ray cannot keep its state there; use a local path or a bucket"
+            )
+        handler = pyarrow.fs.FSSpecHandler(StateStore(scheme, self.options))
+        return pyarrow.fs.PyFileSystem(handler), path
 
     def gdal_env(self) -> AbstractContextManager[Any]:
         """Return a `rasterio.Env` in which GDAL opens `/vsis3` by the same endpoint and chain."""
-        return s3.gdal_env(self.options)
+        return gdal_env(self.options)
 
-    def _home(self, place: str) -> _Home:
-        return Objects(self.options) if names.is_remote(place) else disk
+    @contextmanager
+    def _at(self, uri: str) -> Iterator[tuple[Disk | Objects, str]]:
+        """Give what keeps a name, and its one spelling; what is raised becomes one line."""
+        place = names.absolute(uri)
+        with in_one_line(place):
+            yield Objects(self.options) if names.is_remote(place) else Disk(), place

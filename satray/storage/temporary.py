@@ -63,21 +63,16 @@ def process_lives(name: str) -> bool | None:
     return started(int(match[2])) == int(match[3])
 
 
-def is_left(name: str, modified: float) -> bool:
-    """Whether its maker left a thing behind: it is dead, or unknown and the thing a day old.
-
-    Args:
-        name: with the maker's tag in it, or not.
-        modified: when it was last written, seconds since 1970.
-    """
-    alive = process_lives(name)
-    return time.time() - modified > DAY if alive is None else not alive
-
-
 def last_written(path: Path) -> float:
     """When a file, or anything in the first two levels of a folder, was last written."""
     inner = [*path.glob("*"), *path.glob("*/*")] if path.is_dir() and not path.is_symlink() else []
     return max(each.lstat().st_mtime for each in [path, *inner])
+
+
+def is_left(path: Path) -> bool:
+    """Whether its maker left a thing behind: it is dead, or unknown and the thing a day old."""
+    alive = process_lives(path.name)
+    return time.time() - last_written(path) > DAY if alive is None else not alive
 
 
 def user_folder(base: str | None = None) -> Path:
@@ -109,7 +104,7 @@ def scratch(kind: str) -> Iterator[Path]:
         root.mkdir(exist_ok=True)
         for path in root.iterdir():
             with contextlib.suppress(OSError):
-                if is_left(path.name, last_written(path)):
+                if is_left(path):
                     shutil.rmtree(path, ignore_errors=True)
         folder = root / f"{kind}-{process_tag()}-{uuid.uuid4().hex[:8]}"
         folder.mkdir()

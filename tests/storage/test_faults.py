@@ -20,7 +20,7 @@ from satray.config.base import StorageOptions
 from satray.errors import InputError, SatrayError
 from satray.scoring.scenes.opened import open_scene
 from satray.scoring.scenes.scene import made_ref
-from satray.storage import Storage, forget_connections, s3
+from satray.storage import Storage, forget_connections, objects
 
 DATED = {"Last-Modified": "Sun, 22 Nov 2026 04:22:00 GMT", "ETag": '"e"'}
 PAGE = b"""<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated>
@@ -236,7 +236,7 @@ def test_what_can_be_read_need_not_be_listed(script, opening):
 
 def test_a_store_that_stays_broken_is_no_input_error(script, monkeypatch):
     quick = {"max_retries": 2, "retry_timeout": timedelta(seconds=5)}
-    monkeypatch.setattr(s3, "RETRY", quick)
+    monkeypatch.setattr(objects, "RETRY", quick)
     script.answers = [(503, {}, b"")]
     with pytest.raises(SatrayError, match="the store failed, after retries: 503") as caught:
         script.storage.read("s3://bucket/x")

@@ -13,7 +13,7 @@ import pytest
 
 from satray.config.base import StorageOptions
 from satray.errors import InputError
-from satray.storage import Storage, s3
+from satray.storage import Storage, objects
 
 pytestmark = pytest.mark.s3
 
@@ -56,7 +56,7 @@ def test_odd_keys_mean_the_same_to_everybody(s3, prefix):
 
 
 def test_list_and_delete_pass_a_page(prefix, monkeypatch):
-    monkeypatch.setattr(s3, "PAGE", 10)
+    monkeypatch.setattr(objects, "PAGE", 10)
     names = [f"{number:02}" for number in range(25)]
     for name in names:
         STORE.write(f"{prefix}/{name}", b"")

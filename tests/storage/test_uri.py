@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satray.storage import uri
+from satray.storage import names as uri
 
 
 @pytest.mark.parametrize(

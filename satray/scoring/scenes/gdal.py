@@ -20,8 +20,7 @@ from satray.config.base import StorageOptions
 from satray.data.raster import DTYPES, PagesKey, Raster
 from satray.errors import DecodeError
 from satray.scoring.scenes.scene import suffix
-from satray.storage import Storage
-from satray.storage import uri as names
+from satray.storage import Storage, names
 
 DRIVERS = {
     "tif": "GTiff",

@@ -7,7 +7,7 @@ this machine's disk, and never into GDAL's own file systems (`/vsi...`).
 import os
 
 from satray.errors import DecodeError
-from satray.storage import uri as names
+from satray.storage import names
 
 REMOTE = ("s3", "http", "https")
 """Schemes that an absolute reference may have, wherever it is found."""
