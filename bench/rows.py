@@ -18,13 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from satray.config.prepare import PrepareRecipe
+from satray.data.gather import PROBED, Kind, Probed
 from satray.data.labels import LabelTable
 from satray.data.match import Matched
-from satray.data.prepare import work
-from satray.data.probe import TILES, Kind, Probed
+from satray.data.prepare import LISTED, Survey, work
 from satray.data.statistics import count_tile, counts_table
-from satray.data.survey import TILES as LISTED
-from satray.data.survey import Survey
 from satray.runs.run import Run
 from satray.storage import Storage
 
@@ -39,22 +37,22 @@ COUNTS = counts_table(
 )
 
 
-def look(rows: list[int], *_: object) -> Probed:
+def look(block: pa.Table, *_: object) -> Probed:
     """What decoding would give of tiles in UTM."""
-    n = len(rows)
+    rows, n = block["row"].to_pylist(), len(block)
     same = {
         "bytes": 524_800, "crc32": 7, "kind": KIND, "units": "[]", "height": 256, "width": 256,
         "crs": "EPSG:32633", "alpha": False, "note": "", "pages": 1,
     }  # fmt: skip
-    columns = {name: pa.array([value] * n, TILES.field(name).type) for name, value in same.items()}
+    columns = {name: pa.array([value] * n, PROBED.field(name).type) for name, value in same.items()}
     columns["row"] = pa.array(rows, pa.int64())
     places = [
         [10.0, 0.0, 3e5 + 2560 * (r % 1000), 0.0, -10.0, 5e6 - 2560 * (r // 1000)] for r in rows
     ]
-    columns["transform"] = pa.array(places, TILES.field("transform").type)
-    columns["pages_left"] = pa.array([[]] * n, TILES.field("pages_left").type)
-    absent = {f.name: pa.nulls(n, f.type) for f in TILES if f.name not in columns}
-    return Probed(pa.table(columns | absent).select(TILES.names).cast(TILES), COUNTS)
+    columns["transform"] = pa.array(places, PROBED.field("transform").type)
+    columns["pages_left"] = pa.array([[]] * n, PROBED.field("pages_left").type)
+    absent = {f.name: pa.nulls(n, f.type) for f in PROBED if f.name not in columns}
+    return Probed(pa.table(columns | absent).select(PROBED.names).cast(PROBED), COUNTS)
 
 
 def listed(n: int) -> Survey:

@@ -1,23 +1,23 @@
 """What prepare says about an archive: lines for a person, and the label summary as JSON. Pure."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from satray.config.prepare import PrepareRecipe
-from satray.data.decode import TileHeader
 from satray.data.footprints import Footprints, count_meeting
-from satray.data.index import IndexMeta
-from satray.data.probe import Kind
-from satray.data.survey import Survey
+from satray.data.gather import Alike, Kind, shortened
+from satray.data.index import PARTS, IndexMeta, TileIndex
 from satray.data.values import Units, units_told
 
-PARTS = ("train", "val", "test")
-"""Of a split, in order."""
+if TYPE_CHECKING:
+    from satray.data.labels import LabelTable  # which imports pandas
+    from satray.data.match import Matched
 
 SHOWN = 6
 """Classes, most frequent first, that the summary lines name."""
@@ -27,21 +27,36 @@ OFF_EARTH = "a CRS that does not lead to longitude and latitude there: no outlin
 MIXED = 1.1
 """The largest px over the smallest, on the ground, from which it is said."""
 
+SAID = (
+    *("tile_id", "split", "labels", "height", "width"),
+    *("crs", "transform", "resolution_x", "resolution_y"),
+)
+"""Columns of a tile index that lines and summary are made of."""
 
-def describe_archive(found: Survey, recipe: PrepareRecipe) -> list[str]:
-    """Images, labels, what has no partner, and the split."""
-    labels, matched = found.labels, found.matched
+
+def describe_archive(
+    tiles: pa.Table, labels: "LabelTable", matched: "Matched", recipe: PrepareRecipe
+) -> list[str]:
+    """Images, labels, what has no partner, and the split.
+
+    Args:
+        tiles: the labelled images: columns size and split.
+        labels: the label table.
+        matched: what has no partner.
+        recipe: keys images and split.
+    """
+    counts = Counter(tiles["split"].to_pylist())
+    parts = ", ".join(f"{part} {counts[part]:,}" for part in PARTS if counts[part])
+    size = size_text(pc.sum(tiles["size"]).as_py() or 0)
     lines = [
-        f"images: {len(found):,} labelled, {size_text(found.size)}, in {recipe.images}",
+        f"images: {len(tiles):,} labelled, {size}, in {recipe.images}",
         f"labels: {labels.format}, {labels.task}, {_plural(len(labels.classes), 'class')}"
-        f" ({_some(labels.classes)})",
+        f" ({shortened(labels.classes)})",
         *(f"labels: {note}" for note in labels.notes),
-        f"split: {_parts(found.split_counts)} ({_split_source(found, recipe)})",
+        f"split: {parts} ({_split_source(labels, recipe)})",
     ]
     if labels.passed_over:
-        shown = ", ".join(labels.passed_over[:40])
-        more = len(labels.passed_over) - 40
-        lines.append(f"columns not used: {shown}" + (f" and {more} more" if more > 0 else ""))
+        lines.append(f"columns not used: {shortened(labels.passed_over, 40)}")
     if matched.beside:
         lines.append(
             f"not used: {_plural(len(matched.beside), 'image')} of the name of a tile and another "
@@ -56,67 +71,49 @@ def describe_archive(found: Survey, recipe: PrepareRecipe) -> list[str]:
     return lines
 
 
-def describe_kind(kind: Kind) -> str:
-    """Bands and dtype, as `4 bands (blue, green, red, nir) uint16`."""
-    bands, dtype = kind
-    return f"{_plural(len(bands), 'band')} ({_some(bands)}) {dtype}"
+def describe_headers(groups: Sequence[Alike], meta: IndexMeta | None = None) -> list[str]:
+    """What files hold besides plain bands: pages, places that are not plain, numbers' meanings.
+
+    Args:
+        groups: tiles of like headers, by their first.
+        meta: of the finished index; None where there is none yet.
+    """
+    lines = []
+    if paged := [group for group in groups if group.header.pages > 1]:
+        lines.append(
+            f"pages: {_tiles(paged)} of several pages, taken as bands (pages=bands; pages=first "
+            f"takes the first only), e.g. {paged[0].key} of {paged[0].header.pages}"
+        )
+    if left := [group for group in groups if group.header.pages_left]:
+        what = shortened(left[0].header.pages_left, 1)
+        lines.append(f"left out, unlike the first: in {_tiles(left)}, e.g. {left[0].key}: {what}")
+    notes: dict[str, list[Alike]] = {}
+    for group in groups:
+        if group.header.note:
+            notes.setdefault(group.header.note.partition(" (")[0], []).append(group)
+    for note, some in notes.items():
+        example = some[0].key + some[0].header.note.removeprefix(note)
+        lines.append(f"ground: {_tiles(some)}: {note}, e.g. {example}")
+    return lines + _units_lines(groups, meta)
 
 
-def describe_mixed(
-    kinds: Mapping[Kind, int], examples: Mapping[Kind, str], recipe: PrepareRecipe, done: int
-) -> str:
-    """One line on an archive whose bands or dtypes differ."""
-    found = "; ".join(
-        f"{kinds[kind]:,} with {describe_kind(kind)}, e.g. {examples[kind]}"
-        for kind in sorted(kinds, key=lambda kind: (-kinds[kind], kind))
-    )
-    return (
-        f"images={recipe.images}: bands or dtypes differ ({found}; of the first {done:,} read); "
-        "accepted: one kind, or mixed=quarantine to set the rarer ones aside"
-    )
-
-
-@dataclass(frozen=True)
-class Indexed:
-    """What lines and summary say of the tiles of a finished index, without its table."""
-
-    meta: IndexMeta
-    """Of the index."""
-    labels: NDArray[np.uint8]
-    """(N, K)."""
-    splits: NDArray[np.object_]
-    """(N,) train, val or test."""
-    sizes: Mapping[tuple[int, int], int]
-    """(height, width), px -> number of tiles."""
-    resolutions: NDArray[np.float64]
-    """(N, 2): width and height of a px on the ground, m; NaN where not known."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def split_counts(self) -> dict[str, int]:
-        """Split -> number of tiles."""
-        return {name: n for name in PARTS if (n := int((self.splits == name).sum()))}
-
-
-def describe_tiles(index: Indexed, refused: pa.Table, alpha: int) -> list[str]:
+def describe_index(index: TileIndex, refused: pa.Table, groups: Sequence[Alike]) -> list[str]:
     """Tiles, statistics and labels of the finished index, and what was set aside.
 
     Args:
-        index: the finished index.
+        index: the finished index; of its table the columns `SAID`.
         refused: rows of quarantine.parquet.
-        alpha: number of tiles with a band tagged alpha that is not among the data.
+        groups: its tiles of like headers.
     """
-    meta = index.meta
+    meta, table = index.meta, index.table
     height, width = meta.tile_shape
-    other = len(index) - index.sizes[meta.tile_shape]
+    usual = pc.and_(pc.equal(table["height"], height), pc.equal(table["width"], width))
+    other = len(index) - (pc.sum(usual).as_py() or 0)
     lines = [
-        f"tiles: {len(index):,} of {height} x {width} px, "
-        f"{describe_kind(Kind(meta.bands, meta.dtype))}"
+        f"tiles: {len(index):,} of {height} x {width} px, {Kind(meta.bands, meta.dtype)}"
         + (f"; {other:,} have another size and are resampled" if other else ""),
     ]
-    if alpha:
+    if alpha := sum(group.count for group in groups if group.header.alpha):
         # software tags the fourth of four bands alpha without being asked, a near-infrared one too
         lines.append(
             f"  {alpha:,} have one more band, tagged alpha: taken for transparency; where it is "
@@ -130,30 +127,22 @@ def describe_tiles(index: Indexed, refused: pa.Table, alpha: int) -> list[str]:
             f"2-98 % {b.percentiles['2']:.5g} to {b.percentiles['98']:.5g}"
             for b in meta.statistics
         ]
-    counts = index.labels.sum(axis=0, dtype=np.int64)
-    order = np.argsort(-counts, kind="stable")[:SHOWN]
-    shown = ", ".join(f"{meta.classes[k]} {counts[k]:,}" for k in order)
-    more = len(meta.classes) - len(order)
-    lines.append(f"classes: {shown}" + (f" and {more} more (summary.json)" if more else ""))
-    for value, word in ((1, "positive"), (0, "negative")):
-        missing = []
-        for split in index.split_counts:
-            there = (index.labels[index.splits == split] == value).any(axis=0)
-            names = [name for name, some in zip(meta.classes, there, strict=True) if not some]
-            missing += [f"{_some(names)} in {split}"] if names else []
-        if missing:
-            lines.append(f"classes without a {word}: {'; '.join(missing)}")
+    lines += _class_lines(index)
     if len(refused):
         (first,) = refused.slice(0, 1).to_pylist()
         lines.append(
             f"set aside: {len(refused):,} (quarantine.parquet); "
             f"{first['uri'].rsplit('/', 1)[-1]}: {first['error']}"
         )
-    sizes = [axis[~np.isnan(axis)] for axis in index.resolutions.T]
-    if any(len(s) and s.max() > MIXED * s.min() for s in sizes):
+    placed = pc.and_(table["crs"].is_valid(), table["transform"].is_valid())
+    off = table["tile_id"].filter(pc.and_(placed, table["resolution_x"].is_null()))
+    if len(off):
+        lines.append(f"ground: {_plural(len(off), 'tile')}: {OFF_EARTH}, e.g. {off[0]}")
+    sides = [np.asarray(table[f"resolution_{axis}"].drop_null()) for axis in "xy"]
+    if any(len(s) and s.max() > MIXED * s.min() for s in sides):
         spans = " and ".join(
             f"{s.min():.4g} to {s.max():.4g} m {way} (median {np.median(s):.4g})"
-            for s, way in zip(sizes, ("wide", "high"), strict=True)
+            for s, way in zip(sides, ("wide", "high"), strict=True)
         )
         lines.append(
             f"ground: px are {spans}; score brings scenes to the median unless they have px of "
@@ -177,85 +166,17 @@ def describe_meeting(tiles: Footprints, parts: Sequence[str], recipe: PrepareRec
         held_N = (part_N == part) & tiles.known
         if not held_N.any() or not train_N.any():
             continue
-        met, count = count_meeting(tiles, held_N, train_N), int(held_N.sum())
-        line = f"split: {met:,} of {_tiles(count)} of {part} touch or overlap tiles of train"
+        met, held = count_meeting(tiles, held_N, train_N), _plural(int(held_N.sum()), "tile")
+        line = f"split: {met:,} of {held} of {part} touch or overlap tiles of train"
         if met and recipe.split.by != "ground":
             line += " (split.by=ground keeps blocks of ground on one side)"
         lines.append(line)
     return lines
 
 
-def describe_places(notes: Sequence[tuple[str, str, int]]) -> list[str]:
-    """Where georeferences are not plain.
-
-    Args:
-        notes: tiles, what to know of the place of each, and how many are like it.
-    """
-    counts: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    for tile, note, count in notes:
-        kind = note.partition(" (")[0]
-        counts[kind] += count
-        examples.setdefault(kind, tile + note.removeprefix(kind))
-    return [
-        f"ground: {_tiles(count)}: {kind}, e.g. {examples[kind]}"
-        for kind, count in counts.most_common()
-        if kind and count
-    ]
-
-
-def describe_files(
-    headers: Sequence[tuple[str, TileHeader, int]], meta: IndexMeta | None = None
-) -> list[str]:
-    """What files hold besides plain bands: pages, and what their numbers mean.
-
-    Args:
-        headers: tiles by their keys, and how many are like each.
-        meta: of the finished index; None where there is none yet.
-    """
-    lines = []
-    paged = [(key, header, count) for key, header, count in headers if header.pages > 1]
-    if paged:
-        key, header, _ = paged[0]
-        lines.append(
-            f"pages: {_tiles(sum(n for _, _, n in paged))} of several pages, taken as bands "
-            f"(pages=bands; pages=first takes the first only), e.g. {key} of {header.pages}"
-        )
-    left = [(key, header.pages_left, count) for key, header, count in headers if header.pages_left]
-    if left:
-        key, what, _ = left[0]
-        more = f" and {len(what) - 1} more" if len(what) > 1 else ""
-        lines.append(
-            f"left out, unlike the first: in {_tiles(sum(n for _, _, n in left))}, e.g. {key}: "
-            f"{what[0]}{more}"
-        )
-    stated: Counter[Units] = Counter()
-    for _, header, count in headers:
-        stated[header.units] += count
-    if set(stated) <= {()} and not (meta and meta.units):
-        return lines
-    names = {header.units: header.bands for _, header, _ in reversed(headers)}
-    told = [
-        f"{_tiles(count)} state {units_told(names[units], units) if units else 'none'}"
-        for units, count in sorted(stated.items(), key=lambda pair: (-pair[1], repr(pair[0])))
-    ]
-    lines.append(f"units: {'; '.join(told)}")
-    if meta is None:
-        return lines
-    if not meta.units:
-        lines[-1] += (
-            "; brought to what those that state none are taken for: the same scale without offset "
-            "(scale and offset say what it is)"
-        )
-    elif set(stated) != {meta.units}:
-        lines[-1] += f"; all brought to {units_told(meta.bands, meta.units)}"
-        lines[-1] += ", those that state none are taken to be in it" if () in stated else ""
-    return lines
-
-
-def label_summary(index: Indexed, found: Survey) -> dict[str, object]:
+def label_summary(index: TileIndex, labels: "LabelTable") -> dict[str, object]:
     """Class counts, co-occurrence, tiles without a label, and counts of each split."""
-    y_NK, classes = index.labels, index.meta.classes
+    y_NK, classes, splits_N = index.labels, index.meta.classes, index.splits
 
     def counts(rows: NDArray[np.bool_]) -> dict[str, object]:
         return {
@@ -268,11 +189,11 @@ def label_summary(index: Indexed, found: Survey) -> dict[str, object]:
 
     return {
         "task": index.meta.task,
-        "label_format": found.labels.format,
-        "columns_not_used": list(found.labels.passed_over),
+        "label_format": labels.format,
+        "columns_not_used": list(labels.passed_over),
         "classes": list(classes),
         "all": counts(np.ones(len(index), dtype=bool)),
-        "splits": {split: counts(index.splits == split) for split in index.split_counts},
+        "splits": {split: counts(splits_N == split) for split in index.split_counts},
         "labels_per_tile": float(y_NK.sum(dtype=np.int64) / max(len(index), 1)),
         "co_occurrence": [
             (y_NK * y_NK[:, k : k + 1]).sum(axis=0, dtype=np.int64).tolist()
@@ -290,29 +211,61 @@ def size_text(size: float) -> str:
     return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.1f} {unit}"
 
 
-def _tiles(count: int) -> str:
-    return _plural(count, "tile")
+def _class_lines(index: TileIndex) -> list[str]:
+    """The most frequent classes, and those that a part has no example of."""
+    classes, splits_N = index.meta.classes, index.splits
+    counts = index.labels.sum(axis=0, dtype=np.int64)
+    order = np.argsort(-counts, kind="stable")
+    shown = shortened([f"{classes[k]} {counts[k]:,}" for k in order], SHOWN)
+    lines = [f"classes: {shown}" + (" (summary.json)" if len(classes) > SHOWN else "")]
+    for value, word in ((1, "positive"), (0, "negative")):
+        missing = []
+        for split in index.split_counts:
+            there = (index.labels[splits_N == split] == value).any(axis=0)
+            names = [name for name, some in zip(classes, there, strict=True) if not some]
+            missing += [f"{shortened(names)} in {split}"] if names else []
+        if missing:
+            lines.append(f"classes without a {word}: {'; '.join(missing)}")
+    return lines
 
 
-def _split_source(found: Survey, recipe: PrepareRecipe) -> str:
+def _units_lines(groups: Sequence[Alike], meta: IndexMeta | None) -> list[str]:
+    """What the numbers of tiles mean, where some state it, and what they are brought to."""
+    stated: Counter[Units] = Counter()
+    for group in groups:
+        stated[group.header.units] += group.count
+    if set(stated) <= {()} and not (meta and meta.units):
+        return []
+    names = {group.header.units: group.header.bands for group in reversed(groups)}
+    told = [
+        f"{_plural(count, 'tile')} state {units_told(names[units], units) if units else 'none'}"
+        for units, count in sorted(stated.items(), key=lambda pair: (-pair[1], repr(pair[0])))
+    ]
+    line = f"units: {'; '.join(told)}"
+    if meta is not None and not meta.units:
+        line += (
+            "; brought to what those that state none are taken for: the same scale without offset "
+            "(scale and offset say what it is)"
+        )
+    elif meta is not None and set(stated) != {meta.units}:
+        line += f"; all brought to {units_told(meta.bands, meta.units)}"
+        line += ", those that state none are taken to be in it" if () in stated else ""
+    return [line]
+
+
+def _split_source(labels: "LabelTable", recipe: PrepareRecipe) -> str:
     options = recipe.split
+    extra = ", stratified" if options.stratify else ""
     if options.by == "ground":
-        extra = ", stratified" if options.stratify else ""
         return f"drawn by blocks of ground of {options.block:g} m, seed {options.seed}{extra}"
-    if options.by == "column" or (options.by == "auto" and options.column in found.labels.columns):
+    if options.by == "column" or (options.by == "auto" and options.column in labels.columns):
         return f"from column {options.column!r}"
-    extra = f", whole {options.group} groups" if options.group else ""
-    extra += ", stratified" if options.stratify else ""
-    return f"drawn with seed {options.seed}{extra}"
+    groups = f", whole {options.group} groups" if options.group else ""
+    return f"drawn with seed {options.seed}{groups}{extra}"
 
 
-def _parts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{p} {counts[p]:,}" for p in PARTS if counts.get(p))
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _tiles(groups: Sequence[Alike]) -> str:
+    return _plural(sum(group.count for group in groups), "tile")
 
 
 def _plural(count: int, noun: str) -> str:

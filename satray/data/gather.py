@@ -1,28 +1,29 @@
 """Every image of an archive read once, and what is learnt of it kept in the run's state.
 
-A run that was interrupted reads only what is not kept yet. Headers come back as Arrow tables that
-the driver sums up and lets go; pixel counts are merged where blocks are read, so that the driver's
-memory does not grow with them.
+A block of images is read and decoded in one task, one request and one decode each. What is learnt
+travels as Arrow tables that the driver sums up and lets go, so that its memory does not grow with
+them; a run that was interrupted reads only what is not kept yet.
 """
 
+import json
 import math
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from satray.config.prepare import PrepareRecipe
-from satray.data.decode import TileHeader
-from satray.data.describe import describe_mixed
-from satray.data.probe import TILES as HEADERS
-from satray.data.probe import Kind, Probed, header_of, probe
-from satray.data.raster import PagesKey
-from satray.data.statistics import counts_of, counts_table
-from satray.data.survey import Survey
-from satray.errors import InputError
+from satray.data.decode import TileHeader, decode, read_files
+from satray.data.georeference import world_at
+from satray.data.statistics import BandCounts, count_tile, counts_of, counts_table, merge
+from satray.data.values import Units, as_units, refuse_empty
+from satray.errors import InputError, SatrayError
 from satray.runs.executor import each_block
 from satray.runs.run import Run
 from satray.storage import Storage, join
@@ -36,15 +37,67 @@ TILES, COUNTS = "tiles.arrow", "counts.arrow"
 MERGED = 16
 """Least number of blocks whose counts are merged in one task, and most that it holds."""
 
+_WORD = pa.dictionary(pa.int32(), pa.string())
+
+PROBED = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("stage", _WORD),
+        pa.field("error", pa.string()),
+        pa.field("crc32", pa.uint32()),
+        pa.field("kind", _WORD),
+        pa.field("units", _WORD),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("crs", _WORD),
+        pa.field("transform", pa.list_(pa.float64(), 6)),
+        pa.field("nodata", pa.float64()),
+        pa.field("alpha", pa.bool_()),
+        pa.field("note", pa.string()),
+        pa.field("pages", pa.int32()),
+        pa.field("pages_left", pa.list_(pa.string())),
+    ]
+)
+"""A tile that was read, or the reason why not. `row`: of the listing; `stage`, `error`: `read` or
+`decode` and why, null where it went well; the rest is null where it did not, but for `bytes`, which
+were read. `kind`: `Kind.text`; `units`: its units as JSON; others as in `decode.TileHeader`."""
+
+
+class Kind(NamedTuple):
+    """Tiles of one kind can be trained on together."""
+
+    bands: tuple[str, ...]
+    """Band names, in the files' order."""
+    dtype: str
+    """Stored dtype."""
+
+    @property
+    def text(self) -> str:
+        """As one word, for a column."""
+        return json.dumps(self)
+
+    @staticmethod
+    def of(text: str) -> "Kind":
+        """Read `text`."""
+        bands, dtype = json.loads(text)
+        return Kind(tuple(bands), dtype)
+
+    def __str__(self) -> str:
+        plural = "s" * (len(self.bands) != 1)
+        return f"{len(self.bands)} band{plural} ({shortened(self.bands)}) {self.dtype}"
+
 
 @dataclass(frozen=True)
 class Alike:
     """Tiles of equal headers, but for their places: one of them, and how many there are."""
 
     row: int
-    """The first one's row of the survey."""
+    """The first one's row of the listing."""
+    key: str
+    """Its path below the archive."""
     header: TileHeader
-    """Of that one."""
+    """Its header."""
     count: int
     """How many."""
 
@@ -58,6 +111,8 @@ class Alike:
 class Seen:
     """What was learnt of the tiles read so far, in little memory."""
 
+    keys: pa.ChunkedArray
+    """Of all images of the listing."""
     attempted: int = 0
     """Tiles read, or tried."""
     failed: int = 0
@@ -68,32 +123,30 @@ class Seen:
     """The others, by what their headers have in common."""
 
     def add(self, tiles: pa.Table) -> None:
-        """Add a block of tiles: `probe.TILES`."""
+        """Add a block of tiles: `PROBED`."""
         self.attempted += len(tiles)
-        self.failed += tiles.column("kind").null_count
-        self.bytes += pc.sum(tiles.column("bytes")).as_py() or 0
-        good = tiles.filter(tiles.column("kind").is_valid()).combine_chunks()
-        keys = {
-            "kind": good.column("kind").cast(pa.string()),
-            "units": good.column("units").cast(pa.string()),
-            **{name: good.column(name) for name in ("height", "width", "nodata", "alpha")},
-            "note": pc.replace_substring_regex(good.column("note"), r" \(.*", ""),
-            "paged": pc.greater(good.column("pages"), 1),
-            "left": pc.greater(pc.list_value_length(good.column("pages_left")), 0),
+        self.failed += tiles["kind"].null_count
+        self.bytes += pc.sum(tiles["bytes"]).as_py() or 0
+        good = tiles.filter(tiles["kind"].is_valid()).sort_by("row").combine_chunks()
+        columns = {
+            "kind": good["kind"].cast(pa.string()),
+            "units": good["units"].cast(pa.string()),
+            **{name: good[name] for name in ("height", "width", "nodata", "alpha")},
+            "note": pc.replace_substring_regex(good["note"], r" \(.*", ""),
+            "paged": pc.greater(good["pages"], 1),
+            "left": pc.greater(pc.list_value_length(good["pages_left"]), 0),
         }
-        at = pa.array(np.arange(len(good)))
-        found = pa.table({**keys, "row": good.column("row"), "at": at}).group_by(list(keys))
-        for group in found.aggregate([("row", "min"), ("row", "count"), ("at", "min")]).to_pylist():
-            key = tuple(group[name] for name in keys)
-            known, count = self.groups.get(key), group["row_count"]
-            row = group["row_min"]
-            if known is None or row < known.row:
-                (one,) = good.filter(pc.equal(good.column("row"), row)).to_pylist()
-                header = header_of(one)
-                assert header is not None
-                self.groups[key] = Alike(row, header, count + (known.count if known else 0))
+        table = pa.table(columns | {"at": pa.array(np.arange(len(good)))})
+        found = table.group_by(list(columns)).aggregate([("at", "min"), ("at", "count")])
+        for group in found.to_pylist():
+            same = tuple(group[name] for name in columns)
+            (first,) = good.slice(group["at_min"], 1).to_pylist()
+            row, known = first["row"], self.groups.get(same)
+            count = group["at_count"] + (known.count if known else 0)
+            if known is not None and known.row < row:
+                self.groups[same] = Alike(known.row, known.key, known.header, count)
             else:
-                self.groups[key] = Alike(known.row, known.header, known.count + count)
+                self.groups[same] = Alike(row, self.keys[row].as_py(), _header(first), count)
 
     def alike(self, kind: Kind | None = None) -> list[Alike]:
         """All groups, or those of a kind, by their first rows."""
@@ -108,127 +161,159 @@ class Seen:
         return counts
 
 
+class Probed(NamedTuple):
+    """What was learnt of a block of images."""
+
+    tiles: pa.Table
+    """One row a tile: `PROBED`."""
+    counts: pa.Table
+    """Statistics of the train part: `statistics.COUNTS`, a `kind` of which is the JSON of a tile's
+    `kind` and `units`."""
+
+
+Look = Callable[[pa.Table, PrepareRecipe, Storage], Probed]
+"""Looks at a block of images, as `probe` does."""
+
+
 @dataclass(frozen=True)
 class Gathered:
     """An archive, read."""
 
     seen: Seen
     """What was learnt of all tiles."""
-    probed: Probed
-    """No tiles, and the pixel counts of all."""
+    counts: dict[tuple[Kind, Units], tuple[BandCounts, ...]]
+    """Statistics of the train part by kind and unit, one entry a band."""
     files: tuple[str, ...]
-    """URIs of the blocks' tiles, in the survey's order."""
+    """URIs of the blocks' tiles, in the listing's order."""
 
     def blocks(self, storage: Storage) -> Iterator[pa.Table]:
-        """Tables of `probe.TILES`, in the survey's order."""
+        """Tables of `PROBED`, in the listing's order."""
         for uri in self.files:
-            yield _read(storage, uri).sort_by("row")
+            yield _read(storage.read(uri)).sort_by("row")
 
 
-@dataclass(frozen=True)
-class ReadBlock:
-    """Reads a block of images and keeps what it learns: what one task does."""
-
-    storage: Storage
-    """Reads images, keeps blocks."""
-    folder: str
-    """Where blocks are kept."""
-    bands: tuple[str, ...] | None
-    """The recipe's band names, or None."""
-    pages: PagesKey
-    """Which pages of a TIFF are bands."""
-    probe: Callable[..., Probed] = probe
-    """Looks at the images."""
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Read a block of `Survey.block`; gives the table of its tiles."""
-        names = ("row", "uri", "counted", "mask", "world")
-        rows, uris, counted, masked, worlds = (block.column(n).to_pylist() for n in names)
-        probed = self.probe(
-            rows, uris, counted, self.storage, self.bands, masked, worlds, self.pages
-        )
-        for table, end in ((probed.counts, COUNTS), (probed.tiles, TILES)):
-            uri = join(self.folder, f"{rows[0]:010d}-{rows[-1]:010d}.{end}")
-            self.storage.write(uri, _written(table))
-        return probed.tiles
+def block_of(listed: pa.Table, start: int, stop: int) -> pa.Table:
+    """What reads some images of a listing: `row`, `uri`, `split`, `mask`, `world`."""
+    rows = pa.array(np.arange(start, min(stop, len(listed))))
+    some = listed.select(["uri", "split", "mask", "world"]).take(rows)
+    return some.append_column("row", rows).combine_chunks()
 
 
-@dataclass(frozen=True)
-class MergeCounts:
-    """Merges the pixel counts of some blocks."""
+def probe(
+    block: pa.Table, recipe: PrepareRecipe, storage: Storage, concurrency: int = 32
+) -> Probed:
+    """Read and decode a block of images; a bad one costs one row.
 
-    storage: Storage
-    """Where they are."""
+    Args:
+        block: as `block_of` gives it.
+        recipe: keys bands and pages.
+        storage: reads them.
+        concurrency: requests under way at once.
+    """
+    columns = (block[name].to_pylist() for name in ("row", "uri", "split", "mask", "world"))
+    rows, uris, splits, masked, worlds = columns
+    seen: list[dict[str, Any]] = []
+    parts: dict[str, list[tuple[BandCounts, ...]]] = {}
+    for position, data, mask in read_files(storage, uris, masked, concurrency=concurrency):
+        row: dict[str, Any] = {"row": rows[position], "bytes": 0}
+        seen.append(row)
+        if isinstance(data, Exception):
+            row |= {"stage": "read", "error": _one_line(data)}
+            continue
+        row["bytes"] = len(data)
+        try:
+            world = world_at(worlds[position], storage)
+            tile = decode(data, bands=recipe.bands, mask=mask, world=world, pages=recipe.pages)
+            refuse_empty(tile.measured, tile.header.bands)
+        except Exception as error:  # whatever a file does to GDAL costs this row only
+            row |= {"stage": "decode", "error": _one_line(error)}
+            continue
+        header = {name: value for name, value in vars(tile.header).items() if name in PROBED.names}
+        kind, units = Kind(tile.header.bands, tile.header.dtype).text, json.dumps(header["units"])
+        row |= {**header, "crc32": zlib.crc32(data), "kind": kind, "units": units}
+        if splits[position] == "train":
+            counts = count_tile(tile.pixels, tile.measured)
+            parts.setdefault(json.dumps([kind, units]), []).append(counts)
+    return Probed(
+        pa.Table.from_pylist(seen, schema=PROBED),
+        counts_table({kind: merge(tiles) for kind, tiles in parts.items()}),
+    )
 
-    def __call__(self, uris: Sequence[str]) -> pa.Table:
-        """Read them one after another; gives one table of `statistics.COUNTS`."""
-        tables: list[pa.Table] = []
-        for _, data in self.storage.read_many(uris):
-            if isinstance(data, Exception):
-                raise data
-            tables.append(pa.ipc.open_stream(data).read_all())
-            if len(tables) == MERGED:
-                tables = [counts_table(counts_of(tables))]
-        return counts_table(counts_of(tables))
 
-
-def gather(
-    found: Survey, recipe: PrepareRecipe, run: Run, look: Callable[..., Probed] = probe
-) -> Gathered:
+def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run, look: Look = probe) -> Gathered:
     """Read every image of an archive that is not read yet.
 
     Args:
-        found: the archive.
+        listed: its images: columns key, uri, split, mask and world.
         recipe: keys bands, pages, mixed, tiles_per_task, resources.
         run: its state keeps what is read; `run.ray` says whether Ray's tasks read.
-        look: looks at images, as `probe` does.
+        look: looks at a block of images.
 
     Raises:
         InputError: bands or dtypes differ, and the recipe refuses that.
     """
-    folder = join(run.state, FOLDER)
+    folder, storage = join(run.state, FOLDER), run.storage
     kept = {
         tuple(map(int, entry.key.partition(".")[0].split("-"))): entry.uri
-        for entry in run.storage.list(folder)
+        for entry in storage.list(folder)
         if entry.key.endswith(TILES)
     }
-    seen = Seen()
+    seen = Seen(listed["key"])
 
     def add(tiles: pa.Table) -> None:
         seen.add(tiles)
-        kinds = seen.kinds()
-        if len(kinds) > 1 and recipe.mixed == "refuse":
-            examples = {group.kind: found.key(group.row) for group in reversed(seen.alike())}
-            raise InputError(describe_mixed(kinds, examples, recipe, seen.attempted))
-        run.progress(f"{seen.attempted:,} of {len(found):,} images, {seen.failed:,} unreadable")
+        if recipe.mixed == "refuse":
+            _refuse_mixed(seen, recipe)
+        run.progress(f"{seen.attempted:,} of {len(listed):,} images, {seen.failed:,} unreadable")
 
-    for _, data in run.storage.read_many(kept.values()):
-        if isinstance(data, Exception):
-            raise data
-        add(pa.ipc.open_stream(data).read_all())
+    for tiles in _tables(storage, list(kept.values())):
+        add(tiles)
     if kept:
-        run.say(f"{seen.attempted:,} of {len(found):,} images were read before")
-    blocks = _blocks(sorted(kept), len(found), recipe)
-    read = ReadBlock(run.storage, folder, recipe.bands, recipe.pages, look)
-    todo = (found.block(np.arange(start, stop)) for start, stop in blocks)
+        run.say(f"{seen.attempted:,} of {len(listed):,} images were read before")
+    blocks = _blocks(sorted(kept), len(listed), recipe)
+    todo = (block_of(listed, start, stop) for start, stop in blocks)
+    read = partial(_read_block, recipe=recipe, storage=storage, folder=folder, look=look)
     for tiles in each_block(read, todo, recipe.resources, ray=run.ray):
         add(tiles)
-    files = sorted(entry.uri for entry in run.storage.list(folder))
-    counts = [uri for uri in files if uri.endswith(COUNTS)]
-    size = max(MERGED, math.isqrt(len(counts)))
-    parts = [counts[i : i + size] for i in range(0, len(counts), size)]
-    merge = MergeCounts(run.storage)
-    merged = list(each_block(merge, parts, recipe.resources, ray=run.ray and len(parts) > 1))
-    return Gathered(
-        seen,
-        Probed(HEADERS.empty_table(), counts_table(counts_of(merged))),
-        tuple(uri for uri in files if uri.endswith(TILES)),
+    files = sorted(entry.uri for entry in storage.list(folder))
+    uris = [uri for uri in files if uri.endswith(COUNTS)]
+    size = max(MERGED, math.isqrt(len(uris)))
+    parts = [uris[i : i + size] for i in range(0, len(uris), size)]
+    merged = each_block(
+        partial(_merge, storage), parts, recipe.resources, ray=run.ray and len(parts) > 1
     )
+    counts = {}
+    for text, bands in counts_of(list(merged)).items():
+        kind, units = json.loads(text)
+        counts[Kind.of(kind), as_units(json.loads(units))] = bands
+    return Gathered(seen, counts, tuple(uri for uri in files if uri.endswith(TILES)))
 
 
 def forget(run: Run) -> None:
     """Drop what is kept of a run's blocks."""
     run.storage.delete(join(run.state, FOLDER))
+
+
+def shortened(names: Sequence[str], most: int = 6) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _refuse_mixed(seen: Seen, recipe: PrepareRecipe) -> None:
+    kinds = seen.kinds()
+    if len(kinds) < 2:
+        return
+    examples = {group.kind: group.key for group in reversed(seen.alike())}
+    found = "; ".join(
+        f"{kinds[kind]:,} with {kind}, e.g. {examples[kind]}"
+        for kind in sorted(kinds, key=lambda kind: (-kinds[kind], kind))
+    )
+    raise InputError(
+        f"images={recipe.images}: bands or dtypes differ ({found}; of the first "
+        f"{seen.attempted:,} read); accepted: one kind, or mixed=quarantine to set the rarer ones "
+        "aside"
+    )
 
 
 def _blocks(
@@ -245,13 +330,57 @@ def _blocks(
         start = last + 1
 
 
-def _written(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+def _read_block(
+    block: pa.Table, recipe: PrepareRecipe, storage: Storage, folder: str, look: Look
+) -> pa.Table:
+    """Read a block of images and keep what is learnt; gives the table of its tiles."""
+    probed, rows = look(block, recipe, storage), block["row"]
+    for table, end in ((probed.counts, COUNTS), (probed.tiles, TILES)):
+        sink = pa.BufferOutputStream()
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+            writer.write_table(table)
+        name = f"{rows[0].as_py():010d}-{rows[-1].as_py():010d}.{end}"
+        storage.write(join(folder, name), bytes(sink.getvalue()))
+    return probed.tiles
 
 
-def _read(storage: Storage, uri: str) -> pa.Table:
-    return pa.ipc.open_stream(storage.read(uri)).read_all()
+def _merge(storage: Storage, uris: Sequence[str]) -> pa.Table:
+    """Merge the pixel counts of some blocks, few of them in memory at once."""
+    tables: list[pa.Table] = []
+    for table in _tables(storage, uris):
+        tables.append(table)
+        if len(tables) == MERGED:
+            tables = [counts_table(counts_of(tables))]
+    return counts_table(counts_of(tables))
+
+
+def _tables(storage: Storage, uris: Sequence[str]) -> Iterator[pa.Table]:
+    """What is kept of some blocks, as it arrives."""
+    for _, data in storage.read_many(uris):
+        if isinstance(data, Exception):
+            raise data
+        yield _read(data)
+
+
+def _read(data: bytes) -> pa.Table:
+    return pa.ipc.open_stream(data).read_all()
+
+
+def _header(row: dict[str, Any]) -> TileHeader:
+    """The header of a tile that could be read, from its row of `PROBED`."""
+    kind, place = Kind.of(row["kind"]), row["transform"]
+    return TileHeader(
+        bands=kind.bands,
+        dtype=kind.dtype,
+        transform=None if place is None else tuple(place),
+        units=as_units(json.loads(row["units"])),
+        pages_left=tuple(row["pages_left"]),
+        **{n: row[n] for n in ("height", "width", "crs", "nodata", "alpha", "note", "pages")},
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    """The message in one line; the exception's name too where it is not one of ours."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, SatrayError) and text else f"{type(error).__name__}: {text}"

@@ -4,11 +4,13 @@ import hashlib
 import io
 import itertools
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 META_KEY = b"satray"
 """Key of the schema metadata that holds `IndexMeta` as JSON."""
+
+PARTS = ("train", "val", "test")
+"""Of a split, in order."""
 
 ROWS_PER_FILE = 1_000_000
 ROWS_PER_GROUP = 100_000
@@ -160,8 +165,7 @@ class TileIndex:
 
     def part(self, split: str) -> "TileIndex":
         """The tiles of one split, in the index's order. Raises InputError where there are none."""
-        column = np.asarray(self.table.column("split").to_pylist(), dtype=object)
-        rows = np.flatnonzero(column == split)
+        rows = np.flatnonzero(self.splits == split)
         if rows.size == 0:
             there = ", ".join(
                 f"{k} ({n:,} tile{'s' * (n > 1)})" for k, n in self.split_counts.items()
@@ -169,16 +173,16 @@ class TileIndex:
             raise InputError(f"split: no tile is in {split!r}; the index has {there or 'no tiles'}")
         return TileIndex(self.table.take(pa.array(rows)), self.meta, self.digest)
 
+    @cached_property
+    def splits(self) -> NDArray[np.object_]:
+        """(N,) the split of each tile."""
+        return np.asarray(self.table["split"].to_pylist(), dtype=object)
+
     @property
     def split_counts(self) -> dict[str, int]:
         """Split -> number of tiles; train, val, test first, then by name."""
-        counts = {
-            item["values"]: item["counts"]
-            for item in self.table.column("split").value_counts().to_pylist()
-        }
-        usual = ("train", "val", "test")
-        order = [s for s in usual if s in counts] + sorted(set(counts) - set(usual))
-        return {name: counts[name] for name in order}
+        counts = Counter(self.splits.tolist())
+        return {s: counts[s] for s in (*PARTS, *sorted(counts.keys() - set(PARTS))) if counts[s]}
 
     @cached_property
     def labels(self) -> NDArray[np.uint8]:
@@ -191,70 +195,39 @@ class TileIndex:
 
 def table_with(meta: IndexMeta, table: pa.Table) -> pa.Table:
     """The table in the index's schema, with `meta` in its metadata."""
-    cast = _completed(table).select(SCHEMA.names).cast(SCHEMA)
-    return cast.replace_schema_metadata({META_KEY: meta.to_json().encode()})
-
-
-def _completed(table: pa.Table) -> pa.Table:
-    """The table with the columns that may be null: measured, or null where it lacks them."""
-    table = _measured(table)
-    for field in SCHEMA:
-        if field.nullable and field.name not in table.column_names:
-            table = table.append_column(field, pa.nulls(len(table), field.type))
-    return table
-
-
-def version_columns(table: pa.Table) -> pa.Table:
-    """What tells a tile's file from another: `bytes`, `etag`, `crc32`, null where not known."""
-    kinds = {name: SCHEMA.field(name).type for name in ("bytes", "etag", "crc32")}
-    return pa.table(
-        {
-            name: table.column(name) if name in table.column_names else pa.nulls(len(table), kind)
-            for name, kind in kinds.items()
-        }
-    )
+    return _completed(table).replace_schema_metadata({META_KEY: meta.to_json().encode()})
 
 
 def versions(table: pa.Table) -> list[Version | None]:
-    """What the file of each row of a table must be; None where it does not say."""
-    columns = (column.to_pylist() for column in version_columns(table).columns)
+    """What the file of each row of an index must be; None where it does not say."""
+    columns = (table[name].to_pylist() for name in ("bytes", "etag", "crc32"))
     return [
         None if size is None else Version(size, etag, crc)
         for size, etag, crc in zip(*columns, strict=True)
     ]
 
 
-def write_index(meta: IndexMeta, tables: Iterable[pa.Table], run: "Run") -> None:
-    """Publish `index/tiles-NNNNN.parquet`, at most `ROWS_PER_FILE` tiles each.
+def write_index(
+    meta: IndexMeta, tables: Iterable[pa.Table], run: "Run", per_file: int = ROWS_PER_FILE
+) -> None:
+    """Publish `index/tiles-NNNNN.parquet`.
 
     Args:
         meta: of the index.
         tables: its rows, cut anyhow; those of a row group are in memory at once.
         run: whose products the files are.
+        per_file: most tiles of a file.
     """
-    empty = table_with(meta, SCHEMA.empty_table())
-    size = min(ROWS_PER_GROUP, ROWS_PER_FILE)
-    number, sink, held = 0, io.BytesIO(), [empty]
-    writer, rows = None, 0
-    for table in itertools.chain(tables, [None]):
-        held += [] if table is None else [table_with(meta, table)]
-        while (waiting := sum(map(len, held))) >= size or table is None:
-            if not waiting and writer is None and number:
-                return
-            whole = pa.concat_tables(held)
-            group, held = whole.slice(0, size).combine_chunks(), [whole.slice(size)]
-            if writer is None:
-                sink = io.BytesIO()
-                writer = pq.ParquetWriter(sink, empty.schema, compression="zstd")
-            writer.write_table(group)
-            rows += len(group)
-            last = table is None and waiting <= size
-            if rows >= ROWS_PER_FILE or last:
-                writer.close()
-                run.publish(f"index/tiles-{number:05d}.parquet", sink.getvalue(), rows=rows)
-                number, writer, rows = number + 1, None, 0
-            if last:
-                return
+    size = min(ROWS_PER_GROUP, per_file)
+    groups = _groups((table_with(meta, table) for table in tables), meta, size)
+    for number, first in enumerate(groups):
+        sink, rows = io.BytesIO(), 0
+        more = itertools.islice(groups, per_file // size - 1)
+        with pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
+            for group in itertools.chain([first], more):
+                writer.write_table(group)
+                rows += len(group)
+        run.publish(f"index/tiles-{number:05d}.parquet", sink.getvalue(), rows=rows)
 
 
 def read_index(uri: str, storage: "Storage") -> TileIndex:
@@ -282,10 +255,11 @@ def read_index(uri: str, storage: "Storage") -> TileIndex:
         try:
             table = pq.read_table(io.BytesIO(data))
         except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"index: {file} is not Parquet: {_first_line(error)}") from error
+            raise InputError(
+                f"index: {file} is not Parquet: {str(error).splitlines()[0]}"
+            ) from error
         metadata: dict[bytes, bytes] = table.schema.metadata or {}
-        table = _completed(table)
-        missing = [name for name in SCHEMA.names if name not in table.column_names]
+        missing = [f.name for f in SCHEMA if not f.nullable and f.name not in table.column_names]
         if META_KEY not in metadata or missing:
             what = f"lacks column {missing[0]}" if missing else "has no satray metadata"
             raise InputError(
@@ -299,7 +273,7 @@ def read_index(uri: str, storage: "Storage") -> TileIndex:
         if meta is not None and metadata[META_KEY] != text:
             raise InputError(f"index: {file} belongs to another index than its neighbours")
         meta, text = here, metadata[META_KEY]
-        tables.append(table.select(SCHEMA.names).replace_schema_metadata(None))
+        tables.append(_completed(table))
     assert meta is not None
     return TileIndex(pa.concat_tables(tables).combine_chunks(), meta, _digest(digests))
 
@@ -375,58 +349,57 @@ def unlike(table: pa.Table, storage: "Storage") -> list[tuple[str, str]]:
         ]
 
 
-def _files(uri: str, storage: "Storage") -> Iterator[tuple[str, str | None]]:
+def _files(uri: str, storage: "Storage") -> list[tuple[str, str | None]]:
     """The index's files, URI and the digest that a run.json lists, in order; at least one."""
     from satray.storage import join
 
     if uri.endswith(".parquet"):
-        yield uri, None
-        return
+        return [(uri, None)]
     if storage.exists(join(uri, "run.json")):
         from satray.runs.run import read_run
 
         record = read_run(storage, uri)
-        products = [p for p in record.products if p.path.startswith("index/")]
+        products = {p.path: p.sha256 for p in record.products if p.path.startswith("index/")}
         if not products:
             raise InputError(
-                f"index: {uri} is a run of {_job(record)}, not of prepare: it holds no tile index"
+                f"index: {uri} is a run of {record.job}, not of prepare: it holds no tile index"
             )
-        for product in sorted(products, key=lambda p: p.path):
-            yield join(uri, product.path), product.sha256
-        return
-    files = [e.uri for e in storage.list(uri) if _is_part(e.key)]
-    if not files and storage.list(join(uri, "state")):
+        return [(join(uri, path), sha256) for path, sha256 in sorted(products.items())]
+    parts = (e for e in storage.list(uri) if re.fullmatch(r"tiles-[^/]*\.parquet", e.key))
+    if uris := [entry.uri for entry in parts]:
+        return [(uri, None) for uri in uris]
+    if storage.list(join(uri, "state")):
         raise InputError(f"index: {uri} holds an unfinished run; rerun its command to go on")
-    if not files:
-        raise InputError(
-            f"index: no tile index at {uri}; accepted: the out= of a finished prepare run, its "
-            "index/ folder, or one .parquet file"
-        )
-    for file in files:
-        yield file, None
+    raise InputError(
+        f"index: no tile index at {uri}; accepted: the out= of a finished prepare run, its "
+        "index/ folder, or one .parquet file"
+    )
 
 
-def _measured(table: pa.Table) -> pa.Table:
-    """With columns of resolution, where a table has what gives them and not them."""
-    needed, there = ("crs", "transform", "height", "width"), set(table.column_names)
-    if not set(needed) <= there or "resolution_x" in there:
-        return table
-    from satray.data.georeference import resolutions  # PROJ, for none that only read
+def _completed(table: pa.Table) -> pa.Table:
+    """An index's columns; those that may be null measured, or null, where the table lacks them."""
+    columns = {name: table[name] for name in SCHEMA.names if name in table.column_names}
+    needed = ("crs", "transform", "height", "width")
+    if columns.keys() >= set(needed) and "resolution_x" not in columns:
+        from satray.data.georeference import resolutions  # PROJ, for none that only read
 
-    sizes_N2 = resolutions(*(table.column(name).to_pylist() for name in needed))
-    for place, axis in enumerate("xy"):
-        column = pa.array(sizes_N2[:, place], pa.float64(), from_pandas=True)
-        table = table.append_column(f"resolution_{axis}", column)
-    return table
-
-
-def _is_part(key: str) -> bool:
-    return "/" not in key and key.startswith("tiles-") and key.endswith(".parquet")
-
-
-def _job(record: Any) -> str:
-    return str(getattr(record, "job", "another job"))
+        sizes_N2 = resolutions(*(columns[name].to_pylist() for name in needed))
+        for place, axis in enumerate("xy"):
+            column = pa.array(sizes_N2[:, place], pa.float64(), from_pandas=True)
+            columns[f"resolution_{axis}"] = column
+    for field in SCHEMA:
+        if field.nullable and field.name not in columns:
+            columns[field.name] = pa.nulls(len(table), field.type)
+    return pa.table(columns).select(SCHEMA.names).cast(SCHEMA)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _groups(tables: Iterable[pa.Table], meta: IndexMeta, size: int) -> Iterator[pa.Table]:
+    """Rows in tables of `size`; the last may have fewer, and none where there are none."""
+    held = [table_with(meta, SCHEMA.empty_table())]
+    for table in tables:
+        held.append(table)
+        while sum(map(len, held)) > size:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, size).combine_chunks()
+            held = [whole.slice(size)]
+    yield pa.concat_tables(held).combine_chunks()

@@ -1,40 +1,58 @@
 """The job `prepare`: an archive of tiles and labels -> tile index, split, statistics."""
 
+import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from satray import __version__
 from satray.config.prepare import PrepareRecipe
 from satray.data.describe import (
-    OFF_EARTH,
-    Indexed,
+    SAID,
     describe_archive,
-    describe_files,
-    describe_kind,
+    describe_headers,
+    describe_index,
     describe_meeting,
-    describe_places,
-    describe_tiles,
     label_summary,
     size_text,
 )
-from satray.data.footprints import Footprints
-from satray.data.gather import Alike, Gathered, Seen, forget, gather
-from satray.data.index import IndexMeta, table_with, write_index
-from satray.data.match import tile_id
-from satray.data.probe import Kind, Probed, probe
+from satray.data.footprints import Footprints, ground_blocks, read_footprints
+from satray.data.gather import Alike, Gathered, Kind, Look, Seen, block_of, forget, gather, probe
+from satray.data.georeference import world_files
+from satray.data.index import IndexMeta, TileIndex, table_with, write_index
+from satray.data.labels import LabelTable, labels_from_folders, read_labels
+from satray.data.match import Matched, is_image, match, refuse_unmatched, tile_id, with_extensions
+from satray.data.raster import MASK
+from satray.data.split import assign_parts, split_by_ground
 from satray.data.statistics import BandCounts, changed, fill_lines, merge, summarise
-from satray.data.survey import Survey, places_of, survey
 from satray.data.values import Change, Units, change_of, unit_of
 from satray.errors import DecodeError, InputError
-from satray.runs.run import Outcome, Run
+from satray.runs.run import Outcome, Run, digest_entries
 from satray.storage import Storage
+
+LISTED = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("split", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        pa.field("labels", pa.list_(pa.uint8()), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("etag", pa.string()),
+        pa.field("mask", pa.bool_(), nullable=False),
+        pa.field("world", pa.string()),
+    ]
+)
+"""An image of an archive. `key`: its path below the archive, of which `match.tile_id` makes its id;
+`size`, `etag`: as listed; `mask`: whether a `.msk` lies beside it; `world`: URI of the world file
+that does."""
 
 QUARANTINE = pa.schema([("uri", pa.string()), ("stage", pa.string()), ("error", pa.string())])
 """Columns of quarantine.parquet."""
@@ -50,13 +68,81 @@ SMALL_TILES, SMALL_BYTES = 4_000, 2 * 10**9
 alone reads some 4,000 tiles of 256 x 256 px in 4 bands, 2 GB."""
 
 
+@dataclass(frozen=True)
+class Survey:
+    """An archive as its listing and its label table describe it, before an image is opened."""
+
+    tiles: pa.Table
+    """The labelled images, in the label table's order: `LISTED`. A column takes a tenth of the
+    memory of objects, and archives have millions of images."""
+    labels: LabelTable
+    """The label table, without its rows: these are in `tiles`."""
+    matched: Matched
+    """What has no partner; those that belong together are in `tiles`."""
+    digests: dict[str, str]
+    """Digest of each input."""
+
+    def __len__(self) -> int:
+        return int(self.tiles.num_rows)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all images, as listed."""
+        return int(pc.sum(self.tiles["size"]).as_py() or 0)
+
+
 def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
-    """List the images and read the label table.
+    """List the images, read the label table, match them, and split the rows.
 
     Raises:
         InputError: nothing to prepare, a wrong label table, too many without a partner.
     """
-    return survey(recipe, storage)
+    entries = with_extensions(storage.list(recipe.images), recipe.extensions)
+    images = [entry for entry in entries if is_image(entry.key)]
+    if not entries or (recipe.labels is None and not images):
+        what = f"{len(entries)} files, no image among them" if entries else "nothing"
+        raise InputError(
+            f"images={recipe.images}: holds {what}; accepted: a folder or prefix with JPEG, PNG "
+            "or GeoTIFF files"
+        )
+    digests = {}
+    if recipe.labels is None:
+        labels = labels_from_folders([entry.key for entry in images], recipe)
+    else:
+        data = storage.read(recipe.labels)
+        labels = read_labels(data, recipe.labels, recipe)
+        digests["labels"] = hashlib.sha256(data).hexdigest()
+    matched = match(labels, entries)
+    refuse_unmatched(matched, labels, recipe.images, recipe.unmatched_budget)
+    # labels beside the images, or an `out` below them, change nothing that is made
+    used = {entry.key for entry in matched.entries}
+    masks = {e.key for e in entries if e.key.removesuffix(MASK) in used} - used
+    beside = world_files(entries)
+    used |= masks | {entry.key for entry in beside.values()}
+    digests["images"] = digest_entries(e for e in entries if e.key in used or is_image(e.key))
+    by_ground, images_M = recipe.split.by == "ground", matched.entries
+    parts = () if by_ground else assign_parts(labels, recipe.split)
+    tiles = pa.table(
+        {
+            "key": [entry.key for entry in images_M],
+            "uri": [entry.uri for entry in images_M],
+            "split": ["train" if by_ground else parts[row] for row in matched.rows],
+            "labels": pa.FixedSizeListArray.from_arrays(
+                labels.labels[matched.rows].ravel(), len(labels.classes)
+            ),
+            "size": [entry.size for entry in images_M],
+            "etag": [entry.etag for entry in images_M],
+            "mask": [entry.key + MASK in masks for entry in images_M],
+            "world": [beside[e.uri].uri if e.uri in beside else None for e in images_M],
+        },
+        schema=LISTED,
+    )
+    if by_ground:
+        tiles = _split_by_ground(tiles, labels.labels[matched.rows], labels.task, recipe, storage)
+    rowless = replace(
+        labels, keys=(), labels=labels.labels[:0], columns=dict.fromkeys(labels.columns, ())
+    )
+    return Survey(tiles, rowless, replace(matched, rows=matched.rows[:0], entries=()), digests)
 
 
 def takes_ray(recipe: PrepareRecipe, found: Survey) -> bool:
@@ -67,25 +153,20 @@ def takes_ray(recipe: PrepareRecipe, found: Survey) -> bool:
 
 def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
     """What would be done; opens few images, or those of small archives, and writes nothing."""
-    block = found.block(np.arange(min(SAMPLE, len(found))))
-    names = ("row", "uri", "mask", "world")
-    rows, uris, masked, worlds = (block[name].to_pylist() for name in names)
-    nothing = [False] * len(rows)
-    sample = probe(rows, uris, nothing, storage, recipe.bands, masked, worlds, recipe.pages)
-    tiles = sample.tiles.sort_by("row")
-    seen = Seen()
+    tiles = probe(block_of(found.tiles, 0, SAMPLE), recipe, storage).tiles.sort_by("row")
+    seen = Seen(found.tiles["key"])
     seen.add(tiles)
-    lines = describe_archive(found, recipe)
+    lines = describe_archive(found.tiles, found.labels, found.matched, recipe)
     lines += [
-        f"first images: {describe_kind(kind)} ({count} of {len(rows)} opened)"
+        f"first images: {kind} ({count} of {len(tiles)} opened)"
         for kind, count in seen.kinds().items()
     ]
     unread = tiles.filter(tiles["error"].is_valid()).select(["row", "error"]).to_pylist()
+    uris = found.tiles["uri"]
     lines += [f"cannot be read: {uris[bad['row']]}: {bad['error']}" for bad in unread]
-    lines += describe_files([(found.key(g.row), g.header, g.count) for g in seen.alike()])
-    lines += describe_places([(found.key(g.row), g.header.note, g.count) for g in seen.alike()])
+    lines += describe_headers(seen.alike())
     if len(found) <= LOOKED:
-        there, places = places_of(found, recipe, storage)
+        there, places = _places(found.tiles, recipe, storage)
         lines += describe_meeting(places, found.tiles["split"].take(there).to_pylist(), recipe)
     else:
         lines.append(f"split: of over {LOOKED:,} tiles the summary says which meet on the ground")
@@ -96,30 +177,61 @@ def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
     return lines
 
 
-def work(
-    recipe: PrepareRecipe, found: Survey, run: Run, look: Callable[..., Probed] = probe
-) -> Outcome:
+def work(recipe: PrepareRecipe, found: Survey, run: Run, look: Look = probe) -> Outcome:
     """Read every image once; write index, statistics, label summary and quarantine.
 
     Args:
         recipe: what is wanted.
         found: the archive.
         run: its state keeps what is read, so that a run that goes on does not read it again.
-        look: looks at images, as `probe` does.
+        look: looks at a block of images.
 
     Raises:
         InputError: mixed band counts or dtypes (unless `mixed=quarantine`), or no image at all
             that could be read.
     """
-    for line in describe_archive(found, recipe):
+    for line in describe_archive(found.tiles, found.labels, found.matched, recipe):
         run.say(line)
     try:
         with run.activity("reading and decoding"):
-            archive = gather(found, recipe, run, look)
+            archive = gather(found.tiles, recipe, run, look)
         return _publish(archive, found, recipe, run)
     except InputError:
         forget(run)  # what is accepted instead is another run: its folder may be this one
         raise
+
+
+def _places(
+    tiles: pa.Table, recipe: PrepareRecipe, storage: Storage
+) -> tuple[NDArray[np.int64], Footprints]:
+    """Open all images for where they lie: the rows of those that can be read, and their places."""
+    uris, worlds = (tiles[name].to_pylist() for name in ("uri", "world"))
+    return read_footprints(uris, worlds, storage, recipe.bands, recipe.pages)
+
+
+def _split_by_ground(
+    tiles: pa.Table,
+    labels_MK: NDArray[np.uint8],
+    task: str,
+    recipe: PrepareRecipe,
+    storage: Storage,
+) -> pa.Table:
+    """With parts by blocks of ground; images that cannot be read, set aside later, are in train."""
+    rows, places = _places(tiles, recipe, storage)
+    blocks = ground_blocks(places, recipe.split.block)
+    nowhere = rows[blocks < 0]
+    if len(nowhere):
+        raise InputError(
+            f"split.by=ground: {len(nowhere):,} of {len(rows):,} images have no georeference, "
+            f"e.g. {tiles['key'][nowhere[0]]}; accepted: images with a CRS and a transform "
+            "(split.group=COLUMN keeps those of one scene together without)"
+        )
+    parts_M = np.full(len(tiles), "train", dtype=object)
+    if len(rows):
+        parts_M[rows] = split_by_ground(labels_MK[rows], task, blocks, recipe.split)
+    place = LISTED.get_field_index("split")
+    split = pa.array(parts_M, pa.string()).cast(LISTED.field(place).type)
+    return tiles.set_column(place, LISTED.field(place), split)
 
 
 def _publish(archive: Gathered, found: Survey, recipe: PrepareRecipe, run: Run) -> Outcome:
@@ -128,7 +240,7 @@ def _publish(archive: Gathered, found: Survey, recipe: PrepareRecipe, run: Run) 
     kind = _main_kind(archive, found, recipe, run.storage)
     alike = seen.alike(kind)
     units = _units(alike, kind, recipe)
-    counts = _counts(archive.probed, kind, _changes(alike, kind, units, found, recipe))
+    counts = _counts(archive, kind, _changes(alike, kind, units, recipe))
     sizes: Counter[tuple[int, int]] = Counter()
     for group in alike:
         sizes[group.header.height, group.header.width] += group.count
@@ -154,34 +266,38 @@ def _publish(archive: Gathered, found: Survey, recipe: PrepareRecipe, run: Run) 
         units=units,
         pages=recipe.pages,
     )
-    written = _Written()
-    write_index(meta, _rows(archive, found, kind, meta, run.storage, written), run)
-    rows_N = np.concatenate(written.rows)
-    index = Indexed(
-        meta,
-        found.labels_of(rows_N),
-        np.asarray(found.tiles["split"].take(pa.array(rows_N)).to_pylist(), dtype=object),
-        sizes,
-        np.concatenate(written.resolutions),
-    )
-    refused = pa.concat_tables([QUARANTINE.empty_table(), *written.refused]).combine_chunks()
-    run.publish("summary.json", json.dumps(label_summary(index, found), indent=1).encode())
-    run.publish("unmatched.json", found.unmatched_json())
+    said: list[pa.Table] = []
+    set_aside = [QUARANTINE.empty_table()]
+
+    def rows() -> Iterator[pa.Table]:
+        for probed in archive.blocks(run.storage):
+            ours = pc.fill_null(pc.equal(probed["kind"].cast(pa.string()), kind.text), False)
+            set_aside.append(_refused(probed.filter(pc.invert(ours)), found, kind))
+            table = table_with(meta, _rows(probed.filter(ours), found, kind))
+            said.append(table.select(SAID))
+            yield table
+
+    write_index(meta, rows(), run)
+    index, refused = TileIndex(pa.concat_tables(said), meta), pa.concat_tables(set_aside)
+    unmatched = {
+        "images_without_label": found.matched.images_without_label,
+        "labels_without_image": found.matched.labels_without_image,
+        "ambiguous_labels": found.matched.ambiguous,
+        "left_out_by_classes": found.labels.left_out,
+    }
+    summary = label_summary(index, found.labels)
+    run.publish("summary.json", json.dumps(summary, indent=1).encode())
+    run.publish("unmatched.json", json.dumps(unmatched, indent=1).encode())
     sink = io.BytesIO()
-    pq.write_table(refused, sink)
+    pq.write_table(refused.combine_chunks(), sink)
     run.publish("quarantine.parquet", sink.getvalue(), rows=len(refused))
 
-    seconds = max(run.seconds.get("reading and decoding", 0.0), 1e-9)
-    lines = describe_tiles(index, refused, sum(g.count for g in alike if g.header.alpha))
-    lines += describe_files([(found.key(g.row), g.header, g.count) for g in alike], meta)
-    declared = {g.header.nodata for g in alike if g.header.nodata is not None}
+    lines = describe_index(index, refused, alike) + describe_headers(alike, meta)
+    declared = {group.header.nodata for group in alike if group.header.nodata is not None}
     if counts[0].valid:
         lines += fill_lines(meta.bands, counts, declared)
-    places = [(found.key(g.row), g.header.note, g.count) for g in alike]
-    lines += describe_places([*places, (written.off_example, OFF_EARTH, written.off_earth)])
-    lines += describe_meeting(
-        Footprints.of_table(pa.concat_tables(written.places)), index.splits.tolist(), recipe
-    )
+    lines += describe_meeting(Footprints.of_table(index.table), index.splits.tolist(), recipe)
+    seconds = max(run.seconds.get("reading and decoding", 0.0), 1e-9)
     lines.append(
         f"read {seen.attempted:,} images, {size_text(seen.bytes)}: "
         f"{seen.attempted / seconds:,.0f} images/s, {size_text(seen.bytes / seconds)}/s"
@@ -211,7 +327,7 @@ def _main_kind(archive: Gathered, found: Survey, recipe: PrepareRecipe, storage:
         (first,) = next(archive.blocks(storage)).slice(0, 1).to_pylist()
         raise InputError(
             f"images={recipe.images}: none of {archive.seen.attempted:,} images can be read; "
-            f"{found.key(first['row'])}: {first['error']}"
+            f"{found.tiles['key'][first['row']]}: {first['error']}"
         )
     return min(kinds, key=lambda kind: (-kinds[kind], kind))
 
@@ -239,7 +355,7 @@ def _units(alike: Sequence[Alike], kind: Kind, recipe: PrepareRecipe) -> Units:
 
 
 def _changes(
-    alike: Sequence[Alike], kind: Kind, units: Units, found: Survey, recipe: PrepareRecipe
+    alike: Sequence[Alike], kind: Kind, units: Units, recipe: PrepareRecipe
 ) -> dict[Units, Change | None]:
     """What brings tiles to the archive's units, by what they state; also those not counted."""
     changes: dict[Units, Change | None] = {}
@@ -248,18 +364,16 @@ def _changes(
         try:
             changes[stated] = change_of(stated, units, kind.dtype)
         except DecodeError as error:
-            raise InputError(
-                f"images={recipe.images}: {found.key(group.row)} states {error}"
-            ) from error
+            raise InputError(f"images={recipe.images}: {group.key} states {error}") from error
     return changes
 
 
 def _counts(
-    probed: Probed, kind: Kind, changes: dict[Units, Change | None]
+    archive: Gathered, kind: Kind, changes: dict[Units, Change | None]
 ) -> tuple[BandCounts, ...]:
     """Statistics of all tiles of a kind, in the archive's units."""
     parts = [tuple(BandCounts(kind.dtype) for _ in kind.bands)]
-    for (other, stated), counts in probed.bands().items():
+    for (other, stated), counts in archive.counts.items():
         if other != kind:
             continue
         change = changes[stated]
@@ -270,58 +384,25 @@ def _counts(
     return merge(parts)
 
 
-class _Written:
-    """What the lines and the summary need of the tiles that went into the index."""
-
-    def __init__(self) -> None:
-        self.rows: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
-        self.resolutions: list[np.ndarray[tuple[int, int], np.dtype[np.float64]]] = []
-        self.places: list[pa.Table] = []
-        self.refused: list[pa.Table] = []
-        self.off_earth = 0
-        self.off_example = ""
-
-    def add(self, rows: pa.Array, tiles: pa.Table, notes: pa.ChunkedArray) -> None:
-        """Add rows of the survey, as they are in the index."""
-        sizes = tiles.select(["resolution_x", "resolution_y"])
-        self.rows.append(np.asarray(rows))
-        self.resolutions.append(np.stack([c.to_numpy().astype(float) for c in sizes.columns], 1))
-        self.places.append(tiles.select(["crs", "transform", "height", "width"]))
-        placed = pc.and_(tiles["crs"].is_valid(), tiles["transform"].is_valid())
-        off = pc.and_(pc.and_(placed, tiles["resolution_x"].is_null()), pc.equal(notes, ""))
-        tile_ids = tiles["tile_id"].filter(off)
-        if len(tile_ids) and not self.off_earth:
-            self.off_example = tile_ids[0].as_py()
-        self.off_earth += len(tile_ids)
+def _rows(probed: pa.Table, found: Survey, kind: Kind) -> pa.Table:
+    """Tiles of the main kind as rows of the index."""
+    images, n = found.tiles.take(probed["row"]), len(probed)
+    own = ("height", "width", "crs", "transform", "nodata", "bytes", "crc32")
+    columns = {name: probed[name] for name in own}
+    columns |= {name: images[name] for name in ("uri", "split", "labels", "etag", "mask")}
+    columns["tile_id"] = pa.array([tile_id(key) for key in images["key"].to_pylist()], pa.string())
+    columns["bands"] = pa.array([list(kind.bands)]).take(pa.array(np.zeros(n, np.int32)))
+    columns["dtype"] = pa.array([kind.dtype] * n, pa.string())
+    return pa.table(columns)
 
 
-def _rows(
-    archive: Gathered, found: Survey, kind: Kind, meta: IndexMeta, storage: Storage, to: _Written
-) -> Iterator[pa.Table]:
-    """Tables of the index's rows in the survey's order; what is set aside goes to `to`."""
-    for probed in archive.blocks(storage):
-        kinds = probed["kind"].cast(pa.string())
-        ours = pc.fill_null(pc.equal(kinds, kind.text), False)
-        others = probed.filter(pc.invert(ours))
-        if len(others):
-            uris, told = found.tiles["uri"].take(others["row"]).to_pylist(), list[dict[str, str]]()
-            for row in others.select(["kind", "stage", "error"]).to_pylist():
-                stage, error = row["stage"], row["error"]
-                if row["kind"] is not None:
-                    other = describe_kind(Kind.of(row["kind"]))
-                    stage, error = "mixed", f"{other}; most have {describe_kind(kind)}"
-                told.append({"uri": uris[len(told)], "stage": stage, "error": error})
-            to.refused.append(pa.Table.from_pylist(told, schema=QUARANTINE))
-        tiles = probed.filter(ours)
-        if not len(tiles):
-            continue
-        images = found.tiles.take(tiles["row"])
-        own = ("height", "width", "crs", "transform", "nodata", "bytes", "crc32")
-        listed = ("uri", "split", "labels", "etag", "mask")
-        columns = {name: tiles[name] for name in own} | {name: images[name] for name in listed}
-        same = pa.array([list(kind.bands)]).take(pa.array(np.zeros(len(tiles), np.int32)))
-        columns["tile_id"] = pa.array([tile_id(key) for key in images["key"].to_pylist()])
-        columns |= {"bands": same, "dtype": pa.array([kind.dtype] * len(tiles))}
-        table = table_with(meta, pa.table(columns))
-        to.add(tiles["row"].combine_chunks(), table, tiles["note"])
-        yield table
+def _refused(probed: pa.Table, found: Survey, kind: Kind) -> pa.Table:
+    """Rows of quarantine.parquet: tiles that cannot be read, or of another than the main kind."""
+    uris = found.tiles["uri"].take(probed["row"]).to_pylist()
+    rows = []
+    for uri, row in zip(uris, probed.select(["kind", "stage", "error"]).to_pylist(), strict=True):
+        stage, error = row["stage"], row["error"]
+        if row["kind"] is not None:
+            stage, error = "mixed", f"{Kind.of(row['kind'])}; most have {kind}"
+        rows.append({"uri": uri, "stage": stage, "error": error})
+    return pa.Table.from_pylist(rows, schema=QUARANTINE)

@@ -19,7 +19,7 @@ from satray.config.train import CacheOptions
 from satray.data.bands import select
 from satray.data.cache import CachePlan, open_cache
 from satray.data.decode import read_files, read_pixels
-from satray.data.index import TileIndex, version_columns, versions
+from satray.data.index import TileIndex, versions
 from satray.data.raster import PagesKey
 from satray.data.values import Units
 from satray.errors import SatrayError
@@ -114,18 +114,13 @@ def tile_source(
         InputError: no such split, or a band that the tiles lack.
     """
     part = index.part(split)
-    splits = np.asarray(index.table.column("split").to_pylist(), dtype=object)
     height, width = index.meta.tile_shape
     tiles = pa.table(
         {
             "row": pa.array(np.arange(len(part))),
-            "slot": pa.array(np.flatnonzero(splits == split)),
-            "uri": part.table.column("uri"),
-            "mask": part.table.column("mask"),
+            "slot": pa.array(np.flatnonzero(index.splits == split)),
             "labels": _binary(part.labels),
-            **dict(
-                zip(("bytes", "etag", "crc32"), version_columns(part.table).columns, strict=True)
-            ),
+            **{name: part.table[name] for name in ("uri", "mask", "bytes", "etag", "crc32")},
         }
     )
     plan = None

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from satray.data.decode import decode, read_files
-from satray.data.describe import describe_files
+from satray.data.describe import describe_headers
+from satray.data.gather import Alike
 from satray.data.georeference import world_files
 from satray.data.index import TileIndex
 from satray.data.match import is_image, tile_id
@@ -170,15 +171,16 @@ def look(tiles: TileSet, wanted: Wanted, storage: Storage) -> list[str]:
 
 def described(tiles: TileSet, storage: Storage) -> list[str]:
     """Say what a few tiles hold besides plain bands: pages, and what their numbers mean."""
-    (uris, _), headers = _some(tiles), []
+    (uris, _), opened = _some(tiles), []
     names = tiles.names if tiles.index_named or not tiles.indexed else None
     for i, data in storage.read_many(uris):
         if isinstance(data, Exception):
             continue
         with contextlib.suppress(DecodeError):
-            headers.append((uris[i], decode(data, bands=names, pages=tiles.pages).header, 1))
-    headers.sort(key=lambda one: one[0])
-    return [f"of {len(headers)} tiles opened, {line}" for line in describe_files(headers)]
+            header = decode(data, bands=names, pages=tiles.pages).header
+            opened.append(Alike(i, uris[i], header, 1))
+    opened.sort(key=lambda one: one.key)
+    return [f"of {len(opened)} tiles opened, {line}" for line in describe_headers(opened)]
 
 
 def _some(tiles: TileSet) -> tuple[list[str], list[bool | None]]:

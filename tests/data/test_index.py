@@ -1,5 +1,5 @@
-import dataclasses
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from satray.data import index as module
 from satray.data.index import (
     SCHEMA,
     BandStatistics,
@@ -15,6 +14,7 @@ from satray.data.index import (
     TileIndex,
     index_digest,
     read_index,
+    table_with,
     write_index,
 )
 from satray.data.statistics import BandCounts, count_pixels, summarise
@@ -69,13 +69,10 @@ def test_round_trip(run, path):
     assert run.products[0].rows == 5
 
 
-def test_many_files_are_one_index(run, monkeypatch):
-    monkeypatch.setattr(module, "ROWS_PER_FILE", 2)
-    nan = summarise("red", BandCounts("uint8"))
+def test_many_files_are_one_index(run):
+    meta = replace(META, statistics=(summarise("red", BandCounts("uint8")),))  # NaN
     table = make().table
-    write_index(
-        dataclasses.replace(META, statistics=(nan,)), [table[:1], table[1:4], table[4:]], run
-    )
+    write_index(meta, [table[:1], table[1:4], table[4:]], run, per_file=2)
     assert [p.rows for p in run.products] == [2, 2, 1]
     assert read_index(run.uri("index"), Storage()).table.equals(make().table)
 
@@ -109,9 +106,8 @@ def test_the_digest_changes_with_the_bytes_only(run, tmp_path):
 
 
 @pytest.mark.parametrize(("files", "rows"), [(1, 5), (3, 2)])
-def test_the_digest_is_that_of_the_files_that_run_json_lists(run, monkeypatch, files, rows):
-    monkeypatch.setattr(module, "ROWS_PER_FILE", rows)
-    write_index(META, [make().table], run)
+def test_the_digest_is_that_of_the_files_that_run_json_lists(run, files, rows):
+    write_index(META, [make().table], run, per_file=rows)
     folder = index_digest(run.uri("index"), Storage())
     record = RunRecord("prepare", run.run_id, 0, {}, {}, {}, "", "", products=run.products)
     run.storage.write(run.uri("run.json"), record.to_json())
@@ -164,9 +160,9 @@ def test_what_is_no_index_is_refused_in_one_line(tmp_path, name, content, says):
 
 def test_files_of_two_indexes_do_not_mix(run):
     write_index(META, [make().table], run)
-    other = TileIndex(make().table, dataclasses.replace(META, task="multiclass"))
+    other = TileIndex(make().table, replace(META, task="multiclass"))
     run.storage.write(
-        run.uri("index/tiles-00001.parquet"), parquet(module.table_with(other.meta, other.table))
+        run.uri("index/tiles-00001.parquet"), parquet(table_with(other.meta, other.table))
     )
     with pytest.raises(InputError, match="another index"):
         read_index(run.uri("index"), Storage())

@@ -17,9 +17,9 @@ from data.hostile import numbers, photo, pillow, tiff
 from satray.config.prepare import PrepareRecipe
 from satray.data.decode import decode
 from satray.data.describe import OFF_EARTH
+from satray.data.gather import probe
 from satray.data.index import read_index
 from satray.data.prepare import plan, read, takes_ray, work
-from satray.data.probe import probe
 from satray.data.read import errors_of, read_blocks, tile_source, to_torch
 from satray.errors import InputError
 from satray.runs.job import Job, main
@@ -154,11 +154,11 @@ def test_a_run_that_goes_on_reads_what_is_not_read_yet(archive):
     def run(out):
         return Run("prepare", "0" * 12, str(root / out), Storage(), ray=False)
 
-    def look(rows, *rest):
+    def look(block, *rest):
         if len(looked) >= 12 and not going_on:
             raise EndedError
-        looked.extend(rows)
-        return probe(rows, *rest)
+        looked.extend(block["row"].to_pylist())
+        return probe(block, *rest)
 
     going_on = False
     with pytest.raises(EndedError):
@@ -211,18 +211,32 @@ def test_what_tells_places_apart_is_said(tmp_path):
 
 def test_bad_images_cost_a_row_each(tmp_path):
     make_archive(tmp_path)
-    good = (tmp_path / "images/tile_0.tif").read_bytes()
-    (tmp_path / "images/tile_0.tif").write_bytes(good[: len(good) // 2])
-    (tmp_path / "images/tile_1.tif").write_bytes(b"")
-    (tmp_path / "images/tile_2.tif").write_bytes(b"<html>not found</html>")
-    run, outcome = prepare(tmp_path)
-    assert (outcome.attempted, outcome.failed, outcome.status) == (30, 3, 3)
-    assert prepare(tmp_path, out="lenient", error_budget=0.2)[1].status == 0
-    rows = {Path(r["uri"]).stem: r for r in quarantine(run)}
-    assert set(rows) == {"tile_0", "tile_1", "tile_2"}
-    assert {r["stage"] for r in rows.values()} == {"decode"}
-    assert "empty" in rows["tile_1"]["error"]
-    assert len(read_index(run.uri("index"), Storage())) == 27
+    images = tmp_path / "images"
+    good = (images / "tile_0.tif").read_bytes()
+    broken = bytearray(tiff(numbers()))
+    broken[154] = 1  # the next directory is in the middle of nowhere
+    bad = {0: good[: len(good) // 2], 1: b"", 2: b"<html>not found</html>", 3: bytes(broken)}
+    for i, data in bad.items():
+        (images / f"tile_{i}.tif").write_bytes(data)
+    recipe = PrepareRecipe(
+        images=str(images), labels=str(tmp_path / "labels.csv"), bands=NAMES, error_budget=0.1
+    )
+    run = Run("prepare", "0" * 12, str(tmp_path / "out"), Storage(), ray=False)
+    found = read(recipe, run.storage)
+    (images / "tile_4.tif").unlink()
+    outcome = work(recipe, found, run)
+    assert (outcome.attempted, outcome.failed, outcome.status) == (30, 5, 3)
+    assert prepare(tmp_path, out="lenient", error_budget=0.2, unmatched_budget=1)[1].status == 0
+    rows = {Path(r["uri"]).stem: (r["stage"], r["error"]) for r in quarantine(run)}
+    says = {
+        "tile_0": "", "tile_1": "empty", "tile_2": "<html>", "tile_3": "TIFF cannot be read: ",
+        "tile_4": "",
+    }  # fmt: skip
+    assert set(rows) == set(says)
+    for name, (stage, error) in rows.items():
+        assert stage == ("read" if name == "tile_4" else "decode")
+        assert says[name] in error
+    assert len(read_index(run.uri("index"), Storage())) == 25
 
 
 def test_masks_beside_tiles_hide_and_fills_are_named(tmp_path):

@@ -1,15 +1,11 @@
-"""Figures of bands, exact or within the stated error, whatever the order; fills; and the probe."""
+"""Figures of bands, exact or within the stated error, whatever the order; and fills."""
 
 import numpy as np
 import pytest
-from data.hostile import numbers, pillow, tiff
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from satray.data.probe import TILES, Kind, probe, total
 from satray.data.statistics import (
-    COUNTS,
     PERCENTS,
     BandCounts,
     count_pixels,
@@ -19,7 +15,6 @@ from satray.data.statistics import (
     merge,
     summarise,
 )
-from satray.storage import Storage
 
 EXACT = ("uint8", "int8", "uint16", "int16")
 OTHERS = ("float32", "float64", "int32", "uint32")
@@ -158,65 +153,3 @@ def test_what_looks_like_a_fill(dtype, low, high, fill, text):
 )
 def test_what_does_not(dtype, low, high, fill, share):
     assert fill_lines(("red",), [band(dtype, low, high, fill, share)], ()) == []
-
-
-# -- tiles probed ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def archive(tmp_path):
-    """Twelve tiles: nine of one kind, one gray, one that is none, one that GDAL chokes on."""
-    gray, broken = pillow(Image.new("L", (8, 8), 9), "PNG"), bytearray(tiff(numbers()))
-    broken[154] = 1  # the next directory is in the middle of nowhere
-    others = {4: b"<html>", 7: gray, 9: bytes(broken)}
-    for i in range(12):
-        data = others.get(i) or tiff(numbers(3, dtype="float32") * (i + 1))
-        (tmp_path / f"{i:02d}.tif").write_bytes(data)
-    return [str(tmp_path / f"{i:02d}.tif") for i in range(12)]
-
-
-def probed(uris, counted, cut):
-    parts = [
-        probe(range(i, len(uris))[:cut], uris[i : i + cut], counted[i : i + cut], Storage(), None,
-              [False] * cut)
-        for i in range(0, len(uris), cut)
-    ]  # fmt: skip
-    return total(reversed(parts))
-
-
-def test_how_tiles_are_grouped_does_not_show(archive):
-    counted = [i % 3 != 2 for i in range(12)]
-    whole, pieces = probed(archive, counted, 12), probed(archive, counted, 5)
-    assert whole.tiles.equals(pieces.tiles)
-    assert whole.tiles.schema == TILES
-    assert whole.tiles.column("row").to_pylist() == list(range(12))
-    for kind, bands in whole.bands().items():
-        for a, b in zip(bands, pieces.bands()[kind], strict=True):
-            assert summarise("b", a) == summarise("b", b)
-
-
-def test_counts_the_train_part_only(archive):
-    counted = [i in (0, 1, 4) for i in range(12)]
-    bands = probed(archive, counted, 4).bands()[Kind(("b1", "b2", "b3"), "float32"), ()]
-    x = numbers(3, dtype="float32")
-    want = np.concatenate([x, x * 2], axis=1).mean(axis=(1, 2), dtype=np.float64)
-    assert [summarise("b", b).mean for b in bands] == pytest.approx(list(want))
-    assert bands[0].valid == 2 * 24 * 32
-
-
-def test_a_bad_tile_costs_one_row(archive):
-    found = probed([*archive, "/nowhere/at/all.tif"], [True] * 13, 13)
-    bad = {t["row"]: (t["stage"], t["error"]) for t in found.tiles.to_pylist() if t["error"]}
-    assert {row: stage for row, (stage, _) in bad.items()} == {
-        4: "decode", 9: "decode", 12: "read",
-    }  # fmt: skip
-    assert "<html>" in bad[4][1]
-    assert "TIFF cannot be read: " in bad[9][1]
-    assert set(found.kinds().values()) == {9, 1}
-
-
-def test_nothing_is_nothing():
-    for nothing in (total([]), probe([], [], [], Storage(), None, [])):
-        assert (nothing.tiles.schema, nothing.counts.schema) == (TILES, COUNTS)
-        assert (len(nothing.tiles), len(nothing.counts)) == (0, 0)
-        assert (nothing.kinds(), nothing.bands()) == ({}, {})

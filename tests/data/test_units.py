@@ -13,7 +13,8 @@ from scoring.scenes.scene_material import spec
 from satray.config.prepare import PrepareRecipe
 from satray.data import prepare
 from satray.data.decode import decode, read_pixels
-from satray.data.describe import describe_files
+from satray.data.describe import describe_headers
+from satray.data.gather import Alike
 from satray.data.index import BandStatistics, IndexMeta, read_index
 from satray.data.read import read_blocks, tile_source, to_torch
 from satray.data.statistics import changed, count_pixels, summarise
@@ -249,8 +250,9 @@ def test_a_tile_in_another_unit_is_named_whatever_its_split(tmp_path):
 
 
 def test_a_plan_tells_bands_of_units_apart():
-    headers = [(f"{n}.tif", decode(stated(X, OLD, NEW if n else OLD)).header, 1) for n in (0, 1, 1)]
-    (line,) = describe_files(headers)
+    headers = [decode(stated(X, OLD, NEW if n else OLD)).header for n in (0, 1, 1)]
+    groups = [Alike(n, f"{n}.tif", header, 1) for n, header in enumerate(headers)]
+    (line,) = describe_headers(groups)
     assert line == (
         "units: 2 tiles state b1: scale 0.0001, offset 0; b2: scale 0.0001, offset -0.1; 1 tile "
         "state scale 0.0001, offset 0"
