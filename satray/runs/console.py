@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from types import TracebackType
+from typing import Any, Self
 
 from rich.console import Console as Rich
 from rich.markup import escape
@@ -17,7 +18,13 @@ QUIET_SECONDS = 10.0
 
 
 class _Screen(Rich):
-    """Where lines are shown; a reader that has gone, or a full disk, ends no work."""
+    """A stream of its own on a descriptor; a reader that has gone, or a full disk, ends no work."""
+
+    def __init__(self, descriptor: int) -> None:
+        stream = os.fdopen(os.dup(descriptor), "w", buffering=1, encoding="utf-8", errors="replace")
+        super().__init__(file=stream, highlight=False, soft_wrap=True)
+        if self.is_terminal:
+            self.width = self.width  # as it is now: later its descriptor leads to a log
 
     def print(self, *objects: Any, **how: Any) -> None:
         """Print, until that fails; from then on nothing is shown."""
@@ -34,78 +41,74 @@ class _Screen(Rich):
 
 
 class Console:
-    """Writes to the terminal that the job was started from, even while fds 1 and 2 are in the log.
+    """Writes to where the job was started from, even while descriptors 1 and 2 are in the log.
 
-    Ray and its C++ processes write to the file descriptors themselves, so only a redirection of
-    those keeps a job's output calm.
+    Ray and its C++ processes write to the descriptors themselves, so only a redirection of those
+    keeps a job's output calm.
     """
 
     def __init__(self) -> None:
-        self._stream: TextIO = sys.stdout
-        self._errors: TextIO | None = None
-        self._rich = _Screen(file=self._stream, highlight=False, soft_wrap=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._out, self._errors = _Screen(1), _Screen(2)
         self._status: Status | None = None
         self._last_progress = 0.0
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._settle()
+        for screen in (self._out, self._errors):
+            screen.file.close()
+
     def say(self, line: str) -> None:
         """Print one line."""
-        self._rich.print(escape(line))
+        self._out.print(escape(line))
 
     def error(self, line: str) -> None:
         """Print one line about what ended the job, on standard error."""
-        self.settle()
-        screen = _Screen(file=self._errors or sys.stderr, highlight=False, soft_wrap=True)
-        screen.print(escape(line), style="bold red" if screen.is_terminal else None)
+        self._settle()
+        self._errors.print(escape(line), style="bold red" if self._errors.is_terminal else None)
 
     def progress(self, line: str) -> None:
         """Show how far the job is: in place on a terminal, else as a line now and then."""
-        if self._rich.is_terminal:
+        if self._out.is_terminal:
             if self._status is None:
-                self._status = self._rich.status(escape(line))
+                self._status = self._out.status(escape(line))
                 self._status.start()
-            else:
-                self._status.update(escape(line))
-            return
-        now = time.monotonic()
-        if now - self._last_progress >= QUIET_SECONDS:
-            self._last_progress = now
+            self._status.update(escape(line))
+        elif time.monotonic() - self._last_progress >= QUIET_SECONDS:
+            self._last_progress = time.monotonic()
             self.say(f"  {line}")
 
-    def settle(self) -> None:
+    @contextlib.contextmanager
+    def quiet(self, log: Path) -> Iterator[None]:
+        """Send descriptors 1 and 2 to `log` within the block; this console stays visible."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        before = [self._out.file.fileno(), self._errors.file.fileno()]
+        with log.open("ab") as sink:
+            _lead([sink.fileno(), sink.fileno()])
+        try:
+            yield
+        finally:
+            self._settle()
+            _lead(before)
+
+    def _settle(self) -> None:
         """End the status line."""
         if self._status is not None:
             self._status.stop()
             self._status = None
 
-    @contextlib.contextmanager
-    def quiet(self, log: Path) -> Iterator[None]:
-        """Send file descriptors 1 and 2 to `log` within the block; this console stays visible."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        saved = os.dup(1), os.dup(2)
-        stream, errors = (
-            os.fdopen(os.dup(number), "w", buffering=1, encoding="utf-8", errors="replace")
-            for number in (1, 2)
-        )
-        before = self._stream, self._rich
-        width = self._rich.width if self._rich.is_terminal else None
-        with log.open("ab") as sink:
-            os.dup2(sink.fileno(), 1)
-            os.dup2(sink.fileno(), 2)
-        self._stream, self._errors = stream, errors
-        self._rich = _Screen(file=stream, highlight=False, soft_wrap=True, width=width)
-        try:
-            yield
-        finally:
-            self.settle()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(saved[0], 1)
-            os.dup2(saved[1], 2)
-            for descriptor in saved:
-                os.close(descriptor)
-            self._errors = None
-            self._stream, self._rich = before
-            stream.close()
-            errors.close()
+
+def _lead(targets: list[int]) -> None:
+    """Have descriptors 1 and 2 lead where these lead."""
+    for number, stream, target in zip((1, 2), (sys.stdout, sys.stderr), targets, strict=True):
+        stream.flush()
+        os.dup2(target, number)

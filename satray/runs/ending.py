@@ -1,10 +1,10 @@
 """Whatever ends a job, a line says so: also what Python never gets to see.
 
-Two things watch. Within the job, `Ending`: a signal, a Ray that died or a folder that another
-process took end the work where it stands, and the job says why. Beside it, this file run as a
-program: it holds the job's standard error, waits for the job's farewell, and where the job ends
-without one (killed, out of memory, a crash in native code) says so, ends what Ray left running, and
-brings the log to the run folder.
+Within the job, `Ending`: a signal, a Ray that died or a folder that another process took end the
+work where it stands, and the job says why. Beside it a witness, this file run as a program: it
+holds the job's standard error, waits for the job's farewell, and where the job ends without one
+(killed, out of memory, a crash in native code) says so, ends what Ray left running, and brings the
+log to the run folder.
 """
 
 import contextlib
@@ -17,11 +17,15 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # as a program this file knows no satray at first
+    from satray.storage import Storage
 
 GRACE = 20.0
 """Seconds that the work has to end once it is told to."""
-FAREWELL = "farewell"
+MOST = 8 << 20
+"""Bytes of a log that go to a store: its end."""
 
 
 def told_to_end(code: object) -> str:
@@ -41,12 +45,11 @@ class Ending:
             say: prints a line about what ended the job.
         """
         self.said = False
-        self.log: str | None = None
-        """Where the job's log will be, for the line."""
-        self.witness: Witness | None = None
         self._say = say
+        self._place = ""
         self._lock = threading.Lock()
         self._signals = -1
+        self._witness: subprocess.Popen[bytes] | None = None
 
     def end(self, reason: str, grace: float = GRACE) -> None:
         """Say at once why the job ends; interrupt its work, and cut it where it does not heed that.
@@ -57,33 +60,31 @@ class Ending:
             grace: seconds that the work has to end; 0: it is cut at once.
         """
         first = self.tell(reason)
-        if grace > 0 and not first:
-            return
-        if grace > 0:
+        if grace <= 0:
+            os._exit(1)
+        if first:
             cut = threading.Timer(grace, os._exit, [1])
             cut.daemon = True
             cut.start()
             os.kill(os.getpid(), signal.SIGTERM)
-        else:
-            os._exit(1)
 
     def tell(self, reason: str) -> bool:
         """Say why the job ends, unless that was said before; tells whether it was not."""
         with self._lock:
             first, self.said = not self.said, True
         if first:
-            told = [n for n in self._heard() if n in (signal.SIGTERM, signal.SIGINT)]
+            heard = b""  # signals as numbers: Python's main thread may not have had its turn yet
+            with contextlib.suppress(OSError):
+                heard = os.read(self._signals, 4096)
+            told = [number for number in heard if number in (signal.SIGTERM, signal.SIGINT)]
             reason = told_to_end(max(told)) if told else reason
-            self._say(reason + (f" (log: {self.log})" if self.log else ""))
-            if self.witness is not None:
-                self.witness.tell(said=True)
+            self._say(reason + (f" (log: {self._place})" if self._place else ""))
+            self._note(said=True)
         return first
 
-    def _heard(self) -> bytes:
-        """Signals so far, as numbers; Python's main thread may not have had its turn yet."""
-        with contextlib.suppress(OSError):
-            return os.read(self._signals, 4096)
-        return b""
+    def began(self, session: str) -> None:
+        """Note the folder of a session of Ray's, which goes with a job that is killed."""
+        self._note(session=session)
 
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
@@ -108,44 +109,58 @@ class Ending:
             os.close(self._signals)
             os.close(heard)
 
+    @contextlib.contextmanager
+    def witnessed(self, job: str, log: Path, place: str, options: dict[str, Any]) -> Iterator[None]:
+        """Have a witness within the block; where it cannot start, the job goes on all the same.
 
-class Witness:
-    """The program beside a job; where it cannot be started, the job goes on all the same."""
-
-    def __init__(self, job: str, log: Path, target: str | None, options: dict[str, Any]) -> None:
-        """Start it.
+        It outlives a job whose end was said before its work had ended: Ray's leftovers are its own.
 
         Args:
             job: the job's name, for the line.
             log: the job's log.
-            target: where the log is to be in the end, where that is in a store.
-            options: how the store is reached (`StorageOptions`).
+            place: where the log is to be in the end.
+            options: how that is reached (`StorageOptions`).
         """
-        self._program: subprocess.Popen[bytes] | None = None
+        self._place = place
         with contextlib.suppress(OSError):
-            self._program = subprocess.Popen(
+            self._witness = subprocess.Popen(
                 [sys.executable, "-I", "-S", __file__],  # starts in 15 ms
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # what ends the job's group must not end its witness
             )
-        self.tell(job=job, pid=os.getpid(), log=str(log), target=target)
-        self.tell(options=options, path=[str(Path(__file__).parents[2]), *sys.path])
+        path = [str(Path(__file__).parents[2]), *sys.path]
+        self._note(job=job, pid=os.getpid(), log=str(log), place=place, options=options, path=path)
+        try:
+            yield
+        finally:
+            if not self.said and self._witness is not None:
+                self._note(farewell=True)
+                with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                    self._witness.communicate(timeout=5)
 
-    def tell(self, **facts: Any) -> None:
-        """Tell it something that it may need (`session`: the folder of Ray's session)."""
+    def _note(self, **facts: Any) -> None:
+        """Tell the witness something that it may need."""
         with contextlib.suppress(OSError, ValueError):
-            if self._program is not None and self._program.stdin is not None:
-                self._program.stdin.write(json.dumps(facts).encode() + b"\n")
-                self._program.stdin.flush()
+            if self._witness is not None and self._witness.stdin is not None:
+                self._witness.stdin.write(json.dumps(facts).encode() + b"\n")
+                self._witness.stdin.flush()
 
-    def dismiss(self) -> None:
-        """Say farewell: the job has said its own last line, or will."""
-        if self._program is None:
-            return
-        self.tell(**{FAREWELL: True})
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            self._program.communicate(timeout=5)
+
+def bring(log: Path, place: str, storage: "Storage") -> str:
+    """Bring a log to its run folder, and return where it is then: what went before counts more."""
+    from satray.errors import SatrayError
+
+    if str(log) == place:
+        return place
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.path.getsize(log) - MOST))
+            storage.write(place, file.read())
+        log.unlink()
+    except (SatrayError, OSError):
+        return str(log)
+    return place
 
 
 def _main() -> None:
@@ -155,29 +170,27 @@ def _main() -> None:
     for line in sys.stdin.buffer:
         with contextlib.suppress(ValueError):
             facts |= json.loads(line)
-    if FAREWELL in facts or "job" not in facts:
+    if "farewell" in facts or "job" not in facts:
         return
-    job, log, target = facts["job"], facts["log"], facts["target"]
     with contextlib.suppress(OSError):
         said = (
-            f"{job}: its process {facts['pid']} was killed or crashed without a word (out of "
-            f"memory?); the same command continues it (log: {target or log})\n"
+            f"{facts['job']}: its process {facts['pid']} was killed or crashed without a word (out "
+            f"of memory?); the same command continues it (log: {facts['place']})\n"
         )
         if not facts.get("said"):
             os.write(2, said.encode())
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), 2
-        )  # whoever reads what the job said need not wait
+        # Whoever reads what the job said need not wait.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sys.path[:] = facts["path"]
     if facts.get("session"):
         from satray.sessions import end_session
 
         end_session(facts["session"])
-    if target and Path(log).exists():
+    if facts["log"] != facts["place"]:
         from satray.config.base import StorageOptions
         from satray.storage import Storage
 
-        Storage(StorageOptions(**facts["options"])).upload(Path(log), target)
+        bring(Path(facts["log"]), facts["place"], Storage(StorageOptions(**facts["options"])))
 
 
 if __name__ == "__main__":

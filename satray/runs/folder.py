@@ -1,9 +1,10 @@
-"""The run folder before its run.json: whose it is, who works on it, claiming and clearing it.
+"""Whose a run folder is before its run.json, and who works in it: claimed, kept, given back.
 
-A run claims its folder by `state/RUNID/started.json`, which stays. One process at a time works
-there: a holder creates `state/holder/NNNN.json` only if absent and writes it again now and then, as
-a sign of life. Whoever finds its holder dead creates the next number: of several who try one
-succeeds. A holder that finds a higher number, or its own gone, was taken for dead and gives up.
+A process that works in a folder claims it: it creates `state/claims/NNNN.json` only if absent, and
+writes it again now and then, as a sign of life. Until there is a run.json the newest claim says
+whose the folder is. Whoever finds its maker gone, or done with it, creates the next number: of
+several who try one succeeds. A process that finds a higher number, or its own gone, was taken for
+dead and gives up.
 """
 
 import _thread
@@ -17,7 +18,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from satray.errors import InputError, SatrayError
@@ -25,79 +26,100 @@ from satray.runs.run import FILE, Run, RunRecord, find_run
 from satray.storage import Entry, Storage, join
 from satray.storage.temporary import process_lives, process_tag
 
-CLAIM = "started.json"
 LOG = "job.log"
 SHARED = "schedule.json"
 """Marks a folder that serves the many runs of a schedule."""
-FOLDER = "state/holder"
+CLAIMS = "state/claims"
 BEAT = 20.0
 """Seconds between signs of life."""
 LEASE = 180.0
-"""Seconds without one after which a holder that cannot be looked for from here counts as dead."""
+"""Seconds without one after which a process that cannot be looked for from here counts as dead."""
 
 
 @contextlib.contextmanager
 def take_folder(
-    run: Run, *, overwrite: bool, lost: Callable[[str], None] | None = None
+    run: Run,
+    *,
+    overwrite: bool,
+    lost: Callable[[str], None] | None = None,
+    beat: float = BEAT,
+    lease: float = LEASE,
 ) -> Iterator[RunRecord | None]:
-    """Hold and claim the run folder within the block, or find the run done in it.
+    """Claim the run folder within the block, or find the run done in it.
 
     What dead writers left there goes. Of several processes one at most is given None, but for the
-    runs of a schedule, which share their folder.
+    runs of a schedule, which share their folder. After a block that found the input wrong, and
+    wrote nothing but its log, the folder is whose it was before.
 
     Args:
         run: the run that wants it.
         overwrite: replace another run, or this one where it ended with a verdict; what is there is
             cleared when the new one begins to write products.
-        lost: see `hold`; None: the main thread is interrupted.
+        lost: told, from a thread, why the folder is this process's no longer; it is to end. None:
+            the main thread is interrupted.
+        beat: seconds between signs of life.
+        lease: seconds without one after which others take over.
 
     Yields:
         The record where the run is done already; None where the work is still to do.
 
     Raises:
         InputError: the folder holds another run, or files that are no run's.
-        SatrayError: another process holds it.
+        SatrayError: another process works in it, which is no fault of the command's.
     """
     if run.shared:
         _share(run)
         run.storage.tidy(run.out)
         yield None
         return
-    done = find_done(run, overwrite=overwrite)
-    with hold(run, lost or _interrupt) if done is None else contextlib.nullcontext():
-        if done is None:  # others may have been at it until now
-            done = find_done(run, overwrite=overwrite)
+    done = _find_done(run, overwrite)
+    if done is not None:
+        yield done
+        return
+    number, claim = _claim(run, lease)
+    uri, stop = _uri(run, number), threading.Event()
+
+    def live() -> None:
+        while not stop.wait(beat):
+            with contextlib.suppress(SatrayError):  # a store that is away for a while
+                if _newest(run.storage, run.out)[0] != number:
+                    (lost or _interrupt)(
+                        f"out={run.out}: another process took it over, or removed `{CLAIMS}`"
+                    )
+                    return
+                run.storage.write(uri, claim.to_json())
+
+    thread = threading.Thread(target=live, name="claim", daemon=True)
+    thread.start()
+    wrong = False
+    try:
+        done = _find_done(run, overwrite, mine=number)  # others may have been at it until now
         if done is None:
-            _create(run, join(run.state, CLAIM), {"run_id": run.run_id, "started": _now()})
             run.storage.tidy(run.out)
         yield done
+    except InputError:
+        wrong = True
+        raise
+    finally:
+        stop.set()
+        thread.join(timeout=beat)
+        with contextlib.suppress(SatrayError):
+            if _newest(run.storage, run.out)[0] != number:
+                pass  # it is another's
+            elif wrong and not _wrote(run, uri):
+                run.storage.delete(run.state)
+                run.storage.delete(uri)
+            else:
+                run.storage.write(uri, replace(claim, maker="").to_json())
 
 
-def _interrupt(reason: str) -> None:
-    del reason
-    _thread.interrupt_main()
-
-
-def find_done(run: Run, *, overwrite: bool) -> RunRecord | None:
-    """Find the run done in its folder; as `take_folder`, but nothing is written."""
-    held = holder(run.storage, run.out)
-    other = held is not None and held != run.run_id
-    if other and not overwrite:
-        raise InputError(
-            f"out={run.out}: holds run {held}, and this configuration and input make run "
-            f"{run.run_id}; accepted: another out=, or overwrite=true"
-        )
-    done = None if other else find_run(run.storage, run.out)
-    again = overwrite and done is not None and done.verdict is not None
-    if done is not None and not again:
-        return done
-    if other or again:
-        run.before_writing = functools.partial(_clear, run.storage, run.out, keep=run.run_id)
-    return None
-
-
-def holder(storage: Storage, out: str) -> str | None:
+def holder(storage: Storage, out: str, mine: int = 0) -> str | None:
     """Return the id of the run, finished or not, that holds a folder; None where it is free.
+
+    Args:
+        storage: how it is reached.
+        out: the folder.
+        mine: number of a claim that does not count.
 
     Raises:
         InputError: the folder holds files, but no run of satray's.
@@ -105,15 +127,11 @@ def holder(storage: Storage, out: str) -> str | None:
     record = find_run(storage, out)
     if record is not None:
         return record.run_id
-    entries = storage.list(out)
-    claims = [
-        (entry.modified, entry.key.split("/")[1])
-        for entry in entries
-        if entry.key.startswith("state/") and entry.key.endswith("/" + CLAIM)
-    ]
-    if claims:
-        return max(claims)[1]
-    strangers = [entry.key for entry in entries if not entry.key.startswith("state/")]
+    mark = _newest(storage, out, but=mine)[1]
+    claim = _read(storage, mark.uri) if mark is not None else None
+    if claim is not None:
+        return claim.run_id
+    strangers = [e.key for e in storage.list(out) if not e.key.startswith("state/")]
     if SHARED in strangers:
         raise InputError(
             f"out={out}: serves the runs of a schedule; accepted: a folder of its own, or the "
@@ -127,33 +145,9 @@ def holder(storage: Storage, out: str) -> str | None:
     return None
 
 
-def release(run: Run) -> None:
-    """Give the folder back where nothing but the claim and the log was written.
-
-    What was written beside the state (features, say) needs the claim to be known as a run's.
-    """
-    own = {f"state/{run.run_id}/{name}" for name in (CLAIM, LOG)}
-    others = {entry.key for entry in run.storage.list(run.out)} - own
-    if any(key.startswith(f"state/{run.run_id}/") for key in others):
-        return
-    theirs = FILE in others or any(key.endswith(f"/{CLAIM}") for key in others)
-    if theirs or all(key.startswith("state/") for key in others):
-        run.storage.delete(run.state)
-
-
-def drop_state(run: Run) -> None:
-    """Remove what only an unfinished run needs: checkpoints and blocks are several times its size.
-
-    The claim and the log stay.
-    """
-    entries = run.storage.list(run.state)
-    for name in {entry.key.split("/")[0] for entry in entries} - {CLAIM, LOG}:
-        run.storage.delete(join(run.state, name))
-
-
 @dataclass(frozen=True)
-class Holder:
-    """Who holds a run folder."""
+class _Claim:
+    """Which process works in a run folder, or did until it gave it back."""
 
     run_id: str
     """The run that it does."""
@@ -166,59 +160,44 @@ class Holder:
     since: str
     """UTC, ISO 8601."""
     maker: str
-    """Tag of the process (`process_tag`)."""
+    """Tag of the process (`process_tag`); empty once it is done with the folder."""
     token: str
     """Nobody else's."""
 
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
 
-@contextlib.contextmanager
-def hold(
-    run: Run, lost: Callable[[str], None], beat: float = BEAT, lease: float = LEASE
-) -> Iterator[None]:
-    """Hold a run's folder within the block.
 
-    Args:
-        run: the run.
-        lost: told, from a thread, why the folder is this process's no longer; it is to end.
-        beat: seconds between signs of life.
-        lease: seconds without one after which others take over.
+def _find_done(run: Run, overwrite: bool, mine: int = 0) -> RunRecord | None:
+    """Find the run done in its folder, or have what is there cleared, or refuse."""
+    held = holder(run.storage, run.out, mine)
+    other = held is not None and held != run.run_id
+    if other and not overwrite:
+        raise InputError(
+            f"out={run.out}: holds run {held}, and this configuration and input make run "
+            f"{run.run_id}; accepted: another out=, or overwrite=true"
+        )
+    done = None if other else find_run(run.storage, run.out)
+    again = overwrite and done is not None and done.verdict is not None
+    if other or again:
+        run.before_writing = functools.partial(_clear, run.storage, run.out, keep=run.run_id)
+    return None if again else done
 
-    Raises:
-        SatrayError: another process holds it, which is no fault of the command's: status 1.
+
+def _clear(storage: Storage, out: str, keep: str) -> None:
+    """Remove the run that a folder holds: its record, the files it lists, its state.
+
+    What satray does not know to be its own stays, and so does the state of run `keep`.
     """
-    me = Holder(
-        run_id=run.run_id,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        user=_user(),
-        since=_now(),
-        maker=process_tag(),
-        token=uuid.uuid4().hex,
-    )
-    folder, data = join(run.out, FOLDER), json.dumps(asdict(me)).encode()
-    mark = _take(run, folder, me, data, lease)
-    stop = threading.Event()
-
-    def live() -> None:
-        while not stop.wait(beat):
-            with contextlib.suppress(SatrayError):  # a store that is away for a while
-                if _newest(run.storage, folder)[0] > mark or not run.storage.exists(
-                    _uri(folder, mark)
-                ):
-                    lost(f"out={run.out}: another process took it over, or removed `{FOLDER}`")
-                    return
-                run.storage.write(_uri(folder, mark), data)
-
-    thread = threading.Thread(target=live, name="holder", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=beat)
-        with contextlib.suppress(SatrayError):
-            if _newest(run.storage, folder)[0] <= mark:
-                run.storage.delete(folder)
+    record = find_run(storage, out)
+    if record is not None:
+        storage.delete(join(out, FILE))
+        for product in record.products:
+            storage.delete(join(out, product.path))
+    state = join(out, "state")
+    for name in {entry.key.split("/")[0] for entry in storage.list(state)}:
+        if name != keep and re.fullmatch("[0-9a-f]{12}", name):
+            storage.delete(join(state, name))
 
 
 def _share(run: Run) -> None:
@@ -241,102 +220,94 @@ def _share(run: Run) -> None:
             f"out={run.out}: holds run {held}; accepted for the runs of a schedule: a folder that "
             "is theirs alone"
         )
-    _create(run, mark, {"since": _now()})
-
-
-def _create(run: Run, uri: str, about: dict[str, str]) -> None:
-    """Write a mark of the run's job where there is none."""
     with contextlib.suppress(FileExistsError):
-        run.storage.write(uri, json.dumps({"job": run.job} | about).encode(), if_absent=True)
+        about = json.dumps({"job": run.job, "since": _now()}).encode()
+        run.storage.write(mark, about, if_absent=True)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _claim(run: Run, lease: float) -> tuple[int, _Claim]:
+    """Create the next claim, and return it with its number.
 
-
-def _clear(storage: Storage, out: str, keep: str) -> None:
-    """Remove the run that a folder holds: its record, the files it lists, its state.
-
-    What satray does not know to be its own stays, and so does the state of run `keep`.
+    Raises:
+        SatrayError: another process works in the folder.
     """
-    record = find_run(storage, out)
-    if record is not None:
-        storage.delete(join(out, FILE))
-        for product in record.products:
-            storage.delete(join(out, product.path))
-    state = join(out, "state")
-    for name in {entry.key.split("/")[0] for entry in storage.list(state)}:
-        if name != keep and re.fullmatch("[0-9a-f]{12}", name):
-            storage.delete(join(state, name))
-
-
-def _take(run: Run, folder: str, me: Holder, data: bytes, lease: float) -> int:
-    """Create the next mark and return its number."""
-    number, newest = _newest(run.storage, folder)
-    while newest is not None and not run.storage.exists(newest.uri):  # given back since
-        number, newest = _newest(run.storage, folder)
-    if newest is not None:
-        _refuse_living(run, folder, newest, lease)
-    uri = _uri(folder, number + 1)
+    number, newest = _newest(run.storage, run.out)
+    before = _read(run.storage, newest.uri) if newest is not None else None
+    if newest is not None and not run.storage.exists(newest.uri):  # given back since
+        return _claim(run, lease)
+    alive = process_lives(before.maker) if before is not None else None
+    if newest is not None and alive is not False and (before is None or before.maker):
+        clock = join(run.out, CLAIMS, f".{uuid.uuid4().hex}")  # a store's clock alone tells ages
+        run.storage.write(clock, b"")
+        age = (run.storage.head(clock).modified - newest.modified).total_seconds()
+        run.storage.delete(clock)
+        if alive or age <= lease:
+            raise _held(run, before, f"last sign of life {max(0, age):.0f} s ago", lease)
+    claim = _Claim(
+        run_id=run.run_id,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        user=_user(),
+        since=_now(),
+        maker=process_tag(),
+        token=uuid.uuid4().hex,
+    )
+    uri = _uri(run, number + 1)
     with contextlib.suppress(FileExistsError):  # of one who was quicker, or of a try that took
-        run.storage.write(uri, data, if_absent=True)
+        run.storage.write(uri, claim.to_json(), if_absent=True)
     there = _read(run.storage, uri)
-    if there is None or there.token != me.token:
-        raise SatrayError(_held(run, there, "has just begun", lease))
-    return number + 1
+    if there != claim:
+        raise _held(run, there, "has just begun", lease)
+    return number + 1, claim
 
 
-def _refuse_living(run: Run, folder: str, newest: Entry, lease: float) -> None:
-    """Raise where a mark's holder lives, or may live."""
-    holder = _read(run.storage, newest.uri)
-    alive = process_lives(holder.maker) if holder else None
-    if alive is False:
-        return
-    clock = join(folder, ".clock")  # the age is told by the store's clock alone
-    run.storage.write(clock, b"")
-    age = (run.storage.head(clock).modified - newest.modified).total_seconds()
-    if alive is None and age > lease:
-        return
-    raise SatrayError(_held(run, holder, f"last sign of life {max(0, age):.0f} s ago", lease))
-
-
-def _held(run: Run, holder: Holder | None, sign: str, lease: float) -> str:
-    who = "another process"
-    free = ""
-    if holder is not None:
-        what = "this very run" if holder.run_id == run.run_id else f"run {holder.run_id}"
+def _held(run: Run, claim: _Claim | None, sign: str, lease: float) -> SatrayError:
+    who, free = "another process", ""
+    if claim is not None:
+        what = "this very run" if claim.run_id == run.run_id else f"run {claim.run_id}"
         who = (
-            f"process {holder.pid} of {holder.user} on {holder.host}, which does {what} since "
-            f"{holder.since}"
+            f"process {claim.pid} of {claim.user} on {claim.host}, which does {what} since "
+            f"{claim.since}"
         )
-    if holder is None or process_lives(holder.maker) is None:
+    if claim is None or process_lives(claim.maker) is None:
         free = f" (one that died frees it {lease:.0f} s after its last sign of life)"
-    return (
+    return SatrayError(
         f"out={run.out}: held by {who}, {sign}; wait for it or end it, then give the command "
         f"again{free}, or give another out="
     )
 
 
-def _newest(storage: Storage, folder: str) -> tuple[int, Entry | None]:
-    """The highest mark and its number; 0 where there is none."""
-    marks = [
-        (int(entry.key[:-5]), entry)
-        for entry in storage.list(folder)
-        if entry.key.endswith(".json") and entry.key[:-5].isdigit()
-    ]
-    return max(marks, key=lambda mark: mark[0], default=(0, None))
+def _wrote(run: Run, claim: str) -> bool:
+    """Whether a run left more than its claim and its log, in its state or beside it."""
+    own = {f"state/{run.run_id}/{LOG}", f"{CLAIMS}/{claim.rpartition('/')[2]}"}
+    keys = {entry.key for entry in run.storage.list(run.out)} - own
+    if any(key.startswith(f"state/{run.run_id}/") for key in keys):
+        return True
+    others = FILE in keys or any(key.startswith(CLAIMS) for key in keys)
+    return not others and any(not key.startswith("state/") for key in keys)
 
 
-def _read(storage: Storage, uri: str) -> Holder | None:
-    """Read a mark; None where it is gone or no holder's."""
+def _newest(storage: Storage, out: str, but: int = 0) -> tuple[int, Entry | None]:
+    """The newest claim on a folder but one, and its number; 0 where there is none."""
+    marks = {
+        int(entry.key[:-5]): entry
+        for entry in storage.list(join(out, CLAIMS))
+        if re.fullmatch(r"\d+\.json", entry.key) and int(entry.key[:-5]) != but
+    }
+    number = max(marks, default=0)
+    return number, marks.get(number)
+
+
+def _read(storage: Storage, uri: str) -> _Claim | None:
+    """Read a claim; None where it is gone or none."""
     try:
-        return Holder(**json.loads(storage.read(uri)))
+        return _Claim(**json.loads(storage.read(uri)))
     except (InputError, ValueError, TypeError):
         return None
 
 
-def _uri(folder: str, number: int) -> str:
-    return join(folder, f"{number:04d}.json")
+def _uri(run: Run, number: int) -> str:
+    return join(run.out, CLAIMS, f"{number:04d}.json")
 
 
 def _user() -> str:
@@ -344,3 +315,11 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # containers know some users by number only
         return str(os.getuid())
+
+
+def _interrupt(_reason: str) -> None:
+    _thread.interrupt_main()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -10,7 +10,8 @@ import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,16 +21,14 @@ from satray.config.base import Recipe, StorageOptions
 from satray.config.cli import build, render, to_yaml, validate
 from satray.errors import InputError, SatrayError
 from satray.runs.console import Console
-from satray.runs.ending import Ending, Witness, told_to_end
-from satray.runs.folder import LOG, drop_state, holder, release, take_folder
+from satray.runs.ending import Ending, bring, told_to_end
+from satray.runs.folder import LOG, holder, take_folder
 from satray.runs.run import Outcome, Run, RunRecord, library_versions, run_id
 from satray.storage import Storage, absolute, is_remote, join
 from satray.storage.temporary import log_folder, process_tag
 
 LAG = 1.0
 """Seconds in which what workers printed before they failed arrives."""
-MOST = 8 << 20
-"""Bytes of a log that go to a store: its end."""
 
 
 class Prepared(Protocol):
@@ -80,21 +79,21 @@ class Job(Generic[R, P]):
 
 def main(job: Job[R, P], arguments: Sequence[str] | None = None) -> int:
     """Run a job from the command line and return its exit status."""
-    console = Console()
-    ending = Ending(lambda line: console.error(f"{job.name}: {line}"))
-    try:
-        with ending.heeded():
-            rest = list(sys.argv[1:] if arguments is None else arguments)
-            return _main(job, rest, console, ending)
-    except BaseException as error:  # whatever ends a job, a line says so
-        status, line = (1, "") if ending.said else _last_line(job.name, error)
-        if line:
-            console.error(f"{job.name}: {line}")
-        console.error(f"{job.name} ended with status {status}")
-        if "ray" in sys.modules and (ending.said or not isinstance(error, Exception)):
-            sys.stdout.flush()
-            os._exit(status)  # on an ordered way out, a Ray that was cut short aborts: status 134
-        return status
+    with Console() as console:
+        ending = Ending(lambda line: console.error(f"{job.name}: {line}"))
+        try:
+            with ending.heeded():
+                rest = list(sys.argv[1:] if arguments is None else arguments)
+                return _main(job, rest, console, ending)
+        except BaseException as error:  # whatever ends a job, a line says so
+            status, line = (1, "") if ending.said else _last_line(job.name, error)
+            if line:
+                console.error(f"{job.name}: {line}")
+            console.error(f"{job.name} ended with status {status}")
+            if "ray" in sys.modules and (ending.said or not isinstance(error, Exception)):
+                sys.stdout.flush()
+                os._exit(status)  # on an ordered way out, a Ray that was cut short aborts: 134
+            return status
 
 
 def perform(
@@ -102,8 +101,7 @@ def perform(
     recipe: R,
     prepared: P,
     run: Run,
-    work: Callable[[R, P, Run], Outcome] | None = None,
-    inputs: Mapping[str, str] | None = None,
+    session: AbstractContextManager[None] | None = None,
 ) -> tuple[Outcome, RunRecord]:
     """Do a job's work and write its `run.json`, last.
 
@@ -112,12 +110,13 @@ def perform(
         recipe: its resolved recipe.
         prepared: what it read.
         run: its claimed run.
-        work: what to call in place of `job.work` (with Ray started around it, say).
-        inputs: digests by key where they are more than those of what was read.
+        session: what to enter for the work (a Ray, say), once it is known that there is any.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    early = job.early(recipe, prepared, run) if job.early is not None else None
-    outcome = early or (work or job.work)(recipe, prepared, run)
+    outcome = job.early(recipe, prepared, run) if job.early is not None else None
+    if outcome is None:
+        with session or contextlib.nullcontext():
+            outcome = job.work(recipe, prepared, run)
     run.begin_writing()
     run.seconds["total"] = time.perf_counter() - clock
     record = RunRecord(
@@ -125,7 +124,7 @@ def perform(
         run_id=run.run_id,
         status=outcome.status,
         config=json.loads(recipe.model_dump_json()),
-        inputs=dict(prepared.digests if inputs is None else inputs),
+        inputs=dict(prepared.digests),
         versions=library_versions(),
         started=started.isoformat(),
         finished=datetime.now(UTC).isoformat(),
@@ -138,7 +137,7 @@ def perform(
         attempted=outcome.attempted,
         failed=outcome.failed,
     )
-    if run.shared and outcome.idle:  # an hourly job would leave a file an hour
+    if outcome.idle:  # an hourly job would leave a file an hour
         run.storage.delete(run.state)
         return outcome, record
     run.storage.write(run.uri(run.record_path), record.to_json())
@@ -170,10 +169,9 @@ def _main(job: Job[R, P], arguments: list[str], console: Console, ending: Ending
         raise InputError("out: required under a submitted job; accepted: an absolute path or a URI")
     storage = Storage(recipe.storage)
     prepared = job.read(recipe, storage)
-    shared, inputs = recipe.shares_out, dict(prepared.digests)
-    if shared:  # each run of a schedule is another one
-        inputs["run"] = uuid.uuid4().hex
-    identity = run_id(job.name, recipe, inputs)
+    shared = recipe.shares_out  # then each run is another one
+    once = {"run": uuid.uuid4().hex} if shared else {}
+    identity = run_id(job.name, recipe, prepared.digests | once)
     out = recipe.out or absolute(join("runs", f"{job.name}-{identity}"))
     _refuse_own_input(paths, out)
     if "--plan" in arguments:
@@ -186,93 +184,63 @@ def _main(job: Job[R, P], arguments: list[str], console: Console, ending: Ending
     )
     with take_folder(run, overwrite=recipe.overwrite, lost=ending.end) as done:
         if done is None:
-            return _work(job, recipe, prepared, run, inputs, console, ending)
-    for line in done.summary:
-        console.say(line)
+            return _work(job, recipe, prepared, run, console, ending)
     status = done.status_by(getattr(recipe, "error_budget", None))
     again = "; overwrite=true does it again" if done.verdict is not None else ""
-    console.say(f"{job.name} was done already (status {status}{again}): {run.out}")
-    _tell(job.name, done.verdict, status, console)
-    return status
+    last = f"{job.name} was done already (status {status}{again}): {run.out}"
+    return _say_end(job.name, [*done.summary, last], done.verdict, status, console)
 
 
 def _work(
-    job: Job[R, P],
-    recipe: R,
-    prepared: P,
-    run: Run,
-    inputs: dict[str, str],
-    console: Console,
-    ending: Ending,
+    job: Job[R, P], recipe: R, prepared: P, run: Run, console: Console, ending: Ending
 ) -> int:
     """Do the work with its output in the log, record it, and say how it ended."""
     place, log = join(run.state, LOG), _log_file(run)
-    target = place if is_remote(place) else None
-    witness = Witness(job.name, log, target, recipe.storage.model_dump())
-    ending.witness, ending.log = witness, place
-
-    def with_ray(recipe: R, prepared: P, run: Run) -> Outcome:
-        return _with_ray(job, ending, recipe, prepared, run)
-
-    # A job that does without Ray joins a cluster all the same: to refuse local paths there.
-    joins = run.ray or ("RAY_ADDRESS" in os.environ and recipe.resources.ray != "no")
-    work = with_ray if joins else None
-    try:
-        with console.quiet(log):
-            try:
-                outcome, record = perform(job, recipe, prepared, run, work, inputs)
-            except BaseException:
-                with log.open("a") as sink:
-                    traceback.print_exc(file=sink)
+    with ending.witnessed(job.name, log, place, recipe.storage.model_dump()):
+        try:
+            with console.quiet(log):
+                outcome, record = perform(
+                    job, recipe, prepared, run, _session(job, recipe, run, ending)
+                )
+        except BaseException as error:
+            with log.open("a") as sink:
+                traceback.print_exc(file=sink)
+            place = bring(log, place, run.storage)
+            if ending.said or isinstance(error, InputError) or not isinstance(error, Exception):
                 raise
-        if not (run.shared and outcome.idle):
-            _bring(run, log, place)
-        elif target is not None:
+            ours = isinstance(error, SatrayError)
+            line = f"{error} (log: {place})" if ours else _first_line(error)
+            raise SatrayError(line if ours else f"{line} (traceback in {place})") from error
+        if outcome.idle:
             log.unlink(missing_ok=True)
-    except BaseException as error:
-        place = _bring(run, log, place)
-        if ending.said:
-            raise
-        if isinstance(error, InputError):
-            release(run)
-            raise
-        if isinstance(error, SatrayError):
-            raise SatrayError(f"{error} (log: {place})") from error
-        if isinstance(error, Exception):
-            raise SatrayError(f"{_first_line(error)} (traceback in {place})") from error
-        raise  # the witness stays: it ends what is left of Ray
-    finally:
-        if not ending.said:
-            witness.dismiss()
-    for line in outcome.summary:
-        console.say(line)
+        else:
+            bring(log, place, run.storage)
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record.seconds.items())
-    console.say(f"seconds: {spent}")
-    word = "done"
+    last = f"{job.name} done"
     if outcome.status == 3:
-        word += (
+        last += (
             f", but {outcome.failed} of {outcome.attempted} inputs failed "
             f"(error_budget={outcome.error_budget})"
         )
-    console.say(f"{job.name} {word} (status {outcome.status}): {run.out}")
-    _tell(job.name, outcome.verdict, outcome.status, console)
-    return outcome.status
+    last += f" (status {outcome.status}): {run.out}"
+    lines = [*outcome.summary, f"seconds: {spent}", last]
+    return _say_end(job.name, lines, outcome.verdict, outcome.status, console)
 
 
-def _with_ray(job: Job[R, P], ending: Ending, recipe: R, prepared: P, run: Run) -> Outcome:
+@contextlib.contextmanager
+def _session(job: Job[R, P], recipe: R, run: Run, ending: Ending) -> Iterator[None]:
+    """Ray within the block, to do the work, or to refuse local paths on a cluster."""
+    asked = recipe.resources
+    if not run.ray and ("RAY_ADDRESS" not in os.environ or asked.ray == "no"):
+        yield
+        return
     from satray import cluster  # Ray takes a second to import: not for --help
 
-    def began(session: str) -> None:
-        if ending.witness is not None:
-            ending.witness.tell(session=session)
-
-    asked = recipe.resources
     asked = asked if job.workers else asked.model_copy(update={"workers": 1})
     with contextlib.ExitStack() as session:
         with run.activity("starting"):
-            session.enter_context(
-                cluster.start(asked, dashboard=job.dashboard, lost=ending.end, began=began)
-            )
+            ray = cluster.start(asked, dashboard=job.dashboard, lost=ending.end, began=ending.began)
+            session.enter_context(ray)
         local = [at for at in (*recipe.paths(), ("out", run.out)) if not is_remote(at[1])]
         if local and cluster.spans_machines():
             name, path = local[0]
@@ -280,13 +248,22 @@ def _with_ray(job: Job[R, P], ending: Ending, recipe: R, prepared: P, run: Run) 
                 f"{name}={path}: local, on a cluster of several nodes; accepted: a URI (s3://...)"
             )
         try:
-            return job.work(recipe, prepared, run)
+            yield
         except Exception:
             time.sleep(LAG)
             raise
         except BaseException as error:  # said before anything is undone, which may not end well
             ending.tell(_last_line(job.name, error)[1])
             raise
+
+
+def drop_state(run: Run) -> None:
+    """Remove what only an unfinished run needs: checkpoints and blocks are several times its size.
+
+    The log stays.
+    """
+    for name in {entry.key.split("/")[0] for entry in run.storage.list(run.state)} - {LOG}:
+        run.storage.delete(join(run.state, name))
 
 
 def _wants_ray(job: Job[R, P], recipe: R, prepared: P) -> bool:
@@ -354,25 +331,16 @@ def _log_file(run: Run) -> Path:
         return Path(tempfile.mkdtemp(prefix="satray-log-")) / LOG
 
 
-def _bring(run: Run, log: Path, place: str) -> str:
-    """Bring a log to its run folder, and return where it is then."""
-    if str(log) == place:
-        return place
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, os.path.getsize(log) - MOST))
-            run.storage.write(place, file.read())
-        log.unlink()
-    except (SatrayError, OSError):  # the line about what went before counts more
-        return str(log)
-    return place
-
-
-def _tell(name: str, verdict: str | None, status: int, console: Console) -> None:
-    """Print a verdict as errors are printed."""
+def _say_end(
+    name: str, lines: list[str], verdict: str | None, status: int, console: Console
+) -> int:
+    """Print a job's last lines, its verdict as errors are printed, and return its status."""
+    for line in lines:
+        console.say(line)
     if verdict is not None:
         console.error(f"{name}: {verdict}")
         console.error(f"{name} ended with status {status}")
+    return status
 
 
 def _last_line(name: str, error: BaseException) -> tuple[int, str]:

@@ -173,7 +173,7 @@ def test_a_run_that_goes_on_reads_what_is_not_read_yet(archive):
     assert products(again) == products(whole)
 
 
-def test_another_budget_judges_the_same_run(tmp_path, capsys):
+def test_another_budget_judges_the_same_run(tmp_path, capfd):
     """Nothing is read again for it, and nothing written."""
     make_archive(tmp_path)
     for i in range(3):
@@ -186,9 +186,9 @@ def test_another_budget_judges_the_same_run(tmp_path, capsys):
     assert main(JOB, arguments) == 3
     record = (tmp_path / "out/run.json").read_bytes()
     for budget, status in ((0.2, 0), (0.01, 3)):
-        capsys.readouterr()
+        capfd.readouterr()
         assert main(JOB, [*arguments, f"error_budget={budget}"]) == status
-        assert f"was done already (status {status})" in capsys.readouterr().out
+        assert f"was done already (status {status})" in capfd.readouterr().out
     assert (tmp_path / "out/run.json").read_bytes() == record
 
 
@@ -322,30 +322,30 @@ def test_folders(tmp_path):
         (["labels={root}/missing.csv"], "missing.csv"),
     ],
 )
-def test_wrong_input_ends_before_ray_and_writes_nothing(archive, capsys, keys, says):
+def test_wrong_input_ends_before_ray_and_writes_nothing(archive, capfd, keys, says):
     root, _ = archive
     out = root / "wrong"
     given = [f"images={root}/images", f"labels={root}/labels.csv", f"out={out}"]
     status = main(JOB, [*given, *(k.format(root=root) for k in keys)])
-    text = capsys.readouterr().err
+    text = capfd.readouterr().err
     assert status == 2
     assert not out.exists()
     assert re.search(says, text), text
 
 
-def test_plan_opens_little_and_writes_nothing(archive, capsys):
+def test_plan_opens_little_and_writes_nothing(archive, capfd):
     root, _ = archive
     before = sorted(root.rglob("*"))
     arguments = [f"images={root}/images", f"labels={root}/labels.csv", "bands=[blue,green,red,nir]"]
     assert main(JOB, [*arguments, "--plan"]) == 0
-    text = capsys.readouterr().out
+    text = capfd.readouterr().out
     assert "30 labelled" in text
     assert "train 24, val 6" in text
     assert "4 bands (blue, green, red, nir) uint16 (3 of 3 opened)" in text
     assert sorted(root.rglob("*")) == before
 
 
-def test_a_finished_run_is_found_done(archive, capsys):
+def test_a_finished_run_is_found_done(archive, capfd):
     root, _ = archive
     arguments = [
         *(f"images={root}/images", f"labels={root}/labels.csv", f"out={root}/job"),
@@ -355,8 +355,8 @@ def test_a_finished_run_is_found_done(archive, capsys):
     first = (root / "job/run.json").read_bytes()
     index = read_index(f"{root}/job", Storage())
     assert len(index) == 30
-    capsys.readouterr()
+    capfd.readouterr()
     assert main(JOB, arguments) == 0
-    assert "done already" in capsys.readouterr().out
+    assert "done already" in capfd.readouterr().out
     assert (root / "job/run.json").read_bytes() == first
     assert main(JOB, [*arguments, "split.seed=1"]) == 2

@@ -86,9 +86,9 @@ def test_a_step_that_does_not_end_well_ends_the_demo(do, tmp_path, keys, why):
             do(**keys)
 
 
-def test_plan_writes_nothing(tmp_path, capsys):
+def test_plan_writes_nothing(tmp_path, capfd):
     assert main(JOB, [f"out={tmp_path}/run", "--plan"]) == 0
-    assert "600 tiles of 64 px" in capsys.readouterr().out
+    assert "600 tiles of 64 px" in capfd.readouterr().out
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,5 @@
-"""One process at a time works on a run folder: who is refused, who takes over, who gives up."""
+"""One process at a time works in a run folder: who is refused, who takes over, who gives up."""
 
-import contextlib
 import json
 import os
 import socket
@@ -8,21 +7,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from counting import Counter
 
-import satray.cluster
-from satray.config.base import Recipe, key
 from satray.errors import InputError, SatrayError
-from satray.runs.folder import FOLDER, hold, take_folder
-from satray.runs.job import Inputs, Job, main
-from satray.runs.run import Outcome, Run
+from satray.runs.folder import CLAIMS, take_folder
+from satray.runs.job import main
+from satray.runs.run import Run
 from satray.storage import Storage, join
 from satray.storage.temporary import machine
 
-OTHERS_MACHINE = "0" * 12
+ELSEWHERE = f"{'0' * 12}-4711-99"
+"""Tag of a process on another machine."""
 
 
 @pytest.fixture(params=["disk", pytest.param("swift", marks=pytest.mark.s3)])
@@ -33,7 +31,11 @@ def out(request, tmp_path) -> str:
 
 
 def run_in(out: str, run_id: str = "0123456789ab") -> Run:
-    return Run("train", run_id, out, Storage())
+    return Run("train", run_id, str(out), Storage())
+
+
+def take(run: Run, *, overwrite: bool = False, **how):
+    return take_folder(run, overwrite=overwrite, **how)
 
 
 def dead_tag() -> str:
@@ -43,131 +45,99 @@ def dead_tag() -> str:
     return done.stdout.strip()
 
 
-def leave_mark(run: Run, maker: str, number: int = 1) -> None:
-    """What a holder that was killed leaves."""
-    told = {
-        "run_id": run.run_id,
-        "host": "node7",
-        "pid": 4711,
-        "user": "ada",
-        "since": "2026-01-01T00:00:00+00:00",
-        "maker": maker,
-        "token": "another",
-    }
-    run.storage.write(join(run.out, FOLDER, f"{number:04d}.json"), json.dumps(told).encode())
+def leave_claim(run: Run, maker: str, number: int = 1) -> None:
+    """What a process that was killed leaves."""
+    left = {"run_id": run.run_id, "host": "node7", "pid": 4711, "user": "ada", "maker": maker}
+    left |= {"since": "2026-01-01T00:00:00+00:00", "token": "another"}
+    run.storage.write(join(run.out, CLAIMS, f"{number:04d}.json"), json.dumps(left).encode())
 
 
-def never(reason: str) -> None:
-    raise AssertionError(reason)
+def refused(run: Run, words: str, error: type[SatrayError] = SatrayError, **how) -> str:
+    with pytest.raises(error, match=words) as caught, take(run, **how):
+        raise AssertionError("two have it")
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, InputError) is (error is InputError)
+    return str(caught.value)
 
 
-def test_the_second_of_two_is_told_who_holds_the_folder(out):
-    run = run_in(out)
-    with hold(run, never), pytest.raises(SatrayError) as caught, hold(run_in(out), never):
-        pass
-    line = str(caught.value)
-    assert not isinstance(caught.value, InputError)
-    for word in (out, str(os.getpid()), socket.gethostname(), "this very run", "since", "wait for"):
-        assert word in line
-    assert "\n" not in line
-    assert run.storage.list(out) == []
-    with hold(run, never):
-        pass
+def test_of_two_that_take_a_folder_one_has_it(out):
+    run, other = run_in(out), run_in(out, "ba9876543210")
+    with take(run) as done:
+        assert done is None
+        for overwrite in (False, True):
+            line = refused(run_in(out), "held by", overwrite=overwrite)
+            for word in (out, str(os.getpid()), socket.gethostname(), "this very run", "wait for"):
+                assert word in line
+        refused(other, "holds run 0123456789ab", InputError)
+        refused(other, "does run 0123456789ab", overwrite=True)
+    with take(run) as done:
+        assert done is None  # given back, not done
 
 
-def test_another_configuration_is_kept_out_too(out):
-    other = hold(run_in(out, "ba9876543210"), never)
-    with hold(run_in(out), never), pytest.raises(SatrayError, match="does run 0123456789ab"), other:
-        pass
-
-
-def test_a_failure_gives_the_folder_back(out):
-    with pytest.raises(ZeroDivisionError), hold(run_in(out), never):
-        raise ZeroDivisionError
-    with hold(run_in(out), never):
+@pytest.mark.parametrize("error", [ZeroDivisionError, InputError, KeyboardInterrupt])
+def test_what_ends_the_work_gives_the_folder_back(out, error):
+    with pytest.raises(error), take(run_in(out)):
+        raise error
+    assert (run_in(out).storage.list(out) == []) is (error is InputError)
+    with take(run_in(out)):
         pass
 
 
 @pytest.mark.parametrize("number", [1, 7])
-def test_a_holder_that_was_killed_here_is_followed_at_once(out, number):
-    leave_mark(run_in(out), dead_tag(), number)
-    with hold(run_in(out), never), pytest.raises(SatrayError), hold(run_in(out), never):
-        pass
-    assert run_in(out).storage.list(out) == []
+def test_a_process_that_was_killed_here_is_followed_at_once(out, number):
+    leave_claim(run_in(out), dead_tag(), number)
+    with take(run_in(out)):
+        refused(run_in(out), "held by")
 
 
 def test_a_pid_that_another_process_has_now_is_not_the_holder(tmp_path):
-    run = run_in(str(tmp_path))
-    leave_mark(run, f"{machine()}-{os.getpid()}-1")
-    with hold(run, never), pytest.raises(SatrayError), hold(run_in(str(tmp_path)), never):
-        pass  # the first holds it, so the second is refused
+    leave_claim(run_in(tmp_path), f"{machine()}-{os.getpid()}-1")
+    with take(run_in(tmp_path)):
+        refused(run_in(tmp_path), "held by")
 
 
-def test_a_holder_elsewhere_is_waited_for_until_its_lease_is_over(out):
-    run = run_in(out)
-    leave_mark(run, f"{OTHERS_MACHINE}-4711-99")
-    with pytest.raises(SatrayError) as caught, hold(run, never, lease=60):
-        pass
-    assert "process 4711 of ada on node7" in str(caught.value)
-    assert "60 s after its last sign of life" in str(caught.value)
+def test_a_process_elsewhere_is_waited_for_until_its_lease_is_over(out):
+    leave_claim(run_in(out), ELSEWHERE)
+    line = refused(run_in(out), "process 4711 of ada on node7", lease=60)
+    assert "60 s after its last sign of life" in line
     time.sleep(2.1)  # stores tell whole seconds
-    with hold(run, never, lease=1):
+    with take(run_in(out), lease=1):
         pass
 
 
 def test_signs_of_life_keep_a_folder_beyond_the_lease(tmp_path):
-    run = run_in(str(tmp_path))
-    with hold(run, never, beat=0.1, lease=1):
+    with take(run_in(tmp_path), beat=0.1, lease=1):
         time.sleep(1.5)
-        mark = tmp_path / FOLDER / "0001.json"
-        assert time.time() - mark.stat().st_mtime < 1
+        assert time.time() - (tmp_path / CLAIMS / "0001.json").stat().st_mtime < 1
 
 
 @pytest.mark.parametrize("how", ["taken over", "removed"])
-def test_a_holder_that_was_taken_for_dead_gives_up(tmp_path, how):
-    run, told, heard = run_in(str(tmp_path)), [], threading.Event()
-
-    def lost(reason: str) -> None:
-        told.append(reason)
-        heard.set()
-
-    with hold(run, lost, beat=0.05):
+def test_a_process_that_was_taken_for_dead_gives_up(tmp_path, how):
+    run, told, heard = run_in(tmp_path), [], threading.Event()
+    with take(run, lost=lambda reason: (told.append(reason), heard.set()), beat=0.05):
         if how == "removed":
             run.storage.delete(join(run.out, "state"))
         else:
-            leave_mark(run, f"{OTHERS_MACHINE}-4711-99", 2)
+            leave_claim(run, ELSEWHERE, 2)
         assert heard.wait(10)
     assert run.out in told[0]
-    marks = [entry.key for entry in run.storage.list(join(run.out, FOLDER))]
-    assert marks == ([] if how == "removed" else ["0001.json", "0002.json"])
-
-
-def test_of_two_that_take_a_folder_one_has_it(out):
-    first, other = run_in(out), run_in(out, "ba9876543210")
-    with take_folder(first, overwrite=False) as done:
-        assert done is None
-        for second in (run_in(out), other):
-            for overwrite in (False, True):
-                with (
-                    pytest.raises(SatrayError, match=r"held by|holds run"),
-                    take_folder(second, overwrite=overwrite),
-                ):
-                    raise AssertionError("two have it")
-    with take_folder(first, overwrite=False) as done:
-        assert done is None  # given back, not done
+    left = [entry.key for entry in run.storage.list(join(run.out, CLAIMS))]
+    assert left == ([] if how == "removed" else ["0001.json", "0002.json"])
 
 
 def test_of_many_that_begin_at_once_one_works(tmp_path):
-    leave_mark(run_in(str(tmp_path)), dead_tag())
-    entered, barrier = [], threading.Barrier(8)
+    leave_claim(run_in(tmp_path), dead_tag())
+    entered, barrier, done = [], threading.Barrier(8), threading.Event()
 
     def try_it() -> None:
         barrier.wait()
-        with contextlib.suppress(SatrayError), hold(run_in(str(tmp_path)), never):
-            entered.append(1)
-            done.wait(10)
+        try:
+            with take(run_in(tmp_path)):
+                entered.append(1)
+                done.wait(10)
+        except SatrayError:
+            pass
 
-    done = threading.Event()
     threads = [threading.Thread(target=try_it) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -179,51 +149,18 @@ def test_of_many_that_begin_at_once_one_works(tmp_path):
     assert len(entered) == 1
 
 
-class IdleRecipe(Recipe):
-    """Do nothing."""
+@pytest.mark.parametrize(("more", "status"), [([], 1), (["schedule=true"], 0)])
+def test_equal_commands_at_once_do_the_work_once_but_on_a_schedule(counter: Counter, more, status):
+    command, inner = ["text=a.txt", "out=o", *more], []
 
-    schedule: bool = key(False, "share `out`")
+    def second() -> None:  # while the first is at work
+        counter.within = None
+        inner.extend(main(counter.job, [*command, *how]) for how in ([], ["overwrite=true"]))
 
-    @property
-    def shares_out(self) -> bool:
-        return self.schedule
-
-
-@pytest.fixture
-def no_ray(monkeypatch, tmp_path) -> None:
-    @contextlib.contextmanager
-    def start(*_args: object, **_named: object) -> Iterator[None]:
-        yield
-
-    monkeypatch.setattr(satray.cluster, "start", start)
-    monkeypatch.setattr(satray.cluster, "spans_machines", lambda: False)
-    monkeypatch.chdir(tmp_path)
-
-
-def test_equal_commands_at_once_do_the_work_once(no_ray, capfd):
-    def work(recipe: IdleRecipe, found: Inputs, run: Run) -> Outcome:
-        assert main(job, ["out=o"]) == 1  # the second, while the first is at work
-        assert main(job, ["out=o", "overwrite=true"]) == 1
-        run.publish("made", b"x")
-        return Outcome()
-
-    job = Job("idle", IdleRecipe, lambda *_: Inputs(), lambda *_: [], work)
-    assert main(job, ["out=o"]) == 0
-    assert capfd.readouterr().err.count("does this very run since") == 2
-    assert main(job, ["out=o"]) == 0
-    assert "was done already" in capfd.readouterr().out
-    assert not Path("o/state/holder").exists()
-
-
-def test_the_runs_of_a_schedule_may_overlap(no_ray):
-    deep = []
-
-    def work(recipe: IdleRecipe, found: Inputs, run: Run) -> Outcome:
-        deep.append(1)
-        if len(deep) == 1:
-            assert main(job, ["out=o", "schedule=true"]) == 0
-        return Outcome()
-
-    job = Job("idle", IdleRecipe, lambda *_: Inputs(), lambda *_: [], work)
-    assert main(job, ["out=o", "schedule=true"]) == 0
-    assert len(deep) == 2
+    counter.within = second
+    assert main(counter.job, command) == 0
+    assert inner == [status, status]
+    logs = "".join(path.read_text() for path in Path("o/state").glob("*/job.log"))
+    assert logs.count("does this very run since") == 2 * status
+    assert counter.calls == 3 - 2 * status
+    assert Path("o/schedule.json").exists() is (status == 0)

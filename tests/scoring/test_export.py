@@ -96,7 +96,7 @@ def test_compare_finds_a_difference():
 JOB = Job("export", ExportRecipe, export.read, export.plan, export.work, ray=False)
 
 
-def test_the_job(tmp_path, capsys):
+def test_the_job(tmp_path, capfd):
     bundle = material.save_bundle(tmp_path / "bundle", material.two_towers())
     out = tmp_path / "out"
     arguments = [f"bundle={tmp_path / 'bundle'}", f"out={out}", "tile=[64,48]"]
@@ -114,7 +114,7 @@ def test_the_job(tmp_path, capsys):
     assert [made["file"] for made in about["programs"]] == ["classifier.onnx", "classifier.pt2"]
     assert all(0 <= made["difference"] < 1e-4 for made in about["programs"])
     assert load_encoder(str(out / "encoder" / "rgb.safetensors")).strides == (2, 4, 8)
-    assert "strides 2, 4, 8" in capsys.readouterr().out
+    assert "strides 2, 4, 8" in capfd.readouterr().out
 
 
 def test_what_differs_is_not_published(tmp_path, monkeypatch):
