@@ -5,6 +5,8 @@ import sys
 
 NAMES = {
     "ingest": "tiles a second that the streaming room delivers",
+    "rows": "prepare's own time and memory a row, over generated tables",
+    "readers": "readers that Ray Data starts for a fast consumer, as a cluster grows",
     "training": "images a second through Ray, against a bare PyTorch loop",
     "transfer": "transfer against training from scratch, and what each part of the recipe gives",
     "sweep": "many heads over cached features, against extraction alone and the naive way",

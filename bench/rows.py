@@ -1,6 +1,6 @@
 """prepare's own time and memory, without reading: an archive of generated rows, a stand-in decoder.
 
-    python -m bench.rows --rows 100000 1000000 10000000
+    python -m bench rows --rows 100000 1000000 10000000
 
 One process, embedded; each size in a process of its own. Printed: rows, seconds, microseconds a
 row, and the process's largest resident memory.
@@ -95,11 +95,13 @@ def measure(n: int) -> None:
     )
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str]) -> int:
+    """Each size in a process of its own."""
+    parser = argparse.ArgumentParser(prog="python -m bench rows", description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
-    sizes = parser.parse_args().rows
+    sizes = parser.parse_args(arguments).rows
     if len(sizes) == 1:
         measure(sizes[0])
     for size in sizes if len(sizes) > 1 else ():
-        subprocess.run([sys.executable, "-m", "bench.rows", "--rows", str(size)], check=True)
+        subprocess.run([sys.executable, "-m", "bench", "rows", "--rows", str(size)], check=True)
+    return 0
