@@ -31,12 +31,17 @@ Report: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class BlockRead:
-    """One block, to be read."""
+    """One block, to be read; called by its read task."""
 
     read: Callable[[], pa.Table]
     """Gives a table of one row (`held` for what is large); pickled to its task."""
     size: int
     """Bytes of that row, about."""
+    __name__: str = "read_block"  # Ray names the function in its warnings
+
+    def __call__(self) -> Iterator[pa.Table]:
+        """Read, as Ray asks for it."""
+        yield self.read()
 
 
 def through_actors(
@@ -132,23 +137,12 @@ class _Blocks(Datasource):
         del parallelism, data_context
         return [
             ReadTask(
-                _Read(block.read),
+                block,
                 BlockMetadata(num_rows=1, size_bytes=block.size, input_files=None, exec_stats=None),
                 per_task_row_limit=per_task_row_limit,
             )
             for block in self._blocks
         ]
-
-
-@dataclass(frozen=True)
-class _Read:
-    """What one read task does."""
-
-    read: Callable[[], pa.Table]
-    __name__: str = "read_block"  # Ray names the function in its warnings
-
-    def __call__(self) -> Iterator[pa.Table]:
-        yield self.read()
 
 
 class BlockActor:

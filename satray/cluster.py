@@ -432,28 +432,70 @@ def run_once(function: Callable[..., T], *args: Any, workers: Workers | None = N
         SatrayError: what the function raised, as it was; or why the worker died, in one line.
     """
     workers = workers or allot(Resources(gpus="no"))
-    remote: Any = ray.remote(_computing).options(
+    remote: Any = ray.remote(_called).options(
         num_cpus=workers.cpus, num_gpus=workers.gpu_share if workers.gpu else 0
     )
-    reference = remote.remote(function, args, 0 if workers.gpu else workers.cpus)
+    reference = remote.remote(function, 0 if workers.gpu else workers.cpus, *args)
     try:
-        found: T = ray.get(reference)
-        return found
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, SatrayError):
-            raise error.cause from None
-        raise SatrayError(f"a worker failed: {_last_line(error)}") from error
-    except ray.exceptions.RayError as error:
-        raise SatrayError(f"a worker died: {_last_line(error)}") from error
+        with _in_one_line("a worker"):
+            found: T = ray.get(reference)
+            return found
     except KeyboardInterrupt:
         ray.cancel(reference, force=True)  # a cluster that was joined would go on with it
         raise
 
 
-def _computing(function: Callable[..., T], args: tuple[Any, ...], threads: int) -> T:
+@contextlib.contextmanager
+def tasks(function: Callable[[B], T], cpus: float) -> Iterator[Callable[[B], "Future[T]"]]:
+    """Ray tasks that call a function on a block each; at the end those not done are cancelled.
+
+    Args:
+        function: what to call; pickled once.
+        cpus: that a task asks for.
+
+    Yields:
+        what takes a block and gives its future.
+
+    Raises:
+        SatrayError: where a future's result is taken within the block: what the function raised,
+            as it was, or why it could not be done, in one line.
+    """
+    call: Any = ray.remote(num_cpus=cpus)(_called)
+    travelling = ray.put(function)
+    under_way: set[Any] = set()
+
+    def submit(block: B) -> "Future[T]":
+        reference = call.remote(travelling, 0, block)
+        under_way.add(reference)
+        future: Future[T] = reference.future()
+        future.add_done_callback(lambda _: under_way.discard(reference))
+        return future
+
+    try:
+        with _in_one_line("a task"):
+            yield submit
+    finally:
+        for reference in list(under_way):
+            ray.cancel(reference)
+
+
+def _called(function: Callable[..., T], threads: int, *args: Any) -> T:
     if threads:
         use_threads(threads)
     return function(*args)
+
+
+@contextlib.contextmanager
+def _in_one_line(what: str) -> Iterator[None]:
+    """Raise what a task raised as it was where it is ours, and whatever else ended it in a line."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SatrayError):
+            raise error.cause from None
+        raise SatrayError(f"{what} failed: {_last_line(error)}") from error
+    except ray.exceptions.RayError as error:
+        raise SatrayError(f"{what} died: {_last_line(error)}") from error
 
 
 def _last_line(error: Exception) -> str:
@@ -538,47 +580,3 @@ class ProgressChannel:
         finally:
             stop.set()
             thread.join(timeout=60)
-
-
-@contextlib.contextmanager
-def tasks(function: Callable[[B], T], cpus: float) -> Iterator[Callable[[B], "Future[T]"]]:
-    """Ray tasks that call a function on a block each; at the end those not done are cancelled.
-
-    Args:
-        function: what to call; pickled once.
-        cpus: that a task asks for.
-
-    Yields:
-        what takes a block and gives its future; it raises SatrayError: what the function raised,
-        as it was, or why it could not be done, in one line.
-    """
-    call: Any = ray.remote(num_cpus=cpus)(_called)
-    travelling = ray.put(function)
-    under_way: set[Any] = set()
-
-    def submit(block: B) -> "Future[T]":
-        reference, given = call.remote(travelling, block), Future[T]()
-        under_way.add(reference)
-
-        def hear(found: "Future[T]") -> None:
-            under_way.discard(reference)
-            try:
-                given.set_result(found.result())
-            except ray.exceptions.RayTaskError as error:
-                own = error.cause if isinstance(error.cause, SatrayError) else None
-                given.set_exception(own or SatrayError(f"a task failed: {_last_line(error)}"))
-            except Exception as error:
-                given.set_exception(SatrayError(f"a task could not be done: {_last_line(error)}"))
-
-        reference.future().add_done_callback(hear)
-        return given
-
-    try:
-        yield submit
-    finally:
-        for reference in list(under_way):
-            ray.cancel(reference)
-
-
-def _called(function: Callable[[B], T], block: B) -> T:
-    return function(block)

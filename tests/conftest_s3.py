@@ -2,8 +2,6 @@
 
 import itertools
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,17 +13,6 @@ _CLEARED = (
     "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3",
     "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CA_BUNDLE",
 )  # fmt: skip
-
-# In a process of its own: GDAL may wait for it with Python's lock in hand.
-_MOTO = """
-import logging, sys
-from moto.server import ThreadedMotoServer
-logging.getLogger("werkzeug").setLevel(logging.ERROR)
-server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
-"""
 
 
 @dataclass(frozen=True)
@@ -61,35 +48,26 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """moto's S3, and AWS variables that lead there (Ray workers inherit them)."""
     from satray.storage import forget_connections
 
-    config = tmp_path_factory.mktemp("s3") / "aws-config"
-    config.write_text("")
-    pipe = subprocess.PIPE
-    server = subprocess.Popen([sys.executable, "-c", _MOTO], stdin=pipe, stdout=pipe, text=True)
-    assert server.stdin is not None
-    assert server.stdout is not None
-    while not (line := server.stdout.readline().strip()).isdigit():
-        assert server.poll() is None, line
-    endpoint = f"http://127.0.0.1:{line}"
+    folder = tmp_path_factory.mktemp("s3")
+    (folder / "aws-config").write_text("")
     bypass = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1")))
-    with pytest.MonkeyPatch.context() as patch:
+    with S3Server(folder, "moto") as server, pytest.MonkeyPatch.context() as patch:
         for name in _CLEARED:
             patch.delenv(name, raising=False)
         for name, value in {
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "AWS_REGION": REGION,
-            "AWS_ENDPOINT_URL": endpoint,
-            "AWS_CONFIG_FILE": str(config),
-            "AWS_SHARED_CREDENTIALS_FILE": str(config),
+            "AWS_ENDPOINT_URL": server.endpoint,
+            "AWS_CONFIG_FILE": str(folder / "aws-config"),
+            "AWS_SHARED_CREDENTIALS_FILE": str(folder / "aws-config"),
             "AWS_EC2_METADATA_DISABLED": "true",
             "NO_PROXY": bypass,
             "no_proxy": bypass,
         }.items():
             patch.setenv(name, value)
         forget_connections()
-        yield S3(endpoint)
-    server.stdin.close()
-    server.wait(30)
+        yield S3(server.endpoint)
     forget_connections()
 
 

@@ -1,8 +1,9 @@
-"""A real S3 server for tests: OpenStack Swift with `s3api`, its four servers in one process.
+"""S3 servers for tests, each in a process of its own: GDAL may wait for it with Python's lock.
 
-Swift is a production object store: it checks signatures, writes to disk, speaks multipart and
-honours `If-None-Match`. No memcached is needed: a WSGI filter keeps the proxy's cache in its
-memory. Everything lives in one folder and ends with the process that started it.
+moto is light. OpenStack Swift with `s3api` is a production object store: it checks signatures,
+writes to disk, speaks multipart and honours `If-None-Match`. Its four servers are one process, and
+no memcached is needed: a WSGI filter keeps the proxy's cache in its memory. Everything lives in one
+folder and ends with the process that started it.
 
     with S3Server(Path("/tmp/x")) as server:
         print(server.endpoint)
@@ -10,6 +11,7 @@ memory. Everything lives in one folder and ends with the process that started it
 
 import ctypes
 import getpass
+import logging
 import os
 import signal
 import subprocess
@@ -80,14 +82,14 @@ account_autocreate = true
 class S3Server:
     """The server as a context manager; `endpoint` is known once it is entered."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, kind: str = "swift") -> None:
+        self.root, self.kind = root, kind
         self.endpoint = ""
 
     def __enter__(self) -> "S3Server":
         with (self.root / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(self.root)],
+                [sys.executable, __file__, self.kind, str(self.root)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -98,7 +100,7 @@ class S3Server:
         self.endpoint = self._process.stdout.readline().strip()
         if not self.endpoint:
             log_text = (self.root / "log").read_text(errors="replace")
-            raise RuntimeError(f"swift does not start:\n{log_text}")
+            raise RuntimeError(f"{self.kind} does not start:\n{log_text}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,9 +160,19 @@ def make_ring(path: Path, port: int) -> None:
     builder.get_ring().save(str(path))
 
 
-def serve(root: Path) -> None:
-    """Run the four servers, and say where the proxy is; until the parent is gone."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphans after a crash
+def serve_moto(_: Path) -> None:
+    """Run moto's server, and say where."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    print(f"http://127.0.0.1:{server.get_host_and_port()[1]}", flush=True)  # noqa: T201
+    signal.pause()
+
+
+def serve_swift(root: Path) -> None:
+    """Run the four servers, and say where the proxy is."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import eventlet
     from swift.common import utils, wsgi
@@ -189,4 +201,5 @@ def serve(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]))
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphans after a crash
+    {"moto": serve_moto, "swift": serve_swift}[sys.argv[1]](Path(sys.argv[2]))

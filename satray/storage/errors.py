@@ -113,39 +113,34 @@ def _may_pass(error: Exception) -> bool:
 
 def _failure(place: str, error: Exception) -> SatrayError | None:
     """Return what an error means; None for one that is no disk's and no store's."""
+    said, text = one_line(error), str(error)
     if type(error).__module__.split(".")[0] in ("botocore", "boto3"):
         response = getattr(error, "response", None) or {}
         code = str(response.get("Error", {}).get("Code", ""))
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return _of_response(place, code, status, one_line(error))
+        return _of_response(place, code, status, said)
     # Missing objects are Python's own FileNotFoundError in obstore, without an errno.
     if isinstance(error, OSError) and error.errno is not None:
         if error.errno in _DISK:
             return InputError(f"{place}: {_DISK[error.errno]}")
-        return SatrayError(f"{place}: {error.strerror or one_line(error)}")
-    if isinstance(error, OSError | store_errors.BaseError):
-        return _of_obstore(place, error)
-    if isinstance(error, ValueError):  # a NUL byte in a path, a control character in a key
-        return InputError(f"{place}: {one_line(error)}")
-    return None
-
-
-def _of_obstore(place: str, error: Exception) -> SatrayError:
-    text = str(error)
-    code, status = _CODE.search(text), _STATUS.search(text)
-    number = int(status.group(1)) if status else 0
-    if code:
-        return _of_response(place, code.group(1), number, one_line(error))
+        return SatrayError(f"{place}: {error.strerror or said}")
+    if not isinstance(error, OSError | store_errors.BaseError):
+        # A NUL byte in a path, a control character in a key.
+        return InputError(f"{place}: {said}") if isinstance(error, ValueError) else None
+    named, answered = _CODE.search(text), _STATUS.search(text)
+    if named:
+        return _of_response(place, named[1], int(answered[1]) if answered else 0, said)
     if isinstance(error, store_errors.InvalidPathError):
         return InputError(f"{place}: not a name that object stores take")
     if isinstance(error, store_errors.NotSupportedError):
-        return InputError(f"{place}: this kind of store cannot do that: {one_line(error)}")
+        return InputError(f"{place}: this kind of store cannot do that: {said}")
     if "token request" in text:
         return InputError(f"{place}: no credentials for this store could be found")
     if "redirect" in text.lower():
         return InputError(f"{place}: {_ELSEWHERE}")
-    said = f"{number} {status.group(2).strip()}" if status else one_line(error)
-    return _of_response(place, "", number, said)
+    if answered:
+        return _of_response(place, "", int(answered[1]), f"{answered[1]} {answered[2].strip()}")
+    return _of_response(place, "", 0, said)
 
 
 def _of_response(place: str, code: str, status: int, said: str) -> SatrayError:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satray.storage import names as uri
+from satray.storage import names
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ from satray.storage import names as uri
 )
 def test_absolute(monkeypatch, text, expected, remote):
     monkeypatch.setenv("HOME", "/home/me")
-    assert uri.absolute(text) == expected
-    assert uri.is_remote(text) is remote
+    assert names.absolute(text) == expected
+    assert names.is_remote(text) is remote
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_absolute(monkeypatch, text, expected, remote):
     ],
 )
 def test_join(parts, expected):
-    assert uri.join(*parts) == expected
+    assert names.join(*parts) == expected
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_join(parts, expected):
     ],
 )
 def test_parent_and_name(text, parent, name):
-    assert (uri.parent(text), uri.name(text)) == (parent, name)
+    assert (names.parent(text), names.name(text)) == (parent, name)
 
 
 PART = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1)
@@ -69,11 +69,11 @@ PART = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",
 @given(st.lists(PART, min_size=1, max_size=4))
 def test_join_and_split_are_inverse(parts):
     key = "/".join(parts)
-    assert uri.split(uri.join("s3://bucket", *parts)) == ("s3://bucket", key)
-    whole = uri.join("s3://bucket", key)
-    assert uri.join(uri.parent(whole), uri.name(whole)) == whole
+    assert names.split(names.join("s3://bucket", *parts)) == ("s3://bucket", key)
+    whole = names.join("s3://bucket", key)
+    assert names.join(names.parent(whole), names.name(whole)) == whole
 
 
 def test_split_refuses_paths():
     with pytest.raises(ValueError, match="not a URI"):
-        uri.split("/a/b")
+        names.split("/a/b")
