@@ -2,7 +2,7 @@
 
 import sys
 
-from satray.config.demo import DemoRecipe
+from satray.config.prepare import DemoRecipe
 from satray.demo.line import plan, read, work
 from satray.runs.job import Job, main
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from satray.config.evaluate import EvaluateRecipe
+from satray.config.score import EvaluateRecipe
 from satray.runs.job import Job, main
 from satray.scoring.evaluate import plan, read, work
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from satray.config.export import ExportRecipe
+from satray.config.score import ExportRecipe
 from satray.runs.job import Job, main
 from satray.scoring.export import plan, read, work
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import scoring_material as material
 
-from satray.config.evaluate import EvaluateRecipe
+from satray.config.score import EvaluateRecipe
 from satray.data.index import SCHEMA, IndexMeta, TileIndex, index_digest, table_with
 from satray.scoring.forward import Scorer
 from satray.scoring.pages.findings import Findings

@@ -8,11 +8,8 @@ import pytest
 
 from satray.config.base import Recipe
 from satray.config.cli import build
-from satray.config.demo import DemoRecipe
-from satray.config.evaluate import EvaluateRecipe
-from satray.config.export import ExportRecipe
-from satray.config.prepare import PrepareRecipe
-from satray.config.score import ScoreRecipe
+from satray.config.prepare import DemoRecipe, PrepareRecipe
+from satray.config.score import EvaluateRecipe, ExportRecipe, ScoreRecipe
 from satray.config.train import CheckRecipe, LandscapeRecipe, TrainRecipe
 from satray.config.tune import TuneRecipe
 

@@ -1,47 +1,85 @@
 """Each recipe of jobs/recipes is accepted by its job, and says what it claims to say."""
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
-from satray.config.base import Recipe
 from satray.config.cli import parse_yaml, validate
-from satray.config.demo import DemoRecipe
+from satray.config.prepare import DemoRecipe
 from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
+from satray.models.network import Network
+from satray.models.variant import resolve
+from satray.sweep.defaults import default_space
+from satray.sweep.resolve import space_of
+from satray.sweep.space import Space
+from satray.sweep.trials import full_recipe
+from satray.training.loop.optimizers import parameter_groups
+from satray.training.plan.stages import plan_training
 
 FOLDER = Path(__file__).parents[1] / "jobs" / "recipes"
-TRAIN = (
-    "ships_mobilenet_v2",
-    "ships_xception",
-    "ships_gradual",
-    "planet_single3",
-    "planet_single4",
-    "planet_double4",
-)
-PAPER = tuple(f"planet_{name}_paper" for name in ("single3", "single4", "double4"))
+BANDS = ("red", "green", "blue", "nir")
 SWEEPS = ("sweep_heads", "sweep_fine_tune")
-JOBS: dict[str, type[Recipe]] = {"demo": DemoRecipe, **dict.fromkeys(SWEEPS, TuneRecipe)}
-RECIPES = {**dict.fromkeys((*TRAIN, *PAPER), TrainRecipe), **JOBS}
+PAPER = tuple(f"planet_{name}_paper" for name in ("single3", "single4", "double4"))
+"""tests/training/test_planet_recipes.py looks into these."""
+SHIPS = {"batch": 40, "input.size": 299, "dropout": 0.5, "pooling": "max", "pseudo_epoch": 40_000}
+POST = SHIPS | {
+    "stages.0.trainable": "head",
+    "stages.1.learning_rate": 3e-5,
+    "stages.1.schedule.name": "constant",
+}
+REPORT = {
+    "input.size": 224,
+    "input.resize": 256,
+    "stages.0.pseudo_epochs": 35,
+    "stages.0.learning_rate": 1e-3,
+    "stages.0.schedule.name": "one_cycle",
+}
+TRAIN = {
+    "ships_mobilenet_v2": POST,
+    "ships_xception": POST,
+    "ships_gradual": {},
+    "planet_single3": REPORT | {"variant": "single3"},
+    "planet_single4": REPORT | {"variant": "single4"},
+    "planet_double4": REPORT | {"variant": "double4"},
+}
 
 
-def load_train(name: str) -> TrainRecipe:
-    text = (FOLDER / f"{name}.yaml").read_text()
-    return validate(TrainRecipe, {**parse_yaml(text, name), "index": "s3://bucket/runs/index"})
+def load(name: str):
+    """A recipe as its job would, with the index from the command line."""
+    tree = parse_yaml((FOLDER / f"{name}.yaml").read_text(), name)
+    assert "index" not in tree
+    kind = TuneRecipe if name in SWEEPS else TrainRecipe
+    return validate(kind, {**tree, "index": "s3://bucket/runs/index"})
+
+
+def trained(recipe: TrainRecipe) -> tuple[list[int], list[float], int]:
+    """Numbers trained and the slowest group's share of the rate, by stage; and of all of it."""
+    network = Network(resolve(recipe.variant, recipe.pooling), 1, dropout=recipe.dropout)
+    counts, shares = [], []
+    for stage in recipe.stages:
+        network.set_trainable(stage.trainable)
+        counts.append(sum(p.numel() for p in network.parameters() if p.requires_grad))
+        groups = parameter_groups(network, stage.layer_decay)
+        shares.append(min(group["share"] for group in groups))
+    return counts, shares, sum(p.numel() for p in network.parameters())
 
 
 def test_no_recipe_is_left_untested():
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(RECIPES)
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*TRAIN, *PAPER, *SWEEPS, "demo"}
 
 
 @pytest.mark.parametrize("name", TRAIN)
-def test_train_recipe_is_accepted_and_leaves_the_index_to_the_command_line(name):
-    text = (FOLDER / f"{name}.yaml").read_text()
-    assert "index" not in parse_yaml(text, name)
-    recipe = load_train(name)
-    assert recipe.weights == "imagenet"
-    assert recipe.shuffle
-    assert recipe.augment.flips == "d4"
+def test_train_recipes_say_what_the_posts_and_the_report_did(name):
+    recipe = load(name)
+    common = {"weights": "imagenet", "shuffle": True, "augment.flips": "d4"}
+    for key, value in {**common, **TRAIN[name]}.items():
+        stage, _, below = key.removeprefix("stages.").partition(".")
+        whole = recipe.stages[int(stage)] if key.startswith("stages.") else recipe
+        assert attrgetter(below if whole is not recipe else key)(whole) == value, key
+    if TRAIN[name]:
+        assert len(recipe.stages) == 1 + ("stages.1.learning_rate" in TRAIN[name])
 
 
 def test_demo_recipe_writes_out_the_defaults():
@@ -49,107 +87,35 @@ def test_demo_recipe_writes_out_the_defaults():
     assert validate(DemoRecipe, parse_yaml(text, "demo")) == DemoRecipe()
 
 
-@pytest.mark.parametrize("name", ["ships_mobilenet_v2", "ships_xception"])
-def test_ships_recipes_follow_the_post(name):
-    recipe = load_train(name)
-    assert (recipe.batch, recipe.input.size, recipe.dropout) == (40, 299, 0.5)
-    assert (recipe.pooling, recipe.pseudo_epoch) == ("max", 40_000)
-    head, last = recipe.stages
-    assert head.trainable == "head"
-    assert (last.learning_rate, last.schedule.name) == (3e-5, "constant")
-
-
-@pytest.mark.parametrize("name", ["planet_single3", "planet_single4", "planet_double4"])
-def test_planet_recipes_keep_the_reports_tiles_and_length(name):
-    recipe = load_train(name)
-    assert (recipe.input.size, recipe.input.resize) == (224, 256)
-    (stage,) = recipe.stages
-    assert (stage.pseudo_epochs, stage.learning_rate, stage.schedule.name) == (
-        35,
-        1e-3,
-        "one_cycle",
-    )
-    assert recipe.variant == name.removeprefix("planet_")
-
-
-@pytest.mark.parametrize("name", ["ships_mobilenet_v2", "ships_xception"])
-def test_fine_tuned_blocks_exist_and_are_the_last_ones(name):
-    from satray.models.network import Network
-    from satray.models.variant import resolve
-
-    recipe = load_train(name)
-    network = Network(resolve(recipe.variant, recipe.pooling), 1, dropout=recipe.dropout)
-    trainable = []
-    for stage in recipe.stages:
-        network.set_trainable(stage.trainable)
-        trainable.append(sum(p.numel() for p in network.parameters() if p.requires_grad))
-    total = sum(p.numel() for p in network.parameters())
-    assert trainable[0] == {"ships_mobilenet_v2": 1281, "ships_xception": 2049}[name]
-    assert trainable[0] < trainable[1] < total / 2
+@pytest.mark.parametrize(("name", "head"), [("ships_mobilenet_v2", 1281), ("ships_xception", 2049)])
+def test_fine_tuned_blocks_exist_and_are_the_last_ones(name, head):
+    (first, last), _, total = trained(load(name))
+    assert first == head
+    assert head < last < total / 2
 
 
 def test_gradual_unfreezing_thaws_more_in_each_stage_and_slows_with_depth():
-    from satray.models.network import Network
-    from satray.models.variant import resolve
-    from satray.training.loop.optimizers import parameter_groups
-    from satray.training.plan.stages import plan_training
-
-    recipe = load_train("ships_gradual")
-    network = Network(resolve(recipe.variant, recipe.pooling), 1, dropout=recipe.dropout)
-    trained, slowest = [], []
-    for stage in recipe.stages:
-        network.set_trainable(stage.trainable)
-        groups = parameter_groups(network, stage.layer_decay)
-        trained.append(sum(p.numel() for p in network.parameters() if p.requires_grad))
-        slowest.append(min(group["share"] for group in groups))
-    assert trained[0] == 1281
-    assert trained[-1] == sum(p.numel() for p in network.parameters())
-    assert trained == sorted(set(trained))
+    recipe = load("ships_gradual")
+    counts, slowest, total = trained(recipe)
+    assert (counts[0], counts[-1]) == (1281, total)
+    assert counts == sorted(set(counts))
     assert slowest == sorted(set(slowest), reverse=True)
     assert slowest[-1] == pytest.approx(0.8**9)  # conv_stem, seven blocks, conv_head; the head
     assert plan_training(recipe, 128_000, 1).warnings == ()
 
 
-BANDS = ("red", "green", "blue", "nir")
-
-
-def load_sweep(name: str) -> TuneRecipe:
-    text = (FOLDER / f"{name}.yaml").read_text()
-    tree = parse_yaml(text, name)
-    assert "index" not in tree
-    return validate(TuneRecipe, {**tree, "index": "s3://bucket/runs/index"})
-
-
-@pytest.mark.parametrize("name", SWEEPS)
-def test_sweep_recipes_hold_trials_that_train_takes(name):
-    from satray.sweep.resolve import space_of
-    from satray.sweep.trials import full_recipe
-    from satray.training.plan.stages import plan_training
-
-    recipe = load_sweep(name)
+@pytest.mark.parametrize(("name", "trainable"), zip(SWEEPS, ("head", "all"), strict=True))
+def test_sweep_recipes_hold_trials_that_train_takes(name, trainable):
+    recipe = load(name)
+    assert [stage.trainable for stage in full_recipe(recipe, {}).stages] == [trainable]
     space = space_of(recipe, BANDS, 10_000)
     for configuration in [*space.grid(), *space.sample(20, 0)]:
         plan = plan_training(full_recipe(recipe, configuration), 10_000, 1)
         assert plan.warnings == (), configuration
 
 
-def test_the_sweep_over_heads_writes_out_the_default_space():
-    from satray.sweep.defaults import default_space
-    from satray.sweep.space import Space
-
-    recipe = load_sweep("sweep_heads")
-    default = default_space(recipe.model_copy(update={"space": {}}), BANDS, 10_000)
-    assert Space.parse(recipe.space) == Space.parse(default)
-    assert [stage.trainable for stage in load_train_of(recipe).stages] == ["head"]
-
-
-def test_the_sweep_over_networks_trains_all_of_them():
-    recipe = load_sweep("sweep_fine_tune")
-    assert [stage.trainable for stage in load_train_of(recipe).stages] == ["all"]
-    assert (recipe.search, recipe.stop.name, recipe.landscape) == ("optuna", "asha", True)
-
-
-def load_train_of(recipe: TuneRecipe) -> TrainRecipe:
-    from satray.sweep.trials import full_recipe
-
-    return full_recipe(recipe, {})
+def test_the_sweeps_say_what_they_search():
+    heads, networks = (load(name) for name in SWEEPS)
+    default = default_space(heads.model_copy(update={"space": {}}), BANDS, 10_000)
+    assert Space.parse(heads.space) == Space.parse(default)
+    assert (networks.search, networks.stop.name, networks.landscape) == ("optuna", "asha", True)

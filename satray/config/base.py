@@ -11,8 +11,10 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
-    field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -37,17 +39,21 @@ class Section(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What of it decides the job's products, as JSON values."""
-        tree = self.model_dump(mode="json")
-        gone: list[str] = []
-        for each in walk(type(self), value=self):
-            if not each.identity and not each.name.startswith(tuple(f"{name}." for name in gone)):
-                gone.append(each.name)
-                *above, last = each.name.split(".")
-                node: Any = tree
-                for part in above:
-                    node = node[int(part)] if isinstance(node, list) else node[part]
-                del node[last]
+        return self.model_dump(mode="json", context={"identity": True})
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+        """Leave out, for the identity, what is no part of it."""
+        tree = dump(self)
+        for name, field in type(self).model_fields.items() if info.context else ():
+            if not _extra(field).get("identity", True):
+                del tree[name]
         return tree
+
+
+def _extra(field: FieldInfo | None) -> dict[str, Any]:
+    extra = field.json_schema_extra if field is not None else None
+    return extra if isinstance(extra, dict) else {}
 
 
 def _takes_texts(model: type[BaseModel], name: str) -> bool:
@@ -64,8 +70,8 @@ def key(
         default: its value where none is given; `...` makes it required.
         meaning: one line for `--help`.
         unit: what it is counted in (`px`, `samples`, `tiles`); empty for plain numbers.
-        identity: whether it takes part in the run id. Keys that change where or how fast a job
-            runs, or how much may fail, but not what it makes, do not.
+        identity: whether it, and what is below it, takes part in the run id. Keys that change where
+            or how fast a job runs, or how much may fail, but not what it makes, do not.
         constraints: pydantic's (`gt=0`, `le=1`, ...).
     """
     extra: Any = {"unit": unit, "identity": identity}
@@ -101,6 +107,13 @@ class IsPath:
             raise PydanticCustomError("path", "{said}", {"said": str(error)}) from None
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Factor = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
 ReadPath = Annotated[str, IsPath()]
 WrittenPath = Annotated[str, IsPath(written=True)]
 
@@ -118,53 +131,38 @@ def without_alpha(names: Any) -> Any:
 class StorageOptions(Section):
     """How object stores are reached. Credentials are never keys: boto3's chain finds them."""
 
-    endpoint: str | None = key(
-        None, "S3 endpoint URL; else AWS_ENDPOINT_URL(_S3) or the profile's", identity=False
-    )
-    region: str | None = key(None, "region; else AWS_REGION or the profile's", identity=False)
-    profile: str | None = key(None, "AWS profile name; else AWS_PROFILE", identity=False)
-    unsigned: bool = key(False, "read public buckets without credentials", identity=False)
+    endpoint: str | None = key(None, "S3 endpoint URL; else AWS_ENDPOINT_URL(_S3) or the profile's")
+    region: str | None = key(None, "region; else AWS_REGION or the profile's")
+    profile: str | None = key(None, "AWS profile name; else AWS_PROFILE")
+    unsigned: bool = key(False, "read public buckets without credentials")
 
 
 class Resources(Section):
     """What a job asks the cluster for."""
 
-    workers: int = key(
+    workers: Count = key(
         1,
         "train workers, or scoring actors; landscape: parts of a batch; prepare, check and export "
         "take one process whatever it is",
-        identity=False,
-        ge=1,
     )
     gpus: Literal["auto", "yes", "no"] = key(
-        "auto", "one GPU a worker: auto = where the cluster has them", identity=False
+        "auto", "one GPU a worker: auto = where the cluster has them"
     )
     ray: Literal["auto", "yes", "no"] = key(
         "auto",
         "yes: work on Ray; no: in the job's own process; auto: Ray for what is large, or where "
         "RAY_ADDRESS names a cluster",
-        identity=False,
     )
-    read_tasks: Literal["auto"] | int = key(
+    read_tasks: Literal["auto"] | Count = key(
         "auto",
         "tasks that read and decode tiles at once, on a cluster a CPU each, else half of one; "
         "auto: as many as their consumers need and there are CPUs for",
-        identity=False,
     )
-    wait: float = key(
+    wait: NotNegative = key(
         30.0,
         "how long to wait for what a cluster lacks yet (nodes that it starts, say)",
         unit="minutes",
-        identity=False,
-        ge=0,
     )
-
-    @field_validator("read_tasks")
-    @classmethod
-    def _some_read(cls, value: str | int) -> str | int:
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"found {value}; accepted: 1 or more, or auto")
-        return value
 
 
 class Recipe(Section):
@@ -223,24 +221,14 @@ class Key:
     """What stands there."""
 
     @property
-    def identity(self) -> bool:
-        """Whether it takes part in the run id."""
-        return bool(self._extra.get("identity", True))
-
-    @property
     def unit(self) -> str:
         """Its unit; empty for plain numbers."""
-        return str(self._extra.get("unit", ""))
+        return str(_extra(self.field).get("unit", ""))
 
     @property
     def section(self) -> type[Section] | None:
         """The section that may stand there, in a list too."""
         return section_of(self.annotation)
-
-    @property
-    def _extra(self) -> dict[str, Any]:
-        extra = self.field.json_schema_extra if self.field is not None else None
-        return extra if isinstance(extra, dict) else {}
 
 
 def walk(

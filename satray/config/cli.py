@@ -165,11 +165,9 @@ class _Core(SafeConstructor):
 
     def construct_yaml_int(self, node: ScalarNode) -> Any:
         text = node.value
-        return (
-            text
-            if re.search("_|[bB]", text) and "x" not in text
-            else (super().construct_yaml_int(node))
-        )
+        if re.search("_|[bB]", text) and "x" not in text:
+            return text
+        return super().construct_yaml_int(node)
 
 
 _Core.add_constructor("tag:yaml.org,2002:int", _Core.construct_yaml_int)
@@ -291,7 +289,14 @@ def one_line(model: type[BaseModel], error: ValidationError) -> str:
     # An unknown key is the likeliest cause of whatever else failed.
     # Of a union's complaints, the deepest is about the shape that was meant.
     errors: list[dict[str, Any]] = [dict(item) for item in error.errors()]
-    first = min(errors, key=lambda item: (item["type"] != "extra_forbidden", -len(item["loc"])))
+    first = min(
+        errors,
+        key=lambda item: (
+            item["type"] != "extra_forbidden",
+            -len(item["loc"]),
+            item["type"] not in BOUNDS,
+        ),
+    )
     names, kind, section = _locate(model, first["loc"])
     dotted = ".".join(names)
     found = "nothing" if first["input"] is None else first["input"]
@@ -314,7 +319,9 @@ def one_line(model: type[BaseModel], error: ValidationError) -> str:
         case "too_long" if _is_fixed(kind):
             return f"{dotted}{told}: accepted: {in_words(kind)}"
         case bound if bound in BOUNDS:
-            return f"{dotted}{told}: accepted: {BOUNDS[bound].format(**first['ctx'])}"
+            words = [BOUNDS[bound].format(**first.get("ctx", {}))]
+            words += [in_words(each) for each, _ in options(kind) if get_origin(each) is Literal]
+            return f"{dotted}{told}: accepted: {', or '.join(words)}"
     return f"{dotted}{told}: accepted: {in_words(kind) if kind is not None else first['msg']}"
 
 
@@ -330,7 +337,7 @@ def _locate(
     kind: Any = model
     section = section_of(model)
     for place, part in enumerate(location):
-        tag = str(part) in ("str", "int", "float", "bool") or re.search(r"Options$|\[", str(part))
+        tag = re.search(r"^(constrained-)?(str|int|float|bool)$|Options$|\[", str(part))
         below = step(kind, str(part))
         if tag or (below is None and place < len(location) - 1):
             continue

@@ -1,11 +1,22 @@
-"""Keys of `prepare`."""
+"""Keys of `prepare`, and of `demo`, which makes an archive of its own."""
 
 import re
 from typing import ClassVar, Literal
 
 from pydantic import field_validator
 
-from satray.config.base import ReadPath, Recipe, Section, key, without_alpha
+from satray.config.base import (
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    ReadPath,
+    Recipe,
+    Section,
+    Share,
+    key,
+    without_alpha,
+)
 
 POSITIVE = r"\s*(>=?)\s*([-+]?\d+(?:\.\d*)?)\s*"
 """A condition of `label_positive`: its comparison and its number."""
@@ -20,12 +31,12 @@ class SplitOptions(Section):
         "ground, for tiles with georeference (all are opened for it)",
     )
     column: str = key("split", "label column that holds train, val or test")
-    val: float = key(0.2, "share (below 1) or number of tiles for validation", ge=0)
-    test: float = key(0.0, "share (below 1) or number of tiles for test", ge=0)
-    seed: int = key(0, "seed of the draw: scikit-learn's train_test_split permutation", ge=0)
+    val: NotNegative = key(0.2, "share (below 1) or number of tiles for validation")
+    test: NotNegative = key(0.0, "share (below 1) or number of tiles for test")
+    seed: Natural = key(0, "seed of the draw: scikit-learn's train_test_split permutation")
     group: str | None = key(None, "column whose equal values stay on one side (a scene id)")
-    block: float = key(
-        10_000.0, "edge of a block of ground whose tiles stay on one side", unit="m", gt=0
+    block: Positive = key(
+        10_000.0, "edge of a block of ground whose tiles stay on one side", unit="m"
     )
     stratify: bool = key(False, "keep label frequencies alike on all sides")
 
@@ -71,25 +82,19 @@ class PrepareRecipe(Recipe):
     )
     offset: float | tuple[float, ...] | None = key(None, "see scale; one number or one a band")
     split: SplitOptions = key(SplitOptions(), "train, val, test")
-    unmatched_budget: float = key(
+    unmatched_budget: Share = key(
         0.0,
         "share of images without a label row, and of label rows without an image, to accept",
         identity=False,
-        ge=0,
-        le=1,
     )
-    error_budget: float = key(
-        0.05,
-        "share of unreadable images above which the job ends with status 3",
-        identity=False,
-        ge=0,
-        le=1,
+    error_budget: Share = key(
+        0.05, "share of unreadable images above which the job ends with status 3", identity=False
     )
     mixed: Literal["refuse", "quarantine"] = key(
         "refuse", "when band counts or dtypes differ: stop, or quarantine the minority"
     )
-    tiles_per_task: int = key(
-        1024, "most images that a read task takes", unit="tiles", identity=False, ge=1
+    tiles_per_task: Count = key(
+        1024, "most images that a read task takes", unit="tiles", identity=False
     )
 
     _without_alpha = field_validator("bands")(without_alpha)
@@ -100,3 +105,17 @@ class PrepareRecipe(Recipe):
         if value is not None and re.fullmatch(POSITIVE, value) is None:
             raise ValueError(f"found {value}; accepted: '>NUMBER' or '>=NUMBER'")
         return value
+
+
+class DemoRecipe(Recipe):
+    """Generate a small archive and run the whole line on it."""
+
+    makes: ClassVar[str] = (
+        "archive/; prepare/, and train-NAME/, evaluate-NAME/, score-NAME/ of two networks; "
+        "demo.json, maps.png"
+    )
+
+    tiles: int = key(600, "tiles in the generated archive", unit="tiles", ge=40)
+    size: int = key(64, "side of a tile", unit="px", ge=32)
+    pseudo_epochs: Positive = key(6.0, "length of each training", unit="pseudo-epochs")
+    seed: Natural = key(0, "seed of everything")

@@ -1,11 +1,22 @@
-"""Keys of `score`."""
+"""Keys of the jobs that take a bundle: `score`, `evaluate`, `export`."""
 
-import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from satray.config.base import ReadPath, Recipe, Section, key, without_alpha
+from satray.config.base import (
+    Count,
+    Factor,
+    NotNegative,
+    Positive,
+    ReadPath,
+    Recipe,
+    Section,
+    Share,
+    key,
+    without_alpha,
+)
 
 
 class CamOptions(Section):
@@ -33,8 +44,8 @@ class DetectionOptions(Section):
         "tiles: only in tiles that are given the class; scene: anywhere; auto: tiles where the "
         "head pools by maximum, whose evidence against a class a single cell may lack",
     )
-    distance: float = key(
-        0.5, "of two nearer to each other the weaker is dropped", unit="tiles", ge=0
+    distance: NotNegative = key(
+        0.5, "of two nearer to each other the weaker is dropped", unit="tiles"
     )
 
 
@@ -48,11 +59,11 @@ class ScheduleOptions(Section):
         identity=False,
         ge=1,
     )
-    settle: float = key(
-        60.0, "seconds that a scene has to stay unchanged", unit="s", identity=False, ge=0
+    settle: NotNegative = key(
+        60.0, "seconds that a scene has to stay unchanged", unit="s", identity=False
     )
-    max_attempts: int = key(
-        3, "attempts at one version of a scene", unit="attempts", identity=False, ge=1
+    max_attempts: Count = key(
+        3, "attempts at one version of a scene", unit="attempts", identity=False
     )
 
 
@@ -85,13 +96,11 @@ class ScoreRecipe(Recipe):
     symmetries: Literal["none", "d4"] = key(
         "none", "d4: logits and maps averaged over the eight flips and transposes of each tile"
     )
-    batch: int = key(64, "tiles a forward pass", unit="tiles", identity=False, ge=1)
-    error_budget: float = key(
+    batch: Count = key(64, "tiles a forward pass", unit="tiles", identity=False)
+    error_budget: Share = key(
         0.05,
         "share of tiles, or scenes, that may fail before the job ends with status 3",
         identity=False,
-        ge=0,
-        le=1,
     )
 
     mode: Literal["auto", "dense", "tiles"] = key(
@@ -99,17 +108,15 @@ class ScoreRecipe(Recipe):
         "scenes: dense: windows, each cell as of the whole scene; tiles: one by one, as in "
         "training; auto: for all scenes the one that is cheaper on large ones",
     )
-    stride: float = key(
-        1.0, "scenes: from tile to tile; below 1 tiles overlap", unit="tiles", gt=0, le=1
-    )
+    stride: Factor = key(1.0, "scenes: from tile to tile; below 1 tiles overlap", unit="tiles")
     window: int = key(
         1024, "scenes: longest side of what is read for one forward pass", unit="px", ge=64
     )
-    min_valid: float = key(
-        0.5, "scenes: share of a tile's px with data below which it has no scores", ge=0, le=1
+    min_valid: Share = key(
+        0.5, "scenes: share of a tile's px with data below which it has no scores"
     )
     finer: bool = key(False, "scenes: maps of twice as many cells a side (ResNets, mode=dense)")
-    gsd: Literal["auto", "none"] | float = key(
+    gsd: Literal["auto", "none"] | Positive = key(
         "auto",
         "scenes: m a px that the bundle was trained on; auto: what the bundle says; none: px as "
         "they are",
@@ -125,8 +132,8 @@ class ScoreRecipe(Recipe):
     drift: Literal["off", "warn", "refuse"] = key(
         "warn", "scenes: whose values are unlike the training's"
     )
-    drift_limit: float = key(
-        1.0, "scenes: from which drift on; 1: means differ by one deviation", gt=0
+    drift_limit: Positive = key(
+        1.0, "scenes: from which drift on; 1: means differ by one deviation"
     )
     engine: Literal["auto", "eager", "fused", "onnx"] = key(
         "auto", "scenes: what computes on CPUs; auto: the fastest here", identity=False
@@ -156,7 +163,9 @@ class ScoreRecipe(Recipe):
             found = "neither" if self.tiles is None else "both"
             raise ValueError(f"tiles, scenes: found {found}; accepted: exactly one of them")
         if self.tiles is not None:
-            self._refuse_idle(SCENES_ONLY, "it is for scenes=, and this is tiles=")
+            keys = type(self).model_fields.items()  # help begins with what a key is for
+            of_scenes = [name for name, key in keys if str(key.description).startswith("scenes: ")]
+            self._refuse_idle(of_scenes, "it is for scenes=, and this is tiles=")
             if isinstance(self.bands, dict):
                 raise ValueError("bands: found a mapping; accepted with tiles=: names in order")
             if self.cam.kind == "both":
@@ -170,15 +179,13 @@ class ScoreRecipe(Recipe):
             self._refuse_idle(("scale", "offset"), "it is for convert=scale")
         if self.drift == "off":
             self._refuse_idle(("drift_limit",), "it is for drift=warn or refuse")
-        if not isinstance(self.gsd, str) and not (math.isfinite(self.gsd) and self.gsd > 0):
-            raise ValueError(f"gsd={self.gsd:g}: accepted: auto, none, or a number above 0")
         if self.finer and self.mode == "tiles":
             raise ValueError("finer=true: found mode=tiles; accepted: mode=dense or auto")
         if self.finer and self.engine not in ("auto", "eager"):
             raise ValueError(f"finer=true: found engine={self.engine}; accepted: auto, eager")
         return self
 
-    def _refuse_idle(self, names: tuple[str, ...], why: str) -> None:
+    def _refuse_idle(self, names: Sequence[str], why: str) -> None:
         """Raise ValueError for keys that are other than by default: printed recipes stay good."""
         idle = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
         if idle:
@@ -187,22 +194,69 @@ class ScoreRecipe(Recipe):
             raise ValueError(f"{idle[0]}{told}: {why}; accepted: leave it out")
 
 
-SCENES_ONLY = (
-    "mode",
-    "stride",
-    "window",
-    "min_valid",
-    "finer",
-    "gsd",
-    "convert",
-    "scale",
-    "offset",
-    "drift",
-    "drift_limit",
-    "engine",
-    "detections",
-    "datetime",
-    "only_new",
-    "schedule",
-)
-"""Keys that say nothing of tiles."""
+class EvaluateRecipe(Recipe):
+    """Predict a split of a tile index and measure it."""
+
+    makes: ClassVar[str] = (
+        "report.html, plots/, predictions/ (Parquet), metrics.json, failures.parquet"
+    )
+
+    bundle: ReadPath = key(..., "bundle: the `out` of a train run, or the bundle folder")
+    index: ReadPath = key(..., "tile index: the `out` of a prepare run")
+    split: Literal["train", "val", "test"] = key("val", "part of the index")
+    batch: Count = key(64, "tiles a forward pass", unit="tiles", identity=False)
+    symmetries: Literal["none", "d4"] = key(
+        "none", "d4: logits and maps averaged over the eight flips and transposes of each tile"
+    )
+    bootstrap: int = key(
+        1000, "draws of tiles for the intervals of the figures; 0: no intervals", ge=0, le=100_000
+    )
+    gallery: tuple[str, ...] | None = key(
+        None,
+        "classes whose most and least confident tiles the report shows; [] for none (the worst "
+        "errors are shown all the same); default the 20 with most positives",
+    )
+    reproduce: ReadPath | None = key(
+        None,
+        "earlier evaluate run to compare all logits with; the job ends with status 1 where they "
+        "differ",
+    )
+    tolerance: NotNegative = key(1e-4, "reproduce: largest difference of a logit")
+    error_budget: Share = key(
+        0.0, "share of tiles that may fail before the job ends with status 3", identity=False
+    )
+
+
+FORMATS = ("encoder", "onnx", "torch")
+
+
+class ExportRecipe(Recipe):
+    """Take a bundle out of satray: its backbones as encoders, and the classifier as a program."""
+
+    makes: ClassVar[str] = "encoder/TOWER.safetensors, classifier.onnx, classifier.pt2, export.json"
+
+    bundle: ReadPath = key(..., "bundle: the `out` of a train run, or the bundle folder")
+    formats: tuple[str, ...] = key(
+        FORMATS,
+        "encoder: a feature pyramid a tower, for satray.models.encoder.load_encoder; onnx and "
+        "torch (.pt2): the whole classifier on stored pixels",
+        min_length=1,
+    )
+    tile: tuple[int, int] | None = key(
+        None,
+        "onnx, torch: height and width of the tiles to be given; default the training tiles'",
+        unit="px",
+    )
+    tolerance: Positive = key(
+        1e-4,
+        "largest difference of any logit and score from the bundle's, relative where logits are "
+        "above 1, that is let through",
+    )
+
+    @field_validator("formats")
+    @classmethod
+    def _known(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in formats if name not in FORMATS]
+        if unknown:
+            raise ValueError(f"found {', '.join(unknown)}; accepted: {', '.join(FORMATS)}")
+        return formats

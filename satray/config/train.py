@@ -5,7 +5,20 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
-from satray.config.base import IsPath, ReadPath, Recipe, Section, key
+from satray.config.base import (
+    Count,
+    Factor,
+    Fraction,
+    IsPath,
+    Natural,
+    NotNegative,
+    Positive,
+    ReadPath,
+    Recipe,
+    Section,
+    Share,
+    key,
+)
 
 Pooling = Literal["avg", "max", "lse"]
 FirstConv = Literal["kaiming", "zero", "mean", "copy", "in_place"]
@@ -48,12 +61,12 @@ class AugmentOptions(Section):
         "random, centre: where the crop of `input.size` falls in the resized tile; resized: a "
         "crop of random area and shape, resized to `input.size`",
     )
-    scale: float = key(0.6, "resized: smallest share of the tile's area", gt=0, le=1)
+    scale: Factor = key(0.6, "resized: smallest share of the tile's area")
     ratio: float = key(4 / 3, "resized: largest ratio of a crop's sides", ge=1)
     brightness: float = key(
         0.2, "largest shift of each band, in its standard deviations", ge=0, le=5
     )
-    contrast: float = key(0.2, "largest relative change of each band's contrast", ge=0, lt=1)
+    contrast: Fraction = key(0.2, "largest relative change of each band's contrast")
     views: int | None = key(
         None,
         "draws of augmentation a tile; after so many they come again; none: always new",
@@ -61,10 +74,8 @@ class AugmentOptions(Section):
         ge=1,
         le=65536,
     )
-    mixup: float = key(
-        0.0,
-        "alpha of mixup: tiles and labels blended in pairs by Beta(alpha, alpha); 0: none",
-        ge=0,
+    mixup: NotNegative = key(
+        0.0, "alpha of mixup: tiles and labels blended in pairs by Beta(alpha, alpha); 0: none"
     )
 
 
@@ -81,37 +92,30 @@ class LossOptions(Section):
         "bce: weight of positives; balanced: negatives / positives of each class in a pass over "
         "the train split (with `repeat` as it comes to be), at most 100",
     )
-    gamma: float = key(2.0, "focal: focusing exponent", ge=0)
-    gamma_negative: float = key(4.0, "asymmetric: focusing exponent of negatives", ge=0)
-    gamma_positive: float = key(1.0, "asymmetric: focusing exponent of positives", ge=0)
-    margin: float = key(0.05, "asymmetric: probability that negatives are let off", ge=0, lt=1)
-    smoothing: float = key(
-        0.0, "label smoothing: labels move so far towards 1/2 (or 1/K)", ge=0, lt=1
-    )
+    gamma: NotNegative = key(2.0, "focal: focusing exponent")
+    gamma_negative: NotNegative = key(4.0, "asymmetric: focusing exponent of negatives")
+    gamma_positive: NotNegative = key(1.0, "asymmetric: focusing exponent of positives")
+    margin: Fraction = key(0.05, "asymmetric: probability that negatives are let off")
+    smoothing: Fraction = key(0.0, "label smoothing: labels move so far towards 1/2 (or 1/K)")
 
 
 class AverageOptions(Section):
     """Averages over the weights of a run."""
 
-    ema: float = key(
+    ema: Fraction = key(
         0.995,
         "decay a step of a moving average of the weights, which is then what is evaluated and "
         "kept; 0: none",
-        ge=0,
-        lt=1,
     )
     snapshots: Literal["none", "swa", "ensemble"] = key(
         "none",
         "weights kept at cycle ends (or at pseudo-epoch ends past `start`): swa averages them and "
         "renews batch statistics; ensemble averages their logits (one tower a snapshot)",
     )
-    start: float = key(
-        0.75,
-        "share of training after which snapshots are kept where no schedule cycles",
-        ge=0,
-        lt=1,
+    start: Fraction = key(
+        0.75, "share of training after which snapshots are kept where no schedule cycles"
     )
-    most: int = key(5, "snapshots kept: the last ones", ge=1)
+    most: Count = key(5, "snapshots kept: the last ones")
 
 
 class CalibrateOptions(Section):
@@ -121,8 +125,8 @@ class CalibrateOptions(Section):
     thresholds: Literal["half", "f1", "f2"] = key(
         "f1", "half: 0.5 for all; f1, f2: the threshold of each class that is best by F1 or F2"
     )
-    positives: int = key(
-        50, "positives in the fitted half below which a class keeps 0.5", unit="tiles", ge=1
+    positives: Count = key(
+        50, "positives in the fitted half below which a class keeps 0.5", unit="tiles"
     )
 
 
@@ -143,40 +147,31 @@ class ScheduleOptions(Section):
         "constant; step (StepLR); triangular, triangular2, exp_range (Smith's cycles); one_cycle; "
         "cosine; cosine_restarts (SGDR)",
     )
-    warmup: float = key(
-        0.0,
-        "linear warm-up before the schedule proper, part of the stage",
-        unit="pseudo-epochs",
-        ge=0,
+    warmup: NotNegative = key(
+        0.0, "linear warm-up before the schedule proper, part of the stage", unit="pseudo-epochs"
     )
-    warmup_start: float = key(
-        0.01, "share of the schedule's first rate that the warm-up starts from", gt=0, le=1
+    warmup_start: Factor = key(
+        0.01, "share of the schedule's first rate that the warm-up starts from"
     )
-    step: float = key(10.0, "step: length between drops", unit="pseudo-epochs", gt=0)
-    gamma: float = key(
-        0.3,
-        "step: factor at each drop; exp_range: factor of the swing from cycle to cycle",
-        gt=0,
-        le=1,
+    step: Positive = key(10.0, "step: length between drops", unit="pseudo-epochs")
+    gamma: Factor = key(
+        0.3, "step: factor at each drop; exp_range: factor of the swing from cycle to cycle"
     )
     pct_start: float = key(0.3, "one_cycle: share of the stage that rises", gt=0, lt=1)
-    div: float = key(25.0, "one_cycle: start = learning_rate / div", gt=0)
-    final_div: float = key(1e4, "one_cycle: end = start / final_div", gt=0)
-    cycle: float = key(
+    div: Positive = key(25.0, "one_cycle: start = learning_rate / div")
+    final_div: Positive = key(1e4, "one_cycle: end = start / final_div")
+    cycle: Positive = key(
         4.0,
         "triangular, triangular2, exp_range: a cycle up and down; cosine_restarts: the first cycle",
         unit="pseudo-epochs",
-        gt=0,
     )
     growth: float = key(
         1.0, "cosine_restarts: each cycle is so many times as long as the one before", ge=1
     )
-    lowest: float | None = key(
+    lowest: Fraction | None = key(
         None,
         "lowest rate as a share of the highest; default 0.25 for triangular, triangular2 and "
         "exp_range, 0 for cosine and cosine_restarts",
-        ge=0,
-        lt=1,
     )
     cycle_momentum: bool = key(
         False,
@@ -193,30 +188,22 @@ class StageOptions(Section):
         "head; all; the block that it starts from, in every tower; or TOWER.block, in that tower "
         "alone; `train --plan` lists the names",
     )
-    learning_rate: float | Literal["auto"] = key(
+    learning_rate: Positive | Literal["auto"] = key(
         1e-3,
         "highest learning rate of the stage; auto: a range test before training finds it (job "
         "landscape), for a later stage too from the run's first weights",
     )
-    layer_decay: float = key(
+    layer_decay: Factor = key(
         1.0,
         "factor of the learning rate from the head to the last block, and from each block to the "
         "one before it; 1: all alike",
-        gt=0,
-        le=1,
     )
     schedule: ScheduleOptions = key(ScheduleOptions(), "learning-rate schedule")
-    pseudo_epochs: float = key(30.0, "length of the stage", unit="pseudo-epochs", gt=0)
-    samples: int | None = key(
-        None, "length of the stage in samples seen, in place of pseudo_epochs", unit="samples", ge=1
+    pseudo_epochs: Positive = key(30.0, "length of the stage", unit="pseudo-epochs")
+    samples: Count | None = key(
+        None, "length of the stage in samples seen, in place of pseudo_epochs", unit="samples"
     )
-    dropout: float | None = key(None, "dropout in this stage; default the recipe's", ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _rate_is_positive(self) -> "StageOptions":
-        if self.learning_rate != "auto" and self.learning_rate <= 0:
-            raise ValueError(f"learning_rate={self.learning_rate:g}: accepted: above 0, or auto")
-        return self
+    dropout: Fraction | None = key(None, "dropout in this stage; default the recipe's")
 
 
 FROM_SCRATCH = (StageOptions(),)
@@ -242,13 +229,11 @@ the draw of tiles explains (bench/RESULTS.md)."""
 class RangeOptions(Section):
     """The learning-rate range test (landscape, and `learning_rate: auto`)."""
 
-    lowest: float = key(1e-7, "first learning rate", gt=0)
-    highest: float = key(10.0, "last learning rate, where the loss has not diverged before", gt=0)
+    lowest: Positive = key(1e-7, "first learning rate")
+    highest: Positive = key(10.0, "last learning rate, where the loss has not diverged before")
     steps: int = key(100, "batches from lowest to highest", unit="batches", ge=20)
-    seeds: int = key(3, "repetitions, whose suggestions' median counts", ge=1)
-    smoothing: float = key(
-        0.98, "weight of the past in the debiased average of the loss", ge=0, lt=1
-    )
+    seeds: Count = key(3, "repetitions, whose suggestions' median counts")
+    smoothing: Fraction = key(0.98, "weight of the past in the debiased average of the loss")
     stop: float = key(4.0, "stop where the smoothed loss is so many times its best", gt=1)
     suggestion: Literal["valley", "steep", "minimum"] = key(
         "valley", "which suggestion `auto` takes"
@@ -306,23 +291,19 @@ class OptimizerOptions(Section):
     """The optimiser, made anew for each stage."""
 
     name: Literal["adam", "adamw", "sgd"] = key("adamw", "adam, adamw or sgd")
-    weight_decay: float = key(0.05, "weight decay", ge=0)
-    momentum: float = key(0.9, "momentum (sgd)", ge=0, lt=1)
+    weight_decay: NotNegative = key(0.05, "weight decay")
+    momentum: Fraction = key(0.9, "momentum (sgd)")
 
 
 class CacheOptions(Section):
     """Decoded tiles kept on each node's disk, so that they are read and decoded once."""
 
-    enabled: bool = key(True, "keep decoded tiles", identity=False)
-    folder: str | None = key(
-        None, "local folder; default a folder of this user under the system's", identity=False
-    )
-    gib: float | None = key(
+    enabled: bool = key(True, "keep decoded tiles")
+    folder: str | None = key(None, "local folder; default a folder of this user under the system's")
+    gib: Positive | None = key(
         None,
         "GiB a node; of an index that needs more the first tiles are kept; default half of the "
         "free disk",
-        identity=False,
-        gt=0,
     )
 
 
@@ -362,16 +343,14 @@ class TrainRecipe(Recipe):
         "(reproduction only): those of red, green, blue for the first three bands whatever they "
         "are, as the Planet report did",
     )
-    dropout: float = key(0.0, "dropout on the pooled features", ge=0, lt=1)
+    dropout: Fraction = key(0.0, "dropout on the pooled features")
     input: InputOptions = key(InputOptions(), "network input")
     augment: AugmentOptions = key(AugmentOptions(), "augmentation")
     loss: LossOptions = key(LossOptions(), "loss")
-    repeat: float = key(
+    repeat: Share = key(
         0.0,
         "class-aware sampling: tiles of classes rarer than this share of the train split come "
         "sqrt(repeat / share) times a pass; 0: every tile once",
-        ge=0,
-        le=1,
     )
     average: AverageOptions = key(AverageOptions(), "averages of weights")
     calibrate: CalibrateOptions = key(CalibrateOptions(), "temperature and thresholds")
@@ -383,13 +362,12 @@ class TrainRecipe(Recipe):
         "scratch: all of it",
         min_length=1,
     )
-    batch: int = key(32, "global batch, over all workers", unit="tiles", ge=1)
-    pseudo_epoch: int | None = key(
+    batch: Count = key(32, "global batch, over all workers", unit="tiles")
+    pseudo_epoch: Count | None = key(
         None,
         "samples from one evaluation to the next, which is what is called a pseudo-epoch; default "
         "the train split",
         unit="samples",
-        ge=1,
     )
     shuffle: bool = key(True, "draw a new order of the train split each pass")
     best: Literal["auto", "map", "accuracy", "loss", "auc"] = key(
@@ -400,13 +378,11 @@ class TrainRecipe(Recipe):
     )
     sync_batchnorm: bool = key(False, "batch statistics over all workers (GPUs only)")
     deterministic: bool = key(False, "bitwise repeatable, at some speed")
-    seed: int = key(0, "seed of weights, order and augmentation", ge=0)
-    error_budget: float = key(
+    seed: Natural = key(0, "seed of weights, order and augmentation")
+    error_budget: Share = key(
         0.05,
         "share of a pseudo-epoch's tiles that may be unreadable before training stops",
         identity=False,
-        ge=0,
-        le=1,
     )
     cache: CacheOptions = key(CacheOptions(), "decoded tiles kept", identity=False)
     tracking: Literal["tensorboard", "mlflow", "none"] = key(
@@ -441,19 +417,18 @@ class TrainRecipe(Recipe):
 class CheckOptions(Section):
     """Overfitting one batch."""
 
-    steps: int = key(300, "steps on the batch, at the most", unit="batches", ge=1)
-    loss: float = key(0.01, "loss below which the batch counts as learnt", gt=0)
-    learning_rate: float | None = key(
-        None, "constant learning rate; default the highest that the stages give, else 1e-3", gt=0
+    steps: Count = key(300, "steps on the batch, at the most", unit="batches")
+    loss: Positive = key(0.01, "loss below which the batch counts as learnt")
+    learning_rate: Positive | None = key(
+        None, "constant learning rate; default the highest that the stages give, else 1e-3"
     )
     trainable: str = key(
         "all", "what is trained: head, all, a block or TOWER.block, as in stages.N.trainable"
     )
-    permutations: int = key(
+    permutations: Natural = key(
         3,
         "once learnt: how often the same is tried with the batch's labels dealt out at random, to "
         "see whether the given ones are easier; 0: not at all",
-        ge=0,
     )
 
 
@@ -479,10 +454,9 @@ class LandscapeRecipe(TrainRecipe):
 
     makes: ClassVar[str] = "landscape.parquet, landscape.png, metrics.json (suggested rates)"
 
-    stage: int = key(
+    stage: Natural = key(
         0,
         "stage whose trainable part is tested, 0 for the first; a later stage too starts from the "
         "run's first weights, not from what the stages before it learn",
-        ge=0,
     )
     landscape: RangeOptions = key(RangeOptions(), "the test")

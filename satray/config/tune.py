@@ -4,7 +4,18 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from satray.config.base import ReadPath, Recipe, Section, WrittenPath, key, paths_in, type_at
+from satray.config.base import (
+    Count,
+    Factor,
+    Natural,
+    ReadPath,
+    Recipe,
+    Section,
+    WrittenPath,
+    key,
+    paths_in,
+    type_at,
+)
 from satray.config.train import TrainRecipe
 
 AXIS = (
@@ -21,11 +32,10 @@ class StopOptions(Section):
         "none",
         "none: every trial runs its length; asha: at equal samples seen, all but the best end",
     )
-    grace: int | None = key(
+    grace: Count | None = key(
         None,
         "asha: samples before which no trial is ended; default a tenth of the longest trial's",
         unit="samples",
-        ge=1,
     )
     factor: int = key(
         3, "asha: one in so many goes on at each rung; rungs are so many times apart", ge=2
@@ -91,8 +101,8 @@ class TuneRecipe(Recipe):
         "grid: all combinations, 3 points a range unless it says `points`; random; optuna: by what "
         "trials before have shown",
     )
-    trials: int | None = key(
-        None, "how many configurations; default all of a grid, else 32", unit="trials", ge=1
+    trials: Count | None = key(
+        None, "how many configurations; default all of a grid, else 32", unit="trials"
     )
     metric: Literal["auto", "map", "accuracy", "loss", "auc"] = key(
         "auto",
@@ -112,20 +122,16 @@ class TuneRecipe(Recipe):
         "pretrained weights go on to fine-tune all of it: bundle/ and best.yaml are then that "
         "training's, with figures of its own, and refit/ holds its history and curves",
     )
-    seed: int = key(
-        0, "seed of the search, and of every trial where base and space give none", ge=0
-    )
-    concurrent: Literal["auto"] | int = key(
+    seed: Natural = key(0, "seed of the search, and of every trial where base and space give none")
+    concurrent: Literal["auto"] | Count = key(
         "auto",
         "trials at once, never more than fit; auto: as many as fit the resources at hand",
         identity=False,
     )
-    gpu_share: float = key(
+    gpu_share: Factor = key(
         1.0,
         "share of a GPU that each trial's worker takes, so that several fit on one",
         identity=False,
-        gt=0,
-        le=1,
     )
 
     def paths(self, *, written: bool = True) -> list[tuple[str, str]]:
@@ -140,9 +146,3 @@ class TuneRecipe(Recipe):
             for path in paths_in(type_at(TrainRecipe, name), value, f"{above}.{name}")
         ]
         return super().paths(written=written) + inner
-
-    @model_validator(mode="after")
-    def _some_at_once(self) -> "TuneRecipe":
-        if self.concurrent != "auto" and self.concurrent < 1:
-            raise ValueError(f"concurrent={self.concurrent}: accepted: 1 or more, or auto")
-        return self

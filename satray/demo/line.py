@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from satray.config.base import Recipe
-from satray.config.demo import DemoRecipe
-from satray.config.evaluate import EvaluateRecipe
-from satray.config.prepare import PrepareRecipe, SplitOptions
-from satray.config.score import CamOptions, DetectionOptions, ScoreRecipe
+from satray.config.prepare import DemoRecipe, PrepareRecipe, SplitOptions
+from satray.config.score import CamOptions, DetectionOptions, EvaluateRecipe, ScoreRecipe
 from satray.config.train import (
     InputOptions,
     StageOptions,

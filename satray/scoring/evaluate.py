@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from satray.config.evaluate import EvaluateRecipe
+from satray.config.score import EvaluateRecipe
 from satray.data.bands import select
 from satray.data.index import TileIndex, read_index
 from satray.errors import InputError

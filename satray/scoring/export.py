@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.config.export import FORMATS, ExportRecipe
+from satray.config.score import FORMATS, ExportRecipe
 from satray.errors import InputError, SatrayError
 from satray.runs.run import Outcome, Run, to_json
 from satray.scoring.over_tiles import read_spec

@@ -4,11 +4,8 @@ import pytest
 
 from satray.config.base import Recipe
 from satray.config.cli import build, keys_of, render, to_yaml
-from satray.config.demo import DemoRecipe
-from satray.config.evaluate import EvaluateRecipe
-from satray.config.export import ExportRecipe
-from satray.config.prepare import PrepareRecipe
-from satray.config.score import ScoreRecipe
+from satray.config.prepare import DemoRecipe, PrepareRecipe
+from satray.config.score import EvaluateRecipe, ExportRecipe, ScoreRecipe
 from satray.config.train import CheckRecipe, LandscapeRecipe, TrainRecipe
 from satray.config.tune import TuneRecipe
 
@@ -25,9 +22,13 @@ RECIPES: list[tuple[type[Recipe], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("model", "required"), RECIPES)
-def test_every_key_has_a_meaning_of_one_line(model: type[Recipe], required: list[str]) -> None:
+each_recipe = pytest.mark.parametrize(("model", "required"), RECIPES)
+
+
+@each_recipe
+def test_help_says_what_the_job_makes_and_what_every_key_means(model, required) -> None:
     page = render("x", "About.", model)
+    assert f"makes: {model.makes} options:" in " ".join(page.split())
     for entry in keys_of(model):
         assert entry.field.description, entry.name
         assert "\n" not in entry.field.description
@@ -38,37 +39,20 @@ def test_every_key_has_a_meaning_of_one_line(model: type[Recipe], required: list
     assert given - either == {name for name in needed if "." not in name}
 
 
-@pytest.mark.parametrize(("model", "required"), RECIPES)
-def test_print_config_round_trips(model: type[Recipe], required: list[str]) -> None:
+@each_recipe
+def test_print_config_round_trips(model, required) -> None:
     recipe = build(model, required, lambda path, options: b"")
     text = to_yaml(recipe)
-    again = build(model, ["r.yaml"], lambda path, options: text.encode())
-    assert again == recipe
+    assert build(model, ["r.yaml"], lambda path, options: text.encode()) == recipe
 
 
-@pytest.mark.parametrize(("model", "required"), RECIPES)
-def test_required_keys_come_first_and_those_of_every_job_last(
-    model: type[Recipe], required: list[str]
+@each_recipe
+def test_required_keys_come_first_then_the_jobs_own_and_those_of_every_job_last(
+    model, required
 ) -> None:
     names = list(dict.fromkeys(entry.name.split(".")[0] for entry in keys_of(model)))
     assert set(names) == set(model.model_fields)
     assert set(names[: len(required)]) == {item.split("=")[0] for item in required}
     assert names[-4:] == ["out", "overwrite", "storage", "resources"]
-
-
-def test_a_jobs_own_keys_come_before_those_of_train() -> None:
-    first = [entry.name.split(".")[0] for entry in keys_of(CheckRecipe)][:3]
-    assert first == ["index", "check", "check"]
-    places = {
-        name.split(".")[0]: place
-        for place, name in reversed(
-            list(enumerate(entry.name for entry in keys_of(LandscapeRecipe)))
-        )
-    }
-    assert max(places["stage"], places["landscape"]) < places["variant"]
-
-
-@pytest.mark.parametrize(("model", "required"), RECIPES)
-def test_help_says_what_the_job_makes(model: type[Recipe], required: list[str]) -> None:
-    page = " ".join(render("x", "About.", model).split())
-    assert f"makes: {model.makes} options:" in page
+    own = {CheckRecipe: {"check"}, LandscapeRecipe: {"stage", "landscape"}}.get(model, set())
+    assert set(names[1 : 1 + len(own)]) == own

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from satray.config.base import Recipe
 from satray.config.cli import apply_overrides, build, keys_of, parse_yaml
-from satray.config.export import ExportRecipe
 from satray.config.prepare import PrepareRecipe
-from satray.config.score import ScoreRecipe
+from satray.config.score import ExportRecipe, ScoreRecipe
 from satray.config.train import TrainRecipe
 from satray.errors import InputError
 
@@ -69,6 +68,10 @@ def test_alpha_is_no_band_to_name(kind: type[Recipe]) -> None:
         (["index=x", "input.sise=3"], "input.sise: unknown key; did you mean input.size?"),
         (["index=x", "stages.0.learn_rate=3"], "did you mean stages.0.learning_rate?"),
         (["index=x", "batch=0"], "batch=0: accepted: 1 or more"),
+        (["index=x", "stages.0.learning_rate=0"],
+         "stages.0.learning_rate=0: accepted: above 0, or auto"),
+        (["index=x", "resources.read_tasks=0"], "read_tasks=0: accepted: 1 or more, or auto"),
+        (["index=x", "augment.mixup=.inf"], "augment.mixup=inf: accepted: a finite number"),
         (["index=x", "batch=many"], "batch=many: accepted: an integer"),
         (["index=x", "augment.flips=yes"], "augment.flips=yes: accepted: none, horizontal, d4"),
         (["index=x", "input.size=300", "input.resize=200"], "resize=200 is below size=300"),

@@ -52,7 +52,7 @@ def test_a_stop_may_be_given_by_its_name() -> None:
     ("argument", "said"),
     [
         ("concurrent=0", "concurrent=0: accepted: 1 or more, or auto"),
-        ("concurrent=many", "concurrent=many: accepted: auto"),
+        ("concurrent=many", "concurrent=many: accepted: auto, or an integer"),
         ("trials=0", "trials=0: accepted: 1 or more"),
         ("gpu_share=0", "gpu_share=0: accepted: above 0"),
         ("metric=mpa", "metric=mpa: accepted: auto, map"),
@@ -112,10 +112,11 @@ def test_where_and_how_fast_a_sweep_runs_is_not_what_it_makes() -> None:
         assert tune(argument).identity() != one, argument
 
 
-def test_sections_are_told_from_leaves() -> None:
-    assert is_section(TrainRecipe, "augment") is True
-    assert is_section(TrainRecipe, "stages") is True
-    assert is_section(TrainRecipe, "stages.0.schedule") is True
-    assert is_section(TrainRecipe, "stages.0.learning_rate") is False
-    assert is_section(TrainRecipe, "variant") is False  # a name will do
-    assert is_section(TrainRecipe, "stages.0.nothing") is None
+@pytest.mark.parametrize(
+    ("key", "section"),
+    [("augment", True), ("stages", True), ("stages.0.schedule", True),
+     ("stages.0.learning_rate", False), ("stages.0.nothing", None),
+     ("variant", False)],  # a name will do
+)  # fmt: skip
+def test_sections_are_told_from_leaves(key: str, section: bool | None) -> None:
+    assert is_section(TrainRecipe, key) is section

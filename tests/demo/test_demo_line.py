@@ -5,7 +5,7 @@ import json
 import pytest
 
 from satray.config.base import Recipe, key
-from satray.config.demo import DemoRecipe
+from satray.config.prepare import DemoRecipe
 from satray.demo import line
 from satray.demo.line import NETWORKS, plan, read, step, work
 from satray.errors import SatrayError

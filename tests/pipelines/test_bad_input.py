@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import rasterio
 
-from satray.config.evaluate import EvaluateRecipe
 from satray.config.prepare import PrepareRecipe
-from satray.config.score import ScoreRecipe
+from satray.config.score import EvaluateRecipe, ScoreRecipe
 from satray.config.train import TrainRecipe
 from satray.data import prepare
 from satray.runs.job import Job, main

@@ -25,13 +25,13 @@ def archive(tmp_path_factory):
     return root
 
 
-def plan(root, monkeypatch, capsys, *keys) -> tuple[int, str]:
+def plan(root, monkeypatch, capfd, *keys) -> tuple[int, str]:
     monkeypatch.setattr(
         sys, "argv", ["prepare", f"images={root}/tiles", f"labels={root}/labels.csv", *keys]
     )
     with pytest.raises(SystemExit) as ended:
         runpy.run_path("jobs/prepare.py", run_name="__main__")
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     return int(ended.value.code or 0), captured.out + captured.err
 
 
@@ -41,14 +41,14 @@ def met_of(said: str) -> tuple[int, int]:
     return int(met), int(count)
 
 
-def test_the_plan_says_how_many_tiles_meet(archive, monkeypatch, capsys):
-    status, said = plan(archive, monkeypatch, capsys, "--plan", "split.val=0.25")
+def test_the_plan_says_how_many_tiles_meet(archive, monkeypatch, capfd):
+    status, said = plan(archive, monkeypatch, capfd, "--plan", "split.val=0.25")
     met, count = met_of(said)
     assert (status, met) == (0, count)
     assert count in (16, 17)
     assert "split.by=ground" in said
     keys = ("split.by=ground", "split.block=1000", "split.val=0.25", "split.stratify=true")
-    status, said = plan(archive, monkeypatch, capsys, "--plan", *keys)
+    status, said = plan(archive, monkeypatch, capfd, "--plan", *keys)
     met, count = met_of(said)
     assert status == 0
     assert 10 <= count <= 22
@@ -56,9 +56,9 @@ def test_the_plan_says_how_many_tiles_meet(archive, monkeypatch, capsys):
     assert "drawn by blocks of ground of 1000 m, seed 0, stratified" in said
 
 
-def test_tiles_without_ground_are_refused_with_what_is_accepted(archive, monkeypatch, capsys):
+def test_tiles_without_ground_are_refused_with_what_is_accepted(archive, monkeypatch, capfd):
     (archive / "tiles/t63.tif").write_bytes(tiff(numbers(1)))
-    status, said = plan(archive, monkeypatch, capsys, "split.by=ground", "split.block=500")
+    status, said = plan(archive, monkeypatch, capfd, "split.by=ground", "split.block=500")
     assert status == 2
     assert "1 of 64 images have no georeference, e.g. t63.tif; accepted: images with a CRS" in said
     assert "split.group=COLUMN" in said

@@ -13,9 +13,8 @@ import pytest
 import rasterio
 
 import satray.cluster
-from satray.config.evaluate import EvaluateRecipe
 from satray.config.prepare import PrepareRecipe
-from satray.config.score import ScoreRecipe
+from satray.config.score import EvaluateRecipe, ScoreRecipe
 from satray.config.train import TrainRecipe
 from satray.data import prepare
 from satray.demo.archive import write_archive

@@ -16,8 +16,7 @@ from by_hand import planned, worked
 from page_checker import checked
 
 from satray import cluster
-from satray.config.evaluate import EvaluateRecipe
-from satray.config.score import ScoreRecipe
+from satray.config.score import EvaluateRecipe, ScoreRecipe
 from satray.data.index import SCHEMA, IndexMeta, write_index
 from satray.errors import InputError, SatrayError
 from satray.models.bundle import load_bundle

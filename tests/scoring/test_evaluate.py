@@ -10,7 +10,7 @@ from by_hand import planned
 from matplotlib.figure import Figure
 from page_checker import save_nothing
 
-from satray.config.evaluate import EvaluateRecipe
+from satray.config.score import EvaluateRecipe
 from satray.models.spec import BundleSpec
 from satray.runs import job as performing
 from satray.runs.job import Job, perform

@@ -9,7 +9,7 @@ import scoring_material as material
 import torch
 from by_hand import worked
 
-from satray.config.export import ExportRecipe
+from satray.config.score import ExportRecipe
 from satray.errors import InputError, SatrayError
 from satray.models.encoder import load_encoder
 from satray.models.radiometry import Radiometry

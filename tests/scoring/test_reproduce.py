@@ -12,7 +12,7 @@ import report_material
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satray.config.evaluate import EvaluateRecipe
+from satray.config.score import EvaluateRecipe
 from satray.data.index import index_digest, read_index
 from satray.errors import InputError, SatrayError
 from satray.runs.run import Product, RunRecord, library_versions

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from satray.config.evaluate import EvaluateRecipe
+from satray.config.score import EvaluateRecipe
 from satray.data.index import TileIndex
 from satray.scoring.quality.document import Quality, Split
 from satray.scoring.quality.reproduce import Comparison

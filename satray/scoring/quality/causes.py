@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from satray.config.evaluate import EvaluateRecipe
+from satray.config.score import EvaluateRecipe
 from satray.data.index import TileIndex, index_digest, read_index, unlike
 from satray.errors import SatrayError
 from satray.runs.run import RunRecord, library_versions

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from satray.config.evaluate import EvaluateRecipe
+from satray.config.score import EvaluateRecipe
 from satray.errors import InputError
 from satray.runs.run import RunRecord, read_run
 from satray.scoring.predictions import OK, matrix
