@@ -73,7 +73,8 @@ def satray_pass(paths: list[str], cache: str | None = None) -> Measured:
     from satray.config.train import CacheOptions
     from satray.data.index import IndexMeta, TileIndex
     from satray.data.order import TrainOrder
-    from satray.data.stream import StreamTally, batches, tile_dataset, tile_source
+    from satray.data.read import tile_source
+    from satray.data.stream import StreamTally, batches, tile_dataset
     from satray.storage import Storage
 
     n = len(paths)
@@ -98,7 +99,7 @@ def satray_pass(paths: list[str], cache: str | None = None) -> Measured:
         for batch in batches(dataset, source.shape, source.dtype, batch=BATCH, tally=tally):
             yield len(batch["row"])
         if tally.errors:
-            raise RuntimeError(f"unreadable tiles: {tally.reasons()}")
+            raise RuntimeError(f"unreadable tiles: {set(tally.errors.values())}")
 
     return measure(run(), n)
 

@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,47 +90,38 @@ class CachePlan:
 class TileCache:
     """An open cache; one per read task. Not thread-safe across `close`."""
 
-    def __init__(self, plan: CachePlan, folder: Path) -> None:
-        self.plan = plan
+    def __init__(self, plan: CachePlan) -> None:
+        self._size, self._rows = plan.tile_bytes, plan.rows
+        folder = plan.root / plan.name
         self._pixels = os.open(folder / "pixels", os.O_RDWR)
         self._flags = os.open(folder / "flags", os.O_RDWR)
         self._full = False
 
     def __len__(self) -> int:
         """Tiles that there is room for: those of the index's first rows."""
-        return os.fstat(self._pixels).st_size // self.plan.tile_bytes
+        return os.fstat(self._pixels).st_size // self._size
 
     def kept(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tell which tiles are present, of some rows (n,)."""
-        flags = np.frombuffer(os.pread(self._flags, self.plan.rows, 0), np.uint8)
+        flags = np.frombuffer(os.pread(self._flags, self._rows, 0), np.uint8)
         return np.asarray(flags[rows] == 1)
 
     def get(self, row: int, out: NDArray[np.generic]) -> bool:
         """Copy the tile of `row` into `out` (C, H, W, contiguous); False where it is not kept."""
         if os.pread(self._flags, 1, row) != b"\x01":
             return False
-        size = self.plan.tile_bytes
         # Arrays of unsigned 16 bits and the like are not byte buffers by themselves.
         view = out.reshape(-1).view(np.uint8).data
-        done = 0
-        while done < size:
-            got = os.preadv(self._pixels, [view[done:]], row * size + done)
-            if got == 0:
-                return False
-            done += got
-        return True
+        return os.preadv(self._pixels, [view], row * self._size) == self._size
 
     def put(self, row: int, pixels: NDArray[np.generic]) -> None:
         """Keep the tile of `row` where there is room; a full disk ends keeping, not the task."""
         if self._full or row >= len(self):
             return
-        size = self.plan.tile_bytes
         view = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8).data
         try:
-            done = 0
-            while done < size:
-                done += os.pwrite(self._pixels, view[done:], row * size + done)
-            os.pwrite(self._flags, b"\x01", row)
+            if os.pwrite(self._pixels, view, row * self._size) == self._size:
+                os.pwrite(self._flags, b"\x01", row)
         except OSError:
             self._full = True
 
@@ -138,12 +129,6 @@ class TileCache:
         """Close the files; the cache stays."""
         os.close(self._pixels)
         os.close(self._flags)
-
-    def __enter__(self) -> "TileCache":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_cache(plan: CachePlan | None) -> TileCache | None:
@@ -155,23 +140,22 @@ def open_cache(plan: CachePlan | None) -> TileCache | None:
     """
     if plan is None or plan.rows == 0:
         return None
-    root, folder = plan.root, plan.root / plan.name
+    folder = plan.root / plan.name
     try:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with locked(root):
+        plan.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with locked(plan.root):
             if not (folder / "flags").exists():
                 shutil.rmtree(folder, ignore_errors=True)
-                there = make_room(root, plan.name, plan.bytes, room_of(root, plan.gib))
-                tiles = there // (plan.tile_bytes + 1)
+                tiles = make_room(plan.root, plan.name, plan.bytes, plan.gib)
+                tiles //= plan.tile_bytes + 1
                 if tiles == 0:
                     return None
                 folder.mkdir()
                 for name, size in (("pixels", tiles * plan.tile_bytes), ("flags", plan.rows)):
                     with open(folder / name, "wb") as file:
                         file.truncate(size)
-            now = time.time()
-            os.utime(folder, (now, now))
-            return TileCache(plan, folder)
+            os.utime(folder)
+            return TileCache(plan)
     except OSError:
         return None
 
@@ -180,10 +164,9 @@ def cache_lines(plan: CachePlan | None) -> list[str]:
     """What to say of a cache that does not hold its whole index, by this node's disk."""
     if plan is None:
         return []
-    cache = open_cache(plan)
     tiles = 0
-    if cache is not None:
-        with cache:
+    if (cache := open_cache(plan)) is not None:
+        with closing(cache):
             tiles = len(cache)
     if tiles >= plan.rows:
         return []
@@ -204,15 +187,7 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
-def room_of(root: Path, gib: float | None) -> int:
-    """Bytes that all caches of a node may take together; by its disk where nobody says."""
-    if gib is not None:
-        return int(gib * 2**30)
-    taken = sum(f.stat().st_blocks * 512 for f in root.rglob("*") if f.is_file())
-    return int(SHARE * (shutil.disk_usage(root).free + taken))
-
-
-def make_room(root: Path, keep: str, need: int, room: int) -> int:
+def make_room(root: Path, keep: str, need: int, gib: float | None) -> int:
     """Remove caches, least recently used first, until `need` more bytes fit; under the lock.
 
     One in use stays: two jobs of one node would else undo each other's at every read task.
@@ -221,11 +196,15 @@ def make_room(root: Path, keep: str, need: int, room: int) -> int:
         root: folder that caches live in.
         keep: name of the cache that room is made for.
         need: bytes.
-        room: bytes that all caches may take together.
+        gib: what all caches may take together, GiB; None: `SHARE` of the node's free disk.
 
     Returns:
         Bytes that fit, at most `need`.
     """
+    room = int((gib or 0) * 2**30)
+    if gib is None:
+        taken = sum(f.stat().st_blocks * 512 for f in root.rglob("*") if f.is_file())
+        room = int(SHARE * (shutil.disk_usage(root).free + taken))
     others = [f for f in root.iterdir() if f.is_dir() and f.name != keep]
     others.sort(key=lambda folder: folder.stat().st_mtime)
     # What a sparse cache has not written yet is promised to it all the same.

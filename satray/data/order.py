@@ -21,46 +21,44 @@ def permutation(seed: int, number: int, n: int) -> NDArray[np.int64]:
     return generator.permutation(n).astype(np.int64)
 
 
-def repeated(
-    seed: int, number: int, repeats: NDArray[np.float64], shuffle: bool
+def one_pass(
+    seed: int, number: int, n: int, shuffle: bool, repeats: NDArray[np.float64] | None = None
 ) -> NDArray[np.int64]:
-    """Return the rows of the `number`-th pass in which row i comes `repeats[i]` times, as a mean.
+    """Return the rows of the `number`-th pass over `n` rows.
 
-    Each row comes floor or ceil of its number, and a pass always has `pass_length(repeats)` rows:
-    the whole parts are certain, the fractions are drawn by systematic sampling (equal steps from
-    a random offset) over the rows in random order.
+    Where row i comes `repeats[i]` times, as a mean, it comes floor or ceil of that, and a pass
+    always has `pass_length(n, repeats)` rows: the whole parts are certain, the fractions are drawn
+    by systematic sampling (equal steps from a random offset) over the rows in random order.
 
     Args:
         seed: seed of the run.
         number: of the pass, 0 for the first.
-        repeats: float (n,), not negative.
+        n: rows.
         shuffle: False keeps the split's order, the repeats of a row side by side.
+        repeats: float (n,), not negative; None: each row once.
     """
+    if repeats is None:
+        return permutation(seed, number, n) if shuffle else np.arange(n, dtype=np.int64)
     generator = np.random.Generator(np.random.Philox(key=[seed, number]))
-    whole = np.floor(repeats)
-    fraction = repeats - whole
-    counts = whole.astype(np.int64)
-    open_rows = generator.permutation(np.flatnonzero(fraction))
-    more = pass_length(repeats) - int(counts.sum())
-    edges = np.cumsum(_adding_up_to(more, fraction[open_rows]))
+    counts, fraction = np.floor(repeats).astype(np.int64), repeats % 1
+    some = generator.permutation(np.flatnonzero(fraction))
+    more, found = pass_length(n, repeats) - int(counts.sum()), float(fraction.sum())
+    # moved a little, within 0 to 1, so that they add up to a whole number
+    if more <= found:
+        moved = fraction[some] * (more / found) if found else fraction[some]
+    else:
+        moved = 1 - (1 - fraction[some]) * ((len(some) - more) / (len(some) - found))
+    edges = np.cumsum(moved)
     edges[-1:] = more  # but for rounding it is that
     hits = np.ceil(edges - generator.random())  # points below each edge, one point a unit
-    counts[open_rows] += np.diff(hits, prepend=0.0).astype(np.int64)
-    rows = np.repeat(np.arange(len(repeats), dtype=np.int64), counts)
+    counts[some] += np.diff(hits, prepend=0.0).astype(np.int64)
+    rows = np.repeat(np.arange(n, dtype=np.int64), counts)
     return generator.permutation(rows) if shuffle else rows
 
 
-def pass_length(repeats: NDArray[np.float64]) -> int:
-    """Return how many rows a pass has: the sum of `repeats`, rounded."""
-    return round(float(repeats.sum()))
-
-
-def _adding_up_to(total: int, fraction: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Move fractions (above 0, below 1) a little, within 0 to 1, so that they add up to `total`."""
-    found, n = float(fraction.sum()), len(fraction)
-    if total <= found:
-        return fraction * (total / found) if found else fraction
-    return 1 - (1 - fraction) * ((n - total) / (n - found))
+def pass_length(n: int, repeats: NDArray[np.float64] | None) -> int:
+    """Return how many rows a pass over `n` rows has: the sum of `repeats`, rounded."""
+    return n if repeats is None else round(float(repeats.sum()))
 
 
 def window(
@@ -79,27 +77,19 @@ def window(
         stop: one past the last sample.
         n: tiles in the split.
         shuffle: False repeats `range(n)`.
-        repeats: how often each row comes in a pass, as a mean (see `repeated`); None: once.
+        repeats: how often each row comes in a pass, as a mean (see `one_pass`); None: once.
 
     Returns:
         int64 array (stop - start,) of rows in `range(n)`.
     """
-    length = n if repeats is None else pass_length(repeats)
+    length = pass_length(n, repeats)
     if length <= 0 or stop <= start:
         return np.empty(0, np.int64)
     parts = []
     for number in range(start // length, (stop - 1) // length + 1):
-        if repeats is not None:
-            rows = repeated(seed, number, repeats, shuffle)
-        else:
-            rows = permutation(seed, number, n) if shuffle else np.arange(n, dtype=np.int64)
+        rows = one_pass(seed, number, n, shuffle, repeats)
         parts.append(rows[max(0, start - number * length) : stop - number * length])
     return np.concatenate(parts)
-
-
-def rows(seed: int, pseudo_epoch: int, samples: int, n: int, shuffle: bool) -> NDArray[np.int64]:
-    """Return the rows of one pseudo-epoch of `samples` samples."""
-    return window(seed, pseudo_epoch * samples, (pseudo_epoch + 1) * samples, n, shuffle)
 
 
 def copies(rows: NDArray[np.int64]) -> NDArray[np.int64]:

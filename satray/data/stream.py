@@ -6,7 +6,6 @@ calls `get_read_tasks` anew at each execution and says which execution it is.
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,90 +19,12 @@ from ray.data.datasource import Datasource, ReadTask
 
 from satray.cluster import Readers
 from satray.data.order import Order, copies, falling_chunks
-from satray.data.read import Batch, TileSource, errors_of, read_blocks, tile_source, to_torch
-
-__all__ = ["StreamTally", "TileSource", "batches", "tile_dataset", "tile_source"]
+from satray.data.read import Batch, TileSource, errors_of, read_blocks, to_torch
 
 BLOCK_BYTES = 8 << 20
 """A block aims at this size: small enough for an early first batch, large enough to amortise."""
 TASK_TILES = 512
 """Most tiles a read task takes: some hundred milliseconds of work."""
-
-
-class TileDatasource(Datasource):
-    """Tiles of a split in the order of the pass that Ray Data is at."""
-
-    def __init__(
-        self, source: TileSource, order: Order, block: int, readers: int, most: int, start: int
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._source = source
-        self._order = order
-        self._block = block
-        self._readers = readers
-        self._most = most
-        self._start = start
-
-    def get_name(self) -> str:
-        """Name of the operator in Ray's logs."""
-        return "Tiles"
-
-    def estimate_inmemory_data_size(self) -> int:
-        """Bytes of one pass."""
-        return len(self._order.rows(self._start)) * self._source.tile_bytes
-
-    def get_read_tasks(
-        self,
-        parallelism: int,
-        per_task_row_limit: int | None = None,
-        data_context: Any = None,
-    ) -> list[ReadTask]:
-        """Cut the rows of this execution's pseudo-epoch into tasks."""
-        del parallelism
-        done = data_context._execution_idx if data_context is not None else 0
-        pseudo_epoch = self._start + done
-        tasks = []
-        order = self._order.rows(pseudo_epoch)
-        came_before = copies(order)
-        places = np.arange(len(order))
-        for piece in falling_chunks(places, self._block, self._readers, self._most):
-            rows = order[piece]
-            metadata = BlockMetadata(
-                num_rows=len(rows),
-                size_bytes=len(rows) * self._source.tile_bytes,
-                input_files=None,
-                exec_stats=None,
-            )
-            source = self._source.rows(rows)
-            task = _Read(source, self._block, pseudo_epoch, came_before[piece])
-            tasks.append(ReadTask(task, metadata, per_task_row_limit=per_task_row_limit))
-        return tasks
-
-
-@dataclass(frozen=True)
-class _Read:
-    """What one task does; pickled with its own rows only."""
-
-    source: TileSource
-    block: int
-    pseudo_epoch: int
-    copies: NDArray[np.int64]
-    __name__: str = "read_tiles"  # Ray names the function in its warnings
-
-    def __call__(self) -> Iterator[pa.Table]:
-        return read_blocks(self.source, self.block, self.pseudo_epoch, self.copies)
-
-
-def block_tiles(tile_bytes: int, batch: int, total: int, workers: int = 1) -> int:
-    """Choose how many tiles go into a block.
-
-    A multiple of the worker's batch, so that a batch is a slice of one block; about
-    `BLOCK_BYTES`; never so many that a worker would be left without a block.
-    """
-    wanted = max(1, BLOCK_BYTES // max(1, tile_bytes))
-    share = max(1, total // max(1, workers))
-    batches = max(1, min(wanted, share, TASK_TILES) // batch)
-    return min(batch * batches, share)
 
 
 def tile_dataset(
@@ -129,9 +50,9 @@ def tile_dataset(
     """
     readers = readers or Readers(2)
     total = len(order.rows(start))
-    block = batch if deterministic else block_tiles(source.tile_bytes, batch, total, workers)
+    block = batch if deterministic else _block_tiles(source.tile_bytes, batch, total, workers)
     dataset = ray.data.read_datasource(
-        TileDatasource(source, order, block, readers.expected, TASK_TILES, start),
+        _Tiles(source, order, block, readers.expected, start),
         override_num_blocks=1,  # the source itself says how many; Ray shall not split further
         num_cpus=readers.cpus,
         concurrency=readers.at_once,
@@ -156,10 +77,6 @@ class StreamTally:
     """Wall seconds spent waiting for the next batch."""
     errors: dict[int, str] = field(default_factory=dict)
     """Row of the split -> reason."""
-
-    def reasons(self) -> Counter[str]:
-        """How often each reason came."""
-        return Counter(self.errors.values())
 
 
 def batches(
@@ -215,3 +132,64 @@ def batches(
         tally.bytes_read += int(np.sum(table.column("bytes").to_numpy()))
         tally.errors.update(errors_of(table))
         yield to_torch(table, shape, dtype)
+
+
+def _block_tiles(tile_bytes: int, batch: int, total: int, workers: int = 1) -> int:
+    """Choose how many tiles go into a block.
+
+    A multiple of the worker's batch, so that a batch is a slice of one block; about
+    `BLOCK_BYTES`; never so many that a worker would be left without a block.
+    """
+    wanted = max(1, BLOCK_BYTES // max(1, tile_bytes))
+    share = max(1, total // max(1, workers))
+    batches = max(1, min(wanted, share, TASK_TILES) // batch)
+    return min(batch * batches, share)
+
+
+class _Tiles(Datasource):
+    """Tiles of a split in the order of the pass that Ray Data is at."""
+
+    def __init__(
+        self, source: TileSource, order: Order, block: int, readers: int, start: int
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._source, self._order, self._block = source, order, block
+        self._readers, self._start = readers, start
+
+    def get_name(self) -> str:
+        """Name of the operator in Ray's logs."""
+        return "Tiles"
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of one pass."""
+        return len(self._order.rows(self._start)) * self._source.tile_bytes
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: Any = None,
+    ) -> list[ReadTask]:
+        """Cut the rows of this execution's pseudo-epoch into tasks."""
+        del parallelism
+        done = data_context._execution_idx if data_context is not None else 0
+        pseudo_epoch = self._start + done
+        order = self._order.rows(pseudo_epoch)
+        came_before = copies(order)
+
+        def task(piece: NDArray[np.int64]) -> ReadTask:
+            source, some = self._source.rows(order[piece]), came_before[piece]
+            block = self._block  # pickled with its own rows only
+
+            def read_tiles() -> Iterator[pa.Table]:
+                return read_blocks(source, block, pseudo_epoch, some)
+
+            size = len(piece) * source.tile_bytes
+            metadata = BlockMetadata(
+                num_rows=len(piece), size_bytes=size, input_files=None, exec_stats=None
+            )
+            return ReadTask(read_tiles, metadata, per_task_row_limit=per_task_row_limit)
+
+        places = np.arange(len(order))
+        pieces = falling_chunks(places, self._block, self._readers, TASK_TILES)
+        return [task(piece) for piece in pieces]

@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from satray.data.cache import MARGIN, boot, default_folder, locked, make_room, room_of
+from satray.data.cache import MARGIN, boot, default_folder, locked, make_room
 from satray.errors import InputError, SatrayError
 from satray.storage import Storage, join
 from satray.sweep.feature_file import LABELS, VALID
@@ -199,7 +199,7 @@ class FeatureTable:
         need = sum(int(np.prod(s)) * np.dtype(dtype).itemsize for s, dtype in absent.values())
         with locked(root):
             # What caches may take does not bind features, without which no trial can run.
-            make_room(root, home.name, need, room_of(root, self.gib))
+            make_room(root, home.name, need, self.gib)
         free = shutil.disk_usage(root).free
         if free < need + MARGIN:
             raise SatrayError(

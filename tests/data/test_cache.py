@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -34,7 +35,7 @@ def room_for(plan, tiles):
 def held(plan):
     """Rows whose tiles are kept, each with its right bytes."""
     out, rows = np.zeros(plan.shape, plan.dtype), []
-    with open_cache(plan) as cache:
+    with closing(open_cache(plan)) as cache:
         present = cache.kept(np.arange(plan.rows))
         for row in range(plan.rows):
             got = cache.get(row, out)
@@ -50,11 +51,11 @@ def test_what_was_put_comes_back(plan, dtype):
     plan = replace(plan, dtype=dtype)
     stored = np.random.default_rng(0).integers(0, 200, plan.shape).astype(dtype)
     out = np.zeros((3, *plan.shape), dtype)
-    with open_cache(plan) as cache:
+    with closing(open_cache(plan)) as cache:
         assert not cache.get(5, out[1])
         cache.put(5, stored)
         assert cache.get(5, out[1])
-    with open_cache(plan) as again:  # another process would do just this
+    with closing(open_cache(plan)) as again:  # another process would do just this
         assert again.kept(np.array([5, 0, 5])).tolist() == [True, False, True]
         assert again.get(5, out[2])
     np.testing.assert_array_equal(out[1:], np.stack([stored, stored]))
@@ -67,7 +68,7 @@ def test_other_index_bands_or_shape_is_another_cache(plan):
 
 
 def test_a_cache_does_not_outlive_a_boot(plan, monkeypatch):
-    with open_cache(plan) as cache:
+    with closing(open_cache(plan)) as cache:
         cache.put(0, tile(0, plan))
     assert held(plan) == [0]
     monkeypatch.setattr(room, "boot", lambda: "another boot")
@@ -81,7 +82,7 @@ def test_where_not_all_fit_the_first_are_kept_and_a_line_says_so(plan, fit, kept
     cache = open_cache(plan)
     assert (cache is None) == (not kept)
     if cache is not None:
-        with cache:
+        with closing(cache):
             for row in range(plan.rows):
                 cache.put(row, tile(row, plan))
         assert held(plan) == kept
@@ -111,7 +112,7 @@ def aged(plan, seconds):
 def test_the_least_recently_used_makes_room(plan, tmp_path):
     plans = [room_for(replace(plan, identity=f"index-{k}"), 12) for k in range(3)]
     aged(plans[1], 2000)
-    with open_cache(plans[1]) as reader:
+    with closing(open_cache(plans[1])) as reader:
         aged(plans[1], 2000)
         aged(plans[0], 1000)
         open_cache(plans[2]).close()
@@ -123,7 +124,7 @@ def test_the_least_recently_used_makes_room(plan, tmp_path):
 
 def test_a_cache_in_use_is_not_removed_for_another(plan):
     plans = [room_for(replace(plan, identity=f"index-{k}"), 6) for k in range(2)]
-    with open_cache(plans[0]) as cache:
+    with closing(open_cache(plans[0])) as cache:
         cache.put(1, tile(1, plan))
     assert open_cache(plans[1]) is None
     assert held(plans[0]) == [1]
@@ -144,7 +145,7 @@ def test_a_tile_half_written_is_not_there(plan, monkeypatch, end):
         write(descriptor, bytes(data)[: len(bytes(data)) // 2], offset)
         raise end
 
-    with open_cache(plan) as cache:
+    with closing(open_cache(plan)) as cache:
         monkeypatch.setattr(os, "pwrite", fails_half_way)
         if isinstance(end, OSError):
             cache.put(3, tile(3, plan))

@@ -7,25 +7,41 @@ from hypothesis import strategies as st
 
 from satray.data import order
 
+REPEATS = st.lists(
+    st.one_of(
+        st.just(1.0), st.floats(1, 6), st.floats(0, 1), st.sampled_from([0.5, 1.5, 2.0, 2.999999])
+    ),
+    min_size=1,
+    max_size=40,
+)
+
 
 @given(
+    repeats=st.one_of(REPEATS, st.integers(1, 40)),
+    ends=st.lists(st.integers(1, 50), min_size=1, max_size=5),
     seed=st.integers(0, 2**31),
-    n=st.integers(1, 40),
-    start=st.integers(0, 200),
-    length=st.integers(0, 90),
+    shuffle=st.booleans(),
 )
-def test_window_is_a_slice_of_one_endless_sequence(seed, n, start, length):
-    endless = np.concatenate([order.permutation(seed, k, n) for k in range(300 // n + 1)])
-    got = order.window(seed, start, start + length, n, shuffle=True)
-    assert got.dtype == np.int64
-    np.testing.assert_array_equal(got, endless[start : start + length])
+def test_pseudo_epochs_cut_one_endless_sequence_of_passes(repeats, ends, seed, shuffle):
+    n = repeats if isinstance(repeats, int) else len(repeats)
+    factors = None if isinstance(repeats, int) else np.array(repeats)
+    stops = tuple(np.cumsum(ends).tolist())
+    plan = order.TrainOrder(n, stops, seed, shuffle, factors)
+    got = [plan.rows(k) for k in range(len(stops) + 1)]
+    assert {each.dtype for each in got} == {np.dtype(np.int64)}
+    length = order.pass_length(n, factors)
+    if not length:
+        assert not any(map(len, got))
+        return
+    assert [len(each) for each in got] == [*ends, 0]
+    passes = [order.one_pass(seed, k, n, shuffle, factors) for k in range(stops[-1] // length + 1)]
+    np.testing.assert_array_equal(np.concatenate(got), np.concatenate(passes)[: stops[-1]])
 
 
 def test_each_pass_sees_every_tile_once_and_orders_differ():
-    first, second = (order.rows(3, k, 100, 100, shuffle=True) for k in (0, 1))
-    assert sorted(first) == sorted(second) == list(range(100))
-    assert list(first) != list(second)
-    assert list(first) != list(order.rows(4, 0, 100, 100, shuffle=True))
+    passes = [order.one_pass(seed, k, 100, True) for seed, k in ((3, 0), (3, 1), (4, 0))]
+    assert all(sorted(one) == list(range(100)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 3
 
 
 def test_the_order_stays_the_same_for_ever():
@@ -38,13 +54,6 @@ GOLDEN = [4, 1, 3, 7, 6, 2, 0, 5]
 
 def test_without_shuffle_rows_follow_the_split():
     assert list(order.window(0, 3, 12, 5, shuffle=False)) == [3, 4, 0, 1, 2, 3, 4, 0, 1]
-
-
-def test_train_order_cuts_at_the_ends_given():
-    plan = order.TrainOrder(n=10, ends=(8, 16, 20), seed=1, shuffle=True)
-    got = np.concatenate([plan.rows(k) for k in range(4)])
-    np.testing.assert_array_equal(got, order.window(1, 0, 20, 10, shuffle=True))
-    assert [len(plan.rows(k)) for k in range(4)] == [8, 8, 4, 0]
 
 
 @pytest.mark.parametrize(("n", "multiple", "padded"), [(10, 1, 10), (10, 4, 12), (3, 4, 4)])
@@ -76,65 +85,37 @@ def test_falling_chunks_end_with_single_blocks():
     assert sizes == [480, 256, 128, 64, 32, 32, 8]
 
 
-REPEATS = st.lists(
-    st.one_of(
-        st.just(1.0), st.floats(1, 6), st.floats(0, 1), st.sampled_from([0.5, 1.5, 2.0, 2.999999])
-    ),
-    min_size=1,
-    max_size=40,
-)
-
-
 @given(
     repeats=REPEATS, seed=st.integers(0, 2**31), number=st.integers(0, 50), shuffle=st.booleans()
 )
 def test_each_row_comes_floor_or_ceil_of_its_repeats(repeats, seed, number, shuffle):
-    factors = np.array(repeats)
-    rows = order.repeated(seed, number, factors, shuffle)
-    assert rows.dtype == np.int64
-    assert len(rows) == order.pass_length(factors) == round(float(factors.sum()))
-    counts = np.bincount(rows, minlength=len(factors))
+    factors, n = np.array(repeats), len(repeats)
+    rows = order.one_pass(seed, number, n, shuffle, factors)
+    assert len(rows) == order.pass_length(n, factors) == round(float(factors.sum()))
+    counts = np.bincount(rows, minlength=n)
     assert (counts >= np.floor(factors)).all()
     assert (counts <= np.ceil(factors)).all()
-    np.testing.assert_array_equal(rows, order.repeated(seed, number, factors, shuffle))
+    np.testing.assert_array_equal(rows, order.one_pass(seed, number, n, shuffle, factors))
     if not shuffle:
         assert list(rows) == sorted(rows)
 
 
 def test_over_many_passes_each_row_comes_as_often_as_asked():
     factors = np.array([1.0, 1.25, 1.5, 3.75, 2.9, 1.1, 1.0, 1.5])  # they add up to 14
-    rows = np.concatenate([order.repeated(5, k, factors, True) for k in range(4000)])
+    rows = np.concatenate([order.one_pass(5, k, 8, True, factors) for k in range(4000)])
     assert np.bincount(rows) / 4000 == pytest.approx(factors, abs=0.03)
 
 
 def test_which_rows_are_repeated_together_is_chance():
     """Neighbours in the split are not tied to each other."""
     factors = np.full(20, 1.5)
-    passes = [np.bincount(order.repeated(1, k, factors, True)) for k in range(1500)]
+    passes = [np.bincount(order.one_pass(1, k, 20, True, factors)) for k in range(1500)]
     together = np.corrcoef(np.array(passes).T)[~np.eye(20, dtype=bool)]
     assert together == pytest.approx(np.full(380, -1 / 19), abs=0.12)
 
 
-@given(
-    repeats=REPEATS,
-    ends=st.lists(st.integers(1, 50), min_size=1, max_size=5),
-    seed=st.integers(0, 99),
-)
-def test_windows_cut_the_endless_sequence_of_repeats(repeats, ends, seed):
-    factors = np.array(repeats)
-    stops = tuple(np.cumsum(ends).tolist())
-    plan = order.TrainOrder(len(factors), stops, seed, True, factors)
-    got = np.concatenate([plan.rows(k) for k in range(len(stops) + 1)])
-    length = order.pass_length(factors)
-    if not length:
-        assert len(got) == 0
-        return
-    endless = [order.repeated(seed, k, factors, True) for k in range(stops[-1] // length + 1)]
-    np.testing.assert_array_equal(got, np.concatenate(endless)[: stops[-1]])
-
-
 def test_without_fractions_all_is_certain():
-    rows = order.repeated(0, 0, np.array([1.0, 3.0, 2.0]), False)
+    rows = order.one_pass(0, 0, 3, False, np.array([1.0, 3.0, 2.0]))
     assert list(rows) == [0, 1, 1, 1, 2, 2]
 
 

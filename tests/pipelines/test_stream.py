@@ -11,6 +11,7 @@ from satray.config.base import StorageOptions
 from satray.config.train import CacheOptions
 from satray.data.index import SCHEMA, IndexMeta, TileIndex
 from satray.data.order import TrainOrder, WholeOrder, copies, samples
+from satray.data.read import tile_source
 from satray.storage import Storage
 
 pytestmark = pytest.mark.pipeline
@@ -55,9 +56,9 @@ def stream(ray_session):
     return stream
 
 
-def source(stream, index, split, bands=("nir", "red"), cache=None):
-    return stream.tile_source(
-        index, split, bands, Storage(StorageOptions()), digest="digest", cache=cache
+def source(index, split, cache=None):
+    return tile_source(
+        index, split, ("nir", "red"), Storage(StorageOptions()), digest="digest", cache=cache
     )
 
 
@@ -78,8 +79,23 @@ def collect(stream, shard, made, batch, **options):
     return rows, tally
 
 
+def collect_both(stream, shards, made, batch, **options):
+    """What each of two workers gets of one pass."""
+    got = {}
+
+    def take(rank):
+        got[rank], _ = collect(stream, shards[rank], made, batch, **options)
+
+    threads = [threading.Thread(target=take, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return got[0], got[1]
+
+
 def test_each_execution_is_the_next_pseudo_epoch(stream, index):
-    train = source(stream, index, "train")
+    train = source(index, "train")
     order = TrainOrder(len(train), (24, 48, 72), seed=5, shuffle=True)
     dataset = stream.tile_dataset(train, order, batch=8, start=1, deterministic=True)
     for pseudo_epoch in (1, 2):
@@ -90,7 +106,7 @@ def test_each_execution_is_the_next_pseudo_epoch(stream, index):
 
 
 def test_rare_tiles_come_several_times_and_are_told_apart(stream, index):
-    train = source(stream, index, "train")
+    train = source(index, "train")
     repeats = np.where(np.arange(len(train)) % 8 == 0, 3.5, 1.0)
     order = TrainOrder(len(train), (40, 80), 5, True, repeats)
     dataset = stream.tile_dataset(train, order, batch=8, deterministic=True)
@@ -106,7 +122,7 @@ def test_rare_tiles_come_several_times_and_are_told_apart(stream, index):
 
 
 def test_unreadable_tiles_are_rows_with_a_reason(stream, index):
-    train = source(stream, index, "train")
+    train = source(index, "train")
     dataset = stream.tile_dataset(train, WholeOrder(len(train)), batch=16)
     rows, tally = collect(stream, dataset, train, 16)
     assert sorted(np.concatenate(rows)) == list(range(len(train)))
@@ -117,47 +133,27 @@ def test_unreadable_tiles_are_rows_with_a_reason(stream, index):
 
 
 def test_two_workers_together_get_what_one_gets(stream, index):
-    train = source(stream, index, "train")
+    train = source(index, "train")
     order = TrainOrder(len(train), (32, 64), seed=5, shuffle=True)
     dataset = stream.tile_dataset(train, order, batch=4, workers=2, deterministic=True)
     shards = dataset.streaming_split(2, equal=True)
     for pseudo_epoch in (0, 1):
-        got = {}
-
-        def take(rank, epoch=pseudo_epoch, got=got):
-            got[rank], _ = collect(stream, shards[rank], train, 4, pseudo_epoch=epoch, expected=4)
-
-        threads = [threading.Thread(target=take, args=(rank,)) for rank in (0, 1)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        steps = [a + b for a, b in zip(got[0], got[1], strict=True)]
+        got = collect_both(stream, shards, train, 4, pseudo_epoch=pseudo_epoch, expected=4)
+        steps = [a + b for a, b in zip(*got, strict=True)]
         np.testing.assert_array_equal(np.concatenate(steps), order.rows(pseudo_epoch))
 
 
 def test_padded_validation_loses_nothing(stream, index):
-    val = source(stream, index, "val")
+    val = source(index, "val")
     assert len(val) % 2 == 1
     dataset = stream.tile_dataset(val, WholeOrder(len(val), 2), batch=4, workers=2)
     shards = dataset.streaming_split(2, equal=True)
-    got = {}
-
-    def take(rank):
-        got[rank], _ = collect(stream, shards[rank], val, 4)
-
-    threads = [threading.Thread(target=take, args=(rank,)) for rank in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert {row for rank in got.values() for rows in rank for row in rows} == set(range(len(val)))
+    got = collect_both(stream, shards, val, 4)
+    assert {row for rank in got for rows in rank for row in rows} == set(range(len(val)))
 
 
 def test_the_second_pass_comes_from_the_cache(stream, index, tmp_path):
-    train = source(
-        stream, index, "train", cache=CacheOptions(folder=str(tmp_path / "tiles"), gib=0.1)
-    )
+    train = source(index, "train", CacheOptions(folder=str(tmp_path / "tiles"), gib=0.1))
     order = TrainOrder(len(train), (len(train), 2 * len(train)), seed=1, shuffle=True)
     dataset = stream.tile_dataset(train, order, batch=8)
     _, first = collect(stream, dataset, train, 8, pseudo_epoch=0)
@@ -169,7 +165,7 @@ def test_the_second_pass_comes_from_the_cache(stream, index, tmp_path):
 
 def test_nothing_readable_is_the_callers_to_judge(stream, index):
     bad = TileIndex(index.table.take(pa.array([7, 9])), index.meta)
-    made = source(stream, bad, "train")
+    made = source(bad, "train")
     dataset = stream.tile_dataset(made, WholeOrder(2), batch=2)
     tally = stream.StreamTally()
     (batch,) = stream.batches(dataset, made.shape, made.dtype, batch=2, tally=tally)

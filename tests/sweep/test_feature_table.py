@@ -239,13 +239,13 @@ def test_caches_of_tiles_leave_features_in_use_alone(table, tmp_path):
     table.open("train", "avg")
     root = tmp_path / "node"
     (home,) = (path for path in root.iterdir() if path.is_dir())
-    assert make_room(root, "tiles", 1000, 1001) < 1000
+    assert make_room(root, "tiles", 1000, 1001 / 2**30) < 1000
     assert home.exists()
     import os
     import time
 
     os.utime(home, (time.time() - IN_USE - 1,) * 2)
-    assert make_room(root, "tiles", 1000, 1001) == 1000
+    assert make_room(root, "tiles", 1000, 1001 / 2**30) == 1000
     assert not home.exists()
     assert np.array_equal(table.open("train", "avg").parts[0], expected("rgb_avg"))
     assert Path(root).is_dir()
