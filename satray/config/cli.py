@@ -1,6 +1,7 @@
 """The command line: YAML and dotted overrides to a recipe, its help, and what is wrong with it."""
 
 import difflib
+import inspect
 import io
 import re
 import textwrap
@@ -211,10 +212,11 @@ def to_yaml(recipe: BaseModel | dict[str, Any]) -> str:
     return sink.getvalue()
 
 
-def render(job: str, about: str, model: type[Section], width: int = 100) -> str:
-    """Return the help page of a job as text."""
+def render(job: str, model: type[Recipe], width: int = 100) -> str:
+    """Return the help page of a job as text; its recipe's docstring says what it is for."""
     makes = f"makes: {getattr(model, 'makes', 'nothing')}"
     makes = textwrap.fill(makes, width, subsequent_indent="  ")
+    about = inspect.cleandoc(model.__doc__ or "")
     page = [USAGE.format(job=job, about=about, makes=makes)]
     for key in keys_of(model):
         assert key.field is not None

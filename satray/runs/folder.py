@@ -113,13 +113,14 @@ def take_folder(
                 run.storage.write(uri, replace(claim, maker="").to_json())
 
 
-def holder(storage: Storage, out: str, mine: int = 0) -> str | None:
+def holder(storage: Storage, out: str, mine: int = 0, *, shared: bool = False) -> str | None:
     """Return the id of the run, finished or not, that holds a folder; None where it is free.
 
     Args:
         storage: how it is reached.
         out: the folder.
         mine: number of a claim that does not count.
+        shared: a folder that serves the runs of a schedule is free.
 
     Raises:
         InputError: the folder holds files, but no run of satray's.
@@ -132,6 +133,8 @@ def holder(storage: Storage, out: str, mine: int = 0) -> str | None:
     if claim is not None:
         return claim.run_id
     strangers = [e.key for e in storage.list(out) if not e.key.startswith("state/")]
+    if SHARED in strangers and shared:
+        return None
     if SHARED in strangers:
         raise InputError(
             f"out={out}: serves the runs of a schedule; accepted: a folder of its own, or the "
@@ -209,12 +212,7 @@ def _share(run: Run) -> None:
     mark = join(run.out, SHARED)
     if run.storage.exists(mark):
         return
-    try:
-        held = holder(run.storage, run.out)
-    except InputError:
-        if run.storage.exists(mark):  # another run of the schedule was first
-            return
-        raise
+    held = holder(run.storage, run.out, shared=True)
     if held is not None:
         raise InputError(
             f"out={run.out}: holds run {held}; accepted for the runs of a schedule: a folder that "

@@ -1,7 +1,6 @@
 """A job, from its command line to its `run.json`: parse, read, resume or refuse, work, record."""
 
 import contextlib
-import inspect
 import json
 import os
 import signal
@@ -149,8 +148,7 @@ def perform(
 
 def _main(job: Job[R, P], arguments: list[str], console: Console, ending: Ending) -> int:
     if "--help" in arguments or "-h" in arguments:
-        about = inspect.cleandoc(job.recipe.__doc__ or "")
-        print(render(job.name, about, job.recipe), end="")  # noqa: T201
+        print(render(job.name, job.recipe), end="")  # noqa: T201
         return 0
     rest = [item for item in arguments if item not in ("--print-config", "--plan")]
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

@@ -158,45 +158,33 @@ def _silent(line: str) -> None:
     """Say nothing."""
 
 
+@dataclass(eq=False)
 class Run:
     """Handed to a job's work; gathers products and seconds for `run.json`."""
 
-    def __init__(
-        self,
-        job: str,
-        run_id: str,
-        out: str,
-        storage: Storage,
-        say: Callable[[str], None] = _silent,
-        progress: Callable[[str], None] = _silent,
-        *,
-        shared: bool = False,
-        ray: bool = True,
-    ) -> None:
-        """Begin.
-
-        Args:
-            job: its name.
-            run_id: its id.
-            out: the run folder.
-            storage: how it is reached.
-            say: prints a line.
-            progress: shows how far the job is.
-            shared: the folder serves many runs, each with its record in `runs/RUNID.json`.
-            ray: Ray is up for its work; else the work is embedded: it runs in this process.
-        """
-        self.job = job
-        self.run_id = run_id
-        self.out = out
-        self.storage = storage
-        self.say = say
-        self.progress = progress
-        self.shared = shared
-        self.ray = ray
-        self.before_writing: Callable[[], None] | None = None
-        self.after_record: Callable[[], None] | None = None
-        self.seconds: dict[str, float] = {}
-        self._products: dict[str, Product] = {}
+    job: str
+    """Name of the job."""
+    run_id: str
+    """Its id."""
+    out: str
+    """The run folder."""
+    storage: Storage
+    """How it is reached."""
+    say: Callable[[str], None] = _silent
+    """Prints a line."""
+    progress: Callable[[str], None] = _silent
+    """Shows how far the job is."""
+    shared: bool = field(default=False, kw_only=True)
+    """Whether the folder serves many runs, each with its record in `runs/RUNID.json`."""
+    ray: bool = field(default=True, kw_only=True)
+    """Whether Ray is up for its work; else the work is embedded: it runs in this process."""
+    before_writing: Callable[[], None] | None = field(default=None, init=False)
+    """What is to be done before the first product is written."""
+    after_record: Callable[[], None] | None = field(default=None, init=False)
+    """What is to be done once the record is written."""
+    seconds: dict[str, float] = field(default_factory=dict, init=False)
+    """Seconds by activity."""
+    _products: dict[str, Product] = field(default_factory=dict, init=False)
 
     @property
     def state(self) -> str:

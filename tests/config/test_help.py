@@ -27,7 +27,7 @@ each_recipe = pytest.mark.parametrize(("model", "required"), RECIPES)
 
 @each_recipe
 def test_help_says_what_the_job_makes_and_what_every_key_means(model, required) -> None:
-    page = render("x", "About.", model)
+    page = render("x", model)
     assert f"makes: {model.makes} options:" in " ".join(page.split())
     for entry in keys_of(model):
         assert entry.field.description, entry.name
