@@ -345,6 +345,25 @@ def test_a_call_on_a_worker_gives_what_it_gives_and_fails_in_one_line(job):
         cluster.run_once(operator.truediv, 1, 0)
 
 
+def test_blocks_as_ray_tasks_give_what_they_give_and_fail_in_one_line(job):
+    from satray.config.base import Resources
+    from satray.runs.executor import each_block
+
+    def work(number):  # local, so that it is pickled by value
+        if number < 0:
+            raise InputError(f"block={number}: no")
+        return 1 // number
+
+    def done(blocks):
+        return list(each_block(work, blocks, Resources(), ray=True, ordered=True))
+
+    assert done([1, 2, 1]) == [1, 0, 1]
+    with pytest.raises(InputError, match=r"^block=-1: no$"):
+        done([1, -1])
+    with pytest.raises(SatrayError, match=r"^a task failed: .*by zero$"):
+        done([0, 1])
+
+
 def test_a_loss_that_explodes_ends_in_one_line(job, archive, tmp_path):
     run, _ = make_run(tmp_path / "out")
     stages = [
