@@ -33,6 +33,7 @@ for _name, _value in (SETTINGS | ({} if "RAY_ADDRESS" in os.environ else LOCAL_S
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402
+from ray.util.queue import Queue  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 LOCAL = "satray.local"
@@ -504,39 +505,27 @@ def _last_line(error: Exception) -> str:
     return lines[-1] if lines else type(cause).__name__
 
 
-class _Board:
-    """Keeps messages from workers until the driver asks for them.
-
-    They stay pickled: a message may hold types whose module imports torch, seconds of a core.
-    """
-
-    def __init__(self) -> None:
-        self._messages: list[bytes] = []
-
-    def send(self, message: bytes) -> None:
-        self._messages.append(message)
-
-    def take(self) -> list[bytes]:
-        messages, self._messages = self._messages, []
-        return messages
-
-
 class ProgressChannel:
-    """A zero-CPU actor between workers and driver; pickles, so that workers can be handed it."""
+    """A queue between workers and driver; pickles, so that workers can be handed it.
+
+    Messages stay pickled on the way: one may hold types whose module imports torch, seconds of a
+    core.
+    """
 
     def __init__(self) -> None:
         # On the driver's node, which is the last to go.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        board: Any = ray.remote(num_cpus=0)(_Board)
-        self._actor = board.options(scheduling_strategy=here).remote()
+        self._queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def send(self, message: dict[str, Any]) -> None:
         """Post a message without waiting for it to arrive."""
-        self._actor.send.remote(pickle.dumps(message))
+        actor: Any = self._queue.actor  # `put_nowait` of the queue itself would wait
+        actor.put_nowait.remote(pickle.dumps(message))
 
     def take(self) -> list[dict[str, Any]]:
         """Return the messages that came since the last call, in order; they are then forgotten."""
-        return [pickle.loads(message) for message in ray.get(self._actor.take.remote())]
+        came = self._queue.get_nowait_batch(self._queue.qsize())
+        return [pickle.loads(message) for message in came]
 
     @contextlib.contextmanager
     def watch(
