@@ -1,7 +1,10 @@
 """The errors that satray raises on purpose, each with the exit status of the job it ends.
 
 Everything else that escapes a job is a defect and ends with status 1 and a traceback in the log.
+Messages are one line, and name few of many.
 """
+
+from collections.abc import Collection
 
 
 class SatrayError(Exception):
@@ -25,3 +28,15 @@ class DecodeError(SatrayError):
 
 class TrainingError(SatrayError):
     """Training cannot go on (a loss that is not finite, say); the last good checkpoint stays."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line; the exception's name too where it is not one of ours."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, SatrayError) and text else f"{type(error).__name__}: {text}"
+
+
+def listed(names: Collection[str], most: int = 20) -> str:
+    """Names for a message, the first `most` of them."""
+    shown = ", ".join(list(names)[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

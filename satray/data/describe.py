@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 
 from satray.config.prepare import PrepareRecipe
 from satray.data.footprints import Footprints, count_meeting
-from satray.data.gather import Alike, Kind, shortened
+from satray.data.gather import Alike, Kind
 from satray.data.index import PARTS, IndexMeta, TileIndex
 from satray.data.values import Units, units_told
+from satray.errors import listed
 
 if TYPE_CHECKING:
     from satray.data.labels import LabelTable  # which imports pandas
     from satray.data.match import Matched
 
 SHOWN = 6
-"""Classes, most frequent first, that the summary lines name."""
+"""Classes, or other names, that a line gives."""
 
 OFF_EARTH = "a CRS that does not lead to longitude and latitude there: no outline, no resolution"
 
@@ -51,12 +52,12 @@ def describe_archive(
     lines = [
         f"images: {len(tiles):,} labelled, {size}, in {recipe.images}",
         f"labels: {labels.format}, {labels.task}, {_plural(len(labels.classes), 'class')}"
-        f" ({shortened(labels.classes)})",
+        f" ({listed(labels.classes, SHOWN)})",
         *(f"labels: {note}" for note in labels.notes),
         f"split: {parts} ({_split_source(labels, recipe)})",
     ]
     if labels.passed_over:
-        lines.append(f"columns not used: {shortened(labels.passed_over, 40)}")
+        lines.append(f"columns not used: {listed(labels.passed_over, 40)}")
     if matched.beside:
         lines.append(
             f"not used: {_plural(len(matched.beside), 'image')} of the name of a tile and another "
@@ -85,7 +86,7 @@ def describe_headers(groups: Sequence[Alike], meta: IndexMeta | None = None) -> 
             f"takes the first only), e.g. {paged[0].key} of {paged[0].header.pages}"
         )
     if left := [group for group in groups if group.header.pages_left]:
-        what = shortened(left[0].header.pages_left, 1)
+        what = listed(left[0].header.pages_left, 1)
         lines.append(f"left out, unlike the first: in {_tiles(left)}, e.g. {left[0].key}: {what}")
     notes: dict[str, list[Alike]] = {}
     for group in groups:
@@ -216,14 +217,14 @@ def _class_lines(index: TileIndex) -> list[str]:
     classes, splits_N = index.meta.classes, index.splits
     counts = index.labels.sum(axis=0, dtype=np.int64)
     order = np.argsort(-counts, kind="stable")
-    shown = shortened([f"{classes[k]} {counts[k]:,}" for k in order], SHOWN)
+    shown = listed([f"{classes[k]} {counts[k]:,}" for k in order], SHOWN)
     lines = [f"classes: {shown}" + (" (summary.json)" if len(classes) > SHOWN else "")]
     for value, word in ((1, "positive"), (0, "negative")):
         missing = []
         for split in index.split_counts:
             there = (index.labels[splits_N == split] == value).any(axis=0)
             names = [name for name, some in zip(classes, there, strict=True) if not some]
-            missing += [f"{shortened(names)} in {split}"] if names else []
+            missing += [f"{listed(names, SHOWN)} in {split}"] if names else []
         if missing:
             lines.append(f"classes without a {word}: {'; '.join(missing)}")
     return lines

@@ -23,7 +23,7 @@ from satray.data.decode import TileHeader, decode, read_files
 from satray.data.georeference import world_at
 from satray.data.statistics import BandCounts, count_tile, counts_of, counts_table, merge
 from satray.data.values import Units, as_units, refuse_empty
-from satray.errors import InputError, SatrayError
+from satray.errors import InputError, listed, one_line
 from satray.runs.executor import each_block
 from satray.runs.run import Run
 from satray.storage import Storage, join
@@ -85,7 +85,7 @@ class Kind(NamedTuple):
 
     def __str__(self) -> str:
         plural = "s" * (len(self.bands) != 1)
-        return f"{len(self.bands)} band{plural} ({shortened(self.bands)}) {self.dtype}"
+        return f"{len(self.bands)} band{plural} ({listed(self.bands, 6)}) {self.dtype}"
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def probe(
         row: dict[str, Any] = {"row": rows[position], "bytes": 0}
         seen.append(row)
         if isinstance(data, Exception):
-            row |= {"stage": "read", "error": _one_line(data)}
+            row |= {"stage": "read", "error": one_line(data)}
             continue
         row["bytes"] = len(data)
         try:
@@ -226,7 +226,7 @@ def probe(
             tile = decode(data, bands=recipe.bands, mask=mask, world=world, pages=recipe.pages)
             refuse_empty(tile.measured, tile.header.bands)
         except Exception as error:  # whatever a file does to GDAL costs this row only
-            row |= {"stage": "decode", "error": _one_line(error)}
+            row |= {"stage": "decode", "error": one_line(error)}
             continue
         header = {name: value for name, value in vars(tile.header).items() if name in PROBED.names}
         kind, units = Kind(tile.header.bands, tile.header.dtype).text, json.dumps(header["units"])
@@ -292,12 +292,6 @@ def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run, look: Look = probe
 def forget(run: Run) -> None:
     """Drop what is kept of a run's blocks."""
     run.storage.delete(join(run.state, FOLDER))
-
-
-def shortened(names: Sequence[str], most: int = 6) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _refuse_mixed(seen: Seen, recipe: PrepareRecipe) -> None:
@@ -378,9 +372,3 @@ def _header(row: dict[str, Any]) -> TileHeader:
         pages_left=tuple(row["pages_left"]),
         **{n: row[n] for n in ("height", "width", "crs", "nodata", "alpha", "note", "pages")},
     )
-
-
-def _one_line(error: BaseException) -> str:
-    """The message in one line; the exception's name too where it is not one of ours."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, SatrayError) and text else f"{type(error).__name__}: {text}"

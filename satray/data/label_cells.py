@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from satray.data.label_table import listed
-from satray.errors import InputError
+from satray.errors import InputError, listed
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "pipe": "|", "blank": " "}
 """Words for `label_separator` beside auto and none; any other text is a separator itself."""

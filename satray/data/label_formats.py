@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from satray.config.prepare import POSITIVE, PrepareRecipe
 from satray.data.label_cells import Cells, read_cells, same_bits, vector_length
-from satray.data.label_table import Column, Table, listed, refuse_absent
-from satray.errors import InputError
+from satray.data.label_table import Column, Table, refuse_absent
+from satray.errors import InputError, listed
 
 _RUNS = re.compile(r"[1-9]\d{0,9}\s+[1-9]\d{0,9}(?:\s+[1-9]\d{0,9}\s+[1-9]\d{0,9})*", re.ASCII)
 """A run-length mask that is not empty: pairs of start and length, counted from 1."""

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from satray.errors import InputError
+from satray.errors import InputError, listed
 
 MISSING_WORDS = frozenset({"nan", "na", "n/a", "null", "none", "<na>"})
 """Spellings of an absent value, lower case, beside the empty cell."""
@@ -120,12 +120,6 @@ def refuse_absent(name: str, have: Collection[str], found: str, kind: str) -> No
     near = difflib.get_close_matches(name, list(have), n=1, cutoff=0.5)
     hint = f" (nearest: {near[0]!r})" if near else ""
     raise InputError(f"{found} {name!r}{hint}; {kind}: {listed(have)}")
-
-
-def listed(names: Collection[str], most: int = 20) -> str:
-    """Names for a message, the first `most` of them."""
-    shown = ", ".join(list(names)[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def read_table(data: bytes, name: str) -> Table:

@@ -22,8 +22,8 @@ from satray.data.label_formats import (
     refuse_twice,
     tags_column,
 )
-from satray.data.label_table import Table, listed, read_table, refuse_absent
-from satray.errors import InputError
+from satray.data.label_table import Table, read_table, refuse_absent
+from satray.errors import InputError, listed
 
 Task = Literal["binary", "multilabel", "multiclass"]
 

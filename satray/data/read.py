@@ -22,7 +22,7 @@ from satray.data.decode import read_files, read_pixels
 from satray.data.index import TileIndex, versions
 from satray.data.raster import PagesKey
 from satray.data.values import Units
-from satray.errors import SatrayError
+from satray.errors import one_line
 from satray.storage import Storage, is_remote
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def _decoded(
                 mask=mask,
             )
         except Exception as error:  # one bad tile costs one row
-            pixels_CHW = _reason(error)
+            pixels_CHW = one_line(error)
         yield at, pixels_CHW, size
 
 
@@ -287,12 +287,6 @@ def errors_of(table: pa.Table) -> dict[int, str]:
     """Rows of a table that could not be read, and why."""
     bad = table.filter(table.column("error").is_valid())
     return dict(zip(bad.column("row").to_pylist(), bad.column("error").to_pylist(), strict=True))
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    said = text[0] if text else type(error).__name__
-    return said if isinstance(error, SatrayError) else f"{type(error).__name__}: {said}"
 
 
 def _tensor(array: NDArray[Any]) -> "torch.Tensor":

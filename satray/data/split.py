@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.config.prepare import SplitOptions
-from satray.data.label_table import listed, refuse_absent
+from satray.data.label_table import refuse_absent
 from satray.data.labels import PARTS_BY_WORD, LabelTable, Part
-from satray.errors import InputError
+from satray.errors import InputError, listed
 
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 

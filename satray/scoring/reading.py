@@ -21,7 +21,7 @@ from satray.data.georeference import WorldFile, world_at
 from satray.data.index import versions
 from satray.data.raster import PagesKey
 from satray.data.values import Units, units_of_file
-from satray.errors import DecodeError, InputError, SatrayError
+from satray.errors import DecodeError, InputError, one_line
 from satray.scoring.predictions import TileFacts
 from satray.scoring.rasters import source_affine
 from satray.storage import Storage
@@ -201,16 +201,10 @@ def read_block(tiles: pa.Table, wanted: Wanted, storage: Storage) -> ReadBlock:
         except Exception as error:  # one bad tile costs one row
             block.stages[i] = stage
             block.facts[i] = TileFacts(
-                known.tile_id, known.scene, target=known.target, error=reason(error)
+                known.tile_id, known.scene, target=known.target, error=one_line(error)
             )
     block.seconds = time.perf_counter() - begin
     return block
-
-
-def reason(error: Exception) -> str:
-    """One line that says why a tile failed."""
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return said if isinstance(error, SatrayError) else f"{type(error).__name__}: {said}"
 
 
 def _read(data: bytes, take: tuple[int, ...], wanted: Wanted, mask: bytes | None) -> NDArray[Any]:

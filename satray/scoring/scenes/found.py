@@ -8,7 +8,7 @@ from typing import Any
 from satray.data.georeference import world_files, world_suffixes
 from satray.data.match import with_extensions
 from satray.data.raster import MASK
-from satray.errors import DecodeError, InputError, SatrayError
+from satray.errors import DecodeError, InputError, SatrayError, one_line
 from satray.scoring.scenes.items import (
     LARGEST,
     item_bands,
@@ -156,7 +156,7 @@ def _of_listed(
             drafts[one.scene] = replace(of_item[0], scene=one.scene)
             continue
         del drafts[one.scene]
-        why = _reason(data) if isinstance(data, Exception) else "holds no single STAC Item"
+        why = one_line(data) if isinstance(data, Exception) else "holds no single STAC Item"
         failures.append(SceneFailure(one.scene, one.uri, wrong[0].error if wrong else why))
     return list(drafts.values())
 
@@ -176,7 +176,7 @@ def _of_entries(
     for number, data in storage.read_many([entry.uri for entry in documents]):
         entry = documents[number]
         if isinstance(data, Exception):
-            failures.append(SceneFailure(entry.key, entry.uri, _reason(data)))
+            failures.append(SceneFailure(entry.key, entry.uri, one_line(data)))
             continue
         items = items_in(data)
         if items is None:
@@ -284,12 +284,7 @@ def _heads(uris: Sequence[str], storage: Storage) -> dict[str, Entry | str | Non
         except SatrayError as error:
             if isinstance(error, InputError) and uri.endswith(MASK):
                 return None
-            return _reason(error)
+            return one_line(error)
 
     with ThreadPoolExecutor(_HEADS, thread_name_prefix="head") as pool:
         return dict(zip(uris, pool.map(head, uris), strict=True))
-
-
-def _reason(error: Exception) -> str:
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return said if isinstance(error, SatrayError) else f"{type(error).__name__}: {said}"
