@@ -301,7 +301,7 @@ def _draw_ships(
     """Draw ships and their wakes on the water, in place; gives the outlines of the hulls."""
     side = len(land_HW)
     room = ndimage.distance_transform_edt(~land_HW)
-    traffic = 0.25 + 0.65 * _ramp(_noise(rng, side, 300), -0.8, 0.8)
+    traffic = 0.12 + 0.5 * _ramp(_noise(rng, side, 300), -0.8, 0.8)
     layers = [Image.new("F", (side * _FINE, side * _FINE)) for _ in range(3)]
     hulls = []
     for corner in np.ndindex(side // _ROOM, side // _ROOM):
