@@ -268,7 +268,7 @@ def train(experiment: Experiment, keys: list[str], held: Held, log: Path) -> dic
             top, logits["best"] = row[setup.best], report.predictions.logits_NK
     return {
         "id": experiment.id, "group": experiment.group, "name": experiment.name,
-        "tiles": experiment.tiles, "seed": experiment.seed, "ship": False,
+        "tiles": experiment.tiles, "seed": experiment.seed,
         "keys": keys, "weights": list(lines), "rates": [s.peak for s in plan.stages],
         "seconds": round(time.perf_counter() - begun, 1), "history": rows,
         "logits": {
@@ -355,27 +355,25 @@ def table(options: argparse.Namespace) -> int:
     def within(found: Interval, sign: str = "") -> str:
         return f"{found.value:{sign}.3f} ({found.low:{sign}.3f} to {found.high:{sign}.3f})"
 
-    def last(row: dict[str, Any], count: int) -> Any:
+    def last(row: dict[str, Any]) -> Any:
         flat = np.frombuffer(base64.b64decode(row["logits"]["last"]), np.float16)
-        return flat.astype(np.float32).reshape(-1, count)
+        return flat.astype(np.float32).reshape(labels.shape)
 
     with np.load(options.data, allow_pickle=False) as found:
-        every, classes = found["labels"][found["splits"] == "val"], found["classes"].tolist()
+        labels, classes = found["labels"][found["splits"] == "val"], found["classes"].tolist()
+    many = labels.sum(axis=0) > 2
     rows = {row["id"]: row for row in results(options.out)}
     print("| experiment | mAP, last (95 %) | best | against the recipe | but rarest |"
           " AUC (95 %) | accuracy (majority) | s |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
     for name, row in rows.items():
-        ship = [classes.index("ship")] if row["ship"] else list(range(len(classes)))
-        labels, names = every[:, ship], [classes[k] for k in ship]
-        task = "binary" if row["ship"] else "multilabel"
-        logits, apart = last(row, len(names)), ["", ""]
-        whole = bootstrap(logits, labels, names, task, 1000)
+        logits, apart = last(row), ["", ""]
+        whole = bootstrap(logits, labels, classes, "multilabel", 1000)
         base = rows.get(f"parts/the recipe/{ALL}/{row['seed']}")
-        if base and base is not row and not row["ship"] and row["tiles"] == ALL:
-            other, many = last(base, len(names)), labels.sum(axis=0) > 2
+        if base and base is not row and row["tiles"] == ALL:
+            other = last(base)
             for n, at in enumerate((np.ones_like(many), many)):
-                some = [each for each, is_in in zip(names, at, strict=True) if is_in]
-                gap = paired(logits[:, at], other[:, at], labels[:, at], some, task, 1000)
+                some = [each for each, is_in in zip(classes, at, strict=True) if is_in]
+                gap = paired(logits[:, at], other[:, at], labels[:, at], some, "multilabel", 1000)
                 apart[n] = within(gap["map"], "+")
         end, best = row["history"][-1], max(one["map"] for one in row["history"])
         print(
@@ -422,39 +420,6 @@ def curve(options: argparse.Namespace) -> int:
     return 0
 
 
-def stages(options: argparse.Namespace) -> int:
-    """Accuracy and AUC of `ship` by pseudo-epoch; a line where the second stage begins."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    rows = [row for row in results(options.out) if row["ship"]]
-    panels = {"head": "head ", "last blocks": "last blocks ", "from end to end": ""}
-    figure, axes = pyplot.subplots(2, 3, figsize=(10, 5), sharex="col", layout="constrained")
-    for (title, start), (above, below) in zip(panels.items(), axes.T, strict=True):
-        for row in rows:
-            name = row["name"]
-            others = name.startswith(("the recipe", "from scratch"))
-            if (others if not start else name.startswith(start)) and "3e-5" not in name:
-                history = row["history"]
-                at = [one["pseudo_epoch"] + 1 for one in history]
-                above.plot(at, [one["accuracy"] for one in history], lw=1.2, label=name)
-                below.plot(at, [one["auc"] for one in history], lw=1.2)
-                changes = [one["pseudo_epoch"] + 0.5 for one in history if one["stage"]][:1]
-                for panel in (above, below):
-                    for change in changes:
-                        panel.axvline(change, color="0.6", lw=0.8, ls=":")
-        above.axhline(rows[0]["history"][0]["baseline_accuracy"], color="0.6", lw=0.8)
-        above.set(title=title, ylim=(0.85, 0.96))
-        below.set(xlabel="pseudo-epoch", ylim=(0.75, 1))
-        above.legend(frameon=False, fontsize=8, loc="lower right")
-    axes[0, 0].set_ylabel("accuracy (grey: always no ship)")
-    axes[1, 0].set_ylabel("AUC")
-    figure.savefig(options.picture, dpi=110)
-    return 0
-
-
 def main(arguments: list[str]) -> int:
     """Pack, run, or show."""
     parser = argparse.ArgumentParser(
@@ -488,9 +453,5 @@ def main(arguments: list[str]) -> int:
     drawing.add_argument("out")
     drawing.add_argument("--picture", default="bench/transfer.png")
     drawing.set_defaults(way=curve)
-    drawing = ways.add_parser("stages", help="the trainings of `ship` by pseudo-epoch")
-    drawing.add_argument("out")
-    drawing.add_argument("--picture", default="bench/ship.png")
-    drawing.set_defaults(way=stages)
     options = parser.parse_args(arguments)
     return int(options.way(options))
