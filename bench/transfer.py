@@ -211,12 +211,12 @@ def train(experiment: Experiment, keys: list[str], held: Held, log: Path) -> dic
     from satray.config.train import TrainRecipe
     from satray.data.order import copies
     from satray.storage import Storage
-    from satray.training.loop.inputs import AugmentedTiles
-    from satray.training.loop.precision import takes_bf16
-    from satray.training.loop.train import Loop, LoopSettings
-    from satray.training.plan.order import train_order
-    from satray.training.plan.setup import Tiles, set_up
-    from satray.training.workers.initial import prepared
+    from satray.train.loop.inputs import AugmentedTiles
+    from satray.train.loop.precision import takes_bf16
+    from satray.train.loop.train import Loop, LoopSettings
+    from satray.train.plan.order import train_order
+    from satray.train.plan.setup import Tiles, set_up
+    from satray.train.workers.initial import prepared
 
     begun, device = time.perf_counter(), held.device
     given = build(TrainRecipe, keys, lambda *_: b"")

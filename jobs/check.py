@@ -4,8 +4,8 @@ import sys
 
 from satray.config.train import CheckRecipe
 from satray.runs.job import Job, main
-from satray.training.check.job import plan, read, work
-from satray.training.plan.setup import early
+from satray.train.check.job import plan, read, work
+from satray.train.plan.setup import early
 
 if __name__ == "__main__":
     sys.exit(main(Job("check", CheckRecipe, read, plan, work, workers=False, early=early)))

@@ -4,8 +4,8 @@ import sys
 
 from satray.config.train import TrainRecipe
 from satray.runs.job import Job, main
-from satray.training.job import plan, read, work
-from satray.training.plan.setup import early
+from satray.train.job import plan, read, work
+from satray.train.plan.setup import early
 
 if __name__ == "__main__":
     sys.exit(main(Job("train", TrainRecipe, read, plan, work, early=early)))

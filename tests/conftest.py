@@ -44,7 +44,7 @@ def _turn(item: pytest.Item) -> int:
     """0: with Ray or S3, 1: sweeps on Ray, 2: without."""
     if not any(item.get_closest_marker(name) for name in ("pipeline", "s3")):
         return 2
-    return int("sweep" in item.path.parts or item.path.name == "test_tune.py")
+    return int("tune" in item.path.parts or item.path.name == "test_tune.py")
 
 
 @pytest.fixture(scope="session")

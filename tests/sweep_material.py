@@ -6,11 +6,11 @@ from typing import Any
 
 from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
-from satray.sweep.best import best_record, best_yaml
-from satray.sweep.pictures import Reported
-from satray.sweep.records import Metric, TrialRecord
-from satray.sweep.resolve import configurations, space_of
-from satray.sweep.trials import full_recipe
+from satray.tune.best import best_record, best_yaml
+from satray.tune.pictures import Reported
+from satray.tune.records import Metric, TrialRecord
+from satray.tune.resolve import configurations, space_of
+from satray.tune.trials import full_recipe
 
 BANDS = ("red", "green", "blue", "nir")
 MAP, LOSS = Metric("map"), Metric("loss")

@@ -21,7 +21,7 @@ PROCESSES_THAT_DO_NOT_COMPUTE = [
     for name in (
         "data.labels", "data.split", "data.decode", "data.index", "data.statistics", "data.cache",
         "data.prepare", "metrics.summary", "report.curves", "runs.job", "storage",
-        "training.workers.train_task", "training.workers.trainer", "scoring.pipeline",
+        "train.workers.train_task", "train.workers.trainer", "scoring.pipeline",
         "scoring.maps.jobs",
     )
 ]  # fmt: skip

@@ -11,18 +11,18 @@ from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.models.network import Network
 from satray.models.variant import resolve
-from satray.sweep.defaults import default_space
-from satray.sweep.resolve import space_of
-from satray.sweep.space import Space
-from satray.sweep.trials import full_recipe
-from satray.training.loop.optimizers import parameter_groups
-from satray.training.plan.stages import plan_training
+from satray.train.loop.optimizers import parameter_groups
+from satray.train.plan.stages import plan_training
+from satray.tune.defaults import default_space
+from satray.tune.resolve import space_of
+from satray.tune.space import Space
+from satray.tune.trials import full_recipe
 
 FOLDER = Path(__file__).parents[1] / "jobs" / "recipes"
 BANDS = ("red", "green", "blue", "nir")
 SWEEPS = ("sweep_heads", "sweep_fine_tune")
 PAPER = tuple(f"planet_{name}_paper" for name in ("single3", "single4", "double4"))
-"""tests/training/test_planet_recipes.py looks into these."""
+"""tests/train/test_planet_recipes.py looks into these."""
 SHIPS = {"batch": 40, "input.size": 299, "dropout": 0.5, "pooling": "max", "pseudo_epoch": 40_000}
 POST = SHIPS | {
     "stages.0.trainable": "head",

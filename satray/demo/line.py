@@ -95,7 +95,7 @@ def steps(recipe: DemoRecipe, out: str) -> dict[str, tuple[Job[Any, Any], Recipe
     """Each job of the line by its title, in order, with its recipe."""
     from satray.data import prepare
     from satray.scoring import evaluate, score
-    from satray.training import job as train
+    from satray.train import job as train
 
     def a(name: str, model: type[Recipe], module: Any, folder: str, **keys: Any) -> Any:
         keys |= {"storage": recipe.storage, "resources": recipe.resources}

@@ -6,8 +6,8 @@ from satray.config.cli import build, is_section
 from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.errors import InputError
-from satray.sweep.space import Space
-from satray.sweep.trials import full_recipe
+from satray.tune.space import Space
+from satray.tune.trials import full_recipe
 
 RECIPE = b"""
 index: /data/index

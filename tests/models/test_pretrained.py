@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from huggingface_hub import constants
-from training.small_archive import generate
+from train.small_archive import generate
 
 from satray.errors import InputError
 from satray.models import pretrained

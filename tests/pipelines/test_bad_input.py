@@ -17,7 +17,7 @@ from satray.data import prepare
 from satray.runs.job import Job, main
 from satray.scoring import evaluate, score
 from satray.storage import forget_connections
-from satray.training import job as train
+from satray.train import job as train
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.s3]
 

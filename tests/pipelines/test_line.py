@@ -22,7 +22,7 @@ from satray.runs.job import Job, main
 from satray.runs.run import RunRecord, read_run
 from satray.scoring import evaluate, score
 from satray.storage import Storage, join
-from satray.training import job as train
+from satray.train import job as train
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.s3]
 

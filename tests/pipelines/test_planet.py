@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from by_hand import worked
 from models.planet_tiff import planet_pixels, write_planet
-from training.small_archive import generate, make_run
+from train.small_archive import generate, make_run
 
 from satray.config.cli import parse_yaml, validate
 from satray.config.train import TrainRecipe
@@ -31,7 +31,7 @@ def test_a_small_network_by_the_papers_recipe(ray_session, tmp_path):
     from satray.data.index import read_index
     from satray.models.bundle import load_bundle
     from satray.scoring.forward import Scorer
-    from satray.training import job
+    from satray.train import job
 
     def draw(path, number):
         write_planet(path, planet_pixels(24, seed=number))

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from by_hand import planned, worked
-from training.small_archive import SIDE, generate, make_recipe, make_run
+from train.small_archive import SIDE, generate, make_recipe, make_run
 
 from satray.errors import InputError, SatrayError, TrainingError
 from satray.storage import Storage
@@ -26,7 +26,7 @@ def archive(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def job(ray_session):
-    from satray.training import job
+    from satray.train import job
 
     return job
 
@@ -138,7 +138,7 @@ def dying(folder, times):
     """
 
     def work(task):  # local, so that it is pickled by value: workers cannot import tests
-        from satray.training.workers import checkpoints, launch
+        from satray.train.workers import checkpoints, launch
 
         read = launch.batches
 
@@ -165,7 +165,7 @@ def dying(folder, times):
 def test_two_workers_of_whom_one_is_killed_equal_one_at_the_same_global_batch(
     job, plain, archive, tmp_path, monkeypatch
 ):
-    from satray.training.workers import launch
+    from satray.train.workers import launch
 
     killed = tmp_path / "killed"
     killed.mkdir()
@@ -185,7 +185,7 @@ def dying_at_the_end(folder):
     """Stand in for the worker function: SIGKILL when training is over, the first time."""
 
     def work(task):
-        from satray.training.workers import checkpoints, combining, launch
+        from satray.train.workers import checkpoints, combining, launch
 
         finish = combining.finish
 
@@ -214,7 +214,7 @@ def combined(found, best):
 @pytest.fixture(scope="module")
 def interrupted(job, archive, tmp_path_factory):
     """The recipe of `plain`, with snapshots: its worker dies twice, and once at the very end."""
-    from satray.training.workers import checkpoints, choice, launch, trainer
+    from satray.train.workers import checkpoints, choice, launch, trainer
 
     folder = tmp_path_factory.mktemp("interrupted")
     recipe = rich_recipe(
@@ -258,7 +258,7 @@ def interrupted(job, archive, tmp_path_factory):
 def test_an_interrupted_run_goes_on_and_a_finished_state_only_writes(
     job, plain, interrupted, monkeypatch
 ):
-    from satray.training.workers import choice
+    from satray.train.workers import choice
 
     recipe, run, _, seen, _ = interrupted
     epochs = [message["row"]["pseudo_epoch"] for message in seen if message["kind"] == "epoch"]
@@ -390,14 +390,14 @@ def test_a_loss_that_explodes_ends_in_one_line(job, archive, tmp_path):
     ],
 )
 def test_what_cannot_be_is_refused_without_ray(archive, tmp_path, changes, said):
-    from satray.training import job
+    from satray.train import job
 
     with pytest.raises(InputError, match=said):
         job.read(make_recipe(archive, tmp_path, **changes), Storage())
 
 
 def test_the_plan_says_what_would_be_done(archive, tmp_path):
-    from satray.training import job
+    from satray.train import job
 
     lines = "\n".join(planned(job, make_recipe(archive, tmp_path)))
     for part in ("48 train", "18 steps of 8", "3 evaluations", "simple_cnn", "best by map"):

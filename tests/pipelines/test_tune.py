@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from by_hand import planned, worked
-from training.small_archive import SIDE, generate
+from train.small_archive import SIDE, generate
 
 from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
@@ -40,7 +40,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def job(ray_session):
-    from satray.sweep import job
+    from satray.tune import job
 
     return job
 
@@ -76,7 +76,7 @@ def board(run):
 
 def mortal(folder):
     """Stand in for a trial's process: those of two batch sizes die in their second step."""
-    from satray.sweep import tuner
+    from satray.tune import tuner
 
     class Mortal(tuner.Trial):  # local, so that it is pickled by value
         def step(self):
@@ -96,7 +96,7 @@ def mortal(folder):
 @pytest.fixture(scope="module")
 def heads(job, archive, store, tmp_path_factory):
     """Six trials: one explodes, one dies once, one dies for good."""
-    from satray.sweep import tuner
+    from satray.tune import tuner
 
     folder = tmp_path_factory.mktemp("heads")
     killed = folder / "killed"
@@ -191,7 +191,7 @@ def test_the_best_recipe_is_one_that_train_takes(heads) -> None:
 def test_a_second_sweep_finds_the_features_and_an_interrupted_one_goes_on(
     job, heads, archive, store, tmp_path, monkeypatch
 ) -> None:
-    from satray.sweep import desk, features
+    from satray.tune import desk, features
 
     def forward(*_):
         raise AssertionError("extracted again")
@@ -214,7 +214,7 @@ def test_a_second_sweep_finds_the_features_and_an_interrupted_one_goes_on(
     with pytest.raises(KeyboardInterrupt):
         worked(job, recipe, run)
     monkeypatch.setattr(desk.Desk, "ended", ended)
-    from satray.sweep.ledger import Ledger
+    from satray.tune.ledger import Ledger
 
     before = Ledger(run.storage, run.state).records()
     assert len(before) == 3
@@ -303,7 +303,7 @@ def test_backbones_train_on_workers_and_a_stopped_one_gives_them_back(
     ],
 )
 def test_what_cannot_be_is_refused(archive, store, keys, said) -> None:
-    from satray.sweep import job
+    from satray.tune import job
 
     with pytest.raises(InputError, match=said) as caught:
         job.read(make_recipe(archive, store, **keys), Storage())
@@ -315,7 +315,7 @@ import sys
 sys.modules["ray"] = None  # an import of it raises
 from satray.config.tune import TuneRecipe
 from satray.storage import Storage
-from satray.sweep import job
+from satray.tune import job
 recipe = TuneRecipe.model_validate_json(sys.stdin.read())
 found = job.read(recipe, Storage())
 assert found.digests.keys() == {"index"}
@@ -336,7 +336,7 @@ def test_inputs_and_plan_do_without_ray(archive, store) -> None:
 
 
 def test_the_plan_says_what_would_be_done(archive, store) -> None:
-    from satray.sweep import job
+    from satray.tune import job
 
     space = {RATE: [1e-3, 1e-2], "stages.0.trainable": ["head", "all"], "variant": ["simple_cnn"]}
     lines = "\n".join(planned(job, make_recipe(archive, store, space=space)))
@@ -353,7 +353,7 @@ def test_the_plan_says_what_would_be_done(archive, store) -> None:
 
 
 def test_inputs_are_the_index_and_weight_files(archive, store, tmp_path) -> None:
-    from satray.sweep import job
+    from satray.tune import job
 
     file = tmp_path / "w.safetensors"
     file.write_bytes(b"weights")

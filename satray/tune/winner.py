@@ -1,0 +1,182 @@
+"""The best trial's network as a bundle, and its training again, whole. Torch is imported here."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from satray import cluster
+from satray.config.train import TrainRecipe
+from satray.errors import TrainingError
+from satray.metrics.summary import compute_metrics, said
+from satray.runs.run import Run
+from satray.storage import join
+from satray.train.job import calibrate_on
+from satray.train.job import work as train
+from satray.train.loop.evaluation import Predictions
+from satray.train.loop.losses import loss_for
+from satray.train.plan.setup import Setup, Tiles, set_up
+from satray.train.products import bundle
+from satray.train.workers import checkpoints
+from satray.train.workers.choice import Choice, choose
+from satray.train.workers.combining import read_state
+from satray.tune.actor import Session, Work, head_setup
+from satray.tune.desk import Job
+from satray.tune.head import full_state
+from satray.tune.head_trial import best_of
+from satray.tune.ledger import trial_folder
+from satray.tune.records import Metric, TrialRecord
+from satray.tune.trials import trial_recipe
+
+SAME = 1e-6
+"""Metrics that differ by less are the same."""
+REFIT = "refit"
+"""Folder of the best configuration trained again."""
+
+
+@dataclass(frozen=True)
+class Won:
+    """The best configuration, as a bundle."""
+
+    files: dict[str, bytes]
+    """Of the bundle, by name."""
+    validation: dict[str, Any]
+    """Metrics of its weights on validation, `ap` by class, `val_loss`."""
+    lines: tuple[str, ...]
+    """For the person: what calibration did, and what is unlike the trial."""
+
+
+def winner(work: Work, job: Job, record: TrialRecord, run: Run) -> Won:
+    """Make the bundle of a trial.
+
+    Args:
+        work: of the sweep.
+        job: the trial.
+        record: what it showed.
+        run: of the sweep.
+
+    Raises:
+        TrainingError: it left no weights.
+    """
+    folder = trial_folder(work.state, job.trial)
+    recipe = trial_recipe(work.recipe, job.configuration, folder)
+    made = _of_head if job.regime == "head" else _of_backbone
+    setup, choice = made(work, job, record, recipe, folder)
+    calibration = calibrate_on(setup, choice.predictions)
+    files = bundle(setup, run, choice, calibration)
+    lines = (*differs(choice.validation, record, work.metric), calibration.line())
+    return Won(files, choice.validation, lines)
+
+
+def differs(validation: Mapping[str, Any], record: TrialRecord, metric: Metric) -> tuple[str, ...]:
+    """A line where a bundle does not do what its trial showed; nothing where it does.
+
+    Args:
+        validation: metrics of the bundle's weights.
+        record: of its trial.
+        metric: what trials are compared by.
+    """
+    found = float(validation[metric.column])
+    if record.best is None or math.isclose(found, record.best, rel_tol=0, abs_tol=SAME):
+        return ()
+    return (f"the bundle's own {metric.title} is {said(found)}, its trial's was {record.best:.4f}",)
+
+
+def _of_head(
+    work: Work, job: Job, record: TrialRecord, recipe: TrainRecipe, folder: str
+) -> tuple[Setup, Choice]:
+    ground = work.grounds.get(job.ground)
+    if ground is None:
+        raise TrainingError(f"trial {job.trial}: its first weights cannot be had any more")
+    setup = head_setup(recipe, ground, work.tiles, work.storage)
+    wanted = record.best_samples
+    best = best_of(work.storage, folder)
+    if best is None or best.samples != wanted:  # its process was gone before it could write
+        work.storage.delete(folder)
+        cluster.run_once(train_again, work, vars(job), wanted)
+        best = best_of(work.storage, folder)
+    if best is None:
+        raise TrainingError(f"trial {job.trial} left no weights")
+    state = full_state(read_state(work.storage, ground.weights), best.state)
+    seen = best.seen
+    return setup, Choice("checkpoint", (state,), validation_of(setup, seen), seen, None)
+
+
+def _of_backbone(
+    work: Work, job: Job, record: TrialRecord, recipe: TrainRecipe, folder: str
+) -> tuple[Setup, Choice]:
+    del record
+    own = Run("train", work.run_id, folder, work.storage)
+    found = checkpoints.find(own.storage, own.state)
+    if found.latest is None or found.best is None:
+        raise TrainingError(f"trial {job.trial} left no checkpoint")
+    setup = set_up(recipe, work.storage, work.tiles)
+    ground = work.grounds.get(job.ground)
+    if ground is not None:
+        setup = ground.under(setup)
+    else:
+        from satray.train import measure
+
+        setup = measure.complete(setup, own)
+    rows = checkpoints.load(own.storage, found.latest).history
+    return setup, choose(setup, own, found.best, rows[found.best_pseudo_epoch - 1])
+
+
+def train_again(work: Work, job: Mapping[str, Any], samples: int | None) -> None:
+    """Train a head anew up to an evaluation, which it keeps; on a worker.
+
+    Args:
+        work: of the sweep.
+        job: the trial.
+        samples: seen at that evaluation; None: to the end.
+    """
+    session = Session(replace(work, one_by_one=True))
+    session.begin(job)
+    while True:
+        told = session.step()
+        if told["over"] or told["samples"] == samples:
+            break
+    session.end()
+
+
+def validation_of(setup: Setup, seen: Predictions) -> dict[str, Any]:
+    """All metrics of some predictions, and `val_loss`."""
+    losses_N = loss_for(setup.task)(
+        torch.from_numpy(seen.logits_NK).double(), torch.from_numpy(seen.labels_NK).double()
+    )
+    classes = setup.index.meta.classes
+    metrics = compute_metrics(seen.logits_NK, seen.labels_NK, classes, setup.task)
+    return {**metrics, "val_loss": float(losses_N.mean())}
+
+
+def refit(recipe: TrainRecipe, tiles: Tiles, run: Run) -> Won:
+    """Train a configuration again as the job `train` does, below `refit/`. Ray is up.
+
+    Args:
+        recipe: of the best configuration, with what the sweep gives all trials.
+        tiles: its index.
+        run: of the sweep; the training's products become its own, but for the bundle.
+    """
+    out = run.uri(REFIT)
+    own = Run("train", run.run_id, out, run.storage, run.say, run.progress)
+    run.begin_writing()
+    whole = recipe.model_copy(update={"out": out})
+    outcome = train(whole, set_up(whole, run.storage, tiles), own)
+    for activity, seconds in own.seconds.items():
+        run.add_seconds(activity, seconds)
+    files = {}
+    for product in own.products:
+        if product.path.startswith("bundle/"):
+            files[product.path.removeprefix("bundle/")] = run.storage.read(join(out, product.path))
+        else:
+            run.record(replace(product, path=f"{REFIT}/{product.path}"))
+    figures = json.loads(run.storage.read(join(out, "metrics.json")))
+    for folder in ("bundle", "state"):
+        run.storage.delete(join(out, folder))
+    lines = tuple(f"refit: {line}" for line in outcome.summary)
+    return Won(files, figures["bundle"]["validation"], lines)

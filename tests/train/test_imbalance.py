@@ -1,0 +1,134 @@
+"""Weights, repeats and notes from labels."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from satray.config.train import LossOptions
+from satray.errors import InputError
+from satray.train.plan.imbalance import (
+    class_weights,
+    label_notes,
+    positive_weights,
+    repeat_factors,
+    repeat_notes,
+)
+
+LABELS = hnp.arrays(
+    np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 5)), elements=st.integers(0, 1)
+)
+
+
+def table(*columns):
+    return np.array(columns, dtype=np.uint8).T
+
+
+def test_positive_weights_by_hand():
+    column = [1] + [0] * 299
+    labels = table(column, [1, 1, 1] + [0] * 297, [1] * 200 + [0] * 100, [0] * 300, [1] * 300)
+    assert positive_weights(labels) == (100.0, 99.0, 0.5, 1.0, 1.0)
+    assert positive_weights(table([1] + [0] * 1000)) == (100.0,)
+
+
+def test_class_weights_follow_the_key():
+    labels = table([1, 0, 0, 0], [1, 1, 0, 0])
+    assert class_weights(LossOptions(), labels, 0) is None
+    assert class_weights(LossOptions(positive_weight=2.5), labels, 0) == (2.5, 2.5)
+    assert class_weights(LossOptions(positive_weight="balanced"), labels, 0) == (3.0, 1.0)
+
+
+@given(LABELS, st.floats(0, 1))
+def test_balanced_weights_balance_what_comes_in_a_pass(labels, repeat):
+    """Sampling and weights together count rarity once."""
+    factors = repeat_factors(labels, repeat)
+    times = np.ones(len(labels)) if factors is None else factors
+    weights = class_weights(LossOptions(positive_weight="balanced"), labels, repeat)
+    for k, weight in enumerate(weights):
+        positives, negatives = times @ labels[:, k], times @ (1 - labels[:, k])
+        if positives and negatives:
+            assert weight * positives == pytest.approx(min(negatives, 100 * positives))
+
+
+def test_repeats_lower_the_weight_of_what_they_repeat():
+    labels = table([1] + [0] * 15, [1] * 8 + [0] * 8)
+    (plain, _), (repeated, _) = (
+        class_weights(LossOptions(positive_weight="balanced"), labels, repeat)
+        for repeat in (0.0, 0.25)
+    )
+    assert (plain, repeated) == (15.0, 7.5)  # the rare tile comes twice
+
+
+@given(LABELS)
+def test_balanced_weights_balance(labels):
+    """Weighted positives weigh as much as negatives, where there are both."""
+    for k, weight in enumerate(positive_weights(labels)):
+        positives = int(labels[:, k].sum())
+        negatives = len(labels) - positives
+        if positives and negatives:
+            assert weight * positives == pytest.approx(negatives)
+
+
+def test_repeat_factors_by_hand():
+    # Shares 1/16, 1/4 and all; the threshold is 1/4.
+    rare = [1] + [0] * 15
+    quarter = [1, 1, 1, 1] + [0] * 12
+    factors = repeat_factors(table(rare, quarter, [1] * 16), 0.25)
+    assert factors.tolist() == [2.0] + [1.0] * 15
+    factors = repeat_factors(table(rare, quarter), 0.5)
+    assert factors.tolist() == pytest.approx([math.sqrt(8)] + [math.sqrt(2)] * 3 + [1.0] * 12)
+
+
+@given(LABELS, st.floats(0.001, 1))
+def test_repeat_factors_are_of_the_rarest_class(labels, threshold):
+    factors = repeat_factors(labels, threshold)
+    found = np.ones(len(labels)) if factors is None else factors
+    for row, factor in zip(labels, found, strict=True):
+        shares = [labels[:, k].mean() for k in np.flatnonzero(row)]
+        wanted = max([1.0, *(math.sqrt(threshold / share) for share in shares)])
+        assert factor == pytest.approx(wanted)
+
+
+def test_nothing_rare_means_no_repeats():
+    labels = table([1, 1, 0, 0])
+    assert repeat_factors(labels, 0.0) is None
+    assert repeat_factors(labels, 0.4) is None
+    assert "every tile comes once" in repeat_notes(labels, ("a",), 0.4)[0]
+    assert repeat_notes(labels, ("a",), 0.0) == ()
+
+
+def test_the_note_says_how_long_a_pass_is():
+    rare = [1] + [0] * 15
+    (line,) = repeat_notes(table(rare, [1] * 16, [0] * 16), ("ship", "sea", "none"), 0.25)
+    assert line == (
+        "repeat=0.25: a pass has 17 rows of 16 tiles; those of ship (6.25%) come 2.0 times"
+    )
+
+
+GOOD = table([0, 1, 0, 1], [1, 0, 1, 0])
+
+
+def test_good_labels_need_no_note():
+    assert label_notes(GOOD, GOOD, ("a", "b"), "map") == ()
+
+
+def test_constant_classes_are_named():
+    train = table([0, 1, 0, 1], [0, 0, 0, 0])
+    val = table([1, 1, 1], [1, 0, 1])
+    assert label_notes(train, val, ("a", "b"), "map") == (
+        "b: the same on every train tile, so cannot be learnt",
+        "a: the same on every validation tile, so cannot be judged",
+    )
+
+
+@pytest.mark.parametrize("labels", [table([1, 1], [0, 0]), table([0, 0], [0, 0])])
+def test_labels_all_alike_are_refused(labels):
+    with pytest.raises(InputError, match=r"2 tiles of split train are alike .*nothing to learn"):
+        label_notes(labels, GOOD, ("a", "b"), "map")
+    with pytest.raises(InputError, match=r"split val are alike .*best=map cannot be measured"):
+        label_notes(GOOD, labels, ("a", "b"), "map")
+    notes = label_notes(GOOD, labels, ("a", "b"), "loss")
+    assert notes == ("a, b: the same on every validation tile, so cannot be judged",)

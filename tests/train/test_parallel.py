@@ -1,0 +1,127 @@
+"""Two processes (gloo) against one, at the same global batch."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from train.tiny_training import ROWS, averaged, equal, recipe, run, stage, tiny_net
+
+from satray.config.train import TowerOptions, VariantOptions
+from satray.models.network import Network
+from satray.train.loop.parallel import resting_norms, synchronised
+from satray.train.loop.state import TrainState
+
+# In the first pseudo-epoch: rank 1's first batch, and the whole second global batch.
+UNREADABLE = tuple(np.random.default_rng(0).permutation(ROWS)[4:16].tolist())
+STAGES = (stage(1, 0.05, "constant", trainable="head"), stage(2, 0.05))
+
+
+def test_synchronised_norms_keep_their_activations():
+    torch.manual_seed(0)
+    tower = TowerOptions(name="rgb", backbone="mobilenetv2_100", bands=("a", "b", "c"))
+    net = Network(VariantOptions(towers=(tower,)), 2).eval()
+    x_BCHW = torch.randn(2, 3, 32, 32)
+    names, expected = list(net.state_dict()), net(x_BCHW)
+    converted = synchronised(net)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in converted.modules())
+    assert list(converted.state_dict()) == names
+    assert torch.equal(converted(x_BCHW), expected)
+
+
+def test_resting_norms_are_live_again_afterwards():
+    net = torch.nn.Sequential(
+        torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2), torch.nn.SyncBatchNorm(2)
+    )
+    net[1].eval()
+    with resting_norms(net):
+        assert [norm.training for norm in net] == [False, False, True]
+    assert [norm.training for norm in net] == [True, False, True]
+
+
+def losses(rank, workers, state=None):
+    given = recipe(*STAGES, optimizer="sgd", batch=8, error_budget=0.5)
+    reports, states, net = run(
+        given, tiny_net(), rank=rank, workers=workers, unreadable=UNREADABLE, state=state
+    )
+    rows = [{**each.row(), "rows": each.predictions.rows.tolist()} for each in reports]
+    return rows, states, {name: value.tolist() for name, value in net.state_dict().items()}
+
+
+def worker(rank, workers, folder):
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
+    store = dist.FileStore(f"{folder}/store", workers)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=workers)
+    rows, _, net = losses(rank, workers)
+    with open(f"{folder}/{rank}.json", "w") as file:
+        json.dump([rows, net], file)
+    torch.save(averages(rank, workers), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def averages(rank, workers):
+    """The average after each pseudo-epoch, and the snapshots by their steps."""
+    kept = {}
+
+    def keep(step, now):
+        kept[step] = {name: value.clone() for name, value in now.items()}
+
+    given = recipe(stage(1, 0.05, "constant"), stage(1.5, 0.05, "constant", trainable="head"))
+    chosen = averaged(given, ema=0.9, snapshots="swa", start=0.5, most=9)
+    _, states, _ = run(
+        given, tiny_net(norm="batch"), rank=rank, workers=workers, settings=chosen, keep=keep
+    )
+    return [TrainState.from_bytes(state).kept for state in states], kept
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What two processes wrote, which are slow to start."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(worker, (2, str(folder)), nprocs=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(ranks):
+    return [json.loads((ranks / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_two_workers_equal_one(together):
+    alone, _, net = losses(0, 1)
+    for rows, weights in together:
+        assert [r["rows"] for r in rows] == [r["rows"] for r in alone]
+        for name in ("train_loss", "val_loss"):
+            assert [r[name] for r in rows] == pytest.approx([r[name] for r in alone], abs=1e-4)
+        assert [r["unreadable"] for r in rows] == [r["unreadable"] for r in alone] == [12] * 3
+        for name, value in net.items():
+            torch.testing.assert_close(
+                torch.tensor(weights[name]), torch.tensor(value), rtol=1e-4, atol=1e-5
+            )
+
+
+def test_all_ranks_report_the_same(together):
+    (first, net), (second, other) = together
+    seconds = {"seconds_data", "seconds_compute", "seconds_evaluate", "images_per_second"}
+    for a, b in zip(first, second, strict=True):
+        assert {k: v for k, v in a.items() if k not in seconds} == {
+            k: v for k, v in b.items() if k not in seconds
+        }
+    assert net == other
+
+
+def test_all_ranks_have_the_same_average_and_the_same_snapshots(ranks):
+    (first, kept), (second, others) = (
+        torch.load(ranks / f"{rank}.pt", weights_only=True) for rank in range(2)
+    )
+    for one, other in zip(first, second, strict=True):
+        equal(one, other)
+        assert one["norm.running_mean"].abs().max() > 0
+    assert list(kept) == list(others) == [6, 7]
+    for step in kept:
+        equal(kept[step], others[step])

@@ -1,0 +1,57 @@
+"""The majority trap is seen, and only where it is one."""
+
+import numpy as np
+import pytest
+from train.tiny_training import CLASSES, VAL_ROWS, recipe, run, stage, tiles, tiny_net
+
+from satray.metrics.trap import stuck, trapped, watch
+from satray.train.plan.imbalance import constant_classes
+from satray.train.tracking import history
+
+
+def test_always_and_never():
+    labels = np.array([[1, 1, 1, 1], [0, 0, 1, 0]])
+    logits = np.array([[3.0, -1.0, 4.0, 1.0], [0.0, -2.0, 1.0, -1.0]])
+    found = watch(logits, labels, ("a", "b", "c", "d"), "multilabel")
+    assert found.rates == {"a": 1.0, "b": 0.0, "c": 1.0, "d": 0.5}
+    assert (found.always, found.never) == (("a",), ("b",))  # c is on all tiles: nothing wrong
+    assert [line.split(",")[0] for line in found.warnings()] == [
+        "majority trap: a predicted always (on every tile)",
+        "majority trap: b predicted never (on no tile)",
+    ]
+
+
+def test_multiclass_goes_by_the_highest_logit():
+    labels = np.eye(3)[[0, 1, 2, 0]]
+    logits = np.array([[2.0, 1, 0], [2, 1, 0], [2, 1, 0], [0, 1, 0]])
+    found = watch(logits, labels, ("a", "b", "c"), "multiclass")
+    assert found.rates == {"a": 0.75, "b": 0.25, "c": 0.0}
+    assert (found.always, found.never) == ((), ("c",))
+    assert watch(labels, labels, ("a", "b", "c"), "multiclass").warnings() == ()
+
+
+def test_decisions_under_other_thresholds_are_watched_alike():
+    labels = np.array([[1, 0], [0, 1]])
+    logits = np.array([[3.0, -1.0], [1.0, -2.0]])
+    assert trapped(logits >= 0, labels, ("a", "b")) == watch(logits, labels, "ab", "multilabel")
+    assert trapped(logits >= 2, labels, ("a", "b")).always == ()
+    many = tuple(f"c{k}" for k in range(10))
+    labels = np.stack([np.zeros(10), np.ones(10)])
+    (line,) = trapped(np.ones((2, 10), bool), labels, many).warnings()
+    assert "c7 and 2 more predicted always" in line
+
+
+@pytest.mark.parametrize(("bias", "kind"), [(-50.0, "never"), (50.0, "always")])
+def test_the_loop_reports_it(bias, kind):
+    _, _, net = run(recipe(stage(12)), tiny_net())
+    net.head.bias.data[0] = bias
+    (report,), _, _ = run(recipe(stage(1, rate=1e-6)), net)
+    assert getattr(report.watch, kind) == ("bright",)
+    row = report.row()
+    assert row[f"classes_{kind}"] == 1
+    assert row["ppr_bright"] == (kind == "always")
+    # What the job says and keeps comes from the history's row.
+    labels = tiles(VAL_ROWS, 2)[1]
+    assert stuck(history.by_class(row, "ppr"), constant_classes(labels)) == report.watch
+    assert history.nested(row)["ppr"] == {name: row[f"ppr_{name}"] for name in CLASSES}
+    assert history.table([row]).column(f"classes_{kind}").to_pylist() == [1]

@@ -1,0 +1,190 @@
+"""A very small training set-up: networks, tiles, batches, a plan."""
+
+import contextlib
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+
+from satray.config.train import (
+    AverageOptions,
+    OptimizerOptions,
+    ScheduleOptions,
+    StageOptions,
+    TrainRecipe,
+)
+from satray.data.augment import Augment
+from satray.models.preprocess import Preprocess
+from satray.train.loop.inputs import AugmentedTiles
+from satray.train.loop.state import TrainState
+from satray.train.loop.train import Loop, LoopSettings
+from satray.train.plan.stages import plan_training
+
+ROWS, VAL_ROWS, SIDE, SIZE, CLASSES = 24, 10, 12, 8, ("bright", "dark")
+PREPROCESS = Preprocess(("a", "b", "c"), (2500.0,) * 3, (1500.0,) * 3, SIZE, SIDE)
+
+
+class StoppedError(Exception):
+    """The worker is gone."""
+
+
+class TinyNet(nn.Module):
+    """Two convolutions, a norm, dropout and a linear head; `first` can be frozen."""
+
+    def __init__(self, norm="group", dropout=0.0, classes=2):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 8) if norm == "group" else nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(8, classes)
+        self.trainable = []
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.first(x)))
+        return self.head(self.dropout(torch.relu(self.second(x)).mean((2, 3))))
+
+    def set_trainable(self, spec):
+        self.trainable.append(spec)
+        self.requires_grad_(spec == "all")
+        self.head.requires_grad_(True)
+
+
+def tiny_net(**options):
+    torch.manual_seed(5)
+    return TinyNet(**options)
+
+
+def tiles(rows, seed):
+    """Pixels uint16 and two labels that can be learnt: is the tile bright, is it dark."""
+    rng = np.random.default_rng(seed)
+    level = rng.integers(0, 2, rows)
+    pixels = rng.integers(0, 2000, (rows, 3, SIDE, SIDE)) + 3000 * level[:, None, None, None]
+    labels = np.stack([level, 1 - level], axis=1)
+    return pixels.astype(np.uint16), labels.astype(np.uint8)
+
+
+def batches(pixels, labels, order, batch, rank=0, workers=1, unreadable=()):
+    local = batch // workers
+    for start in range(0, len(order) - batch + 1, batch):
+        rows = np.asarray(order[start + rank * local : start + (rank + 1) * local])
+        yield {
+            "pixels": pixels[rows],
+            "labels": labels[rows],
+            "row": rows.astype(np.int64),
+            "copy": np.zeros(local, np.int64),
+            "valid": ~np.isin(rows, unreadable),
+        }
+
+
+def stage(pseudo_epochs, rate=0.02, schedule="one_cycle", **options):
+    return StageOptions(
+        pseudo_epochs=pseudo_epochs,
+        learning_rate=rate,
+        schedule=ScheduleOptions(name=schedule, step=1),
+        **options,
+    )
+
+
+def recipe(*stages, batch=8, optimizer="adamw", **options):
+    return TrainRecipe(
+        index="nowhere",
+        batch=batch,
+        stages=stages or (stage(2),),
+        optimizer=OptimizerOptions(name=optimizer),
+        **options,
+    )
+
+
+def run(
+    given,
+    net,
+    *,
+    state=None,
+    stop_after=None,
+    rank=0,
+    workers=1,
+    unreadable=(),
+    val_unreadable=(),
+    task="multilabel",
+    augment=None,
+    data=None,
+    val_data=None,
+    settings=None,
+    progress=None,
+    keep=None,
+):
+    """Train; gives the reports, the states as bytes, and the network."""
+    plan = plan_training(given, ROWS, workers)
+    pixels, labels = data or tiles(ROWS, 1)
+    val_pixels, val_labels = val_data or tiles(VAL_ROWS, 2)
+    reports, states = [], []
+
+    def report(summary, now):
+        reports.append(summary)
+        states.append(now.to_bytes())
+        if stop_after is not None and len(reports) == stop_after:
+            raise StoppedError
+
+    def train_batches(pseudo_epoch):
+        order = np.random.default_rng(pseudo_epoch).permutation(ROWS)
+        return batches(pixels, labels, order, plan.global_batch, rank, workers, unreadable)
+
+    def val_batches():
+        # Padded to whole batches by repeating rows, as the streaming room does.
+        order = np.resize(np.arange(VAL_ROWS), 12)
+        return batches(val_pixels, val_labels, order, 4, rank, workers, val_unreadable)
+
+    with contextlib.suppress(StoppedError):
+        Loop(
+            net,
+            plan,
+            settings=settings
+            or LoopSettings(
+                task,
+                CLASSES,
+                given.optimizer,
+                seed=given.seed,
+                error_budget=given.error_budget,
+            ),
+            train_input=AugmentedTiles(
+                PREPROCESS, augment or Augment(SIZE, seed=given.seed), given.augment.views
+            ),
+            eval_input=PREPROCESS,
+            state=None if state is None else TrainState.from_bytes(state),
+            progress=progress,
+            keep=keep,
+        ).run(train_batches, val_batches, report)
+    return reports, states, net
+
+
+def weights(net):
+    return copy.deepcopy({name: value.contiguous() for name, value in net.state_dict().items()})
+
+
+TIMES = {"images_per_second", "seconds_data", "seconds_compute", "seconds_evaluate"}
+
+
+def timeless(row):
+    """A history row without what differs from run to run, NaN made comparable."""
+    return {name: repr(value) for name, value in row.items() if name not in TIMES}
+
+
+def averaged(given, **options):
+    """Settings of a loop that keeps averages."""
+    return LoopSettings(
+        "multilabel",
+        CLASSES,
+        given.optimizer,
+        average=AverageOptions(**{"ema": 0, **options}),
+        seed=given.seed,
+        error_budget=given.error_budget,
+    )
+
+
+def equal(first, second):
+    """Weights that are the same to the bit."""
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name

@@ -1,0 +1,159 @@
+"""Small networks over a small archive, their features in memory, and heads trained both ways."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from train.small_archive import make_recipe, make_run
+
+from satray.data.order import copies
+from satray.data.read import read_blocks, tile_source, to_torch
+from satray.storage import Storage
+from satray.train import measure
+from satray.train.loop.inputs import AugmentedTiles
+from satray.train.loop.train import Loop, LoopSettings
+from satray.train.plan.order import train_order
+from satray.train.plan.setup import Setup, set_up
+from satray.train.workers import initial
+from satray.tune.feature_plan import FeatureSpec, feature_spec, pooling_of
+from satray.tune.feature_table import Features
+from satray.tune.forward import Extractor
+from satray.tune.head import (
+    HeadNetwork,
+    eval_features,
+    head_batches,
+    towers_digest,
+    train_features,
+    val_batches,
+)
+
+HEAD_STAGE = {"trainable": "head", "learning_rate": 0.03, "pseudo_epochs": 3}
+RESNET = {"towers": [{"name": "all", "backbone": "resnet18", "bands": ["red", "green", "nir"]}]}
+DOUBLE = {
+    "towers": [
+        {"name": "rgb", "backbone": "simple_cnn", "bands": ["red", "green", "blue"]},
+        {"name": "nir", "backbone": "simple_cnn", "bands": ["nir"]},
+    ],
+    "pooling": "max",
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run up to where training would start."""
+
+    setup: Setup
+    run: Any
+    weights: str
+    spec: FeatureSpec
+
+    @property
+    def first(self) -> dict[str, torch.Tensor]:
+        """First weights of the whole network."""
+        data = self.run.storage.read(self.weights)
+        return torch.load(io.BytesIO(data), weights_only=True)
+
+
+def head_recipe(archive: Any, folder: Path, **changes: Any) -> Any:
+    """A recipe that trains the head alone, from three views a tile, on one worker."""
+    augment = {"views": 3, "brightness": 0.2, **changes.pop("augment", {})}
+    settings = {"stages": [HEAD_STAGE], "augment": augment, "precision": "fp32", **changes}
+    return make_recipe(archive, folder, **settings)
+
+
+def prepare(archive: Any, folder: Path, **changes: Any) -> Prepared:
+    run, _ = make_run(folder / "run")
+    setup = measure.complete(set_up(head_recipe(archive, folder, **changes), Storage()), run)
+    weights = initial.stage(setup, run)
+    state = torch.load(io.BytesIO(run.storage.read(weights)), weights_only=True)
+    return Prepared(setup, run, weights, feature_spec(setup, towers_digest(state)))
+
+
+def stored(made: Prepared, split: str) -> tuple[Any, Any]:
+    """A split as one table of decoded tiles, and its source."""
+    source = tile_source(
+        made.setup.index, split, made.setup.bands, Storage(), digest=made.setup.digest
+    )
+    (table,) = read_blocks(source, len(source))
+    return table, source
+
+
+def in_memory(made: Prepared) -> tuple[Features, Features]:
+    """Features of both splits, straight from the extractor."""
+    extractor = Extractor(made.setup, made.run.storage, made.weights, made.spec, False)
+    pooling = pooling_of(made.setup.variant)
+    columns = [f"{tower.name}_{pooling}" for tower in made.setup.variant.towers]
+    found = []
+    for split in ("train", "val"):
+        table, source = stored(made, split)
+        batch = to_torch(table, source.shape, source.dtype)
+        features = extractor.features(split, batch["pixels"], batch["row"].numpy())
+        parts = tuple(features[name] for name in columns)
+        found.append(Features(parts, source.labels, batch["valid"].numpy()))
+    return found[0], found[1]
+
+
+def through_backbone(made: Prepared) -> tuple[list[Any], torch.nn.Module]:
+    """Train the whole network with its towers frozen; gives the reports and the network."""
+    setup, plan = made.setup, made.setup.plan
+    network = setup.network()
+    network.load_state_dict(made.first)
+    (tiles, source), (val, val_source) = (stored(made, split) for split in ("train", "val"))
+    whole = to_torch(tiles, source.shape, source.dtype)
+    order = train_order(setup.recipe, plan, source.labels)
+
+    def train_batches(pseudo_epoch: int) -> Any:
+        rows = order.rows(pseudo_epoch)
+        came = copies(rows)
+        for start in range(0, len(rows), plan.local_batch):
+            some = rows[start : start + plan.local_batch]
+            batch = {n: torch.from_numpy(v.numpy()[some]) for n, v in whole.items()}
+            yield {**batch, "copy": came[start : start + plan.local_batch]}
+
+    def val_once() -> Any:
+        yield to_torch(val, val_source.shape, val_source.dtype)
+
+    reports: list[Any] = []
+    loop = Loop(
+        network,
+        plan,
+        settings=LoopSettings.of(setup, source.labels, False),
+        train_input=AugmentedTiles.of(setup.recipe, setup.preprocess(), setup.recipe.seed),
+        eval_input=setup.preprocess(),
+    )
+    loop.run(train_batches, val_once, lambda report, state: reports.append(report))
+    return reports, network
+
+
+def from_features(
+    made: Prepared, features: tuple[Features, Features], state: Any = None
+) -> tuple[list[Any], list[Any]]:
+    """Train the head from features; gives the reports and the states, as bytes."""
+    setup, plan, (tiles, val) = made.setup, made.setup.plan, features
+    recipe = setup.recipe
+    network = HeadNetwork(setup.variant.head, tiles.width, tiles.labels.shape[1], recipe.dropout)
+    network.load_head(made.first)
+    reports: list[Any] = []
+    states: list[Any] = []
+
+    def keep(report: Any, now: Any) -> None:
+        reports.append(report)
+        states.append(now.to_bytes())
+
+    loop = Loop(
+        network,
+        plan,
+        settings=LoopSettings.of(setup, tiles.labels, False),
+        train_input=train_features,
+        eval_input=eval_features,
+        state=state,
+    )
+    order = train_order(recipe, plan, tiles.labels)
+    loop.run(head_batches(tiles, order, plan), val_batches(val), keep)
+    return reports, states
+
+
+def losses(reports: list[Any]) -> list[float]:
+    return [value for each in reports for value in (each.train_loss, each.val_loss)]

@@ -1,0 +1,132 @@
+"""What trials share, and when they do."""
+
+import pytest
+import torch
+from train.small_archive import SIDE, generate, make_recipe, make_run
+
+from satray.errors import SatrayError
+from satray.storage import Storage
+from satray.train.plan.setup import read_tiles, set_up
+from satray.train.workers.combining import read_state
+from satray.tune import ground
+from satray.tune.feature_plan import feature_spec, with_views
+from satray.tune.ground import extracted, ground_key, lay, settle_ground
+
+HEAD = [{"trainable": "head", "pseudo_epochs": 2}]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    return generate(tmp_path_factory.mktemp("archive"), tiles=32)
+
+
+def key(archive, folder, digest="d", contents="c", **changes):
+    settings = {"stages": HEAD, **changes}
+    return ground_key(make_recipe(archive, folder, **settings), digest, lambda uri: contents)
+
+
+def test_training_alone_does_not_part_trials_and_what_features_depend_on_does(archive, tmp_path):
+    here = key(archive, tmp_path)
+    same = [
+        {"stages": [{"trainable": "all", "learning_rate": 1.0, "pseudo_epochs": 9}]},
+        {"batch": 4},
+        {"dropout": 0.5, "loss": {"name": "focal"}, "repeat": 0.5},
+        {"optimizer": {"name": "sgd"}, "average": {"ema": 0.9}, "augment": {"mixup": 0.2}},
+        {"resources": {"workers": 2}, "cache": {"enabled": False}},
+    ]
+    assert {key(archive, tmp_path, **changes) for changes in same} == {here}
+    other = [
+        {"variant": "single3"},
+        {"pooling": "max", "variant": "single3"},
+        {"seed": 1},
+        {"augment": {"flips": "none"}},
+        {"augment": {"views": 2}},
+        {"input": {"size": SIDE - 8}},
+        {"precision": "bf16"},
+        {"weights": "imagenet", "variant": "single3"},
+        {"weights": "pretrained", "variant": "single3"},
+        {"weights": "/w.safetensors"},
+        {"weights": "/w.safetensors", "contents": "another"},
+        {"digest": "another"},
+    ]
+    found = [key(archive, tmp_path, **changes) for changes in other]
+    assert len({here, *found}) == len(other) + 1
+
+
+def test_a_ground_is_made_once_and_found_again_without_the_network(archive, tmp_path, monkeypatch):
+    recipe = make_recipe(archive, tmp_path, stages=HEAD)
+    tiles = read_tiles(recipe.index, Storage())
+    setup = set_up(recipe, Storage(), tiles)
+    run, _ = make_run(tmp_path / "run")
+    store = str(tmp_path / "store")
+    first = settle_ground(setup, run, store, "k")
+    whole, head = (read_state(Storage(), uri) for uri in (first.weights, first.head))
+    assert {name for name in whole if name.startswith("head.")} == head.keys()
+    assert all(torch.equal(whole[name], head[name]) for name in head)
+    assert first.under(setup).mean == setup.mean
+
+    def made(*_):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(ground, "_make", made)
+    other_run, _ = make_run(tmp_path / "other")
+    assert settle_ground(setup, other_run, store, "k") == first
+
+
+def test_pixels_are_measured_once_where_the_index_knows_nothing(archive, tmp_path):
+    recipe = make_recipe(
+        archive, tmp_path, stages=HEAD, input={"size": SIDE, "radiometry": "pil_compat"}
+    )
+    setup = set_up(recipe, Storage())
+    assert setup.mean == ()
+    run, said = make_run(tmp_path / "run")
+    found = settle_ground(setup, run, str(tmp_path / "store"), "k")
+    assert len(found.mean) == len(setup.bands)
+    assert found.under(setup).mean == found.mean
+    assert any("normalisation" in line for line in said)
+
+
+def recipes_of(archive, folder):
+    return [make_recipe(archive, folder, stages=HEAD, seed=seed) for seed in (0, 1)]
+
+
+def test_a_ground_that_cannot_be_had_costs_its_own_trials_only(
+    archive, tmp_path, monkeypatch
+) -> None:
+    from satray.tune import features
+
+    calls = []
+
+    def extract(setup, run, weights, spec, store):
+        calls.append(setup.recipe.seed)
+        if setup.recipe.seed == 1:
+            raise SatrayError("features: no room")
+        return "table"
+
+    monkeypatch.setattr(features, "extract", extract)
+    recipes = recipes_of(archive, tmp_path)
+    tiles = read_tiles(recipes[0].index, Storage())
+    run, said = make_run(tmp_path / "run")
+    store = str(tmp_path / "store")
+    found = lay(recipes, tiles, run, store, lambda uri: uri)
+    fine, bad = (ground_key(each, tiles.digest, lambda uri: uri) for each in recipes)
+    assert calls == [0, 1]
+    assert (found.grounds.keys(), found.lost) == ({fine}, {bad: "features: no room"})
+    assert found.grounds[fine].features == "table"
+    assert any("no room" in line for line in said)
+    with pytest.raises(SatrayError, match="no room"):  # none is left
+        lay(recipes[1:], tiles, run, store, lambda uri: uri)
+
+
+def test_whether_features_are_there_is_seen_without_making_any(archive, tmp_path) -> None:
+    recipe = make_recipe(archive, tmp_path, stages=HEAD)
+    setup = set_up(with_views(recipe, (SIDE, SIDE)), Storage())
+    store = str(tmp_path / "store")
+    assert not extracted(setup, Storage(), store, "k")
+    assert not (tmp_path / "store").exists()
+    run, _ = make_run(tmp_path / "run")
+    ground = settle_ground(setup, run, store, "k")
+    assert not extracted(setup, Storage(), store, "k")
+    key = feature_spec(ground.under(setup), ground.towers).key
+    Storage().write(f"{store}/{key}/features.json", b"{}")
+    assert extracted(setup, Storage(), store, "k")

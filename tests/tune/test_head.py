@@ -1,0 +1,253 @@
+"""A head trained from features is the head that the whole network would have trained."""
+
+import numpy as np
+import pytest
+import torch
+from train.small_archive import generate
+from tune.feature_material import (
+    DOUBLE,
+    HEAD_STAGE,
+    RESNET,
+    from_features,
+    in_memory,
+    losses,
+    prepare,
+    stored,
+    through_backbone,
+)
+
+from satray.config.train import StageOptions, TowerOptions, TrainRecipe, VariantOptions
+from satray.data.order import TrainOrder
+from satray.data.read import to_torch
+from satray.errors import InputError
+from satray.models.network import Network
+from satray.train.loop.state import TrainState
+from satray.train.loop.train import Loop, LoopSettings
+from satray.train.plan.order import train_order
+from satray.train.plan.stages import plan_training
+from satray.tune import head
+from satray.tune.feature_table import Features
+from satray.tune.head import (
+    HeadNetwork,
+    eval_features,
+    full_state,
+    head_batches,
+    towers_digest,
+    train_features,
+    val_batches,
+)
+
+LONGER = {**HEAD_STAGE, "pseudo_epochs": 4}
+CASES = {
+    "one tower, batch norm": {"variant": RESNET},
+    "two towers, dropout": {"variant": DOUBLE, "dropout": 0.4},
+    "dense head, dropout": {"variant": "simple_cnn_dense", "dropout": 0.3},
+    "rare classes, log-sum-exp": {"repeat": 0.9, "pooling": "lse", "stages": [LONGER]},
+    "moving average, random crops": {
+        "average": {"ema": 0.7},
+        "input": {"size": 16, "resize": 24},
+        "stages": [HEAD_STAGE, {**HEAD_STAGE, "dropout": 0.2, "layer_decay": 0.5}],
+    },
+    "resized crops, focal loss": {"augment": {"crop": "resized"}, "loss": {"name": "focal"}},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny networks are faster on one thread, and the machine may be shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """42 tiles, of which two of the train split cannot be read."""
+    return generate(tmp_path_factory.mktemp("archive"), tiles=42, spoil=(5, 21))
+
+
+@pytest.fixture(scope="module")
+def resnet(archive, tmp_path_factory):
+    made = prepare(archive, tmp_path_factory.mktemp("resnet"), variant=RESNET, error_budget=0.5)
+    return made, in_memory(made)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_losses_are_those_of_training_through_the_backbone(archive, tmp_path, name):
+    made = prepare(archive, tmp_path, **{"error_budget": 0.5, **CASES[name]})
+    features = in_memory(made)
+    whole, network = through_backbone(made)
+    alone, states = from_features(made, features)
+    assert len(whole) == len(alone) >= 3
+    np.testing.assert_allclose(losses(alone), losses(whole), atol=1e-4, rtol=0)
+    assert [each.unreadable for each in alone] == [each.unreadable for each in whole]
+    assert sum(each.unreadable for each in whole) > 0
+    trained = TrainState.from_bytes(states[-1]).model
+    for key, value in network.state_dict().items():
+        if key.startswith("head."):
+            torch.testing.assert_close(trained[key], value, atol=1e-4, rtol=1e-4)
+            assert not torch.equal(value, made.first[key]), "nothing was learnt"
+
+
+def test_other_views_give_other_losses(archive, tmp_path, resnet):
+    """So that the identity above could have failed."""
+    made, features = resnet
+    other = prepare(archive, tmp_path, variant=RESNET, error_budget=0.5, augment={"views": 2})
+    assert other.spec.key != made.spec.key
+    apart = np.abs(
+        np.subtract(
+            losses(from_features(other, in_memory(other))[0]),
+            losses(from_features(made, features)[0]),
+        )
+    )
+    assert apart.max() > 1e-3
+
+
+def test_the_trained_head_fits_into_the_whole_network(resnet):
+    made, features = resnet
+    reports, states = from_features(made, features)
+    network = made.setup.network()
+    network.load_state_dict(full_state(made.first, TrainState.from_bytes(states[-1]).kept))
+    table, source = stored(made, "val")
+    x = made.setup.preprocess()(to_torch(table, source.shape, source.dtype)["pixels"])
+    with torch.no_grad():
+        logits = network.eval()(x).numpy()
+    found = reports[-1].predictions
+    np.testing.assert_allclose(logits[found.rows], found.logits_NK, atol=1e-4)
+    with pytest.raises(ValueError, match="for a network whose head is"):
+        full_state(made.first, HeadNetwork("linear", 7, 2).state_dict())
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_resumed_is_uninterrupted(archive, tmp_path, stop):
+    made = prepare(archive, tmp_path, dropout=0.4, average={"ema": 0.8}, error_budget=0.5)
+    features = in_memory(made)
+    whole, states = from_features(made, features)
+    rest, again = from_features(made, features, TrainState.from_bytes(states[stop - 1]))
+    assert losses(rest) == losses(whole)[2 * stop :]
+    assert TrainState.from_bytes(again[-1]).model.keys() == {"head.weight", "head.bias"}
+    for name, value in TrainState.from_bytes(states[-1]).kept.items():
+        assert torch.equal(TrainState.from_bytes(again[-1]).kept[name], value)
+
+
+def test_a_loop_in_the_callers_hands_is_the_same(resnet):
+    made, (tiles, val) = resnet
+    whole, _ = from_features(made, (tiles, val))
+    setup, plan = made.setup, made.setup.plan
+    network = HeadNetwork("linear", tiles.width, tiles.labels.shape[1])
+    network.load_head(made.first)
+    settings = LoopSettings.of(setup, tiles.labels, False)
+    loop = Loop(
+        network, plan, settings=settings, train_input=train_features, eval_input=eval_features
+    )
+    batches = head_batches(tiles, train_order(setup.recipe, plan, tiles.labels), plan)
+    found = []
+    torch.manual_seed(4)
+    expected = torch.rand(2)
+    torch.manual_seed(4)
+    while not loop.done:
+        found.append(loop.step(batches, val_batches(val))[0])
+        assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.equal(torch.rand(2), expected)
+    assert losses(found) == losses(whole)
+    assert (loop.pseudo_epoch, len(loop.history)) == (3, 3)
+
+
+def test_validation_is_gathered_within_bounds_of_bytes(monkeypatch):
+    features = features_of(10, 1)
+    monkeypatch.setattr(head, "GATHERED", 4 * 4 * 3)  # three tiles of four numbers
+    batches = list(val_batches(features)())
+    assert [len(each["row"]) for each in batches] == [3, 3, 3, 1]
+    assert np.concatenate([each["row"] for each in batches]).tolist() == list(range(10))
+    monkeypatch.setattr(head, "GATHERED", 1)
+    assert len(list(val_batches(features)())) == 10
+    monkeypatch.undo()
+    assert len(list(val_batches(features)())) == 1
+
+
+def features_of(rows, views, classes=2, width=4):
+    """Each number says its row, view and place."""
+    row, view, place = np.meshgrid(
+        np.arange(rows), np.arange(views), np.arange(width), indexing="ij"
+    )
+    values = (row * 1000 + view * 10 + place).astype(np.float32)
+    labels = np.stack([np.arange(rows) % 2, np.arange(rows) // 2 % 2], 1).astype(np.uint8)
+    return Features((values[:, :, :3], values[:, :, 3:]), labels, np.arange(rows) != 3)
+
+
+@pytest.mark.parametrize("gathered", [1, 16 << 20])
+def test_batches_are_the_orders_rows_in_turn_with_their_views(monkeypatch, gathered):
+    monkeypatch.setattr(head, "GATHERED", gathered)
+    features = features_of(10, 3)
+    given = _recipe(batch=4, pseudo_epoch=14)
+    plan = plan_training(given, 10, 1)
+    order = train_order(given, plan, features.labels)
+    seen = {}
+    for pseudo_epoch in range(plan.pseudo_epochs):
+        found = list(head_batches(features, order, plan)(pseudo_epoch))
+        assert [len(batch["row"]) for batch in found] == [4] * plan.steps_in(pseudo_epoch)
+        rows = np.concatenate([batch["row"] for batch in found])
+        assert rows.tolist() == order.rows(pseudo_epoch).tolist()
+        came = {}
+        for batch in found:
+            for place, row in enumerate(batch["row"].tolist()):
+                copy = came[row] = came.get(row, -1) + 1
+                assert batch["copy"][place] == copy
+                view = (copy + pseudo_epoch) % 3
+                expected = [row * 1000 + view * 10 + column for column in range(4)]
+                assert batch["pixels"][place].tolist() == expected
+                assert batch["labels"][place].tolist() == features.labels[row].tolist()
+                assert batch["valid"][place] == (row != 3)
+                seen.setdefault(row, set()).add(view)
+        assert max(came.values()) == 1, "a pseudo-epoch of more than the split repeats tiles"
+    assert all(views == {0, 1, 2} for views in seen.values())
+
+
+def test_validation_comes_whole_and_in_order(monkeypatch):
+    monkeypatch.setattr(head, "EVALUATED", 4)
+    found = list(val_batches(features_of(10, 1))())
+    assert [len(batch["row"]) for batch in found] == [4, 4, 2]
+    assert np.concatenate([batch["row"] for batch in found]).tolist() == list(range(10))
+    assert found[2]["pixels"][1].tolist() == [9000, 9001, 9002, 9003]
+
+
+def test_a_shorter_order_ends_the_batches():
+    plan = plan_training(_recipe(batch=4), 10, 1)
+    order = TrainOrder(10, (8,), 0, True)
+    assert len(list(head_batches(features_of(10, 1), order, plan)(0))) == 2
+
+
+def test_features_train_the_head_alone():
+    network = HeadNetwork("linear", 4, 2)
+    network.set_trainable("head")
+    with pytest.raises(InputError, match=r"trainable='layer4': .* accepted: head"):
+        network.set_trainable("layer4")
+
+
+def test_the_head_computes_in_fp32_under_autocast():
+    torch.manual_seed(0)
+    network, x = HeadNetwork("linear", 64, 3), torch.randn(5, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = network(x)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, network(x))
+
+
+def test_the_digest_is_of_the_towers_alone():
+    tower = TowerOptions(name="rgb", backbone="simple_cnn", bands=("red",))
+    torch.manual_seed(0)
+    state = Network(VariantOptions(towers=(tower,)), 2).state_dict()
+    plain = towers_digest(state)
+    other = {**state, "head.weight": state["head.weight"] + 1}
+    assert towers_digest(dict(reversed(other.items()))) == plain
+    name = next(name for name in state if name.startswith("towers."))
+    moved = state[name].clone()
+    moved.view(-1)[-1] += 1e-6
+    assert towers_digest({**state, name: moved}) != plain
+    assert towers_digest({**state, name: state[name].reshape(-1)}) != plain
+
+
+def _recipe(**options):
+    stage = StageOptions(trainable="head", pseudo_epochs=5, learning_rate=0.01)
+    return TrainRecipe(index="nowhere", stages=(stage,), **options)
