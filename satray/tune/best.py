@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from satray.config.cli import to_yaml
 from satray.config.train import TrainRecipe
 from satray.errors import TrainingError
-from satray.tune.axes import Range, text
 from satray.tune.records import Metric, TrialRecord, ranked
-from satray.tune.space import Space
+from satray.tune.space import Range, Space, text
 from satray.tune.trials import label
 
 LEFT_OUT = ("out", "overwrite", "resources")

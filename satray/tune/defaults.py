@@ -9,8 +9,7 @@ from satray.config.tune import TuneRecipe
 from satray.errors import InputError
 from satray.models.pretrained import UNPUBLISHED, is_word
 from satray.models.variant import BUILT_IN, input_bands
-from satray.tune.axes import Values
-from satray.tune.space import Space
+from satray.tune.space import Space, Values
 from satray.tune.trials import compose, dotted
 
 SCHEDULES = ("constant", "step", "triangular", "triangular2", "one_cycle", "cosine_restarts")

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from satray.tune.axes import text
 from satray.tune.records import Metric, TrialRecord, ranked
+from satray.tune.space import text
 from satray.tune.trials import label
 
 FIRST = (

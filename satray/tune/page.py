@@ -25,12 +25,12 @@ from satray.report.page import (
 from satray.report.style import PANELS_MOST
 from satray.runs.run import Run, library_versions
 from satray.storage import name as last_part
-from satray.tune.axes import text
 from satray.tune.best import best_record, edge_lines
 from satray.tune.board import duration
 from satray.tune.leaderboard import at_best
 from satray.tune.pictures import Reported, axes_of, draw, groups, in_order
 from satray.tune.records import TrialRecord, by_status, ended_words, ranked
+from satray.tune.space import text
 from satray.tune.trials import label, short_value
 
 __all__ = ["Reported", "draw", "page", "publish"]

@@ -10,9 +10,8 @@ from typing import Any
 from satray.config.tune import TuneRecipe
 from satray.report.style import PANELS_MOST
 from satray.report.sweeps import Measure, Trial, parallel, rates, trial_curves
-from satray.tune.axes import canonical, same
 from satray.tune.records import Metric, TrialRecord
-from satray.tune.space import Space
+from satray.tune.space import Space, canonical, same
 from satray.tune.trials import label, short_value
 
 HEADINGS = {"learning_rate": "learning rate", "name": "schedule"}

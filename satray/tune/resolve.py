@@ -9,9 +9,8 @@ from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.errors import InputError
 from satray.models.variant import resolve
-from satray.tune.axes import Axis, Range, text
 from satray.tune.defaults import default_space
-from satray.tune.space import Configuration, Space
+from satray.tune.space import Axis, Configuration, Range, Space, text
 from satray.tune.trials import compose, dotted, full_recipe
 
 OWN = ("index", "out", "overwrite", "storage", "resources")

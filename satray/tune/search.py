@@ -15,7 +15,6 @@ from satray.errors import InputError
 from satray.runs.run import Run
 from satray.tune import tuner
 from satray.tune.actor import Work
-from satray.tune.axes import Values
 from satray.tune.board import Board
 from satray.tune.concurrency import Demand, backbones_at_once, heads_at_once
 from satray.tune.desk import Desk, Job, Regime
@@ -27,7 +26,7 @@ from satray.tune.ranges import Tested, range_tests
 from satray.tune.records import TrialRecord
 from satray.tune.resolve import count
 from satray.tune.sources import Listed, Optuna
-from satray.tune.space import Configuration
+from satray.tune.space import Configuration, Values
 from satray.tune.sweep import Sweep, store_of
 from satray.tune.trials import trial_id
 

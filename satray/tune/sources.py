@@ -181,7 +181,7 @@ class Optuna:
         """Let the study know of a trial that it did not suggest itself in this attempt."""
         import optuna
 
-        if not math.isfinite(worth) or not self._space.holds(configuration):
+        if not math.isfinite(worth):
             return
         parameters, distributions = self._space.evaluated(configuration)
         self._study.add_trial(

@@ -10,10 +10,10 @@ from satray.errors import InputError, TrainingError
 from satray.storage import Storage
 from satray.train.plan.setup import read_tiles
 from satray.tune import ranges
-from satray.tune.axes import Range, Values
 from satray.tune.defaults import RATES
 from satray.tune.ranges import key_of_test, range_tests
 from satray.tune.resolve import space_of
+from satray.tune.space import Range, Values
 from satray.tune.trials import trial_recipe
 
 RATE = "stages.0.learning_rate"

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from satray.errors import InputError
-from satray.tune.axes import canonical, choice
-from satray.tune.space import MOST, Space
+from satray.tune.space import LARGEST_GRID, WORDS, Space, canonical, choice
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -31,6 +30,13 @@ CYCLING = {
     "batch": {"integer": [8, 10]},
 }
 NAME, CYCLE, LOWEST = (f"stages.0.schedule.{last}" for last in ("name", "cycle", "lowest"))
+
+
+def within(space: Space, configuration) -> bool:
+    """Whether a configuration has the keys that apply, and values of their axes."""
+    axes = [axis for axis in space.axes if axis.applies(configuration)]
+    there = {axis.key for axis in axes} == configuration.keys()
+    return there and all(axis.domain.holds(configuration[axis.key]) for axis in axes)
 
 
 def honours(configuration) -> None:
@@ -63,7 +69,7 @@ def test_a_smaller_grid_is_drawn_from_all_of_it() -> None:
 
 def test_a_grid_of_too_many_is_refused() -> None:
     axes = {f"stages.{i}.learning_rate": [j / 10 for j in range(1, 11)] for i in range(6)}
-    with pytest.raises(InputError, match=f"more than {MOST:,} configurations"):
+    with pytest.raises(InputError, match=f"more than {LARGEST_GRID:,} configurations"):
         Space.parse(axes).grid()
 
 
@@ -77,7 +83,7 @@ def test_samples_are_pure_distinct_and_within_the_space(count: int, seed: int) -
     assert found[: count // 2] == space.sample(count // 2, seed)
     for configuration in found:
         honours(configuration)
-        assert space.holds(configuration)
+        assert within(space, configuration)
         assert 1e-4 <= configuration["stages.0.learning_rate"] <= 1e-1
         assert isinstance(configuration["batch"], int)
 
@@ -127,7 +133,7 @@ def test_optuna_suggests_within_the_space_and_is_told_the_same(seed: int) -> Non
     trial = study.ask()
     found = space.suggest(trial)
     honours(found)
-    assert space.holds(found)
+    assert within(space, found)
     parameters, distributions = space.evaluated(found)
     assert parameters.keys() == trial.params.keys()
     assert distributions == trial.distributions
@@ -139,23 +145,6 @@ def test_optuna_suggests_within_the_space_and_is_told_the_same(seed: int) -> Non
         optuna.trial.create_trial(params=parameters, distributions=distributions, value=0.5)
     )
     assert study.best_value == 0.5
-
-
-def test_what_is_not_of_the_space_is_not_held() -> None:
-    space = Space.parse(CYCLING)
-    good = {"variant": "single3", "stages.0.learning_rate": 0.01, NAME: "constant", "batch": 8}
-    assert space.holds(good)
-    for change in (
-        {CYCLE: 2},  # does not apply
-        {NAME: "triangular"},  # cycle is missing
-        {"stages.0.learning_rate": 1.0},
-        {"batch": 8.5},
-        {"dropout": 0.1},
-        {"variant": "single4"},
-    ):
-        assert not space.holds(good | change), change
-        with pytest.raises(ValueError, match="no configuration of this space"):
-            space.evaluated(good | change)
 
 
 def test_ranges_of_each_variant_replace_one_for_all() -> None:
@@ -171,13 +160,13 @@ def test_ranges_of_each_variant_replace_one_for_all() -> None:
     for configuration in [*found.grid(), *found.sample(30, 0)]:
         low, high = ends[configuration["variant"]]
         assert low <= configuration["stages.0.learning_rate"] <= high
-        assert found.holds(configuration)
+        assert within(found, configuration)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen = set()
     for _ in range(20):
         trial = study.ask()
         configuration = found.suggest(trial)
-        assert found.holds(configuration)
+        assert within(found, configuration)
         assert found.evaluated(configuration)[0].keys() == trial.params.keys()
         seen |= trial.params.keys()
     # each of the ranges is a parameter of its own
@@ -202,8 +191,6 @@ def test_a_range_test_without_a_variant_axis_replaces_or_adds_the_rate() -> None
     for axes in ({"batch": [8, 16]}, {"batch": [8], "stages.0.learning_rate": [1.0, 2.0]}):
         found = Space.parse(axes).with_ranges("stages.0.learning_rate", "variant", both)
         assert {each["stages.0.learning_rate"] for each in found.grid()} == {1e-3, 1e-2, 1e-1}
-    with pytest.raises(ValueError, match="no axis variant"):
-        Space.parse({"batch": [8]}).with_ranges("x", "variant", both * 2)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +243,6 @@ def test_sections_can_be_values() -> None:
 def test_words_of_an_axis_are_no_keys_of_train() -> None:
     from satray.config.cli import keys_of
     from satray.config.train import TrainRecipe
-    from satray.tune.axes import WORDS
 
     parts = {part for entry in keys_of(TrainRecipe) for part in entry.name.split(".")}
     assert not parts & set(WORDS)
