@@ -1,7 +1,7 @@
 """What every recipe has in common: sections, keys, paths, and the one walk over all of them."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
@@ -61,8 +61,30 @@ def _takes_texts(model: type[BaseModel], name: str) -> bool:
     return field is not None and tuple[str, ...] in (field.annotation, *get_args(field.annotation))
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a key needs elsewhere, to do anything."""
+
+    words: str
+    """What it works with, in words; `{above}` stands for the section's dotted name and a dot."""
+    holds: Callable[[Any, Any], bool]
+    """Whether it is there: (the section that holds the key, the facts given to `idle_keys`)."""
+
+
+def having(name: str, *values: Any) -> Needs:
+    """What a key needs that works with some values of another key of its section."""
+    shown = " or ".join(_as_typed(value) for value in values)
+    return Needs(f"{{above}}{name}={shown}", lambda section, _: getattr(section, name) in values)
+
+
 def key(
-    default: Any, meaning: str, *, unit: str = "", identity: bool = True, **constraints: Any
+    default: Any,
+    meaning: str,
+    *,
+    unit: str = "",
+    identity: bool = True,
+    needs: Needs | None = None,
+    **constraints: Any,
 ) -> Any:
     """Declare one key of a recipe.
 
@@ -72,9 +94,10 @@ def key(
         unit: what it is counted in (`px`, `samples`, `tiles`); empty for plain numbers.
         identity: whether it, and what is below it, takes part in the run id. Keys that change where
             or how fast a job runs, or how much may fail, but not what it makes, do not.
+        needs: without which it, and what is below it, does nothing.
         constraints: pydantic's (`gt=0`, `le=1`, ...).
     """
-    extra: Any = {"unit": unit, "identity": identity}
+    extra: Any = {"unit": unit, "identity": identity, "needs": needs}
     field: FieldInfo = Field(default, description=meaning, json_schema_extra=extra, **constraints)
     return field
 
@@ -226,6 +249,12 @@ class Key:
         return str(_extra(self.field).get("unit", ""))
 
     @property
+    def needs(self) -> Needs | None:
+        """What it needs elsewhere, to do anything."""
+        found = _extra(self.field).get("needs")
+        return found if isinstance(found, Needs) else None
+
+    @property
     def section(self) -> type[Section] | None:
         """The section that may stand there, in a list too."""
         return section_of(self.annotation)
@@ -262,6 +291,36 @@ def walk(
         elif get_origin(kind) is dict and isinstance(value, Mapping):
             for each, entry in value.items():
                 yield from walk(inner[1], f"{dot}{each}", entry)
+
+
+def idle_keys(recipe: Section, facts: Any) -> tuple[str, ...]:
+    """A line for each key that differs from its default and does nothing, since it needs more.
+
+    Args:
+        recipe: as given.
+        facts: what `Needs.holds` is told beside the key's section.
+    """
+    lines: list[str] = []
+    sections: dict[str, Any] = {"": recipe}
+    missing: dict[str, str] = {}
+    for each in walk(type(recipe), value=recipe):
+        above, _, _ = each.name.rpartition(".")
+        sections[each.name] = each.value
+        words = missing.get(above, "")
+        if not words and each.needs and not each.needs.holds(sections[above], facts):
+            words = each.needs.words.format(above=f"{above}." if above else "")
+        if not words:
+            continue
+        missing[each.name] = words
+        changed = each.field is not None and each.value != each.field.get_default()
+        if changed and not isinstance(each.value, Section):
+            shown = f"{each.name}={_as_typed(each.value)}"
+            lines.append(f"{shown} does nothing here: it works with {words}")
+    return tuple(lines)
+
+
+def _as_typed(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def paths_in(

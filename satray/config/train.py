@@ -1,6 +1,7 @@
 """Keys of `train`, and of `check` and `landscape`, which take its recipes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
@@ -11,17 +12,38 @@ from satray.config.base import (
     Fraction,
     IsPath,
     Natural,
+    Needs,
     NotNegative,
     Positive,
     ReadPath,
     Recipe,
     Section,
     Share,
+    having,
     key,
 )
 
 Pooling = Literal["avg", "max", "lse"]
 FirstConv = Literal["kaiming", "zero", "mean", "copy", "in_place"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a recipe comes to on its index, for the keys that need something elsewhere."""
+
+    recipe: "TrainRecipe"
+    """As given."""
+    task: str
+    """`binary`, `multilabel` or `multiclass`."""
+    linear: bool
+    """Whether the variant's head is linear."""
+    taught: bool
+    """Whether any tower starts from weights that were trained before."""
+
+
+_LINEAR = Needs("a linear head", lambda _, facts: facts.linear)
+_SIGMOID = Needs("binary and multilabel tasks", lambda _, facts: facts.task != "multiclass")
+_RESIZED = having("crop", "resized")
 
 
 class TowerOptions(Section):
@@ -38,7 +60,7 @@ class VariantOptions(Section):
     """Towers, a pooling and a head over their concatenated pooled features."""
 
     towers: tuple[TowerOptions, ...] = key(..., "one or more towers", min_length=1)
-    pooling: Pooling = key("avg", "avg = GAP, max = GMP, lse = log-sum-exp")
+    pooling: Pooling = key("avg", "avg = GAP, max = GMP, lse = log-sum-exp", needs=_LINEAR)
     head: Literal["linear", "dense"] = key("linear", "linear, or dense (no CAMs)")
 
     @field_validator("towers")
@@ -61,8 +83,8 @@ class AugmentOptions(Section):
         "random, centre: where the crop of `input.size` falls in the resized tile; resized: a "
         "crop of random area and shape, resized to `input.size`",
     )
-    scale: Factor = key(0.6, "resized: smallest share of the tile's area")
-    ratio: float = key(4 / 3, "resized: largest ratio of a crop's sides", ge=1)
+    scale: Factor = key(0.6, "resized: smallest share of the tile's area", needs=_RESIZED)
+    ratio: float = key(4 / 3, "resized: largest ratio of a crop's sides", ge=1, needs=_RESIZED)
     brightness: float = key(
         0.2, "largest shift of each band, in its standard deviations", ge=0, le=5
     )
@@ -76,6 +98,16 @@ class AugmentOptions(Section):
     )
     mixup: NotNegative = key(
         0.0, "alpha of mixup: tiles and labels blended in pairs by Beta(alpha, alpha); 0: none"
+    )
+    cutmix: NotNegative = key(
+        0.0,
+        "alpha of cutmix: a box of another tile pasted, its share of the area by Beta(alpha, "
+        "alpha), labels blended alike; 0: none; with mixup each is done to half of the tiles",
+    )
+    erase: Share = key(
+        0.0,
+        "share of tiles with a box, of 2 to 33 % of the area, set to the bands' means (random "
+        "erasing)",
     )
 
 
@@ -92,10 +124,18 @@ class LossOptions(Section):
         "bce: weight of positives; balanced: negatives / positives of each class in a pass over "
         "the train split (with `repeat` as it comes to be), at most 100",
     )
-    gamma: NotNegative = key(2.0, "focal: focusing exponent")
-    gamma_negative: NotNegative = key(4.0, "asymmetric: focusing exponent of negatives")
-    gamma_positive: NotNegative = key(1.0, "asymmetric: focusing exponent of positives")
-    margin: Fraction = key(0.05, "asymmetric: probability that negatives are let off")
+    gamma: NotNegative = key(2.0, "focal: focusing exponent", needs=having("name", "focal"))
+    gamma_negative: NotNegative = key(
+        4.0, "asymmetric: focusing exponent of negatives", needs=having("name", "asymmetric")
+    )
+    gamma_positive: NotNegative = key(
+        1.0, "asymmetric: focusing exponent of positives", needs=having("name", "asymmetric")
+    )
+    margin: Fraction = key(
+        0.05,
+        "asymmetric: probability that negatives are let off",
+        needs=having("name", "asymmetric"),
+    )
     smoothing: Fraction = key(0.0, "label smoothing: labels move so far towards 1/2 (or 1/K)")
 
 
@@ -113,9 +153,13 @@ class AverageOptions(Section):
         "renews batch statistics; ensemble averages their logits (one tower a snapshot)",
     )
     start: Fraction = key(
-        0.75, "share of training after which snapshots are kept where no schedule cycles"
+        0.75,
+        "share of training after which snapshots are kept where no schedule cycles",
+        needs=having("snapshots", "swa", "ensemble"),
     )
-    most: Count = key(5, "snapshots kept: the last ones")
+    most: Count = key(
+        5, "snapshots kept: the last ones", needs=having("snapshots", "swa", "ensemble")
+    )
 
 
 class CalibrateOptions(Section):
@@ -123,11 +167,24 @@ class CalibrateOptions(Section):
 
     temperature: bool = key(True, "fit the temperature that logits are divided by")
     thresholds: Literal["half", "f1", "f2"] = key(
-        "f1", "half: 0.5 for all; f1, f2: the threshold of each class that is best by F1 or F2"
+        "f1",
+        "half: 0.5 for all; f1, f2: the threshold of each class that is best by F1 or F2",
+        needs=_SIGMOID,
     )
     positives: Count = key(
-        50, "positives in the fitted half below which a class keeps 0.5", unit="tiles"
+        50,
+        "positives in the fitted half below which a class keeps 0.5",
+        unit="tiles",
+        needs=Needs(
+            "binary and multilabel tasks and {above}thresholds=f1 or f2",
+            lambda here, facts: facts.task != "multiclass" and here.thresholds != "half",
+        ),
     )
+
+
+SMITH = ("triangular", "triangular2", "exp_range")
+"""Schedules that go up and down on straight lines."""
+_ONE_CYCLE = having("name", "one_cycle")
 
 
 class ScheduleOptions(Section):
@@ -151,32 +208,49 @@ class ScheduleOptions(Section):
         0.0, "linear warm-up before the schedule proper, part of the stage", unit="pseudo-epochs"
     )
     warmup_start: Factor = key(
-        0.01, "share of the schedule's first rate that the warm-up starts from"
+        0.01,
+        "share of the schedule's first rate that the warm-up starts from",
+        needs=Needs("{above}warmup", lambda here, _: here.warmup > 0),
     )
-    step: Positive = key(10.0, "step: length between drops", unit="pseudo-epochs")
+    step: Positive = key(
+        10.0,
+        "step: length between drops",
+        unit="pseudo-epochs",
+        needs=having("name", "step"),
+    )
     gamma: Factor = key(
-        0.3, "step: factor at each drop; exp_range: factor of the swing from cycle to cycle"
+        0.3,
+        "step: factor at each drop; exp_range: factor of the swing from cycle to cycle",
+        needs=having("name", "step", "exp_range"),
     )
-    pct_start: float = key(0.3, "one_cycle: share of the stage that rises", gt=0, lt=1)
-    div: Positive = key(25.0, "one_cycle: start = learning_rate / div")
-    final_div: Positive = key(1e4, "one_cycle: end = start / final_div")
+    pct_start: float = key(
+        0.3, "one_cycle: share of the stage that rises", gt=0, lt=1, needs=_ONE_CYCLE
+    )
+    div: Positive = key(25.0, "one_cycle: start = learning_rate / div", needs=_ONE_CYCLE)
+    final_div: Positive = key(1e4, "one_cycle: end = start / final_div", needs=_ONE_CYCLE)
     cycle: Positive = key(
         4.0,
         "triangular, triangular2, exp_range: a cycle up and down; cosine_restarts: the first cycle",
         unit="pseudo-epochs",
+        needs=having("name", *SMITH, "cosine_restarts"),
     )
     growth: float = key(
-        1.0, "cosine_restarts: each cycle is so many times as long as the one before", ge=1
+        1.0,
+        "cosine_restarts: each cycle is so many times as long as the one before",
+        ge=1,
+        needs=having("name", "cosine_restarts"),
     )
     lowest: Fraction | None = key(
         None,
         "lowest rate as a share of the highest; default 0.25 for triangular, triangular2 and "
         "exp_range, 0 for cosine and cosine_restarts",
+        needs=having("name", *SMITH, "cosine", "cosine_restarts"),
     )
     cycle_momentum: bool = key(
         False,
         "one_cycle, triangular, triangular2, exp_range: momentum (Adam: beta1) falls from 0.95 to "
         "0.85 while the rate rises",
+        needs=having("name", "one_cycle", *SMITH),
     )
 
 
@@ -197,9 +271,15 @@ class StageOptions(Section):
         1.0,
         "factor of the learning rate from the head to the last block, and from each block to the "
         "one before it; 1: all alike",
+        needs=Needs("more than the head to train", lambda here, _: here.trainable != "head"),
     )
     schedule: ScheduleOptions = key(ScheduleOptions(), "learning-rate schedule")
-    pseudo_epochs: Positive = key(30.0, "length of the stage", unit="pseudo-epochs")
+    pseudo_epochs: Positive = key(
+        30.0,
+        "length of the stage",
+        unit="pseudo-epochs",
+        needs=Needs("no samples given", lambda here, _: here.samples is None),
+    )
     samples: Count | None = key(
         None, "length of the stage in samples seen, in place of pseudo_epochs", unit="samples"
     )
@@ -208,13 +288,14 @@ class StageOptions(Section):
 
 FROM_SCRATCH = (StageOptions(),)
 """Stages where nothing was taught before."""
+_HEAD_FIRST = StageOptions(
+    trainable="head",
+    learning_rate=3e-3,
+    schedule=ScheduleOptions(name="constant"),
+    pseudo_epochs=3.0,
+)
 FINE_TUNING = (
-    StageOptions(
-        trainable="head",
-        learning_rate=3e-3,
-        schedule=ScheduleOptions(name="constant"),
-        pseudo_epochs=3.0,
-    ),
+    _HEAD_FIRST,
     StageOptions(
         learning_rate=2e-3,
         schedule=ScheduleOptions(name="cosine", warmup=1.0),
@@ -224,6 +305,38 @@ FINE_TUNING = (
 """Stages where weights are given: a head that fits them first, so that what it does not know yet
 does not tear them. No layer decay: on AID 0.65 to 0.8 lost to none at each rate tried, by more than
 the draw of tiles explains (bench/RESULTS.md)."""
+TRANSFORMER_TUNING = (
+    _HEAD_FIRST,
+    FINE_TUNING[1].model_copy(update={"learning_rate": 1e-4, "layer_decay": 0.75}),
+)
+"""The same for transformers and ConvNeXts, whose weights do not survive a CNN's rates. Not measured
+here: between what MAE fine-tunes a ViT-B at (AdamW, 5e-4 for 256 tiles, 0.65 a layer; arXiv
+2111.06377, its `FINETUNE.md`) and ConvNeXt itself (5e-5 for 512 tiles, 0.8; arXiv 2201.03545,
+table 5), nearer the rate that a batch of 32 lets the former have."""
+TRANSFORMERS = (
+    "vit_", "flexivit", "naflexvit", "deit", "beit", "eva", "swin", "convnext", "hiera", "cait",
+    "xcit", "maxvit", "maxxvit", "coatnet", "davit", "mvit", "pvt", "twins",
+)  # fmt: skip
+"""How timm's names of backbones begin that are fine-tuned so."""
+
+
+def usual_stages(weights: Any, variant: Any) -> tuple[StageOptions, ...]:
+    """Stages by what is trained, as far as these two keys tell (`simple_cnn` is not published).
+
+    Args:
+        weights: key of `train`, as given.
+        variant: key of `train`, as given.
+    """
+    if isinstance(variant, VariantOptions):
+        variant = variant.model_dump()
+    towers = variant.get("towers", ()) if isinstance(variant, Mapping) else ()
+    names = [str(tower.get("backbone")) for tower in towers] or [str(variant)]
+    ours = all(name.startswith("simple_cnn") for name in names)
+    sources = weights.values() if isinstance(weights, Mapping) else (weights,)
+    if all(each == "none" or (ours and each == "pretrained") for each in sources):
+        return FROM_SCRATCH
+    transformer = any(name.startswith(TRANSFORMERS) for name in names)
+    return TRANSFORMER_TUNING if transformer else FINE_TUNING
 
 
 class RangeOptions(Section):
@@ -258,7 +371,14 @@ class InputOptions(Section):
 
     size: int = key(224, "side of the network's input", unit="px", ge=8)
     resize: int | None = key(
-        None, "side the tile is resized to before cropping; default `size`", unit="px", ge=8
+        None,
+        "side the tile is resized to before cropping; default `size`",
+        unit="px",
+        ge=8,
+        needs=Needs(
+            "augment.crop=random or centre, or input.evaluate=centre",
+            lambda here, facts: here.evaluate == "centre" or facts.recipe.augment.crop != "resized",
+        ),
     )
     evaluate: Literal["whole", "centre"] = key(
         "whole", "whole: the tile shrunk to `size`; centre: the middle of the resized tile"
@@ -292,18 +412,28 @@ class OptimizerOptions(Section):
 
     name: Literal["adam", "adamw", "sgd"] = key("adamw", "adam, adamw or sgd")
     weight_decay: NotNegative = key(0.05, "weight decay")
-    momentum: Fraction = key(0.9, "momentum (sgd)")
+    momentum: Fraction = key(0.9, "momentum (sgd)", needs=having("name", "sgd"))
+    clip: NotNegative = key(
+        10.0,
+        "norm of all gradients together above which they are scaled down to it, as healthy "
+        "training rarely needs; 0: never",
+    )
 
 
 class CacheOptions(Section):
     """Decoded tiles kept on each node's disk, so that they are read and decoded once."""
 
     enabled: bool = key(True, "keep decoded tiles")
-    folder: str | None = key(None, "local folder; default a folder of this user under the system's")
+    folder: str | None = key(
+        None,
+        "local folder; default a folder of this user under the system's",
+        needs=having("enabled", True),
+    )
     gib: Positive | None = key(
         None,
         "GiB a node; of an index that needs more the first tiles are kept; default half of the "
         "free disk",
+        needs=having("enabled", True),
     )
 
 
@@ -313,9 +443,10 @@ WeightsPath = Annotated[str, IsPath(words=("none", "pretrained", "imagenet"))]
 class TrainRecipe(Recipe):
     """Train a variant on a tile index.
 
-    Stages by default: with weights the head first, then all of it at a lower rate, after a warm-up;
-    from scratch all of it at once. `--print-config` lists them; stages.N.KEY changes one of their
-    keys, stages=[...] takes their place.
+    Stages by default: with weights the head first, then all of it at a lower rate, after a warm-up
+    (of transformers much lower, and lower still in early blocks); from scratch all of it at once.
+    `--print-config` lists them; stages.N.KEY changes one of their keys, stages=[...] takes their
+    place.
     """
 
     makes: ClassVar[str] = (
@@ -329,7 +460,9 @@ class TrainRecipe(Recipe):
         "single3, single4, double4, mobilenet_v2, xception, resnet50_v2, inception_v3, simple_cnn, "
         "simple_cnn_dense, or {towers, pooling, head}",
     )
-    pooling: Pooling | None = key(None, "avg, max or lse in place of the variant's own")
+    pooling: Pooling | None = key(
+        None, "avg, max or lse in place of the variant's own", needs=_LINEAR
+    )
     weights: WeightsPath | dict[str, WeightsPath] = key(
         "pretrained",
         "pretrained: timm's default weights of each backbone, fetched once by name; "
@@ -342,8 +475,14 @@ class TrainRecipe(Recipe):
         "how pretrained first weights meet other bands: kaiming, zero, mean, copy; in_place "
         "(reproduction only): those of red, green, blue for the first three bands whatever they "
         "are, as the Planet report did",
+        needs=Needs("weights other than none", lambda _, facts: facts.taught),
     )
     dropout: Fraction = key(0.0, "dropout on the pooled features")
+    drop_path: Fraction = key(
+        0.0,
+        "stochastic depth: how often the last block's branch is left out of training, and earlier "
+        "ones in proportion; for backbones that have it",
+    )
     input: InputOptions = key(InputOptions(), "network input")
     augment: AugmentOptions = key(AugmentOptions(), "augmentation")
     loss: LossOptions = key(LossOptions(), "loss")
@@ -354,7 +493,14 @@ class TrainRecipe(Recipe):
     )
     average: AverageOptions = key(AverageOptions(), "averages of weights")
     calibrate: CalibrateOptions = key(CalibrateOptions(), "temperature and thresholds")
-    landscape: RangeOptions = key(RangeOptions(), "range test of `learning_rate: auto`")
+    landscape: RangeOptions = key(
+        RangeOptions(),
+        "range test of `learning_rate: auto`",
+        needs=Needs(
+            "stages.N.learning_rate=auto",
+            lambda here, _: any(stage.learning_rate == "auto" for stage in here.stages),
+        ),
+    )
     optimizer: OptimizerOptions = key(OptimizerOptions(), "optimiser")
     stages: tuple[StageOptions, ...] = key(
         (),
@@ -363,6 +509,12 @@ class TrainRecipe(Recipe):
         min_length=1,
     )
     batch: Count = key(32, "global batch, over all workers", unit="tiles")
+    accumulate: Count = key(
+        1,
+        "parts that each worker's share of a batch goes through the network in, one after the "
+        "other, to save memory; the step is the whole batch's, but batch norms see a part",
+        unit="parts",
+    )
     pseudo_epoch: Count | None = key(
         None,
         "samples from one evaluation to the next, which is what is called a pseudo-epoch; default "
@@ -376,7 +528,17 @@ class TrainRecipe(Recipe):
     precision: Literal["auto", "fp32", "bf16"] = key(
         "auto", "auto: bf16 autocast on GPUs and processors that compute in it, else fp32"
     )
-    sync_batchnorm: bool = key(False, "batch statistics over all workers (GPUs only)")
+    compile: Literal["auto"] | bool = key(
+        "auto",
+        "torch.compile of the network, which costs a minute or so at each stage's start; auto: on "
+        "GPUs",
+        identity=False,
+    )
+    sync_batchnorm: bool = key(
+        False,
+        "batch statistics over all workers (GPUs only)",
+        needs=Needs("two workers or more", lambda here, _: here.resources.workers > 1),
+    )
     deterministic: bool = key(False, "bitwise repeatable, at some speed")
     seed: Natural = key(0, "seed of weights, order and augmentation")
     error_budget: Share = key(
@@ -400,18 +562,10 @@ class TrainRecipe(Recipe):
 
     @classmethod
     def usual(cls, name: str, given: Mapping[str, Any]) -> tuple[Section, ...]:
-        """Stages by what is trained, as far as the keys tell: `simple_cnn` is not published."""
+        """Of `stages`, what `usual_stages` says."""
         if name != "stages":
             return super().usual(name, given)
-        weights, variant = given.get("weights", "pretrained"), given.get("variant", "single3")
-        if isinstance(variant, VariantOptions):
-            variant = variant.model_dump()
-        towers = variant.get("towers", ()) if isinstance(variant, Mapping) else ()
-        ours = isinstance(variant, str) and variant.startswith("simple_cnn")
-        ours = ours or (bool(towers) and all(t.get("backbone") == "simple_cnn" for t in towers))
-        sources = weights.values() if isinstance(weights, Mapping) else (weights,)
-        scratch = all(each == "none" or (ours and each == "pretrained") for each in sources)
-        return FROM_SCRATCH if scratch else FINE_TUNING
+        return usual_stages(given.get("weights", "pretrained"), given.get("variant", "single3"))
 
 
 class CheckOptions(Section):

@@ -4,17 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from satray.config.cli import keys_of, parse_yaml, validate
-from satray.config.train import TrainRecipe
+from satray.config.base import idle_keys
+from satray.config.cli import parse_yaml, validate
+from satray.config.train import Facts, LandscapeRecipe, TrainRecipe
+from satray.models.pretrained import sources_of
 from satray.models.variant import resolve
-from satray.train.plan.idle_keys import RULES, STAGE_RULES, idle_keys
 
 FOLDER = Path(__file__).parents[2] / "jobs" / "recipes"
 
 
-def told(task="multilabel", **changes):
-    given = validate(TrainRecipe, {"index": "x", "weights": "none", **changes})
-    return idle_keys(given, resolve(given.variant, given.pooling), task)
+def told(task="multilabel", kind=TrainRecipe, **changes):
+    given = validate(kind, {"index": "x", "weights": "none", **changes})
+    variant = resolve(given.variant, given.pooling)
+    taught = set(sources_of(given.weights, variant).values()) != {"none"}
+    return idle_keys(given, Facts(given, task, variant.head == "linear", taught))
 
 
 @pytest.mark.parametrize(
@@ -41,35 +44,35 @@ def told(task="multilabel", **changes):
         ({"stages": [{}, {"schedule": {"warmup_start": 0.1}}]},
          "stages.1.schedule.warmup_start=0.1",
          {"stages": [{}, {"schedule": {"warmup": 1, "warmup_start": 0.1}}]}),
+        ({"stages": [{"schedule": {"name": "cosine", "cycle_momentum": True}}]},
+         "stages.0.schedule.cycle_momentum=true",
+         {"stages": [{"schedule": {"cycle_momentum": True}}]}),
         ({"stages": [{"samples": 99, "pseudo_epochs": 3}]}, "stages.0.pseudo_epochs=3.0",
          {"stages": [{"pseudo_epochs": 3}]}),
         ({"stages": [{"trainable": "head", "layer_decay": 0.5}]}, "stages.0.layer_decay=0.5",
          {"stages": [{"layer_decay": 0.5}]}),
+        ({"task": "multiclass", "calibrate": {"thresholds": "f2"}}, "calibrate.thresholds=f2",
+         {"task": "binary"}),
+        ({"calibrate": {"thresholds": "half", "positives": 9}}, "calibrate.positives=9",
+         {"calibrate": {"positives": 9}}),
+        ({"landscape": {"steps": 50}, "augment": {"ratio": 2, "crop": "random"}},
+         "augment.ratio=2.0", {"kind": LandscapeRecipe, "augment": {}}),
     ],
 )  # fmt: skip
 def test_a_key_without_effect_is_told_of_until_it_has_one(changes, key, amends):
-    (line,) = told(**changes)
+    line = told(**changes)[0]
     assert line.startswith(f"{key} does nothing here: it works with ")
     assert told(**{**changes, **amends}) == ()
 
 
-def test_thresholds_are_for_sigmoids():
-    changes = {"calibrate": {"thresholds": "f2"}}
-    (line,) = told("multiclass", **changes)
-    assert line.startswith("calibrate.thresholds=f2 does nothing here")
-    assert told("binary", **changes) == ()
-    assert told(calibrate={"thresholds": "half", "positives": 9})[0].startswith("calibrate.pos")
+def test_what_is_needed_is_named_as_it_would_be_typed():
+    (line,) = told(stages=[{"schedule": {"cycle": 3}}])
+    assert line.endswith(
+        "with stages.0.schedule.name=triangular or triangular2 or exp_range or cosine_restarts"
+    )
 
 
 def test_defaults_and_the_house_recipes_need_no_line():
     assert told() == ()
     for path in (*FOLDER.glob("planet_*.yaml"), *FOLDER.glob("ships_*.yaml")):
         assert told(**parse_yaml(path.read_text(), path.name)) == (), path.name
-
-
-def test_the_tables_name_keys_that_there_are():
-    names = {entry.name for entry in keys_of(TrainRecipe)}
-    for key, _, _ in RULES:
-        assert key == "landscape" or key in names
-    for key, _, _ in STAGE_RULES:
-        assert f"stages.N.{key}" in names

@@ -69,7 +69,9 @@ def test_the_paper_recipes_do_as_the_code_did(name, index):
     assert (augment.brightness, augment.contrast, augment.mixup) == (0, 0, 0)
     assert (average.ema, average.snapshots) == (0, "none")
     assert (recipe.shuffle, recipe.batch, recipe.first_conv) == (False, 32, "in_place")
-    assert (recipe.optimizer.name, recipe.optimizer.weight_decay) == ("adam", 0)
+    optimizer = recipe.optimizer
+    assert (optimizer.name, optimizer.weight_decay, optimizer.clip) == ("adam", 0, 0)
+    assert (augment.cutmix, augment.erase, recipe.drop_path, recipe.accumulate) == (0, 0, 0, 1)
     (stage,) = recipe.stages
     assert (stage.trainable, stage.pseudo_epochs, stage.layer_decay) == ("all", 35, 1)
     assert (recipe.weights, recipe.dropout, recipe.pooling) == ("imagenet", 0, None)

@@ -8,6 +8,7 @@ from satray.config.cli import build, validate
 from satray.config.train import (
     FINE_TUNING,
     FROM_SCRATCH,
+    TRANSFORMER_TUNING,
     StageOptions,
     TowerOptions,
     TrainRecipe,
@@ -101,6 +102,8 @@ def test_what_picks_the_bundle(asked, task, found):
 
 
 OURS = {"towers": [{"name": "rgb", "backbone": "simple_cnn", "bands": ["red"]}]}
+PATCHES = {"towers": [{"name": "rgb", "backbone": "vit_small_patch16_224", "bands": ["red"]}]}
+NEXT = {"towers": [{"name": "rgb", "backbone": "convnext_tiny.fb_in1k", "bands": ["red"]}]}
 UNPUBLISHED = {"towers": [{"name": "rgb", "backbone": "resnet200", "bands": ["red"]}]}
 
 
@@ -116,6 +119,10 @@ UNPUBLISHED = {"towers": [{"name": "rgb", "backbone": "resnet200", "bands": ["re
         ({"variant": "simple_cnn"}, FROM_SCRATCH),
         ({"variant": OURS}, FROM_SCRATCH),
         ({"variant": OURS, "weights": "/w.pth"}, FINE_TUNING),
+        ({"variant": "mobilenet_v2"}, FINE_TUNING),
+        ({"variant": PATCHES}, TRANSFORMER_TUNING),
+        ({"variant": NEXT, "weights": "/w.pth"}, TRANSFORMER_TUNING),
+        ({"variant": PATCHES, "weights": "none"}, FROM_SCRATCH),
     ],
 )
 def test_stages_by_default_suit_what_is_trained(given, stages):

@@ -215,7 +215,6 @@ def test_momentum_is_the_schedules():
         ({"name": "cosine_restarts", "cycle": 2, "warmup": 2}, r"stage \(1 after its warm-up\)"),
         ({"name": "cosine_restarts", "cycle": 2}, "ends 1 pseudo-epochs into a cycle"),
         ({"name": "step", "step": 2, "warmup": 1}, "the learning rate never drops"),
-        ({"name": "cosine", "cycle_momentum": True}, "does nothing with cosine"),
     ],
 )
 def test_what_a_schedule_probably_did_not_mean_is_noted(schedule, says):

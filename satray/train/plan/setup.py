@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, cast
 
-from satray.config.train import FROM_SCRATCH, TrainRecipe, VariantOptions
+from satray.config.base import idle_keys
+from satray.config.train import FROM_SCRATCH, Facts, TrainRecipe, VariantOptions
 from satray.data.index import TileIndex, check_unchanged, read_index
 from satray.errors import InputError
 from satray.models.pretrained import fetch, is_word, refuse_unreachable, sources_of
@@ -12,7 +13,6 @@ from satray.models.radiometry import Radiometry
 from satray.models.variant import check_bands, input_bands, resolve
 from satray.runs.run import Run, digest_file
 from satray.storage import Storage
-from satray.train.plan.idle_keys import idle_keys
 from satray.train.plan.imbalance import check_loss, label_notes, repeat_notes
 from satray.train.plan.normalisation import normalisation, radiometry
 from satray.train.plan.stages import TrainingPlan, plan_training
@@ -133,7 +133,8 @@ def set_up(recipe: TrainRecipe, storage: Storage, tiles: Tiles | None = None) ->
     variant = resolve(recipe.variant, recipe.pooling)
     check_bands(variant, index.meta.bands)
     sources = sources_of(recipe.weights, variant)
-    if set(sources.values()) == {"none"} and "stages" not in recipe.model_fields_set:
+    taught = set(sources.values()) != {"none"}
+    if not taught and "stages" not in recipe.model_fields_set:
         recipe = recipe.model_copy(update={"stages": FROM_SCRATCH})
     values = radiometry(recipe.input.radiometry, input_bands(variant), index.meta)
     counts = index.split_counts
@@ -153,7 +154,8 @@ def set_up(recipe: TrainRecipe, storage: Storage, tiles: Tiles | None = None) ->
     notes = label_notes(labels, index.part("val").labels, classes, best)
     notes += repeat_notes(labels, classes, recipe.repeat)
     notes += untaught_notes(recipe, variant, sources)
-    notes += idle_keys(recipe, variant, index.meta.task)
+    facts = Facts(recipe, index.meta.task, variant.head == "linear", taught)
+    notes += idle_keys(recipe, facts)
     mean, std = normalisation(recipe, variant, index.meta, storage)
     return Setup(
         recipe=recipe,

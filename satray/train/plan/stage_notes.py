@@ -7,12 +7,9 @@ from satray.train.plan import cycles
 from satray.train.plan.schedules import after_warmup, cycle_ends, warmup_steps
 from satray.train.plan.span import Span
 
-CYCLED = (*cycles.SMITH, "one_cycle")
-"""Schedules that can cycle momentum."""
-
 
 def notes(schedule: ScheduleOptions, span: Span, number: int) -> tuple[str, ...]:
-    """Lines about a schedule that is longer than its stage, or has a key without effect.
+    """Lines about a schedule that is longer than its stage, or ends amid a cycle.
 
     Args:
         schedule: of the stage.
@@ -42,9 +39,4 @@ def notes(schedule: ScheduleOptions, span: Span, number: int) -> tuple[str, ...]
                 f"{name}.cycle={schedule.cycle:g}: the stage ends {left:.3g} pseudo-epochs into a "
                 "cycle, before its rate is lowest again"
             )
-    if schedule.cycle_momentum and schedule.name not in CYCLED:
-        found.append(
-            f"{name}.cycle_momentum=true does nothing with {schedule.name}; it works with "
-            f"{', '.join(CYCLED)}"
-        )
     return tuple(found)
