@@ -4,6 +4,7 @@ What separates names is guessed from the whole column (`label_separator=auto`), 
 can be read in two ways it is refused, with the key that decides.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -50,51 +51,50 @@ def read_cells(cells: Sequence[str], counts: Sequence[int], separator: str, titl
         InputError: `auto`, and the column can be read in two ways; names that another separator
             cuts into other names.
     """
+    if separator != "auto":
+        mark = None if separator == "none" else SEPARATORS.get(separator, separator)
+        names = tuple(_cut(cell, mark) for cell in cells)
+        return Cells(names, mark is not None, _vectors(names, counts, 2) if mark else 0)
     cells = [called[1] if (called := _CALL.fullmatch(c)) and called[1][:1] in _BRACKETS else c
              for c in cells]  # fmt: skip
     bracketed = [_BRACKETS.get(cell[0]) == cell[-1] and len(cell) > 1 for cell in cells]
-    if separator == "auto" and sum(
-        n for n, is_list in zip(counts, bracketed, strict=True) if is_list
-    ) > sum(n for n, is_list in zip(counts, bracketed, strict=True) if not is_list):
+    weigh = dict.fromkeys((True, False), 0)
+    for is_list, count in zip(bracketed, counts, strict=True):
+        weigh[is_list] += count
+    if weigh[True] > weigh[False]:
         names = tuple(
             _of_list(c[1:-1]) if b else (c,) for c, b in zip(cells, bracketed, strict=True)
         )
         _refuse_cut_names(names, title, "none, or put the names of lists in quotes")
-        return Cells(names, lists=True, vector=vector_length(names, counts))
-    if separator == "auto" and cells and all(_NUMBERS.fullmatch(cell) for cell in cells):
+        return Cells(names, True, _vectors(names, counts, 1))
+    if all(_NUMBERS.fullmatch(cell) for cell in cells):
         names = tuple(tuple(re.split(r"[\s,;|]+", cell)) for cell in cells)
-        length = vector_length(names, counts)
-        if length > 1:
-            return Cells(names, lists=True, vector=length)
-    mark, note = (
-        _guessed(cells, title)
-        if separator == "auto"
-        else (None if separator == "none" else SEPARATORS.get(separator, separator), "")
-    )
+        if length := _vectors(names, counts, 2):
+            return Cells(names, True, length)
+    mark, note = _guessed(cells, title)
     names = tuple(_cut(cell, mark) for cell in cells)
-    if separator == "auto":
-        _refuse_mixed(names, cells, mark, title)
-        if mark == ",":
-            _refuse_cut_names(names, title, "comma or none")
-    length = vector_length(names, counts) if mark is not None else 0
-    return Cells(names, lists=mark is not None, vector=length if length > 1 else 0, note=note)
+    _refuse_mixed(names, cells, mark, title)
+    if mark == ",":
+        _refuse_cut_names(names, title, "comma or none")
+    return Cells(names, mark is not None, _vectors(names, counts, 2) if mark else 0, note)
 
 
-def same_bits(cells: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """0/1 vectors written without anything between, as 010; empty where cells are none."""
-    length = len(cells[0]) if cells else 0
-    bits = length > 2 and all(re.fullmatch(f"[01]{{{length}}}", cell) for cell in cells)
-    return tuple(map(tuple, cells)) if bits and any(cell[0] == "0" for cell in cells) else ()
+def read_lists(cells: Sequence[str], counts: Sequence[int]) -> Cells:
+    """Read the different cells of a column of lists, as JSON."""
+    names = tuple(
+        tuple(name for value in json.loads(cell) if (name := str(value).strip())) for cell in cells
+    )
+    return Cells(names, True, _vectors(names, counts, 1))
 
 
-def vector_length(names: Sequence[Sequence[str]], counts: Sequence[int]) -> int:
+def _vectors(names: Sequence[Sequence[str]], counts: Sequence[int], least: int) -> int:
     """The length of 0/1 vectors, where three quarters of the cells are such of one length; or 0."""
     lengths: Counter[int] = Counter()
     for cell, count in zip(names, counts, strict=True):
         if cell and all(_BIT.fullmatch(part) for part in cell):
             lengths[len(cell)] += count
     length, most = lengths.most_common(1)[0] if lengths else (0, 0)
-    return length if most >= 0.75 * sum(counts) else 0
+    return length if length >= least and most >= 0.75 * sum(counts) else 0
 
 
 def _cut(cell: str, mark: str | None) -> tuple[str, ...]:
@@ -120,20 +120,17 @@ def _of_list(inside: str) -> tuple[str, ...]:
 
 def _guessed(cells: Sequence[str], title: str) -> tuple[str | None, str]:
     """The separator of a column, None where cells are whole names; and what to say of it."""
-    there = [mark for mark in ";|," if any(mark in cell for cell in cells)]
-    if ";" in there and "|" in there:
+    there = [mark for mark in ";|" if any(mark in cell for cell in cells)]
+    if len(there) > 1:
         raise _unclear(title, "cells hold both ; and |", "semicolon or pipe")
-    if there and there[0] != ",":
-        return there[0], ""
     if there:
-        parts = Counter(part for cell in cells for part in set(_cut(cell, ",")))
-        several = [cell for cell in cells if len(_cut(cell, ",")) > 1]
-        again = sum(any(parts[part] > 1 for part in _cut(cell, ",")) for cell in several)
-        if 2 * again >= len(several):
+        return there[0], ""
+    if several := [cell for cell in cells if len(_cut(cell, ",")) > 1]:
+        # what is met again in other cells is a name
+        uses = Counter(part for cell in cells for part in set(_cut(cell, ",")))
+        if 2 * sum(any(uses[part] > 1 for part in _cut(c, ",")) for c in several) >= len(several):
             return ",", ""
-        raise _unclear(
-            title, f"{several[0]!r} may be one name or several" if several else "", "comma or none"
-        )
+        raise _unclear(title, f"{several[0]!r} may be one name or several", "comma or none")
     if not any(re.search(r"\s", cell) for cell in cells):
         return None, ""
     return _blank(cells, title)
@@ -154,18 +151,16 @@ def _blank(cells: Sequence[str], title: str) -> tuple[str | None, str]:
     different, combinations = len(frozenset().union(*words)), len(set(words))
     several = {cell for cell in words if len(cell) > 1}
     nested = sum(any(one < cell or cell < one for one in words) for cell in several)
-    combined = 2 * nested >= len(several)
     uses = Counter(word for cell in set(words) for word in cell)
     alone = all(uses[word] == 1 for cell in several for word in cell)
-    tags = title.lower() in ("tags", "tag") and not (
-        2 <= len(several) <= combinations / 2 and alone
-    )
-    cut = f"cells are cut at blanks ({example!r}); label_separator=none keeps them whole"
-    whole = f"cells are whole names ({example!r}); label_separator=blank cuts them into words"
-    if tags or (combinations >= 2 * different and combined):
-        return " ", cut
+    if title.lower() in ("tags", "tag"):
+        cut = not (2 <= len(several) <= combinations / 2 and alone)
+    else:
+        cut = combinations >= 2 * different and 2 * nested >= len(several)
+    if cut:
+        return " ", f"cells are cut at blanks ({example!r}); label_separator=none keeps them whole"
     if different >= combinations and not _change_places(cells):
-        return None, whole
+        return None, f"cells are whole names ({example!r}); label_separator=blank cuts them"
     raise _unclear(title, unclear, "blank or none")
 
 
@@ -185,11 +180,15 @@ def _refuse_mixed(
     names: Sequence[tuple[str, ...]], cells: Sequence[str], mark: str | None, title: str
 ) -> None:
     """Refuse a name that some other separator cuts into names of the same column."""
-    known = {part for cell in names for name in cell if len(part := _parts(name)) == 1}
+
+    def parts_of(name: str) -> list[str]:
+        return [part for part in _MIXED.split(name) if part]
+
+    known = {parts[0] for cell in names for n in cell if len(parts := parts_of(n)) == 1}
     for cell, inside in zip(cells, names, strict=True):
         for name in inside:
-            parts = _parts(name)
-            if len(parts) > 1 and all((part,) in known for part in parts):
+            parts = parts_of(name)
+            if len(parts) > 1 and known.issuperset(parts):
                 after = name.index(parts[0]) + len(parts[0])
                 between = name[after : name.index(parts[1], after)].strip()
                 raise _unclear(
@@ -197,10 +196,6 @@ def _refuse_mixed(
                     f"{cell!r} holds {listed(parts, 3)}, which other cells hold by themselves",
                     f"{between!r} or none" if mark is None else "none, or mend the table",
                 )
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    return tuple(part for part in _MIXED.split(name) if part)
 
 
 def _refuse_cut_names(names: Sequence[tuple[str, ...]], title: str, ways: str) -> None:

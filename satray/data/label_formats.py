@@ -15,26 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.config.prepare import POSITIVE, PrepareRecipe
-from satray.data.label_cells import Cells, read_cells, same_bits, vector_length
+from satray.data.label_cells import Cells, read_cells, read_lists
 from satray.data.label_table import Column, Table, refuse_absent
 from satray.errors import InputError, listed
 
-_RUNS = re.compile(r"[1-9]\d{0,9}\s+[1-9]\d{0,9}(?:\s+[1-9]\d{0,9}\s+[1-9]\d{0,9})*", re.ASCII)
-"""A run-length mask that is not empty: pairs of start and length, counted from 1."""
-
-FEW = 0.25
-"""Largest share of other values in a column that is still taken for one of 0 and 1."""
-
 MASK_TITLE = "encodedpixels"
-_SHIP = "ship"  # the one class of masks
 TAG_TITLES = (
     *("tags", "labels", "tag", "label", "classes", "class"),
     *("class_name", "classname", "label_name", "category"),
 )
-_SEVERAL = frozenset({"tags", "tag", "labels", "classes"})  # whose cells may hold several names
 ID_TITLES = ("label", "class", "class_id", "classid", "label_id", "labelid", "category")
+FEW = 0.25
+"""Largest share of other values in a column that is still taken for one of 0 and 1."""
+
+_SEVERAL = frozenset({"tags", "tag", "labels", "classes"})  # whose cells may hold several names
 _WORDS = {"yes": 1.0, "y": 1.0, "no": 0.0, "n": 0.0}
 _UNKNOWN = frozenset({"-1", "-1.0", "?", "-", "unknown", "unsure"})  # however many they are
+_RUNS = re.compile(r"(?:[1-9]\d{0,9}\s+[1-9]\d{0,9}(?:\s+|$))+", re.ASCII)  # start and length
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,10 @@ class Source:
         cell = f"row {row + 1} ({self.keys[row]}), column {title!r}"
         return InputError(f"labels={self.table.name}: {cell} {found}")
 
+    def titled(self, titles: Iterable[str]) -> list[str]:
+        """The free columns of some titles, in the titles' order; capitals do not matter."""
+        return [title for usual in titles for title in self.free if title.lower() == usual]
+
 
 @dataclass(frozen=True)
 class Found:
@@ -61,7 +62,7 @@ class Found:
     classes: tuple[str, ...]
     labels: NDArray[np.uint8]
     """(M, K) uint8."""
-    used: frozenset[str]
+    used: tuple[str, ...]
     """Columns of labels."""
     single: bool = False
     """Whether a tile has one class, by the column's title and content."""
@@ -79,6 +80,17 @@ def refuse_twice(classes: tuple[str, ...]) -> None:
         raise InputError("classes=[] keeps no class; leave the key out to keep all")
 
 
+def name_matrix(names: Iterable[Iterable[str]]) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """The different names, sorted, and (N, K) uint8: which of them each row has."""
+    names = [tuple(row) for row in names]
+    classes = tuple(sorted({name for row in names for name in row}))
+    position = {name: k for k, name in enumerate(classes)}
+    labels_NK = np.zeros((len(names), len(classes)), np.uint8)
+    for row, there in enumerate(names):
+        labels_NK[row, [position[name] for name in there]] = 1
+    return classes, labels_NK
+
+
 # ---- wide: one 0/1 column a class
 
 
@@ -89,44 +101,37 @@ def flag_kind(column: Column) -> Literal["", "flags", "words", "nearly"]:
     quarter of the filled cells, -1, `?` and the like not counted; where 0 and 1 do not both occur,
     also at most three different ones. Yes and no are 1 and 0.
     """
-    if column.lists is not None or not column.is_few or column.missing.all():
+    filled = np.flatnonzero(~column.missing)
+    if column.lists or not column.is_few or not filled.size:
         return ""
-    cells = [
-        (text.lower(), number, count)
-        for text, number, count, missing in zip(
-            column.texts, column.numbers, column.counts.tolist(), column.missing, strict=True
-        )
-        if not missing
-    ]
-    if all(number in (0, 1) for _, number, _ in cells):
+    words = [column.texts[cell].lower() for cell in filled]
+    numbers, counts = column.numbers[filled], column.counts[filled]
+    if np.isin(numbers, (0, 1)).all():
         return "flags"
-    if all(word in _WORDS for word, _, _ in cells):
+    if all(word in _WORDS for word in words):
         return "words"
-    flags = {_WORDS.get(word, number) for word, number, _ in cells} & {0, 1}
-    rest = [(w, count) for w, number, count in cells if _WORDS.get(w, number) not in (0, 1)]
-    odd = sum(count for word, count in rest if word not in _UNKNOWN)
-    few = odd <= FEW * sum(count for _, _, count in cells)
-    return "nearly" if flags and few and (len(flags) == 2 or len(rest) <= 3) else ""
+    values = [_WORDS.get(word, number) for word, number in zip(words, numbers, strict=True)]
+    flags = {value for value in values if value in (0, 1)}
+    rest = [n for n, value in enumerate(values) if value not in (0, 1)]
+    odd = sum(counts[n] for n in rest if words[n] not in _UNKNOWN)
+    few = odd <= FEW * counts.sum() and (len(flags) == 2 or len(rest) <= 3)
+    return "nearly" if flags and few else ""
 
 
 def read_wide(source: Source) -> Found:
     """Columns of `classes=`; else all of flags, and those that nearly are, which are refused."""
     recipe, name = source.recipe, source.table.name
     classes = recipe.classes
-    texts = {title: column for title, column in source.free.items() if column.lists is None}
     if classes is None:
-        classes = tuple(title for title, column in texts.items() if flag_kind(column))
-        numbers = [title for title, column in texts.items() if not column.is_text]
+        classes = tuple(title for title, column in source.free.items() if flag_kind(column))
         if recipe.label_positive is not None:
-            counts = [t for t in numbers if t not in classes and _may_be_counts(texts[t])]
-            if counts and len(numbers) > 1:
+            numbers = [title for title, column in source.free.items() if column.kind == "numbers"]
+            if not set(numbers) <= set(classes) and len(numbers) > 1:
                 raise InputError(
-                    f"label_positive={recipe.label_positive}: {name} has "
-                    f"{listed([*classes, *counts])}; classes=[...] names the columns that are "
-                    "classes"
+                    f"label_positive={recipe.label_positive}: {name} has numbers in "
+                    f"{listed(numbers)}; classes=[...] names the columns that are classes"
                 )
-            if not classes and len(numbers) == 1:
-                classes = (numbers[0],)
+            classes = classes or tuple(numbers)
         if not classes:
             raise InputError(
                 f"label_format=wide: {name} has no column that holds only 0 and 1 "
@@ -135,10 +140,10 @@ def read_wide(source: Source) -> Found:
     refuse_twice(classes)
     for title in classes:
         there = source.table.columns.get(title)
-        if there is None or there.lists is not None:
-            refuse_absent(title, texts, f"classes: {name} has no column", "columns")
+        if there is None or there.lists:
+            refuse_absent(title, source.free, f"classes: {name} has no column", "columns")
     labels_NK = np.stack([_flags(source, title) for title in classes], axis=1)
-    return Found(classes, labels_NK, frozenset(classes))
+    return Found(classes, labels_NK, classes)
 
 
 def _flags(source: Source, title: str) -> NDArray[np.uint8]:
@@ -172,12 +177,6 @@ def _flags(source: Source, title: str) -> NDArray[np.uint8]:
     return known.astype(np.uint8)
 
 
-def _may_be_counts(column: Column) -> bool:
-    """Whether a column holds few different whole numbers, 0 among them."""
-    numbers = column.numbers[~column.missing]
-    return column.is_few and bool((numbers == 0).any() and (numbers % 1 == 0).all())
-
-
 # ---- tags: the classes of a tile as names, or a 0/1 vector, in one cell
 
 
@@ -186,16 +185,13 @@ def tags_column(source: Source) -> str | None:
 
     Under `label_format=tags` words may look like numbers.
     """
-    forced = source.recipe.label_format == "tags"
-    free = source.free
-    worded = [title for title, c in free.items() if c.lists is not None or c.is_text]
-    named = [title for usual in TAG_TITLES for title in free if title.lower() == usual]
-    for title in named:
-        if title in worded:
-            return title
-    for title in (title for usual in ID_TITLES for title in free if title.lower() == usual):
-        numbers = free[title].numbers
-        if title not in worded and not np.isin(numbers[~np.isnan(numbers)], (0, 1)).all():
+    forced, free = source.recipe.label_format == "tags", source.free
+    worded = [title for title, column in free.items() if column.is_text]
+    named = source.titled(TAG_TITLES)
+    if called := [title for title in named if title in worded]:
+        return called[0]
+    for title in source.titled(ID_TITLES):
+        if not np.isin(free[title].numbers[~free[title].missing], (0, 1)).all():
             return title
     if forced and named:
         return named[0]
@@ -212,7 +208,7 @@ def read_tags(source: Source) -> Found:
             f"name it {' or '.join(TAG_TITLES[:2])}; columns: {listed(source.free)}"
         )
     column = source.free[title]
-    cells = _text_cells(source, title) if column.lists is None else _list_cells(source, title)
+    cells = _cells(source, title)
     if cells.vector:
         classes, labels_CK = _vectors(source, title, cells)
     else:
@@ -220,63 +216,47 @@ def read_tags(source: Source) -> Found:
     if not classes:
         raise InputError(f"labels={source.table.name}: column {title!r} holds no tag")
     labels_CK = np.vstack([labels_CK, np.zeros((1, len(classes)), np.uint8)])  # of empty cells
-    notes = []
-    if title.lower() not in TAG_TITLES:
-        notes.append(f"classes are those of column {title!r}")
+    notes = [] if title.lower() in TAG_TITLES else [f"classes are those of column {title!r}"]
     if cells.note:
         notes.append(f"column {title!r}: {cells.note}")
-    return Found(
-        classes,
-        np.ascontiguousarray(labels_CK[column.codes]),
-        frozenset({title}),
-        single=not cells.lists and title.lower() not in _SEVERAL,
-        notes=tuple(notes),
-    )
+    single = not cells.lists and title.lower() not in _SEVERAL
+    labels_NK = np.ascontiguousarray(labels_CK[column.codes])
+    return Found(classes, labels_NK, (title,), single, tuple(notes))
 
 
-def _text_cells(source: Source, title: str) -> Cells:
+def _cells(source: Source, title: str) -> Cells:
+    """The names in the different cells of a column."""
     column, forced = source.free[title], source.recipe.label_format == "tags"
-    texts: list[str] = column.texts.tolist()
 
-    def refused(wrong: NDArray[np.bool_], found: str) -> InputError:
-        code = int(np.flatnonzero(wrong)[0])
-        row = int(np.flatnonzero(column.codes == code)[0])
-        return source.refused(row, title, f"holds {texts[code]!r}{found}")
-
-    if column.missing.any():
-        raise refused(column.missing, ", which is no class; accepted: names, or nothing")
-    if not forced and (bits := same_bits(texts)):  # 010, 100: a place a class
-        return Cells(bits, lists=True, vector=len(bits[0]))
-    whole = column.numbers % 1 == 0
-    if not forced and not np.isnan(column.numbers).any():
-        wrong = ~whole | (column.numbers < 0)
+    def refuse(wrong: NDArray[np.bool_], why: str) -> None:
         if wrong.any():
-            raise refused(
-                wrong,
-                "; the number of a class is whole and not below 0 (label_format=tags takes any, "
-                "label_positive='>0' makes two classes)",
-            )
-    if whole.all():  # a column of floats spells them 3.0
-        return Cells(tuple((text.partition(".")[0],) for text in texts), lists=False)
+            code = int(np.flatnonzero(wrong)[0])
+            row = int(np.flatnonzero(column.codes == code)[0])
+            raise source.refused(row, title, f"holds {column.texts[code]!r}{why}")
+
+    refuse(column.missing, ", which is no class; accepted: names, or nothing")
+    if column.lists:
+        nulls = [re.search(r"\bnull\b(?=[,\]])", text) is not None for text in column.texts]
+        refuse(np.array(nulls), "; a list of class names is accepted")
+        return read_lists(column.texts, column.counts.tolist())
+    if column.texts and not forced and not np.isnan(column.numbers).any():
+        length, bits = len(column.texts[0]), re.compile("[01]{3,}")
+        if all(bits.fullmatch(text) and len(text) == length for text in column.texts) and any(
+            text[0] == "0" for text in column.texts
+        ):  # 010, 100: a place a class
+            return Cells(tuple(map(tuple, column.texts)), True, length)
+        refuse(
+            (column.numbers % 1 != 0) | (column.numbers < 0),
+            "; the number of a class is whole and not below 0 (label_format=tags takes any, "
+            "label_positive='>0' makes two classes)",
+        )
+    if (column.numbers % 1 == 0).all():  # a column of floats spells them 3.0
+        return Cells(tuple((text.partition(".")[0],) for text in column.texts), lists=False)
     try:
-        return read_cells(texts, column.counts.tolist(), source.recipe.label_separator, title)
+        separator = source.recipe.label_separator
+        return read_cells(column.texts, column.counts.tolist(), separator, title)
     except InputError as error:
         raise InputError(f"labels={source.table.name}: {error}") from None
-
-
-def _list_cells(source: Source, title: str) -> Cells:
-    column = source.free[title]
-    names = [
-        tuple(tag.strip() for tag in cell if tag is not None and tag.strip())
-        for cell in column.lists or ()
-    ]
-    nulls = [i for i, cell in enumerate(column.lists or ()) if None in cell]
-    wrong = np.flatnonzero(np.isin(column.codes, [-1, *nulls]))
-    if wrong.size:
-        found = "holds a null; a list of class names is accepted"
-        raise source.refused(int(wrong[0]), title, found)
-    counts = np.bincount(column.codes, minlength=len(names))
-    return Cells(tuple(names), lists=True, vector=vector_length(names, counts.tolist()))
 
 
 def _vectors(source: Source, title: str, cells: Cells) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
@@ -299,17 +279,6 @@ def _vectors(source: Source, title: str, cells: Cells) -> tuple[tuple[str, ...],
         found += f"; {length} values 0 or 1 are accepted, as in its other cells"
         raise source.refused(int(wrong[0]), title, found)
     return named, np.array(vectors, np.uint8)
-
-
-def name_matrix(names: Iterable[Iterable[str]]) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
-    """The different names, sorted, and (N, K) uint8: which of them each row has."""
-    names = [tuple(row) for row in names]
-    classes = tuple(sorted({name for row in names for name in row}))
-    position = {name: k for k, name in enumerate(classes)}
-    labels_NK = np.zeros((len(names), len(classes)), np.uint8)
-    for row, there in enumerate(names):
-        labels_NK[row, [position[name] for name in there]] = 1
-    return classes, labels_NK
 
 
 # ---- rle: masks as the Airbus ship competition has them, many rows an image
@@ -354,4 +323,4 @@ def read_rle(source: Source) -> Found:
     ship_M = np.bincount(image_N, weights=masks.codes >= 0) > 0
     order = np.argsort(first_M)
     labels_M1 = ship_M[order, None].astype(np.uint8)
-    return Found((_SHIP,), labels_M1, frozenset({title}), rows=first_M[order])
+    return Found(("ship",), labels_M1, (title,), rows=first_M[order])

@@ -1,22 +1,25 @@
 """Bytes of a CSV, TSV or Parquet file -> columns of text, whatever the file's own types.
 
 Everything becomes text with gaps, so that the label formats read CSV and Parquet alike; numbers
-are told from words by their spelling. A column is held as its different cells and the number of the
-one that each row has: tables repeat few, and each is looked at once.
+are told from words by their spelling, and lists become JSON. A column is held as its different
+cells and the number of the one that each row has: tables repeat few, and each is looked at once.
 """
 
 import csv
 import difflib
 import io
+import json
+import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -27,7 +30,7 @@ MISSING_WORDS = frozenset({"nan", "na", "n/a", "null", "none", "<na>"})
 
 _FEW = 64  # a column of flags has few spellings; more different cells than this are something else
 _DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "pipe"}
-_BEFORE = re.compile(rb"(?:[ \t]*[\r\n])*(?:sep=.\r?\n)?", re.I)  # blank lines, one for Excel
+_BEFORE = re.compile(rb"(?:\xef\xbb\xbf)?(?:[ \t]*[\r\n])*(?:sep=.\r?\n)?", re.I)  # one for Excel
 _NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+(_level_\d+)?")  # pandas' indices
 
 
@@ -37,10 +40,10 @@ class Column:
 
     codes: NDArray[np.int64]
     """(N,) number of each row's cell among the different ones; -1 where it is empty."""
-    texts: pd.Index
-    """The different cells, trimmed, by first appearance; none of a column of lists."""
-    lists: tuple[tuple[str | None, ...], ...] | None = None
-    """The different lists of a column of lists (Parquet only)."""
+    texts: tuple[str, ...]
+    """The different cells, trimmed, by first appearance."""
+    lists: bool = False
+    """Whether the cells are lists (Parquet only), as JSON."""
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
@@ -50,20 +53,17 @@ class Column:
     @cached_property
     def numbers(self) -> NDArray[np.float64]:
         """The number that each different cell spells, true and false as 1 and 0; NaN of words."""
-        lower = self._lower.replace({"true": "1", "false": "0"})
-        return np.asarray(pd.to_numeric(lower, errors="coerce"), np.float64)
+        return np.array([_number(text.lower()) for text in self.texts], np.float64)
 
     @cached_property
     def missing(self) -> NDArray[np.bool_]:
         """Which of the different cells spell an absent value."""
-        return np.asarray(self._lower.isin(MISSING_WORDS), bool)
+        return np.array([text.lower() in MISSING_WORDS for text in self.texts], bool)
 
     @property
     def is_text(self) -> bool:
         """Whether some cell is neither a number, nor a flag, nor missing."""
-        # a look at the head spares millions of keys
-        head = Column(self.codes[:0], self.texts[:_FEW]) if not self.is_few else self
-        return any(bool((np.isnan(c.numbers) & ~c.missing).any()) for c in (head, self))
+        return bool((np.isnan(self.numbers) & ~self.missing).any())
 
     @property
     def is_few(self) -> bool:
@@ -73,20 +73,16 @@ class Column:
     @property
     def kind(self) -> str:
         """What the column holds, in a word."""
-        if self.lists is not None:
+        if self.lists:
             return "lists"
-        if not len(self.texts):
+        if not self.texts:
             return "empty"
         return "words" if self.is_text else "numbers"
 
     def values(self) -> tuple[str | None, ...]:
         """The text of each row; None where it is empty."""
-        texts = [*self.texts.tolist(), None]
+        texts = (*self.texts, None)
         return tuple(texts[code] for code in self.codes.tolist())
-
-    @cached_property
-    def _lower(self) -> "pd.Series[str]":
-        return pd.Series(self.texts, dtype="str").str.lower()
 
 
 @dataclass(frozen=True)
@@ -134,71 +130,69 @@ def read_table(data: bytes, name: str) -> Table:
     """
     if not data.strip():
         raise InputError(f"labels={name} is empty; a CSV, TSV or Parquet table is accepted")
-    read = _read_parquet if data[:4] == b"PAR1" else _read_csv
-    texts: dict[str, pd.Series[str]] = {}
-    lists: dict[str, pd.Series[str]] = {}
+    table = _read_parquet(data, name) if data[:4] == b"PAR1" else _read_csv(data, name)
+    cells: dict[str, tuple[pa.Array, bool]] = {}
     unread: list[str] = []
-    titles, cells = read(data, name)
-    for title, column in zip(titles, cells, strict=True):
-        if _NO_NAME.fullmatch(title):
+    for title, column in zip(table.column_names, table.columns, strict=True):
+        title = title.strip()
+        texts, lists = _as_texts(column)
+        if _NO_NAME.fullmatch(title) or texts is None:
             unread.append(title or "(no name)")
-        elif title in texts or title in lists:
+        elif title in cells:
             raise InputError(f"labels={name} has two columns named {title!r}; names must differ")
-        elif column is None:
-            unread.append(title)
-        elif column.dtype == object:
-            lists[title] = column
         else:
-            trimmed = column.str.strip()
-            texts[title] = trimmed.where(trimmed != "")
-    if not texts and not lists:
+            cells[title] = texts, lists
+    if not cells:
         raise InputError(f"labels={name} has no named column")
     # rows without any cell, as spreadsheets leave them, are none
-    keep_N = np.any([column.notna() for column in (*texts.values(), *lists.values())], axis=0)
+    keep_N = np.any([np.asarray(texts.is_valid()) for texts, _ in cells.values()], axis=0)
     if not keep_N.any():
         raise InputError(f"labels={name} has a header and no rows")
     columns = {}
-    for title in (title for title in titles if title in texts or title in lists):
-        column = (texts if title in texts else lists)[title]
-        codes, different = pd.factorize(column if keep_N.all() else column[keep_N])
-        if title in texts:
-            columns[title] = Column(codes, different)
-        else:
-            columns[title] = Column(codes, pd.Index([], dtype="str"), tuple(different))
+    for title, (texts, lists) in cells.items():
+        encoded = texts.filter(pa.array(keep_N)).dictionary_encode()
+        codes = np.asarray(encoded.indices.fill_null(-1), np.int64)
+        columns[title] = Column(codes, tuple(encoded.dictionary.to_pylist()), lists)
     return Table(name, columns, int(keep_N.sum()), tuple(unread))
 
 
-_Cells = list["pd.Series[str] | None"]
-"""A column each: texts, or tuples of texts (dtype object), or None where neither can be had."""
-
-
-def _read_parquet(data: bytes, name: str) -> tuple[list[str], _Cells]:
+def _number(text: str) -> float:
+    if text in ("true", "false"):
+        return float(text == "true")
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        return math.nan if "_" in text else float(text)
+    except ValueError:
+        return math.nan
+
+
+def _as_texts(column: pa.ChunkedArray) -> tuple[pa.Array | None, bool]:
+    """Trimmed texts, null where empty, of a column and whether it holds lists; None of no text."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    lists = any(
+        check(kind) for check in (pa.types.is_list, pa.types.is_large_list,
+                                  pa.types.is_fixed_size_list)
+    )  # fmt: skip
+    try:
+        if lists:
+            column.cast(pa.list_(pa.string()))  # of what has a text
+            return pa.array([json.dumps(cell) for cell in column.to_pylist()], pa.string()), True
+        texts = pc.utf8_trim_whitespace(column.cast(kind).cast(pa.string())).combine_chunks()
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return None, lists  # boxes, pixels, durations
+    return pc.if_else(pc.equal(texts, ""), None, texts), False
+
+
+def _read_parquet(data: bytes, name: str) -> pa.Table:
+    try:
+        return pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"labels={name} is not a readable Parquet file: {reason}") from error
-    cells: _Cells = []
-    for column in table.columns:
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        try:
-            if any(check(kind) for check in (pa.types.is_list, pa.types.is_large_list,
-                                             pa.types.is_fixed_size_list)):  # fmt: skip
-                lists = column.cast(pa.list_(pa.string())).to_pylist()
-                tuples = [cell if cell is None else tuple(cell) for cell in lists]
-                cells.append(pd.Series(tuples, dtype=object))
-            else:
-                # by Arrow: pandas would make 3.0 of a whole number beside a gap
-                cells.append(pd.Series(column.cast(kind).cast(pa.string()), dtype="str"))
-        except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-            cells.append(None)  # boxes, pixels, durations
-    return [title.strip() for title in table.column_names], cells
 
 
-def _read_csv(data: bytes, name: str) -> tuple[list[str], _Cells]:
-    text = data.removeprefix(b"\xef\xbb\xbf")
-    if before := _BEFORE.match(text):
-        text = text[before.end() :]
+def _read_csv(data: bytes, name: str) -> pa.Table:
+    before = _BEFORE.match(data)
+    text = data[before.end() :] if before else data
     if text[:2] in (b"PK", b"\xff\xfe", b"\xfe\xff") or b"\x00" in text[:4096]:
         raise InputError(f"labels={name} is no UTF-8 text; a CSV, TSV or Parquet table is accepted")
     try:
@@ -208,45 +202,38 @@ def _read_csv(data: bytes, name: str) -> tuple[list[str], _Cells]:
         raise InputError(f"labels={name} is not UTF-8 text (line {line}); save it as such") from (
             error
         )
-    limit = csv.field_size_limit(len(text) + 1)  # masks are long
-    try:
-        headers = [(next(_rows(text, mark)), mark) for mark in _DELIMITERS]
-        header, mark = max(headers, key=lambda found: len(found[0]))
-        _refuse_uneven(text, mark, name, len(header), data.count(b"\n", 0, len(data) - len(text)))
-        frame = pd.read_csv(
-            io.BytesIO(text),
-            sep=mark,
-            header=0,
-            names=range(len(header)),
-            index_col=False,
-            dtype="str",
-            keep_default_na=False,
-            na_values=[""],
+    head = text[: 1 << 16].decode("utf-8", errors="ignore")
+    headers = {
+        mark: next(csv.reader(io.StringIO(head, ""), delimiter=mark)) for mark in _DELIMITERS
+    }
+    mark = max(headers, key=lambda each: len(headers[each]))
+    uneven = ""
+
+    def skip_blank(row: Any) -> str:
+        nonlocal uneven
+        if row.actual_columns == 1 and not row.text.strip():
+            return "skip"
+        uneven = (
+            f"row {row.number - 1} has {row.actual_columns} cells where the header has "
+            f"{row.expected_columns} ({_DELIMITERS[mark]}-separated): {row.text[:60]!r}"
         )
-    except (csv.Error, pd.errors.ParserError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"labels={name} cannot be read ({reason}); is there a stray quote in it? It begins "
-            f"{text[:60].decode(errors='replace')!r}"
-        ) from error
-    finally:
-        csv.field_size_limit(limit)
-    return [cell.strip() for cell in header], [frame[k] for k in frame]
+        return "error"
 
-
-def _rows(text: bytes, delimiter: str) -> "csv._reader":  # type: ignore[name-defined]
-    lines = io.TextIOWrapper(io.BytesIO(text), "utf-8", newline="")
-    return csv.reader(lines, delimiter=delimiter)
-
-
-def _refuse_uneven(text: bytes, delimiter: str, name: str, width: int, skipped: int) -> None:
-    """Refuse rows of another length than the header's: pandas fills short ones and cuts others."""
-    rows = _rows(text, delimiter)
-    start = 0
-    for row in rows:
-        if len(row) != width and (len(row) > 1 or "".join(row).strip()):
-            raise InputError(
-                f"labels={name}: line {skipped + start + 1} has {len(row)} cells where the header "
-                f"has {width} ({_DELIMITERS[delimiter]}-separated): {delimiter.join(row)[:60]!r}"
-            )
-        start = rows.line_num
+    try:
+        return pyarrow.csv.read_csv(
+            pa.BufferReader(text),
+            # in one block, in order: cells may hold line breaks, and masks are long
+            pyarrow.csv.ReadOptions(use_threads=False, block_size=len(text) + 1),
+            pyarrow.csv.ParseOptions(
+                delimiter=mark, newlines_in_values=True, invalid_row_handler=skip_blank
+            ),
+            pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(headers[mark], pa.string()),
+                strings_can_be_null=True,
+                null_values=[""],
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        why = uneven or f"{str(error).splitlines()[0]}; it begins {head[:60]!r}"
+        quote = "; is there a stray quote in it?" if b'"' in text else ""
+        raise InputError(f"labels={name}: {why}{quote}") from error

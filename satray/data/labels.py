@@ -88,13 +88,12 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
     Raises:
         InputError: the table is none of these, or a key, cell or class is wrong.
     """
-    table = read_table(data, name)
-    split = recipe.split
+    table, split = read_table(data, name), recipe.split
     if split.group is not None:
         table.need(split.group, "split.group")
     reserved = {split.column, split.group}
     key = _key_column(table, recipe, reserved)
-    keys = _keys(table, key)
+    keys = tuple(str(cell) for cell in table.columns[key].values())
     free = {t: c for t, c in table.columns.items() if t not in reserved and t != key}
     source = Source(table, keys, free, recipe)
     label_format = _recognise(source)
@@ -103,14 +102,12 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
             f"label_positive={recipe.label_positive}: labels={name} is read as {label_format}; "
             "accepted: columns of numbers (label_format=wide, classes=[...] names them)"
         )
-    reader = {"wide": read_wide, "tags": read_tags, "rle": read_rle}[label_format]
     if label_format != "rle":
         _refuse_doubled(table, key, keys)
-    found = reader(source)
-    rows = found.rows if found.rows is not None else np.arange(len(keys))
-    columns = {t: c.values() for t, c in table.columns.items() if t in reserved and c.lists is None}
-    taken = found.used | {key, split.group}
-    taken |= {split.column} if split.by in ("auto", "column") else set()
+    found = {"wide": read_wide, "tags": read_tags, "rle": read_rle}[label_format](source)
+    rows = np.arange(len(keys)) if found.rows is None else found.rows
+    columns = {t: c.values() for t, c in table.columns.items() if t in reserved and not c.lists}
+    taken = {*found.used, key, split.group, split.column if split.by in ("auto", "column") else ""}
     over = [f"{t} ({c.kind})" for t, c in table.columns.items() if t not in taken]
     return _settled(
         LabelTable(
@@ -173,32 +170,28 @@ def _key_column(table: Table, recipe: PrepareRecipe, reserved: set[str | None]) 
     wanted = recipe.key_column
     if wanted is not None:
         table.need(wanted, "key_column")
-        if table.columns[wanted].lists is not None:
+        if table.columns[wanted].lists:
             raise InputError(f"key_column={wanted} of {table.name} holds lists, not names")
-        return wanted
-    may = [
-        t for t in table.columns if t not in reserved and t.lower() not in (*TAG_TITLES, MASK_TITLE)
-    ]
-    for title in may:
-        if table.columns[title].lists is None and table.columns[title].is_text:
-            return title
-    first = next(iter(table.columns))
-    if first in may and len(table.columns[first].texts) == table.rows > 2:
-        return first  # tiles that are numbered: each row has a number of its own
-    raise InputError(
-        f"labels={table.name} has no text column that names the tiles; key_column=... picks one "
-        f"of {listed(table.columns)}"
-    )
-
-
-def _keys(table: Table, key: str) -> tuple[str, ...]:
-    column = table.columns[key]
-    empty = np.flatnonzero(column.codes < 0)
+    else:
+        titles = (*TAG_TITLES, MASK_TITLE)
+        may = [t for t in table.columns if t not in reserved and t.lower() not in titles]
+        worded = [t for t in may if table.columns[t].is_text and not table.columns[t].lists]
+        first = next(iter(table.columns))
+        # tiles that are numbered: each row has a number of its own
+        numbered = first in may and len(table.columns[first].texts) == table.rows > 2
+        if not worded and not numbered:
+            raise InputError(
+                f"labels={table.name} has no text column that names the tiles; key_column=... "
+                f"picks one of {listed(table.columns)}"
+            )
+        wanted = worded[0] if worded else first
+    empty = np.flatnonzero(table.columns[wanted].codes < 0)
     if empty.size:
         raise InputError(
-            f"labels={table.name}: row {empty[0] + 1}, column {key!r} is empty; it names the tile"
+            f"labels={table.name}: row {empty[0] + 1}, column {wanted!r} is empty; it names the "
+            "tile"
         )
-    return tuple(cell for cell in column.values() if cell is not None)
+    return wanted
 
 
 def _refuse_doubled(table: Table, key: str, keys: tuple[str, ...]) -> None:
@@ -207,7 +200,7 @@ def _refuse_doubled(table: Table, key: str, keys: tuple[str, ...]) -> None:
     if len(first) == len(codes):
         return
     row = int(np.flatnonzero(first[codes] != np.arange(len(codes)))[0])
-    texts = [t for t, c in table.columns.items() if t != key and c.lists is None and c.is_text]
+    texts = [t for t, c in table.columns.items() if t != key and c.is_text and not c.lists]
     hint = f"; key_column=... picks another column of {listed(texts)}" if texts else ""
     raise InputError(
         f"labels={table.name}: rows {first[codes[row]] + 1} and {row + 1} both name {keys[row]!r} "
