@@ -22,13 +22,10 @@ from satray.metrics.calibration import (
     fit_thresholds,
     halves,
 )
-from satray.metrics.ranking import BoolArray
 from satray.metrics.scored import PLAIN, Rule, scores_of
 from satray.metrics.summary import compute_metrics, said
 
 BETAS = {"f1": 1.0, "f2": 2.0}
-FITTED = ("temperature", "thresholds")
-"""What may be fitted."""
 MEASURED = ("log_loss", "ece", "f1_macro", "f2_macro")
 """Figures of `before` and `after`, as `compute_metrics` has them."""
 
@@ -48,7 +45,8 @@ class Calibration:
     def origin(self) -> dict[str, Any]:
         """For the bundle's provenance: which half was fitted on, and what was fitted on it."""
         fitted = self.report["fitted"]
-        return {"seed": self.report["seed"], **{name: name in fitted for name in FITTED}}
+        told = {name: name in fitted for name in ("temperature", "thresholds")}
+        return {"seed": self.report["seed"]} | told
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -101,44 +99,34 @@ def calibrate(
     labels_NK = np.asarray(labels_NK).astype(bool)
     fit_N = halves(ids, seed)
     z_NK, y_NK = logits_NK[fit_N], labels_NK[fit_N]
-    temperature, temperature_is = 1.0, "not asked for"
-    fitted = []
-    if options.temperature and len(z_NK) < options.positives:
+    temperature, thresholds_K = 1.0, np.full(len(classes), DEFAULT)
+    if not options.temperature:
+        temperature_is = "not asked for"
+    elif len(z_NK) < options.positives:
         temperature_is = f"kept: fewer than {options.positives:,} tiles to fit it on"
-    elif options.temperature:
-        best = fit_temperature(z_NK, y_NK, task)
+    elif (best := fit_temperature(z_NK, y_NK, task)) is None:
         temperature_is = f"kept: the best is not between {COLDEST:g} and {HOTTEST:g}"
-        if best is not None:
-            temperature, temperature_is = best, "fitted"
-            fitted.append("temperature")
-    thresholds_K = np.full(len(classes), DEFAULT)
-    if options.thresholds != "half" and task != "multiclass":
+    else:
+        temperature, temperature_is = best, "fitted"
+    by = "half" if task == "multiclass" else options.thresholds
+    if by != "half":
         scores_NK = scores_of(z_NK, task, temperature)
-        beta = BETAS[options.thresholds]
-        thresholds_K = fit_thresholds(scores_NK, y_NK, beta, options.positives)
-        fitted += ["thresholds"] if (thresholds_K != DEFAULT).any() else []
+        thresholds_K = fit_thresholds(scores_NK, y_NK, BETAS[by], options.positives)
     rule = Rule(temperature, tuple(float(value) for value in thresholds_K))
-    rest = (logits_NK[~fit_N], labels_NK[~fit_N], classes, task)
-    report = {
+    report: dict[str, Any] = {
         "seed": seed,
-        "fitted": fitted,
+        "fitted": ["temperature"] * (temperature_is == "fitted")
+        + ["thresholds"] * bool((thresholds_K != DEFAULT).any()),
         "fitted_tiles": int(fit_N.sum()),
         "measured_tiles": int((~fit_N).sum()),
         "temperature": temperature,
         "temperature_is": temperature_is,
-        "thresholds_by": "half" if task == "multiclass" else options.thresholds,
+        "thresholds_by": by,
         "thresholds": dict(zip(classes, map(float, thresholds_K), strict=True)),
         "fitted_positives": dict(zip(classes, map(int, y_NK.sum(axis=0)), strict=True)),
-        "before": _measured(*rest, PLAIN),
-        "after": _measured(*rest, rule),
     }
+    for name, used in (("before", PLAIN), ("after", rule)):
+        rest = (logits_NK[~fit_N], labels_NK[~fit_N], classes, task, used)
+        measured = None if fit_N.all() else compute_metrics(*rest)
+        report[name] = measured and {figure: measured[figure] for figure in MEASURED}
     return Calibration(rule, report)
-
-
-def _measured(
-    logits_NK: NDArray[Any], labels_NK: BoolArray, classes: Sequence[str], task: str, rule: Rule
-) -> dict[str, float] | None:
-    if not len(logits_NK):
-        return None
-    found = compute_metrics(logits_NK, labels_NK, classes, task, rule)
-    return {name: found[name] for name in MEASURED}

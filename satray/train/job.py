@@ -12,6 +12,7 @@ from satray.metrics.summary import said
 from satray.metrics.trap import stuck, watch
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
+from satray.train import tracking
 from satray.train.calibrate import Calibration, calibrate
 from satray.train.loop import precision
 from satray.train.plan.description import about, counted, variant_name
@@ -20,7 +21,6 @@ from satray.train.plan.setup import Setup, unchanged
 from satray.train.plan.setup import read as setup_of
 from satray.train.plan.snapshots import snapshot_note
 from satray.train.plan.stages import TrainingPlan
-from satray.train.tracking import history, sinks
 from satray.train.workers import lost_tiles
 
 if TYPE_CHECKING:  # it imports torch
@@ -33,7 +33,7 @@ HEADLINES = ("map", "accuracy", "baseline_accuracy", "balanced_accuracy", "auc",
 def read(recipe: TrainRecipe, storage: Storage) -> Setup:
     """Index and weight files, and what the recipe makes of them; raises InputError. No torch."""
     setup = setup_of(recipe, storage)
-    sinks.check(recipe)
+    tracking.check(recipe)
     return setup
 
 
@@ -76,11 +76,16 @@ def train_with(
     listen: Callable[[dict[str, Any]], None] | None,
 ) -> Outcome:
     """Do `work`, and hand on each message of the workers."""
-    with sinks.follow(recipe, run, listen) as heard:
-        return _train(setup, run, heard)
+    with tracking.follow(recipe, run) as tracker:
+        return _train(setup, run, tracker, listen)
 
 
-def _train(setup: Setup, run: Run, follower: sinks.Follower) -> Outcome:
+def _train(
+    setup: Setup,
+    run: Run,
+    tracker: tracking.Tracker,
+    listen: Callable[[dict[str, Any]], None] | None,
+) -> Outcome:
     from satray.train import measure
     from satray.train.landscape import auto
     from satray.train.workers import initial, launch
@@ -91,18 +96,25 @@ def _train(setup: Setup, run: Run, follower: sinks.Follower) -> Outcome:
             run.say(f"note: {line}")
         weights = initial.stage(setup, run)
     setup, tested = auto.settle(setup, run, weights)
-    told = _Teller(setup, run, follower)
+    told = _Teller(setup, run, tracker, listen)
     with run.activity("starting and saving"):
         launch.fit(setup, run, weights, told)
-    return finish(setup, run, follower, told.heard, tested)
+    return finish(setup, run, tracker, told.heard, tested)
 
 
 class _Teller:
     """Turns the workers' messages into lines for the person."""
 
-    def __init__(self, setup: Setup, run: Run, listen: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        run: Run,
+        tracker: tracking.Tracker,
+        listen: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
         self._setup = setup
         self._run = run
+        self._tracker = tracker
         self._listen = listen
         self._starts = 0
         self._constant = constant_classes(setup.index.part("val").labels)
@@ -129,15 +141,17 @@ class _Teller:
                 self.heard.add(message["row"]["pseudo_epoch"])
                 self._run.say("  " + _epoch_line(self._setup, message["row"]))
                 self._warn(message["row"])
+                self._tracker.row(message["row"])
         elif kind == "combined":
             record = message["record"]
             self.heard.add(kind)
             self._run.say(f"  {len(record['steps'])} snapshots combined: {record['kind']}")
-        self._listen(message)
+        if self._listen is not None:
+            self._listen(message)
 
     def _warn(self, row: dict[str, Any]) -> None:
         """Tell of classes predicted always or never, each time that these are others."""
-        found = stuck(history.by_class(row, "ppr"), self._constant).warnings()
+        found = stuck(tracking.by_class(row, "ppr"), self._constant).warnings()
         if found != self._stuck:
             for line in found or ("majority trap: over, every class is predicted both ways",):
                 self._run.say(f"  {line}")
@@ -157,7 +171,7 @@ def _epoch_line(setup: Setup, row: dict[str, Any]) -> str:
 def finish(
     setup: Setup,
     run: Run,
-    follower: sinks.Follower,
+    tracker: tracking.Tracker,
     heard: Collection[int | str],
     tested: tuple["Finding", ...] = (),
 ) -> Outcome:
@@ -166,7 +180,7 @@ def finish(
     Args:
         setup: the run, resolved, with all learning rates.
         run: its folder.
-        follower: takes the history.
+        tracker: takes the history.
         heard: what this attempt did itself: pseudo-epochs, 0 for the first, and `combined`.
         tested: the range tests of `learning_rate: auto`.
     """
@@ -186,14 +200,14 @@ def finish(
     calibration = calibrate_on(setup, choice.predictions)
     for name, data in bundle(setup, run, choice, calibration).items():
         run.publish(f"bundle/{name}", data)
-    run.publish("history.parquet", history.parquet(rows), rows=len(rows))
+    run.publish("history.parquet", tracking.parquet(rows), rows=len(rows))
     shown = "map" if setup.best == "loss" else setup.best
     title = f"{run.run_id}: {variant_name(setup)}"
     batch = setup.plan.global_batch
     stages = [(stage.first_step * batch, stage.number) for stage in setup.plan.stages]
     picture = curves(rows, shown, title, choice.mark(best), _rates(setup.plan, 1000), stages)
     run.publish("curves.png", picture)
-    follower.publish(rows)
+    tracker.publish(rows)
     errors = lost_tiles.kept(run.storage, run.state)
     if errors:
         data, count = unreadable(setup, errors)
@@ -204,9 +218,9 @@ def finish(
         "best_by": setup.best,
         "warnings": list(trap.warnings()),
         "watch": {"always": list(trap.always), "never": list(trap.never)},
-        "best": history.nested(best),
-        "last": history.nested(last),
-        "images_per_second": history.throughput(rows),
+        "best": tracking.nested(best),
+        "last": tracking.nested(last),
+        "images_per_second": tracking.throughput(rows),
         "bundle": choice.origin() | {"validation": choice.validation},
         "calibration": calibration.report,
     }
@@ -228,7 +242,7 @@ def finish(
             "unreadable_tiles": len(errors),
         },
         metrics={name: choice.validation[name] for name in HEADLINES}
-        | {"images_per_second": history.throughput(rows), "best_by": setup.best},
+        | {"images_per_second": tracking.throughput(rows), "best_by": setup.best},
         summary=(
             *_summary(setup, best, rows),
             *choice_lines(choice, setup.best, best),
@@ -264,7 +278,7 @@ def _account(
     run: Run, rows: Any, combined: dict[str, Any] | None, heard: Collection[int | str]
 ) -> None:
     """Take the workers' seconds of this attempt out of the driver's wait for them."""
-    spent = history.seconds([row for row in rows if row["pseudo_epoch"] in heard])
+    spent = tracking.seconds([row for row in rows if row["pseudo_epoch"] in heard])
     if combined is not None and "combined" in heard:
         spent["combining snapshots"] = combined["seconds"]
     for name, value in spent.items():
@@ -280,5 +294,5 @@ def _summary(setup: Setup, best: dict[str, Any], rows: Any) -> tuple[str, ...]:
         f"mAP {said(best['map'])} over {counted}, AUC {said(best['auc'])}",
         f"accuracy {said(best['accuracy'])}, of the majority class "
         f"{said(best['baseline_accuracy'])}; validation loss {said(best['val_loss'])}",
-        f"{history.throughput(rows):.1f} images a second (satray {__version__})",
+        f"{tracking.throughput(rows):.1f} images a second (satray {__version__})",
     )

@@ -1,12 +1,15 @@
 """The majority trap is seen, and only where it is one."""
 
+import io
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from train.tiny_training import CLASSES, VAL_ROWS, recipe, run, stage, tiles, tiny_net
 
 from satray.metrics.trap import stuck, trapped, watch
+from satray.train import tracking
 from satray.train.plan.imbalance import constant_classes
-from satray.train.tracking import history
 
 
 def test_always_and_never():
@@ -52,6 +55,7 @@ def test_the_loop_reports_it(bias, kind):
     assert row["ppr_bright"] == (kind == "always")
     # What the job says and keeps comes from the history's row.
     labels = tiles(VAL_ROWS, 2)[1]
-    assert stuck(history.by_class(row, "ppr"), constant_classes(labels)) == report.watch
-    assert history.nested(row)["ppr"] == {name: row[f"ppr_{name}"] for name in CLASSES}
-    assert history.table([row]).column(f"classes_{kind}").to_pylist() == [1]
+    assert stuck(tracking.by_class(row, "ppr"), constant_classes(labels)) == report.watch
+    assert tracking.nested(row)["ppr"] == {name: row[f"ppr_{name}"] for name in CLASSES}
+    table = pq.read_table(io.BytesIO(tracking.parquet([row])))
+    assert table.column(f"classes_{kind}").to_pylist() == [1]

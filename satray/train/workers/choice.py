@@ -14,7 +14,7 @@ from satray.runs.run import Run
 from satray.train.loop.evaluation import Predictions
 from satray.train.plan import snapshots
 from satray.train.plan.setup import Setup
-from satray.train.tracking.history import Row, nested
+from satray.train.tracking import Row, nested
 from satray.train.workers import checkpoints
 from satray.train.workers.combining import read_state
 

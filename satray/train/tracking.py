@@ -1,0 +1,339 @@
+"""The history of a training: as a table, as TensorBoard events, in an MLflow run.
+
+MLflow is an extra: it is imported only where `tracking=mlflow` asks for it. Its run goes on where
+training goes on after a stop.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from satray import __version__
+from satray.config.train import TrainRecipe
+from satray.errors import InputError, one_line
+from satray.metrics.summary import PER_CLASS
+from satray.runs.run import Run
+from satray.storage import is_remote, join
+from satray.storage.temporary import scratch
+
+Row = dict[str, Any]
+"""One evaluation (`EpochReport.row`)."""
+
+COUNTS = (
+    "pseudo_epoch",
+    "stage",
+    "stage_began",
+    "step",
+    "samples_seen",
+    "unreadable",
+    "val_unreadable",
+    "classes_always",
+    "classes_never",
+)
+BY_CLASS = (*PER_CLASS, "ppr")
+"""Average precision, recall (multiclass), predicted-positive rate: columns like `ap_ship`."""
+EVENTS = "tensorboard"
+"""Folder of events, of the product and below the run's state while training goes on: so
+`tensorboard --logdir` of the run folder shows both."""
+URI = "MLFLOW_TRACKING_URI"
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # nothing calls home
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # training does not wait minutes for a server
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ASYNC_LOGGING_THREADPOOL_SIZE": "1",  # what belongs to a row goes out in order
+}
+"""Variables of MLflow; a value that the operator set wins."""
+ALWAYS = "run/times_seen"
+"""A metric that every row has, logged last: its steps are the rows that MLflow has in full."""
+
+
+class Tracker:
+    """Where the history goes beside the run folder; this one takes it nowhere."""
+
+    def row(self, row: Row) -> None:
+        """Take an evaluation as it comes, without keeping the caller waiting."""
+
+    def publish(self, rows: Sequence[Row]) -> None:
+        """Take the whole history when training is over."""
+
+    def end(self, status: str) -> None:
+        """The run has ended: FINISHED, FAILED or KILLED."""
+
+
+@contextmanager
+def follow(recipe: TrainRecipe, run: Run) -> Iterator[Tracker]:
+    """The tracker that is asked for, told at the end how the block ended.
+
+    Raises:
+        InputError: MLflow cannot be reached, before training starts. Later it costs a note: what
+            is missing is logged at the end, or when the run goes on.
+    """
+    tracker = Tracker()
+    if recipe.tracking == "mlflow":
+        tracker = _Mlflow(recipe, run)
+    elif recipe.tracking == "tensorboard":
+        tracker = _Events(run)
+    status = "FAILED"
+    try:
+        yield tracker
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.end(status)
+
+
+def check(recipe: TrainRecipe) -> None:
+    """Refuse a tracker that is not there, before anything starts.
+
+    Raises:
+        InputError: MLflow is not installed, or is not told where its server is.
+    """
+    if recipe.tracking != "mlflow":
+        return
+    if find_spec("mlflow") is None:
+        raise InputError(
+            "tracking=mlflow: MLflow is not installed; accepted: tensorboard, none, or first "
+            "`pip install mlflow-skinny` (the extra `mlflow`)"
+        )
+    if not os.environ.get(URI):
+        raise InputError(
+            f"tracking=mlflow: the variable {URI} is not set; accepted: the address of an MLflow "
+            "server, or sqlite:///FILE"
+        )
+
+
+# The history
+
+
+def parquet(rows: Sequence[Row]) -> bytes:
+    """`history.parquet`: counts int64, all else float64, NaN kept."""
+    types = [(name, pa.int64() if name in COUNTS else pa.float64()) for name in rows[0]]
+    sink = io.BytesIO()
+    table = pa.Table.from_pylist(list(rows), pa.schema(types))
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def scalars(row: Row) -> Iterator[tuple[str, float]]:
+    """What trackers plot: `loss/train`, `validation/map`, `ap/<class>`, ...; finite ones only."""
+    groups = {"train_loss": "loss/train", "val_loss": "loss/val"}
+    for name, value in row.items():
+        if name in COUNTS or not math.isfinite(value):
+            continue
+        kind = _kind(name)
+        group = kind or "validation"
+        if name in ("learning_rate", "times_seen") or name.startswith("seconds"):
+            group = "run"
+        yield groups.get(name, f"{group}/{name.removeprefix(f'{kind}_')}"), value
+
+
+def nested(row: Row) -> dict[str, Any]:
+    """A row with its average precisions under `ap`, by class; predicted-positive rates: `ppr`."""
+    plain = {name: value for name, value in row.items() if _kind(name) is None}
+    groups = {kind: by_class(row, kind) for kind in BY_CLASS}
+    return plain | {kind: group for kind, group in groups.items() if group}
+
+
+def by_class(row: Row, kind: str) -> dict[str, float]:
+    """One of `BY_CLASS`: class name -> value."""
+    return {name[len(kind) + 1 :]: row[name] for name in row if _kind(name) == kind}
+
+
+def _kind(name: str) -> str | None:
+    return next((kind for kind in BY_CLASS if name.startswith(f"{kind}_")), None)
+
+
+def seconds(rows: Sequence[Row]) -> dict[str, float]:
+    """Seconds by activity over all evaluations, of the first worker."""
+    return {
+        "waiting for data": sum(row["seconds_data"] for row in rows),
+        "training": sum(row["seconds_compute"] for row in rows),
+        "evaluating": sum(row["seconds_evaluate"] for row in rows),
+    }
+
+
+def throughput(rows: Sequence[Row]) -> float:
+    """Images trained on a second, evaluation left out, over the whole run."""
+    spent = sum(row["seconds_data"] + row["seconds_compute"] for row in rows)
+    return float(rows[-1]["samples_seen"] / spent) if spent else math.nan
+
+
+# Trackers
+
+
+class _Events(Tracker):
+    """TensorBoard events, live where `out` is local (a file grows by appending); and a product."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._writer: Any = None
+
+    def row(self, row: Row) -> None:
+        if is_remote(self._run.state):
+            return
+        if self._writer is None:  # it drops what an earlier attempt had from there
+            self._writer = _writer(join(self._run.state, EVENTS), purge_step=row["samples_seen"])
+        _write(self._writer, row)
+        self._writer.flush()
+
+    def publish(self, rows: Sequence[Row]) -> None:
+        with scratch("events") as folder:
+            with _writer(str(folder)) as writer:
+                for row in rows:
+                    _write(writer, row)
+            (file,) = Path(folder).iterdir()
+            self._run.publish_file(f"{EVENTS}/{file.name}", file)
+
+    def end(self, status: str) -> None:
+        del status
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _writer(folder: str, **options: Any) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(folder, **options)
+
+
+def _write(writer: Any, row: Row) -> None:
+    for tag, value in scalars(row):
+        writer.add_scalar(tag, value, row["samples_seen"])
+
+
+class _Mlflow(Tracker):
+    """The MLflow run of a training run: made once, found again by the id in the run's state."""
+
+    def __init__(self, recipe: TrainRecipe, run: Run) -> None:
+        check(recipe)
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        from mlflow.tracking import MlflowClient
+
+        self._run = run
+        self._coming: list[Any] = []
+        try:
+            self._client = MlflowClient()
+            self._id = self._find() or self._make(recipe)
+            self._logged = self._steps()
+        except Exception as error:  # requests', SQL's and MLflow's own
+            raise InputError(
+                f"tracking=mlflow: {URI} does not answer: {one_line(error)[:200]}"
+            ) from error
+
+    def row(self, row: Row) -> None:
+        self._log(row, synchronous=False)
+
+    def publish(self, rows: Sequence[Row]) -> None:
+        self._wait()
+        try:
+            self._logged = self._steps()
+            for row in rows:
+                self._log(row, synchronous=True)
+        except Exception as error:  # requests', SQL's and MLflow's own
+            missing = sum(row["samples_seen"] not in self._logged for row in rows)
+            self._run.say(
+                f"note: MLflow lacks {missing} of {len(rows)} rows ({one_line(error)[:200]}); "
+                "history.parquet has all"
+            )
+
+    def end(self, status: str) -> None:
+        self._wait()
+        with suppress(Exception):  # then its run stays RUNNING there, which is all
+            self._client.set_terminated(self._id, status)
+
+    def _log(self, row: Row, *, synchronous: bool) -> None:
+        """Log a row that MLflow does not have yet."""
+        from mlflow.entities import Metric
+
+        seen, now = row["samples_seen"], int(time.time() * 1000)
+        if seen in self._logged:
+            return
+        named = sorted(metric_names(scalars(row)), key=lambda each: each[0] == ALWAYS)
+        metrics = [Metric(name, value, now, seen) for name, value in named]
+        self._coming.append(self._client.log_batch(self._id, metrics, synchronous=synchronous))
+        self._logged.add(seen)
+
+    def _wait(self) -> None:
+        """Wait until what came so far is logged, or has failed."""
+        for operation in filter(None, self._coming):
+            with suppress(Exception):  # `publish` looks what is missing
+                operation.wait()
+        self._coming = []
+
+    def _find(self) -> str | None:
+        """The run of an earlier attempt, running again; None where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        state = join(self._run.state, "mlflow.json")
+        if not self._run.storage.exists(state):
+            return None
+        run_id = str(json.loads(self._run.storage.read(state))["run_id"])
+        try:
+            self._client.update_run(run_id, status="RUNNING")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self._run.say(f"note: MLflow has no run {run_id} any more; starting another")
+            return None
+        return run_id
+
+    def _make(self, recipe: TrainRecipe) -> str:
+        from mlflow.entities import Param
+
+        run = self._run
+        wanted = os.environ.get("MLFLOW_EXPERIMENT_NAME", "satray")
+        experiment = self._client.get_experiment_by_name(wanted)
+        number = experiment.experiment_id if experiment else self._client.create_experiment(wanted)
+        about = {"run_id": run.run_id, "out": run.out, "version": __version__}
+        tags = {f"satray.{name}": value for name, value in about.items()}
+        made = self._client.create_run(number, run_name=f"{run.job} {run.run_id}", tags=tags)
+        run_id: str = made.info.run_id
+        params = [Param(key, text[:500]) for key, text in _dotted(recipe.identity())]
+        self._client.log_batch(run_id, params=params)
+        run.storage.write(join(run.state, "mlflow.json"), json.dumps({"run_id": run_id}).encode())
+        return run_id
+
+    def _steps(self) -> set[int]:
+        return {metric.step for metric in self._client.get_metric_history(self._id, ALWAYS)}
+
+
+def metric_names(scalars: Iterator[tuple[str, float]]) -> Iterator[tuple[str, float]]:
+    """Names that MLflow takes, each once: other characters than its own become `_`."""
+    taken: set[str] = set()
+    for tag, value in scalars:
+        group, _, name = tag.partition("/")
+        plain = re.sub(r"[^A-Za-z0-9_. -]", "_", name)[:200]
+        if not plain.strip("."):
+            plain = "_" * max(1, len(plain))
+        number, free = 1, plain
+        while f"{group}/{free}" in taken:
+            number += 1
+            free = f"{plain}_{number}"
+        taken.add(f"{group}/{free}")
+        yield f"{group}/{free}", value
+
+
+def _dotted(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Plain nested values as dotted keys and texts; lists of plain values stay together."""
+    nested = isinstance(value, list) and any(isinstance(item, dict) for item in value)
+    if isinstance(value, dict) or nested:
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _dotted(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value if isinstance(value, str) else json.dumps(value)

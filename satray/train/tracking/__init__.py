@@ -1,1 +1,0 @@
-"""What a training leaves to be read, on disk, in TensorBoard and in MLflow."""
