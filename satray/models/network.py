@@ -69,6 +69,7 @@ class Network(nn.Module):
         *,
         bands: tuple[str, ...] | None = None,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
         size: int | None = None,
     ) -> None:
         """Build with fresh random weights (torch's global generator).
@@ -78,10 +79,12 @@ class Network(nn.Module):
             classes: K; 1 for a binary task.
             bands: names of the input channels in order; default `input_bands(variant)`.
             dropout: on the pooled features (for a dense head, before its last layer).
+            drop_path: of every tower's residual branches (`satray.models.backbones.build`).
             size: side of the input in px; a dense head needs it, and then takes no other.
 
         Raises:
-            InputError: an unknown backbone, an absent band, or a dense head without `size`.
+            InputError: an unknown backbone, an absent band, a dense head without `size`, or
+                `drop_path` for a backbone that has none.
         """
         super().__init__()
         self.variant = variant
@@ -93,14 +96,15 @@ class Network(nn.Module):
             if hasattr(nn.ModuleDict(), tower.name):  # torch keeps its own methods' names
                 raise InputError(f"variant: a tower cannot be called {tower.name}; rename it")
         self.towers = nn.ModuleDict(
-            {tower.name: build(tower.backbone, len(tower.bands)) for tower in variant.towers}
+            {t.name: build(t.backbone, len(t.bands), drop_path) for t in variant.towers}
         )
+        self._looks = {tower.name: tower.bands for tower in variant.towers}
         for tower in variant.towers:
             take = torch.tensor([self.bands.index(band) for band in tower.bands])
             self.register_buffer(f"take_{tower.name}", take, persistent=False)
         self.dropout = nn.Dropout(dropout)
         self.head = linear_or_dense(variant.head, self._width(), classes, dropout)
-        self._trainable = "all"
+        self._first: dict[str, int | None] = dict.fromkeys(self.towers, 0)
 
     def backbones(self) -> dict[str, Backbone]:
         """The towers by name, in order."""
@@ -141,7 +145,7 @@ class Network(nn.Module):
 
     def features(self, x_BCHW: Tensor) -> dict[str, Tensor]:
         """Each tower's features f_BDhw of normalised tiles, by name."""
-        return {name: backbone(self._look(x_BCHW, name)) for name, backbone in self._items()}
+        return {name: tower(self._look(x_BCHW, name)) for name, tower in self.towers.items()}
 
     def cam_weights(self) -> dict[str, Tensor]:
         """The head's weights w_KD for each tower.
@@ -172,33 +176,29 @@ class Network(nn.Module):
         Raises:
             InputError: no such block; the message lists the names.
         """
-        first = self._first_blocks(spec)
-        self._trainable = spec
-        for parameter in self.parameters():
-            parameter.requires_grad_(False)
-        for name, backbone in self._items():
-            start = first[name]
-            if start == 0:  # parameters outside any block (tokens, scales) come along
-                backbone.requires_grad_(True)
-            elif start is not None:
-                for block in backbone.blocks[start:]:
-                    backbone.block(block).requires_grad_(True)
+        self._first = self._first_blocks(spec)
+        self.requires_grad_(False)
         self.head.requires_grad_(True)
+        for name in self.towers:
+            for part in self._active(name):
+                part.requires_grad_(True)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Network":
         """Like torch's, but frozen parts stay in eval mode."""
         super().train(mode)
-        if mode and self._trainable != "all":
-            first = self._first_blocks(self._trainable)
-            for name, backbone in self._items():
-                start = first[name]
-                if start == 0:
-                    continue
-                backbone.train(False)
-                for block in backbone.blocks[start:] if start is not None else ():
-                    backbone.block(block).train(True)
+        for name, backbone in self.towers.items():
+            backbone.eval()
+            for part in self._active(name):
+                part.train(mode)
         return self
+
+    def _active(self, tower: str) -> list[nn.Module]:
+        """What trains of a tower: all of it (with tokens and scales outside blocks), or blocks."""
+        backbone, first = self.backbones()[tower], self._first[tower]
+        if first == 0:
+            return [backbone]
+        return [] if first is None else [backbone.block(b) for b in backbone.blocks[first:]]
 
     def _first_blocks(self, spec: str) -> dict[str, int | None]:
         """For each tower, the number of its first trainable block; None if it is frozen."""
@@ -217,13 +217,11 @@ class Network(nn.Module):
                 )
         return {name: backbone.blocks.index(spec) for name, backbone in backbones.items()}
 
-    def _items(self) -> list[tuple[str, Backbone]]:
-        return list(self.backbones().items())
-
     def _look(self, x_BCHW: Tensor, tower: str) -> Tensor:
-        """The channels that a tower looks at, in its order."""
-        take: Tensor = getattr(self, f"take_{tower}")
-        return x_BCHW.index_select(1, take)
+        """The channels that a tower looks at, in its order; the batch itself where it has those."""
+        if self._looks[tower] == self.bands:
+            return x_BCHW
+        return x_BCHW.index_select(1, self.get_buffer(f"take_{tower}"))
 
     def _width(self) -> int:
         """Numbers that the head takes in."""
@@ -233,7 +231,7 @@ class Network(nn.Module):
             raise InputError("head=dense needs a fixed input size; give input.size")
         side = torch.zeros(1, len(self.bands), self.size, self.size)
         with torch.no_grad():
-            cells: int = sum(b.eval()(self._look(side, n)).numel() for n, b in self._items())
+            cells: int = sum(b.eval()(self._look(side, n)).numel() for n, b in self.towers.items())
         for backbone in self.backbones().values():
             backbone.train()
         return cells

@@ -265,3 +265,35 @@ def test_simple_cnn_overfits_a_batch(name):
         optimizer.step()
     assert loss < 0.01
     assert ((network(x) > 0) == (y > 0)).all()
+
+
+# -- drop-path and the way of the bands
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "vit_tiny_patch16_224", "convnext_atto"])
+def test_drop_path_skips_branches_in_training_alone(backbone):
+    tower = TowerOptions(name="rgb", backbone=backbone, bands=("red", "green", "blue"))
+    network = Network(VariantOptions(towers=(tower,)), 2, drop_path=0.9)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(module.weight)  # timm starts the last of each block at zero
+    rates = [m.drop_prob for m in network.modules() if type(m).__name__ == "DropPath"]
+    assert rates == sorted(rates)
+    assert rates[-1] == pytest.approx(0.9)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        network.eval()
+        assert torch.equal(network(x), network(x))
+        for module in network.train().modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+        assert not torch.equal(network(x), network(x))
+        network.set_trainable("head")  # frozen parts drop nothing
+        assert torch.equal(network(x), network(x))
+
+
+@pytest.mark.parametrize("variant", ["simple_cnn", "xception", "inception_v3"])
+def test_drop_path_of_a_network_without_branches_is_refused(variant):
+    with pytest.raises(InputError, match=r"^drop_path=0\.1: .* accepted: 0$"):
+        Network(resolve(variant), 2, drop_path=0.1)
+    Network(resolve(variant), 2, drop_path=0.0)
