@@ -49,6 +49,8 @@ def through_actors(
     blocks: Sequence[BlockRead],
     workers: cluster.Workers,
     make: Callable[[], Callable[[Row], Report]],
+    *,
+    calls: int = 1,
 ) -> Iterator[Report]:
     """Read blocks and have actors work on them; yields the report of each as it ends.
 
@@ -57,6 +59,7 @@ def through_actors(
         blocks: what to read.
         workers: the actors, and what reads for them; fewer start where there are fewer blocks.
         make: called in each actor for what works on its blocks; pickled.
+        calls: blocks that an actor works on at a time, in threads.
 
     Raises:
         SatrayError: what ended a block for good, in one line (Ray would drown it in its own words).
@@ -70,7 +73,11 @@ def through_actors(
         concurrency=workers.readers.at_once,
     )
     dataset.context.enable_progress_bars = False
-    actors: Any = ActorPoolStrategy(size=min(workers.count, len(blocks)))
+    actors: Any = ActorPoolStrategy(
+        size=min(workers.count, len(blocks)),
+        max_concurrent_calls_per_actor=calls,
+        enable_true_multi_threading=calls > 1,
+    )
     stream = dataset.map_batches(
         BlockActor,
         fn_constructor_args=(name, 0 if workers.gpu else workers.cpus, make),

@@ -17,6 +17,8 @@ def through_actors(
     blocks: Sequence[BlockRead],
     workers: Workers,
     make: Callable[[], Callable[[Row], Report]],
+    *,
+    calls: int = 1,
 ) -> Iterator[Report]:
     """In place of `satray.block_pool.through_actors`."""
     work = make()

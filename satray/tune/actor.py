@@ -17,7 +17,7 @@ from satray.errors import InputError, SatrayError, TrainingError
 from satray.runs.run import Run
 from satray.storage import Storage
 from satray.train.plan.setup import Setup, Tiles, set_up
-from satray.tune.feature_plan import pooling_of, with_views
+from satray.tune.feature_table import pooling_of, with_views
 from satray.tune.ground import Ground
 from satray.tune.ledger import trial_folder
 from satray.tune.records import Metric, curve_row

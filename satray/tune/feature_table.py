@@ -1,12 +1,16 @@
-"""Extracted features: Parquet files wherever the sweep keeps them, memory maps on each node.
+"""Features of frozen backbones as a table: what decides them, who can use them, where they lie.
 
-The first use of a table on a node turns the columns that it needs into one file each, below the
-tile cache's folder. Processes of the node share them through the page cache, and features larger
-than memory are paged in as they are asked for. The files are raw, split by split:
+A table is Parquet files below a key, wherever the sweep keeps them, a row a tile and view; its
+record, `features.json`, is written last. The first use on a node turns the columns that are needed
+into one raw file each, below the tile cache's folder. Processes of the node share them through the
+page cache, and features larger than memory are paged in as they are asked for:
 
     train.rgb_avg   float32 (N, V, D)     train.labels   uint8 (N, K)     train.valid   bool (N,)
 
-Letters: N tiles of a split, V views, D numbers of a tower, F of all towers, K classes, B a batch.
+No torch, no Ray: `satray.tune.features` extracts.
+
+Letters: N tiles of a split or block, V views, D numbers of a tower, F of all towers, K classes, B
+tiles of a batch, M rows of a file.
 """
 
 from __future__ import annotations
@@ -18,25 +22,319 @@ import json
 import mmap
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from satray import __version__
+from satray.config.train import AugmentOptions, InputOptions, TrainRecipe, VariantOptions
 from satray.data.cache import MARGIN, boot, default_folder, locked, make_room
 from satray.errors import InputError, SatrayError
-from satray.storage import Storage, join
-from satray.tune.feature_file import LABELS, VALID
-from satray.tune.feature_plan import FORMAT, RECORD
-from satray.tune.memory import node_memory
+from satray.storage import Storage, join, name
 
-LARGE = 0.5
-"""Share of the node's memory from which a file counts as one that may not stay there."""
+if TYPE_CHECKING:
+    from satray.train.plan.setup import Setup
+
+FORMAT = 1
+"""Of the files, and of what is computed; another one makes other keys."""
+POOLINGS = ("avg", "max", "lse")
+"""What is kept of a feature map for linear heads; each costs next to nothing beside the forward."""
+FLAT = "flat"
+"""For dense heads: the whole map."""
+VIEWS = 8
+"""Draws of augmentation a tile where nobody says how many."""
+SPLITS = ("train", "val")
+RECORD = "features.json"
+"""Beside the files; written last."""
+BLOCK_BYTES, BLOCK_TILES = 16 << 20, 256
+"""Decoded bytes and tiles of a block, at the most: what is read, computed and written at a time."""
+FEWEST = 8
+"""Tiles of a block, at the least; and of one of whole maps, which are larger than tiles."""
+LABELS, VALID = "labels", "valid"
+_KEYS = ("row", "view", VALID, "error", LABELS)
+_MARK = b"satray"
+
+
+# Which recipes can be trained from features
+
+
+def head_only(recipe: TrainRecipe) -> str | None:
+    """None where a recipe's head can be trained from features; else why not, in one line.
+
+    It can where every stage trains the head alone, so that the towers stay as they start, and
+    where the head sees a fixed set of features: nothing blends inputs (mixup, cutmix), validation
+    tiles are always the same (`input.evaluate_flip`), and no snapshots are combined at the end. A moving
+    average of the weights, dropout, class-aware sampling and any loss, optimiser and schedule are
+    fine, and so is a dense head, whose features are whole maps.
+
+    Args:
+        recipe: of `train`.
+    """
+    for number, stage in enumerate(recipe.stages):
+        if stage.trainable != "head":
+            return f"stages.{number}.trainable={stage.trainable} trains more than the head"
+    for key in ("mixup", "cutmix"):
+        if (alpha := getattr(recipe.augment, key)) > 0:
+            return f"augment.{key}={alpha:g} blends tiles before the backbone"
+    if recipe.input.evaluate_flip:
+        return "input.evaluate_flip=true draws validation tiles anew"
+    if recipe.average.snapshots != "none":
+        return f"average.snapshots={recipe.average.snapshots} combines whole networks"
+    return None
+
+
+def draws(augment: AugmentOptions, given: InputOptions, tile_shape: tuple[int, int]) -> bool:
+    """Whether augmentation draws anything that changes a tile of that shape (height, width; px).
+
+    Mixup and cutmix are no part of it: they blend what has been drawn.
+    """
+    if augment.flips != "none" or max(augment.brightness, augment.contrast, augment.erase) > 0:
+        return True
+    if augment.crop == "resized":
+        return True
+    height, width = tile_shape
+    short = given.resize or given.size
+    return augment.crop == "random" and (short > given.size or height != width)
+
+
+def views_of(recipe: TrainRecipe, tile_shape: tuple[int, int]) -> int:
+    """Draws of augmentation a tile: the recipe's; where it has none, 8, or 1 if nothing is drawn.
+
+    A recipe without `augment.views` draws anew in every pseudo-epoch: its heads are trained from
+    features only when it is given this number of views (`with_views`).
+
+    Args:
+        recipe: of a trial.
+        tile_shape: height and width of the index's tiles, px.
+    """
+    if not draws(recipe.augment, recipe.input, tile_shape):
+        return 1
+    return recipe.augment.views or VIEWS
+
+
+def with_views(recipe: TrainRecipe, tile_shape: tuple[int, int]) -> TrainRecipe:
+    """The recipe with the number of views that it is trained with from features."""
+    augment = recipe.augment.model_copy(update={"views": views_of(recipe, tile_shape)})
+    return recipe.model_copy(update={"augment": augment})
+
+
+def pooling_of(variant: VariantOptions) -> str:
+    """The pooling whose columns a variant's head sees."""
+    return variant.pooling if variant.head == "linear" else FLAT
+
+
+# What decides the features of an index
+
+
+@dataclass(frozen=True)
+class FeatureBlock:
+    """Tiles whose features are computed, and written to a file, together."""
+
+    split: str
+    """`train` or `val`."""
+    number: int
+    """0 for the split's first."""
+    start: int
+    """First row of the split."""
+    stop: int
+    """One past the last."""
+
+    @property
+    def file(self) -> str:
+        """Its file; it is there whole or not at all."""
+        return f"{self.split}-{self.number:05d}.parquet"
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Everything that decides the features of a frozen network over the tiles of an index."""
+
+    towers: tuple[tuple[str, str, tuple[str, ...]], ...]
+    """Name, backbone and bands of each tower."""
+    weights: str
+    """Digest of the towers' weights; the head has no part in it."""
+    index: str
+    """SHA-256 of the index's files."""
+    tiles: tuple[int, int]
+    """Tiles of the train and of the validation split."""
+    bands: tuple[str, ...]
+    """Bands read, in the network's order."""
+    size: int
+    """Side of the network's input, px."""
+    resize: int | None
+    """Shorter side of the tile before cropping, px; None: `size`."""
+    evaluate: str
+    """How validation tiles become the input: whole or centre."""
+    radiometry: tuple[str, tuple[float, ...], tuple[float, ...]]
+    """How stored pixels become values: name, low, high."""
+    mean: tuple[float, ...]
+    """Of each band's values."""
+    std: tuple[float, ...]
+    """Of each band's values."""
+    augment: tuple[tuple[str, Any], ...]
+    """The keys of augmentation that have an effect, sorted."""
+    seed: int | None
+    """That augmentation is drawn from; None where nothing is drawn."""
+    views: int
+    """Draws of augmentation of each train tile; a validation tile has one view."""
+    poolings: tuple[str, ...]
+    """What is kept of each map."""
+    precision: str
+    """The recipe's word; train tiles see it, validation is always in fp32. What `auto` came to is
+    noted in the record."""
+    versions: tuple[str, ...]
+    """Of what computes them: satray, torch, torchvision, timm."""
+
+    @property
+    def key(self) -> str:
+        """Names the features: 16 hexadecimal digits of a SHA-256 over all of this."""
+        text = json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def views_in(self, split: str) -> int:
+        """Views of a tile of that split; validation has one, without augmentation."""
+        return self.views if split == "train" else 1
+
+    def blocks(self, tile_bytes: int) -> tuple[FeatureBlock, ...]:
+        """Cut both splits into what is computed at a time, whoever computes it.
+
+        Args:
+            tile_bytes: bytes of a decoded tile.
+        """
+        found = []
+        for split, tiles in zip(SPLITS, self.tiles, strict=True):
+            # At least 16 blocks, so that several actors and interruptions find pieces of work.
+            most = min(BLOCK_TILES, BLOCK_BYTES // max(1, tile_bytes), -(-tiles // 16))
+            step = FEWEST if FLAT in self.poolings else max(FEWEST, most)
+            for number, start in enumerate(range(0, tiles, step)):
+                found.append(FeatureBlock(split, number, start, min(start + step, tiles)))
+        return tuple(found)
+
+
+def feature_spec(setup: Setup, weights: str) -> FeatureSpec:
+    """What features a run's heads can be trained from.
+
+    Args:
+        setup: the run, resolved and measured (mean and deviation are known).
+        weights: digest of the towers' first weights.
+
+    Raises:
+        ValueError: mean and deviation are not measured yet.
+    """
+    if not setup.mean:
+        raise ValueError("mean and deviation are not measured yet")
+    recipe, values = setup.recipe, setup.radiometry
+    shape = setup.index.meta.tile_shape
+    return FeatureSpec(
+        towers=tuple((t.name, t.backbone, t.bands) for t in setup.variant.towers),
+        weights=weights,
+        index=setup.digest,
+        tiles=(setup.train_tiles, setup.val_tiles),
+        bands=setup.bands,
+        size=recipe.input.size,
+        resize=recipe.input.resize,
+        evaluate=recipe.input.evaluate,
+        radiometry=(values.name, values.low, values.high),
+        mean=setup.mean,
+        std=setup.std,
+        augment=_effective(recipe.augment),
+        seed=recipe.seed if draws(recipe.augment, recipe.input, shape) else None,
+        views=views_of(recipe, shape),
+        poolings=POOLINGS if setup.variant.head == "linear" else (FLAT,),
+        precision=recipe.precision,
+        versions=(__version__, *map(version, ("torch", "torchvision", "timm"))),
+    )
+
+
+def _effective(augment: AugmentOptions) -> tuple[tuple[str, Any], ...]:
+    """Keys that change a view, sorted; those of `crop=resized` only with it."""
+    idle = {"mixup", "cutmix", "views"} | (
+        set() if augment.crop == "resized" else {"scale", "ratio"}
+    )
+    return tuple(sorted(augment.model_dump(exclude=idle).items()))
+
+
+# A file: what a block of tiles gave
+
+
+def to_parquet(
+    rows_N: NDArray[np.int64],
+    labels_NK: NDArray[np.uint8],
+    errors: Sequence[str | None],
+    features: Mapping[str, NDArray[np.float32]],
+    *,
+    bf16: bool = False,
+) -> bytes:
+    """A block of tiles as the file that `FeatureTable` reads.
+
+    Args:
+        rows_N: rows of the split.
+        labels_NK: 0 or 1.
+        errors: why a tile could not be read; None where it could. It has one row, of zeros.
+        features: column -> float32 (N, V, D).
+        bf16: what they were computed in, noted beside the columns.
+    """
+    views = next(iter(features.values())).shape[1]
+    at_N = np.array([error is None for error in errors])
+    # every view of what could be read, the first one of what could not
+    tile_M, view_M = np.nonzero(at_N[:, None] | (np.arange(views) == 0))
+    table = {
+        "row": pa.array(rows_N[tile_M]),
+        "view": pa.array(view_M.astype(np.int32)),
+        VALID: pa.array(at_N[tile_M]),
+        "error": pa.array(errors, pa.string()).take(pa.array(tile_M)),
+        LABELS: _fixed(labels_NK[tile_M]),
+    }
+    for column, values_NVD in features.items():
+        readable_NVD = np.where(at_N[:, None, None], values_NVD, np.float32(0))
+        table[column] = _fixed(readable_NVD[tile_M, view_M])
+    whole = pa.table(table).replace_schema_metadata({_MARK: json.dumps({"bf16": bf16})})
+    sink = io.BytesIO()
+    pq.write_table(whole, sink, compression="none", use_dictionary=False)
+    return sink.getvalue()
+
+
+def _fixed(values_MD: NDArray[Any]) -> pa.Array:
+    flat = np.ascontiguousarray(values_MD).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), values_MD.shape[1])
+
+
+@dataclass(frozen=True)
+class FileNotes:
+    """What a file says beside its numbers."""
+
+    bf16: bool
+    """Whether they were computed in bf16."""
+    unreadable: dict[int, str]
+    """Rows of the split that could not be read, and why."""
+    widths: dict[str, int]
+    """Column of features (`TOWER_POOLING`) -> D."""
+
+    @classmethod
+    def of(cls, data: bytes) -> FileNotes:
+        """Those of a file's bytes."""
+        table = pq.read_table(io.BytesIO(data), columns=["row", "error"])
+        pairs = zip(table.column("row").to_pylist(), table.column("error").to_pylist(), strict=True)
+        schema = pq.read_schema(io.BytesIO(data))
+        return cls(
+            bf16=json.loads(schema.metadata[_MARK])["bf16"],
+            unreadable={row: error for row, error in pairs if error is not None},
+            widths={each.name: each.type.list_size for each in schema if each.name not in _KEYS},
+        )
+
+
+# The table: in storage, and mapped on a node
 
 
 @dataclass(frozen=True)
@@ -91,26 +389,25 @@ class FeatureTable:
     """Its folder: Parquet files and `features.json`."""
     storage: Storage
     """How it is reached."""
-    key: str
-    """Of its `FeatureSpec`."""
     digest: str
     """Of its record: features that were extracted again are others."""
-    towers: tuple[str, ...]
-    """Names, in the network's order."""
     widths: dict[str, int]
-    """Column (`TOWER_POOLING`) -> D."""
-    rows: dict[str, int]
-    """Split -> tiles."""
-    views: dict[str, int]
-    """Split -> V; validation has one."""
-    classes: tuple[str, ...]
-    """Class names, in the order of the labels."""
+    """Column (`TOWER_POOLING`) -> D; towers in the network's order."""
+    shapes: dict[str, tuple[int, int]]
+    """Split -> N, V."""
+    classes: int
+    """K."""
     files: tuple[str, ...]
     """Names of its Parquet files."""
     folder: str | None = None
-    """Where nodes keep their maps; None: this user's folder under the system's."""
+    """Where maps are kept on a node; None: the default folder under the system's."""
     gib: float | None = None
     """Room that caches of tiles may take beside the maps on a node; None: by its disk."""
+
+    @property
+    def key(self) -> str:
+        """Of its `FeatureSpec`."""
+        return name(self.uri)
 
     @classmethod
     def find(
@@ -132,13 +429,10 @@ class FeatureTable:
             return cls(
                 uri=uri,
                 storage=storage,
-                key=found["key"],
                 digest=hashlib.sha256(data).hexdigest()[:16],
-                towers=tuple(tower[0] for tower in found["spec"]["towers"]),
-                widths={name: int(width) for name, width in found["columns"].items()},
-                rows={split: int(rows) for split, rows in found["rows"].items()},
-                views={split: int(views) for split, views in found["views"].items()},
-                classes=tuple(found["classes"]),
+                widths=found["columns"],
+                shapes={split: (found["rows"][split], found["views"][split]) for split in SPLITS},
+                classes=len(found["classes"]),
                 files=tuple(found["files"]),
                 folder=folder,
                 gib=gib,
@@ -159,43 +453,34 @@ class FeatureTable:
             InputError: the table has no such pooling, or a file of it is gone.
             SatrayError: the node has no room for the maps.
         """
-        columns = self._columns(pooling)
+        columns = [column for column in self.widths if column.endswith(f"_{pooling}")]
+        if not columns:
+            raise InputError(f"features {self.key}: no {pooling}; there are {list(self.widths)}")
+        tiles, views = self.shapes[split]
+        wanted: dict[str, tuple[tuple[int, ...], str]] = {
+            **{column: ((tiles, views, self.widths[column]), "float32") for column in columns},
+            LABELS: ((tiles, self.classes), "uint8"),
+            VALID: ((tiles,), "bool"),
+        }
         root = Path(self.folder) if self.folder else default_folder()
         home = root / f"features-{self.key}-{self.digest}-{boot()}"
-        names = {name: self._shape(split, name) for name in (*columns, LABELS, VALID)}
         try:
             with _building(root, self.key):
                 home.mkdir(exist_ok=True)
-                absent = {n: s for n, s in names.items() if not (home / f"{split}.{n}").exists()}
+                absent = {n: s for n, s in wanted.items() if not (home / f"{split}.{n}").exists()}
                 if absent:
-                    self._room(root, home, absent)
+                    self._make_room(root, home, absent)
                     self._build(home, split, absent)
                 os.utime(home)  # in use: caches that want room leave it alone
-                maps = {n: mapped(home / f"{split}.{n}", *shape) for n, shape in names.items()}
+                maps = {n: _mapped(home / f"{split}.{n}", *shape) for n, shape in wanted.items()}
         except OSError as error:
             raise SatrayError(
                 f"features cannot be kept in {root}: {error.strerror or error}; cache.folder names "
                 "another folder"
             ) from error
-        return Features(tuple(maps[n] for n in columns), maps[LABELS], maps[VALID])
+        return Features(tuple(maps[column] for column in columns), maps[LABELS], maps[VALID])
 
-    def _columns(self, pooling: str) -> tuple[str, ...]:
-        names = tuple(f"{tower}_{pooling}" for tower in self.towers)
-        if any(name not in self.widths for name in names):
-            raise InputError(
-                f"features {self.key}: no {names[0]}; there are {', '.join(self.widths)}"
-            )
-        return names
-
-    def _shape(self, split: str, name: str) -> tuple[tuple[int, ...], str]:
-        tiles = self.rows[split]
-        if name == LABELS:
-            return (tiles, len(self.classes)), "uint8"
-        if name == VALID:
-            return (tiles,), "bool"
-        return (tiles, self.views[split], self.widths[name]), "float32"
-
-    def _room(self, root: Path, home: Path, absent: Mapping[str, tuple[Any, str]]) -> None:
+    def _make_room(self, root: Path, home: Path, absent: Mapping[str, tuple[Any, str]]) -> None:
         need = sum(int(np.prod(s)) * np.dtype(dtype).itemsize for s, dtype in absent.values())
         with locked(root):
             # What caches may take does not bind features, without which no trial can run.
@@ -211,37 +496,41 @@ class FeatureTable:
         """Fill the files from the Parquet ones, one of these in memory at a time."""
         parts = {n: home / f"{split}.{n}.part" for n in absent}
         maps = {n: np.memmap(parts[n], dtype, "w+", shape=s) for n, (s, dtype) in absent.items()}
-        columns = ["row", "view", *absent]
-        for file in (name for name in self.files if name.startswith(f"{split}-")):
-            table = pq.read_table(
-                io.BytesIO(self.storage.read(join(self.uri, file))), columns=columns
-            )
-            rows, views = (table.column(name).to_numpy() for name in ("row", "view"))
-            for name, target in maps.items():
-                column = table.column(name).combine_chunks()
-                if name == VALID:
-                    target[rows] = column.to_numpy(zero_copy_only=False)
+        for file in (each for each in self.files if each.startswith(f"{split}-")):
+            data = io.BytesIO(self.storage.read(join(self.uri, file)))
+            table = pq.read_table(data, columns=["row", "view", *absent]).combine_chunks()
+            rows, views = (table.column(column).to_numpy() for column in ("row", "view"))
+            for column, target in maps.items():
+                values = table.column(column)
+                if column == VALID:
+                    target[rows] = values.to_numpy()
                     continue
-                values = column.flatten().to_numpy().reshape(len(rows), -1)
-                if name == LABELS:
-                    target[rows] = values
-                else:
-                    target[rows, views] = values
-        for name in absent:
-            parts[name].rename(home / f"{split}.{name}")  # in one step: what has its name is whole
+                flat_MD = values.chunk(0).flatten().to_numpy().reshape(len(rows), -1)
+                target[rows if column == LABELS else (rows, views)] = flat_MD
+        for column in absent:  # in one step: what has its name is whole
+            parts[column].rename(home / f"{split}.{column}")
 
 
-def mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     """A plain array over a file: numpy's own subclass costs time at each use.
 
     Rows are asked for in random order. Of a file that memory cannot hold the system would read 128
     KiB for each, in vain; one that fits is better read ahead, once.
     """
-    found = np.memmap(path, dtype, "r", shape=shape)
-    if found.nbytes > LARGE * node_memory():
-        kept: Any = found._mmap  # type: ignore[attr-defined]  # numpy has no other way to it
+    with path.open("rb") as file:
+        kept = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if len(kept) > _memory() / 2:
         kept.madvise(mmap.MADV_RANDOM)
-    return found.view(np.ndarray)
+    return np.frombuffer(kept, dtype).reshape(shape)
+
+
+def _memory() -> int:
+    """Bytes of memory, page cache included: the machine's, or the container's limit if lower."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no container, or no limit
+        return machine
 
 
 @contextmanager

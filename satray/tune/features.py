@@ -1,19 +1,19 @@
 """Features of a frozen network over an index, extracted once on Ray Data.
 
 Read tasks fetch and decode blocks of tiles; a pool of actors makes each block's views, sends them
-through the network and writes the pooled vectors as one file. A file is there whole or not at all,
-so an extraction that was interrupted goes on where it stopped. `satray.tune.feature_plan` says
-what decides the features; `satray.tune.feature_table` reads them.
-
-Letters: N tiles of a block, B of a forward, V views, D numbers of a tower, C H W of a tile.
+through the network and writes the pooled vectors as one file, while the next block computes. An
+extraction that was interrupted goes on where it stopped. `satray.tune.feature_table` says what
+decides the features, and reads them.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,23 +22,211 @@ import ray
 from satray import cluster
 from satray.block_pool import BlockRead, Report, Row, held, through_actors
 from satray.data.cache import cache_lines
-from satray.data.read import TileSource, read_blocks, tile_source
-from satray.errors import InputError
+from satray.data.read import TileSource, errors_of, read_blocks, tile_source, to_torch
+from satray.errors import InputError, SatrayError, TrainingError
 from satray.runs.run import Run, to_json
 from satray.storage import Storage, join
-from satray.tune.feature_file import to_parquet
-from satray.tune.feature_plan import (
+from satray.tune.feature_table import (
+    FORMAT,
     RECORD,
     SPLITS,
     FeatureBlock,
     FeatureSpec,
-    missing,
+    FeatureTable,
+    FileNotes,
+    to_parquet,
 )
-from satray.tune.feature_record import finished
-from satray.tune.feature_table import FeatureTable
 
 if TYPE_CHECKING:
     from satray.train.plan.setup import Setup
+
+CALLS = 2
+"""Blocks in the hands of an actor: one computes while the file of the other is written."""
+
+
+def extract(
+    setup: Setup, run: Run, weights_uri: str, spec: FeatureSpec, store: str
+) -> FeatureTable:
+    """The features of both splits: found where they were extracted before, else extracted now.
+
+    Ray is up; where they are found it is not used.
+
+    Args:
+        setup: the run, resolved and measured, with its index's table.
+        run: told how far things are; its seconds go to `features`.
+        weights_uri: the network's first weights.
+        spec: of these very things (`feature_spec`).
+        store: folder of all features, local or URI; these go below `spec.key`.
+
+    Raises:
+        TrainingError: more tiles than `error_budget` allows cannot be read.
+        SatrayError: what ended a task or an actor for good, in one line.
+    """
+    uri, cache = join(store, spec.key), setup.recipe.cache
+    find = functools.partial(
+        FeatureTable.find, uri, run.storage, folder=cache.folder, gib=cache.gib
+    )
+    found = find()
+    if found is not None:
+        run.say(f"features {spec.key}: found in {store}")
+        return found
+    with run.activity("features"):
+        _extract(setup, run, weights_uri, spec, uri)
+    found = find()
+    assert found is not None
+    return found
+
+
+def _extract(setup: Setup, run: Run, weights: str, spec: FeatureSpec, uri: str) -> None:
+    begun, storage, recipe = time.perf_counter(), run.storage, setup.recipe
+    sources = {
+        split: tile_source(
+            setup.index, split, setup.bands, storage, digest=setup.digest, cache=recipe.cache
+        )
+        for split in SPLITS
+    }
+    source = sources["train"]
+    for line in cache_lines(source.cache):
+        run.say(line)
+    blocks = spec.blocks(source.tile_bytes)
+    there = {entry.key for entry in storage.list(uri)}
+    todo = [block for block in blocks if block.file not in there]
+    gpu = cluster.use_gpus(recipe.resources, run.say)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    actors = max(1, min(most_actors(nodes, gpu), len(todo)))
+    workers = cluster.allot(recipe.resources, run.say, count=actors)
+    images = sum(len(block) * spec.views_in(block.split) for block in todo)
+    run.say(
+        f"features {spec.key}: {sum(spec.tiles):,} tiles, {spec.views} views of each train tile; "
+        f"{len(todo)} of {len(blocks)} blocks to compute, {images:,} images, on {actors} "
+        f"{'GPU' if gpu else 'CPU'} actor{'s' if actors > 1 else ''}"
+    )
+    task = ExtractTask(
+        setup.without_table(), weights, spec, uri, storage, source.shape, source.dtype, gpu
+    )
+    make = functools.partial(_Worker, task)
+    reads = [_block_read(block, sources[block.split]) for block in todo]
+    reports, done = [], 0
+    for report in through_actors("features", reads, workers, make, calls=CALLS):
+        reports.append(report)
+        done += report["images"]
+        rate = done / (time.perf_counter() - begun)
+        run.progress(f"features: {done:,} of {images:,} images, {rate:.1f} a second")
+    seconds = time.perf_counter() - begun
+    record = {
+        **finished(storage, uri, spec, blocks, reports, recipe.error_budget),
+        "classes": list(setup.index.meta.classes),
+        "seconds": seconds,
+    }
+    storage.write(join(uri, RECORD), to_json(record))  # last: it says complete
+    run.say(f"features {spec.key}: {images:,} images in {seconds:.1f} s")
+
+
+def most_actors(nodes: Sequence[Mapping[str, float]], gpu: bool) -> int:
+    """One a GPU of the cluster; or one a node that has CPUs to give, which takes all its cores.
+
+    Each holds a CPU, and one is left to read tasks, without which actors would wait for ever.
+
+    Args:
+        nodes: resources of each, in Ray's words.
+        gpu: whether they compute on GPUs.
+
+    Raises:
+        InputError: that is none.
+    """
+    cpus = sum(node.get("CPU", 0) for node in nodes)
+    if int(cpus - 1) < 1:
+        raise InputError(
+            f"features: found {cpus:g} CPUs; accepted: 2 or more, one for an actor "
+            "and one to read tiles"
+        )
+    if gpu:
+        most = max(1, int(sum(node.get("GPU", 0) for node in nodes)))  # one may be on its way
+    else:
+        most = sum(node.get("CPU", 0) >= 1 for node in nodes)
+    return min(most, int(cpus - 1))
+
+
+def finished(
+    storage: Storage,
+    uri: str,
+    spec: FeatureSpec,
+    blocks: Sequence[FeatureBlock],
+    reports: Iterable[Mapping[str, Any]],
+    budget: float,
+) -> dict[str, Any]:
+    """What `features.json` says of an extraction, once every block is there.
+
+    Args:
+        storage: how `uri` is reached.
+        uri: folder of the features.
+        spec: of them.
+        blocks: all of them, written.
+        reports: of those of this attempt: `file`, `unreadable` (row -> reason), `bf16`; of the
+            others their files are read.
+        budget: share of a split's tiles that may be unreadable.
+
+    Raises:
+        TrainingError: more could not be read. The blocks that lack them are removed, so that a
+            rerun reads them again: a store that was away for a while shall not spoil features.
+        SatrayError: blocks of the train split are of different precisions.
+    """
+    known = {each["file"]: each for each in reports}
+    lost: dict[str, dict[int, str]] = {split: {} for split in SPLITS}
+    bf16 = set()
+    for block in blocks:
+        told = known.get(block.file) or vars(FileNotes.of(storage.read(join(uri, block.file))))
+        lost[block.split].update(told["unreadable"])
+        if block.split == "train":
+            bf16.add(told["bf16"])
+    if len(bf16) > 1:
+        raise SatrayError(
+            f"features {spec.key}: some were computed in bf16, others in fp32, on processors of "
+            "several kinds; base.precision=fp32 or bf16 makes them alike"
+        )
+    for split, tiles in zip(SPLITS, spec.tiles, strict=True):
+        rows = lost[split]
+        if len(rows) <= budget * tiles:
+            continue
+        for block in blocks:
+            if block.split == split and any(block.start <= row < block.stop for row in rows):
+                storage.delete(join(uri, block.file))
+        raise TrainingError(
+            f"features: {len(rows):,} of {tiles:,} tiles of {split} could not be read "
+            f"(error_budget={budget:g}); rerunning tries these again; one of them: "
+            f"{next(iter(rows.values()))}"
+        )
+    return {
+        "format": FORMAT,
+        "key": spec.key,
+        "spec": asdict(spec),
+        "columns": FileNotes.of(storage.read(join(uri, blocks[0].file))).widths,
+        "rows": dict(zip(SPLITS, spec.tiles, strict=True)),
+        "views": {split: spec.views_in(split) for split in SPLITS},
+        "files": [block.file for block in blocks],
+        "unreadable": {split: {str(r): e for r, e in rows.items()} for split, rows in lost.items()},
+        "bf16": True in bf16,
+    }
+
+
+# Reading
+
+
+def _block_read(block: FeatureBlock, source: TileSource) -> BlockRead:
+    own = source.rows(np.arange(block.start, block.stop))
+    return BlockRead(functools.partial(_read, block, own), len(block) * source.tile_bytes)
+
+
+def _read(block: FeatureBlock, source: TileSource) -> pa.Table:
+    (tiles,) = read_blocks(source, len(source))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, tiles.schema) as writer:
+        writer.write_table(tiles)
+    whole = held(sink.getvalue())
+    return pa.table({"split": [block.split], "file": [block.file], "tiles": whole})
+
+
+# Computing
 
 
 @dataclass(frozen=True)
@@ -63,128 +251,27 @@ class ExtractTask:
     """Whether an actor has a GPU."""
 
 
-def extract(
-    setup: Setup, run: Run, weights_uri: str, spec: FeatureSpec, store: str
-) -> FeatureTable:
-    """The features of both splits: found where they were extracted before, else extracted now.
-
-    Ray is up; where they are found it is not used.
-
-    Args:
-        setup: the run, resolved and measured, with its index's table.
-        run: told how far things are; its seconds go to `features`.
-        weights_uri: the network's first weights.
-        spec: of these very things (`feature_spec`).
-        store: folder of all features, local or URI; these go below `spec.key`.
-
-    Raises:
-        TrainingError: more tiles than `error_budget` allows cannot be read.
-        SatrayError: what ended a task or an actor for good, in one line.
-    """
-    uri, cache = join(store, spec.key), setup.recipe.cache
-    found = FeatureTable.find(uri, run.storage, folder=cache.folder, gib=cache.gib)
-    if found is not None:
-        run.say(f"features {spec.key}: found in {store}")
-        return found
-    with run.activity("features"):
-        _extract(setup, run, weights_uri, spec, uri)
-    found = FeatureTable.find(uri, run.storage, folder=cache.folder, gib=cache.gib)
-    assert found is not None
-    return found
-
-
-def _extract(setup: Setup, run: Run, weights: str, spec: FeatureSpec, uri: str) -> None:
-    begun, storage, recipe = time.perf_counter(), run.storage, setup.recipe
-    sources = {
-        split: tile_source(
-            setup.index, split, setup.bands, storage, digest=setup.digest, cache=recipe.cache
-        )
-        for split in SPLITS
-    }
-    source = sources["train"]
-    for line in cache_lines(source.cache):
-        run.say(line)
-    blocks = spec.blocks(source.tile_bytes)
-    todo = missing(blocks, [entry.key for entry in storage.list(uri)])
-    gpu = cluster.use_gpus(recipe.resources, run.say)
-    actors = max(1, min(_most_actors(gpu), len(todo)))
-    workers = cluster.allot(recipe.resources, run.say, count=actors)
-    task = ExtractTask(
-        setup.without_table(), weights, spec, uri, storage, source.shape, source.dtype, gpu
-    )
-    reads = [_block_read(block, sources[block.split]) for block in todo]
-    images = sum(len(block) * spec.views_in(block.split) for block in todo)
-    run.say(
-        f"features {spec.key}: {sum(spec.tiles):,} tiles, {spec.views} views of each train tile; "
-        f"{len(todo)} of {len(blocks)} blocks to compute, {images:,} images, on {actors} "
-        f"{'GPU' if gpu else 'CPU'} actor{'s' if actors > 1 else ''}"
-    )
-    reports = []
-    done = 0
-    for report in through_actors("features", reads, workers, functools.partial(_Work, task)):
-        reports.append(report)
-        done += report["tiles"] * spec.views_in(report["file"].partition("-")[0])
-        rate = done / (time.perf_counter() - begun)
-        run.progress(f"features: {done:,} of {images:,} images, {rate:.1f} a second")
-    record = finished(storage, uri, spec, blocks, reports, recipe.error_budget)
-    record["classes"] = list(setup.index.meta.classes)
-    record["seconds"] = time.perf_counter() - begun
-    storage.write(join(uri, RECORD), to_json(record))  # last: it says complete
-    run.say(f"features {spec.key}: {images:,} images in {record['seconds']:.1f} s")
-
-
-def _most_actors(gpu: bool) -> int:
-    """One a GPU of the cluster; or one a node that has CPUs to give, which takes all its cores.
-
-    Each holds a CPU, and one is left to read tasks, without which actors would wait for ever.
-
-    Raises:
-        InputError: that is none.
-    """
-    there = ray.cluster_resources()
-    cpus = there.get("CPU", 0)
-    if int(cpus - 1) < 1:
-        raise InputError(
-            f"features: found {cpus:g} CPUs; accepted: 2 or more, one for an actor "
-            "and one to read tiles"
-        )
-    if gpu:
-        most = int(there.get("GPU", 1))
-    else:
-        most = sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
-    return min(most, int(cpus - 1))
-
-
-def _block_read(block: FeatureBlock, source: TileSource) -> BlockRead:
-    own = source.rows(np.arange(block.start, block.stop))
-    return BlockRead(functools.partial(_read, block, own), len(block) * source.tile_bytes)
-
-
-def _read(block: FeatureBlock, source: TileSource) -> pa.Table:
-    (tiles,) = read_blocks(source, len(source))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, tiles.schema) as writer:
-        writer.write_table(tiles)
-    whole = held(sink.getvalue())
-    return pa.table({"split": [block.split], "file": [block.file], "tiles": whole})
-
-
-class _Work:
-    """Holds the frozen network; computes and writes a block a call."""
+class _Worker:
+    """Computes and writes a block a call; of several calls one computes at a time."""
 
     def __init__(self, task: ExtractTask) -> None:
-        from satray.tune.forward import Extractor
+        from satray.tune.extractor import Extractor  # torch: readers do without
 
         self._task = task
         self._extractor = Extractor(task.setup, task.storage, task.weights, task.spec, task.gpu)
+        self._computing = threading.Lock()
 
     def __call__(self, row: Row) -> Report:
-        begun = time.perf_counter()
+        task, split = self._task, row["split"]
         tiles = pa.ipc.open_stream(row["tiles"]).read_all()
-        found = self._extractor.block(row["split"], tiles, self._task.shape, self._task.dtype)
-        known = {name: found[name] for name in ("tiles", "bytes", "bf16")}
-        known["computing"] = time.perf_counter() - begun
-        rows, labels, errors, values = found["columns"]
-        data = to_parquet(rows, labels, errors, values, known)
-        self._task.storage.write(join(self._task.uri, row["file"]), data)
-        return {"file": row["file"], "unreadable": found["unreadable"], **known}
+        batch = to_torch(tiles, task.shape, task.dtype)
+        rows = batch["row"].numpy()
+        with self._computing:
+            features = self._extractor.features(split, batch["pixels"], rows)
+        bf16 = self._extractor.bf16 and split == "train"
+        errors = tiles.column("error").to_pylist()
+        data = to_parquet(rows, batch["labels"].numpy(), errors, features, bf16=bf16)
+        task.storage.write(join(task.uri, row["file"]), data)
+        images = len(rows) * task.spec.views_in(split)
+        told = {"images": images, "unreadable": errors_of(tiles), "bf16": bf16}
+        return {"file": row["file"], **told}

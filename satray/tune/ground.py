@@ -22,9 +22,8 @@ from satray.models.variant import resolve
 from satray.runs.run import Run
 from satray.storage import Storage, join
 from satray.train.plan.setup import Setup, Tiles, Wanted, set_up, weights_wanted
-from satray.tune.feature_plan import RECORD as FEATURES
-from satray.tune.feature_plan import feature_spec, head_only, with_views
-from satray.tune.feature_table import FeatureTable
+from satray.tune.feature_table import RECORD as FEATURES
+from satray.tune.feature_table import FeatureTable, feature_spec, head_only, with_views
 
 FOLDER = "grounds"
 """Beside the features."""

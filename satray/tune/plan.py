@@ -9,7 +9,7 @@ from satray.storage import Storage
 from satray.train.plan.description import counted
 from satray.train.plan.setup import set_up
 from satray.tune.defaults import RATE
-from satray.tune.feature_plan import head_only, views_of, with_views
+from satray.tune.feature_table import head_only, views_of, with_views
 from satray.tune.ground import extracted
 from satray.tune.resolve import count
 from satray.tune.space import Configuration

@@ -14,7 +14,7 @@ from satray.runs.run import Run
 from satray.storage import join
 from satray.train.plan.setup import Tiles, set_up
 from satray.tune.defaults import RATE, RATES, variants_of
-from satray.tune.feature_plan import head_only
+from satray.tune.feature_table import head_only
 from satray.tune.ground import DigestOf, ground_key, settle_ground
 from satray.tune.resolve import rate_bounds
 from satray.tune.space import Space

@@ -18,7 +18,7 @@ from satray.tune.actor import Work
 from satray.tune.board import Board
 from satray.tune.concurrency import Demand, backbones_at_once, heads_at_once
 from satray.tune.desk import Desk, Job, Regime
-from satray.tune.feature_plan import head_only, with_views
+from satray.tune.feature_table import head_only, with_views
 from satray.tune.ground import Laid, lay
 from satray.tune.ledger import Ledger
 from satray.tune.plan import note_lines

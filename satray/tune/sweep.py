@@ -22,7 +22,7 @@ from satray.train.plan.setup import (
     weights_wanted,
 )
 from satray.train.plan.stages import plan_training
-from satray.tune.feature_plan import head_only
+from satray.tune.feature_table import head_only
 from satray.tune.ground import DigestOf, ground_key
 from satray.tune.records import Metric, metric_of
 from satray.tune.resolve import drawn, space_of

@@ -15,7 +15,7 @@ from satray.errors import InputError
 from satray.models.pretrained import sources_of
 from satray.models.variant import resolve
 from satray.storage import absolute
-from satray.tune.feature_plan import head_only
+from satray.tune.feature_table import head_only
 from satray.tune.space import canonical, text
 
 TRAINABLE = re.compile(r"stages\.\d+\.trainable")

@@ -17,9 +17,8 @@ from satray.train.loop.train import Loop, LoopSettings
 from satray.train.plan.order import train_order
 from satray.train.plan.setup import Setup, set_up
 from satray.train.workers import initial
-from satray.tune.feature_plan import FeatureSpec, feature_spec, pooling_of
-from satray.tune.feature_table import Features
-from satray.tune.forward import Extractor
+from satray.tune.extractor import Extractor
+from satray.tune.feature_table import Features, FeatureSpec, feature_spec, pooling_of
 from satray.tune.head import (
     HeadNetwork,
     eval_features,

@@ -1,25 +1,25 @@
-"""Features on a real Ray: extracted once, gone on with, and as good as the backbone itself."""
+"""Features: extracted once, gone on with, and as good as the backbone itself."""
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import inline_blocks
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
+import torch
 from train.small_archive import generate
-from tune.feature_material import from_features, in_memory, prepare
+from tune.feature_material import from_features, in_memory, prepare, stored
 
-from satray.errors import TrainingError
+from satray.data.read import to_torch
+from satray.errors import InputError, SatrayError, TrainingError
+from satray.models.network import Network
 from satray.storage import Storage, join
 from satray.tune import features
-from satray.tune.feature_file import about
-from satray.tune.feature_plan import pooling_of
-from satray.tune.features import extract
-
-pytestmark = pytest.mark.pipeline
+from satray.tune.extractor import Extractor
+from satray.tune.feature_table import FeatureBlock, pooling_of, to_parquet
+from satray.tune.features import extract, finished, most_actors
 
 BAD = 21
 ROW = 15
@@ -46,6 +46,7 @@ def opened(table, setup):
     return table.open("train", pooling), table.open("val", pooling)
 
 
+@pytest.mark.pipeline
 def test_extracted_features_train_what_the_workers_train(ray_session, archive, tmp_path):
     """The whole way: the same recipe through Ray Train and from features."""
     from satray.train.workers import launch
@@ -71,25 +72,23 @@ def test_extracted_features_train_what_the_workers_train(ray_session, archive, t
         assert (report.samples_seen, report.unreadable) == (row["samples_seen"], row["unreadable"])
 
 
-def test_an_extraction_goes_on_and_is_found_again(
-    ray_session, archive, tmp_path, inline, monkeypatch
-):
+@pytest.mark.pipeline
+def test_an_extraction_goes_on_and_is_found_again(ray_session, archive, tmp_path, inline):
     ready = made(archive, tmp_path)
     store = str(tmp_path / "store")
     table = extract(ready.setup, ready.run, ready.weights, ready.spec, store)
     home = Path(table.uri)
     assert table.uri == join(store, ready.spec.key)
     record = json.loads((home / "features.json").read_text())
-    assert record["unreadable"]["train"].keys() == {str(ROW)}
-    assert record["unreadable"]["val"] == {}
-    assert (record["images"], record["bf16"]) == (33 * 3 + 11, False)
+    assert record["unreadable"] == {"train": {str(ROW): ANY}, "val": {}}
+    assert record["bf16"] is False
     assert set(record["files"]) == {path.name for path in home.glob("*.parquet")}
     assert len(record["files"]) > 4
     first = {path.name: path.read_bytes() for path in home.glob("*.parquet")}
 
     # killed before its end: what is there stays, what is not comes out the same
     (home / "features.json").unlink()
-    gone = ("train-00001.parquet", "val-00000.parquet")
+    gone = ("train-00000.parquet", "val-00000.parquet")
     for name in gone:
         (home / name).unlink()
     before = {path.name: path.stat().st_mtime_ns for path in home.glob("*.parquet")}
@@ -97,23 +96,19 @@ def test_an_extraction_goes_on_and_is_found_again(
     assert replace(again, digest=table.digest) == table
     after = {path.name: path.stat().st_mtime_ns for path in home.glob("*.parquet")}
     assert {name for name in after if after[name] != before.get(name)} == set(gone)
-    for path in home.glob("*.parquet"):
-        assert pq.read_table(path).equals(pq.read_table(io.BytesIO(first[path.name])))
-    earlier, record = record, json.loads((home / "features.json").read_text())
-    assert record["unreadable"]["train"].keys() == {str(ROW)}  # known from the file
+    assert {path.name: path.read_bytes() for path in home.glob("*.parquet")} == first
+    # what an earlier attempt could not read is known from its file
+    assert json.loads((home / "features.json").read_text())["unreadable"] == record["unreadable"]
 
-    # of all attempts; the blocks made again found their tiles in the cache
-    assert (record["images"], record["bf16"]) == (earlier["images"], earlier["bf16"])
-    kept = [about(path.read_bytes()) for path in home.glob("*.parquet")]
-    assert 0 < record["bytes_read"] == sum(each["bytes"] for each in kept) < earlier["bytes_read"]
-    assert record["seconds_computing"] == pytest.approx(sum(each["computing"] for each in kept))
-
-    # done: neither Ray nor the network is asked
-    monkeypatch.setattr(features, "through_actors", lambda *_: pytest.fail("computed again"))
-    monkeypatch.setattr(features, "tile_source", lambda *_, **__: pytest.fail("read again"))
-    assert extract(ready.setup, ready.run, ready.weights, ready.spec, store) == again
+    # done: what computes is not asked, nor the tiles
+    archive.folder.rename(tmp_path / "away")
+    try:
+        assert extract(ready.setup, ready.run, "no weights", ready.spec, store) == again
+    finally:
+        (tmp_path / "away").rename(archive.folder)
 
 
+@pytest.mark.pipeline
 def test_too_many_unreadable_tiles_are_tried_again(ray_session, archive, tmp_path, inline):
     ready = made(archive, tmp_path, error_budget=0.01)
     store = str(tmp_path / "store")
@@ -123,3 +118,92 @@ def test_too_many_unreadable_tiles_are_tried_again(ray_session, archive, tmp_pat
     wanted = {block.file for block in ready.spec.blocks(1000) if block.split == "train"}
     assert "features.json" not in left
     assert wanted - left == {"train-00001.parquet"}
+
+
+# What one attempt or several left, and who extracts
+
+BLOCKS = (
+    FeatureBlock("train", 0, 0, 8),
+    FeatureBlock("train", 1, 8, 14),
+    FeatureBlock("val", 0, 0, 5),
+)
+
+
+@pytest.fixture(scope="module")
+def spec(archive, tmp_path_factory):
+    found = made(archive, tmp_path_factory.mktemp("spec")).spec
+    return replace(found, tiles=(14, 5), views=2)
+
+
+def written(folder, bf16=(False, False, False)):
+    """Blocks as earlier attempts left them."""
+    for block, low in zip(BLOCKS, bf16, strict=True):
+        rows = np.arange(block.start, block.stop)
+        errors = ["gone" if row == 9 else None for row in rows]
+        values = {"rgb_avg": np.ones((len(rows), 2, 3), np.float32)}
+        labels = np.zeros((len(rows), 2), np.uint8)
+        (folder / block.file).write_bytes(to_parquet(rows, labels, errors, values, bf16=low))
+
+
+def record_of(folder, spec, reports=(), budget=0.5):
+    return finished(Storage(), str(folder), spec, BLOCKS, reports, budget)
+
+
+def test_the_record_is_of_all_attempts(tmp_path, spec):
+    written(tmp_path)
+    now = [{"file": "train-00000.parquet", "unreadable": {3: "torn"}, "bf16": False}]
+    record = record_of(tmp_path, spec, now)
+    assert record["unreadable"] == {"train": {"3": "torn", "9": "gone"}, "val": {}}
+    assert (record["columns"], record["rows"]) == ({"rgb_avg": 3}, {"train": 14, "val": 5})
+    with pytest.raises(
+        TrainingError, match=r"2 of 14 tiles of train .*\(error_budget=0.1\).*: torn"
+    ):
+        record_of(tmp_path, spec, now, 0.1)
+    assert {path.name for path in tmp_path.iterdir()} == {"val-00000.parquet"}
+
+
+def test_train_tiles_of_two_precisions_do_not_mix(tmp_path, spec):
+    written(tmp_path, (True, True, False))  # validation is in fp32 always
+    assert record_of(tmp_path, spec)["bf16"] is True
+    now = [{"file": "train-00001.parquet", "unreadable": {}, "bf16": False}]
+    with pytest.raises(SatrayError, match=r"some were computed in bf16.*base\.precision=fp32"):
+        record_of(tmp_path, spec, now)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "nodes", "gpus", "actors"),
+    [(4.0, 1, 0, 1), (4.0, 3, 0, 3), (2.0, 2, 0, 1), (3.0, 1, 8, 2), (16.0, 1, 8, 8)],
+)
+def test_actors_leave_a_share_of_a_cpu_to_read_tasks(cpus, nodes, gpus, actors):
+    each = {"CPU": cpus / nodes, "GPU": gpus / nodes}
+    assert most_actors([each] * nodes, gpus > 0) == actors
+
+
+def test_one_cpu_is_too_few():
+    with pytest.raises(InputError, match=r"found 1 CPUs; accepted: 2 or more"):
+        most_actors([{"CPU": 1.0}], False)
+
+
+@pytest.mark.parametrize("fits", [5, 0])
+def test_out_of_memory_takes_fewer_tiles_a_forward(archive, tmp_path, monkeypatch, fits):
+    ready = made(archive, tmp_path)
+    whole = in_memory(ready)[0].parts[0]
+    forward = Network.features
+
+    def narrow(self, x_BCHW):
+        if len(x_BCHW) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x_BCHW)
+
+    monkeypatch.setattr(Network, "features", narrow)
+    extractor = Extractor(ready.setup, Storage(), ready.weights, ready.spec, False)
+    table, source = stored(ready, "train")
+    batch = to_torch(table, source.shape, source.dtype)
+    tiles = batch["pixels"], batch["row"].numpy()
+    if not fits:
+        with pytest.raises(torch.OutOfMemoryError):
+            extractor.features("train", *tiles)
+        return
+    found = extractor.features("train", *tiles)
+    tower = ready.setup.variant.towers[0].name
+    np.testing.assert_allclose(found[f"{tower}_max"], whole, atol=1e-5)

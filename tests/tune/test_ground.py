@@ -9,7 +9,7 @@ from satray.storage import Storage
 from satray.train.plan.setup import read_tiles, set_up
 from satray.train.workers.combining import read_state
 from satray.tune import ground
-from satray.tune.feature_plan import feature_spec, with_views
+from satray.tune.feature_table import feature_spec, with_views
 from satray.tune.ground import extracted, ground_key, lay, settle_ground
 
 HEAD = [{"trainable": "head", "pseudo_epochs": 2}]
