@@ -71,9 +71,9 @@ def head_only(recipe: TrainRecipe) -> str | None:
 
     It can where every stage trains the head alone, so that the towers stay as they start, and
     where the head sees a fixed set of features: nothing blends inputs (mixup, cutmix), validation
-    tiles are always the same (`input.evaluate_flip`), and no snapshots are combined at the end. A moving
-    average of the weights, dropout, class-aware sampling and any loss, optimiser and schedule are
-    fine, and so is a dense head, whose features are whole maps.
+    tiles are always the same (`input.evaluate_flip`), and no snapshots are combined at the end. A
+    moving average of the weights, dropout, class-aware sampling and any loss, optimiser and
+    schedule are fine, and so is a dense head, whose features are whole maps.
 
     Args:
         recipe: of `train`.
