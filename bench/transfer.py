@@ -211,8 +211,8 @@ def train(experiment: Experiment, keys: list[str], held: Held, log: Path) -> dic
     from satray.config.train import TrainRecipe
     from satray.data.order import copies
     from satray.storage import Storage
-    from satray.train.loop.inputs import AugmentedTiles
     from satray.train.loop.precision import takes_bf16
+    from satray.train.loop.step import AugmentedTiles
     from satray.train.loop.train import Loop, LoopSettings
     from satray.train.plan.order import train_order
     from satray.train.plan.setup import Tiles, set_up

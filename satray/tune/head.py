@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from satray.data.order import TrainOrder, copies
 from satray.errors import InputError
 from satray.models.network import linear_or_dense
-from satray.train.loop.evaluation import Batch
-from satray.train.loop.inputs import view_of
+from satray.train.loop.step import Batch, view_of
 from satray.train.plan.stages import TrainingPlan
 from satray.tune.feature_table import Features
 

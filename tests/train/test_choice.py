@@ -28,8 +28,8 @@ from satray.data.augment import Augment
 from satray.errors import InputError
 from satray.storage import Storage, join
 from satray.train.loop.evaluation import Predictions
-from satray.train.loop.inputs import AugmentedTiles
 from satray.train.loop.state import TrainState
+from satray.train.loop.step import AugmentedTiles
 from satray.train.loop.train import LoopSettings
 from satray.train.plan import snapshots
 from satray.train.plan.setup import set_up

@@ -21,7 +21,7 @@ from satray.train.landscape import auto, findings
 from satray.train.landscape import job as landscape_job
 from satray.train.landscape import task as explore
 from satray.train.landscape.range_test import Curve
-from satray.train.loop import inputs
+from satray.train.loop import step as inputs
 from satray.train.plan.setup import set_up
 from satray.train.workers import initial
 

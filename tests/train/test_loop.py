@@ -9,6 +9,7 @@ from train.tiny_training import (
     CLASSES,
     ROWS,
     VAL_ROWS,
+    averaged,
     recipe,
     run,
     stage,
@@ -233,12 +234,36 @@ def test_running_statistics_are_shared_where_a_stage_starts_within_a_pseudo_epoc
     assert shared == [("all",), ("all", "head"), ("all", "head")]
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_place():
+def test_losses_that_are_never_finite_stop_with_their_place():
     net = tiny_net()
     with torch.no_grad():
         net.head.bias[0] = math.nan
-    with pytest.raises(TrainingError, match=r"loss is nan at sample 8 \(learning rate 0.02\)"):
-        run(recipe(stage(1, 0.02, "constant")), net)
+    few = recipe(stage(1, 0.02, "constant"))
+    with pytest.raises(
+        TrainingError, match=r"3 steps in a row .* at sample 24 \(learning rate 0.02"
+    ):
+        run(few, net)  # all of its pseudo-epoch
+    with pytest.raises(TrainingError, match=r"10 steps in a row .* at sample 80 "):
+        run(recipe(stage(1, 0.02), pseudo_epoch=240), net, data=tiles(240, 1))
+
+
+def test_a_step_that_is_not_finite_is_left_out():
+    """Weights, batch statistics and averages are those of a run without it."""
+    net, calls = tiny_net(norm="batch"), []
+
+    def burst(module, _, output):
+        calls.append(module.training)
+        return output * math.inf if len(calls) == 2 else output
+
+    net.first.register_forward_hook(burst)
+    given = recipe(stage(2, 0.02, "constant"))
+    (first, last), states, _ = run(given, net, settings=averaged(given, ema=0.9))
+    assert math.isfinite(first.train_loss)
+    assert all(math.isfinite(each.val_loss) for each in (first, last))
+    kept = TrainState.from_bytes(states[-1]).kept
+    for value in (*weights(net).values(), *kept.values()):
+        assert value.isfinite().all()
+    assert last.train_loss < first.train_loss
 
 
 def test_batches_that_end_early_or_are_short_are_said():

@@ -13,7 +13,7 @@ from satray.errors import InputError
 from satray.models.values import to_values
 from satray.storage import Storage
 from satray.train import measure
-from satray.train.loop.inputs import train_input
+from satray.train.loop.step import train_input
 from satray.train.plan.setup import set_up
 
 PAPER = {

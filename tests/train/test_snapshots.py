@@ -25,8 +25,8 @@ from satray.config.train import AverageOptions, ScheduleOptions, StageOptions
 from satray.data.augment import Augment
 from satray.train.loop.combine import combine, mean_state, renew_statistics
 from satray.train.loop.evaluation import Predictions
-from satray.train.loop.inputs import AugmentedTiles
 from satray.train.loop.state import TrainState
+from satray.train.loop.step import AugmentedTiles
 from satray.train.loop.train import LoopSettings
 from satray.train.plan.schedules import cycle_ends
 from satray.train.plan.snapshots import renewal_steps, snapshot_note, snapshot_steps

@@ -7,7 +7,7 @@ from train.tiny_training import PREPROCESS, SIZE, recipe, run, stage, tiles, tin
 
 from satray.data.augment import Augment
 from satray.data.order import samples
-from satray.train.loop.inputs import AugmentedTiles, train_input, view_of
+from satray.train.loop.step import AugmentedTiles, train_input, view_of
 
 ROWS = np.array([3, 1, 3, 0, 3])
 COPIES = np.array([0, 0, 1, 0, 2])

@@ -16,8 +16,8 @@ from satray.config.train import (
 )
 from satray.data.augment import Augment
 from satray.models.preprocess import Preprocess
-from satray.train.loop.inputs import AugmentedTiles
 from satray.train.loop.state import TrainState
+from satray.train.loop.step import AugmentedTiles
 from satray.train.loop.train import Loop, LoopSettings
 from satray.train.plan.stages import plan_training
 
@@ -116,8 +116,8 @@ def run(
     keep=None,
 ):
     """Train; gives the reports, the states as bytes, and the network."""
-    plan = plan_training(given, ROWS, workers)
     pixels, labels = data or tiles(ROWS, 1)
+    plan = plan_training(given, len(pixels), workers)
     val_pixels, val_labels = val_data or tiles(VAL_ROWS, 2)
     reports, states = [], []
 
@@ -128,7 +128,7 @@ def run(
             raise StoppedError
 
     def train_batches(pseudo_epoch):
-        order = np.random.default_rng(pseudo_epoch).permutation(ROWS)
+        order = np.random.default_rng(pseudo_epoch).permutation(len(pixels))
         return batches(pixels, labels, order, plan.global_batch, rank, workers, unreadable)
 
     def val_batches():

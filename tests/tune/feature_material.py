@@ -12,7 +12,7 @@ from satray.data.order import copies
 from satray.data.read import read_blocks, tile_source, to_torch
 from satray.storage import Storage
 from satray.train import measure
-from satray.train.loop.inputs import AugmentedTiles
+from satray.train.loop.step import AugmentedTiles
 from satray.train.loop.train import Loop, LoopSettings
 from satray.train.plan.order import train_order
 from satray.train.plan.setup import Setup, set_up

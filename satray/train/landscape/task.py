@@ -19,12 +19,12 @@ from satray.train.landscape.findings import Finding
 from satray.train.landscape.range_test import Curve
 from satray.train.landscape.sweep import Inputs, sweep
 from satray.train.loop.dropout import HeadDropout
-from satray.train.loop.inputs import AugmentedTiles
 from satray.train.loop.losses import make_loss
 from satray.train.loop.mixup import mix, shares
 from satray.train.loop.optimizers import make_optimizer, parameter_groups
 from satray.train.loop.stage_check import refuse_single
 from satray.train.loop.state import determinism, seed_torch
+from satray.train.loop.step import AugmentedTiles
 from satray.train.plan.imbalance import class_weights, repeat_factors
 from satray.train.plan.setup import Setup
 from satray.train.workers.feed import read_batches

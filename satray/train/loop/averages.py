@@ -78,6 +78,13 @@ class MovingAverage:
                 if value is not None:
                     value.copy_(add_up(value.clone()) / world_size())
 
+    @torch.no_grad()
+    def follow(self, buffers: set[int]) -> None:
+        """Take the network's own values of some buffers, by their ids."""
+        for name, buffer in self._network.named_buffers():
+            if id(buffer) in buffers and name in self._average:
+                self._average[name].copy_(buffer)
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The network carries the average for a while; its own weights come back unchanged."""
@@ -130,7 +137,13 @@ class Averages:
         self._network = network
         self._ema = MovingAverage(network, options.ema) if options.ema else None
         self._keep = keep
+        self._good: list[tuple[Tensor, Tensor]] = []
         self._due = frozenset(snapshot_steps(plan, options)) if keep is not None else frozenset()
+
+    def begin(self) -> None:
+        """Before a pseudo-epoch: note the running statistics that `mend` falls back to."""
+        norms = live_norms(self._network)
+        self._good = [(each, each.clone()) for norm in norms for each in norm.buffers()]
 
     def settle(self) -> None:
         """After a stage froze and thawed: what is frozen does not move in the average either."""
@@ -141,6 +154,14 @@ class Averages:
         """After each step of the optimiser."""
         if self._ema is not None:
             self._ema.update()
+
+    @torch.no_grad()
+    def mend(self) -> None:
+        """After a step that was not finite: running statistics are those that `begin` noted."""
+        for buffer, good in self._good:
+            buffer.copy_(good)
+        if self._ema is not None:
+            self._ema.follow({id(buffer) for buffer, _ in self._good})
 
     def share(self) -> None:
         """Give all ranks the same running statistics, in the network and in its average."""

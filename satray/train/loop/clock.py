@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 class Clock:
@@ -24,7 +26,7 @@ class Clock:
         self.waited = 0.0
         """Seconds spent waiting for batches."""
 
-    def wait(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+    def wait(self, batches: Iterator[T]) -> T | None:
         """The next batch; None when there is none."""
         start = time.perf_counter()
         batch = next(batches, None)

@@ -19,14 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from satray.data.augment import send
 from satray.metrics.summary import compute_metrics
-from satray.train.loop.evaluation import Batch, Predictions, predict
-from satray.train.loop.inputs import TrainInput
+from satray.train.loop.evaluation import Predictions, predict
 from satray.train.loop.losses import loss_for
 from satray.train.loop.parallel import live_norms, share_running_statistics
 from satray.train.loop.settings import LoopSettings
 from satray.train.loop.state import determinism, model_state
+from satray.train.loop.step import Batch, TrainInput, inputs_of
 from satray.train.loop.train import flips
 from satray.train.plan.stages import TrainingPlan
 
@@ -91,7 +90,11 @@ def combine(
 
             def inputs() -> Iterator[Tensor]:
                 for batch in train_batches():
-                    yield _train_tiles(batch, plan.pseudo_epochs, train_input, device)
+                    made = inputs_of(batch, train_input, device, plan.pseudo_epochs)
+                    if made.valid.all():
+                        yield made.x_BCSS
+                    else:
+                        yield made.x_BCSS[torch.from_numpy(np.flatnonzero(made.valid)).to(device)]
 
             renew_statistics(network, inputs)
             weights = model_state(network)
@@ -165,18 +168,6 @@ def renew_statistics(network: nn.Module, inputs: Callable[[], Iterator[Tensor]])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.eval()
-
-
-def _train_tiles(
-    batch: Batch, pseudo_epoch: int, train_input: TrainInput, device: torch.device
-) -> Tensor:
-    """The readable tiles of a batch as training would see them."""
-    rows, copies, valid = (
-        torch.as_tensor(batch[name]).cpu().numpy() for name in ("row", "copy", "valid")
-    )
-    pixels_BCHW = send(torch.as_tensor(batch["pixels"]), device)
-    x_BCHW = train_input(pixels_BCHW, rows, copies, pseudo_epoch)
-    return x_BCHW if valid.all() else x_BCHW[torch.from_numpy(np.flatnonzero(valid)).to(device)]
 
 
 def _mean_logits(found: Sequence[Predictions]) -> Predictions:

@@ -14,11 +14,7 @@ from torch import Tensor, nn
 
 from satray.data.augment import send
 from satray.train.loop.parallel import gather
-
-Batch = dict[str, Any]
-"""Of one worker, numpy arrays or tensors: `pixels` (b,C,H,W) as stored, `labels` (b,K) uint8, `row`
-(b,) int64 row of the split's table, `valid` (b,) bool, False where the tile could not be read; to
-train on also `copy` (b,) int64, how often the row came before in this pseudo-epoch."""
+from satray.train.loop.step import Batch
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,12 @@ class LoopSettings:
     average: AverageOptions = field(default_factory=AverageOptions)
     """Averages of weights."""
 
+    accumulate: int = 1
+    """Pieces that a batch goes through the network in."""
+
+    compile: Literal["auto"] | bool = "auto"
+    """By torch.compile; auto: on GPUs."""
+
     evaluate_flip: bool = False
     """Flip validation tiles left-right at random."""
 
@@ -72,6 +78,8 @@ class LoopSettings:
             positive_weight=class_weights(recipe.loss, labels_NK, recipe.repeat),
             mixup=recipe.augment.mixup,
             average=recipe.average,
+            accumulate=recipe.accumulate,
+            compile=recipe.compile,
             evaluate_flip=recipe.input.evaluate_flip,
             seed=recipe.seed,
             bf16=bf16,

@@ -7,31 +7,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from satray.data.augment import send
-from satray.data.order import samples
 from satray.errors import InputError, TrainingError
 from satray.train.loop.averages import Averages, Keep
 from satray.train.loop.clock import Clock
 from satray.train.loop.dropout import HeadDropout
 from satray.train.loop.epoch import Progress
-from satray.train.loop.evaluation import Batch
-from satray.train.loop.inputs import TrainInput
 from satray.train.loop.losses import make_loss
-from satray.train.loop.mixup import mix, shares
-from satray.train.loop.optimizers import make_optimizer, parameter_groups, set_rate
-from satray.train.loop.parallel import add_up, rank, resting_norms, wrap
+from satray.train.loop.optimizers import make_optimizer, parameter_groups
+from satray.train.loop.parallel import rank
 from satray.train.loop.settings import LoopSettings
 from satray.train.loop.stage_check import refuse_single
 from satray.train.loop.state import TrainState, model_state, seed_torch
+from satray.train.loop.step import Batch, Inputs, Results, TrainInput, TrainStep, ahead, inputs_of
 from satray.train.plan.stages import PlannedStage, TrainingPlan
+
+SKIPS = 10
+"""Steps in a row that may come out not finite, and teach nothing, before training stops."""
+
+
+@dataclass
+class _Tally:
+    """What the steps of a pseudo-epoch add up to."""
+
+    loss: float = 0.0
+    readable: float = 0.0
+    seen: float = 0.0
+    skipped: int = 0
+    in_a_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class Trainer:
         self._dropout = HeadDropout(network)
         self._stage: PlannedStage | None = None
         self._optimizer: torch.optim.Optimizer
-        self._wrapped: nn.Module
+        self._step: TrainStep
 
     def restore(self, state: TrainState) -> None:
         """Go on from a state.
@@ -128,12 +137,13 @@ class Trainer:
         first = plan.ends[pseudo_epoch] - steps
         seed_torch(self._settings.seed, pseudo_epoch, rank())
         self.network.train()
-        sums = torch.zeros(2, dtype=torch.float64, device=self._device)
+        self.averages.begin()
+        inputs = ahead(self._inputs(batches, pseudo_epoch, steps), self._device)
         clock = Clock(self._device)
-        unchecked: Tensor | None = None
+        results, tally = Results(self._device), _Tally()
         for step in range(first, first + steps):
-            batch = clock.wait(batches)
-            if batch is None:
+            taken = clock.wait(inputs)
+            if taken is None:
                 raise TrainingError(
                     f"pseudo-epoch {pseudo_epoch}: batches ended after {step - first} of {steps}"
                 )
@@ -144,22 +154,22 @@ class Trainer:
                     # pseudo-epoch counts too. At its start all ranks have the same.
                     self.averages.share()
                 self._enter(stage)
-            added = self._step(batch, step, pseudo_epoch)
-            sums += added
+            added = self._step(taken, plan.learning_rate(step), plan.momentum(step))
+            self.averages.update()
             clock.launched()
-            if self._device.type == "cpu":
-                self._check(added, step)
-            elif unchecked is not None:
-                self._check(unchecked, step - 1)  # one step late, so that the GPU never idles
-            unchecked = added
+            results.add(added)
+            for result in results.ready():
+                self._take(result, tally, step)
             self.averages.snapshot(step + 1)
             if self._progress is not None and clock.due():
                 self._tell(self._progress, pseudo_epoch, step, first, added, clock)
-        loss, readable = sums.tolist()
-        self._check(sums, first + steps - 1)
+        for result in results.ready(wait=True):
+            self._take(result, tally, first + steps - 1)
+        if tally.skipped == steps:
+            raise self._not_finite(tally, first + steps - 1)
         return EpochSums(
-            loss=loss / readable if readable else math.nan,
-            unreadable=steps * plan.global_batch - round(readable),
+            loss=tally.loss / tally.readable if tally.readable else math.nan,
+            unreadable=steps * plan.global_batch - round(tally.seen),
             seconds_data=clock.waited,
             seconds_compute=clock.elapsed - clock.waited,
         )
@@ -171,64 +181,61 @@ class Trainer:
         self.network.zero_grad(set_to_none=True)
         self.network.train()
         self.averages.settle()
-        if self._plan.local_batch == 1:
+        self.averages.begin()
+        if self._plan.local_batch == self._settings.accumulate:
             refuse_single(self.network, self._plan.global_batch, self._plan.workers)
         self._dropout.enter(stage.options.dropout)
         groups = parameter_groups(self.network, stage.options.layer_decay)
         self._optimizer = make_optimizer(self._settings.optimizer, groups)
-        self._wrapped = wrap(self.network, self._device)
+        settings = self._settings
+        gpu = self._device.type == "cuda"
+        self._step = TrainStep(
+            self.network,
+            self._optimizer,
+            self._loss,
+            clip=settings.optimizer.clip,
+            accumulate=settings.accumulate,
+            bf16=settings.bf16,
+            compile=gpu if settings.compile == "auto" else settings.compile,
+        )
         self._stage = stage
 
-    def _step(self, batch: Batch, step: int, pseudo_epoch: int) -> Tensor:
-        """One global batch; gives (sum of losses, readable samples) over all workers.
+    def _inputs(self, batches: Iterator[Batch], pseudo_epoch: int, steps: int) -> Iterator[Inputs]:
+        settings = self._settings
+        for batch in islice(batches, steps):
+            if len(batch["row"]) != self._plan.local_batch:
+                raise TrainingError(
+                    f"a batch of {len(batch['row'])} tiles, not {self._plan.local_batch}"
+                )
+            yield inputs_of(
+                batch,
+                self._train_input,
+                self._device,
+                pseudo_epoch,
+                mixup=settings.mixup,
+                seed=settings.seed,
+            )
 
-        Without a readable sample nothing is learnt: weight decay and momentum rest too.
-        """
-        settings, device = self._settings, self._device
-        rows, valid = (torch.as_tensor(batch[name]).cpu().numpy() for name in ("row", "valid"))
-        if len(rows) != self._plan.local_batch:
-            raise TrainingError(f"a batch of {len(rows)} tiles, not {self._plan.local_batch}")
-        copies = torch.as_tensor(batch["copy"]).cpu().numpy()
-        pixels_BCHW = torch.as_tensor(batch["pixels"])
-        if not valid.all():
-            pixels_BCHW = _stand_in(pixels_BCHW, valid)
-        pixels_BCHW = send(pixels_BCHW, device)
-        x_BCHW = self._train_input(pixels_BCHW, rows, copies, pseudo_epoch)
-        labels_BK = send(torch.as_tensor(batch["labels"]), device).float()
-        if settings.mixup:
-            drawn = samples(rows, copies)
-            share_B = shares(settings.mixup, settings.seed, pseudo_epoch, drawn)
-            x_BCHW, labels_BK = mix(x_BCHW, labels_BK, share_B, valid)
-        weight_B = send(torch.from_numpy(valid.astype(np.float32)), device)
-
-        set_rate(self._optimizer, self._plan.learning_rate(step), self._plan.momentum(step))
-        self._optimizer.zero_grad(set_to_none=True)
-        with ExitStack() as stack:
-            stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16))
-            if not valid.any():  # nothing for batch norms to learn; to synchronised ones, the means
-                stack.enter_context(resting_norms(self.network))
-                x_BCHW = torch.zeros_like(x_BCHW)
-            logits_BK = self._wrapped(x_BCHW)
-        loss = (self._loss(logits_BK.float(), labels_BK) * weight_B).sum()
-        sums = add_up(torch.stack([loss.detach().double(), weight_B.sum().double()]))
-        # DDP averages gradients over ranks; this makes it the mean over all readable samples.
-        scale = self._plan.workers / sums[1].clamp(min=1.0)
-        torch.autograd.backward(loss * scale.float())
-        # A rank with a readable tile knows that there is one; only the others need to look at the
-        # sum, which makes a GPU wait. So all ranks agree, and all have been through `backward`.
-        if valid.any() or float(sums[1]) > 0:
-            self._optimizer.step()
-            self.averages.update()
-        return sums
-
-    def _check(self, sums: Tensor, step: int) -> None:
-        loss = float(sums[0])
-        if math.isfinite(loss):
+    def _take(self, result: list[float], tally: _Tally, step: int) -> None:
+        """Add up what a step gave; stop where too many in a row were not finite."""
+        loss, readable, bad = result
+        tally.seen += readable
+        if bad:
+            tally.skipped += 1
+            tally.in_a_row += 1
+            self.averages.mend()
+            if tally.in_a_row == SKIPS:
+                raise self._not_finite(tally, step)
             return
+        tally.in_a_row = 0
+        tally.loss, tally.readable = tally.loss + loss, tally.readable + readable
+
+    def _not_finite(self, tally: _Tally, step: int) -> TrainingError:
         stage = self._plan.stage_at(step)
-        raise TrainingError(
-            f"the loss is {loss} at sample {(step + 1) * self._plan.global_batch:,} (learning "
-            f"rate {self._plan.learning_rate(step):.3g}); the last checkpoint stays. A lower "
+        return TrainingError(
+            f"{tally.in_a_row} steps in a row had a loss or a gradient that is not finite, the "
+            f"last at sample {(step + 1) * self._plan.global_batch:,} (learning rate "
+            f"{self._plan.learning_rate(step):.3g}); the last checkpoint stays. A lower "
             f"stages[{stage.number}].learning_rate may help"
         )
 
@@ -241,7 +248,7 @@ class Trainer:
         sums: Tensor,
         clock: Clock,
     ) -> None:
-        loss, readable = sums.tolist()
+        loss, readable, _ = sums.tolist()
         batch = self._plan.global_batch
         progress(
             Progress(
@@ -254,17 +261,3 @@ class Trainer:
                 images_per_second=(step + 1 - first) * batch / clock.elapsed,
             )
         )
-
-
-def _stand_in(pixels_BCHW: Tensor, valid: np.ndarray[Any, np.dtype[np.bool_]]) -> Tensor:
-    """Readable tiles of the batch in the unreadable ones' place, to keep batch norm sane.
-
-    They have weight 0 in the loss. A batch without a readable tile stays as it is.
-    """
-    readable = np.flatnonzero(valid)
-    if not len(readable):
-        return pixels_BCHW
-    take = np.arange(len(valid))
-    take[~valid] = np.resize(readable, int((~valid).sum()))
-    carried = pixels_BCHW.view(torch.int16) if pixels_BCHW.dtype == torch.uint16 else pixels_BCHW
-    return carried[torch.from_numpy(take)].view(pixels_BCHW.dtype)

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from satray.storage import Storage
 from satray.train.loop.combine import combine
-from satray.train.loop.evaluation import Batch
-from satray.train.loop.inputs import TrainInput
 from satray.train.loop.settings import LoopSettings
+from satray.train.loop.step import Batch, TrainInput
 from satray.train.plan import snapshots
 
 if TYPE_CHECKING:  # it imports Ray

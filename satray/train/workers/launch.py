@@ -23,10 +23,10 @@ from satray.runs.run import Run
 from satray.storage import join
 from satray.storage.temporary import scratch
 from satray.train.loop.epoch import EpochReport, Progress
-from satray.train.loop.inputs import AugmentedTiles
 from satray.train.loop.parallel import synchronised
 from satray.train.loop.precision import takes_bf16
 from satray.train.loop.state import TrainState, begin
+from satray.train.loop.step import AugmentedTiles
 from satray.train.loop.train import Loop, LoopSettings
 from satray.train.plan import snapshots
 from satray.train.plan.setup import Setup
