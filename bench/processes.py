@@ -1,7 +1,6 @@
 """Run a job as a user does, and watch the memory of all of its processes (Linux)."""
 
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ class Watched:
 
 
 def job(name: str, *keys: str, look: Callable[[], None] | None = None) -> Watched:
-    """`python jobs/NAME.py KEYS`, at the priority of this process.
+    """`python jobs/NAME.py KEYS`.
 
     Args:
         name: the job.
@@ -41,14 +40,11 @@ def job(name: str, *keys: str, look: Callable[[], None] | None = None) -> Watche
     Raises:
         SystemExit: it does not end with status 0.
     """
-    environment = {"RAY_worker_niceness": "0", **os.environ}
     command = [sys.executable, f"jobs/{name}.py", *keys]
     print("$", " ".join(command[1:]), file=sys.stderr, flush=True)
     start, watched = time.perf_counter(), Watched()
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
         while process.poll() is None:
             _look(process.pid, watched)
             if look is not None:

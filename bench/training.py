@@ -7,8 +7,7 @@ workers, rasterio), resize, flips, forward, backward, step; its start is a warm-
 timed. The rate of `satray train` is that of its history: images over seconds waited for data and
 computed, the median of its second and third pseudo-epoch; the first, which fills the pipeline, is
 given apart. `no cache` decodes every tile every time, as the bare loop does; `satray` keeps decoded
-tiles, in a folder that is new for each run. Ray's workers run at the bare loop's priority here, not
-at Ray's 15 below it, so that noise hits both alike.
+tiles, in a folder that is new for each run.
 """
 
 import argparse

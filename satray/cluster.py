@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import pickle
+import secrets
 import shutil
 import socket
 import threading
@@ -28,12 +29,15 @@ SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # else 2 s are lost at each end of a short run
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-LOCAL_SETTINGS = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
+LOCAL_SETTINGS = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 is a twentieth of a core beside any other program
+}
 for _name, _value in (SETTINGS | ({} if "RAY_ADDRESS" in os.environ else LOCAL_SETTINGS)).items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402
-from ray.util.queue import Queue  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 LOCAL = "satray.local"
@@ -56,7 +60,7 @@ def start(
 ) -> Iterator[None]:
     """Join the cluster at RAY_ADDRESS where that is set, else start a local one; end with it.
 
-    Inside an open session this does nothing, so that one job may call another's work.
+    Inside an open session nothing is started, so that one job may call another's work.
 
     Args:
         resources: refused at once where a local cluster can never give them.
@@ -72,28 +76,27 @@ def start(
         InputError: RAY_ADDRESS cannot be joined, or `resources` are more than a local cluster has.
         SatrayError: a local cluster does not start.
     """
-    if ray.is_initialized():
-        yield
-        return
     logging.getLogger("ray").setLevel(logging.WARNING)
     options: dict[str, Any] = {"log_to_driver": lost is not None, "logging_level": logging.WARNING}
     with contextlib.ExitStack() as ends:
-        address = os.environ.get("RAY_ADDRESS")
-        if address and address != "local":
+        if ray.is_initialized():
+            pass
+        elif (address := os.environ.get("RAY_ADDRESS") or "local") != "local":
             _join(address, options)
             ends.callback(ray.shutdown)
         else:
             options |= {
                 "num_cpus": num_cpus or cores() + int(SPARE),
                 "include_dashboard": dashboard,
+                "resources": {LOCAL: 1.0},
             }
-            session = ends.enter_context(_local(options | {"resources": {LOCAL: 1.0}}))
+            session = ends.enter_context(_local(options))
             if began is not None:
                 began(session)
             if lost is not None:
                 ends.enter_context(sessions.guarded(session, lost))
-            if resources is not None:
-                _refuse_impossible(resources, resources.workers, 1.0)
+        if resources is not None and is_local():
+            _refuse_impossible(resources)
         yield
 
 
@@ -114,25 +117,26 @@ def _join(address: str, options: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def _local(options: dict[str, Any]) -> Iterator[str]:
     """Start a local cluster and yield the folder of its session."""
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # Ray would keep one in a home it may not write
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with sessions.folders() as (root, spill):
         # "local", or Ray would join, against these arguments, whatever `ray start` left behind.
         options |= {"address": "local", "_temp_dir": str(root), "object_spilling_directory": spill}
-        for again in (True, False):  # a crowded machine makes it late everywhere
+        try:
             try:
                 context: Any = ray.init(**options)
-                break
-            except Exception as error:
+            except Exception:  # a crowded machine makes it late everywhere: once more
                 ray.shutdown()
-                if again:
-                    _log.warning("Ray did not start, one more try: %s", error)
-                    for half in root.glob(f"session_*_{os.getpid()}"):
-                        sessions.end_session(str(half), patience=0)
-                    continue
-                raise SatrayError(
-                    f"Ray did not start, twice ({_last_line(error)}); where the machine is crowded "
-                    "(memory, processes), give the command again later; where an address is "
-                    f"refused, look at its firewall; Ray's logs: {root}"
-                ) from error
+                for half in root.glob(f"session_*_{os.getpid()}"):
+                    sessions.end_session(str(half), patience=0)
+                context = ray.init(**options)
+        except Exception as error:
+            ray.shutdown()
+            raise SatrayError(
+                f"Ray did not start, twice ({_last_line(error)}); where the machine is crowded "
+                "(memory, processes), give the command again later; where an address is "
+                f"refused, look at its firewall; Ray's logs: {root}"
+            ) from error
         session = str(context.address_info["session_dir"])
         try:
             yield session
@@ -183,9 +187,18 @@ class Workers:
         return {"CPU": float(self.cpus)} | ({"GPU": self.gpu_share} if self.gpu else {})
 
 
-def readers_of(
-    wanted: int | Literal["auto"], *, local: bool, cpus: float, busy: float, cores: int
-) -> Readers:
+def readers(resources: Resources, busy: float = 0.0) -> Readers:
+    """What reads tiles for a job. Ray is up.
+
+    Args:
+        resources: what the job asks for.
+        busy: CPUs that its workers or actors hold.
+    """
+    free = ray.cluster_resources().get("CPU", 0.0) - busy
+    return readers_of(resources.read_tasks, local=is_local(), free=free, cores=cores())
+
+
+def readers_of(wanted: int | Literal["auto"], *, local: bool, free: float, cores: int) -> Readers:
     """The rule of `resources.read_tasks`.
 
     On a cluster no figure bounds them: Ray Data holds them back where their consumers are fed, and
@@ -194,25 +207,13 @@ def readers_of(
     Args:
         wanted: the key.
         local: whether Ray was started for this job alone.
-        cpus: logical CPUs of that Ray.
-        busy: those that consumers hold.
+        free: logical CPUs of that Ray which consumers do not hold.
         cores: of this machine.
     """
     if not local:
         return Readers(None if wanted == "auto" else wanted, 1.0)
-    free = max(1, int((cpus - busy) / LOCAL_READ_CPUS))
-    return Readers(min(free, max(2, cores)) if wanted == "auto" else wanted)
-
-
-def readers(resources: Resources, busy: float = 0.0) -> Readers:
-    """What reads tiles for a job. Ray is up.
-
-    Args:
-        resources: what the job asks for.
-        busy: CPUs that its workers or actors hold.
-    """
-    cpus = ray.cluster_resources().get("CPU", 0.0)
-    return readers_of(resources.read_tasks, local=is_local(), cpus=cpus, busy=busy, cores=cores())
+    most = min(max(1, int(free / LOCAL_READ_CPUS)), max(2, cores))
+    return Readers(most if wanted == "auto" else wanted)
 
 
 def cpus_of(nodes: Sequence[float], count: int) -> int:
@@ -243,16 +244,13 @@ def allot(
         gpu_share: of a GPU that each takes.
 
     Raises:
-        InputError: a local Ray can never give it.
         SatrayError: it did not come within `resources.wait`.
     """
     count = count or resources.workers
     gpu = use_gpus(resources, say)
-    if is_local():
-        _refuse_impossible(resources, count, gpu_share)
-    else:
-        wanted = {"CPU": count} | ({"GPU": _gpus(count, gpu_share)} if gpu else {})
+    if not is_local():
         each = {"CPU": 1.0} | ({"GPU": gpu_share} if gpu else {})
+        wanted = {"CPU": count} | ({"GPU": _gpus(count, gpu_share)} if gpu else {})
         _await(wanted, [each] * count, resources.wait, say)
     nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
     cpus = 1 if gpu else cpus_of(nodes, count)
@@ -289,7 +287,7 @@ def spans_machines() -> bool:
 
 def node_count() -> int:
     """Number of live nodes."""
-    return len([node for node in ray.nodes() if node["Alive"]])
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 def has_dashboard() -> bool:
@@ -317,21 +315,25 @@ def use_threads(count: int) -> None:
     torch.set_flush_denormal(True)  # networks make denormals, and CPUs crawl over them
 
 
+def _total(resource: str) -> float:
+    return float(ray.cluster_resources().get(resource, 0.0))
+
+
 def _gpus(workers: int, share: float) -> int:
     """GPUs that so many workers take: a share never spans two."""
     return math.ceil(workers / math.floor(1 / share + 1e-9))
 
 
-def _refuse_impossible(resources: Resources, workers: int, gpu_share: float) -> None:
-    gpus, cpus = _total("GPU"), _total("CPU")
-    if use_gpus(resources):
-        if gpus == 0:
-            raise InputError("resources.gpus=yes: this machine has no GPU; accepted: auto, no")
-        if _gpus(workers, gpu_share) > gpus:
-            raise InputError(
-                f"resources.workers={workers}: more than the GPUs of this machine, {gpus:g}; "
-                f"accepted: at most {gpus:g}, or resources.gpus=no"
-            )
+def _refuse_impossible(resources: Resources) -> None:
+    """Refuse more workers than one machine has GPUs or CPUs for."""
+    gpus, cpus, workers = _total("GPU"), _total("CPU"), resources.workers
+    if resources.gpus == "yes" and gpus == 0:
+        raise InputError("resources.gpus=yes: this machine has no GPU; accepted: auto, no")
+    if use_gpus(resources) and workers > gpus:
+        raise InputError(
+            f"resources.workers={workers}: more than the GPUs of this machine; accepted: at most "
+            f"{gpus:g}, or resources.gpus=no"
+        )
     if workers > cpus - 1:
         raise InputError(
             f"resources.workers={workers}: Ray has {cpus:g} CPUs here, a worker takes one and "
@@ -414,10 +416,6 @@ def _can_start(bundles: list[dict[str, float]], seconds: float = 60.0) -> bool:
     return False
 
 
-def _total(resource: str) -> float:
-    return float(ray.cluster_resources().get(resource, 0.0))
-
-
 # Calls and messages
 
 
@@ -433,48 +431,50 @@ def run_once(function: Callable[..., T], *args: Any, workers: Workers | None = N
         SatrayError: what the function raised, as it was; or why the worker died, in one line.
     """
     workers = workers or allot(Resources(gpus="no"))
-    remote: Any = ray.remote(_called).options(
-        num_cpus=workers.cpus, num_gpus=workers.gpu_share if workers.gpu else 0
-    )
-    reference = remote.remote(function, 0 if workers.gpu else workers.cpus, *args)
-    try:
-        with _in_one_line("a worker"):
-            found: T = ray.get(reference)
-            return found
-    except KeyboardInterrupt:
-        ray.cancel(reference, force=True)  # a cluster that was joined would go on with it
-        raise
+    threads = 0 if workers.gpu else workers.cpus
+    gpus = workers.gpu_share if workers.gpu else 0
+    with tasks(function, workers.cpus, gpus=gpus, threads=threads) as submit:
+        return submit(*args).result()
 
 
 @contextlib.contextmanager
-def tasks(function: Callable[[B], T], cpus: float) -> Iterator[Callable[[B], "Future[T]"]]:
-    """Ray tasks that call a function on a block each; at the end those not done are cancelled.
+def tasks(
+    function: Callable[..., T], cpus: float, *, gpus: float = 0, threads: int = 0
+) -> Iterator[Callable[..., "Future[T]"]]:
+    """Ray tasks that call a function; at the end of the block those not done are cancelled.
 
     Args:
         function: what to call; pickled once.
         cpus: that a task asks for.
+        gpus: likewise.
+        threads: that torch computes with; 0: it is left alone, and not imported.
 
     Yields:
-        what takes a block and gives its future.
+        what takes a call's arguments and gives its future.
 
     Raises:
         SatrayError: where a future's result is taken within the block: what the function raised,
             as it was, or why it could not be done, in one line.
     """
-    call: Any = ray.remote(num_cpus=cpus)(_called)
+    call: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(_called)
     travelling = ray.put(function)
     under_way: set[Any] = set()
 
-    def submit(block: B) -> "Future[T]":
-        reference = call.remote(travelling, 0, block)
+    def submit(*args: Any) -> "Future[T]":
+        reference = call.remote(travelling, threads, *args)
         under_way.add(reference)
         future: Future[T] = reference.future()
         future.add_done_callback(lambda _: under_way.discard(reference))
         return future
 
     try:
-        with _in_one_line("a task"):
-            yield submit
+        yield submit
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SatrayError):
+            raise error.cause from None
+        raise SatrayError(f"a worker failed: {_last_line(error)}") from error
+    except ray.exceptions.RayError as error:
+        raise SatrayError(f"a worker died: {_last_line(error)}") from error
     finally:
         for reference in list(under_way):
             ray.cancel(reference)
@@ -486,19 +486,6 @@ def _called(function: Callable[..., T], threads: int, *args: Any) -> T:
     return function(*args)
 
 
-@contextlib.contextmanager
-def _in_one_line(what: str) -> Iterator[None]:
-    """Raise what a task raised as it was where it is ours, and whatever else ended it in a line."""
-    try:
-        yield
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, SatrayError):
-            raise error.cause from None
-        raise SatrayError(f"{what} failed: {_last_line(error)}") from error
-    except ray.exceptions.RayError as error:
-        raise SatrayError(f"{what} died: {_last_line(error)}") from error
-
-
 def _last_line(error: Exception) -> str:
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
@@ -506,26 +493,17 @@ def _last_line(error: Exception) -> str:
 
 
 class ProgressChannel:
-    """A queue between workers and driver; pickles, so that workers can be handed it.
-
-    Messages stay pickled on the way: one may hold types whose module imports torch, seconds of a
-    core.
-    """
+    """A mailbox between workers and driver; pickles, so that workers can be handed it."""
 
     def __init__(self) -> None:
-        # On the driver's node, which is the last to go.
+        """Open it on the driver's node, which is the last to go. Ray is up."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        actor: Any = ray.remote(_Mailbox)
+        self._mail = actor.options(num_cpus=0, scheduling_strategy=here).remote()
 
     def send(self, message: dict[str, Any]) -> None:
         """Post a message without waiting for it to arrive."""
-        actor: Any = self._queue.actor  # `put_nowait` of the queue itself would wait
-        actor.put_nowait.remote(pickle.dumps(message))
-
-    def take(self) -> list[dict[str, Any]]:
-        """Return the messages that came since the last call, in order; they are then forgotten."""
-        came = self._queue.get_nowait_batch(self._queue.qsize())
-        return [pickle.loads(message) for message in came]
+        self._mail.post.remote(pickle.dumps(message))
 
     @contextlib.contextmanager
     def watch(
@@ -534,7 +512,7 @@ class ProgressChannel:
         say: Callable[[str], None] = _log.warning,
         seconds: float = 0.5,
     ) -> Iterator[None]:
-        """Call `show` on each message, from a thread of the driver, while the block runs.
+        """Call `show` on each message, in order, from a thread of the driver, within the block.
 
         Args:
             show: should not wait long: at the end of the block it gets a minute.
@@ -549,13 +527,13 @@ class ProgressChannel:
             while not last:
                 last = stop.wait(seconds)
                 try:
-                    messages = self.take()
+                    messages = ray.get(self._mail.take.remote())
                 except ray.exceptions.RayError as error:
                     say(f"note: no more progress can be shown: {_last_line(error)}")
                     return
                 for message in messages:
                     try:
-                        show(message)
+                        show(pickle.loads(message))
                     except Exception as error:  # else all that follow would be lost
                         if not told:
                             what = f"{type(error).__name__}: {_last_line(error)}"
@@ -569,3 +547,17 @@ class ProgressChannel:
         finally:
             stop.set()
             thread.join(timeout=60)
+
+
+class _Mailbox:
+    """Messages, pickled: one may hold types whose module imports torch, seconds of a core."""
+
+    def __init__(self) -> None:
+        self._messages: list[bytes] = []
+
+    def post(self, message: bytes) -> None:
+        self._messages.append(message)
+
+    def take(self) -> list[bytes]:
+        messages, self._messages = self._messages, []
+        return messages

@@ -11,8 +11,6 @@ from hypothesis import settings
 settings.register_profile("satray", deadline=None)
 settings.load_profile("satray")
 
-# By default Ray's workers yield to everything else, here to the tests of other processes.
-os.environ.setdefault("RAY_worker_niceness", "0")
 # Several processes share few cores: threads of one would only spin and wait for those of another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

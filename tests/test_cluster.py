@@ -1,28 +1,33 @@
-"""What jobs take of Ray: the rules, without any."""
+"""What jobs take of Ray: the rules without any, calls and messages on a real one."""
+
+import operator
+import os
+import time
 
 import pytest
 
 from satray.cluster import Readers, cpus_of, readers_of
 from satray.config.base import Resources
+from satray.errors import InputError, SatrayError
 
 
 @pytest.mark.parametrize(
-    ("wanted", "local", "cpus", "busy", "cores", "found"),
+    ("wanted", "local", "free", "cores", "found"),
     [
         # one machine: as many as cores, out of what the workers leave
-        ("auto", True, 4, 2, 2, Readers(2, 0.5)),
-        ("auto", True, 18, 1, 16, Readers(16, 0.5)),
-        ("auto", True, 18, 16, 16, Readers(4, 0.5)),
-        ("auto", True, 3, 3, 1, Readers(1, 0.5)),
-        (7, True, 4, 2, 2, Readers(7, 0.5)),
+        ("auto", True, 2, 2, Readers(2, 0.5)),
+        ("auto", True, 17, 16, Readers(16, 0.5)),
+        ("auto", True, 2, 16, Readers(4, 0.5)),
+        ("auto", True, 0, 1, Readers(1, 0.5)),
+        (7, True, 2, 2, Readers(7, 0.5)),
         # a cluster: Ray Data adds them until their consumer is fed or the CPUs are used up
-        ("auto", False, 64, 8, 4, Readers(None, 1.0)),
-        ("auto", False, 0, 0, 4, Readers(None, 1.0)),  # a head alone, so far
-        (7, False, 64, 8, 4, Readers(7, 1.0)),
+        ("auto", False, 56, 4, Readers(None, 1.0)),
+        ("auto", False, 0, 4, Readers(None, 1.0)),  # a head alone, so far
+        (7, False, 56, 4, Readers(7, 1.0)),
     ],
 )
-def test_readers(wanted, local, cpus, busy, cores, found):
-    assert readers_of(wanted, local=local, cpus=cpus, busy=busy, cores=cores) == found
+def test_readers(wanted, local, free, cores, found):
+    assert readers_of(wanted, local=local, free=free, cores=cores) == found
     assert found.expected == (found.at_once or 8)
 
 
@@ -54,3 +59,87 @@ def test_the_keys_of_resources():
     for wrong in ({"read_tasks": 0}, {"read_tasks": "many"}, {"wait": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Resources(**wrong)
+
+
+# Functions that workers call are local, so that they are pickled by value.
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"gpus": "yes"}, "resources.gpus=yes: this machine has no GPU; accepted: auto, no"),
+        ({"workers": 4}, "resources.workers=4: Ray has 4 CPUs here, .*accepted: at most 3$"),
+    ],
+)
+def test_what_one_machine_can_never_give_is_refused(ray_session, asked, line):
+    from satray import cluster
+
+    with pytest.raises(InputError, match=line), cluster.start(Resources(**asked)):
+        pass
+    with cluster.start(Resources(workers=3)):
+        assert cluster.allot(Resources(workers=3)).count == 3
+
+
+@pytest.mark.pipeline
+def test_a_call_on_a_worker_gives_what_it_gives_and_fails_in_one_line(ray_session):
+    from satray import cluster
+
+    def threads():
+        import torch
+
+        return torch.get_num_threads(), os.nice(0)
+
+    def refuse(line):
+        raise InputError(line)
+
+    assert cluster.run_once(operator.add, 2, 3) == 5
+    # As urgent as this process: beside another busy program it would else hardly be served.
+    assert cluster.run_once(threads) == (cluster.cores(), os.nice(0))
+    with pytest.raises(InputError, match=r"^batch=3: no$"):
+        cluster.run_once(refuse, "batch=3: no")
+    with pytest.raises(SatrayError, match=r"^a worker failed: division by zero$"):
+        cluster.run_once(operator.truediv, 1, 0)
+
+
+@pytest.mark.pipeline
+def test_blocks_as_ray_tasks_give_what_they_give_and_fail_in_one_line(ray_session):
+    from satray.runs.executor import each_block
+
+    def work(number):
+        if number < 0:
+            raise InputError(f"block={number}: no")
+        return 1 // number
+
+    def done(blocks):
+        return list(each_block(work, blocks, Resources(), ray=True, ordered=True))
+
+    assert done([1, 2, 1]) == [1, 0, 1]
+    with pytest.raises(InputError, match=r"^block=-1: no$"):
+        done([1, -1])
+    with pytest.raises(SatrayError, match=r"^a worker failed: .*by zero$"):
+        done([0, 1])
+
+
+@pytest.mark.pipeline
+def test_messages_of_a_worker_come_in_order_and_one_that_cannot_be_shown_ends_none(ray_session):
+    from satray import cluster
+
+    def work(channel):
+        for number in range(5):
+            channel.send({"n": number})
+
+    def show(message):
+        if message["n"] % 2:
+            raise ValueError(f"no {message['n']}\nodd")
+        shown.append(message["n"])
+
+    shown, said = [], []
+    channel = cluster.ProgressChannel()
+    with channel.watch(show, said.append, seconds=0.01):
+        cluster.run_once(work, channel)
+        until = time.monotonic() + 30
+        while len(shown) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+    assert shown == [0, 2, 4]
+    assert said == ["note: progress could not be shown (ValueError: odd)"]

@@ -1,7 +1,6 @@
 """Training on a real Ray: bundle, workers, crashes, reruns."""
 
 import json
-import operator
 import os
 import signal
 import time
@@ -13,7 +12,7 @@ import pytest
 from by_hand import planned, worked
 from train.small_archive import SIDE, generate, make_recipe, make_run
 
-from satray.errors import InputError, SatrayError, TrainingError
+from satray.errors import InputError, TrainingError
 from satray.storage import Storage
 
 pytestmark = pytest.mark.pipeline
@@ -324,44 +323,6 @@ def test_unreadable_tiles_are_listed_and_training_goes_on(job, tmp_path):
     assert worked(job, recipe, again).counts["unreadable_tiles"] == 2
     assert pq.read_table(os.path.join(again.out, "unreadable.parquet")).to_pylist() == table
     assert again.seconds["training"] == 0
-
-
-def test_a_call_on_a_worker_gives_what_it_gives_and_fails_in_one_line(job):
-    from satray import cluster
-
-    def threads():  # local, so that these are pickled by value: workers cannot import tests
-        import torch
-
-        return torch.get_num_threads()
-
-    def refuse(line):
-        raise InputError(line)
-
-    assert cluster.run_once(operator.add, 2, 3) == 5
-    assert cluster.run_once(threads) == cluster.cores()
-    with pytest.raises(InputError, match=r"^batch=3: no$"):
-        cluster.run_once(refuse, "batch=3: no")
-    with pytest.raises(SatrayError, match=r"^a worker failed: division by zero$"):
-        cluster.run_once(operator.truediv, 1, 0)
-
-
-def test_blocks_as_ray_tasks_give_what_they_give_and_fail_in_one_line(job):
-    from satray.config.base import Resources
-    from satray.runs.executor import each_block
-
-    def work(number):  # local, so that it is pickled by value
-        if number < 0:
-            raise InputError(f"block={number}: no")
-        return 1 // number
-
-    def done(blocks):
-        return list(each_block(work, blocks, Resources(), ray=True, ordered=True))
-
-    assert done([1, 2, 1]) == [1, 0, 1]
-    with pytest.raises(InputError, match=r"^block=-1: no$"):
-        done([1, -1])
-    with pytest.raises(SatrayError, match=r"^a task failed: .*by zero$"):
-        done([0, 1])
 
 
 def test_a_loss_that_explodes_ends_in_one_line(job, archive, tmp_path):
