@@ -41,8 +41,8 @@ SETUPS = ("", "mode=dense window=1280")
 def bundle(variant: str, size: int) -> Any:
     """A built-in network with random weights and sane batch statistics, the same each time."""
     from satray.models.bundle import Bundle, BundleSpec
-    from satray.models.geometry import probe_grid
     from satray.models.network import Network
+    from satray.models.probe import probe_grid
     from satray.models.variant import BUILT_IN
 
     options = BUILT_IN[variant]

@@ -17,8 +17,8 @@ from scoring_material import make_peaked, write_tile
 from satray.block_pool import rows_of as rows_of_block
 from satray.config.score import ScoreRecipe
 from satray.models.bundle import BundleSpec, bundle_files
-from satray.models.geometry import probe_grid
 from satray.models.network import Network
+from satray.models.probe import probe_grid
 from satray.runs.folder import take_folder
 from satray.runs.job import Job, perform
 from satray.runs.run import Run

@@ -214,7 +214,7 @@ def _mapped(run: Run, name: str) -> "list[MappedTile]":
 def _result(run: Run, name: str, mapped: "list[MappedTile]") -> "Result":
     """Gather what was measured of a network."""
     from satray.demo.results import Result, match, pointing
-    from satray.scoring.over_tiles import read_spec
+    from satray.models.spec import read_spec
     from satray.scoring.products.names import detections_name
 
     def read(*path: str) -> bytes:

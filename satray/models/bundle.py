@@ -1,6 +1,5 @@
 """A trained model as a folder: `model.safetensors` and `model.json`. Scoring needs nothing else."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Literal, overload
 
@@ -9,22 +8,10 @@ from torch import Tensor
 
 from satray.errors import InputError
 from satray.models.network import Network
-from satray.models.spec import BundleSpec
+from satray.models.spec import SPEC, WEIGHTS, BundleSpec, digest_of, find_bundle, read_files
 from satray.storage import Storage, join
 
-__all__ = [
-    "Bundle",
-    "BundleSpec",
-    "bundle_digest",
-    "bundle_digests",
-    "bundle_files",
-    "find_bundle",
-    "load_bundle",
-    "make_bundle",
-]
-
-WEIGHTS = "model.safetensors"
-SPEC = "model.json"
+__all__ = ["Bundle", "BundleSpec", "bundle_files", "load_bundle", "make_bundle"]
 
 
 @dataclass(frozen=True)
@@ -107,41 +94,20 @@ def make_bundle(files: dict[str, bytes], name: str, device: str = "cpu") -> Bund
     from safetensors.torch import load
 
     spec = BundleSpec.from_json(files[SPEC], join(name, SPEC))
-    try:
-        state = load(files[WEIGHTS])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{join(name, WEIGHTS)}: not a safetensors file: {error}") from error
     size = spec.size if spec.variant.head == "dense" else None
     with torch.random.fork_rng(devices=[]):  # its first weights are thrown away
         network = Network(
             spec.variant, len(spec.classes), bands=spec.bands, dropout=spec.dropout, size=size
         )
-    wanted = network.state_dict()
-    wrong = sorted(wanted.keys() ^ state.keys())
-    wrong += [key for key in wanted if key in state and wanted[key].shape != state[key].shape]
-    if wrong:
-        raise InputError(
-            f"{join(name, WEIGHTS)}: does not belong to its {SPEC}: {len(wrong)} tensors missing, "
-            f"unknown or of another shape, the first {wrong[0]}"
-        )
-    network.load_state_dict(state)
+    try:
+        network.load_state_dict(load(files[WEIGHTS]))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{join(name, WEIGHTS)}: not a safetensors file: {error}") from error
+    except RuntimeError as error:  # torch's own list of what is missing, left over or misshapen
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"{join(name, WEIGHTS)} does not belong to its {SPEC}: {said}") from error
     network.requires_grad_(False).eval().to(device)
-    return Bundle(spec, network, _digest(files)[:12])
-
-
-def find_bundle(uri: str, storage: Storage) -> str:
-    """The bundle folder of a URI: itself, or the `bundle/` below a train run's `out`.
-
-    Raises:
-        InputError: there is none.
-    """
-    for folder in (uri, join(uri, "bundle")):
-        if storage.exists(join(folder, SPEC)):
-            return folder
-    raise InputError(
-        f"{uri}: not a bundle: no {SPEC} in it or in its bundle/; accepted: the out of a finished "
-        "train run, or its bundle folder"
-    )
+    return Bundle(spec, network, digest_of(files)[:12])
 
 
 def load_bundle(uri: str, storage: Storage, device: str = "cpu") -> Bundle:
@@ -156,25 +122,4 @@ def load_bundle(uri: str, storage: Storage, device: str = "cpu") -> Bundle:
         InputError: there is none, or it is broken.
     """
     folder = find_bundle(uri, storage)
-    return make_bundle(_read(folder, storage), folder, device)
-
-
-def bundle_digest(uri: str, storage: Storage) -> str:
-    """SHA-256 of both files of a bundle, as 64 hex digits; raises InputError if there is none."""
-    return _digest(_read(find_bundle(uri, storage), storage))
-
-
-def bundle_digests(uri: str, storage: Storage) -> dict[str, str]:
-    """SHA-256 of each of a bundle's files, by name; raises InputError if there is none."""
-    files = _read(find_bundle(uri, storage), storage)
-    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-
-
-def _read(folder: str, storage: Storage) -> dict[str, bytes]:
-    return {name: storage.read(join(folder, name)) for name in (SPEC, WEIGHTS)}
-
-
-def _digest(files: dict[str, bytes]) -> str:
-    """SHA-256 over the digests of both files, so that no byte can move from one to the other."""
-    digests = [hashlib.sha256(files[name]).digest() for name in (SPEC, WEIGHTS)]
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+    return make_bundle(read_files(folder, storage), folder, device)

@@ -1,4 +1,4 @@
-"""Where a feature cell lies on the ground.
+"""Where a feature cell lies: in the network's input, and on the ground.
 
 Coordinates are pixel-edge ones: pixel i covers [i, i + 1] and has its centre at i + 0.5. An affine
 transform maps (column, row) to ground coordinates, as rasterio's do.
@@ -7,10 +7,22 @@ transform maps (column, row) to ground coordinates, as rasterio's do.
 from dataclasses import dataclass, replace
 
 from affine import Affine
+from pydantic import NonNegativeInt, PositiveFloat
 
-from satray.models.grid import FeatureGrid
 
-__all__ = ["FeatureGrid", "InputGeometry", "cam_transform", "centred", "probe_grid"]
+@dataclass(frozen=True)
+class FeatureGrid:
+    """The lattice of a backbone's feature cells, the same along both axes."""
+
+    stride: PositiveFloat
+    """Distance between neighbouring cells' centres, in px of the network's input."""
+
+    centre: float
+    """Centre of the first cell, in px from the input's edge."""
+
+    halo: NonNegativeInt | None = None
+    """Cells from a border that zero padding can reach; None where a far pixel moves every cell
+    (squeeze-excite, attention, group normalisation)."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +83,3 @@ def centred(grid: FeatureGrid, size: int, cells: int) -> FeatureGrid:
         cells: cells along a side.
     """
     return replace(grid, centre=(size - grid.stride * (cells - 1)) / 2)
-
-
-def probe_grid(backbone: str) -> FeatureGrid:
-    """The feature grid of a backbone by name; found once in a process, in a second or so.
-
-    Raises:
-        InputError: the backbone is not known, or gives no feature map.
-    """
-    from satray.models.probe import probe_named  # torch: only where it is needed
-
-    return probe_named(backbone)

@@ -1,5 +1,9 @@
-"""From stored pixels to the network's input, batched, on the device where the pixels are."""
+"""From stored pixels to the network's input, batched, on the device where the pixels are.
 
+Legend: B tiles, C bands, H x W pixels.
+"""
+
+import functools
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -7,39 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from satray.models.constants import by_band
 from satray.models.geometry import InputGeometry
-from satray.models.pil import pil_resize
+from satray.models.pil import pil_levels, pil_resize
 from satray.models.radiometry import Radiometry
-from satray.models.values import to_values
-
-
-def resize_tiles(x_BCHW: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear resize with antialiasing, in float32; the batch itself if it fits already.
-
-    Pixel edges fall on pixel edges (`align_corners=False`), which `cam_transform` relies on.
-    """
-    x_BCHW = x_BCHW.float()
-    if x_BCHW.shape[2:] == (height, width):
-        return x_BCHW
-    return F.interpolate(
-        x_BCHW, size=(height, width), mode="bilinear", align_corners=False, antialias=True
-    )
-
-
-def normalize(x_BCHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(x - mean) / std per band, in float32; a band without spread is only centred."""
-    spread = tuple(1.0 if s == 0 else s for s in std)
-    mean_1C11, std_1C11 = (by_band(v, torch.float32, x_BCHW.device) for v in (mean, spread))
-    return (x_BCHW.float() - mean_1C11) / std_1C11
-
-
-def fill_invalid(x_BCHW: Tensor, mean: tuple[float, ...]) -> Tensor:
-    """Put the band's mean where a float pixel is not finite; integers pass as they are."""
-    if not x_BCHW.is_floating_point():
-        return x_BCHW
-    mean_1C11 = by_band(mean, x_BCHW.dtype, x_BCHW.device)
-    return torch.where(x_BCHW.isfinite(), x_BCHW, mean_1C11)
 
 
 @dataclass(frozen=True)
@@ -106,3 +80,83 @@ class Preprocess:
         x_BCHW = self.resample(x_BCHW, g.resized_height, g.resized_width)
         x_BCHW = x_BCHW[:, :, g.y_crop : g.y_crop + g.size, g.x_crop : g.x_crop + g.size]
         return normalize(x_BCHW, self.mean, self.std)
+
+
+def to_values(x_BCHW: Tensor, radiometry: Radiometry, bands: tuple[str, ...]) -> Tensor:
+    """Values of stored pixels, by the radiometry that a network was trained with.
+
+    Args:
+        x_BCHW: stored pixels, any dtype and device.
+        radiometry: which values.
+        bands: names of the channels.
+
+    Returns:
+        stored: the batch itself. percentile and pil_compat: float32, 0 to 1; a float pixel that is
+        not finite is NaN.
+
+    Raises:
+        ValueError: pil_compat of other than 16-bit integers.
+    """
+    if radiometry.name == "pil_compat":
+        if x_BCHW.dtype != torch.uint16:
+            raise ValueError(f"pil_compat takes uint16 pixels, found {x_BCHW.dtype}")
+        return pil_levels(x_BCHW, bands.index("nir")) / 255
+    if radiometry.name == "percentile":
+        return _stretch(x_BCHW, radiometry)
+    return x_BCHW
+
+
+def resize_tiles(x_BCHW: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear resize with antialiasing, in float32; the batch itself if it fits already.
+
+    Pixel edges fall on pixel edges (`align_corners=False`), which `cam_transform` relies on.
+    """
+    x_BCHW = x_BCHW.float()
+    if x_BCHW.shape[2:] == (height, width):
+        return x_BCHW
+    return F.interpolate(
+        x_BCHW, size=(height, width), mode="bilinear", align_corners=False, antialias=True
+    )
+
+
+def normalize(x_BCHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(x - mean) / std per band, in float32; a band without spread is only centred."""
+    spread = tuple(1.0 if s == 0 else s for s in std)
+    mean_1C11, std_1C11 = (_by_band(v, torch.float32, x_BCHW.device) for v in (mean, spread))
+    return (x_BCHW.float() - mean_1C11) / std_1C11
+
+
+def fill_invalid(x_BCHW: Tensor, mean: tuple[float, ...]) -> Tensor:
+    """Put the band's mean where a float pixel is not finite; integers pass as they are."""
+    if not x_BCHW.is_floating_point():
+        return x_BCHW
+    mean_1C11 = _by_band(mean, x_BCHW.dtype, x_BCHW.device)
+    return torch.where(x_BCHW.isfinite(), x_BCHW, mean_1C11)
+
+
+def _stretch(x_BCHW: Tensor, radiometry: Radiometry) -> Tensor:
+    """(x - low) / (high - low), clipped to 0..1; a band whose bounds are one value steps there."""
+    y_BCHW = x_BCHW.float()
+    low_1C11, high_1C11 = (
+        _by_band(bounds, y_BCHW.dtype, y_BCHW.device)
+        for bounds in (radiometry.low, radiometry.high)
+    )
+    span_1C11 = (high_1C11 - low_1C11).where(high_1C11 > low_1C11, 1)
+    stretched_BCHW = ((y_BCHW - low_1C11) / span_1C11).clamp(0, 1)
+    if not x_BCHW.is_floating_point():
+        return stretched_BCHW
+    return stretched_BCHW.where(x_BCHW.isfinite(), torch.nan)
+
+
+def _by_band(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number a band, to broadcast over x_BCHW: (1, C, 1, 1). Not to be written to."""
+    # A copy from pageable memory would wait for all that the GPU is at, so it is made once. On CPUs
+    # nothing is gained, and a tracer (torch.export) must not leave its stand-ins behind.
+    make = _kept if device.type == "cuda" else _kept.__wrapped__
+    return make(values, dtype, device)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # one born in inference could not be trained through
+        return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)

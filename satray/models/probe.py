@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from satray.models.backbones import Backbone, build
-from satray.models.grid import FeatureGrid
+from satray.models.geometry import FeatureGrid
 
 _LENGTH = 2048
 _LOW = 96
@@ -114,8 +114,12 @@ class _Watch(TorchFunctionMode):
 
 
 @lru_cache(maxsize=64)
-def probe_named(backbone: str) -> FeatureGrid:
-    """`probe` of a backbone by name, kept for the process."""
+def probe_grid(backbone: str) -> FeatureGrid:
+    """The feature grid of a backbone by name; found once in a process, in a second or so.
+
+    Raises:
+        InputError: the backbone is not known, or gives no feature map.
+    """
     with torch.random.fork_rng(devices=[]):  # its weights are thrown away
         return probe(build(backbone, 1))
 

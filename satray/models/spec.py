@@ -1,30 +1,84 @@
-"""What a bundle says about its network (`model.json`), written and strictly read."""
+"""What a bundle says about its network (`model.json`), written, found and strictly read.
 
+Without torch: processes that plan and list read a bundle's description alone.
+"""
+
+import hashlib
 import json
-import math
-import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, NoReturn, TypeVar, cast
+from collections.abc import Sequence
+from dataclasses import field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import (
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
 
 from satray.config.train import VariantOptions
 from satray.errors import InputError
 from satray.models.geometry import FeatureGrid
-from satray.models.preprocess import Preprocess
-from satray.models.radiometry import PlainUnit, Radiometry, read_radiometry, read_units
-from satray.models.resolution import TrainedPixels, read_trained
+from satray.models.radiometry import Radiometry
 from satray.models.variant import input_bands
+from satray.storage import Storage, join
+
+if TYPE_CHECKING:  # it imports torch
+    from satray.models.preprocess import Preprocess
 
 FORMAT = "satray-bundle"
 VERSION = 1
+WEIGHTS = "model.safetensors"
+SPEC = "model.json"
+"""The files of a bundle."""
+
+NEAR = 0.005
+"""Share by which sizes on the ground may differ and still be one."""
 
 Task = Literal["binary", "multilabel", "multiclass"]
-T = TypeVar("T")
+PlainUnit = tuple[float, float, str]
+"""Scale, offset and name of a unit: value = stored * scale + offset (`data.units.Unit`)."""
+
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
+_Pixels = Annotated[int, Field(gt=0, lt=2**31)]
+_Name = Annotated[str, Field(min_length=1)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
+class TrainedPixels:
+    """Tiles of one grid whose px show the ground at other sizes than the bundle's `resolution`.
+
+    A map that stretches the ground does so: Web Mercator, degrees. A scene of that grid is taken as
+    it is, where the tiles were.
+    """
+
+    crs: str
+    """The CRS, authority string or WKT."""
+    x: float
+    """A step of one column in units of the CRS."""
+    y: float
+    """A step of one row in units of the CRS."""
+    low: tuple[float, float]
+    """Smallest px on the ground along x and y, m."""
+    high: tuple[float, float]
+    """Largest px on the ground along x and y, m."""
+
+    def hold(self, crs: str, steps: Sequence[float], ground: Sequence[float]) -> bool:
+        """Whether px of so many units of a CRS, and of so many m, are among these."""
+        same = crs == self.crs and all(
+            abs(step - own) <= 1e-3 * own for step, own in zip(steps, (self.x, self.y), strict=True)
+        )
+        spans = zip(self.low, ground, self.high, strict=True)
+        return same and all(
+            low * (1 - NEAR) <= metres <= high * (1 + NEAR) for low, metres, high in spans
+        )
+
+
+@dataclass(frozen=True, config=_STRICT)
 class BundleSpec:
     """All that scoring needs to know besides the weights."""
 
@@ -34,54 +88,54 @@ class BundleSpec:
     task: Task
     """binary and multilabel: a sigmoid a class; multiclass: a softmax over classes."""
 
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[_Name, ...], Field(min_length=1)]
     """Class names, in the order of the logits; one for binary."""
 
-    bands: tuple[str, ...]
+    bands: tuple[_Name, ...]
     """Names of the input channels, unique, in the order of the network's input: the variant's
     bands, and those that the radiometry looks at besides."""
 
     mean: tuple[float, ...]
     """What is subtracted from each band's values (`stored`: in stored units)."""
 
-    std: tuple[float, ...]
+    std: tuple[NonNegativeFloat, ...]
     """What each band's values are then divided by."""
 
-    dtype: str
+    dtype: _Name
     """dtype of the tiles that it was trained on (`uint8`, `uint16`, ...)."""
 
-    size: int
+    size: _Pixels
     """Side of the network's input, in px."""
 
-    resize: int | None
+    resize: _Pixels | None
     """Shorter side of the tile after resizing, before cropping, in px; None: `size`."""
 
     evaluate: Literal["whole", "centre"]
     """whole: the tile shrunk to `size`; centre: the middle of the resized tile."""
 
-    tile_shape: tuple[int, int]
+    tile_shape: tuple[_Pixels, _Pixels]
     """Height and width of the training tiles, in stored px."""
 
-    resolution: float | None
+    resolution: PositiveFloat | None
     """Ground size of a stored px (along x), in m: the tiles' median; None without georeference."""
 
     thresholds: tuple[float, ...]
     """Score at and above which a class is predicted, one a class, 0 to 1."""
 
-    temperature: float
+    temperature: PositiveFloat
     """Logits are divided by it before the sigmoid or softmax; 1 if not calibrated."""
 
     grids: dict[str, FeatureGrid]
     """Feature grid of each tower, by its name."""
 
-    resolution_y: float | None = None
+    resolution_y: PositiveFloat | None = None
     """Ground size of a stored px along y, in m, where it differs by more than 2 %."""
 
     trained_px: tuple[TrainedPixels, ...] = ()
     """Grids of tiles that show the ground at other sizes than the median."""
 
-    dropout: float = 0.0
-    """Dropout that it was trained with, 0 to 1 (none in scoring)."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout that it was trained with (none in scoring)."""
 
     nodata: float | None = None
     """Nodata that the training tiles declared, in stored units; None where none or several did."""
@@ -89,52 +143,60 @@ class BundleSpec:
     radiometry: Radiometry = field(default_factory=Radiometry)
     """How stored pixels become the values that are normalised."""
 
-    provenance: dict[str, object] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
     """Where it comes from: run id, index digest, weights, versions, metrics."""
 
     units: tuple[PlainUnit | None, ...] = ()
     """What the pixels that it was trained on mean, one a band; empty where nobody said."""
 
-    def __post_init__(self) -> None:
-        """Refuse what does not fit together."""
-        towers = [tower.name for tower in self.variant.towers]
-        counts = {
-            "mean": (len(self.mean), len(self.bands)),
-            "std": (len(self.std), len(self.bands)),
-            "thresholds": (len(self.thresholds), len(self.classes)),
-        }
-        for name, (found, wanted) in counts.items():
-            if found != wanted:
-                _refuse(name, f"{found} numbers", f"{wanted}, one each")
-        if self.units and len(self.units) != len(self.bands):
-            _refuse("units", len(self.units), f"{len(self.bands)}, or none")
-        self.radiometry.check(self.bands)
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
         bands = self.radiometry.reads(input_bands(self.variant))
-        if sorted(self.bands) != sorted(bands):
-            _refuse("bands", self.bands, f"the variant's: {', '.join(bands)}")
-        if sorted(self.grids) != sorted(towers):
-            _refuse("grids", sorted(self.grids), f"one a tower: {', '.join(towers)}")
-        if not self.classes or len(set(self.classes)) != len(self.classes):
-            _refuse("classes", self.classes, "distinct names, one at least")
-        if self.task == "binary" and len(self.classes) != 1:
-            _refuse("classes", self.classes, "one for a binary task")
-        if self.size < 1 or (self.resize is not None and self.resize < self.size):
-            _refuse("size", (self.size, self.resize), "size >= 1, resize >= size")
-        if min(self.tile_shape) < 1:
-            _refuse("tile_shape", self.tile_shape, "two positive numbers")
-        if min(self.std) < 0:
-            _refuse("std", self.std, "no negative number")
-        if self.temperature <= 0:
-            _refuse("temperature", self.temperature, "a positive number")
-        if any(size is not None and size <= 0 for size in (self.resolution, self.resolution_y)):
-            _refuse("resolution", self.resolution, "a positive number of m, or null")
-        if not 0 <= self.dropout < 1:
-            _refuse("dropout", self.dropout, "0 to 1")
-        if any(grid.stride <= 0 or (grid.halo or 0) < 0 for grid in self.grids.values()):
-            _refuse("grids", self.grids, "positive strides, halos of 0 or more")
+        towers = [tower.name for tower in self.variant.towers]
+        stretched = len(self.bands) if self.radiometry.name == "percentile" else 0
+        low, high = self.radiometry.low, self.radiometry.high
+        for name, found, fits, accepted in (
+            ("bands", self.bands, sorted(self.bands) == sorted(bands), f"{', '.join(bands)}"),
+            ("mean", self.mean, len(self.mean) == len(bands), f"{len(bands)} numbers"),
+            ("std", self.std, len(self.std) == len(bands), f"{len(bands)} numbers"),
+            ("classes", self.classes, len(set(self.classes)) == len(self.classes), "distinct ones"),
+            (
+                "classes",
+                self.classes,
+                self.task != "binary" or len(self.classes) == 1,
+                "one for a binary task",
+            ),
+            (
+                "thresholds",
+                self.thresholds,
+                len(self.thresholds) == len(self.classes),
+                f"{len(self.classes)} numbers",
+            ),
+            ("grids", [*self.grids], sorted(self.grids) == sorted(towers), f"{', '.join(towers)}"),
+            ("resize", self.resize, (self.resize or self.size) >= self.size, f"{self.size} or up"),
+            ("units", self.units, len(self.units) in (0, len(bands)), f"{len(bands)} or none"),
+            ("units", self.units, all(u is None or u[0] != 0 for u in self.units), "scales not 0"),
+            (
+                "radiometry",
+                (low, high),
+                len(low) == len(high) == stretched,
+                f"{stretched} low and {stretched} high",
+            ),
+            (
+                "radiometry",
+                (low, high),
+                all(one <= other for one, other in zip(low, high, strict=False)),
+                "no low above its high",
+            ),
+        ):
+            if not fits:
+                raise ValueError(f"{name}: found {str(found)[:80]}, accepted: {accepted}")
+        return self
 
-    def preprocess(self) -> Preprocess:
+    def preprocess(self) -> "Preprocess":
         """The way from stored pixels to the network's input."""
+        from satray.models.preprocess import Preprocess
+
         size = (self.size, self.resize, self.evaluate)
         return Preprocess(self.bands, self.mean, self.std, *size, self.radiometry)
 
@@ -142,13 +204,9 @@ class BundleSpec:
         """`model.json`: the same bytes for the same values.
 
         Raises:
-            ValueError: a number is not finite, or provenance is no JSON.
+            ValueError: provenance is no JSON, or holds a number that is not finite.
         """
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        values["variant"] = self.variant.model_dump(mode="json")
-        values["grids"] = {name: asdict(grid) for name, grid in self.grids.items()}
-        values["radiometry"] = asdict(self.radiometry)
-        values["trained_px"] = [asdict(pixels) for pixels in self.trained_px]
+        values = _SPEC.dump_python(self, mode="json")
         document = {"format": FORMAT, "version": VERSION, **values}
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
         return (text + "\n").encode()
@@ -166,146 +224,66 @@ class BundleSpec:
                 of another type.
         """
         try:
-            return _read(data)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
+            document = json.loads(data)
+            if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
+                raise InputError(f"{name}: not a bundle's model.json: no 'format': '{FORMAT}'")
+            version = document.pop("version", None)
+            if type(version) is not int or version != VERSION:
+                raise InputError(
+                    f"{name}: version {version!r} of the bundle format; this satray reads {VERSION}"
+                )
+            return _SPEC.validate_json(json.dumps(document, allow_nan=False))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = "".join(f"{part}." for part in first["loc"]).rstrip(".")
+            said = first["msg"].removeprefix("Value error, ").replace("\n", " ")
+            raise InputError(f"{name}: {where}{': ' if where else ''}{said}") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{name}: not a bundle's model.json: no JSON ({error})") from error
 
 
-def _read(data: bytes) -> BundleSpec:
-    try:
-        document = json.loads(data, parse_constant=_not_finite)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"not a bundle's model.json: no JSON ({error})") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise InputError(f"not a bundle's model.json: no 'format': '{FORMAT}'")
-    # bundles from before these keys took values as they are stored, knew no nodata, and square px
-    stored: Any = {"name": "stored", "low": [], "high": []}
-    absent = {"radiometry": stored, "nodata": None, "resolution_y": None, "trained_px": []}
-    document |= absent | {"units": []} | document
-    version = document.get("version")
-    if type(version) is not int or version != VERSION:
-        raise InputError(f"version {version!r} of the bundle format; this satray reads {VERSION}")
-    keys = {entry.name for entry in fields(BundleSpec)}
-    missing, unknown = keys - document.keys(), document.keys() - keys - {"format", "version"}
-    if missing or unknown:
-        told = [f"missing {', '.join(sorted(missing))}"] if missing else []
-        told += [f"unknown {', '.join(sorted(map(repr, unknown)))}"] if unknown else []
-        raise InputError(f"keys do not fit version {VERSION}: {'; '.join(told)}")
+_SPEC = TypeAdapter(BundleSpec)
 
-    def get(name: str, reader: Callable[[str, object], T]) -> T:
-        return reader(name, document[name])
 
-    height, width = get("tile_shape", _sized(2, _integer))
-    return BundleSpec(
-        variant=get("variant", _variant),
-        task=cast(Task, get("task", _one_of("binary", "multilabel", "multiclass"))),
-        classes=get("classes", _many(_text)),
-        bands=get("bands", _many(_text)),
-        mean=get("mean", _many(_number)),
-        std=get("std", _many(_number)),
-        dtype=get("dtype", _text),
-        size=get("size", _integer),
-        resize=get("resize", _maybe(_integer)),
-        evaluate=cast(Literal["whole", "centre"], get("evaluate", _one_of("whole", "centre"))),
-        tile_shape=(height, width),
-        resolution=get("resolution", _maybe(_number)),
-        resolution_y=get("resolution_y", _maybe(_number)),
-        trained_px=get("trained_px", read_trained),
-        thresholds=get("thresholds", _many(_number)),
-        temperature=get("temperature", _number),
-        grids={name: _grid(name, grid) for name, grid in get("grids", _object).items()},
-        dropout=get("dropout", _number),
-        nodata=get("nodata", _maybe(_number)),
-        radiometry=get("radiometry", read_radiometry),
-        provenance=get("provenance", _object),
-        units=get("units", read_units),
+def find_bundle(uri: str, storage: Storage) -> str:
+    """The bundle folder of a URI: itself, or the `bundle/` below a train run's `out`.
+
+    Raises:
+        InputError: there is none.
+    """
+    for folder in (uri, join(uri, "bundle")):
+        if storage.exists(join(folder, SPEC)):
+            return folder
+    raise InputError(
+        f"{uri}: not a bundle: no {SPEC} in it or in its bundle/; accepted: the out of a finished "
+        "train run, or its bundle folder"
     )
 
 
-def _refuse(name: str, found: object, accepted: str) -> NoReturn:
-    raise InputError(f"{name}: found {str(found)[:80]}, accepted: {accepted}")
+def read_spec(uri: str, storage: Storage) -> BundleSpec:
+    """Read what a bundle says of itself, without its weights; raises InputError if it is none."""
+    place = join(find_bundle(uri, storage), SPEC)
+    return BundleSpec.from_json(storage.read(place), place)
 
 
-def _not_finite(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON number")
+def read_files(uri: str, storage: Storage) -> dict[str, bytes]:
+    """The bytes of a bundle's files, by name; raises InputError if there is none."""
+    folder = find_bundle(uri, storage)
+    return {name: storage.read(join(folder, name)) for name in (SPEC, WEIGHTS)}
 
 
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str) or not value:
-        _refuse(name, repr(value), "a text")
-    return value
+def bundle_digests(uri: str, storage: Storage) -> dict[str, str]:
+    """SHA-256 of each of a bundle's files, by name; raises InputError if there is none."""
+    files = read_files(uri, storage)
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
-def _integer(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 2**31:
-        _refuse(name, type(value).__name__, "a whole number")
-    return value
+def bundle_digest(uri: str, storage: Storage) -> str:
+    """SHA-256 of both files of a bundle, as 64 hex digits; raises InputError if there is none."""
+    return digest_of(read_files(uri, storage))
 
 
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        _refuse(name, repr(value), "a number")
-    number = float(value) if abs(value) <= sys.float_info.max else math.inf
-    if not math.isfinite(number):
-        _refuse(name, "a number beyond all bounds", "a finite number")
-    return number
-
-
-def _object(name: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        _refuse(name, repr(value), "an object")
-    return value
-
-
-def _maybe(reader: Callable[[str, object], T]) -> Callable[[str, object], T | None]:
-    return lambda name, value: None if value is None else reader(name, value)
-
-
-def _many(reader: Callable[[str, object], T]) -> Callable[[str, object], tuple[T, ...]]:
-    def read(name: str, value: object) -> tuple[T, ...]:
-        if not isinstance(value, list) or not value:
-            _refuse(name, repr(value), "a list that is not empty")
-        return tuple(reader(f"{name}[{place}]", item) for place, item in enumerate(value))
-
-    return read
-
-
-def _sized(
-    length: int, reader: Callable[[str, object], T]
-) -> Callable[[str, object], tuple[T, ...]]:
-    def read(name: str, value: object) -> tuple[T, ...]:
-        if len(values := _many(reader)(name, value)) != length:
-            _refuse(name, f"{len(values)} values", str(length))
-        return values
-
-    return read
-
-
-def _one_of(*accepted: str) -> Callable[[str, object], str]:
-    def read(name: str, value: object) -> str:
-        if not isinstance(value, str) or value not in accepted:
-            _refuse(name, repr(value), ", ".join(accepted))
-        return value
-
-    return read
-
-
-def _variant(name: str, value: object) -> VariantOptions:
-    try:
-        return VariantOptions.model_validate(_object(name, value))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{name}.{where}: {first['msg']}") from error
-
-
-def _grid(tower: str, value: object) -> FeatureGrid:
-    name = f"grids.{tower}"
-    grid = _object(name, value)
-    if grid.keys() != {"stride", "centre", "halo"}:
-        _refuse(name, sorted(grid), "stride, centre, halo")
-    return FeatureGrid(
-        _number(f"{name}.stride", grid["stride"]),
-        _number(f"{name}.centre", grid["centre"]),
-        _maybe(_integer)(f"{name}.halo", grid["halo"]),
-    )
+def digest_of(files: dict[str, bytes]) -> str:
+    """SHA-256 over the digests of both files, so that no byte can move from one to the other."""
+    digests = [hashlib.sha256(files[name]).digest() for name in (SPEC, WEIGHTS)]
+    return hashlib.sha256(b"".join(digests)).hexdigest()

@@ -10,13 +10,13 @@ from satray.data.bands import select
 from satray.data.index import TileIndex, read_index
 from satray.errors import InputError
 from satray.metrics.summary import said
+from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Outcome, Run, digest_file, library_versions, to_json
 from satray.scoring.blocks import Blocks
 from satray.scoring.over_tiles import (
     D4_SAID,
     Maps,
     failure_lines,
-    read_spec,
     refuse_dtype,
     score_tiles,
     wanted_of,
@@ -68,8 +68,6 @@ def read(recipe: EvaluateRecipe, storage: Storage) -> Split:
             its classes, task, bands or dtype; a gallery of a class that is not the bundle's; or
             nothing to reproduce.
     """
-    from satray.models.bundle import bundle_digest
-
     found = bundle_digest(recipe.bundle, storage)
     spec, index, tiles = tiles_of(recipe, storage)
     check_asked(recipe.gallery, spec.classes)
@@ -108,7 +106,6 @@ def work(recipe: EvaluateRecipe, found: Split, run: Run) -> Outcome:
     Returns:
         an outcome whose `verdict` says where the run to reproduce is not reproduced.
     """
-    from satray.models.bundle import bundle_digests
     from satray.scoring.pages.findings import Findings
     from satray.scoring.pages.reporting import publish_report
 

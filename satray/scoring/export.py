@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from satray.config.score import FORMATS, ExportRecipe
 from satray.errors import InputError, SatrayError
+from satray.models.spec import bundle_digest, read_spec
 from satray.runs.run import Outcome, Run, to_json
-from satray.scoring.over_tiles import read_spec
 from satray.storage import Storage
 from satray.storage.temporary import scratch
 
@@ -43,8 +43,6 @@ def read(recipe: ExportRecipe, storage: Storage) -> Described:
     Raises:
         InputError: no bundle, or a tile of no size.
     """
-    from satray.models.bundle import bundle_digest
-
     found = bundle_digest(recipe.bundle, storage)
     spec = read_spec(recipe.bundle, storage)
     _tile(recipe, spec)

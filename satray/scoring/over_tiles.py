@@ -15,7 +15,6 @@ from satray.scoring.blocks import Blocks, Merged, merge
 from satray.scoring.predictions import Layout
 from satray.scoring.reading import Wanted
 from satray.scoring.sources import TileSet
-from satray.storage import Storage, join
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
@@ -33,19 +32,6 @@ class Maps:
     """Places of the classes in the bundle's list; none: no maps."""
     kind: str = "dense"
     """`dense` or `argmax`."""
-
-
-def read_spec(bundle: str, storage: Storage) -> "BundleSpec":
-    """Read what a bundle says of itself, without its weights.
-
-    Raises:
-        InputError: it is no bundle.
-    """
-    from satray.models.bundle import SPEC, find_bundle
-    from satray.models.spec import BundleSpec
-
-    uri = join(find_bundle(bundle, storage), SPEC)
-    return BundleSpec.from_json(storage.read(uri), uri)
 
 
 def wanted_of(spec: "BundleSpec", tiles: TileSet, maps: Maps) -> Wanted:

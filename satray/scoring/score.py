@@ -13,6 +13,7 @@ from satray.data.index import TileIndex, read_index
 from satray.data.match import is_image, with_extensions
 from satray.data.raster import MASK
 from satray.errors import InputError
+from satray.models.spec import bundle_digest, read_spec
 from satray.runs.run import Outcome, Run, digest_entries
 from satray.scoring.blocks import Blocks
 from satray.scoring.maps import look as look_scenes
@@ -21,7 +22,6 @@ from satray.scoring.over_tiles import (
     D4_SAID,
     Maps,
     failure_lines,
-    read_spec,
     refuse_dtype,
     score_tiles,
     wanted_of,
@@ -67,8 +67,6 @@ def read(recipe: ScoreRecipe, storage: Storage) -> Tiles | Scenes:
         InputError: no bundle, no tiles, or none of those looked at fits the bundle; a class to map
             that the bundle lacks, or maps that its network cannot give.
     """
-    from satray.models.bundle import bundle_digest
-
     if recipe.scenes is not None:
         return look_scenes.read(recipe, storage)
     found = bundle_digest(recipe.bundle, storage)

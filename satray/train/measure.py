@@ -75,7 +75,7 @@ def measure(
     Raises:
         InputError: none of them can be read.
     """
-    from satray.models.values import to_values
+    from satray.models.preprocess import to_values
 
     rows = _spread(len(source))
     count_C, total_C, squares_C = np.zeros((3, len(bands)))

@@ -13,10 +13,9 @@ from satray.data.georeference import APART
 from satray.data.index import TileIndex
 from satray.models.bundle import bundle_files
 from satray.models.ensemble import ensemble
-from satray.models.geometry import probe_grid
 from satray.models.pretrained import origin
-from satray.models.resolution import NEAR, TrainedPixels
-from satray.models.spec import BundleSpec
+from satray.models.probe import probe_grid
+from satray.models.spec import NEAR, BundleSpec, TrainedPixels
 from satray.runs.run import Run, finite
 from satray.train.calibrate import Calibration
 from satray.train.plan.setup import Setup

@@ -1,11 +1,15 @@
+"""From stored pixels to input: dtypes, resizing, statistics, and the three radiometries."""
+
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
+from hypothesis import given
+from hypothesis import strategies as st
 
-from satray.models.constants import _kept, by_band
 from satray.models.geometry import InputGeometry
-from satray.models.preprocess import Preprocess, fill_invalid, normalize, resize_tiles
+from satray.models.preprocess import Preprocess, normalize, resize_tiles, to_values
+from satray.models.radiometry import Radiometry
 
 
 def preprocess(size, resize=None, mode="whole", mean=(0.0,), std=(1.0,)):
@@ -57,8 +61,6 @@ def test_pixels_that_are_not_finite_become_the_mean():
     x = torch.tensor([[[[1.0, float("nan")], [float("inf"), 3.0]]]])
     p = preprocess(2, mean=(2.0,), std=(1.0,))
     assert p(x).flatten().tolist() == [-1, 0, 0, 1]
-    integers = torch.ones(1, 1, 2, 2, dtype=torch.uint8)
-    assert fill_invalid(integers, (2.0,)) is integers
 
 
 def test_normalising_is_per_band():
@@ -72,15 +74,41 @@ def test_wrong_number_of_bands():
         preprocess(4)(torch.zeros(1, 2, 4, 4))
 
 
-def test_a_kept_constant_is_made_once_and_can_be_trained_through():
-    """What GPUs are given; kept here for the CPU."""
-    numbers, cpu = (0.1, 65535.0, 2.5), torch.device("cpu")
-    with torch.inference_mode():
-        kept = _kept(numbers, torch.float32, cpu)
-    assert _kept(numbers, torch.float32, cpu) is kept
-    assert _kept(numbers, torch.float64, cpu).dtype == torch.float64
-    assert torch.equal(kept, by_band(numbers, torch.float32, cpu))
-    assert torch.equal(kept, torch.zeros(1).new_tensor(numbers).view(1, 3, 1, 1))
-    x = torch.ones(1, 3, 2, 2, requires_grad=True)
-    (x / kept).sum().backward()
-    assert torch.equal(x.grad, (1 / kept).expand(1, 3, 2, 2))
+# -- radiometry (pil_compat: test_pil.py)
+
+STRETCH = Radiometry("percentile", (100.0, 7.0), (300.0, 7.0))
+
+
+def column(*values, dtype=np.uint16):
+    """A batch of one tile with two equal bands."""
+    x_W = np.array(values, dtype)
+    return torch.from_numpy(np.stack([x_W, x_W])[None, :, None])
+
+
+def test_stored_values_pass_as_they_are():
+    x = column(1, 2, 65_535)
+    assert to_values(x, Radiometry(), ("a", "b")) is x
+
+
+def test_percentiles_become_0_and_1_and_what_lies_beyond_is_clipped():
+    found = to_values(column(0, 100, 150, 300, 65_535), STRETCH, ("a", "b"))
+    assert found.dtype == torch.float32
+    assert found[0, 0, 0].tolist() == [0, 0, 0.25, 1, 1]
+    # a band whose percentiles are one value is split there
+    assert to_values(column(6, 7, 8), STRETCH, ("a", "b"))[0, 1, 0].tolist() == [0, 0, 1]
+
+
+def test_what_is_not_finite_becomes_the_mean_of_the_values():
+    x = column(np.nan, np.inf, -np.inf, 200, dtype=np.float32)
+    assert to_values(x, STRETCH, ("a", "b"))[0, 0, 0].isnan().tolist() == [True] * 3 + [False]
+    p = Preprocess(("a", "b"), (0.3, 0.3), (0.1, 0.1), 4, None, "whole", STRETCH)
+    assert p.values(x)[0, 0, 0].tolist() == pytest.approx([0.3, 0.3, 0.3, 0.5])
+
+
+@given(st.lists(st.integers(0, 65_535), min_size=1, max_size=20))
+def test_stretched_values_keep_their_order(values):
+    found = to_values(column(*values), STRETCH, ("a", "b"))[0, 0, 0]
+    order = np.argsort(values, kind="stable")
+    assert (found[order].diff() >= 0).all()
+    assert found.min() >= 0
+    assert found.max() <= 1

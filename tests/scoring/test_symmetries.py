@@ -7,8 +7,7 @@ import torch
 from affine import Affine
 
 from satray.data.augment import Draws, apply
-from satray.models.geometry import centred
-from satray.models.grid import FeatureGrid
+from satray.models.geometry import FeatureGrid, centred
 from satray.scoring.blocks import Blocks
 from satray.scoring.forward import MapRequest, Scorer
 from satray.scoring.predictions import Layout, TileFacts

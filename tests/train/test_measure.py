@@ -10,7 +10,7 @@ from train.small_archive import SIDE, generate, make_recipe, make_run
 from satray.data.augment import Augment
 from satray.data.decode import read_pixels
 from satray.errors import InputError
-from satray.models.values import to_values
+from satray.models.preprocess import to_values
 from satray.storage import Storage
 from satray.train import measure
 from satray.train.loop.step import train_input

@@ -13,7 +13,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from satray.errors import InputError
-from satray.models.grid import FeatureGrid
+from satray.models.geometry import FeatureGrid
 
 
 @dataclass(frozen=True)

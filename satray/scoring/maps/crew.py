@@ -10,7 +10,8 @@ from satray import cluster
 from satray.block_pool import BlockRead, Report, through_actors
 from satray.config.score import ScoreRecipe
 from satray.errors import SatrayError
-from satray.models.bundle import bundle_digests, find_bundle, load_bundle
+from satray.models.bundle import load_bundle
+from satray.models.spec import bundle_digests, find_bundle
 from satray.runs.run import Run
 from satray.scoring.engine.trial import Choice
 from satray.scoring.engine.trunk import EngineName

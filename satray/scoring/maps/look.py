@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from satray.config.score import ScoreRecipe
 from satray.errors import DecodeError, InputError
+from satray.models.spec import bundle_digest, read_spec
 from satray.scoring.ledger import Ledger, config_of
 from satray.scoring.maps.settings import Settings, settings_of
-from satray.scoring.over_tiles import D4_SAID, read_spec
+from satray.scoring.over_tiles import D4_SAID
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.bands import source_names
 from satray.scoring.scenes.found import Found, find_scenes
@@ -57,8 +58,6 @@ def read(recipe: ScoreRecipe, storage: Storage) -> Scenes:
         InputError: no bundle, no scenes, or none of those looked at fits the bundle; something
             asked for that its network cannot give.
     """
-    from satray.models.bundle import bundle_digest
-
     digest = bundle_digest(recipe.bundle, storage)
     spec = read_spec(recipe.bundle, storage)
     settings = settings_of(recipe, spec)

@@ -8,8 +8,8 @@ from torch import nn
 
 from satray.config.train import TowerOptions, VariantOptions
 from satray.models.bundle import Bundle, BundleSpec
-from satray.models.geometry import probe_grid
 from satray.models.network import Network
+from satray.models.probe import probe_grid
 from satray.scoring.dense.answers import Wanted
 from satray.scoring.dense.forward import DenseScorer, WindowScores
 from satray.scoring.dense.windows import ScenePlan, Window

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from satray.errors import InputError
-from satray.models.grid import FeatureGrid
+from satray.models.geometry import FeatureGrid
 from satray.scoring.dense.choose import choose
 from satray.scoring.dense.lattice import DenseGeometry, axis_tiles, geometry_of
 from satray.scoring.dense.pieces import plan_tiles

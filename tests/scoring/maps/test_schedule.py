@@ -16,10 +16,9 @@ import rasterio
 
 from satray.config.score import ScoreRecipe
 from satray.errors import InputError, SatrayError
-from satray.models.bundle import bundle_digest
+from satray.models.spec import bundle_digest, read_spec
 from satray.scoring.ledger import key_of
 from satray.scoring.maps.look import ledger_of, scenes_of
-from satray.scoring.over_tiles import read_spec
 from satray.storage import Storage
 
 STORE = Storage()

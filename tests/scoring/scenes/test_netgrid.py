@@ -8,7 +8,7 @@ from scoring.scenes.scene_material import UTM, spec
 
 from satray.data.georeference import ground_pixel
 from satray.errors import DecodeError
-from satray.models.resolution import TrainedPixels
+from satray.models.spec import TrainedPixels
 from satray.scoring.rasters import PIXEL_COORDINATES
 from satray.scoring.scenes.netgrid import net_grid
 
