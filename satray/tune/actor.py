@@ -196,7 +196,7 @@ class Session:
     ) -> Training:
         import torch
 
-        from satray.tune.head_trial import HeadTrial
+        from satray.tune.head import HeadTrial
 
         torch.set_num_threads(self._work.threads)
         setup = head_setup(recipe, ground, self._work.tiles, self._work.storage)

@@ -1,4 +1,6 @@
-"""A head by itself: trained from features by the loop that trains whole networks.
+"""A head by itself: trained from features by the loop that trains whole networks, as one trial.
+
+A trial keeps what it needs to go on, and its best weights, in one file below the sweep's state.
 
 Letters: B tiles of a batch, F features of a tile, K classes.
 """
@@ -6,18 +8,31 @@ Letters: B tiles of a batch, F features of a tile, K classes.
 from __future__ import annotations
 
 import hashlib
+import io
+import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from satray.data.augment import send
 from satray.data.order import TrainOrder, copies
 from satray.errors import InputError
 from satray.models.network import linear_or_dense
+from satray.storage import Storage, join
+from satray.train.loop.settings import LoopSettings
+from satray.train.loop.state import TrainState, seed_all
 from satray.train.loop.step import Batch, view_of
+from satray.train.loop.train import Loop
+from satray.train.plan.order import train_order
+from satray.train.plan.setup import Setup
 from satray.train.plan.stages import TrainingPlan
+from satray.train.workers.choice import score
+from satray.train.workers.combining import read_state, to_bytes
 from satray.tune.feature_table import Features
 
 State = dict[str, Tensor]
@@ -30,6 +45,11 @@ GATHERED = 16 << 20
 """Bytes of features gathered at a time: many batches by one call."""
 EVALUATED = 4096
 """Tiles of a batch of validation, where their features are no more than GATHERED."""
+FILE = "head.npz"
+"""Below a trial's folder."""
+EVERY = 2.0
+"""Seconds between two checkpoints: what a sweep that is killed does again. A pseudo-epoch takes
+some tens of milliseconds, less than a write to an object store."""
 
 
 class HeadNetwork(nn.Module):
@@ -106,7 +126,10 @@ def towers_digest(network_state: Mapping[str, Tensor]) -> str:
 
 
 def head_batches(
-    features: Features, order: TrainOrder, plan: TrainingPlan
+    features: Features,
+    order: TrainOrder,
+    plan: TrainingPlan,
+    device: torch.device | str = "cpu",
 ) -> Callable[[int], Iterator[Batch]]:
     """Pseudo-epoch -> batches of features: the rows that training streams, in the same order.
 
@@ -115,37 +138,52 @@ def head_batches(
 
     Args:
         features: of the train split.
-        order: of the run (`training.plan.order.train_order`).
+        order: of the run (`train_order`).
         plan: of the run, with one worker.
+        device: where the features of many batches are sent at once.
     """
-    whole = max(1, GATHERED // (4 * features.width * plan.global_batch)) * plan.global_batch
+    batch = plan.global_batch
+    many = max(1, GATHERED // (4 * features.width * batch)) * batch
 
     def batches(pseudo_epoch: int) -> Iterator[Batch]:
         rows = order.rows(pseudo_epoch)
         came_before = copies(rows)
         views = view_of(came_before, pseudo_epoch, features.views)
-        for start in range(0, len(rows), whole):
-            some = slice(start, start + whole)
-            yield from _cut(features, rows[some], views[some], came_before[some], plan.global_batch)
+        for first in range(0, len(rows), many):
+            some = slice(first, first + many)
+            gathered = _gathered(features, rows[some], views[some], device)
+            gathered["copy"] = came_before[some]
+            for start in range(0, len(gathered["row"]), batch):
+                yield {name: values[start : start + batch] for name, values in gathered.items()}
 
     return batches
 
 
-def val_batches(features: Features) -> Callable[[], Iterator[Batch]]:
+def val_batches(
+    features: Features, device: torch.device | str = "cpu"
+) -> Callable[[], Iterator[Batch]]:
     """The validation split, every tile once, in order.
 
     Args:
         features: of the validation split.
+        device: where they are sent.
     """
-    some_tiles = min(EVALUATED, max(1, GATHERED // (4 * features.width)))
+    many = min(EVALUATED, max(1, GATHERED // (4 * features.width)))
 
     def batches() -> Iterator[Batch]:
         rows = np.arange(len(features), dtype=np.int64)
-        for start in range(0, len(rows), some_tiles):
-            some = rows[start : start + some_tiles]
-            yield features.batch(some, np.zeros_like(some))
+        for start in range(0, len(rows), many):
+            some = rows[start : start + many]
+            yield _gathered(features, some, np.zeros_like(some), device)
 
     return batches
+
+
+def _gathered(
+    features: Features, rows: NDArray[np.int64], views: NDArray[np.int64], device: Any
+) -> Batch:
+    batch = features.batch(rows, views)
+    return {**batch, "pixels": send(torch.from_numpy(batch["pixels"]), torch.device(device))}
 
 
 def train_features(
@@ -161,14 +199,137 @@ def eval_features(features: Tensor) -> Tensor:
     return features
 
 
-def _cut(
-    features: Features,
-    rows: NDArray[np.int64],
-    views: NDArray[np.int64],
-    came_before: NDArray[np.int64],
-    batch: int,
-) -> Iterator[Batch]:
-    """Gather many rows at once, and give them batch by batch."""
-    gathered = {**features.batch(rows, views), "copy": came_before}
-    for start in range(0, len(rows), batch):
-        yield {name: values[start : start + batch] for name, values in gathered.items()}
+# A trial
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation of a trial so far."""
+
+    pseudo_epochs: int
+    """Done when it was made."""
+    samples: int
+    """Seen by then."""
+    weights: bytes
+    """State dict of the `HeadNetwork`, as `torch.save` writes it."""
+    predictions: bytes
+    """Of the validation split (`Predictions.to_bytes`)."""
+
+    @property
+    def state(self) -> State:
+        """The state dict, in the host's memory."""
+        found: State = torch.load(io.BytesIO(self.weights), "cpu", weights_only=True)
+        return found
+
+
+class HeadTrial:
+    """A head in training, a pseudo-epoch at a time. No Ray."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        train: Features,
+        val: Features,
+        head: str,
+        folder: str,
+        storage: Storage,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin, or go on from the trial's checkpoint.
+
+        Args:
+            setup: the trial, resolved, with one worker.
+            train: features of the train split, of the pooling that the variant has.
+            val: of the validation split.
+            head: URI of the head's first weights.
+            folder: the trial's own.
+            storage: how URIs are reached.
+            clock: seconds.
+        """
+        self._metric, self._uri, self._storage = setup.best, join(folder, FILE), storage
+        self._clock, self._kept_at = clock, clock()
+        self._state: TrainState | None = None
+        self._best: Best | None = None
+        recipe, plan = setup.recipe, setup.plan
+        self.total = plan.total_samples
+        """Samples of the whole trial."""
+        self.each = plan.samples_per_pseudo_epoch
+        """Samples from one evaluation to the next."""
+        seed_all(recipe.seed)
+        kind, classes = setup.variant.head, len(setup.index.meta.classes)
+        network = HeadNetwork(kind, train.width, classes, recipe.dropout)
+        network.load_head(read_state(storage, head))
+        if (found := _read(storage, self._uri)) is not None:
+            self._state, self._best = TrainState.from_bytes(found[0]), found[1]
+        # Ray shows a GPU to those that asked for one.
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        order = train_order(recipe, plan, train.labels)
+        self._train = head_batches(train, order, plan, device)
+        self._val = val_batches(val, device)
+        self._loop = Loop(
+            network,
+            plan,
+            settings=LoopSettings.of(setup, train.labels, bf16=False),
+            train_input=train_features,
+            eval_input=eval_features,
+            device=device,
+            state=self._state,
+        )
+        self._backlog = list(self._loop.history)
+
+    @property
+    def done(self) -> bool:
+        """Whether all evaluations have been given."""
+        return self._loop.done and not self._backlog
+
+    def step(self) -> dict[str, Any]:
+        """The next evaluation: of an earlier attempt where there is one, else made now.
+
+        Raises:
+            TrainingError: as of `Loop.step`.
+        """
+        if self._backlog:
+            return self._backlog.pop(0)
+        report, self._state = self._loop.step(self._train, self._val)
+        row = report.row()
+        if self._best is None or score(row, self._metric) > self._worth(self._best):
+            weights, seen = to_bytes(self._state.kept), report.predictions.to_bytes()
+            self._best = Best(self._state.pseudo_epoch, row["samples_seen"], weights, seen)
+        if self._loop.done or self._clock() - self._kept_at >= EVERY:
+            self.close()
+        return row
+
+    def close(self) -> None:
+        """Keep what was reached."""
+        if self._state is None or self._best is None:
+            return
+        best = self._best
+        parts = (self._state.to_bytes(), best.weights, best.predictions)
+        arrays = [np.frombuffer(data, np.uint8) for data in parts]
+        sink = io.BytesIO()
+        np.savez(sink, *arrays, np.array([best.pseudo_epochs, best.samples]))
+        self._storage.write(self._uri, sink.getvalue())
+        self._kept_at = self._clock()
+
+    def _worth(self, best: Best) -> float:
+        return score(self._loop.history[best.pseudo_epochs - 1], self._metric)
+
+
+def best_of(storage: Storage, folder: str) -> Best | None:
+    """The best that a trial reached; None where it left nothing.
+
+    Args:
+        storage: how URIs are reached.
+        folder: the trial's own.
+    """
+    found = _read(storage, join(folder, FILE))
+    return None if found is None else found[1]
+
+
+def _read(storage: Storage, uri: str) -> tuple[bytes, Best] | None:
+    if not storage.exists(uri):
+        return None
+    with np.load(io.BytesIO(storage.read(uri)), allow_pickle=False) as file:
+        *parts, counts = (file[name] for name in file.files)
+    state, weights, predictions = (part.tobytes() for part in parts)
+    return state, Best(int(counts[0]), int(counts[1]), weights, predictions)

@@ -1,5 +1,7 @@
 """A head trained from features is the head that the whole network would have trained."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,23 +19,24 @@ from tune.feature_material import (
 )
 
 from satray.config.train import StageOptions, TowerOptions, TrainRecipe, VariantOptions
-from satray.data.order import TrainOrder
 from satray.data.read import to_torch
-from satray.errors import InputError
+from satray.errors import InputError, TrainingError
 from satray.models.network import Network
+from satray.storage import Storage
+from satray.train.loop.evaluation import Predictions
 from satray.train.loop.state import TrainState
-from satray.train.loop.train import Loop, LoopSettings
 from satray.train.plan.order import train_order
 from satray.train.plan.stages import plan_training
+from satray.train.workers.combining import to_bytes
 from satray.tune import head
 from satray.tune.feature_table import Features
 from satray.tune.head import (
     HeadNetwork,
-    eval_features,
+    HeadTrial,
+    best_of,
     full_state,
     head_batches,
     towers_digest,
-    train_features,
     val_batches,
 )
 
@@ -131,42 +134,7 @@ def test_resumed_is_uninterrupted(archive, tmp_path, stop):
         assert torch.equal(TrainState.from_bytes(again[-1]).kept[name], value)
 
 
-def test_a_loop_in_the_callers_hands_is_the_same(resnet):
-    made, (tiles, val) = resnet
-    whole, _ = from_features(made, (tiles, val))
-    setup, plan = made.setup, made.setup.plan
-    network = HeadNetwork("linear", tiles.width, tiles.labels.shape[1])
-    network.load_head(made.first)
-    settings = LoopSettings.of(setup, tiles.labels, False)
-    loop = Loop(
-        network, plan, settings=settings, train_input=train_features, eval_input=eval_features
-    )
-    batches = head_batches(tiles, train_order(setup.recipe, plan, tiles.labels), plan)
-    found = []
-    torch.manual_seed(4)
-    expected = torch.rand(2)
-    torch.manual_seed(4)
-    while not loop.done:
-        found.append(loop.step(batches, val_batches(val))[0])
-        assert not torch.are_deterministic_algorithms_enabled()
-    assert torch.equal(torch.rand(2), expected)
-    assert losses(found) == losses(whole)
-    assert (loop.pseudo_epoch, len(loop.history)) == (3, 3)
-
-
-def test_validation_is_gathered_within_bounds_of_bytes(monkeypatch):
-    features = features_of(10, 1)
-    monkeypatch.setattr(head, "GATHERED", 4 * 4 * 3)  # three tiles of four numbers
-    batches = list(val_batches(features)())
-    assert [len(each["row"]) for each in batches] == [3, 3, 3, 1]
-    assert np.concatenate([each["row"] for each in batches]).tolist() == list(range(10))
-    monkeypatch.setattr(head, "GATHERED", 1)
-    assert len(list(val_batches(features)())) == 10
-    monkeypatch.undo()
-    assert len(list(val_batches(features)())) == 1
-
-
-def features_of(rows, views, classes=2, width=4):
+def features_of(rows, views, width=4):
     """Each number says its row, view and place."""
     row, view, place = np.meshgrid(
         np.arange(rows), np.arange(views), np.arange(width), indexing="ij"
@@ -204,18 +172,13 @@ def test_batches_are_the_orders_rows_in_turn_with_their_views(monkeypatch, gathe
     assert all(views == {0, 1, 2} for views in seen.values())
 
 
-def test_validation_comes_whole_and_in_order(monkeypatch):
-    monkeypatch.setattr(head, "EVALUATED", 4)
+@pytest.mark.parametrize(("tiles", "sizes"), [(3, [3, 3, 3, 1]), (20, [10])])
+def test_validation_comes_whole_and_in_order(monkeypatch, tiles, sizes):
+    monkeypatch.setattr(head, "GATHERED", 4 * 4 * tiles)
     found = list(val_batches(features_of(10, 1))())
-    assert [len(batch["row"]) for batch in found] == [4, 4, 2]
+    assert [len(batch["row"]) for batch in found] == sizes
     assert np.concatenate([batch["row"] for batch in found]).tolist() == list(range(10))
-    assert found[2]["pixels"][1].tolist() == [9000, 9001, 9002, 9003]
-
-
-def test_a_shorter_order_ends_the_batches():
-    plan = plan_training(_recipe(batch=4), 10, 1)
-    order = TrainOrder(10, (8,), 0, True)
-    assert len(list(head_batches(features_of(10, 1), order, plan)(0))) == 2
+    assert found[-1]["pixels"][-1].tolist() == [9000, 9001, 9002, 9003]
 
 
 def test_features_train_the_head_alone():
@@ -251,3 +214,113 @@ def test_the_digest_is_of_the_towers_alone():
 def _recipe(**options):
     stage = StageOptions(trainable="head", pseudo_epochs=5, learning_rate=0.01)
     return TrainRecipe(index="nowhere", stages=(stage,), **options)
+
+
+# As a trial
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trial")
+    found = prepare(generate(folder / "archive"), folder, average={"ema": 0.8}, dropout=0.3)
+    return found, in_memory(found)
+
+
+def head_file(prepared, folder):
+    uri = str(folder / "head.pt")
+    state = {name: value for name, value in prepared.first.items() if name.startswith("head.")}
+    Storage().write(uri, to_bytes(state))
+    return uri
+
+
+class Opened:
+    """A trial over a folder, with a clock in the test's hands."""
+
+    def __init__(self, trial, folder, setup=None):
+        prepared, (train, val) = trial
+        self.now = 0.0
+        self.folder = str(folder)
+        self.trial = HeadTrial(
+            setup or prepared.setup,
+            train,
+            val,
+            head_file(prepared, folder),
+            self.folder,
+            Storage(),
+            clock=lambda: self.now,
+        )
+
+    def rows(self, most=100, seconds=0.0):
+        found = []
+        while not self.trial.done and len(found) < most:
+            self.now += seconds
+            found.append(self.trial.step())
+        return found
+
+
+def figures(rows):
+    return [(row["samples_seen"], row["train_loss"], row["val_loss"], row["map"]) for row in rows]
+
+
+def expected(trial):
+    reports, states = from_features(*trial)
+    return figures([report.row() for report in reports]), states
+
+
+def test_it_trains_as_in_one_go_and_keeps_its_best(trial, tmp_path) -> None:
+    opened = Opened(trial, tmp_path)
+    rows = opened.rows()
+    whole, states = expected(trial)
+    assert figures(rows) == whole
+    assert opened.trial.total == rows[-1]["samples_seen"]
+    best = best_of(Storage(), opened.folder)
+    assert best is not None
+    maps = [row["map"] for row in rows]
+    assert best.pseudo_epochs == int(np.argmax(maps)) + 1
+    kept = TrainState.from_bytes(states[best.pseudo_epochs - 1]).kept
+    assert best.state.keys() == kept.keys()
+    assert all(torch.equal(best.state[name], kept[name]) for name in kept)
+    assert Predictions.from_bytes(best.predictions).logits_NK.shape == (16, 2)
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_interrupted_it_goes_on_and_tells_all_again(trial, tmp_path, stop) -> None:
+    Opened(trial, tmp_path).rows(stop, seconds=10.0)  # then its process is killed
+    opened = Opened(trial, tmp_path)
+    first = opened.trial.step()
+    assert first["samples_seen"] == 48
+    whole, _ = expected(trial)
+    assert figures([first, *opened.rows()]) == whole
+
+
+def test_it_keeps_a_checkpoint_now_and_then_and_when_it_is_left(trial, tmp_path) -> None:
+    opened = Opened(trial, tmp_path)
+    opened.rows(2, seconds=0.9)
+    assert best_of(Storage(), str(tmp_path)) is None
+    opened.trial.close()
+    assert best_of(Storage(), str(tmp_path)) is not None
+    again = Opened(trial, tmp_path)
+    assert len(again.rows(2)) == 2  # told again, not made
+    again.trial.close()
+    assert best_of(Storage(), str(tmp_path)).pseudo_epochs <= 2
+
+
+def test_the_best_of_an_earlier_attempt_stays_the_best(trial, tmp_path) -> None:
+    whole, _ = expected(trial)
+    maps = [row[3] for row in whole]
+    stop = int(np.argmax(maps)) + 1
+    opened = Opened(trial, tmp_path)
+    opened.rows(stop, seconds=10.0)
+    first = best_of(Storage(), str(tmp_path))
+    Opened(trial, tmp_path).rows()
+    again = best_of(Storage(), str(tmp_path))
+    assert first == again
+    assert again.pseudo_epochs == stop
+
+
+def test_a_loss_that_is_not_finite_is_said(trial, tmp_path) -> None:
+    prepared, _ = trial
+    plan = prepared.setup.plan.with_rates([1e36])
+    opened = Opened(trial, tmp_path, replace(prepared.setup, plan=plan))
+    with pytest.raises(TrainingError, match="learning"):
+        opened.rows()

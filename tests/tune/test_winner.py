@@ -19,7 +19,7 @@ from satray.tune import winner as module
 from satray.tune.actor import Session, Work
 from satray.tune.desk import Job
 from satray.tune.ground import Ground
-from satray.tune.head_trial import best_of
+from satray.tune.head import best_of
 from satray.tune.ledger import trial_folder
 from satray.tune.records import TrialRecord
 from satray.tune.trials import trial_id
