@@ -5,10 +5,8 @@ import sys
 
 NAMES = {
     "ingest": "tiles a second that the streaming room delivers",
-    "rows": "prepare's own time and memory a row, over generated tables",
-    "readers": "readers that Ray Data starts for a fast consumer, as a cluster grows",
     "training": "images a second through Ray, against a bare PyTorch loop",
-    "transfer": "transfer against training from scratch, and what each part of the recipe gives",
+    "gpu": "a GPU kept busy: the step alone, fed from disk, fed through the full line",
     "sweep": "many heads over cached features, against extraction alone and the naive way",
     "scenes": "whole scenes: windows against tiles, stitched against whole, one huge",
     "faults": "jobs killed, cut off or starved at bad moments, right or wrong",
