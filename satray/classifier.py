@@ -12,8 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from satray.data.bands import select
-from satray.data.resample import resample
-from satray.data.values import filled, valid_values
+from satray.data.values import filled, resample, valid_values
 from satray.errors import InputError
 from satray.models.bundle import Bundle, load_bundle
 from satray.models.network import pool

@@ -24,7 +24,6 @@ from rasterio.io import MemoryFile
 from satray.data.bands import band_names
 from satray.data.georeference import WorldFile, georeference
 from satray.data.raster import DTYPES, MASK, PagesKey, Raster
-from satray.data.resample import resample
 from satray.data.tiff import read_plain
 from satray.data.values import (
     Nodata,
@@ -33,6 +32,7 @@ from satray.data.values import (
     convertible,
     filled,
     refuse_empty,
+    resample,
     units_of_file,
     valid_values,
 )
@@ -48,9 +48,6 @@ MAX_BYTES = 2**30
 """Largest decoded size of a tile, in bytes."""
 
 ACCEPTED = "accepted: JPEG, PNG, TIFF"
-
-CONTAINERS = (b"\x89HDF\r\n\x1a\n", b"\x0e\x03\x13\x01", b"CDF\x01", b"CDF\x02", b"CDF\x05")
-"""First bytes of HDF 5, HDF 4 and NetCDF."""
 
 # Most tiles of most archives have no georeference; the header says so already.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
@@ -85,7 +82,7 @@ class TileHeader:
     pages: int = 1
     """Pages of a TIFF whose bands are among `bands`."""
     pages_left: tuple[str, ...] = ()
-    """Pages, or pictures of a JPEG or PNG, that are not: what each is."""
+    """Pages that are not: what each is."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,7 @@ def decode(
     """
     # libpng reads PNG strictly; GDAL's own fast reader takes what memory held for missing rows
     with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM="NO"), _opened(data, mask, pages) as raster:
-        header = _header(raster, bands, world, raster.pages_left or _pictures_left(data))
+        header = _header(raster, bands, world)
         numbers, alpha = raster.data_bands(len(bands or ()))
         pixels, valid = _read(raster, numbers, alpha, tuple(range(len(numbers))))
     return Tile(pixels, valid, header)
@@ -151,7 +148,7 @@ def read_header(
 ) -> TileHeader:
     """The header of a tile whose pixels are not wanted; arguments and errors as of `decode`."""
     with _opened(data, None, pages) as raster:
-        return _header(raster, bands, world, ())
+        return _header(raster, bands, world)
 
 
 def read_pixels(
@@ -277,24 +274,25 @@ def read_files(
     Yields:
         position, the tile or why it or its mask cannot be read, the mask.
     """
-    names = [(i, uri, False) for i, uri in enumerate(uris)]
-    names += [(i, uri + MASK, True) for i, uri in enumerate(uris) if masked[i]]
-    names.sort(key=lambda name: name[0])  # the two of a tile come soon after one another
-    halves: dict[int, dict[bool, bytes | Exception]] = {}
-    expected = [None if is_mask or not versions else versions[i] for i, _, is_mask in names]
-    for place, data in storage.read_many([uri for _, uri, _ in names], concurrency, expected):
-        i, _, is_mask = names[place]
+    places = [i for i in range(len(uris)) for _ in range(1 + bool(masked[i]))]
+    is_mask = [n > 0 and i == places[n - 1] for n, i in enumerate(places)]
+    names = [uris[i] + MASK * mask for i, mask in zip(places, is_mask, strict=True)]
+    expected = [
+        None if mask or not versions else versions[i]
+        for i, mask in zip(places, is_mask, strict=True)
+    ]
+    waiting: dict[int, bytes | Exception] = {}  # for their other half
+    for n, data in storage.read_many(names, concurrency, expected):
+        i = places[n]
         if not masked[i]:
             yield i, data, None
-            continue
-        both = halves.setdefault(i, {})
-        both[is_mask] = data
-        if len(both) == 2:
-            tile, mask = halves.pop(i)[False], both[True]
-            if isinstance(mask, bytes):
-                yield i, tile, mask
-            else:
-                yield i, tile if isinstance(tile, Exception) else mask, None
+        elif i not in waiting:
+            waiting[i] = data
+        else:
+            other = waiting.pop(i)
+            tile, mask = (other, data) if is_mask[n] else (data, other)
+            bad = next((each for each in (tile, mask) if isinstance(each, Exception)), None)
+            yield i, bad or tile, None if isinstance(mask, Exception) else mask
 
 
 def _read(
@@ -319,25 +317,18 @@ def _check_take(take: tuple[int, ...], count: int) -> None:
         raise DecodeError(f"has {count} bands, band {max(take) + 1} of the archive is missing")
 
 
-def _header(
-    raster: Raster,
-    bands: tuple[str, ...] | None,
-    world: WorldFile | None,
-    left: tuple[str, ...],
-) -> TileHeader:
-    named = len(bands or ())
-    numbers, alpha = raster.data_bands(named)
-    what = raster.converted
-    if bands is not None and named != len(numbers):
+def _header(raster: Raster, bands: tuple[str, ...] | None, world: WorldFile | None) -> TileHeader:
+    what, numbers = raster.converted, raster.data_bands(len(bands or ()))[0]
+    if bands is not None and len(bands) != len(numbers):
         have = f"3 bands ({what} read as colours)" if what else raster.told()
-        raise DecodeError(f"has {have}, bands=[...] names {named}")
+        raise DecodeError(f"has {have}, bands=[...] names {len(bands)}")
     if not numbers:
         raise DecodeError("holds no band but alpha")
     names = bands or ("red", "green", "blue")
     if bands is None and not what:
-        told, colours = raster.descriptions, raster.colours
         of = [number - 1 for number in numbers]
-        names = band_names([told[i] for i in of], [colours[i] for i in of], len(numbers))
+        told, colours = raster.descriptions, raster.colours
+        names = band_names([told[i] for i in of], [colours[i] for i in of], len(of))
     place = georeference(raster.source, world)
     nodata = None if what else raster.source.nodata
     return TileHeader(
@@ -348,20 +339,12 @@ def _header(
         crs=place.crs,
         transform=place.transform,
         nodata=None if nodata is None else float(nodata),
-        alpha=alpha is not None and not what,
+        alpha=not what and len(numbers) < raster.count,
         note=place.note,
         units=raster.units(numbers),
         pages=len(raster.pages),
-        pages_left=left,
+        pages_left=raster.pages_left,
     )
-
-
-def _pictures_left(data: bytes) -> tuple[str, ...]:
-    """Further pictures of a JPEG or PNG, which are not read; most are previews."""
-    head = data[: 1 << 16]
-    if head.startswith(b"\xff\xd8") and b"MPF\0" in head:
-        return ("further pictures (MPF)",)
-    return ("further frames (APNG)",) if head.startswith(b"\x89PNG") and b"acTL" in head else ()
 
 
 @contextmanager
@@ -407,8 +390,6 @@ def _gdal(data: bytes) -> Iterator[Any]:
 def _driver(data: bytes) -> str:
     if not data:
         raise DecodeError("empty: 0 bytes")
-    if data.startswith(CONTAINERS):
-        raise DecodeError(f"HDF or NetCDF, whose datasets are not read; {ACCEPTED}")
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -9,7 +9,7 @@ Legend: C bands, H x W pixels.
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -36,8 +36,8 @@ MASK = ".msk"
 MOST = 1024
 """Pages of a file that are looked at."""
 
-_STACK = re.compile(r"ImageJ=.*?\nimages=(\d+)\n", re.DOTALL)
-_SHAPED = re.compile(r'\{"shape": \[([\d, ]+)\].*"truncated": true')
+_IMAGEJ = re.compile(r"ImageJ=.*?\nimages=(\d+)\n", re.DOTALL)
+_TIFFFILE = re.compile(r'\{"shape": \[([\d, ]+)\].*"truncated": true')
 _PAGE = re.compile(r"GTIFF_DIR:(\d+):(.*)", re.DOTALL)
 _LABEL = re.compile(r"[\w .()/+-]{1,40}")
 
@@ -46,10 +46,7 @@ class Raster:
     """An open raster. Whatever is not of single bands (size, place, tags) is the first page's."""
 
     def __init__(
-        self,
-        source: Any,
-        open_page: Callable[[str], Any],
-        pages: PagesKey = "bands",
+        self, source: Any, open_page: Callable[[str], Any], pages: PagesKey = "bands"
     ) -> None:
         """Take an open dataset, and open its further pages.
 
@@ -66,7 +63,7 @@ class Raster:
         """Pages whose bands are taken."""
         self.pages_left: tuple[str, ...] = ()
         """The pages that are not taken because they are unlike the first: what each is."""
-        self._total = 1
+        self._more = 0
         self._page_masks: list[Any] = []
         self._mask: Any = None
         self._opened = [source]
@@ -117,14 +114,11 @@ class Raster:
         return table
 
     @cached_property
-    def cmyk(self) -> bool:
-        """Whether GDAL makes red, green and blue of it."""
-        return bool(self._structure.get("SOURCE_COLOR_SPACE") == "CMYK")
-
-    @property
     def converted(self) -> str | None:
         """What it is where its bands are made red, green and blue: `palette`, `CMYK`; else None."""
-        return "CMYK" if self.cmyk else None if self.palette is None else "palette"
+        if self.source.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK":
+            return "CMYK"  # by GDAL
+        return None if self.palette is None else "palette"
 
     @cached_property
     def count(self) -> int:
@@ -187,7 +181,7 @@ class Raster:
             named: how many bands are named: where all are, one tagged alpha is data too.
         """
         tagged = [i + 1 for i, colour in enumerate(self.colours) if colour == "alpha"]
-        if self.cmyk:
+        if self.converted == "CMYK":
             return [1, 2, 3], tagged[0] if tagged else None
         if named >= self.count or not tagged:
             return list(range(1, self.count + 1)), None
@@ -196,9 +190,9 @@ class Raster:
     def told(self) -> str:
         """How many bands there are, and where from: `4 bands (4 pages of 1)`."""
         told = f"{self.count} band{'s' * (self.count > 1)}"
-        if self._total == 1:
+        if not self._more:
             return told
-        used, other = len(self.pages), self._total - len(self.pages)
+        used, other = len(self.pages), self._more + 1 - len(self.pages)
         each = {page.count for page in self.pages}
         of = f"{used} pages" + (f" of {each.pop()}" if len(each) == 1 else "")
         of = of if used > 1 else "the first page's"
@@ -226,25 +220,24 @@ class Raster:
             x_CHW = np.ascontiguousarray(colours_HW4[:, :, :3].transpose(2, 0, 1))
             hides_HW = (colours_HW4[:, :, 3] == 0) | held(index_HW, self.source.nodata)
             return x_CHW[[n - 1 for n in numbers]], _both(shown, ~hides_HW)
-        x_CHW = self._stored([*numbers, *([] if alpha is None else [alpha])], window)
+        wanted = numbers if alpha is None else [*numbers, alpha]
+        if len(self.pages) == 1:
+            x_CHW = self.source.read(wanted, window=window)
+        else:
+            places = [self._at[number - 1] for number in wanted]
+            x_CHW = np.stack([page.read(band, window=window) for page, band in places])
         if alpha is not None:
             x_CHW, shown = x_CHW[:-1], _both(shown, x_CHW[-1] > 0)
         return x_CHW if self._gain == 1 else x_CHW * np.uint8(self._gain), shown
-
-    def _stored(self, numbers: list[int], window: Any) -> NDArray[Any]:
-        if len(self.pages) == 1:
-            found: NDArray[Any] = self.source.read(numbers, window=window)
-            return found
-        places = [self._at[number - 1] for number in numbers]
-        return np.stack([page.read(band, window=window) for page, band in places])
 
     def _shown(self, numbers: list[int], window: Any) -> NDArray[np.bool_] | None:
         """What internal masks, colours that are nodata, and the `.msk` show."""
         shown: NDArray[np.bool_] | None = None
         # of the first page: of another GDAL would look beside the file, and at no mask in it
-        flags = self.source.mask_flag_enums[min(numbers[0], self.source.count) - 1]
+        first = min(numbers[0], self.source.count)
+        flags = self.source.mask_flag_enums[first - 1]
         if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
-            shown = self.source.read_masks(min(numbers[0], self.source.count), window=window) > 0
+            shown = self.source.read_masks(first, window=window) > 0
             for mask in self._page_masks:
                 shown = _both(shown, mask.read(1, window=window) > 0)
         elif len(self.pages) == 1 and any(map(self._inexact, numbers)):
@@ -257,11 +250,10 @@ class Raster:
 
     def _inexact(self, number: int) -> bool:
         """Whether a band declares a nodata of 64 bits that rasterio rounds, or takes for none."""
-        if self.dtype not in ("int64", "uint64"):
-            return False
         value = self.source.nodatavals[number - 1]
         declared = MaskFlags.nodata in self.source.mask_flag_enums[number - 1]
-        return declared and (value is None or abs(value) >= 2**53)
+        wide = self.dtype in ("int64", "uint64")
+        return wide and declared and (value is None or abs(value) >= 2**53)
 
     @cached_property
     def _at(self) -> list[tuple[Any, int]]:
@@ -272,86 +264,68 @@ class Raster:
         return tuple(value for page in self.pages for value in getattr(page, name))
 
     @cached_property
-    def _structure(self) -> dict[str, str]:
-        return dict(self.source.tags(ns="IMAGE_STRUCTURE"))
-
-    @cached_property
     def _gain(self) -> int:
         """Factor that spreads gray levels of fewer than 8 bits in a PNG over 0..255; else 1."""
         source = self.source
-        if source.driver != "PNG" or source.count != 1 or source.dtypes[0] != "uint8":
-            return 1
-        if self.palette is not None:
+        if source.driver != "PNG" or source.count != 1 or self.palette is not None:
             return 1
         bits = int(source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
-        return int(255 // (2**bits - 1))
+        return int(255 // (2**bits - 1)) if source.dtypes[0] == "uint8" else 1
 
     def _take_pages(self, open_page: Callable[[str], Any], pages: PagesKey) -> None:
-        numbers = list(_page_numbers(self.source))
-        if not numbers:
-            hidden = _hidden(self.source) if pages == "bands" else 0
-            if hidden:
-                self._total += hidden
-                self.pages_left = (f"{hidden} more images that only its description names",)
-            return
-        self._total += len(numbers)
+        # metadata may claim pages of any file; a first page that is a preview is not among them
+        found = [_PAGE.fullmatch(name) for name in self.source.subdatasets]
+        numbers = {int(match[1]) for match in found if match and match[2] == self.source.name}
+        numbers -= {1}
+        self._more = len(numbers)
+        if not numbers and pages == "bands" and (hidden := _hidden(self.source)):
+            self._more = hidden
+            self.pages_left = (f"{hidden} more images that only its description names",)
         if pages == "first":
             return
-        if self._total > MOST:
+        if self._more >= MOST and numbers:
             raise DecodeError(
-                f"holds {self._total:,} pages; accepted: at most {MOST:,}, or pages=first, which "
-                "takes one"
+                f"holds {self._more + 1:,} pages; accepted: at most {MOST:,}, or pages=first, "
+                "which takes one"
             )
+
+        def opened(number: int) -> Any:
+            page = open_page(f"GTIFF_DIR:{number}:{self.source.name}")
+            self._opened.append(page)
+            return page
+
         masked = MaskFlags.per_dataset in self.source.mask_flag_enums[0]
-        left = []
-        for number in numbers:
-            page = self._open(open_page, number)
+        for number in sorted(numbers):
+            page = opened(number)
             why = _unlike(self.source, page)
-            if why is None:
-                self.pages.append(page)
-                if masked and number + 1 not in numbers:
-                    self._take_mask(open_page, page, number + 1)
-            else:
+            if why is not None:
                 bands = f"{page.count} band{'s' * (page.count > 1)} of {page.dtypes[0]}"
-                left.append(f"page {number} ({page.height} x {page.width} px, {bands}{why})")
-        self.pages_left = tuple(left)
-
-    def _take_mask(self, open_page: Callable[[str], Any], page: Any, number: int) -> None:
-        """Take what follows a page, is of its size, and no page to GDAL: its mask."""
-        try:
-            mask = self._open(open_page, number)
-        except RasterioError:  # no such directory
-            return
-        if (mask.shape, mask.count) == (page.shape, 1):
-            self._page_masks.append(mask)
-
-    def _open(self, open_page: Callable[[str], Any], number: int) -> Any:
-        page = open_page(f"GTIFF_DIR:{number}:{self.source.name}")
-        self._opened.append(page)
-        return page
+                left = f"page {number} ({page.height} x {page.width} px, {bands}{why})"
+                self.pages_left += (left,)
+                continue
+            self.pages.append(page)
+            if masked and number + 1 not in numbers:
+                # what follows a page, is of its size, and no page to GDAL is its mask
+                try:
+                    mask = opened(number + 1)
+                except RasterioError:  # no such directory
+                    continue
+                if (mask.shape, mask.count) == (page.shape, 1):
+                    self._page_masks.append(mask)
 
 
 def _both(a: NDArray[np.bool_] | None, b: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return b if a is None else a & b
 
 
-def _page_numbers(source: Any) -> Iterator[int]:
-    """Numbers of the pages after the first; metadata may claim pages of any file: no pages."""
-    found = [_PAGE.fullmatch(name) for name in source.subdatasets]
-    numbers = sorted({int(match[1]) for match in found if match and match[2] == source.name})
-    # a first page that is marked as a preview is not among them
-    yield from (number for number in numbers if number > 1)
-
-
 def _hidden(source: Any) -> int:
     """Images after the first without a directory, as ImageJ and tifffile may write stacks."""
     text = source.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
-    if stack := _STACK.match(text):
+    if stack := _IMAGEJ.match(text):
         return int(stack[1]) - 1
-    if shaped := _SHAPED.match(text):
-        lengths = [int(length) for length in shaped[1].split(",")]
+    if shaped := _TIFFFILE.match(text):
         size = int(source.count * source.height * source.width)
-        return max(math.prod(lengths) // size - 1, 0)
+        return max(math.prod(map(int, shaped[1].split(","))) // size - 1, 0)
     return 0
 
 

@@ -64,7 +64,7 @@ def read_plain(data: bytes, *, named: int) -> tuple[NDArray[Any], float | None] 
 def _only_directory(data: bytes) -> dict[int, tuple[int, ...]]:
     """Tags of the image -> values; only integers, and the characters of GDAL's own.
 
-    Raises struct.error past the end, ValueError where there is another image.
+    Raises struct.error past the end, ValueError where there is another image, or a tag twice.
     """
     (start,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, start)
@@ -72,7 +72,11 @@ def _only_directory(data: bytes) -> dict[int, tuple[int, ...]]:
     if struct.unpack_from("<I", data, end) != (0,):
         raise ValueError
     tags: dict[int, tuple[int, ...]] = dict(DEFAULTS)
+    before = -1
     for tag, kind, n, value in struct.iter_unpack("<HHI4s", data[start + 2 : end]):
+        if tag <= before:
+            raise ValueError  # whichever of two alike GDAL takes
+        before = tag
         wanted = kind != 2 and 254 <= tag <= 339
         if kind in TYPES and (wanted or tag in (METADATA, NODATA)):
             code, size = TYPES[kind]

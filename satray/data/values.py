@@ -1,4 +1,6 @@
-"""What stored numbers mean: which are measurements, and in what unit. One rule for all who read.
+"""What stored numbers mean: which are measured, in what unit; and tiles of one size from several.
+
+One rule for all who read.
 
 A value is measured where no mask or alpha hides its pixel, where it is finite, and where it is not
 the nodata value that its band declares. Nodata holds band by band, save what is a measurement
@@ -17,6 +19,7 @@ Legend: C bands, H x W pixels.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -283,6 +286,27 @@ def whole(value_HW: NDArray[np.float64], wanted: np.dtype[Any]) -> NDArray[np.fl
     return rounded
 
 
+def resample(x_CHW: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Resize bilinearly, as `torch.nn.functional.interpolate(antialias=True)` does.
+
+    Args:
+        x_CHW: pixels (C, H, W), any integer or float dtype.
+        height: rows wanted.
+        width: columns wanted.
+
+    Returns:
+        Pixels (C, height, width) in the same dtype; integers are rounded to nearest.
+    """
+    dtype = x_CHW.dtype
+    working = np.float32 if dtype.itemsize <= 2 or dtype == np.float32 else np.float64
+    rows, columns = _weights(x_CHW.shape[1], height), _weights(x_CHW.shape[2], width)
+    y_CHW = rows.astype(working) @ x_CHW.astype(working) @ columns.T.astype(working)
+    if dtype.kind != "f":
+        # the weights of a row sum to 1 up to rounding: stay inside of what there was
+        y_CHW = np.clip(np.rint(y_CHW), x_CHW.min(), x_CHW.max())
+    return np.asarray(y_CHW, dtype=dtype)
+
+
 def _fits(nodata: float, kind: np.dtype[Any]) -> bool:
     """Whether a dtype has a value; the largest floats are spelt with few digits."""
     if kind.kind == "f":
@@ -320,3 +344,15 @@ def _fraction(unit: Unit) -> Unit:
     """A unit of percents as one of plain numbers, whatever these are of."""
     percent = unit.name.lower() in PERCENT
     return Unit(unit.scale / 100, unit.offset / 100) if percent else unit
+
+
+@lru_cache(maxsize=256)
+def _weights(size: int, wanted: int) -> NDArray[np.float64]:
+    """Row-stochastic matrix (wanted, size) of the triangle filter at half-pixel centres."""
+    scale = size / wanted
+    support = max(scale, 1.0)
+    centres = (np.arange(wanted) + 0.5) * scale
+    distance = np.abs(np.arange(size)[None, :] + 0.5 - centres[:, None]) / support
+    w = np.clip(1.0 - distance, 0.0, None)
+    result: NDArray[np.float64] = w / w.sum(axis=1, keepdims=True)
+    return result

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 import rasterio
+import torch
 from data.hostile import numbers, photo, pillow, png, tiff, tiff_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from PIL import Image
 from satray.data.bands import band_names, select
 from satray.data.decode import decode, read_pixels
 from satray.data.tiff import read_plain
+from satray.data.values import resample
 from satray.errors import DecodeError, InputError
 
 
@@ -157,7 +159,7 @@ VRT = b"""<VRTDataset rasterXSize="9" rasterYSize="9"><VRTRasterBand dataType="B
         (b"<OGRVRTDataSource/>", "not an image"),
         (b"/vsicurl/http://127.0.0.1/x.tif", "not an image"),
         (pillow(PHOTO, "WEBP"), "not an image"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF or NetCDF, whose datasets are not read; accep"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "not an image.*HDF"),
         (PHOTO_JPEG[:3], "JPEG"),
         (PHOTO_JPEG[: len(PHOTO_JPEG) // 2], "JPEG cannot be read"),
         (PHOTO_JPEG[:-40], "JPEG cannot be read.*[Pp]remature end"),
@@ -244,6 +246,27 @@ def test_hot_path_resamples_other_sizes():
     y_CHW = read_pixels(data, (0, 1), 24, 32, "uint16")
     assert (y_CHW.shape, y_CHW.dtype) == ((2, 24, 32), np.uint16)
     np.testing.assert_allclose(y_CHW[0, 3, 2:-2], (ramp[0::2] + ramp[1::2])[2:-2] / 2, atol=1)
+
+
+@pytest.mark.parametrize("shape", [(13, 17), (40, 9), (64, 64), (7, 80)])
+def test_resampling_equals_torchs(shape):
+    x_CHW = np.random.default_rng(0).normal(0, 1, (3, 31, 22)).astype(np.float32)
+    want = torch.nn.functional.interpolate(
+        torch.from_numpy(x_CHW)[None], shape, mode="bilinear", antialias=True, align_corners=False
+    )[0]
+    np.testing.assert_allclose(resample(x_CHW, *shape), want.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int8", "int32"])
+def test_resampled_integers_stay_within_their_range(dtype):
+    limits = np.iinfo(dtype)
+    x_CHW = np.full((1, 8, 8), limits.max, dtype)
+    x_CHW[:, ::2] = limits.min
+    y_CHW = resample(x_CHW, 11, 5)
+    assert y_CHW.dtype == dtype
+    assert limits.min <= y_CHW.min() <= y_CHW.max() <= limits.max
+    flat = np.full((1, 8, 8), limits.max, dtype)
+    assert (resample(flat, 3, 3) == limits.max).all()
 
 
 def test_threads_share_nothing():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 from by_hand import planned
-from data.hostile import gdal_metadata, numbers, paged, photo, pillow, tiff
+from data.hostile import gdal_metadata, numbers, paged, pillow, tiff
 from PIL import Image
 from scoring.scenes.scene_material import opened
 
@@ -157,17 +157,6 @@ def test_pages_of_another_file_are_none(tmp_path):
     with rasterio.MemoryFile(data) as memory, memory.open() as source:
         assert len(source.subdatasets) == 2
     np.testing.assert_array_equal(decode(data).pixels, ONE[3])
-
-
-@pytest.mark.parametrize(("kind", "what"), [("MPO", "pictures (MPF)"), ("PNG", "frames (APNG)")])
-def test_the_first_of_several_pictures(kind, what):
-    pictures = [photo(), photo().rotate(180)]
-    data = pillow(pictures[0], kind, save_all=True, append_images=pictures[1:])
-    tile = decode(data)
-    assert tile.header.pages_left == (f"further {what}",)
-    first = pillow(pictures[0], "JPEG" if kind == "MPO" else kind)
-    np.testing.assert_array_equal(tile.pixels, decode(first).pixels)
-    assert decode(first).header.pages_left == ()
 
 
 def test_prepare_says_so(tmp_path):
