@@ -25,15 +25,26 @@ from satray.data.describe import (
     size_text,
 )
 from satray.data.footprints import Footprints, ground_blocks, read_footprints
-from satray.data.gather import Alike, Gathered, Kind, Look, Seen, block_of, forget, gather, probe
 from satray.data.georeference import world_files
-from satray.data.index import IndexMeta, TileIndex, table_with, write_index
+from satray.data.index import SCHEMA, IndexMeta, TileIndex, table_with, write_index
 from satray.data.labels import LabelTable, labels_from_folders, read_labels
 from satray.data.match import Matched, is_image, match, refuse_unmatched, tile_id, with_extensions
+from satray.data.probe import (
+    Alike,
+    Archive,
+    Kind,
+    Look,
+    block_of,
+    forget,
+    gather,
+    header_codes,
+    header_of,
+    probe,
+)
 from satray.data.raster import MASK
 from satray.data.split import assign_parts, split_by_ground
 from satray.data.statistics import BandCounts, changed, fill_lines, merge, summarise
-from satray.data.values import Change, Units, change_of, unit_of
+from satray.data.values import Units, change_of, unit_of
 from satray.errors import DecodeError, InputError
 from satray.runs.run import Outcome, Run, digest_entries
 from satray.storage import Storage
@@ -154,16 +165,15 @@ def takes_ray(recipe: PrepareRecipe, found: Survey) -> bool:
 def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
     """What would be done; opens few images, or those of small archives, and writes nothing."""
     tiles = probe(block_of(found.tiles, 0, SAMPLE), recipe, storage).tiles.sort_by("row")
-    seen = Seen(found.tiles["key"])
+    seen = Archive(found.tiles["key"])
     seen.add(tiles)
     lines = describe_archive(found.tiles, found.labels, found.matched, recipe)
     lines += [
         f"first images: {kind} ({count} of {len(tiles)} opened)"
         for kind, count in seen.kinds().items()
     ]
-    unread = tiles.filter(tiles["error"].is_valid()).select(["row", "error"]).to_pylist()
-    uris = found.tiles["uri"]
-    lines += [f"cannot be read: {uris[bad['row']]}: {bad['error']}" for bad in unread]
+    for bad in tiles.filter(tiles["error"].is_valid()).to_pylist():
+        lines.append(f"cannot be read: {found.tiles['uri'][bad['row']]}: {bad['error']}")
     lines += describe_headers(seen.alike())
     if len(found) <= LOOKED:
         there, places = _places(found.tiles, recipe, storage)
@@ -234,13 +244,12 @@ def _split_by_ground(
     return tiles.set_column(place, LISTED.field(place), split)
 
 
-def _publish(archive: Gathered, found: Survey, recipe: PrepareRecipe, run: Run) -> Outcome:
+def _publish(archive: Archive, found: Survey, recipe: PrepareRecipe, run: Run) -> Outcome:
     """Write what was read: index, statistics, label summary and quarantine."""
-    seen = archive.seen
     kind = _main_kind(archive, found, recipe, run.storage)
-    alike = seen.alike(kind)
+    alike = archive.alike(kind)
     units = _units(alike, kind, recipe)
-    counts = _counts(archive, kind, _changes(alike, kind, units, recipe))
+    counts = _counts(archive, kind, units, recipe)
     sizes: Counter[tuple[int, int]] = Counter()
     for group in alike:
         sizes[group.header.height, group.header.width] += group.count
@@ -251,9 +260,7 @@ def _publish(archive: Gathered, found: Survey, recipe: PrepareRecipe, run: Run) 
         dtype=kind.dtype,
         named=recipe.bands is not None,
         tile_shape=min(sizes, key=lambda shape: (-sizes[shape], shape)),
-        statistics=tuple(
-            summarise(name, band) for name, band in zip(kind.bands, counts, strict=True)
-        ),
+        statistics=tuple(map(summarise, kind.bands, counts)),
         provenance={
             "images": recipe.images,
             "labels": recipe.labels,
@@ -271,9 +278,9 @@ def _publish(archive: Gathered, found: Survey, recipe: PrepareRecipe, run: Run) 
 
     def rows() -> Iterator[pa.Table]:
         for probed in archive.blocks(run.storage):
-            ours = pc.fill_null(pc.equal(probed["kind"].cast(pa.string()), kind.text), False)
-            set_aside.append(_refused(probed.filter(pc.invert(ours)), found, kind))
-            table = table_with(meta, _rows(probed.filter(ours), found, kind))
+            good, bad = _parted(probed, found, kind)
+            set_aside.append(bad)
+            table = table_with(meta, good)
             said.append(table.select(SAID))
             yield table
 
@@ -299,8 +306,8 @@ def _publish(archive: Gathered, found: Survey, recipe: PrepareRecipe, run: Run) 
     lines += describe_meeting(Footprints.of_table(index.table), index.splits.tolist(), recipe)
     seconds = max(run.seconds.get("reading and decoding", 0.0), 1e-9)
     lines.append(
-        f"read {seen.attempted:,} images, {size_text(seen.bytes)}: "
-        f"{seen.attempted / seconds:,.0f} images/s, {size_text(seen.bytes / seconds)}/s"
+        f"read {archive.attempted:,} images, {size_text(archive.bytes)}: "
+        f"{archive.attempted / seconds:,.0f} images/s, {size_text(archive.bytes / seconds)}/s"
     )
     return Outcome(
         counts={
@@ -310,23 +317,23 @@ def _publish(archive: Gathered, found: Survey, recipe: PrepareRecipe, run: Run) 
             "quarantined": len(refused),
             "images_without_label": len(found.matched.images_without_label),
             "labels_without_image": len(found.matched.labels_without_image),
-            "bytes_read": seen.bytes,
+            "bytes_read": archive.bytes,
         },
-        metrics={"images_per_second": seen.attempted / seconds},
+        metrics={"images_per_second": archive.attempted / seconds},
         summary=tuple(lines),
-        attempted=seen.attempted,
-        failed=seen.failed,
+        attempted=archive.attempted,
+        failed=archive.failed,
         error_budget=recipe.error_budget,
     )
 
 
-def _main_kind(archive: Gathered, found: Survey, recipe: PrepareRecipe, storage: Storage) -> Kind:
+def _main_kind(archive: Archive, found: Survey, recipe: PrepareRecipe, storage: Storage) -> Kind:
     """The most frequent kind; of equal ones the first by name."""
-    kinds = archive.seen.kinds()
+    kinds = archive.kinds()
     if not kinds:
         (first,) = next(archive.blocks(storage)).slice(0, 1).to_pylist()
         raise InputError(
-            f"images={recipe.images}: none of {archive.seen.attempted:,} images can be read; "
+            f"images={recipe.images}: none of {archive.attempted:,} images can be read; "
             f"{found.tiles['key'][first['row']]}: {first['error']}"
         )
     return min(kinds, key=lambda kind: (-kinds[kind], kind))
@@ -349,60 +356,49 @@ def _units(alike: Sequence[Alike], kind: Kind, recipe: PrepareRecipe) -> Units:
             )
         numbers.append(some if len(some) > 1 else some * len(kind.bands))
     try:
-        return tuple(unit_of(*given) for given in zip(kind.bands, *numbers, strict=True))
+        return tuple(map(unit_of, kind.bands, *numbers))
     except DecodeError as error:
         raise InputError(f"scale, offset: {error}") from error
 
 
-def _changes(
-    alike: Sequence[Alike], kind: Kind, units: Units, recipe: PrepareRecipe
-) -> dict[Units, Change | None]:
-    """What brings tiles to the archive's units, by what they state; also those not counted."""
-    changes: dict[Units, Change | None] = {}
-    for group in alike:
+def _counts(
+    archive: Archive, kind: Kind, units: Units, recipe: PrepareRecipe
+) -> tuple[BandCounts, ...]:
+    """Statistics of all tiles of a kind, in the archive's units, which all must be brought to."""
+    parts = [tuple(BandCounts(kind.dtype) for _ in kind.bands)]
+    for group in archive.alike(kind):
         stated = group.header.units
         try:
-            changes[stated] = change_of(stated, units, kind.dtype)
+            change = change_of(stated, units, kind.dtype)
         except DecodeError as error:
             raise InputError(f"images={recipe.images}: {group.key} states {error}") from error
-    return changes
-
-
-def _counts(
-    archive: Gathered, kind: Kind, changes: dict[Units, Change | None]
-) -> tuple[BandCounts, ...]:
-    """Statistics of all tiles of a kind, in the archive's units."""
-    parts = [tuple(BandCounts(kind.dtype) for _ in kind.bands)]
-    for (other, stated), counts in archive.counts.items():
-        if other != kind:
-            continue
-        change = changes[stated]
-        if change is not None:
-            each = zip(counts, change.gain, change.shift, strict=True)
-            counts = tuple(changed(*one) for one in each)
-        parts.append(counts)
+        # the first group of a unit has the counts of all
+        counts = archive.counts.pop((kind, stated), None)
+        if counts is not None and change is not None:
+            counts = tuple(map(changed, counts, change.gain, change.shift))
+        parts += [] if counts is None else [counts]
     return merge(parts)
 
 
-def _rows(probed: pa.Table, found: Survey, kind: Kind) -> pa.Table:
-    """Tiles of the main kind as rows of the index."""
-    images, n = found.tiles.take(probed["row"]), len(probed)
-    own = ("height", "width", "crs", "transform", "nodata", "bytes", "crc32")
-    columns = {name: probed[name] for name in own}
+def _parted(probed: pa.Table, found: Survey, kind: Kind) -> tuple[pa.Table, pa.Table]:
+    """Tiles of the main kind as rows of the index, and the others as rows of quarantine.parquet."""
+    codes, texts = header_codes(probed)
+    headers = [header_of(text) for text in texts]
+    kinds = [Kind(header.bands, header.dtype) for header in headers]
+    ours = np.array([*(one == kind for one in kinds), False], bool)[codes]
+    good, of = probed.filter(pa.array(ours)), pa.array(codes[ours])
+    images = found.tiles.take(good["row"])
+    columns = {name: good[name] for name in ("transform", "bytes", "crc32")}
     columns |= {name: images[name] for name in ("uri", "split", "labels", "etag", "mask")}
+    for name in ("height", "width", "bands", "dtype", "crs", "nodata"):
+        each = [getattr(header, name) for header in headers]
+        columns[name] = pa.array(each, SCHEMA.field(name).type).take(of)
     columns["tile_id"] = pa.array([tile_id(key) for key in images["key"].to_pylist()], pa.string())
-    columns["bands"] = pa.array([list(kind.bands)]).take(pa.array(np.zeros(n, np.int32)))
-    columns["dtype"] = pa.array([kind.dtype] * n, pa.string())
-    return pa.table(columns)
-
-
-def _refused(probed: pa.Table, found: Survey, kind: Kind) -> pa.Table:
-    """Rows of quarantine.parquet: tiles that cannot be read, or of another than the main kind."""
-    uris = found.tiles["uri"].take(probed["row"]).to_pylist()
-    rows = []
-    for uri, row in zip(uris, probed.select(["kind", "stage", "error"]).to_pylist(), strict=True):
-        stage, error = row["stage"], row["error"]
-        if row["kind"] is not None:
-            stage, error = "mixed", f"{Kind.of(row['kind'])}; most have {kind}"
-        rows.append({"uri": uri, "stage": stage, "error": error})
-    return pa.Table.from_pylist(rows, schema=QUARANTINE)
+    aside = []
+    bad = probed.filter(pa.array(~ours))
+    uris = found.tiles["uri"].take(bad["row"]).to_pylist()
+    for uri, code, row in zip(uris, codes[~ours].tolist(), bad.to_pylist(), strict=True):
+        mixed = code >= 0
+        error = f"{kinds[code]}; most have {kind}" if mixed else row["error"]
+        aside.append({"uri": uri, "stage": "mixed" if mixed else row["stage"], "error": error})
+    return pa.table(columns), pa.Table.from_pylist(aside, schema=QUARANTINE)

@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from satray.data.decode import decode, read_files
 from satray.data.describe import describe_headers
-from satray.data.gather import Alike
 from satray.data.georeference import world_files
 from satray.data.index import TileIndex
 from satray.data.match import is_image, tile_id
+from satray.data.probe import Alike
 from satray.data.raster import MASK, PagesKey
 from satray.data.values import Units
 from satray.errors import DecodeError, InputError

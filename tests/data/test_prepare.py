@@ -17,9 +17,9 @@ from data.hostile import numbers, photo, pillow, tiff
 from satray.config.prepare import PrepareRecipe
 from satray.data.decode import decode
 from satray.data.describe import OFF_EARTH
-from satray.data.gather import probe
 from satray.data.index import read_index
 from satray.data.prepare import plan, read, takes_ray, work
+from satray.data.probe import probe
 from satray.data.read import errors_of, read_blocks, tile_source, to_torch
 from satray.errors import InputError
 from satray.runs.job import Job, main

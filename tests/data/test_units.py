@@ -14,8 +14,8 @@ from satray.config.prepare import PrepareRecipe
 from satray.data import prepare
 from satray.data.decode import decode, read_pixels
 from satray.data.describe import describe_headers
-from satray.data.gather import Alike
 from satray.data.index import BandStatistics, IndexMeta, read_index
+from satray.data.probe import Alike
 from satray.data.read import read_blocks, tile_source, to_torch
 from satray.data.statistics import changed, count_pixels, summarise
 from satray.data.values import Change, Unit, as_units, change_of, unit_of

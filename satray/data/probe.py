@@ -10,13 +10,14 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from satray.config.prepare import PrepareRecipe
 from satray.data.decode import TileHeader, decode, read_files
@@ -46,22 +47,15 @@ PROBED = pa.schema(
         pa.field("stage", _WORD),
         pa.field("error", pa.string()),
         pa.field("crc32", pa.uint32()),
-        pa.field("kind", _WORD),
-        pa.field("units", _WORD),
-        pa.field("height", pa.int32()),
-        pa.field("width", pa.int32()),
-        pa.field("crs", _WORD),
+        pa.field("header", _WORD),
         pa.field("transform", pa.list_(pa.float64(), 6)),
-        pa.field("nodata", pa.float64()),
-        pa.field("alpha", pa.bool_()),
-        pa.field("note", pa.string()),
-        pa.field("pages", pa.int32()),
-        pa.field("pages_left", pa.list_(pa.string())),
+        pa.field("more", pa.string()),
     ]
 )
-"""A tile that was read, or the reason why not. `row`: of the listing; `stage`, `error`: `read` or
-`decode` and why, null where it went well; the rest is null where it did not, but for `bytes`, which
-were read. `kind`: `Kind.text`; `units`: its units as JSON; others as in `decode.TileHeader`."""
+"""A tile that was read, or the reason why not. `row`: of the listing; `bytes`: read; `stage`,
+`error`: `read` or `decode` and why, null where it went well; the rest is null where it did not.
+`header`: `header_text`, which most tiles share; `more`: particulars of the one file that its note
+ends with."""
 
 
 class Kind(NamedTuple):
@@ -71,17 +65,6 @@ class Kind(NamedTuple):
     """Band names, in the files' order."""
     dtype: str
     """Stored dtype."""
-
-    @property
-    def text(self) -> str:
-        """As one word, for a column."""
-        return json.dumps(self)
-
-    @staticmethod
-    def of(text: str) -> "Kind":
-        """Read `text`."""
-        bands, dtype = json.loads(text)
-        return Kind(tuple(bands), dtype)
 
     def __str__(self) -> str:
         plural = "s" * (len(self.bands) != 1)
@@ -97,7 +80,7 @@ class Alike:
     key: str
     """Its path below the archive."""
     header: TileHeader
-    """Its header."""
+    """Its header, without its transform."""
     count: int
     """How many."""
 
@@ -107,9 +90,23 @@ class Alike:
         return Kind(self.header.bands, self.header.dtype)
 
 
+class Probed(NamedTuple):
+    """What was learnt of a block of images."""
+
+    tiles: pa.Table
+    """One row a tile: `PROBED`."""
+    counts: pa.Table
+    """Statistics of the train part: `statistics.COUNTS`, a `kind` of which is the JSON of a tile's
+    bands, dtype and units."""
+
+
+Look = Callable[[pa.Table, PrepareRecipe, Storage], Probed]
+"""Looks at a block of images, as `probe` does."""
+
+
 @dataclass
-class Seen:
-    """What was learnt of the tiles read so far, in little memory."""
+class Archive:
+    """What was learnt of an archive's tiles, in little memory."""
 
     keys: pa.ChunkedArray
     """Of all images of the listing."""
@@ -119,34 +116,30 @@ class Seen:
     """Those that could not be."""
     bytes: int = 0
     """Read from storage."""
-    groups: dict[tuple[object, ...], Alike] = field(default_factory=dict)
-    """The others, by what their headers have in common."""
+    groups: dict[str, Alike] = field(default_factory=dict)
+    """The others, by the text of their headers."""
+    counts: dict[tuple[Kind, Units], tuple[BandCounts, ...]] = field(default_factory=dict)
+    """Statistics of the train part by kind and unit, one entry a band."""
+    files: tuple[str, ...] = ()
+    """URIs of the blocks' tiles, in the listing's order."""
 
     def add(self, tiles: pa.Table) -> None:
         """Add a block of tiles: `PROBED`."""
         self.attempted += len(tiles)
-        self.failed += tiles["kind"].null_count
+        self.failed += tiles["header"].null_count
         self.bytes += pc.sum(tiles["bytes"]).as_py() or 0
-        good = tiles.filter(tiles["kind"].is_valid()).sort_by("row").combine_chunks()
-        columns = {
-            "kind": good["kind"].cast(pa.string()),
-            "units": good["units"].cast(pa.string()),
-            **{name: good[name] for name in ("height", "width", "nodata", "alpha")},
-            "note": pc.replace_substring_regex(good["note"], r" \(.*", ""),
-            "paged": pc.greater(good["pages"], 1),
-            "left": pc.greater(pc.list_value_length(good["pages_left"]), 0),
-        }
-        table = pa.table(columns | {"at": pa.array(np.arange(len(good)))})
-        found = table.group_by(list(columns)).aggregate([("at", "min"), ("at", "count")])
-        for group in found.to_pylist():
-            same = tuple(group[name] for name in columns)
-            (first,) = good.slice(group["at_min"], 1).to_pylist()
-            row, known = first["row"], self.groups.get(same)
-            count = group["at_count"] + (known.count if known else 0)
+        good = tiles.filter(tiles["header"].is_valid()).sort_by("row")
+        codes, texts = header_codes(good)
+        _, firsts, counts = np.unique(codes, return_index=True, return_counts=True)
+        for first, count in zip(firsts.tolist(), counts.tolist(), strict=True):
+            text, row = texts[codes[first]], good["row"][first].as_py()
+            known = self.groups.get(text)
+            total = count + (known.count if known else 0)
             if known is not None and known.row < row:
-                self.groups[same] = Alike(known.row, known.key, known.header, count)
+                self.groups[text] = replace(known, count=total)
             else:
-                self.groups[same] = Alike(row, self.keys[row].as_py(), _header(first), count)
+                header = header_of(text, good["more"][first].as_py())
+                self.groups[text] = Alike(row, self.keys[row].as_py(), header, total)
 
     def alike(self, kind: Kind | None = None) -> list[Alike]:
         """All groups, or those of a kind, by their first rows."""
@@ -160,36 +153,30 @@ class Seen:
             counts[group.kind] += group.count
         return counts
 
-
-class Probed(NamedTuple):
-    """What was learnt of a block of images."""
-
-    tiles: pa.Table
-    """One row a tile: `PROBED`."""
-    counts: pa.Table
-    """Statistics of the train part: `statistics.COUNTS`, a `kind` of which is the JSON of a tile's
-    `kind` and `units`."""
-
-
-Look = Callable[[pa.Table, PrepareRecipe, Storage], Probed]
-"""Looks at a block of images, as `probe` does."""
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """An archive, read."""
-
-    seen: Seen
-    """What was learnt of all tiles."""
-    counts: dict[tuple[Kind, Units], tuple[BandCounts, ...]]
-    """Statistics of the train part by kind and unit, one entry a band."""
-    files: tuple[str, ...]
-    """URIs of the blocks' tiles, in the listing's order."""
-
     def blocks(self, storage: Storage) -> Iterator[pa.Table]:
         """Tables of `PROBED`, in the listing's order."""
         for uri in self.files:
             yield _read(storage.read(uri)).sort_by("row")
+
+
+def header_text(header: TileHeader) -> str:
+    """A header as a word of `PROBED`: without transform, and particulars of the file."""
+    own = {"transform": None, "note": header.note.partition(" (")[0]}
+    return json.dumps({**vars(header), **own})
+
+
+def header_of(text: str, more: str = "") -> TileHeader:
+    """Read `header_text`; `more` ends its note."""
+    found = json.loads(text)
+    for name in ("bands", "pages_left"):
+        found[name] = tuple(found[name])
+    return TileHeader(**{**found, "units": as_units(found["units"]), "note": found["note"] + more})
+
+
+def header_codes(tiles: pa.Table) -> tuple[NDArray[np.int64], list[str]]:
+    """(N,) number of each tile's header text, -1 where it has none; and the texts."""
+    words = tiles["header"].combine_chunks().cast(pa.string()).dictionary_encode()
+    return np.asarray(words.indices.fill_null(-1), np.int64), words.dictionary.to_pylist()
 
 
 def block_of(listed: pa.Table, start: int, stop: int) -> pa.Table:
@@ -228,19 +215,23 @@ def probe(
         except Exception as error:  # whatever a file does to GDAL costs this row only
             row |= {"stage": "decode", "error": one_line(error)}
             continue
-        header = {name: value for name, value in vars(tile.header).items() if name in PROBED.names}
-        kind, units = Kind(tile.header.bands, tile.header.dtype).text, json.dumps(header["units"])
-        row |= {**header, "crc32": zlib.crc32(data), "kind": kind, "units": units}
+        header = tile.header
+        row |= {
+            "crc32": zlib.crc32(data),
+            "header": header_text(header),
+            "transform": header.transform,
+            "more": header.note[len(header.note.partition(" (")[0]) :],
+        }
         if splits[position] == "train":
-            counts = count_tile(tile.pixels, tile.measured)
-            parts.setdefault(json.dumps([kind, units]), []).append(counts)
+            kind = json.dumps([header.bands, header.dtype, header.units])
+            parts.setdefault(kind, []).append(count_tile(tile.pixels, tile.measured))
     return Probed(
         pa.Table.from_pylist(seen, schema=PROBED),
         counts_table({kind: merge(tiles) for kind, tiles in parts.items()}),
     )
 
 
-def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run, look: Look = probe) -> Gathered:
+def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run, look: Look = probe) -> Archive:
     """Read every image of an archive that is not read yet.
 
     Args:
@@ -258,35 +249,36 @@ def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run, look: Look = probe
         for entry in storage.list(folder)
         if entry.key.endswith(TILES)
     }
-    seen = Seen(listed["key"])
+    archive = Archive(listed["key"])
 
     def add(tiles: pa.Table) -> None:
-        seen.add(tiles)
+        archive.add(tiles)
         if recipe.mixed == "refuse":
-            _refuse_mixed(seen, recipe)
-        run.progress(f"{seen.attempted:,} of {len(listed):,} images, {seen.failed:,} unreadable")
+            _refuse_mixed(archive, recipe)
+        told = f"{archive.attempted:,} of {len(listed):,} images, {archive.failed:,} unreadable"
+        run.progress(told)
 
     for tiles in _tables(storage, list(kept.values())):
         add(tiles)
     if kept:
-        run.say(f"{seen.attempted:,} of {len(listed):,} images were read before")
+        run.say(f"{archive.attempted:,} of {len(listed):,} images were read before")
     blocks = _blocks(sorted(kept), len(listed), recipe)
     todo = (block_of(listed, start, stop) for start, stop in blocks)
     read = partial(_read_block, recipe=recipe, storage=storage, folder=folder, look=look)
     for tiles in each_block(read, todo, recipe.resources, ray=run.ray):
         add(tiles)
     files = sorted(entry.uri for entry in storage.list(folder))
+    archive.files = tuple(uri for uri in files if uri.endswith(TILES))
     uris = [uri for uri in files if uri.endswith(COUNTS)]
     size = max(MERGED, math.isqrt(len(uris)))
     parts = [uris[i : i + size] for i in range(0, len(uris), size)]
     merged = each_block(
         partial(_merge, storage), parts, recipe.resources, ray=run.ray and len(parts) > 1
     )
-    counts = {}
-    for text, bands in counts_of(list(merged)).items():
-        kind, units = json.loads(text)
-        counts[Kind.of(kind), as_units(json.loads(units))] = bands
-    return Gathered(seen, counts, tuple(uri for uri in files if uri.endswith(TILES)))
+    for text, counts in counts_of(list(merged)).items():
+        bands, dtype, units = json.loads(text)
+        archive.counts[Kind(tuple(bands), dtype), as_units(units)] = counts
+    return archive
 
 
 def forget(run: Run) -> None:
@@ -294,19 +286,19 @@ def forget(run: Run) -> None:
     run.storage.delete(join(run.state, FOLDER))
 
 
-def _refuse_mixed(seen: Seen, recipe: PrepareRecipe) -> None:
-    kinds = seen.kinds()
+def _refuse_mixed(archive: Archive, recipe: PrepareRecipe) -> None:
+    kinds = archive.kinds()
     if len(kinds) < 2:
         return
-    examples = {group.kind: group.key for group in reversed(seen.alike())}
+    examples = {group.kind: group.key for group in reversed(archive.alike())}
     found = "; ".join(
         f"{kinds[kind]:,} with {kind}, e.g. {examples[kind]}"
         for kind in sorted(kinds, key=lambda kind: (-kinds[kind], kind))
     )
     raise InputError(
         f"images={recipe.images}: bands or dtypes differ ({found}; of the first "
-        f"{seen.attempted:,} read); accepted: one kind, or mixed=quarantine to set the rarer ones "
-        "aside"
+        f"{archive.attempted:,} read); accepted: one kind, or mixed=quarantine to set the rarer "
+        "ones aside"
     )
 
 
@@ -359,16 +351,3 @@ def _tables(storage: Storage, uris: Sequence[str]) -> Iterator[pa.Table]:
 
 def _read(data: bytes) -> pa.Table:
     return pa.ipc.open_stream(data).read_all()
-
-
-def _header(row: dict[str, Any]) -> TileHeader:
-    """The header of a tile that could be read, from its row of `PROBED`."""
-    kind, place = Kind.of(row["kind"]), row["transform"]
-    return TileHeader(
-        bands=kind.bands,
-        dtype=kind.dtype,
-        transform=None if place is None else tuple(place),
-        units=as_units(json.loads(row["units"])),
-        pages_left=tuple(row["pages_left"]),
-        **{n: row[n] for n in ("height", "width", "crs", "nodata", "alpha", "note", "pages")},
-    )
