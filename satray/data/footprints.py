@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from satray.config.prepare import PrepareRecipe
 from satray.data.decode import TileHeader, read_header
 from satray.data.georeference import lonlat, world_at
-from satray.data.raster import PagesKey
+from satray.data.index import SCHEMA
 from satray.errors import DecodeError
 from satray.storage import Storage
 
@@ -37,28 +38,6 @@ class Footprints:
     """(N, 6) affine px -> CRS in rasterio's order; NaN without."""
     shapes: NDArray[np.int64]
     """(N, 2) rows and columns, px."""
-
-    @classmethod
-    def of(
-        cls,
-        crs: Sequence[str | None],
-        transforms: Sequence[Sequence[float] | None],
-        shapes: Sequence[tuple[int, int]],
-    ) -> "Footprints":
-        """From headers: CRSs, affines and (height, width) of N tiles; None without a place."""
-        six = pa.list_(pa.float64(), 6)
-        affines = pa.array([t and list(t)[:6] for t in transforms], six)
-        heights, widths = np.asarray(shapes, np.int64).reshape(-1, 2).T
-        return cls.of_table(
-            pa.table(
-                {
-                    "crs": pa.array(crs, pa.string()),
-                    "transform": affines,
-                    "height": heights,
-                    "width": widths,
-                }
-            )
-        )
 
     @classmethod
     def of_table(cls, table: pa.Table) -> "Footprints":
@@ -90,38 +69,31 @@ class Footprints:
 
 
 def read_footprints(
-    uris: Sequence[str],
-    worlds: Sequence[str | None],
-    storage: Storage,
-    bands: tuple[str, ...] | None = None,
-    pages: PagesKey = "bands",
+    listed: pa.Table, recipe: PrepareRecipe, storage: Storage
 ) -> tuple[NDArray[np.int64], Footprints]:
     """Read the headers of N images.
 
     Args:
-        uris: where they are.
-        worlds: where the world file beside each is; None: nowhere.
+        listed: columns `uri`, and `world`, the URI of the world file beside each.
+        recipe: keys bands and pages.
         storage: reads them.
-        bands: the recipe's band names; a file of as many bands is readable.
-        pages: which pages of a TIFF are bands.
 
     Returns:
         (M,) int64, the places of those that can be read, rising; their footprints.
     """
     headers: dict[int, TileHeader] = {}
-    for place, data in storage.read_many(list(uris)):
-        if isinstance(data, Exception):
-            continue
-        world = world_at(worlds[place], storage)
-        with suppress(DecodeError):
-            headers[place] = read_header(data, bands=bands, world=world, pages=pages)
+    for place, data in storage.read_many(listed["uri"].to_pylist()):
+        if not isinstance(data, Exception):
+            world = world_at(listed["world"][place].as_py(), storage)
+            with suppress(DecodeError):
+                headers[place] = read_header(
+                    data, bands=recipe.bands, world=world, pages=recipe.pages
+                )
     rows = sorted(headers)
-    tiles = Footprints.of(
-        [headers[row].crs for row in rows],
-        [headers[row].transform for row in rows],
-        [(headers[row].height, headers[row].width) for row in rows],
-    )
-    return np.array(rows, np.int64), tiles
+    columns = [SCHEMA.field(name) for name in ("crs", "transform", "height", "width")]
+    found = [{field.name: getattr(headers[row], field.name) for field in columns} for row in rows]
+    table = pa.Table.from_pylist(found, pa.schema(columns))
+    return np.array(rows, np.int64), Footprints.of_table(table)
 
 
 def ground_blocks(tiles: Footprints, size: float) -> NDArray[np.int64]:

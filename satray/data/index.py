@@ -62,7 +62,7 @@ SCHEMA = pa.schema(
         pa.field("resolution_y", pa.float64()),
     ]
 )
-"""Columns of the tile index; one that may be null may be absent. `mask`: whether a file of the
+"""Columns of the tile index. `mask`: whether a file of the
 tile's name and `.msk` lies beside it. A px is `resolution_x` m wide and `resolution_y` m high on
 the ground at the tile's centre, whatever the units of the CRS; null where that is not known."""
 
@@ -142,10 +142,9 @@ class IndexMeta:
                 for band in raw["statistics"]
             ),
             provenance=raw["provenance"],
-            # indexes from before these keys
-            named=raw.get("named", False),
-            units=as_units(raw.get("units", ())),
-            pages=raw.get("pages", "bands"),
+            named=raw["named"],
+            units=as_units(raw["units"]),
+            pages=raw["pages"],
         )
 
 
@@ -194,8 +193,24 @@ class TileIndex:
 
 
 def table_with(meta: IndexMeta, table: pa.Table) -> pa.Table:
-    """The table in the index's schema, with `meta` in its metadata."""
-    return _completed(table).replace_schema_metadata({META_KEY: meta.to_json().encode()})
+    """The table in the index's schema, with `meta` in its metadata.
+
+    Columns that may be null need not be there: sizes of px are measured, others are null then.
+    """
+    columns = {name: table[name] for name in SCHEMA.names if name in table.column_names}
+    needed = ("crs", "transform", "height", "width")
+    if columns.keys() >= set(needed) and "resolution_x" not in columns:
+        from satray.data.georeference import resolutions  # PROJ, for none that only read
+
+        sizes_N2 = resolutions(*(columns[name].to_pylist() for name in needed))
+        for place, axis in enumerate("xy"):
+            column = pa.array(sizes_N2[:, place], pa.float64(), from_pandas=True)
+            columns[f"resolution_{axis}"] = column
+    for field in SCHEMA:
+        if field.nullable and field.name not in columns:
+            columns[field.name] = pa.nulls(len(table), field.type)
+    whole = pa.table(columns).select(SCHEMA.names).cast(SCHEMA)
+    return whole.replace_schema_metadata({META_KEY: meta.to_json().encode()})
 
 
 def versions(table: pa.Table) -> list[Version | None]:
@@ -259,7 +274,7 @@ def read_index(uri: str, storage: "Storage") -> TileIndex:
                 f"index: {file} is not Parquet: {str(error).splitlines()[0]}"
             ) from error
         metadata: dict[bytes, bytes] = table.schema.metadata or {}
-        missing = [f.name for f in SCHEMA if not f.nullable and f.name not in table.column_names]
+        missing = [name for name in SCHEMA.names if name not in table.column_names]
         if META_KEY not in metadata or missing:
             what = f"lacks column {missing[0]}" if missing else "has no satray metadata"
             raise InputError(
@@ -273,7 +288,7 @@ def read_index(uri: str, storage: "Storage") -> TileIndex:
         if meta is not None and metadata[META_KEY] != text:
             raise InputError(f"index: {file} belongs to another index than its neighbours")
         meta, text = here, metadata[META_KEY]
-        tables.append(_completed(table))
+        tables.append(table.select(SCHEMA.names).cast(SCHEMA))
     assert meta is not None
     return TileIndex(pa.concat_tables(tables).combine_chunks(), meta, _digest(digests))
 
@@ -374,23 +389,6 @@ def _files(uri: str, storage: "Storage") -> list[tuple[str, str | None]]:
         f"index: no tile index at {uri}; accepted: the out= of a finished prepare run, its "
         "index/ folder, or one .parquet file"
     )
-
-
-def _completed(table: pa.Table) -> pa.Table:
-    """An index's columns; those that may be null measured, or null, where the table lacks them."""
-    columns = {name: table[name] for name in SCHEMA.names if name in table.column_names}
-    needed = ("crs", "transform", "height", "width")
-    if columns.keys() >= set(needed) and "resolution_x" not in columns:
-        from satray.data.georeference import resolutions  # PROJ, for none that only read
-
-        sizes_N2 = resolutions(*(columns[name].to_pylist() for name in needed))
-        for place, axis in enumerate("xy"):
-            column = pa.array(sizes_N2[:, place], pa.float64(), from_pandas=True)
-            columns[f"resolution_{axis}"] = column
-    for field in SCHEMA:
-        if field.nullable and field.name not in columns:
-            columns[field.name] = pa.nulls(len(table), field.type)
-    return pa.table(columns).select(SCHEMA.names).cast(SCHEMA)
 
 
 def _groups(tables: Iterable[pa.Table], meta: IndexMeta, size: int) -> Iterator[pa.Table]:

@@ -176,7 +176,7 @@ def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
         lines.append(f"cannot be read: {found.tiles['uri'][bad['row']]}: {bad['error']}")
     lines += describe_headers(seen.alike())
     if len(found) <= LOOKED:
-        there, places = _places(found.tiles, recipe, storage)
+        there, places = read_footprints(found.tiles, recipe, storage)
         lines += describe_meeting(places, found.tiles["split"].take(there).to_pylist(), recipe)
     else:
         lines.append(f"split: of over {LOOKED:,} tiles the summary says which meet on the ground")
@@ -211,14 +211,6 @@ def work(recipe: PrepareRecipe, found: Survey, run: Run, look: Look = probe) -> 
         raise
 
 
-def _places(
-    tiles: pa.Table, recipe: PrepareRecipe, storage: Storage
-) -> tuple[NDArray[np.int64], Footprints]:
-    """Open all images for where they lie: the rows of those that can be read, and their places."""
-    uris, worlds = (tiles[name].to_pylist() for name in ("uri", "world"))
-    return read_footprints(uris, worlds, storage, recipe.bands, recipe.pages)
-
-
 def _split_by_ground(
     tiles: pa.Table,
     labels_MK: NDArray[np.uint8],
@@ -227,7 +219,7 @@ def _split_by_ground(
     storage: Storage,
 ) -> pa.Table:
     """With parts by blocks of ground; images that cannot be read, set aside later, are in train."""
-    rows, places = _places(tiles, recipe, storage)
+    rows, places = read_footprints(tiles, recipe, storage)
     blocks = ground_blocks(places, recipe.split.block)
     nowhere = rows[blocks < 0]
     if len(nowhere):

@@ -1,6 +1,7 @@
 """Splits: given by a column, drawn plainly, by groups, by ground, by strata."""
 
 import numpy as np
+import pyarrow as pa
 import pyproj
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from sklearn.model_selection import train_test_split
 
 from satray.config.prepare import PrepareRecipe, SplitOptions
 from satray.data.footprints import Footprints, count_meeting, ground_blocks
+from satray.data.index import SCHEMA
 from satray.data.labels import LabelTable, read_labels
 from satray.data.split import assign_parts, split_by_ground
 from satray.errors import InputError
@@ -233,8 +235,12 @@ def corners(side: int, px: float = 10.0, x: float = 5e5, y: float = 5.2e6) -> li
 
 
 def footprints(transforms: list, crs: str | list = "EPSG:32633", side: int = 64) -> Footprints:
-    names = [crs] * len(transforms) if isinstance(crs, str) else crs
-    return Footprints.of(names, transforms, [(side, side)] * len(transforms))
+    n = len(transforms)
+    columns = {"crs": [crs] * n if isinstance(crs, str) else crs, "transform": transforms}
+    columns |= {"height": [side] * n, "width": [side] * n}
+    return Footprints.of_table(
+        pa.table({name: pa.array(v, SCHEMA.field(name).type) for name, v in columns.items()})
+    )
 
 
 def points(crs: str, x, y) -> Footprints:
