@@ -5,6 +5,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from satray import __version__
 from satray.config.prepare import PrepareRecipe
+from satray.data.decode import TileHeader, read_header
 from satray.data.describe import (
     SAID,
     describe_archive,
@@ -24,8 +26,7 @@ from satray.data.describe import (
     label_summary,
     size_text,
 )
-from satray.data.footprints import Footprints, ground_blocks, read_footprints
-from satray.data.georeference import world_files
+from satray.data.georeference import world_at, world_files
 from satray.data.index import SCHEMA, IndexMeta, TileIndex, table_with, write_index
 from satray.data.labels import LabelTable, labels_from_folders, read_labels
 from satray.data.match import Matched, is_image, match, refuse_unmatched, tile_id, with_extensions
@@ -42,7 +43,7 @@ from satray.data.probe import (
     probe,
 )
 from satray.data.raster import MASK
-from satray.data.split import assign_parts, split_by_ground
+from satray.data.split import Footprints, assign_parts, ground_blocks, split_by_ground
 from satray.data.statistics import BandCounts, changed, fill_lines, merge, summarise
 from satray.data.values import Units, change_of, unit_of
 from satray.errors import DecodeError, InputError
@@ -176,7 +177,7 @@ def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
         lines.append(f"cannot be read: {found.tiles['uri'][bad['row']]}: {bad['error']}")
     lines += describe_headers(seen.alike())
     if len(found) <= LOOKED:
-        there, places = read_footprints(found.tiles, recipe, storage)
+        there, places = _read_footprints(found.tiles, recipe, storage)
         lines += describe_meeting(places, found.tiles["split"].take(there).to_pylist(), recipe)
     else:
         lines.append(f"split: of over {LOOKED:,} tiles the summary says which meet on the ground")
@@ -211,6 +212,25 @@ def work(recipe: PrepareRecipe, found: Survey, run: Run, look: Look = probe) -> 
         raise
 
 
+def _read_footprints(
+    listed: pa.Table, recipe: PrepareRecipe, storage: Storage
+) -> tuple[NDArray[np.int64], Footprints]:
+    """Read the headers of images: the rows, rising, of those that can be read; their footprints."""
+    headers: dict[int, TileHeader] = {}
+    for place, data in storage.read_many(listed["uri"].to_pylist()):
+        if not isinstance(data, Exception):
+            world = world_at(listed["world"][place].as_py(), storage)
+            with suppress(DecodeError):
+                headers[place] = read_header(
+                    data, bands=recipe.bands, world=world, pages=recipe.pages
+                )
+    rows = sorted(headers)
+    columns = [SCHEMA.field(name) for name in ("crs", "transform", "height", "width")]
+    found = [{field.name: getattr(headers[row], field.name) for field in columns} for row in rows]
+    table = pa.Table.from_pylist(found, pa.schema(columns))
+    return np.array(rows, np.int64), Footprints.of_table(table)
+
+
 def _split_by_ground(
     tiles: pa.Table,
     labels_MK: NDArray[np.uint8],
@@ -219,7 +239,7 @@ def _split_by_ground(
     storage: Storage,
 ) -> pa.Table:
     """With parts by blocks of ground; images that cannot be read, set aside later, are in train."""
-    rows, places = read_footprints(tiles, recipe, storage)
+    rows, places = _read_footprints(tiles, recipe, storage)
     blocks = ground_blocks(places, recipe.split.block)
     nowhere = rows[blocks < 0]
     if len(nowhere):

@@ -9,10 +9,15 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from satray.config.prepare import PrepareRecipe, SplitOptions
-from satray.data.footprints import Footprints, count_meeting, ground_blocks
 from satray.data.index import SCHEMA
 from satray.data.labels import LabelTable, read_labels
-from satray.data.split import assign_parts, split_by_ground
+from satray.data.split import (
+    Footprints,
+    assign_parts,
+    count_meeting,
+    ground_blocks,
+    split_by_ground,
+)
 from satray.errors import InputError
 
 
