@@ -1,4 +1,9 @@
-"""From an index to tables of decoded tiles: order, errors, the cache, and requests under way."""
+"""From an index to tables of decoded tiles: order, errors, the cache, requests, changed tiles."""
+
+import os
+import shutil
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -7,46 +12,55 @@ from data.hostile import tiff
 from slow_store import SlowStore
 
 from satray.config.train import CacheOptions
-from satray.data.index import SCHEMA, IndexMeta, TileIndex
+from satray.data.index import IndexMeta, TileIndex, check_unchanged, table_with
 from satray.data.read import errors_of, read_blocks, tile_source, to_torch
+from satray.errors import InputError
+from satray.scoring.reading import Wanted, read_block
+from satray.scoring.sources import tiles_of_index
 from satray.storage import Storage
 
+STORAGE = Storage()
 BANDS, TILES = ("red", "nir"), 41
 NIR = np.array([[[0]], [[1]]], np.uint16)
 BAD = {7: b"", 9: None}
 """Tiles that are empty, or not there."""
+META = IndexMeta("multilabel", ("a", "b"), BANDS, "uint16", (8, 8), (), {})
+
+
+def pixels(i: int) -> np.ndarray:
+    return np.full((2, 8, 8), 100 * i, np.uint16) + NIR
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiles")
     for i in range(TILES):
-        data = BAD.get(i, tiff(np.full((2, 8, 8), 100 * i, np.uint16) + NIR))
+        data = BAD.get(i, tiff(pixels(i)))
         if data is not None:
             (folder / f"{i}.tif").write_bytes(data)
     return folder
 
 
-def index_of(root) -> TileIndex:
-    table = pa.table(
-        {
-            "uri": [f"{root}/{i}.tif" for i in range(TILES)],
-            "split": ["val" if i % 5 == 0 else "train" for i in range(TILES)],
-            "labels": pa.array([[i % 2, 1] for i in range(TILES)], pa.list_(pa.uint8())),
-            # nothing is known of how the files were
-            **{
-                name: pa.nulls(TILES, SCHEMA.field(name).type)
-                for name in ("bytes", "etag", "crc32", "mask")
-            },
-        }
-    )
-    return TileIndex(table, IndexMeta("multilabel", ("a", "b"), BANDS, "uint16", (8, 8), (), {}))
+def index_of(root, tiles: int = TILES, **more) -> TileIndex:
+    """An index that says nothing of how the files were, but for what is given."""
+    columns = {
+        "tile_id": [str(i) for i in range(tiles)],
+        "uri": [f"{root}/{i}.tif" for i in range(tiles)],
+        "split": ["val" if i % 5 == 0 else "train" for i in range(tiles)],
+        "labels": pa.array([[i % 2, 1] for i in range(tiles)], pa.list_(pa.uint8())),
+        "height": [8] * tiles, "width": [8] * tiles, "bands": [BANDS] * tiles,
+        "dtype": ["uint16"] * tiles, "bytes": [0] * tiles, **more,
+    }  # fmt: skip
+    table = table_with(META, pa.table(columns))
+    if not more:
+        nothing = pa.nulls(tiles, pa.int64())
+        table = table.set_column(table.column_names.index("bytes"), "bytes", nothing)
+    return TileIndex(table, META)
 
 
 def source_of(root, storage=None, cache=None):
-    return tile_source(
-        index_of(root), "train", ("nir", "red"), storage or Storage(), digest="d", cache=cache
-    )
+    storage = storage or STORAGE
+    return tile_source(index_of(root), "train", ("nir", "red"), storage, digest="d", cache=cache)
 
 
 def read(source, rows, block, **more):
@@ -60,10 +74,10 @@ def read(source, rows, block, **more):
     good = ~np.isin(slots, list(BAD))
     assert batch["valid"].numpy().tolist() == good.tolist()
     wanted = np.where(good, 100 * slots, 0)[:, None] + np.where(good[:, None], [1, 0], 0)
-    pixels = batch["pixels"].numpy()
-    assert pixels.dtype == np.uint16
+    found = batch["pixels"].numpy()
+    assert found.dtype == np.uint16
     np.testing.assert_array_equal(
-        pixels, np.broadcast_to(wanted[:, :, None, None], (len(rows), 2, 8, 8))
+        found, np.broadcast_to(wanted[:, :, None, None], (len(rows), 2, 8, 8))
     )
     np.testing.assert_array_equal(batch["labels"].numpy()[:, 0], slots % 2)
     return table
@@ -72,7 +86,7 @@ def read(source, rows, block, **more):
 ROWS = np.random.default_rng(0).permutation(np.repeat(np.arange(32), 2))
 
 
-@pytest.mark.parametrize("block", [1, 7, 64, 100])
+@pytest.mark.parametrize("block", [1, 7, 100])
 def test_blocks_hold_the_rows_asked_for_in_order(folder, block):
     copies = np.arange(len(ROWS)) % 3
     table = read(source_of(folder), ROWS, block, pseudo_epoch=3, copies=copies)
@@ -81,10 +95,7 @@ def test_blocks_hold_the_rows_asked_for_in_order(folder, block):
     source = source_of(folder)
     assert {int(source.slots[row]) for row in errors_of(table)} == set(BAD)
     assert all(errors_of(table).values())
-
-
-def test_nothing_is_no_block(folder):
-    assert list(read_blocks(source_of(folder).rows(np.arange(0)), 4)) == []
+    assert list(read_blocks(source.rows(np.arange(0)), block)) == []
 
 
 @pytest.mark.parametrize("room", ["all", "some"])
@@ -102,6 +113,80 @@ def test_the_second_pass_comes_from_the_cache(folder, tmp_path, room):
 def test_requests_stay_under_way_across_blocks(folder):
     """Of blocks of four, many more than four are asked for at once, in whole and in order."""
     with SlowStore(folder, 0.1) as store:
-        source = source_of(store.root, Storage(store.options))
-        read(source, ROWS, 4)
+        read(source_of(store.root, Storage(store.options)), ROWS, 4)
     assert store.most >= 24
+
+
+# ---- tiles that are not those that were indexed
+
+
+def other_values(path: Path) -> None:
+    """Other values, the size as it was."""
+    path.write_bytes(tiff(pixels(7)))
+
+
+def longer(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+def touched(path: Path) -> None:
+    os.utime(path, (1, 1))
+
+
+def copied(path: Path) -> None:
+    shutil.copy(path, path.with_suffix(".new"))
+    os.replace(path.with_suffix(".new"), path)
+
+
+@pytest.fixture
+def four(tmp_path) -> TileIndex:
+    """An index of four tiles as they are, all in train."""
+    for i in range(4):
+        (tmp_path / f"{i}.tif").write_bytes(tiff(pixels(i)))
+    entries = sorted(STORAGE.list(str(tmp_path)), key=lambda entry: entry.key)
+    sums = [zlib.crc32((tmp_path / entry.key).read_bytes()) for entry in entries]
+    etags, sizes = [entry.etag for entry in entries], [entry.size for entry in entries]
+    more = {"etag": etags, "bytes": sizes, "crc32": pa.array(sums, pa.uint32())}
+    return index_of(tmp_path, 4, split=["train"] * 4, **more)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (other_values, "changed since it was indexed: same size, other content"),
+        (longer, "changed since it was indexed: "),
+        (Path.unlink, "does not exist"),
+        (touched, None),
+        (copied, None),
+    ],
+)
+def test_a_tile_that_changed_costs_its_row_and_one_that_was_copied_does_not(
+    four, tmp_path, change, reason
+):
+    change(tmp_path / "2.tif")
+    source = tile_source(four, "train", BANDS, STORAGE, digest="x")
+    (table,) = read_blocks(source, 4)
+    wanted = Wanted(BANDS, "uint16", 8, 8, BANDS, indexed=True, maps=False)
+    block = read_block(tiles_of_index(four).table, wanted, STORAGE)
+    trained, scored = errors_of(table), {i: f.error for i, f in enumerate(block.facts) if f.error}
+    if reason is None:
+        assert trained == scored == {}
+        assert check_unchanged(four, "index", STORAGE, 0.0) == []
+        return
+    assert list(trained) == list(scored) == [2]
+    assert reason in trained[2]
+    assert trained == scored
+    assert not block.pixels[2].any()
+    with pytest.raises(InputError, match=f"index=index: 1 of 4 tiles .* 2: .*{reason}.*prepare"):
+        check_unchanged(four, "index", STORAGE, 0.2)
+    (note,) = check_unchanged(four, "index", STORAGE, 0.25)
+    assert "1 of 4 tiles" in note
+
+
+def test_an_index_without_sums_goes_by_size_and_etag(four, tmp_path):
+    place = four.table.column_names.index("crc32")
+    plain = TileIndex(four.table.set_column(place, "crc32", pa.nulls(4, pa.uint32())), four.meta)
+    assert check_unchanged(plain, "index", STORAGE, 0.0) == []
+    other_values(tmp_path / "0.tif")
+    with pytest.raises(InputError, match="0: changed since it was indexed: same size"):
+        check_unchanged(plain, "index", STORAGE, 0.0)
