@@ -6,9 +6,8 @@ from typing import Any
 
 from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
-from satray.tune.best import best_record, best_yaml
-from satray.tune.pictures import Reported
 from satray.tune.records import Metric, TrialRecord
+from satray.tune.report import Reported, best_record, best_yaml
 from satray.tune.resolve import configurations, space_of
 from satray.tune.trials import full_recipe
 

@@ -11,7 +11,7 @@ from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
 from satray.train.plan.description import counted
 from satray.train.plan.setup import look_up
-from satray.tune import best, leaderboard, page
+from satray.tune import report
 from satray.tune.board import table_lines
 from satray.tune.plan import plan
 from satray.tune.records import Metric, TrialRecord, by_status, ended_words
@@ -54,11 +54,11 @@ def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
     found = search(sweep, run)
     records, sweep = list(found.records.values()), found.sweep
     _publish_tables(records, sweep.metric, run)  # whatever becomes of the best
-    top = best.best_record(records, sweep.metric)
-    lines = best.best_lines(records, sweep.metric, sweep.space)
+    top = report.best_record(records, sweep.metric)
+    lines = report.best_lines(records, sweep.metric, sweep.space)
     whole = found.whole(top.configuration)
     whole = fine_tuning(whole) if recipe.refit else whole
-    told = best.best_yaml(whole, [f"run {run.run_id}", *lines])
+    told = report.best_yaml(whole, [f"run {run.run_id}", *lines])
     run.publish("best.yaml", told.encode())
     with run.activity("best trial"):
         from satray.tune.winner import refit, winner  # torch: seconds before the first trial
@@ -98,11 +98,11 @@ def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
 
 def _publish_tables(records: Sequence[TrialRecord], metric: Metric, run: Run) -> None:
     tables = {
-        "leaderboard.parquet": leaderboard.leaderboard(records, metric),
-        "trials.parquet": leaderboard.curves(records),
+        "leaderboard.parquet": report.leaderboard(records, metric),
+        "trials.parquet": report.curves(records),
     }
     for name, table in tables.items():
-        run.publish(name, leaderboard.parquet(table), rows=len(table))
+        run.publish(name, report.parquet(table), rows=len(table))
 
 
 def _publish_page(found: Found, yaml: str, run: Run) -> None:
@@ -112,7 +112,7 @@ def _publish_page(found: Found, yaml: str, run: Run) -> None:
         "features": ", ".join(sorted(found.features)) or "none",
         "bundle": "of the refit, in refit/" if sweep.recipe.refit else "of the best trial",
     }
-    shown = page.Reported(
+    shown = report.Reported(
         recipe=sweep.recipe,
         space=sweep.space,
         metric=sweep.metric,
@@ -123,4 +123,4 @@ def _publish_page(found: Found, yaml: str, run: Run) -> None:
         tests=found.tested.pictures if found.tested is not None else {},
         notes=sweep.notes,
     )
-    page.publish(shown, run)
+    report.publish(shown, run)

@@ -9,9 +9,16 @@ import pytest
 from sweep_material import LOSS, MAP, record, sweep, tune
 
 from satray.errors import TrainingError
-from satray.tune.best import best_lines, best_record, edge_lines
-from satray.tune.leaderboard import at_best, curves, leaderboard, parquet
 from satray.tune.records import Metric, TrialRecord, curve_row, metric_of, ranked
+from satray.tune.report import (
+    at_best,
+    best_lines,
+    best_record,
+    curves,
+    edge_lines,
+    leaderboard,
+    parquet,
+)
 from satray.tune.space import Space
 
 NAN = float("nan")

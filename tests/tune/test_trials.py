@@ -6,7 +6,7 @@ from sweep_material import BANDS, tune
 from satray.config.cli import parse_yaml, validate
 from satray.config.train import FINE_TUNING, TrainRecipe
 from satray.errors import InputError
-from satray.tune.best import best_yaml
+from satray.tune.report import best_yaml
 from satray.tune.resolve import configurations, space_of
 from satray.tune.trials import fine_tuning, full_recipe, label, trial_id, trial_recipe
 

@@ -1,4 +1,4 @@
-"""The page of a sweep: well-formed, with what matters on it, safe against names."""
+"""What a sweep shows: a page that is well-formed, with what matters on it, safe against names."""
 
 import pytest
 from page_checker import checked
@@ -7,7 +7,7 @@ from sweep_material import LOSS, MAP, record, sweep, tune
 from satray.errors import TrainingError
 from satray.runs.run import Run
 from satray.storage import Storage
-from satray.tune.page import Reported, draw, page, publish
+from satray.tune.report import Reported, draw, page, publish
 from satray.tune.resolve import space_of
 
 NASTY = '</title><script>alert("x")</script> & $x_2$ <img src=x onerror=y>'

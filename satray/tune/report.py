@@ -1,0 +1,446 @@
+"""What a sweep shows: its best trial, leaderboard and curves as tables, plots, one HTML page."""
+
+from __future__ import annotations
+
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from satray.config.cli import to_yaml
+from satray.config.train import TrainRecipe
+from satray.config.tune import TuneRecipe
+from satray.errors import TrainingError
+from satray.report.page import (
+    Child,
+    Headline,
+    Html,
+    Page,
+    Section,
+    cards,
+    details,
+    html,
+    joined,
+    number,
+    pairs,
+    plot,
+    table,
+    tag,
+    versions,
+)
+from satray.report.style import PANELS_MOST
+from satray.report.sweeps import Measure, Trial, parallel, rates, trial_curves
+from satray.runs.run import Run, library_versions
+from satray.storage import name as last_part
+from satray.tune.records import Metric, TrialRecord, by_status, ended_words, ranked
+from satray.tune.space import Range, Space, canonical, same, text
+from satray.tune.trials import label, short_value
+
+LEFT_OUT = ("out", "overwrite", "resources")
+"""Keys of a training that are of one place and one day."""
+EDGE = 0.05
+"""Share of a range within which a value is at its end."""
+ROWS, OPEN = 50, 15
+"""Rows of the page's tables, and those of the leaderboard that are not folded; files hold all."""
+HEADINGS = {"learning_rate": "learning rate", "name": "schedule"}
+"""Last part of a key -> heading, where another word says it better."""
+PLOTS = {
+    "parallel": (
+        "All trials",
+        "One line a trial, from its configuration to its best value on the right, the best at the "
+        "top: the darker the better, the best in red; below an axis where its key does not apply, "
+        "dashed where a trial has no value.",
+    ),
+    "curves": ("Curves", "Validation along each trial; the best have names."),
+    "rates": (
+        "Learning rate",
+        "Each dot a trial, at its best value; losses beyond the axis stand at its end. Where there "
+        "are few rates, lines join the best of a colour at each.",
+    ),
+}
+"""Plot -> heading and how to read it."""
+
+
+# The best trial
+
+
+def best_record(records: Sequence[TrialRecord], metric: Metric) -> TrialRecord:
+    """The best of those that have shown something.
+
+    Raises:
+        TrainingError: none has.
+    """
+    found = [one for one in ranked(records, metric) if one.best is not None]
+    if not found:
+        reasons = [one.reason for one in records if one.reason]
+        told = f"; the first of them: {reasons[0]}" if reasons else ""
+        raise TrainingError(
+            f"none of {len(records):,} trials has a {metric.title}: all failed{told}"
+        )
+    return found[0]
+
+
+def best_yaml(recipe: TrainRecipe, notes: Sequence[str] = ()) -> str:
+    """`best.yaml`: the index and every key that differs from its default.
+
+    Args:
+        recipe: of the best configuration, with the views that it was trained on.
+        notes: lines written above it as comments.
+    """
+    tree = recipe.model_dump(mode="json", exclude_defaults=True, exclude=set(LEFT_OUT))
+    head = [f"# {line}".rstrip() for note in notes for line in note.splitlines()]
+    usage = "#   python jobs/train.py best.yaml out=..."
+    return "\n".join([*head, *(["#"] if head else []), usage, "", to_yaml(tree)])
+
+
+def best_lines(records: Sequence[TrialRecord], metric: Metric, space: Space) -> tuple[str, ...]:
+    """What is told of the best at the end; raises TrainingError where there is none."""
+    best = best_record(records, metric)
+    return (
+        f"best by {metric.title}: {best.best:.4f} after {best.best_samples:,} samples, trial "
+        f"{best.id}: {label(best.configuration)}",
+        *edge_lines(space, best),
+    )
+
+
+def edge_lines(space: Space, best: TrialRecord) -> tuple[str, ...]:
+    """A line for each range at whose end the best trial stands: beyond may be better."""
+    lines = []
+    for axis in space.axes:
+        value, domain = best.configuration.get(axis.key), axis.domain
+        if not isinstance(domain, Range) or not axis.applies(best.configuration):
+            continue
+        if not isinstance(value, int | float):
+            continue
+        low, high, here = float(domain.low), float(domain.high), float(value)
+        if domain.kind == "log_uniform":
+            low, high, here = math.log(low), math.log(high), math.log(here)
+        share = (here - low) / (high - low)
+        if not EDGE < share < 1 - EDGE:
+            lines.append(
+                f"the best {axis.key}, {text(value)}, is about the "
+                f"{'lowest' if share <= EDGE else 'highest'} that was tried ({domain.words()}): "
+                "beyond it may be better"
+            )
+    return tuple(lines)
+
+
+def at_best(record: TrialRecord) -> dict[str, float]:
+    """The evaluation at which a trial was best; empty where there is none."""
+    found = [row for row in record.curve if row["samples"] == record.best_samples]
+    return found[0] if found else {}
+
+
+# Tables
+
+
+def leaderboard(records: Sequence[TrialRecord], metric: Metric) -> pa.Table:
+    """`leaderboard.parquet`: trials, best first.
+
+    Columns: `rank` (null for failed trials and those without a value), `trial`, `label`, `status`,
+    `regime`, the metric's best value under its name (loss: `loss`), one column a key of the
+    configurations (numbers where all its values are, else text; null where it does not apply),
+    `train_loss` and `val_loss` at the best evaluation, `best_samples`, `samples`, `seconds`,
+    `seed`, `reason`.
+    """
+    order = ranked(records, metric)
+    tops = [at_best(one) for one in order]
+    keys = dict.fromkeys(key for one in order for key in one.configuration)
+    ranks = [None if one.best is None else place for place, one in enumerate(order, 1)]
+
+    def column(name: str, kind: pa.DataType) -> pa.Array:
+        return pa.array([getattr(one, name) for one in order], kind)
+
+    return pa.table(
+        {
+            "rank": pa.array(ranks, pa.int64()),
+            "trial": column("id", pa.string()),
+            "label": pa.array([label(one.configuration) for one in order], pa.string()),
+            "status": column("status", pa.string()),
+            "regime": column("regime", pa.string()),
+            metric.name: column("best", pa.float64()),
+            **{key: _configured(order, key) for key in keys},
+            "train_loss": pa.array([top.get("train_loss") for top in tops], pa.float64()),
+            "val_loss": pa.array([top.get("val_loss") for top in tops], pa.float64()),
+            "best_samples": column("best_samples", pa.int64()),
+            "samples": column("samples", pa.int64()),
+            "seconds": column("seconds", pa.float64()),
+            "seed": column("seed", pa.int64()),
+            "reason": column("reason", pa.string()),
+        }
+    )
+
+
+def curves(records: Sequence[TrialRecord]) -> pa.Table:
+    """`trials.parquet`: every evaluation of every trial, in the order of the trials' ids.
+
+    Columns: `trial`, `evaluation` (0 for the first), `samples`, and what rows of a curve hold.
+    """
+    order = sorted(records, key=lambda one: one.id)
+    told = [(one.id, place, row) for one in order for place, row in enumerate(one.curve)]
+    names = dict.fromkeys(["samples", *(name for _, _, row in told for name in row)])
+    columns = {
+        "trial": pa.array([trial for trial, _, _ in told], pa.string()),
+        "evaluation": pa.array([place for _, place, _ in told], pa.int64()),
+    }
+    for name in names:
+        kind = pa.int64() if name == "samples" else pa.float64()
+        columns[name] = pa.array([row.get(name) for _, _, row in told], kind)
+    return pa.table(columns)
+
+
+def parquet(table: pa.Table) -> bytes:
+    """A table as a Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _configured(order: Sequence[TrialRecord], key: str) -> pa.Array:
+    """What configurations say of a key: numbers where all are, else text as it would be typed."""
+    there = [key in one.configuration for one in order]
+    found = [one.configuration.get(key) for one in order]
+    kinds = {type(value) for value, told in zip(found, there, strict=True) if told}
+    if kinds <= {int, float}:
+        return pa.array(found, pa.float64() if float in kinds else pa.int64())
+    said = [text(value) if told else None for value, told in zip(found, there, strict=True)]
+    return pa.array(said, pa.string())
+
+
+# Plots
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A sweep that is over, as far as it is reported."""
+
+    recipe: TuneRecipe
+    """As given."""
+    space: Space
+    """What was searched."""
+    metric: Metric
+    """What trials are compared by."""
+    records: Sequence[TrialRecord]
+    """All trials that ended."""
+    planned: int
+    """How many were to be."""
+    best_yaml: str
+    """`best.yaml`."""
+    about: Mapping[str, str] = field(default_factory=dict)
+    """What else was found out, name -> line: digest of the index, features, refit, ..."""
+    tests: Mapping[str, bytes] = field(default_factory=dict)
+    """Range tests: heading -> PNG."""
+    notes: Sequence[str] = ()
+    """What a reader must know before any figure."""
+
+
+def draw(sweep: Reported) -> dict[str, bytes]:
+    """The plots by name: `parallel`; `rates` where learning rates were searched; `curves`."""
+    metric, axes = sweep.metric, _axes(sweep)
+    trials = [_trial(one, metric) for one in _in_order(sweep)]
+    measure = Measure(metric.title, metric.mode == "max")
+    plots = {"parallel": parallel(trials, axes, measure)}
+    rate = next((key for key in sweep.space.keys if key.endswith(".learning_rate")), None)
+    if rate is not None:
+        panels = {"all trials": trials}
+        if "variant" in axes:
+            panels = {}
+            for one in trials:
+                panels.setdefault(str(one.values.get("variant", "–")), []).append(one)
+        colour = next((key for key in axes if key.endswith("schedule.name")), "")
+        plots["rates"] = rates(trials, rate, list(panels.items())[:PANELS_MOST], colour, measure)
+    plots["curves"] = trial_curves(trials, measure)
+    return plots
+
+
+def _trial(one: TrialRecord, metric: Metric) -> Trial:
+    values = {
+        key: value if type(value) in (int, float) else short_value(key, value)
+        for key, value in one.configuration.items()
+    }
+    score = math.nan if one.best is None else one.best
+    curve = [(row["samples"], metric.of(row)) for row in one.curve]
+    return Trial(label(one.configuration), values, score, curve)
+
+
+def _in_order(sweep: Reported) -> list[TrialRecord]:
+    """The trials in the order of the axes' values, not in that in which they ended."""
+
+    def place(one: TrialRecord) -> list[int]:
+        found = []
+        for axis in sweep.space.axes:
+            if axis.applies(one.configuration) and axis.key in one.configuration:
+                here = one.configuration[axis.key]
+                places = (i for i, each in enumerate(axis.domain.grid()) if same(each, here))
+                found.append(next(places, 0))
+        return found
+
+    return sorted(sweep.records, key=lambda one: (place(one), one.id))
+
+
+def _axes(sweep: Reported) -> dict[str, str]:
+    """Keys that trials differ in, with headings."""
+    found = [key for key in sweep.space.keys if len(_groups(sweep.records, key)) > 1]
+    lasts = [HEADINGS.get(key.split(".")[-1], key.split(".")[-1]) for key in found]
+    return {
+        key: last if lasts.count(last) == 1 else key for key, last in zip(found, lasts, strict=True)
+    }
+
+
+def _groups(records: Sequence[TrialRecord], key: str) -> list[tuple[Any, list[TrialRecord]]]:
+    """Values that trials have for a key, in the order of appearance, each with its trials."""
+    found: dict[str, tuple[Any, list[TrialRecord]]] = {}
+    for one in records:
+        if key in one.configuration:
+            value = one.configuration[key]
+            found.setdefault(canonical(value), (value, []))[1].append(one)
+    return list(found.values())
+
+
+# The page
+
+
+def publish(sweep: Reported, run: Run) -> None:
+    """Publish `plots/*.png` and `report.html`; raises TrainingError where no trial has a value."""
+    with run.activity("drawing"):
+        run.progress("drawing plots")
+        plots = draw(sweep)
+        data = page(sweep, plots, run.run_id)
+    for name, picture in plots.items():
+        run.publish(f"plots/{name}.png", picture)
+    run.publish("report.html", data)
+
+
+def page(sweep: Reported, plots: Mapping[str, bytes], run_id: str) -> bytes:
+    """`report.html`.
+
+    Raises:
+        TrainingError: no trial has a value.
+    """
+    best = best_record(sweep.records, sweep.metric)
+    failed = [
+        (one.id, label(one.configuration), one.reason or "")
+        for one in sweep.records
+        if one.status == "failed"
+    ]
+    shown = [
+        plot(plots[name], title, note, wide=name == "parallel")
+        for name, (title, note) in PLOTS.items()
+        if name in plots
+    ]
+    recipe = tag("p", "best.yaml, which train takes unchanged.", class_="note")
+    sections = [
+        Section("leaderboard", "Leaderboard", _leaderboard(sweep)),
+        Section(
+            "search",
+            "What was searched",
+            joined((tag("div", *shown, class_="plots"), _by_value(sweep))),
+        ),
+        Section("best", "The best configuration", joined((recipe, tag("pre", sweep.best_yaml)))),
+    ]
+    if sweep.tests:
+        tests = [plot(data, title, wide=True) for title, data in sweep.tests.items()]
+        sections.append(Section("rates", "Range tests", tag("div", *tests, class_="plots")))
+    if failed:
+        rows = table(("trial", "configuration", "reason"), failed[:ROWS], texts=3)
+        sections.append(Section("failed", "Failed trials", rows))
+    sections.append(Section("provenance", "Provenance", _provenance(sweep, run_id)))
+    return html(
+        Page(
+            title=f"Sweep on {last_part(sweep.recipe.index)}: {label(best.configuration)}",
+            subtitle=f"{len(sweep.records):,} of {sweep.planned:,} trials by {sweep.recipe.search} "
+            f"search, {ended_words(by_status(sweep.records))} · "
+            f"best by {sweep.metric.title} · run {run_id}",
+            warnings=(*sweep.notes, *edge_lines(sweep.space, best)),
+            head=_head(sweep, best),
+            sections=sections,
+            footer="Written by satray; self-contained. All trials are in leaderboard.parquet, "
+            "their curves in trials.parquet, the plots in plots/.",
+        )
+    )
+
+
+def _head(sweep: Reported, best: TrialRecord) -> Html:
+    title, top = sweep.metric.title, at_best(best)
+    values = [one.best for one in sweep.records if one.best is not None]
+    headlines = [
+        Headline(f"best {title}", best.best, None, f"after {best.best_samples:,} samples"),
+        Headline(f"median {title}", statistics.median(values), None, f"of {len(values):,} trials"),
+    ]
+    headlines += [
+        Headline(said, top[name], None, "of the best trial")
+        for name, said in (("map", "mAP"), ("accuracy", "accuracy"), ("val_loss", "val. loss"))
+        if name in top and name != sweep.metric.column
+    ]
+    caution = (
+        f"The best of {len(values):,} is chosen on the validation tiles that its figure is of, so "
+        "it looks somewhat better than it is; tiles that no trial was compared on (evaluate "
+        "split=test) say what it is worth."
+    )
+    return joined((cards(headlines), tag("p", caution, class_="note")))
+
+
+def _leaderboard(sweep: Reported) -> Html:
+    order = ranked(sweep.records, sweep.metric)
+    beside = [name for name in ("train_loss", "val_loss") if name != sweep.metric.column]
+    heads = ("trial", sweep.metric.title, *(name.replace("_", " ") for name in beside),
+             "best at", "samples", "seconds", "")  # fmt: skip
+    rows = [
+        (
+            f"{place}. {label(one.configuration)}",
+            number(one.best, 4),
+            *(number(at_best(one).get(name), 4) for name in beside),
+            "–" if one.best_samples is None else f"{one.best_samples:,}",
+            f"{one.samples:,}",
+            f"{one.seconds:.1f}",
+            "" if one.status == "done" else one.status,
+        )
+        for place, one in enumerate(order[:ROWS], 1)
+    ]
+    parts: list[Child] = [table(heads, rows[:OPEN])]
+    if more := rows[OPEN:]:
+        parts.append(details(f"The next {len(more)}", table(heads, more)))
+    if len(order) > ROWS:
+        said = f"The first {ROWS} of {len(order):,}; leaderboard.parquet has all."
+        parts.append(tag("p", said, class_="note"))
+    return joined(parts)
+
+
+def _by_value(sweep: Reported) -> Html:
+    """For each key with a few values: how its values did, at best and in the middle."""
+    parts: list[Child] = []
+    for key, heading in _axes(sweep).items():
+        by_value = _groups(_in_order(sweep), key)
+        if len(by_value) > PANELS_MOST:
+            continue
+        rows = []
+        for value, members in by_value:
+            shown = [one.best for one in members if one.best is not None]
+            top = number(max(shown, key=sweep.metric.worth, default=None), 4)
+            middle = number(statistics.median(shown) if shown else None, 4)
+            rows.append((short_value(key, value), f"{len(members):,}", top, middle))
+        parts.append(table((heading, "trials", "best", "median"), rows))
+    if not parts:
+        return Html()
+    return joined((tag("h3", "By value"), tag("div", *parts, class_="plots")))
+
+
+def _provenance(sweep: Reported, run_id: str) -> Html:
+    recipe, stop = sweep.recipe, sweep.recipe.stop
+    goes_on = f", one in {stop.factor} goes on" if stop.name != "none" else ""
+    rows: list[tuple[str, Child]] = [
+        ("run", run_id),
+        ("index", recipe.index),
+        ("search", f"{recipe.search}, seed {recipe.seed}"),
+        ("early stopping", f"{stop.name}{goes_on}"),
+        ("seconds of trials", f"{sum(one.seconds for one in sweep.records):,.0f}"),
+        *sweep.about.items(),
+        *((f"base: {key}", text(value)) for key, value in recipe.base.items()),
+        *((f"space: {axis.key}", axis.words()) for axis in sweep.space.axes),
+    ]
+    return joined((pairs(rows), versions({"": library_versions()})))
