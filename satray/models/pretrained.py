@@ -1,12 +1,11 @@
 """Published weights by name: timm's, fetched once by the driver into the hub's own cache."""
 
-import contextlib
 import hashlib
 import os
 import socket
 import threading
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -144,7 +143,7 @@ def fetch(backbone: str, word: str = "pretrained") -> Path:
         try:
             return fetch_from(place, found.file)
         except (OSError, RuntimeError, ValueError) as error:
-            reasons.append((str(error).strip() or type(error).__name__).splitlines()[0][:120])
+            reasons.append(" ".join(str(error).split())[:120] or type(error).__name__)
     raise InputError(_cannot(word, found.name, reasons[0] if reasons else "none can be read"))
 
 
@@ -172,12 +171,8 @@ def refuse_unreachable(backbones: Mapping[str, str]) -> None:
     absent = [name for name in wanted if not _maybe_cached(name.partition(".")[0])]
     if not absent:
         return
-    from huggingface_hub import constants
-
     try:
-        if constants.HF_HUB_OFFLINE:
-            raise OSError("HF_HUB_OFFLINE is set")
-        _reach(constants.ENDPOINT)
+        _reach_hub()
     except OSError as error:
         raise InputError(_cannot(wanted[absent[0]], absent[0], str(error))) from error
 
@@ -206,16 +201,13 @@ def _torch_folder() -> Path:
 
 
 def _from_hub(repository: str, name: str) -> Path:
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     cached = try_to_load_from_cache(repository, name)
     if isinstance(cached, str):
         return Path(cached)
-    if constants.HF_HUB_OFFLINE:
-        raise OSError("HF_HUB_OFFLINE is set")
-    _reach(constants.ENDPOINT)
-    with _patience():
-        return Path(hf_hub_download(repository, name, etag_timeout=_CONNECT_S))
+    _reach_hub()
+    return Path(hf_hub_download(repository, name, etag_timeout=_CONNECT_S))
 
 
 def _from_url(url: str, name: str) -> Path:
@@ -228,9 +220,22 @@ def _from_url(url: str, name: str) -> Path:
     if not path.exists():
         _reach(url)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _patience():
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(_READ_S)  # torch.hub sets none of its own
+        try:
             torch.hub.download_url_to_file(url, str(path), progress=False)
+        finally:
+            socket.setdefaulttimeout(before)
     return path
+
+
+def _reach_hub() -> None:
+    """Raise OSError where the hub is not to be asked, or does not answer."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("HF_HUB_OFFLINE is set")
+    _reach(constants.ENDPOINT)
 
 
 def _reach(url: str) -> None:
@@ -242,29 +247,17 @@ def _reach(url: str) -> None:
     proxy = urllib.request.getproxies().get(scheme)
     target = urlsplit(proxy if proxy and "://" in proxy else f"//{proxy}" if proxy else url)
     port = target.port or (443 if (target.scheme or scheme) == "https" else 80)
-    told: list[str] = []
+    said = ["no answer"]
 
-    def knock() -> None:
+    def connect() -> None:
         try:
             socket.create_connection((target.hostname or "", port), _CONNECT_S).close()
-            told.append("")
+            said[0] = ""
         except OSError as error:
-            told.append(str(error.strerror or error))
+            said[0] = str(error.strerror or error)
 
-    thread = threading.Thread(target=knock, daemon=True)
+    thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(_CONNECT_S + 0.2)
-    if told != [""]:
-        reason = told[0] if told else "no answer"
-        raise OSError(f"{target.hostname} cannot be reached ({reason})")
-
-
-@contextlib.contextmanager
-def _patience() -> Iterator[None]:
-    """A limit on every read of a socket that sets none itself."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_READ_S)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+    if said[0]:
+        raise OSError(f"{target.hostname} cannot be reached ({said[0]})")

@@ -1,38 +1,42 @@
 """Put stored weights into a tower: what is loaded is what was meant, or it is refused.
 
-A file may name its tensors as timm, torchvision or Cadene do, or as a repository whose names timm
-knows to convert, behind whatever prefix a training script put before them. The head of the stored
-network is left out, and a first convolution for other bands is adapted (`first_conv`). Below the
-head nothing may be missing, left over, or of another shape.
+A file is `.safetensors`, or what `torch.save` wrote; code in it is not run. It may name its tensors
+as timm, torchvision or Cadene do, or as a repository whose names timm knows to convert, behind
+whatever prefix a training script put before them. The head of the stored network is left out, and a
+first convolution for other bands is adapted (`adapt_first_conv`). Below the head nothing may be
+missing, left over, or of another shape.
 """
 
+import argparse
+import io
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from satray.config.train import FirstConv, VariantOptions
-from satray.errors import InputError
+from satray.errors import InputError, one_line
 from satray.models.backbones import AFTER_FEATURES, Backbone
-from satray.models.first_conv import adapt_first_conv
 from satray.models.network import Network
 from satray.models.pretrained import fetch, is_word, published
-from satray.models.weight_files import parse_state, read_state, unwrap
-from satray.storage import Storage
+from satray.models.spec import SPEC, BundleSpec
+from satray.models.variant import RGB
+from satray.storage import Storage, join, parent
 
-__all__ = [
-    "WeightsReport",
-    "load_network_weights",
-    "load_weights",
-    "parse_state",
-    "read_state",
-    "read_weights",
-]
+SENTINEL2 = (
+    *("coastal", "blue", "green", "red", "rededge071", "rededge075", "rededge078"),
+    *("nir", "nir08", "nir09", "cirrus", "swir16", "swir22"),
+)
+"""Bands of Sentinel-2's level 1C in file order, B01 to B12, as weights for 13 bands take them."""
 
+# What training scripts wrap a state dict in, outermost first.
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "ema", "net", "weights")
 # Counters that files from before PyTorch 0.4.1 lack; nothing uses them.
 _COUNTER = ".num_batches_tracked"
 # Copies of a network that follow another one in the same file: of two, the other is meant.
@@ -48,6 +52,19 @@ _HEADS = (
 Tensors = dict[str, Tensor]
 
 
+class Stored(NamedTuple):
+    """What a tower starts from."""
+
+    source: str
+    """Path, URI, or name of published weights."""
+
+    tensors: Tensors
+    """By name, on the CPU."""
+
+    bands: Mapping[str, tuple[str, ...]] = {}
+    """Of a satray bundle's weights: the bands of each of its towers."""
+
+
 @dataclass(frozen=True)
 class WeightsReport:
     """What became of a file of weights in one tower."""
@@ -60,9 +77,6 @@ class WeightsReport:
 
     loaded: int
     """Tensors taken over: all that the backbone has."""
-
-    head: tuple[str, ...]
-    """Tensors of the stored network's head, left out on purpose."""
 
     part: str = ""
     """What stands before the names of the tensors taken, where the file holds others besides."""
@@ -78,14 +92,10 @@ class WeightsReport:
         return text
 
 
-Stored = tuple[str, Tensors]
-"""Name of what a tower starts from, and its tensors."""
-
-
 def read_weights(
     sources: Mapping[str, str], variant: VariantOptions, storage: Storage
 ) -> dict[str, Stored]:
-    """Name and tensors for each tower that has pretrained weights; for the driver.
+    """The weights of each tower that has any; for the driver.
 
     Args:
         sources: of `satray.models.pretrained.sources_of`.
@@ -95,85 +105,87 @@ def read_weights(
     Raises:
         InputError: weights that cannot be read or fetched.
     """
-    backbones = {tower.name: tower.backbone for tower in variant.towers}
     known: dict[tuple[str, str], Stored] = {}
     found: dict[str, Stored] = {}
-    for name, source in sources.items():
+    for tower in variant.towers:
+        source = sources.get(tower.name, "none")
         if source == "none":
             continue
-        key = (source, backbones[name] if is_word(source) else "")
+        key = (source, tower.backbone if is_word(source) else "")
         if key not in known:
-            known[key] = _read(source, backbones[name], storage)
-        found[name] = known[key]
+            known[key] = _read(source, tower.backbone, storage)
+        found[tower.name] = known[key]
     return found
 
 
-def _read(source: str, backbone: str, storage: Storage) -> Stored:
-    if not is_word(source):
-        return source, read_state(source, storage)
-    path, entry = fetch(backbone, source), published(backbone, source)
-    name = source if entry is None else f"{entry.name} ({source}; {entry.licence or 'no licence'})"
-    return name, parse_state(path.read_bytes(), path.name)
+def read_state(uri: str, storage: Storage) -> Tensors:
+    """The tensors of a file by name, on the CPU.
+
+    Args:
+        uri: a `.safetensors` file, or PyTorch's (`.pth`, `.pt`, ...); its content tells which.
+        storage: how to reach it.
+
+    Raises:
+        InputError: no such file, broken, holding code, or without tensors.
+    """
+    return _parse(storage.read(uri), uri)
 
 
 def load_network_weights(
-    network: Network,
-    weights: Mapping[str, Stored],
-    first_conv: FirstConv = "kaiming",
+    network: Network, weights: Mapping[str, Stored], first_conv: FirstConv = "kaiming"
 ) -> tuple[WeightsReport, ...]:
     """Load what `read_weights` found into a network's towers; raises as `load_weights` does."""
     bands = {tower.name: tower.bands for tower in network.variant.towers}
     backbones = network.backbones()
     return tuple(
-        load_weights(state, backbones[name], bands[name], first_conv, tower=name, source=source)
-        for name, (source, state) in weights.items()
+        load_weights(stored, backbones[name], bands[name], first_conv, tower=name)
+        for name, stored in weights.items()
     )
 
 
 def load_weights(
-    state: Mapping[str, object],
+    stored: Stored,
     backbone: Backbone,
     bands: Sequence[str],
     first_conv: FirstConv = "kaiming",
     *,
     tower: str = "",
-    source: str = "weights",
 ) -> WeightsReport:
     """Load stored weights into a backbone; where they are refused it stays as it was.
 
     Args:
-        state: a state dict, wrapped or not.
+        stored: the weights, of a file read.
         backbone: takes the weights.
         bands: the tower's bands, in input order.
         first_conv: how the first convolution meets other bands.
         tower: the tower's name, for the report and to find it in a satray bundle's weights.
-        source: where the state comes from, for messages.
 
     Raises:
         InputError: the weights are another architecture's (tensors below the head are missing,
             left over or of another shape), several networks fit, numbers are not finite, or the
             first convolution cannot be adapted.
     """
-    target = backbone.body.state_dict()
-    wanted = {name for name in target if not name.endswith(_COUNTER)}
-    given = unwrap(state)
-    prefix, tensors = _arranged(given, backbone, tower, source)
-    first = f"{backbone.first_conv}.weight" if backbone.first_conv else ""
-    for name in wanted & tensors.keys():
-        tensors[name] = _unflattened(tensors[name], target[name])
-    stem = tensors.get(first)
-    if stem is not None and stem.ndim == 4 and stem.shape[1] != 0:
-        wide = target[first]
-        if stem.shape[:1] + stem.shape[2:] == wide.shape[:1] + wide.shape[2:]:
+    source, target = stored.source, backbone.body.state_dict()
+    wanted = [name for name in target if not name.endswith(_COUNTER)]
+    prefix, tensors = _arranged(stored.tensors, backbone, tower, source)
+    for name in tensors.keys() & wanted:
+        flat, shape = tensors[name], target[name].shape
+        if flat.ndim == 2 and shape == (*flat.shape, 1, 1):  # so Cadene's oldest files keep them
+            tensors[name] = flat[:, :, None, None]
+    first = f"{backbone.first_conv}.weight"
+    if first in target and first in tensors and tensors[first].is_floating_point():
+        stem, wide = tensors[first], target[first]
+        same = stem.shape[:1] + stem.shape[2:] == wide.shape[:1] + wide.shape[2:]
+        if stem.ndim == 4 and same and stem.shape[1] > 0:
+            known = stored.bands.get(tower)
+            if known is None and len(stored.bands) == 1:
+                (known,) = stored.bands.values()
             try:
-                stem = stem.to(wide.dtype) if stem.is_floating_point() else stem
-                tensors[first] = adapt_first_conv(stem, bands, first_conv)
+                tensors[first] = adapt_first_conv(stem.to(wide.dtype), bands, first_conv, known)
             except InputError as error:
                 raise InputError(f"{source}: {error}") from None
-    heads = (*_HEADS, *_classifiers(backbone))
-    head = tuple(name for name in tensors if name.startswith(heads) and name not in target)
-    _refuse_others(tensors, target, wanted, head, f"{source}: does not fit {backbone.name}")
-    for name in sorted(wanted):
+    _refuse_others(tensors, target, wanted, backbone, source)
+    for name in wanted:
         if target[name].is_floating_point() and not tensors[name].is_floating_point():
             kind = str(tensors[name].dtype).removeprefix("torch.")
             raise InputError(f"{source}: {name} is {kind}; accepted: floating-point numbers")
@@ -184,26 +196,192 @@ def load_weights(
     with torch.no_grad():
         for name in target.keys() & tensors.keys():
             target[name].copy_(tensors[name])
-    return WeightsReport(
-        tower=tower or backbone.name,
-        source=source,
-        loaded=len(wanted),
-        head=head,
-        part=prefix,
-        others=sum(not name.startswith(prefix) for name in given),
+    others = sum(not name.startswith(prefix) for name in stored.tensors)
+    return WeightsReport(tower or backbone.name, source, len(wanted), prefix, others)
+
+
+def adapt_first_conv(
+    stored_OIkk: Tensor,
+    bands: Sequence[str],
+    how: FirstConv,
+    stored_bands: Sequence[str] | None = None,
+) -> Tensor:
+    """Weights of a first convolution for a tower's bands: w_OCkk, C = len(bands).
+
+    Each band takes its own weights by name, whatever the order, and the others are filled:
+
+    - `kaiming`: drawn anew by `kaiming_normal_` on a (O, 1, k, k) part each (the Planet report);
+    - `zero`: zeros, so that the outputs are those of the stored network;
+    - `mean`: the mean over the stored bands;
+    - `copy`: the stored bands in turn, by the channel's place.
+
+    With `kaiming` and `zero` the weights taken by name are kept bit for bit. With `mean` and `copy`
+    all weights of C > 1 bands are multiplied by I / C, so that the sum over channels stays what it
+    was; one band takes the sum over all. For red, green, blue, `copy` is timm's `adapt_input_conv`.
+
+    Weights for as many bands, none of which is among the tower's, are taken as they are, in their
+    places; those for red, green, blue by any three bands that are not just these (`nir, nir, nir`).
+    `in_place` knows no names: the first bands take the stored weights whatever they are, the others
+    are drawn. So the Planet report's code does, whose files are blue, green, red, near-infrared:
+    its blue meets the filters of red.
+
+    Args:
+        stored_OIkk: the stored weights.
+        bands: the tower's bands, in input order.
+        how: `kaiming` and `in_place` draw from torch's global generator.
+        stored_bands: names of the I stored bands; by default red, green, blue for 3 and
+            `SENTINEL2` for 13.
+
+    Raises:
+        InputError: stored weights for bands that nobody has named, or `zero` without any of them.
+    """
+    stored, wanted = stored_OIkk.shape[1], len(bands)
+    names = tuple(stored_bands or {3: RGB, 13: SENTINEL2}.get(stored, ()))
+    others = sorted(bands) != sorted(names) and (names == RGB or not set(names) & set(bands))
+    if stored == wanted and others:
+        return stored_OIkk
+    if len(names) != stored:
+        raise InputError(
+            f"weights: the first convolution takes {stored} bands, the tower {wanted} "
+            f"({', '.join(bands)}); accepted: 3 (red, green, blue), 13 (Sentinel-2, B01 to B12), "
+            f"{wanted}, or a bundle's weights beside its {SPEC}"
+        )
+    if how in ("mean", "copy") and wanted == 1:
+        return stored_OIkk.sum(1, keepdim=True)
+    takes: list[int | None] = [place if place < stored else None for place in range(wanted)]
+    if how != "in_place":
+        free = list(names)
+        for place, band in enumerate(bands):
+            takes[place] = free.index(band) if band in free else None
+            if band in free:  # a repeated name is filled like another band
+                free[free.index(band)] = ""
+    if how == "zero" and not any(channel is not None for channel in takes):
+        raise InputError(
+            f"first_conv=zero would blind a tower of {', '.join(bands)}, none of them "
+            f"{', '.join(names)}; accepted: kaiming, mean, copy"
+        )
+    parts: list[Tensor] = []
+    for place, channel in enumerate(takes):
+        if channel is None and how == "copy":
+            channel = place % stored
+        if channel is not None:
+            parts.append(stored_OIkk[:, channel : channel + 1])
+        elif how == "mean":
+            parts.append(stored_OIkk.mean(1, keepdim=True))
+        elif how == "zero":
+            parts.append(torch.zeros_like(stored_OIkk[:, :1]))
+        else:
+            parts.append(nn.init.kaiming_normal_(torch.empty_like(stored_OIkk[:, :1])))
+    w_OCkk = torch.cat(parts, 1)
+    return w_OCkk * (stored / wanted) if how in ("mean", "copy") else w_OCkk
+
+
+def _read(source: str, backbone: str, storage: Storage) -> Stored:
+    if is_word(source):
+        path, entry = fetch(backbone, source), published(backbone, source)
+        licence = (entry and entry.licence) or "no licence"
+        name = f"{entry.name} ({source}; {licence})" if entry else source
+        return Stored(name, _parse(path.read_bytes(), path.name))
+    about, bands = join(parent(source), SPEC), {}
+    if storage.exists(about):
+        spec = BundleSpec.from_json(storage.read(about), about)
+        bands = {tower.name: tower.bands for tower in spec.variant.towers}
+    return Stored(source, read_state(source, storage), bands)
+
+
+def _parse(data: bytes, name: str) -> Tensors:
+    # Told by content, since files are renamed: a header's length, then JSON.
+    pickled = data.startswith((b"PK", b"\x80"))  # a zip archive, or a pickle
+    safe = data[8:10] == b'{"' or (name.endswith(".safetensors") and not pickled)
+    state = _safetensors(data, name) if safe else _torch(data, name)
+    tensors = _unwrap(state)
+    if not tensors:
+        top = state if isinstance(state, dict) else {}
+        inside = [str(key) for key, value in top.items() if _holds_tensors(value)]
+        found = f", but several dicts of them ({', '.join(inside)})" if inside else ""
+        raise InputError(f"{name}: holds no tensors by name{found}; accepted: a state dict")
+    return tensors
+
+
+def _safetensors(data: bytes, name: str) -> Tensors:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        state: Tensors = load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{name}: not a safetensors file: {error}") from error
+    return state
+
+
+def _torch(data: bytes, name: str) -> object:
+    if not data.startswith((b"PK", b"\x80")):
+        begins = f"it begins {data[:24]!r}" if data else "it is empty"
+        raise InputError(f"{name}: not a PyTorch file: {begins}")
+    # Namespace: timm's own training checkpoints keep their arguments so.
+    with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+        warnings.simplefilter("ignore")  # on pickle protocols; what fails is told below
+        try:
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Exception as error:  # of many classes, by what in the file is broken
+            said = one_line(error)
+            if "TorchScript" in said:
+                said = (
+                    "a TorchScript archive, which holds code and is not loaded; accepted: "
+                    "torch.save(torch.jit.load(FILE).state_dict(), OTHER)"
+                )
+            elif "weights_only" in said.lower() or "unsupported" in said.lower():
+                said = (
+                    "a pickle with more than tensors in it, which may run code and is not loaded; "
+                    "accepted: tensors alone, as torch.save(model.state_dict(), FILE) writes them, "
+                    "or .safetensors"
+                )
+            else:
+                said = f"not a PyTorch file: {said[:160]}"
+            raise InputError(f"{name}: {said}") from error
+
+
+def _unwrap(state: object) -> Tensors:
+    """The tensors of a state dict, which may be wrapped: by a usual name, or in the only dict."""
+    for _ in range(3):
+        if not isinstance(state, dict):
+            return {}
+        inner = next((state[key] for key in _WRAPPERS if isinstance(state.get(key), dict)), None)
+        if inner is None:
+            dicts = [value for value in state.values() if _holds_tensors(value)]
+            if len(dicts) != 1 or _holds_tensors(state):
+                break
+            inner = dicts[0]
+        state = inner
+    if not isinstance(state, dict):
+        return {}
+    return {
+        name: value.detach() if value.layout is torch.strided else value.detach().to_dense()
+        for name, value in state.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
+
+
+def _holds_tensors(value: object) -> bool:
+    """Whether a value is a dict that has tensors by name."""
+    return isinstance(value, dict) and any(
+        isinstance(name, str) and isinstance(inside, Tensor) for name, inside in value.items()
     )
 
 
 def _refuse_others(
-    tensors: Tensors, target: Tensors, wanted: set[str], head: Sequence[str], what: str
+    tensors: Tensors, target: Tensors, wanted: list[str], backbone: Backbone, source: str
 ) -> None:
     """Raise where tensors below the head are missing, left over, or of another shape."""
-    missing = [name for name in target if name in wanted and name not in tensors]
-    rest = [name for name in tensors if name not in target and name not in head]
+    classifier = getattr(backbone.body, "default_cfg", {}).get("classifier") or ()
+    named = (classifier,) if isinstance(classifier, str) else classifier
+    heads = (*_HEADS, *(f"{name}." for name in named))
+    missing = [name for name in wanted if name not in tensors]
+    rest = [n for n in tensors if n not in target and not n.startswith(heads)]
     clashing = [
         f"{name} ({_size(tensors[name])} for {_size(target[name])})"
-        for name in target
-        if name in wanted and name in tensors and tensors[name].shape != target[name].shape
+        for name in wanted
+        if name in tensors and tensors[name].shape != target[name].shape
     ]
     told = [
         _listed(names, word)
@@ -216,25 +394,9 @@ def _refuse_others(
     ]
     if told:
         raise InputError(
-            f"{what}: {'; '.join(told)}; accepted: weights of this very architecture (its head "
-            "apart), or another variant"
+            f"{source}: does not fit {backbone.name}: {'; '.join(told)}; accepted: weights of this "
+            "very architecture (its head apart), or another variant"
         )
-
-
-def _unflattened(stored: Tensor, wanted: Tensor) -> Tensor:
-    """Cadene's oldest files keep pointwise weights flat."""
-    flat = stored.ndim == 2 and wanted.shape == (*stored.shape, 1, 1)
-    return stored[:, :, None, None] if flat else stored
-
-
-def _classifiers(backbone: Backbone) -> tuple[str, ...]:
-    """Names of the head in timm's own files."""
-    named = getattr(backbone.body, "default_cfg", {}).get("classifier") or ()
-    return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
-
-
-def _size(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a number"
 
 
 def _arranged(given: Tensors, backbone: Backbone, tower: str, source: str) -> tuple[str, Tensors]:
@@ -252,8 +414,12 @@ def _arranged(given: Tensors, backbone: Backbone, tower: str, source: str) -> tu
     own = _by_place(own, target)
     found = max((_converted(own, backbone), own), key=fits)
     if 2 * fits(found) < len(target):
-        foreign = _converted(_bare(given), backbone)
-        _, foreign = _part(foreign, target, tower, source)
+        first = {name.split(".", 1)[0] for name in given}
+        bare = given
+        while len(first) == 1 and all("." in name for name in bare):  # what all names begin with
+            bare = {name.split(".", 1)[1]: value for name, value in bare.items()}
+            first = {name.split(".", 1)[0] for name in bare}
+        _, foreign = _part(_converted(bare, backbone), target, tower, source)
         if fits(foreign) > fits(found):
             return "", foreign
     return prefix, dict(found)
@@ -286,15 +452,6 @@ def _part(tensors: Tensors, target: Tensors, tower: str, source: str) -> tuple[s
     return prefix, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
 
 
-def _bare(tensors: Tensors) -> Tensors:
-    """The tensors without the words that all their names begin with."""
-    first = {name.split(".", 1)[0] for name in tensors if "." in name}
-    while len(first) == 1 and all("." in name for name in tensors):
-        tensors = {name.split(".", 1)[1]: value for name, value in tensors.items()}
-        first = {name.split(".", 1)[0] for name in tensors if "." in name}
-    return tensors
-
-
 def _converted(tensors: Tensors, backbone: Backbone) -> Tensors:
     """What timm makes of other repositories' names, for the backbones that it does so for."""
     module = sys.modules[type(backbone.body).__module__]
@@ -302,11 +459,10 @@ def _converted(tensors: Tensors, backbone: Backbone) -> Tensors:
     if convert is None:
         return tensors
     try:
-        found = convert(dict(tensors), backbone.body)
+        return _unwrap(convert(dict(tensors), backbone.body)) or tensors
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError,
             TypeError, ValueError):  # fmt: skip
         return tensors  # it was written for others; what does not fit is told in a moment
-    return unwrap(found) or tensors
 
 
 def _by_place(tensors: Tensors, target: Tensors) -> Tensors:
@@ -326,8 +482,11 @@ def _by_place(tensors: Tensors, target: Tensors) -> Tensors:
     if not same:
         return tensors
     renamed = {o: tensors[t] for t, o in zip(theirs, ours, strict=True)}
-    rest = {n: v for n, v in tensors.items() if not n.startswith("features.")}
-    return renamed | rest
+    return renamed | {n: v for n, v in tensors.items() if not n.startswith("features.")}
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
 
 
 def _listed(names: Sequence[str], word: str) -> str:

@@ -1,19 +1,49 @@
+"""Weights of files: what is read, which network of a file is meant, how bands meet its stem."""
+
+import argparse
+import math
+import pickle
 import re
 
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
+from timm.models import adapt_input_conv
 
 from satray.config.train import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.models.backbones import build
+from satray.models.bundle import bundle_files
+from satray.models.geometry import FeatureGrid
 from satray.models.network import Network
 from satray.models.pretrained import sources_of
-from satray.models.variant import resolve
-from satray.models.weights import load_network_weights, load_weights, read_weights
+from satray.models.spec import BundleSpec
+from satray.models.variant import input_bands, resolve
+from satray.models.weights import (
+    SENTINEL2,
+    Stored,
+    adapt_first_conv,
+    load_network_weights,
+    load_weights,
+    read_state,
+    read_weights,
+)
 from satray.storage import Storage
 
 RGB = ("red", "green", "blue")
+RGBN = (*RGB, "nir")
+
+
+def load(state, name="simple_cnn", bands=RGB, source="w", **options):
+    """Load a state dict into a new backbone; the backbone and the report."""
+    backbone = build(name, len(bands)).eval()
+    return backbone, load_weights(Stored(source, state), backbone, bands, **options)
+
+
+def same(backbone, source):
+    found = backbone.body.state_dict()
+    return all(torch.equal(found[name], value) for name, value in source.items())
 
 
 def randomised(module):
@@ -27,73 +57,135 @@ def randomised(module):
     return module.eval()
 
 
-def torchvision_features(name, network, x):
-    if name == "resnet18":
-        trunk = torch.nn.Sequential(*list(network.children())[:-2])
-        return trunk(x)
-    if name == "mobilenet_v2":
-        return network.features(x)
-    found = {}
-    handle = network.Mixed_7c.register_forward_hook(lambda m, i, o: found.update(f=o))
-    network(x)
-    handle.remove()
-    return found["f"]
+# -- files
+
+
+class Code:
+    def __reduce__(self):
+        return (print, ("this ran",))
+
+
+def read(path):
+    return read_state(str(path), Storage())
+
+
+def test_formats_are_told_by_content(tmp_path):
+    state = {"a.weight": torch.randn(2, 3), "b": torch.arange(3)}
+    save_file(state, tmp_path / "w.safetensors")
+    save_file(state, tmp_path / "w.bin")
+    torch.save(state, tmp_path / "pickle.safetensors")
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "w.pth")
+    torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    timms = {"state_dict": state, "args": argparse.Namespace(lr=1)}  # as timm's training saves
+    torch.save(timms, tmp_path / "timm.pth.tar")
+    for path in tmp_path.iterdir():
+        found = read(path)
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[key], state[key]) for key in state)
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours", "options"),
+    "wrapper", ["state_dict", "model", "network", "module", "teacher", "model_ema", "params"]
+)
+def test_the_dict_of_tensors_is_the_state(tmp_path, wrapper):
+    state = {"a.weight": torch.randn(2, 3)}
+    torch.save({wrapper: state, "optimizer": {"lr": 1}, "epoch": 3}, tmp_path / "w.pth")
+    assert torch.equal(read(tmp_path / "w.pth")["a.weight"], state["a.weight"])
+
+
+def pickled(path):
+    path.write_bytes(pickle.dumps({"state_dict": {}, "hook": Code()}))
+
+
+def truncated(path):
+    torch.save({"a": torch.randn(1000)}, path)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize(
+    ("write", "said"),
     [
-        ("resnet18", "resnet18", {}),
-        ("mobilenet_v2", "mobilenetv2_100", {}),
-        ("inception_v3", "inception_v3", {"aux_logits": True, "init_weights": False}),
+        (pickled, r"more than tensors in it.*torch\.save\(model\.state_dict\(\), FILE\)"),
+        (lambda p: torch.save({"a": torch.zeros(1), "hook": Code()}, p), "more than tensors in it"),
+        (lambda p: torch.save(torch.nn.Linear(1, 1), p), "more than tensors in it"),
+        (lambda p: torch.jit.script(torch.nn.Linear(2, 2)).save(p), "a TorchScript archive"),
+        (lambda p: torch.save([torch.zeros(1)], p), "holds no tensors by name"),
+        (
+            lambda p: torch.save({n: {"a": torch.zeros(1)} for n in ("student", "teacher")}, p),
+            r"several dicts of them \(student, teacher\)",
+        ),
+        (truncated, "not a PyTorch file"),
+        (lambda p: p.write_bytes(b"PK\3\4" + b"0" * 99), "not a PyTorch file"),
+        (lambda p: p.write_bytes(b"<!DOCTYPE html>" * 9), "not a PyTorch file: it begins b"),
+        (lambda p: p.write_bytes(b""), "not a PyTorch file: it is empty"),
+        (lambda p: None, "does not exist"),
     ],
 )
-@pytest.mark.parametrize("prefix", ["", "module."])
+def test_what_is_no_file_of_weights_is_refused_and_does_not_run(tmp_path, capfd, write, said):
+    write(tmp_path / "w.pth")
+    with pytest.raises(InputError, match=said) as caught:
+        read(tmp_path / "w.pth")
+    assert "\n" not in str(caught.value)
+    assert "this ran" not in capfd.readouterr().out
+
+
+def test_a_broken_safetensors_file(tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(b"\0" * 40)
+    with pytest.raises(InputError, match="not a safetensors file"):
+        read(tmp_path / "w.safetensors")
+
+
+# -- which tensors are meant
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "options", "prefix"),
+    [
+        ("resnet18", "resnet18", {}, "module."),
+        ("mobilenet_v2", "mobilenetv2_100", {}, ""),
+        ("mobilenet_v2", "mobilenetv2_100", {}, "module."),
+        ("inception_v3", "inception_v3", {"aux_logits": True, "init_weights": False}, ""),
+    ],
+)
 def test_torchvision_weights_give_equal_features(theirs, ours, options, prefix):
     network = randomised(getattr(torchvision.models, theirs)(weights=None, **options))
     state = {prefix + name: value for name, value in network.state_dict().items()}
-    backbone = build(ours, 3).eval()
-    report = load_weights({"state_dict": state}, backbone, RGB)
+    last = {"resnet18": "layer4", "mobilenet_v2": "features", "inception_v3": "Mixed_7c"}[theirs]
+    found = {}
+    module = network.get_submodule(last)
+    module.register_forward_hook(lambda m, i, o: found.update(f=o))
+    backbone, report = load(state, ours)
+    assert not report.others
     x = torch.randn(2, 3, 107, 107)
     with torch.inference_mode():
-        torch.testing.assert_close(
-            backbone(x), torchvision_features(theirs, network, x), rtol=1e-4, atol=1e-5
-        )
-    assert report.head
-    assert not report.others
+        network(x)
+        torch.testing.assert_close(backbone(x), found["f"], rtol=1e-4, atol=1e-5)
 
 
 def test_cadene_xception_with_flat_pointwise_weights():
-    source = randomised(build("legacy_xception", 3))
-    state = {}
-    for name, value in source.body.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            continue  # from before PyTorch 0.4.1
-        state[name] = value[:, :, 0, 0] if "pointwise" in name else value
-    state |= {"last_linear.weight": torch.zeros(1000, 2048), "last_linear.bias": torch.zeros(1000)}
-    backbone = build("legacy_xception", 3).eval()
-    report = load_weights(state, backbone, RGB)
-    assert report.head == ("last_linear.weight", "last_linear.bias")
-    x = torch.randn(1, 3, 96, 96)
-    with torch.inference_mode():
-        assert torch.equal(backbone(x), source(x))
+    source = randomised(build("legacy_xception", 3)).body.state_dict()
+    state = {
+        name: value[:, :, 0, 0] if "pointwise" in name else value
+        for name, value in source.items()
+        if not name.endswith("num_batches_tracked")  # from before PyTorch 0.4.1
+    }
+    head = {"last_linear.weight": torch.zeros(1000, 2048), "last_linear.bias": torch.zeros(1000)}
+    backbone, _ = load(state | head, "legacy_xception")
+    assert same(backbone, source)
 
 
 @pytest.mark.parametrize(
-    "prefix", ["module.", "model.", "backbone.", "encoder.", "module.model.backbone.", "model.net."]
+    "prefix", ["", "module.", "model.", "backbone.", "module.model.backbone.", "model.net."]
 )
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
-def test_prefixes_and_wrappers(prefix, wrapper):
+def test_prefixes(prefix):
     source = build("simple_cnn", 3).body.state_dict()
     state = {prefix + name: value for name, value in source.items()}
-    state |= {"decoder.weight": torch.zeros(3), prefix + "fc.weight": torch.zeros(3)}
-    backbone = build("simple_cnn", 3)
-    wrapped = {wrapper: state, "epoch": 3, "optimizer": {"lr": 1}} if wrapper else state
-    report = load_weights(wrapped, backbone, RGB)
-    assert all(torch.equal(v, source[n]) for n, v in backbone.body.state_dict().items())
-    assert report.loaded == len(source)
-    assert report.head == ("fc.weight",)
-    assert (report.part, report.others) == (prefix, 1)
+    state[prefix + "fc.weight"] = torch.zeros(3)
+    others = {"decoder.weight": torch.zeros(3)} if prefix else {}
+    backbone, report = load(state | others)
+    assert same(backbone, source)
+    assert (report.loaded, report.part, report.others) == (len(source), prefix, len(others))
 
 
 @pytest.mark.parametrize(
@@ -106,65 +198,41 @@ def test_prefixes_and_wrappers(prefix, wrapper):
         ("model.", "ema."),
         ("model.encoder.", "model.decoder.block."),
         ("", "teacher.head."),
+        ("student.backbone.", "teacher.backbone."),
     ],
 )
 def test_the_followed_network_of_a_file_is_taken_and_named(taken, left):
     source = build("simple_cnn", 3).body.state_dict()
-    state = {taken + name: value for name, value in source.items()}
-    others = {left + name: value * 0 + 7 for name, value in source.items()}
-    if "decoder" in left or "teacher" in left:
-        others = {name + "_": value for name, value in others.items()}
-    backbone = build("simple_cnn", 3)
-    if not taken:
-        with pytest.raises(InputError, match=r"15 unexpected \(teacher\.head\.block1"):
-            load_weights(state | others, backbone, RGB)
+    own = {taken + name: value for name, value in source.items()}
+    unlike = "_" if "decoder" in left or left == "teacher.head." else ""
+    others = {left + name + unlike: value * 0 + 7 for name, value in source.items()}
+    said = {
+        "": r"15 unexpected \(teacher\.head\.block1",
+        "student.backbone.": r"^w: holds 2 networks that fit \(student\.backbone\.\*, teacher",
+    }.get(taken)
+    if said:
+        with pytest.raises(InputError, match=said):
+            load(own | others)
         return
-    report = load_weights(state | others, backbone, RGB, source="w.ckpt")
-    assert all(torch.equal(v, source[n]) for n, v in backbone.body.state_dict().items())
-    assert report.line().endswith(f"w.ckpt, its part {taken}* (15 others left out)")
+    backbone, report = load(own | others)
+    assert same(backbone, source)
+    assert report.line().endswith(f"w, its part {taken}* (15 others left out)")
 
 
-def test_of_two_networks_none_is_guessed():
-    source = build("simple_cnn", 3).body.state_dict()
-    state = {
-        f"{side}.backbone.{n}": v for side in ("student", "teacher") for n, v in source.items()
-    }
-    with pytest.raises(
-        InputError, match=r"^w\.pth: holds 2 networks that fit \(student\.backbone\.\*, teacher"
-    ):
-        load_weights(state, build("simple_cnn", 3), RGB, source="w.pth")
-
-
-def test_names_that_timm_converts_are_converted():
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_names_that_timm_converts_are_converted(prefix):
     """A ConvNeXt as its authors name it, bare and behind a prefix."""
-    source = randomised(build("convnext_atto", 3)).body
+    source = randomised(build("convnext_atto", 3)).body.state_dict()
     state = {}
-    for name, value in source.state_dict().items():
+    for name, value in source.items():
         name = re.sub(r"^stem\.", "downsample_layers.0.", name)
         name = re.sub(r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1.", name)
         name = re.sub(r"\.blocks\.(\d+)\.", r".\1.", name).replace("conv_dw", "dwconv")
-        name = name.replace("mlp.fc", "pwconv")
-        state[name] = value
-    state |= {"norm.weight": torch.ones(320), "norm.bias": torch.zeros(320)}
-    state |= {"head.weight": torch.ones(5, 320), "head.bias": torch.zeros(5)}
-    for prefix in ("", "module."):
-        backbone = build("convnext_atto", 3)
-        report = load_weights({prefix + n: v for n, v in state.items()}, backbone, RGB)
-        assert all(
-            torch.equal(v, source.state_dict()[n]) for n, v in backbone.body.state_dict().items()
-        )
-        assert {name.split(".")[0] for name in report.head} == {"head"}
-
-
-def test_weights_of_an_earlier_bundle_find_their_tower():
-    tower = {"backbone": "simple_cnn", "bands": RGB}
-    towers = tuple(TowerOptions(name=name, **tower) for name in ("a", "b"))
-    state = Network(VariantOptions(towers=towers), 2).state_dict()
-    backbone = build("simple_cnn", 3)
-    for name in ("a", "b"):
-        load_weights(state, backbone, RGB, tower=name)
-        key = "block1.0.weight"
-        assert torch.equal(backbone.body.state_dict()[key], state[f"towers.{name}.body.{key}"])
+        state[prefix + name.replace("mlp.fc", "pwconv")] = value
+    for name in ("norm.weight", "norm.bias", "head.bias"):
+        state[prefix + name] = torch.ones(320)
+    state[prefix + "head.weight"] = torch.ones(5, 320)
+    assert same(load(state, "convnext_atto")[0], source)
 
 
 def test_what_does_not_fit_is_listed_and_nothing_is_loaded():
@@ -173,17 +241,16 @@ def test_what_does_not_fit_is_listed_and_nothing_is_loaded():
     state["layer3.0.conv2.weight"] = torch.zeros(1, 2, 3, 3)
     state |= {f"extra{n}.weight": torch.zeros(2) for n in range(5)} | {"fc.weight": torch.zeros(2)}
     backbone = build("resnet10t", 3)
-    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    before = {name: value.clone() for name, value in backbone.body.state_dict().items()}
     with pytest.raises(InputError) as caught:
-        load_weights(state, backbone, RGB, tower="rgb", source="w.pth")
+        load_weights(Stored("w.pth", state), backbone, RGB)
     assert str(caught.value) == (
         "w.pth: does not fit resnet10t: 1 of its 70 tensors missing (layer4.0.conv1.weight); 5 "
         "unexpected (extra0.weight, extra1.weight, extra2.weight, ...); 1 of another shape "
         "(layer3.0.conv2.weight (1x2x3x3 for 256x256x3x3)); accepted: weights of this very "
         "architecture (its head apart), or another variant"
     )
-    after = backbone.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert same(backbone, before)
 
 
 @pytest.mark.parametrize(
@@ -191,13 +258,8 @@ def test_what_does_not_fit_is_listed_and_nothing_is_loaded():
     [
         ("resnet34", "resnet18", "80 unexpected (layer1.2"),
         ("resnet18", "resnet34", "80 of its 180 tensors missing (layer1.2"),
-        (
-            "resnet50",
-            "resnet18",
-            "of another shape (layer1.0.conv1.weight (64x64x1x1 for 64x64x3x3",
-        ),
+        ("resnet26", "resnet18", "of another shape (layer1.0.conv1.weight (64x64x1x1 for 64x64x3"),
         ("resnet18d", "resnet18", "unexpected (conv1.0.weight"),
-        ("wide_resnet50_2", "resnet50", "of another shape (layer1.0.conv1.weight"),
         ("mobilenetv2_140", "mobilenetv2_100", "of another shape (conv_stem"),
         ("tf_efficientnet_lite1", "tf_efficientnet_lite0", "unexpected (blocks."),
         ("simple_cnn", "resnet18", "100 of its 100 tensors missing"),
@@ -205,72 +267,192 @@ def test_what_does_not_fit_is_listed_and_nothing_is_loaded():
     ],
 )
 def test_another_architectures_weights_are_refused(stored, wanted, told):
-    state = build(stored, 3).body.state_dict()
     with pytest.raises(InputError) as caught:
-        load_weights(state, build(wanted, 3), RGB, source="w.pth")
-    assert str(caught.value).startswith(f"w.pth: does not fit {wanted}: ")
+        load(build(stored, 3).body.state_dict(), wanted)
+    assert str(caught.value).startswith(f"w: does not fit {wanted}: ")
     assert told in str(caught.value)
 
 
-def test_a_stem_for_other_bands_is_refused():
-    state = build("resnet10t", 4).body.state_dict()
-    with pytest.raises(InputError, match=r"^w\.pth: weights: the first convolution takes 4 bands"):
-        load_weights(state, build("resnet10t", 3), RGB, source="w.pth")
-    load_weights(state, build("resnet10t", 4), (*RGB, "nir"))
+def test_numbers_that_are_no_weights_are_refused():
+    source = build("resnet10t", 3).body.state_dict()
+    inner = source["layer1.0.conv1.weight"]
+    for name, value, found in (
+        ("conv1.0.weight", source["conv1.0.weight"].to(torch.complex64), "is complex64"),
+        ("layer1.0.conv1.weight", inner.to(torch.int8), "is int8"),
+        ("layer1.0.conv1.weight", inner * torch.nan, "holds numbers that are not finite"),
+        ("layer1.0.bn1.running_var", -source["layer1.0.bn1.running_var"], "variances below 0"),
+    ):
+        with pytest.raises(InputError, match=f"^w: {name} .*{found}"):
+            load(source | {name: value}, "resnet10t")
 
 
-def test_numbers_that_are_none_are_refused():
-    state = build("simple_cnn", 3).body.state_dict()
-    state["block3.0.weight"][0] = torch.nan
-    with pytest.raises(InputError, match=r"w: block3\.0\.weight holds numbers that are not finite"):
-        load_weights(state, build("simple_cnn", 3), RGB, source="w")
-
-
-def test_half_precision_weights_are_widened():
-    state = {n: v.half() for n, v in build("simple_cnn", 3).body.state_dict().items()}
-    backbone = build("simple_cnn", 3)
-    load_weights(state, backbone, RGB)
+def test_half_precision_and_sparse_weights_are_widened(tmp_path):
+    source = build("simple_cnn", 3).body.state_dict()
+    state = {name: value.half() for name, value in source.items()}
+    state["block2.0.weight"] = source["block2.0.weight"].to_sparse()
+    torch.save(state, tmp_path / "w.pth")
+    backbone, _ = load(read(tmp_path / "w.pth"))
     assert all(p.dtype == torch.float32 for p in backbone.parameters())
-    assert torch.equal(backbone.body.block2[0].weight, state["block2.0.weight"].float())
+    assert same(backbone, {n: v.half().float() for n, v in source.items() if "block2.0" not in n})
+
+
+# -- towers
 
 
 def test_one_file_serves_both_towers_of_double4(tmp_path):
     source = build("resnet18", 3).body.state_dict()
-    torch.save(source, tmp_path / "resnet18.pth")
-    variant = resolve("double4")
-    sources = sources_of(str(tmp_path / "resnet18.pth"), variant)
-    found = read_weights(sources, variant, Storage())
-    assert found["rgb"][1] is found["nir"][1]  # read once
+    torch.save(source, tmp_path / "w.pth")
+    path, variant = str(tmp_path / "w.pth"), resolve("double4")
+    found = read_weights(sources_of(path, variant), variant, Storage())
+    assert found["rgb"] is found["nir"]  # read once
     network = Network(variant, 17)
     reports = load_network_weights(network, found)
     assert [report.tower for report in reports] == ["rgb", "nir"]
     for backbone in network.backbones().values():  # NIR thrice takes the RGB weights as they are
         assert torch.equal(backbone.body.conv1.weight, source["conv1.weight"])
-
-
-def test_weights_a_tower(tmp_path):
-    torch.save(build("resnet18", 3).body.state_dict(), tmp_path / "w.pth")
-    variant = resolve("double4")
-    for given in (
-        {"rgb": str(tmp_path / "w.pth"), "nir": "none"},
-        {"rgb": str(tmp_path / "w.pth")},
-    ):
-        found = read_weights(sources_of(given, variant), variant, Storage())
-        assert list(found) == ["rgb"]
+    for given in ({"rgb": path, "nir": "none"}, {"rgb": path}):
+        assert list(read_weights(sources_of(given, variant), variant, Storage())) == ["rgb"]
     assert read_weights(sources_of("none", variant), variant, Storage()) == {}
     with pytest.raises(InputError, match="no tower sar; accepted: rgb, nir"):
         sources_of({"sar": "none"}, variant)
 
 
-def test_numbers_that_are_no_weights_are_refused():
-    backbone = build("resnet18", 3)
-    source = dict(backbone.body.state_dict())
-    for name, value, found in (
-        ("conv1.weight", source["conv1.weight"].to(torch.complex64), "is complex64"),
-        ("layer1.0.conv1.weight", source["layer1.0.conv1.weight"].to(torch.int8), "is int8"),
-        ("bn1.running_var", -source["bn1.running_var"], "variances below 0"),
-    ):
-        with pytest.raises(InputError, match=f"{name} .*{found}"):
-            load_weights(source | {name: value}, backbone, RGB)
-    stored = source | {"layer1.0.conv1.weight": source["layer1.0.conv1.weight"].to_sparse()}
-    load_weights(stored, build("resnet18", 3), RGB)
+def test_a_bundles_weights_find_their_tower_and_their_bands(tmp_path):
+    """By name: the earlier network's bands stood in another order."""
+    options = {"backbone": "simple_cnn"}
+    towers = (
+        TowerOptions(name="all", bands=("blue", "green", "red", "nir"), **options),
+        TowerOptions(name="other", bands=("nir", "red", "nir", "nir"), **options),
+    )
+    variant = VariantOptions(towers=towers)
+    bands = input_bands(variant)
+    spec = BundleSpec(
+        variant=variant, task="binary", classes=("ship",), bands=bands, mean=(0.0,) * 4,
+        std=(1.0,) * 4, dtype="uint8", size=32, resize=None, evaluate="whole",
+        tile_shape=(32, 32), resolution=None, thresholds=(0.5,), temperature=1.0,
+        grids={tower.name: FeatureGrid(8.0, 4.0) for tower in towers},
+    )  # fmt: skip
+    first = Network(variant, 1)
+    for name, data in bundle_files(spec, first.state_dict()).items():
+        (tmp_path / name).write_bytes(data)
+    wanted = VariantOptions(
+        towers=(TowerOptions(name="all", bands=(*RGBN, "swir16"), **options), towers[1])
+    )
+    sources = sources_of(str(tmp_path / "model.safetensors"), wanted)
+    second = Network(wanted, 1)
+    load_network_weights(second, read_weights(sources, wanted, Storage()), "zero")
+    old, new = (network.backbones()["all"].body.block1[0].weight for network in (first, second))
+    assert torch.equal(new[:, :4], old[:, [2, 1, 0, 3]])
+    assert not new[:, 4].any()
+    assert same(second.backbones()["other"], first.backbones()["other"].body.state_dict())
+
+
+# -- the first convolution
+
+
+def stem(bands=3):
+    return torch.randn(64, bands, 7, 7)
+
+
+@pytest.mark.parametrize("how", ["kaiming", "zero"])
+@pytest.mark.parametrize("bands", [RGBN, ("blue", "green", "red", "nir"), ("nir", *RGB)])
+def test_rgb_weights_are_kept_bit_for_bit_by_name(how, bands):
+    w = stem()
+    adapted = adapt_first_conv(w, bands, how)
+    for channel, band in enumerate(RGB):
+        assert torch.equal(adapted[:, bands.index(band)], w[:, channel])
+    nir = adapted[:, bands.index("nir")]
+    if how == "zero":
+        assert not nir.any()
+    else:  # the report's: fan-in of the NIR part alone
+        assert nir.std() == pytest.approx(math.sqrt(2 / 49), rel=0.05)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5, 8])
+def test_copy_is_timms(n):
+    w, bands = stem(), (*RGBN, "swir16", "swir22", "pan", "coastal")[:n]
+    torch.testing.assert_close(adapt_first_conv(w, bands, "copy"), adapt_input_conv(n, w))
+
+
+def test_mean_keeps_the_sum_over_channels():
+    w = stem()
+    adapted = adapt_first_conv(w, RGBN, "mean")
+    torch.testing.assert_close(adapted[:, 3], w.mean(1) * 0.75)
+    torch.testing.assert_close(adapted[:, :3], w * 0.75)
+    torch.testing.assert_close(adapt_first_conv(w, ("pan",), "mean")[:, 0], w.sum(1))
+
+
+@pytest.mark.parametrize(
+    ("bands", "order"),
+    [
+        (("nir",) * 3, (0, 1, 2)),
+        (("nir", "red", "green"), (0, 1, 2)),
+        (RGB, (0, 1, 2)),
+        (("blue", "green", "red"), (2, 1, 0)),
+    ],
+)
+def test_three_bands_take_rgb_by_name_or_as_they_are(bands, order):
+    w = stem()
+    assert torch.equal(adapt_first_conv(w, bands, "kaiming"), w[:, list(order)])
+
+
+@pytest.mark.parametrize(
+    ("bands", "how", "channels"),
+    [
+        (SENTINEL2, "kaiming", range(13)),
+        (SENTINEL2[::-1], "kaiming", range(12, -1, -1)),
+        (tuple(f"b{n}" for n in range(13)), "kaiming", range(13)),  # nobody knows better
+        (RGBN, "kaiming", (3, 2, 1, 7)),
+        (("swir16", "nir", "red"), "zero", (11, 7, 3)),
+        (RGBN, "in_place", (0, 1, 2, 3)),
+    ],
+)
+def test_weights_for_thirteen_bands_meet_sentinel_2s_by_name(bands, how, channels):
+    w = stem(13)
+    assert torch.equal(adapt_first_conv(w, bands, how), w[:, list(channels)])
+
+
+def test_what_thirteen_bands_lack_is_filled():
+    w = stem(13)
+    adapted = adapt_first_conv(w, ("red", "vv"), "mean")
+    torch.testing.assert_close(adapted[:, 0], w[:, 3] * 6.5)
+    torch.testing.assert_close(adapted[:, 1], w.mean(1) * 6.5)
+
+
+def test_weights_for_as_many_bands_are_taken_as_they_are():
+    w = stem(4)
+    assert torch.equal(adapt_first_conv(w, RGBN, "mean"), w)
+    swapped = adapt_first_conv(w, RGBN, "mean", stored_bands=("nir", *RGB))  # but not if named
+    assert torch.equal(swapped, w[:, [1, 2, 3, 0]])
+
+
+def test_what_cannot_be_adapted():
+    with pytest.raises(InputError, match=r"takes 2 bands, the tower 4 \(red.*accepted: 3 \(red"):
+        adapt_first_conv(stem(2), RGBN, "mean")
+    with pytest.raises(InputError, match="would blind a tower of vv, vh"):
+        adapt_first_conv(stem(), ("vv", "vh"), "zero")
+    with pytest.raises(InputError, match=r"^w: weights: the first convolution takes 4 bands"):
+        load(build("resnet10t", 4).body.state_dict(), "resnet10t")
+
+
+def test_zero_gives_the_rgb_networks_outputs():
+    rgb, four = (Network(resolve(name), 2).eval() for name in ("single3", "single4"))
+    state = rgb.backbones()["rgb"].body.state_dict()
+    load_weights(Stored("w", state), four.backbones()["all"], RGBN, "zero")
+    four.head.load_state_dict(rgb.head.state_dict())
+    x = torch.randn(2, 4, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(four(x), rgb(x[:, :3]))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenetv2_100", "inception_v3", "legacy_xception", "resnetv2_50"]
+)
+def test_four_bands_keep_what_three_were_taught(name):
+    state = build(name, 3).body.state_dict()
+    backbone, report = load(state, name, ("blue", "green", "red", "nir"))
+    first = f"{backbone.first_conv}.weight"
+    adapted = backbone.body.state_dict()[first]
+    assert torch.equal(adapted[:, :3], state[first].flip(1))
+    assert not torch.equal(adapted[:, 3], adapted[:, 0])
+    assert report.others == 0

@@ -118,7 +118,7 @@ def test_the_others_do_it_right(name, index):
 
 
 def test_in_place_weights_know_no_names():
-    from satray.models.first_conv import adapt_first_conv
+    from satray.models.weights import adapt_first_conv
 
     torch.manual_seed(0)
     stored = torch.randn(64, 3, 7, 7)
