@@ -98,8 +98,8 @@ def in_process(keys: list[str], given: argparse.Namespace) -> Iterator[tuple[str
     from satray.data.read import tile_source
     from satray.storage import Storage
     from satray.train.loop.step import AugmentedTiles, Inputs, TrainStep, ahead, inputs_of
+    from satray.train.one_worker import read_batches
     from satray.train.plan.setup import read
-    from satray.train.workers.feed import read_batches
 
     recipe = build(TrainRecipe, keys, lambda *_: b"", lambda path: path)
     setup, storage = read(recipe, Storage()), Storage()
@@ -122,8 +122,8 @@ def in_process(keys: list[str], given: argparse.Namespace) -> Iterator[tuple[str
     def tiles() -> Iterator[Inputs]:
         for epoch in itertools.count():
             rows = np.random.default_rng(epoch).permutation(len(source))
-            for found in read_batches(source, rows[: len(rows) // batch * batch], batch, 0.0):
-                yield inputs_of(found | {"valid": np.ones(batch, bool)}, make, device, epoch)
+            for found in read_batches(source, rows[: len(rows) // batch * batch], batch, recipe):
+                yield inputs_of(found, make, device, epoch)
 
     def rate(inputs: Iterator[Inputs]) -> float:
         for found in itertools.islice(inputs, 5):  # kernels are chosen, memory is taken

@@ -4,7 +4,7 @@ import sys
 
 from satray.config.train import CheckRecipe
 from satray.runs.job import Job, main
-from satray.train.check.job import plan, read, work
+from satray.train.check import plan, read, work
 from satray.train.plan.setup import early
 
 if __name__ == "__main__":

@@ -579,11 +579,6 @@ class CheckOptions(Section):
     trainable: str = key(
         "all", "what is trained: head, all, a block or TOWER.block, as in stages.N.trainable"
     )
-    permutations: Natural = key(
-        3,
-        "once learnt: how often the same is tried with the batch's labels dealt out at random, to "
-        "see whether the given ones are easier; 0: not at all",
-    )
 
 
 class CheckRecipe(TrainRecipe):
@@ -591,7 +586,8 @@ class CheckRecipe(TrainRecipe):
 
     Takes every recipe of `train`. What counts: index, variant, pooling, weights, first_conv, input,
     loss (without smoothing; balanced weights as `repeat` makes them), optimizer, the highest
-    learning_rate of the stages, batch, precision, deterministic, error_budget, seed, check.
+    learning_rate of the stages, batch, accumulate, precision, deterministic, error_budget, seed,
+    check.
     """
 
     makes: ClassVar[str] = "check.json; ends with status 1 where the batch is not learnt"

@@ -24,8 +24,8 @@ from satray.train.plan.stages import TrainingPlan
 from satray.train.workers import lost_tiles
 
 if TYPE_CHECKING:  # it imports torch
-    from satray.train.landscape.findings import Finding
     from satray.train.loop.evaluation import Predictions
+    from satray.train.range_test import Finding
 
 HEADLINES = ("map", "accuracy", "baseline_accuracy", "balanced_accuracy", "auc", "val_loss")
 
@@ -86,8 +86,7 @@ def _train(
     tracker: tracking.Tracker,
     listen: Callable[[dict[str, Any]], None] | None,
 ) -> Outcome:
-    from satray.train import measure
-    from satray.train.landscape import auto
+    from satray.train import measure, range_test
     from satray.train.workers import initial, launch
 
     with run.activity("preparing"):
@@ -95,7 +94,7 @@ def _train(
         for line in (*setup.plan.warnings, *setup.notes):
             run.say(f"note: {line}")
         weights = initial.stage(setup, run)
-    setup, tested = auto.settle(setup, run, weights)
+    setup, tested = range_test.settle(setup, run, weights)
     told = _Teller(setup, run, tracker, listen)
     with run.activity("starting and saving"):
         launch.fit(setup, run, weights, told)
@@ -185,7 +184,7 @@ def finish(
         tested: the range tests of `learning_rate: auto`.
     """
     from satray.report.curves import curves
-    from satray.train.landscape import findings
+    from satray.train import range_test
     from satray.train.products import bundle, unreadable
     from satray.train.workers import checkpoints
     from satray.train.workers.choice import choice_lines, choose
@@ -228,7 +227,7 @@ def finish(
         figures["snapshots"] = choice.combined
     if tested:
         figures["range_tests"] = [each.figures() for each in tested]
-        picture_of_tests = findings.picture(tested, f"{title}: range test before training")
+        picture_of_tests = range_test.picture(tested, f"{title}: range test before training")
         run.publish("landscape.png", picture_of_tests)
     run.publish("metrics.json", to_json(figures))
     _account(run, rows, choice.combined, heard)

@@ -60,8 +60,7 @@ def range_tests(
         store: folder of features, grounds and tests; one that is there already is not done again.
         digest_of: weights -> digest of their file.
     """
-    from satray.train.landscape import findings
-    from satray.train.landscape.task import explore
+    from satray.train.range_test import explore, picture
 
     ends: list[tuple[Any, tuple[float, float] | None]] = []
     pictures: dict[str, bytes] = {}
@@ -77,7 +76,8 @@ def range_tests(
             one = one.model_copy(update={"resources": alone})
         ground = ground_key(one, tiles.digest, digest_of)
         key = key_of_test(one, ground)
-        own = Run(run.job, key, join(store, FOLDER), run.storage, run.say, run.progress)
+        folder = join(store, FOLDER)
+        own = Run(run.job, key, folder, run.storage, run.say, run.progress, ray=run.ray)
         bounds: tuple[float, float] | None
         failed = join(run.state, FOLDER, f"{key}.txt")
         try:
@@ -87,7 +87,7 @@ def range_tests(
             settled = settle_ground(setup, run, store, ground)
             (finding,) = explore(settled.under(setup), own, settled.weights, (0,))
             bounds = rate_bounds(finding.learning_rate, finding.suggestions.minimum)
-            pictures[name] = findings.picture((finding,), f"{run.run_id}: {name}")
+            pictures[name] = picture((finding,), f"{run.run_id}: {name}")
             run.say(f"{name}: {_words(bounds)}; {finding.line()}")
         except SatrayError as error:
             # A sweep that goes on shall find the space that its first trials were of.

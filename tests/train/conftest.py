@@ -3,7 +3,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 from train.small_archive import generate
-from train.stand_in import Here
 
 
 @pytest.fixture(autouse=True)
@@ -13,16 +12,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """No cluster: tasks run in this process."""
-    from satray.train.workers import worker_task
-
-    stand_in = Here()
-    monkeypatch.setattr(worker_task, "cluster", stand_in)
-    return stand_in
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def make_recipe(archive, folder, **changes):
     return TrainRecipe.model_validate({**settings, **changes})
 
 
-def make_run(folder):
+def make_run(folder, ray=True):
     said = []
-    run = Run("train", "0123456789ab", str(folder), Storage(), said.append)
+    run = Run("train", "0123456789ab", str(folder), Storage(), said.append, ray=ray)
     return run, said

@@ -1,24 +1,33 @@
-"""The range test's arithmetic, against known curves and a transcription of fastai's rules."""
+"""The range test: its arithmetic against fastai's rules, the job, and `learning_rate: auto`."""
 
+import json
 import math
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from by_hand import planned, worked
 from hypothesis import given
 from hypothesis import strategies as st
+from train.small_archive import BANDS, generate, make_recipe, make_run
 
-from satray.config.train import RangeOptions
-from satray.errors import TrainingError
-from satray.train.landscape.range_test import (
-    Curve,
-    Smoother,
-    Suggestions,
-    choose,
-    median,
-    rates,
-    suggest,
-    valley_index,
-)
+from satray.config.train import LandscapeRecipe, RangeOptions
+from satray.errors import InputError, TrainingError
+from satray.storage import Storage
+from satray.train import job, range_test
+from satray.train.plan.setup import set_up
+from satray.train.range_test import Finding, Suggestions, suggest, sweep, valley_index
+from satray.train.workers import initial
+
+RANGE = {"lowest": 1e-5, "highest": 10.0, "steps": 30, "seeds": 2, "smoothing": 0.9}
+STILL = {"lowest": 1e-30, "highest": 1e-29, "steps": 20, "seeds": 1}
+"""Rates at which nothing is learnt: losses tell what the network is given."""
+PLAIN = {"flips": "none", "crop": "centre", "brightness": 0, "contrast": 0}
+
+
+# Arithmetic
 
 
 def fastai_valley(losses):
@@ -37,30 +46,6 @@ def fastai_valley(losses):
     return max_start + int(sections) + int(sections / 2)
 
 
-def curve_of(loss, steps=100, lowest=1e-7, highest=10.0, smoothing=0.0, points=None):
-    options = RangeOptions(lowest=lowest, highest=highest, steps=steps)
-    x = rates(options)[:points]
-    smooth = Smoother(smoothing)
-    losses = [float(loss(rate)) for rate in x]
-    return Curve(tuple(x), tuple(losses), tuple(smooth.add(y) for y in losses), steps)
-
-
-def bowl(bottom, steepest):
-    """A loss that falls fastest at 10**steepest and is lowest at 10**bottom."""
-
-    def loss(rate):
-        t = math.log10(rate)
-        return 2 - math.tanh(3 * (t - steepest)) + max(0.0, t - bottom) ** 2 * 20
-
-    return loss
-
-
-def test_rates_are_geometric_with_both_ends():
-    x = rates(RangeOptions(lowest=1e-6, highest=1.0, steps=61))
-    assert (x[0], x[-1]) == pytest.approx((1e-6, 1.0))
-    np.testing.assert_allclose(x[1:] / x[:-1], 10 ** (1 / 10))
-
-
 @given(st.lists(st.floats(0, 10), min_size=3, max_size=40))
 def test_valley_is_fastais(losses):
     # fastai's window may start one before the curve, where Python counts from the end
@@ -71,65 +56,236 @@ def test_valley_of_known_curves():
     assert valley_index(list(range(30, 0, -1))) == 30 - 31 + 10 + 5
     assert valley_index([1.0] * 9) == 0
     # flat, then nine falling points, then up
-    losses = [5.0] * 10 + [4.9 - 0.1 * i for i in range(9)] + [6.0] * 5
-    assert valley_index(losses) == 18 - 10 + 3 + 1
+    assert valley_index([5.0] * 10 + [4.9 - 0.1 * i for i in range(9)] + [6.0] * 5) == 12
 
 
-def test_smoothing_is_debiased_and_equals_the_closed_form():
-    rng = np.random.default_rng(0)
-    values, memory = rng.normal(2, 1, 50), 0.98
-    smooth = Smoother(memory)
-    found = [smooth.add(value) for value in values]
-    for i in (0, 1, 20, 49):
+def swept(loss, **options):
+    """The sweep of a loss that is a function of the rate."""
+    return sweep(loss, RangeOptions(**{"smoothing": 0.0, "stop": 1e30, **options}))
+
+
+def bowl(rate, bottom=-1.0, steepest=-3.0):
+    """A loss that falls fastest at 10**steepest and is lowest at 10**bottom."""
+    t = math.log10(rate)
+    return 2 - math.tanh(3 * (t - steepest)) + max(0.0, t - bottom) ** 2 * 20
+
+
+def test_rates_are_geometric_with_both_ends_and_smoothing_equals_the_closed_form():
+    values = np.random.default_rng(0).normal(2, 0.1, 61)
+    left, memory = iter(values), 0.98
+    curve = swept(lambda _: next(left), lowest=1e-6, highest=1.0, steps=61, smoothing=memory)
+    np.testing.assert_allclose(curve.learning_rates, 10 ** (np.arange(61) / 10 - 6))
+    assert curve.losses == tuple(values)
+    for i in (0, 1, 20, 60):
         weights = memory ** np.arange(i, -1, -1)
-        assert found[i] == pytest.approx((weights * values[: i + 1]).sum() / weights.sum())
-    assert found[0] == values[0]
+        expected = (weights * values[: i + 1]).sum() / weights.sum()
+        assert curve.smoothed[i] == pytest.approx(expected)
+
+
+def test_a_sweep_ends_where_the_loss_bursts_or_is_not_finite():
+    curve = swept(bowl, stop=4.0)
+    assert len(curve.losses) < curve.steps == 100
+    assert curve.smoothed[-1] > 4 * min(curve.smoothed)
+    assert all(s <= 4 * min(curve.smoothed[: i + 1]) for i, s in enumerate(curve.smoothed[:-1]))
+    cut = swept(lambda rate: bowl(rate) if rate < 1 else math.nan)
+    assert max(cut.learning_rates) < 1
+    assert np.isfinite(cut.losses).all()
 
 
 def test_suggestions_of_a_known_bowl():
-    found = suggest(curve_of(bowl(bottom=-1.0, steepest=-3.0)))
+    found = suggest(swept(bowl))
     assert found.steep == pytest.approx(1e-3, rel=0.25)
     assert found.minimum == pytest.approx(1e-2, rel=0.25)
     assert 1e-4 < found.valley < 1e-1
-    assert found.bounds == (found.steep / 3, found.minimum * 3)
-
-
-def test_the_first_tenth_and_the_last_five_points_do_not_count():
-    plain = bowl(bottom=-1.0, steepest=-3.0)
-    x = rates(RangeOptions())
+    x = np.geomspace(1e-7, 10, 100)
 
     def spoilt(rate):
+        """Elsewhere in the first tenth and in the last five points, which do not count."""
         at = int(np.abs(x - rate).argmin())
-        return -100.0 * at if at < 10 or at >= 95 else plain(rate)
+        return 50.0 + at if at < 10 or at >= 95 else bowl(rate)
 
-    assert suggest(curve_of(spoilt)) == suggest(curve_of(plain))
-
-
-def test_a_curve_that_ends_early_is_cut_from_its_own_end():
-    whole, short = (curve_of(bowl(-1.0, -3.0), points=n) for n in (100, 92))
-    assert suggest(whole).steep == suggest(short).steep
+    assert suggest(swept(spoilt, stop=1e9)) == found
+    # a curve that ends early is cut from its own end
+    assert suggest(swept(lambda r: bowl(r) if r < x[92] else math.nan)).steep == found.steep
 
 
 def test_a_loss_that_bursts_at_once_is_said():
-    with pytest.raises(TrainingError, match=r"after 12 of 100 batches.*landscape\.lowest") as error:
-        suggest(curve_of(bowl(-1.0, -3.0), points=12))
-    assert "\n" not in str(error.value)
-    with pytest.raises(TrainingError, match="after 0 of 100"):
-        suggest(Curve((), (), (), 100))
+    for left in (12, 0):
+        values = iter([2.0] * left + [math.nan])
+        with pytest.raises(TrainingError, match=rf"after {left} of 100 .*landscape\.lowest") as e:
+            suggest(swept(lambda _, values=values: next(values)))
+        assert "\n" not in str(e.value)
 
 
-def test_the_median_of_seeds():
-    found = [Suggestions(10.0**-k, 10.0 ** -(k + 1), 10.0**k) for k in (1, 5, 2)]
-    middle = median(found)
-    assert (middle.valley, middle.steep, middle.minimum) == pytest.approx((1e-2, 1e-3, 1e2))
-    even = median([Suggestions(1e-2, 1, 1), Suggestions(1e-4, 1, 1)])
+def test_the_median_of_seeds_is_taken(monkeypatch):
+    made = [Suggestions(10.0**-k, 10.0 ** -(k + 1), 10.0**k) for k in (1, 5, 2)]
+    made += [Suggestions(1e-2, 1, 1), Suggestions(1e-4, 1, 1)]
+    left = iter(made)
+    monkeypatch.setattr(range_test, "suggest", lambda _: next(left))
+    odd, even = (Finding((0,), "all", (None,) * n, "valley").suggestions for n in (3, 2))
+    assert tuple(asdict(odd).values()) == pytest.approx((1e-2, 1e-3, 1e2))
     assert even.valley == pytest.approx(1e-3)
 
 
-def test_auto_stays_within_its_bounds():
-    assert choose(Suggestions(valley=2e-3, steep=3e-3, minimum=1e-2), "valley") == 2e-3
-    assert choose(Suggestions(valley=1e-5, steep=3e-3, minimum=1e-2), "valley") == 1e-3
-    assert choose(Suggestions(valley=0.5, steep=3e-3, minimum=1e-2), "valley") == 3e-2
-    assert choose(Suggestions(valley=0.5, steep=3e-3, minimum=1e-2), "steep") == 3e-3
-    # the bounds cross: the upper one wins
-    assert choose(Suggestions(valley=1e-2, steep=1e-1, minimum=1e-3), "valley") == 3e-3
+@pytest.mark.parametrize(
+    ("valley", "steep", "minimum", "name", "expected"),
+    [
+        (2e-3, 3e-3, 1e-2, "valley", 2e-3),
+        (1e-5, 3e-3, 1e-2, "valley", 1e-3),
+        (0.5, 3e-3, 1e-2, "valley", 3e-2),
+        (0.5, 3e-3, 1e-2, "steep", 3e-3),
+        (1e-2, 1e-1, 1e-3, "valley", 3e-3),  # the bounds cross: the upper one wins
+    ],
+)
+def test_auto_stays_within_its_bounds(valley, steep, minimum, name, expected):
+    assert Suggestions(valley, steep, minimum).choose(name) == pytest.approx(expected)
+
+
+# Over an index
+
+
+@pytest.fixture
+def archive(small_archive):
+    return small_archive
+
+
+def landscape_of(archive, folder, stage=0, **changes):
+    plain = make_recipe(archive, folder, **{"landscape": RANGE, **changes}).model_dump()
+    return LandscapeRecipe.model_validate(plain | {"stage": stage})
+
+
+def curves_of(archive, folder, **changes):
+    """The curves of the job `landscape`, and the loss of each step of the first."""
+    run, _ = make_run(folder / "out", ray=False)
+    worked(range_test, landscape_of(archive, folder, **changes), run)
+    table = pq.read_table(run.uri("landscape.parquet")).to_pylist()
+    return table, [row["loss"] for row in table if row["seed"] == 0]
+
+
+def test_auto_fills_the_open_stages_once_and_keeps_the_rest(archive, tmp_path):
+    stages = [
+        {"trainable": "head", "learning_rate": "auto", "pseudo_epochs": 1},
+        {"trainable": "all", "learning_rate": 2e-4, "pseudo_epochs": 1},
+        {"trainable": "head", "learning_rate": "auto", "pseudo_epochs": 1},
+        {"trainable": "head", "learning_rate": "auto", "pseudo_epochs": 1, "dropout": 0.3},
+    ]
+    recipe = make_recipe(archive, tmp_path, stages=stages, landscape=RANGE, precision="fp32")
+    run, said = make_run(tmp_path / "out", ray=False)
+    setup = set_up(recipe, run.storage)
+    weights = initial.stage(setup, run)
+    before = Path(weights).read_bytes()
+
+    settled, found = range_test.settle(setup, run, weights)
+
+    assert [each.stages for each in found] == [(0, 2), (3,)]  # one test speaks for both
+    assert [len(each.curves) for each in found] == [2, 2]
+    one, other = (each.learning_rate for each in found)
+    assert [stage.peak for stage in settled.plan.stages] == [one, 2e-4, one, other]
+    assert RANGE["lowest"] < one <= found[0].suggestions.bounds[1]
+    assert sum("range test of stages[0, 2] (head)" in line for line in said) == 1
+    assert "range test: precision: fp32 on a CPU" in said
+    assert Path(weights).read_bytes() == before
+    # a run that goes on finds what was found, and does not search again
+    spent = dict(run.seconds)
+    again, kept = range_test.settle(setup, run, weights)
+    assert (kept, again.plan, run.seconds) == (found, settled.plan, spent)
+    # without an open stage nothing is run
+    plain, _ = make_run(tmp_path / "plain", ray=False)
+    given = set_up(make_recipe(archive, tmp_path), plain.storage)
+    assert range_test.settle(given, plain, weights) == (given, ())
+    assert plain.seconds == {}
+
+
+def test_the_job_writes_curve_picture_and_figures(archive, tmp_path):
+    recipe = landscape_of(archive, tmp_path)
+    run, _ = make_run(tmp_path / "job", ray=False)
+    assert range_test.read(recipe, run.storage).digests.keys() == {"index"}
+    outcome = worked(range_test, recipe, run)
+    table = pq.read_table(run.uri("landscape.parquet"))
+    assert table.column_names == ["seed", "step", "learning_rate", "loss", "smoothed"]
+    assert set(table.column("seed").to_pylist()) == {0, 1}
+    assert table.num_rows == outcome.counts["batches"]
+    figures = json.loads(Path(run.uri("metrics.json")).read_text())
+    assert figures["learning_rate"] == outcome.metrics["learning_rate"]
+    assert {"valley", "steep", "minimum", "bounds", "seeds"} <= figures.keys()
+    assert Path(run.uri("landscape.png")).read_bytes()[:4] == b"\x89PNG"
+    assert "stages.0.learning_rate=" in outcome.summary[1]
+    assert "2 sweeps of 30 batches of 8" in "\n".join(planned(range_test, recipe))
+
+
+def test_the_same_seed_gives_the_same_curves_and_another_another(archive, tmp_path):
+    runs = [
+        curves_of(archive, tmp_path / name, augment={"mixup": 0.2}, seed=seed)
+        for name, seed in (("a", 0), ("b", 0), ("c", 7))
+    ]
+    assert runs[0] == runs[1]
+    assert runs[0][1] != runs[2][1]
+    second = [row["loss"] for row in runs[0][0] if row["seed"] == 1]
+    assert runs[0][1] != second
+    assert runs[0][1][0] == pytest.approx(second[0], rel=0.5)
+
+
+def test_each_pass_over_the_tiles_is_augmented_anew(archive, tmp_path):
+    """With all 24 tiles in a batch and nothing learnt, only augmentation changes the loss."""
+    passes = {
+        name: curves_of(archive, tmp_path / name, batch=24, landscape=STILL, augment=augment)[1]
+        for name, augment in {
+            "plain": PLAIN,
+            "flips": PLAIN | {"flips": "d4"},
+            "views": PLAIN | {"flips": "d4", "views": 1},
+            "mixup": PLAIN | {"mixup": 0.3},
+        }.items()
+    }
+    for name in ("plain", "views"):
+        np.testing.assert_allclose(passes[name], passes[name][0], rtol=1e-5)
+    for name in ("flips", "mixup"):
+        assert len({round(loss, 6) for loss in passes[name]}) == STILL["steps"]
+
+
+def test_it_sweeps_as_the_recipe_would_train(archive, tmp_path):
+    """Batch norms see what they will see, and never a single tile; its loss, its shares."""
+    resnet = {"towers": [{"name": "all4", "backbone": "test_resnet", "bands": BANDS}]}
+    common = {"variant": resnet, "batch": 4, "landscape": STILL, "augment": PLAIN}
+    two = {"resources": {"workers": 2, "gpus": "auto"}}
+    lost = {
+        name: curves_of(archive, tmp_path / name, **{**common, **changes})[1]
+        for name, changes in {
+            "one": {},
+            "two": two,
+            "halves": {"accumulate": 2},
+            "together": {**two, "sync_batchnorm": True},
+            "weighted": {"loss": {"positive_weight": 50.0}},
+        }.items()
+    }
+    np.testing.assert_allclose(lost["two"], lost["halves"], rtol=1e-5)
+    np.testing.assert_allclose(lost["together"], lost["one"], rtol=1e-5)
+    assert max(np.abs(np.subtract(lost["two"], lost["one"]))) > 1e-3
+    assert lost["weighted"][0] > 3 * lost["one"][0]
+    with pytest.raises(InputError, match="batch=2: one tile a worker"):
+        curves_of(archive, tmp_path / "single", **{**common, **two, "batch": 2})
+    decayed, plain = (
+        curves_of(archive, tmp_path / f"decay{decay}", stages=[{"layer_decay": decay}])[1]
+        for decay in (0.1, 1.0)
+    )  # fmt: skip
+    assert decayed[0] == pytest.approx(plain[0])
+    assert decayed[-1] != pytest.approx(plain[-1])
+
+
+def test_tiles_that_cannot_be_read_are_left_out_within_the_budget(tmp_path):
+    spoilt = generate(tmp_path / "spoilt", tiles=32, spoil=(5,))
+    assert curves_of(spoilt, tmp_path / "fits", error_budget=0.1)
+    with pytest.raises(TrainingError, match=r"could not be read .error_budget=0\.01.") as error:
+        curves_of(spoilt, tmp_path / "exceeds", error_budget=0.01)
+    assert "\n" not in str(error.value)
+
+
+def test_a_landscape_refuses_only_what_it_uses(archive, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    changes = {"stages": [{"trainable": "all"}, {"trainable": "nonsense"}], "tracking": "mlflow"}
+    planned(range_test, landscape_of(archive, tmp_path, **changes))
+    with pytest.raises(InputError, match=r"stages\.1\.trainable='nonsense' is no block"):
+        planned(range_test, landscape_of(archive, tmp_path, stage=1, **changes))
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
+        job.read(make_recipe(archive, tmp_path, **changes), Storage())
+    with pytest.raises(InputError, match=r"stage=1: the recipe has 1 stage; accepted: 0$"):
+        range_test.read(landscape_of(archive, tmp_path, stage=1), Storage())

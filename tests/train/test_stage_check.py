@@ -11,9 +11,7 @@ from satray.models.backbones import build
 from satray.models.network import Network
 from satray.models.variant import resolve
 from satray.storage import Storage
-from satray.train import job
-from satray.train.check import job as check_job
-from satray.train.landscape import job as landscape_job
+from satray.train import check, job, range_test
 from satray.train.loop.stage_check import block_lines, check_stages
 from satray.train.plan.setup import set_up
 from satray.train.workers import initial
@@ -58,7 +56,7 @@ def test_plan_and_driver_refuse_it_in_one_line(archive, tmp_path, changes, says)
 
 @pytest.mark.parametrize(
     ("recipe", "module"),
-    [(TrainRecipe, job), (CheckRecipe, check_job), (LandscapeRecipe, landscape_job)],
+    [(TrainRecipe, job), (CheckRecipe, check), (LandscapeRecipe, range_test)],
 )
 def test_every_plan_refuses_another_architectures_weights(archive, tmp_path, recipe, module):
     torch.save(build("resnet14t", 3).body.state_dict(), tmp_path / "w.pth")

@@ -1,0 +1,367 @@
+"""The job `check`: can the network learn one batch by heart, and if not, what does it look like?
+
+No torch at import.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from satray.config.train import CheckRecipe
+from satray.data.order import permutation
+from satray.errors import InputError
+from satray.runs.run import Outcome, Run, to_json
+from satray.storage import Storage
+from satray.train.one_worker import Worker, read_batches, work_on_one
+from satray.train.plan.description import about
+from satray.train.plan.imbalance import class_weights
+from satray.train.plan.setup import Setup, unchanged
+from satray.train.plan.setup import read as setup_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from satray.models.network import Network
+    from satray.train.loop.step import Inputs
+
+USUAL_RATE = 1e-3
+"""Where the recipe's stages leave theirs to a range test."""
+FACTORS = (10.0, 100.0, 0.1, 0.01, 0.001)
+"""Learning rates tried where the one asked for fails, as multiples of it; lower ones first where
+the loss has burst."""
+BETTER = 0.5
+"""Another learning rate explains a failure where it ends below this share of the loss."""
+FLAT = 0.05
+"""A loss that ends within this share of where it began is flat."""
+RISEN = 1.2
+"""A loss that ends at this many times where it began has risen."""
+BURST = 3.0
+"""A loss that was this many times where it began has burst, wherever it ended: what is dead then
+stays dead."""
+
+Kind = Literal[
+    "passed",
+    "not_finite",
+    "no_gradient",
+    "rate_too_high",
+    "rate_too_low",
+    "one_class",
+    "flat",
+    "unfinished",
+]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One attempt at the batch, at a constant learning rate."""
+
+    learning_rate: float
+    """Of all steps."""
+
+    losses: tuple[float, ...]
+    """Before each step, and after the last; ends early where learnt, or with one that is not
+    finite."""
+
+    accuracy: float
+    """Share of right decisions at the end, 0 to 1."""
+
+    learnt: bool
+    """Whether loss and accuracy are what is asked for."""
+
+    one_class: bool
+    """Whether decisions at the end are the same for all tiles, and the labels are not."""
+
+    gradient: float
+    """Norm of the gradient at the first step."""
+
+    @property
+    def last(self) -> float:
+        """The loss at the end: the median of the last tenth, infinite where it is not finite."""
+        if not math.isfinite(self.losses[-1]):
+            return math.inf
+        tail = sorted(self.losses[-max(1, len(self.losses) // 10) :])
+        return tail[len(tail) // 2]
+
+    @property
+    def worst(self) -> float:
+        """The highest loss on the way; infinite where one is not finite."""
+        return max(loss if math.isfinite(loss) else math.inf for loss in self.losses)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known about an attempt."""
+
+    main: Trace
+    """At the learning rate asked for."""
+
+    tiles: int
+    """Tiles in the batch."""
+
+    others: tuple[Trace, ...] = ()
+    """Attempts at other learning rates, from the same weights, where the main one failed."""
+
+
+# The job
+
+
+def read(recipe: CheckRecipe, storage: Storage) -> Setup:
+    """Index and weight files, and what the recipe makes of them on one worker.
+
+    Raises:
+        InputError: what `train` would refuse too, or a batch of one tile.
+    """
+    if recipe.batch < 2:
+        raise InputError(f"batch={recipe.batch}: check needs tiles to tell apart; take at least 2")
+    alone = recipe.resources.model_copy(update={"workers": 1})
+    return setup_of(recipe.model_copy(update={"resources": alone}), storage)
+
+
+def plan(recipe: CheckRecipe, setup: Setup, storage: Storage) -> list[str]:
+    """What would be done.
+
+    Raises:
+        InputError: `check.trainable` is no block of the network, or weights do not fit it.
+    """
+    from satray.train.workers.initial import prepared
+
+    options = recipe.check
+    _, loaded = prepared(setup, storage, _check_trainable)
+    return [
+        *about(setup),
+        *loaded,
+        f"check: {recipe.batch} tiles of the train split, up to {options.steps} steps at learning "
+        f"rate {rate_of(recipe):.3g}; passes at loss < {options.loss:g} and all decisions right",
+        *unchanged(setup, storage),
+    ]
+
+
+def work(recipe: CheckRecipe, setup: Setup, run: Run) -> Outcome:
+    """Overfit a batch; publish `check.json`.
+
+    Returns:
+        an outcome whose `verdict` says in one line why the check is not passed, where it is not.
+    """
+    from satray.train import measure
+    from satray.train.workers import initial
+
+    with run.activity("preparing"):
+        setup = measure.complete(setup, run)
+        weights = initial.stage(setup, run, _check_trainable)
+    split = setup.index.part("train")
+    rows = choose_rows(split.labels, recipe.batch, recipe.seed)
+    rate = rate_of(recipe)
+    run.say(
+        f"check: {len(rows)} tiles, up to {recipe.check.steps} steps at learning rate {rate:.3g}"
+    )
+    evidence = work_on_one(_examine, setup, run, weights, "check", recipe, rows, rate)
+    kind, line = diagnose(evidence)
+    document = {
+        "passed": kind == "passed",
+        "looks_like": kind,
+        "says": line,
+        "evidence": asdict(evidence),
+        "tile_ids": split.table.column("tile_id").take(rows).to_pylist(),
+    }
+    run.publish("check.json", to_json(document))
+    main = evidence.main
+    return Outcome(
+        counts={"tiles": evidence.tiles, "steps": len(main.losses) - 1},
+        metrics={
+            "loss": main.losses[-1],
+            "accuracy": main.accuracy,
+            "learning_rate": main.learning_rate,
+        },
+        summary=(line,) if kind == "passed" else (),
+        verdict=None if kind == "passed" else f"{line} (check.json)",
+    )
+
+
+def _check_trainable(network: Network, setup: Setup) -> None:
+    from satray.train.loop.stage_check import check_trainable
+
+    assert isinstance(setup.recipe, CheckRecipe)
+    check_trainable(network, setup.recipe.check.trainable, "check.")
+
+
+def rate_of(recipe: CheckRecipe) -> float:
+    """The learning rate to try."""
+    if recipe.check.learning_rate is not None:
+        return recipe.check.learning_rate
+    given = [s.learning_rate for s in recipe.stages if not isinstance(s.learning_rate, str)]
+    return max(given, default=USUAL_RATE)
+
+
+def choose_rows(labels_NK: NDArray[Any], batch: int, seed: int) -> NDArray[np.int64]:
+    """Rows of the split to learn: drawn at random, but with both kinds of each class if possible.
+
+    Up to half of the batch goes to tiles with and without each class, the rarest class first.
+
+    Args:
+        labels_NK: of the split, 0 or 1.
+        batch: rows wanted; the split has as many.
+        seed: of the draw.
+    """
+    labels = np.asarray(labels_NK).astype(bool)
+    order = permutation(seed, 0, len(labels))
+    chosen: dict[int, None] = {}
+    for k in np.argsort(np.minimum(labels.sum(axis=0), (~labels).sum(axis=0)), kind="stable"):
+        for kind in (True, False):
+            fitting = order[labels[order, k] == kind]
+            have = any(labels[row, k] == kind for row in chosen)
+            if len(fitting) and not have and len(chosen) < max(2, batch // 2):
+                chosen[int(fitting[0])] = None
+    chosen.update(dict.fromkeys(order.tolist()))
+    return np.array(list(chosen)[:batch], dtype=np.int64)
+
+
+# On the worker
+
+
+def _examine(worker: Worker, recipe: CheckRecipe, rows: NDArray[np.int64], rate: float) -> Evidence:
+    """Try to learn one batch; where that fails, try other learning rates."""
+    from satray.train.loop.step import inputs_of
+
+    worker.network.set_trainable(recipe.check.trainable)
+    (batch,) = read_batches(worker.train, rows, len(rows), recipe)
+    preprocess = worker.setup.preprocess()
+    inputs = inputs_of(batch, lambda stored, *_: preprocess(stored), worker.device)
+    main = _attempt(worker, recipe, inputs, rate)
+    others: list[Trace] = []
+    if not main.learnt and main.gradient > 0:
+        burst = main.worst > BURST * main.losses[0]
+        for factor in sorted(FACTORS, key=lambda f: f > 1) if burst else FACTORS:
+            others.append(_attempt(worker, recipe, inputs, factor * rate))
+            if others[-1].learnt:
+                break
+    return Evidence(main, len(rows), tuple(others))
+
+
+def _attempt(worker: Worker, recipe: CheckRecipe, inputs: Inputs, rate: float) -> Trace:
+    """Train a copy of the network on the batch until it is learnt, or for `check.steps`.
+
+    Loss and accuracy are those of the forward passes that are trained on.
+    """
+    import torch
+
+    from satray.train.loop.losses import make_loss
+    from satray.train.loop.optimizers import make_optimizer, parameter_groups
+    from satray.train.loop.step import TrainStep
+
+    network = copy.deepcopy(worker.network)
+    network.train()
+    without_dropout(network)
+    # Smoothed labels have a lowest loss above 0, which no batch could pass.
+    sharp = recipe.loss.model_copy(update={"smoothing": 0.0})
+    weights = class_weights(sharp, worker.train.labels, recipe.repeat)
+    step = TrainStep(
+        network,
+        make_optimizer(recipe.optimizer, parameter_groups(network, 1.0)),
+        make_loss(sharp, worker.setup.task, weights),
+        clip=recipe.optimizer.clip,
+        accumulate=recipe.accumulate,
+        bf16=worker.bf16,
+    )
+    outputs: list[Tensor] = []
+    network.register_forward_hook(lambda _, __, out: outputs.append(out.detach()))
+    losses: list[float] = []
+    gradient, accuracy, learnt, one_class = math.nan, 0.0, False, False
+    while len(losses) <= recipe.check.steps and not learnt:
+        outputs.clear()
+        total, readable, bad = step(inputs, rate).tolist()
+        losses.append(math.nan if bad else total / readable)
+        worker.tell(f"learning rate {rate:.3g}, step {len(losses) - 1}, loss {losses[-1]:.4f}")
+        if len(losses) == 1:
+            slopes = [weight.grad for weight in network.parameters() if weight.grad is not None]
+            gradient = float(torch.nn.utils.get_total_norm(slopes))
+        if bad:
+            break
+        right_BK, one_class = decisions(torch.cat(outputs), inputs.labels_BK, worker.setup.task)
+        accuracy = float(right_BK.float().mean())
+        learnt = losses[-1] < recipe.check.loss and bool(right_BK.all())
+    return Trace(rate, tuple(losses), accuracy, learnt, one_class, gradient)
+
+
+def decisions(logits_BK: Tensor, labels_BK: Tensor, task: str) -> tuple[Tensor, bool]:
+    """Which decisions are right, and whether all tiles get the same while labels differ."""
+    if task == "multiclass":
+        given_B, true_B = logits_BK.argmax(dim=1), labels_BK.argmax(dim=1)
+        same = bool((given_B == given_B[0]).all()) and not bool((true_B == true_B[0]).all())
+        return given_B == true_B, same
+    given_BK, true_BK = logits_BK >= 0, labels_BK > 0.5
+    varied_K = (true_BK != true_BK[0]).any(dim=0)
+    same_K = (given_BK == given_BK[0]).all(dim=0)
+    return given_BK == true_BK, bool(varied_K.any()) and bool(same_K[varied_K].all())
+
+
+def without_dropout(network: nn.Module) -> None:
+    """Switch off all dropout, of units and of whole branches (timm's `DropPath`)."""
+    for module in network.modules():
+        for name in ("p", "drop_prob"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+# The verdict
+
+
+def diagnose(evidence: Evidence) -> tuple[Kind, str]:
+    """Say what the evidence looks like, in a word and in a line; what explains most comes first."""
+    main, others = evidence.main, evidence.others
+    first, steps = main.losses[0], len(main.losses) - 1
+    rate = f"learning rate {main.learning_rate:.3g}"
+    ends = f"loss {first:.4g} -> {main.last:.4g} in {steps} steps"
+    if main.learnt:
+        return "passed", (
+            f"passed: {evidence.tiles} tiles learnt in {steps} steps, loss {main.losses[-1]:.4g}, "
+            f"accuracy {main.accuracy:.0%}, {rate}"
+        )
+    if not math.isfinite(first):
+        return "not_finite", (
+            "the loss or its gradient is not finite before the first step: look at the first "
+            "weights and at the mean and deviation that tiles are normalised by"
+        )
+    if main.gradient == 0:
+        return "no_gradient", (
+            f"flat loss: no gradient reaches what is trained ({ends}); look at what is frozen, and "
+            "for units that are all dead"
+        )
+    best = min(others, key=lambda trace: (not trace.learnt, trace.last), default=None)
+    if best is not None and (best.learnt or best.last < BETTER * main.last):
+        low = best.learning_rate > main.learning_rate
+        end = f"learnt in {len(best.losses) - 1} steps" if best.learnt else f"loss {best.last:.4g}"
+        return "rate_too_low" if low else "rate_too_high", (
+            f"{rate} is too {'low' if low else 'high'}: {ends}, and from the same weights at "
+            f"{best.learning_rate:.3g}: {end}"
+        )
+    tried = _tried(others)
+    if main.last > RISEN * first or main.worst > BURST * first:
+        return "rate_too_high", (
+            f"{rate} is too high, or the network cannot bear any: {ends}, up to {main.worst:.4g} "
+            f"on the way{tried}"
+        )
+    flat = abs(main.last - first) <= FLAT * first
+    if main.one_class:
+        return "one_class", (
+            f"predictions all one class{' and the loss flat' if flat else ''}: {ends}, accuracy "
+            f"{main.accuracy:.0%}, {rate}{tried}; the network does not see what tells the tiles "
+            "apart"
+        )
+    if flat:
+        return "flat", f"flat loss: {ends}, {rate}{tried}"
+    return "unfinished", (
+        f"not there yet: {ends}, accuracy {main.accuracy:.0%}, {rate}{tried}; more check.steps may "
+        "do, two tiles may look the same and have other labels, or the network is too small"
+    )
+
+
+def _tried(others: Sequence[Trace]) -> str:
+    told = ", ".join(f"{each.learning_rate:.2g}: {each.last:.4g}" for each in others)
+    return f" (at other rates, {told})" if told else ""

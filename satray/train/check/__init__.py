@@ -1,1 +1,0 @@
-"""The check: can the network learn one batch by heart, and if not, why?"""

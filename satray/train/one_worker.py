@@ -1,0 +1,166 @@
+"""Short trainings on one worker, on Ray or in the job's process: for range tests and the check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from satray.config.train import TrainRecipe
+from satray.data.read import TileSource, read_blocks, tile_source, to_torch
+from satray.errors import TrainingError
+from satray.runs.executor import each_block
+from satray.runs.run import Run
+from satray.storage import Storage
+from satray.train.plan.setup import Setup
+
+if TYPE_CHECKING:
+    import torch
+
+    from satray.models.network import Network
+    from satray.train.loop.step import Batch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What there is to work with."""
+
+    setup: Setup
+    """The run, resolved, without its index's table."""
+
+    train: TileSource
+    """The train split."""
+
+    network: Network
+    """With its first weights, on the device; to be copied."""
+
+    device: torch.device
+    """A GPU, or the CPU."""
+
+    bf16: bool
+    """Whether to autocast to bfloat16."""
+
+    tell: Callable[[str], None]
+    """Shows how far the work is."""
+
+
+def read_batches(
+    source: TileSource,
+    rows: NDArray[np.int64],
+    batch: int,
+    recipe: TrainRecipe,
+    copies: NDArray[np.int64] | None = None,
+) -> Iterator[Batch]:
+    """Read tiles of a split where they are needed, some batches ahead of the caller.
+
+    Args:
+        source: the split.
+        rows: which tiles, in order; a row may come several times.
+        batch: tiles a batch.
+        recipe: says how many may be unreadable (`error_budget`), and how many are read at once.
+        copies: how often each of `rows` came before; None: never.
+
+    Raises:
+        TrainingError: more tiles than the budget allows cannot be read, or a whole batch.
+    """
+    lost = 0
+    came_before = np.zeros_like(rows) if copies is None else copies
+
+    def one(start: int) -> pa.Table:
+        part = slice(start, start + batch)
+        (table,) = read_blocks(source.rows(rows[part]), batch, copies=came_before[part])
+        return table
+
+    starts = range(0, len(rows), batch)
+    for table in each_block(one, starts, recipe.resources, ray=False, ordered=True):
+        errors = table.column("error").drop_null().to_pylist()
+        lost += len(errors)
+        if lost > recipe.error_budget * len(rows) or len(errors) == len(table):
+            raise TrainingError(
+                f"{lost} of {len(rows):,} tiles could not be read (error_budget="
+                f"{recipe.error_budget:g}); the last: {errors[-1]}"
+            )
+        yield to_torch(table, source.shape, source.dtype)
+
+
+def work_on_one(
+    function: Callable[..., T], setup: Setup, run: Run, initial: str, what: str, *args: Any
+) -> T:
+    """Call `function(worker, *args)`, on Ray where it is up for the run, else here.
+
+    Args:
+        function: what to call; found by its name.
+        setup: the run, resolved.
+        run: its folder; the seconds go to its activity `what`.
+        initial: URI of the network's first weights.
+        what: what this is, to the person.
+        args: more arguments.
+    """
+    source = tile_source(
+        setup.index,
+        "train",
+        setup.bands,
+        run.storage,
+        digest=setup.digest,
+        cache=setup.recipe.cache,
+    )
+    given = (function, args, setup.without_table(), source, run.storage, initial)
+
+    def show(message: dict[str, Any]) -> None:
+        if "precision" in message:
+            run.say(f"{what}: {message['precision']}")
+        else:
+            run.progress(f"{what}: {message['now']}")
+
+    with run.activity(what):
+        if not run.ray:
+            import torch
+
+            torch.set_flush_denormal(True)  # networks make denormals, and CPUs crawl over them
+            try:
+                return _begin(show, False, *given)
+            finally:
+                torch.set_flush_denormal(False)
+        from satray import cluster  # which imports Ray
+
+        workers = cluster.allot(setup.recipe.resources, run.say, count=1)
+        channel = cluster.ProgressChannel()
+        with channel.watch(show):
+            found: T = cluster.run_once(_begin, channel.send, workers.gpu, *given, workers=workers)
+            return found
+
+
+def _begin(
+    send: Callable[[dict[str, Any]], None],
+    gpu: bool,
+    function: Callable[..., T],
+    args: tuple[Any, ...],
+    setup: Setup,
+    train: TileSource,
+    storage: Storage,
+    initial: str,
+) -> T:
+    """On the worker: build the network, and call the function."""
+    import torch
+
+    from satray.train.loop import precision
+    from satray.train.loop.state import begin, determinism
+    from satray.train.workers.initial import load
+
+    recipe = setup.recipe
+    begin(recipe.seed, recipe.deterministic)
+    device = torch.device("cuda" if gpu else "cpu")
+    bf16 = precision.takes_bf16(recipe.precision, device)
+    send({"precision": f"{precision.line(bf16)} on a {'GPU' if gpu else 'CPU'}"})
+    network = setup.network()
+    load(network, storage, initial)
+    network.to(device).to(memory_format=cast(Any, torch.channels_last))
+    worker = Worker(setup, train, network, device, bf16, lambda now: send({"now": now}))
+    with determinism(recipe.deterministic):
+        return function(worker, *args)

@@ -1,0 +1,460 @@
+"""The learning-rate range test: the job `landscape`, and `learning_rate: auto` before training.
+
+Leslie Smith's test (arXiv 1506.01186) in fastai's form: the learning rate grows exponentially
+from batch to batch, the loss is averaged with a debiased memory, and the curve without its first
+tenth and its last five points says where learning sets in and where it breaks.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from satray.config.train import LandscapeRecipe, RangeOptions, StageOptions
+from satray.data.order import copies, window
+from satray.errors import InputError, TrainingError
+from satray.report.landscape import Panel, landscape
+from satray.runs.run import Outcome, Run, to_json
+from satray.storage import Storage, join
+from satray.train.one_worker import Worker, read_batches, work_on_one
+from satray.train.plan.description import about, counted, variant_name
+from satray.train.plan.imbalance import class_weights, repeat_factors
+from satray.train.plan.setup import Setup, unchanged
+from satray.train.plan.setup import read as setup_of
+
+FILE = "range_tests.json"
+"""Below a run's state: what was found, so that a run that goes on does not search again."""
+LAST = 5
+"""Points at the end of a curve that say nothing: the loss is bursting there."""
+FEWEST = 4
+"""Points that a curve needs in between, at the least."""
+_STREAM = 3001
+"""Keeps the sweeps' generators apart from training's."""
+
+Name = Literal["valley", "steep", "minimum"]
+NAMES: tuple[Name, ...] = ("valley", "steep", "minimum")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One sweep; it ends where the loss burst."""
+
+    learning_rates: tuple[float, ...]
+    """Learning rate of each step."""
+
+    losses: tuple[float, ...]
+    """Loss of each step, before its update; finite."""
+
+    smoothed: tuple[float, ...]
+    """Debiased moving average of the losses."""
+
+    steps: int
+    """Steps that were planned."""
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """Learning rates that a curve suggests."""
+
+    valley: float
+    """Half of the way along the longest fall of the loss (fastai's default)."""
+
+    steep: float
+    """Where the loss falls fastest by the logarithm of the rate."""
+
+    minimum: float
+    """A tenth of the rate at which the loss is lowest."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What an automatic choice is kept within: steep / 3 to 3 x minimum."""
+        return self.steep / 3, self.minimum * 3
+
+    def choose(self, name: Name) -> float:
+        """The learning rate that `auto` takes: the named suggestion, kept within the bounds.
+
+        Where the bounds cross, the upper one wins: a rate too high costs more than one too low.
+        """
+        low, high = self.bounds
+        return min(max(float(asdict(self)[name]), low), high)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The range test of one trainable part."""
+
+    stages: tuple[int, ...]
+    """The recipe's stages that it speaks for, 0 for the first."""
+
+    trainable: str
+    """What was trained."""
+
+    curves: tuple[Curve, ...]
+    """One a seed."""
+
+    suggestion: Name
+    """Which suggestion is taken."""
+
+    @property
+    def by_seed(self) -> tuple[Suggestions, ...]:
+        """What each curve suggests; raises TrainingError."""
+        return tuple(suggest(curve) for curve in self.curves)
+
+    @property
+    def suggestions(self) -> Suggestions:
+        """The median over the seeds, halfway on a logarithmic scale."""
+        logarithms = np.log([list(asdict(each).values()) for each in self.by_seed])
+        return Suggestions(*np.exp(np.median(logarithms, axis=0)).tolist())
+
+    @property
+    def learning_rate(self) -> float:
+        """What `auto` takes."""
+        return self.suggestions.choose(self.suggestion)
+
+    @property
+    def where(self) -> str:
+        """The stages in words."""
+        numbers = ", ".join(str(number) for number in self.stages)
+        return f"stages[{numbers}] ({self.trainable})"
+
+    def line(self) -> str:
+        """All that matters in one line."""
+        found = asdict(self.suggestions)
+        told = ", ".join(f"{name} {found[name]:.2g}" for name in NAMES)
+        seeds = f"median of {len(self.curves)} seeds" if len(self.curves) > 1 else "one seed"
+        kept = "" if self.learning_rate == found[self.suggestion] else ", kept within bounds"
+        return (
+            f"range test of {self.where}: {told} ({seeds}); learning rate "
+            f"{self.learning_rate:.3g} by {self.suggestion}{kept}"
+        )
+
+    def figures(self) -> dict[str, Any]:
+        """For metrics.json: rates found, not the curves."""
+        return {
+            "stages": list(self.stages),
+            "trainable": self.trainable,
+            "learning_rate": self.learning_rate,
+            "suggestion": self.suggestion,
+            "bounds": list(self.suggestions.bounds),
+            **asdict(self.suggestions),
+            "seeds": [asdict(each) for each in self.by_seed],
+        }
+
+
+_FINDINGS = TypeAdapter(tuple[Finding, ...])
+
+
+# The job
+
+
+def read(recipe: LandscapeRecipe, storage: Storage) -> Setup:
+    """Index and weight files, and what the recipe makes of them.
+
+    Raises:
+        InputError: what `train` would refuse too, or no such stage.
+    """
+    setup = setup_of(recipe, storage)
+    stages = len(setup.recipe.stages)
+    if recipe.stage >= stages:
+        raise InputError(
+            f"stage={recipe.stage}: the recipe has {counted(stages, 'stage')}; "
+            f"accepted: {'0' if stages == 1 else f'0 to {stages - 1}'}"
+        )
+    return setup
+
+
+def plan(recipe: LandscapeRecipe, setup: Setup, storage: Storage) -> list[str]:
+    """What would be done.
+
+    Raises:
+        InputError: the stage cannot be trained, or weights do not fit the network.
+    """
+    from satray.train.loop.stage_check import check_stages
+    from satray.train.workers.initial import prepared
+
+    wanted = recipe.landscape
+    check = functools.partial(check_stages, stages=(recipe.stage,))
+    _, loaded = prepared(setup, storage, check)
+    samples = wanted.seeds * wanted.steps * recipe.batch
+    return [
+        *about(setup),
+        *loaded,
+        f"range test of stages[{recipe.stage}] ({setup.recipe.stages[recipe.stage].trainable}): "
+        f"{counted(wanted.seeds, 'sweep')} of {wanted.steps} batches of {recipe.batch}, learning "
+        f"rate {wanted.lowest:g} to {wanted.highest:g}; up to {samples:,} samples, "
+        f"{samples / setup.train_tiles:.1f} times the train split",
+        *unchanged(setup, storage),
+    ]
+
+
+def work(recipe: LandscapeRecipe, setup: Setup, run: Run) -> Outcome:
+    """Sweep; publish `landscape.parquet`, `landscape.png` and `metrics.json`."""
+    from satray.train import measure
+    from satray.train.loop.stage_check import check_stages
+    from satray.train.workers import initial
+
+    with run.activity("preparing"):
+        setup = measure.complete(setup, run)
+        check = functools.partial(check_stages, stages=(recipe.stage,))
+        weights = initial.stage(setup, run, check)
+    (finding,) = explore(setup, run, weights, (recipe.stage,))
+    table = pa.concat_tables(
+        pa.table(
+            {
+                "seed": [seed] * len(curve.losses),
+                "step": range(len(curve.losses)),
+                "learning_rate": curve.learning_rates,
+                "loss": curve.losses,
+                "smoothed": curve.smoothed,
+            }
+        )
+        for seed, curve in enumerate(finding.curves)
+    )
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    run.publish("landscape.parquet", sink.getvalue(), rows=len(table))
+    title = f"{run.run_id}: learning-rate landscape of {variant_name(setup)}"
+    run.publish("landscape.png", picture((finding,), title))
+    figures = finding.figures()
+    run.publish("metrics.json", to_json(figures))
+    return Outcome(
+        counts={
+            "train_tiles": setup.train_tiles,
+            "sweeps": len(finding.curves),
+            "batches": len(table),
+            "samples": len(table) * recipe.batch,
+        },
+        metrics={name: figures[name] for name in (*NAMES, "learning_rate")},
+        summary=(
+            finding.line(),
+            f"use stages.{recipe.stage}.learning_rate={finding.learning_rate:.2g}, or cycle "
+            f"between a quarter of it and it: landscape.png, landscape.parquet",
+        ),
+    )
+
+
+def picture(findings: Sequence[Finding], title: str) -> bytes:
+    """`landscape.png`."""
+    panels = [
+        Panel(
+            title=finding.where,
+            curves=[(c.learning_rates, c.losses, c.smoothed) for c in finding.curves],
+            suggestions=asdict(finding.suggestions),
+            chosen=finding.learning_rate,
+        )
+        for finding in findings
+    ]
+    return landscape(panels, title)
+
+
+# Tests of stages
+
+
+def settle(setup: Setup, run: Run, initial: str) -> tuple[Setup, tuple[Finding, ...]]:
+    """Find the learning rates that the recipe leaves open (`auto`), once a run.
+
+    Args:
+        setup: the run, resolved.
+        run: its folder.
+        initial: URI of the network's first weights, from which each test starts.
+
+    Returns:
+        The set-up with a plan that has all rates, and what was found; nothing where all rates
+        were given.
+
+    Raises:
+        TrainingError: see `explore`.
+    """
+    wanted = [stage.number for stage in setup.plan.stages if stage.peak is None]
+    if not wanted:
+        return setup, ()
+    found = explore(setup, run, initial, wanted)
+    rates: list[float | None] = [None] * len(setup.plan.stages)
+    for finding in found:
+        run.say(finding.line())
+        for number in finding.stages:
+            rates[number] = finding.learning_rate
+    return replace(setup, plan=setup.plan.with_rates(rates)), found
+
+
+def explore(setup: Setup, run: Run, initial: str, stages: Sequence[int]) -> tuple[Finding, ...]:
+    """Find learning rates for some stages, once: a run that goes on reads what it found.
+
+    Stages that train the same part alike share a test. Each starts from the network's first
+    weights, on batches as they would come in training.
+
+    Args:
+        setup: the run, resolved.
+        run: its folder.
+        initial: URI of the network's first weights.
+        stages: which stages, 0 for the first.
+
+    Raises:
+        TrainingError: a loss that bursts before it says anything, or tiles that cannot be read.
+    """
+    kept = join(run.state, FILE)
+    if run.storage.exists(kept):
+        return _FINDINGS.validate_json(run.storage.read(kept))
+    options, wanted = setup.recipe.stages, setup.recipe.landscape
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for number in stages:
+        stage = options[number]
+        key = (stage.trainable, stage.layer_decay, stage.dropout)
+        alike.setdefault(key, []).append(number)
+    groups = [tuple(group) for group in alike.values()]
+    run.say(
+        f"range test: {len(groups) * wanted.seeds} sweeps of {wanted.steps} batches of "
+        f"{setup.recipe.batch}, {wanted.lowest:g} to {wanted.highest:g}"
+    )
+    tested = [options[group[0]] for group in groups]
+    curves = work_on_one(_sweeps, setup, run, initial, "range test", tested)
+    found = tuple(
+        Finding(group, stage.trainable, some, wanted.suggestion)
+        for group, stage, some in zip(groups, tested, curves, strict=True)
+    )
+    run.storage.write(kept, _FINDINGS.dump_json(found))
+    return found
+
+
+def _sweeps(worker: Worker, stages: list[StageOptions]) -> list[tuple[Curve, ...]]:
+    """All sweeps of some stages; on the worker."""
+    seeds = worker.setup.recipe.landscape.seeds
+    return [
+        tuple(_sweep(worker, stage, seed, place * seeds + seed) for seed in range(seeds))
+        for place, stage in enumerate(stages)
+    ]
+
+
+def _sweep(worker: Worker, stage: StageOptions, seed: int, number: int) -> Curve:
+    """One sweep over batches as training with that seed would draw them, always shuffled."""
+    from satray.train.loop.dropout import HeadDropout
+    from satray.train.loop.losses import make_loss
+    from satray.train.loop.optimizers import make_optimizer, parameter_groups
+    from satray.train.loop.stage_check import refuse_single
+    from satray.train.loop.state import seed_torch
+    from satray.train.loop.step import AugmentedTiles, TrainStep, ahead, inputs_of
+
+    setup, recipe, device = worker.setup, worker.setup.recipe, worker.device
+    network = copy.deepcopy(worker.network)
+    network.set_trainable(stage.trainable)
+    network.train()
+    # A batch goes through in as many parts as with the run's workers, since batch norm sees each
+    # for itself; synchronised ones see the global batch as one.
+    parts = recipe.accumulate * (1 if recipe.sync_batchnorm else setup.plan.workers)
+    if setup.plan.global_batch == parts:
+        refuse_single(network, recipe.batch, setup.plan.workers)
+    HeadDropout(network).enter(recipe.dropout if stage.dropout is None else stage.dropout)
+    seed_torch(recipe.seed, _STREAM, number)
+    labels, options = worker.train.labels, recipe.landscape
+    step = TrainStep(
+        network,
+        make_optimizer(recipe.optimizer, parameter_groups(network, stage.layer_decay)),
+        make_loss(recipe.loss, setup.task, class_weights(recipe.loss, labels, recipe.repeat)),
+        clip=recipe.optimizer.clip,
+        accumulate=parts,
+        bf16=worker.bf16,
+    )
+    drawn = recipe.seed + seed
+    make = AugmentedTiles.of(recipe, setup.preprocess(), drawn)
+    repeats = repeat_factors(labels, recipe.repeat)
+    rows_N = window(drawn, 0, options.steps * recipe.batch, len(worker.train), True, repeats)
+    batches = ahead(
+        (
+            inputs_of(batch, make, device, mixup=recipe.augment.mixup, seed=drawn)
+            for batch in read_batches(worker.train, rows_N, recipe.batch, recipe, copies(rows_N))
+        ),
+        device,
+    )
+
+    def take(rate: float) -> float:
+        total, readable, bad = step(next(batches), rate).tolist()
+        loss = math.nan if bad else total / readable
+        worker.tell(f"sweep {number + 1}, {rate:.2g}, loss {loss:.4f}")
+        return loss
+
+    return sweep(take, options)
+
+
+# Arithmetic
+
+
+def sweep(take: Callable[[float], float], options: RangeOptions) -> Curve:
+    """Step while the learning rate grows from `lowest` to `highest`, and give the losses met.
+
+    It ends where a loss is not finite, or where the smoothed loss is `options.stop` times its best.
+
+    Args:
+        take: takes a step at a learning rate, and gives the loss before it.
+        options: rates, steps, smoothing, stop.
+    """
+    met: list[tuple[float, float, float]] = []
+    memory, total, weight, best = options.smoothing, 0.0, 0.0, math.inf
+    for rate in np.geomspace(options.lowest, options.highest, options.steps).tolist():
+        loss = take(rate)
+        if not math.isfinite(loss):
+            break
+        # without a bias towards zero, as Adam's moments
+        total = memory * total + (1 - memory) * loss
+        weight = memory * weight + (1 - memory)
+        smoothed = total / weight
+        met.append((rate, loss, smoothed))
+        if smoothed > options.stop * best:
+            break
+        best = min(best, smoothed)
+    columns = zip(*met, strict=True) if met else ((), (), ())
+    rate_T, loss_T, smoothed_T = (tuple(column) for column in columns)
+    return Curve(rate_T, loss_T, smoothed_T, options.steps)
+
+
+def suggest(curve: Curve) -> Suggestions:
+    """What one curve suggests.
+
+    Raises:
+        TrainingError: too few points are left between its first tenth and its last five.
+    """
+    kept = slice(curve.steps // 10, -LAST)
+    x, y = np.array(curve.learning_rates[kept]), np.array(curve.smoothed[kept])
+    if len(x) < FEWEST:
+        said = f"after {len(curve.losses)} of {curve.steps} batches"
+        if curve.learning_rates:
+            said += f", at a learning rate of {curve.learning_rates[-1]:.3g}"
+        raise TrainingError(
+            f"range test: the loss burst {said}, too early to suggest anything; take a smaller "
+            "landscape.lowest"
+        )
+    slope = np.diff(y) / np.diff(np.log(x))
+    return Suggestions(
+        valley=float(x[valley_index(y)]),
+        steep=float(x[int(slope.argmin())]),
+        minimum=float(x[int(y.argmin())] / 10),
+    )
+
+
+def valley_index(losses: Sequence[float] | NDArray[np.float64]) -> int:
+    """Where fastai's `valley` lies: in the longest falling subsequence that ends earliest.
+
+    The window of a subsequence of L points that ends at e starts at e - L; the point is
+    start + L // 3 + L // 6.
+    """
+    longest = np.ones(len(losses), dtype=np.int64)
+    values = np.asarray(losses, dtype=np.float64)
+    for i in range(1, len(values)):
+        before = longest[:i][values[:i] > values[i]]
+        if len(before):
+            longest[i] = before.max() + 1
+    end = int(longest.argmax())
+    length = int(longest[end])
+    if length == 1:  # nothing falls
+        return 0
+    return max(0, end - length + int(length / 3) + int(length / 6))
