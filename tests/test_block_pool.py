@@ -1,12 +1,15 @@
 """Blocks in the hands of an actor, and what ends them."""
 
+import functools
 import pickle
+import threading
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from inline_blocks import WORKERS
 
-from satray.block_pool import BlockActor, held, rows_of
+from satray.block_pool import BlockActor, BlockRead, held, rows_of, through_actors
 from satray.errors import InputError, SatrayError, TrainingError
 
 
@@ -52,3 +55,24 @@ def test_what_ends_a_block_is_told_in_one_line(error, line, kind):
 
     (found,) = reports(work, pa.table({"name": ["one"]}))
     assert (type(found), str(found)) == (kind, line)
+
+
+@pytest.mark.pipeline
+def test_an_actor_may_have_several_blocks_in_hand(ray_session):
+    """Each waits for the other: one at a time would never end."""
+
+    def make():
+        both = threading.Barrier(2)
+
+        def work(row):
+            both.wait(timeout=60)
+            return {"name": row["name"]}
+
+        return work
+
+    def read(name):
+        return pa.table({"name": [name]})
+
+    blocks = [BlockRead(functools.partial(read, name), 10) for name in ("one", "two")]
+    found = through_actors("blocks", blocks, WORKERS, make, calls=2)
+    assert {report["name"] for report in found} == {"one", "two"}

@@ -24,7 +24,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,49 +158,18 @@ class FeatureBlock:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Everything that decides the features of a frozen network over the tiles of an index."""
+    """What features of a frozen network are wanted over the tiles of an index."""
 
-    towers: tuple[tuple[str, str, tuple[str, ...]], ...]
-    """Name, backbone and bands of each tower."""
-    weights: str
-    """Digest of the towers' weights; the head has no part in it."""
-    index: str
-    """SHA-256 of the index's files."""
+    key: str
+    """Names them: 16 hexadecimal digits of a SHA-256 over all that decides them."""
+    decided_by: dict[str, Any]
+    """All of that, by name."""
     tiles: tuple[int, int]
     """Tiles of the train and of the validation split."""
-    bands: tuple[str, ...]
-    """Bands read, in the network's order."""
-    size: int
-    """Side of the network's input, px."""
-    resize: int | None
-    """Shorter side of the tile before cropping, px; None: `size`."""
-    evaluate: str
-    """How validation tiles become the input: whole or centre."""
-    radiometry: tuple[str, tuple[float, ...], tuple[float, ...]]
-    """How stored pixels become values: name, low, high."""
-    mean: tuple[float, ...]
-    """Of each band's values."""
-    std: tuple[float, ...]
-    """Of each band's values."""
-    augment: tuple[tuple[str, Any], ...]
-    """The keys of augmentation that have an effect, sorted."""
-    seed: int | None
-    """That augmentation is drawn from; None where nothing is drawn."""
     views: int
     """Draws of augmentation of each train tile; a validation tile has one view."""
     poolings: tuple[str, ...]
     """What is kept of each map."""
-    precision: str
-    """The recipe's word; train tiles see it, validation is always in fp32. What `auto` came to is
-    noted in the record."""
-    versions: tuple[str, ...]
-    """Of what computes them: satray, torch, torchvision, timm."""
-
-    @property
-    def key(self) -> str:
-        """Names the features: 16 hexadecimal digits of a SHA-256 over all of this."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def views_in(self, split: str) -> int:
         """Views of a tile of that split; validation has one, without augmentation."""
@@ -234,35 +203,38 @@ def feature_spec(setup: Setup, weights: str) -> FeatureSpec:
     """
     if not setup.mean:
         raise ValueError("mean and deviation are not measured yet")
-    recipe, values = setup.recipe, setup.radiometry
-    shape = setup.index.meta.tile_shape
-    return FeatureSpec(
-        towers=tuple((t.name, t.backbone, t.bands) for t in setup.variant.towers),
-        weights=weights,
-        index=setup.digest,
-        tiles=(setup.train_tiles, setup.val_tiles),
-        bands=setup.bands,
-        size=recipe.input.size,
-        resize=recipe.input.resize,
-        evaluate=recipe.input.evaluate,
-        radiometry=(values.name, values.low, values.high),
-        mean=setup.mean,
-        std=setup.std,
-        augment=_effective(recipe.augment),
-        seed=recipe.seed if draws(recipe.augment, recipe.input, shape) else None,
-        views=views_of(recipe, shape),
-        poolings=POOLINGS if setup.variant.head == "linear" else (FLAT,),
-        precision=recipe.precision,
-        versions=(__version__, *map(version, ("torch", "torchvision", "timm"))),
-    )
+    recipe, shape = setup.recipe, setup.index.meta.tile_shape
+    tiles, views = (setup.train_tiles, setup.val_tiles), views_of(recipe, shape)
+    poolings = POOLINGS if setup.variant.head == "linear" else (FLAT,)
+    decided_by = {
+        "format": FORMAT,
+        "towers": [(tower.name, tower.backbone, tower.bands) for tower in setup.variant.towers],
+        "weights": weights,
+        "index": setup.digest,
+        "tiles": tiles,
+        "bands": setup.bands,
+        "input": recipe.input.model_dump(include={"size", "resize", "evaluate"}),
+        "radiometry": vars(setup.radiometry),
+        "mean": setup.mean,
+        "std": setup.std,
+        "augment": _effective(recipe.augment),
+        "seed": recipe.seed if draws(recipe.augment, recipe.input, shape) else None,
+        "views": views,
+        "poolings": poolings,
+        "precision": recipe.precision,  # of train tiles; the record says what `auto` came to
+        "versions": [__version__, *map(version, ("torch", "torchvision", "timm"))],
+    }
+    text = json.dumps(decided_by, sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return FeatureSpec(key, decided_by, tiles, views, poolings)
 
 
-def _effective(augment: AugmentOptions) -> tuple[tuple[str, Any], ...]:
-    """Keys that change a view, sorted; those of `crop=resized` only with it."""
-    idle = {"mixup", "cutmix", "views"} | (
-        set() if augment.crop == "resized" else {"scale", "ratio"}
+def _effective(augment: AugmentOptions) -> dict[str, Any]:
+    """Keys that change a view; those of `crop=resized` only with it."""
+    idle = {"mixup", "cutmix", "views"}
+    return augment.model_dump(
+        exclude=idle if augment.crop == "resized" else idle | {"scale", "ratio"}
     )
-    return tuple(sorted(augment.model_dump(exclude=idle).items()))
 
 
 # A file: what a block of tiles gave
@@ -512,25 +484,13 @@ class FeatureTable:
 
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """A plain array over a file: numpy's own subclass costs time at each use.
-
-    Rows are asked for in random order. Of a file that memory cannot hold the system would read 128
-    KiB for each, in vain; one that fits is better read ahead, once.
-    """
+    """A plain array over a file: numpy's own subclass costs time at each use."""
     with path.open("rb") as file:
         kept = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if len(kept) > _memory() / 2:
-        kept.madvise(mmap.MADV_RANDOM)
+    # Rows are asked for in random order: of a file that memory cannot hold the system would read
+    # 128 KiB for each, in vain.
+    kept.madvise(mmap.MADV_RANDOM)
     return np.frombuffer(kept, dtype).reshape(shape)
-
-
-def _memory() -> int:
-    """Bytes of memory, page cache included: the machine's, or the container's limit if lower."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no container, or no limit
-        return machine
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import functools
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from satray import cluster
 from satray.block_pool import BlockRead, Report, Row, held, through_actors
 from satray.data.cache import cache_lines
 from satray.data.read import TileSource, errors_of, read_blocks, tile_source, to_torch
-from satray.errors import InputError, SatrayError, TrainingError
+from satray.errors import SatrayError, TrainingError
 from satray.runs.run import Run, to_json
 from satray.storage import Storage, join
 from satray.tune.feature_table import (
@@ -89,11 +88,13 @@ def _extract(setup: Setup, run: Run, weights: str, spec: FeatureSpec, uri: str) 
     for line in cache_lines(source.cache):
         run.say(line)
     blocks = spec.blocks(source.tile_bytes)
-    there = {entry.key for entry in storage.list(uri)}
-    todo = [block for block in blocks if block.file not in there]
+    written = {entry.key for entry in storage.list(uri)}
+    todo = [block for block in blocks if block.file not in written]
     gpu = cluster.use_gpus(recipe.resources, run.say)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    actors = max(1, min(most_actors(nodes, gpu), len(todo)))
+    # One a GPU; or one a node, which takes all its cores. A CPU is left to read tasks.
+    there = ray.cluster_resources()
+    most = int(there.get("GPU", 1)) if gpu else cluster.node_count()
+    actors = max(1, min(most, int(there.get("CPU", 0)) - 1, len(todo)))
     workers = cluster.allot(recipe.resources, run.say, count=actors)
     images = sum(len(block) * spec.views_in(block.split) for block in todo)
     run.say(
@@ -101,10 +102,10 @@ def _extract(setup: Setup, run: Run, weights: str, spec: FeatureSpec, uri: str) 
         f"{len(todo)} of {len(blocks)} blocks to compute, {images:,} images, on {actors} "
         f"{'GPU' if gpu else 'CPU'} actor{'s' if actors > 1 else ''}"
     )
-    task = ExtractTask(
-        setup.without_table(), weights, spec, uri, storage, source.shape, source.dtype, gpu
+    shape, dtype = source.shape, source.dtype
+    make = functools.partial(
+        _Worker, setup.without_table(), storage, weights, spec, uri, shape, dtype, gpu
     )
-    make = functools.partial(_Worker, task)
     reads = [_block_read(block, sources[block.split]) for block in todo]
     reports, done = [], 0
     for report in through_actors("features", reads, workers, make, calls=CALLS):
@@ -120,31 +121,6 @@ def _extract(setup: Setup, run: Run, weights: str, spec: FeatureSpec, uri: str) 
     }
     storage.write(join(uri, RECORD), to_json(record))  # last: it says complete
     run.say(f"features {spec.key}: {images:,} images in {seconds:.1f} s")
-
-
-def most_actors(nodes: Sequence[Mapping[str, float]], gpu: bool) -> int:
-    """One a GPU of the cluster; or one a node that has CPUs to give, which takes all its cores.
-
-    Each holds a CPU, and one is left to read tasks, without which actors would wait for ever.
-
-    Args:
-        nodes: resources of each, in Ray's words.
-        gpu: whether they compute on GPUs.
-
-    Raises:
-        InputError: that is none.
-    """
-    cpus = sum(node.get("CPU", 0) for node in nodes)
-    if int(cpus - 1) < 1:
-        raise InputError(
-            f"features: found {cpus:g} CPUs; accepted: 2 or more, one for an actor "
-            "and one to read tiles"
-        )
-    if gpu:
-        most = max(1, int(sum(node.get("GPU", 0) for node in nodes)))  # one may be on its way
-    else:
-        most = sum(node.get("CPU", 0) >= 1 for node in nodes)
-    return min(most, int(cpus - 1))
 
 
 def finished(
@@ -199,7 +175,7 @@ def finished(
     return {
         "format": FORMAT,
         "key": spec.key,
-        "spec": asdict(spec),
+        "decided_by": spec.decided_by,
         "columns": FileNotes.of(storage.read(join(uri, blocks[0].file))).widths,
         "rows": dict(zip(SPLITS, spec.tiles, strict=True)),
         "views": {split: spec.views_in(split) for split in SPLITS},
@@ -229,49 +205,37 @@ def _read(block: FeatureBlock, source: TileSource) -> pa.Table:
 # Computing
 
 
-@dataclass(frozen=True)
-class ExtractTask:
-    """What every actor needs; pickles small."""
-
-    setup: Setup
-    """The run, resolved, without its index's table."""
-    weights: str
-    """URI of the network's first weights."""
-    spec: FeatureSpec
-    """What is wanted."""
-    uri: str
-    """Folder of the features."""
-    storage: Storage
-    """How URIs are reached."""
-    shape: tuple[int, int, int]
-    """(C, H, W) of a decoded tile."""
-    dtype: str
-    """NumPy dtype of its pixels."""
-    gpu: bool
-    """Whether an actor has a GPU."""
-
-
 class _Worker:
     """Computes and writes a block a call; of several calls one computes at a time."""
 
-    def __init__(self, task: ExtractTask) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        storage: Storage,
+        weights: str,
+        spec: FeatureSpec,
+        uri: str,
+        shape: tuple[int, int, int],
+        dtype: str,
+        gpu: bool,
+    ) -> None:
         from satray.tune.extractor import Extractor  # torch: readers do without
 
-        self._task = task
-        self._extractor = Extractor(task.setup, task.storage, task.weights, task.spec, task.gpu)
+        self._extractor = Extractor(setup, storage, weights, spec, gpu)
+        self._storage, self._spec, self._uri = storage, spec, uri
+        self._shape, self._dtype = shape, dtype
         self._computing = threading.Lock()
 
     def __call__(self, row: Row) -> Report:
-        task, split = self._task, row["split"]
-        tiles = pa.ipc.open_stream(row["tiles"]).read_all()
-        batch = to_torch(tiles, task.shape, task.dtype)
+        split, tiles = row["split"], pa.ipc.open_stream(row["tiles"]).read_all()
+        batch = to_torch(tiles, self._shape, self._dtype)
         rows = batch["row"].numpy()
         with self._computing:
             features = self._extractor.features(split, batch["pixels"], rows)
         bf16 = self._extractor.bf16 and split == "train"
         errors = tiles.column("error").to_pylist()
         data = to_parquet(rows, batch["labels"].numpy(), errors, features, bf16=bf16)
-        task.storage.write(join(task.uri, row["file"]), data)
-        images = len(rows) * task.spec.views_in(split)
+        self._storage.write(join(self._uri, row["file"]), data)
+        images = len(rows) * self._spec.views_in(split)
         told = {"images": images, "unreadable": errors_of(tiles), "bf16": bf16}
         return {"file": row["file"], **told}

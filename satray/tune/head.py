@@ -43,8 +43,6 @@ TOWERS = "towers."
 """Entries that belong to its towers."""
 GATHERED = 16 << 20
 """Bytes of features gathered at a time: many batches by one call."""
-EVALUATED = 4096
-"""Tiles of a batch of validation, where their features are no more than GATHERED."""
 FILE = "head.npz"
 """Below a trial's folder."""
 EVERY = 2.0
@@ -94,23 +92,6 @@ class HeadNetwork(nn.Module):
     def load_head(self, state: Mapping[str, Tensor]) -> None:
         """Take over the head of a network's state, whatever else is in it."""
         self.load_state_dict({name: v for name, v in state.items() if name.startswith(HEAD)})
-
-
-def full_state(network_state: Mapping[str, Tensor], head_state: Mapping[str, Tensor]) -> State:
-    """The state of the whole network with a trained head in it.
-
-    Args:
-        network_state: of the network whose features the head was trained on.
-        head_state: of the `HeadNetwork` (`TrainState.kept`).
-
-    Raises:
-        ValueError: the head is not that of the network.
-    """
-    ours = {name: value.shape for name, value in head_state.items()}
-    theirs = {name: v.shape for name, v in network_state.items() if name.startswith(HEAD)}
-    if ours != theirs:
-        raise ValueError(f"a head of {ours} for a network whose head is {theirs}")
-    return {**network_state, **head_state}
 
 
 def towers_digest(network_state: Mapping[str, Tensor]) -> str:
@@ -168,7 +149,7 @@ def val_batches(
         features: of the validation split.
         device: where they are sent.
     """
-    many = min(EVALUATED, max(1, GATHERED // (4 * features.width)))
+    many = max(1, GATHERED // (4 * features.width))
 
     def batches() -> Iterator[Batch]:
         rows = np.arange(len(features), dtype=np.int64)
@@ -186,17 +167,9 @@ def _gathered(
     return {**batch, "pixels": send(torch.from_numpy(batch["pixels"]), torch.device(device))}
 
 
-def train_features(
-    features: Tensor, rows: NDArray[np.int64], copies: NDArray[np.int64], pseudo_epoch: int
-) -> Tensor:
-    """The loop's `train_input`: features come as they are; their view was chosen with the batch."""
-    del rows, copies, pseudo_epoch
-    return features
-
-
-def eval_features(features: Tensor) -> Tensor:
-    """The loop's `eval_input`."""
-    return features
+def as_they_are(features_BF: Tensor, *_: Any) -> Tensor:
+    """The loop's input: the view of each tile was chosen with the batch."""
+    return features_BF
 
 
 # A trial
@@ -270,8 +243,8 @@ class HeadTrial:
             network,
             plan,
             settings=LoopSettings.of(setup, train.labels, bf16=False),
-            train_input=train_features,
-            eval_input=eval_features,
+            train_input=as_they_are,
+            eval_input=as_they_are,
             device=device,
             state=self._state,
         )

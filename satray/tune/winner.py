@@ -27,7 +27,7 @@ from satray.train.workers.choice import Choice, choose
 from satray.train.workers.combining import read_state
 from satray.tune.actor import Session, Work, head_setup
 from satray.tune.desk import Job
-from satray.tune.head import best_of, full_state
+from satray.tune.head import best_of
 from satray.tune.ledger import trial_folder
 from satray.tune.records import Metric, TrialRecord
 from satray.tune.trials import trial_recipe
@@ -101,7 +101,7 @@ def _of_head(
         best = best_of(work.storage, folder)
     if best is None:
         raise TrainingError(f"trial {job.trial} left no weights")
-    state = full_state(read_state(work.storage, ground.weights), best.state)
+    state = {**read_state(work.storage, ground.weights), **best.state}
     seen = Predictions.from_bytes(best.predictions)
     return setup, Choice("checkpoint", (state,), validation_of(setup, seen), seen, None)
 

@@ -21,10 +21,9 @@ from satray.tune.extractor import Extractor
 from satray.tune.feature_table import Features, FeatureSpec, feature_spec, pooling_of
 from satray.tune.head import (
     HeadNetwork,
-    eval_features,
+    as_they_are,
     head_batches,
     towers_digest,
-    train_features,
     val_batches,
 )
 
@@ -145,8 +144,8 @@ def from_features(
         network,
         plan,
         settings=LoopSettings.of(setup, tiles.labels, False),
-        train_input=train_features,
-        eval_input=eval_features,
+        train_input=as_they_are,
+        eval_input=as_they_are,
         state=state,
     )
     order = train_order(recipe, plan, tiles.labels)

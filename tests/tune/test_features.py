@@ -13,13 +13,13 @@ from train.small_archive import generate
 from tune.feature_material import from_features, in_memory, prepare, stored
 
 from satray.data.read import to_torch
-from satray.errors import InputError, SatrayError, TrainingError
+from satray.errors import SatrayError, TrainingError
 from satray.models.network import Network
 from satray.storage import Storage, join
 from satray.tune import features
 from satray.tune.extractor import Extractor
 from satray.tune.feature_table import FeatureBlock, pooling_of, to_parquet
-from satray.tune.features import extract, finished, most_actors
+from satray.tune.features import extract, finished
 
 BAD = 21
 ROW = 15
@@ -120,7 +120,7 @@ def test_too_many_unreadable_tiles_are_tried_again(ray_session, archive, tmp_pat
     assert wanted - left == {"train-00001.parquet"}
 
 
-# What one attempt or several left, and who extracts
+# What one attempt or several left
 
 BLOCKS = (
     FeatureBlock("train", 0, 0, 8),
@@ -168,20 +168,6 @@ def test_train_tiles_of_two_precisions_do_not_mix(tmp_path, spec):
     now = [{"file": "train-00001.parquet", "unreadable": {}, "bf16": False}]
     with pytest.raises(SatrayError, match=r"some were computed in bf16.*base\.precision=fp32"):
         record_of(tmp_path, spec, now)
-
-
-@pytest.mark.parametrize(
-    ("cpus", "nodes", "gpus", "actors"),
-    [(4.0, 1, 0, 1), (4.0, 3, 0, 3), (2.0, 2, 0, 1), (3.0, 1, 8, 2), (16.0, 1, 8, 8)],
-)
-def test_actors_leave_a_share_of_a_cpu_to_read_tasks(cpus, nodes, gpus, actors):
-    each = {"CPU": cpus / nodes, "GPU": gpus / nodes}
-    assert most_actors([each] * nodes, gpus > 0) == actors
-
-
-def test_one_cpu_is_too_few():
-    with pytest.raises(InputError, match=r"found 1 CPUs; accepted: 2 or more"):
-        most_actors([{"CPU": 1.0}], False)
 
 
 @pytest.mark.parametrize("fits", [5, 0])
