@@ -1,11 +1,9 @@
 """Overfit one fixed batch, and say why where that fails."""
 
-import sys
-
 from satray.config.train import CheckRecipe
-from satray.runs.job import Job, main
+from satray.runs.job import Job, leave, main
 from satray.train.check import plan, read, work
 from satray.train.plan.setup import early
 
 if __name__ == "__main__":
-    sys.exit(main(Job("check", CheckRecipe, read, plan, work, workers=False, early=early)))
+    leave(main(Job("check", CheckRecipe, read, plan, work, workers=False, early=early)))

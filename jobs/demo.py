@@ -1,10 +1,8 @@
 """Generate a small archive and run the whole line on it."""
 
-import sys
-
 from satray.config.prepare import DemoRecipe
 from satray.demo.line import plan, read, work
-from satray.runs.job import Job, main
+from satray.runs.job import Job, leave, main
 
 if __name__ == "__main__":
-    sys.exit(main(Job("demo", DemoRecipe, read, plan, work)))
+    leave(main(Job("demo", DemoRecipe, read, plan, work)))

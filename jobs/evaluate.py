@@ -1,10 +1,8 @@
 """Predict a split of a tile index with a bundle and measure it."""
 
-import sys
-
 from satray.config.score import EvaluateRecipe
-from satray.runs.job import Job, main
+from satray.runs.job import Job, leave, main
 from satray.scoring.evaluate import plan, read, work
 
 if __name__ == "__main__":
-    sys.exit(main(Job("evaluate", EvaluateRecipe, read, plan, work)))
+    leave(main(Job("evaluate", EvaluateRecipe, read, plan, work)))

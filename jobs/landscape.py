@@ -1,11 +1,9 @@
 """Find the learning rate of a training stage by a range test."""
 
-import sys
-
 from satray.config.train import LandscapeRecipe
-from satray.runs.job import Job, main
+from satray.runs.job import Job, leave, main
 from satray.train.plan.setup import early
 from satray.train.range_test import plan, read, work
 
 if __name__ == "__main__":
-    sys.exit(main(Job("landscape", LandscapeRecipe, read, plan, work, workers=False, early=early)))
+    leave(main(Job("landscape", LandscapeRecipe, read, plan, work, workers=False, early=early)))

@@ -1,11 +1,9 @@
 """Train a variant on a tile index and write a bundle."""
 
-import sys
-
 from satray.config.train import TrainRecipe
-from satray.runs.job import Job, main
+from satray.runs.job import Job, leave, main
 from satray.train.job import plan, read, work
 from satray.train.plan.setup import early
 
 if __name__ == "__main__":
-    sys.exit(main(Job("train", TrainRecipe, read, plan, work, early=early)))
+    leave(main(Job("train", TrainRecipe, read, plan, work, early=early)))

@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import json
-import runpy
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -190,13 +191,22 @@ def test_paths_that_a_job_may_not_have(
     assert Path("in/a.txt").read_text() == "one"
 
 
-def test_the_job_tune_checks_its_trials_paths(capfd, monkeypatch) -> None:
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+def test_the_job_tune_checks_its_trials_paths() -> None:
     script = str(Path(__file__).parents[2] / "jobs" / "tune.py")
-    monkeypatch.setattr(sys, "argv", [script, "index=/i", "out=/o", "base.weights=w.pth"])
-    with pytest.raises(SystemExit, match="2"):
-        runpy.run_path(script, run_name="__main__")
-    assert "base.weights=w.pth: relative" in said(capfd)
+    done = subprocess.run(
+        [sys.executable, script, "index=/i", "out=/o", "base.weights=w.pth"],
+        env=os.environ | {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "base.weights=w.pth: relative" in done.stderr
+
+
+@pytest.mark.parametrize("torch", ["import torch", "pass"])
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_job_leaves_with_its_status_and_all_that_it_said(torch, status) -> None:
+    text = f"{torch}\nfrom satray.runs.job import leave\nprint('said', end='')\nleave({status})"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (status, "said")
 
 
 def test_workers_are_asked_for_only_where_the_job_takes_them(counter: Counter, monkeypatch) -> None:
