@@ -67,13 +67,12 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     import scoring_material as material
     import torch
 
-    from satray.models.encoder import encoder_file, find_levels
+    from satray.models.encoder import encoder_file
 
     bundle = material.save_bundle(tmp_path / "runs/model/bundle", material.one_tower())
-    levels = find_levels(bundle.network.backbones()["rgb"])
     (tmp_path / "runs/export/encoder").mkdir(parents=True)
     file = tmp_path / "runs/export/encoder/rgb.safetensors"
-    file.write_bytes(encoder_file(bundle, "rgb", levels))
+    file.write_bytes(encoder_file(bundle, "rgb"))
     monkeypatch.chdir(tmp_path)
     tiles = np.stack([material.pixels(seed, bands=3) for seed in range(4)])
     names = {"tiles": tiles, "pixels": torch.from_numpy(tiles)}

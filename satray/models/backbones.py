@@ -151,7 +151,7 @@ def timm_model(name: str, in_chans: int, **options: Any) -> Any:
         if "drop_path_rate" in str(error):
             raise _no_drop_path(name, options["drop_path_rate"]) from error
         raise InputError(
-            f"backbone={name!r} cannot be built for {in_chans} bands without a head: {error}"
+            f"backbone={name!r} cannot be built for {in_chans} bands: {error}"
         ) from error
 
 

@@ -14,7 +14,7 @@ from satray.config.score import FORMATS, ExportRecipe
 from satray.errors import InputError, SatrayError
 from satray.models.spec import bundle_digest, read_spec
 from satray.runs.run import Outcome, Run, to_json
-from satray.storage import Storage
+from satray.storage import Storage, join
 from satray.storage.temporary import scratch
 
 if TYPE_CHECKING:  # it imports torch
@@ -128,16 +128,19 @@ def _about(bundle: "Bundle", shape: tuple[int, int]) -> dict[str, Any]:
 
 
 def _export_encoder(run: Run, bundle: "Bundle", tower: str) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from satray.models.encoder import encoder_file, find_levels
+    from satray.models.encoder import encoder_file, load_encoder
 
     path = f"encoder/{tower}.safetensors"
     with run.activity("encoders"):
-        levels = find_levels(bundle.network.backbones()[tower])
-        data = encoder_file(bundle, tower, levels)
+        data = encoder_file(bundle, tower)
     run.publish(path, data)
-    return {"file": path, "tower": tower, "levels": [asdict(level) for level in levels]}
+    made = load_encoder(join(run.out, path), run.storage)  # as a stranger will
+    levels = zip(made.strides, made.channels, strict=True)
+    return {
+        "file": path,
+        "tower": tower,
+        "levels": [{"stride": stride, "channels": channels} for stride, channels in levels],
+    }
 
 
 def _export_programs(
