@@ -99,7 +99,7 @@ def in_process(keys: list[str], given: argparse.Namespace) -> Iterator[tuple[str
     from satray.storage import Storage
     from satray.train.loop.step import AugmentedTiles, Inputs, TrainStep, ahead, inputs_of
     from satray.train.one_worker import read_batches
-    from satray.train.plan.setup import read
+    from satray.train.setup import read
 
     recipe = build(TrainRecipe, keys, lambda *_: b"", lambda path: path)
     setup, storage = read(recipe, Storage()), Storage()

@@ -2,8 +2,8 @@
 
 from satray.config.train import LandscapeRecipe
 from satray.runs.job import Job, leave, main
-from satray.train.plan.setup import early
 from satray.train.range_test import plan, read, work
+from satray.train.setup import early
 
 if __name__ == "__main__":
     leave(main(Job("landscape", LandscapeRecipe, read, plan, work, workers=False, early=early)))

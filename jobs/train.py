@@ -3,7 +3,7 @@
 from satray.config.train import TrainRecipe
 from satray.runs.job import Job, leave, main
 from satray.train.job import plan, read, work
-from satray.train.plan.setup import early
+from satray.train.setup import early
 
 if __name__ == "__main__":
     leave(main(Job("train", TrainRecipe, read, plan, work, early=early)))

@@ -40,3 +40,8 @@ def listed(names: Collection[str], most: int = 20) -> str:
     """Names for a message, the first `most` of them."""
     shown = ", ".join(list(names)[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 worker`, `2,000 workers`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -11,8 +11,8 @@ from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.models.network import Network
 from satray.models.variant import resolve
-from satray.train.loop.optimizers import parameter_groups
-from satray.train.plan.stages import plan_training
+from satray.train.optim import parameter_groups
+from satray.train.plan import plan_training
 from satray.tune.defaults import default_space
 from satray.tune.resolve import space_of
 from satray.tune.space import Space

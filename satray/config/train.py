@@ -119,7 +119,7 @@ class LossOptions(Section):
         "auto: bce, or cross_entropy for multiclass; focal (binary, multilabel, multiclass); "
         "asymmetric (binary, multilabel)",
     )
-    positive_weight: float | Literal["balanced"] | None = key(
+    positive_weight: Positive | Literal["balanced"] | None = key(
         None,
         "bce: weight of positives; balanced: negatives / positives of each class in a pass over "
         "the train split (with `repeat` as it comes to be), at most 100",

@@ -23,8 +23,12 @@ from torch.nn import functional as F
 
 from satray.config.train import AugmentOptions
 
-_D4, _TOP, _LEFT, _AREA, _SHAPE, _CONTRAST, _BRIGHTNESS = range(7)
+_D4, _TOP, _LEFT, _AREA, _SHAPE, _CONTRAST, _BRIGHTNESS, *_ERASE = range(12)
 """Streams of the hash: one a decision."""
+
+ERASED = (0.02, 1 / 3, 10 / 3)
+"""Random erasing: smallest and largest share of the tile's area, largest ratio of the box's sides
+(Zhong et al., AAAI 2020, arXiv 1708.04896; timm's defaults)."""
 
 _FLIP = 1 << 16
 """Stream of `flip_at_random`, far from augmentation's."""
@@ -76,7 +80,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Boxes:
-    """A crop a tile, in whole pixels."""
+    """A box a tile, in whole pixels."""
 
     top: NDArray[np.int64]
     """First row."""
@@ -101,12 +105,13 @@ def boxes(
     width: int,
     scale: float,
     ratio: float,
+    largest: float = 1.0,
 ) -> Boxes:
-    """Crops from four numbers between 0 and 1 a tile.
+    """Boxes within tiles, from four numbers between 0 and 1 a tile.
 
-    As torchvision's RandomResizedCrop: the area is even in `scale` to 1, the ratio of the sides
-    even in its logarithm; but a crop that is too long for its tile is cut, not drawn again, so
-    that each tile needs four numbers and no more.
+    As torchvision's RandomResizedCrop: the area is even in `scale` to `largest`, the ratio of the
+    sides even in its logarithm; but a box that is too long for its tile is cut, not drawn again,
+    so that each tile needs four numbers and no more.
 
     Args:
         area_B: chooses the area.
@@ -116,9 +121,10 @@ def boxes(
         height: of the tiles, px.
         width: of the tiles, px.
         scale: smallest share of the tile's area.
-        ratio: largest ratio of the crop's sides; 1 for squares.
+        ratio: largest ratio of the box's sides; 1 for squares.
+        largest: largest share of the tile's area.
     """
-    area = (scale + (1 - scale) * area_B) * height * width
+    area = (scale + (largest - scale) * area_B) * height * width
     stretch = np.exp((shape_B - 0.5) * math.log(ratio))  # square root of width / height
     tall = np.clip(np.rint(np.sqrt(area) / stretch), 1, height).astype(np.int64)
     wide = np.clip(np.rint(np.sqrt(area) * stretch), 1, width).astype(np.int64)
@@ -132,9 +138,9 @@ def boxes(
 
 @dataclass(frozen=True)
 class Augment:
-    """Crop, flip and transpose tiles of any dtype, and change the colours of normalised ones.
+    """Crop, flip and transpose tiles of any dtype; recolour and erase parts of normalised ones.
 
-    Values are moved, never changed, but for `crop="resized"`, which interpolates, and `colour`.
+    Values are moved, never changed, but for `crop="resized"`, which interpolates, and `finish`.
     """
 
     size: int
@@ -161,9 +167,12 @@ class Augment:
     contrast: float = 0.0
     """Largest relative change of a band's contrast."""
 
+    erase: float = 0.0
+    """Share of tiles of which a box is set to the mean."""
+
     @classmethod
     def of(cls, options: AugmentOptions, size: int, seed: int) -> Augment:
-        """What a recipe asks for; mixup is the training room's."""
+        """What a recipe asks for; mixup and cutmix are the training room's."""
         return cls(
             size=size,
             flips=options.flips,
@@ -173,6 +182,7 @@ class Augment:
             ratio=options.ratio,
             brightness=options.brightness,
             contrast=options.contrast,
+            erase=options.erase,
         )
 
     def draws(self, rows: NDArray[np.int64], pseudo_epoch: int, height: int, width: int) -> Draws:
@@ -205,15 +215,27 @@ class Augment:
         zeros = np.zeros(len(rows), dtype=np.int64)
         return apply(x_BCSS, Draws(self._symmetries(rows, pseudo_epoch), zeros, zeros), self.size)
 
-    def colour(self, x_BCSS: Tensor, rows: NDArray[np.int64], pseudo_epoch: int) -> Tensor:
-        """Change contrast and brightness of each band of normalised tiles; float32 to float32."""
-        if self.contrast == 0 and self.brightness == 0:
+    def finish(self, x_BCSS: Tensor, rows: NDArray[np.int64], pseudo_epoch: int) -> Tensor:
+        """Recolour normalised tiles by band, then erase a box of some; float32 to float32."""
+        if self.contrast or self.brightness:
+            gain_BC, shift_BC = (
+                most * (2 * self._by_band(rows, pseudo_epoch, stream, x_BCSS.shape[1]) - 1)
+                for stream, most in ((_CONTRAST, self.contrast), (_BRIGHTNESS, self.brightness))
+            )
+            x_BCSS = recolour(x_BCSS, 1 + gain_BC, shift_BC)
+        if not self.erase:
             return x_BCSS
-        gain_BC, shift_BC = (
-            most * (2 * self._by_band(rows, pseudo_epoch, stream, x_BCSS.shape[1]) - 1)
-            for stream, most in ((_CONTRAST, self.contrast), (_BRIGHTNESS, self.brightness))
+        chosen_B, *draws = (evenly(self._hash(rows, pseudo_epoch, stream)) for stream in _ERASE)
+        least, most, ratio = ERASED
+        where = boxes(
+            *draws,
+            height=x_BCSS.shape[2],
+            width=x_BCSS.shape[3],
+            scale=least,
+            largest=most,
+            ratio=ratio,
         )
-        return recolour(x_BCSS, 1 + gain_BC, shift_BC)
+        return erased(x_BCSS, where, chosen_B < self.erase)
 
     def _hash(
         self, rows: NDArray[np.int64], pseudo_epoch: int, stream: int, *more: int
@@ -287,6 +309,31 @@ def recolour(x_BCHW: Tensor, gain_BC: NDArray[np.float64], shift_BC: NDArray[np.
         for part in (gain_BC, shift_BC)
     )
     return torch.addcmul(shift_BC11, x_BCHW, gain_BC11)
+
+
+def erased(x_BCHW: Tensor, where: Boxes, chosen_B: NDArray[np.bool_]) -> Tensor:
+    """Set a box of each chosen tile to 0, the mean of normalised values; x_BCHW floating."""
+    edges_4B = np.stack(
+        [where.top, where.left, where.top + where.height * chosen_B, where.left + where.width]
+    )
+    inside_B1HW = inside(send(torch.from_numpy(edges_4B), x_BCHW.device), *x_BCHW.shape[2:])
+    return x_BCHW.masked_fill(inside_B1HW, 0.0)
+
+
+def inside(edges_4B: Tensor, height: int, width: int) -> Tensor:
+    """Which pixels lie in each tile's box: bool (B, 1, H, W).
+
+    Args:
+        edges_4B: top, left, bottom (first row below), right (first column beyond), px.
+        height: of the tiles, px.
+        width: of the tiles, px.
+    """
+    top_B1, left_B1, bottom_B1, right_B1 = edges_4B[:, :, None]
+    y_H, x_W = (torch.arange(side, device=edges_4B.device) for side in (height, width))
+    down_BH = (y_H >= top_B1) & (y_H < bottom_B1)
+    across_BW = (x_W >= left_B1) & (x_W < right_B1)
+    found: Tensor = down_BH[:, None, :, None] & across_BW[:, None, None, :]
+    return found
 
 
 def flip_at_random(x_BCHW: Tensor, rows: NDArray[np.int64], pseudo_epoch: int, seed: int) -> Tensor:

@@ -19,11 +19,10 @@ from satray.data.order import permutation
 from satray.errors import InputError
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
+from satray.train.imbalance import class_weights
 from satray.train.one_worker import Worker, read_batches, work_on_one
-from satray.train.plan.description import about
-from satray.train.plan.imbalance import class_weights
-from satray.train.plan.setup import Setup, unchanged
-from satray.train.plan.setup import read as setup_of
+from satray.train.setup import Setup, unchanged
+from satray.train.setup import read as setup_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -135,7 +134,7 @@ def plan(recipe: CheckRecipe, setup: Setup, storage: Storage) -> list[str]:
     options = recipe.check
     _, loaded = prepared(setup, storage, _check_trainable)
     return [
-        *about(setup),
+        *setup.lines,
         *loaded,
         f"check: {recipe.batch} tiles of the train split, up to {options.steps} steps at learning "
         f"rate {rate_of(recipe):.3g}; passes at loss < {options.loss:g} and all decisions right",
@@ -251,9 +250,9 @@ def _attempt(worker: Worker, recipe: CheckRecipe, inputs: Inputs, rate: float) -
     """
     import torch
 
-    from satray.train.loop.losses import make_loss
-    from satray.train.loop.optimizers import make_optimizer, parameter_groups
     from satray.train.loop.step import TrainStep
+    from satray.train.losses import make_loss
+    from satray.train.optim import make_optimizer, parameter_groups
 
     network = copy.deepcopy(worker.network)
     network.train()

@@ -7,20 +7,18 @@ import pyarrow as pa
 
 from satray import __version__
 from satray.config.train import TrainRecipe
-from satray.errors import TrainingError
+from satray.errors import TrainingError, counted
 from satray.metrics.summary import said
 from satray.metrics.trap import stuck, watch
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
 from satray.train import tracking
 from satray.train.calibrate import Calibration, calibrate
+from satray.train.imbalance import constant_classes
 from satray.train.loop import precision
-from satray.train.plan.description import about, counted, variant_name
-from satray.train.plan.imbalance import constant_classes
-from satray.train.plan.setup import Setup, unchanged
-from satray.train.plan.setup import read as setup_of
-from satray.train.plan.snapshots import snapshot_note
-from satray.train.plan.stages import TrainingPlan
+from satray.train.plan import TrainingPlan, snapshot_note
+from satray.train.setup import Setup, unchanged
+from satray.train.setup import read as setup_of
 from satray.train.workers import lost_tiles
 
 if TYPE_CHECKING:  # it imports torch
@@ -49,7 +47,7 @@ def plan(recipe: TrainRecipe, setup: Setup, storage: Storage) -> list[str]:
     schedule = setup.plan
     network, loaded = prepared(setup, storage)
     return [
-        *about(setup),
+        *setup.lines,
         *loaded,
         *block_lines(network),
         f"{counted(schedule.total_steps, 'step')} of {schedule.global_batch} tiles on "
@@ -201,7 +199,7 @@ def finish(
         run.publish(f"bundle/{name}", data)
     run.publish("history.parquet", tracking.parquet(rows), rows=len(rows))
     shown = "map" if setup.best == "loss" else setup.best
-    title = f"{run.run_id}: {variant_name(setup)}"
+    title = f"{run.run_id}: {setup.variant_name}"
     batch = setup.plan.global_batch
     stages = [(stage.first_step * batch, stage.number) for stage in setup.plan.stages]
     picture = curves(rows, shown, title, choice.mark(best), _rates(setup.plan, 1000), stages)

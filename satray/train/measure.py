@@ -18,7 +18,7 @@ from satray.runs.run import Run
 from satray.storage import join
 
 if TYPE_CHECKING:
-    from satray.train.plan.setup import Setup
+    from satray.train.setup import Setup
 
 MOST = 1024
 """Tiles of a sample, at the most."""

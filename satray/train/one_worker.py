@@ -16,7 +16,7 @@ from satray.errors import TrainingError
 from satray.runs.executor import each_block
 from satray.runs.run import Run
 from satray.storage import Storage
-from satray.train.plan.setup import Setup
+from satray.train.setup import Setup
 
 if TYPE_CHECKING:
     import torch

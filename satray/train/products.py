@@ -18,7 +18,7 @@ from satray.models.probe import probe_grid
 from satray.models.spec import NEAR, BundleSpec, TrainedPixels
 from satray.runs.run import Run, finite
 from satray.train.calibrate import Calibration
-from satray.train.plan.setup import Setup
+from satray.train.setup import Setup
 from satray.train.workers.choice import Choice
 
 GRIDS = 64

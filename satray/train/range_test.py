@@ -23,15 +23,14 @@ from pydantic import TypeAdapter
 
 from satray.config.train import LandscapeRecipe, RangeOptions, StageOptions
 from satray.data.order import copies, window
-from satray.errors import InputError, TrainingError
+from satray.errors import InputError, TrainingError, counted
 from satray.report.landscape import Panel, landscape
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage, join
+from satray.train.imbalance import class_weights, repeat_factors
 from satray.train.one_worker import Worker, read_batches, work_on_one
-from satray.train.plan.description import about, counted, variant_name
-from satray.train.plan.imbalance import class_weights, repeat_factors
-from satray.train.plan.setup import Setup, unchanged
-from satray.train.plan.setup import read as setup_of
+from satray.train.setup import Setup, unchanged
+from satray.train.setup import read as setup_of
 
 FILE = "range_tests.json"
 """Below a run's state: what was found, so that a run that goes on does not search again."""
@@ -188,7 +187,7 @@ def plan(recipe: LandscapeRecipe, setup: Setup, storage: Storage) -> list[str]:
     _, loaded = prepared(setup, storage, check)
     samples = wanted.seeds * wanted.steps * recipe.batch
     return [
-        *about(setup),
+        *setup.lines,
         *loaded,
         f"range test of stages[{recipe.stage}] ({setup.recipe.stages[recipe.stage].trainable}): "
         f"{counted(wanted.seeds, 'sweep')} of {wanted.steps} batches of {recipe.batch}, learning "
@@ -224,7 +223,7 @@ def work(recipe: LandscapeRecipe, setup: Setup, run: Run) -> Outcome:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     run.publish("landscape.parquet", sink.getvalue(), rows=len(table))
-    title = f"{run.run_id}: learning-rate landscape of {variant_name(setup)}"
+    title = f"{run.run_id}: learning-rate landscape of {setup.variant_name}"
     run.publish("landscape.png", picture((finding,), title))
     figures = finding.figures()
     run.publish("metrics.json", to_json(figures))
@@ -338,12 +337,12 @@ def _sweeps(worker: Worker, stages: list[StageOptions]) -> list[tuple[Curve, ...
 
 def _sweep(worker: Worker, stage: StageOptions, seed: int, number: int) -> Curve:
     """One sweep over batches as training with that seed would draw them, always shuffled."""
-    from satray.train.loop.dropout import HeadDropout
-    from satray.train.loop.losses import make_loss
-    from satray.train.loop.optimizers import make_optimizer, parameter_groups
     from satray.train.loop.stage_check import refuse_single
     from satray.train.loop.state import seed_torch
     from satray.train.loop.step import AugmentedTiles, TrainStep, ahead, inputs_of
+    from satray.train.losses import make_loss
+    from satray.train.mixing import Mixing
+    from satray.train.optim import make_optimizer, parameter_groups, set_dropout
 
     setup, recipe, device = worker.setup, worker.setup.recipe, worker.device
     network = copy.deepcopy(worker.network)
@@ -354,7 +353,7 @@ def _sweep(worker: Worker, stage: StageOptions, seed: int, number: int) -> Curve
     parts = recipe.accumulate * (1 if recipe.sync_batchnorm else setup.plan.workers)
     if setup.plan.global_batch == parts:
         refuse_single(network, recipe.batch, setup.plan.workers)
-    HeadDropout(network).enter(recipe.dropout if stage.dropout is None else stage.dropout)
+    set_dropout(network, recipe.dropout if stage.dropout is None else stage.dropout)
     seed_torch(recipe.seed, _STREAM, number)
     labels, options = worker.train.labels, recipe.landscape
     step = TrainStep(
@@ -371,7 +370,7 @@ def _sweep(worker: Worker, stage: StageOptions, seed: int, number: int) -> Curve
     rows_N = window(drawn, 0, options.steps * recipe.batch, len(worker.train), True, repeats)
     batches = ahead(
         (
-            inputs_of(batch, make, device, mixup=recipe.augment.mixup, seed=drawn)
+            inputs_of(batch, make, device, mixing=Mixing.of(recipe.augment, drawn))
             for batch in read_batches(worker.train, rows_N, recipe.batch, recipe, copies(rows_N))
         ),
         device,

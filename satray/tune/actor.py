@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from satray.config.tune import TuneRecipe
+from satray.data.index import TileIndex
 from satray.errors import InputError, SatrayError, TrainingError
 from satray.runs.run import Run
 from satray.storage import Storage
-from satray.train.plan.setup import Setup, Tiles, set_up
+from satray.train.setup import Setup, set_up
 from satray.tune.feature_table import pooling_of, with_views
 from satray.tune.ground import Ground
 from satray.tune.ledger import trial_folder
@@ -39,7 +40,7 @@ class Work:
 
     recipe: TuneRecipe
     """The sweep."""
-    tiles: Tiles
+    tiles: TileIndex
     """Its index."""
     storage: Storage
     """How URIs are reached."""
@@ -207,10 +208,10 @@ class Session:
         return HeadTrial(setup, train, val, ground.head, folder, self._work.storage)
 
 
-def head_setup(recipe: TrainRecipe, ground: Ground, tiles: Tiles, storage: Storage) -> Setup:
+def head_setup(recipe: TrainRecipe, ground: Ground, tiles: TileIndex, storage: Storage) -> Setup:
     """The set-up of a trial that trains its head: as if by one worker, with a number of views."""
     alone = recipe.resources.model_copy(update={"workers": 1})
-    whole = with_views(recipe, tiles.index.meta.tile_shape)
+    whole = with_views(recipe, tiles.meta.tile_shape)
     recipe = whole.model_copy(update={"resources": alone})
     return ground.under(set_up(recipe, storage, tiles))
 

@@ -13,7 +13,7 @@ from typing import Any
 from satray.cluster import Workers
 from satray.errors import TrainingError
 from satray.runs.run import Run
-from satray.train.plan.setup import Setup
+from satray.train.setup import Setup
 from satray.train.workers import checkpoints
 from satray.train.workers.halt import Halt
 from satray.train.workers.launch import fit

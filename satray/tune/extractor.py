@@ -19,7 +19,7 @@ from satray.storage import Storage
 from satray.train.loop.precision import takes_bf16
 from satray.train.loop.state import begin, determinism
 from satray.train.loop.step import train_input
-from satray.train.plan.setup import Setup
+from satray.train.setup import Setup
 from satray.train.workers import initial
 from satray.tune.feature_table import FLAT, FeatureSpec
 

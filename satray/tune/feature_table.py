@@ -41,7 +41,7 @@ from satray.errors import InputError, SatrayError
 from satray.storage import Storage, join, name
 
 if TYPE_CHECKING:
-    from satray.train.plan.setup import Setup
+    from satray.train.setup import Setup
 
 FORMAT = 1
 """Of the files, and of what is computed; another one makes other keys."""

@@ -37,7 +37,7 @@ from satray.tune.feature_table import (
 )
 
 if TYPE_CHECKING:
-    from satray.train.plan.setup import Setup
+    from satray.train.setup import Setup
 
 CALLS = 2
 """Blocks in the hands of an actor: one computes while the file of the other is written."""

@@ -16,12 +16,13 @@ from typing import Any
 
 from satray import __version__
 from satray.config.train import TrainRecipe
+from satray.data.index import TileIndex
 from satray.errors import SatrayError
 from satray.models.pretrained import sources_of
 from satray.models.variant import resolve
 from satray.runs.run import Run
 from satray.storage import Storage, join
-from satray.train.plan.setup import Setup, Tiles, Wanted, set_up, weights_wanted
+from satray.train.setup import Setup, Wanted, set_up, weights_wanted
 from satray.tune.feature_table import RECORD as FEATURES
 from satray.tune.feature_table import FeatureTable, feature_spec, head_only, with_views
 
@@ -164,7 +165,7 @@ def _make(setup: Setup, own: Run, record: str) -> None:
 
 def lay(
     recipes: Iterable[TrainRecipe],
-    tiles: Tiles,
+    tiles: TileIndex,
     run: Run,
     store: str,
     digest_of: DigestOf,
@@ -213,7 +214,7 @@ def lay(
 
 
 def _by_key(
-    recipes: Iterable[TrainRecipe], tiles: Tiles, digest_of: DigestOf
+    recipes: Iterable[TrainRecipe], tiles: TileIndex, digest_of: DigestOf
 ) -> list[tuple[str, TrainRecipe, bool]]:
     """Key, one of its recipes, and whether any of them trains the head alone."""
     kept: dict[str, tuple[TrainRecipe, bool]] = {}
@@ -221,6 +222,6 @@ def _by_key(
         key = ground_key(recipe, tiles.digest, digest_of)
         heads = head_only(recipe) is None
         if key not in kept or (heads and not kept[key][1]):
-            shape = tiles.index.meta.tile_shape
+            shape = tiles.meta.tile_shape
             kept[key] = (with_views(recipe, shape) if heads else recipe, heads)
     return [(key, recipe, heads) for key, (recipe, heads) in kept.items()]

@@ -28,9 +28,8 @@ from satray.train.loop.settings import LoopSettings
 from satray.train.loop.state import TrainState, seed_all
 from satray.train.loop.step import Batch, view_of
 from satray.train.loop.train import Loop
-from satray.train.plan.order import train_order
-from satray.train.plan.setup import Setup
-from satray.train.plan.stages import TrainingPlan
+from satray.train.plan import TrainingPlan, train_order
+from satray.train.setup import Setup
 from satray.train.workers.choice import score
 from satray.train.workers.combining import read_state, to_bytes
 from satray.tune.feature_table import Features

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from satray.config.tune import TuneRecipe
+from satray.errors import counted
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
-from satray.train.plan.description import counted
-from satray.train.plan.setup import look_up
+from satray.train.setup import look_up
 from satray.tune import report
 from satray.tune.board import table_lines
 from satray.tune.plan import plan

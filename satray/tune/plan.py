@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from satray.config.tune import TuneRecipe
+from satray.errors import counted
 from satray.storage import Storage
-from satray.train.plan.description import counted
-from satray.train.plan.setup import set_up
+from satray.train.setup import set_up
 from satray.tune.defaults import RATE
 from satray.tune.feature_table import head_only, views_of, with_views
 from satray.tune.ground import extracted
@@ -80,7 +80,7 @@ def _heads(
         f"{counted(len(heads), 'trial')}{about} train heads, from the features of "
         f"{counted(len(grounds), 'frozen network')}, extracted once"
     )
-    recipe, meta = sweep.recipe, sweep.tiles.index.meta
+    recipe, meta = sweep.recipe, sweep.tiles.meta
     named = recipe.features.folder is not None or recipe.out is not None
     store = store_of(recipe, recipe.out or "")
     there, images, views = 0, 0, set()

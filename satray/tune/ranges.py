@@ -9,10 +9,11 @@ from typing import Any
 
 from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
+from satray.data.index import TileIndex
 from satray.errors import SatrayError, TrainingError
 from satray.runs.run import Run
 from satray.storage import join
-from satray.train.plan.setup import Tiles, set_up
+from satray.train.setup import set_up
 from satray.tune.defaults import RATE, RATES, variants_of
 from satray.tune.feature_table import head_only
 from satray.tune.ground import DigestOf, ground_key, settle_ground
@@ -43,7 +44,7 @@ class Tested:
 def range_tests(
     recipe: TuneRecipe,
     space: Space,
-    tiles: Tiles,
+    tiles: TileIndex,
     run: Run,
     store: str,
     digest_of: DigestOf,

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from satray.config.tune import TuneRecipe
 from satray.runs.run import finite
-from satray.train.plan.setup import best_metric
+from satray.train.setup import best_metric
 from satray.tune.trials import dotted, trial_id
 
 Status = Literal["done", "stopped", "failed"]

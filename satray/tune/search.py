@@ -76,7 +76,7 @@ class Found:
         recipe = self.sweep.whole(configuration)
         recipe = recipe.model_copy(update={"resources": self.sweep.recipe.resources})
         if self.describe(configuration).regime == "head":
-            recipe = with_views(recipe, self.sweep.tiles.index.meta.tile_shape)
+            recipe = with_views(recipe, self.sweep.tiles.meta.tile_shape)
         return recipe
 
 

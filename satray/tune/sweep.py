@@ -8,20 +8,13 @@ from dataclasses import dataclass, field
 
 from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
-from satray.data.index import check_unchanged
+from satray.data.index import TileIndex, check_unchanged, read_index
 from satray.errors import InputError
 from satray.models.pretrained import sources_of
 from satray.models.variant import resolve
 from satray.storage import Storage, absolute, join
-from satray.train.plan.setup import (
-    Tiles,
-    Wanted,
-    read_tiles,
-    set_up,
-    weights_digest,
-    weights_wanted,
-)
-from satray.train.plan.stages import plan_training
+from satray.train.plan import plan_training
+from satray.train.setup import Wanted, set_up, weights_digest, weights_wanted
 from satray.tune.feature_table import head_only
 from satray.tune.ground import DigestOf, ground_key
 from satray.tune.records import Metric, metric_of
@@ -43,7 +36,7 @@ class Sweep:
 
     recipe: TuneRecipe
     """As given."""
-    tiles: Tiles
+    tiles: TileIndex
     """Its index."""
     space: Space
     """What is searched."""
@@ -110,7 +103,7 @@ class Sweep:
             Samples in all, and from one evaluation to the next.
         """
         recipe = self.whole(configuration)
-        each = recipe.pseudo_epoch or self.tiles.index.split_counts["train"]
+        each = recipe.pseudo_epoch or self.tiles.split_counts["train"]
         lengths = [stage.samples or stage.pseudo_epochs * each for stage in recipe.stages]
         return sum(lengths), each
 
@@ -145,7 +138,7 @@ class Sweep:
             notes.update(dict.fromkeys((*setup.plan.warnings, *setup.notes)))
             return setup.plan.total_samples
         # What stages there are matters to the plan alone, and an index can be large.
-        train = self.tiles.index.split_counts["train"]
+        train = self.tiles.split_counts["train"]
         plan = plan_training(recipe, train, recipe.resources.workers)
         notes.update(dict.fromkeys(plan.warnings))
         return plan.total_samples
@@ -198,16 +191,16 @@ def resolved(recipe: TuneRecipe, storage: Storage) -> Sweep:
     Raises:
         InputError: no such index, or a space that is none.
     """
-    tiles = read_tiles(recipe.index, storage)
-    meta = tiles.index.meta
-    space = space_of(recipe, meta.bands, tiles.index.split_counts.get("train", 0))
+    tiles = read_index(recipe.index, storage)
+    meta = tiles.meta
+    space = space_of(recipe, meta.bands, tiles.split_counts.get("train", 0))
     digest_of = functools.cache(functools.partial(weights_digest, storage=storage))
     return Sweep(recipe, tiles, space, metric_of(recipe, meta.task), digest_of)
 
 
 def unchanged(sweep: Sweep, storage: Storage) -> list[str]:
     """What `check_unchanged` says of the sweep's index; raises InputError."""
-    recipe, index = sweep.recipe, sweep.tiles.index
+    recipe, index = sweep.recipe, sweep.tiles
     budget = recipe.base.get("error_budget", TrainRecipe.model_fields["error_budget"].default)
     return check_unchanged(index, recipe.index, storage, budget)
 

@@ -12,6 +12,7 @@ import torch
 
 from satray import cluster
 from satray.config.train import TrainRecipe
+from satray.data.index import TileIndex
 from satray.errors import TrainingError
 from satray.metrics.summary import compute_metrics, said
 from satray.runs.run import Run
@@ -19,9 +20,9 @@ from satray.storage import join
 from satray.train.job import calibrate_on
 from satray.train.job import work as train
 from satray.train.loop.evaluation import Predictions
-from satray.train.loop.losses import loss_for
-from satray.train.plan.setup import Setup, Tiles, set_up
+from satray.train.losses import loss_for
 from satray.train.products import bundle
+from satray.train.setup import Setup, set_up
 from satray.train.workers import checkpoints
 from satray.train.workers.choice import Choice, choose
 from satray.train.workers.combining import read_state
@@ -153,7 +154,7 @@ def validation_of(setup: Setup, seen: Predictions) -> dict[str, Any]:
     return {**metrics, "val_loss": float(losses_N.mean())}
 
 
-def refit(recipe: TrainRecipe, tiles: Tiles, run: Run) -> Won:
+def refit(recipe: TrainRecipe, tiles: TileIndex, run: Run) -> Won:
     """Train a configuration again as the job `train` does, below `refit/`. Ray is up.
 
     Args:

@@ -44,7 +44,7 @@ WAYS = {
     "resized": lambda x, rows, epoch, seed=7: Augment(6, crop="resized", seed=seed)(x, rows, epoch),
     "colour": lambda x, rows, epoch, seed=7: Augment(
         6, seed=seed, contrast=0.5, brightness=1.0
-    ).colour(x.float(), rows, epoch),
+    ).finish(x.float(), rows, epoch),
     "random flips": flipped_at_random,
 }
 
@@ -210,7 +210,7 @@ def test_small_tiles_are_enlarged(batched):
 
 
 def recoloured(x_BCHW, **options):
-    return Augment(2, **options).colour(x_BCHW, np.arange(len(x_BCHW)), 0)
+    return Augment(2, **options).finish(x_BCHW, np.arange(len(x_BCHW)), 0)
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast"])
@@ -237,7 +237,7 @@ def test_training_input_is_recoloured_after_normalising():
     bright = Augment(4, seed=1, brightness=0.5, contrast=0.2)
     before = train_input(x, rows, 0, preprocess, Augment(4, seed=1))
     after = train_input(x, rows, 0, preprocess, bright)
-    torch.testing.assert_close(after, bright.colour(before, rows, 0))
+    torch.testing.assert_close(after, bright.finish(before, rows, 0))
     assert not torch.equal(after, before)
 
 

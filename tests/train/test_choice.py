@@ -31,10 +31,9 @@ from satray.train.loop.evaluation import Predictions
 from satray.train.loop.state import TrainState
 from satray.train.loop.step import AugmentedTiles
 from satray.train.loop.train import LoopSettings
-from satray.train.plan import snapshots
-from satray.train.plan.setup import set_up
-from satray.train.plan.stages import plan_training
-from satray.train.workers import checkpoints, combining
+from satray.train.plan import plan_training
+from satray.train.setup import set_up
+from satray.train.workers import checkpoints, combining, snapshots
 from satray.train.workers.choice import WORST, choice_lines, choose, score
 
 

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from satray.config.train import ScheduleOptions
-from satray.train.plan.schedules import Span, cycle_ends, learning_rate, momentum, warmup_steps
+from satray.train.schedules import Span, cycle_ends, learning_rate, momentum, warmup_steps
 
 PEAK = 0.02
 SMITH = ("triangular", "triangular2", "exp_range")

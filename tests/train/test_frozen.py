@@ -8,8 +8,9 @@ from train.tiny_training import recipe, run, stage, timeless, tiny_net, weights
 
 from satray.config.train import OptimizerOptions, ScheduleOptions, TowerOptions, VariantOptions
 from satray.models.network import Network
-from satray.train.loop.dropout import HeadDropout
 from satray.train.loop.state import TrainState
+from satray.train.optim import set_dropout
+from satray.train.plan import plan_training
 
 
 def network(backbone, dropout=0.5):
@@ -91,8 +92,6 @@ def test_rates_and_momentum_of_each_step_are_the_plans(monkeypatch):
     plain = stage(1, 0.1, "constant", trainable="head")
     given = recipe(stage(2, layer_decay=0.5).model_copy(update={"schedule": cycled}), plain)
     run(given, network("simple_cnn"))
-    from satray.train.plan.stages import plan_training
-
     plan = plan_training(given, 24, 1)
     assert len(seen) == plan.total_steps == 9
     for number, groups in enumerate(seen[:6]):
@@ -102,33 +101,21 @@ def test_rates_and_momentum_of_each_step_are_the_plans(monkeypatch):
     assert seen[6:] == [[(0.1, 0.9)] * 2] * 3  # an optimiser of its own, not cycled
 
 
-def test_dropout_is_the_stages_else_what_was_built(monkeypatch):
-    found = []
-    forward = torch.nn.Dropout.forward
-
-    def spy(self, x):
-        if self.training:
-            found.append(self.p)
-        return forward(self, x)
-
-    monkeypatch.setattr(torch.nn.Dropout, "forward", spy)
-    given = recipe(stage(1, dropout=0.25), stage(1), stage(1, dropout=0.0))
-    run(given, tiny_net(dropout=0.5))
-    assert found == [0.25] * 3 + [0.5] * 3 + [0.0] * 3
-
-
-def test_a_backbones_own_dropout_is_left_alone():
-    net = network("simple_cnn", dropout=0.4)
-    net.towers["rgb"].add_module("own", torch.nn.Dropout(0.1))
-    dropout = HeadDropout(net)
-    dropout.enter(0.2)
-    assert (net.dropout.p, net.towers["rgb"].own.p) == (0.2, 0.1)
-    dropout.enter(None)
-    assert (net.dropout.p, net.towers["rgb"].own.p) == (0.4, 0.1)
-
-
-def test_a_dense_heads_dropout_is_set_too():
+@pytest.mark.parametrize("head", ["linear", "dense"])
+def test_dropout_is_the_stages_else_the_recipes_and_a_backbones_own_is_left_alone(head):
     tower = TowerOptions(name="rgb", backbone="simple_cnn", bands=("a", "b", "c"))
-    net = Network(VariantOptions(towers=(tower,), head="dense"), 2, dropout=0.4, size=16)
-    HeadDropout(net).enter(0.1)
-    assert [m.p for m in net.head.modules() if isinstance(m, torch.nn.Dropout)] == [0.1]
+    net = Network(VariantOptions(towers=(tower,), head=head), 2, dropout=0.4, size=16)
+    net.towers["rgb"].add_module("own", torch.nn.Dropout(0.1))
+    plan = plan_training(recipe(stage(1, dropout=0.25), stage(1), dropout=0.5), 24, 1)
+    assert [each.dropout for each in plan.stages] == [0.25, 0.5]
+    set_dropout(net, plan.stages[0].dropout)
+    ours = {name: m.p for name, m in net.named_modules() if isinstance(m, torch.nn.Dropout)}
+    assert ours.pop("towers.rgb.own") == 0.1
+    assert set(ours.values()) == {0.25}
+
+
+def test_the_loop_drops_what_the_stage_says():
+    """All but nothing dropped: the head hardly learns from features that are not there."""
+    kept, _, _ = run(recipe(stage(12)), tiny_net())
+    dropped, _, _ = run(recipe(stage(12, dropout=0.99)), tiny_net())
+    assert dropped[-1].train_loss > kept[-1].train_loss + 0.1

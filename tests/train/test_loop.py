@@ -142,7 +142,7 @@ def test_the_learning_rate_is_the_plans(monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     given = recipe(stage(2, 0.02), stage(1, 0.1, "constant"))
     reports, _, _ = run(given, tiny_net())
-    from satray.train.plan.stages import plan_training
+    from satray.train.plan import plan_training
 
     plan = plan_training(given, ROWS, 1)
     assert rates == [plan.learning_rate(step) for step in range(9)]

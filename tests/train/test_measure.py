@@ -14,7 +14,7 @@ from satray.models.preprocess import to_values
 from satray.storage import Storage
 from satray.train import measure
 from satray.train.loop.step import train_input
-from satray.train.plan.setup import set_up
+from satray.train.setup import set_up
 
 PAPER = {
     "towers": [{"name": "rgb", "backbone": "simple_cnn", "bands": ["blue", "green", "red"]}],

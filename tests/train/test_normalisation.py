@@ -8,7 +8,7 @@ from satray.data.index import BandStatistics, IndexMeta
 from satray.errors import InputError
 from satray.models.radiometry import Radiometry
 from satray.storage import Storage
-from satray.train.plan.normalisation import normalisation, radiometry
+from satray.train.setup import normalisation, radiometry
 
 PLANET = ("blue", "green", "red", "nir")
 RGB = ("red", "green", "blue")

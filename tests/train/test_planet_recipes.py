@@ -11,7 +11,7 @@ from satray.config.cli import parse_yaml, validate
 from satray.config.train import TrainRecipe
 from satray.data.index import BandStatistics, IndexMeta, table_with
 from satray.storage import Storage
-from satray.train.plan.setup import set_up
+from satray.train.setup import set_up
 
 FOLDER = Path(__file__).parents[2] / "jobs" / "recipes"
 PLANET = ("blue", "green", "red", "nir")

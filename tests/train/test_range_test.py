@@ -17,8 +17,8 @@ from satray.config.train import LandscapeRecipe, RangeOptions
 from satray.errors import InputError, TrainingError
 from satray.storage import Storage
 from satray.train import job, range_test
-from satray.train.plan.setup import set_up
 from satray.train.range_test import Finding, Suggestions, suggest, sweep, valley_index
+from satray.train.setup import set_up
 from satray.train.workers import initial
 
 RANGE = {"lowest": 1e-5, "highest": 10.0, "steps": 30, "seeds": 2, "smoothing": 0.9}

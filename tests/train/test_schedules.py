@@ -3,7 +3,7 @@ import torch
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
 from satray.config.train import ScheduleOptions
-from satray.train.plan.schedules import Span, learning_rate
+from satray.train.schedules import Span, learning_rate
 
 
 def ours(options, peak, span):

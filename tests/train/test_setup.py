@@ -17,8 +17,7 @@ from satray.config.train import (
 from satray.data.index import BandStatistics, IndexMeta
 from satray.errors import InputError
 from satray.storage import Storage
-from satray.train.plan.normalisation import normalisation
-from satray.train.plan.setup import best_metric, set_up
+from satray.train.setup import best_metric, normalisation, set_up
 
 RGB = ("red", "green", "blue")
 TWO = (("a", "resnet18"), ("b", "resnet18"))

@@ -28,9 +28,8 @@ from satray.train.loop.evaluation import Predictions
 from satray.train.loop.state import TrainState
 from satray.train.loop.step import AugmentedTiles
 from satray.train.loop.train import LoopSettings
-from satray.train.plan.schedules import cycle_ends
-from satray.train.plan.snapshots import renewal_steps, snapshot_note, snapshot_steps
-from satray.train.plan.stages import plan_training
+from satray.train.plan import plan_training, renewal_steps, snapshot_note, snapshot_steps
+from satray.train.schedules import cycle_ends
 
 
 def cycling(pseudo_epochs, cycle, name="triangular", **options):

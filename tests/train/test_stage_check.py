@@ -13,7 +13,7 @@ from satray.models.variant import resolve
 from satray.storage import Storage
 from satray.train import check, job, range_test
 from satray.train.loop.stage_check import block_lines, check_stages
-from satray.train.plan.setup import set_up
+from satray.train.setup import set_up
 from satray.train.workers import initial
 
 LATE = [{"trainable": "head", "pseudo_epochs": 1}, {"trainable": "all", "pseudo_epochs": 1}]

@@ -9,7 +9,7 @@ from train.tiny_training import CLASSES, VAL_ROWS, recipe, run, stage, tiles, ti
 
 from satray.metrics.trap import stuck, trapped, watch
 from satray.train import tracking
-from satray.train.plan.imbalance import constant_classes
+from satray.train.imbalance import constant_classes
 
 
 def test_always_and_never():

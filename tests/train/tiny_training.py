@@ -19,7 +19,7 @@ from satray.models.preprocess import Preprocess
 from satray.train.loop.state import TrainState
 from satray.train.loop.step import AugmentedTiles
 from satray.train.loop.train import Loop, LoopSettings
-from satray.train.plan.stages import plan_training
+from satray.train.plan import plan_training
 
 ROWS, VAL_ROWS, SIDE, SIZE, CLASSES = 24, 10, 12, 8, ("bright", "dark")
 PREPROCESS = Preprocess(("a", "b", "c"), (2500.0,) * 3, (1500.0,) * 3, SIZE, SIDE)

@@ -14,8 +14,8 @@ from satray.storage import Storage
 from satray.train import measure
 from satray.train.loop.step import AugmentedTiles
 from satray.train.loop.train import Loop, LoopSettings
-from satray.train.plan.order import train_order
-from satray.train.plan.setup import Setup, set_up
+from satray.train.plan import train_order
+from satray.train.setup import Setup, set_up
 from satray.train.workers import initial
 from satray.tune.extractor import Extractor
 from satray.tune.feature_table import Features, FeatureSpec, feature_spec, pooling_of

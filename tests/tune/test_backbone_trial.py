@@ -10,7 +10,7 @@ from train.small_archive import generate, make_recipe, make_run
 
 from satray.errors import TrainingError
 from satray.storage import Storage
-from satray.train.plan.setup import set_up
+from satray.train.setup import set_up
 
 
 @pytest.fixture(scope="module")

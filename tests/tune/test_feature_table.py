@@ -21,8 +21,8 @@ from satray.errors import InputError, SatrayError
 from satray.models.radiometry import Radiometry
 from satray.models.variant import input_bands, resolve
 from satray.storage import Storage
-from satray.train.plan.setup import Setup
-from satray.train.plan.stages import plan_training
+from satray.train.plan import plan_training
+from satray.train.setup import Setup
 from satray.tune import feature_table
 from satray.tune.feature_table import (
     BLOCK_BYTES,
@@ -60,8 +60,7 @@ def spec(weights="w", shape=SHAPE, mean=(0.0,) * 3, digest="d", tiles=(800, 200)
     bands = input_bands(variant)
     setup = Setup(
         recipe=made,
-        index=TileIndex(None, meta),
-        digest=digest,
+        index=TileIndex(None, meta, digest),
         variant=variant,
         sources=dict.fromkeys((tower.name for tower in variant.towers), "none"),
         bands=bands,

@@ -4,9 +4,10 @@ import pytest
 import torch
 from train.small_archive import SIDE, generate, make_recipe, make_run
 
+from satray.data.index import read_index
 from satray.errors import SatrayError
 from satray.storage import Storage
-from satray.train.plan.setup import read_tiles, set_up
+from satray.train.setup import set_up
 from satray.train.workers.combining import read_state
 from satray.tune import ground
 from satray.tune.feature_table import feature_spec, with_views
@@ -55,7 +56,7 @@ def test_training_alone_does_not_part_trials_and_what_features_depend_on_does(ar
 
 def test_a_ground_is_made_once_and_found_again_without_the_network(archive, tmp_path, monkeypatch):
     recipe = make_recipe(archive, tmp_path, stages=HEAD)
-    tiles = read_tiles(recipe.index, Storage())
+    tiles = read_index(recipe.index, Storage())
     setup = set_up(recipe, Storage(), tiles)
     run, _ = make_run(tmp_path / "run")
     store = str(tmp_path / "store")
@@ -105,7 +106,7 @@ def test_a_ground_that_cannot_be_had_costs_its_own_trials_only(
 
     monkeypatch.setattr(features, "extract", extract)
     recipes = recipes_of(archive, tmp_path)
-    tiles = read_tiles(recipes[0].index, Storage())
+    tiles = read_index(recipes[0].index, Storage())
     run, said = make_run(tmp_path / "run")
     store = str(tmp_path / "store")
     found = lay(recipes, tiles, run, store, lambda uri: uri)

@@ -25,8 +25,7 @@ from satray.models.network import Network
 from satray.storage import Storage
 from satray.train.loop.evaluation import Predictions
 from satray.train.loop.state import TrainState
-from satray.train.plan.order import train_order
-from satray.train.plan.stages import plan_training
+from satray.train.plan import plan_training, train_order
 from satray.train.workers.combining import to_bytes
 from satray.tune import head
 from satray.tune.feature_table import Features

@@ -5,9 +5,9 @@ from train.small_archive import SIDE, generate, make_run
 
 from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
+from satray.data.index import read_index
 from satray.errors import InputError, TrainingError
 from satray.storage import Storage
-from satray.train.plan.setup import read_tiles
 from satray.tune import ranges
 from satray.tune.defaults import RATES
 from satray.tune.ranges import key_of_test, range_tests
@@ -40,9 +40,9 @@ def recipe_of(archive, rate=(1e-3,), workers=1, **base):
 
 
 def ranges_of(recipe, folder, out="out"):
-    tiles = read_tiles(recipe.index, Storage())
+    tiles = read_index(recipe.index, Storage())
     run, said = make_run(folder / out, ray=False)
-    space = space_of(recipe, tiles.index.meta.bands, 24)
+    space = space_of(recipe, tiles.meta.bands, 24)
     store = str(folder / "store")
     return range_tests(recipe, space, tiles, run, store, lambda uri: uri), said
 

@@ -12,7 +12,6 @@ from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
 from satray.errors import TrainingError
 from satray.storage import Storage
-from satray.train.plan.setup import Tiles
 from satray.train.workers.combining import to_bytes
 from satray.tune import job as tune_job
 from satray.tune import winner as module
@@ -55,7 +54,7 @@ def work(made, tmp_path):
     own = {name: tree.pop(name) for name in ("index", "resources")}
     recipe = validate(TuneRecipe, {**own, "base": tree})
     ground = Ground(prepared.weights, uri, "", setup.mean, setup.std, Table(*splits))
-    tiles = Tiles(setup.index, setup.digest)
+    tiles = setup.index
     state = str(tmp_path / "state")
     return Work(recipe, tiles, Storage(), state, "0" * 12, MAP, {"g": ground}, True, 1, WORKERS)
 

@@ -17,8 +17,7 @@ from satray.config.train import AverageOptions
 from satray.errors import InputError
 from satray.train.loop.parallel import add_up, live_norms, share_running_statistics, world_size
 from satray.train.loop.state import model_state
-from satray.train.plan.snapshots import snapshot_steps
-from satray.train.plan.stages import TrainingPlan
+from satray.train.plan import TrainingPlan, snapshot_steps
 
 Keep = Callable[[int, dict[str, Tensor]], None]
 """(steps taken, state dict) -> None: keeps a snapshot."""

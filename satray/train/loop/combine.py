@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from satray.metrics.summary import compute_metrics
 from satray.train.loop.evaluation import Predictions, predict
-from satray.train.loop.losses import loss_for
 from satray.train.loop.parallel import live_norms, share_running_statistics
 from satray.train.loop.settings import LoopSettings
 from satray.train.loop.state import determinism, model_state
 from satray.train.loop.step import Batch, TrainInput, inputs_of
 from satray.train.loop.train import flips
-from satray.train.plan.stages import TrainingPlan
+from satray.train.losses import loss_for
+from satray.train.plan import TrainingPlan
 
 State = dict[str, Tensor]
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from numpy.typing import NDArray
 
 from satray.config.train import AverageOptions, LossOptions, OptimizerOptions
-from satray.train.plan.imbalance import class_weights
+from satray.train.imbalance import class_weights
+from satray.train.mixing import Mixing
 
 if TYPE_CHECKING:
-    from satray.train.plan.setup import Setup
+    from satray.train.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,11 @@ class LoopSettings:
     positive_weight: tuple[float, ...] | None = None
     """Weight of each class's positives (bce); None: 1."""
 
-    mixup: float = 0.0
-    """Alpha of mixup; 0: none."""
+    mixing: Mixing | None = None
+    """Mixup and cutmix; None: neither."""
 
     average: AverageOptions = field(default_factory=AverageOptions)
     """Averages of weights."""
-
-    accumulate: int = 1
-    """Pieces that a batch goes through the network in."""
 
     compile: Literal["auto"] | bool = "auto"
     """By torch.compile; auto: on GPUs."""
@@ -76,9 +74,8 @@ class LoopSettings:
             optimizer=recipe.optimizer,
             loss=recipe.loss,
             positive_weight=class_weights(recipe.loss, labels_NK, recipe.repeat),
-            mixup=recipe.augment.mixup,
+            mixing=Mixing.of(recipe.augment, recipe.seed),
             average=recipe.average,
-            accumulate=recipe.accumulate,
             compile=recipe.compile,
             evaluate_flip=recipe.input.evaluate_flip,
             seed=recipe.seed,

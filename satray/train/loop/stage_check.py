@@ -9,7 +9,7 @@ from torch import nn
 from satray.errors import InputError
 from satray.models.network import Network
 from satray.train.loop.parallel import live_norms
-from satray.train.plan.setup import Setup
+from satray.train.setup import Setup
 
 
 def check_stages(network: Network, setup: Setup, stages: Iterable[int] | None = None) -> None:
@@ -30,8 +30,8 @@ def check_stages(network: Network, setup: Setup, stages: Iterable[int] | None = 
     together = setup.recipe.sync_batchnorm and plan.workers > 1
     for number in range(len(options)) if stages is None else stages:
         check_trainable(network, options[number].trainable, f"stages.{number}.")
-        if plan.local_batch == 1 and not together:
-            refuse_single(network, plan.global_batch, plan.workers)
+        if plan.micro_batch == 1 and not together:
+            refuse_single(network, plan.global_batch, plan.workers * plan.accumulate)
     network.set_trainable("all")
 
 

@@ -24,10 +24,10 @@ from satray.config.train import TrainRecipe
 from satray.data.augment import Augment, send
 from satray.data.order import samples
 from satray.models.preprocess import Preprocess, normalize
-from satray.train.loop.losses import Loss
-from satray.train.loop.mixup import mix, shares
-from satray.train.loop.optimizers import set_rate
 from satray.train.loop.parallel import add_up, resting_norms, world_size, wrap
+from satray.train.losses import Loss
+from satray.train.mixing import Mixing
+from satray.train.optim import set_rate
 
 Batch = dict[str, Any]
 """Of one worker, numpy arrays or tensors: `pixels` (B,C,H,W) as stored, `labels` (B,K) uint8, `row`
@@ -114,7 +114,7 @@ def train_input(
     if augment.crop != "resized" and x_BCHW.shape[2:] != (height, width):
         x_BCHW = preprocess.resample(x_BCHW, height, width)
     x_BCSS = normalize(augment(x_BCHW, rows, pseudo_epoch), preprocess.mean, preprocess.std)
-    return augment.colour(x_BCSS, rows, pseudo_epoch)
+    return augment.finish(x_BCSS, rows, pseudo_epoch)
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,7 @@ def inputs_of(
     device: torch.device,
     pseudo_epoch: int = 0,
     *,
-    mixup: float = 0.0,
-    seed: int = 0,
+    mixing: Mixing | None = None,
 ) -> Inputs:
     """Turn a stored batch into what a step takes.
 
@@ -156,8 +155,7 @@ def inputs_of(
         make: input of stored values.
         device: where the network is.
         pseudo_epoch: 0 for the first; augmentation and mixup are drawn from it.
-        mixup: alpha; 0: none.
-        seed: of mixup.
+        mixing: mixup and cutmix; None: neither.
     """
     rows, valid = (torch.as_tensor(batch[name]).cpu().numpy() for name in ("row", "valid"))
     copies = np.zeros_like(rows) if "copy" not in batch else np.asarray(batch["copy"])
@@ -166,9 +164,9 @@ def inputs_of(
         stored = _stand_in(stored, valid)
     x_BCSS = make(send(stored, device), rows, copies, pseudo_epoch)
     labels_BK = send(torch.as_tensor(batch["labels"]), device).float()
-    if mixup:
-        share_B = shares(mixup, seed, pseudo_epoch, samples(rows, copies))
-        x_BCSS, labels_BK = mix(x_BCSS, labels_BK, share_B, valid)
+    if mixing is not None:
+        drawn = samples(rows, copies)
+        x_BCSS, labels_BK = mixing(x_BCSS, labels_BK, drawn, pseudo_epoch, valid)
     weight_B = send(torch.from_numpy(valid.astype(np.float32)), device)
     return Inputs(x_BCSS, labels_BK, weight_B, rows, valid)
 

@@ -25,13 +25,13 @@ from satray.metrics.trap import watch
 from satray.train.loop.averages import Keep
 from satray.train.loop.epoch import EpochReport, Progress
 from satray.train.loop.evaluation import Predictions, predict
-from satray.train.loop.losses import loss_for
 from satray.train.loop.parallel import unwrap
 from satray.train.loop.settings import LoopSettings
 from satray.train.loop.state import TrainState, determinism
 from satray.train.loop.step import Batch, TrainInput
 from satray.train.loop.trainer import EpochSums, Trainer
-from satray.train.plan.stages import TrainingPlan
+from satray.train.losses import loss_for
+from satray.train.plan import TrainingPlan
 
 __all__ = ["Batch", "EpochReport", "Loop", "LoopSettings", "Progress", "TrainState"]
 

@@ -17,16 +17,15 @@ from torch import Tensor, nn
 from satray.errors import InputError, TrainingError
 from satray.train.loop.averages import Averages, Keep
 from satray.train.loop.clock import Clock
-from satray.train.loop.dropout import HeadDropout
 from satray.train.loop.epoch import Progress
-from satray.train.loop.losses import make_loss
-from satray.train.loop.optimizers import make_optimizer, parameter_groups
 from satray.train.loop.parallel import rank
 from satray.train.loop.settings import LoopSettings
 from satray.train.loop.stage_check import refuse_single
 from satray.train.loop.state import TrainState, model_state, seed_torch
 from satray.train.loop.step import Batch, Inputs, Results, TrainInput, TrainStep, ahead, inputs_of
-from satray.train.plan.stages import PlannedStage, TrainingPlan
+from satray.train.losses import make_loss
+from satray.train.optim import make_optimizer, parameter_groups, set_dropout
+from satray.train.plan import PlannedStage, TrainingPlan
 
 SKIPS = 10
 """Steps in a row that may come out not finite, and teach nothing, before training stops."""
@@ -81,7 +80,6 @@ class Trainer:
         self._device = device
         self._progress = progress
         self._loss = make_loss(settings.loss, settings.task, settings.positive_weight)
-        self._dropout = HeadDropout(network)
         self._stage: PlannedStage | None = None
         self._optimizer: torch.optim.Optimizer
         self._step: TrainStep
@@ -182,9 +180,10 @@ class Trainer:
         self.network.train()
         self.averages.settle()
         self.averages.begin()
-        if self._plan.local_batch == self._settings.accumulate:
-            refuse_single(self.network, self._plan.global_batch, self._plan.workers)
-        self._dropout.enter(stage.options.dropout)
+        if self._plan.micro_batch == 1:
+            parts = self._plan.workers * self._plan.accumulate
+            refuse_single(self.network, self._plan.global_batch, parts)
+        set_dropout(self.network, stage.dropout)
         groups = parameter_groups(self.network, stage.options.layer_decay)
         self._optimizer = make_optimizer(self._settings.optimizer, groups)
         settings = self._settings
@@ -194,7 +193,7 @@ class Trainer:
             self._optimizer,
             self._loss,
             clip=settings.optimizer.clip,
-            accumulate=settings.accumulate,
+            accumulate=self._plan.accumulate,
             bf16=settings.bf16,
             compile=gpu if settings.compile == "auto" else settings.compile,
         )
@@ -212,8 +211,7 @@ class Trainer:
                 self._train_input,
                 self._device,
                 pseudo_epoch,
-                mixup=settings.mixup,
-                seed=settings.seed,
+                mixing=settings.mixing,
             )
 
     def _take(self, result: list[float], tally: _Tally, step: int) -> None:

@@ -12,10 +12,9 @@ from torch import Tensor
 from satray.metrics.summary import said
 from satray.runs.run import Run
 from satray.train.loop.evaluation import Predictions
-from satray.train.plan import snapshots
-from satray.train.plan.setup import Setup
+from satray.train.setup import Setup
 from satray.train.tracking import Row, nested
-from satray.train.workers import checkpoints
+from satray.train.workers import checkpoints, snapshots
 from satray.train.workers.combining import read_state
 
 WORST = -1e30

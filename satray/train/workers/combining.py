@@ -17,7 +17,7 @@ from satray.storage import Storage
 from satray.train.loop.combine import combine
 from satray.train.loop.settings import LoopSettings
 from satray.train.loop.step import Batch, TrainInput
-from satray.train.plan import snapshots
+from satray.train.workers import snapshots
 
 if TYPE_CHECKING:  # it imports Ray
     from satray.train.workers.train_task import Task

@@ -11,7 +11,7 @@ from satray.runs.run import Run
 from satray.storage import Storage, join
 from satray.train.loop.stage_check import check_stages
 from satray.train.loop.state import seed_all
-from satray.train.plan.setup import Setup
+from satray.train.setup import Setup
 
 FILE = "initial.pt"
 

@@ -28,9 +28,8 @@ from satray.train.loop.precision import takes_bf16
 from satray.train.loop.state import TrainState, begin
 from satray.train.loop.step import AugmentedTiles
 from satray.train.loop.train import Loop, LoopSettings
-from satray.train.plan import snapshots
-from satray.train.plan.setup import Setup
-from satray.train.workers import checkpoints, lost_tiles
+from satray.train.setup import Setup
+from satray.train.workers import checkpoints, lost_tiles, snapshots
 from satray.train.workers.choice import score
 from satray.train.workers.halt import KIND, Halt
 from satray.train.workers.train_task import Task, make_task

@@ -13,9 +13,8 @@ from satray.data.read import TileSource, tile_source
 from satray.data.stream import tile_dataset
 from satray.runs.run import Run
 from satray.storage import Storage
-from satray.train.plan import snapshots
-from satray.train.plan.order import train_order
-from satray.train.plan.setup import Setup
+from satray.train.plan import renewal_steps, train_order
+from satray.train.setup import Setup
 from satray.train.workers import checkpoints
 
 
@@ -50,7 +49,7 @@ class Task:
         plan = self.setup.plan
         if pseudo_epoch < plan.pseudo_epochs:
             return plan.steps_in(pseudo_epoch)
-        return snapshots.renewal_steps(plan, self.setup.recipe.average)
+        return renewal_steps(plan, self.setup.recipe.average)
 
     def train_data(self) -> Any:
         """Make the train stream; called in Ray's controller at each start of the workers."""

@@ -1,8 +1,10 @@
-"""The plan of a training run: pure arithmetic from recipe, train rows and workers to steps.
+"""The plan of a run: pure arithmetic from recipe, train rows and workers to steps. No torch.
 
 Everything is counted in samples from the start of the run, and only what comes out is rounded to
 whole global batches: the plan depends on the worker count only through the local batch, and the
 samples that it trains on depend on the batch by half a batch at most.
+
+Shapes: N tiles of the train split, K classes.
 """
 
 from __future__ import annotations
@@ -11,12 +13,23 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
-from satray.config.train import StageOptions, TrainRecipe
+from numpy.typing import NDArray
+
+from satray.config.train import AverageOptions, StageOptions, TrainRecipe
+from satray.data.order import TrainOrder
 from satray.errors import InputError
-from satray.train.plan.schedules import learning_rate, momentum, warmup_steps
-from satray.train.plan.span import Span, whole_steps
-from satray.train.plan.stage_notes import notes
+from satray.train.imbalance import repeat_factors
+from satray.train.schedules import (
+    Span,
+    cycle_ends,
+    learning_rate,
+    momentum,
+    schedule_notes,
+    warmup_steps,
+    whole_steps,
+)
 
 
 @dataclass(frozen=True)
@@ -38,26 +51,13 @@ class PlannedStage:
     peak: float | None
     """Its highest learning rate; None until the range test of `learning_rate: auto` has run."""
 
+    dropout: float
+    """Share of the pooled features that is dropped."""
+
     @property
     def end_step(self) -> int:
         """Steps of the run when this stage is over."""
         return self.first_step + self.span.steps
-
-    def line(self, global_batch: int) -> str:
-        """What it trains, for how long and how fast, for a person."""
-        options = self.options
-        whole = options.trainable in ("head", "all")
-        part = options.trainable if whole else f"{options.trainable} and all after it"
-        rate = "found by a range test" if self.peak is None else f"{self.peak:.3g}"
-        slower = (
-            f", {options.layer_decay:g} of it from block to block"
-            if options.layer_decay < 1
-            else ""
-        )
-        return (
-            f"{part}, {self.span.steps * global_batch:,} samples, {options.schedule.name}, highest "
-            f"learning rate {rate}{slower}"
-        )
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,9 @@ class TrainingPlan:
     stages: tuple[PlannedStage, ...]
     """In order; each starts where the one before it ends."""
 
+    accumulate: int = 1
+    """Parts that each worker's share of a batch goes through the network in."""
+
     warnings: tuple[str, ...] = ()
     """What is allowed but probably not meant; one line each."""
 
@@ -86,6 +89,11 @@ class TrainingPlan:
     def local_batch(self) -> int:
         """Tiles a step and worker."""
         return self.global_batch // self.workers
+
+    @property
+    def micro_batch(self) -> int:
+        """Tiles that go through a worker's network at once, which is what batch norms see."""
+        return self.local_batch // self.accumulate
 
     @property
     def samples_per_pseudo_epoch(self) -> int:
@@ -116,11 +124,21 @@ class TrainingPlan:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What each stage does, for a person."""
-        return tuple(
-            f"stage {stage.number + 1} of {len(self.stages)}: {stage.line(self.global_batch)}"
-            for stage in self.stages
-        )
+        """What each stage trains, for how long and how fast, for a person."""
+        lines = []
+        for stage in self.stages:
+            options = stage.options
+            whole = options.trainable in ("head", "all")
+            part = options.trainable if whole else f"{options.trainable} and all after it"
+            rate = "found by a range test" if stage.peak is None else f"{stage.peak:.3g}"
+            decay = options.layer_decay
+            slower = f", {decay:g} of it from block to block" if decay < 1 else ""
+            lines.append(
+                f"stage {stage.number + 1} of {len(self.stages)}: {part}, "
+                f"{stage.span.steps * self.global_batch:,} samples, {options.schedule.name}, "
+                f"highest learning rate {rate}{slower}"
+            )
+        return tuple(lines)
 
     def steps_in(self, pseudo_epoch: int) -> int:
         """Steps of a pseudo-epoch (0 is the first)."""
@@ -157,14 +175,7 @@ class TrainingPlan:
 
         Args:
             rates: one a stage, in order; None leaves a stage's as it is.
-
-        Raises:
-            ValueError: another number of rates than of stages, or one that is not above 0.
         """
-        if len(rates) != len(self.stages):
-            raise ValueError(f"{len(rates)} learning rates for {len(self.stages)} stages")
-        if any(rate is not None and not rate > 0 for rate in rates):
-            raise ValueError(f"learning rates {tuple(rates)} are not all above 0")
         stages = tuple(
             stage if rate is None else replace(stage, peak=rate)
             for stage, rate in zip(self.stages, rates, strict=True)
@@ -180,21 +191,23 @@ def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> Trainin
     are rounded to whole steps.
 
     Raises:
-        InputError: the batch does not divide over the workers, is larger than the split or than
-            the pseudo-epoch, a stage comes out with no step, or a warm-up fills its stage.
+        InputError: the batch does not divide over the workers and their parts, is larger than the
+            split or than the pseudo-epoch, a stage comes out with no step, or a warm-up fills its
+            stage.
     """
-    batch = recipe.batch
-    if batch % workers:
-        below = batch - batch % workers
-        near = f"{below} or {below + workers}" if below else f"{workers}"
+    batch, parts = recipe.batch, workers * recipe.accumulate
+    if batch % parts:
+        below = batch - batch % parts
+        near = f"{below} or {below + parts}" if below else f"{parts}"
+        more = f" and {recipe.accumulate} parts each (accumulate)" if recipe.accumulate > 1 else ""
         raise InputError(
-            f"batch={batch}: does not divide over {workers} workers; take a multiple of "
-            f"{workers}, such as {near}"
+            f"batch={batch}: does not divide over {workers} workers{more}; take a multiple of "
+            f"{parts}, such as {near}"
         )
     if batch > train_rows:
         raise InputError(
             f"batch={batch}: larger than the train split of {train_rows:,} tiles; take at most "
-            f"{train_rows - train_rows % workers:,}"
+            f"{train_rows - train_rows % parts:,}"
         )
     samples = train_rows if recipe.pseudo_epoch is None else recipe.pseudo_epoch
     if samples < batch:
@@ -206,10 +219,11 @@ def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> Trainin
     warnings: list[str] = []
     for number, options in enumerate(recipe.stages):
         first, exact_first = stages[-1].end_step if stages else 0, exact_end
-        exact_end += _length(options, batch, each)
+        length = options.pseudo_epochs * each
+        exact_end += length if options.samples is None else options.samples / batch
         span = Span(whole_steps(exact_end) - first, each, exact_first - first)
         _check(options, number, batch, span)
-        rate = options.learning_rate
+        rate, dropout = options.learning_rate, options.dropout
         stages.append(
             PlannedStage(
                 number=number,
@@ -217,24 +231,75 @@ def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> Trainin
                 first_step=first,
                 span=span,
                 peak=None if rate == "auto" else rate,
+                dropout=recipe.dropout if dropout is None else dropout,
             )
         )
-        warnings += notes(options.schedule, span, number)
+        warnings += schedule_notes(options.schedule, span, f"stages[{number}].schedule")
     return TrainingPlan(
         train_rows=train_rows,
         workers=workers,
         global_batch=batch,
         steps_per_pseudo_epoch=each,
         stages=tuple(stages),
+        accumulate=recipe.accumulate,
         warnings=tuple(warnings),
     )
 
 
-def _length(options: StageOptions, batch: int, steps_per_pseudo_epoch: float) -> float:
-    """A stage's length in steps, not rounded."""
-    if options.samples is not None:
-        return options.samples / batch
-    return options.pseudo_epochs * steps_per_pseudo_epoch
+def train_order(recipe: TrainRecipe, plan: TrainingPlan, labels_NK: NDArray[Any]) -> TrainOrder:
+    """Rows of each pseudo-epoch, and after the last those that renew batch statistics.
+
+    Args:
+        recipe: seed, shuffling, class-aware sampling.
+        plan: of the run.
+        labels_NK: 0 or 1, of the train split.
+    """
+    ends = tuple(steps * plan.global_batch for steps in plan.ends)
+    if renewal := renewal_steps(plan, recipe.average):
+        ends = (*ends, ends[-1] + renewal * plan.global_batch)
+    repeats = repeat_factors(labels_NK, recipe.repeat)
+    return TrainOrder(len(labels_NK), ends, recipe.seed, recipe.shuffle, repeats)
+
+
+def snapshot_steps(plan: TrainingPlan, options: AverageOptions) -> tuple[int, ...]:
+    """Steps of the run after which a snapshot is taken, rising; the last `options.most`.
+
+    They are the cycle ends of the stages that train what the last stage trains: weights from
+    before something was thawed have no place in an average with those from after. Where there
+    are not two of them, pseudo-epoch ends past `options.start` of the run.
+    """
+    if options.snapshots == "none":
+        return ()
+    last = plan.stages[-1].options.trainable
+    steps = [
+        stage.first_step + end
+        for stage in plan.stages
+        if stage.options.trainable == last
+        for end in cycle_ends(stage.options.schedule, stage.span)
+    ]
+    if len(steps) < 2:
+        steps = [
+            end
+            for end in plan.ends
+            if end > options.start * plan.total_steps
+            and plan.stage_at(end - 1).options.trainable == last
+        ]
+    return tuple(sorted(set(steps)))[-options.most :]
+
+
+def snapshot_note(plan: TrainingPlan, options: AverageOptions) -> str | None:
+    """One line on what becomes of the snapshots; None where there are none."""
+    steps = snapshot_steps(plan, options)
+    if not steps:
+        return None
+    ways = {"swa": "averaged", "ensemble": "put side by side as towers"}
+    seen = ", ".join(f"{step * plan.global_batch:,}" for step in steps)
+    return f"snapshots after {seen} samples, {ways[options.snapshots]} at the end"
+
+
+def renewal_steps(plan: TrainingPlan, options: AverageOptions) -> int:
+    """Steps past the end of training that read train tiles for batch statistics: one pass."""
+    return plan.train_rows // plan.global_batch if options.snapshots == "swa" else 0
 
 
 def _check(options: StageOptions, number: int, batch: int, span: Span) -> None:

@@ -9,8 +9,8 @@ from train.tiny_training import recipe, stage
 
 from satray.config.train import ScheduleOptions, StageOptions
 from satray.errors import InputError
-from satray.train.plan.schedules import cycle_ends
-from satray.train.plan.stages import plan_training
+from satray.train.plan import plan_training
+from satray.train.schedules import cycle_ends
 
 
 def test_a_pseudo_epoch_is_the_split_and_ends_at_the_nearest_step():
@@ -179,12 +179,6 @@ def test_auto_learning_rates_wait_for_the_range_test():
     assert [found.learning_rate(step) for step in (9, 10)] == [0.1, 0.03]
     assert plan.stages[1].peak is None
     assert found.ends == plan.ends
-
-
-@pytest.mark.parametrize("rates", [(0.1,), (0.1, 0.0), (0.1, float("nan"))])
-def test_rates_that_do_not_fit_the_stages_are_refused(rates):
-    with pytest.raises(ValueError, match="learning rates"):
-        planned(stage(1), stage(1)).with_rates(rates)
 
 
 def scheduled(pseudo_epochs, **schedule):

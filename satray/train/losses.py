@@ -1,7 +1,9 @@
-"""Losses on raw logits, one value a tile; the loop weighs and averages them.
+"""Losses on raw logits, one value a tile; the step weighs and averages them.
 
-All take soft labels as well (mixup, smoothing): a label y counts as y of a positive and 1 - y of a
-negative. The sigmoid losses are averaged over the classes of each tile.
+All take soft labels as well (mixup, cutmix, smoothing): a label y counts as y of a positive and
+1 - y of a negative. The sigmoid losses are averaged over the classes of each tile. timm's and
+torchvision's focal and asymmetric losses sum over tiles, or read a soft label otherwise, or have
+gradients that are not finite at confident logits.
 
 Shapes: B tiles, K classes.
 """
@@ -15,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from satray.config.train import LossOptions
-from satray.train.plan.imbalance import check_loss, loss_name
+from satray.train.imbalance import loss_name
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits_BK, labels_BK, both floating) -> loss_B."""
@@ -26,7 +28,7 @@ def loss_for(task: str) -> Loss:
 
     Validation reports this one whatever is trained with, so that runs can be compared.
     """
-    return cross_entropy if task == "multiclass" else binary_cross_entropy
+    return make_loss(LossOptions(), task)
 
 
 def make_loss(
@@ -38,65 +40,39 @@ def make_loss(
         options: which loss, with its numbers.
         task: `binary`, `multilabel` or `multiclass`.
         positive_weight: weight of the positives of each class (bce); None: 1. Where it comes from:
-            `satray.train.plan.imbalance.class_weights`.
+            `satray.train.imbalance.class_weights`.
 
     Raises:
         InputError: the loss does not fit the task.
     """
-    check_loss(options, task)
-    found = _sharp(options, task, positive_weight)
-    return smoothed(found, options.smoothing, task) if options.smoothing else found
-
-
-def _sharp(options: LossOptions, task: str, positive_weight: tuple[float, ...] | None) -> Loss:
-    name = loss_name(options, task)
-    if name == "focal":
-        form = softmax_focal if task == "multiclass" else focal
-        return lambda logits_BK, labels_BK: form(logits_BK, labels_BK, options.gamma)
-    if name == "asymmetric":
-        return lambda logits_BK, labels_BK: asymmetric(
-            logits_BK, labels_BK, options.gamma_negative, options.gamma_positive, options.margin
-        )
-    if name == "bce" and positive_weight is not None:
-        return weighted(positive_weight)
-    return loss_for(task)
-
-
-def binary_cross_entropy(logits_BK: Tensor, labels_BK: Tensor) -> Tensor:
-    """`BCEWithLogits`, averaged over the classes of each tile."""
-    return F.binary_cross_entropy_with_logits(logits_BK, labels_BK, reduction="none").mean(dim=1)
-
-
-def cross_entropy(logits_BK: Tensor, labels_BK: Tensor) -> Tensor:
-    """Softmax cross-entropy against one-hot (or soft) labels."""
-    return -(labels_BK * F.log_softmax(logits_BK, dim=1)).sum(dim=1)
-
-
-def weighted(positive_weight: tuple[float, ...]) -> Loss:
-    """`BCEWithLogits` with a weight on the positives of each class, as torch's `pos_weight`."""
-    there: dict[torch.device, Tensor] = {}  # carried to a device once, not at every step
+    name, amount = loss_name(options, task), options.smoothing
+    weight = None if positive_weight is None else torch.tensor(positive_weight)
 
     def loss(logits_BK: Tensor, labels_BK: Tensor) -> Tensor:
-        if logits_BK.device not in there:
-            there[logits_BK.device] = torch.tensor(positive_weight, device=logits_BK.device)
+        nonlocal weight
+        if amount:
+            rest = 1 / labels_BK.shape[1] if task == "multiclass" else 0.5
+            labels_BK = labels_BK * (1 - amount) + amount * rest
+        if name == "cross_entropy":
+            return F.cross_entropy(logits_BK, labels_BK, reduction="none")
+        if name == "focal" and task == "multiclass":
+            return softmax_focal(logits_BK, labels_BK, options.gamma)
+        if name == "focal":
+            return focal(logits_BK, labels_BK, options.gamma)
+        if name == "asymmetric":
+            return asymmetric(
+                logits_BK,
+                labels_BK,
+                options.gamma_negative,
+                options.gamma_positive,
+                options.margin,
+            )
+        weight = None if weight is None else weight.to(logits_BK)  # carried to a device once
         return F.binary_cross_entropy_with_logits(
-            logits_BK,
-            labels_BK,
-            pos_weight=there[logits_BK.device].to(logits_BK.dtype),
-            reduction="none",
+            logits_BK, labels_BK, pos_weight=weight, reduction="none"
         ).mean(dim=1)
 
     return loss
-
-
-def smoothed(loss: Loss, amount: float, task: str) -> Loss:
-    """The loss against labels moved by `amount` towards 1/2, or towards 1/K for `multiclass`."""
-
-    def soft(logits_BK: Tensor, labels_BK: Tensor) -> Tensor:
-        rest = 1 / labels_BK.shape[1] if task == "multiclass" else 0.5
-        return loss(logits_BK, labels_BK * (1 - amount) + amount * rest)
-
-    return soft
 
 
 def focal(logits_BK: Tensor, labels_BK: Tensor, gamma: float) -> Tensor:
@@ -112,7 +88,7 @@ def focal(logits_BK: Tensor, labels_BK: Tensor, gamma: float) -> Tensor:
 
 
 def softmax_focal(logits_BK: Tensor, labels_BK: Tensor, gamma: float) -> Tensor:
-    """Focal loss over a softmax: -sum_c y_c (1 - p_c)^gamma log p_c. gamma = 0: `cross_entropy`."""
+    """Focal loss over a softmax: -sum_c y_c (1 - p_c)^gamma log p_c. gamma = 0: cross-entropy."""
     log_p_BK = F.log_softmax(logits_BK, dim=1)
     # A floor, since a power below 1 has no gradient at 0.
     rest_BK = (1 - log_p_BK.exp()).clamp(min=torch.finfo(logits_BK.dtype).eps)

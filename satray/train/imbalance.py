@@ -13,61 +13,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.config.train import LossOptions
-from satray.errors import InputError
+from satray.errors import InputError, listed
 
 MOST_WEIGHT = 100.0
 """Heavier positives would drown all else where a class has hardly any."""
-SIGMOID = ("binary", "multilabel")
+_NAMED = 8
 
 
 def loss_name(options: LossOptions, task: str) -> str:
-    """The loss that `auto` stands for."""
-    if options.name != "auto":
-        return options.name
-    return "cross_entropy" if task == "multiclass" else "bce"
-
-
-def check_loss(options: LossOptions, task: str) -> None:
-    """See that a loss fits the task, and its positive weight the loss.
+    """The loss that `auto` stands for.
 
     Raises:
-        InputError: it does not.
+        InputError: the loss does not fit the task, or its positive weight the loss.
     """
-    name = loss_name(options, task)
-    fitting = ("bce", "focal", "asymmetric") if task in SIGMOID else ("cross_entropy", "focal")
+    fitting = ("cross_entropy", "focal") if task == "multiclass" else ("bce", "focal", "asymmetric")
+    name = fitting[0] if options.name == "auto" else options.name
     if name not in fitting:
         raise InputError(
             f"loss.name={name}: does not fit a {task} task; accepted: auto, {', '.join(fitting)}"
         )
-    weight = options.positive_weight
-    if weight is None:
-        return
-    if name != "bce":
+    if options.positive_weight is not None and name != "bce":
         raise InputError(
-            f"loss.positive_weight={weight}: loss.name is {name} here ({task}); positive weights "
-            "work with bce only"
+            f"loss.positive_weight={options.positive_weight}: loss.name is {name} here ({task}); "
+            "positive weights work with bce only"
         )
-    if weight != "balanced" and weight <= 0:
-        raise InputError(f"loss.positive_weight={weight:g}: accepted: above 0, or balanced")
-
-
-def positive_weights(
-    labels_NK: NDArray[Any], factors_N: NDArray[np.float64] | None = None
-) -> tuple[float, ...]:
-    """Negatives / positives of each class, at most `MOST_WEIGHT`; 1 for a constant class.
-
-    Args:
-        labels_NK: 0 or 1, of the train split.
-        factors_N: how often each tile comes in a pass (`repeat_factors`); None: once. Rarity that
-            sampling has made up for must not count again.
-    """
-    labels = np.asarray(labels_NK).astype(bool)
-    times_N = np.ones(len(labels)) if factors_N is None else factors_N
-    positives_K, negatives_K = times_N @ labels, times_N @ ~labels
-    return tuple(
-        min(MOST_WEIGHT, float(n) / float(p)) if n and p else 1.0
-        for p, n in zip(positives_K.tolist(), negatives_K.tolist(), strict=True)
-    )
+    return name
 
 
 def class_weights(
@@ -75,18 +45,25 @@ def class_weights(
 ) -> tuple[float, ...] | None:
     """The weight of each class's positives that `loss.positive_weight` asks for; None: none.
 
+    `balanced` is negatives / positives in a pass, at most `MOST_WEIGHT`, and 1 for a constant
+    class: rarity that sampling has made up for does not count again.
+
     Args:
         options: the loss.
         labels_NK: 0 or 1, of the train split.
-        repeat: the threshold of class-aware sampling, 0 for none: `balanced` balances what comes
-            in a pass.
+        repeat: the threshold of class-aware sampling, 0 for none.
     """
-    weight = options.positive_weight
+    weight, labels = options.positive_weight, np.asarray(labels_NK).astype(bool)
     if weight is None:
         return None
-    if weight == "balanced":
-        return positive_weights(labels_NK, repeat_factors(labels_NK, repeat))
-    return (float(weight),) * int(np.shape(labels_NK)[1])
+    if weight != "balanced":
+        return (float(weight),) * int(labels.shape[1])
+    factors_N = repeat_factors(labels, repeat)
+    times_N: NDArray[np.float64] = np.ones(len(labels)) if factors_N is None else factors_N
+    return tuple(
+        min(MOST_WEIGHT, n / p) if n and p else 1.0
+        for p, n in zip(map(float, times_N @ labels), map(float, times_N @ ~labels), strict=True)
+    )
 
 
 def repeat_factors(labels_NK: NDArray[Any], threshold: float) -> NDArray[np.float64] | None:
@@ -102,8 +79,6 @@ def repeat_factors(labels_NK: NDArray[Any], threshold: float) -> NDArray[np.floa
     Returns:
         float64 (N,), or None where every tile comes once.
     """
-    if threshold <= 0:
-        return None
     labels = np.asarray(labels_NK).astype(bool)
     share_K = labels.mean(axis=0)
     factor_K = np.ones(labels.shape[1])
@@ -134,30 +109,28 @@ def label_notes(
         InputError: no class of a split has tiles with it and tiles without it, so that there is
             nothing to learn, or nothing that `best` could measure.
     """
-    names = np.array(classes, dtype=object)
-    for split, labels_NK in (("train", train_NK), ("val", val_NK)):
-        if not constant_classes(labels_NK).all():
-            continue
-        always = names[np.asarray(labels_NK).astype(bool).all(axis=0)].tolist()
-        found = f"all have {listed(always)}" if always else "none has any"
-        where = (
+    notes = []
+    for split, labels_NK, cannot in (("train", train_NK, "learnt"), ("val", val_NK, "judged")):
+        constant_K = constant_classes(labels_NK)
+        always = [
+            name for name, on in zip(classes, np.transpose(labels_NK), strict=True) if all(on)
+        ]
+        found = f"all have {listed(always, _NAMED)}" if always else "none has any"
+        alike = (
             f"index: labels of the {len(labels_NK):,} tiles of split {split} are alike ({found})"
         )
-        if split == "train":
-            raise InputError(f"{where}: nothing to learn; accepted: both kinds of at least a class")
-        if best != "loss":
+        if constant_K.all() and split == "train":
+            raise InputError(f"{alike}: nothing to learn; accepted: both kinds of at least a class")
+        if constant_K.all() and best != "loss":
             raise InputError(
-                f"{where}: best={best} cannot be measured; accepted: both kinds of at least a "
+                f"{alike}: best={best} cannot be measured; accepted: both kinds of at least a "
                 "class, or best=loss"
             )
-    notes = []
-    for split, labels_NK, consequence in (
-        ("train", train_NK, "cannot be learnt"),
-        ("validation", val_NK, "cannot be judged"),
-    ):
-        constant = names[constant_classes(labels_NK)].tolist()
+        constant = [name for name, is_so in zip(classes, constant_K, strict=True) if is_so]
         if constant:
-            notes.append(f"{listed(constant)}: the same on every {split} tile, so {consequence}")
+            tiles = "train" if split == "train" else "validation"
+            names = listed(constant, _NAMED)
+            notes.append(f"{names}: the same on every {tiles} tile, so cannot be {cannot}")
     return tuple(notes)
 
 
@@ -178,9 +151,3 @@ def repeat_notes(
         f"{len(labels):,} tiles; those of {classes[rarest]} ({share_K[rarest]:.2%}) come "
         f"{factors_N[labels[:, rarest]].mean():.1f} times",
     )
-
-
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """Names in a line, the first few where there are many."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

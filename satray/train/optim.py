@@ -1,4 +1,4 @@
-"""Optimisers, made anew for each stage over the weights that it trains."""
+"""Optimisers, made anew for each stage over the weights that it trains; dropout stage by stage."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ Group = dict[str, Any]
 """Parameters that learn alike: `params`, and `share`, the factor of their learning rate; with
 `weight_decay` 0 where decay leaves them alone."""
 
+TOWERS = "towers."
+"""Modules of the backbones, whose own dropout is not ours to set."""
+
 
 def make_optimizer(options: OptimizerOptions, groups: Iterable[Group]) -> torch.optim.Optimizer:
     """The optimiser of a stage; `set_rate` gives it its learning rate before each step.
@@ -27,14 +30,11 @@ def make_optimizer(options: OptimizerOptions, groups: Iterable[Group]) -> torch.
         options: which optimiser.
         groups: of `parameter_groups`.
     """
-    decay = options.weight_decay
-    if options.name == "adam":
-        return torch.optim.Adam(groups, lr=0.0, weight_decay=decay, fused=True)
-    if options.name == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, weight_decay=decay, fused=True)
-    return torch.optim.SGD(
-        groups, lr=0.0, momentum=options.momentum, weight_decay=decay, fused=True
-    )
+    common: dict[str, Any] = {"lr": 0.0, "weight_decay": options.weight_decay, "fused": True}
+    if options.name == "sgd":
+        return torch.optim.SGD(groups, momentum=options.momentum, **common)
+    kind = torch.optim.AdamW if options.name == "adamw" else torch.optim.Adam
+    return kind(groups, **common)
 
 
 def set_rate(
@@ -63,7 +63,8 @@ def parameter_groups(network: nn.Module, decay: float) -> list[Group]:
     The head has share 1, and each block `decay` times the share of the part after it; towers count
     for themselves, each back from the head. (As ELECTRA, arXiv 2003.10555, and BEiT do.) A block
     that only normalises goes with the one before it; weights outside any block, such as class
-    tokens, with their tower's first.
+    tokens, with their tower's first. timm's `param_groups_layer_decay` counts every residual block
+    of a stage; here blocks are those that `trainable` names.
 
     Weight decay leaves alone what timm's `param_groups_weight_decay` leaves alone: norms, biases
     and other parameters of one dimension, and those that a backbone names (position embeddings).
@@ -73,31 +74,34 @@ def parameter_groups(network: nn.Module, decay: float) -> list[Group]:
         decay: above 0, at most 1; at 1 all parts share a rate.
 
     Raises:
-        InputError: nothing is trainable; or towers in blocks are asked for of another network.
+        InputError: nothing is trainable.
     """
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
-    if not weights:
-        raise InputError(f"trainable: this stage trains nothing; accepted: {_accepted(network)}")
-    depths = _depths(network, decay) if decay != 1 else {}
+    depths = _depths(network) if isinstance(network, Network) else {}
     spared = _spared(network)
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for weight in weights:
-        spare = weight.ndim <= 1 or weight in spared
-        groups.setdefault((depths.get(weight, 0), spare), []).append(weight)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for weight in network.parameters():
+        if weight.requires_grad:
+            spare = weight.ndim <= 1 or weight in spared
+            groups.setdefault((decay ** depths.get(weight, 0), spare), []).append(weight)
+    if not groups:
+        raise InputError("trainable: this stage trains nothing; accepted: head, all or a block")
     return [
-        {"params": groups[key], "share": decay ** key[0]}
-        | ({"weight_decay": 0.0} if key[1] else {})
-        for key in sorted(groups)
+        {"params": groups[key], "share": key[0]} | ({"weight_decay": 0.0} if key[1] else {})
+        for key in sorted(groups, key=lambda key: (-key[0], key[1]))
     ]
 
 
-def _depths(network: nn.Module, decay: float) -> dict[nn.Parameter, int]:
+def set_dropout(network: nn.Module, share: float) -> None:
+    """Drop this share of what goes into the head from now on."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Dropout) and not name.startswith(TOWERS):
+            module.p = share
+
+
+def _depths(network: Network) -> dict[nn.Parameter, int]:
     """How many blocks back from the head each weight of a tower lies; 1 for the last block."""
-    backbones = getattr(network, "backbones", None)
-    if backbones is None:
-        raise InputError(f"layer_decay={decay:g}: {type(network).__name__} has no blocks; take 1")
     depths: dict[nn.Parameter, int] = {}
-    for backbone in backbones().values():
+    for backbone in network.backbones().values():
         depth = 0
         for name in reversed(backbone.blocks):
             inside = list(backbone.block(name).parameters())
@@ -121,12 +125,3 @@ def _spared(network: nn.Module) -> set[nn.Parameter]:
                 if any(fnmatch(name, pattern) for pattern in names())
             }
     return found
-
-
-def _accepted(network: nn.Module) -> str:
-    """What `trainable` can be."""
-    blocks: dict[str, None] = {}
-    if isinstance(network, Network):
-        for backbone in network.backbones().values():
-            blocks.update(dict.fromkeys(backbone.blocks))
-    return ", ".join(("head", "all", *blocks))

@@ -1,1 +1,0 @@
-"""The plan of a training, before anything runs: stages, schedules, labels. No Ray, no torch."""

@@ -1,0 +1,400 @@
+"""From a recipe and a tile index to everything that a training run is about. No Ray, no torch."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, cast
+
+from satray.config.base import idle_keys
+from satray.config.train import FROM_SCRATCH, Facts, NormalizeOptions, TrainRecipe, VariantOptions
+from satray.data.index import IndexMeta, TileIndex, check_unchanged, read_index
+from satray.errors import InputError
+from satray.models.pretrained import fetch, is_word, published, refuse_unreachable, sources_of
+from satray.models.radiometry import Radiometry
+from satray.models.variant import check_bands, input_bands, resolve
+from satray.runs.run import Run, digest_file
+from satray.storage import Storage, join, parent
+from satray.train.imbalance import label_notes, loss_name, repeat_notes
+from satray.train.plan import TrainingPlan, plan_training
+
+if TYPE_CHECKING:
+    from satray.models.network import Network
+    from satray.models.preprocess import Preprocess
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of red, green and blue in 0..1, as torchvision's and most of timm's weights want them."""
+
+LOW, HIGH = "2", "98"
+"""Percentiles of the index between which `percentile` stretches."""
+
+Task = Literal["binary", "multilabel", "multiclass"]
+Numbers = tuple[float, ...]
+Wanted = tuple[str, str]
+"""Weights: a file and nothing, or a word and the backbone that it is said of."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A training run, resolved."""
+
+    recipe: TrainRecipe
+    """As given, with its stages."""
+    index: TileIndex
+    """The whole index."""
+    variant: VariantOptions
+    """Towers, pooling, head."""
+    sources: dict[str, str]
+    """What each tower starts from: `none`, a word for published weights, or a file."""
+    bands: tuple[str, ...]
+    """Bands read, in the network's order: the variant's, and what the radiometry needs besides."""
+    radiometry: Radiometry
+    """How stored pixels become values."""
+    mean: tuple[float, ...]
+    """Of each band's values; empty until `train.measure.complete` has measured them."""
+    std: tuple[float, ...]
+    """Of each band's values; as `mean`."""
+    plan: TrainingPlan
+    """Steps, stages, evaluations."""
+    train_tiles: int
+    """Tiles in the train split."""
+    val_tiles: int
+    """Tiles in the validation split."""
+    best: str
+    """Validation metric that picks the bundle: map, accuracy, loss or auc."""
+    notes: tuple[str, ...] = ()
+    """What labels cannot teach or show, what a pass holds, keys without effect; one line each."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Digest of the index and of each tower's weights, where `read` looked them up."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the index's files."""
+        return self.index.digest
+
+    @property
+    def task(self) -> Task:
+        """`binary`, `multilabel` or `multiclass`."""
+        return cast(Task, self.index.meta.task)
+
+    @property
+    def input_size(self) -> int | None:
+        """Side of the input in px where the network takes no other (dense heads)."""
+        return self.recipe.input.size if self.variant.head == "dense" else None
+
+    def preprocess(self) -> "Preprocess":
+        """From stored pixels to the network's input.
+
+        Raises:
+            ValueError: mean and deviation are not measured yet.
+        """
+        from satray.models.preprocess import Preprocess
+
+        wanted = self.recipe.input
+        if not self.mean:
+            raise ValueError("mean and deviation are not measured yet: train.measure.complete")
+        size = (wanted.size, wanted.resize, wanted.evaluate)
+        return Preprocess(self.bands, self.mean, self.std, *size, self.radiometry)
+
+    def network(self) -> "Network":
+        """A network with fresh random weights.
+
+        Raises:
+            InputError: `drop_path` for a backbone that has none.
+        """
+        from satray.models.network import Network
+
+        return Network(
+            self.variant,
+            len(self.index.meta.classes),
+            bands=self.bands,
+            dropout=self.recipe.dropout,
+            drop_path=self.recipe.drop_path,
+            size=self.input_size,
+        )
+
+    def without_table(self) -> "Setup":
+        """The same without the index's rows, to travel to workers."""
+        return replace(self, index=replace(self.index, table=self.index.table.slice(0, 0)))
+
+    @property
+    def variant_name(self) -> str:
+        """The variant in a word or two."""
+        given = self.recipe.variant
+        return given if isinstance(given, str) else " + ".join(t.name for t in given.towers)
+
+    @property
+    def lines(self) -> list[str]:
+        """Index and variant, in a few lines."""
+        meta = self.index.meta
+        towers = "; ".join(
+            f"{tower.name}: {tower.backbone} on {', '.join(tower.bands)}"
+            for tower in self.variant.towers
+        )
+        height, width = meta.tile_shape
+        stored = sum(self.index.table.column("bytes").to_pylist())
+        lines = [
+            f"index: {self.train_tiles:,} train and {self.val_tiles:,} validation tiles, "
+            f"{height} x {width} px, {len(meta.bands)} bands {meta.dtype}, {meta.task}, "
+            f"{len(meta.classes)} classes, {stored / 1e6:,.0f} MB stored",
+            f"variant: {towers}; pooling {self.variant.pooling}",
+        ]
+        if self.radiometry.name != "stored":
+            source = "as the recipe says" if self.mean else "to be measured on a sample of tiles"
+            lines.append(f"values: {self.radiometry.name}; mean and deviation {source}")
+        return lines
+
+
+def set_up(recipe: TrainRecipe, storage: Storage, index: TileIndex | None = None) -> Setup:
+    """Resolve a recipe against its index.
+
+    Args:
+        recipe: what to train.
+        storage: how URIs are reached.
+        index: the recipe's; None: it is read.
+
+    Raises:
+        InputError: no such index, split or band, a batch that does not fit, keys that contradict
+            each other.
+    """
+    index = read_index(recipe.index, storage) if index is None else index
+    meta, counts = index.meta, index.split_counts
+    variant = resolve(recipe.variant, recipe.pooling)
+    check_bands(variant, meta.bands)
+    sources = sources_of(recipe.weights, variant)
+    taught = set(sources.values()) != {"none"}
+    if not taught and "stages" not in recipe.model_fields_set:
+        recipe = recipe.model_copy(update={"stages": FROM_SCRATCH})
+    if recipe.average.snapshots == "ensemble" and variant.head != "linear":
+        raise InputError(
+            "average.snapshots=ensemble: needs a linear head, found head=dense; accepted: none, "
+            "swa, or a variant with head=linear"
+        )
+    if recipe.sync_batchnorm and recipe.resources.gpus == "no":
+        raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
+    loss_name(recipe.loss, meta.task)
+    best = best_metric(recipe.best, meta.task)
+    labels, val_labels = index.part("train").labels, index.part("val").labels
+    values = radiometry(recipe.input.radiometry, input_bands(variant), meta)
+    mean, std = normalisation(recipe, variant, meta, storage)
+    return Setup(
+        recipe=recipe,
+        index=index,
+        variant=variant,
+        sources=sources,
+        bands=values.reads(input_bands(variant)),
+        radiometry=values,
+        mean=mean,
+        std=std,
+        plan=plan_training(recipe, counts["train"], recipe.resources.workers),
+        train_tiles=counts["train"],
+        val_tiles=counts["val"],
+        best=best,
+        notes=(
+            *label_notes(labels, val_labels, meta.classes, best),
+            *repeat_notes(labels, meta.classes, recipe.repeat),
+            *_untaught_notes(recipe, variant, sources),
+            *idle_keys(recipe, Facts(recipe, meta.task, variant.head == "linear", taught)),
+        ),
+    )
+
+
+def read(recipe: TrainRecipe, storage: Storage) -> Setup:
+    """Resolve a recipe against its index, with the digests of index and weights.
+
+    Published weights are fetched here, once: the driver's first look at them.
+
+    Raises:
+        InputError: see `set_up`; or weights that are not there, or cannot be fetched.
+    """
+    index = read_index(recipe.index, storage)
+    look_up(recipe)
+    setup = set_up(recipe, storage, index)
+    found = {"index": setup.digest}
+    for tower, wanted in weights_wanted(setup.variant, setup.sources).items():
+        found[f"weights.{tower}"] = weights_digest(wanted, storage)
+    return replace(setup, digests=found)
+
+
+def early(recipe: TrainRecipe, setup: Setup, run: Run) -> None:
+    """Before Ray is started: refuse an archive that is not the one that was indexed."""
+    del recipe
+    for line in unchanged(setup, run.storage):
+        run.say(line)
+
+
+def unchanged(setup: Setup, storage: Storage) -> list[str]:
+    """What `check_unchanged` says of a training's index; raises InputError."""
+    recipe = setup.recipe
+    return check_unchanged(setup.index, recipe.index, storage, recipe.error_budget)
+
+
+def look_up(recipe: TrainRecipe) -> None:
+    """Refuse published weights that cannot be had, before anything takes time.
+
+    Raises:
+        InputError: they are not cached, and the hub does not answer.
+    """
+    given = recipe.weights
+    towers = resolve(recipe.variant, recipe.pooling).towers
+    words = {t.backbone: given if isinstance(given, str) else given.get(t.name, "") for t in towers}
+    refuse_unreachable({backbone: word for backbone, word in words.items() if is_word(word)})
+
+
+def best_metric(best: str, task: str) -> str:
+    """The validation metric that picks the bundle; `loss` is the one where less is better."""
+    if best == "auto":
+        return "accuracy" if task == "multiclass" else "map"
+    return best
+
+
+def weights_wanted(variant: VariantOptions, sources: Mapping[str, str]) -> dict[str, Wanted]:
+    """The weights of each tower that has any."""
+    return {
+        tower.name: (sources[tower.name], tower.backbone if is_word(sources[tower.name]) else "")
+        for tower in variant.towers
+        if sources[tower.name] != "none"
+    }
+
+
+def weights_digest(wanted: Wanted, storage: Storage) -> str:
+    """SHA-256 of a file of weights, fetched where it is published."""
+    source, backbone = wanted
+    return digest_file(storage, str(fetch(backbone, source)) if backbone else source)
+
+
+def radiometry(
+    name: Literal["stored", "pil_compat", "percentile"], bands: tuple[str, ...], meta: IndexMeta
+) -> Radiometry:
+    """The radiometry of a recipe on an index.
+
+    Args:
+        name: the recipe's `input.radiometry`.
+        bands: input bands of the variant.
+        meta: of the index.
+
+    Raises:
+        InputError: `percentile` where the index has none of a band; `pil_compat` where tiles are
+            not 16-bit of four bands, nir last: PIL takes the fourth of such a file for alpha.
+    """
+    if name == "percentile":
+        found = {band.name: band.percentiles for band in meta.statistics}
+        for band in bands:
+            bounds = [found.get(band, {}).get(percent, math.nan) for percent in (LOW, HIGH)]
+            if not all(math.isfinite(bound) for bound in bounds):
+                raise InputError(
+                    f"input.radiometry=percentile: the index has no {LOW}nd and {HIGH}th "
+                    f"percentile of band {band}; run prepare again"
+                )
+        low, high = (tuple(found[band][percent] for band in bands) for percent in (LOW, HIGH))
+        return Radiometry("percentile", low, high)
+    if name == "pil_compat" and (
+        meta.dtype != "uint16" or len(meta.bands) != 4 or meta.bands[3] != "nir"
+    ):
+        raise InputError(
+            f"input.radiometry=pil_compat: found {meta.dtype} tiles of {', '.join(meta.bands)}; "
+            "accepted: uint16 tiles of four bands, nir last (what PIL takes for alpha); take "
+            "percentile or stored"
+        )
+    return Radiometry(name)
+
+
+def normalisation(
+    recipe: TrainRecipe, variant: VariantOptions, meta: IndexMeta, storage: Storage
+) -> tuple[Numbers, Numbers]:
+    """Mean and standard deviation of each band read, of values after the radiometry.
+
+    `auto` is `imagenet` where pixels are stored 8-bit red, green and blue and every tower starts
+    from published weights (by name, or a file that is not of a satray bundle), else `statistics`.
+    Of stored values, `statistics` are the index's; of others there are none yet, and both tuples
+    come back empty: `satray.train.measure` measures them on a sample.
+
+    Raises:
+        InputError: numbers that are not one a band; `imagenet` where values are not those of 8-bit
+            red, green and blue (or of `percentile`), or where the towers' weights want different
+            ones; or the index has no statistics of a band.
+    """
+    bands, way = input_bands(variant), recipe.input.normalize
+    sources = sources_of(recipe.weights, variant)
+    stored = recipe.input.radiometry == "stored"
+    if isinstance(way, NormalizeOptions):
+        return _numbers(way, bands, radiometry(recipe.input.radiometry, bands, meta).reads(bands))
+    colours = set(bands) <= {"red", "green", "blue"}
+    eight_bit_rgb = stored and meta.dtype == "uint8" and colours
+    if way == "auto":
+        way = "imagenet" if eight_bit_rgb and _published(sources, storage) else "statistics"
+    if way == "imagenet":
+        stretched = recipe.input.radiometry == "percentile" and colours
+        if not eight_bit_rgb and not stretched:
+            raise InputError(
+                f"input.normalize=imagenet: found {meta.dtype} {', '.join(bands)} "
+                f"({recipe.input.radiometry}); accepted for uint8 red, green and blue, or with "
+                "input.radiometry=percentile for red, green and blue; take statistics"
+            )
+        mean, std = _imagenet(variant, sources)
+        full = 255 if stored else 1
+        places = [("red", "green", "blue").index(band) for band in bands]
+        return tuple(full * mean[i] for i in places), tuple(full * std[i] for i in places)
+    if not stored:
+        return (), ()
+    found = {band.name: band for band in meta.statistics}
+    absent = [band for band in bands if band not in found]
+    if absent:
+        raise InputError(f"index: no statistics of band {absent[0]}; run prepare again")
+    return tuple(found[b].mean for b in bands), tuple(found[b].std for b in bands)
+
+
+def _untaught_notes(
+    recipe: TrainRecipe, variant: VariantOptions, sources: Mapping[str, str]
+) -> tuple[str, ...]:
+    """A line for each tower that starts from nothing though weights were asked for."""
+    given = recipe.weights
+    return tuple(
+        f"tower {tower.name}: nobody has published weights of {tower.backbone}; it trains from "
+        "scratch (weights=none says so too)"
+        for tower in variant.towers
+        if sources[tower.name] == "none"
+        and (given if isinstance(given, str) else given.get(tower.name)) == "pretrained"
+    )
+
+
+def _numbers(
+    given: NormalizeOptions, bands: tuple[str, ...], read: tuple[str, ...]
+) -> tuple[Numbers, Numbers]:
+    """The recipe's numbers; bands that only the radiometry looks at stay as they are."""
+    for name, numbers in (("mean", given.mean), ("std", given.std)):
+        if len(numbers) != len(bands):
+            raise InputError(
+                f"input.normalize.{name}: found {len(numbers)} numbers, accepted: {len(bands)}, "
+                f"one each of {', '.join(bands)}"
+            )
+    if min(given.std) <= 0:
+        raise InputError(f"input.normalize.std: found {min(given.std):g}, accepted: above 0")
+    others = len(read) - len(bands)
+    return (*given.mean, *[0.0] * others), (*given.std, *[1.0] * others)
+
+
+def _published(sources: Mapping[str, str], storage: Storage) -> bool:
+    """Whether every tower has pretrained weights, none of them a satray bundle's."""
+    if "none" in sources.values():
+        return False
+    # A bundle's weights were trained on what its own model.json says.
+    files = {source for source in sources.values() if not is_word(source)}
+    return not any(storage.exists(join(parent(file), "model.json")) for file in files)
+
+
+def _imagenet(variant: VariantOptions, sources: Mapping[str, str]) -> tuple[Numbers, Numbers]:
+    """What the towers' weights were trained with; of files, what the backbones' published were."""
+    found: dict[tuple[Numbers, Numbers], str] = {}
+    for tower in sorted(variant.towers, key=lambda tower: tower.backbone):
+        source = sources[tower.name]
+        entry = published(tower.backbone, source if is_word(source) else "pretrained")
+        if entry is not None:
+            found.setdefault((entry.mean, entry.std), tower.backbone)
+    if len(found) > 1:
+        one, other = list(found.values())[:2]
+        raise InputError(
+            f"input.normalize: the published weights of {one} and {other} want different means "
+            "and standard deviations; take input.normalize=statistics, or one kind of tower"
+        )
+    return next(iter(found), (IMAGENET_MEAN, IMAGENET_STD))
