@@ -95,10 +95,10 @@ def in_process(keys: list[str], given: argparse.Namespace) -> Iterator[tuple[str
 
     from satray.config.cli import build
     from satray.config.train import TrainRecipe
-    from satray.data.read import tile_source
+    from satray.data.read import read_blocks, tile_source, to_torch
+    from satray.runs.executor import each_block
     from satray.storage import Storage
     from satray.train.loop.step import AugmentedTiles, Inputs, TrainStep, ahead, inputs_of
-    from satray.train.one_worker import read_batches
     from satray.train.setup import read
 
     recipe = build(TrainRecipe, keys, lambda *_: b"", lambda path: path)
@@ -122,7 +122,13 @@ def in_process(keys: list[str], given: argparse.Namespace) -> Iterator[tuple[str
     def tiles() -> Iterator[Inputs]:
         for epoch in itertools.count():
             rows = np.random.default_rng(epoch).permutation(len(source))
-            for found in read_batches(source, rows[: len(rows) // batch * batch], batch, recipe):
+            blocks = [rows[k : k + batch] for k in range(0, len(rows) - batch + 1, batch)]
+            tables = each_block(
+                lambda block: next(read_blocks(source.rows(block), batch)), blocks,
+                recipe.resources, ray=False, ordered=True,
+            )  # fmt: skip
+            for table in tables:
+                found = to_torch(table, source.shape, source.dtype)
                 yield inputs_of(found, make, device, epoch)
 
     def rate(inputs: Iterator[Inputs]) -> float:
