@@ -2,13 +2,15 @@
 
 - `dense`: windows against overlapping tiles one by one: the same tile scores of the same scene.
   Ours: satray's `DenseScorer`, from stored pixels to scores of all tiles and maps of all classes,
-  halos included, on eager torch and on `fused`. Theirs: the network over cut and normalised tiles,
+  halos included, on eager torch and on OpenVINO. Theirs: the network over cut and normalised tiles,
   no maps, in the layout and batch that a trial finds fastest. Some windows (all have one shape) and
   a sample of tiles are timed, round about in turn, the rest is multiplied; figures are ratios of
   medians. The bound is what arithmetic allows: px of all tiles over px of all windows.
 - `stitched`: windows put together against one forward over the whole scene, for every built-in
   network: a low, long scene in windows of the narrowest kind, maps of all cells and logits of
   overlapping tiles; the largest difference, over the largest number of the whole-scene forward.
+- `engines`: what computes features on CPUs: OpenVINO against eager torch, channels last, in turn,
+  over a window and over a batch of tiles; seconds of a conversion.
 - `huge`: 20,000 x 20,000 px of the demo's coast through `jobs/score.py`, by single4 (ResNet-18)
   with random weights unless `--bundle` names another: seconds by activity, and the memory (RSS) of
   the driver, Ray's daemons and all workers.
@@ -90,43 +92,41 @@ def window_of(pixels_CHW: np.ndarray, part: Any) -> tuple[np.ndarray, np.ndarray
 
 def dense(given: argparse.Namespace) -> dict[str, Any]:
     """Windows against tiles."""
+    from satray.scoring.cpu import CpuFeatures
     from satray.scoring.dense.measure import measure
     from satray.scoring.dense.windows import plan_scene
-    from satray.scoring.engine.heap import keep_memory
-    from satray.scoring.engine.make import build
 
-    keep_memory()
     torch.set_flush_denormal(True)
     rows = []
     print("| network | stride | windows | tiles one by one, s | windows, s | times faster | bound "
-          "| on `fused`, s | times faster |")  # fmt: skip
+          "| on `openvino`, s | times faster |")  # fmt: skip
     print("|---|---|---|---:|---:|---:|---:|---:|---:|")
     for name in given.networks:
         made = bundle(name, given.size)
         pixels = noise(len(made.spec.bands), given.side, given.side)
         alone = best_by_tile(made.network, pixels, given.size, given.sample)
-        fused = build(made, dict.fromkeys(made.network.backbones(), "fused"))
+        fast = CpuFeatures(made, "openvino")
         side = given.window or WINDOW.get(name, 3584)
         for part in (4, 8):
             plan = plan_scene(
-                given.side, given.side, measure(made).geometry, step=given.size // part, window=side
+                given.side, given.side, measure(made), step=given.size // part, window=side
             )
             ways = {
                 "tiles": alone,
                 "eager": by_windows(made, plan, pixels, None, given.windows),
-                "fused": by_windows(made, plan, pixels, fused, given.windows),
+                "openvino": by_windows(made, plan, pixels, fast, given.windows),
             }
             took: dict[str, list[float]] = {way: [] for way in ways}
             for number in range(given.rounds + 1):  # a first round is not counted
                 for way, once in ways.items():
                     seconds = once() * plan.tiles
                     took[way] += [seconds] if number else []
-            tiles, eager, fast = (statistics.median(each) for each in took.values())
+            tiles, eager, quick = (statistics.median(each) for each in took.values())
             bound = plan.tiles * given.size**2 / plan.px
             print(
                 f"| {name} | 1/{part} | {len(plan.windows)} of {plan.windows[0].height} px "
                 f"| {tiles:.0f} | {eager:.1f} | **{tiles / eager:.1f}** | {bound:.1f} "
-                f"| {fast:.1f} | {tiles / fast:.1f} |", flush=True,
+                f"| {quick:.1f} | {tiles / quick:.1f} |", flush=True,
             )  # fmt: skip
             rows.append({"network": name, "stride": part, "bound": bound, "seconds": took})
     return {"rows": rows}
@@ -190,7 +190,7 @@ def stitched(given: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for name in (name for name in BUILT_IN if BUILT_IN[name].head == "linear"):
         made = bundle(name, 128)
-        geometry, network = measure(made).geometry, made.network
+        geometry, network = measure(made), made.network
         if geometry.why_tiles:
             print(f"| {name} | | {geometry.why_tiles.split(' (')[0]}: tiles only | | | |")
             continue
@@ -318,7 +318,40 @@ def _write_scene(path: Path, side: int) -> Path:
     return path
 
 
-PARTS = {"dense": dense, "stitched": stitched, "huge": huge}
+def engines(given: argparse.Namespace) -> dict[str, Any]:
+    """OpenVINO against eager torch."""
+    from satray.models.variant import BUILT_IN
+    from satray.scoring.cpu import converted
+
+    torch.set_flush_denormal(True)
+    rows = []
+    print("| network | conversion, s | input | eager, s | OpenVINO, s | times faster |")
+    print("|---|---:|---|---:|---:|---:|")
+    for name in [n for n in BUILT_IN if n != "simple_cnn_dense"]:
+        (backbone, *_) = bundle(name, given.size).network.backbones().values()
+        start = time.perf_counter()
+        quick = converted(backbone, 3)
+        made = time.perf_counter() - start
+        eager = backbone.to(memory_format=torch.channels_last)
+        for shape in ((1, 3, 768, 768), (16, 3, given.size, given.size)):
+            x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+            took: dict[str, list[float]] = {"eager": [], "openvino": []}
+            with torch.inference_mode():
+                for number in range(given.rounds + 1):  # a first round is not counted
+                    for way, forward in (("eager", eager), ("openvino", quick)):
+                        start = time.perf_counter()
+                        forward(x)
+                        took[way] += [time.perf_counter() - start] if number else []
+            one, other = (statistics.median(each) for each in took.values())
+            print(
+                f"| {name} | {made:.1f} | {shape[0]} x {shape[2]} px | {one:.3f} | {other:.3f} "
+                f"| **{one / other:.1f}** |", flush=True,
+            )  # fmt: skip
+            rows.append({"network": name, "shape": shape, "conversion": made, "seconds": took})
+    return {"rows": rows}
+
+
+PARTS = {"dense": dense, "stitched": stitched, "engines": engines, "huge": huge}
 
 
 def main(arguments: list[str]) -> int:

@@ -115,7 +115,6 @@ class ScoreRecipe(Recipe):
     min_valid: Share = key(
         0.5, "scenes: share of a tile's px with data below which it has no scores"
     )
-    finer: bool = key(False, "scenes: maps of twice as many cells a side (ResNets, mode=dense)")
     gsd: Literal["auto", "none"] | Positive = key(
         "auto",
         "scenes: m a px that the bundle was trained on; auto: what the bundle says; none: px as "
@@ -135,8 +134,11 @@ class ScoreRecipe(Recipe):
     drift_limit: Positive = key(
         1.0, "scenes: from which drift on; 1: means differ by one deviation"
     )
-    engine: Literal["auto", "eager", "fused", "onnx"] = key(
-        "auto", "scenes: what computes on CPUs; auto: the fastest here", identity=False
+    engine: Literal["auto", "eager", "openvino"] = key(
+        "auto",
+        "what computes features on CPUs: eager torch, or OpenVINO, equal to 1e-4; auto: OpenVINO "
+        "where it can and there is enough to do",
+        identity=False,
     )
     detections: DetectionOptions = key(DetectionOptions(), "scenes: peaks of maps as points")
     datetime: str | None = key(
@@ -179,10 +181,6 @@ class ScoreRecipe(Recipe):
             self._refuse_idle(("scale", "offset"), "it is for convert=scale")
         if self.drift == "off":
             self._refuse_idle(("drift_limit",), "it is for drift=warn or refuse")
-        if self.finer and self.mode == "tiles":
-            raise ValueError("finer=true: found mode=tiles; accepted: mode=dense or auto")
-        if self.finer and self.engine not in ("auto", "eager"):
-            raise ValueError(f"finer=true: found engine={self.engine}; accepted: auto, eager")
         return self
 
     def _refuse_idle(self, names: Sequence[str], why: str) -> None:

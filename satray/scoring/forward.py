@@ -4,7 +4,7 @@ Legend: N tiles, B of a forward pass, C bands, H x W pixels, D features, h x w c
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -52,6 +52,7 @@ class Scorer:
         batch: int = 64,
         *,
         d4: bool = False,
+        features: Callable[[Tensor], dict[str, Tensor]] | None = None,
     ) -> None:
         """Prepare.
 
@@ -62,6 +63,7 @@ class Scorer:
             d4: average logits, shares and maps over the eight flips and transposes of the
                 network's input; maps are turned back first, and lie on the grid that
                 `satray.models.geometry.centred` gives. What adds up for one adds up for the mean.
+            features: another way to the network's features; None: the network, eager.
 
         Raises:
             InputError: maps of a network whose head is dense.
@@ -70,6 +72,7 @@ class Scorer:
         self._maps = maps or MapRequest()
         self._batch = batch
         self._d4 = d4
+        self._features = features or bundle.network.features
         spec = bundle.spec
         self._weights: dict[str, Tensor] = {}
         if self._maps.classes or (spec.variant.head == "linear" and len(spec.variant.towers) > 1):
@@ -113,9 +116,10 @@ class Scorer:
         )
 
     def _look(self, x_BCHW: Tensor) -> "_Look":
+        features = self._features(x_BCHW)
+        logits_BK = self._bundle.network.classify(features)
         if not self._weights:
-            return _Look(self._bundle.network(x_BCHW), {}, {})
-        logits_BK, features = self._bundle.network(x_BCHW, return_features=True)
+            return _Look(logits_BK, {}, {})
         parts = shares(features, self._weights, self._bundle.spec.variant.pooling)
         maps = {}
         if self._maps.classes:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from satray.scoring.sources import TileSet
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
+    from satray.scoring.cpu import EngineKey
 
 
 D4_SAID = "symmetries: eight forward passes a tile, one for each flip and transpose"
@@ -75,6 +76,7 @@ def score_tiles(
     *,
     symmetries: str = "none",
     fresh: bool = False,
+    engine: "EngineKey" = "eager",
 ) -> Merged:
     """Score tiles on Ray and publish predictions, failures and maps.
 
@@ -90,9 +92,11 @@ def score_tiles(
         each: called with each block's predictions, in order.
         symmetries: `d4` averages over the eight symmetries of each tile; `none` does not.
         fresh: score every block now, with the libraries, device and files of now.
+        engine: what computes features on CPUs.
     """
     from satray import cluster
     from satray.models.bundle import load_bundle
+    from satray.scoring.cpu import engine_for
     from satray.scoring.pipeline import ActorTask, run_blocks
 
     loaded = load_bundle(bundle, run.storage)  # weights that do not fit end here, in one line
@@ -104,6 +108,7 @@ def score_tiles(
     todo = [number for number in range(blocks.count) if number not in done]
     if done:
         run.say(f"going on: {len(done):,} of {blocks.count:,} blocks of tiles are scored already")
+    px, forwards = len(tiles) * spec.size**2, 8 if symmetries == "d4" else 1
     task = ActorTask(
         bundle=bundle,
         model_id=loaded.model_id,
@@ -122,6 +127,7 @@ def score_tiles(
         tally = _Tally(run, sum(len(blocks.rows(number)) for number in todo))
         with run.activity("scoring"):
             workers = cluster.allot(resources, run.say)
+            task = replace(task, engine=engine_for(engine, px * forwards, workers))
             run_blocks(tiles.table, wanted, todo, task, workers, tally.add)
         tally.end()
     with run.activity("merging"):
@@ -159,8 +165,10 @@ class _Tally:
         self._tiles = tiles
         self._start = time.perf_counter()
         self._sums: dict[str, float] = {}
+        self._engines: set[str] = set()
 
     def add(self, report: dict[str, Any]) -> None:
+        self._engines.add(report["engine"])
         for name, value in report.items():
             if isinstance(value, int | float):
                 self._sums[name] = self._sums.get(name, 0) + value
@@ -178,6 +186,7 @@ class _Tally:
                 self._run.say(f"{name} (of {count:,.0f} of {self._sums['tiles']:,.0f} tiles)")
         seconds = time.perf_counter() - self._start
         tiles, megabytes = self._sums.get("tiles", 0), self._sums.get("bytes", 0) / 1e6
+        self._run.say(f"engine: {'; '.join(sorted(self._engines))}")
         self._run.say(
             f"{tiles:,.0f} tiles in {seconds:.1f} s, start of the actors included: "
             f"{tiles / seconds:.1f} tiles and {megabytes / seconds:.1f} MB a second"

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,9 @@ from satray.scoring.blocks import Blocks
 from satray.scoring.predictions import Layout
 from satray.scoring.reading import ReadBlock, Wanted, read_block
 from satray.storage import Storage
+
+if TYPE_CHECKING:  # it imports torch
+    from satray.scoring.cpu import EngineKey
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class ActorTask:
     """Tiles a forward pass."""
     d4: bool = False
     """Average over the eight symmetries of each tile."""
+    engine: "EngineKey" = "eager"
+    """What computes features on CPUs."""
 
 
 def run_blocks(
@@ -89,6 +95,7 @@ class _Work:
 
     def __init__(self, task: ActorTask, gpu: bool) -> None:
         from satray.models.bundle import load_bundle
+        from satray.scoring.cpu import CpuFeatures, engine_line
         from satray.scoring.forward import MapRequest, Scorer
         from satray.scoring.writing import BlockWriter
 
@@ -99,7 +106,9 @@ class _Work:
                 f"({task.model_id} -> {bundle.model_id}); rerun"
             )
         maps = MapRequest(task.map_classes, "argmax" if task.map_kind == "argmax" else "dense")
-        self._scorer = Scorer(bundle, maps, task.batch, d4=task.d4)
+        features = None if gpu else CpuFeatures(bundle, task.engine)
+        self._engine = engine_line(features)
+        self._scorer = Scorer(bundle, maps, task.batch, d4=task.d4, features=features)
         self._writer = BlockWriter(
             task.storage, task.out, task.blocks, task.layout, bundle.spec, maps, task.d4
         )
@@ -117,6 +126,7 @@ class _Work:
         notes = Counter("ground: " + f.note.partition(" (")[0] for f in block.facts if f.note)
         return {
             **notes,
+            "engine": self._engine,
             "tiles": len(block.facts),
             "failed": failed,
             "bytes": block.bytes,

@@ -141,6 +141,7 @@ def work(recipe: ScoreRecipe, found: Tiles | Scenes, run: Run) -> Outcome:
         recipe.resources,
         counts.add,
         symmetries=recipe.symmetries,
+        engine=recipe.engine,
     )
     scored = merged.tiles - merged.failed
     summary = [f"scored {scored:,} of {merged.tiles:,} tiles: predictions/"]

@@ -72,7 +72,7 @@ def by_scene(of, folder) -> dict[str, np.ndarray]:
         with open_scene(ref, of.spec.bands, None, Storage(), dtype=of.spec.dtype) as scene:
             facts = scene.facts
             grid = net_grid(facts.height, facts.width, facts.crs, facts.transform, of.spec)
-            plan = plan_tiles(grid.net_height, grid.net_width, measure(of).geometry)
+            plan = plan_tiles(grid.net_height, grid.net_width, measure(of))
             (piece,) = plan.pieces
             assert piece.tiles == 1
             pixels = read_part(scene, grid, plan, piece)
@@ -150,7 +150,7 @@ def test_tiles_of_a_scene_are_filled_one_by_one(tmp_path):
     (ref,) = find_scenes(str(tmp_path / "s"), Storage()).scenes
     with open_scene(ref, RGB, None, Storage()) as scene:
         grid = net_grid(SIDE, 2 * SIDE, scene.facts.crs, scene.facts.transform, of.spec)
-        plan = plan_tiles(grid.net_height, grid.net_width, measure(of).geometry)
+        plan = plan_tiles(grid.net_height, grid.net_width, measure(of))
         (piece,) = plan.pieces
         pixels = read_part(scene, grid, plan, piece)
     assert pixels.fills_NC is not None

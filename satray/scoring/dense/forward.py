@@ -102,28 +102,26 @@ class DenseScorer:
         maps: dict[CamKind, dict[str, Tensor]] = {kind: {} for kind in self._wanted.kinds}
         shares: dict[str, Tensor] = {}
         features = self._features(x_1CHW)
-        fine = self._plan.geometry.fine
         for tower in self._plan.geometry.towers:
             w_KD = self._weights[tower.name]
             exact = [axis.exact[tower.name] for axis in (window.row, window.col)]
             # where a tower's cells count from in this window
             first = [axis.px.start // tower.stride for axis in (window.row, window.col)]
             f_1Dhw = features.pop(tower.name)
-            cells = tuple(tower.cells(side) * fine for side in x_1CHW.shape[2:])
+            cells = tuple(tower.cells(side) for side in x_1CHW.shape[2:])
             if f_1Dhw.shape[2:] != cells:
                 raise ValueError(f"tower {tower.name}: {f_1Dhw.shape[2:]} cells, planned: {cells}")
-            # before it is turned back, which would make the others the coarse ones
-            coarse_1Dhw = turn_back(f_1Dhw[:, :, ::fine, ::fine], g)
+            f_1Dhw = turn_back(f_1Dhw, g)
             rows, cols = (span.within(start) for span, start in zip(exact, first, strict=True))
-            coarse_1Dhw = coarse_1Dhw[:, :, rows, cols].float()
-            shares[tower.name] = self._shares(coarse_1Dhw, w_KD, tower, window, pooling)
+            exact_1Dhw = f_1Dhw[:, :, rows, cols].float()
+            shares[tower.name] = self._shares(exact_1Dhw, w_KD, tower, window, pooling)
             if not maps:
                 continue
             rows, cols = (
-                span.within(start * fine)
+                span.within(start)
                 for span, start in zip(self._plan.core(window, tower.name), first, strict=True)
             )
-            core_1Dhw = turn_back(f_1Dhw, g)[:, :, rows, cols].float()
+            core_1Dhw = f_1Dhw[:, :, rows, cols].float()
             w_kD = w_KD[list(self._wanted.classes)]
             for kind, made in maps.items():
                 draw = dense_cam if kind == "dense" else _block_argmax(tower.tile_cells)
@@ -173,7 +171,7 @@ class DenseScorer:
         made: dict[CamKind, dict[str, NDArray[np.float32]]] = {kind: {} for kind in maps}
         for tower in self._plan.geometry.towers if maps else ():
             rows, cols = (span.within(0) for span in self._plan.core(window, tower.name))
-            lattice = self._plan.geometry.map_lattice(tower.name)
+            lattice = self._plan.geometry.tower(tower.name)
             blank_hw = blank_cells(valid_HW, lattice, origin, rows, cols)
             for kind, by_tower in maps.items():
                 made[kind][tower.name] = host(by_tower[tower.name])

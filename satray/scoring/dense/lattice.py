@@ -70,9 +70,6 @@ class DenseGeometry:
     """Whether maps and numbers are means over the eight flips and transposes; the centres are
     then those of the mean (see `turned`)."""
 
-    fine: int = 1
-    """Cells of a map for one that tiles are scored on, along a side (see `finer`)."""
-
     @property
     def why_tiles(self) -> str | None:
         """Why only tiles can be scored; None where windows can be."""
@@ -110,30 +107,10 @@ class DenseGeometry:
             towers.append(replace(tower, centre=centre))
         return replace(self, towers=tuple(towers), d4=True)
 
-    def finer(self, factor: int) -> "DenseGeometry":
-        """With maps on the lattice of a dilated last stage.
-
-        Args:
-            factor: finer cells a cell, along a side.
-
-        Raises:
-            InputError: tiles only, or a network that does not pad throughout.
-        """
-        if self.why_tiles:
-            raise InputError(f"finer: found {self.why_tiles}; accepted: ResNets")
-        if any(tower.short or tower.stride % factor for tower in self.towers):
-            raise InputError("finer: a network that does not pad throughout; accepted: ResNets")
-        # the last finer cell of a coarse one lies up to a cell nearer to the border
-        towers = tuple(replace(tower, halo=(tower.halo or 0) + 1) for tower in self.towers)
-        return replace(self, towers=towers, fine=factor)
-
-    def map_lattice(self, name: str) -> TowerLattice:
-        """The lattice of a tower's map: the tower's own, or the finer one."""
+    def tower(self, name: str) -> TowerLattice:
+        """The lattice of a tower, by its name."""
         (tower,) = (tower for tower in self.towers if tower.name == name)
-        if self.fine == 1:
-            return tower
-        stride = tower.stride // self.fine
-        return replace(tower, stride=stride, centre=stride / 2 if self.d4 else tower.centre)
+        return tower
 
 
 def geometry_of(

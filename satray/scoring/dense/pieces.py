@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.errors import InputError
 from satray.scoring.dense.lattice import AxisTiles, DenseGeometry, axis_tiles
 from satray.scoring.dense.windows import Span
 
@@ -93,7 +92,7 @@ class TilePlan:
 
     def cells(self, tower: str) -> tuple[int, int]:
         """Rows and columns of a tower's map of the whole scene."""
-        lattice = self.geometry.map_lattice(tower)
+        lattice = self.geometry.tower(tower)
         padded = self.geometry.padded
         return lattice.cells(padded(self.height)), lattice.cells(padded(self.width))
 
@@ -109,12 +108,7 @@ def plan_tiles(
         geometry: of the bundle; halos do not matter.
         step: net px from tile to tile; None: a tile's side, no overlap.
         side: longest side of the tiles of a piece together, in net px; one tile at least.
-
-    Raises:
-        InputError: finer maps, which tiles do not have.
     """
-    if geometry.fine > 1:
-        raise InputError("finer: found mode=tiles; accepted: mode=dense")
     axes = []
     for length in (height, width):
         tiles = axis_tiles(length, geometry, step or geometry.size)

@@ -108,12 +108,7 @@ class ScenePlan:
 
     def core(self, window: Window, tower: str) -> tuple[Span, Span]:
         """Rows and columns of the map that a window gives, counted from the scene's origin."""
-        fine = self.geometry.fine
-        rows, cols = window.row.core[tower], window.col.core[tower]
-        return (
-            Span(rows.start * fine, rows.stop * fine),
-            Span(cols.start * fine, cols.stop * fine),
-        )
+        return window.row.core[tower], window.col.core[tower]
 
     @property
     def tiles(self) -> int:
@@ -133,7 +128,7 @@ class ScenePlan:
 
     def cells(self, tower: str) -> tuple[int, int]:
         """Rows and columns of a tower's map of the whole scene."""
-        lattice = self.geometry.map_lattice(tower)
+        lattice = self.geometry.tower(tower)
         padded = self.geometry.padded
         return lattice.cells(padded(self.height)), lattice.cells(padded(self.width))
 
@@ -174,8 +169,6 @@ def plan_scene(
     """
     if geometry.why_tiles:
         raise InputError(f"mode=dense: found {geometry.why_tiles}; accepted: mode=tiles or auto")
-    if argmax and geometry.fine > 1:
-        raise InputError("finer: argmax maps have no finer cells; accepted: dense maps")
     side = max(up(window, geometry.block), least_side(geometry))
     axes = []
     for length in (height, width):
@@ -184,27 +177,6 @@ def plan_scene(
     (rows, row_windows), (cols, col_windows) = axes
     windows = tuple(Window(row, col) for row in row_windows for col in col_windows)
     return ScenePlan(height, width, geometry, rows, cols, windows, argmax)
-
-
-def plan_windows(
-    height: int, width: int, geometry: DenseGeometry, window: int = WINDOW, step: int | None = None
-) -> tuple[Window, ...]:
-    """The windows of `plan_scene`."""
-    return plan_scene(height, width, geometry, step=step, window=window).windows
-
-
-def window_bytes(height: int, width: int, bands: int, bytes_per_px: float) -> int:
-    """Memory that one window's pixels and forward take at most, without the weights.
-
-    Args:
-        height: of the window, in net px.
-        width: the same.
-        bands: of the bundle.
-        bytes_per_px: of the forward's living tensors at their most (`measure.bytes_per_px`).
-    """
-    # stored pixels as float32, their values, and whether each is valid, with its sums
-    pixels = bands * (4 + 4) + 1 + 8
-    return round(height * width * (pixels + bytes_per_px))
 
 
 def _shortest_walk(

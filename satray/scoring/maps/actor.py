@@ -9,19 +9,14 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from satray.block_pool import Report, Row
 from satray.errors import DecodeError, InputError, SatrayError
 from satray.models.bundle import load_bundle
-from satray.scoring.dense.finer import finer_features
-from satray.scoring.engine.heap import keep_memory
-from satray.scoring.engine.make import build
-from satray.scoring.engine.trunk import EngineName
+from satray.scoring.cpu import CpuFeatures, EngineKey, engine_line
 from satray.scoring.ledger import Claim, Ledger
-from satray.scoring.maps.agreement import agreement, places_of
 from satray.scoring.maps.assemble import Assembly
 from satray.scoring.maps.deliver import Delivery, TakenOverError
 from satray.scoring.maps.jobs import SceneJob, SceneResult, about, failed, from_row
@@ -57,8 +52,8 @@ class MapTask:
     """The recipe's."""
     geometries: Geometries
     """The network's."""
-    engines: Mapping[str, EngineName] | None = None
-    """Tower -> what computes its features; None: the network itself."""
+    engine: EngineKey
+    """What computes features on CPUs."""
     ledger: Ledger | None = None
     """Of a schedule."""
 
@@ -85,18 +80,14 @@ class Work:
 
     def __init__(self, task: MapTask, gpu: bool) -> None:
         os.environ.setdefault("GDAL_CACHEMAX", str(CACHE >> 20))
-        keep_memory()
         bundle = load_bundle(task.bundle, task.storage, "cuda" if gpu else "cpu")
         if bundle.model_id != task.model.model_id:
             raise InputError(
                 f"bundle={task.bundle}: changed while the job was running "
                 f"({task.model.model_id} -> {bundle.model_id}); rerun"
             )
-        features: Any = None
-        if task.settings.finer:
-            features = finer_features(bundle)
-        elif task.engines is not None:
-            features = build(bundle, task.engines)
+        features = None if gpu else CpuFeatures(bundle, task.engine)
+        self._engine = engine_line(features)
         self._task, self._bundle = task, bundle
         self._scorer = UnitScorer(bundle, task.settings, task.geometries, features)
         self._delivery = Delivery(task.storage, task.out, task.model, task.ledger)
@@ -108,7 +99,13 @@ class Work:
     def __call__(self, row: Row) -> Report:
         """Do a unit; `result` of the report is the scene's, where that came to an end by it."""
         job, unit = from_row(row)
-        report: Report = {"number": job.number, "unit": unit, "px": 0, "seconds": {}}
+        report: Report = {
+            "number": job.number,
+            "unit": unit,
+            "px": 0,
+            "seconds": {},
+            "engine": self._engine,
+        }
         ledger, claim = self._task.ledger, None
         if ledger is not None and job.task is not None:
             claim = ledger.claim(job.task.key, job.task.history, job.task.looked)
@@ -192,18 +189,15 @@ class Work:
         task, start = self._task, time.perf_counter()
         spent = Counter[str]()
         layouts = self._scorer.layouts(job)
-        sample = places_of(layouts) if job.compare and job.way.mode == "dense" else frozenset()
-        assembly = Assembly(job, layouts, task.settings, self._bundle.spec, task.layout, self._bias)
+        assembly = Assembly(
+            job, layouts, task.settings, self._bundle.spec, task.layout, self._bias, self._engine
+        )
         with scratch("scene") as folder:
-            files, counts, notes = assembly.make(_timed(pieces, spent), folder, sample)
+            files, counts, notes = assembly.make(_timed(pieces, spent), folder)
             made = time.perf_counter()
             told = (*job.notes, *notes)
             products = self._delivery.deliver(assembly, files, told, claim)
         seconds = {"assembling": made - start, "publishing": time.perf_counter() - made}
-        agreed: tuple[dict[str, Any], ...] = ()
-        if sample:
-            with open_for(job.ref, self._bundle.spec, task.settings, task.storage) as scene:
-                agreed = agreement(scene, job, counts, self._bundle, task.settings, task.geometries)
         moment = assembly.moment
         at = moment.at or moment.start
         result = SceneResult(
@@ -221,7 +215,6 @@ class Work:
             predicted=tuple(int(n) for n in counts.predicted),
             seconds={name: round(each, 3) for name, each in {**spent, **seconds}.items()},
             products=products,
-            agreement=agreed,
         )
         result = about(job, result)
         report["seconds"] = {**report["seconds"], **seconds}

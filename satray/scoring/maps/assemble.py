@@ -3,7 +3,6 @@
 Legend: K classes, k classes mapped, h x w cells, N tiles.
 """
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from satray.scoring.maps.piece import PieceOfWork, TileRows
 from satray.scoring.maps.settings import Settings
 from satray.scoring.maps.unit import Layouts
 from satray.scoring.maps.wholes import RasterFacts, Wholes, best_score
-from satray.scoring.predictions import Layout, Numbers
+from satray.scoring.predictions import Layout
 from satray.scoring.products import names, vectors
 from satray.scoring.products.detections import Detections, detect, on_data, rule_of, summed
 from satray.scoring.products.given import GivenTiles
@@ -58,10 +57,6 @@ class Counts:
     """Points."""
     predicted: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """Tiles that are given each class."""
-    sampled: dict[int, NDArray[np.float32]] = field(default_factory=dict)
-    """Place of a tile -> its K logits, of those asked for."""
-    decided: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
-    """The same, its K decisions."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +75,8 @@ class Assembly:
     """Columns of tables."""
     bias: tuple[float, ...]
     """(K,) of the head; empty where it is dense."""
+    engine: str
+    """What computed the features (`engine_line`)."""
 
     @property
     def moment(self) -> Moment:
@@ -89,14 +86,13 @@ class Assembly:
         return moment_of(ref.scene, ref.modified, known, ref.item, self.job.taken_at)
 
     def make(
-        self, pieces: Iterable[PieceOfWork], folder: Path, sample: frozenset[int] = frozenset()
+        self, pieces: Iterable[PieceOfWork], folder: Path
     ) -> tuple[list[MadeFile], Counts, list[str]]:
         """Make all products but the catalogue entry.
 
         Args:
             pieces: of the scene's units, in order.
             folder: on the local disk; empty.
-            sample: places of tiles whose numbers are to be kept.
 
         Returns:
             Products, counts, and notes for the reader.
@@ -118,7 +114,7 @@ class Assembly:
                 for piece in pieces:
                     wholes.add(piece)
                     for rows in piece.tiles:
-                        self._tiles(writer, rows, counts, sample)
+                        self._tiles(writer, rows, counts)
                         given.add(rows.start, (rows.numbers.preds > 0) & rows.scored[:, None])
                     for gap in piece.gaps:
                         gaps[gap.row : gap.row + len(gap.counts)] += gap.counts
@@ -144,7 +140,7 @@ class Assembly:
         settings, grid, spec = self.settings, self.job.grid, self.spec
         geometry = self.layouts.plan.geometry
         affine = {
-            tower.name: grid.affine_net @ geometry.map_lattice(tower.name).affine()
+            tower.name: grid.affine_net @ geometry.tower(tower.name).affine()
             for tower in geometry.towers
         }
         tags = {
@@ -154,6 +150,7 @@ class Assembly:
             "pooling": spec.variant.pooling,
             "symmetries": "d4" if settings.d4 else "none",
             "mode": self.job.way.mode,
+            "engine": self.engine,
             "border_cells": (
                 "as of one forward over the whole scene"
                 if self.job.way.mode == "dense"
@@ -182,9 +179,7 @@ class Assembly:
     def _mapped(self) -> tuple[int, ...]:
         return self.settings.wanted(self.spec).classes
 
-    def _tiles(
-        self, writer: TilesWriter, rows: TileRows, counts: Counts, sample: frozenset[int]
-    ) -> None:
+    def _tiles(self, writer: TilesWriter, rows: TileRows, counts: Counts) -> None:
         plan, across = self.layouts.plan, len(self.layouts.plan.cols)
         down = len(rows.scored) // across
         ys, tall = _edges(plan.rows, rows.start, rows.start + down, self.job.grid.scale_y)
@@ -202,10 +197,6 @@ class Assembly:
         counts.tiles += int(rows.scored.sum())
         counts.nodata += int((~rows.scored).sum())
         counts.predicted += rows.numbers.preds[rows.scored].sum(0, dtype=np.int64)
-        first = rows.start * across
-        for place in sample & set(range(first, first + count)):
-            counts.sampled[place] = rows.numbers.logits[place - first]
-            counts.decided[place] = rows.numbers.preds[place - first]
 
     def _peaks(
         self, wholes: Wholes, mostly: NDArray[np.bool_], given: GivenTiles
@@ -216,7 +207,7 @@ class Assembly:
             return None, None, notes if self.settings.detections else []
         grid, geometry = self.job.grid, self.layouts.plan.geometry
         stored = Affine.scale(1 / grid.scale_x, 1 / grid.scale_y)
-        cells = [stored @ geometry.map_lattice(tower).affine() for tower in wholes.dense]
+        cells = [stored @ geometry.tower(tower).affine() for tower in wholes.dense]
         maps_khw, own = summed(list(wholes.dense.values()), cells)
         bias = tuple(self.bias[k] for k in mapped)
         found = None
@@ -286,15 +277,3 @@ def _edges(
     """First stored px of tiles along an axis, and how many each covers."""
     firsts = np.array(tiles.origins[start:stop], dtype=np.float64) / scale
     return firsts, tiles.size / scale
-
-
-def sampled(tiles: int, most: int) -> frozenset[int]:
-    """Places of some tiles, spread evenly over all."""
-    step = max(1, math.ceil(tiles / most))
-    return frozenset(range(step // 2 if tiles > most else 0, tiles, step))
-
-
-def numbers_of(counts: Counts, places: list[int]) -> Numbers:
-    """Numbers of sampled tiles, as far as they are compared."""
-    logits = np.stack([counts.sampled[place] for place in places])
-    return Numbers(logits, logits, np.stack([counts.decided[place] for place in places]))

@@ -80,7 +80,7 @@ def coverage_of(size: tuple[int, int], plan: ScenePlan | TilePlan) -> Coverage:
         size: height and width of the scene, net px.
         plan: of the scene.
     """
-    lattices = [plan.geometry.map_lattice(tower.name) for tower in plan.geometry.towers]
+    lattices = [plan.geometry.tower(tower.name) for tower in plan.geometry.towers]
     tower = min(lattices, key=lambda lattice: lattice.stride)
     corner = tower.centre - tower.stride / 2
     rows, cols = (

@@ -2,19 +2,16 @@
 
 import functools
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from satray import cluster
 from satray.block_pool import BlockRead, Report, through_actors
 from satray.config.score import ScoreRecipe
 from satray.errors import SatrayError
-from satray.models.bundle import load_bundle
 from satray.models.spec import bundle_digests, find_bundle
 from satray.runs.run import Run
-from satray.scoring.engine.trial import Choice
-from satray.scoring.engine.trunk import EngineName
+from satray.scoring.cpu import engine_for
 from satray.scoring.ledger import Ledger
 from satray.scoring.maps.actor import ASSEMBLING, FAILED, MapTask, Work, piece_name
 from satray.scoring.maps.jobs import SceneJob, SceneResult, to_row
@@ -24,10 +21,8 @@ from satray.scoring.over_tiles import towers_with_shares
 from satray.scoring.predictions import Layout
 from satray.scoring.products.model_fields import ModelFacts
 from satray.scoring.scenes.scene import SceneRef
-from satray.storage import Storage, join
+from satray.storage import join
 
-TRY_PX = 64 << 20
-"""Net px from which on it pays to try engines."""
 ACTIVITIES = ("reading", "waiting", "computing", "assembling", "writing", "publishing")
 
 
@@ -45,9 +40,6 @@ class Crew:
     """Of a schedule."""
     elsewhere: set[int] = field(default_factory=set, init=False)
     """Numbers of scenes that other runs turned out to have."""
-    _engines: Mapping[str, EngineName] | None = field(default=None, init=False)
-    _asked: bool = field(default=False, init=False)
-    _compared: bool = field(default=False, init=False)
 
     def survey(
         self, refs: Sequence[tuple[int, SceneRef]]
@@ -62,7 +54,7 @@ class Crew:
                 if isinstance(looked, SceneResult):
                     results.append(looked)
                 else:
-                    jobs.append(self._first(looked))
+                    jobs.append(looked)
                 self.run.progress(f"opened {count:,} of {len(refs):,} scenes")
         return jobs, results
 
@@ -96,13 +88,6 @@ class Crew:
         self.elsewhere -= set(results)
         return list(results.values())
 
-    def _first(self, job: SceneJob) -> SceneJob:
-        """The first scene that is scored in windows: some of its tiles are scored both ways."""
-        if self._compared or job.way.mode != "dense":
-            return job
-        self._compared = True
-        return replace(job, compare=True)
-
     @functools.cached_property
     def _model(self) -> ModelFacts:
         """Read and digested once, however many waves of scenes there are."""
@@ -113,10 +98,7 @@ class Crew:
 
     def _task(self, jobs: Sequence[SceneJob], workers: cluster.Workers) -> MapTask:
         recipe, run, bundle = self.recipe, self.run, self.ready.bundle
-        if not self._asked and not workers.gpu and not self.ready.settings.finer:
-            self._asked = True
-            self._engines = self._engine(jobs, workers.cpus)
-        spec = bundle.spec
+        spec, px = bundle.spec, sum(job.way.px for job in jobs)
         return MapTask(
             recipe.bundle,
             self._model,
@@ -126,29 +108,9 @@ class Crew:
             Layout(spec.classes, towers_with_shares(spec), bundle.model_id, run.run_id),
             self.ready.settings,
             self.ready.geometries,
-            self._engines,
+            engine_for(recipe.engine, px, workers),
             self.ledger,
         )
-
-    def _engine(self, jobs: Sequence[SceneJob], threads: int) -> Mapping[str, EngineName] | None:
-        """What computes features on CPUs; None: the network as it is."""
-        wanted, recipe = self.recipe.engine, self.recipe
-        px: Counter[str] = Counter()
-        for job in jobs:
-            px[job.way.mode] += job.way.px
-        if wanted == "eager" or not px or (wanted == "auto" and px.total() < TRY_PX):
-            return None
-        tile = self.ready.bundle.spec.size
-        dense = px["dense"] >= px["tiles"]
-        shape = (1, recipe.window, recipe.window) if dense else (recipe.batch, tile, tile)
-        with self.run.activity("trying engines"):
-            choice = cluster.run_once(
-                chosen, recipe.bundle, self.run.storage, shape, wanted, threads,
-                px.total() / recipe.resources.workers,
-            )  # fmt: skip
-        for line in choice.lines():
-            self.run.say(f"engine of {line}")
-        return choice.engines
 
     def _units(self, task: MapTask, jobs: Sequence[SceneJob]) -> list[tuple[SceneJob, int]]:
         """Units to do; of a scene whose pieces are all there, the last, to put it together."""
@@ -174,26 +136,6 @@ class Crew:
         return units
 
 
-def chosen(
-    bundle: str,
-    storage: Storage,
-    shape: tuple[int, int, int],
-    wanted: str,
-    threads: int,
-    px: float,
-) -> Choice:
-    """Try engines on a worker, with as many threads as an actor has."""
-    import torch
-
-    from satray.scoring.engine.heap import keep_memory
-    from satray.scoring.engine.pick import pick
-
-    keep_memory()
-    torch.set_num_threads(threads)
-    loaded = load_bundle(bundle, storage)
-    return pick(loaded, shape, wanted, pixels=px)[1]  # type: ignore[arg-type]
-
-
 class _Tally:
     """Adds up the reports of units."""
 
@@ -202,9 +144,11 @@ class _Tally:
         self._start = time.perf_counter()
         self._done, self._px = 0, 0
         self._seconds: dict[str, float] = {}
+        self._engines: set[str] = set()
 
     def add(self, report: Report, scenes: int) -> None:
         """Add a unit's report."""
+        self._engines.add(report["engine"])
         self._done += 1
         self._px += report["px"]
         for name, spent in report["seconds"].items():
@@ -221,6 +165,7 @@ class _Tally:
             if name in self._seconds:
                 self._run.add_seconds(f"{name} (all processes)", self._seconds[name])
         seconds = time.perf_counter() - self._start
+        self._run.say(f"engine: {'; '.join(sorted(self._engines))}")
         self._run.say(
             f"{self._scenes:,} scenes in {seconds:.1f} s, start of the actors included: "
             f"{self._scenes / seconds:.2f} scenes and {self._px / 1e6 / seconds:.2f} Mpx of "

@@ -111,6 +111,7 @@ class Delivery:
         job = assembly.job
         told = {
             "satray:mode": job.way.mode,
+            "satray:engine": assembly.engine,
             "satray:drift": None if job.drift is None else round(job.drift, 4),
             "satray:notes": list(notes),
             "satray:scale": [job.grid.scale_x, job.grid.scale_y],

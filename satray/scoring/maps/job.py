@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from satray.config.score import ScoreRecipe
 from satray.runs.run import Outcome, Run
-from satray.scoring.maps import agreement, closing
+from satray.scoring.maps import closing
 from satray.scoring.maps.crew import Crew
 from satray.scoring.maps.jobs import SceneResult
 from satray.scoring.maps.look import Prepared, Scenes, prepare
@@ -49,7 +49,6 @@ def outcome_of(results: Sequence[SceneResult], recipe: ScoreRecipe, ready: Prepa
     """What the run tells of its scenes."""
     classes = ready.bundle.spec.classes
     done = [one for one in results if one.status == "done"]
-    figures = next((one.agreement for one in done if one.agreement), ())
     failed = sum(one.status == "failed" for one in results)
     mode, why = mode_of(ready.settings, ready.geometries)
     return Outcome(
@@ -64,9 +63,8 @@ def outcome_of(results: Sequence[SceneResult], recipe: ScoreRecipe, ready: Prepa
         metrics={
             "mode": mode,
             "predicted": closing.totals(done, classes),
-            "windows_against_tiles": list(figures),
         },
-        summary=(*closing.lines(results, classes), f"mode: {why}", *agreement.lines(figures)),
+        summary=(*closing.lines(results, classes), f"mode: {why}"),
         attempted=len(results),
         failed=failed,
         error_budget=recipe.error_budget,

@@ -45,8 +45,6 @@ class SceneJob:
     """What a reader must know: drift, no georeference."""
     task: Task[SceneRef] | None = None
     """Of a run of a schedule: what is to be claimed when the scoring begins."""
-    compare: bool = False
-    """Whether some of its tiles are scored both ways."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +97,6 @@ class SceneResult:
     """By activity, of all its units; reading goes on beside the others."""
     products: tuple[Product, ...] = ()
     """Its files."""
-    agreement: tuple[dict[str, Any], ...] = ()
-    """Tiles scored both ways, by class; see `dense.compare`."""
 
     def to_json(self) -> bytes:
         """As JSON."""
@@ -120,9 +116,7 @@ class SceneResult:
         tree = dict(given)
         products = tuple(Product(**item) for item in tree.pop("products"))
         rings = tuple(tuple((x, y) for x, y in ring) for ring in tree.pop("rings"))
-        lists: dict[str, Any] = {
-            key: tuple(tree.pop(key)) for key in ("notes", "predicted", "agreement")
-        }
+        lists: dict[str, Any] = {key: tuple(tree.pop(key)) for key in ("notes", "predicted")}
         return SceneResult(**tree, **lists, rings=rings, products=products)
 
 

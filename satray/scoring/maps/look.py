@@ -62,10 +62,9 @@ def read(recipe: ScoreRecipe, storage: Storage) -> Scenes:
     spec = read_spec(recipe.bundle, storage)
     settings = settings_of(recipe, spec)
     far = [name for name, grid in spec.grids.items() if grid.halo is None]
-    if far and (recipe.mode == "dense" or recipe.finer):
-        key = "finer=true" if recipe.finer else "mode=dense"
+    if far and recipe.mode == "dense":
         raise InputError(
-            f"{key}: found halo: null (tower {', '.join(far)}): a far pixel moves every cell; "
+            f"mode=dense: found halo: null (tower {', '.join(far)}): a far pixel moves every cell; "
             "accepted: mode=tiles or auto"
         )
     found = scenes_of(recipe, spec, storage)
@@ -121,16 +120,13 @@ def plan(recipe: ScoreRecipe, scenes: Scenes, storage: Storage) -> list[str]:
 def prepare(recipe: ScoreRecipe, storage: Storage) -> Prepared:
     """Load the bundle and ask its network what planning needs to know."""
     from satray.models.bundle import load_bundle
-    from satray.scoring.dense.finer import FACTOR
     from satray.scoring.dense.measure import measure
     from satray.scoring.maps.plan import Geometries
 
     bundle = load_bundle(recipe.bundle, storage)
     settings = settings_of(recipe, bundle.spec)
-    dense = measure(bundle, d4=settings.d4).geometry
-    tiles = measure(bundle, d4=True, tiles=True).geometry if settings.d4 else dense
-    if settings.finer:
-        dense = dense.finer(FACTOR)
+    dense = measure(bundle, d4=settings.d4)
+    tiles = measure(bundle, d4=True, tiles=True) if settings.d4 else dense
     return Prepared(bundle, settings, Geometries(dense, tiles))
 
 

@@ -23,7 +23,7 @@ class Geometries:
     """A bundle's geometry for either way."""
 
     dense: DenseGeometry
-    """Windows; finer where that is asked for."""
+    """Windows."""
     tiles: DenseGeometry
     """Tiles one by one."""
 
@@ -94,9 +94,9 @@ def mode_of(settings: Settings, geometries: Geometries) -> tuple[Mode, str]:
     """How all scenes of a run are scored, and why: by bundle and keys alone.
 
     Raises:
-        InputError: windows, or finer maps, are asked for and cannot be.
+        InputError: windows are asked for and cannot be.
     """
-    if settings.mode == "auto" and not settings.finer:
+    if settings.mode == "auto":
         choice = choose(
             geometries.dense,
             step=settings.step,
@@ -104,12 +104,12 @@ def mode_of(settings: Settings, geometries: Geometries) -> tuple[Mode, str]:
             argmax="argmax" in settings.kinds,
         )
         return choice.mode, choice.why
-    mode: Mode = "tiles" if settings.mode == "tiles" else "dense"
+    mode: Mode = settings.mode
     if mode == "dense" and geometries.dense.why_tiles:
         raise InputError(
             f"mode=dense: found {geometries.dense.why_tiles}; accepted: mode=tiles or auto"
         )
-    return mode, f"{mode}: {'finer maps' if settings.finer else f'mode={mode}'}"
+    return mode, f"{mode}: mode={mode}"
 
 
 def way_of(height: int, width: int, settings: Settings, geometries: Geometries) -> Way:

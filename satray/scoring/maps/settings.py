@@ -44,8 +44,6 @@ class Settings:
     """Least distance of two detections of a class, net px."""
     d4: bool
     """Whether all is averaged over the eight symmetries."""
-    finer: bool
-    """Whether maps have twice as many cells a side."""
     batch: int
     """Tiles a forward, where they are scored one by one."""
     gsd: Gsd
@@ -112,7 +110,6 @@ def settings_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Settings:
         within_tiles=_within_tiles(recipe, spec),
         distance=recipe.detections.distance * spec.size,
         d4=recipe.symmetries == "d4",
-        finer=recipe.finer,
         batch=recipe.batch,
         gsd=recipe.gsd,
         names=recipe.bands,
@@ -127,7 +124,7 @@ def settings_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Settings:
 def _maps(recipe: ScoreRecipe, spec: "BundleSpec") -> "tuple[tuple[int, ...], tuple[CamKind, ...]]":
     names, kind, pooling = recipe.cam.classes, recipe.cam.kind, spec.variant.pooling
     if spec.variant.head == "dense":
-        if names or recipe.finer:
+        if names:
             raise InputError(
                 "cam.classes: this bundle's dense head mixes all cells before it decides, so it "
                 "has no class activation maps; accepted: none, or a bundle with head=linear"
@@ -138,15 +135,13 @@ def _maps(recipe: ScoreRecipe, spec: "BundleSpec") -> "tuple[tuple[int, ...], tu
             f"cam.kind={kind}: this bundle pools with {pooling}; accepted: dense (argmax shows "
             "what a maximum pooling used)"
         )
-    if recipe.finer and kind in ("argmax", "both"):
-        raise InputError(f"cam.kind={kind}: found finer=true; accepted: dense")
     if names is None or (names == ("all",) and "all" not in spec.classes):
         names = spec.classes
     places = _places(names, spec, "cam.classes")
     if not places:
         return (), ()
     if kind is None:
-        kind = "both" if pooling == "max" and not recipe.finer else "dense"
+        kind = "both" if pooling == "max" else "dense"
     return places, ("dense", "argmax") if kind == "both" else (kind,)
 
 

@@ -20,7 +20,6 @@ from satray.scoring.dense.forward import DenseScorer
 from satray.scoring.dense.inputs import Features
 from satray.scoring.dense.pieces import Piece, TilePlan
 from satray.scoring.dense.windows import ScenePlan, Span, Window
-from satray.scoring.engine.heap import tidy
 from satray.scoring.maps.ahead import Ahead
 from satray.scoring.maps.coverage import Coverage, GapPart, coverage_of
 from satray.scoring.maps.jobs import SceneJob
@@ -119,7 +118,6 @@ class UnitScorer:
                 row.show(window, part, place)
                 row.add(*score(window, part), part)
                 del window
-                tidy()
             row.into(gathered, job.ref.scene)
         spent = time.perf_counter() - start
         computing = spent - ahead.waiting

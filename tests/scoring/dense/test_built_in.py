@@ -21,7 +21,7 @@ close = {"rtol": 1e-4, "atol": 1e-4}
 )  # fmt: skip
 def test_stitched_is_the_whole_scene_forward(name):
     bundle = material.bundle(BUILT_IN[name], 128)
-    geometry = measure(bundle).geometry
+    geometry = measure(bundle)
     # long and low, so that the whole scene fits in one forward of a few seconds
     height, width = 160, least_side(geometry) + 100
     pixels = material.scene(len(bundle.spec.bands), height, width)

@@ -28,7 +28,7 @@ def scene():
     """Nine windows, whole, of a small ResNet with averages; and its features in one forward."""
     torch.set_flush_denormal(True)
     bundle = material.bundle(material.variant(), 96)
-    geometry = measure(bundle).geometry
+    geometry = measure(bundle)
     side = least_side(geometry)
     shape = (side + 300, side + 217)
     pixels = material.scene(3, *shape)
@@ -90,7 +90,7 @@ def test_tiles_are_pools_of_the_whole_scene_and_means_of_the_map(scene):
 @pytest.mark.parametrize("pooling", ["max", "lse"])
 def test_maxima_and_log_sum_exp_of_two_towers(pooling):
     bundle = material.bundle(material.variant(pooling=pooling, towers=2), 96)
-    geometry = measure(bundle).geometry
+    geometry = measure(bundle)
     shape = (200, least_side(geometry) + 250)
     pixels = material.scene(4, *shape)
     plan = plan_scene(*shape, geometry, window=1, argmax=True)
@@ -116,7 +116,7 @@ def test_maxima_and_log_sum_exp_of_two_towers(pooling):
 
 def test_gaps_are_nan_in_maps_and_null_in_tiles():
     bundle = material.bundle(material.variant("resnet18"), 96)
-    geometry = measure(bundle).geometry
+    geometry = measure(bundle)
     shape = (192, least_side(geometry) + 192)
     pixels = material.scene(3, *shape)
     valid = whole(shape)
@@ -146,7 +146,7 @@ def test_gaps_are_nan_in_maps_and_null_in_tiles():
 
 def test_a_window_without_data_needs_no_forward():
     bundle = material.bundle(material.variant(towers=2), 96)
-    plan = plan_scene(300, 300, measure(bundle).geometry)
+    plan = plan_scene(300, 300, measure(bundle))
 
     def never(x):
         raise AssertionError
@@ -164,7 +164,7 @@ def test_a_window_without_data_needs_no_forward():
 @pytest.mark.parametrize("shape", [(1, 1), (20, 500), (95, 96), (97, 31)])
 def test_scenes_smaller_than_a_tile(shape):
     bundle = material.bundle(material.variant(), 96)
-    geometry = measure(bundle).geometry
+    geometry = measure(bundle)
     plan = plan_scene(*shape, geometry)
     pixels = material.scene(3, *shape)
     done = material.all_windows(bundle, plan, Wanted(ALL, ("dense",)), pixels, whole(shape))
@@ -177,7 +177,7 @@ def test_scenes_smaller_than_a_tile(shape):
 
 def test_the_eight_symmetries_are_those_of_the_whole_scene():
     bundle = material.bundle(material.variant(), 96)
-    geometry = measure(bundle, d4=True).geometry
+    geometry = measure(bundle, d4=True)
     shape = (160, least_side(geometry) + 160)
     pixels = material.scene(3, *shape)
     plan = plan_scene(*shape, geometry, step=32, window=1)
@@ -217,7 +217,7 @@ def test_another_engine_and_float_pixels_give_the_same(scene):
 
 def test_multiclass_takes_the_highest_logit():
     bundle = material.bundle(material.variant(), 96, task="multiclass")
-    plan = plan_scene(200, 300, measure(bundle).geometry)
+    plan = plan_scene(200, 300, measure(bundle))
     pixels = material.scene(3, 200, 300)
     done = material.all_windows(bundle, plan, Wanted(), pixels, whole((200, 300)))
     numbers = material.gathered(plan, done)
@@ -229,7 +229,7 @@ def test_multiclass_takes_the_highest_logit():
 def test_a_dense_head_is_refused():
     options = material.variant("simple_cnn").model_copy(update={"head": "dense"})
     bundle = material.bundle(options, 32)
-    geometry = measure(material.bundle(material.variant(), 32)).geometry
+    geometry = measure(material.bundle(material.variant(), 32))
     with pytest.raises(InputError, match="dense head"):
         DenseScorer(bundle, plan_scene(64, 64, geometry), Wanted())
 
@@ -253,7 +253,7 @@ def test_a_bright_dot_peaks_within_half_a_cell(d4):
     with torch.no_grad():
         make_peaked(bundle.network)
         bundle.network.head.weight.fill_(1.0)
-    geometry = measure(bundle, d4=d4).geometry
+    geometry = measure(bundle, d4=d4)
     shape = (160, least_side(geometry) + 200)
     plan = plan_scene(*shape, geometry, window=1)
     assert len(plan.windows) == 2

@@ -11,7 +11,7 @@ from satray.models.geometry import FeatureGrid
 from satray.scoring.dense.choose import choose
 from satray.scoring.dense.lattice import DenseGeometry, axis_tiles, geometry_of
 from satray.scoring.dense.pieces import plan_tiles
-from satray.scoring.dense.windows import least_side, plan_scene, plan_windows, window_bytes
+from satray.scoring.dense.windows import least_side, plan_scene
 
 
 def geometry(size: int = 224, *towers: tuple[int, int | None, int, float]) -> DenseGeometry:
@@ -139,7 +139,7 @@ def test_a_scene_of_one_window_loses_no_halo():
 
 
 def test_windows_are_no_longer_than_their_number_needs():
-    few = plan_windows(1100, 64, RESNET18, window=1024)
+    few = plan_scene(1100, 64, RESNET18, window=1024).windows
     assert len(few) == 2
     assert few[0].height < 1024
 
@@ -173,11 +173,6 @@ def test_auto_takes_tiles_without_overlap_and_windows_with_much():
     assert quarter.mode == "dense"
     assert quarter.tiles_px / quarter.dense_px > 5
     assert " x as many px" in quarter.why
-
-
-def test_memory_is_proportional_to_area():
-    assert window_bytes(1000, 2000, 4, 300.0) == 2 * window_bytes(1000, 1000, 4, 300.0)
-    assert window_bytes(1, 1, 0, 100.0) > 100
 
 
 def test_averaged_maps_are_centred():

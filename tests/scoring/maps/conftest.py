@@ -9,7 +9,7 @@ import torch
 
 from satray.models import bundle as bundles
 from satray.runs import job as perform
-from satray.scoring.maps import actor, agreement, picture
+from satray.scoring.maps import actor, picture
 
 LOADED = {}
 """Bundles by their folder."""
@@ -17,11 +17,10 @@ LOADED = {}
 
 @pytest.fixture(scope="module", autouse=True)
 def _once():
-    """Save most of a small run: small pictures, bundles loaded once, few tiles scored twice."""
+    """Save most of a small run: small pictures, bundles loaded once."""
     with pytest.MonkeyPatch.context() as patch:
         small = functools.partial(picture.picture_size, longest=160)
         patch.setattr(picture, "picture_size", small)
-        patch.setattr(agreement, "MOST", 4)
         patch.setattr(perform, "library_versions", functools.cache(perform.library_versions))
         real = bundles.load_bundle
 

@@ -39,7 +39,7 @@ def test_windows_add_up_to_the_scene(geo, size, tiles, seed):
             found = coverage.gaps(window, (y.start, x.start), down, across)
             gaps[found.row : found.row + len(found.counts)] += found.counts
             last = [min(y.stop, size[0]), min(x.stop, size[1])]
-    tower = min((geo.map_lattice(t.name) for t in geo.towers), key=lambda t: t.stride)
+    tower = min((geo.tower(t.name) for t in geo.towers), key=lambda t: t.stride)
     corner = tower.centre - tower.stride / 2
     for i in range(coverage.shape[0]):
         for j in range(coverage.shape[1]):

@@ -1,0 +1,147 @@
+"""A bundle's features on CPUs by OpenVINO, equal to eager torch's within `TOLERANCE`.
+
+OpenVINO folds normalisations, fuses activations and lays weights out for the processor at hand: on
+AVX-512 2 to 5 times as fast as eager torch (bench/RESULTS.md). A backbone is converted where it is
+used, in two seconds or three, for any batch, height and width; one that cannot be, or gives other
+features, stays eager.
+
+Legend: B windows or tiles, C bands, H x W px, D features, h x w cells.
+"""
+
+import math
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from satray.errors import InputError
+from satray.models.backbones import Backbone
+from satray.models.bundle import Bundle
+from satray.models.deploy import first_line, quiet
+
+if TYPE_CHECKING:
+    from satray.cluster import Workers
+
+EngineKey = Literal["auto", "eager", "openvino"]
+PAYS = 16 << 20
+"""Px of network input from which on a process converts its backbones under `engine=auto`."""
+TOLERANCE = 1e-4
+"""Largest difference of a feature from eager torch's, as a share of the largest feature."""
+TRACED, TRIED = (1, 160, 224), (2, 224, 192)
+"""Batch, height and width that a backbone is traced with, and compared on: what a trace takes for
+constant must not be."""
+
+
+class CpuFeatures:
+    """Features by tower: x_BCHW (normalised float32) -> {tower: f_BDhw float32}."""
+
+    def __init__(self, bundle: Bundle, engine: EngineKey) -> None:
+        """Convert the towers.
+
+        Args:
+            bundle: on the CPU; its network stays as it is.
+            engine: openvino: all towers; auto: those that it can run; eager: none.
+
+        Raises:
+            InputError: openvino is asked for and cannot run a tower.
+        """
+        bands = bundle.spec.bands
+        self.engines: dict[str, str] = {}
+        """Tower -> `openvino`, or `eager` with the reason why."""
+        self._towers: dict[str, tuple[list[int], Callable[[Tensor], Tensor]]] = {}
+        for tower in bundle.spec.variant.towers:
+            backbone = bundle.network.backbones()[tower.name]
+            forward: Callable[[Tensor], Tensor] = backbone
+            self.engines[tower.name] = "eager"
+            if engine != "eager":
+                try:
+                    forward = converted(backbone, len(tower.bands))
+                    self.engines[tower.name] = "openvino"
+                except Exception as error:  # of any class; whatever a model's Python holds
+                    why = first_line(error)
+                    if engine == "openvino":
+                        raise InputError(
+                            f"engine: openvino cannot run tower {tower.name}: {why}; accepted: "
+                            "auto, eager"
+                        ) from error
+                    self.engines[tower.name] = f"eager ({why})"
+            self._towers[tower.name] = [bands.index(band) for band in tower.bands], forward
+
+    @torch.inference_mode()
+    def __call__(self, x_BCHW: Tensor) -> dict[str, Tensor]:
+        """Features of normalised input, by tower."""
+        every = list(range(x_BCHW.shape[1]))
+        return {
+            name: forward(x_BCHW if take == every else x_BCHW[:, take])
+            for name, (take, forward) in self._towers.items()
+        }
+
+
+def engine_for(key: EngineKey, px: int, workers: "Workers") -> EngineKey:
+    """What each of the workers that share so many px of network input is to compute with."""
+    small = key == "auto" and px < PAYS * workers.count
+    return "eager" if workers.gpu or small else key
+
+
+def engine_line(features: CpuFeatures | None) -> str:
+    """What computes, for products and people; None: the network itself, on a GPU."""
+    engines = features.engines if features is not None else {"": "eager"}
+    if len(set(engines.values())) == 1:
+        return next(iter(engines.values()))
+    return ", ".join(f"{tower}: {engine}" for tower, engine in engines.items())
+
+
+@torch.inference_mode()
+def converted(backbone: Backbone, bands: int) -> Callable[[Tensor], Tensor]:
+    """A backbone compiled by OpenVINO, with as many threads as torch has here.
+
+    Args:
+        backbone: in eval mode, on the CPU; stays as it is.
+        bands: C.
+
+    Raises:
+        ValueError: its features differ from eager torch's.
+        Exception: OpenVINO or torch's tracer do not take it; of many classes.
+    """
+    # It would report every import and conversion to its makers.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    import openvino
+
+    noise = torch.Generator().manual_seed(0)
+    shown, tried = (torch.randn(B, bands, H, W, generator=noise) for B, H, W in (TRACED, TRIED))
+    with quiet():
+        traced: Any = torch.jit.trace(backbone, shown, check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.freeze(traced)
+        shape = openvino.PartialShape([-1, bands, -1, -1])
+        model = openvino.convert_model(traced, example_input=shown, input=shape)
+    compiled = openvino.Core().compile_model(
+        model,
+        "CPU",
+        {
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_PRECISION_HINT": "f32",  # else processors with bfloat16 take that
+            "CPU_DENORMALS_OPTIMIZATION": True,
+        },
+    )
+
+    def forward(x_BCHW: Tensor) -> Tensor:
+        return torch.from_numpy(compiled(x_BCHW.contiguous().numpy())[0])
+
+    gap = difference(forward(tried), backbone(tried))
+    if not gap <= TOLERANCE:
+        raise ValueError(f"its features differ from eager torch's by {gap:.1e} of the largest")
+    return forward
+
+
+def difference(f_BDhw: Tensor, eager_BDhw: Tensor) -> float:
+    """The largest difference of any feature, over the largest feature of eager torch.
+
+    Infinite where shapes differ or a number is not finite.
+    """
+    if f_BDhw.shape != eager_BDhw.shape or not bool(f_BDhw.isfinite().all()):
+        return math.inf
+    most = float(eager_BDhw.abs().max())
+    gap = float((f_BDhw.double() - eager_BDhw.double()).abs().max())
+    return gap / most if most else gap

@@ -1,0 +1,87 @@
+"""The CPU engine: features equal to eager torch's, or eager torch."""
+
+import numpy as np
+import pytest
+import scoring_material as material
+import torch
+
+from satray.cluster import Readers, Workers
+from satray.config.train import TowerOptions, VariantOptions
+from satray.errors import InputError
+from satray.scoring.cpu import CpuFeatures, difference, engine_for, engine_line
+from satray.scoring.forward import MapRequest, Scorer
+
+
+def two_kinds(backbone="resnet18"):
+    """One tower of each kind, bands in another order than the network's input."""
+    towers = (
+        TowerOptions(name="rgb", backbone=backbone, bands=("red", "green", "blue")),
+        TowerOptions(name="nir", backbone="simple_cnn", bands=("nir", "red")),
+    )
+    grids = {"rgb": material.FeatureGrid(32.0, 0.5, 7), "nir": material.GRID}
+    return material.bundle(VariantOptions(towers=towers, pooling="max"), grids=grids)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_100"])
+def test_features_are_the_networks_for_any_batch_height_and_width(backbone):
+    torch.set_flush_denormal(True)
+    bundle = two_kinds(backbone)
+    fast = CpuFeatures(bundle, "openvino")
+    assert engine_line(fast) == "openvino"
+    for shape in ((1, 64, 96), (3, 128, 64), (2, 224, 160)):
+        x = torch.randn(shape[0], len(bundle.spec.bands), *shape[1:])
+        with torch.inference_mode():
+            wanted = bundle.network.features(x)
+        found = fast(x)
+        assert list(found) == list(wanted)
+        assert all(difference(found[name], wanted[name]) <= 1e-4 for name in wanted)
+
+
+def test_eager_is_the_network_to_the_bit():
+    bundle = two_kinds()
+    eager = CpuFeatures(bundle, "eager")
+    x = torch.randn(2, len(bundle.spec.bands), 64, 64)
+    with torch.inference_mode():
+        wanted = bundle.network.features(x)
+    assert all(torch.equal(f, wanted[name]) for name, f in eager(x).items())
+    assert engine_line(eager) == engine_line(None) == "eager"
+
+
+def test_what_openvino_cannot_run_stays_eager_and_says_why():
+    towers = (
+        TowerOptions(name="vit", backbone="vit_tiny_patch16_224", bands=("red", "green", "blue")),
+    )
+    bundle = material.bundle(
+        VariantOptions(towers=towers), grids={"vit": material.FeatureGrid(16.0, 8.0, None)}
+    )
+    found = CpuFeatures(bundle, "auto")
+    assert engine_line(found).startswith("eager (")
+    assert found(torch.randn(1, 3, 224, 224))["vit"].shape == (1, 192, 14, 14)
+    with pytest.raises(
+        InputError, match=r"engine: openvino cannot run tower vit: .*accepted: auto"
+    ):
+        CpuFeatures(bundle, "openvino")
+
+
+@pytest.mark.parametrize(
+    ("key", "px", "gpu", "taken"),
+    [
+        ("auto", 1 << 20, False, "eager"),
+        ("auto", 1 << 30, False, "auto"),
+        ("auto", 1 << 30, True, "eager"),
+        ("openvino", 1, False, "openvino"),
+        ("eager", 1 << 30, False, "eager"),
+    ],
+)
+def test_it_is_worth_its_conversion_where_there_is_enough_to_do(key, px, gpu, taken):
+    assert engine_for(key, px, Workers(2, gpu, 1, Readers(1, 1.0))) == taken
+
+
+def test_tiles_are_scored_by_it_alike():
+    bundle, maps = material.bundle(material.two_towers("max")), MapRequest((0, 2), "argmax")
+    tiles = np.stack([material.pixels(seed) for seed in range(5)])[:, [2, 1, 0, 3]]
+    eager = Scorer(bundle, maps, 2, d4=True)(tiles)
+    fast = Scorer(bundle, maps, 2, d4=True, features=CpuFeatures(bundle, "openvino"))(tiles)
+    np.testing.assert_allclose(fast.numbers.logits, eager.numbers.logits, rtol=1e-4, atol=1e-4)
+    for name, made in eager.maps.items():
+        np.testing.assert_allclose(fast.maps[name], made, rtol=1e-4, atol=1e-4)
