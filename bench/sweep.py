@@ -29,7 +29,7 @@ def run(name: str, out: Path, *keys: str) -> dict[str, Any]:
 
     def look() -> None:
         if not firsts:
-            ended = out.glob("state/*/ledger/ended/*.json")
+            ended = [path for path in out.glob("state/*/ledger/*.json") if is_over(path)]
             firsts.extend(sorted(path.stat().st_mtime - begun for path in ended)[:1])
 
     watched = job(name, *keys, f"out={out}", look=look)
@@ -38,6 +38,11 @@ def run(name: str, out: Path, *keys: str) -> dict[str, Any]:
         **seconds, "wall": watched.seconds, "first": firsts[0] if firsts else None,
         "gib": [max(own for _, own, _ in watched.most.values()), watched.together],
     }  # fmt: skip
+
+
+def is_over(trial: Path) -> bool:
+    """Whether a trial of a sweep's log has ended."""
+    return "status" in json.loads(trial.read_text())
 
 
 def sweep(out: Path, shift: float, given: argparse.Namespace, store: Path) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
 from satray.tune.records import Metric, TrialRecord
 from satray.tune.report import Reported, best_record, best_yaml
-from satray.tune.resolve import configurations, space_of
-from satray.tune.trials import full_recipe
+from satray.tune.trials import configurations, full_recipe, space_of
 
 BANDS = ("red", "green", "blue", "nir")
 MAP, LOSS = Metric("map"), Metric("loss")

@@ -13,10 +13,8 @@ from satray.models.network import Network
 from satray.models.variant import resolve
 from satray.train.optim import parameter_groups
 from satray.train.plan import plan_training
-from satray.tune.defaults import default_space
-from satray.tune.resolve import space_of
 from satray.tune.space import Space
-from satray.tune.trials import full_recipe
+from satray.tune.trials import default_space, full_recipe, space_of
 
 FOLDER = Path(__file__).parents[1] / "jobs" / "recipes"
 BANDS = ("red", "green", "blue", "nir")

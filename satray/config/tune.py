@@ -2,8 +2,6 @@
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import model_validator
-
 from satray.config.base import (
     Count,
     Factor,
@@ -12,6 +10,7 @@ from satray.config.base import (
     Recipe,
     Section,
     WrittenPath,
+    having,
     key,
     paths_in,
     type_at,
@@ -34,22 +33,16 @@ class StopOptions(Section):
     )
     grace: Count | None = key(
         None,
-        "asha: samples before which no trial is ended; default a tenth of the longest trial's",
+        "samples before which no trial is ended; default a tenth of the longest trial's",
         unit="samples",
+        needs=having("name", "asha"),
     )
     factor: int = key(
-        3, "asha: one in so many goes on at each rung; rungs are so many times apart", ge=2
+        3,
+        "one in so many goes on at each rung; rungs are so many times apart",
+        ge=2,
+        needs=having("name", "asha"),
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, data: Any) -> Any:
-        """Take `stop=asha` for `stop.name=asha`, and what is said of asha for asking for it."""
-        if isinstance(data, str):
-            return {"name": data}
-        if isinstance(data, dict) and data.keys() & {"grace", "factor"}:
-            return {"name": "asha", **data}
-        return data
 
 
 class FeatureOptions(Section):

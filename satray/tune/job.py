@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,41 +10,81 @@ from satray.config.tune import TuneRecipe
 from satray.errors import counted
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
-from satray.train.setup import look_up
+from satray.train.setup import look_up, set_up
 from satray.tune import report
 from satray.tune.board import table_lines
-from satray.tune.plan import plan
+from satray.tune.feature_table import head_only, views_of
 from satray.tune.records import Metric, TrialRecord, by_status, ended_words
-from satray.tune.sweep import Sweep, resolved, unchanged
-from satray.tune.trials import fine_tuning
+from satray.tune.shared_start import extracted
+from satray.tune.trials import RATE, Sweep, Trial, fine_tuning, note_lines, resolved
 
 if TYPE_CHECKING:
     from satray.tune.search import Found
 
-__all__ = ["early", "plan", "read", "work"]
-
 
 def read(recipe: TuneRecipe, storage: Storage) -> Sweep:
-    """The sweep, with digests of index and weight files, once all configurations are seen to fit.
+    """The sweep, with digests of index and weight files, once all trials are seen to fit.
 
     Raises:
         InputError: the first thing wrong with space, base or a configuration.
     """
     sweep = resolved(recipe, storage)
-    found = {"index": sweep.tiles.digest}
-    for configuration in sweep.listed():
-        look_up(sweep.whole(configuration))
-        sweep.check(configuration)
-        for wanted in sweep.wanted(configuration).values():
-            found[f"weights {' '.join(wanted).strip()}"] = sweep.digest_of(wanted)
-    return replace(sweep, digests=found)
+    digests = {"index": sweep.index.digest}
+    for trial in sweep.listed():
+        look_up(trial.recipe)
+        sweep.check(trial)
+        for wanted in sweep.weights_of(trial):
+            digests[f"weights {' '.join(wanted).strip()}"] = sweep.digest_of(wanted)
+    return replace(sweep, digests=digests)
 
 
 def early(recipe: TuneRecipe, sweep: Sweep, run: Run) -> None:
     """Before Ray is started: refuse an archive that is not the one that was indexed."""
     del recipe
-    for line in unchanged(sweep, run.storage):
+    for line in sweep.check_unchanged(run.storage):
         run.say(line)
+
+
+def plan(recipe: TuneRecipe, sweep: Sweep, storage: Storage) -> list[str]:
+    """What would be done. No Ray, nothing written.
+
+    Raises:
+        InputError: see `read`; or weights that do not fit their network.
+    """
+    trials = sweep.listed()
+    samples = [sweep.check(trial) for trial in trials]
+    sweep.check_networks(trials)
+    heads = [trial for trial in trials if trial.head]
+    others = [trial for trial in trials if not trial.head]
+    low, high = min(samples), max(samples)
+    lines = [
+        f"{counted(sweep.planned, 'trial')} by {recipe.search} search, compared by "
+        f"{sweep.metric.title}",
+        *_space_lines(sweep),
+        f"a trial sees {low:,} samples"
+        if low == high
+        else f"a trial sees {low:,} to {high:,} samples",
+    ]
+    about = " of those looked at" if sweep.optuna else ""
+    most = "" if recipe.concurrent == "auto" else f", at most {recipe.concurrent}"
+    if heads:
+        lines += [*_head_lines(sweep, heads, about, storage), f"at once: a head a core{most}"]
+    if others:
+        share = f"{recipe.gpu_share:g} GPU a worker" if recipe.gpu_share < 1 else "a GPU a worker"
+        workers = counted(recipe.resources.workers, "worker")
+        lines += [
+            f"{counted(len(others), 'trial')}{about} train on workers of their own "
+            f"({head_only(others[0].recipe)}, for one)",
+            f"at once: {workers} a trial, {share}; without GPUs a worker a machine{most}",
+        ]
+    if recipe.stop.name != "none":
+        lines.append(f"early stopping: {recipe.stop.name}, one in {recipe.stop.factor} goes on")
+    if recipe.refit:
+        lines.append(
+            "the best configuration is trained again, as train would, a pretrained head's network "
+            "then fine-tuned (refit)"
+        )
+    return [*lines, *note_lines(sweep.notes), *sweep.check_unchanged(storage)]
 
 
 def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
@@ -56,15 +96,17 @@ def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
     _publish_tables(records, sweep.metric, run)  # whatever becomes of the best
     top = report.best_record(records, sweep.metric)
     lines = report.best_lines(records, sweep.metric, sweep.space)
-    whole = found.whole(top.configuration)
-    whole = fine_tuning(whole) if recipe.refit else whole
-    told = report.best_yaml(whole, [f"run {run.run_id}", *lines])
-    run.publish("best.yaml", told.encode())
+    trial = sweep.trial(top.configuration)
+    whole = fine_tuning(trial.recipe) if recipe.refit else trial.recipe
+    yaml = report.best_yaml(whole, [f"run {run.run_id}", *lines])
+    run.publish("best.yaml", yaml.encode())
     with run.activity("best trial"):
         from satray.tune.winner import refit, winner  # torch: seconds before the first trial
 
-        job = found.describe(top.configuration)
-        won = refit(whole, sweep.tiles, run) if recipe.refit else winner(found.work, job, top, run)
+        if recipe.refit:
+            won = refit(whole, sweep.index, run)
+        else:
+            won = winner(found.work, trial, sweep.start_of(trial), top, run)
     for name, data in won.files.items():
         run.publish(f"bundle/{name}", data)
     numbers = by_status(records)
@@ -73,13 +115,13 @@ def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
         "best": {"trial": top.id, "value": top.best, "configuration": top.configuration},
         "validation": won.validation,
         "trials": numbers,
-        "planned": found.planned,
+        "planned": sweep.planned,
         "at_once": found.at_once,
-        "features": sorted(found.features),
+        "features": sweep.starts.features,
         "refit": recipe.refit,
     }
     run.publish("sweep.json", to_json(figures))
-    _publish_page(found, told, run)
+    _publish_page(found, yaml, run)
     return Outcome(
         counts={f"trials_{status}": number for status, number in numbers.items()}
         | {"trials": len(records), "samples": sum(one.samples for one in records)},
@@ -96,6 +138,43 @@ def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
     )
 
 
+def _space_lines(sweep: Sweep) -> Iterator[str]:
+    tested = sweep.recipe.landscape
+    for axis in sweep.space.axes:
+        if not (tested and axis.key == RATE):
+            yield f"space: {axis.key}: {axis.words()}"
+    if tested:
+        yield f"space: {RATE}: around what a range test of each variant finds"
+
+
+def _head_lines(
+    sweep: Sweep, heads: Sequence[Trial], about: str, storage: Storage
+) -> Iterator[str]:
+    starts = {sweep.start_of(trial): trial.recipe for trial in heads}
+    yield (
+        f"{counted(len(heads), 'trial')}{about} train heads, from the features of "
+        f"{counted(len(starts), 'frozen network')}, extracted once"
+    )
+    recipe, shape = sweep.recipe, sweep.index.meta.tile_shape
+    named = recipe.features.folder is not None or recipe.out is not None
+    store = sweep.store(recipe.out or "")
+    there, images, views = 0, 0, set()
+    for key, trained in starts.items():
+        setup = set_up(trained, storage, sweep.index)
+        each = views_of(trained, shape)
+        views.add(each)
+        if named and extracted(setup, storage, store, key):
+            there += 1
+        else:
+            images += setup.train_tiles * each + setup.val_tiles
+    seen = " or ".join(f"{each}" for each in sorted(views))
+    where = store if named else "features/ below out"
+    yield (
+        f"features: {counted(images, 'image')} to send through networks, {seen} views of a train "
+        f"tile; kept in {where}, where those of {there} of {len(starts)} are"
+    )
+
+
 def _publish_tables(records: Sequence[TrialRecord], metric: Metric, run: Run) -> None:
     tables = {
         "leaderboard.parquet": report.leaderboard(records, metric),
@@ -108,8 +187,8 @@ def _publish_tables(records: Sequence[TrialRecord], metric: Metric, run: Run) ->
 def _publish_page(found: Found, yaml: str, run: Run) -> None:
     sweep = found.sweep
     about = {
-        "index": sweep.tiles.digest,
-        "features": ", ".join(sorted(found.features)) or "none",
+        "index": sweep.index.digest,
+        "features": ", ".join(sweep.starts.features) or "none",
         "bundle": "of the refit, in refit/" if sweep.recipe.refit else "of the best trial",
     }
     shown = report.Reported(
@@ -117,10 +196,10 @@ def _publish_page(found: Found, yaml: str, run: Run) -> None:
         space=sweep.space,
         metric=sweep.metric,
         records=list(found.records.values()),
-        planned=found.planned,
+        planned=sweep.planned,
         best_yaml=yaml,
         about=about,
-        tests=found.tested.pictures if found.tested is not None else {},
+        tests=found.tested,
         notes=sweep.notes,
     )
     report.publish(shown, run)

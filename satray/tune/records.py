@@ -1,27 +1,41 @@
-"""What is kept of a trial, and the metric that trials are compared by."""
+"""What is kept of trials: the metric, one record each, and the log that a sweep goes on from.
+
+No torch, no Ray.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from satray.config.tune import TuneRecipe
 from satray.runs.run import finite
-from satray.train.setup import best_metric
-from satray.tune.trials import dotted, trial_id
+from satray.storage import Storage, join
+from satray.tune.space import canonical, text
 
+Regime = Literal["head", "backbone"]
 Status = Literal["done", "stopped", "failed"]
-STATUSES: tuple[Status, ...] = get_args(Status)
+STATUSES: tuple[Status, ...] = ("done", "stopped", "failed")
 Row = dict[str, float]
 """One evaluation: `samples` seen, `learning_rate`, `train_loss`, `val_loss`, metrics by name."""
 
 NAMES = {"map": "mAP", "auc": "AUC", "accuracy": "accuracy", "loss": "validation loss"}
 KEPT = ("map", "accuracy", "auc", "balanced_accuracy", "f1_macro")
 """Metrics of an evaluation that a record keeps, beside the one that trials are compared by."""
+ID_DIGITS = 12
+"""Of a trial's id: of a million trials no two are likely to share one."""
+PLAIN = ("variant", "learning_rate", "name", "trainable")
+"""Keys whose values say by themselves what they are; of others a label names the last part."""
+WORDS = {"step": "every"}
+"""What a label calls a key, where its own name would be read as something else (a schedule)."""
+LOG, FOLDERS = "ledger", "trials"
+"""Below the run's state: one file a trial; checkpoints, one folder a trial."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +71,6 @@ class Metric:
         return -value if self.mode == "min" else value
 
 
-def metric_of(recipe: TuneRecipe, task: str) -> Metric:
-    """The metric of a sweep: its own, else that of base, else `train`'s for the task."""
-    if recipe.metric != "auto":
-        return Metric(recipe.metric)
-    return Metric(best_metric(str(dotted(recipe.base).get("best", "auto")), task))
-
-
 @dataclass(frozen=True)
 class TrialRecord:
     """One trial, ended."""
@@ -72,7 +79,7 @@ class TrialRecord:
     """`trial_id` of its configuration."""
     configuration: dict[str, Any]
     """Dotted key of train -> value; what base says is not in it."""
-    regime: Literal["head", "backbone"] | None
+    regime: Regime | None
     """head: trained from features; backbone: through the whole network; None: it never began."""
     status: Status
     """done; stopped: ended early by the scheduler; failed."""
@@ -97,7 +104,7 @@ class TrialRecord:
         configuration: Mapping[str, Any],
         metric: Metric,
         *,
-        regime: Literal["head", "backbone"] | None,
+        regime: Regime | None,
         status: Status,
         seed: int | None,
         seconds: float,
@@ -107,8 +114,8 @@ class TrialRecord:
         """The record of a trial that ended, its best found along the curve."""
         rows = tuple(dict(row) for row in curve)
         # A trial that failed has shown nothing that can be had again.
-        told = [row for row in rows if not math.isnan(metric.of(row))] if status != "failed" else []
-        top = max(told, key=lambda row: metric.worth(metric.of(row)), default=None)
+        shown = [row for row in rows if status != "failed" and not math.isnan(metric.of(row))]
+        top = max(shown, key=lambda row: metric.worth(metric.of(row)), default=None)
         return cls(
             id=trial_id(configuration),
             configuration=dict(configuration),
@@ -129,20 +136,13 @@ class TrialRecord:
 
     @classmethod
     def from_json(cls, data: bytes) -> TrialRecord:
-        """Undo `to_json`; null in a curve is NaN.
-
-        Raises:
-            ValueError: it is no such record (a file cut short, say).
-        """
-        try:
-            tree = json.loads(data)
-            rows = [
-                {name: math.nan if value is None else value for name, value in row.items()}
-                for row in tree.pop("curve")
-            ]
-            return cls(curve=tuple(rows), **tree)
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"no record of a trial: {error}") from None
+        """Undo `to_json`; null in a curve is NaN."""
+        tree = json.loads(data)
+        curve = [
+            {name: math.nan if value is None else value for name, value in row.items()}
+            for row in tree.pop("curve")
+        ]
+        return cls(curve=tuple(curve), **tree)
 
 
 def curve_row(row: Mapping[str, Any], metric: Metric) -> Row:
@@ -152,7 +152,7 @@ def curve_row(row: Mapping[str, Any], metric: Metric) -> Row:
     return found | {name: float(row[name]) for name in names if name in row}
 
 
-def ranked(records: Sequence[TrialRecord], metric: Metric) -> list[TrialRecord]:
+def ranked(records: Iterable[TrialRecord], metric: Metric) -> list[TrialRecord]:
     """Best first; of equals the one seen earlier, then by id; the failed last."""
     return sorted(
         records,
@@ -174,3 +174,167 @@ def by_status(records: Iterable[TrialRecord]) -> dict[Status, int]:
 def ended_words(numbers: Mapping[Status, int]) -> str:
     """`12 done, 3 stopped`, leaving out what there is none of."""
     return ", ".join(f"{number:,} {status}" for status, number in numbers.items() if number)
+
+
+def trial_id(configuration: Mapping[str, Any]) -> str:
+    """Hexadecimal digits: the same configuration is the same trial, in whatever order."""
+    return hashlib.sha256(canonical(configuration).encode()).hexdigest()[:ID_DIGITS]
+
+
+def label(configuration: Mapping[str, Any]) -> str:
+    """A configuration in a few words: `single3 1.0e-3 one_cycle`."""
+    stages = {key.split(".")[1] for key in configuration if re.match(r"stages\.\d", key)}
+    parts = []
+    for key, value in configuration.items():
+        *above, last = key.split(".")
+        if len(stages) > 1 and above[:1] == ["stages"]:
+            parts.append(f"[{above[1]}]")
+        shown = short_value(key, value)
+        parts.append(shown if last in PLAIN else f"{WORDS.get(last, last)} {shown}")
+    return " ".join(parts) or "base"
+
+
+def short_value(key: str, value: Any) -> str:
+    """One value in few letters: rates as 1.0e-3, a variant of one's own by its towers."""
+    if isinstance(value, float) and (key.endswith("learning_rate") or 0 < abs(value) < 0.01):
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if key == "variant" and isinstance(value, Mapping):
+        return "+".join(str(tower.get("backbone", "?")) for tower in value.get("towers", ()))
+    return text(value)
+
+
+def trial_folder(state: str, trial: str) -> str:
+    """Where a trial keeps what it needs to go on.
+
+    Args:
+        state: of the sweep's run.
+        trial: its id.
+    """
+    return join(state, FOLDERS, trial)
+
+
+@dataclass
+class _Running:
+    """A trial under way."""
+
+    configuration: Mapping[str, Any]
+    regime: Regime | None
+    seed: int | None
+    rows: dict[float, tuple[Row, float]] = field(default_factory=dict)
+    """Evaluations and their seconds, by samples seen: what is reported again counts once."""
+
+
+class TrialLog:
+    """The trials of a sweep: those under way, and the records of those that ended.
+
+    One small file a trial below the run's state, written by the driver alone, when the trial begins
+    and when it ends. An attempt that goes on skips the ended ones; the others go on from their own
+    checkpoints.
+    """
+
+    def __init__(self, storage: Storage, state: str, metric: Metric) -> None:
+        """Read what earlier attempts left.
+
+        Args:
+            storage: how URIs are reached.
+            state: of the sweep's run.
+            metric: what trials are compared by.
+        """
+        self._storage, self._state, self._metric = storage, state, metric
+        self.records: dict[str, TrialRecord] = {}
+        """By id."""
+        self.unfinished: list[dict[str, Any]] = []
+        """Configurations of trials that began in an earlier attempt and did not end."""
+        self.running: dict[str, _Running] = {}
+        """Under way, by id."""
+        self.numbers: Counter[Status] = Counter()
+        """Trials that ended, by how they did."""
+        self.best: TrialRecord | None = None
+        self._doomed: list[str] = []
+        uris = [entry.uri for entry in storage.list(join(state, LOG))]
+        for _, data in sorted(storage.read_many(uris), key=lambda one: one[0]):
+            if isinstance(data, Exception):
+                raise data
+            self._take(data)
+
+    def begin(self, configuration: Mapping[str, Any], regime: Regime, seed: int) -> None:
+        """A trial begins."""
+        trial = trial_id(configuration)
+        self.running[trial] = _Running(configuration, regime, seed)
+        data = json.dumps({"configuration": dict(configuration)}).encode()
+        self._storage.write(self._file(trial), data)
+
+    def evaluated(self, trial: str, rows: Iterable[Row], seconds: Iterable[float]) -> None:
+        """Evaluations of a trial under way, with the wall seconds that each took."""
+        known = self.running[trial].rows
+        known |= {row["samples"]: (row, each) for row, each in zip(rows, seconds, strict=True)}
+
+    def end(
+        self, trial: str, status: Status, reason: str | None = None, *, keep: bool = True
+    ) -> TrialRecord:
+        """A trial under way ended.
+
+        Args:
+            trial: its id.
+            status: how.
+            reason: why, where it is not done.
+            keep: False where the reason may pass: a sweep that goes on runs it again.
+        """
+        one = self.running.pop(trial)
+        evaluations = [one.rows[samples] for samples in sorted(one.rows)]
+        record = TrialRecord.ended(
+            one.configuration,
+            self._metric,
+            regime=one.regime,
+            status=status,
+            seed=one.seed,
+            seconds=sum(seconds for _, seconds in evaluations),
+            curve=[row for row, _ in evaluations],
+            reason=reason,
+        )
+        doomed, self._doomed = self._doomed, []
+        if keep:
+            self._storage.write(self._file(trial), record.to_json())
+        self._add(record, keep)
+        # One trial late, since what ended a trial may still be ending its workers.
+        for each in doomed:
+            with contextlib.suppress(OSError):  # else they go with the sweep's state
+                self._storage.delete(trial_folder(self._state, each))
+        return record
+
+    def refuse(
+        self,
+        configuration: Mapping[str, Any],
+        reason: str,
+        *,
+        regime: Regime | None = None,
+        seed: int | None = None,
+        keep: bool = True,
+    ) -> TrialRecord:
+        """A configuration cannot be tried; as `end`."""
+        trial = trial_id(configuration)
+        self.running[trial] = _Running(configuration, regime, seed)
+        return self.end(trial, "failed", reason, keep=keep)
+
+    def _add(self, record: TrialRecord, keep: bool) -> None:
+        rivals = [record, *([self.best] if self.best is not None else [])]
+        self.records[record.id] = record
+        self.numbers[record.status] += 1
+        self.best, *others = ranked(rivals, self._metric)
+        if keep:  # checkpoints of backbones are large: only the best trial's stay
+            self._doomed += [one.id for one in others if one.regime == "backbone"]
+
+    def _take(self, data: bytes) -> None:
+        tree = json.loads(data)
+        if "status" in tree:
+            # A record of another version has other fields: its trial is run again.
+            with contextlib.suppress(TypeError, KeyError):
+                self._add(TrialRecord.from_json(data), keep=False)
+                return
+        self.unfinished.append(tree["configuration"])
+
+    def _file(self, trial: str) -> str:
+        return join(self._state, LOG, f"{trial}.json")

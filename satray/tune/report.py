@@ -37,9 +37,16 @@ from satray.report.style import PANELS_MOST
 from satray.report.sweeps import Measure, Trial, parallel, rates, trial_curves
 from satray.runs.run import Run, library_versions
 from satray.storage import name as last_part
-from satray.tune.records import Metric, TrialRecord, by_status, ended_words, ranked
+from satray.tune.records import (
+    Metric,
+    TrialRecord,
+    by_status,
+    ended_words,
+    label,
+    ranked,
+    short_value,
+)
 from satray.tune.space import Range, Space, canonical, same, text
-from satray.tune.trials import label, short_value
 
 LEFT_OUT = ("out", "overwrite", "resources")
 """Keys of a training that are of one place and one day."""

@@ -1,45 +1,53 @@
-"""The search itself: range tests, grounds and features, then trials, heads before backbones."""
+"""The search itself: range tests, what trials start from, then the trials, heads first."""
 
 from __future__ import annotations
 
 import functools
-import itertools
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from satray import cluster
 from satray.config.train import TrainRecipe
-from satray.errors import InputError
+from satray.errors import InputError, SatrayError, TrainingError
 from satray.runs.run import Run
+from satray.storage import join
+from satray.train.setup import set_up
 from satray.tune import tuner
-from satray.tune.actor import Work
 from satray.tune.board import Board
-from satray.tune.concurrency import Demand, backbones_at_once, heads_at_once
-from satray.tune.desk import Desk, Job, Regime
-from satray.tune.feature_table import head_only, with_views
-from satray.tune.ground import Laid, lay
-from satray.tune.ledger import Ledger
-from satray.tune.plan import note_lines
-from satray.tune.ranges import Tested, range_tests
-from satray.tune.records import TrialRecord
-from satray.tune.resolve import count
-from satray.tune.sources import Listed, Optuna
-from satray.tune.space import Configuration, Values
-from satray.tune.sweep import Sweep, store_of
-from satray.tune.trials import trial_id
+from satray.tune.records import Metric, Regime, TrialLog, TrialRecord, short_value, trial_id
+from satray.tune.shared_start import prepare, settle
+from satray.tune.space import Configuration, Space
+from satray.tune.trials import (
+    RATE,
+    RATES,
+    Sweep,
+    Trial,
+    alone,
+    full_recipe,
+    note_lines,
+    variants_of,
+)
 
-SHARED = 2
-"""Configurations that Optuna may come upon on one ground, of those foreseen, for which features
-are extracted; where fewer stand on it, each would need features of its own."""
-PARTING = ("variant", "pooling", "weights", "first_conv", "input", "augment", "seed", "precision",
-           "average", "stages")  # fmt: skip
-"""Keys of train by which configurations may stand on other grounds, or train more than heads."""
-LENGTHS = r"stages\.\d+\.(?!trainable).*"
-"""Those of stages that do neither."""
-MOST = 256
-"""Kinds of configurations that are looked at, at most."""
+if TYPE_CHECKING:
+    import optuna
+
+TESTS = "range-tests"
+"""Beside starts and features: what was found, so that no sweep tests again. Below the run's state:
+why a test failed, for this run alone."""
+DECIDING = ("landscape", "optimizer", "loss", "repeat", "batch", "accumulate", "dropout",
+            "drop_path", "sync_batchnorm", "deterministic")  # fmt: skip
+"""Keys of train that decide what a range test finds, beside those of the start."""
+DECIDING_STAGE = ("trainable", "layer_decay", "dropout")
+"""Likewise of the stage."""
+RANDOM_FIRST = 10
+"""Trials that Optuna draws at random before it models anything (its own default)."""
+SUGGESTIONS = 50
+"""Of Optuna's that are no news, before a random configuration is taken."""
 
 
 @dataclass(frozen=True)
@@ -47,46 +55,15 @@ class Found:
     """A search that is over."""
 
     sweep: Sweep
-    """With the space that was searched."""
+    """With the space that was searched, and what trials started from."""
     records: dict[str, TrialRecord]
     """Of all trials, by id."""
-    laid: Laid
-    """What they stand on."""
-    work: Work
+    work: tuner.Work
     """What trials were given."""
-    planned: int
-    """How many there were to be."""
     at_once: dict[Regime, int]
     """Regime -> trials at a time."""
-    tested: Tested | None
-    """What range tests found."""
-
-    @property
-    def features(self) -> set[str]:
-        """Keys of the features that trials read."""
-        grounds = self.laid.grounds.values()
-        return {each.features.key for each in grounds if each.features is not None}
-
-    def describe(self, configuration: Configuration) -> Job:
-        """The trial of a configuration."""
-        return describe(self.sweep, self.laid, configuration)
-
-    def whole(self, configuration: Configuration) -> TrainRecipe:
-        """The training of a configuration as `train` would take it, with the views it was given."""
-        recipe = self.sweep.whole(configuration)
-        recipe = recipe.model_copy(update={"resources": self.sweep.recipe.resources})
-        if self.describe(configuration).regime == "head":
-            recipe = with_views(recipe, self.sweep.tiles.meta.tile_shape)
-        return recipe
-
-
-def describe(sweep: Sweep, laid: Laid, configuration: Configuration) -> Job:
-    """What a configuration's trial is: on which ground, and by which regime."""
-    recipe, key = sweep.trained(configuration), sweep.key_of(configuration)
-    ground = laid.grounds.get(key)
-    there = key in laid.lost or (ground is not None and ground.features is not None)
-    regime: Regime = "head" if there and head_only(recipe) is None else "backbone"
-    return Job(trial_id(configuration), dict(configuration), key, regime, recipe.seed)
+    tested: dict[str, bytes]
+    """What range tests found: heading -> PNG."""
 
 
 def search(sweep: Sweep, run: Run) -> Found:
@@ -94,58 +71,267 @@ def search(sweep: Sweep, run: Run) -> Found:
 
     Args:
         sweep: resolved.
-        run: its folder; what ended is in its state's ledger.
+        run: its folder; what ended is in its state's log.
 
     Raises:
-        SatrayError: no trial can begin, since no ground can be had.
+        SatrayError: no trial can begin, since no start can be had.
     """
-    store = store_of(sweep.recipe, run.out)
-    tested = None
+    store, tested = sweep.store(run.out), dict[str, bytes]()
     if sweep.recipe.landscape:
-        tested = range_tests(sweep.recipe, sweep.space, sweep.tiles, run, store, sweep.digest_of)
-        sweep = replace(sweep, space=tested.space)
-    listed = sweep.listed()
+        space, tested = range_tests(sweep, run, store)
+        sweep = replace(sweep, space=space)
+    trials = sweep.listed()
     with run.activity("preparing"):
-        sweep.check_networks(listed, heads=False)
-        for configuration in listed:
-            sweep.check(configuration)
+        sweep.check_networks(trial for trial in trials if not trial.head)
+        for trial in trials:
+            sweep.check(trial)
     for line in note_lines(sweep.notes):
         run.say(line)
-    laid = lay(_standing(sweep, listed), sweep.tiles, run, store, sweep.digest_of)
-    ledger = Ledger(run.storage, run.state)
-    records, planned = ledger.records(), count(sweep.recipe, sweep.space)
-    if records:
-        run.say(f"{len(records):,} of {planned:,} trials had ended before")
-    kinds = {trial_id(one): describe(sweep, laid, one).regime for one in listed}
-    board = Board(
-        sweep.metric,
-        planned,
-        run.say,
-        run.progress,
-        records.values(),
-        kinds={} if sweep.optuna else kinds,
-    )
-    at_once = trials_at_once(sweep, run)
-    work = _work(sweep, run, laid, at_once)
-    _run_all(_Office(sweep, run, laid, listed, ledger, board, work), at_once)
-    ended = {record.id: record for record in board.records}
-    return Found(sweep, ended, laid, work, planned, at_once, tested)
+    sweep = replace(sweep, starts=prepare(_by_start(sweep, trials), sweep.index, run, store))
+    log = TrialLog(run.storage, run.state, sweep.metric)
+    if log.records:
+        run.say(f"{len(log.records):,} of {sweep.planned:,} trials had ended before")
+    at_once = tuner.trials_at_once(sweep.recipe, run)
+    work = _work(sweep, run, at_once)
+    board = Board(log, sweep.metric, sweep.planned, run.say, run.progress)
+    longest = max((sweep.length_of(trial)[0] for trial in trials), default=0)
+    grace = sweep.recipe.stop.grace or max(1, int(longest // 10))
+    with run.activity("trials"):
+        for source, reuse in _sources(sweep, trials, log, board):
+            earlier = [
+                (record, sweep.length_of(sweep.trial(record.configuration))[1])
+                for record in log.records.values()
+                if record.curve  # what was refused is no training
+            ]
+            scheduler = tuner.scheduler_of(sweep.recipe.stop, grace, sweep.metric, earlier)
+            tuner.run_trials(
+                sweep, source, log, board, work, run,
+                at_once=at_once, reuse=reuse, scheduler=scheduler,
+            )  # fmt: skip
+    return Found(sweep, log.records, work, at_once, tested)
 
 
-def trials_at_once(sweep: Sweep, run: Run) -> dict[Regime, int]:
-    """Regime -> trials at a time on the cluster. Ray is up."""
-    recipe = sweep.recipe
-    workers = cluster.allot(recipe.resources, run.say, gpu_share=recipe.gpu_share)
-    there = tuner.available()
-    wanted = None if recipe.concurrent == "auto" else recipe.concurrent
-    demand = Demand(workers.count, workers.gpu, recipe.gpu_share)
-    return {
-        "head": heads_at_once(there, wanted),
-        "backbone": backbones_at_once(there, demand, wanted),
-    }
+class Listed:
+    """Trials known beforehand, in order."""
+
+    def __init__(self, trials: Iterable[Trial]) -> None:
+        self._left = iter(list(trials))
+
+    def ask(self) -> Trial | None:
+        """The next one; None where there are no more."""
+        return next(self._left, None)
+
+    def tell(self, trial: Trial, worth: float) -> None:
+        """Nothing is learnt from it."""
 
 
-def _work(sweep: Sweep, run: Run, laid: Laid, at_once: Mapping[Regime, int]) -> Work:
+class Optuna:
+    """Trials that Optuna's TPE suggests, each once."""
+
+    def __init__(
+        self,
+        space: Space,
+        count: int,
+        seed: int,
+        metric: Metric,
+        accept: Callable[[Configuration], Trial],
+        *,
+        records: Iterable[TrialRecord] = (),
+        unfinished: Iterable[Configuration] = (),
+        refused: Callable[[Configuration, str], object] = lambda *_: None,
+    ) -> None:
+        """Begin, or go on as if the sweep had never stopped.
+
+        Args:
+            space: what to suggest from.
+            count: how many trials, those of `records` and `unfinished` included.
+            seed: of the sampler.
+            metric: what trials are compared by.
+            accept: gives the trial of a configuration; raises InputError where it cannot be tried.
+            records: trials that ended in earlier attempts.
+            unfinished: configurations that began and did not end; they come first.
+            refused: told of configurations that cannot be tried, and why.
+        """
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._space, self._count, self._seed = space, count, seed
+        self._accept, self._refused = accept, refused
+        ended = {record.id: record for record in records}
+        self._unfinished = list(unfinished)
+        self._seen = set(ended)
+        self._asked: dict[str, optuna.trial.Trial] = {}
+        # Each attempt draws from a seed of its own: the first numbers of one would be known points.
+        sampler = optuna.samplers.TPESampler(
+            seed=seed + len(ended), n_startup_trials=RANDOM_FIRST, constant_liar=True
+        )
+        self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        for record in ended.values():
+            self._add(record.configuration, metric.worth(record.best))
+
+    def ask(self) -> Trial | None:
+        """One that began before and did not end, else what Optuna suggests; None at the end."""
+        while self._unfinished or len(self._seen) < self._count:
+            found = self._unfinished.pop(0) if self._unfinished else self._suggest()
+            if found is None:
+                return None
+            self._seen.add(trial_id(found))
+            try:
+                return self._accept(found)
+            except InputError as error:
+                self._tell(found, -math.inf)
+                self._refused(found, str(error))
+        return None
+
+    def tell(self, trial: Trial, worth: float) -> None:
+        """How a trial ended."""
+        self._tell(trial.configuration, worth)
+
+    def _suggest(self) -> Configuration | None:
+        """One that was not tried: Optuna's, else a random one, else None: the space is used up."""
+        for _ in range(SUGGESTIONS):
+            trial = self._study.ask()
+            found = self._space.suggest(trial)
+            if trial_id(found) not in self._seen:
+                self._asked[trial_id(found)] = trial
+                return found
+            self._finish(trial, -math.inf)
+        fresh = self._space.sample(len(self._seen) + 1, self._seed)
+        return next((each for each in fresh if trial_id(each) not in self._seen), None)
+
+    def _tell(self, configuration: Configuration, worth: float) -> None:
+        asked = self._asked.pop(trial_id(configuration), None)
+        if asked is None:
+            self._add(configuration, worth)
+        else:
+            self._finish(asked, worth)
+
+    def _finish(self, trial: optuna.trial.Trial, worth: float) -> None:
+        from optuna.trial import TrialState
+
+        if math.isfinite(worth):
+            self._study.tell(trial, worth)
+        else:
+            self._study.tell(trial, state=TrialState.FAIL)
+
+    def _add(self, configuration: Configuration, worth: float) -> None:
+        """Let the study know of a trial that it did not suggest itself in this attempt."""
+        import optuna
+
+        if math.isfinite(worth):
+            parameters, distributions = self._space.evaluated(configuration)
+            told = optuna.trial.create_trial(
+                params=parameters, distributions=distributions, value=worth
+            )
+            self._study.add_trial(told)
+
+
+def range_tests(sweep: Sweep, run: Run, store: str) -> tuple[Space, dict[str, bytes]]:
+    """Test the first stage's learning rate of each variant. Ray is up.
+
+    A variant whose test shows nothing, or cannot be done, keeps the rates that it had.
+
+    Args:
+        sweep: resolved.
+        run: its folder.
+        store: folder of features, starts and tests; one that is there already is not done again.
+
+    Returns:
+        The space with learning rates around what was found; pictures, heading -> PNG.
+    """
+    from satray.train.range_test import explore, picture
+
+    recipe, space = sweep.recipe, sweep.space
+    ends: list[tuple[Any, tuple[float, float] | None]] = []
+    pictures: dict[str, bytes] = {}
+    names: list[str] = []
+    for variant in variants_of(space, recipe):
+        chosen = {"variant": variant} if "variant" in space.keys else {}
+        names.append(short_value("variant", variant))
+        alike = names.count(names[-1])  # other bands, say
+        name = names[-1] if alike == 1 else f"{names[-1]} ({alike})"
+        trial = sweep.trial(chosen)
+        one = alone(trial.recipe) if trial.head else trial.recipe
+        start = sweep.start_of(trial)
+        key = key_of_test(one, start)
+        folder = join(store, TESTS)
+        own = Run(run.job, key, folder, run.storage, run.say, run.progress, ray=run.ray)
+        bounds: tuple[float, float] | None
+        failed = join(run.state, TESTS, f"{key}.txt")
+        try:
+            if run.storage.exists(failed):
+                raise TrainingError(run.storage.read(failed).decode())
+            setup = set_up(one, run.storage, sweep.index)
+            settled = settle(setup, run, store, start)
+            (finding,) = explore(settled.under(setup), own, settled.weights, (0,))
+            bounds = rate_bounds(finding.learning_rate, finding.suggestions.minimum)
+            pictures[name] = picture((finding,), f"{run.run_id}: {name}")
+            run.say(f"{name}: {_words(bounds)}; {finding.line()}")
+        except SatrayError as error:
+            # A sweep that goes on shall find the space that its first trials were of.
+            run.storage.write(failed, str(error).encode())
+            bounds = None if _has_rates(sweep, chosen) else RATES
+            rates = "learning rates as given" if bounds is None else _words(bounds)
+            run.say(f"{name}: {rates}, since its range test failed: {error}")
+        for activity, seconds in own.seconds.items():
+            run.add_seconds(activity, seconds)
+        ends.append((variant, bounds))
+    return space.with_ranges(RATE, "variant", ends), pictures
+
+
+def rate_bounds(chosen: float, minimum: float) -> tuple[float, float]:
+    """Lowest and highest learning rate to try around what a range test found.
+
+    A tenth of the rate that it chose to ten times it, but not above three times its `minimum`
+    suggestion, beyond which the loss bursts.
+
+    Args:
+        chosen: `Finding.learning_rate`.
+        minimum: `Finding.suggestions.minimum`.
+    """
+    low, high = chosen / 10, max(chosen, min(chosen * 10, minimum * 3))
+    return float(f"{low:.3g}"), float(f"{high:.3g}")
+
+
+def key_of_test(recipe: TrainRecipe, start: str) -> str:
+    """Names what a range test of the first stage finds: 16 hexadecimal digits.
+
+    Args:
+        recipe: of a training of that variant.
+        start: key of its start.
+    """
+    identity = recipe.identity()
+    stage = {name: identity["stages"][0][name] for name in DECIDING_STAGE}
+    keys = {name: identity[name] for name in DECIDING}
+    blending = [identity["augment"][name] for name in ("mixup", "cutmix")]
+    parts = 1 if recipe.sync_batchnorm else recipe.resources.workers
+    whole = [start, keys, stage, blending, parts]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _words(bounds: tuple[float, float]) -> str:
+    return f"learning rates {bounds[0]:.2g} to {bounds[1]:.2g}"
+
+
+def _has_rates(sweep: Sweep, chosen: Configuration) -> bool:
+    """Whether all trials of a variant have rates without a test."""
+    rates = [axis for axis in sweep.space.axes if axis.key == RATE]
+    if any(axis.domain.holds("auto") for axis in rates):
+        return False
+    if full_recipe(sweep.recipe, chosen).stages[0].learning_rate != "auto":
+        return True
+    return any(axis.may_apply(chosen) and not axis.when_but("variant") for axis in rates)
+
+
+def _by_start(sweep: Sweep, trials: Iterable[Trial]) -> dict[str, list[TrainRecipe]]:
+    """Trainings by what they start from; for Optuna, where several of those foreseen share it."""
+    found = defaultdict[str, list[TrainRecipe]](list)
+    for trial in trials:
+        found[sweep.start_of(trial)].append(trial.recipe)
+    return {key: alike for key, alike in found.items() if not sweep.optuna or len(alike) > 1}
+
+
+def _work(sweep: Sweep, run: Run, at_once: Mapping[Regime, int]) -> tuner.Work:
     recipe = sweep.recipe
     all_of_them = cluster.allot(
         recipe.resources,
@@ -153,153 +339,63 @@ def _work(sweep: Sweep, run: Run, laid: Laid, at_once: Mapping[Regime, int]) -> 
         count=recipe.resources.workers * at_once["backbone"],
         gpu_share=recipe.gpu_share,
     )
-    return Work(
-        recipe=recipe,
-        tiles=sweep.tiles,
+    return tuner.Work(
+        index=sweep.index,
         storage=run.storage,
         state=run.state,
         run_id=run.run_id,
         metric=sweep.metric,
-        grounds=laid.grounds,
+        starts=sweep.starts.found,
         one_by_one=recipe.stop.name != "none",
-        threads=1,  # the CPU that each asks for
         workers=replace(all_of_them, count=recipe.resources.workers),
     )
 
 
-@dataclass(frozen=True)
-class _Office:
-    """What it takes to run trials."""
-
-    sweep: Sweep
-    run: Run
-    laid: Laid
-    listed: list[Configuration]
-    ledger: Ledger
-    board: Board
-    work: Work
-
-    def describe(self, configuration: Configuration) -> Job:
-        """The trial of a configuration."""
-        return describe(self.sweep, self.laid, configuration)
-
-    def lost(self, configuration: Configuration) -> str | None:
-        """Why a configuration's ground cannot be had; None where it can, or where it has none."""
-        try:
-            return self.laid.lost.get(self.sweep.key_of(configuration))
-        except InputError:
-            return None
-
-    def refused(self, desk: Desk, configuration: Configuration, reason: str) -> None:
-        """A configuration that Optuna came upon cannot be tried."""
-        desk.refused(configuration, reason, passing=self.lost(configuration) is not None)
-
-    def refuse(self, configuration: Configuration) -> None:
-        """Raise InputError where a configuration cannot be trained."""
-        self.sweep.check(configuration)
-        reason = self.lost(configuration)
-        if reason is not None:
-            raise InputError(reason)
-
-
-def _run_all(office: _Office, at_once: Mapping[Regime, int]) -> None:
-    sweep, ledger, recipe = office.sweep, office.ledger, office.sweep.recipe
-    records, begun = ledger.records(), ledger.begun()
-    longest = max((sweep.asked(each)[0] for each in office.listed), default=0)
-    for regimes, source in _sources(office, records, begun):
-        if source.over:
-            continue
-        desk = Desk(
-            source,
-            office.describe,
-            ledger,
-            office.board,
-            sweep.metric,
-            len(begun),
-        )
-        if isinstance(source, Optuna):
-            source.refused = functools.partial(office.refused, desk)
-        else:
-            _record_lost(office, source, desk)
-            if source.over:
-                continue
-        with office.run.activity("trials"):
-            tuner.run_trials(
-                desk,
-                office.work,
-                office.run,
-                at_once=min(at_once[regime] for regime in regimes),
-                reuse=regimes == {"head"},
-                stop=recipe.stop,
-                grace=recipe.stop.grace or max(1, int(longest // 10)),
-                metric=sweep.metric,
-                earlier=[
-                    (record, sweep.asked(record.configuration)[1])
-                    for record in ledger.records().values()
-                    if record.curve  # what was refused is no training
-                ],
-            )
-
-
-def _record_lost(office: _Office, source: Listed, desk: Desk) -> None:
-    """Trials whose ground cannot be had have failed; a sweep that goes on tries them again."""
-    for configuration in source.without(lambda each: office.lost(each) is not None):
-        desk.refused(configuration, office.lost(configuration) or "", passing=True)
-
-
 def _sources(
-    office: _Office, records: Mapping[str, TrialRecord], begun: list[Configuration]
-) -> list[tuple[set[Regime], Listed | Optuna]]:
-    """Where trials come from, and of which regimes they are.
+    sweep: Sweep, trials: list[Trial], log: TrialLog, board: Board
+) -> Iterator[tuple[tuner.Source, bool]]:
+    """Where trials come from, and whether all of them surely train heads.
 
     Lists are cut in two: heads take CPUs that the workers of backbones would wait for.
     """
-    sweep = office.sweep
-    regimes = {trial_id(each): office.describe(each).regime for each in office.listed}
+    refused = functools.partial(_refuse, sweep, log, board)
+    left = [trial for trial in trials if trial.id not in log.records]
     if sweep.optuna:
-        optuna = Optuna(
-            sweep.space,
-            sweep.recipe.trials or count(sweep.recipe, sweep.space),
-            sweep.recipe.seed,
-            sweep.metric,
-            records=list(records.values()),
-            begun=begun,
-            refuse=office.refuse,
+        yield (
+            Optuna(
+                sweep.space,
+                sweep.planned,
+                sweep.recipe.seed,
+                sweep.metric,
+                sweep.accept,
+                records=log.records.values(),
+                unfinished=log.unfinished,
+                refused=refused,
+            ),
+            all(sweep.regime_of(trial) == "head" for trial in left),
         )
-        return [({"head"} if only_heads(sweep, office.laid) else {"head", "backbone"}, optuna)]
-    found: list[tuple[set[Regime], Listed | Optuna]] = []
-    both: tuple[Regime, ...] = ("head", "backbone")
-    for regime in both:
-        of_it = [each for each in office.listed if regimes[trial_id(each)] == regime]
-        found.append(({regime}, Listed(of_it, done=records)))
-    return found
+        return
+    regimes: dict[Regime, list[Trial]] = {"head": [], "backbone": []}
+    for trial in left:
+        reason = sweep.lost(trial)
+        if reason is None:
+            regimes[sweep.regime_of(trial)].append(trial)
+        else:
+            refused(trial.configuration, reason)
+    for regime, alike in regimes.items():
+        if alike:
+            yield Listed(alike), regime == "head"
 
 
-def only_heads(sweep: Sweep, laid: Laid) -> bool:
-    """Whether surely every configuration of the space trains its head on a ground that is there."""
-    choices: list[list[Configuration]] = []
-    for key in sweep.space.keys:
-        if not key.startswith(PARTING) or re.fullmatch(LENGTHS, key):
-            continue
-        axes = [axis for axis in sweep.space.axes if axis.key == key]
-        if not all(isinstance(axis.domain, Values) for axis in axes):
-            return False
-        values = [value for axis in axes for value in axis.domain.grid()]
-        absent: list[Configuration] = [{}] if any(axis.when for axis in axes) else []
-        choices.append([*absent, *({key: value} for value in values)])
-    for place, parts in enumerate(itertools.product(*choices)):
-        one = {key: value for part in parts for key, value in part.items()}
-        try:
-            if place >= MOST or describe(sweep, laid, one).regime != "head":
-                return False
-        except InputError:
-            continue  # no configuration that is tried
-    return True
-
-
-def _standing(sweep: Sweep, listed: Iterable[Configuration]) -> list[TrainRecipe]:
-    """Trainings whose grounds are laid beforehand."""
-    keys = {trial_id(each): sweep.key_of(each) for each in listed}
-    common = Counter(keys.values())
-    least = SHARED if sweep.optuna else 1
-    return [sweep.trained(each) for each in listed if common[keys[trial_id(each)]] >= least]
+def _refuse(
+    sweep: Sweep, log: TrialLog, board: Board, configuration: Configuration, reason: str
+) -> None:
+    """A trial that cannot begin has failed; for a lost start, until the sweep is run again."""
+    try:
+        trial = sweep.trial(configuration)
+    except InputError:
+        board.ended(log.refuse(configuration, reason))
+        return
+    regime, keep = sweep.regime_of(trial), sweep.lost(trial) is None
+    seed = trial.recipe.seed
+    board.ended(log.refuse(configuration, reason, regime=regime, seed=seed, keep=keep))

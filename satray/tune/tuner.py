@@ -1,17 +1,20 @@
-"""Trials on Ray Tune: one actor class for both regimes, and the driver's side of a sweep.
+"""A sweep on Ray Tune: its searcher, scheduler, trainable and callback.
 
-Tune starts, stops and schedules; what is kept of a trial is the ledger's business, so that nothing
-of Tune's own state is needed to go on.
+Tune starts, stops and schedules; what is kept of a trial is the log's business, so that nothing of
+Tune's own state is needed to go on.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import os
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -28,14 +31,29 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler  # 
 from ray.tune.search import Searcher  # noqa: E402
 
 from satray import cluster  # noqa: E402
-from satray.config.tune import StopOptions  # noqa: E402
+from satray.config.train import TrainRecipe  # noqa: E402
+from satray.config.tune import StopOptions, TuneRecipe  # noqa: E402
+from satray.data.index import TileIndex  # noqa: E402
+from satray.errors import InputError, SatrayError, TrainingError  # noqa: E402
 from satray.runs.run import Run  # noqa: E402
-from satray.storage import join  # noqa: E402
+from satray.storage import Storage, join  # noqa: E402
+from satray.train.setup import Setup, set_up  # noqa: E402
 from satray.train.workers.halt import give_back  # noqa: E402
-from satray.tune.actor import Session, Work  # noqa: E402
-from satray.tune.concurrency import Available  # noqa: E402
-from satray.tune.desk import Desk, Job  # noqa: E402
-from satray.tune.records import Metric, TrialRecord  # noqa: E402
+from satray.tune.board import Board  # noqa: E402
+from satray.tune.feature_table import pooling_of  # noqa: E402
+from satray.tune.records import (  # noqa: E402
+    Metric,
+    Regime,
+    TrialLog,
+    TrialRecord,
+    curve_row,
+    trial_folder,
+)
+from satray.tune.shared_start import Start  # noqa: E402
+from satray.tune.trials import Sweep, Trial, alone  # noqa: E402
+
+if TYPE_CHECKING:
+    from satray.tune.feature_table import Features
 
 TIME, WORTH = "place", "worth"
 """Keys of a result: samples asked for, and the metric as a number that is larger the better.
@@ -46,58 +64,98 @@ FOREVER = 10**15
 """Samples that no trial sees: ASHA ends none for its length."""
 RETRIES = 1
 """Times that a trial whose process died goes on from its checkpoint before it counts as failed."""
+TOGETHER = 1.0
+"""Seconds of evaluations that are reported together, where none of them can end the trial: an
+answer of Tune's takes longer than a head's pseudo-epoch."""
+STOPPED = "others were better at equal samples seen"
 
 
-def available() -> Available:
-    """What the cluster has. Ray is up."""
-    found = ray.cluster_resources()
-    return Available(
-        cpus=found.get("CPU", 0.0),
-        gpus=found.get("GPU", 0.0),
-        nodes=cluster.node_count(),
-        cores=cluster.cores(),
-    )
+@dataclass(frozen=True)
+class Work:
+    """What the processes of a sweep's trials need; with the index's labels, not small."""
+
+    index: TileIndex
+    """Its index."""
+    storage: Storage
+    """How URIs are reached."""
+    state: str
+    """Folder of the sweep's state."""
+    run_id: str
+    """Of the sweep."""
+    metric: Metric
+    """What trials are compared by."""
+    starts: dict[str, Start]
+    """By key."""
+    one_by_one: bool
+    """Report each evaluation by itself, since it may be the trial's last."""
+    workers: cluster.Workers
+    """What those of a trial that trains its backbone get."""
+
+
+class Training(Protocol):
+    """A trial under way: `HeadTrial` or `BackboneTrial`."""
+
+    @property
+    def each(self) -> int:
+        """Samples from one evaluation to the next, before batches round them."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it is over."""
+
+    def step(self) -> dict[str, Any]:
+        """The next evaluation."""
+
+    def close(self) -> None:
+        """Leave off."""
+
+
+class Source(Protocol):
+    """Gives trials that have not been run."""
+
+    def ask(self) -> Trial | None:
+        """The next one; None where there are no more."""
+
+    def tell(self, trial: Trial, worth: float) -> None:
+        """How a trial ended: larger is better, minus infinity for one that failed."""
 
 
 def run_trials(
-    desk: Desk,
+    sweep: Sweep,
+    source: Source,
+    log: TrialLog,
+    board: Board,
     work: Work,
     run: Run,
     *,
-    at_once: int,
+    at_once: Mapping[Regime, int],
     reuse: bool,
-    stop: StopOptions,
-    grace: int,
-    metric: Metric,
-    earlier: Sequence[tuple[TrialRecord, int]],
+    scheduler: TrialScheduler,
 ) -> None:
-    """Run trials until the desk has no more. Ray is up.
+    """Run trials until there are no more. Ray is up.
 
     Args:
-        desk: gives and takes trials.
+        sweep: resolved, with what trials start from.
+        source: gives trials, and is told how they ended.
+        log: keeps what they show.
+        board: shows it.
         work: what all of them need; goes to the object store once.
         run: of the sweep; Tune's own files lie below its state.
-        at_once: trials at a time.
-        reuse: keep actors from trial to trial: for trials of one regime.
-        stop: whether trials end early.
-        grace: samples before which none is ended.
-        metric: what trials are compared by.
-        earlier: trials that ended before, and samples from one of their evaluations to the next
-            as asked for; early stopping compares with them.
+        at_once: trials at a time, by regime; trials of two regimes never run together.
+        reuse: keep processes from trial to trial: for trials that train heads.
+        scheduler: see `scheduler_of`.
     """
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    searcher = _Searcher(desk)
     state = join(run.state, "tune")
     run.storage.delete(state)
     filesystem, path = run.storage.arrow_filesystem(state)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(Trial, work=work), _resources),
+        tune.with_resources(tune.with_parameters(TrainTrial, work=work), resources_of),
         tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=scheduler(stop, grace, metric, earlier),
+            search_alg=TrialSearcher(sweep, source, log, at_once),
+            scheduler=scheduler,
             num_samples=-1,
-            max_concurrent_trials=at_once,
             reuse_actors=reuse,
             trial_name_creator=lambda trial: str(trial.config["trial"]),
             trial_dirname_creator=lambda trial: str(trial.config["trial"]),
@@ -107,21 +165,87 @@ def run_trials(
             storage_path=path,
             storage_filesystem=filesystem,
             verbose=0,
-            callbacks=[_Watch(searcher)],
+            callbacks=[LogCallback(log, board)],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
-            checkpoint_config=tune.CheckpointConfig(
-                checkpoint_frequency=0, checkpoint_at_end=False
-            ),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep theirs
         ),
     )
     tuner.fit()
     give_back()
 
 
-def scheduler(
+@dataclass(frozen=True)
+class Available:
+    """What there is to work with."""
+
+    cpus: float
+    """Logical CPUs of the cluster, by Ray's count; on one machine more than it has cores."""
+    gpus: float
+    """GPUs of the cluster."""
+    nodes: int
+    """Machines."""
+    cores: int
+    """Cores of the driver's machine that may be used."""
+
+
+def heads_at_once(there: Available) -> int:
+    """Trials that train a head from features: one thread and one CPU each.
+
+    Ray is told of more CPUs than a small machine has cores, for tasks that wait for tiles; heads
+    compute, so there are no more of them than cores.
+    """
+    return max(1, int(min(there.cpus, there.cores) if there.nodes == 1 else there.cpus))
+
+
+def backbones_at_once(there: Available, workers: int, gpu: bool, gpu_share: float = 1.0) -> int:
+    """Trials that train on workers of their own.
+
+    On GPUs as many as their shares hold: whole workers a GPU, since a share never spans two.
+    Without GPUs one worker a machine, since each takes all its cores. In both cases the CPUs must
+    be enough: one a worker, and one for each of the trial's two streams of tiles. Ray Data divides
+    what Train leaves by the number of streams and rounds down; with less than one CPU for each, all
+    of them would wait for ever.
+
+    Args:
+        there: what there is.
+        workers: Train workers of a trial, a CPU each.
+        gpu: whether they take GPUs.
+        gpu_share: share of a GPU that each takes.
+    """
+    if gpu:
+        a_gpu = math.floor(1 / gpu_share + 1e-9)
+        fitting = int(there.gpus * a_gpu) // workers
+    else:
+        fitting = there.nodes // workers
+    return max(1, min(fitting, int(there.cpus // (workers + 2))))
+
+
+def trials_at_once(recipe: TuneRecipe, run: Run) -> dict[Regime, int]:
+    """Regime -> trials at a time on the cluster, no more than are asked for. Ray is up."""
+    workers = cluster.allot(recipe.resources, run.say, gpu_share=recipe.gpu_share)
+    found = ray.cluster_resources()
+    cpus, gpus = found.get("CPU", 0.0), found.get("GPU", 0.0)
+    there = Available(cpus, gpus, cluster.node_count(), cluster.cores())
+    backbones = backbones_at_once(there, workers.count, workers.gpu, recipe.gpu_share)
+    most = math.inf if recipe.concurrent == "auto" else recipe.concurrent
+    return {
+        "head": int(min(heads_at_once(there), most)),
+        "backbone": int(min(backbones, most)),
+    }
+
+
+def scheduler_of(
     stop: StopOptions, grace: int, metric: Metric, earlier: Sequence[tuple[TrialRecord, int]]
 ) -> TrialScheduler:
-    """What ends trials early, told of those that ended before."""
+    """What ends trials early, told of those that ended before.
+
+    Args:
+        stop: whether trials end early.
+        grace: samples before which none is ended.
+        metric: what trials are compared by.
+        earlier: trials that ended before, and samples from one of their evaluations to the next
+            as asked for.
+    """
     if stop.name == "none":
         return FIFOScheduler()
     asha: Any = ASHAScheduler(
@@ -147,106 +271,236 @@ def scheduler(
     return cast(TrialScheduler, asha)
 
 
-def _resources(config: Mapping[str, Any]) -> Any:
+def resources_of(config: Mapping[str, Any]) -> Any:
     """A CPU for a head; next to nothing for the driver of workers that have their own."""
-    if json.loads(config["job"])["regime"] == "head":
+    if config["regime"] == "head":
         return tune.PlacementGroupFactory([{"CPU": 1}])
     # On the head node, as Ray wants drivers of Train; with a CPU each they would starve workers.
     return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 
 
-class Trial(tune.Trainable):
-    """A trial's process; where it is kept, one trial after another."""
+def open_trial(
+    work: Work,
+    config: Mapping[str, str],
+    opened: dict[tuple[str, str], tuple[Features, Features]] | None = None,
+) -> Training:
+    """Begin a trial, or go on with it.
+
+    Args:
+        work: of the sweep.
+        config: `config_of` the trial.
+        opened: features that this process has open.
+    """
+    recipe = TrainRecipe.model_validate_json(config["recipe"])
+    folder = trial_folder(work.state, config["trial"])
+    start = work.starts.get(config["start"])
+    if config["regime"] == "head" and start is not None and start.features is not None:
+        from satray.tune.head import HeadTrial
+
+        cluster.use_threads(1)  # the CPU that it asks for
+        setup = head_setup(recipe, start, work.index, work.storage)
+        table, opened = start.features, {} if opened is None else opened
+        key = (table.key, pooling_of(setup.variant))
+        if key not in opened:
+            opened[key] = (table.open("train", key[1]), table.open("val", key[1]))
+        return HeadTrial(setup, *opened[key], start.head, folder, work.storage)
+    from satray.train import measure
+    from satray.train.workers import initial
+    from satray.tune.backbone_trial import BackboneTrial
+
+    run = Run("train", work.run_id, folder, work.storage)
+    setup = set_up(recipe, work.storage, work.index)
+    if start is not None:
+        return BackboneTrial(start.under(setup), run, start.weights, work.workers)
+    setup = measure.complete(setup, run)
+    return BackboneTrial(setup, run, initial.stage(setup, run), work.workers)
+
+
+def head_setup(recipe: TrainRecipe, start: Start, index: TileIndex, storage: Storage) -> Setup:
+    """The set-up of a trial that trains its head: as if by one worker."""
+    return start.under(set_up(alone(recipe), storage, index))
+
+
+def config_of(trial: Trial, start: str, regime: Regime) -> dict[str, str]:
+    """What Tune hands a trial's process: `trial` (id), `recipe` (JSON), `start` (key), `regime`."""
+    # The recipe as one text: Tune looks into mappings, and cuts keys at their dots.
+    recipe = trial.recipe.model_dump_json(exclude_unset=True)
+    return {"trial": trial.id, "recipe": recipe, "start": start, "regime": regime}
+
+
+class TrainTrial(tune.Trainable):
+    """A trial's process; where it is kept, one trial after another.
+
+    A trial that fails reports so and ends, so that its process lives and takes the next; but what
+    may pass (a store that is away, no room) is raised, and the trial begun again.
+    """
 
     def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
-        """Begin the first trial."""
+        """Take a trial; it is opened by its first step."""
+        del config  # Tune keeps it as self.config
         assert work is not None  # tune.with_parameters
-        self._session = Session(work)
-        self._session.begin(json.loads(config["job"]))
+        self._work = work
+        self._opened: dict[tuple[str, str], tuple[Features, Features]] = {}
+        self._training: Training | None = None
+        self._place, self._best = 0, -math.inf
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin the next."""
-        self._session.end()
-        self._session.begin(json.loads(new_config["job"]))
+        """Leave the trial at hand, and take the next."""
+        del new_config  # likewise
+        self.cleanup()
+        self._place, self._best = 0, -math.inf
         return True
 
     def step(self) -> dict[str, Any]:
-        """A pseudo-epoch, or several short ones."""
-        return self._session.step()
+        """Evaluate once or, where that is quick, several times.
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Trials keep their own, whenever they can go on from it."""
+        Returns:
+            `rows` (curve rows, new ones) and the `seconds` that each took; `place`, the samples at
+            which the last was asked for, the same for trials of any batch; its `worth`, and the
+            `best` so far; `failed`: why the trial did, else None; `over`: it is at its end, which
+            Tune calls `done`.
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """A trial goes on from its own."""
+        Raises:
+            Exception: what may pass.
+        """
+        metric, begun = self._work.metric, time.monotonic()
+        rows: list[dict[str, float]] = []
+        seconds: list[float] = []
+        failed = None
+        try:
+            training = self._training or open_trial(self._work, self.config, self._opened)
+            self._training = training
+            while not training.done:
+                found = training.step()
+                rows.append(curve_row(found, metric))
+                seconds.append(sum(v for name, v in found.items() if name.startswith("seconds_")))
+                worth = metric.worth(metric.of(rows[-1]))
+                self._place += training.each
+                if not math.isfinite(worth):
+                    samples = rows[-1]["samples"]
+                    failed = f"{metric.title} is not a number after {samples:,.0f} samples"
+                    break
+                self._best = max(self._best, worth)
+                if self._work.one_by_one or time.monotonic() - begun > TOGETHER:
+                    break
+        except Exception as error:
+            if may_pass(error):
+                raise
+            failed = one_line(error)
+        over = failed is not None or self._training is None or self._training.done
+        last = metric.worth(metric.of(rows[-1])) if rows and failed is None else math.nan
+        return {
+            "rows": rows,
+            "seconds": seconds,
+            TIME: self._place,
+            WORTH: last,
+            "best": self._best,
+            "failed": failed,
+            "over": over,
+            "done": over,
+        }
 
     def cleanup(self) -> None:
         """Leave off; workers and placement groups are given back."""
-        self._session.end()
+        training, self._training = self._training, None
+        if training is not None and not training.done:
+            training.close()
 
 
-class _Searcher(Searcher):
-    """Hands Tune the desk's trials."""
-
-    def __init__(self, desk: Desk) -> None:
-        super().__init__(metric=WORTH, mode="max")
-        self.desk = desk
-        self.jobs: dict[str, Job] = {}
-        """By Tune's own id."""
+class _Driver:
+    """Stays with the driver: Tune pickles what it is given, to restore by it."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles what it is given, to restore by it; the desk stays with the driver."""
         return {}
+
+
+class TrialSearcher(_Driver, Searcher):
+    """Hands Tune the trials of a source, never two regimes at a time."""
+
+    def __init__(
+        self, sweep: Sweep, source: Source, log: TrialLog, at_once: Mapping[Regime, int]
+    ) -> None:
+        super().__init__(metric=WORTH, mode="max")
+        self._sweep, self._source, self._log, self._at_once = sweep, source, log, at_once
+        self._waiting: Trial | None = None
+        self._running: dict[str, tuple[Trial, Regime]] = {}
+        """By Tune's own id."""
 
     def set_search_properties(self, *_: Any, **__: Any) -> bool:
         """There is nothing to set."""
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial, for Tune."""
-        job = self.desk.next()
-        if job is None:
+        """The next trial; None where it has to wait for others to end."""
+        trial = self._waiting or self._source.ask()
+        if trial is None:
             return Searcher.FINISHED
-        self.jobs[trial_id] = job
-        # As one text: Tune looks into mappings, and cuts keys at their dots.
-        return {"trial": job.trial, "job": json.dumps(vars(job))}
+        regime = self._sweep.regime_of(trial)
+        running = Counter(regime for _, regime in self._running.values())
+        if running.total() > running[regime] or running[regime] >= self._at_once[regime]:
+            self._waiting = trial
+            return None
+        self._waiting = None
+        self._running[trial_id] = trial, regime
+        self._log.begin(trial.configuration, regime, trial.recipe.seed)
+        return config_of(trial, self._sweep.start_of(trial), regime)
 
-    def on_trial_complete(self, *_: Any, **__: Any) -> None:
-        """The desk is told by `_Watch`."""
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """A trial ended, by itself, by the scheduler, or by its process's death."""
+        trial, _ = self._running.pop(trial_id)
+        shown = result is not None and not error and result["failed"] is None
+        self._source.tell(trial, result["best"] if result and shown else -math.inf)
 
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: a sweep goes on from its ledger."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+class LogCallback(_Driver, tune.Callback):
+    """Writes down what Tune hears of trials."""
 
-
-class _Watch(tune.Callback):
-    """Brings the desk what Tune hears of trials."""
-
-    def __init__(self, searcher: _Searcher) -> None:
-        self._searcher = searcher
+    def __init__(self, log: TrialLog, board: Board) -> None:
+        self._log, self._board = log, board
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:  # type: ignore[override]
-        """An evaluation."""
-        self._searcher.desk.moved(self._searcher.jobs[trial.trial_id], result)
+        """Evaluations."""
+        self._log.evaluated(trial.config["trial"], result["rows"], result["seconds"])
+        self._board.moved()
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
         """The end, by itself or by the scheduler."""
-        over = bool((trial.last_result or {}).get("over"))
-        self._searcher.desk.ended(self._searcher.jobs[trial.trial_id], not over, None)
+        last = trial.last_result or {"over": False, "failed": None}
+        name = trial.config["trial"]
+        if last["failed"] is not None:
+            record = self._log.end(name, "failed", last["failed"])
+        elif last["over"]:
+            record = self._log.end(name, "done")
+        else:
+            record = self._log.end(name, "stopped", STOPPED)
+        self._board.ended(record)
 
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
-        """Its process died once too often."""
+        """Its process died once too often, or raised what may pass."""
         error = trial.get_pickled_error() or trial.get_error()
-        # Raised by the trial, and not the death of its process: it may pass (`Session`).
         passing = isinstance(error, ray.exceptions.RayTaskError)
-        job = self._searcher.jobs[trial.trial_id]
-        self._searcher.desk.ended(job, False, _one_line(error, passing), passing)
+        cause = getattr(error, "cause", None) or error
+        reason = _last_line(cause) or type(cause).__name__
+        reason = reason if passing else f"its process died: {reason}"
+        record = self._log.end(trial.config["trial"], "failed", reason, keep=not passing)
+        self._board.ended(record)
 
 
-def _one_line(error: Any, passing: bool) -> str:
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    said = lines[-1] if lines else type(cause).__name__
-    return said if passing else f"its process died: {said}"
+def may_pass(error: Exception) -> bool:
+    """Whether the same trial may do another time: then it was not the trial that failed."""
+    if isinstance(error, SatrayError):
+        return not isinstance(error, InputError | TrainingError)
+    return isinstance(error, OSError)
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, for the leaderboard."""
+    said = _last_line(error) or type(error).__name__
+    return said if isinstance(error, SatrayError) else f"{type(error).__name__}: {said}"
+
+
+def _last_line(error: Any) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else ""

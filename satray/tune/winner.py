@@ -26,12 +26,10 @@ from satray.train.setup import Setup, set_up
 from satray.train.workers import checkpoints
 from satray.train.workers.choice import Choice, choose
 from satray.train.workers.combining import read_state
-from satray.tune.actor import Session, Work, head_setup
-from satray.tune.desk import Job
 from satray.tune.head import best_of
-from satray.tune.ledger import trial_folder
-from satray.tune.records import Metric, TrialRecord
-from satray.tune.trials import trial_recipe
+from satray.tune.records import Metric, TrialRecord, trial_folder
+from satray.tune.trials import Trial
+from satray.tune.tuner import Work, config_of, head_setup, open_trial
 
 SAME = 1e-6
 """Metrics that differ by less are the same."""
@@ -51,22 +49,21 @@ class Won:
     """For the person: what calibration did, and what is unlike the trial."""
 
 
-def winner(work: Work, job: Job, record: TrialRecord, run: Run) -> Won:
+def winner(work: Work, trial: Trial, start: str, record: TrialRecord, run: Run) -> Won:
     """Make the bundle of a trial.
 
     Args:
         work: of the sweep.
-        job: the trial.
+        trial: the trial.
+        start: key of what it started from.
         record: what it showed.
         run: of the sweep.
 
     Raises:
         TrainingError: it left no weights.
     """
-    folder = trial_folder(work.state, job.trial)
-    recipe = trial_recipe(work.recipe, job.configuration, folder)
-    made = _of_head if job.regime == "head" else _of_backbone
-    setup, choice = made(work, job, record, recipe, folder)
+    made = _of_head if record.regime == "head" else _of_backbone
+    setup, choice = made(work, trial, start, record)
     calibration = calibrate_on(setup, choice.predictions)
     files = bundle(setup, run, choice, calibration)
     lines = (*differs(choice.validation, record, work.metric), calibration.line())
@@ -87,38 +84,34 @@ def differs(validation: Mapping[str, Any], record: TrialRecord, metric: Metric) 
     return (f"the bundle's own {metric.title} is {said(found)}, its trial's was {record.best:.4f}",)
 
 
-def _of_head(
-    work: Work, job: Job, record: TrialRecord, recipe: TrainRecipe, folder: str
-) -> tuple[Setup, Choice]:
-    ground = work.grounds.get(job.ground)
-    if ground is None:
-        raise TrainingError(f"trial {job.trial}: its first weights cannot be had any more")
-    setup = head_setup(recipe, ground, work.tiles, work.storage)
+def _of_head(work: Work, trial: Trial, start: str, record: TrialRecord) -> tuple[Setup, Choice]:
+    first, folder = work.starts.get(start), trial_folder(work.state, trial.id)
+    if first is None:
+        raise TrainingError(f"trial {trial.id}: its first weights cannot be had any more")
+    setup = head_setup(trial.recipe, first, work.index, work.storage)
     wanted = record.best_samples
     best = best_of(work.storage, folder)
     if best is None or best.samples != wanted:  # its process was gone before it could write
         work.storage.delete(folder)
-        cluster.run_once(train_again, work, vars(job), wanted)
+        cluster.run_once(train_again, work, config_of(trial, start, "head"), wanted)
         best = best_of(work.storage, folder)
     if best is None:
-        raise TrainingError(f"trial {job.trial} left no weights")
-    state = {**read_state(work.storage, ground.weights), **best.state}
+        raise TrainingError(f"trial {trial.id} left no weights")
+    state = {**read_state(work.storage, first.weights), **best.state}
     seen = Predictions.from_bytes(best.predictions)
     return setup, Choice("checkpoint", (state,), validation_of(setup, seen), seen, None)
 
 
-def _of_backbone(
-    work: Work, job: Job, record: TrialRecord, recipe: TrainRecipe, folder: str
-) -> tuple[Setup, Choice]:
+def _of_backbone(work: Work, trial: Trial, start: str, record: TrialRecord) -> tuple[Setup, Choice]:
     del record
-    own = Run("train", work.run_id, folder, work.storage)
+    own = Run("train", work.run_id, trial_folder(work.state, trial.id), work.storage)
     found = checkpoints.find(own.storage, own.state)
     if found.latest is None or found.best is None:
-        raise TrainingError(f"trial {job.trial} left no checkpoint")
-    setup = set_up(recipe, work.storage, work.tiles)
-    ground = work.grounds.get(job.ground)
-    if ground is not None:
-        setup = ground.under(setup)
+        raise TrainingError(f"trial {trial.id} left no checkpoint")
+    setup = set_up(trial.recipe, work.storage, work.index)
+    first = work.starts.get(start)
+    if first is not None:
+        setup = first.under(setup)
     else:
         from satray.train import measure
 
@@ -127,21 +120,19 @@ def _of_backbone(
     return setup, choose(setup, own, found.best, rows[found.best_pseudo_epoch - 1])
 
 
-def train_again(work: Work, job: Mapping[str, Any], samples: int | None) -> None:
+def train_again(work: Work, config: Mapping[str, str], samples: int | None) -> None:
     """Train a head anew up to an evaluation, which it keeps; on a worker.
 
     Args:
         work: of the sweep.
-        job: the trial.
+        config: of the trial.
         samples: seen at that evaluation; None: to the end.
     """
-    session = Session(replace(work, one_by_one=True))
-    session.begin(job)
-    while True:
-        told = session.step()
-        if told["over"] or told["samples"] == samples:
+    training = open_trial(work, config)
+    while not training.done:
+        if training.step()["samples_seen"] == samples:
             break
-    session.end()
+    training.close()
 
 
 def validation_of(setup: Setup, seen: Predictions) -> dict[str, Any]:
@@ -154,19 +145,19 @@ def validation_of(setup: Setup, seen: Predictions) -> dict[str, Any]:
     return {**metrics, "val_loss": float(losses_N.mean())}
 
 
-def refit(recipe: TrainRecipe, tiles: TileIndex, run: Run) -> Won:
+def refit(recipe: TrainRecipe, index: TileIndex, run: Run) -> Won:
     """Train a configuration again as the job `train` does, below `refit/`. Ray is up.
 
     Args:
         recipe: of the best configuration, with what the sweep gives all trials.
-        tiles: its index.
+        index: its tile index.
         run: of the sweep; the training's products become its own, but for the bundle.
     """
     out = run.uri(REFIT)
     own = Run("train", run.run_id, out, run.storage, run.say, run.progress)
     run.begin_writing()
     whole = recipe.model_copy(update={"out": out})
-    outcome = train(whole, set_up(whole, run.storage, tiles), own)
+    outcome = train(whole, set_up(whole, run.storage, index), own)
     for activity, seconds in own.seconds.items():
         run.add_seconds(activity, seconds)
     files = {}

@@ -16,7 +16,7 @@ base:
 space:
   stages.0.learning_rate: {log_uniform: [1e-4, 1e-1]}
   variant: [single3, single4]
-stop: asha
+stop: {name: asha}
 """
 
 
@@ -37,15 +37,7 @@ def test_the_command_line_steps_into_base_and_space() -> None:
     assert Space.parse(recipe.space).grid() == [
         {"stages.0.learning_rate": 0.5, "variant": "xception"}
     ]
-    # a key of the section takes the place of its name in the recipe
     assert (recipe.stop.name, recipe.stop.factor) == ("asha", 4)
-
-
-def test_a_stop_may_be_given_by_its_name() -> None:
-    assert (tune().stop.name, tune("stop=none").stop.name) == ("asha", "none")
-    assert tune("stop={name: none, factor: 3}").stop.name == "none"
-    with pytest.raises(InputError, match=r"stop\.name=ahsa: accepted: none, asha"):
-        tune("stop=ahsa")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +45,7 @@ def test_a_stop_may_be_given_by_its_name() -> None:
     [
         ("concurrent=0", "concurrent=0: accepted: 1 or more, or auto"),
         ("concurrent=many", "concurrent=many: accepted: auto, or an integer"),
+        ("stop.name=ahsa", r"stop\.name=ahsa: accepted: none, asha"),
         ("trials=0", "trials=0: accepted: 1 or more"),
         ("gpu_share=0", "gpu_share=0: accepted: above 0"),
         ("metric=mpa", "metric=mpa: accepted: auto, map"),

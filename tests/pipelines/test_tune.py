@@ -1,23 +1,18 @@
 """Sweeps on a real Ray: heads from features, failures, deaths, interruptions, backbones."""
 
-import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from by_hand import planned, worked
+from by_hand import worked
 from train.small_archive import SIDE, generate
 
 from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
-from satray.data.index import index_digest
-from satray.errors import InputError
 from satray.runs.run import Run
 from satray.storage import Storage
 
@@ -75,20 +70,19 @@ def board(run):
 
 
 def mortal(folder):
-    """Stand in for a trial's process: those of two batch sizes die in their second step."""
+    """Stand in for a trial's process: those of two batch sizes die after their first step."""
     from satray.tune import tuner
 
-    class Mortal(tuner.Trial):  # local, so that it is pickled by value
+    class Mortal(tuner.TrainTrial):  # local, so that it is pickled by value
         def step(self):
-            training = self._session._training
-            batch = None if training is None else training._setup.recipe.batch
-            told = super().step()
+            result = super().step()
+            batch = json.loads(self.config["recipe"])["batch"]
             deaths = len(list(Path(folder).glob(f"{batch}-*")))
             if deaths < {16: 1, 12: 99}.get(batch, 0):
-                training.close()
+                self.cleanup()
                 (Path(folder) / f"{batch}-{deaths}").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return told
+            return result
 
     return Mortal
 
@@ -109,7 +103,7 @@ def heads(job, archive, store, tmp_path_factory):
     recipe = make_recipe(archive, store, space=space, stop={"name": "asha", "grace": 1000})
     run, said = make_run(folder / "out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuner, "Trial", mortal(str(killed)))
+        patch.setattr(tuner, "TrainTrial", mortal(str(killed)))
         outcome = worked(job, recipe, run)
     return recipe, outcome, run, said, killed
 
@@ -191,39 +185,31 @@ def test_the_best_recipe_is_one_that_train_takes(heads) -> None:
 def test_a_second_sweep_finds_the_features_and_an_interrupted_one_goes_on(
     job, heads, archive, store, tmp_path, monkeypatch
 ) -> None:
-    from satray.tune import desk, features
+    from satray.tune.records import TrialLog
 
-    def forward(*_):
-        raise AssertionError("extracted again")
-
-    monkeypatch.setattr(features, "_extract", forward)
     space = {RATE: [1e-4, 1e-3, 1e-2, 1e-1], NAME: ["constant", "one_cycle"]}
     recipe = make_recipe(archive, store, space=space, concurrent=1)
     run, _ = make_run(tmp_path / "out")
-    ended = desk.Desk.ended
-    count = 0
+    end = TrialLog.end
 
-    def interrupted(self, *args):
-        nonlocal count
-        ended(self, *args)
-        count += 1
-        if count == 3:
+    def interrupted(self, *args, **keys):
+        record = end(self, *args, **keys)
+        if len(self.records) == 3:
             raise KeyboardInterrupt
+        return record
 
-    monkeypatch.setattr(desk.Desk, "ended", interrupted)
+    monkeypatch.setattr(TrialLog, "end", interrupted)
     with pytest.raises(KeyboardInterrupt):
         worked(job, recipe, run)
-    monkeypatch.setattr(desk.Desk, "ended", ended)
-    from satray.tune.ledger import Ledger
-
-    before = Ledger(run.storage, run.state).records()
+    monkeypatch.undo()
+    assert run.seconds.get("features", 0) == 0
+    before = kept(run)
     assert len(before) == 3
     again, said = make_run(tmp_path / "out")
     outcome = worked(job, recipe, again)
     assert outcome.counts["trials"] == outcome.counts["trials_done"] == 8
     assert "3 of 8 trials had ended before" in said
-    after = Ledger(run.storage, run.state).records()
-    assert {trial: after[trial] for trial in before} == before
+    assert {trial: kept(again)[trial] for trial in before} == before
     rows = board(again)
     assert len({row["trial"] for row in rows}) == 8
     # the driver dies before run.json: a rerun trains nothing
@@ -231,6 +217,12 @@ def test_a_second_sweep_finds_the_features_and_an_interrupted_one_goes_on(
     worked(job, recipe, third)
     assert "8 of 8 trials had ended before" in said
     assert board(third) == rows
+
+
+def kept(run):
+    from satray.tune.records import Metric, TrialLog
+
+    return TrialLog(run.storage, run.state, Metric("map")).records
 
 
 def test_optuna_suggests_and_goes_on_where_it_was(job, heads, archive, store, tmp_path) -> None:
@@ -291,73 +283,3 @@ def test_backbones_train_on_workers_and_a_stopped_one_gives_them_back(
         time.sleep(0.2)
     states = {group["state"] for group in placement_group_table().values()}
     assert states <= {"REMOVED"}
-
-
-@pytest.mark.parametrize(
-    ("keys", "said"),
-    [
-        ({"space": {"batch": [8, 100]}}, "batch=100"),
-        ({"base": {RATE: "auto"}, "space": {"batch": [8]}}, "learning_rate=auto"),
-        ({"space": {"variant": ["single3", "singel3"]}}, "single3"),
-        ({"space": {"repeat": [2]}}, "repeat"),
-    ],
-)
-def test_what_cannot_be_is_refused(archive, store, keys, said) -> None:
-    from satray.tune import job
-
-    with pytest.raises(InputError, match=said) as caught:
-        job.read(make_recipe(archive, store, **keys), Storage())
-    assert "\n" not in str(caught.value)
-
-
-WITHOUT_RAY = """
-import sys
-sys.modules["ray"] = None  # an import of it raises
-from satray.config.tune import TuneRecipe
-from satray.storage import Storage
-from satray.tune import job
-recipe = TuneRecipe.model_validate_json(sys.stdin.read())
-found = job.read(recipe, Storage())
-assert found.digests.keys() == {"index"}
-assert job.plan(recipe, found, Storage())
-"""
-
-
-def test_inputs_and_plan_do_without_ray(archive, store) -> None:
-    recipe = make_recipe(archive, store, space={"batch": [4, 8]})
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_RAY],
-        input=recipe.model_dump_json(),
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_plan_says_what_would_be_done(archive, store) -> None:
-    from satray.tune import job
-
-    space = {RATE: [1e-3, 1e-2], "stages.0.trainable": ["head", "all"], "variant": ["simple_cnn"]}
-    lines = "\n".join(planned(job, make_recipe(archive, store, space=space)))
-    for part in (
-        "4 trials by grid search, compared by mAP",
-        "2 trials train heads, from the features of 1 frozen network",
-        "2 trials train on workers of their own",
-        "a trial sees 144 samples",
-    ):
-        assert part in lines
-    space = {"stages.0.trainable": ["layer9"]}
-    with pytest.raises(InputError, match="layer9"):
-        planned(job, make_recipe(archive, store, space=space))
-
-
-def test_inputs_are_the_index_and_weight_files(archive, store, tmp_path) -> None:
-    from satray.tune import job
-
-    file = tmp_path / "w.safetensors"
-    file.write_bytes(b"weights")
-    recipe = make_recipe(archive, store, space={"weights": ["none", str(file)]})
-    found = job.read(recipe, Storage()).digests
-    digest = hashlib.sha256(b"weights").hexdigest()
-    assert found == {"index": index_digest(archive.index, Storage()), f"weights {file}": digest}

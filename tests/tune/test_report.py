@@ -8,7 +8,7 @@ from satray.errors import TrainingError
 from satray.runs.run import Run
 from satray.storage import Storage
 from satray.tune.report import Reported, draw, page, publish
-from satray.tune.resolve import space_of
+from satray.tune.trials import space_of
 
 NASTY = '</title><script>alert("x")</script> & $x_2$ <img src=x onerror=y>'
 

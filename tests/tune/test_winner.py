@@ -1,7 +1,5 @@
 """The best trial's bundle: its own weights, whatever its process left behind."""
 
-import json
-
 import pytest
 from inline_blocks import WORKERS
 from sweep_material import MAP, record
@@ -15,13 +13,11 @@ from satray.storage import Storage
 from satray.train.workers.combining import to_bytes
 from satray.tune import job as tune_job
 from satray.tune import winner as module
-from satray.tune.actor import Session, Work
-from satray.tune.desk import Job
-from satray.tune.ground import Ground
 from satray.tune.head import best_of
-from satray.tune.ledger import trial_folder
-from satray.tune.records import TrialRecord
-from satray.tune.trials import trial_id
+from satray.tune.records import TrialRecord, curve_row, trial_folder, trial_id
+from satray.tune.shared_start import Start
+from satray.tune.trials import Trial
+from satray.tune.tuner import Work, config_of, open_trial
 
 
 class Table:
@@ -50,42 +46,34 @@ def work(made, tmp_path):
     uri = str(tmp_path / "head.pt")
     Storage().write(uri, to_bytes(head))
     setup = prepared.setup
-    tree = json.loads(setup.recipe.model_dump_json(exclude_unset=True))
-    own = {name: tree.pop(name) for name in ("index", "resources")}
-    recipe = validate(TuneRecipe, {**own, "base": tree})
-    ground = Ground(prepared.weights, uri, "", setup.mean, setup.std, Table(*splits))
-    tiles = setup.index
+    start = Start(prepared.weights, uri, "", setup.mean, setup.std, Table(*splits))
     state = str(tmp_path / "state")
-    return Work(recipe, tiles, Storage(), state, "0" * 12, MAP, {"g": ground}, True, 1, WORKERS)
+    return Work(setup.index, Storage(), state, "0" * 12, MAP, {"s": start}, True, WORKERS)
 
 
 @pytest.fixture
-def trial(monkeypatch):
+def trial(made, monkeypatch):
     monkeypatch.setattr(module.cluster, "run_once", lambda function, *args: function(*args))
     configuration = {"dropout": 0.1}
-    return Job(trial_id(configuration), configuration, "g", "head", 0)
+    recipe = made[0].setup.recipe.model_copy(update=configuration)
+    return Trial(trial_id(configuration), configuration, recipe)
 
 
-def course(work, job, most=99):
+def course(work, trial, most=99):
     """Run a trial, or its first evaluations."""
-    session, rows = Session(work), []
-    session.begin(vars(job))
-    while len(rows) < most:
-        told = session.step()
-        assert told["error"] is None
-        rows += told["rows"]
-        if told["over"]:
-            break
-    session.end()
+    training, rows = open_trial(work, config_of(trial, "s", "head")), []
+    while not training.done and len(rows) < most:
+        rows.append(curve_row(training.step(), MAP))
+    training.close()
     return TrialRecord.ended(
-        job.configuration, MAP, regime="head", status="done", seed=0, seconds=1, curve=rows
+        trial.configuration, MAP, regime="head", status="done", seed=0, seconds=1, curve=rows
     )
 
 
 def test_the_bundle_is_what_the_record_says(work, trial, tmp_path) -> None:
     shown = course(work, trial)
     run, _ = make_run(tmp_path / "out")
-    won = module.winner(work, trial, shown, run)
+    won = module.winner(work, trial, "s", shown, run)
     assert won.validation["map"] == pytest.approx(shown.best)
     assert "model.json" in won.files
     assert len(won.lines) == 1
@@ -96,13 +84,13 @@ def test_what_was_left_elsewhere_is_trained_again_to_where_it_was_best(
     work, trial, tmp_path, left
 ) -> None:
     shown = course(work, trial, 1)  # stopped after its first evaluation
-    folder = trial_folder(work.state, trial.trial)
+    folder = trial_folder(work.state, trial.id)
     Storage().delete(folder)
     if left == "more":  # a process that went on past what was told of it
         course(work, trial)
         assert best_of(Storage(), folder).samples != shown.best_samples
     run, _ = make_run(tmp_path / "out")
-    won = module.winner(work, trial, shown, run)
+    won = module.winner(work, trial, "s", shown, run)
     assert best_of(Storage(), folder).samples == shown.best_samples == shown.samples
     assert won.validation["map"] == pytest.approx(shown.best, abs=1e-9)
 

@@ -9,9 +9,8 @@ from satray.errors import SatrayError
 from satray.storage import Storage
 from satray.train.setup import set_up
 from satray.train.workers.combining import read_state
-from satray.tune import ground
 from satray.tune.feature_table import feature_spec, with_views
-from satray.tune.ground import extracted, ground_key, lay, settle_ground
+from satray.tune.shared_start import extracted, prepare, settle, start_key
 
 HEAD = [{"trainable": "head", "pseudo_epochs": 2}]
 
@@ -23,7 +22,7 @@ def archive(tmp_path_factory):
 
 def key(archive, folder, digest="d", contents="c", **changes):
     settings = {"stages": HEAD, **changes}
-    return ground_key(make_recipe(archive, folder, **settings), digest, lambda uri: contents)
+    return start_key(make_recipe(archive, folder, **settings), digest, lambda uri: contents)
 
 
 def test_training_alone_does_not_part_trials_and_what_features_depend_on_does(archive, tmp_path):
@@ -54,24 +53,22 @@ def test_training_alone_does_not_part_trials_and_what_features_depend_on_does(ar
     assert len({here, *found}) == len(other) + 1
 
 
-def test_a_ground_is_made_once_and_found_again_without_the_network(archive, tmp_path, monkeypatch):
+def test_a_start_is_made_once_and_found_again_without_the_network(archive, tmp_path):
     recipe = make_recipe(archive, tmp_path, stages=HEAD)
     tiles = read_index(recipe.index, Storage())
     setup = set_up(recipe, Storage(), tiles)
     run, _ = make_run(tmp_path / "run")
     store = str(tmp_path / "store")
-    first = settle_ground(setup, run, store, "k")
+    first = settle(setup, run, store, "k")
     whole, head = (read_state(Storage(), uri) for uri in (first.weights, first.head))
     assert {name for name in whole if name.startswith("head.")} == head.keys()
     assert all(torch.equal(whole[name], head[name]) for name in head)
     assert first.under(setup).mean == setup.mean
 
-    def made(*_):
-        raise AssertionError("made again")
-
-    monkeypatch.setattr(ground, "_make", made)
+    Storage().delete(first.weights)  # nobody builds the network to find it
     other_run, _ = make_run(tmp_path / "other")
-    assert settle_ground(setup, other_run, store, "k") == first
+    assert settle(setup, other_run, store, "k") == first
+    assert not Storage().exists(first.weights)
 
 
 def test_pixels_are_measured_once_where_the_index_knows_nothing(archive, tmp_path):
@@ -81,7 +78,7 @@ def test_pixels_are_measured_once_where_the_index_knows_nothing(archive, tmp_pat
     setup = set_up(recipe, Storage())
     assert setup.mean == ()
     run, said = make_run(tmp_path / "run")
-    found = settle_ground(setup, run, str(tmp_path / "store"), "k")
+    found = settle(setup, run, str(tmp_path / "store"), "k")
     assert len(found.mean) == len(setup.bands)
     assert found.under(setup).mean == found.mean
     assert any("normalisation" in line for line in said)
@@ -91,7 +88,7 @@ def recipes_of(archive, folder):
     return [make_recipe(archive, folder, stages=HEAD, seed=seed) for seed in (0, 1)]
 
 
-def test_a_ground_that_cannot_be_had_costs_its_own_trials_only(
+def test_a_start_that_cannot_be_had_costs_its_own_trials_only(
     archive, tmp_path, monkeypatch
 ) -> None:
     from satray.tune import features
@@ -109,14 +106,15 @@ def test_a_ground_that_cannot_be_had_costs_its_own_trials_only(
     tiles = read_index(recipes[0].index, Storage())
     run, said = make_run(tmp_path / "run")
     store = str(tmp_path / "store")
-    found = lay(recipes, tiles, run, store, lambda uri: uri)
-    fine, bad = (ground_key(each, tiles.digest, lambda uri: uri) for each in recipes)
+    fine, bad = (start_key(each, tiles.digest, lambda uri: uri) for each in recipes)
+    wanted = {key: [recipe] for key, recipe in zip((fine, bad), recipes, strict=True)}
+    found = prepare(wanted, tiles, run, store)
     assert calls == [0, 1]
-    assert (found.grounds.keys(), found.lost) == ({fine}, {bad: "features: no room"})
-    assert found.grounds[fine].features == "table"
+    assert (found.found.keys(), found.lost) == ({fine}, {bad: "features: no room"})
+    assert found.found[fine].features == "table"
     assert any("no room" in line for line in said)
     with pytest.raises(SatrayError, match="no room"):  # none is left
-        lay(recipes[1:], tiles, run, store, lambda uri: uri)
+        prepare({bad: recipes[1:]}, tiles, run, store)
 
 
 def test_whether_features_are_there_is_seen_without_making_any(archive, tmp_path) -> None:
@@ -126,8 +124,8 @@ def test_whether_features_are_there_is_seen_without_making_any(archive, tmp_path
     assert not extracted(setup, Storage(), store, "k")
     assert not (tmp_path / "store").exists()
     run, _ = make_run(tmp_path / "run")
-    ground = settle_ground(setup, run, store, "k")
+    start = settle(setup, run, store, "k")
     assert not extracted(setup, Storage(), store, "k")
-    key = feature_spec(ground.under(setup), ground.towers).key
+    key = feature_spec(start.under(setup), start.towers).key
     Storage().write(f"{store}/{key}/features.json", b"{}")
     assert extracted(setup, Storage(), store, "k")
