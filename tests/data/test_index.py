@@ -1,3 +1,5 @@
+"""The tile index: written and read as it is, told from what is none, with a digest of its bytes."""
+
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from satray.data.index import (
-    SCHEMA,
-    BandStatistics,
     IndexMeta,
     TileIndex,
     index_digest,
@@ -34,25 +34,17 @@ META = IndexMeta(
 
 
 def make(n: int = 5) -> TileIndex:
-    rows = [
-        {
-            "tile_id": f"t/{i}",
-            "uri": f"s3://x/y/t/{i}.tif",
-            "split": "val" if i % 3 == 2 else "train",
-            "labels": [i % 2, 1],
-            "height": 8,
-            "width": 9,
-            "bands": ["red"],
-            "dtype": "uint8",
-            "crs": "EPSG:32631" if i else None,
-            "transform": [1.0, 0, 5, 0, -1, 7] if i else None,
-            "nodata": None,
-            "bytes": 100,
-            "etag": None,
-        }
-        for i in range(n)
-    ]
-    return TileIndex(pa.Table.from_pylist(rows, SCHEMA), META)
+    place = pa.array([[1.0, 0, 5, 0, -1, 7] if i else None for i in range(n)])
+    columns = {
+        "tile_id": [f"t/{i}" for i in range(n)],
+        "uri": [f"s3://x/y/t/{i}.tif" for i in range(n)],
+        "split": ["val" if i % 3 == 2 else "train" for i in range(n)],
+        "labels": [[i % 2, 1] for i in range(n)],
+        "height": [8] * n, "width": [9] * n, "bands": [["red"]] * n, "dtype": ["uint8"] * n,
+        "crs": ["EPSG:32631" if i else None for i in range(n)],
+        "transform": place.cast(pa.list_(pa.float64(), 6)), "bytes": [100] * n,
+    }  # fmt: skip
+    return TileIndex(table_with(META, pa.table(columns)), META)
 
 
 @pytest.fixture
@@ -64,8 +56,9 @@ def run(tmp_path) -> Run:
 def test_round_trip(run, path):
     write_index(META, [make().table], run)
     got = read_index(run.uri(path), Storage())
-    assert got.meta == META
+    assert got.meta == META == IndexMeta.from_json(META.to_json())
     assert got.table.to_pylist() == make().table.to_pylist()
+    assert got.table["resolution_x"].null_count == 1  # the others' are measured
     assert run.products[0].rows == 5
 
 
@@ -77,22 +70,17 @@ def test_many_files_are_one_index(run):
     assert read_index(run.uri("index"), Storage()).table.equals(make().table)
 
 
-def test_part_and_labels():
+def test_parts_and_labels():
     whole = make()
     assert whole.split_counts == {"train": 4, "val": 1}
     assert whole.part("val").table.column("tile_id").to_pylist() == ["t/2"]
     train = whole.part("train")
     np.testing.assert_array_equal(train.labels, [[0, 1], [1, 1], [1, 1], [0, 1]])
     assert train.labels.dtype == np.uint8
-    with pytest.raises(
-        InputError, match=r"'test'; the index has train \(4 tiles\), val \(1 tile\)"
-    ):
-        whole.part("test")
-
-
-def test_labels_of_a_slice_are_its_own():
-    whole = make()
     np.testing.assert_array_equal(TileIndex(whole.table.slice(1, 2), META).labels, [[1, 1], [0, 1]])
+    said = r"'test'; the index has train \(4 tiles\), val \(1 tile\)"
+    with pytest.raises(InputError, match=said):
+        whole.part("test")
 
 
 def test_the_digest_changes_with_the_bytes_only(run, tmp_path):
@@ -112,21 +100,14 @@ def test_the_digest_is_that_of_the_files_that_run_json_lists(run, files, rows):
     record = RunRecord("prepare", run.run_id, 0, {}, {}, {}, "", "", products=run.products)
     run.storage.write(run.uri("run.json"), record.to_json())
     assert len(run.products) == files
-    if files == 1:
-        assert folder == run.products[0].sha256
+    assert (folder == run.products[0].sha256) == (files == 1)
     assert read_index(run.out, Storage()).part("val").digest == folder
     file = Path(run.uri("index/tiles-00000.parquet"))
     file.write_bytes(file.read_bytes() + b" ")
     assert index_digest(run.out, Storage()) == folder  # no file was opened
-    with pytest.raises(
-        InputError, match=r"tiles-00000\.parquet is not the file that run.json lists"
-    ):
+    said = r"tiles-00000\.parquet is not the file that run.json lists"
+    with pytest.raises(InputError, match=said):
         read_index(run.out, Storage())
-
-
-def test_meta_round_trip():
-    assert IndexMeta.from_json(META.to_json()) == META
-    assert isinstance(IndexMeta.from_json(META.to_json()).statistics[0], BandStatistics)
 
 
 def parquet(table: pa.Table) -> bytes:
@@ -135,34 +116,24 @@ def parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
+OTHER = table_with(replace(META, task="multiclass"), make().table)
+NONE = make().table.replace_schema_metadata({b"satray": b"{}"})
+
+
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("files", "says"),
     [
-        ("nothing", None, "no tile index at .*prepare"),
-        ("x.parquet", b"not parquet", "is not Parquet"),
-        ("x.parquet", parquet(pa.table({"a": [1]})), "no tile index .lacks column tile_id"),
-        ("x.parquet", parquet(make().table), "has no satray metadata"),
-        (
-            "x.parquet",
-            parquet(make().table.replace_schema_metadata({b"satray": b"{}"})),
-            "cannot be read",
-        ),
+        ({}, "no tile index at .*prepare"),
+        ({"0": b"not parquet"}, "is not Parquet"),
+        ({"0": parquet(pa.table({"a": [1]}))}, "no tile index .lacks column tile_id"),
+        ({"0": parquet(make().table.replace_schema_metadata(None))}, "has no satray metadata"),
+        ({"0": parquet(NONE)}, "cannot be read"),
+        ({"0": parquet(make().table), "1": parquet(OTHER)}, "another index"),
     ],
 )
-def test_what_is_no_index_is_refused_in_one_line(tmp_path, name, content, says):
-    path = tmp_path / name
-    if content is not None:
-        path.write_bytes(content)
+def test_what_is_no_index_is_refused_in_one_line(tmp_path, files, says):
+    for name, content in files.items():
+        (tmp_path / f"tiles-{name}.parquet").write_bytes(content)
     with pytest.raises(InputError, match=says) as caught:
-        read_index(str(path), Storage())
+        read_index(str(tmp_path), Storage())
     assert "\n" not in str(caught.value)
-
-
-def test_files_of_two_indexes_do_not_mix(run):
-    write_index(META, [make().table], run)
-    other = TileIndex(make().table, replace(META, task="multiclass"))
-    run.storage.write(
-        run.uri("index/tiles-00001.parquet"), parquet(table_with(other.meta, other.table))
-    )
-    with pytest.raises(InputError, match="another index"):
-        read_index(run.uri("index"), Storage())

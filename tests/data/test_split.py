@@ -25,16 +25,15 @@ def table(labels_NK, task="multilabel", **columns) -> LabelTable:
     labels_NK = np.asarray(labels_NK, np.uint8)
     n, k = labels_NK.shape
     keys = tuple(f"tile_{i}" for i in range(n))
-    classes = tuple("abcdefgh"[:k])
-    return LabelTable(keys, classes, labels_NK, task, columns, "wide", "labels.csv")
+    return LabelTable(keys, tuple("abcdefgh"[:k]), labels_NK, task, columns, "wide", "labels.csv")
 
 
 def blank(n: int, **columns) -> LabelTable:
     return table(np.zeros((n, 1)), "binary", **columns)
 
 
-def options(**keys) -> SplitOptions:
-    return SplitOptions(**keys)
+def drawn(labels: LabelTable, **keys) -> tuple[str, ...]:
+    return assign_parts(labels, SplitOptions(**keys))
 
 
 def rows(parts, part) -> list[int]:
@@ -45,38 +44,33 @@ def test_the_split_of_the_planet_report_is_reproduced_exactly():
     words = ["clear primary", "haze", "agriculture clear", "cloudy"]
     text = "image_name,tags\n" + "".join(f"train_{i},{words[i % 4]}\n" for i in range(40479))
     labels = read_labels(text.encode(), "train_v2.csv", PrepareRecipe(images="planet"))
-    parts = assign_parts(labels, options(val=0.33, seed=0))
+    parts = drawn(labels, val=0.33, seed=0)
     train, val = train_test_split(np.arange(40479), test_size=0.33, random_state=0)
     assert labels.keys[val[0]] == "train_5603"
     assert rows(parts, "val") == sorted(val.tolist())
     assert rows(parts, "train") == sorted(train.tolist())
     assert len(val) == 13359
-    with_test = assign_parts(labels, options(val=13359, test=100, seed=0))
-    assert rows(with_test, "val") == rows(parts, "val")  # a test part does not move val
-
-
-# ---- every draw
+    # a test part does not move val
+    assert rows(drawn(labels, val=13359, test=100, seed=0), "val") == rows(parts, "val")
 
 
 @settings(deadline=None)
 @given(st.data())
 def test_parts_are_complete_exact_and_pure(data):
     n = data.draw(st.integers(4, 60))
-    n_val = data.draw(st.integers(0, n // 3))
-    n_test = data.draw(st.integers(0, n // 3))
+    n_val, n_test = (data.draw(st.integers(0, n // 3)) for _ in range(2))
     flat = data.draw(st.lists(st.integers(0, 1), min_size=n * 3, max_size=n * 3))
     stratify, seed = data.draw(st.booleans()), data.draw(st.integers(0, 5))
     labels = table(np.array(flat).reshape(n, 3))
-    keys = options(val=n_val, test=n_test, stratify=stratify, seed=seed)
-    parts = assign_parts(labels, keys)
+    keys = {"val": n_val, "test": n_test, "stratify": stratify, "seed": seed}
+    parts = drawn(labels, **keys)
     assert len(parts) == n
     assert (parts.count("val"), parts.count("test")) == (n_val, n_test)
-    assert parts == assign_parts(labels, keys)
+    assert parts == drawn(labels, **keys)
 
 
 def test_seeds_differ():
-    drawn = [assign_parts(blank(50), options(val=10, seed=seed)) for seed in (0, 1)]
-    assert drawn[0] != drawn[1]
+    assert drawn(blank(50), val=10, seed=0) != drawn(blank(50), val=10, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -88,85 +82,72 @@ def test_seeds_differ():
         ({"val": 1}, (1, 0)),
         ({"val": 4, "test": 5}, (4, 5)),
         ({"val": 0}, (0, 0)),
+        ({"column": "part", "by": "draw"}, (2, 0)),
     ],
 )
 def test_shares_and_numbers(keys, sizes):
-    parts = assign_parts(blank(10), options(**keys))
+    parts = drawn(blank(10), **keys)
     assert (parts.count("val"), parts.count("test")) == sizes
-
-
-@pytest.mark.parametrize(
-    "keys", [{"val": 10}, {"val": 0.5, "test": 0.5}, {"val": 0.95}, {"val": 2.5}, {"test": 11}]
-)
-def test_sizes_that_leave_nothing_or_are_not_whole(keys):
-    with pytest.raises(InputError, match=r"split\."):
-        assign_parts(blank(10), options(**keys))
 
 
 # ---- by column
 
+TEN = blank(10, split=("train",) * 9 + ("val",))
+NAMES = ("train", "val", "val")
 
-def test_column_words():
+
+def test_a_column_gives_the_split_and_a_draw_ignores_it():
     words = ("train", "Val", "VALIDATION", "valid", "test", "training")
-    parts = assign_parts(blank(6, split=words), options())
+    parts = drawn(blank(6, split=words))
     assert parts == ("train", "val", "val", "val", "test", "train")
-
-
-def test_auto_prefers_the_column_and_draw_ignores_it():
-    labels = blank(10, split=("train",) * 10)
-    assert set(assign_parts(labels, options())) == {"train"}
-    assert assign_parts(labels, options(by="draw")).count("val") == 2
-    assert assign_parts(blank(10), options()).count("val") == 2
-    assert assign_parts(blank(10), options(column="part", by="draw")).count("val") == 2
-
-
-@pytest.mark.parametrize("cell", ["holdout", "0", None])
-def test_other_words_are_refused_and_listed(cell):
-    with pytest.raises(InputError, match=r"row 3 \(tile_2\).*train, training, val, valid"):
-        assign_parts(blank(3, split=("train", "val", cell)), options())
-
-
-@pytest.mark.parametrize("keys", [{"by": "column"}, {}])
-def test_a_column_that_is_named_must_be_there(keys):
-    with pytest.raises(InputError, match=r"split\.column.*no column 'part'.*scene"):
-        assign_parts(blank(3, scene=("x",) * 3), options(column="part", **keys))
-    with pytest.raises(InputError, match=r"split\.column.*no column 'split'"):
-        assign_parts(blank(3), options(column="split", **keys))
+    assert drawn(TEN).count("val") == 1
+    assert drawn(TEN, by="draw").count("val") == 2
+    assert drawn(blank(3, split=NAMES, s=("x", "y", "y")), group="s") == NAMES
 
 
 @pytest.mark.parametrize("keys", [{"val": 0.2}, {"test": 0.1}, {"seed": 0}, {"stratify": True}])
 def test_auto_refuses_a_draw_beside_a_column(keys):
-    labels = blank(10, split=("train",) * 9 + ("val",))
     (name,) = keys
     said = rf"^split\.{name}={keys[name]}: labels.csv has the column 'split'.*split\.by=column"
     with pytest.raises(InputError, match=rf"{said}.*split\.by=draw"):
-        assign_parts(labels, options(**keys))
-    assert assign_parts(labels, options(by="column", **keys)).count("val") == 1
-    assert len(assign_parts(labels, options(by="draw", **keys))) == 10
+        drawn(TEN, **keys)
+    assert drawn(TEN, by="column", **keys).count("val") == 1
+    assert len(drawn(TEN, by="draw", **keys)) == 10
 
 
 def test_a_printed_config_asks_for_nothing_by_its_defaults():
-    printed = options().model_dump()
-    assert assign_parts(blank(10), options(**printed)).count("val") == 2
-    labels = blank(10, split=("train",) * 10)
-    assert set(assign_parts(labels, options(**printed))) == {"train"}
+    printed = SplitOptions().model_dump()
+    assert drawn(blank(10), **printed).count("val") == 2
+    assert drawn(TEN, **printed).count("val") == 1
     with pytest.raises(InputError, match=r"^split\.val=0\.3: "):
-        assign_parts(labels, options(**printed | {"val": 0.3}))
+        drawn(TEN, **printed | {"val": 0.3})
     with pytest.raises(InputError, match="no column 'part'"):
-        assign_parts(labels, options(**printed | {"column": "part"}))
+        drawn(TEN, **printed | {"column": "part"})
 
 
-def test_a_given_split_may_not_cut_groups():
-    split = ("train", "val", "val")
-    assert assign_parts(blank(3, split=split, s=("x", "y", "y")), options(group="s")) == split
-    with pytest.raises(InputError, match="both train and val"):
-        assign_parts(blank(3, split=split, s=("x", "x", "y")), options(group="s"))
-
-
-@pytest.mark.parametrize("by", ["auto", "draw", "column"])
-def test_blocks_are_of_ground(by):
-    with pytest.raises(InputError, match=r"split\.block=500: .*split\.by=ground"):
-        assign_parts(blank(9, split=("val",) * 9), options(by=by, block=500))
+@pytest.mark.parametrize(
+    ("labels", "keys", "says"),
+    [
+        *((blank(10), keys, r"split\.") for keys in (
+            {"val": 10}, {"val": 0.5, "test": 0.5}, {"val": 0.95}, {"val": 2.5}, {"test": 11})),
+        *((blank(3, split=("train", "val", cell)), {}, r"row 3 \(tile_2\).*train, training, val, v")
+          for cell in ("holdout", "0", None)),
+        *((blank(3, scene=("x",) * 3), {"column": "part", **by}, r"split\.col.* 'part'.*scene")
+          for by in ({"by": "column"}, {})),
+        (blank(3), {"column": "split"}, r"split\.column.*no column 'split'"),
+        *((TEN, {"by": by, "block": 500}, r"split\.block=500: .*split\.by=ground")
+          for by in ("auto", "draw", "column")),
+        (blank(3, split=NAMES, s=("x", "x", "y")), {"group": "s"}, "both train and val"),
+        (blank(9, scene=("x",) * 9), {"group": "scene"}, "1 groups of 9 to 9"),
+        (blank(3, scene=("x", None, "y")), {"group": "scene"}, r"row 2 \(tile_1\)"),
+        (blank(3), {"group": "scene"}, "no column 'scene'"),
+        (table(np.eye(2)[[0, 0, 0, 0, 1]], "multiclass"), {"stratify": True, "val": 2},
+         r"^split\.stratify[^\n]*$"),
+    ],
+)  # fmt: skip
+def test_splits_that_are_refused(labels, keys, says):
+    with pytest.raises(InputError, match=says):
+        drawn(labels, **keys)
 
 
 # ---- whole groups
@@ -182,31 +163,22 @@ def test_blocks_are_of_ground(by):
 )
 def test_groups_stay_together(groups, seed, val, test, stratify):
     labels = table(np.arange(len(groups) * 2).reshape(-1, 2) % 3 == 0, scene=tuple(groups))
-    keys = options(val=val, test=test, seed=seed, group="scene", stratify=stratify)
+    keys = {"val": val, "test": test, "seed": seed, "group": "scene", "stratify": stratify}
     try:
-        parts = assign_parts(labels, keys)
+        parts = drawn(labels, **keys)
     except InputError:
         return  # too few or too large groups
     assert len(parts) == len(groups)
     assert {"train", "val"} <= set(parts)
     assert len(set(zip(groups, parts, strict=True))) == len(set(groups))
-    assert parts == assign_parts(labels, keys)
+    assert parts == drawn(labels, **keys)
 
 
 def test_groups_come_near_the_share():
     groups = tuple(f"scene_{i}" for i in np.random.default_rng(0).integers(0, 100, 2000))
-    parts = assign_parts(blank(2000, scene=groups), options(val=0.2, test=0.1, group="scene"))
+    parts = drawn(blank(2000, scene=groups), val=0.2, test=0.1, group="scene")
     assert abs(parts.count("val") - 400) < 20
     assert abs(parts.count("test") - 200) < 20
-
-
-def test_groups_that_cannot_be_divided():
-    with pytest.raises(InputError, match="1 groups of 9 to 9"):
-        assign_parts(blank(9, scene=("x",) * 9), options(group="scene"))
-    with pytest.raises(InputError, match=r"row 2 \(tile_1\)"):
-        assign_parts(blank(3, scene=("x", None, "y")), options(group="scene"))
-    with pytest.raises(InputError, match="no column 'scene'"):
-        assign_parts(blank(3), options(group="scene"))
 
 
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])
@@ -217,15 +189,14 @@ def test_groups_are_stratified_as_near_as_they_go(task):
     rare_N = np.isin(scene, rng.choice(60, 8, replace=False)) & (rng.random(len(scene)) < 0.5)
     labels_NK = np.stack([rare_N, ~rare_N], axis=1)
     labels = table(labels_NK, task, scene=tuple(map(str, scene)))
-    off = {}
-    for stratify in (True, False):
-        worst = 0.0
+    off = {True: 0.0, False: 0.0}
+    for stratify in off:
         for seed in range(8):
-            keys = options(val=0.25, group="scene", stratify=stratify, seed=seed)
-            val = np.array(assign_parts(labels, keys)) == "val"
+            parts = drawn(labels, val=0.25, group="scene", stratify=stratify, seed=seed)
+            val = np.array(parts) == "val"
             assert abs(val.mean() - 0.25) < 0.03
-            worst = max(worst, abs(labels_NK[val, 0].sum() / rare_N.sum() - 0.25))
-        off[stratify] = worst
+            missed = abs(labels_NK[val, 0].sum() / rare_N.sum() - 0.25)
+            off[stratify] = max(off[stratify], missed)
     assert off[True] < 0.1
     assert off[True] < 0.5 * off[False]
 
@@ -263,19 +234,18 @@ def test_tiles_of_one_block_of_ground_go_to_one_side():
         return count_meeting(tiles, part_N == "val", part_N == "train")
 
     for stratify in (False, True):
-        keys = options(by="ground", block=3_200, val=0.2, test=0.1, stratify=stratify)
+        keys = SplitOptions(by="ground", block=3_200, val=0.2, test=0.1, stratify=stratify)
         parts = split_by_ground(labels_NK, "multilabel", blocks_N, keys)
         assert len(set(zip(blocks_N.tolist(), parts, strict=True))) == blocks_N.max() + 1
         assert abs(parts.count("val") - 320) < 60
         assert abs(parts.count("test") - 160) < 60
         assert parts == split_by_ground(labels_NK, "multilabel", blocks_N, keys)
         assert met(parts) < 0.75 * parts.count("val")
-    by_rows = assign_parts(table(labels_NK), options(val=0.2, test=0.1))
+    by_rows = drawn(table(labels_NK), val=0.2, test=0.1)
     assert met(by_rows) == by_rows.count("val")
 
 
-@pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:3035", "EPSG:3857"])
-@pytest.mark.parametrize("size", [2_000, 20_000])
+@pytest.mark.parametrize(("crs", "size"), [("EPSG:32633", 20_000), ("EPSG:3857", 2_000)])
 def test_blocks_have_their_size_in_metres_in_any_crs(crs, size):
     lon, lat = np.random.default_rng(1).uniform([14, 47], [16, 49], (4000, 2)).T
     way = pyproj.Transformer.from_crs("OGC:CRS84", crs, always_xy=True)
@@ -302,14 +272,17 @@ def test_blocks_of_the_whole_world_and_of_no_ground():
     assert nowhere.known.tolist() == [False, False, True]
 
 
-def test_one_block_cannot_be_split_and_groups_are_another_way():
-    labels_NK = np.zeros((9, 1), np.uint8)
-    keys = options(by="ground", block=1e6)
-    with pytest.raises(InputError, match=r"split\.block=1e\+06 gives 1 blocks of ground of 9 to 9"):
-        split_by_ground(labels_NK, "binary", np.zeros(9, np.int64), keys)
-    keys = options(by="ground", group="s")
-    with pytest.raises(InputError, match=r"split\.group=s and split\.by=ground exclude"):
-        split_by_ground(labels_NK, "binary", np.arange(9), keys)
+@pytest.mark.parametrize(
+    ("more", "blocks", "says"),
+    [
+        ({}, np.zeros(9, np.int64), r"split\.block=1e\+06 gives 1 blocks of ground of 9 to 9"),
+        ({"group": "s"}, np.arange(9), r"split\.group=s and split\.by=ground exclude"),
+    ],
+)
+def test_one_block_cannot_be_split_and_groups_are_another_way(more, blocks, says):
+    keys = SplitOptions(by="ground", block=1e6, **more)
+    with pytest.raises(InputError, match=says):
+        split_by_ground(np.zeros((9, 1), np.uint8), "binary", blocks, keys)
 
 
 THIRDS = [(1 / 3, 0, 7.1 + 64 / 3 * (i % 3), 0, 1 / 3, 50 + 64 / 3 * (i // 3)) for i in range(9)]
@@ -353,22 +326,15 @@ def test_strata_of_one_class_a_tile_are_scikit_learns():
         (table(np.eye(3)[y], "multiclass"), y),
         (table((y == 0)[:, None], "binary"), y == 0),
     ):
-        parts = assign_parts(labels, options(val=0.2, stratify=True, seed=7))
+        parts = drawn(labels, val=0.2, stratify=True, seed=7)
         _, val = train_test_split(np.arange(90), test_size=0.2, stratify=y_N, random_state=7)
         assert rows(parts, "val") == sorted(val.tolist())
 
 
 def test_strata_hold_on_three_sides():
     y = np.repeat([0, 1], [900, 100])
-    parts = assign_parts(table(y[:, None], "binary"), options(val=0.2, test=0.1, stratify=True))
-    ship = parts[900:]
+    ship = drawn(table(y[:, None], "binary"), val=0.2, test=0.1, stratify=True)[900:]
     assert (ship.count("train"), ship.count("val"), ship.count("test")) == (70, 20, 10)
-
-
-def test_a_class_too_small_for_strata_is_refused_in_one_line():
-    labels = table(np.eye(2)[[0, 0, 0, 0, 1]], "multiclass")
-    with pytest.raises(InputError, match=r"^split\.stratify[^\n]*$"):
-        assign_parts(labels, options(stratify=True, val=2))
 
 
 def test_multilabel_strata_hold_for_every_class():
@@ -377,8 +343,7 @@ def test_multilabel_strata_hold_for_every_class():
     labels_NK = (np.random.default_rng(0).random((4000, 8)) < prevalence).astype(np.uint8)
 
     def off(part: str, share: float, stratify: bool) -> float:
-        keys = options(val=0.2, test=0.1, stratify=stratify)
-        in_part = np.array(assign_parts(table(labels_NK), keys)) == part
+        in_part = np.array(drawn(table(labels_NK), val=0.2, test=0.1, stratify=stratify)) == part
         return np.abs(labels_NK[in_part].sum(axis=0) - share * labels_NK.sum(axis=0)).max()
 
     assert max(off("val", 0.2, True), off("test", 0.1, True)) <= 2
@@ -389,6 +354,6 @@ def test_rare_labels_and_tiles_without_labels_reach_every_part():
     labels_NK = np.zeros((200, 2), np.uint8)
     labels_NK[:5, 0] = 1
     labels_NK[:100, 1] = 1
-    parts = assign_parts(table(labels_NK), options(val=40, stratify=True))
+    parts = drawn(table(labels_NK), val=40, stratify=True)
     assert parts[:5].count("val") == 1
     assert parts[100:].count("val") == 20
