@@ -97,21 +97,23 @@ class Storage:
                 done.put((position, error))
 
         todo, waiting = enumerate(uris), 0
-        with ThreadPoolExecutor(concurrency, thread_name_prefix="read") as pool:
-            try:
-                while True:
-                    for position, uri in itertools.islice(todo, concurrency - waiting):
-                        if names.is_remote(uri):
-                            with in_one_line(uri):
-                                open_store(uri, self.options)
-                        pool.submit(fetch, position, uri)
-                        waiting += 1
-                    if not waiting:
-                        return
-                    yield done.get()
-                    waiting -= 1
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        pool = ThreadPoolExecutor(concurrency, thread_name_prefix="read")
+        try:
+            while True:
+                for position, uri in itertools.islice(todo, concurrency - waiting):
+                    if names.is_remote(uri):
+                        with in_one_line(uri):
+                            open_store(uri, self.options)
+                    pool.submit(fetch, position, uri)
+                    waiting += 1
+                if not waiting:
+                    return
+                yield done.get()
+                waiting -= 1
+        finally:
+            # not waited for: what nobody iterates to its end may be collected in any thread, one
+            # that is being started too, whose locks joining others needs
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def write(self, uri: str, data: bytes, *, if_absent: bool = False) -> None:
         """Publish bytes as an object, in one step: readers see all of it or nothing.

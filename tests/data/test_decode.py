@@ -44,7 +44,7 @@ def same_by_both(data: bytes) -> np.ndarray:
 # -- what is read ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [1, 3, 4, 8])
+@pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize(
     "dtype", ["uint8", "uint16", "int16", "uint32", "int32", "int8", "float32", "float64"]
 )
@@ -199,7 +199,7 @@ def test_every_cut_of_a_file_is_refused():
                 decode(whole[:cut])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from([PHOTO_JPEG, PLAIN, DEFLATE, tiff(numbers(3), nodata=0, interleave="band")]),
     st.lists(st.tuples(st.integers(-400, 400), st.integers(0, 255)), min_size=1, max_size=6),

@@ -20,7 +20,6 @@ from satray.data.georeference import (
     crs_name,
     ground_pixel,
     lonlat,
-    resolutions,
     world_files,
 )
 from satray.errors import InputError
@@ -94,10 +93,9 @@ PLACES = {  # the file, what lies beside it, its CRS, its affine, what is said o
         tiff(gcps=points(UTM, 0.3)), world(UTM @ Affine.scale(7)), UTM33, UTM,
         r"^placed by control points \(5, off by 0\.",
     ),
-    "turned points": (tiff(gcps=points(TURNED, 0.3)), None, UTM33, TURNED, "^placed by control"),
-    "tall points": (
-        tiff(gcps=points(UTM @ Affine.scale(1, 3), 0.3)), None, UTM33, UTM @ Affine.scale(1, 3),
-        "^placed by control points",
+    "turned points": (
+        tiff(gcps=points(TURNED @ Affine.scale(1, 3), 0.3)), None, UTM33,
+        TURNED @ Affine.scale(1, 3), "^placed by control points",
     ),
     "points over a meridian": (
         tiff(gcps=TURN, crs=CRS.from_epsg(4326)), None, "EPSG:4326", MERIDIAN, "^placed by control",
@@ -167,9 +165,8 @@ def test_world_files_are_found_by_name() -> None:
 
 @pytest.mark.parametrize(
     "crs",
-    ["EPSG:32633", "EPSG:4326", "EPSG:3413", "EPSG:3067", "EPSG:2227", "EPSG:5514", "EPSG:27700",
-     "ESRI:54009", "ESRI:102025", "EPSG:4807", "EPSG:4979"],
-)  # fmt: skip
+    ["EPSG:32633", "EPSG:4326", "EPSG:3413", "EPSG:2227", "ESRI:102025", "EPSG:4807"],
+)
 def test_a_code_where_it_is_the_definition(crs) -> None:
     assert header(tiff(crs=crs, transform=UTM)).crs == crs
 
@@ -178,16 +175,10 @@ def test_a_code_where_it_is_the_definition(crs) -> None:
     "crs",
     [
         "+proj=utm +zone=51 +ellps=bessel +units=m +no_defs",
-        "+proj=utm +zone=20 +south +ellps=intl +units=m +no_defs",
         "+proj=utm +zone=33 +ellps=WGS84 +units=m +no_defs",
-        "+proj=utm +zone=33 +ellps=GRS80 +towgs84=0,0,0 +units=m +no_defs",
         "+proj=utm +zone=33 +ellps=intl +towgs84=-87,-98,-121 +units=m +no_defs",
-        "+proj=somerc +lat_0=46.9524056 +lon_0=7.4395833 +x_0=600000 +y_0=200000 +ellps=bessel "
-        "+towgs84=674.374,15.056,405.346,0,0,0,0",
-        "+proj=tmerc +lat_0=0 +lon_0=15 +k=0.9996 +x_0=500000.5 +datum=WGS84",
         "+proj=utm +zone=10 +datum=WGS84 +units=us-ft",
         "+proj=sinu +R=6371007.181",
-        "+proj=laea +lat_0=90 +lon_0=180 +datum=WGS84",
         "+proj=geos +h=35785831 +lon_0=0 +sweep=y +datum=WGS84",
         "+proj=longlat +ellps=bessel +no_defs",
         "EPSG:32633+5773",
@@ -224,12 +215,10 @@ def test_longitudes_are_wrapped_and_what_is_off_the_earth_is_none() -> None:
     ("crs", "lon", "lat", "px"),
     [
         ("EPSG:32633", 15, 60, 10), ("EPSG:32633", 18.5, 10, 10), ("EPSG:3857", 15, 60, 20),
-        ("EPSG:3395", 15, -70, 20), ("EPSG:3413", 180, 72, 10), ("EPSG:3031", 0, -90, 30),
-        ("EPSG:2227", -120, 37, 30), ("EPSG:2263", -74, 40.7, 3), ("EPSG:4326", 10, 60, 1e-4),
+        ("EPSG:3413", 180, 72, 10), ("EPSG:3031", 0, -90, 30), ("EPSG:2227", -120, 37, 30),
         ("EPSG:4326", 180, 10, 1e-4), ("EPSG:4807", 2, 48, 1e-4), ("EPSG:4979", 10, 60, 1e-4),
-        ("EPSG:32633+5773", 15, 60, 10), ("EPSG:27700", -2, 54, 1), ("EPSG:6933", 20, 50, 100),
-        ("ESRI:54009", 100, 30, 1000), ("+proj=utm +zone=33 +ellps=intl +towgs84=-87,-98,-121",
-        15, 50, 10),
+        ("EPSG:32633+5773", 15, 60, 10), ("ESRI:54009", 100, 30, 1000),
+        ("+proj=utm +zone=33 +ellps=intl +towgs84=-87,-98,-121", 15, 50, 10),
     ],
 )  # fmt: skip
 def test_pixels_are_measured_on_the_ground(crs, lon, lat, px) -> None:
@@ -266,16 +255,6 @@ def test_pixels_without_ground(crs, affine) -> None:
     found = ground_pixel(100, 100, crs, None if affine is None else affine[:6])
     assert (found.x, found.y) == (None, None)
     assert found.note
-
-
-def test_many_pixels_at_once_are_those_of_one() -> None:
-    affines = np.array([(Affine.translation(0, 4e5 * n) @ UTM)[:6] for n in range(-9, 9)])
-    heights, widths = np.arange(18.0) + 1, np.arange(18.0) * 3 + 1
-    together = resolutions(["EPSG:3857"] * len(affines), affines.tolist(), heights, widths)
-    for n, sizes in enumerate(together):
-        one = ground_pixel(int(heights[n]), int(widths[n]), "EPSG:3857", tuple(affines[n]))
-        assert (one.x, one.y) == tuple(sizes)
-    assert together[:, 0].max() > 1.1 * together[:, 0].min()
 
 
 def test_a_hidden_neighbour_is_never_opened_by_itself(tmp_path) -> None:

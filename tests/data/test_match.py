@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from satray.config.prepare import PrepareRecipe
-from satray.data.labels import LabelTable, labels_from_folders, read_labels
+from satray.data.labels import LabelTable, read_labels
 from satray.data.match import is_image, match, refuse_unmatched, tile_id, with_extensions
 from satray.errors import InputError
 from satray.storage import Entry
@@ -84,6 +84,7 @@ def test_ways_to_name_an_image(key):
     [
         (("a", "x/a"), ("x/a.jpg", "a.jpg"), {"a": "a.jpg", "x/a": "x/a.jpg"}),
         (("x/a", "y/a"), ("z/a.jpg",), {}),  # one base name of two rows
+        (("a", "b"), ("x/a.jpg", "y/a.jpg", "x/b.jpg"), {"b": "x/b.jpg"}),  # and of two images
         (("t.tiff",), ("t.tif", "t.jpg", "t.png"), {"t.tiff": "t.tif"}),
         (("t.jpeg",), ("t.tif", "t.jpg", "t.png"), {"t.jpeg": "t.jpg"}),
         (("t.JPE",), ("t.tif", "t.jpg", "t.png"), {"t.JPE": "t.jpg"}),
@@ -94,12 +95,6 @@ def test_ways_to_name_an_image(key):
 )  # fmt: skip
 def test_which_of_several_files_a_key_means(keys, files, expected):
     assert pairs(keys, files) == expected
-
-
-def test_base_name_of_two_images_means_none():
-    matched = match(labels("a", "b"), entries("x/a.jpg", "y/a.jpg", "x/b.jpg"))
-    assert matched.labels_without_image == matched.ambiguous == ("a",)
-    assert matched.images_without_label == ("x/a.jpg", "y/a.jpg")
 
 
 PREVIEWS = ("a.png", "a.tif", "b.png", "b.tif")
@@ -119,9 +114,7 @@ def test_the_extensions_of_the_label_table_choose_among_files_of_one_name(keys, 
     assert [entry.key for entry in matched.entries] == [f for f in files if f.endswith(".tif")]
     assert matched.beside == tuple(f for f in files if f.endswith(".png"))
     assert (matched.images, matched.images_without_label) == (2, ())
-
-
-def test_an_image_of_another_name_is_no_preview():
+    # an image of another name is no preview
     matched = match(labels("a.tif"), entries("a.tif", "c.png"))
     assert (matched.images_without_label, matched.beside) == (("c.png",), ())
 
@@ -172,12 +165,6 @@ def test_the_budget_that_a_message_names_suffices():
     budget = float(refused(keys, files, 0.1).split("unmatched_budget=")[1].split()[0])
     table = labels(*keys)
     refuse_unmatched(match(table, entries(*files)), table, "archive", budget)
-
-
-def test_folders_match_themselves():
-    keys = ["Port/a.jpg", "Sea/a.jpg"]
-    table = labels_from_folders(keys, PrepareRecipe(images="archive"))
-    assert match(table, entries(*keys)).tile_ids == ("Port/a", "Sea/a")
 
 
 names = st.text("ab/.", min_size=1, max_size=5).map(lambda s: s.strip("/.")).filter(bool)

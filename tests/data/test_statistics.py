@@ -29,7 +29,7 @@ def values(dtype: str, seed: int, n: int) -> np.ndarray:
     return rng.integers(limits.min, limits.max, n, dtype=kind, endpoint=True)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40)
 @given(
     dtype=st.sampled_from(EXACT + OTHERS),
     seed=st.integers(0, 10**6),

@@ -31,11 +31,10 @@ SHOWN = (COLUMN >= 9) & ((ROW != 12) | (COLUMN != 20))
 LARGEST = 3.4028234663852886e38
 
 FILLS = [
-    *[("uint8", fill) for fill in (0, 255, 7)], ("int8", -128), ("uint16", 0), ("uint16", 65535),
-    *[("int16", fill) for fill in (-9999, 32767, -32768)], ("uint32", 2**32 - 1),
-    ("int32", -(2**31)), ("int64", -(2**50) - 1), ("float64", -1.7976931348623157e308),
-    *[("float32", fill) for fill in (0.0, -9999.0, 1e20, LARGEST, -LARGEST, -np.inf, 0.1)],
-    *[(dtype, fill) for dtype in ("float32", "float64") for fill in (9.969209968386869e36, np.nan)],
+    ("uint8", 0), ("uint8", 255), ("int8", -128), ("uint16", 0), ("uint16", 65535),
+    ("int16", -9999), ("uint32", 2**32 - 1), ("int64", -(2**50) - 1),
+    *[("float32", fill) for fill in (0.0, -9999.0, 1e20, -LARGEST, -np.inf, 0.1, np.nan)],
+    ("float64", -1.7976931348623157e308), ("float64", 9.969209968386869e36),
 ]  # fmt: skip
 
 
@@ -141,7 +140,7 @@ def test_nodata_holds_band_by_band(tmp_path, dtype, fill, layout):
 
 @LAYOUTS
 @pytest.mark.parametrize("way", ["mask", "msk", "alpha", "premultiplied"])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
 def test_masks_and_alpha_hide_all_bands(tmp_path, way, dtype, layout):
     for count in (1, 4):
         x_CHW = values(count, dtype)
