@@ -56,11 +56,11 @@ def make_loss(
         if name == "cross_entropy":
             return F.cross_entropy(logits_BK, labels_BK, reduction="none")
         if name == "focal" and task == "multiclass":
-            return softmax_focal(logits_BK, labels_BK, options.gamma)
+            return _softmax_focal(logits_BK, labels_BK, options.gamma)
         if name == "focal":
-            return focal(logits_BK, labels_BK, options.gamma)
+            return _focal(logits_BK, labels_BK, options.gamma)
         if name == "asymmetric":
-            return asymmetric(
+            return _asymmetric(
                 logits_BK,
                 labels_BK,
                 options.gamma_negative,
@@ -75,7 +75,7 @@ def make_loss(
     return loss
 
 
-def focal(logits_BK: Tensor, labels_BK: Tensor, gamma: float) -> Tensor:
+def _focal(logits_BK: Tensor, labels_BK: Tensor, gamma: float) -> Tensor:
     """Focal loss, -(1 - p_t)^gamma log p_t with a sigmoid for each class.
 
     Lin et al., ICCV 2017 (arXiv 1708.02002), eq. 4; without its alpha. gamma = 0 is `bce`.
@@ -87,7 +87,7 @@ def focal(logits_BK: Tensor, labels_BK: Tensor, gamma: float) -> Tensor:
     return -(hit_BK + miss_BK).mean(dim=1)
 
 
-def softmax_focal(logits_BK: Tensor, labels_BK: Tensor, gamma: float) -> Tensor:
+def _softmax_focal(logits_BK: Tensor, labels_BK: Tensor, gamma: float) -> Tensor:
     """Focal loss over a softmax: -sum_c y_c (1 - p_c)^gamma log p_c. gamma = 0: cross-entropy."""
     log_p_BK = F.log_softmax(logits_BK, dim=1)
     # A floor, since a power below 1 has no gradient at 0.
@@ -95,7 +95,7 @@ def softmax_focal(logits_BK: Tensor, labels_BK: Tensor, gamma: float) -> Tensor:
     return -(labels_BK * rest_BK.pow(gamma) * log_p_BK).sum(dim=1)
 
 
-def asymmetric(
+def _asymmetric(
     logits_BK: Tensor,
     labels_BK: Tensor,
     gamma_negative: float,

@@ -45,6 +45,9 @@ WAYS = {
     "colour": lambda x, rows, epoch, seed=7: Augment(
         6, seed=seed, contrast=0.5, brightness=1.0
     ).finish(x.float(), rows, epoch),
+    "erasing": lambda x, rows, epoch, seed=7: Augment(6, seed=seed, erase=0.9).finish(
+        1 + x.float(), rows, epoch
+    ),
     "random flips": flipped_at_random,
 }
 
@@ -229,6 +232,28 @@ def test_colour_is_a_line_through_each_tile_and_band():
     x, options = torch.randn(5, 2, 8, 8), {"brightness": 0.5, "contrast": 0.4, "seed": 2}
     zero, one = (recoloured(f(x), **options) for f in (torch.zeros_like, torch.ones_like))
     torch.testing.assert_close(recoloured(x, **options), zero + (one - zero) * x)
+
+
+def test_a_box_of_a_share_of_tiles_is_set_to_the_mean():
+    """timm's: 2 to 33 % of the area, sides of 0.3 to 3.3; each box whole, the rest untouched."""
+    x = 1 + torch.rand(4000, 2, 40, 60)
+    found = recoloured(x, erase=0.25, seed=3)
+    gone = (found == 0).all(1)
+    assert torch.equal(found, x.masked_fill(gone[:, None], 0))
+    some = gone.flatten(1).any(1)
+    assert some.float().mean() == pytest.approx(0.25, abs=0.02)
+    down, across = gone[some].any(2), gone[some].any(1)
+    assert torch.equal(gone[some], down[:, :, None] & across[:, None])
+    tall, wide = down.sum(1), across.sum(1)
+    area = (tall * wide / 2400).numpy()
+    assert 0.01 < area.min() < 0.03 < 0.3 < area.max() < 0.36
+    assert area.mean() == pytest.approx((0.02 + 1 / 3) / 2, abs=0.01)
+    assert 0.25 < (wide / tall).min() < 0.35
+    assert 2.8 < (wide / tall).max() < 4
+    for side in (down, across):  # anywhere: as often at one edge as at the other
+        covered = side.float().mean(0)
+        assert covered.min() > 0.05
+        torch.testing.assert_close(covered, covered.flip(0), atol=0.06, rtol=0)
 
 
 def test_training_input_is_recoloured_after_normalising():

@@ -1,3 +1,5 @@
+"""Losses against the papers' formulas and torch's, alike at soft labels, finite at any logit."""
+
 import math
 
 import numpy as np
@@ -9,17 +11,18 @@ from torch.nn import functional as F
 
 from satray.config.train import LossOptions
 from satray.errors import InputError
-from satray.train.losses import asymmetric, focal, loss_for, make_loss, softmax_focal
+from satray.train.losses import loss_for, make_loss
 
-NAMES = ["bce", "focal", "asymmetric"]
-SHARP = {
-    "focal": {"gamma": 0},
-    "asymmetric": dict.fromkeys(("gamma_negative", "gamma_positive"), 0),
-}
+KINDS = [0, 1, 2, 3, 3, 0]
 
 
 def loss(task="multilabel", positive_weight=None, **options):
     return make_loss(LossOptions(**options), task, positive_weight)
+
+
+def asymmetric(negative, positive, margin):
+    numbers = {"gamma_negative": negative, "gamma_positive": positive, "margin": margin}
+    return loss(name="asymmetric", **numbers)
 
 
 def material(seed=0, rows=12, classes=5):
@@ -32,77 +35,53 @@ def one_hot(kinds, classes):
     return F.one_hot(torch.tensor(kinds), classes).double()
 
 
-def test_bce_at_known_logits():
-    logits = torch.tensor([[0.0, 0.0], [20.0, 20.0], [-20.0, 20.0]])
-    labels = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
-    found = loss_for("multilabel")(logits, labels)
-    assert found.tolist() == pytest.approx([math.log(2), 0.0, 10.0], abs=1e-6)
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["bce", "focal", "asymmetric"])
 def test_sure_and_right_costs_nothing_but_a_double_sigmoid_is_caught(name):
-    right = torch.tensor([[20.0]])
-    found = loss(name=name)
+    right, found = torch.tensor([[20.0]]), loss(name=name)
     assert found(right, torch.ones(1, 1)).item() < 1e-6
     assert found(-right, torch.zeros(1, 1)).item() < 1e-6
     if name == "bce":
         # A confident and right network would have almost none.
         assert found(right.sigmoid(), torch.ones(1, 1)).item() > 0.3
+        known = torch.tensor([[0.0, 0.0], [20.0, 20.0], [-20.0, 20.0]])
+        labels = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
+        assert found(known, labels).tolist() == pytest.approx([math.log(2), 0, 10], abs=1e-6)
 
 
-def test_cross_entropy_is_torchs():
-    torch.manual_seed(0)
-    logits, kinds = torch.randn(6, 4), [0, 1, 2, 3, 3, 0]
-    theirs = F.cross_entropy(logits, torch.tensor(kinds), reduction="none")
-    torch.testing.assert_close(loss_for("multiclass")(logits, one_hot(kinds, 4).float()), theirs)
-
-
-@pytest.mark.parametrize("smoothing", [0.1, 0.4])
-def test_smoothed_cross_entropy_is_torchs(smoothing):
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
+def test_cross_entropy_is_torchs(smoothing):
     logits, _ = material(classes=4, rows=6)
-    kinds = [0, 1, 2, 3, 3, 0]
     theirs = F.cross_entropy(
-        logits, torch.tensor(kinds), reduction="none", label_smoothing=smoothing
+        logits, torch.tensor(KINDS), reduction="none", label_smoothing=smoothing
     )
-    ours = loss("multiclass", smoothing=smoothing)(logits, one_hot(kinds, 4))
+    ours = loss("multiclass", smoothing=smoothing)(logits, one_hot(KINDS, 4))
     torch.testing.assert_close(ours, theirs)
 
 
-def test_smoothed_bce_by_hand():
+def test_bce_by_hand():
     found = loss(smoothing=0.2)(torch.tensor([[2.0]]), torch.ones(1, 1))
     p = 1 / (1 + math.exp(-2))
     assert found.item() == pytest.approx(-0.9 * math.log(p) - 0.1 * math.log(1 - p))
-
-
-def test_positive_weights_weigh_positives_only():
     logits, labels = material()
-    weight = (3.0, 1.0, 100.0, 0.5, 7.0)
-    ours = loss(positive_weight=weight, name="bce")(logits, labels)
+    weight = (3.0, 1.0, 100.0, 0.5, 7.0)  # of positives only
     p = logits.sigmoid()
     each = -(torch.tensor(weight) * labels * p.log() + (1 - labels) * (1 - p).log())
-    torch.testing.assert_close(ours, each.mean(dim=1))
+    ours = loss(positive_weight=weight, name="bce")
+    for _ in range(2):
+        torch.testing.assert_close(ours(logits, labels), each.mean(dim=1))
 
 
-def test_focal_by_the_papers_formula():
+@pytest.mark.parametrize("gamma", [0.5, 2.0, 5.0])
+def test_focal_by_the_papers_formula(gamma):
     logits, labels = material()
     p = logits.sigmoid()
     p_t = torch.where(labels == 1, p, 1 - p)
-    for gamma in (0.5, 2.0, 5.0):
-        torch.testing.assert_close(
-            focal(logits, labels, gamma), (-((1 - p_t) ** gamma) * p_t.log()).mean(dim=1)
-        )
-    # Lin et al., section 3: with gamma 2 a tile at p_t = 0.9 counts a hundredth of its bce.
-    easy = torch.tensor([[math.log(9.0)]])
-    ratio = focal(easy, torch.ones(1, 1), 2.0) / focal(easy, torch.ones(1, 1), 0.0)
-    assert ratio.item() == pytest.approx(0.01)
-
-
-def test_softmax_focal_by_formula():
+    theirs = (-((1 - p_t) ** gamma) * p_t.log()).mean(dim=1)
+    torch.testing.assert_close(loss(name="focal", gamma=gamma)(logits, labels), theirs)
     logits, _ = material(classes=4, rows=6)
-    kinds = [0, 1, 2, 3, 3, 0]
-    p = logits.softmax(dim=1)[torch.arange(6), kinds]
-    found = loss("multiclass", name="focal", gamma=2)(logits, one_hot(kinds, 4))
-    torch.testing.assert_close(found, -((1 - p) ** 2) * p.log())
+    p = logits.softmax(dim=1)[torch.arange(6), KINDS]
+    found = loss("multiclass", name="focal", gamma=gamma)(logits, one_hot(KINDS, 4))
+    torch.testing.assert_close(found, -((1 - p) ** gamma) * p.log())
 
 
 def reference_asymmetric(logits, labels, negative, positive, margin):
@@ -118,36 +97,34 @@ def reference_asymmetric(logits, labels, negative, positive, margin):
 def test_asymmetric_is_its_authors(numbers):
     logits, labels = material()
     theirs = reference_asymmetric(logits, labels, *numbers)
-    torch.testing.assert_close(asymmetric(logits, labels, *numbers), theirs)
-
-
-def test_the_margin_lets_easy_negatives_off():
-    p = torch.tensor([[0.04, 0.049]])
-    found = asymmetric(torch.logit(p), torch.zeros(1, 2), 1.0, 1.0, 0.05)
-    assert found.item() == pytest.approx(0, abs=1e-12)
+    torch.testing.assert_close(asymmetric(*numbers)(logits, labels), theirs)
+    easy = torch.logit(torch.tensor([[0.04, 0.049]]))  # below the margin: let off
+    assert asymmetric(1, 1, 0.05)(easy, torch.zeros(1, 2)).item() == pytest.approx(0, abs=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), gamma=st.floats(0, 5))
-def test_identities(seed, gamma):
+@given(seed=st.integers(0, 10**6), gamma=st.floats(0, 5), smoothing=st.floats(0, 0.5))
+def test_identities(seed, gamma, smoothing):
     logits, labels = material(seed)
     soft = labels * 0.7 + 0.1
-    plain = loss_for("multilabel")(logits, soft)
-    torch.testing.assert_close(focal(logits, soft, 0.0), plain)
-    torch.testing.assert_close(asymmetric(logits, soft, 0.0, 0.0, 0.0), plain)
+    plain = loss(smoothing=smoothing)(logits, soft)
+    sharp = {"smoothing": smoothing, "gamma": 0, "gamma_negative": 0, "gamma_positive": 0}
+    for found in (
+        loss(name="focal", **sharp),
+        loss(name="asymmetric", margin=0, **sharp),
+        loss(name="bce", positive_weight=(1.0,) * 5, smoothing=smoothing),
+    ):
+        torch.testing.assert_close(found(logits, soft), plain)
     torch.testing.assert_close(
-        asymmetric(logits, soft, gamma, gamma, 0.0), focal(logits, soft, gamma)
+        asymmetric(gamma, gamma, 0)(logits, soft), loss(name="focal", gamma=gamma)(logits, soft)
     )
     hot = one_hot((np.arange(12) % 5).tolist(), 5)
-    torch.testing.assert_close(softmax_focal(logits, hot, 0.0), loss_for("multiclass")(logits, hot))
-    weights = loss(positive_weight=(1.0,) * 5, name="bce")
-    torch.testing.assert_close(weights(logits, soft), plain)
-    for name in ("focal", "asymmetric"):
-        options = {"name": name, "smoothing": 0.2, **SHARP[name]}
-        options |= {"margin": 0} if name == "asymmetric" else {}
-        torch.testing.assert_close(
-            loss(**options)(logits, labels), loss(smoothing=0.2)(logits, labels)
-        )
+    sharp_focal = loss("multiclass", name="focal", gamma=0)
+    torch.testing.assert_close(sharp_focal(logits, hot), loss_for("multiclass")(logits, hot))
+    mixed = 0.3 * hot + 0.7 * hot.roll(1, 0)  # linear in labels, as mixing wants it
+    for found in (loss_for("multiclass"), sharp_focal):
+        parts = 0.3 * found(logits, hot) + 0.7 * found(logits, hot.roll(1, 0))
+        torch.testing.assert_close(found(logits, mixed), parts)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0, 4.0])
@@ -155,16 +132,16 @@ def test_identities(seed, gamma):
 def test_gradients_are_finite_at_any_logit(gamma, margin):
     extremes = torch.tensor([[-1e4, -120.0, -20.0, -3.0, 0.0, 3.0, 20.0, 120.0, 1e4]])
     for labels in (torch.zeros(1, 9), torch.ones(1, 9), torch.full((1, 9), 0.3)):
-        for task, form in (
-            ("multilabel", lambda z, y: focal(z, y, gamma)),
-            ("multilabel", lambda z, y: asymmetric(z, y, gamma, gamma, margin)),
-            ("multiclass", lambda z, y: softmax_focal(z, y / 9, gamma)),
+        for form, shown in (
+            (loss(name="focal", gamma=gamma), labels),
+            (asymmetric(gamma, gamma, margin), labels),
+            (loss("multiclass", name="focal", gamma=gamma), labels / 9),
         ):
             logits = extremes.clone().requires_grad_()
-            value = form(logits, labels).sum()
+            value = form(logits, shown).sum()
             value.backward()
-            assert math.isfinite(value.item()), task
-            assert torch.isfinite(logits.grad).all(), task
+            assert math.isfinite(value.item())
+            assert torch.isfinite(logits.grad).all()
 
 
 @pytest.mark.parametrize(

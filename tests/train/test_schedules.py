@@ -1,75 +1,245 @@
+"""Schedules, warm-ups and momentum against torch's schedulers, point by point."""
+
+import itertools
+
 import pytest
 import torch
-from torch.optim.lr_scheduler import OneCycleLR, StepLR
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    CyclicLR,
+    LinearLR,
+    OneCycleLR,
+    SequentialLR,
+    StepLR,
+)
 
-from satray.config.train import ScheduleOptions
-from satray.train.schedules import Span, learning_rate
+from satray.config.train import SMITH, ScheduleOptions
+from satray.train.schedules import Span, cycle_ends, learning_rate, momentum, warmup_steps
+
+PEAK = 0.02
 
 
-def ours(options, peak, span):
-    return [learning_rate(options, peak, step, span) for step in range(span.steps)]
+def ours(options, span):
+    return [learning_rate(options, PEAK, step, span) for step in range(span.steps)]
+
+
+def our_momentum(options, span):
+    return [momentum(options, step, span) for step in range(span.steps)]
 
 
 def sgd():
-    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK, momentum=0.9)
 
 
-@pytest.mark.parametrize("steps", [2, 3, 4, 7, 50, 337])
-@pytest.mark.parametrize(("pct", "div", "final"), [(0.3, 25.0, 1e4), (0.5, 10.0, 100.0)])
-def test_one_cycle_is_torchs(steps, pct, div, final):
-    if pct * steps == 1:
-        pytest.skip("torch divides by zero here")
-    optimizer = sgd()
-    scheduler = OneCycleLR(
-        optimizer,
-        0.02,
-        total_steps=steps,
-        pct_start=pct,
-        anneal_strategy="cos",
-        cycle_momentum=False,
-        div_factor=div,
-        final_div_factor=final,
-    )
-    theirs = []
-    for _ in range(steps):
-        theirs.append(optimizer.param_groups[0]["lr"])
+def adam():
+    return torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
+
+
+def walk(optimizer, scheduler, steps):
+    """Learning rate and momentum of each step."""
+    rates, momenta = [], []
+    for step in range(steps):
+        (group,) = optimizer.param_groups
+        rates.append(group["lr"])
+        momenta.append(group["momentum"] if "momentum" in group else group["betas"][0])
         optimizer.step()
-        if len(theirs) < steps:
+        if step + 1 < steps:
             scheduler.step()
-    options = ScheduleOptions(name="one_cycle", pct_start=pct, div=div, final_div=final)
-    assert ours(options, 0.02, Span(steps, 10)) == pytest.approx(theirs, rel=1e-9)
+    return rates, momenta
+
+
+def cyclic(optimizer, name, length, lowest=0.25, gamma=0.3):
+    """With momentum from 0.95 to 0.85; `gamma` a cycle."""
+    return CyclicLR(
+        optimizer,
+        PEAK * lowest,
+        PEAK,
+        step_size_up=length / 2,
+        mode=name,
+        gamma=gamma ** (1 / length),
+        base_momentum=0.85,
+        max_momentum=0.95,
+    )
+
+
+def one_cycle(optimizer, steps, **options):
+    momenta = {"base_momentum": 0.85, "max_momentum": 0.95}
+    return OneCycleLR(optimizer, PEAK, total_steps=steps, **momenta, **options)
+
+
+CASES = [
+    *(
+        ({"name": name, "cycle": cycle, "lowest": lowest, "gamma": 0.3}, 137,
+         lambda o, n, c=cycle, low=lowest, m=name: cyclic(
+             o, m, round(10 * c), 0.25 if low is None else low))
+        for name in SMITH
+        for cycle, lowest in ((4.0, None), (2.5, 0.1), (0.9, 0.0))
+    ),
+    *(
+        ({"name": "cosine", "lowest": lowest}, steps,
+         lambda o, n, low=lowest: CosineAnnealingLR(o, n, PEAK * (low or 0)))
+        for steps in (1, 2, 3, 40, 137)
+        for lowest in (None, 0.1)
+    ),
+    *(
+        ({"name": "cosine_restarts", "cycle": cycle, "growth": growth, "lowest": lowest}, 137,
+         lambda o, n, c=cycle, g=growth, low=lowest: CosineAnnealingWarmRestarts(
+             o, round(10 * c), g, PEAK * (low or 0)))
+        for cycle, growth in ((1.0, 1), (2.0, 2), (0.3, 3), (50.0, 1))
+        for lowest in (None, 0.1)
+    ),
+    *(
+        ({"name": "one_cycle", "pct_start": pct, "div": div, "final_div": final}, steps,
+         lambda o, n, p=pct, d=div, f=final: one_cycle(
+             o, n, pct_start=p, div_factor=d, final_div_factor=f))
+        for steps in (2, 3, 4, 7, 50, 337)
+        for pct, div, final in ((0.3, 25.0, 1e4), (0.5, 10.0, 100.0))
+        if pct * steps != 1  # torch divides by zero there
+    ),
+    ({"name": "step", "step": 3, "gamma": 0.3}, 137, lambda o, n: StepLR(o, 30, 0.3)),
+    ({"name": "step", "step": 0.5, "gamma": 0.1}, 40, lambda o, n: StepLR(o, 5, 0.1)),
+    ({"name": "constant"}, 20, lambda o, n: ConstantLR(o, factor=1.0)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [sgd, adam])
+def test_schedules_are_torchs(make):
+    for keys, steps, theirs in CASES:
+        options, span = ScheduleOptions(cycle_momentum=True, **keys), Span(steps, 10)
+        optimizer = make()
+        rates, momenta = walk(optimizer, theirs(optimizer, steps), steps)
+        assert ours(options, span) == pytest.approx(rates, rel=1e-9, abs=1e-15), keys
+        if options.name in (*SMITH, "one_cycle"):
+            assert our_momentum(options, span) == pytest.approx(momenta, rel=1e-9), keys
+        else:
+            assert set(our_momentum(options, span)) == {None}
+        plain = options.model_copy(update={"cycle_momentum": False})
+        assert set(our_momentum(plain, span)) == {None}
+
+
+def test_cycles_by_hand():
+    """Four steps a cycle: up two, down two; the highest halves, or falls by gamma a cycle."""
+    plain = ScheduleOptions(name="triangular", cycle=1, lowest=0.5)
+    span = Span(9, 4)
+    assert ours(plain, span) == pytest.approx(
+        [0.01, 0.015, 0.02, 0.015, 0.01, 0.015, 0.02, 0.015, 0.01]
+    )
+    second = ScheduleOptions(name="triangular2", cycle=1, lowest=0.5)
+    assert ours(second, span)[6] == pytest.approx(0.015)
+    falling = ScheduleOptions(name="exp_range", cycle=1, lowest=0.0, gamma=0.81)
+    assert ours(falling, span)[2] == pytest.approx(0.02 * 0.9)  # half a cycle: sqrt(gamma)
+    assert ours(falling, span)[6] == pytest.approx(0.02 * 0.9 * 0.81)
 
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_one_cycle_without_room_to_rise_stays_finite(steps):
-    options = ScheduleOptions(name="one_cycle", pct_start=0.5)
-    rates = ours(options, 0.02, Span(steps, 1))
-    assert rates[0] == 0.02
-    assert all(0 < rate <= 0.02 for rate in rates)
+    rates = ours(ScheduleOptions(name="one_cycle", pct_start=0.5), Span(steps, 1))
+    assert rates[0] == PEAK
+    assert all(0 < rate <= PEAK for rate in rates)
 
 
-def test_step_is_torchs_at_epoch_granularity():
-    optimizer = sgd()
-    scheduler = StepLR(optimizer, step_size=3, gamma=0.3)
-    theirs = []
-    for _ in range(10):
-        theirs += [optimizer.param_groups[0]["lr"]] * 7
-        optimizer.step()
-        scheduler.step()
-    options = ScheduleOptions(name="step", step=3, gamma=0.3)
-    assert ours(options, 0.1, Span(70, 7)) == pytest.approx(theirs, rel=1e-12)
+AFTER = {
+    "constant": lambda o: ConstantLR(o, factor=1.0),
+    "step": lambda o: StepLR(o, 30, 0.3),
+    "triangular": lambda o: cyclic(o, "triangular", 40),
+    "triangular2": lambda o: cyclic(o, "triangular2", 40),
+    "exp_range": lambda o: cyclic(o, "exp_range", 40),
+    "one_cycle": lambda o: one_cycle(o, 100),
+    "cosine": lambda o: CosineAnnealingLR(o, T_max=100),
+    "cosine_restarts": lambda o: CosineAnnealingWarmRestarts(o, T_0=40),
+}
+"""What follows 25 steps of warm-up over the other 100 steps of a stage, 10 a pseudo-epoch."""
 
 
-def test_step_takes_fractions_of_a_pseudo_epoch():
-    options = ScheduleOptions(name="step", step=0.5, gamma=0.1)
-    assert ours(options, 1.0, Span(8, 4)) == pytest.approx([1, 1, 0.1, 0.1, 1e-2, 1e-2, 1e-3, 1e-3])
+@pytest.mark.parametrize("name", AFTER)
+def test_a_warm_up_is_torchs_linear_one(name):
+    """Up to the schedule's own first rate, then the schedule over what is left."""
+    options = ScheduleOptions(
+        name=name, warmup=2.5, warmup_start=0.2, step=3, cycle=4, cycle_momentum=True
+    )
+    span = Span(125, 10)
+    alone = sgd()
+    proper, momenta = walk(alone, AFTER[name](alone), 100)
+    start = sgd()
+    start.param_groups[0]["lr"] = proper[0]
+    warm, _ = walk(start, LinearLR(start, 0.2, 1.0, total_iters=25), 25)
+    assert ours(options, span) == pytest.approx(warm + proper, rel=1e-9)
+    if name in (*SMITH, "one_cycle"):
+        assert our_momentum(options, span) == pytest.approx([0.95] * 25 + momenta, rel=1e-9)
+    if name in ("constant", "step", "one_cycle", "cosine"):  # whose first rate torch's own keeps
+        whole = sgd()
+        second = AFTER[name](whole)
+        first = LinearLR(whole, 0.2, 1.0, total_iters=25)
+        rates, _ = walk(whole, SequentialLR(whole, [first, second], milestones=[25]), 125)
+        assert ours(options, span) == pytest.approx(rates, rel=1e-9)
 
 
-def test_constant():
-    assert set(ours(ScheduleOptions(name="constant"), 0.5, Span(5, 2))) == {0.5}
+def test_a_short_warm_up_is_a_step_at_least_and_may_not_fill_its_stage():
+    options = ScheduleOptions(name="constant", warmup=0.01, warmup_start=0.5)
+    assert ours(options, Span(3, 10)) == [PEAK / 2, PEAK, PEAK]
+    with pytest.raises(ValueError, match="warm-up of 20 steps fills a stage of 20"):
+        learning_rate(ScheduleOptions(warmup=2), PEAK, 3, Span(20, 10))
+    for step in (-1, 5):
+        with pytest.raises(ValueError, match="outside"):
+            learning_rate(ScheduleOptions(), PEAK, step, Span(5, 1))
 
 
-@pytest.mark.parametrize("step", [-1, 5])
-def test_a_step_outside_the_stage_is_refused(step):
-    with pytest.raises(ValueError, match="outside"):
-        learning_rate(ScheduleOptions(), 0.1, step, Span(5, 1))
+@pytest.mark.parametrize(
+    ("options", "ends"),
+    [
+        ({"name": "triangular", "cycle": 2}, (20, 40, 60)),
+        ({"name": "triangular2", "cycle": 6.5}, (65,)),
+        ({"name": "exp_range", "cycle": 7}, ()),
+        ({"name": "triangular", "cycle": 2, "warmup": 1}, (30, 50)),
+        ({"name": "cosine_restarts", "cycle": 1, "growth": 2}, (10, 30)),
+        ({"name": "cosine_restarts", "cycle": 1, "growth": 1.5}, (10, 25, 47)),
+        ({"name": "cosine_restarts", "cycle": 6.5, "growth": 1}, (65,)),
+        ({"name": "one_cycle"}, (65,)),
+        ({"name": "one_cycle", "warmup": 3}, (65,)),
+        ({"name": "cosine"}, (65,)),
+        ({"name": "constant"}, ()),
+        ({"name": "step"}, ()),
+    ],
+)
+def test_where_cycles_end(options, ends):
+    assert cycle_ends(ScheduleOptions(**options), Span(65, 10)) == ends
+
+
+EVERY = st.builds(
+    ScheduleOptions,
+    name=st.sampled_from(sorted(AFTER)),
+    warmup=st.sampled_from([0.0, 0.1, 1.3]),
+    warmup_start=st.floats(0.01, 1),
+    step=st.floats(0.05, 20),
+    gamma=st.floats(0.1, 1),
+    pct_start=st.floats(0.05, 0.9),
+    cycle=st.floats(0.05, 30),
+    growth=st.floats(1, 3),
+    lowest=st.none() | st.floats(0, 0.9),
+    cycle_momentum=st.booleans(),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(options=EVERY, steps=st.integers(1, 90), each=st.integers(1, 20))
+def test_every_schedule_stays_within_its_bounds(options, steps, each):
+    span = Span(steps + warmup_steps(options, Span(1, each)), each)
+    rates = ours(options, span)
+    assert all(0 <= rate <= PEAK * (1 + 1e-12) for rate in rates)
+    assert all(m is None or 0.85 - 1e-12 <= m <= 0.95 + 1e-12 for m in our_momentum(options, span))
+    ends = cycle_ends(options, span)
+    warmup = warmup_steps(options, span)
+    assert all(a < b for a, b in itertools.pairwise((warmup, *ends, span.steps + 1)))
+    if options.name not in (*SMITH, "cosine_restarts"):
+        return
+    for start, end in itertools.pairwise((warmup, *ends)):  # lowest where a cycle ends
+        within, rise = rates[start:end], rates[end : end + 1]
+        if options.name == "cosine_restarts":
+            assert within[-1] == min(within)
+            assert not rise or rise[0] == pytest.approx(PEAK)
+        elif rise:
+            assert rise[0] <= min(within) * (1 + 1e-9) + 1e-15
