@@ -98,8 +98,8 @@ def in_process(keys: list[str], given: argparse.Namespace) -> Iterator[tuple[str
     from satray.data.read import read_blocks, tile_source, to_torch
     from satray.runs.executor import each_block
     from satray.storage import Storage
-    from satray.train.loop.step import AugmentedTiles, Inputs, TrainStep, ahead, inputs_of
     from satray.train.setup import read
+    from satray.train.step import AugmentedTiles, Inputs, TrainStep, ahead, inputs_of
 
     recipe = build(TrainRecipe, keys, lambda *_: b"", lambda path: path)
     setup, storage = read(recipe, Storage()), Storage()

@@ -4,6 +4,20 @@ from satray.config.train import LandscapeRecipe
 from satray.runs.job import Job, leave, main
 from satray.train.range_test import plan, read, work
 from satray.train.setup import early
+from satray.train.worker import may_use_gpu
 
 if __name__ == "__main__":
-    leave(main(Job("landscape", LandscapeRecipe, read, plan, work, workers=False, early=early)))
+    leave(
+        main(
+            Job(
+                "landscape",
+                LandscapeRecipe,
+                read,
+                plan,
+                work,
+                ray=may_use_gpu,
+                workers=False,
+                early=early,
+            )
+        )
+    )

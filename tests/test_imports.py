@@ -21,7 +21,7 @@ PROCESSES_THAT_DO_NOT_COMPUTE = [
     for name in (
         "data.labels", "data.split", "data.decode", "data.index", "data.statistics", "data.cache",
         "data.prepare", "metrics.summary", "report.curves", "runs.job", "storage",
-        "train.workers.train_task", "train.workers.trainer", "scoring.pipeline",
+        "train.worker", "train.ray_train", "train.job", "scoring.pipeline",
         "scoring.maps.jobs",
     )
 ]  # fmt: skip

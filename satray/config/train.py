@@ -147,19 +147,17 @@ class AverageOptions(Section):
         "decay a step of a moving average of the weights, which is then what is evaluated and "
         "kept; 0: none",
     )
-    snapshots: Literal["none", "swa", "ensemble"] = key(
-        "none",
-        "weights kept at cycle ends (or at pseudo-epoch ends past `start`): swa averages them and "
-        "renews batch statistics; ensemble averages their logits (one tower a snapshot)",
+    swa: bool = key(
+        False,
+        "also average the weights at cycle ends (or at pseudo-epoch ends past `start`) and renew "
+        "batch statistics (SWA); the bundle is the better of that and the best checkpoint",
     )
     start: Fraction = key(
         0.75,
-        "share of training after which snapshots are kept where no schedule cycles",
-        needs=having("snapshots", "swa", "ensemble"),
+        "share of training after which weights are averaged where no schedule cycles",
+        needs=having("swa", True),
     )
-    most: Count = key(
-        5, "snapshots kept: the last ones", needs=having("snapshots", "swa", "ensemble")
-    )
+    most: Count = key(5, "weights averaged: the last ones", needs=having("swa", True))
 
 
 class CalibrateOptions(Section):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from satray.models.network import Network
-    from satray.train.loop.step import Inputs
+    from satray.train.step import Inputs
 
 USUAL_RATE = 1e-3
 """Where the recipe's stages leave theirs to a range test."""
@@ -129,7 +129,7 @@ def plan(recipe: CheckRecipe, setup: Setup, storage: Storage) -> list[str]:
     Raises:
         InputError: `check.trainable` is no block of the network, or weights do not fit it.
     """
-    from satray.train.workers.initial import prepared
+    from satray.train.initial import prepared
 
     options = recipe.check
     _, loaded = prepared(setup, storage, _check_trainable)
@@ -148,8 +148,7 @@ def work(recipe: CheckRecipe, setup: Setup, run: Run) -> Outcome:
     Returns:
         an outcome whose `verdict` says in one line why the check is not passed, where it is not.
     """
-    from satray.train import measure
-    from satray.train.workers import initial
+    from satray.train import initial, measure
 
     with run.activity("preparing"):
         setup = measure.complete(setup, run)
@@ -184,7 +183,7 @@ def work(recipe: CheckRecipe, setup: Setup, run: Run) -> Outcome:
 
 
 def _check_trainable(network: Network, setup: Setup) -> None:
-    from satray.train.loop.stage_check import check_trainable
+    from satray.train.initial import check_trainable
 
     assert isinstance(setup.recipe, CheckRecipe)
     check_trainable(network, setup.recipe.check.trainable, "check.")
@@ -226,7 +225,7 @@ def choose_rows(labels_NK: NDArray[Any], batch: int, seed: int) -> NDArray[np.in
 
 def _examine(worker: Worker, recipe: CheckRecipe, rows: NDArray[np.int64], rate: float) -> Evidence:
     """Try to learn one batch; where that fails, try other learning rates."""
-    from satray.train.loop.step import inputs_of
+    from satray.train.step import inputs_of
 
     worker.network.set_trainable(recipe.check.trainable)
     (batch,) = read_batches(worker.train, rows, len(rows), recipe)
@@ -250,9 +249,9 @@ def _attempt(worker: Worker, recipe: CheckRecipe, inputs: Inputs, rate: float) -
     """
     import torch
 
-    from satray.train.loop.step import TrainStep
     from satray.train.losses import make_loss
     from satray.train.optim import make_optimizer, parameter_groups
+    from satray.train.step import TrainStep
 
     network = copy.deepcopy(worker.network)
     network.train()

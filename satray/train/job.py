@@ -1,6 +1,5 @@
 """The job `train`: read, plan, work."""
 
-from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,18 +11,20 @@ from satray.metrics.summary import said
 from satray.metrics.trap import stuck, watch
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
-from satray.train import tracking
+from satray.train import checkpoints, tracking, worker
 from satray.train.calibrate import Calibration, calibrate
+from satray.train.checkpoints import Kept
 from satray.train.imbalance import constant_classes
-from satray.train.loop import precision
-from satray.train.plan import TrainingPlan, snapshot_note
+from satray.train.plan import TrainingPlan, snapshot_note, snapshot_steps
 from satray.train.setup import Setup, unchanged
 from satray.train.setup import read as setup_of
-from satray.train.workers import lost_tiles
+from satray.train.worker import wants_ray
 
 if TYPE_CHECKING:  # it imports torch
-    from satray.train.loop.evaluation import Predictions
+    from satray.train.evaluation import Predictions
     from satray.train.range_test import Finding
+
+__all__ = ["calibrate_on", "plan", "read", "wants_ray", "work"]
 
 HEADLINES = ("map", "accuracy", "baseline_accuracy", "balanced_accuracy", "auc", "val_loss")
 
@@ -41,8 +42,7 @@ def plan(recipe: TrainRecipe, setup: Setup, storage: Storage) -> list[str]:
     Raises:
         InputError: a stage that the network cannot train, or weights that do not fit it.
     """
-    from satray.train.loop.stage_check import block_lines
-    from satray.train.workers.initial import prepared
+    from satray.train.initial import block_lines, prepared
 
     schedule = setup.plan
     network, loaded = prepared(setup, storage)
@@ -63,88 +63,58 @@ def plan(recipe: TrainRecipe, setup: Setup, storage: Storage) -> list[str]:
 
 
 def work(recipe: TrainRecipe, setup: Setup, run: Run) -> Outcome:
-    """Train, then write bundle, history, metrics, events and curves. Ray is up."""
-    return train_with(recipe, setup, run, None)
+    """Train, then write bundle, history, metrics, events and curves."""
+    from satray.train import initial, measure, range_test
 
-
-def train_with(
-    recipe: TrainRecipe,
-    setup: Setup,
-    run: Run,
-    listen: Callable[[dict[str, Any]], None] | None,
-) -> Outcome:
-    """Do `work`, and hand on each message of the workers."""
     with tracking.follow(recipe, run) as tracker:
-        return _train(setup, run, tracker, listen)
+        with run.activity("preparing"):
+            setup = measure.complete(setup, run)
+            for line in (*setup.plan.warnings, *setup.notes):
+                run.say(f"note: {line}")
+            weights = initial.stage(setup, run)
+        setup, tested = range_test.settle(setup, run, weights)
+        told = _Teller(setup, run, tracker)
+        with run.activity("starting and saving"):
+            if run.ray:
+                from satray.train import ray_train
 
-
-def _train(
-    setup: Setup,
-    run: Run,
-    tracker: tracking.Tracker,
-    listen: Callable[[dict[str, Any]], None] | None,
-) -> Outcome:
-    from satray.train import measure, range_test
-    from satray.train.workers import initial, launch
-
-    with run.activity("preparing"):
-        setup = measure.complete(setup, run)
-        for line in (*setup.plan.warnings, *setup.notes):
-            run.say(f"note: {line}")
-        weights = initial.stage(setup, run)
-    setup, tested = range_test.settle(setup, run, weights)
-    told = _Teller(setup, run, tracker, listen)
-    with run.activity("starting and saving"):
-        launch.fit(setup, run, weights, told)
-    return finish(setup, run, tracker, told.heard, tested)
+                ray_train.fit(setup, run, weights, told)
+            else:
+                worker.fit(setup, run, weights, told)
+        return _finish(setup, run, tracker, told, tested)
 
 
 class _Teller:
     """Turns the workers' messages into lines for the person."""
 
-    def __init__(
-        self,
-        setup: Setup,
-        run: Run,
-        tracker: tracking.Tracker,
-        listen: Callable[[dict[str, Any]], None] | None,
-    ) -> None:
-        self._setup = setup
-        self._run = run
-        self._tracker = tracker
-        self._listen = listen
+    def __init__(self, setup: Setup, run: Run, tracker: tracking.Tracker) -> None:
+        self._setup, self._run, self._tracker = setup, run, tracker
         self._starts = 0
         self._constant = constant_classes(setup.index.part("val").labels)
         self._stuck: tuple[str, ...] = ()
-        self.heard: set[int | str] = set()
+        self.rows: list[dict[str, Any]] = []
+        """Evaluations of this attempt."""
 
-    def __call__(self, message: dict[str, Any]) -> None:
+    def __call__(self, message: worker.Message) -> None:
         kind = message["kind"]
         if kind == "worker" and message["rank"] == 0:
             self._starts += 1
             if self._starts > 1:
                 self._run.say("  workers were started again; going on from the last checkpoint")
         elif kind == "precision" and self._starts < 2:
-            self._run.say(f"  {precision.line(message['bf16'])}")
+            self._run.say(f"  precision: {'bf16 autocast' if message['bf16'] else 'fp32'}")
         elif kind == "progress":
-            now = message["now"]
+            now, plan = message["now"], self._setup.plan
             self._run.progress(
-                f"pseudo-epoch {now.pseudo_epoch + 1} of {self._setup.plan.pseudo_epochs}, step "
-                f"{now.step:,} of {now.total_steps:,}, loss {said(now.loss)}, "
+                f"pseudo-epoch {now.pseudo_epoch + 1} of {plan.pseudo_epochs}, step "
+                f"{now.step:,} of {plan.total_steps:,}, loss {said(now.loss)}, "
                 f"{now.images_per_second:.1f} images/s"
             )
-        elif kind == "epoch":
-            if message["row"] is not None:
-                self.heard.add(message["row"]["pseudo_epoch"])
-                self._run.say("  " + _epoch_line(self._setup, message["row"]))
-                self._warn(message["row"])
-                self._tracker.row(message["row"])
-        elif kind == "combined":
-            record = message["record"]
-            self.heard.add(kind)
-            self._run.say(f"  {len(record['steps'])} snapshots combined: {record['kind']}")
-        if self._listen is not None:
-            self._listen(message)
+        elif kind == "epoch" and message["row"] is not None:
+            self.rows.append(message["row"])
+            self._tracker.row(message["row"])
+            self._run.say("  " + _epoch_line(self._setup, message["row"]))
+            self._warn(message["row"])
 
     def _warn(self, row: dict[str, Any]) -> None:
         """Tell of classes predicted always or never, each time that these are others."""
@@ -165,51 +135,41 @@ def _epoch_line(setup: Setup, row: dict[str, Any]) -> str:
     )
 
 
-def finish(
+def _finish(
     setup: Setup,
     run: Run,
     tracker: tracking.Tracker,
-    heard: Collection[int | str],
-    tested: tuple["Finding", ...] = (),
+    told: _Teller,
+    tested: tuple["Finding", ...],
 ) -> Outcome:
-    """Write the products of a trained run from its state.
-
-    Args:
-        setup: the run, resolved, with all learning rates.
-        run: its folder.
-        tracker: takes the history.
-        heard: what this attempt did itself: pseudo-epochs, 0 for the first, and `combined`.
-        tested: the range tests of `learning_rate: auto`.
-    """
+    """Write the products of a trained run from its state."""
     from satray.report.curves import curves
     from satray.train import range_test
     from satray.train.products import bundle, unreadable
-    from satray.train.workers import checkpoints
-    from satray.train.workers.choice import choice_lines, choose
 
-    found = checkpoints.find(run.storage, run.state)
-    if found.latest is None or found.best is None:
+    latest = checkpoints.find(run.storage, run.state).latest
+    if latest is None:
         raise TrainingError("training ended without a checkpoint")
     with run.activity("reading checkpoints"):
-        rows = checkpoints.load(run.storage, found.latest).history
-        choice = choose(setup, run, found.best, rows[found.best_pseudo_epoch - 1])
-    best, last = rows[found.best_pseudo_epoch - 1], rows[-1]
-    calibration = calibrate_on(setup, choice.predictions)
-    for name, data in bundle(setup, run, choice, calibration).items():
+        rows = checkpoints.load(run.storage, latest).history
+        kept, average = checkpoints.choose(run.storage, run.state, setup.best)
+        best = max(reversed(rows), key=lambda row: checkpoints.score(row, setup.best))
+    last, plan = rows[-1], setup.plan
+    calibration = calibrate_on(setup, kept.predictions)
+    for name, data in bundle(setup, run, kept, calibration).items():
         run.publish(f"bundle/{name}", data)
     run.publish("history.parquet", tracking.parquet(rows), rows=len(rows))
     shown = "map" if setup.best == "loss" else setup.best
     title = f"{run.run_id}: {setup.variant_name}"
-    batch = setup.plan.global_batch
-    stages = [(stage.first_step * batch, stage.number) for stage in setup.plan.stages]
-    picture = curves(rows, shown, title, choice.mark(best), _rates(setup.plan, 1000), stages)
-    run.publish("curves.png", picture)
+    stages = [(stage.first_step * plan.global_batch, stage.number) for stage in plan.stages]
+    mark = kept.samples_seen if kept.kind == "checkpoint" else None
+    run.publish("curves.png", curves(rows, shown, title, mark, _rates(plan, 1000), stages))
     tracker.publish(rows)
-    errors = lost_tiles.kept(run.storage, run.state)
+    errors = checkpoints.lost(run.storage, run.state)
     if errors:
         data, count = unreadable(setup, errors)
         run.publish("unreadable.parquet", data, rows=count)
-    seen = choice.predictions
+    seen = kept.predictions
     trap = watch(seen.logits_NK, seen.labels_NK, setup.index.meta.classes, setup.task)
     figures = {
         "best_by": setup.best,
@@ -218,17 +178,18 @@ def finish(
         "best": tracking.nested(best),
         "last": tracking.nested(last),
         "images_per_second": tracking.throughput(rows),
-        "bundle": choice.origin() | {"validation": choice.validation},
+        "skipped_steps": sum(row["skipped"] for row in rows),
+        "bundle": {"weights_of": kept.kind, "validation": tracking.nested(kept.validation)},
         "calibration": calibration.report,
     }
-    if choice.combined is not None:
-        figures["snapshots"] = choice.combined
+    if average is not None:
+        figures["swa"] = tracking.nested(average.validation)
     if tested:
         figures["range_tests"] = [each.figures() for each in tested]
         picture_of_tests = range_test.picture(tested, f"{title}: range test before training")
         run.publish("landscape.png", picture_of_tests)
     run.publish("metrics.json", to_json(figures))
-    _account(run, rows, choice.combined, heard)
+    _account(run, told.rows)
     return Outcome(
         counts={
             "train_tiles": setup.train_tiles,
@@ -238,15 +199,31 @@ def finish(
             "samples": last["samples_seen"],
             "unreadable_tiles": len(errors),
         },
-        metrics={name: choice.validation[name] for name in HEADLINES}
+        metrics={name: kept.validation[name] for name in HEADLINES}
         | {"images_per_second": tracking.throughput(rows), "best_by": setup.best},
         summary=(
             *_summary(setup, best, rows),
-            *choice_lines(choice, setup.best, best),
+            *_average_lines(setup, kept, average, best),
             *(each.line() for each in tested),
             calibration.line(),
             *trap.warnings(),
         ),
+    )
+
+
+def _average_lines(
+    setup: Setup, kept: Kept, average: Kept | None, best: dict[str, Any]
+) -> tuple[str, ...]:
+    """What became of the average of weights, where one was asked for."""
+    if not setup.recipe.average.swa:
+        return ()
+    name = "val_loss" if setup.best == "loss" else setup.best
+    found = "not finite" if average is None else said(average.validation[name])
+    taken = "the average" if kept.kind == "swa" else "the best checkpoint"
+    steps = len(snapshot_steps(setup.plan, setup.recipe.average))
+    return (
+        f"average of {steps} snapshots: {name} {found}, best checkpoint {said(best[name])}; the "
+        f"bundle is {taken}",
     )
 
 
@@ -271,13 +248,9 @@ def _rates(schedule: TrainingPlan, points: int) -> list[tuple[int, float]]:
     return [((step + 1) * schedule.global_batch, schedule.learning_rate(step)) for step in taken]
 
 
-def _account(
-    run: Run, rows: Any, combined: dict[str, Any] | None, heard: Collection[int | str]
-) -> None:
+def _account(run: Run, rows: list[dict[str, Any]]) -> None:
     """Take the workers' seconds of this attempt out of the driver's wait for them."""
-    spent = tracking.seconds([row for row in rows if row["pseudo_epoch"] in heard])
-    if combined is not None and "combined" in heard:
-        spent["combining snapshots"] = combined["seconds"]
+    spent = tracking.seconds(rows)
     for name, value in spent.items():
         run.add_seconds(name, value)
     around = run.seconds.get("starting and saving", 0.0) - sum(spent.values())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from satray.models.network import Network
-    from satray.train.loop.step import Batch
+    from satray.train.step import Batch
 
 T = TypeVar("T")
 
@@ -149,15 +149,15 @@ def _begin(
     """On the worker: build the network, and call the function."""
     import torch
 
-    from satray.train.loop import precision
-    from satray.train.loop.state import begin, determinism
-    from satray.train.workers.initial import load
+    from satray.train.initial import load
+    from satray.train.state import begin, determinism, takes_bf16
 
     recipe = setup.recipe
     begin(recipe.seed, recipe.deterministic)
     device = torch.device("cuda" if gpu else "cpu")
-    bf16 = precision.takes_bf16(recipe.precision, device)
-    send({"precision": f"{precision.line(bf16)} on a {'GPU' if gpu else 'CPU'}"})
+    bf16 = takes_bf16(recipe.precision, device)
+    kind = "bf16 autocast" if bf16 else "fp32"
+    send({"precision": f"precision: {kind} on a {'GPU' if gpu else 'CPU'}"})
     network = setup.network()
     load(network, storage, initial)
     network.to(device).to(memory_format=cast(Any, torch.channels_last))

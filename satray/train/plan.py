@@ -262,13 +262,13 @@ def train_order(recipe: TrainRecipe, plan: TrainingPlan, labels_NK: NDArray[Any]
 
 
 def snapshot_steps(plan: TrainingPlan, options: AverageOptions) -> tuple[int, ...]:
-    """Steps of the run after which a snapshot is taken, rising; the last `options.most`.
+    """Steps of the run after which weights are averaged, rising; the last `options.most`.
 
     They are the cycle ends of the stages that train what the last stage trains: weights from
     before something was thawed have no place in an average with those from after. Where there
     are not two of them, pseudo-epoch ends past `options.start` of the run.
     """
-    if options.snapshots == "none":
+    if not options.swa:
         return ()
     last = plan.stages[-1].options.trainable
     steps = [
@@ -288,18 +288,17 @@ def snapshot_steps(plan: TrainingPlan, options: AverageOptions) -> tuple[int, ..
 
 
 def snapshot_note(plan: TrainingPlan, options: AverageOptions) -> str | None:
-    """One line on what becomes of the snapshots; None where there are none."""
+    """One line on the weights that are averaged; None where none are."""
     steps = snapshot_steps(plan, options)
     if not steps:
         return None
-    ways = {"swa": "averaged", "ensemble": "put side by side as towers"}
     seen = ", ".join(f"{step * plan.global_batch:,}" for step in steps)
-    return f"snapshots after {seen} samples, {ways[options.snapshots]} at the end"
+    return f"weights after {seen} samples are averaged at the end"
 
 
 def renewal_steps(plan: TrainingPlan, options: AverageOptions) -> int:
     """Steps past the end of training that read train tiles for batch statistics: one pass."""
-    return plan.train_rows // plan.global_batch if options.snapshots == "swa" else 0
+    return plan.train_rows // plan.global_batch if options.swa else 0
 
 
 def _check(options: StageOptions, number: int, batch: int, span: Span) -> None:

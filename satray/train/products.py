@@ -12,20 +12,20 @@ from satray import __version__
 from satray.data.georeference import APART
 from satray.data.index import TileIndex
 from satray.models.bundle import bundle_files
-from satray.models.ensemble import ensemble
 from satray.models.pretrained import origin
 from satray.models.probe import probe_grid
 from satray.models.spec import NEAR, BundleSpec, TrainedPixels
 from satray.runs.run import Run, finite
 from satray.train.calibrate import Calibration
+from satray.train.checkpoints import Kept
 from satray.train.setup import Setup
-from satray.train.workers.choice import Choice
+from satray.train.tracking import nested
 
 GRIDS = 64
 """Grids of tiles that a bundle remembers, at most."""
 
 
-def bundle(setup: Setup, run: Run, choice: Choice, calibration: Calibration) -> dict[str, bytes]:
+def bundle(setup: Setup, run: Run, kept: Kept, calibration: Calibration) -> dict[str, bytes]:
     """The files of the bundle, by name."""
     meta, wanted = setup.index.meta, setup.recipe.input
     x, y, trained = resolution(setup.index)
@@ -59,15 +59,13 @@ def bundle(setup: Setup, run: Run, choice: Choice, calibration: Calibration) -> 
             },
             "learning_rates": [stage.peak for stage in setup.plan.stages],
             "satray": __version__,
-            "validation": finite(choice.validation),
+            "validation": finite(nested(kept.validation)),
             "calibration": calibration.origin(),
-            **choice.origin(),
+            "weights_of": kept.kind,
         },
         units=meta.units_of(setup.bands),
     )
-    if choice.kind == "ensemble":
-        return bundle_files(*ensemble(spec, choice.states))
-    return bundle_files(spec, choice.states[0])
+    return bundle_files(spec, kept.weights)
 
 
 def resolution(

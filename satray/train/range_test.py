@@ -179,8 +179,7 @@ def plan(recipe: LandscapeRecipe, setup: Setup, storage: Storage) -> list[str]:
     Raises:
         InputError: the stage cannot be trained, or weights do not fit the network.
     """
-    from satray.train.loop.stage_check import check_stages
-    from satray.train.workers.initial import prepared
+    from satray.train.initial import check_stages, prepared
 
     wanted = recipe.landscape
     check = functools.partial(check_stages, stages=(recipe.stage,))
@@ -199,9 +198,8 @@ def plan(recipe: LandscapeRecipe, setup: Setup, storage: Storage) -> list[str]:
 
 def work(recipe: LandscapeRecipe, setup: Setup, run: Run) -> Outcome:
     """Sweep; publish `landscape.parquet`, `landscape.png` and `metrics.json`."""
-    from satray.train import measure
-    from satray.train.loop.stage_check import check_stages
-    from satray.train.workers import initial
+    from satray.train import initial, measure
+    from satray.train.initial import check_stages
 
     with run.activity("preparing"):
         setup = measure.complete(setup, run)
@@ -337,12 +335,12 @@ def _sweeps(worker: Worker, stages: list[StageOptions]) -> list[tuple[Curve, ...
 
 def _sweep(worker: Worker, stage: StageOptions, seed: int, number: int) -> Curve:
     """One sweep over batches as training with that seed would draw them, always shuffled."""
-    from satray.train.loop.stage_check import refuse_single
-    from satray.train.loop.state import seed_torch
-    from satray.train.loop.step import AugmentedTiles, TrainStep, ahead, inputs_of
+    from satray.train.initial import refuse_single
     from satray.train.losses import make_loss
     from satray.train.mixing import Mixing
     from satray.train.optim import make_optimizer, parameter_groups, set_dropout
+    from satray.train.state import seed_torch
+    from satray.train.step import AugmentedTiles, TrainStep, ahead, inputs_of
 
     setup, recipe, device = worker.setup, worker.setup.recipe, worker.device
     network = copy.deepcopy(worker.network)

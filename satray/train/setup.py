@@ -165,11 +165,6 @@ def set_up(recipe: TrainRecipe, storage: Storage, index: TileIndex | None = None
     taught = set(sources.values()) != {"none"}
     if not taught and "stages" not in recipe.model_fields_set:
         recipe = recipe.model_copy(update={"stages": FROM_SCRATCH})
-    if recipe.average.snapshots == "ensemble" and variant.head != "linear":
-        raise InputError(
-            "average.snapshots=ensemble: needs a linear head, found head=dense; accepted: none, "
-            "swa, or a variant with head=linear"
-        )
     if recipe.sync_batchnorm and recipe.resources.gpus == "no":
         raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
     loss_name(recipe.loss, meta.task)

@@ -13,10 +13,9 @@ from typing import Any
 from satray.cluster import Workers
 from satray.errors import TrainingError
 from satray.runs.run import Run
+from satray.train import checkpoints
+from satray.train.ray_train import Halt, fit
 from satray.train.setup import Setup
-from satray.train.workers import checkpoints
-from satray.train.workers.halt import Halt
-from satray.train.workers.launch import fit
 
 Row = dict[str, Any]
 """One evaluation (`EpochReport.row`)."""
@@ -37,11 +36,10 @@ class BackboneTrial:
             workers: what its workers get.
         """
         self._plan = setup.plan
-        self._halt = Halt()
+        self._halt = Halt(run)
         self._rows: queue.Queue[Row | Exception | None] = queue.Queue()
         self._given = 0
         self._over = False
-        checkpoints.mend(run.storage, run.state)
         self._put_history(run)
 
         def listen(message: dict[str, Any]) -> None:

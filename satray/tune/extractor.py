@@ -16,11 +16,10 @@ from satray.data.augment import Augment, send
 from satray.data.order import samples
 from satray.models.network import pool
 from satray.storage import Storage
-from satray.train.loop.precision import takes_bf16
-from satray.train.loop.state import begin, determinism
-from satray.train.loop.step import train_input
+from satray.train import initial
 from satray.train.setup import Setup
-from satray.train.workers import initial
+from satray.train.state import begin, determinism, takes_bf16
+from satray.train.step import train_input
 from satray.tune.feature_table import FLAT, FeatureSpec
 
 TILES = {"cpu": 32, "cuda": 256}

@@ -86,8 +86,8 @@ def head_only(recipe: TrainRecipe) -> str | None:
             return f"augment.{key}={alpha:g} blends tiles before the backbone"
     if recipe.input.evaluate_flip:
         return "input.evaluate_flip=true draws validation tiles anew"
-    if recipe.average.snapshots != "none":
-        return f"average.snapshots={recipe.average.snapshots} combines whole networks"
+    if recipe.average.swa:
+        return "average.swa=true averages whole networks"
     return None
 
 

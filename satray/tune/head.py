@@ -24,14 +24,13 @@ from satray.data.order import TrainOrder, copies
 from satray.errors import InputError
 from satray.models.network import linear_or_dense
 from satray.storage import Storage, join
-from satray.train.loop.settings import LoopSettings
-from satray.train.loop.state import TrainState, seed_all
-from satray.train.loop.step import Batch, view_of
-from satray.train.loop.train import Loop
+from satray.train.checkpoints import from_bytes, score, to_bytes
+from satray.train.imbalance import class_weights
+from satray.train.loop import Loop
 from satray.train.plan import TrainingPlan, train_order
 from satray.train.setup import Setup
-from satray.train.workers.choice import score
-from satray.train.workers.combining import read_state, to_bytes
+from satray.train.state import TrainState, seed_all
+from satray.train.step import Batch, view_of
 from satray.tune.feature_table import Features
 
 State = dict[str, Tensor]
@@ -230,7 +229,7 @@ class HeadTrial:
         seed_all(recipe.seed)
         kind, classes = setup.variant.head, len(setup.index.meta.classes)
         network = HeadNetwork(kind, train.width, classes, recipe.dropout)
-        network.load_head(read_state(storage, head))
+        network.load_head(from_bytes(storage.read(head)))
         if (found := _read(storage, self._uri)) is not None:
             self._state, self._best = TrainState.from_bytes(found[0]), found[1]
         # Ray shows a GPU to those that asked for one.
@@ -241,9 +240,12 @@ class HeadTrial:
         self._loop = Loop(
             network,
             plan,
-            settings=LoopSettings.of(setup, train.labels, bf16=False),
+            recipe,
+            setup.task,
+            setup.index.meta.classes,
             train_input=as_they_are,
             eval_input=as_they_are,
+            positive_weight=class_weights(recipe.loss, train.labels, recipe.repeat),
             device=device,
             state=self._state,
         )
@@ -262,10 +264,11 @@ class HeadTrial:
         """
         if self._backlog:
             return self._backlog.pop(0)
-        report, self._state = self._loop.step(self._train, self._val)
-        row = report.row()
+        row, predictions = self._loop.step(self._train, self._val)
+        self._state = self._loop.state()
+        assert predictions is not None, "there is one rank"
         if self._best is None or score(row, self._metric) > self._worth(self._best):
-            weights, seen = to_bytes(self._state.kept), report.predictions.to_bytes()
+            weights, seen = to_bytes(self._state.kept), predictions.to_bytes()
             self._best = Best(self._state.pseudo_epoch, row["samples_seen"], weights, seen)
         if self._loop.done or self._clock() - self._kept_at >= EVERY:
             self.close()

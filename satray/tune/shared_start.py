@@ -196,9 +196,8 @@ def _make(setup: Setup, own: Run) -> None:
 
     import torch
 
-    from satray.train import measure
-    from satray.train.workers import initial
-    from satray.train.workers.combining import to_bytes
+    from satray.train import initial, measure
+    from satray.train.checkpoints import to_bytes
     from satray.tune.head import HEAD, towers_digest
 
     measured = measure.complete(setup, own)

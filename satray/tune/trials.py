@@ -218,7 +218,7 @@ class Sweep:
             kind = repr((*sizes, recipe.weights, recipe.first_conv, trained))
             if kind not in seen:
                 seen.add(kind)
-                from satray.train.workers.initial import prepared
+                from satray.train.initial import prepared
 
                 prepared(set_up(recipe, storage, self.index), storage)
 

@@ -37,8 +37,8 @@ from satray.data.index import TileIndex  # noqa: E402
 from satray.errors import InputError, SatrayError, TrainingError  # noqa: E402
 from satray.runs.run import Run  # noqa: E402
 from satray.storage import Storage, join  # noqa: E402
+from satray.train.ray_train import give_back  # noqa: E402
 from satray.train.setup import Setup, set_up  # noqa: E402
-from satray.train.workers.halt import give_back  # noqa: E402
 from satray.tune.board import Board  # noqa: E402
 from satray.tune.feature_table import pooling_of  # noqa: E402
 from satray.tune.records import (  # noqa: E402
@@ -304,8 +304,7 @@ def open_trial(
         if key not in opened:
             opened[key] = (table.open("train", key[1]), table.open("val", key[1]))
         return HeadTrial(setup, *opened[key], start.head, folder, work.storage)
-    from satray.train import measure
-    from satray.train.workers import initial
+    from satray.train import initial, measure
     from satray.tune.backbone_trial import BackboneTrial
 
     run = Run("train", work.run_id, folder, work.storage)

@@ -17,15 +17,15 @@ from satray.errors import TrainingError
 from satray.metrics.summary import compute_metrics, said
 from satray.runs.run import Run
 from satray.storage import join
+from satray.train import checkpoints
+from satray.train.checkpoints import Kept
+from satray.train.evaluation import Predictions
 from satray.train.job import calibrate_on
 from satray.train.job import work as train
-from satray.train.loop.evaluation import Predictions
 from satray.train.losses import loss_for
 from satray.train.products import bundle
 from satray.train.setup import Setup, set_up
-from satray.train.workers import checkpoints
-from satray.train.workers.choice import Choice, choose
-from satray.train.workers.combining import read_state
+from satray.train.tracking import nested
 from satray.tune.head import best_of
 from satray.tune.records import Metric, TrialRecord, trial_folder
 from satray.tune.trials import Trial
@@ -63,11 +63,11 @@ def winner(work: Work, trial: Trial, start: str, record: TrialRecord, run: Run) 
         TrainingError: it left no weights.
     """
     made = _of_head if record.regime == "head" else _of_backbone
-    setup, choice = made(work, trial, start, record)
-    calibration = calibrate_on(setup, choice.predictions)
-    files = bundle(setup, run, choice, calibration)
-    lines = (*differs(choice.validation, record, work.metric), calibration.line())
-    return Won(files, choice.validation, lines)
+    setup, kept = made(work, trial, start, record)
+    calibration = calibrate_on(setup, kept.predictions)
+    files = bundle(setup, run, kept, calibration)
+    lines = (*differs(kept.validation, record, work.metric), calibration.line())
+    return Won(files, nested(kept.validation), lines)
 
 
 def differs(validation: Mapping[str, Any], record: TrialRecord, metric: Metric) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ def differs(validation: Mapping[str, Any], record: TrialRecord, metric: Metric) 
     return (f"the bundle's own {metric.title} is {said(found)}, its trial's was {record.best:.4f}",)
 
 
-def _of_head(work: Work, trial: Trial, start: str, record: TrialRecord) -> tuple[Setup, Choice]:
+def _of_head(work: Work, trial: Trial, start: str, record: TrialRecord) -> tuple[Setup, Kept]:
     first, folder = work.starts.get(start), trial_folder(work.state, trial.id)
     if first is None:
         raise TrainingError(f"trial {trial.id}: its first weights cannot be had any more")
@@ -97,18 +97,16 @@ def _of_head(work: Work, trial: Trial, start: str, record: TrialRecord) -> tuple
         best = best_of(work.storage, folder)
     if best is None:
         raise TrainingError(f"trial {trial.id} left no weights")
-    state = {**read_state(work.storage, first.weights), **best.state}
+    state = checkpoints.from_bytes(work.storage.read(first.weights)) | best.state
     seen = Predictions.from_bytes(best.predictions)
-    return setup, Choice("checkpoint", (state,), validation_of(setup, seen), seen, None)
+    return setup, Kept("checkpoint", best.samples, state, validation_of(setup, seen), seen)
 
 
-def _of_backbone(work: Work, trial: Trial, start: str, record: TrialRecord) -> tuple[Setup, Choice]:
+def _of_backbone(work: Work, trial: Trial, start: str, record: TrialRecord) -> tuple[Setup, Kept]:
     del record
     own = Run("train", work.run_id, trial_folder(work.state, trial.id), work.storage)
-    found = checkpoints.find(own.storage, own.state)
-    if found.latest is None or found.best is None:
-        raise TrainingError(f"trial {trial.id} left no checkpoint")
     setup = set_up(trial.recipe, work.storage, work.index)
+    kept, _ = checkpoints.choose(own.storage, own.state, setup.best)
     first = work.starts.get(start)
     if first is not None:
         setup = first.under(setup)
@@ -116,8 +114,7 @@ def _of_backbone(work: Work, trial: Trial, start: str, record: TrialRecord) -> t
         from satray.train import measure
 
         setup = measure.complete(setup, own)
-    rows = checkpoints.load(own.storage, found.latest).history
-    return setup, choose(setup, own, found.best, rows[found.best_pseudo_epoch - 1])
+    return setup, kept
 
 
 def train_again(work: Work, config: Mapping[str, str], samples: int | None) -> None:

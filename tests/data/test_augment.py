@@ -19,7 +19,7 @@ from satray.data.augment import (
     send,
 )
 from satray.models.preprocess import Preprocess
-from satray.train.loop.step import train_input
+from satray.train.step import train_input
 
 DTYPES = [torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.float32]
 UNIT = st.floats(0, 1, exclude_min=True, exclude_max=True)

@@ -1,8 +1,9 @@
-"""Training on a real Ray: bundle, workers, crashes, reruns."""
+"""Training whole, on a real Ray and in the job's process: bundle, workers, deaths, reruns."""
 
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from train.small_archive import SIDE, generate, make_recipe, make_run
 
 from satray.errors import InputError, TrainingError
 from satray.storage import Storage
+from satray.train import checkpoints, worker
 
 pytestmark = pytest.mark.pipeline
 
@@ -31,21 +33,24 @@ def job(ray_session):
 
 
 def rich_recipe(archive, folder, **changes):
-    """What takes part in every sample: repeats, weights, resized crops, colours."""
+    """What takes part in every sample: repeats, weights, resized crops, colours; an average."""
     return make_recipe(
         archive,
         folder,
-        repeat=0.9,
-        loss={"positive_weight": "balanced"},
-        augment={"crop": "resized", "brightness": 0.1, "contrast": 0.1},
-        precision="fp32",  # batches of another shape round otherwise in bf16
-        **changes,
+        **{
+            "repeat": 0.9,
+            "loss": {"positive_weight": "balanced"},
+            "augment": {"crop": "resized", "brightness": 0.1, "contrast": 0.1},
+            "precision": "fp32",  # batches of another shape round otherwise in bf16
+            "average": {"swa": True, "start": 0.3},
+            **changes,
+        },
     )
 
 
 @pytest.fixture(scope="module")
 def plain(job, archive, tmp_path_factory):
-    """One worker, undisturbed."""
+    """One worker on Ray, undisturbed."""
     folder = tmp_path_factory.mktemp("plain")
     run, said = make_run(folder / "out")
     outcome = worked(job, rich_recipe(archive, folder), run)
@@ -127,175 +132,184 @@ def test_the_bundle_scores_as_validation_did(plain, archive):
     bundle = load_bundle(run.out, Storage())
     logits, labels = validation(archive, bundle)
     found = compute_metrics(logits, labels, bundle.spec.classes, "multilabel")
-    assert found["map"] == pytest.approx(max(history(run)["map"]), abs=1e-6)
+    figures = json.loads((Path(run.out) / "metrics.json").read_text())
+    assert found["map"] == pytest.approx(figures["bundle"]["validation"]["map"], abs=1e-6)
 
 
-def dying(folder, times):
-    """Stand in for the worker function: SIGKILL in the midst of the second pseudo-epoch.
+class Training:
+    """A training by itself, up to where its products would be written."""
 
-    Once the first is kept: Ray's controller writes a checkpoint down some time after its report.
-    """
+    def __init__(self, recipe, folder):
+        from satray.train import initial
+        from satray.train.setup import read
 
-    def work(task):  # local, so that it is pickled by value: workers cannot import tests
-        from satray.train.workers import checkpoints, launch
+        self.run, self.said = make_run(folder)
+        self.setup = read(recipe, self.run.storage)
+        self.weights = initial.stage(self.setup, self.run)
+        self.messages = []
 
-        read = launch.batches
+    def here(self, listen=print):
+        """Train in this process."""
+        worker.fit(self.setup, self.run, self.weights, listen)
 
-        def kept():
-            return checkpoints.find(task.storage, task.state).pseudo_epochs >= 1
+    def on_ray(self, listen=print, **options):
+        from satray.train import ray_train
 
-        def deadly(*args, pseudo_epoch=None, **options):
-            for number, batch in enumerate(read(*args, pseudo_epoch=pseudo_epoch, **options)):
-                deaths = len(list(Path(folder).iterdir()))
-                if pseudo_epoch == 1 and number == 3 and deaths < times:
-                    until = time.monotonic() + 60
-                    while not kept() and time.monotonic() < until:
-                        time.sleep(0.05)
-                    (Path(folder) / str(deaths)).touch()
-                    os.kill(os.getpid(), signal.SIGKILL)
-                yield batch
+        ray_train.fit(self.setup, self.run, self.weights, listen, **options)
 
-        launch.batches = deadly  # in this process only, which is the worker's own
-        launch._work(task)
+    def state(self):
+        found = checkpoints.find(self.run.storage, self.run.state)
+        return checkpoints.load(self.run.storage, found.latest)
 
-    return work
+    def history(self):
+        rows = self.state().history
+        return {n: [row[n] for row in rows] for n in rows[0] if "second" not in n}
+
+
+def killing(when):
+    """A listener that kills the worker's process, once, at the first message that `when` takes."""
+    pids, killed = {}, []
+
+    def listen(message):
+        if message["kind"] == "worker":
+            pids[message["rank"]] = message["pid"]
+        elif not killed and when(message):
+            killed.append(pids[0])
+            os.kill(pids[0], signal.SIGKILL)
+
+    return listen, killed
+
+
+def an_epoch(message):
+    return message["kind"] == "epoch" and message["row"] is not None
+
+
+class LeftError(Exception):
+    """The process of the job is gone."""
+
+
+def leaving(message):
+    """A listener that ends a training in this process after its first pseudo-epoch."""
+    if an_epoch(message):
+        raise LeftError
+
+
+def test_in_the_jobs_process_it_is_the_same_to_the_bit(job, plain, archive, tmp_path):
+    run, said = make_run(tmp_path / "out", ray=False)
+    outcome = worked(job, rich_recipe(archive, tmp_path), run)
+    assert "training on 1 CPU worker, in this process" in said
+    same(history(plain[1]), history(run))
+    assert outcome.counts == plain[0].counts
+    for name in ("model.json", "model.safetensors"):
+        mine, theirs = ((Path(each.out) / "bundle" / name) for each in (run, plain[1]))
+        assert mine.read_bytes() == theirs.read_bytes(), name
+
+
+def test_killed_on_ray_it_goes_on_here_and_the_other_way(job, plain, archive, tmp_path):
+    from satray.train.ray_train import Halt
+
+    there = Training(rich_recipe(archive, tmp_path), tmp_path / "there")
+    halt = Halt(there.run)
+    there.on_ray(lambda message: an_epoch(message) and halt(), halt=halt)
+    assert there.state().pseudo_epoch >= 1
+    there.here()
+
+    here = Training(rich_recipe(archive, tmp_path), tmp_path / "here")
+    with pytest.raises(LeftError):
+        here.here(leaving)
+    assert here.state().pseudo_epoch == 1
+    here.on_ray()
+
+    for training in (there, here):
+        found = training.history()
+        whole = history(plain[1])
+        same(found, {name: whole[name] for name in found})
+        average = checkpoints.choose(training.run.storage, training.run.state, "map")[1]
+        assert average.validation["val_loss"] == pytest.approx(
+            json.loads((Path(plain[1].out) / "metrics.json").read_text())["swa"]["val_loss"]
+        )
 
 
 def test_two_workers_of_whom_one_is_killed_equal_one_at_the_same_global_batch(
-    job, plain, archive, tmp_path, monkeypatch
+    job, plain, archive, tmp_path
 ):
-    from satray.train.workers import launch
-
-    killed = tmp_path / "killed"
-    killed.mkdir()
-    monkeypatch.setattr(launch, "_work", dying(str(killed), 1))
-    run, said = make_run(tmp_path / "out")
-    worked(job, rich_recipe(archive, tmp_path, resources={"workers": 2, "gpus": "no"}), run)
-    assert len(list(killed.iterdir())) == 1
-    assert "training on 2 CPU workers" in said
-    assert any("started again" in line for line in said)
-    one, two = history(plain[1]), history(run)
+    recipe = rich_recipe(archive, tmp_path, resources={"workers": 2, "gpus": "no"})
+    training = Training(recipe, tmp_path / "out")
+    listen, killed = killing(an_epoch)
+    training.on_ray(listen)
+    assert len(killed) == 1
+    assert "training on 2 CPU workers" in training.said
+    one, two = history(plain[1]), training.history()
     for name in ("train_loss", "val_loss"):
         np.testing.assert_allclose(one[name], two[name], atol=1e-4, err_msg=name)
     assert one["samples_seen"] == two["samples_seen"]
 
 
-def dying_at_the_end(folder):
-    """Stand in for the worker function: SIGKILL when training is over, the first time."""
+def test_a_worker_that_always_dies_is_given_up_in_one_line(job, archive, tmp_path):
+    training, starts = Training(rich_recipe(archive, tmp_path), tmp_path / "out"), []
 
-    def work(task):
-        from satray.train.workers import checkpoints, combining, launch
+    def listen(message):
+        if message["kind"] == "worker":
+            starts.append(message["pid"])
+            os.kill(message["pid"], signal.SIGKILL)
 
-        finish = combining.finish
-
-        def deadly(*args):
-            if not list(Path(folder).iterdir()):
-                until = time.monotonic() + 60
-                while checkpoints.find(task.storage, task.state).pseudo_epochs < 3:
-                    if time.monotonic() > until:
-                        break
-                    time.sleep(0.05)
-                (Path(folder) / "died").touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            finish(*args)
-
-        combining.finish = deadly
-        launch._work(task)
-
-    return work
-
-
-def combined(found, best):
-    """Stand in for the choice, which so few tiles leave open: the average."""
-    return 0.0 if "step" in found else 1.0
-
-
-@pytest.fixture(scope="module")
-def interrupted(job, archive, tmp_path_factory):
-    """The recipe of `plain`, with snapshots: its worker dies twice, and once at the very end."""
-    from satray.train.workers import checkpoints, choice, launch, trainer
-
-    folder = tmp_path_factory.mktemp("interrupted")
-    recipe = rich_recipe(
-        archive,
-        folder,
-        average={"snapshots": "swa", "start": 0.3},
-        calibrate={"positives": 4},
-    )
-    # No failure is forgiven: the first is followed by another attempt, since a pseudo-epoch was
-    # done before it; the second, in the same pseudo-epoch, stops the run for good.
-    killed = folder / "killed"
-    killed.mkdir()
-    run, said = make_run(folder / "out")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "MAX_FAILURES", 0)
-        patch.setattr(launch, "_work", dying(str(killed), 2))
-        with pytest.raises(TrainingError, match="worker 0 failed") as caught:
-            worked(job, recipe, run)
+    with pytest.raises(TrainingError, match=r"train worker 0 failed 4 times: ") as caught:
+        training.on_ray(listen)
     assert "\n" not in str(caught.value)
-    assert len(list(killed.iterdir())) == 2
-    assert sum("1 of 3 pseudo-epochs are done: going on" in line for line in said) == 1
-    assert checkpoints.find(run.storage, run.state).pseudo_epochs == 1
-    assert not (Path(run.out) / "bundle").exists()
-
-    # Its list of checkpoints torn as by a crash of the machine.
-    snapshot = Path(run.state) / checkpoints.NAME / checkpoints.SNAPSHOT
-    snapshot.write_text(snapshot.read_text()[:100])
-
-    late = folder / "late"
-    late.mkdir()
-    again, said = make_run(folder / "out")
-    seen = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "_work", dying_at_the_end(str(late)))
-        patch.setattr(choice, "score", combined)
-        outcome = job.train_with(recipe, job.read(recipe, again.storage), again, seen.append)
-    assert (late / "died").exists()
-    return recipe, again, said, seen, outcome
+    assert len(set(starts)) == 4
 
 
-def test_an_interrupted_run_goes_on_and_a_finished_state_only_writes(
-    job, plain, interrupted, monkeypatch
-):
-    from satray.train.workers import choice
+def test_a_training_that_is_halted_gives_its_resources_back(job, archive, tmp_path):
+    import ray
 
-    recipe, run, _, seen, _ = interrupted
-    epochs = [message["row"]["pseudo_epoch"] for message in seen if message["kind"] == "epoch"]
-    assert epochs == [1, 2]  # the end alone was done again when the worker died there
-    same(history(plain[1]), history(run))
+    from satray.train.ray_train import Halt
 
-    # The driver dies before run.json: a rerun must not train.
+    stages = [{"learning_rate": 3e-3, "pseudo_epochs": 2000}]
+    training = Training(rich_recipe(archive, tmp_path, stages=stages), tmp_path / "out")
+    halt = Halt(training.run)
+    before = ray.available_resources().get("CPU", 0)
+    begun = threading.Event()
+
+    def listen(message):
+        if an_epoch(message) and not begun.is_set():
+            begun.set()
+            halt()
+
+    training.on_ray(listen, halt=halt)
+    assert begun.is_set()
+    assert training.state().pseudo_epoch < 2000
+    until = time.monotonic() + 20
+    while ray.available_resources().get("CPU", 0) < before and time.monotonic() < until:
+        time.sleep(0.1)
+    assert ray.available_resources().get("CPU", 0) >= before
+
+
+def test_a_finished_state_only_writes(job, plain, archive, tmp_path):
+    """The driver dies before run.json: a rerun does not train."""
+    _, run, _ = plain
     for product in ("bundle/model.json", "history.parquet"):
         (Path(run.out) / product).unlink()
-    monkeypatch.setattr(choice, "score", combined)
-    third, _ = make_run(Path(run.out))
-    seen.clear()
-    job.train_with(recipe, job.read(recipe, third.storage), third, seen.append)
-    assert seen == []
-    same(history(plain[1]), history(third))
+    recipe = rich_recipe(archive, tmp_path)
+    again, said = make_run(Path(run.out))
+    worked(job, recipe, again)
+    assert not any("training on" in line or "pseudo-epoch" in line for line in said)
+    assert again.seconds["training"] == 0
+    assert (Path(run.out) / "bundle" / "model.json").exists()
 
 
-def test_snapshots_become_an_average(interrupted, archive):
-    from satray.metrics.summary import compute_metrics
-    from satray.models.bundle import load_bundle
-
-    _, run, said, _, outcome = interrupted
-    assert any("the bundle is the average" in line for line in outcome.summary)
+def test_the_better_of_checkpoint_and_average_is_the_bundle(plain, archive):
+    outcome, run, _ = plain
     figures = json.loads((Path(run.out) / "metrics.json").read_text())
-    assert (figures["bundle"]["weights_of"], figures["bundle"]["snapshots"]) == ("swa", [6, 12, 18])
-    assert any("3 snapshots combined: swa" in line for line in said)
-    bundle = load_bundle(run.out, Storage())
-    assert bundle.spec.provenance["weights_of"] == "swa"
-    assert bundle.spec.temperature == figures["calibration"]["temperature"] != 1.0
-    assert list(bundle.spec.thresholds) == list(figures["calibration"]["thresholds"].values())
-    logits, labels = validation(archive, bundle)
-    found = compute_metrics(logits, labels, bundle.spec.classes, "multilabel")
-    assert found["log_loss"] == pytest.approx(figures["snapshots"]["validation"]["log_loss"], 1e-4)
+    kind = figures["bundle"]["weights_of"]
+    assert kind == ("swa" if figures["swa"]["map"] > figures["best"]["map"] else "checkpoint")
+    (line,) = [line for line in outcome.summary if line.startswith("average of 3 snapshots: map ")]
+    taken = {"swa": "the average", "checkpoint": "the best checkpoint"}[kind]
+    assert line.endswith(f"the bundle is {taken}")
 
 
 def test_unreadable_tiles_are_listed_and_training_goes_on(job, tmp_path):
     archive = generate(tmp_path / "archive", tiles=32, spoil=(4, 5))
-    run, _ = make_run(tmp_path / "out")
+    run, _ = make_run(tmp_path / "out", ray=False)
     stages = [{"learning_rate": "auto", "pseudo_epochs": 1}]
     search = {"lowest": 1e-5, "highest": 1.0, "steps": 24, "seeds": 1}
     recipe = make_recipe(
@@ -319,19 +333,19 @@ def test_unreadable_tiles_are_listed_and_training_goes_on(job, tmp_path):
     # The driver dies before run.json: what could not be read is known all the same, and the
     # seconds of the first attempt are not the second's.
     assert run.seconds["training"] > 0
-    again, _ = make_run(tmp_path / "out")
+    again, _ = make_run(tmp_path / "out", ray=False)
     assert worked(job, recipe, again).counts["unreadable_tiles"] == 2
     assert pq.read_table(os.path.join(again.out, "unreadable.parquet")).to_pylist() == table
     assert again.seconds["training"] == 0
 
 
 def test_a_loss_that_explodes_ends_in_one_line(job, archive, tmp_path):
-    run, _ = make_run(tmp_path / "out")
+    run, _ = make_run(tmp_path / "out", ray=False)
     stages = [
         {"learning_rate": 1e30, "pseudo_epochs": 2, "schedule": {"name": "constant"}},
     ]
     recipe = make_recipe(archive, tmp_path, stages=stages, optimizer={"name": "sgd"})
-    with pytest.raises(TrainingError, match="learning") as caught:
+    with pytest.raises(TrainingError, match=r"not finite.*learning") as caught:
         worked(job, recipe, run)
     assert "\n" not in str(caught.value)
 

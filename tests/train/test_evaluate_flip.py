@@ -2,26 +2,22 @@
 
 import numpy as np
 import torch
-from train.tiny_training import CLASSES, SIZE, recipe, run, stage, tiles, tiny_net
+from train.tiny_training import SIZE, recipe, run, stage, tiles, tiny_net
 
-from satray.config.train import AverageOptions
 from satray.data.augment import Augment
 from satray.models.preprocess import Preprocess
-from satray.train.loop.train import LoopSettings
 
 AUGMENT = Augment(SIZE, "none", "centre", seed=0)
 
 
 def trained(flip, rate=0.02, epochs=2):
-    average = AverageOptions(ema=0)
-    settings = LoopSettings("multilabel", CLASSES, evaluate_flip=flip, seed=3, average=average)
-    given = recipe(stage(epochs, rate, "constant"))
-    return run(given, tiny_net(), settings=settings, augment=AUGMENT)
+    given = recipe(stage(epochs, rate, "constant"), seed=3, input={"evaluate_flip": flip})
+    return run(given, tiny_net(), augment=AUGMENT)
 
 
 def test_each_logit_is_of_the_tile_or_of_its_mirror_image():
-    reports, _, net = trained(flip=True)
-    found = reports[-1].predictions.logits_NK
+    done = trained(flip=True)
+    found, net = done.seen[-1].logits_NK, done.net
     pixels, _ = tiles(len(found), 2)
     p = Preprocess(("a", "b", "c"), (2500.0,) * 3, (1500.0,) * 3, SIZE, 12)
     with torch.no_grad():
@@ -35,13 +31,12 @@ def test_each_logit_is_of_the_tile_or_of_its_mirror_image():
 def test_it_changes_validation_alone():
     (plain, _, one), (flipped, _, other) = trained(flip=False), trained(flip=True)
     for first, second in zip(plain, flipped, strict=True):
-        assert first.train_loss == second.train_loss
-        assert first.val_loss != second.val_loss
+        assert first["train_loss"] == second["train_loss"]
+        assert first["val_loss"] != second["val_loss"]
     for name, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[name])
 
 
 def test_each_pseudo_epoch_draws_anew():
-    reports, _, _ = trained(flip=True, rate=1e-12)
-    first, second = (report.predictions.logits_NK for report in reports)
+    first, second = (each.logits_NK for each in trained(flip=True, rate=1e-12).seen)
     assert np.abs(first - second).max(axis=1).max() > 1e-4

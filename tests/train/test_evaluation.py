@@ -1,8 +1,14 @@
+"""One evaluation: each tile once, whatever the workers' shares; what it refuses."""
+
 import numpy as np
 import pytest
 import torch
 
-from satray.train.loop.evaluation import predict
+from satray.errors import TrainingError
+from satray.train.evaluation import Predictions, evaluate
+from satray.train.step import inputs_of
+
+CPU = torch.device("cpu")
 
 
 def batch(rows, valid, shift=0.0):
@@ -21,11 +27,13 @@ class Flat(torch.nn.Module):
         return x.flatten(1)
 
 
-def found(*batches):
+def found(*batches, **options):
     net = Flat()
-    result = predict(net, iter(batches), lambda x: x * 2, torch.device("cpu"))
+    inputs = (inputs_of(each, lambda x, *_: x * 2, CPU) for each in batches)
+    row, seen = evaluate(net, inputs, CPU, task="binary", classes=("odd",), **options)
     assert net.training
-    return result
+    assert row["val_unreadable"] == seen.unreadable
+    return seen
 
 
 def test_each_row_once_in_order_and_unreadable_ones_absent():
@@ -43,6 +51,26 @@ def test_a_row_that_was_read_once_counts_as_read():
     assert result.unreadable == 0
 
 
-def test_nothing_to_evaluate_is_an_error():
-    with pytest.raises(ValueError, match="no batch"):
-        found()
+@pytest.mark.parametrize(
+    ("batches", "options", "error", "says"),
+    [
+        ([], {}, ValueError, "no batch"),
+        ([batch([1, 2], [0, 0])], {}, TrainingError, "none of its tiles could be read"),
+        ([batch([1, 2, 3], [0, 1, 1])], {"error_budget": 0.3}, TrainingError, "1 of 3 tiles"),
+        ([batch([1], [1], shift=np.nan)], {}, TrainingError, "not finite"),
+    ],
+)
+def test_what_it_refuses(batches, options, error, says):
+    with pytest.raises(error, match=says):
+        found(*batches, **options)
+
+
+def test_predictions_survive_their_file():
+    made = Predictions(
+        np.array([0, 3]), np.float32([[1.5], [-2]]), np.array([[1], [0]], dtype=np.uint8), 4
+    )
+    again = Predictions.from_bytes(made.to_bytes())
+    assert again.unreadable == 4
+    for name in ("rows", "logits_NK", "labels_NK"):
+        assert np.array_equal(getattr(again, name), getattr(made, name))
+        assert getattr(again, name).dtype == getattr(made, name).dtype

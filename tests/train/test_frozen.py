@@ -8,9 +8,9 @@ from train.tiny_training import recipe, run, stage, timeless, tiny_net, weights
 
 from satray.config.train import OptimizerOptions, ScheduleOptions, TowerOptions, VariantOptions
 from satray.models.network import Network
-from satray.train.loop.state import TrainState
 from satray.train.optim import set_dropout
 from satray.train.plan import plan_training
+from satray.train.state import TrainState
 
 
 def network(backbone, dropout=0.5):
@@ -51,7 +51,7 @@ def test_only_what_a_stage_trains_changes(backbone, last, one_more, layer_decay)
     first = weights(net)
     reports, states, _ = run(given, net)
     after = [first, *(TrainState.from_bytes(each).model for each in states)]
-    assert [report.stage for report in reports] == [0, 1, 2, 3]
+    assert [report["stage"] for report in reports] == [0, 1, 2, 3]
     trained = [(), last, one_more, ()]
     for (before, now), blocks in zip(itertools.pairwise(after), trained, strict=True):
         expected = parts(net, *blocks)
@@ -76,7 +76,7 @@ def test_resumed_is_uninterrupted_with_all_a_stage_can_have(optimizer, stop_afte
     _, cut, _ = run(given, network("simple_cnn"), stop_after=stop_after)
     rest, _, again = run(given, network("simple_cnn"), state=cut[-1])
     assert not changed(weights(net), weights(again))
-    assert [timeless(r.row()) for r in rest] == [timeless(r.row()) for r in whole[stop_after:]]
+    assert [timeless(r) for r in rest] == [timeless(r) for r in whole[stop_after:]]
 
 
 def test_rates_and_momentum_of_each_step_are_the_plans(monkeypatch):
@@ -118,4 +118,4 @@ def test_the_loop_drops_what_the_stage_says():
     """All but nothing dropped: the head hardly learns from features that are not there."""
     kept, _, _ = run(recipe(stage(12)), tiny_net())
     dropped, _, _ = run(recipe(stage(12, dropout=0.99)), tiny_net())
-    assert dropped[-1].train_loss > kept[-1].train_loss + 0.1
+    assert dropped[-1]["train_loss"] > kept[-1]["train_loss"] + 0.1

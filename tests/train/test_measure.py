@@ -13,8 +13,8 @@ from satray.errors import InputError
 from satray.models.preprocess import to_values
 from satray.storage import Storage
 from satray.train import measure
-from satray.train.loop.step import train_input
 from satray.train.setup import set_up
+from satray.train.step import train_input
 
 PAPER = {
     "towers": [{"name": "rgb", "backbone": "simple_cnn", "bands": ["blue", "green", "red"]}],

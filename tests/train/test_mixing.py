@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from train.tiny_training import CLASSES, recipe, run, stage, tiny_net
+from train.tiny_training import recipe, run, stage, tiny_net
 
-from satray.config.train import AugmentOptions
-from satray.train.loop.train import LoopSettings
 from satray.train.mixing import Mixing
 
 BOTH = Mixing(0.8, 1.0)
@@ -94,31 +92,9 @@ def test_with_both_each_is_done_to_half_of_the_tiles():
     assert torch.equal(mixed[cut], alone[cut])
 
 
-@pytest.mark.parametrize("mixing", [Mixing(mixup=1.0), Mixing(cutmix=1.0), BOTH])
-def test_unreadable_tiles_are_left_out(mixing):
-    x, labels = batch(32, 16)
-    rows, valid = np.arange(32), np.ones(32, bool)
-    valid[[2, 9]] = False
-    mixed_x, mixed_labels = mixing(x, labels, rows, 0, valid)
-    alone = [1, 2, 8, 9]  # themselves, and whose partner they are
-    assert torch.equal(mixed_x[alone], x[alone])
-    assert torch.equal(mixed_labels[alone], labels[alone])
-    changed = (mixed_x != x).flatten(1).any(1)
-    assert changed.sum() > 20
-    one_x, one_labels = mixing(x[:1], labels[:1], rows[:1], 0, valid[:1])
-    torch.testing.assert_close((one_x, one_labels), (x[:1], labels[:1]))
-
-
-def test_a_recipe_may_ask_for_neither():
-    assert Mixing.of(AugmentOptions(), 0) is None
-    assert Mixing.of(AugmentOptions(cutmix=1.0), 3) == Mixing(0.0, 1.0, 3)
-
-
-@pytest.mark.parametrize("mixing", [Mixing(mixup=1.0), Mixing(cutmix=1.0)])
+@pytest.mark.parametrize("mixing", [{"mixup": 1.0}, {"cutmix": 1.0}])
 def test_the_loop_mixes(mixing):
-    given = recipe(stage(12))
-    without, _, _ = run(given, tiny_net())
-    settings = LoopSettings("multilabel", CLASSES, given.optimizer, mixing=mixing)
-    with_it, _, _ = run(given, tiny_net(), settings=settings)
-    assert with_it[-1].train_loss > without[-1].train_loss + 0.05  # mixed labels cannot be sure
-    assert with_it[-1].metrics["accuracy"] == 1.0
+    without, _, _ = run(recipe(stage(12)), tiny_net())
+    with_it, _, _ = run(recipe(stage(12), augment=mixing), tiny_net())
+    assert with_it[-1]["train_loss"] > without[-1]["train_loss"] + 0.05  # labels cannot be sure
+    assert with_it[-1]["accuracy"] == 1.0

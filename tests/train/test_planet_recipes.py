@@ -67,7 +67,7 @@ def test_the_paper_recipes_do_as_the_code_did(name, index):
     augment, average = recipe.augment, recipe.average
     assert (augment.flips, augment.crop) == ("horizontal", "random")
     assert (augment.brightness, augment.contrast, augment.mixup) == (0, 0, 0)
-    assert (average.ema, average.snapshots) == (0, "none")
+    assert (average.ema, average.swa) == (0, False)
     assert (recipe.shuffle, recipe.batch, recipe.first_conv) == (False, 32, "in_place")
     optimizer = recipe.optimizer
     assert (optimizer.name, optimizer.weight_decay, optimizer.clip) == ("adam", 0, 0)

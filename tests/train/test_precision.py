@@ -2,16 +2,13 @@
 
 import os
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from satray.train import job
-from satray.train.loop import state
-from satray.train.loop.precision import takes_bf16
-from satray.train.workers import launch
+from satray.train import state
+from satray.train.state import takes_bf16
 
 
 @pytest.mark.parametrize("computes", [True, False])
@@ -43,19 +40,6 @@ def test_what_the_recipe_names_is_taken(device):
     assert takes_bf16("fp32", torch.device(device)) is False
 
 
-def test_the_log_says_which_was_taken_once():
-    said = []
-    part = SimpleNamespace(labels=np.array([[0], [1]], dtype=np.uint8))
-    setup = SimpleNamespace(index=SimpleNamespace(part=lambda name: part))
-    teller = job._Teller(setup, SimpleNamespace(say=said.append), [].append)
-    for _ in range(2):  # workers are started again
-        teller({"kind": "worker", "rank": 0, "pid": 1})
-        teller({"kind": "precision", "bf16": True})
-    assert said[0] == "  precision: bf16 autocast"
-    assert len(said) == 2
-    assert "started again" in said[1]
-
-
 def test_a_process_begins_with_all_generators_seeded(monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     drawn = []
@@ -68,18 +52,3 @@ def test_a_process_begins_with_all_generators_seeded(monkeypatch):
     state.begin(3, deterministic=True)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-
-
-def test_train_workers_begin_so(monkeypatch):
-    class BegunError(Exception):
-        pass
-
-    def begin(*given):
-        raise BegunError(given)
-
-    monkeypatch.setattr(launch, "begin", begin)
-    recipe = SimpleNamespace(seed=7, deterministic=True)
-    task = SimpleNamespace(setup=SimpleNamespace(recipe=recipe, plan=None))
-    with pytest.raises(BegunError) as caught:
-        launch._train(task, 0)
-    assert caught.value.args == ((7, True),)

@@ -16,10 +16,9 @@ from train.small_archive import BANDS, generate, make_recipe, make_run
 from satray.config.train import LandscapeRecipe, RangeOptions
 from satray.errors import InputError, TrainingError
 from satray.storage import Storage
-from satray.train import job, range_test
+from satray.train import initial, job, range_test
 from satray.train.range_test import Finding, Suggestions, suggest, sweep, valley_index
 from satray.train.setup import set_up
-from satray.train.workers import initial
 
 RANGE = {"lowest": 1e-5, "highest": 10.0, "steps": 30, "seeds": 2, "smoothing": 0.9}
 STILL = {"lowest": 1e-30, "highest": 1e-29, "steps": 20, "seeds": 1}

@@ -11,10 +11,9 @@ from satray.models.backbones import build
 from satray.models.network import Network
 from satray.models.variant import resolve
 from satray.storage import Storage
-from satray.train import check, job, range_test
-from satray.train.loop.stage_check import block_lines, check_stages
+from satray.train import check, initial, job, range_test
+from satray.train.initial import block_lines, check_stages
 from satray.train.setup import set_up
-from satray.train.workers import initial
 
 LATE = [{"trainable": "head", "pseudo_epochs": 1}, {"trainable": "all", "pseudo_epochs": 1}]
 BATCH_NORM = {"towers": [{"name": "rgb", "backbone": "resnet10t", "bands": ["red"]}]}

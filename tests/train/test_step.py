@@ -9,9 +9,9 @@ import torch
 from train.tiny_training import SIZE, equal, tiny_net, weights
 
 from satray.config.train import LossOptions, OptimizerOptions
-from satray.train.loop.step import Inputs, Results, TrainStep, inputs_of
 from satray.train.losses import make_loss
 from satray.train.optim import make_optimizer, parameter_groups
+from satray.train.step import Inputs, Results, TrainStep, inputs_of
 
 LOSS = make_loss(LossOptions(), "multilabel")
 CPU = torch.device("cpu")

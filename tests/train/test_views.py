@@ -7,7 +7,7 @@ from train.tiny_training import PREPROCESS, SIZE, recipe, run, stage, tiles, tin
 
 from satray.data.augment import Augment
 from satray.data.order import samples
-from satray.train.loop.step import AugmentedTiles, train_input, view_of
+from satray.train.step import AugmentedTiles, train_input, view_of
 
 ROWS = np.array([3, 1, 3, 0, 3])
 COPIES = np.array([0, 0, 1, 0, 2])
@@ -56,5 +56,5 @@ def test_views_cycle():
 def test_training_draws_its_views():
     one = {"flips": "d4", "crop": "centre", "views": 1}
     anew, cycled = (run(recipe(stage(2), augment=a), tiny_net())[0] for a in ({"views": None}, one))
-    assert anew[0].train_loss == cycled[0].train_loss  # the first pseudo-epoch is view 0
-    assert anew[1].train_loss != cycled[1].train_loss
+    assert anew[0]["train_loss"] == cycled[0]["train_loss"]  # the first pseudo-epoch is view 0
+    assert anew[1]["train_loss"] != cycled[1]["train_loss"]

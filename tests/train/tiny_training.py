@@ -1,14 +1,13 @@
 """A very small training set-up: networks, tiles, batches, a plan."""
 
-import contextlib
 import copy
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from satray.config.train import (
-    AverageOptions,
     OptimizerOptions,
     ScheduleOptions,
     StageOptions,
@@ -16,17 +15,13 @@ from satray.config.train import (
 )
 from satray.data.augment import Augment
 from satray.models.preprocess import Preprocess
-from satray.train.loop.state import TrainState
-from satray.train.loop.step import AugmentedTiles
-from satray.train.loop.train import Loop, LoopSettings
+from satray.train.loop import Loop
 from satray.train.plan import plan_training
+from satray.train.state import TrainState
+from satray.train.step import AugmentedTiles
 
 ROWS, VAL_ROWS, SIDE, SIZE, CLASSES = 24, 10, 12, 8, ("bright", "dark")
 PREPROCESS = Preprocess(("a", "b", "c"), (2500.0,) * 3, (1500.0,) * 3, SIZE, SIDE)
-
-
-class StoppedError(Exception):
-    """The worker is gone."""
 
 
 class TinyNet(nn.Module):
@@ -87,14 +82,29 @@ def stage(pseudo_epochs, rate=0.02, schedule="one_cycle", **options):
     )
 
 
-def recipe(*stages, batch=8, optimizer="adamw", **options):
+def recipe(*stages, batch=8, optimizer="adamw", average=None, **options):
     return TrainRecipe(
         index="nowhere",
         batch=batch,
         stages=stages or (stage(2),),
         optimizer=OptimizerOptions(name=optimizer),
+        average={"ema": 0, **(average or {})},
         **options,
     )
+
+
+class Trained(NamedTuple):
+    """A run: its rows, states as bytes, network; what was predicted; the loop and its batches."""
+
+    rows: tuple
+    states: list
+    net: nn.Module
+    seen: list
+    loop: Loop
+    feed: tuple
+
+    def __iter__(self):
+        return iter((self.rows, self.states, self.net))
 
 
 def run(
@@ -108,24 +118,32 @@ def run(
     unreadable=(),
     val_unreadable=(),
     task="multilabel",
+    classes=CLASSES,
     augment=None,
     data=None,
     val_data=None,
-    settings=None,
+    bf16=False,
     progress=None,
-    keep=None,
 ):
-    """Train; gives the reports, the states as bytes, and the network."""
+    """Train; what came of it."""
     pixels, labels = data or tiles(ROWS, 1)
     plan = plan_training(given, len(pixels), workers)
     val_pixels, val_labels = val_data or tiles(VAL_ROWS, 2)
-    reports, states = [], []
-
-    def report(summary, now):
-        reports.append(summary)
-        states.append(now.to_bytes())
-        if stop_after is not None and len(reports) == stop_after:
-            raise StoppedError
+    loop = Loop(
+        net,
+        plan,
+        given,
+        task,
+        classes,
+        train_input=AugmentedTiles(
+            PREPROCESS, augment or Augment(SIZE, seed=given.seed), given.augment.views
+        ),
+        eval_input=PREPROCESS,
+        bf16=bf16,
+        state=None if state is None else TrainState.from_bytes(state),
+        progress=progress,
+    )
+    states = []
 
     def train_batches(pseudo_epoch):
         order = np.random.default_rng(pseudo_epoch).permutation(len(pixels))
@@ -136,27 +154,11 @@ def run(
         order = np.resize(np.arange(VAL_ROWS), 12)
         return batches(val_pixels, val_labels, order, 4, rank, workers, val_unreadable)
 
-    with contextlib.suppress(StoppedError):
-        Loop(
-            net,
-            plan,
-            settings=settings
-            or LoopSettings(
-                task,
-                CLASSES,
-                given.optimizer,
-                seed=given.seed,
-                error_budget=given.error_budget,
-            ),
-            train_input=AugmentedTiles(
-                PREPROCESS, augment or Augment(SIZE, seed=given.seed), given.augment.views
-            ),
-            eval_input=PREPROCESS,
-            state=None if state is None else TrainState.from_bytes(state),
-            progress=progress,
-            keep=keep,
-        ).run(train_batches, val_batches, report)
-    return reports, states, net
+    feed, seen, begun = (train_batches, val_batches), [], loop.pseudo_epoch
+    while not loop.done and len(states) != stop_after:
+        seen.append(loop.step(*feed)[1])
+        states.append(loop.state().to_bytes())
+    return Trained(loop.history[begun:], states, net, seen, loop, feed)
 
 
 def weights(net):
@@ -169,18 +171,6 @@ TIMES = {"images_per_second", "seconds_data", "seconds_compute", "seconds_evalua
 def timeless(row):
     """A history row without what differs from run to run, NaN made comparable."""
     return {name: repr(value) for name, value in row.items() if name not in TIMES}
-
-
-def averaged(given, **options):
-    """Settings of a loop that keeps averages."""
-    return LoopSettings(
-        "multilabel",
-        CLASSES,
-        given.optimizer,
-        average=AverageOptions(**{"ema": 0, **options}),
-        seed=given.seed,
-        error_budget=given.error_budget,
-    )
 
 
 def equal(first, second):

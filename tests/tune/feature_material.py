@@ -11,12 +11,11 @@ from train.small_archive import make_recipe, make_run
 from satray.data.order import copies
 from satray.data.read import read_blocks, tile_source, to_torch
 from satray.storage import Storage
-from satray.train import measure
-from satray.train.loop.step import AugmentedTiles
-from satray.train.loop.train import Loop, LoopSettings
+from satray.train import initial, measure
+from satray.train.loop import Loop
 from satray.train.plan import train_order
 from satray.train.setup import Setup, set_up
-from satray.train.workers import initial
+from satray.train.step import AugmentedTiles
 from satray.tune.extractor import Extractor
 from satray.tune.feature_table import Features, FeatureSpec, feature_spec, pooling_of
 from satray.tune.head import (
@@ -113,16 +112,18 @@ def through_backbone(made: Prepared) -> tuple[list[Any], torch.nn.Module]:
     def val_once() -> Any:
         yield to_torch(val, val_source.shape, val_source.dtype)
 
-    reports: list[Any] = []
     loop = Loop(
         network,
         plan,
-        settings=LoopSettings.of(setup, source.labels, False),
+        setup.recipe,
+        setup.task,
+        setup.index.meta.classes,
         train_input=AugmentedTiles.of(setup.recipe, setup.preprocess(), setup.recipe.seed),
         eval_input=setup.preprocess(),
     )
-    loop.run(train_batches, val_once, lambda report, state: reports.append(report))
-    return reports, network
+    while not loop.done:
+        loop.step(train_batches, val_once)
+    return list(loop.history), network
 
 
 def from_features(
@@ -133,25 +134,24 @@ def from_features(
     recipe = setup.recipe
     network = HeadNetwork(setup.variant.head, tiles.width, tiles.labels.shape[1], recipe.dropout)
     network.load_head(made.first)
-    reports: list[Any] = []
     states: list[Any] = []
-
-    def keep(report: Any, now: Any) -> None:
-        reports.append(report)
-        states.append(now.to_bytes())
-
     loop = Loop(
         network,
         plan,
-        settings=LoopSettings.of(setup, tiles.labels, False),
+        recipe,
+        setup.task,
+        setup.index.meta.classes,
         train_input=as_they_are,
         eval_input=as_they_are,
         state=state,
     )
     order = train_order(recipe, plan, tiles.labels)
-    loop.run(head_batches(tiles, order, plan), val_batches(val), keep)
-    return reports, states
+    begun = loop.pseudo_epoch
+    while not loop.done:
+        loop.step(head_batches(tiles, order, plan), val_batches(val))
+        states.append(loop.state().to_bytes())
+    return list(loop.history[begun:]), states
 
 
 def losses(reports: list[Any]) -> list[float]:
-    return [value for each in reports for value in (each.train_loss, each.val_loss)]
+    return [value for each in reports for value in (each["train_loss"], each["val_loss"])]

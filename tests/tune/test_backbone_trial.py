@@ -1,8 +1,6 @@
 """What a trial on workers of its own hands on, with the workers played by the test."""
 
-import contextlib
 import threading
-from types import SimpleNamespace
 
 import pytest
 from inline_blocks import WORKERS
@@ -127,53 +125,10 @@ def test_a_trial_that_is_left_halts_its_workers(begin) -> None:
     assert not trial._thread.is_alive()
 
 
-class Silent:
-    """A channel that nobody uses."""
+def test_training_that_is_left_before_it_began_starts_nothing(setup, tmp_path) -> None:
+    from satray.train.ray_train import Halt, fit
 
-    @contextlib.contextmanager
-    def watch(self, show, say):
-        self.show = show
-        yield
-
-
-@pytest.mark.parametrize("when", ["before", "at a failure"])
-def test_training_that_is_left_starts_no_more_workers(setup, tmp_path, monkeypatch, when) -> None:
-    from ray.train.v2.api.exceptions import ControllerError
-
-    from satray.train.workers import launch
-    from satray.train.workers.halt import Halt
-
-    begun = []
-    halt = Halt()
-    halt.asked = when == "before"
-
-    class Trainer:
-        def fit(self):
-            begun.append(1)
-            halt.asked = True
-            raise ControllerError(RuntimeError("aborted"))
-
-    monkeypatch.setattr(launch.cluster, "ProgressChannel", Silent)
-    task = SimpleNamespace(train=SimpleNamespace(cache=None))
-    monkeypatch.setattr(launch, "make_task", lambda *_: task)
-    monkeypatch.setattr(launch, "make_trainer", lambda *_: Trainer())
     run, _ = make_run(tmp_path)
-    launch.fit(setup, run, "weights", lambda _: None, workers=WORKERS, halt=halt)
-    assert len(begun) == (when == "at a failure")
-
-
-def test_the_controller_is_known_as_soon_as_there_are_workers(monkeypatch) -> None:
-    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-
-    from satray.train.workers import halt as module
-
-    sent = []
-    here = SimpleNamespace(current_actor="me")
-    monkeypatch.setattr(module.ray, "get_runtime_context", lambda: here)
-    found = module.Introduce(SimpleNamespace(send=sent.append))
-    assert isinstance(found, WorkerGroupCallback)
-    placed = SimpleNamespace(placement_group="group")
-    workers = SimpleNamespace(_worker_group_state=SimpleNamespace(placement_group_handle=placed))
-    found.after_worker_group_start(workers)
-    found.after_worker_group_start(workers)
-    assert sent == [{"kind": module.KIND, "handle": "me", "group": "group"}] * 2
+    halt = Halt(run)
+    halt()
+    fit(setup, run, "weights", pytest.fail, workers=WORKERS, halt=halt)  # there is no Ray

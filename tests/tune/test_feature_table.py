@@ -90,7 +90,7 @@ def spec(weights="w", shape=SHAPE, mean=(0.0,) * 3, digest="d", tiles=(800, 200)
         ({"augment": {"mixup": 0.2}}, "augment.mixup=0.2"),
         ({"augment": {"cutmix": 0.2}}, "augment.cutmix=0.2"),
         ({"input": {"evaluate_flip": True}}, "input.evaluate_flip=true"),
-        ({"average": {"snapshots": "swa"}}, "average.snapshots=swa"),
+        ({"average": {"swa": True}}, "average.swa=true"),
     ],
     ids=str,
 )

@@ -11,7 +11,7 @@ def test_placement_groups_of_this_job_are_removed(ray_session) -> None:
     import ray
     from ray.util import placement_group, placement_group_table
 
-    from satray.train.workers.halt import give_back
+    from satray.train.ray_train import give_back
 
     before = ray.available_resources().get("CPU", 0)
     left = placement_group([{"CPU": 1}])

@@ -23,10 +23,11 @@ from satray.data.read import to_torch
 from satray.errors import InputError, TrainingError
 from satray.models.network import Network
 from satray.storage import Storage
-from satray.train.loop.evaluation import Predictions
-from satray.train.loop.state import TrainState
+from satray.train.checkpoints import to_bytes
+from satray.train.evaluation import Predictions
+from satray.train.losses import loss_for
 from satray.train.plan import plan_training, train_order
-from satray.train.workers.combining import to_bytes
+from satray.train.state import TrainState
 from satray.tune import head
 from satray.tune.feature_table import Features
 from satray.tune.head import (
@@ -82,8 +83,8 @@ def test_losses_are_those_of_training_through_the_backbone(archive, tmp_path, na
     alone, states = from_features(made, features)
     assert len(whole) == len(alone) >= 3
     np.testing.assert_allclose(losses(alone), losses(whole), atol=1e-4, rtol=0)
-    assert [each.unreadable for each in alone] == [each.unreadable for each in whole]
-    assert sum(each.unreadable for each in whole) > 0
+    assert [each["unreadable"] for each in alone] == [each["unreadable"] for each in whole]
+    assert sum(each["unreadable"] for each in whole) > 0
     trained = TrainState.from_bytes(states[-1]).model
     for key, value in network.state_dict().items():
         if key.startswith("head."):
@@ -107,15 +108,15 @@ def test_other_views_give_other_losses(archive, tmp_path, resnet):
 
 def test_the_trained_head_fits_into_the_whole_network(resnet):
     made, features = resnet
-    reports, states = from_features(made, features)
+    rows, states = from_features(made, features)
     network = made.setup.network()
     network.load_state_dict(made.first | TrainState.from_bytes(states[-1]).kept)
     table, source = stored(made, "val")
-    x = made.setup.preprocess()(to_torch(table, source.shape, source.dtype)["pixels"])
+    batch = to_torch(table, source.shape, source.dtype)
     with torch.no_grad():
-        logits = network.eval()(x).numpy()
-    found = reports[-1].predictions
-    np.testing.assert_allclose(logits[found.rows], found.logits_NK, atol=1e-4)
+        logits = network.eval()(made.setup.preprocess()(batch["pixels"]))
+    losses_N = loss_for(made.setup.task)(logits, batch["labels"].float())
+    assert losses_N[batch["valid"]].mean().item() == pytest.approx(rows[-1]["val_loss"], abs=1e-4)
 
 
 @pytest.mark.parametrize("stop", [1, 2])
@@ -260,7 +261,7 @@ def figures(rows):
 
 def expected(trial):
     reports, states = from_features(*trial)
-    return figures([report.row() for report in reports]), states
+    return figures(reports), states
 
 
 def test_it_trains_as_in_one_go_and_keeps_its_best(trial, tmp_path) -> None:

@@ -7,8 +7,8 @@ from train.small_archive import SIDE, generate, make_recipe, make_run
 from satray.data.index import read_index
 from satray.errors import SatrayError
 from satray.storage import Storage
+from satray.train.checkpoints import from_bytes
 from satray.train.setup import set_up
-from satray.train.workers.combining import read_state
 from satray.tune.feature_table import feature_spec, with_views
 from satray.tune.shared_start import extracted, prepare, settle, start_key
 
@@ -60,7 +60,7 @@ def test_a_start_is_made_once_and_found_again_without_the_network(archive, tmp_p
     run, _ = make_run(tmp_path / "run")
     store = str(tmp_path / "store")
     first = settle(setup, run, store, "k")
-    whole, head = (read_state(Storage(), uri) for uri in (first.weights, first.head))
+    whole, head = (from_bytes(Storage().read(uri)) for uri in (first.weights, first.head))
     assert {name for name in whole if name.startswith("head.")} == head.keys()
     assert all(torch.equal(whole[name], head[name]) for name in head)
     assert first.under(setup).mean == setup.mean

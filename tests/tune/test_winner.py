@@ -10,7 +10,7 @@ from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
 from satray.errors import TrainingError
 from satray.storage import Storage
-from satray.train.workers.combining import to_bytes
+from satray.train.checkpoints import to_bytes
 from satray.tune import job as tune_job
 from satray.tune import winner as module
 from satray.tune.head import best_of

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -23,19 +25,18 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def unwrap(network: nn.Module) -> nn.Module:
-    """The network without a DDP wrapper."""
-    return network.module if isinstance(network, DistributedDataParallel) else network
-
-
 def wrap(network: nn.Module, device: torch.device) -> nn.Module:
     """The network as this rank trains it; wrap anew when other weights are to be trained."""
     if world_size() == 1:
         return network
     # Buffers are not sent at each step: running statistics matter in evaluation only, and
     # `share_running_statistics` sees to them there.
-    ids = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+    return DistributedDataParallel(
+        network,
+        device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )
 
 
 def add_up(values: Tensor) -> Tensor:
@@ -45,13 +46,26 @@ def add_up(values: Tensor) -> Tensor:
     return values
 
 
-def gather(mine: Any) -> list[Any]:
-    """Every rank's value, by rank; pickled."""
+def by_rank_0(mine: Any, function: Callable[[list[Any]], T]) -> T:
+    """What rank 0 makes of every rank's value, in their order, on every rank.
+
+    Values and what is made of them are pickled. What `function` raises, all ranks raise.
+    """
     if world_size() == 1:
-        return [mine]
-    shards: list[Any] = [None] * world_size()
-    dist.all_gather_object(shards, mine)
-    return shards
+        return function([mine])
+    shards: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(mine, shards)
+    made: list[Any] = [None]
+    if shards is not None:
+        try:
+            made = [function(shards)]
+        except Exception as error:  # else the others would wait for it
+            made = [error]
+    dist.broadcast_object_list(made)
+    if isinstance(made[0], Exception):
+        raise made[0]
+    found: T = made[0]
+    return found
 
 
 def live_norms(network: nn.Module) -> Iterator[_BatchNorm]:
@@ -87,11 +101,12 @@ def resting_norms(network: nn.Module) -> Iterator[None]:
             norm.train()
 
 
-def share_running_statistics(network: nn.Module) -> None:
-    """Give all ranks the mean of their batch norms' running statistics."""
+def share_running_statistics(norms: Iterable[nn.Module]) -> None:
+    """Give all ranks the mean of some batch norms' running statistics."""
     if world_size() == 1:
         return
-    for norm in live_norms(network):
-        for buffer in (norm.running_mean, norm.running_var):
+    for norm in norms:
+        for name in ("running_mean", "running_var"):
+            buffer = getattr(norm, name)
             if buffer is not None:
                 buffer.copy_(add_up(buffer.clone()) / world_size())

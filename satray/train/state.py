@@ -12,7 +12,7 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class TrainState:
     """One flat row an evaluation so far (`EpochReport.row`)."""
 
     extra: dict[str, Any]
-    """Whatever else a run carries: `ema`, the moving average of the weights."""
+    """Averages of the weights (`Averages.state`)."""
 
     @property
     def kept(self) -> dict[str, torch.Tensor]:
@@ -74,6 +74,12 @@ class TrainState:
         torch.save({"format": _FORMAT, **plain}, buffer)
         return buffer.getvalue()
 
+    def copied(self) -> TrainState:
+        """The same in the CPU's memory, where training changes nothing any more."""
+        return replace(
+            self, **{name: _copied(getattr(self, name)) for name in ("model", "optimizer", "extra")}
+        )
+
     @classmethod
     def from_bytes(cls, data: bytes, device: torch.device | str = "cpu") -> TrainState:
         """Read what `to_bytes` wrote; runs no code from the file.
@@ -90,6 +96,14 @@ class TrainState:
             raise InputError(
                 f"checkpoint: not a train state of this version ({type(error).__name__})"
             ) from error
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: _copied(each) for name, each in value.items()}
+    return [_copied(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def model_state(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -120,6 +134,21 @@ def begin(seed: int, deterministic: bool) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     seed_all(seed)
+
+
+def takes_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to autocast to bfloat16, as the recipe's `precision` says.
+
+    `auto` does on GPUs and processors that compute in it. Others (GPUs before NVIDIA's Ampere,
+    processors without AVX-512 BF16 or AMX) only emulate it, slower than fp32. To be asked on the
+    worker: the driver's machine may be another.
+    """
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 @contextmanager

@@ -24,10 +24,10 @@ from satray.config.train import TrainRecipe
 from satray.data.augment import Augment, send
 from satray.data.order import samples
 from satray.models.preprocess import Preprocess, normalize
-from satray.train.loop.parallel import add_up, resting_norms, world_size, wrap
 from satray.train.losses import Loss
 from satray.train.mixing import Mixing
 from satray.train.optim import set_rate
+from satray.train.parallel import add_up, resting_norms, world_size, wrap
 
 Batch = dict[str, Any]
 """Of one worker, numpy arrays or tensors: `pixels` (B,C,H,W) as stored, `labels` (B,K) uint8, `row`
@@ -142,7 +142,6 @@ def inputs_of(
     make: TrainInput,
     device: torch.device,
     pseudo_epoch: int = 0,
-    *,
     mixing: Mixing | None = None,
 ) -> Inputs:
     """Turn a stored batch into what a step takes.
@@ -154,7 +153,7 @@ def inputs_of(
         batch: as it was read.
         make: input of stored values.
         device: where the network is.
-        pseudo_epoch: 0 for the first; augmentation and mixup are drawn from it.
+        pseudo_epoch: 0 for the first; augmentation and mixing are drawn from it.
         mixing: mixup and cutmix; None: neither.
     """
     rows, valid = (torch.as_tensor(batch[name]).cpu().numpy() for name in ("row", "valid"))

@@ -1,0 +1,421 @@
+"""The training loop in plain torch: a plan, batches, an evaluation after each pseudo-epoch.
+
+Where `torch.distributed` is initialised, every rank has a `Loop`. It serves whole networks fed with
+tiles, and heads fed with cached features.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from satray.config.train import TrainRecipe
+from satray.data.augment import flip_at_random
+from satray.errors import InputError, TrainingError
+from satray.train.averages import Averages, renew_statistics
+from satray.train.evaluation import Predictions, evaluate, within_budget
+from satray.train.initial import refuse_single
+from satray.train.losses import make_loss
+from satray.train.mixing import Mixing
+from satray.train.optim import make_optimizer, parameter_groups, set_dropout
+from satray.train.parallel import rank
+from satray.train.plan import PlannedStage, TrainingPlan, snapshot_steps
+from satray.train.state import TrainState, determinism, model_state, seed_torch
+from satray.train.step import Batch, Inputs, Results, TrainInput, TrainStep, ahead, inputs_of
+
+Batches = Callable[[int], Iterator[Batch]]
+"""Pseudo-epoch -> this worker's batches of it, each of `plan.local_batch` tiles."""
+Row = dict[str, Any]
+"""One pseudo-epoch and its evaluation, flat and plain: see `Loop.step`."""
+
+SKIPS = 10
+"""Steps in a row that may come out not finite, and teach nothing, before training stops."""
+TELL = 1.0
+"""Seconds between two `Progress`."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, told about once a second."""
+
+    pseudo_epoch: int
+    """0 for the first."""
+
+    step: int
+    """Steps taken."""
+
+    samples_seen: int
+    """Over all workers."""
+
+    loss: float
+    """Mean over the global batch of a step not long ago."""
+
+    images_per_second: float
+    """In this pseudo-epoch, over all workers."""
+
+
+class Loop:
+    """A training run, evaluated after each pseudo-epoch, a `step` at a time.
+
+    Between steps torch's generators and switches are the caller's own.
+
+    Args:
+        network: logits_BK from x_BCSS, with `set_trainable(stage.trainable)`. It is changed in
+            place.
+        plan: steps, stages and evaluations.
+        recipe: optimiser, loss, averages, precision and the like.
+        task: `binary`, `multilabel` or `multiclass`.
+        classes: names, in the order of the logits.
+        train_input: from stored values to the network's input, what is drawn included.
+        eval_input: from stored values to the network's input, the same every time.
+        positive_weight: of each class (bce); None: 1 (`satray.train.imbalance.class_weights`).
+        bf16: autocast to bfloat16; on GPUs evaluation too, which on CPUs is in float32.
+        device: where this rank computes.
+        state: go on from here.
+        progress: called about once a second, on every rank.
+
+    Raises:
+        InputError: the state is of another plan, or batch norm would see single tiles.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        plan: TrainingPlan,
+        recipe: TrainRecipe,
+        task: str,
+        classes: tuple[str, ...],
+        *,
+        train_input: TrainInput,
+        eval_input: Callable[[Tensor], Tensor],
+        positive_weight: tuple[float, ...] | None = None,
+        bf16: bool = False,
+        device: torch.device | str = "cpu",
+        state: TrainState | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self._network, self._device = network, torch.device(device)
+        self._plan, self._recipe, self._task, self._classes = plan, recipe, task, classes
+        self._train_input, self._eval_input = train_input, eval_input
+        self._bf16, self._progress = bf16, progress
+        self._loss = make_loss(recipe.loss, task, positive_weight)
+        # Channels last: 1.2 times as fast as planar on CPUs (ResNet-18, 128 px), and what GPUs
+        # want for bf16.
+        network.to(self._device).to(memory_format=cast(Any, torch.channels_last))
+        self._averages = Averages(network, recipe.average)
+        self._snapshots = frozenset(snapshot_steps(plan, recipe.average))
+        self._mixing = Mixing.of(recipe.augment, recipe.seed)
+        self._stage: PlannedStage | None = None
+        self._optimizer: torch.optim.Optimizer
+        self._step: TrainStep
+        self.pseudo_epoch = 0
+        """Pseudo-epochs done."""
+        self.history: tuple[Row, ...] = ()
+        """A row of each."""
+        if state is not None:
+            with self._apart():
+                self._restore(state)
+
+    @property
+    def done(self) -> bool:
+        """Whether the plan is."""
+        return self.pseudo_epoch >= self._plan.pseudo_epochs
+
+    def step(
+        self, train_batches: Batches, val_batches: Callable[[], Iterator[Batch]]
+    ) -> tuple[Row, Predictions | None]:
+        """Train for a pseudo-epoch and evaluate.
+
+        Args:
+            train_batches: `plan.steps_in(pseudo_epoch)` batches or more.
+            val_batches: this worker's share of the validation split; rows may repeat.
+
+        Returns:
+            The same on all ranks but for the seconds: `pseudo_epoch`, `step` and `samples_seen`
+            since the start of the run, `times_seen` (samples in units of the train split), `stage`
+            of the last step and `stage_began` (samples seen then), its `learning_rate`,
+            `train_loss` (mean over the readable samples, over all workers), `unreadable` samples
+            (weight 0), `skipped` steps (not finite), `images_per_second` over all workers without
+            evaluation, `seconds_data` that this worker waited for batches (a GPU: while it had
+            nothing to do), `seconds_compute` that it trained and `seconds_evaluate`; and what
+            `evaluate` gives. On rank 0 the validation logits behind them, else None.
+
+        Raises:
+            TrainingError: losses that are not finite, `SKIPS` in a row or all of a pseudo-epoch; a
+                logit that is not; batches that end early; more unreadable tiles than the recipe's
+                `error_budget` allows, or no validation tile that can be read.
+        """
+        pseudo_epoch = self.pseudo_epoch
+        with self._apart():
+            row = self._train(pseudo_epoch, train_batches(pseudo_epoch))
+            began = time.perf_counter()
+            self._averages.share()
+            found, predictions = self._evaluate(self._averages.kept, val_batches, pseudo_epoch)
+        row |= found | {"seconds_evaluate": time.perf_counter() - began}
+        self.pseudo_epoch += 1
+        self.history = (*self.history, row)
+        return row, predictions
+
+    def average(
+        self, train_batches: Batches, val_batches: Callable[[], Iterator[Batch]]
+    ) -> tuple[dict[str, Tensor], Row, Predictions | None] | None:
+        """When the plan is done: the mean of the snapshots' weights (Izmailov et al., UAI 2018).
+
+        Their batch statistics are renewed by a pass over the train split, drawn for the
+        pseudo-epoch after the last.
+
+        Args:
+            train_batches: asked for one pass, where the network has live batch statistics.
+            val_batches: as of `step`.
+
+        Returns:
+            State dict, and what `evaluate` gives. None where the recipe asks for no such average.
+
+        Raises:
+            TrainingError: as `evaluate`; the average may be bad where no checkpoint is.
+        """
+        plan, swa = self._plan, self._averages.swa
+        if swa is None:
+            return None
+        network: Any = swa.module
+
+        def inputs() -> Iterator[Tensor]:
+            for each in self._inputs(train_batches(plan.pseudo_epochs), plan.pseudo_epochs):
+                readable = torch.from_numpy(np.flatnonzero(each.valid)).to(self._device)
+                yield each.x_BCSS[readable]
+
+        with self._apart():
+            network.set_trainable(plan.stages[-1].options.trainable)
+            renew_statistics(network, inputs)
+            row, predictions = self._evaluate(network, val_batches, plan.pseudo_epochs)
+        return model_state(network), row, predictions
+
+    def state(self) -> TrainState:
+        """The run after the pseudo-epochs that are done; its tensors are the live ones."""
+        assert self._stage is not None, "nothing has been trained"
+        return TrainState(
+            pseudo_epoch=self.pseudo_epoch,
+            step=self._plan.ends[self.pseudo_epoch - 1],
+            global_batch=self._plan.global_batch,
+            stage=self._stage.number,
+            model=model_state(self._network),
+            optimizer=self._optimizer.state_dict(),
+            history=self.history,
+            extra=self._averages.state(),
+        )
+
+    def kept(self) -> dict[str, Tensor]:
+        """State dict of what was evaluated last; live tensors."""
+        return model_state(self._averages.kept)
+
+    def _restore(self, state: TrainState) -> None:
+        plan = self._plan
+        known = 0 < state.pseudo_epoch <= plan.pseudo_epochs
+        if (
+            not known
+            or state.step != plan.ends[state.pseudo_epoch - 1]
+            or state.global_batch != plan.global_batch
+        ):
+            raise InputError(
+                f"checkpoint: {state.pseudo_epoch} pseudo-epochs, {state.step} steps of "
+                f"{state.global_batch} tiles; the plan has {plan.pseudo_epochs} pseudo-epochs, "
+                f"{plan.total_steps} steps of {plan.global_batch}"
+            )
+        self._network.load_state_dict(state.model)
+        self._averages.restore(state.extra)
+        # Where the next step opens a stage, that stage makes its own optimiser.
+        stage = plan.stages[state.stage]
+        if state.step < stage.end_step:
+            self._enter(stage)
+            self._optimizer.load_state_dict(state.optimizer)
+        self.pseudo_epoch, self.history = state.pseudo_epoch, state.history
+
+    def _enter(self, stage: PlannedStage) -> None:
+        """Freeze and thaw, make the optimiser, wrap for data-parallel training."""
+        plan, recipe, network = self._plan, self._recipe, self._network
+        set_trainable = cast(Callable[[str], None], network.set_trainable)
+        set_trainable(stage.options.trainable)
+        network.zero_grad(set_to_none=True)
+        network.train()
+        self._averages.settle()
+        self._averages.begin()
+        if plan.micro_batch == 1:
+            refuse_single(network, plan.global_batch, plan.workers * plan.accumulate)
+        set_dropout(network, stage.dropout)
+        groups = parameter_groups(network, stage.options.layer_decay)
+        self._optimizer = make_optimizer(recipe.optimizer, groups)
+        wanted = recipe.compile
+        self._step = TrainStep(
+            network,
+            self._optimizer,
+            self._loss,
+            clip=recipe.optimizer.clip,
+            accumulate=recipe.accumulate,
+            bf16=self._bf16,
+            compile=self._device.type == "cuda" if wanted == "auto" else wanted,
+        )
+        self._stage = stage
+
+    def _inputs(self, batches: Iterator[Batch], pseudo_epoch: int) -> Iterator[Inputs]:
+        for batch in batches:
+            if len(batch["row"]) != self._plan.local_batch:
+                raise TrainingError(
+                    f"a batch of {len(batch['row'])} tiles, not {self._plan.local_batch}"
+                )
+            yield inputs_of(
+                batch,
+                self._train_input,
+                self._device,
+                pseudo_epoch,
+                self._mixing,
+            )
+
+    def _train(self, pseudo_epoch: int, batches: Iterator[Batch]) -> Row:
+        """Train for one pseudo-epoch: its part of the row."""
+        plan, batch = self._plan, self._plan.global_batch
+        steps = plan.steps_in(pseudo_epoch)
+        first = plan.ends[pseudo_epoch] - steps
+        seed_torch(self._recipe.seed, pseudo_epoch, rank())
+        self._network.train()
+        self._averages.begin()
+        inputs = ahead(self._inputs(islice(batches, steps), pseudo_epoch), self._device)
+        results, tally = Results(self._device), _Tally()
+        began = told = time.perf_counter()
+        waited = 0.0
+        for step in range(first, first + steps):
+            asked = time.perf_counter()
+            taken = next(inputs, None)
+            if not results.busy:
+                waited += time.perf_counter() - asked
+            if taken is None:
+                raise TrainingError(
+                    f"pseudo-epoch {pseudo_epoch}: batches ended after {step - first} of {steps}"
+                )
+            stage = plan.stage_at(step)
+            if self._stage is None or self._stage.number != stage.number:
+                if step > first:
+                    # Wrapping broadcasts rank 0's buffers; what the others saw in this
+                    # pseudo-epoch counts too. At its start all ranks have the same.
+                    self._averages.share()
+                self._enter(stage)
+            results.add(self._step(taken, plan.learning_rate(step), plan.momentum(step)))
+            self._averages.update()
+            if step + 1 in self._snapshots:
+                self._averages.snapshot()
+            for result in results.ready(wait=step + 1 == first + steps):
+                if not tally.add(*result):
+                    self._averages.mend()
+                if tally.in_a_row == min(SKIPS, steps):
+                    raise self._not_finite(tally.in_a_row, step)
+            if self._progress is not None and time.perf_counter() - told >= TELL:
+                told = time.perf_counter()
+                speed = (step + 1 - first) * batch / (told - began)
+                seen = (step + 1) * batch
+                self._progress(Progress(pseudo_epoch, step + 1, seen, tally.last, speed))
+        unreadable = steps * batch - round(tally.readable)
+        where = f"pseudo-epoch {pseudo_epoch + 1}"
+        within_budget(unreadable, steps * batch, where, self._recipe.error_budget)
+        spent = time.perf_counter() - began
+        end = first + steps
+        stage = plan.stage_at(end - 1)
+        return {
+            "pseudo_epoch": pseudo_epoch,
+            "stage": stage.number,
+            "stage_began": stage.first_step * batch,
+            "step": end,
+            "samples_seen": end * batch,
+            "times_seen": end * batch / plan.train_rows,
+            "learning_rate": plan.learning_rate(end - 1),
+            "train_loss": tally.mean,
+            "unreadable": unreadable,
+            "skipped": tally.skipped,
+            "images_per_second": steps * batch / spent,
+            "seconds_data": waited,
+            "seconds_compute": spent - waited,
+        }
+
+    def _evaluate(
+        self, network: nn.Module, batches: Callable[[], Iterator[Batch]], pseudo_epoch: int
+    ) -> tuple[Row, Predictions | None]:
+        recipe = self._recipe
+
+        def make(
+            stored: Tensor, rows: NDArray[np.int64], _: NDArray[np.int64], pseudo_epoch: int
+        ) -> Tensor:
+            x_BCSS = self._eval_input(stored)
+            if not recipe.input.evaluate_flip:
+                return x_BCSS
+            return flip_at_random(x_BCSS, rows, pseudo_epoch, recipe.seed)
+
+        return evaluate(
+            network,
+            (inputs_of(batch, make, self._device, pseudo_epoch) for batch in batches()),
+            self._device,
+            task=self._task,
+            classes=self._classes,
+            error_budget=recipe.error_budget,
+            # Float32 convolutions take several times as long there; the jobs evaluate and score
+            # compute in float32 everywhere.
+            bf16=self._bf16 and self._device.type == "cuda",
+        )
+
+    def _not_finite(self, steps: int, step: int) -> TrainingError:
+        stage = self._plan.stage_at(step)
+        return TrainingError(
+            f"{steps} steps in a row had a loss or a gradient that is not finite, the last at "
+            f"sample {(step + 1) * self._plan.global_batch:,} (learning rate "
+            f"{self._plan.learning_rate(step):.3g}); the last checkpoint stays. A lower "
+            f"stages[{stage.number}].learning_rate may help"
+        )
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Generators and switches of torch are as they were afterwards."""
+        devices = [self._device] if self._device.type == "cuda" else []
+        with (
+            torch.random.fork_rng(devices),
+            determinism(self._recipe.deterministic),
+            warnings.catch_warnings(),
+        ):
+            # Ray's arrays are read-only, and nothing here writes to a batch.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            yield
+
+
+@dataclass
+class _Tally:
+    """What the steps of a pseudo-epoch add up to."""
+
+    loss: float = 0.0
+    learnt: float = 0.0
+    readable: float = 0.0
+    last: float = math.nan
+    skipped: int = 0
+    in_a_row: int = 0
+
+    def add(self, loss: float, readable: float, bad: float) -> bool:
+        """Take in what a step gave; whether it was finite."""
+        self.readable += readable
+        if bad:
+            self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+            return False
+        self.in_a_row = 0
+        self.loss, self.learnt = self.loss + loss, self.learnt + readable
+        self.last = loss / readable if readable else math.nan
+        return True
+
+    @property
+    def mean(self) -> float:
+        """Of the losses; NaN without a readable tile."""
+        return self.loss / self.learnt if self.learnt else math.nan

@@ -1,1 +1,0 @@
-"""The training loop in plain torch, and what it is made of."""

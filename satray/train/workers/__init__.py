@@ -1,1 +1,0 @@
-"""Training on Ray: what the driver hands to workers, and what they keep and give back."""
