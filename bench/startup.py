@@ -63,8 +63,9 @@ def main(arguments: list[str]) -> int:
     command = [sys.executable, f"jobs/{given.job}.py", *given.keys]
     begun, seen = time.perf_counter(), dict[int, Seen]()
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
 
     def stamp() -> None:
         for line in process.stdout or ():

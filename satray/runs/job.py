@@ -69,9 +69,9 @@ class Job(Generic[R, P]):
     that can do without."""
     workers: bool = True
     """Whether it takes `resources.workers` processes; where not, one, whatever is asked for."""
-    dashboard: bool = False
-    """Whether a Ray that is started has its dashboard, which gives back the placement groups of
-    drivers that died."""
+    dashboard: Callable[[R, P], bool] | None = None
+    """Whether a Ray that is started for what was read has its dashboard, a dozen processes that
+    give back the placement groups of drivers that died; None: never."""
     early: Callable[[R, P, Run], Outcome | None] | None = None
     """What comes before Ray is started; an outcome ends the job there."""
 
@@ -207,7 +207,7 @@ def _work(
         try:
             with console.quiet(log):
                 outcome, record = perform(
-                    job, recipe, prepared, run, _session(job, recipe, run, ending)
+                    job, recipe, prepared, run, _session(job, recipe, prepared, run, ending)
                 )
         except BaseException as error:
             with log.open("a") as sink:
@@ -235,7 +235,7 @@ def _work(
 
 
 @contextlib.contextmanager
-def _session(job: Job[R, P], recipe: R, run: Run, ending: Ending) -> Iterator[None]:
+def _session(job: Job[R, P], recipe: R, prepared: P, run: Run, ending: Ending) -> Iterator[None]:
     """Ray within the block, to do the work, or to refuse local paths on a cluster."""
     asked = recipe.resources
     if not run.ray and ("RAY_ADDRESS" not in os.environ or asked.ray == "no"):
@@ -246,8 +246,10 @@ def _session(job: Job[R, P], recipe: R, run: Run, ending: Ending) -> Iterator[No
     asked = asked if job.workers else asked.model_copy(update={"workers": 1})
     with contextlib.ExitStack() as session:
         with run.activity("starting"):
-            ray = cluster.start(asked, dashboard=job.dashboard, lost=ending.end, began=ending.began)
-            session.enter_context(ray)
+            dashboard = job.dashboard is not None and job.dashboard(recipe, prepared)
+            session.enter_context(
+                cluster.start(asked, dashboard=dashboard, lost=ending.end, began=ending.began)
+            )
         local = [at for at in (*recipe.paths(), ("out", run.out)) if not is_remote(at[1])]
         if local and cluster.spans_machines():
             name, path = local[0]

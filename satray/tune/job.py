@@ -38,6 +38,12 @@ def read(recipe: TuneRecipe, storage: Storage) -> Sweep:
     return replace(sweep, digests=digests)
 
 
+def wants_dashboard(recipe: TuneRecipe, sweep: Sweep) -> bool:
+    """Whether any trial may train on workers of its own, which an early end would leave behind."""
+    del recipe
+    return sweep.optuna or not all(trial.head for trial in sweep.listed())
+
+
 def early(recipe: TuneRecipe, sweep: Sweep, run: Run) -> None:
     """Before Ray is started: refuse an archive that is not the one that was indexed."""
     del recipe

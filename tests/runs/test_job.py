@@ -218,7 +218,7 @@ def test_workers_are_asked_for_only_where_the_job_takes_them(counter: Counter, m
 
     monkeypatch.setattr(satray.cluster, "start", start)
     wanted = ["text=a.txt", "resources.workers=9", "resources.read_tasks=3"]
-    alone = dataclasses.replace(counter.job, workers=False, dashboard=True)
+    alone = dataclasses.replace(counter.job, workers=False, dashboard=lambda recipe, _: True)
     assert main(counter.job, [*wanted, "out=many"]) == main(alone, [*wanted, "out=one"]) == 0
     assert asked == [(9, 3, False), (1, 3, True)]
 

@@ -131,3 +131,17 @@ def test_inputs_and_plan_do_without_ray(archive) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("trainable", "keys", "wanted"),
+    [
+        (["head"], {}, False),
+        (["head", "all"], {}, True),
+        (["head"], {"search": "optuna", "trials": 3}, True),
+    ],
+)
+def test_rays_dashboard_is_for_trials_with_workers_of_their_own(archive, trainable, keys, wanted):
+    space = {RATE: [1e-3, 1e-2], "stages.0.trainable": trainable}
+    recipe = make(archive, space, **keys)
+    assert job.wants_dashboard(recipe, job.read(recipe, Storage())) is wanted
