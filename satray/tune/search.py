@@ -97,7 +97,7 @@ def search(sweep: Sweep, run: Run) -> Found:
     longest = max((sweep.length_of(trial)[0] for trial in trials), default=0)
     grace = sweep.recipe.stop.grace or max(1, int(longest // 10))
     with run.activity("trials"):
-        for source, reuse in _sources(sweep, trials, log, board):
+        for left, reuse, tell in _left(sweep, trials, log, board):
             earlier = [
                 (record, sweep.length_of(sweep.trial(record.configuration))[1])
                 for record in log.records.values()
@@ -105,24 +105,10 @@ def search(sweep: Sweep, run: Run) -> Found:
             ]
             scheduler = tuner.scheduler_of(sweep.recipe.stop, grace, sweep.metric, earlier)
             tuner.run_trials(
-                sweep, source, log, board, work, run,
-                at_once=at_once, reuse=reuse, scheduler=scheduler,
+                sweep, left, log, board, work, run,
+                at_once=at_once, reuse=reuse, scheduler=scheduler, tell=tell,
             )  # fmt: skip
     return Found(sweep, log.records, work, at_once, tested)
-
-
-class Listed:
-    """Trials known beforehand, in order."""
-
-    def __init__(self, trials: Iterable[Trial]) -> None:
-        self._left = iter(list(trials))
-
-    def ask(self) -> Trial | None:
-        """The next one; None where there are no more."""
-        return next(self._left, None)
-
-    def tell(self, trial: Trial, worth: float) -> None:
-        """Nothing is learnt from it."""
 
 
 class Optuna:
@@ -169,22 +155,23 @@ class Optuna:
         for record in ended.values():
             self._add(record.configuration, metric.worth(record.best))
 
-    def ask(self) -> Trial | None:
-        """One that began before and did not end, else what Optuna suggests; None at the end."""
+    def __iter__(self) -> Iterator[Trial]:
+        """First what began before and did not end, then what Optuna suggests."""
         while self._unfinished or len(self._seen) < self._count:
             found = self._unfinished.pop(0) if self._unfinished else self._suggest()
             if found is None:
-                return None
+                return
             self._seen.add(trial_id(found))
             try:
-                return self._accept(found)
+                trial = self._accept(found)
             except InputError as error:
                 self._tell(found, -math.inf)
                 self._refused(found, str(error))
-        return None
+            else:
+                yield trial
 
     def tell(self, trial: Trial, worth: float) -> None:
-        """How a trial ended."""
+        """How a trial ended: larger is better, minus infinity for one that failed."""
         self._tell(trial.configuration, worth)
 
     def _suggest(self) -> Configuration | None:
@@ -351,29 +338,29 @@ def _work(sweep: Sweep, run: Run, at_once: Mapping[Regime, int]) -> tuner.Work:
     )
 
 
-def _sources(
+def _left(
     sweep: Sweep, trials: list[Trial], log: TrialLog, board: Board
-) -> Iterator[tuple[tuner.Source, bool]]:
-    """Where trials come from, and whether all of them surely train heads.
+) -> Iterator[tuple[Iterator[Trial], bool, Callable[[Trial, float], object]]]:
+    """Trials to run, whether all of them surely train heads, and what is told how they end.
 
     Lists are cut in two: heads take CPUs that the workers of backbones would wait for.
     """
     refused = functools.partial(_refuse, sweep, log, board)
     left = [trial for trial in trials if trial.id not in log.records]
     if sweep.optuna:
-        yield (
-            Optuna(
-                sweep.space,
-                sweep.planned,
-                sweep.recipe.seed,
-                sweep.metric,
-                sweep.accept,
-                records=log.records.values(),
-                unfinished=log.unfinished,
-                refused=refused,
-            ),
-            all(sweep.regime_of(trial) == "head" for trial in left),
+        suggested = Optuna(
+            sweep.space,
+            sweep.planned,
+            sweep.recipe.seed,
+            sweep.metric,
+            sweep.accept,
+            records=log.records.values(),
+            unfinished=log.unfinished,
+            refused=refused,
         )
+        if log.unfinished or len(log.records) < sweep.planned:
+            heads = all(sweep.regime_of(trial) == "head" for trial in left)
+            yield iter(suggested), heads, suggested.tell
         return
     regimes: dict[Regime, list[Trial]] = {"head": [], "backbone": []}
     for trial in left:
@@ -384,7 +371,7 @@ def _sources(
             refused(trial.configuration, reason)
     for regime, alike in regimes.items():
         if alike:
-            yield Listed(alike), regime == "head"
+            yield iter(alike), regime == "head", lambda *_: None
 
 
 def _refuse(

@@ -34,7 +34,7 @@ DIGITS = 4
 LARGEST_GRID = 100_000
 """Configurations."""
 _DRAWS = 200
-"""A configuration, before those of a space that can be counted are listed instead."""
+"""A configuration, at most: of a range narrower than its digits there are few."""
 
 
 @dataclass(frozen=True)
@@ -220,21 +220,21 @@ class Space:
         """Distinct random configurations; the first of them are those of a smaller count.
 
         Args:
-            count: how many; fewer come where the space holds fewer.
+            count: how many; where the space holds fewer, all of them.
             seed: what they depend on, beside the axes.
         """
+        if all(axis.domain.finite for axis in self.axes):
+            combinations = self._combinations(lambda axis: axis.domain.whole())
+            whole = list(itertools.islice(combinations, count + 1))
+            if len(whole) <= count:
+                return sorted(whole, key=lambda one: _share(seed, 0, canonical(one)))
         found: dict[str, Configuration] = {}
         for draw in range(count * _DRAWS):
             drawn = self._build(lambda axis, name: axis.domain.at(_share(seed, draw, name)))  # noqa: B023
             found.setdefault(canonical(drawn), drawn)
             if len(found) == count:
-                return list(found.values())
-        if all(axis.domain.finite for axis in self.axes):
-            whole = self._combinations(lambda axis: axis.domain.whole())
-            named = {canonical(each): each for each in itertools.islice(whole, LARGEST_GRID)}
-            for one in sorted(named, key=lambda one: _share(seed, 0, one)):
-                found.setdefault(one, named[one])
-        return list(found.values())[:count]
+                break
+        return list(found.values())
 
     def suggest(self, trial: BaseTrial) -> Configuration:
         """A configuration as an Optuna trial suggests it (define by run)."""

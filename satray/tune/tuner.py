@@ -11,10 +11,10 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -53,7 +53,9 @@ from satray.tune.shared_start import Start  # noqa: E402
 from satray.tune.trials import Sweep, Trial, alone  # noqa: E402
 
 if TYPE_CHECKING:
+    from satray.tune.backbone_trial import BackboneTrial
     from satray.tune.feature_table import Features
+    from satray.tune.head import HeadTrial
 
 TIME, WORTH = "place", "worth"
 """Keys of a result: samples asked for, and the metric as a number that is larger the better.
@@ -92,37 +94,9 @@ class Work:
     """What those of a trial that trains its backbone get."""
 
 
-class Training(Protocol):
-    """A trial under way: `HeadTrial` or `BackboneTrial`."""
-
-    @property
-    def each(self) -> int:
-        """Samples from one evaluation to the next, before batches round them."""
-
-    @property
-    def done(self) -> bool:
-        """Whether it is over."""
-
-    def step(self) -> dict[str, Any]:
-        """The next evaluation."""
-
-    def close(self) -> None:
-        """Leave off."""
-
-
-class Source(Protocol):
-    """Gives trials that have not been run."""
-
-    def ask(self) -> Trial | None:
-        """The next one; None where there are no more."""
-
-    def tell(self, trial: Trial, worth: float) -> None:
-        """How a trial ended: larger is better, minus infinity for one that failed."""
-
-
 def run_trials(
     sweep: Sweep,
-    source: Source,
+    trials: Iterator[Trial],
     log: TrialLog,
     board: Board,
     work: Work,
@@ -131,12 +105,13 @@ def run_trials(
     at_once: Mapping[Regime, int],
     reuse: bool,
     scheduler: TrialScheduler,
+    tell: Callable[[Trial, float], object],
 ) -> None:
     """Run trials until there are no more. Ray is up.
 
     Args:
         sweep: resolved, with what trials start from.
-        source: gives trials, and is told how they ended.
+        trials: those to run, each asked for when there is room for it.
         log: keeps what they show.
         board: shows it.
         work: what all of them need; goes to the object store once.
@@ -144,6 +119,7 @@ def run_trials(
         at_once: trials at a time, by regime; trials of two regimes never run together.
         reuse: keep processes from trial to trial: for trials that train heads.
         scheduler: see `scheduler_of`.
+        tell: is told how a trial ended: larger is better, minus infinity for one that failed.
     """
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -153,7 +129,7 @@ def run_trials(
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TrainTrial, work=work), resources_of),
         tune_config=tune.TuneConfig(
-            search_alg=TrialSearcher(sweep, source, log, at_once),
+            search_alg=TrialSearcher(sweep, trials, log, at_once, tell),
             scheduler=scheduler,
             num_samples=-1,
             reuse_actors=reuse,
@@ -283,7 +259,7 @@ def open_trial(
     work: Work,
     config: Mapping[str, str],
     opened: dict[tuple[str, str], tuple[Features, Features]] | None = None,
-) -> Training:
+) -> HeadTrial | BackboneTrial:
     """Begin a trial, or go on with it.
 
     Args:
@@ -340,7 +316,7 @@ class TrainTrial(tune.Trainable):
         assert work is not None  # tune.with_parameters
         self._work = work
         self._opened: dict[tuple[str, str], tuple[Features, Features]] = {}
-        self._training: Training | None = None
+        self._training: HeadTrial | BackboneTrial | None = None
         self._place, self._best = 0, -math.inf
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -414,13 +390,19 @@ class _Driver:
 
 
 class TrialSearcher(_Driver, Searcher):
-    """Hands Tune the trials of a source, never two regimes at a time."""
+    """Hands Tune its trials, never two regimes at a time; arguments as of `run_trials`."""
 
     def __init__(
-        self, sweep: Sweep, source: Source, log: TrialLog, at_once: Mapping[Regime, int]
+        self,
+        sweep: Sweep,
+        trials: Iterator[Trial],
+        log: TrialLog,
+        at_once: Mapping[Regime, int],
+        tell: Callable[[Trial, float], object],
     ) -> None:
         super().__init__(metric=WORTH, mode="max")
-        self._sweep, self._source, self._log, self._at_once = sweep, source, log, at_once
+        self._sweep, self._trials, self._log = sweep, trials, log
+        self._at_once, self._tell = at_once, tell
         self._waiting: Trial | None = None
         self._running: dict[str, tuple[Trial, Regime]] = {}
         """By Tune's own id."""
@@ -431,7 +413,7 @@ class TrialSearcher(_Driver, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial; None where it has to wait for others to end."""
-        trial = self._waiting or self._source.ask()
+        trial = self._waiting or next(self._trials, None)
         if trial is None:
             return Searcher.FINISHED
         regime = self._sweep.regime_of(trial)
@@ -450,7 +432,7 @@ class TrialSearcher(_Driver, Searcher):
         """A trial ended, by itself, by the scheduler, or by its process's death."""
         trial, _ = self._running.pop(trial_id)
         shown = result is not None and not error and result["failed"] is None
-        self._source.tell(trial, result["best"] if result and shown else -math.inf)
+        self._tell(trial, result["best"] if result and shown else -math.inf)
 
 
 class LogCallback(_Driver, tune.Callback):

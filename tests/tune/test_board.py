@@ -47,16 +47,19 @@ def test_the_line_says_where_the_sweep_stands(tmp_path) -> None:
 
 
 def test_tables_come_seldom_and_only_when_they_changed(tmp_path) -> None:
-    screen = Screen(tmp_path, 1000)
-    for number in range(300):
-        screen.now += PAUSE / 60
-        screen.end(number + 1, number / 400)
-    tables = sum("configuration" in line for line in screen.said)
-    assert tables == 5
-    for number in range(300, 600):  # none of them is among the best
-        screen.now += PAUSE / 60
+    screen = Screen(tmp_path, 100)
+
+    def tables() -> int:
+        return sum("configuration" in line for line in screen.said)
+
+    for number in range(30):
+        screen.now += PAUSE / 6
+        screen.end(number + 1, number / 40)
+    assert tables() == 5
+    for number in range(30, 50):  # none of them is among the best
+        screen.now += PAUSE / 6
         screen.end(number + 1, 0.0)
-    assert sum("configuration" in line for line in screen.said) == tables
+    assert tables() == 5
 
 
 def test_failures_are_told_a_few_times(tmp_path) -> None:

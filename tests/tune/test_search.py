@@ -1,5 +1,6 @@
 """Optuna's suggestions, and range tests before a sweep, in this process."""
 
+import itertools
 import math
 
 import pytest
@@ -42,7 +43,7 @@ def worth(configuration) -> float:
 
 def drain(source, most=1000, value=worth):
     found = []
-    while len(found) < most and (trial := source.ask()) is not None:
+    for trial in itertools.islice(source, most):
         found.append(trial.configuration)
         source.tell(trial, value(trial.configuration))
     return found
@@ -63,15 +64,14 @@ def test_optuna_is_pure_in_its_seed() -> None:
 
 def test_several_at_once_differ() -> None:
     source = optuna(SPACE, 8, 0)
-    asked = [source.ask() for _ in range(9)]
-    assert len({trial.id for trial in asked if trial is not None}) == 8
-    assert asked[-1] is None
+    asked = list(source)
+    assert len({trial.id for trial in asked}) == len(asked) == 8
 
 
 def test_what_ended_counts_and_what_began_comes_first() -> None:
     earlier = drain(optuna(SPACE, 22, 0))
     ended = [record(each, worth(each)) for each in earlier[:20]]
-    assert optuna(SPACE, 20, 0, records=ended).ask() is None
+    assert list(optuna(SPACE, 20, 0, records=ended)) == []
     rest = drain(optuna(SPACE, 40, 0, records=ended, unfinished=earlier[20:]))
     assert rest[:2] == earlier[20:]
     assert len(rest) == 20

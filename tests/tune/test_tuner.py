@@ -72,28 +72,17 @@ class Sweep:
         return "start"
 
 
-class Given:
-    """A source; keeps what it is told."""
-
-    def __init__(self, *configurations):
-        self.left = list(configurations)
-        self.told = {}
-
-    def ask(self):
-        if not self.left:
-            return None
-        found = self.left.pop(0)
-        return Trial(trial_id(found), found, full_recipe(tune(), {}))
-
-    def tell(self, trial, worth):
-        self.told[trial.configuration["n"]] = worth
-
-
 def make(folder, *configurations, at_once=None):
-    log = TrialLog(Storage(), str(folder), MAP)
-    source = Given(*configurations)
+    """A log, what is told of ended trials, and the searcher of some trials."""
+    log, told = TrialLog(Storage(), str(folder), MAP), {}
+    recipe = full_recipe(tune(), {})
+    trials = (Trial(trial_id(each), each, recipe) for each in configurations)
     at_once = {"head": 2, "backbone": 1} | (at_once or {})
-    return log, source, tuner.TrialSearcher(Sweep(), source, log, at_once)
+
+    def tell(trial, worth):
+        told[trial.configuration["n"]] = worth
+
+    return log, told, tuner.TrialSearcher(Sweep(), trials, log, at_once, tell)
 
 
 def test_no_more_trials_at_once_than_fit_and_never_two_regimes(tmp_path) -> None:
@@ -114,8 +103,8 @@ def test_no_more_trials_at_once_than_fit_and_never_two_regimes(tmp_path) -> None
     assert searcher.suggest("f") == Searcher.FINISHED
 
 
-def test_a_source_is_told_how_its_trials_ended(tmp_path) -> None:
-    _, source, searcher = make(tmp_path, *({"n": n} for n in range(4)), at_once={"head": 4})
+def test_how_trials_ended_is_told(tmp_path) -> None:
+    _, told, searcher = make(tmp_path, *({"n": n} for n in range(4)), at_once={"head": 4})
     for name, result in (
         ("a", {"failed": None, "best": 0.75}),
         ("b", {"failed": "the loss is not finite", "best": 0.5}),
@@ -123,7 +112,7 @@ def test_a_source_is_told_how_its_trials_ended(tmp_path) -> None:
     ):
         searcher.suggest(name)
         searcher.on_trial_complete(name, result, error=result is None)
-    assert source.told == {0: 0.75, 1: -math.inf, 2: -math.inf}
+    assert told == {0: 0.75, 1: -math.inf, 2: -math.inf}
 
 
 @pytest.mark.parametrize(
