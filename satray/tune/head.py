@@ -1,17 +1,13 @@
 """A head by itself: trained from features by the loop that trains whole networks, as one trial.
 
-A trial keeps what it needs to go on, and its best weights, in one file below the sweep's state.
-
 Letters: B tiles of a batch, F features of a tile, K classes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,13 +19,14 @@ from satray.data.augment import send
 from satray.data.order import TrainOrder, copies
 from satray.errors import InputError
 from satray.models.network import linear_or_dense
-from satray.storage import Storage, join
-from satray.train.checkpoints import from_bytes, score, to_bytes
+from satray.storage import Storage
+from satray.train import checkpoints
+from satray.train.checkpoints import Kept, score
 from satray.train.imbalance import class_weights
-from satray.train.loop import Loop
+from satray.train.loop import Loop, Row
 from satray.train.plan import TrainingPlan, train_order
 from satray.train.setup import Setup
-from satray.train.state import TrainState, seed_all
+from satray.train.state import seed_all
 from satray.train.step import Batch, view_of
 from satray.tune.feature_table import Features
 
@@ -41,8 +38,6 @@ TOWERS = "towers."
 """Entries that belong to its towers."""
 GATHERED = 16 << 20
 """Bytes of features gathered at a time: many batches by one call."""
-FILE = "head.npz"
-"""Below a trial's folder."""
 EVERY = 2.0
 """Seconds between two checkpoints: what a sweep that is killed does again. A pseudo-epoch takes
 some tens of milliseconds, less than a write to an object store."""
@@ -173,26 +168,6 @@ def as_they_are(features_BF: Tensor, *_: Any) -> Tensor:
 # A trial
 
 
-@dataclass(frozen=True)
-class Best:
-    """The best evaluation of a trial so far."""
-
-    pseudo_epochs: int
-    """Done when it was made."""
-    samples: int
-    """Seen by then."""
-    weights: bytes
-    """State dict of the `HeadNetwork`, as `torch.save` writes it."""
-    predictions: bytes
-    """Of the validation split (`Predictions.to_bytes`)."""
-
-    @property
-    def state(self) -> State:
-        """The state dict, in the host's memory."""
-        found: State = torch.load(io.BytesIO(self.weights), "cpu", weights_only=True)
-        return found
-
-
 class HeadTrial:
     """A head in training, a pseudo-epoch at a time. No Ray."""
 
@@ -213,25 +188,21 @@ class HeadTrial:
             train: features of the train split, of the pooling that the variant has.
             val: of the validation split.
             head: URI of the head's first weights.
-            folder: the trial's own.
+            folder: the trial's own, for its checkpoints.
             storage: how URIs are reached.
             clock: seconds.
         """
-        self._metric, self._uri, self._storage = setup.best, join(folder, FILE), storage
-        self._clock, self._kept_at = clock, clock()
-        self._state: TrainState | None = None
-        self._best: Best | None = None
-        recipe, plan = setup.recipe, setup.plan
+        recipe, plan, classes = setup.recipe, setup.plan, setup.index.meta.classes
+        self._metric, self._clock, self._kept_at = setup.best, clock, clock()
         self.total = plan.total_samples
         """Samples of the whole trial."""
         self.each = plan.samples_per_pseudo_epoch
         """Samples from one evaluation to the next."""
         seed_all(recipe.seed)
-        kind, classes = setup.variant.head, len(setup.index.meta.classes)
-        network = HeadNetwork(kind, train.width, classes, recipe.dropout)
-        network.load_head(from_bytes(storage.read(head)))
-        if (found := _read(storage, self._uri)) is not None:
-            self._state, self._best = TrainState.from_bytes(found[0]), found[1]
+        network = HeadNetwork(setup.variant.head, train.width, len(classes), recipe.dropout)
+        network.load_head(checkpoints.from_bytes(storage.read(head)))
+        latest = checkpoints.find(storage, folder).latest
+        self._best, self._writer = best_of(storage, folder), checkpoints.Writer(storage, folder)
         # Ray shows a GPU to those that asked for one.
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         order = train_order(recipe, plan, train.labels)
@@ -242,21 +213,22 @@ class HeadTrial:
             plan,
             recipe,
             setup.task,
-            setup.index.meta.classes,
+            classes,
             train_input=as_they_are,
             eval_input=as_they_are,
             positive_weight=class_weights(recipe.loss, train.labels, recipe.repeat),
             device=device,
-            state=self._state,
+            state=None if latest is None else checkpoints.load(storage, latest),
         )
         self._backlog = list(self._loop.history)
+        self._kept = self._loop.pseudo_epoch
 
     @property
     def done(self) -> bool:
         """Whether all evaluations have been given."""
         return self._loop.done and not self._backlog
 
-    def step(self) -> dict[str, Any]:
+    def step(self) -> Row:
         """The next evaluation: of an earlier attempt where there is one, else made now.
 
         Raises:
@@ -265,46 +237,29 @@ class HeadTrial:
         if self._backlog:
             return self._backlog.pop(0)
         row, predictions = self._loop.step(self._train, self._val)
-        self._state = self._loop.state()
-        assert predictions is not None, "there is one rank"
-        if self._best is None or score(row, self._metric) > self._worth(self._best):
-            weights, seen = to_bytes(self._state.kept), predictions.to_bytes()
-            self._best = Best(self._state.pseudo_epoch, row["samples_seen"], weights, seen)
+        best = self._best
+        if best is None or score(row, self._metric) > score(best.validation, self._metric):
+            assert predictions is not None, "there is one rank"
+            weights = {name: value.cpu().clone() for name, value in self._loop.kept().items()}
+            self._best = Kept("checkpoint", row["samples_seen"], weights, row, predictions)
         if self._loop.done or self._clock() - self._kept_at >= EVERY:
             self.close()
         return row
 
     def close(self) -> None:
         """Keep what was reached."""
-        if self._state is None or self._best is None:
-            return
-        best = self._best
-        parts = (self._state.to_bytes(), best.weights, best.predictions)
-        arrays = [np.frombuffer(data, np.uint8) for data in parts]
-        sink = io.BytesIO()
-        np.savez(sink, *arrays, np.array([best.pseudo_epochs, best.samples]))
-        self._storage.write(self._uri, sink.getvalue())
-        self._kept_at = self._clock()
-
-    def _worth(self, best: Best) -> float:
-        return score(self._loop.history[best.pseudo_epochs - 1], self._metric)
+        if self._loop.pseudo_epoch > self._kept:
+            self._kept, self._kept_at = self._loop.pseudo_epoch, self._clock()
+            self._writer.keep(self._loop.state().copied(), self._best)
+            self._writer.wait()
 
 
-def best_of(storage: Storage, folder: str) -> Best | None:
-    """The best that a trial reached; None where it left nothing.
+def best_of(storage: Storage, folder: str) -> Kept | None:
+    """The best that a trial reached, of its head alone; None where it left nothing.
 
     Args:
         storage: how URIs are reached.
         folder: the trial's own.
     """
-    found = _read(storage, join(folder, FILE))
-    return None if found is None else found[1]
-
-
-def _read(storage: Storage, uri: str) -> tuple[bytes, Best] | None:
-    if not storage.exists(uri):
-        return None
-    with np.load(io.BytesIO(storage.read(uri)), allow_pickle=False) as file:
-        *parts, counts = (file[name] for name in file.files)
-    state, weights, predictions = (part.tobytes() for part in parts)
-    return state, Best(int(counts[0]), int(counts[1]), weights, predictions)
+    best = checkpoints.find(storage, folder).best
+    return None if best is None else Kept.from_bytes(storage.read(best))

@@ -1,4 +1,4 @@
-"""The best trial's network as a bundle, and its training again, whole. Torch is imported here."""
+"""The best trial's network as a bundle, and its training again, whole. Imports torch."""
 
 from __future__ import annotations
 
@@ -8,23 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from satray import cluster
 from satray.config.train import TrainRecipe
 from satray.data.index import TileIndex
 from satray.errors import TrainingError
-from satray.metrics.summary import compute_metrics, said
+from satray.metrics.summary import said
 from satray.runs.run import Run
 from satray.storage import join
-from satray.train import checkpoints
+from satray.train import checkpoints, measure
 from satray.train.checkpoints import Kept
-from satray.train.evaluation import Predictions
 from satray.train.job import calibrate_on
 from satray.train.job import work as train
-from satray.train.losses import loss_for
 from satray.train.products import bundle
-from satray.train.setup import Setup, set_up
+from satray.train.setup import set_up
 from satray.train.tracking import nested
 from satray.tune.head import best_of
 from satray.tune.records import Metric, TrialRecord, trial_folder
@@ -62,8 +58,19 @@ def winner(work: Work, trial: Trial, start: str, record: TrialRecord, run: Run) 
     Raises:
         TrainingError: it left no weights.
     """
-    made = _of_head if record.regime == "head" else _of_backbone
-    setup, kept = made(work, trial, start, record)
+    first, folder = work.starts.get(start), trial_folder(work.state, trial.id)
+    if record.regime == "head":
+        if first is None:
+            raise TrainingError(f"trial {trial.id}: its first weights cannot be had any more")
+        setup = head_setup(trial.recipe, first, work.index, work.storage)
+        best = _trained(work, config_of(trial, start, "head"), folder, record.best_samples)
+        whole = checkpoints.from_bytes(work.storage.read(first.weights)) | best.weights
+        kept = replace(best, weights=whole)
+    else:
+        own = Run("train", work.run_id, folder, work.storage)
+        setup = set_up(trial.recipe, work.storage, work.index)
+        setup = measure.complete(setup, own) if first is None else first.under(setup)
+        kept, _ = checkpoints.choose(own.storage, own.state, setup.best)
     calibration = calibrate_on(setup, kept.predictions)
     files = bundle(setup, run, kept, calibration)
     lines = (*differs(kept.validation, record, work.metric), calibration.line())
@@ -84,37 +91,16 @@ def differs(validation: Mapping[str, Any], record: TrialRecord, metric: Metric) 
     return (f"the bundle's own {metric.title} is {said(found)}, its trial's was {record.best:.4f}",)
 
 
-def _of_head(work: Work, trial: Trial, start: str, record: TrialRecord) -> tuple[Setup, Kept]:
-    first, folder = work.starts.get(start), trial_folder(work.state, trial.id)
-    if first is None:
-        raise TrainingError(f"trial {trial.id}: its first weights cannot be had any more")
-    setup = head_setup(trial.recipe, first, work.index, work.storage)
-    wanted = record.best_samples
+def _trained(work: Work, config: Mapping[str, str], folder: str, samples: int | None) -> Kept:
+    """A head as it was after so many samples; its process may have gone before it could write."""
     best = best_of(work.storage, folder)
-    if best is None or best.samples != wanted:  # its process was gone before it could write
+    if best is None or best.samples_seen != samples:
         work.storage.delete(folder)
-        cluster.run_once(train_again, work, config_of(trial, start, "head"), wanted)
+        cluster.run_once(train_again, work, config, samples)
         best = best_of(work.storage, folder)
     if best is None:
-        raise TrainingError(f"trial {trial.id} left no weights")
-    state = checkpoints.from_bytes(work.storage.read(first.weights)) | best.state
-    seen = Predictions.from_bytes(best.predictions)
-    return setup, Kept("checkpoint", best.samples, state, validation_of(setup, seen), seen)
-
-
-def _of_backbone(work: Work, trial: Trial, start: str, record: TrialRecord) -> tuple[Setup, Kept]:
-    del record
-    own = Run("train", work.run_id, trial_folder(work.state, trial.id), work.storage)
-    setup = set_up(trial.recipe, work.storage, work.index)
-    kept, _ = checkpoints.choose(own.storage, own.state, setup.best)
-    first = work.starts.get(start)
-    if first is not None:
-        setup = first.under(setup)
-    else:
-        from satray.train import measure
-
-        setup = measure.complete(setup, own)
-    return setup, kept
+        raise TrainingError(f"{folder}: a head left no weights")
+    return best
 
 
 def train_again(work: Work, config: Mapping[str, str], samples: int | None) -> None:
@@ -130,16 +116,6 @@ def train_again(work: Work, config: Mapping[str, str], samples: int | None) -> N
         if training.step()["samples_seen"] == samples:
             break
     training.close()
-
-
-def validation_of(setup: Setup, seen: Predictions) -> dict[str, Any]:
-    """All metrics of some predictions, and `val_loss`."""
-    losses_N = loss_for(setup.task)(
-        torch.from_numpy(seen.logits_NK).double(), torch.from_numpy(seen.labels_NK).double()
-    )
-    classes = setup.index.meta.classes
-    metrics = compute_metrics(seen.logits_NK, seen.labels_NK, classes, setup.task)
-    return {**metrics, "val_loss": float(losses_N.mean())}
 
 
 def refit(recipe: TrainRecipe, index: TileIndex, run: Run) -> Won:

@@ -88,10 +88,10 @@ def test_what_was_left_elsewhere_is_trained_again_to_where_it_was_best(
     Storage().delete(folder)
     if left == "more":  # a process that went on past what was told of it
         course(work, trial)
-        assert best_of(Storage(), folder).samples != shown.best_samples
+        assert best_of(Storage(), folder).samples_seen != shown.best_samples
     run, _ = make_run(tmp_path / "out")
     won = module.winner(work, trial, "s", shown, run)
-    assert best_of(Storage(), folder).samples == shown.best_samples == shown.samples
+    assert best_of(Storage(), folder).samples_seen == shown.best_samples == shown.samples
     assert won.validation["map"] == pytest.approx(shown.best, abs=1e-9)
 
 
