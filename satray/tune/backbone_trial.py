@@ -18,7 +18,7 @@ from satray.train.ray_train import Halt, fit
 from satray.train.setup import Setup
 
 Row = dict[str, Any]
-"""One evaluation (`EpochReport.row`)."""
+"""One evaluation."""
 STOPPING = 60.0
 """Seconds that training has to come to rest when a trial is left."""
 

@@ -8,7 +8,12 @@ from train.small_archive import generate, make_recipe, make_run
 
 from satray.errors import TrainingError
 from satray.storage import Storage
+from satray.train.checkpoints import Writer
+from satray.train.ray_train import Halt, fit
 from satray.train.setup import set_up
+from satray.train.state import TrainState
+from satray.tune import backbone_trial
+from satray.tune.backbone_trial import BackboneTrial
 
 
 @pytest.fixture(scope="module")
@@ -19,23 +24,21 @@ def setup(tmp_path_factory):
 
 @pytest.fixture
 def begin(setup, tmp_path, monkeypatch):
-    from satray.tune import backbone_trial
+    def opened(play, *history):
+        """`play(listen, halt)` is what workers do; `history` what checkpoints hold before."""
+        run, _ = make_run(tmp_path)
+        if history:
+            rows = tuple(map(row, history))
+            state = TrainState(len(rows), 3 * len(rows), 8, 0, {}, {}, rows, {})
+            writer = Writer(run.storage, run.state)
+            writer.keep(state, None)
+            writer.wait()
 
-    def opened(play, history=()):
-        """`play(listen, halt)` is what `fit` does; `history` what checkpoints hold then."""
-        kept = list(history)
-
-        def fit(setup, run, weights, listen, workers, halt):
+        def played(setup, run, weights, listen, workers, halt):
             play(listen, halt)
 
-        def put_history(self, run):
-            for each in kept:
-                self._rows.put(each)
-
-        monkeypatch.setattr(backbone_trial, "fit", fit)
-        monkeypatch.setattr(backbone_trial.BackboneTrial, "_put_history", put_history)
-        run, _ = make_run(tmp_path)
-        return backbone_trial.BackboneTrial(setup, run, "weights", WORKERS)
+        monkeypatch.setattr(backbone_trial, "fit", played)
+        return BackboneTrial(setup, run, "weights", WORKERS)
 
     return opened
 
@@ -44,12 +47,18 @@ def row(number):
     return {"pseudo_epoch": number, "samples_seen": 24 * (number + 1)}
 
 
-def tell(*numbers):
+def tell(*numbers, then=None):
+    """Workers that finish these pseudo-epochs."""
+
     def play(listen, halt):
         for number in numbers:
             listen({"kind": "epoch", "rank": 0, "row": row(number)})
             listen({"kind": "epoch", "rank": 1, "row": None})
             listen({"kind": "progress", "now": None})
+        if isinstance(then, BaseException):
+            raise then
+        if then is not None:
+            then(halt)
 
     return play
 
@@ -61,15 +70,9 @@ def take(trial):
     return found
 
 
-def test_each_evaluation_is_handed_on_and_the_end_waits_for_the_workers(begin, setup) -> None:
+def test_each_evaluation_is_handed_on_and_the_end_waits_for_the_workers(begin) -> None:
     over = threading.Event()
-
-    def play(listen, halt):
-        tell(0, 1, 2)(listen, halt)
-        over.wait(20)
-
-    trial = begin(play)
-    assert trial.total == setup.plan.total_samples == 72
+    trial = begin(tell(0, 1, 2, then=lambda _: over.wait(20)))
     assert [trial.step()["pseudo_epoch"] for _ in range(2)] == [0, 1]
     assert not trial.done
     threading.Timer(0.2, over.set).start()
@@ -79,55 +82,44 @@ def test_each_evaluation_is_handed_on_and_the_end_waits_for_the_workers(begin, s
     trial.close()
 
 
-def test_what_checkpoints_hold_comes_first_and_nothing_twice(begin) -> None:
-    assert take(begin(tell(1, 1, 2), history=[row(0), row(1)])) == [0, 1, 2]
+@pytest.mark.parametrize(
+    ("numbers", "history"), [((1, 1, 2), (0, 1)), ((2,), (0, 1)), ((), (0, 1, 2))]
+)
+def test_what_checkpoints_hold_comes_first_and_nothing_twice(begin, numbers, history) -> None:
+    assert take(begin(tell(*numbers), *history)) == [0, 1, 2]
 
 
-def test_a_message_that_was_lost_is_found_in_the_checkpoints(begin) -> None:
-    assert take(begin(tell(0, 1), history=[row(0), row(1), row(2)])) == [0, 1, 2]
-
-
-def test_what_ends_training_ends_the_trial(begin) -> None:
-    def play(listen, halt):
-        tell(0)(listen, halt)
-        raise TrainingError("train worker 0 failed 4 times: CUDA out of memory")
-
-    trial = begin(play)
-    trial.step()
-    with pytest.raises(TrainingError, match="out of memory"):
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (TrainingError("worker 0 failed: CUDA out of memory"), "out of memory"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (None, "before its plan was done"),
+    ],
+    ids=str,
+)
+def test_what_ends_training_ends_the_trial(begin, end, said) -> None:
+    trial = begin(tell(0, then=end))
+    assert trial.step()["pseudo_epoch"] == 0
+    with pytest.raises(TrainingError, match=said):
         trial.step()
-
-
-def test_training_that_ends_early_and_an_exit_are_failures(begin) -> None:
-    with pytest.raises(TrainingError, match="before its plan was done"):
-        take(begin(tell(0)))
-
-    def play(listen, halt):
-        raise KeyboardInterrupt
-
-    with pytest.raises(TrainingError, match="KeyboardInterrupt"):
-        begin(play).step()
 
 
 def test_a_trial_that_is_left_halts_its_workers(begin) -> None:
     halted = threading.Event()
 
-    def play(listen, halt):
-        tell(0)(listen, halt)
+    def until_halted(halt):
         while not halt.asked:
             pass
         halted.set()
 
-    trial = begin(play)
+    trial = begin(tell(0, then=until_halted))
     trial.step()
     trial.close()
     assert halted.is_set()
-    assert not trial._thread.is_alive()
 
 
 def test_training_that_is_left_before_it_began_starts_nothing(setup, tmp_path) -> None:
-    from satray.train.ray_train import Halt, fit
-
     run, _ = make_run(tmp_path)
     halt = Halt(run)
     halt()
