@@ -60,11 +60,6 @@ class BackboneTrial:
         self._thread.start()
 
     @property
-    def total(self) -> int:
-        """Samples of the whole trial."""
-        return self._plan.total_samples
-
-    @property
     def each(self) -> int:
         """Samples from one evaluation to the next."""
         return self._plan.samples_per_pseudo_epoch

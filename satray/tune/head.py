@@ -194,8 +194,6 @@ class HeadTrial:
         """
         recipe, plan, classes = setup.recipe, setup.plan, setup.index.meta.classes
         self._metric, self._clock, self._kept_at = setup.best, clock, clock()
-        self.total = plan.total_samples
-        """Samples of the whole trial."""
         self.each = plan.samples_per_pseudo_epoch
         """Samples from one evaluation to the next."""
         seed_all(recipe.seed)
