@@ -254,11 +254,8 @@ def _look_at(out: str) -> list[str]:
         "maps.png": "ship tiles, and where each network saw the ships",
         f"train-{first}/curves.png": "how it learned",
         f"evaluate-{first}/report.html": "how good it is, in plots and tiles (open in a browser)",
-        f"evaluate-{first}/metrics.json": "all figures, class by class",
         f"score-{first}/cam/": "ship maps of all tiles, to lay over archive/tiles/ in QGIS",
-        f"score-{first}/predictions/": "the same tiles as a GeoParquet table",
         f"scene-{first}/quicklooks/": "a scene that no network has seen, and the ships found in it",
-        f"scene-{first}/runs/": "a page with the map of all scenes, here one",
         f"scene-{first}/detections/": "those points, to lay over archive/scene.tif in QGIS",
         "archive/scene-ships.geojson": "where the ships really are",
     }

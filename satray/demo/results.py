@@ -14,7 +14,7 @@ Legend: h, w cells of a map; C bands, H, W pixels of a tile.
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot, nan, sqrt
+from math import hypot, nan
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,6 @@ class Pointing:
     """Tiles whose peak fell on a ship."""
     expected: float
     """Hits that random places would have had."""
-    spread: float
-    """Standard deviation of those (independent tiles, each with its own chance)."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +77,18 @@ class Found:
     """Points found."""
     hits: int
     """Points that found a ship, and ships that were found."""
-    precision: float
-    """Hits a detection; NaN without detections."""
-    recall: float
-    """Ships found of all; NaN without ships."""
     chance: float
     """Share of the scene that the widened boxes cover: the precision of random points."""
-    error_px: float
-    """Median distance of hits from the middle of their ship (px); NaN without hits."""
+
+    @property
+    def precision(self) -> float:
+        """Hits a detection; NaN without detections."""
+        return self.hits / self.detections if self.detections else nan
+
+    @property
+    def recall(self) -> float:
+        """Ships found of all; NaN without ships."""
+        return self.hits / self.ships if self.ships else nan
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,7 @@ def pointing(tiles: Iterable[MappedTile]) -> Pointing:
         wide = widened(tile.boxes, abs(tile.cells.e) / 2, abs(tile.cells.a) / 2)
         hits += any(a <= y <= c and b <= x <= d for a, b, c, d in wide)
         chances.append(covered(wide, *tile.pixels.shape[-2:]))
-    spread = sqrt(sum(chance * (1 - chance) for chance in chances))
-    return Pointing(len(chances), hits, sum(chances), spread)
+    return Pointing(len(chances), hits, sum(chances))
 
 
 def match(
@@ -175,7 +176,7 @@ def match(
     """
     likely = sorted(points, key=lambda point: -point[2])
     wide, free = widened(boxes, slack, slack), set(range(len(boxes)))
-    errors = []
+    hits = 0
     for y, x, _ in likely:
         near = [
             (hypot(y - (boxes[n][0] + boxes[n][2]) / 2, x - (boxes[n][1] + boxes[n][3]) / 2), n)
@@ -183,18 +184,9 @@ def match(
             if wide[n][0] <= y <= wide[n][2] and wide[n][1] <= x <= wide[n][3]
         ]
         if near:
-            error, ship = min(near)
-            free.discard(ship)
-            errors.append(error)
-    return Found(
-        ships=len(boxes),
-        detections=len(likely),
-        hits=len(errors),
-        precision=len(errors) / len(likely) if likely else nan,
-        recall=len(errors) / len(boxes) if boxes else nan,
-        chance=covered(wide, *shape),
-        error_px=float(np.median(errors)) if errors else nan,
-    )
+            free.discard(min(near)[1])
+            hits += 1
+    return Found(len(boxes), len(likely), hits, covered(wide, *shape))
 
 
 def widened(boxes: Iterable[Box], down: float, across: float) -> list[Box]:
@@ -221,12 +213,12 @@ def result_lines(results: Sequence[Result], class_name: str) -> list[str]:
         rows.append(
             (one.name, f"{said(one.accuracy, 3)} ({said(one.majority, 3)})",
              f"{said(one.map, 3)} ({said(one.prevalence, 3)})", f"{said(one.auc, 3)} (0.500)",
-             f"{game.hits} of {game.tiles} ({game.expected:.1f} ± {game.spread:.1f})")
+             f"{game.hits} of {game.tiles} ({game.expected:.1f})")
         )  # fmt: skip
         scenes.append(
             f"{one.name}, {class_name}s in the scene: {scene.hits} of {scene.ships} found by "
             f"{scene.detections} points (precision {scene.precision:.2f}, {scene.chance:.2f} by "
-            f"chance; recall {scene.recall:.2f}), {scene.error_px:.1f} px off in the median"
+            f"chance; recall {scene.recall:.2f})"
         )
     table = [f"{name:26}{a:>15}{b:>15}{c:>15}{d:>25}" for name, a, b, c, d in rows]
     return [*table, "", *scenes]
