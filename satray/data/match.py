@@ -229,7 +229,7 @@ class _Names:
         return Counter(_base(_as_path(key)) for key in self._keys)
 
 
-def _grouped(entries: Iterable[Entry], name: Callable[[str], str]) -> dict[str, list[Entry]]:
+def _grouped(entries: Sequence[Entry], name: Callable[[str], str]) -> dict[str, list[Entry]]:
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(name(entry.key), []).append(entry)

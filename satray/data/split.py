@@ -222,16 +222,15 @@ def _parts_of_column(labels: LabelTable, options: SplitOptions) -> tuple[Part, .
 
 def _groups(labels: LabelTable, column: str) -> NDArray[np.int64]:
     """(N,) number of each row's group, by first appearance."""
-    number: dict[str, int] = {}
-    groups_N = np.empty(len(labels), np.int64)
-    for row, cell in enumerate(_cells(labels, column, "split.group")):
-        if cell is None:
-            raise InputError(
-                f"split.group: {labels.name}, row {row + 1} ({labels.keys[row]}): column "
-                f"{column!r} is empty; every tile needs a group"
-            )
-        groups_N[row] = number.setdefault(cell, len(number))
-    return groups_N
+    cells = _cells(labels, column, "split.group")
+    if None in cells:
+        row = cells.index(None)
+        raise InputError(
+            f"split.group: {labels.name}, row {row + 1} ({labels.keys[row]}): column {column!r} is "
+            "empty; every tile needs a group"
+        )
+    number = {cell: n for n, cell in enumerate(dict.fromkeys(cells))}
+    return np.array([number[cell] for cell in cells], np.int64)
 
 
 def _cells(labels: LabelTable, column: str, key: str) -> tuple[str | None, ...]:
@@ -277,17 +276,7 @@ def _draw(
     Whole groups: in the order of a permutation, while they bring a part nearer its size; and
     stratified by the same iteration as multilabel tiles (scikit-learn's StratifiedGroupKFold takes
     neither several labels a tile nor shares other than one of k).
-
-    Args:
-        labels_NK: (N, K) uint8, 0 or 1.
-        task: binary, multilabel or multiclass.
-        options: keys val, test, seed and stratify.
-        groups_N: (N,) int64, numbers from 0 of rows that stay together; None: each for itself.
-        said: what asked for groups, for messages.
-        kind: what they are, for messages.
-
-    Raises:
-        InputError: sizes leave nothing to train on, or the draw cannot honour what is asked.
+    `groups_N` has the number, from 0, of each row's group; `said` asked for groups that are `kind`.
     """
     n = len(labels_NK)
     n_val, n_test = _part_sizes(n, options)
@@ -390,14 +379,8 @@ def _iterative(
     this class most) leaves the last class off by what all others drifted. Here a group goes where
     it most lowers the sum, over its classes and the part's size, of
     (number wanted and not yet had)^2 / number wanted.
-
-    Args:
-        totals_GK: (G, K) int64, tiles of each class in each group; the last column all its tiles.
-        sizes: tiles of each of P parts; their sum is that of the last column.
-        seed: of the order within a class and of ties.
-
-    Returns:
-        (G,) number of the part of each group.
+    `totals_GK` has the tiles of each class in each group, in its last column all of them; `sizes`
+    are those of P parts. Gives the number of each group's part.
     """
     rng = np.random.RandomState(seed)
     size_G = totals_GK[:, -1]

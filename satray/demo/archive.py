@@ -321,11 +321,8 @@ def _draw_ship(
 ) -> Polygon:
     """Draw a ship that lies with its middle at the origin, its bow to the right.
 
-    Args:
-        rng: of its breadth, paint and speed.
-        layers: where hulls are, their paint, and foam, on the fine grid.
-        place: turns it and puts it on the sheet.
-        length: bow to stern (px).
+    Of some `length` (px); `place` turns it and puts it on the sheet, where `layers` are on the fine
+    grid: hulls, their paint, foam.
     """
     cover, paint, foam = layers
     half, beam = length / 2, float(np.clip(length * rng.uniform(0.2, 0.28), 2.8, 5.0))
@@ -360,12 +357,8 @@ def _noise(
 ) -> Field:
     """Blurred noise, mean 0 and variance 1, (side, side); opposite edges meet.
 
-    Args:
-        rng: where the noise is from.
-        side: of the square (px).
-        wave: how far apart the hills of the coarsest octave are, about (px).
-        octaves: how many; each halves the distance.
-        gain: amplitude of an octave over the one before it.
+    The hills of the coarsest octave are `wave` px apart, about; each further octave halves that,
+    and has `gain` of the amplitude.
     """
     white = fft.rfft2(rng.standard_normal((side, side), np.float32))
     mixed = np.zeros_like(white)
