@@ -168,75 +168,59 @@ def read_blocks(
         tables of `pixels`, `labels` (fixed-size binary), `row`, `copy`, `valid`, `error`, `bytes`
         (read from storage; 0 where the cache had the tile) and `pseudo_epoch`.
     """
-    came_before = np.zeros(len(source), np.int64) if copies is None else copies
+    total = len(source)
+    came_before = np.zeros(total, np.int64) if copies is None else copies
     cache, slots = open_cache(source.cache), source.slots
-    kept = np.zeros(len(source), bool) if cache is None else cache.kept(slots)
+    kept = np.zeros(total, bool) if cache is None else cache.kept(slots)
     absent = np.flatnonzero(~kept)
     arriving = _decoded(source, absent)
-    waited_for = np.bincount(absent // block, minlength=-(-len(source) // block))
-    blocks: dict[int, _Block] = {}
+    waited_for = np.bincount(absent // block, minlength=-(-total // block))
+    sizes, errors = np.zeros(total, np.int64), np.full(total, None, object)
+    begun: dict[int, NDArray[Any]] = {}
+
+    def pixels_of(number: int) -> NDArray[Any]:
+        if number not in begun:
+            shape = (min(block, total - number * block), *source.shape)
+            begun[number] = np.empty(shape, source.dtype)
+        return begun[number]
+
+    def put(at: int, tile: NDArray[Any] | str, size: int) -> None:
+        sizes[at], errors[at] = size, tile if isinstance(tile, str) else None
+        pixels_of(at // block)[at % block] = 0 if isinstance(tile, str) else tile
+
     try:
-        for number, start in enumerate(range(0, len(source), block)):
-            stop = min(start + block, len(source))
+        for number, start in enumerate(range(0, total, block)):
+            here = slice(start, min(start + block, total))
             while waited_for[number]:
                 at, tile, size = next(arriving)
-                begun = blocks.get(at // block)
-                if begun is None:
-                    first = at // block * block
-                    begun = _Block.of(source, min(block, len(source) - first))
-                    blocks[at // block] = begun
-                begun.put(at % block, tile, size)
+                put(at, tile, size)
                 waited_for[at // block] -= 1
                 if cache is not None and not isinstance(tile, str):
                     cache.put(int(slots[at]), tile)
-            filled = blocks.pop(number, None) or _Block.of(source, stop - start)
+            x_bCHW = pixels_of(number)
             if cache is not None:
-                at_hand = start + np.flatnonzero(kept[start:stop])
-                lost = [i for i in at_hand if not cache.get(slots[i], filled.pixels[i - start])]
-                for at, tile, size in _decoded(source, np.array(lost, np.int64)):
-                    filled.put(at - start, tile, size)
-            part = source.tiles.slice(start, stop - start)
+                at_hand = start + np.flatnonzero(kept[here])
+                lost = [i for i in at_hand if not cache.get(slots[i], x_bCHW[i - start])]
+                for found in _decoded(source, np.array(lost, np.int64)):
+                    put(*found)
+            del begun[number]
+            part = source.tiles.slice(start, len(x_bCHW))
             yield pa.table(
                 {
-                    "pixels": _binary(filled.pixels),
+                    "pixels": _binary(x_bCHW),
                     "labels": part.column("labels"),
                     "row": part.column("row"),
-                    "valid": pa.array([error is None for error in filled.errors]),
-                    "error": pa.array(filled.errors, pa.string()),
-                    "bytes": pa.array(filled.bytes),
-                    "pseudo_epoch": pa.array(np.full(stop - start, pseudo_epoch, np.int64)),
-                    "copy": pa.array(came_before[start:stop]),
+                    "valid": pa.array([error is None for error in errors[here]]),
+                    "error": pa.array(errors[here], pa.string()),
+                    "bytes": pa.array(sizes[here]),
+                    "pseudo_epoch": pa.array(np.full(len(x_bCHW), pseudo_epoch, np.int64)),
+                    "copy": pa.array(came_before[here]),
                 }
             )
     finally:
         arriving.close()
         if cache is not None:
             cache.close()
-
-
-@dataclass
-class _Block:
-    """A block that is being filled."""
-
-    pixels: NDArray[Any]
-    """(b, C, H, W) in the stored dtype."""
-    bytes: NDArray[np.int64]
-    """(b,) read from storage."""
-    errors: list[str | None]
-    """b reasons; None where a tile could be read."""
-
-    @classmethod
-    def of(cls, source: TileSource, tiles: int) -> "_Block":
-        pixels = np.empty((tiles, *source.shape), source.dtype)
-        return cls(pixels, np.zeros(tiles, np.int64), [None] * tiles)
-
-    def put(self, at: int, tile: NDArray[Any] | str, size: int) -> None:
-        """Fill one tile: its pixels, or the reason why there are none."""
-        self.bytes[at] = size
-        if isinstance(tile, str):
-            self.pixels[at], self.errors[at] = 0, tile
-        else:
-            self.pixels[at] = tile
 
 
 def _decoded(
