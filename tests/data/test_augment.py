@@ -253,7 +253,7 @@ def test_a_box_of_a_share_of_tiles_is_set_to_the_mean():
     for side in (down, across):  # anywhere: as often at one edge as at the other
         covered = side.float().mean(0)
         assert covered.min() > 0.05
-        torch.testing.assert_close(covered, covered.flip(0), atol=0.06, rtol=0)
+        torch.testing.assert_close(covered, covered.flip(0), atol=0.1, rtol=0)
 
 
 def test_training_input_is_recoloured_after_normalising():
