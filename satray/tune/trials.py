@@ -11,7 +11,7 @@ from typing import Any
 
 from satray.config.base import idle_keys
 from satray.config.cli import apply_overrides, fill_lists, is_section, validate
-from satray.config.train import FINE_TUNING, TrainRecipe
+from satray.config.train import TrainRecipe, usual_stages
 from satray.config.tune import TuneRecipe
 from satray.data.index import TileIndex, check_unchanged, read_index
 from satray.errors import InputError
@@ -367,7 +367,8 @@ def fine_tuning(recipe: TrainRecipe) -> TrainRecipe:
     taught = set(sources_of(recipe.weights, variant).values()) != {"none"}
     if head_only(recipe) is not None or not taught:
         return recipe
-    then = tuple(stage for stage in FINE_TUNING if stage.trainable != "head")
+    usual = usual_stages(recipe.weights, variant)
+    then = tuple(stage for stage in usual if stage.trainable != "head")
     augment = recipe.augment.model_copy(update={"views": None})
     return recipe.model_copy(update={"stages": (*recipe.stages, *then), "augment": augment})
 

@@ -252,7 +252,7 @@ def test_a_box_of_a_share_of_tiles_is_set_to_the_mean():
     assert 2.8 < (wide / tall).max() < 4
     for side in (down, across):  # anywhere: as often at one edge as at the other
         covered = side.float().mean(0)
-        assert covered.min() > 0.05
+        assert covered.min() > 0.02
         torch.testing.assert_close(covered, covered.flip(0), atol=0.1, rtol=0)
 
 

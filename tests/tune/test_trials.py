@@ -7,7 +7,7 @@ from sweep_material import BANDS, tune
 from train.small_archive import SIDE, generate
 
 from satray.config.cli import parse_yaml, validate
-from satray.config.train import FINE_TUNING, TrainRecipe
+from satray.config.train import FINE_TUNING, TRANSFORMER_TUNING, TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.errors import InputError
 from satray.models.pretrained import UNPUBLISHED, is_word
@@ -281,6 +281,9 @@ def test_best_yaml_is_the_same_training() -> None:
         assert "trainable: head" in text
 
 
+PATCHES = {"towers": [{"name": "rgb", "backbone": "vit_small_patch16_224", "bands": ["red"]}]}
+
+
 @pytest.mark.parametrize(
     ("base", "trained"),
     [
@@ -288,6 +291,7 @@ def test_best_yaml_is_the_same_training() -> None:
         ({"weights": "none"}, ["head"]),
         ({"variant": "simple_cnn"}, ["head"]),
         ({"stages.0.trainable": "all"}, ["all"]),
+        ({"variant": PATCHES}, ["head", "all"]),
     ],
 )
 def test_a_pretrained_heads_second_step_tunes_all_of_its_network(base, trained) -> None:
@@ -296,7 +300,8 @@ def test_a_pretrained_heads_second_step_tunes_all_of_its_network(base, trained) 
     assert [stage.trainable for stage in found.stages] == trained
     assert found.stages[0] == whole.stages[0]  # the winner's own
     if len(trained) > 1:
-        assert found.stages[1] == FINE_TUNING[1]
+        usual = TRANSFORMER_TUNING if base.get("variant") == PATCHES else FINE_TUNING
+        assert found.stages[1] == usual[1]
         assert found.augment.views is None
 
 
