@@ -206,7 +206,6 @@ class Work:
             job.ref.uri,
             "done",
             notes=tuple(notes),
-            rings=tuple(tuple(ring) for ring in job.ground.rings()),
             taken=f"{at:%Y-%m-%d %H:%M} ({moment.source})" if at else moment.source,
             tiles=counts.tiles,
             nodata=counts.nodata,

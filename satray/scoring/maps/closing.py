@@ -1,4 +1,4 @@
-"""The end of a run: tables of all scenes, the predictions of all tiles, the page with the map."""
+"""The end of a run: tables of all scenes, the predictions of all tiles, the page."""
 
 import io
 from collections import Counter
@@ -10,13 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from satray import __version__
 from satray.runs.run import Run
 from satray.scoring.blocks import PART_ROWS
 from satray.scoring.maps.jobs import SceneResult
+from satray.scoring.maps.page import publish_page
 from satray.scoring.predictions import Layout
 from satray.scoring.products import names
-from satray.scoring.products.mappage import MapFacts, MappedScene, map_page
 from satray.scoring.products.tiles_table import TilesWriter
 from satray.storage.temporary import scratch
 
@@ -79,14 +78,8 @@ def close(
             continue
         table = pa.Table.from_pylist([_row(one) for one in some], schema=schema)
         run.publish(f"{base}{name}.parquet", _parquet(table), rows=len(some))
-    facts = MapFacts(
-        run.run_id,
-        f"{len(done):,} scenes scored",
-        f"run {run.run_id} · model {layout.model_id} · {bundle}"
-        + (f" · mode {modes}" if (modes := _modes(done)) else ""),
-        footer=f"satray {__version__}",
-    )
-    run.publish(names.map_name(run.run_id), map_page(facts, [_mapped(one) for one in results]))
+    subtitle = f"run {run.run_id} · model {layout.model_id} · {bundle}"
+    publish_page(run, results, subtitle)
 
 
 def totals(results: Sequence[SceneResult], classes: Sequence[str]) -> dict[str, int]:
@@ -172,19 +165,3 @@ def _parquet(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
-
-
-def _mapped(one: SceneResult) -> MappedScene:
-    note = one.error if one.status != "done" else "; ".join(one.notes)
-    return MappedScene(
-        one.scene,
-        one.status,
-        [list(ring) for ring in one.rings],
-        one.height,
-        one.width,
-        one.taken,
-        one.tiles,
-        one.detections,
-        one.status == "done",
-        note or "",
-    )

@@ -79,8 +79,6 @@ class SceneResult:
     """Columns, stored px."""
     crs: str | None = None
     """Its CRS."""
-    rings: tuple[tuple[tuple[float, float], ...], ...] = ()
-    """Outline in longitude and latitude."""
     taken: str = ""
     """When it was taken, and where that is known from."""
     tiles: int = 0
@@ -115,9 +113,8 @@ class SceneResult:
         """Undo `asdict`, also after JSON; raises TypeError or KeyError for anything else."""
         tree = dict(given)
         products = tuple(Product(**item) for item in tree.pop("products"))
-        rings = tuple(tuple((x, y) for x, y in ring) for ring in tree.pop("rings"))
         lists: dict[str, Any] = {key: tuple(tree.pop(key)) for key in ("notes", "predicted")}
-        return SceneResult(**tree, **lists, rings=rings, products=products)
+        return SceneResult(**tree, **lists, products=products)
 
 
 def failed(

@@ -199,7 +199,7 @@ def _clear(run: Run, now: Sorted) -> None:
     """Remove what runs left: at once tables without a record, later what they were at."""
     for name in now.view.cut:
         tables = [f"runs/{name}.{kind}.parquet" for kind in ("scenes", "failures")]
-        for path in (names.predictions_name(name), names.map_name(name), *tables):
+        for path in (names.predictions_name(name), names.page_name(name), *tables):
             run.storage.delete(run.uri(path))
     for name in unneeded(now.view):
         now.ledger.close(name)

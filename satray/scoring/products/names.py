@@ -15,7 +15,7 @@ __all__ = [
     "encoded",
     "item_name",
     "link_between",
-    "map_name",
+    "page_name",
     "predictions_name",
     "quicklook_name",
     "run_name",
@@ -68,8 +68,8 @@ def run_name(run_id: str) -> str:
     return f"runs/{run_id}.json"
 
 
-def map_name(run_id: str) -> str:
-    """`runs/RUNID.html`: the page with the map of all scenes of the run."""
+def page_name(run_id: str) -> str:
+    """`runs/RUNID.html`: the page of the run."""
     return f"runs/{run_id}.html"
 
 

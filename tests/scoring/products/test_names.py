@@ -12,7 +12,7 @@ from satray.scoring.products.names import (
     encoded,
     item_name,
     link_between,
-    map_name,
+    page_name,
     predictions_name,
     quicklook_name,
     run_name,
@@ -39,7 +39,7 @@ def test_kinds() -> None:
     assert quicklook_name("a.tif") == "quicklooks/a.tif.png"
     assert detections_name("a.tif", "gpkg") == "detections/a.tif.gpkg"
     assert predictions_name("r1") == "predictions/r1.parquet"
-    assert (run_name("r1"), map_name("r1")) == ("runs/r1.json", "runs/r1.html")
+    assert (run_name("r1"), page_name("r1")) == ("runs/r1.json", "runs/r1.html")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60))
@@ -61,7 +61,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def test_links_lead_there() -> None:
-    page, picture = map_name("r"), quicklook_name("x y/#1.tif")
+    page, picture = page_name("r"), quicklook_name("x y/#1.tif")
     href = link_between(page, picture, url=True)
     assert href == "../quicklooks/x%2520y/%25231.tif.png"
     assert unquote(href) == f"../{picture}"
