@@ -78,6 +78,10 @@ class SimpleCNN(nn.Module):
     def __init__(self, in_chans: int) -> None:
         super().__init__()
         before = in_chans
+        self.feature_info = [  # as timm's networks have it
+            {"num_chs": _CHANNELS[block - 1], "reduction": stride, "module": f"block{block}"}
+            for block, stride in ((1, 2), (2, 4), (5, 8))
+        ]
         for number, channels in enumerate(_CHANNELS, start=1):
             layers = [
                 nn.Conv2d(before, channels, 3, padding=1, bias=False),
@@ -147,7 +151,7 @@ def timm_model(name: str, in_chans: int, **options: Any) -> Any:
             return timm.create_model(name, in_chans=in_chans, dynamic_img_size=True, **options)
         except TypeError:
             return timm.create_model(name, in_chans=in_chans, **options)
-    except (TypeError, RuntimeError, ValueError, AssertionError) as error:
+    except (AttributeError, TypeError, RuntimeError, ValueError, AssertionError) as error:
         if "drop_path_rate" in str(error):
             raise _no_drop_path(name, options["drop_path_rate"]) from error
         raise InputError(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from satray.errors import InputError
+from satray.errors import InputError, one_line
 from satray.models.bundle import Bundle
 
 INPUT = "pixels"
@@ -63,7 +63,7 @@ def trace(bundle: Bundle, height: int, width: int) -> ExportedProgram:
             )
     except Exception as error:  # of many classes, one a stage of the tracer
         raise InputError(
-            f"bundle: torch cannot export this network: {first_line(error)}"
+            f"bundle: torch cannot export this network: {one_line(error)[:200]}"
         ) from error
 
 
@@ -91,7 +91,7 @@ def onnx_file(program: ExportedProgram, bundle: Bundle) -> bytes:
                 program, dynamo=True, input_names=[INPUT], output_names=list(OUTPUTS), verbose=False
             )
     except Exception as error:  # of many classes, one a stage of the exporter
-        raise InputError(f"bundle: not exportable to ONNX: {first_line(error)}") from error
+        raise InputError(f"bundle: not exportable to ONNX: {one_line(error)[:200]}") from error
     if made is None:
         raise InputError("bundle: not exportable to ONNX")
     model: Any = made.model_proto
@@ -122,9 +122,3 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an exporter says."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

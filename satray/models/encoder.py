@@ -15,6 +15,7 @@ import json
 from typing import Any
 
 import torch
+from timm.models import FeatureListNet
 from torch import Tensor, nn
 
 from satray.errors import InputError, one_line
@@ -30,8 +31,7 @@ FORMAT = "satray-encoder"
 class Encoder(nn.Module):
     """x_BCHW (normalised, float32) -> features f_BDhw, one a level, from fine to coarse.
 
-    Fresh random weights, in eval mode until `train()`; `load_encoder` and `encoder_of` give trained
-    ones.
+    Of random weights until `load_encoder` gives it trained ones; in eval mode until `train()`.
     """
 
     def __init__(self, spec: BundleSpec, tower: str) -> None:
@@ -49,7 +49,13 @@ class Encoder(nn.Module):
         self.spec = spec
         self.tower = tower
         self.bands = options.bands
-        self.net = _pyramid(options.backbone, len(options.bands))
+        in_chans = len(options.bands)
+        self.net: Any
+        with torch.random.fork_rng(devices=[]):  # these first weights are thrown away
+            if options.backbone == SIMPLE_CNN:
+                self.net = FeatureListNet(SimpleCNN(in_chans), out_indices=(0, 1, 2))
+            else:
+                self.net = timm_model(options.backbone, in_chans, features_only=True)
         self.eval()
 
     @property
@@ -83,8 +89,8 @@ class Encoder(nn.Module):
         return tuple(levels)
 
 
-def encoder_of(bundle: Bundle, tower: str) -> Encoder:
-    """One tower's backbone as an encoder on the CPU, with the bundle's weights.
+def encoder_file(bundle: Bundle, tower: str) -> bytes:
+    """One tower's backbone as an encoder file; the same bundle gives the same bytes.
 
     What the backbone has after the pyramid's last level (MobileNetV2's last convolution, say) is
     left out.
@@ -92,26 +98,16 @@ def encoder_of(bundle: Bundle, tower: str) -> Encoder:
     Raises:
         InputError: timm gives no pyramid of its backbone.
     """
-    encoder = _fresh(bundle.spec, tower)
+    from safetensors.torch import save
+
     stored = bundle.network.backbones()[tower].body.state_dict()
     flat = {name.replace(".", "_"): value for name, value in stored.items()}
     state: dict[str, Tensor] = {}
-    for name in _state(encoder):  # `blocks.0` may be `blocks_0` there, or lie within a wrapper
+    for name in sorted(Encoder(bundle.spec, tower).net.state_dict()):
+        # timm calls `blocks.0` `blocks_0` in some pyramids, and puts a word before in others.
         plain = name.replace(".", "_")
-        state[name] = flat[plain if plain in flat else plain.partition("_")[2]]
-    encoder.net.load_state_dict(state)
-    return encoder
-
-
-def encoder_file(bundle: Bundle, tower: str) -> bytes:
-    """One tower's backbone as an encoder file; the same bundle gives the same bytes.
-
-    Raises:
-        InputError: timm gives no pyramid of its backbone.
-    """
-    from safetensors.torch import save
-
-    state = _state(encoder_of(bundle, tower))
+        value = flat[plain if plain in flat else plain.partition("_")[2]]
+        state[name] = value.detach().cpu().contiguous().clone()
     about = {
         "format": FORMAT,
         "tower": tower,
@@ -119,10 +115,7 @@ def encoder_file(bundle: Bundle, tower: str) -> bytes:
         "bundle": json.loads(bundle.spec.to_json()),
     }
     # One entry, since safetensors writes several in any order.
-    return save(
-        {name: state[name].contiguous().clone() for name in sorted(state)},
-        metadata={"satray": json.dumps(about, ensure_ascii=False)},
-    )
+    return save(state, metadata={"satray": json.dumps(about, ensure_ascii=False)})
 
 
 def load_encoder(uri: str, storage: Storage | None = None) -> Encoder:
@@ -154,53 +147,9 @@ def load_encoder(uri: str, storage: Storage | None = None) -> Encoder:
         if about["format"] != FORMAT:
             raise ValueError(f"format {about['format']}")
         spec = BundleSpec.from_json(json.dumps(about["bundle"]).encode(), "its model.json")
-        encoder = _fresh(spec, about["tower"])
+        encoder = Encoder(spec, about["tower"])
         encoder.net.load_state_dict(state)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        said = one_line(error)
+    except (SafetensorError, InputError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        said = one_line(error)[:200]
         raise InputError(f"{uri}: no encoder that the job export wrote: {said}") from error
-    except RuntimeError as error:  # torch's own list of what is missing, left over or misshapen
-        raise InputError(f"{uri}: weights do not fit: {one_line(error)[:200]}") from error
-    except InputError as error:
-        raise InputError(f"{uri}: {error}") from error
     return encoder
-
-
-class _SimplePyramid(SimpleCNN):
-    """`simple_cnn` as timm's `features_only` would give it: strides 2, 4, 8."""
-
-    def __init__(self, in_chans: int) -> None:
-        from timm.models import FeatureInfo
-
-        super().__init__(in_chans)
-        info = [
-            {"num_chs": channels, "reduction": stride, "module": f"block{number}"}
-            for number, channels, stride in ((1, 24, 2), (2, 48, 4), (5, self.num_features, 8))
-        ]
-        self.feature_info = FeatureInfo(info, (0, 1, 2))
-
-    def forward(self, x_BCHW: Tensor) -> list[Tensor]:
-        levels = []
-        for block in self.children():
-            x_BCHW = block(x_BCHW)
-            levels.append(x_BCHW)
-        return [levels[0], levels[1], levels[-1]]
-
-
-def _pyramid(backbone: str, in_chans: int) -> Any:
-    if backbone == SIMPLE_CNN:
-        return _SimplePyramid(in_chans)
-    try:
-        return timm_model(backbone, in_chans, features_only=True)
-    except AttributeError as error:  # of models that timm knows no features of
-        raise InputError(f"backbone={backbone!r} gives no pyramid: {one_line(error)}") from error
-
-
-def _fresh(spec: BundleSpec, tower: str) -> Encoder:
-    with torch.random.fork_rng(devices=[]):  # its first weights are thrown away
-        return Encoder(spec, tower)
-
-
-def _state(encoder: Encoder) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = encoder.net.state_dict()
-    return state

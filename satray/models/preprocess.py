@@ -48,7 +48,11 @@ class Preprocess:
         """
         if pixels_BCHW.shape[1] != len(self.bands):
             raise ValueError(f"{pixels_BCHW.shape[1]} bands given, {len(self.bands)} expected")
-        return fill_invalid(to_values(pixels_BCHW, self.radiometry, self.bands), self.mean)
+        x_BCHW = to_values(pixels_BCHW, self.radiometry, self.bands)
+        if not x_BCHW.is_floating_point():
+            return x_BCHW
+        mean_1C11 = _by_band(self.mean, x_BCHW.dtype, x_BCHW.device)
+        return torch.where(x_BCHW.isfinite(), x_BCHW, mean_1C11)
 
     def resample(self, x_BCHW: Tensor, height: int, width: int) -> Tensor:
         """Resize values: bilinear with antialiasing, in PIL's own way for `pil_compat`."""
@@ -124,14 +128,6 @@ def normalize(x_BCHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     spread = tuple(1.0 if s == 0 else s for s in std)
     mean_1C11, std_1C11 = (_by_band(v, torch.float32, x_BCHW.device) for v in (mean, spread))
     return (x_BCHW.float() - mean_1C11) / std_1C11
-
-
-def fill_invalid(x_BCHW: Tensor, mean: tuple[float, ...]) -> Tensor:
-    """Put the band's mean where a float pixel is not finite; integers pass as they are."""
-    if not x_BCHW.is_floating_point():
-        return x_BCHW
-    mean_1C11 = _by_band(mean, x_BCHW.dtype, x_BCHW.device)
-    return torch.where(x_BCHW.isfinite(), x_BCHW, mean_1C11)
 
 
 def _stretch(x_BCHW: Tensor, radiometry: Radiometry) -> Tensor:

@@ -48,28 +48,21 @@ class _Box(nn.Module):
         self.all_outputs = conv.out_channels
         self.padding = conv.padding
         self.spread = False  # maxima in place of means
-        self.same = type(conv).__name__.endswith("Same") or conv.padding == "same"
+        self.same = type(conv).__name__.endswith("Same")
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         mean = torch.amax if self.spread else torch.mean
         x_B1HW = mean(x_BCHW, 1, keepdim=True)
         padding: Any = self.padding
         if self.same:
-            x_B1HW, padding = F.pad(x_B1HW, self._same(x_B1HW)), 0
+            from timm.layers.padding import pad_same
+
+            kernel, stride, dilation = map(list, (self.kernel, self.stride, self.dilation))
+            x_B1HW, padding = pad_same(x_B1HW, kernel, stride, dilation), 0
         weight = x_B1HW.new_full((1, 1, *self.kernel), 1 / math.prod(self.kernel))
         y_B1hw = F.conv2d(x_B1HW, weight, None, self.stride, padding, self.dilation)
         # All channels would be the same, so that one does unless the network counts them.
         return y_B1hw if self.outputs == 1 else y_B1hw.repeat(1, self.outputs, 1, 1)
-
-    def _same(self, x_B1HW: Tensor) -> list[int]:
-        """TensorFlow's padding, as `F.pad` wants it: last axis first."""
-        pads: list[int] = []
-        for axis in (1, 0):
-            side, k = x_B1HW.shape[2 + axis], self.kernel[axis]
-            s, d = self.stride[axis], self.dilation[axis]
-            total = max((math.ceil(side / s) - 1) * s + (k - 1) * d + 1 - side, 0)
-            pads += [total // 2, total - total // 2]
-        return pads
 
 
 class _Mean(nn.Module):

@@ -153,44 +153,28 @@ class BundleSpec:
     def _fits_together(self) -> Self:
         bands = self.radiometry.reads(input_bands(self.variant))
         towers = [tower.name for tower in self.variant.towers]
-        stretched = len(self.bands) if self.radiometry.name == "percentile" else 0
         low, high = self.radiometry.low, self.radiometry.high
-        for name, found, fits, accepted in (
-            ("bands", self.bands, sorted(self.bands) == sorted(bands), f"{', '.join(bands)}"),
-            ("mean", self.mean, len(self.mean) == len(bands), f"{len(bands)} numbers"),
-            ("std", self.std, len(self.std) == len(bands), f"{len(bands)} numbers"),
-            ("classes", self.classes, len(set(self.classes)) == len(self.classes), "distinct ones"),
-            (
-                "classes",
-                self.classes,
-                self.task != "binary" or len(self.classes) == 1,
-                "one for a binary task",
-            ),
-            (
-                "thresholds",
-                self.thresholds,
-                len(self.thresholds) == len(self.classes),
-                f"{len(self.classes)} numbers",
-            ),
-            ("grids", [*self.grids], sorted(self.grids) == sorted(towers), f"{', '.join(towers)}"),
-            ("resize", self.resize, (self.resize or self.size) >= self.size, f"{self.size} or up"),
-            ("units", self.units, len(self.units) in (0, len(bands)), f"{len(bands)} or none"),
-            ("units", self.units, all(u is None or u[0] != 0 for u in self.units), "scales not 0"),
-            (
-                "radiometry",
-                (low, high),
-                len(low) == len(high) == stretched,
-                f"{stretched} low and {stretched} high",
-            ),
-            (
-                "radiometry",
-                (low, high),
-                all(one <= other for one, other in zip(low, high, strict=False)),
-                "no low above its high",
-            ),
-        ):
-            if not fits:
-                raise ValueError(f"{name}: found {str(found)[:80]}, accepted: {accepted}")
+        bounds = len(bands) if self.radiometry.name == "percentile" else 0
+        _check(sorted(self.bands) == sorted(bands), "bands", self.bands, ", ".join(bands))
+        for name in ("mean", "std"):
+            numbers = getattr(self, name)
+            _check(len(numbers) == len(bands), name, numbers, f"{len(bands)} numbers")
+        classes = self.classes
+        _check(len({*classes}) == len(classes), "classes", classes, "distinct ones")
+        if self.task == "binary":
+            _check(len(classes) == 1, "classes", classes, "one for a binary task")
+        given = self.thresholds
+        _check(len(given) == len(classes), "thresholds", given, f"{len(classes)} numbers")
+        _check(sorted(self.grids) == sorted(towers), "grids", [*self.grids], ", ".join(towers))
+        short = self.resize or self.size
+        _check(short >= self.size, "resize", short, f"{self.size} or up")
+        some = self.units
+        _check(len(some) in (0, len(bands)), "units", some, f"{len(bands)} or none")
+        _check(all(unit is None or unit[0] != 0 for unit in some), "units", some, "scales not 0")
+        counts = (len(low), len(high))
+        _check(counts == (bounds, bounds), "radiometry", counts, f"{bounds} low, {bounds} high")
+        rises = all(one <= other for one, other in zip(low, high, strict=True))
+        _check(rises, "radiometry", (low, high), "no low above its high")
         return self
 
     def preprocess(self) -> "Preprocess":
@@ -287,3 +271,8 @@ def digest_of(files: dict[str, bytes]) -> str:
     """SHA-256 over the digests of both files, so that no byte can move from one to the other."""
     digests = [hashlib.sha256(files[name]).digest() for name in (SPEC, WEIGHTS)]
     return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _check(fits: bool, name: str, found: object, accepted: str) -> None:
+    if not fits:
+        raise ValueError(f"{name}: found {str(found)[:80]}, accepted: {accepted}")

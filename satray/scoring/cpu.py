@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from satray.errors import InputError
+from satray.errors import InputError, one_line
 from satray.models.backbones import Backbone
 from satray.models.bundle import Bundle
-from satray.models.deploy import first_line, quiet
+from satray.models.deploy import quiet
 
 if TYPE_CHECKING:
     from satray.cluster import Workers
@@ -60,7 +60,7 @@ class CpuFeatures:
                     forward = converted(backbone, len(tower.bands))
                     self.engines[tower.name] = "openvino"
                 except Exception as error:  # of any class; whatever a model's Python holds
-                    why = first_line(error)
+                    why = one_line(error)[:200]
                     if engine == "openvino":
                         raise InputError(
                             f"engine: openvino cannot run tower {tower.name}: {why}; accepted: "

@@ -283,7 +283,7 @@ def stretch(low, high):
         ({"radiometry": {"name": "dn16"}}, r"radiometry\.name: .*'stored', 'pil_compat' or"),
         ({"radiometry": {"name": "pil_compat"}}, "bands: .*accepted: red, green, blue, nir"),
         ({"radiometry": {"name": "stored", "low": [1.0], "high": [2.0]}}, "accepted: 0 low"),
-        ({"radiometry": stretch([1.0], [2.0])}, "accepted: 3 low and 3 high"),
+        ({"radiometry": stretch([1.0], [2.0])}, "accepted: 3 low, 3 high"),
         ({"radiometry": stretch([1, 2, 3], [2, 3, 2])}, "accepted: no low above its high"),
         ({"radiometry": stretch([1, 2, 10**400], [2, 3, 2])}, r"radiometry\.low\.2: "),
         ({"radiometry": stretch("123", [2, 3, 2])}, r"radiometry\.low: "),
