@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from satray.config.train import TrainRecipe
 from satray.data.read import TileSource, read_blocks, tile_source, to_torch
-from satray.errors import TrainingError
+from satray.errors import InputError, TrainingError
 from satray.runs.executor import each_block
 from satray.runs.run import Run
 from satray.storage import Storage
@@ -101,6 +101,9 @@ def work_on_one(
         initial: URI of the network's first weights.
         what: what this is, to the person.
         args: more arguments.
+
+    Raises:
+        InputError: `resources.gpus=yes` where there is none.
     """
     source = tile_source(
         setup.index,
@@ -122,9 +125,13 @@ def work_on_one(
         if not run.ray:
             import torch
 
+            gpus = setup.recipe.resources.gpus
+            gpu = gpus != "no" and torch.cuda.is_available()
+            if gpus == "yes" and not gpu:
+                raise InputError("resources.gpus=yes: this machine has no GPU; accepted: auto, no")
             torch.set_flush_denormal(True)  # networks make denormals, and CPUs crawl over them
             try:
-                return _begin(show, False, *given)
+                return _begin(show, gpu, *given)
             finally:
                 torch.set_flush_denormal(False)
         from satray import cluster  # which imports Ray

@@ -350,7 +350,7 @@ def _sweep(worker: Worker, stage: StageOptions, seed: int, number: int) -> Curve
     # for itself; synchronised ones see the global batch as one.
     parts = recipe.accumulate * (1 if recipe.sync_batchnorm else setup.plan.workers)
     if setup.plan.global_batch == parts:
-        refuse_single(network, recipe.batch, setup.plan.workers)
+        refuse_single(network, recipe.batch, setup.plan.workers * recipe.accumulate)
     set_dropout(network, recipe.dropout if stage.dropout is None else stage.dropout)
     seed_torch(recipe.seed, _STREAM, number)
     labels, options = worker.train.labels, recipe.landscape
