@@ -239,6 +239,10 @@ def test_optuna_suggests_and_goes_on_where_it_was(job, heads, archive, store, tm
     rows = board(more)
     assert four < {row["trial"] for row in rows}
     assert len({row[RATE] for row in rows}) == 6
+    # with all of its trials ended, a rerun suggests none
+    again, _ = make_run(tmp_path / "out")
+    worked(job, make_recipe(archive, store, {"seed": 0}, trials=6, **keys), again)
+    assert board(again) == rows
 
 
 def test_backbones_train_on_workers_and_a_stopped_one_gives_them_back(
