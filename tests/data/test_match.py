@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from satray.config.prepare import PrepareRecipe
@@ -170,6 +170,7 @@ def test_the_budget_that_a_message_names_suffices():
 names = st.text("ab/.", min_size=1, max_size=5).map(lambda s: s.strip("/.")).filter(bool)
 
 
+@settings(max_examples=40)
 @given(st.sets(names, min_size=1, max_size=8), st.lists(names, unique=True, max_size=8))
 def test_nothing_is_lost_or_doubled(ids, keys):
     found = entries(*(f"{name}.png" for name in sorted(ids)))

@@ -16,6 +16,7 @@ REPEATS = st.lists(
 )
 
 
+@settings(max_examples=50)
 @given(
     repeats=st.one_of(REPEATS, st.integers(1, 40)),
     ends=st.lists(st.integers(1, 50), min_size=1, max_size=5),
@@ -85,6 +86,7 @@ def test_falling_chunks_end_with_single_blocks():
     assert sizes == [480, 256, 128, 64, 32, 32, 8]
 
 
+@settings(max_examples=50)
 @given(
     repeats=REPEATS, seed=st.integers(0, 2**31), number=st.integers(0, 50), shuffle=st.booleans()
 )
@@ -102,8 +104,8 @@ def test_each_row_comes_floor_or_ceil_of_its_repeats(repeats, seed, number, shuf
 
 def test_over_many_passes_each_row_comes_as_often_as_asked():
     factors = np.array([1.0, 1.25, 1.5, 3.75, 2.9, 1.1, 1.0, 1.5])  # they add up to 14
-    rows = np.concatenate([order.one_pass(5, k, 8, True, factors) for k in range(4000)])
-    assert np.bincount(rows) / 4000 == pytest.approx(factors, abs=0.03)
+    rows = np.concatenate([order.one_pass(5, k, 8, True, factors) for k in range(2000)])
+    assert np.bincount(rows) / 2000 == pytest.approx(factors, abs=0.04)
 
 
 def test_which_rows_are_repeated_together_is_chance():

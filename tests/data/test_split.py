@@ -54,7 +54,7 @@ def test_the_split_of_the_planet_report_is_reproduced_exactly():
     assert rows(drawn(labels, val=13359, test=100, seed=0), "val") == rows(parts, "val")
 
 
-@settings(deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_parts_are_complete_exact_and_pure(data):
     n = data.draw(st.integers(4, 60))
@@ -153,7 +153,7 @@ def test_splits_that_are_refused(labels, keys, says):
 # ---- whole groups
 
 
-@settings(deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.sampled_from("uvwxyz"), min_size=8, max_size=60),
     st.integers(0, 5),

@@ -127,7 +127,7 @@ def said(way: str, x_CHW: np.ndarray, shown_HW: np.ndarray, **more):
 def test_nodata_holds_band_by_band(tmp_path, dtype, fill, layout):
     """Of 8 bits, and 0 of whole numbers, it is a measurement where another band has one."""
     together = dtype in ("uint8", "int8") or (fill == 0 and dtype != "float32")
-    for count, place in ((1, 0), (3, 0), (3, 2)):
+    for count, place in ((1, 0), (3, 2)):
         x_CHW = values(count, dtype)
         valid_CHW = np.ones(x_CHW.shape, bool)
         x_CHW[:, :4], valid_CHW[:, :4] = fill, False
@@ -262,7 +262,7 @@ def test_names_make_data_of_a_band_tagged_alpha(tmp_path):
         decode(data, bands=names[2:])
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     st.sampled_from(["mask", "msk", "alpha", "premultiplied"]),
     st.sampled_from(["uint8", "uint16", "int16", "float32"]),
