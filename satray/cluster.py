@@ -290,11 +290,6 @@ def node_count() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
 
-def has_dashboard() -> bool:
-    """Whether the cluster has a dashboard, which answers what runs on it."""
-    return bool(ray._private.worker.get_dashboard_url())  # Ray 2.60 tells it nowhere else
-
-
 def gpu_types() -> list[str]:
     """Models of the cluster's accelerators by Ray's names (`H100`); none where it knows none."""
     mark = "accelerator_type:"
