@@ -192,7 +192,9 @@ class HeadTrial:
             storage: how URIs are reached.
             clock: seconds.
         """
-        recipe, plan, classes = setup.recipe, setup.plan, setup.index.meta.classes
+        plan, classes = setup.plan, setup.index.meta.classes
+        # Compiling takes a minute, which no head does.
+        recipe = setup.recipe.model_copy(update={"compile": False})
         self._metric, self._clock, self._kept_at = setup.best, clock, clock()
         self.each = plan.samples_per_pseudo_epoch
         """Samples from one evaluation to the next."""

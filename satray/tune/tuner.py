@@ -6,6 +6,7 @@ Tune's own state is needed to go on.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -62,6 +63,8 @@ TIME, WORTH = "place", "worth"
 
 By samples seen, which are whole batches, trials of other batches would be compared at other
 evaluations."""
+HEADS_A_GPU = 16
+"""Heads that share a GPU: a step of one fills little of it."""
 FOREVER = 10**15
 """Samples that no trial sees: ASHA ends none for its length."""
 RETRIES = 1
@@ -126,8 +129,9 @@ def run_trials(
     state = join(run.state, "tune")
     run.storage.delete(state)
     filesystem, path = run.storage.arrow_filesystem(state)
+    resources = functools.partial(resources_of, gpu=work.workers.gpu)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(TrainTrial, work=work), resources_of),
+        tune.with_resources(tune.with_parameters(TrainTrial, work=work), resources),
         tune_config=tune.TuneConfig(
             search_alg=TrialSearcher(sweep, trials, log, at_once, tell),
             scheduler=scheduler,
@@ -164,13 +168,18 @@ class Available:
     """Cores of the driver's machine that may be used."""
 
 
-def heads_at_once(there: Available) -> int:
-    """Trials that train a head from features: one thread and one CPU each.
+def heads_at_once(there: Available, gpu: bool = False) -> int:
+    """Trials that train a head from features: one thread and one CPU each, and a share of a GPU.
 
     Ray is told of more CPUs than a small machine has cores, for tasks that wait for tiles; heads
     compute, so there are no more of them than cores.
+
+    Args:
+        there: what there is.
+        gpu: whether they take GPUs.
     """
-    return max(1, int(min(there.cpus, there.cores) if there.nodes == 1 else there.cpus))
+    cpus = min(there.cpus, there.cores) if there.nodes == 1 else there.cpus
+    return max(1, int(min(cpus, there.gpus * HEADS_A_GPU) if gpu else cpus))
 
 
 def backbones_at_once(there: Available, workers: int, gpu: bool, gpu_share: float = 1.0) -> int:
@@ -205,7 +214,7 @@ def trials_at_once(recipe: TuneRecipe, run: Run) -> dict[Regime, int]:
     backbones = backbones_at_once(there, workers.count, workers.gpu, recipe.gpu_share)
     most = math.inf if recipe.concurrent == "auto" else recipe.concurrent
     return {
-        "head": int(min(heads_at_once(there), most)),
+        "head": int(min(heads_at_once(there, workers.gpu), most)),
         "backbone": int(min(backbones, most)),
     }
 
@@ -247,10 +256,16 @@ def scheduler_of(
     return cast(TrialScheduler, asha)
 
 
-def resources_of(config: Mapping[str, Any]) -> Any:
-    """A CPU for a head; next to nothing for the driver of workers that have their own."""
+def resources_of(config: Mapping[str, Any], gpu: bool = False) -> Any:
+    """What Tune reserves: next to nothing for the driver of workers that have their own.
+
+    Args:
+        config: `config_of` the trial.
+        gpu: whether a head, which takes a CPU, also gets a share of a GPU.
+    """
     if config["regime"] == "head":
-        return tune.PlacementGroupFactory([{"CPU": 1}])
+        share = {"GPU": 1 / HEADS_A_GPU} if gpu else {}
+        return tune.PlacementGroupFactory([{"CPU": 1, **share}])
     # On the head node, as Ray wants drivers of Train; with a CPU each they would starve workers.
     return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 

@@ -60,6 +60,8 @@ def test_trials_are_compared_with_those_that_ended_before(
 def test_a_head_takes_a_cpu_and_a_driver_of_workers_none() -> None:
     bundles = {name: tuner.resources_of({"regime": name}).bundles for name in ("head", "backbone")}
     assert bundles == {"head": [{"CPU": 1}], "backbone": [{"node:__internal_head__": 0.001}]}
+    on_gpus = tuner.resources_of({"regime": "head"}, gpu=True).bundles
+    assert on_gpus == [{"CPU": 1, "GPU": 1 / 16}]
 
 
 class Sweep:
@@ -276,6 +278,8 @@ def test_heads_are_as_many_as_cores_on_one_machine_and_as_cpus_on_many() -> None
     assert heads_at_once(SMALL) == 2
     assert heads_at_once(Available(cpus=64, gpus=8, nodes=4, cores=16)) == 64
     assert heads_at_once(Available(cpus=0, gpus=0, nodes=1, cores=2)) == 1  # a head alone, so far
+    assert heads_at_once(Available(cpus=64, gpus=2, nodes=4, cores=16), gpu=True) == 32
+    assert heads_at_once(Available(cpus=16, gpus=8, nodes=1, cores=16), gpu=True) == 16
 
 
 @pytest.mark.parametrize(
