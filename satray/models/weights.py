@@ -14,7 +14,6 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -65,33 +64,6 @@ class Stored(NamedTuple):
     """Of a satray bundle's weights: the bands of each of its towers."""
 
 
-@dataclass(frozen=True)
-class WeightsReport:
-    """What became of a file of weights in one tower."""
-
-    tower: str
-    """Name of the tower, or of its backbone."""
-
-    source: str
-    """Path, URI, or name of published weights."""
-
-    loaded: int
-    """Tensors taken over: all that the backbone has."""
-
-    part: str = ""
-    """What stands before the names of the tensors taken, where the file holds others besides."""
-
-    others: int = 0
-    """Tensors outside that part, left out."""
-
-    def line(self) -> str:
-        """One line for a person."""
-        text = f"weights of tower {self.tower}: {self.loaded} tensors from {self.source}"
-        if self.others:
-            text += f", its part {self.part}* ({self.others} others left out)"
-        return text
-
-
 def read_weights(
     sources: Mapping[str, str], variant: VariantOptions, storage: Storage
 ) -> dict[str, Stored]:
@@ -133,8 +105,12 @@ def read_state(uri: str, storage: Storage) -> Tensors:
 
 def load_network_weights(
     network: Network, weights: Mapping[str, Stored], first_conv: FirstConv = "kaiming"
-) -> tuple[WeightsReport, ...]:
-    """Load what `read_weights` found into a network's towers; raises as `load_weights` does."""
+) -> tuple[str, ...]:
+    """Load what `read_weights` found into a network's towers, as `load_weights` does each.
+
+    Returns:
+        A line for a person on each tower that has weights.
+    """
     bands = {tower.name: tower.bands for tower in network.variant.towers}
     backbones = network.backbones()
     return tuple(
@@ -150,7 +126,7 @@ def load_weights(
     first_conv: FirstConv = "kaiming",
     *,
     tower: str = "",
-) -> WeightsReport:
+) -> str:
     """Load stored weights into a backbone; where they are refused it stays as it was.
 
     Args:
@@ -158,7 +134,10 @@ def load_weights(
         backbone: takes the weights.
         bands: the tower's bands, in input order.
         first_conv: how the first convolution meets other bands.
-        tower: the tower's name, for the report and to find it in a satray bundle's weights.
+        tower: the tower's name, to find it in a satray bundle's weights, and for the line.
+
+    Returns:
+        A line for a person: how many tensors from where, and which part of a file that holds more.
 
     Raises:
         InputError: the weights are another architecture's (tensors below the head are missing,
@@ -197,7 +176,8 @@ def load_weights(
         for name in target.keys() & tensors.keys():
             target[name].copy_(tensors[name])
     others = sum(not name.startswith(prefix) for name in stored.tensors)
-    return WeightsReport(tower or backbone.name, source, len(wanted), prefix, others)
+    left = f", its part {prefix}* ({others} others left out)" if others else ""
+    return f"weights of tower {tower or backbone.name}: {len(wanted)} tensors from {source}{left}"
 
 
 def adapt_first_conv(

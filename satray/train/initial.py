@@ -130,8 +130,7 @@ def prepared(
     network = setup.network()
     check(network, setup)  # here, and not when the stage is reached after hours
     found = read_weights(setup.sources, setup.variant, storage)
-    reports = load_network_weights(network, found, setup.recipe.first_conv)
-    return network, tuple(report.line() for report in reports)
+    return network, load_network_weights(network, found, setup.recipe.first_conv)
 
 
 def load(network: torch.nn.Module, storage: Storage, uri: str) -> None:

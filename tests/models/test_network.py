@@ -70,13 +70,6 @@ def test_feature_shapes(name, side, shape):
     assert backbone.dim == shape[0]
 
 
-@pytest.mark.parametrize("side", [299, 512])
-def test_any_side_is_accepted(side):
-    network = Network(resolve("single3"), 2).eval()
-    with torch.inference_mode():
-        assert network(torch.zeros(1, 3, side, side)).shape == (1, 2)
-
-
 def test_every_parameter_of_a_backbone_gets_a_gradient():
     # Else DistributedDataParallel waits for it. MobileNetV3 has a part after pooling.
     for name in ("simple_cnn", "mobilenetv3_small_050", "convnext_atto"):

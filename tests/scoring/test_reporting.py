@@ -108,7 +108,6 @@ def test_the_train_run_tells_of_itself(tmp_path) -> None:
     [
         ("checkpoint", "the solid one the evaluation that made the bundle", "of no single"),
         ("swa", "an average of snapshots, of no single evaluation", "the solid one"),
-        ("ensemble", "an ensemble of snapshots, of no single evaluation", "the solid one"),
     ],
 )
 def test_the_curves_are_told_of_as_the_bundle_was_made(tmp_path, made_of, expected, other) -> None:

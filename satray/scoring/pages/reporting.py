@@ -160,7 +160,6 @@ def _training(curves: bytes, origin: Origin) -> Html:
     ) + {
         "checkpoint": ", the solid one the evaluation that made the bundle.",
         "swa": ". The bundle is an average of snapshots, of no single evaluation.",
-        "ensemble": ". The bundle is an ensemble of snapshots, of no single evaluation.",
     }.get(made_of, ".")
     return tag("div", plot(curves, "Training curves", caption), class_="plots")
 
