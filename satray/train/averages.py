@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
@@ -29,7 +28,11 @@ class Averages:
         self._network = network
         self._decay = options.ema
         self._updates = 0
-        self._ema = ModelEmaV3(network) if options.ema else None
+        self._ema: AveragedModel | None = None
+        if options.ema:
+            self._ema = AveragedModel(network, multi_avg_fn=self._move, use_buffers=True)
+            self._ema.n_averaged += 1  # it begins as a copy; else its first update would copy
+            self._ema.eval()
         self.swa = AveragedModel(network) if options.swa else None
         """Mean of the weights so far; None where none is asked for."""
         self._good: list[tuple[Tensor, Tensor]] = []
@@ -64,10 +67,16 @@ class Averages:
         the random start is soon forgotten (TensorFlow's `ExponentialMovingAverage`).
         """
         if self._ema is not None:
-            t = self._updates
-            self._ema.decay = min(self._decay, (1 + t) / (10 + t))
-            self._ema.update(self._network)
+            self._ema.update_parameters(self._network)
             self._updates += 1
+
+    def _move(self, average: Any, live: Any, _: Any) -> None:
+        """One update of tensors of one type; counts of batches are the network's own."""
+        if not average[0].is_floating_point():
+            torch._foreach_copy_(average, live)
+            return
+        t = self._updates
+        torch._foreach_lerp_(average, live, 1 - min(self._decay, (1 + t) / (10 + t)))
 
     @torch.no_grad()
     def mend(self) -> None:
@@ -98,7 +107,7 @@ class Averages:
         """For `TrainState.extra`; live tensors."""
         state: dict[str, Any] = {}
         if self._ema is not None:
-            state["ema"] = {"updates": self._updates, "weights": model_state(self._ema.module)}
+            state["ema"] = {"updates": self._updates, "weights": model_state(self.kept)}
         if self.swa is not None:
             state["swa"] = model_state(self.swa)
         return state
@@ -116,14 +125,14 @@ class Averages:
                 )
         if self._ema is not None:
             self._updates = int(extra["ema"]["updates"])
-            self._ema.module.load_state_dict(extra["ema"]["weights"])
+            self.kept.load_state_dict(extra["ema"]["weights"])
         if self.swa is not None:
             self.swa.load_state_dict(extra["swa"])
 
     def _pairs(self) -> Iterator[tuple[nn.Module, nn.Module]]:
         """Modules of the moving average, each with the network's own."""
         if self._ema is not None:
-            yield from zip(self._ema.module.modules(), self._network.modules(), strict=True)
+            yield from zip(self.kept.modules(), self._network.modules(), strict=True)
 
 
 @torch.no_grad()
