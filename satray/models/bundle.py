@@ -107,6 +107,9 @@ def make_bundle(files: dict[str, bytes], name: str, device: str = "cpu") -> Bund
         said = " ".join(str(error).split())[:200]
         raise InputError(f"{join(name, WEIGHTS)} does not belong to its {SPEC}: {said}") from error
     network.requires_grad_(False).eval().to(device)
+    if torch.device(device).type == "cuda":
+        # Figures of a bundle are in true float32: cuDNN's convolutions would be in TF32.
+        torch.backends.cudnn.allow_tf32 = False
     return Bundle(spec, network, digest_of(files)[:12])
 
 

@@ -32,6 +32,8 @@ AVERAGE = "average.pt"
 """File of it: the mean of the snapshots' weights."""
 LOST = "unreadable"
 """Below the run's state: tiles that could not be read."""
+NAMES = ("kind", "samples_seen", "validation", "precision")
+"""Plain fields of `Kept`."""
 WORST = -1e30
 """Score of a metric that is not a number."""
 
@@ -64,10 +66,12 @@ class Kept:
     """Flat: `val_loss`, metrics, `ap_C` of class C, ..."""
     predictions: Predictions
     """Of the validation split."""
+    precision: str = "fp32"
+    """Of those: `fp32`, or `bf16` autocast."""
 
     def to_bytes(self) -> bytes:
         """As `torch.save` writes it."""
-        parts = {name: getattr(self, name) for name in ("kind", "samples_seen", "validation")}
+        parts = {name: getattr(self, name) for name in NAMES}
         seen = self.predictions.to_bytes()
         return to_bytes({**parts, "weights": self.weights, "predictions": seen})
 

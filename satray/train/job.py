@@ -179,7 +179,11 @@ def _finish(
         "last": tracking.nested(last),
         "images_per_second": tracking.throughput(rows),
         "skipped_steps": sum(row["skipped"] for row in rows),
-        "bundle": {"weights_of": kept.kind, "validation": tracking.nested(kept.validation)},
+        "bundle": {
+            "weights_of": kept.kind,
+            "precision": kept.precision,
+            "validation": tracking.nested(kept.validation),
+        },
         "calibration": calibration.report,
     }
     if average is not None:

@@ -181,7 +181,8 @@ def train(
                 if checkpoints.is_best(loop.history, setup.best):
                     weights = {name: value.cpu().clone() for name, value in loop.kept().items()}
                     shown = {name: value for name, value in row.items() if "second" not in name}
-                    best = Kept("checkpoint", row["samples_seen"], weights, shown, predictions)
+                    samples = row["samples_seen"]
+                    best = Kept("checkpoint", samples, weights, shown, predictions, loop.precision)
                 writer.keep(state, best)
             read = {name: tally.bytes_read for name, tally in feed.tallies.items()}
             send({"kind": "epoch", "row": None if predictions is None else row, "bytes_read": read})
@@ -204,7 +205,8 @@ def _average(task: Task, loop: Any, feed: Feed, rank: int, send: Callable[[Messa
     try:
         weights, row, predictions = loop.average(feed.train, feed.val)
         if predictions is not None:
-            kept = Kept("swa", plan.total_samples, weights, row, predictions)
+            samples = plan.total_samples
+            kept = Kept("swa", samples, weights, row, predictions, loop.precision)
     except TrainingError:  # logits that are not finite: the best checkpoint stays
         pass
     if rank == 0:

@@ -1,0 +1,102 @@
+"""A training in the job's own process: who takes it, going on, what is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from inline_blocks import WORKERS
+from train.small_archive import generate, make_recipe, make_run
+
+from satray.errors import InputError
+from satray.train import checkpoints, initial, worker
+from satray.train.ray_train import fit as fit_on_ray
+from satray.train.setup import read
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    return generate(tmp_path_factory.mktemp("archive"), tiles=32, spoil=(5, 8))
+
+
+def prepared(archive, folder, **changes):
+    run, said = make_run(folder, ray=False)
+    recipe = make_recipe(archive, folder.parent, error_budget=0.2, **changes)
+    setup = read(recipe, run.storage)
+    return setup, run, initial.stage(setup, run), said
+
+
+@pytest.mark.parametrize(
+    ("resources", "gpu_there", "expected"),
+    [
+        ({}, False, False),
+        ({}, True, True),
+        ({"gpus": "no"}, True, False),
+        ({"gpus": "yes"}, False, True),
+        ({"workers": 2, "gpus": "no"}, False, True),
+    ],
+)
+def test_small_work_without_a_gpu_is_done_here(
+    archive, tmp_path, monkeypatch, resources, gpu_there, expected
+):
+    monkeypatch.setattr(worker, "NVIDIA", str(tmp_path if gpu_there else tmp_path / "none"))
+    recipe = make_recipe(archive, tmp_path, resources={"workers": 1, "gpus": "auto", **resources})
+    assert worker.wants_ray(recipe, None) is expected
+
+
+def test_left_and_gone_on_with_is_uninterrupted(archive, tmp_path):
+    """Whatever process takes it up; unreadable tiles are known from both attempts."""
+
+    def leave(message):
+        if message["kind"] == "epoch":
+            raise KeyboardInterrupt
+
+    whole, left = (prepared(archive, tmp_path / name) for name in ("whole", "left"))
+    told = []
+    worker.fit(*whole[:3], told.append)
+    with pytest.raises(KeyboardInterrupt):
+        worker.fit(*left[:3], leave)
+    worker.fit(*left[:3], told.append)
+    ends = []
+    for _, run, _, said in (whole, left):
+        assert "training on 1 CPU worker, in this process" in said
+        found = checkpoints.find(run.storage, run.state)
+        assert found.pseudo_epochs == 3
+        assert checkpoints.lost(run.storage, run.state).keys() == {("train", 3), ("val", 2)}
+        ends.append(checkpoints.load(run.storage, found.latest))
+    one, other = ends
+    for name, value in one.model.items():
+        assert value.equal(other.model[name]), name
+    for mine, theirs in zip(one.history, other.history, strict=True):
+        assert mine["val_loss"] == theirs["val_loss"]
+        assert mine["unreadable"] == theirs["unreadable"] == 1
+    epochs = [each["row"]["pseudo_epoch"] for each in told if each["kind"] == "epoch"]
+    assert epochs == [0, 1, 2, 1, 2]
+    told.clear()
+    worker.fit(*left[:3], told.append)  # it is done
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("resources", "says"),
+    [
+        ({"workers": 2, "gpus": "no"}, "resources.workers=2: several workers need Ray"),
+        ({"workers": 1, "gpus": "yes"}, "resources.gpus=yes: this machine has no GPU"),
+    ],
+)
+def test_what_this_process_cannot_do_is_refused(archive, tmp_path, resources, says):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    setup, run, weights, _ = prepared(archive, tmp_path / "out", resources=resources)
+    with pytest.raises(InputError, match=says):
+        worker.fit(setup, run, weights, print)
+
+
+def test_two_ranks_on_one_gpu_are_refused(archive, tmp_path):
+    """NCCL would, later and at length."""
+    setup, run, weights, _ = prepared(archive, tmp_path / "out")
+    two = replace(WORKERS, count=2, gpu=True, gpu_share=0.5)
+    with pytest.raises(InputError, match="several workers of a training cannot share a GPU"):
+        fit_on_ray(setup, run, weights, print, workers=two)
+    assert not Path(run.state, "train").exists()
