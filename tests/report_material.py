@@ -9,9 +9,9 @@ import scoring_material as material
 
 from satray.config.score import EvaluateRecipe
 from satray.data.index import SCHEMA, IndexMeta, TileIndex, index_digest, table_with
+from satray.evaluate.findings import Findings
+from satray.evaluate.quality import Split, measure
 from satray.scoring.forward import Scorer
-from satray.scoring.pages.findings import Findings
-from satray.scoring.quality.document import Split, measure
 from satray.storage import Storage
 
 HOSTILE = ("<script>alert(1)</script>", '"quoted" & $x_2$', "été")

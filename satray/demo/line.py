@@ -94,7 +94,8 @@ def work(recipe: DemoRecipe, found: Inputs, run: Run) -> Outcome:
 def steps(recipe: DemoRecipe, out: str) -> dict[str, tuple[Job[Any, Any], Recipe]]:
     """Each job of the line by its title, in order, with its recipe."""
     from satray.data import prepare
-    from satray.scoring import evaluate, score
+    from satray.evaluate import job as evaluate
+    from satray.scoring import score
     from satray.train import job as train
 
     def a(name: str, model: type[Recipe], module: Any, folder: str, **keys: Any) -> Any:

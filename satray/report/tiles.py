@@ -4,7 +4,10 @@ import io
 from typing import Any
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 SIDE = 144
 """Longer side of a thumbnail, px."""
@@ -76,3 +79,34 @@ def overlaid(
     alpha_HW1 = (0.8 * np.sqrt(e_HW))[..., None]
     mixed: NDArray[np.float64] = base_HW3 * (1 - alpha_HW1) + glow_HW3 * alpha_HW1
     return np.clip(mixed, 0, 1)
+
+
+def on_pixels(values_hw: NDArray[np.float32], cells: Affine, height: int, width: int) -> Floats:
+    """A map at the pixels of a picture: bilinear between cell centres, edge cells going on.
+
+    Args:
+        values_hw: the map.
+        cells: from cell corners to pixel corners (no rotation).
+        height: H.
+        width: W.
+    """
+    back = ~cells
+    rows = back.e * (np.arange(height) + 0.5) + back.f - 0.5
+    columns = back.a * (np.arange(width) + 0.5) + back.c - 0.5
+    row_Hh = _weights(rows, values_hw.shape[0])
+    column_Ww = _weights(columns, values_hw.shape[1])
+    laid: Floats = row_Hh @ values_hw.astype(np.float64) @ column_Ww.T
+    return laid
+
+
+def _weights(places: Floats, cells: int) -> Floats:
+    """Linear weights (places, cells) of a place between cell numbers; clamped at both ends."""
+    clamped = np.clip(places, 0, cells - 1)
+    lower = np.minimum(clamped.astype(int), max(cells - 2, 0))
+    upper = np.minimum(lower + 1, cells - 1)
+    share = clamped - lower
+    weights = np.zeros((len(places), cells))
+    rows = np.arange(len(places))
+    weights[rows, lower] += 1 - share
+    weights[rows, upper] += share
+    return weights

@@ -14,8 +14,9 @@ from satray.config.prepare import PrepareRecipe
 from satray.config.score import EvaluateRecipe, ScoreRecipe
 from satray.config.train import TrainRecipe
 from satray.data import prepare
+from satray.evaluate import job as evaluate
 from satray.runs.job import Job, main
-from satray.scoring import evaluate, score
+from satray.scoring import score
 from satray.storage import forget_connections
 from satray.train import job as train
 

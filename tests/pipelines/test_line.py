@@ -18,9 +18,10 @@ from satray.config.score import EvaluateRecipe, ScoreRecipe
 from satray.config.train import TrainRecipe
 from satray.data import prepare
 from satray.demo.archive import write_archive
+from satray.evaluate import job as evaluate
 from satray.runs.job import Job, main
 from satray.runs.run import RunRecord, read_run
-from satray.scoring import evaluate, score
+from satray.scoring import score
 from satray.storage import Storage, join
 from satray.train import job as train
 

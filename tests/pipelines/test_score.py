@@ -19,10 +19,11 @@ from satray import cluster
 from satray.config.score import EvaluateRecipe, ScoreRecipe
 from satray.data.index import SCHEMA, IndexMeta, write_index
 from satray.errors import InputError, SatrayError
+from satray.evaluate import job as evaluate
 from satray.models.bundle import load_bundle
 from satray.runs.job import Job, perform
 from satray.runs.run import Run
-from satray.scoring import blocks, evaluate, pipeline, score
+from satray.scoring import blocks, pipeline, score
 from satray.storage import Storage
 
 pytestmark = pytest.mark.pipeline

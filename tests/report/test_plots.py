@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from satray.evaluate.draw_decisions import histogram, matrix, reliability
+from satray.evaluate.draw_ranking import Line, bars, lines, tails
 from satray.report.curves import curves
-from satray.report.decisions import histogram, matrix, reliability
-from satray.report.ranking import Line, bars, lines, tails
 from satray.report.style import most_frequent, short
 from satray.report.tiles import GAP, SIDE, overlaid, shrunk, stretched, thumbnail
 
@@ -52,7 +52,7 @@ def test_all_plots_draw_and_stay_readable_on_a_phone(count: int) -> None:
 
 
 def test_a_class_whose_name_begins_with_an_underscore_is_in_the_legend(monkeypatch) -> None:
-    from satray.report import ranking
+    from satray.evaluate import draw_ranking as ranking
 
     told = []
     plain = ranking.png

@@ -148,7 +148,7 @@ def brightened(shown_HW3: Floats, valid_HW: NDArray[np.bool_]) -> Floats:
 
 def laid(evidence: Evidence, height: int, width: int, H: int, W: int) -> Floats:
     """The map at the picture's pixels: bilinear between cells that have data, NaN elsewhere."""
-    from satray.scoring.pages.overlay import on_pixels
+    from satray.report.tiles import on_pixels
 
     # more cells than pixels: the best of each block, or a lone peak might fall between two pixels
     block = max(1, min(evidence.map.shape[0] // H, evidence.map.shape[1] // W))

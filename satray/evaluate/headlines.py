@@ -1,9 +1,9 @@
 """The figures at the head of the report, each beside what no skill would reach."""
 
+from satray.evaluate.quality import Quality
 from satray.report.page import (
     Headline,
 )
-from satray.scoring.quality.document import Quality
 
 NAMES = {
     "map": "mAP",

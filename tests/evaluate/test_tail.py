@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from satray.metrics.tail import tail_accuracy, tail_quantiles
+from satray.evaluate.tail import tail_accuracy, tail_quantiles
 
 
 def test_by_hand():

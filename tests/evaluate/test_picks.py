@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from satray.errors import InputError
+from satray.evaluate.picks import ends, shown_classes, worst
 from satray.metrics.scored import Rule, Scored
-from satray.scoring.pages.picks import ends, shown_classes, worst
 
 
 def scored(logits, labels, task: str = "multilabel", **rule) -> Scored:

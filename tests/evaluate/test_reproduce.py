@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from satray.config.score import EvaluateRecipe
 from satray.data.index import index_digest, read_index
 from satray.errors import InputError, SatrayError
+from satray.evaluate.causes import Maker, causes, changed_files
+from satray.evaluate.reproduce import Logits, compare, earlier, read_earlier, read_logits
 from satray.runs.run import Product, RunRecord, library_versions
 from satray.scoring.predictions import Layout, Numbers, TileFacts, predictions
-from satray.scoring.quality.causes import Maker, causes, changed_files
-from satray.scoring.quality.reproduce import Logits, compare, earlier, read_earlier, read_logits
 from satray.storage import Storage
 
 CLASSES = ("ship", "haze & fog")
@@ -238,7 +238,7 @@ def test_files_that_changed_are_told(tmp_path) -> None:
 
 def test_few_rows_of_the_index_become_python(tmp_path, monkeypatch) -> None:
     found = report_material.findings(tmp_path, tiles=6)
-    monkeypatch.setattr("satray.scoring.quality.causes.CHECKED", 2)
+    monkeypatch.setattr("satray.evaluate.causes.CHECKED", 2)
     asked, plain = [], Storage.head
     monkeypatch.setattr(Storage, "head", lambda self, uri: asked.append(uri) or plain(self, uri))
     changed_files(found.index, ("gone", *found.split.ids), Storage())

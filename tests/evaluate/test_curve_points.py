@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from satray.metrics.curves import precision_recall, roc
+from satray.evaluate.curves import precision_recall, roc
 
 
 @settings(max_examples=40, deadline=None)

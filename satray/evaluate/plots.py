@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.metrics.curves import precision_recall, roc
+from satray.evaluate.curves import precision_recall, roc
+from satray.evaluate.draw_decisions import histogram, matrix, reliability
+from satray.evaluate.draw_ranking import Line, bars, lines, tails
+from satray.evaluate.quality import Quality
 from satray.metrics.ranking import divided
-from satray.report.decisions import histogram, matrix, reliability
-from satray.report.ranking import Line, bars, lines, tails
 from satray.report.style import most_frequent
-from satray.scoring.quality.document import Quality
 
 NAN = float("nan")
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from satray.metrics.bootstrap import _weights, affordable, bootstrap, paired
+from satray.evaluate.bootstrap import _weights, affordable, bootstrap, paired
 from satray.metrics.scored import Rule, Scored
 from satray.metrics.summary import compute_metrics, flat, flat_figures
 from satray.metrics.weighted import figures
@@ -69,7 +69,7 @@ def test_same_seed_same_intervals_however_cut(monkeypatch):
     once = bootstrap(logits, labels, "abc", "multilabel", draws=30, seed=4)
     assert bootstrap(logits, labels, "abc", "multilabel", draws=30, seed=4) == once
     assert bootstrap(logits, labels, "abc", "multilabel", draws=30, seed=5) != once
-    monkeypatch.setattr("satray.metrics.bootstrap.CHUNK", 7 * len(logits))
+    monkeypatch.setattr("satray.evaluate.bootstrap.CHUNK", 7 * len(logits))
     for name, interval in bootstrap(logits, labels, "abc", "multilabel", draws=30, seed=4).items():
         assert interval.low == pytest.approx(once[name].low, abs=1e-12)
         assert interval.draws == once[name].draws
@@ -119,7 +119,7 @@ def test_many_tiles_get_fewer_draws():
 
 def test_progress_is_told(monkeypatch):
     logits, labels = split("multilabel")
-    monkeypatch.setattr("satray.metrics.bootstrap.CHUNK", 20 * len(logits))
+    monkeypatch.setattr("satray.evaluate.bootstrap.CHUNK", 20 * len(logits))
     told = []
     bootstrap(logits, labels, "abc", "multilabel", 50, progress=lambda *now: told.append(now))
     assert told == [(20, 50), (40, 50), (50, 50)]
@@ -133,7 +133,7 @@ def test_what_draws_have_in_common_is_made_once(monkeypatch):
         plain = getattr(scored, name)
         monkeypatch.setattr(scored, name, lambda *a, n=name, f=plain: calls.append(n) or f(*a))
     logits, labels = split("multilabel")
-    monkeypatch.setattr("satray.metrics.bootstrap.CHUNK", len(logits))
+    monkeypatch.setattr("satray.evaluate.bootstrap.CHUNK", len(logits))
     bootstrap(logits, labels, "abc", "multilabel", 30)
     assert sorted(calls) == ["bin_of", "f_beta_by_tile", "f_beta_by_tile"]
 

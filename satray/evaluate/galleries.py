@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
+from satray.evaluate.findings import Findings
+from satray.evaluate.picks import ClassPicks, Pick, ends, shown_classes, worst
+from satray.evaluate.pictures import render
 from satray.report.page import (
     Shelf,
     Tile,
 )
 from satray.runs.run import Run
-from satray.scoring.pages.findings import Findings
-from satray.scoring.pages.picks import ClassPicks, Pick, ends, shown_classes, worst
-from satray.scoring.pages.pictures import render
 
 
 def galleries(found: Findings, run: Run) -> tuple[list[Shelf], list[Tile]]:

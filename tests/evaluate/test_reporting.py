@@ -15,16 +15,16 @@ from page_checker import checked, save_nothing
 from PIL import Image
 
 from satray.data.index import BandStatistics, IndexMeta
-from satray.report.tiles import SIDE
+from satray.evaluate.held import held_back
+from satray.evaluate.origin import Origin, find_origin
+from satray.evaluate.overlay import cells_on_picture
+from satray.evaluate.picks import Pick, ends
+from satray.evaluate.pictures import looks_of, render
+from satray.evaluate.quality import measure
+from satray.evaluate.reporting import publish_report
+from satray.evaluate.reproduce import Logits, compare
+from satray.report.tiles import SIDE, on_pixels
 from satray.runs.run import Product, Run, RunRecord
-from satray.scoring.pages.origin import Origin, find_origin
-from satray.scoring.pages.overlay import cells_on_picture, on_pixels
-from satray.scoring.pages.picks import Pick, ends
-from satray.scoring.pages.pictures import looks_of, render
-from satray.scoring.pages.reporting import publish_report
-from satray.scoring.quality.document import measure
-from satray.scoring.quality.held import held_back
-from satray.scoring.quality.reproduce import Logits, compare
 from satray.storage import Storage
 
 
@@ -158,7 +158,7 @@ def test_the_page_says_what_was_measured_on_the_other_half(tmp_path) -> None:
 
 
 def test_the_page_says_which_classes_and_how_many_draws(tmp_path, monkeypatch) -> None:
-    from satray.scoring.pages import reporting
+    from satray.evaluate import reporting
 
     found = report_material.findings(tmp_path, keys={"gallery": [], "bootstrap": 70})
     fewer = replace(found.quality, draws=30)
@@ -206,7 +206,7 @@ def test_unreadable_tiles_are_left_out_of_the_gallery(tmp_path) -> None:
 def test_pictures_of_all_tiles_do_not_depend_on_how_many_are_read_at_once(
     tmp_path, monkeypatch
 ) -> None:
-    from satray.scoring.pages import pictures
+    from satray.evaluate import pictures
 
     found = report_material.findings(tmp_path)
     meta = with_statistics(found.index.meta)

@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from page_checker import save_nothing
 
 from satray.config.score import EvaluateRecipe
+from satray.evaluate import job as evaluate
 from satray.models.spec import BundleSpec
 from satray.runs import job as performing
 from satray.runs.job import Job, perform
 from satray.runs.run import Run, library_versions, read_run, run_id
-from satray.scoring import evaluate, pipeline
+from satray.scoring import pipeline
 from satray.storage import Storage
 
 JOB = Job("evaluate", EvaluateRecipe, evaluate.read, evaluate.plan, evaluate.work)

@@ -17,8 +17,8 @@ from satray.data.decode import read_files, read_pixels
 from satray.data.index import IndexMeta
 from satray.data.values import as_units
 from satray.errors import DecodeError
-from satray.scoring.pages.overlay import cells_on_picture, on_pixels
-from satray.scoring.pages.picks import Pick
+from satray.evaluate.overlay import cells_on_picture
+from satray.evaluate.picks import Pick
 from satray.storage import Storage
 
 if TYPE_CHECKING:  # they import torch
@@ -168,6 +168,8 @@ def _laid(
     d4: bool,
 ) -> Floats:
     """Evidence of all towers together on the pixels of a picture."""
+    from satray.report.tiles import on_pixels
+
     height, width = shape
     parts = [
         on_pixels(

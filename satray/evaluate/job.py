@@ -9,6 +9,19 @@ from satray.config.score import EvaluateRecipe
 from satray.data.bands import select
 from satray.data.index import TileIndex, read_index
 from satray.errors import InputError
+from satray.evaluate.causes import Maker, causes
+from satray.evaluate.held import held_back
+from satray.evaluate.origin import find_origin
+from satray.evaluate.picks import check_asked
+from satray.evaluate.quality import Gathered, Quality, measure
+from satray.evaluate.reproduce import (
+    Comparison,
+    Earlier,
+    Logits,
+    compare,
+    earlier,
+    read_earlier,
+)
 from satray.metrics.summary import said
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Outcome, Run, digest_file, library_versions, to_json
@@ -20,19 +33,6 @@ from satray.scoring.over_tiles import (
     refuse_dtype,
     score_tiles,
     wanted_of,
-)
-from satray.scoring.pages.origin import find_origin
-from satray.scoring.pages.picks import check_asked
-from satray.scoring.quality.causes import Maker, causes
-from satray.scoring.quality.document import Gathered, Quality, measure
-from satray.scoring.quality.held import held_back
-from satray.scoring.quality.reproduce import (
-    Comparison,
-    Earlier,
-    Logits,
-    compare,
-    earlier,
-    read_earlier,
 )
 from satray.scoring.sources import TileSet, tiles_of_index
 from satray.storage import Storage, join
@@ -106,8 +106,8 @@ def work(recipe: EvaluateRecipe, found: Split, run: Run) -> Outcome:
     Returns:
         an outcome whose `verdict` says where the run to reproduce is not reproduced.
     """
-    from satray.scoring.pages.findings import Findings
-    from satray.scoring.pages.reporting import publish_report
+    from satray.evaluate.findings import Findings
+    from satray.evaluate.reporting import publish_report
 
     spec, index, tiles = found.spec, found.index, found.tiles
     before: Earlier | None = None

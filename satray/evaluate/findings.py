@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from satray.config.score import EvaluateRecipe
 from satray.data.index import TileIndex
-from satray.scoring.quality.document import Quality, Split
-from satray.scoring.quality.reproduce import Comparison
+from satray.evaluate.quality import Quality, Split
+from satray.evaluate.reproduce import Comparison
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec

@@ -3,6 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from satray.evaluate.findings import Findings
+from satray.evaluate.galleries import galleries
+from satray.evaluate.headlines import headlines
+from satray.evaluate.held import caution
+from satray.evaluate.origin import Origin
+from satray.evaluate.plots import draw
+from satray.evaluate.provenance import calibration, provenance, reproduction
+from satray.evaluate.quality import Quality
 from satray.report.page import (
     Html,
     Page,
@@ -20,14 +28,6 @@ from satray.report.page import (
 )
 from satray.report.style import PANELS_MOST
 from satray.runs.run import Run
-from satray.scoring.pages.findings import Findings
-from satray.scoring.pages.galleries import galleries
-from satray.scoring.pages.headlines import headlines
-from satray.scoring.pages.origin import Origin
-from satray.scoring.pages.plots import draw
-from satray.scoring.pages.provenance import calibration, provenance, reproduction
-from satray.scoring.quality.document import Quality
-from satray.scoring.quality.held import caution
 from satray.storage import name as last_part
 
 if TYPE_CHECKING:  # it imports torch

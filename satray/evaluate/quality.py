@@ -12,17 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from satray.metrics.bootstrap import affordable, bootstrap
+from satray.evaluate.bootstrap import affordable, bootstrap
+from satray.evaluate.figures import baselines, by_class
+from satray.evaluate.held import Held
+from satray.evaluate.reproduce import Logits
+from satray.evaluate.tail import Tail, tail_accuracy, tail_quantiles
 from satray.metrics.calibration import reliability
 from satray.metrics.decisions import confusion_matrix, errors_together
 from satray.metrics.scored import Rule, Scored
 from satray.metrics.summary import compute_metrics
-from satray.metrics.tail import Tail, tail_accuracy, tail_quantiles
 from satray.metrics.trap import trapped
 from satray.scoring.predictions import OK, matrix
-from satray.scoring.quality.figures import baselines, by_class
-from satray.scoring.quality.held import Held
-from satray.scoring.quality.reproduce import Logits
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec

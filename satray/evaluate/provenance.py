@@ -4,6 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from satray.evaluate.findings import Findings
+from satray.evaluate.origin import Origin
+from satray.evaluate.quality import Quality
+from satray.evaluate.reproduce import NO_CAUSE, Comparison
 from satray.report.page import (
     Child,
     Html,
@@ -16,10 +20,6 @@ from satray.report.page import (
     versions,
 )
 from satray.runs.run import Run, finite, library_versions
-from satray.scoring.pages.findings import Findings
-from satray.scoring.pages.origin import Origin
-from satray.scoring.quality.document import Quality
-from satray.scoring.quality.reproduce import NO_CAUSE, Comparison
 from satray.storage import is_remote
 
 FIGURES = {

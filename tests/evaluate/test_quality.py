@@ -10,15 +10,15 @@ import report_material
 import scoring_material as material
 from sklearn.metrics import confusion_matrix, f1_score, log_loss
 
-from satray.metrics.bootstrap import bootstrap
+from satray.evaluate.bootstrap import bootstrap
+from satray.evaluate.figures import baselines
+from satray.evaluate.held import Held, caution, held_back
+from satray.evaluate.plots import draw, row_shares
+from satray.evaluate.quality import Gathered, Split, measure
 from satray.metrics.calibration import halves
 from satray.metrics.scored import Rule, Scored
 from satray.metrics.summary import compute_metrics
 from satray.runs.run import to_json
-from satray.scoring.pages.plots import draw, row_shares
-from satray.scoring.quality.document import Gathered, Split, measure
-from satray.scoring.quality.figures import baselines
-from satray.scoring.quality.held import Held, caution, held_back
 
 
 def scored(logits, labels, task: str = "multilabel", **rule) -> Scored:
@@ -195,7 +195,7 @@ def test_shares_of_a_cut_confusion_matrix_are_of_all_tiles() -> None:
 
 
 def test_columns_are_cut_after_the_shares_are_taken(monkeypatch) -> None:
-    from satray.scoring.pages import plots
+    from satray.evaluate import plots
 
     classes = tuple(f"c{k:02}" for k in range(25))
     labels = np.eye(25)[np.repeat(np.arange(25), [4] * 20 + [1] * 5)]

@@ -5,8 +5,9 @@ import pytest
 import scoring_material as material
 from affine import Affine
 
+from satray.evaluate.overlay import cells_on_picture
 from satray.models.geometry import FeatureGrid
-from satray.scoring.pages.overlay import cells_on_picture, on_pixels
+from satray.report.tiles import on_pixels
 
 
 def test_a_cell_centre_has_the_cells_value() -> None:

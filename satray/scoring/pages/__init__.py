@@ -1,1 +1,0 @@
-"""The pictures and the page of an evaluation."""
