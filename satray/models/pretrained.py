@@ -1,19 +1,23 @@
-"""Published weights by name: timm's, fetched once by the driver into the hub's own cache."""
+"""Which weights a tower starts from, and timm's published ones by name, fetched by the driver.
+
+Without torch, and without timm until a word asks for it: planning reads what is meant alone.
+"""
 
 import hashlib
-import os
 import socket
-import threading
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from satray.config.train import VariantOptions
 from satray.errors import InputError
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 UNPUBLISHED = ("simple_cnn",)
 """Backbones of our own, that nobody has published weights of."""
@@ -25,32 +29,6 @@ _TAGS = {"resnet18": "tv_in1k", "resnet34": "tv_in1k"}
 _HUB = "https://huggingface.co"
 _CONNECT_S = 2.0
 _READ_S = 30.0
-
-
-@dataclass(frozen=True)
-class Published:
-    """Weights that timm knows of, by name."""
-
-    name: str
-    """`ARCHITECTURE.TAG`."""
-
-    hub: str | None
-    """Repository of Hugging Face's hub."""
-
-    file: str
-    """File there."""
-
-    url: str | None
-    """Where else they are."""
-
-    licence: str | None
-    """As timm has it."""
-
-    mean: tuple[float, ...]
-    """Of red, green and blue in 0..1, as they were trained."""
-
-    std: tuple[float, ...]
-    """As `mean`."""
 
 
 def is_word(source: str) -> bool:
@@ -86,8 +64,8 @@ def sources_of(weights: str | Mapping[str, str], variant: VariantOptions) -> dic
 
 
 @cache
-def published(backbone: str, word: str = "pretrained") -> Published | None:
-    """The weights that a word means for a backbone; None where none are published.
+def published(backbone: str, word: str = "pretrained") -> "PretrainedCfg | None":
+    """What timm knows of the weights that a word means for a backbone; None where there are none.
 
     Args:
         backbone: of timm, with a tag or without, or one of ours.
@@ -107,22 +85,12 @@ def published(backbone: str, word: str = "pretrained") -> Published | None:
         tag = word.partition(":")[2] or tag
     name = f"{architecture}.{tag}" if tag else architecture
     try:
-        cfg: Any = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        cfg = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
         known = timm.list_pretrained(f"{architecture}.*")
         tags = ", ".join(each.partition(".")[2] for each in known) or "none"
         raise InputError(f"weights={word}: timm has no {name}; its tags: {tags}") from error
-    if cfg is None or not cfg.has_weights:
-        return None
-    return Published(
-        name=f"{architecture}.{cfg.tag}" if cfg.tag else architecture,
-        hub=cfg.hf_hub_id or None,
-        file=cfg.hf_hub_filename or "model.safetensors",
-        url=cfg.url if str(cfg.url or "").startswith("http") else None,
-        licence=cfg.license,
-        mean=tuple(cfg.mean),
-        std=tuple(cfg.std),
-    )
+    return cfg if cfg is not None and cfg.has_weights else None
 
 
 def fetch(backbone: str, word: str = "pretrained") -> Path:
@@ -133,131 +101,70 @@ def fetch(backbone: str, word: str = "pretrained") -> Path:
     Raises:
         InputError: there are none, or they cannot be fetched.
     """
-    found = published(backbone, word)
-    if found is None:
+    cfg = published(backbone, word)
+    if cfg is None:
         raise InputError(f"weights={word}: nobody has published any of {backbone}")
-    reasons: list[str] = []
-    for fetch_from, place in ((_from_hub, found.hub), (_from_url, found.url)):
-        if not place:
-            continue
-        try:
-            return fetch_from(place, found.file)
-        except (OSError, RuntimeError, ValueError) as error:
-            reasons.append(" ".join(str(error).split())[:120] or type(error).__name__)
-    raise InputError(_cannot(word, found.name, reasons[0] if reasons else "none can be read"))
+    try:
+        return _from_hub(cfg) if cfg.hf_hub_id else _from_url(str(cfg.url))
+    except (OSError, RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"weights={word}: cannot fetch those of {full_name(cfg)}: {said}; give a file "
+            f"(weights=FILE; {_HUB}/timm lists them by that name: model.safetensors of it) or "
+            "train from scratch (weights=none)"
+        ) from error
+
+
+def full_name(cfg: "PretrainedCfg") -> str:
+    """`ARCHITECTURE.TAG`."""
+    return f"{cfg.architecture}.{cfg.tag}" if cfg.tag else str(cfg.architecture)
 
 
 def origin(backbone: str, source: str) -> dict[str, str | None]:
     """What a bundle tells of where a tower's weights come from."""
-    if not is_word(source):
+    cfg = published(backbone, source) if is_word(source) else None
+    if cfg is None:
         return {"source": source}
-    found = published(backbone, source)
-    assert found is not None
     digest = hashlib.sha256(fetch(backbone, source).read_bytes()).hexdigest()
-    place = f"{_HUB}/{found.hub}" if found.hub else found.url
-    return {"source": place, "name": found.name, "sha256": digest, "licence": found.licence}
+    place = f"{_HUB}/{cfg.hf_hub_id}" if cfg.hf_hub_id else str(cfg.url)
+    return {"source": place, "name": full_name(cfg), "sha256": digest, "licence": cfg.license}
 
 
-def refuse_unreachable(backbones: Mapping[str, str]) -> None:
-    """Refuse early what would be fetched where the hub does not answer, before timm is imported.
+def _from_hub(cfg: "PretrainedCfg") -> Path:
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
-    Args:
-        backbones: of the towers whose weights are named by a word -> that word.
-
-    Raises:
-        InputError: nothing of a backbone is cached, and the hub cannot be reached.
-    """
-    wanted = {name: word for name, word in backbones.items() if name not in UNPUBLISHED}
-    absent = [name for name in wanted if not _maybe_cached(name.partition(".")[0])]
-    if not absent:
-        return
-    try:
-        _reach_hub()
-    except OSError as error:
-        raise InputError(_cannot(wanted[absent[0]], absent[0], str(error))) from error
-
-
-def _cannot(word: str, name: str, reason: str) -> str:
-    return (
-        f"weights={word}: cannot fetch those of {name}: {reason}; give a file (weights=FILE; "
-        f"{_HUB}/timm lists them by that name: model.safetensors of it) or train from scratch "
-        "(weights=none)"
-    )
-
-
-def _maybe_cached(architecture: str) -> bool:
-    """Whether a cache holds something that may be of an architecture."""
-    from huggingface_hub import constants
-
-    hub = Path(constants.HF_HUB_CACHE).glob(f"models--timm--{architecture}.*")
-    return any(hub) or any(_torch_folder().glob("*"))
-
-
-def _torch_folder() -> Path:
-    home = os.environ.get("TORCH_HOME") or Path(
-        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch"
-    )
-    return Path(home, "hub", "checkpoints").expanduser()
-
-
-def _from_hub(repository: str, name: str) -> Path:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
-    cached = try_to_load_from_cache(repository, name)
+    place = (str(cfg.hf_hub_id), cfg.hf_hub_filename or "model.safetensors")
+    cached = try_to_load_from_cache(*place)
     if isinstance(cached, str):
         return Path(cached)
-    _reach_hub()
-    return Path(hf_hub_download(repository, name, etag_timeout=_CONNECT_S))
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("HF_HUB_OFFLINE is set")
+    _reach(constants.ENDPOINT)  # the hub's own client would try again for half a minute
+    return Path(hf_hub_download(*place, etag_timeout=_CONNECT_S))
 
 
-def _from_url(url: str, name: str) -> Path:
-    import torch
+def _from_url(url: str) -> Path:
+    from torch import hub
 
-    name = Path(urlsplit(url).path).name
-    if not name.endswith((".pth", ".pt", ".safetensors")):
-        raise ValueError(f"{url} is in a format that satray does not read")
-    path = _torch_folder() / name
+    path = Path(hub.get_dir(), "checkpoints", Path(urlsplit(url).path).name)
     if not path.exists():
         _reach(url)
         path.parent.mkdir(parents=True, exist_ok=True)
         before = socket.getdefaulttimeout()
         socket.setdefaulttimeout(_READ_S)  # torch.hub sets none of its own
         try:
-            torch.hub.download_url_to_file(url, str(path), progress=False)
+            hub.download_url_to_file(url, str(path), progress=False)
         finally:
             socket.setdefaulttimeout(before)
     return path
 
 
-def _reach_hub() -> None:
-    """Raise OSError where the hub is not to be asked, or does not answer."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        raise OSError("HF_HUB_OFFLINE is set")
-    _reach(constants.ENDPOINT)
-
-
 def _reach(url: str) -> None:
-    """Raise OSError within seconds where a host, or the proxy before it, does not answer.
-
-    Resolvers may hang for longer than a connection, so both run in a thread that is not waited for.
-    """
-    scheme = urlsplit(url).scheme
-    proxy = urllib.request.getproxies().get(scheme)
-    target = urlsplit(proxy if proxy and "://" in proxy else f"//{proxy}" if proxy else url)
-    port = target.port or (443 if (target.scheme or scheme) == "https" else 80)
-    said = ["no answer"]
-
-    def connect() -> None:
-        try:
-            socket.create_connection((target.hostname or "", port), _CONNECT_S).close()
-            said[0] = ""
-        except OSError as error:
-            said[0] = str(error.strerror or error)
-
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(_CONNECT_S + 0.2)
-    if said[0]:
-        raise OSError(f"{target.hostname} cannot be reached ({said[0]})")
+    """Raise OSError within seconds where a host, or the proxy before it, does not answer."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_CONNECT_S)
+    except urllib.error.HTTPError:
+        return  # it answers
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise OSError(f"{urlsplit(url).hostname} cannot be reached ({reason})") from error

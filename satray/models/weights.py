@@ -23,7 +23,7 @@ from satray.config.train import FirstConv, VariantOptions
 from satray.errors import InputError, one_line
 from satray.models.backbones import AFTER_FEATURES, Backbone
 from satray.models.network import Network
-from satray.models.pretrained import fetch, is_word, published
+from satray.models.pretrained import fetch, full_name, is_word, published
 from satray.models.spec import SPEC, BundleSpec
 from satray.models.variant import RGB
 from satray.storage import Storage, join, parent
@@ -258,9 +258,8 @@ def adapt_first_conv(
 
 def _read(source: str, backbone: str, storage: Storage) -> Stored:
     if is_word(source):
-        path, entry = fetch(backbone, source), published(backbone, source)
-        licence = (entry and entry.licence) or "no licence"
-        name = f"{entry.name} ({source}; {licence})" if entry else source
+        path, cfg = fetch(backbone, source), published(backbone, source)
+        name = f"{full_name(cfg)} ({source}; {cfg.license or 'no licence'})" if cfg else source
         return Stored(name, _parse(path.read_bytes(), path.name))
     about, bands = join(parent(source), SPEC), {}
     if storage.exists(about):

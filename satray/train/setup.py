@@ -9,7 +9,7 @@ from satray.config.base import idle_keys
 from satray.config.train import FROM_SCRATCH, Facts, NormalizeOptions, TrainRecipe, VariantOptions
 from satray.data.index import IndexMeta, TileIndex, check_unchanged, read_index
 from satray.errors import InputError
-from satray.models.pretrained import fetch, is_word, published, refuse_unreachable, sources_of
+from satray.models.pretrained import fetch, is_word, published, sources_of
 from satray.models.radiometry import Radiometry
 from satray.models.variant import check_bands, input_bands, resolve
 from satray.runs.run import Run, digest_file
@@ -202,9 +202,7 @@ def read(recipe: TrainRecipe, storage: Storage) -> Setup:
     Raises:
         InputError: see `set_up`; or weights that are not there, or cannot be fetched.
     """
-    index = read_index(recipe.index, storage)
-    look_up(recipe)
-    setup = set_up(recipe, storage, index)
+    setup = set_up(recipe, storage)
     found = {"index": setup.digest}
     for tower, wanted in weights_wanted(setup.variant, setup.sources).items():
         found[f"weights.{tower}"] = weights_digest(wanted, storage)
@@ -222,18 +220,6 @@ def unchanged(setup: Setup, storage: Storage) -> list[str]:
     """What `check_unchanged` says of a training's index; raises InputError."""
     recipe = setup.recipe
     return check_unchanged(setup.index, recipe.index, storage, recipe.error_budget)
-
-
-def look_up(recipe: TrainRecipe) -> None:
-    """Refuse published weights that cannot be had, before anything takes time.
-
-    Raises:
-        InputError: they are not cached, and the hub does not answer.
-    """
-    given = recipe.weights
-    towers = resolve(recipe.variant, recipe.pooling).towers
-    words = {t.backbone: given if isinstance(given, str) else given.get(t.name, "") for t in towers}
-    refuse_unreachable({backbone: word for backbone, word in words.items() if is_word(word)})
 
 
 def best_metric(best: str, task: str) -> str:

@@ -10,7 +10,7 @@ from satray.config.tune import TuneRecipe
 from satray.errors import counted
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
-from satray.train.setup import look_up, set_up
+from satray.train.setup import set_up
 from satray.tune import report
 from satray.tune.board import table_lines
 from satray.tune.feature_table import head_only, views_of
@@ -31,7 +31,6 @@ def read(recipe: TuneRecipe, storage: Storage) -> Sweep:
     sweep = resolved(recipe, storage)
     digests = {"index": sweep.index.digest}
     for trial in sweep.listed():
-        look_up(trial.recipe)
         sweep.check(trial)
         for wanted in sweep.weights_of(trial):
             digests[f"weights {' '.join(wanted).strip()}"] = sweep.digest_of(wanted)

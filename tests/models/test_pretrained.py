@@ -14,10 +14,10 @@ from train.small_archive import generate
 from satray.errors import InputError
 from satray.models.pretrained import (
     fetch,
+    full_name,
     is_word,
     origin,
     published,
-    refuse_unreachable,
     sources_of,
 )
 from satray.models.variant import resolve
@@ -34,28 +34,17 @@ def refused(*_, **__):
     raise socket.gaierror(-2, "Name or service not known")
 
 
-def hanging(*_, **__):
-    time.sleep(60)
-
-
-@pytest.mark.parametrize(
-    ("backbone", "connect"),
-    [("resnet18", hanging), ("resnet18", refused), ("legacy_xception", refused)],
-)
-def test_without_a_network_one_line_says_what_to_do_within_seconds(monkeypatch, backbone, connect):
-    monkeypatch.setattr(socket, "create_connection", connect)
-    for look in (lambda: fetch(backbone), lambda: refuse_unreachable({backbone: "x"})):
-        start = time.monotonic()
-        with pytest.raises(
-            InputError, match=rf"cannot fetch those of {backbone}.*reached"
-        ) as caught:
-            look()
-        assert time.monotonic() - start < 5
-        told = str(caught.value)
-        assert "\n" not in told
-        assert "weights=FILE" in told
-        assert "https://huggingface.co/timm" in told
-        assert told.endswith("(weights=none)")
+@pytest.mark.parametrize("backbone", ["resnet18", "legacy_xception"])
+def test_without_a_network_one_line_says_what_to_do(monkeypatch, backbone):
+    monkeypatch.setattr(socket, "create_connection", refused)
+    with pytest.raises(
+        InputError, match=rf"cannot fetch those of {backbone}\..* cannot be reached \(.*not known"
+    ) as caught:
+        fetch(backbone)
+    told = str(caught.value)
+    assert "\n" not in told
+    assert "weights=FILE; https://huggingface.co/timm" in told
+    assert told.endswith("(weights=none)")
 
 
 def test_a_blackholed_hub_ends_the_job_within_seconds(tmp_path):
@@ -72,16 +61,15 @@ def test_a_blackholed_hub_ends_the_job_within_seconds(tmp_path):
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "cannot fetch those of resnet18: 192.0.2.1 cannot be reached" in done.stderr
+    assert "cannot fetch those of resnet18.a1_in1k: 192.0.2.1 cannot be reached" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 2  # and the one that names the status
-    assert time.monotonic() - start < 15  # 5 on a machine of one's own
+    assert time.monotonic() - start < 30  # 6 on a machine of one's own
 
 
 def test_offline_is_told_as_such(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="HF_HUB_OFFLINE is set; give a file"):
-        refuse_unreachable({"resnet18": "pretrained"})
-    refuse_unreachable({"simple_cnn": "pretrained"})
+        fetch("resnet18")
 
 
 def test_what_is_cached_needs_no_network(monkeypatch, tmp_path):
@@ -90,7 +78,6 @@ def test_what_is_cached_needs_no_network(monkeypatch, tmp_path):
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     torch.save({"conv1.weight": torch.ones(2)}, folder / "xception-43020ad28.pth")
-    refuse_unreachable({"legacy_xception": "pretrained"})
     assert fetch("legacy_xception") == folder / "xception-43020ad28.pth"
     told = origin("legacy_xception", "pretrained")
     assert told["name"] == "legacy_xception.tf_in1k"
@@ -106,7 +93,6 @@ def test_a_hub_file_is_found_in_the_hubs_cache(monkeypatch, tmp_path):
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("abc")
     (folder / "snapshots" / "abc" / "model.safetensors").write_bytes(b"weights")
-    refuse_unreachable({"resnet18": "pretrained"})
     assert fetch("resnet18").read_bytes() == b"weights"
     with pytest.raises(InputError, match=r"weights=imagenet: cannot fetch those of resnet18\.tv"):
         fetch("resnet18", "imagenet")
@@ -124,7 +110,7 @@ def test_a_hub_file_is_found_in_the_hubs_cache(monkeypatch, tmp_path):
     ],
 )
 def test_what_a_word_means(backbone, word, name):
-    assert published(backbone, word).name == name
+    assert full_name(published(backbone, word)) == name
     assert is_word(word)
 
 
