@@ -20,7 +20,7 @@ from satray.data.tiff import read_plain
 from satray.errors import DecodeError
 from satray.scoring.predictions import TileFacts
 from satray.scoring.reading import Wanted, read_tile
-from satray.scoring.scenes.opened import open_scene
+from satray.scoring.scenes.open import open_scene
 
 H, W = 24, 32
 ROW, COLUMN = np.mgrid[:H, :W]

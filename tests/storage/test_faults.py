@@ -18,7 +18,7 @@ from scoring_material import write_tile
 
 from satray.config.base import StorageOptions
 from satray.errors import InputError, SatrayError
-from satray.scoring.scenes.opened import open_scene
+from satray.scoring.scenes.open import open_scene
 from satray.scoring.scenes.scene import made_ref
 from satray.storage import Storage, forget_connections, objects
 

@@ -7,7 +7,7 @@ import pytest
 from scoring.scenes.scene_material import spec
 
 from satray.data.index import SCHEMA, BandStatistics, IndexMeta, TileIndex, table_with
-from satray.scoring.scenes.netgrid import net_grid
+from satray.scoring.scenes.grid import net_grid
 from satray.train.products import resolution
 
 SIDE = 64

@@ -17,7 +17,7 @@ from satray.runs.run import Product, to_json
 from satray.scoring.ledger import Task
 from satray.scoring.maps.plan import Way
 from satray.scoring.products.ground import SceneGround
-from satray.scoring.scenes.netgrid import NetGrid
+from satray.scoring.scenes.grid import NetGrid
 from satray.scoring.scenes.scene import SceneRef
 
 Status = Literal["done", "failed", "skipped"]

@@ -12,8 +12,8 @@ from satray.scoring.ledger import Ledger, config_of
 from satray.scoring.maps.settings import Settings, settings_of
 from satray.scoring.over_tiles import D4_SAID
 from satray.scoring.reading import MisfitError
-from satray.scoring.scenes.bands import source_names
 from satray.scoring.scenes.found import Found, find_scenes
+from satray.scoring.scenes.open import source_names
 from satray.storage import Storage
 
 if TYPE_CHECKING:  # it imports torch

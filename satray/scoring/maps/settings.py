@@ -8,10 +8,9 @@ from satray.data.raster import PagesKey
 from satray.data.values import as_units
 from satray.errors import InputError
 from satray.scoring.products.moment import time_pattern
-from satray.scoring.scenes.bands import Names
-from satray.scoring.scenes.conversion import Conversion
 from satray.scoring.scenes.drift import references_of_bundle
-from satray.scoring.scenes.netgrid import Gsd
+from satray.scoring.scenes.grid import Gsd
+from satray.scoring.scenes.open import Conversion, Names
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec

@@ -12,9 +12,8 @@ from satray.scoring.maps.settings import Settings
 from satray.scoring.products.ground import SceneGround
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.drift import drift, references_of_bundle
-from satray.scoring.scenes.netgrid import NetGrid, net_grid
-from satray.scoring.scenes.opened import Scene, open_scene
-from satray.scoring.scenes.sample import sample
+from satray.scoring.scenes.grid import NetGrid, net_grid
+from satray.scoring.scenes.open import Scene, open_scene
 from satray.scoring.scenes.scene import SceneRef
 from satray.storage import Storage
 
@@ -61,27 +60,20 @@ class Surveyor:
                     place = NOT_ON_EARTH if ground.grounded else "no CRS: pixel coordinates"
                 notes = [*facts.notes, *([place] if place else [])]
                 stage = "drift"
-                score, warning = self._drift(scene)
+                found = None
+                if self.settings.drift != "off":
+                    references = references_of_bundle(self.spec)
+                    found = drift(scene, references, self.settings.drift_limit)
         except MisfitError as error:
             return failed(number, ref, stage, error, retryable=False)
         except DecodeError as error:
             return failed(number, ref, stage, error)
-        if warning is not None:
+        if found is not None and found.warning is not None:
             if self.settings.drift == "refuse":
-                return failed(number, ref, "drift", warning, retryable=False)
-            notes.append(warning)
-        taken = facts.taken_at
-        return SceneJob(number, ref, grid, ground, taken, way, score, tuple(notes))
-
-    def _drift(self, scene: Scene) -> tuple[float | None, str | None]:
-        references = references_of_bundle(self.spec)
-        if self.settings.drift == "off" or not references:
-            return None, None
-        counts = sample(scene)
-        if not any(counted.valid for counted in counts):
-            return None, None
-        found = drift(scene.facts.bands, counts, references, self.settings.drift_limit)
-        return found.score, found.warning
+                return failed(number, ref, "drift", found.warning, retryable=False)
+            notes.append(found.warning)
+        score = None if found is None else found.score
+        return SceneJob(number, ref, grid, ground, facts.taken_at, way, score, tuple(notes))
 
 
 def open_for(ref: SceneRef, spec: "BundleSpec", settings: Settings, storage: Storage) -> Scene:

@@ -28,9 +28,9 @@ from satray.scoring.maps.piece import PicturePart, PieceOfWork, Strip, TileRows
 from satray.scoring.maps.plan import Geometries, Row, owned, plan_of, rows_of
 from satray.scoring.maps.settings import Settings
 from satray.scoring.predictions import Numbers
-from satray.scoring.scenes.netgrid import NetGrid
-from satray.scoring.scenes.opened import Scene
-from satray.scoring.scenes.windowed import WindowPixels, read_window, with_fills
+from satray.scoring.scenes.grid import NetGrid
+from satray.scoring.scenes.open import Scene
+from satray.scoring.scenes.read import WindowPixels, read_window, with_fills
 
 
 @dataclass(frozen=True)

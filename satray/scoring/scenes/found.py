@@ -22,12 +22,12 @@ from satray.scoring.scenes.scene import (
     BandSource,
     SceneFailure,
     SceneRef,
+    Stated,
     is_raster,
     made_ref,
     suffix,
     uris_of,
 )
-from satray.scoring.scenes.stated import Stated
 from satray.storage import Entry, Storage, absolute, name
 
 ACCEPTED = (

@@ -8,11 +8,12 @@ from typing import Any
 from satray.data.bands import canonical
 from satray.errors import DecodeError
 from satray.scoring.scenes.hrefs import resolved
-from satray.scoring.scenes.scene import BandSource, is_raster
-from satray.scoring.scenes.stated import (
+from satray.scoring.scenes.scene import (
     OFFSET_DONE,
+    BandSource,
     Stated,
     baseline_note,
+    is_raster,
     scaled,
     stated_in,
 )

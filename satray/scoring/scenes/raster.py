@@ -1,82 +1,172 @@
-"""One open file of a scene: what it offers, and windows of it at full resolution."""
+"""Opening the rasters of strangers: four drivers, no neighbours, within bounds.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+GDAL looks at no file beside a raster (`.ovr`, `.aux.xml`, world files; a `.msk` is opened by name,
+with the checks of any other), and nothing here is ever read at less than full resolution: GDAL
+would open what a TIFF names as its overview, wherever that is.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from rasterio.windows import Window
+import rasterio
+from rasterio.errors import RasterioError
+from rasterio.session import DummySession
 
-from satray.data.georeference import WorldFile, georeference
-from satray.data.raster import Raster
-from satray.data.values import Unit
-from satray.scoring.scenes.aligned import FileGrid
-from satray.scoring.scenes.bands import FileBands, Names, file_bands
+from satray.config.base import StorageOptions
+from satray.data.raster import DTYPES, PagesKey, Raster
+from satray.errors import DecodeError
+from satray.scoring.scenes.scene import suffix
+from satray.storage import Storage, names
+
+DRIVERS = {
+    "tif": "GTiff",
+    "tiff": "GTiff",
+    "jp2": "JP2OpenJPEG",
+    "png": "PNG",
+    "jpg": "JPEG",
+    "jpeg": "JPEG",
+}
+"""GDAL's driver by extension; the content decides, the extension says which comes first."""
+
+MAX_PIXELS = 2**40
+"""Most px of a scene."""
+MAX_BLOCK = 512 << 20
+"""Most bytes that must be decoded to get at one px."""
+ALWAYS = 64 << 30
+"""Decoded bytes up to which a file may be as small as it likes."""
+MAX_RATIO = 5000
+"""Decoded bytes a stored one, beyond `ALWAYS`."""
+
+CACHE = 256 << 20
+"""Bytes of decoded blocks that GDAL keeps in a process."""
+
+_OPTIONS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_CACHEMAX": CACHE,
+    # libpng reads PNG strictly; GDAL's own fast reader takes what memory held for missing rows
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",  # else a JPEG cut short ends in gray
+    "GDAL_HTTP_PATH_VERBATIM": "YES",  # `a/../b` is a key like any other
+    "CPL_VSIL_CURL_NON_CACHED": "/vsis3/:/vsicurl/",  # a scene may be overwritten
+    "GDAL_HTTP_MAX_RETRY": "5",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+}
+_kept = threading.local()
 
 
-@dataclass(frozen=True)
-class SceneFile:
-    """A file of a scene, open."""
+def schemes(uris: Iterable[str]) -> frozenset[str]:
+    """The schemes of some rasters; empty text for this disk.
 
-    uri: str
-    """Where it is."""
-    raster: Raster
-    """Its bands."""
-    grid: FileGrid
-    """Its size and georeference."""
-
-    @staticmethod
-    def of(uri: str, raster: Raster, world: WorldFile | None = None) -> "SceneFile":
-        """What is known of an open raster, and of the world file beside it."""
-        place = georeference(raster.source, world)
-        grid = FileGrid(
-            uri.rpartition("/")[2],
-            raster.height,
-            raster.width,
-            place.crs,
-            place.transform,
-            place.note,
+    Raises:
+        DecodeError: one that windows are not read from.
+    """
+    found = frozenset(map(names.scheme, uris))
+    wrong = sorted(found - {"", "s3", "http", "https"})
+    if wrong:
+        raise DecodeError(
+            f"windows of {wrong[0]}:// are not read; accepted: local paths, s3://, http(s)://"
         )
-        return SceneFile(uri, raster, grid)
+    return found
 
-    def offered(self, names: Names) -> FileBands:
-        """The bands that it offers as a whole scene; raises MisfitError as `file_bands`."""
-        raster = self.raster
-        told, palette = raster.told(), raster.palette is not None
-        return file_bands(raster.descriptions, raster.colours, names, palette=palette, told=told)
 
-    def own_name(self, band: int) -> str:
-        """What the file calls a band."""
-        offered = self.offered(None)
-        return dict(zip(offered.numbers, offered.names, strict=True)).get(band, f"b{band}")
+@contextlib.contextmanager
+def environment(found: frozenset[str], storage: Storage) -> Iterator[None]:
+    """GDAL as set for reading; enter it anew for each read, since credentials run out."""
+    with contextlib.ExitStack() as stack:
+        if "s3" in found:
+            stack.enter_context(_s3(storage))
+        # without a session of its own, or each entry would set up boto3 for keys in variables
+        stack.enter_context(rasterio.Env(DummySession(), **_OPTIONS))
+        yield
 
-    def alpha(self, taken: list[int], names: Names) -> int | None:
-        """Number of the band that says where data is: one tagged alpha that is not itself data."""
-        if isinstance(names, tuple) and len(names) == self.raster.count:
-            return None
-        tagged = [i + 1 for i, colour in enumerate(self.raster.colours) if colour == "alpha"]
-        told = set(names.values()) if isinstance(names, Mapping) else set()
-        return next((band for band in tagged if band not in {*taken, *told}), None)
 
-    def unit(self, band: int) -> Unit | None:
-        """What a band's numbers mean; raises DecodeError as `Raster.units`."""
-        units = self.raster.units([band]) if band <= self.raster.count else ()
-        return units[0] if units else None
+def open_raster(uri: str, size: int, pages: PagesKey = "bands") -> Raster:
+    """Open a raster, and check what it declares before any of it is read.
 
-    def notes(self) -> list[str]:
-        """What a reader must know of its pages."""
-        used, left = len(self.raster.pages), self.raster.pages_left
-        name = self.uri.rpartition("/")[2]
-        told = [f"{name}: {self.raster.told()}, pages taken as bands"] if used > 1 else []
-        if left:
-            told.append(f"{name}: left out, unlike its first page: {', '.join(left)}")
-        return told
+    Args:
+        uri: absolute path or URI.
+        size: bytes of the scene's files.
+        pages: which pages of a TIFF are bands.
 
-    def read(
-        self, bands: list[int], alpha: int | None, row: int, column: int, height: int, width: int
-    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Pixels (C, h, w) of bands, and which of them masks and alpha show (C, h, w)."""
-        x_CHW, shown = self.raster.read(bands, alpha, Window(column, row, width, height))
-        shown_CHW = np.ones(x_CHW.shape, dtype=bool)
-        return x_CHW, shown_CHW if shown is None else shown_CHW & shown
+    Raises:
+        DecodeError: not one of the four formats, damaged, complex, or too large to be true.
+    """
+    first = DRIVERS.get(suffix(uri), "GTiff")
+    refusal: Exception | None = None
+    for driver in dict.fromkeys((first, *DRIVERS.values())):
+        try:
+            source = rasterio.open(_gdal_name(uri), driver=driver, sharing=False)
+        except (RasterioError, ValueError) as error:  # ValueError: names that are no UTF-8
+            refusal = refusal or error
+            if "not recognized" not in str(error):
+                break
+            continue
+        with contextlib.ExitStack() as stack:
+            stack.callback(source.close)
+            _check(source, source.count, size)
+            raster = Raster(source, _page, pages)
+            stack.callback(raster.close)
+            _check(source, raster.count, size)
+            stack.pop_all()  # open from here on, until the scene is closed
+        return raster
+    if refusal is not None and "not recognized" in str(refusal):
+        raise DecodeError("not an image that is read here; accepted: TIFF, JPEG 2000, PNG, JPEG")
+    raise DecodeError(f"cannot be opened: {reason(refusal or ValueError())}")
+
+
+def _page(name: str) -> Any:
+    """Open a page, which GDAL would look for neighbours of: world files, RPCs, a provider's XML."""
+    alone = {"CPL_VSIL_CURL_ALLOWED_FILENAME": name.split(":", 2)[2]}
+    with rasterio.Env(DummySession(), **alone):
+        return rasterio.open(name, driver="GTiff", sharing=False, GEOREF_SOURCES="INTERNAL")
+
+
+def reason(error: BaseException) -> str:
+    """The innermost message, which is GDAL's own, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _gdal_name(uri: str) -> str:
+    scheme = names.scheme(uri)
+    if scheme == "s3":  # rasterio's own spelling loses what follows a `#`
+        return f"/vsis3/{uri.removeprefix('s3://')}"
+    return f"/vsicurl/{uri}" if scheme else uri
+
+
+def _s3(storage: Storage) -> contextlib.AbstractContextManager[Any]:
+    """One environment a thread: boto3 takes its time to resolve, and none may be shared."""
+    key: tuple[int, StorageOptions] = (os.getpid(), storage.options)
+    if getattr(_kept, "key", None) != key:
+        _kept.key, _kept.environment = key, storage.gdal_env()
+    environment: contextlib.AbstractContextManager[Any] = _kept.environment
+    return environment
+
+
+def _check(source: Any, count: int, size: int) -> None:
+    height, width = source.height, source.width
+    if count == 0:
+        raise DecodeError("holds no bands")
+    dtypes = sorted(set(source.dtypes))
+    if len(dtypes) > 1 or dtypes[0] not in DTYPES:
+        raise DecodeError(f"dtype {', '.join(dtypes)}; accepted: one integer or float dtype")
+    itemsize = np.dtype(dtypes[0]).itemsize
+    declared = f"declares {height:,} x {width:,} px, {count} bands of {dtypes[0]}"
+    if height * width > MAX_PIXELS:
+        raise DecodeError(f"{declared}; at most 2^40 px")
+    raw = height * width * count * itemsize
+    if raw > max(ALWAYS, MAX_RATIO * size):
+        raise DecodeError(f"{declared}, {raw / 2**30:,.0f} GiB, in a file of {size:,} bytes")
+    tall, wide = source.block_shapes[0]
+    together = count if str(getattr(source.interleaving, "name", "")) == "pixel" else 1
+    block = min(tall, height) * min(wide, width) * together * itemsize
+    if block > MAX_BLOCK:
+        raise DecodeError(
+            f"{declared}, in blocks of {tall:,} x {wide:,} px that must be decoded whole "
+            f"({block / 2**20:,.0f} MiB); at most {MAX_BLOCK >> 20} MiB (write it tiled)"
+        )

@@ -8,7 +8,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 
-from satray.scoring.scenes.opened import Scene, open_scene
+from satray.scoring.scenes.open import Scene, open_scene
 from satray.scoring.scenes.scene import BandSource, SceneRef
 from satray.storage import Storage
 

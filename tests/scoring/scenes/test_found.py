@@ -297,7 +297,7 @@ def test_etag_of_a_store_without_etags():
 
 @pytest.mark.s3
 def test_prefix_and_windows_on_s3(s3, tmp_path):
-    from satray.scoring.scenes.opened import open_scene
+    from satray.scoring.scenes.open import open_scene
 
     bucket = s3.bucket()
     values = noise(1)
@@ -321,7 +321,7 @@ def test_prefix_and_windows_on_s3(s3, tmp_path):
 def test_names_that_are_no_text(tmp_path):
     """A name in another encoding costs one scene, when it is opened."""
     from satray.errors import DecodeError
-    from satray.scoring.scenes.opened import open_scene
+    from satray.scoring.scenes.open import open_scene
 
     os.link(write(tmp_path / "in" / "a.tif", noise(1), ("red",)), tmp_path / "b.tif")
     os.rename(os.fsencode(tmp_path / "b.tif"), os.fsencode(tmp_path / "in") + b"/\xff.tif")

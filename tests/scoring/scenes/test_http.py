@@ -14,7 +14,7 @@ from scoring.scenes.scene_material import STORE, noise, write
 
 from satray.errors import DecodeError
 from satray.scoring.scenes.found import find_scenes
-from satray.scoring.scenes.opened import open_scene
+from satray.scoring.scenes.open import open_scene
 
 
 class _Ranges(SimpleHTTPRequestHandler):

@@ -12,9 +12,8 @@ from scoring.scenes.scene_material import STORE, noise, write
 from satray.data.values import Unit
 from satray.errors import InputError
 from satray.scoring.reading import MisfitError
-from satray.scoring.scenes.conversion import Conversion
 from satray.scoring.scenes.found import find_scenes
-from satray.scoring.scenes.opened import open_scene
+from satray.scoring.scenes.open import Conversion, open_scene
 
 OLD, NEW = Unit(1e-4, 0.0), Unit(1e-4, -0.1)
 DN = noise(2) + 900

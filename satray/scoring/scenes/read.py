@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.data.values import mean_of
+from satray.scoring.scenes.grid import NetGrid
 from satray.scoring.scenes.lanes import Lane, lane, mostly, resampled
-from satray.scoring.scenes.netgrid import NetGrid
-from satray.scoring.scenes.opened import Scene
+from satray.scoring.scenes.open import Scene
 
 STRIP = 64 << 20
 """Bytes of stored px, about, that are resampled at once; a finer scene's window may hold many."""

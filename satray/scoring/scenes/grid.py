@@ -1,9 +1,10 @@
-"""A scene's grid of net px: where the network sees what of it. Pure.
+"""Grids of px: several files of one scene on the finest's, and the network's over a scene. Pure.
 
 Stored px are those of the file, net px those of the network's lattice after resampling.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +17,8 @@ from satray.scoring.rasters import source_affine
 if TYPE_CHECKING:
     from satray.models.spec import BundleSpec  # torch
 
+TOLERANCE = 0.01
+"""Parts of a px of the finest grid by which corners may miss each other."""
 NEAR_WHOLE = 0.005
 """Factors this near to a whole one, or to one over a whole one, are taken as that."""
 MAX_FACTOR = 16.0
@@ -26,6 +29,22 @@ MAX_PIXELS = 2**40
 """Most net px of a scene."""
 
 Gsd = Literal["auto", "none"] | float
+
+
+@dataclass(frozen=True)
+class FileGrid:
+    """The grid of one file."""
+
+    name: str
+    """For messages."""
+    height: int
+    """Rows."""
+    width: int
+    """Columns."""
+    crs: str | None
+    """CRS; None without."""
+    transform: tuple[float, ...] | None
+    """Affine, rasterio's order; None without georeference."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +77,35 @@ class NetGrid:
         """Whether net px are other than stored px."""
         return (self.net_height, self.net_width) != (self.height, self.width)
 
-    def stored(self, net_row: float, net_column: float) -> tuple[float, float]:
-        """Row and column in stored px of a place in net px."""
-        return net_row / self.scale_y, net_column / self.scale_x
+
+def ratios(grids: Sequence[FileGrid]) -> tuple[int, tuple[int, ...]]:
+    """Which file is the finest, and how many of its px a px of each file is long.
+
+    Raises:
+        DecodeError: sizes that are no whole multiples, another CRS, other extents.
+    """
+    fine = max(grids, key=lambda grid: (grid.height, grid.width))
+    found = []
+    for grid in grids:
+        ratio = fine.height // grid.height
+        refusal = None
+        if (ratio * grid.height, ratio * grid.width) != (fine.height, fine.width):
+            refusal = (
+                f"{grid.name} is {grid.height} x {grid.width} px, {fine.name} {fine.height} x "
+                f"{fine.width}; accepted: one size, or whole multiples"
+            )
+        elif grid.crs != fine.crs:
+            one, other = (crs[:60] if crs else "no CRS" for crs in (grid.crs, fine.crs))
+            refusal = f"{grid.name} is in {one}, {fine.name} in {other}; accepted: one CRS"
+        elif not (miss := _miss(grid, fine, ratio)) <= TOLERANCE:
+            refusal = (
+                f"corners of {grid.name} and {fine.name} lie {miss:.3g} px apart; accepted: one "
+                "extent"
+            )
+        if refusal:
+            raise DecodeError(f"files do not fit: {refusal}")
+        found.append(ratio)
+    return grids.index(fine), tuple(found)
 
 
 def net_grid(
@@ -101,31 +146,49 @@ def net_grid(
     own_y, own_x = resize.resized_height / shape[0], resize.resized_width / shape[1]
     if (own_y, own_x) != (1, 1):
         why += f"; training resized tiles by {_pair(own_x, own_y)}"
-    asked_x, asked_y = (
-        1.0 if abs(factor - 1) <= NEAR_WHOLE else factor
-        for factor in (_rounded(ground_x) * own_x, _rounded(ground_y) * own_y)
-    )
     for factor in (ground_x, ground_y):
         if not MIN_FACTOR <= factor <= MAX_FACTOR:
             raise DecodeError(
                 f"{why}: {factor:.4g} net px a px; accepted: 1/256 to 16 (gsd=none takes px as "
                 "they are)"
             )
+    asked_x, asked_y = (
+        1.0 if abs(factor - 1) <= NEAR_WHOLE else factor
+        for factor in (_rounded(ground_x) * own_x, _rounded(ground_y) * own_y)
+    )
     net_width, net_height = max(1, round(width * asked_x)), max(1, round(height * asked_y))
     if net_width * net_height > MAX_PIXELS:
         raise DecodeError(f"{why}: {net_height:,} x {net_width:,} net px; at most 2^40")
     return NetGrid(
-        height,
-        width,
-        net_height,
-        net_width,
-        affine,
-        affine @ Affine.scale(width / net_width, height / net_height),
-        crs,
-        net_width / width,
-        net_height / height,
-        why,
+        height=height,
+        width=width,
+        net_height=net_height,
+        net_width=net_width,
+        affine=affine,
+        affine_net=affine @ Affine.scale(width / net_width, height / net_height),
+        crs=crs,
+        scale_x=net_width / width,
+        scale_y=net_height / height,
+        why=why,
     )
+
+
+def _miss(grid: FileGrid, fine: FileGrid, ratio: int) -> float:
+    """Largest distance between corners of both, in px of the finer one."""
+    if grid.transform == fine.transform:
+        return 0.0 if ratio == 1 or grid.transform is None else math.inf
+    if grid.transform is None or fine.transform is None:
+        return math.inf
+    to_map = Affine(*fine.transform[:6])
+    if to_map.is_degenerate or not all(map(math.isfinite, (*grid.transform, *fine.transform))):
+        return math.inf
+    to_fine = ~to_map @ Affine(*grid.transform[:6])
+    misses = []
+    for column in (0, grid.width):
+        for row in (0, grid.height):
+            x, y = to_fine @ (column, row)
+            misses.append(math.hypot(x - ratio * column, y - ratio * row))
+    return max(misses)
 
 
 def _ground(pixel: GroundPixel, spec: "BundleSpec", gsd: Gsd) -> tuple[float, float, str]:

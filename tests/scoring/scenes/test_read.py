@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scoring.scenes.scene_material import UTM, noise, opened, spec, write
 
 from satray.models.preprocess import resize_tiles
-from satray.scoring.scenes import windowed
+from satray.scoring.scenes import read
+from satray.scoring.scenes.grid import net_grid
 from satray.scoring.scenes.lanes import lane, resampled
-from satray.scoring.scenes.netgrid import net_grid
-from satray.scoring.scenes.windowed import read_window
+from satray.scoring.scenes.read import read_window
 
 RGB = ("red", "green", "blue")
 
@@ -90,7 +90,7 @@ def test_windows_agree_to_the_last_digit(case, monkeypatch):
     """Also where their strips and their edges fall elsewhere."""
     scene, grid, _ = case
     whole = read_window(scene, grid, 0, 0, grid.net_width, grid.net_height)
-    monkeypatch.setattr(windowed, "STRIP", 3000)
+    monkeypatch.setattr(read, "STRIP", 3000)
     for x, y, width, height in windows_of(grid):
         found = read_window(scene, grid, x, y, width, height)
         part = whole.pixels_CHW[:, y : y + height, x : x + width]
