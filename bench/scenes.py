@@ -218,7 +218,7 @@ def stitched(given: argparse.Namespace) -> dict[str, Any]:
         for window in plan.windows:
             scores = scorer(*window_of(pixels, window), window)
             for tower, map_Khw in scores.maps["dense"].items():
-                lines, cols = (span.within(0) for span in plan.core(window, tower))
+                lines, cols = (span.within(0) for span in window.cells(tower))
                 found[tower][:, lines, cols] = map_Khw
             lines, cols = window.row.tiles.within(0), window.col.tiles.within(0)
             logits = scores.tiles.numbers.logits

@@ -12,7 +12,7 @@ from satray.models.variant import BUILT_IN
 from satray.scoring.dense.answers import Wanted as Asked
 from satray.scoring.dense.by_tile import TileScorer
 from satray.scoring.dense.measure import measure
-from satray.scoring.dense.pieces import plan_tiles
+from satray.scoring.dense.windows import plan_scene
 from satray.scoring.forward import Scorer
 from satray.scoring.maps.unit import read_part
 from satray.scoring.reading import Wanted, read_block
@@ -72,8 +72,8 @@ def by_scene(of, folder) -> dict[str, np.ndarray]:
         with open_scene(ref, of.spec.bands, None, Storage(), dtype=of.spec.dtype) as scene:
             facts = scene.facts
             grid = net_grid(facts.height, facts.width, facts.crs, facts.transform, of.spec)
-            plan = plan_tiles(grid.net_height, grid.net_width, measure(of))
-            (piece,) = plan.pieces
+            plan = plan_scene(grid.net_height, grid.net_width, measure(of), mode="tiles")
+            (piece,) = plan.windows
             assert piece.tiles == 1
             pixels = read_part(scene, grid, plan, piece)
             scorer = TileScorer(of, plan, Asked(min_valid=0.1))
@@ -150,8 +150,8 @@ def test_tiles_of_a_scene_are_filled_one_by_one(tmp_path):
     (ref,) = find_scenes(str(tmp_path / "s"), Storage()).scenes
     with open_scene(ref, RGB, None, Storage()) as scene:
         grid = net_grid(SIDE, 2 * SIDE, scene.facts.crs, scene.facts.transform, of.spec)
-        plan = plan_tiles(grid.net_height, grid.net_width, measure(of))
-        (piece,) = plan.pieces
+        plan = plan_scene(grid.net_height, grid.net_width, measure(of), mode="tiles")
+        (piece,) = plan.windows
         pixels = read_part(scene, grid, plan, piece)
     assert pixels.fills_NC is not None
     for fill_C, x_CHW in zip(pixels.fills_NC, parts, strict=True):

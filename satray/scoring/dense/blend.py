@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from satray.scoring.dense.answers import CamKind
 from satray.scoring.dense.by_tile import Patch
-from satray.scoring.dense.pieces import TilePlan
+from satray.scoring.dense.windows import ScenePlan
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Blender:
     """
 
     def __init__(
-        self, plan: TilePlan, tower: str, classes: int, kinds: tuple[CamKind, ...]
+        self, plan: ScenePlan, tower: str, classes: int, kinds: tuple[CamKind, ...]
     ) -> None:
         """Prepare.
 
@@ -46,7 +46,7 @@ class Blender:
         self._height, width = plan.cells(tower)
         # rows of pieces by their first row of cells, with the patches that are still to come
         self._waiting: dict[int, int] = {}
-        for piece in plan.pieces:
+        for piece in plan.windows:
             start = piece.row.cells[tower].start
             self._waiting[start] = self._waiting.get(start, 0) + 1
         self._done = 0

@@ -25,8 +25,7 @@ from satray.scoring.dense.inputs import (
     tile_filled,
     valid_shares,
 )
-from satray.scoring.dense.lattice import TowerLattice
-from satray.scoring.dense.pieces import Piece, TilePlan
+from satray.scoring.dense.windows import ScenePlan, TowerLattice, Window
 from satray.scoring.scenes.lanes import mostly
 from satray.scoring.symmetries import ELEMENTS, turn, turn_back
 
@@ -74,7 +73,7 @@ class TileScorer:
     def __init__(
         self,
         bundle: Bundle,
-        plan: TilePlan,
+        plan: ScenePlan,
         wanted: Wanted,
         batch: int = 16,
         features: Features | None = None,
@@ -109,7 +108,7 @@ class TileScorer:
         self,
         pixels_CHW: NDArray[np.generic],
         measured: NDArray[Any],
-        piece: Piece,
+        piece: Window,
         fills_NC: NDArray[Any] | None = None,
     ) -> PieceScores:
         """Score a piece.
@@ -196,9 +195,9 @@ class TileScorer:
     def _towers(self) -> tuple[TowerLattice, ...]:
         return self._plan.geometry.towers if self._wanted.kinds else ()
 
-    def _patch(self, tower: TowerLattice, valid_HW: NDArray[np.bool_], piece: Piece) -> Patch:
+    def _patch(self, tower: TowerLattice, valid_HW: NDArray[np.bool_], piece: Window) -> Patch:
         """Zeros, over the cells of the piece's tiles."""
-        rows, cols = piece.row.cells[tower.name], piece.col.cells[tower.name]
+        rows, cols = piece.cells(tower.name)
         shape = (len(rows), len(cols))
         origin = (piece.row.px.start, piece.col.px.start)
         blank = blank_cells(valid_HW, tower, origin, rows.within(0), cols.within(0))
@@ -214,7 +213,7 @@ class TileScorer:
         patch: Patch,
         maps: dict[CamKind, NDArray[np.float32]],
         tower: TowerLattice,
-        piece: Piece,
+        piece: Window,
         some: range,
     ) -> None:
         """Add a batch of tiles' maps to the patch."""

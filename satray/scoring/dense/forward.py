@@ -18,9 +18,8 @@ from satray.models.bundle import Bundle
 from satray.models.cam import argmax_cam, dense_cam
 from satray.scoring.dense.answers import CamKind, TileScores, Wanted, host, nothing, tile_scores
 from satray.scoring.dense.inputs import Features, blank_cells, network_input, valid_shares
-from satray.scoring.dense.lattice import TowerLattice
 from satray.scoring.dense.pooling import pool_footprints
-from satray.scoring.dense.windows import ScenePlan, Window
+from satray.scoring.dense.windows import ScenePlan, TowerLattice, Window
 from satray.scoring.scenes.lanes import mostly
 from satray.scoring.symmetries import ELEMENTS, turn, turn_back
 
@@ -119,7 +118,7 @@ class DenseScorer:
                 continue
             rows, cols = (
                 span.within(start)
-                for span, start in zip(self._plan.core(window, tower.name), first, strict=True)
+                for span, start in zip(window.cells(tower.name), first, strict=True)
             )
             core_1Dhw = f_1Dhw[:, :, rows, cols].float()
             w_kD = w_KD[list(self._wanted.classes)]
@@ -170,7 +169,7 @@ class DenseScorer:
         origin = (window.row.px.start, window.col.px.start)
         made: dict[CamKind, dict[str, NDArray[np.float32]]] = {kind: {} for kind in maps}
         for tower in self._plan.geometry.towers if maps else ():
-            rows, cols = (span.within(0) for span in self._plan.core(window, tower.name))
+            rows, cols = (span.within(0) for span in window.cells(tower.name))
             lattice = self._plan.geometry.tower(tower.name)
             blank_hw = blank_cells(valid_HW, lattice, origin, rows, cols)
             for kind, by_tower in maps.items():
@@ -183,7 +182,7 @@ class DenseScorer:
         for kind in self._wanted.kinds:
             made[kind] = {}
             for name in self._weights:
-                shape = tuple(len(span) for span in self._plan.core(window, name))
+                shape = tuple(len(span) for span in window.cells(name))
                 full = np.full((len(self._wanted.classes), *shape), np.nan, dtype=np.float32)
                 made[kind][name] = full
         return made

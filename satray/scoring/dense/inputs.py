@@ -11,7 +11,7 @@ from torch import Tensor
 from satray.data.values import filled
 from satray.models.bundle import Bundle
 from satray.models.preprocess import normalize
-from satray.scoring.dense.lattice import TowerLattice
+from satray.scoring.dense.windows import TowerLattice
 from satray.scoring.rasters import cells_with_data
 from satray.scoring.scenes.lanes import HALF
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from satray.models.bundle import Bundle
-from satray.scoring.dense.lattice import DenseGeometry, geometry_of, up
+from satray.scoring.dense.windows import DenseGeometry, geometry_of, up
 
 _PROBE = 256
 """Least length that is asked for, in net px; the smallest multiple of the block above it."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from satray.errors import DecodeError, SatrayError
 from satray.models.spec import BundleSpec
-from satray.scoring.dense.lattice import AxisTiles
+from satray.scoring.dense.windows import AxisTiles
 from satray.scoring.maps.jobs import SceneJob
 from satray.scoring.maps.piece import PieceOfWork, TileRows
 from satray.scoring.maps.settings import Settings

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.scoring.dense.pieces import TilePlan
 from satray.scoring.dense.windows import ScenePlan, Span
 
 
@@ -73,7 +72,7 @@ class Coverage:
         return mostly
 
 
-def coverage_of(size: tuple[int, int], plan: ScenePlan | TilePlan) -> Coverage:
+def coverage_of(size: tuple[int, int], plan: ScenePlan) -> Coverage:
     """Lay the finest of a plan's maps over its scene.
 
     Args:

@@ -1,17 +1,22 @@
 """A scene's job: how it is scored, and its units of work. Pure.
 
-A unit is some rows of windows (or of pieces, where tiles are scored one by one), the whole width
-of the scene: what one process does at a time, and what is done again when one dies.
+A unit is some rows of windows, the whole width of the scene: what one process does at a time, and
+what is done again when one dies.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from satray.errors import InputError
-from satray.scoring.dense.choose import Mode, choose
-from satray.scoring.dense.lattice import DenseGeometry
-from satray.scoring.dense.pieces import Piece, TilePlan, plan_tiles
-from satray.scoring.dense.windows import ScenePlan, Span, Window, plan_scene
+from satray.scoring.dense.windows import (
+    DenseGeometry,
+    Mode,
+    ScenePlan,
+    Span,
+    Window,
+    choose,
+    plan_scene,
+)
 from satray.scoring.maps.settings import Settings
 
 UNIT_PX = 32 << 20
@@ -41,7 +46,7 @@ class Way:
     why: str
     """For a person."""
     rows: int
-    """Rows of windows or pieces."""
+    """Rows of windows."""
     px: int
     """Net px that all forwards look at."""
     units: tuple[Span, ...]
@@ -50,9 +55,9 @@ class Way:
 
 @dataclass(frozen=True)
 class Row:
-    """Windows, or pieces, side by side."""
+    """Windows side by side."""
 
-    parts: tuple[Window | Piece, ...]
+    parts: tuple[Window, ...]
     """From left to right."""
 
     @property
@@ -68,25 +73,24 @@ class Row:
 
 def plan_of(
     height: int, width: int, mode: Mode, settings: Settings, geometries: Geometries
-) -> ScenePlan | TilePlan:
+) -> ScenePlan:
     """The plan of a scene of so many net px; the same in every process."""
-    if mode == "tiles":
-        return plan_tiles(height, width, geometries.tiles, step=settings.step, side=settings.window)
     return plan_scene(
         height,
         width,
-        geometries.dense,
+        geometries.of(mode),
+        mode=mode,
         step=settings.step,
         window=settings.window,
-        argmax="argmax" in settings.kinds,
+        argmax=mode == "dense" and "argmax" in settings.kinds,
     )
 
 
-def rows_of(plan: ScenePlan | TilePlan) -> tuple[Row, ...]:
+def rows_of(plan: ScenePlan) -> tuple[Row, ...]:
     """The rows of a plan, from above."""
-    rows: dict[int, list[Window | Piece]] = {}
-    for part in plan.windows if isinstance(plan, ScenePlan) else plan.pieces:
-        rows.setdefault(part.row.px.start, []).append(part)
+    rows: dict[int, list[Window]] = {}
+    for window in plan.windows:
+        rows.setdefault(window.row.px.start, []).append(window)
     return tuple(Row(tuple(parts)) for parts in rows.values())
 
 
@@ -117,7 +121,9 @@ def way_of(height: int, width: int, settings: Settings, geometries: Geometries) 
     mode, why = mode_of(settings, geometries)
     plan = plan_of(height, width, mode, settings, geometries)
     rows = rows_of(plan)
-    return Way(mode, why, len(rows), plan.px, cut(_costs(rows, plan)))
+    return Way(
+        mode, why, len(rows), plan.px, cut([sum(map(plan.forward_px, row.parts)) for row in rows])
+    )
 
 
 def cut(costs: Sequence[int], most: int = UNIT_PX) -> tuple[Span, ...]:
@@ -130,14 +136,6 @@ def cut(costs: Sequence[int], most: int = UNIT_PX) -> tuple[Span, ...]:
             start, px = row, 0
         px += cost
     return (*units, Span(start, len(costs)))
-
-
-def _costs(rows: Sequence[Row], plan: ScenePlan | TilePlan) -> list[int]:
-    """Net px that the forwards of each row look at."""
-    if isinstance(plan, TilePlan):
-        tile = plan.geometry.size**2
-        return [sum(piece.tiles for piece in row.parts) * tile for row in rows]
-    return [sum(part.height * part.width for part in row.parts) for row in rows]
 
 
 def owned(rows: Sequence[Span], length: int) -> list[Span]:

@@ -18,7 +18,6 @@ from satray.scoring.dense.answers import CamKind, TileScores
 from satray.scoring.dense.by_tile import Patch, TileScorer
 from satray.scoring.dense.forward import DenseScorer
 from satray.scoring.dense.inputs import Features
-from satray.scoring.dense.pieces import Piece, TilePlan
 from satray.scoring.dense.windows import ScenePlan, Span, Window
 from satray.scoring.maps.ahead import Ahead
 from satray.scoring.maps.coverage import Coverage, GapPart, coverage_of
@@ -37,7 +36,7 @@ from satray.scoring.scenes.read import WindowPixels, read_window, with_fills
 class Layouts:
     """A scene's plan and picture: what all of its units share."""
 
-    plan: ScenePlan | TilePlan
+    plan: ScenePlan
     """Its windows or pieces."""
     rows: tuple[Row, ...]
     """They, row by row."""
@@ -133,8 +132,8 @@ class UnitScorer:
             px,
         )
 
-    def _scorer(self, plan: ScenePlan | TilePlan) -> "Score":
-        if isinstance(plan, TilePlan):
+    def _scorer(self, plan: ScenePlan) -> "Score":
+        if plan.mode == "tiles":
             by_tile = TileScorer(
                 self._bundle, plan, self._wanted, self._settings.batch, self._features
             )
@@ -154,16 +153,14 @@ class UnitScorer:
 
 
 Maps = dict[CamKind, dict[str, NDArray[np.float32]]]
-Score = Callable[[WindowPixels, "Window | Piece"], tuple[TileScores, Maps, dict[str, Patch]]]
+Score = Callable[[WindowPixels, "Window"], tuple[TileScores, Maps, dict[str, Patch]]]
 
 
-def read_part(
-    scene: Scene, grid: NetGrid, plan: ScenePlan | TilePlan, part: Window | Piece
-) -> WindowPixels:
+def read_part(scene: Scene, grid: NetGrid, plan: ScenePlan, part: Window) -> WindowPixels:
     """Read a window, or a piece with what stands in for missing values in its tiles."""
     rows, cols = part.row.px, part.col.px
     window = read_window(scene, grid, cols.start, rows.start, len(cols), len(rows))
-    if not isinstance(plan, TilePlan) or not isinstance(part, Piece):
+    if plan.mode == "dense":
         return window
     tops, lefts = plan.corners(part)
     tiles = [(int(top), int(left)) for top in tops for left in lefts]
@@ -197,7 +194,7 @@ class _RowGatherer:
         self._pixels = np.zeros((len(canvas.bands), *shape), dtype=np.float32)
         self._valid = np.zeros(shape, dtype=bool)
 
-    def show(self, window: WindowPixels, part: Window | Piece, place: int) -> None:
+    def show(self, window: WindowPixels, part: Window, place: int) -> None:
         """Take the part of the picture, and count px without data."""
         layouts, canvas = self._layouts, self._layouts.canvas
         net = (layouts.own[self._number], self._own[place])
@@ -209,18 +206,16 @@ class _RowGatherer:
         found = canvas.sample(window.pixels_CHW, window.valid_HW, start, self._shown, cols)
         self._pixels[:, :, cols.start : cols.stop], self._valid[:, cols.start : cols.stop] = found
 
-    def add(
-        self, tiles: TileScores, maps: Maps, patches: dict[str, Patch], part: Window | Piece
-    ) -> None:
+    def add(self, tiles: TileScores, maps: Maps, patches: dict[str, Patch], part: Window) -> None:
         """Take what the network says."""
         self._tiles.append((part.col.tiles, tiles))
         for tower, patch in patches.items():
             self._patches.setdefault(tower, []).append(patch)
         plan = self._layouts.plan
-        if not maps or not isinstance(plan, ScenePlan) or not isinstance(part, Window):
+        if not maps:
             return
         for tower in next(iter(maps.values())):
-            rows, cols = plan.core(part, tower)
+            rows, cols = part.cells(tower)
             if tower not in self._strips:
                 shape = (self._classes, len(rows), plan.cells(tower)[1])
                 empty: dict[CamKind, NDArray[np.float32]] = {

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from satray.scoring.dense.answers import CamKind
 from satray.scoring.dense.blend import Blender
-from satray.scoring.dense.pieces import TilePlan
 from satray.scoring.dense.windows import ScenePlan
 from satray.scoring.maps.piece import PieceOfWork, Strip
 from satray.scoring.products.strips import StripWriter
@@ -49,7 +48,7 @@ class Wholes:
     def __init__(
         self,
         folder: Path,
-        plan: ScenePlan | TilePlan,
+        plan: ScenePlan,
         mapped: int,
         kinds: tuple[CamKind, ...],
         facts: RasterFacts,
@@ -70,7 +69,7 @@ class Wholes:
         self._blenders: dict[str, Blender] = {}
         self.dense: dict[str, NDArray[np.float32]] = {}
         """Tower -> (k, h, w), the whole dense map; none where it is too large to be held."""
-        if isinstance(plan, TilePlan):
+        if plan.mode == "tiles":
             self._blenders = {t: Blender(plan, t, mapped, kinds) for t in self._towers}
         if "dense" in kinds and self._towers and self._held(mapped) <= HELD:
             for tower in self._towers:

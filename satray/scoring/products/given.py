@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.scoring.dense.lattice import AxisTiles
+from satray.scoring.dense.windows import AxisTiles
 
 
 class GivenTiles:

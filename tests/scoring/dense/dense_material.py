@@ -113,7 +113,7 @@ def stitched(plan: ScenePlan, done: list, kind: str, tower: str, classes: int) -
     made = np.zeros((classes, *plan.cells(tower)), dtype=np.float32)
     count = np.zeros(plan.cells(tower), dtype=int)
     for window, scores in done:
-        rows, cols = (span.within(0) for span in plan.core(window, tower))
+        rows, cols = (span.within(0) for span in window.cells(tower))
         made[:, rows, cols] = scores.maps[kind][tower]
         count[rows, cols] += 1
     assert (count == 1).all()

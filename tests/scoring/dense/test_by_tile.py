@@ -14,7 +14,7 @@ from satray.scoring.dense.answers import Wanted
 from satray.scoring.dense.blend import Blender
 from satray.scoring.dense.by_tile import TileScorer, hann
 from satray.scoring.dense.measure import measure
-from satray.scoring.dense.pieces import plan_tiles
+from satray.scoring.dense.windows import plan_scene
 from satray.scoring.forward import MapRequest, Scorer
 
 ALL = (0, 1, 2)
@@ -31,8 +31,8 @@ def run(bundle, plan, wanted, pixels, valid, order=None):
     }
     strips = {name: [] for name in blenders}
     done = []
-    for place in order or range(len(plan.pieces)):
-        piece = plan.pieces[place]
+    for place in order or range(len(plan.windows)):
+        piece = plan.windows[place]
         scores = scorer(*material.cut(pixels, valid, piece.row.px, piece.col.px), piece)
         done.append((piece, scores))
         for name, blender in blenders.items():
@@ -64,8 +64,8 @@ def test_numbers_are_those_of_tiles_one_by_one(d4):
     bundle = material.bundle(BUILT_IN["simple_cnn"], 48, tile_shape=(48, 48))
     pixels = material.scene(3, 150, 200)
     geometry = measure(bundle, d4=d4, tiles=True)
-    plan = plan_tiles(150, 200, geometry, step=20, side=100)
-    assert len(plan.pieces) > 4
+    plan = plan_scene(150, 200, geometry, step=20, window=100, mode="tiles")
+    assert len(plan.windows) > 4
     numbers, _ = run(bundle, plan, Wanted(), pixels, np.ones((150, 200), dtype=bool))
     expected = Scorer(bundle, d4=d4)(crops(plan, pixels, 48)).numbers
     np.testing.assert_allclose(numbers["logits"].reshape(-1, 3), expected.logits, **close)
@@ -75,7 +75,7 @@ def test_numbers_are_those_of_tiles_one_by_one(d4):
 def test_maps_without_overlap_are_the_tiles_own():
     bundle = material.bundle(material.variant("simple_cnn", "max", towers=2), 48)
     pixels = material.scene(4, 48 * 3, 48 * 4)
-    plan = plan_tiles(48 * 3, 48 * 4, measure(bundle), side=48 * 2)
+    plan = plan_scene(48 * 3, 48 * 4, measure(bundle), window=48 * 2, mode="tiles")
     valid = np.ones(pixels.shape[1:], dtype=bool)
     numbers, maps = run(bundle, plan, Wanted((1, 2), ("dense", "argmax")), pixels, valid)
     tiles = crops(plan, pixels, 48)
@@ -98,11 +98,11 @@ def test_overlapping_maps_are_weighted_means_in_any_order(step, side):
     bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
     shape = (130, 170)
     pixels = material.scene(3, *shape)
-    plan = plan_tiles(*shape, measure(bundle), step=step, side=side)
+    plan = plan_scene(*shape, measure(bundle), step=step, window=side, mode="tiles")
     valid = np.ones(shape, dtype=bool)
     wanted = Wanted(ALL, ("dense",))
     _, maps = run(bundle, plan, wanted, pixels, valid)
-    order = list(range(len(plan.pieces)))
+    order = list(range(len(plan.windows)))
     random.Random(1).shuffle(order)
     _, again = run(bundle, plan, wanted, pixels, valid, order)
     np.testing.assert_allclose(maps["rgb"]["dense"], again["rgb"]["dense"], rtol=1e-4, atol=1e-5)
@@ -122,13 +122,13 @@ def test_overlapping_maps_are_weighted_means_in_any_order(step, side):
 def test_only_the_rows_in_work_are_in_memory():
     bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
     geometry = measure(bundle)
-    plan = plan_tiles(48 * 40, 48, geometry, step=24, side=96)
+    plan = plan_scene(48 * 40, 48, geometry, step=24, window=96, mode="tiles")
     blender = Blender(plan, "rgb", 3, ("dense",))
     scorer = TileScorer(bundle, plan, Wanted(ALL, ("dense",)))
     pixels = material.scene(3, 48 * 40, 48)
     valid = np.ones(pixels.shape[1:], dtype=bool)
     most, rows = 0, 0
-    for piece in plan.pieces:
+    for piece in plan.windows:
         scores = scorer(*material.cut(pixels, valid, piece.row.px, piece.col.px), piece)
         for strip in blender.add(scores.patches["rgb"]):
             assert strip.row == rows
@@ -144,7 +144,7 @@ def test_gaps():
     pixels = material.scene(3, *shape)
     valid = np.ones(shape, dtype=bool)
     valid[:, 90:190] = False
-    plan = plan_tiles(*shape, measure(bundle), step=24, side=72)
+    plan = plan_scene(*shape, measure(bundle), step=24, window=72, mode="tiles")
     numbers, maps = run(bundle, plan, Wanted(ALL, ("dense",)), pixels, valid)
     cells = valid.reshape(12, 8, 30, 8).any((1, 3))
     assert np.array_equal(np.isnan(maps["rgb"]["dense"][0]), ~cells)
@@ -159,7 +159,7 @@ def test_gaps():
 def test_scenes_smaller_than_a_tile_are_filled_up(shape):
     bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
     pixels = material.scene(3, *shape)
-    plan = plan_tiles(*shape, measure(bundle))
+    plan = plan_scene(*shape, measure(bundle), mode="tiles")
     valid = np.ones(shape, dtype=bool)
     numbers, maps = run(bundle, plan, Wanted(ALL, ("dense",)), pixels, valid)
     tile = np.full((1, 3, 48, 48), 2000, dtype=np.uint16)  # the training mean
@@ -172,7 +172,7 @@ def test_scenes_smaller_than_a_tile_are_filled_up(shape):
 
 def test_a_scene_without_data():
     bundle = material.bundle(material.variant("simple_cnn", towers=2), 48)
-    plan = plan_tiles(100, 100, measure(bundle))
+    plan = plan_scene(100, 100, measure(bundle), mode="tiles")
     pixels = material.scene(4, 100, 100)
     numbers, maps = run(
         bundle, plan, Wanted(ALL, ("dense",)), pixels, np.zeros((100, 100), dtype=bool)
@@ -185,7 +185,7 @@ def test_a_scene_without_data():
 def test_a_dense_head_scores_tiles_but_has_no_maps():
     options = material.variant("simple_cnn").model_copy(update={"head": "dense"})
     bundle = material.bundle(options, 48)
-    plan = plan_tiles(100, 130, measure(bundle))
+    plan = plan_scene(100, 130, measure(bundle), mode="tiles")
     pixels = material.scene(3, 100, 130)
     numbers, maps = run(bundle, plan, Wanted(), pixels, np.ones((100, 130), dtype=bool))
     expected = Scorer(bundle)(crops(plan, pixels, 48)).numbers.logits
@@ -206,10 +206,10 @@ def test_windows_of_weights_never_vanish():
 def test_on_a_cpu_a_forward_takes_no_more_than_is_of_use(monkeypatch):
     monkeypatch.setattr(by_tile, "CPU_PX", 3 * 48 * 48 + 1)
     bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
-    plan = plan_tiles(96, 96 * 2, measure(bundle), side=96 * 2)
+    plan = plan_scene(96, 96 * 2, measure(bundle), window=96 * 2, mode="tiles")
     pixels = material.scene(3, 96, 96 * 2)
     valid = np.ones(pixels.shape[1:], dtype=bool)
-    (piece,) = plan.pieces
+    (piece,) = plan.windows
     seen = []
 
     def features(x):

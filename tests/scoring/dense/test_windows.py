@@ -8,10 +8,14 @@ from hypothesis import strategies as st
 
 from satray.errors import InputError
 from satray.models.geometry import FeatureGrid
-from satray.scoring.dense.choose import choose
-from satray.scoring.dense.lattice import DenseGeometry, axis_tiles, geometry_of
-from satray.scoring.dense.pieces import plan_tiles
-from satray.scoring.dense.windows import least_side, plan_scene
+from satray.scoring.dense.windows import (
+    DenseGeometry,
+    axis_tiles,
+    choose,
+    geometry_of,
+    least_side,
+    plan_scene,
+)
 
 
 def geometry(size: int = 224, *towers: tuple[int, int | None, int, float]) -> DenseGeometry:
@@ -62,10 +66,10 @@ def test_cores_and_tiles_partition_the_scene(geo, length, step, window, argmax):
         range(len(plan.rows))
     )
     for tower in geo.towers:
-        kept = [c for row in rows for c in range(*vars(row.core[tower.name]).values())]
+        kept = [c for row in rows for c in range(*vars(row.cells[tower.name]).values())]
         assert kept == list(range(tower.cells(padded)))
         for row in rows:
-            exact, core = row.exact[tower.name], row.core[tower.name]
+            exact, core = row.exact[tower.name], row.cells[tower.name]
             assert not len(core) or exact.start <= core.start < core.stop <= exact.stop
             # what zero padding inside the scene can reach is not exact
             first, halo = row.px.start // tower.stride, tower.halo
@@ -109,9 +113,9 @@ def test_tiles_lie_within_the_scene_and_reach_its_edge(geo, length, step):
 @given(geometries, lengths, lengths, st.integers(20, 700), st.integers(1, 1500))
 @settings(max_examples=100)
 def test_pieces_hold_each_tile_once(geo, height, width, step, side):
-    plan = plan_tiles(height, width, geo, step=step, side=side)
+    plan = plan_scene(height, width, geo, step=step, window=side, mode="tiles")
     seen = set()
-    for piece in plan.pieces:
+    for piece in plan.windows:
         for axis, tiles in ((piece.row, plan.rows), (piece.col, plan.cols)):
             assert len(axis.px) <= max(side, geo.size) + 2 * geo.block
             for tile in range(axis.tiles.start, axis.tiles.stop):

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scoring.dense.test_windows import geometry
 
-from satray.scoring.dense.pieces import plan_tiles
 from satray.scoring.dense.windows import plan_scene
 from satray.scoring.maps.coverage import coverage_of
 from satray.scoring.maps.plan import owned, rows_of
@@ -23,7 +22,11 @@ GEOMETRIES = (geometry(64, (16, 1, 0, 8.0)), geometry(96, (32, 1, 0, 0.5), (16, 
 )
 def test_windows_add_up_to_the_scene(geo, size, tiles, seed):
     valid_HW = np.random.default_rng(seed).random(size) < 0.7
-    plan = plan_tiles(*size, geo, side=128) if tiles else plan_scene(*size, geo, window=128)
+    plan = (
+        plan_scene(*size, geo, window=128, mode="tiles")
+        if tiles
+        else plan_scene(*size, geo, window=128)
+    )
     coverage = coverage_of(size, plan)
     padded = np.zeros((size[0] + 1024, size[1] + 1024), bool)
     padded[: size[0], : size[1]] = valid_HW

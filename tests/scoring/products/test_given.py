@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from satray.scoring.dense.lattice import AxisTiles
+from satray.scoring.dense.windows import AxisTiles
 from satray.scoring.products.given import GivenTiles
 
 
