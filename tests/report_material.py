@@ -10,7 +10,7 @@ import scoring_material as material
 from satray.config.score import EvaluateRecipe
 from satray.data.index import SCHEMA, IndexMeta, TileIndex, index_digest, table_with
 from satray.evaluate.findings import Findings
-from satray.evaluate.quality import Split, measure
+from satray.evaluate.quality import Predicted, measure
 from satray.scoring.forward import Scorer
 from satray.storage import Storage
 
@@ -56,7 +56,7 @@ def findings(root: Path, *, tiles: int = 12, keys: dict[str, Any] | None = None,
     import pyarrow.parquet as pq
 
     pq.write_table(table_with(meta, index.table), root / "index" / "tiles-00000.parquet")
-    split = Split(
+    predicted = Predicted(
         tuple(row["tile_id"] for row in rows),
         numbers.logits.astype(np.float64),
         labels.astype(np.float64),
@@ -68,7 +68,14 @@ def findings(root: Path, *, tiles: int = 12, keys: dict[str, Any] | None = None,
     )
     digest = index_digest(recipe.index, Storage())
     return Findings(
-        recipe, spec, index, split, measure(split, spec, recipe.bootstrap), None, 0, digest
+        recipe,
+        spec,
+        index,
+        predicted,
+        measure(predicted, spec, recipe.bootstrap),
+        None,
+        0,
+        digest,
     )
 
 

@@ -12,7 +12,7 @@ Shapes: N tiles, K classes, D draws.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,10 +62,6 @@ def affordable(draws: int, tiles: int) -> int:
     return min(draws, max(LEAST, MOST // max(tiles, 1)))
 
 
-def _silent(done: int, draws: int) -> None:
-    """Say nothing."""
-
-
 def bootstrap(
     logits_NK: NDArray[Any],
     labels_NK: NDArray[Any],
@@ -74,7 +70,7 @@ def bootstrap(
     draws: int = 1000,
     seed: int = 0,
     rule: Rule = PLAIN,
-    progress: Progress = _silent,
+    progress: Progress = lambda *_: None,
 ) -> dict[str, Interval]:
     """95 % intervals of every figure of `compute_metrics`.
 
@@ -97,69 +93,14 @@ def bootstrap(
     Raises:
         ValueError: see `compute_metrics`; no draw.
     """
+    if draws < 1:
+        raise ValueError(f"{draws} draws")
     scored = Scored.of(logits_NK, labels_NK, len(classes), task, rule)
+    tiles = len(scored.labels)
 
     def measure(w_DN: FloatArray) -> Figures:
         return flat_figures(figures(scored, w_DN), classes)
 
-    found = _intervals(measure, len(scored.labels), draws, seed, progress)
-    return {name: _within(interval, name) for name, interval in found.items()}
-
-
-def paired(
-    logits_a_NK: NDArray[Any],
-    logits_b_NK: NDArray[Any],
-    labels_NK: NDArray[Any],
-    classes: Sequence[str],
-    task: str,
-    draws: int = 1000,
-    seed: int = 0,
-    rules: tuple[Rule, Rule] = (PLAIN, PLAIN),
-) -> dict[str, Interval]:
-    """95 % intervals of the differences a - b of two classifiers on the same tiles.
-
-    Both are measured on each draw, which takes out what the tiles have in common: far narrower
-    than the two intervals. One that leaves out 0 says that the difference is not of the tiles'
-    making (of chance in training it says nothing).
-
-    Args:
-        logits_a_NK: raw logits of the one.
-        logits_b_NK: raw logits of the other, in the same order of tiles.
-        labels_NK: 0 or 1; one-hot for `multiclass`.
-        classes: K names.
-        task: `binary`, `multilabel` or `multiclass`.
-        draws: D.
-        seed: of the draws.
-        rules: temperature and thresholds of each.
-
-    Returns:
-        as `bootstrap`.
-
-    Raises:
-        ValueError: see `compute_metrics`; no draw.
-    """
-    a, b = (
-        Scored.of(logits_NK, labels_NK, len(classes), task, rule)
-        for logits_NK, rule in zip((logits_a_NK, logits_b_NK), rules, strict=True)
-    )
-
-    def difference(w_DN: FloatArray) -> Figures:
-        of_a = flat_figures(figures(a, w_DN), classes)
-        of_b = flat_figures(figures(b, w_DN), classes)
-        return {name: of_a[name] - of_b[name] for name in of_a}
-
-    return _intervals(difference, len(a.labels), draws, seed)
-
-
-def _intervals(
-    measure: Callable[[FloatArray], Figures],
-    tiles: int,
-    draws: int,
-    seed: int,
-    progress: Progress = _silent,
-) -> dict[str, Interval]:
-    if draws < 1:
-        raise ValueError(f"{draws} draws")
     whole = measure(np.ones((1, tiles)))
     parts, done = [], 0
     for w_DN in _weights(tiles, draws, seed):
@@ -167,7 +108,11 @@ def _intervals(
         done += len(w_DN)
         progress(done, draws)
     return {
-        name: _interval(float(value[0]), np.concatenate([part[name] for part in parts]))
+        name: _interval(
+            float(value[0]),
+            np.concatenate([part[name] for part in parts]),
+            top=np.inf if name == "log_loss" else 1.0,
+        )
         for name, value in whole.items()
         if name != "classes_counted"
     }
@@ -184,17 +129,11 @@ def _weights(tiles: int, draws: int, seed: int) -> Iterator[FloatArray]:
         yield counts.reshape(rows, tiles).astype(np.float64)
 
 
-def _interval(value: float, drawn_D: FloatArray) -> Interval:
+def _interval(value: float, drawn_D: FloatArray, top: float) -> Interval:
     defined = drawn_D[np.isfinite(drawn_D)]
     if not len(defined):
         return Interval(value, np.nan, np.nan, np.nan, 0)
     bias = float(defined.mean()) - value if np.isfinite(value) else 0.0
     low, high = (float(end) - bias for end in np.quantile(defined, [0.025, 0.975]))
-    return Interval(value, min(low, value), max(high, value), float(defined.std()), len(defined))
-
-
-def _within(interval: Interval, name: str) -> Interval:
-    """Shares stay shares."""
-    if name == "log_loss":
-        return interval
-    return replace(interval, low=max(interval.low, 0.0), high=min(interval.high, 1.0))
+    low, high = max(min(low, value), 0.0), min(max(high, value), top)  # shares stay shares
+    return Interval(value, low, high, float(defined.std()), len(defined))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from satray.config.score import EvaluateRecipe
 from satray.data.index import TileIndex
-from satray.evaluate.quality import Quality, Split
+from satray.evaluate.quality import Predicted, Quality
 from satray.evaluate.reproduce import Comparison
 
 if TYPE_CHECKING:  # it imports torch
@@ -22,7 +22,7 @@ class Findings:
     """The bundle's."""
     index: TileIndex
     """The split's tiles."""
-    split: Split
+    predicted: Predicted
     """What was predicted."""
     quality: Quality
     """What was measured."""

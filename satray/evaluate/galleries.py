@@ -30,7 +30,7 @@ def galleries(found: Findings, run: Run) -> tuple[list[Shelf], list[Tile]]:
         return [], []
     columns = (found.index.table.column(n).to_pylist() for n in ("tile_id", "uri", "mask"))
     places = {tile: (uri, masked) for tile, uri, masked in zip(*columns, strict=True)}
-    uris, masked = zip(*(places[tile] for tile in found.split.ids), strict=True)
+    uris, masked = zip(*(places[tile] for tile in found.predicted.ids), strict=True)
     pictures = render(
         picks,
         uris,
@@ -45,7 +45,7 @@ def galleries(found: Findings, run: Run) -> tuple[list[Shelf], list[Tile]]:
     def tile(pick: Pick) -> Tile:
         return Tile(
             pictures.get((pick.row, pick.klass)),
-            found.split.ids[pick.row],
+            found.predicted.ids[pick.row],
             pick.verdict,
             pick.right,
             spec.classes[pick.klass],

@@ -43,24 +43,24 @@ class Held:
         found = OF_THRESHOLDS if self.thresholds else ()
         return found + (OF_TEMPERATURE if self.temperature else ())
 
+    def concerns(self, name: str) -> bool:
+        """Whether a figure is measured on these tiles only (`recall_of_c` as `recall_of`)."""
+        return name in self.figures or (self.thresholds and name.startswith("recall_of_"))
+
     def line(self) -> str:
         """It in words."""
-        fitted = [name for name in ("temperature", "thresholds") if getattr(self, name)]
-        what = []
-        if self.thresholds:
-            what.append(
-                "what hangs on thresholds (accuracy, precision, recall, F, predicted, errors)"
-            )
+        fitted, what = [], []
         if self.temperature:
-            what.append(
-                "what hangs on the temperature (log loss, calibration error, reliability, tail "
-                "accuracy)"
-            )
+            fitted.append("temperature")
+            what.append("log loss, calibration error, reliability and tail accuracy")
+        if self.thresholds:
+            fitted.append("thresholds")
+            what.append("accuracy, precision, recall, F, predicted and errors")
         verb = "was" if fitted == ["temperature"] else "were"
         tiles, rest = int(self.rows.sum()), int((~self.rows).sum())
         return (
-            f"{' and '.join(fitted)} of the bundle {verb} fitted on {rest:,} of these tiles; "
-            f"{' and '.join(what)} is measured on the other {tiles:,}"
+            f"{' and '.join(fitted)} of the bundle {verb} fitted on {rest:,} of these tiles; what "
+            f"hangs on them ({', '.join(what)}) is measured on the other {tiles:,}"
         )
 
     def document(self) -> dict[str, Any]:

@@ -9,22 +9,21 @@ from satray.config.score import EvaluateRecipe
 from satray.data.bands import select
 from satray.data.index import TileIndex, read_index
 from satray.errors import InputError
-from satray.evaluate.causes import Maker, causes
 from satray.evaluate.held import held_back
 from satray.evaluate.origin import find_origin
 from satray.evaluate.picks import check_asked
-from satray.evaluate.quality import Gathered, Quality, measure
+from satray.evaluate.quality import Gathered, Predicted, Quality, measure
 from satray.evaluate.reproduce import (
     Comparison,
-    Earlier,
-    Logits,
+    causes,
     compare,
     earlier,
-    read_earlier,
+    read_document,
+    read_predicted,
 )
 from satray.metrics.summary import said
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
-from satray.runs.run import Outcome, Run, digest_file, library_versions, to_json
+from satray.runs.run import Outcome, Run, RunRecord, digest_file, library_versions, to_json
 from satray.scoring.blocks import Blocks
 from satray.scoring.over_tiles import (
     D4_SAID,
@@ -110,10 +109,11 @@ def work(recipe: EvaluateRecipe, found: Split, run: Run) -> Outcome:
     from satray.evaluate.reporting import publish_report
 
     spec, index, tiles = found.spec, found.index, found.tiles
-    before: Earlier | None = None
+    before: tuple[RunRecord, Predicted] | None = None
     if recipe.reproduce is not None:  # read first: no use in scoring where it is out of reach
-        before = read_earlier(recipe, spec.classes, run.storage)
-    files = bundle_digests(recipe.bundle, run.storage)
+        record = earlier(recipe, spec.classes, run.storage)
+        then = read_predicted(recipe.reproduce, record, spec.classes, run.storage)
+        before = record, then
     gathered = Gathered(spec.classes)
     merged = score_tiles(
         run,
@@ -126,32 +126,32 @@ def work(recipe: EvaluateRecipe, found: Split, run: Run) -> Outcome:
         symmetries=recipe.symmetries,
         fresh=recipe.reproduce is not None,
     )
-    split = gathered.split()
-    digest = index.digest
+    predicted = gathered.predicted()
     quality: Quality | None = None
-    if len(split.ids):
-        held = held_back(spec, digest, recipe.split, split.ids)
+    if len(predicted.ids):
+        held = held_back(spec, index.digest, recipe.split, predicted.ids)
         with run.activity("measuring"):
-            quality = measure(split, spec, recipe.bootstrap, held, run.progress)
-    maker = Maker(split.model_id, device(recipe), files)
-    comparison: Comparison | None = None
-    if before is not None:
-        comparison = _compared(recipe, split.logits_by_id(), before, maker, index, run.storage)
-    document = {
+            quality = measure(predicted, spec, recipe.bootstrap, held, run.progress)
+    document: dict[str, Any] = {
         "split": recipe.split,
         "tiles": merged.tiles,
         "failed": merged.failed,
         "task": spec.task,
         "classes": list(spec.classes),
-        "device": maker.device,
-        "bundle": files,
+        "device": device(recipe),
+        "bundle": bundle_digests(recipe.bundle, run.storage),
         "metrics": quality.metrics if quality else {},
         **(quality.document if quality else {}),
-        "reproduction": comparison.document() if comparison else None,
     }
+    comparison: Comparison | None = None
+    if before is not None:
+        comparison = _compared(recipe, predicted, before, document, index, run.storage)
+    document["reproduction"] = comparison.document() if comparison else None
     run.publish("metrics.json", to_json(document))
     if quality is not None:
-        findings = Findings(recipe, spec, index, split, quality, comparison, merged.failed, digest)
+        findings = Findings(
+            recipe, spec, index, predicted, quality, comparison, merged.failed, index.digest
+        )
         publish_report(findings, find_origin(recipe.bundle, run.storage), run)
     verdict: str | None = None
     if comparison is not None and not comparison.same:
@@ -243,22 +243,21 @@ def metric_lines(quality: Quality | None, classes: int) -> list[str]:
 
 def _compared(
     recipe: EvaluateRecipe,
-    now: Logits,
-    before: Earlier,
-    maker: Maker,
+    now: Predicted,
+    before: tuple[RunRecord, Predicted],
+    document: Metrics,
     index: TileIndex,
     storage: Storage,
 ) -> Comparison:
     """This run beside the one to reproduce."""
-    found = compare(now, before.logits, before.classes, recipe.tolerance)
-    found = replace(found, run_id=before.record.run_id)
+    record, then = before
+    classes = document["classes"]
+    found = compare(now, then, classes, recipe.tolerance, record.run_id)
     if found.same:
         return found
-    files = before.told.get("bundle")
-    then = Maker(before.logits.model_id, before.told.get("device"), files)
+    documents = document, read_document(str(recipe.reproduce), storage)
     ids = (*found.over, *found.only_there, *found.only_here)
-    differs = causes(recipe, before.record, (maker, then), index, ids, storage)
-    return replace(found, differs=differs)
+    return replace(found, differs=causes(recipe, record, documents, index, ids, storage))
 
 
 def _said(quality: Quality, name: str) -> str:

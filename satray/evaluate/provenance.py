@@ -87,7 +87,7 @@ def provenance(found: Findings, origin: Origin | None, run: Run) -> Html:
     )
     rows: list[tuple[str, Child]] = [
         ("bundle", tag("code", recipe.bundle)),
-        ("model id", tag("code", found.split.model_id)),
+        ("model id", tag("code", found.predicted.model_id)),
         ("towers", towers),
         ("pooling, head", f"{spec.variant.pooling}, {spec.variant.head}"),
         ("input", f"{spec.size} px, {spec.evaluate}; mean {_list(spec.mean)}, std "

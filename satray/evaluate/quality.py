@@ -13,12 +13,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from satray.evaluate.bootstrap import affordable, bootstrap
-from satray.evaluate.figures import baselines, by_class
 from satray.evaluate.held import Held
-from satray.evaluate.reproduce import Logits
 from satray.evaluate.tail import Tail, tail_accuracy, tail_quantiles
-from satray.metrics.calibration import reliability
-from satray.metrics.decisions import confusion_matrix, errors_together
+from satray.metrics.calibration import ece, reliability
+from satray.metrics.decisions import Counts
+from satray.metrics.ranking import BoolArray, FloatArray, divided
 from satray.metrics.scored import Rule, Scored
 from satray.metrics.summary import compute_metrics
 from satray.metrics.trap import trapped
@@ -27,30 +26,48 @@ from satray.scoring.predictions import OK, matrix
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
 
-Floats = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
-class Split:
+class Predicted:
     """Tiles that were predicted."""
 
     ids: tuple[str, ...]
     """N tile ids."""
-    logits: Floats
+    logits: FloatArray
     """(N, K) raw."""
-    labels: Floats
+    labels: FloatArray
     """(N, K) 0 or 1."""
     model_id: str
     """The bundle's id."""
 
-    def logits_by_id(self) -> Logits:
-        """For a comparison with another run."""
-        return Logits(self.ids, self.logits, self.model_id)
-
-    def of(self, rows_N: NDArray[np.bool_]) -> "Split":
+    def of(self, rows_N: NDArray[np.bool_]) -> "Predicted":
         """Some of its tiles."""
         ids = tuple(name for name, there in zip(self.ids, rows_N.tolist(), strict=True) if there)
-        return Split(ids, self.logits[rows_N], self.labels[rows_N], self.model_id)
+        return Predicted(ids, self.logits[rows_N], self.labels[rows_N], self.model_id)
+
+
+class Gathered:
+    """Collects a predictions table block by block."""
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        self._classes = classes
+        self._blocks: list[pa.Table] = []
+
+    def add(self, table: pa.Table) -> None:
+        """Take a block; its failed tiles are left out."""
+        figures = [f"{what}_{name}" for what in ("logit", "target") for name in self._classes]
+        good = table.filter(pc.equal(table["status"], OK))
+        self._blocks.append(good.select(["tile_id", "model_id", *figures]))
+
+    def predicted(self) -> Predicted:
+        """All of it."""
+        table = pa.concat_tables(self._blocks)
+        return Predicted(
+            tuple(table["tile_id"].to_pylist()),
+            matrix(table, "logit", self._classes),
+            matrix(table, "target", self._classes),
+            ", ".join(sorted(pc.unique(table["model_id"]).to_pylist())),
+        )
 
 
 @dataclass(frozen=True)
@@ -78,36 +95,8 @@ class Quality:
     """The majority trap, in words."""
 
 
-class Gathered:
-    """Collects the predictions table block by block."""
-
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        self._classes = classes
-        self._ids: list[str] = []
-        self._models: set[str] = set()
-        self._logits: list[Floats] = []
-        self._labels: list[Floats] = []
-
-    def add(self, table: pa.Table) -> None:
-        """Take a block; its failed tiles are left out."""
-        good = table.filter(pc.equal(table.column("status"), OK))
-        self._ids += good.column("tile_id").to_pylist()
-        self._models.update(pc.unique(table.column("model_id")).to_pylist())
-        self._logits.append(matrix(good, "logit", self._classes))
-        self._labels.append(matrix(good, "target", self._classes))
-
-    def split(self) -> Split:
-        """All of it."""
-        return Split(
-            tuple(self._ids),
-            np.concatenate(self._logits),
-            np.concatenate(self._labels),
-            ", ".join(sorted(self._models)),
-        )
-
-
 def measure(
-    split: Split,
+    predicted: Predicted,
     spec: "BundleSpec",
     draws: int,
     held: Held | None = None,
@@ -116,7 +105,7 @@ def measure(
     """Measure a split.
 
     Args:
-        split: one tile at least.
+        predicted: one tile at least.
         spec: the bundle's task, classes, temperature and thresholds.
         draws: of the bootstrap, at most; 0 for no intervals.
         held: tiles that the bundle's temperature and thresholds were not fitted on; None: all.
@@ -124,16 +113,39 @@ def measure(
     """
     classes, task = spec.classes, spec.task
     rule = Rule(spec.temperature, tuple(spec.thresholds))
-    draws = affordable(draws, len(split.ids))
-    parts = [_Part(split, spec, ())]
-    if held is not None:
-        parts.append(_Part(split.of(held.rows), spec, held.figures))
-    ruled = [part.scored(rule) for part in parts]
-    scored, rest = ruled[0], ruled[-1]
+    draws = affordable(draws, len(predicted.ids))
+
+    def both(figures: Callable[[Predicted], dict[str, Any]]) -> dict[str, Any]:
+        # those of all tiles, with what hangs on the fit as measured on the tiles held back
+        found = figures(predicted)
+        if held is not None:
+            apart = figures(predicted.of(held.rows))
+            found |= {name: value for name, value in apart.items() if held.concerns(name)}
+        return found
+
+    def scored_of(part: Predicted) -> Scored:
+        return Scored.of(part.logits, part.labels, len(classes), task, rule)
+
+    def intervals_of(part: Predicted) -> dict[str, dict[str, float]]:
+        def show(done: int, of: int) -> None:
+            progress(f"intervals of {len(part.ids):,} tiles: {done:,} of {of:,} draws")
+
+        found = bootstrap(part.logits, part.labels, classes, task, draws, rule=rule, progress=show)
+        return {
+            name: {"low": one.low, "high": one.high, "sd": one.sd, "draws": one.draws}
+            for name, one in found.items()
+        }
+
+    scored = scored_of(predicted)
+    rest = scored if held is None else scored_of(predicted.of(held.rows))
     judged = rest if held is not None and held.thresholds else scored
     calibrated = rest if held is not None and held.temperature else scored
-    metrics, raw = (_merged([part.metrics(r) for part in parts]) for r in (rule, Rule()))
-    intervals = _merged([part.intervals(rule, draws, progress) for part in parts]) if draws else {}
+
+    def metrics_by(rule: Rule) -> dict[str, Any]:
+        return both(lambda part: compute_metrics(part.logits, part.labels, classes, task, rule))
+
+    metrics, raw = metrics_by(rule), metrics_by(Rule())
+    intervals = both(intervals_of) if draws else {}
     watch = trapped(judged.given, judged.labels, classes)
     document: dict[str, Any] = {
         "temperature": spec.temperature,
@@ -142,12 +154,8 @@ def measure(
         "raw_metrics": raw,
         "bootstrap_draws": draws,
         "intervals": intervals,
-        "baselines": _merged(
-            [part.wanted(baselines(one)) for part, one in zip(parts, ruled, strict=True)]
-        ),
-        "by_class": by_class(
-            scored, judged, calibrated, classes, spec.thresholds, metrics["ap"], intervals
-        ),
+        "baselines": both(lambda part: baselines(scored_of(part))),
+        "by_class": _by_class(scored, judged, calibrated, spec, metrics["ap"], intervals),
         "classes_always": list(watch.always),
         "classes_never": list(watch.never),
         "reliability": _reliability(calibrated, classes),
@@ -157,62 +165,106 @@ def measure(
     if task == "multilabel":
         document["errors_together"] = errors_together(judged.given, judged.labels).tolist()
     else:
-        document["confusion"] = confusion_matrix(judged.given, judged.labels).tolist()
+        document["confusion"] = _confusion(judged).tolist()
     return Quality(
         scored, judged, calibrated, held, draws, metrics, intervals, document, watch.warnings()
     )
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Tiles, and which of their figures count."""
+def baselines(scored: Scored) -> dict[str, float]:
+    """What no skill at all would reach.
 
-    split: Split
-    spec: "BundleSpec"
-    only: tuple[str, ...]
-    """Names; none: all."""
+    `f1_macro`: giving every class to every tile (2 p / (1 + p), over the classes with positives);
+    `multiclass`, which gives one class a tile: the most frequent one to all (that of the others
+    is 0).
+    `log_loss`: scores equal to the prevalence.
+    """
+    p_K = scored.labels.mean(axis=0)
+    there_K = p_K[p_K > 0]
+    both_K = p_K[(p_K > 0) & (p_K < 1)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_class_K = -p_K * np.log(p_K) - (1 - p_K) * np.log(1 - p_K)
+    if scored.task == "multiclass":
+        log_loss = float(-(there_K * np.log(there_K)).sum())
+    else:
+        log_loss = float(np.nan_to_num(of_class_K).mean())
+    multiclass = scored.task == "multiclass"
+    f1_K = 2 * there_K / (1 + there_K)
+    if multiclass:
+        f1_K = np.where(np.arange(len(f1_K)) == f1_K.argmax(), f1_K, 0.0)
+    return {
+        "map": float(both_K.mean()) if len(both_K) else float("nan"),
+        "auc": 0.5,
+        "balanced_accuracy": 1 / max(len(there_K), 1) if multiclass else 0.5,
+        "f1_macro": float(f1_K.mean()) if len(there_K) else float("nan"),
+        "log_loss": log_loss,
+    }
 
-    def scored(self, rule: Rule) -> Scored:
-        split, spec = self.split, self.spec
-        return Scored.of(split.logits, split.labels, len(spec.classes), spec.task, rule)
 
-    def metrics(self, rule: Rule) -> dict[str, Any]:
-        split, spec = self.split, self.spec
-        return self.wanted(
-            compute_metrics(split.logits, split.labels, spec.classes, spec.task, rule)
-        )
+def errors_together(given_NK: BoolArray, labels_NK: BoolArray) -> FloatArray:
+    """Which class is falsely given where another is missed (`multilabel`).
 
-    def intervals(
-        self, rule: Rule, draws: int, progress: Callable[[str], None]
-    ) -> dict[str, dict[str, float]]:
-        split, spec = self.split, self.spec
+    Args:
+        given_NK: decisions.
+        labels_NK: truth.
 
-        def show(done: int, of: int) -> None:
-            progress(f"intervals of {len(split.ids):,} tiles: {done:,} of {of:,} draws")
+    Returns:
+        (K, K): [i, j] the share of the tiles with i missed where j was falsely given; a row of
+        NaN for a class that is never missed.
+    """
+    missed_NK = (labels_NK & ~given_NK).astype(np.float64)
+    false_NK = (given_NK & ~labels_NK).astype(np.float64)
+    return divided(missed_NK.T @ false_NK, missed_NK.sum(axis=0)[:, None])
 
-        found = bootstrap(
-            split.logits, split.labels, spec.classes, spec.task, draws, rule=rule, progress=show
-        )
-        return self.wanted(
-            {
-                name: {"low": one.low, "high": one.high, "sd": one.sd, "draws": one.draws}
-                for name, one in found.items()
-            }
-        )
 
-    def wanted(self, found: dict[str, Any]) -> dict[str, Any]:
-        """Those of some figures that count."""
-        by_class = "recall_of_" if "recall_of" in self.only else "-"
-        return {
-            name: value
-            for name, value in found.items()
-            if not self.only or name in self.only or name.startswith(by_class)
+def _confusion(scored: Scored) -> NDArray[np.int64]:
+    """Tiles by truth (rows) and decision (columns); `no` before `yes` for one class."""
+    from sklearn.metrics import confusion_matrix  # a second that few need
+
+    classes = scored.labels.shape[1]
+    if classes == 1:
+        truth_N, given_N = scored.labels[:, 0].astype(int), scored.given[:, 0].astype(int)
+    else:
+        truth_N, given_N = scored.labels.argmax(axis=1), scored.given.argmax(axis=1)
+    matrix_KK: NDArray[np.int64] = confusion_matrix(truth_N, given_N, labels=range(max(2, classes)))
+    return matrix_KK
+
+
+def _by_class(
+    scored: Scored,
+    judged: Scored,
+    calibrated: Scored,
+    spec: "BundleSpec",
+    ap: Mapping[str, float],
+    intervals: Mapping[str, Mapping[str, float]],
+) -> dict[str, dict[str, Any]]:
+    """Figures of each class: AP and AUC, decisions and scores, each of the tiles that it is of."""
+    counts = Counts.of(judged.given, judged.labels)
+    columns = {
+        "precision": counts.precision(),
+        "recall": counts.recall(),
+        "specificity": counts.specificity(),
+        "f1": counts.f_beta(1),
+        "f2": counts.f_beta(2),
+        "given_rate": counts.given_rate(),
+        "prevalence": scored.labels.mean(axis=0),
+        "ece": ece(reliability(calibrated.scores, calibrated.labels)),
+    }
+    ones_1N = np.ones((1, len(scored.labels)))
+    table = {}
+    for k, name in enumerate(spec.classes):
+        table[name] = {
+            "positives": int(scored.labels[:, k].sum()),
+            "judged_positives": int(judged.labels[:, k].sum()),
+            "given": int(judged.given[:, k].sum()),
+            "ap": ap[name],
+            "ap_interval": intervals.get(f"ap_{name}"),
+            "auc": float(scored.rankings[k].areas(ones_1N)[1][0]),
+            # a softmax gives the class of the highest logit, whatever the threshold
+            "threshold": None if scored.task == "multiclass" else spec.thresholds[k],
+            **{column: float(values[k]) for column, values in columns.items()},
         }
-
-
-def _merged(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of all tiles, with those of the tiles left alone in their place."""
-    return {name: value for part in found for name, value in part.items()}
+    return table
 
 
 def _reliability(scored: Scored, classes: Sequence[str]) -> dict[str, Any]:

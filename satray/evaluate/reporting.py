@@ -128,8 +128,8 @@ def _page(
     return Page(
         title=f"{towers} on {found.recipe.split} of {last_part(found.recipe.index)}",
         subtitle=f"{spec.task}, {len(spec.classes)} "
-        f"{'class' if len(spec.classes) == 1 else 'classes'}, {len(found.split.ids):,} tiles · "
-        f"model {found.split.model_id} · run {run.run_id}",
+        f"{'class' if len(spec.classes) == 1 else 'classes'}, {len(found.predicted.ids):,} tiles · "
+        f"model {found.predicted.model_id} · run {run.run_id}",
         warnings=_warnings(found),
         head=joined((cards(headlines(quality)), _caution(found))),
         sections=sections,

@@ -11,14 +11,14 @@ Shapes: N tiles, K classes, T thresholds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.metrics.ranking import FloatArray, divided, mean_of_defined
+from satray.metrics.ranking import BoolArray, FloatArray, divided, mean_of_defined
 
-POINTS = 20
+AT_T = np.linspace(0.5, 1.0, 20, endpoint=False)
+"""Thresholds of the score, or shares of the tiles."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +54,17 @@ class Tail:
     """(T,) all classes' tiles above thrown together; NaN where there are none."""
 
 
-def tail_accuracy(scores_NK: NDArray[Any], labels_NK: NDArray[Any]) -> Tail:
+def tail_accuracy(scores_NK: FloatArray, labels_NK: BoolArray) -> Tail:
     """At the paper's 20 thresholds: 0.5 to 0.975 in steps of 0.025.
 
     Args:
         scores_NK: probabilities.
-        labels_NK: 0 or 1.
-
-    Raises:
-        ValueError: shapes that do not fit.
+        labels_NK: whether each tile has each class.
     """
-    at_T = np.linspace(0.5, 1.0, POINTS, endpoint=False)
-    scores_NK, labels_NK = _checked(scores_NK, labels_NK)
-    return _tail(scores_NK, labels_NK, at_T, np.tile(at_T, (scores_NK.shape[1], 1)))
+    return _tail(scores_NK, labels_NK, np.tile(AT_T, (scores_NK.shape[1], 1)))
 
 
-def tail_quantiles(scores_NK: NDArray[Any], labels_NK: NDArray[Any]) -> Tail:
+def tail_quantiles(scores_NK: FloatArray, labels_NK: BoolArray) -> Tail:
     """At 20 quantiles of each class's own scores: 0.5 to 0.975 in steps of 0.025.
 
     A class that never scores high lasts as long as any other: of N tiles its highest
@@ -77,32 +72,25 @@ def tail_quantiles(scores_NK: NDArray[Any], labels_NK: NDArray[Any]) -> Tail:
 
     Args:
         scores_NK: probabilities, or logits, since only their order matters here.
-        labels_NK: 0 or 1.
-
-    Raises:
-        ValueError: shapes that do not fit.
+        labels_NK: whether each tile has each class.
     """
-    at_T = np.linspace(0.5, 1.0, POINTS, endpoint=False)
-    scores_NK, labels_NK = _checked(scores_NK, labels_NK)
     # An order statistic, no blend of two: a threshold that is a score leaves just the higher ones.
-    places_T = np.ceil(at_T * len(scores_NK) - 1e-9).astype(np.intp) - 1
+    places_T = np.ceil(AT_T * len(scores_NK) - 1e-9).astype(np.intp) - 1
     thresholds_TK: FloatArray = np.sort(scores_NK, axis=0)[places_T]
-    return _tail(scores_NK, labels_NK, at_T, thresholds_TK.T)
+    return _tail(scores_NK, labels_NK, thresholds_TK.T)
 
 
-def _tail(
-    scores_NK: FloatArray, labels_NK: FloatArray, at_T: FloatArray, thresholds_KT: FloatArray
-) -> Tail:
+def _tail(scores_NK: FloatArray, labels_NK: BoolArray, thresholds_KT: FloatArray) -> Tail:
     hits_KT = np.zeros_like(thresholds_KT)
     counts_KT = np.zeros_like(thresholds_KT)
     for k, thresholds_T in enumerate(thresholds_KT):
         above_NT = scores_NK[:, k, None] > thresholds_T
         counts_KT[k] = above_NT.sum(axis=0)
-        hits_KT[k] = labels_NK[:, k] @ above_NT
+        hits_KT[k] = (labels_NK[:, k, None] & above_NT).sum(axis=0)
     accuracy_KT = divided(hits_KT, counts_KT)
     lasting_K = (counts_KT > 0).all(axis=1)
     return Tail(
-        at=at_T,
+        at=AT_T,
         thresholds=thresholds_KT,
         counts=counts_KT.astype(np.int64),
         accuracy=accuracy_KT,
@@ -112,11 +100,3 @@ def _tail(
         fixed_classes=tuple(np.flatnonzero(lasting_K).tolist()),
         micro=divided(hits_KT.sum(axis=0), counts_KT.sum(axis=0)),
     )
-
-
-def _checked(scores_NK: NDArray[Any], labels_NK: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
-    scores_NK = np.asarray(scores_NK, dtype=np.float64)
-    labels_NK = np.asarray(labels_NK).astype(bool).astype(np.float64)
-    if scores_NK.shape != labels_NK.shape or scores_NK.ndim != 2 or not len(scores_NK):
-        raise ValueError(f"scores {scores_NK.shape} beside labels {labels_NK.shape}")
-    return scores_NK, labels_NK

@@ -6,10 +6,8 @@ Shapes: N tiles, K classes, `...` leading axes (none, or one row of weights each
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from satray.metrics.ranking import BoolArray, FloatArray, divided
 
@@ -93,41 +91,3 @@ def f_beta_by_tile(given_NK: BoolArray, labels_NK: BoolArray, beta: float) -> Fl
     hits_N = (given_NK & labels_NK).sum(axis=1)
     below_N = given_NK.sum(axis=1) + square * labels_NK.sum(axis=1)
     return np.where(below_N > 0, divided((1 + square) * hits_N, below_N), 1.0)
-
-
-def confusion_matrix(given_NK: NDArray[Any], labels_NK: NDArray[Any]) -> NDArray[np.int64]:
-    """Tiles by truth (rows) and decision (columns).
-
-    Args:
-        given_NK: decisions, one class a tile; (N, 1) for a binary task.
-        labels_NK: truth, likewise.
-
-    Returns:
-        int64 (K, K); for a binary task (2, 2), `no` before `yes`.
-
-    Raises:
-        ValueError: a tile with no class, or with several.
-    """
-    given_NK, labels_NK = np.asarray(given_NK, dtype=bool), np.asarray(labels_NK, dtype=bool)
-    if given_NK.shape[1] == 1:
-        given_NK, labels_NK = np.hstack([~given_NK, given_NK]), np.hstack([~labels_NK, labels_NK])
-    if (given_NK.sum(axis=1) != 1).any() or (labels_NK.sum(axis=1) != 1).any():
-        raise ValueError("a confusion matrix needs one class a tile")
-    return np.asarray(labels_NK.T.astype(np.int64) @ given_NK.astype(np.int64))
-
-
-def errors_together(given_NK: NDArray[Any], labels_NK: NDArray[Any]) -> FloatArray:
-    """Which class is falsely given where another is missed (`multilabel`).
-
-    Args:
-        given_NK: decisions.
-        labels_NK: truth.
-
-    Returns:
-        (K, K): [i, j] the share of the tiles with i missed where j was falsely given; a row of
-        NaN for a class that is never missed.
-    """
-    given_NK, labels_NK = np.asarray(given_NK, dtype=bool), np.asarray(labels_NK, dtype=bool)
-    missed_NK = (labels_NK & ~given_NK).astype(np.float64)
-    false_NK = (given_NK & ~labels_NK).astype(np.float64)
-    return divided(missed_NK.T @ false_NK, missed_NK.sum(axis=0)[:, None])

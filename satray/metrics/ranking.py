@@ -84,19 +84,6 @@ class Ranking:
         return ap_D, divided(won_D, hits_DG[:, -1] * false_DG[:, -1])
 
 
-def average_precision(scores_N: FloatArray, labels_N: BoolArray) -> float:
-    """Sum of (R_n - R_{n-1}) P_n over falling thresholds, ties as one.
-
-    NaN where the labels are all of one kind.
-    """
-    return _areas(scores_N, labels_N)[0]
-
-
-def roc_auc(scores_N: FloatArray, labels_N: BoolArray) -> float:
-    """Area under the ROC curve; NaN where the labels are all of one kind."""
-    return _areas(scores_N, labels_N)[1]
-
-
 def divided(upper: NDArray[Any], lower: NDArray[Any]) -> FloatArray:
     """The quotient; NaN where the divisor is 0."""
     shape = np.broadcast_shapes(upper.shape, lower.shape)
@@ -109,13 +96,3 @@ def mean_of_defined(values: FloatArray) -> FloatArray:
     """Mean over the last axis without NaN; NaN where all are."""
     there = ~np.isnan(values)
     return divided(np.where(there, values, 0.0).sum(axis=-1), there.sum(axis=-1))
-
-
-def _areas(scores_N: FloatArray, labels_N: BoolArray) -> tuple[float, float]:
-    scores_N = np.asarray(scores_N, dtype=np.float64)
-    if not len(scores_N):
-        return NAN, NAN
-    ap_D, auc_D = Ranking.of(scores_N, np.asarray(labels_N, dtype=bool)).areas(
-        np.ones((1, len(scores_N)))
-    )
-    return float(ap_D[0]), float(auc_D[0])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from satray.evaluate.bootstrap import _weights, affordable, bootstrap, paired
+from satray.evaluate.bootstrap import _weights, affordable, bootstrap
 from satray.metrics.scored import Rule, Scored
 from satray.metrics.summary import compute_metrics, flat, flat_figures
 from satray.metrics.weighted import figures
@@ -88,28 +88,6 @@ def test_draws_without_positives_are_counted_out():
     assert all(math.isnan(number) for number in (nothing.value, nothing.low, nothing.sd))
 
 
-def test_paired():
-    logits, labels = split("multilabel", 200)
-    same = paired(logits, logits, labels, "abc", "multilabel", draws=50)
-    assert all(one.low == one.high == one.sd == 0 for one in same.values())
-    rng = np.random.default_rng(1)
-    worse = logits + 0.2 * rng.normal(size=logits.shape)
-    found = paired(logits, worse, labels, "abc", "multilabel", draws=300)
-    back = paired(worse, logits, labels, "abc", "multilabel", draws=300)
-    a = compute_metrics(logits, labels, "abc", "multilabel")
-    b = compute_metrics(worse, labels, "abc", "multilabel")
-    for name in ("map", "auc", "f2_samples", "log_loss", "ece"):
-        assert found[name].value == pytest.approx(a[name] - b[name])
-        assert found[name].low == pytest.approx(-back[name].high)
-        # far narrower than what the two say apart
-        assert found[name].sd < bootstrap(logits, labels, "abc", "multilabel", 300)[name].sd
-    cold = paired(
-        logits, logits, labels, "abc", "multilabel", 50, rules=(Rule(), Rule(temperature=5.0))
-    )
-    assert cold["map"].sd == 0
-    assert cold["log_loss"].value != 0
-
-
 def test_many_tiles_get_fewer_draws():
     assert affordable(1000, 483) == affordable(1000, 200_000) == 1000
     assert affordable(1000, 1_000_000) == 200
@@ -123,19 +101,6 @@ def test_progress_is_told(monkeypatch):
     told = []
     bootstrap(logits, labels, "abc", "multilabel", 50, progress=lambda *now: told.append(now))
     assert told == [(20, 50), (40, 50), (50, 50)]
-
-
-def test_what_draws_have_in_common_is_made_once(monkeypatch):
-    from satray.metrics import scored
-
-    calls = []
-    for name in ("bin_of", "f_beta_by_tile"):
-        plain = getattr(scored, name)
-        monkeypatch.setattr(scored, name, lambda *a, n=name, f=plain: calls.append(n) or f(*a))
-    logits, labels = split("multilabel")
-    monkeypatch.setattr("satray.evaluate.bootstrap.CHUNK", len(logits))
-    bootstrap(logits, labels, "abc", "multilabel", 30)
-    assert sorted(calls) == ["bin_of", "f_beta_by_tile", "f_beta_by_tile"]
 
 
 def test_no_draw_is_refused():

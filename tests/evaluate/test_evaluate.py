@@ -82,7 +82,7 @@ def test_what_is_not_reproduced_is_a_finished_run_with_a_verdict(tmp_path, score
     other, record, found = do(tmp_path, "other", reproduce=str(tmp_path / "first"))
     assert (other.status, record.status, found["same"]) == (1, 1, False)
     assert record.verdict == other.verdict
-    assert "bundle differs in model.json: " in record.verdict
+    assert "bundle differs in model.json; " in record.verdict
     assert "the weights are the same" in record.verdict
     assert {"report.html", "metrics.json"} <= {product.path for product in record.products}
     assert not any("reproduce" in line for line in other.summary)  # it is said once

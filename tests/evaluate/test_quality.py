@@ -11,10 +11,9 @@ import scoring_material as material
 from sklearn.metrics import confusion_matrix, f1_score, log_loss
 
 from satray.evaluate.bootstrap import bootstrap
-from satray.evaluate.figures import baselines
 from satray.evaluate.held import Held, caution, held_back
 from satray.evaluate.plots import draw, row_shares
-from satray.evaluate.quality import Gathered, Split, measure
+from satray.evaluate.quality import Gathered, Predicted, baselines, errors_together, measure
 from satray.metrics.calibration import halves
 from satray.metrics.scored import Rule, Scored
 from satray.metrics.summary import compute_metrics
@@ -63,7 +62,7 @@ def test_the_document_is_whole_and_json(tmp_path, task, classes) -> None:
     assert document["intervals"]["map"]["low"] <= document["intervals"]["map"]["high"]
     for k, name in enumerate(classes):
         row = document["by_class"][name]
-        truth = found.split.labels[:, k].astype(bool)
+        truth = found.predicted.labels[:, k].astype(bool)
         decided = quality.scored.given[:, k]
         assert row["positives"] == truth.sum()
         assert row["given"] == decided.sum()
@@ -73,7 +72,7 @@ def test_the_document_is_whole_and_json(tmp_path, task, classes) -> None:
         assert np.shape(document["errors_together"]) == (3, 3)
     else:
         pick = (lambda x: x[:, 0]) if task == "binary" else (lambda x: x.argmax(axis=1))
-        expected = confusion_matrix(pick(found.split.labels), pick(quality.scored.given))
+        expected = confusion_matrix(pick(found.predicted.labels), pick(quality.scored.given))
         assert np.array_equal(document["confusion"], expected)
     every = document["reliability"]["all"]["counts"]
     assert sum(every) == quality.scored.scores.size
@@ -99,7 +98,7 @@ def test_gathering_leaves_failed_tiles_out() -> None:
     gathered = Gathered(("a", "b"))
     gathered.add(predictions(layout, facts, numbers))
     gathered.add(predictions(layout, facts[1:], Numbers(values[1:], values[1:], values[1:])))
-    split = gathered.split()
+    split = gathered.predicted()
     assert (split.ids, split.model_id) == (("x",), "model")
     assert np.array_equal(split.logits, [[0, 1]])
     assert np.array_equal(split.labels, [[0, 1]])
@@ -117,7 +116,7 @@ def fitted(root, **more):
 
 def test_figures_that_were_fitted_come_from_the_other_half(tmp_path) -> None:
     found, spec = fitted(tmp_path)
-    split = found.split
+    split = found.predicted
     held = held_back(spec, found.digest, "val", split.ids)
     assert held is not None
     assert np.array_equal(held.rows, ~halves(split.ids, 5))
@@ -153,17 +152,17 @@ def test_figures_that_were_fitted_come_from_the_other_half(tmp_path) -> None:
 
 def test_only_what_was_fitted_is_measured_apart(tmp_path) -> None:
     found, spec = fitted(tmp_path, thresholds=False)
-    held = held_back(spec, found.digest, "val", found.split.ids)
+    held = held_back(spec, found.digest, "val", found.predicted.ids)
     assert held is not None
     assert held.figures == ("log_loss", "ece")
-    quality = measure(found.split, spec, 0, held)
+    quality = measure(found.predicted, spec, 0, held)
     assert quality.judged is quality.scored
-    assert quality.metrics["f1_macro"] == measure(found.split, spec, 0).metrics["f1_macro"]
+    assert quality.metrics["f1_macro"] == measure(found.predicted, spec, 0).metrics["f1_macro"]
 
 
 def test_nothing_is_held_back_where_nothing_was_fitted(tmp_path) -> None:
     found, spec = fitted(tmp_path)
-    ids = found.split.ids
+    ids = found.predicted.ids
     assert held_back(spec, found.digest, "test", ids) is None
     assert held_back(spec, "0" * 64, "val", ids) is None
     assert held_back(found.spec, found.digest, "val", ids) is None
@@ -176,7 +175,7 @@ def test_nothing_is_held_back_where_nothing_was_fitted(tmp_path) -> None:
 
 def test_the_caution_goes_by_the_bundles_own_provenance(tmp_path) -> None:
     found, spec = fitted(tmp_path)
-    held = held_back(spec, found.digest, "val", found.split.ids)
+    held = held_back(spec, found.digest, "val", found.predicted.ids)
     assert "fitted on 12 of these tiles" in caution(spec, found.digest, "val", held)
     assert "trained on this split" in caution(spec, found.digest, "train", None)
     assert caution(spec, found.digest, "test", None) == ""
@@ -204,7 +203,7 @@ def test_columns_are_cut_after_the_shares_are_taken(monkeypatch) -> None:
     spec = SimpleNamespace(classes=classes, task="multiclass", temperature=1.0,
                            thresholds=(0.5,) * 25)  # fmt: skip
     ids = tuple(map(str, range(len(labels))))
-    quality = measure(Split(ids, logits, labels, "m"), spec, 0)
+    quality = measure(Predicted(ids, logits, labels, "m"), spec, 0)
     drawn = []
     monkeypatch.setattr(plots, "matrix", lambda *a, **k: drawn.append((a, k)) or b"")
     draw(quality, classes, spec.thresholds)
@@ -212,6 +211,15 @@ def test_columns_are_cut_after_the_shares_are_taken(monkeypatch) -> None:
     assert list(names) == list(classes[:20])
     assert shares[0, 0] == 0.75
     assert more["texts"][0][0] == "3"
+
+
+def test_errors_that_go_together() -> None:
+    given = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]], bool)
+    true = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0]], bool)
+    found = errors_together(given, true)
+    # class 0 is missed in tiles 2 and 3, and in 3 class 1 is given in its place
+    assert found[0].tolist() == [0.0, 0.5, 0.0]
+    assert np.isnan(found[1:]).all()  # never missed
 
 
 def test_held_says_what_it_is_about() -> None:

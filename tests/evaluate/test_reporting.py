@@ -22,7 +22,7 @@ from satray.evaluate.picks import Pick, ends
 from satray.evaluate.pictures import looks_of, render
 from satray.evaluate.quality import measure
 from satray.evaluate.reporting import publish_report
-from satray.evaluate.reproduce import Logits, compare
+from satray.evaluate.reproduce import compare
 from satray.report.tiles import SIDE, on_pixels
 from satray.runs.run import Product, Run, RunRecord
 from satray.storage import Storage
@@ -135,9 +135,9 @@ def test_without_galleries_errors_are_told_all_the_same(tmp_path) -> None:
 def test_that_nothing_is_wrong_is_said_where_nothing_is(tmp_path) -> None:
     found = report_material.findings(tmp_path, keys={"gallery": []})
     scored = found.quality.scored
-    right = replace(found.split, labels=scored.given.astype(float))
+    right = replace(found.predicted, labels=scored.given.astype(float))
     quality = measure(right, found.spec, 0)
-    page, _ = report(replace(found, split=right, quality=quality), tmp_path)
+    page, _ = report(replace(found, predicted=right, quality=quality), tmp_path)
     assert "No decision is wrong" in texts(page)
 
 
@@ -145,8 +145,8 @@ def test_the_page_says_what_was_measured_on_the_other_half(tmp_path) -> None:
     found = report_material.findings(tmp_path, tiles=24, keys={"gallery": []})
     calibration = {"seed": 1, "temperature": True, "thresholds": True}
     spec = replace(found.spec, provenance={"index": found.digest, "calibration": calibration})
-    held = held_back(spec, found.digest, "val", found.split.ids)
-    quality = measure(found.split, spec, 20, held)
+    held = held_back(spec, found.digest, "val", found.predicted.ids)
+    quality = measure(found.predicted, spec, 20, held)
     page, _ = report(replace(found, spec=spec, quality=quality), tmp_path)
     said = texts(page)
     for text in ("were fitted on 12 of these tiles", "on the other 12", "optimistic",
@@ -173,8 +173,8 @@ def test_the_page_says_which_classes_and_how_many_draws(tmp_path, monkeypatch) -
 
 def test_warnings_stand_at_the_head(tmp_path) -> None:
     found = report_material.findings(tmp_path, keys={"gallery": []})
-    before = Logits(found.split.ids, found.split.logits + 1, "other")
-    comparison = compare(found.split.logits_by_id(), before, found.spec.classes, 1e-4)
+    before = replace(found.predicted, logits=found.predicted.logits + 1)
+    comparison = compare(found.predicted, before, found.spec.classes, 1e-4)
     comparison = replace(comparison, run_id="o" * 12, differs=("weights differ: <a> then, b now",))
     quality = replace(found.quality, warnings=("majority trap: ...",))
     page, _ = report(replace(found, comparison=comparison, failed=3, quality=quality), tmp_path)
@@ -188,8 +188,8 @@ def test_warnings_stand_at_the_head(tmp_path) -> None:
 
 def test_where_no_cause_was_found_nothing_is_said_to_be_the_same(tmp_path) -> None:
     found = report_material.findings(tmp_path, tiles=4, keys={"gallery": []})
-    before = Logits(found.split.ids, found.split.logits + 1, "other")
-    comparison = compare(found.split.logits_by_id(), before, found.spec.classes, 1e-4)
+    before = replace(found.predicted, logits=found.predicted.logits + 1)
+    comparison = compare(found.predicted, before, found.spec.classes, 1e-4)
     said = texts(report(replace(found, comparison=comparison), tmp_path)[0])
     assert "No cause was found" in said
     assert "are the same" not in said

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from satray.config.score import EvaluateRecipe
-from satray.data.index import index_digest, read_index
+from satray.data.index import read_index
 from satray.errors import InputError, SatrayError
-from satray.evaluate.causes import Maker, causes, changed_files
-from satray.evaluate.reproduce import Logits, compare, earlier, read_earlier, read_logits
+from satray.evaluate.quality import Predicted
+from satray.evaluate.reproduce import causes, changed_files, compare, earlier, read_predicted
 from satray.runs.run import Product, RunRecord, library_versions
 from satray.scoring.predictions import Layout, Numbers, TileFacts, predictions
 from satray.storage import Storage
@@ -24,8 +24,9 @@ from satray.storage import Storage
 CLASSES = ("ship", "haze & fog")
 
 
-def logits(ids, values) -> Logits:
-    return Logits(tuple(ids), np.asarray(values, dtype=float).reshape(-1, 2), "m")
+def logits(ids, values) -> Predicted:
+    values = np.asarray(values, dtype=float).reshape(-1, 2)
+    return Predicted(tuple(ids), values, np.zeros_like(values), "m")
 
 
 def test_signed_differences_do_not_cancel() -> None:
@@ -108,9 +109,9 @@ def test_an_earlier_run_is_read_part_by_part_without_its_failures(tmp_path) -> N
     values = np.arange(6).reshape(3, 2)
     write_run(tmp_path / "old", a_record(), "abc", values)
     record = earlier(recipe(tmp_path), CLASSES, Storage())
-    found = read_logits(Storage(), str(tmp_path / "old"), record, CLASSES)
+    found = read_predicted(str(tmp_path / "old"), record, CLASSES, Storage())
     assert found.ids == ("a", "b", "c")
-    assert np.array_equal(found.values, values)
+    assert np.array_equal(found.logits, values)
     assert found.model_id == "m"
 
 
@@ -134,18 +135,6 @@ def test_no_run_to_reproduce(tmp_path) -> None:
         earlier(recipe(tmp_path), CLASSES, Storage())
 
 
-def test_only_small_files_are_read_before_the_work(tmp_path, monkeypatch) -> None:
-    write_run(tmp_path / "old", a_record(), "ab", np.zeros((2, 2)))
-    read, plain = [], Storage.read
-    monkeypatch.setattr(Storage, "read", lambda self, uri: read.append(uri) or plain(self, uri))
-    earlier(recipe(tmp_path), CLASSES, Storage())
-    assert {uri.rsplit("/", 1)[1] for uri in read} == {"run.json", "metrics.json"}
-    read.clear()
-    found = read_earlier(recipe(tmp_path), CLASSES, Storage())
-    assert found.logits.ids == ("a", "b")
-    assert sum(uri.endswith(".parquet") for uri in read) == 2  # each part once
-
-
 @pytest.mark.parametrize("nan_in", ["now", "before", "both"])
 def test_no_number_is_not_the_same(nan_in) -> None:
     good, bad = logits("ab", [[0, 0], [1, 1]]), logits("ab", [[0, 0], [1, np.nan]])
@@ -156,54 +145,30 @@ def test_no_number_is_not_the_same(nan_in) -> None:
     assert "does not reproduce" in found.line()
 
 
-MODEL = {"model.json": "1", "model.safetensors": "2"}
-
-
-def maker(model_id: str = "m", device: str | None = "cpu", files=MODEL) -> Maker:
-    return Maker(model_id, device, files)
-
-
-def told(tmp_path, record: RunRecord, makers, ids=(), index=None) -> tuple[str, ...]:
-    """Causes as they are told, of the index in this folder."""
-    index = index or read_index(str(tmp_path / "index"), Storage())
-    return causes(recipe(tmp_path), record, makers, index, ids, Storage())
+MADE = {"device": "cpu", "bundle": {"model.json": "1", "model.safetensors": "2"}}
 
 
 def test_causes_are_told(tmp_path) -> None:
-    report_material.findings(tmp_path, tiles=4)
-    index, storage = str(tmp_path / "index"), Storage()
-    same = a_record(inputs={"index": index_digest(index, storage)})
-    assert told(tmp_path, same, (maker(), maker())) == ()
-
-    table = pq.read_table(tmp_path / "index" / "tiles-00000.parquet")
-    rows = table.to_pylist()
-    rows[0]["bytes"] += 1
-    rows[1]["labels"] = [1 - value for value in rows[1]["labels"]]
-    changed = pa.Table.from_pylist(rows[:3][::-1], schema=table.schema)
-    old = tmp_path / "old.parquet"
-    pq.write_table(changed, old)
-    other = a_record(
-        inputs={"index": index_digest(str(old), storage)},
-        versions=library_versions() | {"torch": "1.0"},
-        config={"split": "val", "index": str(old), "batch": 32, "symmetries": "none"},
-    )
-    lines = told(tmp_path, other, (maker("now"), maker("then", "gpu", None)))
-    assert lines[0].startswith("bundle differs: model then then, now now (which of its files")
-    assert "1 tiles new, 0 gone, 1 with another size or etag, 1 with other labels" in lines[1]
-    assert lines[2].startswith("versions differ: torch 1.0 then, ")
-    assert lines[3:] == ("device differs: gpu then, cpu now", "batch differs: 32 then, 64 now")
-    moved = a_record(inputs={"index": "0" * 64}, config=other.config)
-    assert "no longer at its place" in told(tmp_path, moved, (maker(), maker()))[0]
-
-
-def test_the_file_of_the_bundle_that_differs_is_named(tmp_path) -> None:
     report_material.findings(tmp_path, tiles=1)
-    same = a_record(inputs={"index": index_digest(str(tmp_path / "index"), Storage())})
-    then = maker("x")
-    (line,) = told(tmp_path, same, (maker("y", files=MODEL | {"model.json": "3"}), then))
-    assert line == "bundle differs in model.json: model x then, y now; the weights are the same"
-    (line,) = told(tmp_path, same, (maker("y", files=MODEL | {"model.safetensors": "3"}), then))
-    assert line == "bundle differs in model.safetensors: model x then, y now"
+    index = read_index(str(tmp_path / "index"), Storage())
+    same = a_record(inputs={"index": index.digest})
+
+    def told(record=same, now=MADE, then=MADE) -> tuple[str, ...]:
+        return causes(recipe(tmp_path), record, (now, then), index, (), Storage())
+
+    assert told() == ()
+    other = a_record(
+        inputs={"index": "0" * 64},
+        versions=library_versions() | {"torch": "1.0"},
+        config={"split": "val", "batch": 32, "symmetries": "none"},
+    )
+    lines = told(other)
+    assert lines[0] == f"data differ: tile index {'0' * 12} then, {index.digest[:12]} now"
+    assert lines[1].startswith("versions differ: torch 1.0 then, ")
+    assert lines[2:] == ("batch differs: 32 then, 64 now",)
+    for name, more in (("model.json", "; the weights are the same"), ("model.safetensors", "")):
+        now = MADE | {"bundle": MADE["bundle"] | {name: "3"}}
+        assert told(now=now) == (f"bundle differs in {name}{more}",)
 
 
 @pytest.mark.parametrize(
@@ -214,47 +179,40 @@ def test_the_file_of_the_bundle_that_differs_is_named(tmp_path) -> None:
         ("gpu (H100)", "gpu", False),  # recorded without a name: not known to differ
         ("gpu (H100)", "cpu", True),
         ("cpu", "gpu", True),
-        ("cpu", None, False),
     ],
 )
 def test_devices(tmp_path, now, then, differs) -> None:
     report_material.findings(tmp_path, tiles=1)
-    same = a_record(inputs={"index": index_digest(str(tmp_path / "index"), Storage())})
-    lines = told(tmp_path, same, (maker(device=now), maker(device=then)))
+    index = read_index(str(tmp_path / "index"), Storage())
+    same = a_record(inputs={"index": index.digest})
+    made = MADE | {"device": now}, MADE | {"device": then}
+    lines = causes(recipe(tmp_path), same, made, index, (), Storage())
     assert lines == ((f"device differs: {then} then, {now} now",) if differs else ())
 
 
 def test_files_that_changed_are_told(tmp_path) -> None:
     found = report_material.findings(tmp_path, tiles=4)
     storage = Storage()
-    assert changed_files(found.index, found.split.ids, storage) == []
+    assert changed_files(found.index, found.predicted.ids, storage) == []
     (tmp_path / "tiles" / "a&b2.tif").unlink()
     (tmp_path / "tiles" / "a&b1.tif").write_bytes(b"another")
-    (said,) = changed_files(found.index, [*found.split.ids, "of no index"], storage)
+    (said,) = changed_files(found.index, [*found.predicted.ids, "of no index"], storage)
     assert "2 of 4 tiles looked at (a&b1, a&b2 (cannot be read))" in said
     assert changed_files(found.index, ["a&b0", "a&b3"], storage) == []
     assert changed_files(found.index, [], storage) == []
 
 
-def test_few_rows_of_the_index_become_python(tmp_path, monkeypatch) -> None:
-    found = report_material.findings(tmp_path, tiles=6)
-    monkeypatch.setattr("satray.evaluate.causes.CHECKED", 2)
-    asked, plain = [], Storage.head
-    monkeypatch.setattr(Storage, "head", lambda self, uri: asked.append(uri) or plain(self, uri))
-    changed_files(found.index, ("gone", *found.split.ids), Storage())
-    assert [uri.rsplit("/", 1)[1] for uri in asked] == ["a&b0.tif", "a&b1.tif"]
-
-
 def test_a_store_that_fails_costs_the_reason_only(tmp_path, monkeypatch) -> None:
     found = report_material.findings(tmp_path, tiles=2)
-    same = a_record(inputs={"index": index_digest(str(tmp_path / "index"), Storage())})
+    same = a_record(inputs={"index": found.index.digest})
 
     def broken(self, uri):
         raise SatrayError(f"{uri}: the store failed")
 
     monkeypatch.setattr(Storage, "head", broken)
-    pair = (maker(device="gpu"), maker())
-    lines = told(tmp_path, same, pair, found.split.ids, found.index)
+    made = MADE | {"device": "gpu"}, MADE
+    ids = found.predicted.ids
+    lines = causes(recipe(tmp_path), same, made, found.index, ids, Storage())
     assert lines[0] == "device differs: cpu then, gpu now"
     assert lines[1].startswith("not everything could be looked at: ")
     assert lines[1].endswith("a&b0.tif: the store failed")

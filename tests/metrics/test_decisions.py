@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import fbeta_score, precision_recall_fscore_support
 
-from satray.metrics.decisions import Counts, confusion_matrix, errors_together, f_beta_by_tile
+from satray.metrics.decisions import Counts, f_beta_by_tile
 
 GIVEN = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]], bool)
 TRUE = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0]], bool)
@@ -58,21 +57,3 @@ def test_nothing_given_where_nothing_is_true_is_right():
     assert f_beta_by_tile(nothing, nothing, 2).tolist() == [1.0]
     assert f_beta_by_tile(one, nothing, 2).tolist() == [0.0]
     assert f_beta_by_tile(nothing, one, 2).tolist() == [0.0]
-
-
-def test_confusion_matrix():
-    rng = np.random.default_rng(0)
-    truth, decided = rng.integers(0, 4, (2, 50))
-    found = confusion_matrix(np.eye(4)[decided], np.eye(4)[truth])
-    np.testing.assert_array_equal(found, sklearn_confusion(truth, decided, labels=range(4)))
-    binary = confusion_matrix(np.array([[1], [1], [0]]), np.array([[1], [0], [0]]))
-    assert binary.tolist() == [[1, 1], [0, 1]]
-    with pytest.raises(ValueError, match="one class a tile"):
-        confusion_matrix(GIVEN, TRUE)
-
-
-def test_errors_together():
-    found = errors_together(GIVEN, TRUE)
-    # class 0 is missed in tiles 2 and 3, and in 3 class 1 is given in its place
-    assert found[0].tolist() == [0.0, 0.5, 0.0]
-    assert np.isnan(found[1:]).all()  # never missed
