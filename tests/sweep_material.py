@@ -8,7 +8,7 @@ from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
 from satray.tune.records import Metric, TrialRecord
 from satray.tune.report import Reported, best_record, best_yaml
-from satray.tune.trials import configurations, full_recipe, space_of
+from satray.tune.trials import Sweep, configurations, full_recipe, space_of
 
 BANDS = ("red", "green", "blue", "nir")
 MAP, LOSS = Metric("map"), Metric("loss")
@@ -16,7 +16,7 @@ MAP, LOSS = Metric("map"), Metric("loss")
 
 def tune(**keys: Any) -> TuneRecipe:
     """A recipe with an index."""
-    return validate(TuneRecipe, {"index": "/data/index", **keys})
+    return validate(TuneRecipe, {"index": "/data/index"} | keys)
 
 
 def record(configuration: dict[str, Any], *values: float, metric: Metric = MAP, **more: Any):
@@ -39,7 +39,13 @@ def sweep(metric: Metric = MAP, *, keys: dict[str, Any] | None = None, **more: A
     records = [made_up(one, place, metric) for place, one in enumerate(found)]
     best = best_record(records, metric)
     text = best_yaml(full_recipe(recipe, best.configuration), [f"trial {best.id}"])
-    return Reported(recipe, space, metric, records, len(found), text, **more)
+    return reported(recipe, space, metric, records, text, **more)
+
+
+def reported(recipe, space, metric, records, text="", notes=(), **more) -> Reported:
+    """A sweep that is over, of an index that nobody needs to read."""
+    sweep = Sweep(recipe, None, space, metric, str, _notes=dict.fromkeys(notes))
+    return Reported(sweep, records, text, **more)
 
 
 def made_up(configuration: dict[str, Any], place: int, metric: Metric) -> TrialRecord:

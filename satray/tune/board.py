@@ -30,7 +30,6 @@ class Board:
     """Shows a log as it grows.
 
     Args:
-        log: of the sweep's trials.
         metric: what trials are compared by.
         planned: how many trials there will be, those of earlier attempts included.
         say: prints a line.
@@ -40,38 +39,37 @@ class Board:
 
     def __init__(
         self,
-        log: TrialLog,
         metric: Metric,
         planned: int,
         say: Callable[[str], None],
         progress: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._log, self._metric, self._planned = log, metric, planned
+        self._metric, self._planned = metric, planned
         self._say, self._progress, self._clock = say, progress, clock
         self._failures = 0
         self._shown_at = clock()
         self._shown: list[str] = []
 
-    def moved(self) -> None:
-        """A trial was evaluated."""
-        self._progress(self._line())
-
-    def ended(self, record: TrialRecord) -> None:
-        """A trial ended."""
-        if record.status == "failed":
-            self._tell_failure(record)
-        self._progress(self._line())
-        if self._clock() - self._shown_at < PAUSE:
+    def show(self, log: TrialLog, ended: TrialRecord | None) -> None:
+        """What changed: an evaluation, or the end of a trial."""
+        if ended is not None and ended.status == "failed":
+            self._failures += 1
+            name = f"{ended.id} ({label(ended.configuration)})"
+            if self._failures <= FAILURES:
+                self._say(f"  trial {name} failed: {ended.reason}")
+            elif self._failures == FAILURES + 1:
+                self._say("  more trials failed; leaderboard.parquet will hold the reasons")
+        self._progress(self._line(log))
+        if ended is None or self._clock() - self._shown_at < PAUSE:
             return
-        order = [one.id for one in ranked(self._log.records.values(), self._metric)[:ROWS]]
+        order = [one.id for one in ranked(log.records.values(), self._metric)[:ROWS]]
         if order != self._shown:
-            for line in table_lines(self._log.records.values(), self._metric):
+            for line in table_lines(log.records.values(), self._metric):
                 self._say(f"  {line}")
             self._shown, self._shown_at = order, self._clock()
 
-    def _line(self) -> str:
-        log = self._log
+    def _line(self, log: TrialLog) -> str:
         words = [f"{len(log.running)} running"] if log.running else []
         ill = ended_words({name: log.numbers[name] for name in STATUSES if name != "done"})
         words += [ill] if ill else []
@@ -81,14 +79,6 @@ class Board:
             return line
         name = short(label(log.best.configuration), LABEL)
         return f"{line}, best {self._metric.title} {log.best.best:.4f} by {name}"
-
-    def _tell_failure(self, record: TrialRecord) -> None:
-        self._failures += 1
-        if self._failures <= FAILURES:
-            self._say(f"  trial {record.id} ({label(record.configuration)}) failed: "
-                      f"{record.reason}")  # fmt: skip
-        elif self._failures == FAILURES + 1:
-            self._say("  more trials failed; leaderboard.parquet will hold the reasons")
 
 
 def table_lines(records: Iterable[TrialRecord], metric: Metric, most: int = ROWS) -> list[str]:

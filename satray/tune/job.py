@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from satray.config.tune import TuneRecipe
 from satray.errors import counted
@@ -17,9 +16,6 @@ from satray.tune.feature_table import head_only, views_of
 from satray.tune.records import Metric, TrialRecord, by_status, ended_words
 from satray.tune.shared_start import extracted
 from satray.tune.trials import RATE, Sweep, Trial, fine_tuning, note_lines, resolved
-
-if TYPE_CHECKING:
-    from satray.tune.search import Found
 
 
 def read(recipe: TuneRecipe, storage: Storage) -> Sweep:
@@ -97,7 +93,7 @@ def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
     from satray.tune.search import search
 
     found = search(sweep, run)
-    records, sweep = list(found.records.values()), found.sweep
+    records, sweep = list(found.log.records.values()), found.sweep
     _publish_tables(records, sweep.metric, run)  # whatever becomes of the best
     top = report.best_record(records, sweep.metric)
     lines = report.best_lines(records, sweep.metric, sweep.space)
@@ -121,12 +117,17 @@ def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
         "validation": won.validation,
         "trials": numbers,
         "planned": sweep.planned,
-        "at_once": found.at_once,
-        "features": sweep.starts.features,
+        "at_once": found.work.at_once,
+        "features": sweep.features,
         "refit": recipe.refit,
     }
     run.publish("sweep.json", to_json(figures))
-    _publish_page(found, yaml, run)
+    about = {
+        "index": sweep.index.digest,
+        "features": ", ".join(sweep.features) or "none",
+        "bundle": "of the refit, in refit/" if recipe.refit else "of the best trial",
+    }
+    report.publish(report.Reported(sweep, records, yaml, about, found.tested), run)
     return Outcome(
         counts={f"trials_{status}": number for status, number in numbers.items()}
         | {"trials": len(records), "samples": sum(one.samples for one in records)},
@@ -187,24 +188,3 @@ def _publish_tables(records: Sequence[TrialRecord], metric: Metric, run: Run) ->
     }
     for name, table in tables.items():
         run.publish(name, report.parquet(table), rows=len(table))
-
-
-def _publish_page(found: Found, yaml: str, run: Run) -> None:
-    sweep = found.sweep
-    about = {
-        "index": sweep.index.digest,
-        "features": ", ".join(sweep.starts.features) or "none",
-        "bundle": "of the refit, in refit/" if sweep.recipe.refit else "of the best trial",
-    }
-    shown = report.Reported(
-        recipe=sweep.recipe,
-        space=sweep.space,
-        metric=sweep.metric,
-        records=list(found.records.values()),
-        planned=sweep.planned,
-        best_yaml=yaml,
-        about=about,
-        tests=found.tested,
-        notes=sweep.notes,
-    )
-    report.publish(shown, run)

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -235,15 +235,22 @@ class TrialLog:
     checkpoints.
     """
 
-    def __init__(self, storage: Storage, state: str, metric: Metric) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        state: str,
+        metric: Metric,
+        show: Callable[[TrialLog, TrialRecord | None], None] = lambda *_: None,
+    ) -> None:
         """Read what earlier attempts left.
 
         Args:
             storage: how URIs are reached.
             state: of the sweep's run.
             metric: what trials are compared by.
+            show: told of each change, with the trial that ended if one did.
         """
-        self._storage, self._state, self._metric = storage, state, metric
+        self._storage, self._state, self._metric, self._show = storage, state, metric, show
         self.records: dict[str, TrialRecord] = {}
         """By id."""
         self.unfinished: list[dict[str, Any]] = []
@@ -258,7 +265,11 @@ class TrialLog:
         for _, data in sorted(storage.read_many(uris), key=lambda one: one[0]):
             if isinstance(data, Exception):
                 raise data
-            self._take(data)
+            tree = json.loads(data)
+            if "status" in tree:
+                self._add(TrialRecord.from_json(data), keep=False)
+            else:
+                self.unfinished.append(tree["configuration"])
 
     def begin(self, configuration: Mapping[str, Any], regime: Regime, seed: int) -> None:
         """A trial begins."""
@@ -271,6 +282,7 @@ class TrialLog:
         """Evaluations of a trial under way, with the wall seconds that each took."""
         known = self.running[trial].rows
         known |= {row["samples"]: (row, each) for row, each in zip(rows, seconds, strict=True)}
+        self._show(self, None)
 
     def end(
         self, trial: str, status: Status, reason: str | None = None, *, keep: bool = True
@@ -303,21 +315,14 @@ class TrialLog:
         for each in doomed:
             with contextlib.suppress(OSError):  # else they go with the sweep's state
                 self._storage.delete(trial_folder(self._state, each))
+        self._show(self, record)
         return record
 
-    def refuse(
-        self,
-        configuration: Mapping[str, Any],
-        reason: str,
-        *,
-        regime: Regime | None = None,
-        seed: int | None = None,
-        keep: bool = True,
-    ) -> TrialRecord:
+    def refuse(self, configuration: Mapping[str, Any], reason: str, *, keep: bool = True) -> None:
         """A configuration cannot be tried; as `end`."""
         trial = trial_id(configuration)
-        self.running[trial] = _Running(configuration, regime, seed)
-        return self.end(trial, "failed", reason, keep=keep)
+        self.running[trial] = _Running(configuration, None, None)
+        self.end(trial, "failed", reason, keep=keep)
 
     def _add(self, record: TrialRecord, keep: bool) -> None:
         rivals = [record, *([self.best] if self.best is not None else [])]
@@ -326,15 +331,6 @@ class TrialLog:
         self.best, *others = ranked(rivals, self._metric)
         if keep:  # checkpoints of backbones are large: only the best trial's stay
             self._doomed += [one.id for one in others if one.regime == "backbone"]
-
-    def _take(self, data: bytes) -> None:
-        tree = json.loads(data)
-        if "status" in tree:
-            # A record of another version has other fields: its trial is run again.
-            with contextlib.suppress(TypeError, KeyError):
-                self._add(TrialRecord.from_json(data), keep=False)
-                return
-        self.unfinished.append(tree["configuration"])
 
     def _file(self, trial: str) -> str:
         return join(self._state, LOG, f"{trial}.json")

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 
 from satray.config.cli import to_yaml
 from satray.config.train import TrainRecipe
-from satray.config.tune import TuneRecipe
 from satray.errors import TrainingError
 from satray.report.page import (
     Child,
@@ -47,6 +46,7 @@ from satray.tune.records import (
     short_value,
 )
 from satray.tune.space import Range, Space, canonical, same, text
+from satray.tune.trials import Sweep
 
 LEFT_OUT = ("out", "overwrite", "resources")
 """Keys of a training that are of one place and one day."""
@@ -226,33 +226,25 @@ def _configured(order: Sequence[TrialRecord], key: str) -> pa.Array:
 class Reported:
     """A sweep that is over, as far as it is reported."""
 
-    recipe: TuneRecipe
-    """As given."""
-    space: Space
-    """What was searched."""
-    metric: Metric
-    """What trials are compared by."""
+    sweep: Sweep
+    """With the space that was searched."""
     records: Sequence[TrialRecord]
     """All trials that ended."""
-    planned: int
-    """How many were to be."""
     best_yaml: str
     """`best.yaml`."""
     about: Mapping[str, str] = field(default_factory=dict)
     """What else was found out, name -> line: digest of the index, features, refit, ..."""
     tests: Mapping[str, bytes] = field(default_factory=dict)
     """Range tests: heading -> PNG."""
-    notes: Sequence[str] = ()
-    """What a reader must know before any figure."""
 
 
-def draw(sweep: Reported) -> dict[str, bytes]:
+def draw(done: Reported) -> dict[str, bytes]:
     """The plots by name: `parallel`; `rates` where learning rates were searched; `curves`."""
-    metric, axes = sweep.metric, _axes(sweep)
-    trials = [_trial(one, metric) for one in _in_order(sweep)]
+    metric, axes = done.sweep.metric, _axes(done)
+    trials = [_trial(one, metric) for one in _in_order(done)]
     measure = Measure(metric.title, metric.mode == "max")
     plots = {"parallel": parallel(trials, axes, measure)}
-    rate = next((key for key in sweep.space.keys if key.endswith(".learning_rate")), None)
+    rate = next((key for key in done.sweep.space.keys if key.endswith(".learning_rate")), None)
     if rate is not None:
         panels = {"all trials": trials}
         if "variant" in axes:
@@ -275,24 +267,24 @@ def _trial(one: TrialRecord, metric: Metric) -> Trial:
     return Trial(label(one.configuration), values, score, curve)
 
 
-def _in_order(sweep: Reported) -> list[TrialRecord]:
+def _in_order(done: Reported) -> list[TrialRecord]:
     """The trials in the order of the axes' values, not in that in which they ended."""
 
     def place(one: TrialRecord) -> list[int]:
         found = []
-        for axis in sweep.space.axes:
+        for axis in done.sweep.space.axes:
             if axis.applies(one.configuration) and axis.key in one.configuration:
                 here = one.configuration[axis.key]
                 places = (i for i, each in enumerate(axis.domain.grid()) if same(each, here))
                 found.append(next(places, 0))
         return found
 
-    return sorted(sweep.records, key=lambda one: (place(one), one.id))
+    return sorted(done.records, key=lambda one: (place(one), one.id))
 
 
-def _axes(sweep: Reported) -> dict[str, str]:
+def _axes(done: Reported) -> dict[str, str]:
     """Keys that trials differ in, with headings."""
-    found = [key for key in sweep.space.keys if len(_groups(sweep.records, key)) > 1]
+    found = [key for key in done.sweep.space.keys if len(_groups(done.records, key)) > 1]
     lasts = [HEADINGS.get(key.split(".")[-1], key.split(".")[-1]) for key in found]
     return {
         key: last if lasts.count(last) == 1 else key for key, last in zip(found, lasts, strict=True)
@@ -312,27 +304,28 @@ def _groups(records: Sequence[TrialRecord], key: str) -> list[tuple[Any, list[Tr
 # The page
 
 
-def publish(sweep: Reported, run: Run) -> None:
+def publish(done: Reported, run: Run) -> None:
     """Publish `plots/*.png` and `report.html`; raises TrainingError where no trial has a value."""
     with run.activity("drawing"):
         run.progress("drawing plots")
-        plots = draw(sweep)
-        data = page(sweep, plots, run.run_id)
+        plots = draw(done)
+        data = page(done, plots, run.run_id)
     for name, picture in plots.items():
         run.publish(f"plots/{name}.png", picture)
     run.publish("report.html", data)
 
 
-def page(sweep: Reported, plots: Mapping[str, bytes], run_id: str) -> bytes:
+def page(done: Reported, plots: Mapping[str, bytes], run_id: str) -> bytes:
     """`report.html`.
 
     Raises:
         TrainingError: no trial has a value.
     """
-    best = best_record(sweep.records, sweep.metric)
+    sweep = done.sweep
+    best = best_record(done.records, sweep.metric)
     failed = [
         (one.id, label(one.configuration), one.reason or "")
-        for one in sweep.records
+        for one in done.records
         if one.status == "failed"
     ]
     shown = [
@@ -342,29 +335,29 @@ def page(sweep: Reported, plots: Mapping[str, bytes], run_id: str) -> bytes:
     ]
     recipe = tag("p", "best.yaml, which train takes unchanged.", class_="note")
     sections = [
-        Section("leaderboard", "Leaderboard", _leaderboard(sweep)),
+        Section("leaderboard", "Leaderboard", _leaderboard(done)),
         Section(
             "search",
             "What was searched",
-            joined((tag("div", *shown, class_="plots"), _by_value(sweep))),
+            joined((tag("div", *shown, class_="plots"), _by_value(done))),
         ),
-        Section("best", "The best configuration", joined((recipe, tag("pre", sweep.best_yaml)))),
+        Section("best", "The best configuration", joined((recipe, tag("pre", done.best_yaml)))),
     ]
-    if sweep.tests:
-        tests = [plot(data, title, wide=True) for title, data in sweep.tests.items()]
+    if done.tests:
+        tests = [plot(data, title, wide=True) for title, data in done.tests.items()]
         sections.append(Section("rates", "Range tests", tag("div", *tests, class_="plots")))
     if failed:
         rows = table(("trial", "configuration", "reason"), failed[:ROWS], texts=3)
         sections.append(Section("failed", "Failed trials", rows))
-    sections.append(Section("provenance", "Provenance", _provenance(sweep, run_id)))
+    sections.append(Section("provenance", "Provenance", _provenance(done, run_id)))
     return html(
         Page(
             title=f"Sweep on {last_part(sweep.recipe.index)}: {label(best.configuration)}",
-            subtitle=f"{len(sweep.records):,} of {sweep.planned:,} trials by {sweep.recipe.search} "
-            f"search, {ended_words(by_status(sweep.records))} · "
+            subtitle=f"{len(done.records):,} of {sweep.planned:,} trials by {sweep.recipe.search} "
+            f"search, {ended_words(by_status(done.records))} · "
             f"best by {sweep.metric.title} · run {run_id}",
             warnings=(*sweep.notes, *edge_lines(sweep.space, best)),
-            head=_head(sweep, best),
+            head=_head(done, best),
             sections=sections,
             footer="Written by satray; self-contained. All trials are in leaderboard.parquet, "
             "their curves in trials.parquet, the plots in plots/.",
@@ -372,9 +365,9 @@ def page(sweep: Reported, plots: Mapping[str, bytes], run_id: str) -> bytes:
     )
 
 
-def _head(sweep: Reported, best: TrialRecord) -> Html:
-    title, top = sweep.metric.title, at_best(best)
-    values = [one.best for one in sweep.records if one.best is not None]
+def _head(done: Reported, best: TrialRecord) -> Html:
+    title, top = done.sweep.metric.title, at_best(best)
+    values = [one.best for one in done.records if one.best is not None]
     headlines = [
         Headline(f"best {title}", best.best, None, f"after {best.best_samples:,} samples"),
         Headline(f"median {title}", statistics.median(values), None, f"of {len(values):,} trials"),
@@ -382,7 +375,7 @@ def _head(sweep: Reported, best: TrialRecord) -> Html:
     headlines += [
         Headline(said, top[name], None, "of the best trial")
         for name, said in (("map", "mAP"), ("accuracy", "accuracy"), ("val_loss", "val. loss"))
-        if name in top and name != sweep.metric.column
+        if name in top and name != done.sweep.metric.column
     ]
     caution = (
         f"The best of {len(values):,} is chosen on the validation tiles that its figure is of, so "
@@ -392,10 +385,10 @@ def _head(sweep: Reported, best: TrialRecord) -> Html:
     return joined((cards(headlines), tag("p", caution, class_="note")))
 
 
-def _leaderboard(sweep: Reported) -> Html:
-    order = ranked(sweep.records, sweep.metric)
-    beside = [name for name in ("train_loss", "val_loss") if name != sweep.metric.column]
-    heads = ("trial", sweep.metric.title, *(name.replace("_", " ") for name in beside),
+def _leaderboard(done: Reported) -> Html:
+    order = ranked(done.records, done.sweep.metric)
+    beside = [name for name in ("train_loss", "val_loss") if name != done.sweep.metric.column]
+    heads = ("trial", done.sweep.metric.title, *(name.replace("_", " ") for name in beside),
              "best at", "samples", "seconds", "")  # fmt: skip
     rows = [
         (
@@ -418,17 +411,17 @@ def _leaderboard(sweep: Reported) -> Html:
     return joined(parts)
 
 
-def _by_value(sweep: Reported) -> Html:
+def _by_value(done: Reported) -> Html:
     """For each key with a few values: how its values did, at best and in the middle."""
     parts: list[Child] = []
-    for key, heading in _axes(sweep).items():
-        by_value = _groups(_in_order(sweep), key)
+    for key, heading in _axes(done).items():
+        by_value = _groups(_in_order(done), key)
         if len(by_value) > PANELS_MOST:
             continue
         rows = []
         for value, members in by_value:
             shown = [one.best for one in members if one.best is not None]
-            top = number(max(shown, key=sweep.metric.worth, default=None), 4)
+            top = number(max(shown, key=done.sweep.metric.worth, default=None), 4)
             middle = number(statistics.median(shown) if shown else None, 4)
             rows.append((short_value(key, value), f"{len(members):,}", top, middle))
         parts.append(table((heading, "trials", "best", "median"), rows))
@@ -437,17 +430,17 @@ def _by_value(sweep: Reported) -> Html:
     return joined((tag("h3", "By value"), tag("div", *parts, class_="plots")))
 
 
-def _provenance(sweep: Reported, run_id: str) -> Html:
-    recipe, stop = sweep.recipe, sweep.recipe.stop
+def _provenance(done: Reported, run_id: str) -> Html:
+    recipe, stop = done.sweep.recipe, done.sweep.recipe.stop
     goes_on = f", one in {stop.factor} goes on" if stop.name != "none" else ""
     rows: list[tuple[str, Child]] = [
         ("run", run_id),
         ("index", recipe.index),
         ("search", f"{recipe.search}, seed {recipe.seed}"),
         ("early stopping", f"{stop.name}{goes_on}"),
-        ("seconds of trials", f"{sum(one.seconds for one in sweep.records):,.0f}"),
-        *sweep.about.items(),
+        ("seconds of trials", f"{sum(one.seconds for one in done.records):,.0f}"),
+        *done.about.items(),
         *((f"base: {key}", text(value)) for key, value in recipe.base.items()),
-        *((f"space: {axis.key}", axis.words()) for axis in sweep.space.axes),
+        *((f"space: {axis.key}", axis.words()) for axis in done.sweep.space.axes),
     ]
     return joined((pairs(rows), versions({"": library_versions()})))

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -58,21 +58,6 @@ class Start:
         return replace(setup, mean=self.mean, std=self.std)
 
 
-@dataclass(frozen=True)
-class Starts:
-    """The starts of a sweep's trials."""
-
-    found: dict[str, Start] = field(default_factory=dict)
-    """By key."""
-    lost: dict[str, str] = field(default_factory=dict)
-    """Key of one that cannot be had -> why not."""
-
-    @property
-    def features(self) -> list[str]:
-        """Keys of the features that there are."""
-        return sorted({one.features.key for one in self.found.values() if one.features is not None})
-
-
 def start_key(recipe: TrainRecipe, digest: str, digest_of: DigestOf) -> str:
     """Names what a training starts from: 16 hexadecimal digits.
 
@@ -94,7 +79,7 @@ def start_key(recipe: TrainRecipe, digest: str, digest_of: DigestOf) -> str:
 
 def prepare(
     recipes: Mapping[str, Iterable[TrainRecipe]], index: TileIndex, run: Run, store: str
-) -> Starts:
+) -> tuple[dict[str, Start], dict[str, str]]:
     """Make what some trainings start from, with features for those that train the head alone.
 
     Ray is up. Extraction goes on where an earlier attempt ended. A start that cannot be had costs
@@ -105,6 +90,9 @@ def prepare(
         index: theirs, read.
         run: of the sweep.
         store: folder of features and starts.
+
+    Returns:
+        Starts by key; key of one that cannot be had -> why not.
 
     Raises:
         SatrayError: not one of them can be had; why not the first.
@@ -135,7 +123,7 @@ def prepare(
         found[key] = start
     if lost and not found:
         raise next(iter(lost.values()))
-    return Starts(found, {key: str(error) for key, error in lost.items()})
+    return found, {key: str(error) for key, error in lost.items()}
 
 
 def settle(setup: Setup, run: Run, store: str, key: str) -> Start:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +28,8 @@ from satray.train.setup import (
 )
 from satray.tune.feature_table import head_only, with_views
 from satray.tune.records import Metric, Regime, trial_id
-from satray.tune.shared_start import DigestOf, Starts, start_key
-from satray.tune.space import Axis, Configuration, Range, Space, Values, text
+from satray.tune.shared_start import DigestOf, Start, start_key
+from satray.tune.space import Configuration, Space, Values, text
 
 SAMPLED = 32
 """Trials of a search that is no grid, where the recipe does not say."""
@@ -83,8 +83,10 @@ class Sweep:
     """What trials are compared by."""
     digest_of: DigestOf
     """Weights -> digest of their file; published ones are fetched."""
-    starts: Starts = field(default_factory=Starts)
-    """What trials start from, once it is prepared."""
+    starts: dict[str, Start] = field(default_factory=dict)
+    """What trials start from, by key, once it is prepared."""
+    lost: dict[str, str] = field(default_factory=dict)
+    """Key of a start that cannot be had -> why not."""
     digests: dict[str, str] = field(default_factory=dict)
     """Digest of the index and of each file of weights."""
     _trials: dict[str, Trial] = field(default_factory=dict, compare=False, repr=False)
@@ -101,6 +103,11 @@ class Sweep:
     def planned(self) -> int:
         """How many trials there are to be, at most."""
         return _count(self.recipe) if self.optuna else len(configurations(self.recipe, self.space))
+
+    @property
+    def features(self) -> list[str]:
+        """Keys of the features that trials share."""
+        return sorted({one.features.key for one in self.starts.values() if one.features})
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -142,14 +149,13 @@ class Sweep:
 
     def regime_of(self, trial: Trial) -> Regime:
         """head: from features, where there are any; backbone: on workers of its own."""
-        key = self.start_of(trial)
-        start = self.starts.found.get(key)
-        there = key in self.starts.lost or (start is not None and start.features is not None)
+        start = self.starts.get(self.start_of(trial))
+        there = start is not None and start.features is not None
         return "head" if there and trial.head else "backbone"
 
-    def lost(self, trial: Trial) -> str | None:
+    def lost_by(self, trial: Trial) -> str | None:
         """Why what a trial starts from cannot be had; None where it can."""
-        return self.starts.lost.get(self.start_of(trial))
+        return self.lost.get(self.start_of(trial))
 
     def accept(self, configuration: Configuration) -> Trial:
         """The trial of a configuration that nobody has looked at yet.
@@ -159,8 +165,7 @@ class Sweep:
         """
         trial = self.trial(configuration)
         self.check(trial)
-        reason = self.lost(trial)
-        if reason is not None:
+        if reason := self.lost_by(trial):
             raise InputError(reason)
         return trial
 
@@ -254,7 +259,7 @@ def resolved(recipe: TuneRecipe, storage: Storage) -> Sweep:
 
 
 def space_of(recipe: TuneRecipe, bands: Sequence[str], train_tiles: int) -> Space:
-    """The space of a sweep; every value of it that can be wrong by itself is seen to be right.
+    """The space of a sweep; whether `train` takes its values is seen when they are composed.
 
     Args:
         recipe: the sweep.
@@ -262,19 +267,10 @@ def space_of(recipe: TuneRecipe, bands: Sequence[str], train_tiles: int) -> Spac
         train_tiles: tiles in its train split.
 
     Raises:
-        InputError: base or space names no key of train, one that is not theirs, a value that train
-            refuses, or an axis that is none.
+        InputError: a key that is not a trial's, or an axis that is none.
     """
     _check_keys(recipe)
-    given = Space.parse(recipe.space)
-    error = _complaint(recipe, {})
-    if error is not None and not _mends(error, given.axes):
-        raise InputError(f"base.{error}")
-    space = given if recipe.space else Space.parse(default_space(recipe, bands, train_tiles))
-    for axis in space.axes:
-        for value in _extremes(axis):
-            _check_value(recipe, space, axis, value)
-    return space
+    return Space.parse(recipe.space or default_space(recipe, bands, train_tiles))
 
 
 def default_space(recipe: TuneRecipe, bands: Sequence[str], train_tiles: int) -> dict[str, Any]:
@@ -346,10 +342,13 @@ def full_recipe(recipe: TuneRecipe, configuration: Mapping[str, Any]) -> TrainRe
         InputError: the configuration cannot be valid; the line names it.
     """
     try:
-        return _compose(recipe, configuration)
+        found = _compose(recipe, configuration)
+        resolve(found.variant, found.pooling)
+        return found
     except InputError as error:
         named = ", ".join(f"{key}={text(value)}" for key, value in configuration.items())
-        raise InputError(f"configuration {named or 'base'}: {error}") from None
+        where = f"configuration {named}: " if named else "base."
+        raise InputError(f"{where}{error}") from None
 
 
 def alone(recipe: TrainRecipe) -> TrainRecipe:
@@ -465,50 +464,6 @@ def _check_keys(recipe: TuneRecipe) -> None:
         raise InputError(
             f"metric={recipe.metric}: base.best={best} is another; accepted: one of the two"
         )
-
-
-def _check_value(recipe: TuneRecipe, space: Space, axis: Axis, value: Any) -> None:
-    """Refuse a value of one axis that train does not take whatever the others are."""
-    settled = {axis.key: value}
-    for key, values in axis.when:
-        settled.setdefault(key, values[0])
-    error = _complaint(recipe, settled)
-    others = [each for each in space.axes if each.key != axis.key]
-    if error is None or (_is_about(error, axis.key) is False and _mends(error, others)):
-        return
-    shown = "" if _is_about(error, axis.key) else f"{axis.key}={text(value)}: "
-    raise InputError(f"space.{shown}{error}")
-
-
-def _extremes(axis: Axis) -> Iterator[Any]:
-    if isinstance(axis.domain, Range):
-        whole = axis.domain.kind == "integer"
-        yield from (int(e) if whole else e for e in (axis.domain.low, axis.domain.high))
-    else:
-        yield from axis.domain.values
-
-
-def _complaint(recipe: TuneRecipe, configuration: Configuration) -> str | None:
-    try:
-        found = _compose(recipe, configuration)
-        resolve(found.variant, found.pooling)
-    except InputError as error:
-        return str(error)
-    return None
-
-
-def _is_about(error: str, key: str) -> bool:
-    return error.startswith(key) and error[len(key) :][:1] in ("=", ":", ".", "")
-
-
-def _mends(error: str, axes: Sequence[Axis]) -> bool:
-    """Whether another value of an axis may undo a complaint: it stands in the section named."""
-    if "unknown key" in error:
-        return False
-    named = error.split(":")[0].split("=")[0]
-    return any(
-        f"{axis.key}.".startswith(f"{named}.") or _is_about(named, axis.key) for axis in axes
-    )
 
 
 def _variants(bands: Sequence[str], weights: str | dict[str, str]) -> list[str]:

@@ -12,8 +12,8 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,14 +33,12 @@ from ray.tune.search import Searcher  # noqa: E402
 
 from satray import cluster  # noqa: E402
 from satray.config.train import TrainRecipe  # noqa: E402
-from satray.config.tune import StopOptions, TuneRecipe  # noqa: E402
 from satray.data.index import TileIndex  # noqa: E402
 from satray.errors import InputError, SatrayError, TrainingError  # noqa: E402
 from satray.runs.run import Run  # noqa: E402
 from satray.storage import Storage, join  # noqa: E402
 from satray.train.ray_train import give_back  # noqa: E402
 from satray.train.setup import Setup, set_up  # noqa: E402
-from satray.tune.board import Board  # noqa: E402
 from satray.tune.feature_table import pooling_of  # noqa: E402
 from satray.tune.records import (  # noqa: E402
     Metric,
@@ -95,19 +93,18 @@ class Work:
     """Report each evaluation by itself, since it may be the trial's last."""
     workers: cluster.Workers
     """What those of a trial that trains its backbone get."""
+    at_once: dict[Regime, int]
+    """Regime -> trials at a time; trials of two regimes never run together."""
 
 
 def run_trials(
     sweep: Sweep,
     trials: Iterator[Trial],
     log: TrialLog,
-    board: Board,
     work: Work,
     run: Run,
     *,
-    at_once: Mapping[Regime, int],
     reuse: bool,
-    scheduler: TrialScheduler,
     tell: Callable[[Trial, float], object],
 ) -> None:
     """Run trials until there are no more. Ray is up.
@@ -116,12 +113,9 @@ def run_trials(
         sweep: resolved, with what trials start from.
         trials: those to run, each asked for when there is room for it.
         log: keeps what they show.
-        board: shows it.
         work: what all of them need; goes to the object store once.
         run: of the sweep; Tune's own files lie below its state.
-        at_once: trials at a time, by regime; trials of two regimes never run together.
         reuse: keep processes from trial to trial: for trials that train heads.
-        scheduler: see `scheduler_of`.
         tell: is told how a trial ended: larger is better, minus infinity for one that failed.
     """
     for name in ("ray.tune", "ray.train"):
@@ -133,8 +127,8 @@ def run_trials(
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TrainTrial, work=work), resources),
         tune_config=tune.TuneConfig(
-            search_alg=TrialSearcher(sweep, trials, log, at_once, tell),
-            scheduler=scheduler,
+            search_alg=TrialSearcher(sweep, trials, log, work.at_once, tell),
+            scheduler=scheduler_of(sweep, log.records.values()),
             num_samples=-1,
             reuse_actors=reuse,
             trial_name_creator=lambda trial: str(trial.config["trial"]),
@@ -145,7 +139,7 @@ def run_trials(
             storage_path=path,
             storage_filesystem=filesystem,
             verbose=0,
-            callbacks=[LogCallback(log, board)],
+            callbacks=[LogCallback(log)],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep theirs
         ),
@@ -205,45 +199,57 @@ def backbones_at_once(there: Available, workers: int, gpu: bool, gpu_share: floa
     return max(1, min(fitting, int(there.cpus // (workers + 2))))
 
 
-def trials_at_once(recipe: TuneRecipe, run: Run) -> dict[Regime, int]:
-    """Regime -> trials at a time on the cluster, no more than are asked for. Ray is up."""
+def work_of(sweep: Sweep, run: Run) -> Work:
+    """What trials are given, and how many run at once: no more than are asked for. Ray is up."""
+    recipe = sweep.recipe
     workers = cluster.allot(recipe.resources, run.say, gpu_share=recipe.gpu_share)
     found = ray.cluster_resources()
-    cpus, gpus = found.get("CPU", 0.0), found.get("GPU", 0.0)
-    there = Available(cpus, gpus, cluster.node_count(), cluster.cores())
-    backbones = backbones_at_once(there, workers.count, workers.gpu, recipe.gpu_share)
+    there = Available(
+        found.get("CPU", 0.0), found.get("GPU", 0.0), cluster.node_count(), cluster.cores()
+    )
     most = math.inf if recipe.concurrent == "auto" else recipe.concurrent
-    return {
-        "head": int(min(heads_at_once(there, workers.gpu), most)),
-        "backbone": int(min(backbones, most)),
-    }
+    heads = heads_at_once(there, workers.gpu)
+    backbones = backbones_at_once(there, workers.count, workers.gpu, recipe.gpu_share)
+    backbones = int(min(backbones, most))
+    of_all = cluster.allot(
+        recipe.resources, run.say, count=workers.count * backbones, gpu_share=recipe.gpu_share
+    )
+    return Work(
+        index=sweep.index,
+        storage=run.storage,
+        state=run.state,
+        run_id=run.run_id,
+        metric=sweep.metric,
+        starts=sweep.starts,
+        one_by_one=recipe.stop.name != "none",
+        workers=replace(of_all, count=workers.count),
+        at_once={"head": int(min(heads, most)), "backbone": backbones},
+    )
 
 
-def scheduler_of(
-    stop: StopOptions, grace: int, metric: Metric, earlier: Sequence[tuple[TrialRecord, int]]
-) -> TrialScheduler:
+def scheduler_of(sweep: Sweep, ended: Iterable[TrialRecord]) -> TrialScheduler:
     """What ends trials early, told of those that ended before.
 
     Args:
-        stop: whether trials end early.
-        grace: samples before which none is ended.
-        metric: what trials are compared by.
-        earlier: trials that ended before, and samples from one of their evaluations to the next
-            as asked for.
+        sweep: resolved.
+        ended: trials that ended before.
     """
+    stop, metric = sweep.recipe.stop, sweep.metric
     if stop.name == "none":
         return FIFOScheduler()
+    longest = max((sweep.length_of(trial)[0] for trial in sweep.listed()), default=0)
     asha: Any = ASHAScheduler(
         time_attr=TIME,
         metric=WORTH,
         mode="max",
         max_t=FOREVER,
-        grace_period=grace,
+        grace_period=stop.grace or max(1, int(longest // 10)),
         reduction_factor=stop.factor,
     )
-    for record, each in earlier:
+    for record in ended:
         if record.status == "failed" or not record.curve:
             continue
+        _, each = sweep.length_of(sweep.trial(record.configuration))
         trial = SimpleNamespace(trial_id=record.id)
         asha.on_trial_add(None, trial)
         results = [
@@ -453,25 +459,23 @@ class TrialSearcher(_Driver, Searcher):
 class LogCallback(_Driver, tune.Callback):
     """Writes down what Tune hears of trials."""
 
-    def __init__(self, log: TrialLog, board: Board) -> None:
-        self._log, self._board = log, board
+    def __init__(self, log: TrialLog) -> None:
+        self._log = log
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:  # type: ignore[override]
         """Evaluations."""
         self._log.evaluated(trial.config["trial"], result["rows"], result["seconds"])
-        self._board.moved()
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
         """The end, by itself or by the scheduler."""
         last = trial.last_result or {"over": False, "failed": None}
         name = trial.config["trial"]
         if last["failed"] is not None:
-            record = self._log.end(name, "failed", last["failed"])
+            self._log.end(name, "failed", last["failed"])
         elif last["over"]:
-            record = self._log.end(name, "done")
+            self._log.end(name, "done")
         else:
-            record = self._log.end(name, "stopped", STOPPED)
-        self._board.ended(record)
+            self._log.end(name, "stopped", STOPPED)
 
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
         """Its process died once too often, or raised what may pass."""
@@ -480,8 +484,7 @@ class LogCallback(_Driver, tune.Callback):
         cause = getattr(error, "cause", None) or error
         reason = _last_line(cause) or type(cause).__name__
         reason = reason if passing else f"its process died: {reason}"
-        record = self._log.end(trial.config["trial"], "failed", reason, keep=not passing)
-        self._board.ended(record)
+        self._log.end(trial.config["trial"], "failed", reason, keep=not passing)
 
 
 def may_pass(error: Exception) -> bool:

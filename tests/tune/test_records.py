@@ -131,10 +131,10 @@ def test_ends_of_all_kinds_and_what_may_pass_is_run_again(tmp_path) -> None:
     log.end(two, "failed", "the loss is not finite")
     log.end(three, "failed", "no room", keep=False)
     log.refuse({"batch": 0}, "batch=0: no")
-    log.refuse({"batch": 7}, "no weights", regime="head", seed=3, keep=False)
+    log.refuse({"batch": 7}, "no weights", keep=False)
     assert dict(log.numbers) == {"stopped": 1, "failed": 4}
     assert log.records[three].reason == "no room"
-    assert (log.records[trial_id({"batch": 7})].regime, log.best.id) == ("head", one)
+    assert (log.records[trial_id({"batch": 7})].regime, log.best.id) == (None, one)
     again = opened(tmp_path)
     assert {each.reason for each in again.records.values()} == {
         "others were better",
@@ -142,12 +142,6 @@ def test_ends_of_all_kinds_and_what_may_pass_is_run_again(tmp_path) -> None:
         "batch=0: no",
     }
     assert again.unfinished == [{"batch": 32}]
-
-
-def test_a_record_of_another_version_is_run_again(tmp_path) -> None:
-    text = b'{"id": "00000000", "status": "done", "configuration": {"batch": 8}}'
-    Storage().write(join(str(tmp_path), "ledger", "00000000.json"), text)
-    assert (opened(tmp_path).records, opened(tmp_path).unfinished) == ({}, [{"batch": 8}])
 
 
 def test_of_ended_backbones_only_the_best_keeps_its_checkpoints(tmp_path) -> None:

@@ -2,12 +2,12 @@
 
 import pytest
 from page_checker import checked
-from sweep_material import LOSS, MAP, record, sweep, tune
+from sweep_material import LOSS, MAP, record, reported, sweep, tune
 
 from satray.errors import TrainingError
 from satray.runs.run import Run
 from satray.storage import Storage
-from satray.tune.report import Reported, draw, page, publish
+from satray.tune.report import draw, page, publish
 from satray.tune.trials import space_of
 
 NASTY = '</title><script>alert("x")</script> & $x_2$ <img src=x onerror=y>'
@@ -49,7 +49,7 @@ def test_what_does_best_by_value_is_counted_right() -> None:
         record({"batch": 16, "dropout": 0.1}, 0.25),
         record({"batch": 8, "dropout": 0.1}, 0.75, 0.5),
     ]
-    said = text_of(page(Reported(recipe, space, MAP, ones, 2, ""), {}, "r"))
+    said = text_of(page(reported(recipe, space, MAP, ones), {}, "r"))
     assert "batch trials best median 8 1 0.7500 0.7500 16 1 0.2500 0.2500" in said
     assert "dropout trials" not in said  # it has one value
     assert "Failed trials" not in said
@@ -86,7 +86,7 @@ def test_a_sweep_without_any_value_has_no_page() -> None:
     recipe = tune(space={"batch": [8, 16]})
     space = space_of(recipe, ("red",), 100)
     failed = [record({"batch": 8}, status="failed", reason="NaN")]
-    nothing = Reported(recipe, space, MAP, failed, 2, "")
+    nothing = reported(recipe, space, MAP, failed)
     assert set(draw(nothing)) == {"parallel", "curves"}
     with pytest.raises(TrainingError, match="none of 1 trials"):
         page(nothing, {}, "r")

@@ -108,10 +108,10 @@ def test_a_start_that_cannot_be_had_costs_its_own_trials_only(
     store = str(tmp_path / "store")
     fine, bad = (start_key(each, tiles.digest, lambda uri: uri) for each in recipes)
     wanted = {key: [recipe] for key, recipe in zip((fine, bad), recipes, strict=True)}
-    found = prepare(wanted, tiles, run, store)
+    found, lost = prepare(wanted, tiles, run, store)
     assert calls == [0, 1]
-    assert (found.found.keys(), found.lost) == ({fine}, {bad: "features: no room"})
-    assert found.found[fine].features == "table"
+    assert (found.keys(), lost) == ({fine}, {bad: "features: no room"})
+    assert found[fine].features == "table"
     assert any("no room" in line for line in said)
     with pytest.raises(SatrayError, match="no room"):  # none is left
         prepare({bad: recipes[1:]}, tiles, run, store)

@@ -1,5 +1,6 @@
 """From a recipe of tune to its trials: spaces, composition, and what is refused beforehand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from satray.errors import InputError
 from satray.models.pretrained import UNPUBLISHED, is_word
 from satray.models.variant import BUILT_IN, input_bands, resolve
 from satray.storage import Storage
+from satray.tune.job import read
 from satray.tune.report import best_yaml
-from satray.tune.shared_start import Start, Starts
+from satray.tune.shared_start import Start
 from satray.tune.space import Space
 from satray.tune.trials import (
     FORESEEN,
@@ -103,33 +105,29 @@ def test_searches_and_counts() -> None:
         ({"base": {"learning_rate": 1}}, r"^base\.learning_rate: unknown key; did you mean stages"),
         ({"base": {"variant": "single3", RATE: 0.1, NAME: "constant"}}, "base fixes all"),
         ({"base": {"batch": 0}}, r"^base\.batch=0: accepted: 1 or more"),
-        ({"base": {"batch": 0}, "space": {"dropout": [0.1]}}, r"^base\.batch=0: accepted: 1 or"),
+        ({"base": {"batch": 0}, "space": {"dropout": [0.1]}},
+         r"^configuration dropout=0.1: batch=0: accepted: 1 or"),
         ({"base": {"variant": "singel3"}}, "did you mean single3"),
         ({"base": {"stages.3.trainable": "all"}}, r"^base\.stages\.3: a list of 1; accepted: 0"),
-        ({"space": {"lerning_rate": [1, 2]}}, r"^space\.lerning_rate: unknown key; did you mean"),
-        ({"space": {"schedule": {"name": ["step"]}}}, r"^space\.schedule.*did you mean stages\.N"),
-        ({"space": {NAME: ["step", "stepp"]}}, r"^space\.stages\.0\.schedule\.name=stepp: acc"),
-        (
-            {"space": {"stages.0.schedule": [{"name": "step"}], NAME: ["step", "stepp"]}},
-            r"^space\.stages\.0\.schedule\.name=stepp: acc",
-        ),
-        ({"space": {"variant": ["single3", "singel4"]}}, r"^space\.variant='singel4' is not known"),
-        ({"space": {"batch": [16, "x"]}}, r"^space\.batch=x: accepted: an integer"),
-        ({"space": {"dropout": {"uniform": [0, 1]}}}, r"^space\.dropout=1: accepted: below 1"),
-        ({"space": {RATE: {"uniform": [-1, 1]}}}, r"^space\.stages\.0\.learning_rate=-1: .*above"),
+        ({"space": {"lerning_rate": [1, 2]}}, r": lerning_rate: unknown key; did you mean"),
+        ({"space": {"schedule": {"name": ["step"]}}}, r"^configuration .*did you mean stages\.N"),
+        ({"space": {NAME: ["step", "stepp"]}}, r": stages\.0\.schedule\.name=stepp: acc"),
+        ({"space": {"variant": ["single3", "singel4"]}}, r"variant='singel4' is not known"),
+        ({"space": {"batch": [16, "x"]}}, r"^configuration batch=x: batch=x: accepted: an integer"),
+        ({"space": {"dropout": {"uniform": [0, 1]}}}, r": dropout=1.0: accepted: below 1"),
+        ({"space": {RATE: {"uniform": [-1, 1]}}}, r": stages\.0\.learning_rate=-1.0: .*above"),
         ({"space": {"out": ["a"]}}, r"^space\.out: not a trial's"),
         ({"base": {"index": "a"}}, r"^base\.index: not a trial's; accepted: index of tune"),
         ({"base": {"resources": {"workers": 2}}}, r"^base\.resources: not a trial's"),
         ({"space": {"best": ["map", "auc"]}}, r"^space\.best: .*accepted: metric="),
         ({"space": {"cache.gib": [1, 2]}}, r"^space\.cache\.gib: changes nothing"),
         ({"base": {"best": "auc"}, "metric": "map"}, r"^metric=map: base\.best=auc"),
-        ({"space": {"input.resize": [200, 256]}}, r"^space\.input\.resize=200: .*below size=224"),
+        ({"space": {"input.resize": [200, 256]}}, r": input: resize=200 is below size=224"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("search", ["grid", "optuna"])
-def test_what_cannot_be_valid_is_refused_before_anything_starts(keys, said: str, search) -> None:
+def test_what_cannot_be_valid_is_refused_before_anything_starts(archive, keys, said: str) -> None:
     with pytest.raises(InputError, match=said) as found:
-        space(**keys, search=search)
+        read(tune(**keys, index=archive.index), Storage())
     assert "\n" not in str(found.value)
 
 
@@ -144,12 +142,6 @@ def test_values_that_need_each_other_are_judged_together() -> None:
         full_recipe(tune(space=apart), two)
     mended = space(base={"input.resize": 150}, space={"input.size": [96, 128]})
     assert len(mended.grid()) == 2
-
-
-def test_a_value_is_tried_where_its_axis_applies() -> None:
-    """One tower's weights are a key of variants that have it."""
-    stages = [[{"trainable": "head"}], [{"trainable": "head"}, {"trainable": "all"}]]
-    assert len(space(space={"stages": stages, "batch": [8]}).grid()) == 2
 
 
 @pytest.mark.parametrize(
@@ -346,20 +338,16 @@ def test_heads_train_from_features_where_there_are_any(archive) -> None:
     key = sweep.start_of(head)
     start = Start("w", "h", "t", (0.0,), (1.0,))
     for starts, regime in (
-        (Starts(), "backbone"),
-        (Starts({key: start}), "backbone"),
-        (Starts({key: Start("w", "h", "t", (0.0,), (1.0,), features="table")}), "head"),
-        (Starts(lost={key: "no room"}), "head"),  # as it would have been
+        ({}, "backbone"),
+        ({key: start}, "backbone"),
+        ({key: replace(start, features="table")}, "head"),
     ):
-        there = make_with(sweep, starts)
+        there = replace(sweep, starts=starts)
         assert (there.regime_of(head), there.regime_of(whole)) == (regime, "backbone")
+    there = replace(sweep, lost={key: "no room"})
     with pytest.raises(InputError, match="no room"):
         there.accept(head.configuration)
     assert there.accept(whole.configuration) == whole
-
-
-def make_with(sweep: Sweep, starts: Starts) -> Sweep:
-    return Sweep(sweep.recipe, sweep.index, sweep.space, sweep.metric, sweep.digest_of, starts)
 
 
 def test_the_metric_is_tunes_else_bases_else_trains(archive) -> None:

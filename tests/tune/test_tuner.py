@@ -16,7 +16,6 @@ from satray.config.tune import StopOptions
 from satray.errors import SatrayError, TrainingError
 from satray.storage import Storage
 from satray.tune import tuner
-from satray.tune.board import Board
 from satray.tune.records import TrialLog, trial_id
 from satray.tune.trials import Trial, full_recipe
 from satray.tune.tuner import Available, TrainTrial, backbones_at_once, heads_at_once
@@ -53,7 +52,15 @@ FAILED = [record({"batch": 8}, 0.9, status="failed", reason="no")]
 def test_trials_are_compared_with_those_that_ended_before(
     stop, grace, metric, ended, each, at, worth, word
 ) -> None:
-    scheduler = tuner.scheduler_of(stop, grace, metric, [(one, each) for one in ended])
+    stop = stop.model_copy(update={"grace": grace})
+    sweep = SimpleNamespace(
+        recipe=SimpleNamespace(stop=stop),
+        metric=metric,
+        listed=list,
+        trial=lambda configuration: configuration,
+        length_of=lambda configuration: (10 * each, each),
+    )
+    scheduler = tuner.scheduler_of(sweep, ended)
     assert decide(scheduler, at, worth) == word
 
 
@@ -127,8 +134,7 @@ def test_how_trials_ended_is_told(tmp_path) -> None:
 )
 def test_a_trial_that_ends_is_written_down(tmp_path, over, failed, status, reason) -> None:
     log, _, searcher = make(tmp_path, {"n": 0})
-    said = []
-    callback = tuner.LogCallback(log, Board(log, MAP, 1, said.append, said.append))
+    callback = tuner.LogCallback(log)
     trial = SimpleNamespace(config=searcher.suggest("a"), last_result=None)
     curve = [{"samples": 100, "map": 0.5}]
     result = {"rows": curve, "seconds": [2.0], "failed": failed, "over": over}
@@ -148,7 +154,7 @@ def test_a_trial_that_ends_is_written_down(tmp_path, over, failed, status, reaso
 )
 def test_what_may_pass_is_not_kept_and_a_death_is(tmp_path, error, kept, reason) -> None:
     log, _, searcher = make(tmp_path, {"n": 0})
-    callback = tuner.LogCallback(log, Board(log, MAP, 1, print, print))
+    callback = tuner.LogCallback(log)
     trial = SimpleNamespace(
         config=searcher.suggest("a"), get_pickled_error=lambda: error, get_error=lambda: ""
     )
@@ -197,7 +203,7 @@ def running(monkeypatch, *trainings, one_by_one=False) -> TrainTrial:
     monkeypatch.setattr(tuner, "open_trial", open_trial)
     trial = TrainTrial.__new__(TrainTrial)
     trial.config = {}
-    work = tuner.Work(None, Storage(), "/state", "0" * 12, MAP, {}, one_by_one, WORKERS)
+    work = tuner.Work(None, Storage(), "/state", "0" * 12, MAP, {}, one_by_one, WORKERS, {})
     trial.setup({}, work=work)
     return trial
 

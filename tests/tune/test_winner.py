@@ -48,7 +48,7 @@ def work(made, tmp_path):
     setup = prepared.setup
     start = Start(prepared.weights, uri, "", setup.mean, setup.std, Table(*splits))
     state = str(tmp_path / "state")
-    return Work(setup.index, Storage(), state, "0" * 12, MAP, {"s": start}, True, WORKERS)
+    return Work(setup.index, Storage(), state, "0" * 12, MAP, {"s": start}, True, WORKERS, {})
 
 
 @pytest.fixture
@@ -108,7 +108,8 @@ def test_tables_are_there_where_no_trial_has_a_value(monkeypatch, tmp_path) -> N
     from satray.tune import search
 
     failed = record({"batch": 8}, status="failed", reason="no room")
-    found = SimpleNamespace(records={failed.id: failed}, sweep=SimpleNamespace(metric=MAP))
+    log = SimpleNamespace(records={failed.id: failed})
+    found = SimpleNamespace(log=log, sweep=SimpleNamespace(metric=MAP))
     monkeypatch.setattr(search, "search", lambda *_: found)
     run, _ = make_run(tmp_path / "out")
     with pytest.raises(TrainingError, match="no room"):
