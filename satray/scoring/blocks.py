@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,8 +17,7 @@ import pyarrow.parquet as pq
 
 from satray.errors import SatrayError
 from satray.runs.run import Product, Run
-from satray.scoring.footprints import merge_geo
-from satray.scoring.predictions import FAILED, Layout
+from satray.scoring.predictions import FAILED, Layout, PredictionsWriter
 from satray.storage import Storage, join
 from satray.storage.temporary import scratch
 
@@ -31,9 +29,6 @@ BLOCK_TILES = 128
 
 PART_ROWS = 1_000_000
 """Most rows of a predictions file."""
-
-GROUP_ROWS = 1 << 16
-"""Rows of a row group, but for the last."""
 
 PRODUCTS = b"satray.products"
 """Key of a block file's metadata: the maps that were written for it, as JSON."""
@@ -134,7 +129,7 @@ def merge(
     reasons: Counter[str] = Counter()
     maps = 0
     with scratch("merge") as folder:
-        parts = _Parts(run, schema, folder)
+        parts = _Parts(run, layout, folder)
         for table in _tables(run.storage, blocks):
             metadata = table.schema.metadata or {}
             for item in json.loads(metadata.get(PRODUCTS, b"[]")):
@@ -148,7 +143,7 @@ def merge(
             rows = table.select(schema.names).replace_schema_metadata(None)
             if each is not None:
                 each(rows)
-            parts.add(rows, metadata.get(b"geo"))
+            parts.add(rows)
         parts.close()
     failed = pa.concat_tables(failures) if failures else FAILURES.empty_table()
     sink = io.BytesIO()
@@ -178,48 +173,24 @@ def _tables(storage: Storage, blocks: Blocks) -> Iterator[pa.Table]:
 
 
 class _Parts:
-    """Writes files of `PART_ROWS`; rows wait in a local file, so that memory stays small.
+    """Writes files of `PART_ROWS`, a row group at a time, so that memory stays small."""
 
-    They wait because a file's metadata, which names the bounds of all its rows, is written first
-    (readers look for `geo` in the Arrow schema, where it cannot be put afterwards).
-    """
-
-    def __init__(self, run: Run, schema: pa.Schema, folder: Path) -> None:
-        self._run = run
-        self._schema = schema
-        self._waiting = folder / "rows.arrow"
-        self._part = folder / "part.parquet"
-        self._geo: list[bytes | None] = []
-        self._rows = 0
+    def __init__(self, run: Run, layout: Layout, folder: Path) -> None:
+        self._run, self._layout = run, layout
+        self._path = folder / "part.parquet"
         self._number = 0
-        self._open()
+        self._writer = PredictionsWriter(self._path, layout)
 
-    def add(self, table: pa.Table, geo: bytes | None) -> None:
+    def add(self, table: pa.Table) -> None:
         """Append a block; one that would overfill the part starts the next."""
-        if self._rows and self._rows + table.num_rows > PART_ROWS:
+        if self._writer.rows and self._writer.rows + table.num_rows > PART_ROWS:
             self.close()
-            self._open()
-        self._stream.write_table(table)
-        self._geo.append(geo)
-        self._rows += table.num_rows
+            self._writer = PredictionsWriter(self._path, self._layout)
+        self._writer.write(table)
 
     def close(self) -> None:
         """Publish the part that is open."""
-        self._stream.close()
-        geo = merge_geo(self._geo)
-        schema = self._schema.with_metadata({b"geo": geo} if geo else None)
-        with pa.memory_map(str(self._waiting)) as source:
-            rows = pa.ipc.open_stream(source).read_all()
-            pq.write_table(
-                pa.Table.from_arrays(rows.columns, schema=schema),
-                self._part,
-                row_group_size=GROUP_ROWS,
-                compression="zstd",
-            )
+        self._writer.close()
         name = f"predictions/part-{self._number:05d}.parquet"
-        self._run.publish_file(name, self._part, rows=self._rows)
+        self._run.publish_file(name, self._path, rows=self._writer.rows)
         self._number += 1
-
-    def _open(self) -> None:
-        self._stream: Any = pa.ipc.new_stream(str(self._waiting), self._schema)
-        self._geo, self._rows = [], 0

@@ -8,6 +8,8 @@ around a pole shows by the turn that it makes.
 Legend: N outlines, S stretches of them.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,56 @@ TOUCHING = 1e-9
 """Degrees over the antimeridian that are rounding."""
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A tile's place in its source."""
+
+    crs: str
+    """The source's CRS: authority string or WKT."""
+    transform: tuple[float, ...]
+    """The source's affine, 6 numbers in rasterio's order: pixel corners to CRS units."""
+    row: int
+    """First row of the tile in the source (px)."""
+    col: int
+    """First column of the tile in the source (px)."""
+    height: int
+    """Rows (px)."""
+    width: int
+    """Columns (px)."""
+
+
+def footprints(places: Sequence[Outline | None]) -> NDArray[Any]:
+    """Polygons of tiles of any sources, as `outlines`; None where there is no ground."""
+    shapes = np.full(len(places), None, dtype=object)
+    by_crs: dict[str, list[int]] = {}
+    for i, place in enumerate(places):
+        if place is not None:
+            by_crs.setdefault(place.crs, []).append(i)
+    for crs, members in by_crs.items():
+        chosen = [place for i in members if (place := places[i]) is not None]
+        affines = np.array([place.transform[:6] for place in chosen], dtype=np.float64)
+        numbers = [(place.row, place.col, place.height, place.width) for place in chosen]
+        shapes[members] = outlines(crs, affines, *np.array(numbers, dtype=np.float64).T)
+    return shapes
+
+
+def bbox_of(shape: Any) -> list[float]:
+    """West, south, east, north of an outline; west > east across the antimeridian (RFC 7946, 5.2).
+
+    Args:
+        shape: a polygon, or a multipolygon of which one part ends at 180 and another starts at
+            -180 where it goes on.
+    """
+    import shapely
+
+    boxes_N4 = shapely.bounds(shapely.get_parts(shape))
+    west, south, east, north = shape.bounds
+    over = boxes_N4[:, 0] == -180
+    if (west, east) == (-180, 180) and not (over & (boxes_N4[:, 2] == 180)).any():
+        west, east = boxes_N4[~over, 0].min(), boxes_N4[over, 2].max()
+    return [float(west), south, float(east), north]
 
 
 def outlines(

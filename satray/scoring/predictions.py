@@ -7,16 +7,46 @@ tower's name is [a-z0-9]+, so `share_<tower>_<class>` splits at the first unders
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from satray.scoring.footprints import Outline, footprints, geo_metadata
+from satray.scoring.outlines import Outline, footprints
+from satray.scoring.products.ground import SceneGround
 
 OK = "ok"
 FAILED = "failed"
+NODATA = "nodata"
+"""Status of a scene's tile that holds too few valid pixels to be scored; no failure."""
+
+GROUP_ROWS = 65_536
+"""Rows of a row group, at most; what a writer keeps in memory."""
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+BOX: Any = pa.struct([(corner, pa.float64()) for corner in CORNERS])
+
+GEO = json.dumps(
+    {
+        "version": "1.1.0",
+        "primary_column": "geometry",
+        "columns": {
+            "geometry": {
+                "encoding": "WKB",
+                "geometry_types": ["MultiPolygon", "Polygon"],
+                "orientation": "counterclockwise",
+                "edges": "planar",
+                "covering": {"bbox": {corner: ["bbox", corner] for corner in CORNERS}},
+            }
+        },
+    }
+).encode()
+"""GeoParquet 1.1 metadata `geo`. Without a `crs` key coordinates are OGC:CRS84, by the
+specification; readers take a table's bounds from the statistics of `bbox`."""
 
 FIRST = (
     pa.field("scene", pa.string(), nullable=False),
@@ -26,6 +56,7 @@ FIRST = (
     pa.field("height", pa.int32()),
     pa.field("width", pa.int32()),
     pa.field("geometry", pa.binary()),
+    pa.field("bbox", BOX),
     pa.field("crs", pa.string()),
     pa.field("transform", pa.list_(pa.float64())),
 )
@@ -120,8 +151,26 @@ class Numbers:
     """Tower -> (N, K) in logit units; over the towers they sum to logit - bias."""
 
 
+@dataclass(frozen=True)
+class SceneTiles:
+    """N tiles of one scene, and what the network says of them."""
+
+    rows: NDArray[np.float64]
+    """(N,) upper edges, stored px; whole numbers where scene and network have one scale."""
+    cols: NDArray[np.float64]
+    """(N,) left edges, stored px."""
+    height: float
+    """Of each, stored px."""
+    width: float
+    """Of each, stored px."""
+    scored: NDArray[np.bool_]
+    """(N,) False where too few pixels are valid; their numbers are null."""
+    numbers: Numbers
+    """N rows; those of tiles that are not scored hold anything."""
+
+
 def predictions(layout: Layout, tiles: Sequence[TileFacts], numbers: Numbers) -> pa.Table:
-    """Build the table.
+    """The rows of tile files.
 
     Args:
         layout: classes, towers and ids.
@@ -133,34 +182,107 @@ def predictions(layout: Layout, tiles: Sequence[TileFacts], numbers: Numbers) ->
         Failed tiles (`error` set) have status `failed` and no numbers.
     """
     failed = np.array([tile.error is not None for tile in tiles], dtype=bool)
-    shapes = footprints([tile.outline() for tile in tiles])
-    columns: dict[str, Any] = {
-        "scene": [tile.scene for tile in tiles],
-        "tile_id": [tile.tile_id for tile in tiles],
-        "row": [tile.row for tile in tiles],
-        "col": [tile.col for tile in tiles],
-        "height": [tile.height for tile in tiles],
-        "width": [tile.width for tile in tiles],
-        "geometry": shapes,
-        "crs": [tile.crs for tile in tiles],
-        "transform": [tile.transform for tile in tiles],
-        "status": [FAILED if bad else OK for bad in failed],
-        "error": [tile.error for tile in tiles],
-        "model_id": [layout.model_id] * len(tiles),
-        "run_id": [layout.run_id] * len(tiles),
-    }
+    places = ("scene", "tile_id", "row", "col", "height", "width", "crs", "transform", "error")
+    columns = {name: [getattr(tile, name) for tile in tiles] for name in places}
+    columns["status"] = [FAILED if bad else OK for bad in failed]
     for k, name in enumerate(layout.classes):
         columns[f"target_{name}"] = [tile.target[k] if tile.target else None for tile in tiles]
-        columns[f"logit_{name}"] = (numbers.logits[:, k], failed)
-        columns[f"score_{name}"] = (numbers.scores[:, k], failed)
-        columns[f"pred_{name}"] = (numbers.preds[:, k], failed)
-        for tower in layout.shared:
-            columns[f"share_{tower}_{name}"] = (numbers.shares[tower][:, k], failed)
-    schema = layout.schema()
-    arrays = [_array(columns[column.name], column.type) for column in schema]
-    geo = geo_metadata(shapes)
-    metadata = {b"geo": json.dumps(geo).encode()} if geo else None
-    return pa.Table.from_arrays(arrays, schema=schema.with_metadata(metadata))
+    shapes = footprints([tile.outline() for tile in tiles])
+    return with_ground(_table(layout, columns, shapes, numbers, failed))
+
+
+def scene_predictions(layout: Layout, ground: SceneGround, tiles: SceneTiles) -> pa.Table:
+    """The rows of tiles of a scene, in `layout.schema()`.
+
+    `row, col, height, width` are rounded to whole stored px; the geometry is not. `tile_id` is
+    `SCENE#ROW_COL`.
+    """
+    count, missing = len(tiles.rows), ~tiles.scored
+    rows, cols = (np.rint(edges).astype(np.int32) for edges in (tiles.rows, tiles.cols))
+    columns = {
+        "scene": pa.repeat(ground.scene, count),
+        "tile_id": [f"{ground.scene}#{row}_{col}" for row, col in zip(rows, cols, strict=True)],
+        "row": rows,
+        "col": cols,
+        "height": np.full(count, max(1, round(tiles.height)), np.int32),
+        "width": np.full(count, max(1, round(tiles.width)), np.int32),
+        "crs": [ground.crs] * count,
+        "transform": [ground.transform] * count,
+        "status": np.where(missing, NODATA, OK).tolist(),
+    }
+    sides = (np.full(count, side) for side in (tiles.height, tiles.width))
+    shapes = ground.shapes(tiles.rows, tiles.cols, *sides)
+    return _table(layout, columns, shapes, tiles.numbers, missing)
+
+
+def with_ground(table: pa.Table) -> pa.Table:
+    """The table as GeoParquet where any row has a geometry; plain where none has."""
+    grounded = table.column("geometry").null_count < table.num_rows
+    return table.replace_schema_metadata({b"geo": GEO} if grounded else None)
+
+
+class PredictionsWriter:
+    """Writes a predictions file on the local disk in row groups; a context manager.
+
+    GeoParquet where any row has a geometry, which shows at the end.
+    """
+
+    def __init__(self, path: Path, layout: Layout, mode: str | None = None) -> None:
+        """Create the file.
+
+        Args:
+            path: its place.
+            layout: its columns.
+            mode: dense or tiles, for the file's metadata (`satray:mode`).
+        """
+        self._schema, self._mode = layout.schema(), mode
+        # without Arrow's copy of the schema, which would hide metadata that come at the end
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", store_schema=False)
+        self._waiting: list[pa.Table] = []
+        self._grounded = False
+        self.rows = 0
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows of the layout, as many as the caller likes at once."""
+        self._grounded |= table.column("geometry").null_count < table.num_rows
+        self._waiting.append(table.replace_schema_metadata(None).cast(self._schema))
+        self.rows += table.num_rows
+        if sum(waiting.num_rows for waiting in self._waiting) >= GROUP_ROWS:
+            self._flush()
+
+    def append(self, part: Path) -> None:
+        """Add all rows of another predictions file of the same layout, a row group at a time."""
+        with pq.ParquetFile(part) as file:
+            for number in range(file.num_row_groups):
+                self.write(file.read_row_group(number))
+
+    def close(self) -> None:
+        """Write what is waiting, and the metadata."""
+        self._flush()
+        mode = {b"satray:mode": self._mode.encode()} if self._mode else {}
+        self._writer.add_key_value_metadata(mode | ({b"geo": GEO} if self._grounded else {}))
+        self._writer.close()
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Finish the file; after an error it is only closed."""
+        if kind is None:
+            self.close()
+        else:
+            self._writer.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=GROUP_ROWS)
+            self._waiting = []
 
 
 def matrix(table: pa.Table, kind: str, classes: Sequence[str]) -> NDArray[np.float64]:
@@ -169,8 +291,56 @@ def matrix(table: pa.Table, kind: str, classes: Sequence[str]) -> NDArray[np.flo
     return np.stack(columns, axis=1) if columns else np.empty((table.num_rows, 0))
 
 
-def _array(values: Any, kind: pa.DataType) -> pa.Array:
-    if isinstance(values, tuple):
-        numbers, missing = values
-        return pa.array(np.ascontiguousarray(numbers), type=kind, mask=missing)
-    return pa.array(values, type=kind)
+def _table(
+    layout: Layout,
+    columns: Mapping[str, Any],
+    shapes: NDArray[Any],
+    numbers: Numbers,
+    missing: NDArray[np.bool_],
+) -> pa.Table:
+    """The table of N rows: columns given, null where they are not, and the network's numbers.
+
+    Args:
+        layout: classes, towers and ids.
+        columns: those before and after the classes' that are not the same for all, and targets.
+        shapes: (N,) polygons in longitude and latitude; None where there is no ground.
+        numbers: N rows.
+        missing: (N,) rows whose numbers are null.
+    """
+    count, known = len(missing), dict(columns)
+    known["geometry"], known["bbox"] = _geometry(shapes)
+    known["model_id"] = pa.repeat(layout.model_id, count)
+    known["run_id"] = pa.repeat(layout.run_id, count)
+    for k, name in enumerate(layout.classes):
+        of_class = {
+            "logit": numbers.logits,
+            "score": numbers.scores,
+            "pred": numbers.preds,
+            **{f"share_{tower}": numbers.shares[tower] for tower in layout.shared},
+        }
+        for kind, values_NK in of_class.items():
+            values_N = np.ascontiguousarray(values_NK[:, k])
+            known[f"{kind}_{name}"] = pa.array(values_N, mask=missing)
+    schema = layout.schema()
+    arrays = [_array(known.get(one.name), one.type, count) for one in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _geometry(shapes: NDArray[Any]) -> tuple[pa.Array, pa.Array]:
+    """Little-endian WKB of polygons, and their boxes."""
+    import shapely
+
+    boxes_N4: NDArray[np.float64] = shapely.bounds(shapes)
+    boxes = pa.StructArray.from_arrays(
+        [pa.array(np.ascontiguousarray(side)) for side in boxes_N4.T],
+        fields=list(BOX),
+        mask=pa.array(shapely.is_missing(shapes)),
+    )
+    return pa.array(shapely.to_wkb(shapes, byte_order=1).tolist(), pa.binary()), boxes
+
+
+def _array(values: Any, kind: pa.DataType, count: int) -> pa.Array:
+    if values is None:
+        return pa.nulls(count, kind)
+    array = values if isinstance(values, pa.Array) else pa.array(values, type=kind)
+    return array if array.type == kind else array.cast(kind)

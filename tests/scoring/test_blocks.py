@@ -80,7 +80,7 @@ def test_merging_keeps_order_numbers_failures_and_maps(setting) -> None:
     assert table.column_names == layout.schema().names
     assert table.column("status").to_pylist() == ["ok", "ok", "failed", "ok", "ok"]
     geo = json.loads(table.schema.metadata[b"geo"])
-    assert geo["columns"]["geometry"]["geometry_types"] == ["Polygon"]
+    assert geo["columns"]["geometry"]["geometry_types"] == ["MultiPolygon", "Polygon"]
     failures = pq.read_table(run.uri("failures.parquet")).to_pylist()
     assert failures == [
         {"tile_id": "t/2", "uri": "/tiles/2.tif", "stage": "decode", "error": "cut short"}
@@ -93,7 +93,7 @@ def test_merging_keeps_order_numbers_failures_and_maps(setting) -> None:
 
 def test_parts_have_a_limit(setting, monkeypatch) -> None:
     monkeypatch.setattr(blocks_module, "PART_ROWS", 3)
-    monkeypatch.setattr(blocks_module, "GROUP_ROWS", 1)
+    monkeypatch.setattr("satray.scoring.predictions.GROUP_ROWS", 1)
     run, cut, layout, writer, scorer, _ = setting(5)
     for number, one in enumerate([block(2), block(2, 2), block(1, 4)]):
         writer.write(number, one, scorer(one.pixels))

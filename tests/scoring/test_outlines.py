@@ -1,7 +1,5 @@
 """Outlines on the ground: true in area and place in every CRS, cut as RFC 7946 wants them."""
 
-import json
-
 import numpy as np
 import pyproj
 import pytest
@@ -10,8 +8,7 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from satray.scoring.footprints import Outline, box_around, footprints, geo_metadata, merge_geo
-from satray.scoring.outlines import outlines
+from satray.scoring.outlines import Outline, bbox_of, footprints, outlines
 
 WGS84 = pyproj.Geod(ellps="WGS84")
 EDGE = 20037508.342789244  # of Web Mercator's world, m
@@ -86,7 +83,7 @@ def test_area_and_place_in_every_crs(crs, lon, lat, px, side, mirrored) -> None:
         assert np.abs(bounds[:, [0, 2]]).max() <= 180
         over = abs(lon) > 179.98
         assert shape.geom_type == ("MultiPolygon" if over else "Polygon")
-        west, _, east, _ = box_around(bounds)
+        west, _, east, _ = bbox_of(shape)
         assert (west > east) == over
         # half a pixel of its centre
         inside = shapely.Point(lon if abs(lon) < 180 else 180, lat)
@@ -210,26 +207,15 @@ def test_no_way_to_the_ground_is_null_and_takes_nobody_with_it() -> None:
     assert [shape is not None for shape in shapes] == [False, True, *[False] * len(bad), True]
 
 
-def test_metadatas_box_goes_east_over_the_antimeridian() -> None:
-    def geo(*places: tuple[str, Affine]) -> bytes:
-        shapes = footprints([Outline(crs, affine[:6], 0, 0, 64, 64) for crs, affine in places])
-        return json.dumps(geo_metadata(shapes)).encode()
-
-    def column(value: bytes | None) -> dict:
-        tree = json.loads(value or b"")
-        assert (tree["version"], tree["primary_column"]) == ("1.1.0", "geometry")
-        return tree["columns"]["geometry"]
-
-    east, west = (("EPSG:4326", Affine(0.1, 0, x, 0, -0.1, 3)) for x in (170, -176.4))
-    over = ("EPSG:4326", Affine(0.1, 0, 176, 0, -0.1, 3))
-    assert column(geo(over))["bbox"] == pytest.approx([176, -3.4, -177.6, 3])
-    assert column(geo(over))["geometry_types"] == ["MultiPolygon"]
-    assert column(geo(east, west))["bbox"] == pytest.approx([170, -3.4, -170, 3])
-    assert column(merge_geo([geo(over), None, geo(east), geo(west)]))["bbox"] == pytest.approx(
-        [170, -3.4, -170, 3]
-    )
-    here, there = (("EPSG:4326", Affine(0.1, 0, x, 0, -0.1, 3)) for x in (-30, 20))
-    assert column(merge_geo([geo(here), geo(there)]))["bbox"] == pytest.approx([-30, -3.4, 26.4, 3])
-    assert "crs" not in column(geo(here))  # absent means OGC:CRS84
-    assert merge_geo([None, None]) is None
-    assert geo_metadata([None]) is None
+@pytest.mark.parametrize(
+    ("affine", "bbox"),
+    [
+        (Affine(0.1, 0, 176, 0, -0.1, 3), (176, -3.4, -177.6, 3)),
+        (Affine(0.1, 0, -186, 0, -0.1, 3), (174, -3.4, -179.6, 3)),
+        (Affine(0.1, 0, 173.6, 0, -0.1, 3), (173.6, -3.4, 180, 3)),
+        (Affine(360 / 64, 0, -180, 0, -0.1, 3), (-180, -3.4, 180, 3)),
+        (Affine(0.1, 0, -30, 0, -0.1, 3), (-30, -3.4, -23.6, 3)),
+    ],
+)
+def test_boxes_go_east_over_the_antimeridian(affine, bbox) -> None:
+    assert bbox_of(outline("EPSG:4326", affine, 64)) == pytest.approx(bbox)

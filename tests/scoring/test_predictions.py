@@ -3,11 +3,23 @@
 import io
 import json
 
+import geopandas
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from satray.scoring.predictions import Layout, Numbers, TileFacts, matrix, predictions
+from satray.scoring.predictions import (
+    NODATA,
+    Layout,
+    Numbers,
+    PredictionsWriter,
+    SceneTiles,
+    TileFacts,
+    matrix,
+    predictions,
+    scene_predictions,
+)
+from satray.scoring.products.ground import SceneGround
 
 UTM = (10.0, 0.0, 448000.0, 0.0, -10.0, 5411000.0)
 CLASSES = ("haze & fog", "été/été", "share_x", "ship")
@@ -32,7 +44,8 @@ def ground(tile_id: str = "a/b", **more: object) -> TileFacts:
 def test_columns_are_the_designs_and_odd_class_names_stay() -> None:
     layout = Layout(CLASSES, ("rgb", "nir"), "m" * 12, "r" * 12)
     names = predictions(layout, [ground()], numbers(1, 4, ("rgb", "nir"))).column_names
-    first = ["scene", "tile_id", "row", "col", "height", "width", "geometry", "crs", "transform"]
+    first = ["scene", "tile_id", "row", "col", "height", "width", "geometry", "bbox", "crs"]
+    first += ["transform"]
     per_class = [
         f"{kind}_{c}"
         for c in CLASSES
@@ -74,8 +87,113 @@ def test_geo_metadata_only_where_there_is_ground() -> None:
     bare = predictions(layout, [TileFacts("z", "z", height=8, width=9)], numbers(1, 1))
     assert not bare.schema.metadata
     table = predictions(layout, [ground(), ground(crs=None)], numbers(2, 1))
-    column = json.loads(table.schema.metadata[b"geo"])["columns"]["geometry"]
-    west, south, east, north = column["bbox"]
-    assert 2.29 < west < east < 2.33
-    assert 48.82 < south < north < 48.86
-    assert table.column("geometry").is_valid().to_pylist() == [True, False]
+    geo = json.loads(table.schema.metadata[b"geo"])
+    assert (geo["version"], geo["primary_column"]) == ("1.1.0", "geometry")
+    assert "crs" not in geo["columns"]["geometry"]  # absent means OGC:CRS84
+    box = table.column("bbox")[0].as_py()
+    assert 2.29 < box["xmin"] < box["xmax"] < 2.33
+    assert 48.82 < box["ymin"] < box["ymax"] < 48.86
+    for name in ("geometry", "bbox"):
+        assert table.column(name).is_valid().to_pylist() == [True, False]
+
+
+LAYOUT = Layout(("haze & fog", "ship"), ("rgb", "nir"), "m" * 12, "r" * 12)
+
+
+def tiles(n: int, side: float = 224.0, scored: np.ndarray | None = None) -> SceneTiles:
+    number = np.arange(n, dtype=np.float64)
+    return SceneTiles(
+        (number // 7) * side / 4,
+        (number % 7) * side / 4,
+        side,
+        side,
+        np.ones(n, bool) if scored is None else scored,
+        numbers(n, 2, ("rgb", "nir")),
+    )
+
+
+def scene(**more) -> SceneGround:
+    given = {"scene": "a/é.tif", "height": 5000, "width": 5000, "crs": "EPSG:32631"}
+    return SceneGround(**(given | {"transform": UTM} | more))
+
+
+def test_same_columns_and_numbers_as_the_tiles_own_table(tmp_path) -> None:
+    some = tiles(20)
+    table = scene_predictions(LAYOUT, scene(), some)
+    facts = [
+        TileFacts(
+            f"a/é.tif#{int(row)}_{int(col)}", "a/é.tif", int(row), int(col), 224, 224,
+            "EPSG:32631", UTM,
+        )
+        for row, col in zip(some.rows, some.cols, strict=True)
+    ]  # fmt: skip
+    expected = predictions(LAYOUT, facts, some.numbers)
+    assert table.schema.equals(expected.schema.remove_metadata())
+    for name in expected.column_names:
+        if name != "geometry":
+            assert table.column(name).equals(expected.column(name)), name
+    theirs, ours = (
+        geopandas.GeoSeries.from_wkb(one.column("geometry").to_pylist())
+        for one in (expected, table)
+    )
+    assert ours.normalize().equals(theirs.normalize())
+
+
+def test_tiles_without_data_have_no_numbers_and_no_error() -> None:
+    scored = np.array([True, False, True])
+    table = scene_predictions(LAYOUT, scene(), tiles(3, scored=scored))
+    assert table.column("status").to_pylist() == ["ok", NODATA, "ok"]
+    assert table.column("error").to_pylist() == [None] * 3
+    for kind in ("logit", "score", "pred", "share_rgb"):
+        assert table.column(f"{kind}_ship").is_valid().to_pylist() == scored.tolist()
+    assert table.column("geometry").null_count == 0
+
+
+def test_streamed_in_row_groups_that_are_read_by_place(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("satray.scoring.predictions.GROUP_ROWS", 10)
+    path, bare = tmp_path / "p.parquet", scene(scene="bare", crs=None, transform=None)
+    with PredictionsWriter(path, LAYOUT) as writer:
+        for place, count in ((scene(), 4), (bare, 13), (scene(scene="b"), 29)):
+            writer.write(scene_predictions(LAYOUT, place, tiles(count)))
+    assert writer.rows == 46
+    file = pq.ParquetFile(path)
+    sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    assert sum(sizes) == 46
+    assert max(sizes) <= 20
+    frame = geopandas.read_parquet(path)
+    assert frame.crs == "OGC:CRS84"
+    assert frame.geometry.isna().sum() == 13
+    west, south, east, _ = frame.total_bounds
+    some = geopandas.read_parquet(path, bbox=(west - 1, south - 1, east + 1, south))
+    assert 0 < len(some) < 33
+    assert frame.geometry.is_valid.sum() == 33
+    assert all(shape.exterior.is_ccw for shape in frame.geometry.dropna())
+
+
+def test_files_of_scenes_become_one(tmp_path) -> None:
+    parts = []
+    for number, place in enumerate((scene(), scene(crs=None, transform=None))):
+        parts.append(tmp_path / f"{number}.parquet")
+        with PredictionsWriter(parts[-1], LAYOUT) as writer:
+            writer.write(scene_predictions(LAYOUT, place, tiles(5 + number)))
+    whole = tmp_path / "all.parquet"
+    with PredictionsWriter(whole, LAYOUT) as writer:
+        for part in parts:
+            writer.append(part)
+    assert writer.rows == 11
+    frame = geopandas.read_parquet(whole)
+    assert len(frame) == 11
+    assert np.allclose(frame.total_bounds, geopandas.read_parquet(parts[0]).total_bounds)
+    assert b"geo" not in (pq.read_schema(parts[1]).metadata or {})
+    assert pq.read_schema(whole).equals(LAYOUT.schema(), check_metadata=False)
+    nothing = tmp_path / "none.parquet"
+    with PredictionsWriter(nothing, LAYOUT) as writer:
+        pass
+    assert pq.read_table(nothing).schema.equals(LAYOUT.schema(), check_metadata=False)
+
+
+def test_no_ground_no_shape() -> None:
+    for place in (scene(crs=None, transform=None), scene(crs='LOCAL_CS["x",UNIT["m",1]]')):
+        sink = io.BytesIO()
+        pq.write_table(scene_predictions(LAYOUT, place, tiles(2)), sink)
+        assert pq.read_table(sink).column("geometry").null_count == 2

@@ -20,14 +20,18 @@ from satray.scoring.maps.piece import PieceOfWork, TileRows
 from satray.scoring.maps.settings import Settings
 from satray.scoring.maps.unit import Layouts
 from satray.scoring.maps.wholes import RasterFacts, Wholes, best_score
-from satray.scoring.predictions import Layout
+from satray.scoring.predictions import (
+    Layout,
+    PredictionsWriter,
+    SceneTiles,
+    scene_predictions,
+)
 from satray.scoring.products import names, vectors
 from satray.scoring.products.detections import Detections, detect, on_data, rule_of, summed
 from satray.scoring.products.given import GivenTiles
 from satray.scoring.products.item import ItemProduct
 from satray.scoring.products.moment import Moment, moment_of
 from satray.scoring.products.quicklook import Evidence, View, quicklook, strongest
-from satray.scoring.products.tiles_table import SceneTiles, TilesWriter
 
 MANY = 100_000
 """Detections that GeoJSON is still written for; readers of text give up beyond."""
@@ -110,7 +114,7 @@ class Assembly:
         with Wholes(
             folder, plan, len(wanted.classes), wanted.kinds, self._facts(wanted.classes)
         ) as wholes:
-            with TilesWriter(table, self.layout, self.job.way.mode) as writer:
+            with PredictionsWriter(table, self.layout, self.job.way.mode) as writer:
                 for piece in pieces:
                     wholes.add(piece)
                     for rows in piece.tiles:
@@ -179,21 +183,15 @@ class Assembly:
     def _mapped(self) -> tuple[int, ...]:
         return self.settings.wanted(self.spec).classes
 
-    def _tiles(self, writer: TilesWriter, rows: TileRows, counts: Counts) -> None:
+    def _tiles(self, writer: PredictionsWriter, rows: TileRows, counts: Counts) -> None:
         plan, across = self.layouts.plan, len(self.layouts.plan.cols)
         down = len(rows.scored) // across
         ys, tall = _edges(plan.rows, rows.start, rows.start + down, self.job.grid.scale_y)
         xs, wide = _edges(plan.cols, 0, across, self.job.grid.scale_x)
-        count = len(rows.scored)
         tiles = SceneTiles(
-            np.repeat(ys, across),
-            np.tile(xs, down),
-            np.full(count, tall),
-            np.full(count, wide),
-            rows.scored,
-            rows.numbers,
+            np.repeat(ys, across), np.tile(xs, down), tall, wide, rows.scored, rows.numbers
         )
-        writer.write(self.job.ground, tiles)
+        writer.write(scene_predictions(self.layout, self.job.ground, tiles))
         counts.tiles += int(rows.scored.sum())
         counts.nodata += int((~rows.scored).sum())
         counts.predicted += rows.numbers.preds[rows.scored].sum(0, dtype=np.int64)

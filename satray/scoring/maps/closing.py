@@ -14,9 +14,8 @@ from satray.runs.run import Run
 from satray.scoring.blocks import PART_ROWS
 from satray.scoring.maps.jobs import SceneResult
 from satray.scoring.maps.page import publish_page
-from satray.scoring.predictions import Layout
+from satray.scoring.predictions import Layout, PredictionsWriter
 from satray.scoring.products import names
-from satray.scoring.products.tiles_table import TilesWriter
 from satray.storage.temporary import scratch
 
 SCENES = pa.schema(
@@ -126,7 +125,7 @@ def _predictions(run: Run, done: Sequence[SceneResult], layout: Layout, single: 
         for number in range(len(done) + 1):
             if waiting is None and (number or single):
                 break
-            with TilesWriter(target, layout, _modes(done)) as writer:
+            with PredictionsWriter(target, layout, _modes(done)) as writer:
                 while waiting is not None and (single or writer.rows < PART_ROWS):
                     writer.append(waiting)
                     waiting.unlink()

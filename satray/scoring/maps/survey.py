@@ -56,7 +56,7 @@ class Surveyor:
                 shape = (grid.height, grid.width)
                 ground = SceneGround(ref.scene, *shape, grid.crs, facts.transform)
                 place = facts.place
-                if not place and not ground.rings():
+                if not place and ground.outline() is None:
                     place = NOT_ON_EARTH if ground.grounded else "no CRS: pixel coordinates"
                 notes = [*facts.notes, *([place] if place else [])]
                 stage = "drift"

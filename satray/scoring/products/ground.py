@@ -11,7 +11,6 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from satray.data.georeference import lonlat
-from satray.scoring.footprints import Ring, box_around
 from satray.scoring.outlines import outlines
 from satray.scoring.rasters import source_affine
 
@@ -65,27 +64,7 @@ class SceneGround:
         affine_16 = np.array([self.transform[:6]], dtype=np.float64)
         return outlines(self.crs, affine_16, rows, cols, heights, widths)
 
-    def rings(self) -> list[Ring]:
-        """Outline in longitude and latitude: one ring, two across the antimeridian, or none."""
-        import shapely
-
+    def outline(self) -> Any:
+        """Polygon of the whole scene, as `shapes`; None without ground."""
         zero = np.zeros(1)
-        (shape,) = self.shapes(zero, zero, zero + self.height, zero + self.width)
-        return [[*part.exterior.coords] for part in shapely.get_parts([shape])]
-
-
-def geometry_of(rings: list[Ring]) -> dict[str, Any] | None:
-    """GeoJSON (RFC 7946) of outlines; None of none."""
-    if not rings:
-        return None
-    parts = [[[list(point) for point in ring]] for ring in rings]
-    if len(parts) == 1:
-        return {"type": "Polygon", "coordinates": parts[0]}
-    return {"type": "MultiPolygon", "coordinates": parts}
-
-
-def bbox_of(rings: list[Ring]) -> list[float] | None:
-    """West, south, east, north; west > east across the antimeridian (RFC 7946, 5.2)."""
-    if not rings:
-        return None
-    return box_around(np.array([[*np.min(ring, axis=0), *np.max(ring, axis=0)] for ring in rings]))
+        return self.shapes(zero, zero, zero + self.height, zero + self.width)[0]

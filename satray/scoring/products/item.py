@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from satray.data.georeference import crs_name
 from satray.runs.run import to_json
-from satray.scoring.products.ground import SceneGround, bbox_of, geometry_of
+from satray.scoring.outlines import bbox_of
+from satray.scoring.products.ground import SceneGround
 from satray.scoring.products.model_fields import (
     MLM,
     ModelFacts,
@@ -101,8 +102,9 @@ class ItemFacts:
 def item_of(facts: ItemFacts) -> Any:
     """The `pystac.Item`. Without a CRS its geometry is null and it has no bounding box."""
     import pystac
+    from shapely.geometry import mapping
 
-    ground, rings = facts.ground, facts.ground.rings()
+    ground, outline = facts.ground, facts.ground.outline()
     properties: dict[str, Any] = {
         "created": stamp(facts.created),
         "satray:datetime_source": facts.moment.source,
@@ -120,8 +122,8 @@ def item_of(facts: ItemFacts) -> Any:
         properties |= _projection(ground)
     item = pystac.Item(
         id=encoded(ground.scene).replace("/", "%2F"),
-        geometry=geometry_of(rings),
-        bbox=bbox_of(rings),
+        geometry=mapping(outline) if outline else None,
+        bbox=bbox_of(outline) if outline else None,
         datetime=facts.moment.at,
         start_datetime=facts.moment.start if facts.moment.end else None,
         end_datetime=facts.moment.end if facts.moment.start else None,

@@ -11,7 +11,7 @@ from scoring_material import GRID, one_tower, two_towers
 
 from satray.models.radiometry import Radiometry
 from satray.models.spec import BundleSpec
-from satray.scoring.products.ground import SceneGround, bbox_of, geometry_of
+from satray.scoring.products.ground import SceneGround
 from satray.scoring.products.item import ItemFacts, ItemProduct, item_json, item_of
 from satray.scoring.products.model_fields import ModelFacts
 from satray.scoring.products.moment import Moment
@@ -198,13 +198,3 @@ def test_a_stretch_of_time() -> None:
     item.validate()
     assert item.datetime is None
     assert item.properties["end_datetime"] == "2024-06-06T00:00:00Z"
-
-
-def test_boxes_across_the_antimeridian_go_east() -> None:
-    west = [(170.0, -5.0), (180.0, -5.0), (180.0, 5.0), (170.0, -5.0)]
-    east = [(-180.0, -5.0), (-175.0, -5.0), (-175.0, 5.0), (-180.0, -5.0)]
-    assert bbox_of([west, east]) == [170, -5, -175, 5]
-    assert geometry_of([west, east])["type"] == "MultiPolygon"
-    assert bbox_of([west]) == [170, -5, 180, 5]
-    assert bbox_of([]) is None
-    assert geometry_of([]) is None
