@@ -312,7 +312,7 @@ def _table(
     known["model_id"] = pa.repeat(layout.model_id, count)
     known["run_id"] = pa.repeat(layout.run_id, count)
     for k, name in enumerate(layout.classes):
-        of_class = {
+        of_class: dict[str, NDArray[Any]] = {
             "logit": numbers.logits,
             "score": numbers.scores,
             "pred": numbers.preds,
