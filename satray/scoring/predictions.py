@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from satray.scoring.outlines import Outline, footprints
-from satray.scoring.products.ground import SceneGround
+from satray.scoring.outlines import Outline, SceneGround, footprints
 
 OK = "ok"
 FAILED = "failed"

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from satray.scoring.outlines import SceneGround
 from satray.scoring.predictions import (
     NODATA,
     Layout,
@@ -19,7 +20,6 @@ from satray.scoring.predictions import (
     predictions,
     scene_predictions,
 )
-from satray.scoring.products.ground import SceneGround
 
 UTM = (10.0, 0.0, 448000.0, 0.0, -10.0, 5411000.0)
 CLASSES = ("haze & fog", "été/été", "share_x", "ship")

@@ -16,7 +16,7 @@ from satray.errors import SatrayError
 from satray.runs.run import Product, to_json
 from satray.scoring.ledger import Task
 from satray.scoring.maps.plan import Way
-from satray.scoring.products.ground import SceneGround
+from satray.scoring.outlines import SceneGround
 from satray.scoring.scenes.grid import NetGrid
 from satray.scoring.scenes.scene import SceneRef
 

@@ -9,7 +9,7 @@ from satray.errors import DecodeError
 from satray.scoring.maps.jobs import SceneJob, SceneResult, failed
 from satray.scoring.maps.plan import Geometries, way_of
 from satray.scoring.maps.settings import Settings
-from satray.scoring.products.ground import SceneGround
+from satray.scoring.outlines import SceneGround
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.drift import drift, references_of_bundle
 from satray.scoring.scenes.grid import NetGrid, net_grid

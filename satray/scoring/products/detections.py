@@ -11,7 +11,7 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from satray.scoring.products.ground import SceneGround
+from satray.scoring.outlines import SceneGround
 from satray.scoring.products.peaks import PeakRule, find_peaks
 
 if TYPE_CHECKING:  # it imports torch

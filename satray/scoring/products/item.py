@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from satray.data.georeference import crs_name
 from satray.runs.run import to_json
-from satray.scoring.outlines import bbox_of
-from satray.scoring.products.ground import SceneGround
+from satray.scoring.outlines import SceneGround, bbox_of
 from satray.scoring.products.model_fields import (
     MLM,
     ModelFacts,

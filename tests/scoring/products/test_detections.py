@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.warp import transform
 
+from satray.scoring.outlines import SceneGround
 from satray.scoring.products.detections import Detections, detect, on_data, summed
-from satray.scoring.products.ground import SceneGround
 from satray.scoring.products.peaks import PeakRule
 from satray.scoring.products.vectors import LAYER, geojson, geopackage, geoparquet
 

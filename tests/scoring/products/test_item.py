@@ -11,7 +11,7 @@ from scoring_material import GRID, one_tower, two_towers
 
 from satray.models.radiometry import Radiometry
 from satray.models.spec import BundleSpec
-from satray.scoring.products.ground import SceneGround
+from satray.scoring.outlines import SceneGround
 from satray.scoring.products.item import ItemFacts, ItemProduct, item_json, item_of
 from satray.scoring.products.model_fields import ModelFacts
 from satray.scoring.products.moment import Moment
