@@ -224,26 +224,19 @@ class _Part:
         rows = lane(row, row + height, grid.height, grid.height * self.ratio)
         columns = lane(column, column + width, grid.width, grid.width * self.ratio)
         x_CHW, shown = self.read(rows.first, columns.first, rows.count, columns.count)
-        shown_CHW = np.broadcast_to(True if shown is None else shown, x_CHW.shape)
-        y_CHW = np.empty((len(x_CHW), height, width), x_CHW.dtype)
-        seen_CHW = np.empty(y_CHW.shape, dtype=bool)
-        for place, nodata in enumerate(self.nodata):
-            x_HW, shown_HW = x_CHW[place], shown_CHW[place]
-            if x_HW.dtype.kind == "f":
-                shown_HW = shown_HW & np.isfinite(x_HW)
-            hole_HW = held(x_HW, nodata)
-            value_1hw, weight_1hw = resampled(
-                x_HW[None], (shown_HW & ~hole_HW)[None], rows, columns
-            )
-            if x_HW.dtype.kind != "f":
-                value_1hw = np.clip(np.rint(value_1hw), x_HW.min(), x_HW.max())
-            seen_CHW[place] = weight_1hw[0] >= HALF
-            # bands that are nodata only together tell on the scene's grid whether they are
-            hole = x_HW[hole_HW][0] if hole_HW.any() else 0
-            y_CHW[place] = np.where(seen_CHW[place], value_1hw[0], hole).astype(x_HW.dtype)
-            if together(x_HW.dtype, nodata):
-                seen_CHW[place] = resampled(x_HW[None], shown_HW[None], rows, columns)[1][0] >= HALF
-        return y_CHW, seen_CHW
+        floats = x_CHW.dtype.kind == "f"
+        shown_CHW = np.isfinite(x_CHW) if floats else np.ones(x_CHW.shape, bool)
+        if shown is not None:
+            shown_CHW &= shown
+        hole_CHW = np.stack(list(map(held, x_CHW, self.nodata)))
+        y_CHW, share_CHW = resampled(x_CHW, shown_CHW & ~hole_CHW, rows, columns)
+        seen_CHW = share_CHW >= HALF
+        for y_HW, seen_HW, x_HW, hole_HW in zip(y_CHW, seen_CHW, x_CHW, hole_CHW, strict=True):
+            y_HW[~seen_HW] = x_HW[hole_HW][0] if hole_HW.any() else 0
+        joint = [together(x_CHW.dtype, nodata) for nodata in self.nodata]
+        if any(joint) and hole_CHW.any():  # together with bands of other files, on the scene's grid
+            seen_CHW[joint] = resampled(x_CHW, shown_CHW, rows, columns)[1][joint] >= HALF
+        return (y_CHW if floats else np.rint(y_CHW)).astype(x_CHW.dtype), seen_CHW
 
 
 class Scene:

@@ -19,18 +19,10 @@ from rasterio.session import DummySession
 from satray.config.base import StorageOptions
 from satray.data.raster import DTYPES, PagesKey, Raster
 from satray.errors import DecodeError
-from satray.scoring.scenes.scene import suffix
 from satray.storage import Storage, names
 
-DRIVERS = {
-    "tif": "GTiff",
-    "tiff": "GTiff",
-    "jp2": "JP2OpenJPEG",
-    "png": "PNG",
-    "jpg": "JPEG",
-    "jpeg": "JPEG",
-}
-"""GDAL's driver by extension; the content decides, the extension says which comes first."""
+DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG")
+"""GDAL's drivers that are tried; the content decides."""
 
 MAX_PIXELS = 2**40
 """Most px of a scene."""
@@ -95,27 +87,23 @@ def open_raster(uri: str, size: int, pages: PagesKey = "bands") -> Raster:
     Raises:
         DecodeError: not one of the four formats, damaged, complex, or too large to be true.
     """
-    first = DRIVERS.get(suffix(uri), "GTiff")
-    refusal: Exception | None = None
-    for driver in dict.fromkeys((first, *DRIVERS.values())):
+    for driver in DRIVERS:
         try:
             source = rasterio.open(_gdal_name(uri), driver=driver, sharing=False)
+            break
         except (RasterioError, ValueError) as error:  # ValueError: names that are no UTF-8
-            refusal = refusal or error
             if "not recognized" not in str(error):
-                break
-            continue
-        with contextlib.ExitStack() as stack:
-            stack.callback(source.close)
-            _check(source, source.count, size)
-            raster = Raster(source, _page, pages)
-            stack.callback(raster.close)
-            _check(source, raster.count, size)
-            stack.pop_all()  # open from here on, until the scene is closed
-        return raster
-    if refusal is not None and "not recognized" in str(refusal):
+                raise DecodeError(f"cannot be opened: {reason(error)}") from error
+    else:
         raise DecodeError("not an image that is read here; accepted: TIFF, JPEG 2000, PNG, JPEG")
-    raise DecodeError(f"cannot be opened: {reason(refusal or ValueError())}")
+    with contextlib.ExitStack() as stack:
+        stack.callback(source.close)
+        _check(source, source.count, size)
+        raster = Raster(source, _page, pages)
+        stack.callback(raster.close)
+        _check(source, raster.count, size)
+        stack.pop_all()  # open from here on, until the scene is closed
+    return raster
 
 
 def _page(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""A scene's grid of net px: factors, affines, and what is said of them."""
+"""Grids: factors, affines and what is said of them; files of one scene on one grid."""
 
 import pytest
 from affine import Affine
@@ -10,7 +10,7 @@ from satray.data.georeference import ground_pixel
 from satray.errors import DecodeError
 from satray.models.spec import TrainedPixels
 from satray.scoring.rasters import PIXEL_COORDINATES
-from satray.scoring.scenes.grid import net_grid
+from satray.scoring.scenes.grid import FileGrid, net_grid, ratios
 
 
 def grid(height, width, crs, affine, gsd="auto", **more):
@@ -154,3 +154,21 @@ def test_one_px_is_one_net_px_at_least():
 def test_degrees_beyond_the_pole(lat):
     found = grid(10, 10, "EPSG:4326", Affine(0.1, 0, 0, 0, -0.1, lat + 0.5), "auto")
     assert not found.resampled or lat < 90
+
+
+@given(
+    st.integers(1, 6),
+    st.integers(1, 50),
+    st.integers(1, 50),
+    st.floats(-0.9, 0.9),
+    st.floats(-1e6, 1e6),
+)
+def test_ratios_hold_for_any_affine(ratio, height, width, turn, origin):
+    affine = Affine.translation(origin, -origin) @ Affine.rotation(turn * 90) @ Affine.scale(7, -7)
+    fine = FileGrid("fine", height * ratio, width * ratio, "EPSG:1", affine[:6])
+    coarse = FileGrid("coarse", height, width, "EPSG:1", (affine @ Affine.scale(ratio))[:6])
+    _, lengths = ratios([coarse, fine])
+    assert lengths == (ratio, 1)
+    moved = affine @ Affine.scale(ratio) @ Affine.translation(0.1 / ratio, 0)
+    with pytest.raises(DecodeError):
+        ratios([fine, FileGrid("coarse", height, width, "EPSG:1", moved[:6])])

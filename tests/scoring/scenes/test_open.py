@@ -15,7 +15,6 @@ from satray.data.values import Change
 from satray.errors import DecodeError, InputError
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.found import find_scenes
-from satray.scoring.scenes.grid import FileGrid, ratios
 from satray.scoring.scenes.open import Conversion, open_scene, source_names
 from satray.scoring.scenes.scene import BandSource
 
@@ -261,15 +260,6 @@ def test_coarser_band_is_brought_to_the_finest_grid(tmp_path, ratio):
     np.testing.assert_array_equal(there_CHW, valid_CHW[:, 11:42, 17:60])
 
 
-def test_coarser_integers_are_rounded_and_nodata_stays_out(tmp_path):
-    values = np.full((3, 90, 120), 1000, np.uint16)
-    values[:, :, 60:] = 0
-    sources = split(tmp_path, values, ratio=2, nodata=0)
-    x_CHW, valid_HW = whole(open_scene(ref("many", *sources), ("nir", "red"), None, STORE))
-    assert set(np.unique(x_CHW)) == {0, 1000}
-    np.testing.assert_array_equal(valid_HW, values[0] > 0)
-
-
 @pytest.mark.parametrize(
     ("more", "match"),
     [
@@ -291,32 +281,6 @@ def test_files_that_do_not_fit(tmp_path, more, match):
     with pytest.raises(DecodeError, match=match) as error:
         open_scene(ref("many", *sources), ("red", "nir"), None, STORE)
     assert "\n" not in str(error.value)
-
-
-@given(
-    st.integers(1, 6),
-    st.integers(1, 50),
-    st.integers(1, 50),
-    st.floats(-0.9, 0.9),
-    st.floats(-1e6, 1e6),
-)
-def test_ratios_hold_for_any_affine(ratio, height, width, turn, origin):
-    affine = Affine.translation(origin, -origin) @ Affine.rotation(turn * 90) @ Affine.scale(7, -7)
-    fine = FileGrid("fine", height * ratio, width * ratio, "EPSG:1", affine[:6])
-    coarse = FileGrid("coarse", height, width, "EPSG:1", (affine @ Affine.scale(ratio))[:6])
-    _, lengths = ratios([coarse, fine])
-    assert lengths == (ratio, 1)
-    moved = affine @ Affine.scale(ratio) @ Affine.translation(0.1 / ratio, 0)
-    with pytest.raises(DecodeError):
-        ratios([fine, FileGrid("coarse", height, width, "EPSG:1", moved[:6])])
-
-
-def test_no_georeference(tmp_path):
-    path = write(
-        tmp_path / "a.png", noise(1, dtype="uint8"), driver="PNG", crs=None, transform=None
-    )
-    with opened(path, ("gray",)) as scene:
-        assert (scene.facts.crs, scene.facts.transform, scene.facts.place) == (None, None, "")
 
 
 def test_a_world_file_beside_serves_where_there_is_no_affine(tmp_path):
@@ -347,12 +311,6 @@ def test_a_world_file_beside_serves_where_there_is_no_affine(tmp_path):
     changed = {name for name, ref in scenes.items() if ref.etag != again[name]}
     assert changed == {"bare.tif"}
     assert {placed, alone} == {scenes[name].uri for name in ("placed.tif", "alone.tif")}
-
-
-def test_all_nodata_is_read_as_such(tmp_path):
-    path = write(tmp_path / "a.tif", np.zeros((1, 40, 40), np.uint8), ("red",), nodata=0)
-    _, valid_HW = whole(opened(path, ("red",)))
-    assert not valid_HW.any()
 
 
 @pytest.mark.parametrize("coarse", [False, True])
