@@ -173,36 +173,31 @@ def _check_features(backbone: Backbone, in_chans: int) -> None:
     """
     body: Any = backbone.body
     suspects = [
-        child for child in AFTER_FEATURES if _has_parameters(getattr(body, child, nn.Identity()))
+        name
+        for name, child in body.named_children()
+        if name in AFTER_FEATURES and _has_parameters(child)
     ]
     convolutional = any(isinstance(module, nn.BatchNorm2d) for module in body.modules())
     if convolutional and not suspects:
         return
-    called: set[str] = set()
-    handles = [
-        module.register_forward_hook(lambda *_, path=path: called.add(path))
-        for path, module in body.named_modules()
-    ]
     side = 96 if convolutional else int(body.default_cfg["input_size"][-1])
     try:
-        with torch.no_grad():
-            f = backbone.eval()(torch.zeros(1, in_chans, side, side))
+        f = backbone.eval()(torch.zeros(1, in_chans, side, side))
     except (AttributeError, RuntimeError, AssertionError) as error:
         raise InputError(
             f"backbone={backbone.name!r} gives no feature map ({error}); accepted: convolutional "
             "models, and transformers over patches"
         ) from error
-    finally:
-        backbone.train()
-        for handle in handles:
-            handle.remove()
     if f.ndim != 4 or f.shape[1] != backbone.dim:
         raise InputError(
             f"backbone={backbone.name!r} gives features of shape {tuple(f.shape)}, not a map"
         )
-    for child in suspects:
-        if not any(path == child or path.startswith(f"{child}.") for path in called):
-            setattr(body, child, nn.Identity())
+    for name in suspects:
+        parameters = tuple(body.get_submodule(name).parameters())
+        moved = torch.autograd.grad(f.sum(), parameters, retain_graph=True, allow_unused=True)
+        if all(gradient is None for gradient in moved):
+            setattr(body, name, nn.Identity())
+    backbone.train()
 
 
 def _has_parameters(module: nn.Module) -> bool:

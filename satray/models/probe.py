@@ -1,16 +1,16 @@
-"""Find a backbone's feature grid by looking at what comes out of ramps.
+"""Find a backbone's feature grid by asking which columns of the input move which cells.
 
-In a copy of the network, every convolution becomes a box filter over the mean channel and every
-normalisation is taken out. What is left adds and averages positions: fed with the coordinate
-itself, each cell gives the coordinate of its centre. Maxima lean to the upper end of a ramp, and
-to the lower end of the reversed ramp by as much, so half the difference is exact. A large base
-value keeps activations in their linear part and gates (sigmoids of means) fully open. A constant
-input gives the gain. Only the cells in the middle are looked at, where zero padding is far.
-
-The halo is exact: a second run marks a strip at either end, takes maxima in place of means, and
-counts how many cells the mark spreads over.
+In a copy of the network, every convolution becomes a box filter over the mean channel, and every
+normalisation is taken out. What is left adds and averages positions, so that the gradient of a cell
+is a footprint on the input: its centre of gravity is the cell's centre, its ends are those of the
+receptive field. Maxima hand all to the upper end of a ramp, and to the lower end of the reversed
+one, so both together are even. A large base value keeps activations in their linear part and gates
+(sigmoids of means) fully open. A tiny one leaves gates half open: a cell that then moves with every
+column looks at the whole map (squeeze-excite, say).
 
 Only one axis is probed, on a long and low input: the networks are the same along both.
+
+Legend: C channels, H W pixels, h w feature cells.
 """
 
 import math
@@ -20,21 +20,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from satray.models.backbones import Backbone, build
 from satray.models.geometry import FeatureGrid
 
 _LENGTH = 2048
 _LOW = 96
-_BASE = 1e4
-_STRIP = 256
+_OPEN = 1e4
+_HALF_OPEN = 1e-20
 _TOLERANCE = 1e-3  # px
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
 # Their statistics run over the whole map, so that a far pixel moves every cell.
 _GLOBAL_NORMS = (nn.GroupNorm, nn.InstanceNorm2d)
-_GLOBAL_FUNCTIONS = {"adaptive_avg_pool2d", "adaptive_max_pool2d", "softmax"}
 
 
 class _Box(nn.Module):
@@ -43,16 +41,12 @@ class _Box(nn.Module):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.kernel, self.stride, self.dilation = conv.kernel_size, conv.stride, conv.dilation
-        self.inputs = conv.in_channels
-        self.outputs = 1
-        self.all_outputs = conv.out_channels
+        self.outputs, self.all_outputs = 1, conv.out_channels
         self.padding = conv.padding
-        self.spread = False  # maxima in place of means
         self.same = type(conv).__name__.endswith("Same")
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        mean = torch.amax if self.spread else torch.mean
-        x_B1HW = mean(x_BCHW, 1, keepdim=True)
+        x_B1HW = x_BCHW.mean(1, keepdim=True)
         padding: Any = self.padding
         if self.same:
             from timm.layers.padding import pad_same
@@ -70,125 +64,82 @@ class _Mean(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.outputs = 1
-        self.all_outputs = linear.out_features
-        self.spread = False
+        self.outputs, self.all_outputs = 1, linear.out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        y = (torch.amax if self.spread else torch.mean)(x, -1, keepdim=True)
+        y = x.mean(-1, keepdim=True)
         return y if self.outputs == 1 else y.expand(*y.shape[:-1], self.outputs).contiguous()
-
-
-class _AttentionError(Exception):
-    """The network attends: it is no filter, and there is no use in going on."""
-
-
-class _Watch(TorchFunctionMode):
-    """Notes whether anything looked at the whole map at once; ends at attention."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.is_global = False
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if name == "scaled_dot_product_attention":
-            raise _AttentionError
-        if name in _GLOBAL_FUNCTIONS:
-            self.is_global = True
-        elif name == "mean" and isinstance(args[0], Tensor) and args[0].ndim == 4:
-            dims = args[1] if len(args) > 1 else kwargs.get("dim")
-            if dims is None or (isinstance(dims, list | tuple) and len(dims) > 1):
-                self.is_global = True
-        return func(*args, **kwargs)
 
 
 @lru_cache(maxsize=64)
 def probe_grid(backbone: str) -> FeatureGrid:
     """The feature grid of a backbone by name; found once in a process, in a second or so.
 
+    Where the network is no shift-invariant filter (attention), cells are taken as the centred
+    patches of the stride that timm states, with no halo.
+
     Raises:
         InputError: the backbone is not known, or gives no feature map.
     """
     with torch.random.fork_rng(devices=[]):  # its weights are thrown away
-        return probe(build(backbone, 1))
+        net = build(backbone, 1).double().eval().requires_grad_(False)
+    info: Any = getattr(net.body, "feature_info", None)
+    stated = float(info[-1]["reduction"]) if isinstance(info, list) else 32.0
+    return _filter_grid(net) or FeatureGrid(stated, stated / 2, None)
 
 
-def probe(backbone: Backbone) -> FeatureGrid:
-    """Stride, first centre and halo of a backbone's cells.
-
-    Where the network is no shift-invariant filter (attention), cells are taken as the centred
-    patches of their stride, with no halo. The backbone is taken apart: give one built for this.
-    """
-    net = backbone.double().eval().requires_grad_(False)
-    has_global_norm = any(isinstance(module, _GLOBAL_NORMS) for module in net.modules())
+def _filter_grid(net: Backbone) -> FeatureGrid | None:
+    """The grid of a network that is a filter; None if it is none. The network is taken apart."""
+    kinds = {type(module).__name__ for module in net.modules()}
+    if any("Attention" in kind for kind in kinds):
+        return None
+    is_global = any(isinstance(module, _GLOBAL_NORMS) for module in net.modules())
+    is_global = is_global or "GlobalResponseNorm" in kinds
     _flatten(net)
-    centre_px = torch.arange(_LENGTH, dtype=torch.float64) + 0.5
-    ramps_3W = torch.stack(
-        (_BASE + centre_px, _BASE + (_LENGTH - centre_px), torch.full_like(centre_px, _BASE))
-    )
     try:
-        with _Watch() as watch:
-            up_n, down_n, gain_n = _run_any(net, ramps_3W)
-    except _AttentionError:
-        return _patches(backbone)
-    except (RuntimeError, AssertionError, AttributeError, ValueError):  # a fixed input size, say
-        return _patches(backbone)
-    n = len(gain_n)
-    centres_n = (up_n - down_n) / (2 * gain_n / _BASE) + _LENGTH / 2
-    inner = slice(n // 2 - n // 8, n // 2 + n // 8)  # where zero padding is far
-    centres_i, i = centres_n[inner], torch.arange(n, dtype=torch.float64)[inner]
-    if len(i) < 2:
-        return _patches(backbone)
-    stride = float((centres_i[-1] - centres_i[0]) / (i[-1] - i[0]))
-    first = float(centres_i[0] - stride * i[0])
-    if abs(stride * n / _LENGTH - 1) > 0.05 or not bool(
-        ((centres_i - (first + stride * i)).abs() < _TOLERANCE).all()
-    ):
-        return _patches(backbone)
-    halo = None if watch.is_global or has_global_norm else _halo(net, stride)
-    return FeatureGrid(round(stride, 6), round(first, 6), halo)
+        (first, middle, last), footprints_3W, n = _footprints(net, _OPEN)
+        if not is_global:
+            _, far_3W, _ = _footprints(net, _HALF_OPEN)
+            is_global = bool(far_3W[1, 0] != 0 and far_3W[1, -1] != 0)
+    except (RuntimeError, AssertionError, AttributeError, ValueError, IndexError):
+        return None  # a fixed input size, say
+    centre_W = torch.arange(_LENGTH, dtype=torch.float64) + 0.5
+    centres = [float((f_W * centre_W).sum() / f_W.sum()) for f_W in footprints_3W]
+    stride = (centres[2] - centres[0]) / (last - first)
+    regular = abs(centres[0] + centres[2] - 2 * centres[1]) < _TOLERANCE
+    touched = footprints_3W[1].nonzero().flatten()
+    left, right = int(touched[0]), _LENGTH - 1 - int(touched[-1])  # px that it is from the ends
+    if not regular or abs(stride * n / _LENGTH - 1) > 0.05 or left == right == 0:
+        return None
+    clear = [math.floor(px / stride + _TOLERANCE) for px in (left, right)]
+    halo = None if is_global else max(middle - clear[0], n - 1 - middle - clear[1], 0)
+    return FeatureGrid(round(stride, 6), round(centres[1] - stride * middle, 6), halo)
 
 
-def _run_any(net: Backbone, lines_NW: Tensor) -> Tensor:
-    """`_run` with one channel, or with all where the network splits channels."""
+def _footprints(net: Backbone, base: float) -> tuple[list[int], Tensor, int]:
+    """Three cells in the middle of a row, where zero padding is far, and what moves them.
+
+    Returns:
+        the cells, how much each column of the input moves each (3, W), and all cells of the row.
+    """
+    ramp_W = base * (1 + torch.arange(_LENGTH, dtype=torch.float64) / _OPEN)
+    ramps_2W = torch.stack((ramp_W, ramp_W.flip(0)))
+    x_2CHW = ramps_2W[:, None, None].repeat(1, 1, _LOW, 1).requires_grad_()
     try:
-        return _run(net, lines_NW)
-    except (RuntimeError, AssertionError, ValueError, IndexError):
+        f_2Dhw = net(x_2CHW)
+    except (RuntimeError, AssertionError, ValueError, IndexError):  # it counts channels
         for module in net.modules():
             if isinstance(module, _Box | _Mean):
                 module.outputs = module.all_outputs
-        return _run(net, lines_NW)
-
-
-def _run(net: Backbone, lines_NW: Tensor) -> Tensor:
-    """The mean channel of the middle row of features, y_Nw, of N lines repeated downwards."""
-    first = next(module for module in net.modules() if isinstance(module, _Box))
-    x_NCHW = lines_NW[:, None, None, :].expand(-1, first.inputs, _LOW, -1)
-    with torch.no_grad():
-        f_NDhw: Tensor = net(x_NCHW)
-    return f_NDhw[:, :, f_NDhw.shape[2] // 2].mean(1)
-
-
-def _halo(net: Backbone, stride: float) -> int | None:
-    """Cells from a border that what lies beyond it can reach; None if that is nearly all."""
-    for module in net.modules():
-        if isinstance(module, _Box | _Mean):
-            module.spread = True
-    cells = max(1, round(_STRIP / stride))
-    strip = round(cells * stride)
-    marks_2W = torch.zeros(2, _LENGTH, dtype=torch.float64)
-    marks_2W[0, :strip] = 1
-    marks_2W[1, -strip:] = 1
-    spread_2n = _run(net, marks_2W)
-    clean_left, clean_right = ((row == 0).nonzero().flatten().tolist() for row in spread_2n)
-    if not clean_left or not clean_right:
-        return None
-    last = spread_2n.shape[1] - cells - 1  # last cell of an input that ends before the strip
-    return int(max(clean_left[0] - cells, last - clean_right[-1], 0))
+        f_2Dhw = net(x_2CHW)
+    row_w = f_2Dhw[:, :, f_2Dhw.shape[2] // 2].sum((0, 1))
+    n = len(row_w)
+    cells = [n // 2 - n // 8, n // 2, n // 2 + n // 8]
+    footprints = [
+        torch.autograd.grad(row_w[cell], x_2CHW, retain_graph=True)[0].sum((0, 1, 2))
+        for cell in cells
+    ]
+    return cells, torch.stack(footprints), n
 
 
 def _flatten(module: nn.Module) -> None:
@@ -205,11 +156,3 @@ def _flatten(module: nn.Module) -> None:
             setattr(module, name, _Mean(child))
         else:
             _flatten(child)
-
-
-def _patches(backbone: Backbone) -> FeatureGrid:
-    """Cells as centred patches: the stride that timm states, no halo."""
-    info: Any = getattr(backbone.body, "feature_info", None)
-    last = info[-1] if isinstance(info, list) else {}
-    stride = float(last.get("reduction", 32))
-    return FeatureGrid(stride, stride / 2, None)

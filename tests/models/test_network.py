@@ -72,7 +72,7 @@ def test_feature_shapes(name, side, shape):
 
 def test_every_parameter_of_a_backbone_gets_a_gradient():
     # Else DistributedDataParallel waits for it. MobileNetV3 has a part after pooling.
-    for name in ("simple_cnn", "mobilenetv3_small_050", "convnext_atto"):
+    for name in ("simple_cnn", "mobilenetv3_small_050", "convnext_atto", "hrnet_w18_small"):
         backbone = build(name, 3)
         backbone(torch.randn(2, 3, 64, 64)).square().sum().backward()
         assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
