@@ -36,10 +36,13 @@ class BackboneTrial:
             workers: what its workers get.
         """
         self._plan = setup.plan
+        self.each = setup.plan.samples_per_pseudo_epoch
+        """Samples from one evaluation to the next."""
+        self.done = False
+        """Whether all evaluations have been given, and workers and resources given back."""
         self._halt = Halt(run)
         self._rows: queue.Queue[Row | Exception | None] = queue.Queue()
         self._given = 0
-        self._over = False
         self._put_history(run)
 
         def listen(message: dict[str, Any]) -> None:
@@ -59,16 +62,6 @@ class BackboneTrial:
         self._thread = threading.Thread(target=work, daemon=True)
         self._thread.start()
 
-    @property
-    def each(self) -> int:
-        """Samples from one evaluation to the next."""
-        return self._plan.samples_per_pseudo_epoch
-
-    @property
-    def done(self) -> bool:
-        """Whether all evaluations have been given, and workers and resources given back."""
-        return self._over
-
     def step(self) -> Row:
         """The next evaluation, waited for; after the last, until training is at its end.
 
@@ -80,12 +73,12 @@ class BackboneTrial:
             raise TrainingError("training ended before its plan was done")
         self._given = row["pseudo_epoch"] + 1
         if self._given == self._plan.pseudo_epochs:
-            self._over = self._take() is None
+            self.done = self._take() is None
         return row
 
     def close(self) -> None:
         """Leave off: workers end now, checkpoints stay."""
-        if not self._over:
+        if not self.done:
             self._halt()
             self._thread.join(STOPPING)
 

@@ -37,13 +37,13 @@ from numpy.typing import NDArray
 from satray import __version__
 from satray.config.train import AugmentOptions, InputOptions, TrainRecipe, VariantOptions
 from satray.data.cache import MARGIN, boot, default_folder, locked, make_room
-from satray.errors import InputError, SatrayError
+from satray.errors import SatrayError
 from satray.storage import Storage, join, name
 
 if TYPE_CHECKING:
     from satray.train.setup import Setup
 
-FORMAT = 1
+FORMAT = 2
 """Of the files, and of what is computed; another one makes other keys."""
 POOLINGS = ("avg", "max", "lse")
 """What is kept of a feature map for linear heads; each costs next to nothing beside the forward."""
@@ -59,7 +59,6 @@ BLOCK_BYTES, BLOCK_TILES = 16 << 20, 256
 FEWEST = 8
 """Tiles of a block, at the least; and of one of whole maps, which are larger than tiles."""
 LABELS, VALID = "labels", "valid"
-_KEYS = ("row", "view", VALID, "error", LABELS)
 _MARK = b"satray"
 
 
@@ -265,13 +264,18 @@ def to_parquet(
         "row": pa.array(rows_N[tile_M]),
         "view": pa.array(view_M.astype(np.int32)),
         VALID: pa.array(at_N[tile_M]),
-        "error": pa.array(errors, pa.string()).take(pa.array(tile_M)),
         LABELS: _fixed(labels_NK[tile_M]),
     }
     for column, values_NVD in features.items():
         readable_NVD = np.where(at_N[:, None, None], values_NVD, np.float32(0))
         table[column] = _fixed(readable_NVD[tile_M, view_M])
-    whole = pa.table(table).replace_schema_metadata({_MARK: json.dumps({"bf16": bf16})})
+    unreadable = {str(row): e for row, e in zip(rows_N, errors, strict=True) if e is not None}
+    notes = {
+        "bf16": bf16,
+        "unreadable": unreadable,
+        "widths": {column: values_NVD.shape[2] for column, values_NVD in features.items()},
+    }
+    whole = pa.table(table).replace_schema_metadata({_MARK: json.dumps(notes)})
     sink = io.BytesIO()
     pq.write_table(whole, sink, compression="none", use_dictionary=False)
     return sink.getvalue()
@@ -282,28 +286,15 @@ def _fixed(values_MD: NDArray[Any]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), values_MD.shape[1])
 
 
-@dataclass(frozen=True)
-class FileNotes:
-    """What a file says beside its numbers."""
+def notes_of(data: bytes) -> dict[str, Any]:
+    """What a file of `to_parquet` says beside its numbers.
 
-    bf16: bool
-    """Whether they were computed in bf16."""
-    unreadable: dict[int, str]
-    """Rows of the split that could not be read, and why."""
-    widths: dict[str, int]
-    """Column of features (`TOWER_POOLING`) -> D."""
-
-    @classmethod
-    def of(cls, data: bytes) -> FileNotes:
-        """Those of a file's bytes."""
-        table = pq.read_table(io.BytesIO(data), columns=["row", "error"])
-        pairs = zip(table.column("row").to_pylist(), table.column("error").to_pylist(), strict=True)
-        schema = pq.read_schema(io.BytesIO(data))
-        return cls(
-            bf16=json.loads(schema.metadata[_MARK])["bf16"],
-            unreadable={row: error for row, error in pairs if error is not None},
-            widths={each.name: each.type.list_size for each in schema if each.name not in _KEYS},
-        )
+    Returns:
+        `bf16`: whether they were computed in it; `unreadable`: row of the split (as text) -> why;
+        `widths`: column of features (`TOWER_POOLING`) -> D.
+    """
+    found: dict[str, Any] = json.loads(pq.read_schema(io.BytesIO(data)).metadata[_MARK])
+    return found
 
 
 # The table: in storage, and mapped on a node
@@ -385,34 +376,23 @@ class FeatureTable:
     def find(
         cls, uri: str, storage: Storage, *, folder: str | None = None, gib: float | None = None
     ) -> FeatureTable | None:
-        """The finished table in a folder; None where there is none.
-
-        Raises:
-            InputError: its record cannot be read.
-        """
+        """The finished table in a folder; None where there is none."""
         record = join(uri, RECORD)
         if not storage.exists(record):
             return None
-        try:
-            data = storage.read(record)
-            found = json.loads(data)
-            if found["format"] != FORMAT:
-                raise ValueError(f"format {found['format']}")
-            return cls(
-                uri=uri,
-                storage=storage,
-                digest=hashlib.sha256(data).hexdigest()[:16],
-                widths=found["columns"],
-                shapes={split: (found["rows"][split], found["views"][split]) for split in SPLITS},
-                classes=len(found["classes"]),
-                files=tuple(found["files"]),
-                folder=folder,
-                gib=gib,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{record}: no record of features of this version ({error!r}); remove its folder"
-            ) from error
+        data = storage.read(record)
+        found = json.loads(data)
+        return cls(
+            uri=uri,
+            storage=storage,
+            digest=hashlib.sha256(data).hexdigest()[:16],
+            widths=found["columns"],
+            shapes={split: (found["rows"][split], found["views"][split]) for split in SPLITS},
+            classes=len(found["classes"]),
+            files=tuple(found["files"]),
+            folder=folder,
+            gib=gib,
+        )
 
     def open(self, split: str, pooling: str) -> Features:
         """Map one split, making the node's files where they are not there yet.
@@ -422,12 +402,10 @@ class FeatureTable:
             pooling: whose columns: avg, max, lse, or flat (whole maps).
 
         Raises:
-            InputError: the table has no such pooling, or a file of it is gone.
+            InputError: a file of the table is gone.
             SatrayError: the node has no room for the maps.
         """
         columns = [column for column in self.widths if column.endswith(f"_{pooling}")]
-        if not columns:
-            raise InputError(f"features {self.key}: no {pooling}; there are {list(self.widths)}")
         tiles, views = self.shapes[split]
         wanted: dict[str, tuple[tuple[int, ...], str]] = {
             **{column: ((tiles, views, self.widths[column]), "float32") for column in columns},

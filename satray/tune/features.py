@@ -21,7 +21,7 @@ import ray
 from satray import cluster
 from satray.block_pool import BlockRead, Report, Row, held, through_actors
 from satray.data.cache import cache_lines
-from satray.data.read import TileSource, errors_of, read_blocks, tile_source, to_torch
+from satray.data.read import TileSource, read_blocks, tile_source, to_torch
 from satray.errors import SatrayError, TrainingError
 from satray.runs.run import Run, to_json
 from satray.storage import Storage, join
@@ -32,7 +32,7 @@ from satray.tune.feature_table import (
     FeatureBlock,
     FeatureSpec,
     FeatureTable,
-    FileNotes,
+    notes_of,
     to_parquet,
 )
 
@@ -138,8 +138,8 @@ def finished(
         uri: folder of the features.
         spec: of them.
         blocks: all of them, written.
-        reports: of those of this attempt: `file`, `unreadable` (row -> reason), `bf16`; of the
-            others their files are read.
+        reports: of those of this attempt: `file` and its `notes` (`notes_of`); of the others their
+            files are read.
         budget: share of a split's tiles that may be unreadable.
 
     Raises:
@@ -147,14 +147,15 @@ def finished(
             rerun reads them again: a store that was away for a while shall not spoil features.
         SatrayError: blocks of the train split are of different precisions.
     """
-    known = {each["file"]: each for each in reports}
-    lost: dict[str, dict[int, str]] = {split: {} for split in SPLITS}
+    known = {each["file"]: each["notes"] for each in reports}
+    lost: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
     bf16 = set()
     for block in blocks:
-        told = known.get(block.file) or vars(FileNotes.of(storage.read(join(uri, block.file))))
-        lost[block.split].update(told["unreadable"])
+        notes = known.get(block.file) or notes_of(storage.read(join(uri, block.file)))
+        lost[block.split].update(notes["unreadable"])
+        widths = notes["widths"]
         if block.split == "train":
-            bf16.add(told["bf16"])
+            bf16.add(notes["bf16"])
     if len(bf16) > 1:
         raise SatrayError(
             f"features {spec.key}: some were computed in bf16, others in fp32, on processors of "
@@ -165,7 +166,7 @@ def finished(
         if len(rows) <= budget * tiles:
             continue
         for block in blocks:
-            if block.split == split and any(block.start <= row < block.stop for row in rows):
+            if block.split == split and any(block.start <= int(r) < block.stop for r in rows):
                 storage.delete(join(uri, block.file))
         raise TrainingError(
             f"features: {len(rows):,} of {tiles:,} tiles of {split} could not be read "
@@ -176,11 +177,11 @@ def finished(
         "format": FORMAT,
         "key": spec.key,
         "decided_by": spec.decided_by,
-        "columns": FileNotes.of(storage.read(join(uri, blocks[0].file))).widths,
+        "columns": widths,
         "rows": dict(zip(SPLITS, spec.tiles, strict=True)),
         "views": {split: spec.views_in(split) for split in SPLITS},
         "files": [block.file for block in blocks],
-        "unreadable": {split: {str(r): e for r, e in rows.items()} for split, rows in lost.items()},
+        "unreadable": lost,
         "bf16": True in bf16,
     }
 
@@ -237,5 +238,4 @@ class _Worker:
         data = to_parquet(rows, batch["labels"].numpy(), errors, features, bf16=bf16)
         self._storage.write(join(self._uri, row["file"]), data)
         images = len(rows) * self._spec.views_in(split)
-        told = {"images": images, "unreadable": errors_of(tiles), "bf16": bf16}
-        return {"file": row["file"], **told}
+        return {"file": row["file"], "images": images, "notes": notes_of(data)}

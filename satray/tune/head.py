@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from satray.data.augment import send
 from satray.data.order import TrainOrder, copies
-from satray.errors import InputError
 from satray.models.network import linear_or_dense
 from satray.storage import Storage
 from satray.train import checkpoints
@@ -70,13 +69,8 @@ class HeadNetwork(nn.Module):
         return logits_BK
 
     def set_trainable(self, spec: str) -> None:
-        """The head is all there is.
-
-        Raises:
-            InputError: anything else is asked for.
-        """
-        if spec != "head":
-            raise InputError(f"trainable={spec!r}: features train the head alone; accepted: head")
+        """The head is all there is."""
+        assert spec == "head", spec
 
     def backbones(self) -> dict[str, nn.Module]:
         """None: layers have no depth here."""

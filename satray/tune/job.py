@@ -7,14 +7,15 @@ from dataclasses import replace
 
 from satray.config.tune import TuneRecipe
 from satray.errors import counted
+from satray.models.pretrained import sources_of
+from satray.models.variant import resolve
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
-from satray.train.setup import set_up
+from satray.train.setup import weights_wanted
 from satray.tune import report
 from satray.tune.board import table_lines
-from satray.tune.feature_table import head_only, views_of
+from satray.tune.feature_table import SPLITS, head_only, views_of
 from satray.tune.records import Metric, TrialRecord, by_status, ended_words
-from satray.tune.shared_start import extracted
 from satray.tune.trials import RATE, Sweep, Trial, fine_tuning, note_lines, resolved
 
 
@@ -28,7 +29,9 @@ def read(recipe: TuneRecipe, storage: Storage) -> Sweep:
     digests = {"index": sweep.index.digest}
     for trial in sweep.listed():
         sweep.check(trial)
-        for wanted in sweep.weights_of(trial):
+        variant = resolve(trial.recipe.variant, trial.recipe.pooling)
+        sources = sources_of(trial.recipe.weights, variant)
+        for wanted in weights_wanted(variant, sources).values():
             digests[f"weights {' '.join(wanted).strip()}"] = sweep.digest_of(wanted)
     return replace(sweep, digests=digests)
 
@@ -69,7 +72,7 @@ def plan(recipe: TuneRecipe, sweep: Sweep, storage: Storage) -> list[str]:
     about = " of those looked at" if sweep.optuna else ""
     most = "" if recipe.concurrent == "auto" else f", at most {recipe.concurrent}"
     if heads:
-        lines += [*_head_lines(sweep, heads, about, storage), f"at once: a head a core{most}"]
+        lines += [*_head_lines(sweep, heads, about), f"at once: a head a core{most}"]
     if others:
         share = f"{recipe.gpu_share:g} GPU a worker" if recipe.gpu_share < 1 else "a GPU a worker"
         workers = counted(recipe.resources.workers, "worker")
@@ -153,31 +156,21 @@ def _space_lines(sweep: Sweep) -> Iterator[str]:
         yield f"space: {RATE}: around what a range test of each variant finds"
 
 
-def _head_lines(
-    sweep: Sweep, heads: Sequence[Trial], about: str, storage: Storage
-) -> Iterator[str]:
+def _head_lines(sweep: Sweep, heads: Sequence[Trial], about: str) -> Iterator[str]:
     starts = {sweep.start_of(trial): trial.recipe for trial in heads}
     yield (
         f"{counted(len(heads), 'trial')}{about} train heads, from the features of "
         f"{counted(len(starts), 'frozen network')}, extracted once"
     )
-    recipe, shape = sweep.recipe, sweep.index.meta.tile_shape
+    recipe, index = sweep.recipe, sweep.index
+    each = [views_of(trained, index.meta.tile_shape) for trained in starts.values()]
+    train, val = (index.split_counts.get(split, 0) for split in SPLITS)
+    images = sum(views * train + val for views in each)
     named = recipe.features.folder is not None or recipe.out is not None
-    store = sweep.store(recipe.out or "")
-    there, images, views = 0, 0, set()
-    for key, trained in starts.items():
-        setup = set_up(trained, storage, sweep.index)
-        each = views_of(trained, shape)
-        views.add(each)
-        if named and extracted(setup, storage, store, key):
-            there += 1
-        else:
-            images += setup.train_tiles * each + setup.val_tiles
-    seen = " or ".join(f"{each}" for each in sorted(views))
-    where = store if named else "features/ below out"
     yield (
-        f"features: {counted(images, 'image')} to send through networks, {seen} views of a train "
-        f"tile; kept in {where}, where those of {there} of {len(starts)} are"
+        f"features: {counted(images, 'image')} to send through networks, less those that are in "
+        f"{sweep.store(recipe.out or '') if named else 'features/ below out'}; "
+        f"{' or '.join(f'{views}' for views in sorted(set(each)))} views of a train tile"
     )
 
 

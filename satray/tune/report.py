@@ -7,7 +7,6 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +21,6 @@ from satray.report.page import (
     Page,
     Section,
     cards,
-    details,
     html,
     joined,
     number,
@@ -45,15 +43,15 @@ from satray.tune.records import (
     ranked,
     short_value,
 )
-from satray.tune.space import Range, Space, canonical, same, text
+from satray.tune.space import Range, Space, canonical, text
 from satray.tune.trials import Sweep
 
 LEFT_OUT = ("out", "overwrite", "resources")
 """Keys of a training that are of one place and one day."""
 EDGE = 0.05
 """Share of a range within which a value is at its end."""
-ROWS, OPEN = 50, 15
-"""Rows of the page's tables, and those of the leaderboard that are not folded; files hold all."""
+ROWS = 25
+"""Rows of the page's tables; files hold all."""
 HEADINGS = {"learning_rate": "learning rate", "name": "schedule"}
 """Last part of a key -> heading, where another word says it better."""
 PLOTS = {
@@ -241,7 +239,8 @@ class Reported:
 def draw(done: Reported) -> dict[str, bytes]:
     """The plots by name: `parallel`; `rates` where learning rates were searched; `curves`."""
     metric, axes = done.sweep.metric, _axes(done)
-    trials = [_trial(one, metric) for one in _in_order(done)]
+    order = sorted(done.records, key=lambda one: canonical(one.configuration))
+    trials = [_trial(one, metric) for one in order]
     measure = Measure(metric.title, metric.mode == "max")
     plots = {"parallel": parallel(trials, axes, measure)}
     rate = next((key for key in done.sweep.space.keys if key.endswith(".learning_rate")), None)
@@ -267,38 +266,17 @@ def _trial(one: TrialRecord, metric: Metric) -> Trial:
     return Trial(label(one.configuration), values, score, curve)
 
 
-def _in_order(done: Reported) -> list[TrialRecord]:
-    """The trials in the order of the axes' values, not in that in which they ended."""
-
-    def place(one: TrialRecord) -> list[int]:
-        found = []
-        for axis in done.sweep.space.axes:
-            if axis.applies(one.configuration) and axis.key in one.configuration:
-                here = one.configuration[axis.key]
-                places = (i for i, each in enumerate(axis.domain.grid()) if same(each, here))
-                found.append(next(places, 0))
-        return found
-
-    return sorted(done.records, key=lambda one: (place(one), one.id))
-
-
 def _axes(done: Reported) -> dict[str, str]:
     """Keys that trials differ in, with headings."""
-    found = [key for key in done.sweep.space.keys if len(_groups(done.records, key)) > 1]
+    found = []
+    for key in done.sweep.space.keys:
+        told = [one.configuration[key] for one in done.records if key in one.configuration]
+        if len(set(map(canonical, told))) > 1:
+            found.append(key)
     lasts = [HEADINGS.get(key.split(".")[-1], key.split(".")[-1]) for key in found]
     return {
         key: last if lasts.count(last) == 1 else key for key, last in zip(found, lasts, strict=True)
     }
-
-
-def _groups(records: Sequence[TrialRecord], key: str) -> list[tuple[Any, list[TrialRecord]]]:
-    """Values that trials have for a key, in the order of appearance, each with its trials."""
-    found: dict[str, tuple[Any, list[TrialRecord]]] = {}
-    for one in records:
-        if key in one.configuration:
-            value = one.configuration[key]
-            found.setdefault(canonical(value), (value, []))[1].append(one)
-    return list(found.values())
 
 
 # The page
@@ -339,7 +317,7 @@ def page(done: Reported, plots: Mapping[str, bytes], run_id: str) -> bytes:
         Section(
             "search",
             "What was searched",
-            joined((tag("div", *shown, class_="plots"), _by_value(done))),
+            tag("div", *shown, class_="plots"),
         ),
         Section("best", "The best configuration", joined((recipe, tag("pre", done.best_yaml)))),
     ]
@@ -402,32 +380,11 @@ def _leaderboard(done: Reported) -> Html:
         )
         for place, one in enumerate(order[:ROWS], 1)
     ]
-    parts: list[Child] = [table(heads, rows[:OPEN])]
-    if more := rows[OPEN:]:
-        parts.append(details(f"The next {len(more)}", table(heads, more)))
+    parts: list[Child] = [table(heads, rows)]
     if len(order) > ROWS:
         said = f"The first {ROWS} of {len(order):,}; leaderboard.parquet has all."
         parts.append(tag("p", said, class_="note"))
     return joined(parts)
-
-
-def _by_value(done: Reported) -> Html:
-    """For each key with a few values: how its values did, at best and in the middle."""
-    parts: list[Child] = []
-    for key, heading in _axes(done).items():
-        by_value = _groups(_in_order(done), key)
-        if len(by_value) > PANELS_MOST:
-            continue
-        rows = []
-        for value, members in by_value:
-            shown = [one.best for one in members if one.best is not None]
-            top = number(max(shown, key=done.sweep.metric.worth, default=None), 4)
-            middle = number(statistics.median(shown) if shown else None, 4)
-            rows.append((short_value(key, value), f"{len(members):,}", top, middle))
-        parts.append(table((heading, "trials", "best", "median"), rows))
-    if not parts:
-        return Html()
-    return joined((tag("h3", "By value"), tag("div", *parts, class_="plots")))
 
 
 def _provenance(done: Reported, run_id: str) -> Html:

@@ -23,7 +23,6 @@ from satray.models.variant import resolve
 from satray.runs.run import Run
 from satray.storage import Storage, join
 from satray.train.setup import Setup, Wanted, set_up, weights_wanted
-from satray.tune.feature_table import RECORD as FEATURES
 from satray.tune.feature_table import FeatureTable, feature_spec, head_only
 
 FOLDER = "starts"
@@ -143,23 +142,6 @@ def settle(setup: Setup, run: Run, store: str, key: str) -> Start:
     if not run.storage.exists(join(own.state, RECORD)):
         _make(setup, own)
     return _read(run.storage, own.state)
-
-
-def extracted(setup: Setup, storage: Storage, store: str, key: str) -> bool:
-    """Whether the features of a start are there, whole. Nothing is written.
-
-    Args:
-        setup: of one of its trainings of heads.
-        storage: how URIs are reached.
-        store: folder of features and starts.
-        key: `start_key`.
-    """
-    folder = Run("", key, join(store, FOLDER), storage).state
-    if not storage.exists(join(folder, RECORD)):
-        return False
-    start = _read(storage, folder)
-    spec = feature_spec(start.under(setup), start.towers)
-    return storage.exists(join(store, spec.key, FEATURES))
 
 
 @functools.cache

@@ -20,11 +20,9 @@ from satray.models.variant import BUILT_IN, input_bands, resolve
 from satray.storage import Storage, absolute, join
 from satray.train.plan import plan_training
 from satray.train.setup import (
-    Wanted,
     best_metric,
     set_up,
     weights_digest,
-    weights_wanted,
 )
 from satray.tune.feature_table import head_only, with_views
 from satray.tune.records import Metric, Regime, trial_id
@@ -169,11 +167,6 @@ class Sweep:
             raise InputError(reason)
         return trial
 
-    def weights_of(self, trial: Trial) -> Iterable[Wanted]:
-        """The weights that a trial's towers start from."""
-        variant = resolve(trial.recipe.variant, trial.recipe.pooling)
-        return weights_wanted(variant, sources_of(trial.recipe.weights, variant)).values()
-
     def length_of(self, trial: Trial) -> tuple[float, int]:
         """What a trial is asked to see, before batches round it.
 
@@ -288,7 +281,7 @@ def default_space(recipe: TuneRecipe, bands: Sequence[str], train_tiles: int) ->
     Raises:
         InputError: no variant fits the bands, or base fixes everything, or base is not valid.
     """
-    base, trained = dotted(recipe.base), full_recipe(recipe, {})
+    trained = full_recipe(recipe, {})
     stage = trained.stages[0]
     length = stage.pseudo_epochs
     if stage.samples is not None:
@@ -304,7 +297,7 @@ def default_space(recipe: TuneRecipe, bands: Sequence[str], train_tiles: int) ->
             "when": {name: list(CYCLES)},
         },
     }
-    left = {key: axis for key, axis in wanted.items() if not _fixes(base, key)}
+    left = {key: axis for key, axis in wanted.items() if not _says(trained, key)}
     if name not in left:  # what remains of it belongs to schedules that are not searched
         left = {key: axis for key, axis in left.items() if ".schedule." not in key}
     if not left:
@@ -478,20 +471,13 @@ def _variants(bands: Sequence[str], weights: str | dict[str, str]) -> list[str]:
     ]
 
 
-def _fixes(base: Mapping[str, Any], key: str) -> bool:
-    """Whether base says something for a key, by itself or in what is given whole."""
-    if key in base:
-        return True
-    first, *rest = key.split(".")
-    found: Any = base.get(first)
-    for part in rest:
-        if isinstance(found, list) and part.isdigit() and int(part) < len(found):
-            found = found[int(part)]
-        elif isinstance(found, Mapping):
-            found = found.get(part)
-        else:
-            return False
-    return found is not None
+def _says(recipe: TrainRecipe, key: str) -> bool:
+    """Whether somebody gave a key, by itself or in what is given whole."""
+    *above, last = key.split(".")
+    found: Any = recipe
+    for part in above:
+        found = found[int(part)] if part.isdigit() else getattr(found, part)
+    return last in found.model_fields_set
 
 
 def _short(length: float) -> float:

@@ -34,7 +34,7 @@ from ray.tune.search import Searcher  # noqa: E402
 from satray import cluster  # noqa: E402
 from satray.config.train import TrainRecipe  # noqa: E402
 from satray.data.index import TileIndex  # noqa: E402
-from satray.errors import InputError, SatrayError, TrainingError  # noqa: E402
+from satray.errors import InputError, SatrayError, TrainingError, one_line  # noqa: E402
 from satray.runs.run import Run  # noqa: E402
 from satray.storage import Storage, join  # noqa: E402
 from satray.train.ray_train import give_back  # noqa: E402
@@ -482,7 +482,7 @@ class LogCallback(_Driver, tune.Callback):
         error = trial.get_pickled_error() or trial.get_error()
         passing = isinstance(error, ray.exceptions.RayTaskError)
         cause = getattr(error, "cause", None) or error
-        reason = _last_line(cause) or type(cause).__name__
+        reason = one_line(cause)
         reason = reason if passing else f"its process died: {reason}"
         self._log.end(trial.config["trial"], "failed", reason, keep=not passing)
 
@@ -492,14 +492,3 @@ def may_pass(error: Exception) -> bool:
     if isinstance(error, SatrayError):
         return not isinstance(error, InputError | TrainingError)
     return isinstance(error, OSError)
-
-
-def one_line(error: Exception) -> str:
-    """What went wrong, for the leaderboard."""
-    said = _last_line(error) or type(error).__name__
-    return said if isinstance(error, SatrayError) else f"{type(error).__name__}: {said}"
-
-
-def _last_line(error: Any) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else ""

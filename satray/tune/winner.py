@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +11,6 @@ from satray import cluster
 from satray.config.train import TrainRecipe
 from satray.data.index import TileIndex
 from satray.errors import TrainingError
-from satray.metrics.summary import said
 from satray.runs.run import Run
 from satray.storage import join
 from satray.train import checkpoints, measure
@@ -23,12 +21,10 @@ from satray.train.products import bundle
 from satray.train.setup import set_up
 from satray.train.tracking import nested
 from satray.tune.head import best_of
-from satray.tune.records import Metric, TrialRecord, trial_folder
+from satray.tune.records import TrialRecord, trial_folder
 from satray.tune.trials import Trial
 from satray.tune.tuner import Work, config_of, head_setup, open_trial
 
-SAME = 1e-6
-"""Metrics that differ by less are the same."""
 REFIT = "refit"
 """Folder of the best configuration trained again."""
 
@@ -42,7 +38,7 @@ class Won:
     validation: dict[str, Any]
     """Metrics of its weights on validation, `ap` by class, `val_loss`."""
     lines: tuple[str, ...]
-    """For the person: what calibration did, and what is unlike the trial."""
+    """For the person: what calibration did."""
 
 
 def winner(work: Work, trial: Trial, start: str, record: TrialRecord, run: Run) -> Won:
@@ -73,22 +69,7 @@ def winner(work: Work, trial: Trial, start: str, record: TrialRecord, run: Run) 
         kept, _ = checkpoints.choose(own.storage, own.state, setup.best)
     calibration = calibrate_on(setup, kept.predictions)
     files = bundle(setup, run, kept, calibration)
-    lines = (*differs(kept.validation, record, work.metric), calibration.line())
-    return Won(files, nested(kept.validation), lines)
-
-
-def differs(validation: Mapping[str, Any], record: TrialRecord, metric: Metric) -> tuple[str, ...]:
-    """A line where a bundle does not do what its trial showed; nothing where it does.
-
-    Args:
-        validation: metrics of the bundle's weights.
-        record: of its trial.
-        metric: what trials are compared by.
-    """
-    found = float(validation[metric.column])
-    if record.best is None or math.isclose(found, record.best, rel_tol=0, abs_tol=SAME):
-        return ()
-    return (f"the bundle's own {metric.title} is {said(found)}, its trial's was {record.best:.4f}",)
+    return Won(files, nested(kept.validation), (calibration.line(),))
 
 
 def _trained(work: Work, config: Mapping[str, str], folder: str, samples: int | None) -> Kept:

@@ -30,10 +30,10 @@ from satray.tune.feature_table import (
     FEWEST,
     FORMAT,
     FeatureTable,
-    FileNotes,
     draws,
     feature_spec,
     head_only,
+    notes_of,
     pooling_of,
     to_parquet,
     views_of,
@@ -292,9 +292,10 @@ def test_a_batch_is_rows_in_their_views(table):
 
 
 def test_a_file_says_what_could_not_be_read_and_how_it_was_computed():
-    notes = FileNotes.of(to_parquet(*BLOCKS["train-00000.parquet"], bf16=True))
-    assert notes == FileNotes(True, {BAD: "gone"}, WIDTHS)
-    assert FileNotes.of(to_parquet(*BLOCKS["val-00000.parquet"])) == FileNotes(False, {}, WIDTHS)
+    data = to_parquet(*BLOCKS["train-00000.parquet"], bf16=True)
+    assert notes_of(data) == {"bf16": True, "unreadable": {str(BAD): "gone"}, "widths": WIDTHS}
+    data = to_parquet(*BLOCKS["val-00000.parquet"])
+    assert notes_of(data) == {"bf16": False, "unreadable": {}, "widths": WIDTHS}
 
 
 def test_processes_of_a_node_build_once_and_then_map(table, tmp_path):
@@ -338,18 +339,6 @@ def test_a_table_travels_small(table):
 
 def test_an_unfinished_extraction_is_no_table(tmp_path):
     assert FeatureTable.find(str(tmp_path), Storage()) is None
-
-
-@pytest.mark.parametrize("record", ["{}", "[1]", "{", '{"format": 99}'])
-def test_another_record_is_refused(tmp_path, record):
-    (tmp_path / "features.json").write_text(record)
-    with pytest.raises(InputError, match=r"features\.json: no record of features of this version"):
-        FeatureTable.find(str(tmp_path), Storage())
-
-
-def test_another_pooling_is_refused(table):
-    with pytest.raises(InputError, match=r"features abc: no lse; there are .*rgb_avg.*nir_max"):
-        table.open("train", "lse")
 
 
 def test_a_node_without_room_or_folder_says_so(table, tmp_path, monkeypatch):

@@ -129,6 +129,8 @@ BLOCKS = (
     FeatureBlock("val", 0, 0, 5),
 )
 
+CLEAN = {"unreadable": {}, "bf16": False, "widths": {"rgb_avg": 3}}
+
 
 @pytest.fixture(scope="module")
 def spec(archive, tmp_path_factory):
@@ -152,7 +154,7 @@ def record_of(folder, spec, reports=(), budget=0.5):
 
 def test_the_record_is_of_all_attempts(tmp_path, spec):
     written(tmp_path)
-    now = [{"file": "train-00000.parquet", "unreadable": {3: "torn"}, "bf16": False}]
+    now = [{"file": "train-00000.parquet", "notes": CLEAN | {"unreadable": {"3": "torn"}}}]
     record = record_of(tmp_path, spec, now)
     assert record["unreadable"] == {"train": {"3": "torn", "9": "gone"}, "val": {}}
     assert (record["columns"], record["rows"]) == ({"rgb_avg": 3}, {"train": 14, "val": 5})
@@ -166,7 +168,7 @@ def test_the_record_is_of_all_attempts(tmp_path, spec):
 def test_train_tiles_of_two_precisions_do_not_mix(tmp_path, spec):
     written(tmp_path, (True, True, False))  # validation is in fp32 always
     assert record_of(tmp_path, spec)["bf16"] is True
-    now = [{"file": "train-00001.parquet", "unreadable": {}, "bf16": False}]
+    now = [{"file": "train-00001.parquet", "notes": CLEAN}]
     with pytest.raises(SatrayError, match=r"some were computed in bf16.*base\.precision=fp32"):
         record_of(tmp_path, spec, now)
 

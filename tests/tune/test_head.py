@@ -20,7 +20,7 @@ from tune.feature_material import (
 
 from satray.config.train import StageOptions, TowerOptions, TrainRecipe, VariantOptions
 from satray.data.read import to_torch
-from satray.errors import InputError, TrainingError
+from satray.errors import TrainingError
 from satray.models.network import Network
 from satray.storage import Storage
 from satray.train.checkpoints import to_bytes
@@ -175,13 +175,6 @@ def test_validation_comes_whole_and_in_order(monkeypatch, tiles, sizes):
     assert [len(batch["row"]) for batch in found] == sizes
     assert np.concatenate([batch["row"] for batch in found]).tolist() == list(range(10))
     assert found[-1]["pixels"][-1].tolist() == [9000, 9001, 9002, 9003]
-
-
-def test_features_train_the_head_alone():
-    network = HeadNetwork("linear", 4, 2)
-    network.set_trainable("head")
-    with pytest.raises(InputError, match=r"trainable='layer4': .* accepted: head"):
-        network.set_trainable("layer4")
 
 
 def test_the_head_computes_in_fp32_under_autocast():

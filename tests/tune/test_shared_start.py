@@ -9,8 +9,7 @@ from satray.errors import SatrayError
 from satray.storage import Storage
 from satray.train.checkpoints import from_bytes
 from satray.train.setup import set_up
-from satray.tune.feature_table import feature_spec, with_views
-from satray.tune.shared_start import extracted, prepare, settle, start_key
+from satray.tune.shared_start import prepare, settle, start_key
 
 HEAD = [{"trainable": "head", "pseudo_epochs": 2}]
 
@@ -115,17 +114,3 @@ def test_a_start_that_cannot_be_had_costs_its_own_trials_only(
     assert any("no room" in line for line in said)
     with pytest.raises(SatrayError, match="no room"):  # none is left
         prepare({bad: recipes[1:]}, tiles, run, store)
-
-
-def test_whether_features_are_there_is_seen_without_making_any(archive, tmp_path) -> None:
-    recipe = make_recipe(archive, tmp_path, stages=HEAD)
-    setup = set_up(with_views(recipe, (SIDE, SIDE)), Storage())
-    store = str(tmp_path / "store")
-    assert not extracted(setup, Storage(), store, "k")
-    assert not (tmp_path / "store").exists()
-    run, _ = make_run(tmp_path / "run")
-    start = settle(setup, run, store, "k")
-    assert not extracted(setup, Storage(), store, "k")
-    key = feature_spec(start.under(setup), start.towers).key
-    Storage().write(f"{store}/{key}/features.json", b"{}")
-    assert extracted(setup, Storage(), store, "k")

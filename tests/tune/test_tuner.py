@@ -235,8 +235,8 @@ def test_where_each_may_be_the_last_each_is_reported_by_itself(monkeypatch) -> N
     [
         ([row(500, 0.5), TrainingError("the loss is nan")], "the loss is nan", 1),
         ([row(500, math.nan)], "mAP is not a number after 500 samples", 1),
-        ([MemoryError()], "MemoryError: MemoryError", 0),
-        ([RuntimeError("first\nCUDA out of memory")], "RuntimeError: CUDA out of memory", 0),
+        ([MemoryError()], "MemoryError: ", 0),
+        ([RuntimeError("first\nCUDA out of memory")], "RuntimeError: first CUDA out of memory", 0),
     ],
 )
 def test_what_goes_wrong_is_reported_and_the_process_lives(monkeypatch, script, said, rows) -> None:

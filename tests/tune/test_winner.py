@@ -95,13 +95,6 @@ def test_what_was_left_elsewhere_is_trained_again_to_where_it_was_best(
     assert won.validation["map"] == pytest.approx(shown.best, abs=1e-9)
 
 
-def test_a_bundle_that_does_other_than_its_trial_says_so() -> None:
-    shown = record({"batch": 8}, 0.5, 0.75)
-    assert module.differs({"map": 0.75}, shown, MAP) == ()
-    (line,) = module.differs({"map": 0.7}, shown, MAP)
-    assert line == "the bundle's own mAP is 0.7000, its trial's was 0.7500"
-
-
 def test_tables_are_there_where_no_trial_has_a_value(monkeypatch, tmp_path) -> None:
     from types import SimpleNamespace
 
