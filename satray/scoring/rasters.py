@@ -2,16 +2,24 @@
 
 Legend: K classes mapped, h x w feature cells, H x W pixels of the tile. Cells at the border of a
 tile saw the network's zero padding; a tile's own map keeps them, and says so in its tags.
+
+GDAL keeps blocks in a cache of its own, by default 5 % of the machine's memory: processes with a
+bound set `GDAL_CACHEMAX` (in MB) before their first raster.
 """
 
 import math
+import os
+import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from satray.errors import DecodeError
+from satray.errors import DecodeError, SatrayError
 from satray.scoring.safe import safe_part
 
 PIXEL_COORDINATES = Affine(1, 0, 0, 0, -1, 0)
@@ -73,7 +81,7 @@ def cam_raster(
     crs: str | None,
     tags: Mapping[str, str],
 ) -> bytes:
-    """Encode maps as a Cloud-Optimised GeoTIFF.
+    """Encode a tile's maps as a Cloud-Optimised GeoTIFF.
 
     Args:
         maps_Khw: float32; NaN where there is no data.
@@ -86,37 +94,149 @@ def cam_raster(
         The file: DEFLATE with the floating-point predictor, nodata NaN, averaged overviews where
         it is larger than one block (128, 256 or 512 cells, by its size).
     """
-    # here, so that tables without maps need no GDAL
-    from rasterio.io import MemoryFile
-    from rasterio.shutil import copy
+    from rasterio.io import MemoryFile  # here, so that tables without maps need no GDAL
 
-    count, height, width = maps_Khw.shape
-    side = max(height, width)
-    block = next((size for size in (128, 256) if side <= size), 512)
     with MemoryFile() as plain, MemoryFile() as optimised:
-        with plain.open(
-            driver="GTiff",
-            dtype="float32",
-            count=count,
-            height=height,
-            width=width,
-            crs=crs,
-            transform=affine,
-            nodata=math.nan,
-        ) as target:
+        with plain.open(**_profile(maps_Khw.shape, affine, crs)) as target:
             target.write(maps_Khw.astype(np.float32, copy=False))
             target.descriptions = tuple(classes)
             target.update_tags(**tags)
-        copy(
-            plain.name,
-            optimised.name,
-            driver="COG",
-            COMPRESS="DEFLATE",
-            PREDICTOR="FLOATING_POINT",
-            OVERVIEW_RESAMPLING="AVERAGE",
-            BLOCKSIZE=block,
-        )
+        _optimise(plain.name, optimised.name, block_size(*maps_Khw.shape[1:]))
         return bytes(optimised.getbuffer())
+
+
+class StripWriter:
+    """Writes a scene's raster; a context manager that removes its working file at the end.
+
+    Strips go into a plain tiled GeoTIFF on the local disk, which GDAL copies into a Cloud-Optimised
+    one. Cells never written are NaN.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, int, int],
+        classes: Sequence[str],
+        affine: Affine,
+        crs: str | None,
+        tags: Mapping[str, str],
+    ) -> None:
+        """Create the working file.
+
+        Args:
+            path: of the working file, on the local disk.
+            shape: (K, h, w).
+            classes: K band descriptions.
+            affine: cell corners to CRS units (pixel units without a CRS).
+            crs: authority string or WKT; None without georeference.
+            tags: dataset tags.
+
+        Raises:
+            SatrayError: the disk does not take it.
+        """
+        import rasterio
+
+        _, self._height, self._width = shape
+        self._path = path
+        self._block = block_size(self._height, self._width)
+        try:
+            self._file: Any = rasterio.open(
+                path,
+                "w+",
+                **_profile(shape, affine, crs),
+                tiled=True,
+                blockxsize=self._block,
+                blockysize=self._block,
+                interleave="band",
+                SPARSE_OK="TRUE",
+                BIGTIFF="IF_SAFER",
+            )
+        except rasterio.errors.RasterioError as error:
+            raise SatrayError(f"{path}: cannot be written: {error}") from error
+        self._written: list[tuple[int, int, int, int, int]] = []
+        self._file.descriptions = tuple(classes)
+        self._file.update_tags(**tags)
+
+    def write(self, maps_Khw: NDArray[np.float32], row: int, col: int = 0) -> None:
+        """Write a block of cells; blocks may come in any order, no cell twice.
+
+        Args:
+            maps_Khw: float32; NaN where there is no data.
+            row: first row of cells.
+            col: first column of cells.
+
+        Raises:
+            ValueError: it reaches beyond the raster.
+            SatrayError: the disk does not take it.
+        """
+        from rasterio.errors import RasterioError
+        from rasterio.windows import Window
+
+        h, w = maps_Khw.shape[1:]
+        if min(row, col) < 0 or row + h > self._height or col + w > self._width:
+            raise ValueError(
+                f"cells {row}..{row + h} x {col}..{col + w} of {self._height} x {self._width}"
+            )
+        values = np.ascontiguousarray(maps_Khw, dtype=np.float32)
+        try:
+            self._file.write(values, window=Window(col, row, w, h))
+        except RasterioError as error:
+            raise SatrayError(f"{self._path}: cannot be written: {error}") from error
+        self._written.append((row, col, h, w, zlib.crc32(values.tobytes())))
+
+    def optimise(self, target: Path) -> Path:
+        """Make the Cloud-Optimised GeoTIFF on the local disk, and close the working file.
+
+        DEFLATE with the floating-point predictor, nodata NaN, averaged overviews where it is
+        larger than one block. All blocks are read back: on a full disk GDAL drops what it has in
+        its cache, and says nothing.
+
+        Raises:
+            SatrayError: the disk does not take it.
+        """
+        self._file.close()
+        try:
+            _optimise(self._path, target, self._block)
+        except Exception as error:  # GDAL's errors (rasterio._err) share no public base
+            raise SatrayError(f"{target}: cannot be written: {error}") from error
+        self._compare(target)
+        return target
+
+    def _compare(self, target: Path) -> None:
+        import rasterio
+        from rasterio.windows import Window
+
+        try:
+            with rasterio.open(target) as back:
+                same = all(
+                    zlib.crc32(back.read(window=Window(col, row, w, h)).tobytes()) == crc
+                    for row, col, h, w, crc in self._written
+                )
+        except rasterio.errors.RasterioError as error:
+            raise SatrayError(f"{target}: cannot be read back: {error}") from error
+        if not same:
+            raise SatrayError(f"{target}: not what was written; is the local disk full?")
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close and remove the working file."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+        Path(f"{os.fspath(self._path)}.aux.xml").unlink(missing_ok=True)
+
+
+def block_size(height: int, width: int) -> int:
+    """Side of a raster's blocks: 128, 256 or 512 cells."""
+    side = max(height, width)
+    return next((size for size in (128, 256) if side <= size), 512)
 
 
 def cam_path(tile_id: str, tower: str) -> str:
@@ -127,6 +247,36 @@ def cam_path(tile_id: str, tower: str) -> str:
     """
     parts = [safe_part(part) for part in tile_id.split("/")]
     return f"cam/{'/'.join(parts)}__{tower}.tif"
+
+
+def _profile(shape: Sequence[int], affine: Affine, crs: str | None) -> dict[str, Any]:
+    """Of the plain GeoTIFF that is written first."""
+    return {
+        "driver": "GTiff",
+        "dtype": "float32",
+        "count": shape[0],
+        "height": shape[1],
+        "width": shape[2],
+        "crs": crs,
+        "transform": affine,
+        "nodata": math.nan,
+    }
+
+
+def _optimise(source: str | Path, target: str | Path, block: int) -> None:
+    """Copy a GeoTIFF into a Cloud-Optimised one."""
+    from rasterio.shutil import copy
+
+    copy(
+        source,
+        target,
+        driver="COG",
+        COMPRESS="DEFLATE",
+        PREDICTOR="FLOATING_POINT",
+        OVERVIEW_RESAMPLING="AVERAGE",
+        BLOCKSIZE=block,
+        BIGTIFF="IF_SAFER",
+    )
 
 
 def _edges(

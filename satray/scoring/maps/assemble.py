@@ -27,10 +27,10 @@ from satray.scoring.predictions import (
     scene_predictions,
 )
 from satray.scoring.products import names, vectors
-from satray.scoring.products.detections import Detections, detect, on_data, rule_of, summed
-from satray.scoring.products.given import GivenTiles
+from satray.scoring.products.detections import Detections, GivenTiles, detect, on_data, summed
 from satray.scoring.products.item import ItemProduct
 from satray.scoring.products.moment import Moment, moment_of
+from satray.scoring.products.peaks import PeakRule
 from satray.scoring.products.quicklook import Evidence, View, quicklook, strongest
 
 MANY = 100_000
@@ -210,7 +210,14 @@ class Assembly:
         bias = tuple(self.bias[k] for k in mapped)
         found = None
         if self.settings.detections:
-            rule = rule_of(self.spec, self.bias, self._distance(own))
+            finest = min(own.a * grid.scale_x, own.e * grid.scale_y)
+            rule = PeakRule(
+                self.spec.task,
+                self.bias,
+                self.spec.temperature,
+                tuple(self.spec.thresholds),
+                self.settings.distance / finest,
+            )
             names = [self.spec.classes[k] for k in self.settings.sought]
             found = detect(maps_khw, own, rule, self.spec.classes, self.job.ground, names)
             found = found.kept(on_data(found, mostly, own))
@@ -230,12 +237,6 @@ class Assembly:
         score = best_score(list(local), place, self.spec.task, self.spec.temperature)
         name = self.spec.classes[mapped[place]]
         return found, Evidence(name, map_hw, own, score), []
-
-    def _distance(self, cells: Affine) -> float:
-        """The distance for `rule_of`, which counts in cells of the coarse lattice."""
-        stride = min(grid.stride for grid in self.spec.grids.values())
-        finest = min(cells.a * self.job.grid.scale_x, cells.e * self.job.grid.scale_y)
-        return self.settings.distance * stride / finest
 
     def _vectors(self, found: Detections) -> list[MadeFile]:
         ref, ids = self.job.ref, (self.layout.model_id, self.layout.run_id)

@@ -18,7 +18,7 @@ from satray.scoring.dense.answers import CamKind
 from satray.scoring.dense.blend import Blender
 from satray.scoring.dense.windows import ScenePlan
 from satray.scoring.maps.piece import PieceOfWork, Strip
-from satray.scoring.products.strips import StripWriter
+from satray.scoring.rasters import StripWriter
 
 HELD = 1 << 30
 """Bytes that a scene's maps and the search for their peaks may take; beyond, there are none."""

@@ -1,21 +1,18 @@
 """Detections: peaks of a scene's maps as points on the ground.
 
-Legend: K classes, h x w feature cells, N detections.
+Legend: K classes, h x w feature cells, N detections or points, T x U tiles.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
+from satray.scoring.dense.windows import AxisTiles
 from satray.scoring.outlines import SceneGround
 from satray.scoring.products.peaks import PeakRule, find_peaks
-
-if TYPE_CHECKING:  # it imports torch
-    from satray.models.spec import BundleSpec
 
 Floats = NDArray[np.float64]
 
@@ -69,22 +66,6 @@ def on_data(found: Detections, mostly_hw: NDArray[np.bool_], cells: Affine) -> N
     cols = np.clip(np.floor((found.col - cells.c) / cells.a), 0, w - 1).astype(np.int64)
     keep: NDArray[np.bool_] = mostly_hw[rows, cols]
     return keep
-
-
-def rule_of(spec: "BundleSpec", bias: Sequence[float], distance: float | None = None) -> PeakRule:
-    """The rule of a bundle.
-
-    Args:
-        spec: the bundle's.
-        bias: K numbers of its head.
-        distance: least distance of two detections of a class, in px of the network's input; half
-            a tile by default.
-    """
-    stride = min(grid.stride for grid in spec.grids.values())
-    apart = spec.size / 2 if distance is None else distance
-    return PeakRule(
-        spec.task, tuple(bias), spec.temperature, tuple(spec.thresholds), apart / stride
-    )
 
 
 def detect(
@@ -141,6 +122,49 @@ def summed(
     return total, cells[first]
 
 
+class GivenTiles:
+    """The decisions of a scene's tiles, asked by place.
+
+    A peak is judged by its own cell. A tile is judged by all of its cells; where it takes the
+    maximum of each feature, evidence against a class counts wherever it lies, and most peaks in
+    tiles that are not given the class are false.
+    """
+
+    def __init__(self, rows: AxisTiles, cols: AxisTiles, classes: int) -> None:
+        """None is given anything yet."""
+        self._axes = (rows, cols)
+        self._given_TUK = np.zeros((len(rows), len(cols), classes), dtype=bool)
+
+    def add(self, start: int, given_NK: NDArray[np.bool_]) -> None:
+        """Take whole rows of tiles, from row `start` on, in row order."""
+        down = len(given_NK) // len(self._axes[1])
+        shape = (down, *self._given_TUK.shape[1:])
+        self._given_TUK[start : start + down] = given_NK.reshape(shape)
+
+    def holds(
+        self, klass: Sequence[int], row: NDArray[np.float64], col: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """Whether any tile around each point is given its class, (N,).
+
+        Args:
+            klass: (N,) places of classes.
+            row: (N,) net px. The strip that no tile reaches counts as the last tile's.
+            col: (N,) net px.
+        """
+        T, U, K = self._given_TUK.shape
+        sums = np.zeros((T + 1, U + 1, K), dtype=np.int32)
+        np.cumsum(self._given_TUK, axis=0, out=sums[1:, 1:])
+        np.cumsum(sums[1:, 1:], axis=1, out=sums[1:, 1:])
+        (top, bottom), (left, right) = (
+            _around(axis, at) for axis, at in zip(self._axes, (row, col), strict=True)
+        )
+        k = np.asarray(klass, dtype=np.int64)
+        to_stop = sums[bottom, right, k] - sums[bottom, left, k]
+        count = to_stop - (sums[top, right, k] - sums[top, left, k])
+        held: NDArray[np.bool_] = count > 0
+        return held
+
+
 def _moved(
     values_Khw: NDArray[np.float32], way: Affine, shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
@@ -165,3 +189,14 @@ def _along(values: NDArray[np.float32], places: Floats, axis: int) -> NDArray[np
     inner = (share > 0) & (share < 1)
     moved: NDArray[np.float32] = np.where(inner, lower * (1 - share) + upper * share, mixed)
     return moved
+
+
+def _around(
+    axis: AxisTiles, at: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last + 1 of the tiles that cover each place along an axis."""
+    origins = np.array(axis.origins, dtype=np.float64)
+    inside = np.clip(at, 0, np.nextafter(origins[-1] + axis.size, 0))
+    first = np.searchsorted(origins, inside - axis.size, side="right")
+    stop = np.searchsorted(origins, inside, side="right")
+    return first.astype(np.int64), stop.astype(np.int64)

@@ -10,8 +10,8 @@ given the class. Log-sum-exp has neither property; there a local logit is eviden
 Legend: K classes, h x w feature cells, N peaks. Cell coordinates are edge ones: cell i has its
 centre at i + 0.5.
 
-Memory: the whole map is held, 4 bytes a cell and class, and about 40 bytes a cell besides
-(multiclass: 16 a class). A scene of 100,000 x 100,000 px at stride 32 has 9.8 million cells.
+Memory: the whole map is held, 4 bytes a cell and class, 8 more a class (multiclass: 16), and about
+40 bytes a cell besides. A scene of 100,000 x 100,000 px at stride 32 has 9.8 million cells.
 """
 
 from dataclasses import dataclass
@@ -70,15 +70,17 @@ def find_peaks(maps_Khw: NDArray[np.float32], rule: PeakRule) -> Peaks:
         through the neighbours, by half a cell at most.
     """
     found: list[tuple[int, Floats, Floats, Floats]] = []
-    others = _others(maps_Khw, rule) if rule.task == "multiclass" else None
-    for k in range(len(maps_Khw)):
-        z_hw = _local(maps_Khw, rule, k)
-        if others is not None:
-            z_hw = z_hw - others[k]
+    bias_K11 = np.array(rule.bias, dtype=np.float64)[:, None, None]
+    z_Khw = maps_Khw + bias_K11
+    z_Khw /= rule.temperature
+    highest_hw = z_Khw.argmax(axis=0)  # the first of equal ones
+    if rule.task == "multiclass":
+        z_Khw -= _others(z_Khw)
+    for k, z_hw in enumerate(z_Khw):
         with np.errstate(over="ignore"):
             reached_hw = 1 / (1 + np.exp(-z_hw)) >= rule.thresholds[k]
-        if others is not None:  # the highest logit, and the first of equal ones
-            reached_hw &= _leads(maps_Khw, rule, k)
+        if rule.task == "multiclass":
+            reached_hw &= highest_hw == k
         rows, cols = local_maxima(z_hw, reached_hw)
         at = np.floor(rows).astype(int), np.floor(cols).astype(int)
         values = z_hw[at]
@@ -158,36 +160,19 @@ def spaced(rows: Floats, cols: Floats, values: Floats, distance: float) -> NDArr
     return np.array(kept, dtype=np.int64)
 
 
-def _local(maps_Khw: NDArray[np.float32], rule: PeakRule, k: int) -> Floats:
-    local: Floats = (maps_Khw[k].astype(np.float64) + rule.bias[k]) / rule.temperature
-    return local
-
-
-def _leads(maps_Khw: NDArray[np.float32], rule: PeakRule, k: int) -> Bools:
-    own = _local(maps_Khw, rule, k)
-    leads: Bools = ~np.isnan(own)
-    for other in range(len(maps_Khw)):
-        if other != k:
-            value = _local(maps_Khw, rule, other)
-            leads &= own > value if other < k else own >= value
-    return leads
-
-
-def _others(maps_Khw: NDArray[np.float32], rule: PeakRule) -> list[Floats]:
+def _others(z_Khw: Floats) -> Floats:
     """For each class, log of the sum of exp over the others: z - this are its log odds.
 
     From both ends, since taking a class out of the whole sum would cancel where it is near sure.
     """
-    count = len(maps_Khw)
-    nothing = np.full(maps_Khw.shape[1:], -np.inf)
-    after = [nothing] * count
-    for k in range(count - 2, -1, -1):
-        after[k] = np.logaddexp(after[k + 1], _local(maps_Khw, rule, k + 1))
-    before, result = nothing, []
-    for k in range(count):
-        result.append(np.logaddexp(before, after[k]))
-        before = np.logaddexp(before, _local(maps_Khw, rule, k))
-    return result
+    others_Khw = np.full_like(z_Khw, -np.inf)
+    for k in range(len(z_Khw) - 2, -1, -1):
+        np.logaddexp(others_Khw[k + 1], z_Khw[k + 1], out=others_Khw[k])
+    before_hw = np.full(z_Khw.shape[1:], -np.inf)
+    for z_hw, others_hw in zip(z_Khw, others_Khw, strict=True):
+        np.logaddexp(before_hw, others_hw, out=others_hw)
+        before_hw = np.logaddexp(before_hw, z_hw)
+    return others_Khw
 
 
 def _middles(
