@@ -4,8 +4,8 @@ Legend: N tiles, B of a forward pass, C bands, H x W pixels, D features, h x w c
 """
 
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +17,83 @@ from satray.metrics.scored import Rule, decide
 from satray.models.bundle import Bundle
 from satray.models.cam import argmax_cam, dense_cam, shares
 from satray.scoring.predictions import Numbers
-from satray.scoring.symmetries import ELEMENTS, turn, turn_back
+from satray.scoring.symmetries import mean_over, turn_back
 
 CamKind = Literal["dense", "argmax"]
+Features = Callable[[Tensor], dict[str, Tensor]]
+"""x_BCHW (normalised float32; in windows any multiple of the block) -> f_BDhw by tower."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the network says of B tiles, on its device."""
+
+    logits: Tensor
+    """(B, K)."""
+    shares: dict[str, Tensor]
+    """Tower -> (B, K); none of a network with one tower or a dense head."""
+    maps: dict[CamKind, dict[str, Tensor]]
+    """Kind -> tower -> (B, classes asked for, h, w), in logit units."""
+
+
+class TileForward:
+    """A bundle over batches of tiles, maps and symmetries included."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        classes: Sequence[int],
+        kinds: Sequence[CamKind],
+        *,
+        d4: bool = False,
+        features: Features | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            bundle: on the device that is to compute; its network is turned to channels last.
+            classes: places of the classes to map.
+            kinds: of maps; none: no maps.
+            d4: average logits, shares and maps over the eight flips and transposes of the
+                network's input; maps are turned back first, and lie on the grid that
+                `satray.models.geometry.centred` gives. What adds up for one adds up for the mean.
+            features: another way to the same features; None: the network, eager.
+
+        Raises:
+            InputError: maps of a network whose head is dense.
+        """
+        self._network, self._classes, self._kinds = bundle.network, list(classes), tuple(kinds)
+        variant = bundle.spec.variant
+        self._pooling, self._d4 = variant.pooling, d4
+        several = variant.head == "linear" and len(variant.towers) > 1
+        weights = bundle.network.cam_weights() if kinds or several else {}
+        self._weights = weights
+        self._shared = tuple(weights) if several else ()
+        bundle.network.to(memory_format=torch.channels_last)
+        self._features = features or bundle.network.features
+
+    @torch.inference_mode()
+    def __call__(self, x_BCSS: Tensor) -> Looked:
+        """Look at normalised tiles."""
+        found = mean_over(self._look, x_BCSS, self._d4)
+        return Looked(
+            found["logits", "", ""],
+            {name: found["share", "", name] for name in self._shared},
+            {k: {name: found["map", k, name] for name in self._weights} for k in self._kinds},
+        )
+
+    def _look(self, x_BCSS: Tensor, g: int) -> dict[tuple[str, str, str], Tensor]:
+        features = self._features(x_BCSS.contiguous(memory_format=torch.channels_last))
+        found = {("logits", "", ""): self._network.classify(features)}
+        if self._shared:
+            parts = shares(features, self._weights, self._pooling)
+            found |= {("share", "", name): part for name, part in parts.items()}
+        for kind in self._kinds:
+            draw = dense_cam if kind == "dense" else argmax_cam
+            for name, w_KD in self._weights.items():
+                made = draw(features[name], w_KD[self._classes])
+                found["map", kind, name] = turn_back(made, g)
+        return found
 
 
 @dataclass(frozen=True)
@@ -52,7 +126,7 @@ class Scorer:
         batch: int = 64,
         *,
         d4: bool = False,
-        features: Callable[[Tensor], dict[str, Tensor]] | None = None,
+        features: Features | None = None,
     ) -> None:
         """Prepare.
 
@@ -60,23 +134,16 @@ class Scorer:
             bundle: on the device that is to compute.
             maps: maps to make; None for none.
             batch: tiles a forward pass.
-            d4: average logits, shares and maps over the eight flips and transposes of the
-                network's input; maps are turned back first, and lie on the grid that
-                `satray.models.geometry.centred` gives. What adds up for one adds up for the mean.
+            d4: average over the eight symmetries, see `TileForward`.
             features: another way to the network's features; None: the network, eager.
 
         Raises:
             InputError: maps of a network whose head is dense.
         """
-        self._bundle = bundle
-        self._maps = maps or MapRequest()
-        self._batch = batch
-        self._d4 = d4
-        self._features = features or bundle.network.features
-        spec = bundle.spec
-        self._weights: dict[str, Tensor] = {}
-        if self._maps.classes or (spec.variant.head == "linear" and len(spec.variant.towers) > 1):
-            self._weights = bundle.network.cam_weights()
+        self._bundle, self._batch = bundle, batch
+        maps = maps or MapRequest()
+        kinds = (maps.kind,) if maps.classes else ()
+        self._forward = TileForward(bundle, maps.classes, kinds, d4=d4, features=features)
 
     def __call__(self, pixels_NCHW: NDArray[Any]) -> Forward:
         """Score tiles.
@@ -103,30 +170,12 @@ class Scorer:
 
     @torch.inference_mode()
     def _pass(self, pixels_BCHW: Tensor) -> Forward:
-        x_BCHW = self._bundle.spec.preprocess()(pixels_BCHW.to(self._bundle.device))
-        found = self._look(x_BCHW)
-        if self._d4:
-            for g in ELEMENTS[1:]:
-                found = found.plus(self._look(turn(x_BCHW, g)).turned_back(g))
-            found = found.divided(len(ELEMENTS))
+        found = self._forward(self._bundle.spec.preprocess()(pixels_BCHW.to(self._bundle.device)))
         shared = {name: _host(part) for name, part in found.shares.items()}
+        maps = next(iter(found.maps.values()), {})
         return Forward(
-            self._numbers(found.logits, shared),
-            {name: _host(maps) for name, maps in found.maps.items()},
+            self._numbers(found.logits, shared), {name: _host(each) for name, each in maps.items()}
         )
-
-    def _look(self, x_BCHW: Tensor) -> "_Look":
-        features = self._features(x_BCHW)
-        logits_BK = self._bundle.network.classify(features)
-        if not self._weights:
-            return _Look(logits_BK, {}, {})
-        parts = shares(features, self._weights, self._bundle.spec.variant.pooling)
-        maps = {}
-        if self._maps.classes:
-            draw = dense_cam if self._maps.kind == "dense" else argmax_cam
-            rows = list(self._maps.classes)
-            maps = {name: draw(features[name], w_KD[rows]) for name, w_KD in self._weights.items()}
-        return _Look(logits_BK, parts, maps)
 
     def _numbers(self, logits_BK: Tensor, parts: dict[str, NDArray[np.float32]]) -> Numbers:
         spec, logits = self._bundle.spec, _host(logits_BK)
@@ -134,38 +183,6 @@ class Scorer:
         given = decide(logits, spec.task, Rule(spec.temperature, spec.thresholds))
         scores = _host(self._bundle.scores(logits_BK))
         return Numbers(logits, scores, given.astype(np.uint8), parts)
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What the network says of a batch in one position, on its device."""
-
-    logits: Tensor
-    """(B, K)."""
-    shares: dict[str, Tensor]
-    """Tower -> (B, K)."""
-    maps: dict[str, Tensor]
-    """Tower -> (B, classes asked for, h, w)."""
-
-    def turned_back(self, g: int) -> "_Look":
-        """Maps as if the tile had not been turned by g."""
-        return replace(self, maps={name: turn_back(m, g) for name, m in self.maps.items()})
-
-    def plus(self, other: "_Look") -> "_Look":
-        """Sum."""
-        return _Look(
-            self.logits + other.logits,
-            {name: part + other.shares[name] for name, part in self.shares.items()},
-            {name: maps + other.maps[name] for name, maps in self.maps.items()},
-        )
-
-    def divided(self, count: int) -> "_Look":
-        """Over a number."""
-        return _Look(
-            self.logits / count,
-            {name: part / count for name, part in self.shares.items()},
-            {name: maps / count for name, maps in self.maps.items()},
-        )
 
 
 def _parts(pixels_NCHW: NDArray[Any], size: int) -> Iterator[Tensor]:

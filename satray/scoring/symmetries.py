@@ -4,9 +4,31 @@ Element g, 0 to 7: bit 0 flips left-right, bit 1 up-down, bit 2 transposes (last
 `satray.data.augment`.
 """
 
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
 from torch import Tensor
 
 ELEMENTS = range(8)
+K = TypeVar("K", bound=Hashable)
+
+
+def mean_over(
+    look: Callable[[Tensor, int], dict[K, Tensor]], x: Tensor, d4: bool
+) -> dict[K, Tensor]:
+    """What `look(turn(x, g), g)` gives, by name, in the mean over the symmetries.
+
+    Args:
+        look: turns what lies on a grid back itself.
+        x: (..., S, S), or (..., H, W) where `look` takes it transposed too.
+        d4: over all eight; else the one position alone.
+    """
+    found = look(x, 0)
+    if not d4:
+        return found
+    for g in ELEMENTS[1:]:
+        found = {name: found[name] + part for name, part in look(turn(x, g), g).items()}
+    return {name: part / len(ELEMENTS) for name, part in found.items()}
 
 
 def turn(x: Tensor, g: int) -> Tensor:

@@ -1,7 +1,7 @@
 """What a forward says of tiles: numbers in row order, and which of them have any."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +10,8 @@ from torch import Tensor
 
 from satray.metrics.scored import Rule, decide
 from satray.models.bundle import Bundle
+from satray.scoring.forward import CamKind
 from satray.scoring.predictions import Numbers
-
-CamKind = Literal["dense", "argmax"]
 
 MIN_VALID = 0.5
 """Share of a tile's px that are valid, below which it has no scores."""

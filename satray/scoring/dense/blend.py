@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.scoring.dense.answers import CamKind
 from satray.scoring.dense.by_tile import Patch
 from satray.scoring.dense.windows import ScenePlan
+from satray.scoring.forward import CamKind
 
 
 @dataclass(frozen=True)

@@ -16,24 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from satray.models.bundle import Bundle
-from satray.models.cam import argmax_cam, dense_cam, shares
-from satray.scoring.dense.answers import CamKind, TileScores, Wanted, host, nothing, tile_scores
+from satray.scoring.dense.answers import TileScores, Wanted, host, nothing, tile_scores
 from satray.scoring.dense.inputs import (
-    Features,
     blank_cells,
     network_input,
     tile_filled,
     valid_shares,
 )
 from satray.scoring.dense.windows import ScenePlan, TowerLattice, Window
+from satray.scoring.forward import CamKind, Features, TileForward
 from satray.scoring.scenes.lanes import mostly
-from satray.scoring.symmetries import ELEMENTS, turn, turn_back
 
 CPU_PX = 1024 * 1024
 """Px of a forward's tiles at most on a CPU: more is hardly faster there, and takes memory."""
-
-Maps = dict[CamKind, dict[str, Tensor]]
-"""Kind -> tower -> (B, classes asked for, n, n)."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +89,9 @@ class TileScorer:
         self._batch = batch
         if bundle.device.type == "cpu":
             self._batch = min(batch, max(1, CPU_PX // plan.geometry.size**2))
-        towers = bundle.spec.variant.towers
-        linear = bundle.spec.variant.head == "linear"
-        self._weights: dict[str, Tensor] = {}
-        if wanted.kinds or (linear and len(towers) > 1):
-            self._weights = bundle.network.cam_weights()
-        self._shared = tuple(self._weights) if len(towers) > 1 else ()
-        bundle.network.to(memory_format=torch.channels_last)
-        self._features = features or bundle.network.features
+        d4 = plan.geometry.d4
+        self._forward = TileForward(bundle, wanted.classes, wanted.kinds, d4=d4, features=features)
+        self._shared = () if len(bundle.spec.variant.towers) == 1 else tuple(plan.rows.starts)
 
     @torch.inference_mode()
     def __call__(
@@ -153,44 +143,19 @@ class TileScorer:
         for start in range(0, len(corners), self._batch):
             some = range(start, min(start + self._batch, len(corners)))
             x_BCHW = torch.cat([tile(n) for n in some])
-            logits_BK, shares_BK, maps = self._look(x_BCHW)
-            logits.append(logits_BK)
-            parts.append(shares_BK)
+            found = self._forward(x_BCHW)
+            logits.append(found.logits)
+            parts.append(found.shares)
             for tower in self._towers():
-                by_kind = {kind: host(by_tower[tower.name]) for kind, by_tower in maps.items()}
+                by_kind = {
+                    kind: host(by_tower[tower.name]) for kind, by_tower in found.maps.items()
+                }
                 self._add(patches[tower.name], by_kind, tower, piece, some)
-        joined = {name: torch.cat([part[name] for part in parts]) for name in self._shared}
+        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         tiles = tile_scores(
             self._bundle, torch.cat(logits), joined, valid_N, self._wanted.min_valid
         )
         return PieceScores(patches, tiles)
-
-    def _look(self, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor], Maps]:
-        """Logits, shares and maps of a batch, averaged over the symmetries where asked."""
-        turns = ELEMENTS if self._plan.geometry.d4 else range(1)
-        logits_BK: Tensor | float = 0.0
-        parts: dict[str, Tensor] = {}
-        maps: Maps = {kind: {} for kind in self._wanted.kinds}
-        for g in turns:
-            x = turn(x_BCHW, g).contiguous(memory_format=torch.channels_last)
-            features = self._features(x)
-            logits_BK = logits_BK + self._bundle.network.classify(features)
-            pooling = self._bundle.spec.variant.pooling
-            for name, part in shares(features, self._weights, pooling).items():
-                parts[name] = parts.get(name, 0.0) + part
-            rows = list(self._wanted.classes)
-            for kind, by_tower in maps.items():
-                draw = dense_cam if kind == "dense" else argmax_cam
-                for name, w_KD in self._weights.items():
-                    m = turn_back(draw(features[name], w_KD[rows]), g)
-                    by_tower[name] = by_tower.get(name, 0.0) + m
-        assert isinstance(logits_BK, Tensor)
-        count = len(turns)
-        return (
-            logits_BK / count,
-            {name: part / count for name, part in parts.items()},
-            {kind: {n: m / count for n, m in by_tower.items()} for kind, by_tower in maps.items()},
-        )
 
     def _towers(self) -> tuple[TowerLattice, ...]:
         return self._plan.geometry.towers if self._wanted.kinds else ()

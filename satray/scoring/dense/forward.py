@@ -16,12 +16,13 @@ from torch import Tensor
 from satray.config.train import Pooling
 from satray.models.bundle import Bundle
 from satray.models.cam import argmax_cam, dense_cam
-from satray.scoring.dense.answers import CamKind, TileScores, Wanted, host, nothing, tile_scores
-from satray.scoring.dense.inputs import Features, blank_cells, network_input, valid_shares
+from satray.scoring.dense.answers import TileScores, Wanted, host, nothing, tile_scores
+from satray.scoring.dense.inputs import blank_cells, network_input, valid_shares
 from satray.scoring.dense.pooling import pool_footprints
 from satray.scoring.dense.windows import ScenePlan, TowerLattice, Window
+from satray.scoring.forward import CamKind, Features
 from satray.scoring.scenes.lanes import mostly
-from satray.scoring.symmetries import ELEMENTS, turn, turn_back
+from satray.scoring.symmetries import mean_over, turn_back
 
 
 @dataclass(frozen=True)
@@ -85,21 +86,19 @@ class DenseScorer:
         if not valid_HW.any():
             return WindowScores(self._no_maps(window), nothing(self._bundle, valid_N, self._shared))
         x_1CHW = network_input(self._bundle, pixels_CHW, measured)
-        found = self._look(x_1CHW, window, 0)
-        if self._plan.geometry.d4:
-            for g in ELEMENTS[1:]:
-                found = found.plus(self._look(turn(x_1CHW, g), window, g))
-            found = found.over(len(ELEMENTS))
-        logits_NK = self._bias + torch.stack(list(found.shares.values())).sum(0)
-        shares = {name: found.shares[name] for name in self._shared}
+        found = mean_over(
+            lambda x_1CHW, g: self._look(x_1CHW, window, g), x_1CHW, self._plan.geometry.d4
+        )
+        parts = {name: found["share", name] for name in self._weights}
+        logits_NK = self._bias + torch.stack(list(parts.values())).sum(0)
+        shares = {name: parts[name] for name in self._shared}
         tiles = tile_scores(self._bundle, logits_NK, shares, valid_N, self._wanted.min_valid)
-        return WindowScores(self._masked(found.maps, valid_HW, window), tiles)
+        return WindowScores(self._masked(found, valid_HW, window), tiles)
 
-    def _look(self, x_1CHW: Tensor, window: Window, g: int) -> "_Look":
+    def _look(self, x_1CHW: Tensor, window: Window, g: int) -> dict[tuple[str, str], Tensor]:
         """Maps and shares of the window in one position."""
         pooling = self._bundle.spec.variant.pooling
-        maps: dict[CamKind, dict[str, Tensor]] = {kind: {} for kind in self._wanted.kinds}
-        shares: dict[str, Tensor] = {}
+        made: dict[tuple[str, str], Tensor] = {}
         features = self._features(x_1CHW)
         for tower in self._plan.geometry.towers:
             w_KD = self._weights[tower.name]
@@ -113,19 +112,17 @@ class DenseScorer:
             f_1Dhw = turn_back(f_1Dhw, g)
             rows, cols = (span.within(start) for span, start in zip(exact, first, strict=True))
             exact_1Dhw = f_1Dhw[:, :, rows, cols].float()
-            shares[tower.name] = self._shares(exact_1Dhw, w_KD, tower, window, pooling)
-            if not maps:
-                continue
+            made["share", tower.name] = self._shares(exact_1Dhw, w_KD, tower, window, pooling)
             rows, cols = (
                 span.within(start)
                 for span, start in zip(window.cells(tower.name), first, strict=True)
             )
             core_1Dhw = f_1Dhw[:, :, rows, cols].float()
             w_kD = w_KD[list(self._wanted.classes)]
-            for kind, made in maps.items():
+            for kind in self._wanted.kinds:
                 draw = dense_cam if kind == "dense" else _block_argmax(tower.tile_cells)
-                made[tower.name] = draw(core_1Dhw, w_kD)[0]
-        return _Look(maps, shares)
+                made[kind, tower.name] = draw(core_1Dhw, w_kD)[0]
+        return made
 
     def _shares(
         self,
@@ -152,28 +149,22 @@ class DenseScorer:
 
     def _valid(self, valid_HW: NDArray[np.bool_], window: Window) -> NDArray[np.float32]:
         plan = self._plan
-        tops, lefts = (
-            tiles.within(axis.tiles.start, axis.tiles.stop) - axis.px.start
-            for tiles, axis in ((plan.rows, window.row), (plan.cols, window.col))
-        )
+        tops, lefts = plan.corners(window)
         if not len(tops) or not len(lefts):
             return np.zeros(0, dtype=np.float32)
         return valid_shares(valid_HW, tops, lefts, plan.rows.size, plan.cols.size).ravel()
 
     def _masked(
-        self,
-        maps: dict[CamKind, dict[str, Tensor]],
-        valid_HW: NDArray[np.bool_],
-        window: Window,
+        self, found: dict[tuple[str, str], Tensor], valid_HW: NDArray[np.bool_], window: Window
     ) -> dict[CamKind, dict[str, NDArray[np.float32]]]:
         origin = (window.row.px.start, window.col.px.start)
-        made: dict[CamKind, dict[str, NDArray[np.float32]]] = {kind: {} for kind in maps}
-        for tower in self._plan.geometry.towers if maps else ():
+        kinds = self._wanted.kinds
+        made: dict[CamKind, dict[str, NDArray[np.float32]]] = {kind: {} for kind in kinds}
+        for tower in self._plan.geometry.towers if kinds else ():
             rows, cols = (span.within(0) for span in window.cells(tower.name))
-            lattice = self._plan.geometry.tower(tower.name)
-            blank_hw = blank_cells(valid_HW, lattice, origin, rows, cols)
-            for kind, by_tower in maps.items():
-                made[kind][tower.name] = host(by_tower[tower.name])
+            blank_hw = blank_cells(valid_HW, tower, origin, rows, cols)
+            for kind in kinds:
+                made[kind][tower.name] = host(found[kind, tower.name])
                 made[kind][tower.name][:, blank_hw] = np.nan
         return made
 
@@ -186,33 +177,6 @@ class DenseScorer:
                 full = np.full((len(self._wanted.classes), *shape), np.nan, dtype=np.float32)
                 made[kind][name] = full
         return made
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What the network says of a window in one position, on its device."""
-
-    maps: dict[CamKind, dict[str, Tensor]]
-    """Kind -> tower -> (classes asked for, h, w), turned back."""
-    shares: dict[str, Tensor]
-    """Tower -> (N, K)."""
-
-    def plus(self, other: "_Look") -> "_Look":
-        """Sum."""
-        return _Look(
-            {
-                k: {n: m + other.maps[k][n] for n, m in maps.items()}
-                for k, maps in self.maps.items()
-            },
-            {name: part + other.shares[name] for name, part in self.shares.items()},
-        )
-
-    def over(self, count: int) -> "_Look":
-        """Over a number."""
-        return _Look(
-            {k: {n: m / count for n, m in maps.items()} for k, maps in self.maps.items()},
-            {name: part / count for name, part in self.shares.items()},
-        )
 
 
 def _block_argmax(side: int) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,6 +1,5 @@
 """From a window's pixels to the network's input, and what of it is valid."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,6 @@ from satray.models.preprocess import normalize
 from satray.scoring.dense.windows import TowerLattice
 from satray.scoring.rasters import cells_with_data
 from satray.scoring.scenes.lanes import HALF
-
-Features = Callable[[Tensor], dict[str, Tensor]]
-"""x_BCHW (normalised float32; in windows any multiple of the block) -> f_BDhw by tower."""
 
 
 def network_input(

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.errors import SatrayError
-from satray.scoring.dense.answers import CamKind
 from satray.scoring.dense.by_tile import Patch
+from satray.scoring.forward import CamKind
 from satray.scoring.maps.coverage import GapPart
 from satray.scoring.predictions import Numbers
 

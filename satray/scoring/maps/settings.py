@@ -14,7 +14,8 @@ from satray.scoring.scenes.open import Conversion, Names
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
-    from satray.scoring.dense.answers import CamKind, Wanted
+    from satray.scoring.dense.answers import Wanted
+    from satray.scoring.forward import CamKind
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from satray.errors import DecodeError
 from satray.models.bundle import Bundle
-from satray.scoring.dense.answers import CamKind, TileScores
+from satray.scoring.dense.answers import TileScores
 from satray.scoring.dense.by_tile import Patch, TileScorer
 from satray.scoring.dense.forward import DenseScorer
-from satray.scoring.dense.inputs import Features
 from satray.scoring.dense.windows import ScenePlan, Span, Window
+from satray.scoring.forward import CamKind, Features
 from satray.scoring.maps.ahead import Ahead
 from satray.scoring.maps.coverage import Coverage, GapPart, coverage_of
 from satray.scoring.maps.jobs import SceneJob

@@ -14,9 +14,9 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from satray.scoring.dense.answers import CamKind
 from satray.scoring.dense.blend import Blender
 from satray.scoring.dense.windows import ScenePlan
+from satray.scoring.forward import CamKind
 from satray.scoring.maps.piece import PieceOfWork, Strip
 from satray.scoring.rasters import StripWriter
 
