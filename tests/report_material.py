@@ -1,5 +1,6 @@
 """A measured split of random tiles with everything that a report is made of, without Ray."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import scoring_material as material
 
 from satray.config.score import EvaluateRecipe
 from satray.data.index import SCHEMA, IndexMeta, TileIndex, index_digest, table_with
-from satray.evaluate.findings import Findings
 from satray.evaluate.quality import Predicted, measure
+from satray.evaluate.report import Findings
 from satray.scoring.forward import Scorer
 from satray.storage import Storage
 
@@ -66,17 +67,9 @@ def findings(root: Path, *, tiles: int = 12, keys: dict[str, Any] | None = None,
         {"bundle": str(root / "bundle"), "index": str(root / "index"), "bootstrap": 20}
         | (keys or {})
     )
-    digest = index_digest(recipe.index, Storage())
-    return Findings(
-        recipe,
-        spec,
-        index,
-        predicted,
-        measure(predicted, spec, recipe.bootstrap),
-        None,
-        0,
-        digest,
-    )
+    index = replace(index, digest=index_digest(recipe.index, Storage()))
+    quality = measure(predicted, spec, recipe.bootstrap)
+    return Findings(recipe, spec, index, predicted, quality, None, 0)
 
 
 def truth(logits_NK: np.ndarray, task: str) -> np.ndarray:

@@ -10,7 +10,6 @@ from satray.data.bands import select
 from satray.data.index import TileIndex, read_index
 from satray.errors import InputError
 from satray.evaluate.held import held_back
-from satray.evaluate.origin import find_origin
 from satray.evaluate.picks import check_asked
 from satray.evaluate.quality import Gathered, Predicted, Quality, measure
 from satray.evaluate.reproduce import (
@@ -105,8 +104,7 @@ def work(recipe: EvaluateRecipe, found: Split, run: Run) -> Outcome:
     Returns:
         an outcome whose `verdict` says where the run to reproduce is not reproduced.
     """
-    from satray.evaluate.findings import Findings
-    from satray.evaluate.reporting import publish_report
+    from satray.evaluate.report import Findings, find_origin, publish_report
 
     spec, index, tiles = found.spec, found.index, found.tiles
     before: tuple[RunRecord, Predicted] | None = None
@@ -149,9 +147,7 @@ def work(recipe: EvaluateRecipe, found: Split, run: Run) -> Outcome:
     document["reproduction"] = comparison.document() if comparison else None
     run.publish("metrics.json", to_json(document))
     if quality is not None:
-        findings = Findings(
-            recipe, spec, index, predicted, quality, comparison, merged.failed, index.digest
-        )
+        findings = Findings(recipe, spec, index, predicted, quality, comparison, merged.failed)
         publish_report(findings, find_origin(recipe.bundle, run.storage), run)
     verdict: str | None = None
     if comparison is not None and not comparison.same:

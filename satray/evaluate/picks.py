@@ -48,6 +48,10 @@ class ClassPicks:
     """Its place."""
     given: int
     """Tiles that are given the class."""
+    right: int
+    """How many of them have it."""
+    positives: int
+    """Tiles that have it."""
     top: tuple[Pick, ...]
     """The most confident of them, surest first."""
     bottom: tuple[Pick, ...]
@@ -74,6 +78,8 @@ def ends(scored: Scored, klass: int, most: int = MOST) -> ClassPicks:
     return ClassPicks(
         klass,
         len(order),
+        int(scored.labels[rows, klass].sum()),
+        int(scored.labels[:, klass].sum()),
         tuple(_pick(scored, int(row), klass) for row in top),
         tuple(_pick(scored, int(row), klass) for row in bottom),
     )

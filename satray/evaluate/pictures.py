@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 
 from satray.data.bands import select
@@ -17,8 +18,8 @@ from satray.data.decode import read_files, read_pixels
 from satray.data.index import IndexMeta
 from satray.data.values import as_units
 from satray.errors import DecodeError
-from satray.evaluate.overlay import cells_on_picture
 from satray.evaluate.picks import Pick
+from satray.models.geometry import cam_transform, centred
 from satray.storage import Storage
 
 if TYPE_CHECKING:  # they import torch
@@ -114,6 +115,28 @@ def render(
                 evidence_HW = np.clip(evidence_HW, 0, None) / (tops[klass] or 1.0)
             pictures[row, klass] = thumbnail(tile.colours, evidence_HW)
     return pictures
+
+
+def cells_on_picture(
+    spec: "BundleSpec", tower: str, across: int, height: int, width: int, *, d4: bool = False
+) -> Affine:
+    """The affine from a tower's cell corners to the pixel corners of a picture.
+
+    Args:
+        spec: the bundle's.
+        tower: whose cells.
+        across: how many of them a side.
+        height: rows of the picture, which shows the whole tile (px).
+        width: columns of the picture (px).
+        d4: whether the map is a mean over the tile's symmetries.
+    """
+    tall, wide = spec.tile_shape
+    shown = Affine.scale(width / wide, height / tall)
+    geometry = spec.preprocess().geometry(tall, wide)
+    grid = spec.grids[tower]
+    if d4:
+        grid = centred(grid, geometry.size, across)
+    return cam_transform(shown, geometry, grid)
 
 
 def _see(

@@ -71,43 +71,16 @@ class Headline:
     """What to compare it with."""
 
 
-@dataclass(frozen=True)
-class Tile:
-    """One picture of the galleries."""
+def html(page: Page, template: str = '{% extends "page.html" %}', **values: Any) -> bytes:
+    """The page, UTF-8.
 
-    picture: bytes | None
-    """JPEG; None where the tile could not be read again."""
-    tile_id: str
-    """Its id."""
-    verdict: str
-    """TP, FP or FN."""
-    right: bool
-    """Whether the decision is right."""
-    name: str
-    """The class it is shown for."""
-    score: float
-    """Probability of that class."""
-    note: str = ""
-    """What else is to be said."""
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """The gallery of one class."""
-
-    name: str
-    """Class name."""
-    note: str
-    """How many tiles are given the class, and how many of them rightly."""
-    top: Sequence[Tile]
-    """The most confident."""
-    bottom: Sequence[Tile]
-    """The least confident."""
-
-
-def html(page: Page) -> bytes:
-    """The page, UTF-8."""
-    return _templates().get_template("page.html").render(page=page, policy=POLICY).encode()
+    Args:
+        page: what every page has.
+        template: text of one that extends `page.html`; default the sections as they are.
+        values: what it is given besides.
+    """
+    found = _templates().from_string(template)
+    return found.render(page=page, policy=POLICY, **values).encode()
 
 
 def tag(name: str, /, *children: Child, **attributes: str) -> Html:
@@ -160,39 +133,6 @@ def cards(headlines: Sequence[Headline]) -> Html:
     return _part("cards", headlines)
 
 
-def class_table(rows: Sequence[Mapping[str, Any]], draws: int = 0) -> Html:
-    """One row a class.
-
-    Args:
-        rows: `name, positives, ap, interval, auc, threshold, precision, recall, f1, given`.
-        draws: of the bootstrap; an interval that rests on fewer says so.
-    """
-    heads = (
-        "class", "positives", "AP", "95 % interval", "ROC AUC", "threshold", "precision", "recall",
-        "F1", "predicted",
-    )  # fmt: skip
-    body = [
-        (
-            row["name"], f"{row['positives']:,}", number(row["ap"]),
-            _interval(row["interval"], draws) if row["interval"] else "–", number(row["auc"]),
-            number(row["threshold"]) if row["threshold"] is not None else "highest",
-            *(number(row[name]) for name in ("precision", "recall", "f1")), f"{row['given']:,}",
-        )
-        for row in rows
-    ]  # fmt: skip
-    return table(heads, body)
-
-
-def gallery(tiles: Sequence[Tile]) -> Html:
-    """Pictures in a row, as many as fit."""
-    return _part("gallery", tiles)
-
-
-def shelf(one: Shelf, *, open_: bool) -> Html:
-    """A class's gallery, folded."""
-    return _part("shelf", one, open_)
-
-
 def versions(columns: Mapping[str, Mapping[str, str]]) -> Html:
     """Library versions side by side; a column a run."""
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
@@ -207,11 +147,12 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
 
 
-def _interval(interval: Mapping[str, float], draws: int = 0) -> str:
-    if interval["low"] != interval["low"]:
+def interval(found: Mapping[str, float], draws: int = 0) -> str:
+    """Both ends of an interval; of `draws` of a bootstrap, on how many it rests if on fewer."""
+    if found["low"] != found["low"]:
         return "–"
-    said = f"{number(interval['low'])} to {number(interval['high'])}"
-    defined = int(interval.get("draws", draws))
+    said = f"{number(found['low'])} to {number(found['high'])}"
+    defined = int(found.get("draws", draws))
     return said if defined >= draws else f"{said} ({defined:,} of {draws:,} draws)"
 
 
@@ -223,7 +164,7 @@ def _templates() -> "Environment":
         loader=PackageLoader("satray.report"), autoescape=True, undefined=StrictUndefined,
         finalize=_plain,
     )  # fmt: skip
-    found.filters.update(number=number, interval=_interval)
+    found.filters.update(number=number, interval=interval)
     found.globals["picture"] = picture
     return found
 

@@ -5,7 +5,7 @@ import pytest
 import scoring_material as material
 from affine import Affine
 
-from satray.evaluate.overlay import cells_on_picture
+from satray.evaluate.pictures import cells_on_picture
 from satray.models.geometry import FeatureGrid
 from satray.report.tiles import on_pixels
 

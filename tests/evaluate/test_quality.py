@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ from sklearn.metrics import confusion_matrix, f1_score, log_loss
 
 from satray.evaluate.bootstrap import bootstrap
 from satray.evaluate.held import Held, caution, held_back
-from satray.evaluate.plots import draw, row_shares
-from satray.evaluate.quality import Gathered, Predicted, baselines, errors_together, measure
+from satray.evaluate.plots import draw
+from satray.evaluate.quality import Gathered, baselines, errors_together, measure
 from satray.metrics.calibration import halves
 from satray.metrics.scored import Rule, Scored
 from satray.metrics.summary import compute_metrics
@@ -108,7 +107,7 @@ def fitted(root, **more):
     """A bundle that says that it was fitted on half of this index, and its findings."""
     found = report_material.findings(root, tiles=24)
     provenance = {
-        "index": found.digest,
+        "index": found.index.digest,
         "calibration": {"seed": 5, "temperature": True, "thresholds": True} | more,
     }
     return found, replace(found.spec, provenance=provenance, thresholds=(0.3, 0.5, 0.6))
@@ -117,7 +116,7 @@ def fitted(root, **more):
 def test_figures_that_were_fitted_come_from_the_other_half(tmp_path) -> None:
     found, spec = fitted(tmp_path)
     split = found.predicted
-    held = held_back(spec, found.digest, "val", split.ids)
+    held = held_back(spec, found.index.digest, "val", split.ids)
     assert held is not None
     assert np.array_equal(held.rows, ~halves(split.ids, 5))
     quality = measure(split, spec, 20, held)
@@ -152,7 +151,7 @@ def test_figures_that_were_fitted_come_from_the_other_half(tmp_path) -> None:
 
 def test_only_what_was_fitted_is_measured_apart(tmp_path) -> None:
     found, spec = fitted(tmp_path, thresholds=False)
-    held = held_back(spec, found.digest, "val", found.predicted.ids)
+    held = held_back(spec, found.index.digest, "val", found.predicted.ids)
     assert held is not None
     assert held.figures == ("log_loss", "ece")
     quality = measure(found.predicted, spec, 0, held)
@@ -163,54 +162,27 @@ def test_only_what_was_fitted_is_measured_apart(tmp_path) -> None:
 def test_nothing_is_held_back_where_nothing_was_fitted(tmp_path) -> None:
     found, spec = fitted(tmp_path)
     ids = found.predicted.ids
-    assert held_back(spec, found.digest, "test", ids) is None
+    assert held_back(spec, found.index.digest, "test", ids) is None
     assert held_back(spec, "0" * 64, "val", ids) is None
-    assert held_back(found.spec, found.digest, "val", ids) is None
+    assert held_back(found.spec, found.index.digest, "val", ids) is None
     nothing = fitted(tmp_path / "b", temperature=False, thresholds=False)[1]
-    assert held_back(nothing, found.digest, "val", ids) is None
+    assert held_back(nothing, found.index.digest, "val", ids) is None
     for broken in (None, [], {"seed": "x"}, {"seed": None, "temperature": True}):
         odd = replace(spec, provenance={**spec.provenance, "calibration": broken})
-        assert held_back(odd, found.digest, "val", ids) is None
+        assert held_back(odd, found.index.digest, "val", ids) is None
 
 
 def test_the_caution_goes_by_the_bundles_own_provenance(tmp_path) -> None:
     found, spec = fitted(tmp_path)
-    held = held_back(spec, found.digest, "val", found.predicted.ids)
-    assert "fitted on 12 of these tiles" in caution(spec, found.digest, "val", held)
-    assert "trained on this split" in caution(spec, found.digest, "train", None)
-    assert caution(spec, found.digest, "test", None) == ""
+    held = held_back(spec, found.index.digest, "val", found.predicted.ids)
+    assert "fitted on 12 of these tiles" in caution(spec, found.index.digest, "val", held)
+    assert "trained on this split" in caution(spec, found.index.digest, "train", None)
+    assert caution(spec, found.index.digest, "test", None) == ""
     for split in ("train", "val", "test"):
         assert "another tile index" in caution(spec, "0" * 64, split, None)
-    assert "does not say" in caution(found.spec, found.digest, "val", None)
-    older = replace(spec, provenance={"index": found.digest})
-    assert "may have been fitted" in caution(older, found.digest, "val", None)
-
-
-def test_shares_of_a_cut_confusion_matrix_are_of_all_tiles() -> None:
-    counts = np.array([[6.0, 1, 3], [0, 0, 0], [2, 0, 2]])
-    shares = row_shares(counts)
-    assert shares[0].tolist() == [0.6, 0.1, 0.3]
-    assert np.isnan(shares[1]).all()
-
-
-def test_columns_are_cut_after_the_shares_are_taken(monkeypatch) -> None:
-    from satray.evaluate import plots
-
-    classes = tuple(f"c{k:02}" for k in range(25))
-    labels = np.eye(25)[np.repeat(np.arange(25), [4] * 20 + [1] * 5)]
-    logits = 9.0 * labels
-    logits[0] = 9.0 * np.eye(25)[24]  # a tile of the first class is said to be of one not shown
-    spec = SimpleNamespace(classes=classes, task="multiclass", temperature=1.0,
-                           thresholds=(0.5,) * 25)  # fmt: skip
-    ids = tuple(map(str, range(len(labels))))
-    quality = measure(Predicted(ids, logits, labels, "m"), spec, 0)
-    drawn = []
-    monkeypatch.setattr(plots, "matrix", lambda *a, **k: drawn.append((a, k)) or b"")
-    draw(quality, classes, spec.thresholds)
-    (((shares, names, *_), more),) = drawn
-    assert list(names) == list(classes[:20])
-    assert shares[0, 0] == 0.75
-    assert more["texts"][0][0] == "3"
+    assert "does not say" in caution(found.spec, found.index.digest, "val", None)
+    older = replace(spec, provenance={"index": found.index.digest})
+    assert "may have been fitted" in caution(older, found.index.digest, "val", None)
 
 
 def test_errors_that_go_together() -> None:

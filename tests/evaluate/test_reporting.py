@@ -16,12 +16,10 @@ from PIL import Image
 
 from satray.data.index import BandStatistics, IndexMeta
 from satray.evaluate.held import held_back
-from satray.evaluate.origin import Origin, find_origin
-from satray.evaluate.overlay import cells_on_picture
 from satray.evaluate.picks import Pick, ends
-from satray.evaluate.pictures import looks_of, render
+from satray.evaluate.pictures import cells_on_picture, looks_of, render
 from satray.evaluate.quality import measure
-from satray.evaluate.reporting import publish_report
+from satray.evaluate.report import Origin, find_origin, publish_report
 from satray.evaluate.reproduce import compare
 from satray.report.tiles import SIDE, on_pixels
 from satray.runs.run import Product, Run, RunRecord
@@ -141,11 +139,19 @@ def test_that_nothing_is_wrong_is_said_where_nothing_is(tmp_path) -> None:
     assert "No decision is wrong" in texts(page)
 
 
+def test_a_class_that_no_tile_is_given_says_so(tmp_path) -> None:
+    found = report_material.findings(tmp_path, tiles=4)
+    spec = replace(found.spec, thresholds=(1.0, 0.5, 0.5))
+    quality = measure(found.predicted, spec, 0)
+    page, _ = report(replace(found, spec=spec, quality=quality), tmp_path)
+    assert "No tile is given this class" in texts(page)
+
+
 def test_the_page_says_what_was_measured_on_the_other_half(tmp_path) -> None:
     found = report_material.findings(tmp_path, tiles=24, keys={"gallery": []})
     calibration = {"seed": 1, "temperature": True, "thresholds": True}
-    spec = replace(found.spec, provenance={"index": found.digest, "calibration": calibration})
-    held = held_back(spec, found.digest, "val", found.predicted.ids)
+    spec = replace(found.spec, provenance={"index": found.index.digest, "calibration": calibration})
+    held = held_back(spec, found.index.digest, "val", found.predicted.ids)
     quality = measure(found.predicted, spec, 20, held)
     page, _ = report(replace(found, spec=spec, quality=quality), tmp_path)
     said = texts(page)
@@ -158,7 +164,7 @@ def test_the_page_says_what_was_measured_on_the_other_half(tmp_path) -> None:
 
 
 def test_the_page_says_which_classes_and_how_many_draws(tmp_path, monkeypatch) -> None:
-    from satray.evaluate import reporting
+    from satray.evaluate import report as reporting
 
     found = report_material.findings(tmp_path, keys={"gallery": [], "bootstrap": 70})
     fewer = replace(found.quality, draws=30)

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from satray.evaluate.draw_decisions import histogram, matrix, reliability
-from satray.evaluate.draw_ranking import Line, bars, lines, tails
 from satray.report.curves import curves
 from satray.report.style import most_frequent, short
 from satray.report.tiles import GAP, SIDE, overlaid, shrunk, stretched, thumbnail
@@ -20,56 +18,6 @@ def size(data: bytes) -> tuple[int, int]:
     assert image.format == "PNG"
     image.load()
     return image.size
-
-
-def names(count: int) -> list[str]:
-    return [f"${k}_x{'y' * 3 * k}" for k in range(count)]  # not TeX, and ever longer
-
-
-@pytest.mark.parametrize("count", [1, 2, 17])
-def test_all_plots_draw_and_stay_readable_on_a_phone(count: int) -> None:
-    rng = np.random.default_rng(0)
-    values = rng.random(count)
-    values[-1] = NAN if count > 1 else 0.5
-    x = np.linspace(0, 1, 20)
-    given = [Line(name, x, 1 - x / 2, v, 0.2) for name, v in zip(names(count), values, strict=True)]
-    given[-1] = Line(given[-1].name, np.empty(0), np.empty(0), NAN, NAN)
-    bins = np.linspace(0, 1, 16)
-    drawn = [
-        bars(names(count), values, values - 0.1, values + 0.1, [0.2] * count, 0.5),
-        bars(names(count), values, [NAN] * count, [NAN] * count, [0.2] * count, NAN),
-        lines(given, "recall", "precision", "AP", steps=True),
-        lines(given, "fpr", "tpr", "AUC"),
-        tails([0.5, 0.9], [0.5, NAN], [NAN, NAN], [0.5, NAN], [count, 0]),
-        reliability(bins, [0, 5] + [0] * 13, [NAN, 0.1] + [NAN] * 13, [NAN, 0.2] + [NAN] * 13, "E"),
-        histogram(np.array([0.9, 1.0]), np.array([]), [0.5]),
-        matrix(np.full((count, count), NAN), names(count), "said", "is", percent=True),
-    ]
-    for data in drawn:
-        width, height = size(data)
-        assert width == 768  # 4.8 in at 160 dpi: 7.5 pt letters are 7.8 px on a phone of 360 px
-        assert 0.3 < height / width < 1.9
-
-
-def test_a_class_whose_name_begins_with_an_underscore_is_in_the_legend(monkeypatch) -> None:
-    from satray.evaluate import draw_ranking as ranking
-
-    told = []
-    plain = ranking.png
-    monkeypatch.setattr(ranking, "png", lambda made: told.append(made) or plain(made))
-    x = np.linspace(0, 1, 5)
-    lines([Line("_background", x, x, 0.5, NAN), Line("ship", x, x, 0.7, NAN)], "x", "y", "AUC")
-    (legend,) = told[0].legends
-    assert [text.get_text() for text in legend.get_texts()] == [
-        "_background, AUC 0.500", "ship, AUC 0.700",
-    ]  # fmt: skip
-
-
-def test_the_same_figures_give_the_same_bytes() -> None:
-    once, again = (
-        matrix(np.eye(3), ["a", "b", "c"], "said", "is", percent=False) for _ in range(2)
-    )
-    assert once == again
 
 
 def test_curves_mark_stages_and_take_a_trace() -> None:
@@ -88,6 +36,7 @@ def test_curves_mark_stages_and_take_a_trace() -> None:
     ]
     plain = curves(rows, "map", "a $title", 300)
     assert size(plain)[0] == 768
+    assert curves(rows, "map", "a $title", 300) == plain  # the same figures, the same bytes
     assert curves(rows, "map", "a $title", 300, [(1, 1e-5), (400, 1e-2)]) != plain
     one_stage = [{**row, "stage": 0} for row in rows]
     assert curves(one_stage, "map", "a $title", 300) != plain
