@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +15,7 @@ from satray.storage import join
 from satray.train.setup import set_up
 from satray.tune import tuner
 from satray.tune.board import Board
-from satray.tune.records import Metric, TrialLog, TrialRecord, short_value, trial_id
+from satray.tune.records import TrialLog, short_value, trial_id
 from satray.tune.shared_start import prepare, settle
 from satray.tune.space import Configuration, Space
 from satray.tune.trials import (
@@ -92,62 +91,46 @@ def search(sweep: Sweep, run: Run) -> Found:
 class Optuna:
     """Trials that Optuna's TPE suggests, each once."""
 
-    def __init__(
-        self,
-        space: Space,
-        count: int,
-        seed: int,
-        metric: Metric,
-        accept: Callable[[Configuration], Trial],
-        *,
-        records: Iterable[TrialRecord] = (),
-        unfinished: Iterable[Configuration] = (),
-        refused: Callable[[Configuration, str], object] = lambda *_: None,
-    ) -> None:
+    def __init__(self, sweep: Sweep, log: TrialLog) -> None:
         """Begin, or go on as if the sweep had never stopped.
 
         Args:
-            space: what to suggest from.
-            count: how many trials, those of `records` and `unfinished` included.
-            seed: of the sampler.
-            metric: what trials are compared by.
-            accept: gives the trial of a configuration; raises InputError where it cannot be tried.
-            records: trials that ended in earlier attempts.
-            unfinished: configurations that began and did not end; they come first.
-            refused: told of configurations that cannot be tried, and why.
+            sweep: resolved, with what trials start from.
+            log: trials of earlier attempts; those that did not end come first. It is told of
+                configurations that cannot be tried.
         """
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._space, self._count, self._seed = space, count, seed
-        self._accept, self._refused = accept, refused
-        ended = list(records)
-        self._seen = {record.id for record in ended}
+        self._sweep, self._log = sweep, log
+        self._seen = set(log.records)
         self._asked: dict[str, optuna.trial.Trial] = {}
         # Each attempt draws from a seed of its own: the first numbers of one would be known points.
         sampler = optuna.samplers.TPESampler(
-            seed=seed + len(ended), n_startup_trials=RANDOM_FIRST, constant_liar=True
+            seed=sweep.recipe.seed + len(log.records),
+            n_startup_trials=RANDOM_FIRST,
+            constant_liar=True,
         )
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
-        for record in ended:
-            if math.isfinite(value := metric.worth(record.best)):
-                parameters, distributions = space.evaluated(record.configuration)
+        for record in log.records.values():
+            if math.isfinite(value := sweep.metric.worth(record.best)):
+                parameters, distributions = sweep.space.evaluated(record.configuration)
                 self._study.add_trial(
                     optuna.trial.create_trial(
                         params=parameters, distributions=distributions, value=value
                     )
                 )
-        for configuration in unfinished:
+        for configuration in log.unfinished:
             self._enqueue(configuration)
 
     def __iter__(self) -> Iterator[Trial]:
         """First what began before and did not end, then what Optuna suggests."""
-        while len(self._seen) < self._count and (found := self._suggest()) is not None:
+        while len(self._seen) < self._sweep.planned and (found := self._suggest()) is not None:
             try:
-                trial = self._accept(found)
+                trial = self._sweep.accept(found)
             except InputError as error:
                 self._end(self._asked.pop(trial_id(found)), -math.inf)
-                self._refused(found, str(error))
+                _refuse(self._sweep, self._log, found, str(error))
             else:
                 yield trial
 
@@ -159,14 +142,14 @@ class Optuna:
         """One that was not tried: Optuna's, else a random one, else None: the space is used up."""
         for _ in range(SUGGESTIONS):
             trial = self._study.ask()
-            found = self._space.suggest(trial)
+            found = self._sweep.space.suggest(trial)
             name = trial_id(found)
             if name not in self._seen:
                 self._seen.add(name)
                 self._asked[name] = trial
                 return found
             self._end(trial, -math.inf)
-        fresh = self._space.sample(len(self._seen) + 1, self._seed)
+        fresh = self._sweep.space.sample(len(self._seen) + 1, self._sweep.recipe.seed)
         new = next((each for each in fresh if trial_id(each) not in self._seen), None)
         if new is None:
             return None
@@ -175,7 +158,7 @@ class Optuna:
 
     def _enqueue(self, configuration: Configuration) -> None:
         """Let the study suggest a configuration next."""
-        self._study.enqueue_trial(self._space.evaluated(configuration)[0])
+        self._study.enqueue_trial(self._sweep.space.evaluated(configuration)[0])
 
     def _end(self, trial: optuna.trial.Trial, worth: float) -> None:
         from optuna.trial import TrialState
@@ -277,18 +260,8 @@ def _left(
 
     Lists are cut in two: heads take CPUs that the workers of backbones would wait for.
     """
-    refuse = functools.partial(_refuse, sweep, log)
     if sweep.optuna:
-        suggested = Optuna(
-            sweep.space,
-            sweep.planned,
-            sweep.recipe.seed,
-            sweep.metric,
-            sweep.accept,
-            records=log.records.values(),
-            unfinished=log.unfinished,
-            refused=refuse,
-        )
+        suggested = Optuna(sweep, log)
         if len(log.records) < sweep.planned:
             heads = all(sweep.regime_of(trial) == "head" for trial in trials)
             yield iter(suggested), heads, suggested.tell
@@ -296,7 +269,7 @@ def _left(
     left = [trial for trial in trials if trial.id not in log.records]
     for trial in left:
         if reason := sweep.lost_by(trial):
-            refuse(trial.configuration, reason)
+            _refuse(sweep, log, trial.configuration, reason)
     for regime in ("head", "backbone"):
         alike = [t for t in left if not sweep.lost_by(t) and sweep.regime_of(t) == regime]
         if alike:

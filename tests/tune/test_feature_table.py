@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -329,12 +328,6 @@ def test_what_was_left_half_built_is_built_anew(table, tmp_path):
     assert {path.suffix for path in (tmp_path / "node").rglob("train.*")} == {".part"}
     second.write_bytes(data)
     assert np.array_equal(table.open("train", "avg").parts[0], expected("rgb_avg"))
-
-
-def test_a_table_travels_small(table):
-    assert len(pickle.dumps(table)) < 2000
-    assert pickle.loads(pickle.dumps(table)) == table
-    assert table.key == "abc"
 
 
 def test_an_unfinished_extraction_is_no_table(tmp_path):

@@ -14,17 +14,14 @@ from tune.feature_material import (
     in_memory,
     losses,
     prepare,
-    stored,
     through_backbone,
 )
 
 from satray.config.train import StageOptions, TowerOptions, TrainRecipe, VariantOptions
-from satray.data.read import to_torch
 from satray.errors import TrainingError
 from satray.models.network import Network
 from satray.storage import Storage
 from satray.train.checkpoints import to_bytes
-from satray.train.losses import loss_for
 from satray.train.plan import plan_training, train_order
 from satray.train.state import TrainState
 from satray.tune import head
@@ -68,12 +65,6 @@ def archive(tmp_path_factory):
     return generate(tmp_path_factory.mktemp("archive"), tiles=42, spoil=(5, 21))
 
 
-@pytest.fixture(scope="module")
-def resnet(archive, tmp_path_factory):
-    made = prepare(archive, tmp_path_factory.mktemp("resnet"), variant=RESNET, error_budget=0.5)
-    return made, in_memory(made)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_losses_are_those_of_training_through_the_backbone(archive, tmp_path, name):
     made = prepare(archive, tmp_path, **{"error_budget": 0.5, **CASES[name]})
@@ -89,45 +80,6 @@ def test_losses_are_those_of_training_through_the_backbone(archive, tmp_path, na
         if key.startswith("head."):
             torch.testing.assert_close(trained[key], value, atol=1e-4, rtol=1e-4)
             assert not torch.equal(value, made.first[key]), "nothing was learnt"
-
-
-def test_other_views_give_other_losses(archive, tmp_path, resnet):
-    """So that the identity above could have failed."""
-    made, features = resnet
-    other = prepare(archive, tmp_path, variant=RESNET, error_budget=0.5, augment={"views": 2})
-    assert other.spec.key != made.spec.key
-    apart = np.abs(
-        np.subtract(
-            losses(from_features(other, in_memory(other))[0]),
-            losses(from_features(made, features)[0]),
-        )
-    )
-    assert apart.max() > 1e-3
-
-
-def test_the_trained_head_fits_into_the_whole_network(resnet):
-    made, features = resnet
-    rows, states = from_features(made, features)
-    network = made.setup.network()
-    network.load_state_dict(made.first | TrainState.from_bytes(states[-1]).kept)
-    table, source = stored(made, "val")
-    batch = to_torch(table, source.shape, source.dtype)
-    with torch.no_grad():
-        logits = network.eval()(made.setup.preprocess()(batch["pixels"]))
-    losses_N = loss_for(made.setup.task)(logits, batch["labels"].float())
-    assert losses_N[batch["valid"]].mean().item() == pytest.approx(rows[-1]["val_loss"], abs=1e-4)
-
-
-@pytest.mark.parametrize("stop", [1, 2])
-def test_resumed_is_uninterrupted(archive, tmp_path, stop):
-    made = prepare(archive, tmp_path, dropout=0.4, average={"ema": 0.8}, error_budget=0.5)
-    features = in_memory(made)
-    whole, states = from_features(made, features)
-    rest, again = from_features(made, features, TrainState.from_bytes(states[stop - 1]))
-    assert losses(rest) == losses(whole)[2 * stop :]
-    assert TrainState.from_bytes(again[-1]).model.keys() == {"head.weight", "head.bias"}
-    for name, value in TrainState.from_bytes(states[-1]).kept.items():
-        assert torch.equal(TrainState.from_bytes(again[-1]).kept[name], value)
 
 
 def features_of(rows, views, width=4):

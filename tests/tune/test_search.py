@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 from sweep_material import MAP, record
@@ -32,8 +33,14 @@ def accept(configuration) -> Trial:
     return Trial(trial_id(configuration), configuration, None)
 
 
-def optuna(space, count, seed, accept=accept, **more) -> Optuna:
-    return Optuna(space, count, seed, MAP, accept, **more)
+def optuna(space, count, seed, accept=accept, records=(), unfinished=(), refused=None) -> Optuna:
+    recipe = SimpleNamespace(seed=seed)
+    sweep = SimpleNamespace(
+        space=space, planned=count, recipe=recipe, metric=MAP, accept=accept, lost={}
+    )
+    log = SimpleNamespace(records={one.id: one for one in records}, unfinished=unfinished)
+    log.refuse = lambda configuration, reason, keep: refused.append((configuration, reason))
+    return Optuna(sweep, log)
 
 
 def worth(configuration) -> float:
@@ -94,7 +101,7 @@ def test_what_cannot_be_valid_is_refused_and_counts() -> None:
         return accept(configuration)
 
     refused = []
-    source = optuna(FINITE, 4, 0, picky, refused=lambda *what: refused.append(what))
+    source = optuna(FINITE, 4, 0, picky, refused=refused)
     found = drain(source, value=lambda _: 0.5)
     assert [each["batch"] for each in found] == [8, 8]
     assert [(each["batch"], reason) for each, reason in refused] == [(16, "batch=16: too many")] * 2
