@@ -9,6 +9,7 @@ from torch import Tensor
 from satray.errors import InputError
 from satray.models.network import Network
 from satray.models.spec import SPEC, WEIGHTS, BundleSpec, digest_of, find_bundle, read_files
+from satray.models.weights import parse_safetensors
 from satray.storage import Storage, join
 
 __all__ = ["Bundle", "BundleSpec", "bundle_files", "load_bundle", "make_bundle"]
@@ -90,19 +91,15 @@ def make_bundle(files: dict[str, bytes], name: str, device: str = "cpu") -> Bund
     Raises:
         InputError: the files are no bundle, or do not belong together.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     spec = BundleSpec.from_json(files[SPEC], join(name, SPEC))
     size = spec.size if spec.variant.head == "dense" else None
     with torch.random.fork_rng(devices=[]):  # its first weights are thrown away
         network = Network(
             spec.variant, len(spec.classes), bands=spec.bands, dropout=spec.dropout, size=size
         )
+    state = parse_safetensors(files[WEIGHTS], join(name, WEIGHTS))
     try:
-        network.load_state_dict(load(files[WEIGHTS]))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{join(name, WEIGHTS)}: not a safetensors file: {error}") from error
+        network.load_state_dict(state)
     except RuntimeError as error:  # torch's own list of what is missing, left over or misshapen
         said = " ".join(str(error).split())[:200]
         raise InputError(f"{join(name, WEIGHTS)} does not belong to its {SPEC}: {said}") from error

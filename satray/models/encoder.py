@@ -23,6 +23,7 @@ from satray.models.backbones import SIMPLE_CNN, SimpleCNN, timm_model
 from satray.models.bundle import Bundle
 from satray.models.preprocess import normalize
 from satray.models.spec import BundleSpec
+from satray.models.weights import parse_safetensors
 from satray.storage import Storage, absolute
 
 FORMAT = "satray-encoder"
@@ -136,12 +137,9 @@ def load_encoder(uri: str, storage: Storage | None = None) -> Encoder:
     Raises:
         InputError: no such file, or it is no encoder file.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     data = (storage or Storage()).read(absolute(uri))
     try:
-        state = load(data)
+        state = parse_safetensors(data, "its tensors")
         length = int.from_bytes(data[:8], "little")
         about = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["satray"])
         if about["format"] != FORMAT:
@@ -149,7 +147,7 @@ def load_encoder(uri: str, storage: Storage | None = None) -> Encoder:
         spec = BundleSpec.from_json(json.dumps(about["bundle"]).encode(), "its model.json")
         encoder = Encoder(spec, about["tower"])
         encoder.net.load_state_dict(state)
-    except (SafetensorError, InputError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (InputError, RuntimeError, ValueError, KeyError, TypeError) as error:
         said = one_line(error)[:200]
         raise InputError(f"{uri}: no encoder that the job export wrote: {said}") from error
     return encoder

@@ -153,28 +153,27 @@ class BundleSpec:
     def _fits_together(self) -> Self:
         bands = self.radiometry.reads(input_bands(self.variant))
         towers = [tower.name for tower in self.variant.towers]
+        classes, units, numbers = self.classes, self.units, f"{len(bands)} numbers"
         low, high = self.radiometry.low, self.radiometry.high
         bounds = len(bands) if self.radiometry.name == "percentile" else 0
-        _check(sorted(self.bands) == sorted(bands), "bands", self.bands, ", ".join(bands))
-        for name in ("mean", "std"):
-            numbers = getattr(self, name)
-            _check(len(numbers) == len(bands), name, numbers, f"{len(bands)} numbers")
-        classes = self.classes
-        _check(len({*classes}) == len(classes), "classes", classes, "distinct ones")
-        if self.task == "binary":
-            _check(len(classes) == 1, "classes", classes, "one for a binary task")
-        given = self.thresholds
-        _check(len(given) == len(classes), "thresholds", given, f"{len(classes)} numbers")
-        _check(sorted(self.grids) == sorted(towers), "grids", [*self.grids], ", ".join(towers))
-        short = self.resize or self.size
-        _check(short >= self.size, "resize", short, f"{self.size} or up")
-        some = self.units
-        _check(len(some) in (0, len(bands)), "units", some, f"{len(bands)} or none")
-        _check(all(unit is None or unit[0] != 0 for unit in some), "units", some, "scales not 0")
-        counts = (len(low), len(high))
-        _check(counts == (bounds, bounds), "radiometry", counts, f"{bounds} low, {bounds} high")
-        rises = all(one <= other for one, other in zip(low, high, strict=True))
-        _check(rises, "radiometry", (low, high), "no low above its high")
+        rises = all(one <= other for one, other in zip(low, high, strict=False))
+        for name, fits, accepted in (
+            ("bands", sorted(self.bands) == sorted(bands), ", ".join(bands)),
+            ("mean", len(self.mean) == len(bands), numbers),
+            ("std", len(self.std) == len(bands), numbers),
+            ("classes", len({*classes}) == len(classes), "distinct ones"),
+            ("classes", self.task != "binary" or len(classes) == 1, "one for a binary task"),
+            ("thresholds", len(self.thresholds) == len(classes), f"{len(classes)} numbers"),
+            ("grids", sorted(self.grids) == sorted(towers), ", ".join(towers)),
+            ("resize", (self.resize or self.size) >= self.size, f"{self.size} or up"),
+            ("units", len(units) in (0, len(bands)), f"{len(bands)} or none"),
+            ("units", all(unit is None or unit[0] != 0 for unit in units), "scales not 0"),
+            ("radiometry", len(low) == len(high) == bounds, f"{bounds} low, {bounds} high"),
+            ("radiometry", rises, "no low above its high"),
+        ):
+            if not fits:
+                found = str(getattr(self, name))[:80]
+                raise ValueError(f"{name}: found {found}, accepted: {accepted}")
         return self
 
     def preprocess(self) -> "Preprocess":
@@ -271,8 +270,3 @@ def digest_of(files: dict[str, bytes]) -> str:
     """SHA-256 over the digests of both files, so that no byte can move from one to the other."""
     digests = [hashlib.sha256(files[name]).digest() for name in (SPEC, WEIGHTS)]
     return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def _check(fits: bool, name: str, found: object, accepted: str) -> None:
-    if not fits:
-        raise ValueError(f"{name}: found {str(found)[:80]}, accepted: {accepted}")

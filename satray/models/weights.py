@@ -1,7 +1,7 @@
 """Put stored weights into a tower: what is loaded is what was meant, or it is refused.
 
 A file is `.safetensors`, or what `torch.save` wrote; code in it is not run. It may name its tensors
-as timm, torchvision or Cadene do, or as a repository whose names timm knows to convert, behind
+as timm or torchvision do, or as a repository whose names timm knows to convert, behind
 whatever prefix a training script put before them. The head of the stored network is left out, and a
 first convolution for other bands is adapted (`adapt_first_conv`). Below the head nothing may be
 missing, left over, or of another shape.
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from satray.config.train import FirstConv, VariantOptions
-from satray.errors import InputError, one_line
+from satray.errors import InputError, listed, one_line
 from satray.models.backbones import AFTER_FEATURES, Backbone
 from satray.models.network import Network
 from satray.models.pretrained import fetch, full_name, is_word, published
@@ -103,6 +103,18 @@ def read_state(uri: str, storage: Storage) -> Tensors:
     return _parse(storage.read(uri), uri)
 
 
+def parse_safetensors(data: bytes, name: str) -> Tensors:
+    """The tensors of a `.safetensors` file's bytes, on the CPU; raises InputError if it is none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        state: Tensors = load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{name}: not a safetensors file: {error}") from error
+    return state
+
+
 def load_network_weights(
     network: Network, weights: Mapping[str, Stored], first_conv: FirstConv = "kaiming"
 ) -> tuple[str, ...]:
@@ -147,10 +159,6 @@ def load_weights(
     source, target = stored.source, backbone.body.state_dict()
     wanted = [name for name in target if not name.endswith(_COUNTER)]
     prefix, tensors = _arranged(stored.tensors, backbone, tower, source)
-    for name in tensors.keys() & wanted:
-        flat, shape = tensors[name], target[name].shape
-        if flat.ndim == 2 and shape == (*flat.shape, 1, 1):  # so Cadene's oldest files keep them
-            tensors[name] = flat[:, :, None, None]
     first = f"{backbone.first_conv}.weight"
     if first in target and first in tensors and tensors[first].is_floating_point():
         stem, wide = tensors[first], target[first]
@@ -165,13 +173,11 @@ def load_weights(
                 raise InputError(f"{source}: {error}") from None
     _refuse_others(tensors, target, wanted, backbone, source)
     for name in wanted:
-        if target[name].is_floating_point() and not tensors[name].is_floating_point():
-            kind = str(tensors[name].dtype).removeprefix("torch.")
-            raise InputError(f"{source}: {name} is {kind}; accepted: floating-point numbers")
-        if not torch.isfinite(tensors[name]).all():
-            raise InputError(f"{source}: {name} holds numbers that are not finite")
-        if name.endswith("running_var") and (tensors[name] < 0).any():
-            raise InputError(f"{source}: {name} holds variances below 0")
+        values = tensors[name]
+        if not values.is_floating_point() and target[name].is_floating_point():
+            raise InputError(f"{source}: {name} is {values.dtype}; accepted: floating point")
+        if not values.isfinite().all() or (name.endswith("running_var") and (values < 0).any()):
+            raise InputError(f"{source}: {name} holds numbers that are not finite, or below 0")
     with torch.no_grad():
         for name in target.keys() & tensors.keys():
             target[name].copy_(tensors[name])
@@ -272,7 +278,7 @@ def _parse(data: bytes, name: str) -> Tensors:
     # Told by content, since files are renamed: a header's length, then JSON.
     pickled = data.startswith((b"PK", b"\x80"))  # a zip archive, or a pickle
     safe = data[8:10] == b'{"' or (name.endswith(".safetensors") and not pickled)
-    state = _safetensors(data, name) if safe else _torch(data, name)
+    state = parse_safetensors(data, name) if safe else _torch(data, name)
     tensors = _unwrap(state)
     if not tensors:
         top = state if isinstance(state, dict) else {}
@@ -280,17 +286,6 @@ def _parse(data: bytes, name: str) -> Tensors:
         found = f", but several dicts of them ({', '.join(inside)})" if inside else ""
         raise InputError(f"{name}: holds no tensors by name{found}; accepted: a state dict")
     return tensors
-
-
-def _safetensors(data: bytes, name: str) -> Tensors:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        state: Tensors = load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{name}: not a safetensors file: {error}") from error
-    return state
 
 
 def _torch(data: bytes, name: str) -> object:
@@ -304,16 +299,11 @@ def _torch(data: bytes, name: str) -> object:
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as error:  # of many classes, by what in the file is broken
             said = one_line(error)
-            if "TorchScript" in said:
+            if any(word in said.lower() for word in ("weights_only", "unsupported", "torchscript")):
                 said = (
-                    "a TorchScript archive, which holds code and is not loaded; accepted: "
-                    "torch.save(torch.jit.load(FILE).state_dict(), OTHER)"
-                )
-            elif "weights_only" in said.lower() or "unsupported" in said.lower():
-                said = (
-                    "a pickle with more than tensors in it, which may run code and is not loaded; "
-                    "accepted: tensors alone, as torch.save(model.state_dict(), FILE) writes them, "
-                    "or .safetensors"
+                    "more than tensors in it (a whole model, TorchScript), which may run code and "
+                    "is not loaded; accepted: tensors alone, as torch.save(model.state_dict(), "
+                    "FILE) writes them, or .safetensors"
                 )
             else:
                 said = f"not a PyTorch file: {said[:160]}"
@@ -363,7 +353,7 @@ def _refuse_others(
         if name in tensors and tensors[name].shape != target[name].shape
     ]
     told = [
-        _listed(names, word)
+        f"{len(names)} {word} ({listed(names, _LISTED)})"
         for names, word in (
             (missing, f"of its {len(wanted)} tensors missing"),
             ([name for name in rest if not name.endswith(_COUNTER)], "unexpected"),
@@ -393,12 +383,10 @@ def _arranged(given: Tensors, backbone: Backbone, tower: str, source: str) -> tu
     own = _by_place(own, target)
     found = max((_converted(own, backbone), own), key=fits)
     if 2 * fits(found) < len(target):
-        first = {name.split(".", 1)[0] for name in given}
-        bare = given
-        while len(first) == 1 and all("." in name for name in bare):  # what all names begin with
-            bare = {name.split(".", 1)[1]: value for name, value in bare.items()}
-            first = {name.split(".", 1)[0] for name in bare}
-        _, foreign = _part(_converted(bare, backbone), target, tower, source)
+        from timm.models import clean_state_dict
+
+        bare = _converted(clean_state_dict(given), backbone)
+        _, foreign = _part(bare, target, tower, source)
         if fits(foreign) > fits(found):
             return "", foreign
     return prefix, dict(found)
@@ -424,8 +412,8 @@ def _part(tensors: Tensors, target: Tensors, tower: str, source: str) -> tuple[s
     best = [p for p in best if not _FOLLOWERS.search(p)] or best
     if len(best) > 1 and 2 * most >= len(known):
         raise InputError(
-            f"{source}: holds {_listed([f'{p}*' for p in best], 'networks that fit')}; accepted: "
-            "a file with the one that is meant"
+            f"{source}: holds {len(best)} networks that fit "
+            f"({listed([f'{p}*' for p in best], _LISTED)}); accepted: a file with the one meant"
         )
     prefix = best[0]
     return prefix, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
@@ -453,22 +441,11 @@ def _by_place(tensors: Tensors, target: Tensors) -> Tensors:
         return tensors
     theirs = [n for n in tensors if n.startswith("features.") and not n.endswith(_COUNTER)]
     ours = [name for name in target if not name.endswith(_COUNTER)]
-    same = len(theirs) == len(ours) and all(
-        # The first convolution may take other bands; it is adapted later.
-        tensors[t].shape == target[o].shape or o == "conv_stem.weight"
-        for t, o in zip(theirs, ours, strict=True)
-    )
-    if not same:
+    # The first convolution may take other bands; it is adapted later.
+    if [tensors[n].shape for n in theirs[1:]] != [target[n].shape for n in ours[1:]]:
         return tensors
-    renamed = {o: tensors[t] for t, o in zip(theirs, ours, strict=True)}
-    return renamed | {n: v for n, v in tensors.items() if not n.startswith("features.")}
+    return {our: tensors[their] for our, their in zip(ours, theirs, strict=True)}
 
 
 def _size(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
-
-
-def _listed(names: Sequence[str], word: str) -> str:
-    """`3 missing (a, b, ...)`."""
-    more = ", ..." if len(names) > _LISTED else ""
-    return f"{len(names)} {word} ({', '.join(names[:_LISTED])}{more})"
