@@ -16,7 +16,7 @@ from satray.scoring.dense.windows import plan_scene
 from satray.scoring.forward import Scorer
 from satray.scoring.maps.unit import read_part
 from satray.scoring.reading import Wanted, read_block
-from satray.scoring.scenes.found import find_scenes
+from satray.scoring.scenes.find import find_scenes
 from satray.scoring.scenes.grid import net_grid
 from satray.scoring.scenes.open import open_scene
 from satray.scoring.sources import tiles_of_prefix

@@ -26,7 +26,7 @@ from satray.scoring.maps.settings import Settings
 from satray.scoring.maps.survey import open_for
 from satray.scoring.maps.unit import UnitScorer
 from satray.scoring.predictions import Layout
-from satray.scoring.products.model_fields import ModelFacts
+from satray.scoring.products.stac import ModelFacts
 from satray.scoring.scenes.raster import CACHE
 from satray.storage import Storage, join
 from satray.storage.temporary import scratch

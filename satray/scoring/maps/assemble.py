@@ -28,10 +28,10 @@ from satray.scoring.predictions import (
 )
 from satray.scoring.products import names, vectors
 from satray.scoring.products.detections import Detections, GivenTiles, detect, on_data, summed
-from satray.scoring.products.item import ItemProduct
 from satray.scoring.products.moment import Moment, moment_of
 from satray.scoring.products.peaks import PeakRule
 from satray.scoring.products.quicklook import Evidence, View, quicklook, strongest
+from satray.scoring.products.stac import ItemProduct
 
 MANY = 100_000
 """Detections that GeoJSON is still written for; readers of text give up beyond."""

@@ -19,7 +19,7 @@ from satray.scoring.maps.look import Prepared
 from satray.scoring.maps.survey import Surveyor
 from satray.scoring.over_tiles import towers_with_shares
 from satray.scoring.predictions import Layout
-from satray.scoring.products.model_fields import ModelFacts
+from satray.scoring.products.stac import ModelFacts
 from satray.scoring.scenes.scene import SceneRef
 from satray.storage import join
 

@@ -13,8 +13,7 @@ from satray.scoring.ledger import Claim, Ledger
 from satray.scoring.maps.assemble import Assembly, MadeFile
 from satray.scoring.maps.jobs import SceneResult
 from satray.scoring.products import names
-from satray.scoring.products.item import ItemFacts, ItemProduct, item_json
-from satray.scoring.products.model_fields import ModelFacts
+from satray.scoring.products.stac import ItemFacts, ItemProduct, ModelFacts, item_json
 from satray.scoring.scenes.scene import SceneRef, made_ref, uris_of
 from satray.storage import Storage, join
 

@@ -12,7 +12,7 @@ from satray.scoring.ledger import Ledger, config_of
 from satray.scoring.maps.settings import Settings, settings_of
 from satray.scoring.over_tiles import D4_SAID
 from satray.scoring.reading import MisfitError
-from satray.scoring.scenes.found import Found, find_scenes
+from satray.scoring.scenes.find import Found, find_scenes
 from satray.scoring.scenes.open import source_names
 from satray.storage import Storage
 

@@ -32,7 +32,7 @@ from satray.scoring.maps.job import layout_of, outcome_of
 from satray.scoring.maps.jobs import SceneResult, failed
 from satray.scoring.maps.look import Prepared, Scenes, ledger_of, prepare, scenes_of
 from satray.scoring.products import names
-from satray.scoring.scenes.found import Found
+from satray.scoring.scenes.find import Found
 from satray.scoring.scenes.scene import SceneRef
 from satray.storage import join
 

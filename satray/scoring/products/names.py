@@ -9,20 +9,6 @@ from urllib.parse import quote
 
 from satray.scoring.safe import safe_part
 
-__all__ = [
-    "cam_name",
-    "detections_name",
-    "encoded",
-    "item_name",
-    "link_between",
-    "page_name",
-    "predictions_name",
-    "quicklook_name",
-    "run_name",
-    "safe_part",
-    "table_name",
-]
-
 
 def encoded(scene: str) -> str:
     """SCENE: its parts made safe, `/` kept."""
@@ -61,11 +47,6 @@ def detections_name(scene: str, extension: str) -> str:
 def predictions_name(run_id: str) -> str:
     """`predictions/RUNID.parquet`."""
     return f"predictions/{run_id}.parquet"
-
-
-def run_name(run_id: str) -> str:
-    """`runs/RUNID.json`."""
-    return f"runs/{run_id}.json"
 
 
 def page_name(run_id: str) -> str:

@@ -1,13 +1,13 @@
-"""STAC Items: which of their assets are bands, and by which names. Pure."""
+"""STAC Items: which of their assets are bands, by which names, and where they lead. Pure."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from satray.data.bands import canonical
 from satray.errors import DecodeError
-from satray.scoring.scenes.hrefs import resolved
 from satray.scoring.scenes.scene import (
     OFFSET_DONE,
     BandSource,
@@ -17,6 +17,10 @@ from satray.scoring.scenes.scene import (
     scaled,
     stated_in,
 )
+from satray.storage import names
+
+REMOTE = ("s3", "http", "https")
+"""Schemes that an absolute reference may have, wherever it is found."""
 
 LARGEST = 16 << 20
 """Bytes of the largest JSON file that is taken for an Item."""
@@ -85,9 +89,9 @@ def item_bands(item: dict[str, Any], base: str) -> tuple[BandSource, ...]:
     """
     rasters = sorted(_rasters(item, base), key=lambda raster: raster.rank)
     found: dict[str, BandSource] = {}
-    for claims in (_common_names, _own_names, _keys):
+    for kind in ("common", "own", "key"):
         for raster in rasters:
-            for name, band in claims(raster):
+            for name, band in _claims(raster, kind):
                 found.setdefault(name, BandSource(name, raster.uri, band))
     if not found:
         raise DecodeError(
@@ -140,6 +144,50 @@ def trimmed(item: dict[str, Any]) -> dict[str, Any]:
     return {key: item[key] for key in KEPT if key in item}
 
 
+def resolved(href: object, base: str) -> str:
+    """The absolute path or URI of a reference in an Item or a list.
+
+    What others wrote may lead to its own neighbours and to public addresses, never from a store
+    into this machine's disk, and never into GDAL's own file systems (`/vsi...`).
+
+    Args:
+        href: relative to the document that holds it, or absolute. Taken literally: a `%20` stays.
+        base: absolute path or URI of that document.
+
+    Raises:
+        DecodeError: no text, another scheme, above the root of the store, from a store to a disk.
+    """
+    if not isinstance(href, str) or not href.strip() or not href.isprintable():
+        raise DecodeError(f"reference {href!r}: accepted: a path or URI")
+    scheme = names.scheme(href)
+    if scheme in REMOTE:
+        if not names.split(href)[1]:
+            raise DecodeError(f"reference {href}: names no object")
+        return names.absolute(href)
+    if scheme not in ("", "file"):
+        accepted = ", ".join(f"{known}://" for known in REMOTE)
+        raise DecodeError(f"reference {href}: accepted: relative paths, {accepted}")
+    if not names.is_remote(base):
+        path = names.absolute(href if scheme else os.path.join(names.parent(base), href))
+        if path.startswith("/vsi"):
+            raise DecodeError(f"reference {href}: not a path of this disk")
+        return path
+    if scheme or href.startswith("//"):
+        raise DecodeError(f"reference {href}: leads out of the store that holds it")
+    root, key = names.split(base)
+    folder = [] if href.startswith("/") else key.split("/")[:-1]
+    for part in href.split("/"):
+        if part == ".." and not folder:
+            raise DecodeError(f"reference {href}: leads above the root of its store")
+        if part == "..":
+            folder.pop()
+        elif part not in ("", "."):
+            folder.append(part)
+    if not folder:
+        raise DecodeError(f"reference {href}: names no object")
+    return names.join(root, *folder)
+
+
 def _is_item(document: object) -> bool:
     return (
         isinstance(document, dict)
@@ -172,20 +220,13 @@ def _rasters(item: dict[str, Any], base: str) -> Iterator[_Raster]:
         yield _Raster(str(key), resolved(href, base), described, rank, asset)
 
 
-def _common_names(raster: _Raster) -> Iterator[tuple[str, int]]:
-    for place, band in enumerate(raster.bands):
-        name = band.get("eo:common_name") or band.get("common_name")
+def _claims(raster: _Raster, kind: str) -> Iterator[tuple[str, int]]:
+    """Names of a raster's bands of a kind: `common`, `own` or `key`; and their numbers."""
+    for number, band in enumerate(raster.bands, start=1):
+        name = {
+            "common": band.get("eo:common_name") or band.get("common_name"),
+            "own": band.get("name"),
+            "key": raster.key if len(raster.bands) == 1 else None,
+        }[kind]
         if isinstance(name, str) and name.strip():
-            yield canonical(name), place + 1
-
-
-def _own_names(raster: _Raster) -> Iterator[tuple[str, int]]:
-    for place, band in enumerate(raster.bands):
-        name = band.get("name")
-        if isinstance(name, str) and name.strip():
-            yield canonical(name), place + 1
-
-
-def _keys(raster: _Raster) -> Iterator[tuple[str, int]]:
-    if len(raster.bands) == 1 and raster.key.strip():
-        yield canonical(raster.key), 1
+            yield canonical(name), number

@@ -16,7 +16,7 @@ from page_checker import Checker
 from PIL import Image
 from pystac.validation import JsonSchemaSTACValidator, set_validator
 from rio_cogeo.cogeo import cog_validate
-from scoring.products.test_item import Offline
+from scoring.products.test_stac import Offline
 
 PLACES = ((104, 136), (232, 264))
 

@@ -15,7 +15,6 @@ from satray.scoring.products.names import (
     page_name,
     predictions_name,
     quicklook_name,
-    run_name,
 )
 
 
@@ -39,7 +38,7 @@ def test_kinds() -> None:
     assert quicklook_name("a.tif") == "quicklooks/a.tif.png"
     assert detections_name("a.tif", "gpkg") == "detections/a.tif.gpkg"
     assert predictions_name("r1") == "predictions/r1.parquet"
-    assert (run_name("r1"), page_name("r1")) == ("runs/r1.json", "runs/r1.html")
+    assert page_name("r1") == "runs/r1.html"
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60))

@@ -13,7 +13,7 @@ from data.hostile import paged
 from scoring.scenes.scene_material import STORE, noise, write
 
 from satray.errors import DecodeError
-from satray.scoring.scenes.found import find_scenes
+from satray.scoring.scenes.find import find_scenes
 from satray.scoring.scenes.open import open_scene
 
 

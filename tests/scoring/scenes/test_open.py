@@ -14,7 +14,7 @@ from satray.data.decode import decode
 from satray.data.values import Change
 from satray.errors import DecodeError, InputError
 from satray.scoring.reading import MisfitError
-from satray.scoring.scenes.found import find_scenes
+from satray.scoring.scenes.find import find_scenes
 from satray.scoring.scenes.open import Conversion, open_scene, source_names
 from satray.scoring.scenes.scene import BandSource
 

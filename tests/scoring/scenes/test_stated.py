@@ -12,7 +12,7 @@ from scoring.scenes.scene_material import STORE, noise, write
 from satray.data.values import Unit
 from satray.errors import InputError
 from satray.scoring.reading import MisfitError
-from satray.scoring.scenes.found import find_scenes
+from satray.scoring.scenes.find import find_scenes
 from satray.scoring.scenes.open import Conversion, open_scene
 
 OLD, NEW = Unit(1e-4, 0.0), Unit(1e-4, -0.1)

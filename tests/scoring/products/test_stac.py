@@ -12,10 +12,9 @@ from scoring_material import GRID, one_tower, two_towers
 from satray.models.radiometry import Radiometry
 from satray.models.spec import BundleSpec
 from satray.scoring.outlines import SceneGround
-from satray.scoring.products.item import ItemFacts, ItemProduct, item_json, item_of
-from satray.scoring.products.model_fields import ModelFacts
 from satray.scoring.products.moment import Moment
 from satray.scoring.products.names import cam_name, quicklook_name
+from satray.scoring.products.stac import ItemFacts, ItemProduct, ModelFacts, item_json, item_of
 
 SCHEMAS = Path(__file__).parent / "schemas"
 UTM = (10.0, 0.0, 448000.0, 0.0, -10.0, 5411000.0)

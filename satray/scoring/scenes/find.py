@@ -1,10 +1,15 @@
 """Which scenes there are: rasters or STAC Items below a prefix, one file, or a Parquet list."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from satray.data.bands import canonical
 from satray.data.georeference import world_files, world_suffixes
 from satray.data.match import with_extensions
 from satray.data.raster import MASK
@@ -15,9 +20,9 @@ from satray.scoring.scenes.items import (
     item_name,
     item_stated,
     items_in,
+    resolved,
     trimmed,
 )
-from satray.scoring.scenes.listed import Listed, read_list
 from satray.scoring.scenes.scene import (
     BandSource,
     SceneFailure,
@@ -40,6 +45,10 @@ HDF = (
 )
 UNREAD = {"vrt": VRT, **dict.fromkeys(("nc", "nc4", "h4", "h5", "hdf", "hdf4", "hdf5", "he5"), HDF)}
 """Extensions of scenes that are not read -> why."""
+
+LIST_COLUMNS = {"scene": False, "uri": False, "band": True, "index": True}
+"""Of a list -> whether it may be absent."""
+LIST_ACCEPTED = "accepted: scene and uri (texts), and optionally band (a name) and index (from 1)"
 
 _HEADS = 32  # requests at once for files that no listing told of
 
@@ -113,8 +122,7 @@ def _of_file(
     if ending in UNREAD:
         raise InputError(f"scenes={place}: {UNREAD[ending]}")
     if ending == "parquet":
-        listed, failures = read_list(storage.read(place), place)
-        drafts = _of_listed(listed, storage, failures)
+        drafts, failures = _of_list(storage, place)
         if not drafts and not failures and not none_yet:
             raise InputError(f"scenes={place}: the list has no rows; {ACCEPTED}")
     elif is_raster(place):
@@ -141,14 +149,41 @@ def _world_of(place: str, ending: str, storage: Storage) -> dict[str, Entry]:
     return {}
 
 
-def _of_listed(
-    listed: Sequence[Listed], storage: Storage, failures: list[SceneFailure]
-) -> list[_Draft]:
-    """Scenes of a list, in its order; of an Item, the Item's, under the list's name."""
-    drafts = {one.scene: _Draft(one.scene, one.uri, one.bands) for one in listed}
-    items = [one for one in listed if one.bands is None and suffix(one.uri) in ("json", "geojson")]
-    for number, data in storage.read_many([one.uri for one in items]):
-        one = items[number]
+def _of_list(storage: Storage, place: str) -> tuple[list[_Draft], list[SceneFailure]]:
+    """Scenes of a Parquet list, one row a scene or one row a band, in order of their first row.
+
+    Of an Item, the Item's, under the list's name.
+
+    Raises:
+        InputError: no Parquet, or a column missing or of another type.
+    """
+    try:
+        table = pq.read_table(pa.BufferReader(storage.read(place)))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"scenes={place}: no Parquet file ({one_line(error)})") from error
+    by_scene: dict[str, list[dict[str, Any]]] = {}
+    nameless = 0
+    for row in table.select(_list_columns(table.schema, place)).to_pylist():
+        if row["scene"] is None or not row["scene"].strip():
+            nameless += 1
+        else:
+            by_scene.setdefault(row["scene"], []).append(row)
+    drafts: dict[str, _Draft] = {}
+    failures = []
+    if nameless:
+        failures.append(SceneFailure("", place, f"{nameless} rows without a scene's name"))
+    for scene, rows in by_scene.items():
+        try:
+            drafts[scene] = _of_rows(scene, rows, place)
+        except DecodeError as error:
+            failures.append(SceneFailure(scene, str(rows[0]["uri"]), str(error)))
+    of_items = [
+        one
+        for one in drafts.values()
+        if one.bands is None and suffix(one.uri) in ("json", "geojson")
+    ]
+    for number, data in storage.read_many([one.uri for one in of_items]):
+        one = of_items[number]
         found = () if isinstance(data, Exception) else items_in(data) or ()
         wrong: list[SceneFailure] = []
         of_item = _of_items(found, one.uri, one.scene, wrong) if len(found) == 1 else []
@@ -158,7 +193,47 @@ def _of_listed(
         del drafts[one.scene]
         why = one_line(data) if isinstance(data, Exception) else "holds no single STAC Item"
         failures.append(SceneFailure(one.scene, one.uri, wrong[0].error if wrong else why))
-    return list(drafts.values())
+    return list(drafts.values()), failures
+
+
+def _list_columns(schema: pa.Schema, place: str) -> list[str]:
+    """Those of a list that are read; `band` and `index` may be absent, or null throughout."""
+    columns = [column for column in LIST_COLUMNS if column in schema.names]
+    for column, optional in LIST_COLUMNS.items():
+        if column not in columns and not optional:
+            found = ", ".join(schema.names)
+            raise InputError(f"scenes={place}: no column {column} among {found}; {LIST_ACCEPTED}")
+    for column in columns:
+        kind = schema.field(column).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        fits = pa.types.is_integer(kind) if column == "index" else text
+        if not fits and not (LIST_COLUMNS[column] and pa.types.is_null(kind)):
+            raise InputError(f"scenes={place}: column {column} is {kind}; {LIST_ACCEPTED}")
+    return columns
+
+
+def _of_rows(scene: str, rows: list[dict[str, Any]], base: str) -> _Draft:
+    """A scene of a list."""
+    uris = [resolved(row["uri"], base) for row in rows]
+    named = [(row.get("band"), row.get("index")) for row in rows]
+    if named == [(None, None)]:
+        return _Draft(scene, uris[0], None)
+    bands = []
+    for uri, (band, index) in zip(uris, named, strict=True):
+        if band is None and index is None:
+            raise DecodeError(
+                f"{len(rows)} rows, one without band and index; accepted: one row for a file with "
+                "its own bands, or a row a band"
+            )
+        if index is not None and index < 1:
+            raise DecodeError(f"index {index}; accepted: 1 and above")
+        bands.append(BandSource(None if band is None else canonical(band), uri, index or 1))
+    counts = Counter(band.name for band in bands if band.name is not None)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        raise DecodeError(f"band {twice[0]} has several rows; accepted: one row a band")
+    return _Draft(scene, uris[0], tuple(bands))
 
 
 def _of_entries(

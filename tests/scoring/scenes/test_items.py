@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from satray.errors import DecodeError
-from satray.scoring.scenes.hrefs import resolved
+from satray.scoring.scenes.items import resolved
 
 
 @pytest.mark.parametrize(

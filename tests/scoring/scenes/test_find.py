@@ -11,7 +11,7 @@ import pytest
 from scoring.scenes.scene_material import STORE, noise, write
 
 from satray.errors import InputError
-from satray.scoring.scenes.found import find_scenes
+from satray.scoring.scenes.find import find_scenes
 from satray.scoring.scenes.scene import BandSource
 from satray.storage import Entry
 

@@ -2,28 +2,29 @@
 
 Hrefs of products are relative to the Item and literal: a `%20` is part of a product's name, as
 pystac and GDAL read paths and object keys.
+
+The model is told in the fields of STAC's Machine Learning Model extension. It asks for an asset
+that holds the weights, so the bundle's file is one; its digest is in `file:checksum`, and the short
+id that tables and rasters carry in `satray:model_id`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from satray.data.georeference import crs_name
 from satray.runs.run import to_json
 from satray.scoring.outlines import SceneGround, bbox_of
-from satray.scoring.products.model_fields import (
-    MLM,
-    ModelFacts,
-    model_asset,
-    model_properties,
-    multihash,
-)
 from satray.scoring.products.moment import Moment, stamp
 from satray.scoring.products.names import encoded, item_name, link_between
 
+if TYPE_CHECKING:  # it imports torch
+    from satray.models.spec import BundleSpec
+
 PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 PROCESSING = "https://stac-extensions.github.io/processing/v1.1.0/schema.json"
+MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 
 KINDS: Final[Mapping[str, tuple[str, tuple[str, ...], str]]] = {
@@ -48,6 +49,24 @@ KINDS: Final[Mapping[str, tuple[str, tuple[str, ...], str]]] = {
     "detections_geojson": ("application/geo+json", ("data",), "detections, longitude and latitude"),
 }
 """Media type, roles and title by kind of product."""
+
+
+FORMAT = "safetensors.torch.save"
+"""How the weights were written."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A bundle, as an Item names it."""
+
+    model_id: str
+    """First 12 hex digits of the bundle's digest."""
+    weights: str
+    """URI of its `model.safetensors`."""
+    sha256: str | None
+    """Digest of that file, hexadecimal."""
+    spec: "BundleSpec"
+    """The bundle's."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +131,7 @@ def item_of(facts: ItemFacts) -> Any:
         "satray:georeferenced": ground.grounded,
         "processing:software": {"satray": facts.version},
         "processing:lineage": f"scored by the model {facts.model.model_id}; {_made(facts)}",
-        **model_properties(facts.model),
+        **_model_properties(facts.model),
         **facts.notes,
     }
     extensions = [PROCESSING, FILE, MLM]
@@ -133,7 +152,7 @@ def item_of(facts: ItemFacts) -> Any:
     for product in facts.products:
         name = f"{product.kind}_{product.tower}" if product.tower else product.kind
         item.add_asset(name, _asset(product, home, ground.grounded))
-    weights = model_asset(facts.model)
+    weights = _model_asset(facts.model)
     kind, title, roles = weights.pop("type"), weights.pop("title"), weights.pop("roles")
     item.add_asset("model", pystac.Asset(facts.model.weights, title, None, kind, roles, weights))
     for source in facts.sources:
@@ -158,7 +177,7 @@ def _asset(product: ItemProduct, home: str, grounded: bool) -> Any:
     if product.bytes is not None:
         fields["file:size"] = product.bytes
     if product.sha256:
-        fields["file:checksum"] = multihash(product.sha256)
+        fields["file:checksum"] = _multihash(product.sha256)
     if product.bands:
         band = {"data_type": "float32", "nodata": "nan", "unit": "logit"}
         fields["bands"] = [{"name": name, **band} for name in product.bands]
@@ -203,3 +222,83 @@ def _projection(ground: SceneGround) -> dict[str, Any]:
 def _made(facts: ItemFacts) -> str:
     kinds = dict.fromkeys(KINDS[product.kind][2] for product in facts.products)
     return "; ".join(kinds) or "nothing was asked for"
+
+
+def _model_properties(model: ModelFacts) -> dict[str, Any]:
+    """Properties of an Item."""
+    spec = model.spec
+    backbones = dict.fromkeys(tower.backbone for tower in spec.variant.towers)
+    height, width = spec.tile_shape
+    return {
+        "mlm:name": f"satray-{model.model_id}",
+        "mlm:architecture": " + ".join(backbones),
+        "mlm:tasks": ["scene-classification"],
+        "mlm:framework": "PyTorch",
+        "mlm:input": [
+            {
+                "name": "tile",
+                "description": _description(spec),
+                "bands": list(spec.bands),
+                "input": {
+                    "shape": [-1, len(spec.bands), height, width],
+                    "dim_order": ["batch", "bands", "height", "width"],
+                    "data_type": spec.dtype,
+                },
+                "value_scaling": _scaling(spec),
+                "resize_type": "interpolation-linear",
+            }
+        ],
+        "mlm:output": [
+            {
+                "name": "scores",
+                "description": f"{spec.task}; classes in order: {', '.join(spec.classes)}",
+                "tasks": ["scene-classification"],
+                "result": {
+                    "shape": [-1, len(spec.classes)],
+                    "dim_order": ["batch", "class"],
+                    "data_type": "float32",
+                },
+            }
+        ],
+        # the extension wants names in mlm:input to be those of described bands
+        "bands": [{"name": name} for name in spec.bands],
+        "satray:model_id": model.model_id,
+        "satray:classes": list(spec.classes),
+        "satray:thresholds": list(spec.thresholds),
+        "satray:temperature": spec.temperature,
+    }
+
+
+def _model_asset(model: ModelFacts) -> dict[str, Any]:
+    """Fields of the asset `model` besides its href."""
+    fields: dict[str, Any] = {
+        "type": "application/octet-stream",
+        "title": "weights of the bundle that scored the scene",
+        "roles": ["mlm:model"],
+        "mlm:artifact_type": FORMAT,
+    }
+    if model.sha256:
+        fields["file:checksum"] = _multihash(model.sha256)
+    return fields
+
+
+def _multihash(sha256: str) -> str:
+    """A SHA-256 as `file:checksum` writes it: code 0x12, length 0x20, digest."""
+    return f"1220{sha256}"
+
+
+def _scaling(spec: "BundleSpec") -> list[dict[str, Any]] | None:
+    """Per-band normalisation of stored values; None where another radiometry comes before it."""
+    if spec.radiometry.name != "stored":
+        return None
+    pairs = zip(spec.mean, spec.std, strict=True)
+    return [{"type": "z-score", "mean": mean, "stddev": std} for mean, std in pairs]
+
+
+def _description(spec: "BundleSpec") -> str:
+    sides = " x ".join(f"{side:.4g}" for side in (spec.resolution, spec.resolution_y) if side)
+    ground = f" at {sides} m a pixel" if sides else ""
+    return (
+        f"{spec.tile_shape[0]} x {spec.tile_shape[1]} px{ground}, radiometry "
+        f"{spec.radiometry.name}, resized to {spec.resize or spec.size} px ({spec.evaluate})"
+    )
