@@ -84,7 +84,11 @@ def by_scene(of, folder) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("dtype", "fill"),
-    [("uint8", 0), ("uint16", 65535), ("int16", -9999), ("float32", 9.969209968386869e36)],
+    [
+        *(("uint8", 0), ("uint16", 65535), ("uint32", 2**32 - 1), ("uint64", 0)),
+        *(("int8", -128), ("int16", -9999), ("int32", -9999), ("int64", -9999)),
+        *(("float32", 9.969209968386869e36), ("float64", np.nan)),
+    ],
 )
 @pytest.mark.parametrize(("size", "names"), [(SIDE, RGB), (72, ("b", "nir", *RGB[::-1]))])
 def test_a_tile_and_a_scene(tmp_path, dtype, fill, size, names):
@@ -94,11 +98,11 @@ def test_a_tile_and_a_scene(tmp_path, dtype, fill, size, names):
         size,
         tile_shape=(SIDE, SIDE),
         dtype=dtype,
-        mean=(120.0,) * 3,
-        std=(50.0,) * 3,
+        mean=(70.0,) * 3,
+        std=(30.0,) * 3,
     )
     rng = np.random.default_rng(1)
-    x_CHW = rng.integers(20, 250, (len(names), SIDE, SIDE)).astype(dtype)
+    x_CHW = rng.integers(20, 120, (len(names), SIDE, SIDE)).astype(dtype)
     hidden_HW = np.zeros((SIDE, SIDE), bool)
     hidden_HW[:, :17] = hidden_HW[30, 40] = True
     hidden_CHW = np.broadcast_to(hidden_HW, x_CHW.shape)

@@ -56,17 +56,20 @@ def read_window(
     Raises:
         DecodeError: the scene cannot be read there.
     """
-    kind = np.float32 if grid.resampled else scene.facts.dtype
-    pixels_CHW = np.zeros((len(scene.facts.bands), height, width), kind)
-    measured_CHW = np.zeros(pixels_CHW.shape, np.float32 if grid.resampled else bool)
     right, bottom = min(x + width, grid.net_width), min(y + height, grid.net_height)
-    if right > x and bottom > y:
-        part = (slice(None), slice(0, bottom - y), slice(0, right - x))
-        if grid.resampled:
-            _resample(scene, grid, (x, y, right, bottom), pixels_CHW, measured_CHW)
-        else:
-            x_CHW, valid_CHW = scene.read(y, x, bottom - y, right - x)
-            pixels_CHW[part], measured_CHW[part] = np.where(valid_CHW, x_CHW, 0), valid_CHW
+    shape = (len(scene.facts.bands), max(bottom - y, 0), max(right - x, 0))
+    if not (shape[1] and shape[2]):
+        pixels_CHW = np.zeros(shape, np.float32 if grid.resampled else scene.facts.dtype)
+        measured_CHW = np.zeros(shape, np.float32 if grid.resampled else bool)
+    elif grid.resampled:
+        pixels_CHW, measured_CHW = _resampled(scene, grid, (x, y, right, bottom))
+    else:
+        pixels_CHW, measured_CHW = scene.read(y, x, *shape[1:])
+        if not measured_CHW.all():
+            pixels_CHW = np.where(measured_CHW, pixels_CHW, 0)
+    if shape[1:] != (height, width):
+        beyond = ((0, 0), (0, height - shape[1]), (0, width - shape[2]))
+        pixels_CHW, measured_CHW = np.pad(pixels_CHW, beyond), np.pad(measured_CHW, beyond)
     return WindowPixels(pixels_CHW, measured_CHW)
 
 
@@ -116,23 +119,21 @@ def _stored(start: int, length: int, scale: float, size: int) -> tuple[int, int]
     return first, max(min(round((start + length) / scale), size) - first, 1)
 
 
-def _resample(
-    scene: Scene,
-    grid: NetGrid,
-    box: tuple[int, int, int, int],
-    pixels_CHW: NDArray[Any],
-    measured_CHW: NDArray[Any],
-) -> None:
-    """Fill the window's upper left part with `box` (left, upper, right, lower edge; net px)."""
+def _resampled(
+    scene: Scene, grid: NetGrid, box: tuple[int, int, int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Values and shares of `box` (left, upper, right, lower edge; net px), strip by strip."""
     x, y, right, bottom = box
+    pixels_CHW = np.empty((len(scene.facts.bands), bottom - y, right - x), np.float32)
+    measured_CHW = np.empty_like(pixels_CHW)
     columns = lane(x, right, grid.width, grid.net_width)
     step = _rows_at_once(scene, grid, columns)
     for top in range(y, bottom, step):
-        end = min(top + step, bottom)
-        rows = lane(top, end, grid.height, grid.net_height)
+        rows = lane(top, min(top + step, bottom), grid.height, grid.net_height)
         x_CHW, valid_CHW = scene.read(rows.first, columns.first, rows.count, columns.count)
-        part = (slice(None), slice(top - y, end - y), slice(0, right - x))
-        pixels_CHW[part], measured_CHW[part] = resampled(x_CHW, valid_CHW, rows, columns)
+        strip = (slice(None), slice(top - y, top - y + step))
+        pixels_CHW[strip], measured_CHW[strip] = resampled(x_CHW, valid_CHW, rows, columns)
+    return pixels_CHW, measured_CHW
 
 
 def _rows_at_once(scene: Scene, grid: NetGrid, columns: Lane) -> int:
