@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from satray.metrics.ranking import FloatArray
 from satray.metrics.scored import PLAIN, Rule, Scored
-from satray.metrics.summary import flat_figures
-from satray.metrics.weighted import Figures, figures
+from satray.metrics.summary import Figures, figures, flat_figures
 
 CHUNK = 1_000_000
 """Weights at a time: 8 MB."""

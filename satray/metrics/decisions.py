@@ -29,20 +29,11 @@ class Counts:
     """(..., K) neither."""
 
     @staticmethod
-    def of(given_NK: BoolArray, labels_NK: BoolArray, w_DN: FloatArray | None = None) -> Counts:
-        """Count.
-
-        Args:
-            given_NK: decisions.
-            labels_NK: truth.
-            w_DN: weights of the tiles, rows counted apart; None: 1 each, and no leading axis.
-        """
-        w = np.ones(len(given_NK)) if w_DN is None else w_DN
-        hits_K = w @ (given_NK & labels_NK).astype(np.float64)
-        false_K = w @ (given_NK & ~labels_NK).astype(np.float64)
-        missed_K = w @ (~given_NK & labels_NK).astype(np.float64)
-        total = w.sum(axis=-1)[..., None]
-        return Counts(hits_K, false_K, missed_K, total - hits_K - false_K - missed_K)
+    def of(given_NK: BoolArray, labels_NK: BoolArray) -> Counts:
+        """Count tiles, each once, by decisions and truth."""
+        cells = ((given_NK, labels_NK), (given_NK, ~labels_NK), (~given_NK, labels_NK),
+                 (~given_NK, ~labels_NK))  # fmt: skip
+        return Counts(*((a & b).sum(axis=0, dtype=np.float64) for a, b in cells))
 
     @property
     def support(self) -> FloatArray:

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from satray.evaluate.bootstrap import _weights, affordable, bootstrap
 from satray.metrics.scored import Rule, Scored
-from satray.metrics.summary import compute_metrics, flat, flat_figures
-from satray.metrics.weighted import figures
+from satray.metrics.summary import compute_metrics, figures, flat, flat_figures
 
 RULE = Rule(temperature=1.7, thresholds=(0.3, 0.6, 0.5))
 

@@ -42,16 +42,6 @@ def test_scikit_learn_agrees(seed, tiles, classes):
         assert f_beta_by_tile(given_NK, true_NK, beta).mean() == pytest.approx(samples)
 
 
-def test_weights_count_tiles():
-    w_DN = np.array([[1.0, 1, 1, 1], [0, 2, 0, 1]])
-    counts = Counts.of(GIVEN, TRUE, w_DN)
-    rows = [1, 1, 3]
-    apart = Counts.of(GIVEN[rows], TRUE[rows])
-    for name in ("hits", "false", "missed", "rest"):
-        assert getattr(counts, name)[0].tolist() == getattr(Counts.of(GIVEN, TRUE), name).tolist()
-        assert getattr(counts, name)[1].tolist() == getattr(apart, name).tolist()
-
-
 def test_nothing_given_where_nothing_is_true_is_right():
     nothing, one = np.array([[False, False]]), np.array([[True, False]])
     assert f_beta_by_tile(nothing, nothing, 2).tolist() == [1.0]
