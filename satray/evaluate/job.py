@@ -67,7 +67,11 @@ def read(recipe: EvaluateRecipe, storage: Storage) -> Split:
             nothing to reproduce.
     """
     found = bundle_digest(recipe.bundle, storage)
-    spec, index, tiles = tiles_of(recipe, storage)
+    spec = read_spec(recipe.bundle, storage)
+    whole = read_index(recipe.index, storage)
+    _check_fit(spec, whole)
+    index = whole.part(recipe.split)
+    tiles = tiles_of_index(index, spec.classes)
     check_asked(recipe.gallery, spec.classes)
     digests = {"bundle": found, "index": index.digest}
     if recipe.reproduce is not None:
@@ -184,20 +188,7 @@ def device(recipe: EvaluateRecipe) -> str:
     return f"gpu ({', '.join(models)})" if models else "gpu"
 
 
-def tiles_of(recipe: EvaluateRecipe, storage: Storage) -> tuple["BundleSpec", TileIndex, TileSet]:
-    """The bundle's spec, the split, and its tiles with their labels in the bundle's order.
-
-    Raises:
-        InputError: see `read`.
-    """
-    spec = read_spec(recipe.bundle, storage)
-    index = read_index(recipe.index, storage)
-    check_fit(spec, index)
-    part = index.part(recipe.split)
-    return spec, part, tiles_of_index(part, spec.classes)
-
-
-def check_fit(spec: "BundleSpec", index: TileIndex) -> None:
+def _check_fit(spec: "BundleSpec", index: TileIndex) -> None:
     """Refuse an index that the bundle cannot be measured on.
 
     Raises:

@@ -110,17 +110,13 @@ def shown_classes(
     """Places of the classes to show.
 
     Args:
-        asked: names; None: those with most positives, `CLASSES` at most.
+        asked: names (`check_asked`); None: those with most positives, `CLASSES` at most.
         classes: K names.
         positives: K numbers of positives.
-
-    Raises:
-        InputError: a name that the bundle lacks.
     """
     if asked is None:
         order = sorted(range(len(classes)), key=lambda k: (-positives[k], k))
         return sorted(order[:CLASSES])
-    check_asked(asked, classes)
     return list(dict.fromkeys(classes.index(name) for name in asked))
 
 

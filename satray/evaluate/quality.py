@@ -76,8 +76,6 @@ class Quality:
 
     scored: Scored
     """The split under the bundle's temperature and thresholds."""
-    judged: Scored
-    """The tiles that decisions are measured on: all, or those that fitted no threshold."""
     calibrated: Scored
     """The tiles that scores are measured on: all, or those that fitted no temperature."""
     held: Held | None
@@ -166,9 +164,7 @@ def measure(
         document["errors_together"] = errors_together(judged.given, judged.labels).tolist()
     else:
         document["confusion"] = _confusion(judged).tolist()
-    return Quality(
-        scored, judged, calibrated, held, draws, metrics, intervals, document, watch.warnings()
-    )
+    return Quality(scored, calibrated, held, draws, metrics, intervals, document, watch.warnings())
 
 
 def baselines(scored: Scored) -> dict[str, float]:

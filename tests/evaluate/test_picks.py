@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from satray.errors import InputError
-from satray.evaluate.picks import ends, shown_classes, worst
+from satray.evaluate.picks import check_asked, ends, shown_classes, worst
 from satray.metrics.scored import Rule, Scored
 
 
@@ -122,4 +122,4 @@ def test_classes_shown() -> None:
     assert shown_classes(("c4", "c1", "c4"), names, [0] * 30) == [4, 1]
     assert shown_classes((), names, [0] * 30) == []
     with pytest.raises(InputError, match="gallery: no ship in the bundle; accepted: c0, "):
-        shown_classes(("ship",), names, [0] * 30)
+        check_asked(("ship",), names)
