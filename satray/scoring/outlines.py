@@ -8,7 +8,6 @@ around a pole shows by the turn that it makes.
 Legend: N outlines, S stretches of them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,24 +32,6 @@ TOUCHING = 1e-9
 """Degrees over the antimeridian that are rounding."""
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Outline:
-    """A tile's place in its source."""
-
-    crs: str
-    """The source's CRS: authority string or WKT."""
-    transform: tuple[float, ...]
-    """The source's affine, 6 numbers in rasterio's order: pixel corners to CRS units."""
-    row: int
-    """First row of the tile in the source (px)."""
-    col: int
-    """First column of the tile in the source (px)."""
-    height: int
-    """Rows (px)."""
-    width: int
-    """Columns (px)."""
 
 
 @dataclass(frozen=True)
@@ -104,21 +85,6 @@ class SceneGround:
         """Polygon of the whole scene, as `shapes`; None without ground."""
         zero = np.zeros(1)
         return self.shapes(zero, zero, zero + self.height, zero + self.width)[0]
-
-
-def footprints(places: Sequence[Outline | None]) -> NDArray[Any]:
-    """Polygons of tiles of any sources, as `outlines`; None where there is no ground."""
-    shapes = np.full(len(places), None, dtype=object)
-    by_crs: dict[str, list[int]] = {}
-    for i, place in enumerate(places):
-        if place is not None:
-            by_crs.setdefault(place.crs, []).append(i)
-    for crs, members in by_crs.items():
-        chosen = [place for i in members if (place := places[i]) is not None]
-        affines = np.array([place.transform[:6] for place in chosen], dtype=np.float64)
-        numbers = [(place.row, place.col, place.height, place.width) for place in chosen]
-        shapes[members] = outlines(crs, affines, *np.array(numbers, dtype=np.float64).T)
-    return shapes
 
 
 def bbox_of(shape: Any) -> list[float]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from satray.scoring.outlines import Outline, SceneGround, footprints
+from satray.scoring.outlines import SceneGround, outlines
 
 OK = "ok"
 FAILED = "failed"
@@ -129,12 +129,6 @@ class TileFacts:
     note: str = ""
     """What to know about its georeference."""
 
-    def outline(self) -> Outline | None:
-        """Its place on the ground; None without a CRS, an affine or a size."""
-        if not (self.crs and self.transform and self.height and self.width):
-            return None
-        return Outline(self.crs, self.transform, self.row, self.col, self.height, self.width)
-
 
 @dataclass(frozen=True)
 class Numbers:
@@ -186,8 +180,7 @@ def predictions(layout: Layout, tiles: Sequence[TileFacts], numbers: Numbers) ->
     columns["status"] = [FAILED if bad else OK for bad in failed]
     for k, name in enumerate(layout.classes):
         columns[f"target_{name}"] = [tile.target[k] if tile.target else None for tile in tiles]
-    shapes = footprints([tile.outline() for tile in tiles])
-    return with_ground(_table(layout, columns, shapes, numbers, failed))
+    return with_ground(_table(layout, columns, _footprints(tiles), numbers, failed))
 
 
 def scene_predictions(layout: Layout, ground: SceneGround, tiles: SceneTiles) -> pa.Table:
@@ -323,6 +316,21 @@ def _table(
     schema = layout.schema()
     arrays = [_array(known.get(one.name), one.type, count) for one in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _footprints(tiles: Sequence[TileFacts]) -> NDArray[Any]:
+    """Polygons, as `outlines`; None of tiles without a CRS, an affine or a size."""
+    shapes = np.full(len(tiles), None, dtype=object)
+    by_crs: dict[str, list[int]] = {}
+    for i, tile in enumerate(tiles):
+        if tile.crs and tile.transform and tile.height and tile.width:
+            by_crs.setdefault(tile.crs, []).append(i)
+    for crs, members in by_crs.items():
+        chosen = [tiles[i] for i in members]
+        affines = np.array([(tile.transform or ())[:6] for tile in chosen], dtype=np.float64)
+        boxes = [(tile.row, tile.col, tile.height, tile.width) for tile in chosen]
+        shapes[members] = outlines(crs, affines, *np.array(boxes, dtype=np.float64).T)
+    return shapes
 
 
 def _geometry(shapes: NDArray[Any]) -> tuple[pa.Array, pa.Array]:

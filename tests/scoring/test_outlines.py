@@ -8,7 +8,8 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from satray.scoring.outlines import Outline, bbox_of, footprints, outlines
+from satray.scoring.outlines import bbox_of, outlines
+from satray.scoring.predictions import Layout, Numbers, TileFacts, predictions
 
 WGS84 = pyproj.Geod(ellps="WGS84")
 EDGE = 20037508.342789244  # of Web Mercator's world, m
@@ -203,7 +204,14 @@ def test_no_way_to_the_ground_is_null_and_takes_nobody_with_it() -> None:
         (GEOS, (100000.0, 0.0, -5.5e6, 0.0, -100000.0, 5.5e6)),
     ]  # fmt: skip
     given = [("EPSG:32631", utm), *bad, ("EPSG:4326", (0.1, 0.0, 7.0, 0.0, -0.1, 50.0))]
-    shapes = footprints([None, *(Outline(crs, affine, 0, 0, 110, 110) for crs, affine in given)])
+    tiles = [TileFacts("bare", "bare", height=110, width=110)] + [
+        TileFacts(crs, crs, height=110, width=110, crs=crs, transform=affine)
+        for crs, affine in given
+    ]
+    nothing = np.empty((len(tiles), 0), np.float32)
+    layout = Layout((), ("rgb",), "m", "r")
+    table = predictions(layout, tiles, Numbers(nothing, nothing, nothing.astype(np.uint8)))
+    shapes = table.column("geometry").to_pylist()
     assert [shape is not None for shape in shapes] == [False, True, *[False] * len(bad), True]
 
 

@@ -57,8 +57,6 @@ class View:
     """Rows of the scene, stored px."""
     width: int
     """Columns of the scene, stored px."""
-    limits: tuple[tuple[float, float], ...] | None = None
-    """Stored value of each band that is black, and white; None: the scene's own percentiles."""
 
 
 def picture_size(height: int, width: int, longest: int = LONGEST) -> tuple[int, int]:
@@ -98,7 +96,7 @@ def quicklook(
     from satray.report.tiles import overlaid, stretched
 
     H, W = view.valid.shape
-    low, high = zip(*(view.limits or limits_of(view.pixels, view.valid)), strict=True)
+    low, high = zip(*(limits_of(view.pixels, view.valid)), strict=True)
     shown_HW3 = brightened(stretched(view.pixels, low, high), view.valid)
     top = 0.0
     if evidence is not None:
