@@ -119,16 +119,6 @@ def test_the_table_of_the_notes(backbone, centre, halo):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "cells", "last"),
-    [("resnet18", 7, 192.5), ("legacy_xception", 10, 291.5), ("inception_v3", 8, 261.5)],
-)
-def test_last_centres_at_the_usual_sides(backbone, cells, last):
-    # at 224 and 299 px; the cells are counted in test_feature_shapes
-    grid = probe_grid(backbone)
-    assert grid.centre + (cells - 1) * grid.stride == last
-
-
-@pytest.mark.parametrize(
     ("backbone", "grid"),
     [
         ("simple_cnn", FeatureGrid(8, 4, None)),  # group normalisation sees the whole map
