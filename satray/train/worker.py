@@ -314,9 +314,12 @@ def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None])
     if recipe.sync_batchnorm and not gpu:
         raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.set_flush_denormal(True)  # networks make denormals, and CPUs crawl over them
     task = Task.of(setup, run, initial)
     run.say(f"training on 1 {'GPU' if gpu else 'CPU'} worker, in this process")
     for line in cache_lines(task.train.cache):
         run.say(line)
-    train(task, Reader(task), 0, torch.device("cuda" if gpu else "cpu"), listen)
+    torch.set_flush_denormal(True)  # networks make denormals, and CPUs crawl over them
+    try:
+        train(task, Reader(task), 0, torch.device("cuda" if gpu else "cpu"), listen)
+    finally:
+        torch.set_flush_denormal(False)

@@ -364,7 +364,7 @@ class TrainTrial(tune.Trainable):
         seconds: list[float] = []
         failed = None
         try:
-            training = self._training or open_trial(self._work, self.config, self._opened)
+            training = self._training or self.open()
             self._training = training
             while not training.done:
                 found = training.step()
@@ -395,6 +395,10 @@ class TrainTrial(tune.Trainable):
             "over": over,
             "done": over,
         }
+
+    def open(self) -> HeadTrial | BackboneTrial:
+        """Begin the trial at hand, or go on with it."""
+        return open_trial(self._work, self.config, self._opened)
 
     def cleanup(self) -> None:
         """Leave off; workers and placement groups are given back."""

@@ -82,13 +82,13 @@ def small_blocks() -> Iterator[None]:
 
 @pytest.fixture
 def inline(monkeypatch) -> Iterator[None]:
-    """Blocks are scored in this process, as one actor would."""
+    """Blocks are scored in this process, on as many threads as its actor would."""
     import torch
 
     monkeypatch.setattr(pipeline, "through_actors", inline_blocks.through_actors)
     monkeypatch.setattr("satray.cluster.allot", inline_blocks.allot)
     threads = torch.get_num_threads()
-    cluster.use_threads(1)
+    cluster.use_threads(cluster.cores())
     yield
     torch.set_num_threads(threads)
     torch.set_flush_denormal(False)

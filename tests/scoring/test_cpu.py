@@ -12,6 +12,13 @@ from satray.scoring.cpu import CpuFeatures, difference, engine_for, engine_line
 from satray.scoring.forward import MapRequest, Scorer
 
 
+@pytest.fixture(autouse=True)
+def _no_denormals():
+    torch.set_flush_denormal(True)
+    yield
+    torch.set_flush_denormal(False)
+
+
 def two_kinds(backbone="resnet18"):
     """One tower of each kind, bands in another order than the network's input."""
     towers = (
@@ -24,7 +31,6 @@ def two_kinds(backbone="resnet18"):
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_100"])
 def test_features_are_the_networks_for_any_batch_height_and_width(backbone):
-    torch.set_flush_denormal(True)
     bundle = two_kinds(backbone)
     fast = CpuFeatures(bundle, "openvino")
     assert engine_line(fast) == "openvino"

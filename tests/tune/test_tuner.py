@@ -190,36 +190,36 @@ def row(samples, value, seconds=0.25):
     return figures | {"learning_rate": 0.1, "seconds_data": 0.0, "seconds_compute": seconds}
 
 
-def running(monkeypatch, *trainings, one_by_one=False) -> TrainTrial:
+def running(*trainings, one_by_one=False) -> TrainTrial:
     """A trial's process in this one, with trainings in place of those that it would open."""
     waiting = list(trainings)
 
-    def open_trial(*_):
-        found = waiting.pop(0)
-        if isinstance(found, Exception):
-            raise found
-        return found
+    class Running(TrainTrial):
+        def open(self):
+            found = waiting.pop(0)
+            if isinstance(found, Exception):
+                raise found
+            return found
 
-    monkeypatch.setattr(tuner, "open_trial", open_trial)
-    trial = TrainTrial.__new__(TrainTrial)
+    trial = Running.__new__(Running)
     trial.config = {}
     work = tuner.Work(None, Storage(), "/state", "0" * 12, MAP, {}, one_by_one, WORKERS, {})
     trial.setup({}, work=work)
     return trial
 
 
-def test_short_evaluations_are_reported_together_with_the_end(monkeypatch) -> None:
-    found = running(monkeypatch, Scripted(row(250, 0.5), row(500, 0.75), row(1000, 0.625))).step()
+def test_short_evaluations_are_reported_together_with_the_end() -> None:
+    found = running(Scripted(row(250, 0.5), row(500, 0.75), row(1000, 0.625))).step()
     assert [each["samples"] for each in found["rows"]] == [250, 500, 1000]
     assert found["seconds"] == [0.25] * 3
     assert (found["worth"], found["best"], found["place"]) == (0.625, 0.75, 750)
     assert (found["over"], found["done"], found["failed"]) == (True, True, None)
 
 
-def test_where_each_may_be_the_last_each_is_reported_by_itself(monkeypatch) -> None:
+def test_where_each_may_be_the_last_each_is_reported_by_itself() -> None:
     """At the place that was asked for, whatever batches make of it."""
     script = row(256, 0.5), row(512, 0.25), row(1000, 0.5)
-    trial = running(monkeypatch, Scripted(*script), one_by_one=True)
+    trial = running(Scripted(*script), one_by_one=True)
     found = [trial.step() for _ in range(3)]
     assert [each["place"] for each in found] == [250, 500, 750]
     assert [(each["worth"], each["best"]) for each in found] == [
@@ -239,9 +239,9 @@ def test_where_each_may_be_the_last_each_is_reported_by_itself(monkeypatch) -> N
         ([RuntimeError("first\nCUDA out of memory")], "RuntimeError: first CUDA out of memory", 0),
     ],
 )
-def test_what_goes_wrong_is_reported_and_the_process_lives(monkeypatch, script, said, rows) -> None:
+def test_what_goes_wrong_is_reported_and_the_process_lives(script, said, rows) -> None:
     first, second = Scripted(*script, row(1000, 0.5)), Scripted(row(1000, 0.5))
-    trial = running(monkeypatch, first, second)
+    trial = running(first, second)
     found = trial.step()
     assert (found["failed"], found["over"], len(found["rows"])) == (said, True, rows)
     assert math.isnan(found["worth"])
@@ -253,16 +253,16 @@ def test_what_goes_wrong_is_reported_and_the_process_lives(monkeypatch, script, 
     assert second.closed == 0  # it was at its end
 
 
-def test_a_trial_that_cannot_be_opened_has_failed(monkeypatch) -> None:
-    found = running(monkeypatch, ValueError("no such head")).step()
+def test_a_trial_that_cannot_be_opened_has_failed() -> None:
+    found = running(ValueError("no such head")).step()
     assert (found["failed"], found["over"]) == ("ValueError: no such head", True)
 
 
 @pytest.mark.parametrize("trouble", [OSError("no room"), SatrayError("the store is away")])
-def test_what_may_pass_is_raised(monkeypatch, trouble) -> None:
+def test_what_may_pass_is_raised(trouble) -> None:
     for training in (trouble, Scripted(row(500, 0.5), trouble)):
         with pytest.raises(type(trouble)):
-            running(monkeypatch, training).step()
+            running(training).step()
 
 
 def test_what_travels_is_the_recipe_itself() -> None:
