@@ -17,7 +17,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from satray.config.train import AverageOptions, StageOptions, TrainRecipe
+from satray.config.stages import StageOptions
+from satray.config.train import AverageOptions, TrainRecipe
 from satray.data.order import TrainOrder
 from satray.errors import InputError
 from satray.train.imbalance import repeat_factors

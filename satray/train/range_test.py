@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from satray.config.train import LandscapeRecipe, RangeOptions, StageOptions
+from satray.config.stages import StageOptions
+from satray.config.train import LandscapeRecipe, RangeOptions
 from satray.data.order import copies, window
 from satray.errors import InputError, TrainingError, counted
 from satray.report.landscape import Panel, landscape

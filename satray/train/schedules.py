@@ -18,7 +18,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from satray.config.train import SMITH, ScheduleOptions
+from satray.config.stages import SMITH, ScheduleOptions
 
 HIGH_MOMENTUM, LOW_MOMENTUM = 0.95, 0.85
 """Momentum at the lowest and at the highest learning rate of a cycle."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, cast
 
 from satray.config.base import idle_keys
-from satray.config.train import FROM_SCRATCH, Facts, NormalizeOptions, TrainRecipe, VariantOptions
+from satray.config.stages import FROM_SCRATCH
+from satray.config.train import Facts, NormalizeOptions, TrainRecipe, VariantOptions
 from satray.data.index import IndexMeta, TileIndex, check_unchanged, read_index
 from satray.errors import InputError
 from satray.models.pretrained import fetch, is_word, published, sources_of

@@ -11,7 +11,8 @@ from typing import Any
 
 from satray.config.base import idle_keys
 from satray.config.cli import apply_overrides, fill_lists, is_section, validate
-from satray.config.train import TrainRecipe, usual_stages
+from satray.config.stages import usual_stages
+from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.data.index import TileIndex, check_unchanged, read_index
 from satray.errors import InputError

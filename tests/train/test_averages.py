@@ -23,13 +23,8 @@ from train.tiny_training import (
     weights,
 )
 
-from satray.config.train import (
-    AverageOptions,
-    ScheduleOptions,
-    StageOptions,
-    TowerOptions,
-    VariantOptions,
-)
+from satray.config.stages import ScheduleOptions, StageOptions
+from satray.config.train import AverageOptions, TowerOptions, VariantOptions
 from satray.errors import InputError, TrainingError
 from satray.models.network import Network
 from satray.train.averages import Averages, renew_statistics

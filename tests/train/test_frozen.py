@@ -6,7 +6,8 @@ import pytest
 import torch
 from train.tiny_training import recipe, run, stage, timeless, tiny_net, weights
 
-from satray.config.train import OptimizerOptions, ScheduleOptions, TowerOptions, VariantOptions
+from satray.config.stages import ScheduleOptions
+from satray.config.train import OptimizerOptions, TowerOptions, VariantOptions
 from satray.models.network import Network
 from satray.train.optim import set_dropout
 from satray.train.plan import plan_training

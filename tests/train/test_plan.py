@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from train.tiny_training import recipe, stage
 
-from satray.config.train import ScheduleOptions, StageOptions
+from satray.config.stages import ScheduleOptions, StageOptions
 from satray.errors import InputError
 from satray.train.plan import plan_training
 from satray.train.schedules import cycle_ends

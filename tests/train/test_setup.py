@@ -9,15 +9,8 @@ from train.small_archive import generate, make_recipe
 from train.tiny_training import recipe
 
 from satray.config.cli import build, validate
-from satray.config.train import (
-    FINE_TUNING,
-    FROM_SCRATCH,
-    TRANSFORMER_TUNING,
-    StageOptions,
-    TowerOptions,
-    TrainRecipe,
-    VariantOptions,
-)
+from satray.config.stages import FINE_TUNING, FROM_SCRATCH, TRANSFORMER_TUNING, StageOptions
+from satray.config.train import TowerOptions, TrainRecipe, VariantOptions
 from satray.data.index import BandStatistics, IndexMeta
 from satray.errors import InputError
 from satray.models.radiometry import Radiometry

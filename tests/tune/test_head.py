@@ -17,7 +17,8 @@ from tune.feature_material import (
     through_backbone,
 )
 
-from satray.config.train import StageOptions, TowerOptions, TrainRecipe, VariantOptions
+from satray.config.stages import StageOptions
+from satray.config.train import TowerOptions, TrainRecipe, VariantOptions
 from satray.errors import TrainingError
 from satray.models.network import Network
 from satray.storage import Storage
