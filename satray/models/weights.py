@@ -7,7 +7,6 @@ first convolution for other bands is adapted (`adapt_first_conv`). Below the hea
 missing, left over, or of another shape.
 """
 
-import argparse
 import io
 import re
 import sys
@@ -229,8 +228,8 @@ def adapt_first_conv(
     if len(names) != stored:
         raise InputError(
             f"weights: the first convolution takes {stored} bands, the tower {wanted} "
-            f"({', '.join(bands)}); accepted: 3 (red, green, blue), 13 (Sentinel-2, B01 to B12), "
-            f"{wanted}, or a bundle's weights beside its {SPEC}"
+            f"({', '.join(bands)}); accepted: as many, 3 (red, green, blue), 13 (Sentinel-2, B01 "
+            f"to B12), or a bundle's weights beside its {SPEC}"
         )
     if how in ("mean", "copy") and wanted == 1:
         return stored_OIkk.sum(1, keepdim=True)
@@ -292,8 +291,7 @@ def _torch(data: bytes, name: str) -> object:
     if not data.startswith((b"PK", b"\x80")):
         begins = f"it begins {data[:24]!r}" if data else "it is empty"
         raise InputError(f"{name}: not a PyTorch file: {begins}")
-    # Namespace: timm's own training checkpoints keep their arguments so.
-    with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on pickle protocols; what fails is told below
         try:
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

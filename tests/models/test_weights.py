@@ -1,6 +1,5 @@
 """Weights of files: what is read, which network of a file is meant, how bands meet its stem."""
 
-import argparse
 import functools
 import math
 import pickle
@@ -83,8 +82,6 @@ def test_formats_are_told_by_content(tmp_path):
     torch.save(state, tmp_path / "pickle.safetensors")
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "w.pth")
     torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    timms = {"state_dict": state, "args": argparse.Namespace(lr=1)}  # as timm's training saves
-    torch.save(timms, tmp_path / "timm.pth.tar")
     for path in tmp_path.iterdir():
         found = read(path)
         assert found.keys() == state.keys()
