@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from satray.errors import InputError, one_line
-from satray.models.backbones import Backbone
+from satray.models.backbones import SIMPLE_CNN, Backbone
 from satray.models.bundle import Bundle
 from satray.models.deploy import quiet
 
@@ -55,7 +55,8 @@ class CpuFeatures:
             backbone = bundle.network.backbones()[tower.name]
             forward: Callable[[Tensor], Tensor] = backbone
             self.engines[tower.name] = "eager"
-            if engine != "eager":
+            # Group normalisation is slower there (bench/RESULTS.md).
+            if engine == "openvino" or (engine == "auto" and tower.backbone != SIMPLE_CNN):
                 try:
                     forward = converted(backbone, len(tower.bands))
                     self.engines[tower.name] = "openvino"
