@@ -143,3 +143,20 @@ def test_messages_of_a_worker_come_in_order_and_one_that_cannot_be_shown_ends_no
             time.sleep(0.01)
     assert shown == [0, 2, 4]
     assert said == ["note: progress could not be shown (ValueError: odd)"]
+
+
+@pytest.mark.pipeline
+def test_that_no_message_can_be_had_any_more_is_said(ray_session):
+    import ray
+
+    from satray import cluster
+
+    said: list[str] = []
+    channel = cluster.ProgressChannel()
+    with channel.watch(pytest.fail, said.append, seconds=0.01):
+        ray.kill(channel._mail)
+        until = time.monotonic() + 30
+        while not said and time.monotonic() < until:
+            time.sleep(0.01)
+    (line,) = said
+    assert line.startswith("note: no more progress can be shown: ")

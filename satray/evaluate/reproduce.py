@@ -125,6 +125,8 @@ def earlier(recipe: EvaluateRecipe, classes: Sequence[str], storage: Storage) ->
     split = record.config.get("split")
     if split != recipe.split:
         raise InputError(f"reproduce={uri}: predicted split {split}; give split={split}")
+    if not any(product.path.startswith("predictions/") for product in record.products):
+        raise InputError(f"reproduce={uri}: the run holds no predictions")
     theirs = read_document(uri, storage)["classes"]
     if theirs != list(classes):
         raise InputError(
@@ -135,8 +137,17 @@ def earlier(recipe: EvaluateRecipe, classes: Sequence[str], storage: Storage) ->
 
 
 def read_document(uri: str, storage: Storage) -> dict[str, Any]:
-    """The metrics.json of an evaluate run."""
-    return dict(json.loads(storage.read(join(uri, "metrics.json"))))
+    """The metrics.json of an evaluate run.
+
+    Raises:
+        InputError: it is none that satray wrote.
+    """
+    place = join(uri, "metrics.json")
+    try:
+        found = dict(json.loads(storage.read(place)))
+        return found | {name: found[name] for name in ("classes", "bundle", "device")}
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"{place}: not a metrics.json that satray wrote") from None
 
 
 def read_predicted(

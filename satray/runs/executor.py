@@ -59,7 +59,8 @@ def each_block(
             cores = len(os.sched_getaffinity(0))
             threads = wanted if isinstance(wanted, int) else min(THREADS, max(2, cores))
             pool = ThreadPoolExecutor(threads, thread_name_prefix="block")
-            ends.callback(pool.shutdown, wait=True, cancel_futures=True)
+            # Collected in whatever thread, where nobody iterates to the end: nothing is waited for.
+            ends.callback(pool.shutdown, wait=False, cancel_futures=True)
             submit, ahead = _on(pool, function), threads
         yield from _results(submit, blocks, ahead + 1, ordered)
 

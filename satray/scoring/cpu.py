@@ -1,9 +1,8 @@
 """A bundle's features on CPUs by OpenVINO, equal to eager torch's within `TOLERANCE`.
 
-OpenVINO folds normalisations, fuses activations and lays weights out for the processor at hand: on
-AVX-512 2 to 5 times as fast as eager torch (bench/RESULTS.md). A backbone is converted where it is
-used, in two seconds or three, for any batch, height and width; one that cannot be, or gives other
-features, stays eager.
+OpenVINO folds normalisations, fuses activations and lays weights out for the processor at hand
+(bench/RESULTS.md has what it gives). A backbone is converted where it is used, in a second or two,
+for any batch, height and width; one that cannot be, or gives other features, stays eager.
 
 Legend: B windows or tiles, C bands, H x W px, D features, h x w cells.
 """
@@ -117,8 +116,11 @@ def converted(backbone: Backbone, bands: int) -> Callable[[Tensor], Tensor]:
         traced = torch.jit.freeze(traced)
         shape = openvino.PartialShape([-1, bands, -1, -1])
         model = openvino.convert_model(traced, example_input=shown, input=shape)
+    laid = openvino.preprocess.PrePostProcessor(model)  # batches come channels last: no copy
+    laid.input().tensor().set_layout(openvino.Layout("NHWC"))
+    laid.input().model().set_layout(openvino.Layout("NCHW"))
     compiled = openvino.Core().compile_model(
-        model,
+        laid.build(),
         "CPU",
         {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -128,7 +130,8 @@ def converted(backbone: Backbone, bands: int) -> Callable[[Tensor], Tensor]:
     )
 
     def forward(x_BCHW: Tensor) -> Tensor:
-        return torch.from_numpy(compiled(x_BCHW.contiguous().numpy())[0])
+        x_BHWC = x_BCHW.permute(0, 2, 3, 1).contiguous()
+        return torch.from_numpy(compiled(x_BHWC.numpy())[0])
 
     gap = difference(forward(tried), backbone(tried))
     if not gap <= TOLERANCE:

@@ -110,7 +110,14 @@ class _Work:
         self._engine = engine_line(features)
         self._scorer = Scorer(bundle, maps, task.batch, d4=task.d4, features=features)
         self._writer = BlockWriter(
-            task.storage, task.out, task.blocks, task.layout, bundle.spec, maps, task.d4
+            task.storage,
+            task.out,
+            task.blocks,
+            task.layout,
+            bundle.spec,
+            maps,
+            task.d4,
+            self._engine,
         )
         self._idle_since = time.perf_counter()
 

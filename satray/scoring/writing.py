@@ -49,6 +49,8 @@ class BlockWriter:
     """Maps that the forward made."""
     d4: bool = False
     """Whether they are means over the tile's symmetries."""
+    engine: str = "eager"
+    """What computed the features (`satray.scoring.cpu.engine_line`)."""
 
     def write(self, number: int, block: ReadBlock, forward: Forward) -> int:
         """Publish a block's maps and its file; the same again where a block is done twice.
@@ -94,6 +96,7 @@ class BlockWriter:
                 "kind": self.maps.kind,
                 "pooling": self.spec.variant.pooling,
                 "symmetries": "d4" if self.d4 else "none",
+                "engine": self.engine,
                 "border_cells": BORDER_CELLS,
             },
         )

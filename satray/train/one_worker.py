@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from satray.config.train import TrainRecipe
-from satray.data.read import TileSource, read_blocks, tile_source, to_torch
-from satray.errors import InputError, TrainingError
-from satray.runs.executor import each_block
+from satray.data.read import TileSource, tile_source, to_torch
+from satray.errors import TrainingError
 from satray.runs.run import Run
 from satray.storage import Storage
 from satray.train.setup import Setup
+from satray.train.worker import read_tables, torch_here
 
 if TYPE_CHECKING:
     import torch
@@ -71,14 +70,7 @@ def read_batches(
     """
     lost = 0
     came_before = np.zeros_like(rows) if copies is None else copies
-
-    def one(start: int) -> pa.Table:
-        part = slice(start, start + batch)
-        (table,) = read_blocks(source.rows(rows[part]), batch, copies=came_before[part])
-        return table
-
-    starts = range(0, len(rows), batch)
-    for table in each_block(one, starts, recipe.resources, ray=False, ordered=True):
+    for table in read_tables(source, rows, batch, recipe.resources, came_before):
         errors = table.column("error").drop_null().to_pylist()
         lost += len(errors)
         if lost > recipe.error_budget * len(rows) or len(errors) == len(table):
@@ -123,17 +115,8 @@ def work_on_one(
 
     with run.activity(what):
         if not run.ray:
-            import torch
-
-            gpus = setup.recipe.resources.gpus
-            gpu = gpus != "no" and torch.cuda.is_available()
-            if gpus == "yes" and not gpu:
-                raise InputError("resources.gpus=yes: this machine has no GPU; accepted: auto, no")
-            torch.set_flush_denormal(True)  # networks make denormals, and CPUs crawl over them
-            try:
-                return _begin(show, gpu, *given)
-            finally:
-                torch.set_flush_denormal(False)
+            with torch_here(setup.recipe.resources) as device:
+                return _begin(show, device.type == "cuda", *given)
         from satray import cluster  # which imports Ray
 
         workers = cluster.allot(setup.recipe.resources, run.say, count=1)

@@ -5,6 +5,7 @@ Nothing here imports torch before training begins: Ray's controller would wait f
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from satray.config.base import Resources
 from satray.config.train import TrainRecipe
 from satray.data.cache import cache_lines
 from satray.data.order import TrainOrder, WholeOrder, copies
@@ -259,19 +261,61 @@ class Reader:
         return self._batches("val", self._task.val, self._task.val_order.rows(0))
 
     def _batches(self, split: str, source: TileSource, rows: NDArray[np.int64]) -> Iterator[Batch]:
-        tally, came_before = self.tallies[split], copies(rows)
-        batch, resources = self._task.setup.plan.local_batch, self._task.setup.recipe.resources
-
-        def read(start: int) -> pa.Table:
-            some = slice(start, start + batch)
-            (table,) = read_blocks(source.rows(rows[some]), batch, copies=came_before[some])
-            return table
-
-        starts = range(0, len(rows), batch)
-        for table in each_block(read, starts, resources, ray=False, ordered=True):
+        tally, setup = self.tallies[split], self._task.setup
+        tables = read_tables(
+            source, rows, setup.plan.local_batch, setup.recipe.resources, copies(rows)
+        )
+        for table in tables:
             tally.bytes_read += int(np.sum(table.column("bytes").to_numpy()))
             tally.errors.update(errors_of(table))
             yield to_torch(table, source.shape, source.dtype)
+
+
+def read_tables(
+    source: TileSource,
+    rows: NDArray[np.int64],
+    batch: int,
+    resources: Resources,
+    came_before: NDArray[np.int64],
+) -> Iterator[pa.Table]:
+    """Read batches of tiles in order, a few ahead of the caller, in threads of this process.
+
+    Args:
+        source: the split.
+        rows: which tiles, in order; a row may come several times.
+        batch: tiles a batch.
+        resources: how many are read at once.
+        came_before: how often each of `rows` did.
+    """
+
+    def read(start: int) -> pa.Table:
+        some = slice(start, start + batch)
+        (table,) = read_blocks(source.rows(rows[some]), batch, copies=came_before[some])
+        return table
+
+    return each_block(read, range(0, len(rows), batch), resources, ray=False, ordered=True)
+
+
+@contextlib.contextmanager
+def torch_here(resources: Resources) -> Iterator[torch.device]:
+    """Have torch as a worker has it, within the block: on a GPU where there is one, else all cores.
+
+    Raises:
+        InputError: `resources.gpus=yes` where there is none.
+    """
+    import torch
+
+    gpu = resources.gpus != "no" and torch.cuda.is_available()
+    if resources.gpus == "yes" and not gpu:
+        raise InputError("resources.gpus=yes: this machine has no GPU; accepted: auto, no")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_flush_denormal(True)  # networks make denormals, and CPUs crawl over them
+    try:
+        yield torch.device("cuda" if gpu else "cpu")
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
 
 
 def wants_ray(recipe: TrainRecipe, setup: Setup) -> bool:
@@ -279,9 +323,8 @@ def wants_ray(recipe: TrainRecipe, setup: Setup) -> bool:
     return recipe.resources.workers > 1 or may_use_gpu(recipe, setup)
 
 
-def may_use_gpu(recipe: TrainRecipe, setup: Setup) -> bool:
+def may_use_gpu(recipe: TrainRecipe, _setup: Setup) -> bool:
     """Whether work may be done on a GPU, which needs Ray's readers to keep it busy."""
-    del setup
     gpus = recipe.resources.gpus
     return gpus == "yes" or (gpus == "auto" and Path(NVIDIA).is_dir())
 
@@ -298,8 +341,6 @@ def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None])
     Raises:
         InputError, TrainingError: what stopped it, in one line.
     """
-    import torch
-
     recipe = setup.recipe
     if checkpoints.is_done(run.storage, run.state, setup.plan, recipe.average):
         return
@@ -308,18 +349,12 @@ def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None])
             f"resources.workers={recipe.resources.workers}: several workers need Ray; accepted: 1, "
             "or resources.ray=auto"
         )
-    gpu = recipe.resources.gpus != "no" and torch.cuda.is_available()
-    if recipe.resources.gpus == "yes" and not gpu:
-        raise InputError("resources.gpus=yes: this machine has no GPU; accepted: auto, no")
-    if recipe.sync_batchnorm and not gpu:
-        raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    task = Task.of(setup, run, initial)
-    run.say(f"training on 1 {'GPU' if gpu else 'CPU'} worker, in this process")
-    for line in cache_lines(task.train.cache):
-        run.say(line)
-    torch.set_flush_denormal(True)  # networks make denormals, and CPUs crawl over them
-    try:
-        train(task, Reader(task), 0, torch.device("cuda" if gpu else "cpu"), listen)
-    finally:
-        torch.set_flush_denormal(False)
+    with torch_here(recipe.resources) as device:
+        gpu = device.type == "cuda"
+        if recipe.sync_batchnorm and not gpu:
+            raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
+        task = Task.of(setup, run, initial)
+        run.say(f"training on 1 {'GPU' if gpu else 'CPU'} worker, in this process")
+        for line in cache_lines(task.train.cache):
+            run.say(line)
+        train(task, Reader(task), 0, device, listen)

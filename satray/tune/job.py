@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from satray.config.tune import TuneRecipe
 from satray.errors import counted
-from satray.models.pretrained import sources_of
+from satray.models.pretrained import refuse_unreachable, sources_of
 from satray.models.variant import resolve
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
@@ -28,8 +28,9 @@ def read(recipe: TuneRecipe, storage: Storage) -> Sweep:
     sweep = resolved(recipe, storage)
     digests = {"index": sweep.index.digest}
     for trial in sweep.listed():
-        sweep.check(trial)
         variant = resolve(trial.recipe.variant, trial.recipe.pooling)
+        refuse_unreachable(trial.recipe.weights, variant)
+        sweep.check(trial)
         sources = sources_of(trial.recipe.weights, variant)
         for wanted in weights_wanted(variant, sources).values():
             digests[f"weights {' '.join(wanted).strip()}"] = sweep.digest_of(wanted)

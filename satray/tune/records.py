@@ -266,10 +266,11 @@ class TrialLog:
             if isinstance(data, Exception):
                 raise data
             tree = json.loads(data)
-            if "status" in tree:
-                self._add(TrialRecord.from_json(data), keep=False)
-            else:
-                self.unfinished.append(tree["configuration"])
+            with contextlib.suppress(KeyError, TypeError):  # of another version: runs again
+                if "status" in tree:
+                    self._add(TrialRecord.from_json(data), keep=False)
+                else:
+                    self.unfinished.append(tree["configuration"])
 
     def begin(self, configuration: Mapping[str, Any], regime: Regime, seed: int) -> None:
         """A trial begins."""

@@ -82,7 +82,7 @@ def write_run(folder: Path, record: RunRecord, ids, values, model: str = "m") ->
     for part, rows in enumerate(([0], list(range(1, len(facts))))):
         table = predictions(layout, facts, numbers).take(pa.array(rows))
         pq.write_table(table, folder / "predictions" / f"part-0000{part}.parquet")
-    told = {"classes": list(CLASSES)}
+    told = {"classes": list(CLASSES), "bundle": {}, "device": "cpu"}
     (folder / "metrics.json").write_text(json.dumps(told))
     products = tuple(Product(f"predictions/part-0000{n}.parquet", 1, "") for n in (0, 1))
     record = replace(record, products=products)
@@ -128,6 +128,21 @@ def test_what_cannot_be_reproduced_is_refused(tmp_path, record, classes, said) -
     with pytest.raises(InputError, match=said) as caught:
         earlier(recipe(tmp_path), classes, Storage())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "{}", '{"classes": ["ship", "haze & fog"]}'])
+def test_another_metrics_json_is_refused(tmp_path, text) -> None:
+    write_run(tmp_path / "old", a_record(), "ab", np.zeros((2, 2)))
+    (tmp_path / "old" / "metrics.json").write_text(text)
+    with pytest.raises(InputError, match=r"metrics\.json: not a metrics\.json that satray wrote"):
+        earlier(recipe(tmp_path), CLASSES, Storage())
+
+
+def test_a_run_without_predictions_is_refused(tmp_path) -> None:
+    record = write_run(tmp_path / "old", a_record(), "ab", np.zeros((2, 2)))
+    (tmp_path / "old" / "run.json").write_bytes(replace(record, products=()).to_json())
+    with pytest.raises(InputError, match="the run holds no predictions"):
+        earlier(recipe(tmp_path), CLASSES, Storage())
 
 
 def test_no_run_to_reproduce(tmp_path) -> None:

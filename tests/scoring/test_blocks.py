@@ -133,6 +133,7 @@ def test_written_maps_add_up_to_the_tables_logits(setting, tmp_path, pooling, ki
             assert (tags["tower"], tags["kind"]) == (tower, kind)
             assert (tags["model_id"], tags["run_id"]) == (layout.model_id, run.run_id)
             assert tags["border_cells"].startswith("kept")
+            assert tags["engine"] == "eager"
         logits = [table.column(f"logit_{name}")[i].as_py() for name in bundle.spec.classes]
         assert np.allclose(total, logits, atol=1e-3)
 

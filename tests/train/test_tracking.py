@@ -241,6 +241,16 @@ def test_events_come_live_and_once_though_a_run_was_stopped(tmp_path):
     assert events(f"{again.out}/tensorboard") == LOSSES
 
 
+def test_on_an_object_store_events_come_at_the_end(tmp_path, monkeypatch):
+    run, _ = make_run(tmp_path)
+    monkeypatch.setattr(tracking, "is_remote", lambda uri: True)
+    with tracking.follow(recipe("tensorboard"), run) as tracker:
+        tracker.row(ROWS[0])
+        assert run.storage.list(run.out) == []
+        tracker.publish(ROWS[:1])
+    assert [product.path.split("/")[0] for product in run.products] == ["tensorboard"]
+
+
 def test_no_events_where_none_are_asked_for(tmp_path):
     run, _ = make_run(tmp_path)
     with tracking.follow(recipe("none"), run) as tracker:

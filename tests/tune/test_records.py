@@ -6,7 +6,7 @@ import math
 import pytest
 from sweep_material import LOSS, MAP, record
 
-from satray.storage import Storage, join
+from satray.storage import Storage, join, parent
 from satray.tune.records import (
     Metric,
     TrialLog,
@@ -142,6 +142,18 @@ def test_ends_of_all_kinds_and_what_may_pass_is_run_again(tmp_path) -> None:
         "batch=0: no",
     }
     assert again.unfinished == [{"batch": 32}]
+
+
+def test_a_record_of_another_version_is_as_if_it_were_not_there(tmp_path) -> None:
+    log, storage = opened(tmp_path), Storage()
+    log.begin({"batch": 1}, "head", 0)
+    log.end(trial_id({"batch": 1}), "done")
+    (entry,) = (e for e in storage.list(str(tmp_path)) if trial_id({"batch": 1}) in e.key)
+    for name, content in (("0" * 8, b'{"status": "done"}'), ("1" * 8, b"{}")):
+        storage.write(join(parent(entry.uri), f"{name}.json"), content)
+    again = opened(tmp_path)
+    assert list(again.records) == [trial_id({"batch": 1})]
+    assert again.unfinished == []
 
 
 def test_of_ended_backbones_only_the_best_keeps_its_checkpoints(tmp_path) -> None:

@@ -101,13 +101,12 @@ def mode_of(settings: Settings, geometries: Geometries) -> tuple[Mode, str]:
         InputError: windows are asked for and cannot be.
     """
     if settings.mode == "auto":
-        choice = choose(
+        return choose(
             geometries.dense,
             step=settings.step,
             window=settings.window,
             argmax="argmax" in settings.kinds,
         )
-        return choice.mode, choice.why
     mode: Mode = settings.mode
     if mode == "dense" and geometries.dense.why_tiles:
         raise InputError(
