@@ -5,6 +5,7 @@ debugger works. What the function gives is the same either way.
 """
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -18,6 +19,9 @@ T = TypeVar("T")
 
 THREADS = 8
 """Most threads of this process: what they do between decodes holds Python's lock."""
+
+THREAD = "satray-block"
+"""What their names begin with."""
 
 AHEAD = 256
 """Ray tasks handed out ahead where nothing bounds them: a cluster that can grow sees them wait."""
@@ -58,11 +62,17 @@ def each_block(
             wanted = resources.read_tasks
             cores = len(os.sched_getaffinity(0))
             threads = wanted if isinstance(wanted, int) else min(THREADS, max(2, cores))
-            pool = ThreadPoolExecutor(threads, thread_name_prefix="block")
-            # Collected in whatever thread, where nobody iterates to the end: nothing is waited for.
-            ends.callback(pool.shutdown, wait=False, cancel_futures=True)
+            pool = ThreadPoolExecutor(threads, thread_name_prefix=THREAD)
+            ends.callback(_end, pool)
             submit, ahead = _on(pool, function), threads
         yield from _results(submit, blocks, ahead + 1, ordered)
+
+
+def _end(pool: ThreadPoolExecutor) -> None:
+    """Wait for the blocks under way: a caller that stops early may remove what they write."""
+    # But not for oneself, where an iterator that nobody ended is collected in a thread of the pool.
+    own = threading.current_thread().name.startswith(THREAD)
+    pool.shutdown(wait=not own, cancel_futures=True)
 
 
 def _on(pool: ThreadPoolExecutor, function: Callable[[B], T]) -> Callable[[B], Future[T]]:
