@@ -202,16 +202,10 @@ class Recipe(Section):
     resources: Resources = key(Resources(), "what to ask the cluster for", identity=False)
 
     @classmethod
-    def usual(cls, name: str, given: Mapping[str, Any]) -> tuple[Section, ...]:
-        """The list that a key has where it is not given.
-
-        Args:
-            name: of the key.
-            given: the other keys.
-        """
-        del given
-        default = cls.model_fields[name].get_default() if name in cls.model_fields else ()
-        return default if isinstance(default, tuple) else ()
+    def usual(cls, name: str, others: Mapping[str, Any]) -> tuple[Section, ...]:
+        """The list that the key `name` has by default, for the values of the others."""
+        del name, others
+        return ()
 
     @property
     def shares_out(self) -> bool:
@@ -253,11 +247,6 @@ class Key:
         """What it needs elsewhere, to do anything."""
         found = _extra(self.field).get("needs")
         return found if isinstance(found, Needs) else None
-
-    @property
-    def section(self) -> type[Section] | None:
-        """The section that may stand there, in a list too."""
-        return section_of(self.annotation)
 
 
 def walk(

@@ -5,12 +5,12 @@ import inspect
 import io
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML, ScalarNode
-from ruamel.yaml.constructor import SafeConstructor
+from pydantic.fields import FieldInfo
+from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from satray.config.base import Key, Recipe, Section, options, section_of, step, type_at, walk
@@ -37,16 +37,15 @@ keys (type [unit] = default):
 """
 
 BOUNDS = {
-    "greater_than": "above {gt:g}",
-    "greater_than_equal": "{ge:g} or more",
-    "less_than": "below {lt:g}",
-    "less_than_equal": "{le:g} or less",
-    "finite_number": "a finite number",
-    "string_pattern_mismatch": "text of the form {pattern}",
-    "too_short": "at least {min_length} of them",
-    "too_long": "at most {max_length} of them",
+    "gt": "> {:g}",
+    "ge": ">= {:g}",
+    "lt": "< {:g}",
+    "le": "<= {:g}",
+    "min_length": "(at least {})",
+    "pattern": "like {}",
 }
-"""What a value out of bounds should be, with pydantic's context."""
+"""What a constraint of a key asks for, by its name."""
+WORDS = {str: "text", int: "integer", float: "number", bool: "true|false"}
 
 
 def build(
@@ -113,8 +112,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if equals and re.fullmatch(r"[A-Za-z_][\w.]*", name):
-            # `>0` and `|` are text: no block follows them here
-            text = not value or value[0] in "|>,"
+            # `>0`, `|` and `=` are text: no block follows them here
+            text = not value or value[0] in "|>,="
             overrides[name] = (value or None) if text else parse_yaml(value, f"{name}=")
         elif argument.startswith("-"):
             raise InputError(
@@ -161,24 +160,8 @@ def fill_lists(model: type[BaseModel], tree: dict[str, Any], overrides: dict[str
                 tree[first] = [item.model_dump(mode="json") for item in default]
 
 
-class _Core(SafeConstructor):
-    """YAML 1.2's core schema: dates, `=`, `1_000` and `0b1` are text."""
-
-    def construct_yaml_int(self, node: ScalarNode) -> Any:
-        text = node.value
-        if re.search("_|[bB]", text) and "x" not in text:
-            return text
-        return super().construct_yaml_int(node)
-
-
-_Core.add_constructor("tag:yaml.org,2002:int", _Core.construct_yaml_int)
-for _tag in ("timestamp", "value", "merge"):
-    _Core.add_constructor(f"tag:yaml.org,2002:{_tag}", SafeConstructor.construct_yaml_str)
-
-
 def _yaml() -> Any:
     yaml: Any = YAML(typ="safe", pure=True)
-    yaml.Constructor = _Core
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False
     yaml.width = 100
@@ -223,7 +206,7 @@ def render(job: str, model: type[Recipe], width: int = 100) -> str:
         unit = f" [{key.unit}]" if key.unit else ""
         required = key.field.is_required()
         default = "required" if required else f"= {_typed(key.field.default)}"
-        page.append(f"  {key.name}  {in_words(key.annotation, brief=True)}{unit} {default}\n")
+        page.append(f"  {key.name}  {in_words(key.annotation)}{unit} {default}\n")
         meaning = textwrap.wrap(key.field.description or "", width - 6)
         page.extend(f"      {line}\n" for line in meaning)
     return "".join(page)
@@ -238,7 +221,7 @@ def _is_bare(key: Key) -> bool:
     kinds = [kind for kind, _ in options(key.annotation)]
     words = any(kind is str or get_origin(kind) is Literal for kind in kinds)
     lists = any(get_origin(kind) is tuple for kind in kinds)
-    return key.section is not None and (lists or not words)
+    return section_of(key.annotation) is not None and (lists or not words)
 
 
 def is_section(model: type[Section], dotted: str) -> bool | None:
@@ -247,27 +230,33 @@ def is_section(model: type[Section], dotted: str) -> bool | None:
     return None if found is None else _is_bare(Key(dotted, found))
 
 
-def in_words(annotation: Any, *, brief: bool = False) -> str:
-    """What a key takes, from its type."""
-    kinds = [kind for kind, _ in options(annotation)]
-    if len(kinds) != 1:
-        return (" or " if brief else ", or ").join(in_words(kind, brief=brief) for kind in kinds)
-    (kind,) = kinds
+def in_words(annotation: Any) -> str:
+    """What a key takes, from its type and constraints: for help, and for what is wrong."""
+    return " or ".join(
+        f"{_kind_in_words(kind)} {' and '.join(_bounds(marks))}".rstrip()
+        for kind, marks in options(annotation)
+    )
+
+
+def _kind_in_words(kind: Any) -> str:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
-        return ("|" if brief else ", ").join(str(choice) for choice in inner)
-    if origin is tuple and brief:
-        return f"list of {in_words(inner[0], brief=True)}"
+        return "|".join(str(choice) for choice in inner)
     if origin is tuple:
-        length = "" if inner[-1] is Ellipsis else f" of {len(inner)}"
-        return f"a list{length}, each{' of it' * (not length)} {in_words(inner[0])}"
-    if origin is dict:
-        return "mapping" if brief else "a mapping"
-    if isinstance(kind, type) and issubclass(kind, Section):
-        return "mapping" if brief else f"a mapping of {', '.join(kind.model_fields)}"
-    words = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
-    short = {str: "text", int: "integer", float: "number", bool: "true|false"}
-    return short.get(kind, "value") if brief else words.get(kind, "a value of another type")
+        length = "list of" if inner[-1] is Ellipsis else f"list of {len(inner)}, each"
+        return f"{length} {in_words(inner[0])}"
+    if section_of(kind) is not None:
+        return f"{{{', '.join(kind.model_fields)}}}"
+    return "mapping" if origin is dict else WORDS.get(kind, "value")
+
+
+def _bounds(marks: Iterable[Any]) -> Iterator[str]:
+    for mark in marks:
+        if isinstance(mark, FieldInfo):
+            yield from _bounds(mark.metadata)
+        for name, words in BOUNDS.items():
+            if getattr(mark, name, None) is not None:
+                yield words.format(getattr(mark, name))
 
 
 def _typed(value: Any) -> str:
@@ -290,84 +279,64 @@ def one_line(model: type[BaseModel], error: ValidationError) -> str:
     """
     # An unknown key is the likeliest cause of whatever else failed.
     # Of a union's complaints, the deepest is about the shape that was meant.
-    errors: list[dict[str, Any]] = [dict(item) for item in error.errors()]
     first = min(
-        errors,
-        key=lambda item: (
-            item["type"] != "extra_forbidden",
-            -len(item["loc"]),
-            item["type"] not in BOUNDS,
-        ),
+        error.errors(), key=lambda item: (item["type"] != "extra_forbidden", -len(item["loc"]))
     )
-    names, kind, section = _locate(model, first["loc"])
+    names, kind = _locate(model, first["loc"])
     dotted = ".".join(names)
     found = "nothing" if first["input"] is None else first["input"]
-    told = "" if isinstance(found, dict) else f"={found}"
+    shown = dotted if isinstance(found, dict) else f"{dotted}={found}"
     match first["type"]:
         case "extra_forbidden":
-            return f"{dotted}: unknown key; {_hint(model, names, section)}"
-        case "missing" if not isinstance(first["loc"][-1], int):
-            field = section.model_fields.get(names[-1]) if section is not None else None
-            meaning = f" ({field.description})" if field is not None and field.description else ""
+            return f"{dotted}: unknown key; {_hint(model, names)}"
+        case "missing" if isinstance(first["loc"][-1], int):  # the end of a list
+            above = ".".join(names[:-1])
+            return f"{above}={found}: accepted: {in_words(type_at(model, above))}"
+        case "missing":
+            known = {key.name: key.field for key in walk(model)}
+            field = known.get(_pattern(names))
+            meaning = f" ({field.description})" if field is not None else ""
             return f"{dotted}: required{meaning}; give {dotted}=..."
-        case "missing":  # the end of a list
-            dotted = ".".join(names[:-1])
-            return f"{dotted}{told}: accepted: {in_words(type_at(model, dotted))}"
         case "value_error":
             message = first["msg"].removeprefix("Value error, ")
             return f"{dotted}: {message}" if dotted else message
         case "path":
-            return f"{dotted}{told}: {first['msg']}"
-        case "too_long" if _is_fixed(kind):
-            return f"{dotted}{told}: accepted: {in_words(kind)}"
-        case bound if bound in BOUNDS:
-            words = [BOUNDS[bound].format(**first.get("ctx", {}))]
-            words += [in_words(each) for each, _ in options(kind) if get_origin(each) is Literal]
-            return f"{dotted}{told}: accepted: {', or '.join(words)}"
-    return f"{dotted}{told}: accepted: {in_words(kind) if kind is not None else first['msg']}"
+            return f"{shown}: {first['msg']}"
+        case "finite_number":
+            return f"{shown}: accepted: finite {in_words(kind)}"
+    return f"{shown}: accepted: {in_words(kind)}"
 
 
-def _is_fixed(kind: Any) -> bool:
-    return any(get_origin(k) is tuple and ... not in get_args(k) for k, _ in options(kind))
-
-
-def _locate(
-    model: type[BaseModel], location: tuple[int | str, ...]
-) -> tuple[list[str], Any, type[Section] | None]:
-    """Drop pydantic's union tags from an error's location; return type and section there too."""
+def _locate(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], Any]:
+    """Drop pydantic's union tags from an error's location; return the type there too."""
     names: list[str] = []
     kind: Any = model
-    section = section_of(model)
     for place, part in enumerate(location):
         tag = re.search(r"^(constrained-)?(str|int|float|bool)$|Options$|\[", str(part))
         below = step(kind, str(part))
-        if tag or (below is None and place < len(location) - 1):
-            continue
-        names.append(str(part))
-        section = section_of(kind) or section
-        kind = below
-    return names, kind, section
+        if not tag and (below is not None or place == len(location) - 1):
+            names.append(str(part))
+            kind = below
+    return names, kind
 
 
-def _hint(model: type[BaseModel], names: list[str], section: type[Section] | None) -> str:
-    """Where a key like this one is: elsewhere under its own name, or nearby under another."""
+def _hint(model: type[BaseModel], names: list[str]) -> str:
+    """Where a key like this one is: beside it, or elsewhere."""
+    *above, wrong = names
+    beside = _pattern(above)
     places: dict[str, list[str]] = {}
     for key in walk(model):
-        last = key.name.rpartition(".")[2]
-        if last != "N":
-            places.setdefault(last, []).append(key.name)
-    known = list(section.model_fields) if section else []
-    wrong = names[-1]
-    if wrong in places:
-        return f"did you mean {' or '.join(places[wrong])}?"
-    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
-    far = difflib.get_close_matches(wrong, places, n=1, cutoff=0.75)
+        place, _, last = key.name.rpartition(".")
+        places.setdefault(last, []).append(place)
+    siblings = [name for name, found in places.items() if beside in found]
+    near = difflib.get_close_matches(wrong, places, n=1, cutoff=0.75)
+    for match in near or difflib.get_close_matches(wrong, siblings, n=1, cutoff=0.5):
+        found = [above] if match in siblings else [[place] for place in places[match]]
+        meant = [".".join(filter(None, [*place, match])) for place in found]
+        return f"did you mean {' or '.join(meant)}?"
+    return f"accepted: {', '.join(siblings)}"
 
-    def alike(other: str) -> float:
-        return difflib.SequenceMatcher(None, wrong, other).ratio()
 
-    if far and (not near or alike(far[0]) > alike(near[0])):
-        return f"did you mean {' or '.join(places[far[0]])}?"
-    if near:
-        return f"did you mean {'.'.join([*names[:-1], near[0]])}?"
-    return f"accepted: {', '.join(known)}"
+def _pattern(names: list[str]) -> str:
+    """The dotted key, with `N` for places in lists, as `walk` names it."""
+    return ".".join("N" if part.isdigit() else part for part in names)

@@ -403,11 +403,11 @@ class TrainRecipe(Recipe):
         return self
 
     @classmethod
-    def usual(cls, name: str, given: Mapping[str, Any]) -> tuple[Section, ...]:
+    def usual(cls, name: str, others: Mapping[str, Any]) -> tuple[Section, ...]:
         """Of `stages`, what `usual_stages` says."""
         if name != "stages":
-            return super().usual(name, given)
-        return usual_stages(given.get("weights", "pretrained"), given.get("variant", "single3"))
+            return super().usual(name, others)
+        return usual_stages(others.get("weights", "pretrained"), others.get("variant", "single3"))
 
 
 class CheckOptions(Section):
