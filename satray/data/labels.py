@@ -1,6 +1,5 @@
 """A label table, or the folders of an archive -> tile names, classes, a 0/1 matrix and the task."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,17 +9,15 @@ from numpy.typing import NDArray
 
 from satray.config.prepare import PrepareRecipe
 from satray.data.label_formats import (
-    ID_TITLES,
     MASK_TITLE,
-    TAG_TITLES,
+    TITLES,
     Source,
-    flag_kind,
     name_matrix,
     read_rle,
     read_tags,
     read_wide,
+    recognise,
     refuse_twice,
-    tags_column,
 )
 from satray.data.label_table import Table, read_table, refuse_absent
 from satray.errors import InputError, listed
@@ -73,8 +70,8 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
     """Read a label table (CSV, TSV, Parquet) in the format that it has or that the recipe forces.
 
     Recognised are, in this order: a column EncodedPixels (rle); the columns of `classes=`, or
-    columns that hold only 0 and 1 (wide); a column called tags or label (tags); columns that hold
-    only yes and no (wide); a single column of words beside the key (tags).
+    columns that hold only 0 and 1 (wide); a column called tags or label, or a single column of
+    words beside the key (tags).
 
     Args:
         data: the file.
@@ -96,7 +93,7 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
     keys = tuple(str(cell) for cell in table.columns[key].values())
     free = {t: c for t, c in table.columns.items() if t not in reserved and t != key}
     source = Source(table, keys, free, recipe)
-    label_format = _recognise(source)
+    label_format = recognise(source)
     if recipe.label_positive is not None and label_format != "wide":
         raise InputError(
             f"label_positive={recipe.label_positive}: labels={name} is read as {label_format}; "
@@ -173,7 +170,7 @@ def _key_column(table: Table, recipe: PrepareRecipe, reserved: set[str | None]) 
         if table.columns[wanted].lists:
             raise InputError(f"key_column={wanted} of {table.name} holds lists, not names")
     else:
-        titles = (*TAG_TITLES, MASK_TITLE)
+        titles = (*TITLES, MASK_TITLE)
         may = [t for t in table.columns if t not in reserved and t.lower() not in titles]
         worded = [t for t in may if table.columns[t].is_text and not table.columns[t].lists]
         first = next(iter(table.columns))
@@ -208,39 +205,6 @@ def _refuse_doubled(table: Table, key: str, keys: tuple[str, ...]) -> None:
     )
 
 
-def _recognise(source: Source) -> Literal["wide", "tags", "rle"]:
-    recipe, table = source.recipe, source.table
-    if recipe.label_format == "folders":
-        raise InputError("label_format=folders reads no table; leave labels= out")
-    if recipe.label_format != "auto":
-        return recipe.label_format
-    if recipe.label_positive is not None:
-        return "wide"
-    if any(title.lower() == MASK_TITLE for title in table.columns):
-        return "rle"
-    if recipe.classes and set(recipe.classes) <= table.columns.keys():
-        return "wide"
-    kinds = {title: flag_kind(column) for title, column in source.free.items()}
-    flags = [title for title, kind in kinds.items() if kind == "flags"]
-    tags = tags_column(source)
-    if tags is not None and tags.lower() in (*TAG_TITLES, *ID_TITLES) and not kinds[tags]:
-        if flags:
-            raise InputError(
-                f"labels={table.name} has classes in column {tags!r} and 0/1 columns "
-                f"({listed(flags, 3)}); say label_format=tags or label_format=wide"
-            )
-        return "tags"
-    if any(kinds.values()):
-        return "wide"
-    if tags is not None:
-        return "tags"
-    raise InputError(
-        f"labels={table.name} is no known label table: accepted are 0/1 columns (wide), a column "
-        f"of words called tags or label (tags), EncodedPixels (rle); label_format=tags takes the "
-        f"numbers of a single column for classes; columns: {listed(table.columns)}"
-    )
-
-
 def _settled(found: LabelTable, single: bool, recipe: PrepareRecipe) -> LabelTable:
     """Choose the classes, settle the task, and check that the labels fit it."""
     classes = recipe.classes if recipe.classes is not None else found.classes
@@ -260,13 +224,8 @@ def _settled(found: LabelTable, single: bool, recipe: PrepareRecipe) -> LabelTab
     guess: Task = "binary" if not several else "multiclass" if single else "multilabel"
     task = guess if recipe.task == "auto" else recipe.task
     notes = found.notes
-    alike = Counter(name.casefold() for name in classes)
-    if twins := [name for name in classes if alike[name.casefold()] > 1]:
-        notes += (f"classes that differ in capitals only: {listed(twins)}",)
     if recipe.task == "auto" and task == "multiclass" and len(classes) == 2:
         notes += ("two classes, one a tile (multiclass); classes=[NAME] makes it binary",)
-    elif recipe.task == "auto" and task == "multilabel" and (labels_NK.sum(axis=1) == 1).all():
-        notes += ("each tile has one class; task=multiclass would set them against each other",)
     chosen = replace(found, classes=classes, labels=labels_NK, task=task, notes=notes)
     if task == "binary" and several:
         raise InputError(

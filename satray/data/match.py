@@ -26,9 +26,6 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Extensions, lower case, that say image. What is really inside, decoding tells."""
 
-_SAME = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "gtif": "tif", "gtiff": "tif"}
-"""Extensions of one format, which tables mix up."""
-
 _SHOWN = 3  # names that a message gives as examples
 
 
@@ -107,8 +104,7 @@ def match(labels: "LabelTable", entries: Sequence[Entry]) -> Matched:
     """
     names = _Names(entries, (*labels.keys, *labels.left_out))
     row_of: dict[str, int] = {}
-    by_id: dict[str, Entry] = {}
-    found: list[Entry] = []
+    found: dict[str, Entry] = {}
     missing: list[str] = []
     for row, key in enumerate(labels.keys):
         entry = names.find(key)
@@ -121,31 +117,20 @@ def match(labels: "LabelTable", entries: Sequence[Entry]) -> Matched:
                 f"labels={labels.name}: {labels.keys[before]!r} and {key!r} both mean the image "
                 f"{entry.key}; one row a tile is accepted"
             )
-        other = by_id.setdefault(tile_id(entry.key), entry)
+        other = found.setdefault(tile_id(entry.key), entry)
         if other is not entry:
             raise _two_of_one_id([other, entry])
-        found.append(entry)
     left_out = {entry.key for key in labels.left_out if (entry := names.find(key)) is not None}
-    # of an image that a row names by extension, a file of its name and another one is a preview
-    chosen = {
-        _base(key): suffix
-        for key, row in row_of.items()
-        if (suffix := _suffix(key)) == _suffix(labels.keys[row])
-    }
     alone = [e.key for e in names.images if e.key not in row_of and e.key not in left_out]
-    beside = {
-        key
-        for key in alone
-        if tile_id(key) in by_id or chosen.get(_base(key), _suffix(key)) != _suffix(key)
-    }
+    beside = tuple(key for key in alone if tile_id(key) in found)
     return Matched(
         rows=np.array(list(row_of.values()), np.int64),
-        entries=tuple(found),
+        entries=tuple(found.values()),
         images=len(names.images) - sum(map(is_image, left_out)) - len(beside),
-        images_without_label=tuple(key for key in alone if key not in beside),
+        images_without_label=tuple(key for key in alone if tile_id(key) not in found),
         labels_without_image=tuple(missing),
-        ambiguous=tuple(key for key in missing if names.is_ambiguous(key)),
-        beside=tuple(key for key in alone if key in beside),
+        ambiguous=tuple(key for key in missing if names.same_base(key)),
+        beside=beside,
     )
 
 
@@ -191,34 +176,36 @@ class _Names:
 
     def __init__(self, entries: Sequence[Entry], keys: Iterable[str]) -> None:
         self.images = [entry for entry in entries if is_image(entry.key)]
-        self._entries = entries
         self._keys = keys
-        self._by_id = _grouped(self.images, tile_id)
+        self._root = entries[0].uri.removesuffix(entries[0].key) if entries else ""
+        self._by_id = _grouped(entries, tile_id)
 
     def find(self, key: str) -> Entry | None:
         """The image that a label key means; InputError where it means several of one id."""
-        path = _as_path(key)
+        path = self._path(key)
         same = _closest(self._by_id.get(tile_id(path), ()), path)
-        if not same and (entry := self._by_name.get(path) or self._by_name.get(key.strip())):
-            return entry
-        if not same and not self.is_ambiguous(key):
-            same = _closest(self._by_base.get(_base(path), ()), path)
+        if not same:
+            same = self.same_base(key)
+            ids = {tile_id(entry.key) for entry in same}
+            if len(ids) > 1 or self._rows_of_base[_base(path)] > 1:
+                return None
         if len(same) > 1:
             raise _two_of_one_id(same)
         return same[0] if same else None
 
-    def is_ambiguous(self, key: str) -> bool:
-        """Whether the base name of a key is that of several images, or of several rows."""
-        path = _as_path(key)
-        same = _closest(self._by_base.get(_base(path), ()), path)
-        ids = {tile_id(entry.key) for entry in same}
-        return len(ids) > 1 or (bool(ids) and self._rows_of_base[_base(path)] > 1)
+    def same_base(self, key: str) -> Sequence[Entry]:
+        """The images of a label key's base name."""
+        path = self._path(key)
+        return _closest(self._by_base.get(_base(path), ()), path)
+
+    def _path(self, key: str) -> str:
+        """A key as a path below the archive: `/` between folders, no `./` or `/` before."""
+        path = key.strip().removeprefix(self._root or "/").replace("\\", "/")
+        while path.startswith("./"):
+            path = path[2:]
+        return path.lstrip("/")
 
     # Of no use, and of some size, where keys are ids.
-
-    @cached_property
-    def _by_name(self) -> dict[str, Entry]:
-        return {name: entry for entry in self._entries for name in (entry.uri, entry.key)}
 
     @cached_property
     def _by_base(self) -> dict[str, list[Entry]]:
@@ -226,7 +213,7 @@ class _Names:
 
     @cached_property
     def _rows_of_base(self) -> Counter[str]:
-        return Counter(_base(_as_path(key)) for key in self._keys)
+        return Counter(_base(self._path(key)) for key in self._keys)
 
 
 def _grouped(entries: Sequence[Entry], name: Callable[[str], str]) -> dict[str, list[Entry]]:
@@ -237,12 +224,9 @@ def _grouped(entries: Sequence[Entry], name: Callable[[str], str]) -> dict[str, 
 
 
 def _closest(images: Sequence[Entry], path: str) -> Sequence[Entry]:
-    """Of several images, the one of that very path, else those with the extension or format."""
-    if len(images) < 2:
-        return images
-    for like in (str, _suffix, lambda key: _SAME.get(_suffix(key), _suffix(key))):
-        same = [entry for entry in images if like(entry.key) == like(path)]
-        if same:
+    """Of several images, the one of that very path, else those with the extension."""
+    for name in (str, _suffix) if len(images) > 1 else ():
+        if same := [entry for entry in images if name(entry.key) == name(path)]:
             return same
     return images
 
@@ -256,14 +240,6 @@ def _two_of_one_id(images: Sequence[Entry]) -> InputError:
         f"paths without extension and must differ; {ways}a label table that names files with "
         "extension" + ("" if ways else " chooses")
     )
-
-
-def _as_path(key: str) -> str:
-    """A key as a relative path: `/` between folders, no `./` or `/` before."""
-    path = key.strip().replace("\\", "/")
-    while path.startswith("./"):
-        path = path[2:]
-    return path.lstrip("/")
 
 
 def _base(path: str) -> str:
