@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from satray import sessions
 from satray.config.base import Resources
-from satray.errors import InputError, SatrayError
+from satray.errors import InputError, SatrayError, one_line
 
 B = TypeVar("B")
 T = TypeVar("T")
@@ -109,7 +109,7 @@ def _join(address: str, options: dict[str, Any]) -> None:
     except Exception as error:  # it is told apart by text only
         ray.shutdown()
         raise InputError(
-            f"RAY_ADDRESS={address}: cannot be joined ({_last_line(error)}); accepted: the address "
+            f"RAY_ADDRESS={address}: cannot be joined ({one_line(error)}); accepted: the address "
             "of a running cluster, or unset it for a local one"
         ) from error
 
@@ -133,7 +133,7 @@ def _local(options: dict[str, Any]) -> Iterator[str]:
         except Exception as error:
             ray.shutdown()
             raise SatrayError(
-                f"Ray did not start, twice ({_last_line(error)}); where the machine is crowded "
+                f"Ray did not start, twice ({one_line(error)}); where the machine is crowded "
                 "(memory, processes), give the command again later; where an address is "
                 f"refused, look at its firewall; Ray's logs: {root}"
             ) from error
@@ -467,9 +467,9 @@ def tasks(
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, SatrayError):
             raise error.cause from None
-        raise SatrayError(f"a worker failed: {_last_line(error)}") from error
+        raise SatrayError(f"a worker failed: {_cause(error)}") from error
     except ray.exceptions.RayError as error:
-        raise SatrayError(f"a worker died: {_last_line(error)}") from error
+        raise SatrayError(f"a worker died: {_cause(error)}") from error
     finally:
         for reference in list(under_way):
             ray.cancel(reference)
@@ -481,10 +481,9 @@ def _called(function: Callable[..., T], threads: int, *args: Any) -> T:
     return function(*args)
 
 
-def _last_line(error: Exception) -> str:
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[-1] if lines else type(cause).__name__
+def _cause(error: Exception) -> str:
+    """What ended a task or actor, in one line, from whatever Ray wrapped it in."""
+    return one_line(getattr(error, "cause", None) or error)
 
 
 class ProgressChannel:
@@ -524,15 +523,14 @@ class ProgressChannel:
                 try:
                     messages = ray.get(self._mail.take.remote())
                 except ray.exceptions.RayError as error:
-                    say(f"note: no more progress can be shown: {_last_line(error)}")
+                    say(f"note: no more progress can be shown: {_cause(error)}")
                     return
                 for message in messages:
                     try:
                         show(pickle.loads(message))
                     except Exception as error:  # else all that follow would be lost
                         if not told:
-                            what = f"{type(error).__name__}: {_last_line(error)}"
-                            say(f"note: progress could not be shown ({what})")
+                            say(f"note: progress could not be shown ({one_line(error)})")
                         told = True
 
         thread = threading.Thread(target=poll, daemon=True)

@@ -31,9 +31,12 @@ class TrainingError(SatrayError):
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line; the exception's name too where it is not one of ours."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, SatrayError) and text else f"{type(error).__name__}: {text}"
+    """What an error says, in one line; of one that is not ours its name, and the gist."""
+    text = " ".join(str(error).partition("Debug source:")[0].split())  # obstore dumps its inside
+    if isinstance(error, SatrayError) and text:
+        return text
+    text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= 300 else f"{text[:299]}…"
 
 
 def listed(names: Collection[str], most: int = 20) -> str:

@@ -1,11 +1,13 @@
 """A local Ray beside the driver: its folders, its servers, what it leaves behind. No Ray itself."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
 import signal
 import socket
+import stat
 import tempfile
 import threading
 import time
@@ -13,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from satray.errors import SatrayError
-from satray.storage.temporary import DAY, last_written, scratch, started, user_folder
+from satray.storage.temporary import DAY, last_written, scratch, started
 
 SESSION = "session_0000-00-00_00-00-00_000000_0000000"
 """As long as the name of a session of Ray's can be: time and pid."""
@@ -64,7 +66,7 @@ def _root() -> Path:
         try:
             if re.search(r"[\s'\"\\$]", base):
                 raise OSError("a blank, quote or the like, which Ray puts in command lines")
-            root = user_folder(base) / "ray"
+            root = _user_folder(base) / "ray"
             root.mkdir(exist_ok=True)
             with (
                 tempfile.TemporaryDirectory(prefix=SESSION[:-8], dir=root) as probe,
@@ -79,6 +81,21 @@ def _root() -> Path:
         f"no folder for Ray's sockets ({'; '.join(refused)}); accepted: RAY_TMPDIR=, a local "
         f"folder that you may write, its name of at most {longest} bytes"
     )
+
+
+def _user_folder(base: str) -> Path:
+    """Make this user's folder below `base`.
+
+    Raises:
+        OSError: it cannot be made, or is somebody else's, who could then read and change it.
+    """
+    folder = Path(base).absolute() / f"satray-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise PermissionError(errno.EACCES, "is somebody else's", str(folder))
+    folder.chmod(0o700)
+    return folder
 
 
 @contextlib.contextmanager
@@ -108,8 +125,8 @@ def guarded(session: str, lost: Lost, seconds: float = 0.5) -> Iterator[None]:
                         end = path.read_bytes()[-8192:]
                         os.write(2, f"== end of {path.name} ==\n".encode() + end + b"\n")
                 lost(
-                    f"Ray's {name} (process {pid}) died: killed, or the machine was out of "
-                    "memory?; the same command continues the run",
+                    f"Ray's {name} (process {pid}) died: killed or told to end, or the machine was "
+                    "out of memory; the same command continues the run",
                     SERVERS[name],
                 )
                 return

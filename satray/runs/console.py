@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console as Rich
 from rich.markup import escape
@@ -18,7 +18,7 @@ QUIET_SECONDS = 10.0
 
 
 class _Screen(Rich):
-    """A stream of its own on a descriptor; a reader that has gone, or a full disk, ends no work."""
+    """A stream of its own on a descriptor; a reader that has gone ends no work."""
 
     def __init__(self, descriptor: int) -> None:
         stream = os.fdopen(os.dup(descriptor), "w", buffering=1, encoding="utf-8", errors="replace")
@@ -26,18 +26,10 @@ class _Screen(Rich):
         if self.is_terminal:
             self.width = self.width  # as it is now: later its descriptor leads to a log
 
-    def print(self, *objects: Any, **how: Any) -> None:
-        """Print, until that fails; from then on nothing is shown."""
-        try:
-            super().print(*objects, **how)
-        except OSError:
-            self.quiet = True
-            with contextlib.suppress(OSError, ValueError):  # what is left in the buffer goes there
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
-
     def on_broken_pipe(self) -> None:
-        """Raise it, where Rich ends the program."""
-        raise
+        """Show nothing from then on, where Rich ends the program."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())  # what is in its buffer too
 
 
 class Console:

@@ -28,11 +28,13 @@ MOST = 8 << 20
 """Bytes of a log that go to a store: its end."""
 
 
-def told_to_end(code: object) -> str:
+def stopped(error: KeyboardInterrupt | SystemExit) -> str:
     """Say that a job ends by a signal, or by whatever else turned into an exit."""
-    names = {signal.SIGINT.value: "interrupted", signal.SIGTERM.value: "told to end (SIGTERM)"}
-    what = names.get(code) if isinstance(code, int) else None
-    return f"{what or f'told to end (exit {code})'}; the same command continues it"
+    what = "interrupted"
+    if isinstance(error, SystemExit):
+        sigterm = error.code == signal.SIGTERM
+        what = f"told to end ({'SIGTERM' if sigterm else f'exit {error.code}'})"
+    return f"{what}; the same command continues it"
 
 
 class Ending:
@@ -48,15 +50,13 @@ class Ending:
         self._say = say
         self._place = ""
         self._lock = threading.Lock()
-        self._signals = -1
         self._witness: subprocess.Popen[bytes] | None = None
 
     def end(self, reason: str, grace: float = GRACE) -> None:
         """Say at once why the job ends; interrupt its work, and cut it where it does not heed that.
 
         Args:
-            reason: one line; of several the first is said. Where the job was told to end, that is:
-                batch systems tell all its processes, and Ray's servers heed it first.
+            reason: one line; of several the first is said.
             grace: seconds that the work has to end; 0: it is cut at once.
         """
         first = self.tell(reason)
@@ -73,11 +73,6 @@ class Ending:
         with self._lock:
             first, self.said = not self.said, True
         if first:
-            heard = b""  # signals as numbers: Python's main thread may not have had its turn yet
-            with contextlib.suppress(OSError):
-                heard = os.read(self._signals, 4096)
-            told = [number for number in heard if number in (signal.SIGTERM, signal.SIGINT)]
-            reason = told_to_end(max(told)) if told else reason
             self._say(reason + (f" (log: {self._place})" if self._place else ""))
             self._note(said=True)
         return first
@@ -97,17 +92,10 @@ class Ending:
             sys.exit(number)
 
         before = signal.signal(signal.SIGTERM, stop)
-        self._signals, heard = os.pipe()
-        os.set_blocking(self._signals, False)
-        os.set_blocking(heard, False)
-        other = signal.set_wakeup_fd(heard, warn_on_full_buffer=False)
         try:
             yield
         finally:
-            signal.set_wakeup_fd(other)
             signal.signal(signal.SIGTERM, before)
-            os.close(self._signals)
-            os.close(heard)
 
     @contextlib.contextmanager
     def witnessed(self, job: str, log: Path, place: str, options: dict[str, Any]) -> Iterator[None]:

@@ -76,24 +76,24 @@ def take_folder(
     if done is not None:
         yield done
         return
-    number, claim = _claim(run, lease)
-    uri, stop = _uri(run, number), threading.Event()
+    claim = _claim(run, lease)
+    stop = threading.Event()
 
     def live() -> None:
         while not stop.wait(beat):
             with contextlib.suppress(SatrayError):  # a store that is away for a while
-                if _newest(run.storage, run.out)[0] != number:
+                if _newest(run.storage, run.out)[0] != claim.number:
                     (lost or _interrupt)(
                         f"out={run.out}: another process took it over, or removed `{CLAIMS}`"
                     )
                     return
-                run.storage.write(uri, claim.to_json())
+                _write(run, claim)
 
     thread = threading.Thread(target=live, name="claim", daemon=True)
     thread.start()
     wrong = False
     try:
-        done = _find_done(run, overwrite, mine=number)  # others may have been at it until now
+        done = _find_done(run, overwrite)  # others may have been at it until now
         if done is None:
             run.storage.tidy(run.out)
         yield done
@@ -104,22 +104,21 @@ def take_folder(
         stop.set()
         thread.join(timeout=beat)
         with contextlib.suppress(SatrayError):
-            if _newest(run.storage, run.out)[0] != number:
+            if _newest(run.storage, run.out)[0] != claim.number:
                 pass  # it is another's
-            elif wrong and not _wrote(run, uri):
+            elif wrong and not _wrote(run, claim):
                 run.storage.delete(run.state)
-                run.storage.delete(uri)
+                run.storage.delete(join(run.out, _key(claim.number)))
             else:
-                run.storage.write(uri, replace(claim, maker="").to_json())
+                _write(run, replace(claim, maker=""))
 
 
-def holder(storage: Storage, out: str, mine: int = 0, *, shared: bool = False) -> str | None:
+def holder(storage: Storage, out: str, *, shared: bool = False) -> str | None:
     """Return the id of the run, finished or not, that holds a folder; None where it is free.
 
     Args:
         storage: how it is reached.
         out: the folder.
-        mine: number of a claim that does not count.
         shared: a folder that serves the runs of a schedule is free.
 
     Raises:
@@ -128,8 +127,7 @@ def holder(storage: Storage, out: str, mine: int = 0, *, shared: bool = False) -
     record = find_run(storage, out)
     if record is not None:
         return record.run_id
-    mark = _newest(storage, out, but=mine)[1]
-    claim = _read(storage, mark.uri) if mark is not None else None
+    claim = _read(storage, out, _newest(storage, out)[0])
     if claim is not None:
         return claim.run_id
     strangers = [e.key for e in storage.list(out) if not e.key.startswith("state/")]
@@ -152,14 +150,12 @@ def holder(storage: Storage, out: str, mine: int = 0, *, shared: bool = False) -
 class _Claim:
     """Which process works in a run folder, or did until it gave it back."""
 
+    number: int
+    """Its place among the claims on the folder."""
     run_id: str
     """The run that it does."""
-    host: str
-    """Name of its machine."""
-    pid: int
-    """Its process there."""
-    user: str
-    """Whose process that is."""
+    who: str
+    """The process in words."""
     since: str
     """UTC, ISO 8601."""
     maker: str
@@ -167,13 +163,10 @@ class _Claim:
     token: str
     """Nobody else's."""
 
-    def to_json(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
 
-
-def _find_done(run: Run, overwrite: bool, mine: int = 0) -> RunRecord | None:
+def _find_done(run: Run, overwrite: bool) -> RunRecord | None:
     """Find the run done in its folder, or have what is there cleared, or refuse."""
-    held = holder(run.storage, run.out, mine)
+    held = holder(run.storage, run.out)
     other = held is not None and held != run.run_id
     if other and not overwrite:
         raise InputError(
@@ -223,50 +216,43 @@ def _share(run: Run) -> None:
         run.storage.write(mark, about, if_absent=True)
 
 
-def _claim(run: Run, lease: float) -> tuple[int, _Claim]:
-    """Create the next claim, and return it with its number.
+def _claim(run: Run, lease: float) -> _Claim:
+    """Create the next claim.
 
     Raises:
         SatrayError: another process works in the folder.
     """
     number, newest = _newest(run.storage, run.out)
-    before = _read(run.storage, newest.uri) if newest is not None else None
-    if newest is not None and not run.storage.exists(newest.uri):  # given back since
-        return _claim(run, lease)
-    alive = process_lives(before.maker) if before is not None else None
-    if newest is not None and alive is not False and (before is None or before.maker):
+    before = _read(run.storage, run.out, number)
+    if newest is not None and (before is None or before.maker):
+        alive = process_lives(before.maker) if before is not None else None
         clock = join(run.out, CLAIMS, f".{uuid.uuid4().hex}")  # a store's clock alone tells ages
         run.storage.write(clock, b"")
         age = (run.storage.head(clock).modified - newest.modified).total_seconds()
         run.storage.delete(clock)
-        if alive or age <= lease:
+        if alive or (alive is None and age <= lease):
             raise _held(run, before, f"last sign of life {max(0, age):.0f} s ago", lease)
     claim = _Claim(
+        number=number + 1,
         run_id=run.run_id,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        user=_user(),
+        who=f"process {os.getpid()} of {_user()} on {socket.gethostname()}",
         since=_now(),
         maker=process_tag(),
         token=uuid.uuid4().hex,
     )
-    uri = _uri(run, number + 1)
-    with contextlib.suppress(FileExistsError):  # of one who was quicker, or of a try that took
-        run.storage.write(uri, claim.to_json(), if_absent=True)
-    there = _read(run.storage, uri)
+    with contextlib.suppress(FileExistsError):  # of one who was quicker
+        _write(run, claim, if_absent=True)
+    there = _read(run.storage, run.out, claim.number)  # some stores let two of them write
     if there != claim:
         raise _held(run, there, "has just begun", lease)
-    return number + 1, claim
+    return claim
 
 
 def _held(run: Run, claim: _Claim | None, sign: str, lease: float) -> SatrayError:
     who, free = "another process", ""
     if claim is not None:
         what = "this very run" if claim.run_id == run.run_id else f"run {claim.run_id}"
-        who = (
-            f"process {claim.pid} of {claim.user} on {claim.host}, which does {what} since "
-            f"{claim.since}"
-        )
+        who = f"{claim.who}, which does {what} since {claim.since}"
     if claim is None or process_lives(claim.maker) is None:
         free = f" (one that died frees it {lease:.0f} s after its last sign of life)"
     return SatrayError(
@@ -275,9 +261,9 @@ def _held(run: Run, claim: _Claim | None, sign: str, lease: float) -> SatrayErro
     )
 
 
-def _wrote(run: Run, claim: str) -> bool:
+def _wrote(run: Run, claim: _Claim) -> bool:
     """Whether a run left more than its claim and its log, in its state or beside it."""
-    own = {f"state/{run.run_id}/{LOG}", f"{CLAIMS}/{claim.rpartition('/')[2]}"}
+    own = {f"state/{run.run_id}/{LOG}", _key(claim.number)}
     keys = {entry.key for entry in run.storage.list(run.out)} - own
     if any(key.startswith(f"state/{run.run_id}/") for key in keys):
         return True
@@ -285,27 +271,32 @@ def _wrote(run: Run, claim: str) -> bool:
     return not others and any(not key.startswith("state/") for key in keys)
 
 
-def _newest(storage: Storage, out: str, but: int = 0) -> tuple[int, Entry | None]:
-    """The newest claim on a folder but one, and its number; 0 where there is none."""
+def _newest(storage: Storage, out: str) -> tuple[int, Entry | None]:
+    """The number of the newest claim on a folder, 0 where there is none; and its file."""
     marks = {
         int(entry.key[:-5]): entry
         for entry in storage.list(join(out, CLAIMS))
-        if re.fullmatch(r"\d+\.json", entry.key) and int(entry.key[:-5]) != but
+        if re.fullmatch(r"\d+\.json", entry.key)
     }
     number = max(marks, default=0)
     return number, marks.get(number)
 
 
-def _read(storage: Storage, uri: str) -> _Claim | None:
+def _read(storage: Storage, out: str, number: int) -> _Claim | None:
     """Read a claim; None where it is gone or none."""
     try:
-        return _Claim(**json.loads(storage.read(uri)))
+        return _Claim(**json.loads(storage.read(join(out, _key(number)))))
     except (InputError, ValueError, TypeError):
         return None
 
 
-def _uri(run: Run, number: int) -> str:
-    return join(run.out, CLAIMS, f"{number:04d}.json")
+def _write(run: Run, claim: _Claim, *, if_absent: bool = False) -> None:
+    content = json.dumps(asdict(claim)).encode()
+    run.storage.write(join(run.out, _key(claim.number)), content, if_absent=if_absent)
+
+
+def _key(number: int) -> str:
+    return f"{CLAIMS}/{number:04d}.json"
 
 
 def _user() -> str:

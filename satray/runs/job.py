@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -11,20 +10,19 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from satray.config.base import Recipe, StorageOptions
 from satray.config.cli import build, render, to_yaml, validate
-from satray.errors import InputError, SatrayError
+from satray.errors import InputError, SatrayError, one_line
 from satray.runs.console import Console
-from satray.runs.ending import Ending, bring, told_to_end
+from satray.runs.ending import Ending, bring, stopped
 from satray.runs.folder import LOG, holder, take_folder
 from satray.runs.run import Outcome, Run, RunRecord, library_versions, run_id
 from satray.storage import Storage, absolute, is_remote, join
-from satray.storage.temporary import log_folder, process_tag
 
 LAG = 1.0
 """Seconds in which what workers printed before they failed arrives."""
@@ -128,22 +126,16 @@ def perform(
     run.begin_writing()
     run.seconds["total"] = time.perf_counter() - clock
     record = RunRecord(
+        **vars(outcome),
         job=job.name,
         run_id=run.run_id,
-        status=outcome.status,
         config=json.loads(recipe.model_dump_json()),
         inputs=dict(prepared.digests),
         versions=library_versions(),
         started=started.isoformat(),
         finished=datetime.now(UTC).isoformat(),
-        counts=outcome.counts,
-        metrics=outcome.metrics,
         seconds={name: round(spent, 3) for name, spent in run.seconds.items()},
-        summary=outcome.summary,
         products=run.products,
-        verdict=outcome.verdict,
-        attempted=outcome.attempted,
-        failed=outcome.failed,
     )
     if outcome.idle:  # an hourly job would leave a file an hour
         run.storage.delete(run.state)
@@ -192,10 +184,11 @@ def _main(job: Job[R, P], arguments: list[str], console: Console, ending: Ending
     with take_folder(run, overwrite=recipe.overwrite, lost=ending.end) as done:
         if done is None:
             return _work(job, recipe, prepared, run, console, ending)
-    status = done.status_by(getattr(recipe, "error_budget", None))
+    # The budget is no part of a run's identity: by today's.
+    done = replace(done, error_budget=getattr(recipe, "error_budget", done.error_budget))
     again = "; overwrite=true does it again" if done.verdict is not None else ""
-    last = f"{job.name} was done already (status {status}{again}): {run.out}"
-    return _say_end(job.name, [*done.summary, last], done.verdict, status, console)
+    last = f"{job.name} was done already (status {done.status}{again}): {run.out}"
+    return _say_end(job.name, done, [last], console)
 
 
 def _work(
@@ -215,9 +208,8 @@ def _work(
             place = bring(log, place, run.storage)
             if ending.said or isinstance(error, InputError) or not isinstance(error, Exception):
                 raise
-            ours = isinstance(error, SatrayError)
-            line = f"{error} (log: {place})" if ours else _first_line(error)
-            raise SatrayError(line if ours else f"{line} (traceback in {place})") from error
+            what = "log:" if isinstance(error, SatrayError) else "traceback in"
+            raise SatrayError(f"{one_line(error)} ({what} {place})") from error
         if outcome.idle:
             log.unlink(missing_ok=True)
         else:
@@ -230,20 +222,18 @@ def _work(
             f"(error_budget={outcome.error_budget})"
         )
     last += f" (status {outcome.status}): {run.out}"
-    lines = [*outcome.summary, f"seconds: {spent}", last]
-    return _say_end(job.name, lines, outcome.verdict, outcome.status, console)
+    return _say_end(job.name, outcome, [f"seconds: {spent}", last], console)
 
 
 @contextlib.contextmanager
 def _session(job: Job[R, P], recipe: R, prepared: P, run: Run, ending: Ending) -> Iterator[None]:
-    """Ray within the block, to do the work, or to refuse local paths on a cluster."""
-    asked = recipe.resources
-    if not run.ray and ("RAY_ADDRESS" not in os.environ or asked.ray == "no"):
+    """Ray within the block, where it does the work; local paths are refused on a cluster."""
+    if not run.ray:
         yield
         return
     from satray import cluster  # Ray takes a second to import: not for --help
 
-    asked = asked if job.workers else asked.model_copy(update={"workers": 1})
+    asked = recipe.resources if job.workers else recipe.resources.model_copy(update={"workers": 1})
     with contextlib.ExitStack() as session:
         with run.activity("starting"):
             dashboard = job.dashboard is not None and job.dashboard(recipe, prepared)
@@ -334,22 +324,23 @@ def _read_recipe(path: str, options: dict[str, Any]) -> bytes:
 def _log_file(run: Run) -> Path:
     if not is_remote(run.state):
         return Path(run.state) / LOG
-    try:
-        return log_folder() / f"{run.run_id}-{process_tag()}.log"
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="satray-log-")) / LOG
+    return _temporary_log(run.run_id)
 
 
-def _say_end(
-    name: str, lines: list[str], verdict: str | None, status: int, console: Console
-) -> int:
+def _temporary_log(name: str) -> Path:
+    handle, path = tempfile.mkstemp(".log", f"satray-{name}-")
+    os.close(handle)
+    return Path(path)
+
+
+def _say_end(name: str, outcome: Outcome, last: list[str], console: Console) -> int:
     """Print a job's last lines, its verdict as errors are printed, and return its status."""
-    for line in lines:
+    for line in (*outcome.summary, *last):
         console.say(line)
-    if verdict is not None:
-        console.error(f"{name}: {verdict}")
-        console.error(f"{name} ended with status {status}")
-    return status
+    if outcome.verdict is not None:
+        console.error(f"{name}: {outcome.verdict}")
+        console.error(f"{name} ended with status {outcome.status}")
+    return outcome.status
 
 
 def _last_line(name: str, error: BaseException) -> tuple[int, str]:
@@ -357,18 +348,11 @@ def _last_line(name: str, error: BaseException) -> tuple[int, str]:
     match error:
         case SatrayError():
             return error.exit_status, str(error)
-        case KeyboardInterrupt():
-            return 1, told_to_end(signal.SIGINT.value)
-        case SystemExit():
-            return 1, told_to_end(error.code)
-    told = _first_line(error)
+        case KeyboardInterrupt() | SystemExit():
+            return 1, stopped(error)
+    line = one_line(error)
     with contextlib.suppress(OSError):  # a defect, but the person gets a line all the same
-        log = log_folder() / f"{name}-{process_tag()}.log"
+        log = _temporary_log(name)
         log.write_text("".join(traceback.format_exception(error)))
-        told += f" (traceback in {log})"
-    return 1, told
-
-
-def _first_line(error: BaseException) -> str:
-    line = (str(error).strip().splitlines() or [""])[0][:300]
-    return f"{type(error).__name__}: {line}"
+        line += f" (traceback in {log})"
+    return 1, line

@@ -70,17 +70,14 @@ class Outcome:
         return 3 if self.failed > self.error_budget * self.attempted else 0
 
 
-@dataclass(frozen=True)
-class RunRecord:
-    """The content of `run.json`."""
+@dataclass(frozen=True, kw_only=True)
+class RunRecord(Outcome):
+    """The content of `run.json`: what the job's work returned, and what it was."""
 
     job: str
     """Name of the job."""
     run_id: str
     """Digest of configuration and inputs."""
-    status: int
-    """Exit status of the job: 0; 3 where more inputs failed than the budget allows; 1 where it came
-    to a verdict."""
     config: dict[str, Any]
     """The resolved recipe."""
     inputs: dict[str, str]
@@ -91,33 +88,15 @@ class RunRecord:
     """UTC, ISO 8601."""
     finished: str
     """UTC, ISO 8601."""
-    counts: dict[str, int] = field(default_factory=dict)
-    """What was counted (tiles, classes, failures, ...)."""
-    metrics: dict[str, Any] = field(default_factory=dict)
-    """Headline figures."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds by activity."""
-    summary: tuple[str, ...] = ()
-    """The lines that the job printed at its end."""
     products: tuple[Product, ...] = ()
     """Every file made, in path order."""
-    verdict: str | None = None
-    """The line that ended it with status 1; None where there is none."""
-    attempted: int = 0
-    """Inputs tried."""
-    failed: int = 0
-    """Inputs that failed."""
-
-    def status_by(self, error_budget: float | None) -> int:
-        """The status under another budget, which is no part of a run's identity."""
-        if self.status not in (0, 3) or error_budget is None or self.attempted == 0:
-            return self.status
-        judged = Outcome(attempted=self.attempted, failed=self.failed, error_budget=error_budget)
-        return judged.status
 
     def to_json(self) -> bytes:
         """Return the record as UTF-8 JSON; NaN becomes null."""
-        return to_json(asdict(self))
+        first = {"job": self.job, "run_id": self.run_id, "status": self.status}
+        return to_json(first | asdict(self))
 
     @classmethod
     def from_json(cls, data: bytes, source: str) -> "RunRecord":
@@ -128,6 +107,7 @@ class RunRecord:
         """
         try:
             tree = json.loads(data)
+            del tree["status"]  # follows from the rest
             products = tuple(Product(**item) for item in tree.pop("products"))
             return cls(**{**tree, "summary": tuple(tree["summary"]), "products": products})
         except (ValueError, TypeError, KeyError, AttributeError):

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import obstore.exceptions as store_errors
 
-from satray.errors import InputError, SatrayError
+from satray.errors import InputError, SatrayError, one_line
 
 T = TypeVar("T")
 
@@ -97,12 +97,6 @@ def again(do: Callable[[], T], limit: timedelta = RETRY_FOR) -> T:
 def shown(place: str) -> str:
     """Return a name as it can stand in one line."""
     return place if place.isprintable() else ascii(place)
-
-
-def one_line(error: BaseException) -> str:
-    """Return the gist of an error in one short line, without obstore's debug dump."""
-    text = " ".join(str(error).split("Debug source:")[0].split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:299] + "…"
 
 
 def _may_pass(error: Exception) -> bool:

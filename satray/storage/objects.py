@@ -26,9 +26,9 @@ import obstore.store as stores
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from satray.config.base import StorageOptions
-from satray.errors import InputError, SatrayError
+from satray.errors import InputError, SatrayError, one_line
 from satray.storage import names
-from satray.storage.errors import RETRY_FOR, again, one_line, shown
+from satray.storage.errors import RETRY_FOR, again, shown
 from satray.storage.names import Entry
 
 if TYPE_CHECKING:

@@ -1,25 +1,23 @@
 """Temporary files and folders, and which process made them: what a dead one left can go.
 
-A thing tells its maker by a tag in its name. Below the system's temporary folder each user has a
-folder of their own.
+A thing tells its maker by a tag in its name.
 """
 
 import contextlib
-import errno
 import functools
 import hashlib
 import os
 import re
 import shutil
-import stat
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 DAY = 86_400.0
 """Seconds after which something whose maker cannot be looked for from here counts as left."""
+SCRATCH = "satray-scratch-"
+"""How the names of folders of one process begin, in the system's temporary folder."""
 
 _TAG = re.compile(r"([0-9a-f]{12})-([0-9]+)-([0-9]+)")
 
@@ -75,21 +73,6 @@ def is_left(path: Path) -> bool:
     return time.time() - last_written(path) > DAY if alive is None else not alive
 
 
-def user_folder(base: str | None = None) -> Path:
-    """Make this user's folder below `base`, or below the system's temporary folder.
-
-    Raises:
-        OSError: it cannot be made, or is somebody else's, who could then read and change it.
-    """
-    folder = Path(base or tempfile.gettempdir()).absolute() / f"satray-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise PermissionError(errno.EACCES, "is somebody else's", str(folder))
-    folder.chmod(0o700)
-    return folder
-
-
 @contextlib.contextmanager
 def scratch(kind: str) -> Iterator[Path]:
     """A folder of this process's own, which goes at the end of the block.
@@ -97,35 +80,14 @@ def scratch(kind: str) -> Iterator[Path]:
     What was left by processes that were killed goes now.
 
     Args:
-        kind: what it is for; begins its name.
+        kind: what it is for; stands in its name.
     """
-    try:
-        root = user_folder() / "scratch"
-        root.mkdir(exist_ok=True)
-        for path in root.iterdir():
-            with contextlib.suppress(OSError):
-                if is_left(path):
-                    shutil.rmtree(path, ignore_errors=True)
-        folder = root / f"{kind}-{process_tag()}-{uuid.uuid4().hex[:8]}"
-        folder.mkdir()
-    except OSError:  # somebody else has the name: one that nobody can guess
-        folder = Path(tempfile.mkdtemp(prefix=f"satray-{kind}-"))
+    for path in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            if is_left(path):
+                shutil.rmtree(path, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{process_tag()}-{kind}-"))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def log_folder() -> Path:
-    """Where logs stay that cannot be in a run folder; those of a day ago go.
-
-    Raises:
-        OSError: there is no such place.
-    """
-    folder = user_folder() / "logs"
-    folder.mkdir(exist_ok=True)
-    for path in folder.iterdir():
-        with contextlib.suppress(OSError):
-            if process_lives(path.name) is not True and time.time() - last_written(path) > DAY:
-                path.unlink()
-    return folder

@@ -97,7 +97,8 @@ def test_the_digest_changes_with_the_bytes_only(run, tmp_path):
 def test_the_digest_is_that_of_the_files_that_run_json_lists(run, files, rows):
     write_index(META, [make().table], run, per_file=rows)
     folder = index_digest(run.uri("index"), Storage())
-    record = RunRecord("prepare", run.run_id, 0, {}, {}, {}, "", "", products=run.products)
+    nothing = {"config": {}, "inputs": {}, "versions": {}, "started": "", "finished": ""}
+    record = RunRecord(job="prepare", run_id=run.run_id, products=run.products, **nothing)
     run.storage.write(run.uri("run.json"), record.to_json())
     assert len(run.products) == files
     assert (folder == run.products[0].sha256) == (files == 1)

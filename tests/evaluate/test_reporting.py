@@ -80,7 +80,7 @@ def test_the_train_run_tells_of_itself(tmp_path) -> None:
     (out / "bundle").mkdir(parents=True)
     (out / "curves.png").write_bytes(b"\x89PNG")
     record = RunRecord(
-        job="train", run_id="t" * 12, status=0, config={"batch": 7, "storage": {"profile": "who"}},
+        job="train", run_id="t" * 12, config={"batch": 7, "storage": {"profile": "who"}},
         inputs={"index": "0" * 64}, versions={"torch": "1.2.3"}, started="2026-01-01T00:00:00",
         finished="2026-01-01T01:00:00", summary=("best by map <1>",), seconds={"total": 3600},
         products=(Product("bundle/model.json", 1, ""), Product("metrics.json", 1, "")),
@@ -110,7 +110,9 @@ def test_the_train_run_tells_of_itself(tmp_path) -> None:
 )
 def test_the_curves_are_told_of_as_the_bundle_was_made(tmp_path, made_of, expected, other) -> None:
     found = report_material.findings(tmp_path, tiles=4, keys={"gallery": []})
-    record = RunRecord("train", "t" * 12, 0, {}, {}, {}, "", "")
+    record = RunRecord(
+        job="train", run_id="t" * 12, config={}, inputs={}, versions={}, started="", finished=""
+    )
     picture = io.BytesIO()
     Image.new("RGB", (8, 8)).save(picture, "PNG")
     origin = Origin(record, {"bundle": {"weights_of": made_of}}, picture.getvalue())

@@ -92,7 +92,7 @@ def write_run(folder: Path, record: RunRecord, ids, values, model: str = "m") ->
 
 def a_record(**more) -> RunRecord:
     values = {
-        "job": "evaluate", "run_id": "e" * 12, "status": 0, "started": "", "finished": "",
+        "job": "evaluate", "run_id": "e" * 12, "started": "", "finished": "",
         "config": {"split": "val", "index": "/nowhere", "batch": 64, "symmetries": "none"},
         "inputs": {}, "versions": library_versions(),
     }  # fmt: skip

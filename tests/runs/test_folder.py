@@ -47,8 +47,8 @@ def dead_tag() -> str:
 
 def leave_claim(run: Run, maker: str, number: int = 1) -> None:
     """What a process that was killed leaves."""
-    left = {"run_id": run.run_id, "host": "node7", "pid": 4711, "user": "ada", "maker": maker}
-    left |= {"since": "2026-01-01T00:00:00+00:00", "token": "another"}
+    left = {"number": number, "run_id": run.run_id, "who": "process 4711 of ada on node7"}
+    left |= {"maker": maker, "since": "2026-01-01T00:00:00+00:00", "token": "another"}
     run.storage.write(join(run.out, CLAIMS, f"{number:04d}.json"), json.dumps(left).encode())
 
 

@@ -15,7 +15,7 @@ import pytest
 from satray.errors import InputError, SatrayError
 from satray.storage import Storage
 from satray.storage.disk import TEMPORARY
-from satray.storage.temporary import log_folder, machine, process_tag, scratch, user_folder
+from satray.storage.temporary import SCRATCH, machine, process_tag, scratch
 
 STORE = Storage()
 OTHERS = f"{'0' * 12}-4711-99"
@@ -199,35 +199,16 @@ def temporary(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_scratch_folder_goes_with_its_block_or_its_process(temporary):
-    root = user_folder() / "scratch"
-    dead = make(root / f"scene-{tag_of_the_dead()}-1" / "raster.tif").parent
-    living = make(root / f"scene-{process_tag()}-1" / "raster.tif", 9).parent
-    remote = make(root / f"scene-{OTHERS}-1" / "raster.tif").parent
+    dead = make(temporary / f"{SCRATCH}{tag_of_the_dead()}-scene-1" / "raster.tif").parent
+    living = make(temporary / f"{SCRATCH}{process_tag()}-scene-1" / "raster.tif", 9).parent
+    remote = make(temporary / f"{SCRATCH}{OTHERS}-scene-1" / "raster.tif").parent
+    other = make(temporary / "satray-1000" / "ray" / "log", 9)
     with contextlib.suppress(ZeroDivisionError), scratch("scene") as folder:
         assert not dead.exists()
+        assert folder.stat().st_mode & 0o777 == 0o700
         make(folder / "raster.tif")
         raise ZeroDivisionError
     assert not folder.exists()
     assert living.exists()
     assert remote.exists()
-
-
-def test_the_users_folder_is_nobody_elses(temporary):
-    folder = user_folder()
-    folder.chmod(0o777)
-    assert user_folder().stat().st_mode & 0o777 == 0o700
-    folder.rmdir()
-    (temporary / "trap").mkdir()
-    folder.symlink_to(temporary / "trap")
-    with pytest.raises(PermissionError):
-        user_folder()
-    with scratch("scene") as other:
-        assert other.parent == temporary
-    assert not list((temporary / "trap").iterdir())
-
-
-def test_logs_stay_for_a_day(temporary):
-    young, old = make(log_folder() / "a.log", 0.5), make(log_folder() / "b.log", 1.5)
-    mine = make(log_folder() / f"c-{process_tag()}.log", 1.5)
-    log_folder()
-    assert (young.exists(), old.exists(), mine.exists()) == (True, False, True)
+    assert other.exists()
