@@ -22,7 +22,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from satray.data.bands import band_names
-from satray.data.georeference import WorldFile, georeference
+from satray.data.georeference import World, georeference
 from satray.data.raster import DTYPES, MASK, PagesKey, Raster
 from satray.data.tiff import read_plain
 from satray.data.values import (
@@ -79,10 +79,8 @@ class TileHeader:
     """What to know about its georeference (`georeference.Georeference`)."""
     units: Units = ()
     """What the data bands' numbers mean, where the file states it."""
-    pages: int = 1
-    """Pages of a TIFF whose bands are among `bands`."""
-    pages_left: tuple[str, ...] = ()
-    """Pages that are not: what each is."""
+    pages: str = ""
+    """How many bands of how many pages there are, of a TIFF of several."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def decode(
     *,
     bands: tuple[str, ...] | None = None,
     mask: bytes | None = None,
-    world: WorldFile | None = None,
+    world: World | None = None,
     pages: PagesKey = "bands",
 ) -> Tile:
     """Decode a whole tile, with its header and the mask of its measured values.
@@ -120,12 +118,11 @@ def decode(
             tagged alpha is data too (Planet's 4-band TIFFs tag their NIR so). Else alpha goes to
             `measured`. Without names they come from the file (`bands.band_names`).
         mask: the `.msk` file that lies beside it, whole.
-        world: the world file beside it.
+        world: reads the world file beside it.
         pages: which pages of a TIFF are bands.
 
     Returns:
-        The tile; palette and CMYK files as red, green, blue in uint8, 1-, 2- and 4-bit gray PNG
-        scaled to 0..255.
+        The tile; palettes as red, green, blue in uint8.
 
     Raises:
         DecodeError: empty, not an image, cut short, too large, complex, other bands than named,
@@ -143,7 +140,7 @@ def read_header(
     data: bytes,
     *,
     bands: tuple[str, ...] | None = None,
-    world: WorldFile | None = None,
+    world: World | None = None,
     pages: PagesKey = "bands",
 ) -> TileHeader:
     """The header of a tile whose pixels are not wanted; arguments and errors as of `decode`."""
@@ -317,33 +314,28 @@ def _check_take(take: tuple[int, ...], count: int) -> None:
         raise DecodeError(f"has {count} bands, band {max(take) + 1} of the archive is missing")
 
 
-def _header(raster: Raster, bands: tuple[str, ...] | None, world: WorldFile | None) -> TileHeader:
-    what, numbers = raster.converted, raster.data_bands(len(bands or ()))[0]
+def _header(raster: Raster, bands: tuple[str, ...] | None, world: World | None) -> TileHeader:
+    numbers, _ = raster.data_bands(len(bands or ()))
     if bands is not None and len(bands) != len(numbers):
-        have = f"3 bands ({what} read as colours)" if what else raster.told()
-        raise DecodeError(f"has {have}, bands=[...] names {len(bands)}")
+        raise DecodeError(f"has {raster.told()}, bands=[...] names {len(bands)}")
     if not numbers:
         raise DecodeError("holds no band but alpha")
-    names = bands or ("red", "green", "blue")
-    if bands is None and not what:
-        of = [number - 1 for number in numbers]
-        told, colours = raster.descriptions, raster.colours
-        names = band_names([told[i] for i in of], [colours[i] for i in of], len(of))
+    texts = [raster.descriptions[number - 1] for number in numbers]
+    colours = [raster.colours[number - 1] for number in numbers]
     place = georeference(raster.source, world)
-    nodata = None if what else raster.source.nodata
+    nodata = raster.nodata[numbers[0] - 1]
     return TileHeader(
         height=raster.height,
         width=raster.width,
-        bands=names,
+        bands=bands or band_names(texts, colours, len(numbers)),
         dtype=raster.dtype,
         crs=place.crs,
         transform=place.transform,
         nodata=None if nodata is None else float(nodata),
-        alpha=not what and len(numbers) < raster.count,
+        alpha=len(numbers) < raster.count,
         note=place.note,
         units=raster.units(numbers),
-        pages=len(raster.pages),
-        pages_left=raster.pages_left,
+        pages=raster.told() if len(raster.pages) > 1 or raster.pages_left else "",
     )
 
 

@@ -80,21 +80,14 @@ def describe_headers(groups: Sequence[Alike], meta: IndexMeta | None = None) -> 
         meta: of the finished index; None where there is none yet.
     """
     lines = []
-    if paged := [group for group in groups if group.header.pages > 1]:
+    if paged := [group for group in groups if group.header.pages]:
         lines.append(
-            f"pages: {_tiles(paged)} of several pages, taken as bands (pages=bands; pages=first "
-            f"takes the first only), e.g. {paged[0].key} of {paged[0].header.pages}"
+            f"pages: {_tiles(paged)} of several pages, taken as bands where size and dtype agree "
+            f"(pages=first takes the first only), e.g. {paged[0].key}: {paged[0].header.pages}"
         )
-    if left := [group for group in groups if group.header.pages_left]:
-        what = listed(left[0].header.pages_left, 1)
-        lines.append(f"left out, unlike the first: in {_tiles(left)}, e.g. {left[0].key}: {what}")
-    notes: dict[str, list[Alike]] = {}
-    for group in groups:
-        if group.header.note:
-            notes.setdefault(group.header.note.partition(" (")[0], []).append(group)
-    for note, some in notes.items():
-        example = some[0].key + some[0].header.note.removeprefix(note)
-        lines.append(f"ground: {_tiles(some)}: {note}, e.g. {example}")
+    for note in sorted({group.header.note for group in groups} - {""}):
+        some = [group for group in groups if group.header.note == note]
+        lines.append(f"ground: {_tiles(some)}: {note}, e.g. {some[0].key}")
     return lines + _units_lines(groups, meta)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from satray.errors import SatrayError
-from satray.storage import Entry, Storage, name
+from satray.storage import Entry, Storage
 
 if TYPE_CHECKING:
     import pyproj  # a tenth of a second
@@ -42,20 +42,12 @@ LONGEST = 4096
 """Bytes of a world file at most."""
 
 
-LONGITUDE_LATITUDE = "OGC:CRS84"
-
 APART = 0.02
 """Share by which a pixel may be longer than wide before both are told."""
 
 
-@dataclass(frozen=True)
-class WorldFile:
-    """A text of six numbers beside an image: its affine."""
-
-    name: str
-    """For notes."""
-    read: Callable[[], bytes]
-    """Gives its content; raises SatrayError where that is out of reach."""
+World = Callable[[], bytes]
+"""Reads the text of six numbers beside an image, its affine; SatrayError where out of reach."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +59,15 @@ class Georeference:
     transform: Transform | None
     """Affine of pixel corners, rasterio's order (a, b, c, d, e, f); None without one."""
     note: str = ""
-    """What to know about it; particulars of the one file stand in brackets at its end."""
+    """What to know about it."""
 
 
-def georeference(source: Any, world: WorldFile | None = None) -> Georeference:
+def georeference(source: Any, world: World | None = None) -> Georeference:
     """What an open raster says of its place.
 
     Args:
         source: rasterio's dataset, opened without neighbours.
-        world: the world file beside it; read only where the raster has no affine of its own.
+        world: reads the world file beside it, where the raster has no affine of its own.
     """
     crs = _crs_of(source.crs)
     transform: Transform = (*source.transform,)[:6]
@@ -85,7 +77,7 @@ def georeference(source: Any, world: WorldFile | None = None) -> Georeference:
     points, points_crs = source.gcps
     if points:
         places = [(point.col, point.row, point.x, point.y) for point in points]
-        found = _of_points(np.array(places, dtype=np.float64), points_crs)
+        found = _of_points(np.array(places, np.float64), _crs_of(points_crs))
         if found.transform or world is None:
             return found
     if world is not None:
@@ -97,9 +89,9 @@ def georeference(source: Any, world: WorldFile | None = None) -> Georeference:
     return Georeference(None, None)
 
 
-def world_at(uri: str | None, storage: Storage) -> WorldFile | None:
-    """The world file at a place; None of none."""
-    return WorldFile(name(uri), partial(storage.read, uri)) if uri else None
+def world_at(uri: str | None, storage: Storage) -> World | None:
+    """What reads the world file at a place; None of none."""
+    return partial(storage.read, uri) if uri else None
 
 
 @lru_cache(maxsize=64)
@@ -163,15 +155,9 @@ def ground_pixel(
     """
     if crs is None or transform is None:
         return GroundPixel(None, None, "no georeference: pixel coordinates")
-    a, b, _, d, e, _ = transform[:6]
-    if not all(map(math.isfinite, transform[:6])) or a * e == b * d:
-        return GroundPixel(None, None, "an affine that maps no area")
-    system = system_of(crs)
-    if system is None:
-        return GroundPixel(None, None, "a CRS that does not lead to longitude and latitude")
     x, y = resolutions([crs], [transform[:6]], [height], [width])[0].tolist()
     if not (math.isfinite(x) and math.isfinite(y)):
-        return GroundPixel(None, None, "its centre is not on the ground")
+        return GroundPixel(None, None, "a CRS or an affine that leads to no place on the ground")
     return GroundPixel(x, y, "")
 
 
@@ -240,52 +226,39 @@ def _crs_of(crs: Any) -> str | None:
     return crs_name(crs.to_wkt(version="WKT2_2019")) if crs else None
 
 
-def _of_points(points_N4: Any, crs: Any) -> Georeference:
+def _of_points(points_N4: Floats, crs: str | None) -> Georeference:
     """The affine through control points: columns, rows, x and y of N."""
+    nowhere = Georeference(None, None, f"control points that no affine meets: {PIXELS}")
     if not np.isfinite(points_N4).all():
-        return Georeference(None, None, f"control points without numbers: {PIXELS}")
+        return nowhere
     col, row, x, y = points_N4.T
-    if crs and crs.is_geographic:  # a turn apart, over the antimeridian
-        turn = 2 * math.pi / crs.units_factor[1]
-        x = x - turn * np.rint((x - x[0]) / turn)
     pixels_N3 = np.stack([col, row, np.ones(len(col))], axis=1)
-    found, _, rank, _ = np.linalg.lstsq(pixels_N3, np.stack([x, y], axis=1), rcond=None)
-    # without what rounding leaves: a millionth of a pixel over all of them
-    digits = 6 - math.floor(math.log10(np.abs(found[:2]).max() or 1))
-    more = math.ceil(math.log10(np.abs(pixels_N3).max()))
-    (a, d), (b, e) = np.round(found[:2], digits + more).tolist()
-    c, f = np.round(found[2], digits).tolist()
+    found, _, rank, _ = np.linalg.lstsq(pixels_N3, points_N4[:, 2:], rcond=None)
+    (a, d), (b, e), (c, f) = found.tolist()
     if rank < 3 or a * e == b * d:
-        return Georeference(None, None, f"control points that lie on a line: {PIXELS}")
+        return nowhere
     back = ~rasterio.Affine(a, b, c, d, e, f) @ (x, y)
-    worst = float(np.hypot(back[0] - col, back[1] - row).max())
-    if not worst <= WITHIN:
-        return Georeference(
-            None, None, f"control points that no affine meets: {PIXELS} (off by {worst:.3g} px)"
-        )
-    known = _crs_of(crs)
-    said = f"placed by control points ({len(col)}, off by {round(worst, 3):g} px at most)"
-    return Georeference(known, (a, b, c, d, e, f), said if known else _bare(said))
+    if not np.hypot(back[0] - col, back[1] - row).max() <= WITHIN:
+        return nowhere
+    return Georeference(crs, (a, b, c, d, e, f), _placed("control points", crs))
 
 
-def _of_world(world: WorldFile, crs: str | None) -> Georeference:
+def _of_world(world: World, crs: str | None) -> Georeference:
     try:
-        a, d, b, e, x, y = (float(word) for word in world.read().decode("utf-8-sig").split())
-    except SatrayError as error:
-        return Georeference(None, None, f"a world file out of reach: {PIXELS} ({error})")
+        a, d, b, e, x, y = (float(word) for word in world().decode("utf-8-sig").split())
+    except SatrayError:
+        return Georeference(None, None, f"a world file out of reach: {PIXELS}")
     except ValueError:
-        return Georeference(None, None, f"a world file that is none: {PIXELS} ({world.name})")
+        return Georeference(None, None, f"a world file that is none: {PIXELS}")
     if not all(map(math.isfinite, (a, b, d, e, x, y))) or a * e == b * d:
-        return Georeference(None, None, f"a world file without area: {PIXELS} ({world.name})")
+        return Georeference(None, None, f"a world file without area: {PIXELS}")
     # it gives the centre of the first pixel
     transform = (a, b, x - (a + b) / 2, d, e, y - (d + e) / 2)
-    said = f"placed by a world file ({world.name})"
-    return Georeference(crs, transform, said if crs else _bare(said))
+    return Georeference(crs, transform, _placed("a world file", crs))
 
 
-def _bare(said: str) -> str:
-    what, _, more = said.partition(" (")
-    return f"{what} without a CRS: no longitude and latitude ({more}"
+def _placed(by: str, crs: str | None) -> str:
+    return f"placed by {by}" + ("" if crs else " without a CRS: no longitude and latitude")
 
 
 def _sizes(crs: str, affines_N6: Floats, heights: Floats, widths: Floats) -> Floats:
@@ -313,6 +286,7 @@ def _sizes(crs: str, affines_N6: Floats, heights: Floats, widths: Floats) -> Flo
     _, _, down = geod.inv(lon_N4[:, 2], lat_N4[:, 2], lon_N4[:, 3], lat_N4[:, 3])
     sizes = np.stack([across, down], axis=1)
     known = good.all(axis=1) & np.isfinite(sizes).all(axis=1) & (sizes.min(axis=1) > 0)
+    known &= (a * e != b * d)[:, 0]
     return np.where(known[:, None], sizes, np.nan)
 
 
@@ -324,6 +298,6 @@ def _way(crs: str) -> "pyproj.Transformer | None":
     if system is None:
         return None
     try:
-        return pyproj.Transformer.from_crs(system, LONGITUDE_LATITUDE, always_xy=True)
+        return pyproj.Transformer.from_crs(system, "OGC:CRS84", always_xy=True)
     except pyproj.exceptions.ProjError:
         return None

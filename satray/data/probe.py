@@ -49,13 +49,11 @@ PROBED = pa.schema(
         pa.field("crc32", pa.uint32()),
         pa.field("header", _WORD),
         pa.field("transform", pa.list_(pa.float64(), 6)),
-        pa.field("more", pa.string()),
     ]
 )
 """A tile that was read, or the reason why not. `row`: of the listing; `bytes`: read; `stage`,
 `error`: `read` or `decode` and why, null where it went well; the rest is null where it did not.
-`header`: `header_text`, which most tiles share; `more`: particulars of the one file that its note
-ends with."""
+`header`: `header_text`, which most tiles share."""
 
 
 class Kind(NamedTuple):
@@ -138,8 +136,7 @@ class Archive:
             if known is not None and known.row < row:
                 self.groups[text] = replace(known, count=total)
             else:
-                header = header_of(text, good["more"][first].as_py())
-                self.groups[text] = Alike(row, self.keys[row].as_py(), header, total)
+                self.groups[text] = Alike(row, self.keys[row].as_py(), header_of(text), total)
 
     def alike(self, kind: Kind | None = None) -> list[Alike]:
         """All groups, or those of a kind, by their first rows."""
@@ -160,17 +157,15 @@ class Archive:
 
 
 def header_text(header: TileHeader) -> str:
-    """A header as a word of `PROBED`: without transform, and particulars of the file."""
-    own = {"transform": None, "note": header.note.partition(" (")[0]}
-    return json.dumps({**vars(header), **own})
+    """A header as a word of `PROBED`: without transform."""
+    return json.dumps({**vars(header), "transform": None})
 
 
-def header_of(text: str, more: str = "") -> TileHeader:
-    """Read `header_text`; `more` ends its note."""
+def header_of(text: str) -> TileHeader:
+    """Read `header_text`."""
     found = json.loads(text)
-    for name in ("bands", "pages_left"):
-        found[name] = tuple(found[name])
-    return TileHeader(**{**found, "units": as_units(found["units"]), "note": found["note"] + more})
+    units = as_units(found["units"])
+    return TileHeader(**{**found, "bands": tuple(found["bands"]), "units": units})
 
 
 def header_codes(tiles: pa.Table) -> tuple[NDArray[np.int64], list[str]]:
@@ -220,7 +215,6 @@ def probe(
             "crc32": zlib.crc32(data),
             "header": header_text(header),
             "transform": header.transform,
-            "more": header.note[len(header.note.partition(" (")[0]) :],
         }
         if splits[position] == "train":
             kind = json.dumps([header.bands, header.dtype, header.units])

@@ -7,7 +7,6 @@ of the file itself.
 Legend: C bands, H x W pixels.
 """
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -16,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import RasterioError
 
 from satray.data.values import Unit, Units, held, unit_of
 from satray.errors import DecodeError
@@ -25,10 +23,9 @@ PagesKey = Literal["bands", "first"]
 """bands: pages of the first one's size and dtype are bands, in order; first: only that one is."""
 
 DTYPES = (
-    *("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
-    *("float16", "float32", "float64"),
+    *("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64"),
 )
-"""Stored dtypes that are read; complex ones are not."""
+"""Stored dtypes that are read: values that a float64 holds."""
 
 MASK = ".msk"
 """What GDAL appends to a raster's name for a mask that lies beside it."""
@@ -36,10 +33,7 @@ MASK = ".msk"
 MOST = 1024
 """Pages of a file that are looked at."""
 
-_IMAGEJ = re.compile(r"ImageJ=.*?\nimages=(\d+)\n", re.DOTALL)
-_TIFFFILE = re.compile(r'\{"shape": \[([\d, ]+)\].*"truncated": true')
 _PAGE = re.compile(r"GTIFF_DIR:(\d+):(.*)", re.DOTALL)
-_LABEL = re.compile(r"[\w .()/+-]{1,40}")
 
 
 class Raster:
@@ -56,15 +50,13 @@ class Raster:
             pages: which pages are bands.
 
         Raises:
-            DecodeError: more pages than `MOST`.
+            DecodeError: more pages than `MOST`, or pages with masks of their own.
         """
         self.source = source
         self.pages: list[Any] = [source]
         """Pages whose bands are taken."""
         self.pages_left: tuple[str, ...] = ()
         """The pages that are not taken because they are unlike the first: what each is."""
-        self._more = 0
-        self._page_masks: list[Any] = []
         self._mask: Any = None
         self._opened = [source]
         if source.driver == "GTiff":
@@ -114,13 +106,6 @@ class Raster:
         return table
 
     @cached_property
-    def converted(self) -> str | None:
-        """What it is where its bands are made red, green and blue: `palette`, `CMYK`; else None."""
-        if self.source.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK":
-            return "CMYK"  # by GDAL
-        return None if self.palette is None else "palette"
-
-    @cached_property
     def count(self) -> int:
         """Bands of all pages taken; 3 of a palette."""
         return len(self._at) if self.palette is None else 3
@@ -139,23 +124,13 @@ class Raster:
 
     @property
     def descriptions(self) -> tuple[str | None, ...]:
-        """The bands' own; else, where each page has one band and a label of its own, those."""
-        if self.palette is not None:
-            return (None,) * 3
-        own: tuple[str | None, ...] = self._each("descriptions")
-        labels = [str(p.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")).strip() for p in self.pages]
-        # several writers put JSON or XML there
-        if any(own) or len(own) > len(labels) or not all(map(_LABEL.fullmatch, labels)):
-            return own
-        return tuple(labels)
+        """The bands' own."""
+        return (None,) * 3 if self.palette is not None else self._each("descriptions")
 
     @cached_property
     def nodata(self) -> tuple[float | None, ...]:
         """Declared nodata of each band; a palette's is in what it shows."""
-        if self.palette is not None:
-            return (None,) * 3
-        stored: tuple[float | None, ...] = self._each("nodatavals")
-        return tuple(None if value is None else value * self._gain for value in stored)
+        return (None,) * 3 if self.palette is not None else self._each("nodatavals")
 
     def units(self, numbers: Sequence[int]) -> Units:
         """The units that the file states of bands, from 1; `()` where of none.
@@ -163,7 +138,7 @@ class Raster:
         Raises:
             DecodeError: as `unit_of`.
         """
-        if self.converted:
+        if self.palette is not None:
             return ()
         stated = list(zip(*map(self._each, ("scales", "offsets", "units")), strict=True))
         found: list[Unit | None] = []
@@ -181,22 +156,17 @@ class Raster:
             named: how many bands are named: where all are, one tagged alpha is data too.
         """
         tagged = [i + 1 for i, colour in enumerate(self.colours) if colour == "alpha"]
-        if self.converted == "CMYK":
-            return [1, 2, 3], tagged[0] if tagged else None
         if named >= self.count or not tagged:
             return list(range(1, self.count + 1)), None
         return [i for i in range(1, self.count + 1) if i not in tagged], tagged[0]
 
     def told(self) -> str:
-        """How many bands there are, and where from: `4 bands (4 pages of 1)`."""
+        """How many bands there are, and of how many pages: `4 bands of 4 pages; 1 left out`."""
         told = f"{self.count} band{'s' * (self.count > 1)}"
-        if not self._more:
+        taken, left = len(self.pages), len(self.pages_left)
+        if taken + left == 1:
             return told
-        used, other = len(self.pages), self._more + 1 - len(self.pages)
-        each = {page.count for page in self.pages}
-        of = f"{used} pages" + (f" of {each.pop()}" if len(each) == 1 else "")
-        of = of if used > 1 else "the first page's"
-        return f"{told} ({of}" + (f"; {other} more left out)" if other else ")")
+        return f"{told} of {taken} page{'s' * (taken > 1)}" + f"; {left} left out" * (left > 0)
 
     def read(
         self, numbers: Sequence[int], alpha: int | None = None, window: Any = None
@@ -210,7 +180,7 @@ class Raster:
 
         Returns:
             (C, H, W); and (H, W) or (C, H, W), None where nothing is hidden. Declared nodata is
-            left to `valid_values`, save what no float64 holds.
+            left to `valid_values`.
         """
         numbers = list(numbers)
         shown = self._shown([1] if self.palette is not None else numbers, window)
@@ -228,7 +198,7 @@ class Raster:
             x_CHW = np.stack([page.read(band, window=window) for page, band in places])
         if alpha is not None:
             x_CHW, shown = x_CHW[:-1], _both(shown, x_CHW[-1] > 0)
-        return x_CHW if self._gain == 1 else x_CHW * np.uint8(self._gain), shown
+        return x_CHW, shown
 
     def _shown(self, numbers: list[int], window: Any) -> NDArray[np.bool_] | None:
         """What internal masks, colours that are nodata, and the `.msk` show."""
@@ -238,22 +208,10 @@ class Raster:
         flags = self.source.mask_flag_enums[first - 1]
         if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
             shown = self.source.read_masks(first, window=window) > 0
-            for mask in self._page_masks:
-                shown = _both(shown, mask.read(1, window=window) > 0)
-        elif len(self.pages) == 1 and any(map(self._inexact, numbers)):
-            shown = self.source.read_masks(numbers, window=window) > 0
         if self._mask is None:
             return shown
-        flag = self._mask.tags().get("INTERNAL_MASK_FLAGS_1", "2")
-        each = self._mask.count == len(self._at) > 1 and not (flag.isdigit() and int(flag) & 2)
+        each = self._mask.count == len(self._at) > 1
         return _both(shown, self._mask.read(numbers if each else 1, window=window) > 0)
-
-    def _inexact(self, number: int) -> bool:
-        """Whether a band declares a nodata of 64 bits that rasterio rounds, or takes for none."""
-        value = self.source.nodatavals[number - 1]
-        declared = MaskFlags.nodata in self.source.mask_flag_enums[number - 1]
-        wide = self.dtype in ("int64", "uint64")
-        return wide and declared and (value is None or abs(value) >= 2**53)
 
     @cached_property
     def _at(self) -> list[tuple[Any, int]]:
@@ -263,80 +221,40 @@ class Raster:
     def _each(self, name: str) -> tuple[Any, ...]:
         return tuple(value for page in self.pages for value in getattr(page, name))
 
-    @cached_property
-    def _gain(self) -> int:
-        """Factor that spreads gray levels of fewer than 8 bits in a PNG over 0..255; else 1."""
-        source = self.source
-        if source.driver != "PNG" or source.count != 1 or self.palette is not None:
-            return 1
-        bits = int(source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
-        return int(255 // (2**bits - 1)) if source.dtypes[0] == "uint8" else 1
-
     def _take_pages(self, open_page: Callable[[str], Any], pages: PagesKey) -> None:
+        if pages == "first":
+            return
         # metadata may claim pages of any file; a first page that is a preview is not among them
         found = [_PAGE.fullmatch(name) for name in self.source.subdatasets]
         numbers = {int(match[1]) for match in found if match and match[2] == self.source.name}
         numbers -= {1}
-        self._more = len(numbers)
-        if not numbers and pages == "bands" and (hidden := _hidden(self.source)):
-            self._more = hidden
-            self.pages_left = (f"{hidden} more images that only its description names",)
-        if pages == "first":
-            return
-        if self._more >= MOST and numbers:
+        if len(numbers) >= MOST:
             raise DecodeError(
-                f"holds {self._more + 1:,} pages; accepted: at most {MOST:,}, or pages=first, "
+                f"holds {len(numbers) + 1:,} pages; accepted: at most {MOST:,}, or pages=first, "
                 "which takes one"
             )
-
-        def opened(number: int) -> Any:
+        for number in sorted(numbers):
             page = open_page(f"GTIFF_DIR:{number}:{self.source.name}")
             self._opened.append(page)
-            return page
-
-        masked = MaskFlags.per_dataset in self.source.mask_flag_enums[0]
-        for number in sorted(numbers):
-            page = opened(number)
-            why = _unlike(self.source, page)
-            if why is not None:
-                bands = f"{page.count} band{'s' * (page.count > 1)} of {page.dtypes[0]}"
-                left = f"page {number} ({page.height} x {page.width} px, {bands}{why})"
-                self.pages_left += (left,)
+            if _alike(self.source, page):
+                self.pages.append(page)
                 continue
-            self.pages.append(page)
-            if masked and number + 1 not in numbers:
-                # what follows a page, is of its size, and no page to GDAL is its mask
-                try:
-                    mask = opened(number + 1)
-                except RasterioError:  # no such directory
-                    continue
-                if (mask.shape, mask.count) == (page.shape, 1):
-                    self._page_masks.append(mask)
+            bands = f"{page.count} band{'s' * (page.count > 1)} of {page.dtypes[0]}"
+            self.pages_left += (f"page {number} ({page.height} x {page.width} px, {bands})",)
+        # what follows a page, and is no page to GDAL, may be its mask
+        if len(self.pages) > 1 and MaskFlags.per_dataset in self.source.mask_flag_enums[0]:
+            raise DecodeError("holds several pages with masks; accepted: pages=first, or no masks")
 
 
 def _both(a: NDArray[np.bool_] | None, b: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return b if a is None else a & b
 
 
-def _hidden(source: Any) -> int:
-    """Images after the first without a directory, as ImageJ and tifffile may write stacks."""
-    text = source.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
-    if stack := _IMAGEJ.match(text):
-        return int(stack[1]) - 1
-    if shaped := _TIFFFILE.match(text):
-        size = int(source.count * source.height * source.width)
-        return max(math.prod(map(int, shaped[1].split(","))) // size - 1, 0)
-    return 0
-
-
-def _unlike(first: Any, page: Any) -> str | None:
-    """Why a page is no band of the first one's image; None where it is, empty where it shows."""
+def _alike(first: Any, page: Any) -> bool:
+    """Whether a page is a band of the first one's image: of its size, dtype and place."""
     if (page.shape, set(page.dtypes)) != (first.shape, set(first.dtypes)):
-        return ""
-    for some in (first, page):
-        converted = some.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE")
-        if converted or ColorInterp.palette in some.colorinterp:
-            return ", colours of a palette or of another space"
-    placed = page.crs is not None or not page.transform.is_identity
+        return False
+    if any(ColorInterp.palette in some.colorinterp for some in (first, page)):
+        return False
     same = page.crs == first.crs and page.transform.almost_equals(first.transform, 1e-9)
-    return ", of another place" if placed and not same else None
+    return same or (page.crs is None and page.transform.is_identity)

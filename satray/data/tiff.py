@@ -96,7 +96,7 @@ def _pixels(data: bytes, tags: dict[int, tuple[int, ...]]) -> NDArray[Any] | Non
     (bit,), (kind,) = bits, kinds
     if tags[PHOTOMETRIC] not in ((1,), (2,)) or kind not in FORMATS:
         return None
-    if bit not in (8, 16, 32, 64) or (kind == 3 and bit < 32):
+    if bit not in ((32, 64) if kind == 3 else (8, 16, 32)):
         return None
     dtype = np.dtype(f"<{FORMATS[kind]}{bit // 8}")
     planes = count if tags[PLANAR] == (2,) else 1
@@ -118,14 +118,10 @@ def _pixels(data: bytes, tags: dict[int, tuple[int, ...]]) -> NDArray[Any] | Non
 
 
 def _number(text: bytes) -> float:
-    """The value that GDAL's tag spells; whole numbers exactly, those of 64 bits too.
+    """The value that GDAL's tag spells.
 
     Raises ValueError where GDAL reads it otherwise than Python.
     """
     if b"_" in text or b"-nan" in text.lower():
         raise ValueError
-    try:
-        whole = int(text)
-    except ValueError:
-        return float(text)
-    return whole if -(2**63) <= whole < 2**64 else float(text)
+    return float(text)

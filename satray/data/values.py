@@ -2,10 +2,10 @@
 
 One rule for all who read.
 
-A value is measured where no mask or alpha hides its pixel, where it is finite, and where it is not
-the nodata value that its band declares. Nodata holds band by band, save what is a measurement
-wherever another band has one: values of 8 bits, and the 0 of whole numbers, are nodata only where
-every band that declares one holds its own. A band that declares none has no say.
+A value is measured where no mask or alpha hides its pixel, where it is finite and below `HUGE`, and
+where it is not the nodata value that its band declares. Nodata holds band by band, save what is a
+measurement wherever another band has one: values of 8 bits, and the 0 of whole numbers, are nodata
+only where every band that declares one holds its own. A band that declares none has no say.
 
 A file or its STAC Item may state `value = stored * scale + offset`. The unit of an archive, and of
 a bundle trained on it, is what its tiles state, or what the recipe of `prepare` does. Numbers that
@@ -31,11 +31,7 @@ Nodata = Sequence[float | None]
 """Declared nodata of each band, as read; None: declares none."""
 
 HUGE = 1e20
-"""Values of this size and beyond measure nothing."""
-
-SPELT = 1e-5
-"""Relative difference within which a huge value is the one that is declared: texts name the
-largest floats by as few as six digits, and what rounds beyond them reads as infinity."""
+"""Floats of this size and beyond measure nothing: fills, however a file spells them."""
 
 NAMELESS = frozenset(("", "1", "-", "none", "unitless", "dimensionless", "dn"))
 """Names of units, lower case, that say nothing."""
@@ -63,7 +59,7 @@ def valid_values(
     floats = x_CHW.dtype.kind == "f"
     if not floats and shown is None and not any(hole.any() for hole in declared):
         return None
-    valid_CHW = np.isfinite(x_CHW) if floats else np.ones(x_CHW.shape, bool)
+    valid_CHW = np.abs(x_CHW) < HUGE if floats else np.ones(x_CHW.shape, bool)
     if shown is not None:
         valid_CHW &= shown
     void_HW: NDArray[np.bool_] | None = None
@@ -84,21 +80,11 @@ def valid_values(
 def held(x_HW: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
     """Where a band holds its nodata value (H, W), compared in its dtype.
 
-    Nowhere where it declares none, or one that the dtype lacks. Huge floats are compared within
-    `SPELT`.
+    Nowhere where it declares none, or one that the dtype lacks.
     """
-    kind = x_HW.dtype
-    if nodata is None or not _fits(nodata, kind):
+    if nodata is None or not _has(x_HW.dtype, nodata):
         return np.zeros(x_HW.shape, bool)
-    if np.isnan(nodata):
-        return np.asarray(np.isnan(x_HW))
-    with np.errstate(over="ignore"):
-        if kind.kind != "f" or abs(nodata) < HUGE:
-            return np.asarray(x_HW == kind.type(nodata))
-        largest = float(np.finfo(kind).max)
-        share_HW = x_HW / kind.type(np.clip(nodata, -largest, largest))
-    near_HW = (share_HW <= 1 + SPELT) | np.isinf(share_HW)
-    return np.asarray(near_HW & (share_HW >= 1 - SPELT))
+    return np.asarray(x_HW == x_HW.dtype.type(nodata))
 
 
 def together(dtype: np.dtype[Any], nodata: float | None) -> bool:
@@ -130,10 +116,7 @@ def mean_of(values: NDArray[Any]) -> Any:
     if values.size == 0:
         return values.dtype.type(0)
     mean = values.mean(dtype=np.float64)
-    if values.dtype.kind == "f":
-        return values.dtype.type(mean)
-    # rounding may pass the largest value of 64 bits
-    return values.dtype.type(min(round(float(mean)), int(values.max())))
+    return values.dtype.type(mean if values.dtype.kind == "f" else round(float(mean)))
 
 
 def refuse_empty(valid_CHW: NDArray[np.bool_] | None, bands: Sequence[str] | None = None) -> None:
@@ -184,9 +167,6 @@ class Change:
         wanted = np.dtype(dtype)
         y_CHW = np.empty(x_CHW.shape, wanted)
         for y_HW, x_HW, gain, shift in zip(y_CHW, x_CHW, self.gain, self.shift, strict=True):
-            if (gain, shift) == (1, 0) and x_CHW.dtype == wanted:
-                y_HW[...] = x_HW  # 64 bits are more than a float holds
-                continue
             value_HW = x_HW.astype(np.float64) * gain + shift
             y_HW[...] = value_HW if wanted.kind == "f" else whole(value_HW, wanted)
         return y_CHW
@@ -280,9 +260,7 @@ def convertible(found: Sequence[Unit | None], wanted: Sequence[Unit | None], dty
 def whole(value_HW: NDArray[np.float64], wanted: np.dtype[Any]) -> NDArray[np.float64]:
     """Rounded, and within what a dtype of whole numbers holds."""
     limits = np.iinfo(wanted)
-    # the largest of 64 bits rounds up to what no longer fits
-    top = float(limits.max) if wanted.itemsize < 8 else np.nextafter(float(limits.max), 0)
-    rounded: NDArray[np.float64] = np.clip(np.rint(np.nan_to_num(value_HW)), limits.min, top)
+    rounded: NDArray[np.float64] = np.clip(np.rint(np.nan_to_num(value_HW)), limits.min, limits.max)
     return rounded
 
 
@@ -307,14 +285,12 @@ def resample(x_CHW: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     return np.asarray(y_CHW, dtype=dtype)
 
 
-def _fits(nodata: float, kind: np.dtype[Any]) -> bool:
-    """Whether a dtype has a value; the largest floats are spelt with few digits."""
+def _has(kind: np.dtype[Any], value: float) -> bool:
+    """Whether a dtype has a value."""
     if kind.kind == "f":
-        finite = bool(np.isfinite(nodata))
-        return not finite or abs(nodata) * (1 - SPELT) <= float(np.finfo(kind).max)
+        return abs(value) < HUGE
     limits = np.iinfo(kind)
-    whole_number = np.isfinite(nodata) and nodata == int(nodata)
-    return bool(whole_number and limits.min <= nodata <= limits.max)
+    return limits.min <= value <= limits.max and value == int(value)
 
 
 def _holes(x_CHW: NDArray[Any], nodata: Nodata) -> list[NDArray[np.bool_] | None]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from satray.data.bands import select
 from satray.data.decode import decode, fitted, read_files, read_pixels
-from satray.data.georeference import WorldFile, world_at
+from satray.data.georeference import World, world_at
 from satray.data.index import versions
 from satray.data.raster import PagesKey
 from satray.data.values import Units, units_of_file
@@ -111,7 +111,7 @@ def read_tile(
     known: TileFacts,
     wanted: Wanted,
     mask: bytes | None = None,
-    world: WorldFile | None = None,
+    world: World | None = None,
 ) -> ReadTile:
     """Decode one tile and pick its bands.
 

@@ -15,13 +15,7 @@ from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 
 from satray.data.decode import TileHeader, decode
-from satray.data.georeference import (
-    WorldFile,
-    crs_name,
-    ground_pixel,
-    lonlat,
-    world_files,
-)
+from satray.data.georeference import World, crs_name, ground_pixel, lonlat, world_files
 from satray.errors import InputError
 from satray.storage import Entry
 
@@ -43,14 +37,14 @@ def tiff(driver: str = "GTiff", **more) -> bytes:
         return bytes(memory.getbuffer())
 
 
-def world(affine: Affine = UTM, name: str = "a.tfw", mark: bytes = b"") -> WorldFile:
+def world(affine: Affine = UTM, mark: bytes = b"") -> World:
     x, y = affine @ (0.5, 0.5)
     numbers = (affine.a, affine.d, affine.b, affine.e, x, y)
-    return WorldFile(name, lambda: mark + "\n".join(f"{n!r}" for n in numbers).encode())
+    return lambda: mark + "\n".join(f"{n!r}" for n in numbers).encode()
 
 
-def text(data: bytes) -> WorldFile:
-    return WorldFile("a.tfw", lambda: data)
+def text(data: bytes) -> World:
+    return lambda: data
 
 
 def gone() -> bytes:
@@ -63,14 +57,10 @@ def points(affine: Affine, move: float = 0, places=((0, 0), (0, 64), (48, 0), (4
     return [*found[:-1], GroundControlPoint(places[-1][1], places[-1][0], x, y)]
 
 
-def header(data: bytes, beside: WorldFile | None = None) -> TileHeader:
+def header(data: bytes, beside: World | None = None) -> TileHeader:
     return decode(data, world=beside).header
 
 
-MERIDIAN = Affine(0.001, 0, 179.98, 0, -0.001, 10)
-TURN = [
-    GroundControlPoint(p.row, p.col, p.x - 360 * (p.x > 180), p.y) for p in points(MERIDIAN)
-]  # over the antimeridian
 RPC_KEYS = "LINE_OFF SAMP_OFF LAT_OFF LONG_OFF HEIGHT_OFF LINE_SCALE SAMP_SCALE LAT_SCALE"
 RPCS = dict.fromkeys(f"{RPC_KEYS} LONG_SCALE HEIGHT_SCALE".split(), "1") | {
     f"{name}_COEFF": " ".join(["1"] * 20)
@@ -91,47 +81,42 @@ PLACES = {  # the file, what lies beside it, its CRS, its affine, what is said o
     ),
     "points": (
         tiff(gcps=points(UTM, 0.3)), world(UTM @ Affine.scale(7)), UTM33, UTM,
-        r"^placed by control points \(5, off by 0\.",
+        r"^placed by control points$",
     ),
     "turned points": (
         tiff(gcps=points(TURNED @ Affine.scale(1, 3), 0.3)), None, UTM33,
         TURNED @ Affine.scale(1, 3), "^placed by control points",
     ),
-    "points over a meridian": (
-        tiff(gcps=TURN, crs=CRS.from_epsg(4326)), None, "EPSG:4326", MERIDIAN, "^placed by control",
-    ),
     "points off": (
         tiff(gcps=points(UTM, 3)), None, None, None,
-        r"^control points that no affine meets: pixel coordinates \(off by ",
+        "^control points that no affine meets: pixel coordinates$",
     ),
     "points off, placed": (tiff(gcps=points(UTM, 3)), world(), None, UTM, "^placed by a world"),
-    "points on a line": (tiff(gcps=ON_A_LINE), None, None, None, "^control points that lie on a"),
-    "two points": (tiff(gcps=ON_A_LINE[:2]), None, None, None, "^control points that lie on a li"),
+    "points on a line": (tiff(gcps=ON_A_LINE), None, None, None, "^control points that no affine"),
+    "two points": (tiff(gcps=ON_A_LINE[:2]), None, None, None, "^control points that no affine"),
     "points without numbers": (
         tiff(gcps=points(UTM, np.nan)), None, None, None,
-        "^control points without numbers: pixel coordinates$",
+        "^control points that no affine meets: pixel coordinates$",
     ),
     "a world file": (
-        tiff(crs=UTM33), world(), UTM33, UTM, r"^placed by a world file \(a\.tfw\)$",
+        tiff(crs=UTM33), world(), UTM33, UTM, "^placed by a world file$",
     ),
     "turned": (tiff(crs=UTM33), world(TURNED), UTM33, TURNED, "^placed by a world file"),
     "with a mark": (
         tiff(crs=UTM33), world(mark=b"\xef\xbb\xbf"), UTM33, UTM, "^placed by a world file",
     ),
     "without a CRS": (
-        tiff("PNG"), world(TURNED, "a.pgw"), None, TURNED,
-        r"^placed by a world file without a CRS: no longitude and latitude \(a\.pgw\)$",
+        tiff("PNG"), world(TURNED), None, TURNED,
+        "^placed by a world file without a CRS: no longitude and latitude$",
     ),
     "five numbers": (
         tiff(crs=UTM33), text(b"10 0 0 -10 500005"), None, None,
-        r"^a world file that is none: pixel coordinates \(a\.tfw\)$",
+        "^a world file that is none: pixel coordinates$",
     ),
-    "no text": (tiff(crs=UTM33), text(b"\xff\x00" * 9), None, None, "^a world file that is none"),
     "no area": (tiff(crs=UTM33), text(b"0 0 0 0 5 5"), None, None, "^a world file without area"),
-    "no number": (tiff(crs=UTM33), text(b"nan 0 0 -1 5 5"), None, None, "^a world file without ar"),
     "gone": (
-        tiff(crs=UTM33), WorldFile("a.tfw", gone), None, None,
-        r"^a world file out of reach: pixel coordinates \(s3://b/a\.tfw: not there\)$",
+        tiff(crs=UTM33), gone, None, None,
+        "^a world file out of reach: pixel coordinates$",
     ),
     "RPC": (tiff(rpcs=RPCS), None, None, None, "RPC"),
 }  # fmt: skip
@@ -260,6 +245,6 @@ def test_pixels_without_ground(crs, affine) -> None:
 def test_a_hidden_neighbour_is_never_opened_by_itself(tmp_path) -> None:
     path = tmp_path / "a.tif"
     path.write_bytes(tiff(crs="EPSG:32633"))
-    (tmp_path / "a.tfw").write_bytes(world().read())
+    (tmp_path / "a.tfw").write_bytes(world()())
     assert header(path.read_bytes()).transform is None
     assert rasterio.open(path).transform == UTM  # what GDAL would have done

@@ -31,10 +31,9 @@ SHOWN = (COLUMN >= 9) & ((ROW != 12) | (COLUMN != 20))
 LARGEST = 3.4028234663852886e38
 
 FILLS = [
-    ("uint8", 0), ("uint8", 255), ("int8", -128), ("uint16", 0), ("uint16", 65535),
-    ("int16", -9999), ("uint32", 2**32 - 1), ("int64", -(2**50) - 1),
-    *[("float32", fill) for fill in (0.0, -9999.0, 1e20, -LARGEST, -np.inf, 0.1, np.nan)],
-    ("float64", -1.7976931348623157e308), ("float64", 9.969209968386869e36),
+    ("uint8", 0), ("int8", -128), ("uint16", 0), ("int16", -9999), ("uint32", 2**32 - 1),
+    *[("float32", fill) for fill in (0.0, -9999.0, 1e20, -LARGEST, 0.1, np.nan)],
+    ("float64", -1.7976931348623157e308),
 ]  # fmt: skip
 
 
@@ -155,16 +154,12 @@ def test_masks_and_alpha_hide_all_bands(tmp_path, way, dtype, layout):
 @pytest.mark.parametrize(
     ("dtype", "written", "text", "fill"),
     [
-        ("float32", 123456789012, "3.4028235e38", LARGEST),
         ("float32", 1234567890123, "-3.4028235e38", -LARGEST),
         ("float32", 123, "nan", np.nan),
-        ("float32", 1234, "-inf", -np.inf),
         ("float32", 1234, "1e39", None),
-        ("uint16", 12345, "65536", None),
         ("uint16", 12345, "-9999", None),
         ("int16", 123, "0.5", None),
         ("uint8", 123, "nan", None),
-        ("uint8", 123, "256", None),
     ],
 )  # fmt: skip
 def test_as_the_tag_spells_it(tmp_path, dtype, written, text, fill, layout):
@@ -183,14 +178,9 @@ def test_as_the_tag_spells_it(tmp_path, dtype, written, text, fill, layout):
     ("dtype", "text", "fill"),
     [
         ("float32", "-3.40282e+38", -LARGEST),
-        ("float64", "-1.79769313486232e+308", -1.7976931348623157e308),
-        ("float64", "3.40282346639e+38", LARGEST),
         ("float64", "9.96921e+36", 9.969209968386869e36),
-        ("float32", "100000000000000000000", 1e20),
+        ("float32", "-9.999e3", -9999),
         ("float32", "-nan", 0),
-        ("uint64", "18446744073709551615", 2**64 - 1),
-        ("int64", "9223372036854775807", 2**63 - 1),
-        ("int64", "-9007199254740993", -(2**53) - 1),
     ],
 )
 def test_as_other_writers_spell_it(tmp_path, dtype, text, fill):
@@ -262,7 +252,7 @@ def test_names_make_data_of_a_band_tagged_alpha(tmp_path):
         decode(data, bands=names[2:])
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     st.sampled_from(["mask", "msk", "alpha", "premultiplied"]),
     st.sampled_from(["uint8", "uint16", "int16", "float32"]),

@@ -60,7 +60,7 @@ def test_places_of_tiles_that_have_no_plain_one(tmp_path) -> None:
     assert found == {
         "both": ("EPSG:32631", material.UTM[:6], ""),
         "crs": (None, None, "a CRS without a transform: pixel coordinates"),
-        "world": ("EPSG:32631", material.UTM[:6], "placed by a world file (world.tfw)"),
+        "world": ("EPSG:32631", material.UTM[:6], "placed by a world file"),
     }
 
 
