@@ -15,7 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from satray.config.train import AverageOptions
-from satray.errors import InputError
 from satray.train.parallel import live_norms, share_running_statistics
 from satray.train.state import model_state
 
@@ -27,7 +26,6 @@ class Averages:
         """Begin at the network as it is, on its device and in its memory format."""
         self._network = network
         self._decay = options.ema
-        self._updates = 0
         self._ema: AveragedModel | None = None
         if options.ema:
             self._ema = AveragedModel(network, multi_avg_fn=self._move, use_buffers=True)
@@ -68,14 +66,14 @@ class Averages:
         """
         if self._ema is not None:
             self._ema.update_parameters(self._network)
-            self._updates += 1
 
     def _move(self, average: Any, live: Any, _: Any) -> None:
         """One update of tensors of one type; counts of batches are the network's own."""
         if not average[0].is_floating_point():
             torch._foreach_copy_(average, live)
             return
-        t = self._updates
+        assert self._ema is not None
+        t = int(self._ema.n_averaged) - 1  # which is on the CPU: nothing waits for a GPU
         torch._foreach_lerp_(average, live, 1 - min(self._decay, (1 + t) / (10 + t)))
 
     @torch.no_grad()
@@ -104,30 +102,18 @@ class Averages:
             self.swa.update_parameters(self.kept)
 
     def state(self) -> dict[str, Any]:
-        """For `TrainState.extra`; live tensors."""
-        state: dict[str, Any] = {}
-        if self._ema is not None:
-            state["ema"] = {"updates": self._updates, "weights": model_state(self.kept)}
-        if self.swa is not None:
-            state["swa"] = model_state(self.swa)
-        return state
+        """For `TrainState.averages`; live tensors."""
+        return {name: model_state(each) for name, each in self._models()}
 
-    def restore(self, extra: dict[str, Any]) -> None:
-        """Go on from a `state`.
+    def restore(self, averages: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        for name, each in self._models():
+            each.load_state_dict(averages[name])
 
-        Raises:
-            InputError: it holds no such average as is asked for.
-        """
-        for name, wanted in (("ema", self._ema), ("swa", self.swa)):
-            if wanted is not None and name not in extra:
-                raise InputError(
-                    f"checkpoint: holds no average of the weights as average.{name} asks for"
-                )
-        if self._ema is not None:
-            self._updates = int(extra["ema"]["updates"])
-            self.kept.load_state_dict(extra["ema"]["weights"])
-        if self.swa is not None:
-            self.swa.load_state_dict(extra["swa"])
+    def _models(self) -> Iterator[tuple[str, AveragedModel]]:
+        for name, each in (("ema", self._ema), ("swa", self.swa)):
+            if each is not None:
+                yield name, each
 
     def _pairs(self) -> Iterator[tuple[nn.Module, nn.Module]]:
         """Modules of the moving average, each with the network's own."""

@@ -274,7 +274,7 @@ def _attempt(worker: Worker, recipe: CheckRecipe, inputs: Inputs, rate: float) -
     while len(losses) <= recipe.check.steps and not learnt:
         outputs.clear()
         total, readable, bad = step(inputs, rate).tolist()
-        losses.append(math.nan if bad else total / readable)
+        losses.append(math.nan if bad or not readable else total / readable)
         worker.tell(f"learning rate {rate:.3g}, step {len(losses) - 1}, loss {losses[-1]:.4f}")
         if len(losses) == 1:
             slopes = [weight.grad for weight in network.parameters() if weight.grad is not None]

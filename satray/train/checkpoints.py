@@ -1,7 +1,11 @@
 """What a training keeps below its state: where it goes on from, and its best weights.
 
-Each is one file, whole or not there, named by the pseudo-epochs that were done: the newest counts,
+Each is one file, whole or not there, named by the evaluations that were done: the newest counts,
 and older ones go once it is there. Rank 0 writes. Nothing here imports torch before it is needed.
+
+States are taken after evaluations only. Randomness needs no place in them: sample order and
+augmentation are pure in (seed, pseudo-epoch, row), and torch's generators (dropout) are seeded
+anew for each (seed, pseudo-epoch, rank).
 """
 
 from __future__ import annotations
@@ -12,11 +16,9 @@ import math
 import re
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from satray.config.train import AverageOptions
-from satray.errors import InputError
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:
@@ -24,20 +26,77 @@ if TYPE_CHECKING:
 
     from satray.train.evaluation import Predictions
     from satray.train.plan import TrainingPlan
-    from satray.train.state import TrainState
 
 FOLDER = "train"
 """Below the run's state."""
-AVERAGE = "average.pt"
-"""File of it: the mean of the snapshots' weights."""
 LOST = "unreadable"
 """Below the run's state: tiles that could not be read."""
-NAMES = ("kind", "samples_seen", "validation", "precision")
-"""Plain fields of `Kept`."""
 WORST = -1e30
 """Score of a metric that is not a number."""
 
 State = dict[str, "Tensor"]
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """A run after a whole number of pseudo-epochs. Tensors and plain types only."""
+
+    pseudo_epoch: int
+    """Pseudo-epochs finished; one more than the plan has where the average is evaluated too."""
+
+    model: State
+    """State dict of the network: parameters and buffers, contiguous."""
+
+    optimizer: dict[str, Any]
+    """State dict of the optimiser of the last step's stage; empty where no more steps are taken."""
+
+    history: tuple[dict[str, Any], ...]
+    """One flat row an evaluation so far (`Loop.step`)."""
+
+    averages: dict[str, Any]
+    """Averages of the weights (`Averages.state`)."""
+
+    averaged: dict[str, Any] | None = None
+    """Evaluation of the average of snapshots; None before it, and where it is not finite."""
+
+    def copied(self) -> TrainState:
+        """The same in the CPU's memory, where training changes nothing any more."""
+        names = ("model", "optimizer", "averages")
+        return replace(self, **{name: _copied(getattr(self, name)) for name in names})
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Weights that may become the bundle, and how they do on validation."""
+
+    kind: str
+    """`checkpoint`, or `swa`: the mean of the snapshots' weights."""
+    samples_seen: int
+    """By then."""
+    weights: State
+    """State dict of the network, on the CPU."""
+    validation: dict[str, Any]
+    """Flat: `val_loss`, metrics, `ap_C` of class C, ..."""
+    predictions: Predictions
+    """Of the validation split."""
+    precision: str = "fp32"
+    """Of those: `fp32`, or `bf16` autocast."""
+
+    def to_bytes(self) -> bytes:
+        """As `torch.save` writes it."""
+        import torch
+
+        seen = {name: torch.from_numpy(each) for name, each in vars(self.predictions).items()}
+        return to_bytes({**vars(self), "predictions": seen})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Kept:
+        """Read what `to_bytes` wrote; runs no code from the file."""
+        from satray.train.evaluation import Predictions
+
+        found = from_bytes(data)
+        seen = {name: each.numpy() for name, each in found.pop("predictions").items()}
+        return cls(**found, predictions=Predictions(**seen))
 
 
 @dataclass(frozen=True)
@@ -50,39 +109,6 @@ class Checkpoints:
     """URI of the state after them; None before the first."""
     best: str | None = None
     """URI of the best weights so far (`Kept`)."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Weights that may become the bundle, and how they do on validation."""
-
-    kind: str
-    """`checkpoint`, or `swa`: the mean of the snapshots' weights."""
-    samples_seen: int
-    """By then."""
-    weights: State
-    """State dict of the network."""
-    validation: dict[str, Any]
-    """Flat: `val_loss`, metrics, `ap_C` of class C, ..."""
-    predictions: Predictions
-    """Of the validation split."""
-    precision: str = "fp32"
-    """Of those: `fp32`, or `bf16` autocast."""
-
-    def to_bytes(self) -> bytes:
-        """As `torch.save` writes it."""
-        parts = {name: getattr(self, name) for name in NAMES}
-        seen = self.predictions.to_bytes()
-        return to_bytes({**parts, "weights": self.weights, "predictions": seen})
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Kept:
-        """Read what `to_bytes` wrote; runs no code from the file."""
-        from satray.train.evaluation import Predictions
-
-        found = from_bytes(data)
-        seen = Predictions.from_bytes(found.pop("predictions"))
-        return cls(**found, predictions=seen)
 
 
 def find(storage: Storage, state: str) -> Checkpoints:
@@ -104,18 +130,21 @@ def find(storage: Storage, state: str) -> Checkpoints:
     return Checkpoints(done, kept["latest"][done], kept["best"].get(best))
 
 
-def is_done(storage: Storage, state: str, plan: TrainingPlan, average: AverageOptions) -> bool:
-    """Whether a training has come to its end."""
-    if find(storage, state).pseudo_epochs < plan.pseudo_epochs:
-        return False
-    return not average.swa or storage.exists(join(state, FOLDER, AVERAGE))
+def is_done(storage: Storage, state: str, plan: TrainingPlan) -> bool:
+    """Whether a training has come to its end, the average of its snapshots included."""
+    return find(storage, state).pseudo_epochs >= plan.pseudo_epochs + bool(plan.snapshots)
 
 
-def load(storage: Storage, uri: str) -> TrainState:
-    """Read the training state of a checkpoint."""
-    from satray.train.state import TrainState
+def latest_of(storage: Storage, state: str) -> TrainState | None:
+    """The training state that a run goes on from; None before the first."""
+    found = find(storage, state).latest
+    return None if found is None else TrainState(**from_bytes(storage.read(found)))
 
-    return TrainState.from_bytes(storage.read(uri))
+
+def best_of(storage: Storage, state: str) -> Kept | None:
+    """The best weights that a run reached; None where it left none."""
+    found = find(storage, state).best
+    return None if found is None else Kept.from_bytes(storage.read(found))
 
 
 class Writer:
@@ -146,43 +175,11 @@ class Writer:
         number = f"{state.pseudo_epoch:06d}"
         if best is not None:  # before the state, which says that the pseudo-epoch is done
             self._storage.write(join(self._folder, f"best-{number}.pt"), best.to_bytes())
-        self._storage.write(join(self._folder, f"latest-{number}.pt"), state.to_bytes())
+        self._storage.write(join(self._folder, f"latest-{number}.pt"), to_bytes(vars(state)))
         old = ("latest-", "best-") if best is not None else ("latest-",)
         for entry in self._storage.list(self._folder):
             if entry.key.startswith(old) and not entry.key.endswith(f"-{number}.pt"):
                 self._storage.delete(entry.uri)
-
-
-def write_average(storage: Storage, state: str, average: Kept | None) -> None:
-    """Write what came of the snapshots; None: weights that are good for nothing."""
-    data = b"" if average is None else average.to_bytes()
-    storage.write(join(state, FOLDER, AVERAGE), data)
-
-
-def choose(storage: Storage, state: str, best: str) -> tuple[Kept, Kept | None]:
-    """The weights of the bundle: the best checkpoint's, or the average's where it is better.
-
-    Args:
-        storage: how it is reached.
-        state: folder of the state of a run that is done.
-        best: metric that decides: map, accuracy, loss or auc.
-
-    Returns:
-        What was chosen, and the average, chosen or not; None where there is none.
-
-    Raises:
-        InputError: there is no checkpoint.
-    """
-    found = find(storage, state).best
-    if found is None:
-        raise InputError(f"{state}: training left no checkpoint")
-    checkpoint = Kept.from_bytes(storage.read(found))
-    uri = join(state, FOLDER, AVERAGE)
-    data = storage.read(uri) if storage.exists(uri) else b""
-    average = Kept.from_bytes(data) if data else None
-    if average is None or score(average.validation, best) <= score(checkpoint.validation, best):
-        return checkpoint, average
-    return average, average
 
 
 def score(validation: Mapping[str, Any], best: str) -> float:
@@ -191,19 +188,7 @@ def score(validation: Mapping[str, Any], best: str) -> float:
     return WORST if math.isnan(value) else value
 
 
-def is_best(history: tuple[dict[str, Any], ...], best: str) -> bool:
-    """Whether no evaluation was better than the last."""
-    worths = [score(row, best) for row in history]
-    return worths[-1] >= max(worths)
-
-
-def keep_lost(
-    storage: Storage,
-    state: str,
-    pseudo_epoch: int,
-    rank: int,
-    errors: Mapping[str, Mapping[int, str]],
-) -> None:
+def keep_lost(storage: Storage, state: str, name: str, errors: Any) -> None:
     """Write which tiles a worker could not read, before the checkpoint; nothing where all could.
 
     So a driver that is killed, even after the last checkpoint, loses none of them.
@@ -211,13 +196,11 @@ def keep_lost(
     Args:
         storage: how URIs are reached.
         state: folder of the run's state.
-        pseudo_epoch: in which it was met, 0 for the first.
-        rank: of the worker.
-        errors: split -> row of the split -> reason.
+        name: of the worker, and of where its attempt began.
+        errors: split -> row of the split -> reason; all of the attempt.
     """
     if any(errors.values()):
-        name = f"pseudo-epoch-{pseudo_epoch:06d}-{rank:04d}.json"
-        storage.write(join(state, LOST, name), json.dumps(errors).encode())
+        storage.write(join(state, LOST, f"{name}.json"), json.dumps(errors).encode())
 
 
 def lost(storage: Storage, state: str) -> dict[tuple[str, int], str]:
@@ -243,3 +226,11 @@ def from_bytes(data: bytes) -> Any:
     import torch
 
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _copied(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(each) for each in value]
+    return value.detach().to("cpu", copy=True) if hasattr(value, "detach") else value

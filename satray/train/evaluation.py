@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,27 +31,6 @@ class Predictions:
 
     labels_NK: NDArray[np.uint8]  # noqa: N815
     """0 or 1."""
-
-    unreadable: int
-    """Rows that could not be read."""
-
-    def to_bytes(self) -> bytes:
-        """As `numpy.savez_compressed` writes them."""
-        sink = io.BytesIO()
-        np.savez_compressed(
-            sink,
-            rows=self.rows,
-            logits=self.logits_NK,
-            labels=self.labels_NK,
-            unreadable=np.int64(self.unreadable),
-        )
-        return sink.getvalue()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Predictions:
-        """Read what `to_bytes` wrote."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as found:
-            return cls(found["rows"], found["logits"], found["labels"], int(found["unreadable"]))
 
 
 def evaluate(
@@ -106,14 +84,15 @@ def evaluate(
     seen: list[Predictions] = []
 
     def measured(shards: list[list[NDArray[Any]]]) -> dict[str, Any]:
-        predictions = _merged([shard for shard in shards if shard], error_budget)
+        predictions, lost = _merged([shard for shard in shards if shard], error_budget)
         seen.append(predictions)
-        found = watch(predictions.logits_NK, predictions.labels_NK, classes, task)
-        val_loss, metrics = measure(predictions, task, classes)
+        logits_NK, labels_NK = predictions.logits_NK, predictions.labels_NK
+        found = watch(logits_NK, labels_NK, classes, task)
+        z_NK, y_NK = (torch.from_numpy(each).double() for each in (logits_NK, labels_NK))
         return {
-            "val_loss": val_loss,
-            "val_unreadable": predictions.unreadable,
-            **flat(metrics),
+            "val_loss": float(loss_for(task)(z_NK, y_NK).mean()),
+            "val_unreadable": lost,
+            **flat(compute_metrics(logits_NK, labels_NK, classes, task)),
             **{f"ppr_{name}": value for name, value in found.rates.items()},
             "classes_always": len(found.always),
             "classes_never": len(found.never),
@@ -123,19 +102,8 @@ def evaluate(
     return row, seen[0] if seen else None
 
 
-def measure(predictions: Predictions, task: str, classes: Sequence[str]) -> tuple[float, Any]:
-    """The task's plain loss, as a mean over the tiles, and all metrics of some predictions."""
-    losses_N = loss_for(task)(
-        torch.from_numpy(predictions.logits_NK).double(),
-        torch.from_numpy(predictions.labels_NK).double(),
-    )
-    metrics = compute_metrics(predictions.logits_NK, predictions.labels_NK, classes, task)
-    return float(losses_N.mean()), metrics
-
-
-def _merged(shards: list[list[NDArray[Any]]], error_budget: float) -> Predictions:
-    if not shards:
-        raise ValueError("no batch to evaluate")
+def _merged(shards: list[list[NDArray[Any]]], error_budget: float) -> tuple[Predictions, int]:
+    """What all workers saw, and how many tiles could not be read."""
     rows, valid, labels, logits = (np.concatenate(part) for part in zip(*shards, strict=True))
     readable = np.flatnonzero(valid)
     kept, first = np.unique(rows[readable], return_index=True)  # sorts by row
@@ -149,7 +117,7 @@ def _merged(shards: list[list[NDArray[Any]]], error_budget: float) -> Prediction
             "validation logits are not finite; the last checkpoint stays. A lower learning rate "
             "may help"
         )
-    return Predictions(kept, logits[take], labels[take], lost)
+    return Predictions(kept, logits[take], labels[take]), lost
 
 
 def within_budget(unreadable: int, tiles: int, where: str, error_budget: float) -> None:
@@ -161,5 +129,5 @@ def within_budget(unreadable: int, tiles: int, where: str, error_budget: float) 
     if tiles and unreadable / tiles > error_budget:
         raise TrainingError(
             f"{where}: {unreadable:,} of {tiles:,} tiles could not be read (error_budget="
-            f"{error_budget:g}); the last checkpoint stays, and rerunning goes on from it"
+            f"{error_budget:g})"
         )

@@ -1,19 +1,16 @@
 """The network's first weights: made once by the driver, seen to be trainable, and staged."""
 
-import io
 from collections.abc import Callable, Iterable
-
-import torch
-from torch import nn
 
 from satray.errors import InputError
 from satray.models.network import Network
 from satray.models.weights import load_network_weights, read_weights
 from satray.runs.run import Run
 from satray.storage import Storage, join
+from satray.train.checkpoints import to_bytes
 from satray.train.parallel import live_norms
 from satray.train.setup import Setup
-from satray.train.state import seed_all
+from satray.train.state import begin
 
 FILE = "initial.pt"
 
@@ -39,8 +36,11 @@ def check_stages(network: Network, setup: Setup, stages: Iterable[int] | None = 
     together = setup.recipe.sync_batchnorm and plan.workers > 1
     for number in range(len(options)) if stages is None else stages:
         check_trainable(network, options[number].trainable, f"stages.{number}.")
-        if plan.micro_batch == 1 and not together:
-            refuse_single(network, plan.global_batch, plan.workers * plan.accumulate)
+        if plan.micro_batch == 1 and not together and any(live_norms(network)):
+            raise InputError(
+                f"batch={plan.global_batch}: one tile a worker, and batch norm needs two; take at "
+                f"least {2 * plan.workers * plan.accumulate}"
+            )
     network.set_trainable("all")
 
 
@@ -60,23 +60,6 @@ def check_trainable(network: Network, trainable: str, where: str = "") -> None:
     except InputError as error:
         raise InputError(f"{where}{error}") from None
     network.train()
-
-
-def refuse_single(network: nn.Module, batch: int, parts: int) -> None:
-    """Refuse a batch of one tile at a time where batch norm, as the network stands, needs two.
-
-    Args:
-        network: its trainable part chosen.
-        batch: global.
-        parts: pieces that it goes through the network in, over all workers.
-
-    Raises:
-        InputError: it does.
-    """
-    if any(not isinstance(norm, nn.SyncBatchNorm) for norm in live_norms(network)):
-        raise InputError(
-            f"batch={batch}: one tile a worker, and batch norm needs two; take at least {2 * parts}"
-        )
 
 
 def block_lines(network: Network) -> list[str]:
@@ -112,9 +95,7 @@ def stage(setup: Setup, run: Run, check: Check = check_stages) -> str:
     network, lines = prepared(setup, run.storage, check)
     for line in lines:
         run.say(line)
-    buffer = io.BytesIO()
-    torch.save(network.state_dict(), buffer)
-    run.storage.write(uri, buffer.getvalue())
+    run.storage.write(uri, to_bytes(network.state_dict()))
     return uri
 
 
@@ -126,13 +107,8 @@ def prepared(
     Raises:
         InputError: as `stage`.
     """
-    seed_all(setup.recipe.seed)
+    begin(setup.recipe.seed)
     network = setup.network()
     check(network, setup)  # here, and not when the stage is reached after hours
     found = read_weights(setup.sources, setup.variant, storage)
     return network, load_network_weights(network, found, setup.recipe.first_conv)
-
-
-def load(network: torch.nn.Module, storage: Storage, uri: str) -> None:
-    """Give a network the first weights that `stage` wrote."""
-    network.load_state_dict(torch.load(io.BytesIO(storage.read(uri)), weights_only=True))

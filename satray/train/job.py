@@ -13,9 +13,8 @@ from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
 from satray.train import checkpoints, tracking, worker
 from satray.train.calibrate import Calibration, calibrate
-from satray.train.checkpoints import Kept
 from satray.train.imbalance import constant_classes
-from satray.train.plan import TrainingPlan, snapshot_note, snapshot_steps
+from satray.train.plan import TrainingPlan
 from satray.train.setup import Setup, unchanged
 from satray.train.setup import read as setup_of
 from satray.train.worker import wants_ray
@@ -44,6 +43,7 @@ def plan(recipe: TrainRecipe, setup: Setup, storage: Storage) -> list[str]:
     """
     from satray.train.initial import block_lines, prepared
 
+    del recipe
     schedule = setup.plan
     network, loaded = prepared(setup, storage)
     return [
@@ -56,7 +56,6 @@ def plan(recipe: TrainRecipe, setup: Setup, storage: Storage) -> list[str]:
         f"{counted(schedule.pseudo_epochs, 'evaluation')}, one every "
         f"{schedule.samples_per_pseudo_epoch:,} samples to the nearest batch; best by {setup.best}",
         *schedule.lines,
-        *([snapshots] if (snapshots := snapshot_note(schedule, recipe.average)) else []),
         *(f"note: {line}" for line in (*schedule.warnings, *setup.notes)),
         *unchanged(setup, storage),
     ]
@@ -73,15 +72,15 @@ def work(recipe: TrainRecipe, setup: Setup, run: Run) -> Outcome:
                 run.say(f"note: {line}")
             weights = initial.stage(setup, run)
         setup, tested = range_test.settle(setup, run, weights)
-        told = _Teller(setup, run, tracker)
+        teller = _Teller(setup, run, tracker)
         with run.activity("starting and saving"):
             if run.ray:
                 from satray.train import ray_train
 
-                ray_train.fit(setup, run, weights, told)
+                ray_train.fit(setup, run, weights, teller)
             else:
-                worker.fit(setup, run, weights, told)
-        return _finish(setup, run, tracker, told, tested)
+                worker.fit(setup, run, weights, teller)
+        return _finish(setup, run, tracker, teller.rows, tested)
 
 
 class _Teller:
@@ -104,11 +103,11 @@ class _Teller:
         elif kind == "precision" and self._starts < 2:
             self._run.say(f"  precision: {'bf16 autocast' if message['bf16'] else 'fp32'}")
         elif kind == "progress":
-            now, plan = message["now"], self._setup.plan
+            plan = self._setup.plan
             self._run.progress(
-                f"pseudo-epoch {now.pseudo_epoch + 1} of {plan.pseudo_epochs}, step "
-                f"{now.step:,} of {plan.total_steps:,}, loss {said(now.loss)}, "
-                f"{now.images_per_second:.1f} images/s"
+                f"pseudo-epoch {message['pseudo_epoch'] + 1} of {plan.pseudo_epochs}, step "
+                f"{message['step']:,} of {plan.total_steps:,}, loss {said(message['loss'])}, "
+                f"{message['images_per_second']:.1f} images/s"
             )
         elif kind == "epoch" and message["row"] is not None:
             self.rows.append(message["row"])
@@ -139,22 +138,22 @@ def _finish(
     setup: Setup,
     run: Run,
     tracker: tracking.Tracker,
-    told: _Teller,
+    spent: list[dict[str, Any]],
     tested: tuple["Finding", ...],
 ) -> Outcome:
-    """Write the products of a trained run from its state."""
+    """Write the products of a trained run from its state; `spent`: rows of this attempt."""
     from satray.report.curves import curves
     from satray.train import range_test
     from satray.train.products import bundle, unreadable
 
-    latest = checkpoints.find(run.storage, run.state).latest
-    if latest is None:
-        raise TrainingError("training ended without a checkpoint")
     with run.activity("reading checkpoints"):
-        rows = checkpoints.load(run.storage, latest).history
-        kept, average = checkpoints.choose(run.storage, run.state, setup.best)
-        best = max(reversed(rows), key=lambda row: checkpoints.score(row, setup.best))
-    last, plan = rows[-1], setup.plan
+        latest = checkpoints.latest_of(run.storage, run.state)
+        kept = checkpoints.best_of(run.storage, run.state)
+    if latest is None or kept is None:
+        raise TrainingError("training ended without a checkpoint")
+    rows, averaged, plan = latest.history, latest.averaged, setup.plan
+    best = max(reversed(rows), key=lambda row: checkpoints.score(row, setup.best))
+    last = rows[-1]
     calibration = calibrate_on(setup, kept.predictions)
     for name, data in bundle(setup, run, kept, calibration).items():
         run.publish(f"bundle/{name}", data)
@@ -186,14 +185,14 @@ def _finish(
         },
         "calibration": calibration.report,
     }
-    if average is not None:
-        figures["swa"] = tracking.nested(average.validation)
+    if averaged is not None:
+        figures["swa"] = tracking.nested(averaged)
     if tested:
         figures["range_tests"] = [each.figures() for each in tested]
         picture_of_tests = range_test.picture(tested, f"{title}: range test before training")
         run.publish("landscape.png", picture_of_tests)
     run.publish("metrics.json", to_json(figures))
-    _account(run, told.rows)
+    _account(run, spent)
     return Outcome(
         counts={
             "train_tiles": setup.train_tiles,
@@ -207,7 +206,7 @@ def _finish(
         | {"images_per_second": tracking.throughput(rows), "best_by": setup.best},
         summary=(
             *_summary(setup, best, rows),
-            *_average_lines(setup, kept, average, best),
+            *([_average_line(setup, kept.kind, averaged, best)] if plan.snapshots else []),
             *(each.line() for each in tested),
             calibration.line(),
             *trap.warnings(),
@@ -215,19 +214,16 @@ def _finish(
     )
 
 
-def _average_lines(
-    setup: Setup, kept: Kept, average: Kept | None, best: dict[str, Any]
-) -> tuple[str, ...]:
-    """What became of the average of weights, where one was asked for."""
-    if not setup.recipe.average.swa:
-        return ()
+def _average_line(
+    setup: Setup, kind: str, averaged: dict[str, Any] | None, best: dict[str, Any]
+) -> str:
+    """What became of the average of weights."""
     name = "val_loss" if setup.best == "loss" else setup.best
-    found = "not finite" if average is None else said(average.validation[name])
-    taken = "the average" if kept.kind == "swa" else "the best checkpoint"
-    steps = len(snapshot_steps(setup.plan, setup.recipe.average))
+    found = "not finite" if averaged is None else said(averaged[name])
+    taken = "the average" if kind == "swa" else "the best checkpoint"
     return (
-        f"average of {steps} snapshots: {name} {found}, best checkpoint {said(best[name])}; the "
-        f"bundle is {taken}",
+        f"average of {len(setup.plan.snapshots)} snapshots: {name} {found}, best checkpoint "
+        f"{said(best[name])}; the bundle is {taken}"
     )
 
 

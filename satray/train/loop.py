@@ -10,8 +10,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, cast
 
@@ -22,16 +21,16 @@ from torch import Tensor, nn
 
 from satray.config.train import TrainRecipe
 from satray.data.augment import flip_at_random
-from satray.errors import InputError, TrainingError
+from satray.errors import TrainingError
 from satray.train.averages import Averages, renew_statistics
+from satray.train.checkpoints import TrainState
 from satray.train.evaluation import Predictions, evaluate, within_budget
-from satray.train.initial import refuse_single
 from satray.train.losses import make_loss
 from satray.train.mixing import Mixing
 from satray.train.optim import make_optimizer, parameter_groups, set_dropout
 from satray.train.parallel import rank
-from satray.train.plan import PlannedStage, TrainingPlan, snapshot_steps
-from satray.train.state import TrainState, determinism, model_state, seed_torch
+from satray.train.plan import PlannedStage, TrainingPlan
+from satray.train.state import determinism, model_state, seed_torch
 from satray.train.step import Batch, Inputs, Results, TrainInput, TrainStep, ahead, inputs_of
 
 Batches = Callable[[int], Iterator[Batch]]
@@ -42,27 +41,7 @@ Row = dict[str, Any]
 SKIPS = 10
 """Steps in a row that may come out not finite, and teach nothing, before training stops."""
 TELL = 1.0
-"""Seconds between two `Progress`."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, told about once a second."""
-
-    pseudo_epoch: int
-    """0 for the first."""
-
-    step: int
-    """Steps taken."""
-
-    samples_seen: int
-    """Over all workers."""
-
-    loss: float
-    """Mean over the global batch of a step not long ago."""
-
-    images_per_second: float
-    """In this pseudo-epoch, over all workers."""
+"""Seconds between two calls of `progress`."""
 
 
 class Loop:
@@ -83,10 +62,9 @@ class Loop:
         bf16: autocast to bfloat16; on GPUs evaluation too, which on CPUs is in float32.
         device: where this rank computes.
         state: go on from here.
-        progress: called about once a second, on every rank.
-
-    Raises:
-        InputError: the state is of another plan, or batch norm would see single tiles.
+        progress: called about once a second with `pseudo_epoch` (0 for the first), `step` (steps
+            taken), `loss` (mean over the global batch of a step not long ago) and
+            `images_per_second` (in this pseudo-epoch, over all workers).
     """
 
     def __init__(
@@ -103,7 +81,7 @@ class Loop:
         bf16: bool = False,
         device: torch.device | str = "cpu",
         state: TrainState | None = None,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Callable[[Row], None] | None = None,
     ) -> None:
         self._network, self._device = network, torch.device(device)
         self._plan, self._recipe, self._task, self._classes = plan, recipe, task, classes
@@ -118,7 +96,6 @@ class Loop:
         # want for bf16.
         network.to(self._device).to(memory_format=cast(Any, torch.channels_last))
         self._averages = Averages(network, recipe.average)
-        self._snapshots = frozenset(snapshot_steps(plan, recipe.average))
         self._mixing = Mixing.of(recipe.augment, recipe.seed)
         self._stage: PlannedStage | None = None
         self._optimizer: torch.optim.Optimizer
@@ -127,13 +104,15 @@ class Loop:
         """Pseudo-epochs done."""
         self.history: tuple[Row, ...] = ()
         """A row of each."""
+        self.averaged: Row | None = None
+        """Evaluation of the average of snapshots, where it is made and finite."""
         if state is not None:
             with self._apart():
                 self._restore(state)
 
     @property
     def done(self) -> bool:
-        """Whether the plan is."""
+        """Whether the plan is; `average` may be left to do."""
         return self.pseudo_epoch >= self._plan.pseudo_epochs
 
     def step(
@@ -173,50 +152,46 @@ class Loop:
 
     def average(
         self, train_batches: Batches, val_batches: Callable[[], Iterator[Batch]]
-    ) -> tuple[dict[str, Tensor], Row, Predictions | None] | None:
+    ) -> tuple[dict[str, Tensor], Predictions | None]:
         """When the plan is done: the mean of the snapshots' weights (Izmailov et al., UAI 2018).
 
         Their batch statistics are renewed by a pass over the train split, drawn for the
-        pseudo-epoch after the last.
+        pseudo-epoch after the last. `averaged` is then its evaluation, unless that fails: the
+        average may be bad where no checkpoint is.
 
         Args:
             train_batches: asked for one pass, where the network has live batch statistics.
             val_batches: as of `step`.
 
         Returns:
-            State dict, and what `evaluate` gives. None where the recipe asks for no such average.
-
-        Raises:
-            TrainingError: as `evaluate`; the average may be bad where no checkpoint is.
+            State dict, and on rank 0 the validation logits.
         """
         plan, swa = self._plan, self._averages.swa
-        if swa is None:
-            return None
+        assert swa is not None, "average.swa"
         network: Any = swa.module
+        predictions: Predictions | None = None
 
         def inputs() -> Iterator[Tensor]:
             for each in self._inputs(train_batches(plan.pseudo_epochs), plan.pseudo_epochs):
                 readable = torch.from_numpy(np.flatnonzero(each.valid)).to(self._device)
                 yield each.x_BCSS[readable]
 
-        with self._apart():
+        with self._apart(), suppress(TrainingError):
             network.set_trainable(plan.stages[-1].options.trainable)
             renew_statistics(network, inputs)
-            row, predictions = self._evaluate(network, val_batches, plan.pseudo_epochs)
-        return model_state(network), row, predictions
+            self.averaged, predictions = self._evaluate(network, val_batches, plan.pseudo_epochs)
+        self.pseudo_epoch += 1
+        return model_state(network), predictions
 
     def state(self) -> TrainState:
         """The run after the pseudo-epochs that are done; its tensors are the live ones."""
-        assert self._stage is not None, "nothing has been trained"
         return TrainState(
             pseudo_epoch=self.pseudo_epoch,
-            step=self._plan.ends[self.pseudo_epoch - 1],
-            global_batch=self._plan.global_batch,
-            stage=self._stage.number,
             model=model_state(self._network),
-            optimizer=self._optimizer.state_dict(),
+            optimizer={} if self._stage is None else self._optimizer.state_dict(),
             history=self.history,
-            extra=self._averages.state(),
+            averages=self._averages.state(),
+            averaged=self.averaged,
         )
 
     def kept(self) -> dict[str, Tensor]:
@@ -224,38 +199,27 @@ class Loop:
         return model_state(self._averages.kept)
 
     def _restore(self, state: TrainState) -> None:
-        plan = self._plan
-        known = 0 < state.pseudo_epoch <= plan.pseudo_epochs
-        if (
-            not known
-            or state.step != plan.ends[state.pseudo_epoch - 1]
-            or state.global_batch != plan.global_batch
-        ):
-            raise InputError(
-                f"checkpoint: {state.pseudo_epoch} pseudo-epochs, {state.step} steps of "
-                f"{state.global_batch} tiles; the plan has {plan.pseudo_epochs} pseudo-epochs, "
-                f"{plan.total_steps} steps of {plan.global_batch}"
-            )
         self._network.load_state_dict(state.model)
-        self._averages.restore(state.extra)
-        # Where the next step opens a stage, that stage makes its own optimiser.
-        stage = plan.stages[state.stage]
-        if state.step < stage.end_step:
+        self._averages.restore(state.averages)
+        self.pseudo_epoch, self.history = state.pseudo_epoch, state.history
+        self.averaged = state.averaged
+        if self.done:
+            return
+        step = self._plan.ends[state.pseudo_epoch - 1]
+        stage = self._plan.stage_at(step - 1)
+        if step < stage.end_step:  # else the next stage makes its own optimiser
             self._enter(stage)
             self._optimizer.load_state_dict(state.optimizer)
-        self.pseudo_epoch, self.history = state.pseudo_epoch, state.history
 
     def _enter(self, stage: PlannedStage) -> None:
         """Freeze and thaw, make the optimiser, wrap for data-parallel training."""
-        plan, recipe, network = self._plan, self._recipe, self._network
+        recipe, network = self._recipe, self._network
         set_trainable = cast(Callable[[str], None], network.set_trainable)
         set_trainable(stage.options.trainable)
         network.zero_grad(set_to_none=True)
         network.train()
         self._averages.settle()
         self._averages.begin()
-        if plan.micro_batch == 1:
-            refuse_single(network, plan.global_batch, plan.workers * plan.accumulate)
         set_dropout(network, stage.dropout)
         groups = parameter_groups(network, stage.options.layer_decay)
         self._optimizer = make_optimizer(recipe.optimizer, groups)
@@ -294,15 +258,18 @@ class Loop:
         self._network.train()
         self._averages.begin()
         inputs = ahead(self._inputs(islice(batches, steps), pseudo_epoch), self._device)
-        results, tally = Results(self._device), _Tally()
+        results = Results(self._device)
+        taken: list[list[float]] = []
+        """Of each step: sum of losses, readable tiles, whether it was not finite."""
+        most = min(SKIPS, steps)
         began = told = time.perf_counter()
         waited = 0.0
         for step in range(first, first + steps):
             asked = time.perf_counter()
-            taken = next(inputs, None)
+            given = next(inputs, None)
             if not results.busy:
                 waited += time.perf_counter() - asked
-            if taken is None:
+            if given is None:
                 raise TrainingError(
                     f"pseudo-epoch {pseudo_epoch}: batches ended after {step - first} of {steps}"
                 )
@@ -313,21 +280,26 @@ class Loop:
                     # pseudo-epoch counts too. At its start all ranks have the same.
                     self._averages.share()
                 self._enter(stage)
-            results.add(self._step(taken, plan.learning_rate(step), plan.momentum(step)))
+            results.add(self._step(given, plan.learning_rate(step), plan.momentum(step)))
             self._averages.update()
-            if step + 1 in self._snapshots:
+            if step + 1 in plan.snapshots:
                 self._averages.snapshot()
             for result in results.ready(wait=step + 1 == first + steps):
-                if not tally.add(*result):
+                taken.append(result)
+                if result[-1]:
                     self._averages.mend()
-                if tally.in_a_row == min(SKIPS, steps):
-                    raise self._not_finite(tally.in_a_row, step)
+                if len(taken) >= most and all(bad for *_, bad in taken[-most:]):
+                    raise self._not_finite(most, step)
             if self._progress is not None and time.perf_counter() - told >= TELL:
                 told = time.perf_counter()
-                speed = (step + 1 - first) * batch / (told - began)
-                seen = (step + 1) * batch
-                self._progress(Progress(pseudo_epoch, step + 1, seen, tally.last, speed))
-        unreadable = steps * batch - round(tally.readable)
+                now = {
+                    "pseudo_epoch": pseudo_epoch,
+                    "step": step + 1,
+                    "loss": _mean(taken[-1:]),
+                    "images_per_second": (step + 1 - first) * batch / (told - began),
+                }
+                self._progress(now)
+        unreadable = steps * batch - round(sum(readable for _, readable, _ in taken))
         where = f"pseudo-epoch {pseudo_epoch + 1}"
         within_budget(unreadable, steps * batch, where, self._recipe.error_budget)
         spent = time.perf_counter() - began
@@ -341,9 +313,9 @@ class Loop:
             "samples_seen": end * batch,
             "times_seen": end * batch / plan.train_rows,
             "learning_rate": plan.learning_rate(end - 1),
-            "train_loss": tally.mean,
+            "train_loss": _mean(taken),
             "unreadable": unreadable,
-            "skipped": tally.skipped,
+            "skipped": sum(bool(bad) for *_, bad in taken),
             "images_per_second": steps * batch / spent,
             "seconds_data": waited,
             "seconds_compute": spent - waited,
@@ -395,29 +367,8 @@ class Loop:
             yield
 
 
-@dataclass
-class _Tally:
-    """What the steps of a pseudo-epoch add up to."""
-
-    loss: float = 0.0
-    learnt: float = 0.0
-    readable: float = 0.0
-    last: float = math.nan
-    skipped: int = 0
-    in_a_row: int = 0
-
-    def add(self, loss: float, readable: float, bad: float) -> bool:
-        """Take in what a step gave; whether it was finite."""
-        self.readable += readable
-        if bad:
-            self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
-            return False
-        self.in_a_row = 0
-        self.loss, self.learnt = self.loss + loss, self.learnt + readable
-        self.last = loss / readable if readable else math.nan
-        return True
-
-    @property
-    def mean(self) -> float:
-        """Of the losses; NaN without a readable tile."""
-        return self.loss / self.learnt if self.learnt else math.nan
+def _mean(steps: list[list[float]]) -> float:
+    """Mean loss over the readable tiles of some steps' finite ones; NaN where there is none."""
+    finite = [(loss, readable) for loss, readable, bad in steps if not bad]
+    tiles = sum(readable for _, readable in finite)
+    return sum(loss for loss, _ in finite) / tiles if tiles else math.nan

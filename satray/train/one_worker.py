@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.config.train import TrainRecipe
-from satray.data.read import TileSource, tile_source, to_torch
+from satray.data.read import TileSource, tile_source
 from satray.errors import TrainingError
 from satray.runs.run import Run
 from satray.storage import Storage
+from satray.train import worker
+from satray.train.checkpoints import from_bytes
 from satray.train.setup import Setup
-from satray.train.worker import read_tables, torch_here
 
 if TYPE_CHECKING:
     import torch
@@ -50,11 +51,7 @@ class Worker:
 
 
 def read_batches(
-    source: TileSource,
-    rows: NDArray[np.int64],
-    batch: int,
-    recipe: TrainRecipe,
-    copies: NDArray[np.int64] | None = None,
+    source: TileSource, rows: NDArray[np.int64], batch: int, recipe: TrainRecipe
 ) -> Iterator[Batch]:
     """Read tiles of a split where they are needed, some batches ahead of the caller.
 
@@ -63,22 +60,19 @@ def read_batches(
         rows: which tiles, in order; a row may come several times.
         batch: tiles a batch.
         recipe: says how many may be unreadable (`error_budget`), and how many are read at once.
-        copies: how often each of `rows` came before; None: never.
 
     Raises:
-        TrainingError: more tiles than the budget allows cannot be read, or a whole batch.
+        TrainingError: more tiles than the budget allows cannot be read.
     """
-    lost = 0
-    came_before = np.zeros_like(rows) if copies is None else copies
-    for table in read_tables(source, rows, batch, recipe.resources, came_before):
-        errors = table.column("error").drop_null().to_pylist()
-        lost += len(errors)
-        if lost > recipe.error_budget * len(rows) or len(errors) == len(table):
+    lost, errors = 0, dict[int, str]()
+    for each in worker.read_batches(source, rows, batch, recipe.resources, errors):
+        lost += int((~each["valid"]).sum())
+        if lost > recipe.error_budget * len(rows):
             raise TrainingError(
                 f"{lost} of {len(rows):,} tiles could not be read (error_budget="
-                f"{recipe.error_budget:g}); the last: {errors[-1]}"
+                f"{recipe.error_budget:g}); the last: {list(errors.values())[-1]}"
             )
-        yield to_torch(table, source.shape, source.dtype)
+        yield each
 
 
 def work_on_one(
@@ -115,7 +109,7 @@ def work_on_one(
 
     with run.activity(what):
         if not run.ray:
-            with torch_here(setup.recipe.resources) as device:
+            with worker.torch_here(setup.recipe.resources) as device:
                 return _begin(show, device.type == "cuda", *given)
         from satray import cluster  # which imports Ray
 
@@ -139,7 +133,6 @@ def _begin(
     """On the worker: build the network, and call the function."""
     import torch
 
-    from satray.train.initial import load
     from satray.train.state import begin, determinism, takes_bf16
 
     recipe = setup.recipe
@@ -149,8 +142,8 @@ def _begin(
     kind = "bf16 autocast" if bf16 else "fp32"
     send({"precision": f"precision: {kind} on a {'GPU' if gpu else 'CPU'}"})
     network = setup.network()
-    load(network, storage, initial)
+    network.load_state_dict(from_bytes(storage.read(initial)))
     network.to(device).to(memory_format=cast(Any, torch.channels_last))
-    worker = Worker(setup, train, network, device, bf16, lambda now: send({"now": now}))
+    given = Worker(setup, train, network, device, bf16, lambda now: send({"now": now}))
     with determinism(recipe.deterministic):
-        return function(worker, *args)
+        return function(given, *args)

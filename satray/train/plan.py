@@ -27,7 +27,7 @@ from satray.train.schedules import (
     cycle_ends,
     learning_rate,
     momentum,
-    schedule_notes,
+    schedule_note,
     warmup_steps,
     whole_steps,
 )
@@ -83,6 +83,9 @@ class TrainingPlan:
     accumulate: int = 1
     """Parts that each worker's share of a batch goes through the network in."""
 
+    snapshots: tuple[int, ...] = ()
+    """Steps of the run after which weights are averaged (`average.swa`), rising."""
+
     warnings: tuple[str, ...] = ()
     """What is allowed but probably not meant; one line each."""
 
@@ -100,6 +103,11 @@ class TrainingPlan:
     def samples_per_pseudo_epoch(self) -> int:
         """Samples between evaluations, over all workers, as a mean."""
         return round(self.steps_per_pseudo_epoch * self.global_batch)
+
+    @property
+    def renewal_steps(self) -> int:
+        """Steps past the end that read train tiles for batch statistics of the average: a pass."""
+        return self.train_rows // self.global_batch if self.snapshots else 0
 
     @property
     def total_steps(self) -> int:
@@ -139,10 +147,15 @@ class TrainingPlan:
                 f"{stage.span.steps * self.global_batch:,} samples, {options.schedule.name}, "
                 f"highest learning rate {rate}{slower}"
             )
+        if self.snapshots:
+            seen = ", ".join(f"{step * self.global_batch:,}" for step in self.snapshots)
+            lines.append(f"weights after {seen} samples are averaged at the end")
         return tuple(lines)
 
     def steps_in(self, pseudo_epoch: int) -> int:
-        """Steps of a pseudo-epoch (0 is the first)."""
+        """Steps of a pseudo-epoch (0 is the first); past the last, `renewal_steps`."""
+        if pseudo_epoch == self.pseudo_epochs:
+            return self.renewal_steps
         before = self.ends[pseudo_epoch - 1] if pseudo_epoch else 0
         return self.ends[pseudo_epoch] - before
 
@@ -154,14 +167,9 @@ class TrainingPlan:
         raise ValueError(f"step {step} lies outside a run of {self.total_steps} steps")
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of a step (0 is the first of the run).
-
-        Raises:
-            ValueError: no such step, or its stage's rate has not been found yet (`with_rates`).
-        """
+        """Learning rate of a step (0 is the first of the run), once all are found."""
         stage = self.stage_at(step)
-        if stage.peak is None:
-            raise ValueError(f"stages[{stage.number}].learning_rate=auto has not been found yet")
+        assert stage.peak is not None, "a range test finds it: with_rates"
         return learning_rate(
             stage.options.schedule, stage.peak, step - stage.first_step, stage.span
         )
@@ -235,8 +243,9 @@ def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> Trainin
                 dropout=recipe.dropout if dropout is None else dropout,
             )
         )
-        warnings += schedule_notes(options.schedule, span, f"stages[{number}].schedule")
-    return TrainingPlan(
+        if note := schedule_note(options.schedule, span):
+            warnings.append(f"stages[{number}].schedule: {note}")
+    plan = TrainingPlan(
         train_rows=train_rows,
         workers=workers,
         global_batch=batch,
@@ -245,6 +254,7 @@ def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> Trainin
         accumulate=recipe.accumulate,
         warnings=tuple(warnings),
     )
+    return replace(plan, snapshots=_snapshots(plan, recipe.average))
 
 
 def train_order(recipe: TrainRecipe, plan: TrainingPlan, labels_NK: NDArray[Any]) -> TrainOrder:
@@ -255,15 +265,14 @@ def train_order(recipe: TrainRecipe, plan: TrainingPlan, labels_NK: NDArray[Any]
         plan: of the run.
         labels_NK: 0 or 1, of the train split.
     """
-    ends = tuple(steps * plan.global_batch for steps in plan.ends)
-    if renewal := renewal_steps(plan, recipe.average):
-        ends = (*ends, ends[-1] + renewal * plan.global_batch)
+    steps = (*plan.ends, plan.total_steps + plan.renewal_steps)
+    ends = tuple(step * plan.global_batch for step in dict.fromkeys(steps))
     repeats = repeat_factors(labels_NK, recipe.repeat)
     return TrainOrder(len(labels_NK), ends, recipe.seed, recipe.shuffle, repeats)
 
 
-def snapshot_steps(plan: TrainingPlan, options: AverageOptions) -> tuple[int, ...]:
-    """Steps of the run after which weights are averaged, rising; the last `options.most`.
+def _snapshots(plan: TrainingPlan, options: AverageOptions) -> tuple[int, ...]:
+    """Steps after which weights are averaged; the last `options.most`.
 
     They are the cycle ends of the stages that train what the last stage trains: weights from
     before something was thawed have no place in an average with those from after. Where there
@@ -286,20 +295,6 @@ def snapshot_steps(plan: TrainingPlan, options: AverageOptions) -> tuple[int, ..
             and plan.stage_at(end - 1).options.trainable == last
         ]
     return tuple(sorted(set(steps)))[-options.most :]
-
-
-def snapshot_note(plan: TrainingPlan, options: AverageOptions) -> str | None:
-    """One line on the weights that are averaged; None where none are."""
-    steps = snapshot_steps(plan, options)
-    if not steps:
-        return None
-    seen = ", ".join(f"{step * plan.global_batch:,}" for step in steps)
-    return f"weights after {seen} samples are averaged at the end"
-
-
-def renewal_steps(plan: TrainingPlan, options: AverageOptions) -> int:
-    """Steps past the end of training that read train tiles for batch statistics: one pass."""
-    return plan.train_rows // plan.global_batch if options.swa else 0
 
 
 def _check(options: StageOptions, number: int, batch: int, span: Span) -> None:

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 
 from satray.config.stages import StageOptions
 from satray.config.train import LandscapeRecipe, RangeOptions
-from satray.data.order import copies, window
+from satray.data.order import window
 from satray.errors import InputError, TrainingError, counted
 from satray.report.landscape import Panel, landscape
 from satray.runs.run import Outcome, Run, to_json
@@ -336,7 +336,6 @@ def _sweeps(worker: Worker, stages: list[StageOptions]) -> list[tuple[Curve, ...
 
 def _sweep(worker: Worker, stage: StageOptions, seed: int, number: int) -> Curve:
     """One sweep over batches as training with that seed would draw them, always shuffled."""
-    from satray.train.initial import refuse_single
     from satray.train.losses import make_loss
     from satray.train.mixing import Mixing
     from satray.train.optim import make_optimizer, parameter_groups, set_dropout
@@ -350,8 +349,6 @@ def _sweep(worker: Worker, stage: StageOptions, seed: int, number: int) -> Curve
     # A batch goes through in as many parts as with the run's workers, since batch norm sees each
     # for itself; synchronised ones see the global batch as one.
     parts = recipe.accumulate * (1 if recipe.sync_batchnorm else setup.plan.workers)
-    if setup.plan.global_batch == parts:
-        refuse_single(network, recipe.batch, setup.plan.workers * recipe.accumulate)
     set_dropout(network, recipe.dropout if stage.dropout is None else stage.dropout)
     seed_torch(recipe.seed, _STREAM, number)
     labels, options = worker.train.labels, recipe.landscape
@@ -370,14 +367,14 @@ def _sweep(worker: Worker, stage: StageOptions, seed: int, number: int) -> Curve
     batches = ahead(
         (
             inputs_of(batch, make, device, mixing=Mixing.of(recipe.augment, drawn))
-            for batch in read_batches(worker.train, rows_N, recipe.batch, recipe, copies(rows_N))
+            for batch in read_batches(worker.train, rows_N, recipe.batch, recipe)
         ),
         device,
     )
 
     def take(rate: float) -> float:
         total, readable, bad = step(next(batches), rate).tolist()
-        loss = math.nan if bad else total / readable
+        loss = math.nan if bad or not readable else total / readable
         worker.tell(f"sweep {number + 1}, {rate:.2g}, loss {loss:.4f}")
         return loss
 

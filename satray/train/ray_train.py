@@ -10,7 +10,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray.data
@@ -27,9 +26,9 @@ from satray.data.stream import StreamTally, batches, tile_dataset
 from satray.errors import InputError, SatrayError, TrainingError
 from satray.runs.run import Run
 from satray.storage import join
-from satray.train import checkpoints, worker
+from satray.train import checkpoints
 from satray.train.setup import Setup
-from satray.train.worker import Message, Task
+from satray.train.worker import Message, Task, train
 
 NAME = "train"
 """Name of the Ray Train run; unique within the state folder of a satray run."""
@@ -39,10 +38,7 @@ that wants training to end."""
 LOOK = 2.0
 """Seconds between two looks of a worker for it."""
 MAX_FAILURES = 3
-"""Restarts of the worker group without a new checkpoint before a run is given up, at the least.
-
-Ray counts over a trainer's whole `fit`; ours starts another where the last one got further.
-"""
+"""Restarts of the worker group before a run is given up; those of preempted nodes do not count."""
 
 
 class Halt:
@@ -84,16 +80,14 @@ def fit(
     Raises:
         InputError, TrainingError: what stopped the workers, in one line.
     """
-    storage, plan, average = run.storage, setup.plan, setup.recipe.average
+    storage = run.storage
     stopped = join(run.state, STOPPED)
     if halt is not None and halt.asked:
         return
     storage.delete(stopped)
-    if checkpoints.is_done(storage, run.state, plan, average):
+    if checkpoints.is_done(storage, run.state, setup.plan):
         return
     workers = workers or cluster.allot(setup.recipe.resources, run.say)
-    if setup.recipe.sync_batchnorm and not workers.gpu:
-        raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
     if workers.gpu and workers.gpu_share < 1 and workers.count > 1:
         raise InputError(
             f"resources.workers={workers.count}: several workers of a training cannot share a GPU "
@@ -105,23 +99,14 @@ def fit(
     run.say(f"training on {workers.count} {kind} worker{'s' if workers.count > 1 else ''}")
     for line in cache_lines(task.train.cache):
         run.say(line)
-    reached = checkpoints.find(storage, run.state).pseudo_epochs
     with channel.watch(listen, run.say):
-        while not storage.exists(stopped):
-            begun = reached
-            try:
-                _trainer(functools.partial(_work, task, channel, workers), task, run, workers).fit()
-                break
-            except SystemExit:  # Ray's answer to Ctrl-C, with status 0
-                raise KeyboardInterrupt from None
-            except TrainingFailedError as error:
-                if storage.exists(stopped):
-                    break
-                reached = checkpoints.find(storage, run.state).pseudo_epochs
-                if reached <= begun:
-                    raise TrainingError(_cause(error)) from error
-                done = f"{reached} of {plan.pseudo_epochs} pseudo-epochs are done"
-                run.say(f"  {_cause(error)}; {done}: going on")
+        try:
+            _trainer(functools.partial(_work, task, channel, workers), task, run, workers).fit()
+        except SystemExit:  # Ray's answer to Ctrl-C, with status 0
+            raise KeyboardInterrupt from None
+        except TrainingFailedError as error:
+            if not storage.exists(stopped):
+                raise TrainingError(_cause(error)) from error
     if storage.exists(stopped) and not (halt is not None and halt.asked):
         told = json.loads(storage.read(stopped))
         raise (InputError if told["status"] == InputError.exit_status else TrainingError)(
@@ -217,6 +202,9 @@ def _cause(error: TrainingFailedError) -> str:
 
 def _work(task: Task, channel: cluster.ProgressChannel, workers: cluster.Workers) -> None:
     """What each worker does; also after a restart."""
+    import ray.train.torch
+    import torch
+
     rank = ray.train.get_context().get_world_rank()
     stopped = join(task.state, STOPPED)
     looked = time.monotonic()
@@ -232,8 +220,11 @@ def _work(task: Task, channel: cluster.ProgressChannel, workers: cluster.Workers
     send({"kind": "worker", "rank": rank, "pid": os.getpid()})
     if task.storage.exists(stopped):
         return  # the same would only happen again
+    if not workers.gpu:
+        cluster.use_threads(workers.cpus)
+    device = ray.train.torch.get_device() if workers.gpu else torch.device("cpu")
     try:
-        _train(task, rank, workers, send)
+        train(task, _Shards(task), rank, device, send)
     except _HaltedError:
         if workers.count > 1:
             raise  # the others wait for this one, and end with the group
@@ -244,29 +235,19 @@ def _work(task: Task, channel: cluster.ProgressChannel, workers: cluster.Workers
             raise
 
 
-def _train(
-    task: Task, rank: int, workers: cluster.Workers, send: Callable[[Message], None]
-) -> None:
-    import ray.train.torch
-    import torch
-
-    if not workers.gpu:
-        cluster.use_threads(workers.cpus)
-    device = ray.train.torch.get_device() if workers.gpu else torch.device("cpu")
-    worker.train(task, _Shards(task), rank, device, send)
-
-
-@dataclass
 class _Shards:
     """A worker's part of Ray's streams (a `Feed`)."""
 
-    task: Task
-    tallies: dict[str, Any] = field(
-        default_factory=lambda: {"train": StreamTally(), "val": StreamTally()}
-    )
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._tallies = {"train": StreamTally(), "val": StreamTally()}
+
+    @property
+    def errors(self) -> dict[str, dict[int, str]]:
+        return {split: tally.errors for split, tally in self._tallies.items()}
 
     def train(self, pseudo_epoch: int) -> Iterator[Batch]:
-        steps = self.task.steps_in(pseudo_epoch)
+        steps = self._task.setup.plan.steps_in(pseudo_epoch)
         return self._batches("train", pseudo_epoch=pseudo_epoch, expected=steps)
 
     def val(self) -> Iterator[Batch]:
@@ -275,9 +256,9 @@ class _Shards:
     def _batches(self, split: str, **expected: int) -> Iterator[Batch]:
         return batches(
             ray.train.get_dataset_shard(split),
-            self.task.train.shape,
-            self.task.train.dtype,
-            batch=self.task.setup.plan.local_batch,
-            tally=self.tallies[split],
+            self._task.train.shape,
+            self._task.train.dtype,
+            batch=self._task.setup.plan.local_batch,
+            tally=self._tallies[split],
             **expected,
         )

@@ -75,11 +75,8 @@ def learning_rate(options: ScheduleOptions, peak: float, step: int, span: Span) 
         peak: the stage's highest learning rate.
         step: steps already taken in this stage (0 for the first), below `span.steps`.
         span: the stage's length, warm-up included.
-
-    Raises:
-        ValueError: `step` lies outside the stage, or the warm-up fills it.
     """
-    warmup, proper = _parts(options, step, span)
+    warmup, proper = _parts(options, span)
     if step >= warmup:
         return _rate(options, peak, step - warmup, proper)
     share = options.warmup_start + (1.0 - options.warmup_start) * step / warmup
@@ -91,13 +88,10 @@ def momentum(options: ScheduleOptions, step: int, span: Span) -> float | None:
 
     It falls from 0.95 to 0.85 while the rate rises and rises while the rate falls, as with torch's
     `OneCycleLR` and `CyclicLR`; in a warm-up it waits at 0.95.
-
-    Raises:
-        ValueError: `step` lies outside the stage, or the warm-up fills it.
     """
-    warmup, proper = _parts(options, step, span)
     if not options.cycle_momentum:
         return None
+    warmup, proper = _parts(options, span)
     step = max(0, step - warmup)
     if options.name == "one_cycle":
         return _one_cycle(step, proper, options.pct_start, HIGH_MOMENTUM, LOW_MOMENTUM)
@@ -112,9 +106,9 @@ def cycle_ends(options: ScheduleOptions, span: Span) -> tuple[int, ...]:
     `one_cycle` and `cosine` have one cycle, the stage; `constant` and `step` have none, and a cycle
     that the stage's end cuts short does not count.
     """
-    warmup = warmup_steps(options, span)
+    warmup, proper = _parts(options, span)
     if options.name in (*SMITH, "cosine_restarts"):
-        begun = _cycles(options, span.after(warmup, options.warmup))
+        begun = _cycles(options, proper)
         return tuple(warmup + end for end in begun[1:-1])
     return (span.steps,) if options.name in ("one_cycle", "cosine") else ()
 
@@ -124,46 +118,25 @@ def warmup_steps(options: ScheduleOptions, span: Span) -> int:
     return max(1, span.whole(options.warmup)) if options.warmup > 0 else 0
 
 
-def schedule_notes(options: ScheduleOptions, span: Span, name: str) -> tuple[str, ...]:
-    """What a schedule allows but its author probably did not mean; one line each.
+def schedule_note(options: ScheduleOptions, span: Span) -> str:
+    """What a schedule allows but its author probably did not mean; empty for nothing.
 
     Args:
         options: the schedule.
         span: its stage's length, warm-up included.
-        name: its dotted key.
     """
-    warmup = warmup_steps(options, span)
-    proper = span.after(warmup, options.warmup)
-    length = f"({proper.pseudo_epochs:.3g}{' after its warm-up' if warmup else ''})"
+    _, proper = _parts(options, span)
+    length = f"a stage of {proper.pseudo_epochs:.3g} pseudo-epochs"
     if options.name == "step" and _cycles(options, proper)[1] >= proper.steps:
-        return (
-            f"{name}.step={options.step:g} pseudo-epochs is not shorter than the stage {length}: "
-            "the learning rate never drops",
-        )
-    if options.name not in (*SMITH, "cosine_restarts"):
-        return ()
-    ends = cycle_ends(options, span)
-    if not ends:
-        return (
-            f"{name}.cycle={options.cycle:g} pseudo-epochs is longer than the stage {length}: no "
-            "cycle comes to its end",
-        )
-    if ends[-1] < span.steps:
-        left = (span.steps - ends[-1]) / span.steps_per_pseudo_epoch
-        return (
-            f"{name}.cycle={options.cycle:g}: the stage ends {left:.3g} pseudo-epochs into a "
-            "cycle, before its rate is lowest again",
-        )
-    return ()
+        return f"step={options.step:g}: the learning rate never drops in {length}"
+    if options.name in (*SMITH, "cosine_restarts") and not cycle_ends(options, span):
+        return f"cycle={options.cycle:g}: no cycle comes to its end in {length}"
+    return ""
 
 
-def _parts(options: ScheduleOptions, step: int, span: Span) -> tuple[int, Span]:
-    """Steps of the warm-up and the stretch after it, once step and warm-up are known to fit."""
-    if not 0 <= step < span.steps:
-        raise ValueError(f"step {step} lies outside a stage of {span.steps} steps")
+def _parts(options: ScheduleOptions, span: Span) -> tuple[int, Span]:
+    """Steps of the warm-up, and the stretch after it."""
     warmup = warmup_steps(options, span)
-    if warmup >= span.steps:
-        raise ValueError(f"a warm-up of {warmup} steps fills a stage of {span.steps}")
     return warmup, span.after(warmup, options.warmup)
 
 

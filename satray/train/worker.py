@@ -27,20 +27,19 @@ from satray.runs.executor import each_block
 from satray.runs.run import Run
 from satray.storage import Storage
 from satray.train import checkpoints
-from satray.train.checkpoints import Kept, Writer
+from satray.train.checkpoints import Kept, Writer, score
 from satray.train.imbalance import class_weights
-from satray.train.plan import renewal_steps, snapshot_steps, train_order
+from satray.train.plan import train_order
 from satray.train.setup import Setup
 
 if TYPE_CHECKING:
     import torch
 
-    from satray.train.loop import Progress
+    from satray.train.evaluation import Predictions
 
 Message = dict[str, Any]
-"""`kind`: `worker` (rank, pid), `precision` (bf16), `progress` (now), `epoch` (row: of rank 0, else
-None; bytes_read), `average` (row, None where it is not finite; steps)."""
-
+"""`kind`: `worker` (rank, pid), `precision` (bf16), `progress` (as `Loop` tells), `epoch` (row of
+rank 0, else None)."""
 
 NVIDIA = "/proc/driver/nvidia/gpus"
 """There where the machine has GPUs; a look that needs neither torch nor Ray."""
@@ -66,23 +65,16 @@ class Task:
     @classmethod
     def of(cls, setup: Setup, run: Run, initial: str) -> Task:
         """Gather what workers need."""
-        recipe = setup.recipe
         source = functools.partial(
             tile_source,
             setup.index,
             bands=setup.bands,
             storage=run.storage,
             digest=setup.digest,
-            cache=recipe.cache,
+            cache=setup.recipe.cache,
         )
-        return cls(
-            setup=setup.without_table(),
-            train=source("train"),
-            val=source("val"),
-            initial=initial,
-            state=run.state,
-            storage=run.storage,
-        )
+        sources = source("train"), source("val")
+        return cls(setup.without_table(), *sources, initial, run.state, run.storage)
 
     @property
     def train_order(self) -> TrainOrder:
@@ -94,26 +86,13 @@ class Task:
         """Rows of validation."""
         return WholeOrder(len(self.val), self.setup.plan.workers)
 
-    def steps_in(self, pseudo_epoch: int) -> int:
-        """Steps of a pseudo-epoch; past the last, those that renew batch statistics."""
-        plan = self.setup.plan
-        if pseudo_epoch < plan.pseudo_epochs:
-            return plan.steps_in(pseudo_epoch)
-        return renewal_steps(plan, self.setup.recipe.average)
-
-
-class Tally(Protocol):
-    """What reading a split told beside its tiles."""
-
-    bytes_read: int
-    errors: dict[int, str]
-
 
 class Feed(Protocol):
     """Gives a worker its batches."""
 
-    tallies: dict[str, Tally]
-    """By split, of all passes so far."""
+    @property
+    def errors(self) -> dict[str, dict[int, str]]:
+        """Tiles that could not be read so far: split -> row -> reason."""
 
     def train(self, pseudo_epoch: int) -> Iterator[Batch]:
         """This worker's batches of a pseudo-epoch."""
@@ -143,17 +122,18 @@ def train(
     from satray.train.step import AugmentedTiles
 
     setup, recipe, plan, storage = task.setup, task.setup.recipe, task.setup.plan, task.storage
+    if recipe.sync_batchnorm and device.type != "cuda":
+        raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
     begin(recipe.seed, recipe.deterministic)
     network: torch.nn.Module = setup.network()
     network.load_state_dict(checkpoints.from_bytes(storage.read(task.initial)))
     if recipe.sync_batchnorm and plan.workers > 1:
         network = synchronised(network)
-    latest = checkpoints.find(storage, task.state).latest
     bf16 = takes_bf16(recipe.precision, device)
 
-    def progress(now: Progress) -> None:
+    def progress(now: dict[str, Any]) -> None:
         if rank == 0:
-            send({"kind": "progress", "now": now})
+            send({"kind": "progress", **now})
 
     if rank == 0:
         send({"kind": "precision", "bf16": bf16})
@@ -169,115 +149,79 @@ def train(
         positive_weight=class_weights(recipe.loss, task.train.labels, recipe.repeat),
         bf16=bf16,
         device=device,
-        state=None if latest is None else checkpoints.load(storage, latest),
+        state=checkpoints.latest_of(storage, task.state),
         progress=progress,
     )
-    writer, told = Writer(storage, task.state), _Told()
+    writer, name = Writer(storage, task.state), f"{loop.pseudo_epoch:06d}-{rank:04d}"
+
+    def keep(
+        kind: str,
+        row: dict[str, Any] | None,
+        weights: dict[str, torch.Tensor],
+        seen: Predictions | None,
+    ) -> None:
+        """Keep where training stands, and the weights where none were better."""
+        checkpoints.keep_lost(storage, task.state, name, feed.errors)
+        if rank:
+            return
+        best = None
+        scores = [score(each, setup.best) for each in loop.history]
+        if row is not None and seen is not None and score(row, setup.best) >= max(scores):
+            shown = {name: value for name, value in row.items() if "second" not in name}
+            samples = row.get("samples_seen", plan.total_samples)
+            copied = {name: value.cpu().clone() for name, value in weights.items()}
+            best = Kept(kind, samples, copied, shown, seen, loop.precision)
+        writer.keep(loop.state().copied(), best)
+
     try:
         while not loop.done:
-            row, predictions = loop.step(feed.train, feed.val)
-            lost = told.news(feed)
-            checkpoints.keep_lost(storage, task.state, row["pseudo_epoch"], rank, lost)
-            if predictions is not None:  # rank 0
-                state, best = loop.state().copied(), None
-                if checkpoints.is_best(loop.history, setup.best):
-                    weights = {name: value.cpu().clone() for name, value in loop.kept().items()}
-                    shown = {name: value for name, value in row.items() if "second" not in name}
-                    samples = row["samples_seen"]
-                    best = Kept("checkpoint", samples, weights, shown, predictions, loop.precision)
-                writer.keep(state, best)
-            read = {name: tally.bytes_read for name, tally in feed.tallies.items()}
-            send({"kind": "epoch", "row": None if predictions is None else row, "bytes_read": read})
-        writer.wait()
-        _average(task, loop, feed, rank, send)
+            row, seen = loop.step(feed.train, feed.val)
+            keep("checkpoint", row, loop.kept(), seen)
+            send({"kind": "epoch", "row": row if rank == 0 else None})
+        if plan.snapshots and loop.pseudo_epoch == plan.pseudo_epochs:
+            weights, seen = loop.average(feed.train, feed.val)
+            keep("swa", loop.averaged, weights, seen)
     except TrainingError as error:
-        reasons = [reason for tally in feed.tallies.values() for reason in tally.errors.values()]
+        reasons = [reason for rows in feed.errors.values() for reason in rows.values()]
         more = f"; a tile that could not be read: {reasons[0]}" if reasons else ""
         raise TrainingError(f"{error}{more}") from error
     finally:
         writer.wait()
 
 
-def _average(task: Task, loop: Any, feed: Feed, rank: int, send: Callable[[Message], None]) -> None:
-    """Make and keep the average of the snapshots, where that is asked for and not done yet."""
-    plan, average = task.setup.plan, task.setup.recipe.average
-    if checkpoints.is_done(task.storage, task.state, plan, average):
-        return
-    kept = row = None
-    try:
-        weights, row, predictions = loop.average(feed.train, feed.val)
-        if predictions is not None:
-            samples = plan.total_samples
-            kept = Kept("swa", samples, weights, row, predictions, loop.precision)
-    except TrainingError:  # logits that are not finite: the best checkpoint stays
-        pass
-    if rank == 0:
-        checkpoints.write_average(task.storage, task.state, kept)
-        steps = len(snapshot_steps(plan, average))
-        send({"kind": "average", "row": row, "steps": steps})
-
-
-@dataclass
-class _Told:
-    """Rows whose errors were written already, by split."""
-
-    rows: dict[str, set[int]] = field(default_factory=dict)
-
-    def news(self, feed: Feed) -> dict[str, dict[int, str]]:
-        """The errors that are new, by split and row."""
-        found = {}
-        for split, tally in feed.tallies.items():
-            known = self.rows.setdefault(split, set())
-            found[split] = {row: why for row, why in tally.errors.items() if row not in known}
-            known.update(found[split])
-        return found
-
-
 # In the job's own process
 
 
 @dataclass
-class ReadTally:
-    """A `Tally` of this process."""
-
-    bytes_read: int = 0
-    errors: dict[int, str] = field(default_factory=dict)
-
-
 class Reader:
     """A `Feed` of one worker alone: threads of this process are a few batches ahead of it."""
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._order = task.train_order
-        self.tallies: dict[str, Tally] = {"train": ReadTally(), "val": ReadTally()}
+    task: Task
+    errors: dict[str, dict[int, str]] = field(default_factory=lambda: {"train": {}, "val": {}})
 
     def train(self, pseudo_epoch: int) -> Iterator[Batch]:
         """The batches of a pseudo-epoch, in order."""
-        return self._batches("train", self._task.train, self._order.rows(pseudo_epoch))
+        rows = self.task.train_order.rows(pseudo_epoch)
+        return self._batches(self.task.train, rows, self.errors["train"])
 
     def val(self) -> Iterator[Batch]:
         """Validation, in order."""
-        return self._batches("val", self._task.val, self._task.val_order.rows(0))
+        return self._batches(self.task.val, self.task.val_order.rows(0), self.errors["val"])
 
-    def _batches(self, split: str, source: TileSource, rows: NDArray[np.int64]) -> Iterator[Batch]:
-        tally, setup = self.tallies[split], self._task.setup
-        tables = read_tables(
-            source, rows, setup.plan.local_batch, setup.recipe.resources, copies(rows)
-        )
-        for table in tables:
-            tally.bytes_read += int(np.sum(table.column("bytes").to_numpy()))
-            tally.errors.update(errors_of(table))
-            yield to_torch(table, source.shape, source.dtype)
+    def _batches(
+        self, source: TileSource, rows: NDArray[np.int64], errors: dict[int, str]
+    ) -> Iterator[Batch]:
+        setup = self.task.setup
+        return read_batches(source, rows, setup.plan.local_batch, setup.recipe.resources, errors)
 
 
-def read_tables(
+def read_batches(
     source: TileSource,
     rows: NDArray[np.int64],
     batch: int,
     resources: Resources,
-    came_before: NDArray[np.int64],
-) -> Iterator[pa.Table]:
+    errors: dict[int, str],
+) -> Iterator[Batch]:
     """Read batches of tiles in order, a few ahead of the caller, in threads of this process.
 
     Args:
@@ -285,15 +229,19 @@ def read_tables(
         rows: which tiles, in order; a row may come several times.
         batch: tiles a batch.
         resources: how many are read at once.
-        came_before: how often each of `rows` did.
+        errors: takes in which rows could not be read, and why.
     """
+    came_before = copies(rows)
 
     def read(start: int) -> pa.Table:
         some = slice(start, start + batch)
         (table,) = read_blocks(source.rows(rows[some]), batch, copies=came_before[some])
         return table
 
-    return each_block(read, range(0, len(rows), batch), resources, ray=False, ordered=True)
+    starts = range(0, len(rows), batch)
+    for table in each_block(read, starts, resources, ray=False, ordered=True):
+        errors.update(errors_of(table))
+        yield to_torch(table, source.shape, source.dtype)
 
 
 @contextlib.contextmanager
@@ -341,20 +289,18 @@ def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None])
     Raises:
         InputError, TrainingError: what stopped it, in one line.
     """
-    recipe = setup.recipe
-    if checkpoints.is_done(run.storage, run.state, setup.plan, recipe.average):
+    resources = setup.recipe.resources
+    if checkpoints.is_done(run.storage, run.state, setup.plan):
         return
-    if recipe.resources.workers > 1:
+    if resources.workers > 1:
         raise InputError(
-            f"resources.workers={recipe.resources.workers}: several workers need Ray; accepted: 1, "
-            "or resources.ray=auto"
+            f"resources.workers={resources.workers}: several workers need Ray; accepted: 1, or "
+            "resources.ray=auto"
         )
-    with torch_here(recipe.resources) as device:
-        gpu = device.type == "cuda"
-        if recipe.sync_batchnorm and not gpu:
-            raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
+    with torch_here(resources) as device:
         task = Task.of(setup, run, initial)
-        run.say(f"training on 1 {'GPU' if gpu else 'CPU'} worker, in this process")
+        kind = "GPU" if device.type == "cuda" else "CPU"
+        run.say(f"training on 1 {kind} worker, in this process")
         for line in cache_lines(task.train.cache):
             run.say(line)
         train(task, Reader(task), 0, device, listen)

@@ -83,10 +83,9 @@ class BackboneTrial:
             self._thread.join(STOPPING)
 
     def _put_history(self, run: Run) -> None:
-        latest = checkpoints.find(run.storage, run.state).latest
-        if latest is not None:
-            for row in checkpoints.load(run.storage, latest).history:
-                self._rows.put(row)
+        latest = checkpoints.latest_of(run.storage, run.state)
+        for row in () if latest is None else latest.history:
+            self._rows.put(row)
 
     def _take(self) -> Row | None:
         """The next new row; None when training is over."""

@@ -16,7 +16,7 @@ from satray.data.augment import Augment, send
 from satray.data.order import samples
 from satray.models.network import pool
 from satray.storage import Storage
-from satray.train import initial
+from satray.train.checkpoints import from_bytes
 from satray.train.setup import Setup
 from satray.train.state import begin, determinism, takes_bf16
 from satray.train.step import train_input
@@ -51,7 +51,7 @@ class Extractor:
         self._size = TILES[self._device.type]
         self._spec, self._deterministic = spec, recipe.deterministic
         network = setup.network()
-        initial.load(network, storage, weights)
+        network.load_state_dict(from_bytes(storage.read(weights)))
         network.eval().requires_grad_(False).to(self._device)
         self._network = network.to(memory_format=cast(Any, torch.channels_last))
 

@@ -20,12 +20,12 @@ from satray.data.order import TrainOrder, copies
 from satray.models.network import linear_or_dense
 from satray.storage import Storage
 from satray.train import checkpoints
-from satray.train.checkpoints import Kept, score
+from satray.train.checkpoints import Kept, best_of, score
 from satray.train.imbalance import class_weights
 from satray.train.loop import Loop, Row
 from satray.train.plan import TrainingPlan, train_order
 from satray.train.setup import Setup
-from satray.train.state import seed_all
+from satray.train.state import begin
 from satray.train.step import Batch, view_of
 from satray.tune.feature_table import Features
 
@@ -192,10 +192,9 @@ class HeadTrial:
         self._metric, self._clock, self._kept_at = setup.best, clock, clock()
         self.each = plan.samples_per_pseudo_epoch
         """Samples from one evaluation to the next."""
-        seed_all(recipe.seed)
+        begin(recipe.seed)
         network = HeadNetwork(setup.variant.head, train.width, len(classes), recipe.dropout)
         network.load_head(checkpoints.from_bytes(storage.read(head)))
-        latest = checkpoints.find(storage, folder).latest
         self._best, self._writer = best_of(storage, folder), checkpoints.Writer(storage, folder)
         # Ray shows a GPU to those that asked for one.
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -212,7 +211,7 @@ class HeadTrial:
             eval_input=as_they_are,
             positive_weight=class_weights(recipe.loss, train.labels, recipe.repeat),
             device=device,
-            state=None if latest is None else checkpoints.load(storage, latest),
+            state=checkpoints.latest_of(storage, folder),
         )
         self._backlog = list(self._loop.history)
         self._kept = self._loop.pseudo_epoch
@@ -246,14 +245,3 @@ class HeadTrial:
             self._kept, self._kept_at = self._loop.pseudo_epoch, self._clock()
             self._writer.keep(self._loop.state().copied(), self._best)
             self._writer.wait()
-
-
-def best_of(storage: Storage, folder: str) -> Kept | None:
-    """The best that a trial reached, of its head alone; None where it left nothing.
-
-    Args:
-        storage: how URIs are reached.
-        folder: the trial's own.
-    """
-    best = checkpoints.find(storage, folder).best
-    return None if best is None else Kept.from_bytes(storage.read(best))

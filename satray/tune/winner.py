@@ -14,13 +14,12 @@ from satray.errors import TrainingError
 from satray.runs.run import Run
 from satray.storage import join
 from satray.train import checkpoints, measure
-from satray.train.checkpoints import Kept
+from satray.train.checkpoints import Kept, best_of
 from satray.train.job import calibrate_on
 from satray.train.job import work as train
 from satray.train.products import bundle
 from satray.train.setup import set_up
 from satray.train.tracking import nested
-from satray.tune.head import best_of
 from satray.tune.records import TrialRecord, trial_folder
 from satray.tune.trials import Trial
 from satray.tune.tuner import Work, config_of, head_setup, open_trial
@@ -66,7 +65,10 @@ def winner(work: Work, trial: Trial, start: str, record: TrialRecord, run: Run) 
         own = Run("train", work.run_id, folder, work.storage)
         setup = set_up(trial.recipe, work.storage, work.index)
         setup = measure.complete(setup, own) if first is None else first.under(setup)
-        kept, _ = checkpoints.choose(own.storage, own.state, setup.best)
+        found = best_of(own.storage, own.state)
+        if found is None:
+            raise TrainingError(f"trial {trial.id}: its training left no checkpoint")
+        kept = found
     calibration = calibrate_on(setup, kept.predictions)
     files = bundle(setup, run, kept, calibration)
     return Won(files, nested(kept.validation), (calibration.line(),))

@@ -158,8 +158,7 @@ class Training:
         ray_train.fit(self.setup, self.run, self.weights, listen, **options)
 
     def state(self):
-        found = checkpoints.find(self.run.storage, self.run.state)
-        return checkpoints.load(self.run.storage, found.latest)
+        return checkpoints.latest_of(self.run.storage, self.run.state)
 
     def history(self):
         rows = self.state().history
@@ -224,10 +223,9 @@ def test_killed_on_ray_it_goes_on_here_and_the_other_way(job, plain, archive, tm
         found = training.history()
         whole = history(plain[1])
         same(found, {name: whole[name] for name in found})
-        average = checkpoints.choose(training.run.storage, training.run.state, "map")[1]
-        assert average.validation["val_loss"] == pytest.approx(
-            json.loads((Path(plain[1].out) / "metrics.json").read_text())["swa"]["val_loss"]
-        )
+        figures = json.loads((Path(plain[1].out) / "metrics.json").read_text())
+        averaged = training.state().averaged
+        assert averaged["val_loss"] == pytest.approx(figures["swa"]["val_loss"])
 
 
 def test_two_workers_of_whom_one_is_killed_equal_one_at_the_same_global_batch(

@@ -1,16 +1,21 @@
-"""The loop: learning, evaluation, resuming, stages, what stops it."""
+"""The loop: learning, evaluation, stages, averages of weights, resuming, what stops it."""
 
+import itertools
 import math
 import time
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
 from train.tiny_training import (
     CLASSES,
+    PREPROCESS,
     ROWS,
     VAL_ROWS,
     equal,
+    kept,
     recipe,
     run,
     stage,
@@ -20,139 +25,157 @@ from train.tiny_training import (
     weights,
 )
 
-from satray.config.train import TowerOptions, VariantOptions
+from satray.config.stages import ScheduleOptions
+from satray.config.train import AverageOptions, OptimizerOptions, TowerOptions, VariantOptions
 from satray.data.augment import Augment
-from satray.errors import InputError, TrainingError
+from satray.errors import TrainingError
 from satray.metrics.summary import compute_metrics, flat
 from satray.models.network import Network
+from satray.train.averages import Averages, renew_statistics
 from satray.train.plan import plan_training
-from satray.train.state import TrainState
 
 
-def test_it_learns_and_reports():
-    reports, _, _ = run(recipe(stage(15)), tiny_net())
-    last = reports[-1]
-    assert reports[0]["val_loss"] > 0.5 > 0.2 > last["val_loss"]
+def network(backbone, dropout=0.5, head="linear"):
+    torch.manual_seed(0)
+    tower = TowerOptions(name="rgb", backbone=backbone, bands=("a", "b", "c"))
+    variant = VariantOptions(towers=(tower,), pooling="max", head=head)
+    return Network(variant, 2, dropout=dropout, size=16 if head == "dense" else None)
+
+
+def changed(before, after):
+    """Names of weights and buffers that differ in any bit."""
+    assert before.keys() == after.keys()
+    return {name for name, value in before.items() if not torch.equal(value, after[name])}
+
+
+def validation_of(state, net):
+    """Logits of the validation tiles, by hand."""
+    net.load_state_dict(state)
+    x = PREPROCESS(torch.from_numpy(tiles(VAL_ROWS, 2)[0]))
+    return net.eval()(x).detach().numpy()
+
+
+@pytest.mark.parametrize(
+    ("task", "classes"),
+    [("multilabel", CLASSES), ("multiclass", CLASSES), ("binary", ("bright",))],
+)
+def test_it_learns_and_reports(task, classes):
+    count = len(classes)
+    data, val_data = ((p, y[:, :count]) for p, y in (tiles(ROWS, 1), tiles(VAL_ROWS, 2)))
+    shapes = {"task": task, "classes": classes, "data": data, "val_data": val_data}
+    done = run(recipe(stage(15)), tiny_net(classes=count), **shapes)
+    rows, last, found = done.rows, done.rows[-1], done.seen[-1]
+    assert rows[0]["val_loss"] > 0.3 > last["val_loss"]
     assert last["map"] == last["accuracy"] == 1.0
-    assert [each["pseudo_epoch"] for each in reports] == list(range(15))
+    assert [each["pseudo_epoch"] for each in rows] == list(range(15))
     assert (last["step"], last["samples_seen"], last["times_seen"]) == (45, 360, 15.0)
     assert last["seconds_data"] >= 0 < last["seconds_compute"] < 20
     assert last["images_per_second"] > 0 < last["seconds_evaluate"]
-    assert {"val_loss", "map", "ap_bright", "ap_dark", "stage", "learning_rate"} <= set(last)
     assert all(type(value) in (int, float) for value in last.values())
-
-
-def test_padded_rows_count_once():
-    done = run(recipe(stage(1)), tiny_net())
-    (report,), _, net = done
-    (found,) = done.seen
+    # of each validation tile once, though some came twice
     assert found.rows.tolist() == list(range(VAL_ROWS))
-    logits = torch.from_numpy(found.logits_NK)
-    labels = torch.from_numpy(found.labels_NK).float()
-    theirs = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
-    assert report["val_loss"] == pytest.approx(theirs.item(), abs=1e-6)
-    whole = compute_metrics(found.logits_NK, found.labels_NK, CLASSES, "multilabel")
-    assert {name: report[name] for name in flat(whole)} == flat(whole)
-    net.eval()
-    x = (torch.from_numpy(tiles(VAL_ROWS, 2)[0].astype(np.float32)) - 2500) / 1500
-    assert found.labels_NK.tolist() == tiles(VAL_ROWS, 2)[1].tolist()
-    assert net(x).shape == logits.shape
-
-
-def test_the_same_seed_gives_the_same_history():
-    given = recipe(stage(2), seed=3, dropout=0.5)
-    (a, _, net_a), (b, _, net_b) = (run(given, tiny_net()) for _ in range(2))
-    assert [timeless(r) for r in a] == [timeless(r) for r in b]
-    equal(weights(net_a), weights(net_b))
-    other, _, _ = run(recipe(stage(2), seed=4, dropout=0.5), tiny_net())
-    assert other[0]["train_loss"] != a[0]["train_loss"]
-
-
-def test_the_callers_random_state_is_left_alone():
-    torch.manual_seed(1)
-    expected = torch.rand(3)
-    net = tiny_net()
-    torch.manual_seed(1)
-    run(recipe(stage(1), dropout=0.5), net)
-    assert torch.equal(torch.rand(3), expected)
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_resumed_is_uninterrupted_bit_by_bit(optimizer, stop_after):
-    """Mid-stage and mid-schedule (1), at a stage's last step (2), in the next stage (3)."""
-    given = recipe(
-        stage(2, 0.02), stage(1.5, 0.05, "step", trainable="head"), optimizer=optimizer, dropout=0.3
+    np.testing.assert_array_equal(found.labels_NK, val_data[1])
+    np.testing.assert_allclose(
+        found.logits_NK, validation_of(done.states[-1].model, done.net), atol=1e-5
     )
-    whole, _, net = run(given, tiny_net(norm="batch"))
-    first, cut, _ = run(given, tiny_net(norm="batch"), stop_after=stop_after)
+    whole = flat(compute_metrics(found.logits_NK, found.labels_NK, classes, task))
+    assert {name: last[name] for name in whole} == whole
+    assert last["val_loss"] == pytest.approx(whole["log_loss"], abs=1e-6)
+
+
+def test_the_same_seed_gives_the_same_history_and_leaves_the_callers_draws_alone():
+    torch.manual_seed(1)
+    expected, net = torch.rand(3), tiny_net()
+    torch.manual_seed(1)
+    given = recipe(stage(2), seed=3, dropout=0.5)
+    one = run(given, net)
+    assert torch.equal(torch.rand(3), expected)
+    other = run(given, tiny_net())
+    assert [timeless(r) for r in one.rows] == [timeless(r) for r in other.rows]
+    equal(weights(one.net), weights(other.net))
+    assert all(value.is_contiguous() for value in one.states[0].model.values())
+    third = run(recipe(stage(2), seed=4, dropout=0.5), tiny_net())
+    assert third.rows[0]["train_loss"] != one.rows[0]["train_loss"]
+
+
+CYCLED = ScheduleOptions(name="triangular2", cycle=1, warmup=0.4, cycle_momentum=True)
+THAWING = (
+    stage(1, 0.02, trainable="head", dropout=0.2),
+    stage(1, trainable="block5", layer_decay=0.6).model_copy(update={"schedule": CYCLED}),
+    stage(2, trainable="block3", dropout=0.0).model_copy(update={"schedule": CYCLED}),
+)
+CUT = (stage(2, 0.02), stage(1.5, 0.05, "step", trainable="head"))
+"""A state amid a stage, at its last step, and in the next."""
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("build", "stages", "options"),
+    [
+        (lambda: tiny_net(norm="batch"), CUT, {"dropout": 0.3}),
+        (lambda: tiny_net(norm="batch"), CUT, {"optimizer": "sgd", "average": {"ema": 0.97}}),
+        (lambda: tiny_net(norm="batch"), CUT,
+         {"optimizer": "adam", "average": {"ema": 0.97, "swa": True, "start": 0.2}}),
+        (lambda: network("simple_cnn"), THAWING, {"optimizer": "sgd"}),
+    ],
+)  # fmt: skip
+def test_resumed_is_uninterrupted_bit_by_bit(build, stages, options, stop_after):
+    given = recipe(*stages, **options)
+    whole, first = run(given, build()), run(given, build(), stop_after=stop_after)
     torch.manual_seed(99)  # another process: nothing is left of the first one
-    rest, ends, again = run(given, tiny_net(norm="batch"), state=cut[-1])
-    assert len(whole) == 4
-    assert len(rest) == 4 - stop_after
-    equal(weights(net), weights(again))
-    together = [timeless(r) for r in (*first, *rest)]
-    assert together == [timeless(r) for r in whole]
-    history = TrainState.from_bytes(ends[-1]).history
-    assert [timeless(row) for row in history] == together
-    assert [r["val_loss"] for r in rest] == [r["val_loss"] for r in whole[stop_after:]]
+    rest = run(given, build(), state=first.states[-1])
+    equal(weights(whole.net), weights(rest.net))
+    equal(kept(rest.states[-1]), kept(whole.states[-1]))
+    assert [timeless(r) for r in (*first.rows, *rest.rows)] == [timeless(r) for r in whole.rows]
+    assert rest.states[-1].history == (*first.rows, *rest.rows)
+    if given.average.swa:
+        averages = [each.loop.average(*each.feed)[0] for each in (whole, rest)]
+        equal(*averages)
+        assert timeless(whole.loop.averaged) == timeless(rest.loop.averaged)
+    done = run(given, build(), state=rest.states[-1])
+    assert done.rows == ()
+    equal(weights(done.net), weights(whole.net))
 
 
-def test_a_finished_state_trains_no_further():
-    given = recipe(stage(2))
-    _, states, net = run(given, tiny_net())
-    rest, _, again = run(given, tiny_net(), state=states[-1])
-    assert rest == ()
-    equal(weights(net), weights(again))
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+@pytest.mark.parametrize("backbone", ["resnet10t", "simple_cnn"])
+def test_only_what_a_stage_trains_changes(backbone, layer_decay):
+    """Gradual unfreezing and back, with weight decay and dropout: bit for bit, buffers too."""
+    last, before_it = ("layer4", "layer3") if backbone == "resnet10t" else ("block5", "block4")
+    trained = [(), (last,), (before_it, last), ()]
+    stages = [
+        stage(1, 0.01, trainable=blocks[0] if blocks else "head", layer_decay=layer_decay)
+        for blocks in trained
+    ]
+    decay = OptimizerOptions(name="adamw", weight_decay=0.5)
+    given = recipe(*stages).model_copy(update={"optimizer": decay})
+    net = network(backbone)
+    first = weights(net)
+    done = run(given, net)
+    assert [row["stage"] for row in done.rows] == [0, 1, 2, 3]
+    after = [first, *(each.model for each in done.states)]
+    for (before, now), blocks in zip(itertools.pairwise(after), trained, strict=True):
+        inside = ("head.", *(f"towers.rgb.body.{block}." for block in blocks))
+        assert changed(before, now) == {name for name in first if name.startswith(inside)}
 
 
-def test_a_state_of_another_plan_is_refused():
-    _, states, _ = run(recipe(stage(2)), tiny_net())
-    for other in (recipe(stage(2), batch=4), recipe(stage(0.5)), recipe(stage(2), pseudo_epoch=8)):
-        with pytest.raises(InputError, match="checkpoint: 2 pseudo-epochs, 6 steps of 8 tiles"):
-            run(other, tiny_net(), state=states[-1])
-
-
-def test_bytes_that_are_no_state_are_refused():
-    with pytest.raises(InputError, match="not a train state"):
-        TrainState.from_bytes(b"PK nonsense")
-
-
-def test_each_stage_thaws_what_it_says():
-    given = recipe(stage(1, 0.05, trainable="head"), stage(1, 0.05))
-    before = weights(tiny_net())
-    _, states, net = run(given, tiny_net())
-    assert net.trainable == ["head", "all"]
-    after_head = TrainState.from_bytes(states[0]).model
-    for name, value in after_head.items():
-        assert torch.equal(value, before[name]) == (not name.startswith("head"))
-    assert not torch.equal(weights(net)["first.weight"], before["first.weight"])
-
-
-def test_the_learning_rate_is_the_plans(monkeypatch):
-    rates = []
-    step = torch.optim.AdamW.step
-
-    def spy(self, *args, **options):
-        rates.append(self.param_groups[0]["lr"])
-        return step(self, *args, **options)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
-    given = recipe(stage(2, 0.02), stage(1, 0.1, "constant"))
-    reports, _, _ = run(given, tiny_net())
-    plan = plan_training(given, ROWS, 1)
-    assert rates == [plan.learning_rate(step) for step in range(9)]
-    assert [r["learning_rate"] for r in reports] == [rates[2], rates[5], rates[8]]
-    assert [r["stage"] for r in reports] == [0, 0, 1]
-    assert [r["stage_began"] for r in reports] == [0, 0, 48]
-
-
-def test_a_stage_that_begins_within_a_pseudo_epoch_says_where():
-    reports, _, _ = run(recipe(stage(0.7), stage(1.3, trainable="head")), tiny_net())
-    assert [(r["samples_seen"], r["stage"], r["stage_began"]) for r in reports] == [
+def test_rate_and_place_are_the_plans():
+    given = recipe(stage(0.7, 0.02), stage(1.3, 0.1, "constant", trainable="head"))
+    plan, rows = plan_training(given, ROWS, 1), run(given, tiny_net()).rows
+    assert [r["learning_rate"] for r in rows] == [plan.learning_rate(2), plan.learning_rate(5)]
+    assert [(r["samples_seen"], r["stage"], r["stage_began"]) for r in rows] == [
         (24, 1, 16),
         (48, 1, 16),
     ]
+
+
+def test_the_loop_drops_what_the_stage_says():
+    """All but nothing dropped: the head hardly learns from features that are not there."""
+    plain, dropped = (run(recipe(stage(12, **d)), tiny_net()) for d in ({}, {"dropout": 0.99}))
+    assert dropped.rows[-1]["train_loss"] > plain.rows[-1]["train_loss"] + 0.1
+
+
+# What is not readable, or not finite
 
 
 def test_unreadable_tiles_have_no_weight():
@@ -162,37 +185,26 @@ def test_unreadable_tiles_have_no_weight():
     spoilt = pixels.copy(), labels.copy()
     spoilt[0][bad], spoilt[1][bad] = 65535, 1
     given = recipe(stage(1), error_budget=0.125)
-    runs = [
+    one, other = (
         run(given, tiny_net(norm="batch"), unreadable=bad, data=data)
         for data in ((pixels, labels), spoilt)
-    ]
-    assert [r[0][0]["unreadable"] for r in runs] == [3, 3]
-    assert runs[0][0][0]["train_loss"] == runs[1][0][0]["train_loss"]
-    equal(weights(runs[0][2]), weights(runs[1][2]))
-
-
-def test_nothing_readable_at_all_teaches_nothing():
-    given = recipe(stage(1), error_budget=1)  # adamw: its weight decay has to rest too
-    (report,), _, net = run(given, tiny_net(), unreadable=range(ROWS))
-    equal(weights(net), weights(tiny_net()))
-    assert report["unreadable"] == ROWS
-    assert math.isnan(report["train_loss"])
-    assert math.isfinite(report["val_loss"])
-
-
-def test_batch_norms_learn_nothing_from_a_batch_without_a_readable_tile():
-    """Nor from its pixels: the network is given the bands' means in their place."""
-    given, net, seen = (
-        recipe(stage(1, 0.02, "constant"), error_budget=1),
-        tiny_net(norm="batch"),
-        [],
     )
+    assert one.rows[0]["unreadable"] == 3
+    assert one.rows[0]["train_loss"] == other.rows[0]["train_loss"]
+    equal(weights(one.net), weights(other.net))
+
+
+def test_batches_without_a_readable_tile_teach_nothing():
+    """Nor norms, nor weight decay: the network is given the bands' means in their place."""
+    given, net, seen = recipe(stage(1), error_budget=1), tiny_net(norm="batch"), []
     net.first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].abs().max().item()))
-    run(given, net, unreadable=range(ROWS))
+    (row,), _, _ = run(given, net, unreadable=range(ROWS))
     equal(weights(net), weights(tiny_net(norm="batch")))
     assert seen[:3] == [0.0] * 3
     assert seen[3] > 0  # validation
-
+    assert row["unreadable"] == ROWS
+    assert math.isnan(row["train_loss"])
+    assert math.isfinite(row["val_loss"])
     order = np.random.default_rng(0).permutation(ROWS)
     _, _, net = run(given, tiny_net(norm="batch"), unreadable=order[8:16])  # the second of three
     assert net.norm.num_batches_tracked == 2
@@ -200,36 +212,37 @@ def test_batch_norms_learn_nothing_from_a_batch_without_a_readable_tile():
     assert net.norm.running_mean.abs().max() > 0
 
 
-def test_more_unreadable_tiles_than_the_budget_stop_training():
-    bad = (3, 7, 20)
-    with pytest.raises(TrainingError, match=r"error_budget=0\.1") as caught:
-        run(recipe(stage(2), error_budget=0.1), tiny_net(), unreadable=bad)
-    assert "pseudo-epoch 1: 3 of 24 tiles could not be read" in str(caught.value)
-    assert "last checkpoint stays, and rerunning goes on" in str(caught.value)
-    assert "\n" not in str(caught.value)
-    reports, _, _ = run(recipe(stage(2), error_budget=0.125), tiny_net(), unreadable=bad)
-    assert len(reports) == 2
+NONE_FINITE = tiny_net()
+NONE_FINITE.head.bias.data[0] = math.nan
 
 
-def test_unreadable_validation_tiles_count_once_against_the_budget():
-    """Row 0 is there twice: 1 of 10, not 2 of 12."""
-    with pytest.raises(TrainingError, match="validation: 1 of 10 tiles could not be read"):
-        run(recipe(stage(1), error_budget=0.09), tiny_net(), val_unreadable=(0,))
-    (report,), _, _ = run(recipe(stage(1), error_budget=0.1), tiny_net(), val_unreadable=(0,))
-    assert report["val_unreadable"] == 1
+@pytest.mark.parametrize(
+    ("changes", "options", "says"),
+    [
+        ({"error_budget": 0.1}, {"unreadable": (3, 7, 20)},
+         r"pseudo-epoch 1: 3 of 24 tiles could not be read .error_budget=0\.1"),
+        # row 0 is there twice: 1 of 10, not 2 of 12
+        ({"error_budget": 0.09}, {"val_unreadable": (0,)}, "validation: 1 of 10 tiles could not"),
+        ({"error_budget": 1}, {"val_unreadable": range(10)}, "none of its tiles could be read"),
+        ({"pseudo_epoch": 48}, {}, "batches ended after 3 of 6"),
+        ({}, {"net": NONE_FINITE},
+         r"3 steps in a row .* at sample 24 .learning rate .* last checkpoint stays"),
+        ({"pseudo_epoch": 240}, {"net": NONE_FINITE, "data": tiles(240, 1)},
+         "10 steps in a row .* at sample 80 "),
+    ],
+)  # fmt: skip
+def test_what_stops_a_training_is_said_in_one_line(changes, options, says):
+    given = recipe(stage(1), **changes)
+    with pytest.raises(TrainingError, match=says) as error:
+        run(given, options.pop("net", None) or tiny_net(), **options)
+    assert "\n" not in str(error.value)
 
 
-def test_losses_that_are_never_finite_stop_with_their_place():
-    net = tiny_net()
-    with torch.no_grad():
-        net.head.bias[0] = math.nan
-    few = recipe(stage(1, 0.02, "constant"))
-    with pytest.raises(
-        TrainingError, match=r"3 steps in a row .* at sample 24 \(learning rate 0.02"
-    ):
-        run(few, net)  # all of its pseudo-epoch
-    with pytest.raises(TrainingError, match=r"10 steps in a row .* at sample 80 "):
-        run(recipe(stage(1, 0.02), pseudo_epoch=240), net, data=tiles(240, 1))
+def test_within_the_budget_training_goes_on():
+    given = recipe(stage(2), error_budget=0.125)
+    done = run(given, tiny_net(), unreadable=(3, 7, 20), val_unreadable=(0,))
+    assert [row["val_unreadable"] for row in done.rows] == [1, 1]
+    assert done.seen[-1].rows.tolist() == list(range(1, VAL_ROWS))
 
 
 def test_a_step_that_is_not_finite_is_left_out():
@@ -246,89 +259,186 @@ def test_a_step_that_is_not_finite_is_left_out():
     assert (first["skipped"], last["skipped"]) == (1, 0)
     assert math.isfinite(first["train_loss"])
     assert all(math.isfinite(each["val_loss"]) for each in (first, last))
-    kept = TrainState.from_bytes(states[-1]).kept
-    for value in (*weights(net).values(), *kept.values()):
+    for value in (*weights(net).values(), *kept(states[-1]).values()):
         assert value.isfinite().all()
     assert last["train_loss"] < first["train_loss"]
 
 
-def test_batches_that_end_early_or_are_short_are_said():
-    with pytest.raises(TrainingError, match="ended after 3 of 6"):
-        run(recipe(stage(1), pseudo_epoch=48), tiny_net())
-
-
-def test_batch_norm_needs_two_tiles():
-    with pytest.raises(InputError, match="batch=1: one tile a worker"):
-        run(recipe(stage(1), batch=1), tiny_net(norm="batch"))
-    run(recipe(stage(0.1), batch=1), tiny_net())  # group norm does not
-
-
-@pytest.mark.parametrize(("task", "classes"), [("multiclass", CLASSES), ("binary", ("bright",))])
-def test_other_tasks_learn_too(task, classes):
-    pixels, labels = tiles(ROWS, 1)
-    count = len(classes)
-    reports, _, _ = run(
-        recipe(stage(15)),
-        tiny_net(classes=count),
-        task=task,
-        classes=classes,
-        data=(pixels, labels[:, :count]),
-        val_data=(lambda p, y: (p, y[:, :count]))(*tiles(VAL_ROWS, 2)),
-    )
-    assert reports[-1]["accuracy"] == 1.0
-    assert reports[-1]["val_loss"] < 0.3
+# What it is told, and what it is given
 
 
 def test_progress_is_told():
-    told = []
-
-    net = tiny_net()
+    told, net = [], tiny_net()
     net.first.register_forward_pre_hook(lambda *_: time.sleep(0.4))
     run(recipe(stage(1)), net, progress=told.append)
     (now,) = told
-    assert (now.pseudo_epoch, now.step, now.samples_seen) == (0, 3, 24)
-    assert 0 < now.images_per_second < 20
-    assert math.isfinite(now.loss)
+    assert (now["pseudo_epoch"], now["step"]) == (0, 3)
+    assert 0 < now["images_per_second"] < 20
+    assert math.isfinite(now["loss"])
 
 
-def test_the_projects_own_network():
-    """Frozen weights and buffers stay bit for bit; a resumed run is the uninterrupted one."""
-    tower = TowerOptions(name="rgb", backbone="resnet10t", bands=("a", "b", "c"))
-    variant = VariantOptions(towers=(tower,), pooling="max")
-
-    def build():
-        torch.manual_seed(0)
-        return Network(variant, 2, dropout=0.5)
-
-    given = recipe(stage(1, 0.01, trainable="head"), stage(2, 0.001))
-    before = weights(build())
-    whole, states, net = run(given, build())
-    frozen = TrainState.from_bytes(states[0]).model
-    changed = {name for name, value in frozen.items() if not torch.equal(value, before[name])}
-    assert changed == {"head.weight", "head.bias"}
-    rest, _, again = run(given, build(), state=states[1])
-    equal(weights(net), weights(again))
-    assert timeless(rest[0]) == timeless(whole[2])
+@pytest.mark.parametrize(("bias", "kind"), [(-50.0, "never"), (50.0, "always")])
+def test_the_majority_trap_is_in_the_row(bias, kind):
+    net = run(recipe(stage(12)), tiny_net()).net
+    net.head.bias.data[0] = bias
+    ((row,), _, _) = run(recipe(stage(1, rate=1e-6)), net)
+    assert row[f"classes_{kind}"] == 1
+    assert row["ppr_bright"] == (kind == "always")
 
 
 def test_deterministic_and_bf16_run():
-    given = recipe(stage(1), deterministic=True)
-    done = run(given, tiny_net(), bf16=True)
-    (report,), _, net = done
-    assert math.isfinite(report["val_loss"])
+    done = run(recipe(stage(1), deterministic=True), tiny_net(), bf16=True)
+    assert math.isfinite(done.rows[0]["val_loss"])
     assert not torch.are_deterministic_algorithms_enabled()
-    assert next(net.parameters()).dtype == torch.float32
+    assert next(done.net.parameters()).dtype == torch.float32
     assert done.seen[0].logits_NK.dtype == np.float32
 
 
-def test_weights_are_kept_planar():
-    _, states, _ = run(recipe(stage(1)), tiny_net())
-    assert all(value.is_contiguous() for value in TrainState.from_bytes(states[0]).model.values())
+def test_augmentation_takes_part_and_views_come_again():
+    one = {"flips": "d4", "crop": "centre", "views": 1}
+    anew, cycled = (run(recipe(stage(2), augment=a), tiny_net()) for a in ({"views": None}, one))
+    assert anew.rows[0]["train_loss"] == cycled.rows[0]["train_loss"]  # its first is view 0
+    assert anew.rows[1]["train_loss"] != cycled.rows[1]["train_loss"]
+    plain = run(recipe(stage(1)), tiny_net(), augment=Augment(8, "none", "centre"))
+    assert plain.rows[0]["train_loss"] != anew.rows[0]["train_loss"]
 
 
-def test_augmentation_takes_part():
-    given = recipe(stage(1))
-    plain = Augment(8, "none", "centre")
-    (a,), _, _ = run(given, tiny_net(), augment=plain)
-    (b,), _, _ = run(given, tiny_net())
-    assert a["train_loss"] != b["train_loss"]
+def test_validation_flipped_by_chance_is_of_the_tile_or_of_its_mirror_image():
+    """As the Planet report's code does it; training is not touched, each look draws anew."""
+    plain, flipped = (
+        run(recipe(stage(2, 1e-12, "constant"), seed=3, input={"evaluate_flip": flip}), tiny_net())
+        for flip in (False, True)
+    )
+    assert [r["train_loss"] for r in plain.rows] == [r["train_loss"] for r in flipped.rows]
+    first, last = (each.logits_NK for each in flipped.seen)
+    assert np.abs(first - last).max() > 1e-4
+    x, net = PREPROCESS(torch.from_numpy(tiles(VAL_ROWS, 2)[0])), flipped.net.eval()
+    with torch.no_grad():
+        as_it_is, mirrored = (
+            np.abs(last - net(way).numpy()).max(axis=1) < 1e-5 for way in (x, x.flip(3))
+        )
+    assert (as_it_is | mirrored).all()
+    assert 0 < mirrored.sum() < VAL_ROWS
+
+
+# Averages of weights
+
+
+def test_the_moving_average_is_the_formula_with_its_warm_up():
+    net = tiny_net(norm="batch").train()
+    average = Averages(net, AverageOptions(ema=0.25))
+    expected = {name: value.double().clone() for name, value in net.state_dict().items()}
+    torch.manual_seed(1)
+    for t in range(5):
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(torch.randn_like(parameter))
+            net(torch.randn(4, 3, 8, 8) + 3)
+        decay = min(0.25, (1 + t) / (10 + t))
+        for name, value in net.state_dict().items():
+            expected[name] = decay * expected[name] + (1 - decay) * value.double()
+        average.update()
+    for name, value in average.kept.state_dict().items():
+        own = net.state_dict()[name].double()  # counts of batches are the network's own
+        target = expected[name] if value.is_floating_point() else own
+        torch.testing.assert_close(value.double(), target, rtol=1e-5, atol=1e-6)
+
+
+def test_evaluation_and_bundle_use_the_average_and_training_does_not():
+    plain = run(recipe(stage(3)), tiny_net(norm="batch"))
+    assert plain.states[-1].averages == {}
+    done = run(recipe(stage(3), average={"ema": 0.9}), tiny_net(norm="batch"))
+    equal(weights(plain.net), weights(done.net))
+    assert [r["train_loss"] for r in done.rows] == [r["train_loss"] for r in plain.rows]
+    assert all(a["val_loss"] != b["val_loss"] for a, b in zip(done.rows, plain.rows, strict=True))
+    equal(kept(done.states[-1]), done.loop.kept())
+    found = validation_of(kept(done.states[-1]), tiny_net(norm="batch"))
+    np.testing.assert_allclose(found, done.seen[-1].logits_NK, atol=1e-4)
+
+
+def test_what_is_frozen_rests_in_the_average_too():
+    """Weights and batch statistics are those that the head then trains on, from its first step."""
+    stages = stage(1, 0.05, "constant"), stage(2, 0.05, "constant", trainable="head")
+    done = run(recipe(*stages, average={"ema": 0.97}), network("resnet10t", dropout=0))
+    before, first, last = done.states
+    frozen = {name for name in before.model if name.startswith("towers.")}
+    assert frozen & changed(kept(before), before.model)
+    for state in (first, last):
+        assert changed(kept(state), before.model).isdisjoint(frozen)
+        assert "head.weight" in changed(kept(state), state.model)
+
+
+def test_the_mean_of_snapshots_is_the_mean_and_its_logits_are_those_measured():
+    """Taken at pseudo-epoch ends here, whose states are known."""
+    stages, swa = stage(4, 0.05, "constant", trainable="head"), {"swa": True, "start": 0.2}
+    done = run(recipe(stages, average=swa), tiny_net(norm="batch"))
+    found, predictions = done.loop.average(*done.feed)
+    states = [state.model for state in done.states]
+    mean = torch.stack([state["head.weight"] for state in states]).mean(0)
+    torch.testing.assert_close(found["head.weight"], mean)
+    assert torch.equal(found["first.weight"], states[0]["first.weight"])  # what never moved
+    statistics = torch.stack([state["norm.running_mean"] for state in states]).mean(0)
+    assert not torch.allclose(found["norm.running_mean"], statistics)
+    assert found["norm.num_batches_tracked"] == 3  # the pass, from the start
+    np.testing.assert_allclose(
+        validation_of(found, tiny_net(norm="batch")), predictions.logits_NK, atol=1e-4
+    )
+    assert done.loop.averaged["val_loss"] < 0.69
+    equal(weights(done.net), states[-1])  # the run's own weights are left alone
+    assert done.loop.state().pseudo_epoch == 5
+
+
+def test_a_snapshot_is_taken_at_its_step_also_amid_a_pseudo_epoch():
+    """Cycles of 4.5 steps, 3 steps a pseudo-epoch: after steps 4 and 9."""
+    cycle = ScheduleOptions(name="triangular", cycle=1.5)
+    given = stage(3).model_copy(update={"schedule": cycle})
+    once, both = (
+        run(recipe(given, average={"swa": True, "most": most}), tiny_net()) for most in (1, 2)
+    )
+    last, mean = (each.loop.average(*each.feed)[0] for each in (once, both))
+    equal(last, weights(once.net))
+    assert not torch.equal(mean["head.weight"], last["head.weight"])
+
+
+def test_an_average_that_is_not_finite_is_no_evaluation():
+    given = recipe(stage(2, 0.05, "constant"), average={"swa": True})
+    state = run(given, tiny_net()).states[-1]
+    state.averages["swa"]["module.head.bias"].fill_(math.nan)
+    again = run(given, tiny_net(), state=state)
+    assert again.loop.average(*again.feed)[1] is None
+    assert again.loop.averaged is None
+
+
+def test_batch_statistics_are_renewed_as_torch_does_but_for_frozen_norms():
+    torch.manual_seed(0)
+    xs = [torch.randn(4, 3, 8, 8) * 2 + 1 for _ in range(5)]
+    ours, theirs = (tiny_net(norm="batch", dropout=0.5) for _ in range(2))
+    for net in (ours, theirs):
+        net.norm.running_mean.fill_(9.0)
+    renew_statistics(ours, lambda: iter([*xs[:2], torch.empty(0, 3, 8, 8), *xs[2:]]))
+    update_bn(xs, theirs)
+    torch.testing.assert_close(ours.norm.running_mean, theirs.norm.running_mean)
+    torch.testing.assert_close(ours.norm.running_var, theirs.norm.running_var)
+    assert (ours.norm.momentum, ours.training, ours.norm.training) == (0.1, False, False)
+    net = network("resnet10t")
+    before = weights(net)
+    net.set_trainable("head")
+    renew_statistics(net, lambda: pytest.fail("asked for tiles"))
+    equal(weights(net), before)
+    net.set_trainable("layer4")
+    renew_statistics(net, lambda: iter([torch.randn(2, 3, 64, 64)]))
+    moved = changed(before, weights(net))
+    assert moved
+    assert all(".layer4." in name for name in moved)
+
+
+@pytest.mark.parametrize("head", ["linear", "dense"])
+def test_a_stages_dropout_leaves_a_backbones_own_alone(head):
+    from satray.train.optim import set_dropout
+
+    net = network("simple_cnn", head=head)
+    net.towers["rgb"].add_module("own", nn.Dropout(0.1))
+    set_dropout(net, 0.25)
+    ours = {name: m.p for name, m in net.named_modules() if isinstance(m, nn.Dropout)}
+    assert ours.pop("towers.rgb.own") == 0.1
+    assert set(ours.values()) == {0.25}

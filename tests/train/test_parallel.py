@@ -8,12 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from train.tiny_training import ROWS, equal, recipe, run, stage, tiny_net
+from train.tiny_training import ROWS, equal, kept, recipe, run, stage, tiny_net
 
 from satray.config.train import TowerOptions, VariantOptions
 from satray.models.network import Network
 from satray.train.parallel import resting_norms, synchronised
-from satray.train.state import TrainState
 
 # In the first pseudo-epoch: rank 1's first batch, and the whole second global batch.
 UNREADABLE = tuple(np.random.default_rng(0).permutation(ROWS)[4:16].tolist())
@@ -68,8 +67,8 @@ def averages(rank, workers):
     stages = stage(1, 0.05, "constant"), stage(1.5, 0.05, "constant", trainable="head")
     given = recipe(*stages, average={"ema": 0.9, "swa": True, "start": 0.5, "most": 9})
     done = run(given, tiny_net(norm="batch"), rank=rank, workers=workers)
-    mean, _, _ = done.loop.average(*done.feed)
-    return [TrainState.from_bytes(state).kept for state in done.states], mean
+    mean, _ = done.loop.average(*done.feed)
+    return [kept(state) for state in done.states], mean
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,8 @@
 """The majority trap is seen, and only where it is one."""
 
-import io
-
 import numpy as np
-import pyarrow.parquet as pq
-import pytest
-from train.tiny_training import CLASSES, VAL_ROWS, recipe, run, stage, tiles, tiny_net
 
-from satray.metrics.trap import stuck, trapped, watch
-from satray.train import tracking
-from satray.train.imbalance import constant_classes
+from satray.metrics.trap import trapped, watch
 
 
 def test_always_and_never():
@@ -42,20 +35,3 @@ def test_decisions_under_other_thresholds_are_watched_alike():
     labels = np.stack([np.zeros(10), np.ones(10)])
     (line,) = trapped(np.ones((2, 10), bool), labels, many).warnings()
     assert "c7 and 2 more predicted always" in line
-
-
-@pytest.mark.parametrize(("bias", "kind"), [(-50.0, "never"), (50.0, "always")])
-def test_the_loop_reports_it(bias, kind):
-    _, _, net = run(recipe(stage(12)), tiny_net())
-    net.head.bias.data[0] = bias
-    (report,), _, _ = run(recipe(stage(1, rate=1e-6)), net)
-    row = report
-    assert row[f"classes_{kind}"] == 1
-    assert row["ppr_bright"] == (kind == "always")
-    # What the job says and keeps comes from the history's row.
-    labels = tiles(VAL_ROWS, 2)[1]
-    found = stuck(tracking.by_class(row, "ppr"), constant_classes(labels))
-    assert getattr(found, kind) == ("bright",)
-    assert tracking.nested(row)["ppr"] == {name: row[f"ppr_{name}"] for name in CLASSES}
-    table = pq.read_table(io.BytesIO(tracking.parquet([row])))
-    assert table.column(f"classes_{kind}").to_pylist() == [1]

@@ -13,7 +13,6 @@ from satray.data.augment import Augment
 from satray.models.preprocess import Preprocess
 from satray.train.loop import Loop
 from satray.train.plan import plan_training
-from satray.train.state import TrainState
 from satray.train.step import AugmentedTiles
 
 ROWS, VAL_ROWS, SIDE, SIZE, CLASSES = 24, 10, 12, 8, ("bright", "dark")
@@ -90,7 +89,7 @@ def recipe(*stages, batch=8, optimizer="adamw", average=None, **options):
 
 
 class Trained(NamedTuple):
-    """A run: its rows, states as bytes, network; what was predicted; the loop and its batches."""
+    """A run: its rows, states, network; what was predicted; the loop and its batches."""
 
     rows: tuple
     states: list
@@ -136,7 +135,7 @@ def run(
         ),
         eval_input=PREPROCESS,
         bf16=bf16,
-        state=None if state is None else TrainState.from_bytes(state),
+        state=state,
         progress=progress,
     )
     states = []
@@ -153,12 +152,20 @@ def run(
     feed, seen, begun = (train_batches, val_batches), [], loop.pseudo_epoch
     while not loop.done and len(states) != stop_after:
         seen.append(loop.step(*feed)[1])
-        states.append(loop.state().to_bytes())
+        states.append(loop.state().copied())
     return Trained(loop.history[begun:], states, net, seen, loop, feed)
 
 
 def weights(net):
     return copy.deepcopy({name: value.contiguous() for name, value in net.state_dict().items()})
+
+
+def kept(state):
+    """What is evaluated of a state: the moving average where there is one."""
+    average = state.averages.get("ema")
+    if average is None:
+        return state.model
+    return {name.removeprefix("module."): average[name] for name in average if "." in name}
 
 
 TIMES = {"images_per_second", "seconds_data", "seconds_compute", "seconds_evaluate"}

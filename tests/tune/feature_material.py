@@ -1,5 +1,6 @@
 """Small networks over a small archive, their features in memory, and heads trained both ways."""
 
+import copy
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ def through_backbone(made: Prepared) -> tuple[list[Any], torch.nn.Module]:
 def from_features(
     made: Prepared, features: tuple[Features, Features], state: Any = None
 ) -> tuple[list[Any], list[Any]]:
-    """Train the head from features; gives the reports and the states, as bytes."""
+    """Train the head from features; gives the reports, and what was trained and kept by each."""
     setup, plan, (tiles, val) = made.setup, made.setup.plan, features
     recipe = setup.recipe
     network = HeadNetwork(setup.variant.head, tiles.width, tiles.labels.shape[1], recipe.dropout)
@@ -149,7 +150,7 @@ def from_features(
     begun = loop.pseudo_epoch
     while not loop.done:
         loop.step(head_batches(tiles, order, plan), val_batches(val))
-        states.append(loop.state().to_bytes())
+        states.append(copy.deepcopy((loop.state().model, loop.kept())))
     return list(loop.history[begun:]), states
 
 

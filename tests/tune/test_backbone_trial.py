@@ -8,10 +8,9 @@ from train.small_archive import generate, make_recipe, make_run
 
 from satray.errors import TrainingError
 from satray.storage import Storage
-from satray.train.checkpoints import Writer
+from satray.train.checkpoints import TrainState, Writer
 from satray.train.ray_train import Halt, fit
 from satray.train.setup import set_up
-from satray.train.state import TrainState
 from satray.tune import backbone_trial
 from satray.tune.backbone_trial import BackboneTrial
 
@@ -29,7 +28,7 @@ def begin(setup, tmp_path, monkeypatch):
         run, _ = make_run(tmp_path)
         if history:
             rows = tuple(map(row, history))
-            state = TrainState(len(rows), 3 * len(rows), 8, 0, {}, {}, rows, {})
+            state = TrainState(len(rows), {}, {}, rows, {})
             writer = Writer(run.storage, run.state)
             writer.keep(state, None)
             writer.wait()

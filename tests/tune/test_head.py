@@ -24,7 +24,6 @@ from satray.models.network import Network
 from satray.storage import Storage
 from satray.train.checkpoints import to_bytes
 from satray.train.plan import plan_training, train_order
-from satray.train.state import TrainState
 from satray.tune import head
 from satray.tune.feature_table import Features
 from satray.tune.head import (
@@ -76,7 +75,7 @@ def test_losses_are_those_of_training_through_the_backbone(archive, tmp_path, na
     np.testing.assert_allclose(losses(alone), losses(whole), atol=1e-4, rtol=0)
     assert [each["unreadable"] for each in alone] == [each["unreadable"] for each in whole]
     assert sum(each["unreadable"] for each in whole) > 0
-    trained = TrainState.from_bytes(states[-1]).model
+    trained, _ = states[-1]
     for key, value in network.state_dict().items():
         if key.startswith("head."):
             torch.testing.assert_close(trained[key], value, atol=1e-4, rtol=1e-4)
@@ -214,7 +213,7 @@ def test_it_trains_as_in_one_go_and_keeps_its_best(trial, tmp_path) -> None:
     place = int(np.argmax([row["map"] for row in rows]))
     assert best.samples_seen == rows[place]["samples_seen"]
     assert best.validation == rows[place]
-    kept = TrainState.from_bytes(states[place]).kept
+    _, kept = states[place]
     assert best.weights.keys() == kept.keys()
     assert all(torch.equal(best.weights[name], kept[name]) for name in kept)
     assert best.predictions.logits_NK.shape == (16, 2)
