@@ -23,13 +23,11 @@ if TYPE_CHECKING:
 SHOWN = 6
 """Classes, or other names, that a line gives."""
 
-OFF_EARTH = "a CRS that does not lead to longitude and latitude there: no outline, no resolution"
-
 MIXED = 1.1
 """The largest px over the smallest, on the ground, from which it is said."""
 
 SAID = (
-    *("tile_id", "split", "labels", "height", "width"),
+    *("split", "labels", "height", "width"),
     *("crs", "transform", "resolution_x", "resolution_y"),
 )
 """Columns of a tile index that lines and summary are made of."""
@@ -128,10 +126,6 @@ def describe_index(index: TileIndex, refused: pa.Table, groups: Sequence[Alike])
             f"set aside: {len(refused):,} (quarantine.parquet); "
             f"{first['uri'].rsplit('/', 1)[-1]}: {first['error']}"
         )
-    placed = pc.and_(table["crs"].is_valid(), table["transform"].is_valid())
-    off = table["tile_id"].filter(pc.and_(placed, table["resolution_x"].is_null()))
-    if len(off):
-        lines.append(f"ground: {_plural(len(off), 'tile')}: {OFF_EARTH}, e.g. {off[0]}")
     sides = [np.asarray(table[f"resolution_{axis}"].drop_null()) for axis in "xy"]
     if any(len(s) and s.max() > MIXED * s.min() for s in sides):
         spans = " and ".join(

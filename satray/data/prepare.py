@@ -98,6 +98,11 @@ class Survey:
         return int(self.tiles.num_rows)
 
     @property
+    def keys(self) -> pa.ChunkedArray:
+        """Paths of the images below the archive."""
+        return self.tiles["key"]
+
+    @property
     def size(self) -> int:
         """Bytes of all images, as listed."""
         return int(pc.sum(self.tiles["size"]).as_py() or 0)
@@ -165,9 +170,9 @@ def takes_ray(recipe: PrepareRecipe, found: Survey) -> bool:
 
 def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
     """What would be done; opens few images, or those of small archives, and writes nothing."""
-    tiles = probe(block_of(found.tiles, 0, SAMPLE), recipe, storage).tiles.sort_by("row")
-    seen = Archive(found.tiles["key"])
-    seen.add(tiles)
+    probed, seen = probe(block_of(found.tiles, 0, SAMPLE), recipe, storage), Archive(found.keys)
+    seen.add(probed)
+    tiles = probed.tiles.sort_by("row")
     lines = describe_archive(found.tiles, found.labels, found.matched, recipe)
     lines += [
         f"first images: {kind} ({count} of {len(tiles)} opened)"
@@ -313,8 +318,7 @@ def _publish(archive: Archive, found: Survey, recipe: PrepareRecipe, run: Run) -
 
     lines = describe_index(index, refused, alike) + describe_headers(alike, meta)
     declared = {group.header.nodata for group in alike if group.header.nodata is not None}
-    if counts[0].valid:
-        lines += fill_lines(meta.bands, counts, declared)
+    lines += fill_lines(meta.bands, counts, declared)
     lines += describe_meeting(Footprints.of_table(index.table), index.splits.tolist(), recipe)
     seconds = max(run.seconds.get("reading and decoding", 0.0), 1e-9)
     lines.append(
@@ -377,7 +381,7 @@ def _counts(
     archive: Archive, kind: Kind, units: Units, recipe: PrepareRecipe
 ) -> tuple[BandCounts, ...]:
     """Statistics of all tiles of a kind, in the archive's units, which all must be brought to."""
-    parts = [tuple(BandCounts(kind.dtype) for _ in kind.bands)]
+    parts, of_units = [tuple(BandCounts(kind.dtype) for _ in kind.bands)], archive.counts()
     for group in archive.alike(kind):
         stated = group.header.units
         try:
@@ -385,7 +389,7 @@ def _counts(
         except DecodeError as error:
             raise InputError(f"images={recipe.images}: {group.key} states {error}") from error
         # the first group of a unit has the counts of all
-        counts = archive.counts.pop((kind, stated), None)
+        counts = of_units.pop((kind, stated), None)
         if counts is not None and change is not None:
             counts = tuple(map(changed, counts, change.gain, change.shift))
         parts += [] if counts is None else [counts]

@@ -5,8 +5,8 @@ travels as Arrow tables that the driver sums up and lets go, so that its memory 
 them; a run that was interrupted reads only what is not kept yet.
 """
 
+import io
 import json
-import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -32,11 +32,8 @@ from satray.storage import Storage, join
 FOLDER = "probed"
 """Folder of the run's state that blocks are kept in."""
 
-TILES, COUNTS = "tiles.arrow", "counts.arrow"
-"""Ends of the names of a block's two files; that of its tiles is written last."""
-
 MERGED = 16
-"""Least number of blocks whose counts are merged in one task, and most that it holds."""
+"""Parts of counts that are merged at once, so that few are in memory and none is merged often."""
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
 
@@ -116,13 +113,22 @@ class Archive:
     """Read from storage."""
     groups: dict[str, Alike] = field(default_factory=dict)
     """The others, by the text of their headers."""
-    counts: dict[tuple[Kind, Units], tuple[BandCounts, ...]] = field(default_factory=dict)
-    """Statistics of the train part by kind and unit, one entry a band."""
+    parts: list[list[pa.Table]] = field(default_factory=list)
+    """Counts of the train part: of single blocks, of `MERGED` blocks, of `MERGED` of these, ..."""
     files: tuple[str, ...] = ()
-    """URIs of the blocks' tiles, in the listing's order."""
+    """URIs of the blocks, in the listing's order."""
 
-    def add(self, tiles: pa.Table) -> None:
-        """Add a block of tiles: `PROBED`."""
+    def add(self, block: "Probed") -> None:
+        """Add what was learnt of a block."""
+        tiles, part = block
+        for level in self.parts:
+            level.append(part)
+            if len(level) < MERGED:
+                break
+            part = counts_table(counts_of(level))
+            level.clear()
+        else:
+            self.parts.append([part])
         self.attempted += len(tiles)
         self.failed += tiles["header"].null_count
         self.bytes += pc.sum(tiles["bytes"]).as_py() or 0
@@ -150,10 +156,18 @@ class Archive:
             counts[group.kind] += group.count
         return counts
 
+    def counts(self) -> dict[tuple[Kind, Units], tuple[BandCounts, ...]]:
+        """Statistics of the train part by kind and unit, one entry a band."""
+        found = {}
+        for text, counts in counts_of([part for level in self.parts for part in level]).items():
+            bands, dtype, units = json.loads(text)
+            found[Kind(tuple(bands), dtype), as_units(units)] = counts
+        return found
+
     def blocks(self, storage: Storage) -> Iterator[pa.Table]:
         """Tables of `PROBED`, in the listing's order."""
         for uri in self.files:
-            yield _read(storage.read(uri)).sort_by("row")
+            yield _unpacked(storage.read(uri)).tiles.sort_by("row")
 
 
 def header_text(header: TileHeader) -> str:
@@ -238,40 +252,29 @@ def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run, look: Look = probe
         InputError: bands or dtypes differ, and the recipe refuses that.
     """
     folder, storage = join(run.state, FOLDER), run.storage
-    kept = {
-        tuple(map(int, entry.key.partition(".")[0].split("-"))): entry.uri
-        for entry in storage.list(folder)
-        if entry.key.endswith(TILES)
-    }
     archive = Archive(listed["key"])
 
-    def add(tiles: pa.Table) -> None:
-        archive.add(tiles)
+    def add(block: Probed) -> None:
+        archive.add(block)
         if recipe.mixed == "refuse":
             _refuse_mixed(archive, recipe)
-        told = f"{archive.attempted:,} of {len(listed):,} images, {archive.failed:,} unreadable"
-        run.progress(told)
+        run.progress(
+            f"{archive.attempted:,} of {len(listed):,} images, {archive.failed:,} unreadable"
+        )
 
-    for tiles in _tables(storage, list(kept.values())):
-        add(tiles)
+    kept = sorted(storage.list(folder), key=lambda entry: entry.key)
+    for _, data in storage.read_many([entry.uri for entry in kept]):
+        if isinstance(data, Exception):
+            raise data
+        add(_unpacked(data))
     if kept:
         run.say(f"{archive.attempted:,} of {len(listed):,} images were read before")
-    blocks = _blocks(sorted(kept), len(listed), recipe)
-    todo = (block_of(listed, start, stop) for start, stop in blocks)
+    spans = [tuple(map(int, entry.key.partition(".")[0].split("-"))) for entry in kept]
+    todo = (block_of(listed, *rows) for rows in _blocks(spans, len(listed), recipe))
     read = partial(_read_block, recipe=recipe, storage=storage, folder=folder, look=look)
-    for tiles in each_block(read, todo, recipe.resources, ray=run.ray):
-        add(tiles)
-    files = sorted(entry.uri for entry in storage.list(folder))
-    archive.files = tuple(uri for uri in files if uri.endswith(TILES))
-    uris = [uri for uri in files if uri.endswith(COUNTS)]
-    size = max(MERGED, math.isqrt(len(uris)))
-    parts = [uris[i : i + size] for i in range(0, len(uris), size)]
-    merged = each_block(
-        partial(_merge, storage), parts, recipe.resources, ray=run.ray and len(parts) > 1
-    )
-    for text, counts in counts_of(list(merged)).items():
-        bands, dtype, units = json.loads(text)
-        archive.counts[Kind(tuple(bands), dtype), as_units(units)] = counts
+    for block in each_block(read, todo, recipe.resources, ray=run.ray):
+        add(block)
+    archive.files = tuple(sorted(entry.uri for entry in storage.list(folder)))
     return archive
 
 
@@ -312,36 +315,19 @@ def _blocks(
 
 def _read_block(
     block: pa.Table, recipe: PrepareRecipe, storage: Storage, folder: str, look: Look
-) -> pa.Table:
-    """Read a block of images and keep what is learnt; gives the table of its tiles."""
+) -> Probed:
+    """Read a block of images and keep what is learnt."""
     probed, rows = look(block, recipe, storage), block["row"]
-    for table, end in ((probed.counts, COUNTS), (probed.tiles, TILES)):
-        sink = pa.BufferOutputStream()
-        options = pa.ipc.IpcWriteOptions(compression="zstd")
+    sink, options = io.BytesIO(), pa.ipc.IpcWriteOptions(compression="zstd")
+    for table in probed:
         with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
             writer.write_table(table)
-        name = f"{rows[0].as_py():010d}-{rows[-1].as_py():010d}.{end}"
-        storage.write(join(folder, name), bytes(sink.getvalue()))
-    return probed.tiles
+    name = f"{rows[0].as_py():010d}-{rows[-1].as_py():010d}.arrow"
+    storage.write(join(folder, name), sink.getvalue())
+    return probed
 
 
-def _merge(storage: Storage, uris: Sequence[str]) -> pa.Table:
-    """Merge the pixel counts of some blocks, few of them in memory at once."""
-    tables: list[pa.Table] = []
-    for table in _tables(storage, uris):
-        tables.append(table)
-        if len(tables) == MERGED:
-            tables = [counts_table(counts_of(tables))]
-    return counts_table(counts_of(tables))
-
-
-def _tables(storage: Storage, uris: Sequence[str]) -> Iterator[pa.Table]:
-    """What is kept of some blocks, as it arrives."""
-    for _, data in storage.read_many(uris):
-        if isinstance(data, Exception):
-            raise data
-        yield _read(data)
-
-
-def _read(data: bytes) -> pa.Table:
-    return pa.ipc.open_stream(data).read_all()
+def _unpacked(data: bytes) -> Probed:
+    """What is kept of a block: one stream after the other."""
+    source = io.BytesIO(data)
+    return Probed(pa.ipc.open_stream(source).read_all(), pa.ipc.open_stream(source).read_all())

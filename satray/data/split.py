@@ -196,14 +196,9 @@ def count_meeting(
 
 
 def _asked(options: SplitOptions) -> set[str]:
-    """Keys that someone set.
-
-    `--print-config` writes out all of them: of a full section, those that are not the default.
-    """
-    fields, given = SplitOptions.model_fields, options.model_fields_set
-    if len(given) < len(fields):
-        return set(given)
-    return {name for name in given if getattr(options, name) != fields[name].default}
+    """Keys that have another value than the default."""
+    fields = type(options).model_fields
+    return {name for name in fields if getattr(options, name) != fields[name].default}
 
 
 def _parts_of_column(labels: LabelTable, options: SplitOptions) -> tuple[Part, ...]:

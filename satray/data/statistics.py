@@ -17,7 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from satray.data.index import BandStatistics
-from satray.data.values import HUGE, together, whole
+from satray.data.values import whole
+from satray.errors import listed
 
 PERCENTS = (1, 2, 5, 25, 50, 75, 95, 98, 99)
 """Percentiles that an index holds."""
@@ -42,8 +43,8 @@ of tiles follow one another in their order."""
 USUAL = frozenset((-9999.0, -99999.0, -999.0, -32768.0, -32767.0, 32767.0, 65535.0))
 """Fills of one dtype that are found in others."""
 
-LEAST = 0.001
-"""Share of a band's pixels from which on a value stands out; of 8 bits ten times as much."""
+LEAST = 0.01
+"""Share of a band's pixels from which on a value stands out."""
 
 APART = 1 / 8
 """A fill lies as far from the nearest other value, over the range of the others: saturated
@@ -86,7 +87,7 @@ def count_pixels(values: NDArray[Any]) -> BandCounts:
     """Count one band of one tile.
 
     Args:
-        values: its valid pixels (n,), any integer or float dtype, all finite.
+        values: its valid pixels (n,), below `values.HUGE`.
     """
     empty = BandCounts(values.dtype.name)
     if values.size == 0:
@@ -95,10 +96,8 @@ def count_pixels(values: NDArray[Any]) -> BandCounts:
     bins, counts = _counted(values if empty.exact else _float_bins(values))
     tiles = empty.tiles
     if not empty.exact:
-        # by a power of two, which costs no digit: squares of 1e300 would overflow
-        scale = _scale(low, high)
-        scaled = values.astype(np.float64) / scale
-        tiles = np.array([[values.size, scaled.mean() * scale, scaled.std() * scale]])
+        wide = values.astype(np.float64)
+        tiles = np.array([[wide.size, wide.mean(), wide.std()]])
     return BandCounts(empty.dtype, low, high, bins, counts, tiles)
 
 
@@ -176,14 +175,12 @@ def summarise(name: str, band: BandCounts) -> BandStatistics:
     pixels, means, deviations = band.tiles.T
     if band.exact:
         pixels, means, deviations = band.counts, band.bins, np.zeros(1)
-    scale = _scale(band.low, band.high)
-    means, deviations = means / scale, deviations / scale
     mean = math.fsum(pixels * means) / valid
     variance = math.fsum(pixels * (deviations**2 + (means - mean) ** 2)) / valid
     return BandStatistics(
         name=name,
-        mean=mean * scale,
-        std=math.sqrt(variance) * scale,
+        mean=mean,
+        std=math.sqrt(variance),
         min=band.low,
         max=band.high,
         percentiles={str(p): _percentile(band, p) for p in PERCENTS},
@@ -194,31 +191,24 @@ def summarise(name: str, band: BandCounts) -> BandStatistics:
 def fill_lines(
     names: Sequence[str], counts: Sequence[BandCounts], declared: Collection[float]
 ) -> list[str]:
-    """A line for each value that looks like a fill, naming its bands and what to do.
+    """A line for each value that looks like a fill that no file declares, naming its bands.
 
     Args:
         names: of the bands.
         counts: of their measured pixels.
-        declared: nodata values of the files. Those that count only where all bands hold theirs
-            are no news; another that is counted lies in a file that does not declare it.
+        declared: nodata values of the files.
     """
-    found: dict[float, list[tuple[str, float]]] = {}
+    found: dict[float, list[str]] = {}
     for name, band in zip(names, counts, strict=True):
         for value, share in _suspects(band):
-            if value not in declared or not together(np.dtype(band.dtype), value):
-                found.setdefault(value, []).append((name, share))
-    lines = []
-    for value, bands in found.items():
-        text = f"{value:.9g}" if abs(value) >= HUGE else f"{value:.0f}"
-        told = ", ".join(f"{name} in {share:.2%}" for name, share in bands[:6])
-        more = f" and {len(bands) - 6} more bands" if len(bands) > 6 else ""
-        lines.append(
-            f"fill? {text} ({told} of pixels{more}) looks like a fill that "
-            f"{'some files do not declare' if value in declared else 'no file declares'}: it "
-            f"counts as a measurement; declare it (TIFF: rio edit-info --nodata {text} FILE, or "
-            f"gdal_edit.py -a_nodata {text} FILE; JPEG, PNG: a mask FILE.msk) and prepare again"
-        )
-    return lines
+            if value not in declared:
+                found.setdefault(value, []).append(f"{name} in {share:.2%}")
+    return [
+        f"fill? {value:.0f} ({listed(bands, 6)} of pixels) looks like a fill that no file declares "
+        f"and counts as a measurement; declare it (TIFF: rio edit-info --nodata {value:.0f} FILE; "
+        "JPEG, PNG: a mask FILE.msk) and prepare again"
+        for value, bands in found.items()
+    ]
 
 
 def float_edges(bins: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -230,28 +220,19 @@ def float_edges(bins: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[n
 
 def _suspects(band: BandCounts) -> list[tuple[float, float]]:
     """Values at a band's ends that look like a fill, and their shares of its pixels, 0 to 1."""
-    valid, dtype = band.valid, np.dtype(band.dtype)
-    if valid == 0:
-        return []
-    usual: Collection[float] = USUAL
+    dtype, usual = np.dtype(band.dtype), set(USUAL)
     if dtype.kind != "f":
-        limits = np.iinfo(dtype)
-        usual = USUAL | {float(limits.min), float(limits.max)}
+        usual |= {float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)}
     values = band.bins.astype(np.float64)
     low, high = (values, values) if band.exact else float_edges(band.bins)
     found = []
     for value, end, inner in ((band.low, 0, slice(1, None)), (band.high, -1, slice(0, -1))):
-        if dtype.kind == "f" and abs(value) >= HUGE:
-            beyond = high >= HUGE if value > 0 else low <= -HUGE
-            found.append((value, int(band.counts[beyond].sum()) / valid))
-            continue
         rest_low, rest_high = low[inner], high[inner]
-        share = int(band.counts[end]) / valid
-        least = LEAST * (10 if dtype.itemsize == 1 else 1)
-        if value not in usual or share < least or len(rest_low) < OTHERS:
+        if value not in usual or len(rest_low) < OTHERS:
             continue
+        share = int(band.counts[end]) / band.valid
         gap = rest_low[0] - value if end == 0 else value - rest_high[-1]
-        if gap > APART * (rest_high[-1] - rest_low[0]):
+        if share >= LEAST and gap > APART * (rest_high[-1] - rest_low[0]):
             found.append((value, share))
     return found
 
@@ -292,25 +273,16 @@ def _counted(
     return (offsets + first).astype(np.int32), table[offsets].astype(np.int64)
 
 
-def _scale(low: float, high: float) -> float:
-    """A power of two by which values become of the order of 1."""
-    return math.ldexp(1.0, max(math.frexp(max(abs(low), abs(high)))[1] - 1, -1000))
-
-
 def _float_bins(values: NDArray[Any]) -> NDArray[np.int64]:
     """Bin number of each value, ascending with the value; each sign has its own bins."""
-    limit = np.finfo(np.float32).max
-    # numpy's own clip keeps what float32 cannot hold within its range
-    narrow = np.clip(values.astype(np.float64), -limit, limit).astype(np.float32)
-    pattern = narrow.view(np.int32).astype(np.int64)
+    pattern = values.astype(np.float32).view(np.int32).astype(np.int64)
     magnitude = (pattern & 0x7FFFFFFF) >> FLOAT_SHIFT
     bins: NDArray[np.int64] = np.where(pattern < 0, -magnitude - 1, magnitude)
     return bins
 
 
 def _magnitude(steps: NDArray[np.int64]) -> NDArray[np.float64]:
-    pattern = np.minimum(steps << FLOAT_SHIFT, 0x7F7FFFFF).astype(np.int32)
-    return np.asarray(pattern.view(np.float32), np.float64)
+    return np.asarray((steps << FLOAT_SHIFT).astype(np.int32).view(np.float32), np.float64)
 
 
 def _percentile(band: BandCounts, percent: float) -> float:
