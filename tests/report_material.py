@@ -1,6 +1,6 @@
 """A measured split of random tiles with everything that a report is made of, without Ray."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,37 @@ import scoring_material as material
 
 from satray.config.score import EvaluateRecipe
 from satray.data.index import SCHEMA, IndexMeta, TileIndex, index_digest, table_with
-from satray.evaluate.quality import Predicted, measure
-from satray.evaluate.report import Findings
+from satray.evaluate.job import Split
+from satray.evaluate.quality import Predicted, Quality, measure
+from satray.evaluate.report import publish_report
+from satray.evaluate.reproduce import Comparison
+from satray.models.spec import BundleSpec
+from satray.runs.run import Run
 from satray.scoring.forward import Scorer
+from satray.scoring.sources import tiles_of_index
 from satray.storage import Storage
 
 HOSTILE = ("<script>alert(1)</script>", '"quoted" & $x_2$', "été")
 """Class names that would break a careless page."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a report is made of."""
+
+    recipe: EvaluateRecipe
+    spec: BundleSpec
+    index: TileIndex
+    predicted: Predicted
+    quality: Quality
+    comparison: Comparison | None = None
+    failed: int = 0
+
+    def publish(self, run: Run) -> None:
+        tiles = tiles_of_index(self.index, self.spec.classes)
+        split = Split(self.spec, self.index, tiles, None, {})
+        rest = self.predicted, self.quality, self.comparison, self.failed
+        publish_report(self.recipe, split, *rest, run)
 
 
 def findings(root: Path, *, tiles: int = 12, keys: dict[str, Any] | None = None, **more: Any):
@@ -69,7 +93,7 @@ def findings(root: Path, *, tiles: int = 12, keys: dict[str, Any] | None = None,
     )
     index = replace(index, digest=index_digest(recipe.index, Storage()))
     quality = measure(predicted, spec, recipe.bootstrap)
-    return Findings(recipe, spec, index, predicted, quality, None, 0)
+    return Findings(recipe, spec, index, predicted, quality)
 
 
 def truth(logits_NK: np.ndarray, task: str) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The job `evaluate`: predictions of a split of a tile index, and how good they are."""
 
 import hashlib
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,20 +8,12 @@ from satray.config.score import EvaluateRecipe
 from satray.data.bands import select
 from satray.data.index import TileIndex, read_index
 from satray.errors import InputError
-from satray.evaluate.held import held_back
-from satray.evaluate.picks import check_asked
-from satray.evaluate.quality import Gathered, Predicted, Quality, measure
-from satray.evaluate.reproduce import (
-    Comparison,
-    causes,
-    compare,
-    earlier,
-    read_document,
-    read_predicted,
-)
+from satray.evaluate.held import held_back, held_line
+from satray.evaluate.quality import Gathered, Quality, measure
+from satray.evaluate.reproduce import Comparison, Earlier, causes, compare, earlier
 from satray.metrics.summary import said
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
-from satray.runs.run import Outcome, Run, RunRecord, digest_file, library_versions, to_json
+from satray.runs.run import Outcome, Run, digest_file, library_versions, to_json
 from satray.scoring.blocks import Blocks
 from satray.scoring.over_tiles import (
     D4_SAID,
@@ -38,8 +29,6 @@ from satray.storage import Storage, join
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
 
-Metrics = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Split:
@@ -51,6 +40,8 @@ class Split:
     """The split."""
     tiles: TileSet
     """Its tiles, with their labels in the bundle's order."""
+    before: Earlier | None
+    """The run to reproduce; None where nobody asked."""
     digests: dict[str, str]
     """Of bundle and index, and of what is to be reproduced."""
 
@@ -72,17 +63,22 @@ def read(recipe: EvaluateRecipe, storage: Storage) -> Split:
     _check_fit(spec, whole)
     index = whole.part(recipe.split)
     tiles = tiles_of_index(index, spec.classes)
-    check_asked(recipe.gallery, spec.classes)
+    absent = [name for name in recipe.gallery or () if name not in spec.classes]
+    if absent:
+        raise InputError(
+            f"gallery: no {', '.join(absent)} in the bundle; accepted: {', '.join(spec.classes)}"
+        )
     digests = {"bundle": found, "index": index.digest}
+    before: Earlier | None = None
     if recipe.reproduce is not None:
-        earlier(recipe, spec.classes, storage)
+        before = earlier(recipe, spec.classes, storage)
         digests["reproduce"] = digest_file(storage, join(recipe.reproduce, "run.json"))
         computes = [library_versions(), recipe.batch, recipe.resources.gpus]
         digests["computes"] = hashlib.sha256(to_json(computes)).hexdigest()
-    return Split(spec, index, tiles, digests)
+    return Split(spec, index, tiles, before, digests)
 
 
-def plan(recipe: EvaluateRecipe, found: Split, storage: Storage) -> list[str]:
+def plan(recipe: EvaluateRecipe, found: Split, _: Storage) -> list[str]:
     """Say what would be predicted, and with what."""
     spec, tiles = found.spec, found.tiles
     wanted = wanted_of(spec, tiles, Maps())
@@ -96,9 +92,8 @@ def plan(recipe: EvaluateRecipe, found: Split, storage: Storage) -> list[str]:
     ]
     if recipe.symmetries == "d4":
         lines.append(D4_SAID)
-    if recipe.reproduce is not None:
-        record = earlier(recipe, spec.classes, storage)
-        lines.append(f"compared with run {record.run_id}, within {recipe.tolerance:g}")
+    if found.before is not None:
+        lines.append(f"compared with run {found.before.record.run_id}, within {recipe.tolerance:g}")
     return lines
 
 
@@ -108,14 +103,11 @@ def work(recipe: EvaluateRecipe, found: Split, run: Run) -> Outcome:
     Returns:
         an outcome whose `verdict` says where the run to reproduce is not reproduced.
     """
-    from satray.evaluate.report import Findings, find_origin, publish_report
+    from satray.evaluate.report import publish_report
 
-    spec, index, tiles = found.spec, found.index, found.tiles
-    before: tuple[RunRecord, Predicted] | None = None
-    if recipe.reproduce is not None:  # read first: no use in scoring where it is out of reach
-        record = earlier(recipe, spec.classes, run.storage)
-        then = read_predicted(recipe.reproduce, record, spec.classes, run.storage)
-        before = record, then
+    spec, index, tiles, before = found.spec, found.index, found.tiles, found.before
+    # read first: no use in scoring where it is out of reach
+    then = before.predicted(run.storage) if before is not None else None
     gathered = Gathered(spec.classes)
     merged = score_tiles(
         run,
@@ -131,9 +123,9 @@ def work(recipe: EvaluateRecipe, found: Split, run: Run) -> Outcome:
     predicted = gathered.predicted()
     quality: Quality | None = None
     if len(predicted.ids):
-        held = held_back(spec, index.digest, recipe.split, predicted.ids)
+        held_N = held_back(spec, index.digest, recipe.split, predicted.ids)
         with run.activity("measuring"):
-            quality = measure(predicted, spec, recipe.bootstrap, held, run.progress)
+            quality = measure(predicted, spec, recipe.bootstrap, held_N, run.progress)
     document: dict[str, Any] = {
         "split": recipe.split,
         "tiles": merged.tiles,
@@ -142,28 +134,28 @@ def work(recipe: EvaluateRecipe, found: Split, run: Run) -> Outcome:
         "classes": list(spec.classes),
         "device": device(recipe),
         "bundle": bundle_digests(recipe.bundle, run.storage),
-        "metrics": quality.metrics if quality else {},
+        "metrics": {},
         **(quality.document if quality else {}),
     }
     comparison: Comparison | None = None
-    if before is not None:
-        comparison = _compared(recipe, predicted, before, document, index, run.storage)
+    if before is not None and then is not None:
+        comparison = compare(predicted, then, spec.classes, recipe.tolerance, before.record.run_id)
+        if not comparison.same:
+            comparison = replace(comparison, differs=causes(recipe, before, document, index.digest))
     document["reproduction"] = comparison.document() if comparison else None
     run.publish("metrics.json", to_json(document))
     if quality is not None:
-        findings = Findings(recipe, spec, index, predicted, quality, comparison, merged.failed)
-        publish_report(findings, find_origin(recipe.bundle, run.storage), run)
+        publish_report(recipe, found, predicted, quality, comparison, merged.failed, run)
     verdict: str | None = None
     if comparison is not None and not comparison.same:
         verdict = f"reproduce={recipe.reproduce}: {comparison.line()}"
-    metrics = document["metrics"]
     return Outcome(
         counts={
             "tiles": merged.tiles,
             "failed": merged.failed,
             "classes": len(spec.classes),
         },
-        metrics=metrics,
+        metrics=document["metrics"],
         summary=(
             f"{recipe.split}: {merged.tiles - merged.failed:,} tiles, "
             f"{len(spec.classes)} classes ({spec.task}): report.html, metrics.json, predictions/",
@@ -216,40 +208,18 @@ def metric_lines(quality: Quality | None, classes: int) -> list[str]:
     """The figures that matter, in a few calm lines."""
     if quality is None:
         return ["no tile could be measured"]
-    metrics = quality.metrics
-    counted = int(metrics["classes_counted"])
+    metrics = quality.document["metrics"]
+
+    def shown(name: str) -> str:
+        interval = quality.document["intervals"].get(name)
+        ends = f" ({said(interval['low'], 3)} to {said(interval['high'], 3)})" if interval else ""
+        return said(metrics[name], 3) + ends
+
     return [
-        f"accuracy {_said(quality, 'accuracy')} beside {said(metrics['baseline_accuracy'], 3)} for "
-        f"always deciding the majority; balanced accuracy {_said(quality, 'balanced_accuracy')}",
-        f"mAP {_said(quality, 'map')} over {counted} of {classes} classes with both kinds; "
-        f"AUC {_said(quality, 'auc')}",
-        *([f"note: the {quality.held.line()}"] if quality.held is not None else []),
+        f"accuracy {shown('accuracy')} beside {said(metrics['baseline_accuracy'], 3)} for "
+        f"always deciding the majority; balanced accuracy {shown('balanced_accuracy')}",
+        f"mAP {shown('map')} over {metrics['classes_counted']:.0f} of {classes} classes with both "
+        f"kinds; AUC {shown('auc')}",
+        *([f"note: the {held_line(quality.held)}"] if quality.held is not None else []),
         *quality.warnings,
     ]
-
-
-def _compared(
-    recipe: EvaluateRecipe,
-    now: Predicted,
-    before: tuple[RunRecord, Predicted],
-    document: Metrics,
-    index: TileIndex,
-    storage: Storage,
-) -> Comparison:
-    """This run beside the one to reproduce."""
-    record, then = before
-    classes = document["classes"]
-    found = compare(now, then, classes, recipe.tolerance, record.run_id)
-    if found.same:
-        return found
-    documents = document, read_document(str(recipe.reproduce), storage)
-    ids = (*found.over, *found.only_there, *found.only_here)
-    return replace(found, differs=causes(recipe, record, documents, index, ids, storage))
-
-
-def _said(quality: Quality, name: str) -> str:
-    value = said(quality.metrics[name], 3)
-    interval = quality.intervals.get(name)
-    if not interval or not math.isfinite(interval["low"]):
-        return value
-    return f"{value} ({interval['low']:.3f} to {interval['high']:.3f})"

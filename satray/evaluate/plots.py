@@ -4,7 +4,6 @@ Shapes: N tiles, K classes, B bins, T thresholds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from satray.report.style import (
     GRID,
     INK,
     MUTED,
-    PALETTE,
     TRAIN,
     VAL,
     WIDTH,
@@ -28,27 +26,10 @@ from satray.report.style import (
     styled,
 )
 
-NAN = float("nan")
 COLUMNS = 4
-"""Small panels in a row."""
+"""Most small panels in a row."""
 NUMBERS_MOST = 20
 """A matrix of more classes has no numbers in its cells."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One class's curve."""
-
-    name: str
-    """Class name."""
-    x: FloatArray
-    """Abscissae, 0 to 1."""
-    y: FloatArray
-    """Ordinates, 0 to 1."""
-    figure: float
-    """The figure that stands in the label (AP, AUC); NaN where undefined."""
-    chance: float
-    """Ordinate of a curve without skill where that is constant (prevalence); NaN: the diagonal."""
 
 
 def draw(quality: Quality, classes: Sequence[str], thresholds: Sequence[float]) -> dict[str, bytes]:
@@ -56,35 +37,28 @@ def draw(quality: Quality, classes: Sequence[str], thresholds: Sequence[float]) 
 
     Curves and bars show the classes with most positives where there are more than fit.
     """
-    scored, calibrated, document = quality.scored, quality.calibrated, quality.document
-    shown = most_frequent([int(n) for n in scored.labels.sum(axis=0)])
+    judged, document = quality.judged, quality.document
+    metrics, found = document["metrics"], document["reliability"]
+    shown = most_frequent([int(n) for n in quality.scored.labels.sum(axis=0)])
     rows = {classes[k]: document["by_class"][classes[k]] for k in shown}
-    found = document["reliability"]
-    one_threshold = len(classes) == 1 and scored.task != "multiclass"
+    one_threshold = len(classes) == 1 and judged.task != "multiclass"
     return {
-        "average_precision": bars(rows, quality.metrics["map"]),
-        "precision_recall": lines(
-            _curves(quality, classes, shown, "ap"), "recall", "precision", "AP", steps=True
-        ),
-        "roc": lines(
-            _curves(quality, classes, shown, "auc"),
-            "false positive rate",
-            "true positive rate",
-            "AUC",
-        ),
+        "average_precision": bars(rows, metrics["map"]),
+        "precision_recall": curves(quality, shown, rows, "ap"),
+        "roc": curves(quality, shown, rows, "auc"),
         "reliability": reliability(
-            found["edges"], found["all"], f"ECE {quality.metrics['ece']:.4f} (mean of classes)"
+            found["edges"], found["all"], f"ECE {metrics['ece']:.4f} (mean of classes)"
         ),
         "scores": histogram(
-            calibrated.scores[calibrated.labels],
-            calibrated.scores[~calibrated.labels],
+            judged.scores[judged.labels],
+            judged.scores[~judged.labels],
             [thresholds[0]] if one_threshold else [],
         ),
         "tail_accuracy": tails(document["tail"], "score threshold"),
         "tail_quantiles": tails(
             document["tail_quantiles"], "share of the class's tiles at or below the threshold"
         ),
-        "errors": _errors(quality, classes, shown),
+        "errors": _errors(document, classes, shown),
     }
 
 
@@ -120,70 +94,58 @@ def bars(rows: Mapping[str, Mapping[str, Any]], mean: float) -> bytes:
     return png(made)
 
 
-def lines(
-    curves: Sequence[Line], x_label: str, y_label: str, what: str, *, steps: bool = False
+def curves(
+    quality: Quality, shown: Sequence[int], rows: Mapping[str, Mapping[str, Any]], what: str
 ) -> bytes:
-    """Curves of classes: together where there are few, else a small panel each.
+    """A panel a class: precision against recall (`ap`), or true- against false-positive rate.
 
     Args:
-        curves: one a class.
-        x_label: below.
-        y_label: beside.
-        what: the figure in the labels (`AP`, `AUC`).
-        steps: draw steps, whose area is the average precision, not straight lines.
+        quality: labels and ranks of all classes.
+        shown: places of the classes that are drawn.
+        rows: class name -> `ap`, `auc` and `prevalence`, in the order of `shown`.
+        what: `ap` or `auc`, which stands above a panel.
     """
-    style = {"drawstyle": "steps-pre" if steps else "default"}
-    if len(curves) <= len(PALETTE):
-        return _together(curves, x_label, y_label, what, style)
-    columns = COLUMNS
-    rows = -(-len(curves) // columns)
-    made = figure(0.5 + 1.15 * rows)
+    from sklearn.metrics import precision_recall_curve, roc_curve  # a second that few need
+
+    columns = min(COLUMNS, len(shown))
+    lines = -(-len(shown) // columns)
+    made = figure(0.5 + 4.6 / columns * lines)
     with styled():
-        panels = made.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axis, curve in zip(panels.flat, curves, strict=False):
-            calm(axis, "both")
-            _chance(axis, curve, MUTED)
-            axis.plot(curve.x, curve.y, color=VAL, lw=1.2, **style)
-            axis.set_title(f"{short(curve.name, 15)}\n{_figure(what, curve)}", fontsize=7)
+        panels = made.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+        for axis, k, (name, row) in zip(panels.flat, shown, rows.items(), strict=False):
+            chance = [row["prevalence"]] * 2 if what == "ap" else [0, 1]
+            axis.plot((0, 1), chance, color=MUTED, lw=0.8, ls=":")
+            if not np.isfinite(row[what]):
+                said = f"no {what.upper()}"
+            else:
+                said = f"{what.upper()} {row[what]:.3f}"
+                truth = quality.scored.labels[:, k], quality.scored.ranks[:, k]
+                if what == "ap":
+                    y, x, _ = precision_recall_curve(*truth, drop_intermediate=True)
+                    y[-1] = y[-2]  # scikit-learn draws the curve to precision 1
+                    # steps, whose area is the average precision
+                    axis.plot(x, y, color=VAL, lw=1.2, drawstyle="steps-post")
+                else:
+                    x, y, _ = roc_curve(*truth)
+                    axis.plot(x, y, color=VAL, lw=1.2)
+            axis.set_title(f"{short(name, 15 if columns > 2 else 30)}\n{said}", fontsize=7)
             axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-        for axis in panels.flat[len(curves) :]:
+            calm(axis, "both")
+        for axis in panels.flat[len(shown) :]:
             axis.set_visible(False)
-        made.supxlabel(x_label, fontsize=8)
-        made.supylabel(y_label, fontsize=8)
+        labels = ("recall", "precision") if what == "ap" else (
+            "false positive rate", "true positive rate"
+        )  # fmt: skip
+        made.supxlabel(labels[0], fontsize=8)
+        made.supylabel(labels[1], fontsize=8)
     return png(made)
-
-
-def _together(
-    curves: Sequence[Line], x_label: str, y_label: str, what: str, style: dict[str, Any]
-) -> bytes:
-    made = figure(3.6)
-    with styled():
-        axis = made.subplots()
-        calm(axis, "both")
-        handles, labels = [], []  # given apart: a label that begins with _ would be left out
-        for curve, color in zip(curves, PALETTE, strict=False):
-            _chance(axis, curve, color)
-            handles += axis.plot(curve.x, curve.y, color=color, lw=1.5, **style)
-            labels.append(f"{short(curve.name)}, {_figure(what, curve)}")
-        axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=x_label, ylabel=y_label)
-        made.legend(handles, labels, loc="outside upper left", frameon=False)
-    return png(made)
-
-
-def _chance(axis: Any, curve: Line, color: str) -> None:
-    ends = (curve.chance, curve.chance) if np.isfinite(curve.chance) else (0, 1)
-    axis.plot((0, 1), ends, color=color, lw=0.8, ls=":")
-
-
-def _figure(what: str, curve: Line) -> str:
-    return f"{what} {curve.figure:.3f}" if np.isfinite(curve.figure) else f"no {what}"
 
 
 def tails(found: Mapping[str, Sequence[float]], x_label: str) -> bytes:
     """Tail accuracy (precision above a threshold): in the paper's form, or at quantiles.
 
     Args:
-        found: the fields of `satray.evaluate.tail.Tail`.
+        found: what `satray.evaluate.tail` returns.
         x_label: what the thresholds are.
     """
     at, alive = found["at"], found["classes"]
@@ -260,82 +222,55 @@ def histogram(positive: FloatArray, negative: FloatArray, marks: Sequence[float]
 
 
 def matrix(
-    values_KK: FloatArray,
+    shares_KK: FloatArray,
     names: Sequence[str],
     x_label: str,
     y_label: str,
-    texts: Sequence[Sequence[str]] | None = None,
+    counts_KK: FloatArray | None = None,
 ) -> bytes:
     """A matrix of shares as a heat map.
 
     Args:
-        values_KK: shares, 0 to 1; NaN where undefined. Row: `y_label`, column: `x_label`.
+        shares_KK: 0 to 1; NaN where undefined. Row: `y_label`, column: `x_label`.
         names: K names.
         x_label: what the columns are.
         y_label: what the rows are.
-        texts: what to write into the cells; None: the shares in percent, but for 0.
+        counts_KK: what to write into the cells; None: the shares in percent.
     """
+    from sklearn.metrics import ConfusionMatrixDisplay
+
     count = len(names)
     made = figure(WIDTH * (0.95 if count > 4 else 0.8))
     with styled():
         axis = made.subplots()
-        shown = np.nan_to_num(values_KK)
-        axis.imshow(shown, cmap="Blues", vmin=0, vmax=1, aspect="equal")
-        size = max(4.0, min(8.5, 92 / max(count, 1)))
-        if count <= NUMBERS_MOST:
-            for i in range(count):
-                for j in range(count):
-                    percent = f"{100 * shown[i, j]:.0f}" if shown[i, j] >= 0.005 else ""
-                    text = percent if texts is None else texts[i][j]
-                    color = "white" if shown[i, j] > 0.55 else INK
-                    axis.text(j, i, text, ha="center", va="center", color=color, fontsize=size)
         labels = [short(name, 16) for name in names]
-        label_size = max(4.5, min(7.5, 150 / max(count, 1)))
-        places = range(count)
-        axis.set_xticks(places, labels, rotation=90 if count > 4 else 0, fontsize=label_size)
-        axis.set_yticks(places, labels, fontsize=label_size)
+        found = ConfusionMatrixDisplay(np.nan_to_num(shares_KK), display_labels=labels)
+        found.plot(
+            include_values=count <= NUMBERS_MOST,
+            cmap="Blues",
+            xticks_rotation="vertical" if count > 4 else "horizontal",
+            values_format=".0%",
+            ax=axis,
+            colorbar=False,
+            im_kw={"vmin": 0, "vmax": 1},
+            text_kw={"fontsize": max(4.0, min(8.5, 92 / count))},
+        )
+        if counts_KK is not None and found.text_ is not None:
+            for text, number in zip(found.text_.flat, counts_KK.flat, strict=True):
+                text.set_text(f"{number:,.0f}")
         axis.set(xlabel=x_label, ylabel=y_label)
-        axis.tick_params(length=0, colors=INK)
+        axis.tick_params(length=0, colors=INK, labelsize=max(4.5, min(7.5, 150 / count)))
         axis.spines[:].set_visible(False)
     return png(made)
 
 
-def row_shares(counts_KK: FloatArray) -> FloatArray:
-    """Of the tiles of each class (row), the share that is given each; NaN without tiles."""
-    return divided(counts_KK, counts_KK.sum(axis=1, keepdims=True))
-
-
-def _curves(quality: Quality, classes: Sequence[str], shown: list[int], what: str) -> list[Line]:
-    """Precision against recall (`ap`), or true- against false-positive rate (`auc`)."""
-    from sklearn.metrics import precision_recall_curve, roc_curve  # a second that few need
-
-    found = []
-    for k in shown:
-        row = quality.document["by_class"][classes[k]]
-        labels_N, ranks_N = quality.scored.labels[:, k], quality.scored.ranks[:, k]
-        x, y = np.empty(0), np.empty(0)
-        if np.isfinite(row[what]) and what == "ap":
-            y, x, _ = precision_recall_curve(labels_N, ranks_N, drop_intermediate=True)
-            y[-1] = y[-2]  # scikit-learn draws the curve to precision 1
-            x, y = x[::-1], y[::-1]
-        elif np.isfinite(row[what]):
-            x, y, _ = roc_curve(labels_N, ranks_N)
-        chance = row["prevalence"] if what == "ap" else NAN
-        found.append(Line(classes[k], x, y, row[what], chance))
-    return found
-
-
-def _errors(quality: Quality, classes: Sequence[str], shown: list[int]) -> bytes:
-    document, picked = quality.document, np.ix_(shown, shown)
-    names = [classes[k] for k in shown]
+def _errors(document: Mapping[str, Any], classes: Sequence[str], shown: list[int]) -> bytes:
+    names, picked = [classes[k] for k in shown], np.ix_(shown, shown)
     if "errors_together" in document:
-        together_KK = np.array(document["errors_together"], dtype=float)
-        return matrix(together_KK[picked], names, "falsely given", "missed")
+        shares_KK = np.array(document["errors_together"])
+        return matrix(shares_KK[picked], names, "falsely given", "missed")
     counts_KK = np.array(document["confusion"], dtype=float)
-    shares_KK = row_shares(counts_KK)
+    shares_KK = divided(counts_KK, counts_KK.sum(axis=1, keepdims=True))  # of all tiles of a class
     if len(classes) == 1:
-        names = [f"no {classes[0]}", classes[0]]
-    else:
-        counts_KK, shares_KK = counts_KK[picked], shares_KK[picked]
-    texts = [[f"{int(n):,}" if n else "" for n in row] for row in counts_KK]
-    return matrix(shares_KK, names, "said", "is", texts)
+        return matrix(shares_KK, [f"no {classes[0]}", classes[0]], "said", "is", counts_KK)
+    return matrix(shares_KK[picked], names, "said", "is", counts_KK[picked])

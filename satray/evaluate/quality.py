@@ -3,8 +3,8 @@
 Shapes: N tiles, K classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,18 +13,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from satray.evaluate.bootstrap import affordable, bootstrap
-from satray.evaluate.held import Held
-from satray.evaluate.tail import Tail, tail_accuracy, tail_quantiles
-from satray.metrics.calibration import ece, reliability
-from satray.metrics.decisions import Counts
+from satray.evaluate.tail import tail_accuracy, tail_quantiles
 from satray.metrics.ranking import BoolArray, FloatArray, divided
-from satray.metrics.scored import Rule, Scored
-from satray.metrics.summary import compute_metrics
-from satray.metrics.trap import trapped
+from satray.metrics.scored import BINS, Rule, Scored, bin_of
+from satray.metrics.summary import compute_metrics, figures_by_class, metrics_of
+from satray.metrics.trap import watch
 from satray.scoring.predictions import OK, matrix
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
+
+RANKING = ("map", "classes_counted", "map_paper", "baseline_map", "auc", "ap")
+"""Figures that only rank tiles: neither temperature nor thresholds touch them."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,6 @@ class Predicted:
     """(N, K) 0 or 1."""
     model_id: str
     """The bundle's id."""
-
-    def of(self, rows_N: NDArray[np.bool_]) -> "Predicted":
-        """Some of its tiles."""
-        ids = tuple(name for name, there in zip(self.ids, rows_N.tolist(), strict=True) if there)
-        return Predicted(ids, self.logits[rows_N], self.labels[rows_N], self.model_id)
 
 
 class Gathered:
@@ -76,19 +71,12 @@ class Quality:
 
     scored: Scored
     """The split under the bundle's temperature and thresholds."""
-    calibrated: Scored
-    """The tiles that scores are measured on: all, or those that fitted no temperature."""
-    held: Held | None
-    """Which tiles those are; None where all of them are."""
-    draws: int
-    """Of the bootstrap; fewer than asked for where tiles are many."""
-    metrics: dict[str, Any]
-    """`compute_metrics` under them."""
-    intervals: Mapping[str, Mapping[str, float]]
-    """Figure -> `low, high, sd, draws` by bootstrap; `ap_<class>` too. Empty without draws; `draws`
-    are those in which the figure was defined."""
+    judged: Scored
+    """The tiles that these were not fitted on; `scored` where they were fitted on none."""
+    held: BoolArray | None
+    """(N,) which tiles those are; None where all of them are."""
     document: dict[str, Any]
-    """All else that goes into metrics.json."""
+    """What goes into metrics.json of it."""
     warnings: tuple[str, ...]
     """The majority trap, in words."""
 
@@ -97,7 +85,7 @@ def measure(
     predicted: Predicted,
     spec: "BundleSpec",
     draws: int,
-    held: Held | None = None,
+    held_N: BoolArray | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Quality:
     """Measure a split.
@@ -106,95 +94,88 @@ def measure(
         predicted: one tile at least.
         spec: the bundle's task, classes, temperature and thresholds.
         draws: of the bootstrap, at most; 0 for no intervals.
-        held: tiles that the bundle's temperature and thresholds were not fitted on; None: all.
+        held_N: tiles that the bundle's temperature and thresholds were not fitted on; None: all.
+            Figures of `RANKING` are of all tiles, the others of these.
         progress: told how far it is.
     """
     classes, task = spec.classes, spec.task
     rule = Rule(spec.temperature, tuple(spec.thresholds))
+    rest_N = np.ones(len(predicted.ids), bool) if held_N is None else held_N
+    rest = predicted.logits[rest_N], predicted.labels[rest_N]
     draws = affordable(draws, len(predicted.ids))
 
-    def both(figures: Callable[[Predicted], dict[str, Any]]) -> dict[str, Any]:
-        # those of all tiles, with what hangs on the fit as measured on the tiles held back
-        found = figures(predicted)
-        if held is not None:
-            apart = figures(predicted.of(held.rows))
-            found |= {name: value for name, value in apart.items() if held.concerns(name)}
+    def pair(rule: Rule) -> tuple[Scored, Scored]:
+        whole = Scored.of(predicted.logits, predicted.labels, len(classes), task, rule)
+        return whole, whole if held_N is None else Scored.of(*rest, len(classes), task, rule)
+
+    def both(figures: Callable[[Scored], dict[str, Any]], pair: tuple[Scored, Scored]) -> Any:
+        whole, part = pair
+        found = figures(whole)
+        if part is not whole:
+            found |= {name: one for name, one in figures(part).items() if not _ranks(name)}
         return found
 
-    def scored_of(part: Predicted) -> Scored:
-        return Scored.of(part.logits, part.labels, len(classes), task, rule)
-
-    def intervals_of(part: Predicted) -> dict[str, dict[str, float]]:
+    def intervals_of(one: Scored) -> dict[str, dict[str, float]]:
         def show(done: int, of: int) -> None:
-            progress(f"intervals of {len(part.ids):,} tiles: {done:,} of {of:,} draws")
+            progress(f"intervals of {len(one.labels):,} tiles: {done:,} of {of:,} draws")
 
-        found = bootstrap(part.logits, part.labels, classes, task, draws, rule=rule, progress=show)
-        return {
-            name: {"low": one.low, "high": one.high, "sd": one.sd, "draws": one.draws}
-            for name, one in found.items()
-        }
+        return bootstrap(one, classes, draws, progress=show)
 
-    scored = scored_of(predicted)
-    rest = scored if held is None else scored_of(predicted.of(held.rows))
-    judged = rest if held is not None and held.thresholds else scored
-    calibrated = rest if held is not None and held.temperature else scored
+    def metrics(one: Scored) -> dict[str, Any]:
+        return metrics_of(one, classes)
 
-    def metrics_by(rule: Rule) -> dict[str, Any]:
-        return both(lambda part: compute_metrics(part.logits, part.labels, classes, task, rule))
-
-    metrics, raw = metrics_by(rule), metrics_by(Rule())
-    intervals = both(intervals_of) if draws else {}
-    watch = trapped(judged.given, judged.labels, classes)
+    scored, judged = split = pair(rule)
+    found = both(metrics, split)
+    intervals = both(intervals_of, split) if draws else {}
+    trap = watch(*rest, classes, task, rule)
     document: dict[str, Any] = {
+        "metrics": found,
         "temperature": spec.temperature,
         "thresholds": dict(zip(classes, spec.thresholds, strict=True)),
-        "measured_apart": held.document() if held is not None else None,
-        "raw_metrics": raw,
+        "measured_apart": None
+        if held_N is None
+        else {
+            "tiles": int(held_N.sum()),
+            "fitted_tiles": int((~held_N).sum()),
+            "figures": [name for name in found if not _ranks(name)],
+        },
+        "raw_metrics": both(metrics, pair(Rule())),
         "bootstrap_draws": draws,
         "intervals": intervals,
-        "baselines": both(lambda part: baselines(scored_of(part))),
-        "by_class": _by_class(scored, judged, calibrated, spec, metrics["ap"], intervals),
-        "classes_always": list(watch.always),
-        "classes_never": list(watch.never),
-        "reliability": _reliability(calibrated, classes),
-        "tail": _tail(tail_accuracy(calibrated.scores, calibrated.labels), classes),
-        "tail_quantiles": _tail(tail_quantiles(calibrated.ranks, calibrated.labels), classes),
+        "baselines": both(lambda one: baselines(one, classes), split),
+        "by_class": _by_class(scored, judged, spec, intervals),
+        "classes_always": list(trap.always),
+        "classes_never": list(trap.never),
+        "reliability": {
+            "edges": np.linspace(0, 1, BINS + 1).tolist(),
+            "all": reliability(judged.scores, judged.labels),
+            "by_class": {
+                name: reliability(judged.scores[:, k], judged.labels[:, k])
+                for k, name in enumerate(classes)
+            },
+        },
+        "tail": tail_accuracy(judged.scores, judged.labels, classes),
+        "tail_quantiles": tail_quantiles(judged.ranks, judged.labels, classes),
     }
     if task == "multilabel":
         document["errors_together"] = errors_together(judged.given, judged.labels).tolist()
     else:
         document["confusion"] = _confusion(judged).tolist()
-    return Quality(scored, calibrated, held, draws, metrics, intervals, document, watch.warnings())
+    return Quality(scored, judged, held_N, document, trap.warnings())
 
 
-def baselines(scored: Scored) -> dict[str, float]:
-    """What no skill at all would reach.
+def baselines(scored: Scored, classes: Sequence[str]) -> dict[str, float]:
+    """What no skill would reach: every tile has the prevalence as its scores, and is given all.
 
-    `f1_macro`: giving every class to every tile (2 p / (1 + p), over the classes with positives);
-    `multiclass`, which gives one class a tile: the most frequent one to all (that of the others
-    is 0).
-    `log_loss`: scores equal to the prevalence.
+    That is every class, or, of `multiclass`, the most frequent one.
     """
-    p_K = scored.labels.mean(axis=0)
-    there_K = p_K[p_K > 0]
-    both_K = p_K[(p_K > 0) & (p_K < 1)]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        of_class_K = -p_K * np.log(p_K) - (1 - p_K) * np.log(1 - p_K)
-    if scored.task == "multiclass":
-        log_loss = float(-(there_K * np.log(there_K)).sum())
-    else:
-        log_loss = float(np.nan_to_num(of_class_K).mean())
-    multiclass = scored.task == "multiclass"
-    f1_K = 2 * there_K / (1 + there_K)
-    if multiclass:
-        f1_K = np.where(np.arange(len(f1_K)) == f1_K.argmax(), f1_K, 0.0)
-    return {
-        "map": float(both_K.mean()) if len(both_K) else float("nan"),
-        "auc": 0.5,
-        "balanced_accuracy": 1 / max(len(there_K), 1) if multiclass else 0.5,
-        "f1_macro": float(f1_K.mean()) if len(there_K) else float("nan"),
-        "log_loss": log_loss,
-    }
+    p_K = np.clip(scored.labels.mean(axis=0), 1e-12, 1 - 1e-12)
+    logits_K = np.log(p_K) if scored.task == "multiclass" else np.log(p_K) - np.log1p(-p_K)
+    logits_NK = np.tile(logits_K, (len(scored.labels), 1))
+    rule = Rule(thresholds=(0.0,) * len(classes))
+    found = compute_metrics(logits_NK, scored.labels, classes, scored.task, rule)
+    names = ("map", "auc", "balanced_accuracy", "f1_macro", "log_loss")
+    return {name: found[name] for name in names}
 
 
 def errors_together(given_NK: BoolArray, labels_NK: BoolArray) -> FloatArray:
@@ -213,6 +194,31 @@ def errors_together(given_NK: BoolArray, labels_NK: BoolArray) -> FloatArray:
     return divided(missed_NK.T @ false_NK, missed_NK.sum(axis=0)[:, None])
 
 
+def reliability(scores: FloatArray, labels: BoolArray) -> dict[str, list[float]]:
+    """Compare scores with what came true, in `BINS` equal bins (a, b]; 0 is in the first.
+
+    Args:
+        scores: probabilities, 0 to 1, of any shape.
+        labels: whether each came true.
+
+    Returns:
+        lists of `BINS`: `counts` of decisions; `mean_score`, what was said, and `mean_label`, the
+        share that came true, NaN where there are none.
+    """
+    where, true = bin_of(scores.ravel(), BINS), labels.ravel()
+    counts = np.bincount(where, minlength=BINS)
+    said, so = (np.bincount(where, values, BINS) for values in (scores.ravel(), true))
+    return {
+        "counts": counts.tolist(),
+        "mean_score": divided(said, counts).tolist(),
+        "mean_label": divided(so, counts).tolist(),
+    }
+
+
+def _ranks(name: str) -> bool:
+    return name in RANKING or name.startswith("ap_")
+
+
 def _confusion(scored: Scored) -> NDArray[np.int64]:
     """Tiles by truth (rows) and decision (columns); `no` before `yes` for one class."""
     from sklearn.metrics import confusion_matrix  # a second that few need
@@ -227,65 +233,20 @@ def _confusion(scored: Scored) -> NDArray[np.int64]:
 
 
 def _by_class(
-    scored: Scored,
-    judged: Scored,
-    calibrated: Scored,
-    spec: "BundleSpec",
-    ap: Mapping[str, float],
-    intervals: Mapping[str, Mapping[str, float]],
+    scored: Scored, judged: Scored, spec: "BundleSpec", intervals: dict[str, dict[str, float]]
 ) -> dict[str, dict[str, Any]]:
-    """Figures of each class: AP and AUC, decisions and scores, each of the tiles that it is of."""
-    counts = Counts.of(judged.given, judged.labels)
-    columns = {
-        "precision": counts.precision(),
-        "recall": counts.recall(),
-        "specificity": counts.specificity(),
-        "f1": counts.f_beta(1),
-        "f2": counts.f_beta(2),
-        "given_rate": counts.given_rate(),
-        "prevalence": scored.labels.mean(axis=0),
-        "ece": ece(reliability(calibrated.scores, calibrated.labels)),
-    }
-    ones_1N = np.ones((1, len(scored.labels)))
-    table = {}
-    for k, name in enumerate(spec.classes):
-        table[name] = {
+    """Figures of each class: AP, AUC and prevalence of all tiles, the others of those judged."""
+    whole, part = (figures_by_class(one, np.ones((1, len(one.labels)))) for one in (scored, judged))
+    figures = part | {name: whole[name] for name in ("ap", "auc", "prevalence")}
+    return {
+        name: {
             "positives": int(scored.labels[:, k].sum()),
             "judged_positives": int(judged.labels[:, k].sum()),
             "given": int(judged.given[:, k].sum()),
-            "ap": ap[name],
             "ap_interval": intervals.get(f"ap_{name}"),
-            "auc": float(scored.rankings[k].areas(ones_1N)[1][0]),
             # a softmax gives the class of the highest logit, whatever the threshold
             "threshold": None if scored.task == "multiclass" else spec.thresholds[k],
-            **{column: float(values[k]) for column, values in columns.items()},
+            **{figure: float(values_1K[0, k]) for figure, values_1K in figures.items()},
         }
-    return table
-
-
-def _reliability(scored: Scored, classes: Sequence[str]) -> dict[str, Any]:
-    """All decisions together, and class by class."""
-    every = reliability(scored.scores.reshape(-1, 1), scored.labels.reshape(-1, 1))
-    single = reliability(scored.scores, scored.labels)
-
-    def row(found: Any, k: int) -> dict[str, Any]:
-        return {
-            "counts": found.counts[k].tolist(),
-            "mean_score": found.mean_score[k].tolist(),
-            "mean_label": found.mean_label[k].tolist(),
-        }
-
-    return {
-        "edges": every.edges.tolist(),
-        "all": row(every, 0),
-        "by_class": {name: row(single, k) for k, name in enumerate(classes)},
+        for k, name in enumerate(spec.classes)
     }
-
-
-def _tail(found: Tail, classes: Sequence[str]) -> dict[str, Any]:
-    plain = {
-        name: value.tolist() if isinstance(value, np.ndarray) else value
-        for name, value in asdict(found).items()
-    }
-    plain["fixed_classes"] = [classes[k] for k in found.fixed_classes]
-    return plain

@@ -1,28 +1,26 @@
 """The products of `evaluate` for the eye: plots, galleries and the HTML page."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from satray.config.score import EvaluateRecipe
-from satray.data.index import TileIndex
 from satray.errors import InputError
+from satray.evaluate.gallery import ends, render, worst
 from satray.evaluate.held import caution
-from satray.evaluate.picks import Pick, ends, shown_classes, worst
-from satray.evaluate.pictures import render
 from satray.evaluate.plots import draw
 from satray.evaluate.quality import Predicted, Quality
 from satray.evaluate.reproduce import NO_CAUSE, Comparison
 from satray.report.page import Headline, Html, Page, html, interval, number, versions
-from satray.report.style import PANELS_MOST
-from satray.runs.run import Run, RunRecord, find_run, finite, library_versions
+from satray.report.style import PANELS_MOST, most_frequent
+from satray.runs.run import Run, RunRecord, find_run, library_versions
 from satray.storage import Storage, join, parent
 from satray.storage import name as last_part
 
-if TYPE_CHECKING:  # it imports torch
-    from satray.models.spec import BundleSpec
+if TYPE_CHECKING:
+    from satray.evaluate.job import Split
 
 SECRET = ("storage",)
 """Keys that are left out of the page: where a store is reached concerns nobody who reads it."""
@@ -42,226 +40,182 @@ CLASS_HEADS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Findings:
-    """Everything that the report is about."""
+def find_training(bundle: str, storage: Storage) -> tuple[RunRecord, bytes | None] | None:
+    """The run whose `out`, or whose `bundle/`, this is, and its curves.png where it has one.
 
-    recipe: EvaluateRecipe
-    """The run's."""
-    spec: "BundleSpec"
-    """The bundle's."""
-    index: TileIndex
-    """The split's tiles."""
-    predicted: Predicted
-    """What was predicted."""
-    quality: Quality
-    """What was measured."""
-    comparison: Comparison | None
-    """The run beside an earlier one; None where nobody asked."""
-    failed: int
-    """Tiles that could not be predicted."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The finished train run that made a bundle."""
-
-    record: RunRecord
-    """Its run.json."""
-    metrics: Mapping[str, Any]
-    """Its metrics.json; empty where there is none."""
-    curves: bytes | None
-    """Its curves.png: losses, headline metric and learning rate against samples seen."""
-
-
-def find_origin(bundle: str, storage: Storage) -> Origin | None:
-    """The run whose `out`, or whose `bundle/`, this is; None for a bundle that stands alone."""
+    None for a bundle that stands alone.
+    """
     for folder in (bundle, parent(bundle)):
         try:
             record = find_run(storage, folder)
         except InputError:
             continue
-        paths = {product.path for product in record.products} if record is not None else set()
+        paths = {one.path for one in record.products} if record is not None else set()
         if record is not None and any(path.startswith("bundle/") for path in paths):
-            found = {
-                name: storage.read(join(folder, name))
-                for name in ("metrics.json", "curves.png")
-                if name in paths
-            }
-            metrics = json.loads(found.get("metrics.json", b"{}"))
-            return Origin(record, metrics, found.get("curves.png"))
+            place = join(folder, "curves.png")
+            return record, storage.read(place) if "curves.png" in paths else None
     return None
 
 
-def publish_report(found: Findings, origin: Origin | None, run: Run) -> None:
-    """Publish `plots/*.png` and `report.html`."""
+def publish_report(
+    recipe: EvaluateRecipe,
+    found: "Split",
+    predicted: Predicted,
+    quality: Quality,
+    comparison: Comparison | None,
+    failed: int,
+    run: Run,
+) -> None:
+    """Publish `plots/*.png` and `report.html`.
+
+    Args:
+        recipe: the run's.
+        found: the bundle and the split's tiles.
+        predicted: what was predicted.
+        quality: what was measured.
+        comparison: the run beside an earlier one; None where nobody asked.
+        failed: tiles that could not be predicted.
+        run: the run.
+    """
+    spec, document = found.spec, quality.document
     with run.activity("drawing"):
         run.progress("drawing plots")
-        plots = draw(found.quality, found.spec.classes, found.spec.thresholds)
-        if origin is not None and origin.curves is not None:
-            plots["curves"] = origin.curves
+        plots = draw(quality, spec.classes, spec.thresholds)
+        training, curves = find_training(recipe.bundle, run.storage) or (None, None)
+        if curves is not None:
+            plots["curves"] = curves
         for name, data in plots.items():
             run.publish(f"plots/{name}.png", data)
-        page = _page(found, origin, run, plots)
-    run.publish("report.html", page)
+        warnings = list(quality.warnings)
+        if failed:
+            warnings.append(f"{failed:,} tiles could not be predicted: failures.parquet says why.")
+        if comparison is not None and not comparison.same:
+            warnings.append(comparison.line())
+        towers = " + ".join(tower.backbone for tower in spec.variant.towers)
+        kinds = "class" if len(spec.classes) == 1 else "classes"
+        page = Page(
+            title=f"{towers} on {recipe.split} of {last_part(recipe.index)}",
+            subtitle=f"{spec.task}, {len(spec.classes)} {kinds}, {len(predicted.ids):,} tiles "
+            f"· model {predicted.model_id} · run {run.run_id}",
+            warnings=tuple(warnings),
+            head=Html(),
+            sections=(),
+            footer="Written by satray; self-contained. The figures are in metrics.json, the "
+            "predictions in predictions/, the plots in plots/.",
+        )
+        data = html(
+            page,
+            (files("satray.evaluate") / "templates" / "evaluate.html").read_text("utf-8"),
+            headlines=_headlines(quality),
+            caution=caution(spec, found.index.digest, recipe.split, quality.held),
+            recipe=recipe,
+            spec=spec,
+            classes=spec.classes,
+            index=found.index,
+            ids=predicted.ids,
+            model_id=predicted.model_id,
+            run_id=run.run_id,
+            quality=quality,
+            metrics=document["metrics"],
+            draws=document["bootstrap_draws"],
+            held=quality.held,
+            plots=plots,
+            most=PANELS_MOST,
+            class_heads=CLASS_HEADS,
+            class_rows=_class_rows(document),
+            calibration=[
+                (title, *(number(document[kind][name], 4) for kind in ("raw_metrics", "metrics")))
+                for name, title in CALIBRATED.items()
+                if spec.task == "multilabel" or not name.endswith("_samples")
+            ],
+            truth=quality.scored.labels.argmax(axis=1).tolist(),
+            comparison=comparison,
+            no_cause=NO_CAUSE,
+            training=training,
+            listed=lambda values: ", ".join(f"{value:.4g}" for value in values),
+            versions=versions({"": library_versions()}),
+            own_recipe=json.dumps(
+                recipe.model_dump(mode="json", exclude=set(SECRET)), indent=2, ensure_ascii=False
+            ),
+            **_gallery(recipe, found, predicted, quality, run),
+        )
+    run.publish("report.html", data)
 
 
-def _page(found: Findings, origin: Origin | None, run: Run, plots: Mapping[str, bytes]) -> bytes:
-    recipe, spec, quality = found.recipe, found.spec, found.quality
-    scored, raw = quality.scored, quality.document["raw_metrics"]
-    positives = [int(n) for n in scored.labels.sum(axis=0)]
-    shelves = [ends(scored, k) for k in shown_classes(recipe.gallery, spec.classes, positives)]
-    errors = worst(scored)
-    picks = [pick for one in shelves for pick in (*one.top, *one.bottom)] + list(errors)
-    sections = {
-        "training": "Training" if "curves" in plots else "",
-        "classes": "Classes",
-        "calibration": "Calibration",
-        "errors": "Errors",
-        "tiles": "Tiles by class" if shelves else "",
-        "reproduction": "Reproduction" if found.comparison is not None else "",
-        "provenance": "Provenance",
-    }
-    fitted = origin.metrics.get("calibration") if origin is not None else None
-    towers = " + ".join(tower.backbone for tower in spec.variant.towers)
-    page = Page(
-        title=f"{towers} on {recipe.split} of {last_part(recipe.index)}",
-        subtitle=f"{spec.task}, {len(spec.classes)} "
-        f"{'class' if len(spec.classes) == 1 else 'classes'}, {len(found.predicted.ids):,} tiles "
-        f"· model {found.predicted.model_id} · run {run.run_id}",
-        warnings=_warnings(found),
-        head=Html(),
-        sections=(),
-        footer="Written by satray; self-contained. The figures are in metrics.json, the "
-        "predictions in predictions/, the plots in plots/.",
-    )
-    return html(
-        page,
-        (files("satray.evaluate") / "templates" / "evaluate.html").read_text("utf-8"),
-        sections={anchor: title for anchor, title in sections.items() if title},
-        headlines=_headlines(quality),
-        caution=caution(spec, found.index.digest, recipe.split, quality.held),
-        recipe=recipe,
-        spec=spec,
-        classes=spec.classes,
-        index=found.index,
-        ids=found.predicted.ids,
-        model_id=found.predicted.model_id,
-        run_id=run.run_id,
-        quality=quality,
-        metrics=quality.metrics,
-        held=quality.held,
-        plots=plots,
-        most=PANELS_MOST,
-        class_heads=CLASS_HEADS,
-        class_rows=_class_rows(quality),
-        calibration=[
-            (
-                said,
-                number(raw[name], 4),
-                number(quality.metrics[name], 4),
-            )
-            for name, said in CALIBRATED.items()
-            if spec.task == "multilabel" or not name.endswith("_samples")
-        ],
-        fitted=_json(finite(dict(fitted))) if isinstance(fitted, Mapping) else "",
-        shelves=shelves,
-        worst=errors,
-        truth=scored.labels.argmax(axis=1).tolist(),
-        pictures=_pictures(picks, found, run),
-        comparison=found.comparison,
-        no_cause=NO_CAUSE,
-        origin=origin,
-        listed=lambda values: ", ".join(f"{value:.4g}" for value in values),
-        versions=versions(
-            {"evaluate": library_versions()}
-            | ({"train": origin.record.versions} if origin is not None else {})
-        ),
-        own_recipe=_shown(json.loads(recipe.model_dump_json())),
-        train_recipe=_shown(origin.record.config) if origin is not None else "",
-    )
-
-
-def _pictures(picks: Sequence[Pick], found: Findings, run: Run) -> dict[tuple[int, int], bytes]:
-    """Read the picked tiles again and draw them: (row, class) -> JPEG."""
+def _gallery(
+    recipe: EvaluateRecipe, found: "Split", predicted: Predicted, quality: Quality, run: Run
+) -> dict[str, Any]:
+    """The tiles that are shown: `shelves`, one a class, `worst` errors, and `pictures` of all."""
     from satray.models.bundle import load_bundle
 
-    if not picks:
-        return {}
-    columns = (found.index.table.column(name).to_pylist() for name in ("tile_id", "uri", "mask"))
-    places = {tile: (uri, masked) for tile, uri, masked in zip(*columns, strict=True)}
-    uris, masked = zip(*(places[tile] for tile in found.predicted.ids), strict=True)
-    return render(
-        picks,
-        uris,
-        masked,
-        found.index.meta,
-        load_bundle(found.recipe.bundle, run.storage),
-        run.storage,
-        d4=found.recipe.symmetries == "d4",
-        progress=run.progress,
-    )
+    scored, classes = quality.scored, found.spec.classes
+    if recipe.gallery is None:
+        shown = most_frequent([int(n) for n in scored.labels.sum(axis=0)])
+    else:
+        shown = [classes.index(name) for name in dict.fromkeys(recipe.gallery)]
+    shelves = [ends(scored, k) for k in shown]
+    errors = worst(scored)
+    picks = [pick for one in shelves for pick in (*one.top, *one.bottom)] + list(errors)
+    pictures: dict[tuple[int, int], bytes] = {}
+    if picks:
+        place = {name: i for i, name in enumerate(found.tiles.table["tile_id"].to_pylist())}
+        rows = [place[name] for name in predicted.ids]
+        tiles = replace(found.tiles, table=found.tiles.table.take(rows))
+        pictures = render(
+            picks,
+            tiles,
+            load_bundle(recipe.bundle, run.storage),
+            run.storage,
+            d4=recipe.symmetries == "d4",
+            progress=run.progress,
+        )
+    return {"shelves": shelves, "worst": errors, "pictures": pictures}
 
 
 def _headlines(quality: Quality) -> list[Headline]:
     """The task's figures, each beside what no skill would reach."""
-    task = quality.scored.task
+    task, document = quality.scored.task, quality.document
     one, softmax = quality.scored.labels.shape[1] == 1, task == "multiclass"
-    base, metrics = quality.document["baselines"], quality.metrics
+    base = {name: number(value) for name, value in document["baselines"].items()}
+    metrics = document["metrics"]
     always = "the majority" if softmax else "yes"
     named = {
-        "map": ("average precision" if one else "mAP", f"{base['map']:.3f} by chance"),
+        "map": ("average precision" if one else "mAP", f"{base['map']} by chance"),
         "auc": ("ROC AUC", "0.500 by chance"),
         "accuracy": (
             "accuracy, top-1" if softmax else "accuracy",
             f"{metrics['baseline_accuracy']:.3f} always saying the majority",
         ),
-        "balanced_accuracy": ("balanced accuracy", f"{base['balanced_accuracy']:.3f} by chance"),
+        "balanced_accuracy": ("balanced accuracy", f"{base['balanced_accuracy']} by chance"),
         "f1_macro": (
-            "F1" if one else "F1, mean of classes", f"{base['f1_macro']:.3f} always saying {always}"
+            "F1" if one else "F1, mean of classes", f"{base['f1_macro']} always saying {always}"
         ),
         "f2_samples": ("F2, mean of tiles", ""),
-        "log_loss": ("log loss", f"{base['log_loss']:.3f} from prevalence alone"),
+        "log_loss": ("log loss", f"{base['log_loss']} from prevalence alone"),
         "ece": ("calibration error", "0 is perfect"),
     }  # fmt: skip
     if task != "multilabel":
         del named["f2_samples"]
     order = ("accuracy", "balanced_accuracy", *named) if softmax else tuple(named)
     return [
-        Headline(said, metrics[name], quality.intervals.get(name), beside)
+        Headline(title, metrics[name], document["intervals"].get(name), beside)
         for name in dict.fromkeys(order)
-        for said, beside in (named[name],)
+        for title, beside in (named[name],)
     ]
 
 
-def _class_rows(quality: Quality) -> list[tuple[str, ...]]:
+def _class_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    draws = document["bootstrap_draws"]
     return [
         (
             name,
             f"{row['positives']:,}",
             number(row["ap"]),
-            interval(row["ap_interval"], quality.draws) if row["ap_interval"] else "–",
+            interval(row["ap_interval"], draws) if draws else "–",
             number(row["auc"]),
             "highest" if row["threshold"] is None else number(row["threshold"]),
             *(number(row[figure]) for figure in ("precision", "recall", "f1")),
             f"{row['given']:,}",
         )
-        for name, row in quality.document["by_class"].items()
+        for name, row in document["by_class"].items()
     ]
-
-
-def _warnings(found: Findings) -> tuple[str, ...]:
-    lines = list(found.quality.warnings)
-    if found.failed:
-        lines.append(f"{found.failed:,} tiles could not be predicted: failures.parquet says why.")
-    if found.comparison is not None and not found.comparison.same:
-        lines.append(found.comparison.line())
-    return tuple(lines)
-
-
-def _shown(config: Mapping[str, Any]) -> str:
-    return _json({name: value for name, value in config.items() if name not in SECRET})
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=2, ensure_ascii=False)

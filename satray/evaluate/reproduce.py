@@ -11,22 +11,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from satray.config.score import EvaluateRecipe
-from satray.data.index import TileIndex, unlike
-from satray.errors import InputError, SatrayError
+from satray.errors import InputError
 from satray.evaluate.quality import Gathered, Predicted
 from satray.runs.run import RunRecord, library_versions, read_run
-from satray.storage import CHANGED, Storage, join
+from satray.storage import Storage, join
 
-CHECKED = 64
-"""Most tiles whose files are looked at again."""
 NAMED = 3
 """Tiles that a line names."""
-NO_CAUSE = "no cause was found in bundle, data, library versions, device and recipe"
+NO_CAUSE = "no cause was found in bundle, index, library versions, device and recipe"
 """What is said where nothing is known to differ; that need not mean that nothing does."""
 
 
@@ -76,9 +71,13 @@ class Comparison:
                 f"{len(self.over):,} of {self.compared:,} tiles differ by more than "
                 f"{self.tolerance:g}, at most by {self.largest:.3g} ({self.where})"
             )
-        for ids, which in ((self.only_here, "this run"), (self.only_there, "the earlier run")):
+        for ids, where in (
+            (self.only_here, "this run"),
+            (self.only_there, "the earlier run: this one's failures.parquet says why"),
+        ):
             if ids:
-                parts.append(f"{len(ids):,} tiles only in {which} ({_named(ids)})")
+                named = ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
+                parts.append(f"{len(ids):,} tiles ({named}) only in {where}")
         causes = "; ".join(self.differs) or NO_CAUSE
         return f"does not reproduce run {self.run_id}: {'; '.join(parts)}. {causes}"
 
@@ -112,8 +111,29 @@ def compare(
     )
 
 
-def earlier(recipe: EvaluateRecipe, classes: Sequence[str], storage: Storage) -> RunRecord:
-    """The record of the run to reproduce; only small files are read.
+@dataclass(frozen=True)
+class Earlier:
+    """A finished evaluate run, to be compared with."""
+
+    uri: str
+    """Its folder."""
+    record: RunRecord
+    """Its run.json."""
+    document: Mapping[str, Any]
+    """Its metrics.json."""
+
+    def predicted(self, storage: Storage) -> Predicted:
+        """What it predicted."""
+        gathered = Gathered(tuple(self.document["classes"]))
+        for product in self.record.products:
+            if product.path.startswith("predictions/"):
+                data = storage.read(join(self.uri, product.path))
+                gathered.add(pq.read_table(io.BytesIO(data)))
+        return gathered.predicted()
+
+
+def earlier(recipe: EvaluateRecipe, classes: Sequence[str], storage: Storage) -> Earlier:
+    """Find the run to reproduce; only small files are read.
 
     Raises:
         InputError: no finished evaluate run, or one of other classes or of another split.
@@ -127,111 +147,52 @@ def earlier(recipe: EvaluateRecipe, classes: Sequence[str], storage: Storage) ->
         raise InputError(f"reproduce={uri}: predicted split {split}; give split={split}")
     if not any(product.path.startswith("predictions/") for product in record.products):
         raise InputError(f"reproduce={uri}: the run holds no predictions")
-    theirs = read_document(uri, storage)["classes"]
+    place = join(uri, "metrics.json")
+    try:
+        document = json.loads(storage.read(place))
+        theirs, _, _ = (document[name] for name in ("classes", "bundle", "device"))
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"{place}: not a metrics.json that satray wrote") from None
     if theirs != list(classes):
         raise InputError(
             f"reproduce={uri}: its classes are {', '.join(theirs)}, the bundle's "
             f"{', '.join(classes)}"
         )
-    return record
-
-
-def read_document(uri: str, storage: Storage) -> dict[str, Any]:
-    """The metrics.json of an evaluate run.
-
-    Raises:
-        InputError: it is none that satray wrote.
-    """
-    place = join(uri, "metrics.json")
-    try:
-        found = dict(json.loads(storage.read(place)))
-        return found | {name: found[name] for name in ("classes", "bundle", "device")}
-    except (ValueError, TypeError, KeyError):
-        raise InputError(f"{place}: not a metrics.json that satray wrote") from None
-
-
-def read_predicted(
-    uri: str, record: RunRecord, classes: tuple[str, ...], storage: Storage
-) -> Predicted:
-    """What an evaluate run predicted."""
-    gathered = Gathered(classes)
-    for product in record.products:
-        if product.path.startswith("predictions/"):
-            gathered.add(pq.read_table(io.BytesIO(storage.read(join(uri, product.path)))))
-    return gathered.predicted()
+    return Earlier(uri, record, document)
 
 
 def causes(
-    recipe: EvaluateRecipe,
-    record: RunRecord,
-    documents: tuple[Mapping[str, Any], Mapping[str, Any]],
-    index: TileIndex,
-    ids: Sequence[str],
-    storage: Storage,
+    recipe: EvaluateRecipe, before: Earlier, document: Mapping[str, Any], digest: str
 ) -> tuple[str, ...]:
-    """What is known to differ between an earlier run and this one, or could not be looked at.
+    """What is known to differ between an earlier run and this one, a line each.
+
+    Tiles whose files changed are no cause: they are failed tiles, and only in the earlier run.
 
     Args:
         recipe: this run's.
-        record: the earlier run's.
-        documents: `device` and `bundle` (SHA-256 by file) of this run, and of the earlier one.
-        index: this run's split.
-        ids: tiles that differ, or that one run only could predict.
-        storage: where tiles are.
+        before: the earlier run.
+        document: `device` and `bundle` (SHA-256 by file) of this run.
+        digest: SHA-256 of this run's index.
     """
-    now, then = documents
-    lines = []
-    files = _differing(then["bundle"], now["bundle"])
-    if files:
-        same = "" if "model.safetensors" in files else "; the weights are the same"
-        lines.append(f"bundle differs in {' and '.join(files)}{same}")
-    theirs = record.inputs.get("index", "")
-    if index.digest != theirs:
-        lines.append(f"data differ: tile index {theirs[:12]} then, {index.digest[:12]} now")
-    versions = _differing(record.versions, library_versions())
-    if versions:
-        lines.append(f"versions differ: {', '.join(f'{n} {v}' for n, v in versions.items())}")
-    # a GPU that Ray had no name for may have been this one
-    unnamed = "gpu" in (now["device"], then["device"]) and now["device"][:3] == then["device"][:3]
-    settings = {"device": then["device"] if unnamed else now["device"]}
-    settings |= {"symmetries": recipe.symmetries, "batch": recipe.batch}
-    before = {name: record.config.get(name, then.get(name)) for name in settings}
-    lines += [f"{name} differs: {said}" for name, said in _differing(before, settings).items()]
-    try:
-        lines += changed_files(index, ids, storage)
-    except SatrayError as error:  # the figures count for more than the reasons
-        lines.append(f"not everything could be looked at: {error}")
-    return tuple(lines)
-
-
-def changed_files(index: TileIndex, ids: Sequence[str], storage: Storage) -> list[str]:
-    """Which of these tiles' files are no longer those that the index describes, in a line.
-
-    Raises:
-        SatrayError: the store fails.
-    """
-    mine = pc.is_in(index.table["tile_id"], value_set=pa.array(ids, pa.string()))
-    rows = index.table.filter(mine)[:CHECKED]
-    changed = [
-        name if why.startswith(CHANGED) else f"{name} (cannot be read)"
-        for name, why in unlike(rows, storage)
-    ]
-    if not changed:
-        return []
-    return [
-        f"files differ from the tile index: {len(changed)} of {len(rows)} tiles looked at "
-        f"({_named(changed)})"
-    ]
-
-
-def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """`A then, B now` by name, of what is not the same."""
-    return {
-        name: f"{then.get(name, 'absent')} then, {now.get(name, 'absent')} now"
-        for name in sorted(then.keys() | now.keys())
+    record = before.record
+    config = recipe.model_dump(mode="json")
+    then = _facts(before.document, record.inputs.get("index", ""), record.versions, record.config)
+    now = _facts(document, digest, library_versions(), config)
+    return tuple(
+        f"{name} differs: {then.get(name, 'absent')} then, {now.get(name, 'absent')} now"
+        for name in dict.fromkeys((*now, *then))
         if then.get(name) != now.get(name)
+    )
+
+
+def _facts(
+    document: Mapping[str, Any], digest: str, versions: Mapping[str, str], config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What logits hang on, by name."""
+    return {
+        **{f"the bundle's {name}": sha256[:12] for name, sha256 in document["bundle"].items()},
+        "tile index": digest[:12],
+        **versions,
+        "device": document["device"],
+        **{name: config.get(name) for name in ("symmetries", "batch")},
     }
-
-
-def _named(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")

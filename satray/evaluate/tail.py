@@ -8,64 +8,44 @@ own curve rises. Hence, beside it, the mean over the classes that last to the en
 Shapes: N tiles, K classes, T thresholds.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from satray.metrics.ranking import BoolArray, FloatArray, divided, mean_of_defined
 
 AT_T = np.linspace(0.5, 1.0, 20, endpoint=False)
-"""Thresholds of the score, or shares of the tiles."""
+"""Thresholds of the score, or shares of the tiles: 0.5 to 0.975 in steps of 0.025."""
 
 
-@dataclass(frozen=True)
-class Tail:
-    """Tail accuracy at falling or rising strictness."""
-
-    at: FloatArray
-    """(T,) thresholds of the score; for quantiles, shares of the class's tiles below them."""
-
-    thresholds: FloatArray
-    """(K, T) scores that a tile's must exceed; those of `at`, or the class's quantiles."""
-
-    counts: NDArray[np.int64]
-    """(K, T) tiles above."""
-
-    accuracy: FloatArray
-    """(K, T) share of them that has the class; NaN where there are none."""
-
-    mean: FloatArray
-    """(T,) mean over the classes that have tiles above, the paper's figure; NaN where none has."""
-
-    classes: NDArray[np.int64]
-    """(T,) how many classes these are."""
-
-    fixed: FloatArray
-    """(T,) mean over the same classes at every threshold: those with tiles above all of them; NaN
-    if no class has."""
-
-    fixed_classes: tuple[int, ...]
-    """Which classes those are."""
-
-    micro: FloatArray
-    """(T,) all classes' tiles above thrown together; NaN where there are none."""
-
-
-def tail_accuracy(scores_NK: FloatArray, labels_NK: BoolArray) -> Tail:
-    """At the paper's 20 thresholds: 0.5 to 0.975 in steps of 0.025.
+def tail_accuracy(
+    scores_NK: FloatArray, labels_NK: BoolArray, classes: Sequence[str]
+) -> dict[str, Any]:
+    """At the paper's 20 thresholds.
 
     Args:
         scores_NK: probabilities.
         labels_NK: whether each tile has each class.
+        classes: K names.
+
+    Returns:
+        lists. `at`: (T,) thresholds of the score; for quantiles, shares of the class's tiles below
+        them. `thresholds`: (K, T) scores that a tile's must exceed; those of `at`, or the class's
+        quantiles. `counts`: (K, T) tiles above. `accuracy`: (K, T) share of them that has the
+        class; NaN where there are none. `mean`: (T,) mean over the classes that have tiles above,
+        the paper's figure; NaN where none has. `classes`: (T,) how many classes these are.
+        `fixed`: (T,) mean over the same classes at every threshold, those with tiles above all of
+        them; NaN if no class has. `fixed_classes`: their names. `micro`: (T,) all classes' tiles
+        above thrown together; NaN where there are none.
     """
-    return _tail(scores_NK, labels_NK, np.tile(AT_T, (scores_NK.shape[1], 1)))
+    return _tail(scores_NK, labels_NK, classes, np.tile(AT_T, (len(classes), 1)))
 
 
-def tail_quantiles(scores_NK: FloatArray, labels_NK: BoolArray) -> Tail:
-    """At 20 quantiles of each class's own scores: 0.5 to 0.975 in steps of 0.025.
+def tail_quantiles(
+    scores_NK: FloatArray, labels_NK: BoolArray, classes: Sequence[str]
+) -> dict[str, Any]:
+    """At 20 quantiles of each class's own scores; returns what `tail_accuracy` does.
 
     A class that never scores high lasts as long as any other: of N tiles its highest
     N (1 - q) are looked at, but for equal scores.
@@ -73,30 +53,36 @@ def tail_quantiles(scores_NK: FloatArray, labels_NK: BoolArray) -> Tail:
     Args:
         scores_NK: probabilities, or logits, since only their order matters here.
         labels_NK: whether each tile has each class.
+        classes: K names.
     """
     # An order statistic, no blend of two: a threshold that is a score leaves just the higher ones.
     places_T = np.ceil(AT_T * len(scores_NK) - 1e-9).astype(np.intp) - 1
     thresholds_TK: FloatArray = np.sort(scores_NK, axis=0)[places_T]
-    return _tail(scores_NK, labels_NK, thresholds_TK.T)
+    return _tail(scores_NK, labels_NK, classes, thresholds_TK.T)
 
 
-def _tail(scores_NK: FloatArray, labels_NK: BoolArray, thresholds_KT: FloatArray) -> Tail:
-    hits_KT = np.zeros_like(thresholds_KT)
-    counts_KT = np.zeros_like(thresholds_KT)
+def _tail(
+    scores_NK: FloatArray,
+    labels_NK: BoolArray,
+    classes: Sequence[str],
+    thresholds_KT: FloatArray,
+) -> dict[str, Any]:
+    hits_KT, counts_KT = np.zeros_like(thresholds_KT), np.zeros(thresholds_KT.shape, np.int64)
     for k, thresholds_T in enumerate(thresholds_KT):
         above_NT = scores_NK[:, k, None] > thresholds_T
         counts_KT[k] = above_NT.sum(axis=0)
         hits_KT[k] = (labels_NK[:, k, None] & above_NT).sum(axis=0)
     accuracy_KT = divided(hits_KT, counts_KT)
     lasting_K = (counts_KT > 0).all(axis=1)
-    return Tail(
-        at=AT_T,
-        thresholds=thresholds_KT,
-        counts=counts_KT.astype(np.int64),
-        accuracy=accuracy_KT,
-        mean=mean_of_defined(accuracy_KT.T),
-        classes=(counts_KT > 0).sum(axis=0),
-        fixed=mean_of_defined(accuracy_KT[lasting_K].T),
-        fixed_classes=tuple(np.flatnonzero(lasting_K).tolist()),
-        micro=divided(hits_KT.sum(axis=0), counts_KT.sum(axis=0)),
-    )
+    found = {
+        "at": AT_T,
+        "thresholds": thresholds_KT,
+        "counts": counts_KT,
+        "accuracy": accuracy_KT,
+        "mean": mean_of_defined(accuracy_KT.T),
+        "classes": (counts_KT > 0).sum(axis=0),
+        "fixed": mean_of_defined(accuracy_KT[lasting_K].T),
+        "micro": divided(hits_KT.sum(axis=0), counts_KT.sum(axis=0)),
+    }
+    lists = {name: values.tolist() for name, values in found.items()}
+    return lists | {"fixed_classes": [classes[int(k)] for k in np.flatnonzero(lasting_K)]}

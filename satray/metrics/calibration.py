@@ -1,24 +1,23 @@
-"""Whether scores mean what they say, and the temperature and thresholds that make them.
+"""The temperature and thresholds that make scores mean what they say.
 
 Fit on one half of a split and measure on the other (`halves`); what was fitted on a tile says
 nothing about it.
 
-Shapes: N tiles, K classes, B bins.
+Shapes: N tiles, K classes.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from satray.metrics.ranking import BoolArray, FloatArray, Ranking, divided
-from satray.metrics.scored import BINS, bin_of, scores_of
+from satray.metrics.ranking import BoolArray, FloatArray, Ranking
+from satray.metrics.scored import scores_of
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Bounds of a fitted temperature; what lies beyond is no temperature but another fault."""
@@ -32,62 +31,6 @@ loss convex in 1 / T; its weight is our choice, and 100 tiles with errors among 
 
 DEFAULT = 0.5
 """Threshold of a class that has too few positives to fit one."""
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """Scores in equal bins (a, b], class by class; a score of 0 is in the first."""
-
-    edges: FloatArray
-    """(B + 1,) bounds of the bins, 0 to 1."""
-
-    counts: NDArray[np.int64]
-    """(K, B) tiles in each bin."""
-
-    mean_score: FloatArray
-    """(K, B) what was said: mean score of the bin's tiles; NaN where it has none."""
-
-    mean_label: FloatArray
-    """(K, B) what was so: share of the bin's tiles with the class; NaN where it has none."""
-
-
-def reliability(scores_NK: NDArray[Any], labels_NK: NDArray[Any], bins: int = BINS) -> Reliability:
-    """Compare scores with what came true, bin by bin.
-
-    Args:
-        scores_NK: probabilities, 0 to 1. For one diagram of all classes together, give them as
-            one column: `scores.reshape(-1, 1)`.
-        labels_NK: 0 or 1.
-        bins: B, of equal width.
-
-    Raises:
-        ValueError: a score outside 0 to 1, or shapes that do not fit.
-    """
-    scores_NK, labels_NK = _checked(scores_NK, labels_NK)
-    if not ((scores_NK >= 0) & (scores_NK <= 1)).all():
-        raise ValueError("scores outside 0 to 1")
-    counts_KB, said_KB, true_KB = (np.zeros((scores_NK.shape[1], bins)) for _ in range(3))
-    for k, (scores_N, labels_N) in enumerate(zip(scores_NK.T, labels_NK.T, strict=True)):
-        where_N = bin_of(scores_N, bins)
-        counts_KB[k] = np.bincount(where_N, minlength=bins)
-        said_KB[k] = np.bincount(where_N, scores_N, minlength=bins)
-        true_KB[k] = np.bincount(where_N, labels_N, minlength=bins)
-    return Reliability(
-        edges=np.linspace(0, 1, bins + 1),
-        counts=counts_KB.astype(np.int64),
-        mean_score=divided(said_KB, counts_KB),
-        mean_label=divided(true_KB, counts_KB),
-    )
-
-
-def ece(found: Reliability) -> FloatArray:
-    """Expected calibration error of each class (Guo et al., 2017); its mean is the macro figure.
-
-    Returns:
-        (K,) sum over bins of n_b / N |mean score - mean label|; NaN without tiles.
-    """
-    gap_KB = np.nan_to_num(np.abs(found.mean_score - found.mean_label))
-    return divided((found.counts * gap_KB).sum(axis=1), found.counts.sum(axis=1))
 
 
 def halves(ids: Iterable[object], seed: int = 0) -> BoolArray:

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from satray.metrics.decisions import f_beta_by_tile
-from satray.metrics.ranking import BoolArray, FloatArray, Ranking
+from satray.metrics.ranking import BoolArray, FloatArray, Ranking, divided
 
 BINS = 15
 """Equal bins of scores."""
@@ -133,10 +132,16 @@ class Scored:
             right_N = (self.given == self.labels).mean(axis=1, dtype=np.float64)
         return {
             "accuracy": right_N,
-            "f1_samples": f_beta_by_tile(self.given, self.labels, 1),
-            "f2_samples": f_beta_by_tile(self.given, self.labels, 2),
+            "f1_samples": self._f_beta_by_tile(1),
+            "f2_samples": self._f_beta_by_tile(2),
             "log_loss": self.losses,
         }
+
+    def _f_beta_by_tile(self, beta: float) -> FloatArray:
+        hits_N = (self.given & self.labels).sum(axis=1)
+        below_N = self.given.sum(axis=1) + beta**2 * self.labels.sum(axis=1)
+        # nothing given where nothing is true is right (scikit-learn's `zero_division=1`)
+        return np.where(below_N > 0, divided((1 + beta**2) * hits_N, below_N), 1.0)
 
 
 def bin_of(scores: NDArray[Any], bins: int) -> NDArray[np.intp]:

@@ -14,15 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.metrics.decisions import Counts
 from satray.metrics.ranking import FloatArray, divided, mean_of_defined
 from satray.metrics.scored import BINS, PLAIN, Rule, Scored
 
 Metrics = dict[str, Any]
-"""Metric name -> float; those of `PER_CLASS` are dicts, class name -> float."""
-
-Figures = dict[str, FloatArray]
-"""Name -> (D,) values of D rows of weights; those of `PER_CLASS` are (D, K)."""
+"""Metric name -> value; of `PER_CLASS` it is a dict, class name -> value."""
 
 PER_CLASS = ("ap", "recall_of")
 """Metrics that are dicts by class; in a flat row each entry is `<metric>_<class>`."""
@@ -69,8 +65,8 @@ def compute_metrics(
             counts 1.0 (`zero_division=1`). With one class, or one a tile, that is the accuracy.
         `recall_of`: for `multiclass` only, by class, NaN for a class without tiles.
         `log_loss`: cross-entropy in nats, averaged over decisions (`multiclass`: over tiles).
-        `ece`: expected calibration error in 15 equal bins (a, b], mean over all classes
-            (`multiclass`: each against the rest).
+        `ece`: expected calibration error (Guo et al., 2017) in 15 equal bins (a, b], mean over all
+            classes (`multiclass`: each against the rest).
 
         Decisions are score >= threshold (at 0.5: logit >= 0), for `multiclass` the highest logit.
         The temperature moves thresholds other than 0.5, `log_loss` and `ece`. All in float64.
@@ -79,59 +75,106 @@ def compute_metrics(
         ValueError: no tile, shapes that do not fit, `multiclass` labels that are not one-hot, or
             a logit that is not finite.
     """
-    scored = Scored.of(logits_NK, labels_NK, len(classes), task, rule)
-    found = figures(scored, np.ones((1, len(scored.labels))))
-    if task != "multiclass":
-        del found["recall_of"]
+    return metrics_of(Scored.of(logits_NK, labels_NK, len(classes), task, rule), classes)
+
+
+def metrics_of(scored: Scored, classes: Sequence[str]) -> Metrics:
+    """`compute_metrics` of a split that is scored already."""
+    found = figures(scored, classes, np.ones((1, len(scored.labels))))
     return {
-        name: dict(zip(classes, values[0].tolist(), strict=True))
-        if name in PER_CLASS
+        name: {of: float(each[0]) for of, each in values.items()}
+        if isinstance(values, dict)
         else float(values[0])
         for name, values in found.items()
     }
 
 
-def figures(scored: Scored, w_DN: FloatArray) -> Figures:
+def figures(scored: Scored, classes: Sequence[str], w_DN: FloatArray) -> Metrics:
     """Every figure of `compute_metrics`, for each row of weights.
 
     Args:
         scored: the split.
+        classes: K names.
         w_DN: float64, weight of each tile, 0 or more; ones give the split's own figures.
 
     Returns:
-        name -> values; `recall_of` is there for every task.
+        as `compute_metrics`, with an array (D,) in place of each number.
     """
-    areas = [ranking.areas(w_DN) for ranking in scored.rankings]
-    ap_DK = np.stack([ap_D for ap_D, _ in areas], axis=1)
-    auc_DK = np.stack([auc_D for _, auc_D in areas], axis=1)
+    by_class = figures_by_class(scored, w_DN)
+    ap_DK, recall_DK, prevalence_DK = (by_class[name] for name in ("ap", "recall", "prevalence"))
     total_D = w_DN.sum(axis=1)
-    w_ND = np.ascontiguousarray(w_DN.T)
-    counts = _counts(scored, w_ND, total_D)
     tiles = {name: divided(w_DN @ values_N, total_D) for name, values_N in scored.by_tile.items()}
 
-    def macro(values_DK: FloatArray) -> FloatArray:
+    def macro(name: str) -> FloatArray:
         # Over the classes that occur; one that is never given counts 0 there, or silence would pay.
-        return mean_of_defined(np.where(counts.support > 0, np.nan_to_num(values_DK), np.nan))
+        values_DK = np.nan_to_num(by_class[name])
+        return mean_of_defined(np.where(prevalence_DK > 0, values_DK, np.nan))
 
-    return {
+    if scored.task == "multiclass":
+        majority_D = prevalence_DK.max(axis=1)
+        balanced_D = mean_of_defined(recall_DK)
+        positive_D = by_class["given_rate"].max(axis=1)
+    else:
+        majority_D = np.maximum(prevalence_DK, 1 - prevalence_DK).mean(axis=1)
+        balanced_D = mean_of_defined((recall_DK + by_class["specificity"]) / 2)
+        positive_D = by_class["given_rate"].mean(axis=1)
+    found = {
         "map": mean_of_defined(ap_DK),
         # as scikit-learn has it: 0 for a class that is nowhere, 1 for one that is everywhere
-        "map_paper": np.where(np.isnan(ap_DK), counts.support > 0, ap_DK).mean(axis=1),
-        "baseline_map": mean_of_defined(np.where(np.isnan(ap_DK), np.nan, counts.prevalence())),
+        "map_paper": np.where(np.isnan(ap_DK), prevalence_DK > 0, ap_DK).mean(axis=1),
+        "baseline_map": mean_of_defined(np.where(np.isnan(ap_DK), np.nan, prevalence_DK)),
         "classes_counted": np.isfinite(ap_DK).sum(axis=1).astype(np.float64),
-        "ap": ap_DK,
-        "auc": mean_of_defined(auc_DK),
+        "ap": dict(zip(classes, ap_DK.T, strict=True)),
+        "auc": mean_of_defined(by_class["auc"]),
         "accuracy": tiles["accuracy"],
-        **_shares(scored, counts),
-        "precision_macro": macro(counts.precision()),
-        "recall_macro": macro(counts.recall()),
-        "f1_macro": macro(counts.f_beta(1)),
-        "f2_macro": macro(counts.f_beta(2)),
+        "baseline_accuracy": majority_D,
+        "balanced_accuracy": balanced_D,
+        "predicted_positive_rate": positive_D,
+        **{f"{name}_macro": macro(name) for name in ("precision", "recall", "f1", "f2")},
         "f1_samples": tiles["f1_samples"],
         "f2_samples": tiles["f2_samples"],
-        "recall_of": counts.recall(),
         "log_loss": tiles["log_loss"],
-        "ece": _ece(scored, w_ND, total_D).mean(axis=1),
+        "ece": by_class["ece"].mean(axis=1),
+    }
+    if scored.task == "multiclass":
+        found["recall_of"] = dict(zip(classes, recall_DK.T, strict=True))
+    return found
+
+
+def figures_by_class(scored: Scored, w_DN: FloatArray) -> dict[str, FloatArray]:
+    """Figures of each class, for each row of weights.
+
+    Args:
+        scored: the split.
+        w_DN: float64, weight of each tile, 0 or more.
+
+    Returns:
+        name -> (D, K), NaN where undefined: `ap` and `auc` without tiles of both kinds, `precision`
+        of a class that is never given, `recall` of one without tiles, `specificity` of one that
+        all have, `f1` and `f2` of one neither given nor true. `given_rate` and `prevalence` are
+        shares of all tiles; `ece` is the calibration error.
+    """
+    areas = [ranking.areas(w_DN) for ranking in scored.rankings]
+    total_D1 = w_DN.sum(axis=1)[:, None]
+    w_ND = np.ascontiguousarray(w_DN.T)
+    hits_DK, given_DK, support_DK = np.split((scored.tallies @ w_ND).T, 3, axis=1)
+    absent_DK = total_D1 - support_DK
+    gaps_KBD = (scored.gaps @ w_ND).reshape(scored.labels.shape[1], BINS, len(w_DN))
+
+    def f_beta(beta: float) -> FloatArray:
+        return divided((1 + beta**2) * hits_DK, beta**2 * support_DK + given_DK)
+
+    return {
+        "ap": np.stack([ap_D for ap_D, _ in areas], axis=1),
+        "auc": np.stack([auc_D for _, auc_D in areas], axis=1),
+        "precision": divided(hits_DK, given_DK),
+        "recall": divided(hits_DK, support_DK),
+        "specificity": divided(absent_DK - (given_DK - hits_DK), absent_DK),
+        "f1": f_beta(1),
+        "f2": f_beta(2),
+        "given_rate": divided(given_DK, total_D1),
+        "prevalence": divided(support_DK, total_D1),
+        "ece": divided(np.abs(gaps_KBD).sum(axis=1).T, total_D1),
     }
 
 
@@ -140,50 +183,12 @@ def said(value: float, places: int = 4) -> str:
     return f"{value:.{places}f}" if math.isfinite(value) else "undefined"
 
 
-def flat(metrics: Mapping[str, Any]) -> dict[str, float]:
+def flat(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """One level: `ap` of class c becomes `ap_c`, `recall_of` it `recall_of_c`."""
-    row: dict[str, float] = {}
+    row: dict[str, Any] = {}
     for name, value in metrics.items():
         if name in PER_CLASS:
-            row.update({f"{name}_{of}": number for of, number in value.items()})
+            row.update({f"{name}_{of}": each for of, each in value.items()})
         else:
             row[name] = value
     return row
-
-
-def flat_figures(found: Figures, classes: Sequence[str]) -> Figures:
-    """The same for many rows of weights: every entry (D,)."""
-    row: Figures = {}
-    for name, values in found.items():
-        if name in PER_CLASS:
-            row.update({f"{name}_{of}": values[:, k] for k, of in enumerate(classes)})
-        else:
-            row[name] = values
-    return row
-
-
-def _counts(scored: Scored, w_ND: FloatArray, total_D: FloatArray) -> Counts:
-    """`Counts.of` given and labels, from what is kept of them."""
-    hits_DK, given_DK, support_DK = np.split((scored.tallies @ w_ND).T, 3, axis=1)
-    false_DK, missed_DK = given_DK - hits_DK, support_DK - hits_DK
-    return Counts(hits_DK, false_DK, missed_DK, total_D[:, None] - hits_DK - false_DK - missed_DK)
-
-
-def _shares(scored: Scored, counts: Counts) -> Figures:
-    prevalence_DK, given_DK = counts.prevalence(), counts.given_rate()
-    if scored.task == "multiclass":
-        return {
-            "baseline_accuracy": prevalence_DK.max(axis=1),
-            "balanced_accuracy": mean_of_defined(counts.recall()),
-            "predicted_positive_rate": given_DK.max(axis=1),
-        }
-    return {
-        "baseline_accuracy": np.maximum(prevalence_DK, 1 - prevalence_DK).mean(axis=1),
-        "balanced_accuracy": mean_of_defined((counts.recall() + counts.specificity()) / 2),
-        "predicted_positive_rate": given_DK.mean(axis=1),
-    }
-
-
-def _ece(scored: Scored, w_ND: FloatArray, total_D: FloatArray) -> FloatArray:
-    gaps_KBD = (scored.gaps @ w_ND).reshape(scored.labels.shape[1], BINS, len(total_D))
-    return divided(np.abs(gaps_KBD).sum(axis=1).T, total_D[:, None])

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.metrics.ranking import BoolArray
-from satray.metrics.scored import decide
+from satray.metrics.scored import PLAIN, Rule, decide
 
 NAMED = 8
 """Classes that a warning names."""
@@ -47,32 +47,25 @@ class Watch:
 
 
 def watch(
-    logits_NK: NDArray[Any], labels_NK: NDArray[Any], classes: Sequence[str], task: str
+    logits_NK: NDArray[Any],
+    labels_NK: NDArray[Any],
+    classes: Sequence[str],
+    task: str,
+    rule: Rule = PLAIN,
 ) -> Watch:
-    """See which classes are predicted always or never before anything is calibrated.
+    """See which classes are predicted always or never.
 
     Args:
-        logits_NK: raw logits; a class is predicted where its logit is >= 0 (score >= 0.5), or,
-            for `multiclass`, where it is the highest.
+        logits_NK: raw logits.
         labels_NK: 0 or 1.
         classes: K names.
         task: `binary`, `multilabel` or `multiclass`.
-    """
-    return trapped(decide(logits_NK, task), labels_NK, classes)
-
-
-def trapped(given_NK: BoolArray, labels_NK: NDArray[Any], classes: Sequence[str]) -> Watch:
-    """The same from decisions.
-
-    Args:
-        given_NK: whether each tile is given each class.
-        labels_NK: 0 or 1.
-        classes: K names.
+        rule: how decisions come of logits; default before anything is calibrated.
     """
     labels = np.asarray(labels_NK).astype(bool)
+    rates_K = decide(logits_NK, task, rule).mean(axis=0)
     constant_K = np.asarray(labels.all(axis=0) | ~labels.any(axis=0))
-    rates = dict(zip(classes, given_NK.mean(axis=0).tolist(), strict=True))
-    return stuck(rates, constant_K)
+    return stuck(dict(zip(classes, rates_K.tolist(), strict=True)), constant_K)
 
 
 def stuck(rates: Mapping[str, float], constant_K: BoolArray) -> Watch:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from page_checker import save_nothing
 
 from satray.config.score import EvaluateRecipe
+from satray.errors import InputError
 from satray.evaluate import job as evaluate
 from satray.models.spec import BundleSpec
 from satray.runs import job as performing
@@ -82,8 +83,8 @@ def test_what_is_not_reproduced_is_a_finished_run_with_a_verdict(tmp_path, score
     other, record, found = do(tmp_path, "other", reproduce=str(tmp_path / "first"))
     assert (other.status, record.status, found["same"]) == (1, 1, False)
     assert record.verdict == other.verdict
-    assert "bundle differs in model.json; " in record.verdict
-    assert "the weights are the same" in record.verdict
+    assert "the bundle's model.json differs: " in record.verdict
+    assert "model.safetensors" not in record.verdict
     assert {"report.html", "metrics.json"} <= {product.path for product in record.products}
     assert not any("reproduce" in line for line in other.summary)  # it is said once
     # it is a run as any other: the next can be compared with it
@@ -131,7 +132,7 @@ def test_what_computes_is_part_of_a_reproductions_run_id(tmp_path, scored, monke
 
 
 @pytest.mark.parametrize("lost", ["deleted", "rubbish"])
-def test_a_tile_that_only_the_earlier_run_could_read_is_a_cause(tmp_path, scored, lost) -> None:
+def test_a_tile_that_only_the_earlier_run_could_read_is_named(tmp_path, scored, lost) -> None:
     do(tmp_path, "first")
     tile = tmp_path / "tiles" / "a&b3.tif"
     if lost == "deleted":
@@ -140,9 +141,13 @@ def test_a_tile_that_only_the_earlier_run_could_read_is_a_cause(tmp_path, scored
         tile.write_bytes(b"rubbish")
     outcome, _, found = do(tmp_path, "again", reproduce=str(tmp_path / "first"))
     assert (found["only_there"], found["over"], found["same"]) == (1, 0, False)
-    assert "files differ from the tile index: 1 of 1 tiles looked at (a&b3" in outcome.verdict
-    assert "no cause" not in outcome.verdict
+    assert "1 tiles (a&b3) only in the earlier run: this one's failures.parquet" in outcome.verdict
     assert outcome.failed == 1
+
+
+def test_a_gallery_of_no_class_is_refused(tmp_path, scored) -> None:
+    with pytest.raises(InputError, match="gallery: no boat in the bundle; accepted: ship, "):
+        evaluate.read(recipe(tmp_path, gallery=["boat"]), Storage())
 
 
 def test_the_plan_tells_of_symmetries_and_of_the_comparison(tmp_path, scored) -> None:

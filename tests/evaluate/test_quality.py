@@ -1,52 +1,201 @@
-"""What is measured beside the metrics: baselines, the majority trap, the document."""
+"""What is measured: intervals, baselines, tail accuracy, the half that nothing was fitted on."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import report_material
 import scoring_material as material
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score, log_loss
 
-from satray.evaluate.bootstrap import bootstrap
-from satray.evaluate.held import Held, caution, held_back
-from satray.evaluate.plots import draw
-from satray.evaluate.quality import Gathered, baselines, errors_together, measure
+from satray.evaluate.bootstrap import affordable, bootstrap
+from satray.evaluate.held import caution, held_back
+from satray.evaluate.quality import Gathered, baselines, errors_together, measure, reliability
+from satray.evaluate.tail import tail_accuracy, tail_quantiles
 from satray.metrics.calibration import halves
 from satray.metrics.scored import Rule, Scored
-from satray.metrics.summary import compute_metrics
+from satray.metrics.summary import compute_metrics, figures, flat
 from satray.runs.run import to_json
 
+RULE = Rule(temperature=1.7, thresholds=(0.3, 0.6, 0.5))
 
-def scored(logits, labels, task: str = "multilabel", **rule) -> Scored:
+
+def scored(logits, labels, task: str = "multilabel", rule: Rule = Rule()) -> Scored:  # noqa: B008
     logits = np.asarray(logits, dtype=float)
-    return Scored.of(logits, np.asarray(labels), logits.shape[1], task, Rule(**rule))
+    return Scored.of(logits, np.asarray(labels), logits.shape[1], task, rule)
+
+
+def split(task, tiles=60, seed=0):
+    rng = np.random.default_rng(seed)
+    if task == "multiclass":
+        labels = np.eye(3)[rng.integers(0, 3, tiles)]
+    else:
+        labels = (rng.random((tiles, 3)) < [0.2, 0.5, 0.05]).astype(int)
+    return (rng.normal(size=(tiles, 3)) + labels).round(1), labels
+
+
+# Intervals
+
+
+@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_a_draw_is_the_split_with_its_tiles_repeated(task, seed):
+    logits, labels = split(task, 25, seed)
+    rng = np.random.default_rng(seed)
+    w_DN = np.stack([np.bincount(rng.integers(0, 25, 25), minlength=25) for _ in range(3)])
+    found = flat(figures(scored(logits, labels, task, RULE), "abc", w_DN.astype(float)))
+    for draw, w_N in enumerate(w_DN):
+        rows = np.repeat(np.arange(25), w_N)
+        alone = flat(compute_metrics(logits[rows], labels[rows], "abc", task, RULE))
+        assert alone.keys() == found.keys()
+        for name, value in alone.items():
+            assert found[name][draw] == pytest.approx(value, nan_ok=True), name
+
+
+@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+def test_intervals_hold_their_figures_and_hang_on_the_seed_alone(task):
+    logits, labels = split(task)
+    one = scored(logits, labels, task, RULE)
+    told = []
+    found = bootstrap(one, "abc", 50, progress=lambda *now: told.append(now))
+    assert told[-1] == (50, 50)
+    whole = flat(compute_metrics(logits, labels, "abc", task, RULE))
+    assert whole.keys() - found.keys() == {"classes_counted"}
+    for name, interval in found.items():
+        assert max(0, interval["low"]) <= whole[name] <= interval["high"]
+        assert interval["high"] <= 1 or name == "log_loss"
+    assert bootstrap(one, "abc", 50) == found
+    assert bootstrap(one, "abc", 50, seed=1) != found
+
+
+def test_accuracy_of_independent_tiles():
+    # the textbook's normal interval: p +- 1.96 sqrt(p (1 - p) / n)
+    logits = np.where(np.arange(400) < 300, 1.0, -1.0)[:, None]
+    found = bootstrap(scored(logits, np.ones((400, 1)), "binary"), "a", 4000)["accuracy"]
+    sd = math.sqrt(0.75 * 0.25 / 400)
+    assert found["sd"] == pytest.approx(sd, rel=0.05)
+    assert found["low"] == pytest.approx(0.75 - 1.96 * sd, abs=0.003)
+    assert found["high"] == pytest.approx(0.75 + 1.96 * sd, abs=0.003)
+
+
+def test_draws_without_positives_are_counted_out():
+    labels = np.zeros((20, 2), int)
+    labels[0, 0] = 1
+    found = bootstrap(scored(np.random.default_rng(0).normal(size=(20, 2)), labels), "ab")
+    assert found["ap_a"]["draws"] == pytest.approx(1000 * (1 - (1 - 1 / 20) ** 20), abs=60)
+    assert found["map"]["draws"] == found["ap_a"]["draws"]
+    assert found["accuracy"]["draws"] == 1000
+    assert found["ap_b"]["draws"] == 0
+    assert math.isnan(found["ap_b"]["low"])
+
+
+def test_many_tiles_get_fewer_draws():
+    assert affordable(1000, 483) == affordable(1000, 200_000) == 1000
+    assert affordable(1000, 1_000_000) == 200
+    assert affordable(1000, 10_000_000) == 100
+    assert affordable(20, 10_000_000) == 20
+
+
+# Baselines, errors, reliability
 
 
 def test_baselines_are_what_no_skill_reaches() -> None:
-    rng = np.random.default_rng(0)
-    labels = rng.random((400, 3)) < (0.1, 0.5, 0.0)
-    found = baselines(scored(np.zeros((400, 3)), labels))
+    labels = np.random.default_rng(0).random((400, 3)) < (0.1, 0.5, 0.0)
+    found = baselines(scored(np.zeros((400, 3)), labels), "abc")
     p = labels.mean(axis=0)
     assert found["map"] == pytest.approx(p[:2].mean())
-    always = np.ones_like(labels)
-    assert found["f1_macro"] == pytest.approx(
-        f1_score(labels[:, :2], always[:, :2], average="macro")
-    )
+    assert found["auc"] == found["balanced_accuracy"] == 0.5
+    always = f1_score(labels[:, :2], np.ones((400, 2)), average="macro")
+    assert found["f1_macro"] == pytest.approx(always)
     expected = [log_loss(labels[:, k], np.full(400, p[k]), labels=[0, 1]) for k in range(3)]
     assert found["log_loss"] == pytest.approx(np.mean(expected), abs=1e-9)
 
 
 def test_baselines_of_a_softmax() -> None:
     labels = np.eye(3)[[0, 0, 0, 1]]
-    found = baselines(scored(np.zeros((4, 3)), labels, "multiclass"))
+    found = baselines(scored(np.zeros((4, 3)), labels, "multiclass"), "abc")
     expected = log_loss([0, 0, 0, 1], np.tile([0.75, 0.25, 0.0], (4, 1)), labels=[0, 1, 2])
     assert found["log_loss"] == pytest.approx(expected, abs=1e-6)
     assert found["balanced_accuracy"] == 0.5
     said = np.tile([1, 0], (4, 1))  # always the majority, over the two classes that occur
     expected = f1_score(labels[:, :2], said, average="macro", zero_division=0)
     assert found["f1_macro"] == pytest.approx(expected)
+
+
+def test_errors_that_go_together() -> None:
+    given = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]], bool)
+    true = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0]], bool)
+    found = errors_together(given, true)
+    # class 0 is missed in tiles 2 and 3, and in 3 class 1 is given in its place
+    assert found[0].tolist() == [0.0, 0.5, 0.0]
+    assert np.isnan(found[1:]).all()  # never missed
+
+
+def test_reliability_by_hand() -> None:
+    scores = np.array([0.0, 1 / 15, 0.07, 0.9, 1.0])
+    found = reliability(scores, np.array([False, True, True, True, True]))
+    assert found["counts"] == [2, 1, *[0] * 11, 1, 1]  # a bin holds its upper edge
+    assert found["mean_score"][0] == pytest.approx(1 / 30)
+    assert found["mean_label"][:2] == [0.5, 1.0]
+    assert math.isnan(found["mean_score"][5])
+
+
+# Tail accuracy
+
+
+def test_tail_accuracy_by_hand():
+    # class 0 lasts to the end and is right there; class 1 drops out after 0.5 and is wrong at it
+    scores_NK = np.array([[0.99, 0.51], [0.6, 0.5], [0.2, 0.1]])
+    labels_NK = np.array([[1, 0], [0, 1], [1, 0]], bool)
+    found = tail_accuracy(scores_NK, labels_NK, "ab")
+    assert found["at"] == pytest.approx((0.5 + 0.025 * np.arange(20)).tolist())
+    assert [row[0] for row in found["counts"]] == [2, 1]  # 0.5 itself is not above 0.5
+    assert [row[0] for row in found["accuracy"]] == [0.5, 0.0]
+    assert found["accuracy"][0][-1] == 1.0
+    assert np.isnan(found["accuracy"][1][1:]).all()
+    assert found["classes"] == [2] + [1] * 19
+    assert found["mean"][:2] == [0.25, 0.5]
+    assert found["fixed_classes"] == ["a"]
+    assert found["fixed"][0] == 0.5
+    assert found["micro"][0] == pytest.approx(1 / 3)
+
+
+def test_a_mean_that_falls_by_class_drop_out_alone():
+    # both classes' own curves never fall; the better one drops out at 0.8
+    scores_NK = np.array([[0.7, 0.99], [0.7, 0.99], [0.1, 0.6]])
+    labels_NK = np.array([[1, 1], [1, 0], [0, 0]], bool)
+    found = tail_accuracy(scores_NK, labels_NK, "ab")
+    assert (np.diff(found["mean"]) < 0).any()
+    assert (np.diff(found["fixed"]) >= 0).all()
+    assert found["fixed_classes"] == ["b"]
+
+
+def test_no_tail():
+    found = tail_accuracy(np.full((3, 2), 0.4), np.ones((3, 2), bool), "ab")
+    for name in ("accuracy", "mean", "fixed", "micro"):
+        assert np.isnan(found[name]).all()
+    assert (found["fixed_classes"], found["classes"]) == ([], [0] * 20)
+
+
+def test_quantiles_keep_every_class():
+    rng = np.random.default_rng(0)
+    scores_NK = rng.permuted(np.linspace([0.001, 0.5], [0.01, 1], 200), axis=0)
+    labels_NK = scores_NK > [0.0055, 2]
+    found = tail_quantiles(scores_NK, labels_NK, "ab")
+    assert found["counts"] == [[round(200 * (1 - q)) for q in found["at"]]] * 2
+    assert found["fixed_classes"] == ["a", "b"]
+    assert found["accuracy"] == [[1.0] * 20, [0.0] * 20]
+    assert found["fixed"] == pytest.approx(found["mean"])
+    # only the order matters
+    assert tail_quantiles(np.log(scores_NK), labels_NK, "ab")["counts"] == found["counts"]
+
+
+# The document
 
 
 @pytest.mark.parametrize(
@@ -66,6 +215,7 @@ def test_the_document_is_whole_and_json(tmp_path, task, classes) -> None:
         assert row["positives"] == truth.sum()
         assert row["given"] == decided.sum()
         assert row["f1"] == pytest.approx(f1_score(truth, decided, zero_division=np.nan))
+        assert row["ap"] == document["metrics"]["ap"][name]
         assert f"ap_{name}" in document["intervals"]
     if task == "multilabel":
         assert np.shape(document["errors_together"]) == (3, 3)
@@ -73,18 +223,7 @@ def test_the_document_is_whole_and_json(tmp_path, task, classes) -> None:
         pick = (lambda x: x[:, 0]) if task == "binary" else (lambda x: x.argmax(axis=1))
         expected = confusion_matrix(pick(found.predicted.labels), pick(quality.scored.given))
         assert np.array_equal(document["confusion"], expected)
-    every = document["reliability"]["all"]["counts"]
-    assert sum(every) == quality.scored.scores.size
-    assert document["tail"]["at"][0] == 0.5
-    plots = draw(quality, classes, found.spec.thresholds)
-    assert {"average_precision", "precision_recall", "roc", "reliability", "errors"} < set(plots)
-    assert all(data.startswith(b"\x89PNG") for data in plots.values())
-
-
-def test_no_draws_no_intervals(tmp_path) -> None:
-    found = report_material.findings(tmp_path, keys={"bootstrap": 0})
-    assert found.quality.intervals == {}
-    assert draw(found.quality, found.spec.classes, found.spec.thresholds)["average_precision"]
+    assert sum(document["reliability"]["all"]["counts"]) == quality.scored.scores.size
 
 
 def test_gathering_leaves_failed_tiles_out() -> None:
@@ -97,10 +236,13 @@ def test_gathering_leaves_failed_tiles_out() -> None:
     gathered = Gathered(("a", "b"))
     gathered.add(predictions(layout, facts, numbers))
     gathered.add(predictions(layout, facts[1:], Numbers(values[1:], values[1:], values[1:])))
-    split = gathered.predicted()
-    assert (split.ids, split.model_id) == (("x",), "model")
-    assert np.array_equal(split.logits, [[0, 1]])
-    assert np.array_equal(split.labels, [[0, 1]])
+    found = gathered.predicted()
+    assert (found.ids, found.model_id) == (("x",), "model")
+    assert np.array_equal(found.logits, [[0, 1]])
+    assert np.array_equal(found.labels, [[0, 1]])
+
+
+# The half that nothing was fitted on
 
 
 def fitted(root, **more):
@@ -115,60 +257,48 @@ def fitted(root, **more):
 
 def test_figures_that_were_fitted_come_from_the_other_half(tmp_path) -> None:
     found, spec = fitted(tmp_path)
-    split = found.predicted
-    held = held_back(spec, found.index.digest, "val", split.ids)
-    assert held is not None
-    assert np.array_equal(held.rows, ~halves(split.ids, 5))
-    quality = measure(split, spec, 20, held)
-    rule = Rule(spec.temperature, spec.thresholds)
-    rest = (split.logits[held.rows], split.labels[held.rows], spec.classes, spec.task)
-    half, all_of_it = compute_metrics(*rest, rule), measure(split, spec, 20).metrics
+    tiles = found.predicted
+    held = held_back(spec, found.index.digest, "val", tiles.ids)
+    assert np.array_equal(held, ~halves(tiles.ids, 5))
+    quality, whole = measure(tiles, spec, 20, held), measure(tiles, spec, 20).document
+    document, rule = quality.document, Rule(spec.temperature, spec.thresholds)
+    rest = (tiles.logits[held], tiles.labels[held], spec.classes, spec.task)
+    half, apart = compute_metrics(*rest, rule), document["measured_apart"]
     for name in ("f1_macro", "f2_samples", "accuracy", "baseline_accuracy", "log_loss", "ece"):
-        assert quality.metrics[name] == half[name]
-        assert name in held.figures
-    for name in ("map", "auc", "map_paper", "classes_counted"):
-        assert quality.metrics[name] == all_of_it[name]
-    assert quality.document["raw_metrics"]["log_loss"] == compute_metrics(*rest)["log_loss"]
-    apart = bootstrap(*rest, 20, rule=rule)
-    assert quality.intervals["f1_macro"]["low"] == apart["f1_macro"].low
-    assert quality.intervals["map"]["low"] == measure(split, spec, 20).intervals["map"]["low"]
-    document = quality.document
-    assert document["measured_apart"]["tiles"] == held.rows.sum() == 12
+        assert document["metrics"][name] == half[name]
+        assert name in apart["figures"]
+    for name in ("map", "auc", "map_paper", "classes_counted", "ap"):
+        assert document["metrics"][name] == whole["metrics"][name]
+    assert document["raw_metrics"]["log_loss"] == compute_metrics(*rest)["log_loss"]
+    drawn = bootstrap(Scored.of(*rest[:2], 3, spec.task, rule), spec.classes, 20)
+    assert document["intervals"]["f1_macro"] == drawn["f1_macro"]
+    assert document["intervals"]["map"] == whole["intervals"]["map"]
+    assert apart["tiles"] == held.sum() == 12
     assert np.sum(document["reliability"]["all"]["counts"]) == 12 * 3
     for k, name in enumerate(spec.classes):
         row = document["by_class"][name]
-        assert row["positives"] == split.labels[:, k].sum()
-        assert row["judged_positives"] == split.labels[held.rows, k].sum()
+        assert row["positives"] == tiles.labels[:, k].sum()
+        assert row["judged_positives"] == tiles.labels[held, k].sum()
     # what was fitted may have been right or wrong: its labels change none of these figures
-    other = split.labels.copy()
-    other[~held.rows] = 1 - other[~held.rows]
-    again = measure(replace(split, labels=other), spec, 0, held)
-    assert {name: again.metrics[name] for name in held.figures if name in half} == {
-        name: quality.metrics[name] for name in held.figures if name in half
-    }
-    assert again.metrics["map"] != quality.metrics["map"]
-
-
-def test_only_what_was_fitted_is_measured_apart(tmp_path) -> None:
-    found, spec = fitted(tmp_path, thresholds=False)
-    held = held_back(spec, found.index.digest, "val", found.predicted.ids)
-    assert held is not None
-    assert held.figures == ("log_loss", "ece")
-    quality = measure(found.predicted, spec, 0, held)
-    assert quality.metrics["f1_macro"] == measure(found.predicted, spec, 0).metrics["f1_macro"]
+    other = tiles.labels.copy()
+    other[~held] = 1 - other[~held]
+    again = measure(replace(tiles, labels=other), spec, 0, held).document["metrics"]
+    for name in apart["figures"]:
+        assert again[name] == document["metrics"][name]
+    assert again["map"] != document["metrics"]["map"]
 
 
 def test_nothing_is_held_back_where_nothing_was_fitted(tmp_path) -> None:
     found, spec = fitted(tmp_path)
-    ids = found.predicted.ids
-    assert held_back(spec, found.index.digest, "test", ids) is None
-    assert held_back(spec, "0" * 64, "val", ids) is None
-    assert held_back(found.spec, found.index.digest, "val", ids) is None
-    nothing = fitted(tmp_path / "b", temperature=False, thresholds=False)[1]
-    assert held_back(nothing, found.index.digest, "val", ids) is None
-    for broken in (None, [], {"seed": "x"}, {"seed": None, "temperature": True}):
-        odd = replace(spec, provenance={**spec.provenance, "calibration": broken})
-        assert held_back(odd, found.index.digest, "val", ids) is None
+    digest, ids = found.index.digest, found.predicted.ids
+    nothing = {"seed": 5, "temperature": False, "thresholds": False}
+    for where, digest_of, split_of in (
+        (spec, digest, "test"),
+        (spec, "0" * 64, "val"),
+        (found.spec, digest, "val"),
+        (replace(spec, provenance={"index": digest, "calibration": nothing}), digest, "val"),
+    ):
+        assert held_back(where, digest_of, split_of, ids) is None
 
 
 def test_the_caution_goes_by_the_bundles_own_provenance(tmp_path) -> None:
@@ -177,24 +307,6 @@ def test_the_caution_goes_by_the_bundles_own_provenance(tmp_path) -> None:
     assert "fitted on 12 of these tiles" in caution(spec, found.index.digest, "val", held)
     assert "trained on this split" in caution(spec, found.index.digest, "train", None)
     assert caution(spec, found.index.digest, "test", None) == ""
-    for split in ("train", "val", "test"):
-        assert "another tile index" in caution(spec, "0" * 64, split, None)
+    for part in ("train", "val", "test"):
+        assert "another tile index" in caution(spec, "0" * 64, part, None)
     assert "does not say" in caution(found.spec, found.index.digest, "val", None)
-    older = replace(spec, provenance={"index": found.index.digest})
-    assert "may have been fitted" in caution(older, found.index.digest, "val", None)
-
-
-def test_errors_that_go_together() -> None:
-    given = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]], bool)
-    true = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0]], bool)
-    found = errors_together(given, true)
-    # class 0 is missed in tiles 2 and 3, and in 3 class 1 is given in its place
-    assert found[0].tolist() == [0.0, 0.5, 0.0]
-    assert np.isnan(found[1:]).all()  # never missed
-
-
-def test_held_says_what_it_is_about() -> None:
-    held = Held(np.array([True, False, True]), temperature=True, thresholds=False)
-    assert held.line().startswith("temperature of the bundle was fitted on 1 of these tiles")
-    assert "accuracy, precision" not in held.line()
-    assert held.document() == {"tiles": 2, "fitted_tiles": 1, "figures": ["log_loss", "ece"]}

@@ -7,11 +7,9 @@ from sklearn.metrics import fbeta_score, log_loss
 
 from satray.metrics.calibration import (
     PRIOR,
-    ece,
     fit_temperature,
     fit_thresholds,
     halves,
-    reliability,
 )
 from satray.metrics.scored import Rule, bin_of, scores_of
 from satray.metrics.summary import compute_metrics
@@ -19,30 +17,6 @@ from satray.metrics.summary import compute_metrics
 
 def test_bins_hold_their_upper_edge():
     assert bin_of(np.array([0.0, 0.1, 0.2, 0.2001, 0.4, 1.0]), 5).tolist() == [0, 0, 0, 1, 1, 4]
-
-
-def test_reliability_by_hand():
-    scores_NK = np.array([[0.1], [0.2], [0.9], [1.0]])
-    labels_NK = np.array([[0], [1], [1], [1]])
-    found = reliability(scores_NK, labels_NK, bins=2)
-    assert found.edges.tolist() == [0, 0.5, 1]
-    assert found.counts.tolist() == [[2, 2]]
-    assert found.mean_score[0].tolist() == pytest.approx([0.15, 0.95])
-    assert found.mean_label[0].tolist() == [0.5, 1.0]
-    assert ece(found)[0] == pytest.approx((0.35 + 0.05) / 2)
-    assert np.isnan(reliability(scores_NK, labels_NK, bins=15).mean_score[0, 8])
-    assert ece(reliability(labels_NK, labels_NK))[0] == 0.0
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 80), st.sampled_from(["multilabel", "multiclass"]))
-def test_the_summary_has_the_same_calibration_error(seed, tiles, task):
-    rng = np.random.default_rng(seed)
-    logits_NK = rng.normal(size=(tiles, 3)) * 3
-    labels_NK = np.eye(3)[rng.integers(0, 3, tiles)]
-    found = compute_metrics(logits_NK, labels_NK, list("abc"), task, Rule(temperature=2.0))
-    apart = ece(reliability(scores_of(logits_NK, task, 2.0), labels_NK))
-    assert found["ece"] == pytest.approx(apart.mean())
 
 
 def test_scores_are_sigmoids_or_a_softmax():
@@ -170,10 +144,3 @@ def test_few_positives_keep_the_default():
     assert fit_thresholds(scores_NK, labels_NK, 1, 31).tolist() == [0.5, 0.5]
     assert fit_thresholds(scores_NK, labels_NK * 0, 1, 0).tolist() == [0.5, 0.5]
     assert fit_thresholds(scores_NK * 0, labels_NK, 1, 1).tolist() == [0.5, 0.5]
-
-
-def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="beside labels"):
-        reliability(np.zeros((2, 1)), np.zeros((2, 2)))
-    with pytest.raises(ValueError, match="outside"):
-        reliability(np.array([[1.2]]), np.array([[1]]))

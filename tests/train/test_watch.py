@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from satray.metrics.trap import trapped, watch
+from satray.metrics.scored import Rule
+from satray.metrics.trap import watch
 
 
 def test_always_and_never():
@@ -29,9 +30,11 @@ def test_multiclass_goes_by_the_highest_logit():
 def test_decisions_under_other_thresholds_are_watched_alike():
     labels = np.array([[1, 0], [0, 1]])
     logits = np.array([[3.0, -1.0], [1.0, -2.0]])
-    assert trapped(logits >= 0, labels, ("a", "b")) == watch(logits, labels, "ab", "multilabel")
-    assert trapped(logits >= 2, labels, ("a", "b")).always == ()
+    assert watch(logits, labels, "ab", "multilabel").always == ("a",)
+    assert watch(logits, labels, "ab", "multilabel", Rule(1, (0.9, 0.5))).always == ()
     many = tuple(f"c{k}" for k in range(10))
+    (line,) = watch(np.ones((2, 10)), np.eye(2, 10), many, "multilabel").warnings()
+    assert line.startswith("majority trap: c0, c1 predicted always")
     labels = np.stack([np.zeros(10), np.ones(10)])
-    (line,) = trapped(np.ones((2, 10), bool), labels, many).warnings()
+    (line,) = watch(np.ones((2, 10)), labels, many, "multilabel").warnings()
     assert "c7 and 2 more predicted always" in line

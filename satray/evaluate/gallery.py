@@ -1,0 +1,242 @@
+"""The tiles that a report shows, each with the map of the class that it is shown for.
+
+The surest and the least sure of a class, and the worst errors. Only these tiles are read again, and
+forwarded in the driver: a few hundred, whatever the split.
+
+Legend: N tiles, K classes, C bands, H x W pixels, h x w cells.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+
+from satray.metrics.scored import Scored
+from satray.models.geometry import cam_transform, centred
+from satray.scoring.over_tiles import Maps, wanted_of
+from satray.scoring.reading import read_block
+from satray.scoring.sources import TileSet
+from satray.storage import Storage
+
+if TYPE_CHECKING:  # they import torch
+    from satray.models.bundle import Bundle
+    from satray.models.spec import BundleSpec
+
+MOST = 10
+"""Tiles at either end of a class."""
+WORST = 20
+"""Errors shown."""
+AT_ONCE = 16
+"""Tiles in memory."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A tile to show, for one class."""
+
+    row: int
+    """Row of the tile, 0 to N - 1."""
+    klass: int
+    """Place of the class that it is shown for, and whose map lies beside it."""
+    score: float
+    """Probability of that class, 0 to 1."""
+    given: bool
+    """Whether the class is given."""
+    right: bool
+    """Whether that is true."""
+
+    @property
+    def verdict(self) -> str:
+        """TP, FP, FN or TN."""
+        return ("T" if self.right else "F") + ("P" if self.given else "N")
+
+
+@dataclass(frozen=True)
+class ClassPicks:
+    """The tiles of one class."""
+
+    klass: int
+    """Its place."""
+    given: int
+    """Tiles that are given the class."""
+    right: int
+    """How many of them have it."""
+    positives: int
+    """Tiles that have it."""
+    top: tuple[Pick, ...]
+    """The most confident of them, surest first."""
+    bottom: tuple[Pick, ...]
+    """The least confident of them, least sure first; none of `top`."""
+
+
+def ends(scored: Scored, klass: int, most: int = MOST) -> ClassPicks:
+    """The surest and least sure of the tiles that are given a class.
+
+    Ranked by logit (log odds for `multiclass`), since scores saturate into ties; equal ones by
+    row. Only tiles that are given the class count: the report's figure 3 took two below its
+    threshold for its most confident ones.
+
+    Args:
+        scored: the split.
+        klass: place of the class.
+        most: tiles at either end; where fewer than twice as many are given, the top has them
+            first.
+    """
+    rows = np.flatnonzero(scored.given[:, klass])
+    order = rows[np.argsort(-scored.ranks[rows, klass], kind="stable")]
+    top, rest = order[:most], order[most:]
+    bottom = rest[::-1][:most]
+    return ClassPicks(
+        klass,
+        len(order),
+        int(scored.labels[rows, klass].sum()),
+        int(scored.labels[:, klass].sum()),
+        tuple(_pick(scored, int(row), klass) for row in top),
+        tuple(_pick(scored, int(row), klass) for row in bottom),
+    )
+
+
+def worst(scored: Scored, most: int = WORST) -> tuple[Pick, ...]:
+    """The wrong decisions of highest loss, worst first.
+
+    A decision is a tile and a class; for `multiclass` a tile, shown for the class it was given.
+    """
+    wrong_NK = scored.given != scored.labels
+    if scored.task == "multiclass":
+        rows, columns = np.nonzero(wrong_NK & scored.given)
+        losses = scored.losses[rows]
+    else:
+        rows, columns = np.nonzero(wrong_NK)
+        # the logit towards the wrong side: the loss grows with it, and saturates where it does not
+        ranks = scored.ranks[rows, columns]
+        losses = np.where(scored.labels[rows, columns], -ranks, ranks)
+    order = np.argsort(-losses, kind="stable")[:most]
+    return tuple(_pick(scored, int(rows[i]), int(columns[i])) for i in order)
+
+
+def render(
+    picks: Sequence[Pick],
+    tiles: TileSet,
+    bundle: "Bundle",
+    storage: Storage,
+    *,
+    d4: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[tuple[int, int], bytes]:
+    """Draw picked tiles.
+
+    Args:
+        picks: what to show.
+        tiles: those that the picks' rows are of.
+        bundle: on the device that is to compute.
+        storage: where the tiles are.
+        d4: maps averaged over the eight symmetries.
+        progress: told how far it is.
+
+    Returns:
+        (row, class) -> JPEG: the tile in the bundle's bands (red, green and blue where it has them,
+        else the first three, or the first), its mean two standard deviations either way; and beside
+        it where the class comes from, bright for evidence in favour, one scale a class. The tile
+        alone where the head is dense. Tiles that cannot be read any more are left out.
+    """
+    from satray.report.tiles import shrunk, stretched, thumbnail
+    from satray.scoring.forward import MapRequest, Scorer
+
+    spec = bundle.spec
+    classes = sorted({pick.klass for pick in picks})
+    request = MapRequest(tuple(classes)) if spec.variant.head == "linear" else None
+    scorer = Scorer(bundle, request, AT_ONCE, d4=d4)
+    bands = list(_shown(spec.bands))
+    middle, reach = (np.asarray(values)[bands] for values in (spec.mean, spec.std))
+    low, high = tuple(middle - 2 * reach), tuple(middle + 2 * reach)
+    wanted = wanted_of(spec, tiles, Maps())
+    rows = sorted({pick.row for pick in picks})
+    colours: dict[int, NDArray[np.uint8]] = {}
+    evidence: dict[tuple[int, int], Floats] = {}
+    for start in range(0, len(rows), AT_ONCE):
+        progress(f"pictures of {start:,} of {len(rows):,} tiles")
+        some = rows[start : start + AT_ONCE]
+        block = read_block(tiles.table.take(some), wanted, storage)
+        maps = scorer(block.pixels).maps if request is not None else {}
+        for n, row in enumerate(some):
+            if block.facts[n].error is not None:
+                continue
+            colours[row] = shrunk(stretched(block.pixels[n, bands], low, high))
+            towers = {name: values[n] for name, values in maps.items()}
+            for pick in picks if towers else ():
+                if pick.row == row:
+                    shape = colours[row].shape[:2]
+                    place = classes.index(pick.klass)
+                    evidence[row, pick.klass] = _evidence(spec, towers, place, shape, d4)
+    tops = dict.fromkeys(classes, 0.0)
+    for (_, klass), found_HW in evidence.items():
+        tops[klass] = max(tops[klass], float(found_HW.max()))
+    pictures = {}
+    for row, klass in {(pick.row, pick.klass) for pick in picks if pick.row in colours}:
+        shown_HW = evidence.get((row, klass))
+        if shown_HW is not None:
+            shown_HW = np.clip(shown_HW, 0, None) / (tops[klass] or 1.0)
+        pictures[row, klass] = thumbnail(colours[row], shown_HW)
+    return pictures
+
+
+def cells_on_picture(
+    spec: "BundleSpec", tower: str, across: int, height: int, width: int, *, d4: bool = False
+) -> Affine:
+    """The affine from a tower's cell corners to the pixel corners of a picture.
+
+    Args:
+        spec: the bundle's.
+        tower: whose cells.
+        across: how many of them a side.
+        height: rows of the picture, which shows the whole tile (px).
+        width: columns of the picture (px).
+        d4: whether the map is a mean over the tile's symmetries.
+    """
+    tall, wide = spec.tile_shape
+    shown = Affine.scale(width / wide, height / tall)
+    geometry = spec.preprocess().geometry(tall, wide)
+    grid = spec.grids[tower]
+    if d4:
+        grid = centred(grid, geometry.size, across)
+    return cam_transform(shown, geometry, grid)
+
+
+def _evidence(
+    spec: "BundleSpec",
+    towers: dict[str, NDArray[np.float32]],
+    place: int,
+    shape: tuple[int, ...],
+    d4: bool,
+) -> Floats:
+    """Evidence of all towers together on the pixels of a picture."""
+    from satray.report.tiles import on_pixels
+
+    height, width = shape
+    parts = [
+        on_pixels(
+            values[place],
+            cells_on_picture(spec, name, values.shape[-1], height, width, d4=d4),
+            height,
+            width,
+        )
+        for name, values in towers.items()
+    ]
+    total: Floats = np.sum(parts, axis=0)
+    return total
+
+
+def _shown(bands: Sequence[str]) -> tuple[int, ...]:
+    if {"red", "green", "blue"} <= set(bands):
+        return tuple(bands.index(name) for name in ("red", "green", "blue"))
+    return (0, 1, 2) if len(bands) >= 3 else (0,)
+
+
+def _pick(scored: Scored, row: int, klass: int) -> Pick:
+    given, true = bool(scored.given[row, klass]), bool(scored.labels[row, klass])
+    return Pick(row, klass, float(scored.scores[row, klass]), given, given == true)

@@ -1,0 +1,217 @@
+"""Which tiles a report shows, the paper's figure 3 without its slip, and how."""
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+import report_material
+import scoring_material as material
+import torch
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from satray.evaluate.gallery import Pick, cells_on_picture, ends, render, worst
+from satray.metrics.scored import Rule, Scored
+from satray.models.geometry import FeatureGrid
+from satray.report.tiles import on_pixels, shrunk, stretched, thumbnail
+from satray.scoring.sources import tiles_of_index
+from satray.storage import Storage
+
+
+def scored(logits, labels, task: str = "multilabel", **rule) -> Scored:
+    logits = np.asarray(logits, dtype=float)
+    return Scored.of(logits, np.asarray(labels), logits.shape[1], task, Rule(**rule))
+
+
+def test_the_least_confident_never_stand_among_the_most_confident() -> None:
+    """`sorted[-i + 1]` took ranks 1, 0, -1, ...: two of score 0.500 in the top ten."""
+    logits = np.linspace(0.0, 8.0, 40)[:, None]
+    labels = np.ones((40, 1))
+    labels[:2] = 0
+    found = ends(scored(logits, labels, "binary"), 0)
+    assert [pick.row for pick in found.top] == list(range(39, 29, -1))
+    assert [pick.row for pick in found.bottom] == list(range(10))
+    assert {pick.verdict for pick in found.top} == {"TP"}
+    assert [pick.verdict for pick in found.bottom] == ["FP", "FP"] + ["TP"] * 8
+
+
+def test_saturated_scores_are_ranked_by_logit() -> None:
+    logits = np.array([[40.0], [60.0], [50.0], [-1.0]])
+    found = ends(scored(logits, np.ones((4, 1)), "binary"), 0, most=2)
+    assert [pick.row for pick in found.top] == [1, 2]
+    assert [pick.row for pick in found.bottom] == [0]
+    assert found.given == 3
+
+
+@given(
+    st.lists(st.tuples(st.integers(-900, 900), st.booleans()), min_size=1, max_size=60),
+    st.integers(1, 12),
+    st.integers(5, 95),
+)
+def test_ends_are_ends(tiles, most, threshold) -> None:
+    values, labels = [value for value, _ in tiles], np.array([[label] for _, label in tiles])
+    logits = np.array(values)[:, None] / 100  # torch may have taken denormal floats from us
+    of = scored(logits, labels, "binary", thresholds=(threshold / 100,))
+    found = ends(of, 0, most)
+    top, bottom = [p.row for p in found.top], [p.row for p in found.bottom]
+    assert not set(top) & set(bottom)
+    chosen = np.flatnonzero(of.given[:, 0])
+    assert set(top) | set(bottom) <= set(chosen)
+    assert len(top) == min(most, len(chosen))
+    assert len(bottom) == min(most, len(chosen) - len(top))
+    rest = sorted(of.ranks[list(set(chosen) - set(top)), 0])
+    assert all(of.ranks[row, 0] >= value for row in top for value in rest)
+    assert [of.ranks[row, 0] for row in bottom] == rest[: len(bottom)]
+    for pick in (*found.top, *found.bottom):
+        assert pick.right == labels[pick.row, 0]
+        assert pick.score == of.scores[pick.row, 0]
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "expected"),
+    [
+        (
+            [[9.0, -3.0], [1.0, 5.0], [-2.0, 0.5]],
+            [[0, 1], [1, 1], [0, 0]],
+            [(0, 0, "FP"), (0, 1, "FN"), (2, 1, "FP")],
+        ),
+        ([[800.0], [900.0], [-850.0]], [[0], [0], [1]], [(1, 0, "FP"), (2, 0, "FN"), (0, 0, "FP")]),
+        # 1 - 1.0 is 0 where a score is 1.0, but a score near 0 keeps its digits
+        ([[40.0], [-100.0], [60.0], [-38.0]], [[0], [1], [0], [1]],
+         [(1, 0, "FN"), (2, 0, "FP"), (0, 0, "FP"), (3, 0, "FN")]),
+        ([[1.0], [1.0]], [[0], [0]], [(0, 0, "FP"), (1, 0, "FP")]),
+    ],
+)  # fmt: skip
+def test_worst_errors_come_first_saturated_or_not(logits, labels, expected) -> None:
+    found = worst(scored(logits, labels))
+    assert [(p.row, p.klass, p.verdict) for p in found] == expected
+    assert worst(scored(logits, labels), most=1) == found[:1]
+
+
+@given(
+    st.lists(
+        st.tuples(*[st.integers(-3000, 3000)] * 3, st.integers(0, 2)), min_size=1, max_size=30
+    ),
+    st.sampled_from(["multilabel", "multiclass"]),
+    st.floats(0.2, 5),
+)
+def test_worst_errors_are_all_there_in_order_of_loss(tiles, task, temperature) -> None:
+    z = np.array([tile[:3] for tile in tiles]) / 100
+    labels = np.eye(3)[[tile[3] for tile in tiles]]
+    of = scored(z, labels, task, temperature=temperature)
+    found = worst(of, most=1000)
+    scaled = z / temperature
+    if task == "multiclass":
+        rows = np.logaddexp.reduce(scaled, axis=1) - scaled[labels.astype(bool)]
+        losses = [rows[pick.row] for pick in found]
+        assert len(found) == (of.given & ~of.labels).sum()
+    else:
+        every = np.logaddexp(0, np.where(labels, -scaled, scaled))
+        losses = [every[pick.row, pick.klass] for pick in found]
+        assert len(found) == (of.given != of.labels).sum()
+    assert all(here >= after - 1e-9 for here, after in itertools.pairwise(losses))
+
+
+def test_worst_errors_of_a_softmax_are_tiles_shown_for_what_they_were_called() -> None:
+    found = worst(scored([[5.0, 1, 0], [0, 2, 3], [1, 0, 9]], np.eye(3), "multiclass"))
+    assert [(p.row, p.klass, p.verdict) for p in found] == [(1, 2, "FP")]
+
+
+def test_a_cell_centre_has_the_cells_value() -> None:
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    laid = on_pixels(values, Affine.translation(0.5, 0.5) @ Affine.scale(10) @
+                     Affine.translation(-0.5, -0.5), 40, 50)  # fmt: skip
+    # cell (row, col) has its centre at 10 * row + 0.5: the centre of pixel 10 * row
+    assert np.allclose(laid[0:21:10, 0:31:10], values)
+    assert np.allclose(laid[:, 5], laid[:, 0] + 0.5)  # bilinear in between
+    assert np.allclose(laid[:, 49], laid[:, 31])  # edge cells go on
+
+
+def test_a_map_of_one_cell_covers_all() -> None:
+    assert np.array_equal(on_pixels(np.full((1, 1), 3, np.float32), Affine.scale(7), 5, 6),
+                          np.full((5, 6), 3.0))  # fmt: skip
+
+
+@pytest.mark.parametrize("grid", [FeatureGrid(32, 0.5, None), FeatureGrid(32, 16, None)])
+@pytest.mark.parametrize("cell", [(1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("evaluate", "resize", "scale", "crop"),
+    # stored px of the tile are 192 x 288, px of the picture 384 x 288
+    [("whole", None, (384 / 128, 288 / 128), (0, 0)), ("centre", 160, (2.4, 1.2), (16, 56))],
+)
+def test_a_hot_cell_lies_where_it_looked(grid, cell, evaluate, resize, scale, crop) -> None:
+    """Cell i has its centre at c + s i of the network's input, counted from the edge."""
+    spec = material.bundle(
+        material.one_tower(),
+        evaluate=evaluate,
+        resize=resize,
+        size=128,
+        tile_shape=(192, 288),
+        grids={"rgb": grid},
+    ).spec
+    values = np.zeros((4, 4), np.float32)
+    values[cell] = 1
+    laid = on_pixels(values, cells_on_picture(spec, "rgb", 4, 384, 288), 384, 288)
+    found = np.unravel_index(laid.argmax(), laid.shape)
+    for axis in (0, 1):
+        centre = scale[axis] * (crop[axis] + grid.centre + 32 * cell[axis])
+        assert abs(found[axis] + 0.5 - centre) <= 1
+
+
+def test_a_map_averaged_over_symmetries_lies_on_the_symmetric_grid() -> None:
+    spec = material.bundle(material.one_tower()).spec
+    cells = cells_on_picture(spec, "rgb", 4, 48, 96, d4=True)
+    values = np.random.default_rng(0).random((4, 4)).astype(np.float32)
+    laid = on_pixels(values, cells, 48, 96)
+    assert np.allclose(laid[::-1], on_pixels(values[::-1], cells, 48, 96))
+    assert np.allclose(laid[:, ::-1], on_pixels(values[:, ::-1], cells, 48, 96))
+
+
+def drawn_of(found, picks, d4=False):
+    tiles = tiles_of_index(found.index, found.spec.classes)
+    bundle = material.bundle(material.one_tower())
+    return bundle, render(picks, tiles, bundle, Storage(), d4=d4)
+
+
+def decoded(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data))).astype(int)
+
+
+def test_each_picture_has_its_tile_and_the_map_of_its_own_class(tmp_path) -> None:
+    found = report_material.findings(tmp_path, tiles=20)  # more than are read at once
+    pairs = [(0, 2), (0, 0), (1, 2), (3, 0), (19, 0)]
+    picks = [Pick(row, klass, 0.5, given=True, right=True) for row, klass in pairs]
+    bundle, drawn = drawn_of(found, picks)
+    assert set(drawn) == set(pairs)
+    weights_KD = bundle.network.cam_weights()["rgb"].numpy()
+    colours, evidence = {}, {}
+    for row, klass in pairs:
+        tile = material.pixels(row)[[2, 1, 0]]  # red, green, blue
+        colours[row] = shrunk(
+            stretched(tile, (0.0,) * 3, (4000.0,) * 3)
+        )  # mean and std: 2000, 1000
+        side = len(colours[row])
+        features = bundle.logits(torch.from_numpy(tile[None]), return_features=True)[1]
+        map_hw = np.tensordot(weights_KD[klass], features["rgb"][0].numpy(), 1)
+        cells = cells_on_picture(bundle.spec, "rgb", map_hw.shape[1], side, side)
+        evidence[row, klass] = np.clip(on_pixels(map_hw, cells, side, side), 0, None)
+    assert not np.allclose(evidence[0, 2], evidence[0, 0], atol=1e-2)
+    for row, klass in pairs:
+        top = max(evidence[one].max() for one in pairs if one[1] == klass)
+        expected = thumbnail(colours[row], evidence[row, klass] / top)
+        assert np.abs(decoded(drawn[row, klass]) - decoded(expected)).max() < 12
+
+
+def test_d4_reaches_the_pictures_and_unreadable_tiles_are_left_out(tmp_path) -> None:
+    found = report_material.findings(tmp_path)
+    picks = ends(found.quality.scored, 0).top
+    one, other = drawn_of(found, picks)[1], drawn_of(found, picks, d4=True)[1]
+    assert one.keys() == other.keys() == {(pick.row, 0) for pick in picks}
+    assert any(one[key] != other[key] for key in one)
+    gone, broken = (picks[i].row for i in (0, 1))
+    (tmp_path / "tiles" / f"a&b{gone}.tif").unlink()
+    (tmp_path / "tiles" / f"a&b{broken}.tif").write_bytes(b"no tiff")
+    assert one.keys() - drawn_of(found, picks)[1].keys() == {(gone, 0), (broken, 0)}
