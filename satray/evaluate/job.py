@@ -9,7 +9,7 @@ from satray.data.bands import select
 from satray.data.index import TileIndex, read_index
 from satray.errors import InputError
 from satray.evaluate.held import held_back, held_line
-from satray.evaluate.quality import Gathered, Quality, measure
+from satray.evaluate.quality import Gathered, Quality, Split, measure
 from satray.evaluate.reproduce import Comparison, Earlier, causes, compare, earlier
 from satray.metrics.summary import said
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
@@ -23,7 +23,7 @@ from satray.scoring.over_tiles import (
     score_tiles,
     wanted_of,
 )
-from satray.scoring.sources import TileSet, tiles_of_index
+from satray.scoring.sources import tiles_of_index
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:  # it imports torch
@@ -31,22 +31,18 @@ if TYPE_CHECKING:  # it imports torch
 
 
 @dataclass(frozen=True)
-class Split:
-    """A split of an index, and the bundle that it is measured with."""
+class Inputs:
+    """What is measured."""
 
-    spec: "BundleSpec"
-    """The bundle's description."""
-    index: TileIndex
-    """The split."""
-    tiles: TileSet
-    """Its tiles, with their labels in the bundle's order."""
+    split: Split
+    """A split of an index, and the bundle."""
     before: Earlier | None
     """The run to reproduce; None where nobody asked."""
     digests: dict[str, str]
     """Of bundle and index, and of what is to be reproduced."""
 
 
-def read(recipe: EvaluateRecipe, storage: Storage) -> Split:
+def read(recipe: EvaluateRecipe, storage: Storage) -> Inputs:
     """Read the bundle's description and the split of the index, with the digests of both.
 
     With `reproduce`, of that run and of what computes too: the question is whether it comes out the
@@ -75,12 +71,12 @@ def read(recipe: EvaluateRecipe, storage: Storage) -> Split:
         digests["reproduce"] = digest_file(storage, join(recipe.reproduce, "run.json"))
         computes = [library_versions(), recipe.batch, recipe.resources.gpus]
         digests["computes"] = hashlib.sha256(to_json(computes)).hexdigest()
-    return Split(spec, index, tiles, before, digests)
+    return Inputs(Split(spec, index, tiles), before, digests)
 
 
-def plan(recipe: EvaluateRecipe, found: Split, _: Storage) -> list[str]:
+def plan(recipe: EvaluateRecipe, found: Inputs, _: Storage) -> list[str]:
     """Say what would be predicted, and with what."""
-    spec, tiles = found.spec, found.tiles
+    spec, tiles = found.split.spec, found.split.tiles
     wanted = wanted_of(spec, tiles, Maps())
     blocks = Blocks.of("", len(tiles), wanted.tile_bytes)
     lines = [
@@ -97,7 +93,7 @@ def plan(recipe: EvaluateRecipe, found: Split, _: Storage) -> list[str]:
     return lines
 
 
-def work(recipe: EvaluateRecipe, found: Split, run: Run) -> Outcome:
+def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
     """Predict the split; publish predictions, metrics, plots and the report.
 
     Returns:
@@ -105,7 +101,8 @@ def work(recipe: EvaluateRecipe, found: Split, run: Run) -> Outcome:
     """
     from satray.evaluate.report import publish_report
 
-    spec, index, tiles, before = found.spec, found.index, found.tiles, found.before
+    split, before = found.split, found.before
+    spec, index, tiles = split.spec, split.index, split.tiles
     # read first: no use in scoring where it is out of reach
     then = before.predicted(run.storage) if before is not None else None
     gathered = Gathered(spec.classes)
@@ -145,7 +142,7 @@ def work(recipe: EvaluateRecipe, found: Split, run: Run) -> Outcome:
     document["reproduction"] = comparison.document() if comparison else None
     run.publish("metrics.json", to_json(document))
     if quality is not None:
-        publish_report(recipe, found, predicted, quality, comparison, merged.failed, run)
+        publish_report(recipe, split, predicted, quality, comparison, merged.failed, run)
     verdict: str | None = None
     if comparison is not None and not comparison.same:
         verdict = f"reproduce={recipe.reproduce}: {comparison.line()}"

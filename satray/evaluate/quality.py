@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from satray.data.index import TileIndex
 from satray.evaluate.bootstrap import affordable, bootstrap
 from satray.evaluate.tail import tail_accuracy, tail_quantiles
 from satray.metrics.ranking import BoolArray, FloatArray, divided
@@ -19,12 +20,25 @@ from satray.metrics.scored import BINS, Rule, Scored, bin_of
 from satray.metrics.summary import compute_metrics, figures_by_class, metrics_of
 from satray.metrics.trap import watch
 from satray.scoring.predictions import OK, matrix
+from satray.scoring.sources import TileSet
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
 
 RANKING = ("map", "classes_counted", "map_paper", "baseline_map", "auc", "ap")
 """Figures that only rank tiles: neither temperature nor thresholds touch them."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split of an index, and the bundle that it is measured with."""
+
+    spec: "BundleSpec"
+    """The bundle's description."""
+    index: TileIndex
+    """The split."""
+    tiles: TileSet
+    """Its tiles, with their labels in the bundle's order."""
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from satray.config.score import EvaluateRecipe
 from satray.errors import InputError
 from satray.evaluate.gallery import ends, render, worst
 from satray.evaluate.held import caution
 from satray.evaluate.plots import draw
-from satray.evaluate.quality import Predicted, Quality
+from satray.evaluate.quality import Predicted, Quality, Split
 from satray.evaluate.reproduce import NO_CAUSE, Comparison
 from satray.report.page import Headline, Html, Page, html, interval, number, versions
 from satray.report.style import PANELS_MOST, most_frequent
 from satray.runs.run import Run, RunRecord, find_run, library_versions
 from satray.storage import Storage, join, parent
 from satray.storage import name as last_part
-
-if TYPE_CHECKING:
-    from satray.evaluate.job import Split
 
 SECRET = ("storage",)
 """Keys that are left out of the page: where a store is reached concerns nobody who reads it."""
@@ -59,7 +56,7 @@ def find_training(bundle: str, storage: Storage) -> tuple[RunRecord, bytes | Non
 
 def publish_report(
     recipe: EvaluateRecipe,
-    found: "Split",
+    split: Split,
     predicted: Predicted,
     quality: Quality,
     comparison: Comparison | None,
@@ -70,14 +67,14 @@ def publish_report(
 
     Args:
         recipe: the run's.
-        found: the bundle and the split's tiles.
+        split: the bundle and the split's tiles.
         predicted: what was predicted.
         quality: what was measured.
         comparison: the run beside an earlier one; None where nobody asked.
         failed: tiles that could not be predicted.
         run: the run.
     """
-    spec, document = found.spec, quality.document
+    spec, document = split.spec, quality.document
     with run.activity("drawing"):
         run.progress("drawing plots")
         plots = draw(quality, spec.classes, spec.thresholds)
@@ -107,11 +104,11 @@ def publish_report(
             page,
             (files("satray.evaluate") / "templates" / "evaluate.html").read_text("utf-8"),
             headlines=_headlines(quality),
-            caution=caution(spec, found.index.digest, recipe.split, quality.held),
+            caution=caution(spec, split.index.digest, recipe.split, quality.held),
             recipe=recipe,
             spec=spec,
             classes=spec.classes,
-            index=found.index,
+            index=split.index,
             ids=predicted.ids,
             model_id=predicted.model_id,
             run_id=run.run_id,
@@ -137,18 +134,18 @@ def publish_report(
             own_recipe=json.dumps(
                 recipe.model_dump(mode="json", exclude=set(SECRET)), indent=2, ensure_ascii=False
             ),
-            **_gallery(recipe, found, predicted, quality, run),
+            **_gallery(recipe, split, predicted, quality, run),
         )
     run.publish("report.html", data)
 
 
 def _gallery(
-    recipe: EvaluateRecipe, found: "Split", predicted: Predicted, quality: Quality, run: Run
+    recipe: EvaluateRecipe, split: Split, predicted: Predicted, quality: Quality, run: Run
 ) -> dict[str, Any]:
     """The tiles that are shown: `shelves`, one a class, `worst` errors, and `pictures` of all."""
     from satray.models.bundle import load_bundle
 
-    scored, classes = quality.scored, found.spec.classes
+    scored, classes = quality.scored, split.spec.classes
     if recipe.gallery is None:
         shown = most_frequent([int(n) for n in scored.labels.sum(axis=0)])
     else:
@@ -158,9 +155,9 @@ def _gallery(
     picks = [pick for one in shelves for pick in (*one.top, *one.bottom)] + list(errors)
     pictures: dict[tuple[int, int], bytes] = {}
     if picks:
-        place = {name: i for i, name in enumerate(found.tiles.table["tile_id"].to_pylist())}
+        place = {name: i for i, name in enumerate(split.tiles.table["tile_id"].to_pylist())}
         rows = [place[name] for name in predicted.ids]
-        tiles = replace(found.tiles, table=found.tiles.table.take(rows))
+        tiles = replace(split.tiles, table=split.tiles.table.take(rows))
         pictures = render(
             picks,
             tiles,
