@@ -96,7 +96,7 @@ def detect(
     # cells of the last row and column may reach over the scene's edge
     col = np.clip(a * peaks.col[keep] + b * peaks.row[keep] + c, 0, ground.width)
     row = np.clip(d * peaks.col[keep] + e * peaks.row[keep] + f, 0, ground.height)
-    x, y = ground.points(col, row)
+    x, y = ground.affine @ (col, row)
     lon, lat = ground.lonlat(x, y)
     names = tuple(classes[k] for k in peaks.klass[keep])
     return Detections(ground, names, peaks.score[keep], row, col, x, y, lon, lat)
