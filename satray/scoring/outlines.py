@@ -159,19 +159,15 @@ def _around(crs: str, affines_N6: Floats, boxes_N4: Floats, parts: int) -> tuple
 
 def _straight(lon_NV: Floats, lat_NV: Floats, side_N: Floats) -> NDArray[np.bool_]:
     """Whether all parts of an outline go straight and evenly to half a pixel of `side_N`."""
-    lon, lat, tried_lon, tried_lat = (
-        lon_NV[:, ::2],
-        lat_NV[:, ::2],
-        lon_NV[:, 1::2],
-        lat_NV[:, 1::2],
-    )
+    lon, lat = lon_NV[:, ::2], lat_NV[:, ::2]
+    tried_lon, tried_lat = lon_NV[:, 1::2], lat_NV[:, 1::2]
     step, up = wrapped(np.roll(lon, -1, axis=1) - lon), np.roll(lat, -1, axis=1) - lat
     shrink = np.cos(np.radians(tried_lat))
     aside, above = wrapped(tried_lon - lon - SHARE * step), tried_lat - lat - SHARE * up
     near_N = np.hypot(step * shrink, up).sum(axis=1) / 4 / np.maximum(FINE, 2 * side_N)
     near_NV = np.hypot(aside * shrink, above) <= near_N[:, None]
-    near_NV &= np.maximum(np.abs(step), np.abs(wrapped(tried_lon - lon))) <= STEEP
-    straight: NDArray[np.bool_] = near_NV.all(axis=1)
+    flat_NV = np.maximum(np.abs(step), np.abs(wrapped(tried_lon - lon))) <= STEEP
+    straight: NDArray[np.bool_] = (near_NV & flat_NV).all(axis=1)
     return straight
 
 
@@ -179,9 +175,8 @@ def _through_pole(lon_NV: Floats, lat_NV: Floats) -> NDArray[np.bool_]:
     """Whether an outline passes a pole to rounding, where its longitudes leap."""
     step = np.abs(wrapped(np.roll(lon_NV, -1, axis=1) - lon_NV))
     pole = np.abs(lat_NV) > 90 - AT_POLE
-    leap = (pole ^ np.roll(pole, -1, axis=1)) & (step > TOUCHING)
-    through: NDArray[np.bool_] = (leap | (step > 180 - TOUCHING)).any(axis=1)
-    return through
+    leap_NV = np.not_equal(pole, np.roll(pole, -1, axis=1)) & (step > TOUCHING)
+    return np.asarray(np.any(leap_NV | (step > 180 - TOUCHING), axis=1))
 
 
 def _polygons(lon_NV: Floats, lat_NV: Floats) -> NDArray[Any]:
@@ -204,7 +199,8 @@ def _polygons(lon_NV: Floats, lat_NV: Floats) -> NDArray[Any]:
     )
     over = lon_NV.max(axis=1) > 180
     shapes[over] = [_cut(shape) for shape in shapes[over]]
-    return shapely.orient_polygons(shapes)
+    oriented: NDArray[Any] = shapely.orient_polygons(shapes)
+    return oriented
 
 
 def _cut(shape: Any) -> Any:

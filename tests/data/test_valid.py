@@ -92,7 +92,7 @@ def read_by_all(folder, data, valid_CHW, x_CHW=None, *, mask=None, names=None):
     scene = ref(str(path))
     if mask is not None:
         (folder / f"t.{kind}.msk").write_bytes(mask)
-        scene = replace(scene, masked=(str(path),))
+        scene = replace(scene, files=(str(path), f"{path}.msk"))
     with open_scene(scene, bands, names, STORE) as scene:
         part = (slice(None), slice(2, height - 1), slice(3, width))
         y_CHW, there_CHW = scene.read(2, 3, height - 3, width - 3)

@@ -18,8 +18,8 @@ from scoring_material import write_tile
 
 from satray.config.base import StorageOptions
 from satray.errors import InputError, SatrayError
+from satray.scoring.scenes.find import find_scenes
 from satray.scoring.scenes.open import open_scene
-from satray.scoring.scenes.scene import made_ref
 from satray.storage import Storage, forget_connections, objects
 
 DATED = {"Last-Modified": "Sun, 22 Nov 2026 04:22:00 GMT", "ETag": '"e"'}
@@ -190,7 +190,7 @@ def test_windows_of_a_scene_while_a_fifth_of_all_requests_fails(s3, tmp_path):
     write_tile(tmp_path / "a.tif", pixels, bands, tiled=True, **blocks)
     place = f"{s3.bucket('faults')}/a.tif"
     Storage().upload(tmp_path / "a.tif", place)
-    ref = made_ref("a.tif", place, None, [Storage().head(place)])
+    (ref,) = find_scenes(place, Storage()).scenes
     with FaultProxy(s3.endpoint, 0.2) as proxy:
         storage = Storage(StorageOptions(endpoint=proxy.endpoint))
         for start in range(0, 400, 50):

@@ -14,7 +14,7 @@ from satray.scoring.maps.assemble import Assembly, MadeFile
 from satray.scoring.maps.jobs import SceneResult
 from satray.scoring.products import names
 from satray.scoring.products.stac import ItemFacts, ItemProduct, ModelFacts, item_json
-from satray.scoring.scenes.scene import SceneRef, made_ref, uris_of
+from satray.scoring.scenes.scene import SceneRef, etag_of, uris_of
 from satray.storage import Storage, join
 
 
@@ -93,12 +93,10 @@ class Delivery:
     def unchanged(self, ref: SceneRef) -> bool:
         """Whether a scene's files are those that were listed."""
         try:
-            parts = [self.storage.head(uri) for uri in uris_of(ref.uri, ref.bands)]
-            world = self.storage.head(ref.world) if ref.world else None
+            files = [self.storage.head(uri) for uri in ref.files]
         except SatrayError:
             return False
-        again = made_ref(ref.scene, ref.uri, ref.bands, parts, world=world, stated=ref.stated)
-        return again.etag == ref.etag
+        return etag_of(files, ref.stated) == ref.etag
 
     def _facts(
         self,

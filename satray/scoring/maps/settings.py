@@ -8,7 +8,6 @@ from satray.data.raster import PagesKey
 from satray.data.values import as_units
 from satray.errors import InputError
 from satray.scoring.products.moment import time_pattern
-from satray.scoring.scenes.drift import references_of_bundle
 from satray.scoring.scenes.grid import Gsd
 from satray.scoring.scenes.open import Conversion, Names
 
@@ -86,9 +85,7 @@ def settings_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Settings:
     if recipe.datetime is not None:
         time_pattern(recipe.datetime)
     scale, offset = (v if isinstance(v, tuple) else (v,) for v in (recipe.scale, recipe.offset))
-    means = tuple(reference.mean for reference in references_of_bundle(spec))
-    means = means if len(means) == len(spec.bands) else ()
-    conversion = Conversion(recipe.convert, scale, offset, as_units(spec.units), means)
+    conversion = Conversion(recipe.convert, scale, offset, as_units(spec.units))
     conversion.check(spec.bands)
     if isinstance(recipe.bands, dict):
         strange = sorted(set(recipe.bands) - set(spec.bands))

@@ -1,36 +1,34 @@
-"""STAC Items: which of their assets are bands, by which names, and where they lead. Pure."""
+"""What is in a STAC Item: its bands and by which names, what it states of them, where they lead.
+
+Items of any version are taken as they are, without pystac, which refuses those that lack fields
+that nobody needs here.
+"""
 
 import json
 import os
+import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from satray.data.bands import canonical
 from satray.errors import DecodeError
-from satray.scoring.scenes.scene import (
-    OFFSET_DONE,
-    BandSource,
-    Stated,
-    baseline_note,
-    is_raster,
-    scaled,
-    stated_in,
-)
+from satray.scoring.scenes.scene import BandSource, Stated, is_raster
 from satray.storage import names
 
 REMOTE = ("s3", "http", "https")
 """Schemes that an absolute reference may have, wherever it is found."""
 
-LARGEST = 16 << 20
-"""Bytes of the largest JSON file that is taken for an Item."""
-
 RASTER_TYPES = ("image/tiff", "image/geotiff", "image/jp2", "image/png", "image/jpeg")
 NO_DATA_ROLES = frozenset({"thumbnail", "overview", "metadata"})
 BAND_LISTS = ("raster:bands", "bands", "eo:bands")
-"""Fields of an asset that list its bands, in the file's order."""
+"""Fields of an asset that list its bands, in the file's order; what the first says goes first."""
 KEPT = ("id", "stac_version", "collection", "geometry", "bbox", "properties")
 """What of an Item travels with its scene; assets and links can be many times as long."""
+OFFSET_DONE = "earthsearch:boa_offset_applied"
+"""Property of Items whose provider has taken the offset off, and may state it nevertheless."""
+BASELINE = "s2:processing_baseline"
+"""Property of Sentinel-2's Items."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,8 @@ class _Raster:
 
     key: str
     uri: str
-    bands: tuple[dict[str, Any], ...]
+    bands: list[list[dict[str, Any]]]
+    """Of each band what the asset says of it, in the order of `BAND_LISTS`."""
     rank: int
     """0 says it is data, 2 says it is for looking at."""
     asset: dict[str, Any]
@@ -54,14 +53,17 @@ def items_in(data: bytes) -> tuple[dict[str, Any], ...] | None:
         document = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(document, dict):
-        return None
-    features = [document]
-    if document.get("type") == "FeatureCollection":
-        features = document.get("features") or []
+    collection = isinstance(document, dict) and document.get("type") == "FeatureCollection"
+    features = document.get("features") if collection else [document]
     if not isinstance(features, list) or not features:
         return None
-    return tuple(features) if all(_is_item(feature) for feature in features) else None
+    good = all(
+        isinstance(one, dict)
+        and one.get("type") == "Feature"
+        and isinstance(one.get("stac_version"), str)
+        for one in features
+    )
+    return tuple(features) if good else None
 
 
 def item_name(item: dict[str, Any]) -> str:
@@ -87,12 +89,22 @@ def item_bands(item: dict[str, Any], base: str) -> tuple[BandSource, ...]:
     Raises:
         DecodeError: no asset is a raster, or one leads where it may not.
     """
-    rasters = sorted(_rasters(item, base), key=lambda raster: raster.rank)
-    found: dict[str, BandSource] = {}
-    for kind in ("common", "own", "key"):
-        for raster in rasters:
-            for name, band in _claims(raster, kind):
-                found.setdefault(name, BandSource(name, raster.uri, band))
+    claims = [
+        (kind, raster.rank, name, BandSource(canonical(name), raster.uri, number))
+        for raster in _rasters(item, base)
+        for number, said in enumerate(raster.bands, start=1)
+        for kind, name in enumerate(
+            (
+                _first(said, "eo:common_name", "common_name"),
+                _first(said, "name"),
+                raster.key if len(raster.bands) == 1 else None,
+            )
+        )
+        if isinstance(name, str) and name.strip()
+    ]
+    found: dict[str | None, BandSource] = {}
+    for *_, band in sorted(claims, key=lambda claim: claim[:2]):
+        found.setdefault(band.name, band)
     if not found:
         raise DecodeError(
             "the Item has no asset that is a raster; accepted: GeoTIFF, JPEG 2000, PNG or JPEG by "
@@ -115,28 +127,33 @@ def item_stated(item: dict[str, Any], base: str) -> dict[tuple[str, int], Stated
     Raises:
         DecodeError: as `item_bands`.
     """
-    properties = item.get("properties")
-    properties = properties if isinstance(properties, dict) else {}
+    properties = _properties(item)
     common = {k: v for k, v in properties.items() if str(k).startswith("raster:")}
-    done = str(properties.get(OFFSET_DONE)).lower() == "true"
-    late = "" if done else baseline_note(properties)
     found: dict[tuple[str, int], Stated] = {}
     for raster in sorted(_rasters(item, base), key=lambda raster: raster.rank):
-        lists = [raster.asset.get(name) for name in BAND_LISTS]
-        some = [[b if isinstance(b, dict) else {} for b in x] for x in lists if isinstance(x, list)]
-        count = max(map(len, some), default=1)
-        for place in range(count):
-            of_band = [bands[place] for bands in some if place < len(bands)]
-            one = stated_in([*of_band, raster.asset, common], done=done)
-            if one.offset is None and raster.rank < 2:
-                one = replace(one, note=late)
-            if one.scale is one.offset is None:
-                short = [len(bands) for bands in some if place >= len(bands) and scaled(bands)]
-                if short:
-                    one = replace(one, scale=f"for {short[0]} of {count} bands only")
+        for number, said in enumerate(raster.bands, start=1):
+            objects = [*said, raster.asset, common]
+            nodata, scale, offset = (
+                _first(objects, key, f"raster:{key}", f"file:{key}")
+                for key in ("nodata", "scale", "offset")
+            )
+            if _offset_done(item):
+                offset = 0
+            one = Stated(nodata, scale, offset, _first(objects, "unit", "raster:unit"))
             if one != Stated():
-                found.setdefault((raster.uri, place + 1), one)
+                found.setdefault((raster.uri, number), one)
     return found
+
+
+def baseline_note(item: dict[str, Any]) -> str:
+    """A note on an Item that states no offset: Sentinel-2's numbers since baseline 04.00, or ''."""
+    found = _properties(item).get(BASELINE)
+    try:
+        late = float(str(found)) >= 4 and not _offset_done(item)
+    except ValueError:
+        return ""
+    said = f"{BASELINE} {found} without an offset: if its numbers are 1000 higher than before 04.00"
+    return f"{said}, convert=scale offset=-1000 says so" if late else ""
 
 
 def trimmed(item: dict[str, Any]) -> dict[str, Any]:
@@ -157,43 +174,27 @@ def resolved(href: object, base: str) -> str:
     Raises:
         DecodeError: no text, another scheme, above the root of the store, from a store to a disk.
     """
-    if not isinstance(href, str) or not href.strip() or not href.isprintable():
-        raise DecodeError(f"reference {href!r}: accepted: a path or URI")
-    scheme = names.scheme(href)
-    if scheme in REMOTE:
-        if not names.split(href)[1]:
-            raise DecodeError(f"reference {href}: names no object")
-        return names.absolute(href)
-    if scheme not in ("", "file"):
+    found = None
+    if isinstance(href, str) and href.strip() and href.isprintable():
+        scheme = names.scheme(href)
+        if scheme in REMOTE:
+            found = names.absolute(href) if names.split(href)[1] else None
+        elif scheme not in ("", "file"):
+            pass
+        elif not names.is_remote(base):
+            path = names.absolute(href if scheme else os.path.join(names.parent(base), href))
+            found = None if path.startswith("/vsi") else path
+        elif not scheme and not href.startswith("//"):
+            root, key = names.split(base)
+            folder = "" if href.startswith("/") else posixpath.dirname(key)
+            way = posixpath.normpath(posixpath.join(folder, href.lstrip("/")))
+            found = None if way.split("/")[0] in (".", "..") else names.join(root, way)
+    if found is None:
         accepted = ", ".join(f"{known}://" for known in REMOTE)
-        raise DecodeError(f"reference {href}: accepted: relative paths, {accepted}")
-    if not names.is_remote(base):
-        path = names.absolute(href if scheme else os.path.join(names.parent(base), href))
-        if path.startswith("/vsi"):
-            raise DecodeError(f"reference {href}: not a path of this disk")
-        return path
-    if scheme or href.startswith("//"):
-        raise DecodeError(f"reference {href}: leads out of the store that holds it")
-    root, key = names.split(base)
-    folder = [] if href.startswith("/") else key.split("/")[:-1]
-    for part in href.split("/"):
-        if part == ".." and not folder:
-            raise DecodeError(f"reference {href}: leads above the root of its store")
-        if part == "..":
-            folder.pop()
-        elif part not in ("", "."):
-            folder.append(part)
-    if not folder:
-        raise DecodeError(f"reference {href}: names no object")
-    return names.join(root, *folder)
-
-
-def _is_item(document: object) -> bool:
-    return (
-        isinstance(document, dict)
-        and document.get("type") == "Feature"
-        and isinstance(document.get("stac_version"), str)
-    )
+        raise DecodeError(
+            f"reference {href!r}: accepted: a path within the store that holds it, {accepted}"
+        )
+    return found
 
 
 def _rasters(item: dict[str, Any], base: str) -> Iterator[_Raster]:
@@ -206,27 +207,39 @@ def _rasters(item: dict[str, Any], base: str) -> Iterator[_Raster]:
         href, kind = asset.get("href"), str(asset.get("type") or "").lower()
         roles = asset.get("roles")
         roles = {str(role) for role in roles} if isinstance(roles, list) else set()
-        named = kind.startswith(RASTER_TYPES)
-        if not named and (kind or not isinstance(href, str) or not is_raster(href)):
-            continue
-        if roles & NO_DATA_ROLES:
+        named = kind.startswith(RASTER_TYPES) or (
+            not kind and isinstance(href, str) and is_raster(href)
+        )
+        if not named or roles & NO_DATA_ROLES:
             continue
         rank = 0 if roles & {"data", "reflectance"} else 1
         if "visual" in (*roles, key) or kind.startswith(("image/png", "image/jpeg")):
             rank = 2
-        bands = asset.get("bands") or asset.get("eo:bands")
-        bands = bands if isinstance(bands, list) else []
-        described = tuple(band if isinstance(band, dict) else {} for band in bands) or ({},)
-        yield _Raster(str(key), resolved(href, base), described, rank, asset)
+        yield _Raster(str(key), resolved(href, base), _described(asset), rank, asset)
 
 
-def _claims(raster: _Raster, kind: str) -> Iterator[tuple[str, int]]:
-    """Names of a raster's bands of a kind: `common`, `own` or `key`; and their numbers."""
-    for number, band in enumerate(raster.bands, start=1):
-        name = {
-            "common": band.get("eo:common_name") or band.get("common_name"),
-            "own": band.get("name"),
-            "key": raster.key if len(raster.bands) == 1 else None,
-        }[kind]
-        if isinstance(name, str) and name.strip():
-            yield canonical(name), number
+def _described(asset: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """Of each band of an asset what its lists say, one band at least."""
+    lists = [asset[name] for name in BAND_LISTS if isinstance(asset.get(name), list)]
+    lists = [[band if isinstance(band, dict) else {} for band in bands] for bands in lists]
+    count = max([1, *map(len, lists)])
+    for bands in lists:
+        scaled = _first(bands, "scale", "raster:scale", "offset", "raster:offset") is not None
+        missing = {"scale": f"for {len(bands)} of {count} bands only"} if scaled else {}
+        bands += [missing] * (count - len(bands))
+    return [[bands[n] for bands in lists] for n in range(count)]
+
+
+def _first(objects: list[dict[str, Any]], *keys: str) -> Any:
+    """What the first object says that says anything of some keys; None where none does."""
+    said = (one.get(key) for one in objects for key in keys)
+    return next((value for value in said if value is not None), None)
+
+
+def _properties(item: dict[str, Any]) -> dict[str, Any]:
+    properties = item.get("properties")
+    return properties if isinstance(properties, dict) else {}
+
+
+def _offset_done(item: dict[str, Any]) -> bool:
+    return str(_properties(item).get(OFFSET_DONE)).lower() == "true"

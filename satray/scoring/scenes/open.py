@@ -17,7 +17,7 @@ from rasterio.windows import Window
 
 from satray.data.bands import band_names, canonical
 from satray.data.georeference import georeference, world_at
-from satray.data.raster import MASK, PagesKey, Raster
+from satray.data.raster import PagesKey
 from satray.data.values import (
     Change,
     Nodata,
@@ -33,6 +33,7 @@ from satray.data.values import (
 from satray.errors import DecodeError, InputError, SatrayError
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.grid import FileGrid, ratios
+from satray.scoring.scenes.items import baseline_note
 from satray.scoring.scenes.lanes import HALF, lane, resampled
 from satray.scoring.scenes.raster import environment, open_raster, reason, schemes
 from satray.scoring.scenes.scene import BandSource, SceneRef, Stated, uris_of
@@ -61,8 +62,6 @@ class Conversion:
     """What is added after, in the bundle's units; one, or one a wanted band."""
     units: Units = ()
     """The bundle's, one a wanted band; empty where its tiles stated none."""
-    means: tuple[float, ...] = ()
-    """The bundle's mean of each wanted band, in stored numbers; empty where not known."""
 
     def check(self, bands: Sequence[str]) -> None:
         """Raise InputError where the numbers do not fit the bands."""
@@ -87,59 +86,44 @@ class Conversion:
         Raises:
             MisfitError: numbers that cannot pass for the bundle's.
         """
-        count = len(bands)
+        count, note = len(bands), None
+        if self.mode != "auto" and any(found):
+            note = f"convert={self.mode} goes before what it states ({units_told(bands, found)})"
         if self.mode == "scale":
             gain, shift = (v * count if len(v) == 1 else v for v in (self.scale, self.offset))
-            return Change(gain, shift), self._overruled(bands, found)
-        if stored != dtype and (self.mode == "none" or not self._known(found, stored, dtype)):
+            return Change(gain, shift), note
+        known = self.mode == "auto" and convertible(found, self.units, dtype)
+        if stored != dtype and not known:
             raise MisfitError(
                 f"dtype is {stored}, the bundle's is {dtype}; convert=scale with scale and "
                 "offset converts"
             )
+        if self.mode == "none":
+            return None, note
+        if not any(found):
+            if any(self.units):
+                note = f"states no scale or offset: taken for {units_told(bands, self.units)}"
+            return None, note
         try:
             change = change_of(found, self.units, dtype)
         except DecodeError as error:
-            if self.mode == "none":
-                return None, None
             raise MisfitError(f"{error}; convert=scale converts, convert=none does not") from None
-        if self.mode == "none":
-            return None, self._overruled(bands, found) if change else None
         if change is None and stored == dtype:
-            if any(found) or not any(self.units):
-                return None, None
-            return None, f"states no scale or offset: taken for {units_told(bands, self.units)}"
+            return None, None
         change = change or Change((1.0,) * count, (0.0,) * count)
         done = [
             f"stored * {gain:.6g} {'-' if shift < 0 else '+'} {abs(shift):.6g}"
             for gain, shift in zip(change.gain, change.shift, strict=True)
         ]
+        floats = np.dtype(dtype).kind == "f"
+        taken = "values themselves" if floats else "same scale without offset"
+        whose = f"the bundle's tiles state none: taken for the {taken}"
         if any(self.units):
             whose = f"the bundle's: {units_told(bands, self.units)}"
-        elif np.dtype(dtype).kind == "f":
-            whose = "the bundle's tiles state none: taken for the values themselves"
-        else:
-            whose = "the bundle's tiles state none: taken for the same scale without offset"
         return change, (
             f"brought to the bundle's unit ({units_told(bands, done)}): states "
             f"{units_told(bands, found)}; {whose}"
         )
-
-    def _known(self, found: Sequence[Unit | None], stored: str, dtype: str) -> bool:
-        """Whether both sides state their units; floats that state none must be within reach."""
-        if not convertible(found, self.units, dtype):
-            return False
-        if any(self.units) or np.dtype(stored).kind == "f":
-            return True
-        limits = np.iinfo(stored)
-        return all(
-            unit is not None and limits.min <= (mean - unit.offset) / unit.scale <= limits.max
-            for unit, mean in zip(found, self.means, strict=False)
-        )
-
-    def _overruled(self, bands: Sequence[str], found: Sequence[Unit | None]) -> str | None:
-        if not any(found):
-            return None
-        return f"convert={self.mode} goes before what it states ({units_told(bands, found)})"
 
 
 @dataclass(frozen=True)
@@ -170,15 +154,67 @@ class SceneFacts:
     """What a reader must know of its pages, and of what was made of its numbers."""
 
 
-@dataclass(frozen=True)
 class _File:
-    """An open file of a scene."""
+    """An open file of a scene, and what it and the scene's Item say of its bands."""
 
-    uri: str
-    raster: Raster
-    grid: FileGrid
-    place: str
-    """What to know about its georeference."""
+    def __init__(self, ref: SceneRef, uri: str, pages: PagesKey, storage: Storage) -> None:
+        self.uri = uri
+        self.raster = open_raster(uri, ref.size, pages)
+        self._said = {number: said for (file, number), said in ref.stated.items() if file == uri}
+        try:
+            mask = ref.mask_of(uri)
+            if mask is not None:
+                self.raster.take_mask(open_raster(mask, ref.size))
+            place = georeference(self.raster.source, world_at(ref.world, storage))
+        except BaseException:
+            self.raster.close()
+            raise
+        self.place = place.note
+        size = self.raster.height, self.raster.width
+        self.grid = FileGrid(uri.rpartition("/")[2], *size, place.crs, place.transform)
+
+    def offered(self, names: Names) -> tuple[list[BandSource], int | None]:
+        """The data bands of a file that is a whole scene, named, and the one that is alpha.
+
+        Raises:
+            MisfitError: another number of bands than named, or none but alpha.
+        """
+        raster, in_order = self.raster, names if isinstance(names, tuple) else ()
+        numbers, alpha = raster.data_bands(len(in_order))
+        if in_order and len(in_order) != len(numbers):
+            raise MisfitError(f"has {raster.told()}, bands=[...] names {len(in_order)}")
+        if not numbers:
+            raise MisfitError("holds no band but alpha")
+        texts, colours = raster.descriptions, raster.colours
+        own = [texts[n - 1] for n in numbers], [colours[n - 1] for n in numbers]
+        found = in_order or band_names(*own, len(numbers))
+        pairs = zip(found, numbers, strict=True)
+        return [BandSource(name, self.uri, number) for name, number in pairs], alpha
+
+    def stated(self, number: int) -> Stated:
+        """What is said of a band's numbers, by the Item and else by the file."""
+        own = self.raster.units([number])
+        return self._said.get(number, Stated()).beside(own[0] if own else None)
+
+    def nodata(self, numbers: Sequence[int]) -> tuple[list[float | None], list[float | None]]:
+        """Nodata of bands, the file's or else the Item's; and the Item's, which holds besides.
+
+        Raises:
+            MisfitError: the Item states one that is no number.
+        """
+        item: list[float | None] = [None] * len(numbers)
+        if self.raster.palette is None:  # a palette's colours are no measurements
+            item = [self._said.get(n, Stated()).hidden(self.raster.dtype) for n in numbers]
+        own = [self.raster.nodata[n - 1] for n in numbers]
+        return [i if o is None else o for o, i in zip(own, item, strict=True)], item
+
+    def notes(self) -> list[str]:
+        """What a reader must know of its pages."""
+        raster, name = self.raster, self.grid.name
+        notes = [f"{name}: {raster.told()}, pages taken as bands"] if len(raster.pages) > 1 else []
+        if raster.pages_left:
+            notes.append(f"{name}: left out, unlike its first page: {', '.join(raster.pages_left)}")
+        return notes
 
 
 @dataclass(frozen=True)
@@ -194,14 +230,8 @@ class _Part:
     """The band that says where data is."""
     ratio: int
     """px of the scene's grid that one of the file is long."""
-    nodata: list[float | None]
-    """Of its bands: the file's, else the Item's."""
-    item_nodata: list[float | None]
-    """What the scene's Item says of them; holds besides."""
     others: list[int]
     """Its other data bands, where they have a say in what of these is nodata."""
-    others_nodata: list[float | None]
-    """Of those."""
 
     def read(
         self, row: int, column: int, height: int, width: int
@@ -209,7 +239,7 @@ class _Part:
         """A window of stored px, and which values masks and alpha show; None: all."""
         window = Window(column, row, width, height)
         x_CHW, shown = self.file.raster.read(self.bands, self.alpha, window)
-        for x_HW, nodata, item in zip(x_CHW, self.nodata, self.item_nodata, strict=True):
+        for x_HW, nodata, item in zip(x_CHW, *self.file.nodata(self.bands), strict=True):
             if item is not None and item != nodata and not np.isnan(item):
                 x_HW[held(x_HW, item)] = nodata
         return x_CHW, shown
@@ -220,7 +250,7 @@ class _Part:
         """As `read`, of the scene's grid: bilinear over what is measured where that is finer."""
         if self.ratio == 1:
             return self.read(row, column, height, width)
-        grid = self.file.grid
+        grid, nodata = self.file.grid, self.file.nodata(self.bands)[0]
         rows = lane(row, row + height, grid.height, grid.height * self.ratio)
         columns = lane(column, column + width, grid.width, grid.width * self.ratio)
         x_CHW, shown = self.read(rows.first, columns.first, rows.count, columns.count)
@@ -228,12 +258,12 @@ class _Part:
         shown_CHW = np.isfinite(x_CHW) if floats else np.ones(x_CHW.shape, bool)
         if shown is not None:
             shown_CHW &= shown
-        hole_CHW = np.stack(list(map(held, x_CHW, self.nodata)))
+        hole_CHW = np.stack(list(map(held, x_CHW, nodata)))
         y_CHW, share_CHW = resampled(x_CHW, shown_CHW & ~hole_CHW, rows, columns)
         seen_CHW = share_CHW >= HALF
         for y_HW, seen_HW, x_HW, hole_HW in zip(y_CHW, seen_CHW, x_CHW, hole_CHW, strict=True):
             y_HW[~seen_HW] = x_HW[hole_HW][0] if hole_HW.any() else 0
-        joint = [together(x_CHW.dtype, nodata) for nodata in self.nodata]
+        joint = [together(x_CHW.dtype, value) for value in nodata]
         if any(joint) and hole_CHW.any():  # together with bands of other files, on the scene's grid
             seen_CHW[joint] = resampled(x_CHW, shown_CHW, rows, columns)[1][joint] >= HALF
         return (y_CHW if floats else np.rint(y_CHW)).astype(x_CHW.dtype), seen_CHW
@@ -301,24 +331,24 @@ class Scene:
     def _read(
         self, row: int, column: int, height: int, width: int
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        windows = [part.on_grid(row, column, height, width) for part in self._parts]
-        (x_CHW, shown), (first, *_) = windows[0], self._parts
-        nodata = first.nodata
-        if len(windows) > 1:
-            x_CHW = np.empty((len(self.facts.bands), height, width), self.facts.stored_dtype)
-            shown = np.ones(x_CHW.shape, dtype=bool)
-            nodata = [None] * len(x_CHW)
-            for part, (values, seen) in zip(self._parts, windows, strict=True):
-                x_CHW[part.at] = values
-                shown[part.at] = True if seen is None else seen
-                for place, value in zip(part.at, part.nodata, strict=True):
-                    nodata[place] = value
+        x_CHW = np.empty((len(self.facts.bands), height, width), self.facts.stored_dtype)
+        shown_CHW = np.ones(x_CHW.shape, dtype=bool)
+        nodata: list[float | None] = [None] * len(x_CHW)
+        for part in self._parts:
+            values, shown = part.on_grid(row, column, height, width)
+            x_CHW[part.at] = values
+            if shown is not None:
+                shown_CHW[part.at] = shown
+            for place, value in zip(part.at, part.file.nodata(part.bands)[0], strict=True):
+                nodata[place] = value
+        first = self._parts[0]
 
         def others() -> tuple[NDArray[Any], Nodata]:
             window = Window(column, row, width, height)
-            return first.file.raster.read(first.others, None, window)[0], first.others_nodata
+            values, _ = first.file.raster.read(first.others, None, window)
+            return values, first.file.nodata(first.others)[0]
 
-        valid_CHW = valid_values(x_CHW, nodata, shown, others if first.others else None)
+        valid_CHW = valid_values(x_CHW, nodata, shown_CHW, others if first.others else None)
         return x_CHW, np.ones(x_CHW.shape, bool) if valid_CHW is None else valid_CHW
 
     def _reopen(self) -> None:
@@ -362,9 +392,8 @@ def open_scene(
 
             def file_at(uri: str) -> _File:
                 if uri not in files:
-                    raster = open_raster(uri, ref.size, pages)
-                    stack.callback(raster.close)
-                    files[uri] = _opened(ref, uri, raster, storage)
+                    files[uri] = _File(ref, uri, pages, storage)
+                    stack.callback(files[uri].raster.close)
                 return files[uri]
 
             try:
@@ -411,20 +440,6 @@ def _patiently(
     return attempt()
 
 
-def _opened(ref: SceneRef, uri: str, raster: Raster, storage: Storage) -> _File:
-    """What is known of an open raster, and of what lies beside it."""
-    if uri in ref.masked:
-        try:
-            mask = open_raster(uri + MASK, ref.size)
-        except DecodeError as error:
-            raise DecodeError(f"its {MASK}: {error}") from error
-        raster.take_mask(mask)
-    place = georeference(raster.source, world_at(ref.world, storage))
-    name = uri.rpartition("/")[2]
-    grid = FileGrid(name, raster.height, raster.width, place.crs, place.transform)
-    return _File(uri, raster, grid, place.note)
-
-
 def _chosen(
     ref: SceneRef, wanted: Sequence[str], names: Names, file_at: Callable[[str], _File]
 ) -> list[BandSource]:
@@ -436,7 +451,7 @@ def _chosen(
     found: dict[int | str, BandSource] = {}
     if ref.bands is None:
         file = file_at(ref.uri)
-        have, alpha = _offered(file, names)
+        have, alpha = file.offered(names)
         texts = file.raster.descriptions
         for band in have:
             text = texts[band.band - 1]
@@ -449,7 +464,7 @@ def _chosen(
         for place, band in enumerate(ref.bands):
             name = band.name or (in_order[place] if in_order else None)
             if name is None:
-                own = {one.band: one.name for one in _offered(file_at(band.uri), None)[0]}
+                own = {one.band: one.name for one in file_at(band.uri).offered(None)[0]}
                 name = own.get(band.band, f"b{band.band}")
             have.append(replace(band, name=name))
     found |= {canonical(band.name or ""): band for band in have}
@@ -465,25 +480,6 @@ def _chosen(
             )
         chosen.append(replace(source, name=name))
     return chosen
-
-
-def _offered(file: _File, names: Names) -> tuple[list[BandSource], int | None]:
-    """The data bands of a file that is a whole scene, named, and the one that is alpha.
-
-    Raises:
-        MisfitError: another number of bands than named, or none but alpha.
-    """
-    raster, in_order = file.raster, names if isinstance(names, tuple) else ()
-    numbers, alpha = raster.data_bands(len(in_order))
-    if in_order and len(in_order) != len(numbers):
-        raise MisfitError(f"has {raster.told()}, bands=[...] names {len(in_order)}")
-    if not numbers:
-        raise MisfitError("holds no band but alpha")
-    texts, colours = raster.descriptions, raster.colours
-    own = [texts[number - 1] for number in numbers], [colours[number - 1] for number in numbers]
-    found = in_order or band_names(*own, len(numbers))
-    pairs = zip(found, numbers, strict=True)
-    return [BandSource(name, file.uri, number) for name, number in pairs], alpha
 
 
 def _fitted(
@@ -511,29 +507,19 @@ def _fitted(
         data, alpha = file.raster.data_bands(in_order)
         asked = set(names.values()) if isinstance(names, Mapping) else set()
         alpha = None if alpha in {*numbers, *asked} else alpha
-        nodata, own = _nodata(ref, file, numbers)
         others: list[int] = []
-        if len(used) == 1 and any(together(np.dtype(stored), value) for value in nodata):
+        joint = (together(np.dtype(stored), value) for value in file.nodata(numbers)[0])
+        if len(used) == 1 and any(joint):
             others = [number for number in data if number not in numbers]
-        parts.append(
-            _Part(
-                file=file,
-                bands=numbers,
-                at=at,
-                alpha=alpha,
-                ratio=ratio,
-                nodata=nodata,
-                item_nodata=own,
-                others=others,
-                others_nodata=_nodata(ref, file, others)[0],
-            )
-        )
+        parts.append(_Part(file, numbers, at, alpha, ratio, others))
     bands = tuple(band.name or "" for band in chosen)
-    stated = [_stated(ref, band, file_at(band.uri).raster) for band in chosen]
+    stated = [file_at(band.uri).stated(band.band) for band in chosen]
     units = [one.unit(name) for name, one in zip(bands, stated, strict=True)]
     change, said = conversion.of_scene(bands, units, stored, dtype or stored)
-    notes = [note for file in used for note in _page_notes(file)]
-    notes += [note for note in (*(one.note for one in stated), said or "") if note]
+    notes = [note for file in used for note in file.notes()]
+    if ref.item and all(one.offset is None for one in stated):
+        notes.append(baseline_note(ref.item))
+    notes.append(said or "")
     file = used[finest]
     facts = SceneFacts(
         scene=ref.scene,
@@ -546,36 +532,6 @@ def _fitted(
         transform=file.grid.transform,
         taken_at=file.raster.source.tags().get("TIFFTAG_DATETIME"),
         place=file.place,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(note for note in notes if note),
     )
     return facts, parts, change
-
-
-def _stated(ref: SceneRef, band: BandSource, raster: Raster) -> Stated:
-    """What is said of a band's numbers, by the Item and else by its file."""
-    own = raster.units([band.band])
-    return ref.stated.get((band.uri, band.band), Stated()).beside(own[0] if own else None)
-
-
-def _nodata(
-    ref: SceneRef, file: _File, numbers: list[int]
-) -> tuple[list[float | None], list[float | None]]:
-    """Nodata of a file's bands, its own or else its Item's; and the Item's.
-
-    Raises:
-        MisfitError: the Item states one that is no number.
-    """
-    item: list[float | None] = [None] * len(numbers)
-    if file.raster.palette is None:  # a palette's colours are no measurements
-        said = [ref.stated.get((file.uri, number), Stated()) for number in numbers]
-        item = [one.hidden(file.raster.dtype) for one in said]
-    own = [file.raster.nodata[number - 1] for number in numbers]
-    return [i if o is None else o for o, i in zip(own, item, strict=True)], item
-
-
-def _page_notes(file: _File) -> list[str]:
-    raster, name = file.raster, file.grid.name
-    notes = [f"{name}: {raster.told()}, pages taken as bands"] if len(raster.pages) > 1 else []
-    if raster.pages_left:
-        notes.append(f"{name}: left out, unlike its first page: {', '.join(raster.pages_left)}")
-    return notes

@@ -398,7 +398,7 @@ def test_a_mask_beside(tmp_path, kind):
         item["assets"] = {n: {"href": uri} for n, uri in zip(names, uris, strict=True)}
         (tmp_path / "a.json").write_text(json.dumps(item))
     (found,) = find_scenes(str(tmp_path), STORE).scenes
-    assert len(found.masked) == 1
+    assert sum(file.endswith(".msk") for file in found.files) == 1
     with open_scene(found, names, None, STORE) as scene:
         _, valid_CHW = scene.read(10, 10, 60, 100)
     want = shown[10:70, 10:110] > 0
