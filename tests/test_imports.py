@@ -32,8 +32,9 @@ PROCESSES_THAT_DO_NOT_COMPUTE = [
     [
         (HELP, sorted(str(path) for path in JOBS.glob("*.py")), "torch torchvision timm ray"),
         (f"import {', '.join(PROCESSES_THAT_DO_NOT_COMPUTE)}", [], "torch torchvision timm"),
+        ("import satray.storage", [], "torch ray pyarrow boto3 rasterio"),
     ],
-    ids=["help", "processes"],
+    ids=["help", "processes", "storage"],
 )
 def test_heavy_libraries_are_imported_where_they_are_used(program, arguments, barred):
     ending = f"\nimport sys\nprint(*(set({barred.split()}) & sys.modules.keys()), file=sys.stderr)"

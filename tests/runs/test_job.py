@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,21 +69,12 @@ def test_commands_one_after_another(counter: Counter, capfd, text, commands, cal
     assert counter.calls == calls
 
 
-def test_a_record_says_what_was_done(counter: Counter) -> None:
+def test_a_record_says_what_was_done_to_what(counter: Counter) -> None:
     assert run(counter) == 0
     assert record().counts == {"words": 3}
     assert [product.path for product in record().products] == ["count.json"]
     assert record().config["text"] == str(Path("a.txt").absolute())
-    plain = json.loads(Path("o/run.json").read_text())
-    del plain["verdict"]  # as before there were any
-    Path("o/run.json").write_text(json.dumps(plain))
-    assert run(counter) == 0
-    assert counter.calls == 1
-
-
-def test_changed_input_is_another_run(counter: Counter) -> None:
-    assert run(counter) == 0
-    Path("a.txt").write_text("one two three four")
+    Path("a.txt").write_text("one two three four")  # another run
     assert run(counter) == 2
 
 
@@ -191,22 +180,13 @@ def test_paths_that_a_job_may_not_have(
     assert Path("in/a.txt").read_text() == "one"
 
 
-def test_the_job_tune_checks_its_trials_paths() -> None:
-    script = str(Path(__file__).parents[2] / "jobs" / "tune.py")
-    done = subprocess.run(
-        [sys.executable, script, "index=/i", "out=/o", "base.weights=w.pth"],
-        env=os.environ | {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "base.weights=w.pth: relative" in done.stderr
-
-
-@pytest.mark.parametrize("torch", ["import torch", "pass"])
-@pytest.mark.parametrize("status", [0, 3])
-def test_a_job_leaves_with_its_status_and_all_that_it_said(torch, status) -> None:
-    text = f"{torch}\nfrom satray.runs.job import leave\nprint('said', end='')\nleave({status})"
+@pytest.mark.parametrize("torch", ["sys.modules['torch'] = sys", "pass"])
+def test_a_job_leaves_with_its_status_and_all_that_it_said(torch) -> None:
+    text = (
+        f"import sys; {torch}\nfrom satray.runs.job import leave\nprint('said', end='')\nleave(3)"
+    )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (status, "said")
+    assert (done.returncode, done.stdout) == (3, "said")
 
 
 def test_workers_are_asked_for_only_where_the_job_takes_them(counter: Counter, monkeypatch) -> None:
