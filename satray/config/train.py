@@ -205,7 +205,7 @@ class NormalizeOptions(Section):
     """Numbers to normalise by, of values after the radiometry."""
 
     mean: tuple[float, ...] = key(..., "mean of each input band, in the variant's band order")
-    std: tuple[float, ...] = key(..., "standard deviation of each input band")
+    std: tuple[Positive, ...] = key(..., "standard deviation of each input band")
 
 
 class InputOptions(Section):

@@ -5,7 +5,6 @@ Shapes: N tiles of a split, K classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,42 +111,23 @@ def label_notes(
     notes = []
     for split, labels_NK, cannot in (("train", train_NK, "learnt"), ("val", val_NK, "judged")):
         constant_K = constant_classes(labels_NK)
-        always = [
-            name for name, on in zip(classes, np.transpose(labels_NK), strict=True) if all(on)
-        ]
-        found = f"all have {listed(always, _NAMED)}" if always else "none has any"
-        alike = (
-            f"index: labels of the {len(labels_NK):,} tiles of split {split} are alike ({found})"
-        )
-        if constant_K.all() and split == "train":
-            raise InputError(f"{alike}: nothing to learn; accepted: both kinds of at least a class")
-        if constant_K.all() and best != "loss":
+        names = listed([n for n, same in zip(classes, constant_K, strict=True) if same], _NAMED)
+        if constant_K.all() and (split == "train" or best != "loss"):
+            use = "nothing to learn" if split == "train" else f"best={best} cannot be measured"
+            more = "" if split == "train" else ", or best=loss"
             raise InputError(
-                f"{alike}: best={best} cannot be measured; accepted: both kinds of at least a "
-                "class, or best=loss"
+                f"index: labels of the {len(labels_NK):,} tiles of split {split} are alike: {use}; "
+                f"accepted: both kinds of at least a class{more}"
             )
-        constant = [name for name, is_so in zip(classes, constant_K, strict=True) if is_so]
-        if constant:
-            tiles = "train" if split == "train" else "validation"
-            names = listed(constant, _NAMED)
-            notes.append(f"{names}: the same on every {tiles} tile, so cannot be {cannot}")
+        if names:
+            notes.append(f"{names}: the same on every {split} tile, so cannot be {cannot}")
     return tuple(notes)
 
 
-def repeat_notes(
-    labels_NK: NDArray[Any], classes: Sequence[str], threshold: float
-) -> tuple[str, ...]:
+def repeat_note(labels_NK: NDArray[Any], threshold: float) -> tuple[str, ...]:
     """What class-aware sampling makes of a pass; one line where it is asked for."""
     if threshold <= 0:
         return ()
     factors_N = repeat_factors(labels_NK, threshold)
-    if factors_N is None:
-        return (f"repeat={threshold:g}: no class is rarer, so every tile comes once a pass",)
-    labels = np.asarray(labels_NK).astype(bool)
-    share_K = np.where(labels.any(axis=0), labels.mean(axis=0), math.inf)
-    rarest = int(share_K.argmin())
-    return (
-        f"repeat={threshold:g}: a pass has {round(float(factors_N.sum())):,} rows of "
-        f"{len(labels):,} tiles; those of {classes[rarest]} ({share_K[rarest]:.2%}) come "
-        f"{factors_N[labels[:, rarest]].mean():.1f} times",
-    )
+    rows = len(labels_NK) if factors_N is None else round(float(factors_N.sum()))
+    return (f"repeat={threshold:g}: a pass has {rows:,} rows of {len(labels_NK):,} tiles",)

@@ -15,16 +15,17 @@ from satray.models.radiometry import Radiometry
 from satray.models.variant import check_bands, input_bands, resolve
 from satray.runs.run import Run, digest_file
 from satray.storage import Storage, join, parent
-from satray.train.imbalance import label_notes, loss_name, repeat_notes
+from satray.train.imbalance import label_notes, loss_name, repeat_note
 from satray.train.plan import TrainingPlan, plan_training
 
 if TYPE_CHECKING:
     from satray.models.network import Network
     from satray.models.preprocess import Preprocess
 
+RGB = ("red", "green", "blue")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of red, green and blue in 0..1, as torchvision's and most of timm's weights want them."""
+"""Of `RGB` in 0..1, as torchvision's and most of timm's weights want them."""
 
 LOW, HIGH = "2", "98"
 """Percentiles of the index between which `percentile` stretches."""
@@ -164,6 +165,8 @@ def set_up(recipe: TrainRecipe, storage: Storage, index: TileIndex | None = None
     check_bands(variant, meta.bands)
     sources = sources_of(recipe.weights, variant)
     taught = set(sources.values()) != {"none"}
+    given = recipe.weights
+    wanted = dict.fromkeys(sources, given) if isinstance(given, str) else given
     if not taught and "stages" not in recipe.model_fields_set:
         recipe = recipe.model_copy(update={"stages": FROM_SCRATCH})
     if recipe.sync_batchnorm and recipe.resources.gpus == "no":
@@ -188,8 +191,13 @@ def set_up(recipe: TrainRecipe, storage: Storage, index: TileIndex | None = None
         best=best,
         notes=(
             *label_notes(labels, val_labels, meta.classes, best),
-            *repeat_notes(labels, meta.classes, recipe.repeat),
-            *_untaught_notes(recipe, variant, sources),
+            *repeat_note(labels, recipe.repeat),
+            *(
+                f"tower {tower.name}: nobody has published weights of {tower.backbone}; it trains "
+                "from scratch (weights=none says so too)"
+                for tower in variant.towers
+                if sources[tower.name] == "none" and wanted.get(tower.name) == "pretrained"
+            ),
             *idle_keys(recipe, Facts(recipe, meta.task, variant.head == "linear", taught)),
         ),
     )
@@ -302,11 +310,25 @@ def normalisation(
     sources = sources_of(recipe.weights, variant)
     stored = recipe.input.radiometry == "stored"
     if isinstance(way, NormalizeOptions):
-        return _numbers(way, bands, radiometry(recipe.input.radiometry, bands, meta).reads(bands))
-    colours = set(bands) <= {"red", "green", "blue"}
+        for name, numbers in (("mean", way.mean), ("std", way.std)):
+            if len(numbers) != len(bands):
+                raise InputError(
+                    f"input.normalize.{name}: found {len(numbers)} numbers, accepted: "
+                    f"{len(bands)}, one each of {', '.join(bands)}"
+                )
+        # Bands that only the radiometry looks at stay as they are.
+        more = len(radiometry(recipe.input.radiometry, bands, meta).reads(bands)) - len(bands)
+        return (*way.mean, *[0.0] * more), (*way.std, *[1.0] * more)
+    colours = set(bands) <= set(RGB)
     eight_bit_rgb = stored and meta.dtype == "uint8" and colours
     if way == "auto":
-        way = "imagenet" if eight_bit_rgb and _published(sources, storage) else "statistics"
+        # A bundle's weights were trained on what its own model.json says.
+        own = any(
+            source == "none" or storage.exists(join(parent(source), "model.json"))
+            for source in sources.values()
+            if not is_word(source)
+        )
+        way = "imagenet" if eight_bit_rgb and not own else "statistics"
     if way == "imagenet":
         stretched = recipe.input.radiometry == "percentile" and colours
         if not eight_bit_rgb and not stretched:
@@ -317,7 +339,7 @@ def normalisation(
             )
         mean, std = _imagenet(variant, sources)
         full = 255 if stored else 1
-        places = [("red", "green", "blue").index(band) for band in bands]
+        places = [RGB.index(band) for band in bands]
         return tuple(full * mean[i] for i in places), tuple(full * std[i] for i in places)
     if not stored:
         return (), ()
@@ -326,45 +348,6 @@ def normalisation(
     if absent:
         raise InputError(f"index: no statistics of band {absent[0]}; run prepare again")
     return tuple(found[b].mean for b in bands), tuple(found[b].std for b in bands)
-
-
-def _untaught_notes(
-    recipe: TrainRecipe, variant: VariantOptions, sources: Mapping[str, str]
-) -> tuple[str, ...]:
-    """A line for each tower that starts from nothing though weights were asked for."""
-    given = recipe.weights
-    return tuple(
-        f"tower {tower.name}: nobody has published weights of {tower.backbone}; it trains from "
-        "scratch (weights=none says so too)"
-        for tower in variant.towers
-        if sources[tower.name] == "none"
-        and (given if isinstance(given, str) else given.get(tower.name)) == "pretrained"
-    )
-
-
-def _numbers(
-    given: NormalizeOptions, bands: tuple[str, ...], read: tuple[str, ...]
-) -> tuple[Numbers, Numbers]:
-    """The recipe's numbers; bands that only the radiometry looks at stay as they are."""
-    for name, numbers in (("mean", given.mean), ("std", given.std)):
-        if len(numbers) != len(bands):
-            raise InputError(
-                f"input.normalize.{name}: found {len(numbers)} numbers, accepted: {len(bands)}, "
-                f"one each of {', '.join(bands)}"
-            )
-    if min(given.std) <= 0:
-        raise InputError(f"input.normalize.std: found {min(given.std):g}, accepted: above 0")
-    others = len(read) - len(bands)
-    return (*given.mean, *[0.0] * others), (*given.std, *[1.0] * others)
-
-
-def _published(sources: Mapping[str, str], storage: Storage) -> bool:
-    """Whether every tower has pretrained weights, none of them a satray bundle's."""
-    if "none" in sources.values():
-        return False
-    # A bundle's weights were trained on what its own model.json says.
-    files = {source for source in sources.values() if not is_word(source)}
-    return not any(storage.exists(join(parent(file), "model.json")) for file in files)
 
 
 def _imagenet(variant: VariantOptions, sources: Mapping[str, str]) -> tuple[Numbers, Numbers]:

@@ -7,7 +7,6 @@ training goes on after a stop.
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import re
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from satray import __version__
+from satray.config.base import Section, walk
 from satray.config.train import TrainRecipe
 from satray.errors import InputError, one_line
 from satray.metrics.summary import PER_CLASS
@@ -30,25 +30,16 @@ from satray.storage import is_remote, join
 from satray.storage.temporary import scratch
 
 Row = dict[str, Any]
-"""One evaluation (`EpochReport.row`)."""
+"""One evaluation (`Loop.step`): counts are integers, all else is floating."""
 
-COUNTS = (
-    "pseudo_epoch",
-    "stage",
-    "stage_began",
-    "step",
-    "samples_seen",
-    "unreadable",
-    "val_unreadable",
-    "classes_always",
-    "classes_never",
-)
 BY_CLASS = (*PER_CLASS, "ppr")
 """Average precision, recall (multiclass), predicted-positive rate: columns like `ap_ship`."""
 EVENTS = "tensorboard"
 """Folder of events, of the product and below the run's state while training goes on: so
 `tensorboard --logdir` of the run folder shows both."""
 URI = "MLFLOW_TRACKING_URI"
+STATE = "mlflow.txt"
+"""Below the run's state: the id of its MLflow run."""
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nothing calls home
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # training does not wait minutes for a server
@@ -122,10 +113,8 @@ def check(recipe: TrainRecipe) -> None:
 
 def parquet(rows: Sequence[Row]) -> bytes:
     """`history.parquet`: counts int64, all else float64, NaN kept."""
-    types = [(name, pa.int64() if name in COUNTS else pa.float64()) for name in rows[0]]
     sink = io.BytesIO()
-    table = pa.Table.from_pylist(list(rows), pa.schema(types))
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(list(rows)), sink, compression="zstd")
     return sink.getvalue()
 
 
@@ -133,7 +122,7 @@ def scalars(row: Row) -> Iterator[tuple[str, float]]:
     """What trackers plot: `loss/train`, `validation/map`, `ap/<class>`, ...; finite ones only."""
     groups = {"train_loss": "loss/train", "val_loss": "loss/val"}
     for name, value in row.items():
-        if name in COUNTS or not math.isfinite(value):
+        if isinstance(value, int) or not math.isfinite(value):
             continue
         kind = _kind(name)
         group = kind or "validation"
@@ -264,8 +253,8 @@ class _Mlflow(Tracker):
         seen, now = row["samples_seen"], int(time.time() * 1000)
         if seen in self._logged:
             return
-        named = sorted(metric_names(scalars(row)), key=lambda each: each[0] == ALWAYS)
-        metrics = [Metric(name, value, now, seen) for name, value in named]
+        named = sorted(scalars(row), key=lambda each: each[0] == ALWAYS)
+        metrics = [Metric(metric_name(tag), value, now, seen) for tag, value in named]
         self._coming.append(self._client.log_batch(self._id, metrics, synchronous=synchronous))
         self._logged.add(seen)
 
@@ -278,19 +267,11 @@ class _Mlflow(Tracker):
 
     def _find(self) -> str | None:
         """The run of an earlier attempt, running again; None where there is none."""
-        from mlflow.exceptions import MlflowException
-
-        state = join(self._run.state, "mlflow.json")
+        state = join(self._run.state, STATE)
         if not self._run.storage.exists(state):
             return None
-        run_id = str(json.loads(self._run.storage.read(state))["run_id"])
-        try:
-            self._client.update_run(run_id, status="RUNNING")
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            self._run.say(f"note: MLflow has no run {run_id} any more; starting another")
-            return None
+        run_id = self._run.storage.read(state).decode()
+        self._client.update_run(run_id, status="RUNNING")
         return run_id
 
     def _make(self, recipe: TrainRecipe) -> str:
@@ -304,36 +285,27 @@ class _Mlflow(Tracker):
         tags = {f"satray.{name}": value for name, value in about.items()}
         made = self._client.create_run(number, run_name=f"{run.job} {run.run_id}", tags=tags)
         run_id: str = made.info.run_id
-        params = [Param(key, text[:500]) for key, text in _dotted(recipe.identity())]
+        shown = recipe.identity()
+        params = [
+            Param(each.name, str(each.value)[:500])
+            for each in walk(type(recipe), value=recipe)
+            if each.name.partition(".")[0] in shown and not _has_sections(each.value)
+        ]
         self._client.log_batch(run_id, params=params)
-        run.storage.write(join(run.state, "mlflow.json"), json.dumps({"run_id": run_id}).encode())
+        run.storage.write(join(run.state, STATE), run_id.encode())
         return run_id
 
     def _steps(self) -> set[int]:
         return {metric.step for metric in self._client.get_metric_history(self._id, ALWAYS)}
 
 
-def metric_names(scalars: Iterator[tuple[str, float]]) -> Iterator[tuple[str, float]]:
-    """Names that MLflow takes, each once: other characters than its own become `_`."""
-    taken: set[str] = set()
-    for tag, value in scalars:
-        group, _, name = tag.partition("/")
-        plain = re.sub(r"[^A-Za-z0-9_. -]", "_", name)[:200]
-        if not plain.strip("."):
-            plain = "_" * max(1, len(plain))
-        number, free = 1, plain
-        while f"{group}/{free}" in taken:
-            number += 1
-            free = f"{plain}_{number}"
-        taken.add(f"{group}/{free}")
-        yield f"{group}/{free}", value
+def _has_sections(value: Any) -> bool:
+    parts = value if isinstance(value, tuple) else (value,)
+    return any(isinstance(each, Section) for each in parts)
 
 
-def _dotted(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Plain nested values as dotted keys and texts; lists of plain values stay together."""
-    nested = isinstance(value, list) and any(isinstance(item, dict) for item in value)
-    if isinstance(value, dict) or nested:
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _dotted(item, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, value if isinstance(value, str) else json.dumps(value)
+def metric_name(tag: str) -> str:
+    """A name that MLflow takes: other characters than its own become `_` and their code."""
+    group, _, name = tag.partition("/")
+    plain = re.sub(r"[^A-Za-z0-9_. -]|^[.]", lambda found: f"_{ord(found[0]):x}", name)
+    return f"{group}/{plain[:200]}"

@@ -9,13 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from satray.config.train import LossOptions
-from satray.errors import InputError
-from satray.train.imbalance import (
-    class_weights,
-    label_notes,
-    repeat_factors,
-    repeat_notes,
-)
+from satray.train.imbalance import class_weights, repeat_factors
 
 LABELS = hnp.arrays(
     np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 5)), elements=st.integers(0, 1)
@@ -49,12 +43,6 @@ def test_balanced_weights_balance_what_comes_in_a_pass(labels, repeat):
             assert weight * positives == pytest.approx(min(negatives, 100 * positives))
 
 
-def test_repeats_lower_the_weight_of_what_they_repeat():
-    labels = table([1] + [0] * 15, [1] * 8 + [0] * 8)
-    (plain, _), (repeated, _) = (class_weights(BALANCED, labels, repeat) for repeat in (0.0, 0.25))
-    assert (plain, repeated) == (15.0, 7.5)  # the rare tile comes twice
-
-
 def test_repeat_factors_by_hand():
     # Shares 1/16, 1/4 and all; the threshold is 1/4.
     rare = [1] + [0] * 15
@@ -79,39 +67,3 @@ def test_nothing_rare_means_no_repeats():
     labels = table([1, 1, 0, 0])
     assert repeat_factors(labels, 0.0) is None
     assert repeat_factors(labels, 0.4) is None
-    assert "every tile comes once" in repeat_notes(labels, ("a",), 0.4)[0]
-    assert repeat_notes(labels, ("a",), 0.0) == ()
-
-
-def test_the_note_says_how_long_a_pass_is():
-    rare = [1] + [0] * 15
-    (line,) = repeat_notes(table(rare, [1] * 16, [0] * 16), ("ship", "sea", "none"), 0.25)
-    assert line == (
-        "repeat=0.25: a pass has 17 rows of 16 tiles; those of ship (6.25%) come 2.0 times"
-    )
-
-
-GOOD = table([0, 1, 0, 1], [1, 0, 1, 0])
-
-
-def test_good_labels_need_no_note():
-    assert label_notes(GOOD, GOOD, ("a", "b"), "map") == ()
-
-
-def test_constant_classes_are_named():
-    train = table([0, 1, 0, 1], [0, 0, 0, 0])
-    val = table([1, 1, 1], [1, 0, 1])
-    assert label_notes(train, val, ("a", "b"), "map") == (
-        "b: the same on every train tile, so cannot be learnt",
-        "a: the same on every validation tile, so cannot be judged",
-    )
-
-
-@pytest.mark.parametrize("labels", [table([1, 1], [0, 0]), table([0, 0], [0, 0])])
-def test_labels_all_alike_are_refused(labels):
-    with pytest.raises(InputError, match=r"2 tiles of split train are alike .*nothing to learn"):
-        label_notes(labels, GOOD, ("a", "b"), "map")
-    with pytest.raises(InputError, match=r"split val are alike .*best=map cannot be measured"):
-        label_notes(GOOD, labels, ("a", "b"), "map")
-    notes = label_notes(GOOD, labels, ("a", "b"), "loss")
-    assert notes == ("a, b: the same on every validation tile, so cannot be judged",)

@@ -1,7 +1,5 @@
 """Mean and deviation measured on a sample of real files, once a run."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -32,40 +30,22 @@ def the_setup(archive, folder, **changes):
     return set_up(make_recipe(archive, folder, **wanted), Storage())
 
 
-def all_values(setup):
-    part = setup.index.part("train").table.column("uri").to_pylist()
-    tiles = []
-    for uri in part:
-        data = Storage().read(uri)
-        if data == b"not an image":
-            continue
-        tiles.append(read_pixels(data, (0, 1, 2, 3), SIDE, SIDE, "uint16"))
-    return to_values(torch.from_numpy(np.stack(tiles)), setup.radiometry, setup.bands).numpy()
-
-
-def test_the_sample_is_the_split_where_it_is_small(archive, tmp_path):
+def test_it_is_that_of_the_split_and_measured_once_a_run(archive, tmp_path):
     setup = the_setup(archive, tmp_path)
     assert (setup.bands, setup.mean) == (("blue", "green", "red", "nir"), ())
-    with pytest.raises(ValueError, match="not measured yet"):
-        setup.preprocess()
     run, said = make_run(tmp_path / "out")
     found = measure.complete(setup, run)
-    values = all_values(setup)
+    files = map(Storage().read, setup.index.part("train").table.column("uri").to_pylist())
+    tiles = [read_pixels(f, (0, 1, 2, 3), SIDE, SIDE, "uint16") for f in files if len(f) > 99]
+    pixels = torch.from_numpy(np.stack(tiles))
+    values = to_values(pixels, setup.radiometry, setup.bands).numpy()
     np.testing.assert_allclose(found.mean, values.mean(axis=(0, 2, 3), dtype=float), rtol=1e-6)
     np.testing.assert_allclose(found.std, values.std(axis=(0, 2, 3), dtype=float), rtol=1e-5)
-    assert found.preprocess().radiometry == setup.radiometry
-    (line,) = said
-    assert "over 17 train tiles: blue" in line  # of 18, one is no image
-
-
-def test_it_is_measured_once_a_run(archive, tmp_path):
-    setup = the_setup(archive, tmp_path)
-    run, _ = make_run(tmp_path / "out")
-    first = measure.complete(setup, run)
+    assert "over 17 train tiles: blue" in said[0]  # of 18, one is no image
     for tile in archive.folder.glob("*.tif"):
         tile.unlink()
     again = measure.complete(setup, run)
-    assert (again.mean, again.std) == (first.mean, first.std)
+    assert (again.mean, again.std) == (found.mean, found.std)
     elsewhere, _ = make_run(tmp_path / "other")
     with pytest.raises(InputError, match="none of 18 train tiles could be read") as caught:
         measure.complete(setup, elsewhere)
@@ -81,22 +61,13 @@ def test_what_is_known_is_not_measured(archive, tmp_path):
     assert not said
 
 
-def test_a_large_split_is_sampled_evenly(monkeypatch):
-    monkeypatch.setattr(measure, "MOST", 4)
-    assert measure._spread(10).tolist() == [0, 2, 5, 7]
-    assert measure._spread(3).tolist() == [0, 1, 2]
-
-
-def test_training_sees_what_scoring_will(archive, tmp_path):
+@pytest.mark.parametrize("size", [SIDE, 16])
+def test_training_sees_what_scoring_will(archive, tmp_path, size):
+    """Whatever is resized on the way: 16 px of tiles of 24 px."""
     run, _ = make_run(tmp_path / "out")
-    setup = measure.complete(the_setup(archive, tmp_path), run)
-    assert setup.network().towers["rgb"].body.block1[0].weight.shape[1] == 3
+    setup = measure.complete(the_setup(archive, tmp_path, input={**INPUT, "size": size}), run)
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(3_000, 9_000, (4, 4, SIDE, SIDE)).astype(np.uint16))
-    still = Augment(SIDE, "none", "centre")
+    still = Augment(size, "none", "centre")
     trained = train_input(pixels, np.arange(4), 0, setup.preprocess(), still)
     assert torch.equal(trained, setup.preprocess()(pixels))
-    # whatever is resized on the way: 16 px of tiles of 24 px
-    small = replace(setup.preprocess(), size=16)
-    trained = train_input(pixels, np.arange(4), 0, small, Augment(16, "none", "centre"))
-    assert torch.equal(trained, small(pixels))

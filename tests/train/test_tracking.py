@@ -1,7 +1,6 @@
 """Where the history goes: a table, MLflow in one run over stops and restarts, TensorBoard."""
 
 import io
-import json
 import math
 import threading
 import time
@@ -83,7 +82,7 @@ def test_figures_by_class_are_columns_and_groups_again():
 
 
 def test_a_run_that_was_stopped_goes_on_in_the_same_mlflow_run(client, tmp_path):
-    run, said = make_run(tmp_path)
+    run, _ = make_run(tmp_path)
 
     def stopped():
         with tracking.follow(recipe(batch=16), run) as tracker:
@@ -113,41 +112,17 @@ def test_a_run_that_was_stopped_goes_on_in_the_same_mlflow_run(client, tmp_path)
     other, _ = make_run(tmp_path / "other")  # another folder is another run
     with tracking.follow(recipe(), other):
         assert mine(client, other)[0].info.run_id != found.info.run_id
-    run.storage.write(f"{other.state}/mlflow.json", json.dumps({"run_id": "0123"}).encode())
-    again, said = make_run(tmp_path / "other")
-    with tracking.follow(recipe(), again):
-        assert said == ["note: MLflow has no run 0123 any more; starting another"]
-
-
-def test_a_slow_server_keeps_nobody_waiting_and_knows_each_row_once(
-    client, server, tmp_path, monkeypatch
-):
-    run, _ = make_run(tmp_path)
-    freed = threading.Event()
-
-    def slow(*args, **options):
-        assert freed.wait(10)
-        server["take"](*args, **options)
-
-    with tracking.follow(recipe(), run) as tracker:
-        monkeypatch.setitem(server, "log_batch", slow)
-        for each in ROWS:
-            tracker.row(each)
-        assert logged(client, run) == []  # though all were taken
-        freed.set()
-        tracker.publish(ROWS)
-    assert logged(client, run) == LOSSES
-    assert [step for step, _ in logged(client, run, "run/times_seen")] == [100, 200, 300]
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_server_that_fails_for_a_while_has_every_row_once_in_the_end(
     client, server, tmp_path, monkeypatch, late
 ):
-    """It was away; or it took what it answered too late."""
-    failed = threading.Event()
+    """It was away, or took what it answered too late; nobody waits for it meanwhile."""
+    failed, freed = threading.Event(), threading.Event()
 
     def fails(*args, **options):
+        assert freed.wait(10)
         if late:
             server["take"](*args, **options)
         failed.set()
@@ -157,6 +132,8 @@ def test_a_server_that_fails_for_a_while_has_every_row_once_in_the_end(
     with tracking.follow(recipe(), run) as tracker:
         monkeypatch.setitem(server, "log_batch", fails)
         tracker.row(ROWS[0])
+        assert logged(client, run) == []
+        freed.set()
         assert failed.wait(10)
         time.sleep(0.002)  # another millisecond would be another entry
         if not late:
@@ -195,23 +172,15 @@ def test_mlflow_must_be_installed_and_know_its_server(monkeypatch):
 
 
 def test_class_names_become_metric_names_that_mlflow_takes(client):
-    """Each once, told apart, and as the server gives them back."""
-    from mlflow.exceptions import MlflowException
-
-    expected = {
-        "haze & fog": "haze _ fog", "été": "_t_", "ètè": "_t__2", "..": "__", "a/b": "a_b",
-        "a_b": "a_b_2", "x" * 300: "x" * 200, "été/../x": "_t__.._x", ".": "_", " ": " ",
-        "a:b": "a_b_3",
-    }  # fmt: skip
-    made = list(tracking.metric_names((f"ap/{name}", float(k)) for k, name in enumerate(expected)))
-    assert made[:7] == [(f"ap/{name}", k) for k, name in enumerate(list(expected.values())[:7])]
+    """Told apart, and as the server gives them back."""
+    classes = ("haze & fog", "été", "ètè", "..", "a/b", "a_b", "x" * 300, "été/../x", ".", "a:b")
+    made = {tracking.metric_name(f"ap/{name}"): float(k) for k, name in enumerate(classes)}
+    assert len(made) == len(classes)
+    assert "ap/haze _26 fog" in made
     run = client.create_run(client.create_experiment("names")).info.run_id
-    with pytest.raises(MlflowException):
-        client.log_metric(run, "ap/été/../x", 1.0)
-    for name, value in made:
+    for name, value in made.items():
         client.log_metric(run, name, value)
-    assert client.get_run(run).data.metrics == dict(made)
-    assert len(dict(made)) == len(expected)
+    assert client.get_run(run).data.metrics == made
 
 
 def events(folder):
