@@ -70,8 +70,9 @@ class Job(Generic[R, P]):
     dashboard: Callable[[R, P], bool] | None = None
     """Whether a Ray that is started for what was read has its dashboard, a dozen processes that
     give back the placement groups of drivers that died; None: never."""
-    early: Callable[[R, P, Run], Outcome | None] | None = None
-    """What comes before Ray is started; an outcome ends the job there."""
+    early: Callable[[R, P, Run], Outcome | P | None] | None = None
+    """What comes before Ray is started; an outcome ends the job there, and anything else is what
+    `work` is given in place of what was read."""
 
 
 def main(job: Job[R, P], arguments: Sequence[str] | None = None) -> int:
@@ -119,10 +120,12 @@ def perform(
         session: what to enter for the work (a Ray, say), once it is known that there is any.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    outcome = job.early(recipe, prepared, run) if job.early is not None else None
-    if outcome is None:
+    first = job.early(recipe, prepared, run) if job.early is not None else None
+    if isinstance(first, Outcome):
+        outcome = first
+    else:
         with session or contextlib.nullcontext():
-            outcome = job.work(recipe, prepared, run)
+            outcome = job.work(recipe, first or prepared, run)
     run.begin_writing()
     run.seconds["total"] = time.perf_counter() - clock
     record = RunRecord(

@@ -164,8 +164,8 @@ def work(recipe: ScoreRecipe, found: Tiles | Scenes, run: Run) -> Outcome:
     )
 
 
-def early(recipe: ScoreRecipe, found: Tiles | Scenes, run: Run) -> Outcome | None:
-    """What comes before Ray: of a schedule, to see that there is nothing new."""
+def early(recipe: ScoreRecipe, found: Tiles | Scenes, run: Run) -> Outcome | Scenes | None:
+    """What comes before Ray: of a schedule, to see what is new, and whether anything is."""
     if not (recipe.only_new and isinstance(found, Scenes)):
         return None
     from satray.scoring.maps import scheduled

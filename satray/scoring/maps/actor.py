@@ -112,8 +112,7 @@ class Work:
             if claim is None:
                 return {**report, "elsewhere": True}
             if claim.committed is not None:  # this process's forerunner died after its commit
-                ledger.tell(claim.key, claim.committed["digest"])
-                return {**report, "result": SceneResult.from_tree(claim.committed["result"])}
+                return {**report, "result": SceneResult.from_tree(claim.committed)}
         try:
             report["result"] = self._unit(job, unit, report, claim)
         except TakenOverError as error:

@@ -69,11 +69,10 @@ class Delivery:
         """Make what was delivered the scene's.
 
         Raises:
-            TakenOverError: another run was first, or writes to the same names.
+            TakenOverError: another run was first.
         """
         assert self.ledger is not None
-        digest = self.ledger.settle(claim, result.products)
-        if digest is None or not self.ledger.commit(claim, digest, asdict(result)):
+        if not self.ledger.commit(claim, asdict(result)):
             raise TakenOverError("another run has taken it over")
 
     def _put(self, file: MadeFile, claim: Claim | None) -> Product:

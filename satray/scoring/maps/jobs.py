@@ -43,7 +43,7 @@ class SceneJob:
     """How far its values lie from the training's; None where nobody looked."""
     notes: tuple[str, ...] = ()
     """What a reader must know: drift, no georeference."""
-    task: Task[SceneRef] | None = None
+    task: Task | None = None
     """Of a run of a schedule: what is to be claimed when the scoring begins."""
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from satray.config.score import ScoreRecipe
 from satray.errors import DecodeError, InputError
 from satray.models.spec import bundle_digest, read_spec
-from satray.scoring.ledger import Ledger, config_of
+from satray.runs.run import Run
+from satray.scoring.ledger import Ledger, Pass
 from satray.scoring.maps.settings import Settings, settings_of
 from satray.scoring.over_tiles import D4_SAID
 from satray.scoring.reading import MisfitError
@@ -46,9 +47,11 @@ class Scenes:
     spec: "BundleSpec"
     """The bundle's description."""
     found: Found
-    """The scenes; of a schedule as they were at first."""
+    """The scenes."""
     digests: dict[str, str]
     """Of the bundle and, but for a schedule, of the scenes."""
+    by: Pass | None = None
+    """Of a schedule: what is to be done with each."""
 
 
 def read(recipe: ScoreRecipe, storage: Storage) -> Scenes:
@@ -142,27 +145,14 @@ def scenes_of(recipe: ScoreRecipe, spec: "BundleSpec", storage: Storage) -> Foun
     )
 
 
-def ledger_of(
-    recipe: ScoreRecipe, spec: "BundleSpec", model_id: str, run_id: str, out: str, storage: Storage
-) -> Ledger:
-    """The ledger of a schedule's output."""
+def ledger_of(recipe: ScoreRecipe, scenes: Scenes, run: Run) -> Ledger:
+    """The ledger of a schedule's output, as a run of it uses it."""
     kept = {name: value for name, value in recipe.identity().items() if name not in APART}
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
-    towers = [f"__{tower.name}" for tower in spec.variant.towers]
-    parts = towers if len(towers) > 1 else [""]
-    maps = [f"{folder}/{{scene}}{part}.tif" for folder in ("cam", "argmax") for part in parts]
-    points = [f"detections/{{scene}}.{ending}" for ending in ("gpkg", "parquet", "geojson")]
-    others = ["items/{scene}.json", "quicklooks/{scene}.png", "tables/{scene}.parquet"]
-    return Ledger(
-        storage,
-        out,
-        config_of(model_id, digest),
-        run_id,
-        model_id,
-        (*maps, *points, *others),
-        recipe.schedule.lease,
-        recipe.schedule.max_attempts,
-    )
+    settings = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+    model_id = scenes.digests["bundle"][:12]
+    config = hashlib.sha256(f"{model_id}\0{settings}".encode()).hexdigest()[:12]
+    lease, most = recipe.schedule.lease, recipe.schedule.max_attempts
+    return Ledger(run.storage, run.out, config, run.run_id, model_id, lease, most)
 
 
 def _try(

@@ -6,207 +6,151 @@ and of those that a run before it finished and was cut short before it could wri
 A run that finds nothing to do leaves nothing behind. A scene is claimed when its scoring begins.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+import json
+from dataclasses import replace
+from datetime import datetime
 
 from satray.config.score import ScoreRecipe
+from satray.errors import InputError
 from satray.runs.run import Outcome, Run
-from satray.scoring.ledger import (
-    Claim,
-    Heartbeat,
-    Ledger,
-    Pass,
-    Task,
-    View,
-    changed,
-    list_finals,
-    plan_pass,
-    recover,
-    unneeded,
-)
+from satray.scoring.ledger import OLD, Ledger, Pass, plan_pass, signs_of_life
 from satray.scoring.maps import closing
 from satray.scoring.maps.crew import Crew
 from satray.scoring.maps.job import layout_of, outcome_of
 from satray.scoring.maps.jobs import SceneResult, failed
-from satray.scoring.maps.look import Prepared, Scenes, ledger_of, prepare, scenes_of
+from satray.scoring.maps.look import Prepared, Scenes, ledger_of, prepare
 from satray.scoring.products import names
-from satray.scoring.scenes.find import Found
-from satray.scoring.scenes.scene import SceneRef
 from satray.storage import join
 
-if TYPE_CHECKING:  # it imports torch
-    from satray.models.spec import BundleSpec
 
-OLD = timedelta(days=7)
-"""Age from which on what another run left in `state/`, its log included, is removed."""
+def early(recipe: ScoreRecipe, scenes: Scenes, run: Run) -> Outcome | Scenes:
+    """Look what is to be done, before Ray: where there is nothing to score or to tell, all of it.
 
-
-@dataclass(frozen=True)
-class Sorted:
-    """Scenes by what is to be done."""
-
-    ledger: Ledger
-    """The ledger."""
-    view: View
-    """It, as it was when the scenes were looked at."""
-    found: Found
-    """The scenes."""
-    by: Pass[SceneRef]
-    """What is to be done with each."""
-
-    def lines(self) -> list[str]:
-        """What is to be done, for the person."""
-        by = self.by
-        parts = [
-            f"{len(by.todo):,} to score",
-            f"{len(by.done):,} done",
-            f"{len(by.held):,} in work elsewhere",
-            f"{len(by.growing):,} left for the next time",
-            f"{len(by.failed):,} given up",
-        ]
-        told = ", ".join(part for part in parts if not part.startswith("0 ")) or "none yet"
-        lines = [f"scenes: {told}"]
-        lines += [f"  {scene}: {why}" for scene, why in list(by.growing.items())[:3]]
-        reasons = self.ledger.reasons(dict(list(by.failed.items())[:3]))
-        lines += [f"  {key.scene}: given up: {why}" for key, why in reasons.items()]
-        if by.failed:
-            lines.append(f"  what is given up is tried again without {self.ledger.root}/SCENE")
-        none = self.found.failures
-        return lines + [f"  {one.scene}: no scene: {one.error}" for one in none[:3]]
-
-    def judged(self, outcome: Outcome, budget: float) -> Outcome:
-        """An outcome whose status knows of what is given up, if that is the larger share."""
-        by = self.by
-        groups = (by.todo, by.done, by.held, by.failed, by.growing)
-        every, given_up = sum(len(group) for group in groups), len(by.failed)
-        if given_up * max(1, outcome.attempted) <= outcome.failed * max(1, every):
-            return outcome
-        return replace(outcome, attempted=every, failed=given_up, error_budget=budget)
-
-
-def early(recipe: ScoreRecipe, scenes: Scenes, run: Run) -> Outcome | None:
-    """What comes before Ray: where there is nothing to score or to tell, the whole run."""
+    The ledger is listed once a pass, here.
+    """
     with run.activity("looking"):
-        spec, model_id = scenes.spec, scenes.digests["bundle"][:12]
-        ledger = ledger_of(recipe, spec, model_id, run.run_id, run.out, run.storage)
-        now = _sort(recipe, run, spec, ledger)
-    if now.by.todo or now.by.doubtful or now.by.untold:
-        return None
-    for name in unneeded(now.view):
-        ledger.close(name)
-    return _idle(now, recipe, [*now.lines(), "nothing to score"])
+        ledger = ledger_of(recipe, scenes, run)
+        settle = recipe.schedule.settle
+        by = plan_pass(scenes.found.scenes, ledger.look(), ledger, settle=settle)
+        _clear(run, ledger, by)
+        lines = _lines(by, ledger, scenes)
+    if by.todo or by.untold:
+        for line in lines:
+            run.say(line)
+        return replace(scenes, by=by)
+    ledger.close()
+    idle = Outcome({"scenes": 0, "failed": 0}, summary=(*lines, "nothing to score"), idle=True)
+    return _judged(by, idle, recipe.error_budget)
 
 
 def work(recipe: ScoreRecipe, scenes: Scenes, run: Run) -> Outcome:
-    """Score the new scenes."""
-    with run.activity("preparing"):
-        ready = prepare(recipe, run.storage)
-    with run.activity("looking"):
-        model_id = ready.bundle.model_id
-        spec = scenes.spec
-        ledger = ledger_of(recipe, spec, model_id, run.run_id, run.out, run.storage)
-        now = _sort(recipe, run, spec, ledger, scenes.found.scenes)
-    for line in now.lines():
-        run.say(line)
-    heart = Heartbeat(ledger)
-    heart.begin()
-    try:
-        outcome = _score(recipe, run, ready, now)
-        heart.check()
-    except BaseException:
-        heart.give_up()
-        raise
+    """Score the new scenes.
+
+    Raises:
+        InputError: the bundle was replaced since it was looked at.
+    """
+    ledger = ledger_of(recipe, scenes, run)
+    with signs_of_life(ledger):
+        with run.activity("preparing"):
+            ready = prepare(recipe, run.storage)
+        if ready.bundle.model_id != ledger.model_id:
+            raise InputError(f"bundle={recipe.bundle}: changed while the job was running; rerun")
+        outcome = _score(recipe, scenes, run, ready, ledger)
     if outcome.idle:
-        heart.close()
-    run.after_record = heart.close
+        ledger.close()
+    run.after_record = ledger.close
     return outcome
 
 
-def _score(recipe: ScoreRecipe, run: Run, ready: Prepared, now: Sorted) -> Outcome:
-    """Recover what runs before left half done, score what is to be scored, write the tables."""
-    ledger, by = now.ledger, now.by
-    with run.activity("recovering"):
-        found = recover(ledger, by.doubtful)
-        _clear(run, now)
-    if found.again:
-        run.say(f"{len(found.again):,} scenes are scored again: files are missing or changed")
-    if found.adopted:
-        run.say(f"{len(found.adopted):,} scenes were finished by runs that were cut short")
-    tasks = [*by.todo, *found.again]
+def _score(
+    recipe: ScoreRecipe, scenes: Scenes, run: Run, ready: Prepared, ledger: Ledger
+) -> Outcome:
+    """Score what is to be scored, take in what cut runs came to, and write the tables."""
+    by = scenes.by
+    assert by is not None
     crew = Crew(run, recipe, ready, ledger)
-    jobs, bad = crew.survey([(number, task.seen) for number, task in enumerate(tasks)])
-    results = [one for one in bad if _failed(ledger, tasks[one.number], one)]
-    results += crew.score([replace(job, task=tasks[job.number]) for job in jobs])
-    taken = len(tasks) - len(results)
-    said = [f"{taken:,} scenes are in work elsewhere"] if taken else []
-    number = len(tasks)
-    for _, tree in found.adopted:
-        results.append(replace(SceneResult.from_tree(tree), number=(number := number + 1)))
-    for seen, why in [*found.broken, *_given_up(now)]:
-        results.append(failed(number := number + 1, seen, "score", why))
+    jobs, bad = crew.survey([(number, task.seen) for number, task in enumerate(by.todo)])
+    results = []
+    for one in bad:
+        task = by.todo[one.number]
+        claim = ledger.claim(task.key, task.history, task.looked)
+        if claim is not None:
+            ledger.fail(claim, f"{one.stage}: {one.error}", retryable=one.retryable)
+            results.append(one)
+    results += crew.score([replace(job, task=by.todo[job.number]) for job in jobs])
+    elsewhere = len(by.todo) - len(results)
+    said = (f"{elsewhere:,} scenes are in work elsewhere",) if elsewhere else ()
+    with run.activity("recovering"):
+        told = _adopted(by, ledger)
+    adopted = sum(one.status == "done" for one in told)
+    if adopted:
+        run.say(f"{adopted:,} scenes were finished by runs that were cut short")
+    results += told
     if not results:
-        return _idle(now, recipe, [*said, "nothing to score"])
+        idle = Outcome({"scenes": 0, "failed": 0}, summary=(*said, "nothing to score"), idle=True)
+        return _judged(by, idle, recipe.error_budget)
     closing.close(run, results, layout_of(ready, run), recipe.bundle, single=True)
     outcome = outcome_of(results, recipe, ready)
-    counts = {**outcome.counts, "again": len(found.again), "adopted": len(found.adopted)}
+    counts = {**outcome.counts, "adopted": adopted}
     outcome = replace(outcome, counts=counts, summary=(*outcome.summary, *said))
-    return now.judged(outcome, recipe.error_budget)
+    return _judged(by, outcome, recipe.error_budget)
 
 
-def _failed(ledger: Ledger, task: Task[SceneRef], result: SceneResult) -> bool:
-    """Record that a scene cannot even be opened; tells whether it was this run's to say so."""
-    claim = ledger.claim(task.key, task.history, task.looked)
-    if claim is not None:
-        reason = f"{result.stage}: {result.error}"
-        ledger.fail(claim, reason, retryable=result.retryable)
-    return claim is not None
+def _adopted(by: Pass, ledger: Ledger) -> list[SceneResult]:
+    """What scenes came to that are in no run's tables, and from now on are in this one's."""
+    results = []
+    for number, (seen, key, last) in enumerate(by.untold, len(by.todo)):
+        content = ledger.adopt(key, last)
+        if content is None:
+            continue
+        if last.kind == "done":
+            data, place = json.dumps(content.get("result")).encode(), join(ledger.root, key.path)
+            results.append(replace(SceneResult.from_json(data, place), number=number))
+        else:
+            results.append(failed(number, seen, "score", f"given up: {content.get('reason')}"))
+    return results
 
 
-def _given_up(now: Sorted) -> list[tuple[SceneRef, str]]:
-    """Scenes that were given up and are in no run's tables yet, and why; from now on they are."""
-    ledger, ends = now.ledger, {key: now.by.failed[key] for _, key in now.by.untold}
-    reasons = ledger.reasons(ends)
-    for key, why in reasons.items():
-        ledger.fail(Claim(key, ends[key].number, now.view.now), why, retryable=True)
-    return [(seen, f"given up: {reasons[key]}") for seen, key in now.by.untold]
+def _lines(by: Pass, ledger: Ledger, scenes: Scenes) -> list[str]:
+    """What is to be done, for the person."""
+    parts = [
+        f"{len(by.todo):,} to score",
+        f"{len(by.done):,} done",
+        f"{len(by.held):,} in work elsewhere",
+        f"{len(by.growing):,} left for the next time",
+        f"{len(by.failed):,} given up",
+    ]
+    counts = ", ".join(part for part in parts if not part.startswith("0 ")) or "none yet"
+    lines = [f"scenes: {counts}"]
+    lines += [f"  {scene}: {why}" for scene, why in list(by.growing.items())[:3]]
+    for key, last in list(by.failed.items())[:3]:
+        lines.append(f"  {key.scene}: given up: {ledger.reason(key, last)}")
+    if by.failed:
+        lines.append(f"  what is given up is tried again without {ledger.root}/SCENE")
+    return lines + [f"  {one.scene}: no scene: {one.error}" for one in scenes.found.failures[:3]]
 
 
-def _idle(now: Sorted, recipe: ScoreRecipe, said: Sequence[str]) -> Outcome:
-    counts = {"scenes": 0, "failed": 0}
-    return now.judged(Outcome(counts, summary=tuple(said), idle=True), recipe.error_budget)
+def _judged(by: Pass, outcome: Outcome, budget: float) -> Outcome:
+    """An outcome whose status knows of what is given up, if that is the larger share."""
+    groups = (by.todo, by.done, by.held, by.failed, by.growing)
+    every, given_up = sum(len(group) for group in groups), len(by.failed)
+    if given_up * max(1, outcome.attempted) <= outcome.failed * max(1, every):
+        return outcome
+    return replace(outcome, attempted=every, failed=given_up, error_budget=budget)
 
 
-def _sort(
-    recipe: ScoreRecipe,
-    run: Run,
-    spec: "BundleSpec",
-    ledger: Ledger,
-    before: Sequence[SceneRef] = (),
-) -> Sorted:
-    """Look at the ledger, then at the scenes, so that of two schedules the late one yields."""
-    view = ledger.look()
-    finals = list_finals(ledger)
-    found = scenes_of(recipe, spec, run.storage)
-    settle = recipe.schedule.settle
-    differ = changed(before, found.scenes)
-    by = plan_pass(found.scenes, view, ledger, finals, settle=settle, changing=differ)
-    return Sorted(ledger, view, found, by)
-
-
-def _clear(run: Run, now: Sorted) -> None:
+def _clear(run: Run, ledger: Ledger, by: Pass) -> None:
     """Remove what runs left: at once tables without a record, later what they were at."""
-    for name in now.view.cut:
+    for name in by.view.cut:
         tables = [f"runs/{name}.{kind}.parquet" for kind in ("scenes", "failures")]
         for path in (names.predictions_name(name), names.page_name(name), *tables):
             run.storage.delete(run.uri(path))
-    for name in unneeded(now.view):
-        now.ledger.close(name)
+    for name in by.view.over:
+        ledger.close(name)
     newest: dict[str, datetime] = {}
     for entry in run.storage.list(join(run.out, "state")):
         name = entry.key.partition("/")[0]
         newest[name] = max(entry.modified, newest.get(name, entry.modified))
     for name, modified in newest.items():
-        if name != run.run_id and now.view.now - modified > OLD:
+        if name != run.run_id and by.view.now - modified > OLD:
             run.storage.delete(join(run.out, "state", name))

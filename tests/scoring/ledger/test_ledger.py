@@ -1,34 +1,39 @@
-"""Claims, signs of life, commits and their tables over a store in memory."""
+"""Claims, signs of life, commits and passes over a store in memory."""
 
 import json
 import pickle
 import threading
-from dataclasses import replace
+from datetime import timedelta
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from scoring.ledger.ledger_material import (
     CONFIG,
     OUT,
+    START,
+    MemoryStore,
     Scene,
     deliver,
     do_pass,
+    final_paths,
     make_ledger,
     owner_of,
     plan,
     products,
     take,
 )
-from scoring.ledger.memory_store import MemoryStore
 
-from satray.errors import InputError, SatrayError
-from satray.scoring.ledger import Claim, Heartbeat, Ledger, key_of, recover
-from satray.scoring.ledger.marks import NOTHING, unended
-from satray.storage import Storage
+from satray.errors import SatrayError
+from satray.scoring.ledger import Ledger, histories, key_of, signs_of_life
+from satray.scoring.products.names import encoded
+from satray.scoring.safe import safe_part
+from satray.storage import Entry, Storage
 
 SCENE = Scene("a/b ü.tif", "etag")
-KEY = key_of(SCENE.scene, SCENE.etag, CONFIG)
-FOLDER = f"{OUT}/ledger/a%2Fb%20%C3%BC.tif/etag.{CONFIG}"
-CAM, ITEM = f"{OUT}/cam/a/b%20%C3%BC.tif.tif", f"{OUT}/items/a/b%20%C3%BC.tif.json"
+KEY = key_of(SCENE.scene, SCENE.etag, CONFIG, {})
+FOLDER = f"{OUT}/ledger/a%2Fb%20%C3%BC.tif/0001-etag.{CONFIG}"
+CAM, ITEM = (f"{OUT}/{path}" for path in final_paths(SCENE.scene))
 
 
 @pytest.fixture
@@ -36,44 +41,175 @@ def store():
     return MemoryStore()
 
 
-@pytest.fixture
-def ledger(store):
-    return make_ledger(store)
+def marks_of(names):
+    """Marks by their names, each with the second of its making; `left` is no file's."""
+    entries = [
+        Entry("", f"s/0001-v/{name}", 0, "", START + timedelta(seconds=second))
+        for name, second in names
+    ]
+    return histories(entries).get("s", {}).get("0001-v", ())
 
 
-def state(ledger, key=KEY):
-    view = ledger.look()
-    return ledger.judge(view.history(key.scene), key.version, view.now)
+CLAIM, FAILED = ("0001", 0), ("0001.failed", 5)
+THREE = (CLAIM, FAILED, ("0002", 10), ("0003", 200))
 
 
-def test_one_owner_of_an_attempt(ledger, store):
-    claim = take(ledger, SCENE)
-    assert claim.attempt == 1
-    other = make_ledger(store)
-    assert other.claim(KEY, NOTHING, store.clock) is None  # who looked before
-    assert take(other, SCENE) is None
-    told = json.loads(store.objects[f"{FOLDER}/0001"][0])
-    assert (told["run_id"], told["scene"]) == (ledger.run_id, SCENE.scene)
-    assert {"host", "pid", "model_id"} <= set(told)
-
-
-def test_processes_of_a_run_share_its_claim(ledger, store):
-    (task,) = plan(ledger, [SCENE]).todo
-    ledger.beat()
-    first, again = (ledger.claim(task.key, task.history, task.looked) for _ in range(2))
-    assert first == again
-    assert deliver(ledger, first)
-    late = ledger.claim(task.key, task.history, task.looked)  # one that died after the commit
-    assert late.committed["result"]["scene"] == SCENE.scene
-    assert make_ledger(store).claim(task.key, task.history, task.looked) is None
+@pytest.mark.parametrize(
+    ("names", "now", "status", "attempts"),
+    [
+        ((), 0, "open", 0),
+        ((CLAIM,), 99, "claimed", 1),
+        ((CLAIM,), 100, "open", 1),
+        ((CLAIM, ("0002", 200)), 250, "claimed", 2),
+        ((CLAIM, FAILED), 6, "open", 1),
+        ((CLAIM, ("0001.final", 5)), 6, "given up", 1),
+        ((CLAIM, ("0002", 200), ("done", 210)), 999, "done", 2),
+        (THREE, 250, "claimed", 3),  # the last one may still make it
+        (THREE, 300, "given up", 3),
+        ((*THREE, ("0003.failed", 210)), 211, "given up", 3),
+        ((*THREE, ("0001.released", 1)), 300, "open", 3),
+        ((*THREE, ("0002.left", 1)), 300, "open", 3),
+        ((CLAIM, ("0001.released", 1)), 2, "open", 1),  # at once
+        ((CLAIM, ("0002", 200), ("0001.final", 205)), 210, "claimed", 2),  # of an earlier attempt
+        ((CLAIM, ("0001.failed.2", 7), FAILED), 8, "open", 1),
+        ((("1", 0), ("0001.", 0), ("done.x", 0), ("README", 0), ("٠٠٠١", 0)), 0, "open", 0),
+    ],
+)
+def test_states(store, names, now, status, attempts):
     ledger = make_ledger(store)
+    assert ledger.judge(marks_of(names), START + timedelta(seconds=now)) == (status, attempts)
+
+
+NAMES = st.sampled_from(
+    [f"000{n}{end}" for n in (1, 2, 3) for end in ("", ".failed", ".final", ".released", ".left")]
+    + ["done", "done.2", "0003.failed.2"]
+)
+MARKS = st.lists(st.tuples(NAMES, st.integers(0, 500)), unique_by=lambda one: one[0])
+
+
+@given(MARKS, st.integers(0, 1000), st.integers(0, 1000), st.randoms())
+def test_what_states_promise(names, now, later, random):
+    ledger, marks = make_ledger(MemoryStore()), marks_of(names)
+    first, then = START + timedelta(seconds=now), START + timedelta(seconds=now + later)
+    before = ledger.judge(marks, first)
+    shuffled = tuple(random.sample(marks, len(marks)))
+    assert ledger.judge(shuffled, first) == before
+    after = ledger.judge(marks, then)
+    assert before.attempts == after.attempts
+    assert before.status != "open" or after.status == "open"  # while nobody acts
+    assert ledger.judge((*marks, *marks_of([("done", 0)])), first).status == "done"
+    if before.status == "open" and before.attempts:
+        last = [mark for mark in marks if mark.number == before.attempts]
+        ended = any(mark.kind != "claim" for mark in last)
+        assert ended or all(first - mark.modified >= timedelta(seconds=100) for mark in last)
+        free = {mark.number for mark in marks if mark.kind in ("released", "left")}
+        assert before.attempts - len(free) < 3
+
+
+@given(st.lists(st.text(st.characters()), unique=True, min_size=2, max_size=2))
+@example(["", "."])
+@example(["", ".."])
+@example(["", "%2E%2E"])
+def test_any_scene_has_a_folder_of_its_own(texts):
+    for text in (*texts, *("x" * 300 + text for text in texts)):
+        part = safe_part(text)
+        assert part.isascii()
+        assert 0 < len(part) <= 180
+        assert "/" not in part
+        assert not part.startswith(".")
+        assert encoded(text.replace("/", "")) == safe_part(text.replace("/", ""))
+    first, second = texts
+    assert safe_part(first) != safe_part(second)
+    assert safe_part("x" * 300 + first) != safe_part("x" * 300 + second)
+
+
+@pytest.mark.parametrize("scene", ["..", "../../etc/passwd", ".x/y", "a//b", "", "a\0b", "ü é"])
+def test_hostile_scenes_stay_in_their_folder(scene):
+    parts = key_of(scene, 'W/"weak/../etag"', CONFIG, {}).path.split("/")
+    assert len(parts) == 2
+    assert not any(part.startswith(".") for part in parts)
+
+
+def test_strangers_in_the_folder_are_passed_over():
+    keys = ["README", "a/x", "a/0001-v/0001", "a/0001-v/notes.txt", "a/v/0001", "b/0001-v/done"]
+    keys += ["a/0001-v/deeper/0001", "runs/abc"]
+    found = histories(Entry(key, key, 0, "e", START) for key in keys)
+    assert {scene: set(one) for scene, one in found.items()} == {"a": {"0001-v"}, "b": {"0001-v"}}
+    assert [mark.name for mark in found["a"]["0001-v"]] == ["0001"]
+
+
+def test_ten_thousand_done_scenes_take_one_listing(store):
+    ledger = make_ledger(store)
+    scenes = [Scene(f"scene-{number:05}.tif") for number in range(10_000)]
+    for scene in scenes:
+        folder = f"{ledger.root}/{key_of(scene.scene, scene.etag, CONFIG, {}).path}"
+        store.objects |= {f"{folder}/{name}": (b"{}", store.clock) for name in ("0001", "done")}
+    found = plan(ledger, scenes)
+    assert len(found.done) == 10_000
+    assert found.todo == found.untold == ()
+    sign = f"{OUT}/ledger/runs/{ledger.run_id}"
+    assert store.requests == [("write", sign), ("head", sign), ("list", f"{OUT}/ledger")]
+
+
+def test_each_scene_is_sorted_once(store):
+    ends = {"f.tif": "failed", "x.tif": "final", "r.tif": "released"}
+    made = [Scene(name) for name in ("d.tif", *ends)]
+    do_pass(make_ledger(store), made, outcome=lambda claim: ends.get(claim.key.scene, "done"))
+    held = take(make_ledger(store), Scene("h.tif")).key
+    young = Scene("y.tif", modified=store.clock - timedelta(seconds=30))
+    scenes = [*made, Scene("h.tif"), Scene("n.tif"), young]
+    found = plan(make_ledger(store), scenes, settle=60)
+    assert [task.seen.scene for task in found.todo] == ["f.tif", "r.tif", "n.tif"]
+    assert [key.scene for key in found.done] == ["d.tif"]
+    assert found.held == (held,)
+    assert [key.scene for key in found.failed] == ["x.tif"]
+    assert dict(found.growing) == {"y.tif": "changed 30 s ago, less than settle=60 s"}
+    assert not found.untold  # the run that failed has it in its tables
+
+
+@pytest.mark.parametrize(
+    ("age", "settle", "young"),
+    [
+        (0, 60, True), (59.9, 60, True), (60, 60, False), (0, 0, False),
+        (-5, 60, True),  # the source's clock is ahead of the output's
+        (-61, 60, False), (-1e8, 60, False),  # a time in the future tells nothing
+    ],
+)  # fmt: skip
+def test_a_scene_settles(store, age, settle, young):
+    scene = Scene("a.tif", modified=START - timedelta(seconds=age))
+    assert bool(plan(make_ledger(store), [scene], settle=settle).growing) == young
+
+
+@given(st.lists(st.integers(0, 30), unique=True), st.lists(st.integers(0, 30), unique=True))
+def test_what_was_scored_is_not_scored_again(first, second):
+    store = MemoryStore()
+    scored = do_pass(make_ledger(store), [Scene(str(number)) for number in first])
+    assert [claim.key.scene for claim in scored] == [str(number) for number in first]
+    more = do_pass(make_ledger(store), [Scene(str(number)) for number in second])
+    assert [claim.key.scene for claim in more] == [str(n) for n in second if n not in first]
+
+
+def test_one_owner_of_an_attempt_and_its_processes_share_it(store):
+    ledger, other = make_ledger(store), make_ledger(store)
+    (task,) = plan(ledger, [SCENE]).todo
+    (late,) = plan(other, [SCENE]).todo
+    first, again = (ledger.claim(task.key, task.history, task.looked) for _ in range(2))
+    assert first == again == pickle.loads(pickle.dumps(first))
+    assert other.claim(late.key, late.history, late.looked) is None  # who looked before
+    assert take(other, SCENE) is None
+    content = json.loads(store.objects[f"{FOLDER}/0001"][0])
+    assert (content["run_id"], content["scene"]) == (ledger.run_id, SCENE.scene)
+    assert deliver(ledger, first)
+    dead = ledger.claim(task.key, task.history, task.looked)  # one that died after the commit
+    assert dead.committed["scene"] == SCENE.scene
+    assert other.claim(late.key, late.history, late.looked) is None
     (task,) = plan(ledger, [Scene("c")]).todo
     ledger.fail(take(ledger, Scene("c")), "bad", retryable=True)
     assert ledger.claim(task.key, task.history, task.looked) is None  # not twice in one run
 
 
-def test_a_silent_owner_is_followed_and_counted(store):
-    runs = [make_ledger(store) for _ in range(5)]
+def test_a_silent_owner_is_followed_and_its_attempts_count(store):
+    runs = [make_ledger(store) for _ in range(4)]
     first = take(runs[0], SCENE)
     store.pass_time(50)
     runs[0].beat()
@@ -85,14 +221,13 @@ def test_a_silent_owner_is_followed_and_counted(store):
     store.pass_time(100)
     assert take(runs[2], SCENE).attempt == 3
     store.pass_time(100)
-    assert state(runs[3]).final
     found = plan(runs[3], [SCENE])
-    assert not found.todo
-    assert found.untold == ((SCENE, KEY),)
     why = "no sign of life from its owner for 100 s, attempt 3"
-    assert runs[3].reasons(found.failed) == {KEY: why}
-    do_pass(runs[3], [SCENE])
-    assert not plan(runs[4], [SCENE]).untold
+    assert [runs[3].reason(key, last) for key, last in found.failed.items()] == [why]
+    ((_, key, last),) = found.untold
+    assert runs[3].adopt(key, last)["reason"] == why
+    assert runs[2].adopt(key, last) is None
+    assert not plan(runs[3], [SCENE]).untold
 
 
 @pytest.mark.parametrize("end", ["empty", "none"])
@@ -103,221 +238,144 @@ def test_a_run_that_says_that_it_ends_costs_no_attempt(store, end):
         ledger.beat(b"") if end == "empty" else ledger.close()
 
 
-def test_an_owner_that_comes_back_before_the_takeover_keeps_its_claim(ledger, store):
-    first, other = take(ledger, SCENE), make_ledger(store)
+def test_an_owner_that_comes_back_before_the_takeover_keeps_its_claim(store):
+    ledger, other = make_ledger(store), make_ledger(store)
+    first = take(ledger, SCENE)
     store.pass_time(150)
-    view = other.look()
-    history = view.history(SCENE.scene)
-    assert other.judge(history, KEY.version, view.now).status == "expired"
+    (task,) = plan(other, [SCENE]).todo
     ledger.beat()
-    assert other.claim(KEY, history, view.now) is None
+    assert other.claim(task.key, task.history, task.looked) is None
     assert ledger.stands(first)
 
 
-def test_failures_are_told(ledger, store):
-    ledger.fail(take(ledger, SCENE), "the store\nwas down", retryable=True)
+def test_failures_are_told(store):
     ledger = make_ledger(store)
+    ledger.fail(take(ledger, SCENE), "the store\nwas down", retryable=True)
     second = take(ledger, SCENE)
     assert second.attempt == 2
     ledger.fail(second, "no band of this name", retryable=False)
-    assert take(make_ledger(store), SCENE) is None
-    found = plan(ledger, [SCENE])
-    assert ledger.reasons(found.failed) == {KEY: "no band of this name"}
-    assert not found.untold
     assert not ledger.stands(second)
+    found = plan(make_ledger(store), [SCENE])
+    assert found.todo == found.untold == ()
+    assert ledger.reason(KEY, found.failed[KEY]) == "no band of this name"
 
 
 def test_an_old_view_does_not_take_up_an_older_version(store):
     late, old = make_ledger(store), make_ledger(store)
-    view = old.look()  # all within one second of the store's clock
-    assert take(late, Scene(SCENE.scene, "newer")) is not None
-    old.beat()
-    assert old.claim(KEY, view.history(SCENE.scene), view.now) is None
-    assert state(old).status == "expired"  # given back
-    assert take(make_ledger(store), SCENE) is not None  # that is what the provider has now
+    (task,) = plan(old, [SCENE]).todo
+    newer = Scene(SCENE.scene, "newer")
+    claim = take(late, newer)
+    assert old.claim(task.key, task.history, task.looked) is None
+    assert late.stands(claim)  # as the other gave its own back
+    assert deliver(late, claim)
+    assert plan(old, [newer]).done
 
 
-def test_the_clock_is_the_stores(ledger, store):
-    store.pass_time(12.9)  # stores tell whole seconds
-    assert ledger.now() == store.clock.replace(microsecond=0)
-    assert ledger.look().scenes == {}  # and its file is no entry
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"lease": 0}, {"max_attempts": 0}, {"config": "../x"}, {"run_id": "a-b"}]
-)
-def test_ledgers_that_cannot_work(store, wrong):
-    with pytest.raises(ValueError, match="wanted"):
-        make_ledger(store, **wrong)
-
-
-def test_it_travels(ledger):
-    given = Ledger(Storage(), OUT, CONFIG, "run", "model")
-    assert pickle.loads(pickle.dumps(given)) == given
-    claim = take(ledger, SCENE)
-    assert pickle.loads(pickle.dumps(claim)) == claim
-
-
-def test_a_heart_beats_until_it_is_closed(ledger, store):
-    beats, seen = threading.Event(), []
-
-    def count(request, uri):
-        if uri == f"{OUT}/ledger/runs/{ledger.run_id}":
-            seen.append(request)
-        if seen.count("write") > 3:
-            beats.set()
-
-    store.gate = count
-    heart = Heartbeat(ledger, every=0.001)
-    heart.begin()
-    assert beats.wait(20)
-    heart.check()
-    heart.close()
-    assert seen[-1] == "delete"
-    assert not [uri for uri in store.objects if "/runs/" in uri]
-
-
-def test_a_heart_bears_a_store_that_is_down_for_less_than_a_lease(store):
-    def down(request, uri):
-        if down.now:
-            raise SatrayError("the store failed, after retries: 503")
-
-    for lease, lost in ((100.0, False), (1e-9, True)):
-        down.now = False
-        store.gate = down
-        heart = Heartbeat(make_ledger(store, lease=lease), every=1000)
-        heart.begin()
-        down.now = True
-        if lost:
-            with pytest.raises(SatrayError, match="other runs have taken this one for dead"):
-                heart.check()
-        else:
-            heart.check()
-        heart.give_up()  # which hides no other error
-
-
-def test_marks_that_nobody_of_ours_wrote(ledger, store):
+def test_marks_that_nobody_of_ours_wrote(store):
     store.write(f"{FOLDER}/0001", b"\xff not json")
+    ledger = make_ledger(store)
     assert take(ledger, SCENE) is None  # whoever it is has it for a lease
     store.pass_time(100)
     assert take(ledger, SCENE).attempt == 2
 
 
-def test_a_commit_and_what_becomes_of_it(ledger, store):
-    claim = take(ledger, SCENE)
-    assert deliver(ledger, claim)
-    result, digest = ledger.verified(KEY)
-    assert [product["path"] for product in result["products"]] == [*ledger.final_paths(SCENE.scene)]
-    assert store.objects[f"{FOLDER}/done.told-{ledger.run_id}-{digest}"]
-    ledger.close()
-    assert plan(make_ledger(store), [SCENE]).doubtful == ()
-    data = store.read(CAM)
-    for harm in (None, b"x" * len(data), b"longer" + data):
-        store.delete(CAM) if harm is None else store.write(CAM, harm)
-        (doubtful,) = plan(make_ledger(store), [SCENE]).doubtful
-        assert ledger.verified(KEY) is None
-        store.write(CAM, data)
-    (scored,) = recover(ledger, [replace(doubtful, key=key_of("other", "e", CONFIG))]).again
-    assert scored.key.version == f"{KEY.version}.2"
+def test_it_travels():
+    ledger = Ledger(Storage(), OUT, CONFIG, "run", "model")
+    assert pickle.loads(pickle.dumps(ledger)) == ledger
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda tree: tree["result"].pop("products"),
-        lambda tree: tree["result"]["products"][0].update(path="../../etc/passwd"),
-        lambda tree: tree["result"]["products"][0].update(path="/etc/passwd"),
-        lambda tree: tree["result"]["products"][0].update(path=3),
-        lambda tree: tree["result"]["products"][0].update(more=3),
-        lambda tree: tree.clear(),
-    ],
-)
-def test_commits_that_satray_did_not_write_are_scored_again(ledger, store, change):
-    do_pass(ledger, [SCENE])
-    tree = json.loads(store.read(f"{FOLDER}/done"))
-    change(tree)
-    store.write(f"{FOLDER}/done", json.dumps(tree).encode())
-    store.delete(CAM)
-    again = make_ledger(store)
-    (claim,) = do_pass(again, [SCENE])
-    assert claim.key.version == f"{KEY.version}.2"
-    assert owner_of(store.read(CAM)) == (claim.key.version, 1, again.run_id)
-    assert "/etc/passwd" not in {uri for _, uri in store.requests}
-    assert not plan(again, [SCENE]).doubtful
-
-
-def test_one_that_cannot_be_compared_costs_itself_only(ledger, store):
-    others = [Scene(f"{n}") for n in range(3)]
-    for scene in others:
-        assert deliver(ledger, take(ledger, scene))
-    ledger.beat(b"")  # the run ends without its tables
-
-    def refuse(request, uri):
-        if request == "read" and uri.endswith("/1/e1." + CONFIG + "/done") and refuse.now:
-            raise SatrayError("the store failed, after retries: 503")
-
-    again = make_ledger(store)
-    doubtful = plan(again, others).doubtful
-    store.gate, refuse.now = refuse, True
-    found = recover(again, doubtful)
-    assert [scene.scene for scene, _ in found.adopted] == ["0", "2"]
-    assert [scene.scene for scene, _ in found.broken] == ["1"]
-    assert not found.again
-
-
-def test_commits_of_a_cut_run_are_taken_over_by_one(ledger, store):
+def test_commits_of_a_cut_run_are_taken_over_by_one(store):
+    ledger, runs = make_ledger(store), [make_ledger(store) for _ in range(3)]
     assert deliver(ledger, take(ledger, SCENE))
-    del store.objects[next(uri for uri in store.objects if "done.told" in uri)]  # killed before
-    ledger.beat(b"")
-    runs = [make_ledger(store) for _ in range(3)]
-    for run in runs:
-        run.beat()
-    doubtful = plan(runs[0], [SCENE]).doubtful
-    assert [one.cut for one in doubtful] == [ledger.run_id]
-    assert [len(recover(run, doubtful).adopted) for run in runs[:2]] == [1, 0]
-    assert not plan(runs[2], [SCENE]).doubtful  # it is in work
+    ledger.beat(b"")  # the run ends without its tables
+    untold = plan(runs[0], [SCENE]).untold
+    assert plan(runs[1], [SCENE]).untold == untold
+    ((_, key, last),) = untold
+    found = [run.adopt(key, last) for run in runs[:2]]
+    assert found[0]["result"]["scene"] == SCENE.scene
+    assert found[1] is None
+    assert not plan(runs[2], [SCENE]).untold  # it is in work
     runs[0].beat(b"")  # cut as well
-    (doubtful,) = plan(runs[2], [SCENE]).doubtful
-    assert doubtful.cut == runs[0].run_id
-    assert len(recover(runs[2], [doubtful]).adopted) == 1
+    ((_, key, last),) = plan(runs[2], [SCENE]).untold
+    assert runs[2].adopt(key, last)["result"] == found[0]["result"]
+    assert not plan(runs[1], [SCENE]).untold
+    assert {ledger.run_id, runs[0].run_id} <= plan(runs[1], [SCENE]).view.over
+
+
+def test_nobody_waits_a_week_for_another_models_schedule(store):
+    ledger, other = make_ledger(store, config="1" * 12), make_ledger(store)
+    assert deliver(ledger, take(ledger, SCENE))
+    ledger.beat(b"")
+    assert ledger.run_id not in plan(other, []).view.over
+    store.pass_time(8 * 86_400)
+    assert ledger.run_id in plan(other, []).view.over
 
 
 def test_a_scene_that_its_provider_overwrites_and_a_new_model(store):
-    old = make_ledger(store, finals=("cam/{scene}__rgb.tif", "items/{scene}.json"))
-    assert len(do_pass(old, [SCENE])) == 1
-    newer = make_ledger(store, config="0123456789ab")
-    (scored,) = do_pass(newer, [SCENE])
-    assert scored.key.version.endswith(".0123456789ab")
+    """What was before is scored again, and files of other names go."""
+
+    def scored(etag="etag", **more):
+        ledger = make_ledger(store, **more)
+        found = do_pass(ledger, [Scene(SCENE.scene, etag)])
+        return [(claim.key.version, owner_of(store.read(ITEM))[0]) for claim in found]
+
+    old = make_ledger(store)
+    claim = take(old, SCENE)
+    tower, escape = "cam/old tower.tif", "../../etc/passwd"
+    assert deliver(old, claim, {**products(old, claim), tower: b"x"})
+    tree = json.loads(store.objects[f"{FOLDER}/done"][0])
+    tree["result"]["products"] += [{"path": escape}, {"path": "/etc/passwd"}]
+    store.objects[f"{FOLDER}/done"] = (json.dumps(tree).encode(), store.clock)
+    versions = [scored(), scored(config="1" * 12), scored("e2"), scored(), scored()]
+    named = [f"0002-etag.{'1' * 12}", f"0003-e2.{CONFIG}", f"0004-etag.{CONFIG}"]
+    assert versions == [[], *([(name, name)] for name in named), []]
     assert CAM in store.objects
-    assert CAM.replace(".tif.tif", ".tif__rgb.tif") not in store.objects
-    changed, third = Scene(SCENE.scene, "e2"), make_ledger(store, config="0123456789ab")
-    (second,) = do_pass(third, [changed])
-    assert owner_of(store.read(ITEM))[0] == second.key.version
-    back = make_ledger(store, config="0123456789ab")  # the change is taken back: its files are gone
-    assert [claim.key.version for claim in do_pass(back, [SCENE])] == [f"{scored.key.version}.2"]
-    assert not plan(back, [SCENE]).doubtful
+    assert f"{OUT}/{tower}" not in store.objects
+    assert not [uri for _, uri in store.requests if "passwd" in uri]
 
 
-def test_an_owner_of_an_attempt_that_ended_neither_writes_nor_commits(ledger, store):
+def test_an_owner_of_an_attempt_that_ended_neither_writes_nor_commits(store):
+    ledger, quick = make_ledger(store), make_ledger(store)
     slow = take(ledger, SCENE)
     store.pass_time(100)
-    quick = make_ledger(store)
     second = take(quick, SCENE)
     assert not deliver(ledger, slow)
     assert CAM not in store.objects
     assert deliver(quick, second)
-    store.write(CAM, products(ledger, slow)["cam/a/b%20%C3%BC.tif.tif"])  # between look and write
-    quick.close()
-    again = make_ledger(store)
-    (third,) = do_pass(again, [SCENE])
-    assert owner_of(store.read(CAM)) == (third.key.version, 1, again.run_id)
+    assert not ledger.commit(slow, {"products": []})
 
 
-def test_a_commit_needs_a_claim(ledger, store):
-    claim = take(ledger, SCENE)
-    assert deliver(ledger, claim)
-    assert not deliver(ledger, replace(claim, attempt=2))
-    assert isinstance(claim, Claim)
-    assert unended(ledger.look().history(SCENE.scene).marks(KEY.version)) is None
-    with pytest.raises(InputError, match="does not exist"):
-        store.read(f"{FOLDER}/0002")
+def test_a_heart_beats_within_its_block(store):
+    ledger, beats, seen = make_ledger(store, lease=0.5), threading.Event(), []
+    sign = f"{OUT}/ledger/runs/{ledger.run_id}"
+
+    def count(request, uri):
+        seen.append((request, uri))
+        if seen.count(("write", sign)) > 3:
+            beats.set()
+
+    store.gate = count
+    with signs_of_life(ledger):
+        assert beats.wait(20)
+    assert store.objects[sign][0]
+    with pytest.raises(InterruptedError), signs_of_life(ledger):
+        raise InterruptedError
+    assert store.objects[sign][0] == b""  # the next run may take over at once
+
+
+def test_a_store_that_is_away_for_a_lease_ends_the_run(store):
+    def away(request, uri):
+        if away.now:
+            raise SatrayError("the store failed, after retries: 503")
+
+    store.gate, away.now = away, False
+    with signs_of_life(make_ledger(store)):
+        away.now = True
+        away.now = False
+    with (
+        pytest.raises(SatrayError, match="other runs have taken this one for dead"),
+        signs_of_life(make_ledger(store, lease=1e-9)),
+    ):
+        pass
+    with pytest.raises(SatrayError, match="the store failed"), signs_of_life(make_ledger(store)):
+        away.now = True

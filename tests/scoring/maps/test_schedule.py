@@ -1,6 +1,5 @@
 """only_new: each version of a scene once, whoever else works in the same folder."""
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -12,13 +11,13 @@ from pathlib import Path
 import maps_material as material
 import pyarrow.parquet as pq
 import pytest
-import rasterio
 
 from satray.config.score import ScoreRecipe
 from satray.errors import InputError, SatrayError
-from satray.models.spec import bundle_digest, read_spec
-from satray.scoring.ledger import key_of
-from satray.scoring.maps.look import ledger_of, scenes_of
+from satray.runs.run import Run
+from satray.scoring import score
+from satray.scoring.ledger import plan_pass
+from satray.scoring.maps.look import ledger_of
 from satray.storage import Storage
 
 STORE = Storage()
@@ -56,21 +55,15 @@ class Schedule:
         )
         return run, outcome, record, [*said, *outcome.summary]
 
-    def ledger(self, **more):
-        given = self.recipe(**more)
-        spec = read_spec(given.bundle, STORE)
-        model = bundle_digest(given.bundle, STORE)[:12]
-        return ledger_of(given, spec, model, "f" * 12, str(self.out), STORE)
-
-    def claim(self, scene: str, run: str = "f" * 12):
+    def claim(self, scene: str, run_id: str = "f" * 12):
         """Another owner's claim."""
-        ledger = dataclasses.replace(self.ledger(), run_id=run)
-        ledger.beat()
-        found = scenes_of(self.recipe(), read_spec(str(self.bundle), STORE), STORE)
-        (ref,) = (one for one in found.scenes if one.scene == scene)
-        key = key_of(ref.scene, ref.etag, ledger.config)
-        view = ledger.look()
-        claim = ledger.claim(key, view.history(scene), view.now)
+        recipe = self.recipe()
+        found = score.read(recipe, STORE)
+        run = Run("score", run_id, str(self.out), STORE, print, print, shared=True)
+        ledger = ledger_of(recipe, found, run)
+        by = plan_pass(found.found.scenes, ledger.look(), ledger, settle=0)
+        (task,) = (task for task in by.todo if task.seen.scene == scene)
+        claim = ledger.claim(task.key, task.history, task.looked)
         assert claim is not None
         return ledger, claim
 
@@ -136,43 +129,10 @@ def test_twice_is_once(schedule, inline):
     assert schedule.files() == before  # an hourly job leaves nothing an hour
 
 
-@pytest.mark.parametrize("harm", ["gone", "other", "copied"])
-def test_files_that_are_gone_or_changed_are_made_again(schedule, inline, harm):
-    schedule.put("a.tif")
-    schedule.put("b.tif", seed=1)
-    schedule.run()
-    cam = schedule.out / "cam" / "a.tif.tif"
-    before = cam.read_bytes()
-    inline.done.clear()
-    if harm == "gone":
-        cam.unlink()
-    else:
-        cam.write_bytes(before if harm == "copied" else b"x" * len(before))
-    run, outcome, _, said = schedule.run()
-    if harm == "copied":  # to another disk, say: only the time is new
-        assert outcome.idle
-        assert inline.done == []
-    else:
-        assert len(inline.done) == 1
-        assert outcome.counts["again"] == 1
-        assert scored_in(run) == ["a.tif"]
-        assert any("1 scenes are scored again: files are missing or changed" in s for s in said)
-        with rasterio.open(cam) as found, rasterio.MemoryFile(before).open() as old:
-            assert (found.read() == old.read()).all()
-    inline.done.clear()
-    assert schedule.run()[1].idle
-    assert inline.done == []
-
-
-def test_nothing_to_do_needs_no_ray(schedule, monkeypatch):
+def test_nothing_is_there_yet(schedule):
     _, outcome, _, said = schedule.run()
     assert outcome.idle
-    assert said[-1] == "nothing to score"
-    schedule.put("a.tif")
-    schedule.run()
-    monkeypatch.setattr("satray.scoring.maps.look.prepare", None)  # not even the bundle's network
-    _, outcome, _, _ = schedule.run()
-    assert outcome.idle
+    assert said == ["scenes: none yet", "nothing to score"]
 
 
 def test_a_scene_that_its_provider_overwrites(schedule, inline):
@@ -201,26 +161,6 @@ def test_growing_scenes_are_left_for_the_next_time(schedule):
     schedule.aged(young, 100)
     run, _, _, _ = schedule.run()
     assert scored_in(run) == ["b.tif"]
-
-
-def test_a_scene_that_grows_while_the_job_looks(schedule, monkeypatch):
-    """The second look is after the network was measured: what differs is left."""
-    schedule.put("a.tif")
-    path = schedule.put("b.tif")
-    from satray.scoring.maps import scheduled
-
-    real = scheduled.prepare
-
-    def slow(*more):
-        with path.open("ab") as file:
-            file.write(b"more")
-        schedule.aged(path, OLD)
-        return real(*more)
-
-    monkeypatch.setattr(scheduled, "prepare", slow)
-    run, _, _, said = schedule.run()
-    assert scored_in(run) == ["a.tif"]
-    assert any("b.tif: still growing" in line for line in said)
 
 
 def test_a_scene_that_changes_under_the_network_is_not_published(schedule, inline):
@@ -259,19 +199,9 @@ def test_another_owners_claim_is_respected(schedule, inline):
     assert ledger.stands(claim)
 
 
-def test_a_claim_made_between_the_look_and_ours(schedule, inline, monkeypatch):
+def test_a_claim_made_between_the_look_and_ours(schedule, inline):
     schedule.put("a.tif")
-    from satray.scoring.maps import scheduled
-
-    real = scheduled._sort
-
-    def then_claimed(recipe, run, spec, ledger, before=()):
-        found = real(recipe, run, spec, ledger, before)
-        if before:
-            schedule.claim("a.tif")
-        return found
-
-    monkeypatch.setattr(scheduled, "_sort", then_claimed)
+    inline.before = lambda number, unit: schedule.claim("a.tif")
     _, outcome, _, said = schedule.run()
     assert inline.px == 0
     assert outcome.idle
