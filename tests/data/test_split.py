@@ -105,7 +105,7 @@ def test_a_column_gives_the_split_and_a_draw_ignores_it():
     assert drawn(blank(3, split=NAMES, s=("x", "y", "y")), group="s") == NAMES
 
 
-@pytest.mark.parametrize("keys", [{"val": 0.2}, {"test": 0.1}, {"seed": 0}, {"stratify": True}])
+@pytest.mark.parametrize("keys", [{"val": 0.3}, {"test": 0.1}, {"seed": 1}, {"stratify": True}])
 def test_auto_refuses_a_draw_beside_a_column(keys):
     (name,) = keys
     said = rf"^split\.{name}={keys[name]}: labels.csv has the column 'split'.*split\.by=column"
@@ -134,7 +134,7 @@ def test_a_printed_config_asks_for_nothing_by_its_defaults():
           for cell in ("holdout", "0", None)),
         *((blank(3, scene=("x",) * 3), {"column": "part", **by}, r"split\.col.* 'part'.*scene")
           for by in ({"by": "column"}, {})),
-        (blank(3), {"column": "split"}, r"split\.column.*no column 'split'"),
+        (blank(3), {"by": "column"}, r"split\.column.*no column 'split'"),
         *((TEN, {"by": by, "block": 500}, r"split\.block=500: .*split\.by=ground")
           for by in ("auto", "draw", "column")),
         (blank(3, split=NAMES, s=("x", "x", "y")), {"group": "s"}, "both train and val"),
