@@ -80,7 +80,7 @@ def work(recipe: DemoRecipe, found: Inputs, run: Run) -> Outcome:
         if all(mapped.values()):
             run.publish("maps.png", overview(mapped, CLASS))
     return Outcome(
-        counts={"tiles": recipe.tiles, "ships_in_scene": results[0].scene.ships},
+        counts={"tiles": recipe.tiles, "ships_in_scene": int(results[0].scene["ships"])},
         metrics={one.name: finite(asdict(one)) for one in results},
         summary=("", *result_lines(results, CLASS), "", *_look_at(run.out)),
     )

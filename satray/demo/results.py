@@ -56,42 +56,6 @@ class MappedTile:
 
 
 @dataclass(frozen=True)
-class Pointing:
-    """The pointing game over tiles."""
-
-    tiles: int
-    """Tiles played."""
-    hits: int
-    """Tiles whose peak fell on a ship."""
-    expected: float
-    """Hits that random places would have had."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """A scene's detections against its ships."""
-
-    ships: int
-    """Ships in the scene."""
-    detections: int
-    """Points found."""
-    hits: int
-    """Points that found a ship, and ships that were found."""
-    chance: float
-    """Share of the scene that the widened boxes cover: the precision of random points."""
-
-    @property
-    def precision(self) -> float:
-        """Hits a detection; NaN without detections."""
-        return self.hits / self.detections if self.detections else nan
-
-    @property
-    def recall(self) -> float:
-        """Ships found of all; NaN without ships."""
-        return self.hits / self.ships if self.ships else nan
-
-
-@dataclass(frozen=True)
 class Result:
     """One network, measured on tiles that it did not learn from."""
 
@@ -109,10 +73,10 @@ class Result:
     """The same by chance: the mean share of tiles that hold a class."""
     auc: float
     """Area under the ROC curve of the class pointed at; 0.5 by chance."""
-    pointing: Pointing
-    """Peaks of the maps against ships."""
-    scene: Found
-    """Detections in the scene against its ships."""
+    pointing: dict[str, float]
+    """The pointing game (`pointing`)."""
+    scene: dict[str, float]
+    """Detections in the scene against its ships (`match`)."""
 
 
 def read_tiles(
@@ -149,15 +113,15 @@ def read_tiles(
     return found
 
 
-def pointing(tiles: Iterable[MappedTile]) -> Pointing:
-    """Play the pointing game."""
+def pointing(tiles: Iterable[MappedTile]) -> dict[str, float]:
+    """Play the pointing game: number of tiles, hits, and those of random places (expected)."""
     hits, chances = 0, []
     for tile in tiles:
         y, x = tile.peak
         wide = widened(tile.boxes, abs(tile.cells.e) / 2, abs(tile.cells.a) / 2)
         hits += any(a <= y <= c and b <= x <= d for a, b, c, d in wide)
         chances.append(covered(wide, *tile.pixels.shape[-2:]))
-    return Pointing(len(chances), hits, sum(chances))
+    return {"tiles": len(chances), "hits": hits, "expected": sum(chances)}
 
 
 def match(
@@ -165,7 +129,7 @@ def match(
     boxes: Sequence[Box],
     slack: float,
     shape: tuple[int, int],
-) -> Found:
+) -> dict[str, float]:
     """Match detections with ships.
 
     Args:
@@ -173,10 +137,12 @@ def match(
         boxes: of the ships.
         slack: how far boxes are widened on every side (px).
         shape: height and width of the scene (px).
+
+    Returns:
+        numbers of ships, of detections, of hits, and the precision of random points (chance).
     """
     likely = sorted(points, key=lambda point: -point[2])
     wide, free = widened(boxes, slack, slack), set(range(len(boxes)))
-    hits = 0
     for y, x, _ in likely:
         near = [
             (hypot(y - (boxes[n][0] + boxes[n][2]) / 2, x - (boxes[n][1] + boxes[n][3]) / 2), n)
@@ -185,8 +151,12 @@ def match(
         ]
         if near:
             free.discard(min(near)[1])
-            hits += 1
-    return Found(len(boxes), len(likely), hits, covered(wide, *shape))
+    return {
+        "ships": len(boxes),
+        "detections": len(likely),
+        "hits": len(boxes) - len(free),
+        "chance": covered(wide, *shape),
+    }
 
 
 def widened(boxes: Iterable[Box], down: float, across: float) -> list[Box]:
@@ -202,26 +172,36 @@ def covered(boxes: Iterable[Box], height: float, width: float) -> float:
 
 def result_lines(results: Sequence[Result], class_name: str) -> list[str]:
     """The measured figures, each beside what it takes to do nothing."""
-    rows = [
-        (f"on {results[0].tiles} tiles set apart", "accuracy", "mAP", f"{class_name} AUC",
-         f"map's peak on a {class_name}"),
-        ("", "(majority)", "(by chance)", "(by chance)", "(by chance)"),
-    ]  # fmt: skip
-    scenes = []
+    heads = ("accuracy", "mAP", f"{class_name} AUC", f"map's peak on a {class_name}")
+    table = [
+        _row(f"on {results[0].tiles} tiles set apart", heads),
+        _row("", ("(majority)", *("(by chance)",) * 3)),
+    ]
+    scenes = [""]
     for one in results:
         game, scene = one.pointing, one.scene
-        rows.append(
-            (one.name, f"{said(one.accuracy, 3)} ({said(one.majority, 3)})",
-             f"{said(one.map, 3)} ({said(one.prevalence, 3)})", f"{said(one.auc, 3)} (0.500)",
-             f"{game.hits} of {game.tiles} ({game.expected:.1f})")
-        )  # fmt: skip
-        scenes.append(
-            f"{one.name}, {class_name}s in the scene: {scene.hits} of {scene.ships} found by "
-            f"{scene.detections} points (precision {scene.precision:.2f}, {scene.chance:.2f} by "
-            f"chance; recall {scene.recall:.2f})"
+        figures = (
+            f"{said(one.accuracy, 3)} ({said(one.majority, 3)})",
+            f"{said(one.map, 3)} ({said(one.prevalence, 3)})",
+            f"{said(one.auc, 3)} (0.500)",
+            f"{game['hits']} of {game['tiles']} ({game['expected']:.1f})",
         )
-    table = [f"{name:26}{a:>15}{b:>15}{c:>15}{d:>25}" for name, a, b, c, d in rows]
-    return [*table, "", *scenes]
+        table.append(_row(one.name, figures))
+        precision, recall = (
+            scene["hits"] / scene[of] if scene[of] else nan for of in ("detections", "ships")
+        )
+        scenes.append(
+            f"{one.name}, {class_name}s in the scene: {scene['hits']} of {scene['ships']} found by "
+            f"{scene['detections']} points (precision {precision:.2f}, {scene['chance']:.2f} by "
+            f"chance; recall {recall:.2f})"
+        )
+    return table + scenes
+
+
+def _row(name: str, figures: Sequence[str]) -> str:
+    widths = (15, 15, 15, 25)
+    cells = (f"{text:>{width}}" for text, width in zip(figures, widths, strict=True))
+    return f"{name:26}" + "".join(cells)
 
 
 def overview(networks: Mapping[str, Sequence[MappedTile]], class_name: str) -> bytes:
