@@ -88,10 +88,10 @@ class PrepareRecipe(Recipe):
         identity=False,
     )
     error_budget: Share = key(
-        0.05, "share of unreadable images above which the job ends with status 3", identity=False
-    )
-    mixed: Literal["refuse", "quarantine"] = key(
-        "refuse", "when band counts or dtypes differ: stop, or quarantine the minority"
+        0.05,
+        "share of images above which the job ends with status 3: unreadable, or of other bands or "
+        "dtype than most",
+        identity=False,
     )
     tiles_per_task: Count = key(
         1024, "most images that a read task takes", unit="tiles", identity=False

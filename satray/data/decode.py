@@ -122,11 +122,11 @@ def decode(
         pages: which pages of a TIFF are bands.
 
     Returns:
-        The tile; palettes as red, green, blue in uint8.
+        The tile.
 
     Raises:
-        DecodeError: empty, not an image, cut short, too large, complex, other bands than named,
-            a mask of another size.
+        DecodeError: empty, not an image, cut short, too large, complex, a palette, other bands than
+            named, a mask of another size.
     """
     # libpng reads PNG strictly; GDAL's own fast reader takes what memory held for missing rows
     with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM="NO"), _opened(data, mask, pages) as raster:

@@ -121,11 +121,13 @@ def describe_index(index: TileIndex, refused: pa.Table, groups: Sequence[Alike])
         ]
     lines += _class_lines(index)
     if len(refused):
-        (first,) = refused.slice(0, 1).to_pylist()
-        lines.append(
-            f"set aside: {len(refused):,} (quarantine.parquet); "
+        stages = Counter(refused["stage"].to_pylist())
+        lines += [
+            f"set aside: {count:,} ({stage}; quarantine.parquet), e.g. "
             f"{first['uri'].rsplit('/', 1)[-1]}: {first['error']}"
-        )
+            for stage, count in stages.items()
+            for first in refused.filter(pc.equal(refused["stage"], stage)).slice(0, 1).to_pylist()
+        ]
     sides = [np.asarray(table[f"resolution_{axis}"].drop_null()) for axis in "xy"]
     if any(len(s) and s.max() > MIXED * s.min() for s in sides):
         spans = " and ".join(

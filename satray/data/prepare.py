@@ -203,8 +203,7 @@ def work(recipe: PrepareRecipe, found: Survey, run: Run, look: Look = probe) -> 
         look: looks at a block of images.
 
     Raises:
-        InputError: mixed band counts or dtypes (unless `mixed=quarantine`), or no image at all
-            that could be read.
+        InputError: no image could be read, or images state units that exclude each other.
     """
     for line in describe_archive(found.tiles, found.labels, found.matched, recipe):
         run.say(line)
@@ -213,7 +212,7 @@ def work(recipe: PrepareRecipe, found: Survey, run: Run, look: Look = probe) -> 
             archive = gather(found.tiles, recipe, run, look)
         return _publish(archive, found, recipe, run)
     except InputError:
-        forget(run)  # what is accepted instead is another run: its folder may be this one
+        forget(run)  # the archive, once mended, is another run's: its folder may be this one
         raise
 
 
@@ -338,7 +337,7 @@ def _publish(archive: Archive, found: Survey, recipe: PrepareRecipe, run: Run) -
         metrics={"images_per_second": archive.attempted / seconds},
         summary=tuple(lines),
         attempted=archive.attempted,
-        failed=archive.failed,
+        failed=len(refused),
         error_budget=recipe.error_budget,
     )
 

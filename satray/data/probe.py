@@ -24,7 +24,7 @@ from satray.data.decode import TileHeader, decode, read_files
 from satray.data.georeference import world_at
 from satray.data.statistics import BandCounts, count_tile, counts_of, counts_table, merge
 from satray.data.values import Units, as_units, refuse_empty
-from satray.errors import InputError, listed, one_line
+from satray.errors import listed, one_line
 from satray.runs.executor import each_block
 from satray.runs.run import Run
 from satray.storage import Storage, join
@@ -244,20 +244,15 @@ def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run, look: Look = probe
 
     Args:
         listed: its images: columns key, uri, split, mask and world.
-        recipe: keys bands, pages, mixed, tiles_per_task, resources.
+        recipe: keys bands, pages, tiles_per_task, resources.
         run: its state keeps what is read; `run.ray` says whether Ray's tasks read.
         look: looks at a block of images.
-
-    Raises:
-        InputError: bands or dtypes differ, and the recipe refuses that.
     """
     folder, storage = join(run.state, FOLDER), run.storage
     archive = Archive(listed["key"])
 
     def add(block: Probed) -> None:
         archive.add(block)
-        if recipe.mixed == "refuse":
-            _refuse_mixed(archive, recipe)
         run.progress(
             f"{archive.attempted:,} of {len(listed):,} images, {archive.failed:,} unreadable"
         )
@@ -281,22 +276,6 @@ def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run, look: Look = probe
 def forget(run: Run) -> None:
     """Drop what is kept of a run's blocks."""
     run.storage.delete(join(run.state, FOLDER))
-
-
-def _refuse_mixed(archive: Archive, recipe: PrepareRecipe) -> None:
-    kinds = archive.kinds()
-    if len(kinds) < 2:
-        return
-    examples = {group.kind: group.key for group in reversed(archive.alike())}
-    found = "; ".join(
-        f"{kinds[kind]:,} with {kind}, e.g. {examples[kind]}"
-        for kind in sorted(kinds, key=lambda kind: (-kinds[kind], kind))
-    )
-    raise InputError(
-        f"images={recipe.images}: bands or dtypes differ ({found}; of the first "
-        f"{archive.attempted:,} read); accepted: one kind, or mixed=quarantine to set the rarer "
-        "ones aside"
-    )
 
 
 def _blocks(

@@ -1,4 +1,4 @@
-"""An open raster as bands: pages of a TIFF, colours of a palette, alpha, and what masks show.
+"""An open raster as bands: pages of a TIFF, alpha, and what masks show.
 
 Tiles and scenes alike are read through it. What array writers make of (bands, height, width) is
 one image, a band a page; overviews and masks are no pages, and GDAL tells them apart. All pages are
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 
-from satray.data.values import Unit, Units, held, unit_of
+from satray.data.values import Unit, Units, unit_of
 from satray.errors import DecodeError
 
 PagesKey = Literal["bands", "first"]
@@ -50,7 +50,7 @@ class Raster:
             pages: which pages are bands.
 
         Raises:
-            DecodeError: more pages than `MOST`, or pages with masks of their own.
+            DecodeError: a palette, more pages than `MOST`, or pages with masks of their own.
         """
         self.source = source
         self.pages: list[Any] = [source]
@@ -59,6 +59,8 @@ class Raster:
         """The pages that are not taken because they are unlike the first: what each is."""
         self._mask: Any = None
         self._opened = [source]
+        if ColorInterp.palette in source.colorinterp:
+            raise DecodeError("colours of a palette; accepted: a band for red, green and blue each")
         if source.driver == "GTiff":
             try:
                 self._take_pages(open_page, pages)
@@ -96,41 +98,29 @@ class Raster:
         return int(self.source.width)
 
     @cached_property
-    def palette(self) -> NDArray[np.uint8] | None:
-        """Of a raster whose one band is an index of colours: red, green, blue, alpha by index."""
-        if len(self._at) != 1 or self.source.colorinterp[0] != ColorInterp.palette:
-            return None
-        table = np.zeros((np.iinfo(self.source.dtypes[0]).max + 1, 4), np.uint8)
-        for index, colour in self.source.colormap(1).items():
-            table[index] = colour
-        return table
-
-    @cached_property
     def count(self) -> int:
-        """Bands of all pages taken; 3 of a palette."""
-        return len(self._at) if self.palette is None else 3
+        """Bands of all pages taken."""
+        return len(self._at)
 
     @cached_property
     def dtype(self) -> str:
         """Dtype of the values that it gives."""
-        return "uint8" if self.palette is not None else str(self.source.dtypes[0])
+        return str(self.source.dtypes[0])
 
     @cached_property
     def colours(self) -> tuple[str, ...]:
         """GDAL's colour interpretation of each band, lower case."""
-        if self.palette is not None:
-            return ("red", "green", "blue")
         return tuple(colour.name for colour in self._each("colorinterp"))
 
     @property
     def descriptions(self) -> tuple[str | None, ...]:
         """The bands' own."""
-        return (None,) * 3 if self.palette is not None else self._each("descriptions")
+        return self._each("descriptions")
 
     @cached_property
     def nodata(self) -> tuple[float | None, ...]:
-        """Declared nodata of each band; a palette's is in what it shows."""
-        return (None,) * 3 if self.palette is not None else self._each("nodatavals")
+        """Declared nodata of each band."""
+        return self._each("nodatavals")
 
     def units(self, numbers: Sequence[int]) -> Units:
         """The units that the file states of bands, from 1; `()` where of none.
@@ -138,8 +128,6 @@ class Raster:
         Raises:
             DecodeError: as `unit_of`.
         """
-        if self.palette is not None:
-            return ()
         stated = list(zip(*map(self._each, ("scales", "offsets", "units")), strict=True))
         found: list[Unit | None] = []
         for number in numbers:
@@ -183,13 +171,7 @@ class Raster:
             left to `valid_values`.
         """
         numbers = list(numbers)
-        shown = self._shown([1] if self.palette is not None else numbers, window)
-        if self.palette is not None:
-            index_HW = self.source.read(1, window=window)
-            colours_HW4 = self.palette[index_HW]
-            x_CHW = np.ascontiguousarray(colours_HW4[:, :, :3].transpose(2, 0, 1))
-            hides_HW = (colours_HW4[:, :, 3] == 0) | held(index_HW, self.source.nodata)
-            return x_CHW[[n - 1 for n in numbers]], _both(shown, ~hides_HW)
+        shown = self._shown(numbers, window)
         wanted = numbers if alpha is None else [*numbers, alpha]
         if len(self.pages) == 1:
             x_CHW = self.source.read(wanted, window=window)
@@ -253,8 +235,6 @@ def _both(a: NDArray[np.bool_] | None, b: NDArray[np.bool_]) -> NDArray[np.bool_
 def _alike(first: Any, page: Any) -> bool:
     """Whether a page is a band of the first one's image: of its size, dtype and place."""
     if (page.shape, set(page.dtypes)) != (first.shape, set(first.dtypes)):
-        return False
-    if any(ColorInterp.palette in some.colorinterp for some in (first, page)):
         return False
     same = page.crs == first.crs and page.transform.almost_equals(first.transform, 1e-9)
     return same or (page.crs is None and page.transform.is_identity)

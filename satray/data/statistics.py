@@ -40,18 +40,11 @@ COUNTS = pa.schema(
 """Columns of counts as a table: the fields of `BandCounts`, a band a row; the bands of one `kind`
 of tiles follow one another in their order."""
 
-USUAL = frozenset((-9999.0, -99999.0, -999.0, -32768.0, -32767.0, 32767.0, 65535.0))
-"""Fills of one dtype that are found in others."""
+USUAL = frozenset((-9999.0, -99999.0, -999.0, -32767.0))
+"""Fills that are found in any dtype, beside the ends of what whole numbers can be."""
 
 LEAST = 0.01
-"""Share of a band's pixels from which on a value stands out."""
-
-APART = 1 / 8
-"""A fill lies as far from the nearest other value, over the range of the others: saturated
-measurements have neighbours."""
-
-OTHERS = 16
-"""Least number of other values, or bins of them: a drawing of two colours has no fill."""
+"""Share of a band's pixels from which on a value at its end may be a fill."""
 
 
 @dataclass(frozen=True)
@@ -191,22 +184,26 @@ def summarise(name: str, band: BandCounts) -> BandStatistics:
 def fill_lines(
     names: Sequence[str], counts: Sequence[BandCounts], declared: Collection[float]
 ) -> list[str]:
-    """A line for each value that looks like a fill that no file declares, naming its bands.
+    """A line for each value that may be a fill that no file declares, naming its bands.
 
     Args:
         names: of the bands.
-        counts: of their measured pixels.
+        counts: of their measured pixels; of 8 bits nothing is said.
         declared: nodata values of the files.
     """
     found: dict[float, list[str]] = {}
     for name, band in zip(names, counts, strict=True):
-        for value, share in _suspects(band):
-            if value not in declared:
+        kind, usual = np.dtype(band.dtype), set(USUAL)
+        if kind.kind != "f":
+            usual |= {float(np.iinfo(kind).min), float(np.iinfo(kind).max)}
+        for value, end in ((band.low, 0), (band.high, -1)) if kind.itemsize > 1 else ():
+            if value in usual - set(declared) and band.counts[end] >= LEAST * band.valid:
+                share = band.counts[end] / band.valid
                 found.setdefault(value, []).append(f"{name} in {share:.2%}")
     return [
-        f"fill? {value:.0f} ({listed(bands, 6)} of pixels) looks like a fill that no file declares "
-        f"and counts as a measurement; declare it (TIFF: rio edit-info --nodata {value:.0f} FILE; "
-        "JPEG, PNG: a mask FILE.msk) and prepare again"
+        f"fill? {value:.0f} ({listed(bands, 6)} of pixels) counts as a measurement; if it is none, "
+        f"declare it (TIFF: rio edit-info --nodata {value:.0f} FILE; PNG: a mask FILE.msk) and "
+        "prepare again"
         for value, bands in found.items()
     ]
 
@@ -216,25 +213,6 @@ def float_edges(bins: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[n
     magnitude = np.where(bins < 0, -bins - 1, bins).astype(np.int64)
     near, far = _magnitude(magnitude), _magnitude(magnitude + 1)
     return np.where(bins < 0, -far, near), np.where(bins < 0, -near, far)
-
-
-def _suspects(band: BandCounts) -> list[tuple[float, float]]:
-    """Values at a band's ends that look like a fill, and their shares of its pixels, 0 to 1."""
-    dtype, usual = np.dtype(band.dtype), set(USUAL)
-    if dtype.kind != "f":
-        usual |= {float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)}
-    values = band.bins.astype(np.float64)
-    low, high = (values, values) if band.exact else float_edges(band.bins)
-    found = []
-    for value, end, inner in ((band.low, 0, slice(1, None)), (band.high, -1, slice(0, -1))):
-        rest_low, rest_high = low[inner], high[inner]
-        if value not in usual or len(rest_low) < OTHERS:
-            continue
-        share = int(band.counts[end]) / band.valid
-        gap = rest_low[0] - value if end == 0 else value - rest_high[-1]
-        if share >= LEAST and gap > APART * (rest_high[-1] - rest_low[0]):
-            found.append((value, share))
-    return found
 
 
 def _merged(bands: Sequence[BandCounts]) -> BandCounts:

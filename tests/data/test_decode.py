@@ -85,8 +85,6 @@ IMAGES = {  # file, bands, pixels, by how much they may be off on average
     "gray JPEG": (pillow(PHOTO.convert("L"), "JPEG"), ("gray",), [PHOTO.convert("L")], 2),
     "CMYK JPEG": (pillow(PHOTO.convert("CMYK"), "JPEG", quality=98), RGB3, rgb(PHOTO), 4),
     "CMYK TIFF": (pillow(PHOTO.convert("CMYK"), "TIFF"), RGB3, rgb(PHOTO), 2),
-    "palette PNG": (pillow(PHOTO.quantize(16), "PNG"), RGB3, rgb(PHOTO.quantize(16)), 0),
-    "palette TIFF": (pillow(PHOTO.quantize(16), "TIFF"), RGB3, rgb(PHOTO.quantize(16)), 0),
     "16 bits": (pillow(GRAY16, "PNG"), ("gray",), [GRAY16], 0),
     "described": (tiff(numbers(2), descriptions=("NIR", "x")), ("nir", "x"), numbers(2), 0),
 }
@@ -172,6 +170,8 @@ VRT = b"""<VRTDataset rasterXSize="9" rasterYSize="9"><VRTRasterBand dataType="B
         (DEFLATE[: len(DEFLATE) * 3 // 4], "TIFF cannot be read"),
         (tiff(numbers().astype("complex64")), "complex64"),
         (tiff(numbers(dtype="int64")), "dtype int64; accepted: "),
+        (pillow(PHOTO.quantize(16), "PNG"), "colours of a palette; accepted: a band for red"),
+        (pillow(PHOTO.quantize(16), "TIFF"), "colours of a palette"),
         (tiff_header(8193, 8192), r"too large.*8193 x 8192 px, 1 bands \(at most 64 Mpx"),
         (tiff_header(100_000, 100_000), "too large.*100000 x 100000"),
         (png(100_000, 100_000, b"\0" * 100), "too large.*100000 x 100000"),

@@ -191,13 +191,11 @@ def test_as_other_writers_spell_it(tmp_path, dtype, text, fill):
 
 
 def transparent() -> dict[str, tuple[bytes, np.ndarray]]:
-    """PNGs that say it by an index, several, a gray level and a colour; and where they show."""
-    image, index_HW = photo().quantize(16), np.asarray(photo().quantize(16))
+    """Images that say it by a gray level, a colour or alpha; and where they show."""
     gray_HW, rgb_HWC = np.asarray(photo().convert("L")).copy(), np.asarray(photo()).copy()
     gray_HW[:5], rgb_HWC[:5], rgb_HWC[8, :, 0] = 255, (1, 2, 3), 1
     rows = np.broadcast_to((np.arange(40) >= 5)[:, None], gray_HW.shape)
     gray, colour = Image.fromarray(gray_HW), Image.fromarray(rgb_HWC)
-    some = bytes([255, 0, 128, 0])
     colour_tiff = tiff(
         rgb_HWC.transpose(2, 0, 1), photometric="RGB", tags={"NODATA_VALUES": "1 2 3"}
     )
@@ -206,8 +204,6 @@ def transparent() -> dict[str, tuple[bytes, np.ndarray]]:
     two = photo().convert("LA")
     two.putalpha(Image.fromarray(np.where(rows, 99, 0).astype(np.uint8)))
     return {
-        "index": (pillow(image, "PNG", transparency=3), index_HW != 3),
-        "indexes": (pillow(image, "PNG", transparency=some), (index_HW != 1) & (index_HW != 3)),
         "gray": (pillow(gray, "PNG", transparency=255), gray_HW != 255),
         "colour": (pillow(colour, "PNG", transparency=(1, 2, 3)), rows),
         "colour of a TIFF": (colour_tiff, rows),

@@ -202,9 +202,7 @@ class _File:
         Raises:
             MisfitError: the Item states one that is no number.
         """
-        item: list[float | None] = [None] * len(numbers)
-        if self.raster.palette is None:  # a palette's colours are no measurements
-            item = [self._said.get(n, Stated()).hidden(self.raster.dtype) for n in numbers]
+        item = [self._said.get(n, Stated()).hidden(self.raster.dtype) for n in numbers]
         own = [self.raster.nodata[n - 1] for n in numbers]
         return [i if o is None else o for o, i in zip(own, item, strict=True)], item
 

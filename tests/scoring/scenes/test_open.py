@@ -153,16 +153,6 @@ def test_alpha_is_data_where_names_say_so(tmp_path):
         assert valid_HW.all()
 
 
-def test_palette(tmp_path):
-    index = (np.arange(90 * 120).reshape(1, 90, 120) % 4).astype(np.uint8)
-    colours = {0: (1, 2, 3, 255), 1: (9, 8, 7, 255), 2: (0, 0, 0, 0), 3: (250, 0, 5, 255)}
-    path = write(tmp_path / "a.tif", index, colormap=colours)
-    tile = decode((tmp_path / "a.tif").read_bytes())
-    x_CHW, valid_HW = whole(opened(path, ("blue", "red")))
-    np.testing.assert_array_equal(x_CHW, tile.pixels[[2, 0]])
-    np.testing.assert_array_equal(valid_HW, tile.valid)
-
-
 def test_dtype_must_fit_or_be_converted(tmp_path):
     values = noise(1, dtype="int16") - 100
     path = write(tmp_path / "a.tif", values, ("red",))
@@ -374,7 +364,7 @@ def test_all_bands_of_a_file_have_their_say(tmp_path):
     assert valid_CHW[:, 15:25].all()
 
 
-@pytest.mark.parametrize("kind", ["one file", "a file a band", "palette"])
+@pytest.mark.parametrize("kind", ["one file", "a file a band"])
 def test_a_mask_beside(tmp_path, kind):
     """`.msk` hides the bands of its file; GDAL's own writer makes it."""
     values, names = noise(2, dtype="uint8"), ("red", "green")
@@ -390,8 +380,6 @@ def test_a_mask_beside(tmp_path, kind):
 
     if kind == "one file":
         masked(tmp_path / "a.tif", values, names=names)
-    elif kind == "palette":
-        masked(tmp_path / "a.tif", values[:1] % 2, colormap={0: (1, 2, 3, 255), 1: (9, 8, 7, 255)})
     else:
         uris = [masked(tmp_path / "red.tif", values[:1]), write(tmp_path / "g.tif", values[1:])]
         item = {"type": "Feature", "stac_version": "1.1.0", "id": "a", "properties": {}}
