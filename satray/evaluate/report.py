@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.resources import files
 from typing import Any
 
 from satray.config.score import EvaluateRecipe
@@ -13,7 +12,7 @@ from satray.evaluate.held import caution
 from satray.evaluate.plots import draw
 from satray.evaluate.quality import Predicted, Quality, Split
 from satray.evaluate.reproduce import NO_CAUSE, Comparison
-from satray.report.page import Headline, Html, Page, html, interval, number, versions
+from satray.report.page import html, interval, number
 from satray.report.style import PANELS_MOST, most_frequent
 from satray.runs.run import Run, RunRecord, find_run, library_versions
 from satray.storage import Storage, join, parent
@@ -90,19 +89,14 @@ def publish_report(
             warnings.append(comparison.line())
         towers = " + ".join(tower.backbone for tower in spec.variant.towers)
         kinds = "class" if len(spec.classes) == 1 else "classes"
-        page = Page(
+        data = html(
+            "evaluate.html",
             title=f"{towers} on {recipe.split} of {last_part(recipe.index)}",
             subtitle=f"{spec.task}, {len(spec.classes)} {kinds}, {len(predicted.ids):,} tiles "
             f"· model {predicted.model_id} · run {run.run_id}",
-            warnings=tuple(warnings),
-            head=Html(),
-            sections=(),
+            warnings=warnings,
             footer="Written by satray; self-contained. The figures are in metrics.json, the "
             "predictions in predictions/, the plots in plots/.",
-        )
-        data = html(
-            page,
-            (files("satray.evaluate") / "templates" / "evaluate.html").read_text("utf-8"),
             headlines=_headlines(quality),
             caution=caution(spec, split.index.digest, recipe.split, quality.held),
             recipe=recipe,
@@ -130,7 +124,7 @@ def publish_report(
             no_cause=NO_CAUSE,
             training=training,
             listed=lambda values: ", ".join(f"{value:.4g}" for value in values),
-            versions=versions({"": library_versions()}),
+            versions=library_versions(),
             own_recipe=json.dumps(
                 recipe.model_dump(mode="json", exclude=set(SECRET)), indent=2, ensure_ascii=False
             ),
@@ -169,8 +163,8 @@ def _gallery(
     return {"shelves": shelves, "worst": errors, "pictures": pictures}
 
 
-def _headlines(quality: Quality) -> list[Headline]:
-    """The task's figures, each beside what no skill would reach."""
+def _headlines(quality: Quality) -> list[tuple[Any, ...]]:
+    """The task's figures: name, value, interval, and beside it what no skill would reach."""
     task, document = quality.scored.task, quality.document
     one, softmax = quality.scored.labels.shape[1] == 1, task == "multiclass"
     base = {name: number(value) for name, value in document["baselines"].items()}
@@ -195,7 +189,7 @@ def _headlines(quality: Quality) -> list[Headline]:
         del named["f2_samples"]
     order = ("accuracy", "balanced_accuracy", *named) if softmax else tuple(named)
     return [
-        Headline(title, metrics[name], document["intervals"].get(name), beside)
+        (title, metrics[name], document["intervals"].get(name), beside)
         for name in dict.fromkeys(order)
         for title, beside in (named[name],)
     ]

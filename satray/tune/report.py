@@ -14,26 +14,10 @@ import pyarrow.parquet as pq
 from satray.config.cli import to_yaml
 from satray.config.train import TrainRecipe
 from satray.errors import TrainingError
-from satray.report.page import (
-    Child,
-    Headline,
-    Html,
-    Page,
-    Section,
-    cards,
-    html,
-    joined,
-    number,
-    pairs,
-    plot,
-    table,
-    tag,
-    versions,
-)
-from satray.report.style import PANELS_MOST
-from satray.report.sweeps import Measure, Trial, parallel, rates, trial_curves
+from satray.report.page import html, number
 from satray.runs.run import Run, library_versions
 from satray.storage import name as last_part
+from satray.tune.plots import parallel, rates, trial_curves
 from satray.tune.records import (
     Metric,
     TrialRecord,
@@ -41,7 +25,6 @@ from satray.tune.records import (
     ended_words,
     label,
     ranked,
-    short_value,
 )
 from satray.tune.space import Range, Space, canonical, text
 from satray.tune.trials import Sweep
@@ -52,24 +35,10 @@ EDGE = 0.05
 """Share of a range within which a value is at its end."""
 ROWS = 25
 """Rows of the page's tables; files hold all."""
+NAMED = {"map": "mAP", "accuracy": "accuracy", "val_loss": "val. loss"}
+"""Figures of the best trial that stand at the head of the page, where trials have them."""
 HEADINGS = {"learning_rate": "learning rate", "name": "schedule"}
 """Last part of a key -> heading, where another word says it better."""
-PLOTS = {
-    "parallel": (
-        "All trials",
-        "One line a trial, from its configuration to its best value on the right, the best at the "
-        "top: the darker the better, the best in red; below an axis where its key does not apply, "
-        "dashed where a trial has no value.",
-    ),
-    "curves": ("Curves", "Validation along each trial; the best have names."),
-    "rates": (
-        "Learning rate",
-        "Each dot a trial, at its best value; losses beyond the axis stand at its end. Where there "
-        "are few rates, lines join the best of a colour at each.",
-    ),
-}
-"""Plot -> heading and how to read it."""
-
 
 # The best trial
 
@@ -240,30 +209,14 @@ def draw(done: Reported) -> dict[str, bytes]:
     """The plots by name: `parallel`; `rates` where learning rates were searched; `curves`."""
     metric, axes = done.sweep.metric, _axes(done)
     order = sorted(done.records, key=lambda one: canonical(one.configuration))
-    trials = [_trial(one, metric) for one in order]
-    measure = Measure(metric.title, metric.mode == "max")
-    plots = {"parallel": parallel(trials, axes, measure)}
+    plots = {"parallel": parallel(order, axes, metric)}
     rate = next((key for key in done.sweep.space.keys if key.endswith(".learning_rate")), None)
     if rate is not None:
-        panels = {"all trials": trials}
-        if "variant" in axes:
-            panels = {}
-            for one in trials:
-                panels.setdefault(str(one.values.get("variant", "–")), []).append(one)
+        panel = "variant" if "variant" in axes else ""
         colour = next((key for key in axes if key.endswith("schedule.name")), "")
-        plots["rates"] = rates(trials, rate, list(panels.items())[:PANELS_MOST], colour, measure)
-    plots["curves"] = trial_curves(trials, measure)
+        plots["rates"] = rates(order, rate, panel, colour, metric)
+    plots["curves"] = trial_curves(order, metric)
     return plots
-
-
-def _trial(one: TrialRecord, metric: Metric) -> Trial:
-    values = {
-        key: value if type(value) in (int, float) else short_value(key, value)
-        for key, value in one.configuration.items()
-    }
-    score = math.nan if one.best is None else one.best
-    curve = [(row["samples"], metric.of(row)) for row in one.curve]
-    return Trial(label(one.configuration), values, score, curve)
 
 
 def _axes(done: Reported) -> dict[str, str]:
@@ -299,105 +252,68 @@ def page(done: Reported, plots: Mapping[str, bytes], run_id: str) -> bytes:
     Raises:
         TrainingError: no trial has a value.
     """
-    sweep = done.sweep
-    best = best_record(done.records, sweep.metric)
-    failed = [
-        (one.id, label(one.configuration), one.reason or "")
-        for one in done.records
-        if one.status == "failed"
-    ]
-    shown = [
-        plot(plots[name], title, note, wide=name == "parallel")
-        for name, (title, note) in PLOTS.items()
-        if name in plots
-    ]
-    recipe = tag("p", "best.yaml, which train takes unchanged.", class_="note")
-    sections = [
-        Section("leaderboard", "Leaderboard", _leaderboard(done)),
-        Section(
-            "search",
-            "What was searched",
-            tag("div", *shown, class_="plots"),
-        ),
-        Section("best", "The best configuration", joined((recipe, tag("pre", done.best_yaml)))),
-    ]
-    if done.tests:
-        tests = [plot(data, title, wide=True) for title, data in done.tests.items()]
-        sections.append(Section("rates", "Range tests", tag("div", *tests, class_="plots")))
-    if failed:
-        rows = table(("trial", "configuration", "reason"), failed[:ROWS], texts=3)
-        sections.append(Section("failed", "Failed trials", rows))
-    sections.append(Section("provenance", "Provenance", _provenance(done, run_id)))
+    sweep, records = done.sweep, done.records
+    recipe, metric = sweep.recipe, sweep.metric
+    best, order = best_record(records, metric), ranked(records, metric)
+    top = at_best(best)
+    values = [one.best for one in records if one.best is not None]
+    beside = [name for name in ("train_loss", "val_loss") if name != metric.column]
+    goes_on = f", one in {recipe.stop.factor} goes on" if recipe.stop.name != "none" else ""
     return html(
-        Page(
-            title=f"Sweep on {last_part(sweep.recipe.index)}: {label(best.configuration)}",
-            subtitle=f"{len(done.records):,} of {sweep.planned:,} trials by {sweep.recipe.search} "
-            f"search, {ended_words(by_status(done.records))} · "
-            f"best by {sweep.metric.title} · run {run_id}",
-            warnings=(*sweep.notes, *edge_lines(sweep.space, best)),
-            head=_head(done, best),
-            sections=sections,
-            footer="Written by satray; self-contained. All trials are in leaderboard.parquet, "
-            "their curves in trials.parquet, the plots in plots/.",
-        )
-    )
-
-
-def _head(done: Reported, best: TrialRecord) -> Html:
-    title, top = done.sweep.metric.title, at_best(best)
-    values = [one.best for one in done.records if one.best is not None]
-    headlines = [
-        Headline(f"best {title}", best.best, None, f"after {best.best_samples:,} samples"),
-        Headline(f"median {title}", statistics.median(values), None, f"of {len(values):,} trials"),
-    ]
-    headlines += [
-        Headline(said, top[name], None, "of the best trial")
-        for name, said in (("map", "mAP"), ("accuracy", "accuracy"), ("val_loss", "val. loss"))
-        if name in top and name != done.sweep.metric.column
-    ]
-    caution = (
-        f"The best of {len(values):,} is chosen on the validation tiles that its figure is of, so "
-        "it looks somewhat better than it is; tiles that no trial was compared on (evaluate "
-        "split=test) say what it is worth."
-    )
-    return joined((cards(headlines), tag("p", caution, class_="note")))
-
-
-def _leaderboard(done: Reported) -> Html:
-    order = ranked(done.records, done.sweep.metric)
-    beside = [name for name in ("train_loss", "val_loss") if name != done.sweep.metric.column]
-    heads = ("trial", done.sweep.metric.title, *(name.replace("_", " ") for name in beside),
-             "best at", "samples", "seconds", "")  # fmt: skip
-    rows = [
-        (
-            f"{place}. {label(one.configuration)}",
-            number(one.best, 4),
-            *(number(at_best(one).get(name), 4) for name in beside),
-            "–" if one.best_samples is None else f"{one.best_samples:,}",
-            f"{one.samples:,}",
-            f"{one.seconds:.1f}",
-            "" if one.status == "done" else one.status,
-        )
-        for place, one in enumerate(order[:ROWS], 1)
-    ]
-    parts: list[Child] = [table(heads, rows)]
-    if len(order) > ROWS:
-        said = f"The first {ROWS} of {len(order):,}; leaderboard.parquet has all."
-        parts.append(tag("p", said, class_="note"))
-    return joined(parts)
-
-
-def _provenance(done: Reported, run_id: str) -> Html:
-    recipe, stop = done.sweep.recipe, done.sweep.recipe.stop
-    goes_on = f", one in {stop.factor} goes on" if stop.name != "none" else ""
-    rows: list[tuple[str, Child]] = [
-        ("run", run_id),
-        ("index", recipe.index),
-        ("search", f"{recipe.search}, seed {recipe.seed}"),
-        ("early stopping", f"{stop.name}{goes_on}"),
-        ("seconds of trials", f"{sum(one.seconds for one in done.records):,.0f}"),
-        *done.about.items(),
-        *((f"base: {key}", text(value)) for key, value in recipe.base.items()),
-        *((f"space: {axis.key}", axis.words()) for axis in done.sweep.space.axes),
-    ]
-    return joined((pairs(rows), versions({"": library_versions()})))
+        "sweep.html",
+        title=f"Sweep on {last_part(recipe.index)}: {label(best.configuration)}",
+        subtitle=f"{len(records):,} of {sweep.planned:,} trials by {recipe.search} search, "
+        f"{ended_words(by_status(records))} · best by {metric.title} · run {run_id}",
+        warnings=(*sweep.notes, *edge_lines(sweep.space, best)),
+        footer="Written by satray; self-contained. All trials are in leaderboard.parquet, "
+        "their curves in trials.parquet, the plots in plots/.",
+        headlines=[
+            (f"best {metric.title}", best.best, None, f"after {best.best_samples:,} samples"),
+            (
+                f"median {metric.title}",
+                statistics.median(values),
+                None,
+                f"of {len(values):,} trials",
+            ),
+            *(
+                (title, top[name], None, "of the best trial")
+                for name, title in NAMED.items()
+                if name in top and name != metric.column
+            ),
+        ],
+        valued=len(values),
+        heads=("trial", metric.title, *(name.replace("_", " ") for name in beside), "best at",
+               "samples", "seconds", ""),
+        rows=[
+            (
+                f"{place}. {label(one.configuration)}",
+                number(one.best, 4),
+                *(number(at_best(one).get(name), 4) for name in beside),
+                "–" if one.best_samples is None else f"{one.best_samples:,}",
+                f"{one.samples:,}",
+                f"{one.seconds:.1f}",
+                "" if one.status == "done" else one.status,
+            )
+            for place, one in enumerate(order[:ROWS], 1)
+        ],
+        ranked=len(order),
+        plots=plots,
+        best_yaml=done.best_yaml,
+        tests=done.tests,
+        failed=[
+            (one.id, label(one.configuration), one.reason or "")
+            for one in records
+            if one.status == "failed"
+        ][:ROWS],
+        provenance=[
+            ("run", run_id),
+            ("index", recipe.index),
+            ("search", f"{recipe.search}, seed {recipe.seed}"),
+            ("early stopping", f"{recipe.stop.name}{goes_on}"),
+            ("seconds of trials", f"{sum(one.seconds for one in records):,.0f}"),
+            *done.about.items(),
+            *((f"base: {key}", text(value)) for key, value in recipe.base.items()),
+            *((f"space: {axis.key}", axis.words()) for axis in sweep.space.axes),
+        ],
+        versions=library_versions(),
+    )  # fmt: skip

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 
 from satray import __version__
-from satray.report.page import Child, Html, Page, Section, html, joined, picture, table, tag
+from satray.report.page import html
 from satray.runs.run import Run
 from satray.scoring.maps.jobs import SceneResult
 from satray.scoring.products.names import link_between, page_name, quicklook_name
@@ -62,7 +62,6 @@ def run_page(
         pictures: JPEGs by scene, in the order in which they are shown.
         subtitle: ids, in one line.
     """
-    home = page_name(run_id)
     done = [one for one in results if one.status == "done"]
     failed = [one for one in results if one.status == "failed"]
     skipped = [one for one in results if one.status == "skipped"]
@@ -74,47 +73,23 @@ def run_page(
     points = counted(sum(one.detections for one in done), "detection")
     tiles = counted(sum(one.tiles for one in done), "tile")
     scenes = counted(len(results), "scene")
-    head = tag("p", f"{scenes}: {', '.join(states) or 'none'}; {points} in {tiles}.")
-    sections = []
-    if pictures:
-        by_name = {one.scene: one for one in done}
-        drawn = joined(_picture(by_name[scene], data, home) for scene, data in pictures.items())
-        rest = len(done) - len(pictures)
-        note = f"and {counted(rest, 'scene')} more, in the list below" if rest else ""
-        body = joined([tag("div", drawn, class_="tiles"), tag("p", note, class_="note")])
-        sections.append(Section("found", "What was found", body))
-    if failed or skipped:
-        why = [(one.scene, one.stage or one.status, one.error or "") for one in failed + skipped]
-        body = table(("scene", "at", "why"), why, texts=3)
-        sections.append(Section("failed", "What was not scored", body))
-    if noted := [(_name(one, home), "; ".join(one.notes)) for one in done if one.notes]:
-        sections.append(Section("notes", "To know", table(("scene", "note"), noted, texts=2)))
-    if done:
-        heads = ("scene", "taken", "mode", "detections", "tiles", "size, px")
-        rows = [
-            (_name(one, home), one.taken, one.mode or "", f"{one.detections:,}", f"{one.tiles:,}",
-             f"{one.height:,} × {one.width:,}")
-            for one in done
-        ]  # fmt: skip
-        sections.append(Section("scenes", "Scenes", table(heads, rows, texts=3)))
-    title = f"{counted(len(done), 'scene')} scored"
-    return html(Page(title, subtitle, (), head, sections, f"satray {__version__}"))
+    home, by_name = page_name(run_id), {one.scene: one for one in done}
+    return html(
+        "scenes.html",
+        title=f"{counted(len(done), 'scene')} scored",
+        subtitle=subtitle,
+        warnings=(),
+        footer=f"satray {__version__}",
+        summary=f"{scenes}: {', '.join(states) or 'none'}; {points} in {tiles}.",
+        pictured=[(by_name[scene], data) for scene, data in pictures.items()],
+        done=done,
+        failed=[(one.scene, one.stage or one.status, one.error or "") for one in failed + skipped],
+        noted=[one for one in done if one.notes],
+        links={one.scene: link_between(home, quicklook_name(one.scene), url=True) for one in done},
+        counted=counted,
+    )
 
 
 def counted(number: int, word: str) -> str:
     """`1 scene`, `2 scenes`."""
     return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
-def _picture(one: SceneResult, data: bytes, home: str) -> Html:
-    words: list[Child] = [tag("strong", counted(one.detections, "detection"))]
-    if one.notes:
-        words.append(tag("span", f" {one.notes[0]}", class_="bad"))
-    return tag(
-        "figure", picture(data, f"{one.scene}, and where its strongest class is seen", "jpeg"),
-        tag("div", *words), tag("span", _name(one, home), class_="id"), class_="tile",
-    )  # fmt: skip
-
-
-def _name(one: SceneResult, home: str) -> Html:
-    return tag("a", one.scene, href=link_between(home, quicklook_name(one.scene), url=True))
