@@ -10,15 +10,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
     SerializationInfo,
     SerializerFunctionWrapHandler,
-    ValidationInfo,
     model_serializer,
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
 class Section(BaseModel):
@@ -71,9 +68,16 @@ class Needs:
     """Whether it is there: (the section that holds the key, the facts given to `idle_keys`)."""
 
 
+def as_typed(value: Any) -> str:
+    """A value as it would be typed."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(as_typed(item) for item in value)}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def having(name: str, *values: Any) -> Needs:
     """What a key needs that works with some values of another key of its section."""
-    shown = " or ".join(_as_typed(value) for value in values)
+    shown = " or ".join(as_typed(value) for value in values)
     return Needs(f"{{above}}{name}={shown}", lambda section, _: getattr(section, name) in values)
 
 
@@ -104,11 +108,7 @@ def key(
 
 @dataclass(frozen=True)
 class IsPath:
-    """Marks text that names data: a local path or an object-store URI.
-
-    Where recipes are validated with a `path` function in pydantic's context, it makes them
-    absolute, or refuses one by a ValueError.
-    """
+    """Marks text that names data: a local path or an object-store URI."""
 
     written: bool = False
     """Whether the job writes there, so that it may lie in `out`."""
@@ -118,16 +118,6 @@ class IsPath:
     def is_word(self, text: str) -> bool:
         """Whether a value is one of the words."""
         return text in self.words or (text.partition(":")[0] in self.words and "/" not in text)
-
-    def __get_pydantic_core_schema__(self, kind: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.with_info_after_validator_function(self._resolved, handler(kind))
-
-    def _resolved(self, text: str, info: ValidationInfo) -> str:
-        resolve = (info.context or {}).get("path")
-        try:
-            return text if resolve is None or self.is_word(text) else str(resolve(text))
-        except ValueError as error:
-            raise PydanticCustomError("path", "{said}", {"said": str(error)}) from None
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -266,16 +256,16 @@ def walk(
     dot = f"{name}." if name else ""
     for kind, _ in options(annotation):
         inner = get_args(kind)
-        if _is_section(kind):
+        if is_section(kind):
             for each in _in_order(kind):
                 there = kind.model_fields[each]
                 below = _below(value, each)
                 if below is not NOT_GIVEN or value is NOT_GIVEN:
-                    yield from walk(annotation_of(there), dot + each, below, there)
+                    yield from walk(there.rebuild_annotation(), dot + each, below, there)
         elif get_origin(kind) is tuple and isinstance(value, list | tuple):
             for number, entry in enumerate(value):
                 yield from walk(inner[0], f"{dot}{number}", entry)
-        elif get_origin(kind) is tuple and value is NOT_GIVEN and section_of(inner[0]):
+        elif get_origin(kind) is tuple and value is NOT_GIVEN:
             yield from walk(inner[0], f"{dot}N")
         elif get_origin(kind) is dict and isinstance(value, Mapping):
             for each, entry in value.items():
@@ -303,13 +293,9 @@ def idle_keys(recipe: Section, facts: Any) -> tuple[str, ...]:
         missing[each.name] = words
         changed = each.field is not None and each.value != each.field.get_default()
         if changed and not isinstance(each.value, Section):
-            shown = f"{each.name}={_as_typed(each.value)}"
+            shown = f"{each.name}={as_typed(each.value)}"
             lines.append(f"{shown} does nothing here: it works with {words}")
     return tuple(lines)
-
-
-def _as_typed(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def paths_in(
@@ -337,22 +323,11 @@ def options(annotation: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
         yield annotation, ()
 
 
-def section_of(annotation: Any) -> type[Section] | None:
-    """The section that a key may hold, or a list of which it may hold."""
-    for kind, _ in options(annotation):
-        if _is_section(kind):
-            found: type[Section] = kind
-            return found
-        if get_origin(kind) is tuple and (below := section_of(get_args(kind)[0])) is not None:
-            return below
-    return None
-
-
 def step(annotation: Any, part: str) -> Any:
     """The type one step down, of a section's key, a list's place or a mapping's entry; or None."""
     for kind, _ in options(annotation):
-        if _is_section(kind) and part in kind.model_fields:
-            return annotation_of(kind.model_fields[part])
+        if is_section(kind) and part in kind.model_fields:
+            return kind.model_fields[part].rebuild_annotation()
         if get_origin(kind) is tuple and part.isdigit():
             return get_args(kind)[0]
         if get_origin(kind) is dict:
@@ -367,13 +342,8 @@ def type_at(annotation: Any, dotted: str) -> Any:
     return annotation
 
 
-def annotation_of(field: FieldInfo) -> Any:
-    """A key's type, with what marks it."""
-    marks = tuple(field.metadata)
-    return Annotated[(field.annotation, *marks)] if marks else field.annotation
-
-
-def _is_section(kind: Any) -> bool:
+def is_section(kind: Any) -> bool:
+    """Whether a type is a section's."""
     return isinstance(kind, type) and issubclass(kind, Section)
 
 

@@ -13,7 +13,18 @@ from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from satray.config.base import Key, Recipe, Section, options, section_of, step, type_at, walk
+from satray.config.base import (
+    Key,
+    Recipe,
+    Section,
+    as_typed,
+    is_section,
+    options,
+    paths_in,
+    step,
+    type_at,
+    walk,
+)
 from satray.errors import InputError
 
 R = TypeVar("R", bound=BaseModel)
@@ -86,14 +97,20 @@ def validate(model: type[R], tree: dict[str, Any], path: Callable[[str], str] | 
 
     Args:
         model: what it should be.
-        tree: the mapping.
+        tree: the mapping; changed where paths are.
         path: makes each path in it absolute, or refuses it by a ValueError; None: as they are.
 
     Raises:
         InputError: the first thing wrong, in one line.
     """
+    if path is not None:
+        for name, text in list(paths_in(model, tree)):
+            try:
+                apply_overrides(tree, {name: path(text)})
+            except ValueError as error:
+                raise InputError(f"{name}={text}: {error}") from None
     try:
-        return model.model_validate(tree, context={"path": path})
+        return model.model_validate(tree)
     except ValidationError as error:
         raise InputError(one_line(model, error)) from None
 
@@ -204,8 +221,8 @@ def render(job: str, model: type[Recipe], width: int = 100) -> str:
     for key in keys_of(model):
         assert key.field is not None
         unit = f" [{key.unit}]" if key.unit else ""
-        required = key.field.is_required()
-        default = "required" if required else f"= {_typed(key.field.default)}"
+        default = f"= {'none' if key.field.default is None else as_typed(key.field.default)}"
+        default = "required" if key.field.is_required() else default
         page.append(f"  {key.name}  {in_words(key.annotation)}{unit} {default}\n")
         meaning = textwrap.wrap(key.field.description or "", width - 6)
         page.extend(f"      {line}\n" for line in meaning)
@@ -214,20 +231,18 @@ def render(job: str, model: type[Recipe], width: int = 100) -> str:
 
 def keys_of(model: type[Section]) -> list[Key]:
     """The keys that a recipe can be given, depth first; sections only where a word will do too."""
-    return [key for key in walk(model) if key.field is not None and not _is_bare(key)]
+    return [key for key in walk(model) if key.field is not None and not holds_keys(key.annotation)]
 
 
-def _is_bare(key: Key) -> bool:
-    kinds = [kind for kind, _ in options(key.annotation)]
-    words = any(kind is str or get_origin(kind) is Literal for kind in kinds)
-    lists = any(get_origin(kind) is tuple for kind in kinds)
-    return section_of(key.annotation) is not None and (lists or not words)
-
-
-def is_section(model: type[Section], dotted: str) -> bool | None:
-    """Whether only keys stand below a key, in a section or in a list; None: no such key."""
-    found = type_at(model, dotted)
-    return None if found is None else _is_bare(Key(dotted, found))
+def holds_keys(annotation: Any) -> bool:
+    """Whether what stands there has keys of its own, as sections and lists of them do."""
+    kinds = [kind for kind, _ in options(annotation)]
+    if any(kind is str or get_origin(kind) is Literal for kind in kinds):  # a word will do
+        return False
+    return any(
+        holds_keys(get_args(kind)[0]) if get_origin(kind) is tuple else is_section(kind)
+        for kind in kinds
+    )
 
 
 def in_words(annotation: Any) -> str:
@@ -245,7 +260,7 @@ def _kind_in_words(kind: Any) -> str:
     if origin is tuple:
         length = "list of" if inner[-1] is Ellipsis else f"list of {len(inner)}, each"
         return f"{length} {in_words(inner[0])}"
-    if section_of(kind) is not None:
+    if is_section(kind):
         return f"{{{', '.join(kind.model_fields)}}}"
     return "mapping" if origin is dict else WORDS.get(kind, "value")
 
@@ -257,17 +272,6 @@ def _bounds(marks: Iterable[Any]) -> Iterator[str]:
         for name, words in BOUNDS.items():
             if getattr(mark, name, None) is not None:
                 yield words.format(getattr(mark, name))
-
-
-def _typed(value: Any) -> str:
-    """A default as it would be typed."""
-    if value is None:
-        return "none given"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return f"[{', '.join(str(item) for item in value)}]"
-    return str(value)
 
 
 def one_line(model: type[BaseModel], error: ValidationError) -> str:
@@ -300,8 +304,6 @@ def one_line(model: type[BaseModel], error: ValidationError) -> str:
         case "value_error":
             message = first["msg"].removeprefix("Value error, ")
             return f"{dotted}: {message}" if dotted else message
-        case "path":
-            return f"{shown}: {first['msg']}"
         case "finite_number":
             return f"{shown}: accepted: finite {in_words(kind)}"
     return f"{shown}: accepted: {in_words(kind)}"

@@ -38,28 +38,20 @@ class Disk:
     def walk(self, folder: str) -> Iterator[Entry]:
         """Yield the regular files below a folder, hidden ones too, in no order.
 
-        Links are followed, each folder once; a dangling link is passed over. A folder that does not
-        exist has no files, one that cannot be read is an error.
+        Links are followed, and a circle of them is an error; a dangling link is passed over. A
+        folder that does not exist has no files, one that cannot be read is an error.
         """
 
         def refuse(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise error
 
-        seen: set[tuple[int, int]] = set()
         start = len(os.path.join(folder, ""))
-        for here, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-            with contextlib.suppress(FileNotFoundError):  # of a folder that went while we looked
-                status = os.stat(here)
-                if (status.st_dev, status.st_ino) in seen:
-                    folders.clear()
-                    continue
-                seen.add((status.st_dev, status.st_ino))
-            for file in files:
-                path = os.path.join(here, file)
+        for here, _, files in os.walk(folder, followlinks=True, onerror=refuse):
+            for path in (os.path.join(here, file) for file in files):
                 with contextlib.suppress(FileNotFoundError):
                     status = os.stat(path)
-                    if stat.S_ISREG(status.st_mode) and not file.startswith(TEMPORARY):
+                    if stat.S_ISREG(status.st_mode):
                         yield _entry(path, path[start:], status)
 
     def head(self, path: str) -> Entry:

@@ -4,10 +4,10 @@ import errno
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import obstore.exceptions as store_errors
 
@@ -19,7 +19,7 @@ RETRY_FOR = timedelta(seconds=60)
 """For how long a request is tried again."""
 
 _CODE = re.compile(r"<Code>\s*([^<]+?)\s*</Code>")
-_STATUS = re.compile(r"status code: (\d{3}) ?([A-Za-z -]*)")
+_STATUS = re.compile(r"status code: (\d{3})")
 _REFUSED = (
     "access refused; these credentials may not do that here, or the name does not exist and may "
     "not be looked for"
@@ -27,7 +27,12 @@ _REFUSED = (
 _STRANGER = "the store does not accept these AWS credentials; check them and the endpoint"
 _ELSEWHERE = "the bucket is in another region; set storage.region or AWS_REGION"
 
-# What an error code of S3 means to a person.
+# What obstore says beside codes.
+_SAID = {
+    "token request": "no credentials for this store could be found",
+    "Received redirect without": _ELSEWHERE,
+}
+# What an error code of S3, or a status of HTTP, means to a person.
 _MEANING = {
     "NoSuchBucket": "there is no such bucket",
     "NoSuchKey": "does not exist",
@@ -107,40 +112,35 @@ def _may_pass(error: Exception) -> bool:
 
 def _failure(place: str, error: Exception) -> SatrayError | None:
     """Return what an error means; None for one that is no disk's and no store's."""
-    said, text = one_line(error), str(error)
-    if type(error).__module__.split(".")[0] in ("botocore", "boto3"):
-        response = getattr(error, "response", None) or {}
-        code = str(response.get("Error", {}).get("Code", ""))
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return _of_response(place, code, status, said)
     # Missing objects are Python's own FileNotFoundError in obstore, without an errno.
     if isinstance(error, OSError) and error.errno is not None:
         if error.errno in _DISK:
             return InputError(f"{place}: {_DISK[error.errno]}")
-        return SatrayError(f"{place}: {error.strerror or said}")
-    if not isinstance(error, OSError | store_errors.BaseError):
-        # A NUL byte in a path, a control character in a key.
-        return InputError(f"{place}: {said}") if isinstance(error, ValueError) else None
-    named, answered = _CODE.search(text), _STATUS.search(text)
-    if named:
-        return _of_response(place, named[1], int(answered[1]) if answered else 0, said)
-    if isinstance(error, store_errors.InvalidPathError):
-        return InputError(f"{place}: not a name that object stores take")
-    if isinstance(error, store_errors.NotSupportedError):
-        return InputError(f"{place}: this kind of store cannot do that: {said}")
-    if "token request" in text:
-        return InputError(f"{place}: no credentials for this store could be found")
-    if "redirect" in text.lower():
-        return InputError(f"{place}: {_ELSEWHERE}")
-    if answered:
-        return _of_response(place, "", int(answered[1]), f"{answered[1]} {answered[2].strip()}")
-    return _of_response(place, "", 0, said)
+        return SatrayError(f"{place}: {error.strerror or one_line(error)}")
+    if type(error).__module__.startswith(("botocore.", "boto3.")):
+        response = getattr(error, "response", None) or {}
+        code = str(response.get("Error", {}).get("Code", ""))
+        return _refusal(place, code, response.get("ResponseMetadata", {}), error)
+    if isinstance(error, store_errors.BaseError | OSError):
+        text = str(error)
+        named, status = _CODE.search(text), _STATUS.search(text)
+        for sign, meaning in _SAID.items():
+            if sign in text and not named:
+                return InputError(f"{place}: {meaning}")
+        if isinstance(error, store_errors.InvalidPathError | store_errors.NotSupportedError):
+            return InputError(f"{place}: {one_line(error)}")
+        about = {"HTTPStatusCode": int(status[1])} if status else {}
+        return _refusal(place, named[1] if named else "", about, error)
+    # A NUL byte in a path, a control character in a key.
+    return InputError(f"{place}: {one_line(error)}") if isinstance(error, ValueError) else None
 
 
-def _of_response(place: str, code: str, status: int, said: str) -> SatrayError:
+def _refusal(place: str, code: str, about: Mapping[str, Any], error: Exception) -> SatrayError:
     """Choose by error code, then by HTTP status: 4xx is ours to mend, anything else theirs."""
-    if meaning := _MEANING.get(code) or _MEANING.get(str(status) if not code else ""):
+    status = about.get("HTTPStatusCode", 0)
+    if meaning := _MEANING.get(code or str(status)):
         return InputError(f"{place}: {meaning}" + (f" ({code})" if code.isalpha() else ""))
     if 400 <= status < 500 and status != 429:
-        return InputError(f"{place}: the store refused the request ({code or said})")
+        return InputError(f"{place}: the store refused the request ({code or one_line(error)})")
+    said = f"HTTP status {status}" if status else one_line(error)
     return SatrayError(f"{place}: the store failed, after retries: {said}")

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from satray.config.cli import is_section
+from satray.config.base import type_at
+from satray.config.cli import holds_keys
 from satray.config.train import TrainRecipe
 from satray.config.tune import AXIS
 from satray.errors import InputError
@@ -453,7 +454,7 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         is_axis = not isinstance(value, Mapping) or any(word in value for word in DOMAINS)
         if is_axis:
             found[key] = value
-        elif is_section(TrainRecipe, key) is False:
+        elif (kind := type_at(TrainRecipe, key)) is not None and not holds_keys(kind):
             named = ", ".join(map(str, value)) or "an empty mapping"
             raise InputError(f"space.{key}: found {named}; accepted: {AXIS}")
         else:

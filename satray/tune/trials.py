@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from satray.config.base import idle_keys
-from satray.config.cli import apply_overrides, fill_lists, is_section, validate
+from satray.config.base import idle_keys, type_at
+from satray.config.cli import apply_overrides, fill_lists, holds_keys, validate
 from satray.config.stages import usual_stages
 from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
@@ -381,7 +381,7 @@ def dotted(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in tree.items():
         key = f"{above}{name}"
-        if isinstance(value, Mapping) and is_section(TrainRecipe, key):
+        if isinstance(value, Mapping) and holds_keys(type_at(TrainRecipe, key)):
             found |= dotted(value, f"{key}.")
         else:
             found[key] = value

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satray.config.base import Recipe
-from satray.config.cli import build, is_section, keys_of, parse_yaml, render, to_yaml
+from satray.config.base import Recipe, type_at
+from satray.config.cli import build, holds_keys, keys_of, parse_yaml, render, to_yaml
 from satray.config.prepare import DemoRecipe, PrepareRecipe
 from satray.config.score import EvaluateRecipe, ExportRecipe, ScoreRecipe
 from satray.config.train import CheckRecipe, LandscapeRecipe, TrainRecipe
@@ -198,10 +198,10 @@ def test_where_and_how_fast_a_job_runs_is_not_what_it_makes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "section"),
-    [("augment", True), ("stages", True), ("stages.0.schedule", True),
-     ("stages.0.learning_rate", False), ("stages.0.nothing", None),
+    ("key", "holds"),
+    [("augment", True), ("stages", True), ("stages.0.schedule", True), ("classes", False),
+     ("stages.0.learning_rate", False), ("stages.0.nothing", False),
      ("variant", False)],  # a name will do
 )  # fmt: skip
-def test_sections_are_told_from_leaves(key: str, section: bool | None) -> None:
-    assert is_section(TrainRecipe, key) is section
+def test_sections_are_told_from_leaves(key: str, holds: bool) -> None:
+    assert holds_keys(type_at(TrainRecipe, key)) is holds

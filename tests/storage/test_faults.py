@@ -236,7 +236,9 @@ def test_a_store_that_stays_broken_is_no_input_error(script, monkeypatch):
     quick = {"max_retries": 2, "retry_timeout": timedelta(seconds=5)}
     monkeypatch.setattr(objects, "RETRY", quick)
     script.answers = [(503, {}, b"")]
-    with pytest.raises(SatrayError, match="the store failed, after retries: 503") as caught:
+    with pytest.raises(
+        SatrayError, match="the store failed, after retries: HTTP status 503"
+    ) as caught:
         script.storage.read("s3://bucket/x")
     assert not isinstance(caught.value, InputError)
     assert len(script.requests) == 3
