@@ -30,19 +30,20 @@ def out(request, tmp_path) -> str:
     return join(request.getfixturevalue("swift").bucket(), "out")
 
 
+@pytest.fixture(scope="module")
+def dead() -> str:
+    """Tag of a process that has ended."""
+    program = "from satray.storage.temporary import process_tag; print(process_tag())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    return done.stdout.strip()
+
+
 def run_in(out: str, run_id: str = "0123456789ab") -> Run:
     return Run("train", run_id, str(out), Storage())
 
 
 def take(run: Run, *, overwrite: bool = False, **how):
     return take_folder(run, overwrite=overwrite, **how)
-
-
-def dead_tag() -> str:
-    """Tag of a process that has ended."""
-    program = "from satray.storage.temporary import process_tag; print(process_tag())"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 def leave_claim(run: Run, maker: str, number: int = 1) -> None:
@@ -83,17 +84,13 @@ def test_what_ends_the_work_gives_the_folder_back(out, error):
         pass
 
 
-@pytest.mark.parametrize("number", [1, 7])
-def test_a_process_that_was_killed_here_is_followed_at_once(out, number):
-    leave_claim(run_in(out), dead_tag(), number)
+def test_a_process_that_was_killed_here_is_followed_at_once(out, dead):
+    leave_claim(run_in(out), dead, 7)
     with take(run_in(out)):
         refused(run_in(out), "held by")
-
-
-def test_a_pid_that_another_process_has_now_is_not_the_holder(tmp_path):
-    leave_claim(run_in(tmp_path), f"{machine()}-{os.getpid()}-1")
-    with take(run_in(tmp_path)):
-        refused(run_in(tmp_path), "held by")
+    leave_claim(run_in(out), f"{machine()}-{os.getpid()}-1", 9)  # the pid is another's now
+    with take(run_in(out)):
+        refused(run_in(out), "held by")
 
 
 def test_a_process_elsewhere_is_waited_for_until_its_lease_is_over(out):
@@ -105,28 +102,30 @@ def test_a_process_elsewhere_is_waited_for_until_its_lease_is_over(out):
         pass
 
 
-def test_signs_of_life_keep_a_folder_beyond_the_lease(tmp_path):
-    with take(run_in(tmp_path), beat=0.1, lease=1):
-        time.sleep(1.5)
-        assert time.time() - (tmp_path / CLAIMS / "0001.json").stat().st_mtime < 1
+def test_signs_of_life_are_given(tmp_path):
+    with take(run_in(tmp_path), beat=0.05):
+        mark = tmp_path / CLAIMS / "0001.json"
+        first = mark.stat().st_mtime_ns
+        time.sleep(0.5)
+        assert mark.stat().st_mtime_ns > first
 
 
 @pytest.mark.parametrize("how", ["taken over", "removed"])
 def test_a_process_that_was_taken_for_dead_gives_up(tmp_path, how):
-    run, told, heard = run_in(tmp_path), [], threading.Event()
-    with take(run, lost=lambda reason: (told.append(reason), heard.set()), beat=0.05):
+    run, reasons, heard = run_in(tmp_path), [], threading.Event()
+    with take(run, lost=lambda reason: (reasons.append(reason), heard.set()), beat=0.05):
         if how == "removed":
             run.storage.delete(join(run.out, "state"))
         else:
             leave_claim(run, ELSEWHERE, 2)
         assert heard.wait(10)
-    assert run.out in told[0]
+    assert run.out in reasons[0]
     left = [entry.key for entry in run.storage.list(join(run.out, CLAIMS))]
     assert left == ([] if how == "removed" else ["0001.json", "0002.json"])
 
 
-def test_of_many_that_begin_at_once_one_works(tmp_path):
-    leave_claim(run_in(tmp_path), dead_tag())
+def test_of_many_that_begin_at_once_one_works(tmp_path, dead):
+    leave_claim(run_in(tmp_path), dead)
     entered, barrier, done = [], threading.Barrier(8), threading.Event()
 
     def try_it() -> None:
@@ -160,7 +159,5 @@ def test_equal_commands_at_once_do_the_work_once_but_on_a_schedule(counter: Coun
     counter.within = second
     assert main(counter.job, command) == 0
     assert inner == [status, status]
-    logs = "".join(path.read_text() for path in Path("o/state").glob("*/job.log"))
-    assert logs.count("does this very run since") == 2 * status
     assert counter.calls == 3 - 2 * status
     assert Path("o/schedule.json").exists() is (status == 0)

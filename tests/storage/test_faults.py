@@ -97,25 +97,6 @@ def script(monkeypatch) -> Iterator[Script]:
     forget_connections()
 
 
-def test_hiccups_are_tried_again(script):
-    script.answers = [(503, {}, b""), (500, {}, b""), (200, DATED, b"abc")]
-    assert script.storage.read("s3://bucket/x") == b"abc"
-    assert len(script.requests) == 3
-    script.requests.clear()
-    script.answers = [(503, {}, b""), (200, {}, PAGE)]
-    assert [entry.key for entry in script.storage.list("s3://bucket/a")] == ["x"]
-    assert len(script.requests) == 2
-
-
-def test_a_download_that_breaks_off_is_taken_up_again(script):
-    rest = {**DATED, "Content-Range": "bytes 3-5/6"}
-    script.answers = [(200, {**DATED, "Content-Length": "6"}, b"abc"), (206, rest, b"def")]
-    assert script.storage.read("s3://bucket/x") == b"abcdef"
-    (_, _, first), (_, _, second) = script.requests
-    assert "Range" not in {name.title() for name in first}
-    assert {name.title(): value for name, value in second.items()}["Range"] == "bytes=3-5"
-
-
 def test_unsigned_requests_carry_no_signature(script):
     script.answers = [(200, DATED, b"abc")]
     assert script.unsigned.read("s3://bucket/x") == b"abc"
