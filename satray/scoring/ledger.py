@@ -31,15 +31,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from satray.errors import InputError, SatrayError
 from satray.runs.run import finite
 from satray.scoring.safe import safe_part
-from satray.scoring.scenes.scene import SceneRef
 from satray.storage import Entry, Storage, join
 
-REASON_LIMIT = 2000  # characters
+if TYPE_CHECKING:  # it imports rasterio
+    from satray.scoring.scenes.scene import SceneRef
+
 RUNS = "runs"
 """Folder below `ledger/` of the runs' signs of life."""
 OLD = timedelta(days=7)
@@ -49,6 +50,8 @@ PATIENCE = 5.0  # seconds that an end waits for a sign under way
 
 KINDS = ("claim", "released", "left", "failed", "final", "done")
 """Kinds of marks; of those of one attempt the last in this order decides."""
+ENDS = KINDS[3:]
+"""Those that stand in a run's tables."""
 _PATH = re.compile(
     r"(?P<scene>[^/]+)/(?P<version>[0-9]{4,}-[^/]+)/"
     r"(?:(?P<number>[0-9]{4,})(?:\.(?P<end>released|left|failed|final))?|done)"
@@ -136,16 +139,12 @@ class View:
     over: frozenset[str] = frozenset()
     """Silent runs of which nothing is left to do."""
 
-    def history(self, scene: str) -> History:
-        """Marks of one scene."""
-        return self.scenes.get(safe_part(scene), {})
-
 
 @dataclass(frozen=True)
 class Task:
     """A scene to claim and score. `Ledger.claim` takes key, history and when that was."""
 
-    seen: SceneRef
+    seen: "SceneRef"
     """The scene as found."""
     key: Key
     """Its key in the ledger."""
@@ -166,10 +165,10 @@ class Pass:
     held: tuple[Key, ...]
     """In work elsewhere."""
     failed: Mapping[Key, Mark]
-    """Given up, with the last mark; `Ledger.reason` says why."""
+    """Given up, with the last mark; `Ledger.verdict` says why."""
     growing: Mapping[str, str]
     """Left for the next time: reason by scene."""
-    untold: tuple[tuple[SceneRef, Key, Mark], ...]
+    orphans: tuple[tuple["SceneRef", Key, Mark], ...]
     """Of `done` and `failed`, those that no run's tables hold, for `Ledger.adopt`."""
     view: View
     """The ledger as it was."""
@@ -207,22 +206,22 @@ class Ledger:
         self.beat()
         now = self.storage.head(self._sign(self.run_id)).modified
         entries = self.storage.list(self.root)
-        pairs = [(entry, *entry.key.partition("/")[::2]) for entry in entries]
-        signs = {run: entry for entry, folder, run in pairs if folder == RUNS and "/" not in run}
+        paths = [(entry.key.split("/"), entry) for entry in entries]
+        signs = {path[1]: entry for path, entry in paths if path[0] == RUNS and len(path) == 2}
         silent = {
             run
             for run, sign in signs.items()
             if not sign.size or (now - sign.modified).total_seconds() >= self.lease
         }
-        records = {run: join(self.out, "runs", f"{run}.json") for run in silent}
-        cut = frozenset(run for run in silent if not self.storage.exists(records[run]))
+        exists, folder = self.storage.exists, join(self.out, "runs")
+        cut = frozenset(run for run in silent if not exists(join(folder, f"{run}.json")))
         scenes = self._owned(histories(entries), signs.get, bool(cut))
         needed = {last_of(h[version]).run for h in scenes.values() for version in newest(h)}
         over = {run for run in silent if run not in needed or now - signs[run].modified > OLD}
         return View(now, scenes, cut, frozenset(over))
 
     def judge(self, marks: tuple[Mark, ...], now: datetime) -> State:
-        """Judge one version by its marks, in any order; `now` may be a little late.
+        """Judge one version by its marks, in any order, at a time by the store's clock.
 
         Attempts whose run was cut short count; those that were given back, or whose run ended in
         words, do not.
@@ -244,11 +243,11 @@ class Ledger:
         Args:
             key: what to work on.
             seen: the scene's history when it was looked at.
-            looked: the store's clock then (`View.now`): whoever gave a sign of life since has it.
+            looked: the store's clock then: whoever gave a sign of life since has its claim.
 
         Returns:
-            The claim; None where another has it, had it since or took up another version of the
-            scene since, or where it has come to its end.
+            The claim; None where another has it, had it or took up another version of the scene
+            since, or where it has come to its end.
         """
         number = self.judge(seen.get(key.version, ()), looked).attempts + 1
         claim, folder = Claim(key, number, looked), safe_part(key.scene)
@@ -259,14 +258,12 @@ class Ledger:
             content = self._content(key, "done")
             mine = (content.get("run_id"), content.get("attempt")) == (self.run_id, number)
             return replace(claim, committed=content.get("result")) if mine else None
-        if _superseded(history, key.version):
+        if newest(history) not in (newest(seen), [key.version]):
             return None
         if state == ("open", number - 1):
-            last = last_of(marks) if marks else None
-            if last is not None and last.kind == "left":
-                self._create(key, last.name, {})
-            elif last is not None and last.kind == "claim":
-                self.fail(replace(claim, attempt=last.number), self._silence(last), retryable=True)
+            if marks and (last := last_of(marks)).kind in ("claim", "left"):
+                end = last if last.kind == "left" else replace(last, kind="failed")
+                self._create(key, end.name, self.verdict(key, last))
         elif state != ("claimed", number):
             return None
         if not self._create(key, f"{number:04}", {"attempt": number}):
@@ -286,12 +283,11 @@ class Ledger:
     def commit(self, claim: Claim, result: dict[str, Any]) -> bool:
         """Make this attempt the scene's, all its products written.
 
-        What earlier versions left under names that this one has not is removed.
+        What the version before left under names that this one has not is removed.
 
         Args:
             claim: the claim.
-            result: what became of it: `products`, each with its `path`, and whatever the run's
-                tables need.
+            result: `products`, each with its `path`, and whatever the run's tables need.
 
         Returns:
             Whether it is; where not, another attempt or version was first.
@@ -308,42 +304,32 @@ class Ledger:
         return self._create(claim.key, "done", {"attempt": claim.attempt, "result": result})
 
     def fail(self, claim: Claim, reason: str, *, retryable: bool) -> None:
-        """End an attempt without products; the run has it in its tables.
+        """End an attempt without products; `retryable`: another may succeed.
 
-        Args:
-            claim: the claim.
-            reason: what is told of it.
-            retryable: whether another attempt may succeed (the store was down, say).
+        The run has the scene and the reason in its tables.
         """
-        text = " ".join(reason.split())[:REASON_LIMIT] or "no reason was given"
         name = f"{claim.attempt:04}.{'failed' if retryable else 'final'}"
-        self._create(claim.key, name, {"reason": text})
+        self._create(claim.key, name, {"reason": reason})
 
     def release(self, claim: Claim) -> None:
         """Give a claim back: the scene has done nothing wrong, and nothing was written."""
         self._create(claim.key, f"{claim.attempt:04}.released", {})
 
+    def verdict(self, key: Key, last: Mark) -> dict[str, Any]:
+        """What a version came to, by its last mark: a `result`, or a `reason` why there is none."""
+        if last.kind in ENDS:
+            return self._content(key, last.name)
+        silence = f"no sign of life from its owner for {self.lease:g} s, attempt {last.number}"
+        return {"reason": silence}
+
     def adopt(self, key: Key, last: Mark) -> dict[str, Any] | None:
-        """Take what a scene came to into this run's tables; one run alone may.
+        """Take what a version came to (`verdict`) into this run's tables.
 
-        Args:
-            key: what was done, or given up.
-            last: its last mark, of a run that was cut short.
-
-        Returns:
-            What it says: `result`, or the `reason` why it was given up; None where another has it.
+        Of several runs that find its last mark to be of one that was cut short, one is given it.
         """
-        if last.kind in ("done", "failed", "final"):
-            content, mark = self._content(key, last.name), replace(last, turn=last.turn + 1)
-        else:
-            content, mark = {"reason": self._silence(last)}, replace(last, kind="failed")
+        content, ended = self.verdict(key, last), last.kind in ENDS
+        mark = replace(last, turn=last.turn + 1) if ended else replace(last, kind="failed")
         return content if self._create(key, mark.name, content) else None
-
-    def reason(self, key: Key, last: Mark) -> str:
-        """Why a scene was given up, by its last mark."""
-        if last.kind not in ("failed", "final"):
-            return self._silence(last)
-        return str(self._content(key, last.name).get("reason", "no reason was given"))
 
     def beat(self, data: bytes = b"alive") -> None:
         """Give a sign of life; an empty one says that the run has ended without its tables."""
@@ -359,9 +345,6 @@ class Ledger:
     def _find_sign(self, run: str) -> Entry | None:
         place = self._sign(run)
         return self.storage.head(place) if self.storage.exists(place) else None
-
-    def _silence(self, claim: Mark) -> str:
-        return f"no sign of life from its owner for {self.lease:g} s, attempt {claim.number}"
 
     def _history(self, scene: str) -> History:
         folder = safe_part(scene)
@@ -452,20 +435,21 @@ def signs_of_life(ledger: Ledger) -> Iterator[None]:
 
 
 def plan_pass(
-    scenes: Iterable[SceneRef], view: View, ledger: Ledger, *, settle: float = 60.0
+    scenes: Iterable["SceneRef"], view: View, ledger: Ledger, *, settle: float = 60.0
 ) -> Pass:
     """Sort scenes, in the order in which they are to be scored, by what is to be done. Pure.
 
-    `settle`: seconds that a scene has to stay unchanged before it is read.
+    `settle`: seconds that a scene has to stay unchanged, as files grow under one's eyes.
     """
     todo: list[Task] = []
     done: list[Key] = []
     held: list[Key] = []
     failed: dict[Key, Mark] = {}
     growing: dict[str, str] = {}
-    untold: list[tuple[SceneRef, Key, Mark]] = []
+    orphans: list[tuple[SceneRef, Key, Mark]] = []
     for seen in scenes:
-        history = view.history(seen.scene)
+        history = view.scenes.get(safe_part(seen.scene), {})
+        age = (view.now - seen.modified).total_seconds()
         key = key_of(seen.scene, seen.etag, ledger.config, history)
         marks = history.get(key.version, ())
         state = ledger.judge(marks, view.now)
@@ -477,24 +461,14 @@ def plan_pass(
                 done.append(key)
             else:
                 failed[key] = last
-            if last.run in view.cut or last.kind not in ("done", "failed", "final"):
-                untold.append((seen, key, last))
-        elif young := too_young(seen, view.now, settle):
-            growing[seen.scene] = young
+            if last.run in view.cut or last.kind not in ENDS:
+                orphans.append((seen, key, last))
+        elif -settle <= age < settle:  # more in the future tells nothing: archives bring such
+            why = f"changed {max(age, 0):.0f} s ago, less than settle={settle:g} s"
+            growing[seen.scene] = why
         else:
             todo.append(Task(seen, key, history, view.now))
-    return Pass(tuple(todo), tuple(done), tuple(held), failed, growing, tuple(untold), view)
-
-
-def too_young(seen: SceneRef, now: datetime, settle: float) -> str | None:
-    """Say why a scene is too young to be read: files on a disk grow under one's eyes.
-
-    A time of change far in the future (archives bring such) tells nothing, and is no reason.
-    """
-    age = (now - seen.modified).total_seconds()
-    if -settle <= age < settle:
-        return f"changed {max(age, 0):.0f} s ago, less than settle={settle:g} s"
-    return None
+    return Pass(tuple(todo), tuple(done), tuple(held), failed, growing, tuple(orphans), view)
 
 
 def key_of(scene: str, etag: str, config: str, history: History) -> Key:
@@ -548,16 +522,12 @@ def _begun(marks: tuple[Mark, ...]) -> bool:
     return not tries <= {mark.number for mark in marks if mark.kind == "released"}
 
 
-def _superseded(history: History, version: str) -> bool:
-    return any(_number(v) >= _number(version) for v in newest(history) if v != version)
-
-
 def _stands(history: History, claim: Claim) -> bool:
-    return not _superseded(history, claim.key.version) and not any(
+    return newest(history) == [claim.key.version] and not any(
         mark.kind == "done"
         or mark.number > claim.attempt
         or (mark.number == claim.attempt and mark.kind != "claim")
-        for mark in history.get(claim.key.version, ())
+        for mark in history[claim.key.version]
     )
 
 

@@ -34,7 +34,7 @@ def early(recipe: ScoreRecipe, scenes: Scenes, run: Run) -> Outcome | Scenes:
         by = plan_pass(scenes.found.scenes, ledger.look(), ledger, settle=settle)
         _clear(run, ledger, by)
         lines = _lines(by, ledger, scenes)
-    if by.todo or by.untold:
+    if by.todo or by.orphans:
         for line in lines:
             run.say(line)
         return replace(scenes, by=by)
@@ -81,17 +81,17 @@ def _score(
     elsewhere = len(by.todo) - len(results)
     said = (f"{elsewhere:,} scenes are in work elsewhere",) if elsewhere else ()
     with run.activity("recovering"):
-        told = _adopted(by, ledger)
-    adopted = sum(one.status == "done" for one in told)
-    if adopted:
-        run.say(f"{adopted:,} scenes were finished by runs that were cut short")
-    results += told
+        adopted = _adopted(by, ledger)
+    finished = sum(one.status == "done" for one in adopted)
+    if finished:
+        run.say(f"{finished:,} scenes were finished by runs that were cut short")
+    results += adopted
     if not results:
         idle = Outcome({"scenes": 0, "failed": 0}, summary=(*said, "nothing to score"), idle=True)
         return _judged(by, idle, recipe.error_budget)
     closing.close(run, results, layout_of(ready, run), recipe.bundle, single=True)
     outcome = outcome_of(results, recipe, ready)
-    counts = {**outcome.counts, "adopted": adopted}
+    counts = {**outcome.counts, "adopted": finished}
     outcome = replace(outcome, counts=counts, summary=(*outcome.summary, *said))
     return _judged(by, outcome, recipe.error_budget)
 
@@ -99,7 +99,7 @@ def _score(
 def _adopted(by: Pass, ledger: Ledger) -> list[SceneResult]:
     """What scenes came to that are in no run's tables, and from now on are in this one's."""
     results = []
-    for number, (seen, key, last) in enumerate(by.untold, len(by.todo)):
+    for number, (seen, key, last) in enumerate(by.orphans, len(by.todo)):
         content = ledger.adopt(key, last)
         if content is None:
             continue
@@ -124,7 +124,7 @@ def _lines(by: Pass, ledger: Ledger, scenes: Scenes) -> list[str]:
     lines = [f"scenes: {counts}"]
     lines += [f"  {scene}: {why}" for scene, why in list(by.growing.items())[:3]]
     for key, last in list(by.failed.items())[:3]:
-        lines.append(f"  {key.scene}: given up: {ledger.reason(key, last)}")
+        lines.append(f"  {key.scene}: given up: {ledger.verdict(key, last).get('reason')}")
     if by.failed:
         lines.append(f"  what is given up is tried again without {ledger.root}/SCENE")
     return lines + [f"  {one.scene}: no scene: {one.error}" for one in scenes.found.failures[:3]]

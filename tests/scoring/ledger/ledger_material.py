@@ -153,7 +153,7 @@ def do_pass(
     found = plan(ledger, listed())
     for run in found.view.over:
         ledger.close(run)
-    if not (found.todo or found.untold):
+    if not (found.todo or found.orphans):
         ledger.close()
         return []
     mine, rows = [], []
@@ -171,7 +171,7 @@ def do_pass(
             elif deliver(ledger, claim):
                 mine.append(claim)
         rows = [claim.key.scene for claim in mine]
-        rows += [key.scene for _, key, last in found.untold if ledger.adopt(key, last)]
+        rows += [key.scene for _, key, last in found.orphans if ledger.adopt(key, last)]
         record = f"{ledger.out}/runs/{ledger.run_id}.json"
         ledger.storage.write(record, json.dumps(rows).encode())
         ledger.close()

@@ -94,7 +94,7 @@ class World:
         when, objects = self.looks[self.turns.who]
         scene, version, _ = uri.removeprefix(f"{OUT}/ledger/").split("/")
         ledger = make_ledger(MemoryStore(objects=dict(objects), clock=when))
-        marks = ledger.look().history(scene).get(version, ())
+        marks = ledger.look().scenes.get(scene, {}).get(version, ())
         assert ledger.judge(marks, when) == ("open", number - 1)
 
     def check_write(self, who, below):
@@ -169,7 +169,7 @@ def test_schedules_at_once(orders, ends):
     ledger = make_ledger(world.store, max_attempts=12)
     found = plan(ledger, world.scenes())
     ledger.close()
-    assert (found.todo, found.held, found.untold, found.view.cut) == ((), (), (), set())
+    assert (found.todo, found.held, found.orphans, found.view.cut) == ((), (), (), set())
     world.check_finals(ledger, found.done)
     assert {last.kind for last in found.failed.values()} <= {"final"}
     assert {key.scene for key in (*found.done, *found.failed)} == set(NAMES)
@@ -219,7 +219,7 @@ def sleep_and_wake(before, middle, after, provided):
     ledger = make_ledger(world.store)
     found = plan(ledger, world.scenes())
     assert {key.scene for key in found.done} == set(NAMES)
-    assert not found.untold
+    assert not found.orphans
     world.check_finals(ledger, found.done)
 
 

@@ -146,7 +146,7 @@ def test_ten_thousand_done_scenes_take_one_listing(store):
         store.objects |= {f"{folder}/{name}": (b"{}", store.clock) for name in ("0001", "done")}
     found = plan(ledger, scenes)
     assert len(found.done) == 10_000
-    assert found.todo == found.untold == ()
+    assert found.todo == found.orphans == ()
     sign = f"{OUT}/ledger/runs/{ledger.run_id}"
     assert store.requests == [("write", sign), ("head", sign), ("list", f"{OUT}/ledger")]
 
@@ -164,7 +164,7 @@ def test_each_scene_is_sorted_once(store):
     assert found.held == (held,)
     assert [key.scene for key in found.failed] == ["x.tif"]
     assert dict(found.growing) == {"y.tif": "changed 30 s ago, less than settle=60 s"}
-    assert not found.untold  # the run that failed has it in its tables
+    assert not found.orphans  # the run that failed has it in its tables
 
 
 @pytest.mark.parametrize(
@@ -223,11 +223,11 @@ def test_a_silent_owner_is_followed_and_its_attempts_count(store):
     store.pass_time(100)
     found = plan(runs[3], [SCENE])
     why = "no sign of life from its owner for 100 s, attempt 3"
-    assert [runs[3].reason(key, last) for key, last in found.failed.items()] == [why]
-    ((_, key, last),) = found.untold
+    assert [runs[3].verdict(key, last)["reason"] for key, last in found.failed.items()] == [why]
+    ((_, key, last),) = found.orphans
     assert runs[3].adopt(key, last)["reason"] == why
     assert runs[2].adopt(key, last) is None
-    assert not plan(runs[3], [SCENE]).untold
+    assert not plan(runs[3], [SCENE]).orphans
 
 
 @pytest.mark.parametrize("end", ["empty", "none"])
@@ -250,14 +250,14 @@ def test_an_owner_that_comes_back_before_the_takeover_keeps_its_claim(store):
 
 def test_failures_are_told(store):
     ledger = make_ledger(store)
-    ledger.fail(take(ledger, SCENE), "the store\nwas down", retryable=True)
+    ledger.fail(take(ledger, SCENE), "the store was down", retryable=True)
     second = take(ledger, SCENE)
     assert second.attempt == 2
     ledger.fail(second, "no band of this name", retryable=False)
     assert not ledger.stands(second)
     found = plan(make_ledger(store), [SCENE])
-    assert found.todo == found.untold == ()
-    assert ledger.reason(KEY, found.failed[KEY]) == "no band of this name"
+    assert found.todo == found.orphans == ()
+    assert ledger.verdict(KEY, found.failed[KEY])["reason"] == "no band of this name"
 
 
 def test_an_old_view_does_not_take_up_an_older_version(store):
@@ -288,17 +288,17 @@ def test_commits_of_a_cut_run_are_taken_over_by_one(store):
     ledger, runs = make_ledger(store), [make_ledger(store) for _ in range(3)]
     assert deliver(ledger, take(ledger, SCENE))
     ledger.beat(b"")  # the run ends without its tables
-    untold = plan(runs[0], [SCENE]).untold
-    assert plan(runs[1], [SCENE]).untold == untold
-    ((_, key, last),) = untold
+    orphans = plan(runs[0], [SCENE]).orphans
+    assert plan(runs[1], [SCENE]).orphans == orphans
+    ((_, key, last),) = orphans
     found = [run.adopt(key, last) for run in runs[:2]]
     assert found[0]["result"]["scene"] == SCENE.scene
     assert found[1] is None
-    assert not plan(runs[2], [SCENE]).untold  # it is in work
+    assert not plan(runs[2], [SCENE]).orphans  # it is in work
     runs[0].beat(b"")  # cut as well
-    ((_, key, last),) = plan(runs[2], [SCENE]).untold
+    ((_, key, last),) = plan(runs[2], [SCENE]).orphans
     assert runs[2].adopt(key, last)["result"] == found[0]["result"]
-    assert not plan(runs[1], [SCENE]).untold
+    assert not plan(runs[1], [SCENE]).orphans
     assert {ledger.run_id, runs[0].run_id} <= plan(runs[1], [SCENE]).view.over
 
 

@@ -59,7 +59,7 @@ def test_two_processes_score_each_scene_once(tmp_path):
     assert sorted(scored[0] + scored[1]) == sorted(names)
     found = plan(make_ledger(Storage(), str(tmp_path)), [Scene(name) for name in names])
     assert len(found.done) == 50
-    assert found.todo == found.untold == ()
+    assert found.todo == found.orphans == ()
     rows = [name for path in (tmp_path / "runs").iterdir() for name in json.loads(path.read_text())]
     assert sorted(rows) == sorted(names)
     for key in found.done:
