@@ -227,20 +227,14 @@ def _units_lines(groups: Sequence[Alike], meta: IndexMeta | None) -> list[str]:
     if set(stated) <= {()} and not (meta and meta.units):
         return []
     names = {group.header.units: group.header.bands for group in reversed(groups)}
-    told = [
+    told = "; ".join(
         f"{_plural(count, 'tile')} state {units_told(names[units], units) if units else 'none'}"
         for units, count in sorted(stated.items(), key=lambda pair: (-pair[1], repr(pair[0])))
-    ]
-    line = f"units: {'; '.join(told)}"
-    if meta is not None and not meta.units:
-        line += (
-            "; brought to what those that state none are taken for: the same scale without offset "
-            "(scale and offset say what it is)"
-        )
-    elif meta is not None and set(stated) != {meta.units}:
-        line += f"; all brought to {units_told(meta.bands, meta.units)}"
-        line += ", those that state none are taken to be in it" if () in stated else ""
-    return [line]
+    )
+    if meta is None or set(stated) == {meta.units}:
+        return [f"units: {told}"]
+    to = units_told(meta.bands, meta.units) if meta.units else "the same scale without offset"
+    return [f"units: {told}; all brought to {to}"]
 
 
 def _split_source(labels: "LabelTable", recipe: PrepareRecipe) -> str:

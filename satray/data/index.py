@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from satray.data.raster import PagesKey
-from satray.data.values import Units, as_units
-from satray.errors import InputError
+from satray.data.values import Units
+from satray.errors import InputError, one_line
 from satray.storage import Version
 
 if TYPE_CHECKING:
@@ -128,24 +129,11 @@ class IndexMeta:
 
     @classmethod
     def from_json(cls, text: str) -> "IndexMeta":
-        """Read `to_json`'s text. Raises KeyError, TypeError or ValueError where it is not that."""
-        raw = json.loads(text)
-        height, width = raw["tile_shape"]
-        return cls(
-            task=raw["task"],
-            classes=tuple(raw["classes"]),
-            bands=tuple(raw["bands"]),
-            dtype=raw["dtype"],
-            tile_shape=(height, width),
-            statistics=tuple(
-                BandStatistics(**{f.name: band[f.name] for f in fields(BandStatistics)})
-                for band in raw["statistics"]
-            ),
-            provenance=raw["provenance"],
-            named=raw["named"],
-            units=as_units(raw["units"]),
-            pages=raw["pages"],
-        )
+        """Read `to_json`'s text. Raises ValueError where it is not that."""
+        return _META.validate_json(text)
+
+
+_META = TypeAdapter(IndexMeta)
 
 
 @dataclass(frozen=True)
@@ -269,26 +257,18 @@ def read_index(uri: str, storage: "Storage") -> TileIndex:
             )
         try:
             table = pq.read_table(io.BytesIO(data))
-        except (pa.ArrowInvalid, OSError) as error:
+            metadata = (table.schema.metadata or {})[META_KEY]
+            here = IndexMeta.from_json(metadata.decode())
+            tables.append(table.select(SCHEMA.names).cast(SCHEMA))
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise InputError(
-                f"index: {file} is not Parquet: {str(error).splitlines()[0]}"
+                f"index: {file} is no tile index ({one_line(error)}); accepted: the out= of a "
+                "prepare run"
             ) from error
-        metadata: dict[bytes, bytes] = table.schema.metadata or {}
-        missing = [name for name in SCHEMA.names if name not in table.column_names]
-        if META_KEY not in metadata or missing:
-            what = f"lacks column {missing[0]}" if missing else "has no satray metadata"
-            raise InputError(
-                f"index: {file} is no tile index ({what}); give the out= of a prepare run"
-            )
-        try:
-            here = IndexMeta.from_json(metadata[META_KEY].decode())
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"index: metadata of {file} cannot be read: {error!r}") from error
         # compared as bytes: a NaN in the statistics differs from itself
-        if meta is not None and metadata[META_KEY] != text:
+        if meta is not None and metadata != text:
             raise InputError(f"index: {file} belongs to another index than its neighbours")
-        meta, text = here, metadata[META_KEY]
-        tables.append(table.select(SCHEMA.names).cast(SCHEMA))
+        meta, text = here, metadata
     assert meta is not None
     return TileIndex(pa.concat_tables(tables).combine_chunks(), meta, _digest(digests))
 

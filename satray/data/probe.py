@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from satray.config.prepare import PrepareRecipe
 from satray.data.decode import TileHeader, decode, read_files
@@ -35,6 +36,7 @@ FOLDER = "probed"
 MERGED = 16
 """Parts of counts that are merged at once, so that few are in memory and none is merged often."""
 
+_HEADER = TypeAdapter(TileHeader)
 _WORD = pa.dictionary(pa.int32(), pa.string())
 
 PROBED = pa.schema(
@@ -177,9 +179,7 @@ def header_text(header: TileHeader) -> str:
 
 def header_of(text: str) -> TileHeader:
     """Read `header_text`."""
-    found = json.loads(text)
-    units = as_units(found["units"])
-    return TileHeader(**{**found, "bands": tuple(found["bands"]), "units": units})
+    return _HEADER.validate_json(text)
 
 
 def header_codes(tiles: pa.Table) -> tuple[NDArray[np.int64], list[str]]:

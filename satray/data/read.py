@@ -19,9 +19,7 @@ from satray.config.train import CacheOptions
 from satray.data.bands import select
 from satray.data.cache import CachePlan, open_cache
 from satray.data.decode import read_files, read_pixels
-from satray.data.index import TileIndex, versions
-from satray.data.raster import PagesKey
-from satray.data.values import Units
+from satray.data.index import IndexMeta, TileIndex, versions
 from satray.errors import one_line
 from satray.storage import Storage, is_remote
 
@@ -46,22 +44,12 @@ class TileSource:
     still be: `bytes`, `etag`, `crc32`."""
     take: tuple[int, ...]
     """Bands to read, 0-based positions among the index's, in the network's input order."""
-    named: int
-    """How many bands of the archive were named: see `read_pixels`."""
-    height: int
-    """Rows of a delivered tile, px; others are resampled to it."""
-    width: int
-    """Columns of a delivered tile, px."""
-    dtype: str
-    """NumPy dtype of delivered pixels: the stored one."""
+    meta: IndexMeta
+    """Of the index: shape and dtype that tiles are delivered in (others are resampled), units."""
     storage: Storage
     """Where tiles are read from."""
     cache: CachePlan | None
     """Decoded tiles kept on the node; None to decode each time."""
-    units: Units = ()
-    """What delivered pixels mean, a unit a band."""
-    pages: PagesKey = "bands"
-    """Which pages of a TIFF are bands."""
 
     def __len__(self) -> int:
         return int(self.tiles.num_rows)
@@ -79,7 +67,12 @@ class TileSource:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of a delivered tile."""
-        return len(self.take), self.height, self.width
+        return (len(self.take), *self.meta.tile_shape)
+
+    @property
+    def dtype(self) -> str:
+        """NumPy dtype of delivered pixels: the stored one."""
+        return self.meta.dtype
 
     @property
     def tile_bytes(self) -> int:
@@ -114,7 +107,6 @@ def tile_source(
         InputError: no such split, or a band that the tiles lack.
     """
     part = index.part(split)
-    height, width = index.meta.tile_shape
     tiles = pa.table(
         {
             "row": pa.array(np.arange(len(part))),
@@ -128,7 +120,7 @@ def tile_source(
         plan = CachePlan(
             identity=f"{digest} {' '.join(bands)}",
             rows=len(index),
-            shape=(len(bands), height, width),
+            shape=(len(bands), *index.meta.tile_shape),
             dtype=index.meta.dtype,
             gib=cache.gib,
             folder=cache.folder,
@@ -136,14 +128,9 @@ def tile_source(
     return TileSource(
         tiles=tiles.combine_chunks(),
         take=select(index.meta.bands, bands),
-        named=index.meta.count_named,
-        height=height,
-        width=width,
-        dtype=index.meta.dtype,
+        meta=index.meta,
         storage=storage,
         cache=plan,
-        units=index.meta.units_of(bands),
-        pages=index.meta.pages,
     )
 
 
@@ -227,7 +214,8 @@ def _decoded(
     source: TileSource, wanted: NDArray[np.int64]
 ) -> Generator[tuple[int, NDArray[Any] | str, int], None, None]:
     """Read and decode some of a source's tiles; yields position, pixels or reason, bytes read."""
-    tiles = source.tiles.take(pa.array(wanted))
+    tiles, meta = source.tiles.take(pa.array(wanted)), source.meta
+    units = meta.units_of([meta.bands[k] for k in source.take])
     uris, masked = (tiles.column(name).to_pylist() for name in ("uri", "mask"))
     at_once = REQUESTS if any(is_remote(uri) for uri in uris[:1]) else READS
     arriving = read_files(source.storage, uris, masked, versions(tiles), at_once)
@@ -240,12 +228,11 @@ def _decoded(
             pixels_CHW: NDArray[Any] | str = read_pixels(
                 data,
                 source.take,
-                source.height,
-                source.width,
-                source.dtype,
-                units=source.units,
-                pages=source.pages,
-                named=source.named,
+                *meta.tile_shape,
+                meta.dtype,
+                units=units,
+                pages=meta.pages,
+                named=meta.count_named,
                 mask=mask,
             )
         except Exception as error:  # one bad tile costs one row

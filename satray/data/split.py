@@ -28,9 +28,6 @@ EARTH = 6_371_000.0
 MEET = 0.01
 """Tiles that lie this share of a px apart touch: corners are rounded sums."""
 
-AT_ONCE = 50_000
-"""Tiles whose neighbours are sought at once; outlines of millions take gigabytes."""
-
 
 def assign_parts(labels: LabelTable, options: SplitOptions) -> tuple[Part, ...]:
     """The part of each label row, by its column or by a draw, as `split.by` says.
@@ -180,18 +177,12 @@ def count_meeting(
     found = 0
     for number in range(len(tiles.names)):
         rows = np.flatnonzero(tiles.crs == number)
-        x, _ = tiles.places(rows, [0, 0, 1, 1], [0, 1, 1, 0])
-        a, b, _, d, e, _ = tiles.affines[rows].T
+        these, others = rows[these_N[rows]], rows[others_N[rows]]
+        a, b, _, d, e, _ = tiles.affines[these].T
         near = MEET * np.minimum(np.hypot(a, d), np.hypot(b, e))
-        west, east = x.min(axis=1) - near, x.max(axis=1) + near
-        order = np.argsort(west, kind="stable")
-        order = order[these_N[rows[order]]]
-        for start in range(0, len(order), AT_ONCE):
-            mine = order[start : start + AT_ONCE]
-            beside = (east >= west[mine].min()) & (west <= east[mine].max())
-            tree = shapely.STRtree(outlines(rows[others_N[rows] & beside]))
-            met = tree.query(outlines(rows[mine]), predicate="dwithin", distance=near[mine])
-            found += len(np.unique(met[0]))
+        tree = shapely.STRtree(outlines(others))
+        met = tree.query(outlines(these), predicate="dwithin", distance=near)
+        found += len(np.unique(met[0]))
     return found
 
 

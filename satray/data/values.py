@@ -175,6 +175,8 @@ class Change:
 def unit_of(band: str, scale: Any, offset: Any, name: Any = None) -> Unit | None:
     """The unit that a file or an Item states; None where neither scale nor offset is stated.
 
+    Percents become plain numbers, whatever these are of.
+
     Args:
         band: for messages.
         scale: a number, or the text of one; None where not stated.
@@ -201,6 +203,8 @@ def unit_of(band: str, scale: Any, offset: Any, name: Any = None) -> Unit | None
             )
         numbers[key] = number
     text = name.strip() if isinstance(name, str) else ""
+    if text.lower() in PERCENT:
+        return Unit(numbers["scale"] / 100, numbers["offset"] / 100)
     return Unit(numbers["scale"], numbers["offset"], "" if text.lower() in NAMELESS else text)
 
 
@@ -309,17 +313,9 @@ def _change(found: Unit | None, wanted: Unit | None, dtype: str) -> tuple[float,
     if found is None or found == wanted:
         return 1.0, 0.0
     want = _understood(wanted, dtype) or Unit(found.scale, 0.0, found.name)
-    if found.name.lower() != want.name.lower():
-        found, want = _fraction(found), _fraction(want)
     if found.name and want.name and found.name.lower() != want.name.lower():
         raise DecodeError(f"values in {found.name} where {want.name} is wanted")
     return found.scale / want.scale, (found.offset - want.offset) / want.scale
-
-
-def _fraction(unit: Unit) -> Unit:
-    """A unit of percents as one of plain numbers, whatever these are of."""
-    percent = unit.name.lower() in PERCENT
-    return Unit(unit.scale / 100, unit.offset / 100) if percent else unit
 
 
 @lru_cache(maxsize=256)
