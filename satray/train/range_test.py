@@ -25,7 +25,7 @@ from satray.config.stages import StageOptions
 from satray.config.train import LandscapeRecipe, RangeOptions
 from satray.data.order import window
 from satray.errors import InputError, TrainingError, counted
-from satray.report.landscape import Panel, landscape
+from satray.report.curves import Panel, landscape
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage, join
 from satray.train.imbalance import class_weights, repeat_factors

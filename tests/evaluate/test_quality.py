@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import report_material
 import scoring_material as material
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score, log_loss
 
 from satray.evaluate.bootstrap import affordable, bootstrap
@@ -18,7 +16,7 @@ from satray.evaluate.quality import Gathered, baselines, errors_together, measur
 from satray.evaluate.tail import tail_accuracy, tail_quantiles
 from satray.metrics.calibration import halves
 from satray.metrics.scored import Rule, Scored
-from satray.metrics.summary import compute_metrics, figures, flat
+from satray.metrics.summary import compute_metrics, flat
 from satray.runs.run import to_json
 
 RULE = Rule(temperature=1.7, thresholds=(0.3, 0.6, 0.5))
@@ -39,22 +37,6 @@ def split(task, tiles=60, seed=0):
 
 
 # Intervals
-
-
-@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
-@settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 10_000))
-def test_a_draw_is_the_split_with_its_tiles_repeated(task, seed):
-    logits, labels = split(task, 25, seed)
-    rng = np.random.default_rng(seed)
-    w_DN = np.stack([np.bincount(rng.integers(0, 25, 25), minlength=25) for _ in range(3)])
-    found = flat(figures(scored(logits, labels, task, RULE), "abc", w_DN.astype(float)))
-    for draw, w_N in enumerate(w_DN):
-        rows = np.repeat(np.arange(25), w_N)
-        alone = flat(compute_metrics(logits[rows], labels[rows], "abc", task, RULE))
-        assert alone.keys() == found.keys()
-        for name, value in alone.items():
-            assert found[name][draw] == pytest.approx(value, nan_ok=True), name
 
 
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])

@@ -1,22 +1,14 @@
+"""Temperatures and thresholds are the best there are, and fits that mean nothing are not taken."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from sklearn.metrics import fbeta_score, log_loss
 
-from satray.metrics.calibration import (
-    PRIOR,
-    fit_temperature,
-    fit_thresholds,
-    halves,
-)
-from satray.metrics.scored import Rule, bin_of, scores_of
+from satray.metrics.calibration import PRIOR, fit_temperature, fit_thresholds, halves
+from satray.metrics.scored import Rule, scores_of
 from satray.metrics.summary import compute_metrics
-
-
-def test_bins_hold_their_upper_edge():
-    assert bin_of(np.array([0.0, 0.1, 0.2, 0.2001, 0.4, 1.0]), 5).tolist() == [0, 0, 0, 1, 1, 4]
 
 
 def test_scores_are_sigmoids_or_a_softmax():
@@ -26,22 +18,19 @@ def test_scores_are_sigmoids_or_a_softmax():
     assert scores_of(z_NK, "multilabel", 2.0)[0, 1] == pytest.approx(3**0.5 / (1 + 3**0.5))
 
 
+@settings(max_examples=50)
 @given(st.integers(0, 200), st.integers(0, 5))
 def test_halves(tiles, seed):
     ids = [f"a/{n}" for n in range(tiles)]
     fit_N = halves(ids, seed)
     assert fit_N.sum() == (tiles + 1) // 2
     assert halves(ids[::-1], seed).tolist() == fit_N[::-1].tolist()  # by id, not by place
-    more_N = halves([*ids, "b"], seed)[:-1]
-    assert (more_N != fit_N).sum() <= 1
+    assert (halves([*ids, "b"], seed)[:-1] != fit_N).sum() <= 1
+    if tiles > 50:
+        assert halves(ids, seed + 1).tolist() != fit_N.tolist()
 
 
-def test_halves_hang_on_the_seed():
-    assert halves(range(100), 0).tolist() == halves(range(100)).tolist()
-    assert halves(range(100), 1).tolist() != halves(range(100)).tolist()
-
-
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000), st.floats(0.3, 5), st.sampled_from(["multilabel", "multiclass"]))
 def test_temperature_minimises_the_log_loss_and_its_prior(seed, spread, task):
     rng = np.random.default_rng(seed)
@@ -59,25 +48,17 @@ def test_temperature_minimises_the_log_loss_and_its_prior(seed, spread, task):
         return 300 * mean + PRIOR * (np.exp(-log_t) + log_t)
 
     found = fit_temperature(logits_NK, labels_NK, task)
-    theirs = minimize_scalar(loss, bounds=np.log([0.05, 20]), options={"xatol": 1e-8})
+    theirs = minimize_scalar(loss, bounds=np.log([0.05, 20]), options={"xatol": 1e-6})
     assert found == pytest.approx(np.exp(theirs.x), rel=1e-3)
-    assert compute_metrics(logits_NK, labels_NK, list("abc"), "multilabel")[
-        "log_loss"
-    ] == pytest.approx(
-        np.mean([log_loss(labels_NK[:, k], scores_of(logits_NK, "")[:, k]) for k in range(3)])
-    )
 
 
-def test_temperature_of_what_was_blown_up():
+def test_known_temperatures():
     rng = np.random.default_rng(0)
     z_NK = 2 * rng.normal(size=(20_000, 1))
     labels_NK = rng.random(z_NK.shape) < scores_of(z_NK, "binary")
     assert fit_temperature(3 * z_NK, labels_NK, "binary") == pytest.approx(3, rel=0.05)
-
-
-def test_logits_that_say_nothing_keep_their_temperature():
-    labels_NK = np.eye(3)[np.arange(60) % 3]
-    for task in ("multilabel", "multiclass"):
+    for task in ("multilabel", "multiclass"):  # logits that say nothing
+        labels_NK = np.eye(3)[np.arange(60) % 3]
         assert fit_temperature(np.zeros((60, 3)), labels_NK, task) == pytest.approx(1, abs=1e-9)
 
 
@@ -102,13 +83,16 @@ def test_temperature_has_bounds():
     assert fit_temperature(z_NK, 1 - labels_NK, "binary") is None  # always wrong: no temperature
     many = (np.tile(z_NK, (5, 1)) / 100, np.tile(labels_NK, (5, 1)))
     assert fit_temperature(*many, "binary") is None  # of another unit
-    with pytest.raises(ValueError, match="no tile"):
-        fit_temperature(z_NK[:0], labels_NK[:0], "binary")
-    with pytest.raises(ValueError, match="finite"):
-        fit_temperature(z_NK * np.inf, labels_NK, "binary")
+    for logits, labels, said in (
+        (z_NK[:0], labels_NK[:0], "no tile"),
+        (z_NK * np.inf, labels_NK, "finite"),
+        (z_NK, labels_NK[:1], "beside labels"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            fit_temperature(logits, labels, "binary")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 40), st.sampled_from([1.0, 2.0]), st.integers(1, 3))
 def test_no_threshold_is_better(seed, tiles, beta, digits):
     rng = np.random.default_rng(seed)
@@ -119,28 +103,26 @@ def test_no_threshold_is_better(seed, tiles, beta, digits):
     assert 0 < found <= 1
 
     def score(threshold):
-        return fbeta_score(labels_N, scores_N >= threshold, beta=beta, zero_division=0)
+        given_N = scores_N >= threshold
+        hits = (given_N & labels_N).sum()
+        return (1 + beta**2) * hits / (beta**2 * labels_N.sum() + given_N.sum())
 
     others = [score(threshold) for threshold in scores_N if threshold > 0]
     assert score(found) == pytest.approx(max(others, default=score(0.5)))
 
 
-def test_threshold_lies_halfway():
-    scores_NK = np.array([[0.9], [0.7], [0.3], [0.1]])
-    assert fit_thresholds(scores_NK, np.array([[1], [1], [0], [0]]), 1, 1).tolist() == [0.5]
-    assert fit_thresholds(scores_NK, np.array([[1], [1], [1], [0]]), 1, 1)[0] == pytest.approx(0.2)
-    # neighbouring floats have nothing between them
-    high, low = np.nextafter(0.5, 1), 0.5
-    found = fit_thresholds(np.array([[high], [low]]), np.array([[1], [0]]), 1, 1)
-    assert found.tolist() == [high]
-
-
-def test_few_positives_keep_the_default():
-    scores_NK = np.tile([[0.2], [0.1]], (30, 2))
-    labels_NK = np.zeros((60, 2), int)
-    labels_NK[::2, 0] = 1
-    labels_NK[:4:2, 1] = 1
-    assert fit_thresholds(scores_NK, labels_NK, 1, 30).tolist() == [pytest.approx(0.15), 0.5]
-    assert fit_thresholds(scores_NK, labels_NK, 1, 31).tolist() == [0.5, 0.5]
-    assert fit_thresholds(scores_NK, labels_NK * 0, 1, 0).tolist() == [0.5, 0.5]
-    assert fit_thresholds(scores_NK * 0, labels_NK, 1, 1).tolist() == [0.5, 0.5]
+@pytest.mark.parametrize(
+    ("scores", "labels", "least", "expected"),
+    [
+        ([0.9, 0.7, 0.3, 0.1], [1, 1, 0, 0], 1, 0.5),  # halfway
+        ([0.9, 0.7, 0.3, 0.1], [1, 1, 1, 0], 1, 0.2),
+        ([np.nextafter(0.5, 1), 0.5], [1, 0], 1, np.nextafter(0.5, 1)),  # nothing lies between
+        ([0.2, 0.1] * 30, [1, 0] * 30, 30, 0.15),
+        ([0.2, 0.1] * 30, [1, 0] * 30, 31, 0.5),  # too few positives
+        ([0.2, 0.1], [0, 0], 0, 0.5),
+        ([0.0, 0.0], [1, 0], 1, 0.5),  # 0 decides nothing
+    ],
+)
+def test_thresholds(scores, labels, least, expected):
+    found = fit_thresholds(np.array(scores)[:, None], np.array(labels)[:, None], 1, least)
+    assert found.tolist() == [pytest.approx(expected, abs=1e-15)]

@@ -1,9 +1,9 @@
-"""Plots of any number of classes, with holes in the figures, drawn the same each time."""
+"""Pictures of trainings and tiles: holes in the figures, drawn the same each time."""
 
 import io
 
 import numpy as np
-import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from satray.report.curves import curves
@@ -13,70 +13,46 @@ from satray.report.tiles import GAP, SIDE, overlaid, shrunk, stretched, thumbnai
 NAN = float("nan")
 
 
-def size(data: bytes) -> tuple[int, int]:
-    image = Image.open(io.BytesIO(data))
-    assert image.format == "PNG"
-    image.load()
-    return image.size
-
-
-def test_curves_mark_stages_and_take_a_trace() -> None:
-    rows = [
+def rows(count: int) -> list[dict[str, float]]:
+    return [
         {
             "samples_seen": 100 * (i + 1),
             "train_loss": 1 / (i + 1),
             "val_loss": NAN if i == 2 else 1.1 / (i + 1),
-            "learning_rate": 1e-3,
-            "stage": i // 2,
             "map": i / 5,
             "accuracy": i / 5,
             "baseline_accuracy": 0.5,
         }
-        for i in range(5)
+        for i in range(count)
     ]
-    plain = curves(rows, "map", "a $title", 300)
-    assert size(plain)[0] == 768
-    assert curves(rows, "map", "a $title", 300) == plain  # the same figures, the same bytes
-    assert curves(rows, "map", "a $title", 300, [(1, 1e-5), (400, 1e-2)]) != plain
-    one_stage = [{**row, "stage": 0} for row in rows]
-    assert curves(one_stage, "map", "a $title", 300) != plain
-    assert curves(rows, "map", "a $title") != plain
-    assert size(curves(rows[:1], "accuracy", "one row"))[0] == 768
 
 
-def test_curves_mark_stages_that_no_evaluation_ended_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[tuple[float, str]] = []
-
-    def note(panel: object, text: str, x: float, *more: object, **options: object) -> None:
-        drawn.append((x, text))
-
-    monkeypatch.setattr("satray.report.curves._note", note)
-    common = {"train_loss": 1.0, "val_loss": 1.0, "learning_rate": 1e-3, "map": 0.5}
-    rows = [
-        {"samples_seen": 100, "stage": 0, "stage_began": 0, **common},
-        {"samples_seen": 200, "stage": 3, "stage_began": 190, **common},
-    ]
-    curves(rows, "map", "told by the rows")
-    assert drawn == [(190, "stage 4")]
-    drawn.clear()
-    curves(rows, "map", "told by the plan", stages=[(0, 0), (120, 1), (150, 2), (190, 3)])
-    assert drawn == [(120, "stage 2"), (150, "stage 3"), (190, "stage 4")]
+def test_curves_draw_the_same_each_time() -> None:
+    rest = ("a $title", 300, [(1, 1e-5), (400, 1e-2)], [(0, 0), (250, 1)])
+    plain = curves(rows(5), "map", *rest)
+    assert Image.open(io.BytesIO(plain)).width == 768
+    assert curves(rows(5), "map", *rest) == plain  # the same figures, the same bytes
+    assert curves(rows(1), "accuracy", "one row", None, [(1, 0.1)], [(0, 0)]) != plain
 
 
-def test_short_names_keep_both_ends() -> None:
+def test_curves_mark_stages_that_no_evaluation_ended_in(monkeypatch) -> None:
+    made = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, sink, **_: made.append(self))
+    curves(rows(2), "map", "t", None, [(1, 0.1)], [(0, 0), (120, 1), (150, 2), (190, 3)])
+    texts = {t.get_text().strip(): t.get_position()[0] for axis in made[0].axes for t in axis.texts}
+    assert texts == {"stage 2": 120, "stage 3": 150, "stage 4": 190}
+
+
+def test_names_and_classes_are_cut_to_what_fits() -> None:
     assert short("ship") == "ship"
     long = short("a" * 30 + "z" * 30, 11)
-    assert len(long) == 11
-    assert (long[0], long[-1]) == ("a", "z")
-
-
-def test_most_frequent_keeps_class_order() -> None:
+    assert (len(long), long[0], long[-1]) == (11, "a", "z")
     assert most_frequent([5, 0, 9, 9], 2) == [2, 3]
     assert most_frequent([1, 1], 5) == [0, 1]
 
 
 def test_stretch_maps_limits_to_black_and_white() -> None:
-    pixels = np.array([[[100, 200, 300, 50]], [[7, 7, 7, 7]]], dtype=np.uint16)[:1]
+    pixels = np.array([[[100, 200, 300, 50]]], dtype=np.uint16)
     shown = stretched(pixels, (100.0,), (300.0,))
     assert shown.shape == (1, 4, 3)
     assert np.allclose(shown[0, :, 0], [0, 0.5, 1, 0])
@@ -95,9 +71,5 @@ def test_thumbnail_shows_the_map_at_its_side() -> None:
     assert right[:, 3 * SIDE // 4 :, 0].mean() > right[:, : SIDE // 4, 0].mean() + 60
     alone = np.asarray(Image.open(io.BytesIO(thumbnail(colours, None))))
     assert alone.shape == colours.shape
-
-
-def test_no_evidence_leaves_no_glow() -> None:
-    gray = np.full((4, 4, 3), 0.4)
-    assert np.allclose(overlaid(gray, np.zeros((4, 4))), 0.3)
-    assert np.allclose(overlaid(gray, np.full((4, 4), NAN)), 0.3)
+    for nothing in (0.0, NAN):
+        assert np.allclose(overlaid(np.full((4, 4, 3), 0.4), np.full((4, 4), nothing)), 0.3)
