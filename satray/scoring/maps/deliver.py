@@ -5,17 +5,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from satray import __version__
 from satray.errors import SatrayError
 from satray.runs.run import Product
 from satray.scoring.ledger import Claim, Ledger
 from satray.scoring.maps.assemble import Assembly, MadeFile
 from satray.scoring.maps.jobs import SceneResult
 from satray.scoring.products import names
-from satray.scoring.products.stac import ItemFacts, ItemProduct, ModelFacts, item_json
+from satray.scoring.products.stac import ItemProduct, ModelFacts, item_of, to_bytes
 from satray.scoring.scenes.scene import SceneRef, etag_of, uris_of
 from satray.storage import Storage, join
+
+if TYPE_CHECKING:
+    import pystac
 
 
 class TakenOverError(SatrayError):
@@ -60,7 +63,7 @@ class Delivery:
                 file.source.unlink()  # the disk holds one large file less
         # a unit that is done twice makes the same bytes
         created = claim.since if claim is not None else datetime.now(UTC)
-        entry = item_json(self._facts(assembly, items, notes, created))
+        entry = to_bytes(self._item(assembly, items, notes, created))
         told = ItemProduct("item", names.item_name(ref.scene))
         products.append(self._put(MadeFile(told, entry), claim))
         return tuple(products)
@@ -97,31 +100,30 @@ class Delivery:
             return False
         return etag_of(files, ref.stated) == ref.etag
 
-    def _facts(
+    def _item(
         self,
         assembly: Assembly,
         items: Sequence[ItemProduct],
         notes: Sequence[str],
         created: datetime,
-    ) -> ItemFacts:
+    ) -> "pystac.Item":
         job = assembly.job
-        told = {
+        more = {
             "satray:mode": job.way.mode,
             "satray:engine": assembly.engine,
             "satray:drift": None if job.drift is None else round(job.drift, 4),
             "satray:notes": list(notes),
             "satray:scale": [job.grid.scale_x, job.grid.scale_y],
         }
-        from_item = job.ref.uri if job.ref.item is not None else None
-        return ItemFacts(
+        from_item = job.ref.item is not None and job.ref.uri.endswith("json")
+        return item_of(
             job.ground,
             assembly.moment,
             created,
             uris_of(job.ref.uri, job.ref.bands),
             self.model,
             assembly.layout.run_id,
-            __version__,
             items,
-            from_item if from_item and from_item.endswith("json") else None,
-            {name: value for name, value in told.items() if value is not None},
+            job.ref.uri if from_item else None,
+            {name: value for name, value in more.items() if value is not None},
         )

@@ -5,6 +5,7 @@ Legend: K classes, h x w feature cells, N detections or points, T x U tiles.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -151,44 +152,39 @@ class GivenTiles:
             row: (N,) net px. The strip that no tile reaches counts as the last tile's.
             col: (N,) net px.
         """
-        T, U, K = self._given_TUK.shape
-        sums = np.zeros((T + 1, U + 1, K), dtype=np.int32)
-        np.cumsum(self._given_TUK, axis=0, out=sums[1:, 1:])
-        np.cumsum(sums[1:, 1:], axis=1, out=sums[1:, 1:])
         (top, bottom), (left, right) = (
             _around(axis, at) for axis, at in zip(self._axes, (row, col), strict=True)
         )
-        k = np.asarray(klass, dtype=np.int64)
-        to_stop = sums[bottom, right, k] - sums[bottom, left, k]
-        count = to_stop - (sums[top, right, k] - sums[top, left, k])
-        held: NDArray[np.bool_] = count > 0
-        return held
+        boxes = zip(top, bottom, left, right, klass, strict=True)
+        held = [self._given_TUK[t:b, x:y, k].any() for t, b, x, y, k in boxes]
+        return np.array(held, dtype=bool)
 
 
 def _moved(
     values_Khw: NDArray[np.float32], way: Affine, shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    """Values at the cells of another grid; `way` leads from its cells to those of the values."""
-    height, width = shape
-    rows = np.asarray(way.e * (np.arange(height) + 0.5) + way.f - 0.5, dtype=np.float64)
-    cols = np.asarray(way.a * (np.arange(width) + 0.5) + way.c - 0.5, dtype=np.float64)
-    return _along(_along(values_Khw, rows, 1), cols, 2)
+    """Values at the cells of another grid; `way` leads from its cells to those of the values.
 
+    Bilinear over the cells that have data; NaN where none does.
+    """
+    from scipy import ndimage
 
-def _along(values: NDArray[np.float32], places: Floats, axis: int) -> NDArray[np.float32]:
-    size = values.shape[axis]
-    clamped = np.clip(places, 0, size - 1)
-    low = np.minimum(np.floor(clamped).astype(int), max(size - 2, 0))
-    share = (clamped - low).astype(np.float32)
-    shape = [1, 1, 1]
-    shape[axis] = -1
-    share = share.reshape(shape)
-    lower, upper = (np.take(values, n, axis=axis) for n in (low, np.minimum(low + 1, size - 1)))
-    # not lower + share * (...): a neighbour without data must not count where its share is 0
-    mixed = np.where(share == 0, lower, np.where(share == 1, upper, 0))
-    inner = (share > 0) & (share < 1)
-    moved: NDArray[np.float32] = np.where(inner, lower * (1 - share) + upper * share, mixed)
-    return moved
+    first = way.e / 2 + way.f - 0.5, way.a / 2 + way.c - 0.5
+
+    def at_cells(values_hw: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(
+            ndimage.affine_transform(
+                values_hw.astype(np.float64), (way.e, way.a), first, shape, order=1, mode="nearest"
+            )
+        )
+
+    moved_Khw = np.empty((len(values_Khw), *shape), np.float32)
+    for moved_hw, values_hw in zip(moved_Khw, values_Khw, strict=True):
+        known_hw = ~np.isnan(values_hw)
+        share_hw = at_cells(known_hw)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            moved_hw[:] = at_cells(np.where(known_hw, values_hw, 0)) / share_hw
+    return moved_Khw
 
 
 def _around(

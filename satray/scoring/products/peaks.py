@@ -10,8 +10,8 @@ given the class. Log-sum-exp has neither property; there a local logit is eviden
 Legend: K classes, h x w feature cells, N peaks. Cell coordinates are edge ones: cell i has its
 centre at i + 0.5.
 
-Memory: the whole map is held, 4 bytes a cell and class, 8 more a class (multiclass: 16), and about
-40 bytes a cell besides. A scene of 100,000 x 100,000 px at stride 32 has 9.8 million cells.
+Memory: the whole map is held, 4 bytes a cell and class, 8 more a class (multiclass: 24), and about
+60 bytes a cell besides. A scene of 100,000 x 100,000 px at stride 32 has 9.8 million cells.
 """
 
 from dataclasses import dataclass
@@ -69,28 +69,24 @@ def find_peaks(maps_Khw: NDArray[np.float32], rule: PeakRule) -> Peaks:
         Of a plateau of equal cells one peak, at its middle. Places are refined by parabolas
         through the neighbours, by half a cell at most.
     """
-    found: list[tuple[int, Floats, Floats, Floats]] = []
+    from scipy.special import expit
+
     bias_K11 = np.array(rule.bias, dtype=np.float64)[:, None, None]
-    z_Khw = maps_Khw + bias_K11
-    z_Khw /= rule.temperature
+    z_Khw = (maps_Khw + bias_K11) / rule.temperature
     highest_hw = z_Khw.argmax(axis=0)  # the first of equal ones
     if rule.task == "multiclass":
-        z_Khw -= _others(z_Khw)
+        z_Khw = _log_odds(z_Khw, highest_hw)
+    found: list[tuple[NDArray[np.int64], Floats, Floats, Floats]] = []
     for k, z_hw in enumerate(z_Khw):
-        with np.errstate(over="ignore"):
-            reached_hw = 1 / (1 + np.exp(-z_hw)) >= rule.thresholds[k]
+        reached_hw = expit(z_hw) >= rule.thresholds[k]
         if rule.task == "multiclass":
             reached_hw &= highest_hw == k
         rows, cols = local_maxima(z_hw, reached_hw)
-        at = np.floor(rows).astype(int), np.floor(cols).astype(int)
-        values = z_hw[at]
+        values = z_hw[np.floor(rows).astype(int), np.floor(cols).astype(int)]
         keep = spaced(rows, cols, values, rule.distance)
-        rows, cols, values = rows[keep], cols[keep], values[keep]
-        found.append((k, 1 / (1 + np.exp(-values)), rows, cols))
-    return Peaks(
-        np.concatenate([np.full(len(score), k, dtype=np.int64) for k, score, _, _ in found]),
-        *(np.concatenate([one[i] for one in found]) for i in (1, 2, 3)),
-    )
+        found.append((np.full(len(keep), k), expit(values[keep]), rows[keep], cols[keep]))
+    klass, *places = (np.concatenate(column) for column in zip(*found, strict=True))
+    return Peaks(klass, *places)
 
 
 def local_maxima(values_hw: Floats, reached_hw: Bools) -> tuple[Floats, Floats]:
@@ -110,8 +106,8 @@ def local_maxima(values_hw: Floats, reached_hw: Bools) -> tuple[Floats, Floats]:
 
     filled = np.where(np.isnan(values_hw), -np.inf, values_hw)
     square = np.ones((3, 3), dtype=bool)
-    top = ndimage.maximum_filter(filled, footprint=square, mode="constant", cval=-np.inf)
-    highest = (filled == top) & (filled > -np.inf)
+    most = ndimage.maximum_filter(filled, footprint=square, mode="constant", cval=-np.inf)
+    highest = (filled == most) & (filled > -np.inf)
     # a plateau with a way up has a cell that is not the highest of its neighbours
     lower = np.where(highest, -np.inf, filled)
     slope = ndimage.maximum_filter(lower, footprint=square, mode="constant", cval=-np.inf)
@@ -125,15 +121,21 @@ def local_maxima(values_hw: Floats, reached_hw: Bools) -> tuple[Floats, Floats]:
     chosen = wanted & ~sloping
     chosen[0] = False
     i, j = np.nonzero(chosen[labels])
-    which = labels[i, j]
-    cells, middle_i, middle_j, flat_i, flat_j = _middles(which, i, j)
-    at = i[cells], j[cells]
-    di = np.where(flat_i, _refined(values_hw, *at, axis=0), np.clip(middle_i - at[0], -0.5, 0.5))
-    dj = np.where(flat_j, _refined(values_hw, *at, axis=1), np.clip(middle_j - at[1], -0.5, 0.5))
+    which = np.unique(labels[i, j], return_inverse=True)[1]
+    sizes = np.bincount(which)
+    middle_i, middle_j = (np.bincount(which, weights=at) / sizes for at in (i, j))
+    off_i, off_j = (i - middle_i[which]) ** 2, (j - middle_j[which]) ** 2
+    flat_i, flat_j = (np.bincount(which, weights=off) == 0 for off in (off_i, off_j))
+    order = np.lexsort((np.arange(len(which)), off_i + off_j, which))
+    cells = order[np.diff(which[order], prepend=-1) > 0]  # of each plateau its middlemost
+    i, j = i[cells], j[cells]
+    around, top = np.pad(values_hw, 1, constant_values=np.nan), values_hw[i, j]
+    di = np.where(flat_i, _vertex(around[i, j + 1], top, around[i + 2, j + 1]), middle_i - i)
+    dj = np.where(flat_j, _vertex(around[i + 1, j], top, around[i + 1, j + 2]), middle_j - j)
     # a cell's far edge is its neighbour's: kept inside, so that floor() finds the cell again
     return (
-        np.minimum(i[cells] + 0.5 + di, np.nextafter(i[cells] + 1.0, 0)),
-        np.minimum(j[cells] + 0.5 + dj, np.nextafter(j[cells] + 1.0, 0)),
+        np.minimum(i + 0.5 + np.clip(di, -0.5, 0.5), np.nextafter(i + 1.0, 0)),
+        np.minimum(j + 0.5 + np.clip(dj, -0.5, 0.5), np.nextafter(j + 1.0, 0)),
     )
 
 
@@ -160,52 +162,29 @@ def spaced(rows: Floats, cols: Floats, values: Floats, distance: float) -> NDArr
     return np.array(kept, dtype=np.int64)
 
 
-def _others(z_Khw: Floats) -> Floats:
-    """For each class, log of the sum of exp over the others: z - this are its log odds.
+def _log_odds(z_Khw: Floats, highest_hw: NDArray[np.int64]) -> Floats:
+    """Of each class against all others, from logits.
 
-    From both ends, since taking a class out of the whole sum would cancel where it is near sure.
+    The others of the highest are summed without it: taking it out of the whole sum would cancel
+    where it is near sure.
     """
-    others_Khw = np.full_like(z_Khw, -np.inf)
-    for k in range(len(z_Khw) - 2, -1, -1):
-        np.logaddexp(others_Khw[k + 1], z_Khw[k + 1], out=others_Khw[k])
-    before_hw = np.full(z_Khw.shape[1:], -np.inf)
-    for z_hw, others_hw in zip(z_Khw, others_Khw, strict=True):
-        np.logaddexp(before_hw, others_hw, out=others_hw)
-        before_hw = np.logaddexp(before_hw, z_hw)
-    return others_Khw
+    top_1hw = highest_hw[None]
+    share_Khw = np.exp(z_Khw - np.take_along_axis(z_Khw, top_1hw, axis=0))
+    rest_Khw = share_Khw.sum(axis=0) - share_Khw
+    np.put_along_axis(share_Khw, top_1hw, 0.0, axis=0)
+    np.put_along_axis(rest_Khw, top_1hw, share_Khw.sum(axis=0)[None], axis=0)
+    np.put_along_axis(share_Khw, top_1hw, 1.0, axis=0)
+    with np.errstate(divide="ignore"):
+        odds: Floats = np.log(share_Khw) - np.log(np.maximum(rest_Khw, np.finfo(float).tiny))
+    return odds
 
 
-def _middles(
-    which: NDArray[np.int64], i: NDArray[np.int64], j: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], Floats, Floats, Bools, Bools]:
-    """Of each plateau: number of its cell nearest to its middle, the middle, its flat axes.
-
-    Flat: all its cells lie in one row; in one column.
-    """
-    sizes = np.bincount(which)
-    with np.errstate(invalid="ignore"):
-        mean_i, mean_j = (np.bincount(which, weights=x) / sizes for x in (i, j))
-    off_i, off_j = (i - mean_i[which]) ** 2, (j - mean_j[which]) ** 2
-    flat_i, flat_j = (np.bincount(which, weights=off) == 0 for off in (off_i, off_j))
-    order = np.lexsort((np.arange(len(which)), off_i + off_j, which))
-    cells = order[np.diff(which[order], prepend=-1) > 0]
-    own = which[cells]
-    return cells, mean_i[own], mean_j[own], flat_i[own], flat_j[own]
-
-
-def _refined(values_hw: Floats, i: NDArray[np.int64], j: NDArray[np.int64], *, axis: int) -> Floats:
+def _vertex(before: Floats, top: Floats, after: Floats) -> Floats:
     """Top of the parabola through a cell and its neighbours along an axis, from the cell's centre.
 
     0 at the map's border and beside cells without data.
     """
-    step = (1, 0) if axis == 0 else (0, 1)
-    size = values_hw.shape[axis]
-    place = i if axis == 0 else j
-    inside = (place > 0) & (place < size - 1)
-    low = values_hw[np.where(inside, i - step[0], i), np.where(inside, j - step[1], j)]
-    high = values_hw[np.where(inside, i + step[0], i), np.where(inside, j + step[1], j)]
-    bend = low - 2 * values_hw[i, j] + high
+    bend = before - 2 * top + after
     with np.errstate(invalid="ignore", divide="ignore"):
-        offset = (low - high) / (2 * bend)
-    usable = inside & np.isfinite(offset) & (bend < 0)
-    return np.where(usable, np.clip(offset, -0.5, 0.5), 0.0)
+        offset = (before - after) / (2 * bend)
+    return np.where(np.isfinite(offset) & (bend < 0), offset, 0.0)

@@ -100,9 +100,9 @@ def quicklook(
     shown_HW3 = brightened(stretched(view.pixels, low, high), view.valid)
     top = 0.0
     if evidence is not None:
-        laid_HW = laid(evidence, view.height, view.width, H, W)
-        top = float(np.max(laid_HW, initial=0.0, where=~np.isnan(laid_HW)))
-        shown_HW3 = overlaid(shown_HW3, np.clip(laid_HW, 0, None) / (top or 1.0))
+        map_HW = on_picture(evidence, view.height, view.width, H, W)
+        top = float(np.max(map_HW, initial=0.0, where=~np.isnan(map_HW)))
+        shown_HW3 = overlaid(shown_HW3, np.clip(map_HW, 0, None) / (top or 1.0))
     shown_HW3[~view.valid] = EMPTY
     scene = Image.fromarray((shown_HW3 * 255 + 0.5).astype(np.uint8))
     drawing = ImageDraw.Draw(scene)
@@ -144,7 +144,7 @@ def brightened(shown_HW3: Floats, valid_HW: NDArray[np.bool_]) -> Floats:
     return np.asarray(shown_HW3**gamma, dtype=np.float64)
 
 
-def laid(evidence: Evidence, height: int, width: int, H: int, W: int) -> Floats:
+def on_picture(evidence: Evidence, height: int, width: int, H: int, W: int) -> Floats:
     """The map at the picture's pixels: bilinear between cells that have data, NaN elsewhere."""
     from satray.report.tiles import on_pixels
 
@@ -198,10 +198,9 @@ def _legend(width: int, evidence: Evidence | None, top: float, count: int, title
         if width >= 520:
             words += f", best cell {evidence.score:.2f}"
         made.text(76 / width, 0.3, words, fontsize=size, color=INK, va="center")
-        told = f"{count:,} detections"
-        if count > MOST:
-            told = f"{MOST:,} of {told}" if width >= 520 else f"{MOST:,}+"
         if width >= 400:
-            made.text(1 - 8 / width, 0.3, f"○ {told}", fontsize=size, color=INK, va="center",
-                      ha="right")  # fmt: skip
+            most = f"{MOST:,} of " if count > MOST else ""
+            words = f"○ {most}{count:,} detections"
+            right = 1 - 8 / width
+            made.text(right, 0.3, words, fontsize=size, color=INK, va="center", ha="right")
     return png(made)

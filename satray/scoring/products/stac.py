@@ -9,17 +9,19 @@ id that tables and rasters carry in `satray:model_id`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from satray.data.georeference import crs_name
+from satray import __version__
 from satray.runs.run import to_json
 from satray.scoring.outlines import SceneGround, bbox_of
 from satray.scoring.products.moment import Moment, stamp
 from satray.scoring.products.names import encoded, item_name, link_between
 
-if TYPE_CHECKING:  # it imports torch
+if TYPE_CHECKING:  # a quarter of a second, and torch
+    import pystac
+
     from satray.models.spec import BundleSpec
 
 PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
@@ -91,93 +93,89 @@ class ItemProduct:
     """cam: cell corners to CRS units, 6 numbers."""
 
 
-@dataclass(frozen=True)
-class ItemFacts:
-    """All that an Item says."""
+def item_of(
+    ground: SceneGround,
+    moment: Moment,
+    created: datetime,
+    sources: Sequence[str],
+    model: ModelFacts,
+    run_id: str,
+    products: Sequence[ItemProduct],
+    item: str | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> "pystac.Item":
+    """Describe a scene. Without a CRS its geometry is null and it has no bounding box.
 
-    ground: SceneGround
-    """The scene's name and place."""
-    moment: Moment
-    """When it was taken, and where that is known from."""
-    created: datetime
-    """When it was scored."""
-    sources: Sequence[str]
-    """URIs of the scene's files."""
-    model: ModelFacts
-    """What scored it."""
-    run_id: str
-    """The run that did."""
-    version: str
-    """Of satray."""
-    products: Sequence[ItemProduct]
-    """What was made."""
-    item: str | None = None
-    """URI of the scene's own STAC Item, where it came with one."""
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    """Further properties by full name (`satray:drift`, ...); plain JSON values."""
-
-
-def item_of(facts: ItemFacts) -> Any:
-    """The `pystac.Item`. Without a CRS its geometry is null and it has no bounding box."""
+    Args:
+        ground: the scene's name and place.
+        moment: when it was taken, and where that is known from.
+        created: when it was scored.
+        sources: URIs of the scene's files.
+        model: what scored it.
+        run_id: the run that did.
+        products: what was made.
+        item: URI of the scene's own STAC Item, where it came with one.
+        notes: further properties by full name (`satray:drift`, ...); plain JSON values.
+    """
     import pystac
     from shapely.geometry import mapping
 
-    ground, outline = facts.ground, facts.ground.outline()
+    outline = ground.outline()
+    kinds = dict.fromkeys(KINDS[product.kind][2] for product in products)
+    made = "; ".join(kinds) or "nothing was asked for"
     properties: dict[str, Any] = {
-        "created": stamp(facts.created),
-        "satray:datetime_source": facts.moment.source,
+        "created": stamp(created),
+        "satray:datetime_source": moment.source,
         "satray:scene": ground.scene,
-        "satray:run_id": facts.run_id,
+        "satray:run_id": run_id,
         "satray:georeferenced": ground.grounded,
-        "processing:software": {"satray": facts.version},
-        "processing:lineage": f"scored by the model {facts.model.model_id}; {_made(facts)}",
-        **_model_properties(facts.model),
-        **facts.notes,
+        "processing:software": {"satray": __version__},
+        "processing:lineage": f"scored by the model {model.model_id}; {made}",
+        **_model_properties(model),
+        **(notes or {}),
     }
-    extensions = [PROCESSING, FILE, MLM]
-    if ground.grounded:
-        extensions.append(PROJECTION)
-        properties |= _projection(ground)
-    item = pystac.Item(
+    described = pystac.Item(
         id=encoded(ground.scene).replace("/", "%2F"),
         geometry=mapping(outline) if outline else None,
         bbox=bbox_of(outline) if outline else None,
-        datetime=facts.moment.at,
-        start_datetime=facts.moment.start if facts.moment.end else None,
-        end_datetime=facts.moment.end if facts.moment.start else None,
-        properties=properties,
-        stac_extensions=sorted(extensions),
+        datetime=moment.at,
+        start_datetime=moment.start if moment.end else None,
+        end_datetime=moment.end if moment.start else None,
+        properties=properties | _projection(ground),
+        stac_extensions=[FILE, MLM, PROCESSING, *([PROJECTION] if ground.grounded else [])],
     )
     home = item_name(ground.scene)
-    for product in facts.products:
+    for product in products:
         name = f"{product.kind}_{product.tower}" if product.tower else product.kind
-        item.add_asset(name, _asset(product, home, ground.grounded))
-    weights = _model_asset(facts.model)
-    kind, title, roles = weights.pop("type"), weights.pop("title"), weights.pop("roles")
-    item.add_asset("model", pystac.Asset(facts.model.weights, title, None, kind, roles, weights))
-    for source in facts.sources:
-        item.add_link(pystac.Link("derived_from", source, title="a file of the scene"))
-    if facts.item:
-        item.add_link(
-            pystac.Link("derived_from", facts.item, "application/geo+json", "the scene's Item")
-        )
-    return item
+        described.add_asset(name, _asset(product, home, ground.grounded))
+    weights = pystac.Asset(
+        model.weights,
+        title="weights of the bundle that scored the scene",
+        media_type="application/octet-stream",
+        roles=["mlm:model"],
+        extra_fields={"mlm:artifact_type": FORMAT, **_checksum(model.sha256)},
+    )
+    described.add_asset("model", weights)
+    for source in sources:
+        described.add_link(pystac.Link("derived_from", source, title="a file of the scene"))
+    if item:
+        link = pystac.Link("derived_from", item, "application/geo+json", "the scene's Item")
+        described.add_link(link)
+    return described
 
 
-def item_json(facts: ItemFacts) -> bytes:
-    """The Item as JSON."""
-    return to_json(item_of(facts).to_dict(include_self_link=False, transform_hrefs=False))
+def to_bytes(item: "pystac.Item") -> bytes:
+    """An Item as JSON."""
+    return to_json(item.to_dict(include_self_link=False, transform_hrefs=False))
 
 
-def _asset(product: ItemProduct, home: str, grounded: bool) -> Any:
+def _asset(product: ItemProduct, home: str, grounded: bool) -> "pystac.Asset":
     import pystac
 
     kind, roles, title = KINDS[product.kind]
-    fields: dict[str, Any] = {}
+    fields = _checksum(product.sha256)
     if product.bytes is not None:
         fields["file:size"] = product.bytes
-    if product.sha256:
-        fields["file:checksum"] = _multihash(product.sha256)
     if product.bands:
         band = {"data_type": "float32", "nodata": "nan", "unit": "logit"}
         fields["bands"] = [{"name": name, **band} for name in product.bands]
@@ -192,36 +190,18 @@ def _asset(product: ItemProduct, home: str, grounded: bool) -> Any:
 
 def _projection(ground: SceneGround) -> dict[str, Any]:
     """The scene's own raster: code, or WKT of a CRS that has none; shape, affine and extent."""
-    from rasterio.crs import CRS
-    from rasterio.errors import CRSError
-
-    assert ground.transform is not None
-    x, y = zip(
-        *(
-            ground.affine @ (col, row)
-            for col in (0.0, float(ground.width))
-            for row in (0.0, float(ground.height))
-        ),
-        strict=True,
-    )
-    fields: dict[str, Any] = {
-        "proj:code": None,
+    if ground.crs is None or ground.transform is None:
+        return {}
+    corners = [(col, row) for col in (0.0, ground.width) for row in (0.0, ground.height)]
+    x, y = zip(*(ground.affine @ corner for corner in corners), strict=True)
+    coded = "[" not in ground.crs
+    return {
+        "proj:code": ground.crs if coded else None,
+        **({} if coded else {"proj:wkt2": ground.crs}),
         "proj:shape": [ground.height, ground.width],
         "proj:transform": [float(number) for number in ground.transform[:6]],
         "proj:bbox": [min(x), min(y), max(x), max(y)],
     }
-    name = wkt = ground.crs or ""
-    try:
-        wkt = CRS.from_user_input(ground.crs).to_wkt(version="WKT2_2019")
-        name = crs_name(wkt)
-    except CRSError:
-        pass
-    return fields | ({"proj:wkt2": wkt} if name == wkt else {"proj:code": name})
-
-
-def _made(facts: ItemFacts) -> str:
-    kinds = dict.fromkeys(KINDS[product.kind][2] for product in facts.products)
-    return "; ".join(kinds) or "nothing was asked for"
 
 
 def _model_properties(model: ModelFacts) -> dict[str, Any]:
@@ -269,22 +249,9 @@ def _model_properties(model: ModelFacts) -> dict[str, Any]:
     }
 
 
-def _model_asset(model: ModelFacts) -> dict[str, Any]:
-    """Fields of the asset `model` besides its href."""
-    fields: dict[str, Any] = {
-        "type": "application/octet-stream",
-        "title": "weights of the bundle that scored the scene",
-        "roles": ["mlm:model"],
-        "mlm:artifact_type": FORMAT,
-    }
-    if model.sha256:
-        fields["file:checksum"] = _multihash(model.sha256)
-    return fields
-
-
-def _multihash(sha256: str) -> str:
-    """A SHA-256 as `file:checksum` writes it: code 0x12, length 0x20, digest."""
-    return f"1220{sha256}"
+def _checksum(sha256: str | None) -> dict[str, Any]:
+    """A SHA-256 as the multihash that the extension wants: code 0x12, length 0x20, digest."""
+    return {"file:checksum": f"1220{sha256}"} if sha256 else {}
 
 
 def _scaling(spec: "BundleSpec") -> list[dict[str, Any]] | None:

@@ -15,8 +15,8 @@ from satray.scoring.products.quicklook import (
     LONGEST,
     Evidence,
     View,
-    laid,
     limits_of,
+    on_picture,
     picture_size,
     quicklook,
     strongest,
@@ -69,17 +69,17 @@ def test_evidence_glows_where_it_is() -> None:
 
 def test_the_map_is_laid_by_its_affine() -> None:
     one = dot(6, 9)
-    laid_HW = laid(one, 400, 600, 400, 600)
-    assert np.unravel_index(laid_HW.argmax(), laid_HW.shape) in {(192, 288), (192, 289)}
-    assert laid_HW.max() == pytest.approx(5, abs=0.3)
+    map_HW = on_picture(one, 400, 600, 400, 600)
+    assert np.unravel_index(map_HW.argmax(), map_HW.shape) in {(192, 288), (192, 289)}
+    assert map_HW.max() == pytest.approx(5, abs=0.3)
 
 
 def test_cells_without_data_are_not_mixed_in() -> None:
     values = np.full((13, 19), 3, np.float32)
     values[:, :5] = np.nan
-    laid_HW = laid(Evidence("x", values, CELLS, 1.0), 400, 600, 200, 300)
-    assert np.nanmin(laid_HW) == pytest.approx(3)
-    assert np.isnan(laid_HW[:, :50]).all()
+    map_HW = on_picture(Evidence("x", values, CELLS, 1.0), 400, 600, 200, 300)
+    assert np.nanmin(map_HW) == pytest.approx(3)
+    assert np.isnan(map_HW[:, :50]).all()
 
 
 def test_a_lone_peak_among_many_cells_is_not_lost() -> None:
@@ -87,9 +87,9 @@ def test_a_lone_peak_among_many_cells_is_not_lost() -> None:
     values[301, 299] = 5
     cells = Affine.scale(32)
     for side in (100, 97):
-        laid_HW = laid(Evidence("x", values, cells, 1.0), 19200, 19200, side, side)
-        i, j = np.unravel_index(laid_HW.argmax(), laid_HW.shape)
-        assert laid_HW.max() > 1.2  # between four pixels: a quarter of 5
+        map_HW = on_picture(Evidence("x", values, cells, 1.0), 19200, 19200, side, side)
+        i, j = np.unravel_index(map_HW.argmax(), map_HW.shape)
+        assert map_HW.max() > 1.2  # between four pixels: a quarter of 5
         assert abs(i - side * 301.5 / 600) < 1.5
         assert abs(j - side * 299.5 / 600) < 1.5
 

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyproj
 import pystac
 import pytest
 from pystac.validation import JsonSchemaSTACValidator, set_validator
@@ -14,11 +15,12 @@ from satray.models.spec import BundleSpec
 from satray.scoring.outlines import SceneGround
 from satray.scoring.products.moment import Moment
 from satray.scoring.products.names import cam_name, quicklook_name
-from satray.scoring.products.stac import ItemFacts, ItemProduct, ModelFacts, item_json, item_of
+from satray.scoring.products.stac import ItemProduct, ModelFacts, item_of, to_bytes
 
 SCHEMAS = Path(__file__).parent / "schemas"
 UTM = (10.0, 0.0, 448000.0, 0.0, -10.0, 5411000.0)
 TAKEN = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
+LAEA = pyproj.CRS("+proj=laea +lat_0=10 +lon_0=20 +datum=WGS84").to_wkt("WKT2_2019")
 NOW = datetime(2026, 5, 1, 10, tzinfo=UTC)
 SHA = "ab" * 32
 
@@ -74,7 +76,7 @@ def products(scene: str, towers: tuple[str, ...] = ()) -> list[ItemProduct]:
     ]
 
 
-def facts(ground: SceneGround, **more) -> ItemFacts:
+def made(ground: SceneGround, **more) -> pystac.Item:
     values = {
         "ground": ground,
         "moment": Moment(TAKEN, "pattern"),
@@ -82,10 +84,9 @@ def facts(ground: SceneGround, **more) -> ItemFacts:
         "sources": ("s3://bucket/in/a.tif",),
         "model": ModelFacts("0123456789ab", "s3://bucket/bundle/model.safetensors", SHA, spec()),
         "run_id": "r1",
-        "version": "0.1.0",
         "products": products(ground.scene),
     }
-    return ItemFacts(**(values | more))
+    return item_of(**(values | more))
 
 
 def scene(crs="EPSG:32631", affine=UTM, name: str = "a/b.tif") -> SceneGround:
@@ -98,7 +99,7 @@ def scene(crs="EPSG:32631", affine=UTM, name: str = "a/b.tif") -> SceneGround:
         scene(),
         scene(affine=(8.0, 6.0, 448000.0, 6.0, -8.0, 5411000.0)),
         scene("EPSG:4326", (1e-4, 0.0, 2.3, 0.0, -1e-4, 48.8)),
-        scene("+proj=laea +lat_0=10 +lon_0=20 +datum=WGS84", (10.0, 0.0, 5.0, 0.0, -10.0, 7.0)),
+        scene(LAEA, (10.0, 0.0, 5.0, 0.0, -10.0, 7.0)),
         scene('LOCAL_CS["x",UNIT["m",1]]'),
         scene(None, None),
         scene(name="../é b\u202e<script>.tif"),
@@ -107,7 +108,7 @@ def scene(crs="EPSG:32631", affine=UTM, name: str = "a/b.tif") -> SceneGround:
 )
 def test_items_are_valid_and_read_back(tmp_path, ground: SceneGround) -> None:
     path = tmp_path / "item.json"
-    path.write_bytes(item_json(facts(ground)))
+    path.write_bytes(to_bytes(made(ground)))
     back = pystac.Item.from_file(str(path))
     checked = back.validate()
     assert len(checked) == 1 + len(back.stac_extensions)
@@ -119,7 +120,7 @@ def test_items_are_valid_and_read_back(tmp_path, ground: SceneGround) -> None:
 
 
 def test_ground() -> None:
-    item = item_of(facts(scene()))
+    item = made(scene())
     assert item.properties["proj:code"] == "EPSG:32631"
     assert item.properties["proj:shape"] == [384, 480]
     assert item.properties["proj:transform"] == list(UTM)
@@ -133,7 +134,7 @@ def test_ground() -> None:
 
 
 def test_no_ground_no_geometry_no_box() -> None:
-    tree = json.loads(item_json(facts(scene(None, None))))
+    tree = json.loads(to_bytes(made(scene(None, None))))
     assert tree["geometry"] is None
     assert "bbox" not in tree
     assert not [name for name in tree["properties"] if name.startswith("proj:")]
@@ -147,10 +148,10 @@ def test_assets_lead_to_the_products_from_where_the_item_lies(tmp_path) -> None:
     target.parent.mkdir(parents=True)
     target.write_bytes(b"x")
     model = ModelFacts("0123456789ab", "/b/model.safetensors", None, spec(two=True))
-    made = facts(scene(name=name), products=products(name, ("rgb", "nir")), model=model)
+    item = made(scene(name=name), products=products(name, ("rgb", "nir")), model=model)
     path = tmp_path / "items" / "x%20y" / "%C3%A9%231.tif.json"
     path.parent.mkdir(parents=True)
-    path.write_bytes(item_json(made))
+    path.write_bytes(to_bytes(item))
     back = pystac.Item.from_file(str(path))
     back.validate()
     href = back.assets["cam_nir"].get_absolute_href()
@@ -159,7 +160,7 @@ def test_assets_lead_to_the_products_from_where_the_item_lies(tmp_path) -> None:
 
 
 def test_media_types_and_roles() -> None:
-    assets = item_of(facts(scene())).assets
+    assets = made(scene()).assets
     assert assets["cam"].media_type == pystac.MediaType.COG
     assert assets["quicklook"].media_type == pystac.MediaType.PNG
     assert assets["detections"].media_type == pystac.MediaType.GEOPACKAGE
@@ -170,7 +171,7 @@ def test_media_types_and_roles() -> None:
 
 
 def test_model_and_sources_are_named() -> None:
-    item = item_of(facts(scene(), item="s3://bucket/in/a.json", notes={"satray:drift": 0.25}))
+    item = made(scene(), item="s3://bucket/in/a.json", notes={"satray:drift": 0.25})
     assert item.properties["mlm:name"] == "satray-0123456789ab"
     assert item.properties["mlm:input"][0]["bands"] == ["red", "green", "blue"]
     assert item.properties["satray:drift"] == 0.25
@@ -186,14 +187,14 @@ def test_other_radiometries_claim_no_scaling(name: str) -> None:
         "radiometry": Radiometry(name), "bands": ("red", "green", "blue", "nir"),
         "mean": (0.4,) * 4, "std": (0.2,) * 4}  # fmt: skip
     model = ModelFacts("0123456789ab", "/b/model.safetensors", SHA, spec(**more))
-    item = item_of(facts(scene(), model=model))
+    item = made(scene(), model=model)
     assert item.properties["mlm:input"][0]["value_scaling"] is None
     item.validate()
 
 
 def test_a_stretch_of_time() -> None:
     end = datetime(2024, 6, 6, tzinfo=UTC)
-    item = item_of(facts(scene(), moment=Moment(None, "item", TAKEN, end)))
+    item = made(scene(), moment=Moment(None, "item", TAKEN, end))
     item.validate()
     assert item.datetime is None
     assert item.properties["end_datetime"] == "2024-06-06T00:00:00Z"
