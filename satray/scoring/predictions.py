@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -180,7 +179,8 @@ def predictions(layout: Layout, tiles: Sequence[TileFacts], numbers: Numbers) ->
     columns["status"] = [FAILED if bad else OK for bad in failed]
     for k, name in enumerate(layout.classes):
         columns[f"target_{name}"] = [tile.target[k] if tile.target else None for tile in tiles]
-    return with_ground(_table(layout, columns, _footprints(tiles), numbers, failed))
+    table = _table(layout, columns, _footprints(tiles), numbers, failed)
+    return table.replace_schema_metadata(_geo(table))
 
 
 def scene_predictions(layout: Layout, ground: SceneGround, tiles: SceneTiles) -> pa.Table:
@@ -207,12 +207,6 @@ def scene_predictions(layout: Layout, ground: SceneGround, tiles: SceneTiles) ->
     return _table(layout, columns, shapes, tiles.numbers, missing)
 
 
-def with_ground(table: pa.Table) -> pa.Table:
-    """The table as GeoParquet where any row has a geometry; plain where none has."""
-    grounded = table.column("geometry").null_count < table.num_rows
-    return table.replace_schema_metadata({b"geo": GEO} if grounded else None)
-
-
 class PredictionsWriter:
     """Writes a predictions file on the local disk in row groups; a context manager.
 
@@ -231,12 +225,12 @@ class PredictionsWriter:
         # without Arrow's copy of the schema, which would hide metadata that come at the end
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", store_schema=False)
         self._waiting: list[pa.Table] = []
-        self._grounded = False
+        self._geo: dict[bytes, bytes] = {}
         self.rows = 0
 
     def write(self, table: pa.Table) -> None:
         """Add rows of the layout, as many as the caller likes at once."""
-        self._grounded |= table.column("geometry").null_count < table.num_rows
+        self._geo |= _geo(table)
         self._waiting.append(table.replace_schema_metadata(None).cast(self._schema))
         self.rows += table.num_rows
         if sum(waiting.num_rows for waiting in self._waiting) >= GROUP_ROWS:
@@ -252,24 +246,16 @@ class PredictionsWriter:
         """Write what is waiting, and the metadata."""
         self._flush()
         mode = {b"satray:mode": self._mode.encode()} if self._mode else {}
-        self._writer.add_key_value_metadata(mode | ({b"geo": GEO} if self._grounded else {}))
+        self._writer.add_key_value_metadata(mode | self._geo)
         self._writer.close()
 
     def __enter__(self) -> Self:
         """Begin."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Finish the file; after an error it is only closed."""
-        if kind is None:
-            self.close()
-        else:
-            self._writer.close()
+        (self.close if kind is None else self._writer.close)()
 
     def _flush(self) -> None:
         if self._waiting:
@@ -316,6 +302,11 @@ def _table(
     schema = layout.schema()
     arrays = [_array(known.get(one.name), one.type, count) for one in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _geo(table: pa.Table) -> dict[bytes, bytes]:
+    """Metadata of a table: GeoParquet's where any row has a geometry."""
+    return {b"geo": GEO} if table.column("geometry").null_count < table.num_rows else {}
 
 
 def _footprints(tiles: Sequence[TileFacts]) -> NDArray[Any]:

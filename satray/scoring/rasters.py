@@ -7,12 +7,11 @@ GDAL keeps blocks in a cache of its own, by default 5 % of the machine's memory:
 bound set `GDAL_CACHEMAX` (in MB) before their first raster.
 """
 
+import contextlib
 import math
-import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -60,18 +59,11 @@ def cells_with_data(
     """
     height, width = valid_HW.shape
     # counts of valid pixels above and left of each pixel corner
-    sums = np.zeros((height + 1, width + 1), dtype=np.int64)
-    sums[1:, 1:] = valid_HW.cumsum(0, dtype=np.int64).cumsum(1)
+    sums = np.pad(valid_HW.cumsum(0, dtype=np.int64).cumsum(1), ((1, 0), (1, 0)))
     top, bottom = _edges(cells.f, cells.e, h, height)
     left, right = _edges(cells.c, cells.a, w, width)
-    counts = (
-        sums[bottom[:, None], right]
-        - sums[top[:, None], right]
-        - sums[bottom[:, None], left]
-        + sums[top[:, None], left]
-    )
-    found: NDArray[np.bool_] = counts > 0
-    return found
+    below, above = sums[bottom][:, [left, right]], sums[top][:, [left, right]]
+    return np.asarray(below[:, 1] - above[:, 1] > below[:, 0] - above[:, 0])
 
 
 def cam_raster(
@@ -106,7 +98,7 @@ def cam_raster(
 
 
 class StripWriter:
-    """Writes a scene's raster; a context manager that removes its working file at the end.
+    """Writes a scene's raster; a context manager that closes its working file.
 
     Strips go into a plain tiled GeoTIFF on the local disk, which GDAL copies into a Cloud-Optimised
     one. Cells never written are NaN.
@@ -124,7 +116,7 @@ class StripWriter:
         """Create the working file.
 
         Args:
-            path: of the working file, on the local disk.
+            path: of the working file, on the local disk, in a folder that is removed later.
             shape: (K, h, w).
             classes: K band descriptions.
             affine: cell corners to CRS units (pixel units without a CRS).
@@ -136,24 +128,13 @@ class StripWriter:
         """
         import rasterio
 
-        _, self._height, self._width = shape
         self._path = path
-        self._block = block_size(self._height, self._width)
-        try:
-            self._file: Any = rasterio.open(
-                path,
-                "w+",
-                **_profile(shape, affine, crs),
-                tiled=True,
-                blockxsize=self._block,
-                blockysize=self._block,
-                interleave="band",
-                SPARSE_OK="TRUE",
-                BIGTIFF="IF_SAFER",
-            )
-        except rasterio.errors.RasterioError as error:
-            raise SatrayError(f"{path}: cannot be written: {error}") from error
-        self._written: list[tuple[int, int, int, int, int]] = []
+        self._side = block_size(*shape[1:])
+        blocks = {"tiled": True, "blockxsize": self._side, "blockysize": self._side}
+        more = {"interleave": "band", "SPARSE_OK": "TRUE", "BIGTIFF": "IF_SAFER", **blocks}
+        with _in_words(path):
+            self._file: Any = rasterio.open(path, "w+", **_profile(shape, affine, crs), **more)
+        self._written: list[tuple[Any, int]] = []
         self._file.descriptions = tuple(classes)
         self._file.update_tags(**tags)
 
@@ -166,26 +147,19 @@ class StripWriter:
             col: first column of cells.
 
         Raises:
-            ValueError: it reaches beyond the raster.
             SatrayError: the disk does not take it.
         """
-        from rasterio.errors import RasterioError
         from rasterio.windows import Window
 
         h, w = maps_Khw.shape[1:]
-        if min(row, col) < 0 or row + h > self._height or col + w > self._width:
-            raise ValueError(
-                f"cells {row}..{row + h} x {col}..{col + w} of {self._height} x {self._width}"
-            )
+        window = Window(col, row, w, h)
         values = np.ascontiguousarray(maps_Khw, dtype=np.float32)
-        try:
-            self._file.write(values, window=Window(col, row, w, h))
-        except RasterioError as error:
-            raise SatrayError(f"{self._path}: cannot be written: {error}") from error
-        self._written.append((row, col, h, w, zlib.crc32(values.tobytes())))
+        with _in_words(self._path):
+            self._file.write(values, window=window)
+        self._written.append((window, zlib.crc32(values.tobytes())))
 
     def optimise(self, target: Path) -> Path:
-        """Make the Cloud-Optimised GeoTIFF on the local disk, and close the working file.
+        """Make the Cloud-Optimised GeoTIFF on the local disk in place of the working file.
 
         DEFLATE with the floating-point predictor, nodata NaN, averaged overviews where it is
         larger than one block. All blocks are read back: on a full disk GDAL drops what it has in
@@ -194,43 +168,28 @@ class StripWriter:
         Raises:
             SatrayError: the disk does not take it.
         """
-        self._file.close()
-        try:
-            _optimise(self._path, target, self._block)
-        except Exception as error:  # GDAL's errors (rasterio._err) share no public base
-            raise SatrayError(f"{target}: cannot be written: {error}") from error
-        self._compare(target)
-        return target
-
-    def _compare(self, target: Path) -> None:
         import rasterio
-        from rasterio.windows import Window
 
-        try:
+        self._file.close()
+        with _in_words(target):
+            _optimise(self._path, target, self._side)
             with rasterio.open(target) as back:
                 same = all(
-                    zlib.crc32(back.read(window=Window(col, row, w, h)).tobytes()) == crc
-                    for row, col, h, w, crc in self._written
+                    zlib.crc32(back.read(window=window).tobytes()) == crc
+                    for window, crc in self._written
                 )
-        except rasterio.errors.RasterioError as error:
-            raise SatrayError(f"{target}: cannot be read back: {error}") from error
         if not same:
             raise SatrayError(f"{target}: not what was written; is the local disk full?")
+        self._path.unlink()
+        return target
 
     def __enter__(self) -> Self:
         """Begin."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close and remove the working file."""
+    def __exit__(self, *_: object) -> None:
+        """Close the working file."""
         self._file.close()
-        self._path.unlink(missing_ok=True)
-        Path(f"{os.fspath(self._path)}.aux.xml").unlink(missing_ok=True)
 
 
 def block_size(height: int, width: int) -> int:
@@ -277,6 +236,15 @@ def _optimise(source: str | Path, target: str | Path, block: int) -> None:
         BLOCKSIZE=block,
         BIGTIFF="IF_SAFER",
     )
+
+
+@contextlib.contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """GDAL's errors (rasterio._err), which share no public base, as one line."""
+    try:
+        yield
+    except Exception as error:
+        raise SatrayError(f"{path}: cannot be written: {error}") from error
 
 
 def _edges(

@@ -40,14 +40,14 @@ def time_pattern(text: str) -> re.Pattern[str]:
     """
     try:
         pattern = re.compile(text)
+        names = set(pattern.groupindex)
+        why = "" if names & {"datetime", "year"} else "has neither group"
+        unknown = sorted(names - {"datetime", *GROUPS})
+        why = f"has an unknown group {unknown[0]!r}" if unknown else why
     except re.error as error:
-        raise InputError(f"datetime: {text!r} ({error}); accepted: {ACCEPTED}") from None
-    names = set(pattern.groupindex)
-    if "datetime" not in names and "year" not in names:
-        raise InputError(f"datetime: {text!r} has neither group; accepted: {ACCEPTED}")
-    unknown = sorted(names - {"datetime", *GROUPS})
-    if unknown:
-        raise InputError(f"datetime: unknown group {unknown[0]!r}; accepted: {ACCEPTED}")
+        why = str(error)
+    if why:
+        raise InputError(f"datetime: {text!r} {why}; accepted: {ACCEPTED}")
     return pattern
 
 
@@ -73,10 +73,8 @@ def moment_of(
             return Moment(at, "pattern")
     properties = (item or {}).get("properties")
     if isinstance(properties, Mapping):
-        times = (
-            parse(properties.get(name)) for name in ("datetime", "start_datetime", "end_datetime")
-        )
-        at, start, end = times
+        names = ("datetime", "start_datetime", "end_datetime")
+        at, start, end = (parse(properties.get(name)) for name in names)
         if at is not None or (start is not None and end is not None):
             return Moment(at, "item", start, end)
     at = parse(tiff)
@@ -110,12 +108,10 @@ def _matched(match: re.Match[str]) -> datetime | None:
     if "datetime" in groups:
         return parse(groups["datetime"])
     try:
-        n = {name: int(value) for name, value in groups.items()}
-        year = n["year"] + 2000 if len(groups["year"]) == 2 else n["year"]
-        clock = (n.get("hour", 0), n.get("minute", 0), n.get("second", 0))
-        if "doy" in n:
-            at = datetime(year, 1, 1, *clock, tzinfo=UTC) + timedelta(days=n["doy"] - 1)
-            return at if at.year == year else None
-        return datetime(year, n.get("month", 1), n.get("day", 1), *clock, tzinfo=UTC)
+        n = {"month": 1, "day": 1} | {name: int(value) for name, value in groups.items()}
+        n["year"] += 2000 if len(groups["year"]) == 2 else 0
+        days = n.pop("doy", 1) - 1
+        at = datetime(**n, tzinfo=UTC) + timedelta(days=days)
     except (KeyError, ValueError, OverflowError):
         return None
+    return at if at.year == n["year"] else None
