@@ -217,14 +217,12 @@ def _model_properties(model: ModelFacts) -> dict[str, Any]:
         "mlm:input": [
             {
                 "name": "tile",
-                "description": _description(spec),
                 "bands": list(spec.bands),
                 "input": {
                     "shape": [-1, len(spec.bands), height, width],
                     "dim_order": ["batch", "bands", "height", "width"],
                     "data_type": spec.dtype,
                 },
-                "value_scaling": _scaling(spec),
                 "resize_type": "interpolation-linear",
             }
         ],
@@ -252,20 +250,3 @@ def _model_properties(model: ModelFacts) -> dict[str, Any]:
 def _checksum(sha256: str | None) -> dict[str, Any]:
     """A SHA-256 as the multihash that the extension wants: code 0x12, length 0x20, digest."""
     return {"file:checksum": f"1220{sha256}"} if sha256 else {}
-
-
-def _scaling(spec: "BundleSpec") -> list[dict[str, Any]] | None:
-    """Per-band normalisation of stored values; None where another radiometry comes before it."""
-    if spec.radiometry.name != "stored":
-        return None
-    pairs = zip(spec.mean, spec.std, strict=True)
-    return [{"type": "z-score", "mean": mean, "stddev": std} for mean, std in pairs]
-
-
-def _description(spec: "BundleSpec") -> str:
-    sides = " x ".join(f"{side:.4g}" for side in (spec.resolution, spec.resolution_y) if side)
-    ground = f" at {sides} m a pixel" if sides else ""
-    return (
-        f"{spec.tile_shape[0]} x {spec.tile_shape[1]} px{ground}, radiometry "
-        f"{spec.radiometry.name}, resized to {spec.resize or spec.size} px ({spec.evaluate})"
-    )

@@ -88,24 +88,25 @@ def drift(scene: Scene, references: Sequence[BandReference], limit: float = 1.0)
     by_name = {reference.name: reference for reference in references}
     if not by_name:
         return None
-    windows: dict[str, list[tuple[int, float, float]]] = {}
+    values: dict[str, list[NDArray[Any]]] = {}
     facts = scene.facts
     for row, height in sample_places(facts.height):
         for column, width in sample_places(facts.width):
             x_CHW, valid_CHW = scene.read(row, column, height, width)
             for name, x_HW, valid_HW in zip(facts.bands, x_CHW, valid_CHW, strict=True):
                 if name in by_name and valid_HW.any():
-                    moments = _moments(x_HW[valid_HW], by_name[name])
-                    windows.setdefault(name, []).append(moments)
+                    values.setdefault(name, []).append(x_HW[valid_HW])
     scores: list[tuple[float, str]] = []
-    for name, some in windows.items():
-        shift, deviation = _merged(some)
-        spread = math.log(max(deviation, NARROWEST))
+    for name, some in values.items():
+        # in the training's deviations from its mean
+        z = (np.concatenate(some).astype(np.float64) - by_name[name].mean) / by_name[name].std
+        np.clip(z, -FARTHEST, FARTHEST, out=z)
+        shift, spread = float(z.mean()), math.log(max(float(z.std()), NARROWEST))
         mean = by_name[name].mean + shift * by_name[name].std
-        told = f"{name} mean {mean:.5g} is {shift:+.1f} deviations off"
+        said = f"{name} mean {mean:.5g} is {shift:+.1f} deviations off"
         if abs(spread) > abs(shift):
-            told = f"{name} spreads {math.exp(spread):.2g} times as far"
-        scores.append((max(abs(shift), abs(spread)), told))
+            said = f"{name} spreads {math.exp(spread):.2g} times as far"
+        scores.append((max(abs(shift), abs(spread)), said))
     if not scores:
         return None
     worst = max(score for score, _ in scores)
@@ -115,7 +116,7 @@ def drift(scene: Scene, references: Sequence[BandReference], limit: float = 1.0)
     return Drift(
         worst,
         f"values unlike the training's (drift {worst:.2f}, limit {limit:g}): "
-        f"{', '.join(told for _, told in far[:4])}; look at band order, dtype, scale and offset",
+        f"{', '.join(said for _, said in far[:4])}; look at band order, dtype, scale and offset",
     )
 
 
@@ -125,18 +126,3 @@ def sample_places(size: int) -> list[tuple[int, int]]:
         return [(0, size)]
     gap = (size - ACROSS * SIDE) / ACROSS
     return [(round(gap / 2 + i * (SIDE + gap)), SIDE) for i in range(ACROSS)]
-
-
-def _moments(values: NDArray[Any], reference: BandReference) -> tuple[int, float, float]:
-    """Number, mean and variance of values (n,), in the training's deviations from its mean."""
-    z = (values.astype(np.float64) - reference.mean) / reference.std
-    np.clip(z, -FARTHEST, FARTHEST, out=z)
-    return z.size, float(z.mean()), float(z.var())
-
-
-def _merged(windows: Sequence[tuple[int, float, float]]) -> tuple[float, float]:
-    """Mean and deviation of all values of some windows."""
-    counts, means, variances = np.array(windows).T
-    mean = np.average(means, weights=counts)
-    variance = np.average(variances + (means - mean) ** 2, weights=counts)
-    return float(mean), math.sqrt(variance)

@@ -16,7 +16,6 @@ from satray.errors import DecodeError, InputError, SatrayError, one_line
 from satray.scoring.scenes.items import (
     item_bands,
     item_name,
-    item_stated,
     items_in,
     resolved,
     trimmed,
@@ -144,20 +143,13 @@ def _of_rows(scene: str, rows: list[dict[str, Any]], base: str) -> SceneRef:
     said = [(row.get("band"), row.get("index")) for row in rows]
     if said == [(None, None)]:
         return SceneRef(scene, uris[0], None)
-    names = [canonical(band) for band, _ in said if band is not None]
-    if (None, None) in said or any(index is not None and index < 1 for _, index in said):
-        raise DecodeError(
-            "a row without band and index, or an index below 1; accepted: a row a band"
-        )
-    if len(set(names)) < len(names):
-        raise DecodeError(
-            f"a band has several rows among {', '.join(names)}; accepted: a row a band"
-        )
-    bands = (
-        BandSource(None if band is None else canonical(band), uri, index or 1)
-        for uri, (band, index) in zip(uris, said, strict=True)
-    )
-    return SceneRef(scene, uris[0], tuple(bands))
+    names = [canonical(band or "") for band, _ in said]
+    if "" in names or len(set(names)) < len(names):
+        raise DecodeError(f"bands {', '.join(names)}; accepted: a row a band, each with its name")
+    numbers = [1 if index is None else index for _, index in said]
+    if min(numbers) < 1:
+        raise DecodeError(f"index {min(numbers)}; accepted: 1 and above")
+    return SceneRef(scene, uris[0], tuple(map(BandSource, names, uris, numbers)))
 
 
 def _of_entries(
@@ -212,7 +204,7 @@ def _of_document(
         scene = key
         try:
             scene = item_name(item)
-            bands, stated = item_bands(item, uri), item_stated(item, uri)
+            bands, stated = item_bands(item, uri)
             refs.append(SceneRef(scene, uri, bands, item=trimmed(item), stated=stated))
         except DecodeError as error:
             failures.append(SceneFailure(scene, uri, str(error)))

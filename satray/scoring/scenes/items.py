@@ -7,8 +7,7 @@ that nobody needs here.
 import json
 import os
 import posixpath
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from satray.data.bands import canonical
@@ -29,19 +28,6 @@ OFFSET_DONE = "earthsearch:boa_offset_applied"
 """Property of Items whose provider has taken the offset off, and may state it nevertheless."""
 BASELINE = "s2:processing_baseline"
 """Property of Sentinel-2's Items."""
-
-
-@dataclass(frozen=True)
-class _Raster:
-    """One asset that is a raster."""
-
-    key: str
-    uri: str
-    bands: list[list[dict[str, Any]]]
-    """Of each band what the asset says of it, in the order of `BAND_LISTS`."""
-    rank: int
-    """0 says it is data, 2 says it is for looking at."""
-    asset: dict[str, Any]
 
 
 def items_in(data: bytes) -> tuple[dict[str, Any], ...] | None:
@@ -74,47 +60,15 @@ def item_name(item: dict[str, Any]) -> str:
     return name
 
 
-def item_bands(item: dict[str, Any], base: str) -> tuple[BandSource, ...]:
-    """Where an Item's bands lie, once for each name that a band has.
+def item_bands(
+    item: dict[str, Any], base: str
+) -> tuple[tuple[BandSource, ...], dict[tuple[str, int], Stated]]:
+    """Where an Item's bands lie, and what it states of them.
 
-    Names are the common names (STAC 1.0 `eo:bands`, 1.1 `bands`), the bands' own, and the keys of
-    assets with one band. Where two bands claim a name, assets that say they are data go before
-    others, pictures come last, and then the Item's order decides; a common name goes before a
-    band's own, that before a key.
-
-    Args:
-        item: the Item.
-        base: absolute path or URI of its file.
-
-    Raises:
-        DecodeError: no asset is a raster, or one leads where it may not.
-    """
-    claims = [
-        (kind, raster.rank, name, BandSource(canonical(name), raster.uri, number))
-        for raster in _rasters(item, base)
-        for number, said in enumerate(raster.bands, start=1)
-        for kind, name in enumerate(
-            (
-                _first(said, "eo:common_name", "common_name"),
-                _first(said, "name"),
-                raster.key if len(raster.bands) == 1 else None,
-            )
-        )
-        if isinstance(name, str) and name.strip()
-    ]
-    found: dict[str | None, BandSource] = {}
-    for *_, band in sorted(claims, key=lambda claim: claim[:2]):
-        found.setdefault(band.name, band)
-    if not found:
-        raise DecodeError(
-            "the Item has no asset that is a raster; accepted: GeoTIFF, JPEG 2000, PNG or JPEG by "
-            "media type or extension"
-        )
-    return tuple(found.values())
-
-
-def item_stated(item: dict[str, Any], base: str) -> dict[tuple[str, int], Stated]:
-    """What an Item states of its bands' numbers, by file and number of the band.
+    A band is there once for each of its names: common names (STAC 1.0 `eo:bands`, 1.1 `bands`), the
+    bands' own, and the keys of assets with one band. Where two bands claim a name, a common name
+    goes before a band's own, that before a key; then assets that say they are data go before
+    others, pictures come last, and then the Item's order decides.
 
     Said of a band (`raster:bands`, `bands`, `eo:bands`) goes before said of its asset, that before
     said of all in the Item's properties, field by field. A name may have the prefix of the raster
@@ -124,25 +78,42 @@ def item_stated(item: dict[str, Any], base: str) -> dict[tuple[str, int], Stated
         item: the Item.
         base: absolute path or URI of its file.
 
+    Returns:
+        Bands; and what is stated, by file and number of the band.
+
     Raises:
-        DecodeError: as `item_bands`.
+        DecodeError: no asset is a raster, or one leads where it may not.
     """
-    properties = _properties(item)
-    common = {k: v for k, v in properties.items() if str(k).startswith("raster:")}
-    found: dict[tuple[str, int], Stated] = {}
-    for raster in sorted(_rasters(item, base), key=lambda raster: raster.rank):
-        for number, said in enumerate(raster.bands, start=1):
-            objects = [*said, raster.asset, common]
-            nodata, scale, offset = (
-                _first(objects, key, f"raster:{key}", f"file:{key}")
-                for key in ("nodata", "scale", "offset")
+    common = {k: v for k, v in _properties(item).items() if str(k).startswith("raster:")}
+    claims: list[tuple[int, Any, BandSource]] = []
+    stated: dict[tuple[str, int], Stated] = {}
+    for key, asset in _rasters(item):
+        uri, bands = resolved(asset.get("href"), base), _described(asset)
+        for number, said in enumerate(bands, start=1):
+            names = (
+                _first(said, "eo:common_name", "common_name"),
+                _first(said, "name"),
+                key if len(bands) == 1 else None,
             )
-            if _offset_done(item):
-                offset = 0
-            one = Stated(nodata, scale, offset, _first(objects, "unit", "raster:unit"))
+            claims += [(n, name, BandSource("", uri, number)) for n, name in enumerate(names)]
+            objects = [*said, asset, common]
+            nodata, scale, offset, unit = (
+                _first(objects, name, f"raster:{name}", f"file:{name}")
+                for name in ("nodata", "scale", "offset", "unit")
+            )
+            one = Stated(nodata, scale, 0 if _offset_done(item) else offset, unit)
             if one != Stated():
-                found.setdefault((raster.uri, number), one)
-    return found
+                stated.setdefault((uri, number), one)
+    found: dict[str, BandSource] = {}
+    for _, name, band in sorted(claims, key=lambda claim: claim[0]):
+        if isinstance(name, str) and name.strip():
+            found.setdefault(canonical(name), replace(band, name=canonical(name)))
+    if not found:
+        raise DecodeError(
+            "the Item has no asset that is a raster; accepted: GeoTIFF, JPEG 2000, PNG or JPEG by "
+            "media type or extension"
+        )
+    return tuple(found.values()), stated
 
 
 def baseline_note(item: dict[str, Any]) -> str:
@@ -197,25 +168,25 @@ def resolved(href: object, base: str) -> str:
     return found
 
 
-def _rasters(item: dict[str, Any], base: str) -> Iterator[_Raster]:
+def _rasters(item: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Keys and assets that are rasters: those that say they are data first, pictures last."""
     assets = item.get("assets")
     if not isinstance(assets, dict):
         raise DecodeError("the Item has no assets")
+    found = []
     for key, asset in assets.items():
         if not isinstance(asset, dict):
             continue
         href, kind = asset.get("href"), str(asset.get("type") or "").lower()
         roles = asset.get("roles")
         roles = {str(role) for role in roles} if isinstance(roles, list) else set()
-        named = kind.startswith(RASTER_TYPES) or (
-            not kind and isinstance(href, str) and is_raster(href)
-        )
-        if not named or roles & NO_DATA_ROLES:
+        named = not kind and isinstance(href, str) and is_raster(href)
+        if roles & NO_DATA_ROLES or not (named or kind.startswith(RASTER_TYPES)):
             continue
-        rank = 0 if roles & {"data", "reflectance"} else 1
-        if "visual" in (*roles, key) or kind.startswith(("image/png", "image/jpeg")):
-            rank = 2
-        yield _Raster(str(key), resolved(href, base), _described(asset), rank, asset)
+        picture = "visual" in (*roles, key) or kind.startswith(("image/png", "image/jpeg"))
+        rank = 2 if picture else 0 if roles & {"data", "reflectance"} else 1
+        found.append((rank, str(key), asset))
+    return [(key, asset) for _, key, asset in sorted(found, key=lambda one: one[0])]
 
 
 def _described(asset: dict[str, Any]) -> list[list[dict[str, Any]]]:

@@ -455,24 +455,17 @@ def _chosen(
             text = texts[band.band - 1]
             found |= {band.band: band} | ({canonical(text): band} if text else {})
         if alpha is not None:
-            found[alpha] = BandSource(None, ref.uri, alpha)
+            found[alpha] = BandSource("", ref.uri, alpha)
     else:
-        in_order = names if isinstance(names, tuple) and len(names) == len(ref.bands) else None
-        have = []
-        for place, band in enumerate(ref.bands):
-            name = band.name or (in_order[place] if in_order else None)
-            if name is None:
-                own = {one.band: one.name for one in file_at(band.uri).offered(None)[0]}
-                name = own.get(band.band, f"b{band.band}")
-            have.append(replace(band, name=name))
-    found |= {canonical(band.name or ""): band for band in have}
+        have = list(ref.bands)
+    found |= {canonical(band.name): band for band in have}
     chosen = []
     for name in wanted:
         asked = names.get(name, name) if isinstance(names, Mapping) else name
         source = found.get(asked if isinstance(asked, int) else canonical(asked))
         if source is None:
             what = f"band {name}" if asked == name else f"band {asked} (for {name})"
-            there = ", ".join(dict.fromkeys(band.name or "" for band in have))
+            there = ", ".join(dict.fromkeys(band.name for band in have))
             raise MisfitError(
                 f"no {what}; the scene has {there}, the bundle wants {', '.join(wanted)}"
             )
@@ -510,7 +503,7 @@ def _fitted(
         if len(used) == 1 and any(joint):
             others = [number for number in data if number not in numbers]
         parts.append(_Part(file, numbers, at, alpha, ratio, others))
-    bands = tuple(band.name or "" for band in chosen)
+    bands = tuple(band.name for band in chosen)
     stated = [file_at(band.uri).stated(band.band) for band in chosen]
     units = [one.unit(name) for name, one in zip(bands, stated, strict=True)]
     change, said = conversion.of_scene(bands, units, stored, dtype or stored)

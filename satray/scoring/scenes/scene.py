@@ -24,8 +24,8 @@ UNKNOWN = datetime.min.replace(tzinfo=UTC)
 class BandSource:
     """Where one band of a scene lies."""
 
-    name: str | None
-    """Band name; None: what the file says."""
+    name: str
+    """Band name."""
     uri: str
     """The raster: absolute path or URI."""
     band: int = 1

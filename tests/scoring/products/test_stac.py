@@ -10,7 +10,6 @@ import pytest
 from pystac.validation import JsonSchemaSTACValidator, set_validator
 from scoring_material import GRID, one_tower, two_towers
 
-from satray.models.radiometry import Radiometry
 from satray.models.spec import BundleSpec
 from satray.scoring.outlines import SceneGround
 from satray.scoring.products.moment import Moment
@@ -177,18 +176,6 @@ def test_model_and_sources_are_named() -> None:
     assert item.properties["satray:drift"] == 0.25
     derived = [link.target for link in item.get_links("derived_from")]
     assert derived == ["s3://bucket/in/a.tif", "s3://bucket/in/a.json"]
-    item.validate()
-
-
-@pytest.mark.parametrize("name", ["percentile", "pil_compat"])
-def test_other_radiometries_claim_no_scaling(name: str) -> None:
-    bands = 4 if name == "pil_compat" else 3
-    more = {"radiometry": Radiometry(name, (1.0,) * 3, (9.0,) * 3)} if bands == 3 else {
-        "radiometry": Radiometry(name), "bands": ("red", "green", "blue", "nir"),
-        "mean": (0.4,) * 4, "std": (0.2,) * 4}  # fmt: skip
-    model = ModelFacts("0123456789ab", "/b/model.safetensors", SHA, spec(**more))
-    item = made(scene(), model=model)
-    assert item.properties["mlm:input"][0]["value_scaling"] is None
     item.validate()
 
 
