@@ -52,11 +52,8 @@ def test_columns_are_the_designs_and_odd_class_names_stay() -> None:
         for kind in ("target", "logit", "score", "pred", "share_rgb", "share_nir")
     ]
     assert names == [*first, *per_class, "status", "error", "model_id", "run_id"]
-
-
-def test_one_tower_has_no_shares() -> None:
-    names = Layout(CLASSES, ("rgb",), "m", "r").schema().names
-    assert not [name for name in names if name.startswith("share_rgb")]
+    one = Layout(CLASSES, ("rgb",), "m", "r").schema().names
+    assert one == [name for name in names if not name.startswith(("share_rgb", "share_nir"))]
 
 
 def test_failed_rows_have_no_numbers_and_the_others_have_theirs() -> None:
@@ -149,45 +146,31 @@ def test_tiles_without_data_have_no_numbers_and_no_error() -> None:
     assert table.column("geometry").null_count == 0
 
 
-def test_streamed_in_row_groups_that_are_read_by_place(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("satray.scoring.predictions.GROUP_ROWS", 10)
-    path, bare = tmp_path / "p.parquet", scene(scene="bare", crs=None, transform=None)
+def test_scenes_are_streamed_into_one_file_whose_parts_are_read_by_place(tmp_path) -> None:
+    path, part, bare = tmp_path / "p.parquet", tmp_path / "a.parquet", scene(scene="bare", crs=None)
+    many = pa.concat_tables([scene_predictions(LAYOUT, bare, tiles(13))] * 6_000)
+    with PredictionsWriter(part, LAYOUT) as writer:
+        writer.write(many)
+    assert b"geo" not in (pq.read_schema(part).metadata or {})
     with PredictionsWriter(path, LAYOUT) as writer:
-        for place, count in ((scene(), 4), (bare, 13), (scene(scene="b"), 29)):
-            writer.write(scene_predictions(LAYOUT, place, tiles(count)))
-    assert writer.rows == 46
-    file = pq.ParquetFile(path)
-    sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
-    assert sum(sizes) == 46
-    assert max(sizes) <= 20
+        writer.write(scene_predictions(LAYOUT, scene(), tiles(4)))
+        writer.append(part)
+        writer.write(scene_predictions(LAYOUT, scene(scene="b"), tiles(29)))
+    assert writer.rows == 78_033
+    metadata = pq.ParquetFile(path).metadata
+    sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+    assert (sum(sizes), max(sizes)) == (78_033, 65_536)
+    assert pq.read_schema(path).equals(LAYOUT.schema(), check_metadata=False)
     frame = geopandas.read_parquet(path)
     assert frame.crs == "OGC:CRS84"
-    assert frame.geometry.isna().sum() == 13
+    assert frame.geometry.isna().sum() == 78_000
     west, south, east, _ = frame.total_bounds
     some = geopandas.read_parquet(path, bbox=(west - 1, south - 1, east + 1, south))
     assert 0 < len(some) < 33
     assert frame.geometry.is_valid.sum() == 33
     assert all(shape.exterior.is_ccw for shape in frame.geometry.dropna())
-
-
-def test_files_of_scenes_become_one(tmp_path) -> None:
-    parts = []
-    for number, place in enumerate((scene(), scene(crs=None, transform=None))):
-        parts.append(tmp_path / f"{number}.parquet")
-        with PredictionsWriter(parts[-1], LAYOUT) as writer:
-            writer.write(scene_predictions(LAYOUT, place, tiles(5 + number)))
-    whole = tmp_path / "all.parquet"
-    with PredictionsWriter(whole, LAYOUT) as writer:
-        for part in parts:
-            writer.append(part)
-    assert writer.rows == 11
-    frame = geopandas.read_parquet(whole)
-    assert len(frame) == 11
-    assert np.allclose(frame.total_bounds, geopandas.read_parquet(parts[0]).total_bounds)
-    assert b"geo" not in (pq.read_schema(parts[1]).metadata or {})
-    assert pq.read_schema(whole).equals(LAYOUT.schema(), check_metadata=False)
     nothing = tmp_path / "none.parquet"
-    with PredictionsWriter(nothing, LAYOUT) as writer:
+    with PredictionsWriter(nothing, LAYOUT):
         pass
     assert pq.read_table(nothing).schema.equals(LAYOUT.schema(), check_metadata=False)
 
