@@ -23,6 +23,7 @@ from satray.scoring.sources import tiles_of_prefix
 from satray.storage import Storage
 
 RGB = ("red", "green", "blue")
+TURNED = ("b", "nir", *RGB[::-1])
 SIDE = 48
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 WAYS = ("tag", "mask", "msk", "alpha")
@@ -83,14 +84,18 @@ def by_scene(of, folder) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "fill"),
+    ("dtype", "fill", "size", "names"),
     [
-        *(("uint8", 0), ("uint16", 65535), ("uint32", 2**32 - 1), ("uint64", 0)),
-        *(("int8", -128), ("int16", -9999), ("int32", -9999), ("int64", -9999)),
-        *(("float32", 9.969209968386869e36), ("float64", np.nan)),
+        ("uint8", 0, SIDE, RGB),
+        ("uint16", 65535, 72, TURNED),
+        ("uint32", 2**32 - 1, SIDE, TURNED),
+        ("int8", -128, 72, RGB),
+        ("int16", -9999, SIDE, TURNED),
+        ("int32", -9999, 72, TURNED),
+        ("float32", 9.969209968386869e36, SIDE, RGB),
+        ("float64", np.nan, 72, TURNED),
     ],
 )
-@pytest.mark.parametrize(("size", "names"), [(SIDE, RGB), (72, ("b", "nir", *RGB[::-1]))])
 def test_a_tile_and_a_scene(tmp_path, dtype, fill, size, names):
     """By tag, mask, `.msk` or alpha; at its own size and resized; bands in any place."""
     of = material.bundle(

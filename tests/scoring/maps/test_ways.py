@@ -90,7 +90,7 @@ def as_pages(root, pixels):
     grid = {33550: [10.0, 10.0, 0.0], 33922: [0.0, 0.0, 0.0, 448000.0, 5411000.0, 0.0]}
     named = zip(pixels, material.BANDS, strict=True)
     path.write_bytes(paged(*[(x_HW[None], {270: name, **grid}) for x_HW, name in named]))
-    return path.parent, {}
+    return path.parent, {"bands": tuple(material.BANDS)}
 
 
 def as_other_order(root, pixels):
@@ -120,7 +120,7 @@ WAYS = (
 )
 SAID = {
     as_item_with_offset: "(stored * 1 - 1000): states scale 0.0001, offset -0.1; the bundle's",
-    as_pages: "a.tif: 3 bands (3 pages of 1), pages taken as bands",
+    as_pages: "a.tif: 3 bands of 3 pages, pages taken as bands",
 }
 
 
