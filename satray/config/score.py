@@ -57,7 +57,7 @@ class ScheduleOptions(Section):
         "seconds without a sign of life after which another run takes a scene over",
         unit="s",
         identity=False,
-        ge=1,
+        ge=5,
     )
     settle: NotNegative = key(
         60.0, "seconds that a scene has to stay unchanged", unit="s", identity=False

@@ -45,8 +45,7 @@ RUNS = "runs"
 """Folder below `ledger/` of the runs' signs of life."""
 OLD = timedelta(days=7)
 """Age of a sign of life from which on nobody waits for what its run left undone."""
-SIGNS = 3  # in a lease: two may be missed
-PATIENCE = 5.0  # seconds that an end waits for a sign under way
+PATIENCE = 5.0  # seconds that an end waits for a sign of life under way
 
 KINDS = ("claim", "released", "left", "failed", "final", "done")
 """Kinds of marks; of those of one attempt the last in this order decides."""
@@ -408,7 +407,7 @@ def signs_of_life(ledger: Ledger) -> Iterator[None]:
         times.append(began)
 
     def live() -> None:
-        while not stop.wait(ledger.lease / SIGNS):
+        while not stop.wait(ledger.lease / 3):  # two may be missed
             with contextlib.suppress(SatrayError):  # the store may be back before the lease ends
                 beat()
 

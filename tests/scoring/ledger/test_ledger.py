@@ -25,10 +25,9 @@ from scoring.ledger.ledger_material import (
 )
 
 from satray.errors import SatrayError
-from satray.scoring.ledger import Ledger, histories, key_of, signs_of_life
-from satray.scoring.products.names import encoded
+from satray.scoring.ledger import histories, key_of, signs_of_life
 from satray.scoring.safe import safe_part
-from satray.storage import Entry, Storage
+from satray.storage import Entry
 
 SCENE = Scene("a/b ü.tif", "etag")
 KEY = key_of(SCENE.scene, SCENE.etag, CONFIG, {})
@@ -87,13 +86,12 @@ NAMES = st.sampled_from(
 MARKS = st.lists(st.tuples(NAMES, st.integers(0, 500)), unique_by=lambda one: one[0])
 
 
-@given(MARKS, st.integers(0, 1000), st.integers(0, 1000), st.randoms())
-def test_what_states_promise(names, now, later, random):
+@given(MARKS, st.integers(0, 1000), st.integers(0, 1000))
+def test_what_states_promise(names, now, later):
     ledger, marks = make_ledger(MemoryStore()), marks_of(names)
     first, then = START + timedelta(seconds=now), START + timedelta(seconds=now + later)
     before = ledger.judge(marks, first)
-    shuffled = tuple(random.sample(marks, len(marks)))
-    assert ledger.judge(shuffled, first) == before
+    assert ledger.judge(marks[::-1], first) == before
     after = ledger.judge(marks, then)
     assert before.attempts == after.attempts
     assert before.status != "open" or after.status == "open"  # while nobody acts
@@ -111,23 +109,14 @@ def test_what_states_promise(names, now, later, random):
 @example(["", ".."])
 @example(["", "%2E%2E"])
 def test_any_scene_has_a_folder_of_its_own(texts):
-    for text in (*texts, *("x" * 300 + text for text in texts)):
-        part = safe_part(text)
-        assert part.isascii()
-        assert 0 < len(part) <= 180
-        assert "/" not in part
-        assert not part.startswith(".")
-        assert encoded(text.replace("/", "")) == safe_part(text.replace("/", ""))
-    first, second = texts
-    assert safe_part(first) != safe_part(second)
-    assert safe_part("x" * 300 + first) != safe_part("x" * 300 + second)
-
-
-@pytest.mark.parametrize("scene", ["..", "../../etc/passwd", ".x/y", "a//b", "", "a\0b", "ü é"])
-def test_hostile_scenes_stay_in_their_folder(scene):
-    parts = key_of(scene, 'W/"weak/../etag"', CONFIG, {}).path.split("/")
-    assert len(parts) == 2
-    assert not any(part.startswith(".") for part in parts)
+    for names in (texts, ["x" * 300 + text for text in texts]):
+        parts = [safe_part(name) for name in names]
+        assert parts[0] != parts[1]
+        for part in parts:
+            assert part.isascii()
+            assert 0 < len(part) <= 180
+            assert "/" not in part
+            assert not part.startswith(".")
 
 
 def test_strangers_in_the_folder_are_passed_over():
@@ -138,14 +127,14 @@ def test_strangers_in_the_folder_are_passed_over():
     assert [mark.name for mark in found["a"]["0001-v"]] == ["0001"]
 
 
-def test_ten_thousand_done_scenes_take_one_listing(store):
+def test_done_scenes_take_one_listing(store):
     ledger = make_ledger(store)
-    scenes = [Scene(f"scene-{number:05}.tif") for number in range(10_000)]
+    scenes = [Scene(f"scene-{number:05}.tif") for number in range(1000)]
     for scene in scenes:
         folder = f"{ledger.root}/{key_of(scene.scene, scene.etag, CONFIG, {}).path}"
         store.objects |= {f"{folder}/{name}": (b"{}", store.clock) for name in ("0001", "done")}
     found = plan(ledger, scenes)
-    assert len(found.done) == 10_000
+    assert len(found.done) == 1000
     assert found.todo == found.orphans == ()
     sign = f"{OUT}/ledger/runs/{ledger.run_id}"
     assert store.requests == [("write", sign), ("head", sign), ("list", f"{OUT}/ledger")]
@@ -178,15 +167,6 @@ def test_each_scene_is_sorted_once(store):
 def test_a_scene_settles(store, age, settle, young):
     scene = Scene("a.tif", modified=START - timedelta(seconds=age))
     assert bool(plan(make_ledger(store), [scene], settle=settle).growing) == young
-
-
-@given(st.lists(st.integers(0, 30), unique=True), st.lists(st.integers(0, 30), unique=True))
-def test_what_was_scored_is_not_scored_again(first, second):
-    store = MemoryStore()
-    scored = do_pass(make_ledger(store), [Scene(str(number)) for number in first])
-    assert [claim.key.scene for claim in scored] == [str(number) for number in first]
-    more = do_pass(make_ledger(store), [Scene(str(number)) for number in second])
-    assert [claim.key.scene for claim in more] == [str(n) for n in second if n not in first]
 
 
 def test_one_owner_of_an_attempt_and_its_processes_share_it(store):
@@ -279,11 +259,6 @@ def test_marks_that_nobody_of_ours_wrote(store):
     assert take(ledger, SCENE).attempt == 2
 
 
-def test_it_travels():
-    ledger = Ledger(Storage(), OUT, CONFIG, "run", "model")
-    assert pickle.loads(pickle.dumps(ledger)) == ledger
-
-
 def test_commits_of_a_cut_run_are_taken_over_by_one(store):
     ledger, runs = make_ledger(store), [make_ledger(store) for _ in range(3)]
     assert deliver(ledger, take(ledger, SCENE))
@@ -332,17 +307,6 @@ def test_a_scene_that_its_provider_overwrites_and_a_new_model(store):
     assert CAM in store.objects
     assert f"{OUT}/{tower}" not in store.objects
     assert not [uri for _, uri in store.requests if "passwd" in uri]
-
-
-def test_an_owner_of_an_attempt_that_ended_neither_writes_nor_commits(store):
-    ledger, quick = make_ledger(store), make_ledger(store)
-    slow = take(ledger, SCENE)
-    store.pass_time(100)
-    second = take(quick, SCENE)
-    assert not deliver(ledger, slow)
-    assert CAM not in store.objects
-    assert deliver(quick, second)
-    assert not ledger.commit(slow, {"products": []})
 
 
 def test_a_heart_beats_within_its_block(store):
