@@ -188,11 +188,6 @@ class RangeOptions(Section):
     highest: Positive = key(10.0, "last learning rate, where the loss has not diverged before")
     steps: int = key(100, "batches from lowest to highest", unit="batches", ge=20)
     seeds: Count = key(3, "repetitions, whose suggestions' median counts")
-    smoothing: Fraction = key(0.98, "weight of the past in the debiased average of the loss")
-    stop: float = key(4.0, "stop where the smoothed loss is so many times its best", gt=1)
-    suggestion: Literal["valley", "steep", "minimum"] = key(
-        "valley", "which suggestion `auto` takes"
-    )
 
     @model_validator(mode="after")
     def _rises(self) -> "RangeOptions":

@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from satray.config.train import CheckRecipe
 from satray.data.order import permutation
 from satray.errors import InputError
+from satray.metrics.scored import decide
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
 from satray.train.imbalance import class_weights
@@ -25,36 +26,22 @@ from satray.train.setup import Setup, unchanged
 from satray.train.setup import read as setup_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from satray.models.network import Network
     from satray.train.step import Inputs
 
 USUAL_RATE = 1e-3
 """Where the recipe's stages leave theirs to a range test."""
-FACTORS = (10.0, 100.0, 0.1, 0.01, 0.001)
-"""Learning rates tried where the one asked for fails, as multiples of it; lower ones first where
-the loss has burst."""
+FACTORS = (0.1, 10.0, 0.01, 100.0, 0.001)
+"""Learning rates tried where the one asked for fails, as multiples of it."""
 BETTER = 0.5
 """Another learning rate explains a failure where it ends below this share of the loss."""
 FLAT = 0.05
 """A loss that ends within this share of where it began is flat."""
-RISEN = 1.2
-"""A loss that ends at this many times where it began has risen."""
 BURST = 3.0
 """A loss that was this many times where it began has burst, wherever it ended: what is dead then
 stays dead."""
-
-Kind = Literal[
-    "passed",
-    "not_finite",
-    "no_gradient",
-    "rate_too_high",
-    "rate_too_low",
-    "one_class",
-    "flat",
-    "unfinished",
-]
 
 
 @dataclass(frozen=True)
@@ -88,25 +75,6 @@ class Trace:
         tail = sorted(self.losses[-max(1, len(self.losses) // 10) :])
         return tail[len(tail) // 2]
 
-    @property
-    def worst(self) -> float:
-        """The highest loss on the way; infinite where one is not finite."""
-        return max(loss if math.isfinite(loss) else math.inf for loss in self.losses)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """All that is known about an attempt."""
-
-    main: Trace
-    """At the learning rate asked for."""
-
-    tiles: int
-    """Tiles in the batch."""
-
-    others: tuple[Trace, ...] = ()
-    """Attempts at other learning rates, from the same weights, where the main one failed."""
-
 
 # The job
 
@@ -114,13 +82,20 @@ class Evidence:
 def read(recipe: CheckRecipe, storage: Storage) -> Setup:
     """Index and weight files, and what the recipe makes of them on one worker.
 
+    What keeps a batch from being learnt by heart is left out: dropout and label smoothing.
+
     Raises:
         InputError: what `train` would refuse too, or a batch of one tile.
     """
     if recipe.batch < 2:
         raise InputError(f"batch={recipe.batch}: check needs tiles to tell apart; take at least 2")
-    alone = recipe.resources.model_copy(update={"workers": 1})
-    return setup_of(recipe.model_copy(update={"resources": alone}), storage)
+    plain = {
+        "resources": recipe.resources.model_copy(update={"workers": 1}),
+        "loss": recipe.loss.model_copy(update={"smoothing": 0.0}),
+        "dropout": 0.0,
+        "drop_path": 0.0,
+    }
+    return setup_of(recipe.model_copy(update=plain), storage)
 
 
 def plan(recipe: CheckRecipe, setup: Setup, storage: Storage) -> list[str]:
@@ -159,26 +134,28 @@ def work(recipe: CheckRecipe, setup: Setup, run: Run) -> Outcome:
     run.say(
         f"check: {len(rows)} tiles, up to {recipe.check.steps} steps at learning rate {rate:.3g}"
     )
-    evidence = work_on_one(_examine, setup, run, weights, "check", recipe, rows, rate)
-    kind, line = diagnose(evidence)
+    main, *others = work_on_one(_examine, setup, run, weights, "check", recipe, rows, rate)
+    kind, line = diagnose(main, others)
+    if passed := kind == "passed":
+        line = f"passed: {len(rows)} tiles {line}"
+    evidence = {"main": asdict(main), "others": [asdict(each) for each in others]}
     document = {
-        "passed": kind == "passed",
+        "passed": passed,
         "looks_like": kind,
         "says": line,
-        "evidence": asdict(evidence),
+        "evidence": evidence,
         "tile_ids": split.table.column("tile_id").take(rows).to_pylist(),
     }
     run.publish("check.json", to_json(document))
-    main = evidence.main
     return Outcome(
-        counts={"tiles": evidence.tiles, "steps": len(main.losses) - 1},
+        counts={"tiles": len(rows), "steps": len(main.losses) - 1},
         metrics={
             "loss": main.losses[-1],
             "accuracy": main.accuracy,
             "learning_rate": main.learning_rate,
         },
-        summary=(line,) if kind == "passed" else (),
-        verdict=None if kind == "passed" else f"{line} (check.json)",
+        summary=(line,) if passed else (),
+        verdict=None if passed else f"{line} (check.json)",
     )
 
 
@@ -223,23 +200,21 @@ def choose_rows(labels_NK: NDArray[Any], batch: int, seed: int) -> NDArray[np.in
 # On the worker
 
 
-def _examine(worker: Worker, recipe: CheckRecipe, rows: NDArray[np.int64], rate: float) -> Evidence:
-    """Try to learn one batch; where that fails, try other learning rates."""
+def _examine(
+    worker: Worker, recipe: CheckRecipe, rows: NDArray[np.int64], rate: float
+) -> list[Trace]:
+    """Try to learn one batch; where that fails, try other learning rates from the same weights."""
     from satray.train.step import inputs_of
 
     worker.network.set_trainable(recipe.check.trainable)
     (batch,) = read_batches(worker.train, rows, len(rows), recipe)
     preprocess = worker.setup.preprocess()
     inputs = inputs_of(batch, lambda stored, *_: preprocess(stored), worker.device)
-    main = _attempt(worker, recipe, inputs, rate)
-    others: list[Trace] = []
-    if not main.learnt and main.gradient > 0:
-        burst = main.worst > BURST * main.losses[0]
-        for factor in sorted(FACTORS, key=lambda f: f > 1) if burst else FACTORS:
-            others.append(_attempt(worker, recipe, inputs, factor * rate))
-            if others[-1].learnt:
-                break
-    return Evidence(main, len(rows), tuple(others))
+    traces = [_attempt(worker, recipe, inputs, rate)]
+    for factor in FACTORS if traces[0].gradient > 0 else ():
+        if not traces[-1].learnt:
+            traces.append(_attempt(worker, recipe, inputs, factor * rate))
+    return traces
 
 
 def _attempt(worker: Worker, recipe: CheckRecipe, inputs: Inputs, rate: float) -> Trace:
@@ -255,14 +230,11 @@ def _attempt(worker: Worker, recipe: CheckRecipe, inputs: Inputs, rate: float) -
 
     network = copy.deepcopy(worker.network)
     network.train()
-    without_dropout(network)
-    # Smoothed labels have a lowest loss above 0, which no batch could pass.
-    sharp = recipe.loss.model_copy(update={"smoothing": 0.0})
-    weights = class_weights(sharp, worker.train.labels, recipe.repeat)
+    loss, task = worker.setup.recipe.loss, worker.setup.task
     step = TrainStep(
         network,
         make_optimizer(recipe.optimizer, parameter_groups(network, 1.0)),
-        make_loss(sharp, worker.setup.task, weights),
+        make_loss(loss, task, class_weights(loss, worker.train.labels, recipe.repeat)),
         clip=recipe.optimizer.clip,
         accumulate=recipe.accumulate,
         bf16=worker.bf16,
@@ -279,47 +251,44 @@ def _attempt(worker: Worker, recipe: CheckRecipe, inputs: Inputs, rate: float) -
         if len(losses) == 1:
             slopes = [weight.grad for weight in network.parameters() if weight.grad is not None]
             gradient = float(torch.nn.utils.get_total_norm(slopes))
-        if bad:
+        if not math.isfinite(losses[-1]):
             break
-        right_BK, one_class = decisions(torch.cat(outputs), inputs.labels_BK, worker.setup.task)
-        accuracy = float(right_BK.float().mean())
-        learnt = losses[-1] < recipe.check.loss and bool(right_BK.all())
+        logits_BK = torch.cat(outputs).float().cpu().numpy()
+        accuracy, one_class = decisions(logits_BK, inputs.labels_BK.cpu().numpy(), task)
+        learnt = losses[-1] < recipe.check.loss and accuracy == 1
     return Trace(rate, tuple(losses), accuracy, learnt, one_class, gradient)
 
 
-def decisions(logits_BK: Tensor, labels_BK: Tensor, task: str) -> tuple[Tensor, bool]:
-    """Which decisions are right, and whether all tiles get the same while labels differ."""
-    if task == "multiclass":
-        given_B, true_B = logits_BK.argmax(dim=1), labels_BK.argmax(dim=1)
-        same = bool((given_B == given_B[0]).all()) and not bool((true_B == true_B[0]).all())
-        return given_B == true_B, same
-    given_BK, true_BK = logits_BK >= 0, labels_BK > 0.5
-    varied_K = (true_BK != true_BK[0]).any(dim=0)
-    same_K = (given_BK == given_BK[0]).all(dim=0)
-    return given_BK == true_BK, bool(varied_K.any()) and bool(same_K[varied_K].all())
-
-
-def without_dropout(network: nn.Module) -> None:
-    """Switch off all dropout, of units and of whole branches (timm's `DropPath`)."""
-    for module in network.modules():
-        for name in ("p", "drop_prob"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
+def decisions(logits_BK: NDArray[Any], labels_BK: NDArray[Any], task: str) -> tuple[float, bool]:
+    """Share of right decisions, and whether all tiles get the same while labels differ."""
+    given_BK, true_BK = decide(logits_BK, task), labels_BK > 0.5
+    right_BK = given_BK == true_BK
+    accuracy = right_BK.all(axis=1).mean() if task == "multiclass" else right_BK.mean()
+    varied_K = (true_BK != true_BK[0]).any(axis=0)
+    return float(accuracy), bool(varied_K.any() and (given_BK == given_BK[0])[:, varied_K].all())
 
 
 # The verdict
 
 
-def diagnose(evidence: Evidence) -> tuple[Kind, str]:
-    """Say what the evidence looks like, in a word and in a line; what explains most comes first."""
-    main, others = evidence.main, evidence.others
+def diagnose(main: Trace, others: Sequence[Trace]) -> tuple[str, str]:
+    """Say what attempts look like, in a word and in a line; what explains most comes first.
+
+    Args:
+        main: at the learning rate asked for.
+        others: at other ones, from the same weights, where that failed.
+
+    Returns:
+        `passed`, `not_finite`, `no_gradient`, `rate_too_high`, `rate_too_low`, `one_class`,
+        `flat` or `unfinished`; and why.
+    """
     first, steps = main.losses[0], len(main.losses) - 1
     rate = f"learning rate {main.learning_rate:.3g}"
     ends = f"loss {first:.4g} -> {main.last:.4g} in {steps} steps"
     if main.learnt:
         return "passed", (
-            f"passed: {evidence.tiles} tiles learnt in {steps} steps, loss {main.losses[-1]:.4g}, "
-            f"accuracy {main.accuracy:.0%}, {rate}"
+            f"learnt in {steps} steps, loss {main.losses[-1]:.4g}, accuracy {main.accuracy:.0%}, "
+            f"{rate}"
         )
     if not math.isfinite(first):
         return "not_finite", (
@@ -331,35 +300,30 @@ def diagnose(evidence: Evidence) -> tuple[Kind, str]:
             f"flat loss: no gradient reaches what is trained ({ends}); look at what is frozen, and "
             "for units that are all dead"
         )
-    best = min(others, key=lambda trace: (not trace.learnt, trace.last), default=None)
-    if best is not None and (best.learnt or best.last < BETTER * main.last):
+    best = min(others, key=lambda trace: (not trace.learnt, trace.last), default=main)
+    if best.learnt or best.last < BETTER * main.last:
         low = best.learning_rate > main.learning_rate
         end = f"learnt in {len(best.losses) - 1} steps" if best.learnt else f"loss {best.last:.4g}"
         return "rate_too_low" if low else "rate_too_high", (
             f"{rate} is too {'low' if low else 'high'}: {ends}, and from the same weights at "
             f"{best.learning_rate:.3g}: {end}"
         )
-    tried = _tried(others)
-    if main.last > RISEN * first or main.worst > BURST * first:
+    shown = ", ".join(f"{each.learning_rate:.2g}: {each.last:.4g}" for each in others)
+    tried = f" (at other rates, {shown})" if shown else ""
+    worst = max(loss if math.isfinite(loss) else math.inf for loss in main.losses)
+    if worst > BURST * first:
         return "rate_too_high", (
-            f"{rate} is too high, or the network cannot bear any: {ends}, up to {main.worst:.4g} "
-            f"on the way{tried}"
+            f"{rate} is too high, or the network cannot bear any: {ends}, up to {worst:.4g} on the "
+            f"way{tried}"
         )
-    flat = abs(main.last - first) <= FLAT * first
     if main.one_class:
         return "one_class", (
-            f"predictions all one class{' and the loss flat' if flat else ''}: {ends}, accuracy "
-            f"{main.accuracy:.0%}, {rate}{tried}; the network does not see what tells the tiles "
-            "apart"
+            f"predictions all one class: {ends}, accuracy {main.accuracy:.0%}, {rate}{tried}; the "
+            "network does not see what tells the tiles apart"
         )
-    if flat:
+    if abs(main.last - first) <= FLAT * first:
         return "flat", f"flat loss: {ends}, {rate}{tried}"
     return "unfinished", (
         f"not there yet: {ends}, accuracy {main.accuracy:.0%}, {rate}{tried}; more check.steps may "
         "do, two tiles may look the same and have other labels, or the network is too small"
     )
-
-
-def _tried(others: Sequence[Trace]) -> str:
-    told = ", ".join(f"{each.learning_rate:.2g}: {each.last:.4g}" for each in others)
-    return f" (at other rates, {told})" if told else ""

@@ -13,7 +13,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,15 +35,16 @@ from satray.train.setup import read as setup_of
 
 FILE = "range_tests.json"
 """Below a run's state: what was found, so that a run that goes on does not search again."""
+SMOOTHING = 0.98
+"""Weight of the past in the debiased average of the loss, as fastai's."""
+BURST = 4.0
+"""A sweep ends where the smoothed loss is so many times its best."""
 LAST = 5
 """Points at the end of a curve that say nothing: the loss is bursting there."""
 FEWEST = 4
 """Points that a curve needs in between, at the least."""
 _STREAM = 3001
 """Keeps the sweeps' generators apart from training's."""
-
-Name = Literal["valley", "steep", "minimum"]
-NAMES: tuple[Name, ...] = ("valley", "steep", "minimum")
 
 
 @dataclass(frozen=True)
@@ -81,30 +82,28 @@ class Suggestions:
         """What an automatic choice is kept within: steep / 3 to 3 x minimum."""
         return self.steep / 3, self.minimum * 3
 
-    def choose(self, name: Name) -> float:
-        """The learning rate that `auto` takes: the named suggestion, kept within the bounds.
+    @property
+    def chosen(self) -> float:
+        """The learning rate that `auto` takes: the valley, kept within the bounds.
 
         Where the bounds cross, the upper one wins: a rate too high costs more than one too low.
         """
         low, high = self.bounds
-        return min(max(float(asdict(self)[name]), low), high)
+        return min(max(self.valley, low), high)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The range test of one trainable part."""
+    """The range test of one stage."""
 
-    stages: tuple[int, ...]
-    """The recipe's stages that it speaks for, 0 for the first."""
+    stage: int
+    """0 for the first of the recipe's."""
 
     trainable: str
     """What was trained."""
 
     curves: tuple[Curve, ...]
     """One a seed."""
-
-    suggestion: Name
-    """Which suggestion is taken."""
 
     @property
     def by_seed(self) -> tuple[Suggestions, ...]:
@@ -120,32 +119,29 @@ class Finding:
     @property
     def learning_rate(self) -> float:
         """What `auto` takes."""
-        return self.suggestions.choose(self.suggestion)
+        return self.suggestions.chosen
 
     @property
     def where(self) -> str:
-        """The stages in words."""
-        numbers = ", ".join(str(number) for number in self.stages)
-        return f"stages[{numbers}] ({self.trainable})"
+        """The stage in words."""
+        return f"stages[{self.stage}] ({self.trainable})"
 
     def line(self) -> str:
         """All that matters in one line."""
         found = asdict(self.suggestions)
-        told = ", ".join(f"{name} {found[name]:.2g}" for name in NAMES)
-        seeds = f"median of {len(self.curves)} seeds" if len(self.curves) > 1 else "one seed"
-        kept = "" if self.learning_rate == found[self.suggestion] else ", kept within bounds"
+        shown = ", ".join(f"{name} {rate:.2g}" for name, rate in found.items())
+        kept = "" if self.learning_rate == found["valley"] else ", the valley kept within bounds"
         return (
-            f"range test of {self.where}: {told} ({seeds}); learning rate "
-            f"{self.learning_rate:.3g} by {self.suggestion}{kept}"
+            f"range test of {self.where}: {shown} (median of {counted(len(self.curves), 'seed')}); "
+            f"learning rate {self.learning_rate:.3g}{kept}"
         )
 
     def figures(self) -> dict[str, Any]:
         """For metrics.json: rates found, not the curves."""
         return {
-            "stages": list(self.stages),
+            "stage": self.stage,
             "trainable": self.trainable,
             "learning_rate": self.learning_rate,
-            "suggestion": self.suggestion,
             "bounds": list(self.suggestions.bounds),
             **asdict(self.suggestions),
             "seeds": [asdict(each) for each in self.by_seed],
@@ -233,7 +229,7 @@ def work(recipe: LandscapeRecipe, setup: Setup, run: Run) -> Outcome:
             "batches": len(table),
             "samples": len(table) * recipe.batch,
         },
-        metrics={name: figures[name] for name in (*NAMES, "learning_rate")},
+        metrics={name: figures[name] for name in ("valley", "steep", "minimum", "learning_rate")},
         summary=(
             finding.line(),
             f"use stages.{recipe.stage}.learning_rate={finding.learning_rate:.2g}, or cycle "
@@ -281,16 +277,14 @@ def settle(setup: Setup, run: Run, initial: str) -> tuple[Setup, tuple[Finding, 
     rates: list[float | None] = [None] * len(setup.plan.stages)
     for finding in found:
         run.say(finding.line())
-        for number in finding.stages:
-            rates[number] = finding.learning_rate
+        rates[finding.stage] = finding.learning_rate
     return replace(setup, plan=setup.plan.with_rates(rates)), found
 
 
 def explore(setup: Setup, run: Run, initial: str, stages: Sequence[int]) -> tuple[Finding, ...]:
     """Find learning rates for some stages, once: a run that goes on reads what it found.
 
-    Stages that train the same part alike share a test. Each starts from the network's first
-    weights, on batches as they would come in training.
+    Each test starts from the network's first weights, on batches as they would come in training.
 
     Args:
         setup: the run, resolved.
@@ -305,21 +299,15 @@ def explore(setup: Setup, run: Run, initial: str, stages: Sequence[int]) -> tupl
     if run.storage.exists(kept):
         return _FINDINGS.validate_json(run.storage.read(kept))
     options, wanted = setup.recipe.stages, setup.recipe.landscape
-    alike: dict[tuple[Any, ...], list[int]] = {}
-    for number in stages:
-        stage = options[number]
-        key = (stage.trainable, stage.layer_decay, stage.dropout)
-        alike.setdefault(key, []).append(number)
-    groups = [tuple(group) for group in alike.values()]
     run.say(
-        f"range test: {len(groups) * wanted.seeds} sweeps of {wanted.steps} batches of "
+        f"range test: {len(stages) * wanted.seeds} sweeps of {wanted.steps} batches of "
         f"{setup.recipe.batch}, {wanted.lowest:g} to {wanted.highest:g}"
     )
-    tested = [options[group[0]] for group in groups]
+    tested = [options[number] for number in stages]
     curves = work_on_one(_sweeps, setup, run, initial, "range test", tested)
     found = tuple(
-        Finding(group, stage.trainable, some, wanted.suggestion)
-        for group, stage, some in zip(groups, tested, curves, strict=True)
+        Finding(number, options[number].trainable, some)
+        for number, some in zip(stages, curves, strict=True)
     )
     run.storage.write(kept, _FINDINGS.dump_json(found))
     return found
@@ -387,24 +375,24 @@ def _sweep(worker: Worker, stage: StageOptions, seed: int, number: int) -> Curve
 def sweep(take: Callable[[float], float], options: RangeOptions) -> Curve:
     """Step while the learning rate grows from `lowest` to `highest`, and give the losses met.
 
-    It ends where a loss is not finite, or where the smoothed loss is `options.stop` times its best.
+    It ends where a loss is not finite, or where the smoothed loss is `BURST` times its best.
 
     Args:
         take: takes a step at a learning rate, and gives the loss before it.
-        options: rates, steps, smoothing, stop.
+        options: rates and steps.
     """
     met: list[tuple[float, float, float]] = []
-    memory, total, weight, best = options.smoothing, 0.0, 0.0, math.inf
-    for rate in np.geomspace(options.lowest, options.highest, options.steps).tolist():
+    total, best = 0.0, math.inf
+    for step, rate in enumerate(
+        np.geomspace(options.lowest, options.highest, options.steps).tolist(), 1
+    ):
         loss = take(rate)
         if not math.isfinite(loss):
             break
-        # without a bias towards zero, as Adam's moments
-        total = memory * total + (1 - memory) * loss
-        weight = memory * weight + (1 - memory)
-        smoothed = total / weight
+        total = SMOOTHING * total + (1 - SMOOTHING) * loss
+        smoothed = total / (1 - SMOOTHING**step)  # no bias towards zero, as Adam's moments
         met.append((rate, loss, smoothed))
-        if smoothed > options.stop * best:
+        if smoothed > BURST * best:
             break
         best = min(best, smoothed)
     columns = zip(*met, strict=True) if met else ((), (), ())

@@ -79,7 +79,7 @@ def test_every_python_float_is_read_back(value: float) -> None:
         (TrainRecipe, "learn_rate=1", "learn_rate: unknown key; did you mean stages.N.learning_"),
         (TrainRecipe, "schedule.name=cosine", "schedule: unknown key; did you mean stages.N.sch"),
         (TrainRecipe, "input.batch=1", "input.batch: unknown key; did you mean batch?"),
-        (TrainRecipe, "smoothing=1", "did you mean loss.smoothing or landscape.smoothing?"),
+        (TrainRecipe, "resize=1", "did you mean input.resize?"),
         (TrainRecipe, "variant={towers: [{name: a, backbone: b, bands: [r], x: 1}]}",
          "variant.towers.0.x: unknown key; accepted: name, backbone, bands"),
         (TrainRecipe, "batch=0", "batch=0: accepted: integer >= 1"),

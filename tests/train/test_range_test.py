@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,13 @@ from satray.config.train import LandscapeRecipe, RangeOptions
 from satray.errors import InputError, TrainingError
 from satray.storage import Storage
 from satray.train import initial, job, range_test
-from satray.train.range_test import Finding, Suggestions, suggest, sweep, valley_index
+from satray.train.range_test import Curve, Finding, Suggestions, suggest, sweep, valley_index
 from satray.train.setup import set_up
 
-RANGE = {"lowest": 1e-5, "highest": 10.0, "steps": 30, "seeds": 2, "smoothing": 0.9}
+RANGE = {"lowest": 1e-5, "highest": 10.0, "steps": 20, "seeds": 2}
 STILL = {"lowest": 1e-30, "highest": 1e-29, "steps": 20, "seeds": 1}
 """Rates at which nothing is learnt: losses tell what the network is given."""
+RESNET = {"towers": [{"name": "all4", "backbone": "test_resnet", "bands": BANDS}]}
 PLAIN = {"flips": "none", "crop": "centre", "brightness": 0, "contrast": 0}
 
 
@@ -51,16 +53,16 @@ def test_valley_is_fastais(losses):
     assert valley_index(losses) == max(0, fastai_valley(losses))
 
 
-def test_valley_of_known_curves():
-    assert valley_index(list(range(30, 0, -1))) == 30 - 31 + 10 + 5
-    assert valley_index([1.0] * 9) == 0
-    # flat, then nine falling points, then up
-    assert valley_index([5.0] * 10 + [4.9 - 0.1 * i for i in range(9)] + [6.0] * 5) == 12
-
-
 def swept(loss, **options):
     """The sweep of a loss that is a function of the rate."""
-    return sweep(loss, RangeOptions(**{"smoothing": 0.0, "stop": 1e30, **options}))
+    return sweep(loss, RangeOptions(**options))
+
+
+def curve_of(loss, points=100):
+    """Its first points from 1e-7 to 10, without smoothing."""
+    rates = tuple(np.geomspace(1e-7, 10, 100)[:points].tolist())
+    losses = tuple(map(loss, rates))
+    return Curve(rates, losses, losses, 100)
 
 
 def bowl(rate, bottom=-1.0, steepest=-3.0):
@@ -72,7 +74,7 @@ def bowl(rate, bottom=-1.0, steepest=-3.0):
 def test_rates_are_geometric_with_both_ends_and_smoothing_equals_the_closed_form():
     values = np.random.default_rng(0).normal(2, 0.1, 61)
     left, memory = iter(values), 0.98
-    curve = swept(lambda _: next(left), lowest=1e-6, highest=1.0, steps=61, smoothing=memory)
+    curve = swept(lambda _: next(left), lowest=1e-6, highest=1.0, steps=61)
     np.testing.assert_allclose(curve.learning_rates, 10 ** (np.arange(61) / 10 - 6))
     assert curve.losses == tuple(values)
     for i in (0, 1, 20, 60):
@@ -82,7 +84,7 @@ def test_rates_are_geometric_with_both_ends_and_smoothing_equals_the_closed_form
 
 
 def test_a_sweep_ends_where_the_loss_bursts_or_is_not_finite():
-    curve = swept(bowl, stop=4.0)
+    curve = swept(lambda rate: 1 + 1e3 * max(0.0, math.log10(rate) + 1))
     assert len(curve.losses) < curve.steps == 100
     assert curve.smoothed[-1] > 4 * min(curve.smoothed)
     assert all(s <= 4 * min(curve.smoothed[: i + 1]) for i, s in enumerate(curve.smoothed[:-1]))
@@ -92,20 +94,16 @@ def test_a_sweep_ends_where_the_loss_bursts_or_is_not_finite():
 
 
 def test_suggestions_of_a_known_bowl():
-    found = suggest(swept(bowl))
+    curve = curve_of(bowl)
+    found = suggest(curve)
     assert found.steep == pytest.approx(1e-3, rel=0.25)
     assert found.minimum == pytest.approx(1e-2, rel=0.25)
     assert 1e-4 < found.valley < 1e-1
-    x = np.geomspace(1e-7, 10, 100)
-
-    def spoilt(rate):
-        """Elsewhere in the first tenth and in the last five points, which do not count."""
-        at = int(np.abs(x - rate).argmin())
-        return 50.0 + at if at < 10 or at >= 95 else bowl(rate)
-
-    assert suggest(swept(spoilt, stop=1e9)) == found
+    # elsewhere in the first tenth and in the last five points, which do not count
+    spoilt = (*range(50, 60), *curve.losses[10:95], *range(90, 95))
+    assert suggest(replace(curve, smoothed=spoilt)) == found
     # a curve that ends early is cut from its own end
-    assert suggest(swept(lambda r: bowl(r) if r < x[92] else math.nan)).steep == found.steep
+    assert suggest(curve_of(bowl, 70)).steep == found.steep
 
 
 def test_a_loss_that_bursts_at_once_is_said():
@@ -116,28 +114,26 @@ def test_a_loss_that_bursts_at_once_is_said():
         assert "\n" not in str(e.value)
 
 
-def test_the_median_of_seeds_is_taken(monkeypatch):
-    made = [Suggestions(10.0**-k, 10.0 ** -(k + 1), 10.0**k) for k in (1, 5, 2)]
-    made += [Suggestions(1e-2, 1, 1), Suggestions(1e-4, 1, 1)]
-    left = iter(made)
-    monkeypatch.setattr(range_test, "suggest", lambda _: next(left))
-    odd, even = (Finding((0,), "all", (None,) * n, "valley").suggestions for n in (3, 2))
-    assert tuple(asdict(odd).values()) == pytest.approx((1e-2, 1e-3, 1e2))
-    assert even.valley == pytest.approx(1e-3)
+def test_the_median_of_seeds_is_taken():
+    """Of bowls that lie a decade apart each, the middle one."""
+    curves = [curve_of(partial(bowl, steepest=-3.0 - k, bottom=-1.0 - k)) for k in range(3)]
+    middle = suggest(curves[1])
+    assert asdict(Finding(0, "all", tuple(curves)).suggestions) == pytest.approx(asdict(middle))
+    even = Finding(0, "all", (curves[0], curves[2])).suggestions
+    assert even.steep == pytest.approx(middle.steep, rel=0.2)
 
 
 @pytest.mark.parametrize(
-    ("valley", "steep", "minimum", "name", "expected"),
+    ("valley", "steep", "minimum", "expected"),
     [
-        (2e-3, 3e-3, 1e-2, "valley", 2e-3),
-        (1e-5, 3e-3, 1e-2, "valley", 1e-3),
-        (0.5, 3e-3, 1e-2, "valley", 3e-2),
-        (0.5, 3e-3, 1e-2, "steep", 3e-3),
-        (1e-2, 1e-1, 1e-3, "valley", 3e-3),  # the bounds cross: the upper one wins
+        (2e-3, 3e-3, 1e-2, 2e-3),
+        (1e-5, 3e-3, 1e-2, 1e-3),
+        (0.5, 3e-3, 1e-2, 3e-2),
+        (1e-2, 1e-1, 1e-3, 3e-3),  # the bounds cross: the upper one wins
     ],
 )
-def test_auto_stays_within_its_bounds(valley, steep, minimum, name, expected):
-    assert Suggestions(valley, steep, minimum).choose(name) == pytest.approx(expected)
+def test_auto_stays_within_its_bounds(valley, steep, minimum, expected):
+    assert Suggestions(valley, steep, minimum).chosen == pytest.approx(expected)
 
 
 # Over an index
@@ -165,7 +161,6 @@ def test_auto_fills_the_open_stages_once_and_keeps_the_rest(archive, tmp_path):
     stages = [
         {"trainable": "head", "learning_rate": "auto", "pseudo_epochs": 1},
         {"trainable": "all", "learning_rate": 2e-4, "pseudo_epochs": 1},
-        {"trainable": "head", "learning_rate": "auto", "pseudo_epochs": 1},
         {"trainable": "head", "learning_rate": "auto", "pseudo_epochs": 1, "dropout": 0.3},
     ]
     recipe = make_recipe(archive, tmp_path, stages=stages, landscape=RANGE, precision="fp32")
@@ -176,12 +171,12 @@ def test_auto_fills_the_open_stages_once_and_keeps_the_rest(archive, tmp_path):
 
     settled, found = range_test.settle(setup, run, weights)
 
-    assert [each.stages for each in found] == [(0, 2), (3,)]  # one test speaks for both
+    assert [each.stage for each in found] == [0, 2]
     assert [len(each.curves) for each in found] == [2, 2]
     one, other = (each.learning_rate for each in found)
-    assert [stage.peak for stage in settled.plan.stages] == [one, 2e-4, one, other]
+    assert [stage.peak for stage in settled.plan.stages] == [one, 2e-4, other]
     assert RANGE["lowest"] < one <= found[0].suggestions.bounds[1]
-    assert sum("range test of stages[0, 2] (head)" in line for line in said) == 1
+    assert sum("range test of stages[2] (head)" in line for line in said) == 1
     assert "range test: precision: fp32 on a CPU" in said
     assert Path(weights).read_bytes() == before
     # a run that goes on finds what was found, and does not search again
@@ -209,25 +204,30 @@ def test_the_job_writes_curve_picture_and_figures(archive, tmp_path):
     assert {"valley", "steep", "minimum", "bounds", "seeds"} <= figures.keys()
     assert Path(run.uri("landscape.png")).read_bytes()[:4] == b"\x89PNG"
     assert "stages.0.learning_rate=" in outcome.summary[1]
-    assert "2 sweeps of 30 batches of 8" in "\n".join(planned(range_test, recipe))
+    assert "2 sweeps of 20 batches of 8" in "\n".join(planned(range_test, recipe))
 
 
 def test_the_same_seed_gives_the_same_curves_and_another_another(archive, tmp_path):
-    runs = [
-        curves_of(archive, tmp_path / name, augment={"mixup": 0.2}, seed=seed)
-        for name, seed in (("a", 0), ("b", 0), ("c", 7))
-    ]
-    assert runs[0] == runs[1]
-    assert runs[0][1] != runs[2][1]
-    second = [row["loss"] for row in runs[0][0] if row["seed"] == 1]
-    assert runs[0][1] != second
-    assert runs[0][1][0] == pytest.approx(second[0], rel=0.5)
+    common = {"augment": {"mixup": 0.2}, "batch": 4}
+    one, again, other = (
+        curves_of(archive, tmp_path / name, **common, **changes)
+        for name, changes in (
+            ("a", {}), ("b", {"landscape": RANGE | {"seeds": 1}}),
+            ("c", {"landscape": RANGE | {"seeds": 1}, "seed": 7}),
+        )
+    )  # fmt: skip
+    assert one[1] == again[1]
+    assert one[1] != other[1]
+    second = [row["loss"] for row in one[0] if row["seed"] == 1]
+    assert one[1] != second
+    assert one[1][0] == pytest.approx(second[0], rel=0.5)
 
 
 def test_each_pass_over_the_tiles_is_augmented_anew(archive, tmp_path):
     """With all 24 tiles in a batch and nothing learnt, only augmentation changes the loss."""
+    common = {"variant": RESNET, "batch": 24, "landscape": STILL, "precision": "fp32"}
     passes = {
-        name: curves_of(archive, tmp_path / name, batch=24, landscape=STILL, augment=augment)[1]
+        name: curves_of(archive, tmp_path / name, augment=augment, **common)[1]
         for name, augment in {
             "plain": PLAIN,
             "flips": PLAIN | {"flips": "d4"},
@@ -242,9 +242,9 @@ def test_each_pass_over_the_tiles_is_augmented_anew(archive, tmp_path):
 
 
 def test_it_sweeps_as_the_recipe_would_train(archive, tmp_path):
-    """Batch norms see what they will see, and never a single tile; its loss, its shares."""
-    resnet = {"towers": [{"name": "all4", "backbone": "test_resnet", "bands": BANDS}]}
-    common = {"variant": resnet, "batch": 4, "landscape": STILL, "augment": PLAIN}
+    """Batch norms see what they will see, and never a single tile; rates fall by block."""
+    rates = {"lowest": 1e-4, "highest": 1e-2, "steps": 20, "seeds": 1}
+    common = {"variant": RESNET, "batch": 4, "landscape": rates, "augment": PLAIN}
     two = {"resources": {"workers": 2, "gpus": "auto"}}
     lost = {
         name: curves_of(archive, tmp_path / name, **{**common, **changes})[1]
@@ -253,28 +253,24 @@ def test_it_sweeps_as_the_recipe_would_train(archive, tmp_path):
             "two": two,
             "halves": {"accumulate": 2},
             "together": {**two, "sync_batchnorm": True},
-            "weighted": {"loss": {"positive_weight": 50.0}},
+            "decayed": {"stages": [{"layer_decay": 0.1}]},
         }.items()
     }
     np.testing.assert_allclose(lost["two"], lost["halves"], rtol=1e-5)
     np.testing.assert_allclose(lost["together"], lost["one"], rtol=1e-5)
     assert max(np.abs(np.subtract(lost["two"], lost["one"]))) > 1e-3
-    assert lost["weighted"][0] > 3 * lost["one"][0]
+    assert lost["decayed"][0] == pytest.approx(lost["one"][0])
+    assert lost["decayed"][-1] != pytest.approx(lost["one"][-1])
     with pytest.raises(InputError, match="batch=2: one tile a worker"):
-        curves_of(archive, tmp_path / "single", **{**common, **two, "batch": 2})
-    decayed, plain = (
-        curves_of(archive, tmp_path / f"decay{decay}", stages=[{"layer_decay": decay}])[1]
-        for decay in (0.1, 1.0)
-    )  # fmt: skip
-    assert decayed[0] == pytest.approx(plain[0])
-    assert decayed[-1] != pytest.approx(plain[-1])
+        planned(range_test, landscape_of(archive, tmp_path, **{**common, **two, "batch": 2}))
 
 
 def test_tiles_that_cannot_be_read_are_left_out_within_the_budget(tmp_path):
     spoilt = generate(tmp_path / "spoilt", tiles=32, spoil=(5,))
-    assert curves_of(spoilt, tmp_path / "fits", error_budget=0.1)
+    common = {"landscape": RANGE | {"seeds": 1}, "batch": 4}
+    assert curves_of(spoilt, tmp_path / "fits", error_budget=0.1, **common)
     with pytest.raises(TrainingError, match=r"could not be read .error_budget=0\.01.") as error:
-        curves_of(spoilt, tmp_path / "exceeds", error_budget=0.01)
+        curves_of(spoilt, tmp_path / "exceeds", error_budget=0.01, **common)
     assert "\n" not in str(error.value)
 
 
