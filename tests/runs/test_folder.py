@@ -23,11 +23,11 @@ ELSEWHERE = f"{'0' * 12}-4711-99"
 """Tag of a process on another machine."""
 
 
-@pytest.fixture(params=["disk", pytest.param("swift", marks=pytest.mark.s3)])
+@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.s3)])
 def out(request, tmp_path) -> str:
     if request.param == "disk":
         return str(tmp_path / "out")
-    return join(request.getfixturevalue("swift").bucket(), "out")
+    return join(request.getfixturevalue("s3").bucket(), "out")
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,7 @@
 
 import os
 import pickle
-import signal
-import subprocess
-import sys
-import textwrap
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -21,13 +16,7 @@ STORE = Storage()
 DO = {
     "list": lambda store, uri: store.list(uri),
     "read": lambda store, uri: store.read(uri),
-    "head": lambda store, uri: store.head(uri),
-    "exists": lambda store, uri: store.exists(uri),
-    "write": lambda store, uri: store.write(uri, b"x"),
-    "write_if_absent": lambda store, uri: store.write(uri, b"x", if_absent=True),
-    "delete": lambda store, uri: store.delete(uri),
-    "upload": lambda store, uri: store.upload(__file__, uri),
-    "download": lambda store, uri: store.download(uri, "/tmp/never-made"),
+    "write": lambda store, uri: store.write(uri, b"x", if_absent=True),
     "read_many": lambda store, uri: list(store.read_many([uri] * 100)),
     "arrow": lambda store, uri: store.arrow_filesystem(uri),
 }
@@ -74,24 +63,6 @@ def test_a_key_that_cannot_be_named_costs_itself_only(s3, prefix):
     assert "names with an empty part" in str(found[0])
 
 
-def test_late_writers_lose_however_many(swift):
-    """Swift lets several of them win where nobody was first (it checks, then writes); S3 does not.
-
-    So only what every store promises is tested here; see test_storage for the race itself.
-    """
-    uri = f"{swift.bucket()}/x"
-    STORE.write(uri, b"first", if_absent=True)
-
-    def claim(number):
-        with pytest.raises(FileExistsError):
-            STORE.write(uri, b"%d" % number, if_absent=True)
-        return True
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(claim, range(8)))
-    assert STORE.read(uri) == b"first"
-
-
 def test_big_files_go_in_parts(swift, tmp_path):
     data, uri = os.urandom(20 << 20), f"{swift.bucket()}/big"
     (tmp_path / "big").write_bytes(data)
@@ -103,29 +74,6 @@ def test_big_files_go_in_parts(swift, tmp_path):
     STORE.download(uri, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == data
     assert sorted(os.listdir(tmp_path)) == ["big", "copy"]
-
-
-def test_killed_upload_leaves_nothing_to_see(swift, tmp_path):
-    with open(tmp_path / "big", "wb") as file:
-        file.truncate(1 << 30)
-    place = swift.bucket()
-    program = f"""
-        from satray.storage import Storage
-        Storage().upload({str(tmp_path / "big")!r}, {place + "/big"!r})
-    """
-    client, bucket = swift.client(), place.removeprefix("s3://")
-    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)])
-    try:
-        deadline = time.monotonic() + 60
-        while "Uploads" not in client.list_multipart_uploads(Bucket=bucket):
-            assert child.poll() is None, "ended before it was caught in the middle"
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    finally:
-        child.kill()
-    assert child.wait(60) == -signal.SIGKILL
-    assert keys(place) == []
-    assert not STORE.exists(f"{place}/big")
 
 
 NO_KEYS = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
@@ -151,8 +99,10 @@ REFUSED = {
     ),
 }
 WAYS = [("missing bucket", way) for way in DO] + [("a bucket alone", "read")]
-WAYS += [("a bucket alone", "write"), ("no keys", "read_many"), ("nobody there", "write")]
-WAYS += [(why, "list") for why in list(REFUSED)[2:-1]]
+WAYS += [("no keys", "read_many"), ("nobody there", "write")]
+WAYS += [
+    (why, "list") for why in ("strange key", "wrong secret", "no keys", "no profile", "no URL")
+]
 
 
 @pytest.mark.parametrize(("why", "way"), WAYS)
