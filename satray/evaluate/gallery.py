@@ -45,7 +45,7 @@ class Pick:
     """Place of the class that it is shown for, and whose map lies beside it."""
     score: float
     """Probability of that class, 0 to 1."""
-    given: bool
+    predicted: bool
     """Whether the class is given."""
     right: bool
     """Whether that is true."""
@@ -53,7 +53,7 @@ class Pick:
     @property
     def verdict(self) -> str:
         """TP, FP, FN or TN."""
-        return ("T" if self.right else "F") + ("P" if self.given else "N")
+        return ("T" if self.right else "F") + ("P" if self.predicted else "N")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ClassPicks:
 
     klass: int
     """Its place."""
-    given: int
+    predicted: int
     """Tiles that are given the class."""
     right: int
     """How many of them have it."""
@@ -87,7 +87,7 @@ def ends(scored: Scored, klass: int, most: int = MOST) -> ClassPicks:
         most: tiles at either end; where fewer than twice as many are given, the top has them
             first.
     """
-    rows = np.flatnonzero(scored.given[:, klass])
+    rows = np.flatnonzero(scored.predicted[:, klass])
     order = rows[np.argsort(-scored.ranks[rows, klass], kind="stable")]
     top, rest = order[:most], order[most:]
     bottom = rest[::-1][:most]
@@ -106,9 +106,9 @@ def worst(scored: Scored, most: int = WORST) -> tuple[Pick, ...]:
 
     A decision is a tile and a class; for `multiclass` a tile, shown for the class it was given.
     """
-    wrong_NK = scored.given != scored.labels
+    wrong_NK = scored.predicted != scored.labels
     if scored.task == "multiclass":
-        rows, columns = np.nonzero(wrong_NK & scored.given)
+        rows, columns = np.nonzero(wrong_NK & scored.predicted)
         losses = scored.losses[rows]
     else:
         rows, columns = np.nonzero(wrong_NK)
@@ -238,5 +238,5 @@ def _shown(bands: Sequence[str]) -> tuple[int, ...]:
 
 
 def _pick(scored: Scored, row: int, klass: int) -> Pick:
-    given, true = bool(scored.given[row, klass]), bool(scored.labels[row, klass])
-    return Pick(row, klass, float(scored.scores[row, klass]), given, given == true)
+    predicted, true = bool(scored.predicted[row, klass]), bool(scored.labels[row, klass])
+    return Pick(row, klass, float(scored.scores[row, klass]), predicted, predicted == true)

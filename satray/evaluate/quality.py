@@ -172,7 +172,7 @@ def measure(
         "tail_quantiles": tail_quantiles(judged.ranks, judged.labels, classes),
     }
     if task == "multilabel":
-        document["errors_together"] = errors_together(judged.given, judged.labels).tolist()
+        document["errors_together"] = errors_together(judged.predicted, judged.labels).tolist()
     else:
         document["confusion"] = _confusion(judged).tolist()
     return Quality(scored, judged, held_N, document, trap.warnings())
@@ -192,19 +192,19 @@ def baselines(scored: Scored, classes: Sequence[str]) -> dict[str, float]:
     return {name: found[name] for name in names}
 
 
-def errors_together(given_NK: BoolArray, labels_NK: BoolArray) -> FloatArray:
+def errors_together(predicted_NK: BoolArray, labels_NK: BoolArray) -> FloatArray:
     """Which class is falsely given where another is missed (`multilabel`).
 
     Args:
-        given_NK: decisions.
+        predicted_NK: decisions.
         labels_NK: truth.
 
     Returns:
         (K, K): [i, j] the share of the tiles with i missed where j was falsely given; a row of
         NaN for a class that is never missed.
     """
-    missed_NK = (labels_NK & ~given_NK).astype(np.float64)
-    false_NK = (given_NK & ~labels_NK).astype(np.float64)
+    missed_NK = (labels_NK & ~predicted_NK).astype(np.float64)
+    false_NK = (predicted_NK & ~labels_NK).astype(np.float64)
     return divided(missed_NK.T @ false_NK, missed_NK.sum(axis=0)[:, None])
 
 
@@ -235,15 +235,11 @@ def _ranks(name: str) -> bool:
 
 def _confusion(scored: Scored) -> NDArray[np.int64]:
     """Tiles by truth (rows) and decision (columns); `no` before `yes` for one class."""
-    from sklearn.metrics import confusion_matrix  # a second that few need
-
-    classes = scored.labels.shape[1]
-    if classes == 1:
-        truth_N, given_N = scored.labels[:, 0].astype(int), scored.given[:, 0].astype(int)
-    else:
-        truth_N, given_N = scored.labels.argmax(axis=1), scored.given.argmax(axis=1)
-    matrix_KK: NDArray[np.int64] = confusion_matrix(truth_N, given_N, labels=range(max(2, classes)))
-    return matrix_KK
+    truth_NK, said_NK = scored.labels, scored.predicted
+    if truth_NK.shape[1] == 1:
+        truth_NK, said_NK = (np.hstack([~one, one]) for one in (truth_NK, said_NK))
+    counts_KK: NDArray[np.int64] = truth_NK.T.astype(np.int64) @ said_NK
+    return counts_KK
 
 
 def _by_class(
@@ -256,7 +252,7 @@ def _by_class(
         name: {
             "positives": int(scored.labels[:, k].sum()),
             "judged_positives": int(judged.labels[:, k].sum()),
-            "given": int(judged.given[:, k].sum()),
+            "given": int(judged.predicted[:, k].sum()),
             "ap_interval": intervals.get(f"ap_{name}"),
             # a softmax gives the class of the highest logit, whatever the threshold
             "threshold": None if scored.task == "multiclass" else spec.thresholds[k],

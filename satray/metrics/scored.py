@@ -53,7 +53,7 @@ class Scored:
     scores: FloatArray
     """(N, K) probabilities after temperature."""
 
-    given: BoolArray
+    predicted: BoolArray
     """(N, K) decisions."""
 
     losses: FloatArray
@@ -97,7 +97,7 @@ class Scored:
             labels=y_NK,
             ranks=ranks_NK,
             scores=np.exp(_log_scores(scaled_NK, task)),
-            given=decide(z_NK, task, rule),
+            predicted=decide(z_NK, task, rule),
             losses=_losses(scaled_NK, y_NK, task),
         )
 
@@ -110,7 +110,7 @@ class Scored:
     @cached_property
     def tallies(self) -> csr_array:
         """(3 K, N) ones where tiles are given a class rightly, given it, have it: K rows each."""
-        parts = (self.given & self.labels, self.given, self.labels)
+        parts = (self.predicted & self.labels, self.predicted, self.labels)
         return csr_array(np.concatenate([part.T for part in parts]), dtype=np.float64)
 
     @cached_property
@@ -127,9 +127,9 @@ class Scored:
     def by_tile(self) -> dict[str, FloatArray]:
         """Figures that are means over tiles: name -> (N,)."""
         if self.task == "multiclass":
-            right_N = (self.given & self.labels).sum(axis=1, dtype=np.float64)
+            right_N = (self.predicted & self.labels).sum(axis=1, dtype=np.float64)
         else:
-            right_N = (self.given == self.labels).mean(axis=1, dtype=np.float64)
+            right_N = (self.predicted == self.labels).mean(axis=1, dtype=np.float64)
         return {
             "accuracy": right_N,
             "f1_samples": self._f_beta_by_tile(1),
@@ -138,8 +138,8 @@ class Scored:
         }
 
     def _f_beta_by_tile(self, beta: float) -> FloatArray:
-        hits_N = (self.given & self.labels).sum(axis=1)
-        below_N = self.given.sum(axis=1) + beta**2 * self.labels.sum(axis=1)
+        hits_N = (self.predicted & self.labels).sum(axis=1)
+        below_N = self.predicted.sum(axis=1) + beta**2 * self.labels.sum(axis=1)
         # nothing given where nothing is true is right (scikit-learn's `zero_division=1`)
         return np.where(below_N > 0, divided((1 + beta**2) * hits_N, below_N), 1.0)
 

@@ -157,22 +157,22 @@ def figures_by_class(scored: Scored, w_DN: FloatArray) -> dict[str, FloatArray]:
     areas = [ranking.areas(w_DN) for ranking in scored.rankings]
     total_D1 = w_DN.sum(axis=1)[:, None]
     w_ND = np.ascontiguousarray(w_DN.T)
-    hits_DK, given_DK, support_DK = np.split((scored.tallies @ w_ND).T, 3, axis=1)
+    hits_DK, predicted_DK, support_DK = np.split((scored.tallies @ w_ND).T, 3, axis=1)
     absent_DK = total_D1 - support_DK
     gaps_KBD = (scored.gaps @ w_ND).reshape(scored.labels.shape[1], BINS, len(w_DN))
 
     def f_beta(beta: float) -> FloatArray:
-        return divided((1 + beta**2) * hits_DK, beta**2 * support_DK + given_DK)
+        return divided((1 + beta**2) * hits_DK, beta**2 * support_DK + predicted_DK)
 
     return {
         "ap": np.stack([ap_D for ap_D, _ in areas], axis=1),
         "auc": np.stack([auc_D for _, auc_D in areas], axis=1),
-        "precision": divided(hits_DK, given_DK),
+        "precision": divided(hits_DK, predicted_DK),
         "recall": divided(hits_DK, support_DK),
-        "specificity": divided(absent_DK - (given_DK - hits_DK), absent_DK),
+        "specificity": divided(absent_DK - (predicted_DK - hits_DK), absent_DK),
         "f1": f_beta(1),
         "f2": f_beta(2),
-        "given_rate": divided(given_DK, total_D1),
+        "given_rate": divided(predicted_DK, total_D1),
         "prevalence": divided(support_DK, total_D1),
         "ece": divided(np.abs(gaps_KBD).sum(axis=1).T, total_D1),
     }

@@ -95,8 +95,8 @@ def on_pixels(values_hw: NDArray[np.float32], cells: Affine, height: int, width:
     columns = back.a * (np.arange(width) + 0.5) + back.c - 0.5
     row_Hh = _weights(rows, values_hw.shape[0])
     column_Ww = _weights(columns, values_hw.shape[1])
-    laid: Floats = row_Hh @ values_hw.astype(np.float64) @ column_Ww.T
-    return laid
+    found: Floats = row_Hh @ values_hw.astype(np.float64) @ column_Ww.T
+    return found
 
 
 def _weights(places: Floats, cells: int) -> Floats:

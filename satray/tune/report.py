@@ -52,9 +52,9 @@ def best_record(records: Sequence[TrialRecord], metric: Metric) -> TrialRecord:
     found = [one for one in ranked(records, metric) if one.best is not None]
     if not found:
         reasons = [one.reason for one in records if one.reason]
-        told = f"; the first of them: {reasons[0]}" if reasons else ""
+        first = f"; the first of them: {reasons[0]}" if reasons else ""
         raise TrainingError(
-            f"none of {len(records):,} trials has a {metric.title}: all failed{told}"
+            f"none of {len(records):,} trials has a {metric.title}: all failed{first}"
         )
     return found[0]
 
@@ -156,15 +156,15 @@ def curves(records: Sequence[TrialRecord]) -> pa.Table:
     Columns: `trial`, `evaluation` (0 for the first), `samples`, and what rows of a curve hold.
     """
     order = sorted(records, key=lambda one: one.id)
-    told = [(one.id, place, row) for one in order for place, row in enumerate(one.curve)]
-    names = dict.fromkeys(["samples", *(name for _, _, row in told for name in row)])
+    evaluations = [(one.id, place, row) for one in order for place, row in enumerate(one.curve)]
+    names = dict.fromkeys(["samples", *(name for _, _, row in evaluations for name in row)])
     columns = {
-        "trial": pa.array([trial for trial, _, _ in told], pa.string()),
-        "evaluation": pa.array([place for _, place, _ in told], pa.int64()),
+        "trial": pa.array([trial for trial, _, _ in evaluations], pa.string()),
+        "evaluation": pa.array([place for _, place, _ in evaluations], pa.int64()),
     }
     for name in names:
         kind = pa.int64() if name == "samples" else pa.float64()
-        columns[name] = pa.array([row.get(name) for _, _, row in told], kind)
+        columns[name] = pa.array([row.get(name) for _, _, row in evaluations], kind)
     return pa.table(columns)
 
 
@@ -179,10 +179,10 @@ def _configured(order: Sequence[TrialRecord], key: str) -> pa.Array:
     """What configurations say of a key: numbers where all are, else text as it would be typed."""
     there = [key in one.configuration for one in order]
     found = [one.configuration.get(key) for one in order]
-    kinds = {type(value) for value, told in zip(found, there, strict=True) if told}
+    kinds = {type(value) for value, known in zip(found, there, strict=True) if known}
     if kinds <= {int, float}:
         return pa.array(found, pa.float64() if float in kinds else pa.int64())
-    said = [text(value) if told else None for value, told in zip(found, there, strict=True)]
+    said = [text(value) if known else None for value, known in zip(found, there, strict=True)]
     return pa.array(said, pa.string())
 
 
@@ -223,8 +223,8 @@ def _axes(done: Reported) -> dict[str, str]:
     """Keys that trials differ in, with headings."""
     found = []
     for key in done.sweep.space.keys:
-        told = [one.configuration[key] for one in done.records if key in one.configuration]
-        if len(set(map(canonical, told))) > 1:
+        values = [one.configuration[key] for one in done.records if key in one.configuration]
+        if len(set(map(canonical, values))) > 1:
             found.append(key)
     lasts = [HEADINGS.get(key.split(".")[-1], key.split(".")[-1]) for key in found]
     return {

@@ -43,7 +43,7 @@ def test_saturated_scores_are_ranked_by_logit() -> None:
     found = ends(scored(logits, np.ones((4, 1)), "binary"), 0, most=2)
     assert [pick.row for pick in found.top] == [1, 2]
     assert [pick.row for pick in found.bottom] == [0]
-    assert found.given == 3
+    assert found.predicted == 3
 
 
 @given(
@@ -58,7 +58,7 @@ def test_ends_are_ends(tiles, most, threshold) -> None:
     found = ends(of, 0, most)
     top, bottom = [p.row for p in found.top], [p.row for p in found.bottom]
     assert not set(top) & set(bottom)
-    chosen = np.flatnonzero(of.given[:, 0])
+    chosen = np.flatnonzero(of.predicted[:, 0])
     assert set(top) | set(bottom) <= set(chosen)
     assert len(top) == min(most, len(chosen))
     assert len(bottom) == min(most, len(chosen) - len(top))
@@ -107,11 +107,11 @@ def test_worst_errors_are_all_there_in_order_of_loss(tiles, task, temperature) -
     if task == "multiclass":
         rows = np.logaddexp.reduce(scaled, axis=1) - scaled[labels.astype(bool)]
         losses = [rows[pick.row] for pick in found]
-        assert len(found) == (of.given & ~of.labels).sum()
+        assert len(found) == (of.predicted & ~of.labels).sum()
     else:
         every = np.logaddexp(0, np.where(labels, -scaled, scaled))
         losses = [every[pick.row, pick.klass] for pick in found]
-        assert len(found) == (of.given != of.labels).sum()
+        assert len(found) == (of.predicted != of.labels).sum()
     assert all(here >= after - 1e-9 for here, after in itertools.pairwise(losses))
 
 
@@ -183,7 +183,7 @@ def decoded(data: bytes) -> np.ndarray:
 def test_each_picture_has_its_tile_and_the_map_of_its_own_class(tmp_path) -> None:
     found = report_material.findings(tmp_path, tiles=20)  # more than are read at once
     pairs = [(0, 2), (0, 0), (1, 2), (3, 0), (19, 0)]
-    picks = [Pick(row, klass, 0.5, given=True, right=True) for row, klass in pairs]
+    picks = [Pick(row, klass, 0.5, predicted=True, right=True) for row, klass in pairs]
     bundle, drawn = drawn_of(found, picks)
     assert set(drawn) == set(pairs)
     weights_KD = bundle.network.cam_weights()["rgb"].numpy()

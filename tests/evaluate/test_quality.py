@@ -193,7 +193,7 @@ def test_the_document_is_whole_and_json(tmp_path, task, classes) -> None:
     for k, name in enumerate(classes):
         row = document["by_class"][name]
         truth = found.predicted.labels[:, k].astype(bool)
-        decided = quality.scored.given[:, k]
+        decided = quality.scored.predicted[:, k]
         assert row["positives"] == truth.sum()
         assert row["given"] == decided.sum()
         assert row["f1"] == pytest.approx(f1_score(truth, decided, zero_division=np.nan))
@@ -203,7 +203,7 @@ def test_the_document_is_whole_and_json(tmp_path, task, classes) -> None:
         assert np.shape(document["errors_together"]) == (3, 3)
     else:
         pick = (lambda x: x[:, 0]) if task == "binary" else (lambda x: x.argmax(axis=1))
-        expected = confusion_matrix(pick(found.predicted.labels), pick(quality.scored.given))
+        expected = confusion_matrix(pick(found.predicted.labels), pick(quality.scored.predicted))
         assert np.array_equal(document["confusion"], expected)
     assert sum(document["reliability"]["all"]["counts"]) == quality.scored.scores.size
 

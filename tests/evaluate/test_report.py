@@ -61,7 +61,7 @@ def test_a_report_of_each_kind(tmp_path, undrawn, task, classes, variant) -> Non
         assert name in said
     assert ("mAP" in said) == (task != "binary")
     shelves = [ends(found.quality.scored, k) for k in range(len(classes))]
-    wrong = (found.quality.scored.given != found.quality.scored.labels).sum()
+    wrong = (found.quality.scored.predicted != found.quality.scored.labels).sum()
     if task == "multiclass":
         wrong //= 2
     assert photographs(page) == sum(len(e.top) + len(e.bottom) for e in shelves) + min(20, wrong)
@@ -78,9 +78,9 @@ def test_the_page_says_what_there_is_to_say(tmp_path, undrawn) -> None:
     scored = found.quality.scored
     page, said, _ = report(found, tmp_path)
     assert "Tiles by class" not in said
-    assert photographs(page) == min(20, (scored.given != scored.labels).sum()) > 0
+    assert photographs(page) == min(20, (scored.predicted != scored.labels).sum()) > 0
 
-    right = replace(found.predicted, labels=scored.given.astype(float))
+    right = replace(found.predicted, labels=scored.predicted.astype(float))
     rule = replace(found.spec, thresholds=(1.0, 0.5, 0.5))
     before = replace(found.predicted, logits=found.predicted.logits + 1)
     other = compare(found.predicted, before, found.spec.classes, 1e-4, "o" * 12)

@@ -49,7 +49,7 @@ def test_decisions_are_those_that_the_metrics_take_from_the_table(task: str) -> 
     numbers = Scorer(bundle)(tiles(9)[:, :3]).numbers
     rule = Rule(bundle.spec.temperature, bundle.spec.thresholds)
     labels = np.eye(3)[np.zeros(9, int)]
-    assert np.array_equal(numbers.preds, Scored.of(numbers.logits, labels, 3, task, rule).given)
+    assert np.array_equal(numbers.preds, Scored.of(numbers.logits, labels, 3, task, rule).predicted)
     if task == "multiclass":
         assert np.array_equal(numbers.preds, np.eye(3)[numbers.logits.argmax(1)])
         assert (numbers.scores.max(1) < 0.5).any()  # no threshold would have let these in
