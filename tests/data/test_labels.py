@@ -66,14 +66,11 @@ WIDE = "image,scene,split,ship,sea\na.jpg,Port,train,1,1\nb.jpg,Port,val,0,1\nc.
         "\ufeffimage,ship\r\na.jpg,1\r\n\r\nb.jpg,0\r\n".encode(),
         b"\n\nimage,ship\na.jpg,1\n   \nb.jpg,0",
         b"image,ship\n,\na.jpg,1\nb.jpg,0\n,\n",
-        b'"image","ship"\n"a.jpg","1"\n"b.jpg","0"\n',
         b" image ; ship \n a.jpg ; 1 \nb.jpg;0\n",
         b"image\tship\na.jpg\t1\nb.jpg\t0\n",
         b"\timage\tship\n0\ta.jpg\t1\n1\tb.jpg\t0\n",
         b"sep=;\r\nimage;ship\r\na.jpg;1\r\nb.jpg;0\r\n",
-        b"image,ship\ra.jpg,1\rb.jpg,0\r",
         b"image|ship\na.jpg|1\nb.jpg|0",
-        parquet(image=["a.jpg", "b.jpg"], ship=[True, False]),
         parquet(image=["a.jpg", "b.jpg"], ship=[1.0, 0.0]),
         parquet(image=pa.array(["a.jpg", "b.jpg"]).dictionary_encode(), ship=[1, 0]),
     ],
@@ -89,22 +86,16 @@ def test_the_same_table_in_many_dresses(data):
     ("data", "says"),
     [
         (b"", "labels=labels.csv is empty"),
-        (b"\n \n", "is empty"),
-        (b"image,ship\n", "no rows"),
         (b"image,ship\n,\n", "no rows"),
         (b"image,ship\na,1,7\n", "row 1 has 3 cells where the header has 2"),
         (b"image,ship\na,1\nb\nc,1\n", "row 2 has 1 cells where the header has 2"),
         (b"\n\nimage;ship;dock\n\na;1;\nb;1\n", "row 2 has 2 cells where the header has 3"),
-        (b'image,ship\n"a\nb",1\nc\n', "row 2 has 1 cells"),
         (b"image,ship,ship\na,1,1\n", "two columns named 'ship'"),
         (b"PAR1 but no more", "Parquet"),
         (b"PK\x03\x04 a spreadsheet", "no UTF-8 text; a CSV, TSV or Parquet table is accepted"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "no UTF-8 text"),
         ("image,ship\na,1\n".encode("utf-16"), "no UTF-8 text"),
         ("image,tags\na,for\xeat\n".encode("latin-1"), "not UTF-8 text (line 2)"),
-        (b'image,"ship\na,1\nb,0\n', "stray quote"),
         (b'"image,ship\n' + b"tile_1234,1\n" * 20_000, "stray quote"),
-        (b'image,ship\na,1\n"b,0\nc,0\n', "row 2 has 1 cells"),
     ],
 )
 def test_files_that_are_no_tables(data, says):
@@ -186,7 +177,6 @@ def test_what_is_read(text, keys, classes, found):
     [
         ("number,split,name,ship\n7,train,a/1.tif,1\n8,val,a/2,0\n", {}, ("a/1.tif", "a/2")),
         ("number,split,name,ship\n7,train,a/1.tif,1\n", {"key_column": "number"}, ("7",)),
-        ("id,ship\n007,1\n010,0\n", {"key_column": "id"}, ("007", "010")),
         ("tile,ship,dock\n00,1,0\n01,0,1\n02,0,0\n", {}, ("00", "01", "02")),
         (MASKS, {}, ("b.jpg", "a.jpg", "c.jpg")),
     ],
@@ -325,64 +315,40 @@ LAND = "Land principally occupied by agriculture, with significant areas of natu
 WITH_LAND = [LAND, f"{LAND}, Pastures", "Pastures", "Pastures, Mixed forest", "Mixed forest"]
 
 
-@pytest.mark.parametrize("title", ["label", "ClassName", "land cover"])
-@pytest.mark.parametrize("order", [sorted(NAMES * 2), NAMES])
-def test_names_of_several_words_stay_whole_and_one_a_tile(order, title):
-    table = column(order, title)
-    assert table.classes == tuple(sorted(NAMES))
-    assert names_of(table) == [{name} for name in order]
-    assert table.task == "multiclass"
-    assert any("label_separator=blank" in note for note in table.notes)
-
-
-def test_names_stay_whole_in_a_column_called_tags_and_beside_another_separator():
-    table = column(EUROSAT * 2, "tags")
-    assert table.classes == tuple(sorted(EUROSAT))
-    assert any("label_separator=blank" in note for note in table.notes)
-    table = column([f"{CORINE[0]};{CORINE[1]}", CORINE[1], CORINE[2]], "labels")
-    assert table.classes == tuple(sorted(CORINE))
+MARKED = ["Sea Lake", "Sea Lake{}Forest", "Forest", "Forest{}Annual Crop{}", ""]
+CUT = [{"Sea Lake"}, {"Sea Lake", "Forest"}, {"Forest"}, {"Forest", "Annual Crop"}, set()]
 
 
 @pytest.mark.parametrize(
-    ("cells", "title"),
+    ("cells", "title", "keys", "expected", "note"),
     [
-        *((planet(400), title) for title in ("tags", "label")),
-        (["haze water", "clear primary"] * 4, "tags"),
+        # names of several words stay whole, beside another separator too
+        (sorted(NAMES * 2), "ClassName", {}, [{n} for n in sorted(NAMES * 2)], "label_separator=b"),
+        (EUROSAT * 2, "tags", {}, [{name} for name in EUROSAT * 2], "label_separator=blank"),
+        ([";".join(CORINE[:2]), *CORINE[1:]], "labels", {},
+         [set(CORINE[:2]), *({n} for n in CORINE[1:])], ""),
+        # words that combine as Planet's are cut at blanks
+        *((planet(400), title, {}, [set(cell.split()) for cell in planet(400)], "separator=none")
+          for title in ("tags", "label")),
+        (["haze water", "clear primary"] * 4, "tags", {}, [{"haze", "water"}, {"clear", "primary"}]
+         * 4, "separator=none"),
+        # a separator cuts, and nothing else does
+        *(([cell.replace("{}", mark) for cell in MARKED], "label", {}, CUT, "")
+          for mark in (";", "|", ",", "; ", " , ")),
+        # the separator that is said decides
+        *(([cell, "x"], "label", {"label_separator": said}, [names, {"x"}], "")
+          for said, cell, names in (
+              ("none", "a, b;c d", {"a, b;c d"}), ("blank", "a, b;c d", {"a,", "b;c", "d"}),
+              ("comma", "a, b;c d", {"a", "b;c d"}), ("semicolon", "a, b;c d", {"a, b", "c d"}),
+              (" and ", "a and b and c", {"a", "b", "c"}), ("pipe", "a|b", {"a", "b"}))),
     ],
-)
-def test_words_that_combine_as_planets_are_cut_at_blanks(cells, title):
-    table = column(cells, title)
-    assert names_of(table) == [set(cell.split()) for cell in cells]
-    assert table.task == "multilabel"
-    assert any("label_separator=none" in note for note in table.notes)
-
-
-@pytest.mark.parametrize("title", ["tags", "label"])
-@pytest.mark.parametrize("mark", [";", "|", ",", "; ", " , "])
-def test_names_are_cut_at_a_separator_and_nowhere_else(mark, title):
-    cells = ["Sea Lake", f"Sea Lake{mark}Forest", "Forest", f"Forest{mark}Annual Crop{mark}", ""]
-    table = column(cells, title)
-    found = [{"Sea Lake"}, {"Sea Lake", "Forest"}, {"Forest"}, {"Forest", "Annual Crop"}, set()]
-    assert (names_of(table), table.task) == (found, "multilabel")
-
-
-@pytest.mark.parametrize(
-    ("separator", "cell", "expected"),
-    [
-        ("none", "a, b;c d", {"a, b;c d"}),
-        ("blank", "a, b;c d", {"a,", "b;c", "d"}),
-        ("comma", "a, b;c d", {"a", "b;c d"}),
-        (";", "a, b;c d", {"a, b", "c d"}),
-        ("semicolon", "a, b;c d", {"a, b", "c d"}),
-        (" and ", "a and b and c", {"a", "b", "c"}),
-        ("/", "a/b", {"a", "b"}),
-        ("pipe", "a|b", {"a", "b"}),
-    ],
-)
-def test_the_separator_that_is_said_decides(separator, cell, expected):
-    table = column([cell, "x"], label_separator=separator)
-    assert names_of(table) == [expected, {"x"}]
-    assert table.task == ("multiclass" if separator == "none" else "multilabel")
+)  # fmt: skip
+def test_names_in_cells(cells, title, keys, expected, note):
+    table = column(cells, title, **keys)
+    assert names_of(table) == expected
+    several = any(len(names) != 1 for names in expected) or title == "tags"
+    assert table.task == ("multilabel" if several else "multiclass")
+    assert note in " ".join(table.notes)
 
 
 @pytest.mark.parametrize(
@@ -399,9 +365,7 @@ def test_the_separator_that_is_said_decides(separator, cell, expected):
         *(
             ([c + mark * end for c in (f"sea{mark}port", "sea", "port", f"port{mark}sea{mark}ice")],
              title, f"{mark.strip()!r} or none")
-            for mark in (" + ", " & ", "/", " / ")
-            for title in ("tags", "label")
-            for end in (0, 1)
+            for mark, title, end in ((" + ", "tags", 0), (" & ", "label", 1), ("/", "tags", 1))
         ),
     ],
 )  # fmt: skip
@@ -415,18 +379,12 @@ def test_cells_that_can_be_read_in_two_ways_are_refused(cells, title, say):
 # ---- task
 
 
-def test_two_classes_one_a_tile_are_said_to_be_two():
-    assert any("classes=[NAME] makes it binary" in note for note in read(SHIPS).notes)
-
-
 def test_multiclass_is_one_hot_and_leaves_other_classes_out():
-    table = read("image,class\na,sea\nb,land\nc,sea\n", task="multiclass")
-    assert table.task == "multiclass"
-    assert table.labels.tolist() == [[0, 1], [1, 0], [0, 1]]
     table = read("image,tags\na,x\nb,y\nc,z\n", task="multiclass", classes=("z", "x"))
     assert table.keys == ("a", "c")
     assert table.labels.tolist() == [[0, 1], [1, 0]]
     assert table.left_out == ("b",)
+    assert any("classes=[NAME] makes it binary" in note for note in read(SHIPS).notes)
 
 
 # ---- folders
