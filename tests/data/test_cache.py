@@ -61,11 +61,9 @@ def test_what_was_put_comes_back(plan, dtype):
     assert not out[0].any()
 
 
-def test_whatever_could_change_a_byte_is_another_cache(plan, monkeypatch):
-    others = ({"identity": "b"}, {"shape": (3, 16, 16)}, {"dtype": "int16"}, {"rows": 7}, {})
-    names = {replace(plan, **other).name for other in others}
-    monkeypatch.setattr(room, "boot", lambda: "another start of the machine")
-    assert len(names | {plan.name}) == 6
+def test_whatever_could_change_a_byte_is_another_cache(plan):
+    others = ({"identity": "b"}, {"shape": (3, 16, 16)}, {"dtype": "int16"}, {"rows": 7})
+    assert len({replace(plan, **other).name for other in others} | {plan.name}) == 5
 
 
 @pytest.mark.parametrize(("fit", "kept"), [(0.9, []), (2.5, [0, 1]), (6, [0, 1, 2, 3, 4, 5])])

@@ -1,7 +1,8 @@
 """JPEG, PNG and TIFF as they are stored; whatever is damaged or meant to harm, with a reason."""
 
 import io
-import threading
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def same_by_both(data: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize(
-    "dtype", ["uint8", "uint16", "int16", "uint32", "int32", "int8", "float32", "float64"]
+    "dtype", ["uint8", "uint16", "int16", "uint32", "int8", "float32", "float64"]
 )
 def test_tiff_is_read_as_stored(dtype, count):
     x_CHW = numbers(count, dtype=dtype)
@@ -178,6 +179,7 @@ VRT = b"""<VRTDataset rasterXSize="9" rasterYSize="9"><VRTRasterBand dataType="B
         (tiff_header(8000, 8000, samples=60000), "TIFF|too large"),
         (tiff_header(8192, 8192), "TIFF cannot be read"),
     ],
+    ids=itertools.count(),
 )
 def test_bad_files_are_refused_with_a_reason(data, reason):
     with pytest.raises(DecodeError, match=reason) as caught:
@@ -197,7 +199,7 @@ def test_every_cut_of_a_file_is_refused():
                 decode(whole[:cut])
 
 
-@settings(max_examples=75)
+@settings(max_examples=50)
 @given(
     st.sampled_from([PHOTO_JPEG, PLAIN, DEFLATE, tiff(numbers(3), nodata=0, interleave="band")]),
     st.lists(st.tuples(st.integers(-400, 400), st.integers(0, 255)), min_size=1, max_size=6),
@@ -230,15 +232,12 @@ def test_metadata_cannot_make_it_read_another_file(tmp_path):
 # -- the hot path ---------------------------------------------------------------------------------
 
 
-def test_hot_path_refuses_other_dtypes_and_missing_bands():
+def test_hot_path_refuses_other_dtypes_and_missing_bands_and_resamples_other_sizes():
     for data in (PLAIN, DEFLATE):
         with pytest.raises(DecodeError, match="dtype is uint16, the archive's is uint8"):
             read_pixels(data, (0,), 24, 32, "uint8")
         with pytest.raises(DecodeError, match="has 4 bands, band 5"):
             read_pixels(data, (0, 4), 24, 32, "uint16")
-
-
-def test_hot_path_resamples_other_sizes():
     ramp = np.arange(64, dtype=np.uint16) * 100
     data = tiff(np.broadcast_to(ramp, (2, 48, 64)).copy())
     y_CHW = read_pixels(data, (0, 1), 24, 32, "uint16")
@@ -246,7 +245,7 @@ def test_hot_path_resamples_other_sizes():
     np.testing.assert_allclose(y_CHW[0, 3, 2:-2], (ramp[0::2] + ramp[1::2])[2:-2] / 2, atol=1)
 
 
-@pytest.mark.parametrize("shape", [(13, 17), (40, 9), (64, 64), (7, 80)])
+@pytest.mark.parametrize("shape", [(13, 17), (40, 9), (7, 80)])
 def test_resampling_equals_torchs(shape):
     x_CHW = np.random.default_rng(0).normal(0, 1, (3, 31, 22)).astype(np.float32)
     want = torch.nn.functional.interpolate(
@@ -255,7 +254,7 @@ def test_resampling_equals_torchs(shape):
     np.testing.assert_allclose(resample(x_CHW, *shape), want.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int8", "int32"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32"])
 def test_resampled_integers_stay_within_their_range(dtype):
     limits = np.iinfo(dtype)
     x_CHW = np.full((1, 8, 8), limits.max, dtype)
@@ -269,18 +268,9 @@ def test_resampled_integers_stay_within_their_range(dtype):
 
 def test_threads_share_nothing():
     want = decode(DEFLATE).pixels
-    failures = []
-
-    def read():
-        got = [read_pixels(DEFLATE, (0, 1, 2, 3), 24, 32, "uint16") for _ in range(20)]
-        failures.extend(x for x in got if not np.array_equal(x, want))
-
-    threads = [threading.Thread(target=read) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    with ThreadPoolExecutor(4) as pool:
+        read = pool.map(lambda _: read_pixels(DEFLATE, (0, 1, 2, 3), 24, 32, "uint16"), range(60))
+        assert all(np.array_equal(x_CHW, want) for x_CHW in read)
 
 
 @pytest.mark.data

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from satray.data import order
@@ -39,12 +39,6 @@ def test_pseudo_epochs_cut_one_endless_sequence_of_passes(repeats, ends, seed, s
     np.testing.assert_array_equal(np.concatenate(got), np.concatenate(passes)[: stops[-1]])
 
 
-def test_each_pass_sees_every_tile_once_and_orders_differ():
-    passes = [order.one_pass(seed, k, 100, True) for seed, k in ((3, 0), (3, 1), (4, 0))]
-    assert all(sorted(one) == list(range(100)) for one in passes)
-    assert len({tuple(one) for one in passes}) == 3
-
-
 def test_the_order_stays_the_same_for_ever():
     # A changed NumPy or a changed key would silently break resumed runs.
     assert list(order.permutation(7, 2, 8)) == GOLDEN
@@ -65,7 +59,8 @@ def test_whole_order_pads_with_rows_it_has(n, multiple, padded):
     assert list(rows[:n]) == list(range(n))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
+@example(n=1000, block=32, readers=2, most=512)
 @given(
     n=st.integers(0, 3000),
     block=st.integers(1, 70),
@@ -79,11 +74,8 @@ def test_falling_chunks_cover_all_in_whole_blocks(n, block, readers, most):
     assert all(size % block == 0 for size in sizes[:-1])
     assert all(size <= max(most, block) for size in sizes)
     assert sizes == sorted(sizes, reverse=True)
-
-
-def test_falling_chunks_end_with_single_blocks():
-    sizes = [len(piece) for piece in order.falling_chunks(np.arange(1000), 32, 2, 512)]
-    assert sizes == [480, 256, 128, 64, 32, 32, 8]
+    if n == 1000 and (block, readers, most) == (32, 2, 512):
+        assert sizes == [480, 256, 128, 64, 32, 32, 8]
 
 
 @settings(max_examples=50)
@@ -102,21 +94,13 @@ def test_each_row_comes_floor_or_ceil_of_its_repeats(repeats, seed, number, shuf
         assert list(rows) == sorted(rows)
 
 
-def test_over_many_passes_each_row_comes_as_often_as_asked():
+def test_rows_come_as_often_as_asked_and_neighbours_are_not_tied():
     factors = np.array([1.0, 1.25, 1.5, 3.75, 2.9, 1.1, 1.0, 1.5])  # they add up to 14
     rows = np.concatenate([order.one_pass(5, k, 8, True, factors) for k in range(2000)])
     assert np.bincount(rows) / 2000 == pytest.approx(factors, abs=0.04)
-
-
-def test_which_rows_are_repeated_together_is_chance():
-    """Neighbours in the split are not tied to each other."""
-    factors = np.full(20, 1.5)
-    passes = [np.bincount(order.one_pass(1, k, 20, True, factors)) for k in range(1500)]
+    passes = [np.bincount(order.one_pass(1, k, 20, True, np.full(20, 1.5))) for k in range(1500)]
     together = np.corrcoef(np.array(passes).T)[~np.eye(20, dtype=bool)]
     assert together == pytest.approx(np.full(380, -1 / 19), abs=0.12)
-
-
-def test_without_fractions_all_is_certain():
     rows = order.one_pass(0, 0, 3, False, np.array([1.0, 3.0, 2.0]))
     assert list(rows) == [0, 1, 1, 1, 2, 2]
 
