@@ -18,6 +18,7 @@ from satray.data.index import (
     write_index,
 )
 from satray.data.statistics import BandCounts, count_pixels, summarise
+from satray.data.values import Unit
 from satray.errors import InputError
 from satray.runs.run import Run, RunRecord
 from satray.storage import Storage
@@ -30,6 +31,7 @@ META = IndexMeta(
     tile_shape=(8, 9),
     statistics=(summarise("red", count_pixels(np.arange(9, dtype=np.uint8))),),
     provenance={"images": "s3://x/y"},
+    units=(Unit(1e-4, -0.1),),
 )
 
 

@@ -20,7 +20,6 @@ from satray.data.index import read_index
 from satray.data.prepare import plan, read, takes_ray, work
 from satray.data.probe import probe
 from satray.data.read import errors_of, read_blocks, tile_source, to_torch
-from satray.errors import InputError
 from satray.runs.job import Job, main
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
@@ -101,12 +100,6 @@ def products(run: Run) -> dict[str, bytes]:
     return {p.path: run.storage.read(run.uri(p.path)) for p in run.products}
 
 
-def test_how_the_work_is_cut_does_not_show(archive):
-    root, _ = archive
-    cuts = [prepare(root, out=f"cut{cut}", tiles_per_task=cut)[0] for cut in (7, 128)]
-    assert products(cuts[0]) == products(cuts[1])
-
-
 @pytest.mark.pipeline
 def test_on_ray_every_product_is_the_same_to_the_byte(tmp_path, ray_session):
     make_archive(tmp_path)
@@ -166,7 +159,7 @@ def test_a_run_that_goes_on_reads_what_is_not_read_yet(archive):
     work(recipe.model_copy(update={"tiles_per_task": 5}), found, again, look)
     assert sorted(looked) == list(range(30))
     whole = run("whole")
-    work(recipe, found, whole)
+    work(recipe, found, whole)  # in blocks of four: how the work is cut does not show
     assert products(again) == products(whole)
 
 
@@ -277,14 +270,6 @@ def test_tiles_of_another_kind_than_most_are_set_aside(tmp_path):
     assert read_index(run.uri("index"), Storage()).meta.dtype == "uint16"
 
 
-def test_nothing_readable_is_one_line(tmp_path):
-    make_archive(tmp_path, 5)
-    for path in (tmp_path / "images").iterdir():
-        path.write_bytes(b"x")
-    with pytest.raises(InputError, match=r"none of 5 images can be read; tile_.*not an image"):
-        prepare(tmp_path)
-
-
 def test_folders(tmp_path):
     for name in ("sea", "land", "city"):
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -302,21 +287,34 @@ def test_folders(tmp_path):
     ("keys", "says"),
     [
         (["images={root}/nothing"], "images=.*nothing: holds nothing"),
+        (["images={root}/empty"], "images=.*empty: holds "),
+        (["images={root}/twins", "labels={root}/twins.csv"], r"t3\.(png|tif).*t3\.(png|tif)"),
+        (
+            ["images={root}/bad", "labels={root}/twins.csv"],
+            "none of 1 images can be read; t3.tif: .*",
+        ),
         (["labels={root}/images/tile_1.tif"], "labels=|tile_1.tif"),
-        (["key_column=nope"], "no column .nope.; columns: image_name, tags"),
-        (["split.by=column"], "split.column"),
         (["labels={root}/missing.csv"], "missing.csv"),
+        (["key_column=nope"], "no column .nope.; columns: image_name, tags"),
+        (["classes=[plane]"], "no class 'plane'"),
+        (["split.by=column"], "split.column"),
     ],
 )
-def test_wrong_input_ends_before_ray_and_writes_nothing(archive, capfd, keys, says):
+def test_wrong_input_ends_in_one_line_and_writes_nothing(archive, capfd, keys, says):
     root, _ = archive
+    (root / "empty").mkdir(exist_ok=True)
+    for path in ("twins/t3.tif", "twins/t3.png", "bad/t3.tif"):
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_bytes(b"x")
+    (root / "twins.csv").write_text("image,ship\nt3,1\n")
     out = root / "wrong"
     given = [f"images={root}/images", f"labels={root}/labels.csv", f"out={out}"]
     status = main(JOB, [*given, *(k.format(root=root) for k in keys)])
-    text = capfd.readouterr().err
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("prepare: ")]
     assert status == 2
-    assert not out.exists()
-    assert re.search(says, text), text
+    assert not any(path.suffix in (".parquet", ".arrow") for path in out.rglob("*"))
+    assert len(lines) == 1
+    assert re.search(says, lines[0]), lines
 
 
 def test_plan_opens_little_and_writes_nothing(archive, capfd):

@@ -69,10 +69,6 @@ def test_parts_are_complete_exact_and_pure(data):
     assert parts == drawn(labels, **keys)
 
 
-def test_seeds_differ():
-    assert drawn(blank(50), val=10, seed=0) != drawn(blank(50), val=10, seed=1)
-
-
 @pytest.mark.parametrize(
     ("keys", "sizes"),
     [
@@ -174,13 +170,6 @@ def test_groups_stay_together(groups, seed, val, test, stratify):
     assert parts == drawn(labels, **keys)
 
 
-def test_groups_come_near_the_share():
-    groups = tuple(f"scene_{i}" for i in np.random.default_rng(0).integers(0, 100, 2000))
-    parts = drawn(blank(2000, scene=groups), val=0.2, test=0.1, group="scene")
-    assert abs(parts.count("val") - 400) < 20
-    assert abs(parts.count("test") - 200) < 20
-
-
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])
 def test_groups_are_stratified_as_near_as_they_go(task):
     """A rare class that lives in few groups reaches val in its share; plainly drawn it may not."""
@@ -191,7 +180,7 @@ def test_groups_are_stratified_as_near_as_they_go(task):
     labels = table(labels_NK, task, scene=tuple(map(str, scene)))
     off = {True: 0.0, False: 0.0}
     for stratify in off:
-        for seed in range(8):
+        for seed in range(5):
             parts = drawn(labels, val=0.25, group="scene", stratify=stratify, seed=seed)
             val = np.array(parts) == "val"
             assert abs(val.mean() - 0.25) < 0.03
@@ -272,17 +261,15 @@ def test_blocks_of_the_whole_world_and_of_no_ground():
     assert nowhere.known.tolist() == [False, False, True]
 
 
-@pytest.mark.parametrize(
-    ("more", "blocks", "says"),
-    [
+def test_one_block_cannot_be_split_and_groups_are_another_way():
+    cases = (
         ({}, np.zeros(9, np.int64), r"split\.block=1e\+06 gives 1 blocks of ground of 9 to 9"),
         ({"group": "s"}, np.arange(9), r"split\.group=s and split\.by=ground exclude"),
-    ],
-)
-def test_one_block_cannot_be_split_and_groups_are_another_way(more, blocks, says):
-    keys = SplitOptions(by="ground", block=1e6, **more)
-    with pytest.raises(InputError, match=says):
-        split_by_ground(np.zeros((9, 1), np.uint8), "binary", blocks, keys)
+    )
+    for more, blocks, says in cases:
+        keys = SplitOptions(by="ground", block=1e6, **more)
+        with pytest.raises(InputError, match=says):
+            split_by_ground(np.zeros((9, 1), np.uint8), "binary", blocks, keys)
 
 
 THIRDS = [(1 / 3, 0, 7.1 + 64 / 3 * (i % 3), 0, 1 / 3, 50 + 64 / 3 * (i // 3)) for i in range(9)]
@@ -293,8 +280,6 @@ THIRDS = [(1 / 3, 0, 7.1 + 64 / 3 * (i % 3), 0, 1 / 3, 50 + 64 / 3 * (i // 3)) f
     [
         ([0], [1], footprints(corners(3)), 1),  # an edge
         ([0], [4], footprints(corners(3)), 1),  # a corner
-        ([0, 1], [2], footprints(corners(3)), 1),
-        ([0, 3, 6], [2, 5, 8], footprints(corners(3)), 0),
         ([0], [1], footprints(corners(3), ["EPSG:32632"] + 8 * ["EPSG:32633"]), 0),
         ([0], [1], footprints([None, *corners(3)[1:]]), 0),
         ([4], [0], footprints(THIRDS, "EPSG:4326"), 1),  # rounded, south up

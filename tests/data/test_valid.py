@@ -32,7 +32,7 @@ LARGEST = 3.4028234663852886e38
 
 FILLS = [
     ("uint8", 0), ("int8", -128), ("uint16", 0), ("int16", -9999), ("uint32", 2**32 - 1),
-    *[("float32", fill) for fill in (0.0, -9999.0, 1e20, -LARGEST, 0.1, np.nan)],
+    *[("float32", fill) for fill in (0.0, -LARGEST, 0.1, np.nan)],
     ("float64", -1.7976931348623157e308),
 ]  # fmt: skip
 
@@ -275,26 +275,19 @@ def test_what_lies_below_a_mask_does_not_matter(way, dtype, count, layout, seed,
     assert all(one == found[0] for one in found)
 
 
-NOTHING = {
-    "nan": tiff(np.full((2, 8, 8), np.nan, np.float32)),
-    "nodata": tiff(np.zeros((2, 8, 8), np.uint8), nodata=0),
-    "transparent": pillow(Image.new("RGBA", (8, 8), (9, 9, 9, 0)), "PNG"),
-}
-
-
-@pytest.mark.parametrize("case", NOTHING)
-def test_nothing_valid_is_an_error(case):
-    header = decode(NOTHING[case]).header
-    with pytest.raises(DecodeError, match="no valid pixels"):
-        read_pixels(NOTHING[case], tuple(range(len(header.bands))), 8, 8, header.dtype)
-
-
 def test_a_band_without_a_measurement_and_masks_that_do_not_fit():
     x_CHW = values(2, "int16")
     x_CHW[1] = -9999
     data = tiff(x_CHW, nodata=-9999)
     with pytest.raises(DecodeError, match="band 2 of those taken holds no data"):
         read_pixels(data, (0, 1), H, W, "int16")
+    for nothing, dtype in (
+        (tiff(np.full((2, 8, 8), np.nan, np.float32)), "float32"),
+        (tiff(np.zeros((2, 8, 8), np.uint8), nodata=0), "uint8"),
+        (pillow(Image.new("RGBA", (8, 8), (9, 9, 9, 0)), "PNG"), "uint8"),
+    ):
+        with pytest.raises(DecodeError, match="no valid pixels"):
+            read_pixels(nothing, (0, 1), 8, 8, dtype)
     np.testing.assert_array_equal(read_pixels(data, (0,), H, W, "int16"), x_CHW[:1])
     with pytest.raises(DecodeError, match=r"its \.msk is 5 x 6 px, the image 24 x 32"):
         read_pixels(data, (0,), H, W, "int16", mask=tiff(np.ones((1, 5, 6), np.uint8)))

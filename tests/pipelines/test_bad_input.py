@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,40 +76,6 @@ def check_refused(
     assert not any(path.is_file() for path in out.rglob("*")), list(out.rglob("*"))
 
 
-def test_prepare(world: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    root, out = world["root"], tmp_path / "out"
-    sound = [f"images={root}/tiles", f"labels={root}/labels.csv"]
-    (tmp_path / "empty").mkdir()
-    twins = archive(tmp_path / "twins")
-    shutil.copy(twins / "tiles" / "t3.tif", twins / "tiles" / "t3.png")
-    cases = [
-        ([f"images={twins}/tiles", sound[1]], r"t3\.(png|tif).*t3\.(png|tif)"),
-        (["images=s3://no-such-bucket-here/x", sound[1]], "no-such-bucket-here.*no such bucket"),
-        ([f"images={tmp_path}/empty", sound[1]], "images=.*empty.*no (files|images)|holds no"),
-        ([f"images={tmp_path}/absent", sound[1]], "absent"),
-        ([sound[0], f"labels={tmp_path}/none.csv"], "none.csv"),
-        ([*sound, "key_column=picture"], "picture.*image, ship, sea"),
-        ([*sound, "classes=[plane]"], "plane"),
-        ([*sound, "bands=[red]"], "bands"),
-        ([*sound, "split.by=column"], "split"),
-    ]
-    for arguments, says in cases:
-        check_refused(capfd, PREPARE, arguments, out, says)
-
-
-@pytest.mark.parametrize("odd", [{"bands": 4}, {"dtype": "uint16"}])
-def test_mixed_tiles(
-    world: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str], odd: dict[str, Any]
-) -> None:
-    root = archive(tmp_path)
-    tile(root / "tiles" / "t3.tif", **odd)
-    arguments = [f"images={root}/tiles", f"labels={root}/labels.csv"]
-    assert main(PREPARE, [*arguments, f"out={tmp_path}/out"]) == 3
-    assert re.search(
-        r"set aside: 1 \(mixed; .*t3\.tif: .*; most have 3 bands", capfd.readouterr().out
-    )
-
-
 def test_wrong_credentials(
     world: dict[str, Any],
     tmp_path: Path,
@@ -125,6 +90,9 @@ def test_wrong_credentials(
     check_refused(capfd, PREPARE, arguments, tmp_path / "out", "credentials|denied|refused")
     monkeypatch.undo()
     forget_connections()
+    arguments[0] = "images=s3://no-such-bucket-here/x"
+    says = "no-such-bucket-here.*no such bucket"
+    check_refused(capfd, PREPARE, arguments, tmp_path / "out", says)
 
 
 def test_train(world: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
