@@ -27,7 +27,6 @@ import os
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -202,8 +201,7 @@ class Ledger:
 
         Only where a run was cut short are all commits read, to find those of its.
         """
-        self.beat()
-        now = self.storage.head(self._sign(self.run_id)).modified
+        now = self.beat()
         entries = self.storage.list(self.root)
         paths = [(entry.key.split("/"), entry) for entry in entries]
         signs = {path[1]: entry for path, entry in paths if path[0] == RUNS and len(path) == 2}
@@ -330,9 +328,13 @@ class Ledger:
         mark = replace(last, turn=last.turn + 1) if ended else replace(last, kind="failed")
         return content if self._create(key, mark.name, content) else None
 
-    def beat(self, data: bytes = b"alive") -> None:
-        """Give a sign of life; an empty one says that the run has ended without its tables."""
+    def beat(self, data: bytes = b"alive") -> datetime:
+        """Give a sign of life, and read the store's clock by it.
+
+        An empty one says that the run has ended without its tables.
+        """
         self.storage.write(self._sign(self.run_id), data)
+        return self.storage.head(self._sign(self.run_id)).modified
 
     def close(self, run: str | None = None) -> None:
         """Forget a run's signs of life: its record stands, or nothing depends on it any more."""
@@ -399,25 +401,20 @@ def signs_of_life(ledger: Ledger) -> Iterator[None]:
         SatrayError: the store was out of reach for a lease, so that others took the run for dead
             and have its scenes in their tables.
     """
-    times, stop = [time.monotonic()], threading.Event()
-
-    def beat() -> None:
-        began = time.monotonic()
-        ledger.beat()
-        times.append(began)
+    times, stop = [ledger.beat()], threading.Event()
 
     def live() -> None:
         while not stop.wait(ledger.lease / 3):  # two may be missed
             with contextlib.suppress(SatrayError):  # the store may be back before the lease ends
-                beat()
+                times.append(ledger.beat())
 
     thread = threading.Thread(target=live, name="heartbeat", daemon=True)
-    beat()
     thread.start()
     try:
         yield
-        beat()
-        if max(b - a for a, b in itertools.pairwise(times)) > ledger.lease:
+        times.append(ledger.beat())
+        silence = max(later - sign for sign, later in itertools.pairwise(times))
+        if silence.total_seconds() >= ledger.lease:
             raise SatrayError(
                 f"no sign of life could be given for {ledger.lease:g} s (schedule.lease): "
                 "other runs have taken this one for dead; the next run has its scenes"

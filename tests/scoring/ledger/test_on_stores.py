@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import signal
 
 import pytest
 from scoring.ledger.ledger_material import (
@@ -13,7 +12,6 @@ from scoring.ledger.ledger_material import (
     make_ledger,
     owner_of,
     plan,
-    products,
 )
 
 from satray.storage import Storage
@@ -30,18 +28,6 @@ def pass_of_a_process(out, names, started, results):
         results.put([claim.key.scene for claim in claims])
     except BaseException as error:
         results.put(repr(error))
-
-
-def claim_and_die(out, name):
-    """Claim, write half of the products, and be killed."""
-    ledger = make_ledger(Storage(), out, run_id=f"p{os.getpid()}")
-
-    def killed(claim):
-        final, data = next(iter(products(ledger, claim).items()))
-        ledger.storage.write(f"{out}/{final}", data)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    do_pass(ledger, [Scene(name)], outcome=killed)
 
 
 def test_two_processes_score_each_scene_once(tmp_path):
@@ -66,22 +52,6 @@ def test_two_processes_score_each_scene_once(tmp_path):
         commit = json.loads((tmp_path / "ledger" / key.path / "done").read_text())
         for path in final_paths(key.scene):
             assert owner_of((tmp_path / path).read_bytes())[2] == commit["run_id"]
-
-
-def test_a_killed_owner_is_followed(tmp_path):
-    victim = SPAWN.Process(target=claim_and_die, args=(str(tmp_path), "a.tif"))
-    victim.start()
-    victim.join(60)
-    assert victim.exitcode == -signal.SIGKILL
-    ledger, scenes = make_ledger(Storage(), str(tmp_path)), [Scene("a.tif")]
-    assert do_pass(ledger, scenes) == []  # it may live
-    for path in (tmp_path / "ledger").rglob("*"):
-        if path.is_file():
-            os.utime(path, (path.stat().st_mtime - 100,) * 2)
-    (claim,) = do_pass(ledger, scenes)
-    assert claim.attempt == 2
-    for path in final_paths("a.tif"):
-        assert owner_of((tmp_path / path).read_bytes())[1:] == (2, ledger.run_id)
 
 
 def test_hostile_names_stay_below_the_output(tmp_path):
