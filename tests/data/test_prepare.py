@@ -290,7 +290,7 @@ def test_folders(tmp_path):
         (["images={root}/empty"], "images=.*empty: holds "),
         (["images={root}/twins", "labels={root}/twins.csv"], r"t3\.(png|tif).*t3\.(png|tif)"),
         (
-            ["images={root}/bad", "labels={root}/twins.csv"],
+            ["images={root}/bad", "labels={root}/twins.csv", "split.val=0"],
             "none of 1 images can be read; t3.tif: .*",
         ),
         (["labels={root}/images/tile_1.tif"], "labels=|tile_1.tif"),
