@@ -5,7 +5,6 @@ No torch at import.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,8 +19,7 @@ from satray.errors import InputError
 from satray.metrics.scored import decide
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
-from satray.train.imbalance import class_weights
-from satray.train.one_worker import Worker, read_batches, work_on_one
+from satray.train.one_worker import Worker, work_on_one
 from satray.train.setup import Setup, unchanged
 from satray.train.setup import read as setup_of
 
@@ -206,8 +204,7 @@ def _examine(
     """Try to learn one batch; where that fails, try other learning rates from the same weights."""
     from satray.train.step import inputs_of
 
-    worker.network.set_trainable(recipe.check.trainable)
-    (batch,) = read_batches(worker.train, rows, len(rows), recipe)
+    (batch,) = worker.read(rows)
     preprocess = worker.setup.preprocess()
     inputs = inputs_of(batch, lambda stored, *_: preprocess(stored), worker.device)
     traces = [_attempt(worker, recipe, inputs, rate)]
@@ -224,37 +221,22 @@ def _attempt(worker: Worker, recipe: CheckRecipe, inputs: Inputs, rate: float) -
     """
     import torch
 
-    from satray.train.losses import make_loss
-    from satray.train.optim import make_optimizer, parameter_groups
-    from satray.train.step import TrainStep
-
-    network = copy.deepcopy(worker.network)
-    network.train()
-    loss, task = worker.setup.recipe.loss, worker.setup.task
-    step = TrainStep(
-        network,
-        make_optimizer(recipe.optimizer, parameter_groups(network, 1.0)),
-        make_loss(loss, task, class_weights(loss, worker.train.labels, recipe.repeat)),
-        clip=recipe.optimizer.clip,
-        accumulate=recipe.accumulate,
-        bf16=worker.bf16,
-    )
+    network, take = worker.begin(recipe.check.trainable, parts=recipe.accumulate)
     outputs: list[Tensor] = []
     network.register_forward_hook(lambda _, __, out: outputs.append(out.detach()))
     losses: list[float] = []
     gradient, accuracy, learnt, one_class = math.nan, 0.0, False, False
     while len(losses) <= recipe.check.steps and not learnt:
         outputs.clear()
-        total, readable, bad = step(inputs, rate).tolist()
-        losses.append(math.nan if bad or not readable else total / readable)
-        worker.tell(f"learning rate {rate:.3g}, step {len(losses) - 1}, loss {losses[-1]:.4f}")
+        losses.append(take(inputs, rate))
         if len(losses) == 1:
             slopes = [weight.grad for weight in network.parameters() if weight.grad is not None]
             gradient = float(torch.nn.utils.get_total_norm(slopes))
-        if not math.isfinite(losses[-1]):
+        if math.isnan(losses[-1]):
             break
         logits_BK = torch.cat(outputs).float().cpu().numpy()
-        accuracy, one_class = decisions(logits_BK, inputs.labels_BK.cpu().numpy(), task)
+        labels_BK = inputs.labels_BK.cpu().numpy()
+        accuracy, one_class = decisions(logits_BK, labels_BK, worker.setup.task)
         learnt = losses[-1] < recipe.check.loss and accuracy == 1
     return Trace(rate, tuple(losses), accuracy, learnt, one_class, gradient)
 

@@ -8,13 +8,11 @@ from satray import __version__
 from satray.config.train import TrainRecipe
 from satray.errors import TrainingError, counted
 from satray.metrics.summary import said
-from satray.metrics.trap import stuck, watch
+from satray.metrics.trap import watch
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
 from satray.train import checkpoints, tracking, worker
 from satray.train.calibrate import Calibration, calibrate
-from satray.train.imbalance import constant_classes
-from satray.train.plan import TrainingPlan
 from satray.train.setup import Setup, unchanged
 from satray.train.setup import read as setup_of
 from satray.train.worker import wants_ray
@@ -25,6 +23,8 @@ if TYPE_CHECKING:  # it imports torch
 
 __all__ = ["calibrate_on", "plan", "read", "wants_ray", "work"]
 
+POINTS = 1000
+"""Learning rates that the picture of a training shows, about."""
 HEADLINES = ("map", "accuracy", "baseline_accuracy", "balanced_accuracy", "auc", "val_loss")
 
 
@@ -89,13 +89,11 @@ class _Teller:
     def __init__(self, setup: Setup, run: Run, tracker: tracking.Tracker) -> None:
         self._setup, self._run, self._tracker = setup, run, tracker
         self._starts = 0
-        self._constant = constant_classes(setup.index.part("val").labels)
-        self._stuck: tuple[str, ...] = ()
         self.rows: list[dict[str, Any]] = []
         """Evaluations of this attempt."""
 
     def __call__(self, message: worker.Message) -> None:
-        kind = message["kind"]
+        kind, plan = message["kind"], self._setup.plan
         if kind == "worker" and message["rank"] == 0:
             self._starts += 1
             if self._starts > 1:
@@ -103,7 +101,6 @@ class _Teller:
         elif kind == "precision" and self._starts < 2:
             self._run.say(f"  precision: {'bf16 autocast' if message['bf16'] else 'fp32'}")
         elif kind == "progress":
-            plan = self._setup.plan
             self._run.progress(
                 f"pseudo-epoch {message['pseudo_epoch'] + 1} of {plan.pseudo_epochs}, step "
                 f"{message['step']:,} of {plan.total_steps:,}, loss {said(message['loss'])}, "
@@ -113,25 +110,22 @@ class _Teller:
             self.rows.append(message["row"])
             self._tracker.row(message["row"])
             self._run.say("  " + _epoch_line(self._setup, message["row"]))
-            self._warn(message["row"])
-
-    def _warn(self, row: dict[str, Any]) -> None:
-        """Tell of classes predicted always or never, each time that these are others."""
-        found = stuck(tracking.by_class(row, "ppr"), self._constant).warnings()
-        if found != self._stuck:
-            for line in found or ("majority trap: over, every class is predicted both ways",):
-                self._run.say(f"  {line}")
-        self._stuck = found
 
 
 def _epoch_line(setup: Setup, row: dict[str, Any]) -> str:
-    shown = "" if setup.best == "loss" else f", {setup.best} {said(row[setup.best])}"
     lost = row["unreadable"] + row["val_unreadable"]
-    return (
-        f"pseudo-epoch {row['pseudo_epoch'] + 1} of {setup.plan.pseudo_epochs}: loss "
-        f"{said(row['train_loss'])} train, {said(row['val_loss'])} validation{shown}, "
-        f"{row['images_per_second']:.1f} images/s" + (f", {lost} tiles unreadable" if lost else "")
+    trapped = row["classes_always"] + row["classes_never"]
+    parts = (
+        f"loss {said(row['train_loss'])} train, {said(row['val_loss'])} validation",
+        "" if setup.best == "loss" else f"{setup.best} {said(row[setup.best])}",
+        f"{row['images_per_second']:.1f} images/s",
+        f"{lost} tiles unreadable" if lost else "",
+        f"{trapped} of {len(setup.index.meta.classes)} classes predicted always or never"
+        if trapped
+        else "",
     )
+    number = f"pseudo-epoch {row['pseudo_epoch'] + 1} of {setup.plan.pseudo_epochs}"
+    return f"{number}: {', '.join(filter(None, parts))}"
 
 
 def _finish(
@@ -161,8 +155,11 @@ def _finish(
     shown = "map" if setup.best == "loss" else setup.best
     title = f"{run.run_id}: {setup.variant_name}"
     stages = [(stage.first_step * plan.global_batch, stage.number) for stage in plan.stages]
+    each = max(1, plan.total_steps // POINTS)
+    steps = sorted({*range(0, plan.total_steps, each), plan.total_steps - 1})
+    rates = [((step + 1) * plan.global_batch, plan.learning_rate(step)) for step in steps]
     mark = kept.samples_seen if kept.kind == "checkpoint" else None
-    run.publish("curves.png", curves(rows, shown, title, mark, _rates(plan, 1000), stages))
+    run.publish("curves.png", curves(rows, shown, title, mark, rates, stages))
     tracker.publish(rows)
     errors = checkpoints.lost(run.storage, run.state)
     if errors:
@@ -241,20 +238,11 @@ def calibrate_on(setup: Setup, predictions: "Predictions") -> Calibration:
     )
 
 
-def _rates(schedule: TrainingPlan, points: int) -> list[tuple[int, float]]:
-    """Learning rate against samples seen, at up to so many points and at the run's end."""
-    steps = range(0, schedule.total_steps, max(1, schedule.total_steps // points))
-    taken = sorted({*steps, schedule.total_steps - 1})
-    return [((step + 1) * schedule.global_batch, schedule.learning_rate(step)) for step in taken]
-
-
 def _account(run: Run, rows: list[dict[str, Any]]) -> None:
     """Take the workers' seconds of this attempt out of the driver's wait for them."""
     spent = tracking.seconds(rows)
-    for name, value in spent.items():
-        run.add_seconds(name, value)
     around = run.seconds.get("starting and saving", 0.0) - sum(spent.values())
-    run.seconds["starting and saving"] = max(0.0, around)
+    run.seconds.update(spent, **{"starting and saving": max(0.0, around)})
 
 
 def _summary(setup: Setup, best: dict[str, Any], rows: Any) -> tuple[str, ...]:

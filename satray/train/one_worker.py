@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -9,20 +11,20 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.config.train import TrainRecipe
 from satray.data.read import TileSource, tile_source
 from satray.errors import TrainingError
 from satray.runs.run import Run
 from satray.storage import Storage
 from satray.train import worker
 from satray.train.checkpoints import from_bytes
+from satray.train.imbalance import class_weights
 from satray.train.setup import Setup
 
 if TYPE_CHECKING:
     import torch
 
     from satray.models.network import Network
-    from satray.train.step import Batch
+    from satray.train.step import Batch, Inputs
 
 T = TypeVar("T")
 
@@ -49,30 +51,63 @@ class Worker:
     tell: Callable[[str], None]
     """Shows how far the work is."""
 
+    def begin(
+        self, trainable: str, layer_decay: float = 1.0, parts: int = 1
+    ) -> tuple[Network, Callable[[Inputs, float], float]]:
+        """Make a training of its own, as the recipe says.
 
-def read_batches(
-    source: TileSource, rows: NDArray[np.int64], batch: int, recipe: TrainRecipe
-) -> Iterator[Batch]:
-    """Read tiles of a split where they are needed, some batches ahead of the caller.
+        Args:
+            trainable: as of a stage.
+            layer_decay: as of a stage.
+            parts: pieces that a batch goes through the network in.
 
-    Args:
-        source: the split.
-        rows: which tiles, in order; a row may come several times.
-        batch: tiles a batch.
-        recipe: says how many may be unreadable (`error_budget`), and how many are read at once.
+        Returns:
+            A copy of the network, and what takes a step: (inputs, learning rate) -> the loss
+            before it; NaN where that or its gradient is not finite.
+        """
+        from satray.train.losses import make_loss
+        from satray.train.optim import make_optimizer, parameter_groups
+        from satray.train.step import TrainStep
 
-    Raises:
-        TrainingError: more tiles than the budget allows cannot be read.
-    """
-    lost, errors = 0, dict[int, str]()
-    for each in worker.read_batches(source, rows, batch, recipe.resources, errors):
-        lost += int((~each["valid"]).sum())
-        if lost > recipe.error_budget * len(rows):
-            raise TrainingError(
-                f"{lost} of {len(rows):,} tiles could not be read (error_budget="
-                f"{recipe.error_budget:g}); the last: {list(errors.values())[-1]}"
-            )
-        yield each
+        recipe, network = self.setup.recipe, copy.deepcopy(self.network)
+        network.set_trainable(trainable)
+        network.train()
+        weights = class_weights(recipe.loss, self.train.labels, recipe.repeat)
+        step = TrainStep(
+            network,
+            make_optimizer(recipe.optimizer, parameter_groups(network, layer_decay)),
+            make_loss(recipe.loss, self.setup.task, weights),
+            clip=recipe.optimizer.clip,
+            accumulate=parts,
+            bf16=self.bf16,
+        )
+
+        def take(inputs: Inputs, rate: float) -> float:
+            total, readable, bad = step(inputs, rate).tolist()
+            loss = math.nan if bad or not readable else float(total / readable)
+            self.tell(f"learning rate {rate:.2g}, loss {loss:.4f}")
+            return loss
+
+        return network, take
+
+    def read(self, rows: NDArray[np.int64]) -> Iterator[Batch]:
+        """Read tiles of the split, batch by batch, a few ahead of the caller.
+
+        Args:
+            rows: which tiles, in order; a row may come several times.
+
+        Raises:
+            TrainingError: more of them than the recipe's `error_budget` allows cannot be read.
+        """
+        recipe, lost, errors = self.setup.recipe, 0, dict[int, str]()
+        for batch in worker.read_batches(self.train, rows, recipe.batch, recipe.resources, errors):
+            lost += int((~batch["valid"]).sum())
+            if lost > recipe.error_budget * len(rows):
+                raise TrainingError(
+                    f"{lost} of {len(rows):,} tiles could not be read (error_budget="
+                    f"{recipe.error_budget:g}); the last: {list(errors.values())[-1]}"
+                )
+            yield batch
 
 
 def work_on_one(
@@ -101,11 +136,9 @@ def work_on_one(
     )
     given = (function, args, setup.without_table(), source, run.storage, initial)
 
-    def show(message: dict[str, Any]) -> None:
-        if "precision" in message:
-            run.say(f"{what}: {message['precision']}")
-        else:
-            run.progress(f"{what}: {message['now']}")
+    def show(message: dict[str, str]) -> None:
+        for kind, line in message.items():
+            (run.say if kind == "say" else run.progress)(f"{what}: {line}")
 
     with run.activity(what):
         if not run.ray:
@@ -121,7 +154,7 @@ def work_on_one(
 
 
 def _begin(
-    send: Callable[[dict[str, Any]], None],
+    send: Callable[[dict[str, str]], None],
     gpu: bool,
     function: Callable[..., T],
     args: tuple[Any, ...],
@@ -140,7 +173,7 @@ def _begin(
     device = torch.device("cuda" if gpu else "cpu")
     bf16 = takes_bf16(recipe.precision, device)
     kind = "bf16 autocast" if bf16 else "fp32"
-    send({"precision": f"precision: {kind} on a {'GPU' if gpu else 'CPU'}"})
+    send({"say": f"precision: {kind} on a {'GPU' if gpu else 'CPU'}"})
     network = setup.network()
     network.load_state_dict(from_bytes(storage.read(initial)))
     network.to(device).to(memory_format=cast(Any, torch.channels_last))

@@ -7,7 +7,6 @@ tenth and its last five points says where learning sets in and where it breaks.
 
 from __future__ import annotations
 
-import copy
 import functools
 import io
 import math
@@ -21,15 +20,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from satray.config.stages import StageOptions
 from satray.config.train import LandscapeRecipe, RangeOptions
 from satray.data.order import window
 from satray.errors import InputError, TrainingError, counted
 from satray.report.curves import Panel, landscape
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage, join
-from satray.train.imbalance import class_weights, repeat_factors
-from satray.train.one_worker import Worker, read_batches, work_on_one
+from satray.train.imbalance import repeat_factors
+from satray.train.one_worker import Worker, work_on_one
 from satray.train.setup import Setup, unchanged
 from satray.train.setup import read as setup_of
 
@@ -303,8 +301,7 @@ def explore(setup: Setup, run: Run, initial: str, stages: Sequence[int]) -> tupl
         f"range test: {len(stages) * wanted.seeds} sweeps of {wanted.steps} batches of "
         f"{setup.recipe.batch}, {wanted.lowest:g} to {wanted.highest:g}"
     )
-    tested = [options[number] for number in stages]
-    curves = work_on_one(_sweeps, setup, run, initial, "range test", tested)
+    curves = work_on_one(_sweeps, setup, run, initial, "range test", stages)
     found = tuple(
         Finding(number, options[number].trainable, some)
         for number, some in zip(stages, curves, strict=True)
@@ -313,7 +310,7 @@ def explore(setup: Setup, run: Run, initial: str, stages: Sequence[int]) -> tupl
     return found
 
 
-def _sweeps(worker: Worker, stages: list[StageOptions]) -> list[tuple[Curve, ...]]:
+def _sweeps(worker: Worker, stages: Sequence[int]) -> list[tuple[Curve, ...]]:
     """All sweeps of some stages; on the worker."""
     seeds = worker.setup.recipe.landscape.seeds
     return [
@@ -322,51 +319,30 @@ def _sweeps(worker: Worker, stages: list[StageOptions]) -> list[tuple[Curve, ...
     ]
 
 
-def _sweep(worker: Worker, stage: StageOptions, seed: int, number: int) -> Curve:
+def _sweep(worker: Worker, stage: int, seed: int, number: int) -> Curve:
     """One sweep over batches as training with that seed would draw them, always shuffled."""
-    from satray.train.losses import make_loss
     from satray.train.mixing import Mixing
-    from satray.train.optim import make_optimizer, parameter_groups, set_dropout
+    from satray.train.optim import set_dropout
     from satray.train.state import seed_torch
-    from satray.train.step import AugmentedTiles, TrainStep, ahead, inputs_of
+    from satray.train.step import AugmentedTiles, ahead, inputs_of
 
     setup, recipe, device = worker.setup, worker.setup.recipe, worker.device
-    network = copy.deepcopy(worker.network)
-    network.set_trainable(stage.trainable)
-    network.train()
+    planned, options = setup.plan.stages[stage], recipe.landscape
     # A batch goes through in as many parts as with the run's workers, since batch norm sees each
     # for itself; synchronised ones see the global batch as one.
     parts = recipe.accumulate * (1 if recipe.sync_batchnorm else setup.plan.workers)
-    set_dropout(network, recipe.dropout if stage.dropout is None else stage.dropout)
+    network, take = worker.begin(planned.options.trainable, planned.options.layer_decay, parts)
+    set_dropout(network, planned.dropout)
     seed_torch(recipe.seed, _STREAM, number)
-    labels, options = worker.train.labels, recipe.landscape
-    step = TrainStep(
-        network,
-        make_optimizer(recipe.optimizer, parameter_groups(network, stage.layer_decay)),
-        make_loss(recipe.loss, setup.task, class_weights(recipe.loss, labels, recipe.repeat)),
-        clip=recipe.optimizer.clip,
-        accumulate=parts,
-        bf16=worker.bf16,
-    )
     drawn = recipe.seed + seed
     make = AugmentedTiles.of(recipe, setup.preprocess(), drawn)
-    repeats = repeat_factors(labels, recipe.repeat)
+    mixing = Mixing.of(recipe.augment, drawn)
+    repeats = repeat_factors(worker.train.labels, recipe.repeat)
     rows_N = window(drawn, 0, options.steps * recipe.batch, len(worker.train), True, repeats)
-    batches = ahead(
-        (
-            inputs_of(batch, make, device, mixing=Mixing.of(recipe.augment, drawn))
-            for batch in read_batches(worker.train, rows_N, recipe.batch, recipe)
-        ),
-        device,
+    inputs = ahead(
+        (inputs_of(batch, make, device, mixing=mixing) for batch in worker.read(rows_N)), device
     )
-
-    def take(rate: float) -> float:
-        total, readable, bad = step(next(batches), rate).tolist()
-        loss = math.nan if bad or not readable else total / readable
-        worker.tell(f"sweep {number + 1}, {rate:.2g}, loss {loss:.4f}")
-        return loss
-
-    return sweep(take, options)
+    return sweep(lambda rate: take(next(inputs), rate), options)
 
 
 # Arithmetic

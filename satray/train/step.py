@@ -6,19 +6,20 @@ the network's input, K classes.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.nn.utils import clip_grad_norm_
 
 from satray.config.train import TrainRecipe
 from satray.data.augment import Augment, send
@@ -35,18 +36,9 @@ Batch = dict[str, Any]
 train on also `copy` (B,) int64, how often the row came before in this pseudo-epoch."""
 
 
-class TrainInput(Protocol):
-    """Makes the network's input of a batch of stored values, on their device."""
-
-    def __call__(
-        self,
-        stored: Tensor,
-        rows: NDArray[np.int64],
-        copies: NDArray[np.int64],
-        pseudo_epoch: int,
-        /,
-    ) -> Tensor:
-        """Input of (stored values, rows of the split, how often each came before, pseudo-epoch)."""
+TrainInput = Callable[[Tensor, NDArray[np.int64], NDArray[np.int64], int], Tensor]
+"""Makes the network's input, on their device, of (stored values, rows of the split, how often each
+came before, pseudo-epoch)."""
 
 
 @dataclass(frozen=True)
@@ -257,15 +249,8 @@ class TrainStep:
         scale = world_size() / readable.clamp(min=1.0)
         total = torch.zeros((), dtype=torch.float64, device=readable.device)
         idle = not inputs.valid.any()
-        pieces = list(
-            zip(
-                *(
-                    each.chunk(self._accumulate)
-                    for each in (inputs.x_BCSS, inputs.labels_BK, inputs.weight_B)
-                ),
-                strict=True,
-            )
-        )
+        parts = (inputs.x_BCSS, inputs.labels_BK, inputs.weight_B)
+        pieces = list(zip(*(each.chunk(self._accumulate) for each in parts), strict=True))
         for number, (x_bCSS, labels_bK, weight_b) in enumerate(pieces):
             with ExitStack() as stack:
                 last = number == len(pieces) - 1
@@ -280,10 +265,7 @@ class TrainStep:
                 torch.autograd.backward(loss * scale)
             total += loss.detach()
         add_up(total)
-        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
-        norm = (
-            clip_grad_norm_(self._weights, self._clip) if self._clip else get_total_norm(gradients)
-        )
+        norm = clip_grad_norm_(self._weights, self._clip or math.inf)
         bad = ~(total.isfinite() & norm.isfinite())
         # Fused kernels do nothing where it is 1, as `torch.amp.GradScaler` has them; an `if` here
         # would make a GPU wait.

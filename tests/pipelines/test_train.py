@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from by_hand import planned, worked
+from by_hand import worked
 from train.small_archive import SIDE, generate, make_recipe, make_run
 
-from satray.errors import InputError, TrainingError
+from satray.errors import TrainingError
 from satray.storage import Storage
 from satray.train import checkpoints, worker
 
@@ -335,43 +335,3 @@ def test_unreadable_tiles_are_listed_and_training_goes_on(job, tmp_path):
     assert worked(job, recipe, again).counts["unreadable_tiles"] == 2
     assert pq.read_table(os.path.join(again.out, "unreadable.parquet")).to_pylist() == table
     assert again.seconds["training"] == 0
-
-
-def test_a_loss_that_explodes_ends_in_one_line(job, archive, tmp_path):
-    run, _ = make_run(tmp_path / "out", ray=False)
-    stages = [
-        {"learning_rate": 1e30, "pseudo_epochs": 2, "schedule": {"name": "constant"}},
-    ]
-    recipe = make_recipe(archive, tmp_path, stages=stages, optimizer={"name": "sgd"})
-    with pytest.raises(TrainingError, match=r"not finite.*learning") as caught:
-        worked(job, recipe, run)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"batch": 100}, "batch=100"),
-        ({"variant": "simple_cm"}, "simple_cnn"),
-        (
-            {"variant": {"towers": [{"name": "a", "backbone": "simple_cnn", "bands": ["swir16"]}]}},
-            "swir16",
-        ),
-        ({"input": {"size": SIDE, "normalize": "imagenet"}}, "uint8"),
-        ({"batch": 9, "resources": {"workers": 2, "gpus": "no"}}, "workers"),
-        ({"loss": {"name": "cross_entropy"}}, "loss.name=cross_entropy"),
-    ],
-)
-def test_what_cannot_be_is_refused_without_ray(archive, tmp_path, changes, said):
-    from satray.train import job
-
-    with pytest.raises(InputError, match=said):
-        job.read(make_recipe(archive, tmp_path, **changes), Storage())
-
-
-def test_the_plan_says_what_would_be_done(archive, tmp_path):
-    from satray.train import job
-
-    lines = "\n".join(planned(job, make_recipe(archive, tmp_path)))
-    for part in ("48 train", "18 steps of 8", "3 evaluations", "simple_cnn", "best by map"):
-        assert part in lines

@@ -107,14 +107,6 @@ def test_the_reported_half_fitted_nothing():
     assert first.report["after"] != second.report["after"]
 
 
-def test_a_figure_that_is_undefined_is_in_no_line():
-    logits, labels = overconfident(400)
-    found = found_by(logits, 0 * labels)  # no class has positives: no F1
-    assert "log loss" in found.line()
-    assert "F1" not in found.line()
-    assert "nan" not in found.line()
-
-
 def test_a_single_tile_is_fitted_on_and_nothing_is_measured():
     found = found_by(np.zeros((1, 3), np.float32), np.zeros((1, 3), np.uint8))
     assert found.report["after"] is None

@@ -43,16 +43,6 @@ def test_balanced_weights_balance_what_comes_in_a_pass(labels, repeat):
             assert weight * positives == pytest.approx(min(negatives, 100 * positives))
 
 
-def test_repeat_factors_by_hand():
-    # Shares 1/16, 1/4 and all; the threshold is 1/4.
-    rare = [1] + [0] * 15
-    quarter = [1, 1, 1, 1] + [0] * 12
-    factors = repeat_factors(table(rare, quarter, [1] * 16), 0.25)
-    assert factors.tolist() == [2.0] + [1.0] * 15
-    factors = repeat_factors(table(rare, quarter), 0.5)
-    assert factors.tolist() == pytest.approx([math.sqrt(8)] + [math.sqrt(2)] * 3 + [1.0] * 12)
-
-
 @given(LABELS, st.floats(0.001, 1))
 def test_repeat_factors_are_of_the_rarest_class(labels, threshold):
     factors = repeat_factors(labels, threshold)

@@ -12,7 +12,7 @@ from train.tiny_training import ROWS, equal, kept, recipe, run, stage, tiny_net
 
 from satray.config.train import TowerOptions, VariantOptions
 from satray.models.network import Network
-from satray.train.parallel import resting_norms, synchronised
+from satray.train.parallel import synchronised
 
 # In the first pseudo-epoch: rank 1's first batch, and the whole second global batch.
 UNREADABLE = tuple(np.random.default_rng(0).permutation(ROWS)[4:16].tolist())
@@ -30,16 +30,6 @@ def test_synchronised_norms_keep_their_activations():
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in converted.modules())
     assert list(converted.state_dict()) == names
     assert torch.equal(converted(x_BCHW), expected)
-
-
-def test_resting_norms_are_live_again_afterwards():
-    net = torch.nn.Sequential(
-        torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2), torch.nn.SyncBatchNorm(2)
-    )
-    net[1].eval()
-    with resting_norms(net):
-        assert [norm.training for norm in net] == [False, False, True]
-    assert [norm.training for norm in net] == [True, False, True]
 
 
 def losses(rank, workers, state=None):

@@ -98,29 +98,6 @@ def test_the_plan_depends_on_workers_through_the_local_batch_only():
     assert (one.local_batch, four.local_batch) == (32, 8)
 
 
-def test_stages_may_be_fractions_or_samples_and_the_end_is_evaluated():
-    plan = planned(stage(0.5, 1.0, "constant"), stage(2, 0.1, "constant"))
-    assert [(s.first_step, s.end_step) for s in plan.stages] == [(0, 5), (5, 25)]
-    assert plan.ends == (10, 20, 25)
-    assert [plan.stage_at(s).number for s in (0, 4, 5, 24)] == [0, 0, 1, 1]
-    assert [plan.learning_rate(s) for s in (4, 5)] == [1.0, 0.1]
-    assert planned(stage(0.4)).ends == (4,)  # shorter than a pseudo-epoch
-    samples = planned(stage(2, samples=400), stage(1))
-    assert [(s.first_step, s.end_step) for s in samples.stages] == [(0, 50), (50, 60)]
-    assert planned(stage(2, samples=400), batch=40, workers=4).total_samples == 400
-    assert planned(stage(2, samples=75)).total_samples == 72  # whole batches
-
-
-def test_one_cycle_runs_over_each_stage_anew_and_cycles_momentum_where_asked():
-    plan = planned(scheduled(2, cycle_momentum=True), stage(1, 0.01))
-    found = rates(plan)
-    assert max(found[:20]) == pytest.approx(1e-3, rel=0.02)
-    assert max(found[20:]) == pytest.approx(0.01, rel=0.05)
-    assert found[20] == pytest.approx(0.01 / 25)
-    momenta = [plan.momentum(step) for step in (0, 5, 20)]
-    assert momenta == [pytest.approx(0.95), pytest.approx(0.85), None]  # step 5 of 20: the top
-
-
 @pytest.mark.parametrize(
     ("keys", "says"),
     [

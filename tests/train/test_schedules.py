@@ -120,13 +120,6 @@ def test_schedules_are_torchs(make):
         assert set(our_momentum(plain, span)) == {None}
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-def test_one_cycle_without_room_to_rise_stays_finite(steps):
-    rates = ours(ScheduleOptions(name="one_cycle", pct_start=0.5), Span(steps, 1))
-    assert rates[0] == PEAK
-    assert all(0 < rate <= PEAK for rate in rates)
-
-
 AFTER = {
     "constant": lambda o: ConstantLR(o, factor=1.0),
     "step": lambda o: StepLR(o, 30, 0.3),

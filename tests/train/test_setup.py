@@ -15,7 +15,7 @@ from satray.data.index import BandStatistics, IndexMeta
 from satray.errors import InputError
 from satray.models.radiometry import Radiometry
 from satray.storage import Storage
-from satray.train.setup import best_metric, normalisation, radiometry, set_up
+from satray.train.setup import normalisation, radiometry, set_up
 
 RGB, PLANET = ("red", "green", "blue"), ("blue", "green", "red", "nir")
 TWO = (("a", "resnet18"), ("b", "resnet18"))
@@ -130,19 +130,6 @@ def test_radiometry_of_an_index():
     for of in (meta(dtype="uint8"), meta(RGB), meta(("nir", *RGB)), meta(("coastal", *PLANET))):
         with pytest.raises(InputError, match="accepted: uint16 tiles of four bands, nir last"):
             radiometry("pil_compat", RGB, of)
-
-
-@pytest.mark.parametrize(
-    ("asked", "task", "found"),
-    [
-        ("auto", "binary", "map"),
-        ("auto", "multilabel", "map"),
-        ("auto", "multiclass", "accuracy"),
-        ("loss", "multilabel", "loss"),
-    ],
-)
-def test_what_picks_the_bundle(asked, task, found):
-    assert best_metric(asked, task) == found
 
 
 def of_backbone(name):

@@ -11,7 +11,7 @@ from train.tiny_training import SIZE, equal, tiny_net, weights
 from satray.config.train import LossOptions, OptimizerOptions
 from satray.train.losses import make_loss
 from satray.train.optim import make_optimizer, parameter_groups
-from satray.train.step import Inputs, Results, TrainStep, inputs_of
+from satray.train.step import Inputs, TrainStep, inputs_of
 
 LOSS = make_loss(LossOptions(), "multilabel")
 CPU = torch.device("cpu")
@@ -126,12 +126,3 @@ def test_readable_tiles_stand_in_for_the_others():
     assert made.x_BCSS.flatten().tolist() == [1, 1, 2, 2]
     assert made.weight_B.tolist() == [0, 1, 1, 0]
     assert made.rows.tolist() == [7, 5, 3, 1]
-
-
-def test_results_come_in_order():
-    results = Results(CPU)
-    for number in range(3):
-        results.add(torch.tensor([number, 1.0, 0.0]))
-    assert [loss for loss, _, _ in results.ready()] == [0, 1, 2]
-    assert not results.busy
-    assert list(results.ready(wait=True)) == []

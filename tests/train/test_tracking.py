@@ -218,12 +218,3 @@ def test_on_an_object_store_events_come_at_the_end(tmp_path, monkeypatch):
         assert run.storage.list(run.out) == []
         tracker.publish(ROWS[:1])
     assert [product.path.split("/")[0] for product in run.products] == ["tensorboard"]
-
-
-def test_no_events_where_none_are_asked_for(tmp_path):
-    run, _ = make_run(tmp_path)
-    with tracking.follow(recipe("none"), run) as tracker:
-        tracker.row(ROWS[0])
-        tracker.publish(ROWS)
-    assert run.products == ()
-    assert run.storage.list(run.out) == []
