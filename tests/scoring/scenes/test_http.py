@@ -59,32 +59,23 @@ def served(tmp_path, monkeypatch) -> Iterator[str]:
 
 
 def test_windows_over_http(tmp_path, served):
-    values = noise(1, 600, 500)
+    values, two = noise(1, 600, 500), noise(2, 60, 50)
     write(tmp_path / "web" / "a b.tif", values, ("red",), tiled=True)
+    (tmp_path / "web" / "pages.tif").write_bytes(paged(two[:1], two[1:]))
     (tmp_path / "web" / "bad.tif").write_bytes(b"no image")
-    assets = {name: {"href": f"{served}/{name}.tif"} for name in ("a%20b", "bad", "gone")}
-    for name, asset in assets.items():
-        item = {"type": "Feature", "stac_version": "1.1.0", "id": name}
-        item |= {"properties": {}, "assets": {"red": asset}}
+    for name in ("a%20b", "bad", "gone", "pages"):
+        item = {"type": "Feature", "stac_version": "1.1.0", "id": name, "properties": {}}
+        bands = [{"name": "red"}, {"name": "nir"}] if name == "pages" else [{"name": "red"}]
+        item["assets"] = {"data": {"href": f"{served}/{name}.tif", "bands": bands}}
         (tmp_path / f"{name}.json").write_text(json.dumps(item))
     found = find_scenes(str(tmp_path), STORE)
     assert [failure.scene for failure in found.failures] == ["gone"]
-    good, bad = (scene for scene in found.scenes if not scene.scene.startswith("web/"))
-    with open_scene(good, ("red",), None, STORE) as scene:
+    scenes = {scene.scene: scene for scene in found.scenes}
+    with open_scene(scenes["a%20b"], ("red",), None, STORE) as scene:
         x_CHW, valid_HW = scene.read(100, 200, 50, 60)
     np.testing.assert_array_equal(x_CHW, values[:, 100:150, 200:260])
     assert valid_HW.all()
+    with open_scene(scenes["pages"], ("nir", "red"), None, STORE) as scene:
+        np.testing.assert_array_equal(scene.read(3, 4, 50, 40)[0], two[::-1, 3:53, 4:44])
     with pytest.raises(DecodeError, match="not an image that is read here"):
-        open_scene(bad, ("red",), None, STORE)
-
-
-def test_pages_over_http(tmp_path, served):
-    values = noise(2, 60, 50)
-    (tmp_path / "web" / "a b.tif").write_bytes(paged(values[:1], values[1:]))
-    bands = [{"name": "red"}, {"name": "nir"}]
-    item = {"type": "Feature", "stac_version": "1.1.0", "id": "a", "properties": {}}
-    item["assets"] = {"data": {"href": f"{served}/a%20b.tif", "bands": bands}}
-    (tmp_path / "a.json").write_text(json.dumps(item))
-    (ref,) = find_scenes(str(tmp_path / "a.json"), STORE).scenes
-    with open_scene(ref, ("nir", "red"), None, STORE) as scene:
-        np.testing.assert_array_equal(scene.read(3, 4, 50, 40)[0], values[::-1, 3:53, 4:44])
+        open_scene(scenes["bad"], ("red",), None, STORE)

@@ -168,34 +168,28 @@ def test_files_state_their_own(tmp_path):
     ],
 )
 def test_where_an_item_is_silent_its_file_speaks(tmp_path, stated, properties, expected, count):
+    """Its provider may have taken the offset off, whatever is stated."""
     files(tmp_path)
+    item(tmp_path, each(**stated), properties)
+    if properties == DONE:
+        for units in ((), (OLD, OLD)):
+            np.testing.assert_array_equal(read(tmp_path, Conversion(units=units))[0], DN)
     for name in WANTED:
         with rasterio.open(tmp_path / f"{name}.tif", "r+") as target:
             target.scales, target.offsets = (1e-4,), (-0.1,)
-    item(tmp_path, each(**stated), properties)
     x_CHW, _, notes = read(tmp_path)
     np.testing.assert_array_equal(x_CHW, expected)
     assert len(notes) == count
 
 
-def test_an_offset_that_its_provider_has_taken_off(tmp_path):
-    files(tmp_path)
-    for stated in (PREFIXED, {}):
-        item(tmp_path, each(**stated), DONE)
-        for units in ((), (OLD, OLD)):
-            np.testing.assert_array_equal(read(tmp_path, Conversion(units=units))[0], DN)
-
-
 @pytest.mark.parametrize(("baseline", "count"), [("05.09", 1), ("02.14", 0), ("x", 0)])
 def test_a_baseline_without_an_offset_is_said(tmp_path, baseline, count):
     files(tmp_path)
-    item(tmp_path, each(), {"s2:processing_baseline": baseline})
-    x_CHW, _, notes = read(tmp_path)
-    np.testing.assert_array_equal(x_CHW, DN)
-    assert len(notes) == count
-    # a scale alone says nothing of an offset
-    item(tmp_path, each(**{"raster:scale": 1e-4}), {"s2:processing_baseline": baseline})
-    assert len(read(tmp_path)[2]) == count
+    for stated in ({}, {"raster:scale": 1e-4}):  # a scale alone says nothing of an offset
+        item(tmp_path, each(**stated), {"s2:processing_baseline": baseline})
+        x_CHW, _, notes = read(tmp_path)
+        np.testing.assert_array_equal(x_CHW, DN)
+        assert len(notes) == count
 
 
 @pytest.mark.parametrize(
@@ -223,10 +217,6 @@ def test_what_is_wrong_of_other_bands_does_not_matter(tmp_path):
     files(tmp_path)
     item(tmp_path, {"red": PREFIXED, "nir": {"raster:scale": 0}})
     np.testing.assert_array_equal(read(tmp_path, wanted=("red",))[0], BEFORE[:1])
-
-
-def test_names_of_units(tmp_path):
-    files(tmp_path)
     item(tmp_path, each(**{"raster:scale": 0.1, "unit": "K"}))
     with pytest.raises(MisfitError, match="values in K where degC is wanted; convert=scale"):
         read(tmp_path, Conversion(units=(Unit(0.1, 0.0, "degC"),) * 2))
