@@ -87,14 +87,6 @@ def test_predictions_can_be_averaged_over_symmetries() -> None:
     assert np.allclose(turned, found, atol=1e-4)
 
 
-def test_one_tile_counts_as_a_batch_of_one() -> None:
-    model = Classifier(material.bundle(material.one_tower()))
-    one, many = model.predict(tiles()[0]), model.predict(tiles()[:1])
-    assert np.array_equal(one.logits, many.logits)
-    assert model.cam(tiles()[0])["rgb"].shape == (1, 3, 4, 4)
-    assert model.features(tiles()[0])["rgb"].shape == (1, 128, 4, 4)
-
-
 @pytest.mark.parametrize(("pooling", "kind"), [("avg", "dense"), ("max", "argmax")])
 def test_maps_are_of_the_classes_asked_for_and_add_up(pooling: str, kind: str) -> None:
     bundle = material.bundle(material.two_towers(pooling))
@@ -146,6 +138,10 @@ def test_odd_arrays_are_taken() -> None:
     frozen.setflags(write=False)
     for odd in (frozen, given[::-1][::-1], np.asfortranarray(given), list(given)):
         assert np.array_equal(model.predict(odd).logits, expected)
+    # one tile counts as a batch of one
+    assert np.array_equal(model.predict(given[0]).logits, model.predict(given[:1]).logits)
+    assert model.cam(given[0])["rgb"].shape == (1, 3, 4, 4)
+    assert model.features(given[0])["rgb"].shape == (1, 128, 4, 4)
 
 
 @pytest.mark.parametrize(

@@ -47,51 +47,56 @@ def scene(crs: str | None = "EPSG:32631", affine=UTM, name: str = "a/é b.tif") 
         ("EPSG:32631", TURNED),
         ("EPSG:4326", (1e-4, 0.0, 2.3, 0.0, -1e-4, 48.8)),
         ("EPSG:3857", (10.0, 0.0, 4e5, 0.0, 10.0, 5e6)),
+        (None, UTM),
+        (None, None),
+        ('LOCAL_CS["x",UNIT["m",1]]', UTM),
     ],
 )
-def test_a_dot_is_where_it_is(crs: str, affine: tuple[float, ...]) -> None:
+def test_a_dot_is_where_it_is_in_all_files(crs: str | None, affine) -> None:
+    """Without an affine places are pixels, without a CRS the affine's: x and y of the maps."""
     found = detect(dots((0, 5, 7), (1, 2, 2)), CELLS, RULE, NAMES, scene(crs, affine))
     assert found.klass == NAMES
     assert (found.row.tolist(), found.col.tolist()) == ([160.5, 64.5], [224.5, 64.5])
-    x, y = Affine(*affine) @ (224.5, 160.5)
+    x, y = Affine(*(affine or (1, 0, 0, 0, -1, 0))) @ (224.5, 160.5)
     assert (found.x[0], found.y[0]) == pytest.approx((x, y), abs=1e-6)
+    data = io.BytesIO(geoparquet(found, "m", "r"))
+    package = pyogrio.read_dataframe(io.BytesIO(geopackage(found, "m", "r", NOW)), layer=LAYER)
+    assert np.array_equal(package.geometry.x, found.x)
+    assert np.array_equal(package.geometry.y, found.y)
+    assert np.array_equal(package.row, found.row)
+    if crs is None or "EPSG" not in crs:
+        assert np.isnan(found.lon).all()
+        assert package.crs is None or not (package.crs.is_geographic or package.crs.is_projected)
+        if crs is None:
+            frame = geopandas.read_parquet(data)
+            assert frame.crs is None
+            assert (frame.geometry[0].x, frame.geometry[0].y) == (found.x[0], found.y[0])
+            assert geojson(found, "m", "r") is None
+        else:  # which leads nowhere: a null, no error
+            assert pq.read_table(data).column("geometry").to_pylist() == [None] * 2
+            assert json.loads(geojson(found, "m", "r") or b"")["features"] == []
+        return
     lon, lat = transform(crs, "EPSG:4326", [x], [y])
     assert (found.lon[0], found.lat[0]) == pytest.approx((lon[0], lat[0]), abs=1e-9)
+    assert package.crs.to_string() == crs
+    frame = geopandas.read_parquet(data)
+    assert frame.crs == "OGC:CRS84"
+    assert list(frame["class"]) == list(package["class"]) == list(NAMES)
+    assert set(frame.scene) == {"a/é b.tif"}
+    assert np.allclose(frame.geometry.x, found.lon)
+    assert np.allclose(frame.score, found.score)
+    geo = json.loads(pq.read_schema(data).metadata[b"geo"])
+    assert geo["version"] == "1.1.0"
+    assert np.allclose(geo["columns"]["geometry"]["bbox"], frame.total_bounds)
 
 
-def test_points_of_cells_over_the_edge_stay_in_the_scene() -> None:
-    small = SceneGround("a", 350, 400, "EPSG:32631", UTM)
-    found = detect(dots((0, 11, 14)), CELLS, RULE, NAMES, small)
-    assert (found.row[0], found.col[0]) == (350, 400)
-
-
-def test_wanted_classes_only() -> None:
+def test_wanted_classes_only_and_points_stay_in_the_scene() -> None:
     maps = dots((0, 5, 7), (1, 2, 2))
     assert detect(maps, CELLS, RULE, NAMES, scene(), ["haze & été"]).klass == ("haze & été",)
     assert len(detect(maps, CELLS, RULE, NAMES, scene(), [])) == 0
-
-
-def test_without_ground_points_are_pixels() -> None:
-    found = detect(dots((0, 5, 7)), CELLS, RULE, NAMES, scene(None, None))
-    assert (found.x[0], found.y[0]) == (224.5, -160.5)
-    assert np.isnan(found.lon).all()
-    assert geojson(found, "m", "r") is None
-    frame = geopandas.read_parquet(io.BytesIO(geoparquet(found, "m", "r")))
-    assert frame.crs is None
-    assert (frame.geometry[0].x, frame.geometry[0].y) == (224.5, -160.5)
-    assert frame.lon.isna().all()
-    back = pyogrio.read_dataframe(io.BytesIO(geopackage(found, "m", "r", NOW)), layer=LAYER)
-    assert (back.geometry[0].x, back.geometry[0].y) == (224.5, -160.5)
-    assert back.crs is None or not (back.crs.is_geographic or back.crs.is_projected)
-
-
-def test_an_affine_without_a_crs_is_what_points_and_maps_have_in_common() -> None:
-    found = detect(dots((0, 5, 7)), CELLS, RULE, NAMES, scene(None))
-    assert (found.x[0], found.y[0]) == Affine(*UTM) @ (224.5, 160.5)
-    assert np.isnan(found.lon).all()
-    frame = geopandas.read_parquet(io.BytesIO(geoparquet(found, "m", "r")))
-    assert frame.crs is None
-    assert (frame.geometry[0].x, frame.geometry[0].y) == (found.x[0], found.y[0])
+    small = SceneGround("a", 350, 400, "EPSG:32631", UTM)
+    found = detect(dots((0, 11, 14)), CELLS, RULE, NAMES, small)
+    assert (found.row[0], found.col[0]) == (350, 400)
 
 
 def test_detections_over_the_antimeridian_have_a_box_each() -> None:
@@ -103,45 +108,6 @@ def test_detections_over_the_antimeridian_have_a_box_each() -> None:
     assert [(box["xmin"], box["xmax"]) for box in boxes] == [(lon, lon) for lon in found.lon]
     near = geopandas.read_parquet(data, bbox=(-180, -90, -177, 90))
     assert near["class"].tolist() == ["haze & été"]
-
-
-def test_a_crs_that_leads_nowhere_is_a_null_not_an_error() -> None:
-    engineering = 'LOCAL_CS["x",UNIT["m",1]]'
-    found = detect(dots((0, 5, 7)), CELLS, RULE, NAMES, scene(engineering))
-    assert found.x[0] == 448000 + 2245
-    frame = pq.read_table(io.BytesIO(geoparquet(found, "m", "r")))
-    assert frame.column("geometry").to_pylist() == [None]
-    assert json.loads(geojson(found, "m", "r") or b"")["features"] == []
-
-
-def test_geoparquet_opens_in_geopandas() -> None:
-    found = detect(dots((0, 5, 7), (1, 2, 2)), CELLS, RULE, NAMES, scene())
-    data = geoparquet(found, "m", "r")
-    frame = geopandas.read_parquet(io.BytesIO(data))
-    assert frame.crs == "OGC:CRS84"
-    assert list(frame["class"]) == list(NAMES)
-    assert set(frame.scene) == {"a/é b.tif"}
-    assert np.allclose(frame.geometry.x, found.lon)
-    assert np.allclose(frame.geometry.to_crs("EPSG:32631").y, found.y, atol=1e-3)
-    assert np.allclose(frame.score, found.score)
-    geo = json.loads(pq.read_schema(io.BytesIO(data)).metadata[b"geo"])
-    assert geo["version"] == "1.1.0"
-    assert np.allclose(geo["columns"]["geometry"]["bbox"], frame.total_bounds)
-
-
-@pytest.mark.parametrize("affine", [UTM, TURNED])
-def test_geopackage_opens_by_pyogrio_in_the_scenes_crs(tmp_path, affine) -> None:
-    found = detect(dots((0, 5, 7), (1, 2, 2)), CELLS, RULE, NAMES, scene(affine=affine))
-    path = tmp_path / "d.gpkg"
-    path.write_bytes(geopackage(found, "m", "r", NOW))
-    assert [layer[0] for layer in pyogrio.list_layers(path)] == [LAYER]
-    back = pyogrio.read_dataframe(path)
-    assert back.crs.to_epsg() == 32631
-    assert np.array_equal(back.geometry.x, found.x)
-    assert np.array_equal(back.geometry.y, found.y)
-    assert list(back["class"]) == list(NAMES)
-    assert np.array_equal(back.row, found.row)
-    assert pyogrio.read_info(path)["geometry_type"] == "Point"
 
 
 def test_the_same_detections_give_the_same_bytes() -> None:
@@ -178,13 +144,6 @@ def test_geojson_is_longitude_latitude_and_survives_hostile_names(tmp_path) -> N
     assert pyogrio.read_dataframe(path).crs.to_epsg() == 4326
 
 
-def test_towers_on_one_grid_are_added() -> None:
-    one, other = np.random.default_rng(0).normal(size=(2, 2, 5, 6)).astype(np.float32)
-    total, cells = summed([one, other], [CELLS, CELLS])
-    assert np.array_equal(total, one + other)
-    assert cells == CELLS
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6))
 def test_a_coarser_tower_is_interpolated_onto_the_finer(seed: int) -> None:
@@ -202,11 +161,17 @@ def test_a_coarser_tower_is_interpolated_onto_the_finer(seed: int) -> None:
     assert np.allclose(total[inner], 2 * plane(fine, 10, 12)[inner], atol=1e-4)
 
 
-def test_missing_cells_stay_missing_and_take_no_exact_neighbour() -> None:
-    one = np.ones((1, 4, 4), np.float32)
+def test_missing_cells_stay_missing_and_count_for_nobody() -> None:
+    one = np.random.default_rng(0).normal(size=(1, 4, 4)).astype(np.float32)
     one[0, 1, 1] = np.nan
-    total, _ = summed([one, one * 2], [CELLS, CELLS @ Affine.scale(1.0)])
-    assert np.isnan(total).sum() == 1
+    total, cells = summed([one, one * 2], [CELLS, CELLS])
+    assert cells == CELLS
+    assert np.array_equal(total, one * 3, equal_nan=True)
+    coarse = np.full((1, 4, 4), 3, np.float32)
+    coarse[0, :, 2:] = np.nan
+    total, _ = summed([coarse, np.ones((1, 8, 8), np.float32)], [CELLS, CELLS @ Affine.scale(0.5)])
+    assert set(np.unique(total[0, :, :4])) == {4}
+    assert np.isnan(total[0, :, 6:]).all()
 
 
 def test_far_points_have_no_longitude_but_the_others_do() -> None:

@@ -52,7 +52,7 @@ def by_flooding(values: np.ndarray) -> set[frozenset]:
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(SMALL)
 def test_regional_maxima_are_those_of_flooding(values: np.ndarray) -> None:
     rows, cols = local_maxima(values, np.ones(values.shape, bool))
@@ -128,11 +128,8 @@ def test_multiclass_needs_the_highest_logit_and_gives_softmax() -> None:
     z = maps[:, i, j].T.astype(np.float64) / 0.5
     softmax = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     assert np.allclose(peaks.score, softmax[[0, 1], [0, 1]])
-
-
-def test_multiclass_stays_finite_where_it_is_sure() -> None:
-    maps = np.zeros((3, 7, 7), np.float32)
-    maps[1] = 900 * bump(7, 7, 3.5, 3.5)
+    # finite, and at its place, where it is sure
+    maps[1] = 900 * bump(9, 9, 3.5, 3.5)
     peaks = find_peaks(maps, rule(3, "multiclass"))
     best = peaks.klass == 1
     assert np.isfinite(peaks.score).all()

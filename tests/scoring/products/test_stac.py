@@ -18,6 +18,7 @@ from satray.scoring.products.stac import ItemProduct, ModelFacts, item_of, to_by
 
 SCHEMAS = Path(__file__).parent / "schemas"
 UTM = (10.0, 0.0, 448000.0, 0.0, -10.0, 5411000.0)
+BOX = [448000.0, 5407160.0, 452800.0, 5411000.0]
 TAKEN = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
 LAEA = pyproj.CRS("+proj=laea +lat_0=10 +lon_0=20 +datum=WGS84").to_wkt("WKT2_2019")
 NOW = datetime(2026, 5, 1, 10, tzinfo=UTC)
@@ -118,18 +119,32 @@ def test_items_are_valid_and_read_back(tmp_path, ground: SceneGround) -> None:
     assert "/" not in back.id
 
 
-def test_ground() -> None:
-    item = made(scene())
-    assert item.properties["proj:code"] == "EPSG:32631"
-    assert item.properties["proj:shape"] == [384, 480]
-    assert item.properties["proj:transform"] == list(UTM)
+def test_ground_products_model_and_sources() -> None:
+    item = made(scene(), item="s3://bucket/in/a.json", notes={"satray:drift": 0.25})
+    item.validate()
+    said = item.properties
+    assert (said["proj:code"], said["proj:shape"]) == ("EPSG:32631", [384, 480])
+    assert (said["proj:transform"], said["proj:bbox"]) == (list(UTM), BOX)
     west, south, east, north = item.bbox
     assert 2.29 < west < east < 2.36
     assert 48.8 < south < north < 48.86
     assert item.geometry["type"] == "Polygon"
-    cam = item.assets["cam"]
-    assert cam.extra_fields["proj:shape"] == [12, 15]
-    assert [band["name"] for band in cam.extra_fields["bands"]] == ["ship", "haze & fog"]
+    assert said["mlm:name"] == "satray-0123456789ab"
+    assert said["mlm:input"][0]["bands"] == ["red", "green", "blue"]
+    assert (said["satray:drift"], said["satray:run_id"]) == (0.25, "r1")
+    derived = [link.target for link in item.get_links("derived_from")]
+    assert derived == ["s3://bucket/in/a.tif", "s3://bucket/in/a.json"]
+    assets, kinds = item.assets, pystac.MediaType
+    assert {name: asset.media_type for name, asset in assets.items()} == {
+        "cam": kinds.COG, "quicklook": kinds.PNG, "tiles": "application/vnd.apache.parquet",
+        "detections": kinds.GEOPACKAGE, "detections_parquet": "application/vnd.apache.parquet",
+        "detections_geojson": kinds.GEOJSON, "model": "application/octet-stream",
+    }  # fmt: skip
+    assert all(asset.roles for asset in assets.values())
+    more = assets["cam"].extra_fields
+    assert (more["proj:shape"], more["file:checksum"]) == ([12, 15], "1220" + SHA)
+    assert [band["name"] for band in more["bands"]] == ["ship", "haze & fog"]
+    assert assets["model"].extra_fields["file:checksum"] == "1220" + SHA
 
 
 def test_no_ground_no_geometry_no_box() -> None:
@@ -156,27 +171,6 @@ def test_assets_lead_to_the_products_from_where_the_item_lies(tmp_path) -> None:
     href = back.assets["cam_nir"].get_absolute_href()
     assert Path(href).resolve() == target.resolve()
     assert back.assets["model"].href == "/b/model.safetensors"
-
-
-def test_media_types_and_roles() -> None:
-    assets = made(scene()).assets
-    assert assets["cam"].media_type == pystac.MediaType.COG
-    assert assets["quicklook"].media_type == pystac.MediaType.PNG
-    assert assets["detections"].media_type == pystac.MediaType.GEOPACKAGE
-    assert assets["detections_geojson"].media_type == pystac.MediaType.GEOJSON
-    assert assets["tiles"].media_type == "application/vnd.apache.parquet"  # IANA's
-    assert all(asset.roles for asset in assets.values())
-    assert assets["cam"].extra_fields["file:checksum"] == "1220" + SHA
-
-
-def test_model_and_sources_are_named() -> None:
-    item = made(scene(), item="s3://bucket/in/a.json", notes={"satray:drift": 0.25})
-    assert item.properties["mlm:name"] == "satray-0123456789ab"
-    assert item.properties["mlm:input"][0]["bands"] == ["red", "green", "blue"]
-    assert item.properties["satray:drift"] == 0.25
-    derived = [link.target for link in item.get_links("derived_from")]
-    assert derived == ["s3://bucket/in/a.tif", "s3://bucket/in/a.json"]
-    item.validate()
 
 
 def test_a_stretch_of_time() -> None:

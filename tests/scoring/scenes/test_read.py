@@ -18,7 +18,7 @@ from satray.scoring.scenes.read import read_window
 RGB = ("red", "green", "blue")
 
 
-def laid(scene, **more):
+def grid_of(scene, **more):
     facts = scene.facts
     return net_grid(facts.height, facts.width, facts.crs, facts.transform, spec(**more))
 
@@ -52,7 +52,7 @@ def case(request, tmp_path):
     values = noise(3, 231, 307)
     path = write(tmp_path / "a.tif", values, RGB, transform=UTM @ Affine.scale(scale))
     with opened(path, RGB) as scene:
-        grid = laid(scene, tile_shape=(tile, tile), size=size)
+        grid = grid_of(scene, tile_shape=(tile, tile), size=size)
         whole = resize_tiles(
             torch.from_numpy(values.astype(np.float32))[None], grid.net_height, grid.net_width
         )[0].numpy()
@@ -64,38 +64,26 @@ def windows_of(grid):
     for y, x in ((0, 0), (height // 3, width // 4), (height - 5, width - 7), (0, width // 2)):
         for side in (16, 50):
             yield max(x, 0), max(y, 0), side, side + 3
+    yield width + 8, 0, 16, 16  # wholly beyond the scene
 
 
-def test_window_is_a_part_of_the_whole(case):
-    scene, grid, whole = case
+def test_window_is_a_part_of_the_whole(case, monkeypatch):
+    """To the last digit, also where its strips and its edges fall elsewhere."""
+    scene, grid, torchs = case
+    whole = read_window(scene, grid, 0, 0, grid.net_width, grid.net_height)
+    assert whole.pixels_CHW.dtype == (np.float32 if grid.resampled else np.uint16)
+    np.testing.assert_allclose(whole.pixels_CHW, torchs, rtol=1e-4)
+    monkeypatch.setattr(read, "STRIP", 3000)
     for x, y, width, height in windows_of(grid):
         found = read_window(scene, grid, x, y, width, height)
         assert found.pixels_CHW.shape == (3, height, width)
-        part = whole[:, y : y + height, x : x + width]
+        part = whole.pixels_CHW[:, y : y + height, x : x + width]
         there = (slice(0, part.shape[1]), slice(0, part.shape[2]))
-        np.testing.assert_allclose(found.pixels_CHW[:, *there], part, rtol=1e-4)
+        np.testing.assert_array_equal(found.pixels_CHW[:, *there], part)
         expected = np.zeros((height, width), dtype=bool)
         expected[there] = True
         np.testing.assert_array_equal(found.valid_HW, expected)
         assert not found.pixels_CHW[:, ~expected].any()
-
-
-def test_stored_px_keep_their_dtype(case):
-    scene, grid, _ = case
-    found = read_window(scene, grid, 0, 0, 8, 8)
-    assert found.pixels_CHW.dtype == (np.float32 if grid.resampled else np.uint16)
-
-
-def test_windows_agree_to_the_last_digit(case, monkeypatch):
-    """Also where their strips and their edges fall elsewhere."""
-    scene, grid, _ = case
-    whole = read_window(scene, grid, 0, 0, grid.net_width, grid.net_height)
-    monkeypatch.setattr(read, "STRIP", 3000)
-    for x, y, width, height in windows_of(grid):
-        found = read_window(scene, grid, x, y, width, height)
-        part = whole.pixels_CHW[:, y : y + height, x : x + width]
-        there = found.pixels_CHW[:, : part.shape[1], : part.shape[2]]
-        np.testing.assert_array_equal(there, part)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 0.5, 0.3])
@@ -105,7 +93,7 @@ def test_nodata_does_not_mix(tmp_path, scale):
     affine = UTM @ Affine.scale(scale)
     path = write(tmp_path / "a.tif", values, RGB, nodata=0, transform=affine)
     with opened(path, RGB) as scene:
-        grid = laid(scene)
+        grid = grid_of(scene)
         whole = read_window(scene, grid, 0, 0, grid.net_width, grid.net_height)
         part = read_window(scene, grid, 5, 7, 30, 25)
     np.testing.assert_allclose(whole.pixels_CHW, 1000 * (whole.measured_CHW > 0), rtol=1e-6)
@@ -124,18 +112,11 @@ def test_not_finite_does_not_mix(tmp_path, scale):
     values[0, 5, 5] = np.inf
     path = write(tmp_path / "a.tif", values, RGB, transform=UTM @ Affine.scale(scale))
     with opened(path, RGB) as scene:
-        grid = laid(scene, dtype="float32")
+        grid = grid_of(scene, dtype="float32")
         found = read_window(scene, grid, 0, 0, grid.net_width, grid.net_height)
     assert np.isfinite(found.pixels_CHW).all()
     assert not found.valid_HW.all()
     assert found.valid_HW[: int(19 * scale)].sum() > 0
-
-
-def test_wholly_beyond_the_scene(case):
-    scene, grid, _ = case
-    found = read_window(scene, grid, grid.net_width + 8, 0, 16, 16)
-    assert not found.valid_HW.any()
-    assert not found.pixels_CHW.any()
 
 
 def test_a_bright_dot_stays_at_its_place(tmp_path):
@@ -145,7 +126,7 @@ def test_a_bright_dot_stays_at_its_place(tmp_path):
     affine = UTM @ Affine.rotation(25) @ Affine.scale(1.7, 0.8)
     path = write(tmp_path / "a.tif", values, RGB, transform=affine)
     with opened(path, RGB) as scene:
-        grid = laid(scene)
+        grid = grid_of(scene)
         found = read_window(scene, grid, 0, 0, grid.net_width, grid.net_height)
     w_HW = found.pixels_CHW[0].astype(float)
     row, column = np.mgrid[: grid.net_height, : grid.net_width] + 0.5
