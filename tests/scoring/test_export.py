@@ -19,9 +19,8 @@ JOB = Job("export", ExportRecipe, export.read, export.plan, export.work, ray=Fal
 UNIT = {"mean": (0.5,) * 4, "std": (0.2,) * 4, "radiometry": Radiometry("pil_compat")}
 SOFTMAX = {"task": "multiclass", "evaluate": "centre", "resize": 40, "dtype": "float32"}
 CASES = {
-    "two towers, max": (material.two_towers("max"), {}, (64, 48)),
+    "two towers, max, pil": (material.two_towers("max"), UNIT, (64, 48)),
     "softmax, lse, centre, float": (material.one_tower("lse"), SOFTMAX, (40, 56)),
-    "pil": (material.two_towers(), UNIT, (48, 48)),
 }
 
 
