@@ -2,8 +2,8 @@
 
 `wide` has a 0/1 column a class, `tags` the names of a tile's classes in one cell, `rle` a row a
 mask, as the Airbus ship competition. What separates names in a cell is guessed from the whole
-column (`label_separator=auto`), and where a column can be read in two ways it is refused, with the
-key that decides.
+column and its title (`label_separator=auto`), and where it can be read in two ways it is refused,
+with the key that decides.
 """
 
 import json
@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -39,7 +38,7 @@ SEPARATORS = {"comma": ",", "semicolon": ";", "pipe": "|", "blank": " "}
 
 _BITS = frozenset(("0", "1", "0.0", "1.0", "true", "false"))
 _LIST = re.compile(r"\w*[\[({].*[\])}]", re.S)
-_MIXED = re.compile(r"\s*[,;|/+&\t\n]\s*")
+_MIXED = re.compile(r"\s*[,;|/+&]\s*")
 _RUNS = re.compile(r"(?:[1-9]\d{0,9}\s+[1-9]\d{0,9}(?:\s+|$))+", re.ASCII)  # start and length
 
 
@@ -297,70 +296,29 @@ def _guessed(cells: Sequence[str], title: str) -> tuple[str | None, str]:
     Raises:
         InputError: the column can be read in two ways.
     """
-    there = [mark for mark in ";|" if any(mark in cell for cell in cells)]
-    if len(there) > 1:
-        raise _unclear(title, "cells hold both ; and |", "semicolon or pipe")
-    mark, note = (there[0] if there else None), ""
-    if mark is None and (several := [cell for cell in cells if len(_cut(cell, ",")) > 1]):
-        mark = ","
-        # what is met again in other cells is a name
-        uses = Counter(part for cell in cells for part in set(_cut(cell, ",")))
-        again = [any(uses[part] > 1 for part in _cut(cell, ",")) for cell in several]
-        if 2 * sum(again) < len(several) or _stand_together(cells):
-            raise _unclear(title, f"{several[0]!r} may be one name or several", "comma or none")
-    elif mark is None and any(re.search(r"\s", cell) for cell in cells):
-        mark, note = _blank(cells, title)
+    words = [frozenset(cell.split()) for cell in cells]
+    there = [mark for mark in ";|," if any(mark in cell for cell in cells)]
+    marks = [mark for mark in there if mark != ","] or there
+    long = next((cell for cell in cells if len(cell.split()) > 1), "")
+    if marks and (len(marks) > 1 or title.lower() not in SEVERAL):
+        named = [word for word, mark in SEPARATORS.items() if mark in marks]
+        raise _unclear(title, f"cells hold {' and '.join(marks)}", f"{', '.join(named)} or none")
+    mark, note = (marks[0] if marks else None), ""
+    if not marks and long and title.lower() in ("tags", "tag"):  # as in the Planet table
+        mark = " "
+        note = f"cells are cut at blanks ({long!r}); label_separator=none keeps them whole"
+    elif not marks and long:
+        # fewer words than cells are names that combine; the same in another order are none
+        if not len(frozenset().union(*words)) >= len(set(words)) == len(cells):
+            raise _unclear(title, f"{long!r} may be one name or several", "blank or none")
+        note = f"cells are whole names ({long!r}); label_separator=blank cuts them"
     names = {name for cell in cells for name in _cut(cell, mark)}
     parts_of = {name: [part for part in _MIXED.split(name) if part] for name in sorted(names)}
     known = {parts[0] for parts in parts_of.values() if len(parts) == 1}
     for name, parts in parts_of.items():
-        if len(parts) > 1 and known.issuperset(parts):
-            between = name[len(parts[0]) : name.index(parts[1], len(parts[0]))].strip()
-            ways = f"{between!r} or none" if mark is None else "none, or mend the table"
-            raise _unclear(title, f"{name!r} holds names that others hold by themselves", ways)
+        if len(parts) != 1 and known.issuperset(parts):
+            raise _unclear(title, f"{name!r} is no name beside {listed(sorted(known), 3)}", "none")
     return mark, note
-
-
-def _stand_together(cells: Sequence[str]) -> bool:
-    """Whether a comma cuts names: parts that always stand together, the second in small letters.
-
-    `Land principally occupied by agriculture, with significant areas of natural vegetation` and
-    `Beaches, dunes, sands` are names of CORINE classes.
-    """
-    names = [_cut(cell, ",") for cell in cells]
-    alone = Counter(name for cell in names for name in set(cell))
-    pairs = Counter(pair for cell in names for pair in set(pairwise(cell)))
-    return any(
-        alone[one] == alone[other] == together and one[0].isupper() and other[0].islower()
-        for (one, other), together in pairs.items()
-    )
-
-
-def _blank(cells: Sequence[str], title: str) -> tuple[str | None, str]:
-    """Whether blanks separate names: few words, in many combinations.
-
-    Those of a column called tags, as in the Planet table, do, unless most of its cells are one word
-    and no word of the others is met again.
-    """
-    words = [frozenset(cell.split()) for cell in cells]
-    example = next(cell for cell in cells if len(cell.split()) > 1)
-    unclear = f"{example!r} may be one name or several"
-    if signs := [word for word in frozenset().union(*words) if not re.search(r"\w", word)]:
-        raise _unclear(title, unclear, f"{signs[0]!r} or none")
-    different, combinations = len(frozenset().union(*words)), len(set(words))
-    if title.lower() in ("tags", "tag"):
-        several = {cell for cell in words if len(cell) > 1}
-        uses = Counter(word for cell in set(words) for word in cell)
-        alone = all(uses[word] == 1 for cell in several for word in cell)
-        cut = not (2 <= len(several) <= combinations / 2 and alone)
-    else:
-        cut = combinations >= 2 * different
-    if cut:
-        return " ", f"cells are cut at blanks ({example!r}); label_separator=none keeps them whole"
-    # cells of the same words in another order are no names
-    if different >= combinations == len(cells):
-        return None, f"cells are whole names ({example!r}); label_separator=blank cuts them"
-    raise _unclear(title, unclear, "blank or none")
 
 
 def _unclear(title: str, found: str, ways: str) -> InputError:
