@@ -167,17 +167,9 @@ class CalibrateOptions(Section):
     temperature: bool = key(True, "fit the temperature that logits are divided by")
     thresholds: Literal["half", "f1", "f2"] = key(
         "f1",
-        "half: 0.5 for all; f1, f2: the threshold of each class that is best by F1 or F2",
+        "half: 0.5 for all; f1, f2: the threshold of each class that is best by F1 or F2, where it "
+        "has 50 positives to fit it on",
         needs=_SIGMOID,
-    )
-    positives: Count = key(
-        50,
-        "positives in the fitted half below which a class keeps 0.5",
-        unit="tiles",
-        needs=Needs(
-            "binary and multilabel tasks and {above}thresholds=f1 or f2",
-            lambda here, facts: facts.task != "multiclass" and here.thresholds != "half",
-        ),
     )
 
 
@@ -413,9 +405,6 @@ class CheckOptions(Section):
     learning_rate: Positive | None = key(
         None, "constant learning rate; default the highest that the stages give, else 1e-3"
     )
-    trainable: str = key(
-        "all", "what is trained: head, all, a block or TOWER.block, as in stages.N.trainable"
-    )
 
 
 class CheckRecipe(TrainRecipe):
@@ -424,7 +413,7 @@ class CheckRecipe(TrainRecipe):
     Takes every recipe of `train`. What counts: index, variant, pooling, weights, first_conv, input,
     loss (without smoothing; balanced weights as `repeat` makes them), optimizer, the highest
     learning_rate of the stages, batch, accumulate, precision, deterministic, error_budget, seed,
-    check.
+    check. All of the network is trained, whatever the stages train.
     """
 
     makes: ClassVar[str] = "check.json; ends with status 1 where the batch is not learnt"

@@ -26,6 +26,8 @@ from satray.metrics.scored import PLAIN, Rule, scores_of
 from satray.metrics.summary import compute_metrics, said
 
 BETAS = {"f1": 1.0, "f2": 2.0}
+POSITIVES = 50
+"""In the fitted half, below which a class keeps 0.5."""
 MEASURED = ("log_loss", "ece", "f1_macro", "f2_macro")
 """Figures of `before` and `after`, as `compute_metrics` has them."""
 
@@ -83,7 +85,7 @@ def calibrate(
 ) -> Calibration:
     """Fit on one half, measure on the other.
 
-    The temperature stays 1 where the fitting half has fewer than `options.positives` tiles or the
+    The temperature stays 1 where the fitting half has fewer than `POSITIVES` tiles or the
     fit runs beyond its bounds, and a class keeps threshold 0.5 where it has fewer positives than
     that. Of `multiclass`, whose decision is the highest score, the temperature only is fitted.
 
@@ -102,8 +104,8 @@ def calibrate(
     temperature, thresholds_K = 1.0, np.full(len(classes), DEFAULT)
     if not options.temperature:
         temperature_is = "not asked for"
-    elif len(z_NK) < options.positives:
-        temperature_is = f"kept: fewer than {options.positives:,} tiles to fit it on"
+    elif len(z_NK) < POSITIVES:
+        temperature_is = f"kept: fewer than {POSITIVES} tiles to fit it on"
     elif (best := fit_temperature(z_NK, y_NK, task)) is None:
         temperature_is = f"kept: the best is not between {COLDEST:g} and {HOTTEST:g}"
     else:
@@ -111,7 +113,7 @@ def calibrate(
     by = "half" if task == "multiclass" else options.thresholds
     if by != "half":
         scores_NK = scores_of(z_NK, task, temperature)
-        thresholds_K = fit_thresholds(scores_NK, y_NK, BETAS[by], options.positives)
+        thresholds_K = fit_thresholds(scores_NK, y_NK, BETAS[by], POSITIVES)
     rule = Rule(temperature, tuple(float(value) for value in thresholds_K))
     report: dict[str, Any] = {
         "seed": seed,

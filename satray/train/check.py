@@ -26,7 +26,6 @@ from satray.train.setup import read as setup_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from satray.models.network import Network
     from satray.train.step import Inputs
 
 USUAL_RATE = 1e-3
@@ -100,12 +99,12 @@ def plan(recipe: CheckRecipe, setup: Setup, storage: Storage) -> list[str]:
     """What would be done.
 
     Raises:
-        InputError: `check.trainable` is no block of the network, or weights do not fit it.
+        InputError: a stage that cannot be trained, or weights that do not fit the network.
     """
     from satray.train.initial import prepared
 
     options = recipe.check
-    _, loaded = prepared(setup, storage, _check_trainable)
+    _, loaded = prepared(setup, storage)
     return [
         *setup.lines,
         *loaded,
@@ -121,11 +120,9 @@ def work(recipe: CheckRecipe, setup: Setup, run: Run) -> Outcome:
     Returns:
         an outcome whose `verdict` says in one line why the check is not passed, where it is not.
     """
-    from satray.train import initial, measure
+    from satray.train.initial import prepare
 
-    with run.activity("preparing"):
-        setup = measure.complete(setup, run)
-        weights = initial.stage(setup, run, _check_trainable)
+    setup, weights = prepare(setup, run)
     split = setup.index.part("train")
     rows = choose_rows(split.labels, recipe.batch, recipe.seed)
     rate = rate_of(recipe)
@@ -155,13 +152,6 @@ def work(recipe: CheckRecipe, setup: Setup, run: Run) -> Outcome:
         summary=(line,) if passed else (),
         verdict=None if passed else f"{line} (check.json)",
     )
-
-
-def _check_trainable(network: Network, setup: Setup) -> None:
-    from satray.train.initial import check_trainable
-
-    assert isinstance(setup.recipe, CheckRecipe)
-    check_trainable(network, setup.recipe.check.trainable, "check.")
 
 
 def rate_of(recipe: CheckRecipe) -> float:
@@ -221,7 +211,7 @@ def _attempt(worker: Worker, recipe: CheckRecipe, inputs: Inputs, rate: float) -
     """
     import torch
 
-    network, take = worker.begin(recipe.check.trainable, parts=recipe.accumulate)
+    network, take = worker.begin("all", parts=recipe.accumulate)
     outputs: list[Tensor] = []
     network.register_forward_hook(lambda _, __, out: outputs.append(out.detach()))
     losses: list[float] = []

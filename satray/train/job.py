@@ -63,14 +63,13 @@ def plan(recipe: TrainRecipe, setup: Setup, storage: Storage) -> list[str]:
 
 def work(recipe: TrainRecipe, setup: Setup, run: Run) -> Outcome:
     """Train, then write bundle, history, metrics, events and curves."""
-    from satray.train import initial, measure, range_test
+    from satray.train import range_test
+    from satray.train.initial import prepare
 
     with tracking.follow(recipe, run) as tracker:
-        with run.activity("preparing"):
-            setup = measure.complete(setup, run)
-            for line in (*setup.plan.warnings, *setup.notes):
-                run.say(f"note: {line}")
-            weights = initial.stage(setup, run)
+        for line in (*setup.plan.warnings, *setup.notes):
+            run.say(f"note: {line}")
+        setup, weights = prepare(setup, run)
         setup, tested = range_test.settle(setup, run, weights)
         teller = _Teller(setup, run, tracker)
         with run.activity("starting and saving"):

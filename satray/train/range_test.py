@@ -7,7 +7,6 @@ tenth and its last five points says where learning sets in and where it breaks.
 
 from __future__ import annotations
 
-import functools
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -172,13 +171,12 @@ def plan(recipe: LandscapeRecipe, setup: Setup, storage: Storage) -> list[str]:
     """What would be done.
 
     Raises:
-        InputError: the stage cannot be trained, or weights do not fit the network.
+        InputError: a stage that cannot be trained, or weights that do not fit the network.
     """
-    from satray.train.initial import check_stages, prepared
+    from satray.train.initial import prepared
 
     wanted = recipe.landscape
-    check = functools.partial(check_stages, stages=(recipe.stage,))
-    _, loaded = prepared(setup, storage, check)
+    _, loaded = prepared(setup, storage)
     samples = wanted.seeds * wanted.steps * recipe.batch
     return [
         *setup.lines,
@@ -193,13 +191,9 @@ def plan(recipe: LandscapeRecipe, setup: Setup, storage: Storage) -> list[str]:
 
 def work(recipe: LandscapeRecipe, setup: Setup, run: Run) -> Outcome:
     """Sweep; publish `landscape.parquet`, `landscape.png` and `metrics.json`."""
-    from satray.train import initial, measure
-    from satray.train.initial import check_stages
+    from satray.train.initial import prepare
 
-    with run.activity("preparing"):
-        setup = measure.complete(setup, run)
-        check = functools.partial(check_stages, stages=(recipe.stage,))
-        weights = initial.stage(setup, run, check)
+    setup, weights = prepare(setup, run)
     (finding,) = explore(setup, run, weights, (recipe.stage,))
     table = pa.concat_tables(
         pa.table(

@@ -53,8 +53,6 @@ def told(task="multilabel", kind=TrainRecipe, **changes):
          {"stages": [{"layer_decay": 0.5}]}),
         ({"task": "multiclass", "calibrate": {"thresholds": "f2"}}, "calibrate.thresholds=f2",
          {"task": "binary"}),
-        ({"calibrate": {"thresholds": "half", "positives": 9}}, "calibrate.positives=9",
-         {"calibrate": {"positives": 9}}),
         ({"landscape": {"steps": 50}, "augment": {"ratio": 2, "crop": "random"}},
          "augment.ratio=2.0", {"kind": LandscapeRecipe, "augment": {}}),
     ],

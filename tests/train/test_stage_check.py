@@ -12,7 +12,7 @@ from satray.models.network import Network
 from satray.models.variant import resolve
 from satray.storage import Storage
 from satray.train import check, initial, job, range_test
-from satray.train.initial import block_lines, check_stages
+from satray.train.initial import block_lines, prepared
 from satray.train.setup import set_up
 
 LATE = [{"trainable": "head", "pseudo_epochs": 1}, {"trainable": "all", "pseudo_epochs": 1}]
@@ -68,23 +68,17 @@ def test_every_plan_refuses_another_architectures_weights(archive, tmp_path, rec
     assert any(line.startswith("weights of tower rgb: 70 tensors from") for line in lines)
 
 
-def test_frozen_norms_bear_a_batch_of_one(archive, tmp_path):
-    recipe = make_recipe(archive, tmp_path, variant=BATCH_NORM, stages=LATE[:1], batch=1)
-    setup = set_up(recipe, Storage())
-    network = setup.network()
-    check_stages(network, setup)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stages": LATE[:1], "batch": 1},  # frozen norms
+        {"batch": 2, "sync_batchnorm": True, "resources": {"workers": 2}},  # norms over both
+    ],
+)
+def test_norms_that_need_no_second_tile_bear_one_a_worker(archive, tmp_path, changes):
+    recipe = make_recipe(archive, tmp_path, variant=BATCH_NORM, **changes)
+    network, _ = prepared(set_up(recipe, Storage()), Storage())
     assert all(weight.requires_grad for weight in network.parameters())
-    whole = make_recipe(archive, tmp_path, variant=BATCH_NORM, stages=LATE, batch=1)
-    check_stages(network, set_up(whole, Storage()), (0,))
-
-
-def test_norms_over_all_workers_bear_one_tile_a_worker(archive, tmp_path):
-    recipe = make_recipe(
-        archive, tmp_path, variant=BATCH_NORM, batch=2, sync_batchnorm=True,
-        resources={"workers": 2},
-    )  # fmt: skip
-    setup = set_up(recipe, Storage())
-    check_stages(setup.network(), setup)
 
 
 def test_the_plan_lists_what_trainable_may_name(archive, tmp_path):
