@@ -99,8 +99,8 @@ class MemoryStore:
 def make_ledger(storage: Any, out: str = OUT, **changes: Any) -> Ledger:
     """A ledger with a lease of 100 s, of a run of its own."""
     run = f"run{next(NUMBERS)}"
-    given = {"config": CONFIG, "run_id": run, "model_id": "model", "lease": 100.0, **changes}
-    return Ledger(storage, out, **given)
+    values = {"config": CONFIG, "run_id": run, "model_id": "model", "lease": 100.0, **changes}
+    return Ledger(storage, out, **values)
 
 
 def final_paths(scene: str) -> tuple[str, str]:
@@ -120,14 +120,14 @@ def owner_of(data: bytes) -> tuple[str, int, str]:
     return version, attempt, run
 
 
-def deliver(ledger: Ledger, claim: Claim, made: dict[str, bytes] | None = None) -> bool:
+def deliver(ledger: Ledger, claim: Claim, files: dict[str, bytes] | None = None) -> bool:
     """Write products and commit, as an actor does; tells whether the scene is this attempt's."""
-    given = products(ledger, claim) if made is None else made
-    for final, data in given.items():
+    files = products(ledger, claim) if files is None else files
+    for final, data in files.items():
         if not ledger.stands(claim):
             return False
         ledger.storage.write(f"{ledger.out}/{final}", data)
-    result = {"scene": claim.key.scene, "products": [{"path": path} for path in given]}
+    result = {"scene": claim.key.scene, "products": [{"path": path} for path in files]}
     return ledger.commit(claim, result)
 
 
