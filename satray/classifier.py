@@ -197,20 +197,12 @@ class Classifier:
         """Tiles as (N, C, H, W), C the bundle's bands in its order, in the shape of training."""
         array = np.asarray(tiles)
         names = self.bands if bands is None else tuple(bands)
-        if array.ndim not in (3, 4) or 0 in array.shape:
+        fits = array.ndim in (3, 4) and 0 not in array.shape and array.shape[-3] == len(names)
+        if not fits or str(array.dtype) != self.spec.dtype:
             raise InputError(
-                f"tiles: found an array of shape {array.shape}; accepted: (N, C, H, W), or "
-                "(C, H, W) for one tile"
-            )
-        if array.shape[-3] != len(names):
-            raise InputError(
-                f"tiles: found {array.shape[-3]} bands in shape {array.shape}; accepted: "
-                f"{len(names)} ({', '.join(names)}), before height and width"
-            )
-        if str(array.dtype) != self.spec.dtype:
-            raise InputError(
-                f"tiles: found {array.dtype}; accepted: {self.spec.dtype}, pixels as stored, as "
-                "in training"
+                f"tiles: found {array.dtype} of shape {array.shape}; accepted: {self.spec.dtype}, "
+                f"pixels as stored, (N, C, H, W), or (C, H, W) for one tile, of {len(names)} bands "
+                f"({', '.join(names)})"
             )
         shown = _shown(valid, array)
         array = array if array.ndim == 4 else array[None]

@@ -144,22 +144,22 @@ def test_odd_arrays_are_taken() -> None:
     assert model.features(given[0])["rgb"].shape == (1, 128, 4, 4)
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (np.zeros((48, 48), np.uint16), r"shape \(48, 48\); accepted: \(N, C, H, W\)"),
-        (np.zeros((0, 3, 48, 48), np.uint16), r"shape \(0, 3, 48, 48\)"),
-        (np.zeros((2, 48, 48, 3), np.uint16), "found 48 bands"),
-        (np.zeros((2, 3, 48, 48), np.uint8), "found uint8; accepted: uint16"),
-        (np.zeros((2, 3, 48, 48)), "found float64; accepted: uint16"),
-    ],
-)
-def test_other_arrays_are_refused(given: np.ndarray, said: str) -> None:
+def test_other_arrays_are_refused() -> None:
     model = Classifier(material.bundle(material.one_tower()))
-    for method in (model.predict, model.cam, model.features):
-        with pytest.raises(InputError, match=said) as caught:
-            method(given)
-        assert "\n" not in str(caught.value)
+    for shape, dtype in (
+        ((48, 48), np.uint16),
+        ((0, 3, 48, 48), np.uint16),
+        ((2, 48, 48, 3), np.uint16),
+        ((2, 3, 48, 48), np.uint8),
+        ((2, 3, 48, 48), float),
+    ):
+        for method in (model.predict, model.cam, model.features):
+            with pytest.raises(
+                InputError, match=r"found \w+ of shape .*; accepted: uint16"
+            ) as error:
+                method(np.zeros(shape, dtype))
+            assert str(shape) in str(error.value)
+            assert "\n" not in str(error.value)
 
 
 def test_wrong_requests_are_refused() -> None:

@@ -73,7 +73,8 @@ def work(recipe: ExportRecipe, found: Described, run: Run) -> Outcome:
     about = _about(bundle, shape)
     lines: list[str] = []
     if "encoder" in recipe.formats:
-        about["encoders"] = [_export_encoder(run, bundle, name) for name in _towers(bundle)]
+        towers = bundle.spec.variant.towers
+        about["encoders"] = [_export_encoder(run, bundle, tower.name) for tower in towers]
         for made in about["encoders"]:
             strides = ", ".join(str(level["stride"]) for level in made["levels"])
             lines.append(f"{made['file']}: strides {strides}")
@@ -99,10 +100,6 @@ def _tile(recipe: ExportRecipe, spec: "BundleSpec") -> tuple[int, int]:
     if min(height, width) < 1:
         raise InputError(f"tile: found {height} x {width}, accepted: two positive numbers of px")
     return height, width
-
-
-def _towers(bundle: "Bundle") -> list[str]:
-    return [tower.name for tower in bundle.spec.variant.towers]
 
 
 def _about(bundle: "Bundle", shape: tuple[int, int]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SceneGround:
-    """A scene's name, size and place."""
+    """Name, size and place of a scene, or of one of its files."""
 
     scene: str
     """Id of the scene: its path below `scenes=`, or what its list or Item calls it."""

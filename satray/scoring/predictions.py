@@ -300,8 +300,8 @@ def _table(
             values_N = np.ascontiguousarray(values_NK[:, k])
             known[f"{kind}_{name}"] = pa.array(values_N, mask=missing)
     schema = layout.schema()
-    arrays = [_array(known.get(one.name), one.type, count) for one in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    empty = {one.name: pa.nulls(count, one.type) for one in schema}
+    return pa.Table.from_pydict(empty | known, schema=schema)
 
 
 def _geo(table: pa.Table) -> dict[bytes, bytes]:
@@ -335,10 +335,3 @@ def _geometry(shapes: NDArray[Any]) -> tuple[pa.Array, pa.Array]:
         mask=pa.array(shapely.is_missing(shapes)),
     )
     return pa.array(shapely.to_wkb(shapes, byte_order=1).tolist(), pa.binary()), boxes
-
-
-def _array(values: Any, kind: pa.DataType, count: int) -> pa.Array:
-    if values is None:
-        return pa.nulls(count, kind)
-    array = values if isinstance(values, pa.Array) else pa.array(values, type=kind)
-    return array if array.type == kind else array.cast(kind)

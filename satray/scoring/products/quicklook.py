@@ -149,8 +149,11 @@ def on_picture(evidence: Evidence, height: int, width: int, H: int, W: int) -> F
     from satray.report.tiles import on_pixels
 
     # more cells than pixels: the best of each block, or a lone peak might fall between two pixels
-    block = max(1, min(evidence.map.shape[0] // H, evidence.map.shape[1] // W))
-    map_hw, cells = _blocks(evidence.map, block), evidence.cells @ Affine.scale(block)
+    h, w = evidence.map.shape
+    block = max(1, min(h // H, w // W))
+    map_hw = np.fmax.reduceat(evidence.map, range(0, h, block), axis=0)
+    map_hw = np.fmax.reduceat(map_hw, range(0, w, block), axis=1)
+    cells = evidence.cells @ Affine.scale(block)
     shown = Affine.scale(W / width, H / height) @ cells
     known = ~np.isnan(map_hw)
     share_HW = on_pixels(known.astype(np.float32), shown, H, W)
@@ -158,18 +161,6 @@ def on_picture(evidence: Evidence, height: int, width: int, H: int, W: int) -> F
     with np.errstate(invalid="ignore", divide="ignore"):
         result: Floats = np.where(share_HW > 0, value_HW / share_HW, np.nan)
     return result
-
-
-def _blocks(map_hw: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """The largest value of each block of cells; NaN where none has data."""
-    if side == 1:
-        return map_hw
-    h, w = (-(-size // side) for size in map_hw.shape)
-    padded = np.full((h * side, w * side), np.nan, np.float32)
-    padded[: map_hw.shape[0], : map_hw.shape[1]] = map_hw
-    blocks = padded.reshape(h, side, w, side)
-    best: NDArray[np.float32] = np.fmax.reduce(np.fmax.reduce(blocks, axis=3), axis=1)
-    return best
 
 
 def _legend(width: int, evidence: Evidence | None, top: float, count: int, title: str) -> bytes:

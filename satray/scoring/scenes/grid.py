@@ -12,6 +12,7 @@ from affine import Affine
 
 from satray.data.georeference import GroundPixel, ground_pixel
 from satray.errors import DecodeError
+from satray.scoring.outlines import SceneGround
 from satray.scoring.rasters import source_affine
 
 if TYPE_CHECKING:
@@ -29,22 +30,6 @@ MAX_PIXELS = 2**40
 """Most net px of a scene."""
 
 Gsd = Literal["auto", "none"] | float
-
-
-@dataclass(frozen=True)
-class FileGrid:
-    """The grid of one file."""
-
-    name: str
-    """For messages."""
-    height: int
-    """Rows."""
-    width: int
-    """Columns."""
-    crs: str | None
-    """CRS; None without."""
-    transform: tuple[float, ...] | None
-    """Affine, rasterio's order; None without georeference."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +63,8 @@ class NetGrid:
         return (self.net_height, self.net_width) != (self.height, self.width)
 
 
-def ratios(grids: Sequence[FileGrid]) -> tuple[int, tuple[int, ...]]:
-    """Which file is the finest, and how many of its px a px of each file is long.
+def ratios(grids: Sequence[SceneGround]) -> tuple[int, tuple[int, ...]]:
+    """Which file of a scene is the finest, and how many of its px a px of each file is long.
 
     Raises:
         DecodeError: sizes that are no whole multiples, another CRS, other extents.
@@ -91,15 +76,15 @@ def ratios(grids: Sequence[FileGrid]) -> tuple[int, tuple[int, ...]]:
         refusal = None
         if (ratio * grid.height, ratio * grid.width) != (fine.height, fine.width):
             refusal = (
-                f"{grid.name} is {grid.height} x {grid.width} px, {fine.name} {fine.height} x "
+                f"{grid.scene} is {grid.height} x {grid.width} px, {fine.scene} {fine.height} x "
                 f"{fine.width}; accepted: one size, or whole multiples"
             )
         elif grid.crs != fine.crs:
             one, other = (crs[:60] if crs else "no CRS" for crs in (grid.crs, fine.crs))
-            refusal = f"{grid.name} is in {one}, {fine.name} in {other}; accepted: one CRS"
+            refusal = f"{grid.scene} is in {one}, {fine.scene} in {other}; accepted: one CRS"
         elif not (miss := _miss(grid, fine, ratio)) <= TOLERANCE:
             refusal = (
-                f"corners of {grid.name} and {fine.name} lie {miss:.3g} px apart; accepted: one "
+                f"corners of {grid.scene} and {fine.scene} lie {miss:.3g} px apart; accepted: one "
                 "extent"
             )
         if refusal:
@@ -173,22 +158,14 @@ def net_grid(
     )
 
 
-def _miss(grid: FileGrid, fine: FileGrid, ratio: int) -> float:
+def _miss(grid: SceneGround, fine: SceneGround, ratio: int) -> float:
     """Largest distance between corners of both, in px of the finer one."""
-    if grid.transform == fine.transform:
-        return 0.0 if ratio == 1 or grid.transform is None else math.inf
-    if grid.transform is None or fine.transform is None:
-        return math.inf
-    to_map = Affine(*fine.transform[:6])
-    if to_map.is_degenerate or not all(map(math.isfinite, (*grid.transform, *fine.transform))):
-        return math.inf
-    to_fine = ~to_map @ Affine(*grid.transform[:6])
-    misses = []
-    for column in (0, grid.width):
-        for row in (0, grid.height):
-            x, y = to_fine @ (column, row)
-            misses.append(math.hypot(x - ratio * column, y - ratio * row))
-    return max(misses)
+    if grid.transform is fine.transform is None:
+        return 0.0
+    to_fine = ~fine.affine @ grid.affine
+    corners = [(column, row) for column in (0, grid.width) for row in (0, grid.height)]
+    found = [(*(to_fine @ corner), *corner) for corner in corners]
+    return max(math.hypot(x - ratio * col, y - ratio * row) for x, y, col, row in found)
 
 
 def _ground(pixel: GroundPixel, spec: "BundleSpec", gsd: Gsd) -> tuple[float, float, str]:

@@ -31,8 +31,9 @@ from satray.data.values import (
     valid_values,
 )
 from satray.errors import DecodeError, InputError, SatrayError
+from satray.scoring.outlines import SceneGround
 from satray.scoring.reading import MisfitError
-from satray.scoring.scenes.grid import FileGrid, ratios
+from satray.scoring.scenes.grid import ratios
 from satray.scoring.scenes.items import baseline_note
 from satray.scoring.scenes.lanes import HALF, lane, resampled
 from satray.scoring.scenes.raster import environment, open_raster, reason, schemes
@@ -171,7 +172,7 @@ class _File:
             raise
         self.place = place.note
         size = self.raster.height, self.raster.width
-        self.grid = FileGrid(uri.rpartition("/")[2], *size, place.crs, place.transform)
+        self.grid = SceneGround(uri.rpartition("/")[2], *size, place.crs, place.transform)
 
     def offered(self, names: Names) -> tuple[list[BandSource], int | None]:
         """The data bands of a file that is a whole scene, named, and the one that is alpha.
@@ -208,7 +209,7 @@ class _File:
 
     def notes(self) -> list[str]:
         """What a reader must know of its pages."""
-        raster, name = self.raster, self.grid.name
+        raster, name = self.raster, self.grid.scene
         notes = [f"{name}: {raster.told()}, pages taken as bands"] if len(raster.pages) > 1 else []
         if raster.pages_left:
             notes.append(f"{name}: left out, unlike its first page: {', '.join(raster.pages_left)}")
@@ -330,12 +331,13 @@ class Scene:
         self, row: int, column: int, height: int, width: int
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         x_CHW = np.empty((len(self.facts.bands), height, width), self.facts.stored_dtype)
-        shown_CHW = np.ones(x_CHW.shape, dtype=bool)
+        shown_CHW: NDArray[np.bool_] | None = None
         nodata: list[float | None] = [None] * len(x_CHW)
         for part in self._parts:
             values, shown = part.on_grid(row, column, height, width)
             x_CHW[part.at] = values
             if shown is not None:
+                shown_CHW = np.ones(x_CHW.shape, bool) if shown_CHW is None else shown_CHW
                 shown_CHW[part.at] = shown
             for place, value in zip(part.at, part.file.nodata(part.bands)[0], strict=True):
                 nodata[place] = value

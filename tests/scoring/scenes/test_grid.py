@@ -9,8 +9,9 @@ from scoring.scenes.scene_material import UTM, spec
 from satray.data.georeference import ground_pixel
 from satray.errors import DecodeError
 from satray.models.spec import TrainedPixels
+from satray.scoring.outlines import SceneGround
 from satray.scoring.rasters import PIXEL_COORDINATES
-from satray.scoring.scenes.grid import FileGrid, net_grid, ratios
+from satray.scoring.scenes.grid import net_grid, ratios
 
 ZONE = "EPSG:32631"
 FOOT = 0.3048006
@@ -131,10 +132,10 @@ def test_ground_too_far_from_the_bundles(scale):
 )
 def test_ratios_hold_for_any_affine(ratio, height, width, turn, origin):
     affine = Affine.translation(origin, -origin) @ Affine.rotation(turn * 90) @ Affine.scale(7, -7)
-    fine = FileGrid("fine", height * ratio, width * ratio, "EPSG:1", affine[:6])
-    coarse = FileGrid("coarse", height, width, "EPSG:1", (affine @ Affine.scale(ratio))[:6])
+    fine = SceneGround("fine", height * ratio, width * ratio, "EPSG:1", affine[:6])
+    coarse = SceneGround("coarse", height, width, "EPSG:1", (affine @ Affine.scale(ratio))[:6])
     _, lengths = ratios([coarse, fine])
     assert lengths == (ratio, 1)
     moved = affine @ Affine.scale(ratio) @ Affine.translation(0.1 / ratio, 0)
     with pytest.raises(DecodeError):
-        ratios([fine, FileGrid("coarse", height, width, "EPSG:1", moved[:6])])
+        ratios([fine, SceneGround("coarse", height, width, "EPSG:1", moved[:6])])
