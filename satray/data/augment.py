@@ -70,29 +70,10 @@ class Draws:
 
     d4: NDArray[np.int64]
     """Element of D4, 0 to 7: bit 0 flips left-right, bit 1 up-down, bit 2 transposes (last)."""
-
     top: NDArray[np.int64]
     """First row of the crop, in pixels."""
-
     left: NDArray[np.int64]
     """First column of the crop, in pixels."""
-
-
-@dataclass(frozen=True)
-class Boxes:
-    """A box a tile, in whole pixels."""
-
-    top: NDArray[np.int64]
-    """First row."""
-
-    left: NDArray[np.int64]
-    """First column."""
-
-    height: NDArray[np.int64]
-    """Rows."""
-
-    width: NDArray[np.int64]
-    """Columns."""
 
 
 def boxes(
@@ -106,7 +87,7 @@ def boxes(
     scale: float,
     ratio: float,
     largest: float = 1.0,
-) -> Boxes:
+) -> NDArray[np.int64]:
     """Boxes within tiles, from four numbers between 0 and 1 a tile.
 
     As torchvision's RandomResizedCrop: the area is even in `scale` to `largest`, the ratio of the
@@ -123,17 +104,17 @@ def boxes(
         scale: smallest share of the tile's area.
         ratio: largest ratio of the box's sides; 1 for squares.
         largest: largest share of the tile's area.
+
+    Returns:
+        (4, B), in whole pixels: first rows, first columns, numbers of rows, numbers of columns.
     """
     area = (scale + (largest - scale) * area_B) * height * width
     stretch = np.exp((shape_B - 0.5) * math.log(ratio))  # square root of width / height
     tall = np.clip(np.rint(np.sqrt(area) / stretch), 1, height).astype(np.int64)
     wide = np.clip(np.rint(np.sqrt(area) * stretch), 1, width).astype(np.int64)
-    return Boxes(
-        top=np.floor(down_B * (height - tall + 1)).astype(np.int64),
-        left=np.floor(across_B * (width - wide + 1)).astype(np.int64),
-        height=tall,
-        width=wide,
-    )
+    top = np.floor(down_B * (height - tall + 1)).astype(np.int64)
+    left = np.floor(across_B * (width - wide + 1)).astype(np.int64)
+    return np.stack([top, left, tall, wide])
 
 
 @dataclass(frozen=True)
@@ -145,28 +126,20 @@ class Augment:
 
     size: int
     """Side of the crop, in pixels."""
-
     flips: Literal["none", "horizontal", "d4"] = "d4"
     """none, left-right, or all eight flips and transposes."""
-
     crop: Literal["random", "centre", "resized"] = "random"
     """Where the crop falls; resized: of random area and shape, resized to `size`."""
-
     seed: int = 0
     """Seed of all draws."""
-
     scale: float = 0.5
     """resized: smallest share of the tile's area."""
-
     ratio: float = 4 / 3
     """resized: largest ratio of a crop's sides."""
-
     brightness: float = 0.0
     """Largest shift of a band, in its standard deviations."""
-
     contrast: float = 0.0
     """Largest relative change of a band's contrast."""
-
     erase: float = 0.0
     """Share of tiles of which a box is set to the mean."""
 
@@ -200,8 +173,10 @@ class Augment:
         )
         return Draws(d4=self._symmetries(rows, pseudo_epoch), top=top, left=left)
 
-    def boxes(self, rows: NDArray[np.int64], pseudo_epoch: int, height: int, width: int) -> Boxes:
-        """Decide the crops of `resized`, for tiles of `height` x `width` pixels."""
+    def boxes(
+        self, rows: NDArray[np.int64], pseudo_epoch: int, height: int, width: int
+    ) -> NDArray[np.int64]:
+        """Decide the crops of `resized`, for tiles of `height` x `width` pixels: `boxes`."""
         streams = (_AREA, _SHAPE, _TOP, _LEFT)
         draws = (evenly(self._hash(rows, pseudo_epoch, stream)) for stream in streams)
         return boxes(*draws, height=height, width=width, scale=self.scale, ratio=self.ratio)
@@ -283,14 +258,16 @@ def apply(x_BCHW: Tensor, draws: Draws, size: int, *, batched: bool | None = Non
     return _turned_by_tile(carried, draws, size).view(dtype)
 
 
-def resize_boxes(x_BCHW: Tensor, where: Boxes, size: int, *, batched: bool | None = None) -> Tensor:
+def resize_boxes(
+    x_BCHW: Tensor, where_4B: NDArray[np.int64], size: int, *, batched: bool | None = None
+) -> Tensor:
     """Crops of tiles of any dtype, bilinear with antialiasing: x_BCSS float32.
 
     Tiles stay integers until they are cropped. `batched` as of `apply`.
     """
     if x_BCHW.device.type != "cpu" if batched is None else batched:
-        return _resized_by_matrices(x_BCHW, where, size)
-    return _resized_by_tile(x_BCHW, where, size)
+        return _resized_by_matrices(x_BCHW, where_4B, size)
+    return _resized_by_tile(x_BCHW, where_4B, size)
 
 
 def recolour(x_BCHW: Tensor, gain_BC: NDArray[np.float64], shift_BC: NDArray[np.float64]) -> Tensor:
@@ -311,11 +288,10 @@ def recolour(x_BCHW: Tensor, gain_BC: NDArray[np.float64], shift_BC: NDArray[np.
     return torch.addcmul(shift_BC11, x_BCHW, gain_BC11)
 
 
-def erased(x_BCHW: Tensor, where: Boxes, chosen_B: NDArray[np.bool_]) -> Tensor:
+def erased(x_BCHW: Tensor, where_4B: NDArray[np.int64], chosen_B: NDArray[np.bool_]) -> Tensor:
     """Set a box of each chosen tile to 0, the mean of normalised values; x_BCHW floating."""
-    edges_4B = np.stack(
-        [where.top, where.left, where.top + where.height * chosen_B, where.left + where.width]
-    )
+    top, left, tall, wide = where_4B
+    edges_4B = np.stack([top, left, top + tall * chosen_B, left + wide])
     inside_B1HW = inside(send(torch.from_numpy(edges_4B), x_BCHW.device), *x_BCHW.shape[2:])
     return x_BCHW.masked_fill(inside_B1HW, 0.0)
 
@@ -375,10 +351,10 @@ def _turned_by_gather(x_BCHW: Tensor, draws: Draws, size: int) -> Tensor:
     return torch.where(transposed[:, None, None, None], x_BCSS.transpose(2, 3), x_BCSS)
 
 
-def _resized_by_tile(x_BCHW: Tensor, where: Boxes, size: int) -> Tensor:
+def _resized_by_tile(x_BCHW: Tensor, where_4B: NDArray[np.int64], size: int) -> Tensor:
     x_BCSS = x_BCHW.new_empty((*x_BCHW.shape[:2], size, size), dtype=torch.float32)
-    sides = (part.tolist() for part in (where.top, where.left, where.height, where.width))
-    for x_CHW, out_CSS, top, left, tall, wide in zip(x_BCHW, x_BCSS, *sides, strict=True):
+    boxes_B = where_4B.T.tolist()
+    for x_CHW, out_CSS, (top, left, tall, wide) in zip(x_BCHW, x_BCSS, boxes_B, strict=True):
         x_1Chw = x_CHW[None, :, top : top + tall, left : left + wide].float()
         out_CSS.copy_(
             F.interpolate(
@@ -388,12 +364,11 @@ def _resized_by_tile(x_BCHW: Tensor, where: Boxes, size: int) -> Tensor:
     return x_BCSS
 
 
-def _resized_by_matrices(x_BCHW: Tensor, where: Boxes, size: int) -> Tensor:
+def _resized_by_matrices(x_BCHW: Tensor, where_4B: NDArray[np.int64], size: int) -> Tensor:
     """Rows and columns each weighed by a matrix, which is what a separable resize is."""
     height, width = x_BCHW.shape[2:]
-    top_B, left_B, tall_B, wide_B = (
-        send(torch.from_numpy(part.astype(np.float32)), x_BCHW.device)
-        for part in (where.top, where.left, where.height, where.width)
+    top_B, left_B, tall_B, wide_B = send(
+        torch.from_numpy(where_4B.astype(np.float32)), x_BCHW.device
     )
     rows_BSH = _weights(top_B, tall_B, height, size)
     columns_BSW = _weights(left_B, wide_B, width, size)

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from satray.data.augment import (
     Augment,
-    Boxes,
     Draws,
     apply,
     boxes,
@@ -139,25 +138,26 @@ def test_a_tile_smaller_than_the_crop_is_refused():
 def test_boxes_lie_within_their_tile(units, height, width, scale, ratio):
     given = [np.array([u]) for u in units]
     b = boxes(*given, height=height, width=width, scale=scale, ratio=ratio)
-    assert 1 <= b.height[0] <= height
-    assert 1 <= b.width[0] <= width
-    assert 0 <= b.top[0] <= height - b.height[0]
-    assert 0 <= b.left[0] <= width - b.width[0]
+    ((top,), (left,), (tall,), (wide,)) = b
+    assert 1 <= tall <= height
+    assert 1 <= wide <= width
+    assert 0 <= top <= height - tall
+    assert 0 <= left <= width - wide
 
 
 def test_areas_and_shapes_are_those_asked_for():
     augment = Augment(16, crop="resized", scale=0.3, ratio=1.5, seed=2)
-    b = augment.boxes(np.arange(20_000), 0, 400, 400)
-    area, shape = b.height * b.width / 400**2, b.width / b.height
-    uncut = (b.height < 400) & (b.width < 400)
+    top, _, tall, wide = augment.boxes(np.arange(20_000), 0, 400, 400)
+    area, shape = tall * wide / 400**2, wide / tall
+    uncut = (tall < 400) & (wide < 400)
     assert area[uncut].min() == pytest.approx(0.3, abs=0.01)
     assert np.histogram(area, bins=7, range=(0.3, 1))[0][:3] / 20_000 == pytest.approx(
         1 / 7, abs=0.01
     )
     assert (shape[uncut].min(), shape[uncut].max()) == pytest.approx((1 / 1.5, 1.5), abs=0.02)
     assert np.median(np.log(shape)) == pytest.approx(0, abs=0.01)
-    room = 400 - b.height
-    assert (b.top[room > 50] / room[room > 50]).mean() == pytest.approx(0.5, abs=0.02)
+    room = 400 - tall
+    assert (top[room > 50] / room[room > 50]).mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_each_crop_is_torchs_resize_of_it():
@@ -165,9 +165,8 @@ def test_each_crop_is_torchs_resize_of_it():
     augment = Augment(16, "none", "resized", seed=3)
     found, b = augment(x, rows, 5), augment.boxes(rows, 5, 50, 37)
     assert found.dtype == torch.float32
-    for i in range(9):
-        top, left = b.top[i], b.left[i]
-        crop = x[i : i + 1, :, top : top + b.height[i], left : left + b.width[i]].float()
+    for i, (top, left, tall, wide) in enumerate(b.T):
+        crop = x[i : i + 1, :, top : top + tall, left : left + wide].float()
         theirs = F.interpolate(crop, (16, 16), mode="bilinear", antialias=True)
         torch.testing.assert_close(found[i], theirs[0])
 
@@ -198,8 +197,7 @@ def test_symmetries_turn_resized_crops_too_and_small_tiles_are_enlarged():
     zero = np.zeros(40, np.int64)
     d4 = Augment(16, seed=4).draws(rows, 2, 30, 30).d4
     assert torch.equal(turned, apply(plain, Draws(d4, zero, zero), 16))
-    one = np.ones(1, dtype=np.int64)
-    whole = Boxes(one * 0, one * 0, one * 3, one * 2)
+    whole = np.array([[0], [0], [3], [2]])
     for batched in (False, True):
         assert resize_boxes(torch.full((1, 1, 3, 2), 7), whole, 8, batched=batched).eq(7).all()
 
