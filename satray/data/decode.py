@@ -271,25 +271,15 @@ def read_files(
     Yields:
         position, the tile or why it or its mask cannot be read, the mask.
     """
-    places = [i for i in range(len(uris)) for _ in range(1 + bool(masked[i]))]
-    is_mask = [n > 0 and i == places[n - 1] for n, i in enumerate(places)]
-    names = [uris[i] + MASK * mask for i, mask in zip(places, is_mask, strict=True)]
-    expected = [
-        None if mask or not versions else versions[i]
-        for i, mask in zip(places, is_mask, strict=True)
-    ]
-    waiting: dict[int, bytes | Exception] = {}  # for their other half
-    for n, data in storage.read_many(names, concurrency, expected):
-        i = places[n]
-        if not masked[i]:
-            yield i, data, None
-        elif i not in waiting:
-            waiting[i] = data
+    places = [i for i, beside in enumerate(masked) if beside]
+    names = [uris[i] + MASK for i in places]
+    masks = {places[n]: mask for n, mask in storage.read_many(names, concurrency)}
+    for i, data in storage.read_many(uris, concurrency, versions):
+        mask = masks.pop(i, None)
+        if isinstance(mask, Exception):
+            yield i, data if isinstance(data, Exception) else mask, None
         else:
-            other = waiting.pop(i)
-            tile, mask = (other, data) if is_mask[n] else (data, other)
-            bad = next((each for each in (tile, mask) if isinstance(each, Exception)), None)
-            yield i, bad or tile, None if isinstance(mask, Exception) else mask
+            yield i, data, mask
 
 
 def _read(
