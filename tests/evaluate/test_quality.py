@@ -86,27 +86,24 @@ def test_many_tiles_get_fewer_draws():
 # Baselines, errors, reliability
 
 
-def test_baselines_are_what_no_skill_reaches() -> None:
-    labels = np.random.default_rng(0).random((400, 3)) < (0.1, 0.5, 0.0)
-    found = baselines(scored(np.zeros((400, 3)), labels), "abc")
-    p = labels.mean(axis=0)
+@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+def test_baselines_are_what_no_skill_reaches(task) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.random((400, 3)) < (0.1, 0.5, 0.0)  # the last class is nowhere
+    if task == "multiclass":
+        labels = np.eye(3)[rng.integers(0, 5, 400) // 3]
+    found, p = baselines(scored(np.zeros((400, 3)), labels, task), "abc"), labels.mean(axis=0)
     assert found["map"] == pytest.approx(p[:2].mean())
     assert found["auc"] == found["balanced_accuracy"] == 0.5
-    always = f1_score(labels[:, :2], np.ones((400, 2)), average="macro")
-    assert found["f1_macro"] == pytest.approx(always)
-    expected = [log_loss(labels[:, k], np.full(400, p[k]), labels=[0, 1]) for k in range(3)]
-    assert found["log_loss"] == pytest.approx(np.mean(expected), abs=1e-9)
-
-
-def test_baselines_of_a_softmax() -> None:
-    labels = np.eye(3)[[0, 0, 0, 1]]
-    found = baselines(scored(np.zeros((4, 3)), labels, "multiclass"), "abc")
-    expected = log_loss([0, 0, 0, 1], np.tile([0.75, 0.25, 0.0], (4, 1)), labels=[0, 1, 2])
-    assert found["log_loss"] == pytest.approx(expected, abs=1e-6)
-    assert found["balanced_accuracy"] == 0.5
-    said = np.tile([1, 0], (4, 1))  # always the majority, over the two classes that occur
-    expected = f1_score(labels[:, :2], said, average="macro", zero_division=0)
-    assert found["f1_macro"] == pytest.approx(expected)
+    if task == "multiclass":
+        expected = log_loss(labels.argmax(axis=1), np.tile(p, (400, 1)), labels=[0, 1, 2])
+        always = np.tile([1, 0], (400, 1))  # the majority
+    else:
+        by_class = [log_loss(labels[:, k], np.full(400, p[k]), labels=[0, 1]) for k in range(3)]
+        expected, always = np.mean(by_class), np.ones((400, 2))
+    assert found["log_loss"] == pytest.approx(expected, abs=1e-9)
+    f1 = f1_score(labels[:, :2], always, average="macro", zero_division=0)
+    assert found["f1_macro"] == pytest.approx(f1)
 
 
 def test_errors_that_go_together() -> None:
@@ -147,7 +144,7 @@ def test_tail_accuracy_by_hand():
     assert found["micro"][0] == pytest.approx(1 / 3)
 
 
-def test_a_mean_that_falls_by_class_drop_out_alone():
+def test_means_may_fall_by_class_drop_out_alone():
     # both classes' own curves never fall; the better one drops out at 0.8
     scores_NK = np.array([[0.7, 0.99], [0.7, 0.99], [0.1, 0.6]])
     labels_NK = np.array([[1, 1], [1, 0], [0, 0]], bool)
@@ -155,13 +152,10 @@ def test_a_mean_that_falls_by_class_drop_out_alone():
     assert (np.diff(found["mean"]) < 0).any()
     assert (np.diff(found["fixed"]) >= 0).all()
     assert found["fixed_classes"] == ["b"]
-
-
-def test_no_tail():
-    found = tail_accuracy(np.full((3, 2), 0.4), np.ones((3, 2), bool), "ab")
+    nothing = tail_accuracy(np.full((3, 2), 0.4), np.ones((3, 2), bool), "ab")
     for name in ("accuracy", "mean", "fixed", "micro"):
-        assert np.isnan(found[name]).all()
-    assert (found["fixed_classes"], found["classes"]) == ([], [0] * 20)
+        assert np.isnan(nothing[name]).all()
+    assert (nothing["fixed_classes"], nothing["classes"]) == ([], [0] * 20)
 
 
 def test_quantiles_keep_every_class():
