@@ -8,8 +8,7 @@ from satray.config.score import EvaluateRecipe
 from satray.data.bands import select
 from satray.data.index import TileIndex, read_index
 from satray.errors import InputError
-from satray.evaluate.held import held_back, held_line
-from satray.evaluate.quality import Gathered, Quality, Split, measure
+from satray.evaluate.quality import Gathered, Quality, Split, held_back, held_line, measure
 from satray.evaluate.reproduce import Comparison, Earlier, causes, compare, earlier
 from satray.metrics.summary import said
 from satray.models.spec import bundle_digest, bundle_digests, read_spec

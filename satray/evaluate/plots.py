@@ -145,7 +145,7 @@ def tails(found: Mapping[str, Sequence[float]], x_label: str) -> bytes:
     """Tail accuracy (precision above a threshold): in the paper's form, or at quantiles.
 
     Args:
-        found: what `satray.evaluate.tail` returns.
+        found: what `tail_accuracy` returns.
         x_label: what the thresholds are.
     """
     at, alive = found["at"], found["classes"]

@@ -1,9 +1,9 @@
 """How good a split's predictions are: every figure, as the document `metrics.json`.
 
-Shapes: N tiles, K classes.
+Shapes: N tiles, K classes, T thresholds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from satray.data.index import TileIndex
 from satray.evaluate.bootstrap import affordable, bootstrap
-from satray.evaluate.tail import tail_accuracy, tail_quantiles
-from satray.metrics.ranking import BoolArray, FloatArray, divided
+from satray.metrics.calibration import halves
+from satray.metrics.ranking import BoolArray, FloatArray, divided, mean_of_defined
 from satray.metrics.scored import BINS, Rule, Scored, bin_of
 from satray.metrics.summary import compute_metrics, figures_by_class, metrics_of
 from satray.metrics.trap import watch
@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # it imports torch
 
 RANKING = ("map", "classes_counted", "map_paper", "baseline_map", "auc", "ap")
 """Figures that only rank tiles: neither temperature nor thresholds touch them."""
+AT_T = np.linspace(0.5, 1.0, 20, endpoint=False)
+"""Thresholds of tail accuracy, or shares of the tiles: 0.5 to 0.975 in steps of 0.025."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def measure(
             },
         },
         "tail": tail_accuracy(judged.scores, judged.labels, classes),
-        "tail_quantiles": tail_quantiles(judged.ranks, judged.labels, classes),
+        "tail_quantiles": tail_accuracy(judged.ranks, judged.labels, classes, quantiles=True),
     }
     if task == "multilabel":
         document["errors_together"] = errors_together(judged.predicted, judged.labels).tolist()
@@ -227,6 +229,116 @@ def reliability(scores: FloatArray, labels: BoolArray) -> dict[str, list[float]]
         "mean_score": divided(said, counts).tolist(),
         "mean_label": divided(so, counts).tolist(),
     }
+
+
+def tail_accuracy(
+    scores_NK: FloatArray,
+    labels_NK: BoolArray,
+    classes: Sequence[str],
+    *,
+    quantiles: bool = False,
+) -> dict[str, Any]:
+    """How often a class is right where its score is high, at the paper's 20 thresholds.
+
+    Of the tiles with score > t, the share that has the class: the precision at t (Luque 2022). A
+    class without such tiles has none (NaN), so that the mean over classes is one over fewer and
+    fewer classes as t rises, and may fall where every class's own curve rises. Hence, beside it,
+    the mean over the classes that last to the end, and the same at quantiles of each class's own
+    scores: of N tiles its highest N (1 - q) are looked at, but for equal scores, so that a class
+    that never scores high lasts as long as any other.
+
+    Args:
+        scores_NK: probabilities; for quantiles also logits, since only their order matters.
+        labels_NK: whether each tile has each class.
+        classes: K names.
+        quantiles: whether the thresholds are quantiles.
+
+    Returns:
+        lists. `at`: (T,) thresholds of the score; for quantiles, shares of the class's tiles below
+        them. `thresholds`: (K, T) scores that a tile's must exceed; those of `at`, or the class's
+        quantiles. `counts`: (K, T) tiles above. `accuracy`: (K, T) share of them that has the
+        class; NaN where there are none. `mean`: (T,) mean over the classes that have tiles above,
+        the paper's figure; NaN where none has. `classes`: (T,) how many classes these are.
+        `fixed`: (T,) mean over the same classes at every threshold, those with tiles above all of
+        them; NaN if no class has. `fixed_classes`: their names. `micro`: (T,) all classes' tiles
+        above thrown together; NaN where there are none.
+    """
+    thresholds_KT = np.tile(AT_T, (len(classes), 1))
+    if quantiles:
+        # An order statistic, no blend of two: a threshold that is a score leaves the higher ones.
+        places_T = np.ceil(AT_T * len(scores_NK) - 1e-9).astype(np.intp) - 1
+        thresholds_KT = np.sort(scores_NK, axis=0)[places_T].T
+    hits_KT, counts_KT = np.zeros_like(thresholds_KT), np.zeros(thresholds_KT.shape, np.int64)
+    for k, thresholds_T in enumerate(thresholds_KT):
+        above_NT = scores_NK[:, k, None] > thresholds_T
+        counts_KT[k] = above_NT.sum(axis=0)
+        hits_KT[k] = (labels_NK[:, k, None] & above_NT).sum(axis=0)
+    accuracy_KT = divided(hits_KT, counts_KT)
+    lasting_K = (counts_KT > 0).all(axis=1)
+    found = {
+        "at": AT_T,
+        "thresholds": thresholds_KT,
+        "counts": counts_KT,
+        "accuracy": accuracy_KT,
+        "mean": mean_of_defined(accuracy_KT.T),
+        "classes": (counts_KT > 0).sum(axis=0),
+        "fixed": mean_of_defined(accuracy_KT[lasting_K].T),
+        "micro": divided(hits_KT.sum(axis=0), counts_KT.sum(axis=0)),
+    }
+    lists = {name: values.tolist() for name, values in found.items()}
+    return lists | {"fixed_classes": [classes[int(k)] for k in np.flatnonzero(lasting_K)]}
+
+
+def held_back(spec: "BundleSpec", digest: str, split: str, ids: Sequence[str]) -> BoolArray | None:
+    """The half of the validation tiles that the bundle's calibration left alone.
+
+    The halves are those of the tiles that were read now; where training could not read the same
+    ones, a tile more or less moves one other at most.
+
+    Args:
+        spec: the bundle's.
+        digest: SHA-256 of the index that it is measured on.
+        split: part of that index.
+        ids: of the N tiles.
+
+    Returns:
+        (N,) whether nothing was fitted on the tile; None where nothing was fitted on any, or no
+        tile would be left.
+    """
+    fitted = spec.provenance.get("calibration")
+    if split != "val" or spec.provenance.get("index") != digest or not isinstance(fitted, Mapping):
+        return None
+    if not (fitted.get("temperature") or fitted.get("thresholds")):
+        return None
+    held_N: BoolArray = ~halves(ids, fitted.get("seed", 0))
+    return held_N if held_N.any() else None
+
+
+def held_line(held_N: BoolArray) -> str:
+    """What was measured apart, in words."""
+    return (
+        f"temperature and thresholds of the bundle were fitted on {(~held_N).sum():,} of these "
+        "tiles; what hangs on them (all but average precision and AUC) is measured on the other "
+        f"{held_N.sum():,}"
+    )
+
+
+def caution(spec: "BundleSpec", digest: str, split: str, held_N: BoolArray | None) -> str:
+    """What the split was used for before, in words; empty for nothing."""
+    index = spec.provenance.get("index")
+    if index is None:
+        return "The bundle does not say which tile index it was trained on: maybe on these tiles."
+    if index != digest:
+        return (
+            "The bundle was trained on another tile index: whether it has seen these tiles is not "
+            "known."
+        )
+    if split == "train":
+        return "The bundle was trained on this split: the figures say how well it was learned."
+    if split != "val":
+        return ""
+    chosen = "The bundle was chosen by its figures on this split: they are a little optimistic."
+    return chosen if held_N is None else f"{chosen} The {held_line(held_N)}."
 
 
 def _ranks(name: str) -> bool:

@@ -8,9 +8,8 @@ from typing import Any
 from satray.config.score import EvaluateRecipe
 from satray.errors import InputError
 from satray.evaluate.gallery import ends, render, worst
-from satray.evaluate.held import caution
 from satray.evaluate.plots import draw
-from satray.evaluate.quality import Predicted, Quality, Split
+from satray.evaluate.quality import Predicted, Quality, Split, caution
 from satray.evaluate.reproduce import NO_CAUSE, Comparison
 from satray.report.page import html, interval, number
 from satray.report.style import PANELS_MOST, most_frequent

@@ -11,9 +11,16 @@ import scoring_material as material
 from sklearn.metrics import confusion_matrix, f1_score, log_loss
 
 from satray.evaluate.bootstrap import affordable, bootstrap
-from satray.evaluate.held import caution, held_back
-from satray.evaluate.quality import Gathered, baselines, errors_together, measure, reliability
-from satray.evaluate.tail import tail_accuracy, tail_quantiles
+from satray.evaluate.quality import (
+    Gathered,
+    baselines,
+    caution,
+    errors_together,
+    held_back,
+    measure,
+    reliability,
+    tail_accuracy,
+)
 from satray.metrics.calibration import halves
 from satray.metrics.scored import Rule, Scored
 from satray.metrics.summary import compute_metrics, flat
@@ -162,13 +169,14 @@ def test_quantiles_keep_every_class():
     rng = np.random.default_rng(0)
     scores_NK = rng.permuted(np.linspace([0.001, 0.5], [0.01, 1], 200), axis=0)
     labels_NK = scores_NK > [0.0055, 2]
-    found = tail_quantiles(scores_NK, labels_NK, "ab")
+    found = tail_accuracy(scores_NK, labels_NK, "ab", quantiles=True)
     assert found["counts"] == [[round(200 * (1 - q)) for q in found["at"]]] * 2
     assert found["fixed_classes"] == ["a", "b"]
     assert found["accuracy"] == [[1.0] * 20, [0.0] * 20]
     assert found["fixed"] == pytest.approx(found["mean"])
     # only the order matters
-    assert tail_quantiles(np.log(scores_NK), labels_NK, "ab")["counts"] == found["counts"]
+    logits = tail_accuracy(np.log(scores_NK), labels_NK, "ab", quantiles=True)
+    assert logits["counts"] == found["counts"]
 
 
 # The document

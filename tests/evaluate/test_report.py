@@ -13,9 +13,8 @@ from page_checker import checked, save_nothing
 from PIL import Image
 
 from satray.evaluate.gallery import ends
-from satray.evaluate.held import held_back
 from satray.evaluate.plots import bars, draw, matrix, reliability, tails
-from satray.evaluate.quality import Predicted, measure
+from satray.evaluate.quality import Predicted, held_back, measure
 from satray.evaluate.report import find_training
 from satray.evaluate.reproduce import compare
 from satray.runs.run import Product, Run, RunRecord
