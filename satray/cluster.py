@@ -56,7 +56,6 @@ def start(
     dashboard: bool = False,
     num_cpus: int | None = None,
     lost: sessions.Lost | None = None,
-    began: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
     """Join the cluster at RAY_ADDRESS where that is set, else start a local one; end with it.
 
@@ -69,8 +68,6 @@ def start(
             which would starve next to a trainer that takes all cores.
         lost: told, from a thread, that a local cluster died (`sessions.guarded`). With it, what
             workers print comes to standard output and error, which are the job's log.
-        began: told the folder of a local cluster's session, which goes at the end of a block that
-            raised nothing, and else after a day.
 
     Raises:
         InputError: RAY_ADDRESS cannot be joined, or `resources` are more than a local cluster has.
@@ -91,8 +88,6 @@ def start(
                 "resources": {LOCAL: 1.0},
             }
             session = ends.enter_context(_local(options))
-            if began is not None:
-                began(session)
             if lost is not None:
                 ends.enter_context(sessions.guarded(session, lost))
         if resources is not None and is_local():
@@ -116,7 +111,7 @@ def _join(address: str, options: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _local(options: dict[str, Any]) -> Iterator[str]:
-    """Start a local cluster and yield the folder of its session."""
+    """Start a local cluster and yield its session's folder, which goes where nothing is raised."""
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # Ray would keep one in a home it may not write
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with sessions.folders() as (root, spill):
@@ -127,8 +122,6 @@ def _local(options: dict[str, Any]) -> Iterator[str]:
                 context: Any = ray.init(**options)
             except Exception:  # a crowded machine makes it late everywhere: once more
                 ray.shutdown()
-                for half in root.glob(f"session_*_{os.getpid()}"):
-                    sessions.end_session(str(half), patience=0)
                 context = ray.init(**options)
         except Exception as error:
             ray.shutdown()

@@ -5,7 +5,6 @@ import errno
 import os
 import re
 import shutil
-import signal
 import socket
 import stat
 import tempfile
@@ -24,7 +23,6 @@ SERVERS = {"raylet": 20.0, "gcs_server": 0.0}
 
 Lost = Callable[[str, float], None]
 _SPILLING = "RAY_object_spilling_directory"
-_RAYS = re.compile(rb"^ray::|/ray/(_private|autoscaler|core|dashboard)/")
 
 
 @contextlib.contextmanager
@@ -138,35 +136,6 @@ def guarded(session: str, lost: Lost, seconds: float = 0.5) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-
-
-def end_session(session: str, patience: float = 5.0) -> None:
-    """End what still runs of a session of Ray's whose driver is dead, or never came up.
-
-    Args:
-        session: its folder.
-        patience: seconds in which it may end by itself.
-    """
-    until = time.monotonic() + patience
-    while (left := processes_of(session)) and time.monotonic() < until:
-        time.sleep(0.5)
-    for pid in left:
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def processes_of(session: str) -> list[int]:
-    """Ray's processes that have files of a session open (agents and workers: their logs)."""
-    found = []
-    for pid, _, _ in _processes():
-        folder = Path(f"/proc/{pid}")
-        with contextlib.suppress(OSError):
-            if pid == os.getpid() or not _RAYS.search((folder / "cmdline").read_bytes()):
-                continue
-            links = (os.readlink(link) for link in (folder / "fd").iterdir())
-            if any(link.startswith(session + "/") for link in links):
-                found.append(pid)
-    return found
 
 
 def _processes() -> Iterator[tuple[int, str, int]]:

@@ -3,8 +3,8 @@
 Within the job, `Ending`: a signal, a Ray that died or a folder that another process took end the
 work where it stands, and the job says why. Beside it a witness, this file run as a program: it
 holds the job's standard error, waits for the job's farewell, and where the job ends without one
-(killed, out of memory, a crash in native code) says so, ends what Ray left running, and brings the
-log to the run folder.
+(killed, out of memory, a crash in native code) says so, and brings the log to the run folder. Ray's
+processes end by themselves then: all but two idle agents within seconds, those after a minute.
 """
 
 import contextlib
@@ -77,10 +77,6 @@ class Ending:
             self._note(said=True)
         return first
 
-    def began(self, session: str) -> None:
-        """Note the folder of a session of Ray's, which goes with a job that is killed."""
-        self._note(session=session)
-
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
         """Turn SIGTERM into SystemExit within the block, as Ray does once it is up."""
@@ -101,8 +97,6 @@ class Ending:
     def witnessed(self, job: str, log: Path, place: str, options: dict[str, Any]) -> Iterator[None]:
         """Have a witness within the block; where it cannot start, the job goes on all the same.
 
-        It outlives a job whose end was said before its work had ended: Ray's leftovers are its own.
-
         Args:
             job: the job's name, for the line.
             log: the job's log.
@@ -122,7 +116,7 @@ class Ending:
         try:
             yield
         finally:
-            if not self.said and self._witness is not None:
+            if self._witness is not None:
                 self._note(farewell=True)
                 with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                     self._witness.communicate(timeout=5)
@@ -170,10 +164,6 @@ def _main() -> None:
         # Whoever reads what the job said need not wait.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sys.path[:] = facts["path"]
-    if facts.get("session"):
-        from satray.sessions import end_session
-
-        end_session(facts["session"])
     if facts["log"] != facts["place"]:
         from satray.config.base import StorageOptions
         from satray.storage import Storage

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from satray.sessions import processes_of
 from satray.storage import Storage, join
 
 PROGRAM = """
@@ -30,14 +29,12 @@ PROGRAM = """
         note: str = key("", "told", identity=False)
 
     @contextlib.contextmanager
-    def start(*_, lost=None, began=None, **__):
+    def start(*_, lost=None, **__):
         with contextlib.ExitStack() as ends:
             if {server!r}:
                 server = subprocess.Popen([{server!r}, "60"])
                 ends.enter_context(satray.sessions.guarded({session!r}, lost, 0.05))
                 threading.Timer(0.3, server.kill).start()
-            if {session!r}:
-                began({session!r})
             yield
 
     def work(recipe, found, run):
@@ -129,24 +126,6 @@ def test_a_ray_that_died_ends_its_job_with_a_line(tmp_path, name):
     assert str(tmp_path / "out") in line
     assert others in ([], ["stop ended with status 1"])
     assert "the server's last line" in log_of(tmp_path / "out")
-
-
-def test_what_ray_left_running_goes_with_a_job_that_was_killed(tmp_path):
-    session = tmp_path / "session_x"
-    (session / "logs").mkdir(parents=True)
-    with (session / "logs" / "agent.log").open("w") as log:
-        agent = subprocess.Popen(["ray::Agent", "60"], executable=shutil.which("sleep"), stdout=log)
-        reader = subprocess.Popen(["tail", "-f", log.name], stdout=subprocess.DEVNULL)
-    try:
-        assert processes_of(str(session)) == [agent.pid]
-        run("os.kill(os.getpid(), signal.SIGKILL)", str(tmp_path / "out"), str(session))
-        assert agent.wait(30) == -signal.SIGKILL
-        assert reader.poll() is None
-    finally:
-        agent.kill()
-        reader.kill()
-        agent.wait()
-        reader.wait()
 
 
 @pytest.mark.s3
