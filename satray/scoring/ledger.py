@@ -17,7 +17,8 @@ model, and a return to what was before each begin the next, and the last one is 
 
 A run's processes share its claims: scoring begins with the claim, products go to the names that
 people read, each after a look whether the claim stands, and `done` is the one point of commit. An
-owner who was given up and wakes between that look and its write may replace a file.
+owner who sleeps for a lease just between a look and its write, or its commit, may still do this one
+thing beside the next owner; each look comes right before.
 """
 
 import contextlib

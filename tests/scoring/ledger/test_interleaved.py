@@ -47,7 +47,7 @@ class World:
         self.looks = {}  # per program: the store's clock and objects at its last listing
         self.seen = {}  # per program and scene: the objects when it listed its marks last
         self.last = {}  # per program: its last request
-        self.late = Counter()  # per run: writes after it had lost its claim
+        self.late = Counter()  # per run: writes and commits after it had lost its claim
         self.mixed = set()  # scenes that these were of
         self.turns = Turns({f"s{number}": self.program for number in range(programs)})
         self.passes = passes
@@ -80,10 +80,11 @@ class World:
         if who and request == "create" and number.isdigit() and uri not in self.store.objects:
             self.check_takeover(uri, int(number))
         if who and request == "write" and below.startswith(("cam/", "items/")):
-            self.check_write(who, below)
-        if who and request == "create" and number == "done":
-            scene = below.split("/")[1]
-            assert self.newest(self.seen[who, scene], scene) == self.runs[who]
+            scene = next(name for name in NAMES if below in final_paths(name))
+            assert self.last[who] == ("list", f"ledger/{scene}"), "right after a look"
+            self.check_owner(who, scene)
+        if who and request == "create" and number == "done" and uri not in self.store.objects:
+            self.check_owner(who, below.split("/")[1])
         if request == "list":
             self.seen[who, below.removeprefix("ledger/")] = dict(self.store.objects)
         self.last[who] = (request, below)
@@ -97,15 +98,17 @@ class World:
         marks = ledger.look().scenes.get(scene, {}).get(version, ())
         assert ledger.judge(marks, when) == ("open", number - 1)
 
-    def check_write(self, who, below):
-        """Files go to final names right after a look, by the owner of what was newest then."""
-        scene = next(name for name in NAMES if below in final_paths(name))
-        assert self.last[who] == ("list", f"ledger/{scene}")
-        assert self.newest(self.seen[who, scene], scene) == self.runs[who]
-        if self.newest(self.store.objects, scene) != self.runs[who]:
-            self.late[self.runs[who]] += 1
+    def check_owner(self, who, scene):
+        """Who writes to final names, or commits, had the scene when it looked last.
+
+        Where it lost it since, it slept between the two; it writes so once at most.
+        """
+        run = self.runs[who]
+        assert self.newest(self.seen[who, scene], scene) == run
+        if self.newest(self.store.objects, scene) != run:
+            self.late[run] += 1
             self.mixed.add(scene)
-            assert self.late[self.runs[who]] == 1, "it looks before it writes again"
+            assert self.late[run] == 1, "it looks before it writes again"
 
     def newest(self, objects, scene):
         """Run of the newest claim on a scene that was not given back; None where it has ended."""
