@@ -95,7 +95,7 @@ def in_process(keys: list[str], given: argparse.Namespace) -> Iterator[tuple[str
 
     from satray.config.cli import build
     from satray.config.train import TrainRecipe
-    from satray.data.read import read_blocks, tile_source, to_torch
+    from satray.data.read import read_blocks, to_torch
     from satray.runs.executor import each_block
     from satray.storage import Storage
     from satray.train.setup import read
@@ -114,9 +114,7 @@ def in_process(keys: list[str], given: argparse.Namespace) -> Iterator[tuple[str
         network, optimizer, loss, clip=recipe.optimizer.clip, bf16=given.precision == "bf16",
         compile=given.compile,
     )  # fmt: skip
-    source = tile_source(
-        setup.index, "train", setup.bands, storage, digest=setup.digest, cache=recipe.cache
-    )
+    source = setup.source("train", storage)
     make = AugmentedTiles.of(recipe, setup.preprocess(), recipe.seed)
 
     def tiles() -> Iterator[Inputs]:

@@ -11,12 +11,11 @@ anew for each (seed, pseudo-epoch, rank).
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from satray.storage import Storage, join
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
 
 FOLDER = "train"
 """Below the run's state."""
-LOST = "unreadable"
-"""Below the run's state: tiles that could not be read."""
 WORST = -1e30
 """Score of a metric that is not a number."""
 
 State = dict[str, "Tensor"]
+Lost = dict[str, dict[int, str]]
+"""Tiles that could not be read: split -> row of the split -> reason."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,9 @@ class TrainState:
 
     averaged: dict[str, Any] | None = None
     """Evaluation of the average of snapshots; None before it, and where it is not finite."""
+
+    lost: Lost = field(default_factory=dict)
+    """In all attempts, by all workers."""
 
     def copied(self) -> TrainState:
         """The same in the CPU's memory, where training changes nothing any more."""
@@ -186,30 +188,6 @@ def score(validation: Mapping[str, Any], best: str) -> float:
     """What weights are compared by: more is better."""
     value = -float(validation["val_loss"]) if best == "loss" else float(validation[best])
     return WORST if math.isnan(value) else value
-
-
-def keep_lost(storage: Storage, state: str, name: str, errors: Any) -> None:
-    """Write which tiles a worker could not read, before the checkpoint; nothing where all could.
-
-    So a driver that is killed, even after the last checkpoint, loses none of them.
-
-    Args:
-        storage: how URIs are reached.
-        state: folder of the run's state.
-        name: of the worker, and of where its attempt began.
-        errors: split -> row of the split -> reason; all of the attempt.
-    """
-    if any(errors.values()):
-        storage.write(join(state, LOST, f"{name}.json"), json.dumps(errors).encode())
-
-
-def lost(storage: Storage, state: str) -> dict[tuple[str, int], str]:
-    """All that `keep_lost` wrote, in all attempts: (split, row) -> reason."""
-    found: dict[tuple[str, int], str] = {}
-    for entry in storage.list(join(state, LOST)):
-        for split, rows in json.loads(storage.read(entry.uri)).items():
-            found.update({(split, int(row)): reason for row, reason in rows.items()})
-    return found
 
 
 def to_bytes(state: Any) -> bytes:

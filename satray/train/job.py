@@ -160,10 +160,8 @@ def _finish(
     mark = kept.samples_seen if kept.kind == "checkpoint" else None
     run.publish("curves.png", curves(rows, shown, title, mark, rates, stages))
     tracker.publish(rows)
-    errors = checkpoints.lost(run.storage, run.state)
-    if errors:
-        data, count = unreadable(setup, errors)
-        run.publish("unreadable.parquet", data, rows=count)
+    if lost := sum(map(len, latest.lost.values())):
+        run.publish("unreadable.parquet", unreadable(setup, latest.lost), rows=lost)
     seen = kept.predictions
     trap = watch(seen.logits_NK, seen.labels_NK, setup.index.meta.classes, setup.task)
     figures = {
@@ -196,7 +194,7 @@ def _finish(
             "classes": len(setup.index.meta.classes),
             "pseudo_epochs": len(rows),
             "samples": last["samples_seen"],
-            "unreadable_tiles": len(errors),
+            "unreadable_tiles": lost,
         },
         metrics={name: kept.validation[name] for name in HEADLINES}
         | {"images_per_second": tracking.throughput(rows), "best_by": setup.best},

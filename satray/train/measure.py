@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from satray.data.read import errors_of, read_blocks, tile_source, to_torch
+from satray.data.read import errors_of, read_blocks, to_torch
 from satray.errors import InputError
 from satray.runs.run import Run
 from satray.storage import Storage, join
@@ -50,7 +50,7 @@ def _measured(setup: Setup, storage: Storage) -> dict[str, Any]:
     """`mean` and `std` (divided by n) of each band's finite values, and `tiles` that were read."""
     from satray.models.preprocess import to_values
 
-    source = tile_source(setup.index, "train", setup.bands, storage, digest=setup.digest)
+    source = setup.source("train", storage)
     most = min(MOST, len(source))
     rows = np.arange(most, dtype=np.int64) * len(source) // max(most, 1)
     count_C, total_C, squares_C = np.zeros((3, len(setup.bands)))

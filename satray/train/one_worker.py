@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.data.read import TileSource, tile_source
+from satray.data.read import TileSource
 from satray.errors import TrainingError
 from satray.runs.run import Run
 from satray.storage import Storage
@@ -126,14 +126,7 @@ def work_on_one(
     Raises:
         InputError: `resources.gpus=yes` where there is none.
     """
-    source = tile_source(
-        setup.index,
-        "train",
-        setup.bands,
-        run.storage,
-        digest=setup.digest,
-        cache=setup.recipe.cache,
-    )
+    source = setup.source("train", run.storage)
     given = (function, args, setup.without_table(), source, run.storage, initial)
 
     def show(message: dict[str, str]) -> None:

@@ -17,7 +17,7 @@ from satray.models.probe import probe_grid
 from satray.models.spec import NEAR, BundleSpec, TrainedPixels
 from satray.runs.run import Run, finite
 from satray.train.calibrate import Calibration
-from satray.train.checkpoints import Kept
+from satray.train.checkpoints import Kept, Lost
 from satray.train.setup import Setup
 from satray.train.tracking import nested
 
@@ -106,18 +106,16 @@ def nodata(index: TileIndex) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def unreadable(setup: Setup, errors: dict[tuple[str, int], str]) -> tuple[bytes, int]:
-    """The table of tiles that training could not read, and its rows."""
+def unreadable(setup: Setup, lost: Lost) -> bytes:
+    """The table of tiles that training could not read."""
     rows: list[dict[str, Any]] = []
-    for split in sorted({split for split, _ in errors}):
-        part = setup.index.part(split).table
-        found = sorted(row for where, row in errors if where == split)
-        tiles = part.take(pa.array(found, pa.int64()))
+    for split, errors in sorted(lost.items()):
+        tiles = setup.index.part(split).table.take(pa.array(sorted(errors), pa.int64()))
         ids, uris = (tiles.column(name).to_pylist() for name in ("tile_id", "uri"))
         rows += [
-            {"tile_id": tile, "uri": uri, "split": split, "error": errors[split, row]}
-            for row, tile, uri in zip(found, ids, uris, strict=True)
+            {"tile_id": tile, "uri": uri, "split": split, "error": errors[row]}
+            for row, tile, uri in zip(sorted(errors), ids, uris, strict=True)
         ]
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), sink)
-    return sink.getvalue(), len(rows)
+    return sink.getvalue()

@@ -27,6 +27,7 @@ from satray.errors import InputError, SatrayError, TrainingError
 from satray.runs.run import Run
 from satray.storage import join
 from satray.train import checkpoints
+from satray.train.checkpoints import Lost
 from satray.train.setup import Setup
 from satray.train.worker import Message, Task, train
 
@@ -243,7 +244,7 @@ class _Shards:
         self._tallies = {"train": StreamTally(), "val": StreamTally()}
 
     @property
-    def errors(self) -> dict[str, dict[int, str]]:
+    def errors(self) -> Lost:
         return {split: tally.errors for split, tally in self._tallies.items()}
 
     def train(self, pseudo_epoch: int) -> Iterator[Batch]:

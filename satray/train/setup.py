@@ -9,6 +9,7 @@ from satray.config.base import idle_keys
 from satray.config.stages import FROM_SCRATCH
 from satray.config.train import Facts, NormalizeOptions, TrainRecipe, VariantOptions
 from satray.data.index import IndexMeta, TileIndex, check_unchanged, read_index
+from satray.data.read import TileSource, tile_source
 from satray.errors import InputError
 from satray.models.pretrained import fetch, is_word, published, refuse_unreachable, sources_of
 from satray.models.radiometry import Radiometry
@@ -84,17 +85,17 @@ class Setup:
         """Side of the input in px where the network takes no other (dense heads)."""
         return self.recipe.input.size if self.variant.head == "dense" else None
 
-    def preprocess(self) -> "Preprocess":
-        """From stored pixels to the network's input.
+    def source(self, split: str, storage: Storage) -> TileSource:
+        """The tiles of a split, with the bands that are read."""
+        return tile_source(
+            self.index, split, self.bands, storage, digest=self.digest, cache=self.recipe.cache
+        )
 
-        Raises:
-            ValueError: mean and deviation are not measured yet.
-        """
+    def preprocess(self) -> "Preprocess":
+        """From stored pixels to the network's input, once mean and deviation are known."""
         from satray.models.preprocess import Preprocess
 
         wanted = self.recipe.input
-        if not self.mean:
-            raise ValueError("mean and deviation are not measured yet: train.measure.complete")
         size = (wanted.size, wanted.resize, wanted.evaluate)
         return Preprocess(self.bands, self.mean, self.std, *size, self.radiometry)
 

@@ -6,10 +6,9 @@ Nothing here imports torch before training begins: Ray's controller would wait f
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,13 +20,13 @@ from satray.config.base import Resources
 from satray.config.train import TrainRecipe
 from satray.data.cache import cache_lines
 from satray.data.order import TrainOrder, WholeOrder, copies
-from satray.data.read import Batch, TileSource, errors_of, read_blocks, tile_source, to_torch
+from satray.data.read import Batch, TileSource, errors_of, read_blocks, to_torch
 from satray.errors import InputError, TrainingError
 from satray.runs.executor import each_block
 from satray.runs.run import Run
 from satray.storage import Storage
 from satray.train import checkpoints
-from satray.train.checkpoints import Kept, Writer, score
+from satray.train.checkpoints import Kept, Lost, Writer, score
 from satray.train.imbalance import class_weights
 from satray.train.plan import train_order
 from satray.train.setup import Setup
@@ -65,16 +64,8 @@ class Task:
     @classmethod
     def of(cls, setup: Setup, run: Run, initial: str) -> Task:
         """Gather what workers need."""
-        source = functools.partial(
-            tile_source,
-            setup.index,
-            bands=setup.bands,
-            storage=run.storage,
-            digest=setup.digest,
-            cache=setup.recipe.cache,
-        )
-        sources = source("train"), source("val")
-        return cls(setup.without_table(), *sources, initial, run.state, run.storage)
+        train, val = (setup.source(split, run.storage) for split in ("train", "val"))
+        return cls(setup.without_table(), train, val, initial, run.state, run.storage)
 
     @property
     def train_order(self) -> TrainOrder:
@@ -91,8 +82,8 @@ class Feed(Protocol):
     """Gives a worker its batches."""
 
     @property
-    def errors(self) -> dict[str, dict[int, str]]:
-        """Tiles that could not be read so far: split -> row -> reason."""
+    def errors(self) -> Lost:
+        """Tiles that could not be read so far."""
 
     def train(self, pseudo_epoch: int) -> Iterator[Batch]:
         """This worker's batches of a pseudo-epoch."""
@@ -117,7 +108,7 @@ def train(
         InputError, TrainingError: in one line, what no restart can cure.
     """
     from satray.train.loop import Loop
-    from satray.train.parallel import synchronised
+    from satray.train.parallel import by_rank_0, synchronised
     from satray.train.state import begin, takes_bf16
     from satray.train.step import AugmentedTiles
 
@@ -130,6 +121,7 @@ def train(
     if recipe.sync_batchnorm and plan.workers > 1:
         network = synchronised(network)
     bf16 = takes_bf16(recipe.precision, device)
+    latest = checkpoints.latest_of(storage, task.state)
 
     def progress(now: dict[str, Any]) -> None:
         if rank == 0:
@@ -149,10 +141,10 @@ def train(
         positive_weight=class_weights(recipe.loss, task.train.labels, recipe.repeat),
         bf16=bf16,
         device=device,
-        state=checkpoints.latest_of(storage, task.state),
+        state=latest,
         progress=progress,
     )
-    writer, name = Writer(storage, task.state), f"{loop.pseudo_epoch:06d}-{rank:04d}"
+    writer = Writer(storage, task.state)
 
     def keep(
         kind: str,
@@ -161,7 +153,8 @@ def train(
         seen: Predictions | None,
     ) -> None:
         """Keep where training stands, and the weights where none were better."""
-        checkpoints.keep_lost(storage, task.state, name, feed.errors)
+        before = {} if latest is None else latest.lost
+        lost = by_rank_0(feed.errors, lambda shards: _joined([before, *shards]))
         if rank:
             return
         best = None
@@ -171,7 +164,7 @@ def train(
             samples = row.get("samples_seen", plan.total_samples)
             copied = {name: value.cpu().clone() for name, value in weights.items()}
             best = Kept(kind, samples, copied, shown, seen, loop.precision)
-        writer.keep(loop.state().copied(), best)
+        writer.keep(replace(loop.state().copied(), lost=lost), best)
 
     try:
         while not loop.done:
@@ -189,6 +182,14 @@ def train(
         writer.wait()
 
 
+def _joined(shards: list[Lost]) -> Lost:
+    """What several know of tiles that could not be read."""
+    return {
+        split: {row: why for shard in shards for row, why in shard.get(split, {}).items()}
+        for split in ("train", "val")
+    }
+
+
 # In the job's own process
 
 
@@ -197,7 +198,7 @@ class Reader:
     """A `Feed` of one worker alone: threads of this process are a few batches ahead of it."""
 
     task: Task
-    errors: dict[str, dict[int, str]] = field(default_factory=lambda: {"train": {}, "val": {}})
+    errors: Lost = field(default_factory=lambda: {"train": {}, "val": {}})
 
     def train(self, pseudo_epoch: int) -> Iterator[Batch]:
         """The batches of a pseudo-epoch, in order."""

@@ -21,7 +21,7 @@ import ray
 from satray import cluster
 from satray.block_pool import BlockRead, Report, Row, held, through_actors
 from satray.data.cache import cache_lines
-from satray.data.read import TileSource, read_blocks, tile_source, to_torch
+from satray.data.read import TileSource, read_blocks, to_torch
 from satray.errors import SatrayError, TrainingError
 from satray.runs.run import Run, to_json
 from satray.storage import Storage, join
@@ -78,12 +78,7 @@ def extract(
 
 def _extract(setup: Setup, run: Run, weights: str, spec: FeatureSpec, uri: str) -> None:
     begun, storage, recipe = time.perf_counter(), run.storage, setup.recipe
-    sources = {
-        split: tile_source(
-            setup.index, split, setup.bands, storage, digest=setup.digest, cache=recipe.cache
-        )
-        for split in SPLITS
-    }
+    sources = {split: setup.source(split, storage) for split in SPLITS}
     source = sources["train"]
     for line in cache_lines(source.cache):
         run.say(line)

@@ -16,9 +16,7 @@ from satray.train.checkpoints import (
     best_of,
     find,
     is_done,
-    keep_lost,
     latest_of,
-    lost,
     score,
 )
 from satray.train.evaluation import Predictions
@@ -104,19 +102,3 @@ def test_more_is_better_and_no_number_is_worst():
     assert score({"val_loss": 0.3, "map": 0.5}, "map") == 0.5
     assert score({"val_loss": 0.3, "map": 0.5}, "loss") == -0.3
     assert score({"val_loss": 0.3, "map": math.nan}, "map") == WORST
-
-
-def test_unreadable_tiles_outlive_the_driver(tmp_path):
-    state = str(tmp_path / "state")
-    assert lost(STORAGE, state) == {}
-    keep_lost(STORAGE, state, "0-0", {"train": {}, "val": {}})
-    assert STORAGE.list(state) == []
-    keep_lost(STORAGE, state, "0-0", {"train": {5: "torn"}, "val": {2: "gone"}})
-    keep_lost(STORAGE, state, "0-1", {"train": {7: "not an image"}, "val": {}})
-    keep_lost(STORAGE, state, "3-0", {"train": {9: "late"}, "val": {2: "gone"}})
-    assert lost(STORAGE, state) == {
-        ("train", 5): "torn",
-        ("train", 7): "not an image",
-        ("train", 9): "late",
-        ("val", 2): "gone",
-    }

@@ -26,7 +26,7 @@ def archive(tmp_path):
 
 
 def the_setup(archive, folder, **changes):
-    wanted = {"variant": PAPER, "input": INPUT, **changes}
+    wanted = {"variant": PAPER, "input": INPUT, "cache": {"enabled": False}, **changes}
     return set_up(make_recipe(archive, folder, **wanted), Storage())
 
 
