@@ -136,8 +136,8 @@ def by_windows(
     made: Any, plan: Any, pixels: np.ndarray, features: Any, most: int
 ) -> Callable[[], float]:
     """Gives seconds a tile of satray's windows, of which so many are timed."""
-    from satray.scoring.dense.answers import Wanted
     from satray.scoring.dense.forward import DenseScorer
+    from satray.scoring.results import Wanted
 
     scorer = DenseScorer(made, plan, Wanted(tuple(range(len(CLASSES))), ("dense",)), features)
     # Those of most tiles: a sample is none of the thin ones at the far edges.
@@ -179,10 +179,10 @@ def stitched(given: argparse.Namespace) -> dict[str, Any]:
     from satray.models.cam import dense_cam
     from satray.models.network import pool
     from satray.models.variant import BUILT_IN
-    from satray.scoring.dense.answers import Wanted
     from satray.scoring.dense.forward import DenseScorer
     from satray.scoring.dense.measure import measure
     from satray.scoring.dense.windows import least_side, plan_scene
+    from satray.scoring.results import Wanted
 
     del given
     print("| network | halo, cells | windows | tiles | maps differ by | logits differ by |")

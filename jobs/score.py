@@ -2,9 +2,9 @@
 
 from satray.config.score import ScoreRecipe
 from satray.runs.job import Job, leave, main
-from satray.scoring.score import early, plan, read, work
+from satray.scoring.score import early, large, plan, read, work
 
-JOB = Job("score", ScoreRecipe, read, plan, work, early=early)
+JOB = Job("score", ScoreRecipe, read, plan, work, ray=large, early=early)
 
 if __name__ == "__main__":
     leave(main(JOB))

@@ -460,9 +460,9 @@ def tasks(
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, SatrayError):
             raise error.cause from None
-        raise SatrayError(f"a worker failed: {_cause(error)}") from error
+        raise SatrayError(f"a worker failed: {cause(error)}") from error
     except ray.exceptions.RayError as error:
-        raise SatrayError(f"a worker died: {_cause(error)}") from error
+        raise SatrayError(f"a worker died: {cause(error)}") from error
     finally:
         for reference in list(under_way):
             ray.cancel(reference)
@@ -474,7 +474,7 @@ def _called(function: Callable[..., T], threads: int, *args: Any) -> T:
     return function(*args)
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
     """What ended a task or actor, in one line, from whatever Ray wrapped it in."""
     return one_line(getattr(error, "cause", None) or error)
 
@@ -516,7 +516,7 @@ class ProgressChannel:
                 try:
                     messages = ray.get(self._mail.take.remote())
                 except ray.exceptions.RayError as error:
-                    say(f"note: no more progress can be shown: {_cause(error)}")
+                    say(f"note: no more progress can be shown: {cause(error)}")
                     return
                 for message in messages:
                     try:

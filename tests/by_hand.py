@@ -3,9 +3,12 @@
 from types import ModuleType
 from typing import Any
 
+from satray.cluster import Readers, Workers
 from satray.config.base import Recipe
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
+
+WORKERS = Workers(count=1, gpu=False, cpus=1, readers=Readers(1))
 
 
 def planned(job: ModuleType | Any, recipe: Recipe) -> list[str]:

@@ -1,7 +1,6 @@
 """A bundle that sees bright dots, scenes with dots, and the job without Ray."""
 
 import dataclasses
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from rasterio.transform import Affine
 from scoring.dense import dense_material
 from scoring_material import make_peaked, write_tile
 
-from satray.block_pool import rows_of as rows_of_block
 from satray.config.score import ScoreRecipe
 from satray.models.bundle import BundleSpec, bundle_files
 from satray.models.network import Network
@@ -23,6 +21,8 @@ from satray.runs.folder import take_folder
 from satray.runs.job import Job, perform
 from satray.runs.run import Run
 from satray.scoring import score
+from satray.scoring.scheduler import run_stages
+from satray.scoring.stages import Stages
 from satray.storage import Storage
 
 BANDS = ("red", "green", "blue")
@@ -122,11 +122,22 @@ def recipe(bundle: Path, scenes: Path, **more: Any) -> ScoreRecipe:
     return ScoreRecipe.model_validate(values)
 
 
-def scored(given: ScoreRecipe, out: Path | str, run_id: str = "abcdefabcdef") -> Any:
+def scored(
+    given: ScoreRecipe, out: Path | str, run_id: str = "abcdefabcdef", ray: bool = False
+) -> Any:
     """Run, outcome, record and what was said."""
     found = score.read(given, Storage())
     said: list[str] = []
-    run = Run("score", run_id, str(out), Storage(), said.append, said.append, shared=given.only_new)
+    run = Run(
+        "score",
+        run_id,
+        str(out),
+        Storage(),
+        said.append,
+        said.append,
+        shared=given.only_new,
+        ray=ray,
+    )
     with take_folder(run, overwrite=False):
         outcome, record = perform(JOB, given, found, run)
     return run, outcome, record, said
@@ -134,26 +145,53 @@ def scored(given: ScoreRecipe, out: Path | str, run_id: str = "abcdefabcdef") ->
 
 @dataclass
 class Inline:
-    """Stands in for Ray: units are done in this process, one after another."""
+    """Watches the scenes of a job as they go through its stages, in this process."""
 
     done: list[tuple[int, int]] = dataclasses.field(default_factory=list)
-    """Scene and unit of each that was done."""
+    """Scene and part of each that was looked at."""
     px: int = 0
     """Net px that forwards looked at."""
     before: Callable[[int, int], None] | None = None
-    """Called with scene and unit before each."""
+    """Called with scene and part before the network looks at each."""
+    opening: Callable[[int], object] | None = None
+    """Called with each scene before it is opened."""
 
-    def __call__(self, name: str, blocks: Any, pool: Any, make: Callable[[], Any]) -> Iterator[Any]:
-        work = make()
-        for block in blocks:
-            (row,) = rows_of_block(block.read())
-            if self.before is not None:
-                job, unit = pickle.loads(row["unit"])
-                self.before(job.number, unit)
-            report = pickle.loads(pickle.dumps(work(row)))
-            self.done.append((report["number"], report["unit"]))
-            self.px += report["px"]
-            yield report
+    def __call__(self, stages: Any, items: Any, *more: Any) -> Iterator[Any]:
+        return run_stages(_Watched(stages, self), items, *more)
+
+
+@dataclass(frozen=True)
+class _Watched(Stages):
+    stages: Any
+    by: Inline
+
+    def __getattribute__(self, name: str) -> Any:
+        own = object.__getattribute__
+        if name in ("network", "open", "by") or name.startswith("__"):
+            return own(self, name)
+        return getattr(own(self, "stages"), name)
+
+    def open(self, item: Any) -> Any:
+        if self.by.opening is not None:
+            self.by.opening(item.number)
+        return object.__getattribute__(self, "stages").open(item)
+
+    def network(self, gpu: bool) -> Any:
+        found = object.__getattribute__(self, "stages").network(gpu)
+        by = self.by
+
+        class Network:
+            engine = found.engine
+
+            def __call__(self, job: Any, part: int, pixels: Any) -> Any:
+                if by.before is not None:
+                    by.before(job.number, part)
+                said = found(job, part, pixels)
+                by.done.append((job.number, part))
+                by.px += job.px // job.parts
+                return said
+
+        return Network()
 
 
 def rows_of(run: Run, path: str) -> list[dict[str, Any]]:

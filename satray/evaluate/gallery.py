@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from satray.metrics.scored import Scored
 from satray.models.geometry import cam_transform, centred
-from satray.scoring.over_tiles import Maps, wanted_of
+from satray.scoring.over_tiles import wanted_of
 from satray.scoring.reading import read_block
+from satray.scoring.results import MapRequest
 from satray.scoring.sources import TileSet
 from satray.storage import Storage
 
@@ -145,7 +146,7 @@ def render(
         alone where the head is dense. Tiles that cannot be read any more are left out.
     """
     from satray.report.tiles import shrunk, stretched, thumbnail
-    from satray.scoring.forward import MapRequest, Scorer
+    from satray.scoring.forward import Scorer
 
     spec = bundle.spec
     classes = sorted({pick.klass for pick in picks})
@@ -154,7 +155,7 @@ def render(
     bands = list(_shown(spec.bands))
     middle, reach = (np.asarray(values)[bands] for values in (spec.mean, spec.std))
     low, high = tuple(middle - 2 * reach), tuple(middle + 2 * reach)
-    wanted = wanted_of(spec, tiles, Maps())
+    wanted = wanted_of(spec, tiles, MapRequest())
     rows = sorted({pick.row for pick in picks})
     colours: dict[int, NDArray[np.uint8]] = {}
     evidence: dict[tuple[int, int], Floats] = {}

@@ -16,12 +16,13 @@ from satray.runs.run import Outcome, Run, digest_file, library_versions, to_json
 from satray.scoring.blocks import Blocks
 from satray.scoring.over_tiles import (
     D4_SAID,
-    Maps,
     failure_lines,
     refuse_dtype,
     score_tiles,
     wanted_of,
 )
+from satray.scoring.results import MapRequest
+from satray.scoring.scheduler import wants_ray
 from satray.scoring.sources import tiles_of_index
 from satray.storage import Storage, join
 
@@ -76,7 +77,7 @@ def read(recipe: EvaluateRecipe, storage: Storage) -> Inputs:
 def plan(recipe: EvaluateRecipe, found: Inputs, _: Storage) -> list[str]:
     """Say what would be predicted, and with what."""
     spec, tiles = found.split.spec, found.split.tiles
-    wanted = wanted_of(spec, tiles, Maps())
+    wanted = wanted_of(spec, tiles, MapRequest())
     blocks = Blocks.of("", len(tiles), wanted.tile_bytes)
     lines = [
         f"bundle: {', '.join(tower.backbone for tower in spec.variant.towers)}, "
@@ -109,7 +110,7 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
         run,
         recipe.bundle,
         tiles,
-        Maps(),
+        MapRequest(),
         recipe.batch,
         recipe.resources,
         gathered.add,
@@ -128,7 +129,7 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
         "failed": merged.failed,
         "task": spec.task,
         "classes": list(spec.classes),
-        "device": device(recipe),
+        "device": device(recipe, run),
         "bundle": bundle_digests(recipe.bundle, run.storage),
         "metrics": {},
         **(quality.document if quality else {}),
@@ -166,8 +167,16 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
     )
 
 
-def device(recipe: EvaluateRecipe) -> str:
-    """What the actors computed on: `cpu`, or `gpu (H100)`, `gpu` where Ray knows no model."""
+def large(recipe: EvaluateRecipe, found: Split) -> bool:
+    """Whether `resources.ray=auto` takes Ray."""
+    forwards = 8 if recipe.symmetries == "d4" else 1
+    return wants_ray(len(found.tiles) * found.spec.size**2 * forwards, recipe.resources)
+
+
+def device(recipe: EvaluateRecipe, run: Run) -> str:
+    """What computed: `cpu`, or `gpu (H100)`, `gpu` where Ray knows no model."""
+    if not run.ray:
+        return "cpu"
     from satray import cluster
 
     if not cluster.use_gpus(recipe.resources):

@@ -79,10 +79,16 @@ class CpuFeatures:
         }
 
 
-def engine_for(key: EngineKey, px: int, workers: "Workers") -> EngineKey:
-    """What each of the workers that share so many px of network input is to compute with."""
-    small = key == "auto" and px < PAYS * workers.count
-    return "eager" if workers.gpu or small else key
+def engine_for(key: EngineKey, px: int, workers: "Workers | None") -> EngineKey:
+    """What each of the workers that share so many px of network input is to compute with.
+
+    Args:
+        key: the recipe's.
+        px: of all of them together.
+        workers: on Ray; None: this process.
+    """
+    small = key == "auto" and px < PAYS * (workers.count if workers is not None else 1)
+    return "eager" if small or (workers is not None and workers.gpu) else key
 
 
 def engine_line(features: CpuFeatures | None) -> str:

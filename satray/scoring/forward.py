@@ -5,8 +5,8 @@ Legend: N tiles, B of a forward pass, C bands, H x W pixels, D features, h x w c
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from satray.metrics.scored import Rule, decide
 from satray.models.bundle import Bundle
 from satray.models.cam import argmax_cam, dense_cam, shares
 from satray.scoring.predictions import Numbers
+from satray.scoring.results import CamKind, Forward, MapRequest
 from satray.scoring.symmetries import mean_over, turn_back
 
-CamKind = Literal["dense", "argmax"]
 Features = Callable[[Tensor], dict[str, Tensor]]
 """x_BCHW (normalised float32; in windows any multiple of the block) -> f_BDhw by tower."""
 
@@ -94,26 +94,6 @@ class TileForward:
                 made = draw(features[name], w_KD[self._classes])
                 found["map", kind, name] = turn_back(made, g)
         return found
-
-
-@dataclass(frozen=True)
-class MapRequest:
-    """Which class activation maps to make."""
-
-    classes: tuple[int, ...] = ()
-    """Places of the classes in the bundle's list; none: no maps."""
-    kind: CamKind = "dense"
-    """dense: weighted features; argmax: what a maximum pooling really used."""
-
-
-@dataclass(frozen=True)
-class Forward:
-    """What the network says of N tiles."""
-
-    numbers: Numbers
-    """Logits, scores, predictions, shares."""
-    maps: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    """Tower -> (N, classes asked for, h, w), in logit units."""
 
 
 class Scorer:

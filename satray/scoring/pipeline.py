@@ -1,159 +1,149 @@
-"""Scoring on Ray Data: read tasks fetch and decode blocks, a pool of actors scores and writes them.
+"""The stages of scoring on Ray: tasks that read and write, actors that compute.
 
-The results go from the actors to storage directly; the driver learns of each by a small report.
+Pixels and results stay in Ray's object stores, and are named by references; of a call's objects the
+driver fetches the first alone, the head. Tasks and actors in place of Ray Data: the parts of a
+scene must meet again, which is a shuffle there, and a barrier.
 """
 
-import functools
-import pickle
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+import contextlib
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
+import ray
 
 from satray import cluster
-from satray.block_pool import BlockRead, Report, Row, held, through_actors
-from satray.errors import InputError
-from satray.scoring.blocks import Blocks
-from satray.scoring.predictions import Layout
-from satray.scoring.reading import ReadBlock, Wanted, read_block
-from satray.storage import Storage
-
-if TYPE_CHECKING:  # it imports torch
-    from satray.scoring.cpu import EngineKey
-
-
-@dataclass(frozen=True)
-class ActorTask:
-    """What every scoring actor needs; pickles small."""
-
-    bundle: str
-    """Bundle folder, or a train run's `out`."""
-    model_id: str
-    """The bundle's id as the driver saw it."""
-    storage: Storage
-    """Where bundle and run folder are."""
-    out: str
-    """The run folder."""
-    blocks: Blocks
-    """Its blocks."""
-    layout: Layout
-    """Columns of the predictions."""
-    map_classes: tuple[int, ...]
-    """Places of the classes to map."""
-    map_kind: str
-    """`dense` or `argmax`."""
-    batch: int
-    """Tiles a forward pass."""
-    d4: bool = False
-    """Average over the eight symmetries of each tile."""
-    engine: "EngineKey" = "eager"
-    """What computes features on CPUs."""
+from satray.errors import DecodeError, InputError, SatrayError, one_line
+from satray.scoring.stages import (
+    AHEAD,
+    Executor,
+    Forwarding,
+    open_item,
+    read_part,
+    write_item,
+)
 
 
-def run_blocks(
-    tiles: pa.Table,
-    wanted: Wanted,
-    todo: Sequence[int],
-    task: ActorTask,
-    workers: cluster.Workers,
-    report: Callable[[Report], None],
-) -> None:
-    """Score blocks and wait for all of them.
+@contextlib.contextmanager
+def on_ray(stages: Any, workers: cluster.Workers) -> Iterator[Executor]:
+    """Have the stages done on Ray within the block, which is up.
 
     Args:
-        tiles: all tiles of the run (a `TileSet`'s table).
-        wanted: what the bundle wants of a tile.
-        todo: numbers of the blocks to score.
-        task: for the actors.
+        stages: what is done (`satray.scoring.stages.Stages`).
         workers: the actors, and what reads for them.
-        report: called with each finished block's: counts, bytes fetched, seconds by activity.
-
-    Raises:
-        SatrayError: what ended a task or an actor for good, in one line.
     """
-    reads = []
-    for number in todo:
-        rows = task.blocks.rows(number)
-        some = tiles.take(pa.array(np.asarray(rows)))
-        read = functools.partial(_read, number, some, wanted, task.storage)
-        reads.append(BlockRead(read, len(rows) * wanted.tile_bytes))
-    make = functools.partial(_Work, task, workers.gpu)
-    for told in through_actors("scoring", reads, workers, make):
-        report(told)
+    executor = _Ray(stages, workers)
+    try:
+        yield executor
+    finally:
+        executor.end()
 
 
-def _read(number: int, tiles: pa.Table, wanted: Wanted, storage: Storage) -> pa.Table:
-    return to_row(number, read_block(tiles, wanted, storage))
+class _Ray:
+    """Tasks that read and write, actors that compute; an actor more only where parts wait."""
+
+    def __init__(self, stages: Any, workers: cluster.Workers) -> None:
+        readers, self._workers = workers.readers, workers
+        self.readers = readers.at_once or readers.expected * workers.count
+        self.networks = AHEAD * workers.count
+        self._stages = ray.put(stages)
+        task = ray.remote(num_cpus=readers.cpus)(_guarded)
+        spread = {"num_returns": 3, "scheduling_strategy": "SPREAD"}
+        self._open = task.options(name="open", **spread).remote
+        self._read = task.options(name="read", **spread).remote
+        self._write = task.options(name="write").remote
+        self._make: Any = ray.remote(
+            num_cpus=workers.cpus,
+            num_gpus=workers.gpu_share if workers.gpu else 0,
+            max_restarts=3,
+            max_task_retries=3,
+        )(_Actor)
+        self._actors: list[Any] = []
+        self._load: list[int] = []
+        self._calls: dict[Hashable, tuple[list[Any], int | None]] = {}
+        self._more()
+
+    def open(self, item: Any) -> Hashable:
+        return self._under_way(self._open(3, open_item, self._stages, item))
+
+    def read(self, opened: Any, part: int) -> Hashable:
+        return self._under_way(self._read(3, read_part, self._stages, opened, part))
+
+    def forward(self, opened: Any, part: int, pixels: Any) -> Hashable:
+        if min(self._load) > 0 and len(self._actors) < self._workers.count:
+            self._more()
+        number = self._load.index(min(self._load))
+        self._load[number] += 1
+        method = self._actors[number].forward.options(num_returns=2)
+        return self._under_way(method.remote(opened, part, pixels), number)
+
+    def write(self, opened: Any, parts: list[tuple[Any, Any]], engine: str) -> Hashable:
+        return self._under_way([self._write(1, _fetched, self._stages, opened, parts, engine)])
+
+    def done(self, calls: Iterable[Any]) -> Iterable[Hashable]:
+        heads = list(calls)
+        ray.wait(heads, num_returns=1)
+        ready, _ = ray.wait(heads, num_returns=len(heads), timeout=0)
+        return ready
+
+    def take(self, call: Any) -> tuple[Any, ...]:
+
+        references, actor = self._calls.pop(call)
+        if actor is not None:
+            self._load[actor] -= 1
+        try:
+            head = ray.get(references[0])
+        except ray.exceptions.RayError as error:
+            raise SatrayError(f"a worker died: {cluster.cause(error)}") from error
+        if isinstance(head, SatrayError):
+            raise head
+        return head, *references[1:]
+
+    def end(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+        for references, number in self._calls.values():
+            if number is None:
+                ray.cancel(references[0])
+
+    def _more(self) -> None:
+        workers = self._workers
+        threads = 0 if workers.gpu else workers.cpus
+        self._actors.append(self._make.remote(self._stages, workers.gpu, threads))
+        self._load.append(0)
+
+    def _under_way(self, references: list[Any], actor: int | None = None) -> Hashable:
+        head: Hashable = references[0]
+        self._calls[head] = references, actor
+        return head
 
 
-class _Work:
-    """Holds the bundle; scores and writes a block a call."""
+class _Actor:
+    """Holds the network; loads it at once, while the first parts are being read."""
 
-    def __init__(self, task: ActorTask, gpu: bool) -> None:
-        from satray.models.bundle import load_bundle
-        from satray.scoring.cpu import CpuFeatures, engine_line
-        from satray.scoring.forward import MapRequest, Scorer
-        from satray.scoring.writing import BlockWriter
+    def __init__(self, stages: Any, gpu: bool, threads: int) -> None:
+        if threads:
+            cluster.use_threads(threads)
+        self._forward = Forwarding(stages, gpu)
+        with contextlib.suppress(Exception):  # it comes again at the first part, which tells it
+            self._forward.load()
 
-        bundle = load_bundle(task.bundle, task.storage, "cuda" if gpu else "cpu")
-        if bundle.model_id != task.model_id:
-            raise InputError(
-                f"bundle={task.bundle}: changed while the job was running "
-                f"({task.model_id} -> {bundle.model_id}); rerun"
-            )
-        maps = MapRequest(task.map_classes, "argmax" if task.map_kind == "argmax" else "dense")
-        features = None if gpu else CpuFeatures(bundle, task.engine)
-        self._engine = engine_line(features)
-        self._scorer = Scorer(bundle, maps, task.batch, d4=task.d4, features=features)
-        self._writer = BlockWriter(
-            task.storage,
-            task.out,
-            task.blocks,
-            task.layout,
-            bundle.spec,
-            maps,
-            task.d4,
-            self._engine,
-        )
-        self._idle_since = time.perf_counter()
-
-    def __call__(self, row: Row) -> Report:
-        number, block = from_row(row)
-        begin = time.perf_counter()
-        forward = self._scorer(block.pixels)
-        scored = time.perf_counter()
-        failed = self._writer.write(number, block, forward)
-        end = time.perf_counter()
-        waiting, self._idle_since = begin - self._idle_since, end
-        # kinds, without the particulars of each tile
-        notes = Counter("ground: " + f.note.partition(" (")[0] for f in block.facts if f.note)
-        return {
-            **notes,
-            "engine": self._engine,
-            "tiles": len(block.facts),
-            "failed": failed,
-            "bytes": block.bytes,
-            "reading": block.seconds,
-            "computing": scored - begin,
-            "writing": end - scored,
-            "waiting": waiting,
-        }
+    def forward(self, opened: Any, part: int, pixels: Any) -> tuple[Any, ...]:
+        found: tuple[Any, ...] = _guarded(2, self._forward, opened, part, pixels)
+        return found
 
 
-def to_row(number: int, block: ReadBlock) -> pa.Table:
-    """One row that holds a block: its pixels as they lie in memory, all else pickled."""
-    pixels = np.ascontiguousarray(block.pixels)
-    flat = pixels.reshape(-1).view(np.uint8)
-    rest = pickle.dumps((pixels.shape, str(pixels.dtype), replace(block, pixels=flat[:0])))
-    return pa.table({"number": pa.array([number]), "pixels": held(flat), "rest": pa.array([rest])})
+def _guarded(returns: int, function: Callable[..., tuple[Any, ...]], *given: Any) -> Any:
+    """Call a stage that returns so much; what it raises is its head, in one line, of its kind."""
+    try:
+        found = function(*given)
+    except Exception as error:  # of a device that is too small, say
+        kinds = (DecodeError, InputError)
+        kind = next((kind for kind in kinds if isinstance(error, kind)), SatrayError)
+        found = (kind(one_line(error)), *[None] * (returns - 1))
+    return found if returns > 1 else found[0]
 
 
-def from_row(row: Row) -> tuple[int, ReadBlock]:
-    """Undo `to_row`, without a copy of the pixels (they are read-only then)."""
-    shape, dtype, block = pickle.loads(row["rest"])
-    pixels = np.frombuffer(row["pixels"], dtype=dtype).reshape(shape)
-    return row["number"], replace(block, pixels=pixels)
+def _fetched(stages: Any, opened: Any, parts: list[tuple[Any, Any]], engine: str) -> Any:
+    """Write, with parts that are fetched one after another."""
+    each = ((ray.get(beside), ray.get(said)) for beside, said in parts)
+    return write_item(stages, opened, each, engine)

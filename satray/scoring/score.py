@@ -20,13 +20,14 @@ from satray.scoring.maps import look as look_scenes
 from satray.scoring.maps.look import Scenes
 from satray.scoring.over_tiles import (
     D4_SAID,
-    Maps,
     failure_lines,
     refuse_dtype,
     score_tiles,
     wanted_of,
 )
 from satray.scoring.predictions import matrix
+from satray.scoring.results import CamKind, MapRequest
+from satray.scoring.scheduler import wants_ray
 from satray.scoring.sources import (
     TileSet,
     described,
@@ -50,7 +51,7 @@ class Tiles:
 
     spec: "BundleSpec"
     """The bundle's description."""
-    maps: Maps
+    maps: MapRequest
     """What is mapped."""
     tiles: TileSet
     """The tiles."""
@@ -164,6 +165,16 @@ def work(recipe: ScoreRecipe, found: Tiles | Scenes, run: Run) -> Outcome:
     )
 
 
+def large(recipe: ScoreRecipe, found: Tiles | Scenes) -> bool:
+    """Whether `resources.ray=auto` takes Ray."""
+    px = 8 if recipe.symmetries == "d4" else 1
+    if isinstance(found, Scenes):  # a byte of a scene holds a px, about
+        px *= sum(ref.size for ref in found.found.scenes)
+    else:
+        px *= len(found.tiles) * found.spec.size**2
+    return wants_ray(px, recipe.resources)
+
+
 def early(recipe: ScoreRecipe, found: Tiles | Scenes, run: Run) -> Outcome | Scenes | None:
     """What comes before Ray: of a schedule, to see what is new, and whether anything is."""
     if not (recipe.only_new and isinstance(found, Scenes)):
@@ -188,7 +199,7 @@ def _indexed(recipe: ScoreRecipe, index: TileIndex, bands: tuple[str, ...] | Non
     return replace(tiles, names=bands or tiles.names)
 
 
-def maps_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Maps:
+def maps_of(recipe: ScoreRecipe, spec: "BundleSpec") -> MapRequest:
     """Maps of the recipe.
 
     Raises:
@@ -197,7 +208,8 @@ def maps_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Maps:
     """
     names = recipe.cam.classes
     if not names:
-        return Maps()
+        return MapRequest()
+    kind: CamKind = "argmax" if recipe.cam.kind == "argmax" else "dense"
     if spec.variant.head == "dense":
         raise InputError(
             "cam.classes: this bundle's dense head mixes all cells before it decides, so it has no "
@@ -209,7 +221,7 @@ def maps_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Maps:
             "(argmax shows what a maximum pooling used)"
         )
     if names == ("all",) and "all" not in spec.classes:
-        return Maps(tuple(range(len(spec.classes))), recipe.cam.kind or "dense")
+        return MapRequest(tuple(range(len(spec.classes))), kind)
     absent = [name for name in names if name not in spec.classes]
     if absent:
         raise InputError(
@@ -217,7 +229,7 @@ def maps_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Maps:
             f"{', '.join(spec.classes)}"
         )
     places = tuple(dict.fromkeys(spec.classes.index(name) for name in names))
-    return Maps(places, recipe.cam.kind or "dense")
+    return MapRequest(places, kind)
 
 
 @dataclass

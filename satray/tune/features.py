@@ -1,17 +1,17 @@
-"""Features of a frozen network over an index, extracted once on Ray Data.
+"""Features of a frozen network over an index, extracted once.
 
-Read tasks fetch and decode blocks of tiles; a pool of actors makes each block's views, sends them
-through the network and writes the pooled vectors as one file, while the next block computes. An
-extraction that was interrupted goes on where it stopped. `satray.tune.feature_table` says what
+Tasks fetch and decode blocks of tiles, actors make each block's views and send them through the
+network, and tasks write the pooled vectors as one file a block. An extraction that was interrupted
+goes on where it stopped. `satray.tune.feature_table` says what
 decides the features, and reads them.
 """
 
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +19,13 @@ import pyarrow as pa
 import ray
 
 from satray import cluster
-from satray.block_pool import BlockRead, Report, Row, held, through_actors
+from satray.config.base import Resources
 from satray.data.cache import cache_lines
 from satray.data.read import TileSource, read_blocks, to_torch
 from satray.errors import SatrayError, TrainingError
 from satray.runs.run import Run, to_json
+from satray.scoring.scheduler import Tally, run_stages
+from satray.scoring.stages import Stages, Started
 from satray.storage import Storage, join
 from satray.tune.feature_table import (
     FORMAT,
@@ -38,9 +40,7 @@ from satray.tune.feature_table import (
 
 if TYPE_CHECKING:
     from satray.train.setup import Setup
-
-CALLS = 2
-"""Blocks in the hands of an actor: one computes while the file of the other is written."""
+    from satray.tune.extractor import Extractor
 
 
 def extract(
@@ -85,29 +85,23 @@ def _extract(setup: Setup, run: Run, weights: str, spec: FeatureSpec, uri: str) 
     blocks = spec.blocks(source.tile_bytes)
     written = {entry.key for entry in storage.list(uri)}
     todo = [block for block in blocks if block.file not in written]
-    gpu = cluster.use_gpus(recipe.resources, run.say)
-    # One a GPU; or one a node, which takes all its cores. A CPU is left to read tasks.
-    there = ray.cluster_resources()
-    most = int(there.get("GPU", 1)) if gpu else cluster.node_count()
-    actors = max(1, min(most, int(there.get("CPU", 0)) - 1, len(todo)))
-    workers = cluster.allot(recipe.resources, run.say, count=actors)
+    workers = _workers(recipe.resources, len(todo), run) if run.ray else None
     images = sum(len(block) * spec.views_in(block.split) for block in todo)
     run.say(
         f"features {spec.key}: {sum(spec.tiles):,} tiles, {spec.views} views of each train tile; "
-        f"{len(todo)} of {len(blocks)} blocks to compute, {images:,} images, on {actors} "
-        f"{'GPU' if gpu else 'CPU'} actor{'s' if actors > 1 else ''}"
+        f"{len(todo)} of {len(blocks)} blocks to compute, {images:,} images"
     )
     shape, dtype = source.shape, source.dtype
-    make = functools.partial(
-        _Worker, setup.without_table(), storage, weights, spec, uri, shape, dtype, gpu
-    )
-    reads = [_block_read(block, sources[block.split]) for block in todo]
-    reports, done = [], 0
-    for report in through_actors("features", reads, workers, make, calls=CALLS):
+    stages = _Stages(setup.without_table(), storage, weights, spec, uri, shape, dtype)
+    items = [
+        _Block(block, sources[block.split].rows(np.arange(block.start, block.stop)))
+        for block in todo
+    ]
+    reports = []
+    tally = Tally(run, images, "images")
+    for report in run_stages(stages, items, recipe.resources, tally, workers):
         reports.append(report)
-        done += report["images"]
-        rate = done / (time.perf_counter() - begun)
-        run.progress(f"features: {done:,} of {images:,} images, {rate:.1f} a second")
+        tally.count(report["images"])
     seconds = time.perf_counter() - begun
     record = {
         **finished(storage, uri, spec, blocks, reports, recipe.error_budget),
@@ -116,6 +110,15 @@ def _extract(setup: Setup, run: Run, weights: str, spec: FeatureSpec, uri: str) 
     }
     storage.write(join(uri, RECORD), to_json(record))  # last: it says complete
     run.say(f"features {spec.key}: {images:,} images in {seconds:.1f} s")
+
+
+def _workers(resources: Resources, blocks: int, run: Run) -> cluster.Workers:
+    """One actor a GPU; or one a node, which takes all its cores. A CPU is left to read tasks."""
+    gpu = cluster.use_gpus(resources, run.say)
+    there = ray.cluster_resources()
+    most = int(there.get("GPU", 1)) if gpu else cluster.node_count()
+    count = max(1, min(most, int(there.get("CPU", 0)) - 1, blocks))
+    return cluster.allot(resources, run.say, count=count)
 
 
 def finished(
@@ -181,56 +184,70 @@ def finished(
     }
 
 
-# Reading
+@dataclass(frozen=True)
+class _Block:
+    """Tiles to extract the features of."""
+
+    block: FeatureBlock
+    source: TileSource
 
 
-def _block_read(block: FeatureBlock, source: TileSource) -> BlockRead:
-    own = source.rows(np.arange(block.start, block.stop))
-    return BlockRead(functools.partial(_read, block, own), len(block) * source.tile_bytes)
+@dataclass(frozen=True)
+class _Opened:
+    """A block whose tiles are read."""
+
+    block: FeatureBlock
+    px: int
+    parts: int = 1
 
 
-def _read(block: FeatureBlock, source: TileSource) -> pa.Table:
-    (tiles,) = read_blocks(source, len(source))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, tiles.schema) as writer:
-        writer.write_table(tiles)
-    whole = held(sink.getvalue())
-    return pa.table({"split": [block.split], "file": [block.file], "tiles": whole})
+@dataclass(frozen=True)
+class _Stages(Stages[_Block, _Opened, dict[str, Any]]):
+    """What is done with each block."""
 
+    setup: Setup
+    storage: Storage
+    weights: str
+    spec: FeatureSpec
+    uri: str
+    shape: tuple[int, int, int]
+    dtype: str
 
-# Computing
+    def open(self, item: _Block) -> Started[_Opened]:
+        (tiles,) = read_blocks(item.source, len(item.source))
+        views = self.spec.views_in(item.block.split)
+        px = len(item.block) * views * self.setup.recipe.input.size**2
+        return Started(_Opened(item.block, px), tiles, tiles.column("error").to_pylist())
 
-
-class _Worker:
-    """Computes and writes a block a call; of several calls one computes at a time."""
-
-    def __init__(
-        self,
-        setup: Setup,
-        storage: Storage,
-        weights: str,
-        spec: FeatureSpec,
-        uri: str,
-        shape: tuple[int, int, int],
-        dtype: str,
-        gpu: bool,
-    ) -> None:
+    def network(self, gpu: bool) -> _Network:
         from satray.tune.extractor import Extractor  # torch: readers do without
 
-        self._extractor = Extractor(setup, storage, weights, spec, gpu)
-        self._storage, self._spec, self._uri = storage, spec, uri
-        self._shape, self._dtype = shape, dtype
-        self._computing = threading.Lock()
+        extractor = Extractor(self.setup, self.storage, self.weights, self.spec, gpu)
+        return _Network(extractor, self.shape, self.dtype)
 
-    def __call__(self, row: Row) -> Report:
-        split, tiles = row["split"], pa.ipc.open_stream(row["tiles"]).read_all()
-        batch = to_torch(tiles, self._shape, self._dtype)
-        rows = batch["row"].numpy()
-        with self._computing:
-            features = self._extractor.features(split, batch["pixels"], rows)
-        bf16 = self._extractor.bf16 and split == "train"
-        errors = tiles.column("error").to_pylist()
-        data = to_parquet(rows, batch["labels"].numpy(), errors, features, bf16=bf16)
-        self._storage.write(join(self._uri, row["file"]), data)
-        images = len(rows) * self._spec.views_in(split)
-        return {"file": row["file"], "images": images, "notes": notes_of(data)}
+    def write(self, opened: _Opened, parts: Iterable[Any], engine: str) -> dict[str, Any]:
+        del engine
+        ((errors, (rows, labels, features, bf16)),) = parts
+        block = opened.block
+        data = to_parquet(rows, labels, errors, features, bf16=bf16)
+        self.storage.write(join(self.uri, block.file), data)
+        images = len(rows) * self.spec.views_in(block.split)
+        return {"file": block.file, "images": images, "notes": notes_of(data)}
+
+
+@dataclass(frozen=True)
+class _Network:
+    """An extractor over blocks."""
+
+    extractor: Extractor
+    shape: tuple[int, int, int]
+    dtype: str
+    engine: str = "eager"
+
+    def __call__(self, opened: _Opened, part: int, tiles: pa.Table) -> tuple[Any, ...]:
+        del part
+        batch = to_torch(tiles, self.shape, self.dtype)
+        rows, split = batch["row"].numpy(), opened.block.split
+        features = self.extractor.features(split, batch["pixels"], rows)
+        bf16 = self.extractor.bf16 and split == "train"
+        return rows, batch["labels"].numpy(), features, bf16

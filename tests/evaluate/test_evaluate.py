@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import inline_blocks
 import pytest
 import report_material
 from by_hand import planned
@@ -17,7 +16,7 @@ from satray.models.spec import BundleSpec
 from satray.runs import job as performing
 from satray.runs.job import Job, perform
 from satray.runs.run import Run, library_versions, read_run, run_id
-from satray.scoring import pipeline
+from satray.scoring import over_tiles
 from satray.storage import Storage
 
 JOB = Job("evaluate", EvaluateRecipe, evaluate.read, evaluate.plan, evaluate.work)
@@ -30,15 +29,13 @@ def scored(tmp_path, monkeypatch) -> list[list[int]]:
     report_material.findings(tmp_path, tiles=TILES)
     told: list[list[int]] = []
 
-    real = pipeline.run_blocks
+    real = over_tiles.run_stages
 
-    def run_blocks(tiles, wanted, todo, *rest) -> None:
-        told.append(list(todo))
-        real(tiles, wanted, todo, *rest)
+    def run_stages(stages, items, *rest):
+        told.append([number for number, _ in items])
+        return real(stages, items, *rest)
 
-    monkeypatch.setattr(pipeline, "run_blocks", run_blocks)
-    monkeypatch.setattr(pipeline, "through_actors", inline_blocks.through_actors)
-    monkeypatch.setattr("satray.cluster.allot", inline_blocks.allot)
+    monkeypatch.setattr(over_tiles, "run_stages", run_stages)
     monkeypatch.setattr(Figure, "savefig", save_nothing)
     monkeypatch.setattr("satray.scoring.blocks.BLOCK_TILES", 3)
     return told
@@ -59,7 +56,9 @@ def recipe(root: Path, **more: object) -> EvaluateRecipe:
 def do(root: Path, name: str, **more: object) -> tuple:
     given = recipe(root, **more)
     found = evaluate.read(given, Storage())
-    run = Run("evaluate", run_id("evaluate", given, found.digests), str(root / name), Storage())
+    run = Run(
+        "evaluate", run_id("evaluate", given, found.digests), str(root / name), Storage(), ray=False
+    )
     outcome, record = perform(JOB, given, found, run)
     metrics = json.loads((root / name / "metrics.json").read_text())
     return outcome, record, metrics["reproduction"]
@@ -171,4 +170,5 @@ def test_the_plan_tells_of_symmetries_and_of_the_comparison(tmp_path, scored) ->
 def test_the_device_has_its_name(tmp_path, monkeypatch, resources, device) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: resources)
     given = EvaluateRecipe(bundle="b", index="i", resources={"gpus": "auto"})
-    assert evaluate.device(given) == device
+    run = Run("evaluate", "a" * 12, str(tmp_path), Storage())
+    assert evaluate.device(given, run) == device

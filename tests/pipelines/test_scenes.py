@@ -1,6 +1,5 @@
-"""`score scenes=` on real Ray: many scenes and units, a bad one, a killed process, a schedule."""
+"""`score scenes=` on real Ray: many scenes and parts, a bad one, a killed process, a schedule."""
 
-import functools
 import os
 import signal
 from pathlib import Path
@@ -9,7 +8,8 @@ import maps_material as material
 import pytest
 import rasterio
 
-from satray.scoring.maps import crew, plan
+from satray.scoring.maps import job
+from satray.scoring.maps.scene_stages import SceneStages
 from satray.storage import Storage
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.s3]
@@ -24,28 +24,54 @@ def bundle(s3, ray_session, tmp_path_factory) -> Path:
     return folder
 
 
-def dying(folder: str):
-    """Stand in for what works in an actor: SIGKILL when a scene is put together, the first time."""
+def mortal(folder: str, stage: str) -> type:
+    """Stages of which one is killed, once, at the scene `tall.tif`."""
+    # local, so that they are pickled by value: workers cannot import tests
 
-    def make(task, gpu):  # local, so that it is pickled by value: workers cannot import tests
-        from satray.scoring.maps import actor
+    def die(job, now):
+        mark = Path(folder) / "killed"
+        if now == stage and job.ref.scene == "tall.tif" and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        real = actor.Work._assemble
+    def small_parts():
+        from satray.scoring.maps import layout
 
-        def deadly(self, job, *given):
-            mark = Path(folder) / "killed"
-            if job.ref.scene == "tall.tif" and not mark.exists():
-                mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(self, job, *given)
+        layout.PART_BYTES = 1
 
-        actor.Work._assemble = deadly  # in this process only, which is the actor's own
-        return actor.Work(task, gpu)
+    class Network:
+        def __init__(self, real):
+            self.real, self.engine = real, real.engine
 
-    return make
+        def __call__(self, job, part, windows):
+            die(job, "network")
+            return self.real(job, part, windows)
+
+    class Mortal(SceneStages):
+        def open(self, item):
+            small_parts()
+            return SceneStages.open(self, item)
+
+        def read(self, job, part):
+            small_parts()
+            die(job, "read")
+            return SceneStages.read(self, job, part)
+
+        def network(self, gpu):
+            small_parts()
+            return Network(SceneStages.network(self, gpu))
+
+        def write(self, job, parts, engine):
+            die(job, "write")
+            return SceneStages.write(self, job, parts, engine)
+
+    return Mortal
 
 
-def test_scenes_of_many_units_and_a_bad_one_with_a_process_killed(bundle, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stage", ["read", "network", "write"])
+def test_scenes_of_many_parts_and_a_bad_one_with_a_process_killed(
+    bundle, tmp_path, monkeypatch, stage
+):
     places = ((136, 136), (392, 200), (680, 40))
     material.write_scene(
         tmp_path / "scenes" / "tall.tif", material.dotted(material.field(760, 260), *places)
@@ -54,12 +80,11 @@ def test_scenes_of_many_units_and_a_bad_one_with_a_process_killed(bundle, tmp_pa
         pixels = material.dotted(material.field(110, 120, seed=seed), (72, 72))
         material.write_scene(tmp_path / "scenes" / f"{seed}.tif", pixels)
     (tmp_path / "scenes" / "bad.tif").write_bytes(b"no image")
-    monkeypatch.setattr(plan, "cut", functools.partial(plan.cut, most=1))
-    monkeypatch.setattr(crew, "Work", dying(str(tmp_path)))
+    monkeypatch.setattr(job, "SceneStages", mortal(str(tmp_path), stage))
     given = material.recipe(
         bundle, tmp_path / "scenes", mode="dense", window=512, resources=WORKERS, drift="warn"
     )
-    run, outcome, record, said = material.scored(given, tmp_path / "out")
+    run, outcome, record, said = material.scored(given, tmp_path / "out", ray=True)
     assert (tmp_path / "killed").exists()
     rows = {row["scene"]: row for row in material.rows_of(run, "scenes.parquet")}
     assert {name: row["status"] for name, row in rows.items()} == {
@@ -73,13 +98,12 @@ def test_scenes_of_many_units_and_a_bad_one_with_a_process_killed(bundle, tmp_pa
     with rasterio.open(run.uri("cam/tall.tif.tif")) as source:
         assert source.shape == (24, 9)
     assert all(Path(run.uri(product.path)).is_file() for product in record.products)
-    assert not list((tmp_path / "out").glob("state/*/pieces/*"))
     assert any("Mpx of network input a second" in line for line in said)
     assert "engine: eager" in said
     assert {"reading (all processes)", "computing (all processes)"} <= set(record.seconds)
 
 
-def test_a_schedule_in_a_bucket_twice(bundle, s3, tmp_path, monkeypatch):
+def test_a_schedule_in_a_bucket_twice(bundle, s3, tmp_path):
     storage, bucket = Storage(), s3.bucket("scenes")
     for seed, name in enumerate(("a.tif", "é ü/b.tif")):
         pixels = material.dotted(material.field(110, 120, seed=seed), (72, 72))
@@ -89,7 +113,7 @@ def test_a_schedule_in_a_bucket_twice(bundle, s3, tmp_path, monkeypatch):
         bundle, f"{bucket}/scenes", mode="dense", resources=ONE, only_new=True,
         out=f"{bucket}/out", schedule={"settle": 0},
     )  # fmt: skip
-    run, outcome, _, _ = material.scored(given, f"{bucket}/out", "1" * 12)
+    run, outcome, _, _ = material.scored(given, f"{bucket}/out", "1" * 12, ray=True)
     assert outcome.counts["scenes"] == 2
     assert outcome.counts["detections"] == 2
     keys = {entry.key for entry in storage.list(f"{bucket}/out")}
@@ -98,8 +122,7 @@ def test_a_schedule_in_a_bucket_twice(bundle, s3, tmp_path, monkeypatch):
         "cam/%C3%A9%20%C3%BC/b.tif.tif", "items/a.tif.json", "quicklooks/a.tif.png",
         "detections/a.tif.gpkg",
     } <= keys  # fmt: skip
-    monkeypatch.setattr(crew, "through_actors", None)
-    _, outcome, _, said = material.scored(given, f"{bucket}/out", "2" * 12)
+    _, outcome, _, said = material.scored(given, f"{bucket}/out", "2" * 12, ray=True)
     assert outcome.idle
     assert (*said, *outcome.summary)[-1] == "nothing to score"
     assert {entry.key for entry in storage.list(f"{bucket}/out")} == keys

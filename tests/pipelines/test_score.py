@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import inline_blocks
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +14,6 @@ import scoring_material as material
 from by_hand import planned, worked
 from page_checker import checked
 
-from satray import cluster
 from satray.config.score import EvaluateRecipe, ScoreRecipe
 from satray.data.index import SCHEMA, IndexMeta, write_index
 from satray.errors import InputError, SatrayError
@@ -23,7 +21,7 @@ from satray.evaluate import job as evaluate
 from satray.models.bundle import load_bundle
 from satray.runs.job import Job, perform
 from satray.runs.run import Run
-from satray.scoring import blocks, pipeline, score
+from satray.scoring import blocks, score
 from satray.storage import Storage
 
 pytestmark = pytest.mark.pipeline
@@ -80,20 +78,6 @@ def small_blocks() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def inline(monkeypatch) -> Iterator[None]:
-    """Blocks are scored in this process, on as many threads as its actor would."""
-    import torch
-
-    monkeypatch.setattr(pipeline, "through_actors", inline_blocks.through_actors)
-    monkeypatch.setattr("satray.cluster.allot", inline_blocks.allot)
-    threads = torch.get_num_threads()
-    cluster.use_threads(cluster.cores())
-    yield
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
-
-
 def recipe(setting: Path, **more: object) -> ScoreRecipe:
     values = {
         "bundle": str(setting / "bundle"),
@@ -106,17 +90,17 @@ def recipe(setting: Path, **more: object) -> ScoreRecipe:
     return ScoreRecipe.model_validate(values)
 
 
-def scored(setting: Path, out: Path, **more: object):
+def scored(setting: Path, out: Path, ray: bool = False, **more: object):
     given = recipe(setting, **more)
     said: list[str] = []
-    run = Run("score", "abcdefabcdef", str(out), Storage(), said.append, said.append)
+    run = Run("score", "abcdefabcdef", str(out), Storage(), said.append, said.append, ray=ray)
     return run, worked(score, given, run), said
 
 
 @pytest.fixture(scope="module")
 def whole(setting, small_blocks, tmp_path_factory):
     """The prefix scored by one actor, undisturbed: its run, outcome and what it said."""
-    return scored(setting, tmp_path_factory.mktemp("whole") / "out")
+    return scored(setting, tmp_path_factory.mktemp("whole") / "out", ray=True)
 
 
 def table_of(run: Run) -> pa.Table:
@@ -125,6 +109,12 @@ def table_of(run: Run) -> pa.Table:
 
 def products(run: Run) -> dict[str, str]:
     return {product.path: product.sha256 for product in run.products}
+
+
+def test_in_this_process_as_on_ray(setting, whole, tmp_path) -> None:
+    run, outcome, _ = scored(setting, tmp_path / "out")
+    assert products(run) == products(whole[0])
+    assert outcome.counts == whole[1].counts
 
 
 def test_score_a_prefix(setting, whole) -> None:
@@ -157,7 +147,7 @@ def test_score_a_prefix(setting, whole) -> None:
     assert all(Path(run.uri(path)).is_file() for path in products(run))
 
 
-def test_a_rerun_goes_on_and_ends_the_same(setting, whole, tmp_path, inline) -> None:
+def test_a_rerun_goes_on_and_ends_the_same(setting, whole, tmp_path) -> None:
     before = products(whole[0])
     shutil.copytree(whole[0].out, tmp_path / "out")
     parts = sorted((tmp_path / "out").glob("state/*/blocks-of-5/*.parquet"))
@@ -175,7 +165,7 @@ def test_a_rerun_goes_on_and_ends_the_same(setting, whole, tmp_path, inline) -> 
 
 def test_two_actors_say_what_one_says(setting, whole, tmp_path) -> None:
     resources = {"workers": 2, "gpus": "no", "read_tasks": 2}
-    run, _, _ = scored(setting, tmp_path / "out", cam={}, resources=resources)
+    run, _, _ = scored(setting, tmp_path / "out", ray=True, cam={}, resources=resources)
     one, two = table_of(whole[0]), table_of(run)
     numbers = [name for name in one.column_names if one.schema.field(name).type == "float"]
     for name in sorted(set(one.column_names) - set(numbers)):
@@ -184,26 +174,25 @@ def test_two_actors_say_what_one_says(setting, whole, tmp_path) -> None:
         assert np.allclose(one[name].to_numpy(), two[name].to_numpy(), atol=1e-4, equal_nan=True)
 
 
-def test_a_run_that_dies_in_the_middle_goes_on(setting, whole, tmp_path, request) -> None:
+def test_a_run_that_dies_in_the_middle_goes_on(setting, whole, tmp_path) -> None:
     blocked = tmp_path / "out" / "cam" / "scene%201"
     blocked.parent.mkdir(parents=True)
     blocked.write_text(
         "a file where a folder must be"
     )  # the first map of scene 1 cannot be written
     with pytest.raises(SatrayError) as caught:
-        scored(setting, tmp_path / "out")
+        scored(setting, tmp_path / "out", ray=True)
     assert str(caught.value).endswith("is a file, not a folder")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "predictions").exists()
     done = list((tmp_path / "out" / "state").rglob("*.parquet"))
     assert len(done) < 6
     blocked.unlink()
-    request.getfixturevalue("inline")
     again, _, _ = scored(setting, tmp_path / "out")
     assert products(again) == products(whole[0])
 
 
-def test_score_an_index_without_ground_or_maps(setting, whole, tmp_path, inline) -> None:
+def test_score_an_index_without_ground_or_maps(setting, whole, tmp_path) -> None:
     run, outcome, _ = scored(
         setting, tmp_path / "out", tiles=str(setting / "prepared" / "index"), cam={}
     )
@@ -216,7 +205,7 @@ def test_score_an_index_without_ground_or_maps(setting, whole, tmp_path, inline)
         assert row["geometry"] == by_id[row["tile_id"]]["geometry"]
 
 
-def test_png_tiles_without_ground(setting, tmp_path, inline) -> None:
+def test_png_tiles_without_ground(setting, tmp_path) -> None:
     material.save_bundle(
         tmp_path / "bundle",
         material.one_tower("max"),
@@ -286,12 +275,12 @@ def test_evaluate(evaluated) -> None:
     assert any("majority" in line for line in outcome.summary)
 
 
-def test_a_run_is_reproduced_by_its_bundle_alone(setting, evaluated, tmp_path, inline) -> None:
+def test_a_run_is_reproduced_by_its_bundle_alone(setting, evaluated, tmp_path) -> None:
     """In this process and in other batches, as in the actor."""
     given, earlier, _, _ = evaluated
     again = given.model_copy(update={"reproduce": earlier.out, "batch": 3})
     found = evaluate.read(again, Storage())
-    run = Run("evaluate", "b" * 12, str(tmp_path / "again"), Storage())
+    run = Run("evaluate", "b" * 12, str(tmp_path / "again"), Storage(), ray=False)
     outcome, _ = perform(EVALUATE, again, found, run)
     assert any("reproduces run abcdefabcdef" in line for line in outcome.summary)
     told = json.loads(Path(run.uri("metrics.json")).read_text())["reproduction"]
@@ -302,7 +291,7 @@ def test_a_run_is_reproduced_by_its_bundle_alone(setting, evaluated, tmp_path, i
     material.save_bundle(tmp_path / "other", material.two_towers(), mean=(1990.0,) * 4)
     moved = again.model_copy(update={"bundle": str(tmp_path / "other")})
     found = evaluate.read(moved, Storage())
-    run = Run("evaluate", "c" * 12, str(tmp_path / "moved"), Storage())
+    run = Run("evaluate", "c" * 12, str(tmp_path / "moved"), Storage(), ray=False)
     outcome, record = perform(EVALUATE, moved, found, run)
     assert (outcome.status, record.status, record.verdict) == (1, 1, outcome.verdict)
     assert "does not reproduce run abcdefabcdef" in outcome.verdict

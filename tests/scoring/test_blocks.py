@@ -14,10 +14,11 @@ from rio_cogeo import cog_validate
 from satray.runs.run import Run
 from satray.scoring import blocks as blocks_module
 from satray.scoring.blocks import Blocks, merge
-from satray.scoring.forward import MapRequest, Scorer
+from satray.scoring.forward import Scorer
 from satray.scoring.predictions import Layout, TileFacts
 from satray.scoring.reading import ReadBlock
-from satray.scoring.writing import BlockWriter
+from satray.scoring.results import MapRequest
+from satray.scoring.tile_stages import TileBlock, TileStages
 from satray.storage import Storage
 
 UTM = tuple(material.UTM)[:6]
@@ -59,18 +60,26 @@ def setting(tmp_path):
         run = Run("score", "r" * 12, str(tmp_path / "out"), Storage())
         cut = Blocks(run.state + "/blocks", tiles, 2)
         layout = Layout(bundle.spec.classes, ("rgb", "nir"), bundle.model_id, run.run_id)
-        writer = BlockWriter(run.storage, run.out, cut, layout, bundle.spec, maps)
-        return run, cut, layout, writer, Scorer(bundle, maps), bundle
+        spec = bundle.spec
+        stages = TileStages(
+            "", bundle.model_id, spec, spec.preprocess().geometry(*spec.tile_shape), run.storage,
+            run.out, cut, None, layout, maps, 64,
+        )  # fmt: skip
+
+        def write(number, one, forward):
+            return stages.write(TileBlock(number, 0), [(one, forward)], "eager").failed
+
+        return run, cut, layout, write, Scorer(bundle, maps), bundle
 
     return make
 
 
 def test_merging_keeps_order_numbers_failures_and_maps(setting) -> None:
-    run, cut, layout, writer, scorer, _ = setting(5, maps=MapRequest((1,)))
+    run, cut, layout, write, scorer, _ = setting(5, maps=MapRequest((1,)))
     given = [block(2), block(2, 2), block(1, 4)]
     fail(given[1], 0)
     for number in (2, 0, 1):  # any order
-        writer.write(number, given[number], scorer(given[number].pixels))
+        write(number, given[number], scorer(given[number].pixels))
     assert cut.finished(run.storage) == {0, 1, 2}
     merged = merge(run, cut, layout)
     assert (merged.tiles, merged.failed, merged.maps) == (5, 1, 8)
@@ -94,9 +103,9 @@ def test_merging_keeps_order_numbers_failures_and_maps(setting) -> None:
 def test_parts_have_a_limit(setting, monkeypatch) -> None:
     monkeypatch.setattr(blocks_module, "PART_ROWS", 3)
     monkeypatch.setattr("satray.scoring.predictions.GROUP_ROWS", 1)
-    run, cut, layout, writer, scorer, _ = setting(5)
+    run, cut, layout, write, scorer, _ = setting(5)
     for number, one in enumerate([block(2), block(2, 2), block(1, 4)]):
-        writer.write(number, one, scorer(one.pixels))
+        write(number, one, scorer(one.pixels))
     merge(run, cut, layout)
     rows = {p.path: p.rows for p in run.products if p.path.startswith("predictions")}
     assert rows == {"predictions/part-00000.parquet": 2, "predictions/part-00001.parquet": 3}
@@ -110,9 +119,9 @@ def test_parts_have_a_limit(setting, monkeypatch) -> None:
 
 @pytest.mark.parametrize(("pooling", "kind"), [("avg", "dense"), ("max", "argmax")])
 def test_written_maps_add_up_to_the_tables_logits(setting, tmp_path, pooling, kind) -> None:
-    run, cut, layout, writer, scorer, bundle = setting(2, pooling, MapRequest((0, 1, 2), kind))
+    run, cut, layout, write, scorer, bundle = setting(2, pooling, MapRequest((0, 1, 2), kind))
     one = block(2)
-    writer.write(0, one, scorer(one.pixels))
+    write(0, one, scorer(one.pixels))
     merge(run, cut, layout)
     table = pq.read_table(run.uri("predictions/part-00000.parquet"))
     bias = bundle.network.head.bias.numpy()
@@ -141,9 +150,9 @@ def test_written_maps_add_up_to_the_tables_logits(setting, tmp_path, pooling, ki
 def test_maps_are_empty_where_the_tile_is(setting) -> None:
     valid = np.ones((48, 48), dtype=bool)
     valid[:, :24] = False
-    run, _, _, writer, scorer, _ = setting(1, maps=MapRequest((0,)))
+    run, _, _, write, scorer, _ = setting(1, maps=MapRequest((0,)))
     one = block(1, valid=valid)
-    writer.write(0, one, scorer(one.pixels))
+    write(0, one, scorer(one.pixels))
     with rasterio.open(run.uri("cam/t/0__rgb.tif")) as source:
         values = source.read(1)
     assert np.isnan(values[:, :2]).all()
@@ -153,7 +162,7 @@ def test_maps_are_empty_where_the_tile_is(setting) -> None:
 @pytest.mark.parametrize("evaluate", ["whole", "centre"])
 def test_a_bright_dot_shows_where_it_is_on_the_ground(setting, evaluate: str) -> None:
     """Resampled tile, other aspect, cropped or not: the map's mass lies where the dot is."""
-    run, _, _, writer, scorer, bundle = setting(
+    run, _, _, write, scorer, bundle = setting(
         1, maps=MapRequest((0,)), tile_shape=(96, 144), size=64, resize=80, evaluate=evaluate
     )
     averaging(bundle.network)
@@ -162,7 +171,7 @@ def test_a_bright_dot_shows_where_it_is_on_the_ground(setting, evaluate: str) ->
     pixels[..., row - 2 : row + 2, col - 2 : col + 2] = 60000
     facts = TileFacts("t", "s", height=192, width=288, crs="EPSG:32631", transform=UTM)
     one = ReadBlock([facts], ["/t.tif"], [None], pixels, [None], 0.0, 0)
-    writer.write(0, one, scorer(pixels))
+    write(0, one, scorer(pixels))
     with rasterio.open(run.uri("cam/t__rgb.tif")) as source:
         values, affine = source.read(1).astype(np.float64), source.transform
     values -= np.median(values)
@@ -190,11 +199,11 @@ def averaging(network: torch.nn.Module) -> None:
 
 
 def test_logits_that_are_not_finite_fail_the_tile(setting) -> None:
-    run, cut, layout, writer, scorer, _ = setting(2)
+    run, cut, layout, write, scorer, _ = setting(2)
     one = block(2)
     forward = scorer(one.pixels)
     forward.numbers.logits[1, 0] = np.nan
-    assert writer.write(0, one, forward) == 1
+    assert write(0, one, forward) == 1
     merged = merge(run, cut, layout)
     assert merged.reasons == {"score: the network's output is not finite": 1}
     table = pq.read_table(run.uri("predictions/part-00000.parquet"))

@@ -9,7 +9,8 @@ from satray.cluster import Readers, Workers
 from satray.config.train import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.scoring.cpu import CpuFeatures, difference, engine_for, engine_line
-from satray.scoring.forward import MapRequest, Scorer
+from satray.scoring.forward import Scorer
+from satray.scoring.results import MapRequest
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,8 @@ import torch
 
 from satray.errors import InputError
 from satray.metrics.scored import Rule, Scored
-from satray.scoring.forward import MapRequest, Scorer
+from satray.scoring.forward import Scorer
+from satray.scoring.results import MapRequest
 
 ALL = MapRequest((0, 1, 2))
 

@@ -14,11 +14,12 @@ from satray.scoring.dense.by_tile import TileScorer
 from satray.scoring.dense.measure import measure
 from satray.scoring.dense.windows import plan_scene
 from satray.scoring.forward import Scorer
-from satray.scoring.maps.unit import read_part
+from satray.scoring.maps.layout import tiles_of
 from satray.scoring.reading import Wanted, read_block
 from satray.scoring.scenes.find import find_scenes
 from satray.scoring.scenes.grid import net_grid
 from satray.scoring.scenes.open import open_scene
+from satray.scoring.scenes.read import read_window, with_fills
 from satray.scoring.sources import tiles_of_prefix
 from satray.storage import Storage
 
@@ -66,6 +67,14 @@ def by_tile(of, folder) -> dict[str, np.ndarray]:
     }
 
 
+def read_piece(scene, grid, plan, piece):
+    """Px of a window of tiles, with what stands in for gaps in each tile."""
+    x, y = piece.col.px.start, piece.row.px.start
+    window = read_window(scene, grid, x, y, piece.width, piece.height)
+    size = plan.rows.size, plan.cols.size
+    return with_fills(window, scene, grid, (y, x), tiles_of(piece, plan), size)
+
+
 def by_scene(of, folder) -> dict[str, np.ndarray]:
     """Logits of each file's one tile, as `score scenes= mode=tiles`."""
     found = {}
@@ -76,7 +85,7 @@ def by_scene(of, folder) -> dict[str, np.ndarray]:
             plan = plan_scene(grid.net_height, grid.net_width, measure(of), mode="tiles")
             (piece,) = plan.windows
             assert piece.tiles == 1
-            pixels = read_part(scene, grid, plan, piece)
+            pixels = read_piece(scene, grid, plan, piece)
             scorer = TileScorer(of, plan, Asked(min_valid=0.1))
             made = scorer(pixels.pixels_CHW, pixels.measured_CHW, piece, pixels.fills_NC)
             found[ref.scene] = made.tiles.numbers.logits[0]
@@ -161,7 +170,7 @@ def test_tiles_of_a_scene_are_filled_one_by_one(tmp_path):
         grid = net_grid(SIDE, 2 * SIDE, scene.facts.crs, scene.facts.transform, of.spec)
         plan = plan_scene(grid.net_height, grid.net_width, measure(of), mode="tiles")
         (piece,) = plan.windows
-        pixels = read_part(scene, grid, plan, piece)
+        pixels = read_piece(scene, grid, plan, piece)
     assert pixels.fills_NC is not None
     for fill_C, x_CHW in zip(pixels.fills_NC, parts, strict=True):
         np.testing.assert_array_equal(fill_C, [round(x[x > 0].mean()) for x in x_CHW])

@@ -9,10 +9,11 @@ from affine import Affine
 from satray.data.augment import Draws, apply
 from satray.models.geometry import FeatureGrid, centred
 from satray.scoring.blocks import Blocks
-from satray.scoring.forward import MapRequest, Scorer
+from satray.scoring.forward import Scorer
 from satray.scoring.predictions import Layout, TileFacts
+from satray.scoring.results import MapRequest
 from satray.scoring.symmetries import ELEMENTS, turn, turn_back
-from satray.scoring.writing import BlockWriter
+from satray.scoring.tile_stages import TileStages
 from satray.storage import Storage
 
 ALL = MapRequest((0, 1, 2))
@@ -115,8 +116,11 @@ def test_averaged_maps_lie_in_the_middle_of_their_tile(d4):
     grid = FeatureGrid(8.0, 0.5, None)
     spec = material.bundle(material.one_tower(), grids={"rgb": grid}).spec
     layout = Layout(spec.classes, ("rgb",), "model", "run")
-    writer = BlockWriter(Storage(), "out", Blocks.of("", 1, 1), layout, spec, ALL, d4)
-    cells = writer.cells(TileFacts("a", "a", height=96, width=48), "rgb", 4)
+    stages = TileStages(
+        "", "", spec, spec.preprocess().geometry(*spec.tile_shape), Storage(), "out",
+        Blocks.of("", 1, 1), None, layout, ALL, 1, d4,
+    )  # fmt: skip
+    cells = stages.cells(TileFacts("a", "a", height=96, width=48), "rgb", 4)
     middle = cells @ (2, 2)
     assert isinstance(cells, Affine)
     if d4:

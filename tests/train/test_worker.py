@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from inline_blocks import WORKERS
+from by_hand import WORKERS
 from train.small_archive import generate, make_recipe, make_run
 
 from satray.errors import InputError

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from inline_blocks import WORKERS
+from by_hand import WORKERS
 from train.small_archive import generate, make_recipe, make_run
 
 from satray.errors import TrainingError

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import ANY
 
-import inline_blocks
 import numpy as np
 import pytest
 import torch
@@ -16,7 +15,6 @@ from satray.data.read import to_torch
 from satray.errors import SatrayError, TrainingError
 from satray.models.network import Network
 from satray.storage import Storage, join
-from satray.tune import features
 from satray.tune.extractor import Extractor
 from satray.tune.feature_table import FeatureBlock, pooling_of, to_parquet
 from satray.tune.features import extract, finished
@@ -29,12 +27,6 @@ ROW = 15
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
     return generate(tmp_path_factory.mktemp("archive"), tiles=44, spoil=(BAD,))
-
-
-@pytest.fixture
-def inline(monkeypatch):
-    """Blocks are computed in this process."""
-    monkeypatch.setattr(features, "through_actors", inline_blocks.through_actors)
 
 
 def made(archive, folder, **changes):
@@ -73,9 +65,9 @@ def test_extracted_features_train_what_the_workers_train(ray_session, archive, t
             assert report[name] == row[name]
 
 
-@pytest.mark.pipeline
-def test_an_extraction_goes_on_and_is_found_again(ray_session, archive, tmp_path, inline):
+def test_an_extraction_goes_on_and_is_found_again(archive, tmp_path):
     ready = made(archive, tmp_path)
+    ready.run.ray = False
     store = str(tmp_path / "store")
     table = extract(ready.setup, ready.run, ready.weights, ready.spec, store)
     home = Path(table.uri)
@@ -109,9 +101,9 @@ def test_an_extraction_goes_on_and_is_found_again(ray_session, archive, tmp_path
         (tmp_path / "away").rename(archive.folder)
 
 
-@pytest.mark.pipeline
-def test_too_many_unreadable_tiles_are_tried_again(ray_session, archive, tmp_path, inline):
+def test_too_many_unreadable_tiles_are_tried_again(archive, tmp_path):
     ready = made(archive, tmp_path, error_budget=0.01)
+    ready.run.ray = False
     store = str(tmp_path / "store")
     with pytest.raises(TrainingError, match=r"1 of 33 tiles of train could not be read .*=0\.01"):
         extract(ready.setup, ready.run, ready.weights, ready.spec, store)

@@ -5,9 +5,9 @@ import math
 from types import SimpleNamespace
 
 import pytest
+from by_hand import WORKERS
 from hypothesis import given
 from hypothesis import strategies as st
-from inline_blocks import WORKERS
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.search import Searcher
 from sweep_material import LOSS, MAP, record, tune

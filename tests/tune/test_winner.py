@@ -1,7 +1,7 @@
 """The best trial's bundle: its own weights, whatever its process left behind."""
 
 import pytest
-from inline_blocks import WORKERS
+from by_hand import WORKERS
 from sweep_material import MAP, record
 from train.small_archive import generate, make_run
 from tune.feature_material import in_memory, prepare

@@ -1,6 +1,5 @@
-"""What a forward says of tiles: numbers in row order, and which of them have any."""
+"""Numbers of tiles, from what a forward over a window gives."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,39 +9,8 @@ from torch import Tensor
 
 from satray.metrics.scored import Rule, decide
 from satray.models.bundle import Bundle
-from satray.scoring.forward import CamKind
 from satray.scoring.predictions import Numbers
-
-MIN_VALID = 0.5
-"""Share of a tile's px that are valid, below which it has no scores."""
-
-
-@dataclass(frozen=True)
-class TileScores:
-    """N tiles of a window or piece, in row order."""
-
-    numbers: Numbers
-    """As of tiles scored one by one; NaN (decisions: 0) where `scored` is not."""
-
-    valid: NDArray[np.float32]
-    """(N,) share of each tile's px that are valid, 0 to 1."""
-
-    scored: NDArray[np.bool_]
-    """(N,) whether that share reaches the least one; else the tile is nodata."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a scorer is to give."""
-
-    classes: tuple[int, ...] = ()
-    """Places of the classes to map, in the bundle's list; none: no maps."""
-
-    kinds: tuple[CamKind, ...] = ()
-    """Maps to make. dense: weighted features; argmax: what maximum pooling really used."""
-
-    min_valid: float = MIN_VALID
-    """Share of a tile's px that are valid, below which it has no scores, 0 to 1."""
+from satray.scoring.results import TileScores
 
 
 def tile_scores(

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.scoring.dense.by_tile import Patch
 from satray.scoring.dense.windows import ScenePlan
-from satray.scoring.forward import CamKind
+from satray.scoring.results import CamKind, Patch
 
 
 @dataclass(frozen=True)

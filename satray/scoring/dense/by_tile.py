@@ -7,7 +7,6 @@ cells and the bias add up to the tile's logit; with overlap they add up to nothi
 Legend: N tiles of a piece, B of a forward, K classes, n cells of a tile along a side.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from satray.models.bundle import Bundle
-from satray.scoring.dense.answers import TileScores, Wanted, host, nothing, tile_scores
+from satray.scoring.dense.answers import host, nothing, tile_scores
 from satray.scoring.dense.inputs import (
     blank_cells,
     network_input,
@@ -24,42 +23,12 @@ from satray.scoring.dense.inputs import (
     valid_shares,
 )
 from satray.scoring.dense.windows import ScenePlan, TowerLattice, Window
-from satray.scoring.forward import CamKind, Features, TileForward
+from satray.scoring.forward import Features, TileForward
+from satray.scoring.results import CamKind, Patch, Wanted, WindowScores
 from satray.scoring.scenes.lanes import mostly
 
 CPU_PX = 1024 * 1024
 """Px of a forward's tiles at most on a CPU: more is hardly faster there, and takes memory."""
-
-
-@dataclass(frozen=True)
-class Patch:
-    """What a piece adds to a tower's map of the scene."""
-
-    row: int
-    """First row of its cells."""
-
-    col: int
-    """First column of its cells."""
-
-    sums: dict[CamKind, NDArray[np.float32]]
-    """Kind -> (classes asked for, h, w): weighted sums over tiles."""
-
-    weights: NDArray[np.float32]
-    """(h, w): the weights' sums; 0 where no tile of the piece lies."""
-
-    data: NDArray[np.bool_]
-    """(h, w): whether any valid px of the piece lies in the cell's square."""
-
-
-@dataclass(frozen=True)
-class PieceScores:
-    """What the forwards over a piece's tiles say."""
-
-    patches: dict[str, Patch]
-    """By tower; none where no maps are asked for."""
-
-    tiles: TileScores
-    """Of the piece's tiles, in row order."""
 
 
 class TileScorer:
@@ -100,7 +69,7 @@ class TileScorer:
         measured: NDArray[Any],
         piece: Window,
         fills_NC: NDArray[Any] | None = None,
-    ) -> PieceScores:
+    ) -> WindowScores:
         """Score a piece.
 
         Args:
@@ -119,7 +88,7 @@ class TileScorer:
         valid_N = valid_shares(valid_HW, tops, lefts, plan.rows.size, plan.cols.size).ravel()
         patches = {t.name: self._patch(t, valid_HW, piece) for t in self._towers()}
         if not valid_HW.any():
-            return PieceScores(patches, nothing(self._bundle, valid_N, self._shared))
+            return WindowScores(nothing(self._bundle, valid_N, self._shared), patches=patches)
         x_1CHW = network_input(self._bundle, pixels_CHW, measured)
         corners = [(int(y), int(x)) for y in tops for x in lefts]
 
@@ -155,7 +124,7 @@ class TileScorer:
         tiles = tile_scores(
             self._bundle, torch.cat(logits), joined, valid_N, self._wanted.min_valid
         )
-        return PieceScores(patches, tiles)
+        return WindowScores(tiles, patches=patches)
 
     def _towers(self) -> tuple[TowerLattice, ...]:
         return self._plan.geometry.towers if self._wanted.kinds else ()

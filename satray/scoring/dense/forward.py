@@ -4,7 +4,6 @@ Legend: C bands, H x W net px, D features, h x w cells, K classes, N tiles.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,25 +15,14 @@ from torch import Tensor
 from satray.config.train import Pooling
 from satray.models.bundle import Bundle
 from satray.models.cam import argmax_cam, dense_cam
-from satray.scoring.dense.answers import TileScores, Wanted, host, nothing, tile_scores
+from satray.scoring.dense.answers import host, nothing, tile_scores
 from satray.scoring.dense.inputs import blank_cells, network_input, valid_shares
 from satray.scoring.dense.pooling import pool_footprints
 from satray.scoring.dense.windows import ScenePlan, TowerLattice, Window
-from satray.scoring.forward import CamKind, Features
+from satray.scoring.forward import Features
+from satray.scoring.results import Maps, Wanted, WindowScores
 from satray.scoring.scenes.lanes import mostly
 from satray.scoring.symmetries import mean_over, turn_back
-
-
-@dataclass(frozen=True)
-class WindowScores:
-    """What one forward says."""
-
-    maps: dict[CamKind, dict[str, NDArray[np.float32]]]
-    """Kind -> tower -> (classes asked for, h, w) of the window's core, in logit units; NaN where
-    a cell has no valid px."""
-
-    tiles: TileScores
-    """Of the window's tiles, in row order."""
 
 
 class DenseScorer:
@@ -84,7 +72,7 @@ class DenseScorer:
         valid_HW = mostly(measured)
         valid_N = self._valid(valid_HW, window)
         if not valid_HW.any():
-            return WindowScores(self._no_maps(window), nothing(self._bundle, valid_N, self._shared))
+            return WindowScores(nothing(self._bundle, valid_N, self._shared), self._no_maps(window))
         x_1CHW = network_input(self._bundle, pixels_CHW, measured)
         found = mean_over(
             lambda x_1CHW, g: self._look(x_1CHW, window, g), x_1CHW, self._plan.geometry.d4
@@ -93,7 +81,7 @@ class DenseScorer:
         logits_NK = self._bias + torch.stack(list(parts.values())).sum(0)
         shares = {name: parts[name] for name in self._shared}
         tiles = tile_scores(self._bundle, logits_NK, shares, valid_N, self._wanted.min_valid)
-        return WindowScores(self._masked(found, valid_HW, window), tiles)
+        return WindowScores(tiles, self._masked(found, valid_HW, window))
 
     def _look(self, x_1CHW: Tensor, window: Window, g: int) -> dict[tuple[str, str], Tensor]:
         """Maps and shares of the window in one position."""
@@ -156,10 +144,10 @@ class DenseScorer:
 
     def _masked(
         self, found: dict[tuple[str, str], Tensor], valid_HW: NDArray[np.bool_], window: Window
-    ) -> dict[CamKind, dict[str, NDArray[np.float32]]]:
+    ) -> Maps:
         origin = (window.row.px.start, window.col.px.start)
         kinds = self._wanted.kinds
-        made: dict[CamKind, dict[str, NDArray[np.float32]]] = {kind: {} for kind in kinds}
+        made: Maps = {kind: {} for kind in kinds}
         for tower in self._plan.geometry.towers if kinds else ():
             rows, cols = (span.within(0) for span in window.cells(tower.name))
             blank_hw = blank_cells(valid_HW, tower, origin, rows, cols)
@@ -168,8 +156,8 @@ class DenseScorer:
                 made[kind][tower.name][:, blank_hw] = np.nan
         return made
 
-    def _no_maps(self, window: Window) -> dict[CamKind, dict[str, NDArray[np.float32]]]:
-        made: dict[CamKind, dict[str, NDArray[np.float32]]] = {}
+    def _no_maps(self, window: Window) -> Maps:
+        made: Maps = {}
         for kind in self._wanted.kinds:
             made[kind] = {}
             for name in self._weights:

@@ -1,12 +1,13 @@
-"""From a scene's pieces to its products, on the local disk: memory is bounded.
+"""From a scene's windows to its products, on the local disk: memory is bounded.
 
 Legend: K classes, k classes mapped, h x w cells, N tiles.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -16,12 +17,13 @@ from satray.errors import DecodeError, SatrayError
 from satray.models.spec import BundleSpec
 from satray.scoring.dense.windows import AxisTiles
 from satray.scoring.maps.jobs import SceneJob
-from satray.scoring.maps.piece import PieceOfWork, TileRows
+from satray.scoring.maps.layout import SceneLayout
+from satray.scoring.maps.overview import Seen
 from satray.scoring.maps.settings import Settings
-from satray.scoring.maps.unit import Layouts
 from satray.scoring.maps.wholes import RasterFacts, Wholes, best_score
 from satray.scoring.predictions import (
     Layout,
+    Numbers,
     PredictionsWriter,
     SceneTiles,
     scene_predictions,
@@ -32,6 +34,7 @@ from satray.scoring.products.moment import Moment, moment_of
 from satray.scoring.products.peaks import PeakRule
 from satray.scoring.products.quicklook import Evidence, View, quicklook, strongest
 from satray.scoring.products.stac import ItemProduct
+from satray.scoring.results import TileScores, WindowScores
 
 MANY = 100_000
 """Detections that GeoJSON is still written for; readers of text give up beyond."""
@@ -69,8 +72,8 @@ class Assembly:
 
     job: SceneJob
     """The scene's."""
-    layouts: Layouts
-    """Its plan and picture."""
+    scene: SceneLayout
+    """Its windows and overview."""
     settings: Settings
     """The recipe's."""
     spec: BundleSpec
@@ -90,12 +93,12 @@ class Assembly:
         return moment_of(ref.scene, ref.modified, known, ref.item, self.job.taken_at)
 
     def make(
-        self, pieces: Iterable[PieceOfWork], folder: Path
+        self, windows: Iterable[tuple[Seen, WindowScores]], folder: Path
     ) -> tuple[list[MadeFile], Counts, list[str]]:
         """Make all products but the catalogue entry.
 
         Args:
-            pieces: of the scene's units, in order.
+            windows: what was seen of each, and what the network says; in order.
             folder: on the local disk; empty.
 
         Returns:
@@ -104,32 +107,34 @@ class Assembly:
         wanted = self.settings.wanted(self.spec)
         counts = Counts(predicted=np.zeros(len(self.spec.classes), dtype=np.int64))
         table = folder / "tiles.parquet"
-        canvas = self.layouts.canvas
+        canvas, plan = self.scene.canvas, self.scene.plan
         shape = (len(canvas.rows), canvas.width)
         pixels = np.zeros((len(canvas.bands), *shape), dtype=np.float32)
         valid = np.zeros(shape, dtype=bool)
-        plan = self.layouts.plan
-        gaps = np.zeros(self.layouts.coverage.shape, dtype=np.int32)
+        gaps = np.zeros(self.scene.coverage.shape, dtype=np.int32)
         given = GivenTiles(plan.rows, plan.cols, len(self.spec.classes))
         with Wholes(
             folder, plan, len(wanted.classes), wanted.kinds, self._facts(wanted.classes)
         ) as wholes:
-            with PredictionsWriter(table, self.layout, self.job.way.mode) as writer:
-                for piece in pieces:
-                    wholes.add(piece)
-                    for rows in piece.tiles:
-                        self._tiles(writer, rows, counts)
-                        given.add(rows.start, (rows.numbers.preds > 0) & rows.scored[:, None])
-                    for gap in piece.gaps:
-                        gaps[gap.row : gap.row + len(gap.counts)] += gap.counts
-                    for part in piece.picture:
-                        stop = part.row + len(part.valid)
-                        pixels[:, part.row : stop] = part.pixels
-                        valid[part.row : stop] = part.valid
+            with PredictionsWriter(table, self.layout, self.job.mode) as writer:
+                row: list[TileScores] = []
+                for window, (seen, scores) in zip(plan.windows, windows, strict=True):
+                    wholes.add(window, scores)
+                    shown = np.s_[..., seen.rows.within(0), seen.cols.within(0)]
+                    pixels[shown], valid[shown] = seen.pixels, seen.valid
+                    gap, (h, w) = seen.gaps, seen.gaps.counts.shape
+                    gaps[gap.row : gap.row + h, gap.col : gap.col + w] += gap.counts
+                    row.append(scores.tiles)
+                    if len(row) == len(self.scene.cols):
+                        start, rows = window.row.tiles.start, self._side_by_side(row)
+                        row = []
+                        if len(rows.scored):
+                            self._tiles(writer, start, rows, counts)
+                            given.add(start, (rows.numbers.preds > 0) & rows.scored[:, None])
             files = self._rasters(wholes)
             tiles = ItemProduct("tiles", names.table_name(self.job.ref.scene))
             files.append(MadeFile(tiles, table, writer.rows))
-            mostly = self.layouts.coverage.mostly_data(gaps)
+            mostly = self.scene.coverage.mostly_data(gaps)
             found, evidence, notes = self._peaks(wholes, mostly, given)
         if found is not None:
             counts.detections = len(found)
@@ -142,7 +147,7 @@ class Assembly:
 
     def _facts(self, mapped: tuple[int, ...]) -> RasterFacts:
         settings, grid, spec = self.settings, self.job.grid, self.spec
-        geometry = self.layouts.plan.geometry
+        geometry = self.scene.plan.geometry
         affine = {
             tower.name: grid.affine_net @ geometry.tower(tower.name).affine()
             for tower in geometry.towers
@@ -153,11 +158,11 @@ class Assembly:
             "scene": self.job.ref.scene,
             "pooling": spec.variant.pooling,
             "symmetries": "d4" if settings.d4 else "none",
-            "mode": self.job.way.mode,
+            "mode": self.job.mode,
             "engine": self.engine,
             "border_cells": (
                 "as of one forward over the whole scene"
-                if self.job.way.mode == "dense"
+                if self.job.mode == "dense"
                 else "tiles blended with a Hann window"
             ),
         }
@@ -183,10 +188,40 @@ class Assembly:
     def _mapped(self) -> tuple[int, ...]:
         return self.settings.wanted(self.spec).classes
 
-    def _tiles(self, writer: PredictionsWriter, rows: TileRows, counts: Counts) -> None:
-        plan, across = self.layouts.plan, len(self.layouts.plan.cols)
+    def _side_by_side(self, row: Sequence[TileScores]) -> TileScores:
+        """The tiles of a row of windows, in row order."""
+        spans = [window.col.tiles for window in self.scene.plan.windows[: len(row)]]
+        across = len(self.scene.plan.cols)
+        down = sum(len(tiles.scored) for tiles in row) // across
+
+        def joined(values: Iterable[NDArray[Any]]) -> NDArray[Any]:
+            parts = [
+                each.reshape(down, len(span), *each.shape[1:])
+                for each, span in zip(values, spans, strict=True)
+            ]
+            return np.concatenate(parts, axis=1).reshape(down * across, *parts[0].shape[2:])
+
+        numbers = [tiles.numbers for tiles in row]
+        return TileScores(
+            Numbers(
+                joined(each.logits for each in numbers),
+                joined(each.scores for each in numbers),
+                joined(each.preds for each in numbers),
+                {
+                    tower: joined(each.shares[tower] for each in numbers)
+                    for tower in numbers[0].shares
+                },
+            ),
+            joined(tiles.valid for tiles in row),
+            joined(tiles.scored for tiles in row),
+        )
+
+    def _tiles(
+        self, writer: PredictionsWriter, start: int, rows: TileScores, counts: Counts
+    ) -> None:
+        plan, across = self.scene.plan, len(self.scene.plan.cols)
         down = len(rows.scored) // across
-        ys, tall = _edges(plan.rows, rows.start, rows.start + down, self.job.grid.scale_y)
+        ys, tall = _edges(plan.rows, start, start + down, self.job.grid.scale_y)
         xs, wide = _edges(plan.cols, 0, across, self.job.grid.scale_x)
         tiles = SceneTiles(
             np.repeat(ys, across), np.tile(xs, down), tall, wide, rows.scored, rows.numbers
@@ -203,7 +238,7 @@ class Assembly:
         if not wholes.dense:
             notes = ["no detections: its maps are too large to be searched"]
             return None, None, notes if self.settings.detections else []
-        grid, geometry = self.job.grid, self.layouts.plan.geometry
+        grid, geometry = self.job.grid, self.scene.plan.geometry
         stored = Affine.scale(1 / grid.scale_x, 1 / grid.scale_y)
         cells = [stored @ geometry.tower(tower).affine() for tower in wholes.dense]
         maps_khw, own = summed(list(wholes.dense.values()), cells)

@@ -109,7 +109,7 @@ class Delivery:
     ) -> "pystac.Item":
         job = assembly.job
         more = {
-            "satray:mode": job.way.mode,
+            "satray:mode": job.mode,
             "satray:engine": assembly.engine,
             "satray:drift": None if job.drift is None else round(job.drift, 4),
             "satray:notes": list(notes),

@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 
 from satray.config.score import ScoreRecipe
+from satray.models.spec import bundle_digests, find_bundle
 from satray.runs.run import Outcome, Run
+from satray.scoring.ledger import Ledger
 from satray.scoring.maps import closing
-from satray.scoring.maps.crew import Crew
-from satray.scoring.maps.jobs import SceneResult
+from satray.scoring.maps.jobs import SceneItem, SceneResult
+from satray.scoring.maps.layout import mode_of
 from satray.scoring.maps.look import Prepared, Scenes, prepare
-from satray.scoring.maps.plan import mode_of
+from satray.scoring.maps.scene_stages import SceneStages
 from satray.scoring.over_tiles import towers_with_shares
 from satray.scoring.predictions import Layout
+from satray.scoring.products.stac import ModelFacts
+from satray.scoring.scheduler import Tally, run_stages
 from satray.storage import join
 
 
@@ -22,12 +26,8 @@ def work(recipe: ScoreRecipe, scenes: Scenes, run: Run) -> Outcome:
     results = {one.number: one for one in _finished(run)}
     if results:
         run.say(f"going on: {len(results):,} of {len(found.scenes):,} scenes are done already")
-    refs = [(n, ref) for n, ref in enumerate(found.scenes) if n not in results]
-    crew = Crew(run, recipe, ready)
-    jobs, bad = crew.survey(refs)
-    if jobs:
-        run.begin_writing()  # the actors write products
-    for one in [*bad, *crew.score(jobs)]:
+    todo = [SceneItem(n, ref) for n, ref in enumerate(found.scenes) if n not in results]
+    for one in score_scenes(run, recipe, ready, todo):
         results[one.number] = one
     first = len(found.scenes)
     for number, failure in enumerate(found.failures, first):
@@ -37,6 +37,58 @@ def work(recipe: ScoreRecipe, scenes: Scenes, run: Run) -> Outcome:
     every = [results[number] for number in sorted(results)]
     closing.close(run, every, layout_of(ready, run), recipe.bundle, single=False)
     return outcome_of(every, recipe, ready)
+
+
+def score_scenes(
+    run: Run,
+    recipe: ScoreRecipe,
+    ready: Prepared,
+    items: Sequence[SceneItem],
+    ledger: Ledger | None = None,
+) -> list[SceneResult]:
+    """Score scenes and publish their products; none of those that other runs turn out to have.
+
+    Raises:
+        SatrayError: what ended a process for good, in one line.
+    """
+    if not items:
+        return []
+    from satray.scoring.cpu import engine_for
+
+    workers = None
+    if run.ray:
+        from satray import cluster
+
+        workers = cluster.allot(recipe.resources, run.say)
+    run.begin_writing()  # tasks write products
+    bundle, settings = ready.bundle, ready.settings
+    folder, weights = find_bundle(recipe.bundle, run.storage), "model.safetensors"
+    digest = bundle_digests(folder, run.storage)[weights]
+    linear = bundle.spec.variant.head == "linear"
+    bias = bundle.network.get_parameter("head.bias").float().tolist() if linear else []
+    # px are known once the scenes are open; a byte of theirs holds one, about
+    px = sum(item.ref.size for item in items) * (8 if settings.d4 else 1)
+    stages = SceneStages(
+        recipe.bundle,
+        ModelFacts(bundle.model_id, join(folder, weights), digest, bundle.spec),
+        tuple(bias),
+        run.storage,
+        run.out,
+        run.state,
+        layout_of(ready, run),
+        settings,
+        ready.geometries,
+        engine_for(recipe.engine, px, workers),
+        ledger,
+    )
+    tally, results = Tally(run, len(items), "scenes"), []
+    with run.activity("scoring"):
+        for result in run_stages(stages, items, recipe.resources, tally, workers):
+            tally.count()
+            if result is not None:
+                results.append(result)
+    tally.end()
+    return results
 
 
 def layout_of(ready: Prepared, run: Run) -> Layout:

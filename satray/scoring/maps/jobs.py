@@ -1,26 +1,31 @@
-"""What travels: a scene's job to the actors, and what became of it back to the driver.
-
-Without torch: the processes that hand jobs on need none.
-"""
+"""A scene on its way: as it is found, as it is opened, and what became of it. Without torch."""
 
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-import pyarrow as pa
-
-from satray.block_pool import Row
 from satray.errors import SatrayError
 from satray.runs.run import Product, to_json
-from satray.scoring.ledger import Task
-from satray.scoring.maps.plan import Way
+from satray.scoring.dense.windows import Mode
+from satray.scoring.ledger import Claim, Task
 from satray.scoring.outlines import SceneGround
 from satray.scoring.scenes.grid import NetGrid
 from satray.scoring.scenes.scene import SceneRef
 
 Status = Literal["done", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class SceneItem:
+    """A scene to score."""
+
+    number: int
+    """Its place among the run's scenes."""
+    ref: SceneRef
+    """Where it is."""
+    task: Task | None = None
+    """Of a run of a schedule: what is to be claimed when the scoring begins."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,22 @@ class SceneJob:
     """Where it lies."""
     taken_at: str | None
     """Its TIFF's own date and time."""
-    way: Way
+    mode: Mode
     """How it is scored."""
+    why: str
+    """Why that, for a person."""
+    parts: int
+    """Parts that it is read in."""
+    px: int
+    """Net px that all forwards look at."""
     drift: float | None = None
     """How far its values lie from the training's; None where nobody looked."""
     notes: tuple[str, ...] = ()
     """What a reader must know: drift, no georeference."""
     task: Task | None = None
-    """Of a run of a schedule: what is to be claimed when the scoring begins."""
+    """Of a run of a schedule: as of `SceneItem`."""
+    claim: Claim | None = None
+    """Of a run of a schedule: its right to the scene."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,7 @@ class SceneResult:
     predicted: tuple[int, ...] = ()
     """Tiles that are given each class."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """By activity, of all its units; reading goes on beside the others."""
+    """By activity, of all its parts; reading goes on beside the others."""
     products: tuple[Product, ...] = ()
     """Its files."""
 
@@ -130,22 +143,11 @@ def about(job: SceneJob, result: SceneResult) -> SceneResult:
     """A result with what the job knows of its scene."""
     return replace(
         result,
-        mode=job.way.mode,
-        why=job.way.why,
+        mode=job.mode,
+        why=job.why,
         drift=job.drift,
         notes=(*job.notes, *result.notes),
         height=job.grid.height,
         width=job.grid.width,
         crs=job.grid.crs,
     )
-
-
-def to_row(job: SceneJob, unit: int) -> pa.Table:
-    """One row that holds a unit of work."""
-    return pa.table({"unit": pa.array([pickle.dumps((job, unit))], pa.binary())})
-
-
-def from_row(row: Row) -> tuple[SceneJob, int]:
-    """Undo `to_row`."""
-    found: tuple[SceneJob, int] = pickle.loads(row["unit"])
-    return found

@@ -20,7 +20,7 @@ from satray.storage import Storage
 if TYPE_CHECKING:  # it imports torch
     from satray.models.bundle import Bundle
     from satray.models.spec import BundleSpec
-    from satray.scoring.maps.plan import Geometries
+    from satray.scoring.maps.layout import Geometries
 
 LOOKED_AT = 8
 """Scenes that are opened before anything starts, spread over all."""
@@ -85,7 +85,7 @@ def read(recipe: ScoreRecipe, storage: Storage) -> Scenes:
 def plan(recipe: ScoreRecipe, scenes: Scenes, storage: Storage) -> list[str]:
     """Say what would be scored, and how."""
     from satray.scoring.maps.jobs import SceneJob
-    from satray.scoring.maps.survey import Surveyor
+    from satray.scoring.maps.survey import Surveyor, open_for
 
     ready = prepare(recipe, storage)
     spec, settings = ready.bundle.spec, ready.settings
@@ -102,16 +102,19 @@ def plan(recipe: ScoreRecipe, scenes: Scenes, storage: Storage) -> list[str]:
         lines.append("only_new: which of them are to be scored, the ledger says when the job runs")
     if settings.d4:
         lines.append(D4_SAID)
-    surveyor = Surveyor(spec, settings, ready.geometries, storage)
+    surveyor = Surveyor(spec, settings, ready.geometries)
     for number in _spread(len(found.scenes)):
         ref = found.scenes[number]
-        looked = surveyor.look(number, ref)
+        try:
+            with open_for(ref, spec, settings, storage) as scene:
+                looked = surveyor.look(scene, number, ref)
+        except DecodeError as error:
+            looked = surveyor.refused(number, ref, "open", error)
         if isinstance(looked, SceneJob):
-            way = looked.way
             lines.append(
                 f"{ref.scene}: {looked.grid.height:,} x {looked.grid.width:,} px, "
-                f"{looked.grid.why}; {way.why}; {way.px / 1e6:,.1f} Mpx through the network in "
-                f"{len(way.units):,} units"
+                f"{looked.grid.why}; {looked.why}; {looked.px / 1e6:,.1f} Mpx through the network "
+                f"in {looked.parts:,} parts"
             )
             lines += [f"{ref.scene}: {note}" for note in looked.notes]
         else:
@@ -124,7 +127,7 @@ def prepare(recipe: ScoreRecipe, storage: Storage) -> Prepared:
     """Load the bundle and ask its network what planning needs to know."""
     from satray.models.bundle import load_bundle
     from satray.scoring.dense.measure import measure
-    from satray.scoring.maps.plan import Geometries
+    from satray.scoring.maps.layout import Geometries
 
     bundle = load_bundle(recipe.bundle, storage)
     settings = settings_of(recipe, bundle.spec)

@@ -15,9 +15,8 @@ from satray.errors import InputError
 from satray.runs.run import Outcome, Run
 from satray.scoring.ledger import OLD, Ledger, Pass, plan_pass, signs_of_life
 from satray.scoring.maps import closing
-from satray.scoring.maps.crew import Crew
-from satray.scoring.maps.job import layout_of, outcome_of
-from satray.scoring.maps.jobs import SceneResult, failed
+from satray.scoring.maps.job import layout_of, outcome_of, score_scenes
+from satray.scoring.maps.jobs import SceneItem, SceneResult, failed
 from satray.scoring.maps.look import Prepared, Scenes, ledger_of, prepare
 from satray.scoring.products import names
 from satray.storage import join
@@ -68,16 +67,8 @@ def _score(
     """Score what is to be scored, take in what cut runs came to, and write the tables."""
     by = scenes.by
     assert by is not None
-    crew = Crew(run, recipe, ready, ledger)
-    jobs, bad = crew.survey([(number, task.seen) for number, task in enumerate(by.todo)])
-    results = []
-    for one in bad:
-        task = by.todo[one.number]
-        claim = ledger.claim(task.key, task.history, task.looked)
-        if claim is not None:
-            ledger.fail(claim, f"{one.stage}: {one.error}", retryable=one.retryable)
-            results.append(one)
-    results += crew.score([replace(job, task=by.todo[job.number]) for job in jobs])
+    items = [SceneItem(number, task.seen, task) for number, task in enumerate(by.todo)]
+    results = score_scenes(run, recipe, ready, items, ledger)
     elsewhere = len(by.todo) - len(results)
     said = (f"{elsewhere:,} scenes are in work elsewhere",) if elsewhere else ()
     with run.activity("recovering"):

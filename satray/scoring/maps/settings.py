@@ -8,13 +8,12 @@ from satray.data.raster import PagesKey
 from satray.data.values import as_units
 from satray.errors import InputError
 from satray.scoring.products.moment import time_pattern
+from satray.scoring.results import CamKind, Wanted
 from satray.scoring.scenes.grid import Gsd
 from satray.scoring.scenes.open import Conversion, Names
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
-    from satray.scoring.dense.answers import Wanted
-    from satray.scoring.forward import CamKind
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Settings:
     """Share of a tile's px with data, below which it has no scores."""
     classes: tuple[int, ...]
     """Places of the classes whose maps are written."""
-    kinds: "tuple[CamKind, ...]"
+    kinds: tuple[CamKind, ...]
     """Maps that are written; none without classes."""
     detections: bool
     """Whether peaks are written."""
@@ -60,13 +59,11 @@ class Settings:
     pattern: str | None
     """Regular expression of times in names."""
 
-    def wanted(self, spec: "BundleSpec") -> "Wanted":
+    def wanted(self, spec: "BundleSpec") -> Wanted:
         """What a scorer of a bundle is to give.
 
         Peaks are looked for in the dense maps of all classes, and a softmax at a cell is over all.
         """
-        from satray.scoring.dense.answers import Wanted
-
         kinds, classes = self.kinds, self.classes
         if self.detections or (classes and spec.task == "multiclass"):
             classes = tuple(range(len(spec.classes)))
@@ -118,7 +115,7 @@ def settings_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Settings:
     )
 
 
-def _maps(recipe: ScoreRecipe, spec: "BundleSpec") -> "tuple[tuple[int, ...], tuple[CamKind, ...]]":
+def _maps(recipe: ScoreRecipe, spec: "BundleSpec") -> tuple[tuple[int, ...], tuple[CamKind, ...]]:
     names, kind, pooling = recipe.cam.classes, recipe.cam.kind, spec.variant.pooling
     if spec.variant.head == "dense":
         if names:

@@ -1,13 +1,11 @@
-"""Open each scene, look at its facts and at some of its values, and decide how it is scored."""
+"""Look at a scene's facts and at some of its values, and decide how it is scored."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from satray.errors import DecodeError
 from satray.scoring.maps.jobs import SceneJob, SceneResult, failed
-from satray.scoring.maps.plan import Geometries, way_of
+from satray.scoring.maps.layout import Geometries, layout_of, mode_of, px_bytes
 from satray.scoring.maps.settings import Settings
 from satray.scoring.outlines import SceneGround
 from satray.scoring.reading import MisfitError
@@ -19,9 +17,6 @@ from satray.storage import Storage
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
-
-LOOKERS = 8
-"""Scenes that are opened at once."""
 
 NOT_ON_EARTH = "its CRS does not lead to longitude and latitude there: no outline"
 
@@ -36,44 +31,40 @@ class Surveyor:
     """The recipe's."""
     geometries: Geometries
     """The network's."""
-    storage: Storage
-    """How scenes are reached."""
 
-    def survey(self, refs: Sequence[tuple[int, SceneRef]]) -> Iterator[SceneJob | SceneResult]:
-        """Look at numbered scenes, some at once; a job each, or why it has none, in order."""
-        with ThreadPoolExecutor(LOOKERS, thread_name_prefix="survey") as pool:
-            yield from pool.map(lambda one: self.look(*one), refs)
-
-    def look(self, number: int, ref: SceneRef) -> SceneJob | SceneResult:
-        """Look at one scene."""
+    def look(self, scene: Scene, number: int, ref: SceneRef) -> SceneJob | SceneResult:
+        """Look at a scene that is open; a job, or why it has none."""
         stage = "open"
         try:
-            _nameable(ref.scene)
-            with open_for(ref, self.spec, self.settings, self.storage) as scene:
-                facts = scene.facts
-                grid = grid_for(scene, self.spec, self.settings)
-                way = way_of(grid.net_height, grid.net_width, self.settings, self.geometries)
-                shape = (grid.height, grid.width)
-                ground = SceneGround(ref.scene, *shape, grid.crs, facts.transform)
-                place = facts.place
-                if not place and ground.outline() is None:
-                    place = NOT_ON_EARTH if ground.grounded else "no CRS: pixel coordinates"
-                notes = [*facts.notes, *([place] if place else [])]
-                stage = "drift"
-                found = None
-                if self.settings.drift != "off":
-                    references = references_of_bundle(self.spec)
-                    found = drift(scene, references, self.settings.drift_limit)
-        except MisfitError as error:
-            return failed(number, ref, stage, error, retryable=False)
+            facts = scene.facts
+            grid = grid_for(scene, self.spec, self.settings)
+            mode, why = mode_of(self.settings, self.geometries)
+            layout = layout_of(grid, mode, self.settings, self.geometries, self.spec.bands)
+            ground = SceneGround(ref.scene, grid.height, grid.width, grid.crs, facts.transform)
+            place = facts.place
+            if not place and ground.outline() is None:
+                place = NOT_ON_EARTH if ground.grounded else "no CRS: pixel coordinates"
+            notes = [*facts.notes, *([place] if place else [])]
+            stage, score = "drift", None
+            if self.settings.drift != "off":
+                references = references_of_bundle(self.spec)
+                found = drift(scene, references, self.settings.drift_limit)
+                if found is not None and found.warning is not None:
+                    if self.settings.drift == "refuse":
+                        raise MisfitError(found.warning)
+                    notes.append(found.warning)
+                score = None if found is None else found.score
         except DecodeError as error:
-            return failed(number, ref, stage, error)
-        if found is not None and found.warning is not None:
-            if self.settings.drift == "refuse":
-                return failed(number, ref, "drift", found.warning, retryable=False)
-            notes.append(found.warning)
-        score = None if found is None else found.score
-        return SceneJob(number, ref, grid, ground, facts.taken_at, way, score, tuple(notes))
+            return self.refused(number, ref, stage, error)
+        parts = layout.parts(px_bytes(grid, self.spec.bands, self.spec.dtype))
+        return SceneJob(
+            number, ref, grid, ground, facts.taken_at, mode, why, len(parts), layout.plan.px,
+            score, tuple(notes),
+        )  # fmt: skip
+
+    def refused(self, number: int, ref: SceneRef, stage: str, error: DecodeError) -> SceneResult:
+        """That a scene cannot be scored; what is not what the bundle wants never can."""
+        return failed(number, ref, stage, error, retryable=not isinstance(error, MisfitError))
 
 
 def open_for(ref: SceneRef, spec: "BundleSpec", settings: Settings, storage: Storage) -> Scene:
@@ -105,7 +96,7 @@ def grid_for(scene: Scene, spec: "BundleSpec", settings: Settings) -> NetGrid:
     return grid
 
 
-def _nameable(scene: str) -> None:
+def refuse_name(scene: str) -> None:
     """Refuse names that are no Unicode: tables and catalogues cannot hold them."""
     try:
         scene.encode()

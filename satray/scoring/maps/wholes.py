@@ -1,4 +1,4 @@
-"""A scene's maps put together from strips or patches: rasters on the local disk, arrays for peaks.
+"""A scene's maps put together from its windows: rasters on the local disk, arrays for peaks.
 
 Legend: k classes mapped, h x w cells.
 """
@@ -15,10 +15,9 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from satray.scoring.dense.blend import Blender
-from satray.scoring.dense.windows import ScenePlan
-from satray.scoring.forward import CamKind
-from satray.scoring.maps.piece import PieceOfWork, Strip
+from satray.scoring.dense.windows import ScenePlan, Window
 from satray.scoring.rasters import StripWriter
+from satray.scoring.results import CamKind, WindowScores
 
 HELD = 1 << 30
 """Bytes that a scene's maps and the search for their peaks may take; beyond, there are none."""
@@ -58,8 +57,8 @@ class Wholes:
         Args:
             folder: on the local disk.
             plan: of the scene.
-            mapped: k, classes in the pieces' maps; 0 for no maps.
-            kinds: kinds in the pieces' maps.
+            mapped: k, classes in the windows' maps; 0 for no maps.
+            kinds: kinds in the windows' maps.
             facts: of the rasters.
         """
         self._plan, self._facts, self._folder = plan, facts, folder
@@ -102,15 +101,16 @@ class Wholes:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def add(self, piece: PieceOfWork) -> None:
-        """Take the next piece; they come from above."""
-        for tower, strips in piece.strips.items():
-            for strip in strips:
-                self._write(tower, strip)
-        for tower, patches in piece.patches.items():
-            for patch in patches:
-                for done in self._blenders[tower].add(patch):
-                    self._write(tower, Strip(done.row, done.maps))
+    def add(self, window: Window, scores: WindowScores) -> None:
+        """Take what the network says of the next window; they come in row order."""
+        for kind, by_tower in scores.maps.items():
+            for tower, values in by_tower.items():
+                rows, cols = window.cells(tower)
+                self._write(kind, tower, values, rows.start, cols.start)
+        for tower, patch in scores.patches.items():
+            for done in self._blenders[tower].add(patch):
+                for kind, values in done.maps.items():
+                    self._write(kind, tower, values, done.row, 0)
 
     def rasters(self) -> Iterator[tuple[CamKind, str, Path]]:
         """Make the optimised rasters, one after another: kind, tower, local file."""
@@ -121,13 +121,17 @@ class Wholes:
         """Rows and columns of a tower's map."""
         return self._plan.cells(tower)
 
-    def _write(self, tower: str, strip: Strip) -> None:
-        for kind, values in strip.maps.items():
-            if kind == "dense" and tower in self.dense:
-                self.dense[tower][:, strip.row : strip.row + values.shape[1]] = values
-            writer = self._writers.get((kind, tower))
-            if writer is not None:
-                writer.write(values[list(self._facts.written)], strip.row)
+    def _write(
+        self, kind: CamKind, tower: str, values: NDArray[np.float32], row: int, col: int
+    ) -> None:
+        if not values.size:
+            return
+        if kind == "dense" and tower in self.dense:
+            there = np.s_[:, row : row + values.shape[1], col : col + values.shape[2]]
+            self.dense[tower][there] = values
+        writer = self._writers.get((kind, tower))
+        if writer is not None:
+            writer.write(values[list(self._facts.written)], row, col)
 
 
 def best_score(local_k: Sequence[float], place: int, task: str, temperature: float) -> float:

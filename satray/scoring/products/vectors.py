@@ -7,6 +7,7 @@ programs draw such images), said to be in no known CRS.
 """
 
 import io
+import threading
 import warnings
 from datetime import UTC, datetime
 from typing import Any
@@ -43,6 +44,10 @@ def geoparquet(found: Detections, model_id: str, run_id: str) -> bytes:
     return sink.getvalue()
 
 
+_stamping = threading.Lock()
+"""The date that GDAL stamps files with is the whole process's."""
+
+
 def geopackage(found: Detections, model_id: str, run_id: str, changed: datetime) -> bytes:
     """GeoPackage with the layer `detections` in the scene's CRS; valid also of no detection.
 
@@ -60,29 +65,32 @@ def geopackage(found: Detections, model_id: str, run_id: str, changed: datetime)
 
     grounded, sink = found.ground.grounded, io.BytesIO()
     stamp = changed.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": stamp})
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "crs was not provided": it is not known
-            crs = found.ground.crs if grounded else None
-            _frame(found, model_id, run_id, found.x, found.y, crs).to_file(
-                sink,
-                layer=LAYER,
-                driver="GPKG",
-                engine="pyogrio",
-                geometry_type="Point",
-                index=False,
-                layer_options={} if grounded else {"SRID": "-1"},
-                dataset_options={"ADD_GPKG_OGR_CONTENTS": "YES"},
-            )
-    except (
-        pyogrio.errors.DataSourceError,
-        pyogrio.errors.CRSError,
-        pyproj.exceptions.CRSError,
-    ) as error:
-        raise SatrayError(f"{found.ground.scene}: detections cannot be written: {error}") from error
-    finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
+    with _stamping:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": stamp})
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # "crs was not provided": it is not known
+                crs = found.ground.crs if grounded else None
+                _frame(found, model_id, run_id, found.x, found.y, crs).to_file(
+                    sink,
+                    layer=LAYER,
+                    driver="GPKG",
+                    engine="pyogrio",
+                    geometry_type="Point",
+                    index=False,
+                    layer_options={} if grounded else {"SRID": "-1"},
+                    dataset_options={"ADD_GPKG_OGR_CONTENTS": "YES"},
+                )
+        except (
+            pyogrio.errors.DataSourceError,
+            pyogrio.errors.CRSError,
+            pyproj.exceptions.CRSError,
+        ) as error:
+            raise SatrayError(
+                f"{found.ground.scene}: detections cannot be written: {error}"
+            ) from error
+        finally:
+            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
     return sink.getvalue()
 
 

@@ -10,9 +10,9 @@ from satray.config.train import TowerOptions, VariantOptions
 from satray.models.bundle import Bundle, BundleSpec
 from satray.models.network import Network
 from satray.models.probe import probe_grid
-from satray.scoring.dense.answers import Wanted
-from satray.scoring.dense.forward import DenseScorer, WindowScores
+from satray.scoring.dense.forward import DenseScorer
 from satray.scoring.dense.windows import ScenePlan, Window
+from satray.scoring.results import Wanted, WindowScores
 
 CLASSES = ("ship", "haze & fog", "été")
 SMALL = "resnet10t"

@@ -8,9 +8,9 @@ from scoring.dense import dense_material as material
 from satray.models.cam import dense_cam
 from satray.models.network import pool
 from satray.models.variant import BUILT_IN
-from satray.scoring.dense.answers import Wanted
 from satray.scoring.dense.measure import measure
 from satray.scoring.dense.windows import least_side, plan_scene
+from satray.scoring.results import Wanted
 
 close = {"rtol": 1e-4, "atol": 1e-4}
 

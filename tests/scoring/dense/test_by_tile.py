@@ -10,12 +10,12 @@ from scoring.dense import dense_material as material
 from satray.errors import InputError
 from satray.models.variant import BUILT_IN
 from satray.scoring.dense import by_tile
-from satray.scoring.dense.answers import Wanted
 from satray.scoring.dense.blend import Blender
 from satray.scoring.dense.by_tile import TileScorer, hann
 from satray.scoring.dense.measure import measure
 from satray.scoring.dense.windows import plan_scene
-from satray.scoring.forward import MapRequest, Scorer
+from satray.scoring.forward import Scorer
+from satray.scoring.results import MapRequest, Wanted
 
 ALL = (0, 1, 2)
 close = {"rtol": 1e-4, "atol": 1e-4}

@@ -9,10 +9,10 @@ from scoring_material import make_peaked
 from satray.errors import InputError
 from satray.models.cam import argmax_cam, dense_cam
 from satray.models.network import pool
-from satray.scoring.dense.answers import Wanted
 from satray.scoring.dense.forward import DenseScorer
 from satray.scoring.dense.measure import measure
 from satray.scoring.dense.windows import least_side, plan_scene
+from satray.scoring.results import Wanted
 from satray.scoring.symmetries import ELEMENTS, turn, turn_back
 
 close = {"rtol": 1e-4, "atol": 1e-4}

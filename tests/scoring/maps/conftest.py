@@ -1,15 +1,14 @@
-"""Bundles that see dots, and units of work without Ray."""
+"""Bundles that see dots, and scenes on their way."""
 
 import functools
 
-import inline_blocks
 import maps_material as material
 import pytest
 import torch
 
 from satray.models import bundle as bundles
 from satray.runs import job as perform
-from satray.scoring.maps import actor, picture
+from satray.scoring.maps import overview
 
 LOADED = {}
 """Bundles by their folder."""
@@ -19,8 +18,8 @@ LOADED = {}
 def _once():
     """Save most of a small run: small pictures, bundles loaded once."""
     with pytest.MonkeyPatch.context() as patch:
-        small = functools.partial(picture.picture_size, longest=160)
-        patch.setattr(picture, "picture_size", small)
+        small = functools.partial(overview.picture_size, longest=160)
+        patch.setattr(overview, "picture_size", small)
         patch.setattr(perform, "library_versions", functools.cache(perform.library_versions))
         real = bundles.load_bundle
 
@@ -30,7 +29,6 @@ def _once():
             return LOADED[uri]
 
         patch.setattr(bundles, "load_bundle", load)
-        patch.setattr(actor, "load_bundle", load)
         yield
 
 
@@ -58,8 +56,7 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture
 def inline(monkeypatch):
-    """Do units in this process; says which were done."""
+    """Says which parts of scenes the network looked at."""
     work = material.Inline()
-    monkeypatch.setattr("satray.scoring.maps.crew.through_actors", work)
-    monkeypatch.setattr("satray.cluster.allot", inline_blocks.allot)
+    monkeypatch.setattr("satray.scoring.maps.job.run_stages", work)
     return work

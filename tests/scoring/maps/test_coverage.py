@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scoring.dense.test_windows import geometry
 
 from satray.scoring.dense.windows import plan_scene
-from satray.scoring.maps.coverage import coverage_of
-from satray.scoring.maps.plan import owned, rows_of
+from satray.scoring.maps.layout import owned
+from satray.scoring.maps.overview import coverage_of
 
 GEOMETRIES = (geometry(64, (16, 1, 0, 8.0)), geometry(96, (32, 1, 0, 0.5), (16, 2, 0, 7.5)))
 
@@ -31,17 +31,18 @@ def test_windows_add_up_to_the_scene(geo, size, tiles, seed):
     padded = np.zeros((size[0] + 1024, size[1] + 1024), bool)
     padded[: size[0], : size[1]] = valid_HW
     gaps = np.zeros(coverage.shape, np.int32)
-    rows = rows_of(plan)
+    across = sum(w.row.px == plan.windows[0].row.px for w in plan.windows)
+    rows = owned([w.row.px.start for w in plan.windows[::across]], size[0])
+    cols = owned([w.col.px.start for w in plan.windows[:across]], size[1])
     last = [0, 0]
-    for row, down in zip(rows, owned([r.px for r in rows], size[0]), strict=True):
-        for part, across in zip(
-            row.parts, owned([p.col.px for p in row.parts], size[1]), strict=True
-        ):
-            y, x = part.row.px, part.col.px
-            window = padded[y.start : y.stop, x.start : x.stop]
-            found = coverage.gaps(window, (y.start, x.start), down, across)
-            gaps[found.row : found.row + len(found.counts)] += found.counts
-            last = [min(y.stop, size[0]), min(x.stop, size[1])]
+    for number, window in enumerate(plan.windows):
+        y, x = window.row.px, window.col.px
+        seen = padded[y.start : y.stop, x.start : x.stop]
+        alone = rows[number // across], cols[number % across]
+        found = coverage.gaps(seen, (y.start, x.start), *alone)
+        h, w = found.counts.shape
+        gaps[found.row : found.row + h, found.col : found.col + w] += found.counts
+        last = [min(y.stop, size[0]), min(x.stop, size[1])]
     tower = min((geo.tower(t.name) for t in geo.towers), key=lambda t: t.stride)
     corner = tower.centre - tower.stride / 2
     for i in range(coverage.shape[0]):

@@ -1,6 +1,5 @@
 """Scenes that are damaged, odd or meant to harm: a row or a line each, no other disturbed."""
 
-import functools
 from pathlib import Path
 
 import maps_material as material
@@ -11,7 +10,7 @@ from affine import Affine
 from data.hostile import tiff_header
 
 from satray.errors import DecodeError
-from satray.scoring.maps import actor, plan
+from satray.scoring.maps import layout, scene_stages
 
 GOOD = ("good.tif", "späte szene é.tif", "a..b/c...tif", "100%/it's #1?.tif")
 SHAPE = (140, 170)
@@ -152,17 +151,17 @@ def test_a_scene_that_goes_away_costs_itself_only(bundle, inline, tmp_path):
     for name in "abc":
         material.write_scene(tmp_path / "scenes" / f"{name}.tif", pixels())
     gone = tmp_path / "scenes" / "b.tif"
-    inline.before = lambda number, unit: number == 1 and gone.unlink()
+    inline.opening = lambda number: number == 1 and gone.unlink()
     run, outcome, _, _ = material.scored(
         material.recipe(bundle(), tmp_path / "scenes", mode="dense"), tmp_path / "out"
     )
     (row,) = material.rows_of(run, "failures.parquet")
-    assert (row["scene"], row["stage"]) == ("b.tif", "read")
+    assert (row["scene"], row["stage"]) == ("b.tif", "open")
     assert outcome.counts["detections"] == 2
 
 
-def test_one_bad_unit_fails_its_scene_once(bundle, inline, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "cut", functools.partial(plan.cut, most=1))
+def test_one_bad_part_fails_its_scene_once(bundle, inline, tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "PART_BYTES", 1)
     tall = material.field(600, 120)
     path = tmp_path / "scenes" / "a.tif"
     data = material.write_scene(path, tall, names=None, photometric="RGB").read_bytes()
@@ -173,21 +172,20 @@ def test_one_bad_unit_fails_its_scene_once(bundle, inline, tmp_path, monkeypatch
     (row,) = material.rows_of(run, "failures.parquet")
     assert (row["scene"], row["stage"]) == ("a.tif", "read")
     assert (outcome.attempted, outcome.failed) == (2, 1)
-    assert not list((tmp_path / "out").glob("state/*/pieces"))
 
 
 def test_what_a_file_does_to_the_network_costs_its_scene(bundle, inline, tmp_path, monkeypatch):
     """Values that no float32 network can take."""
     for name in "ab":
         material.write_scene(tmp_path / "scenes" / f"{name}.tif", pixels())
-    real = actor.UnitScorer.__call__
+    real = scene_stages.SceneNetwork.__call__
 
-    def odd(self, scene, job, unit):
+    def odd(self, job, part, windows):
         if job.number == 0:
-            raise DecodeError(f"{job.ref.scene}: the network's output is not finite for 1 tiles")
-        return real(self, scene, job, unit)
+            raise DecodeError("the network's output is not finite for 1 tiles")
+        return real(self, job, part, windows)
 
-    monkeypatch.setattr(actor.UnitScorer, "__call__", odd)
+    monkeypatch.setattr(scene_stages.SceneNetwork, "__call__", odd)
     given = material.recipe(bundle(), tmp_path / "scenes", mode="dense")
     run, _, _, _ = material.scored(given, tmp_path / "out")
     (row,) = material.rows_of(run, "failures.parquet")

@@ -5,7 +5,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import geopandas
-import inline_blocks
 import maps_material as material
 import numpy as np
 import pyogrio
@@ -39,10 +38,7 @@ def out(bundle, tmp_path_factory):
         target.update_tags(**tags)
     material.write_scene(root / "scenes" / "plain.tif", pixels[:, :150], crs=None)
     given = material.recipe(bundle(pooling="max"), root / "scenes", mode="dense", stride=0.5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("satray.scoring.maps.crew.through_actors", material.Inline())
-        patch.setattr("satray.cluster.allot", inline_blocks.allot)
-        run, _, _, _ = material.scored(given, root / "out")
+    run, _, _, _ = material.scored(given, root / "out")
     return Path(run.out)
 
 

@@ -118,4 +118,4 @@ def test_a_plan_says_what_would_be_done(bundle, scenes):
     assert any(line.startswith("scenes: 1, ") for line in lines)
     (line,) = (line for line in lines if line.startswith("a.tif: "))
     assert "100 x 120 px" in line
-    assert "Mpx through the network in 1 units" in line
+    assert "Mpx through the network in 1 parts" in line

@@ -15,7 +15,7 @@ from satray.errors import InputError, SatrayError
 from satray.runs.run import Run
 from satray.scoring import score
 from satray.scoring.ledger import plan_pass
-from satray.scoring.maps import actor
+from satray.scoring.maps import deliver, scene_stages
 from satray.scoring.maps.look import ledger_of
 from satray.storage import Storage
 
@@ -116,7 +116,7 @@ def test_twice_is_once(schedule, inline, tmp_path):
     schedule.put("a.tif", "b é/c.tif")
     first = schedule.run()
     assert (first.counts["scenes"], first.counts["detections"]) == (2, 2)
-    assert inline.done == [(0, 0), (1, 0)]
+    assert sorted(inline.done) == [(0, 0), (1, 0)]
     before = schedule.files()
     assert {
         f"predictions/{first.id}.parquet", f"runs/{first.id}.json", f"runs/{first.id}.html",
@@ -167,8 +167,8 @@ def test_scenes_that_still_change_are_left_for_the_next_time(schedule, inline):
     schedule.put("a.tif", "b.tif")
     young = schedule.put("c.tif", age=5)
 
-    def overwritten(number, unit):
-        if not inline.done:
+    def overwritten(number, part):
+        if number == 0:
             schedule.put("a.tif", seed=9, age=OLD / 2)
 
     inline.before = overwritten
@@ -198,11 +198,11 @@ def test_claims_of_others(schedule, inline):
     assert held.stands(mine)
     held.close()
 
-    px, inline.before = inline.px, lambda number, unit: schedule.claim("a.tif", "d" * 12)
+    px, inline.opening = inline.px, lambda number: schedule.claim("a.tif", "d" * 12)
     second = schedule.run()
     assert (second.idle, inline.px) == (True, px)
     assert second.says("1 scenes are in work elsewhere")
-    inline.before = None
+    inline.opening = None
     schedule.silent()
     assert schedule.run().scenes == ["a.tif"]
     schedule.run()
@@ -212,25 +212,25 @@ def test_claims_of_others(schedule, inline):
 def test_an_owner_that_was_taken_over_publishes_nothing(schedule, monkeypatch):
     """It is silent for long before it delivers, and the other is through first."""
     schedule.put("a.tif")
-    real, shown = actor.Delivery.deliver, []
+    real, shown = deliver.Delivery.deliver, []
 
     def slow(self, *more):
-        monkeypatch.setattr(actor.Delivery, "deliver", real)
+        monkeypatch.setattr(deliver.Delivery, "deliver", real)
         schedule.silent()
         assert schedule.run().counts["detections"] == 1
         shown.append(schedule.files(*KINDS))
         return real(self, *more)
 
-    monkeypatch.setattr(actor.Delivery, "deliver", slow)
+    monkeypatch.setattr(deliver.Delivery, "deliver", slow)
     assert schedule.run().says("skipped: another run has taken it over")
     assert shown == [schedule.files(*KINDS)]
 
 
 @pytest.mark.parametrize("moment", ["before the commit", "after the commit"])
 def test_work_that_is_done_twice_is_committed_once(schedule, inline, monkeypatch, moment):
-    """An actor dies with its products written, or committed; Ray gives the unit to another."""
+    """A task dies with its products written, or committed; Ray gives the scene to another."""
     schedule.put("a.tif", "b.tif")
-    real, killed = actor.Delivery.commit, []
+    real, killed = deliver.Delivery.commit, []
 
     def deadly(self, claim, result):
         if not killed:
@@ -240,15 +240,17 @@ def test_work_that_is_done_twice_is_committed_once(schedule, inline, monkeypatch
             raise InterruptedError
         real(self, claim, result)
 
-    def through(name, blocks, pool, make):
-        for block in blocks:
-            try:
-                yield from inline(name, [block], pool, make)
-            except InterruptedError:
-                yield from inline(name, [block], pool, make)
+    write = scene_stages.SceneStages.write
 
-    monkeypatch.setattr(actor.Delivery, "commit", deadly)
-    monkeypatch.setattr("satray.scoring.maps.crew.through_actors", through)
+    def again(self, job, parts, engine):
+        parts = list(parts)
+        try:
+            return write(self, job, parts, engine)
+        except InterruptedError:
+            return write(self, job, parts, engine)
+
+    monkeypatch.setattr(deliver.Delivery, "commit", deadly)
+    monkeypatch.setattr(scene_stages.SceneStages, "write", again)
     ran = schedule.run()
     assert (ran.counts["scenes"], ran.outcome.failed) == (2, 0)
     after = schedule.files()
@@ -308,8 +310,12 @@ def test_what_a_run_that_dies_had_finished_is_in_the_next_ones_tables(schedule, 
     """Each row once; what it left beside is removed, its state a week later."""
     schedule.put("0.tif", "1.tif", "2.tif", "3.tif")
 
-    def dies(number, unit):
-        if number == 2:
+    def dies(number, part):
+        if len(inline.done) == 2:
+            until = time.monotonic() + 60
+            while len(list((schedule.out / "ledger").rglob("done"))) < 2:
+                assert time.monotonic() < until
+                time.sleep(0.02)
             raise KeyboardInterrupt
 
     inline.before = dies
@@ -319,7 +325,7 @@ def test_what_a_run_that_dies_had_finished_is_in_the_next_ones_tables(schedule, 
     orphan.parent.mkdir(exist_ok=True)
     orphan.write_bytes(b"of a run that died before its record")
     for name, age in {"dead": 8 * 86_400, "young": 3600}.items():
-        piece = schedule.out / "state" / name / "pieces" / "000000" / "dense-00000-of-00002.npz"
+        piece = schedule.out / "state" / name / "results" / "000000.json"
         piece.parent.mkdir(parents=True)
         piece.write_bytes(b"half a scene")
         schedule.aged(piece, age)
@@ -346,14 +352,14 @@ def test_a_full_disk_is_the_error_and_gives_nothing_up(schedule, inline, monkeyp
     for _ in range(4):
         with monkeypatch.context() as patch:
             if moment == "scoring":
-                inline.before = lambda *_, patch=patch: [
+                inline.opening = lambda _, patch=patch: [
                     patch.setattr(Storage, name, full) for name in ("write", "upload")
                 ]
             else:
                 patch.setattr("satray.scoring.maps.closing.close", full)
             with pytest.raises(SatrayError, match="No space left"):
                 schedule.run()
-        inline.before = None
+        inline.opening = None
     schedule.silent()
     last = schedule.run()
     assert last.scenes == ["a.tif"]

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import inline_blocks
 import maps_material as material
 import numpy as np
 import pyarrow as pa
@@ -43,11 +42,8 @@ def plain(bundle, pixels, tmp_path_factory):
     """One file with its bands in order."""
     root = tmp_path_factory.mktemp("plain")
     material.write_scene(root / "scenes" / "a.tif", pixels)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("satray.scoring.maps.crew.through_actors", material.Inline())
-        patch.setattr("satray.cluster.allot", inline_blocks.allot)
-        given = material.recipe(bundle(), root / "scenes", mode="dense", stride=0.5)
-        run, outcome, _, _ = material.scored(given, root / "out")
+    given = material.recipe(bundle(), root / "scenes", mode="dense", stride=0.5)
+    run, outcome, _, _ = material.scored(given, root / "out")
     assert outcome.counts["detections"] == len(DOTS)
     return logits_and_map(run)
 

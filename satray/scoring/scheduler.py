@@ -1,0 +1,288 @@
+"""When each stage of scoring is done: in threads of this process, or on Ray by `pipeline`.
+
+Items are opened one after another as there is room for them, and no more parts are read than
+networks and writers can take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic
+
+from satray.config.base import Resources
+from satray.errors import DecodeError
+from satray.scoring.stages import (
+    AHEAD,
+    Ended,
+    Executor,
+    Forwarding,
+    I,
+    O,
+    R,
+    Stages,
+    open_item,
+    read_part,
+    write_item,
+)
+
+if TYPE_CHECKING:  # it imports Ray
+    from satray.cluster import Workers
+    from satray.runs.run import Run
+
+ACTIVITIES = ("reading", "waiting", "computing", "writing")
+SMALL_PX = 32 << 20
+"""Px of network input up to which `resources.ray=auto` works in the job's own process: until Ray's
+processes have loaded the network, that one has looked at as many."""
+
+
+def wants_ray(px: int, resources: Resources) -> bool:
+    """Whether `resources.ray=auto` takes Ray for so many px of network input."""
+    return px > SMALL_PX or resources.workers > 1 or resources.gpus == "yes"
+
+
+def run_stages(
+    stages: Stages[I, O, R],
+    items: Sequence[I],
+    resources: Resources,
+    tally: Tally,
+    workers: Workers | None = None,
+) -> Iterator[R]:
+    """Score items; yields the result of each as it ends.
+
+    Args:
+        stages: what is done with them.
+        items: what to score.
+        resources: `read_tasks` says how many parts are read at once.
+        tally: told of each step.
+        workers: actors on Ray, and what reads for them; None: threads of this process.
+
+    Raises:
+        SatrayError: what ended a task or an actor for good, in one line.
+    """
+    if not items:
+        return
+    with contextlib.ExitStack() as ends:
+        if workers is not None:
+            from satray.scoring.pipeline import on_ray
+
+            executor: Executor = ends.enter_context(on_ray(stages, workers))
+        else:
+            executor = ends.enter_context(_in_threads(stages, resources))
+        yield from _Stream(stages, executor, tally).results(items)
+
+
+class Tally:
+    """How far a run is, for the person, and where its seconds went, for its record."""
+
+    def __init__(self, run: Run, total: int, noun: str) -> None:
+        """Begin.
+
+        Args:
+            run: told of progress.
+            total: how many of them.
+            noun: what is counted: `scenes`, `tiles`.
+        """
+        self._run, self._total, self._noun = run, total, noun
+        self._start = time.perf_counter()
+        self._done, self._px = 0, 0.0
+        self._seconds = dict.fromkeys(ACTIVITIES, 0.0)
+        self._engines: set[str] = set()
+
+    def spend(self, activity: str, seconds: float) -> None:
+        """Add a process's seconds."""
+        self._seconds[activity] += seconds
+
+    def looked(self, px: float, engine: str) -> None:
+        """Add a part that went through the network."""
+        self._px += px
+        self._engines.add(engine)
+        self._show()
+
+    def count(self, number: int = 1) -> None:
+        """Add what came to its end."""
+        self._done += number
+        self._show()
+
+    def end(self) -> None:
+        """Say how fast it was; the seconds of all processes go to the run's record."""
+        for name, spent in self._seconds.items():
+            self._run.add_seconds(f"{name} (all processes)", spent)
+        if not self._engines:
+            return
+        seconds = time.perf_counter() - self._start
+        self._run.say(f"engine: {'; '.join(sorted(self._engines))}")
+        self._run.say(
+            f"{self._done:,} {self._noun} in {seconds:.1f} s, start of the processes included: "
+            f"{self._done / seconds:.2f} {self._noun} and {self._px / 1e6 / seconds:.2f} Mpx of "
+            "network input a second"
+        )
+
+    def _show(self) -> None:
+        rate = self._px / 1e6 / (time.perf_counter() - self._start)
+        self._run.progress(
+            f"scored {self._done:,} of {self._total:,} {self._noun}, {rate:.1f} Mpx a second"
+        )
+
+
+# The order of things, whoever does them
+
+
+@dataclass(eq=False)
+class _Item:
+    """An item under way."""
+
+    opened: Any
+    beside: dict[int, Any] = field(default_factory=dict)
+    looked: dict[int, Any] = field(default_factory=dict)
+    engines: set[str] = field(default_factory=set)
+    failed: bool = False
+
+
+@dataclass
+class _Stream(Generic[I, O, R]):
+    """Hands out stages: reads no more than networks and writers can take."""
+
+    stages: Stages[I, O, R]
+    executor: Executor
+    tally: Tally
+    unread: deque[tuple[_Item, int]] = field(default_factory=deque)
+    ready: deque[tuple[_Item, int, Any]] = field(default_factory=deque)
+    calls: dict[Hashable, tuple[str, _Item | None, int]] = field(default_factory=dict)
+
+    def results(self, items: Iterable[I]) -> Iterator[R]:
+        todo = iter(items)
+        while True:
+            self._hand_out(todo)
+            if not self.calls:
+                return
+            for call in self.executor.done(self.calls):
+                kind, item, part = self.calls.pop(call)
+                try:
+                    yield from self._took(kind, item, part, self.executor.take(call))
+                except DecodeError as error:
+                    if item is None or item.failed:
+                        continue
+                    item.failed = True
+                    yield self.stages.failed(item.opened, error)
+
+    def _hand_out(self, todo: Iterator[I]) -> None:
+        executor = self.executor
+        while self.ready and self._busy("forward") < executor.networks:
+            item, part, pixels = self.ready.popleft()
+            if not item.failed:
+                call = executor.forward(item.opened, part, pixels)
+                self.calls[call] = "forward", item, part
+        while (
+            self._busy("open", "read") < executor.readers
+            and self._busy("open", "read", "write") < 2 * executor.readers
+            and len(self.ready) < executor.networks
+        ):
+            if self.unread:
+                item, part = self.unread.popleft()
+                if not item.failed:
+                    self.calls[executor.read(item.opened, part)] = "read", item, part
+                continue
+            for new in todo:
+                self.calls[executor.open(new)] = "open", None, 0
+                break
+            else:
+                return
+
+    def _busy(self, *kinds: str) -> int:
+        return sum(kind in kinds for kind, _, _ in self.calls.values())
+
+    def _took(
+        self, kind: str, item: _Item | None, part: int, given: tuple[Any, ...]
+    ) -> Iterator[R]:
+        head, *rest = given
+        if kind == "open":
+            seconds, found = head
+            self.tally.spend("reading", seconds)
+            if isinstance(found, Ended):
+                yield found.result
+                return
+            item = _Item(found)
+            self.unread += [(item, n) for n in range(1, item.opened.parts)]
+        elif kind == "read":
+            self.tally.spend("reading", head[0])
+        assert item is not None
+        if item.failed:
+            return
+        if kind in ("open", "read"):
+            pixels, item.beside[part] = rest
+            self.ready.append((item, part, pixels))
+        elif kind == "forward":
+            waiting, seconds, engine = head
+            self.tally.spend("waiting", waiting)
+            self.tally.spend("computing", seconds)
+            self.tally.looked(item.opened.px / item.opened.parts, engine)
+            (item.looked[part],) = rest
+            item.engines.add(engine)
+            if len(item.looked) == item.opened.parts:
+                parts = [(item.beside[n], item.looked[n]) for n in range(item.opened.parts)]
+                call = self.executor.write(item.opened, parts, "; ".join(sorted(item.engines)))
+                self.calls[call] = "write", item, 0
+                item.beside, item.looked = {}, {}
+        else:
+            seconds, result = head
+            self.tally.spend("writing", seconds)
+            yield result
+
+
+# In threads of this process
+
+
+class _Threads:
+    """Small work where the job runs: nothing is pickled, no process is started."""
+
+    networks = AHEAD
+
+    def __init__(self, stages: Any, readers: int, pools: Sequence[ThreadPoolExecutor]) -> None:
+        self.readers, self._stages = readers, stages
+        self._io, self._computing = pools
+        self._forward = Forwarding(stages, gpu=False)
+
+    def open(self, item: Any) -> Hashable:
+        return self._io.submit(open_item, self._stages, item)
+
+    def read(self, opened: Any, part: int) -> Hashable:
+        return self._io.submit(read_part, self._stages, opened, part)
+
+    def forward(self, opened: Any, part: int, pixels: Any) -> Hashable:
+        return self._computing.submit(self._forward, opened, part, pixels)
+
+    def write(self, opened: Any, parts: list[tuple[Any, Any]], engine: str) -> Hashable:
+        return self._io.submit(write_item, self._stages, opened, parts, engine)
+
+    def done(self, calls: Iterable[Any]) -> Iterable[Hashable]:
+        return wait(list(calls), return_when=FIRST_COMPLETED).done
+
+    def take(self, call: Any) -> tuple[Any, ...]:
+        future: Future[tuple[Any, ...]] = call
+        return future.result()
+
+
+@contextlib.contextmanager
+def _in_threads(stages: Any, resources: Resources) -> Iterator[Executor]:
+    wanted = resources.read_tasks
+    readers = wanted if isinstance(wanted, int) else max(2, len(os.sched_getaffinity(0)))
+    with contextlib.ExitStack() as ends:
+        pools = [
+            ThreadPoolExecutor(readers + 1, thread_name_prefix="io"),
+            ThreadPoolExecutor(1, thread_name_prefix="network", initializer=_without_denormals),
+        ]
+        for pool in pools:
+            ends.callback(pool.shutdown, cancel_futures=True)
+        yield _Threads(stages, readers, pools)
+
+
+def _without_denormals() -> None:
+    import torch
+
+    torch.set_flush_denormal(True)  # of this thread; networks make them, and CPUs crawl over them
