@@ -22,7 +22,7 @@ from satray.scoring.over_tiles import (
     wanted_of,
 )
 from satray.scoring.results import MapRequest
-from satray.scoring.scheduler import wants_ray
+from satray.scoring.scheduler import computes_on_gpu, wants_ray
 from satray.scoring.sources import tiles_of_index
 from satray.storage import Storage, join
 
@@ -176,7 +176,7 @@ def large(recipe: EvaluateRecipe, found: Split) -> bool:
 def device(recipe: EvaluateRecipe, run: Run) -> str:
     """What computed: `cpu`, or `gpu (H100)`, `gpu` where Ray knows no model."""
     if not run.ray:
-        return "cpu"
+        return "gpu" if computes_on_gpu(recipe.resources) else "cpu"
     from satray import cluster
 
     if not cluster.use_gpus(recipe.resources):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic
 
 from satray.config.base import Resources
-from satray.errors import DecodeError
+from satray.errors import DecodeError, InputError
 from satray.scoring.stages import (
     AHEAD,
     Ended,
@@ -43,7 +43,7 @@ processes have loaded the network, that one has looked at as many."""
 
 def wants_ray(px: int, resources: Resources) -> bool:
     """Whether `resources.ray=auto` takes Ray for so many px of network input."""
-    return px > SMALL_PX or resources.workers > 1 or resources.gpus == "yes"
+    return px > SMALL_PX or resources.workers > 1
 
 
 def run_stages(
@@ -73,7 +73,7 @@ def run_stages(
 
             executor: Executor = ends.enter_context(on_ray(stages, workers))
         else:
-            executor = ends.enter_context(_in_threads(stages, resources))
+            executor = _Threads(stages, resources, ends)
         yield from _Stream(stages, executor, tally).results(items)
 
 
@@ -243,10 +243,15 @@ class _Threads:
 
     networks = AHEAD
 
-    def __init__(self, stages: Any, readers: int, pools: Sequence[ThreadPoolExecutor]) -> None:
-        self.readers, self._stages = readers, stages
-        self._io, self._computing = pools
-        self._forward = Forwarding(stages, gpu=False)
+    def __init__(self, stages: Any, resources: Resources, ends: contextlib.ExitStack) -> None:
+        cores, wanted = len(os.sched_getaffinity(0)), resources.read_tasks
+        self.readers = wanted if isinstance(wanted, int) else max(2, cores)
+        self._stages, self._resources, self._ends = stages, resources, ends
+        self._forwarding: Forwarding | None = None
+        self._io = ThreadPoolExecutor(self.readers + 1, thread_name_prefix="io")
+        self._computing = ThreadPoolExecutor(1, thread_name_prefix="network")
+        for pool in (self._io, self._computing):
+            ends.callback(pool.shutdown, cancel_futures=True)
 
     def open(self, item: Any) -> Hashable:
         return self._io.submit(open_item, self._stages, item)
@@ -267,22 +272,27 @@ class _Threads:
         future: Future[tuple[Any, ...]] = call
         return future.result()
 
+    def _forward(self, *given: Any) -> tuple[Any, ...]:
+        if self._forwarding is None:
+            import torch  # it takes seconds, in which the first parts are read
 
-@contextlib.contextmanager
-def _in_threads(stages: Any, resources: Resources) -> Iterator[Executor]:
-    wanted = resources.read_tasks
-    readers = wanted if isinstance(wanted, int) else max(2, len(os.sched_getaffinity(0)))
-    with contextlib.ExitStack() as ends:
-        pools = [
-            ThreadPoolExecutor(readers + 1, thread_name_prefix="io"),
-            ThreadPoolExecutor(1, thread_name_prefix="network", initializer=_without_denormals),
-        ]
-        for pool in pools:
-            ends.callback(pool.shutdown, cancel_futures=True)
-        yield _Threads(stages, readers, pools)
+            gpu = computes_on_gpu(self._resources)
+            self._ends.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(len(os.sched_getaffinity(0)))
+            torch.set_flush_denormal(True)  # of this thread; CPUs crawl over denormals
+            self._forwarding = Forwarding(self._stages, gpu)
+        return self._forwarding(*given)
 
 
-def _without_denormals() -> None:
+def computes_on_gpu(resources: Resources) -> bool:
+    """Whether work in this process computes on a GPU.
+
+    Raises:
+        InputError: `resources.gpus=yes` where there is none.
+    """
     import torch
 
-    torch.set_flush_denormal(True)  # of this thread; networks make them, and CPUs crawl over them
+    gpu = resources.gpus != "no" and torch.cuda.is_available()
+    if resources.gpus == "yes" and not gpu:
+        raise InputError("resources.gpus=yes: this machine has no GPU; accepted: auto, no")
+    return gpu
