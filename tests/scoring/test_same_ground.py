@@ -9,13 +9,13 @@ from scoring.scenes.scene_material import UTM, write
 
 from satray.classifier import Classifier
 from satray.models.variant import BUILT_IN
-from satray.scoring.dense.answers import Wanted as Asked
 from satray.scoring.dense.by_tile import TileScorer
 from satray.scoring.dense.measure import measure
 from satray.scoring.dense.windows import plan_scene
 from satray.scoring.forward import Scorer
 from satray.scoring.maps.layout import tiles_of
 from satray.scoring.reading import Wanted, read_block
+from satray.scoring.results import Wanted as Asked
 from satray.scoring.scenes.find import find_scenes
 from satray.scoring.scenes.grid import net_grid
 from satray.scoring.scenes.open import open_scene
