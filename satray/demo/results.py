@@ -90,25 +90,19 @@ def read_tiles(
         images: prefix of the tiles.
         scores: the score job's folder.
         ships: boxes by tile id; these tiles are read.
-        towers: of the network; their maps are summed, as logits are sums over towers.
+        towers: of the network; their maps, which share a grid, are summed, as logits are.
         class_name: the map's band.
-
-    Raises:
-        ValueError: the towers' maps lie on different grids, so that there is no sum.
     """
     found = []
     for tile_id, boxes in ships.items():
         with MemoryFile(storage.read(join(images, f"{tile_id}.tif"))) as file, file.open() as tile:
             pixels, place = tile.read(), tile.transform
-        maps, grids = [], set()
+        maps = []
         for tower in towers:
             data = storage.read(join(scores, cam_path(tile_id, tower)))
             with MemoryFile(data) as file, file.open() as cam:
                 maps.append(cam.read(cam.descriptions.index(class_name) + 1))
-                grids.add((cam.transform, cam.shape))
-        if len(grids) > 1:
-            raise ValueError(f"{tile_id}: towers {', '.join(towers)} lie on different grids")
-        cells = ~place @ grids.pop()[0]
+                cells = ~place @ cam.transform
         found.append(MappedTile(tile_id, pixels, boxes, np.sum(maps, axis=0), cells))
     return found
 

@@ -37,53 +37,32 @@ def write_text(recipe, found, run):
 TEXT = Job("text", TextRecipe, lambda *_: Inputs({"input": "digest"}), lambda *_: [], write_text)
 
 
-@pytest.fixture
-def do(tmp_path):
-    """Does the step with these keys; gives its record, whether it ran, and progress lines."""
-    lines = []
+def test_a_step_is_a_run_of_its_own(tmp_path):
+    """It is found done, replaced by another configuration, and ends the demo where it fails."""
+    lines, out = [], str(tmp_path / "text")
     outer = Run("demo", "0" * 12, str(tmp_path), Storage(), progress=lines.append)
 
     def do(**keys):
-        lines.clear()
-        recipe = TextRecipe(out=str(tmp_path / "text"), **keys)
-        return (*step(TEXT, recipe, outer, "text one"), list(lines))
+        return step(TEXT, TextRecipe(out=out, **keys), outer, "text one")
 
-    return do
-
-
-def test_a_step_leaves_a_finished_run_and_is_not_done_again(do, tmp_path):
-    record, ran, lines = do()
+    record, ran = do()
     assert (ran, lines) == (True, ["text one: half way"])
-    assert find_run(Storage(), str(tmp_path / "text")) == record
-    assert [product.path for product in record.products] == ["text.txt"]
-    assert record.versions["ray"]
-    assert record.config["text"] == "a"
-    assert do() == (record, False, [])
-
-
-def test_another_configuration_replaces_it(do, tmp_path):
-    do()
-    record, ran, _ = do(text="b")
+    assert find_run(Storage(), out) == record
+    assert do() == (record, False)
+    assert len(lines) == 1
+    record, ran = do(text="b")
     assert ran
-    assert json.loads((tmp_path / "text/run.json").read_text())["run_id"] == record.run_id
+    assert find_run(Storage(), out) == record
     assert (tmp_path / "text/text.txt").read_text() == "b"
-
-
-@pytest.mark.parametrize(
-    ("keys", "why"),
-    [
+    for keys, why in (
         ({"text": "crash"}, "no more"),
         ({"failed": 1}, "text: 1 of 2 inputs failed"),
         ({"verdict": "not so"}, "text: not so"),
-    ],
-)
-def test_a_step_that_does_not_end_well_ends_the_demo(do, tmp_path, keys, why):
-    with pytest.raises(SatrayError, match=why):
-        do(**keys)
-    if "text" in keys:  # no record, and the next attempt goes on
-        assert find_run(Storage(), str(tmp_path / "text")) is None
+    ):
         with pytest.raises(SatrayError, match=why):
             do(**keys)
+        if "text" in keys:  # no record, and the next attempt goes on
+            assert find_run(Storage(), out) is None
 
 
 def test_plan_writes_nothing(tmp_path, capfd):

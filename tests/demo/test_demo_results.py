@@ -150,15 +150,6 @@ def test_towers_add_up_to_the_networks_map(scored):
     assert pointing([scored("rgb", "nir"), scored("nir")])["hits"] == 1
 
 
-def test_towers_on_different_grids_are_refused(scored, tmp_path):
-    other = cam_raster(
-        np.zeros((1, 4, 4), np.float32), ["ship"], PLACE @ Affine.scale(16), None, {}
-    )
-    (tmp_path / "score" / cam_path("t1", "nir")).write_bytes(other)
-    with pytest.raises(ValueError, match="t1: towers rgb, nir lie on different grids"):
-        scored("rgb", "nir")
-
-
 def test_overview_is_a_picture_with_a_row_a_network(scored):
     tiles = [scored("rgb")] * 2
     one, two = (
