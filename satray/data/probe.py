@@ -169,7 +169,8 @@ class Archive:
     def blocks(self, storage: Storage) -> Iterator[pa.Table]:
         """Tables of `PROBED`, in the listing's order."""
         for uri in self.files:
-            yield _unpacked(storage.read(uri)).tiles.sort_by("row")
+            source = pa.BufferReader(storage.read(uri))
+            yield pa.ipc.open_stream(source).read_all().sort_by("row")
 
 
 def header_text(header: TileHeader) -> str:
@@ -307,6 +308,6 @@ def _read_block(
 
 
 def _unpacked(data: bytes) -> Probed:
-    """What is kept of a block: one stream after the other."""
-    source = io.BytesIO(data)
+    """What is kept of a block: the stream of its tiles, then that of its counts."""
+    source = pa.BufferReader(data)
     return Probed(pa.ipc.open_stream(source).read_all(), pa.ipc.open_stream(source).read_all())
