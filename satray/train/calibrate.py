@@ -47,8 +47,8 @@ class Calibration:
     def origin(self) -> dict[str, Any]:
         """For the bundle's provenance: which half was fitted on, and what was fitted on it."""
         fitted = self.report["fitted"]
-        told = {name: name in fitted for name in ("temperature", "thresholds")}
-        return {"seed": self.report["seed"]} | told
+        which = {name: name in fitted for name in ("temperature", "thresholds")}
+        return {"seed": self.report["seed"]} | which
 
     @property
     def thresholds(self) -> tuple[float, ...]:

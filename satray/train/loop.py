@@ -236,18 +236,8 @@ class Loop:
         self._stage = stage
 
     def _inputs(self, batches: Iterator[Batch], pseudo_epoch: int) -> Iterator[Inputs]:
-        for batch in batches:
-            if len(batch["row"]) != self._plan.local_batch:
-                raise TrainingError(
-                    f"a batch of {len(batch['row'])} tiles, not {self._plan.local_batch}"
-                )
-            yield inputs_of(
-                batch,
-                self._train_input,
-                self._device,
-                pseudo_epoch,
-                self._mixing,
-            )
+        make, device = self._train_input, self._device
+        return (inputs_of(batch, make, device, pseudo_epoch, self._mixing) for batch in batches)
 
     def _train(self, pseudo_epoch: int, batches: Iterator[Batch]) -> Row:
         """Train for one pseudo-epoch: its part of the row."""
@@ -262,14 +252,14 @@ class Loop:
         taken: list[list[float]] = []
         """Of each step: sum of losses, readable tiles, whether it was not finite."""
         most = min(SKIPS, steps)
-        began = told = time.perf_counter()
+        began = shown = time.perf_counter()
         waited = 0.0
         for step in range(first, first + steps):
             asked = time.perf_counter()
-            given = next(inputs, None)
+            batch_now = next(inputs, None)
             if not results.busy:
                 waited += time.perf_counter() - asked
-            if given is None:
+            if batch_now is None:
                 raise TrainingError(
                     f"pseudo-epoch {pseudo_epoch}: batches ended after {step - first} of {steps}"
                 )
@@ -280,7 +270,7 @@ class Loop:
                     # pseudo-epoch counts too. At its start all ranks have the same.
                     self._averages.share()
                 self._enter(stage)
-            results.add(self._step(given, plan.learning_rate(step), plan.momentum(step)))
+            results.add(self._step(batch_now, plan.learning_rate(step), plan.momentum(step)))
             self._averages.update()
             if step + 1 in plan.snapshots:
                 self._averages.snapshot()
@@ -290,13 +280,13 @@ class Loop:
                     self._averages.mend()
                 if len(taken) >= most and all(bad for *_, bad in taken[-most:]):
                     raise self._not_finite(most, step)
-            if self._progress is not None and time.perf_counter() - told >= TELL:
-                told = time.perf_counter()
+            if self._progress is not None and time.perf_counter() - shown >= TELL:
+                shown = time.perf_counter()
                 now = {
                     "pseudo_epoch": pseudo_epoch,
                     "step": step + 1,
                     "loss": _mean(taken[-1:]),
-                    "images_per_second": (step + 1 - first) * batch / (told - began),
+                    "images_per_second": (step + 1 - first) * batch / (shown - began),
                 }
                 self._progress(now)
         unreadable = steps * batch - round(sum(readable for _, readable, _ in taken))

@@ -127,7 +127,7 @@ def work_on_one(
         InputError: `resources.gpus=yes` where there is none.
     """
     source = setup.source("train", run.storage)
-    given = (function, args, setup.without_table(), source, run.storage, initial)
+    task = (function, args, setup.without_table(), source, run.storage, initial)
 
     def show(message: dict[str, str]) -> None:
         for kind, line in message.items():
@@ -136,13 +136,13 @@ def work_on_one(
     with run.activity(what):
         if not run.ray:
             with worker.torch_here(setup.recipe.resources) as device:
-                return _begin(show, device.type == "cuda", *given)
+                return _begin(show, device.type == "cuda", *task)
         from satray import cluster  # which imports Ray
 
         workers = cluster.allot(setup.recipe.resources, run.say, count=1)
         channel = cluster.ProgressChannel()
         with channel.watch(show):
-            found: T = cluster.run_once(_begin, channel.send, workers.gpu, *given, workers=workers)
+            found: T = cluster.run_once(_begin, channel.send, workers.gpu, *task, workers=workers)
             return found
 
 
@@ -170,6 +170,6 @@ def _begin(
     network = setup.network()
     network.load_state_dict(from_bytes(storage.read(initial)))
     network.to(device).to(memory_format=cast(Any, torch.channels_last))
-    given = Worker(setup, train, network, device, bf16, lambda now: send({"now": now}))
+    this = Worker(setup, train, network, device, bf16, lambda now: send({"now": now}))
     with determinism(recipe.deterministic):
-        return function(given, *args)
+        return function(this, *args)

@@ -84,7 +84,7 @@ def resolution(
     x, y = np.median(ground_N2, axis=0).tolist()
     if abs(x - y) <= APART * min(x, y):
         x = y = math.sqrt(x * y)
-    told = np.array([x, y])
+    medians = np.array([x, y])
     grids: dict[tuple[str, float, float], list[int]] = {}
     for place, n in enumerate(known):
         a, b, _, d, e, _ = transforms[n]
@@ -93,7 +93,7 @@ def resolution(
     trained = []
     for (name, step_x, step_y), members in sorted(grids.items(), key=lambda pair: -len(pair[1])):
         low, high = ground_N2[members].min(axis=0), ground_N2[members].max(axis=0)
-        if (high > (1 + NEAR) * told).any() or (low < (1 - NEAR) * told).any():
+        if (high > (1 + NEAR) * medians).any() or (low < (1 - NEAR) * medians).any():
             span = [(float(side[0]), float(side[1])) for side in (low, high)]
             trained.append(TrainedPixels(name, step_x, step_y, *span))
     return x, None if x == y else y, tuple(trained[:GRIDS])

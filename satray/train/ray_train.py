@@ -109,9 +109,9 @@ def fit(
             if not storage.exists(stopped):
                 raise TrainingError(_cause(error)) from error
     if storage.exists(stopped) and not (halt is not None and halt.asked):
-        told = json.loads(storage.read(stopped))
-        raise (InputError if told["status"] == InputError.exit_status else TrainingError)(
-            told["message"]
+        stop = json.loads(storage.read(stopped))
+        raise (InputError if stop["status"] == InputError.exit_status else TrainingError)(
+            stop["message"]
         )
 
 
@@ -136,26 +136,17 @@ def _trainer(
     filesystem, path = run.storage.arrow_filesystem(run.state)
     alone = workers.count == 1 and not workers.gpu
 
-    def train_data() -> Any:  # called in Ray's controller at each start of the workers
-        return tile_dataset(
-            task.train,
-            task.train_order,
-            batch=plan.local_batch,
-            workers=plan.workers,
-            readers=workers.readers,
-            start=checkpoints.find(task.storage, task.state).pseudo_epochs,
-            deterministic=recipe.deterministic,
-        )
+    dataset = functools.partial(
+        tile_dataset,
+        batch=plan.local_batch,
+        workers=plan.workers,
+        readers=workers.readers,
+        deterministic=recipe.deterministic,
+    )
 
-    def val_data() -> Any:
-        return tile_dataset(
-            task.val,
-            task.val_order,
-            batch=plan.local_batch,
-            workers=plan.workers,
-            readers=workers.readers,
-            deterministic=recipe.deterministic,
-        )
+    def train_data() -> Any:  # called in Ray's controller at each start of the workers
+        start = checkpoints.find(task.storage, task.state).pseudo_epochs
+        return dataset(task.train, task.train_order, start=start)
 
     return DataParallelTrainer(
         work,
@@ -169,7 +160,7 @@ def _trainer(
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
-        datasets={"train": train_data, "val": val_data},
+        datasets={"train": train_data, "val": lambda: dataset(task.val, task.val_order)},
         dataset_config=DataConfig(
             # One worker runs the streams itself, which saves two processes; several need those to
             # deal the tiles out, and a GPU shall not wait for its worker's other threads.
@@ -197,8 +188,9 @@ def _cause(error: TrainingFailedError) -> str:
     elif isinstance(error, ControllerError):
         cause = error.controller_failure
     cause = getattr(cause, "cause", None) or cause
-    lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
-    return f"{where} {MAX_FAILURES + 1} times: {lines[-1] if lines else type(cause).__name__}"
+    lines = str(cause).split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), type(cause).__name__)
+    return f"{where} {MAX_FAILURES + 1} times: {last}"
 
 
 def _work(task: Task, channel: cluster.ProgressChannel, workers: cluster.Workers) -> None:
@@ -230,8 +222,8 @@ def _work(task: Task, channel: cluster.ProgressChannel, workers: cluster.Workers
         if workers.count > 1:
             raise  # the others wait for this one, and end with the group
     except SatrayError as error:
-        told = {"status": error.exit_status, "message": str(error)}
-        task.storage.write(stopped, json.dumps(told).encode())
+        stop = {"status": error.exit_status, "message": str(error)}
+        task.storage.write(stopped, json.dumps(stop).encode())
         if workers.count > 1:
             raise
 

@@ -282,13 +282,13 @@ class Results:
         self._device = device
         self._coming: deque[tuple[Tensor, Any]] = deque()
 
-    def add(self, given: Tensor) -> None:
+    def add(self, result: Tensor) -> None:
         """Note what a `TrainStep` gave."""
         if self._device.type != "cuda":
-            self._coming.append((given, None))
+            self._coming.append((result, None))
             return
-        host = torch.empty(given.shape, dtype=given.dtype, pin_memory=True)
-        host.copy_(given, non_blocking=True)
+        host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+        host.copy_(result, non_blocking=True)
         event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self._coming.append((host, event))
@@ -305,10 +305,10 @@ class Results:
             wait: for all of it.
         """
         while self._coming and (wait or _there(self._coming[0][1])):
-            given, event = self._coming.popleft()
+            result, event = self._coming.popleft()
             if event is not None:
                 event.synchronize()
-            yield given.tolist()
+            yield result.tolist()
 
 
 def _there(event: Any) -> bool:

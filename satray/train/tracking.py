@@ -133,14 +133,14 @@ def scalars(row: Row) -> Iterator[tuple[str, float]]:
 
 def nested(row: Row) -> dict[str, Any]:
     """A row with its average precisions under `ap`, by class; predicted-positive rates: `ppr`."""
-    plain = {name: value for name, value in row.items() if _kind(name) is None}
-    groups = {kind: by_class(row, kind) for kind in BY_CLASS}
-    return plain | {kind: group for kind, group in groups.items() if group}
-
-
-def by_class(row: Row, kind: str) -> dict[str, float]:
-    """One of `BY_CLASS`: class name -> value."""
-    return {name[len(kind) + 1 :]: row[name] for name in row if _kind(name) == kind}
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        kind = _kind(name)
+        if kind is None:
+            found[name] = value
+        else:
+            found.setdefault(kind, {})[name.removeprefix(f"{kind}_")] = value
+    return found
 
 
 def _kind(name: str) -> str | None:

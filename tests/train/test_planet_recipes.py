@@ -5,7 +5,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from satray.config.cli import parse_yaml, validate
 from satray.config.train import TrainRecipe
@@ -115,17 +114,3 @@ def test_the_others_do_it_right(name, index):
     assert rates[0] == pytest.approx(1e-3 / 25)
     assert max(rates) == pytest.approx(1e-3, rel=1e-3)
     assert rates[-1] < 1e-7
-
-
-def test_in_place_weights_know_no_names():
-    from satray.models.weights import adapt_first_conv
-
-    torch.manual_seed(0)
-    stored = torch.randn(64, 3, 7, 7)
-    assert torch.equal(adapt_first_conv(stored, PLANET[:3], "in_place"), stored)
-    assert torch.equal(adapt_first_conv(stored, PLANET[:3], "kaiming"), stored.flip(1))
-    four = adapt_first_conv(stored, PLANET, "in_place")
-    assert torch.equal(four[:, :3], stored)
-    assert four[:, 3].std() == pytest.approx((2 / 49) ** 0.5, rel=0.05)
-    assert torch.equal(adapt_first_conv(stored, ("nir",) * 3, "in_place"), stored)
-    assert torch.equal(adapt_first_conv(stored, ("nir",), "in_place"), stored[:, :1])

@@ -155,27 +155,6 @@ def test_a_short_warm_up_is_a_step_at_least():
     assert ours(options, Span(3, 10)) == [PEAK / 2, PEAK, PEAK]
 
 
-@pytest.mark.parametrize(
-    ("options", "ends"),
-    [
-        ({"name": "triangular", "cycle": 2}, (20, 40, 60)),
-        ({"name": "triangular2", "cycle": 6.5}, (65,)),
-        ({"name": "exp_range", "cycle": 7}, ()),
-        ({"name": "triangular", "cycle": 2, "warmup": 1}, (30, 50)),
-        ({"name": "cosine_restarts", "cycle": 1, "growth": 2}, (10, 30)),
-        ({"name": "cosine_restarts", "cycle": 1, "growth": 1.5}, (10, 25, 47)),
-        ({"name": "cosine_restarts", "cycle": 6.5, "growth": 1}, (65,)),
-        ({"name": "one_cycle"}, (65,)),
-        ({"name": "one_cycle", "warmup": 3}, (65,)),
-        ({"name": "cosine"}, (65,)),
-        ({"name": "constant"}, ()),
-        ({"name": "step"}, ()),
-    ],
-)
-def test_where_cycles_end(options, ends):
-    assert cycle_ends(ScheduleOptions(**options), Span(65, 10)) == ends
-
-
 EVERY = st.builds(
     ScheduleOptions,
     name=st.sampled_from(sorted(AFTER)),

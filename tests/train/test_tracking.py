@@ -208,13 +208,3 @@ def test_events_come_live_and_once_though_a_run_was_stopped(tmp_path):
     (product,) = again.products
     assert product.path.startswith("tensorboard/events")
     assert events(f"{again.out}/tensorboard") == LOSSES
-
-
-def test_on_an_object_store_events_come_at_the_end(tmp_path, monkeypatch):
-    run, _ = make_run(tmp_path)
-    monkeypatch.setattr(tracking, "is_remote", lambda uri: True)
-    with tracking.follow(recipe("tensorboard"), run) as tracker:
-        tracker.row(ROWS[0])
-        assert run.storage.list(run.out) == []
-        tracker.publish(ROWS[:1])
-    assert [product.path.split("/")[0] for product in run.products] == ["tensorboard"]
