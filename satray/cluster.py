@@ -55,7 +55,7 @@ def start(
     *,
     dashboard: bool = False,
     num_cpus: int | None = None,
-    lost: sessions.Lost | None = None,
+    output: bool = False,
 ) -> Iterator[None]:
     """Join the cluster at RAY_ADDRESS where that is set, else start a local one; end with it.
 
@@ -66,15 +66,14 @@ def start(
         dashboard: start it too (Tune's early stopping needs it); local clusters only.
         num_cpus: logical CPUs of a local cluster; default: the cores, and `SPARE` for data tasks,
             which would starve next to a trainer that takes all cores.
-        lost: told, from a thread, that a local cluster died (`sessions.guarded`). With it, what
-            workers print comes to standard output and error, which are the job's log.
+        output: whether what workers print comes to standard output and error (a job's log).
 
     Raises:
         InputError: RAY_ADDRESS cannot be joined, or `resources` are more than a local cluster has.
         SatrayError: a local cluster does not start.
     """
     logging.getLogger("ray").setLevel(logging.WARNING)
-    options: dict[str, Any] = {"log_to_driver": lost is not None, "logging_level": logging.WARNING}
+    options: dict[str, Any] = {"log_to_driver": output, "logging_level": logging.WARNING}
     with contextlib.ExitStack() as ends:
         if ray.is_initialized():
             pass
@@ -87,9 +86,7 @@ def start(
                 "include_dashboard": dashboard,
                 "resources": {LOCAL: 1.0},
             }
-            session = ends.enter_context(_local(options))
-            if lost is not None:
-                ends.enter_context(sessions.guarded(session, lost))
+            ends.enter_context(_local(options))
         if resources is not None and is_local():
             _refuse_impossible(resources)
         yield
@@ -110,8 +107,8 @@ def _join(address: str, options: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _local(options: dict[str, Any]) -> Iterator[str]:
-    """Start a local cluster and yield its session's folder, which goes where nothing is raised."""
+def _local(options: dict[str, Any]) -> Iterator[None]:
+    """Start a local cluster within the block; its session's folder goes where nothing is raised."""
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # Ray would keep one in a home it may not write
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with sessions.folders() as (root, spill):
@@ -130,15 +127,14 @@ def _local(options: dict[str, Any]) -> Iterator[str]:
                 "(memory, processes), give the command again later; where an address is "
                 f"refused, look at its firewall; Ray's logs: {root}"
             ) from error
-        session = str(context.address_info["session_dir"])
         try:
-            yield session
+            yield
         except Exception:
             ray.shutdown()
             raise
         # Not for a job that is told to end: half way through its work, Ray's own end may abort it.
         ray.shutdown()
-        shutil.rmtree(session, ignore_errors=True)  # where nothing was raised
+        shutil.rmtree(context.address_info["session_dir"], ignore_errors=True)
 
 
 # What a job takes

@@ -1,4 +1,4 @@
-"""A local Ray beside the driver: its folders, its servers, what it leaves behind. No Ray itself."""
+"""Where a local Ray lives: its sockets and logs, and what memory cannot hold. No Ray itself."""
 
 import contextlib
 import errno
@@ -8,9 +8,8 @@ import shutil
 import socket
 import stat
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from satray.errors import SatrayError
@@ -18,10 +17,6 @@ from satray.storage.temporary import DAY, last_written, scratch, started
 
 SESSION = "session_0000-00-00_00-00-00_000000_0000000"
 """As long as the name of a session of Ray's can be: time and pid."""
-SERVERS = {"raylet": 20.0, "gcs_server": 0.0}
-"""Programs without which a local Ray is dead, and the seconds in which its driver can still end."""
-
-Lost = Callable[[str, float], None]
 _SPILLING = "RAY_object_spilling_directory"
 
 
@@ -94,53 +89,3 @@ def _user_folder(base: str) -> Path:
         raise PermissionError(errno.EACCES, "is somebody else's", str(folder))
     folder.chmod(0o700)
     return folder
-
-
-@contextlib.contextmanager
-def guarded(session: str, lost: Lost, seconds: float = 0.5) -> Iterator[None]:
-    """Watch this process's Ray within the block: what dies there is noticed at once.
-
-    Ray itself takes a quarter of a minute, then ends this process or names whatever it misses.
-
-    Args:
-        session: folder of Ray's session; the end of a dead server's log goes to standard error,
-            which is the job's log.
-        lost: told, from a thread, which server died, and in how many seconds the process has to
-            end: without the GCS any call of Ray's may abort it.
-        seconds: between looks.
-    """
-    mine = ((pid, name) for pid, name, parent in _processes() if parent == os.getpid())
-    servers = {pid: name for pid, name in mine if name in SERVERS}
-    stop = threading.Event()
-
-    def look() -> None:
-        while not stop.wait(seconds):
-            for pid, name in servers.items():
-                if started(pid):
-                    continue
-                for path in (Path(session) / "logs" / f"{name}.{end}" for end in ("out", "err")):
-                    with contextlib.suppress(OSError):
-                        end = path.read_bytes()[-8192:]
-                        os.write(2, f"== end of {path.name} ==\n".encode() + end + b"\n")
-                lost(
-                    f"Ray's {name} (process {pid}) died: killed or told to end, or the machine was "
-                    "out of memory; the same command continues the run",
-                    SERVERS[name],
-                )
-                return
-
-    thread = threading.Thread(target=look, name="guard", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _processes() -> Iterator[tuple[int, str, int]]:
-    """Pid, program's name and parent of each process."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            name, _, rest = (entry / "stat").read_text(errors="replace").rpartition(")")
-            yield int(entry.name), name.partition("(")[2], int(rest.split()[1])

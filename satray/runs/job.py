@@ -240,7 +240,7 @@ def _session(job: Job[R, P], recipe: R, prepared: P, run: Run, ending: Ending) -
     with contextlib.ExitStack() as session:
         with run.activity("starting"):
             dashboard = job.dashboard is not None and job.dashboard(recipe, prepared)
-            session.enter_context(cluster.start(asked, dashboard=dashboard, lost=ending.end))
+            session.enter_context(cluster.start(asked, dashboard=dashboard, output=True))
         local = [at for at in (*recipe.paths(), ("out", run.out)) if not is_remote(at[1])]
         if local and cluster.spans_machines():
             name, path = local[0]

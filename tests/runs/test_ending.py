@@ -1,7 +1,6 @@
 """Whatever ends a job, a line says so, and its log is in the run folder. Real processes, no Ray."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +13,7 @@ import pytest
 from satray.storage import Storage, join
 
 PROGRAM = """
-    import contextlib, os, signal, subprocess, sys, threading, time, types
-    import satray.sessions
-    from pathlib import Path
+    import os, signal, sys
     from satray.config.base import Recipe, key
     from satray.errors import SatrayError, InputError
     from satray.runs.job import Job, main
@@ -28,15 +25,6 @@ PROGRAM = """
         "Stop."
         note: str = key("", "told", identity=False)
 
-    @contextlib.contextmanager
-    def start(*_, lost=None, **__):
-        with contextlib.ExitStack() as ends:
-            if {server!r}:
-                server = subprocess.Popen([{server!r}, "60"])
-                ends.enter_context(satray.sessions.guarded({session!r}, lost, 0.05))
-                threading.Timer(0.3, server.kill).start()
-            yield
-
     def work(recipe, found, run):
         print("worker output")
         with scratch("scene") as folder:
@@ -44,22 +32,19 @@ PROGRAM = """
             {work}
         return Outcome(summary=("worked",))
 
-    # Ray takes a second
-    satray.cluster = types.SimpleNamespace(start=start, spans_machines=lambda: False)
-    sys.exit(main(Job("stop", StopRecipe, lambda *_: Inputs(), lambda *_: [], work), sys.argv[1:]))
+    job = Job("stop", StopRecipe, lambda *_: Inputs(), lambda *_: [], work, ray=False)
+    sys.exit(main(job, sys.argv[1:]))
 """
 
 
 def run(
     work: str,
     out: str,
-    session: str = "",
-    server: str = "",
     screen: int = subprocess.PIPE,
     **environment: str,
 ):
     """Run a job whose work is this code, and return how it ended."""
-    text = textwrap.dedent(PROGRAM).format(work=work, session=session, server=server)
+    text = textwrap.dedent(PROGRAM).format(work=work)
     return subprocess.run(
         [sys.executable, "-c", text, f"out={out}"],
         stdout=screen,
@@ -109,23 +94,6 @@ def test_a_reader_that_has_gone_ends_no_work(tmp_path):
     os.close(screen)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "out" / "z").exists()
-
-
-@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
-def test_a_ray_that_died_ends_its_job_with_a_line(tmp_path, name):
-    server, session = tmp_path / name, tmp_path / "session"
-    shutil.copy(shutil.which("sleep"), server)
-    (session / "logs").mkdir(parents=True)
-    (session / "logs" / f"{name}.out").write_text("the server's last line")
-    began = time.monotonic()
-    done = run("time.sleep(60)", str(tmp_path / "out"), str(session), str(server))
-    assert time.monotonic() - began < 30
-    assert done.returncode == 1
-    (line, *others) = done.stderr.splitlines()
-    assert line.startswith(f"stop: Ray's {name} (process ")
-    assert str(tmp_path / "out") in line
-    assert others in ([], ["stop ended with status 1"])
-    assert "the server's last line" in log_of(tmp_path / "out")
 
 
 @pytest.mark.s3
