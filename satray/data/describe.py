@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SHOWN = 6
 """Classes, or other names, that a line gives."""
 
+COUNTED = 1_000_000
+"""Most tiles whose neighbours are sought: outlines take memory."""
+
 MIXED = 1.1
 """The largest px over the smallest, on the ground, from which it is said."""
 
@@ -149,6 +152,8 @@ def describe_meeting(tiles: Footprints, parts: Sequence[str], recipe: PrepareRec
         parts: train, val or test: of each.
         recipe: key split.by.
     """
+    if len(parts) > COUNTED:
+        return [f"split: of more than {COUNTED:,} tiles it is not counted which meet on the ground"]
     part_N = np.asarray(parts, dtype=object)
     train_N = (part_N == "train") & tiles.known
     lines = []

@@ -130,21 +130,9 @@ def world_files(entries: Iterable[Entry]) -> dict[str, Entry]:
     return found
 
 
-@dataclass(frozen=True)
-class GroundPixel:
-    """Size of a px at an image's centre."""
-
-    x: float | None
-    """Length of a step of one column on the ellipsoid, m; None where it is not known."""
-    y: float | None
-    """Length of a step of one row, m."""
-    note: str
-    """Why it is not known; empty where it is."""
-
-
 def ground_pixel(
     height: int, width: int, crs: str | None, transform: tuple[float, ...] | None
-) -> GroundPixel:
+) -> tuple[float, float] | None:
     """Measure a px at an image's centre.
 
     Args:
@@ -152,13 +140,13 @@ def ground_pixel(
         width: columns.
         crs: authority string or WKT; None without.
         transform: affine of px corners, 6 numbers in rasterio's order; None without.
+
+    Returns:
+        Length of a step of one column and of one row on the ellipsoid, m; None where the image has
+        no place, or its centre none on the ground.
     """
-    if crs is None or transform is None:
-        return GroundPixel(None, None, "no georeference: pixel coordinates")
-    x, y = resolutions([crs], [transform[:6]], [height], [width])[0].tolist()
-    if not (math.isfinite(x) and math.isfinite(y)):
-        return GroundPixel(None, None, "a CRS or an affine that leads to no place on the ground")
-    return GroundPixel(x, y, "")
+    x, y = resolutions([crs], [transform[:6] if transform else None], [height], [width])[0].tolist()
+    return (x, y) if math.isfinite(x) and math.isfinite(y) else None
 
 
 def resolutions(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from affine import Affine
 
-from satray.data.georeference import GroundPixel, ground_pixel
+from satray.data.georeference import ground_pixel
 from satray.errors import DecodeError
 from satray.scoring.outlines import SceneGround
 from satray.scoring.rasters import source_affine
@@ -121,11 +121,11 @@ def net_grid(
     affine = source_affine(crs, transform)
     pixel = ground_pixel(height, width, crs, transform)
     ground_x, ground_y, why = _ground(pixel, spec, gsd)
-    if gsd == "auto" and crs and pixel.x and pixel.y:
+    if gsd == "auto" and crs and pixel:
         steps = math.hypot(affine.a, affine.d), math.hypot(affine.b, affine.e)
-        if any(trained.hold(crs, steps, (pixel.x, pixel.y)) for trained in spec.trained_px):
+        if any(trained.hold(crs, steps, pixel) for trained in spec.trained_px):
             ground_x, ground_y = 1.0, 1.0
-            why = f"px as they are: {_pair(pixel.x, pixel.y)} m, as tiles of the bundle have them"
+            why = f"px as they are: {_pair(*pixel)} m, as tiles of the bundle have them"
     shape = spec.tile_shape
     resize = spec.preprocess().geometry(*shape)
     own_y, own_x = resize.resized_height / shape[0], resize.resized_width / shape[1]
@@ -168,7 +168,9 @@ def _miss(grid: SceneGround, fine: SceneGround, ratio: int) -> float:
     return max(math.hypot(x - ratio * col, y - ratio * row) for x, y, col, row in found)
 
 
-def _ground(pixel: GroundPixel, spec: "BundleSpec", gsd: Gsd) -> tuple[float, float, str]:
+def _ground(
+    pixel: tuple[float, float] | None, spec: "BundleSpec", gsd: Gsd
+) -> tuple[float, float, str]:
     """Ground factors of x and y, and why."""
     if gsd == "none":
         return 1.0, 1.0, "px as they are (gsd=none)"
@@ -177,10 +179,10 @@ def _ground(pixel: GroundPixel, spec: "BundleSpec", gsd: Gsd) -> tuple[float, fl
         target_x = target_y = float(gsd)
     if target_x is None or target_y is None:
         return 1.0, 1.0, "px as they are: the bundle states no resolution"
-    if pixel.x is None or pixel.y is None:
-        return 1.0, 1.0, f"px as they are: {pixel.note}"
-    sizes = f"px of {_pair(pixel.x, pixel.y)} m, the bundle's {_pair(target_x, target_y)} m"
-    return pixel.x / target_x, pixel.y / target_y, sizes
+    if pixel is None:
+        return 1.0, 1.0, "px as they are: without a place on the ground"
+    sizes = f"px of {_pair(*pixel)} m, the bundle's {_pair(target_x, target_y)} m"
+    return pixel[0] / target_x, pixel[1] / target_y, sizes
 
 
 def _rounded(factor: float) -> float:

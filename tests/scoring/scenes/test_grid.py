@@ -57,7 +57,7 @@ def grid(height, width, crs, affine, gsd="auto", **more):
         (SAME, ZONE, UTM, AUTO, {"resolution": None}, SAME, ""),
         (SAME, ZONE, UTM, 5.0, {"resolution": None}, (198, 198), ""),
         # no ground
-        (SAME, None, UTM, AUTO, {}, SAME, "no georeference: pixel coordinates"),
+        (SAME, None, UTM, AUTO, {}, SAME, "without a place on the ground"),
         ((64, 64), None, None, AUTO, {"tile_shape": (64, 64)}, (32, 32), AS_THEY_ARE),
         (SAME, "EPSG:4978", UTM, AUTO, {}, SAME, AS_THEY_ARE),
         (SAME, 'LOCAL_CS["site",UNIT["metre",1]]', UTM, AUTO, {}, SAME, AS_THEY_ARE),
@@ -89,7 +89,7 @@ def test_pixels_of_the_tiles_own_grid_are_taken_as_they_are_where_tiles_were():
 
 
 def test_half_a_percent_is_nothing():
-    true = 10 * ground_pixel(1, 1, "EPSG:32631", UTM[:6]).x / 10
+    true = 10 * ground_pixel(1, 1, "EPSG:32631", UTM[:6])[0] / 10
     for times in (1.0049, 0.9951):
         assert not grid(99, 99, "EPSG:32631", UTM @ Affine.scale(times), resolution=true).resampled
     assert grid(10_000, 10_000, "EPSG:32631", UTM @ Affine.scale(1.0051), resolution=true).resampled
