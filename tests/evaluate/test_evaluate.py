@@ -46,6 +46,7 @@ def recipe(root: Path, **more: object) -> EvaluateRecipe:
         "bundle": str(root / "bundle"),
         "index": str(root / "index"),
         "bootstrap": 0,
+        "gallery": [],
         "error_budget": 1,
         "resources": {"workers": 1, "gpus": "no"},
         **more,

@@ -122,14 +122,7 @@ def test_many_classes_are_cut_and_few_draws_are_told(tmp_path, undrawn) -> None:
     assert "30 bootstrap draws of tiles (70 would take too long)" in said
 
 
-@pytest.mark.parametrize(
-    ("made_of", "caption"),
-    [
-        ("checkpoint", "the solid one the evaluation that made the bundle"),
-        ("swa", "an average of snapshots, of no single evaluation"),
-    ],
-)
-def test_the_training_tells_of_itself(tmp_path, undrawn, made_of, caption) -> None:
+def test_the_training_tells_of_itself(tmp_path, undrawn) -> None:
     found = report_material.findings(tmp_path / "bundle", keys=WORDS_ONLY)  # beside run.json
     folder = tmp_path / "bundle"
     picture = io.BytesIO()
@@ -145,12 +138,16 @@ def test_the_training_tells_of_itself(tmp_path, undrawn, made_of, caption) -> No
     (folder / "run.json").write_bytes(record.to_json())
     for place in (folder, folder / "bundle"):
         assert find_training(str(place), Storage()) == (record, picture.getvalue())
-    spec = replace(found.spec, provenance={"weights_of": made_of})
-    _, said, paths = report(replace(found, spec=spec), tmp_path)
-    for text in ("best by map <1>", "60.0 min", "tttttt", caption):
-        assert text in said
-    assert "who" not in said.split()
-    assert "plots/curves.png" in paths
+    for made_of, caption in (
+        ("checkpoint", "the solid one the evaluation that made the bundle"),
+        ("swa", "an average of snapshots, of no single evaluation"),
+    ):
+        spec = replace(found.spec, provenance={"weights_of": made_of})
+        _, said, paths = report(replace(found, spec=spec), tmp_path)
+        for text in ("best by map <1>", "60.0 min", "tttttt", caption):
+            assert text in said
+        assert "who" not in said.split()
+        assert "plots/curves.png" in paths
 
 
 # Plots
@@ -163,7 +160,7 @@ def size(data: bytes) -> tuple[int, int]:
     return image.size
 
 
-@pytest.mark.parametrize(("task", "count"), [("binary", 1), ("multilabel", 17)])
+@pytest.mark.parametrize(("task", "count"), [("binary", 1), ("multilabel", 6)])
 def test_all_plots_draw_and_stay_readable_on_a_phone(task: str, count: int) -> None:
     rng = np.random.default_rng(0)
     labels = rng.random((60, count)) < 0.3
