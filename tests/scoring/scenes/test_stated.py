@@ -63,95 +63,77 @@ def each(**asset):
     return dict.fromkeys(WANTED, asset)
 
 
-ITEMS = {
-    "raster:bands": ({n: {"raster:bands": [SHIFTED]} for n in WANTED}, {}),
-    "bands of STAC 1.1": ({n: {"bands": [{"name": n, **PREFIXED}]} for n in WANTED}, {}),
-    "of the asset": (each(**PREFIXED), {}),
-    "of the asset, no prefix": (each(**SHIFTED), {}),
-    "of all assets": (each(), PREFIXED),
+def bands(*said, key="raster:bands"):
+    """What each file says of its one band."""
+    return {n: {key: [one]} for n, one in zip(WANTED, said * (2 // len(said)), strict=True)}
+
+
+FLOATS = (DN * 1e-4 - 0.1).astype(np.float32)
+SILENT = "the bundle's tiles state none: taken for the same scale without offset"
+VALUES = "the bundle's tiles state none: taken for the values themselves"
+CASES = {
+    # where an Item may state it: name -> assets, properties, the bundle's units, pixels, note
+    "raster:bands": (bands(SHIFTED), {}, (), BEFORE, SILENT),
+    "bands of STAC 1.1": (bands(PREFIXED, key="bands"), {}, (), BEFORE, SILENT),
+    "of the asset": (each(**PREFIXED), {}, (), BEFORE, SILENT),
+    "of the asset, no prefix": (each(**SHIFTED), {}, (), BEFORE, SILENT),
+    "of all assets": (each(), PREFIXED, (), BEFORE, SILENT),
     "of a band before its asset's": (
-        {n: {"raster:bands": [SHIFTED], "raster:scale": 3, "raster:offset": 7} for n in WANTED},
-        {"raster:offset": 5},
+        each(**{"raster:bands": [SHIFTED], "raster:scale": 3, "raster:offset": 7}),
+        {"raster:offset": 5}, (), BEFORE, SILENT,
     ),
     "scale of the asset, offset of its bands": (
-        {n: {"raster:scale": 1e-4, "bands": [{"name": n, "raster:offset": -0.1}]} for n in WANTED},
-        {},
+        each(**{"raster:scale": 1e-4, "bands": [{"raster:offset": -0.1}]}), {}, (), BEFORE, SILENT,
     ),
-    "offset of the asset": (
-        {n: {"raster:bands": [{"scale": 1e-4}], "raster:offset": -0.1} for n in WANTED},
-        {},
-    ),
-    "several bands": (both([SHIFTED, SHIFTED]), {}),
-    "texts": (each(**{"raster:scale": "0.0001", "raster:offset": "-0.1"}), {}),
-    "offset in numbers": (each(**{"raster:offset": -1000}), {}),
-    "with names": ({n: {"raster:bands": [{**SHIFTED, "unit": "reflectance"}]} for n in WANTED}, {}),
-    "not taken off": (each(**PREFIXED), {"earthsearch:boa_offset_applied": False}),
-}
+    "several bands": (both([SHIFTED, SHIFTED]), {}, (), BEFORE, SILENT),
+    "texts": (each(**{"raster:scale": "1e-4", "raster:offset": "-0.1"}), {}, (), BEFORE, SILENT),
+    "offset in numbers": (each(**{"raster:offset": -1000}), {}, (), BEFORE, SILENT),
+    "with names": (bands({**SHIFTED, "unit": "reflectance"}), {}, (), BEFORE, SILENT),
+    "not taken off": (each(**PREFIXED), dict.fromkeys(DONE, False), (), BEFORE, SILENT),
+    "one band only": (both([{"scale": 1e-4}, SHIFTED]), {}, (), [DN[0], BEFORE[1]],
+                      "red: stored * 1 + 0; nir: stored * 1 - 1000"),
+    # what the bundle's tiles stated
+    "the bundle's own": (bands(SHIFTED), {}, (NEW, NEW), DN, None),
+    "the old one": (bands(SHIFTED), {}, (OLD, OLD), BEFORE, "the bundle's: scale 0.0001"),
+    "to the new": (bands({"scale": 1e-4, "offset": 0}), {}, (NEW, NEW), DN + 1000, "brought"),
+    "another scale": (bands({"scale": 2e-4}), {}, (OLD, OLD), DN * 2, "brought"),
+    "a band of the bundle's": (bands(SHIFTED), {}, (NEW, None), [DN[0], BEFORE[1]], "brought"),
+    "without offset": (bands({"scale": 1e-4, "offset": 0}), {}, (), DN, None),
+    "nothing stated": (each(), {}, (NEW, NEW), DN,
+                       "states no scale or offset: taken for scale 0.0001, offset -0.1"),
+    "floats": (each(**PREFIXED), {}, (), FLOATS, VALUES),
+    "another dtype": (each(**PREFIXED), {}, (OLD, OLD), DN.astype(np.int32) - 1000, "brought"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ITEMS)
-def test_offset_of_an_item(tmp_path, case):
+@pytest.mark.parametrize("case", CASES)
+def test_scale_and_offset_of_an_item(tmp_path, case):
+    assets, properties, units, expected, note = CASES[case]
     files(tmp_path)
-    assets, properties = ITEMS[case]
     item(tmp_path, assets, properties, collection=case == "texts")
-    x_CHW, valid_HW, notes = read(tmp_path)
-    np.testing.assert_array_equal(x_CHW, BEFORE)
-    assert valid_HW.all()
-    assert len(notes) == 1
-    assert notes[0].startswith("brought to the bundle's unit (stored * 1 - 1000): states scale ")
-    assert notes[0].endswith(
-        "the bundle's tiles state none: taken for the same scale without offset"
-    )
+    dtype = str(np.asarray(expected).dtype)
+    x_CHW, valid_CHW, notes = read(tmp_path, Conversion(units=units), dtype)
+    np.testing.assert_allclose(x_CHW, expected, rtol=0, atol=1e-6 if dtype == "float32" else 0)
+    assert valid_CHW.all()
+    assert len(notes) == (note is not None)
+    assert note is None or note in notes[0]
     # whatever is stated, what is asked for goes before it, and is said
-    x_CHW, _, notes = read(tmp_path, Conversion("none"))
-    np.testing.assert_array_equal(x_CHW, DN)
-    assert [note[:39] for note in notes] == ["convert=none goes before what it states"]
-    x_CHW, _, notes = read(tmp_path, Conversion("scale", (2.0,), (1.0,)))
+    x_CHW, _, notes = read(tmp_path, Conversion("scale", (2.0,), (1.0,), units))
     np.testing.assert_array_equal(x_CHW, DN * 2 + 1)
-    assert [note[:40] for note in notes] == ["convert=scale goes before what it states"]
-
-
-UNITS = {
-    "the bundle's own": ((NEW, NEW), SHIFTED, DN, 0),
-    "the old one": ((OLD, OLD), SHIFTED, BEFORE, 1),
-    "to the new": ((NEW, NEW), {"scale": 1e-4, "offset": 0}, DN + 1000, 1),
-    "another scale": ((OLD, OLD), {"scale": 2e-4}, DN * 2, 1),
-    "a band of the bundle's": ((NEW, None), SHIFTED, np.stack([DN[0], BEFORE[1]]), 1),
-    "without offset": ((), {"scale": 1e-4, "offset": 0}, DN, 0),
-    "nothing stated": ((NEW, NEW), {"data_type": "uint16"}, DN, 1),
-}
-
-
-@pytest.mark.parametrize("case", UNITS)
-def test_the_bundles_unit(tmp_path, case):
-    units, said, expected, count = UNITS[case]
-    files(tmp_path)
-    item(tmp_path, {name: {"raster:bands": [said]} for name in WANTED})
-    x_CHW, _, notes = read(tmp_path, Conversion(units=units))
-    np.testing.assert_array_equal(x_CHW, expected)
-    assert len(notes) == count
-    if case == "nothing stated":
-        assert notes == ("states no scale or offset: taken for scale 0.0001, offset -0.1",)
-
-
-def test_one_band_only(tmp_path):
-    files(tmp_path)
-    item(tmp_path, both([{"scale": 1e-4}, SHIFTED]))
-    x_CHW, _, (note,) = read(tmp_path)
-    np.testing.assert_array_equal(x_CHW, [DN[0], BEFORE[1]])
-    assert "red: stored * 1 + 0; nir: stored * 1 - 1000" in note
+    stated = case != "nothing stated"
+    assert [note[:40] for note in notes] == ["convert=scale goes before what it states"] * stated
+    x_CHW, _, notes = read(tmp_path, Conversion("none", units=units))
+    np.testing.assert_array_equal(x_CHW, DN)
+    assert [note[:39] for note in notes] == ["convert=none goes before what it states"] * stated
 
 
 def test_files_state_their_own(tmp_path):
-    files(tmp_path)
-    with rasterio.open(tmp_path / "both.tif", "r+") as target:
+    write(tmp_path / "item.tif", DN)
+    with rasterio.open(tmp_path / "item.tif", "r+") as target:
         target.descriptions = WANTED
         target.scales, target.offsets = (1e-4, 1e-4), (-0.1, -0.1)
-    (tmp_path / "red.tif").unlink()
-    (tmp_path / "nir.tif").unlink()
     np.testing.assert_array_equal(read(tmp_path)[0], BEFORE)
     # the Item's word goes before the file's; here an Item beside its raster
-    (tmp_path / "both.tif").rename(tmp_path / "item.tif")
     item(tmp_path, {"item": both([{"scale": 1e-4, "offset": 0.1}] * 2)["both"]})
     np.testing.assert_array_equal(read(tmp_path)[0], DN + 1000)
 
@@ -203,13 +185,17 @@ def test_a_baseline_without_an_offset_is_said(tmp_path, baseline, count):
             "states nodata 'none'; accepted: a number, nan, inf or -inf",
         ),
         (both([SHIFTED]), "band nir states scale 'for 1 of 2 bands only'"),
+        (
+            each(**{"raster:scale": 0.1, "unit": "K"}),
+            "values in K where degC is wanted; convert=sc",
+        ),
     ],
 )
 def test_what_cannot_be_meant_costs_its_scene(tmp_path, assets, match):
     files(tmp_path)
     item(tmp_path, assets)
     with pytest.raises(MisfitError, match=match) as error:
-        read(tmp_path)
+        read(tmp_path, Conversion(units=(Unit(0.1, 0.0, "degC"),) * 2))
     assert "\n" not in str(error.value)
 
 
@@ -217,9 +203,9 @@ def test_what_is_wrong_of_other_bands_does_not_matter(tmp_path):
     files(tmp_path)
     item(tmp_path, {"red": PREFIXED, "nir": {"raster:scale": 0}})
     np.testing.assert_array_equal(read(tmp_path, wanted=("red",))[0], BEFORE[:1])
-    item(tmp_path, each(**{"raster:scale": 0.1, "unit": "K"}))
-    with pytest.raises(MisfitError, match="values in K where degC is wanted; convert=scale"):
-        read(tmp_path, Conversion(units=(Unit(0.1, 0.0, "degC"),) * 2))
+    item(tmp_path, each())
+    with pytest.raises(MisfitError, match="dtype is uint16, the bundle's is float32; convert=sc"):
+        read(tmp_path, dtype="float32")
 
 
 @pytest.mark.parametrize(
@@ -264,21 +250,6 @@ def test_nodata_of_items_hides_besides_the_files(tmp_path, dtype, declared, stat
     np.testing.assert_array_equal(valid_CHW.all(0)[inner], expected[inner])
     good = x_CHW[:, 40:]
     np.testing.assert_allclose(good, 2000, rtol=1e-5)
-
-
-def test_numbers_of_another_dtype(tmp_path):
-    files(tmp_path)
-    item(tmp_path, each(**PREFIXED))
-    x_CHW, _, (note,) = read(tmp_path, Conversion(), "float32")
-    np.testing.assert_allclose(x_CHW, DN * 1e-4 - 0.1, atol=1e-6)
-    assert note.endswith("the bundle's tiles state none: taken for the values themselves")
-    x_CHW, _, _ = read(tmp_path, Conversion(units=(OLD, OLD)), "int32")
-    np.testing.assert_array_equal(x_CHW, DN.astype(int) - 1000)
-    item(tmp_path, each())
-    with pytest.raises(
-        MisfitError, match="dtype is uint16, the bundle's is float32; convert=scale"
-    ):
-        read(tmp_path, Conversion(), "float32")
 
 
 def test_a_scene_is_another_once_its_item_states_something_else(tmp_path):
