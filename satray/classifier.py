@@ -147,9 +147,9 @@ class Classifier:
         names = self.classes if classes is None else tuple(classes)
         absent = [name for name in names if name not in self.classes]
         if absent or isinstance(classes, str):
-            told = repr(classes) if isinstance(classes, str) else ", ".join(absent)
+            found = repr(classes) if isinstance(classes, str) else ", ".join(absent)
             raise InputError(
-                f"classes: found {told}; accepted: a list out of {', '.join(self.classes)}"
+                f"classes: found {found}; accepted: a list out of {', '.join(self.classes)}"
             )
         if kind == "argmax" and self.spec.variant.pooling != "max":
             raise InputError(
@@ -226,16 +226,16 @@ def _shown(
     tiles = 1 if array.ndim == 3 else len(array)
     if valid is None:
         return (None,) * tiles
-    given = np.asarray(valid)
-    if given.dtype != bool or given.shape not in (
+    shown = np.asarray(valid)
+    if shown.dtype != bool or shown.shape not in (
         array.shape,
         array.shape[:-3] + array.shape[-2:],
     ):
         raise InputError(
-            f"valid: found {given.dtype} of shape {given.shape}; accepted: bool of the tiles' "
+            f"valid: found {shown.dtype} of shape {shown.shape}; accepted: bool of the tiles' "
             f"shape {array.shape}, with or without bands"
         )
-    return list(given if array.ndim == 4 else given[None])
+    return list(shown if array.ndim == 4 else shown[None])
 
 
 def load_classifier(

@@ -134,13 +134,13 @@ class GivenTiles:
     def __init__(self, rows: AxisTiles, cols: AxisTiles, classes: int) -> None:
         """None is given anything yet."""
         self._axes = (rows, cols)
-        self._given_TUK = np.zeros((len(rows), len(cols), classes), dtype=bool)
+        self._predicted_TUK = np.zeros((len(rows), len(cols), classes), dtype=bool)
 
-    def add(self, start: int, given_NK: NDArray[np.bool_]) -> None:
+    def add(self, start: int, predicted_NK: NDArray[np.bool_]) -> None:
         """Take whole rows of tiles, from row `start` on, in row order."""
-        down = len(given_NK) // len(self._axes[1])
-        shape = (down, *self._given_TUK.shape[1:])
-        self._given_TUK[start : start + down] = given_NK.reshape(shape)
+        down = len(predicted_NK) // len(self._axes[1])
+        shape = (down, *self._predicted_TUK.shape[1:])
+        self._predicted_TUK[start : start + down] = predicted_NK.reshape(shape)
 
     def holds(
         self, klass: Sequence[int], row: NDArray[np.float64], col: NDArray[np.float64]
@@ -156,7 +156,7 @@ class GivenTiles:
             _around(axis, at) for axis, at in zip(self._axes, (row, col), strict=True)
         )
         boxes = zip(top, bottom, left, right, klass, strict=True)
-        held = [self._given_TUK[t:b, x:y, k].any() for t, b, x, y, k in boxes]
+        held = [self._predicted_TUK[t:b, x:y, k].any() for t, b, x, y, k in boxes]
         return np.array(held, dtype=bool)
 
 

@@ -113,11 +113,11 @@ def quicklook(
             box = (x - reach, y - reach, x + reach, y + reach)
             drawing.ellipse(box, outline=colour, width=width)
     wide = max(W, NARROWEST)
-    whole = Image.new("RGB", (wide, H + LEGEND), "white")
-    whole.paste(scene, ((wide - W) // 2, 0))
-    whole.paste(Image.open(io.BytesIO(_legend(wide, evidence, top, len(rows), title))), (0, H))
+    picture = Image.new("RGB", (wide, H + LEGEND), "white")
+    picture.paste(scene, ((wide - W) // 2, 0))
+    picture.paste(Image.open(io.BytesIO(_legend(wide, evidence, top, len(rows), title))), (0, H))
     sink = io.BytesIO()
-    whole.save(sink, format="PNG")  # optimize=True takes ten times as long to save 1 %
+    picture.save(sink, format="PNG")  # optimize=True takes ten times as long to save 1 %
     return sink.getvalue()
 
 

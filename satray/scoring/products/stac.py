@@ -97,7 +97,7 @@ def item_of(
     ground: SceneGround,
     moment: Moment,
     created: datetime,
-    sources: Sequence[str],
+    files: Sequence[str],
     model: ModelFacts,
     run_id: str,
     products: Sequence[ItemProduct],
@@ -110,7 +110,7 @@ def item_of(
         ground: the scene's name and place.
         moment: when it was taken, and where that is known from.
         created: when it was scored.
-        sources: URIs of the scene's files.
+        files: URIs of the scene's files.
         model: what scored it.
         run_id: the run that did.
         products: what was made.
@@ -156,8 +156,8 @@ def item_of(
         extra_fields={"mlm:artifact_type": FORMAT, **_checksum(model.sha256)},
     )
     described.add_asset("model", weights)
-    for source in sources:
-        described.add_link(pystac.Link("derived_from", source, title="a file of the scene"))
+    for file in files:
+        described.add_link(pystac.Link("derived_from", file, title="a file of the scene"))
     if item:
         link = pystac.Link("derived_from", item, "application/geo+json", "the scene's Item")
         described.add_link(link)

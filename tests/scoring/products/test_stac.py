@@ -8,9 +8,8 @@ import pyproj
 import pystac
 import pytest
 from pystac.validation import JsonSchemaSTACValidator, set_validator
-from scoring_material import GRID, one_tower, two_towers
+from scoring.scenes.scene_material import spec
 
-from satray.models.spec import BundleSpec
 from satray.scoring.outlines import SceneGround
 from satray.scoring.products.moment import Moment
 from satray.scoring.products.names import cam_name, quicklook_name
@@ -46,20 +45,6 @@ def _offline():
     set_validator(JsonSchemaSTACValidator())
 
 
-def spec(two: bool = False, **more) -> BundleSpec:
-    variant = two_towers() if two else one_tower()
-    bands = ("red", "green", "blue", "nir") if two else ("red", "green", "blue")
-    count = len(bands)
-    values = {
-        "variant": variant, "task": "multilabel", "classes": ("ship", "haze & fog"),
-        "bands": bands, "mean": (2000.0,) * count, "std": (1000.0,) * count, "dtype": "uint16",
-        "size": 32, "resize": None, "evaluate": "whole", "tile_shape": (48, 48),
-        "resolution": 10.0, "thresholds": (0.5, 0.4), "temperature": 1.5,
-        "grids": {tower.name: GRID for tower in variant.towers},
-    }  # fmt: skip
-    return BundleSpec(**(values | more))
-
-
 def products(scene: str, towers: tuple[str, ...] = ()) -> list[ItemProduct]:
     cams = [
         ItemProduct("cam", cam_name(scene, tower), 1234, SHA, tower, ("ship", "haze & fog"),
@@ -81,7 +66,7 @@ def made(ground: SceneGround, **more) -> pystac.Item:
         "ground": ground,
         "moment": Moment(TAKEN, "pattern"),
         "created": NOW,
-        "sources": ("s3://bucket/in/a.tif",),
+        "files": ("s3://bucket/in/a.tif",),
         "model": ModelFacts("0123456789ab", "s3://bucket/bundle/model.safetensors", SHA, spec()),
         "run_id": "r1",
         "products": products(ground.scene),
@@ -161,7 +146,7 @@ def test_assets_lead_to_the_products_from_where_the_item_lies(tmp_path) -> None:
     target = tmp_path / cam_name(name, "nir")
     target.parent.mkdir(parents=True)
     target.write_bytes(b"x")
-    model = ModelFacts("0123456789ab", "/b/model.safetensors", None, spec(two=True))
+    model = ModelFacts("0123456789ab", "/b/model.safetensors", None, spec())
     item = made(scene(name=name), products=products(name, ("rgb", "nir")), model=model)
     path = tmp_path / "items" / "x%20y" / "%C3%A9%231.tif.json"
     path.parent.mkdir(parents=True)
