@@ -119,6 +119,8 @@ def test_corners_stay_where_they_are(height, width, x, y, turn):
 def test_ground_too_far_from_the_bundles(scale):
     with pytest.raises(DecodeError, match="net px a px; accepted: 1/256 to 16"):
         grid(100, 100, ZONE, UTM @ Affine.scale(scale))
+    with pytest.raises(DecodeError, match="maps no area"):
+        grid(10, 10, ZONE, Affine(10, 10, 0, 10, 10, 0))
     with pytest.raises(DecodeError, match="net px; at most"):
         grid(10**6, 10**6, ZONE, UTM @ Affine.scale(0.2), resolution=0.2)
 

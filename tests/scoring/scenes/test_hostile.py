@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
 from data.hostile import png, tiff_header
 from PIL import Image
-from scoring.scenes.scene_material import STORE, UTM, noise, opened, ref, spec, write
+from scoring.scenes.scene_material import STORE, UTM, noise, opened, ref, write
 
 from satray.errors import DecodeError
 from satray.scoring.scenes.drift import BandReference, drift
-from satray.scoring.scenes.grid import net_grid
 from satray.scoring.scenes.open import open_scene
 from satray.scoring.scenes.scene import SceneRef
 
@@ -106,12 +104,9 @@ def test_damaged_inside(tmp_path):
     assert said.startswith("a.tif: rows 0 to 600, columns 0 to 600 cannot be read: ")
 
 
-def test_complex_and_many_dtypes(tmp_path):
+def test_complex_numbers_and_gray_that_is_transparent(tmp_path):
     path = write(tmp_path / "a.tif", np.ones((1, 8, 8), np.complex64))
     refused(path, "dtype complex64; accepted: one integer or float dtype")
-
-
-def test_gray_that_is_transparent(tmp_path):
     image = io.BytesIO()
     Image.new("LA", (8, 8)).save(image, "PNG")
     path = put(tmp_path / "a.png", image.getvalue())
@@ -124,29 +119,23 @@ def test_neighbours_are_not_looked_at(tmp_path):
     """A mask, overviews and metadata beside a scene may be anything, from anybody."""
     values = noise(1, 2000, 2000)
     path = write(tmp_path / "a.tif", values, ("b1",))
-    for ending in (".msk", ".ovr"):
-        write(tmp_path / "x.tif", np.zeros((1, 2000, 2000), np.uint8))
-        (tmp_path / "x.tif").rename(path + ending)
+    for name in ("a.tif.msk", "a.tif.ovr", "other.tif"):
+        write(tmp_path / "x.tif", np.full((1, 2000, 2000), 255 * (name == "other.tif"), np.uint8))
+        (tmp_path / "x.tif").rename(tmp_path / name)
     put(tmp_path / "a.tif.aux.xml", b"<PAMDataset><SRS>EPSG:4326</SRS></PAMDataset>")
     put(tmp_path / "a.tfw", b"1\n0\n0\n1\n0\n0\n")
-    with opened(path, ("b1",)) as scene:
-        assert (scene.facts.crs, scene.facts.transform) == ("EPSG:32631", UTM[:6])
-        x_CHW, valid_HW = scene.read(100, 100, 50, 50)
-        found = drift(scene, [BandReference("b1", float(values.mean()), float(values.std()))])
-    np.testing.assert_array_equal(x_CHW[0], values[0, 100:150, 100:150])
-    assert valid_HW.all()
-    assert found.score < 0.01
-
-
-def test_overviews_that_lead_elsewhere_are_not_opened(tmp_path):
-    """GDAL follows OVERVIEW_FILE of a TIFF's own metadata, as soon as a read is decimated."""
-    other = write(tmp_path / "other.tif", np.full((1, 1000, 1000), 9999, np.uint16))
-    path = write(tmp_path / "a.tif", noise(1, 2000, 2000), ("b1",))
-    with rasterio.open(path, "r+") as target:
-        target.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=other)
-    with opened(path, ("b1",)) as scene:
-        found = drift(scene, [BandReference("b1", 2000.0, 1155.0)])
-    assert found.score < 0.01
+    # GDAL follows what a TIFF itself says, too, as soon as a read is decimated
+    led = write(tmp_path / "led.tif", values, ("b1",))
+    with rasterio.open(led, "r+") as target:
+        target.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=str(tmp_path / "other.tif"))
+    for uri in (path, led):
+        with opened(uri, ("b1",)) as scene:
+            assert (scene.facts.crs, scene.facts.transform) == ("EPSG:32631", UTM[:6])
+            x_CHW, valid_HW = scene.read(100, 100, 50, 50)
+            found = drift(scene, [BandReference("b1", float(values.mean()), float(values.std()))])
+        np.testing.assert_array_equal(x_CHW[0], values[0, 100:150, 100:150])
+        assert valid_HW.all()
+        assert found.score < 0.01
 
 
 def test_names_as_strange_as_they_come(tmp_path):
@@ -167,19 +156,6 @@ def test_what_is_not_there_or_in_another_store(tmp_path):
     for scene in (gone, *elsewhere):
         with pytest.raises(DecodeError, match=r"cannot be opened|windows of .* are not read"):
             open_scene(scene, ("b1",), None, STORE)
-
-
-@pytest.mark.parametrize(
-    "affine",
-    [
-        Affine(0, 0, 5, 0, 0, 5),
-        Affine(10, 10, 0, 10, 10, 0),
-        Affine(float("nan"), 0, 0, 0, -10, 0),
-    ],
-)
-def test_affines_without_area(affine):
-    with pytest.raises(DecodeError, match="maps no area"):
-        net_grid(10, 10, "EPSG:32631", affine[:6], spec())
 
 
 def test_tiff_directory_in_a_circle(tmp_path):

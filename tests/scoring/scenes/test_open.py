@@ -21,7 +21,6 @@ from satray.scoring.scenes.scene import BandSource
 RGN = ("red", "green", "nir")
 BGRN = ("blue", "green", "red", "nir")
 FILL = 9.969209968386869e36  # of NetCDF
-RGBA = {"photometric": "RGB", "alpha": "YES"}
 
 
 def whole(scene):
@@ -86,47 +85,6 @@ def test_source_names():
     assert source_names(("red",), None) == ("red",)
     assert source_names(("red", "nir"), {"red": "B04"}) == ("B04", "nir")
     assert source_names(("red",), {"red": 1}) is None
-
-
-CASES = {
-    "plain": {},
-    "nodata": {"nodata": 0},
-    "nodata of every band": {"nodata": -9999, "dtype": "int16"},
-    "nan": {"nodata": np.nan, "dtype": "float32"},
-    "not finite": {"dtype": "float32"},
-    "mask": {"mask": True},
-    "alpha": RGBA,
-}
-
-
-def tile_measured(tile):
-    return np.ones(tile.pixels.shape, bool) if tile.measured is None else tile.measured
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_valid_pixels_are_those_of_tiles(tmp_path, case):
-    """The rules for scenes are the rules for tiles, where all bands are wanted."""
-    more = dict(CASES[case])
-    values = noise(4, dtype=more.pop("dtype", "uint16"))
-    values[:, :7] = values[1, 10:14] = more.get("nodata", 0)
-    if values.dtype.kind == "f":
-        values[2, 20:22], values[0, 30] = np.inf, np.nan
-    if "alpha" in more:
-        values[3, 40:44] = 0
-    if more.get("mask"):
-        more["mask"] = np.repeat(np.where(np.arange(90) % 5, 255, 0)[:, None], 120, 1).astype("u1")
-    path = write(tmp_path / "a.tif", values, **more)
-    tile = decode((tmp_path / "a.tif").read_bytes())
-    x_CHW, valid_HW = whole(opened(path, tile.header.bands))
-    np.testing.assert_array_equal(x_CHW, tile.pixels)
-    np.testing.assert_array_equal(valid_HW, tile.valid)
-    assert case == "plain" or not valid_HW.all()
-    with opened(path, tile.header.bands) as scene:
-        part_CHW = scene.read(5, 3, 30, 40)[1]
-    np.testing.assert_array_equal(part_CHW, tile_measured(tile)[:, 5:35, 3:43])
-    if "alpha" in more:  # which is data where names say so
-        for names, wanted in ((BGRN, BGRN), ({"nir": 4}, ("red", "green", "nir"))):
-            assert whole(opened(path, wanted, names))[1][7:].all()
 
 
 def test_dtype_must_fit_or_be_converted(tmp_path):
@@ -311,7 +269,7 @@ def test_all_bands_of_a_file_have_their_say(tmp_path):
     tile = decode((tmp_path / "a.tif").read_bytes())
     with opened(path, ("red", "blue")) as scene:
         _, valid_CHW = scene.read(5, 0, 40, 120)
-    np.testing.assert_array_equal(valid_CHW, tile_measured(tile)[[2, 0], 5:45])
+    np.testing.assert_array_equal(valid_CHW, tile.measured[[2, 0], 5:45])
     assert valid_CHW[:, 15:25].all()
 
 
