@@ -98,5 +98,5 @@ def prepared(setup: Setup, storage: Storage) -> tuple[Network, tuple[str, ...]]:
     begin(setup.recipe.seed)
     network = setup.network()
     check_stages(network, setup)  # here, and not when the stage is reached after hours
-    found = read_weights(setup.sources, setup.variant, storage)
+    found = read_weights(setup.weights, setup.variant, storage)
     return network, load_network_weights(network, found, setup.recipe.first_conv)

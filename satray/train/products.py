@@ -1,12 +1,10 @@
 """The products of a training run that need torch or the index's rows: bundle, unreadable tiles."""
 
-import io
 import math
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from satray import __version__
 from satray.data.georeference import APART
@@ -19,7 +17,7 @@ from satray.runs.run import Run, finite
 from satray.train.calibrate import Calibration
 from satray.train.checkpoints import Kept, Lost
 from satray.train.setup import Setup
-from satray.train.tracking import nested
+from satray.train.tracking import nested, parquet
 
 GRIDS = 64
 """Grids of tiles that a bundle remembers, at most."""
@@ -54,7 +52,7 @@ def bundle(setup: Setup, run: Run, kept: Kept, calibration: Calibration) -> dict
             "run_id": run.run_id,
             "index": setup.digest,
             "weights": {
-                tower.name: origin(tower.backbone, setup.sources[tower.name])
+                tower.name: origin(tower.backbone, setup.weights[tower.name])
                 for tower in setup.variant.towers
             },
             "learning_rates": [stage.peak for stage in setup.plan.stages],
@@ -116,6 +114,4 @@ def unreadable(setup: Setup, lost: Lost) -> bytes:
             {"tile_id": tile, "uri": uri, "split": split, "error": errors[row]}
             for row, tile, uri in zip(sorted(errors), ids, uris, strict=True)
         ]
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
-    return sink.getvalue()
+    return parquet(rows)

@@ -7,15 +7,12 @@ tenth and its last five points says where learning sets in and where it breaks.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
@@ -29,6 +26,7 @@ from satray.train.imbalance import repeat_factors
 from satray.train.one_worker import Worker, work_on_one
 from satray.train.setup import Setup, unchanged
 from satray.train.setup import read as setup_of
+from satray.train.tracking import parquet
 
 FILE = "range_tests.json"
 """Below a run's state: what was found, so that a run that goes on does not search again."""
@@ -195,21 +193,14 @@ def work(recipe: LandscapeRecipe, setup: Setup, run: Run) -> Outcome:
 
     setup, weights = prepare(setup, run)
     (finding,) = explore(setup, run, weights, (recipe.stage,))
-    table = pa.concat_tables(
-        pa.table(
-            {
-                "seed": [seed] * len(curve.losses),
-                "step": range(len(curve.losses)),
-                "learning_rate": curve.learning_rates,
-                "loss": curve.losses,
-                "smoothed": curve.smoothed,
-            }
-        )
+    table = [
+        {"seed": seed, "step": step, "learning_rate": rate, "loss": loss, "smoothed": smoothed}
         for seed, curve in enumerate(finding.curves)
-    )
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    run.publish("landscape.parquet", sink.getvalue(), rows=len(table))
+        for step, (rate, loss, smoothed) in enumerate(
+            zip(curve.learning_rates, curve.losses, curve.smoothed, strict=True)
+        )
+    ]
+    run.publish("landscape.parquet", parquet(table), rows=len(table))
     title = f"{run.run_id}: learning-rate landscape of {setup.variant_name}"
     run.publish("landscape.png", picture((finding,), title))
     figures = finding.figures()

@@ -47,7 +47,7 @@ class Setup:
     """The whole index."""
     variant: VariantOptions
     """Towers, pooling, head."""
-    sources: dict[str, str]
+    weights: dict[str, str]
     """What each tower starts from: `none`, a word for published weights, or a file."""
     bands: tuple[str, ...]
     """Bands read, in the network's order: the variant's, and what the radiometry needs besides."""
@@ -164,10 +164,10 @@ def set_up(recipe: TrainRecipe, storage: Storage, index: TileIndex | None = None
     meta, counts = index.meta, index.split_counts
     variant = resolve(recipe.variant, recipe.pooling)
     check_bands(variant, meta.bands)
-    sources = sources_of(recipe.weights, variant)
-    taught = set(sources.values()) != {"none"}
+    weights = sources_of(recipe.weights, variant)
+    taught = set(weights.values()) != {"none"}
     given = recipe.weights
-    wanted = dict.fromkeys(sources, given) if isinstance(given, str) else given
+    wanted = dict.fromkeys(weights, given) if isinstance(given, str) else given
     if not taught and "stages" not in recipe.model_fields_set:
         recipe = recipe.model_copy(update={"stages": FROM_SCRATCH})
     if recipe.sync_batchnorm and recipe.resources.gpus == "no":
@@ -181,7 +181,7 @@ def set_up(recipe: TrainRecipe, storage: Storage, index: TileIndex | None = None
         recipe=recipe,
         index=index,
         variant=variant,
-        sources=sources,
+        weights=weights,
         bands=values.reads(input_bands(variant)),
         radiometry=values,
         mean=mean,
@@ -197,7 +197,7 @@ def set_up(recipe: TrainRecipe, storage: Storage, index: TileIndex | None = None
                 f"tower {tower.name}: nobody has published weights of {tower.backbone}; it trains "
                 "from scratch (weights=none says so too)"
                 for tower in variant.towers
-                if sources[tower.name] == "none" and wanted.get(tower.name) == "pretrained"
+                if weights[tower.name] == "none" and wanted.get(tower.name) == "pretrained"
             ),
             *idle_keys(recipe, Facts(recipe, meta.task, variant.head == "linear", taught)),
         ),
@@ -216,7 +216,7 @@ def read(recipe: TrainRecipe, storage: Storage) -> Setup:
     refuse_unreachable(recipe.weights, resolve(recipe.variant, recipe.pooling))
     setup = set_up(recipe, storage, index)
     found = {"index": setup.digest}
-    for tower, wanted in weights_wanted(setup.variant, setup.sources).items():
+    for tower, wanted in weights_wanted(setup.variant, setup.weights).items():
         found[f"weights.{tower}"] = weights_digest(wanted, storage)
     return replace(setup, digests=found)
 
@@ -241,12 +241,12 @@ def best_metric(best: str, task: str) -> str:
     return best
 
 
-def weights_wanted(variant: VariantOptions, sources: Mapping[str, str]) -> dict[str, Wanted]:
+def weights_wanted(variant: VariantOptions, weights: Mapping[str, str]) -> dict[str, Wanted]:
     """The weights of each tower that has any."""
     return {
-        tower.name: (sources[tower.name], tower.backbone if is_word(sources[tower.name]) else "")
+        tower.name: (weights[tower.name], tower.backbone if is_word(weights[tower.name]) else "")
         for tower in variant.towers
-        if sources[tower.name] != "none"
+        if weights[tower.name] != "none"
     }
 
 
@@ -308,7 +308,7 @@ def normalisation(
             ones; or the index has no statistics of a band.
     """
     bands, way = input_bands(variant), recipe.input.normalize
-    sources = sources_of(recipe.weights, variant)
+    weights = sources_of(recipe.weights, variant)
     stored = recipe.input.radiometry == "stored"
     if isinstance(way, NormalizeOptions):
         for name, numbers in (("mean", way.mean), ("std", way.std)):
@@ -324,12 +324,12 @@ def normalisation(
     eight_bit_rgb = stored and meta.dtype == "uint8" and colours
     if way == "auto":
         # A bundle's weights were trained on what its own model.json says.
-        own = any(
+        other = not eight_bit_rgb or any(
             source == "none" or storage.exists(join(parent(source), "model.json"))
-            for source in sources.values()
+            for source in weights.values()
             if not is_word(source)
         )
-        way = "imagenet" if eight_bit_rgb and not own else "statistics"
+        way = "statistics" if other else "imagenet"
     if way == "imagenet":
         stretched = recipe.input.radiometry == "percentile" and colours
         if not eight_bit_rgb and not stretched:
@@ -338,7 +338,7 @@ def normalisation(
                 f"({recipe.input.radiometry}); accepted for uint8 red, green and blue, or with "
                 "input.radiometry=percentile for red, green and blue; take statistics"
             )
-        mean, std = _imagenet(variant, sources)
+        mean, std = _imagenet(variant, weights)
         full = 255 if stored else 1
         places = [RGB.index(band) for band in bands]
         return tuple(full * mean[i] for i in places), tuple(full * std[i] for i in places)
@@ -351,11 +351,11 @@ def normalisation(
     return tuple(found[b].mean for b in bands), tuple(found[b].std for b in bands)
 
 
-def _imagenet(variant: VariantOptions, sources: Mapping[str, str]) -> tuple[Numbers, Numbers]:
+def _imagenet(variant: VariantOptions, weights: Mapping[str, str]) -> tuple[Numbers, Numbers]:
     """What the towers' weights were trained with; of files, what the backbones' published were."""
     found: dict[tuple[Numbers, Numbers], str] = {}
     for tower in sorted(variant.towers, key=lambda tower: tower.backbone):
-        source = sources[tower.name]
+        source = weights[tower.name]
         entry = published(tower.backbone, source if is_word(source) else "pretrained")
         if entry is not None:
             found.setdefault((entry.mean, entry.std), tower.backbone)

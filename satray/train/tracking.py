@@ -112,7 +112,7 @@ def check(recipe: TrainRecipe) -> None:
 
 
 def parquet(rows: Sequence[Row]) -> bytes:
-    """`history.parquet`: counts int64, all else float64, NaN kept."""
+    """A table of flat rows: counts int64, numbers float64, NaN kept."""
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(rows)), sink, compression="zstd")
     return sink.getvalue()

@@ -191,7 +191,7 @@ class Sweep:
         if rest not in self._checked:
             self._checked.add(rest)
             setup = set_up(recipe, Storage(self.recipe.storage), self.index)
-            if trial.head and set(setup.sources.values()) == {"none"}:
+            if trial.head and set(setup.weights.values()) == {"none"}:
                 self._notes[UNTAUGHT] = None
             self._notes.update(dict.fromkeys((*setup.plan.warnings, *setup.notes)))
             return setup.plan.total_samples

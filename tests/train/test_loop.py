@@ -160,8 +160,16 @@ def test_only_what_a_stage_trains_changes(backbone, layer_decay):
 
 
 def test_rate_and_place_are_the_plans():
-    given = recipe(stage(0.7, 0.02), stage(1.3, 0.1, "constant", trainable="head"))
-    plan, rows = plan_training(given, ROWS, 1), run(given, tiny_net()).rows
+    cycled = ScheduleOptions(name="one_cycle", cycle_momentum=True)
+    deeper = stage(1.3, trainable="block4", layer_decay=0.5)
+    given = recipe(stage(0.7, 0.02), deeper.model_copy(update={"schedule": cycled}))
+    plan, done = plan_training(given, ROWS, 1), run(given, network("simple_cnn"))
+    rows = done.rows
+    for state, step in zip(done.states, (2, 5), strict=True):
+        groups = state.optimizer["param_groups"]
+        shares = sorted({group["lr"] / plan.learning_rate(step) for group in groups})
+        assert shares == pytest.approx([0.25, 0.5, 1])  # blocks 4 and 5, and the head
+        assert {group["betas"][0] for group in groups} == {plan.momentum(step)}
     assert [r["learning_rate"] for r in rows] == [plan.learning_rate(2), plan.learning_rate(5)]
     assert [(r["samples_seen"], r["stage"], r["stage_began"]) for r in rows] == [
         (24, 1, 16),

@@ -86,31 +86,3 @@ def test_the_paper_recipes_do_as_the_code_did(name, index):
     assert (setup.mean, setup.std) == report
     network = setup.network()
     assert sum(p.numel() for p in network.parameters()) == WEIGHTS[name]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_others_do_it_right(name, index):
-    recipe, paper = load(f"planet_{name}", index), load(f"planet_{name}_paper")
-    assert (recipe.shuffle, recipe.augment.flips) == (True, "d4")
-    assert (recipe.input.radiometry, recipe.input.evaluate_flip) == ("stored", False)
-    assert recipe.average.ema > 0
-    (stage,) = recipe.stages
-    assert stage.schedule.name == "one_cycle"
-    assert (recipe.input.size, recipe.input.resize) == (paper.input.size, paper.input.resize)
-    setup, as_paper = (
-        set_up(recipe, Storage()),
-        set_up(paper.model_copy(update={"index": index}), Storage()),
-    )
-    assert set(setup.bands) == set(PLANET[: 3 if name == "single3" else 4])
-    assert all(
-        m == 5_000 + 100 * PLANET.index(b) for b, m in zip(setup.bands, setup.mean, strict=True)
-    )
-    first, other = setup.variant.towers, as_paper.variant.towers
-    assert [(t.name, t.backbone, sorted(t.bands)) for t in first] == [
-        (t.name, t.backbone, sorted(t.bands)) for t in other
-    ]
-    assert setup.variant.pooling == as_paper.variant.pooling == "avg"
-    rates = [setup.plan.learning_rate(step) for step in range(setup.plan.total_steps)]
-    assert rates[0] == pytest.approx(1e-3 / 25)
-    assert max(rates) == pytest.approx(1e-3, rel=1e-3)
-    assert rates[-1] < 1e-7

@@ -212,7 +212,7 @@ def test_what_a_recipe_probably_did_not_mean_is_noted(archive, tmp_path, changes
 def test_a_backbone_that_nobody_has_published_trains_from_scratch(archive):
     tree = {"index": archive.index, "variant": of_backbone("resnet200"), "batch": 8}
     found = set_up(validate(TrainRecipe, tree), Storage())
-    assert (found.recipe.stages, found.sources) == (FROM_SCRATCH, {"rgb": "none"})
+    assert (found.recipe.stages, found.weights) == (FROM_SCRATCH, {"rgb": "none"})
     by_hand = validate(TrainRecipe, {**tree, "stages": [{"trainable": "head"}]})
     assert [s.trainable for s in set_up(by_hand, Storage()).recipe.stages] == ["head"]
 

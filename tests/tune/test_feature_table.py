@@ -61,7 +61,7 @@ def spec(weights="w", shape=SHAPE, mean=(0.0,) * 3, digest="d", tiles=(800, 200)
         recipe=made,
         index=TileIndex(None, meta, digest),
         variant=variant,
-        sources=dict.fromkeys((tower.name for tower in variant.towers), "none"),
+        weights=dict.fromkeys((tower.name for tower in variant.towers), "none"),
         bands=bands,
         radiometry=Radiometry(),
         mean=mean,
