@@ -167,10 +167,11 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
     )
 
 
-def large(recipe: EvaluateRecipe, found: Split) -> bool:
+def large(recipe: EvaluateRecipe, found: Inputs) -> bool:
     """Whether `resources.ray=auto` takes Ray."""
     forwards = 8 if recipe.symmetries == "d4" else 1
-    return wants_ray(len(found.tiles) * found.spec.size**2 * forwards, recipe.resources)
+    size, tiles = found.split.spec.size, len(found.split.tiles)
+    return wants_ray(tiles * size**2 * forwards, recipe.resources)
 
 
 def device(recipe: EvaluateRecipe, run: Run) -> str:

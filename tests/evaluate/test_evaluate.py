@@ -16,7 +16,6 @@ from satray.models.spec import BundleSpec
 from satray.runs import job as performing
 from satray.runs.job import Job, perform
 from satray.runs.run import Run, library_versions, read_run, run_id
-from satray.scoring import over_tiles
 from satray.storage import Storage
 
 JOB = Job("evaluate", EvaluateRecipe, evaluate.read, evaluate.plan, evaluate.work)
@@ -24,21 +23,11 @@ TILES = 7
 
 
 @pytest.fixture
-def scored(tmp_path, monkeypatch) -> list[list[int]]:
-    """Blocks that each attempt scored, in this process; three tiles a block."""
+def scored(tmp_path, monkeypatch) -> None:
+    """A bundle, an index and its tiles; three tiles a block."""
     report_material.findings(tmp_path, tiles=TILES)
-    told: list[list[int]] = []
-
-    real = over_tiles.run_stages
-
-    def run_stages(stages, items, *rest):
-        told.append([number for number, _ in items])
-        return real(stages, items, *rest)
-
-    monkeypatch.setattr(over_tiles, "run_stages", run_stages)
     monkeypatch.setattr(Figure, "savefig", save_nothing)
     monkeypatch.setattr("satray.scoring.blocks.BLOCK_TILES", 3)
-    return told
 
 
 def recipe(root: Path, **more: object) -> EvaluateRecipe:
@@ -98,14 +87,18 @@ def test_finished_blocks_are_scored_again_for_a_reproduction_only(
 ) -> None:
     do(tmp_path, "first")
     monkeypatch.setattr(performing, "drop_state", lambda run: None)  # as if cut short at the end
-    for name, more, expected in (
-        ("plain", {}, []),
-        ("again", {"reproduce": str(tmp_path / "first")}, [[0, 1, 2]]),
-    ):
-        do(tmp_path, name, **more)
-        scored.clear()
-        do(tmp_path, name, **more)
-        assert scored == expected
+    compared = {"reproduce": str(tmp_path / "first")}
+    do(tmp_path, "plain")
+    do(tmp_path, "again", **compared)
+    for tile in (tmp_path / "tiles").iterdir():
+        tile.unlink()
+    assert do(tmp_path, "plain")[0].failed == 0
+    assert do(tmp_path, "again", **compared)[0].failed == TILES
+
+
+def test_small_work_needs_no_ray(tmp_path, scored) -> None:
+    given = recipe(tmp_path)
+    assert not evaluate.large(given, evaluate.read(given, Storage()))
 
 
 def test_what_computes_is_part_of_a_reproductions_run_id(tmp_path, scored, monkeypatch) -> None:
