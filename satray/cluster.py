@@ -506,7 +506,7 @@ class ProgressChannel:
         stop = threading.Event()
 
         def poll() -> None:
-            told = last = False
+            noted = last = False
             while not last:
                 last = stop.wait(seconds)
                 try:
@@ -518,9 +518,9 @@ class ProgressChannel:
                     try:
                         show(pickle.loads(message))
                     except Exception as error:  # else all that follow would be lost
-                        if not told:
+                        if not noted:
                             say(f"note: progress could not be shown ({one_line(error)})")
-                        told = True
+                        noted = True
 
         thread = threading.Thread(target=poll, daemon=True)
         thread.start()

@@ -10,16 +10,15 @@ dead and gives up.
 import _thread
 import contextlib
 import functools
-import getpass
 import json
 import os
 import re
-import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from socket import gethostname
 
 from satray.errors import InputError, SatrayError
 from satray.runs.run import FILE, Run, RunRecord, find_run
@@ -235,7 +234,7 @@ def _claim(run: Run, lease: float) -> _Claim:
     claim = _Claim(
         number=number + 1,
         run_id=run.run_id,
-        who=f"process {os.getpid()} of {_user()} on {socket.gethostname()}",
+        who=f"process {os.getpid()} of {os.environ.get('USER', os.getuid())} on {gethostname()}",
         since=_now(),
         maker=process_tag(),
         token=uuid.uuid4().hex,
@@ -297,13 +296,6 @@ def _write(run: Run, claim: _Claim, *, if_absent: bool = False) -> None:
 
 def _key(number: int) -> str:
     return f"{CLAIMS}/{number:04d}.json"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # containers know some users by number only
-        return str(os.getuid())
 
 
 def _interrupt(_reason: str) -> None:
