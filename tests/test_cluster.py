@@ -53,14 +53,6 @@ def test_workers_hold_cpus_that_their_nodes_have(nodes, count, each):
         assert sum(node // each for node in nodes) >= count
 
 
-def test_the_keys_of_resources():
-    assert Resources().read_tasks == "auto"
-    assert Resources(read_tasks=3).read_tasks == 3
-    for wrong in ({"read_tasks": 0}, {"read_tasks": "many"}, {"wait": -1}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            Resources(**wrong)
-
-
 # Functions that workers call are local, so that they are pickled by value.
 
 
