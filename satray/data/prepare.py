@@ -34,7 +34,6 @@ from satray.data.probe import (
     Alike,
     Archive,
     Kind,
-    Look,
     block_of,
     forget,
     gather,
@@ -193,14 +192,13 @@ def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
     return lines
 
 
-def work(recipe: PrepareRecipe, found: Survey, run: Run, look: Look = probe) -> Outcome:
+def work(recipe: PrepareRecipe, found: Survey, run: Run) -> Outcome:
     """Read every image once; write index, statistics, label summary and quarantine.
 
     Args:
         recipe: what is wanted.
         found: the archive.
         run: its state keeps what is read, so that a run that goes on does not read it again.
-        look: looks at a block of images.
 
     Raises:
         InputError: no image could be read, or images state units that exclude each other.
@@ -209,7 +207,7 @@ def work(recipe: PrepareRecipe, found: Survey, run: Run, look: Look = probe) -> 
         run.say(line)
     try:
         with run.activity("reading and decoding"):
-            archive = gather(found.tiles, recipe, run, look)
+            archive = gather(found.tiles, recipe, run)
         return _publish(archive, found, recipe, run)
     except InputError:
         forget(run)  # the archive, once mended, is another run's: its folder may be this one

@@ -9,7 +9,7 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -95,10 +95,6 @@ class Probed(NamedTuple):
     counts: pa.Table
     """Statistics of the train part: `statistics.COUNTS`, a `kind` of which is the JSON of a tile's
     bands, dtype and units."""
-
-
-Look = Callable[[pa.Table, PrepareRecipe, Storage], Probed]
-"""Looks at a block of images, as `probe` does."""
 
 
 @dataclass
@@ -240,14 +236,13 @@ def probe(
     )
 
 
-def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run, look: Look = probe) -> Archive:
+def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run) -> Archive:
     """Read every image of an archive that is not read yet.
 
     Args:
         listed: its images: columns key, uri, split, mask and world.
         recipe: keys bands, pages, tiles_per_task, resources.
         run: its state keeps what is read; `run.ray` says whether Ray's tasks read.
-        look: looks at a block of images.
     """
     folder, storage = join(run.state, FOLDER), run.storage
     archive = Archive(listed["key"])
@@ -267,7 +262,7 @@ def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run, look: Look = probe
         run.say(f"{archive.attempted:,} of {len(listed):,} images were read before")
     spans = [tuple(map(int, entry.key.partition(".")[0].split("-"))) for entry in kept]
     todo = (block_of(listed, *rows) for rows in _blocks(spans, len(listed), recipe))
-    read = partial(_read_block, recipe=recipe, storage=storage, folder=folder, look=look)
+    read = partial(_read_block, recipe=recipe, storage=storage, folder=folder)
     for block in each_block(read, todo, recipe.resources, ray=run.ray):
         add(block)
     archive.files = tuple(sorted(entry.uri for entry in storage.list(folder)))
@@ -293,11 +288,9 @@ def _blocks(
         start = last + 1
 
 
-def _read_block(
-    block: pa.Table, recipe: PrepareRecipe, storage: Storage, folder: str, look: Look
-) -> Probed:
+def _read_block(block: pa.Table, recipe: PrepareRecipe, storage: Storage, folder: str) -> Probed:
     """Read a block of images and keep what is learnt."""
-    probed, rows = look(block, recipe, storage), block["row"]
+    probed, rows = probe(block, recipe, storage), block["row"]
     sink, options = io.BytesIO(), pa.ipc.IpcWriteOptions(compression="zstd")
     for table in probed:
         with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
