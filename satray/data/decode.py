@@ -307,7 +307,7 @@ def _check_take(take: tuple[int, ...], count: int) -> None:
 def _header(raster: Raster, bands: tuple[str, ...] | None, world: World | None) -> TileHeader:
     numbers, _ = raster.data_bands(len(bands or ()))
     if bands is not None and len(bands) != len(numbers):
-        raise DecodeError(f"has {raster.told()}, bands=[...] names {len(bands)}")
+        raise DecodeError(f"has {raster.summary()}, bands=[...] names {len(bands)}")
     if not numbers:
         raise DecodeError("holds no band but alpha")
     texts = [raster.descriptions[number - 1] for number in numbers]
@@ -325,7 +325,7 @@ def _header(raster: Raster, bands: tuple[str, ...] | None, world: World | None) 
         alpha=len(numbers) < raster.count,
         note=place.note,
         units=raster.units(numbers),
-        pages=raster.told() if len(raster.pages) > 1 or raster.pages_left else "",
+        pages=raster.summary() if len(raster.pages) > 1 or raster.pages_left else "",
     )
 
 

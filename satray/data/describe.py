@@ -13,7 +13,7 @@ from satray.config.prepare import PrepareRecipe
 from satray.data.index import PARTS, IndexMeta, TileIndex
 from satray.data.probe import Alike, Kind
 from satray.data.split import Footprints, count_meeting
-from satray.data.values import Units, units_told
+from satray.data.values import Units, units_text
 from satray.errors import listed
 
 if TYPE_CHECKING:
@@ -232,14 +232,14 @@ def _units_lines(groups: Sequence[Alike], meta: IndexMeta | None) -> list[str]:
     if set(stated) <= {()} and not (meta and meta.units):
         return []
     names = {group.header.units: group.header.bands for group in reversed(groups)}
-    told = "; ".join(
-        f"{_plural(count, 'tile')} state {units_told(names[units], units) if units else 'none'}"
+    stating = "; ".join(
+        f"{_plural(count, 'tile')} state {units_text(names[units], units) if units else 'none'}"
         for units, count in sorted(stated.items(), key=lambda pair: (-pair[1], repr(pair[0])))
     )
     if meta is None or set(stated) == {meta.units}:
-        return [f"units: {told}"]
-    to = units_told(meta.bands, meta.units) if meta.units else "the same scale without offset"
-    return [f"units: {told}; all brought to {to}"]
+        return [f"units: {stating}"]
+    to = units_text(meta.bands, meta.units) if meta.units else "the same scale without offset"
+    return [f"units: {stating}; all brought to {to}"]
 
 
 def _split_source(labels: "LabelTable", recipe: PrepareRecipe) -> str:

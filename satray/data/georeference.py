@@ -130,7 +130,7 @@ def world_files(entries: Iterable[Entry]) -> dict[str, Entry]:
     return found
 
 
-def ground_pixel(
+def pixel_size(
     height: int, width: int, crs: str | None, transform: tuple[float, ...] | None
 ) -> tuple[float, float] | None:
     """Measure a px at an image's centre.

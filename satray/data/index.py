@@ -317,14 +317,14 @@ def check_unchanged(index: TileIndex, uri: str, storage: "Storage", budget: floa
     if not found:
         return []
     name, why = found[0]
-    told = (
+    text = (
         f"{len(found):,} of {len(rows):,} tiles looked at are not those that prepare read, e.g. "
         f"{name}: {why}"
     )
     if len(found) > budget * len(rows):
-        raise InputError(f"index={uri}: {told}; prepare again, or restore them (error_budget="
+        raise InputError(f"index={uri}: {text}; prepare again, or restore them (error_budget="
                          f"{budget:g})")  # fmt: skip
-    return [f"note: {told}"]
+    return [f"note: {text}"]
 
 
 def unlike(table: pa.Table, storage: "Storage") -> list[tuple[str, str]]:

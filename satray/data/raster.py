@@ -148,13 +148,13 @@ class Raster:
             return list(range(1, self.count + 1)), None
         return [i for i in range(1, self.count + 1) if i not in tagged], tagged[0]
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """How many bands there are, and of how many pages: `4 bands of 4 pages; 1 left out`."""
-        told = f"{self.count} band{'s' * (self.count > 1)}"
+        text = f"{self.count} band{'s' * (self.count > 1)}"
         taken, left = len(self.pages), len(self.pages_left)
         if taken + left == 1:
-            return told
-        return f"{told} of {taken} page{'s' * (taken > 1)}" + f"; {left} left out" * (left > 0)
+            return text
+        return f"{text} of {taken} page{'s' * (taken > 1)}" + f"; {left} left out" * (left > 0)
 
     def read(
         self, numbers: Sequence[int], alpha: int | None = None, window: Any = None

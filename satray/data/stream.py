@@ -115,14 +115,14 @@ def batches(
     stream = iter(
         shard.iter_batches(batch_size=batch, batch_format="pyarrow", prefetch_batches=prefetch)
     )
-    given = 0
+    count = 0
     while True:
         begin = time.perf_counter()
         table = next(stream, None)
         if table is None:
             break
-        given += 1
-        if given == expected and next(stream, None) is not None:
+        count += 1
+        if count == expected and next(stream, None) is not None:
             raise RuntimeError(f"the stream has more than the {expected} batches expected")
         tally.seconds_waiting += time.perf_counter() - begin
         found = table.column("pseudo_epoch")[0].as_py()

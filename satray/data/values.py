@@ -220,7 +220,7 @@ def as_units(plain: Sequence[Sequence[Any] | None]) -> Units:
     return tuple(None if some is None else Unit(*some) for some in plain)
 
 
-def units_told(names: Sequence[str], units: Sequence[Any]) -> str:
+def units_text(names: Sequence[str], units: Sequence[Any]) -> str:
     """What some bands state (units or other texts), those that state the same together."""
     groups: dict[str, list[str]] = {}
     for name, unit in zip(names, units, strict=True):
@@ -254,10 +254,10 @@ def change_of(
 
 def convertible(found: Sequence[Unit | None], wanted: Sequence[Unit | None], dtype: str) -> bool:
     """Whether both sides state what their numbers mean, so that dtypes may differ."""
-    told = wanted or (None,) * len(found)
+    target = wanted or (None,) * len(found)
     return bool(found) and all(
         have is not None and _understood(want, dtype) is not None
-        for have, want in zip(found, told, strict=True)
+        for have, want in zip(found, target, strict=True)
     )
 
 

@@ -190,8 +190,8 @@ def _archive(recipe: DemoRecipe, run: Run) -> None:
         for name in ("labels.csv", "ships.json", "scene.tif", "scene-ships.geojson"):
             data = storage.read(join(uri, name))
             run.record(Product(f"archive/{name}", len(data), hashlib.sha256(data).hexdigest()))
-    told = ", ".join(f"{n} with {name}" for name, n in found["counts"].items())
-    run.say(f"archive: {recipe.tiles:,} tiles ({told})")
+    classes = ", ".join(f"{n} with {name}" for name, n in found["counts"].items())
+    run.say(f"archive: {recipe.tiles:,} tiles ({classes})")
 
 
 def _mapped(run: Run, name: str) -> "list[MappedTile]":

@@ -15,7 +15,7 @@ from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 
 from satray.data.decode import TileHeader, decode
-from satray.data.georeference import World, crs_name, ground_pixel, lonlat, world_files
+from satray.data.georeference import World, crs_name, lonlat, pixel_size, world_files
 from satray.errors import InputError
 from satray.storage import Entry
 
@@ -197,7 +197,7 @@ def test_pixels_are_measured_on_the_ground(crs, lon, lat, px) -> None:
     """Against the way from one end of a pixel to the other by PROJ's geodesics on WGS 84."""
     there = pyproj.Transformer.from_crs("OGC:CRS84", crs, always_xy=True)
     affine = Affine.translation(*there.transform(lon, lat)) @ Affine(px, 0, -32 * px, 0, -px, 0)
-    found = ground_pixel(40, 64, crs, affine[:6])
+    found = pixel_size(40, 64, crs, affine[:6])
     x, y = affine @ (np.array([31.5, 32.5, 32, 32]), np.array([20, 20, 19.5, 20.5]))
     lons, lats = there.transform(x, y, direction="INVERSE")
     geod = pyproj.Geod(ellps="WGS84")
@@ -210,7 +210,7 @@ def test_pixels_are_measured_on_the_ground(crs, lon, lat, px) -> None:
 @given(st.floats(0, 360), st.floats(-0.5, 0.5), st.floats(0.5, 30), st.floats(0.5, 30))
 def test_turned_and_sheared_pixels_have_their_columns_lengths(turn, shear, x, y) -> None:
     affine = UTM @ Affine.rotation(turn) @ Affine(1, shear, 0, 0, 1, 0) @ Affine.scale(x, y)
-    found = ground_pixel(10, 20, "EPSG:32633", affine[:6])
+    found = pixel_size(10, 20, "EPSG:32633", affine[:6])
     assert found[0] == pytest.approx(10 * x / 0.9996, rel=1e-4)
     assert found[1] == pytest.approx(10 * y * np.hypot(1, shear) / 0.9996, rel=1e-4)
 
@@ -224,7 +224,7 @@ def test_turned_and_sheared_pixels_have_their_columns_lengths(turn, shear, x, y)
     ],
 )  # fmt: skip
 def test_pixels_without_ground(crs, affine) -> None:
-    assert ground_pixel(100, 100, crs, None if affine is None else affine[:6]) is None
+    assert pixel_size(100, 100, crs, None if affine is None else affine[:6]) is None
 
 
 def test_a_hidden_neighbour_is_never_opened_by_itself(tmp_path) -> None:

@@ -225,16 +225,14 @@ def test_columns_of_the_split_are_kept_and_others_named(text, split, columns, ov
         (WIDE, {"classes": ()}, "classes=[] keeps no class"),
         ("image,n\na,5\nb,7\n", {"label_format": "wide"}, "no column that holds only 0 and 1"),
         ("image,ship\na,1\nb,0\nc,2\n", {"classes": ("ship",)}, "row 3 (c), column 'ship' holds"),
-        ("image,ship\na,1\nb,0\nc,yes\n", {"classes": ("ship",)}, "row 3 (c), column 'ship'"),
         ("tile,cloud\n" + "".join(f"t{i},{-(i == 3)}\n" for i in range(12)), {}, "row 4 (t3)"),
         *(
             (with_odd(cell, beside=beside), {},
              "row 6 (t5), column 'ship' " + (f"holds '{cell}'" if cell else "is empty"))
-            for cell, beside in zip(("2", "-1", "0.5", "?", "unsure", "x", "", "nan"),
-                                    ("", ",dock") * 4, strict=True)
+            for cell, beside in zip(("2", "-1", "?", "", "nan"), ("", ",dock", "", ",dock", ""),
+                                    strict=True)
         ),
         (parquet(image=["a", "b"], ship=[1.0, None]), {}, "row 2 (b), column 'ship'"),
-        (parquet(image=["a", "b"], ship=[1.0, float("nan")]), {}, "row 2 (b), column 'ship'"),
         ("image,count\na,7\nb,9\n", {}, "(wide), a column of words called tags or label (tags)"),
         (WIDE, {"label_format": "folders"}, "reads no table"),
         ("image,tags\na,x y\nb,z\n", {"classes": ("zz",)}, "nearest: 'z'"),
@@ -242,14 +240,12 @@ def test_columns_of_the_split_are_kept_and_others_named(text, split, columns, ov
         ("image,label,ship\na,3,1\nb,7,0\n", {}, "label_format=tags"),
         (with_odd("2", "label", beside=""), {}, "label_format=tags"),
         ("image,tags\na,ship\nb,nan\n", {"label_format": "tags"}, "row 2 (b), column 'tags'"),
-        ("image,tags\na,ship\nb,None\n", {"label_format": "tags"}, "row 2 (b), column 'tags'"),
         (parquet(image=["a", "b"], tags=[["x"], None]), {}, "row 2 (b)"),
         ("image,label\na,3\nb,5\nc,-1\n", {}, "row 3 (c), column 'label' holds '-1'"),
-        ("image,label\na,3\nb,5\nc,0.5\n", {}, "row 3 (c), column 'label' holds '0.5'"),
         ("image,x,y\na,p,q\nb,r,s\n", {"label_format": "tags"}, "name it tags or label"),
         *(
             (f'ImageId,EncodedPixels\na,1 1\nb,"{mask}"\n', {}, "row 2 (b), column 'EncodedPixels'")
-            for mask in ("1 2 3", "0 4", "nan", "1 2,5", "-3 4", "1.5 2", "1 0")
+            for mask in ("1 2 3", "0 4", "nan", "1 2,5", "1 0")
         ),
         ("i,labels\na,sea;bog\nb,['sea']\n", {}, "row 2 (b), column 'labels' holds"),
         (quoted(["['sea', 'bog']", "[]"], "labels"), {}, "names with one separator between them"),

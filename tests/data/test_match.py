@@ -63,7 +63,6 @@ def test_ids_are_paths_without_the_extension_of_an_image(key, expected, image):
     "key",
     [
         "Port/p_1",
-        "Port/p_1.jpg",
         "Port/p_1.tif",  # labelled before a conversion
         "./Port/p_1.jpg",
         "/Port/p_1",
@@ -71,7 +70,6 @@ def test_ids_are_paths_without_the_extension_of_an_image(key, expected, image):
         " Port/p_1 ",
         "s3://bucket/archive/Port/p_1.jpg",
         "p_1",
-        "p_1.jpg",
         "images/Port/p_1.jpg",
     ],
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from affine import Affine
 
-from satray.data.georeference import ground_pixel
+from satray.data.georeference import pixel_size
 from satray.errors import DecodeError
 from satray.scoring.outlines import SceneGround
 from satray.scoring.rasters import source_affine
@@ -119,7 +119,7 @@ def net_grid(
         DecodeError: an affine without area, or a ground too far from the bundle's.
     """
     affine = source_affine(crs, transform)
-    pixel = ground_pixel(height, width, crs, transform)
+    pixel = pixel_size(height, width, crs, transform)
     ground_x, ground_y, why = _ground(pixel, spec, gsd)
     if gsd == "auto" and crs and pixel:
         steps = math.hypot(affine.a, affine.d), math.hypot(affine.b, affine.e)

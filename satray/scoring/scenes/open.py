@@ -27,7 +27,7 @@ from satray.data.values import (
     convertible,
     held,
     together,
-    units_told,
+    units_text,
     valid_values,
 )
 from satray.errors import DecodeError, InputError, SatrayError
@@ -89,7 +89,7 @@ class Conversion:
         """
         count, note = len(bands), None
         if self.mode != "auto" and any(found):
-            note = f"convert={self.mode} goes before what it states ({units_told(bands, found)})"
+            note = f"convert={self.mode} goes before what it states ({units_text(bands, found)})"
         if self.mode == "scale":
             gain, shift = (v * count if len(v) == 1 else v for v in (self.scale, self.offset))
             return Change(gain, shift), note
@@ -103,7 +103,7 @@ class Conversion:
             return None, note
         if not any(found):
             if any(self.units):
-                note = f"states no scale or offset: taken for {units_told(bands, self.units)}"
+                note = f"states no scale or offset: taken for {units_text(bands, self.units)}"
             return None, note
         try:
             change = change_of(found, self.units, dtype)
@@ -120,10 +120,10 @@ class Conversion:
         taken = "values themselves" if floats else "same scale without offset"
         whose = f"the bundle's tiles state none: taken for the {taken}"
         if any(self.units):
-            whose = f"the bundle's: {units_told(bands, self.units)}"
+            whose = f"the bundle's: {units_text(bands, self.units)}"
         return change, (
-            f"brought to the bundle's unit ({units_told(bands, done)}): states "
-            f"{units_told(bands, found)}; {whose}"
+            f"brought to the bundle's unit ({units_text(bands, done)}): states "
+            f"{units_text(bands, found)}; {whose}"
         )
 
 
@@ -183,7 +183,7 @@ class _File:
         raster, in_order = self.raster, names if isinstance(names, tuple) else ()
         numbers, alpha = raster.data_bands(len(in_order))
         if in_order and len(in_order) != len(numbers):
-            raise MisfitError(f"has {raster.told()}, bands=[...] names {len(in_order)}")
+            raise MisfitError(f"has {raster.summary()}, bands=[...] names {len(in_order)}")
         if not numbers:
             raise MisfitError("holds no band but alpha")
         texts, colours = raster.descriptions, raster.colours
@@ -210,7 +210,9 @@ class _File:
     def notes(self) -> list[str]:
         """What a reader must know of its pages."""
         raster, name = self.raster, self.grid.scene
-        notes = [f"{name}: {raster.told()}, pages taken as bands"] if len(raster.pages) > 1 else []
+        notes = (
+            [f"{name}: {raster.summary()}, pages taken as bands"] if len(raster.pages) > 1 else []
+        )
         if raster.pages_left:
             notes.append(f"{name}: left out, unlike its first page: {', '.join(raster.pages_left)}")
         return notes

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scoring.scenes.scene_material import UTM, spec
 
-from satray.data.georeference import ground_pixel
+from satray.data.georeference import pixel_size
 from satray.errors import DecodeError
 from satray.models.spec import TrainedPixels
 from satray.scoring.outlines import SceneGround
@@ -89,7 +89,7 @@ def test_pixels_of_the_tiles_own_grid_are_taken_as_they_are_where_tiles_were():
 
 
 def test_half_a_percent_is_nothing():
-    true = 10 * ground_pixel(1, 1, "EPSG:32631", UTM[:6])[0] / 10
+    true = 10 * pixel_size(1, 1, "EPSG:32631", UTM[:6])[0] / 10
     for times in (1.0049, 0.9951):
         assert not grid(99, 99, "EPSG:32631", UTM @ Affine.scale(times), resolution=true).resampled
     assert grid(10_000, 10_000, "EPSG:32631", UTM @ Affine.scale(1.0051), resolution=true).resampled
