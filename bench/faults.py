@@ -119,8 +119,8 @@ def rows(out: str, env: dict[str, str] | None = None) -> dict[tuple[Any, ...], l
             record = json.loads(storage.read(f"{out}/{key}"))
             lost = [one["path"] for one in record["products"] if one["path"] not in keys]
             need(not lost, f"recorded, and not there: {lost[:2]}")
-            table = f"predictions/{record['run_id']}.parquet"
-            if table in keys:
+            paths = [one["path"] for one in record["products"]]
+            for table in (path for path in paths if path.startswith("predictions/")):
                 data = pa.BufferReader(storage.read(f"{out}/{table}"))
                 for row in pq.read_table(data).to_pylist():
                     scores = [v for name, v in row.items() if name.startswith("logit_")]

@@ -159,7 +159,7 @@ def case_01(at: Case) -> None:
     at.job("score", *keys, "tiles=in/tiles", "out=out/tiles")
     area = {}
     for name in ("ice.tif", "east.tif"):
-        shapes = geopandas.read_parquet(at.here / f"out/maps/tables/{name}.parquet").geometry
+        shapes = geopandas.read_parquet(at.here / f"out/maps/predictions/{name}.parquet").geometry
         parts = shapes.explode().bounds
         need((parts.maxx - parts.minx).max() < 1, f"{name}: a part wider than one degree")
         area[name] = shapes.to_crs(8857).area.sum()

@@ -198,6 +198,12 @@ def rows_of(run: Run, path: str) -> list[dict[str, Any]]:
     return pq.read_table(run.uri(path)).to_pylist()
 
 
+def tiles_of(run: Run) -> list[dict[str, Any]]:
+    """Predictions of all scenes of a run, by their names."""
+    paths = [p.path for p in run.products if p.path.startswith("predictions/")]
+    return [row for path in paths for row in rows_of(run, path)]
+
+
 def digests(run: Run) -> dict[str, str]:
     """Of all products that do not tell the time of their making."""
     return {

@@ -72,7 +72,7 @@ class ScoreRecipe(Recipe):
 
     makes: ClassVar[str] = (
         "predictions/ (GeoParquet where there is ground), cam/ (COGs), failures.parquet; of scenes "
-        "also detections/, items/ (STAC), quicklooks/, tables/, runs/RUNID.html"
+        "also detections/, items/ (STAC), quicklooks/, runs/RUNID.html"
     )
 
     bundle: ReadPath = key(..., "bundle: the `out` of a train run, or the bundle folder")

@@ -236,12 +236,6 @@ class PredictionsWriter:
         if sum(waiting.num_rows for waiting in self._waiting) >= GROUP_ROWS:
             self._flush()
 
-    def append(self, part: Path) -> None:
-        """Add all rows of another predictions file of the same layout, a row group at a time."""
-        with pq.ParquetFile(part) as file:
-            for number in range(file.num_row_groups):
-                self.write(file.read_row_group(number))
-
     def close(self) -> None:
         """Write what is waiting, and the metadata."""
         self._flush()

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
@@ -84,7 +85,8 @@ WHERE = {"prepare": "index", "train": "model", "evaluate": "quality", "score": "
 def table(root: str, record: RunRecord, start: str) -> Any:
     storage, uri = Storage(), f"{root}/{WHERE[record.job]}"
     parts = [product.path for product in record.products if product.path.startswith(start)]
-    return pq.read_table(io.BytesIO(storage.read(join(uri, parts[0]))))
+    tables = [pq.read_table(io.BytesIO(storage.read(join(uri, part)))) for part in parts]
+    return pa.concat_tables(tables)
 
 
 def check(root: str, records: dict[str, RunRecord]) -> None:

@@ -118,7 +118,7 @@ def test_a_schedule_in_a_bucket_twice(bundle, s3, tmp_path):
     assert outcome.counts["detections"] == 2
     keys = {entry.key for entry in storage.list(f"{bucket}/out")}
     assert {
-        f"predictions/{run.run_id}.parquet", f"runs/{run.run_id}.json", "cam/a.tif.tif",
+        "predictions/a.tif.parquet", f"runs/{run.run_id}.json", "cam/a.tif.tif",
         "cam/%C3%A9%20%C3%BC/b.tif.tif", "items/a.tif.json", "quicklooks/a.tif.png",
         "detections/a.tif.gpkg",
     } <= keys  # fmt: skip

@@ -147,14 +147,14 @@ def test_tiles_without_data_have_no_numbers_and_no_error() -> None:
 
 
 def test_scenes_are_streamed_into_one_file_whose_parts_are_read_by_place(tmp_path) -> None:
-    path, part, bare = tmp_path / "p.parquet", tmp_path / "a.parquet", scene(scene="bare", crs=None)
+    path, bare = tmp_path / "p.parquet", scene(scene="bare", crs=None)
     many = pa.concat_tables([scene_predictions(LAYOUT, bare, tiles(13))] * 6_000)
-    with PredictionsWriter(part, LAYOUT) as writer:
+    with PredictionsWriter(path, LAYOUT) as writer:
         writer.write(many)
-    assert b"geo" not in (pq.read_schema(part).metadata or {})
+    assert b"geo" not in (pq.read_schema(path).metadata or {})
     with PredictionsWriter(path, LAYOUT) as writer:
         writer.write(scene_predictions(LAYOUT, scene(), tiles(4)))
-        writer.append(part)
+        writer.write(many)
         writer.write(scene_predictions(LAYOUT, scene(scene="b"), tiles(29)))
     assert writer.rows == 78_033
     metadata = pq.ParquetFile(path).metadata

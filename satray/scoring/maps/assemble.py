@@ -132,7 +132,7 @@ class Assembly:
                             self._tiles(writer, start, rows, counts)
                             given.add(start, (rows.numbers.preds > 0) & rows.scored[:, None])
             files = self._rasters(wholes)
-            tiles = ItemProduct("tiles", names.table_name(self.job.ref.scene))
+            tiles = ItemProduct("tiles", names.predictions_name(self.job.ref.scene))
             files.append(MadeFile(tiles, table, writer.rows))
             mostly = self.scene.coverage.mostly_data(gaps)
             found, evidence, notes = self._peaks(wholes, mostly, given)

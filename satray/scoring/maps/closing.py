@@ -1,22 +1,17 @@
-"""The end of a run: tables of all scenes, the predictions of all tiles, the page."""
+"""The end of a run: the table of its scenes, that of its failures, its page."""
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from satray.runs.run import Run
-from satray.scoring.blocks import PART_ROWS
 from satray.scoring.maps.jobs import SceneResult
 from satray.scoring.maps.page import publish_page
-from satray.scoring.predictions import Layout, PredictionsWriter
-from satray.scoring.products import names
-from satray.storage.temporary import scratch
+from satray.scoring.predictions import Layout
 
 SCENES = pa.schema(
     [
@@ -66,8 +61,6 @@ def close(
     for one in done:
         for product in one.products:
             run.record(product)
-    with run.activity("merging"):
-        _predictions(run, done, layout, single)
     base = f"runs/{run.run_id}." if single else ""
     for name, schema, some in (
         ("scenes", SCENES, results),
@@ -115,42 +108,6 @@ def lines(results: Sequence[SceneResult], classes: Sequence[str], most: int = 3)
     skipped = [one for one in results if one.status == "skipped"]
     said += [f"{one.scene}: skipped: {one.error}" for one in skipped[:most]]
     return said
-
-
-def _predictions(run: Run, done: Sequence[SceneResult], layout: Layout, single: bool) -> None:
-    with scratch("merge") as folder:
-        target = folder / "part.parquet"
-        tables = _tables(run, done, folder)
-        waiting = next(tables, None)
-        for number in range(len(done) + 1):
-            if waiting is None and (number or single):
-                break
-            with PredictionsWriter(target, layout, _modes(done)) as writer:
-                while waiting is not None and (single or writer.rows < PART_ROWS):
-                    writer.append(waiting)
-                    waiting.unlink()
-                    waiting = next(tables, None)
-            name = f"predictions/part-{number:05d}.parquet"
-            name = names.predictions_name(run.run_id) if single else name
-            run.publish_file(name, target, rows=writer.rows)
-
-
-def _modes(done: Sequence[SceneResult]) -> str | None:
-    """How the scenes were scored: one way, by the rule that a run has one."""
-    return ", ".join(sorted({one.mode for one in done if one.mode})) or None
-
-
-def _tables(run: Run, done: Sequence[SceneResult], folder: Path) -> Iterator[Path]:
-    """Local copies of the scenes' tables, in order; some are fetched ahead."""
-
-    def fetch(one: SceneResult) -> Path:
-        local = folder / f"{one.number:06d}.parquet"
-        run.storage.download(run.uri(names.table_name(one.scene)), local)
-        return local
-
-    with ThreadPoolExecutor(AHEAD, thread_name_prefix="tables") as pool:
-        for start in range(0, len(done), AHEAD):
-            yield from pool.map(fetch, done[start : start + AHEAD])
 
 
 def _row(one: SceneResult) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """`only_new=true`: of the scenes of a place, those that no run has scored into this `out`.
 
 Each run has an id of its own, and its record is `runs/RUNID.json`, beside its page, its table of
-scenes and its failures; `predictions/RUNID.parquet` holds the tiles of the scenes that it scored,
-and of those that a run before it finished and was cut short before it could write its own tables.
-A run that finds nothing to do leaves nothing behind. A scene is claimed when its scoring begins.
+scenes and its failures. They name the scenes that it scored, and those that a run before it
+finished and was cut short before it could write its own. A run that finds nothing to do leaves
+nothing behind. A scene is claimed when its scoring begins.
 """
 
 import json
@@ -134,7 +134,7 @@ def _clear(run: Run, ledger: Ledger, by: Pass) -> None:
     """Remove what runs left: at once tables without a record, later what they were at."""
     for name in by.view.cut:
         tables = [f"runs/{name}.{kind}.parquet" for kind in ("scenes", "failures")]
-        for path in (names.predictions_name(name), names.page_name(name), *tables):
+        for path in (names.page_name(name), *tables):
             run.storage.delete(run.uri(path))
     for name in by.view.over:
         ledger.close(name)

@@ -24,9 +24,9 @@ def cam_name(scene: str, tower: str | None = None, kind: str = "dense") -> str:
     return f"{folder}/{encoded(scene)}{f'__{tower}' if tower else ''}.tif"
 
 
-def table_name(scene: str) -> str:
-    """`tables/SCENE.parquet`: predictions of the scene's tiles."""
-    return f"tables/{encoded(scene)}.parquet"
+def predictions_name(scene: str) -> str:
+    """`predictions/SCENE.parquet`: a row a tile."""
+    return f"predictions/{encoded(scene)}.parquet"
 
 
 def item_name(scene: str) -> str:
@@ -42,11 +42,6 @@ def quicklook_name(scene: str) -> str:
 def detections_name(scene: str, extension: str) -> str:
     """`detections/SCENE.EXT`: gpkg, parquet or geojson."""
     return f"detections/{encoded(scene)}.{extension}"
-
-
-def predictions_name(run_id: str) -> str:
-    """`predictions/RUNID.parquet`."""
-    return f"predictions/{run_id}.parquet"
 
 
 def page_name(run_id: str) -> str:

@@ -117,15 +117,13 @@ def test_bad_scenes_are_rows_and_good_ones_undisturbed(bundle, inline, scenes, t
         tmp_path / "out" / "run.json"
     }
     # each good one as if it were alone
-    tiles = material.rows_of(run, "predictions/part-00000.parquet")
+    tiles = material.tiles_of(run)
     alone = material.recipe(bundle(), scenes / "good.tif", mode=mode)
     single, _, _, _ = material.scored(alone, tmp_path / "alone")
     for path, digest in material.digests(single).items():
-        if path.startswith(("cam/", "detections/", "quicklooks/", "tables/")):
+        if path.startswith(("cam/", "detections/", "quicklooks/", "predictions/")):
             assert material.digests(run)[path] == digest
-    assert [tile for tile in tiles if tile["scene"] == "good.tif"] == material.rows_of(
-        single, "predictions/part-00000.parquet"
-    )
+    assert [tile for tile in tiles if tile["scene"] == "good.tif"] == material.tiles_of(single)
     assert {tile["status"] for tile in tiles if tile["scene"] == "void.tif"} == {"nodata"}
     assert all(tile["logit_dot"] is None for tile in tiles if tile["scene"] == "void.tif")
     assert material.rows_of(run, "detections/void.tif.parquet") == []

@@ -96,7 +96,7 @@ def test_windows_are_the_whole_scene(bundle, wide, tmp_path):
         assert one.transform == other.transform
         np.testing.assert_allclose(one.read(), other.read(), rtol=1e-4, atol=1e-4)
         assert np.isnan(one.read(1)).any()
-    tables = [material.rows_of(run, "predictions/part-00000.parquet") for run in runs]
+    tables = [material.tiles_of(run) for run in runs]
     assert len(tables[0]) > 100
     assert any(tile["status"] == "nodata" for tile in tables[0])
     for one, other in zip(*tables, strict=True):

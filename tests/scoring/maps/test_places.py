@@ -106,7 +106,7 @@ def test_a_dot_is_where_it_is(bundle, inline, tmp_path, place, mode):
     assert off <= 160 * np.sqrt(2) * 1.02
 
     # the tiles
-    tiles = material.rows_of(run, "predictions/part-00000.parquet")
+    tiles = material.tiles_of(run)
     best = max(tiles, key=lambda tile: tile["score_dot"])
     assert best["row"] <= row <= best["row"] + best["height"]
     assert best["col"] <= col <= best["col"] + best["width"]
@@ -143,7 +143,7 @@ def test_maps_add_up_to_the_tiles_logits(bundle, inline, tmp_path, pooling, mode
             dense = dense + source.read()
     assert any(path.startswith("argmax/") for path in material.digests(run)) == (pooling == "max")
     bias = np.array([-4.0, -6.0])[:, None, None]
-    tiles = material.rows_of(run, "predictions/part-00000.parquet")
+    tiles = material.tiles_of(run)
     found = np.array([[t["logit_dot"], t["logit_dark"]] for t in tiles]).T.reshape(2, 3, 4)
     np.testing.assert_allclose(total + bias, found, atol=1e-3)
     shares = np.array([t["share_rgb_dot"] + t["share_nir_dot"] for t in tiles]).reshape(3, 4)

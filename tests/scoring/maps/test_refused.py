@@ -110,7 +110,7 @@ def test_a_dense_head_has_numbers_only(scenes, inline, tmp_path):
     assert outcome.counts["tiles"] > 1
     made = {path.split("/")[0] for path in material.digests(run)}
     assert not made & {"cam", "argmax", "detections"}
-    assert {"predictions", "quicklooks", "tables"} <= made
+    assert {"predictions", "quicklooks"} <= made
 
 
 def test_a_plan_says_what_would_be_done(bundle, scenes):

@@ -21,7 +21,7 @@ from satray.storage import Storage
 
 OLD = 5000.0
 """Seconds since the scenes were written."""
-KINDS = ("cam", "items", "tables", "detections", "quicklooks")
+KINDS = ("cam", "items", "predictions", "detections", "quicklooks")
 TWO = {"schedule": {"max_attempts": 2}}
 
 
@@ -94,11 +94,14 @@ class Schedule:
                 self.aged(path, 1000)
 
     def predicted(self) -> dict[str, int]:
-        """Rows by scene in the predictions, all of them of recorded runs."""
-        runs = {path.stem for path in (self.out / "runs").glob("*.json")}
-        tables = list((self.out / "predictions").glob("*.parquet"))
-        assert {path.stem for path in tables} <= runs
-        return dict(Counter(n for path in tables for n in pq.read_table(path)["scene"].to_pylist()))
+        """How often each scene is in the tables of recorded runs; its predictions are there."""
+        tables = sorted((self.out / "runs").glob("*.scenes.parquet"))
+        scenes = [row for path in tables for row in pq.read_table(path).to_pylist()]
+        done = [row["scene"] for row in scenes if row["status"] == "done"]
+        for name in done:
+            tiles = pq.read_table(self.out / "predictions" / f"{name}.parquet")
+            assert set(tiles["scene"].to_pylist()) == {name}
+        return dict(Counter(done))
 
     def files(self, *kinds: str) -> dict[str, bytes]:
         paths = [path for path in self.out.rglob("*") if path.is_file() and path.name[0] != "."]
@@ -119,9 +122,9 @@ def test_twice_is_once(schedule, inline, tmp_path):
     assert sorted(inline.done) == [(0, 0), (1, 0)]
     before = schedule.files()
     assert {
-        f"predictions/{first.id}.parquet", f"runs/{first.id}.json", f"runs/{first.id}.html",
+        f"runs/{first.id}.json", f"runs/{first.id}.html",
         f"runs/{first.id}.scenes.parquet", "cam/a.tif.tif", "items/a.tif.json",
-        "quicklooks/a.tif.png", "tables/a.tif.parquet", "detections/a.tif.gpkg",
+        "quicklooks/a.tif.png", "predictions/a.tif.parquet", "detections/a.tif.gpkg",
         "cam/b%20%C3%A9/c.tif.tif",
     } <= set(before)  # fmt: skip
     assert not {"run.json", f"runs/{first.id}.failures.parquet"} & set(before)
@@ -321,7 +324,7 @@ def test_what_a_run_that_dies_had_finished_is_in_the_next_ones_tables(schedule, 
     inline.before = dies
     with pytest.raises(KeyboardInterrupt):
         schedule.run()
-    orphan = schedule.out / "predictions" / f"{schedule.runs:012x}.parquet"
+    orphan = schedule.out / "runs" / f"{schedule.runs:012x}.scenes.parquet"
     orphan.parent.mkdir(exist_ok=True)
     orphan.write_bytes(b"of a run that died before its record")
     for name, age in {"dead": 8 * 86_400, "young": 3600}.items():

@@ -32,7 +32,7 @@ def pixels():
 
 def logits_and_map(run, scene="a.tif"):
     names = ("tile_id", "logit_dot", "logit_dark", "row", "col")
-    tiles = material.rows_of(run, "predictions/part-00000.parquet")
+    tiles = material.tiles_of(run)
     with rasterio.open(run.uri(f"cam/{scene}.tif")) as source:
         return [tuple(tile[name] for name in names[1:]) for tile in tiles], source.read()
 
@@ -226,8 +226,8 @@ def test_auto_is_one_way_for_scenes_of_all_sizes_and_is_recorded(
     assert len({row["why"] for row in scenes}) == 1
     assert record.metrics["mode"] == mode
     assert any(line.startswith(f"mode: {mode}: ") for line in outcome.summary)
-    for name in ("tables/small.tif.parquet", "predictions/part-00000.parquet"):
-        assert pq.read_metadata(run.uri(name)).metadata[b"satray:mode"] == mode.encode()
+    metadata = pq.read_metadata(run.uri("predictions/small.tif.parquet")).metadata
+    assert metadata[b"satray:mode"] == mode.encode()
     item = json.loads(Path(run.uri("items/large.tif.json")).read_text())
     assert item["properties"]["satray:mode"] == mode
     (page,) = (tmp_path / "out" / "runs").glob("*.html")

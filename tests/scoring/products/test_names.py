@@ -13,7 +13,6 @@ from satray.scoring.products.names import (
     item_name,
     link_between,
     page_name,
-    predictions_name,
     quicklook_name,
 )
 
@@ -37,7 +36,6 @@ def test_kinds_and_links() -> None:
     assert item_name("a b.tif") == "items/a%20b.tif.json"
     assert quicklook_name("a.tif") == "quicklooks/a.tif.png"
     assert detections_name("a.tif", "gpkg") == "detections/a.tif.gpkg"
-    assert predictions_name("r1") == "predictions/r1.parquet"
     page, picture = page_name("r"), quicklook_name("x y/#1.tif")
     assert page == "runs/r.html"
     href = link_between(page, picture, url=True)
