@@ -1,7 +1,6 @@
 """Keys of `train`, and of `check` and `landscape`, which take its recipes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
@@ -28,22 +27,9 @@ Pooling = Literal["avg", "max", "lse"]
 FirstConv = Literal["kaiming", "zero", "mean", "copy", "in_place"]
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a recipe comes to on its index, for the keys that need something elsewhere."""
-
-    recipe: "TrainRecipe"
-    """As given."""
-    task: str
-    """`binary`, `multilabel` or `multiclass`."""
-    linear: bool
-    """Whether the variant's head is linear."""
-    taught: bool
-    """Whether any tower starts from weights that were trained before."""
-
-
-_LINEAR = Needs("a linear head", lambda _, facts: facts.linear)
-_SIGMOID = Needs("binary and multilabel tasks", lambda _, facts: facts.task != "multiclass")
+# What a key needs beyond its section is seen in the run's `satray.train.setup.Setup`.
+_LINEAR = Needs("a linear head", lambda _, setup: setup.variant.head == "linear")
+_SIGMOID = Needs("binary and multilabel tasks", lambda _, setup: setup.task != "multiclass")
 _RESIZED = having("crop", "resized")
 
 
@@ -206,7 +192,7 @@ class InputOptions(Section):
         ge=8,
         needs=Needs(
             "augment.crop=random or centre, or input.evaluate=centre",
-            lambda here, facts: here.evaluate == "centre" or facts.recipe.augment.crop != "resized",
+            lambda here, setup: here.evaluate == "centre" or setup.recipe.augment.crop != "resized",
         ),
     )
     evaluate: Literal["whole", "centre"] = key(
@@ -304,7 +290,9 @@ class TrainRecipe(Recipe):
         "how pretrained first weights meet other bands: kaiming, zero, mean, copy; in_place "
         "(reproduction only): those of red, green, blue for the first three bands whatever they "
         "are, as the Planet report did",
-        needs=Needs("weights other than none", lambda _, facts: facts.taught),
+        needs=Needs(
+            "weights other than none", lambda _, setup: set(setup.weights.values()) != {"none"}
+        ),
     )
     dropout: Fraction = key(0.0, "dropout on the pooled features")
     drop_path: Fraction = key(

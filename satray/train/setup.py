@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from satray.config.base import idle_keys
 from satray.config.stages import FROM_SCRATCH
-from satray.config.train import Facts, NormalizeOptions, TrainRecipe, VariantOptions
+from satray.config.train import NormalizeOptions, TrainRecipe, VariantOptions
 from satray.data.index import IndexMeta, TileIndex, check_unchanged, read_index
 from satray.data.read import TileSource, tile_source
 from satray.errors import InputError
@@ -165,10 +165,9 @@ def set_up(recipe: TrainRecipe, storage: Storage, index: TileIndex | None = None
     variant = resolve(recipe.variant, recipe.pooling)
     check_bands(variant, meta.bands)
     weights = sources_of(recipe.weights, variant)
-    taught = set(weights.values()) != {"none"}
     given = recipe.weights
     wanted = dict.fromkeys(weights, given) if isinstance(given, str) else given
-    if not taught and "stages" not in recipe.model_fields_set:
+    if set(weights.values()) == {"none"} and "stages" not in recipe.model_fields_set:
         recipe = recipe.model_copy(update={"stages": FROM_SCRATCH})
     if recipe.sync_batchnorm and recipe.resources.gpus == "no":
         raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
@@ -177,7 +176,7 @@ def set_up(recipe: TrainRecipe, storage: Storage, index: TileIndex | None = None
     labels, val_labels = index.part("train").labels, index.part("val").labels
     values = radiometry(recipe.input.radiometry, input_bands(variant), meta)
     mean, std = normalisation(recipe, variant, meta, storage)
-    return Setup(
+    setup = Setup(
         recipe=recipe,
         index=index,
         variant=variant,
@@ -190,18 +189,16 @@ def set_up(recipe: TrainRecipe, storage: Storage, index: TileIndex | None = None
         train_tiles=counts["train"],
         val_tiles=counts["val"],
         best=best,
-        notes=(
-            *label_notes(labels, val_labels, meta.classes, best),
-            *repeat_note(labels, recipe.repeat),
-            *(
-                f"tower {tower.name}: nobody has published weights of {tower.backbone}; it trains "
-                "from scratch (weights=none says so too)"
-                for tower in variant.towers
-                if weights[tower.name] == "none" and wanted.get(tower.name) == "pretrained"
-            ),
-            *idle_keys(recipe, Facts(recipe, meta.task, variant.head == "linear", taught)),
-        ),
     )
+    untaught = (
+        f"tower {tower.name}: nobody has published weights of {tower.backbone}; it trains from "
+        "scratch (weights=none says so too)"
+        for tower in variant.towers
+        if weights[tower.name] == "none" and wanted.get(tower.name) == "pretrained"
+    )
+    constant = label_notes(labels, val_labels, meta.classes, best)
+    repeats = repeat_note(labels, recipe.repeat)
+    return replace(setup, notes=(*constant, *repeats, *untaught, *idle_keys(recipe, setup)))
 
 
 def read(recipe: TrainRecipe, storage: Storage) -> Setup:

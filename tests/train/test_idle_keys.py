@@ -1,12 +1,13 @@
 """Keys that contradict each other are told of, and only they."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from satray.config.base import idle_keys
 from satray.config.cli import parse_yaml, validate
-from satray.config.train import Facts, LandscapeRecipe, TrainRecipe
+from satray.config.train import LandscapeRecipe, TrainRecipe
 from satray.models.pretrained import sources_of
 from satray.models.variant import resolve
 
@@ -16,8 +17,9 @@ FOLDER = Path(__file__).parents[2] / "jobs" / "recipes"
 def told(task="multilabel", kind=TrainRecipe, **changes):
     given = validate(kind, {"index": "x", "weights": "none", **changes})
     variant = resolve(given.variant, given.pooling)
-    taught = set(sources_of(given.weights, variant).values()) != {"none"}
-    return idle_keys(given, Facts(given, task, variant.head == "linear", taught))
+    weights = sources_of(given.weights, variant)
+    setup = SimpleNamespace(recipe=given, task=task, variant=variant, weights=weights)
+    return idle_keys(given, setup)
 
 
 @pytest.mark.parametrize(
