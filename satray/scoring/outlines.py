@@ -33,6 +33,8 @@ APART = 1e-9
 """Share of its size by which an outline through a pole is drawn in, to pass it on one side."""
 TOUCHING = 1e-9
 """Degrees over the antimeridian that are rounding."""
+AT_ONCE = 4096
+"""Outlines that are followed at once; each may have a thousand points."""
 CORNERS = ((0, 0), (0, 1), (1, 1), (1, 0), (0, 0))
 """Of a tile, as shares of its width and height."""
 
@@ -125,6 +127,12 @@ def outlines(
     if system_of(crs) is None:
         return shapes
     affines_N6 = np.broadcast_to(affines_N6, (len(rows), 6))
+    if len(rows) > AT_ONCE:
+        for start in range(0, len(rows), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            sides = (values[some] for values in (rows, cols, heights, widths))
+            shapes[some] = outlines(crs, affines_N6[some], *sides)
+        return shapes
     area = affines_N6[:, 0] * affines_N6[:, 4] - affines_N6[:, 1] * affines_N6[:, 3]
     boxes_N4 = np.stack([cols, rows, widths, heights], axis=1)
     left = np.flatnonzero(np.isfinite(affines_N6).all(axis=1) & (area != 0))

@@ -182,9 +182,12 @@ def test_turns_of_the_globe_change_nothing(lon, lat, wide, turns) -> None:
 def test_small_tiles_are_four_true_corners_and_large_ones_bend() -> None:
     affine = Affine(10, 0, 448000, 0, -10, 5411000)
     way = to_degrees("EPSG:32631")
-    (small,) = outlines(
-        "EPSG:32631", np.array([affine[:6]]), *np.array([[100.25], [50], [64], [32]])
+    small, *others = outlines(
+        "EPSG:32631",
+        np.array([affine[:6]]),
+        *np.array([[100.25], [50], [64], [32]]).repeat(5000, axis=1),
     )
+    assert all(other.equals(small) for other in others)
     ring = np.array(small.exterior.coords)
     corners = [(50, 100.25), (82, 100.25), (82, 164.25), (50, 164.25)]
     expected = {tuple(np.round(way.transform(*(affine @ c)), 9)) for c in corners}
