@@ -44,7 +44,7 @@ options:
 exit status: 0 done; 2 configuration or input wrong; 3 done, but more inputs failed than
 error_budget lets (prepare, evaluate, score); 1 anything else
 
-keys (type [unit] = default):
+keys (type [unit], default):
 """
 
 BOUNDS = {
@@ -221,9 +221,10 @@ def render(job: str, model: type[Recipe], width: int = 100) -> str:
     for key in keys_of(model):
         assert key.field is not None
         unit = f" [{key.unit}]" if key.unit else ""
-        default = f"= {'none' if key.field.default is None else as_typed(key.field.default)}"
-        default = "required" if key.field.is_required() else default
-        page.append(f"  {key.name}  {in_words(key.annotation)}{unit} {default}\n")
+        default = key.field.default
+        shown = "optional" if default is None else f"default {as_typed(default)}"
+        shown = "required" if key.field.is_required() else shown
+        page.append(f"  {key.name}  {in_words(key.annotation)}{unit}, {shown}\n")
         meaning = textwrap.wrap(key.field.description or "", width - 6)
         page.extend(f"      {line}\n" for line in meaning)
     return "".join(page)
