@@ -145,6 +145,8 @@ def render(
         it where the class comes from, bright for evidence in favour, one scale a class. The tile
         alone where the head is dense. Tiles that cannot be read any more are left out.
     """
+    import torch
+
     from satray.report.tiles import shrunk, stretched, thumbnail
     from satray.scoring.forward import Scorer
 
@@ -164,10 +166,11 @@ def render(
         some = rows[start : start + AT_ONCE]
         block = read_block(tiles.table.take(some), wanted, storage)
         maps = scorer(block.pixels).maps if request is not None else {}
+        values_NCHW = spec.preprocess().values(torch.from_numpy(block.pixels)).numpy()
         for n, row in enumerate(some):
             if block.facts[n].error is not None:
                 continue
-            colours[row] = shrunk(stretched(block.pixels[n, bands], low, high))
+            colours[row] = shrunk(stretched(values_NCHW[n, bands], low, high))
             towers = {name: values[n] for name, values in maps.items()}
             for pick in picks if towers else ():
                 if pick.row == row:

@@ -16,7 +16,8 @@ from PIL import Image
 from satray.evaluate.gallery import Pick, cells_on_picture, ends, render, worst
 from satray.metrics.scored import Rule, Scored
 from satray.models.geometry import FeatureGrid
-from satray.report.tiles import on_pixels, shrunk, stretched, thumbnail
+from satray.models.radiometry import Radiometry
+from satray.report.tiles import SIDE, on_pixels, shrunk, stretched, thumbnail
 from satray.scoring.sources import tiles_of_index
 from satray.storage import Storage
 
@@ -153,9 +154,9 @@ def test_a_map_averaged_over_symmetries_lies_on_the_symmetric_grid() -> None:
     assert np.allclose(found[:, ::-1], on_pixels(values[:, ::-1], cells, 48, 96))
 
 
-def drawn_of(found, picks, d4=False):
+def drawn_of(found, picks, d4=False, **more):
     tiles = tiles_of_index(found.index, found.spec.classes)
-    bundle = material.bundle(material.one_tower())
+    bundle = material.bundle(material.one_tower(), **more)
     return bundle, render(picks, tiles, bundle, Storage(), d4=d4)
 
 
@@ -194,6 +195,11 @@ def test_d4_reaches_the_pictures_and_unreadable_tiles_are_left_out(tmp_path) -> 
     one, other = drawn_of(found, picks)[1], drawn_of(found, picks, d4=True)[1]
     assert one.keys() == other.keys() == {(pick.row, 0) for pick in picks}
     assert any(one[key] != other[key] for key in one)
+    scale = Radiometry("percentile", (0.0,) * 3, (4000.0,) * 3)
+    scaled = drawn_of(found, picks, mean=(0.5,) * 3, std=(0.25,) * 3, radiometry=scale)[1]
+    for key, picture in scaled.items():  # what the network sees, however it is stored
+        apart = (decoded(picture) - decoded(one[key]))[:, : SIDE - 16]  # a JPEG's blocks are wide
+        assert np.abs(apart).max() < 12
     gone, broken = (picks[i].row for i in (0, 1))
     (tmp_path / "tiles" / f"a&b{gone}.tif").unlink()
     (tmp_path / "tiles" / f"a&b{broken}.tif").write_bytes(b"no tiff")
