@@ -53,7 +53,6 @@ LISTED = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
-        pa.field("split", pa.dictionary(pa.int8(), pa.string()), nullable=False),
         pa.field("labels", pa.list_(pa.uint8()), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
         pa.field("etag", pa.string()),
@@ -84,8 +83,8 @@ class Survey:
     """An archive as its listing and its label table describe it, before an image is opened."""
 
     tiles: pa.Table
-    """The labelled images, in the label table's order: `LISTED`. A column takes a tenth of the
-    memory of objects, and archives have millions of images."""
+    """The labelled images, in the label table's order: `LISTED` and split. A column takes a tenth
+    of the memory of objects, and archives have millions of images."""
     labels: LabelTable
     """The label table, without its rows: these are in `tiles`."""
     matched: Matched
@@ -136,13 +135,11 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
     beside = world_files(entries)
     used |= masks | {entry.key for entry in beside.values()}
     digests["images"] = digest_entries(e for e in entries if e.key in used or is_image(e.key))
-    by_ground, images_M = recipe.split.by == "ground", matched.entries
-    parts = () if by_ground else assign_parts(labels, recipe.split)
+    images_M = matched.entries
     tiles = pa.table(
         {
             "key": [entry.key for entry in images_M],
             "uri": [entry.uri for entry in images_M],
-            "split": ["train" if by_ground else parts[row] for row in matched.rows],
             "labels": pa.FixedSizeListArray.from_arrays(
                 labels.labels[matched.rows].ravel(), len(labels.classes)
             ),
@@ -153,12 +150,17 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
         },
         schema=LISTED,
     )
-    if by_ground:
-        tiles = _split_by_ground(tiles, labels.labels[matched.rows], labels.task, recipe, storage)
+    if recipe.split.by == "ground":
+        parts = _parts_by_ground(tiles, labels.labels[matched.rows], labels.task, recipe, storage)
+    else:
+        drawn = assign_parts(labels, recipe.split)
+        parts = [drawn[row] for row in matched.rows]
+    split = pa.array(parts, pa.string()).dictionary_encode()
     rowless = replace(
         labels, keys=(), labels=labels.labels[:0], columns=dict.fromkeys(labels.columns, ())
     )
-    return Survey(tiles, rowless, replace(matched, rows=matched.rows[:0], entries=()), digests)
+    matched = replace(matched, rows=matched.rows[:0], entries=())
+    return Survey(tiles.append_column("split", split), rowless, matched, digests)
 
 
 def takes_ray(recipe: PrepareRecipe, found: Survey) -> bool:
@@ -233,14 +235,14 @@ def _read_footprints(
     return np.array(rows, np.int64), Footprints.of_table(table)
 
 
-def _split_by_ground(
+def _parts_by_ground(
     tiles: pa.Table,
     labels_MK: NDArray[np.uint8],
     task: str,
     recipe: PrepareRecipe,
     storage: Storage,
-) -> pa.Table:
-    """With parts by blocks of ground; images that cannot be read, set aside later, are in train."""
+) -> list[str]:
+    """Parts by blocks of ground; images that cannot be read, set aside later, are in train."""
     rows, places = _read_footprints(tiles, recipe, storage)
     blocks = ground_blocks(places, recipe.split.block)
     nowhere = rows[blocks < 0]
@@ -253,9 +255,7 @@ def _split_by_ground(
     parts_M = np.full(len(tiles), "train", dtype=object)
     if len(rows):
         parts_M[rows] = split_by_ground(labels_MK[rows], task, blocks, recipe.split)
-    place = LISTED.get_field_index("split")
-    split = pa.array(parts_M, pa.string()).cast(LISTED.field(place).type)
-    return tiles.set_column(place, LISTED.field(place), split)
+    return list(parts_M)
 
 
 def _publish(archive: Archive, found: Survey, recipe: PrepareRecipe, run: Run) -> Outcome:
