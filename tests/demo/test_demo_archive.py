@@ -112,7 +112,7 @@ def test_a_ship_cut_in_half_is_nobodys_label(sheet):
 
 
 def test_written_tiles_are_what_a_user_brings(written, tiles):
-    uri, counts = written
+    (uri, counts), left = written, dict(tiles)
     rows = list(csv.DictReader(io.StringIO((uri / "labels.csv").read_text())))
     boxes = json.loads((uri / "ships.json").read_text())
     assert list(rows[0]) == ["tile", *CLASSES]
@@ -122,7 +122,7 @@ def test_written_tiles_are_what_a_user_brings(written, tiles):
     for row in rows:
         assert bool(int(row["ship"])) == bool(boxes[row["tile"]])
         with rasterio.open(uri / "tiles" / f"{row['tile']}.tif") as file:
-            tile = tiles.pop(file.transform)  # each once: none overlaps another
+            tile = left.pop(file.transform)  # each once: none overlaps another
             np.testing.assert_array_equal(file.read(), tile.pixels)
             assert file.descriptions == BANDS
             assert (file.transform.a, file.transform.e) == (PIXEL, -PIXEL)
