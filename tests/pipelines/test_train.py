@@ -124,18 +124,6 @@ def test_one_worker_trains_and_leaves_a_bundle(plain):
     assert figures["watch"].keys() == {"always", "never"}
 
 
-def test_the_bundle_scores_as_validation_did(plain, archive):
-    from satray.metrics.summary import compute_metrics
-    from satray.models.bundle import load_bundle
-
-    _, run, _ = plain
-    bundle = load_bundle(run.out, Storage())
-    logits, labels = validation(archive, bundle)
-    found = compute_metrics(logits, labels, bundle.spec.classes, "multilabel")
-    figures = json.loads((Path(run.out) / "metrics.json").read_text())
-    assert found["map"] == pytest.approx(figures["bundle"]["validation"]["map"], abs=1e-6)
-
-
 class Training:
     """A training by itself, up to where its products would be written."""
 
@@ -296,8 +284,16 @@ def test_a_finished_state_only_writes(job, plain, archive, tmp_path):
 
 
 def test_the_better_of_checkpoint_and_average_is_the_bundle(plain, archive):
+    """And the bundle scores as validation did."""
+    from satray.metrics.summary import compute_metrics
+    from satray.models.bundle import load_bundle
+
     outcome, run, _ = plain
+    bundle = load_bundle(run.out, Storage())
+    logits, labels = validation(archive, bundle)
+    found = compute_metrics(logits, labels, bundle.spec.classes, "multilabel")
     figures = json.loads((Path(run.out) / "metrics.json").read_text())
+    assert found["map"] == pytest.approx(figures["bundle"]["validation"]["map"], abs=1e-6)
     kind = figures["bundle"]["weights_of"]
     assert kind == ("swa" if figures["swa"]["map"] >= figures["best"]["map"] else "checkpoint")
     (line,) = [line for line in outcome.summary if line.startswith("average of 3 snapshots: map ")]
