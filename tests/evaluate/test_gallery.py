@@ -198,8 +198,8 @@ def test_d4_reaches_the_pictures_and_unreadable_tiles_are_left_out(tmp_path) -> 
     scale = Radiometry("percentile", (0.0,) * 3, (4000.0,) * 3)
     scaled = drawn_of(found, picks, mean=(0.5,) * 3, std=(0.25,) * 3, radiometry=scale)[1]
     for key, picture in scaled.items():  # what the network sees, however it is stored
-        apart = (decoded(picture) - decoded(one[key]))[:, : SIDE - 16]  # a JPEG's blocks are wide
-        assert np.abs(apart).max() < 12
+        apart = decoded(picture)[:, :SIDE] - decoded(one[key])[:, :SIDE]
+        assert np.abs(apart).mean() < 0.5  # a coefficient of the JPEG may be rounded otherwise
     gone, broken = (picks[i].row for i in (0, 1))
     (tmp_path / "tiles" / f"a&b{gone}.tif").unlink()
     (tmp_path / "tiles" / f"a&b{broken}.tif").write_bytes(b"no tiff")
