@@ -239,8 +239,9 @@ def allot(
     gpu = use_gpus(resources, say)
     if not is_local():
         each = {"CPU": 1.0} | ({"GPU": gpu_share} if gpu else {})
-        wanted = {"CPU": count} | ({"GPU": _gpus(count, gpu_share)} if gpu else {})
-        _await(wanted, [each] * count, resources.wait, say)
+        # a worker takes one CPU, and reading tiles another: else they wait for each other
+        wanted = {"CPU": count + 1} | ({"GPU": _gpus(count, gpu_share)} if gpu else {})
+        _await(wanted, [each] * count + [{"CPU": 1.0}], resources.wait, say)
     nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
     cpus = 1 if gpu else cpus_of(nodes, count)
     cpus = min(cpus, cores()) if is_local() else cpus

@@ -124,6 +124,8 @@ def perform(
     if isinstance(first, Outcome):
         outcome = first
     else:
+        if run.ray and first is not None and callable(job.ray):  # what is left may be small
+            run.ray = _wants_ray(job, recipe, first)
         with session or contextlib.nullcontext():
             outcome = job.work(recipe, first or prepared, run)
     run.begin_writing()

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from satray.config.base import Resources
@@ -124,8 +123,8 @@ def score_tiles(
                 engine_for(engine, px, workers),
             )
             del loaded
-            items = [(n, tiles.table.take(pa.array(np.asarray(blocks.rows(n))))) for n in todo]
-            tally = Tally(run, sum(len(rows) for _, rows in items), "tiles")
+            items = ((number, tiles.rows(blocks.rows(number))) for number in todo)
+            tally = Tally(run, sum(len(blocks.rows(number)) for number in todo), "tiles")
             notes: Counter[str] = Counter()
             for result in run_stages(stages, items, resources, tally, workers):
                 tally.count(result.tiles)

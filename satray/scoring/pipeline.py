@@ -39,12 +39,14 @@ def on_ray(stages: Any, workers: cluster.Workers) -> Iterator[Executor]:
 
 
 class _Ray:
-    """Tasks that read and write, actors that compute; an actor more only where parts wait."""
+    """Tasks that read and write, actors that compute; an actor more only where parts wait.
+
+    Parts go to actors that are up: a busy cluster may have no room for the others for hours.
+    """
 
     def __init__(self, stages: Any, workers: cluster.Workers) -> None:
         readers, self._workers = workers.readers, workers
         self.readers = readers.at_once or readers.expected * workers.count
-        self.networks = AHEAD * workers.count
         self._stages = ray.put(stages)
         task = ray.remote(num_cpus=readers.cpus)(_guarded)
         spread = {"num_returns": 3, "scheduling_strategy": "SPREAD"}
@@ -58,9 +60,21 @@ class _Ray:
             max_task_retries=3,
         )(_Actor)
         self._actors: list[Any] = []
-        self._load: list[int] = []
+        self._load: dict[int, int] = {}  # of those that are up
         self._calls: dict[Hashable, tuple[list[Any], int | None]] = {}
-        self._more()
+
+    @property
+    def networks(self) -> int:
+        return AHEAD * len(self._load)
+
+    def grow(self, waiting: int) -> Iterable[Hashable]:
+        workers, threads = self._workers, 0 if self._workers.gpu else self._workers.cpus
+        while len(self._actors) < workers.count and (
+            not self._actors or len(self._actors) - len(self._load) < waiting
+        ):
+            actor = self._make.remote(self._stages, workers.gpu, threads)
+            self._actors.append(actor)
+            yield self._under_way([actor.up.remote()], len(self._actors) - 1)
 
     def open(self, item: Any) -> Hashable:
         return self._under_way(self._open(3, open_item, self._stages, item))
@@ -69,9 +83,7 @@ class _Ray:
         return self._under_way(self._read(3, read_part, self._stages, opened, part))
 
     def forward(self, opened: Any, part: int, pixels: Any) -> Hashable:
-        if min(self._load) > 0 and len(self._actors) < self._workers.count:
-            self._more()
-        number = self._load.index(min(self._load))
+        number = min(self._load, key=self._load.__getitem__)
         self._load[number] += 1
         method = self._actors[number].forward.options(num_returns=2)
         return self._under_way(method.remote(opened, part, pixels), number)
@@ -86,10 +98,9 @@ class _Ray:
         return ready
 
     def take(self, call: Any) -> tuple[Any, ...]:
-
         references, actor = self._calls.pop(call)
-        if actor is not None:
-            self._load[actor] -= 1
+        if actor is not None:  # it did something, or came up
+            self._load[actor] = self._load.get(actor, 1) - 1
         try:
             head = ray.get(references[0])
         except ray.exceptions.RayError as error:
@@ -104,12 +115,6 @@ class _Ray:
         for references, number in self._calls.values():
             if number is None:
                 ray.cancel(references[0])
-
-    def _more(self) -> None:
-        workers = self._workers
-        threads = 0 if workers.gpu else workers.cpus
-        self._actors.append(self._make.remote(self._stages, workers.gpu, threads))
-        self._load.append(0)
 
     def _under_way(self, references: list[Any], actor: int | None = None) -> Hashable:
         head: Hashable = references[0]
@@ -126,6 +131,10 @@ class _Actor:
         self._forward = Forwarding(stages, gpu)
         with contextlib.suppress(Exception):  # it comes again at the first part, which tells it
             self._forward.load()
+
+    def up(self) -> tuple[()]:
+        """Done once the network is loaded."""
+        return ()
 
     def forward(self, opened: Any, part: int, pixels: Any) -> tuple[Any, ...]:
         found: tuple[Any, ...] = _guarded(2, self._forward, opened, part, pixels)

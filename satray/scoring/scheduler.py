@@ -7,10 +7,11 @@ networks and writers can take.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic
@@ -48,7 +49,7 @@ def wants_ray(px: int, resources: Resources) -> bool:
 
 def run_stages(
     stages: Stages[I, O, R],
-    items: Sequence[I],
+    items: Iterable[I],
     resources: Resources,
     tally: Tally,
     workers: Workers | None = None,
@@ -57,7 +58,7 @@ def run_stages(
 
     Args:
         stages: what is done with them.
-        items: what to score.
+        items: what to score; taken one after another, as there is room for them.
         resources: `read_tasks` says how many parts are read at once.
         tally: told of each step.
         workers: actors on Ray, and what reads for them; None: threads of this process.
@@ -65,7 +66,8 @@ def run_stages(
     Raises:
         SatrayError: what ended a task or an actor for good, in one line.
     """
-    if not items:
+    todo = iter(items)
+    if not (first := list(itertools.islice(todo, 1))):
         return
     with contextlib.ExitStack() as ends:
         if workers is not None:
@@ -74,7 +76,7 @@ def run_stages(
             executor: Executor = ends.enter_context(on_ray(stages, workers))
         else:
             executor = _Threads(stages, resources, ends)
-        yield from _Stream(stages, executor, tally).results(items)
+        yield from _Stream(stages, executor, tally).results(itertools.chain(first, todo))
 
 
 class Tally:
@@ -159,14 +161,16 @@ class _Stream(Generic[I, O, R]):
         todo = iter(items)
         while True:
             self._hand_out(todo)
-            if not self.calls:
+            if not (self.ready or self._busy("open", "read", "forward", "write")):
                 return
             for call in self.executor.done(self.calls):
                 kind, item, part = self.calls.pop(call)
                 try:
                     yield from self._took(kind, item, part, self.executor.take(call))
                 except DecodeError as error:
-                    if item is None or item.failed:
+                    if item is None:
+                        raise
+                    if item.failed:
                         continue
                     item.failed = True
                     yield self.stages.failed(item.opened, error)
@@ -178,10 +182,12 @@ class _Stream(Generic[I, O, R]):
             if not item.failed:
                 call = executor.forward(item.opened, part, pixels)
                 self.calls[call] = "forward", item, part
+        for call in executor.grow(len(self.ready)):
+            self.calls[call] = "network", None, 0
         while (
             self._busy("open", "read") < executor.readers
             and self._busy("open", "read", "write") < 2 * executor.readers
-            and len(self.ready) < executor.networks
+            and len(self.ready) < max(executor.networks, AHEAD)
         ):
             if self.unread:
                 item, part = self.unread.popleft()
@@ -200,6 +206,8 @@ class _Stream(Generic[I, O, R]):
     def _took(
         self, kind: str, item: _Item | None, part: int, given: tuple[Any, ...]
     ) -> Iterator[R]:
+        if kind == "network":
+            return
         head, *rest = given
         if kind == "open":
             seconds, found = head
@@ -252,6 +260,10 @@ class _Threads:
         self._computing = ThreadPoolExecutor(1, thread_name_prefix="network")
         for pool in (self._io, self._computing):
             ends.callback(pool.shutdown, cancel_futures=True)
+
+    def grow(self, waiting: int) -> Iterable[Hashable]:
+        del waiting
+        return ()
 
     def open(self, item: Any) -> Hashable:
         return self._io.submit(open_item, self._stages, item)

@@ -169,7 +169,8 @@ def large(recipe: ScoreRecipe, found: Tiles | Scenes) -> bool:
     """Whether `resources.ray=auto` takes Ray."""
     px = 8 if recipe.symmetries == "d4" else 1
     if isinstance(found, Scenes):  # a byte of a scene holds a px, about
-        px *= sum(ref.size for ref in found.found.scenes)
+        refs = found.found.scenes if found.by is None else [task.seen for task in found.by.todo]
+        px *= sum(ref.size for ref in refs)
     else:
         px *= len(found.tiles) * found.spec.size**2
     return wants_ray(px, recipe.resources)

@@ -103,8 +103,13 @@ class Executor(Protocol):
 
     readers: int
     """Parts that are read at once."""
-    networks: int
-    """Parts that are looked at, or wait for it beside the network."""
+
+    @property
+    def networks(self) -> int:
+        """Parts that are looked at, or wait for it beside a network that is up."""
+
+    def grow(self, waiting: int) -> Iterable[Hashable]:
+        """Start networks for so many parts that wait; calls that are done once they are up."""
 
     def open(self, item: Any) -> Hashable:
         """Call `open_item`."""

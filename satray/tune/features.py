@@ -93,10 +93,10 @@ def _extract(setup: Setup, run: Run, weights: str, spec: FeatureSpec, uri: str) 
     )
     shape, dtype = source.shape, source.dtype
     stages = _Stages(setup.without_table(), storage, weights, spec, uri, shape, dtype)
-    items = [
+    items = (
         _Block(block, sources[block.split].rows(np.arange(block.start, block.stop)))
         for block in todo
-    ]
+    )
     reports = []
     tally = Tally(run, images, "images")
     for report in run_stages(stages, items, recipe.resources, tally, workers):

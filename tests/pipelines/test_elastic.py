@@ -163,7 +163,7 @@ def test_auto_takes_gpus_that_the_cluster_can_start(nodes: Cluster, tmp_path: Pa
     assert (gpu, count, cpus, several) == (True, 2, 1, True)
     taken, waiting, there = said
     assert taken == "resources.gpus=auto: no GPU is up; taking a GPU, which the cluster can start"
-    assert waiting.startswith("waiting for the cluster to have 2 ")
+    assert waiting.startswith("waiting for the cluster to have 3 ")
     assert "2 GPUs (it has " in waiting
     assert "2 minutes at most (resources.wait)" in waiting
     assert there.startswith("the cluster has them after ")
@@ -195,6 +195,11 @@ def test_a_cluster_without_an_autoscaler_is_waited_for_and_read_from(nodes: Clus
         "except SatrayError as error:\n    print(json.dumps([str(error)]))\n"
     )
     assert line.startswith("resources.wait=0.02: the cluster still lacks 1 GPU (it has 0)")
+    (line,) = nodes.told(
+        "try:\n    cluster.allot(Resources(workers=2, gpus='no', wait=0.02), say)\n"
+        "except SatrayError as error:\n    print(json.dumps([str(error)]))\n"
+    )
+    assert line.startswith("resources.wait=0.02: the cluster still lacks 3 CPUs (it has 2)")
     assert nodes.told(READ) == [2]
     driver = nodes.run(TAKE.format(workers=1, gpus="yes", wait=2))
     time.sleep(5)

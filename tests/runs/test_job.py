@@ -11,7 +11,7 @@ from counting import Counter, CountRecipe
 
 import satray.cluster
 from satray.errors import InputError
-from satray.runs.job import main
+from satray.runs.job import Inputs, main
 from satray.runs.run import RunRecord, find_run, read_run, run_id
 from satray.storage import Storage
 
@@ -224,6 +224,17 @@ def test_a_job_says_by_what_it_read_whether_it_takes_ray(
     counter.job = dataclasses.replace(counter.job, ray=wants)
     assert run(counter, f"resources.ray={asked}") == status
     assert counter.ray == up
+
+
+@pytest.mark.parametrize(("left", "up"), [("one", False), ("one two three four", True)])
+def test_what_is_left_to_do_says_whether_a_job_takes_ray(counter: Counter, left, up) -> None:
+    counter.job = dataclasses.replace(
+        counter.job,
+        ray=lambda recipe, found: len(found.digests["text"]) > 5,
+        early=lambda recipe, found, run: Inputs({"text": left}),
+    )
+    assert run(counter) == 0
+    assert counter.ray == [up]
 
 
 def test_a_defect_before_the_work_is_one_line(counter: Counter, capfd) -> None:
