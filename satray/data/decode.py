@@ -22,7 +22,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from satray.data.bands import band_names
-from satray.data.georeference import World, georeference
+from satray.data.georeference import World, locate
 from satray.data.raster import DTYPES, MASK, PagesKey, Raster
 from satray.data.tiff import read_plain
 from satray.data.values import (
@@ -312,7 +312,7 @@ def _header(raster: Raster, bands: tuple[str, ...] | None, world: World | None) 
         raise DecodeError("holds no band but alpha")
     texts = [raster.descriptions[number - 1] for number in numbers]
     colours = [raster.colours[number - 1] for number in numbers]
-    place = georeference(raster.source, world)
+    place = locate(raster.source, world)
     nodata = raster.nodata[numbers[0] - 1]
     return TileHeader(
         height=raster.height,

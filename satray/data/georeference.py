@@ -62,7 +62,7 @@ class Georeference:
     """What to know about it."""
 
 
-def georeference(source: Any, world: World | None = None) -> Georeference:
+def locate(source: Any, world: World | None = None) -> Georeference:
     """What an open raster says of its place.
 
     Args:

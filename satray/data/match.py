@@ -91,7 +91,7 @@ def with_extensions(entries: Sequence[Entry], extensions: tuple[str, ...] | None
     return [e for e in entries if not is_image(e.key) or _suffix(e.key) in wanted]
 
 
-def match(labels: "LabelTable", entries: Sequence[Entry]) -> Matched:
+def match_images(labels: "LabelTable", entries: Sequence[Entry]) -> Matched:
     """Find each label row's image.
 
     Args:
@@ -138,7 +138,7 @@ def refuse_unmatched(matched: Matched, labels: "LabelTable", images: str, budget
     """Refuse more unmatched images or label rows than the recipe accepts, and no match at all.
 
     Args:
-        matched: result of `match`.
+        matched: result of `match_images`.
         labels: the label table.
         images: the prefix, for the message.
         budget: share of images, and share of label rows, that may stay unmatched.

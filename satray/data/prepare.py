@@ -29,7 +29,14 @@ from satray.data.describe import (
 from satray.data.georeference import world_at, world_files
 from satray.data.index import SCHEMA, IndexMeta, TileIndex, table_with, write_index
 from satray.data.labels import LabelTable, labels_from_folders, read_labels
-from satray.data.match import Matched, is_image, match, refuse_unmatched, tile_id, with_extensions
+from satray.data.match import (
+    Matched,
+    is_image,
+    match_images,
+    refuse_unmatched,
+    tile_id,
+    with_extensions,
+)
 from satray.data.probe import (
     Alike,
     Archive,
@@ -39,7 +46,7 @@ from satray.data.probe import (
     gather,
     header_codes,
     header_of,
-    probe,
+    probe_block,
 )
 from satray.data.raster import MASK
 from satray.data.split import Footprints, assign_parts, ground_blocks, split_by_ground
@@ -127,7 +134,7 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
         data = storage.read(recipe.labels)
         labels = read_labels(data, recipe.labels, recipe)
         digests["labels"] = hashlib.sha256(data).hexdigest()
-    matched = match(labels, entries)
+    matched = match_images(labels, entries)
     refuse_unmatched(matched, labels, recipe.images, recipe.unmatched_budget)
     # labels beside the images, or an `out` below them, change nothing that is made
     used = {entry.key for entry in matched.entries}
@@ -171,7 +178,8 @@ def takes_ray(recipe: PrepareRecipe, found: Survey) -> bool:
 
 def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
     """What would be done; opens few images, or those of small archives, and writes nothing."""
-    probed, seen = probe(block_of(found.tiles, 0, SAMPLE), recipe, storage), Archive(found.keys)
+    probed = probe_block(block_of(found.tiles, 0, SAMPLE), recipe, storage)
+    seen = Archive(found.keys)
     seen.add(probed)
     tiles = probed.tiles.sort_by("row")
     lines = describe_archive(found.tiles, found.labels, found.matched, recipe)

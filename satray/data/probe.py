@@ -192,7 +192,7 @@ def block_of(listed: pa.Table, start: int, stop: int) -> pa.Table:
     return some.append_column("row", rows).combine_chunks()
 
 
-def probe(
+def probe_block(
     block: pa.Table, recipe: PrepareRecipe, storage: Storage, concurrency: int = 32
 ) -> Probed:
     """Read and decode a block of images; a bad one costs one row.
@@ -290,7 +290,7 @@ def _blocks(
 
 def _read_block(block: pa.Table, recipe: PrepareRecipe, storage: Storage, folder: str) -> Probed:
     """Read a block of images and keep what is learnt."""
-    probed, rows = probe(block, recipe, storage), block["row"]
+    probed, rows = probe_block(block, recipe, storage), block["row"]
     sink, options = io.BytesIO(), pa.ipc.IpcWriteOptions(compression="zstd")
     for table in probed:
         with pa.ipc.new_stream(sink, table.schema, options=options) as writer:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from satray.config.prepare import PrepareRecipe
 from satray.data.labels import LabelTable, read_labels
-from satray.data.match import is_image, match, refuse_unmatched, tile_id, with_extensions
+from satray.data.match import is_image, match_images, refuse_unmatched, tile_id, with_extensions
 from satray.errors import InputError
 from satray.storage import Entry
 
@@ -28,7 +28,7 @@ def labels(*keys: str, left_out: tuple[str, ...] = ()) -> LabelTable:
 
 def pairs(keys: tuple[str, ...], files: tuple[str, ...]) -> dict[str, str]:
     """Label key -> image."""
-    matched = match(labels(*keys), entries(*files))
+    matched = match_images(labels(*keys), entries(*files))
     rows = matched.rows.tolist()
     assert rows == sorted(rows)
     return {keys[row]: e.key for row, e in zip(rows, matched.entries, strict=True)}
@@ -38,7 +38,7 @@ def refused(keys: tuple[str, ...], files: tuple[str, ...], budget: float = 0.0) 
     """The message that a match is refused with."""
     table = labels(*keys)
     with pytest.raises(InputError) as caught:
-        refuse_unmatched(match(table, entries(*files)), table, "archive", budget)
+        refuse_unmatched(match_images(table, entries(*files)), table, "archive", budget)
     return str(caught.value)
 
 
@@ -105,12 +105,12 @@ PREVIEWS = ("a.png", "a.tif", "b.png", "b.tif")
     ],
 )
 def test_the_extensions_of_the_label_table_choose_among_files_of_one_name(keys, files):
-    matched = match(labels(*keys), entries(*files))
+    matched = match_images(labels(*keys), entries(*files))
     assert [entry.key for entry in matched.entries] == [f for f in files if f.endswith(".tif")]
     assert matched.beside == tuple(f for f in files if f.endswith(".png"))
     assert (matched.images, matched.images_without_label) == (2, ())
     # an image of another name is no preview
-    matched = match(labels("a.tif"), entries("a.tif", "c.png"))
+    matched = match_images(labels("a.tif"), entries("a.tif", "c.png"))
     assert (matched.images_without_label, matched.beside) == (("c.png",), ())
 
 
@@ -118,7 +118,7 @@ def test_the_extensions_of_the_label_table_choose_among_files_of_one_name(keys, 
 def test_extensions_choose_among_files_of_one_name(asked):
     found = with_extensions(entries(*PREVIEWS, "notes.txt"), asked)
     assert [entry.key for entry in found] == ["a.tif", "b.tif", "notes.txt"]
-    assert match(labels("a", "b"), found).tile_ids == ("a", "b")
+    assert match_images(labels("a", "b"), found).tile_ids == ("a", "b")
     with pytest.raises(InputError, match="extensions: found nc; accepted: bmp"):
         with_extensions(found, ("nc",))
     with pytest.raises(InputError, match=r"extensions=\[jp2\]: no image has it; found: 2 .tif"):
@@ -126,7 +126,7 @@ def test_extensions_choose_among_files_of_one_name(asked):
 
 
 def test_left_out_tiles_are_neither_matched_nor_missed():
-    matched = match(labels("a", left_out=("b", "gone")), entries("a.jpg", "b.jpg"))
+    matched = match_images(labels("a", left_out=("b", "gone")), entries("a.jpg", "b.jpg"))
     assert (matched.tile_ids, matched.images) == (("a",), 1)
     assert matched.images_without_label == matched.labels_without_image == ()
 
@@ -159,7 +159,7 @@ def test_the_budget_that_a_message_names_suffices():
     keys, files = tuple("012345"), tuple(f"{i}.jpg" for i in range(7))
     budget = float(refused(keys, files, 0.1).split("unmatched_budget=")[1].split()[0])
     table = labels(*keys)
-    refuse_unmatched(match(table, entries(*files)), table, "archive", budget)
+    refuse_unmatched(match_images(table, entries(*files)), table, "archive", budget)
 
 
 names = st.text("ab/.", min_size=1, max_size=5).map(lambda s: s.strip("/.")).filter(bool)
@@ -170,7 +170,7 @@ names = st.text("ab/.", min_size=1, max_size=5).map(lambda s: s.strip("/.")).fil
 def test_nothing_is_lost_or_doubled(ids, keys):
     found = entries(*(f"{name}.png" for name in sorted(ids)))
     try:
-        matched = match(labels(*keys), found)
+        matched = match_images(labels(*keys), found)
     except InputError:
         return  # two rows of one image
     assert len(matched.entries) + len(matched.labels_without_image) == len(keys)
@@ -186,7 +186,7 @@ def test_aid_archive(data: Path):
     root = data / "aid"
     table = read_labels((root / "labels.csv").read_bytes(), "labels.csv", PrepareRecipe(images="."))
     paths = sorted(p.relative_to(root / "images").as_posix() for p in root.rglob("*.jpg"))
-    matched = match(table, entries(*paths))
+    matched = match_images(table, entries(*paths))
     refuse_unmatched(matched, table, "images", 0.0)
     assert len(matched.entries) == 2400
     assert matched.tile_ids[0] == "Airport/airport_1"

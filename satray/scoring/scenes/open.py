@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from satray.data.bands import band_names, canonical
-from satray.data.georeference import georeference, world_at
+from satray.data.georeference import locate, world_at
 from satray.data.raster import PagesKey
 from satray.data.values import (
     Change,
@@ -166,7 +166,7 @@ class _File:
             mask = ref.mask_of(uri)
             if mask is not None:
                 self.raster.take_mask(open_raster(mask, ref.size))
-            place = georeference(self.raster.source, world_at(ref.world, storage))
+            place = locate(self.raster.source, world_at(ref.world, storage))
         except BaseException:
             self.raster.close()
             raise
