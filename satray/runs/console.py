@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console as Rich
@@ -22,7 +21,7 @@ class _Screen(Rich):
 
     def __init__(self, descriptor: int) -> None:
         stream = os.fdopen(os.dup(descriptor), "w", buffering=1, encoding="utf-8", errors="replace")
-        super().__init__(file=stream, highlight=False, soft_wrap=True)
+        super().__init__(file=stream, highlight=False, markup=False, soft_wrap=True)
         if self.is_terminal:
             self.width = self.width  # as it is now: later its descriptor leads to a log
 
@@ -49,24 +48,19 @@ class Console:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._settle()
         for screen in (self._out, self._errors):
             screen.file.close()
 
     def say(self, line: str) -> None:
         """Print one line."""
-        self._out.print(escape(line))
+        self._out.print(line)
 
     def error(self, line: str) -> None:
         """Print one line about what ended the job, on standard error."""
         self._settle()
-        self._errors.print(escape(line), style="bold red" if self._errors.is_terminal else None)
+        self._errors.print(line, style="bold red" if self._errors.is_terminal else None)
 
     def progress(self, line: str) -> None:
         """Show how far the job is: in place on a terminal, else as a line now and then."""

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,22 +66,6 @@ def test_disks_without_hard_links(tmp_path, monkeypatch, cannot):
         STORE.write(f"{tmp_path}/x", b"second", if_absent=True)
     assert STORE.read(f"{tmp_path}/x") == b"first"
     assert os.listdir(tmp_path) == ["x"]
-
-
-def test_one_writer_wins_a_race(tmp_path):
-    """On disk; of those who come late every store refuses all, see test_s3."""
-    for turn in range(20):
-
-        def claim(number, turn=turn):
-            try:
-                STORE.write(f"{tmp_path}/{turn}", b"%d" % number, if_absent=True)
-            except FileExistsError:
-                return None
-            return b"%d" % number
-
-        with ThreadPoolExecutor(8) as pool:
-            winners = [won for won in pool.map(claim, range(8)) if won is not None]
-        assert winners == [STORE.read(f"{tmp_path}/{turn}")]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
