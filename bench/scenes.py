@@ -92,9 +92,9 @@ def window_of(pixels_CHW: np.ndarray, part: Any) -> tuple[np.ndarray, np.ndarray
 
 def dense(given: argparse.Namespace) -> dict[str, Any]:
     """Windows against tiles."""
-    from satray.scoring.cpu import CpuFeatures
     from satray.scoring.dense.measure import measure
     from satray.scoring.dense.windows import plan_scene
+    from satray.scoring.engines import CpuFeatures
 
     torch.set_flush_denormal(True)
     rows = []
@@ -321,7 +321,7 @@ def _write_scene(path: Path, side: int) -> Path:
 def engines(given: argparse.Namespace) -> dict[str, Any]:
     """OpenVINO against eager torch."""
     from satray.models.variant import BUILT_IN
-    from satray.scoring.cpu import converted
+    from satray.scoring.engines import converted
 
     torch.set_flush_denormal(True)
     rows = []

@@ -140,6 +140,11 @@ class ScoreRecipe(Recipe):
         "where it can and there is enough to do",
         identity=False,
     )
+    precision: Literal["auto", "fp32", "bf16"] = key(
+        "auto",
+        "of backbones; auto: bf16 on GPUs that compute in it, where training was allowed to, else "
+        "fp32",
+    )
     detections: DetectionOptions = key(DetectionOptions(), "scenes: peaks of maps as points")
     datetime: str | None = key(
         None,
@@ -164,6 +169,8 @@ class ScoreRecipe(Recipe):
         if (self.tiles is None) == (self.scenes is None):
             found = "neither" if self.tiles is None else "both"
             raise ValueError(f"tiles, scenes: found {found}; accepted: exactly one of them")
+        if self.engine == "openvino" and self.precision == "bf16":
+            raise ValueError("precision=bf16: openvino computes in fp32; accepted: engine=eager")
         if self.tiles is not None:
             keys = type(self).model_fields.items()  # help begins with what a key is for
             of_scenes = [name for name, key in keys if str(key.description).startswith("scenes: ")]

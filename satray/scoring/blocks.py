@@ -33,6 +33,9 @@ PART_ROWS = 1_000_000
 PRODUCTS = b"satray.products"
 """Key of a block file's metadata: the maps that were written for it, as JSON."""
 
+ENGINE = b"satray:engine"
+"""Key of the metadata of block files and predictions: what computed the features."""
+
 WAYS = pa.schema([pa.field("uri", pa.string(), nullable=False), pa.field("stage", pa.string())])
 """Columns of a block file beside the predictions'."""
 
@@ -98,10 +101,15 @@ class Merged:
 
 
 def block_file(
-    table: pa.Table, uris: Sequence[str], stages: Sequence[str | None], products: Sequence[Product]
+    table: pa.Table,
+    uris: Sequence[str],
+    stages: Sequence[str | None],
+    products: Sequence[Product],
+    engine: str,
 ) -> bytes:
-    """Encode a block: its predictions, where each tile is from, and the maps made of it."""
+    """Encode a block: its predictions, where each tile is from, the maps made of it, by what."""
     metadata = dict(table.schema.metadata or {})
+    metadata[ENGINE] = engine.encode()
     metadata[PRODUCTS] = json.dumps([asdict(product) for product in products]).encode()
     for column, values in zip(WAYS, (uris, stages), strict=True):
         table = table.append_column(column, pa.array(values, column.type))
@@ -143,7 +151,7 @@ def merge(
             rows = table.select(schema.names).replace_schema_metadata(None)
             if each is not None:
                 each(rows)
-            parts.add(rows)
+            parts.add(rows, metadata[ENGINE].decode())
         parts.close()
     failed = pa.concat_tables(failures) if failures else FAILURES.empty_table()
     sink = io.BytesIO()
@@ -180,16 +188,20 @@ class _Parts:
         self._path = folder / "part.parquet"
         self._number = 0
         self._writer = PredictionsWriter(self._path, layout)
+        self._engines: set[str] = set()
 
-    def add(self, table: pa.Table) -> None:
+    def add(self, table: pa.Table, engine: str) -> None:
         """Append a block; one that would overfill the part starts the next."""
         if self._writer.rows and self._writer.rows + table.num_rows > PART_ROWS:
             self.close()
             self._writer = PredictionsWriter(self._path, self._layout)
         self._writer.write(table)
+        self._engines.add(engine)
 
     def close(self) -> None:
         """Publish the part that is open."""
+        self._writer.made = {"engine": "; ".join(sorted(self._engines))}
+        self._engines.clear()
         self._writer.close()
         name = f"predictions/part-{self._number:05d}.parquet"
         self._run.publish_file(name, self._path, rows=self._writer.rows)

@@ -19,7 +19,7 @@ from satray.scoring.sources import TileSet
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
-    from satray.scoring.cpu import EngineKey
+    from satray.scoring.engines import EngineKey, PrecisionKey
 
 
 D4_SAID = "symmetries: eight forward passes a tile, one for each flip and transpose"
@@ -68,6 +68,7 @@ def score_tiles(
     symmetries: str = "none",
     fresh: bool = False,
     engine: "EngineKey" = "eager",
+    precision: "PrecisionKey" = "fp32",
 ) -> Merged:
     """Score tiles and publish predictions, failures and maps.
 
@@ -84,9 +85,10 @@ def score_tiles(
         symmetries: `d4` averages over the eight symmetries of each tile; `none` does not.
         fresh: score every block now, with the libraries, device and files of now.
         engine: what computes features on CPUs.
+        precision: of the backbones.
     """
     from satray.models.bundle import load_bundle
-    from satray.scoring.cpu import engine_for
+    from satray.scoring.engines import engine_for
     from satray.scoring.tile_stages import TileStages
 
     loaded = load_bundle(bundle, run.storage)  # weights that do not fit end here, in one line
@@ -121,6 +123,7 @@ def score_tiles(
                 batch,
                 d4,
                 engine_for(engine, px, workers),
+                precision,
             )
             del loaded
             items = ((number, tiles.rows(blocks.rows(number))) for number in todo)

@@ -213,15 +213,17 @@ class PredictionsWriter:
     GeoParquet where any row has a geometry, which shows at the end.
     """
 
-    def __init__(self, path: Path, layout: Layout, mode: str | None = None) -> None:
+    def __init__(self, path: Path, layout: Layout, **made: str) -> None:
         """Create the file.
 
         Args:
             path: its place.
             layout: its columns.
-            mode: dense or tiles, for the file's metadata (`satray:mode`).
+            made: how: `mode`, `engine`; the file's metadata `satray:mode`, `satray:engine`.
         """
-        self._schema, self._mode = layout.schema(), mode
+        self._schema = layout.schema()
+        self.made = made
+        """What the metadata will say; counts until the file is closed."""
         # without Arrow's copy of the schema, which would hide metadata that come at the end
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", store_schema=False)
         self._waiting: list[pa.Table] = []
@@ -239,8 +241,8 @@ class PredictionsWriter:
     def close(self) -> None:
         """Write what is waiting, and the metadata."""
         self._flush()
-        mode = {b"satray:mode": self._mode.encode()} if self._mode else {}
-        self._writer.add_key_value_metadata(mode | self._geo)
+        made = {f"satray:{name}".encode(): value.encode() for name, value in self.made.items()}
+        self._writer.add_key_value_metadata(made | self._geo)
         self._writer.close()
 
     def __enter__(self) -> Self:

@@ -143,6 +143,7 @@ def work(recipe: ScoreRecipe, found: Tiles | Scenes, run: Run) -> Outcome:
         counts.add,
         symmetries=recipe.symmetries,
         engine=recipe.engine,
+        precision=recipe.precision,
     )
     scored = merged.tiles - merged.failed
     summary = [f"scored {scored:,} of {merged.tiles:,} tiles: predictions/"]

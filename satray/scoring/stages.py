@@ -64,7 +64,7 @@ class Network(Protocol):
 
     @property
     def engine(self) -> str:
-        """Which library computes; see `satray.scoring.cpu`."""
+        """Library and precision; see `satray.scoring.engines`."""
 
     def __call__(self, opened: Any, part: int, pixels: Any, /) -> Any:
         """What the network says of a part."""

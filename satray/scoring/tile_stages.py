@@ -15,7 +15,6 @@ import pyarrow as pa
 from affine import Affine
 from numpy.typing import NDArray
 
-from satray.errors import InputError
 from satray.models.geometry import InputGeometry, cam_transform, centred
 from satray.models.spec import BundleSpec
 from satray.runs.run import Product
@@ -34,7 +33,7 @@ from satray.scoring.stages import Stages, Started
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:
-    from satray.scoring.cpu import EngineKey
+    from satray.scoring.engines import EngineKey, PrecisionKey
     from satray.scoring.forward import Scorer
 
 WRITERS = 8
@@ -97,6 +96,8 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
     """Average over the eight symmetries of each tile."""
     engine: "EngineKey" = "eager"
     """What computes features on CPUs."""
+    precision: "PrecisionKey" = "fp32"
+    """What in."""
 
     def open(self, item: tuple[int, pa.Table]) -> Started[TileBlock]:
         """Read the tiles of a block, by its number and its rows of a `TileSet`'s table."""
@@ -111,19 +112,14 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
         Raises:
             InputError: it is not the one that the driver saw.
         """
-        from satray.models.bundle import load_bundle
-        from satray.scoring.cpu import CpuFeatures, engine_line
+        from satray.scoring.engines import load_engine
         from satray.scoring.forward import Scorer
 
-        bundle = load_bundle(self.bundle, self.storage, "cuda" if gpu else "cpu")
-        if bundle.model_id != self.model_id:
-            raise InputError(
-                f"bundle={self.bundle}: changed while the job was running "
-                f"({self.model_id} -> {bundle.model_id}); rerun"
-            )
-        features = None if gpu else CpuFeatures(bundle, self.engine)
-        scorer = Scorer(bundle, self.maps, self.batch, d4=self.d4, features=features)
-        return TileNetwork(scorer, engine_line(features))
+        loaded = load_engine(
+            self.bundle, self.model_id, self.storage, gpu, self.engine, self.precision
+        )
+        scorer = Scorer(loaded.bundle, self.maps, self.batch, d4=self.d4, features=loaded.features)
+        return TileNetwork(scorer, loaded.engine)
 
     def write(
         self, opened: TileBlock, parts: Iterable[tuple[ReadBlock, Forward]], engine: str
@@ -140,7 +136,7 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
             ]
             products = [job.result() for job in jobs]
         table = predictions(self.layout, facts, forward.numbers)
-        data = block_file(table, block.uris, stages, products)
+        data = block_file(table, block.uris, stages, products, engine)
         self.storage.write(self.blocks.uri(opened.number), data)
         notes = Counter(fact.note.partition(" (")[0] for fact in block.facts if fact.note)
         return BlockResult(len(facts), len(facts) - len(good), block.bytes, notes)

@@ -55,6 +55,7 @@ def bundle(setup: Setup, run: Run, kept: Kept, calibration: Calibration) -> dict
                 tower.name: origin(tower.backbone, setup.weights[tower.name])
                 for tower in setup.variant.towers
             },
+            "precision": setup.recipe.precision,
             "learning_rates": [stage.peak for stage in setup.plan.stages],
             "satray": __version__,
             "validation": finite(nested(kept.validation)),

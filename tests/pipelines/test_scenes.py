@@ -99,7 +99,7 @@ def test_scenes_of_many_parts_and_a_bad_one_with_a_process_killed(
         assert source.shape == (24, 9)
     assert all(Path(run.uri(product.path)).is_file() for product in record.products)
     assert any("Mpx of network input a second" in line for line in said)
-    assert "engine: eager" in said
+    assert "engine: eager fp32" in said
     assert {"reading (all processes)", "computing (all processes)"} <= set(record.seconds)
 
 

@@ -110,6 +110,8 @@ def test_merging_keeps_order_numbers_failures_and_maps(setting) -> None:
     ]
     products = {product.path: product for product in run.products}
     assert len(products) == 8 + 2
+    metadata = pq.read_metadata(run.uri("predictions/part-00000.parquet")).metadata
+    assert metadata[b"satray:engine"] == b"eager"
     assert products["predictions/part-00000.parquet"].rows == 5
     assert products["cam/t/0__nir.tif"].bytes > 0
 

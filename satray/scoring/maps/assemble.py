@@ -116,7 +116,8 @@ class Assembly:
         with Wholes(
             folder, plan, len(wanted.classes), wanted.kinds, self._facts(wanted.classes)
         ) as wholes:
-            with PredictionsWriter(table, self.layout, self.job.mode) as writer:
+            made = {"mode": self.job.mode, "engine": self.engine}
+            with PredictionsWriter(table, self.layout, **made) as writer:
                 row: list[TileScores] = []
                 for window, (seen, scores) in zip(plan.windows, windows, strict=True):
                     wholes.add(window, scores)

@@ -53,7 +53,7 @@ def score_scenes(
     """
     if not items:
         return []
-    from satray.scoring.cpu import engine_for
+    from satray.scoring.engines import engine_for
 
     workers = None
     if run.ray:
@@ -79,6 +79,7 @@ def score_scenes(
         settings,
         ready.geometries,
         engine_for(recipe.engine, px, workers),
+        recipe.precision,
         ledger,
     )
     tally, results = Tally(run, len(items), "scenes"), []

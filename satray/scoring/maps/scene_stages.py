@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from satray.errors import DecodeError, InputError, SatrayError
+from satray.errors import DecodeError, SatrayError
 from satray.scoring.ledger import Claim, Ledger
 from satray.scoring.maps.assemble import Assembly
 from satray.scoring.maps.deliver import Delivery, TakenOverError
@@ -35,7 +35,7 @@ from satray.storage.temporary import scratch
 
 if TYPE_CHECKING:
     from satray.models.bundle import Bundle
-    from satray.scoring.cpu import EngineKey
+    from satray.scoring.engines import EngineKey, PrecisionKey
     from satray.scoring.forward import Features
 
 Windows = tuple[WindowPixels, ...]
@@ -86,6 +86,8 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
     """The network's."""
     engine: "EngineKey"
     """What computes features on CPUs."""
+    precision: "PrecisionKey"
+    """What in."""
     ledger: Ledger | None = None
     """Of a schedule."""
 
@@ -139,17 +141,11 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         Raises:
             InputError: it is not the one that the driver saw.
         """
-        from satray.models.bundle import load_bundle
-        from satray.scoring.cpu import CpuFeatures, engine_line
+        from satray.scoring.engines import load_engine
 
-        bundle = load_bundle(self.bundle, self.storage, "cuda" if gpu else "cpu")
-        if bundle.model_id != self.model.model_id:
-            raise InputError(
-                f"bundle={self.bundle}: changed while the job was running "
-                f"({self.model.model_id} -> {bundle.model_id}); rerun"
-            )
-        features = None if gpu else CpuFeatures(bundle, self.engine)
-        return SceneNetwork(self, bundle, features, engine_line(features))
+        model_id, storage = self.model.model_id, self.storage
+        loaded = load_engine(self.bundle, model_id, storage, gpu, self.engine, self.precision)
+        return SceneNetwork(self, loaded.bundle, loaded.features, loaded.engine)
 
     def write(
         self, job: SceneJob, parts: Iterable[tuple[PartSeen, PartScores]], engine: str

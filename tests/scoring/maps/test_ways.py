@@ -147,11 +147,14 @@ def test_an_engine_gives_what_the_network_gives(bundle, inline, tmp_path, pixels
             bundle(backbone="mobilenetv2_100"), tmp_path / "scenes", mode=mode, engine=engine
         )
         run, _, _, said = material.scored(given, tmp_path / engine)
-        assert f"engine: {engine}" in said
+        line = f"{engine} fp32"
+        assert f"engine: {line}" in said
         (item,) = (json.loads(run.storage.read(run.uri("items/a.tif.json"))),)
-        assert item["properties"]["satray:engine"] == engine
+        assert item["properties"]["satray:engine"] == line
         with rasterio.open(run.uri("cam/a.tif.tif")) as source:
-            assert source.tags()["engine"] == engine
+            assert source.tags()["engine"] == line
+        table = pq.read_metadata(run.uri("predictions/a.tif.parquet"))
+        assert table.metadata[b"satray:engine"] == line.encode()
         tiles, maps = logits_and_map(run)
         found[engine] = np.array(tiles), maps
     for one, other in zip(found["openvino"], found["eager"], strict=True):

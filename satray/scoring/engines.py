@@ -1,8 +1,9 @@
-"""A bundle's features on CPUs by OpenVINO, equal to eager torch's within `TOLERANCE`.
+"""What computes a bundle's features: eager torch in float32 or bfloat16, or OpenVINO on CPUs.
 
 OpenVINO folds normalisations, fuses activations and lays weights out for the processor at hand
-(bench/RESULTS.md has what it gives). A backbone is converted where it is used, in a second or two,
-for any batch, height and width; one that cannot be, or gives other features, stays eager.
+(bench/RESULTS.md has what it gives); its features are equal to eager torch's within `TOLERANCE`. A
+backbone is converted where it is used, in a second or two, for any batch, height and width; one
+that cannot be, or gives other features, stays eager.
 
 Legend: B windows or tiles, C bands, H x W px, D features, h x w cells.
 """
@@ -10,6 +11,7 @@ Legend: B windows or tiles, C bands, H x W px, D features, h x w cells.
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,13 +19,15 @@ from torch import Tensor
 
 from satray.errors import InputError, one_line
 from satray.models.backbones import SIMPLE_CNN, Backbone
-from satray.models.bundle import Bundle
+from satray.models.bundle import Bundle, load_bundle
 from satray.models.deploy import quiet
+from satray.storage import Storage
 
 if TYPE_CHECKING:
     from satray.cluster import Workers
 
 EngineKey = Literal["auto", "eager", "openvino"]
+PrecisionKey = Literal["auto", "fp32", "bf16"]
 PAYS = 16 << 20
 """Px of network input from which on a process converts its backbones under `engine=auto`."""
 TOLERANCE = 1e-4
@@ -31,6 +35,70 @@ TOLERANCE = 1e-4
 TRACED, TRIED = (1, 160, 224), (2, 224, 192)
 """Batch, height and width that a backbone is traced with, and compared on: what a trace takes for
 constant must not be."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A bundle, ready to compute."""
+
+    bundle: Bundle
+    """On its device."""
+    features: Callable[[Tensor], dict[str, Tensor]] | None
+    """Another way to its network's features; None: the network, in float32."""
+    engine: str
+    """Library and precision, for products and people: `eager fp32`."""
+
+
+def load_engine(
+    uri: str, model_id: str, storage: Storage, gpu: bool, engine: EngineKey, precision: PrecisionKey
+) -> Loaded:
+    """Load a bundle in the process that computes with it.
+
+    Args:
+        uri: bundle folder, or a train run's `out`.
+        model_id: the bundle's, as the driver saw it.
+        storage: how it is reached.
+        gpu: whether to compute on a GPU.
+        engine: on CPUs; see `CpuFeatures`.
+        precision: of the backbones. auto: bf16 on GPUs that compute in it, where the bundle's
+            training was allowed to; else fp32. Heads and maps are in float32 always.
+
+    Raises:
+        InputError: the bundle is another now, or OpenVINO is asked for and cannot run it.
+    """
+    bundle = load_bundle(uri, storage, "cuda" if gpu else "cpu")
+    if bundle.model_id != model_id:
+        raise InputError(
+            f"bundle={uri}: changed while the job was running ({model_id} -> {bundle.model_id}); "
+            "rerun"
+        )
+    bf16 = precision == "bf16" or (
+        precision == "auto"
+        and gpu
+        and bundle.spec.provenance.get("precision") in ("auto", "bf16")
+        and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    if bf16:
+        return Loaded(bundle, Bf16Features(bundle), "eager bf16")
+    if gpu:
+        return Loaded(bundle, None, "eager fp32")
+    features = CpuFeatures(bundle, engine)
+    return Loaded(bundle, features, f"{features.line} fp32")
+
+
+class Bf16Features:
+    """Features by tower, by eager torch under autocast: x_BCHW (float32) -> {tower: f_BDhw}."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Take a bundle's network, on any device."""
+        self._network, self._device = bundle.network, bundle.device.type
+
+    @torch.inference_mode()
+    def __call__(self, x_BCHW: Tensor) -> dict[str, Tensor]:
+        """Features of normalised input, in float32."""
+        with torch.autocast(self._device, torch.bfloat16):
+            found = self._network.features(x_BCHW)
+        return {name: f_BDhw.float() for name, f_BDhw in found.items()}
 
 
 class CpuFeatures:
@@ -69,6 +137,13 @@ class CpuFeatures:
                     self.engines[tower.name] = f"eager ({why})"
             self._towers[tower.name] = [bands.index(band) for band in tower.bands], forward
 
+    @property
+    def line(self) -> str:
+        """What computes, in a few words."""
+        if len(set(self.engines.values())) == 1:
+            return next(iter(self.engines.values()))
+        return ", ".join(f"{tower}: {engine}" for tower, engine in self.engines.items())
+
     @torch.inference_mode()
     def __call__(self, x_BCHW: Tensor) -> dict[str, Tensor]:
         """Features of normalised input, by tower."""
@@ -89,14 +164,6 @@ def engine_for(key: EngineKey, px: int, workers: "Workers | None") -> EngineKey:
     """
     small = key == "auto" and px < PAYS * (workers.count if workers is not None else 1)
     return "eager" if small or (workers is not None and workers.gpu) else key
-
-
-def engine_line(features: CpuFeatures | None) -> str:
-    """What computes, for products and people; None: the network itself, on a GPU."""
-    engines = features.engines if features is not None else {"": "eager"}
-    if len(set(engines.values())) == 1:
-        return next(iter(engines.values()))
-    return ", ".join(f"{tower}: {engine}" for tower, engine in engines.items())
 
 
 @torch.inference_mode()

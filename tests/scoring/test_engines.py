@@ -1,4 +1,4 @@
-"""The CPU engine: features equal to eager torch's, or eager torch."""
+"""Engines: features equal to eager torch's, in the precision that was asked for."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,16 @@ import torch
 from satray.cluster import Readers, Workers
 from satray.config.train import TowerOptions, VariantOptions
 from satray.errors import InputError
-from satray.scoring.cpu import CpuFeatures, difference, engine_for, engine_line
+from satray.models.variant import BUILT_IN
+from satray.scoring.engines import (
+    CpuFeatures,
+    difference,
+    engine_for,
+    load_engine,
+)
 from satray.scoring.forward import Scorer
 from satray.scoring.results import MapRequest
+from satray.storage import Storage
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +41,7 @@ def two_kinds(backbone="resnet18"):
 def test_features_are_the_networks_for_any_batch_height_and_width(backbone):
     bundle = two_kinds(backbone)
     fast = CpuFeatures(bundle, "openvino")
-    assert engine_line(fast) == "openvino"
+    assert fast.line == "openvino"
     for shape in ((1, 64, 96), (3, 128, 64), (2, 224, 160)):
         x = torch.randn(shape[0], len(bundle.spec.bands), *shape[1:])
         with torch.inference_mode():
@@ -51,7 +58,7 @@ def test_eager_is_the_network_to_the_bit():
     with torch.inference_mode():
         wanted = bundle.network.features(x)
     assert all(torch.equal(f, wanted[name]) for name, f in eager(x).items())
-    assert engine_line(eager) == engine_line(None) == "eager"
+    assert eager.line == "eager"
 
 
 def test_what_openvino_cannot_run_stays_eager_and_says_why():
@@ -62,7 +69,7 @@ def test_what_openvino_cannot_run_stays_eager_and_says_why():
         VariantOptions(towers=towers), grids={"vit": material.FeatureGrid(16.0, 8.0, None)}
     )
     found = CpuFeatures(bundle, "auto")
-    assert engine_line(found).startswith("eager (")
+    assert found.line.startswith("eager (")
     assert found(torch.randn(1, 3, 224, 224))["vit"].shape == (1, 192, 14, 14)
     with pytest.raises(
         InputError, match=r"engine: openvino cannot run tower vit: .*accepted: auto"
@@ -82,6 +89,30 @@ def test_what_openvino_cannot_run_stays_eager_and_says_why():
 )
 def test_it_is_worth_its_conversion_where_there_is_enough_to_do(key, px, gpu, taken):
     assert engine_for(key, px, Workers(2, gpu, 1, Readers(1, 1.0))) == taken
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "line"),
+    [
+        ("eager", "auto", "eager fp32"),
+        ("auto", "fp32", "openvino fp32"),
+        ("auto", "bf16", "eager bf16"),
+    ],
+)
+def test_a_bundle_computes_as_it_is_asked_to(tmp_path, engine, precision, line):
+    where, provenance = tmp_path / "bundle", {"precision": "auto"}
+    made = material.save_bundle(where, BUILT_IN["single3"], provenance=provenance)
+    loaded = load_engine(str(where), made.model_id, Storage(), False, engine, precision)
+    assert loaded.engine == line
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        wanted = made.network.features(x)["rgb"]
+    found = loaded.features(x)["rgb"]
+    assert found.dtype == torch.float32
+    gap = difference(found, wanted)
+    assert 1e-4 < gap < 0.05 if precision == "bf16" else gap <= 1e-4
+    with pytest.raises(InputError, match="changed while the job was running"):
+        load_engine(str(where), "another", Storage(), False, engine, precision)
 
 
 def test_tiles_are_scored_by_it_alike():
