@@ -42,7 +42,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class SceneGround:
+class SceneExtent:
     """Name, size and place of a scene, or of one of its files."""
 
     scene: str
@@ -57,7 +57,7 @@ class SceneGround:
     """6 numbers in rasterio's order: stored pixel corners to CRS units."""
 
     @property
-    def grounded(self) -> bool:
+    def georeferenced(self) -> bool:
         """Whether it has a CRS and an affine; else all coordinates are pixels."""
         return self.crs is not None and self.transform is not None
 

@@ -1,4 +1,4 @@
-"""The predictions table: one row a tile, numbers a class; GeoParquet where there is ground.
+"""The predictions table: one row a tile, numbers a class; GeoParquet where there is a place.
 
 Legend: N tiles, K classes. Class names stand in column names as they are (`score_haze & fog`); a
 tower's name is [a-z0-9]+, so `share_<tower>_<class>` splits at the first underscore after it.
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from satray.scoring.outlines import SceneGround, outlines
+from satray.scoring.outlines import SceneExtent, outlines
 
 OK = "ok"
 FAILED = "failed"
@@ -183,7 +183,7 @@ def predictions(layout: Layout, tiles: Sequence[TileFacts], numbers: Numbers) ->
     return table.replace_schema_metadata(_geo(table))
 
 
-def scene_predictions(layout: Layout, ground: SceneGround, tiles: SceneTiles) -> pa.Table:
+def scene_predictions(layout: Layout, extent: SceneExtent, tiles: SceneTiles) -> pa.Table:
     """The rows of tiles of a scene, in `layout.schema()`.
 
     `row, col, height, width` are rounded to whole stored px; the geometry is not. `tile_id` is
@@ -192,18 +192,18 @@ def scene_predictions(layout: Layout, ground: SceneGround, tiles: SceneTiles) ->
     count, missing = len(tiles.rows), ~tiles.scored
     rows, cols = (np.rint(edges).astype(np.int32) for edges in (tiles.rows, tiles.cols))
     columns = {
-        "scene": pa.repeat(ground.scene, count),
-        "tile_id": [f"{ground.scene}#{row}_{col}" for row, col in zip(rows, cols, strict=True)],
+        "scene": pa.repeat(extent.scene, count),
+        "tile_id": [f"{extent.scene}#{row}_{col}" for row, col in zip(rows, cols, strict=True)],
         "row": rows,
         "col": cols,
         "height": np.full(count, max(1, round(tiles.height)), np.int32),
         "width": np.full(count, max(1, round(tiles.width)), np.int32),
-        "crs": [ground.crs] * count,
-        "transform": [ground.transform] * count,
+        "crs": [extent.crs] * count,
+        "transform": [extent.transform] * count,
         "status": np.where(missing, NODATA, OK).tolist(),
     }
     sides = (np.full(count, side) for side in (tiles.height, tiles.width))
-    shapes = ground.shapes(tiles.rows, tiles.cols, *sides)
+    shapes = extent.shapes(tiles.rows, tiles.cols, *sides)
     return _table(layout, columns, shapes, tiles.numbers, missing)
 
 
@@ -277,7 +277,7 @@ def _table(
     Args:
         layout: classes, towers and ids.
         columns: those before and after the classes' that are not the same for all, and targets.
-        shapes: (N,) polygons in longitude and latitude; None where there is no ground.
+        shapes: (N,) polygons in longitude and latitude; None where there is no place.
         numbers: N rows.
         missing: (N,) rows whose numbers are null.
     """

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from satray.scoring.outlines import SceneGround
+from satray.scoring.outlines import SceneExtent
 from satray.scoring.predictions import (
     NODATA,
     Layout,
@@ -109,9 +109,9 @@ def tiles(n: int, side: float = 224.0, scored: np.ndarray | None = None) -> Scen
     )
 
 
-def scene(**more) -> SceneGround:
+def scene(**more) -> SceneExtent:
     given = {"scene": "a/é.tif", "height": 5000, "width": 5000, "crs": "EPSG:32631"}
-    return SceneGround(**(given | {"transform": UTM} | more))
+    return SceneExtent(**(given | {"transform": UTM} | more))
 
 
 def test_same_columns_and_numbers_as_the_tiles_own_table(tmp_path) -> None:

@@ -80,8 +80,7 @@ def by_scene(of, folder) -> dict[str, np.ndarray]:
     found = {}
     for ref in find_scenes(str(folder), Storage()).scenes:
         with open_scene(ref, of.spec.bands, None, Storage(), dtype=of.spec.dtype) as scene:
-            facts = scene.facts
-            grid = net_grid(facts.height, facts.width, facts.crs, facts.transform, of.spec)
+            grid = net_grid(scene.facts.extent, of.spec)
             plan = plan_scene(grid.net_height, grid.net_width, measure(of), mode="tiles")
             (piece,) = plan.windows
             assert piece.tiles == 1
@@ -167,7 +166,7 @@ def test_tiles_of_a_scene_are_filled_one_by_one(tmp_path):
     write(tmp_path / "s" / "w.tif", whole, RGB, nodata=0, transform=UTM)
     (ref,) = find_scenes(str(tmp_path / "s"), Storage()).scenes
     with open_scene(ref, RGB, None, Storage()) as scene:
-        grid = net_grid(SIDE, 2 * SIDE, scene.facts.crs, scene.facts.transform, of.spec)
+        grid = net_grid(scene.facts.extent, of.spec)
         plan = plan_scene(grid.net_height, grid.net_width, measure(of), mode="tiles")
         (piece,) = plan.windows
         pixels = read_piece(scene, grid, plan, piece)

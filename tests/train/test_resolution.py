@@ -7,6 +7,7 @@ import pytest
 from scoring.scenes.scene_material import spec
 
 from satray.data.index import SCHEMA, BandStatistics, IndexMeta, TileIndex, table_with
+from satray.scoring.outlines import SceneExtent
 from satray.scoring.scenes.grid import net_grid
 from satray.train.products import resolution
 
@@ -78,7 +79,8 @@ def test_pixels_of_training_are_never_resampled_as_scenes(crs, px, lats) -> None
     known = spec(resolution=x, resolution_y=y, trained_px=trained, tile_shape=(SIDE, SIDE), size=48)
     between = [at(crs, lon, lat, *px) for lat in np.linspace(lats[0], lats[-1], 7)]
     for name, transform in (*tiles, *between):
-        grid = net_grid(SIDE * 3, SIDE * 3, name, transform, known)
+        grid = net_grid(SceneExtent("a", SIDE * 3, SIDE * 3, name, transform), known)
         assert (grid.net_height, grid.net_width) == (144, 144), grid.why
-    away = net_grid(SIDE, SIDE, *at(crs, lon, lats[0], px[0] * 2, px[1] * 2), known)
+    wide = SceneExtent("a", SIDE, SIDE, *at(crs, lon, lats[0], px[0] * 2, px[1] * 2))
+    away = net_grid(wide, known)
     assert away.net_width > 48

@@ -227,7 +227,7 @@ class Assembly:
         tiles = SceneTiles(
             np.repeat(ys, across), np.tile(xs, down), tall, wide, rows.scored, rows.numbers
         )
-        writer.write(scene_predictions(self.layout, self.job.ground, tiles))
+        writer.write(scene_predictions(self.layout, self.job.extent, tiles))
         counts.tiles += int(rows.scored.sum())
         counts.nodata += int((~rows.scored).sum())
         counts.predicted += rows.numbers.preds[rows.scored].sum(0, dtype=np.int64)
@@ -255,7 +255,7 @@ class Assembly:
                 self.settings.distance / finest,
             )
             names = [self.spec.classes[k] for k in self.settings.sought]
-            found = detect(maps_khw, own, rule, self.spec.classes, self.job.ground, names)
+            found = detect(maps_khw, own, rule, self.spec.classes, self.job.extent, names)
             found = found.kept(on_data(found, mostly, own))
             if self.settings.within_tiles:
                 klass = [self.spec.classes.index(name) for name in found.klass]

@@ -117,7 +117,7 @@ class Delivery:
         }
         from_item = job.ref.item is not None and job.ref.uri.endswith("json")
         return item_of(
-            job.ground,
+            job.extent,
             assembly.moment,
             created,
             uris_of(job.ref.uri, job.ref.bands),

@@ -9,7 +9,7 @@ from satray.errors import SatrayError
 from satray.runs.run import Product, to_json
 from satray.scoring.dense.windows import Mode
 from satray.scoring.ledger import Claim, Task
-from satray.scoring.outlines import SceneGround
+from satray.scoring.outlines import SceneExtent
 from satray.scoring.scenes.grid import NetGrid
 from satray.scoring.scenes.scene import SceneRef
 
@@ -38,7 +38,7 @@ class SceneJob:
     """Where it is."""
     grid: NetGrid
     """Its grid of net px."""
-    ground: SceneGround
+    extent: SceneExtent
     """Where it lies."""
     taken_at: str | None
     """Its TIFF's own date and time."""

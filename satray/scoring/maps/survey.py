@@ -7,7 +7,6 @@ from satray.errors import DecodeError
 from satray.scoring.maps.jobs import SceneJob, SceneResult, failed
 from satray.scoring.maps.layout import Geometries, layout_of, mode_of, px_bytes
 from satray.scoring.maps.settings import Settings
-from satray.scoring.outlines import SceneGround
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.drift import drift, references_of_bundle
 from satray.scoring.scenes.grid import NetGrid, net_grid
@@ -40,10 +39,9 @@ class Surveyor:
             grid = grid_for(scene, self.spec, self.settings)
             mode, why = mode_of(self.settings, self.geometries)
             layout = layout_of(grid, mode, self.settings, self.geometries, self.spec.bands)
-            ground = SceneGround(ref.scene, grid.height, grid.width, grid.crs, facts.transform)
             place = facts.place
-            if not place and ground.outline() is None:
-                place = NOT_ON_EARTH if ground.grounded else "no CRS: pixel coordinates"
+            if not place and facts.extent.outline() is None:
+                place = NOT_ON_EARTH if facts.extent.georeferenced else "no CRS: pixel coordinates"
             notes = [*facts.notes, *([place] if place else [])]
             stage, score = "drift", None
             if self.settings.drift != "off":
@@ -58,7 +56,7 @@ class Surveyor:
             return self.refused(number, ref, stage, error)
         parts = layout.parts(px_bytes(grid, self.spec.bands, self.spec.dtype))
         return SceneJob(
-            number, ref, grid, ground, facts.taken_at, mode, why, len(parts), layout.plan.px,
+            number, ref, grid, facts.extent, facts.taken_at, mode, why, len(parts), layout.plan.px,
             score, tuple(notes),
         )  # fmt: skip
 
@@ -86,8 +84,7 @@ def grid_for(scene: Scene, spec: "BundleSpec", settings: Settings) -> NetGrid:
     Raises:
         DecodeError: as `net_grid`; px that would be resampled and must not be.
     """
-    facts = scene.facts
-    grid = net_grid(facts.height, facts.width, facts.crs, facts.transform, spec, settings.gsd)
+    grid = net_grid(scene.facts.extent, spec, settings.gsd)
     if grid.resampled and spec.radiometry.name == "pil_compat":
         raise MisfitError(
             f"{grid.why}: its px would be resampled, and radiometry pil_compat wants them as "

@@ -1,4 +1,4 @@
-"""Detections: peaks of a scene's maps as points on the ground.
+"""Detections: peaks of a scene's maps as points on the extent.
 
 Legend: K classes, h x w feature cells, N detections or points, T x U tiles.
 """
@@ -12,7 +12,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from satray.scoring.dense.windows import AxisTiles
-from satray.scoring.outlines import SceneGround
+from satray.scoring.outlines import SceneExtent
 from satray.scoring.products.peaks import PeakRule, find_peaks
 
 Floats = NDArray[np.float64]
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 class Detections:
     """N points of one scene, by class in the bundle's order, the likeliest first within a class."""
 
-    ground: SceneGround
+    extent: SceneExtent
     """The scene's."""
     klass: tuple[str, ...]
     """(N) class names."""
@@ -37,9 +37,9 @@ class Detections:
     y: Floats
     """(N,) in the scene's CRS, or as its affine says; without one, minus the row."""
     lon: Floats
-    """(N,) degrees; NaN where there is no ground."""
+    """(N,) degrees; NaN where there is no extent."""
     lat: Floats
-    """(N,) degrees; NaN where there is no ground."""
+    """(N,) degrees; NaN where there is no extent."""
 
     def __len__(self) -> int:
         """N."""
@@ -49,7 +49,7 @@ class Detections:
         """Those of (N,) `keep`."""
         klass = tuple(name for name, good in zip(self.klass, keep, strict=True) if good)
         columns = ("score", "row", "col", "x", "y", "lon", "lat")
-        return Detections(self.ground, klass, *(getattr(self, name)[keep] for name in columns))
+        return Detections(self.extent, klass, *(getattr(self, name)[keep] for name in columns))
 
 
 def on_data(found: Detections, mostly_hw: NDArray[np.bool_], cells: Affine) -> NDArray[np.bool_]:
@@ -74,7 +74,7 @@ def detect(
     cells: Affine,
     rule: PeakRule,
     classes: Sequence[str],
-    ground: SceneGround,
+    extent: SceneExtent,
     wanted: Sequence[str] | None = None,
 ) -> Detections:
     """Find detections in the maps of a whole scene.
@@ -84,7 +84,7 @@ def detect(
         cells: from cell corners to stored px.
         rule: what counts.
         classes: K names.
-        ground: the scene's.
+        extent: the scene's.
         wanted: classes whose detections are kept; default all.
     """
     peaks = find_peaks(maps_Khw, rule)
@@ -95,12 +95,12 @@ def detect(
         keep = np.ones(len(peaks), dtype=bool)
     a, b, c, d, e, f = tuple(cells)[:6]
     # cells of the last row and column may reach over the scene's edge
-    col = np.clip(a * peaks.col[keep] + b * peaks.row[keep] + c, 0, ground.width)
-    row = np.clip(d * peaks.col[keep] + e * peaks.row[keep] + f, 0, ground.height)
-    x, y = ground.affine @ (col, row)
-    lon, lat = ground.lonlat(x, y)
+    col = np.clip(a * peaks.col[keep] + b * peaks.row[keep] + c, 0, extent.width)
+    row = np.clip(d * peaks.col[keep] + e * peaks.row[keep] + f, 0, extent.height)
+    x, y = extent.affine @ (col, row)
+    lon, lat = extent.lonlat(x, y)
     names = tuple(classes[k] for k in peaks.klass[keep])
-    return Detections(ground, names, peaks.score[keep], row, col, x, y, lon, lat)
+    return Detections(extent, names, peaks.score[keep], row, col, x, y, lon, lat)
 
 
 def summed(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from satray import __version__
 from satray.runs.run import to_json
-from satray.scoring.outlines import SceneGround, bbox_of
+from satray.scoring.outlines import SceneExtent, bbox_of
 from satray.scoring.products.moment import Moment, stamp
 from satray.scoring.products.names import encoded, item_name, link_between
 
@@ -94,7 +94,7 @@ class ItemProduct:
 
 
 def item_of(
-    ground: SceneGround,
+    extent: SceneExtent,
     moment: Moment,
     created: datetime,
     files: Sequence[str],
@@ -107,7 +107,7 @@ def item_of(
     """Describe a scene. Without a CRS its geometry is null and it has no bounding box.
 
     Args:
-        ground: the scene's name and place.
+        extent: the scene's name and place.
         moment: when it was taken, and where that is known from.
         created: when it was scored.
         files: URIs of the scene's files.
@@ -120,34 +120,34 @@ def item_of(
     import pystac
     from shapely.geometry import mapping
 
-    outline = ground.outline()
+    outline = extent.outline()
     kinds = dict.fromkeys(KINDS[product.kind][2] for product in products)
     made = "; ".join(kinds) or "nothing was asked for"
     properties: dict[str, Any] = {
         "created": stamp(created),
         "satray:datetime_source": moment.source,
-        "satray:scene": ground.scene,
+        "satray:scene": extent.scene,
         "satray:run_id": run_id,
-        "satray:georeferenced": ground.grounded,
+        "satray:georeferenced": extent.georeferenced,
         "processing:software": {"satray": __version__},
         "processing:lineage": f"scored by the model {model.model_id}; {made}",
         **_model_properties(model),
         **(notes or {}),
     }
     described = pystac.Item(
-        id=encoded(ground.scene).replace("/", "%2F"),
+        id=encoded(extent.scene).replace("/", "%2F"),
         geometry=mapping(outline) if outline else None,
         bbox=bbox_of(outline) if outline else None,
         datetime=moment.at,
         start_datetime=moment.start if moment.end else None,
         end_datetime=moment.end if moment.start else None,
-        properties=properties | _projection(ground),
-        stac_extensions=[FILE, MLM, PROCESSING, *([PROJECTION] if ground.grounded else [])],
+        properties=properties | _projection(extent),
+        stac_extensions=[FILE, MLM, PROCESSING, *([PROJECTION] if extent.georeferenced else [])],
     )
-    home = item_name(ground.scene)
+    home = item_name(extent.scene)
     for product in products:
         name = f"{product.kind}_{product.tower}" if product.tower else product.kind
-        described.add_asset(name, _asset(product, home, ground.grounded))
+        described.add_asset(name, _asset(product, home, extent.georeferenced))
     weights = pystac.Asset(
         model.weights,
         title="weights of the bundle that scored the scene",
@@ -169,7 +169,7 @@ def to_bytes(item: "pystac.Item") -> bytes:
     return to_json(item.to_dict(include_self_link=False, transform_hrefs=False))
 
 
-def _asset(product: ItemProduct, home: str, grounded: bool) -> "pystac.Asset":
+def _asset(product: ItemProduct, home: str, georeferenced: bool) -> "pystac.Asset":
     import pystac
 
     kind, roles, title = KINDS[product.kind]
@@ -179,7 +179,7 @@ def _asset(product: ItemProduct, home: str, grounded: bool) -> "pystac.Asset":
     if product.bands:
         band = {"data_type": "float32", "nodata": "nan", "unit": "logit"}
         fields["bands"] = [{"name": name, **band} for name in product.bands]
-    if product.shape and product.transform and grounded:
+    if product.shape and product.transform and georeferenced:
         fields["proj:shape"] = list(product.shape)
         fields["proj:transform"] = list(product.transform)
     if product.tower:
@@ -188,18 +188,18 @@ def _asset(product: ItemProduct, home: str, grounded: bool) -> "pystac.Asset":
     return pystac.Asset(href, title, None, kind, list(roles), fields)
 
 
-def _projection(ground: SceneGround) -> dict[str, Any]:
+def _projection(extent: SceneExtent) -> dict[str, Any]:
     """The scene's own raster: code, or WKT of a CRS that has none; shape, affine and extent."""
-    if ground.crs is None or ground.transform is None:
+    if extent.crs is None or extent.transform is None:
         return {}
-    corners = [(col, row) for col in (0.0, ground.width) for row in (0.0, ground.height)]
-    x, y = zip(*(ground.affine @ corner for corner in corners), strict=True)
-    coded = "[" not in ground.crs
+    corners = [(col, row) for col in (0.0, extent.width) for row in (0.0, extent.height)]
+    x, y = zip(*(extent.affine @ corner for corner in corners), strict=True)
+    coded = "[" not in extent.crs
     return {
-        "proj:code": ground.crs if coded else None,
-        **({} if coded else {"proj:wkt2": ground.crs}),
-        "proj:shape": [ground.height, ground.width],
-        "proj:transform": [float(number) for number in ground.transform[:6]],
+        "proj:code": extent.crs if coded else None,
+        **({} if coded else {"proj:wkt2": extent.crs}),
+        "proj:shape": [extent.height, extent.width],
+        "proj:transform": [float(number) for number in extent.transform[:6]],
         "proj:bbox": [min(x), min(y), max(x), max(y)],
     }
 

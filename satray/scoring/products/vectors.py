@@ -31,11 +31,11 @@ def geoparquet(found: Detections, model_id: str, run_id: str) -> bytes:
     Columns: scene, class, score, row, col (stored px), x, y (the scene's CRS), lon, lat, geometry
     (in OGC:CRS84, null where there is none), bbox, crs, model_id, run_id.
     """
-    if found.ground.grounded:
+    if found.extent.georeferenced:
         frame = _frame(found, model_id, run_id, found.lon, found.lat, "OGC:CRS84")
     else:
         frame = _frame(found, model_id, run_id, found.x, found.y, None)
-    frame.insert(len(frame.columns) - 2, "crs", found.ground.crs)
+    frame.insert(len(frame.columns) - 2, "crs", found.extent.crs)
     frame["crs"] = frame["crs"].astype("str")
     sink = io.BytesIO()
     frame.to_parquet(
@@ -63,14 +63,14 @@ def geopackage(found: Detections, model_id: str, run_id: str, changed: datetime)
     import pyogrio
     import pyproj
 
-    grounded, sink = found.ground.grounded, io.BytesIO()
+    georeferenced, sink = found.extent.georeferenced, io.BytesIO()
     stamp = changed.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
     with _stamping:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": stamp})
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # "crs was not provided": it is not known
-                crs = found.ground.crs if grounded else None
+                crs = found.extent.crs if georeferenced else None
                 _frame(found, model_id, run_id, found.x, found.y, crs).to_file(
                     sink,
                     layer=LAYER,
@@ -78,7 +78,7 @@ def geopackage(found: Detections, model_id: str, run_id: str, changed: datetime)
                     engine="pyogrio",
                     geometry_type="Point",
                     index=False,
-                    layer_options={} if grounded else {"SRID": "-1"},
+                    layer_options={} if georeferenced else {"SRID": "-1"},
                     dataset_options={"ADD_GPKG_OGR_CONTENTS": "YES"},
                 )
         except (
@@ -87,7 +87,7 @@ def geopackage(found: Detections, model_id: str, run_id: str, changed: datetime)
             pyproj.exceptions.CRSError,
         ) as error:
             raise SatrayError(
-                f"{found.ground.scene}: detections cannot be written: {error}"
+                f"{found.extent.scene}: detections cannot be written: {error}"
             ) from error
         finally:
             pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
@@ -99,7 +99,7 @@ def geojson(found: Detections, model_id: str, run_id: str) -> bytes | None:
 
     A point that has neither longitude nor latitude is left out: the other files have it.
     """
-    if not found.ground.grounded:
+    if not found.extent.georeferenced:
         return None
     lon, lat = np.round(found.lon, DIGITS), np.round(found.lat, DIGITS)
     frame = _frame(found, model_id, run_id, lon, lat, None)
@@ -124,7 +124,7 @@ def _frame(
     points[~(np.isfinite(x) & np.isfinite(y))] = None
     numbers = ("score", "row", "col", "x", "y", "lon", "lat")
     columns: dict[str, Any] = {
-        "scene": [found.ground.scene] * len(found),
+        "scene": [found.extent.scene] * len(found),
         "class": list(found.klass),
         **{name: np.asarray(getattr(found, name), np.float64) for name in numbers},
         "geometry": geopandas.GeoSeries(points, crs=crs),

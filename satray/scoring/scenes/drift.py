@@ -90,8 +90,8 @@ def drift(scene: Scene, references: Sequence[BandReference], limit: float = 1.0)
         return None
     values: dict[str, list[NDArray[Any]]] = {}
     facts = scene.facts
-    for row, height in sample_places(facts.height):
-        for column, width in sample_places(facts.width):
+    for row, height in sample_places(facts.extent.height):
+        for column, width in sample_places(facts.extent.width):
             x_CHW, valid_CHW = scene.read(row, column, height, width)
             for name, x_HW, valid_HW in zip(facts.bands, x_CHW, valid_CHW, strict=True):
                 if name in by_name and valid_HW.any():

@@ -12,8 +12,7 @@ from affine import Affine
 
 from satray.data.georeference import pixel_size
 from satray.errors import DecodeError
-from satray.scoring.outlines import SceneGround
-from satray.scoring.rasters import source_affine
+from satray.scoring.outlines import SceneExtent
 
 if TYPE_CHECKING:
     from satray.models.spec import BundleSpec  # torch
@@ -63,7 +62,7 @@ class NetGrid:
         return (self.net_height, self.net_width) != (self.height, self.width)
 
 
-def ratios(grids: Sequence[SceneGround]) -> tuple[int, tuple[int, ...]]:
+def ratios(grids: Sequence[SceneExtent]) -> tuple[int, tuple[int, ...]]:
     """Which file of a scene is the finest, and how many of its px a px of each file is long.
 
     Raises:
@@ -94,10 +93,7 @@ def ratios(grids: Sequence[SceneGround]) -> tuple[int, tuple[int, ...]]:
 
 
 def net_grid(
-    height: int,
-    width: int,
-    crs: str | None,
-    transform: tuple[float, ...] | None,
+    extent: SceneExtent,
     spec: "BundleSpec",
     gsd: Gsd = "auto",
 ) -> NetGrid:
@@ -107,10 +103,7 @@ def net_grid(
     of a grid that tiles were cut from) times the resize that training did of its own tiles.
 
     Args:
-        height: rows, stored px.
-        width: columns, stored px.
-        crs: authority string or WKT; None without.
-        transform: affine of px corners; None without.
+        extent: the scene's, stored px.
         spec: the bundle's.
         gsd: auto: the bundle's resolution where both are known; none: px are px; a number: the
             metres of a stored px that the bundle was trained on.
@@ -118,8 +111,8 @@ def net_grid(
     Raises:
         DecodeError: an affine without area, or a ground too far from the bundle's.
     """
-    affine = source_affine(crs, transform)
-    pixel = pixel_size(height, width, crs, transform)
+    affine, crs, height, width = extent.affine, extent.crs, extent.height, extent.width
+    pixel = pixel_size(height, width, crs, extent.transform)
     ground_x, ground_y, why = _ground(pixel, spec, gsd)
     if gsd == "auto" and crs and pixel:
         steps = math.hypot(affine.a, affine.d), math.hypot(affine.b, affine.e)
@@ -158,7 +151,7 @@ def net_grid(
     )
 
 
-def _miss(grid: SceneGround, fine: SceneGround, ratio: int) -> float:
+def _miss(grid: SceneExtent, fine: SceneExtent, ratio: int) -> float:
     """Largest distance between corners of both, in px of the finer one."""
     if grid.transform is fine.transform is None:
         return 0.0

@@ -31,7 +31,7 @@ from satray.data.values import (
     valid_values,
 )
 from satray.errors import DecodeError, InputError, SatrayError
-from satray.scoring.outlines import SceneGround
+from satray.scoring.outlines import SceneExtent
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.grid import ratios
 from satray.scoring.scenes.items import baseline_note
@@ -131,22 +131,14 @@ class Conversion:
 class SceneFacts:
     """What a scene is, apart from its pixels."""
 
-    scene: str
-    """Its name."""
-    height: int
-    """Rows, stored px of the finest file."""
-    width: int
-    """Columns, stored px."""
+    extent: SceneExtent
+    """Name, size in px of the finest file, and place."""
     bands: tuple[str, ...]
     """Bands that are read, in order."""
     stored_dtype: str
     """dtype in the files (NumPy name)."""
     dtype: str
     """dtype of the pixels given, after conversion."""
-    crs: str | None
-    """`AUTHORITY:CODE` where it equals that definition, else WKT; None without a place."""
-    transform: tuple[float, ...] | None
-    """Affine of stored px corners, rasterio's order; None without georeference."""
     taken_at: str | None
     """The TIFF's own date and time (`TIFFTAG_DATETIME`), as it stands; None without."""
     place: str = ""
@@ -172,7 +164,7 @@ class _File:
             raise
         self.place = place.note
         size = self.raster.height, self.raster.width
-        self.grid = SceneGround(uri.rpartition("/")[2], *size, place.crs, place.transform)
+        self.grid = SceneExtent(uri.rpartition("/")[2], *size, place.crs, place.transform)
 
     def offered(self, names: Names) -> tuple[list[BandSource], int | None]:
         """The data bands of a file that is a whole scene, named, and the one that is alpha.
@@ -321,7 +313,7 @@ class Scene:
             # GDAL's errors share no base; what a file does to GDAL costs this scene only
             except Exception as error:
                 raise DecodeError(
-                    f"{self.facts.scene}: rows {row} to {row + height}, columns {column} to "
+                    f"{self.facts.extent.scene}: rows {row} to {row + height}, columns {column} to "
                     f"{column + width} cannot be read: {reason(error)}"
                 ) from error
 
@@ -517,14 +509,10 @@ def _fitted(
     notes.append(said or "")
     file = used[finest]
     facts = SceneFacts(
-        scene=ref.scene,
-        height=file.grid.height,
-        width=file.grid.width,
+        extent=replace(file.grid, scene=ref.scene),
         bands=bands,
         stored_dtype=stored,
         dtype=dtype or stored,
-        crs=file.grid.crs,
-        transform=file.grid.transform,
         taken_at=file.raster.source.tags().get("TIFFTAG_DATETIME"),
         place=file.place,
         notes=tuple(note for note in notes if note),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rasterio.warp import transform
 
 from satray.scoring.dense.windows import AxisTiles
-from satray.scoring.outlines import SceneGround
+from satray.scoring.outlines import SceneExtent
 from satray.scoring.products.detections import Detections, GivenTiles, detect, on_data, summed
 from satray.scoring.products.peaks import PeakRule
 from satray.scoring.products.vectors import LAYER, geojson, geopackage, geoparquet
@@ -36,8 +36,8 @@ def dots(*places: tuple[int, int, int], k: int = 2, h: int = 12, w: int = 15) ->
     return maps
 
 
-def scene(crs: str | None = "EPSG:32631", affine=UTM, name: str = "a/é b.tif") -> SceneGround:
-    return SceneGround(name, 384, 480, crs, affine)
+def scene(crs: str | None = "EPSG:32631", affine=UTM, name: str = "a/é b.tif") -> SceneExtent:
+    return SceneExtent(name, 384, 480, crs, affine)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_wanted_classes_only_and_points_stay_in_the_scene() -> None:
     maps = dots((0, 5, 7), (1, 2, 2))
     assert detect(maps, CELLS, RULE, NAMES, scene(), ["haze & été"]).klass == ("haze & été",)
     assert len(detect(maps, CELLS, RULE, NAMES, scene(), [])) == 0
-    small = SceneGround("a", 350, 400, "EPSG:32631", UTM)
+    small = SceneExtent("a", 350, 400, "EPSG:32631", UTM)
     found = detect(dots((0, 11, 14)), CELLS, RULE, NAMES, small)
     assert (found.row[0], found.col[0]) == (350, 400)
 
@@ -176,7 +176,7 @@ def test_missing_cells_stay_missing_and_count_for_nobody() -> None:
 
 def test_far_points_have_no_longitude_but_the_others_do() -> None:
     # the last column of this scene lies beyond the projection's range
-    wild = SceneGround("a", 384, 480, "EPSG:32631", (1e12, 0.0, 0.0, 0.0, -10.0, 5411000.0))
+    wild = SceneExtent("a", 384, 480, "EPSG:32631", (1e12, 0.0, 0.0, 0.0, -10.0, 5411000.0))
     found = detect(dots((0, 5, 7)), CELLS, RULE, NAMES, wild)
     assert isinstance(found, Detections)
     assert np.isnan(found.lon).all()

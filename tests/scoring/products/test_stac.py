@@ -10,7 +10,7 @@ import pytest
 from pystac.validation import JsonSchemaSTACValidator, set_validator
 from scoring.scenes.scene_material import spec
 
-from satray.scoring.outlines import SceneGround
+from satray.scoring.outlines import SceneExtent
 from satray.scoring.products.moment import Moment
 from satray.scoring.products.names import cam_name, quicklook_name
 from satray.scoring.products.stac import ItemProduct, ModelFacts, item_of, to_bytes
@@ -61,9 +61,9 @@ def products(scene: str, towers: tuple[str, ...] = ()) -> list[ItemProduct]:
     ]
 
 
-def made(ground: SceneGround, **more) -> pystac.Item:
+def made(ground: SceneExtent, **more) -> pystac.Item:
     values = {
-        "ground": ground,
+        "extent": ground,
         "moment": Moment(TAKEN, "pattern"),
         "created": NOW,
         "files": ("s3://bucket/in/a.tif",),
@@ -74,8 +74,8 @@ def made(ground: SceneGround, **more) -> pystac.Item:
     return item_of(**(values | more))
 
 
-def scene(crs="EPSG:32631", affine=UTM, name: str = "a/b.tif") -> SceneGround:
-    return SceneGround(name, 384, 480, crs, affine)
+def scene(crs="EPSG:32631", affine=UTM, name: str = "a/b.tif") -> SceneExtent:
+    return SceneExtent(name, 384, 480, crs, affine)
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def scene(crs="EPSG:32631", affine=UTM, name: str = "a/b.tif") -> SceneGround:
         scene('LOCAL_CS["x",UNIT["m",1]]'),
         scene(None, None),
         scene(name="../é b\u202e<script>.tif"),
-        SceneGround("p", 5000, 5000, "EPSG:32601", (100.0, 0.0, 1e4, 0.0, -100.0, 1107000.0)),
+        SceneExtent("p", 5000, 5000, "EPSG:32601", (100.0, 0.0, 1e4, 0.0, -100.0, 1107000.0)),
     ],
 )
-def test_items_are_valid_and_read_back(tmp_path, ground: SceneGround) -> None:
+def test_items_are_valid_and_read_back(tmp_path, ground: SceneExtent) -> None:
     path = tmp_path / "item.json"
     path.write_bytes(to_bytes(made(ground)))
     back = pystac.Item.from_file(str(path))

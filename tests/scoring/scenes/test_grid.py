@@ -9,7 +9,7 @@ from scoring.scenes.scene_material import UTM, spec
 from satray.data.georeference import pixel_size
 from satray.errors import DecodeError
 from satray.models.spec import TrainedPixels
-from satray.scoring.outlines import SceneGround
+from satray.scoring.outlines import SceneExtent
 from satray.scoring.rasters import PIXEL_COORDINATES
 from satray.scoring.scenes.grid import net_grid, ratios
 
@@ -21,7 +21,8 @@ SAME, HUNDRED = (99, 99), (100, 100)
 
 
 def grid(height, width, crs, affine, gsd="auto", **more):
-    return net_grid(height, width, crs, None if affine is None else affine[:6], spec(**more), gsd)
+    transform = None if affine is None else affine[:6]
+    return net_grid(SceneExtent("a", height, width, crs, transform), spec(**more), gsd)
 
 
 @pytest.mark.parametrize(
@@ -134,10 +135,10 @@ def test_ground_too_far_from_the_bundles(scale):
 )
 def test_ratios_hold_for_any_affine(ratio, height, width, turn, origin):
     affine = Affine.translation(origin, -origin) @ Affine.rotation(turn * 90) @ Affine.scale(7, -7)
-    fine = SceneGround("fine", height * ratio, width * ratio, "EPSG:1", affine[:6])
-    coarse = SceneGround("coarse", height, width, "EPSG:1", (affine @ Affine.scale(ratio))[:6])
+    fine = SceneExtent("fine", height * ratio, width * ratio, "EPSG:1", affine[:6])
+    coarse = SceneExtent("coarse", height, width, "EPSG:1", (affine @ Affine.scale(ratio))[:6])
     _, lengths = ratios([coarse, fine])
     assert lengths == (ratio, 1)
     moved = affine @ Affine.scale(ratio) @ Affine.translation(0.1 / ratio, 0)
     with pytest.raises(DecodeError):
-        ratios([fine, SceneGround("coarse", height, width, "EPSG:1", moved[:6])])
+        ratios([fine, SceneExtent("coarse", height, width, "EPSG:1", moved[:6])])

@@ -24,7 +24,7 @@ def put(path: Path, data: bytes) -> str:
 
 def read_through(path, wanted, names=None):
     with opened(path, wanted, names) as scene:
-        height, width = scene.facts.height, scene.facts.width
+        height, width = scene.facts.extent.height, scene.facts.extent.width
         for row in range(0, height, 1000):
             scene.read(row, 0, min(1000, height - row), min(width, 1000))
 
@@ -130,7 +130,8 @@ def test_neighbours_are_not_looked_at(tmp_path):
         target.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=str(tmp_path / "other.tif"))
     for uri in (path, led):
         with opened(uri, ("b1",)) as scene:
-            assert (scene.facts.crs, scene.facts.transform) == ("EPSG:32631", UTM[:6])
+            extent = scene.facts.extent
+            assert (extent.crs, extent.transform) == ("EPSG:32631", UTM[:6])
             x_CHW, valid_HW = scene.read(100, 100, 50, 50)
             found = drift(scene, [BandReference("b1", float(values.mean()), float(values.std()))])
         np.testing.assert_array_equal(x_CHW[0], values[0, 100:150, 100:150])
@@ -144,7 +145,7 @@ def test_names_as_strange_as_they_come(tmp_path):
         path = write(tmp_path / f"{name}.x{number}" / f"{name}.tif", values + number, ("b1",))
         with opened(path, ("b1",)) as scene:
             x_CHW, _ = scene.read(0, 0, 90, 120)
-            assert scene.facts.scene == f"{name}.tif"
+            assert scene.facts.extent.scene == f"{name}.tif"
         np.testing.assert_array_equal(x_CHW, values + number)
 
 

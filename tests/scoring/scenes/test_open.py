@@ -13,6 +13,7 @@ from scoring.scenes.scene_material import STORE, UTM, noise, opened, ref, write
 from satray.data.decode import decode
 from satray.data.values import Change
 from satray.errors import DecodeError, InputError
+from satray.scoring.outlines import SceneExtent
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.find import find_scenes
 from satray.scoring.scenes.open import Conversion, open_scene, source_names
@@ -26,7 +27,7 @@ FILL = 9.969209968386869e36  # of NetCDF
 def whole(scene):
     """All px, and where all bands are measured."""
     with scene:
-        x_CHW, valid_CHW = scene.read(0, 0, scene.facts.height, scene.facts.width)
+        x_CHW, valid_CHW = scene.read(0, 0, scene.facts.extent.height, scene.facts.extent.width)
         return x_CHW, valid_CHW.all(axis=0)
 
 
@@ -35,8 +36,8 @@ def test_facts(tmp_path):
     path = write(tmp_path / "a.tif", noise(4), BGRN, tags=tags, tiled=True, blockxsize=64)
     with opened(path, ("red", "green")) as scene:
         facts = scene.facts
-    assert (facts.scene, facts.height, facts.width) == ("a.tif", 90, 120)
-    assert (facts.bands, facts.crs, facts.transform) == (("red", "green"), "EPSG:32631", UTM[:6])
+    assert facts.extent == SceneExtent("a.tif", 90, 120, "EPSG:32631", UTM[:6])
+    assert facts.bands == ("red", "green")
     assert (facts.stored_dtype, facts.dtype) == ("uint16", "uint16")
     assert facts.taken_at == tags["TIFFTAG_DATETIME"]
 
@@ -160,7 +161,7 @@ def test_coarser_band_is_brought_to_the_finest_grid(tmp_path, ratio):
     write(tmp_path / "nir.tif", coarse[None], transform=UTM @ Affine.scale(ratio))
     with open_scene(ref("many", *sources), ("nir", "red"), None, STORE) as scene:
         x_CHW, valid_CHW = scene.read(0, 0, 90, 120)
-        assert (scene.facts.height, scene.facts.transform) == (90, UTM[:6])
+        assert (scene.facts.extent.height, scene.facts.extent.transform) == (90, UTM[:6])
         part_CHW, there_CHW = scene.read(11, 17, 31, 43)
     inner = (slice(8 * ratio, 90 - ratio), slice(8 * ratio, 120 - ratio))
     np.testing.assert_allclose(x_CHW[0][inner], values[2][inner], rtol=1e-5)
@@ -213,7 +214,8 @@ def test_a_world_file_beside_serves_where_there_is_no_affine(tmp_path):
     for name, expected in said.items():
         assert find_scenes(str(tmp_path / name), STORE).scenes == (scenes[name],)
         with open_scene(scenes[name], ("red",), None, STORE) as scene:
-            assert (scene.facts.crs, scene.facts.transform, scene.facts.place) == expected
+            extent = scene.facts.extent
+            assert (extent.crs, extent.transform, scene.facts.place) == expected
     (tmp_path / "bare.tfw").write_text(numbers.format(448015))
     (tmp_path / "placed.tfw").rename(tmp_path / "alone.TFW")
     again = found()

@@ -19,8 +19,7 @@ RGB = ("red", "green", "blue")
 
 
 def grid_of(scene, **more):
-    facts = scene.facts
-    return net_grid(facts.height, facts.width, facts.crs, facts.transform, spec(**more))
+    return net_grid(scene.facts.extent, spec(**more))
 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.data())
