@@ -11,7 +11,7 @@ from typing import Any
 INK, MUTED, GRID = "#22272e", "#6b7480", "#e6e8eb"
 TRAIN, VAL = "#c2703d", "#2f6f8f"
 PALETTE = ("#2f6f8f", "#c2703d", "#5b8c5a", "#8a5a83")
-"""For up to four classes in one panel; more get a panel each."""
+"""For what is drawn in one panel and told apart by colour."""
 
 WIDTH = 4.8
 """Inches."""
