@@ -9,7 +9,7 @@ NAMES = {
     "startup": "where the start of a job goes: its lines and processes, with seconds of CPU",
     "gpu": "a GPU kept busy: the step alone, fed from disk, fed through the full line",
     "sweep": "many heads over cached features, against extraction alone and the naive way",
-    "scenes": "whole scenes: windows against tiles, stitched against whole, one huge",
+    "score": "scenes and tiles scored: many, small, one huge, windows against tiles",
     "faults": "jobs killed, cut off or starved at bad moments, right or wrong",
     "field": "small inputs after public bug reports, right or wrong",
 }

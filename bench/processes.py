@@ -1,6 +1,7 @@
 """Run a job as a user does, and watch the memory of all of its processes (Linux)."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -29,12 +30,15 @@ class Watched:
     """GiB of all processes at once at most, shared memory left out."""
 
 
-def job(name: str, *keys: str, look: Callable[[], None] | None = None) -> Watched:
+def job(
+    name: str, *keys: str, look: Callable[[], None] | None = None, root: Path = ROOT
+) -> Watched:
     """`python jobs/NAME.py KEYS`.
 
     Args:
         name: the job.
         keys: its arguments.
+        root: the checkout of satray whose job it is.
         look: called twice a second while it runs.
 
     Raises:
@@ -44,7 +48,10 @@ def job(name: str, *keys: str, look: Callable[[], None] | None = None) -> Watche
     print("$", " ".join(command[1:]), file=sys.stderr, flush=True)
     start, watched = time.perf_counter(), Watched()
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=root, stdout=said, stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONPATH": str(root)},
+        )  # fmt: skip
         while process.poll() is None:
             _look(process.pid, watched)
             if look is not None:

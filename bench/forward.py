@@ -1,4 +1,4 @@
-"""Whole scenes: `python -m bench scenes [part ...]`, each part a table and one line of JSON.
+"""The rows of `python -m bench score` that ask the network's room itself: dense, stitched, engines.
 
 - `dense`: windows against overlapping tiles one by one: the same tile scores of the same scene.
   Ours: satray's `DenseScorer`, from stored pixels to scores of all tiles and maps of all classes,
@@ -11,36 +11,24 @@
   overlapping tiles; the largest difference, over the largest number of the whole-scene forward.
 - `engines`: what computes features on CPUs: OpenVINO against eager torch, channels last, in turn,
   over a window and over a batch of tiles; seconds of a conversion.
-- `huge`: 20,000 x 20,000 px of the demo's coast through `jobs/score.py`, by single4 (ResNet-18)
-  with random weights unless `--bundle` names another: seconds by activity, and the memory (RSS) of
-  the driver, Ray's daemons and all workers.
 """
 
 import argparse
-import json
-import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from bench import processes
-
 CLASSES = tuple(f"class{n:02d}" for n in range(17))
 WINDOW = {"single3": 2560, "resnet50_v2": 2560}
 """Longest side asked for by `dense`; of the others 3,584 px."""
-BLOCK = 512
-SETUPS = ("", "mode=dense window=1280")
-"""Of `huge`: without keys (`auto` takes tiles where they do not overlap), and in windows."""
 
 
-def bundle(variant: str, size: int) -> Any:
+def bundle(variant: str, size: int, classes: tuple[str, ...] = CLASSES) -> Any:
     """A built-in network with random weights and sane batch statistics, the same each time."""
     from satray.models.bundle import Bundle, BundleSpec
     from satray.models.network import Network
@@ -50,7 +38,7 @@ def bundle(variant: str, size: int) -> Any:
     options = BUILT_IN[variant]
     bands = tuple(dict.fromkeys(band for tower in options.towers for band in tower.bands))
     torch.manual_seed(0)
-    network = Network(options, len(CLASSES), bands=bands)
+    network = Network(options, len(classes), bands=bands)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)  # timm starts some of them at zero
@@ -61,9 +49,9 @@ def bundle(variant: str, size: int) -> Any:
             network.train()(torch.randn(2, len(bands), 192, 192))
     many = len(bands)
     spec = BundleSpec(
-        variant=options, task="multilabel", classes=CLASSES, bands=bands, mean=(2000.0,) * many,
+        variant=options, task="multilabel", classes=classes, bands=bands, mean=(2000.0,) * many,
         std=(1000.0,) * many, dtype="uint16", size=size, resize=None, evaluate="whole",
-        tile_shape=(size, size), resolution=3.0, thresholds=(0.5,) * len(CLASSES),
+        tile_shape=(size, size), resolution=3.0, thresholds=(0.5,) * len(classes),
         temperature=1.0, grids={tower.name: probe_grid(tower.backbone) for tower in options.towers},
     )  # fmt: skip
     return Bundle(spec, network.requires_grad_(False).eval(), "0" * 12)
@@ -241,83 +229,6 @@ def _gap(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(found - wanted)[there].max() / np.abs(wanted[there]).max())
 
 
-def huge(given: argparse.Namespace) -> dict[str, Any]:
-    """A huge scene through the job."""
-    work = given.work.absolute()
-    shutil.rmtree(work, ignore_errors=True)
-    try:
-        model = given.bundle or str(_save_bundle(work / "bundle"))
-        scene = _write_scene(work / "scenes" / "huge.tif", given.px)
-        runs = []
-        for number, keys in enumerate(given.keys or SETUPS):
-            out = work / f"out-{number}"
-            watched = processes.job(
-                "score", f"bundle={model}", f"scenes={scene}", f"out={out}", *keys.split()
-            )
-            seconds = json.loads((out / "run.json").read_text())["seconds"]
-            print(f"### {keys or 'without keys'}\n\n{watched.said.strip()}\n")
-            print("| activity | seconds |\n|---|---:|")
-            print("\n".join(f"| {name} | {spent:.1f} |" for name, spent in seconds.items()))
-            print("\n| process | RSS, GiB | without shared memory |\n|---|---:|---:|")
-            for resident, own, name in sorted(watched.most.values(), reverse=True)[:6]:
-                print(f"| `{name}` | {resident:.2f} | {own:.2f} |")
-            reading, waiting = (
-                seconds.get(f"{n} (all processes)", 0.0) for n in ("reading", "waiting")
-            )
-            hidden = 1 - waiting / reading if reading else 0.0
-            print(f"\n{watched.seconds:.0f} s; all together {watched.together:.2f} GiB; "
-                  f"{hidden:.0%} of reading beside the network\n", flush=True)  # fmt: skip
-            runs.append(
-                {"keys": keys, "wall": watched.seconds, "seconds": seconds, "hidden": hidden,
-                 "largest": max(watched.most.values())[0], "together": watched.together}
-            )  # fmt: skip
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return {"px": given.px, "runs": runs}
-
-
-def _save_bundle(folder: Path) -> Path:
-    from satray.models.bundle import bundle_files
-
-    made = bundle("single4", 256)
-    # A random network takes anything for anything; of some thousand detections.
-    spec = replace(made.spec, thresholds=(0.9999,) * len(CLASSES))
-    folder.mkdir(parents=True)
-    for name, data in bundle_files(spec, made.network.state_dict()).items():
-        (folder / name).write_bytes(data)
-    return folder
-
-
-def _write_scene(path: Path, side: int) -> Path:
-    """Pieces of the demo's coast, turned and shaded by place; tiled, deflate, uint16."""
-    import rasterio
-    from rasterio.windows import Window
-
-    from satray.demo.archive import BANDS, CRS, draw_sheet
-
-    sheet = draw_sheet(0, 1, 2048)
-    rng = np.random.default_rng(0)
-    path.parent.mkdir(parents=True)
-    with rasterio.open(
-        path, "w", driver="GTiff", dtype="uint16", count=4, height=side, width=side, crs=CRS,
-        transform=sheet.transform, compress="deflate", predictor=2, zlevel=1, tiled=True,
-        blockxsize=BLOCK, blockysize=BLOCK, bigtiff="yes", interleave="pixel",
-        num_threads="all_cpus",
-    ) as file:  # fmt: skip
-        file.descriptions = BANDS
-        for row in range(0, side, BLOCK):
-            parts = []
-            for _ in range(0, side, BLOCK):
-                top, left = rng.integers(0, 2048 - BLOCK, 2)
-                part = sheet.pixels[:, top : top + BLOCK, left : left + BLOCK]
-                shaded = np.clip(part * rng.uniform(0.8, 1.2), 1, 65535).astype(np.uint16)
-                parts.append(np.rot90(shaded, int(rng.integers(4)), (1, 2)))
-            height = min(BLOCK, side - row)
-            strip = np.concatenate(parts, axis=2)[:, :height, :side]
-            file.write(strip, window=Window(0, row, side, height))
-    return path
-
-
 def engines(given: argparse.Namespace) -> dict[str, Any]:
     """OpenVINO against eager torch."""
     from satray.models.variant import BUILT_IN
@@ -357,36 +268,3 @@ def engines(given: argparse.Namespace) -> dict[str, Any]:
             )  # fmt: skip
             rows.append({"network": name, "shape": shape, "conversion": made, "seconds": took})
     return {"rows": rows}
-
-
-PARTS = {"dense": dense, "stitched": stitched, "engines": engines, "huge": huge}
-
-
-def main(arguments: list[str]) -> int:
-    """Run the parts asked for; all without any."""
-    parser = argparse.ArgumentParser(
-        "python -m bench scenes", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
-    group = parser.add_argument_group("dense")
-    group.add_argument("--rounds", type=int, default=3)
-    group.add_argument("--networks", nargs="+", default=["single3", "mobilenet_v2"])
-    group.add_argument("--size", type=int, default=256, help="of a tile, px")
-    group.add_argument("--side", type=int, default=8192, help="of the scene, px")
-    group.add_argument("--window", type=int, help="px; default by network")
-    group.add_argument("--windows", type=int, default=2, help="windows that are timed at most")
-    group.add_argument("--sample", type=int, default=64, help="tiles that are timed")
-    group = parser.add_argument_group("huge")
-    group.add_argument("--px", type=int, default=20_000, help="side of the scene")
-    group.add_argument("--work", type=Path, default=Path("runs/huge"), help="removed at the end")
-    group.add_argument("--bundle", help="default single4 with random weights")
-    group.add_argument("--keys", action="append", help="keys of one run of score; repeatable")
-    given = parser.parse_args(arguments)
-    strange = sorted(set(given.parts) - set(PARTS))
-    if strange:
-        parser.error(f"no part {strange[0]}; there are {', '.join(PARTS)}")
-    for part in given.parts or PARTS:
-        print(f"\n## {part}\n", flush=True)
-        print(json.dumps({"bench": "scenes", "part": part, **PARTS[part](given)}), flush=True)
-    return 0
