@@ -1,4 +1,4 @@
-"""Detections: peaks of a scene's maps as points on the extent.
+"""Detections: peaks of a scene's maps as points on the ground.
 
 Legend: K classes, h x w feature cells, N detections or points, T x U tiles.
 """
@@ -37,9 +37,9 @@ class Detections:
     y: Floats
     """(N,) in the scene's CRS, or as its affine says; without one, minus the row."""
     lon: Floats
-    """(N,) degrees; NaN where there is no extent."""
+    """(N,) degrees; NaN where there is no CRS."""
     lat: Floats
-    """(N,) degrees; NaN where there is no extent."""
+    """(N,) degrees; NaN where there is no CRS."""
 
     def __len__(self) -> int:
         """N."""

@@ -17,7 +17,7 @@ from satray.scoring.outlines import SceneExtent
 from satray.scoring.reading import MisfitError
 from satray.scoring.scenes.find import find_scenes
 from satray.scoring.scenes.open import Conversion, open_scene, source_names
-from satray.scoring.scenes.scene import BandSource
+from satray.scoring.scenes.scene import BandSource, etag_of
 
 RGN = ("red", "green", "nir")
 BGRN = ("blue", "green", "red", "nir")
@@ -298,6 +298,8 @@ def test_a_mask_beside(tmp_path, kind):
         (tmp_path / "a.json").write_text(json.dumps(item))
     (found,) = find_scenes(str(tmp_path), STORE).scenes
     assert found.mask_of(uri) == f"{uri}.msk"
+    # as a schedule asks before it publishes
+    assert etag_of([STORE.head(file) for file in found.files], found.stated) == found.etag
     with open_scene(found, names, None, STORE) as scene:
         _, valid_CHW = scene.read(10, 10, 60, 100)
     want = shown[10:70, 10:110] > 0
