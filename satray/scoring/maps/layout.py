@@ -26,6 +26,8 @@ from satray.scoring.scenes.grid import NetGrid
 
 PART_BYTES = 16 << 20
 """Bytes of the pixels of a part, about; one window at least."""
+WIDER = 4
+"""Times as many where a scene is decoded in strips: each part decodes whole rows of px."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,18 @@ class SceneLayout:
         row, col = divmod(number, len(self.cols))
         return self.rows[row], self.cols[col]
 
-    def parts(self, px_bytes: int) -> tuple[range, ...]:
+    def parts(self, px_bytes: int, *, strips: bool = False) -> tuple[range, ...]:
         """Numbers of the windows of each part.
 
         Args:
             px_bytes: of a net px, all bands.
+            strips: whether the scene is decoded in strips that are wider than a window.
         """
+        most = WIDER * PART_BYTES if strips else PART_BYTES
         parts, start, size = [], 0, 0
         for number, window in enumerate(self.plan.windows):
             own = window.height * window.width * px_bytes
-            if number > start and size + own > PART_BYTES:
+            if number > start and size + own > most:
                 parts.append(range(start, number))
                 start, size = number, 0
             size += own

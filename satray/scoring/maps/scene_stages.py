@@ -177,7 +177,8 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
     def windows_of(self, job: SceneJob, part: int) -> range:
         """Numbers of the windows of a part."""
         spec = self.model.spec
-        return self.layout_of(job).parts(px_bytes(job.grid, spec.bands, spec.dtype))[part]
+        size = px_bytes(job.grid, spec.bands, spec.dtype)
+        return self.layout_of(job).parts(size, strips=job.strips)[part]
 
     def _read(self, scene: Scene, job: SceneJob, part: int) -> tuple[Windows, PartSeen]:
         begin = time.perf_counter()

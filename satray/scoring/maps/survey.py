@@ -54,10 +54,12 @@ class Surveyor:
                 score = None if found is None else found.score
         except DecodeError as error:
             return self.refused(number, ref, stage, error)
-        parts = layout.parts(px_bytes(grid, self.spec.bands, self.spec.dtype))
+        strips = scene.block_width * grid.scale_x > layout.plan.windows[0].width
+        size = px_bytes(grid, self.spec.bands, self.spec.dtype)
+        parts = layout.parts(size, strips=strips)
         return SceneJob(
             number, ref, grid, facts.extent, facts.taken_at, mode, why, len(parts), layout.plan.px,
-            score, tuple(notes),
+            strips, score, tuple(notes),
         )  # fmt: skip
 
     def refused(self, number: int, ref: SceneRef, stage: str, error: DecodeError) -> SceneResult:

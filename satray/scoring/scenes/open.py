@@ -286,6 +286,15 @@ class Scene:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def block_width(self) -> int:
+        """Columns of stored px that are decoded together, in the file where they are most."""
+        rasters = [(part.file.raster, part.ratio) for part in self._parts]
+        return max(
+            min(int(raster.source.block_shapes[0][1]), raster.width) * ratio
+            for raster, ratio in rasters
+        )
+
     def close(self) -> None:
         """Close its files."""
         for part in self._parts:
