@@ -22,6 +22,9 @@ from satray.scoring.stages import (
     write_item,
 )
 
+_OF_A_TASK = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+"""What Ray raises of a task whose process died as often as it tries."""
+
 
 @contextlib.contextmanager
 def on_ray(stages: Any, workers: cluster.Workers) -> Iterator[Executor]:
@@ -103,6 +106,8 @@ class _Ray:
             self._load[actor] = self._load.get(actor, 1) - 1
         try:
             head = ray.get(references[0])
+        except _OF_A_TASK as error:
+            raise DecodeError(f"the process that did it died: {cluster.cause(error)}") from error
         except ray.exceptions.RayError as error:
             raise SatrayError(f"a worker died: {cluster.cause(error)}") from error
         if isinstance(head, SatrayError):

@@ -155,7 +155,7 @@ class _Stream(Generic[I, O, R]):
     tally: Tally
     unread: deque[tuple[_Item, int]] = field(default_factory=deque)
     ready: deque[tuple[_Item, int, Any]] = field(default_factory=deque)
-    calls: dict[Hashable, tuple[str, _Item | None, int]] = field(default_factory=dict)
+    calls: dict[Hashable, tuple[str, Any, int]] = field(default_factory=dict)
 
     def results(self, items: Iterable[I]) -> Iterator[R]:
         todo = iter(items)
@@ -168,8 +168,9 @@ class _Stream(Generic[I, O, R]):
                 try:
                     yield from self._took(kind, item, part, self.executor.take(call))
                 except DecodeError as error:
-                    if item is None:
-                        raise
+                    if kind == "open":
+                        yield self.stages.unopened(item, error)
+                        continue
                     if item.failed:
                         continue
                     item.failed = True
@@ -195,7 +196,7 @@ class _Stream(Generic[I, O, R]):
                     self.calls[executor.read(item.opened, part)] = "read", item, part
                 continue
             for new in todo:
-                self.calls[executor.open(new)] = "open", None, 0
+                self.calls[executor.open(new)] = "open", new, 0
                 break
             else:
                 return
@@ -203,9 +204,7 @@ class _Stream(Generic[I, O, R]):
     def _busy(self, *kinds: str) -> int:
         return sum(kind in kinds for kind, _, _ in self.calls.values())
 
-    def _took(
-        self, kind: str, item: _Item | None, part: int, given: tuple[Any, ...]
-    ) -> Iterator[R]:
+    def _took(self, kind: str, item: Any, part: int, given: tuple[Any, ...]) -> Iterator[R]:
         if kind == "network":
             return
         head, *rest = given
@@ -219,7 +218,6 @@ class _Stream(Generic[I, O, R]):
             self.unread += [(item, n) for n in range(1, item.opened.parts)]
         elif kind == "read":
             self.tally.spend("reading", head[0])
-        assert item is not None
         if item.failed:
             return
         if kind in ("open", "read"):

@@ -92,6 +92,11 @@ class Stages(Generic[I, O, R]):
         """Write what came of an item: of each part what was seen, and what the network says."""
         raise NotImplementedError
 
+    def unopened(self, item: I, error: DecodeError) -> R:
+        """Say that an item could not be opened: its process died; called in the driver."""
+        del item
+        raise error
+
     def failed(self, opened: O, error: DecodeError) -> R:
         """Say that a part could not be read or looked at; called in the driver."""
         del opened

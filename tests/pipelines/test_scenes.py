@@ -126,3 +126,31 @@ def test_a_schedule_in_a_bucket_twice(bundle, s3, tmp_path):
     assert outcome.idle
     assert (*said, *outcome.summary)[-1] == "nothing to score"
     assert {entry.key for entry in storage.list(f"{bucket}/out")} == keys
+
+
+def test_a_scene_that_kills_who_opens_it_is_given_up_and_costs_no_other(
+    bundle, tmp_path, monkeypatch
+):
+    class Deadly(SceneStages):
+        def open(self, item):
+            found = SceneStages.open(self, item)  # it is claimed by then
+            if item.ref.scene == "a.tif":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+    monkeypatch.setattr(job, "SceneStages", Deadly)
+    for seed, name in enumerate(("a.tif", "b.tif")):
+        pixels = material.dotted(material.field(110, 120, seed=seed), (72, 72))
+        material.write_scene(tmp_path / "scenes" / name, pixels)
+    given = material.recipe(
+        bundle, tmp_path / "scenes", mode="dense", resources=ONE, only_new=True,
+        out=str(tmp_path / "out"), schedule={"settle": 0, "max_attempts": 1},
+    )  # fmt: skip
+    run, outcome, _, _ = material.scored(given, tmp_path / "out", "1" * 12, ray=True)
+    (failure,) = material.rows_of(run, f"runs/{run.run_id}.failures.parquet")
+    assert (failure["scene"], failure["stage"]) == ("a.tif", "open")
+    assert failure["error"].startswith("the process that did it died: ")
+    assert (outcome.counts["scenes"], outcome.failed) == (2, 1)
+    _, outcome, _, said = material.scored(given, tmp_path / "out", "2" * 12, ray=True)
+    assert outcome.idle
+    assert "scenes: 1 done, 1 given up" in [*said, *outcome.summary]

@@ -1,5 +1,7 @@
 """The order of stages, on stages that only count."""
 
+import os
+import signal
 from dataclasses import dataclass
 
 import pytest
@@ -27,7 +29,14 @@ def counting():
             return 10 * pixels
 
     class Counting(Stages):
+        def unopened(self, item, error):
+            if item > -9:
+                raise error
+            return item, [str(error)]
+
         def open(self, item):
+            if item == -9:
+                os.kill(os.getpid(), signal.SIGKILL)
             if item < 1:
                 raise DecodeError("nothing there")
             return Started(Opened(item), 0, "seen 0")
@@ -82,3 +91,14 @@ def test_parts_go_to_the_actors_that_there_is_room_for(ray_session, tmp_path):
     workers = Workers(count=2, gpu=False, cpus=3, readers=Readers(2))
     found = results([5, 1, 9], tmp_path, workers)
     assert sorted(found) == [expected(1), expected(5), expected(9)]
+
+
+@pytest.mark.pipeline
+def test_an_item_that_kills_its_process_costs_no_other(ray_session, tmp_path):
+    from satray.cluster import Readers, Workers
+
+    workers = Workers(count=1, gpu=False, cpus=1, readers=Readers(2))
+    (item, (line,)), *others = sorted(results([3, -9, 2], tmp_path, workers))
+    assert item == -9
+    assert line.startswith("the process that did it died: ")
+    assert others == [expected(2), expected(3)]

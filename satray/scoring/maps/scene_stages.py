@@ -159,6 +159,20 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         except TakenOverError as error:
             return self._taken(job, error)
 
+    def unopened(self, item: SceneItem, error: DecodeError) -> SceneResult | None:
+        """That a scene could not be opened: an attempt like any other, or it would end each run."""
+        result = failed(item.number, item.ref, "open", error)
+        if self.ledger is None or item.task is None:
+            return result
+        task = item.task
+        claim = self.ledger.claim(task.key, task.history, task.looked)
+        if claim is None:
+            return None
+        if claim.committed is not None:
+            return self._committed(claim)
+        self._give_up(claim, result)
+        return result
+
     def failed(self, job: SceneJob, error: DecodeError) -> SceneResult:
         """That a scene could not be read, or not be written."""
         result = about(job, failed(job.number, job.ref, "read", error))
