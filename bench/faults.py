@@ -29,7 +29,8 @@ from bench.processes import below
 SCENES, SIDE = 6, 64
 LEASE = 6.0
 """Seconds after which a run that was killed counts as dead."""
-ALONE = ("resources.workers=1", "resources.gpus=no", "drift=off")
+ALONE = ("resources.workers=1", "resources.gpus=no", "drift=off", "resources.ray=yes")
+KILLS = 20
 TRAINING = (
     SIMPLE, "weights=none", "stages.0.pseudo_epochs=2", "batch=8", "resources.gpus=no"
 )  # fmt: skip
@@ -74,11 +75,11 @@ class Bench:
         """Start a run of the schedule."""
         return start("score", *self.keys(out))
 
-    def finish(self, out: Path) -> None:
+    def finish(self, out: Path, *keys: str) -> None:
         """Run the schedule until nothing is left; each run ends with status 0, and all is right."""
         for _ in range(4):
             time.sleep(LEASE + 1)
-            if "nothing to score" in finished(self.score(out)):
+            if "nothing to score" in finished(start("score", *self.keys(out), *keys)):
                 return self.check(str(out))
         raise WrongError("there is still something to score after four runs")
 
@@ -168,12 +169,34 @@ def driver(at: Bench) -> None:
 
 
 def actor_dies(moment: str, at: Bench) -> None:
-    """An actor is killed at a moment; the same run ends well."""
+    """A process is killed at a moment; the same run ends well."""
     out, mark = at.root / moment, at.root / f"{moment}.mark"
     mark.unlink(missing_ok=True)
     finished(start("bench.faults", "--actor", moment, "--mark", str(mark), "--", *at.keys(out)))
-    need(mark.exists(), "no actor was killed")
+    need(mark.exists(), "nothing was killed")
     at.finish(out)
+
+
+def moments(at: Bench) -> None:
+    """Driver, actor, reader or writer is killed at a random moment, twenty times."""
+    begun = time.monotonic()
+    finished(at.score(at.root / "moments" / "whole"))
+    whole, rng, kills = time.monotonic() - begun, np.random.default_rng(at.seed), dict[str, int]()
+    while sum(kills.values()) < KILLS:
+        out = at.root / "moments" / str(len(list((at.root / "moments").iterdir())))
+        run = at.score(out)
+        time.sleep(rng.uniform(0.2, 1) * whole)
+        workers = {pid: name for pid, name in below(run.pid).items() if name.startswith("ray::")}
+        victims = {run.pid: "driver", **workers} if rng.random() < 0.3 else workers
+        if run.poll() is None and victims:
+            victim = int(rng.choice(list(victims)))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+                kills[victims[victim]] = kills.get(victims[victim], 0) + 1
+        text = run.communicate(timeout=300)[0]
+        need(run.returncode in (0, -signal.SIGKILL), f"status {run.returncode}: {text[-300:]}")
+        at.finish(out, "resources.ray=no")
+    print(f"killed: {', '.join(f'{name} {count}' for name, count in sorted(kills.items()))}")
 
 
 def raylet(at: Bench) -> None:
@@ -253,43 +276,59 @@ def cut(at: Bench) -> None:
 
 
 MOMENTS = {
-    "claimed": "An actor is killed when it has claimed a scene; another scores it in the same run.",
-    "written": "An actor is killed between a scene's products and its commit.",
-    "committed": "An actor is killed between a scene's commit and its report.",
+    "claimed": "An actor is killed with a claimed scene; another scores it in the same run.",
+    "written": "A writer is killed between a scene's products and its commit.",
+    "committed": "A writer is killed between a scene's commit and its report.",
 }
 CASES: dict[str, tuple[str, Callable[[Bench], None]]] = {
     "driver": (str(driver.__doc__), driver),
     **{moment: (said, functools.partial(actor_dies, moment)) for moment, said in MOMENTS.items()},
-    **{one.__name__: (str(one.__doc__), one) for one in (raylet, two, disk, cut)},
+    **{one.__name__: (str(one.__doc__), one) for one in (raylet, two, disk, cut, moments)},
 }
 
 
-def with_deadly_actor(moment: str, mark: Path, keys: list[str]) -> int:
-    """Score with an actor that kills itself at a moment, the first time."""
-    from satray.scoring.maps import crew
+def with_deadly_stages(moment: str, mark: Path, keys: list[str]) -> int:
+    """Score with a process that kills itself at a moment, the first time."""
+    from satray.scoring.maps import job
+    from satray.scoring.maps.scene_stages import SceneStages
 
-    def make(task: Any, gpu: bool) -> Any:  # local, so that it travels by value
-        from satray.scoring.maps import actor
+    def once() -> None:
+        with contextlib.suppress(FileExistsError):
+            mark.touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        def once() -> None:
-            with contextlib.suppress(FileExistsError):
-                mark.touch(exist_ok=False)
-                os.kill(os.getpid(), signal.SIGKILL)
+    class Network:
+        def __init__(self, real: Any) -> None:
+            self.real, self.engine = real, real.engine
 
-        holder, name = (actor.Work, "_unit") if moment == "claimed" else (actor.Delivery, "commit")
-        real = getattr(holder, name)
-
-        def deadly(*given: Any) -> Any:
-            if moment != "committed":
-                once()
-            found = real(*given)
+        def __call__(self, *given: Any) -> Any:
             once()
-            return found
+            return self.real(*given)
 
-        setattr(holder, name, deadly)
-        return actor.Work(task, gpu)
+    class Deadly(SceneStages):  # local, so that it travels by value
+        def network(self, gpu: bool) -> Any:
+            real = SceneStages.network(self, gpu)
+            return Network(real) if moment == "claimed" else real
 
-    crew.Work = make  # type: ignore[assignment,misc]
+        def write(self, *given: Any) -> Any:
+            from satray.scoring.maps.deliver import Delivery
+
+            real = Delivery.commit
+
+            def deadly(*more: Any) -> None:
+                if moment == "written":
+                    once()
+                real(*more)
+                if moment == "committed":
+                    once()
+
+            Delivery.commit = deadly  # type: ignore[method-assign]
+            try:
+                return SceneStages.write(self, *given)
+            finally:
+                Delivery.commit = real  # type: ignore[method-assign]
+
+    job.SceneStages = Deadly  # type: ignore[misc]
     sys.path.append(str(JOBS))
     import score
 
@@ -309,7 +348,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("keys", nargs="*", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.actor:
-        return with_deadly_actor(given.actor, given.mark, given.keys)
+        return with_deadly_stages(given.actor, given.mark, given.keys)
     root = (given.keep or Path(tempfile.mkdtemp(prefix="faults-"))).absolute()
     root.mkdir(parents=True, exist_ok=True)
     at = Bench(root, given.seed)
