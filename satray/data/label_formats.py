@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -312,6 +313,8 @@ def _guessed(cells: Sequence[str], title: str) -> tuple[str | None, str]:
         if not len(frozenset().union(*words)) >= len(set(words)) == len(cells):
             raise _unclear(title, f"{long!r} may be one name or several", "blank or none")
         note = f"cells are whole names ({long!r}); label_separator=blank cuts them"
+    if mark == ",":
+        _refuse_cut_names([_cut(cell, mark) for cell in cells], title)
     names = {name for cell in cells for name in _cut(cell, mark)}
     parts_of = {name: [part for part in _MIXED.split(name) if part] for name in sorted(names)}
     known = {parts[0] for parts in parts_of.values() if len(parts) == 1}
@@ -319,6 +322,18 @@ def _guessed(cells: Sequence[str], title: str) -> tuple[str | None, str]:
         if len(parts) != 1 and known.issuperset(parts):
             raise _unclear(title, f"{name!r} is no name beside {listed(sorted(known), 3)}", "none")
     return mark, note
+
+
+def _refuse_cut_names(names: Sequence[tuple[str, ...]], title: str) -> None:
+    """Refuse names that a comma has cut: parts that always stand together, the second in small.
+
+    `Beaches, dunes, sands` is the name of one CORINE class.
+    """
+    alone = Counter(name for cell in names for name in set(cell))
+    pairs = Counter(pair for cell in names for pair in set(pairwise(cell)))
+    for (one, other), together in pairs.items():
+        if alone[one] == alone[other] == together and one[0].isupper() and other[0].islower():
+            raise _unclear(title, f"'{one}, {other}' may be one name or several", "comma or none")
 
 
 def _unclear(title: str, found: str, ways: str) -> InputError:

@@ -141,10 +141,12 @@ class Raster:
         """Numbers of the data bands, from 1, and of the one that is alpha.
 
         Args:
-            named: how many bands are named: where all are, one tagged alpha is data too.
+            named: how many bands are named: where all are, one tagged alpha is data too, but for
+                CMYK files, of which GDAL makes red, green, blue and an alpha.
         """
         tagged = [i + 1 for i, colour in enumerate(self.colours) if colour == "alpha"]
-        if named >= self.count or not tagged:
+        space = self.source.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE")
+        if not tagged or (named >= self.count and space != "CMYK"):
             return list(range(1, self.count + 1)), None
         return [i for i in range(1, self.count + 1) if i not in tagged], tagged[0]
 

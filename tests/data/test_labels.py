@@ -344,6 +344,10 @@ def test_names_in_cells(cells, title, keys, expected, note):
     assert note in " ".join(table.notes)
 
 
+LAND = "Land principally occupied by agriculture, with significant areas of natural vegetation"
+WITH_LAND = [LAND, f"{LAND}, Pastures", "Pastures", "Pastures, Mixed forest", "Mixed forest"]
+
+
 @pytest.mark.parametrize(
     ("cells", "title", "say"),
     [
@@ -351,6 +355,7 @@ def test_names_in_cells(cells, title, keys, expected, note):
         (planet(400), "label", "blank or none"),
         (["a b", "b a", "c"], "labels", "blank or none"),  # words that change places
         (CORINE, "label", "comma or none"),
+        (WITH_LAND, "labels", "comma or none"),
         (["ship;sea", "port"], "class", "semicolon or none"),
         (["a;b", "c|d"], "tags", "semicolon, pipe or none"),
         (["ship;sea", "ship, sea"], "tags", "none"),
