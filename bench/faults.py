@@ -289,8 +289,8 @@ CASES: dict[str, tuple[str, Callable[[Bench], None]]] = {
 
 def with_deadly_stages(moment: str, mark: Path, keys: list[str]) -> int:
     """Score with a process that kills itself at a moment, the first time."""
-    from satray.scoring.maps import job
-    from satray.scoring.maps.scene_stages import SceneStages
+    from satray.score.maps import job
+    from satray.score.maps.scene_stages import SceneStages
 
     def once() -> None:
         with contextlib.suppress(FileExistsError):
@@ -311,7 +311,7 @@ def with_deadly_stages(moment: str, mark: Path, keys: list[str]) -> int:
             return Network(real) if moment == "claimed" else real
 
         def write(self, *given: Any) -> Any:
-            from satray.scoring.maps.deliver import Delivery
+            from satray.score.maps.deliver import Delivery
 
             real = Delivery.commit
 

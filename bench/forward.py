@@ -80,9 +80,9 @@ def window_of(pixels_CHW: np.ndarray, part: Any) -> tuple[np.ndarray, np.ndarray
 
 def dense(given: argparse.Namespace) -> dict[str, Any]:
     """Windows against tiles."""
-    from satray.scoring.dense.measure import measure
-    from satray.scoring.dense.windows import plan_scene
-    from satray.scoring.engines import CpuFeatures
+    from satray.score.dense.measure import measure
+    from satray.score.dense.windows import plan_scene
+    from satray.score.engines import CpuFeatures
 
     torch.set_flush_denormal(True)
     rows = []
@@ -124,8 +124,8 @@ def by_windows(
     made: Any, plan: Any, pixels: np.ndarray, features: Any, most: int
 ) -> Callable[[], float]:
     """Gives seconds a tile of satray's windows, of which so many are timed."""
-    from satray.scoring.dense.forward import DenseScorer
-    from satray.scoring.results import Wanted
+    from satray.score.dense.forward import DenseScorer
+    from satray.score.results import Wanted
 
     scorer = DenseScorer(made, plan, Wanted(tuple(range(len(CLASSES))), ("dense",)), features)
     # Those of most tiles: a sample is none of the thin ones at the far edges.
@@ -167,10 +167,10 @@ def stitched(given: argparse.Namespace) -> dict[str, Any]:
     from satray.models.cam import dense_cam
     from satray.models.network import pool
     from satray.models.variant import BUILT_IN
-    from satray.scoring.dense.forward import DenseScorer
-    from satray.scoring.dense.measure import measure
-    from satray.scoring.dense.windows import least_side, plan_scene
-    from satray.scoring.results import Wanted
+    from satray.score.dense.forward import DenseScorer
+    from satray.score.dense.measure import measure
+    from satray.score.dense.windows import least_side, plan_scene
+    from satray.score.results import Wanted
 
     del given
     print("| network | halo, cells | windows | tiles | maps differ by | logits differ by |")
@@ -232,7 +232,7 @@ def _gap(found: np.ndarray, wanted: np.ndarray) -> float:
 def engines(given: argparse.Namespace) -> dict[str, Any]:
     """OpenVINO against eager torch."""
     from satray.models.variant import BUILT_IN
-    from satray.scoring.engines import converted
+    from satray.score.engines import converted
 
     torch.set_flush_denormal(True)
     rows = []

@@ -2,7 +2,7 @@
 
 from satray.config.score import ScoreRecipe
 from satray.runs.job import Job, leave, main
-from satray.scoring.score import early, large, plan, read, work
+from satray.score.job import early, large, plan, read, work
 
 JOB = Job("score", ScoreRecipe, read, plan, work, ray=large, early=early)
 

@@ -17,8 +17,8 @@ from satray.errors import InputError
 from satray.models.bundle import Bundle, load_bundle
 from satray.models.network import pool
 from satray.models.spec import BundleSpec
-from satray.scoring.forward import Scorer
-from satray.scoring.results import CamKind, MapRequest
+from satray.score.forward import Scorer
+from satray.score.results import CamKind, MapRequest
 from satray.storage import Storage, absolute
 
 Floats = NDArray[np.float32]

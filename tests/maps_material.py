@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from rasterio.transform import Affine
-from scoring.dense import dense_material
+from score.dense import dense_material
 from scoring_material import make_peaked, write_tile
 
 from satray.config.score import ScoreRecipe
@@ -20,9 +20,9 @@ from satray.models.probe import probe_grid
 from satray.runs.folder import take_folder
 from satray.runs.job import Job, perform
 from satray.runs.run import Run
-from satray.scoring import score
-from satray.scoring.scheduler import run_stages
-from satray.scoring.stages import Stages
+from satray.score import job as score
+from satray.score.scheduler import run_stages
+from satray.score.stages import Stages
 from satray.storage import Storage
 
 BANDS = ("red", "green", "blue")

@@ -12,8 +12,8 @@ import satray
 from satray.classifier import Classifier
 from satray.data.decode import read_pixels
 from satray.errors import InputError
-from satray.scoring.forward import Scorer
-from satray.scoring.results import MapRequest
+from satray.score.forward import Scorer
+from satray.score.results import MapRequest
 
 
 def tiles(n: int = 5, bands: int = 3) -> np.ndarray:

@@ -21,8 +21,8 @@ PROCESSES_THAT_DO_NOT_COMPUTE = [
     for name in (
         "data.labels", "data.split", "data.decode", "data.index", "data.statistics", "data.cache",
         "data.prepare", "metrics.summary", "report.curves", "runs.job", "storage",
-        "train.worker", "train.ray_train", "train.job", "scoring.pipeline",
-        "scoring.maps.jobs",
+        "train.worker", "train.ray_train", "train.job", "score.pipeline",
+        "score.maps.jobs",
     )
 ]  # fmt: skip
 

@@ -90,7 +90,7 @@ def steps(recipe: DemoRecipe, out: str) -> dict[str, tuple[Job[Any, Any], Recipe
     """Each job of the line by its title, in order, with its recipe."""
     from satray.data import prepare
     from satray.evaluate import job as evaluate
-    from satray.scoring import score
+    from satray.score import job as score
     from satray.train import job as train
 
     def a(name: str, model: type[Recipe], module: Any, folder: str, **keys: Any) -> Any:
@@ -211,7 +211,7 @@ def _result(run: Run, name: str, mapped: "list[MappedTile]") -> "Result":
     """Gather what was measured of a network."""
     from satray.demo.results import Result, match, pointing
     from satray.models.spec import read_spec
-    from satray.scoring.products.names import detections_name
+    from satray.score.products.names import detections_name
 
     def read(*path: str) -> bytes:
         return run.storage.read(join(run.out, *path))

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from satray.metrics.scored import Scored
 from satray.models.geometry import cam_transform, centred
-from satray.scoring.over_tiles import wanted_of
-from satray.scoring.reading import read_block
-from satray.scoring.results import MapRequest
-from satray.scoring.sources import TileSet
+from satray.score.over_tiles import wanted_of
+from satray.score.reading import read_block
+from satray.score.results import MapRequest
+from satray.score.sources import TileSet
 from satray.storage import Storage
 
 if TYPE_CHECKING:  # they import torch
@@ -148,7 +148,7 @@ def render(
     import torch
 
     from satray.report.tiles import shrunk, stretched, thumbnail
-    from satray.scoring.forward import Scorer
+    from satray.score.forward import Scorer
 
     spec = bundle.spec
     classes = sorted({pick.klass for pick in picks})

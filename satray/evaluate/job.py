@@ -13,17 +13,17 @@ from satray.evaluate.reproduce import Comparison, Earlier, causes, compare, earl
 from satray.metrics.summary import said
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Outcome, Run, digest_file, library_versions, to_json
-from satray.scoring.blocks import Blocks
-from satray.scoring.over_tiles import (
+from satray.score.blocks import Blocks
+from satray.score.over_tiles import (
     D4_SAID,
     failure_lines,
     refuse_dtype,
     score_tiles,
     wanted_of,
 )
-from satray.scoring.results import MapRequest
-from satray.scoring.scheduler import computes_on_gpu, wants_ray
-from satray.scoring.sources import tiles_of_index
+from satray.score.results import MapRequest
+from satray.score.scheduler import computes_on_gpu, wants_ray
+from satray.score.sources import tiles_of_index
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:  # it imports torch

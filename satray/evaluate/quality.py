@@ -19,8 +19,8 @@ from satray.metrics.ranking import BoolArray, FloatArray, divided, mean_of_defin
 from satray.metrics.scored import BINS, Rule, Scored, bin_of
 from satray.metrics.summary import compute_metrics, figures_by_class, metrics_of
 from satray.metrics.trap import watch
-from satray.scoring.predictions import OK, matrix
-from satray.scoring.sources import TileSet
+from satray.score.predictions import OK, matrix
+from satray.score.sources import TileSet
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec

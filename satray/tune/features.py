@@ -24,8 +24,8 @@ from satray.data.cache import cache_lines
 from satray.data.read import TileSource, read_blocks, to_torch
 from satray.errors import SatrayError, TrainingError
 from satray.runs.run import Run, to_json
-from satray.scoring.scheduler import Tally, run_stages
-from satray.scoring.stages import Stages, Started
+from satray.score.scheduler import Tally, run_stages
+from satray.score.stages import Stages, Started
 from satray.storage import Storage, join
 from satray.tune.feature_table import (
     FORMAT,

@@ -108,7 +108,7 @@ def test_header_of_a_georeferenced_tile():
     assert (header.crs, header.transform) == ("EPSG:32631", transform)
     assert header.bands == ("blue", "green", "red", "nir")
     assert (header.height, header.width, header.dtype, header.nodata) == (24, 32, "uint16", 0.0)
-    with pytest.raises(DecodeError, match="has 3 bands, .* names 4"):
+    with pytest.raises(DecodeError, match=r"has 3 bands, .* names 4"):
         decode(IMAGES["CMYK TIFF"][0], bands=("a", "b", "c", "d"))
 
 

@@ -6,13 +6,13 @@ import rasterio
 from by_hand import planned
 from data.hostile import gdal_metadata, numbers, paged, pillow, tiff
 from PIL import Image
-from scoring.scenes.scene_material import opened
+from score.scenes.scene_material import opened
 
 from satray.config.prepare import PrepareRecipe
 from satray.data import prepare
 from satray.data.decode import decode, read_pixels
 from satray.errors import DecodeError
-from satray.scoring.reading import MisfitError
+from satray.score.reading import MisfitError
 
 X = numbers(4)
 ONE = [X[k : k + 1] for k in range(4)]

@@ -15,8 +15,8 @@ from satray.config.train import CacheOptions
 from satray.data.index import IndexMeta, TileIndex, check_unchanged, table_with
 from satray.data.read import errors_of, read_blocks, tile_source, to_torch
 from satray.errors import InputError
-from satray.scoring.reading import Wanted, read_block
-from satray.scoring.sources import tiles_of_index
+from satray.score.reading import Wanted, read_block
+from satray.score.sources import tiles_of_index
 from satray.storage import Storage
 
 STORAGE = Storage()

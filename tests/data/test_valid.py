@@ -12,15 +12,15 @@ from data.hostile import numbers, paged, photo, pillow, tiff
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scoring.scenes.scene_material import STORE, ref
+from score.scenes.scene_material import STORE, ref
 
 from satray.data.decode import decode, read_pixels
 from satray.data.statistics import count_tile, summarise
 from satray.data.tiff import read_plain
 from satray.errors import DecodeError
-from satray.scoring.predictions import TileFacts
-from satray.scoring.reading import Wanted, read_tile
-from satray.scoring.scenes.open import open_scene
+from satray.score.predictions import TileFacts
+from satray.score.reading import Wanted, read_tile
+from satray.score.scenes.open import open_scene
 
 H, W = 24, 32
 ROW, COLUMN = np.mgrid[:H, :W]

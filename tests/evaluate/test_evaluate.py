@@ -27,7 +27,7 @@ def scored(tmp_path, monkeypatch) -> None:
     """A bundle, an index and its tiles; three tiles a block."""
     report_material.findings(tmp_path, tiles=TILES)
     monkeypatch.setattr(Figure, "savefig", save_nothing)
-    monkeypatch.setattr("satray.scoring.blocks.BLOCK_TILES", 3)
+    monkeypatch.setattr("satray.score.blocks.BLOCK_TILES", 3)
 
 
 def recipe(root: Path, **more: object) -> EvaluateRecipe:

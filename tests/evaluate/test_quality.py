@@ -211,7 +211,7 @@ def test_the_document_is_whole_and_json(tmp_path, task, classes) -> None:
 
 
 def test_gathering_leaves_failed_tiles_out() -> None:
-    from satray.scoring.predictions import Layout, Numbers, TileFacts, predictions
+    from satray.score.predictions import Layout, Numbers, TileFacts, predictions
 
     layout = Layout(("a", "b"), (), "model", "run")
     values = np.arange(4, dtype=np.float32).reshape(2, 2)

@@ -16,7 +16,7 @@ from satray.errors import InputError
 from satray.evaluate.quality import Predicted
 from satray.evaluate.reproduce import Earlier, causes, compare, earlier
 from satray.runs.run import Product, RunRecord, library_versions
-from satray.scoring.predictions import Layout, Numbers, TileFacts, predictions
+from satray.score.predictions import Layout, Numbers, TileFacts, predictions
 from satray.storage import Storage
 
 CLASSES = ("ship", "haze & fog")

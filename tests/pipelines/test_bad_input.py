@@ -15,7 +15,7 @@ from satray.config.train import TrainRecipe
 from satray.data import prepare
 from satray.evaluate import job as evaluate
 from satray.runs.job import Job, main
-from satray.scoring import score
+from satray.score import job as score
 from satray.storage import forget_connections
 from satray.train import job as train
 

@@ -22,7 +22,7 @@ from satray.demo.archive import write_archive
 from satray.evaluate import job as evaluate
 from satray.runs.job import Job, main
 from satray.runs.run import RunRecord, read_run
-from satray.scoring import score
+from satray.score import job as score
 from satray.storage import Storage, join
 from satray.train import job as train
 

@@ -30,7 +30,7 @@ def test_a_small_network_by_the_papers_recipe(ray_session, tmp_path):
     from satray.data.decode import read_pixels
     from satray.data.index import read_index
     from satray.models.bundle import load_bundle
-    from satray.scoring.forward import Scorer
+    from satray.score.forward import Scorer
     from satray.train import job
 
     def draw(path, number):

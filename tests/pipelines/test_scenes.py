@@ -8,8 +8,8 @@ import maps_material as material
 import pytest
 import rasterio
 
-from satray.scoring.maps import job
-from satray.scoring.maps.scene_stages import SceneStages
+from satray.score.maps import job
+from satray.score.maps.scene_stages import SceneStages
 from satray.storage import Storage
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.s3]
@@ -35,7 +35,7 @@ def mortal(folder: str, stage: str) -> type:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def small_parts():
-        from satray.scoring.maps import layout
+        from satray.score.maps import layout
 
         layout.PART_BYTES = 1
 

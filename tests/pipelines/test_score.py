@@ -21,7 +21,8 @@ from satray.evaluate import job as evaluate
 from satray.models.bundle import load_bundle
 from satray.runs.job import Job, perform
 from satray.runs.run import Run
-from satray.scoring import blocks, score
+from satray.score import blocks
+from satray.score import job as score
 from satray.storage import Storage
 
 pytestmark = pytest.mark.pipeline

@@ -4,11 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pyproj
 import pytest
-from scoring.scenes.scene_material import spec
+from score.scenes.scene_material import spec
 
 from satray.data.index import SCHEMA, BandStatistics, IndexMeta, TileIndex, table_with
-from satray.scoring.outlines import SceneExtent
-from satray.scoring.scenes.grid import net_grid
+from satray.score.outlines import SceneExtent
+from satray.score.scenes.grid import net_grid
 from satray.train.products import resolution
 
 SIDE = 64

@@ -1,0 +1,178 @@
+"""From pixels to numbers and maps: a bundle on arrays, in plain torch.
+
+Legend: N tiles, B of a forward pass, C bands, H x W pixels, D features, h x w cells, K classes.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from satray.metrics.scored import Rule, decide
+from satray.models.bundle import Bundle
+from satray.models.cam import argmax_cam, dense_cam, shares
+from satray.score.predictions import Numbers
+from satray.score.results import CamKind, Forward, MapRequest
+from satray.score.symmetries import mean_over, turn_back
+
+Features = Callable[[Tensor], dict[str, Tensor]]
+"""x_BCHW (normalised float32; in windows any multiple of the block) -> f_BDhw by tower."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the network says of B tiles, on its device."""
+
+    logits: Tensor
+    """(B, K)."""
+    shares: dict[str, Tensor]
+    """Tower -> (B, K); none of a network with one tower or a dense head."""
+    maps: dict[CamKind, dict[str, Tensor]]
+    """Kind -> tower -> (B, classes asked for, h, w), in logit units."""
+
+
+class TileForward:
+    """A bundle over batches of tiles, maps and symmetries included."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        classes: Sequence[int],
+        kinds: Sequence[CamKind],
+        *,
+        d4: bool = False,
+        features: Features | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            bundle: on the device that is to compute; its network is turned to channels last.
+            classes: places of the classes to map.
+            kinds: of maps; none: no maps.
+            d4: average logits, shares and maps over the eight flips and transposes of the
+                network's input; maps are turned back first, and lie on the grid that
+                `satray.models.geometry.centred` gives. What adds up for one adds up for the mean.
+            features: another way to the same features; None: the network, eager.
+
+        Raises:
+            InputError: maps of a network whose head is dense.
+        """
+        self._network, self._classes, self._kinds = bundle.network, list(classes), tuple(kinds)
+        variant = bundle.spec.variant
+        self._pooling, self._d4 = variant.pooling, d4
+        several = variant.head == "linear" and len(variant.towers) > 1
+        weights = bundle.network.cam_weights() if kinds or several else {}
+        self._weights = weights
+        self._shared = tuple(weights) if several else ()
+        bundle.network.to(memory_format=torch.channels_last)
+        self._features = features or bundle.network.features
+
+    @torch.inference_mode()
+    def __call__(self, x_BCSS: Tensor) -> Looked:
+        """Look at normalised tiles."""
+        found = mean_over(self._look, x_BCSS, self._d4)
+        return Looked(
+            found["logits", "", ""],
+            {name: found["share", "", name] for name in self._shared},
+            {k: {name: found["map", k, name] for name in self._weights} for k in self._kinds},
+        )
+
+    def _look(self, x_BCSS: Tensor, g: int) -> dict[tuple[str, str, str], Tensor]:
+        features = self._features(x_BCSS.contiguous(memory_format=torch.channels_last))
+        found = {("logits", "", ""): self._network.classify(features)}
+        if self._shared:
+            parts = shares(features, self._weights, self._pooling)
+            found |= {("share", "", name): part for name, part in parts.items()}
+        for kind in self._kinds:
+            draw = dense_cam if kind == "dense" else argmax_cam
+            for name, w_KD in self._weights.items():
+                made = draw(features[name], w_KD[self._classes])
+                found["map", kind, name] = turn_back(made, g)
+        return found
+
+
+class Scorer:
+    """A bundle with the maps that are wanted; call it on pixels."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        maps: MapRequest | None = None,
+        batch: int = 64,
+        *,
+        d4: bool = False,
+        features: Features | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            bundle: on the device that is to compute.
+            maps: maps to make; None for none.
+            batch: tiles a forward pass.
+            d4: average over the eight symmetries, see `TileForward`.
+            features: another way to the network's features; None: the network, eager.
+
+        Raises:
+            InputError: maps of a network whose head is dense.
+        """
+        self._bundle, self._batch = bundle, batch
+        maps = maps or MapRequest()
+        kinds = (maps.kind,) if maps.classes else ()
+        self._forward = TileForward(bundle, maps.classes, kinds, d4=d4, features=features)
+
+    def __call__(self, pixels_NCHW: NDArray[Any]) -> Forward:
+        """Score tiles.
+
+        Args:
+            pixels_NCHW: one tile at least, stored dtype; bands exactly the bundle's, in its order.
+
+        Returns:
+            Numbers in float32 on the host; a tile's do not depend on its neighbours but for the
+            rounding of other batch shapes. A logit that is not finite stays so.
+        """
+        parts = [self._pass(part) for part in _parts(pixels_NCHW, self._batch)]
+        numbers = Numbers(
+            np.concatenate([part.numbers.logits for part in parts]),
+            np.concatenate([part.numbers.scores for part in parts]),
+            np.concatenate([part.numbers.preds for part in parts]),
+            {
+                name: np.concatenate([part.numbers.shares[name] for part in parts])
+                for name in parts[0].numbers.shares
+            },
+        )
+        maps = {name: np.concatenate([part.maps[name] for part in parts]) for name in parts[0].maps}
+        return Forward(numbers, maps)
+
+    @torch.inference_mode()
+    def _pass(self, pixels_BCHW: Tensor) -> Forward:
+        found = self._forward(self._bundle.spec.preprocess()(pixels_BCHW.to(self._bundle.device)))
+        shared = {name: _host(part) for name, part in found.shares.items()}
+        maps = next(iter(found.maps.values()), {})
+        return Forward(
+            self._numbers(found.logits, shared), {name: _host(each) for name, each in maps.items()}
+        )
+
+    def _numbers(self, logits_BK: Tensor, parts: dict[str, NDArray[np.float32]]) -> Numbers:
+        spec, logits = self._bundle.spec, _host(logits_BK)
+        # on the logits as they are stored, so that who reads them decides the same
+        given = decide(logits, spec.task, Rule(spec.temperature, spec.thresholds))
+        scores = _host(self._bundle.scores(logits_BK))
+        return Numbers(logits, scores, given.astype(np.uint8), parts)
+
+
+def _parts(pixels_NCHW: NDArray[Any], size: int) -> Iterator[Tensor]:
+    for start in range(0, len(pixels_NCHW), size):
+        with warnings.catch_warnings():
+            # arrays over Ray's shared memory are read-only, and nobody writes to them here
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            yield torch.from_numpy(pixels_NCHW[start : start + size])
+
+
+def _host(values: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = values.float().cpu().numpy()
+    return array

@@ -1,0 +1,155 @@
+"""A scene on its way: as it is found, as it is opened, and what became of it. Without torch."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from satray.errors import SatrayError
+from satray.runs.run import Product, to_json
+from satray.score.dense.windows import Mode
+from satray.score.ledger import Claim, Task
+from satray.score.outlines import SceneExtent
+from satray.score.scenes.grid import NetGrid
+from satray.score.scenes.scene import SceneRef
+
+Status = Literal["done", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class SceneItem:
+    """A scene to score."""
+
+    number: int
+    """Its place among the run's scenes."""
+    ref: SceneRef
+    """Where it is."""
+    task: Task | None = None
+    """Of a run of a schedule: what is to be claimed when the scoring begins."""
+
+
+@dataclass(frozen=True)
+class SceneJob:
+    """A scene that can be scored."""
+
+    number: int
+    """Its place among the run's scenes."""
+    ref: SceneRef
+    """Where it is."""
+    grid: NetGrid
+    """Its grid of net px."""
+    extent: SceneExtent
+    """Where it lies."""
+    taken_at: str | None
+    """Its TIFF's own date and time."""
+    mode: Mode
+    """How it is scored."""
+    why: str
+    """Why that, for a person."""
+    parts: int
+    """Parts that it is read in."""
+    px: int
+    """Net px that all forwards look at."""
+    strips: bool = False
+    """Whether it is decoded in strips that are wider than a window."""
+    drift: float | None = None
+    """How far its values lie from the training's; None where nobody looked."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know: drift, no georeference."""
+    task: Task | None = None
+    """Of a run of a schedule: as of `SceneItem`."""
+    claim: Claim | None = None
+    """Of a run of a schedule: its right to the scene."""
+
+
+@dataclass(frozen=True)
+class SceneResult:
+    """What became of a scene."""
+
+    number: int
+    """Its place among the run's scenes."""
+    scene: str
+    """Its name."""
+    uri: str
+    """Where it is."""
+    status: Status
+    """skipped: another run has taken it over, or its provider changed it meanwhile."""
+    stage: str | None = None
+    """What failed: find, open, drift, read, score."""
+    error: str | None = None
+    """Why it failed, or was skipped; one line."""
+    retryable: bool = True
+    """Whether another attempt may succeed."""
+    mode: str | None = None
+    """dense or tiles."""
+    why: str | None = None
+    """Why that."""
+    drift: float | None = None
+    """See `SceneJob`."""
+    notes: tuple[str, ...] = ()
+    """See `SceneJob`."""
+    height: int | None = None
+    """Rows, stored px."""
+    width: int | None = None
+    """Columns, stored px."""
+    crs: str | None = None
+    """Its CRS."""
+    taken: str = ""
+    """When it was taken, and where that is known from."""
+    tiles: int = 0
+    """Tiles that have scores."""
+    nodata: int = 0
+    """Tiles that have none for want of data."""
+    detections: int = 0
+    """Points found."""
+    px: int = 0
+    """Stored px."""
+    predicted: tuple[int, ...] = ()
+    """Tiles that are given each class."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By activity, of all its parts; reading goes on beside the others."""
+    products: tuple[Product, ...] = ()
+    """Its files."""
+
+    def to_json(self) -> bytes:
+        """As JSON."""
+        return to_json(asdict(self))
+
+    @staticmethod
+    def from_json(data: bytes, name: str) -> "SceneResult":
+        """Read what `to_json` wrote; `name` is for messages."""
+        try:
+            return SceneResult.from_tree(json.loads(data))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SatrayError(f"{name}: not what satray wrote; remove it and rerun") from error
+
+    @staticmethod
+    def from_tree(given: Mapping[str, Any]) -> "SceneResult":
+        """Undo `asdict`, also after JSON; raises TypeError or KeyError for anything else."""
+        tree = dict(given)
+        products = tuple(Product(**item) for item in tree.pop("products"))
+        lists: dict[str, Any] = {key: tuple(tree.pop(key)) for key in ("notes", "predicted")}
+        return SceneResult(**tree, **lists, products=products)
+
+
+def failed(
+    number: int, ref: SceneRef, stage: str, error: Exception | str, *, retryable: bool = True
+) -> SceneResult:
+    """That a scene cannot be scored."""
+    said = " ".join(str(error).split())
+    said = said.removeprefix(f"{ref.scene}: ")
+    return SceneResult(number, ref.scene, ref.uri, "failed", stage, said, retryable, px=0)
+
+
+def about(job: SceneJob, result: SceneResult) -> SceneResult:
+    """A result with what the job knows of its scene."""
+    return replace(
+        result,
+        mode=job.mode,
+        why=job.why,
+        drift=job.drift,
+        notes=(*job.notes, *result.notes),
+        height=job.grid.height,
+        width=job.grid.width,
+        crs=job.grid.crs,
+    )

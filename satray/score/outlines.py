@@ -1,0 +1,254 @@
+"""Where tiles and scenes lie: outlines in longitude and latitude, cut where RFC 7946 wants it.
+
+Each edge of an outline is cut into equal parts, as many as it takes for a part to be straight in
+longitude and latitude to half a pixel. Longitudes are then unrolled along the way, so that an
+outline over the antimeridian stays in one piece until it is cut there, and one around a pole shows
+by the turn that it makes.
+
+Legend: N outlines, V points along them.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+
+from satray.data.georeference import lonlat, system_of, wrapped
+from satray.score.rasters import source_affine
+
+PARTS = (1, 4, 16, 64, 256)
+"""Into how many parts edges are cut, one after the other."""
+STEEP = 90.0
+"""Degrees of longitude beyond which a part is not taken for straight."""
+SHARE = 0.4
+"""Where a part is tried: off its middle, where curves may cross their chord."""
+FINE = 512
+"""Parts of a side that an outline may miss, where they are less than half a pixel."""
+AT_POLE = 1e-8
+"""Degrees from a pole within which longitude says nothing: a millimetre."""
+APART = 1e-9
+"""Share of its size by which an outline through a pole is drawn in, to pass it on one side."""
+TOUCHING = 1e-9
+"""Degrees over the antimeridian that are rounding."""
+AT_ONCE = 4096
+"""Outlines that are followed at once; each may have a thousand points."""
+CORNERS = ((0, 0), (0, 1), (1, 1), (1, 0), (0, 0))
+"""Of a tile, as shares of its width and height."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SceneExtent:
+    """Name, size and place of a scene, or of one of its files."""
+
+    scene: str
+    """Id of the scene: its path below `scenes=`, or what its list or Item calls it."""
+    height: int
+    """Rows of the stored raster, px."""
+    width: int
+    """Columns of the stored raster, px."""
+    crs: str | None = None
+    """Authority string or WKT; None without georeference."""
+    transform: tuple[float, ...] | None = None
+    """6 numbers in rasterio's order: stored pixel corners to CRS units."""
+
+    @property
+    def georeferenced(self) -> bool:
+        """Whether it has a CRS and an affine; else all coordinates are pixels."""
+        return self.crs is not None and self.transform is not None
+
+    @property
+    def affine(self) -> Affine:
+        """Stored pixel corners to CRS units; to x = column, y = -row where it has none.
+
+        Raises:
+            DecodeError: it maps no area.
+        """
+        return source_affine(self.crs, self.transform)
+
+    def lonlat(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Longitude and latitude of places in CRS units; NaN where there are none."""
+        if self.crs is None or self.transform is None:
+            return np.full(len(x), np.nan), np.full(len(x), np.nan)
+        return lonlat(self.crs, x, y)
+
+    def shapes(self, rows: Floats, cols: Floats, heights: Floats, widths: Floats) -> NDArray[Any]:
+        """Polygons of N tiles in longitude and latitude, as `outlines`, edges in stored px."""
+        if self.crs is None or self.transform is None:
+            return np.full(len(rows), None, dtype=object)
+        affine_16 = np.array([self.transform[:6]], dtype=np.float64)
+        return outlines(self.crs, affine_16, rows, cols, heights, widths)
+
+    def outline(self) -> Any:
+        """Polygon of the whole scene, as `shapes`; None without ground."""
+        zero = np.zeros(1)
+        return self.shapes(zero, zero, zero + self.height, zero + self.width)[0]
+
+
+def bbox_of(shape: Any) -> list[float]:
+    """West, south, east, north of an outline; west > east across the antimeridian (RFC 7946, 5.2).
+
+    Args:
+        shape: a polygon, or a multipolygon of which one part ends at 180 and another starts at
+            -180 where it goes on.
+    """
+    import shapely
+
+    boxes_N4 = shapely.bounds(shapely.get_parts(shape))
+    west, south, east, north = shape.bounds
+    over = boxes_N4[:, 0] == -180
+    if (west, east) == (-180, 180) and not (over & (boxes_N4[:, 2] == 180)).any():
+        west, east = boxes_N4[~over, 0].min(), boxes_N4[over, 2].max()
+    return [float(west), south, float(east), north]
+
+
+def outlines(
+    crs: str, affines_N6: Floats, rows: Floats, cols: Floats, heights: Floats, widths: Floats
+) -> NDArray[Any]:
+    """Polygons of N tiles in OGC:CRS84, counter-clockwise; None where there is no ground.
+
+    A tile across the antimeridian becomes a multipolygon cut there; one over a pole reaches up to
+    it along the antimeridian. A CRS that does not lead to longitude and latitude gives None, as
+    does a tile that is not wholly on the earth.
+
+    Args:
+        crs: authority string or WKT, of all.
+        affines_N6: pixel corners to CRS units, rasterio's order; one row serves all.
+        rows: upper edges, px; fractions are taken as they are.
+        cols: left edges, px.
+        heights: px.
+        widths: px.
+    """
+    shapes = np.full(len(rows), None, dtype=object)
+    if system_of(crs) is None:
+        return shapes
+    affines_N6 = np.broadcast_to(affines_N6, (len(rows), 6))
+    if len(rows) > AT_ONCE:
+        for start in range(0, len(rows), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            sides = (values[some] for values in (rows, cols, heights, widths))
+            shapes[some] = outlines(crs, affines_N6[some], *sides)
+        return shapes
+    area = affines_N6[:, 0] * affines_N6[:, 4] - affines_N6[:, 1] * affines_N6[:, 3]
+    boxes_N4 = np.stack([cols, rows, widths, heights], axis=1)
+    left = np.flatnonzero(np.isfinite(affines_N6).all(axis=1) & (area != 0))
+    left = left[_comes_back(crs, affines_N6[left], boxes_N4[left])]
+    for parts in PARTS:
+        lon_NV, lat_NV = _around(crs, affines_N6[left], boxes_N4[left], parts)
+        known = (np.isfinite(lon_NV) & np.isfinite(lat_NV)).all(axis=1)
+        left, lon_NV, lat_NV = left[known], lon_NV[known], lat_NV[known]
+        done = _straight(lon_NV, lat_NV, boxes_N4[left, 2:].max(axis=1)) | (parts == PARTS[-1])
+        through = np.flatnonzero(done & _through_pole(lon_NV[:, ::2], lat_NV[:, ::2]))
+        if len(through):
+            boxes = boxes_N4[left[through]].copy()
+            boxes[:, :2] += boxes[:, 2:] * APART
+            boxes[:, 2:] *= 1 - 2 * APART
+            again = _around(crs, affines_N6[left[through]], boxes, parts)
+            lon_NV[through], lat_NV[through] = again
+        shapes[left[done]] = _polygons(lon_NV[done, ::2], lat_NV[done, ::2])
+        left = left[~done]
+    return shapes
+
+
+def _around(crs: str, affines_N6: Floats, boxes_N4: Floats, parts: int) -> tuple[Floats, Floats]:
+    """Longitude and latitude along N outlines: where each part starts, and where it is tried."""
+    t = (np.arange(parts)[:, None] + (0, SHARE)).ravel() / parts
+    edges = [np.subtract(end, start) * t[:, None] + start for start, end in pairwise(CORNERS)]
+    across_V, down_V = np.concatenate(edges).T
+    col, row, width, height = (v[:, None] for v in boxes_N4.T)
+    a, b, c, d, e, f = (v[:, None] for v in affines_N6.T)
+    x_NV, y_NV = col + across_V * width, row + down_V * height
+    return lonlat(crs, a * x_NV + b * y_NV + c, d * x_NV + e * y_NV + f)
+
+
+def _straight(lon_NV: Floats, lat_NV: Floats, side_N: Floats) -> NDArray[np.bool_]:
+    """Whether all parts of an outline go straight and evenly to half a pixel of `side_N`."""
+    lon, lat = lon_NV[:, ::2], lat_NV[:, ::2]
+    tried_lon, tried_lat = lon_NV[:, 1::2], lat_NV[:, 1::2]
+    step, up = wrapped(np.roll(lon, -1, axis=1) - lon), np.roll(lat, -1, axis=1) - lat
+    shrink = np.cos(np.radians(tried_lat))
+    aside, above = wrapped(tried_lon - lon - SHARE * step), tried_lat - lat - SHARE * up
+    near_N = np.hypot(step * shrink, up).sum(axis=1) / 4 / np.maximum(FINE, 2 * side_N)
+    near_NV = np.hypot(aside * shrink, above) <= near_N[:, None]
+    flat_NV = np.maximum(np.abs(step), np.abs(wrapped(tried_lon - lon))) <= STEEP
+    straight: NDArray[np.bool_] = (near_NV & flat_NV).all(axis=1)
+    return straight
+
+
+def _through_pole(lon_NV: Floats, lat_NV: Floats) -> NDArray[np.bool_]:
+    """Whether an outline passes a pole to rounding, where its longitudes leap."""
+    step = np.abs(wrapped(np.roll(lon_NV, -1, axis=1) - lon_NV))
+    pole = np.abs(lat_NV) > 90 - AT_POLE
+    leap_NV = np.not_equal(pole, np.roll(pole, -1, axis=1)) & (step > TOUCHING)
+    return np.asarray(np.any(leap_NV | (step > 180 - TOUCHING), axis=1))
+
+
+def _polygons(lon_NV: Floats, lat_NV: Floats) -> NDArray[Any]:
+    """Polygons of closed ways, those around a pole closed along it, those over 180 cut there."""
+    import shapely
+
+    # rounded, so that turns do not round, or the seam of rings around poles would gape
+    lon_NV = np.rint(np.unwrap(lon_NV, period=360, axis=1) * 2.0**40) / 2.0**40
+    gone_N = lon_NV[:, -1] - lon_NV[:, 0]
+    turn_N = 360 * np.rint((gone_N + wrapped(-gone_N)) / 360)
+    pole_N = np.where(turn_N, np.copysign(90, lat_NV.mean(axis=1)), lat_NV[:, 0])
+    first, last = lon_NV[:, 0], lon_NV[:, 0] + turn_N
+    lon_NV = np.column_stack([lon_NV, last, last, first])
+    lat_NV = np.column_stack([lat_NV, lat_NV[:, 0], pole_N, pole_N])
+    turns = 360 * np.floor((lon_NV.min(axis=1) + 180 + TOUCHING) / 360)
+    lon_NV = np.maximum(lon_NV - turns[:, None], -180)
+    lon_NV = np.where(np.abs(lon_NV - 180) <= TOUCHING, 180, lon_NV)
+    shapes = shapely.remove_repeated_points(
+        shapely.polygons(shapely.linearrings(np.stack([lon_NV, lat_NV], axis=2)))
+    )
+    over = lon_NV.max(axis=1) > 180
+    shapes[over] = [_cut(shape) for shape in shapes[over]]
+    oriented: NDArray[Any] = shapely.orient_polygons(shapes)
+    return oriented
+
+
+def _cut(shape: Any) -> Any:
+    """A polygon that begins between -180 and 180 and goes on beyond, cut at 180."""
+    import shapely
+
+    shape = shape if shape.is_valid else shapely.buffer(shape, 0)
+    here = shapely.clip_by_rect(shape, -180, -90, 180, 90)
+    beyond = shapely.clip_by_rect(shape, 180, -90, 540, 90)
+    beyond = shapely.transform(beyond, lambda xy: xy - [360, 0])
+    # without the slivers and lines where it only touches
+    parts = [
+        part
+        for part in shapely.get_parts(shapely.union(here, beyond))
+        if part.geom_type == "Polygon" and part.area > 0
+    ]
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+
+
+def _comes_back(crs: str, affines_N6: Floats, boxes_N4: Floats) -> NDArray[np.bool_]:
+    """Whether corners come back from longitude and latitude of the CRS's own datum, to a pixel.
+
+    Beyond the edge of its world they do not. Cylinders go round and round, and transverse ones end
+    far from all that they are used for.
+    """
+    import pyproj
+
+    system = system_of(crs)
+    assert system is not None
+    plain = system.source_crs if system.is_bound else system
+    way = plain.coordinate_operation if plain is not None and plain.is_projected else None
+    if way is None or any(n in way.method_name for n in ("Mercator", "Cylindrical", "Gauss")):
+        return np.ones(len(boxes_N4), dtype=bool)
+    col, row, width, height = (v[:, None] for v in boxes_N4.T)
+    a, b, c, d, e, f = (v[:, None] for v in affines_N6.T)
+    across_V, down_V = np.array(CORNERS[:4]).T
+    x_px, y_px = col + across_V * width, row + down_V * height
+    x, y = a * x_px + b * y_px + c, d * x_px + e * y_px + f
+    there = pyproj.Transformer.from_crs(system, system.geodetic_crs, always_xy=True)
+    back_x, back_y = there.transform(*there.transform(x, y), direction="INVERSE")
+    pixel = np.maximum(np.hypot(a, d), np.hypot(b, e))
+    near: NDArray[np.bool_] = (np.hypot(back_x - x, back_y - y) <= pixel).all(axis=1)
+    return near

@@ -1,0 +1,214 @@
+"""A block of tiles through the pipeline: read, looked at, written to the run's state.
+
+A block's file comes last: where it is, the block is done.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from affine import Affine
+from numpy.typing import NDArray
+
+from satray.models.geometry import InputGeometry, cam_transform, centred
+from satray.models.spec import BundleSpec
+from satray.runs.run import Product
+from satray.score.blocks import Blocks, block_file
+from satray.score.predictions import Layout, TileFacts, predictions
+from satray.score.rasters import (
+    BORDER_CELLS,
+    cam_path,
+    cam_raster,
+    cells_with_data,
+    source_affine,
+)
+from satray.score.reading import ReadBlock, Wanted, read_block
+from satray.score.results import Forward, MapRequest
+from satray.score.stages import Stages, Started
+from satray.storage import Storage, join
+
+if TYPE_CHECKING:
+    from satray.score.engines import EngineKey, PrecisionKey
+    from satray.score.forward import Scorer
+
+WRITERS = 8
+"""Maps that are encoded and written at once."""
+
+
+@dataclass(frozen=True)
+class TileBlock:
+    """Tiles that follow one another in the list."""
+
+    number: int
+    """Its place among the run's blocks."""
+    px: int
+    """Px of the network's input, all forwards together."""
+    parts: int = 1
+    """It is read at once."""
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """What became of a block."""
+
+    tiles: int
+    """Its tiles."""
+    failed: int
+    """Those that have no numbers."""
+    bytes: int
+    """What was fetched."""
+    notes: Counter[str]
+    """What to know about georeferences, without the particulars of each tile."""
+
+
+@dataclass(frozen=True)
+class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
+    """What is done with each block of a run."""
+
+    bundle: str
+    """Bundle folder, or a train run's `out`."""
+    model_id: str
+    """The bundle's id as the driver saw it."""
+    spec: BundleSpec
+    """The bundle's description."""
+    geometry: InputGeometry
+    """How its tiles are resized and cropped."""
+    storage: Storage
+    """Where bundle, tiles and run folder are."""
+    out: str
+    """The run folder."""
+    blocks: Blocks
+    """Its blocks."""
+    wanted: Wanted
+    """What the bundle wants of a tile."""
+    layout: Layout
+    """Columns of the predictions."""
+    maps: MapRequest
+    """Maps to write."""
+    batch: int
+    """Tiles a forward pass."""
+    d4: bool = False
+    """Average over the eight symmetries of each tile."""
+    engine: "EngineKey" = "eager"
+    """What computes features on CPUs."""
+    precision: "PrecisionKey" = "fp32"
+    """What in."""
+
+    def open(self, item: tuple[int, pa.Table]) -> Started[TileBlock]:
+        """Read the tiles of a block, by its number and its rows of a `TileSet`'s table."""
+        number, tiles = item
+        block = read_block(tiles, self.wanted, self.storage)
+        px = len(tiles) * self.spec.size**2 * (8 if self.d4 else 1)
+        return Started(TileBlock(number, px), block.pixels, replace(block, pixels=_NONE))
+
+    def network(self, gpu: bool) -> "TileNetwork":
+        """Load the bundle.
+
+        Raises:
+            InputError: it is not the one that the driver saw.
+        """
+        from satray.score.engines import load_engine
+        from satray.score.forward import Scorer
+
+        loaded = load_engine(
+            self.bundle, self.model_id, self.storage, gpu, self.engine, self.precision
+        )
+        scorer = Scorer(loaded.bundle, self.maps, self.batch, d4=self.d4, features=loaded.features)
+        return TileNetwork(scorer, loaded.engine)
+
+    def write(
+        self, opened: TileBlock, parts: Iterable[tuple[ReadBlock, Forward]], engine: str
+    ) -> BlockResult:
+        """Publish a block's maps and its file; the same again where a block is done twice."""
+        ((block, forward),) = parts
+        facts, stages = _judged(block, forward)
+        good = [i for i, one in enumerate(facts) if one.error is None]
+        with ThreadPoolExecutor(WRITERS, thread_name_prefix="maps") as pool:
+            jobs = [
+                pool.submit(self._map, facts[i], block.valid[i], tower, maps[i], engine)
+                for tower, maps in forward.maps.items()
+                for i in good
+            ]
+            products = [job.result() for job in jobs]
+        table = predictions(self.layout, facts, forward.numbers)
+        data = block_file(table, block.uris, stages, products, engine)
+        self.storage.write(self.blocks.uri(opened.number), data)
+        notes = Counter(fact.note.partition(" (")[0] for fact in block.facts if fact.note)
+        return BlockResult(len(facts), len(facts) - len(good), block.bytes, notes)
+
+    def cells(self, facts: TileFacts, tower: str, across: int) -> Affine:
+        """Affine from a tower's cell corners, so many a side, to the tile's pixel corners."""
+        height, width = self.spec.tile_shape
+        assert facts.height is not None
+        assert facts.width is not None
+        delivered = Affine.scale(facts.width / width, facts.height / height)
+        grid = self.spec.grids[tower]
+        if self.d4:
+            grid = centred(grid, self.geometry.size, across)
+        return cam_transform(delivered, self.geometry, grid)
+
+    def _map(
+        self,
+        facts: TileFacts,
+        valid: NDArray[np.bool_] | None,
+        tower: str,
+        maps_Khw: NDArray[np.float32],
+        engine: str,
+    ) -> Product:
+        cells = self.cells(facts, tower, maps_Khw.shape[1])
+        if valid is not None:
+            found = cells_with_data(valid, cells, *maps_Khw.shape[1:])
+            maps_Khw = np.where(found, maps_Khw, np.float32(np.nan))
+        data = cam_raster(
+            maps_Khw,
+            [self.spec.classes[k] for k in self.maps.classes],
+            source_affine(facts.crs, facts.transform) @ cells,
+            facts.crs,
+            {
+                "model_id": self.layout.model_id,
+                "run_id": self.layout.run_id,
+                "tile_id": facts.tile_id,
+                "tower": tower,
+                "kind": self.maps.kind,
+                "pooling": self.spec.variant.pooling,
+                "symmetries": "d4" if self.d4 else "none",
+                "engine": engine,
+                "border_cells": BORDER_CELLS,
+            },
+        )
+        path = cam_path(facts.tile_id, tower)
+        self.storage.write(join(self.out, path), data)
+        return Product(path, len(data), hashlib.sha256(data).hexdigest())
+
+
+@dataclass(frozen=True)
+class TileNetwork:
+    """A bundle over blocks of tiles."""
+
+    scorer: "Scorer"
+    """It."""
+    engine: str
+    """What computes its features."""
+
+    def __call__(self, opened: TileBlock, part: int, pixels: NDArray[Any]) -> Forward:
+        """Score a block."""
+        del opened, part
+        return self.scorer(pixels)
+
+
+_NONE: NDArray[Any] = np.empty(0, np.uint8)
+
+
+def _judged(block: ReadBlock, forward: Forward) -> tuple[list[TileFacts], list[str | None]]:
+    """Fail the tiles whose logits are not finite: a table with NaN would spoil every mean."""
+    facts, stages = list(block.facts), list(block.stages)
+    for i in np.flatnonzero(~np.isfinite(forward.numbers.logits).all(axis=1)):
+        if facts[i].error is None:
+            facts[i] = replace(facts[i], error="the network's output is not finite")
+            stages[i] = "score"
+    return facts, stages

@@ -1,0 +1,143 @@
+"""Small bundles with sane batch statistics, scenes, and the whole-scene forward by hand."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from satray.config.train import TowerOptions, VariantOptions
+from satray.models.bundle import Bundle, BundleSpec
+from satray.models.network import Network
+from satray.models.probe import probe_grid
+from satray.score.dense.forward import DenseScorer
+from satray.score.dense.windows import ScenePlan, Window
+from satray.score.results import Wanted, WindowScores
+
+CLASSES = ("ship", "haze & fog", "été")
+SMALL = "resnet10t"
+
+
+def variant(backbone: str = SMALL, pooling: str = "avg", towers: int = 1) -> VariantOptions:
+    bands = (("red", "green", "blue"), ("nir", "nir", "nir"))
+    options = tuple(
+        TowerOptions(name=name, backbone=backbone, bands=looked)
+        for name, looked in zip(("rgb", "nir")[:towers], bands, strict=False)
+    )
+    return VariantOptions(towers=options, pooling=pooling)  # type: ignore[arg-type]
+
+
+def bundle(of: VariantOptions, size: int = 96, **more: Any) -> Bundle:
+    """Random weights; batch statistics of noise, so that features stay of order one.
+
+    `settled=False` leaves these as they begin, where only shapes are looked at.
+    """
+    bands = tuple(dict.fromkeys(band for tower in of.towers for band in tower.bands))
+    classes, settled = more.pop("classes", CLASSES), more.pop("settled", True)
+    torch.manual_seed(0)
+    network = Network(of, len(classes), bands=bands, size=size if of.head == "dense" else None)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)  # timm starts some of them at zero
+            module.momentum = None  # the mean over the batches
+            module.reset_running_stats()
+    side = size if of.head == "dense" else max(size, 192)
+    with torch.no_grad():
+        for _ in range(2 if settled else 0):
+            network.train()(torch.randn(2, len(bands), side, side))
+    if isinstance(network.head, nn.Linear):
+        with torch.no_grad():
+            network.head.bias.normal_()
+    values: dict[str, Any] = {
+        "task": "multilabel",
+        "mean": (2000.0,) * len(bands),
+        "std": (1000.0,) * len(bands),
+        "dtype": "uint16",
+        "resize": None,
+        "evaluate": "whole",
+        "tile_shape": (size, size),
+        "resolution": 10.0,
+        "thresholds": (0.5,) * len(classes),
+        "temperature": 1.5,
+        "grids": {tower.name: probe_grid(tower.backbone) for tower in of.towers},
+        **more,
+    }
+    spec = BundleSpec(variant=of, classes=classes, bands=bands, size=size, **values)
+    return Bundle(spec, network.requires_grad_(False).eval(), "0" * 12)
+
+
+def scene(bands: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Noise over a slow wave, uint16."""
+    rng = np.random.default_rng(seed)
+    wave = 800 * np.sin(np.arange(width) / 40) + 800 * np.cos(np.arange(height) / 30)[:, None]
+    noise = rng.normal(2000, 600, (bands, height, width))
+    return np.clip(noise + wave, 0, 60000).astype(np.uint16)
+
+
+def cut(pixels: np.ndarray, valid: np.ndarray, row: Any, col: Any) -> tuple[Any, Any]:
+    """A rectangle of net px; invalid beyond the scene, with wild values there."""
+    shape = (row.stop - row.start, col.stop - col.start)
+    got = np.full((len(pixels), *shape), 60000, dtype=pixels.dtype)
+    there = np.zeros(shape, dtype=bool)
+    inside = pixels[:, row.start : row.stop, col.start : col.stop]
+    h, w = inside.shape[1:]
+    got[:, :h, :w] = inside
+    there[:h, :w] = valid[row.start : row.stop, col.start : col.stop]
+    return got, there
+
+
+def whole_features(
+    of: Bundle, pixels: np.ndarray, valid: np.ndarray, padded: tuple[int, int]
+) -> dict[str, torch.Tensor]:
+    """Features of the padded scene in one forward, by plain torch."""
+    x = (torch.from_numpy(pixels.astype(np.float32)) - 2000) / 1000
+    x = torch.where(torch.from_numpy(valid), x, 0.0)
+    down, right = padded[0] - x.shape[1], padded[1] - x.shape[2]
+    x = torch.nn.functional.pad(x, (0, right, 0, down))
+    with torch.inference_mode():
+        return of.network.features(x[None])
+
+
+def all_windows(
+    of: Bundle, plan: ScenePlan, wanted: Wanted, pixels: np.ndarray, valid: np.ndarray
+) -> list[tuple[Window, WindowScores]]:
+    scorer = DenseScorer(of, plan, wanted)
+    return [
+        (window, scorer(*cut(pixels, valid, window.row.px, window.col.px), window))
+        for window in plan.windows
+    ]
+
+
+def stitched(plan: ScenePlan, done: list, kind: str, tower: str, classes: int) -> np.ndarray:
+    """The map of the scene; each cell is written once."""
+    made = np.zeros((classes, *plan.cells(tower)), dtype=np.float32)
+    count = np.zeros(plan.cells(tower), dtype=int)
+    for window, scores in done:
+        rows, cols = (span.within(0) for span in window.cells(tower))
+        made[:, rows, cols] = scores.maps[kind][tower]
+        count[rows, cols] += 1
+    assert (count == 1).all()
+    return made
+
+
+def gathered(plan: ScenePlan, done: list) -> dict[str, np.ndarray]:
+    """Numbers of all tiles by their place, (rows, columns, ...)."""
+    made: dict[str, np.ndarray] = {}
+    for window, scores in done:
+        rows, cols = window.row.tiles.within(0), window.col.tiles.within(0)
+        numbers = scores.tiles.numbers
+        parts = {
+            "logits": numbers.logits,
+            "scores": numbers.scores,
+            "preds": numbers.preds,
+            "valid": scores.tiles.valid,
+            "scored": scores.tiles.scored,
+            **{f"share_{name}": part for name, part in numbers.shares.items()},
+        }
+        for name, part in parts.items():
+            shape = (len(window.row.tiles), len(window.col.tiles), *part.shape[1:])
+            full = made.setdefault(
+                name, np.zeros((len(plan.rows), len(plan.cols), *part.shape[1:]), part.dtype)
+            )
+            full[rows, cols] = part.reshape(shape)
+    return made

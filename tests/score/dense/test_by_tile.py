@@ -1,0 +1,221 @@
+"""Tile by tile: the numbers of tiles as they come, and maps blended from them."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from score.dense import dense_material as material
+
+from satray.errors import InputError
+from satray.models.variant import BUILT_IN
+from satray.score.dense import by_tile
+from satray.score.dense.blend import Blender
+from satray.score.dense.by_tile import TileScorer, hann
+from satray.score.dense.measure import measure
+from satray.score.dense.windows import plan_scene
+from satray.score.forward import Scorer
+from satray.score.results import MapRequest, Wanted
+
+ALL = (0, 1, 2)
+close = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def run(bundle, plan, wanted, pixels, valid, order=None):
+    """Numbers by tile, and each tower's map of the scene, row by row."""
+    scorer = TileScorer(bundle, plan, wanted, batch=5)
+    blenders = {
+        t.name: Blender(plan, t.name, len(wanted.classes), wanted.kinds)
+        for t in plan.geometry.towers
+        if wanted.kinds
+    }
+    strips = {name: [] for name in blenders}
+    done = []
+    for place in order or range(len(plan.windows)):
+        piece = plan.windows[place]
+        scores = scorer(*material.cut(pixels, valid, piece.row.px, piece.col.px), piece)
+        done.append((piece, scores))
+        for name, blender in blenders.items():
+            strips[name] += list(blender.add(scores.patches[name]))
+    maps = {}
+    for name, given in strips.items():
+        rows = [strip.row for strip in given]
+        assert rows == sorted(rows)
+        maps[name] = {
+            kind: np.concatenate([strip.maps[kind] for strip in given], axis=1)
+            for kind in wanted.kinds
+        }
+        assert all(m.shape[1:] == plan.cells(name) for m in maps[name].values())
+    return material.gathered(plan, done), maps
+
+
+def crops(plan, pixels, size):
+    return np.stack(
+        [
+            pixels[:, y : y + size, x : x + size]
+            for y in plan.rows.origins
+            for x in plan.cols.origins
+        ]
+    )
+
+
+@pytest.mark.parametrize("d4", [False, True])
+def test_numbers_are_those_of_tiles_one_by_one(d4):
+    bundle = material.bundle(BUILT_IN["simple_cnn"], 48, tile_shape=(48, 48))
+    pixels = material.scene(3, 150, 200)
+    geometry = measure(bundle, d4=d4, tiles=True)
+    plan = plan_scene(150, 200, geometry, step=20, window=100, mode="tiles")
+    assert len(plan.windows) > 4
+    numbers, _ = run(bundle, plan, Wanted(), pixels, np.ones((150, 200), dtype=bool))
+    expected = Scorer(bundle, d4=d4)(crops(plan, pixels, 48)).numbers
+    np.testing.assert_allclose(numbers["logits"].reshape(-1, 3), expected.logits, **close)
+    np.testing.assert_allclose(numbers["scores"].reshape(-1, 3), expected.scores, **close)
+
+
+def test_maps_without_overlap_are_the_tiles_own():
+    bundle = material.bundle(material.variant("simple_cnn", "max", towers=2), 48)
+    pixels = material.scene(4, 48 * 3, 48 * 4)
+    plan = plan_scene(48 * 3, 48 * 4, measure(bundle), window=48 * 2, mode="tiles")
+    valid = np.ones(pixels.shape[1:], dtype=bool)
+    numbers, maps = run(bundle, plan, Wanted((1, 2), ("dense", "argmax")), pixels, valid)
+    tiles = crops(plan, pixels, 48)
+    for kind in ("dense", "argmax"):
+        own = Scorer(bundle, MapRequest((1, 2), kind))(tiles)
+        for tower in ("rgb", "nir"):
+            mosaic = own.maps[tower].reshape(3, 4, 2, 6, 6).transpose(2, 0, 3, 1, 4)
+            np.testing.assert_allclose(maps[tower][kind], mosaic.reshape(2, 18, 24), **close)
+    bias = bundle.network.head.bias.numpy()
+    total = sum(maps[t]["argmax"].reshape(2, 3, 6, 4, 6).sum((2, 4)) for t in maps)
+    np.testing.assert_allclose(
+        total.transpose(1, 2, 0) + bias[1:], numbers["logits"][..., 1:], **close
+    )
+    shares = numbers["share_rgb"] + numbers["share_nir"]
+    np.testing.assert_allclose(shares + bias, numbers["logits"], **close)
+
+
+@pytest.mark.parametrize(("step", "side"), [(16, 60), (20, 90), (8, 1000)])
+def test_overlapping_maps_are_weighted_means_in_any_order(step, side):
+    bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
+    shape = (130, 170)
+    pixels = material.scene(3, *shape)
+    plan = plan_scene(*shape, measure(bundle), step=step, window=side, mode="tiles")
+    valid = np.ones(shape, dtype=bool)
+    wanted = Wanted(ALL, ("dense",))
+    _, maps = run(bundle, plan, wanted, pixels, valid)
+    order = list(range(len(plan.windows)))
+    random.Random(1).shuffle(order)
+    _, again = run(bundle, plan, wanted, pixels, valid, order)
+    np.testing.assert_allclose(maps["rgb"]["dense"], again["rgb"]["dense"], rtol=1e-4, atol=1e-5)
+    own = Scorer(bundle, MapRequest(ALL))(crops(plan, pixels, 48)).maps["rgb"]
+    sums = np.zeros((3, *plan.cells("rgb")))
+    weights = np.zeros(plan.cells("rgb"))
+    starts = [(i, j) for i in plan.rows.starts["rgb"] for j in plan.cols.starts["rgb"]]
+    for (i, j), m in zip(starts, own, strict=True):
+        sums[:, i : i + 6, j : j + 6] += hann(6) * m
+        weights[i : i + 6, j : j + 6] += hann(6)
+    with np.errstate(invalid="ignore"):
+        expected = np.where(weights > 0, sums / weights, np.nan)
+    np.testing.assert_allclose(maps["rgb"]["dense"], expected, rtol=1e-3, atol=1e-4)
+    assert np.isfinite(expected[:, :-1, :-1]).all()
+
+
+def test_only_the_rows_in_work_are_in_memory():
+    bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
+    geometry = measure(bundle)
+    plan = plan_scene(48 * 40, 48, geometry, step=24, window=96, mode="tiles")
+    blender = Blender(plan, "rgb", 3, ("dense",))
+    scorer = TileScorer(bundle, plan, Wanted(ALL, ("dense",)))
+    pixels = material.scene(3, 48 * 40, 48)
+    valid = np.ones(pixels.shape[1:], dtype=bool)
+    most, rows = 0, 0
+    for piece in plan.windows:
+        scores = scorer(*material.cut(pixels, valid, piece.row.px, piece.col.px), piece)
+        for strip in blender.add(scores.patches["rgb"]):
+            assert strip.row == rows
+            rows += strip.maps["dense"].shape[1]
+        most = max(most, len(blender._weights))
+    assert rows == 48 * 40 // 8
+    assert most <= 2 * 96 // 8
+
+
+def test_gaps():
+    bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
+    shape = (96, 240)
+    pixels = material.scene(3, *shape)
+    valid = np.ones(shape, dtype=bool)
+    valid[:, 90:190] = False
+    plan = plan_scene(*shape, measure(bundle), step=24, window=72, mode="tiles")
+    numbers, maps = run(bundle, plan, Wanted(ALL, ("dense",)), pixels, valid)
+    cells = valid.reshape(12, 8, 30, 8).any((1, 3))
+    assert np.array_equal(np.isnan(maps["rgb"]["dense"][0]), ~cells)
+    for j, left in enumerate(plan.cols.origins):
+        share = valid[0, left : left + 48].mean()
+        np.testing.assert_allclose(numbers["valid"][:, j], share, atol=1e-6)
+        assert (numbers["scored"][:, j] == (share >= 0.5)).all()
+        assert (np.isfinite(numbers["logits"][:, j]) == (share >= 0.5)).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (20, 300), (47, 48), (49, 50)])
+def test_scenes_smaller_than_a_tile_are_filled_up(shape):
+    bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
+    pixels = material.scene(3, *shape)
+    plan = plan_scene(*shape, measure(bundle), mode="tiles")
+    valid = np.ones(shape, dtype=bool)
+    numbers, maps = run(bundle, plan, Wanted(ALL, ("dense",)), pixels, valid)
+    tile = np.full((1, 3, 48, 48), 2000, dtype=np.uint16)  # the training mean
+    tile[0, :, : shape[0], : shape[1]] = pixels[:, :48, :48]
+    expected = Scorer(bundle)(tile).numbers.logits[0]
+    np.testing.assert_allclose(numbers["logits"][0, 0], expected, **close)
+    assert numbers["valid"][0, 0] == 1
+    assert np.isfinite(maps["rgb"]["dense"][:, 0, 0]).all()
+
+
+def test_a_scene_without_data():
+    bundle = material.bundle(material.variant("simple_cnn", towers=2), 48)
+    plan = plan_scene(100, 100, measure(bundle), mode="tiles")
+    pixels = material.scene(4, 100, 100)
+    numbers, maps = run(
+        bundle, plan, Wanted(ALL, ("dense",)), pixels, np.zeros((100, 100), dtype=bool)
+    )
+    assert np.isnan(numbers["logits"]).all()
+    assert np.isnan(numbers["share_nir"]).all()
+    assert np.isnan(maps["nir"]["dense"]).all()
+
+
+def test_a_dense_head_scores_tiles_but_has_no_maps():
+    options = material.variant("simple_cnn").model_copy(update={"head": "dense"})
+    bundle = material.bundle(options, 48)
+    plan = plan_scene(100, 130, measure(bundle), mode="tiles")
+    pixels = material.scene(3, 100, 130)
+    numbers, maps = run(bundle, plan, Wanted(), pixels, np.ones((100, 130), dtype=bool))
+    expected = Scorer(bundle)(crops(plan, pixels, 48)).numbers.logits
+    np.testing.assert_allclose(numbers["logits"].reshape(-1, 3), expected, **close)
+    assert maps == {}
+    with pytest.raises(InputError, match="dense head"):
+        TileScorer(bundle, plan, Wanted(ALL, ("dense",)))
+
+
+def test_windows_of_weights_never_vanish():
+    for cells in (1, 2, 7):
+        weights = hann(cells)
+        assert weights.min() > 0
+        np.testing.assert_allclose(weights, weights[::-1, ::-1], atol=1e-6)
+    assert torch.from_numpy(hann(7)).max() == 1
+
+
+def test_on_a_cpu_a_forward_takes_no_more_than_is_of_use(monkeypatch):
+    monkeypatch.setattr(by_tile, "CPU_PX", 3 * 48 * 48 + 1)
+    bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
+    plan = plan_scene(96, 96 * 2, measure(bundle), window=96 * 2, mode="tiles")
+    pixels = material.scene(3, 96, 96 * 2)
+    valid = np.ones(pixels.shape[1:], dtype=bool)
+    (piece,) = plan.windows
+    seen = []
+
+    def features(x):
+        seen.append(len(x))
+        return bundle.network.features(x)
+
+    for batch in (64, 2):
+        TileScorer(bundle, plan, Wanted(ALL, ("dense",)), batch, features)(pixels, valid, piece)
+    assert seen == [3, 3, 2, 2, 2, 2, 2]

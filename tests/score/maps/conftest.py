@@ -1,0 +1,62 @@
+"""Bundles that see dots, and scenes on their way."""
+
+import functools
+
+import maps_material as material
+import pytest
+import torch
+
+from satray.models import bundle as bundles
+from satray.runs import job as perform
+from satray.score.maps import overview
+
+LOADED = {}
+"""Bundles by their folder."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _once():
+    """Save most of a small run: small pictures, bundles loaded once."""
+    with pytest.MonkeyPatch.context() as patch:
+        small = functools.partial(overview.picture_size, longest=160)
+        patch.setattr(overview, "picture_size", small)
+        patch.setattr(perform, "library_versions", functools.cache(perform.library_versions))
+        real = bundles.load_bundle
+
+        def load(uri, storage, device="cpu"):
+            if uri not in LOADED:
+                LOADED[uri] = real(uri, storage, device)
+            return LOADED[uri]
+
+        patch.setattr(bundles, "load_bundle", load)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _calm():
+    torch.set_flush_denormal(True)
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    """Gives the folder of a bundle, each made once."""
+    made = {}
+
+    def folder(**more):
+        key = tuple(sorted(more.items()))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("bundle")
+            material.save_bundle(made[key], **more)
+        return made[key]
+
+    return folder
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    """Says which parts of scenes the network looked at."""
+    work = material.Inline()
+    monkeypatch.setattr("satray.score.maps.job.run_stages", work)
+    return work

@@ -1,0 +1,190 @@
+"""Quick-looks show what lies where; the page holds nothing from elsewhere and escapes all."""
+
+import io
+
+import numpy as np
+import pytest
+from affine import Affine
+from page_checker import Checker
+from PIL import Image
+
+from satray.score.maps.jobs import SceneResult
+from satray.score.maps.page import run_page, small
+from satray.score.products.quicklook import (
+    LEGEND,
+    LONGEST,
+    Evidence,
+    View,
+    limits_of,
+    on_picture,
+    picture_size,
+    quicklook,
+    strongest,
+)
+
+CELLS = Affine.translation(0.5 - 16, 0.5 - 16) @ Affine.scale(32)
+NASTY = '</title><script>alert("x")</script> & \x00\u202e <img src=x onerror=y>'
+
+
+def view(H: int = 200, W: int = 300, bands: int = 3, valid: np.ndarray | None = None) -> View:
+    pixels = np.random.default_rng(0).integers(0, 4000, (bands, H, W)).astype(np.uint16)
+    return View(pixels, np.ones((H, W), bool) if valid is None else valid, H * 2, W * 2)
+
+
+def dot(row: int, col: int) -> Evidence:
+    values = np.full((13, 19), -2, np.float32)
+    values[row, col] = 5
+    return Evidence("ship", values, CELLS, 0.97)
+
+
+def opened(data: bytes) -> np.ndarray:
+    image = Image.open(io.BytesIO(data))
+    assert image.format == "PNG"
+    return np.asarray(image.convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(20000, 20000), (10, 9000), (9000, 10), (1, 1), (300, 400)]
+)
+def test_pictures_fit(height: int, width: int) -> None:
+    H, W = picture_size(height, width)
+    assert 1 <= H <= LONGEST - LEGEND
+    assert 1 <= W <= LONGEST
+    assert max(H / (LONGEST - LEGEND), W / LONGEST) > 0.99
+    shown = View(np.zeros((1, H, W), np.uint8), np.ones((H, W), bool), height, width)
+    data = opened(quicklook(shown, None, np.empty(0), np.empty(0), "x"))
+    assert max(data.shape) <= LONGEST
+
+
+def test_evidence_glows_where_it_is() -> None:
+    plain = opened(quicklook(view(), None, np.empty(0), np.empty(0), "a"))
+    mapped = opened(quicklook(view(), dot(6, 9), np.empty(0), np.empty(0), "a"))
+    change = np.abs(mapped - plain)[:200].sum(2)
+    blocks = mapped[:200, :, 0].reshape(10, 20, 15, 20).mean((1, 3))
+    i, j = np.unravel_index(blocks.argmax(), blocks.shape)
+    # cell (6, 9) has its centre at stored px (192.5, 288.5), so at 96, 144 of the picture
+    assert (i, j) == (96 // 20, 144 // 20)
+    assert change.max() > 0
+
+
+def test_the_map_lies_where_its_affine_says_and_cells_without_data_are_not_mixed_in() -> None:
+    map_HW = on_picture(dot(6, 9), 400, 600, 400, 600)
+    assert np.unravel_index(map_HW.argmax(), map_HW.shape) in {(192, 288), (192, 289)}
+    assert map_HW.max() == pytest.approx(5, abs=0.3)
+    values = np.full((13, 19), 3, np.float32)
+    values[:, :5] = np.nan
+    map_HW = on_picture(Evidence("x", values, CELLS, 1.0), 400, 600, 200, 300)
+    assert np.nanmin(map_HW) == pytest.approx(3)
+    assert np.isnan(map_HW[:, :50]).all()
+
+
+def test_a_lone_peak_among_many_cells_is_not_lost() -> None:
+    values = np.zeros((600, 600), np.float32)
+    values[301, 299] = 5
+    cells = Affine.scale(32)
+    for side in (100, 97):
+        map_HW = on_picture(Evidence("x", values, cells, 1.0), 19200, 19200, side, side)
+        i, j = np.unravel_index(map_HW.argmax(), map_HW.shape)
+        assert map_HW.max() > 1.2  # between four pixels: a quarter of 5
+        assert abs(i - side * 301.5 / 600) < 1.5
+        assert abs(j - side * 299.5 / 600) < 1.5
+
+
+def test_detections_are_ringed_and_pixels_without_data_are_pale() -> None:
+    valid = np.ones((200, 300), bool)
+    valid[:, 200:] = False
+    picture = opened(
+        quicklook(view(valid=valid), dot(6, 9), np.array([100.0]), np.array([120.0]), "a")
+    )
+    bare = (view(valid=valid), dot(6, 9), np.empty(0), np.empty(0), "a")
+    plain = opened(quicklook(*bare))
+    assert quicklook(*bare) == quicklook(*bare)
+    rows, cols = np.nonzero((picture != plain)[:200].any(2))
+    assert (rows.mean(), cols.mean()) == pytest.approx((50, 60), abs=1)
+    assert (plain[:200, 205:] == round(0.93 * 255)).all()
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_hostile_names_odd_pixels_and_no_data(bands: int) -> None:
+    shown = view(bands=bands, valid=np.zeros((200, 300), bool))
+    evidence = Evidence(NASTY + "$x_é", np.full((13, 19), np.nan, np.float32), CELLS, float("nan"))
+    data = quicklook(shown, evidence, np.empty(0), np.empty(0), NASTY)
+    assert opened(data).shape == (200 + LEGEND, 300, 3)
+    wild = np.full((3, 50, 60), np.nan)
+    wild[:, 10:] = np.inf
+    bad = View(wild, np.ones((50, 60), bool), 50, 60)
+    assert quicklook(bad, None, np.empty(0), np.empty(0), "x")
+    assert limits_of(wild, np.ones((50, 60), bool)) == ((0, 1),) * 3
+
+
+def test_strongest_class() -> None:
+    maps = np.zeros((3, 2, 2), np.float32)
+    maps[1, 0, 0] = 2
+    maps[2] = np.nan
+    assert strongest(maps, (0, 0, 9)) == 1
+    assert strongest(maps, (5, 0, 9)) == 0
+
+
+# ---- the page
+
+
+def result(name: str, status: str = "done", **more) -> SceneResult:
+    given = {"height": 384, "width": 480, "taken": "2024-05-06", "tiles": 12, "detections": 3}
+    return SceneResult(0, name, "", status, **(given if status == "done" else {}) | more)
+
+
+def page(*results: SceneResult, pictures: tuple[str, ...] = (), subtitle: str = "s"):
+    jpeg = small(quicklook(view(), None, np.empty(0), np.empty(0), "x"))
+    data = run_page("r1", results, dict.fromkeys(pictures, jpeg), subtitle)
+    found = Checker()
+    found.feed(data.decode())
+    found.close()
+    assert found.open == []
+    assert not {"script", "iframe", "object", "embed", "link", "form"} & {
+        name for name, _ in found.elements
+    }
+    for name, attributes in found.elements:
+        assert not [key for key in attributes if key.startswith("on")]
+        assert attributes.get("src", "data:image/jpeg").startswith("data:image/jpeg")
+        if name == "a":
+            assert attributes["href"].startswith(("#", "../quicklooks/"))
+    assert "http" not in data.decode().replace("http-equiv", "")
+    return found, data.decode()
+
+
+def test_the_page_shows_what_was_found_and_what_failed() -> None:
+    found, _ = page(
+        result("a/1.tif"),
+        result("b 2.tif", detections=1, notes=("drift 2.1: nir",)),
+        result("broken.tif", "failed", stage="open", error="truncated at row 7"),
+        result("old.tif", "skipped", error="another run has taken it over"),
+        pictures=("b 2.tif",),
+    )
+    links = [a["href"] for name, a in found.elements if name == "a" and a["href"][0] != "#"]
+    assert links.count("../quicklooks/a/1.tif.png") == 1
+    assert links.count("../quicklooks/b%25202.tif.png") == 3  # its picture, its note, the list
+    assert not [link for link in links if "broken" in link or "old" in link]
+    assert [name for name, _ in found.elements].count("img") == 1
+    words = " ".join(found.text)
+    for said in (
+        "4 scenes: 2 scored, 1 failed, 1 skipped; 4 detections in 24 tiles.", "2 scenes scored",
+        "and 1 scene more", "truncated at row 7", "another run has taken it over", "drift 2.1",
+    ):  # fmt: skip
+        assert said in words
+
+
+def test_one_scene_and_none() -> None:
+    found, _ = page(result("a", detections=1, tiles=1))
+    assert "1 scene: 1 scored; 1 detection in 1 tile." in " ".join(found.text)
+    found, _ = page()
+    assert "0 scenes: none; 0 detections in 0 tiles." in " ".join(found.text)
+
+
+def test_names_are_escaped() -> None:
+    found, text = page(
+        result(NASTY, notes=(NASTY,)), result(NASTY, "failed", error=NASTY), pictures=(NASTY,),
+        subtitle=NASTY,
+    )  # fmt: skip
+    assert sum("onerror" in words for words in found.text) >= 6
+    assert "\x00" not in text
+    assert "\u202e" not in text

@@ -1,0 +1,166 @@
+"""STAC Items: valid by pystac against core and extensions, without a network."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyproj
+import pystac
+import pytest
+from pystac.validation import JsonSchemaSTACValidator, set_validator
+from score.scenes.scene_material import spec
+
+from satray.score.outlines import SceneExtent
+from satray.score.products.moment import Moment
+from satray.score.products.names import cam_name, quicklook_name
+from satray.score.products.stac import ItemProduct, ModelFacts, item_of, to_bytes
+
+SCHEMAS = Path(__file__).parent / "schemas"
+UTM = (10.0, 0.0, 448000.0, 0.0, -10.0, 5411000.0)
+BOX = [448000.0, 5407160.0, 452800.0, 5411000.0]
+TAKEN = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
+LAEA = pyproj.CRS("+proj=laea +lat_0=10 +lon_0=20 +datum=WGS84").to_wkt("WKT2_2019")
+NOW = datetime(2026, 5, 1, 10, tzinfo=UTC)
+SHA = "ab" * 32
+
+
+class Offline(JsonSchemaSTACValidator):
+    """Vendored schemas only: an unknown one is an error, not a download."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for path in SCHEMAS.glob("*.json"):
+            schema = json.loads(path.read_bytes())
+            self.schema_cache[schema["$id"].rstrip("#")] = schema
+
+    def _get_schema(self, schema_uri: str):
+        assert schema_uri in self.schema_cache, f"{schema_uri} is not vendored"
+        return self.schema_cache[schema_uri]
+
+
+@pytest.fixture(autouse=True)
+def _offline():
+    set_validator(Offline())
+    yield
+    set_validator(JsonSchemaSTACValidator())
+
+
+def products(scene: str, towers: tuple[str, ...] = ()) -> list[ItemProduct]:
+    cams = [
+        ItemProduct("cam", cam_name(scene, tower), 1234, SHA, tower, ("ship", "haze & fog"),
+                    (12, 15), (80.0, 0.0, 447995.0, 0.0, -80.0, 5411005.0))
+        for tower in (towers or (None,))
+    ]  # fmt: skip
+    return [
+        *cams,
+        ItemProduct("quicklook", quicklook_name(scene), 10, SHA),
+        ItemProduct("tiles", "predictions/r1.parquet"),
+        ItemProduct("detections", "detections/a.gpkg", 10, SHA),
+        ItemProduct("detections_parquet", "detections/a.parquet", 10, SHA),
+        ItemProduct("detections_geojson", "detections/a.geojson", 10, SHA),
+    ]
+
+
+def made(ground: SceneExtent, **more) -> pystac.Item:
+    values = {
+        "extent": ground,
+        "moment": Moment(TAKEN, "pattern"),
+        "created": NOW,
+        "files": ("s3://bucket/in/a.tif",),
+        "model": ModelFacts("0123456789ab", "s3://bucket/bundle/model.safetensors", SHA, spec()),
+        "run_id": "r1",
+        "products": products(ground.scene),
+    }
+    return item_of(**(values | more))
+
+
+def scene(crs="EPSG:32631", affine=UTM, name: str = "a/b.tif") -> SceneExtent:
+    return SceneExtent(name, 384, 480, crs, affine)
+
+
+@pytest.mark.parametrize(
+    "ground",
+    [
+        scene(),
+        scene(affine=(8.0, 6.0, 448000.0, 6.0, -8.0, 5411000.0)),
+        scene("EPSG:4326", (1e-4, 0.0, 2.3, 0.0, -1e-4, 48.8)),
+        scene(LAEA, (10.0, 0.0, 5.0, 0.0, -10.0, 7.0)),
+        scene('LOCAL_CS["x",UNIT["m",1]]'),
+        scene(None, None),
+        scene(name="../é b\u202e<script>.tif"),
+        SceneExtent("p", 5000, 5000, "EPSG:32601", (100.0, 0.0, 1e4, 0.0, -100.0, 1107000.0)),
+    ],
+)
+def test_items_are_valid_and_read_back(tmp_path, ground: SceneExtent) -> None:
+    path = tmp_path / "item.json"
+    path.write_bytes(to_bytes(made(ground)))
+    back = pystac.Item.from_file(str(path))
+    checked = back.validate()
+    assert len(checked) == 1 + len(back.stac_extensions)
+    assert json.loads(path.read_bytes())["stac_version"] == "1.1.0"
+    assert back.datetime == TAKEN
+    assert back.properties["satray:datetime_source"] == "pattern"
+    assert back.properties["satray:scene"] == ground.scene
+    assert "/" not in back.id
+
+
+def test_ground_products_model_and_sources() -> None:
+    item = made(scene(), item="s3://bucket/in/a.json", notes={"satray:drift": 0.25})
+    item.validate()
+    said = item.properties
+    assert (said["proj:code"], said["proj:shape"]) == ("EPSG:32631", [384, 480])
+    assert (said["proj:transform"], said["proj:bbox"]) == (list(UTM), BOX)
+    west, south, east, north = item.bbox
+    assert 2.29 < west < east < 2.36
+    assert 48.8 < south < north < 48.86
+    assert item.geometry["type"] == "Polygon"
+    assert said["mlm:name"] == "satray-0123456789ab"
+    assert said["mlm:input"][0]["bands"] == ["red", "green", "blue"]
+    assert (said["satray:drift"], said["satray:run_id"]) == (0.25, "r1")
+    derived = [link.target for link in item.get_links("derived_from")]
+    assert derived == ["s3://bucket/in/a.tif", "s3://bucket/in/a.json"]
+    assets, kinds = item.assets, pystac.MediaType
+    assert {name: asset.media_type for name, asset in assets.items()} == {
+        "cam": kinds.COG, "quicklook": kinds.PNG, "tiles": "application/vnd.apache.parquet",
+        "detections": kinds.GEOPACKAGE, "detections_parquet": "application/vnd.apache.parquet",
+        "detections_geojson": kinds.GEOJSON, "model": "application/octet-stream",
+    }  # fmt: skip
+    assert all(asset.roles for asset in assets.values())
+    more = assets["cam"].extra_fields
+    assert (more["proj:shape"], more["file:checksum"]) == ([12, 15], "1220" + SHA)
+    assert [band["name"] for band in more["bands"]] == ["ship", "haze & fog"]
+    assert assets["model"].extra_fields["file:checksum"] == "1220" + SHA
+
+
+def test_no_ground_no_geometry_no_box() -> None:
+    tree = json.loads(to_bytes(made(scene(None, None))))
+    assert tree["geometry"] is None
+    assert "bbox" not in tree
+    assert not [name for name in tree["properties"] if name.startswith("proj:")]
+    assert tree["properties"]["satray:georeferenced"] is False
+    assert "proj:shape" not in tree["assets"]["cam"]
+
+
+def test_assets_lead_to_the_products_from_where_the_item_lies(tmp_path) -> None:
+    name = "x y/é#1.tif"
+    target = tmp_path / cam_name(name, "nir")
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"x")
+    model = ModelFacts("0123456789ab", "/b/model.safetensors", None, spec())
+    item = made(scene(name=name), products=products(name, ("rgb", "nir")), model=model)
+    path = tmp_path / "items" / "x%20y" / "%C3%A9%231.tif.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(to_bytes(item))
+    back = pystac.Item.from_file(str(path))
+    back.validate()
+    href = back.assets["cam_nir"].get_absolute_href()
+    assert Path(href).resolve() == target.resolve()
+    assert back.assets["model"].href == "/b/model.safetensors"
+
+
+def test_a_stretch_of_time() -> None:
+    end = datetime(2024, 6, 6, tzinfo=UTC)
+    item = made(scene(), moment=Moment(None, "item", TAKEN, end))
+    item.validate()
+    assert item.datetime is None
+    assert item.properties["end_datetime"] == "2024-06-06T00:00:00Z"

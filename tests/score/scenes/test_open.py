@@ -1,0 +1,314 @@
+"""Opening scenes: bands, dtypes, masks, files that fit together, and those that do not."""
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from score.scenes.scene_material import STORE, UTM, noise, opened, ref, write
+
+from satray.data.decode import decode
+from satray.data.values import Change
+from satray.errors import DecodeError, InputError
+from satray.score.outlines import SceneExtent
+from satray.score.reading import MisfitError
+from satray.score.scenes.find import find_scenes
+from satray.score.scenes.open import Conversion, open_scene, source_names
+from satray.score.scenes.scene import BandSource, etag_of
+
+RGN = ("red", "green", "nir")
+BGRN = ("blue", "green", "red", "nir")
+FILL = 9.969209968386869e36  # of NetCDF
+
+
+def whole(scene):
+    """All px, and where all bands are measured."""
+    with scene:
+        x_CHW, valid_CHW = scene.read(0, 0, scene.facts.extent.height, scene.facts.extent.width)
+        return x_CHW, valid_CHW.all(axis=0)
+
+
+def test_facts(tmp_path):
+    tags = {"TIFFTAG_DATETIME": "2026:01:02 03:04:05"}
+    path = write(tmp_path / "a.tif", noise(4), BGRN, tags=tags, tiled=True, blockxsize=64)
+    with opened(path, ("red", "green")) as scene:
+        facts = scene.facts
+    assert facts.extent == SceneExtent("a.tif", 90, 120, "EPSG:32631", UTM[:6])
+    assert facts.bands == ("red", "green")
+    assert (facts.stored_dtype, facts.dtype) == ("uint16", "uint16")
+    assert facts.taken_at == tags["TIFFTAG_DATETIME"]
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG"])
+def test_any_window_of_any_format_whatever_its_extension(tmp_path, driver):
+    values = noise(3, 150, 130, "uint8" if driver in ("PNG", "JPEG") else "uint16")
+    more = {"QUALITY": 100, "REVERSIBLE": "YES"} if driver == "JP2OpenJPEG" else {}
+    path = write(tmp_path / "a.png", values, driver=driver, **more)
+    if driver == "JPEG":
+        with rasterio.open(path) as back:
+            values = back.read()
+    with opened(path, ("blue", "red"), ("red", "green", "blue")) as scene:
+        for row, column, height, width in ((0, 0, 150, 130), (100, 7, 50, 9), (3, 120, 1, 10)):
+            x_CHW, valid_CHW = scene.read(row, column, height, width)
+            part = values[[2, 0], row : row + height, column : column + width]
+            np.testing.assert_array_equal(x_CHW, part)
+            assert valid_CHW.all()
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "found"),
+    [
+        (None, ("red", "nir"), [3, 4]),
+        (("a", "b", "c", "d"), ("d", "a"), [4, 1]),
+        ({"x": 2, "y": "Nir", "z": "RED"}, ("x", "y", "z", "blue"), [2, 4, 3, 1]),
+        (None, ("red", "swir16"), "no band swir16; the scene has blue, green, red, nir"),
+        (("a", "b", "c"), ("a",), r"has 4 bands, bands=\[...\] names 3"),
+        ({"x": 5}, ("x",), r"no band 5 \(for x\)"),
+        ({"x": 0}, ("x",), r"no band 0 \(for x\)"),
+        ({"x": "mud"}, ("x",), r"no band mud \(for x\)"),
+    ],
+)
+def test_bands_by_name_number_and_description(tmp_path, names, wanted, found):
+    values = noise(4)
+    path = write(tmp_path / "a.tif", values, BGRN)
+    if isinstance(found, str):
+        with pytest.raises(MisfitError, match=found):
+            opened(path, wanted, names)
+    else:
+        x_CHW, _ = whole(opened(path, wanted, names))
+        np.testing.assert_array_equal(x_CHW, values[[n - 1 for n in found]])
+
+
+def test_source_names():
+    assert source_names(("red",), None) == ("red",)
+    assert source_names(("red", "nir"), {"red": "B04"}) == ("B04", "nir")
+    assert source_names(("red",), {"red": 1}) is None
+
+
+def test_dtype_must_fit_or_be_converted(tmp_path):
+    values = noise(1, dtype="int16") - 100
+    path = write(tmp_path / "a.tif", values, ("red",))
+    with pytest.raises(MisfitError, match=r"dtype is int16, the bundle's is uint16; convert=scale"):
+        opened(path, ("red",), dtype="uint16")
+    convert = Conversion("scale", (2.0,), (50.4,))
+    x_CHW, valid_HW = whole(opened(path, ("red",), dtype="uint16", conversion=convert))
+    assert x_CHW.dtype == np.uint16
+    np.testing.assert_array_equal(x_CHW, np.maximum(np.rint(values.astype(float) * 2 + 50.4), 0))
+    assert valid_HW.all()
+    with pytest.raises(InputError, match="scale: found 2 numbers; accepted: one, or one for each"):
+        Conversion("scale", (1.0, 2.0)).check(("red",))
+
+
+@given(st.sampled_from(["uint8", "int16", "int32", "float32"]), st.floats(-1e300, 1e300))
+def test_conversion_stays_within_the_dtype(dtype, scale):
+    x_CHW = np.array([[[0, 1, 250], [np.nan, np.inf, -3]]], np.float32)
+    with np.errstate(all="ignore"):
+        y_CHW = Change((scale,), (1.0,))(x_CHW, dtype)
+    assert y_CHW.dtype == dtype
+    if dtype != "float32" and scale > 1e30:
+        assert y_CHW[0, 0, 2] >= np.iinfo(dtype).max * 0.999
+        assert y_CHW[0, 0, 0] == 1
+
+
+def split(tmp_path, values, ratio=1, nodata=(None, None, None)):
+    """A file a band; the last band `ratio` times coarser."""
+    sources = []
+    for band, (name, value) in enumerate(zip(RGN, nodata, strict=True)):
+        step = ratio if band == len(RGN) - 1 else 1
+        grid = {"transform": UTM @ Affine.scale(step), "nodata": value}
+        part = values[band : band + 1, ::step, ::step]
+        sources.append(BandSource(name, write(tmp_path / f"{name}.tif", part, **grid)))
+    return sources
+
+
+@pytest.mark.parametrize("nodata", [0, -5, None])
+def test_files_of_a_band_equal_one_file(tmp_path, nodata):
+    values = noise(3, dtype="int16")
+    values[:, :9] = values[1, 20:25] = nodata or 0
+    one = write(tmp_path / "one.tif", values, RGN, nodata=nodata)
+    absent = BandSource("swir16", str(tmp_path / "gone.tif"))  # only wanted files are opened
+    wanted = ("nir", "red", "green")
+    sources = [*split(tmp_path, values, nodata=(nodata,) * 3), absent]
+    many = open_scene(ref("many", *sources), wanted, None, STORE)
+    for a, b in zip(whole(many), whole(opened(one, wanted)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_numbers_of_bands_that_a_list_or_an_item_names(tmp_path):
+    path = write(tmp_path / "a.tif", noise(2), ("mud", "nir"))
+    two = BandSource("red", path, 2)
+    x_CHW, _ = whole(open_scene(ref("s", two), ("red",), None, STORE))
+    np.testing.assert_array_equal(x_CHW, noise(2)[1:])
+    for band, names, match in (
+        (two, {"x": 1}, r"no band 1 \(for x\); the scene has red"),
+        (BandSource("x", path, 7), None, "has 2 bands; no band 7"),
+    ):
+        with pytest.raises(MisfitError, match=match):
+            open_scene(ref("s", band), ("x",), names, STORE)
+
+
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_coarser_band_is_brought_to_the_finest_grid(tmp_path, ratio):
+    """A plane stays a plane inside, windows agree, and holes stay where they are."""
+    row, column = np.mgrid[:90, :120].astype(np.float32) + 0.5
+    values = np.stack([row, column, 3 * row + 2 * column])
+    sources = split(tmp_path, values)
+    coarse = values[2].reshape(90 // ratio, ratio, 120 // ratio, ratio).mean((1, 3))
+    coarse[:4, :4] = np.nan
+    write(tmp_path / "nir.tif", coarse[None], transform=UTM @ Affine.scale(ratio))
+    with open_scene(ref("many", *sources), ("nir", "red"), None, STORE) as scene:
+        x_CHW, valid_CHW = scene.read(0, 0, 90, 120)
+        assert (scene.facts.extent.height, scene.facts.extent.transform) == (90, UTM[:6])
+        part_CHW, there_CHW = scene.read(11, 17, 31, 43)
+    inner = (slice(8 * ratio, 90 - ratio), slice(8 * ratio, 120 - ratio))
+    np.testing.assert_allclose(x_CHW[0][inner], values[2][inner], rtol=1e-5)
+    np.testing.assert_array_equal(x_CHW[1], values[0])
+    assert not valid_CHW[0, : 4 * ratio - 1, : 4 * ratio - 1].any()
+    assert valid_CHW[0, 4 * ratio + 1 :].all()
+    assert valid_CHW[1].all()
+    np.testing.assert_array_equal(part_CHW, x_CHW[:, 11:42, 17:60])
+    np.testing.assert_array_equal(there_CHW, valid_CHW[:, 11:42, 17:60])
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({"shape": (45, 61)}, r"nir.tif is 45 x 61 px, red.tif 90 x 120; accepted: one size"),
+        ({"shape": (45, 40)}, "whole multiples"),
+        ({"crs": "EPSG:32632"}, "in EPSG:32632, red.tif in EPSG:32631"),
+        ({"crs": None}, "in no CRS"),
+        ({"move": 0.5}, "corners of nir.tif and red.tif lie 0.5 px apart"),
+        ({"dtype": "float32"}, "files of dtypes float32, uint16"),
+    ],
+)
+def test_files_that_do_not_fit(tmp_path, more, match):
+    sources = split(tmp_path, noise(3))
+    values = noise(1, *more.get("shape", (90, 120)), more.get("dtype", "uint16"))
+    affine = UTM @ Affine.translation(more.get("move", 0), 0)
+    write(tmp_path / "nir.tif", values, crs=more.get("crs", "EPSG:32631"), transform=affine)
+    with pytest.raises(DecodeError, match=match) as error:
+        open_scene(ref("many", *sources), ("red", "nir"), None, STORE)
+    assert "\n" not in str(error.value)
+
+
+def test_a_world_file_beside_serves_where_there_is_no_affine(tmp_path):
+    numbers = "10.0\n0.0\n0.0\n-10.0\n{}\n5410995.0\n"
+    for name in ("bare", "alone", "placed"):
+        more = {} if name == "placed" else {"transform": None}
+        write(tmp_path / f"{name}.tif", noise(1), ("red",), **more)
+        if name != "alone":
+            (tmp_path / f"{name}.tfw").write_text(numbers.format(448005))
+
+    def found():
+        return {ref.scene: ref for ref in find_scenes(str(tmp_path), STORE).scenes}
+
+    scenes = found()
+    said = {
+        "bare.tif": ("EPSG:32631", UTM[:6], "placed by a world file"),
+        "placed.tif": ("EPSG:32631", UTM[:6], ""),
+        "alone.tif": (None, None, "a CRS without a transform: pixel coordinates"),
+    }
+    for name, expected in said.items():
+        assert find_scenes(str(tmp_path / name), STORE).scenes == (scenes[name],)
+        with open_scene(scenes[name], ("red",), None, STORE) as scene:
+            extent = scene.facts.extent
+            assert (extent.crs, extent.transform, scene.facts.place) == expected
+    (tmp_path / "bare.tfw").write_text(numbers.format(448015))
+    (tmp_path / "placed.tfw").rename(tmp_path / "alone.TFW")
+    again = found()
+    assert {name for name in scenes if scenes[name].etag != again[name].etag} == set(scenes)
+    assert again["alone.tif"].world == str(tmp_path / "alone.TFW")
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "hole"),
+    [
+        (
+            "uint16",
+            (65535, 0, None),
+            lambda x: [x[0] == 65535, (x[0] == 65535) & (x[1] == 0), x[2] < 0],
+        ),
+        ("uint16", (0, 0, None), lambda x: [(x[:2] == 0).all(0)] * 2 + [x[2] < 0]),
+        ("uint16", (0, None, None), lambda x: [x[0] == 0, x[1] < 0, x[2] < 0]),
+        ("uint8", (255, 0, 255), lambda x: [(x == [[[255]], [[0]], [[255]]]).all(0)] * 3),
+        ("float32", (FILL, -9999, None), lambda x: [x[0] > 1e36, x[1] == -9999, x[2] < -1e4]),
+        ("int16", (None, None, None), lambda x: list(x < -1e5)),
+    ],
+)  # fmt: skip
+def test_each_file_declares_its_own_nodata(tmp_path, dtype, nodata, hole, coarse):
+    """A band that declares none has no say; what is nodata together needs all that declare one."""
+    values = np.minimum(noise(3, dtype=dtype), 200).astype(dtype)
+    for band, fill in enumerate(nodata):
+        values[band, :20] = values[band, 30 + 10 * band : 34 + 10 * band] = fill or 0
+    values = values.repeat(2, 1).repeat(2, 2) if coarse else values
+    sources = split(tmp_path, values, nodata=nodata)
+    if coarse:
+        grid = {"transform": UTM @ Affine.scale(2), "nodata": nodata[0]}
+        write(tmp_path / "red.tif", values[:1, ::2, ::2], **grid)
+    with open_scene(ref("many", *sources), RGN, None, STORE) as scene:
+        x_CHW, valid_CHW = scene.read(0, 0, *values.shape[1:])
+    holes = np.stack(hole(values))
+    # a coarse band's holes have soft rims
+    inner = np.ones(values.shape[1], bool)
+    if coarse:
+        edges = np.flatnonzero(np.diff(holes[:, :, 0], axis=1).any(axis=0))
+        inner[np.clip((edges[:, None] + [-1, 0, 1, 2]).ravel(), 0, len(inner) - 1)] = False
+    np.testing.assert_array_equal(valid_CHW[:, inner], ~holes[:, inner])
+    if not coarse:
+        np.testing.assert_array_equal(x_CHW[valid_CHW], values[valid_CHW])
+
+
+def test_all_bands_of_a_file_have_their_say(tmp_path):
+    """As for a tile, whichever bands are wanted; and a window need not hold the others' rows."""
+    values = noise(4)
+    values[:, :9] = 0
+    values[:3, 20:30] = 0  # dark, but nir was measured
+    path = write(tmp_path / "a.tif", values, BGRN, nodata=0)
+    tile = decode((tmp_path / "a.tif").read_bytes())
+    with opened(path, ("red", "blue")) as scene:
+        _, valid_CHW = scene.read(5, 0, 40, 120)
+    np.testing.assert_array_equal(valid_CHW, tile.measured[[2, 0], 5:45])
+    assert valid_CHW[:, 15:25].all()
+
+
+@pytest.mark.parametrize("kind", ["one file", "a file a band"])
+def test_a_mask_beside(tmp_path, kind):
+    """`.msk` hides the bands of its file; GDAL's own writer makes it."""
+    values, names = noise(2, dtype="uint8"), ("red", "green")
+    shown = np.full((90, 120), 255, np.uint8)
+    shown[:30, :50] = 0
+
+    def masked(path, part, **more):
+        uri = write(path, part, **more)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(uri, "r+") as target:
+            target.write_mask(shown)
+        return uri
+
+    if kind == "one file":
+        uri = masked(tmp_path / "a.tif", values, names=names)
+    else:
+        uri = masked(tmp_path / "red.tif", values[:1])
+        item = {"type": "Feature", "stac_version": "1.1.0", "id": "a", "properties": {}}
+        green = write(tmp_path / "g.tif", values[1:])
+        item["assets"] = {"red": {"href": uri}, "green": {"href": green}}
+        (tmp_path / "a.json").write_text(json.dumps(item))
+    (found,) = find_scenes(str(tmp_path), STORE).scenes
+    assert found.mask_of(uri) == f"{uri}.msk"
+    # as a schedule asks before it publishes
+    assert etag_of([STORE.head(file) for file in found.files], found.stated) == found.etag
+    with open_scene(found, names, None, STORE) as scene:
+        _, valid_CHW = scene.read(10, 10, 60, 100)
+    want = shown[10:70, 10:110] > 0
+    np.testing.assert_array_equal(valid_CHW[0], want)
+    np.testing.assert_array_equal(valid_CHW[1], want | (kind == "a file a band"))
+    # it belongs to the scene: another mask is another scene
+    write(tmp_path / "x.tif", np.ones((1, 5, 6), np.uint8))
+    (tmp_path / "x.tif").rename(f"{uri}.msk")
+    (again,) = find_scenes(str(tmp_path), STORE).scenes
+    assert again.etag != found.etag
+    with pytest.raises(DecodeError, match=r"\.msk is 5 x 6 px, the image 90 x 120"):
+        open_scene(again, names, None, STORE)

@@ -1,0 +1,274 @@
+"""Nodata, scale and offset that Items and files state: applied per band, in the bundle's unit."""
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from score.scenes.scene_material import STORE, noise, write
+
+from satray.data.values import Unit
+from satray.score.reading import MisfitError
+from satray.score.scenes.find import find_scenes
+from satray.score.scenes.open import Conversion, open_scene
+
+OLD, NEW = Unit(1e-4, 0.0), Unit(1e-4, -0.1)
+DN = noise(2) + 900
+"""Numbers of red and nir in the new baseline: some lie below the offset."""
+BEFORE = np.maximum(DN.astype(int) - 1000, 0).astype(np.uint16)
+"""The same ground in the old one."""
+WANTED = ("red", "nir")
+SHIFTED = {"scale": 0.0001, "offset": -0.1}
+PREFIXED = {"raster:scale": 0.0001, "raster:offset": -0.1}
+DONE = {"earthsearch:boa_offset_applied": True}
+
+
+def item(folder, assets, properties=None, collection=False):
+    """An Item of red.tif and nir.tif, or both.tif, with fields of its assets."""
+    doc = {"type": "Feature", "stac_version": "1.0.0", "id": "scene", "geometry": None}
+    doc["properties"] = {"datetime": "2026-01-02T03:04:05Z", **(properties or {})}
+    doc["assets"] = {
+        key: {"href": f"./{key}.tif", "type": "image/tiff", "roles": ["data"], **more}
+        for key, more in assets.items()
+    }
+    if collection:
+        doc = {"type": "FeatureCollection", "features": [doc]}
+    (folder / "item.json").write_text(json.dumps(doc))
+
+
+def files(folder, values=DN, **more):
+    """A file a band, and one of both."""
+    for name, x_HW in zip(WANTED, values, strict=True):
+        write(folder / f"{name}.tif", x_HW[None], **more)
+    write(folder / "both.tif", values, **more)
+
+
+def read(folder, conversion=None, dtype="uint16", wanted=WANTED):
+    """A folder's scene with an Item, else its one: pixels, where they are data, and notes."""
+    found = find_scenes(str(folder), STORE, wanted=wanted)
+    ref = next((one for one in found.scenes if one.item), found.scenes[0])
+    assert not found.failures
+    more = {} if conversion is None else {"conversion": conversion}
+    with open_scene(ref, wanted, None, STORE, dtype=dtype, **more) as scene:
+        return (*scene.read(0, 0, 90, 120), scene.facts.notes)
+
+
+def both(bands, **asset):
+    return {
+        "both": {"eo:bands": [{"name": name} for name in WANTED], "raster:bands": bands, **asset}
+    }
+
+
+def each(**asset):
+    return dict.fromkeys(WANTED, asset)
+
+
+def bands(*said, key="raster:bands"):
+    """What each file says of its one band."""
+    return {n: {key: [one]} for n, one in zip(WANTED, said * (2 // len(said)), strict=True)}
+
+
+FLOATS = (DN * 1e-4 - 0.1).astype(np.float32)
+SILENT = "the bundle's tiles state none: taken for the same scale without offset"
+VALUES = "the bundle's tiles state none: taken for the values themselves"
+CASES = {
+    # where an Item may state it: name -> assets, properties, the bundle's units, pixels, note
+    "raster:bands": (bands(SHIFTED), {}, (), BEFORE, SILENT),
+    "bands of STAC 1.1": (bands(PREFIXED, key="bands"), {}, (), BEFORE, SILENT),
+    "of the asset": (each(**PREFIXED), {}, (), BEFORE, SILENT),
+    "of the asset, no prefix": (each(**SHIFTED), {}, (), BEFORE, SILENT),
+    "of all assets": (each(), PREFIXED, (), BEFORE, SILENT),
+    "of a band before its asset's": (
+        each(**{"raster:bands": [SHIFTED], "raster:scale": 3, "raster:offset": 7}),
+        {"raster:offset": 5}, (), BEFORE, SILENT,
+    ),
+    "scale of the asset, offset of its bands": (
+        each(**{"raster:scale": 1e-4, "bands": [{"raster:offset": -0.1}]}), {}, (), BEFORE, SILENT,
+    ),
+    "several bands": (both([SHIFTED, SHIFTED]), {}, (), BEFORE, SILENT),
+    "texts": (each(**{"raster:scale": "1e-4", "raster:offset": "-0.1"}), {}, (), BEFORE, SILENT),
+    "offset in numbers": (each(**{"raster:offset": -1000}), {}, (), BEFORE, SILENT),
+    "with names": (bands({**SHIFTED, "unit": "reflectance"}), {}, (), BEFORE, SILENT),
+    "not taken off": (each(**PREFIXED), dict.fromkeys(DONE, False), (), BEFORE, SILENT),
+    "one band only": (both([{"scale": 1e-4}, SHIFTED]), {}, (), [DN[0], BEFORE[1]],
+                      "red: stored * 1 + 0; nir: stored * 1 - 1000"),
+    # what the bundle's tiles stated
+    "the bundle's own": (bands(SHIFTED), {}, (NEW, NEW), DN, None),
+    "the old one": (bands(SHIFTED), {}, (OLD, OLD), BEFORE, "the bundle's: scale 0.0001"),
+    "to the new": (bands({"scale": 1e-4, "offset": 0}), {}, (NEW, NEW), DN + 1000, "brought"),
+    "another scale": (bands({"scale": 2e-4}), {}, (OLD, OLD), DN * 2, "brought"),
+    "a band of the bundle's": (bands(SHIFTED), {}, (NEW, None), [DN[0], BEFORE[1]], "brought"),
+    "without offset": (bands({"scale": 1e-4, "offset": 0}), {}, (), DN, None),
+    "nothing stated": (each(), {}, (NEW, NEW), DN,
+                       "states no scale or offset: taken for scale 0.0001, offset -0.1"),
+    "floats": (each(**PREFIXED), {}, (), FLOATS, VALUES),
+    "another dtype": (each(**PREFIXED), {}, (OLD, OLD), DN.astype(np.int32) - 1000, "brought"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scale_and_offset_of_an_item(tmp_path, case):
+    assets, properties, units, expected, note = CASES[case]
+    files(tmp_path)
+    item(tmp_path, assets, properties, collection=case == "texts")
+    dtype = str(np.asarray(expected).dtype)
+    x_CHW, valid_CHW, notes = read(tmp_path, Conversion(units=units), dtype)
+    np.testing.assert_allclose(x_CHW, expected, rtol=0, atol=1e-6 if dtype == "float32" else 0)
+    assert valid_CHW.all()
+    assert len(notes) == (note is not None)
+    assert note is None or note in notes[0]
+    # whatever is stated, what is asked for goes before it, and is said
+    x_CHW, _, notes = read(tmp_path, Conversion("scale", (2.0,), (1.0,), units))
+    np.testing.assert_array_equal(x_CHW, DN * 2 + 1)
+    stated = case != "nothing stated"
+    assert [note[:40] for note in notes] == ["convert=scale goes before what it states"] * stated
+    x_CHW, _, notes = read(tmp_path, Conversion("none", units=units))
+    np.testing.assert_array_equal(x_CHW, DN)
+    assert [note[:39] for note in notes] == ["convert=none goes before what it states"] * stated
+
+
+def test_files_state_their_own(tmp_path):
+    write(tmp_path / "item.tif", DN)
+    with rasterio.open(tmp_path / "item.tif", "r+") as target:
+        target.descriptions = WANTED
+        target.scales, target.offsets = (1e-4, 1e-4), (-0.1, -0.1)
+    np.testing.assert_array_equal(read(tmp_path)[0], BEFORE)
+    # the Item's word goes before the file's; here an Item beside its raster
+    item(tmp_path, {"item": both([{"scale": 1e-4, "offset": 0.1}] * 2)["both"]})
+    np.testing.assert_array_equal(read(tmp_path)[0], DN + 1000)
+
+
+@pytest.mark.parametrize(
+    ("stated", "properties", "expected", "count"),
+    [
+        ({"raster:scale": 1e-4}, {}, BEFORE, 1),
+        ({"raster:offset": -0.1}, {}, BEFORE, 1),
+        ({}, {"s2:processing_baseline": "05.09"}, BEFORE, 1),
+        ({"raster:offset": 0}, {}, DN, 0),
+        ({}, DONE, DN, 0),
+        (PREFIXED, DONE, DN, 0),
+    ],
+)
+def test_where_an_item_is_silent_its_file_speaks(tmp_path, stated, properties, expected, count):
+    """Its provider may have taken the offset off, whatever is stated."""
+    files(tmp_path)
+    item(tmp_path, each(**stated), properties)
+    if properties == DONE:
+        for units in ((), (OLD, OLD)):
+            np.testing.assert_array_equal(read(tmp_path, Conversion(units=units))[0], DN)
+    for name in WANTED:
+        with rasterio.open(tmp_path / f"{name}.tif", "r+") as target:
+            target.scales, target.offsets = (1e-4,), (-0.1,)
+    x_CHW, _, notes = read(tmp_path)
+    np.testing.assert_array_equal(x_CHW, expected)
+    assert len(notes) == count
+
+
+@pytest.mark.parametrize(("baseline", "count"), [("05.09", 1), ("02.14", 0), ("x", 0)])
+def test_a_baseline_without_an_offset_is_said(tmp_path, baseline, count):
+    files(tmp_path)
+    for stated in ({}, {"raster:scale": 1e-4}):  # a scale alone says nothing of an offset
+        item(tmp_path, each(**stated), {"s2:processing_baseline": baseline})
+        x_CHW, _, notes = read(tmp_path)
+        np.testing.assert_array_equal(x_CHW, DN)
+        assert len(notes) == count
+
+
+@pytest.mark.parametrize(
+    ("assets", "match"),
+    [
+        (each(**{"raster:scale": 0}), "band red states scale 0; accepted: a finite number other"),
+        (each(**{"raster:scale": "nan"}), "band red states scale 'nan'"),
+        (each(**{"raster:offset": "Infinity"}), "band red states offset 'Infinity'"),
+        (
+            each(nodata="none"),
+            "states nodata 'none'; accepted: a number, nan, inf or -inf",
+        ),
+        (both([SHIFTED]), "band nir states scale 'for 1 of 2 bands only'"),
+        (
+            each(**{"raster:scale": 0.1, "unit": "K"}),
+            "values in K where degC is wanted; convert=sc",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_costs_its_scene(tmp_path, assets, match):
+    files(tmp_path)
+    item(tmp_path, assets)
+    with pytest.raises(MisfitError, match=match) as error:
+        read(tmp_path, Conversion(units=(Unit(0.1, 0.0, "degC"),) * 2))
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_wrong_of_other_bands_does_not_matter(tmp_path):
+    files(tmp_path)
+    item(tmp_path, {"red": PREFIXED, "nir": {"raster:scale": 0}})
+    np.testing.assert_array_equal(read(tmp_path, wanted=("red",))[0], BEFORE[:1])
+    item(tmp_path, each())
+    with pytest.raises(MisfitError, match="dtype is uint16, the bundle's is float32; convert=sc"):
+        read(tmp_path, dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "declared", "stated", "hidden"),
+    [
+        ("uint16", None, 0, "zero"),
+        ("uint16", None, "0", "zero"),
+        ("uint16", 0, 0, "zero"),
+        ("uint16", None, -9999, None),
+        ("uint16", None, "nan", None),
+        ("int16", None, -9999, "low"),
+        ("int16", -9999, 0, "both"),
+        ("float32", None, "nan", "nan"),
+        ("float32", np.nan, -9999.0, "low and nan"),
+        ("float32", None, "-inf", "infinite"),
+    ],
+)
+@pytest.mark.parametrize("coarse", [1, 2])
+def test_nodata_of_items_hides_besides_the_files(tmp_path, dtype, declared, stated, hidden, coarse):
+    values = np.full((2, 90, 120), 3000, dtype)
+    values[:, :8] = 0
+    if np.dtype(dtype).kind != "u":
+        values[:, 8:16] = -9999
+    if np.dtype(dtype).kind == "f":
+        values[:, 16:24] = np.nan
+        values[:, 24:32] = -np.inf
+    files(tmp_path, values, nodata=declared)
+    if coarse > 1:
+        grid = rasterio.Affine(20, 0, 448000, 0, -20, 5411000)
+        write(tmp_path / "nir.tif", values[1:, ::2, ::2], nodata=declared, transform=grid)
+    item(tmp_path, each(nodata=stated, **PREFIXED))
+    x_CHW, valid_CHW, _ = read(tmp_path, Conversion(units=(OLD, OLD)), dtype)
+    rows = {
+        "zero": [0], "low": [8], "both": [0, 8], "nan": [16, 24], "low and nan": [8, 16, 24],
+        "infinite": [16, 24], None: [],
+    }[hidden]  # fmt: skip
+    expected = np.ones((90, 120), bool)
+    for row in rows:
+        expected[row : row + 8] = False
+    # the edge of a coarser band's hole is a matter of half a px
+    inner = [n for n in range(90) if coarse == 1 or 0 < n % 8 < 7]
+    np.testing.assert_array_equal(valid_CHW.all(0)[inner], expected[inner])
+    good = x_CHW[:, 40:]
+    np.testing.assert_allclose(good, 2000, rtol=1e-5)
+
+
+def test_a_scene_is_another_once_its_item_states_something_else(tmp_path):
+    files(tmp_path)
+
+    def etag(**more):
+        item(tmp_path, each(**more))
+        return find_scenes(str(tmp_path / "item.json"), STORE).scenes[0].etag
+
+    assert etag() != etag(**PREFIXED) != etag(**{**PREFIXED, "raster:offset": 0})
+    assert etag(**PREFIXED) == etag(**PREFIXED, title="red")
+
+
+def test_all_bands_of_a_file_have_a_say(tmp_path):
+    """A 0 in one band of several is a measurement, though only that band is wanted."""
+    values = DN.copy()
+    values[0, :8], values[:, 8:16] = 0, 0
+    files(tmp_path, values)
+    item(tmp_path, both([{"nodata": 0}, {"nodata": 0}]))
+    _, valid_CHW, _ = read(tmp_path, wanted=("red",))
+    assert valid_CHW[0, :8].all()
+    assert not valid_CHW[0, 8:16].any()

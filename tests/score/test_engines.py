@@ -1,0 +1,125 @@
+"""Engines: features equal to eager torch's, in the precision that was asked for."""
+
+import numpy as np
+import pytest
+import scoring_material as material
+import torch
+
+from satray.cluster import Readers, Workers
+from satray.config.train import TowerOptions, VariantOptions
+from satray.errors import InputError
+from satray.models.variant import BUILT_IN
+from satray.score.engines import (
+    CpuFeatures,
+    difference,
+    engine_for,
+    load_engine,
+)
+from satray.score.forward import Scorer
+from satray.score.results import MapRequest
+from satray.storage import Storage
+
+
+@pytest.fixture(autouse=True)
+def _no_denormals():
+    torch.set_flush_denormal(True)
+    yield
+    torch.set_flush_denormal(False)
+
+
+def two_kinds(backbone="resnet18"):
+    """One tower of each kind, bands in another order than the network's input."""
+    towers = (
+        TowerOptions(name="rgb", backbone=backbone, bands=("red", "green", "blue")),
+        TowerOptions(name="nir", backbone="simple_cnn", bands=("nir", "red")),
+    )
+    grids = {"rgb": material.FeatureGrid(32.0, 0.5, 7), "nir": material.GRID}
+    return material.bundle(VariantOptions(towers=towers, pooling="max"), grids=grids)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_100"])
+def test_features_are_the_networks_for_any_batch_height_and_width(backbone):
+    bundle = two_kinds(backbone)
+    fast = CpuFeatures(bundle, "openvino")
+    assert fast.line == "openvino"
+    for shape in ((1, 64, 96), (3, 128, 64), (2, 224, 160)):
+        x = torch.randn(shape[0], len(bundle.spec.bands), *shape[1:])
+        with torch.inference_mode():
+            wanted = bundle.network.features(x)
+        found = fast(x)
+        assert list(found) == list(wanted)
+        assert all(difference(found[name], wanted[name]) <= 1e-4 for name in wanted)
+
+
+def test_eager_is_the_network_to_the_bit():
+    bundle = two_kinds()
+    eager = CpuFeatures(bundle, "eager")
+    x = torch.randn(2, len(bundle.spec.bands), 64, 64)
+    with torch.inference_mode():
+        wanted = bundle.network.features(x)
+    assert all(torch.equal(f, wanted[name]) for name, f in eager(x).items())
+    assert eager.line == "eager"
+
+
+def test_what_openvino_cannot_run_stays_eager_and_says_why():
+    towers = (
+        TowerOptions(name="vit", backbone="vit_tiny_patch16_224", bands=("red", "green", "blue")),
+    )
+    bundle = material.bundle(
+        VariantOptions(towers=towers), grids={"vit": material.FeatureGrid(16.0, 8.0, None)}
+    )
+    found = CpuFeatures(bundle, "auto")
+    assert found.line.startswith("eager (")
+    assert found(torch.randn(1, 3, 224, 224))["vit"].shape == (1, 192, 14, 14)
+    with pytest.raises(
+        InputError, match=r"engine: openvino cannot run tower vit: .*accepted: auto"
+    ):
+        CpuFeatures(bundle, "openvino")
+
+
+@pytest.mark.parametrize(
+    ("key", "px", "gpu", "taken"),
+    [
+        ("auto", 1 << 20, False, "eager"),
+        ("auto", 1 << 30, False, "auto"),
+        ("auto", 1 << 30, True, "eager"),
+        ("openvino", 1, False, "openvino"),
+        ("eager", 1 << 30, False, "eager"),
+    ],
+)
+def test_it_is_worth_its_conversion_where_there_is_enough_to_do(key, px, gpu, taken):
+    assert engine_for(key, px, Workers(2, gpu, 1, Readers(1, 1.0))) == taken
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "line"),
+    [
+        ("eager", "auto", "eager fp32"),
+        ("auto", "fp32", "openvino fp32"),
+        ("auto", "bf16", "eager bf16"),
+    ],
+)
+def test_a_bundle_computes_as_it_is_asked_to(tmp_path, engine, precision, line):
+    where, provenance = tmp_path / "bundle", {"precision": "auto"}
+    made = material.save_bundle(where, BUILT_IN["single3"], provenance=provenance)
+    loaded = load_engine(str(where), made.model_id, Storage(), False, engine, precision)
+    assert loaded.engine == line
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        wanted = made.network.features(x)["rgb"]
+    found = loaded.features(x)["rgb"]
+    assert found.dtype == torch.float32
+    gap = difference(found, wanted)
+    assert 1e-4 < gap < 0.05 if precision == "bf16" else gap <= 1e-4
+    with pytest.raises(InputError, match="changed while the job was running"):
+        load_engine(str(where), "another", Storage(), False, engine, precision)
+
+
+def test_tiles_are_scored_by_it_alike():
+    bundle, maps = material.bundle(material.two_towers("max")), MapRequest((0, 2), "argmax")
+    tiles = np.stack([material.pixels(seed) for seed in range(5)])[:, [2, 1, 0, 3]]
+    eager = Scorer(bundle, maps, 2, d4=True)(tiles)
+    fast = Scorer(bundle, maps, 2, d4=True, features=CpuFeatures(bundle, "openvino"))(tiles)
+    np.testing.assert_allclose(fast.numbers.logits, eager.numbers.logits, rtol=1e-4, atol=1e-4)
+    for name, made in eager.maps.items():
+        np.testing.assert_allclose(fast.maps[name], made, rtol=1e-4, atol=1e-4)

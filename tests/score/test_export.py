@@ -1,0 +1,116 @@
+"""The job `export`: programs that say what the bundle says, without satray."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import scoring_material as material
+import torch
+
+from satray.config.score import ExportRecipe
+from satray.models.bundle import load_bundle
+from satray.models.encoder import load_encoder
+from satray.models.radiometry import Radiometry
+from satray.runs.job import Job, main
+from satray.score import export
+
+JOB = Job("export", ExportRecipe, export.read, export.plan, export.work, ray=False)
+UNIT = {"mean": (0.5,) * 4, "std": (0.2,) * 4, "radiometry": Radiometry("pil_compat")}
+SOFTMAX = {"task": "multiclass", "evaluate": "centre", "resize": 40, "dtype": "float32"}
+CASES = {
+    "two towers, max, pil": (material.two_towers("max"), UNIT, (64, 48)),
+    "softmax, lse, centre, float": (material.one_tower("lse"), SOFTMAX, (40, 56)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(threads)
+
+
+def as_strangers_read(out):
+    """The programs, by runtimes that know nothing of satray; their inputs are named `pixels`."""
+    session = onnxruntime.InferenceSession((out / "classifier.onnx").read_bytes())
+    program = torch.export.load(out / "classifier.pt2").module()
+
+    def by_torch(pixels):
+        with torch.inference_mode():
+            return [made.numpy() for made in program(torch.from_numpy(pixels))]
+
+    return session, (lambda pixels: session.run(None, {"pixels": pixels}), by_torch)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_programs_equal_the_bundle(tmp_path, capfd, case):
+    variant, more, shape = CASES[case]
+    material.save_bundle(tmp_path / "bundle", variant, **more)
+    bundle = load_bundle(str(tmp_path / "bundle"), export.Storage())
+    out = tmp_path / "out"
+    arguments = [f"bundle={tmp_path / 'bundle'}", f"out={out}", f"tile={list(shape)}"]
+    assert main(JOB, [*arguments, "--plan"]) == 0
+    assert not out.exists()
+    assert main(JOB, arguments) == 0
+    session, programs = as_strangers_read(out)
+    for run in programs:
+        for tiles in (1, 7):  # the number of tiles is free
+            given = export.random_tiles(bundle.spec, tiles, shape, seed=tiles)
+            logits, scores = run(given)
+            own = bundle.logits(torch.from_numpy(given))
+            assert logits.shape == scores.shape == (tiles, 3)
+            assert np.allclose(logits, own.numpy(), atol=1e-4)
+            assert np.allclose(scores, bundle.scores(own).numpy(), atol=1e-5)
+        assert logits.std() > 0.01  # not the equality of constants
+    (pixels,), made = session.get_inputs(), session.get_outputs()
+    kind = {"uint16": "uint16", "float32": "float"}[bundle.spec.dtype]
+    assert (pixels.name, pixels.type) == ("pixels", f"tensor({kind})")
+    assert pixels.shape == ["batch", len(bundle.spec.bands), *shape]
+    shapes = [(one.name, one.shape) for one in made]
+    assert shapes == [("logits", ["batch", 3]), ("scores", ["batch", 3])]
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["classes"]) == list(material.CLASSES)
+    assert json.loads(told["bands"]) == list(bundle.spec.bands)
+    assert told["model_id"] == bundle.model_id
+    record = json.loads((out / "run.json").read_text())
+    towers = [tower.name for tower in variant.towers]
+    assert {product["path"] for product in record["products"]} == {
+        *("classifier.onnx", "classifier.pt2", "export.json"),
+        *(f"encoder/{tower}.safetensors" for tower in towers),
+    }
+    about = json.loads((out / "export.json").read_text())
+    assert about["input"]["shape"] == ["batch", len(bundle.spec.bands), *shape]
+    assert all(0 <= made["difference"] < 1e-4 for made in about["programs"])
+    assert load_encoder(str(out / "encoder" / "rgb.safetensors")).strides == (2, 4, 8)
+    assert "strides 2, 4, 8" in capfd.readouterr().out
+
+
+def test_compare_finds_a_difference():
+    bundle = material.bundle(material.one_tower())
+
+    def near(pixels, by):
+        z = bundle.logits(torch.from_numpy(pixels))
+        return z.numpy() + by, bundle.scores(z).numpy()
+
+    assert export.compare(lambda p: near(p, 0), bundle, (48, 48)) < 1e-6
+    assert export.compare(lambda p: near(p, 0.01), bundle, (48, 48)) == pytest.approx(0.01, rel=0.9)
+    assert np.isnan(export.compare(lambda p: near(p, np.nan), bundle, (48, 48)))
+
+
+def test_what_is_refused(tmp_path, capfd):
+    """What differs by more than the tolerance is not published; wrong keys are one line."""
+    material.save_bundle(tmp_path / "bundle", material.one_tower())
+    good = f"bundle={tmp_path / 'bundle'}"
+    for arguments, status, said in (
+        ([good, "formats=[torch]", "tolerance=1e-30"], 1, "classifier.pt2: differs from the"),
+        ([good, "formats=[onx]"], 2, "found onx; accepted: encoder, onnx, torch"),
+        ([good, "tile=[0,4]"], 2, "tile: found 0 x 4"),
+        ([f"bundle={tmp_path / 'none'}"], 2, "not a bundle"),
+    ):
+        assert main(JOB, [*arguments, f"out={tmp_path / 'out'}", "overwrite=true"]) == status
+        assert said in "".join(capfd.readouterr())
+        assert not list(tmp_path.glob("out/classifier*"))

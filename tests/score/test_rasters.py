@@ -1,0 +1,190 @@
+"""CAM rasters: valid COGs on the exact grid."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rasterio.io import MemoryFile
+from rio_cogeo import cog_validate
+
+from satray.errors import DecodeError, SatrayError
+from satray.score.rasters import (
+    PIXEL_COORDINATES,
+    StripWriter,
+    block_size,
+    cam_path,
+    cam_raster,
+    cells_with_data,
+    source_affine,
+)
+
+UTM = Affine(320, 0, 448000 - 155.0, 0, -320, 5411000 + 155.0)
+TURNED = Affine(300, 40, 448000, 40, -300, 5411000)
+TAGS = {"model_id": "m1", "tile_id": "a/é b", "kind": "dense"}
+NAMES = ("haze & fog", "été")
+
+
+def maps(k: int, h: int, w: int) -> np.ndarray:
+    values = np.random.default_rng(0).normal(size=(k, h, w)).astype(np.float32)
+    values[:, 0, 0] = np.nan
+    return values
+
+
+def by_strips(folder, values, affine=UTM, crs="EPSG:32631", step=37):
+    shape, names = values.shape, NAMES[: len(values)]
+    with StripWriter(folder / "work.tif", shape, names, affine, crs, TAGS) as writer:
+        for row in reversed(range(0, shape[1], step)):
+            writer.write(values[:, row : row + step], row)
+        target = writer.optimise(folder / "cam.tif")
+    assert [path.name for path in folder.iterdir()] == ["cam.tif"]
+    return target
+
+
+def at_once(folder, values, affine=UTM, crs="EPSG:32631"):
+    target = folder / "cam.tif"
+    target.write_bytes(cam_raster(values, NAMES[: len(values)], affine, crs, TAGS))
+    return target
+
+
+@pytest.mark.parametrize("write", [by_strips, at_once])
+@pytest.mark.parametrize(
+    ("h", "w", "affine"),
+    [(1, 1, UTM), (7, 8, TURNED), (130, 200, UTM @ Affine.scale(0.31)), (530, 700, UTM)],
+)
+def test_valid_cog_with_the_same_numbers(tmp_path, write, h, w, affine) -> None:
+    values = maps(2, h, w)
+    path = write(tmp_path, values, affine)
+    assert cog_validate(path, strict=True, quiet=True) == (True, [], [])
+    with rasterio.open(path) as back:
+        assert np.array_equal(back.read(), values, equal_nan=True)
+        assert back.transform.almost_equals(affine, 1e-9)
+        assert back.crs.to_epsg() == 32631
+        assert back.descriptions == NAMES
+        assert np.isnan(back.nodata)
+        assert back.dtypes == ("float32", "float32")
+        assert TAGS.items() <= back.tags().items()
+        assert back.compression.name == "deflate"
+        assert bool(back.overviews(1)) == (max(h, w) > 512)
+        assert back.block_shapes[0] == (block_size(h, w),) * 2
+
+
+def test_same_overviews_either_way(tmp_path) -> None:
+    values, seen = maps(1, 600, 640), []
+    for write in (by_strips, at_once):
+        (tmp_path / write.__name__).mkdir()
+        with rasterio.open(write(tmp_path / write.__name__, values), overview_level=0) as back:
+            seen.append(back.read())
+    assert np.array_equal(*seen, equal_nan=True)
+
+
+def test_without_georeference_y_is_minus_row() -> None:
+    affine = source_affine(None, None) @ Affine.translation(-15.5, -15.5) @ Affine.scale(32)
+    data = cam_raster(maps(1, 7, 7), ("a",), affine, None, {})
+    with MemoryFile(data) as memory, memory.open() as back:
+        assert back.crs is None
+        assert back.transform == affine
+        assert back.transform @ (1, 1) == (16.5, -16.5)
+    assert source_affine(None, (1, 0, 0, 0, 1, 0)) == PIXEL_COORDINATES
+    assert source_affine(None, (10, 0, 5, 0, -10, 7)) == Affine(10, 0, 5, 0, -10, 7)
+    assert source_affine("EPSG:4326", (1, 0, 0, 0, 1, 0)) == Affine.identity()
+    for flat in ((0, 0, 0, 0, 0, 0), (1, 0, float("nan"), 0, 1, 0)):
+        with pytest.raises(DecodeError, match="no area"):
+            source_affine("EPSG:4326", flat)
+
+
+def test_cells_with_data_against_counting() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        height, width = rng.integers(1, 40, 2)
+        valid = rng.random((height, width)) < 0.1
+        step, origin = rng.uniform(1, 20), rng.uniform(-10, 10)
+        h, w = rng.integers(1, 6, 2)
+        found = cells_with_data(valid, Affine(step, 0, origin, 0, step, origin), h, w)
+        for i in range(h):
+            for j in range(w):
+                (top, bottom), (left, right) = (
+                    (int(np.floor(origin + step * n)), int(np.ceil(origin + step * (n + 1))))
+                    for n in (i, j)
+                )
+                top, left = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
+                square = valid[top : max(bottom, top + 1), left : max(right, left + 1)]
+                assert found[i, j] == square.any()
+
+
+@pytest.mark.parametrize(
+    ("tile_id", "path"),
+    [
+        ("a/b-1.x", "cam/a/b-1.x__rgb.tif"),
+        ("haze & fog/é", "cam/haze%20%26%20fog/%C3%A9__rgb.tif"),
+        ("../../etc", "cam/%2E./%2E./etc__rgb.tif"),
+        (".hidden", "cam/%2Ehidden__rgb.tif"),
+        ("a//b", "cam/a/%2E%2E/b__rgb.tif"),
+        ("100%", "cam/100%25__rgb.tif"),
+    ],
+)
+def test_paths_are_safe(tile_id: str, path: str) -> None:
+    assert cam_path(tile_id, "rgb") == path
+    one, other = (cam_path(tile_id + "é" * 100 + end, "rgb") for end in "ab")
+    assert one != other
+    assert len(one.removeprefix("cam/")) < 220
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 25), st.randoms())
+def test_blocks_in_any_order_and_the_rest_is_nodata(tmp_path, h, w, side, random) -> None:
+    values = np.random.default_rng(1).normal(size=(1, h, w)).astype(np.float32)
+    blocks = [(i, j) for i in range(0, h, side) for j in range(0, w, side)]
+    random.shuffle(blocks)
+    expected = np.full_like(values, np.nan)
+    target, work = tmp_path / "cam.tif", tmp_path / "work.tif"
+    target.unlink(missing_ok=True)
+    with StripWriter(work, values.shape, ("a",), PIXEL_COORDINATES, None, {}) as writer:
+        for i, j in blocks[: len(blocks) - len(blocks) // 3]:
+            some = values[:, i : i + side, j : j + side]
+            writer.write(some, i, j)
+            expected[:, i : i + side, j : j + side] = some
+        writer.optimise(target)
+    with rasterio.open(target) as back:
+        assert np.array_equal(back.read(), expected, equal_nan=True)
+
+
+def test_what_the_disk_does_not_take_is_one_line(tmp_path) -> None:
+    with pytest.raises(SatrayError, match="cannot be written"):
+        StripWriter(tmp_path / "no" / "w.tif", (1, 6, 6), ("a",), UTM, None, {})
+    with StripWriter(tmp_path / "w.tif", (1, 6, 6), ("a",), UTM, None, {}) as writer:
+        for row, col in ((3, 0), (0, 3), (-1, 0)):
+            with pytest.raises(SatrayError, match="cannot be written"):
+                writer.write(np.zeros((1, 4, 4), np.float32), row, col)
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from affine import Affine
+from satray.score.rasters import StripWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+values = np.random.default_rng(0).normal(size=(1, 1000, 1000)).astype(np.float32)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+folder = Path(sys.argv[2])
+with StripWriter(folder / "w.tif", values.shape, ("a",), Affine.scale(2), None, {}) as writer:
+    for row in range(0, 1000, 100):
+        writer.write(values[:, row : row + 100], row)
+    writer.optimise(folder / "cam.tif")
+"""
+
+
+@pytest.mark.parametrize("limit", [900_000, 3_600_000])
+def test_a_full_disk_is_an_error_not_missing_data(tmp_path, limit: int) -> None:
+    """GDAL itself is silent at these sizes: the lost blocks would be nodata."""
+    command = [sys.executable, "-c", FULL, str(limit), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert run.returncode == 1
+    assert "satray.errors.SatrayError" in run.stderr

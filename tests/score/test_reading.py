@@ -1,0 +1,223 @@
+"""Reading a block of tiles: bands by name, dtype, size, georeference; failures as rows."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import scoring_material as material
+from rasterio.transform import Affine
+
+from satray.config.base import StorageOptions
+from satray.data.decode import read_pixels
+from satray.data.index import SCHEMA as INDEX_SCHEMA
+from satray.data.index import IndexMeta, TileIndex
+from satray.data.match import with_extensions
+from satray.errors import InputError
+from satray.score.predictions import TileFacts
+from satray.score.reading import MisfitError, Wanted, read_block, read_tile
+from satray.score.sources import SCHEMA, is_index, look, tiles_of_index, tiles_of_prefix
+from satray.storage import Storage
+
+STORAGE = Storage(StorageOptions())
+
+
+def wanted(**more: object) -> Wanted:
+    values = {
+        "bands": ("red", "nir"),
+        "dtype": "uint16",
+        "height": 48,
+        "width": 48,
+        "names": None,
+        "indexed": False,
+        "maps": False,
+    }
+    return Wanted(**(values | more))  # type: ignore[arg-type]
+
+
+def read(path, known: TileFacts | None = None, **more: object):
+    return read_tile(path.read_bytes(), known or TileFacts("t", "t"), wanted(**more))
+
+
+def test_bands_by_name_and_georeference(tmp_path) -> None:
+    values = material.pixels(0)
+    material.write_tile(tmp_path / "a.tif", values)
+    tile = read(tmp_path / "a.tif")
+    assert np.array_equal(tile.pixels, values[[2, 3]])
+    assert (tile.facts.crs, tile.facts.height) == ("EPSG:32631", 48)
+    assert Affine(*tile.facts.transform) == material.UTM
+    assert tile.valid is None
+
+
+def test_places_of_tiles_that_have_no_plain_one(tmp_path) -> None:
+    for name in ("crs", "world", "both"):
+        material.write_tile(tmp_path / f"{name}.tif", material.pixels(0), transform=None)
+    numbers = (material.UTM.a, 0, 0, material.UTM.e, *(material.UTM @ (0.5, 0.5)))
+    for name in ("world", "both"):
+        (tmp_path / f"{name}.tfw").write_text("\n".join(map(repr, numbers)))
+    material.write_tile(tmp_path / "both.tif", material.pixels(0))
+    tiles = tiles_of_prefix(str(tmp_path), STORAGE.list(str(tmp_path)))
+    block = read_block(tiles.table, wanted(), STORAGE)
+    found = {facts.tile_id: (facts.crs, facts.transform, facts.note) for facts in block.facts}
+    assert found == {
+        "both": ("EPSG:32631", material.UTM[:6], ""),
+        "crs": (None, None, "a CRS without a transform: pixel coordinates"),
+        "world": ("EPSG:32631", material.UTM[:6], "placed by a world file"),
+    }
+
+
+def test_bands_named_by_hand(tmp_path) -> None:
+    values = material.pixels(0)
+    material.write_tile(tmp_path / "a.tif", values, names=None)
+    tile = read(tmp_path / "a.tif", names=("nir", "x", "y", "red"))
+    assert np.array_equal(tile.pixels, values[[3, 0]])
+    with pytest.raises(MisfitError, match="has 4 bands"):
+        read(tmp_path / "a.tif", names=("nir", "red"))
+
+
+def test_misfits_say_what_there_is(tmp_path) -> None:
+    material.write_tile(tmp_path / "rgb.tif", material.pixels(0, 3), names=("red", "green", "blue"))
+    with pytest.raises(MisfitError, match=r"no band nir.*red, green, blue.*wants red, nir"):
+        read(tmp_path / "rgb.tif")
+    material.write_tile(tmp_path / "byte.tif", material.pixels(0, dtype="uint8"))
+    with pytest.raises(MisfitError, match="dtype is uint8, the bundle's is uint16"):
+        read(tmp_path / "byte.tif")
+
+
+def test_other_sizes_are_resampled_and_keep_their_own_size(tmp_path) -> None:
+    values = np.full((4, 96, 72), 700, dtype=np.uint16)
+    material.write_tile(tmp_path / "a.tif", values)
+    tile = read(tmp_path / "a.tif")
+    assert tile.pixels.shape == (2, 48, 48)
+    assert (tile.pixels == 700).all()
+    assert (tile.facts.height, tile.facts.width) == (96, 72)
+
+
+def test_valid_pixels_travel_with_maps(tmp_path) -> None:
+    values = material.pixels(0) + np.uint16(1)
+    values[:, :, :20] = 0
+    material.write_tile(tmp_path / "a.tif", values, nodata=0)
+    assert read(tmp_path / "a.tif").valid is None
+    valid = read(tmp_path / "a.tif", maps=True).valid
+    assert valid is not None
+    assert (valid[:, 20:].all(), valid[:, :20].any()) == (True, False)
+
+
+def test_float_holes_are_filled_as_in_training(tmp_path) -> None:
+    values = material.pixels(0).astype(np.float32)
+    values[2, :5] = np.nan
+    material.write_tile(tmp_path / "a.tif", values)
+    tile = read(tmp_path / "a.tif", dtype="float32", maps=True)
+    assert np.isfinite(tile.pixels).all()
+    assert tile.valid is not None
+    assert not tile.valid[:5].any()
+
+
+def row(tile_id: str, uri: str) -> dict[str, object]:
+    return dict.fromkeys(SCHEMA.names) | {"tile_id": tile_id, "uri": uri}
+
+
+def test_a_block_keeps_every_row(tmp_path) -> None:
+    material.write_tile(tmp_path / "good.tif", material.pixels(0))
+    material.write_tile(tmp_path / "rgb.tif", material.pixels(1, 3), names=("red", "green", "blue"))
+    (tmp_path / "empty.tif").write_bytes(b"")
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "good.tif").read_bytes()[:5000])
+    (tmp_path / "text.png").write_bytes(b"not an image")
+    names = ("good.tif", "rgb.tif", "empty.tif", "cut.tif", "text.png", "gone.tif")
+    rows = [row(name.split(".")[0], str(tmp_path / name)) for name in names]
+    block = read_block(pa.Table.from_pylist(rows, schema=SCHEMA), wanted(), STORAGE)
+    assert [one.tile_id for one in block.facts] == [name.split(".")[0] for name in names]
+    assert block.stages == [None, "decode", "decode", "decode", "decode", "read"]
+    assert block.facts[0].error is None
+    assert all(one.error and "\n" not in one.error for one in block.facts[1:])
+    again = read_block(pa.Table.from_pylist(rows, schema=SCHEMA), wanted(), STORAGE)
+    assert [one.error for one in again.facts] == [one.error for one in block.facts]
+    assert not block.pixels[1:].any()
+    assert block.pixels[0].any()
+
+
+def index(tmp_path, values: np.ndarray, bands: tuple[str, ...], **more: object) -> TileIndex:
+    material.write_tile(tmp_path / "i.tif", values, names=None, **more)  # type: ignore[arg-type]
+    meta = IndexMeta("multilabel", ("a", "b", "c"), bands, "uint16", (48, 48), (), {})
+    known = {
+        "tile_id": "x/y",
+        "uri": str(tmp_path / "i.tif"),
+        "split": "val",
+        "labels": [1, 0, 1],
+        "height": 48,
+        "width": 48,
+        "bands": list(bands),
+        "dtype": "uint16",
+        "crs": "EPSG:32631",
+        "transform": list(material.UTM)[:6],
+        "bytes": (tmp_path / "i.tif").stat().st_size,
+    }
+    return TileIndex(pa.Table.from_pylist([known], schema=INDEX_SCHEMA), meta)
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_an_index_names_the_bands_and_gives_targets(tmp_path, maps: bool) -> None:
+    values = material.pixels(3)
+    tiles = tiles_of_index(index(tmp_path, values, material.BANDS), ("c", "b"))
+    block = read_block(tiles.table, wanted(names=tiles.names, indexed=True, maps=maps), STORAGE)
+    assert np.array_equal(block.pixels[0], values[[2, 3]])
+    facts = block.facts[0]
+    assert facts.target == (1, 0)
+    assert (facts.crs, facts.height, facts.error) == ("EPSG:32631", 48, None)
+
+
+def test_an_index_that_left_alpha_out(tmp_path) -> None:
+    values = material.pixels(3)
+    values[3] = 65535
+    values[3, :8] = 0
+    found = index(tmp_path, values, ("red", "nir", "x"), photometric="rgb", alpha="yes")
+    tiles = tiles_of_index(found)
+    block = read_block(tiles.table, wanted(names=tiles.names, indexed=True, maps=True), STORAGE)
+    assert block.facts[0].error is None
+    assert np.array_equal(block.pixels[0][:, 8:], values[:2, 8:])
+    mean_C = np.rint(values[:2, 8:].mean((1, 2)))
+    assert (block.pixels[0][:, :8] == mean_C[:, None, None]).all()
+    assert block.valid[0] is not None
+    assert (block.valid[0][8:].all(), block.valid[0][:8].any()) == (True, False)
+
+
+def test_prefixes(tmp_path) -> None:
+    for name in ("b/x.tif", "a.PNG", "notes.txt", "a.tif.aux.xml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    tiles = tiles_of_prefix(str(tmp_path), STORAGE.list(str(tmp_path)))
+    assert tiles.table.column("tile_id").to_pylist() == ["a", "b/x"]
+    assert not is_index(str(tmp_path), STORAGE)
+    (tmp_path / "a.tif").write_bytes(b"")
+    with pytest.raises(InputError, match=r"one id.*extensions="):
+        tiles_of_prefix(str(tmp_path), STORAGE.list(str(tmp_path)))
+    some = tiles_of_prefix(str(tmp_path), with_extensions(STORAGE.list(str(tmp_path)), ("tif",)))
+    assert some.table.column("uri").to_pylist() == [f"{tmp_path}/{e}.tif" for e in ("a", "b/x")]
+    with pytest.raises(InputError, match=r"found nothing; accepted"):
+        tiles_of_prefix("there", [])
+
+
+def test_look_refuses_only_where_nothing_fits(tmp_path) -> None:
+    for i in range(20):
+        values = material.pixels(i, 3)
+        material.write_tile(tmp_path / f"{i:02d}.tif", values, names=("red", "green", "blue"))
+    (tmp_path / "00.tif").write_bytes(b"broken")
+    tiles = tiles_of_prefix(str(tmp_path), STORAGE.list(str(tmp_path)))
+    with pytest.raises(InputError, match=r"none of the 7 looked at fits.*no band nir.*red, green"):
+        look(tiles, wanted(), STORAGE)
+    with pytest.raises(InputError, match="dtype is uint16, the bundle's is uint8"):
+        look(tiles, wanted(bands=("red",), dtype="uint8"), STORAGE)
+    material.write_tile(tmp_path / "19.tif", material.pixels(0))
+    assert len(look(tiles, wanted(), STORAGE)) == 6
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize("size", [48, 32])
+def test_nodata_is_filled_as_in_training(tmp_path, dtype: str, size: int) -> None:
+    values = (material.pixels(0) // 2 + np.uint16(100)).astype(dtype)
+    sentinel = 0 if dtype == "uint16" else -9999
+    values[:, :, :20] = sentinel
+    material.write_tile(tmp_path / "a.tif", values, nodata=sentinel)
+    more = {"dtype": dtype, "height": size, "width": size}
+    want = read_pixels((tmp_path / "a.tif").read_bytes(), (2, 3), size, size, dtype)
+    assert want.min() >= 99
+    for how in ({}, {"maps": True}, {"names": material.BANDS, "indexed": True}):
+        assert np.array_equal(read(tmp_path / "a.tif", **more, **how).pixels, want)

@@ -1,0 +1,129 @@
+"""Averages over the eight symmetries: by hand, invariant, in place on the ground."""
+
+import numpy as np
+import pytest
+import scoring_material as material
+import torch
+from affine import Affine
+
+from satray.data.augment import Draws, apply
+from satray.models.geometry import FeatureGrid, centred
+from satray.score.blocks import Blocks
+from satray.score.forward import Scorer
+from satray.score.predictions import Layout, TileFacts
+from satray.score.results import MapRequest
+from satray.score.symmetries import ELEMENTS, turn, turn_back
+from satray.score.tile_stages import TileStages
+from satray.storage import Storage
+
+ALL = MapRequest((0, 1, 2))
+
+
+def tiles(bands=3, n=3, shape=None):
+    made = np.stack([material.pixels(seed, bands) for seed in range(n)])
+    return made if shape is None else np.ascontiguousarray(made[:, :, : shape[0], : shape[1]])
+
+
+def test_there_and_back_through_eight_different_positions():
+    x = torch.arange(2 * 3 * 5 * 5).reshape(2, 3, 5, 5)
+    turned = [turn(x, g) for g in ELEMENTS]
+    assert all(torch.equal(turn_back(t, g), x) for g, t in enumerate(turned))
+    assert len({tuple(t.flatten().tolist()) for t in turned}) == 8
+
+
+def test_the_elements_are_augmentations():
+    x = torch.arange(8 * 5 * 5).reshape(8, 1, 5, 5)
+    zeros = np.zeros(8, dtype=np.int64)
+    augmented = apply(x, Draws(d4=np.arange(8), top=zeros, left=zeros), 5)
+    for g in ELEMENTS:
+        assert torch.equal(augmented[g], turn(x[g], g))
+
+
+@pytest.mark.parametrize("variant", [material.one_tower, material.two_towers])
+def test_it_is_the_mean_by_hand(variant):
+    bundle = material.bundle(variant("max"))
+    given = tiles(len(bundle.spec.bands))
+    plain, averaged = Scorer(bundle, ALL), Scorer(bundle, ALL, batch=2, d4=True)
+    each = [plain(turn(torch.from_numpy(given), g).contiguous().numpy()) for g in ELEMENTS]
+    logits = np.stack([one.numbers.logits for one in each])
+    assert np.ptp(logits, axis=0).max() > 0.01  # the network is not symmetric of itself
+    found = averaged(given)
+    np.testing.assert_allclose(found.numbers.logits, logits.mean(0), atol=1e-4)
+    for name, maps in found.maps.items():
+        back = [
+            turn_back(torch.from_numpy(one.maps[name]), g).numpy() for g, one in enumerate(each)
+        ]
+        np.testing.assert_allclose(maps, np.mean(back, axis=0), atol=1e-4)
+    for name, shares in found.numbers.shares.items():
+        mean = np.mean([one.numbers.shares[name] for one in each], axis=0)
+        np.testing.assert_allclose(shares, mean, atol=1e-4)
+
+
+def test_turning_the_tile_changes_no_logit_and_turns_the_map():
+    bundle = material.bundle(material.one_tower())
+    given, scorer = tiles(), Scorer(bundle, ALL, d4=True)
+    still = scorer(given)
+    for g in ELEMENTS:
+        moved = scorer(turn(torch.from_numpy(given), g).contiguous().numpy())
+        np.testing.assert_allclose(moved.numbers.logits, still.numbers.logits, atol=1e-4)
+        expected = turn(torch.from_numpy(still.maps["rgb"]), g).numpy()
+        np.testing.assert_allclose(moved.maps["rgb"], expected, atol=1e-4)
+    other = Scorer(bundle)(given).numbers.logits
+    assert np.abs(still.numbers.logits - other).max() > 0.01
+
+
+@pytest.mark.parametrize(("pooling", "kind"), [("avg", "dense"), ("max", "argmax")])
+def test_maps_and_shares_still_add_up(pooling, kind):
+    bundle = material.bundle(material.two_towers(pooling))
+    result = Scorer(bundle, MapRequest((0, 1, 2), kind), d4=True)(tiles(4))
+    bias = bundle.network.head.bias.numpy()
+    reduce = np.mean if kind == "dense" else np.sum
+    total = sum(reduce(maps, axis=(2, 3)) for maps in result.maps.values()) + bias
+    np.testing.assert_allclose(total, result.numbers.logits, atol=1e-3)
+    np.testing.assert_allclose(
+        sum(result.numbers.shares.values()) + bias, result.numbers.logits, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("evaluate", ["whole", "centre"])
+def test_tiles_that_are_not_square_are_turned_as_the_network_sees_them(evaluate):
+    bundle = material.bundle(material.one_tower(), tile_shape=(40, 48), evaluate=evaluate)
+    given = tiles(shape=(40, 48))
+    x = bundle.spec.preprocess()(torch.from_numpy(given))
+    with torch.no_grad():
+        expected = torch.stack([bundle.network(turn(x, g)) for g in ELEMENTS]).mean(0).numpy()
+    found = Scorer(bundle, d4=True)(given).numbers.logits
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_dense_head_is_averaged_too():
+    bundle = material.bundle(material.one_tower(head="dense"))
+    found = Scorer(bundle, d4=True)(tiles()).numbers.logits
+    assert found.shape == (3, 3)
+    assert np.abs(found - Scorer(bundle)(tiles()).numbers.logits).max() > 1e-4
+
+
+def test_the_averaged_grid_is_in_the_middle():
+    """ResNet-18 at 224 px: cells 0 and 6 have centres 0.5 and 192.5; flipped, 223.5 and 31.5."""
+    found = centred(FeatureGrid(32.0, 0.5, 7), 224, 7)
+    assert (found.stride, found.centre, found.halo) == (32.0, 16.0, 7)
+    inception = centred(FeatureGrid(32.0, 37.5, 20), 299, 8)
+    assert inception.centre == 37.5  # centred already
+
+
+@pytest.mark.parametrize("d4", [False, True])
+def test_averaged_maps_lie_in_the_middle_of_their_tile(d4):
+    grid = FeatureGrid(8.0, 0.5, None)
+    spec = material.bundle(material.one_tower(), grids={"rgb": grid}).spec
+    layout = Layout(spec.classes, ("rgb",), "model", "run")
+    stages = TileStages(
+        "", "", spec, spec.preprocess().geometry(*spec.tile_shape), Storage(), "out",
+        Blocks.of("", 1, 1), None, layout, ALL, 1, d4,
+    )  # fmt: skip
+    cells = stages.cells(TileFacts("a", "a", height=96, width=48), "rgb", 4)
+    middle = cells @ (2, 2)
+    assert isinstance(cells, Affine)
+    if d4:
+        assert middle == pytest.approx((24, 48))
+    else:  # centres at 0.5, 8.5, 16.5, 24.5 of 32 px: their middle is 12.5
+        assert middle == pytest.approx((12.5 * 48 / 32, 12.5 * 96 / 32))
