@@ -274,7 +274,12 @@ def _wants_ray(job: Job[R, P], recipe: R, prepared: P) -> bool:
     Raises:
         InputError: `resources.ray` is against what the job can do.
     """
-    asked = recipe.resources.ray
+    asked, count = recipe.resources.ray, recipe.resources.workers
+    if asked == "no" and job.workers and count > 1:
+        raise InputError(
+            f"resources.ray=no: one process does the work, and resources.workers={count}; "
+            "accepted: 1, or resources.ray=auto"
+        )
     if callable(job.ray):
         fits = "RAY_ADDRESS" in os.environ or job.ray(recipe, prepared)
         return fits if asked == "auto" else asked == "yes"

@@ -4,9 +4,9 @@ Legend: N tiles, B of a forward pass, C bands, H x W pixels, D features, h x w c
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,42 @@ from satray.models.bundle import Bundle
 from satray.models.cam import argmax_cam, dense_cam, shares
 from satray.score.predictions import Numbers
 from satray.score.results import CamKind, Forward, MapRequest
-from satray.score.symmetries import mean_over, turn_back
+
+ELEMENTS = range(8)
+K = TypeVar("K", bound=Hashable)
+
+
+def mean_over(
+    look: Callable[[Tensor, int], dict[K, Tensor]], x: Tensor, d4: bool
+) -> dict[K, Tensor]:
+    """What `look(turn(x, g), g)` gives, by name, in the mean over the symmetries.
+
+    Args:
+        look: turns what lies on a grid back itself.
+        x: (..., S, S), or (..., H, W) where `look` takes it transposed too.
+        d4: over all eight; else the one position alone.
+    """
+    found = look(x, 0)
+    if not d4:
+        return found
+    for g in ELEMENTS[1:]:
+        found = {name: found[name] + part for name, part in look(turn(x, g), g).items()}
+    return {name: part / len(ELEMENTS) for name, part in found.items()}
+
+
+def turn(x: Tensor, g: int) -> Tensor:
+    """Element g of a batch x (..., S, S)."""
+    flipped = [axis for axis, bit in ((-1, 1), (-2, 2)) if g & bit]
+    y = x.flip(flipped) if flipped else x
+    return y.transpose(-1, -2) if g & 4 else y
+
+
+def turn_back(x: Tensor, g: int) -> Tensor:
+    """Undo `turn`."""
+    y = x.transpose(-1, -2) if g & 4 else x
+    flipped = [axis for axis, bit in ((-1, 1), (-2, 2)) if g & bit]
+    return y.flip(flipped) if flipped else y
+
 
 Features = Callable[[Tensor], dict[str, Tensor]]
 """x_BCHW (normalised float32; in windows any multiple of the block) -> f_BDhw by tower."""

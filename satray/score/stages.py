@@ -179,6 +179,8 @@ class Forwarding:
 
     def __call__(self, opened: Any, part: int, pixels: Any) -> tuple[Any, ...]:
         """Seconds of waiting and of computing, and the engine; what the network says."""
+        if pixels is None:  # lost, and what read it again ended otherwise
+            raise DecodeError("it changed while it was read")
         network = self.load()
         begin = time.perf_counter()
         said = network(opened, part, pixels)

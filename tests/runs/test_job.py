@@ -226,6 +226,12 @@ def test_a_job_says_by_what_it_read_whether_it_takes_ray(
     assert counter.ray == up
 
 
+def test_several_workers_are_not_one_process(counter: Counter, capfd) -> None:
+    counter.job = dataclasses.replace(counter.job, ray=lambda *_: True)
+    assert run(counter, "resources.ray=no", "resources.workers=2") == 2
+    assert "resources.ray=no: one process" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("left", "up"), [("one", False), ("one two three four", True)])
 def test_what_is_left_to_do_says_whether_a_job_takes_ray(counter: Counter, left, up) -> None:
     counter.job = dataclasses.replace(

@@ -9,10 +9,9 @@ from affine import Affine
 from satray.data.augment import Draws, apply
 from satray.models.geometry import FeatureGrid, centred
 from satray.score.blocks import Blocks
-from satray.score.forward import Scorer
+from satray.score.forward import ELEMENTS, Scorer, turn, turn_back
 from satray.score.predictions import Layout, TileFacts
 from satray.score.results import MapRequest
-from satray.score.symmetries import ELEMENTS, turn, turn_back
 from satray.score.tile_stages import TileStages
 from satray.storage import Storage
 

@@ -19,10 +19,9 @@ from satray.score.dense.answers import host, nothing, tile_scores
 from satray.score.dense.inputs import blank_cells, network_input, valid_shares
 from satray.score.dense.pooling import pool_footprints
 from satray.score.dense.windows import ScenePlan, TowerLattice, Window
-from satray.score.forward import Features
+from satray.score.forward import Features, mean_over, turn_back
 from satray.score.results import Maps, Wanted, WindowScores
 from satray.score.scenes.lanes import mostly
-from satray.score.symmetries import mean_over, turn_back
 
 
 class DenseScorer:

@@ -4,10 +4,12 @@ Legend: K classes, k classes mapped, h x w cells, N tiles.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from affine import Affine
@@ -15,12 +17,12 @@ from numpy.typing import NDArray
 
 from satray.errors import DecodeError, SatrayError
 from satray.models.spec import BundleSpec
-from satray.score.dense.windows import AxisTiles
+from satray.score.dense.blend import Blender
+from satray.score.dense.windows import AxisTiles, ScenePlan, Window
 from satray.score.maps.jobs import SceneJob
 from satray.score.maps.layout import SceneLayout
 from satray.score.maps.overview import Seen
 from satray.score.maps.settings import Settings
-from satray.score.maps.wholes import RasterFacts, Wholes, best_score
 from satray.score.predictions import (
     Layout,
     Numbers,
@@ -34,7 +36,132 @@ from satray.score.products.moment import Moment, moment_of
 from satray.score.products.peaks import PeakRule
 from satray.score.products.quicklook import Evidence, View, quicklook, strongest
 from satray.score.products.stac import ItemProduct
-from satray.score.results import TileScores, WindowScores
+from satray.score.rasters import StripWriter
+from satray.score.results import CamKind, TileScores, WindowScores
+
+HELD = 1 << 30
+"""Bytes that a scene's maps and the search for their peaks may take; beyond, there are none."""
+
+
+@dataclass(frozen=True)
+class RasterFacts:
+    """What a scene's rasters say of themselves."""
+
+    affine: Mapping[str, Affine]
+    """Tower -> from cell corners to CRS units."""
+    crs: str | None
+    """CRS."""
+    tags: Mapping[str, str]
+    """Tags of them all."""
+    written: tuple[int, ...]
+    """Places, among the classes mapped, of those written."""
+    names: tuple[str, ...]
+    """Their names."""
+    kinds: tuple[CamKind, ...]
+    """Kinds that are written."""
+
+
+class SceneMaps:
+    """Gathers a scene's maps; a context manager that removes its working files."""
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: ScenePlan,
+        mapped: int,
+        kinds: tuple[CamKind, ...],
+        facts: RasterFacts,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            folder: on the local disk.
+            plan: of the scene.
+            mapped: k, classes in the windows' maps; 0 for no maps.
+            kinds: kinds in the windows' maps.
+            facts: of the rasters.
+        """
+        self._plan, self._facts, self._folder = plan, facts, folder
+        self._towers = [t.name for t in plan.geometry.towers] if kinds and mapped else []
+        self._stack = ExitStack()
+        self._writers: dict[tuple[CamKind, str], StripWriter] = {}
+        self._blenders: dict[str, Blender] = {}
+        self.dense: dict[str, NDArray[np.float32]] = {}
+        """Tower -> (k, h, w), the whole dense map; none where it is too large to be held."""
+        if plan.mode == "tiles":
+            self._blenders = {t: Blender(plan, t, mapped, kinds) for t in self._towers}
+        if "dense" in kinds and self._towers and self._held(mapped) <= HELD:
+            for tower in self._towers:
+                shape = (mapped, *plan.cells(tower))
+                self.dense[tower] = np.full(shape, np.nan, dtype=np.float32)
+
+    def _held(self, mapped: int) -> int:
+        cells = [h * w for h, w in (self._plan.cells(tower) for tower in self._towers)]
+        return 4 * mapped * sum(cells) + (40 + 20 * mapped) * max(cells)
+
+    def __enter__(self) -> Self:
+        for kind in self._facts.kinds if self._towers and self._facts.written else ():
+            for tower in self._towers:
+                writer = StripWriter(
+                    self._folder / f"{kind}-{tower}.tif",
+                    (len(self._facts.written), *self._plan.cells(tower)),
+                    self._facts.names,
+                    self._facts.affine[tower],
+                    self._facts.crs,
+                    {**self._facts.tags, "kind": kind, "tower": tower},
+                )
+                self._writers[kind, tower] = self._stack.enter_context(writer)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def add(self, window: Window, scores: WindowScores) -> None:
+        """Take what the network says of the next window; they come in row order."""
+        for kind, by_tower in scores.maps.items():
+            for tower, values in by_tower.items():
+                rows, cols = window.cells(tower)
+                self._write(kind, tower, values, rows.start, cols.start)
+        for tower, patch in scores.patches.items():
+            for done in self._blenders[tower].add(patch):
+                for kind, values in done.maps.items():
+                    self._write(kind, tower, values, done.row, 0)
+
+    def rasters(self) -> Iterator[tuple[CamKind, str, Path]]:
+        """Make the optimised rasters, one after another: kind, tower, local file."""
+        for (kind, tower), writer in self._writers.items():
+            yield kind, tower, writer.optimise(self._folder / f"{kind}-{tower}-cog.tif")
+
+    def shape(self, tower: str) -> tuple[int, int]:
+        """Rows and columns of a tower's map."""
+        return self._plan.cells(tower)
+
+    def _write(
+        self, kind: CamKind, tower: str, values: NDArray[np.float32], row: int, col: int
+    ) -> None:
+        if not values.size:
+            return
+        if kind == "dense" and tower in self.dense:
+            there = np.s_[:, row : row + values.shape[1], col : col + values.shape[2]]
+            self.dense[tower][there] = values
+        writer = self._writers.get((kind, tower))
+        if writer is not None:
+            writer.write(values[list(self._facts.written)], row, col)
+
+
+def best_score(local_k: Sequence[float], place: int, task: str, temperature: float) -> float:
+    """Score of a class at one cell, of the local logits there."""
+    z_k = np.asarray(local_k, dtype=np.float64) / temperature
+    if task == "multiclass" and len(z_k) > 1:
+        e_k = np.exp(z_k - z_k.max())
+        return float(e_k[place] / e_k.sum())
+    return float(1 / (1 + np.exp(-z_k[place])))
+
 
 MANY = 100_000
 """Detections that GeoJSON is still written for; readers of text give up beyond."""
@@ -113,14 +240,14 @@ class Assembly:
         valid = np.zeros(shape, dtype=bool)
         gaps = np.zeros(self.scene.coverage.shape, dtype=np.int32)
         given = GivenTiles(plan.rows, plan.cols, len(self.spec.classes))
-        with Wholes(
+        with SceneMaps(
             folder, plan, len(wanted.classes), wanted.kinds, self._facts(wanted.classes)
-        ) as wholes:
+        ) as scene_maps:
             made = {"mode": self.job.mode, "engine": self.engine}
             with PredictionsWriter(table, self.layout, **made) as writer:
                 row: list[TileScores] = []
                 for window, (seen, scores) in zip(plan.windows, windows, strict=True):
-                    wholes.add(window, scores)
+                    scene_maps.add(window, scores)
                     shown = np.s_[..., seen.rows.within(0), seen.cols.within(0)]
                     pixels[shown], valid[shown] = seen.pixels, seen.valid
                     gap, (h, w) = seen.gaps, seen.gaps.counts.shape
@@ -132,11 +259,11 @@ class Assembly:
                         if len(rows.scored):
                             self._tiles(writer, start, rows, counts)
                             given.add(start, (rows.numbers.preds > 0) & rows.scored[:, None])
-            files = self._rasters(wholes)
+            files = self._rasters(scene_maps)
             tiles = ItemProduct("tiles", names.predictions_name(self.job.ref.scene))
             files.append(MadeFile(tiles, table, writer.rows))
             mostly = self.scene.coverage.mostly_data(gaps)
-            found, evidence, notes = self._peaks(wholes, mostly, given)
+            found, evidence, notes = self._peaks(scene_maps, mostly, given)
         if found is not None:
             counts.detections = len(found)
             files += self._vectors(found)
@@ -171,16 +298,16 @@ class Assembly:
         named = tuple(spec.classes[k] for k in settings.classes)
         return RasterFacts(affine, grid.crs, tags, places, named, settings.kinds)
 
-    def _rasters(self, wholes: Wholes) -> list[MadeFile]:
+    def _rasters(self, scene_maps: SceneMaps) -> list[MadeFile]:
         facts, several = self._facts(self._mapped()), len(self.spec.variant.towers) > 1
         files = []
-        for kind, tower, path in wholes.rasters():
+        for kind, tower, path in scene_maps.rasters():
             told = ItemProduct(
                 "cam" if kind == "dense" else "argmax",
                 names.cam_name(self.job.ref.scene, tower if several else None, kind),
                 tower=tower if several else None,
                 bands=facts.names,
-                shape=wholes.shape(tower),
+                shape=scene_maps.shape(tower),
                 transform=tuple(facts.affine[tower])[:6],
             )
             files.append(MadeFile(told, path))
@@ -233,16 +360,16 @@ class Assembly:
         counts.predicted += rows.numbers.preds[rows.scored].sum(0, dtype=np.int64)
 
     def _peaks(
-        self, wholes: Wholes, mostly: NDArray[np.bool_], given: GivenTiles
+        self, scene_maps: SceneMaps, mostly: NDArray[np.bool_], given: GivenTiles
     ) -> tuple[Detections | None, Evidence | None, list[str]]:
         mapped = self._mapped()
-        if not wholes.dense:
+        if not scene_maps.dense:
             notes = ["no detections: its maps are too large to be searched"]
             return None, None, notes if self.settings.detections else []
         grid, geometry = self.job.grid, self.scene.plan.geometry
         stored = Affine.scale(1 / grid.scale_x, 1 / grid.scale_y)
-        cells = [stored @ geometry.tower(tower).affine() for tower in wholes.dense]
-        maps_khw, own = summed(list(wholes.dense.values()), cells)
+        cells = [stored @ geometry.tower(tower).affine() for tower in scene_maps.dense]
+        maps_khw, own = summed(list(scene_maps.dense.values()), cells)
         bias = tuple(self.bias[k] for k in mapped)
         found = None
         if self.settings.detections:

@@ -12,8 +12,8 @@ from satray.models.network import pool
 from satray.score.dense.forward import DenseScorer
 from satray.score.dense.measure import measure
 from satray.score.dense.windows import least_side, plan_scene
+from satray.score.forward import ELEMENTS, turn, turn_back
 from satray.score.results import Wanted
-from satray.score.symmetries import ELEMENTS, turn, turn_back
 
 close = {"rtol": 1e-4, "atol": 1e-4}
 ALL = (0, 1, 2)
