@@ -307,7 +307,7 @@ def _check_take(take: tuple[int, ...], count: int) -> None:
 def _header(raster: Raster, bands: tuple[str, ...] | None, world: World | None) -> TileHeader:
     numbers, _ = raster.data_bands(len(bands or ()))
     if bands is not None and len(bands) != len(numbers):
-        there = raster.summary() if len(numbers) == raster.count else f"{len(numbers)} bands"
+        there = raster.summary() if len(bands) != raster.count else f"{len(numbers)} bands"
         raise DecodeError(f"has {there}, bands=[...] names {len(bands)}")
     if not numbers:
         raise DecodeError("holds no band but alpha")
