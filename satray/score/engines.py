@@ -154,7 +154,7 @@ class CpuFeatures:
         }
 
 
-def engine_for(key: EngineKey, px: int, workers: "Workers | None") -> EngineKey:
+def engine_for(key: EngineKey, px: float, workers: "Workers | None") -> EngineKey:
     """What each of the workers that share so many px of network input is to compute with.
 
     Args:

@@ -168,12 +168,11 @@ def work(recipe: ScoreRecipe, found: Tiles | Scenes, run: Run) -> Outcome:
 
 def large(recipe: ScoreRecipe, found: Tiles | Scenes) -> bool:
     """Whether `resources.ray=auto` takes Ray."""
-    px = 8 if recipe.symmetries == "d4" else 1
-    if isinstance(found, Scenes):  # a byte of a scene holds a px, about
+    if isinstance(found, Scenes):
         refs = found.found.scenes if found.by is None else [task.seen for task in found.by.todo]
-        px *= sum(ref.size for ref in refs)
+        px = look_scenes.px_of(recipe, found.spec, refs)
     else:
-        px *= len(found.tiles) * found.spec.size**2
+        px = len(found.tiles) * found.spec.size**2 * (8 if recipe.symmetries == "d4" else 1)
     return wants_ray(px, recipe.resources)
 
 

@@ -42,7 +42,7 @@ SMALL_PX = 32 << 20
 processes have loaded the network, that one has looked at as many."""
 
 
-def wants_ray(px: int, resources: Resources) -> bool:
+def wants_ray(px: float, resources: Resources) -> bool:
     """Whether `resources.ray=auto` takes Ray for so many px of network input."""
     return px > SMALL_PX or resources.workers > 1
 

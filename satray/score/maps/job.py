@@ -9,7 +9,7 @@ from satray.score.ledger import Ledger
 from satray.score.maps import closing
 from satray.score.maps.jobs import SceneItem, SceneResult
 from satray.score.maps.layout import mode_of
-from satray.score.maps.look import Prepared, Scenes, prepare
+from satray.score.maps.look import Prepared, Scenes, prepare, px_of
 from satray.score.maps.scene_stages import SceneStages
 from satray.score.over_tiles import towers_with_shares
 from satray.score.predictions import Layout
@@ -66,8 +66,7 @@ def score_scenes(
     digest = bundle_digests(folder, run.storage)[weights]
     linear = bundle.spec.variant.head == "linear"
     bias = bundle.network.get_parameter("head.bias").float().tolist() if linear else []
-    # px are known once the scenes are open; a byte of theirs holds one, about
-    px = sum(item.ref.size for item in items) * (8 if settings.d4 else 1)
+    px = px_of(recipe, bundle.spec, [item.ref for item in items])
     stages = SceneStages(
         recipe.bundle,
         ModelFacts(bundle.model_id, join(folder, weights), digest, bundle.spec),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from satray.score.over_tiles import D4_SAID
 from satray.score.reading import MisfitError
 from satray.score.scenes.find import Found, find_scenes
 from satray.score.scenes.open import source_names
+from satray.score.scenes.scene import SceneRef
 from satray.storage import Storage
 
 if TYPE_CHECKING:  # it imports torch
@@ -146,6 +148,16 @@ def scenes_of(recipe: ScoreRecipe, spec: "BundleSpec", storage: Storage) -> Foun
         extensions=recipe.extensions,
         none_yet=recipe.only_new,
     )
+
+
+def px_of(recipe: ScoreRecipe, spec: "BundleSpec", refs: Iterable[SceneRef]) -> float:
+    """Px that the network looks at in scenes that are not open yet, about.
+
+    A byte of theirs holds one; windows show it each once, overlapping tiles more often.
+    """
+    px = sum(ref.size for ref in refs) * (8.0 if recipe.symmetries == "d4" else 1.0)
+    by_tile = recipe.mode == "tiles" or any(grid.halo is None for grid in spec.grids.values())
+    return px / recipe.stride**2 if by_tile else px
 
 
 def ledger_of(recipe: ScoreRecipe, scenes: Scenes, run: Run) -> Ledger:

@@ -248,3 +248,15 @@ def test_a_softmax_at_a_cell_is_over_all_classes(bundle, tmp_path, task, mapped)
     settings = settings_of(given, spec)
     assert settings.classes == (0,)  # what is written
     assert settings.wanted(spec).classes == mapped
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [({}, False), ({"stride": 0.05}, False), ({"stride": 0.05, "mode": "tiles"}, True)],
+)
+def test_overlapping_tiles_one_by_one_are_more_work_than_windows(
+    tmp_path, bundle, pixels, more, expected
+) -> None:
+    material.write_scene(tmp_path / "scenes" / "a.tif", pixels)
+    recipe = material.recipe(bundle(), tmp_path / "scenes", **more)
+    assert score.large(recipe, score.read(recipe, Storage())) is expected
