@@ -6,7 +6,8 @@ The jobs as a user runs them, over generated data; without names of rows `stitch
   demo's coast), by MobileNetV2 with random weights: seconds of the command, of its scoring alone
   (the opening of scenes and the start of processes included), and items a second of both.
 - `small`: one scene of 1,024 px, 100 tiles, and `evaluate` of 100 tiles, from the command to its
-  end: in the job's own process, and on Ray. Medians, in turn.
+  end: in the job's own process, and on Ray; the other checkout as it does by itself. Medians, in
+  turn.
 - `windows`: what the two ways of scoring a scene give beside each other (ResNet-18, coast of 2,048
   px, half a tile from tile to tile): seconds, rank correlation of tiles' logits by class, and the
   detections of one way that have one of their class by the other within a quarter of a tile.
@@ -102,23 +103,26 @@ def small(given: argparse.Namespace) -> dict[str, Any]:
         ",".join([path.stem, *map(str, rng.integers(0, 2, len(KINDS)))])
         for path in sorted(tiles.iterdir())
     ]
-    labels, index = work / "labels.csv", work / "index"
+    labels = work / "labels.csv"
     labels.write_text("\n".join([",".join(["tile", *KINDS]), *lines]) + "\n")
-    processes.job(
-        "prepare", f"images={tiles}", f"labels={labels}", f"out={index}", "split.by=draw",
-        "split.val=0", "task=multilabel",
-    )  # fmt: skip
+    for checkout, root in {THIS: processes.ROOT, OTHER: given.against}.items():
+        if root is not None:  # each reads its own index only
+            processes.job(
+                "prepare", f"images={tiles}", f"labels={labels}", f"out={work / checkout}",
+                "split.by=draw", "split.val=0", "task=multilabel", root=root,
+            )  # fmt: skip
     rows = []
     print("| what | on Ray | checkout | command, s | by run |")
     print("|---|---|---|---:|---|")
     for name, job, keys in (
         ("a scene of 1,024 px", "score", [f"scenes={scene}"]),
         (f"{given.few} tiles", "score", [f"tiles={tiles}"]),
-        (f"evaluate of {given.few} tiles", "evaluate", [f"index={index}", "split=train"]),
+        (f"evaluate of {given.few} tiles", "evaluate", [f"index={work / THIS}", "split=train"]),
     ):
         keys = [f"bundle={model}", *keys]
         ways = {ray: [*keys, f"resources.ray={ray}"] for ray in ("no", "yes")}
-        runs = _in_turn(given, job, ways, given.rounds, other={"as it does": keys})
+        old = [key.replace(f"index={work / THIS}", f"index={work / OTHER}") for key in keys]
+        runs = _in_turn(given, job, ways, given.rounds, other={"as it does": old})
         for (ray, checkout), some in runs.items():
             each = ", ".join(f"{run.command:.1f}" for run in some)
             print(f"| {name} | {ray} | {checkout} | {_median(some, 'command'):.1f} | {each} |")
