@@ -118,9 +118,9 @@ def rows(out: str, env: dict[str, str] | None = None) -> dict[tuple[Any, ...], l
         records = [key for key in sorted(keys) if key.startswith("runs/") and ".json" in key]
         for key in records:
             record = json.loads(storage.read(f"{out}/{key}"))
-            lost = [one["path"] for one in record["products"] if one["path"] not in keys]
+            paths = [one["path"] for one in record.get("products", ())]  # a Collection has none
+            lost = [path for path in paths if path not in keys]
             need(not lost, f"recorded, and not there: {lost[:2]}")
-            paths = [one["path"] for one in record["products"]]
             for table in (path for path in paths if path.startswith("predictions/")):
                 data = pa.BufferReader(storage.read(f"{out}/{table}"))
                 for row in pq.read_table(data).to_pylist():

@@ -72,7 +72,7 @@ class ScoreRecipe(Recipe):
 
     makes: ClassVar[str] = (
         "predictions/ (GeoParquet where there is ground), cam/ (COGs), failures.parquet; of scenes "
-        "also detections/, items/ (STAC), quicklooks/, runs/RUNID.html"
+        "also detections/, items/ and models/ (STAC), quicklooks/, runs/ (page, STAC Collection)"
     )
 
     bundle: ReadPath = key(..., "bundle: the `out` of a train run, or the bundle folder")

@@ -8,6 +8,7 @@ by the turn that it makes.
 Legend: N outlines, V points along them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -104,6 +105,22 @@ def bbox_of(shape: Any) -> list[float]:
     if (west, east) == (-180, 180) and not (over & (boxes_N4[:, 2] == 180)).any():
         west, east = boxes_N4[~over, 0].min(), boxes_N4[over, 2].max()
     return [float(west), south, float(east), north]
+
+
+def union_of(boxes: Sequence[Sequence[float]]) -> list[float]:
+    """The smallest box around boxes of `bbox_of`, written as they are; the world around none."""
+    if not boxes:
+        return [-180.0, -90.0, 180.0, 90.0]
+    west, south, east, north = np.array(sorted(map(tuple, boxes)), dtype=np.float64).T
+    reach = np.maximum.accumulate(np.where(east < west, east + 360, east))
+    # how far east one is covered where each begins; what lies over 180 goes on at -180
+    covered = np.maximum(np.concatenate([[reach[-1] - 360], reach[:-1]]), reach[-1] - 360)
+    widest = int(np.argmax(west - covered))
+    first, last = west[widest], covered[widest] if widest else reach[-1]
+    if first <= covered[widest]:  # all around
+        first, last = -180, 180
+    last = last - 360 if last > 180 else last
+    return [float(first), float(south.min()), float(last), float(north.max())]
 
 
 def outlines(

@@ -10,7 +10,7 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from satray.score.outlines import bbox_of, outlines
+from satray.score.outlines import bbox_of, outlines, union_of
 from satray.score.predictions import Layout, Numbers, TileFacts, predictions
 
 WGS84 = pyproj.Geod(ellps="WGS84")
@@ -231,3 +231,22 @@ def test_boxes_go_east_over_the_antimeridian() -> None:
     ):
         shape = outline("EPSG:4326", Affine(step, 0, west, 0, -0.1, 3), 64)
         assert bbox_of(shape) == pytest.approx(bbox)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "around"),
+    [
+        ([(2, 1, 3, 4), (5, 0, 6, 2)], (2, 0, 6, 4)),
+        ([(2, 1, 9, 4), (5, 0, 6, 2)], (2, 0, 9, 4)),
+        ([(170, 0, 180, 1), (-180, 0, -175, 1)], (170, 0, -175, 1)),
+        ([(179, 0, -179, 1)], (179, 0, -179, 1)),
+        ([(179, 0, -178, 1), (-179, 0, -177, 1), (10, 0, 11, 1)], (10, 0, -177, 1)),
+        ([(170, 0, 180, 1)], (170, 0, 180, 1)),
+        ([(-180, 60, 180, 90), (3, 0, 4, 1)], (-180, 0, 180, 90)),
+        ([(-170, 0, 10, 1), (5, 0, -160, 1)], (-180, 0, 180, 1)),
+        ([], (-180, -90, 180, 90)),
+    ],
+)
+def test_the_union_of_boxes_is_the_smallest_around_them(boxes, around) -> None:
+    assert union_of(boxes) == list(around)
+    assert union_of(boxes[::-1]) == list(around)

@@ -1,8 +1,9 @@
 """The end of a run: the table of its scenes, that of its failures, its page."""
 
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,8 @@ from satray.runs.run import Run
 from satray.score.maps.jobs import SceneResult
 from satray.score.maps.page import publish_page
 from satray.score.predictions import Layout
+from satray.score.products.names import collection_name
+from satray.score.products.stac import collection_of, to_bytes
 
 SCENES = pa.schema(
     [
@@ -49,6 +52,9 @@ def close(
 ) -> None:
     """Publish what is made of all scenes together, and record their products.
 
+    Scenes that a run finished which was cut short are in this run's Collection and in one of that
+    run's name, to which their Items link.
+
     Args:
         run: the run.
         results: of its scenes.
@@ -61,6 +67,13 @@ def close(
     for one in done:
         for product in one.products:
             run.record(product)
+    makers: dict[str, list[SceneResult]] = defaultdict(list)
+    for one in done:
+        makers[one.run_id].append(one)
+    if done:
+        makers[run.run_id] = done
+    for run_id, some in makers.items():
+        _publish_collection(run, run_id, some, layout)
     base = f"runs/{run.run_id}." if single else ""
     for name, schema, some in (
         ("scenes", SCENES, results),
@@ -108,6 +121,20 @@ def lines(results: Sequence[SceneResult], classes: Sequence[str], most: int = 3)
     skipped = [one for one in results if one.status == "skipped"]
     said += [f"{one.scene}: skipped: {one.error}" for one in skipped[:most]]
     return said
+
+
+def _publish_collection(run: Run, run_id: str, done: Sequence[SceneResult], layout: Layout) -> None:
+    collection = collection_of(
+        replace(layout, run_id=run_id),
+        [one.scene for one in done],
+        [one.bbox for one in done if one.bbox],
+        [at for one in done for at in one.times],
+        {
+            "satray:mode": sorted({one.mode for one in done if one.mode}),
+            "satray:engine": sorted({one.engine for one in done if one.engine}),
+        },
+    )
+    run.publish(collection_name(run_id), to_bytes(collection))
 
 
 def _row(one: SceneResult) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from satray.score.ledger import Claim, Ledger
 from satray.score.maps.assemble import Assembly, MadeFile
 from satray.score.maps.jobs import SceneResult
 from satray.score.products import names
-from satray.score.products.stac import ItemProduct, ModelFacts, item_of, to_bytes
+from satray.score.products.stac import ItemProduct, item_of, to_bytes
 from satray.score.scenes.scene import SceneRef, etag_of, uris_of
 from satray.storage import Storage, join
 
@@ -33,8 +33,6 @@ class Delivery:
     """Where the output is."""
     out: str
     """The run folder."""
-    model: ModelFacts
-    """What scored the scenes."""
     ledger: Ledger | None = None
     """Of a schedule."""
 
@@ -44,8 +42,8 @@ class Delivery:
         files: Sequence[MadeFile],
         notes: Sequence[str],
         claim: Claim | None,
-    ) -> tuple[Product, ...]:
-        """Write all products of a scene, its catalogue entry last.
+    ) -> tuple[tuple[Product, ...], "pystac.Item"]:
+        """Write all products of a scene, its catalogue entry last, and return them and it.
 
         Raises:
             TakenOverError: another run has the scene now, or its provider changed it.
@@ -63,10 +61,10 @@ class Delivery:
                 file.source.unlink()  # the disk holds one large file less
         # a unit that is done twice makes the same bytes
         created = claim.since if claim is not None else datetime.now(UTC)
-        entry = to_bytes(self._item(assembly, items, notes, created))
+        entry = self._item(assembly, items, notes, created)
         told = ItemProduct("item", names.item_name(ref.scene))
-        products.append(self._put(MadeFile(told, entry), claim))
-        return tuple(products)
+        products.append(self._put(MadeFile(told, to_bytes(entry)), claim))
+        return tuple(products), entry
 
     def commit(self, claim: Claim, result: SceneResult) -> None:
         """Make what was delivered the scene's.
@@ -121,8 +119,7 @@ class Delivery:
             assembly.moment,
             created,
             uris_of(job.ref.uri, job.ref.bands),
-            self.model,
-            assembly.layout.run_id,
+            assembly.layout,
             items,
             job.ref.uri if from_item else None,
             {name: value for name, value in more.items() if value is not None},

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from satray.config.score import ScoreRecipe
-from satray.models.spec import bundle_digests, find_bundle
+from satray.models.spec import WEIGHTS, bundle_digests, find_bundle
 from satray.runs.run import Outcome, Run
 from satray.score.ledger import Ledger
 from satray.score.maps import closing
@@ -13,7 +13,8 @@ from satray.score.maps.look import Prepared, Scenes, prepare, px_of
 from satray.score.maps.scene_stages import SceneStages
 from satray.score.over_tiles import towers_with_shares
 from satray.score.predictions import Layout
-from satray.score.products.stac import ModelFacts
+from satray.score.products import names
+from satray.score.products.stac import model_item, to_bytes
 from satray.score.scheduler import Tally, run_stages
 from satray.storage import join
 
@@ -51,25 +52,27 @@ def score_scenes(
     Raises:
         SatrayError: what ended a process for good, in one line.
     """
-    if not items:
-        return []
-    from satray.score.engines import engine_for
-
     workers = None
-    if run.ray:
+    if run.ray and items:
         from satray import cluster
 
         workers = cluster.allot(recipe.resources, run.say)
     run.begin_writing()  # tasks write products
     bundle, settings = ready.bundle, ready.settings
-    folder, weights = find_bundle(recipe.bundle, run.storage), "model.safetensors"
-    digest = bundle_digests(folder, run.storage)[weights]
+    folder = find_bundle(recipe.bundle, run.storage)
+    digest = bundle_digests(folder, run.storage)[WEIGHTS]
+    model = model_item(bundle.spec, bundle.model_id, join(folder, WEIGHTS), digest)
+    run.publish(names.model_name(bundle.model_id), to_bytes(model))  # scenes' Items link to it
+    if not items:
+        return []
+    from satray.score.engines import engine_for
+
     linear = bundle.spec.variant.head == "linear"
     bias = bundle.network.get_parameter("head.bias").float().tolist() if linear else []
     px = px_of(recipe, bundle.spec, [item.ref for item in items])
     stages = SceneStages(
         recipe.bundle,
-        ModelFacts(bundle.model_id, join(folder, weights), digest, bundle.spec),
+        bundle.spec,
         tuple(bias),
         run.storage,
         run.out,

@@ -108,6 +108,14 @@ class SceneResult:
     """Tiles that are given each class."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By activity, of all its parts; reading goes on beside the others."""
+    run_id: str = ""
+    """The run that made its files."""
+    engine: str | None = None
+    """What computed its features."""
+    bbox: tuple[float, ...] = ()
+    """West, south, east, north, degrees; empty without ground."""
+    times: tuple[str, ...] = ()
+    """First and last of when it was taken, RFC 3339."""
     products: tuple[Product, ...] = ()
     """Its files."""
 
@@ -128,7 +136,8 @@ class SceneResult:
         """Undo `asdict`, also after JSON; raises TypeError or KeyError for anything else."""
         tree = dict(given)
         products = tuple(Product(**item) for item in tree.pop("products"))
-        lists: dict[str, Any] = {key: tuple(tree.pop(key)) for key in ("notes", "predicted")}
+        names = ("notes", "predicted", "bbox", "times")
+        lists: dict[str, Any] = {key: tuple(tree.pop(key)) for key in names}
         return SceneResult(**tree, **lists, products=products)
 
 

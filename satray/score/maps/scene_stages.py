@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from satray.errors import DecodeError, SatrayError
+from satray.models.spec import BundleSpec
 from satray.score.ledger import Claim, Ledger
 from satray.score.maps.assemble import Assembly
 from satray.score.maps.deliver import Delivery, TakenOverError
@@ -24,7 +25,7 @@ from satray.score.maps.overview import Seen, see
 from satray.score.maps.settings import Settings
 from satray.score.maps.survey import Surveyor, open_for, refuse_name
 from satray.score.predictions import Layout
-from satray.score.products.stac import ModelFacts
+from satray.score.products.moment import stamp
 from satray.score.results import WindowScores
 from satray.score.scenes.open import Scene
 from satray.score.scenes.raster import CACHE
@@ -68,8 +69,8 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
 
     bundle: str
     """Bundle folder, or a train run's `out`."""
-    model: ModelFacts
-    """The bundle as the driver saw it."""
+    spec: BundleSpec
+    """The bundle's, as the driver saw it."""
     bias: tuple[float, ...]
     """(K,) of its head; empty where that is dense."""
     storage: Storage
@@ -98,13 +99,14 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         died before it could say so, as it was committed.
         """
         _bound_cache()
-        spec = self.model.spec
-        surveyor = Surveyor(spec, self.settings, self.geometries)
+        surveyor = Surveyor(self.spec, self.settings, self.geometries)
         with contextlib.ExitStack() as ends:
             found: SceneJob | SceneResult
             try:
                 refuse_name(item.ref.scene)
-                scene = ends.enter_context(open_for(item.ref, spec, self.settings, self.storage))
+                scene = ends.enter_context(
+                    open_for(item.ref, self.spec, self.settings, self.storage)
+                )
                 found = surveyor.look(scene, item.number, item.ref)
             except DecodeError as error:
                 found = surveyor.refused(item.number, item.ref, "open", error)
@@ -132,7 +134,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             DecodeError: the scene cannot be read there.
         """
         _bound_cache()
-        with open_for(job.ref, self.model.spec, self.settings, self.storage) as scene:
+        with open_for(job.ref, self.spec, self.settings, self.storage) as scene:
             return self._read(scene, job, part)
 
     def network(self, gpu: bool) -> "SceneNetwork":
@@ -143,7 +145,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         """
         from satray.score.engines import load_engine
 
-        model_id, storage = self.model.model_id, self.storage
+        model_id, storage = self.layout.model_id, self.storage
         loaded = load_engine(self.bundle, model_id, storage, gpu, self.engine, self.precision)
         return SceneNetwork(self, loaded.bundle, loaded.features, loaded.engine)
 
@@ -185,13 +187,11 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
 
     def layout_of(self, job: SceneJob) -> SceneLayout:
         """The windows of a scene, and its overview."""
-        bands = self.model.spec.bands
-        return layout_of(job.grid, job.mode, self.settings, self.geometries, bands)
+        return layout_of(job.grid, job.mode, self.settings, self.geometries, self.spec.bands)
 
     def windows_of(self, job: SceneJob, part: int) -> range:
         """Numbers of the windows of a part."""
-        spec = self.model.spec
-        size = px_bytes(job.grid, spec.bands, spec.dtype)
+        size = px_bytes(job.grid, self.spec.bands, self.spec.dtype)
         return self.layout_of(job).parts(size, strips=job.strips)[part]
 
     def _read(self, scene: Scene, job: SceneJob, part: int) -> tuple[Windows, PartSeen]:
@@ -220,12 +220,12 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
     ) -> SceneResult:
         start, spent = time.perf_counter(), Counter[str]()
         assembly = Assembly(
-            job, self.layout_of(job), self.settings, self.model.spec, self.layout, self.bias, engine
+            job, self.layout_of(job), self.settings, self.spec, self.layout, self.bias, engine
         )
-        delivery = Delivery(self.storage, self.out, self.model, self.ledger)
+        delivery = Delivery(self.storage, self.out, self.ledger)
         with scratch("scene") as folder:
             files, counts, notes = assembly.make(_windows(parts, spent), folder)
-            products = delivery.deliver(assembly, files, (*job.notes, *notes), job.claim)
+            products, entry = delivery.deliver(assembly, files, (*job.notes, *notes), job.claim)
         spent["writing"] = time.perf_counter() - start  # type: ignore[assignment]
         moment = assembly.moment
         at = moment.at or moment.start
@@ -242,6 +242,10 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             px=job.grid.height * job.grid.width,
             predicted=tuple(int(n) for n in counts.predicted),
             seconds={name: round(each, 3) for name, each in spent.items()},
+            run_id=self.layout.run_id,
+            engine=engine,
+            bbox=tuple(entry.bbox or ()),
+            times=tuple(stamp(each) for each in moment.span),
             products=products,
         )
         result = about(job, result)

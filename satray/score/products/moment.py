@@ -31,6 +31,11 @@ class Moment:
     end: datetime | None = None
     """UTC; of an Item that says a stretch."""
 
+    @property
+    def span(self) -> tuple[datetime, ...]:
+        """First and last time; the same twice where only one is known."""
+        return tuple(at for at in (self.start or self.at, self.end or self.at) if at)
+
 
 def time_pattern(text: str) -> re.Pattern[str]:
     """Compile the key that says how a scene's id tells its time.

@@ -44,6 +44,16 @@ def detections_name(scene: str, extension: str) -> str:
     return f"detections/{encoded(scene)}.{extension}"
 
 
+def model_name(model_id: str) -> str:
+    """`models/MODEL_ID.json`: the Item of a model."""
+    return f"models/{model_id}.json"
+
+
+def collection_name(run_id: str) -> str:
+    """`runs/RUNID.collection.json`: the Items of a run."""
+    return f"runs/{run_id}.collection.json"
+
+
 def page_name(run_id: str) -> str:
     """`runs/RUNID.html`: the page of the run."""
     return f"runs/{run_id}.html"

@@ -1,28 +1,25 @@
-"""One STAC Item a scene: where, when, what was made of it, and by which model.
+"""The STAC catalogue: an Item a scene, an Item of the model that scored it, a Collection a run.
 
-Hrefs of products are relative to the Item and literal: a `%20` is part of a product's name, as
-pystac and GDAL read paths and object keys.
-
-The model is told in the fields of STAC's Machine Learning Model extension. It asks for an asset
-that holds the weights, so the bundle's file is one; its digest is in `file:checksum`, and the short
-id that tables and rasters carry in `satray:model_id`.
+Hrefs of products are relative and literal: a `%20` is part of a product's name, as pystac and GDAL
+read paths and object keys.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from satray import __version__
 from satray.runs.run import to_json
-from satray.score.outlines import SceneExtent, bbox_of
-from satray.score.products.moment import Moment, stamp
-from satray.score.products.names import encoded, item_name, link_between
+from satray.score.outlines import SceneExtent, bbox_of, union_of
+from satray.score.products import names
+from satray.score.products.moment import Moment, parse, stamp
 
 if TYPE_CHECKING:  # a quarter of a second, and torch
     import pystac
 
     from satray.models.spec import BundleSpec
+    from satray.score.predictions import Layout
 
 PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 PROCESSING = "https://stac-extensions.github.io/processing/v1.1.0/schema.json"
@@ -52,23 +49,8 @@ KINDS: Final[Mapping[str, tuple[str, tuple[str, ...], str]]] = {
 }
 """Media type, roles and title by kind of product."""
 
-
-FORMAT = "safetensors.torch.save"
-"""How the weights were written."""
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """A bundle, as an Item names it."""
-
-    model_id: str
-    """First 12 hex digits of the bundle's digest."""
-    weights: str
-    """URI of its `model.safetensors`."""
-    sha256: str | None
-    """Digest of that file, hexadecimal."""
-    spec: "BundleSpec"
-    """The bundle's."""
+ANY_TIME: Final = (datetime(1900, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
+"""Of a model, which no time binds; STAC wants two ends."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +80,7 @@ def item_of(
     moment: Moment,
     created: datetime,
     files: Sequence[str],
-    model: ModelFacts,
-    run_id: str,
+    made_by: "Layout",
     products: Sequence[ItemProduct],
     item: str | None = None,
     notes: Mapping[str, Any] | None = None,
@@ -111,8 +92,7 @@ def item_of(
         moment: when it was taken, and where that is known from.
         created: when it was scored.
         files: URIs of the scene's files.
-        model: what scored it.
-        run_id: the run that did.
+        made_by: model and run that scored it, and its classes.
         products: what was made.
         item: URI of the scene's own STAC Item, where it came with one.
         notes: further properties by full name (`satray:drift`, ...); plain JSON values.
@@ -127,46 +107,127 @@ def item_of(
         "created": stamp(created),
         "satray:datetime_source": moment.source,
         "satray:scene": extent.scene,
-        "satray:run_id": run_id,
+        "satray:run_id": made_by.run_id,
+        "satray:model_id": made_by.model_id,
+        "satray:classes": list(made_by.classes),
         "satray:georeferenced": extent.georeferenced,
         "processing:software": {"satray": __version__},
-        "processing:lineage": f"scored by the model {model.model_id}; {made}",
-        **_model_properties(model),
+        "processing:lineage": f"scored by the model {made_by.model_id}; {made}",
         **(notes or {}),
     }
     described = pystac.Item(
-        id=encoded(extent.scene).replace("/", "%2F"),
+        id=names.encoded(extent.scene).replace("/", "%2F"),
         geometry=mapping(outline) if outline else None,
         bbox=bbox_of(outline) if outline else None,
         datetime=moment.at,
         start_datetime=moment.start if moment.end else None,
         end_datetime=moment.end if moment.start else None,
         properties=properties | _projection(extent),
-        stac_extensions=[FILE, MLM, PROCESSING, *([PROJECTION] if extent.georeferenced else [])],
+        stac_extensions=[FILE, PROCESSING, *([PROJECTION] if extent.georeferenced else [])],
+        collection=made_by.run_id,
     )
-    home = item_name(extent.scene)
+    home = names.item_name(extent.scene)
     for product in products:
         name = f"{product.kind}_{product.tower}" if product.tower else product.kind
         described.add_asset(name, _asset(product, home, extent.georeferenced))
-    weights = pystac.Asset(
-        model.weights,
-        title="weights of the bundle that scored the scene",
-        media_type="application/octet-stream",
-        roles=["mlm:model"],
-        extra_fields={"mlm:artifact_type": FORMAT, **_checksum(model.sha256)},
-    )
-    described.add_asset("model", weights)
     for file in files:
         described.add_link(pystac.Link("derived_from", file, title="a file of the scene"))
     if item:
         link = pystac.Link("derived_from", item, "application/geo+json", "the scene's Item")
         described.add_link(link)
+    described.add_link(_model_link(home, made_by.model_id))
+    run = names.link_between(home, names.collection_name(made_by.run_id), url=False)
+    described.add_link(pystac.Link("collection", run, "application/json", "the run"))
     return described
 
 
-def to_bytes(item: "pystac.Item") -> bytes:
-    """An Item as JSON."""
-    return to_json(item.to_dict(include_self_link=False, transform_hrefs=False))
+def model_item(
+    spec: "BundleSpec", model_id: str, weights: str, sha256: str | None
+) -> "pystac.Item":
+    """Describe a model in the fields of STAC's Machine Learning Model extension.
+
+    Args:
+        spec: the bundle's.
+        model_id: first 12 hex digits of the bundle's digest.
+        weights: URI of its `model.safetensors`.
+        sha256: digest of that file, hexadecimal.
+    """
+    import pystac
+
+    described = pystac.Item(
+        id=model_id,
+        geometry=None,
+        bbox=None,
+        datetime=None,
+        start_datetime=ANY_TIME[0],
+        end_datetime=ANY_TIME[1],
+        properties=_model_properties(spec, model_id),
+        stac_extensions=[FILE, MLM],
+    )
+    # the extension wants the bands that mlm:input names among the properties, and STAC itself lets
+    # them stand there only where an asset has some
+    bands = described.properties["bands"]
+    asset = pystac.Asset(
+        weights,
+        title="weights of the bundle",
+        media_type="application/octet-stream",
+        roles=["mlm:model", "mlm:weights"],
+        extra_fields={
+            "mlm:artifact_type": "safetensors.torch.save",
+            "bands": bands,
+            **_checksum(sha256),
+        },
+    )
+    described.add_asset("model", asset)
+    return described
+
+
+def collection_of(
+    made_by: "Layout",
+    scenes: Sequence[str],
+    boxes: Sequence[Sequence[float]],
+    times: Sequence[str],
+    summaries: Mapping[str, list[Any]],
+) -> "pystac.Collection":
+    """Describe a run: its Items, where and when its scenes are, and what scored them.
+
+    Args:
+        made_by: model and run.
+        scenes: names of those that have Items.
+        boxes: of `bbox_of`, of those with ground; without any the extent is the world.
+        times: RFC 3339, in any order; one at least.
+        summaries: further values of its Items, by full name.
+    """
+    import pystac
+
+    home, known = names.collection_name(made_by.run_id), sorted(filter(None, map(parse, times)))
+    described = pystac.Collection(
+        id=made_by.run_id,
+        description=f"{len(scenes):,} scenes scored by the model {made_by.model_id}",
+        extent=pystac.Extent(
+            pystac.SpatialExtent([union_of(boxes)]),
+            pystac.TemporalExtent([[known[0], known[-1]]]),
+        ),
+        license="other",
+        summaries=pystac.Summaries({"satray:model_id": [made_by.model_id], **summaries}),
+    )
+    for scene in scenes:
+        item = names.link_between(home, names.item_name(scene), url=False)
+        described.add_link(pystac.Link("item", item, "application/geo+json", scene))
+    described.add_link(_model_link(home, made_by.model_id))
+    return described
+
+
+def to_bytes(described: "pystac.Item | pystac.Collection") -> bytes:
+    """An Item or a Collection as JSON."""
+    return to_json(described.to_dict(include_self_link=False, transform_hrefs=False))
+
+
+def _model_link(home: str, model_id: str) -> "pystac.Link":
+    import pystac
+
+    href = names.link_between(home, names.model_name(model_id), url=False)
+    return pystac.Link("derived_from", href, "application/geo+json", "the model")
 
 
 def _asset(product: ItemProduct, home: str, georeferenced: bool) -> "pystac.Asset":
@@ -184,7 +245,7 @@ def _asset(product: ItemProduct, home: str, georeferenced: bool) -> "pystac.Asse
         fields["proj:transform"] = list(product.transform)
     if product.tower:
         title = f"{title}, tower {product.tower}"
-    href = link_between(home, product.path, url=False)
+    href = names.link_between(home, product.path, url=False)
     return pystac.Asset(href, title, None, kind, list(roles), fields)
 
 
@@ -204,13 +265,11 @@ def _projection(extent: SceneExtent) -> dict[str, Any]:
     }
 
 
-def _model_properties(model: ModelFacts) -> dict[str, Any]:
-    """Properties of an Item."""
-    spec = model.spec
+def _model_properties(spec: "BundleSpec", model_id: str) -> dict[str, Any]:
     backbones = dict.fromkeys(tower.backbone for tower in spec.variant.towers)
     height, width = spec.tile_shape
     return {
-        "mlm:name": f"satray-{model.model_id}",
+        "mlm:name": f"satray-{model_id}",
         "mlm:architecture": " + ".join(backbones),
         "mlm:tasks": ["scene-classification"],
         "mlm:framework": "PyTorch",
@@ -238,9 +297,8 @@ def _model_properties(model: ModelFacts) -> dict[str, Any]:
                 },
             }
         ],
-        # the extension wants names in mlm:input to be those of described bands
         "bands": [{"name": name} for name in spec.bands],
-        "satray:model_id": model.model_id,
+        "satray:model_id": model_id,
         "satray:classes": list(spec.classes),
         "satray:thresholds": list(spec.thresholds),
         "satray:temperature": spec.temperature,

@@ -115,6 +115,17 @@ def test_catalogue(out):
     plain.validate()
     assert plain.geometry is None
     assert plain.bbox is None
+    run = pystac.Collection.from_file(str(out / "runs" / "abcdefabcdef.collection.json"))
+    run.validate()
+    assert run.extent.spatial.bboxes == [item.bbox]
+    assert run.extent.temporal.intervals[0][0] == item.datetime
+    assert run.summaries.get_list("satray:mode") == ["dense"]
+    assert [one.id for one in run.get_items()] == [plain.id, item.id]
+    (link,) = (link for link in item.get_links("derived_from") if link.title == "the model")
+    model = link.resolve_stac_object().target
+    model.validate()
+    assert Path(model.assets["model"].href).is_file()
+    assert item.get_collection().id == run.id == item.collection_id
 
 
 def test_pictures_and_page(out):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import maps_material as material
 import pyarrow.parquet as pq
+import pystac
 import pytest
 
 from satray.errors import InputError, SatrayError
@@ -103,6 +104,9 @@ class Schedule:
             assert set(tiles["scene"].to_pylist()) == {name}
         return dict(Counter(done))
 
+    def collection(self, run_id: str) -> pystac.Collection:
+        return pystac.Collection.from_file(str(self.out / "runs" / f"{run_id}.collection.json"))
+
     def files(self, *kinds: str) -> dict[str, bytes]:
         paths = [path for path in self.out.rglob("*") if path.is_file() and path.name[0] != "."]
         found = {str(path.relative_to(self.out)): path.read_bytes() for path in paths}
@@ -124,6 +128,7 @@ def test_twice_is_once(schedule, inline, tmp_path):
     assert {
         f"runs/{first.id}.json", f"runs/{first.id}.html",
         f"runs/{first.id}.scenes.parquet", "cam/a.tif.tif", "items/a.tif.json",
+        f"runs/{first.id}.collection.json",
         "quicklooks/a.tif.png", "predictions/a.tif.parquet", "detections/a.tif.gpkg",
         "cam/b%20%C3%A9/c.tif.tif",
     } <= set(before)  # fmt: skip
@@ -339,6 +344,11 @@ def test_what_a_run_that_dies_had_finished_is_in_the_next_ones_tables(schedule, 
     assert second.says("2 scenes were finished by runs that were cut short")
     assert len(inline.done) == 2
     assert schedule.predicted() == {f"{number}.tif": 1 for number in range(4)}
+    assert schedule.run().idle
+    listed = [link.get_absolute_href() for link in schedule.collection(second.id).get_links("item")]
+    items = [pystac.Item.from_file(href) for href in listed]
+    # those of the run that died name it, and its Collection stands too
+    assert Counter(item.get_collection().id for item in items) == {second.id: 2, f"{1:012x}": 2}
     states = {path.name for path in (schedule.out / "state").iterdir()}
     assert (states & {"dead", "young"}) == {"young"}
     assert schedule.run().idle

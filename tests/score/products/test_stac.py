@@ -11,9 +11,16 @@ from pystac.validation import JsonSchemaSTACValidator, set_validator
 from score.scenes.scene_material import spec
 
 from satray.score.outlines import SceneExtent
+from satray.score.predictions import Layout
 from satray.score.products.moment import Moment
-from satray.score.products.names import cam_name, quicklook_name
-from satray.score.products.stac import ItemProduct, ModelFacts, item_of, to_bytes
+from satray.score.products.names import (
+    cam_name,
+    collection_name,
+    item_name,
+    model_name,
+    quicklook_name,
+)
+from satray.score.products.stac import ItemProduct, collection_of, item_of, model_item, to_bytes
 
 SCHEMAS = Path(__file__).parent / "schemas"
 UTM = (10.0, 0.0, 448000.0, 0.0, -10.0, 5411000.0)
@@ -22,6 +29,7 @@ TAKEN = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
 LAEA = pyproj.CRS("+proj=laea +lat_0=10 +lon_0=20 +datum=WGS84").to_wkt("WKT2_2019")
 NOW = datetime(2026, 5, 1, 10, tzinfo=UTC)
 SHA = "ab" * 32
+MADE_BY = Layout(("ship",), ("rgb",), "0123456789ab", "r1")
 
 
 class Offline(JsonSchemaSTACValidator):
@@ -67,8 +75,7 @@ def made(ground: SceneExtent, **more) -> pystac.Item:
         "moment": Moment(TAKEN, "pattern"),
         "created": NOW,
         "files": ("s3://bucket/in/a.tif",),
-        "model": ModelFacts("0123456789ab", "s3://bucket/bundle/model.safetensors", SHA, spec()),
-        "run_id": "r1",
+        "made_by": MADE_BY,
         "products": products(ground.scene),
     }
     return item_of(**(values | more))
@@ -114,22 +121,24 @@ def test_ground_products_model_and_sources() -> None:
     assert 2.29 < west < east < 2.36
     assert 48.8 < south < north < 48.86
     assert item.geometry["type"] == "Polygon"
-    assert said["mlm:name"] == "satray-0123456789ab"
-    assert said["mlm:input"][0]["bands"] == ["red", "green", "blue"]
+    assert (said["satray:model_id"], said["satray:classes"]) == ("0123456789ab", ["ship"])
+    assert not [name for name in said if name.startswith("mlm:") or name == "bands"]
     assert (said["satray:drift"], said["satray:run_id"]) == (0.25, "r1")
-    derived = [link.target for link in item.get_links("derived_from")]
-    assert derived == ["s3://bucket/in/a.tif", "s3://bucket/in/a.json"]
+    derived = {link.title: link.target for link in item.get_links("derived_from")}
+    assert derived == {
+        "a file of the scene": "s3://bucket/in/a.tif", "the scene's Item": "s3://bucket/in/a.json",
+        "the model": "../../models/0123456789ab.json",
+    }  # fmt: skip
     assets, kinds = item.assets, pystac.MediaType
     assert {name: asset.media_type for name, asset in assets.items()} == {
         "cam": kinds.COG, "quicklook": kinds.PNG, "tiles": "application/vnd.apache.parquet",
         "detections": kinds.GEOPACKAGE, "detections_parquet": "application/vnd.apache.parquet",
-        "detections_geojson": kinds.GEOJSON, "model": "application/octet-stream",
+        "detections_geojson": kinds.GEOJSON,
     }  # fmt: skip
     assert all(asset.roles for asset in assets.values())
     more = assets["cam"].extra_fields
     assert (more["proj:shape"], more["file:checksum"]) == ([12, 15], "1220" + SHA)
     assert [band["name"] for band in more["bands"]] == ["ship", "haze & fog"]
-    assert assets["model"].extra_fields["file:checksum"] == "1220" + SHA
 
 
 def test_no_ground_no_geometry_no_box() -> None:
@@ -146,8 +155,7 @@ def test_assets_lead_to_the_products_from_where_the_item_lies(tmp_path) -> None:
     target = tmp_path / cam_name(name, "nir")
     target.parent.mkdir(parents=True)
     target.write_bytes(b"x")
-    model = ModelFacts("0123456789ab", "/b/model.safetensors", None, spec())
-    item = made(scene(name=name), products=products(name, ("rgb", "nir")), model=model)
+    item = made(scene(name=name), products=products(name, ("rgb", "nir")))
     path = tmp_path / "items" / "x%20y" / "%C3%A9%231.tif.json"
     path.parent.mkdir(parents=True)
     path.write_bytes(to_bytes(item))
@@ -155,7 +163,6 @@ def test_assets_lead_to_the_products_from_where_the_item_lies(tmp_path) -> None:
     back.validate()
     href = back.assets["cam_nir"].get_absolute_href()
     assert Path(href).resolve() == target.resolve()
-    assert back.assets["model"].href == "/b/model.safetensors"
 
 
 def test_a_stretch_of_time() -> None:
@@ -164,3 +171,58 @@ def test_a_stretch_of_time() -> None:
     item.validate()
     assert item.datetime is None
     assert item.properties["end_datetime"] == "2024-06-06T00:00:00Z"
+
+
+def model(weights: str = "s3://bucket/bundle/model.safetensors") -> pystac.Item:
+    return model_item(spec(), "0123456789ab", weights, SHA)
+
+
+def test_the_model_is_an_item_of_its_own() -> None:
+    item = model()
+    assert len(item.validate()) == 3
+    assert to_bytes(item) == to_bytes(model())
+    said = item.properties
+    assert said["mlm:name"] == "satray-0123456789ab"
+    assert said["mlm:input"][0]["bands"] == ["red", "green", "blue"]
+    assert (said["satray:classes"], said["satray:thresholds"]) == (["ship"], [0.5])
+    assert item.assets["model"].href == "s3://bucket/bundle/model.safetensors"
+    assert item.assets["model"].extra_fields["file:checksum"] == "1220" + SHA
+    assert model("/b/model.safetensors").assets["model"].href == "/b/model.safetensors"
+
+
+def test_from_a_run_to_its_items_and_on_to_the_model(tmp_path) -> None:
+    scenes = [scene(), scene(name="x y/é#1.tif"), scene(None, None, "plain.png")]
+    items = [made(each) for each in scenes]
+    names = [each.scene for each in scenes]
+    boxes = [item.bbox for item in items if item.bbox]
+    times = ["2024-05-06T07:08:09.5Z", "2024-05-06T07:08:09Z", "2024-05-06T07:08:10Z"]
+    run = collection_of(MADE_BY, names, boxes, times, {"satray:mode": ["dense"]})
+    for name, document in [
+        (collection_name("r1"), run),
+        (model_name("0123456789ab"), model()),
+        *((item_name(item.properties["satray:scene"]), item) for item in items),
+    ]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(to_bytes(document))
+    back = pystac.Collection.from_file(str(tmp_path / collection_name("r1")))
+    assert len(back.validate()) == 1
+    assert (back.id, back.license) == ("r1", "other")
+    assert back.extent.spatial.bboxes == [boxes[0]]
+    ((first, last),) = back.extent.temporal.intervals
+    assert (first, last) == (TAKEN, TAKEN.replace(second=10))
+    assert back.summaries.lists == {"satray:model_id": ["0123456789ab"], "satray:mode": ["dense"]}
+    there = list(back.get_items())
+    assert [item.properties["satray:scene"] for item in there] == names
+    for each in (back, *there):
+        (link,) = (link for link in each.get_links("derived_from") if link.title == "the model")
+        assert link.resolve_stac_object().target.properties["mlm:name"] == "satray-0123456789ab"
+    for item in there:
+        alone = pystac.Item.from_file(item.get_self_href())
+        assert alone.collection_id == alone.get_collection().id == "r1"
+
+
+def test_a_run_without_ground_is_anywhere() -> None:
+    run = collection_of(MADE_BY, ["a"], [], ["2024-05-06T07:08:09Z"], {})
+    run.validate()
+    assert run.extent.spatial.bboxes == [[-180, -90, 180, 90]]
