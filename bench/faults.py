@@ -31,6 +31,10 @@ LEASE = 6.0
 """Seconds after which a run that was killed counts as dead."""
 ALONE = ("resources.workers=1", "resources.gpus=no", "drift=off", "resources.ray=yes")
 KILLS = 20
+STAGES = ("ray::open", "ray::read", "ray::write", "ray::_Actor")
+"""What names of processes begin with that do a scene's stages."""
+GONE = 90.0
+"""Seconds in which all processes of a killed run end: Ray's agents take a minute to miss theirs."""
 TRAINING = (
     SIMPLE, "weights=none", "stages.0.pseudo_epochs=2", "batch=8", "resources.gpus=no"
 )  # fmt: skip
@@ -164,7 +168,11 @@ def driver(at: Bench) -> None:
     run.kill()
     run.communicate()
     at.finish(out)
-    left = [pid for pid in started if Path(f"/proc/{pid}/cmdline").exists()]
+    end = time.monotonic() + GONE
+    while left := [pid for pid in started if Path(f"/proc/{pid}/cmdline").exists()]:
+        if time.monotonic() > end:
+            break
+        time.sleep(1)
     need(not left, f"{len(left)} of its processes are still there")
 
 
@@ -186,7 +194,7 @@ def moments(at: Bench) -> None:
         out = at.root / "moments" / str(len(list((at.root / "moments").iterdir())))
         run = at.score(out)
         time.sleep(rng.uniform(0.2, 1) * whole)
-        workers = {pid: name for pid, name in below(run.pid).items() if name.startswith("ray::")}
+        workers = {pid: name for pid, name in below(run.pid).items() if name.startswith(STAGES)}
         victims = {run.pid: "driver", **workers} if rng.random() < 0.3 else workers
         if run.poll() is None and victims:
             victim = int(rng.choice(list(victims)))
