@@ -8,6 +8,7 @@ happened to. The S3 server and the proxy before it are those of the tests.
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -31,8 +32,10 @@ LEASE = 6.0
 """Seconds after which a run that was killed counts as dead."""
 ALONE = ("resources.workers=1", "resources.gpus=no", "drift=off", "resources.ray=yes")
 KILLS = 20
-STAGES = ("ray::open", "ray::read", "ray::write", "ray::_Actor")
+STAGES = ("ray::_Actor", "ray::open", "ray::write")
 """What names of processes begin with that do a scene's stages."""
+SPAN = 6.0
+"""Seconds from the first claim in which a process is killed."""
 GONE = 90.0
 """Seconds in which all processes of a killed run end: Ray's agents take a minute to miss theirs."""
 TRAINING = (
@@ -187,24 +190,26 @@ def actor_dies(moment: str, at: Bench) -> None:
 
 def moments(at: Bench) -> None:
     """Driver, actor, reader or writer is killed at a random moment, twenty times."""
-    begun = time.monotonic()
-    finished(at.score(at.root / "moments" / "whole"))
-    whole, rng, kills = time.monotonic() - begun, np.random.default_rng(at.seed), dict[str, int]()
-    while sum(kills.values()) < KILLS:
-        out = at.root / "moments" / str(len(list((at.root / "moments").iterdir())))
+    rng, kills = np.random.default_rng(at.seed), dict.fromkeys(("driver", *STAGES), 0)
+    for turn in itertools.count():
+        out, kind = at.root / "moments" / str(turn), list(kills)[turn % len(kills)]
         run = at.score(out)
-        time.sleep(rng.uniform(0.2, 1) * whole)
-        workers = {pid: name for pid, name in below(run.pid).items() if name.startswith(STAGES)}
-        victims = {run.pid: "driver", **workers} if rng.random() < 0.3 else workers
-        if run.poll() is None and victims:
-            victim = int(rng.choice(list(victims)))
+        while run.poll() is None and not list(out.glob("ledger/*/*/0001")):
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, SPAN))
+        alive = {run.pid: "driver", **below(run.pid)} if run.poll() is None else {}
+        victims = [pid for pid, name in alive.items() if name.startswith(kind)]
+        if victims:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(victim, signal.SIGKILL)
-                kills[victims[victim]] = kills.get(victims[victim], 0) + 1
+                os.kill(int(rng.choice(victims)), signal.SIGKILL)
+                kills[kind] += 1
         text = run.communicate(timeout=300)[0]
-        need(run.returncode in (0, -signal.SIGKILL), f"status {run.returncode}: {text[-300:]}")
+        right = (-signal.SIGKILL,) if victims and kind == "driver" else (0,)
+        need(run.returncode in right, f"{kind} killed: status {run.returncode}: {text[-300:]}")
         at.finish(out, "resources.ray=no")
-    print(f"killed: {', '.join(f'{name} {count}' for name, count in sorted(kills.items()))}")
+        if sum(kills.values()) == KILLS:
+            break
+    print(f"killed: {', '.join(f'{name} {count}' for name, count in kills.items())}")
 
 
 def raylet(at: Bench) -> None:

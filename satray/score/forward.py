@@ -3,8 +3,7 @@
 Legend: N tiles, B of a forward pass, C bands, H x W pixels, D features, h x w cells, K classes.
 """
 
-import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -170,7 +169,8 @@ class Scorer:
             Numbers in float32 on the host; a tile's do not depend on its neighbours but for the
             rounding of other batch shapes. A logit that is not finite stays so.
         """
-        parts = [self._pass(part) for part in _parts(pixels_NCHW, self._batch)]
+        every = torch.from_numpy(pixels_NCHW)
+        parts = [self._pass(part) for part in torch.split(every, self._batch)]
         numbers = Numbers(
             np.concatenate([part.numbers.logits for part in parts]),
             np.concatenate([part.numbers.scores for part in parts]),
@@ -198,14 +198,6 @@ class Scorer:
         given = decide(logits, spec.task, Rule(spec.temperature, spec.thresholds))
         scores = _host(self._bundle.scores(logits_BK))
         return Numbers(logits, scores, given.astype(np.uint8), parts)
-
-
-def _parts(pixels_NCHW: NDArray[Any], size: int) -> Iterator[Tensor]:
-    for start in range(0, len(pixels_NCHW), size):
-        with warnings.catch_warnings():
-            # arrays over Ray's shared memory are read-only, and nobody writes to them here
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            yield torch.from_numpy(pixels_NCHW[start : start + size])
 
 
 def _host(values: Tensor) -> NDArray[np.float32]:

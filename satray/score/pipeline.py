@@ -6,6 +6,7 @@ scene must meet again, which is a shuffle there, and a barrier.
 """
 
 import contextlib
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
@@ -133,6 +134,8 @@ class _Actor:
     def __init__(self, stages: Any, gpu: bool, threads: int) -> None:
         if threads:
             cluster.use_threads(threads)
+        # arrays in Ray's shared memory are read-only, and nobody writes to them here
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         self._forward = Forwarding(stages, gpu)
         with contextlib.suppress(Exception):  # it comes again at the first part, which tells it
             self._forward.load()
