@@ -33,6 +33,7 @@ def bundle(variant: str, size: int, classes: tuple[str, ...] = CLASSES) -> Any:
     from satray.models.bundle import Bundle, BundleSpec
     from satray.models.network import Network
     from satray.models.probe import probe_grid
+    from satray.models.spec import SPEC, WEIGHTS
     from satray.models.variant import BUILT_IN
 
     options = BUILT_IN[variant]
@@ -54,7 +55,7 @@ def bundle(variant: str, size: int, classes: tuple[str, ...] = CLASSES) -> Any:
         tile_shape=(size, size), resolution=3.0, thresholds=(0.5,) * len(classes),
         temperature=1.0, grids={tower.name: probe_grid(tower.backbone) for tower in options.towers},
     )  # fmt: skip
-    return Bundle(spec, network.requires_grad_(False).eval(), "0" * 12)
+    return Bundle(spec, network.requires_grad_(False).eval(), dict.fromkeys((SPEC, WEIGHTS), "00"))
 
 
 def noise(bands: int, height: int, width: int) -> np.ndarray:

@@ -145,10 +145,13 @@ class Raster:
                 CMYK files, of which GDAL makes red, green, blue and an alpha.
         """
         tagged = [i + 1 for i, colour in enumerate(self.colours) if colour == "alpha"]
-        space = self.source.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE")
-        if not tagged or (named >= self.count and space != "CMYK"):
+        if not tagged or (named >= self.count and not self._of_cmyk()):
             return list(range(1, self.count + 1)), None
         return [i for i in range(1, self.count + 1) if i not in tagged], tagged[0]
+
+    def _of_cmyk(self) -> bool:
+        structure = self.source.tags(ns="IMAGE_STRUCTURE")
+        return bool(structure.get("SOURCE_COLOR_SPACE") == "CMYK")
 
     def summary(self) -> str:
         """How many bands there are, and of how many pages: `4 bands of 4 pages; 1 left out`."""

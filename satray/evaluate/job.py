@@ -24,6 +24,7 @@ from satray.score.over_tiles import (
 from satray.score.results import MapRequest
 from satray.score.scheduler import computes_on_gpu, wants_ray
 from satray.score.sources import tiles_of_index
+from satray.score.tile_stages import px_of_tiles
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:  # it imports torch
@@ -38,6 +39,8 @@ class Inputs:
     """A split of an index, and the bundle."""
     before: Earlier | None
     """The run to reproduce; None where nobody asked."""
+    bundle: dict[str, str]
+    """Digest of each of the bundle's files."""
     digests: dict[str, str]
     """Of bundle and index, and of what is to be reproduced."""
 
@@ -53,7 +56,7 @@ def read(recipe: EvaluateRecipe, storage: Storage) -> Inputs:
             its classes, task, bands or dtype; a gallery of a class that is not the bundle's; or
             nothing to reproduce.
     """
-    found = bundle_digest(recipe.bundle, storage)
+    bundle = bundle_digests(recipe.bundle, storage)
     spec = read_spec(recipe.bundle, storage)
     whole = read_index(recipe.index, storage)
     _check_fit(spec, whole)
@@ -64,14 +67,14 @@ def read(recipe: EvaluateRecipe, storage: Storage) -> Inputs:
         raise InputError(
             f"gallery: no {', '.join(absent)} in the bundle; accepted: {', '.join(spec.classes)}"
         )
-    digests = {"bundle": found, "index": index.digest}
+    digests = {"bundle": bundle_digest(bundle), "index": index.digest}
     before: Earlier | None = None
     if recipe.reproduce is not None:
         before = earlier(recipe, spec.classes, storage)
         digests["reproduce"] = digest_file(storage, join(recipe.reproduce, "run.json"))
         computes = [library_versions(), recipe.batch, recipe.resources.gpus]
         digests["computes"] = hashlib.sha256(to_json(computes)).hexdigest()
-    return Inputs(Split(spec, index, tiles), before, digests)
+    return Inputs(Split(spec, index, tiles), before, bundle, digests)
 
 
 def plan(recipe: EvaluateRecipe, found: Inputs, _: Storage) -> list[str]:
@@ -130,7 +133,7 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
         "task": spec.task,
         "classes": list(spec.classes),
         "device": device(recipe, run),
-        "bundle": bundle_digests(recipe.bundle, run.storage),
+        "bundle": found.bundle,
         "metrics": {},
         **(quality.document if quality else {}),
     }
@@ -169,9 +172,8 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
 
 def large(recipe: EvaluateRecipe, found: Inputs) -> bool:
     """Whether `resources.ray=auto` takes Ray."""
-    forwards = 8 if recipe.symmetries == "d4" else 1
-    size, tiles = found.split.spec.size, len(found.split.tiles)
-    return wants_ray(tiles * size**2 * forwards, recipe.resources)
+    px = px_of_tiles(len(found.split.tiles), found.split.spec, recipe.symmetries == "d4")
+    return wants_ray(px, recipe.resources)
 
 
 def device(recipe: EvaluateRecipe, run: Run) -> str:

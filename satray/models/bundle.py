@@ -8,7 +8,15 @@ from torch import Tensor
 
 from satray.errors import InputError
 from satray.models.network import Network
-from satray.models.spec import SPEC, WEIGHTS, BundleSpec, digest_of, find_bundle, read_files
+from satray.models.spec import (
+    SPEC,
+    WEIGHTS,
+    BundleSpec,
+    bundle_digest,
+    digests_of,
+    find_bundle,
+    read_files,
+)
 from satray.models.weights import parse_safetensors
 from satray.storage import Storage, join
 
@@ -25,8 +33,13 @@ class Bundle:
     network: Network
     """The network, in eval mode and without gradients."""
 
-    model_id: str
-    """First 12 hex digits of the SHA-256 of both files."""
+    digests: dict[str, str]
+    """SHA-256 of each of its files, by name."""
+
+    @property
+    def model_id(self) -> str:
+        """First 12 hex digits of the SHA-256 of both files."""
+        return bundle_digest(self.digests)[:12]
 
     @property
     def device(self) -> torch.device:
@@ -107,7 +120,7 @@ def make_bundle(files: dict[str, bytes], name: str, device: str = "cpu") -> Bund
     if torch.device(device).type == "cuda":
         # Figures of a bundle are in true float32: cuDNN's convolutions would be in TF32.
         torch.backends.cudnn.allow_tf32 = False
-    return Bundle(spec, network, digest_of(files)[:12])
+    return Bundle(spec, network, digests_of(files))
 
 
 def load_bundle(uri: str, storage: Storage, device: str = "cpu") -> Bundle:

@@ -257,16 +257,15 @@ def read_files(uri: str, storage: Storage) -> dict[str, bytes]:
 
 def bundle_digests(uri: str, storage: Storage) -> dict[str, str]:
     """SHA-256 of each of a bundle's files, by name; raises InputError if there is none."""
-    files = read_files(uri, storage)
+    return digests_of(read_files(uri, storage))
+
+
+def digests_of(files: dict[str, bytes]) -> dict[str, str]:
+    """SHA-256 of each file, by name, as 64 hex digits."""
     return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
-def bundle_digest(uri: str, storage: Storage) -> str:
-    """SHA-256 of both files of a bundle, as 64 hex digits; raises InputError if there is none."""
-    return digest_of(read_files(uri, storage))
-
-
-def digest_of(files: dict[str, bytes]) -> str:
+def bundle_digest(digests: dict[str, str]) -> str:
     """SHA-256 over the digests of both files, so that no byte can move from one to the other."""
-    digests = [hashlib.sha256(files[name]).digest() for name in (SPEC, WEIGHTS)]
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+    both = b"".join(bytes.fromhex(digests[name]) for name in (SPEC, WEIGHTS))
+    return hashlib.sha256(both).hexdigest()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from satray.config.score import FORMATS, ExportRecipe
 from satray.errors import InputError, SatrayError
-from satray.models.spec import bundle_digest, read_spec
+from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage, join
 from satray.storage.temporary import scratch
@@ -43,7 +43,7 @@ def read(recipe: ExportRecipe, storage: Storage) -> Described:
     Raises:
         InputError: no bundle, or a tile of no size.
     """
-    found = bundle_digest(recipe.bundle, storage)
+    found = bundle_digest(bundle_digests(recipe.bundle, storage))
     spec = read_spec(recipe.bundle, storage)
     _tile(recipe, spec)
     return Described(spec, {"bundle": found})

@@ -13,7 +13,7 @@ from satray.data.index import TileIndex, read_index
 from satray.data.match import is_image, with_extensions
 from satray.data.raster import MASK
 from satray.errors import InputError
-from satray.models.spec import bundle_digest, read_spec
+from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Outcome, Run, digest_entries
 from satray.score.blocks import Blocks
 from satray.score.maps import look as look_scenes
@@ -36,6 +36,7 @@ from satray.score.sources import (
     tiles_of_index,
     tiles_of_prefix,
 )
+from satray.score.tile_stages import px_of_tiles
 from satray.storage import Storage
 
 if TYPE_CHECKING:  # it imports torch
@@ -70,7 +71,7 @@ def read(recipe: ScoreRecipe, storage: Storage) -> Tiles | Scenes:
     """
     if recipe.scenes is not None:
         return look_scenes.read(recipe, storage)
-    found = bundle_digest(recipe.bundle, storage)
+    found = bundle_digest(bundle_digests(recipe.bundle, storage))
     spec = read_spec(recipe.bundle, storage)
     maps = maps_of(recipe, spec)
     place, bands = recipe.tiles, recipe.bands
@@ -172,7 +173,7 @@ def large(recipe: ScoreRecipe, found: Tiles | Scenes) -> bool:
         refs = found.found.scenes if found.by is None else [task.seen for task in found.by.todo]
         px = look_scenes.px_of(recipe, found.spec, refs)
     else:
-        px = len(found.tiles) * found.spec.size**2 * (8 if recipe.symmetries == "d4" else 1)
+        px = px_of_tiles(len(found.tiles), found.spec, recipe.symmetries == "d4")
     return wants_ray(px, recipe.resources)
 
 

@@ -89,7 +89,7 @@ def score_tiles(
     """
     from satray.models.bundle import load_bundle
     from satray.score.engines import engine_for
-    from satray.score.tile_stages import TileStages
+    from satray.score.tile_stages import TileStages, px_of_tiles
 
     loaded = load_bundle(bundle, run.storage)  # weights that do not fit end here, in one line
     spec, d4 = loaded.spec, symmetries == "d4"
@@ -108,7 +108,7 @@ def score_tiles(
                 from satray import cluster
 
                 workers = cluster.allot(resources, run.say)
-            px = len(tiles) * spec.size**2 * (8 if d4 else 1)
+            px = px_of_tiles(len(tiles), spec, d4)
             stages = TileStages(
                 bundle,
                 loaded.model_id,

@@ -40,6 +40,11 @@ WRITERS = 8
 """Maps that are encoded and written at once."""
 
 
+def px_of_tiles(count: int, spec: BundleSpec, d4: bool) -> int:
+    """Px that a bundle's network looks at in so many tiles, all forwards together."""
+    return count * spec.size**2 * (8 if d4 else 1)
+
+
 @dataclass(frozen=True)
 class TileBlock:
     """Tiles that follow one another in the list."""
@@ -103,7 +108,7 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
         """Read the tiles of a block, by its number and its rows of a `TileSet`'s table."""
         number, tiles = item
         block = read_block(tiles, self.wanted, self.storage)
-        px = len(tiles) * self.spec.size**2 * (8 if self.d4 else 1)
+        px = px_of_tiles(len(tiles), self.spec, self.d4)
         return Started(TileBlock(number, px), block.pixels, replace(block, pixels=_NONE))
 
     def network(self, gpu: bool) -> "TileNetwork":

@@ -61,10 +61,12 @@ def _measured(setup: Setup, storage: Storage) -> dict[str, Any]:
         valid = batch["valid"].numpy()
         read = to_values(batch["pixels"], setup.radiometry, setup.bands).double().numpy()[valid]
         x_CN = np.moveaxis(read, 1, 0).reshape(len(setup.bands), -1)
+        finite_CN = np.isfinite(x_CN)
+        x_CN = np.where(finite_CN, x_CN, 0)
         tiles += int(valid.sum())
-        count_C += np.isfinite(x_CN).sum(axis=1)
-        total_C += np.nansum(x_CN, axis=1)
-        squares_C += np.nansum(x_CN**2, axis=1)
+        count_C += finite_CN.sum(axis=1)
+        total_C += x_CN.sum(axis=1)
+        squares_C += (x_CN**2).sum(axis=1)
     if not tiles:
         raise InputError(
             f"input.normalize: none of {len(rows):,} train tiles could be read to measure mean "

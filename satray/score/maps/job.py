@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from satray.config.score import ScoreRecipe
-from satray.models.spec import WEIGHTS, bundle_digests, find_bundle
+from satray.models.spec import WEIGHTS, find_bundle
 from satray.runs.run import Outcome, Run
 from satray.score.ledger import Ledger
 from satray.score.maps import closing
@@ -60,8 +60,8 @@ def score_scenes(
     run.begin_writing()  # tasks write products
     bundle, settings = ready.bundle, ready.settings
     folder = find_bundle(recipe.bundle, run.storage)
-    digest = bundle_digests(folder, run.storage)[WEIGHTS]
-    model = model_item(bundle.spec, bundle.model_id, join(folder, WEIGHTS), digest)
+    weights = join(folder, WEIGHTS)
+    model = model_item(bundle.spec, bundle.model_id, weights, bundle.digests[WEIGHTS])
     run.publish(names.model_name(bundle.model_id), to_bytes(model))  # scenes' Items link to it
     if not items:
         return []
@@ -87,9 +87,9 @@ def score_scenes(
     tally, results = Tally(run, len(items), "scenes"), []
     with run.activity("scoring"):
         for result in run_stages(stages, items, recipe.resources, tally, workers):
-            tally.count()
-            if result is not None:
+            if result is not None:  # else another run has it
                 results.append(result)
+                tally.count()
     tally.end()
     return results
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from satray.config.score import ScoreRecipe
 from satray.errors import DecodeError, InputError
-from satray.models.spec import bundle_digest, read_spec
+from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Run
 from satray.score.ledger import Ledger, Pass
 from satray.score.maps.settings import Settings, settings_of
@@ -63,7 +63,7 @@ def read(recipe: ScoreRecipe, storage: Storage) -> Scenes:
         InputError: no bundle, no scenes, or none of those looked at fits the bundle; something
             asked for that its network cannot give.
     """
-    digest = bundle_digest(recipe.bundle, storage)
+    digest = bundle_digest(bundle_digests(recipe.bundle, storage))
     spec = read_spec(recipe.bundle, storage)
     settings = settings_of(recipe, spec)
     far = [name for name, grid in spec.grids.items() if grid.halo is None]

@@ -10,6 +10,7 @@ from satray.config.train import TowerOptions, VariantOptions
 from satray.models.bundle import Bundle, BundleSpec
 from satray.models.network import Network
 from satray.models.probe import probe_grid
+from satray.models.spec import SPEC, WEIGHTS
 from satray.score.dense.forward import DenseScorer
 from satray.score.dense.windows import ScenePlan, Window
 from satray.score.results import Wanted, WindowScores
@@ -63,7 +64,7 @@ def bundle(of: VariantOptions, size: int = 96, **more: Any) -> Bundle:
         **more,
     }
     spec = BundleSpec(variant=of, classes=classes, bands=bands, size=size, **values)
-    return Bundle(spec, network.requires_grad_(False).eval(), "0" * 12)
+    return Bundle(spec, network.requires_grad_(False).eval(), dict.fromkeys((SPEC, WEIGHTS), "00"))
 
 
 def scene(bands: int, height: int, width: int, seed: int = 0) -> np.ndarray:
