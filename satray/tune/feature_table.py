@@ -1,50 +1,37 @@
-"""Features of frozen backbones as a table: what decides them, who can use them, where they lie.
+"""Features of frozen backbones: who trains from them, the blocks they are made in, where they lie.
 
-A table is Parquet files below a key, wherever the sweep keeps them, a row a tile and view; its
-record, `features.json`, is written last. The first use on a node turns the columns that are needed
-into one raw file each, below the tile cache's folder. Processes of the node share them through the
-page cache, and features larger than memory are paged in as they are asked for:
-
-    train.rgb_avg   float32 (N, V, D)     train.labels   uint8 (N, K)     train.valid   bool (N,)
-
-No torch, no Ray: `satray.tune.features` extracts.
+A table is one file of arrays a block of tiles, wherever the sweep keeps them; its record,
+`features.json`, is written last. The first use on a node turns the columns that are needed into one
+raw file each (`train.rgb_avg`: float32 N x V x D), below the tile cache's folder. Processes of the
+node share them through the page cache, and features larger than memory are paged in as they are
+asked for. No torch, no Ray: `satray.tune.features` extracts.
 
 Letters: N tiles of a split or block, V views, D numbers of a tower, F of all towers, K classes, B
-tiles of a batch, M rows of a file.
+tiles of a batch.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
 import io
 import json
 import mmap
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from satray import __version__
-from satray.config.train import AugmentOptions, InputOptions, TrainRecipe, VariantOptions
+from satray.config.train import CacheOptions, TrainRecipe, VariantOptions
 from satray.data.cache import MARGIN, boot, default_folder, locked, make_room
 from satray.errors import SatrayError
 from satray.storage import Storage, join, name
 
-if TYPE_CHECKING:
-    from satray.train.setup import Setup
-
-FORMAT = 2
-"""Of the files, and of what is computed; another one makes other keys."""
 POOLINGS = ("avg", "max", "lse")
 """What is kept of a feature map for linear heads; each costs next to nothing beside the forward."""
 FLAT = "flat"
@@ -58,11 +45,9 @@ BLOCK_BYTES, BLOCK_TILES = 16 << 20, 256
 """Decoded bytes and tiles of a block, at the most: what is read, computed and written at a time."""
 FEWEST = 8
 """Tiles of a block, at the least; and of one of whole maps, which are larger than tiles."""
-LABELS, VALID = "labels", "valid"
-_MARK = b"satray"
 
 
-# Which recipes can be trained from features
+# Which recipes can be trained from features, and in how many views
 
 
 def head_only(recipe: TrainRecipe) -> str | None:
@@ -90,39 +75,26 @@ def head_only(recipe: TrainRecipe) -> str | None:
     return None
 
 
-def draws(augment: AugmentOptions, given: InputOptions, tile_shape: tuple[int, int]) -> bool:
-    """Whether augmentation draws anything that changes a tile of that shape (height, width; px).
-
-    Mixup and cutmix are no part of it: they blend what has been drawn.
-    """
-    if augment.flips != "none" or max(augment.brightness, augment.contrast, augment.erase) > 0:
-        return True
-    if augment.crop == "resized":
-        return True
-    height, width = tile_shape
-    short = given.resize or given.size
-    return augment.crop == "random" and (short > given.size or height != width)
-
-
 def views_of(recipe: TrainRecipe, tile_shape: tuple[int, int]) -> int:
     """Draws of augmentation a tile: the recipe's; where it has none, 8, or 1 if nothing is drawn.
 
     A recipe without `augment.views` draws anew in every pseudo-epoch: its heads are trained from
-    features only when it is given this number of views (`with_views`).
+    features only when it is given this number of views.
 
     Args:
         recipe: of a trial.
         tile_shape: height and width of the index's tiles, px.
     """
-    if not draws(recipe.augment, recipe.input, tile_shape):
-        return 1
-    return recipe.augment.views or VIEWS
-
-
-def with_views(recipe: TrainRecipe, tile_shape: tuple[int, int]) -> TrainRecipe:
-    """The recipe with the number of views that it is trained with from features."""
-    augment = recipe.augment.model_copy(update={"views": views_of(recipe, tile_shape)})
-    return recipe.model_copy(update={"augment": augment})
+    augment, size = recipe.augment, recipe.input.size
+    height, width = tile_shape
+    room = (recipe.input.resize or size) > size or height != width
+    drawn = (
+        augment.flips != "none"
+        or max(augment.brightness, augment.contrast, augment.erase) > 0
+        or augment.crop == "resized"
+        or (augment.crop == "random" and room)
+    )
+    return (augment.views or VIEWS) if drawn else 1
 
 
 def pooling_of(variant: VariantOptions) -> str:
@@ -130,11 +102,11 @@ def pooling_of(variant: VariantOptions) -> str:
     return variant.pooling if variant.head == "linear" else FLAT
 
 
-# What decides the features of an index
+# What is computed at a time, and written as a file
 
 
 @dataclass(frozen=True)
-class FeatureBlock:
+class Block:
     """Tiles whose features are computed, and written to a file, together."""
 
     split: str
@@ -145,155 +117,83 @@ class FeatureBlock:
     """First row of the split."""
     stop: int
     """One past the last."""
+    views: int
+    """Draws of augmentation a tile; 1 in validation, which has none."""
+    size: int
+    """Side of the network's input, px."""
+    parts: ClassVar[int] = 1
 
     @property
     def file(self) -> str:
         """Its file; it is there whole or not at all."""
-        return f"{self.split}-{self.number:05d}.parquet"
+        return f"{self.split}-{self.number:05d}.npz"
 
-    def __len__(self) -> int:
-        return self.stop - self.start
+    @property
+    def images(self) -> int:
+        """Views of all its tiles."""
+        return (self.stop - self.start) * self.views
 
-
-@dataclass(frozen=True)
-class FeatureSpec:
-    """What features of a frozen network are wanted over the tiles of an index."""
-
-    key: str
-    """Names them: 16 hexadecimal digits of a SHA-256 over all that decides them."""
-    decided_by: dict[str, Any]
-    """All of that, by name."""
-    tiles: tuple[int, int]
-    """Tiles of the train and of the validation split."""
-    views: int
-    """Draws of augmentation of each train tile; a validation tile has one view."""
-    poolings: tuple[str, ...]
-    """What is kept of each map."""
-
-    def views_in(self, split: str) -> int:
-        """Views of a tile of that split; validation has one, without augmentation."""
-        return self.views if split == "train" else 1
-
-    def blocks(self, tile_bytes: int) -> tuple[FeatureBlock, ...]:
-        """Cut both splits into what is computed at a time, whoever computes it.
-
-        Args:
-            tile_bytes: bytes of a decoded tile.
-        """
-        found = []
-        for split, tiles in zip(SPLITS, self.tiles, strict=True):
-            # At least 16 blocks, so that several actors and interruptions find pieces of work.
-            most = min(BLOCK_TILES, BLOCK_BYTES // max(1, tile_bytes), -(-tiles // 16))
-            step = FEWEST if FLAT in self.poolings else max(FEWEST, most)
-            for number, start in enumerate(range(0, tiles, step)):
-                found.append(FeatureBlock(split, number, start, min(start + step, tiles)))
-        return tuple(found)
+    @property
+    def px(self) -> int:
+        """Px that the network looks at."""
+        return self.images * self.size**2
 
 
-def feature_spec(setup: Setup, weights: str) -> FeatureSpec:
-    """What features a run's heads can be trained from.
+def blocks_of(
+    tiles: Mapping[str, int], tile_bytes: int, views: int, size: int, *, dense: bool
+) -> list[Block]:
+    """Cut splits into what is computed at a time, whoever computes it.
 
     Args:
-        setup: the run, resolved and measured (mean and deviation are known).
-        weights: digest of the towers' first weights.
-
-    Raises:
-        ValueError: mean and deviation are not measured yet.
+        tiles: split -> its tiles.
+        tile_bytes: bytes of a decoded tile.
+        views: draws of augmentation of a train tile.
+        size: side of the network's input, px.
+        dense: whether whole maps are kept.
     """
-    if not setup.mean:
-        raise ValueError("mean and deviation are not measured yet")
-    recipe, shape = setup.recipe, setup.index.meta.tile_shape
-    tiles, views = (setup.train_tiles, setup.val_tiles), views_of(recipe, shape)
-    poolings = POOLINGS if setup.variant.head == "linear" else (FLAT,)
-    decided_by = {
-        "format": FORMAT,
-        "towers": [(tower.name, tower.backbone, tower.bands) for tower in setup.variant.towers],
-        "weights": weights,
-        "index": setup.digest,
-        "tiles": tiles,
-        "bands": setup.bands,
-        "input": recipe.input.model_dump(include={"size", "resize", "evaluate"}),
-        "radiometry": vars(setup.radiometry),
-        "mean": setup.mean,
-        "std": setup.std,
-        "augment": _effective(recipe.augment),
-        "seed": recipe.seed if draws(recipe.augment, recipe.input, shape) else None,
-        "views": views,
-        "poolings": poolings,
-        "precision": recipe.precision,  # of train tiles; the record says what `auto` came to
-        "versions": [__version__, *map(version, ("torch", "torchvision", "timm"))],
-    }
-    text = json.dumps(decided_by, sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return FeatureSpec(key, decided_by, tiles, views, poolings)
+    found = []
+    for split, count in tiles.items():
+        # At least 16 blocks, so that several actors and interruptions find pieces of work.
+        most = min(BLOCK_TILES, BLOCK_BYTES // max(1, tile_bytes), -(-count // 16))
+        step = FEWEST if dense else max(FEWEST, most)
+        drawn = views if split == "train" else 1
+        for number, start in enumerate(range(0, count, step)):
+            found.append(Block(split, number, start, min(start + step, count), drawn, size))
+    return found
 
 
-def _effective(augment: AugmentOptions) -> dict[str, Any]:
-    """Keys that change a view; those of `crop=resized` only with it."""
-    idle = {"mixup", "cutmix", "views"}
-    return augment.model_dump(
-        exclude=idle if augment.crop == "resized" else idle | {"scale", "ratio"}
-    )
-
-
-# A file: what a block of tiles gave
-
-
-def to_parquet(
-    rows_N: NDArray[np.int64],
-    labels_NK: NDArray[np.uint8],
+def to_file(
+    block: Block,
     errors: Sequence[str | None],
     features: Mapping[str, NDArray[np.float32]],
     *,
     bf16: bool = False,
 ) -> bytes:
-    """A block of tiles as the file that `FeatureTable` reads.
+    """The features of a block as its file (`numpy.savez`); of what could not be read they are 0.
 
     Args:
-        rows_N: rows of the split.
-        labels_NK: 0 or 1.
-        errors: why a tile could not be read; None where it could. It has one row, of zeros.
-        features: column -> float32 (N, V, D).
-        bf16: what they were computed in, noted beside the columns.
+        block: of the split.
+        errors: why a tile could not be read; None where it could.
+        features: column (`TOWER_POOLING`) -> float32 (N, V, D).
+        bf16: what they were computed in.
     """
-    views = next(iter(features.values())).shape[1]
-    at_N = np.array([error is None for error in errors])
-    # every view of what could be read, the first one of what could not
-    tile_M, view_M = np.nonzero(at_N[:, None] | (np.arange(views) == 0))
-    table = {
-        "row": pa.array(rows_N[tile_M]),
-        "view": pa.array(view_M.astype(np.int32)),
-        VALID: pa.array(at_N[tile_M]),
-        LABELS: _fixed(labels_NK[tile_M]),
-    }
-    for column, values_NVD in features.items():
-        readable_NVD = np.where(at_N[:, None, None], values_NVD, np.float32(0))
-        table[column] = _fixed(readable_NVD[tile_M, view_M])
-    unreadable = {str(row): e for row, e in zip(rows_N, errors, strict=True) if e is not None}
-    notes = {
-        "bf16": bf16,
-        "unreadable": unreadable,
-        "widths": {column: values_NVD.shape[2] for column, values_NVD in features.items()},
-    }
-    whole = pa.table(table).replace_schema_metadata({_MARK: json.dumps(notes)})
+    keep_N11 = np.array([error is None for error in errors])[:, None, None]
+    unreadable = {block.start + i: error for i, error in enumerate(errors) if error is not None}
+    columns = {column: values.shape[2] for column, values in features.items()}
+    notes = json.dumps({"bf16": bf16, "unreadable": unreadable, "columns": columns})
+    kept = {column: np.where(keep_N11, v, np.float32(0)) for column, v in features.items()}
     sink = io.BytesIO()
-    pq.write_table(whole, sink, compression="none", use_dictionary=False)
+    np.savez(sink, notes=notes, **kept)  # type: ignore[arg-type]
     return sink.getvalue()
 
 
-def _fixed(values_MD: NDArray[Any]) -> pa.Array:
-    flat = np.ascontiguousarray(values_MD).reshape(-1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), values_MD.shape[1])
-
-
 def notes_of(data: bytes) -> dict[str, Any]:
-    """What a file of `to_parquet` says beside its numbers.
+    """What a file of `to_file` says beside its numbers.
 
     Returns:
-        `bf16`: whether they were computed in it; `unreadable`: row of the split (as text) -> why;
-        `widths`: column of features (`TOWER_POOLING`) -> D.
+        `bf16`; `unreadable`: row of the split (as text) -> why; `columns`: column -> D.
     """
-    found: dict[str, Any] = json.loads(pq.read_schema(io.BytesIO(data)).metadata[_MARK])
+    found: dict[str, Any] = json.loads(str(np.load(io.BytesIO(data))["notes"]))
     return found
 
 
@@ -349,132 +249,91 @@ class FeatureTable:
     """A finished extraction, by name: small, travels to trials, opened where it is used."""
 
     uri: str
-    """Its folder: Parquet files and `features.json`."""
+    """Its folder: files of blocks and `features.json`."""
     storage: Storage
     """How it is reached."""
+    cache: CacheOptions
+    """Where maps are kept on a node, and the room that caches of tiles may take beside them."""
+    record: dict[str, Any]
+    """`columns`: `TOWER_POOLING` -> D, towers in the network's order; by split `rows` (N), `views`
+    (V) and `unreadable` (row -> why); `files`; `bf16`: whether any train tile was computed in it;
+    `seconds`."""
     digest: str
-    """Of its record: features that were extracted again are others."""
-    widths: dict[str, int]
-    """Column (`TOWER_POOLING`) -> D; towers in the network's order."""
-    shapes: dict[str, tuple[int, int]]
-    """Split -> N, V."""
-    classes: int
-    """K."""
-    files: tuple[str, ...]
-    """Names of its Parquet files."""
-    folder: str | None = None
-    """Where maps are kept on a node; None: the default folder under the system's."""
-    gib: float | None = None
-    """Room that caches of tiles may take beside the maps on a node; None: by its disk."""
-
-    @property
-    def key(self) -> str:
-        """Of its `FeatureSpec`."""
-        return name(self.uri)
+    """Of the record: features that were extracted again are others."""
 
     @classmethod
-    def find(
-        cls, uri: str, storage: Storage, *, folder: str | None = None, gib: float | None = None
-    ) -> FeatureTable | None:
+    def find(cls, uri: str, storage: Storage, cache: CacheOptions) -> FeatureTable | None:
         """The finished table in a folder; None where there is none."""
-        record = join(uri, RECORD)
-        if not storage.exists(record):
+        if not storage.exists(join(uri, RECORD)):
             return None
-        data = storage.read(record)
-        found = json.loads(data)
-        return cls(
-            uri=uri,
-            storage=storage,
-            digest=hashlib.sha256(data).hexdigest()[:16],
-            widths=found["columns"],
-            shapes={split: (found["rows"][split], found["views"][split]) for split in SPLITS},
-            classes=len(found["classes"]),
-            files=tuple(found["files"]),
-            folder=folder,
-            gib=gib,
-        )
+        data = storage.read(join(uri, RECORD))
+        return cls(uri, storage, cache, json.loads(data), hashlib.sha256(data).hexdigest()[:16])
 
-    def open(self, split: str, pooling: str) -> Features:
+    def open(self, split: str, pooling: str, labels_NK: NDArray[np.uint8]) -> Features:
         """Map one split, making the node's files where they are not there yet.
 
         Args:
             split: `train` or `val`.
             pooling: whose columns: avg, max, lse, or flat (whole maps).
+            labels_NK: the split's.
 
         Raises:
             InputError: a file of the table is gone.
             SatrayError: the node has no room for the maps.
         """
-        columns = [column for column in self.widths if column.endswith(f"_{pooling}")]
-        tiles, views = self.shapes[split]
-        wanted: dict[str, tuple[tuple[int, ...], str]] = {
-            **{column: ((tiles, views, self.widths[column]), "float32") for column in columns},
-            LABELS: ((tiles, self.classes), "uint8"),
-            VALID: ((tiles,), "bool"),
-        }
-        root = Path(self.folder) if self.folder else default_folder()
-        home = root / f"features-{self.key}-{self.digest}-{boot()}"
+        widths: dict[str, int] = self.record["columns"]
+        columns = [column for column in widths if column.endswith(f"_{pooling}")]
+        tiles, views = self.record["rows"][split], self.record["views"][split]
+        root = Path(self.cache.folder) if self.cache.folder else default_folder()
+        home = root / f"features-{name(self.uri)}-{self.digest}-{boot()}"
         try:
-            with _building(root, self.key):
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with locked(root):  # of the processes of a node one builds, the others wait for it
                 home.mkdir(exist_ok=True)
-                absent = {n: s for n, s in wanted.items() if not (home / f"{split}.{n}").exists()}
+                absent = [c for c in columns if not (home / f"{split}.{c}").exists()]
                 if absent:
-                    self._make_room(root, home, absent)
+                    need = 4 * tiles * views * sum(widths[column] for column in absent)
+                    self._make_room(root, home, need)
                     self._build(home, split, absent)
                 os.utime(home)  # in use: caches that want room leave it alone
-                maps = {n: _mapped(home / f"{split}.{n}", *shape) for n, shape in wanted.items()}
+                parts = [_mapped(home / f"{split}.{c}", (tiles, views, widths[c])) for c in columns]
         except OSError as error:
             raise SatrayError(
                 f"features cannot be kept in {root}: {error.strerror or error}; cache.folder names "
                 "another folder"
             ) from error
-        return Features(tuple(maps[column] for column in columns), maps[LABELS], maps[VALID])
+        valid = np.ones(tiles, bool)
+        valid[[int(row) for row in self.record["unreadable"][split]]] = False
+        return Features(tuple(parts), labels_NK, valid)
 
-    def _make_room(self, root: Path, home: Path, absent: Mapping[str, tuple[Any, str]]) -> None:
-        need = sum(int(np.prod(s)) * np.dtype(dtype).itemsize for s, dtype in absent.values())
-        with locked(root):
-            # What caches may take does not bind features, without which no trial can run.
-            make_room(root, home.name, need, self.gib)
+    def _make_room(self, root: Path, home: Path, need: int) -> None:
+        # What caches may take does not bind features, without which no trial can run.
+        make_room(root, home.name, need, self.cache.gib)
         free = shutil.disk_usage(root).free
         if free < need + MARGIN:
             raise SatrayError(
-                f"features {self.key}: {need / 2**30:.1f} GiB wanted in {root}, {free / 2**30:.1f} "
-                f"GiB free of which {MARGIN / 2**30:.0f} is left alone; cache.folder names another"
+                f"features {name(self.uri)}: {need / 2**30:.1f} GiB wanted in {root}, "
+                f"{free / 2**30:.1f} GiB free of which {MARGIN / 2**30:.0f} is left alone; "
+                "cache.folder names another"
             )
 
-    def _build(self, home: Path, split: str, absent: Mapping[str, tuple[Any, str]]) -> None:
-        """Fill the files from the Parquet ones, one of these in memory at a time."""
-        parts = {n: home / f"{split}.{n}.part" for n in absent}
-        maps = {n: np.memmap(parts[n], dtype, "w+", shape=s) for n, (s, dtype) in absent.items()}
-        for file in (each for each in self.files if each.startswith(f"{split}-")):
-            data = io.BytesIO(self.storage.read(join(self.uri, file)))
-            table = pq.read_table(data, columns=["row", "view", *absent]).combine_chunks()
-            rows, views = (table.column(column).to_numpy() for column in ("row", "view"))
-            for column, target in maps.items():
-                values = table.column(column)
-                if column == VALID:
-                    target[rows] = values.to_numpy()
-                    continue
-                flat_MD = values.chunk(0).flatten().to_numpy().reshape(len(rows), -1)
-                target[rows if column == LABELS else (rows, views)] = flat_MD
-        for column in absent:  # in one step: what has its name is whole
-            parts[column].rename(home / f"{split}.{column}")
+    def _build(self, home: Path, split: str, columns: Sequence[str]) -> None:
+        """Fill the maps from the files, one of these in memory at a time."""
+        with contextlib.ExitStack() as ends:
+            parts = {c: ends.enter_context(open(home / f"{split}.{c}.part", "wb")) for c in columns}
+            for file in (each for each in self.record["files"] if each.startswith(f"{split}-")):
+                found = np.load(io.BytesIO(self.storage.read(join(self.uri, file))))
+                for column, part in parts.items():
+                    part.write(found[column].data)
+        for column in columns:  # in one step: what has its name is whole
+            (home / f"{split}.{column}.part").rename(home / f"{split}.{column}")
 
 
-def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """A plain array over a file: numpy's own subclass costs time at each use."""
     with path.open("rb") as file:
         kept = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     # Rows are asked for in random order: of a file that memory cannot hold the system would read
     # 128 KiB for each, in vain.
     kept.madvise(mmap.MADV_RANDOM)
-    return np.frombuffer(kept, dtype).reshape(shape)
-
-
-@contextmanager
-def _building(root: Path, key: str) -> Iterator[None]:
-    """Of the processes of a node one builds, the others wait for it."""
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(root / f".features-{key}.lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return np.frombuffer(kept, np.float32).reshape(shape)

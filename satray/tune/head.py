@@ -5,7 +5,6 @@ Letters: B tiles of a batch, F features of a tile, K classes.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -33,8 +32,6 @@ State = dict[str, Tensor]
 
 HEAD = "head."
 """Entries of a network's state that belong to its head."""
-TOWERS = "towers."
-"""Entries that belong to its towers."""
 GATHERED = 16 << 20
 """Bytes of features gathered at a time: many batches by one call."""
 EVERY = 2.0
@@ -79,18 +76,6 @@ class HeadNetwork(nn.Module):
     def load_head(self, state: Mapping[str, Tensor]) -> None:
         """Take over the head of a network's state, whatever else is in it."""
         self.load_state_dict({name: v for name, v in state.items() if name.startswith(HEAD)})
-
-
-def towers_digest(network_state: Mapping[str, Tensor]) -> str:
-    """SHA-256, hexadecimal, of the towers' weights in a network's state: names, shapes, bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(network_state):
-        if not name.startswith(TOWERS):
-            continue
-        value = network_state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def head_batches(

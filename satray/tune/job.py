@@ -14,7 +14,7 @@ from satray.storage import Storage
 from satray.train.setup import weights_wanted
 from satray.tune import report
 from satray.tune.board import table_lines
-from satray.tune.feature_table import SPLITS, head_only, views_of
+from satray.tune.feature_table import SPLITS, head_only
 from satray.tune.records import Metric, TrialRecord, by_status, ended_words
 from satray.tune.trials import RATE, Sweep, Trial, fine_tuning, note_lines, resolved
 
@@ -164,7 +164,7 @@ def _head_lines(sweep: Sweep, heads: Sequence[Trial], about: str) -> Iterator[st
         f"{counted(len(starts), 'frozen network')}, extracted once"
     )
     recipe, index = sweep.recipe, sweep.index
-    each = [views_of(trained, index.meta.tile_shape) for trained in starts.values()]
+    each = [trained.augment.views or 1 for trained in starts.values()]
     train, val = (index.split_counts.get(split, 0) for split in SPLITS)
     images = sum(views * train + val for views in each)
     named = recipe.features.folder is not None or recipe.out is not None

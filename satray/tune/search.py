@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from satray.train.setup import set_up
 from satray.tune import tuner
 from satray.tune.board import Board
 from satray.tune.records import TrialLog, short_value, trial_id
-from satray.tune.shared_start import prepare, settle
 from satray.tune.space import Configuration, Space
+from satray.tune.starts import prepare, settle
 from satray.tune.trials import (
     RATE,
     RATES,
@@ -245,12 +245,15 @@ def _has_rates(sweep: Sweep, chosen: Configuration) -> bool:
     return any(axis.may_apply(chosen) and not axis.when_but("variant") for axis in rates)
 
 
-def _by_start(sweep: Sweep, trials: Iterable[Trial]) -> dict[str, list[TrainRecipe]]:
-    """Trainings by what they start from; for Optuna, where several of those foreseen share it."""
-    found = defaultdict[str, list[TrainRecipe]](list)
-    for trial in trials:
-        found[sweep.start_of(trial)].append(trial.recipe)
-    return {key: alike for key, alike in found.items() if not sweep.optuna or len(alike) > 1}
+def _by_start(sweep: Sweep, trials: list[Trial]) -> dict[str, TrainRecipe]:
+    """What to start from, and a training; for Optuna, where several of those foreseen share it.
+
+    A training of the head where there is one, since features are made for it.
+    """
+    shared = Counter(map(sweep.start_of, trials))
+    heads_last = sorted(trials, key=lambda trial: trial.head)
+    found = {sweep.start_of(trial): trial.recipe for trial in heads_last}
+    return {key: found[key] for key, number in shared.items() if not sweep.optuna or number > 1}
 
 
 def _left(

@@ -25,10 +25,10 @@ from satray.train.setup import (
     set_up,
     weights_digest,
 )
-from satray.tune.feature_table import head_only, with_views
+from satray.tune.feature_table import head_only, views_of
 from satray.tune.records import Metric, Regime, trial_id
-from satray.tune.shared_start import DigestOf, Start, start_key
 from satray.tune.space import Configuration, Space, Values, text
+from satray.tune.starts import DigestOf, Start, start_key
 
 SAMPLED = 32
 """Trials of a search that is no grid, where the recipe does not say."""
@@ -106,7 +106,7 @@ class Sweep:
     @property
     def features(self) -> list[str]:
         """Keys of the features that trials share."""
-        return sorted({one.features.key for one in self.starts.values() if one.features})
+        return sorted(key for key, one in self.starts.items() if one.features)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -123,7 +123,9 @@ class Sweep:
         if name not in self._trials:
             recipe = full_recipe(self.recipe, configuration)
             if head_only(recipe) is None:
-                recipe = with_views(recipe, self.index.meta.tile_shape)
+                views = views_of(recipe, self.index.meta.tile_shape)
+                augment = recipe.augment.model_copy(update={"views": views})
+                recipe = recipe.model_copy(update={"augment": augment})
             self._trials[name] = Trial(name, dict(configuration), recipe)
         return self._trials[name]
 

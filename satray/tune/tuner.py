@@ -39,7 +39,7 @@ from satray.runs.run import Run  # noqa: E402
 from satray.storage import Storage, join  # noqa: E402
 from satray.train.ray_train import give_back  # noqa: E402
 from satray.train.setup import Setup, set_up  # noqa: E402
-from satray.tune.feature_table import pooling_of  # noqa: E402
+from satray.tune.feature_table import SPLITS, pooling_of  # noqa: E402
 from satray.tune.records import (  # noqa: E402
     Metric,
     Regime,
@@ -48,7 +48,7 @@ from satray.tune.records import (  # noqa: E402
     curve_row,
     trial_folder,
 )
-from satray.tune.shared_start import Start  # noqa: E402
+from satray.tune.starts import Start  # noqa: E402
 from satray.tune.trials import Sweep, Trial, alone  # noqa: E402
 
 if TYPE_CHECKING:
@@ -297,9 +297,12 @@ def open_trial(
         cluster.use_threads(1)  # the CPU that it asks for
         setup = head_setup(recipe, start, work.index, work.storage)
         table, opened = start.features, {} if opened is None else opened
-        key = (table.key, pooling_of(setup.variant))
+        key = (table.uri, pooling_of(setup.variant))
         if key not in opened:
-            opened[key] = (table.open("train", key[1]), table.open("val", key[1]))
+            train, val = (
+                table.open(split, key[1], work.index.part(split).labels) for split in SPLITS
+            )
+            opened[key] = (train, val)
         return HeadTrial(setup, *opened[key], start.head, folder, work.storage)
     from satray.train import initial, measure
     from satray.tune.backbone_trial import BackboneTrial

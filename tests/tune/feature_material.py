@@ -2,7 +2,7 @@
 
 import copy
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,16 @@ import torch
 from train.small_archive import make_recipe, make_run
 
 from satray.data.order import copies
-from satray.data.read import read_blocks, tile_source, to_torch
+from satray.data.read import read_blocks, to_torch
 from satray.storage import Storage
 from satray.train import initial, measure
 from satray.train.loop import Loop
 from satray.train.plan import train_order
 from satray.train.setup import Setup, set_up
 from satray.train.step import AugmentedTiles
-from satray.tune.extractor import Extractor
-from satray.tune.feature_table import Features, FeatureSpec, feature_spec, pooling_of
-from satray.tune.head import (
-    HeadNetwork,
-    as_they_are,
-    head_batches,
-    towers_digest,
-    val_batches,
-)
+from satray.tune.feature_table import Features, FeatureTable, pooling_of
+from satray.tune.features import extract
+from satray.tune.head import HeadNetwork, as_they_are, head_batches, val_batches
 
 HEAD_STAGE = {"trainable": "head", "learning_rate": 0.03, "pseudo_epochs": 3}
 RESNET = {"towers": [{"name": "all", "backbone": "resnet18", "bands": ["red", "green", "nir"]}]}
@@ -45,7 +39,6 @@ class Prepared:
     setup: Setup
     run: Any
     weights: str
-    spec: FeatureSpec
 
     @property
     def first(self) -> dict[str, torch.Tensor]:
@@ -64,33 +57,32 @@ def head_recipe(archive: Any, folder: Path, **changes: Any) -> Any:
 def prepare(archive: Any, folder: Path, **changes: Any) -> Prepared:
     run, _ = make_run(folder / "run")
     setup = measure.complete(set_up(head_recipe(archive, folder, **changes), Storage()), run)
-    weights = initial.stage(setup, run)
-    state = torch.load(io.BytesIO(run.storage.read(weights)), weights_only=True)
-    return Prepared(setup, run, weights, feature_spec(setup, towers_digest(state)))
+    return Prepared(setup, run, initial.stage(setup, run))
+
+
+def extracted(made: Prepared) -> FeatureTable:
+    """Features of both splits, extracted in this process."""
+    run = replace(made.run)
+    run.ray = False
+    return extract(made.setup, run, made.weights, f"{made.run.out}/features")
+
+
+def opened(table: FeatureTable, setup: Setup) -> tuple[Features, Features]:
+    """Both splits of what was extracted."""
+    pooling, index = pooling_of(setup.variant), setup.index
+    return tuple(table.open(s, pooling, index.part(s).labels) for s in ("train", "val"))
+
+
+def in_memory(made: Prepared) -> tuple[Features, Features]:
+    """Both splits, extracted and opened."""
+    return opened(extracted(made), made.setup)
 
 
 def stored(made: Prepared, split: str) -> tuple[Any, Any]:
     """A split as one table of decoded tiles, and its source."""
-    source = tile_source(
-        made.setup.index, split, made.setup.bands, Storage(), digest=made.setup.digest
-    )
+    source = made.setup.source(split, Storage())
     (table,) = read_blocks(source, len(source))
     return table, source
-
-
-def in_memory(made: Prepared) -> tuple[Features, Features]:
-    """Features of both splits, straight from the extractor."""
-    extractor = Extractor(made.setup, made.run.storage, made.weights, made.spec, False)
-    pooling = pooling_of(made.setup.variant)
-    columns = [f"{tower.name}_{pooling}" for tower in made.setup.variant.towers]
-    found = []
-    for split in ("train", "val"):
-        table, source = stored(made, split)
-        batch = to_torch(table, source.shape, source.dtype)
-        features = extractor.features(split, batch["pixels"], batch["row"].numpy())
-        parts = tuple(features[name] for name in columns)
-        found.append(Features(parts, source.labels, batch["valid"].numpy()))
-    return found[0], found[1]
 
 
 def through_backbone(made: Prepared) -> tuple[list[Any], torch.nn.Module]:

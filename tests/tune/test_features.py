@@ -1,27 +1,47 @@
-"""Features: extracted once, gone on with, and as good as the backbone itself."""
+"""Features: extracted once, gone on with, mapped on a node, as good as the backbone itself."""
 
 import json
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import ANY
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from train.small_archive import generate
-from tune.feature_material import from_features, in_memory, prepare, stored
+from tune.feature_material import DOUBLE, extracted, from_features, in_memory, opened, prepare
 
-from satray.data.read import to_torch
-from satray.errors import SatrayError, TrainingError
+from satray.config.train import CacheOptions
+from satray.data.cache import IN_USE, make_room
+from satray.errors import InputError, SatrayError, TrainingError
 from satray.models.network import Network
-from satray.storage import Storage, join
-from satray.tune.extractor import Extractor
-from satray.tune.feature_table import FeatureBlock, pooling_of, to_parquet
-from satray.tune.features import extract, finished
+from satray.tune import feature_table
+from satray.tune.feature_table import BLOCK_BYTES, BLOCK_TILES, FEWEST, blocks_of
+from satray.tune.features import extract
 
 BAD = 21
 ROW = 15
 """Of the bad tile in the train split: every fourth tile is validation."""
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 1 << 26), st.booleans())
+def test_blocks_hold_every_tile_once(train, val, tile_bytes, dense):
+    blocks = blocks_of({"train": train, "val": val}, tile_bytes, 3, 64, dense=dense)
+    for split, tiles in (("train", train), ("val", val)):
+        own = [block for block in blocks if block.split == split]
+        rows = [row for block in own for row in range(block.start, block.stop)]
+        assert rows == list(range(tiles))
+    for block in blocks:
+        count = block.stop - block.start
+        assert 0 < count <= (FEWEST if dense else BLOCK_TILES)
+        assert count <= FEWEST or count * tile_bytes <= BLOCK_BYTES
+        assert block.images == count * (3 if block.split == "train" else 1)
+    assert len({block.file for block in blocks}) == len(blocks)
 
 
 @pytest.fixture(scope="module")
@@ -33,26 +53,17 @@ def made(archive, folder, **changes):
     return prepare(archive, folder, **{"dropout": 0.3, "pooling": "max", **changes})
 
 
-def opened(table, setup):
-    pooling = pooling_of(setup.variant)
-    return table.open("train", pooling), table.open("val", pooling)
-
-
 @pytest.mark.pipeline
 def test_extracted_features_train_what_the_workers_train(ray_session, archive, tmp_path):
-    """The whole way: the same recipe through Ray Train and from features."""
+    """The whole way: the same recipe through Ray Train and from features, on Ray and without."""
     from satray.train import ray_train
 
     ready = made(archive, tmp_path)
-    table = extract(ready.setup, ready.run, ready.weights, ready.spec, str(tmp_path / "store"))
+    table = extract(ready.setup, ready.run, ready.weights, str(tmp_path / "store" / "k"))
     both = opened(table, ready.setup)
     for mine, theirs in zip(both, in_memory(ready), strict=True):
-        np.testing.assert_allclose(
-            mine.parts[0][mine.valid], theirs.parts[0][mine.valid], atol=1e-5
-        )
+        np.testing.assert_allclose(mine.parts[0], theirs.parts[0], atol=1e-5)
         assert np.array_equal(mine.valid, theirs.valid)
-        assert np.array_equal(mine.labels, theirs.labels)
-    assert np.flatnonzero(~both[0].valid).tolist() == [ROW]
     told = []
     ray_train.fit(ready.setup, ready.run, ready.weights, told.append)
     rows = [m["row"] for m in told if m["kind"] == "epoch" and m["row"] is not None]
@@ -67,108 +78,49 @@ def test_extracted_features_train_what_the_workers_train(ray_session, archive, t
 
 def test_an_extraction_goes_on_and_is_found_again(archive, tmp_path):
     ready = made(archive, tmp_path)
-    ready.run.ray = False
-    store = str(tmp_path / "store")
-    table = extract(ready.setup, ready.run, ready.weights, ready.spec, store)
-    home = Path(table.uri)
-    assert table.uri == join(store, ready.spec.key)
-    record = json.loads((home / "features.json").read_text())
-    assert record["unreadable"] == {"train": {str(ROW): ANY}, "val": {}}
-    assert record["bf16"] is False
-    assert set(record["files"]) == {path.name for path in home.glob("*.parquet")}
+    table = extracted(ready)
+    home, record = Path(table.uri), table.record
+    assert list(record["unreadable"]["train"]) == [str(ROW)]
+    assert (record["unreadable"]["val"], record["bf16"]) == ({}, False)
+    assert set(record["files"]) == {path.name for path in home.glob("*.npz")}
     assert len(record["files"]) > 4
-    first = {path.name: path.read_bytes() for path in home.glob("*.parquet")}
+    first = {path.name: path.read_bytes() for path in home.glob("*.npz")}
 
     # killed before its end: what is there stays, what is not comes out the same
     (home / "features.json").unlink()
-    gone = ("train-00000.parquet", "val-00000.parquet")
+    gone = ("train-00000.npz", "val-00000.npz")
     for name in gone:
         (home / name).unlink()
-    before = {path.name: path.stat().st_mtime_ns for path in home.glob("*.parquet")}
-    again = extract(ready.setup, ready.run, ready.weights, ready.spec, store)
-    assert replace(again, digest=table.digest) == table
-    after = {path.name: path.stat().st_mtime_ns for path in home.glob("*.parquet")}
+    before = {path.name: path.stat().st_mtime_ns for path in home.glob("*.npz")}
+    again = extracted(ready)
+    after = {path.name: path.stat().st_mtime_ns for path in home.glob("*.npz")}
     assert {name for name in after if after[name] != before.get(name)} == set(gone)
-    assert {path.name: path.read_bytes() for path in home.glob("*.parquet")} == first
+    assert {path.name: path.read_bytes() for path in home.glob("*.npz")} == first
     # what an earlier attempt could not read is known from its file
-    assert json.loads((home / "features.json").read_text())["unreadable"] == record["unreadable"]
+    assert {**again.record, "seconds": 0} == {**record, "seconds": 0}
 
     # done: what computes is not asked, nor the tiles
     archive.folder.rename(tmp_path / "away")
     try:
-        assert extract(ready.setup, ready.run, "no weights", ready.spec, store) == again
+        assert extracted(replace(ready, weights="none")) == again
     finally:
         (tmp_path / "away").rename(archive.folder)
 
 
 def test_too_many_unreadable_tiles_are_tried_again(archive, tmp_path):
     ready = made(archive, tmp_path, error_budget=0.01)
-    ready.run.ray = False
-    store = str(tmp_path / "store")
     with pytest.raises(TrainingError, match=r"1 of 33 tiles of train could not be read .*=0\.01"):
-        extract(ready.setup, ready.run, ready.weights, ready.spec, store)
-    left = {entry.key for entry in Storage().list(join(store, ready.spec.key))}
-    wanted = {block.file for block in ready.spec.blocks(1000) if block.split == "train"}
+        extracted(ready)
+    left = {path.name for path in Path(ready.run.out, "features").iterdir()}
+    wanted = {f"train-0000{number}.npz" for number in range(5)}
     assert "features.json" not in left
-    assert wanted - left == {"train-00001.parquet"}
-
-
-# What one attempt or several left
-
-BLOCKS = (
-    FeatureBlock("train", 0, 0, 8),
-    FeatureBlock("train", 1, 8, 14),
-    FeatureBlock("val", 0, 0, 5),
-)
-
-CLEAN = {"unreadable": {}, "bf16": False, "widths": {"rgb_avg": 3}}
-
-
-@pytest.fixture(scope="module")
-def spec(archive, tmp_path_factory):
-    found = made(archive, tmp_path_factory.mktemp("spec")).spec
-    return replace(found, tiles=(14, 5), views=2)
-
-
-def written(folder, bf16=(False, False, False)):
-    """Blocks as earlier attempts left them."""
-    for block, low in zip(BLOCKS, bf16, strict=True):
-        rows = np.arange(block.start, block.stop)
-        errors = ["gone" if row == 9 else None for row in rows]
-        values = {"rgb_avg": np.ones((len(rows), 2, 3), np.float32)}
-        labels = np.zeros((len(rows), 2), np.uint8)
-        (folder / block.file).write_bytes(to_parquet(rows, labels, errors, values, bf16=low))
-
-
-def record_of(folder, spec, reports=(), budget=0.5):
-    return finished(Storage(), str(folder), spec, BLOCKS, reports, budget)
-
-
-def test_the_record_is_of_all_attempts(tmp_path, spec):
-    written(tmp_path)
-    now = [{"file": "train-00000.parquet", "notes": CLEAN | {"unreadable": {"3": "torn"}}}]
-    record = record_of(tmp_path, spec, now)
-    assert record["unreadable"] == {"train": {"3": "torn", "9": "gone"}, "val": {}}
-    assert (record["columns"], record["rows"]) == ({"rgb_avg": 3}, {"train": 14, "val": 5})
-    with pytest.raises(
-        TrainingError, match=r"2 of 14 tiles of train .*\(error_budget=0.1\).*: torn"
-    ):
-        record_of(tmp_path, spec, now, 0.1)
-    assert {path.name for path in tmp_path.iterdir()} == {"val-00000.parquet"}
-
-
-def test_train_tiles_of_two_precisions_do_not_mix(tmp_path, spec):
-    written(tmp_path, (True, True, False))  # validation is in fp32 always
-    assert record_of(tmp_path, spec)["bf16"] is True
-    now = [{"file": "train-00001.parquet", "notes": CLEAN}]
-    with pytest.raises(SatrayError, match=r"some were computed in bf16.*base\.precision=fp32"):
-        record_of(tmp_path, spec, now)
+    assert wanted - left == {"train-00001.npz"}
 
 
 @pytest.mark.parametrize("fits", [5, 0])
 def test_out_of_memory_takes_fewer_tiles_a_forward(archive, tmp_path, monkeypatch, fits):
     ready = made(archive, tmp_path)
-    whole = in_memory(ready)[0].parts[0]
+    whole = in_memory(ready)[0].parts[0].copy()
     forward = Network.features
 
     def narrow(self, x_BCHW):
@@ -177,14 +129,112 @@ def test_out_of_memory_takes_fewer_tiles_a_forward(archive, tmp_path, monkeypatc
         return forward(self, x_BCHW)
 
     monkeypatch.setattr(Network, "features", narrow)
-    extractor = Extractor(ready.setup, Storage(), ready.weights, ready.spec, False)
-    table, source = stored(ready, "train")
-    batch = to_torch(table, source.shape, source.dtype)
-    tiles = batch["pixels"], batch["row"].numpy()
+    shutil.rmtree(Path(ready.run.out, "features"))
     if not fits:
         with pytest.raises(torch.OutOfMemoryError):
-            extractor.features("train", *tiles)
+            extracted(ready)
         return
-    found = extractor.features("train", *tiles)
-    tower = ready.setup.variant.towers[0].name
-    np.testing.assert_allclose(found[f"{tower}_max"], whole, atol=1e-5)
+    np.testing.assert_allclose(in_memory(ready)[0].parts[0], whole, atol=1e-5)
+
+
+# On a node
+
+
+@pytest.fixture(scope="module")
+def stored(archive, tmp_path_factory):
+    """Features of two towers in three views, once."""
+    ready = prepare(archive, tmp_path_factory.mktemp("stored"), variant=DOUBLE)
+    return ready, extracted(ready)
+
+
+@pytest.fixture
+def table(stored, tmp_path):
+    """The same in a folder of its own, for a node that has none of them yet."""
+    home = shutil.copytree(stored[1].uri, tmp_path / "store")
+    return replace(stored[1], uri=str(home), cache=CacheOptions(folder=str(tmp_path / "node")))
+
+
+def expected(table, column, split="train"):
+    files = [file for file in table.record["files"] if file.startswith(split)]
+    return np.concatenate([np.load(Path(table.uri, file))[column] for file in files])
+
+
+LABELS = np.arange(66, dtype=np.uint8).reshape(33, 2) % 2
+
+
+def test_every_number_comes_back_and_batches_are_rows_in_their_views(table) -> None:
+    train = table.open("train", "avg", LABELS)
+    parts = [expected(table, name) for name in ("rgb_avg", "nir_avg")]
+    for part, wanted in zip(train.parts, parts, strict=True):
+        assert (part.dtype, part.shape) == (np.float32, (33, 3, part.shape[2]))
+        assert np.array_equal(part, wanted)
+        assert not part[ROW].any()
+        assert part[ROW - 1].any()
+    assert np.flatnonzero(~train.valid).tolist() == [ROW]
+    assert (len(train), train.views, train.width) == (33, 3, sum(p.shape[2] for p in parts))
+    with pytest.raises(ValueError, match="read-only"):
+        train.parts[0][0] = 0
+    rows, views = np.array([4, 4, ROW, 10, 0]), np.array([2, 0, 1, 1, 2])
+    batch = train.batch(rows, views)
+    assert np.array_equal(batch["pixels"], np.concatenate(parts, axis=2)[rows, views])
+    assert np.array_equal(batch["labels"], LABELS[rows])
+    assert batch["valid"].tolist() == [True, True, False, True, True]
+    assert batch["row"].tolist() == rows.tolist()
+    val = table.open("val", "max", LABELS[:11])
+    assert (len(val), val.views, val.valid.all()) == (11, 1, True)
+    assert np.array_equal(val.parts[1], expected(table, "nir_max", "val"))
+
+
+def test_processes_of_a_node_build_once_and_then_map(table, tmp_path) -> None:
+    """Threads stand in for processes: locks of `open` files hold between them too."""
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: table.open("train", "avg", LABELS).parts[0], range(6)))
+    wanted = expected(table, "rgb_avg")
+    assert all(np.array_equal(each, wanted) for each in found)
+    assert not list((tmp_path / "node").rglob("*.part"))
+    shutil.rmtree(table.uri)  # what is on the node suffices
+    assert np.array_equal(table.open("train", "avg", LABELS).parts[0], wanted)
+    with pytest.raises(InputError):  # of the other pooling nothing was needed
+        table.open("train", "max", LABELS)
+
+
+def test_features_extracted_again_under_the_same_key_are_read_anew(table) -> None:
+    before = table.open("train", "avg", LABELS).parts[0]
+    file = Path(table.uri, "train-00000.npz")
+    found = dict(np.load(file))
+    np.savez(file, **{**found, "rgb_avg": 2 * found["rgb_avg"]})
+    Path(table.uri, "features.json").write_text(json.dumps(table.record | {"seconds": 9.0}))
+    again = table.find(table.uri, table.storage, table.cache).open("train", "avg", LABELS)
+    assert np.array_equal(again.parts[0][:8], 2 * before[:8])
+
+
+def test_what_was_left_half_built_is_built_anew(table, tmp_path) -> None:
+    wanted, file = expected(table, "rgb_avg"), Path(table.uri, "train-00001.npz")
+    file.rename(tmp_path / "away")
+    with pytest.raises(InputError):
+        table.open("train", "avg", LABELS)
+    assert {path.suffix for path in (tmp_path / "node").rglob("train.*")} == {".part"}
+    (tmp_path / "away").rename(file)
+    assert np.array_equal(table.open("train", "avg", LABELS).parts[0], wanted)
+
+
+def test_a_node_without_room_or_folder_says_so(table, tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    other = replace(table, cache=CacheOptions(folder=str(tmp_path / "file")))
+    with pytest.raises(SatrayError, match=r"features cannot be kept in .*file"):
+        other.open("train", "avg", LABELS)
+    monkeypatch.setattr(feature_table, "MARGIN", 1 << 60)
+    with pytest.raises(SatrayError, match=r"GiB wanted in .*; cache.folder names another"):
+        table.open("train", "avg", LABELS)
+
+
+def test_caches_of_tiles_leave_features_in_use_alone(table, tmp_path) -> None:
+    wanted = table.open("train", "avg", LABELS).parts[0]
+    root = tmp_path / "node"
+    (home,) = (path for path in root.iterdir() if path.is_dir())
+    assert make_room(root, "tiles", 1000, 1001 / 2**30) < 1000
+    assert home.exists()
+    os.utime(home, (time.time() - IN_USE - 1,) * 2)
+    assert make_room(root, "tiles", 1000, 1001 / 2**30) == 1000
+    assert not home.exists()
+    assert np.array_equal(table.open("train", "avg", LABELS).parts[0], wanted)

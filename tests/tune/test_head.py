@@ -18,9 +18,8 @@ from tune.feature_material import (
 )
 
 from satray.config.stages import StageOptions
-from satray.config.train import TowerOptions, TrainRecipe, VariantOptions
+from satray.config.train import TrainRecipe
 from satray.errors import TrainingError
-from satray.models.network import Network
 from satray.storage import Storage
 from satray.train.checkpoints import to_bytes
 from satray.train.plan import plan_training, train_order
@@ -31,7 +30,6 @@ from satray.tune.head import (
     HeadTrial,
     best_of,
     head_batches,
-    towers_digest,
     val_batches,
 )
 
@@ -136,20 +134,6 @@ def test_the_head_computes_in_fp32_under_autocast():
         inside = network(x)
     assert inside.dtype == torch.float32
     assert torch.equal(inside, network(x))
-
-
-def test_the_digest_is_of_the_towers_alone():
-    tower = TowerOptions(name="rgb", backbone="simple_cnn", bands=("red",))
-    torch.manual_seed(0)
-    state = Network(VariantOptions(towers=(tower,)), 2).state_dict()
-    plain = towers_digest(state)
-    other = {**state, "head.weight": state["head.weight"] + 1}
-    assert towers_digest(dict(reversed(other.items()))) == plain
-    name = next(name for name in state if name.startswith("towers."))
-    moved = state[name].clone()
-    moved.view(-1)[-1] += 1e-6
-    assert towers_digest({**state, name: moved}) != plain
-    assert towers_digest({**state, name: state[name].reshape(-1)}) != plain
 
 
 def _recipe(**options):

@@ -64,8 +64,12 @@ def test_the_plan_says_what_would_be_done(archive) -> None:
 
 
 def test_it_says_how_many_images_and_where_their_features_go(archive, tmp_path) -> None:
-    lines = said(archive, {"pooling": ["avg", "max"]}, features={"folder": str(tmp_path / "f")})
-    # of each of two networks: 24 train tiles in two views, and 8 of validation
+    lines = said(
+        archive,
+        {"seed": [0, 1], "pooling": ["avg", "max"]},
+        features={"folder": str(tmp_path / "f")},
+    )
+    # of each of two networks, whatever is pooled: 24 train tiles in two views, and 8 of validation
     assert f"112 images to send through networks, less those that are in {tmp_path}/f" in lines
     assert "2 views of a train tile" in lines
     assert "features/ below out" in said(archive, {RATE: [1e-3]})

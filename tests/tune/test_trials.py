@@ -17,8 +17,8 @@ from satray.models.variant import BUILT_IN, input_bands, resolve
 from satray.storage import Storage
 from satray.tune.job import read
 from satray.tune.report import best_yaml
-from satray.tune.shared_start import Start
 from satray.tune.space import Space
+from satray.tune.starts import Start
 from satray.tune.trials import (
     FORESEEN,
     UNTAUGHT,
@@ -339,7 +339,7 @@ def test_heads_train_from_features_where_there_are_any(archive) -> None:
     sweep = make(archive, {"stages.0.trainable": ["head", "all"]})
     head, whole = sweep.listed()
     key = sweep.start_of(head)
-    start = Start("w", "h", "t", (0.0,), (1.0,))
+    start = Start("w", "h", (0.0,), (1.0,))
     for starts, regime in (
         ({}, "backbone"),
         ({key: start}, "backbone"),

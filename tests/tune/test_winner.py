@@ -15,7 +15,7 @@ from satray.tune import job as tune_job
 from satray.tune import winner as module
 from satray.tune.head import best_of
 from satray.tune.records import TrialRecord, curve_row, trial_folder, trial_id
-from satray.tune.shared_start import Start
+from satray.tune.starts import Start
 from satray.tune.trials import Trial
 from satray.tune.tuner import Work, config_of, open_trial
 
@@ -23,12 +23,12 @@ from satray.tune.tuner import Work, config_of, open_trial
 class Table:
     """Features of both splits."""
 
-    key = "k"
+    uri = "k"
 
     def __init__(self, train, val):
         self.splits = {"train": train, "val": val}
 
-    def open(self, split, pooling):
+    def open(self, split, pooling, labels):
         return self.splits[split]
 
 
@@ -46,7 +46,7 @@ def work(made, tmp_path):
     uri = str(tmp_path / "head.pt")
     Storage().write(uri, to_bytes(head))
     setup = prepared.setup
-    start = Start(prepared.weights, uri, "", setup.mean, setup.std, Table(*splits))
+    start = Start(prepared.weights, uri, setup.mean, setup.std, Table(*splits))
     state = str(tmp_path / "state")
     return Work(setup.index, Storage(), state, "0" * 12, MAP, {"s": start}, True, WORKERS, {})
 
