@@ -1,6 +1,5 @@
 """What every recipe has in common: sections, keys, paths, and the one walk over all of them."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -354,15 +353,5 @@ def _below(value: Any, name: str) -> Any:
 
 
 def _in_order(model: type[Section]) -> list[str]:
-    """Names of a recipe's keys: required, the job's own, inherited ones, those of every job."""
-    names = list(model.model_fields)
-    if not issubclass(model, Recipe):
-        return names
-    own, common = inspect.get_annotations(model), Recipe.model_fields
-
-    def place(name: str) -> int:
-        if model.model_fields[name].is_required():
-            return 0
-        return 3 if name in common else 1 if name in own else 2
-
-    return sorted(names, key=place)
+    """Names of a recipe's keys: the job's own, then those of every job."""
+    return sorted(model.model_fields, key=lambda name: name in Recipe.model_fields)

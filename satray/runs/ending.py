@@ -1,9 +1,9 @@
 """Whatever ends a job, a line says so: also what Python never gets to see.
 
-Within the job, `Ending`: a signal or a folder that another process took end the work where it
-stands, and the job says why. Beside it a witness, this file run as a program: it holds the job's
-standard error, waits for the job's farewell, and where the job ends without one (killed, out of
-memory, a crash in native code, a Ray that died) says so, and brings the log to the run folder.
+Within the job, `Ending`: a signal, or a folder that another process took, ends the work where it
+stands, and the job says why. Beside it a witness, a shell that holds the job's standard error and
+waits for a farewell: where the job ends without one (killed, out of memory, a crash in native code,
+a Ray that died), it says so.
 
 Measured with Ray 2.60: processes of a job that was killed end by themselves, all but two idle
 agents in seconds and those in a minute; a job whose raylet was killed ends after 15 to 20 s, one
@@ -11,7 +11,6 @@ whose GCS was after a minute.
 """
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -20,17 +19,10 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:  # as a program this file knows no satray at first
-    from satray.storage import Storage
 
 GRACE = 20.0
 """Seconds that the work has to end once it is told to."""
-MOST = 8 << 20
-"""Bytes of a log that go to a store: its end."""
-SAID, FAREWELL = b"said\n", b"farewell\n"
-"""What a job tells its witness: that it has said why it ends, and that it ends as it should."""
+WITNESS = """trap "" INT TERM HUP; read -r farewell || echo "$0" >&2"""
 
 
 def stopped(error: KeyboardInterrupt | SystemExit) -> str:
@@ -53,7 +45,7 @@ class Ending:
         """
         self.said = False
         self._say = say
-        self._place = ""
+        self._log = ""
         self._lock = threading.Lock()
         self._witness: subprocess.Popen[bytes] | None = None
 
@@ -74,8 +66,8 @@ class Ending:
         with self._lock:
             first, self.said = not self.said, True
         if first:
-            self._say(reason + (f" (log: {self._place})" if self._place else ""))
-            self._note(SAID)
+            self._say(reason + self._log)
+            self._farewell()
         return first
 
     @contextlib.contextmanager
@@ -95,21 +87,22 @@ class Ending:
             signal.signal(signal.SIGTERM, before)
 
     @contextlib.contextmanager
-    def witnessed(self, job: str, log: Path, place: str, options: dict[str, Any]) -> Iterator[None]:
+    def witnessed(self, job: str, log: Path, place: str) -> Iterator[None]:
         """Have a witness within the block; where it cannot start, the job goes on all the same.
 
         Args:
             job: the job's name, for the line.
-            log: the job's log.
-            place: where the log is to be in the end.
-            options: how that is reached (`StorageOptions`).
+            log: where its log is while it runs.
+            place: where the job brings it in the end.
         """
-        self._place = place
-        facts = {"job": job, "pid": os.getpid(), "log": str(log), "place": place}
-        facts |= {"options": options, "path": [str(Path(__file__).parents[2]), *sys.path]}
+        self._log = f" (log: {place})"
+        line = (
+            f"{job}: its process {os.getpid()} was killed or crashed without a word (out of "
+            f"memory?); the same command continues it (log: {log})"
+        )
         with contextlib.suppress(OSError):
             self._witness = subprocess.Popen(
-                [sys.executable, "-I", "-S", __file__, json.dumps(facts)],  # starts in 15 ms
+                ["/bin/sh", "-c", WITNESS, line],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # what ends the job's group must not end its witness
@@ -117,58 +110,10 @@ class Ending:
         try:
             yield
         finally:
-            self._note(FAREWELL)
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                if self._witness is not None:
-                    self._witness.communicate(timeout=5)
+            self._farewell()
 
-    def _note(self, word: bytes) -> None:
-        """Send the witness a word."""
-        with contextlib.suppress(OSError, ValueError):
-            if self._witness is not None and self._witness.stdin is not None:
-                self._witness.stdin.write(word)
-                self._witness.stdin.flush()
-
-
-def bring(log: Path, place: str, storage: "Storage") -> str:
-    """Bring a log to its run folder, and return where it is then: what went before counts more."""
-    from satray.errors import SatrayError
-
-    if str(log) == place:
-        return place
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, os.path.getsize(log) - MOST))
-            storage.write(place, file.read())
-        log.unlink()
-    except (SatrayError, OSError):
-        return str(log)
-    return place
-
-
-def _main() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    facts = json.loads(sys.argv[1])
-    heard = sys.stdin.buffer.read()  # until the job closes it, or ends
-    if FAREWELL in heard:
-        return
-    line = (
-        f"{facts['job']}: its process {facts['pid']} was killed or crashed without a word (out of "
-        f"memory?); the same command continues it (log: {facts['place']})\n"
-    )
-    with contextlib.suppress(OSError):
-        if SAID not in heard:
-            os.write(2, line.encode())
-        # Whoever reads what the job said need not wait.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    sys.path[:] = facts["path"]
-    if facts["log"] != facts["place"]:
-        from satray.config.base import StorageOptions
-        from satray.storage import Storage
-
-        bring(Path(facts["log"]), facts["place"], Storage(StorageOptions(**facts["options"])))
-
-
-if __name__ == "__main__":
-    _main()
+    def _farewell(self) -> None:
+        """Let the witness go: the job has said why it ends, or ends as it should."""
+        if self._witness is not None:
+            with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+                self._witness.communicate(b"farewell\n", timeout=5)

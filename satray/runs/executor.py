@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from itertools import islice
 from typing import TypeVar
 
 from satray.config.base import Resources
@@ -61,11 +62,23 @@ def each_block(
         else:
             wanted = resources.read_tasks
             cores = len(os.sched_getaffinity(0))
-            threads = wanted if isinstance(wanted, int) else min(THREADS, max(2, cores))
-            pool = ThreadPoolExecutor(threads, thread_name_prefix=THREAD)
+            ahead = wanted if isinstance(wanted, int) else min(THREADS, max(2, cores))
+            pool = ThreadPoolExecutor(ahead, thread_name_prefix=THREAD)
             ends.callback(_end, pool)
-            submit, ahead = _on(pool, function), threads
-        yield from _results(submit, blocks, ahead + 1, ordered)
+            submit = _on(pool, function)
+        coming: deque[Future[T]] = deque()
+        todo = iter(blocks)
+        while True:
+            coming.extend(submit(block) for block in islice(todo, ahead + 1 - len(coming)))
+            if not coming:
+                return
+            if ordered:
+                yield coming.popleft().result()
+                continue
+            ready = wait(coming, return_when=FIRST_COMPLETED).done
+            coming = deque(each for each in coming if each not in ready)
+            for each in ready:
+                yield each.result()
 
 
 def _end(pool: ThreadPoolExecutor) -> None:
@@ -77,25 +90,3 @@ def _end(pool: ThreadPoolExecutor) -> None:
 
 def _on(pool: ThreadPoolExecutor, function: Callable[[B], T]) -> Callable[[B], Future[T]]:
     return lambda block: pool.submit(function, block)
-
-
-def _results(
-    submit: Callable[[B], Future[T]], blocks: Iterable[B], ahead: int, ordered: bool
-) -> Iterator[T]:
-    """Hand out blocks, at most `ahead` of which are not yet given to the caller."""
-    coming: deque[Future[T]] = deque()
-    todo = iter(blocks)
-    while True:
-        for block in todo:
-            coming.append(submit(block))
-            if len(coming) >= ahead:
-                break
-        if not coming:
-            return
-        if ordered:
-            yield coming.popleft().result()
-            continue
-        ready = wait(coming, return_when=FIRST_COMPLETED).done
-        coming = deque(each for each in coming if each not in ready)
-        for each in ready:
-            yield each.result()

@@ -40,7 +40,7 @@ def take_folder(
     run: Run,
     *,
     overwrite: bool,
-    lost: Callable[[str], None] | None = None,
+    lost: Callable[[str], None] = lambda _: _thread.interrupt_main(),
     beat: float = BEAT,
     lease: float = LEASE,
 ) -> Iterator[RunRecord | None]:
@@ -54,8 +54,7 @@ def take_folder(
         run: the run that wants it.
         overwrite: replace another run, or this one where it ended with a verdict; what is there is
             cleared when the new one begins to write products.
-        lost: told, from a thread, why the folder is this process's no longer; it is to end. None:
-            the main thread is interrupted.
+        lost: told, from a thread, why the folder is this process's no longer; it is to end.
         beat: seconds between signs of life.
         lease: seconds without one after which others take over.
 
@@ -81,10 +80,8 @@ def take_folder(
     def live() -> None:
         while not stop.wait(beat):
             with contextlib.suppress(SatrayError):  # a store that is away for a while
-                if _newest(run.storage, run.out)[0] != claim.number:
-                    (lost or _interrupt)(
-                        f"out={run.out}: another process took it over, or removed `{CLAIMS}`"
-                    )
+                if not _holds(run, claim):
+                    lost(f"out={run.out}: another process took it over, or removed `{CLAIMS}`")
                     return
                 _write(run, claim)
 
@@ -103,13 +100,12 @@ def take_folder(
         stop.set()
         thread.join(timeout=beat)
         with contextlib.suppress(SatrayError):
-            if _newest(run.storage, run.out)[0] != claim.number:
-                pass  # it is another's
-            elif wrong and not _wrote(run, claim):
-                run.storage.delete(run.state)
-                run.storage.delete(join(run.out, _key(claim.number)))
-            else:
-                _write(run, replace(claim, maker=""))
+            if _holds(run, claim):
+                if wrong and not _wrote(run, claim):
+                    run.storage.delete(run.state)
+                    run.storage.delete(join(run.out, claim.key))
+                else:
+                    _write(run, replace(claim, maker=""))
 
 
 def holder(storage: Storage, out: str, *, shared: bool = False) -> str | None:
@@ -154,13 +150,14 @@ class _Claim:
     run_id: str
     """The run that it does."""
     who: str
-    """The process in words."""
-    since: str
-    """UTC, ISO 8601."""
+    """The process in words, and since when (UTC, ISO 8601)."""
     maker: str
     """Tag of the process (`process_tag`); empty once it is done with the folder."""
-    token: str
-    """Nobody else's."""
+
+    @property
+    def key(self) -> str:
+        """Where it is below the folder."""
+        return _key(self.number)
 
 
 def _find_done(run: Run, overwrite: bool) -> RunRecord | None:
@@ -175,24 +172,23 @@ def _find_done(run: Run, overwrite: bool) -> RunRecord | None:
     done = None if other else find_run(run.storage, run.out)
     again = overwrite and done is not None and done.verdict is not None
     if other or again:
-        run.before_writing = functools.partial(_clear, run.storage, run.out, keep=run.run_id)
+        run.before_writing = functools.partial(_clear, run)
     return None if again else done
 
 
-def _clear(storage: Storage, out: str, keep: str) -> None:
+def _clear(run: Run) -> None:
     """Remove the run that a folder holds: its record, the files it lists, its state.
 
-    What satray does not know to be its own stays, and so does the state of run `keep`.
+    What satray does not know to be its own stays, and so does the state of the new run.
     """
-    record = find_run(storage, out)
+    record = find_run(run.storage, run.out)
     if record is not None:
-        storage.delete(join(out, FILE))
+        run.storage.delete(run.uri(FILE))
         for product in record.products:
-            storage.delete(join(out, product.path))
-    state = join(out, "state")
-    for name in {entry.key.split("/")[0] for entry in storage.list(state)}:
-        if name != keep and re.fullmatch("[0-9a-f]{12}", name):
-            storage.delete(join(state, name))
+            run.storage.delete(run.uri(product.path))
+    for name in {entry.key.split("/")[0] for entry in run.storage.list(run.uri("state"))}:
+        if name != run.run_id and re.fullmatch("[0-9a-f]{12}", name):
+            run.storage.delete(run.uri("state", name))
 
 
 def _share(run: Run) -> None:
@@ -201,7 +197,7 @@ def _share(run: Run) -> None:
     Raises:
         InputError: it holds a run of its own, or files that are no run's.
     """
-    mark = join(run.out, SHARED)
+    mark = run.uri(SHARED)
     if run.storage.exists(mark):
         return
     held = holder(run.storage, run.out, shared=True)
@@ -211,8 +207,7 @@ def _share(run: Run) -> None:
             "is theirs alone"
         )
     with contextlib.suppress(FileExistsError):
-        about = json.dumps({"job": run.job, "since": _now()}).encode()
-        run.storage.write(mark, about, if_absent=True)
+        run.storage.write(mark, json.dumps({"job": run.job}).encode(), if_absent=True)
 
 
 def _claim(run: Run, lease: float) -> _Claim:
@@ -225,24 +220,26 @@ def _claim(run: Run, lease: float) -> _Claim:
     before = _read(run.storage, run.out, number)
     if newest is not None and (before is None or before.maker):
         alive = process_lives(before.maker) if before is not None else None
-        clock = join(run.out, CLAIMS, f".{uuid.uuid4().hex}")  # a store's clock alone tells ages
+        clock = run.uri(CLAIMS, f".{uuid.uuid4().hex}")  # a store's clock alone tells ages
         run.storage.write(clock, b"")
         age = (run.storage.head(clock).modified - newest.modified).total_seconds()
         run.storage.delete(clock)
         if alive or (alive is None and age <= lease):
             raise _held(run, before, f"last sign of life {max(0, age):.0f} s ago", lease)
     claim = _Claim(
-        number=number + 1,
-        run_id=run.run_id,
-        who=f"process {os.getpid()} of {os.environ.get('USER', os.getuid())} on {gethostname()}",
-        since=_now(),
-        maker=process_tag(),
-        token=uuid.uuid4().hex,
+        number + 1,
+        run.run_id,
+        f"process {os.getpid()} of {os.environ.get('USER', os.getuid())} on {gethostname()} since "
+        f"{datetime.now(UTC).isoformat(timespec='seconds')}",
+        process_tag(),
     )
-    with contextlib.suppress(FileExistsError):  # of one who was quicker
+    try:
         _write(run, claim, if_absent=True)
-    there = _read(run.storage, run.out, claim.number)  # some stores let two of them write
-    if there != claim:
+        mine = _read(run.storage, run.out, claim.number) == claim  # some stores let two write
+    except FileExistsError:
+        mine = False
+    if not mine:
+        there = _read(run.storage, run.out, claim.number)
         raise _held(run, there, "has just begun", lease)
     return claim
 
@@ -251,7 +248,7 @@ def _held(run: Run, claim: _Claim | None, sign: str, lease: float) -> SatrayErro
     who, free = "another process", ""
     if claim is not None:
         what = "this very run" if claim.run_id == run.run_id else f"run {claim.run_id}"
-        who = f"{claim.who}, which does {what} since {claim.since}"
+        who = f"{claim.who}, which does {what}"
     if claim is None or process_lives(claim.maker) is None:
         free = f" (one that died frees it {lease:.0f} s after its last sign of life)"
     return SatrayError(
@@ -260,9 +257,13 @@ def _held(run: Run, claim: _Claim | None, sign: str, lease: float) -> SatrayErro
     )
 
 
+def _holds(run: Run, claim: _Claim) -> bool:
+    return _newest(run.storage, run.out)[0] == claim.number
+
+
 def _wrote(run: Run, claim: _Claim) -> bool:
     """Whether a run left more than its claim and its log, in its state or beside it."""
-    own = {f"state/{run.run_id}/{LOG}", _key(claim.number)}
+    own = {f"state/{run.run_id}/{LOG}", claim.key}
     keys = {entry.key for entry in run.storage.list(run.out)} - own
     if any(key.startswith(f"state/{run.run_id}/") for key in keys):
         return True
@@ -291,16 +292,8 @@ def _read(storage: Storage, out: str, number: int) -> _Claim | None:
 
 def _write(run: Run, claim: _Claim, *, if_absent: bool = False) -> None:
     content = json.dumps(asdict(claim)).encode()
-    run.storage.write(join(run.out, _key(claim.number)), content, if_absent=if_absent)
+    run.storage.write(run.uri(claim.key), content, if_absent=if_absent)
 
 
 def _key(number: int) -> str:
     return f"{CLAIMS}/{number:04d}.json"
-
-
-def _interrupt(_reason: str) -> None:
-    _thread.interrupt_main()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -19,7 +19,7 @@ from satray.config.base import Recipe, StorageOptions
 from satray.config.cli import build, render, to_yaml, validate
 from satray.errors import InputError, SatrayError, one_line
 from satray.runs.console import Console
-from satray.runs.ending import Ending, bring, stopped
+from satray.runs.ending import Ending, stopped
 from satray.runs.folder import LOG, holder, take_folder
 from satray.runs.run import Outcome, Run, RunRecord, library_versions, run_id
 from satray.storage import Storage, absolute, is_remote, join
@@ -200,17 +200,17 @@ def _work(
     job: Job[R, P], recipe: R, prepared: P, run: Run, console: Console, ending: Ending
 ) -> int:
     """Do the work with its output in the log, record it, and say how it ended."""
-    place, log = join(run.state, LOG), _log_file(run)
-    with ending.witnessed(job.name, log, place, recipe.storage.model_dump()):
+    place = join(run.state, LOG)
+    log = _temporary_log(run.run_id) if is_remote(place) else Path(place)
+    with ending.witnessed(job.name, log, place):
         try:
             with console.quiet(log):
-                outcome, record = perform(
-                    job, recipe, prepared, run, _session(job, recipe, prepared, run, ending)
-                )
+                session = _session(job, recipe, prepared, run, ending)
+                outcome, record = perform(job, recipe, prepared, run, session)
         except BaseException as error:
             with log.open("a") as sink:
                 traceback.print_exc(file=sink)
-            place = bring(log, place, run.storage)
+            place = _bring(log, place, run.storage)
             if ending.said or isinstance(error, InputError) or not isinstance(error, Exception):
                 raise
             what = "log:" if isinstance(error, SatrayError) else "traceback in"
@@ -218,16 +218,14 @@ def _work(
         if outcome.idle:
             log.unlink(missing_ok=True)
         else:
-            bring(log, place, run.storage)
+            _bring(log, place, run.storage)
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record.seconds.items())
-    last = f"{job.name} done"
-    if outcome.status == 3:
-        last += (
-            f", but {outcome.failed} of {outcome.attempted} inputs failed "
-            f"(error_budget={outcome.error_budget})"
-        )
-    last += f" (status {outcome.status}): {run.out}"
-    return _say_end(job.name, outcome, [f"seconds: {spent}", last], console)
+    over = (
+        f", but {outcome.failed} of {outcome.attempted} inputs failed "
+        f"(error_budget={outcome.error_budget})"
+    )
+    last = f"{job.name} done{over if outcome.status == 3 else ''} (status {outcome.status})"
+    return _say_end(job.name, outcome, [f"seconds: {spent}", f"{last}: {run.out}"], console)
 
 
 @contextlib.contextmanager
@@ -329,10 +327,15 @@ def _read_recipe(path: str, options: dict[str, Any]) -> bytes:
     return storage.read(uri)
 
 
-def _log_file(run: Run) -> Path:
-    if not is_remote(run.state):
-        return Path(run.state) / LOG
-    return _temporary_log(run.run_id)
+def _bring(log: Path, place: str, storage: Storage) -> str:
+    """Bring a log to its run folder, and return where it is then: what went before counts more."""
+    if is_remote(place):
+        try:
+            storage.upload(log, place)
+        except SatrayError:
+            return str(log)
+        log.unlink()
+    return place
 
 
 def _temporary_log(name: str) -> Path:

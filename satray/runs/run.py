@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +134,6 @@ def read_run(storage: Storage, out: str) -> RunRecord:
     return record
 
 
-def _silent(line: str) -> None:
-    """Say nothing."""
-
-
 @dataclass(eq=False)
 class Run:
     """Handed to a job's work; gathers products and seconds for `run.json`."""
@@ -150,9 +146,9 @@ class Run:
     """The run folder."""
     storage: Storage
     """How it is reached."""
-    say: Callable[[str], None] = _silent
+    say: Callable[[str], None] = lambda _: None
     """Prints a line."""
-    progress: Callable[[str], None] = _silent
+    progress: Callable[[str], None] = lambda _: None
     """Shows how far the job is."""
     shared: bool = field(default=False, kw_only=True)
     """Whether the folder serves many runs, each with its record in `runs/RUNID.json`."""
@@ -252,13 +248,8 @@ def digest_entries(entries: Iterable[Entry]) -> str:
 
 def library_versions() -> dict[str, str]:
     """Versions of satray, Python and the libraries that results depend on, by name."""
-    found = {"satray": __version__, "python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found
+    ours = {"satray": __version__, "python": platform.python_version()}
+    return ours | {library: version(library) for library in LIBRARIES}
 
 
 def finite(value: Any) -> Any:

@@ -1,22 +1,10 @@
 """One way to list, read and publish (atomically), on disk and in object stores."""
 
-from satray.storage.names import (
-    CHANGED,
-    ChangedError,
-    Entry,
-    Version,
-    absolute,
-    is_remote,
-    join,
-    name,
-    parent,
-)
+from satray.storage.names import Entry, Version, absolute, is_remote, join, name, parent
 from satray.storage.objects import forget_connections
 from satray.storage.store import Storage
 
 __all__ = [
-    "CHANGED",
-    "ChangedError",
     "Entry",
     "Storage",
     "Version",

@@ -4,9 +4,8 @@ Not obstore's `LocalStore`, for reasons measured on 0.12: it renames without flu
 first, one circle of links or one odd name ends its whole listing, it hides names like `x#1`, and it
 creates conditionally only where there are hard links.
 
-A write goes to a hidden temporary file beside its target, is flushed to the disk and then renamed.
-What a crash leaves behind is hidden: no listing shows it, `tidy` removes it, and so does `delete`
-of the folder.
+A write goes to a hidden temporary file beside its target, is flushed and then renamed. What a crash
+leaves is hidden: no listing shows it, `tidy` removes it, and so does `delete` of the folder.
 """
 
 import contextlib
@@ -16,7 +15,6 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,11 +25,9 @@ TEMPORARY = ".satray-tmp-"
 """How the names of files begin that are being written."""
 
 _PIECE = 4 << 20  # bytes a step when copying
-_NO_SUCH_THING = (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
-"""What file systems say to hard links and to flushing of folders where they know none."""
+_NO_LINKS = (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
 
 
-@dataclass(frozen=True)
 class Disk:
     """What `Objects` does with objects, for files; names are absolute paths, errors OSError."""
 
@@ -97,13 +93,9 @@ class Disk:
         finally:
             Path(temporary).unlink(missing_ok=True)
         handle = os.open(folder, os.O_RDONLY)
-        try:
+        with contextlib.suppress(OSError):  # network shares cannot flush folders
             os.fsync(handle)  # so that the new name itself survives a power cut
-        except OSError as error:
-            if error.errno not in _NO_SUCH_THING:
-                raise
-        finally:
-            os.close(handle)
+        os.close(handle)
 
     def upload(self, source: str, path: str) -> None:
         """Publish a copy of a file, in one step."""
@@ -132,23 +124,13 @@ class Disk:
         return gone
 
     def _link(self, temporary: str, path: str) -> None:
-        """Give a file its name only if that is free, where a rename would replace.
-
-        Memory sticks, network shares and mounted buckets know no hard links: there the name is
-        taken first, and the bytes follow at once.
-        """
+        """Give a file its name only if that is free, where a rename would replace."""
         try:
             os.link(temporary, path)
         except OSError as error:
-            if error.errno not in _NO_SUCH_THING:
+            if error.errno not in _NO_LINKS:  # as network shares and mounted buckets have
                 raise
-            try:
-                _create(path, self.stream(temporary))
-            except FileExistsError:
-                raise
-            except BaseException:
-                os.unlink(path)
-                raise
+            _create(path, self.stream(temporary))  # the name is taken, the bytes follow at once
 
 
 def _entry(path: str, key: str, status: os.stat_result) -> Entry:
@@ -162,7 +144,11 @@ def _etag(status: os.stat_result) -> str:
 
 def _create(path: str, pieces: Iterable[bytes | memoryview]) -> None:
     with open(path, "xb") as file:
-        for piece in pieces:
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            os.unlink(path)
+            raise

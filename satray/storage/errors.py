@@ -4,7 +4,7 @@ import errno
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -25,32 +25,31 @@ _REFUSED = (
     "not be looked for"
 )
 _STRANGER = "the store does not accept these AWS credentials; check them and the endpoint"
+_EXPIRED = "the credentials have expired; log in again"
 _ELSEWHERE = "the bucket is in another region; set storage.region or AWS_REGION"
-
-# What obstore says beside codes.
-_SAID = {
-    "token request": "no credentials for this store could be found",
-    "Received redirect without": _ELSEWHERE,
-}
-# What an error code of S3, or a status of HTTP, means to a person.
 _MEANING = {
     "NoSuchBucket": "there is no such bucket",
     "NoSuchKey": "does not exist",
     "404": "does not exist",
     "401": _REFUSED,
+    "403": _REFUSED,
+    "AccessDenied": _REFUSED,
     "InvalidAccessKeyId": _STRANGER,
     "SignatureDoesNotMatch": _STRANGER,
-    "ExpiredToken": "the credentials have expired; log in again",
-    "InvalidToken": "the session token is not valid; log in again",
-    "AccessDenied": _REFUSED,
-    "403": _REFUSED,
-    "PermanentRedirect": _ELSEWHERE,
+    "ExpiredToken": _EXPIRED,
+    "InvalidToken": _EXPIRED,
     "301": _ELSEWHERE,
+    "PermanentRedirect": _ELSEWHERE,
     "AuthorizationHeaderMalformed": _ELSEWHERE,
     "IllegalLocationConstraintException": _ELSEWHERE,
     "RequestTimeTooSkewed": "this machine's clock is wrong, so the store refuses its signature",
-    "InvalidBucketName": "that is no valid bucket name",
 }
+"""What an error code of S3, or a status of HTTP, means to a person."""
+_SAID = {
+    "token request": "no credentials for this store could be found",
+    "Received redirect without": _ELSEWHERE,
+}
+"""What obstore says where there is no code."""
 _DISK = {
     errno.ENOENT: "does not exist",
     errno.EISDIR: "is a folder, not a file",
@@ -61,6 +60,7 @@ _DISK = {
     errno.ENAMETOOLONG: "the name is too long for this file system",
     errno.ELOOP: "symbolic links go round in a circle",
 }
+"""What is the user's to mend on a disk; of anything else the system's own words."""
 
 
 @contextmanager
@@ -85,13 +85,10 @@ def again(do: Callable[[], T], limit: timedelta = RETRY_FOR) -> T:
 
     What is the store's or the network's fault may pass: it is tried again until the limit.
     """
-    end = time.monotonic() + limit.total_seconds()
-    pause = 0.1
+    end, pause = time.monotonic() + limit.total_seconds(), 0.1
     while True:
         try:
             return do()
-        except FileExistsError:  # somebody else has the name
-            raise
         except Exception as error:
             if not _may_pass(error) or time.monotonic() > end:
                 raise
@@ -105,9 +102,10 @@ def shown(place: str) -> str:
 
 
 def _may_pass(error: Exception) -> bool:
-    of_disk = isinstance(error, OSError) and error.errno is not None
+    if isinstance(error, FileExistsError) or getattr(error, "errno", None) is not None:
+        return False  # somebody else has the name, or it is the disk's
     failure = error if isinstance(error, SatrayError) else _failure("", error)
-    return not of_disk and type(failure) is SatrayError
+    return type(failure) is SatrayError
 
 
 def _failure(place: str, error: Exception) -> SatrayError | None:
@@ -118,26 +116,24 @@ def _failure(place: str, error: Exception) -> SatrayError | None:
             return InputError(f"{place}: {_DISK[error.errno]}")
         return SatrayError(f"{place}: {error.strerror or one_line(error)}")
     if type(error).__module__.startswith(("botocore.", "boto3.")):
-        response = getattr(error, "response", None) or {}
-        code = str(response.get("Error", {}).get("Code", ""))
-        return _refusal(place, code, response.get("ResponseMetadata", {}), error)
+        response: Any = getattr(error, "response", None) or {}
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return _refusal(place, str(response.get("Error", {}).get("Code", "")), status, error)
     if isinstance(error, store_errors.BaseError | OSError):
         text = str(error)
-        named, status = _CODE.search(text), _STATUS.search(text)
-        for sign, meaning in _SAID.items():
-            if sign in text and not named:
-                return InputError(f"{place}: {meaning}")
+        code, status = _CODE.search(text), _STATUS.search(text)
+        known = [meaning for sign, meaning in _SAID.items() if sign in text and not code]
         if isinstance(error, store_errors.InvalidPathError | store_errors.NotSupportedError):
-            return InputError(f"{place}: {one_line(error)}")
-        about = {"HTTPStatusCode": int(status[1])} if status else {}
-        return _refusal(place, named[1] if named else "", about, error)
+            known.append(one_line(error))
+        if known:
+            return InputError(f"{place}: {known[0]}")
+        return _refusal(place, code[1] if code else "", int(status[1]) if status else 0, error)
     # A NUL byte in a path, a control character in a key.
     return InputError(f"{place}: {one_line(error)}") if isinstance(error, ValueError) else None
 
 
-def _refusal(place: str, code: str, about: Mapping[str, Any], error: Exception) -> SatrayError:
+def _refusal(place: str, code: str, status: int, error: Exception) -> SatrayError:
     """Choose by error code, then by HTTP status: 4xx is ours to mend, anything else theirs."""
-    status = about.get("HTTPStatusCode", 0)
     if meaning := _MEANING.get(code or str(status)):
         return InputError(f"{place}: {meaning}" + (f" ({code})" if code.isalpha() else ""))
     if 400 <= status < 500 and status != 429:

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import unquote, urlsplit
 
-from satray.errors import DecodeError, InputError
+from satray.errors import DecodeError
 
-CHANGED = "changed since it was indexed"
-"""How messages about objects that are no longer those that were indexed begin."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -34,10 +32,6 @@ class Entry:
     """Time of the last change, in UTC."""
 
 
-class ChangedError(DecodeError):
-    """An object is not the one that was read before; the message says what differs."""
-
-
 @dataclass(frozen=True)
 class Version:
     """An object as it was when it was read: what it must still be to be the same."""
@@ -52,22 +46,22 @@ class Version:
     def check(self, data: bytes, etag: str | None) -> None:
         """Refuse another object.
 
-        An etag that differs is not enough: a file that was copied or touched has another time, and
-        an object that was uploaded in other parts another etag, with the same content. Only where
-        it differs is the content summed up.
+        Only where the etag differs is the content summed up: a file that was copied or touched has
+        another time, and an object that was uploaded in other parts another etag.
 
         Args:
             data: the object as it is now.
             etag: as the store gave it with the data.
 
         Raises:
-            ChangedError: its size, or its content, is another.
+            DecodeError: its size, or its content, is another.
         """
+        changed = "changed since it was indexed"
         if len(data) != self.size:
-            raise ChangedError(f"{CHANGED}: {len(data):,} bytes, then {self.size:,}")
+            raise DecodeError(f"{changed}: {len(data):,} bytes, then {self.size:,}")
         same = self.etag is None or etag is None or etag == self.etag
         if not same and (self.crc32 is None or zlib.crc32(data) != self.crc32):
-            raise ChangedError(f"{CHANGED}: same size, other content")
+            raise DecodeError(f"{changed}: same size, other content")
 
 
 def scheme(uri: str) -> str:
@@ -86,23 +80,14 @@ def absolute(path_or_uri: str | os.PathLike[str]) -> str:
 
     `~` is expanded, `.` and `..` are resolved in paths (symbolic links are not), `file://` is
     stripped and percent-decoded. The inner part of a URI stays as it is.
-
-    Raises:
-        InputError: a relative path, and the working folder is gone.
     """
     text = os.fspath(path_or_uri)
     if scheme(text) == "file":
         text = unquote(urlsplit(text.replace("#", "%23").replace("?", "%3F")).path)
-    if is_remote(text):
-        head, rest = split(text)
-        return f"{head}/{rest}" if rest else head
-    try:
+    if not is_remote(text):
         return os.path.abspath(os.path.expanduser(text))
-    except FileNotFoundError:
-        raise InputError(
-            f"{text}: relative, and the folder that this command was given in is gone; accepted: "
-            "an absolute path, or cd to a folder that is there"
-        ) from None
+    head, rest = split(text)
+    return f"{head}/{rest}" if rest else head
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -120,9 +105,8 @@ def split(uri: str) -> tuple[str, str]:
 
 def join(base: str, *parts: str) -> str:
     """Append parts below a path or URI; outer slashes of the parts do not matter."""
-    pieces = [part.strip("/") for part in parts]
     head = base.rstrip("/") if base.strip("/") else base
-    tail = "/".join(piece for piece in pieces if piece)
+    tail = "/".join(filter(None, (part.strip("/") for part in parts)))
     if not tail:
         return head
     return head + tail if head.endswith("/") else f"{head}/{tail}"

@@ -153,19 +153,19 @@ class Objects:
         """Remove an object of this name and everything below it, folder markers too."""
         store = open_store(prefix, self.options)
         root, key = names.split(prefix)
-        if not root.startswith("s3://"):
-            for path in [*(names.split(entry.uri)[1] for entry in self.walk(prefix)), key]:
-                with suppress(FileNotFoundError):
-                    obstore.delete(store, path)
+        if root.startswith("s3://"):
+            client, bucket = connect(self.options).client, root.removeprefix("s3://")
+            keys = [key, *(item["Key"] for item in self._items(root, f"{key}/"))]
+
+            def remove(each: str) -> None:
+                again(lambda: client.delete_object(Bucket=bucket, Key=each))
+
+            with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="delete") as pool:
+                list(pool.map(remove, keys))
             return
-        client, bucket = connect(self.options).client, root.removeprefix("s3://")
-
-        def remove(path: str) -> None:
-            again(lambda: client.delete_object(Bucket=bucket, Key=path))
-
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="delete") as pool:
-            below = [item["Key"] for item in self._items(root, f"{key}/")]
-            list(pool.map(remove, [key, *below]))
+        for each in [*(names.split(entry.uri)[1] for entry in self.walk(prefix)), key]:
+            with suppress(FileNotFoundError):
+                obstore.delete(store, each)
 
     def _items(self, root: str, prefix: str) -> Iterator[dict[str, Any]]:
         """Yield what S3 says of each key that begins with a prefix, folder markers too."""
@@ -202,15 +202,19 @@ class S3:
     session: Any
     """A `boto3.Session`: the credentials chain."""
     client: Any
-    """A `boto3` client, which tries each request once."""
-    endpoint: str
-    """URL of the service, without the bucket and without a slash at its end."""
-    region: str
-    """AWS region, `us-east-1` where nothing names one."""
-    virtual_host: bool
-    """Whether the bucket goes into the host name (only where a profile asks for it)."""
+    """A `boto3` client of the endpoint and region, which tries each request once."""
     credentials: Any
     """obstore's provider of boto3's credentials; None where requests are not signed."""
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the service, without the bucket and without a slash at its end."""
+        return str(self.client.meta.endpoint_url).rstrip("/")
+
+    @property
+    def virtual_host(self) -> bool:
+        """Whether the bucket goes into the host name (only where a profile asks for it)."""
+        return bool((self.client.meta.config.s3 or {}).get("addressing_style") == "virtual")
 
 
 def open_store(uri: str, options: StorageOptions) -> "ObjectStore":
@@ -255,14 +259,13 @@ def gdal_env(options: StorageOptions) -> AbstractContextManager[Any]:
 
     s3 = connect(options)
     endpoint = urlsplit(s3.endpoint)
-    session = AWSSession(
-        session=s3.session,
-        region_name=s3.region,
-        aws_unsigned=options.unsigned,
-        endpoint_url=endpoint.netloc,
-    )
     environment: AbstractContextManager[Any] = rasterio.Env(
-        session,
+        AWSSession(
+            session=s3.session,
+            region_name=s3.client.meta.region_name,
+            aws_unsigned=options.unsigned,
+            endpoint_url=endpoint.netloc,
+        ),
         AWS_HTTPS="NO" if endpoint.scheme == "http" else "YES",
         AWS_VIRTUAL_HOSTING="TRUE" if s3.virtual_host else "FALSE",
         GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",  # no listing of the folder on every open
@@ -314,13 +317,12 @@ def _open_bucket(root: str, options: StorageOptions) -> "ObjectStore":
     bundle = os.environ.get("AWS_CA_BUNDLE")
     if bundle and os.path.isfile(bundle):
         client["root_certificate"] = Path(bundle).read_text(encoding="utf-8")
+    host = f"://{bucket}." if s3.virtual_host else "://"
     return stores.S3Store(
         bucket,
         config={
-            "endpoint": s3.endpoint.replace(
-                "://", f"://{bucket}." if s3.virtual_host else "://", 1
-            ),
-            "region": s3.region,
+            "endpoint": s3.endpoint.replace("://", host, 1),
+            "region": s3.client.meta.region_name,
             "virtual_hosted_style_request": s3.virtual_host,
             "skip_signature": options.unsigned,
         },
@@ -340,10 +342,9 @@ def _connect(options: StorageOptions) -> S3:
 
     try:
         session = boto3.Session(profile_name=options.profile)
-        region = options.region or session.region_name or "us-east-1"
         client = session.client(
             "s3",
-            region_name=region,
+            region_name=options.region or session.region_name or "us-east-1",
             endpoint_url=options.endpoint,
             config=Config(
                 signature_version=botocore.UNSIGNED if options.unsigned else None,
@@ -360,15 +361,16 @@ def _connect(options: StorageOptions) -> S3:
     # A store that redirects and names no region would send boto3 round in a circle.
     nowhere: Any = AWSResponse("", 200, {}, None), {"ResponseMetadata": {"HTTPHeaders": {}}}
     client.meta.events.register("before-call.s3.HeadBucket", lambda **_: nowhere)
-    endpoint = str(client.meta.endpoint_url).rstrip("/")
-    if not endpoint.startswith(("http://", "https://")):
-        raise InputError(f"storage.endpoint: {endpoint} is not an http:// or https:// URL")
-    provider = None
+    if not str(client.meta.endpoint_url).startswith(("http://", "https://")):
+        raise InputError(
+            f"storage.endpoint: {client.meta.endpoint_url} is not an http:// or https:// URL"
+        )
+    if options.unsigned:
+        return S3(session, client, None)
     try:
-        if not options.unsigned:
-            # Asked often and answered from botocore's memory, which renews roles in good time.
-            provider = Boto3CredentialProvider(session, ttl=timedelta(minutes=5))
-            provider()
+        # Asked often and answered from botocore's memory, which renews roles in good time.
+        provider = Boto3CredentialProvider(session, ttl=timedelta(minutes=5))
+        provider()
     except ValueError as error:
         raise InputError(
             "storage: no AWS credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
@@ -376,8 +378,7 @@ def _connect(options: StorageOptions) -> S3:
         ) from error
     except BotoCoreError as error:
         raise InputError(f"storage: AWS credentials cannot be had: {one_line(error)}") from error
-    virtual_host = (client.meta.config.s3 or {}).get("addressing_style") == "virtual"
-    return S3(session, client, endpoint, region, virtual_host, provider)
+    return S3(session, client, provider)
 
 
 def _entry(root: str, meta: "ObjectMeta", key: str) -> Entry:

@@ -10,11 +10,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from satray.config.base import StorageOptions
-from satray.errors import InputError
+from satray.errors import DecodeError, InputError
 from satray.storage import names
 from satray.storage.disk import Disk
 from satray.storage.errors import in_one_line
-from satray.storage.names import ChangedError, Entry, Version
+from satray.storage.names import Entry, Version
 from satray.storage.objects import Objects, gdal_env, open_store
 
 Entries = list[Entry]  # inside the class, `list` is its method
@@ -52,7 +52,7 @@ class Storage:
             entry = self.head(uri)
             if entry.size != version.size or version.etag not in (None, entry.etag):
                 self.read(uri, version)
-        except (InputError, ChangedError) as error:
+        except (InputError, DecodeError) as error:
             return str(error)
         return None
 
@@ -68,7 +68,7 @@ class Storage:
     def read(self, uri: str, version: Version | None = None) -> bytes:
         """Return a whole object, by one request; raises InputError when it is not there.
 
-        With a version, raises ChangedError where it is another object by now.
+        With a version, raises DecodeError where it is another object by now.
         """
         with self._at(uri) as (home, place):
             data, etag = home.fetch(place)
@@ -162,11 +162,7 @@ class Storage:
         return 0 if names.is_remote(place) else Disk().tidy(place)
 
     def arrow_filesystem(self, uri: str) -> tuple[Any, str]:
-        """Return pyarrow's file system for a name, and the path in it; for Ray's own state only.
-
-        Raises:
-            InputError: Ray cannot keep its state there.
-        """
+        """Return pyarrow's file system for a name, and the path in it; for Ray's own state only."""
         import pyarrow.fs
 
         with self._at(uri) as (_, place):
@@ -176,10 +172,6 @@ class Storage:
         from satray.storage.state import StateStore
 
         scheme, path = place.split("://", 1)
-        if scheme.startswith("http"):
-            raise InputError(
-                f"{place}: Ray cannot keep its state there; use a local path or a bucket"
-            )
         handler = pyarrow.fs.FSSpecHandler(StateStore(scheme, self.options))
         return pyarrow.fs.PyFileSystem(handler), path
 

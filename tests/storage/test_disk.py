@@ -1,4 +1,4 @@
-"""What is the disk's alone: publishing, links, names that are wrong, what dead writers left."""
+"""Names, and what is the disk's alone: publishing, links, what dead writers left."""
 
 import contextlib
 import errno
@@ -11,14 +11,48 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from satray.errors import InputError, SatrayError
-from satray.storage import Storage
+from satray.storage import Storage, absolute, is_remote, join, name, parent
 from satray.storage.disk import TEMPORARY
 from satray.storage.temporary import SCRATCH, machine, process_tag, scratch
 
 STORE = Storage()
 OTHERS = f"{'0' * 12}-4711-99"
+PART = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "above", "last"),
+    [
+        ("/a/b/", "/a/b", "/a", "b"),
+        ("/", "/", "/", ""),
+        ("/a/../b/./c", "/b/c", "/b", "c"),
+        ("a:b//c", f"{os.getcwd()}/a:b/c", f"{os.getcwd()}/a:b", "c"),
+        ("~/x", "/home/me/x", "/home/me", "x"),
+        ("file:///a/b%20c%23d", "/a/b c#d", "/a", "b c#d"),
+        ("file:///a/b#c?d", "/a/b#c?d", "/a", "b#c?d"),
+        ("s3://bucket/a b#%20/", "s3://bucket/a b#%20", "s3://bucket", "a b#%20"),
+        ("S3://Bucket/", "s3://Bucket", "s3://Bucket", "Bucket"),
+        ("s3://bucket//a", "s3://bucket//a", "s3://bucket", "a"),  # not s3://bucket/a
+        ("https://host/a/b", "https://host/a/b", "https://host/a", "b"),
+    ],
+)
+def test_a_name_has_one_spelling_a_parent_and_a_last_part(monkeypatch, text, expected, above, last):
+    monkeypatch.setenv("HOME", "/home/me")
+    found = absolute(text)
+    assert (found, parent(found), name(found)) == (expected, above, last)
+    assert is_remote(text) is ("://" in expected)
+
+
+@given(st.sampled_from(["/", "/a", "/a/", "s3://bucket", "s3://bucket/"]), st.lists(PART))
+def test_outer_slashes_do_not_matter_and_a_name_is_joined_to_its_parent(base, parts):
+    whole = join(base, *[f"/{part}/" for part in parts], "")
+    below = "/".join(parts)
+    assert whole == (f"{base.rstrip('/')}/{below}" if below else base.rstrip("/") or "/")
+    assert join(parent(whole), name(whole)) == whole or not parts
 
 
 def keys(place) -> list[str]:
@@ -39,28 +73,19 @@ def test_links_are_followed_and_never_deleted_through(tmp_path):
     os.symlink(tmp_path / "gone", tmp_path / "data" / "dangling")
     os.mkdir(tmp_path / "top")
     os.symlink(tmp_path / "data", tmp_path / "top" / "linked")
-    assert keys(tmp_path / "data") == ["x"]
-    assert keys(tmp_path / "top") == ["linked/x"]
+    assert (keys(tmp_path / "data"), keys(tmp_path / "top")) == (["x"], ["linked/x"])
     STORE.delete(f"{tmp_path}/top/linked")
-    assert keys(tmp_path / "data") == ["x"]
-    assert not (tmp_path / "top" / "linked").is_symlink()
+    assert (keys(tmp_path / "data"), keys(tmp_path / "top")) == (["x"], [])
     os.symlink(tmp_path / "data", tmp_path / "data" / "circle")
     with pytest.raises(InputError, match="symbolic links go round in a circle"):
         keys(tmp_path / "data")
 
 
-@pytest.mark.parametrize("cannot", [errno.EPERM, errno.ENOTSUP])
-def test_disks_without_hard_links(tmp_path, monkeypatch, cannot):
-    """A memory stick, a network share, a mounted bucket: nor can they flush a folder."""
+def test_a_share_without_hard_links_creates_once(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-    def refuse(number: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    def flush(at: int, real=os.fsync) -> None:
-        return refuse(errno.EINVAL) if os.path.isdir(f"/proc/self/fd/{at}") else real(at)
-
-    monkeypatch.setattr(os, "link", lambda *_: refuse(cannot))
-    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "link", refuse)
     STORE.write(f"{tmp_path}/x", b"first", if_absent=True)
     with pytest.raises(FileExistsError):
         STORE.write(f"{tmp_path}/x", b"second", if_absent=True)
@@ -111,11 +136,9 @@ def test_killed_writer_leaves_nothing_to_see(tmp_path):
             lambda at: STORE.write(f"{at}/file/x", b"", if_absent=True),
             "{at}/file/x: a part of this path is a file, not a folder",
         ),
-        (lambda at: STORE.read(f"{at}/{'n' * 300}"), "too long for this file system"),
         (lambda at: STORE.read("ftp://host/x"), "ftp:// is not known; accepted: local paths, s3"),
         (lambda at: STORE.list("s3:///x"), "no bucket is named; accepted: s3://BUCKET/KEY"),
         (lambda at: STORE.read(f"{at}/a\nb"), r"a\nb': does not exist"),
-        (lambda at: STORE.read(f"{at}/a\0b"), "null byte"),
         (lambda at: STORE.delete("/"), "refusing to delete a whole bucket or disk"),
         (lambda at: STORE.delete("s3://bucket/"), "refusing to delete a whole bucket or disk"),
     ],
@@ -151,13 +174,12 @@ def test_temporary_files_beside_products_go_with_their_makers(tmp_path, dead_tag
         (f"{machine()}-{os.getpid()}-1", 0, True),  # the pid is another's now
         (OTHERS, 0.5, False),
         (OTHERS, 1.5, True),
-        ("0123456789abcdef", 1.5, True),
     ):
         kept[make(out / f"{TEMPORARY}{tag}-{days}", days)] = not goes
     kept[make(out / "product.tif", 9)] = True
     kept[make(tmp_path / "elsewhere" / f"{TEMPORARY}{OTHERS}-1", 9)] = True
     (tmp_path / "out" / "link").symlink_to(tmp_path / "elsewhere")  # not followed
-    assert STORE.tidy(str(tmp_path / "out")) == 4
+    assert STORE.tidy(str(tmp_path / "out")) == 3
     assert {path: path.exists() for path in kept} == kept
     assert STORE.tidy("s3://bucket/out") == 0
 
@@ -167,11 +189,11 @@ def test_a_scratch_folder_goes_with_its_block_or_its_process(tmp_path, monkeypat
     dead = make(tmp_path / f"{SCRATCH}{dead_tag}-scene-1" / "raster.tif")
     living = make(tmp_path / f"{SCRATCH}{process_tag()}-scene-1" / "raster.tif", 9)
     remote = make(tmp_path / f"{SCRATCH}{OTHERS}-scene-1" / "raster.tif")
-    other = make(tmp_path / "satray-1000" / "ray" / "log", 9)
     with contextlib.suppress(ZeroDivisionError), scratch("scene") as folder:
         assert not dead.parent.exists()
         assert folder.stat().st_mode & 0o777 == 0o700
         make(folder / "raster.tif")
         raise ZeroDivisionError
     assert not folder.exists()
-    assert all(path.exists() for path in (living, remote, other))
+    assert living.exists()
+    assert remote.exists()
