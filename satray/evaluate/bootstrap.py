@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from satray.metrics.ranking import FloatArray
-from satray.metrics.scored import Scored
+from satray.metrics.scored import FloatArray, Scored
 from satray.metrics.summary import figures, flat, metrics_of
 
 CHUNK = 1_000_000
@@ -66,21 +65,18 @@ def bootstrap(
         parts.append(flat(figures(scored, classes, w_DN)))
         progress(start + rows, draws)
     return {
-        name: _interval(
-            value,
-            np.concatenate([part[name] for part in parts]),
-            top=np.inf if name == "log_loss" else 1.0,
-        )
+        name: _interval(name, value, np.concatenate([part[name] for part in parts]))
         for name, value in flat(metrics_of(scored, classes)).items()
         if name != "classes_counted"
     }
 
 
-def _interval(value: float, drawn_D: FloatArray, top: float) -> dict[str, float]:
+def _interval(name: str, value: float, drawn_D: FloatArray) -> dict[str, float]:
     defined = drawn_D[np.isfinite(drawn_D)]
     if not len(defined):
         return {"low": np.nan, "high": np.nan, "sd": np.nan, "draws": 0}
     bias = float(defined.mean()) - value if np.isfinite(value) else 0.0
     low, high = (float(end) - bias for end in np.quantile(defined, [0.025, 0.975]))
-    low, high = max(min(low, value), 0.0), min(max(high, value), top)  # shares stay shares
+    top = np.inf if name == "log_loss" else 1.0  # shares stay shares
+    low, high = max(min(low, value), 0.0), min(max(high, value), top)
     return {"low": low, "high": high, "sd": float(defined.std()), "draws": len(defined)}

@@ -33,8 +33,6 @@ WORST = 20
 AT_ONCE = 16
 """Tiles in memory."""
 
-Floats = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Pick:
@@ -46,19 +44,12 @@ class Pick:
     """Place of the class that it is shown for, and whose map lies beside it."""
     score: float
     """Probability of that class, 0 to 1."""
-    predicted: bool
-    """Whether the class is given."""
-    right: bool
-    """Whether that is true."""
-
-    @property
-    def verdict(self) -> str:
-        """TP, FP, FN or TN."""
-        return ("T" if self.right else "F") + ("P" if self.predicted else "N")
+    verdict: str
+    """TP, FP, FN or TN."""
 
 
 @dataclass(frozen=True)
-class ClassPicks:
+class Shelf:
     """The tiles of one class."""
 
     klass: int
@@ -75,11 +66,11 @@ class ClassPicks:
     """The least confident of them, least sure first; none of `top`."""
 
 
-def ends(scored: Scored, klass: int, most: int = MOST) -> ClassPicks:
+def ends(scored: Scored, klass: int, most: int = MOST) -> Shelf:
     """The surest and least sure of the tiles that are given a class.
 
     Ranked by logit (log odds for `multiclass`), since scores saturate into ties; equal ones by
-    row. Only tiles that are given the class count: the report's figure 3 took two below its
+    row. Only tiles that are given the class count: the Planet report's figure 3 took two below its
     threshold for its most confident ones.
 
     Args:
@@ -90,15 +81,13 @@ def ends(scored: Scored, klass: int, most: int = MOST) -> ClassPicks:
     """
     rows = np.flatnonzero(scored.predicted[:, klass])
     order = rows[np.argsort(-scored.ranks[rows, klass], kind="stable")]
-    top, rest = order[:most], order[most:]
-    bottom = rest[::-1][:most]
-    return ClassPicks(
+    top, bottom = order[:most], order[most:][::-1][:most]
+    return Shelf(
         klass,
         len(order),
         int(scored.labels[rows, klass].sum()),
         int(scored.labels[:, klass].sum()),
-        tuple(_pick(scored, int(row), klass) for row in top),
-        tuple(_pick(scored, int(row), klass) for row in bottom),
+        *(tuple(_pick(scored, row, klass) for row in some) for some in (top, bottom)),
     )
 
 
@@ -117,7 +106,13 @@ def worst(scored: Scored, most: int = WORST) -> tuple[Pick, ...]:
         ranks = scored.ranks[rows, columns]
         losses = np.where(scored.labels[rows, columns], -ranks, ranks)
     order = np.argsort(-losses, kind="stable")[:most]
-    return tuple(_pick(scored, int(rows[i]), int(columns[i])) for i in order)
+    return tuple(_pick(scored, rows[i], columns[i]) for i in order)
+
+
+def _pick(scored: Scored, row: int, klass: int) -> Pick:
+    predicted, true = scored.predicted[row, klass], scored.labels[row, klass]
+    verdict = ("T" if predicted == true else "F") + ("P" if predicted else "N")
+    return Pick(int(row), int(klass), float(scored.scores[row, klass]), verdict)
 
 
 def render(
@@ -147,20 +142,21 @@ def render(
     """
     import torch
 
-    from satray.report.tiles import shrunk, stretched, thumbnail
+    from satray.report.tiles import on_pixels, shrunk, stretched, thumbnail
     from satray.score.forward import Scorer
 
     spec = bundle.spec
     classes = sorted({pick.klass for pick in picks})
     request = MapRequest(tuple(classes)) if spec.variant.head == "linear" else None
     scorer = Scorer(bundle, request, AT_ONCE, d4=d4)
-    bands = list(_shown(spec.bands))
+    colour = [spec.bands.index(name) for name in ("red", "green", "blue") if name in spec.bands]
+    bands = colour if len(colour) == 3 else [0, 1, 2] if len(spec.bands) >= 3 else [0]
     middle, reach = (np.asarray(values)[bands] for values in (spec.mean, spec.std))
     low, high = tuple(middle - 2 * reach), tuple(middle + 2 * reach)
     wanted = wanted_of(spec, tiles, MapRequest())
     rows = sorted({pick.row for pick in picks})
     colours: dict[int, NDArray[np.uint8]] = {}
-    evidence: dict[tuple[int, int], Floats] = {}
+    evidence: dict[tuple[int, int], NDArray[np.float64]] = {}
     for start in range(0, len(rows), AT_ONCE):
         progress(f"pictures of {start:,} of {len(rows):,} tiles")
         some = rows[start : start + AT_ONCE]
@@ -171,12 +167,14 @@ def render(
             if block.facts[n].error is not None:
                 continue
             colours[row] = shrunk(stretched(values_NCHW[n, bands], low, high))
-            towers = {name: values[n] for name, values in maps.items()}
-            for pick in picks if towers else ():
-                if pick.row == row:
-                    shape = colours[row].shape[:2]
-                    place = classes.index(pick.klass)
-                    evidence[row, pick.klass] = _evidence(spec, towers, place, shape, d4)
+            height, width = colours[row].shape[:2]
+            for klass in {pick.klass for pick in picks if maps and pick.row == row}:
+                found = []
+                for tower, values_NKhw in maps.items():
+                    map_hw = values_NKhw[n, classes.index(klass)]
+                    cells = cells_on_picture(spec, tower, len(map_hw), height, width, d4=d4)
+                    found.append(on_pixels(map_hw, cells, height, width))
+                evidence[row, klass] = np.clip(np.sum(found, axis=0), 0, None)
     tops = dict.fromkeys(classes, 0.0)
     for (_, klass), found_HW in evidence.items():
         tops[klass] = max(tops[klass], float(found_HW.max()))
@@ -184,7 +182,7 @@ def render(
     for row, klass in {(pick.row, pick.klass) for pick in picks if pick.row in colours}:
         shown_HW = evidence.get((row, klass))
         if shown_HW is not None:
-            shown_HW = np.clip(shown_HW, 0, None) / (tops[klass] or 1.0)
+            shown_HW = shown_HW / (tops[klass] or 1.0)
         pictures[row, klass] = thumbnail(colours[row], shown_HW)
     return pictures
 
@@ -203,44 +201,8 @@ def cells_on_picture(
         d4: whether the map is a mean over the tile's symmetries.
     """
     tall, wide = spec.tile_shape
-    shown = Affine.scale(width / wide, height / tall)
     geometry = spec.preprocess().geometry(tall, wide)
     grid = spec.grids[tower]
     if d4:
         grid = centred(grid, geometry.size, across)
-    return cam_transform(shown, geometry, grid)
-
-
-def _evidence(
-    spec: "BundleSpec",
-    towers: dict[str, NDArray[np.float32]],
-    place: int,
-    shape: tuple[int, ...],
-    d4: bool,
-) -> Floats:
-    """Evidence of all towers together on the pixels of a picture."""
-    from satray.report.tiles import on_pixels
-
-    height, width = shape
-    parts = [
-        on_pixels(
-            values[place],
-            cells_on_picture(spec, name, values.shape[-1], height, width, d4=d4),
-            height,
-            width,
-        )
-        for name, values in towers.items()
-    ]
-    total: Floats = np.sum(parts, axis=0)
-    return total
-
-
-def _shown(bands: Sequence[str]) -> tuple[int, ...]:
-    if {"red", "green", "blue"} <= set(bands):
-        return tuple(bands.index(name) for name in ("red", "green", "blue"))
-    return (0, 1, 2) if len(bands) >= 3 else (0,)
-
-
-def _pick(scored: Scored, row: int, klass: int) -> Pick:
-    predicted, true = bool(scored.predicted[row, klass]), bool(scored.labels[row, klass])
-    return Pick(row, klass, float(scored.scores[row, klass]), predicted, predicted == true)
+    return cam_transform(Affine.scale(width / wide, height / tall), geometry, grid)

@@ -61,7 +61,6 @@ def read(recipe: EvaluateRecipe, storage: Storage) -> Inputs:
     whole = read_index(recipe.index, storage)
     _check_fit(spec, whole)
     index = whole.part(recipe.split)
-    tiles = tiles_of_index(index, spec.classes)
     absent = [name for name in recipe.gallery or () if name not in spec.classes]
     if absent:
         raise InputError(
@@ -74,7 +73,26 @@ def read(recipe: EvaluateRecipe, storage: Storage) -> Inputs:
         digests["reproduce"] = digest_file(storage, join(recipe.reproduce, "run.json"))
         computes = [library_versions(), recipe.batch, recipe.resources.gpus]
         digests["computes"] = hashlib.sha256(to_json(computes)).hexdigest()
-    return Inputs(Split(spec, index, tiles), before, bundle, digests)
+    return Inputs(Split(spec, index, tiles_of_index(index, spec.classes)), before, bundle, digests)
+
+
+def _check_fit(spec: "BundleSpec", index: TileIndex) -> None:
+    meta = index.meta
+    absent = [name for name in spec.classes if name not in meta.classes]
+    if absent:
+        raise InputError(
+            f"index: no labels of {', '.join(absent)}, which the bundle predicts; the index has "
+            f"{', '.join(meta.classes)}"
+        )
+    # of one class among many, labels say yes or no alike; a softmax needs all its classes
+    softmax = "multiclass" in (spec.task, meta.task)
+    if softmax and (spec.task != meta.task or len(spec.classes) != len(meta.classes)):
+        raise InputError(
+            f"index: task {meta.task} with {len(meta.classes)} classes, the bundle's is "
+            f"{spec.task} with {len(spec.classes)}"
+        )
+    select(meta.bands, spec.bands)
+    refuse_dtype(meta.dtype, spec, "index")
 
 
 def plan(recipe: EvaluateRecipe, found: Inputs, _: Storage) -> list[str]:
@@ -96,6 +114,12 @@ def plan(recipe: EvaluateRecipe, found: Inputs, _: Storage) -> list[str]:
     return lines
 
 
+def large(recipe: EvaluateRecipe, found: Inputs) -> bool:
+    """Whether `resources.ray=auto` takes Ray."""
+    px = px_of_tiles(len(found.split.tiles), found.split.spec, recipe.symmetries == "d4")
+    return wants_ray(px, recipe.resources)
+
+
 def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
     """Predict the split; publish predictions, metrics, plots and the report.
 
@@ -105,14 +129,14 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
     from satray.evaluate.report import publish_report
 
     split, before = found.split, found.before
-    spec, index, tiles = split.spec, split.index, split.tiles
+    spec, index = split.spec, split.index
     # read first: no use in scoring where it is out of reach
     then = before.predicted(run.storage) if before is not None else None
     gathered = Gathered(spec.classes)
     merged = score_tiles(
         run,
         recipe.bundle,
-        tiles,
+        split.tiles,
         MapRequest(),
         recipe.batch,
         recipe.resources,
@@ -146,34 +170,23 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
     run.publish("metrics.json", to_json(document))
     if quality is not None:
         publish_report(recipe, split, predicted, quality, comparison, merged.failed, run)
-    verdict: str | None = None
-    if comparison is not None and not comparison.same:
-        verdict = f"reproduce={recipe.reproduce}: {comparison.line()}"
+    same = comparison is None or comparison.same
     return Outcome(
-        counts={
-            "tiles": merged.tiles,
-            "failed": merged.failed,
-            "classes": len(spec.classes),
-        },
+        counts={"tiles": merged.tiles, "failed": merged.failed, "classes": len(spec.classes)},
         metrics=document["metrics"],
         summary=(
             f"{recipe.split}: {merged.tiles - merged.failed:,} tiles, "
             f"{len(spec.classes)} classes ({spec.task}): report.html, metrics.json, predictions/",
-            *metric_lines(quality, len(spec.classes)),
-            *([comparison.line()] if comparison and comparison.same else []),
+            *_metric_lines(quality, len(spec.classes)),
+            *([comparison.line()] if comparison and same else []),
             *failure_lines(merged),
         ),
         attempted=merged.tiles,
         failed=merged.failed,
         error_budget=recipe.error_budget,
-        verdict=verdict,
-    )
-
-
-def large(recipe: EvaluateRecipe, found: Inputs) -> bool:
-    """Whether `resources.ray=auto` takes Ray."""
-    px = px_of_tiles(len(found.split.tiles), found.split.spec, recipe.symmetries == "d4")
-    return wants_ray(px, recipe.resources)
+        verdict=None if comparison is None or same else
+        f"reproduce={recipe.reproduce}: {comparison.line()}",
+    )  # fmt: skip
 
 
 def device(recipe: EvaluateRecipe, run: Run) -> str:
@@ -188,31 +201,7 @@ def device(recipe: EvaluateRecipe, run: Run) -> str:
     return f"gpu ({', '.join(models)})" if models else "gpu"
 
 
-def _check_fit(spec: "BundleSpec", index: TileIndex) -> None:
-    """Refuse an index that the bundle cannot be measured on.
-
-    Raises:
-        InputError: it lacks a class or a band, or its task or dtype is another.
-    """
-    meta = index.meta
-    absent = [name for name in spec.classes if name not in meta.classes]
-    if absent:
-        raise InputError(
-            f"index: no labels of {', '.join(absent)}, which the bundle predicts; the index has "
-            f"{', '.join(meta.classes)}"
-        )
-    # of one class among many, labels say yes or no alike; a softmax needs all its classes
-    softmax = "multiclass" in (spec.task, meta.task)
-    if softmax and (spec.task != meta.task or len(spec.classes) != len(meta.classes)):
-        raise InputError(
-            f"index: task {meta.task} with {len(meta.classes)} classes, the bundle's is "
-            f"{spec.task} with {len(spec.classes)}"
-        )
-    select(meta.bands, spec.bands)
-    refuse_dtype(meta.dtype, spec, "index")
-
-
-def metric_lines(quality: Quality | None, classes: int) -> list[str]:
+def _metric_lines(quality: Quality | None, classes: int) -> list[str]:
     """The figures that matter, in a few calm lines."""
     if quality is None:
         return ["no tile could be measured"]

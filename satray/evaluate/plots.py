@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from satray.evaluate.quality import Quality
-from satray.metrics.ranking import FloatArray, divided
+from satray.metrics.scored import FloatArray, divided
 from satray.report.style import (
     GRID,
     INK,
@@ -31,6 +31,9 @@ COLUMNS = 4
 NUMBERS_MOST = 20
 """A matrix of more classes has no numbers in its cells."""
 
+Rows = Mapping[str, Mapping[str, Any]]
+"""Class name -> its figures, as `metrics.json` has them by class."""
+
 
 def draw(quality: Quality, classes: Sequence[str], thresholds: Sequence[float]) -> dict[str, bytes]:
     """The plots of `plots/`, name without ending -> PNG.
@@ -38,38 +41,25 @@ def draw(quality: Quality, classes: Sequence[str], thresholds: Sequence[float]) 
     Curves and bars show the classes with most positives where there are more than fit.
     """
     judged, document = quality.judged, quality.document
-    metrics, found = document["metrics"], document["reliability"]
     shown = most_frequent([int(n) for n in quality.scored.labels.sum(axis=0)])
     rows = {classes[k]: document["by_class"][classes[k]] for k in shown}
-    one_threshold = len(classes) == 1 and judged.task != "multiclass"
+    marks = thresholds if len(classes) == 1 and judged.task != "multiclass" else ()
     return {
-        "average_precision": bars(rows, metrics["map"]),
-        "precision_recall": curves(quality, shown, rows, "ap"),
-        "roc": curves(quality, shown, rows, "auc"),
-        "reliability": reliability(
-            found["edges"], found["all"], f"ECE {metrics['ece']:.4f} (mean of classes)"
-        ),
-        "scores": histogram(
-            judged.scores[judged.labels],
-            judged.scores[~judged.labels],
-            [thresholds[0]] if one_threshold else [],
-        ),
-        "tail_accuracy": tails(document["tail"], "score threshold"),
-        "tail_quantiles": tails(
+        "average_precision": _bars(rows, document["metrics"]["map"]),
+        "precision_recall": _curves(quality, shown, rows, "ap"),
+        "roc": _curves(quality, shown, rows, "auc"),
+        "reliability": _reliability(document),
+        "scores": _histogram(judged.scores[judged.labels], judged.scores[~judged.labels], marks),
+        "tail_accuracy": _tails(document["tail"], "score threshold"),
+        "tail_quantiles": _tails(
             document["tail_quantiles"], "share of the class's tiles at or below the threshold"
         ),
         "errors": _errors(document, classes, shown),
     }
 
 
-def bars(rows: Mapping[str, Mapping[str, Any]], mean: float) -> bytes:
-    """Average precision by class, with intervals and the prevalence that chance would reach.
-
-    Args:
-        rows: class name -> `ap` (NaN where undefined), `ap_interval` (`low`, `high`, NaN for
-            none; or None) and `prevalence`.
-        mean: mAP.
-    """
+def _bars(rows: Rows, mean: float) -> bytes:
+    """Average precision by class, with intervals and the prevalence that chance would reach."""
     made = figure(max(1.6, 0.9 + 0.2 * len(rows)))
     with styled():
         axis = made.subplots()
@@ -94,17 +84,8 @@ def bars(rows: Mapping[str, Mapping[str, Any]], mean: float) -> bytes:
     return png(made)
 
 
-def curves(
-    quality: Quality, shown: Sequence[int], rows: Mapping[str, Mapping[str, Any]], what: str
-) -> bytes:
-    """A panel a class: precision against recall (`ap`), or true- against false-positive rate.
-
-    Args:
-        quality: labels and ranks of all classes.
-        shown: places of the classes that are drawn.
-        rows: class name -> `ap`, `auc` and `prevalence`, in the order of `shown`.
-        what: `ap` or `auc`, which stands above a panel.
-    """
+def _curves(quality: Quality, shown: Sequence[int], rows: Rows, what: str) -> bytes:
+    """A panel a class: precision against recall (`ap`), or true- against false-positive rate."""
     from sklearn.metrics import precision_recall_curve, roc_curve  # a second that few need
 
     columns = min(COLUMNS, len(shown))
@@ -115,19 +96,18 @@ def curves(
         for axis, k, (name, row) in zip(panels.flat, shown, rows.items(), strict=False):
             chance = [row["prevalence"]] * 2 if what == "ap" else [0, 1]
             axis.plot((0, 1), chance, color=MUTED, lw=0.8, ls=":")
-            if not np.isfinite(row[what]):
-                said = f"no {what.upper()}"
-            else:
+            said = f"no {what.upper()}"
+            if np.isfinite(row[what]):
                 said = f"{what.upper()} {row[what]:.3f}"
                 truth = quality.scored.labels[:, k], quality.scored.ranks[:, k]
                 if what == "ap":
                     y, x, _ = precision_recall_curve(*truth, drop_intermediate=True)
                     y[-1] = y[-2]  # scikit-learn draws the curve to precision 1
-                    # steps, whose area is the average precision
-                    axis.plot(x, y, color=VAL, lw=1.2, drawstyle="steps-post")
                 else:
                     x, y, _ = roc_curve(*truth)
-                    axis.plot(x, y, color=VAL, lw=1.2)
+                # steps of precision, whose area is the average precision
+                style = "steps-post" if what == "ap" else "default"
+                axis.plot(x, y, color=VAL, lw=1.2, drawstyle=style)
             axis.set_title(f"{short(name, 15 if columns > 2 else 30)}\n{said}", fontsize=7)
             axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
             calm(axis, "both")
@@ -141,21 +121,18 @@ def curves(
     return png(made)
 
 
-def tails(found: Mapping[str, Sequence[float]], x_label: str) -> bytes:
-    """Tail accuracy (precision above a threshold): in the paper's form, or at quantiles.
-
-    Args:
-        found: what `tail_accuracy` returns.
-        x_label: what the thresholds are.
-    """
+def _tails(found: Mapping[str, Sequence[float]], x_label: str) -> bytes:
+    """Tail accuracy (`tail_accuracy`), and how many classes it is a mean of."""
     at, alive = found["at"], found["classes"]
     made = figure(3.8)
     with styled():
         axis, below = made.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        style = {"marker": "o", "ms": 2.5, "lw": 1.3}
-        axis.plot(at, found["mean"], color=VAL, label="mean of classes", **style)
-        axis.plot(at, found["fixed"], color=TRAIN, label="same classes throughout", **style)
-        axis.plot(at, found["micro"], color=MUTED, label="all decisions", **style)
+        for name, color, label in (
+            ("mean", VAL, "mean of classes"),
+            ("fixed", TRAIN, "same classes throughout"),
+            ("micro", MUTED, "all decisions"),
+        ):
+            axis.plot(at, found[name], color=color, label=label, marker="o", ms=2.5, lw=1.3)
         axis.set_ylabel("right above threshold")
         made.legend(loc="outside upper center", ncols=3, frameon=False)
         below.step(at, alive, where="mid", color=INK, lw=1.1)
@@ -167,43 +144,32 @@ def tails(found: Mapping[str, Sequence[float]], x_label: str) -> bytes:
     return png(made)
 
 
-def reliability(edges: Sequence[float], found: Mapping[str, Sequence[float]], said: str) -> bytes:
-    """What scores promise against what came true.
-
-    Args:
-        edges: B + 1 edges of the bins.
-        found: `counts`, `mean_score` and `mean_label`, each B; NaN for the means of empty bins.
-        said: a line inside (`ECE 0.012`).
-    """
+def _reliability(document: Mapping[str, Any]) -> bytes:
+    """What scores promise against what came true."""
+    edges, found = document["reliability"]["edges"], document["reliability"]["all"]
     counts = np.asarray(found["counts"])
     made = figure(3.8)
     with styled():
         axis, below = made.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         axis.plot((0, 1), (0, 1), color=MUTED, lw=0.9, ls=":")
-        known = counts > 0
-        x, y = (np.asarray(found[name])[known] for name in ("mean_score", "mean_label"))
+        x, y = (np.asarray(found[name])[counts > 0] for name in ("mean_score", "mean_label"))
         axis.vlines(x, x, y, color=TRAIN, lw=1.2, alpha=0.7)
         axis.plot(x, y, "o-", color=VAL, ms=3.5, lw=1.2)
+        said = f"ECE {document['metrics']['ece']:.4f} (mean of classes)"
         axis.text(0.03, 0.93, said, transform=axis.transAxes, va="top")
         axis.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share of positives")
         width = np.diff(edges)
         below.bar(edges[:-1], counts, width=width, align="edge", color=VAL, alpha=0.85, ec="white")
         logarithmic(below)
-        below.set_ylim(0.7, max([*counts, 1]) * 2)
+        below.set_ylim(0.7, counts.max() * 2)
         below.set(xlabel="score", ylabel="decisions")
         for panel in (axis, below):
             calm(panel)
     return png(made)
 
 
-def histogram(positive: FloatArray, negative: FloatArray, marks: Sequence[float]) -> bytes:
-    """Scores of true positives-to-be and negatives, on a logarithmic count.
-
-    Args:
-        positive: scores whose label is 1.
-        negative: scores whose label is 0.
-        marks: thresholds to mark (few).
-    """
+def _histogram(positive: FloatArray, negative: FloatArray, marks: Sequence[float]) -> bytes:
+    """Scores by label, on a logarithmic count, with thresholds marked."""
     made = figure(2.9)
     with styled():
         axis = made.subplots()
@@ -221,22 +187,27 @@ def histogram(positive: FloatArray, negative: FloatArray, marks: Sequence[float]
     return png(made)
 
 
-def matrix(
+def _errors(document: Mapping[str, Any], classes: Sequence[str], shown: list[int]) -> bytes:
+    """The confusion matrix; of `multilabel` what is falsely given where a class is missed."""
+    names, picked = [classes[k] for k in shown], np.ix_(shown, shown)
+    if "errors_together" in document:
+        shares_KK = np.array(document["errors_together"])[picked]
+        return _matrix(shares_KK, names, "falsely given", "missed")
+    counts_KK = np.array(document["confusion"], dtype=float)
+    shares_KK = divided(counts_KK, counts_KK.sum(axis=1, keepdims=True))  # of all tiles of a class
+    if len(classes) == 1:
+        return _matrix(shares_KK, [f"no {classes[0]}", classes[0]], "said", "is", counts_KK)
+    return _matrix(shares_KK[picked], names, "said", "is", counts_KK[picked])
+
+
+def _matrix(
     shares_KK: FloatArray,
     names: Sequence[str],
     x_label: str,
     y_label: str,
     counts_KK: FloatArray | None = None,
 ) -> bytes:
-    """A matrix of shares as a heat map.
-
-    Args:
-        shares_KK: 0 to 1; NaN where undefined. Row: `y_label`, column: `x_label`.
-        names: K names.
-        x_label: what the columns are.
-        y_label: what the rows are.
-        counts_KK: what to write into the cells; None: the shares in percent.
-    """
+    """Shares (0 to 1; NaN: undefined) as a heat map; in its cells the counts, or percents."""
     from sklearn.metrics import ConfusionMatrixDisplay
 
     count = len(names)
@@ -262,15 +233,3 @@ def matrix(
         axis.tick_params(length=0, colors=INK, labelsize=max(4.5, min(7.5, 150 / count)))
         axis.spines[:].set_visible(False)
     return png(made)
-
-
-def _errors(document: Mapping[str, Any], classes: Sequence[str], shown: list[int]) -> bytes:
-    names, picked = [classes[k] for k in shown], np.ix_(shown, shown)
-    if "errors_together" in document:
-        shares_KK = np.array(document["errors_together"])
-        return matrix(shares_KK[picked], names, "falsely given", "missed")
-    counts_KK = np.array(document["confusion"], dtype=float)
-    shares_KK = divided(counts_KK, counts_KK.sum(axis=1, keepdims=True))  # of all tiles of a class
-    if len(classes) == 1:
-        return matrix(shares_KK, [f"no {classes[0]}", classes[0]], "said", "is", counts_KK)
-    return matrix(shares_KK[picked], names, "said", "is", counts_KK[picked])

@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from satray.data.index import TileIndex
 from satray.evaluate.bootstrap import affordable, bootstrap
 from satray.metrics.calibration import halves
-from satray.metrics.ranking import BoolArray, FloatArray, divided, mean_of_defined
-from satray.metrics.scored import BINS, Rule, Scored, bin_of
+from satray.metrics.scored import (
+    BINS,
+    BoolArray,
+    FloatArray,
+    Rule,
+    Scored,
+    bin_of,
+    divided,
+    mean_of_defined,
+)
 from satray.metrics.summary import compute_metrics, figures_by_class, metrics_of
 from satray.metrics.trap import watch
 from satray.score.predictions import OK, matrix
@@ -124,8 +131,8 @@ def measure(
         whole = Scored.of(predicted.logits, predicted.labels, len(classes), task, rule)
         return whole, whole if held_N is None else Scored.of(*rest, len(classes), task, rule)
 
-    def both(figures: Callable[[Scored], dict[str, Any]], pair: tuple[Scored, Scored]) -> Any:
-        whole, part = pair
+    def both(figures: Callable[[Scored], dict[str, Any]], of: tuple[Scored, Scored]) -> Any:
+        whole, part = of
         found = figures(whole)
         if part is not whole:
             found |= {name: one for name, one in figures(part).items() if not _ranks(name)}
@@ -173,10 +180,13 @@ def measure(
         "tail": tail_accuracy(judged.scores, judged.labels, classes),
         "tail_quantiles": tail_accuracy(judged.ranks, judged.labels, classes, quantiles=True),
     }
+    truth_NK, said_NK = judged.labels, judged.predicted
     if task == "multilabel":
-        document["errors_together"] = errors_together(judged.predicted, judged.labels).tolist()
-    else:
-        document["confusion"] = _confusion(judged).tolist()
+        document["errors_together"] = errors_together(said_NK, truth_NK).tolist()
+    else:  # tiles by truth (rows) and decision (columns); `no` before `yes` for one class
+        if len(classes) == 1:
+            truth_NK, said_NK = (np.hstack([~one, one]) for one in (truth_NK, said_NK))
+        document["confusion"] = (truth_NK.T.astype(np.int64) @ said_NK).tolist()
     return Quality(scored, judged, held_N, document, trap.warnings())
 
 
@@ -197,10 +207,6 @@ def baselines(scored: Scored, classes: Sequence[str]) -> dict[str, float]:
 def errors_together(predicted_NK: BoolArray, labels_NK: BoolArray) -> FloatArray:
     """Which class is falsely given where another is missed (`multilabel`).
 
-    Args:
-        predicted_NK: decisions.
-        labels_NK: truth.
-
     Returns:
         (K, K): [i, j] the share of the tiles with i missed where j was falsely given; a row of
         NaN for a class that is never missed.
@@ -211,17 +217,13 @@ def errors_together(predicted_NK: BoolArray, labels_NK: BoolArray) -> FloatArray
 
 
 def reliability(scores: FloatArray, labels: BoolArray) -> dict[str, list[float]]:
-    """Compare scores with what came true, in `BINS` equal bins (a, b]; 0 is in the first.
-
-    Args:
-        scores: probabilities, 0 to 1, of any shape.
-        labels: whether each came true.
+    """Compare scores (0 to 1, of any shape) with what came true, in equal bins (a, b].
 
     Returns:
         lists of `BINS`: `counts` of decisions; `mean_score`, what was said, and `mean_label`, the
         share that came true, NaN where there are none.
     """
-    where, true = bin_of(scores.ravel(), BINS), labels.ravel()
+    where, true = bin_of(scores.ravel()), labels.ravel()
     counts = np.bincount(where, minlength=BINS)
     said, so = (np.bincount(where, values, BINS) for values in (scores.ravel(), true))
     return {
@@ -254,14 +256,12 @@ def tail_accuracy(
         quantiles: whether the thresholds are quantiles.
 
     Returns:
-        lists. `at`: (T,) thresholds of the score; for quantiles, shares of the class's tiles below
-        them. `thresholds`: (K, T) scores that a tile's must exceed; those of `at`, or the class's
-        quantiles. `counts`: (K, T) tiles above. `accuracy`: (K, T) share of them that has the
-        class; NaN where there are none. `mean`: (T,) mean over the classes that have tiles above,
-        the paper's figure; NaN where none has. `classes`: (T,) how many classes these are.
-        `fixed`: (T,) mean over the same classes at every threshold, those with tiles above all of
-        them; NaN if no class has. `fixed_classes`: their names. `micro`: (T,) all classes' tiles
-        above thrown together; NaN where there are none.
+        lists, NaN where undefined. `at`: (T,) thresholds of the score; for quantiles, shares of the
+        class's tiles below them. `thresholds`: (K, T) scores that a tile's must exceed. `counts`:
+        (K, T) tiles above. `accuracy`: (K, T) share of them that has the class. `mean`: (T,) mean
+        over the classes that have tiles above, the paper's figure. `classes`: (T,) how many these
+        are. `fixed`: (T,) mean over the same classes at every threshold, `fixed_classes`. `micro`:
+        (T,) all classes' tiles above thrown together.
     """
     thresholds_KT = np.tile(AT_T, (len(classes), 1))
     if quantiles:
@@ -302,8 +302,7 @@ def held_back(spec: "BundleSpec", digest: str, split: str, ids: Sequence[str]) -
         ids: of the N tiles.
 
     Returns:
-        (N,) whether nothing was fitted on the tile; None where nothing was fitted on any, or no
-        tile would be left.
+        (N,) whether nothing was fitted on the tile; None where nothing was fitted on any.
     """
     fitted = spec.provenance.get("calibration")
     if split != "val" or spec.provenance.get("index") != digest or not isinstance(fitted, Mapping):
@@ -343,15 +342,6 @@ def caution(spec: "BundleSpec", digest: str, split: str, held_N: BoolArray | Non
 
 def _ranks(name: str) -> bool:
     return name in RANKING or name.startswith("ap_")
-
-
-def _confusion(scored: Scored) -> NDArray[np.int64]:
-    """Tiles by truth (rows) and decision (columns); `no` before `yes` for one class."""
-    truth_NK, said_NK = scored.labels, scored.predicted
-    if truth_NK.shape[1] == 1:
-        truth_NK, said_NK = (np.hstack([~one, one]) for one in (truth_NK, said_NK))
-    counts_KK: NDArray[np.int64] = truth_NK.T.astype(np.int64) @ said_NK
-    return counts_KK
 
 
 def _by_class(

@@ -6,19 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from satray.config.score import EvaluateRecipe
-from satray.errors import InputError
 from satray.evaluate.gallery import ends, render, worst
 from satray.evaluate.plots import draw
 from satray.evaluate.quality import Predicted, Quality, Split, caution
 from satray.evaluate.reproduce import NO_CAUSE, Comparison
 from satray.report.page import html, interval, number
 from satray.report.style import PANELS_MOST, most_frequent
-from satray.runs.run import Run, RunRecord, find_run, library_versions
-from satray.storage import Storage, join, parent
+from satray.runs.run import Run, library_versions
 from satray.storage import name as last_part
 
-SECRET = ("storage",)
-"""Keys that are left out of the page: where a store is reached concerns nobody who reads it."""
 CALIBRATED = {
     "log_loss": "log loss",
     "ece": "calibration error (ECE)",
@@ -33,23 +29,6 @@ CLASS_HEADS = (
     "class", "positives", "AP", "95 % interval", "ROC AUC", "threshold", "precision", "recall",
     "F1", "predicted",
 )  # fmt: skip
-
-
-def find_training(bundle: str, storage: Storage) -> tuple[RunRecord, bytes | None] | None:
-    """The run whose `out`, or whose `bundle/`, this is, and its curves.png where it has one.
-
-    None for a bundle that stands alone.
-    """
-    for folder in (bundle, parent(bundle)):
-        try:
-            record = find_run(storage, folder)
-        except InputError:
-            continue
-        paths = {one.path for one in record.products} if record is not None else set()
-        if record is not None and any(path.startswith("bundle/") for path in paths):
-            place = join(folder, "curves.png")
-            return record, storage.read(place) if "curves.png" in paths else None
-    return None
 
 
 def publish_report(
@@ -76,9 +55,6 @@ def publish_report(
     with run.activity("drawing"):
         run.progress("drawing plots")
         plots = draw(quality, spec.classes, spec.thresholds)
-        training, curves = find_training(recipe.bundle, run.storage) or (None, None)
-        if curves is not None:
-            plots["curves"] = curves
         for name, data in plots.items():
             run.publish(f"plots/{name}.png", data)
         warnings = list(quality.warnings)
@@ -88,6 +64,8 @@ def publish_report(
             warnings.append(comparison.line())
         towers = " + ".join(tower.backbone for tower in spec.variant.towers)
         kinds = "class" if len(spec.classes) == 1 else "classes"
+        # where a store is reached concerns nobody who reads the page
+        own_recipe = recipe.model_dump(mode="json", exclude={"storage"})
         data = html(
             "evaluate.html",
             title=f"{towers} on {recipe.split} of {last_part(recipe.index)}",
@@ -100,15 +78,12 @@ def publish_report(
             caution=caution(spec, split.index.digest, recipe.split, quality.held),
             recipe=recipe,
             spec=spec,
-            classes=spec.classes,
             index=split.index,
-            ids=predicted.ids,
-            model_id=predicted.model_id,
+            predicted=predicted,
             run_id=run.run_id,
             quality=quality,
             metrics=document["metrics"],
             draws=document["bootstrap_draws"],
-            held=quality.held,
             plots=plots,
             most=PANELS_MOST,
             class_heads=CLASS_HEADS,
@@ -121,12 +96,9 @@ def publish_report(
             truth=quality.scored.labels.argmax(axis=1).tolist(),
             comparison=comparison,
             no_cause=NO_CAUSE,
-            training=training,
             listed=lambda values: ", ".join(f"{value:.4g}" for value in values),
             versions=library_versions(),
-            own_recipe=json.dumps(
-                recipe.model_dump(mode="json", exclude=set(SECRET)), indent=2, ensure_ascii=False
-            ),
+            own_recipe=json.dumps(own_recipe, indent=2, ensure_ascii=False),
             **_gallery(recipe, split, predicted, quality, run),
         )
     run.publish("report.html", data)
@@ -151,14 +123,8 @@ def _gallery(
         place = {name: i for i, name in enumerate(split.tiles.table["tile_id"].to_pylist())}
         rows = [place[name] for name in predicted.ids]
         tiles = replace(split.tiles, table=split.tiles.table.take(rows))
-        pictures = render(
-            picks,
-            tiles,
-            load_bundle(recipe.bundle, run.storage),
-            run.storage,
-            d4=recipe.symmetries == "d4",
-            progress=run.progress,
-        )
+        bundle, d4 = load_bundle(recipe.bundle, run.storage), recipe.symmetries == "d4"
+        pictures = render(picks, tiles, bundle, run.storage, d4=d4, progress=run.progress)
     return {"shelves": shelves, "worst": errors, "pictures": pictures}
 
 
@@ -186,22 +152,20 @@ def _headlines(quality: Quality) -> list[tuple[Any, ...]]:
     }  # fmt: skip
     if task != "multilabel":
         del named["f2_samples"]
-    order = ("accuracy", "balanced_accuracy", *named) if softmax else tuple(named)
+    order = dict.fromkeys(("accuracy", "balanced_accuracy", *named) if softmax else named)
     return [
-        (title, metrics[name], document["intervals"].get(name), beside)
-        for name in dict.fromkeys(order)
-        for title, beside in (named[name],)
+        (named[name][0], metrics[name], document["intervals"].get(name), named[name][1])
+        for name in order
     ]
 
 
 def _class_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    draws = document["bootstrap_draws"]
     return [
         (
             name,
             f"{row['positives']:,}",
             number(row["ap"]),
-            interval(row["ap_interval"], draws) if draws else "–",
+            interval(row["ap_interval"]) if row["ap_interval"] else "–",
             number(row["auc"]),
             "highest" if row["threshold"] is None else number(row["threshold"]),
             *(number(row[figure]) for figure in ("precision", "recall", "f1")),

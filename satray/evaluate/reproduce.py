@@ -1,7 +1,7 @@
 """Does a split score as it did before? All logits, tile by tile, and what differs behind them.
 
-The report's own routine looked at one tile and at signed sums, which cancel; here every logit
-counts, matched by tile id.
+The Planet report's own routine looked at one tile and at signed sums, which cancel; here every
+logit counts, matched by tile id.
 """
 
 import io
@@ -14,13 +14,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from satray.config.score import EvaluateRecipe
-from satray.errors import InputError
+from satray.errors import InputError, listed
 from satray.evaluate.quality import Gathered, Predicted
 from satray.runs.run import RunRecord, library_versions, read_run
 from satray.storage import Storage, join
 
-NAMED = 3
-"""Tiles that a line names."""
 NO_CAUSE = "no cause was found in bundle, index, library versions, device and recipe"
 """What is said where nothing is known to differ; that need not mean that nothing does."""
 
@@ -76,8 +74,7 @@ class Comparison:
             (self.only_there, "the earlier run: this one's failures.parquet says why"),
         ):
             if ids:
-                named = ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
-                parts.append(f"{len(ids):,} tiles ({named}) only in {where}")
+                parts.append(f"{len(ids):,} tiles ({listed(ids, 3)}) only in {where}")
         causes = "; ".join(self.differs) or NO_CAUSE
         return f"does not reproduce run {self.run_id}: {'; '.join(parts)}. {causes}"
 
@@ -88,17 +85,15 @@ def compare(
     """Compare the logits of two runs by tile id; `differs` is left to the caller."""
     place = {name: i for i, name in enumerate(then.ids)}
     rows = [i for i, name in enumerate(now.ids) if name in place]
-    both = [now.ids[i] for i in rows]
+    both, here = [now.ids[i] for i in rows], set(now.ids)
     largest, where = float("nan"), ""
     over: tuple[str, ...] = ()
     if both:
         apart_NK = np.abs(now.logits[rows] - then.logits[[place[name] for name in both]])
         tile, klass = np.unravel_index(int(apart_NK.argmax()), apart_NK.shape)
-        largest = float(apart_NK[tile, klass])
-        where = f"{classes[int(klass)]} of {both[int(tile)]}"
+        largest, where = float(apart_NK[tile, klass]), f"{classes[int(klass)]} of {both[int(tile)]}"
         far_N = ~(apart_NK <= tolerance).all(axis=1)  # so that NaN is far from everything
         over = tuple(both[i] for i in np.flatnonzero(far_N))
-    here = set(now.ids)
     return Comparison(
         run_id=run_id,
         tolerance=tolerance,
@@ -147,15 +142,10 @@ def earlier(recipe: EvaluateRecipe, classes: Sequence[str], storage: Storage) ->
         raise InputError(f"reproduce={uri}: predicted split {split}; give split={split}")
     if not any(product.path.startswith("predictions/") for product in record.products):
         raise InputError(f"reproduce={uri}: the run holds no predictions")
-    place = join(uri, "metrics.json")
-    try:
-        document = json.loads(storage.read(place))
-        theirs, _, _ = (document[name] for name in ("classes", "bundle", "device"))
-    except (ValueError, TypeError, KeyError):
-        raise InputError(f"{place}: not a metrics.json that satray wrote") from None
-    if theirs != list(classes):
+    document = json.loads(storage.read(join(uri, "metrics.json")))
+    if document["classes"] != list(classes):
         raise InputError(
-            f"reproduce={uri}: its classes are {', '.join(theirs)}, the bundle's "
+            f"reproduce={uri}: its classes are {', '.join(document['classes'])}, the bundle's "
             f"{', '.join(classes)}"
         )
     return Earlier(uri, record, document)
@@ -174,25 +164,19 @@ def causes(
         document: `device` and `bundle` (SHA-256 by file) of this run.
         digest: SHA-256 of this run's index.
     """
+
+    def facts(
+        document: Mapping[str, Any], digest: str, versions: dict[str, str], config: dict[str, Any]
+    ) -> dict[str, Any]:
+        files = {f"the bundle's {name}": one[:12] for name, one in document["bundle"].items()}
+        rest = {"tile index": digest[:12], **versions, "device": document["device"]}
+        return files | rest | {name: config.get(name) for name in ("symmetries", "batch")}
+
     record = before.record
-    config = recipe.model_dump(mode="json")
-    then = _facts(before.document, record.inputs.get("index", ""), record.versions, record.config)
-    now = _facts(document, digest, library_versions(), config)
+    then = facts(before.document, record.inputs.get("index", ""), record.versions, record.config)
+    now = facts(document, digest, library_versions(), recipe.model_dump(mode="json"))
     return tuple(
         f"{name} differs: {then.get(name, 'absent')} then, {now.get(name, 'absent')} now"
         for name in dict.fromkeys((*now, *then))
         if then.get(name) != now.get(name)
     )
-
-
-def _facts(
-    document: Mapping[str, Any], digest: str, versions: Mapping[str, str], config: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What logits hang on, by name."""
-    return {
-        **{f"the bundle's {name}": sha256[:12] for name, sha256 in document["bundle"].items()},
-        "tile index": digest[:12],
-        **versions,
-        "device": document["device"],
-        **{name: config.get(name) for name in ("symmetries", "batch")},
-    }

@@ -16,18 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from satray.metrics.ranking import BoolArray, FloatArray, Ranking
-from satray.metrics.scored import scores_of
+from satray.metrics.scored import BoolArray, FloatArray, Ranking, scores_of
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Bounds of a fitted temperature; what lies beyond is no temperature but another fault."""
 
 PRIOR = 2.0
 """Weight, in tiles, of the belief that logits are right as they are: 1 / T is Gamma(2, 2), so that
-log T is most likely 0 and a factor of two either way is a standard deviation. Without it tiles told
-apart without error have no best temperature: colder is always better, until a first error beyond
-these tiles costs more than all that was won. Of the priors on log T it is the one that keeps the
-loss convex in 1 / T; its weight is our choice, and 100 tiles with errors among them outweigh it."""
+log T is most likely 0 and a factor of two either way is a standard deviation. Without it
+colder is always better for tiles told apart without error, until a first error beyond them costs
+more than all that was won. It keeps the loss convex in 1 / T; its weight is our choice."""
 
 DEFAULT = 0.5
 """Threshold of a class that has too few positives to fit one."""

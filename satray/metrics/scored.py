@@ -1,8 +1,10 @@
 """Logits and labels of a split made ready to be measured: ranks, scores, decisions, losses.
 
-What bootstrap draws have in common is made once, when first asked for, and kept.
+Weights count a tile several times or not at all, so that a bootstrap draw is one row of weights;
+what draws have in common is made once, when first asked for, and kept. Unit weights give the
+ordinary figures.
 
-Shapes: N tiles, K classes, B bins.
+Shapes: N tiles, K classes, B bins, G distinct scores, D rows of weights.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from satray.metrics.ranking import BoolArray, FloatArray, Ranking, divided
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 BINS = 15
 """Equal bins of scores."""
@@ -34,6 +37,66 @@ class Rule:
 
 
 PLAIN = Rule()
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The tiles of one class by falling score, equal scores together."""
+
+    order: NDArray[np.intp]
+    """(N,) tiles by falling score."""
+
+    labels: FloatArray
+    """(N,) their labels in that order, 0 or 1."""
+
+    ends: NDArray[np.intp]
+    """(G,) where each distinct score ends in that order."""
+
+    @staticmethod
+    def of(scores_N: FloatArray, labels_N: BoolArray) -> Ranking:
+        """Sort tiles once by their scores (finite; only the order matters)."""
+        order_N = np.argsort(-scores_N, kind="stable")
+        falling_N = scores_N[order_N]
+        last = np.array([len(order_N) - 1], dtype=np.intp)
+        ends_G = np.concatenate([np.flatnonzero(np.diff(falling_N)), last])
+        return Ranking(order_N, labels_N[order_N].astype(np.float64), ends_G)
+
+    def cumulated(self, w_DN: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Weight of the positives, and of the negatives, down to each distinct score.
+
+        Args:
+            w_DN: weight of each tile, 0 or more.
+
+        Returns:
+            two arrays (D, G) of true and false positives by falling threshold.
+        """
+        w_DN = w_DN[:, self.order]
+        hits_DG = np.cumsum(w_DN * self.labels, axis=1)[:, self.ends]
+        return hits_DG, np.cumsum(w_DN, axis=1)[:, self.ends] - hits_DG
+
+    def areas(self, w_DN: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Average precision and area under the ROC curve for each row of weights.
+
+        Args:
+            w_DN: weight of each tile, 0 or more.
+
+        Returns:
+            `ap_D`: sum of (R_n - R_{n-1}) P_n over falling thresholds, ties as one; NaN where the
+                labels are all of one kind (scikit-learn's 0.0 without positives, and its 1.0
+                without negatives, would silently move a mean).
+            `auc_D`: chance that a positive outranks a negative, ties a half (the trapezoids'
+                area); NaN where the labels are all of one kind.
+        """
+        hits_DG, false_DG = self.cumulated(w_DN)
+        gained_DG = np.diff(hits_DG, axis=1, prepend=0.0)
+        above_DG = hits_DG + false_DG
+        # Before the first weighted tile nothing is gained, whatever the precision there.
+        precision_DG = hits_DG / np.where(above_DG > 0, above_DG, 1.0)
+        ap_D = divided((gained_DG * precision_DG).sum(axis=1), hits_DG[:, -1])
+        ap_D = np.where(false_DG[:, -1] > 0, ap_D, np.nan)
+        passed_DG = np.diff(false_DG, axis=1, prepend=0.0)
+        won_D = (passed_DG * (hits_DG - gained_DG / 2)).sum(axis=1)
+        return ap_D, divided(won_D, hits_DG[:, -1] * false_DG[:, -1])
 
 
 @dataclass(frozen=True)
@@ -90,15 +153,16 @@ class Scored:
             raise ValueError("logits that are not finite")
         if task == "multiclass" and (y_NK.sum(axis=1) != 1).any():
             raise ValueError("multiclass labels with another number of classes a tile than one")
-        ranks_NK = one_against_rest(z_NK) if task == "multiclass" else z_NK
-        scaled_NK = z_NK / rule.temperature
+        softmax, scaled_NK = task == "multiclass", z_NK / rule.temperature
+        logs_NK = _log_scores(scaled_NK, task)
+        losses_NK = -logs_NK * y_NK if softmax else np.logaddexp(0.0, scaled_NK) - scaled_NK * y_NK
         return Scored(
             task=task,
             labels=y_NK,
-            ranks=ranks_NK,
-            scores=np.exp(_log_scores(scaled_NK, task)),
+            ranks=one_against_rest(z_NK) if softmax else z_NK,
+            scores=np.exp(logs_NK),
             predicted=decide(z_NK, task, rule),
-            losses=_losses(scaled_NK, y_NK, task),
+            losses=losses_NK.sum(axis=1) / (1 if softmax else classes),
         )
 
     @cached_property
@@ -117,7 +181,7 @@ class Scored:
     def gaps(self) -> csr_array:
         """(K B, N) score - label of each tile, in the row of its class and bin of the score."""
         tiles, classes = self.scores.shape
-        bins_NK = bin_of(self.scores, BINS) + BINS * np.arange(classes)
+        bins_NK = bin_of(self.scores) + BINS * np.arange(classes)
         starts = np.arange(0, tiles * classes + 1, classes)
         values_NK = self.scores - self.labels
         by_tile = csr_array((values_NK.ravel(), bins_NK.ravel(), starts), (tiles, classes * BINS))
@@ -144,10 +208,9 @@ class Scored:
         return np.where(below_N > 0, divided((1 + beta**2) * hits_N, below_N), 1.0)
 
 
-def bin_of(scores: NDArray[Any], bins: int) -> NDArray[np.intp]:
-    """Number of the bin (a, b] of [0, 1] that each score is in, 0 for the first."""
-    inner = np.linspace(0, 1, bins + 1)[1:-1]
-    return np.searchsorted(inner, scores, side="left")
+def bin_of(scores: NDArray[Any]) -> NDArray[np.intp]:
+    """Number of the bin (a, b] of [0, 1] that each score is in, 0 to `BINS` - 1."""
+    return np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], scores, side="left")
 
 
 def decide(logits_NK: NDArray[Any], task: str, rule: Rule = PLAIN) -> BoolArray:
@@ -215,10 +278,15 @@ def _log_scores(z_NK: FloatArray, task: str) -> FloatArray:
     return -np.logaddexp(0.0, -z_NK)
 
 
-def _losses(z_NK: FloatArray, y_NK: BoolArray, task: str) -> FloatArray:
-    losses_N: FloatArray
-    if task == "multiclass":
-        losses_N = -(_log_scores(z_NK, task) * y_NK).sum(axis=1)
-    else:
-        losses_N = (np.logaddexp(0.0, z_NK) - z_NK * y_NK).mean(axis=1)
-    return losses_N
+def divided(upper: NDArray[Any], lower: NDArray[Any]) -> FloatArray:
+    """The quotient; NaN where the divisor is 0."""
+    shape = np.broadcast_shapes(upper.shape, lower.shape)
+    quotient = np.full(shape, np.nan)
+    np.divide(upper, lower, out=quotient, where=np.broadcast_to(lower != 0, shape))
+    return quotient
+
+
+def mean_of_defined(values: FloatArray) -> FloatArray:
+    """Mean over the last axis without NaN; NaN where all are."""
+    there = ~np.isnan(values)
+    return divided(np.where(there, values, 0.0).sum(axis=-1), there.sum(axis=-1))

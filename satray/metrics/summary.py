@@ -14,8 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.metrics.ranking import FloatArray, divided, mean_of_defined
-from satray.metrics.scored import BINS, PLAIN, Rule, Scored
+from satray.metrics.scored import (
+    BINS,
+    PLAIN,
+    FloatArray,
+    Rule,
+    Scored,
+    divided,
+    mean_of_defined,
+)
 
 Metrics = dict[str, Any]
 """Metric name -> value; of `PER_CLASS` it is a dict, class name -> value."""

@@ -1,25 +1,21 @@
 """The majority trap: a class that occurs both ways is predicted always, or never.
 
-Accuracy hides it: where 78 % of the tiles have no ship, "never a ship" is 78 % right. Training and
-reports both look for it here, and say it in the same words.
+Accuracy hides it: where 78 % of the tiles have no ship, "never a ship" is 78 % right.
 
 Shapes: N tiles, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.metrics.ranking import BoolArray
-from satray.metrics.scored import PLAIN, Rule, decide
-
-NAMED = 8
-"""Classes that a warning names."""
+from satray.errors import listed
+from satray.metrics.scored import PLAIN, BoolArray, Rule, decide
 
 
 @dataclass(frozen=True)
@@ -37,13 +33,13 @@ class Watch:
 
     def warnings(self) -> tuple[str, ...]:
         """One line each for what is predicted always and never; none where nothing is stuck."""
-        kinds = (("always", "every", self.always), ("never", "no", self.never))
         return tuple(
-            f"majority trap: {_listed(names)} predicted {kind} (on {which} tile), though the "
-            "labels go both ways"
-            for kind, which, names in kinds
+            f"majority trap: {listed(names, 8)} predicted {kind}, though the labels go both ways"
+            for kind, names in (
+                ("always (on every tile)", self.always), ("never (on no tile)", self.never)
+            )
             if names
-        )
+        )  # fmt: skip
 
 
 def watch(
@@ -62,27 +58,9 @@ def watch(
         task: `binary`, `multilabel` or `multiclass`.
         rule: how decisions come of logits; default before anything is calibrated.
     """
-    labels = np.asarray(labels_NK).astype(bool)
-    rates_K = decide(logits_NK, task, rule).mean(axis=0)
-    constant_K = np.asarray(labels.all(axis=0) | ~labels.any(axis=0))
-    return stuck(dict(zip(classes, rates_K.tolist(), strict=True)), constant_K)
-
-
-def stuck(rates: Mapping[str, float], constant_K: BoolArray) -> Watch:
-    """The same from predicted-positive rates, in the order of the classes.
-
-    Args:
-        rates: class name -> share of tiles that it is predicted on.
-        constant_K: the classes that the labels have on all tiles or on none; never stuck.
-    """
-    moving = [name for name, same in zip(rates, constant_K.tolist(), strict=True) if not same]
-    return Watch(
-        rates=dict(rates),
-        always=tuple(name for name in moving if rates[name] == 1.0),
-        never=tuple(name for name in moving if rates[name] == 0.0),
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    labels_NK = np.asarray(labels_NK).astype(bool)
+    both_K: BoolArray = (labels_NK != labels_NK[:1]).any(axis=0)
+    rates = dict(zip(classes, decide(logits_NK, task, rule).mean(axis=0).tolist(), strict=True))
+    moving = [name for name, both in zip(classes, both_K, strict=True) if both]
+    always, never = (tuple(n for n in moving if rates[n] == rate) for rate in (1.0, 0.0))
+    return Watch(rates, always, never)

@@ -1,12 +1,10 @@
 """HTML pages that hold everything: no script, no other host, no second file.
 
 A page is a template of `templates/` that extends `page.html`. Templates escape whatever they are
-given; characters that HTML does not allow even escaped, or that turn the text around them, are
-shown as replaced.
+given.
 """
 
 import base64
-import re
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -15,10 +13,6 @@ from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-BARRED = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff\u200e\u200f\u202a-\u202e\u2066-\u2069]"
-)
 
 
 def html(template: str, **values: Any) -> bytes:
@@ -29,7 +23,8 @@ def html(template: str, **values: Any) -> bytes:
         values: what it is given. Every page wants `title`; `subtitle`, one line of ids; `warnings`,
             lines that a reader must know before any figure; and `footer`, one line at the end.
     """
-    return _templates().get_template(template).render(values).encode()
+    page = _templates().get_template(template).render(values)
+    return page.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -39,19 +34,17 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
 
 
-def interval(found: Mapping[str, float], draws: int = 0) -> str:
-    """Both ends of an interval; of `draws` of a bootstrap, on how many it rests if on fewer."""
+def interval(found: Mapping[str, float]) -> str:
+    """Both ends of an interval; a dash where it is undefined."""
     if found["low"] != found["low"]:
         return "–"
-    said = f"{number(found['low'])} to {number(found['high'])}"
-    defined = int(found.get("draws", draws))
-    return said if defined >= draws else f"{said} ({defined:,} of {draws:,} draws)"
+    return f"{number(found['low'])} to {number(found['high'])}"
 
 
 def picture(data: bytes, alt: str, kind: str = "png") -> Markup:
     """An image inside the page; `kind` is its MIME subtype (png, jpeg)."""
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return Markup(f'<img src="{source}" alt="{escape(_allowed(alt))}">')
+    return Markup(f'<img src="{source}" alt="{escape(alt)}">')
 
 
 @cache
@@ -60,15 +53,8 @@ def _templates() -> "Environment":
 
     found = Environment(
         loader=PackageLoader("satray.report"), autoescape=True, undefined=StrictUndefined,
-        finalize=_allowed, trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     found.filters.update(number=number, interval=interval, thousands="{:,}".format)
     found.globals["picture"] = picture
     return found
-
-
-def _allowed(text: Any) -> Any:
-    """Text without barred characters; whatever else as it is."""
-    if not isinstance(text, str) or isinstance(text, Markup):
-        return text
-    return BARRED.sub("\N{REPLACEMENT CHARACTER}", text)

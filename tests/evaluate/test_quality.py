@@ -12,7 +12,6 @@ from sklearn.metrics import confusion_matrix, f1_score, log_loss
 
 from satray.evaluate.bootstrap import affordable, bootstrap
 from satray.evaluate.quality import (
-    Gathered,
     baselines,
     caution,
     errors_together,
@@ -22,25 +21,16 @@ from satray.evaluate.quality import (
     tail_accuracy,
 )
 from satray.metrics.calibration import halves
-from satray.metrics.scored import Rule, Scored
+from satray.metrics.scored import PLAIN, Rule, Scored
 from satray.metrics.summary import compute_metrics, flat
 from satray.runs.run import to_json
 
 RULE = Rule(temperature=1.7, thresholds=(0.3, 0.6, 0.5))
 
 
-def scored(logits, labels, task: str = "multilabel", rule: Rule = Rule()) -> Scored:  # noqa: B008
+def scored(logits, labels, task: str = "multilabel", rule: Rule = PLAIN) -> Scored:
     logits = np.asarray(logits, dtype=float)
     return Scored.of(logits, np.asarray(labels), logits.shape[1], task, rule)
-
-
-def split(task, tiles=60, seed=0):
-    rng = np.random.default_rng(seed)
-    if task == "multiclass":
-        labels = np.eye(3)[rng.integers(0, 3, tiles)]
-    else:
-        labels = (rng.random((tiles, 3)) < [0.2, 0.5, 0.05]).astype(int)
-    return (rng.normal(size=(tiles, 3)) + labels).round(1), labels
 
 
 # Intervals
@@ -48,7 +38,11 @@ def split(task, tiles=60, seed=0):
 
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])
 def test_intervals_hold_their_figures_and_hang_on_the_seed_alone(task):
-    logits, labels = split(task)
+    rng = np.random.default_rng(0)
+    labels = np.eye(3)[rng.integers(0, 3, 60)] if task == "multiclass" else (
+        rng.random((60, 3)) < [0.2, 0.5, 0.05]
+    )  # fmt: skip
+    logits = (rng.normal(size=(60, 3)) + labels).round(1)
     one = scored(logits, labels, task, RULE)
     told = []
     found = bootstrap(one, "abc", 50, progress=lambda *now: told.append(now))
@@ -72,7 +66,7 @@ def test_accuracy_of_independent_tiles():
     assert found["high"] == pytest.approx(0.75 + 1.96 * sd, abs=0.003)
 
 
-def test_draws_without_positives_are_counted_out():
+def test_draws_without_positives_are_counted_out_and_many_tiles_get_fewer():
     labels = np.zeros((20, 2), int)
     labels[0, 0] = 1
     found = bootstrap(scored(np.random.default_rng(0).normal(size=(20, 2)), labels), "ab")
@@ -81,12 +75,8 @@ def test_draws_without_positives_are_counted_out():
     assert found["accuracy"]["draws"] == 1000
     assert found["ap_b"]["draws"] == 0
     assert math.isnan(found["ap_b"]["low"])
-
-
-def test_many_tiles_get_fewer_draws():
-    assert affordable(1000, 483) == affordable(1000, 200_000) == 1000
-    assert affordable(1000, 1_000_000) == 200
-    assert affordable(1000, 10_000_000) == 100
+    most = [affordable(1000, tiles) for tiles in (483, 200_000, 1_000_000, 10_000_000)]
+    assert most == [1000, 1000, 200, 100]
     assert affordable(20, 10_000_000) == 20
 
 
@@ -113,22 +103,19 @@ def test_baselines_are_what_no_skill_reaches(task) -> None:
     assert found["f1_macro"] == pytest.approx(f1)
 
 
-def test_errors_that_go_together() -> None:
+def test_errors_and_reliability_by_hand() -> None:
     given = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]], bool)
     true = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0]], bool)
     found = errors_together(given, true)
     # class 0 is missed in tiles 2 and 3, and in 3 class 1 is given in its place
     assert found[0].tolist() == [0.0, 0.5, 0.0]
     assert np.isnan(found[1:]).all()  # never missed
-
-
-def test_reliability_by_hand() -> None:
     scores = np.array([0.0, 1 / 15, 0.07, 0.9, 1.0])
-    found = reliability(scores, np.array([False, True, True, True, True]))
-    assert found["counts"] == [2, 1, *[0] * 11, 1, 1]  # a bin holds its upper edge
-    assert found["mean_score"][0] == pytest.approx(1 / 30)
-    assert found["mean_label"][:2] == [0.5, 1.0]
-    assert math.isnan(found["mean_score"][5])
+    bins = reliability(scores, np.array([False, True, True, True, True]))
+    assert bins["counts"] == [2, 1, *[0] * 11, 1, 1]  # a bin holds its upper edge
+    assert bins["mean_score"][0] == pytest.approx(1 / 30)
+    assert bins["mean_label"][:2] == [0.5, 1.0]
+    assert math.isnan(bins["mean_score"][5])
 
 
 # Tail accuracy
@@ -146,9 +133,12 @@ def test_tail_accuracy_by_hand():
     assert np.isnan(found["accuracy"][1][1:]).all()
     assert found["classes"] == [2] + [1] * 19
     assert found["mean"][:2] == [0.25, 0.5]
-    assert found["fixed_classes"] == ["a"]
-    assert found["fixed"][0] == 0.5
+    assert (found["fixed_classes"], found["fixed"][0]) == (["a"], 0.5)
     assert found["micro"][0] == pytest.approx(1 / 3)
+    nothing = tail_accuracy(np.full((3, 2), 0.4), np.ones((3, 2), bool), "ab")
+    for name in ("accuracy", "mean", "fixed", "micro"):
+        assert np.isnan(nothing[name]).all()
+    assert (nothing["fixed_classes"], nothing["classes"]) == ([], [0] * 20)
 
 
 def test_means_may_fall_by_class_drop_out_alone():
@@ -159,10 +149,6 @@ def test_means_may_fall_by_class_drop_out_alone():
     assert (np.diff(found["mean"]) < 0).any()
     assert (np.diff(found["fixed"]) >= 0).all()
     assert found["fixed_classes"] == ["b"]
-    nothing = tail_accuracy(np.full((3, 2), 0.4), np.ones((3, 2), bool), "ab")
-    for name in ("accuracy", "mean", "fixed", "micro"):
-        assert np.isnan(nothing[name]).all()
-    assert (nothing["fixed_classes"], nothing["classes"]) == ([], [0] * 20)
 
 
 def test_quantiles_keep_every_class():
@@ -174,12 +160,11 @@ def test_quantiles_keep_every_class():
     assert found["fixed_classes"] == ["a", "b"]
     assert found["accuracy"] == [[1.0] * 20, [0.0] * 20]
     assert found["fixed"] == pytest.approx(found["mean"])
-    # only the order matters
     logits = tail_accuracy(np.log(scores_NK), labels_NK, "ab", quantiles=True)
-    assert logits["counts"] == found["counts"]
+    assert logits["counts"] == found["counts"]  # only the order matters
 
 
-# The document
+# The document, and the half that nothing was fitted on
 
 
 @pytest.mark.parametrize(
@@ -190,14 +175,12 @@ def test_the_document_is_whole_and_json(tmp_path, task, classes) -> None:
     found = report_material.findings(tmp_path, task=task, classes=classes)
     quality = found.quality
     document = json.loads(to_json(quality.document))
-    assert set(document["by_class"]) == set(classes)
     assert document["intervals"]["map"]["low"] <= document["intervals"]["map"]["high"]
-    for k, name in enumerate(classes):
-        row = document["by_class"][name]
+    assert list(document["by_class"]) == list(classes)
+    for k, (name, row) in enumerate(document["by_class"].items()):
         truth = found.predicted.labels[:, k].astype(bool)
         decided = quality.scored.predicted[:, k]
-        assert row["positives"] == truth.sum()
-        assert row["given"] == decided.sum()
+        assert (row["positives"], row["given"]) == (truth.sum(), decided.sum())
         assert row["f1"] == pytest.approx(f1_score(truth, decided, zero_division=np.nan))
         assert row["ap"] == document["metrics"]["ap"][name]
         assert f"ap_{name}" in document["intervals"]
@@ -210,32 +193,11 @@ def test_the_document_is_whole_and_json(tmp_path, task, classes) -> None:
     assert sum(document["reliability"]["all"]["counts"]) == quality.scored.scores.size
 
 
-def test_gathering_leaves_failed_tiles_out() -> None:
-    from satray.score.predictions import Layout, Numbers, TileFacts, predictions
-
-    layout = Layout(("a", "b"), (), "model", "run")
-    values = np.arange(4, dtype=np.float32).reshape(2, 2)
-    numbers = Numbers(values, values, values.astype(np.uint8))
-    facts = [TileFacts("x", "x", target=(0, 1)), TileFacts("y", "y", error="gone")]
-    gathered = Gathered(("a", "b"))
-    gathered.add(predictions(layout, facts, numbers))
-    gathered.add(predictions(layout, facts[1:], Numbers(values[1:], values[1:], values[1:])))
-    found = gathered.predicted()
-    assert (found.ids, found.model_id) == (("x",), "model")
-    assert np.array_equal(found.logits, [[0, 1]])
-    assert np.array_equal(found.labels, [[0, 1]])
-
-
-# The half that nothing was fitted on
-
-
 def fitted(root, **more):
     """A bundle that says that it was fitted on half of this index, and its findings."""
     found = report_material.findings(root, tiles=24)
-    provenance = {
-        "index": found.index.digest,
-        "calibration": {"seed": 5, "temperature": True, "thresholds": True} | more,
-    }
+    calibration = {"seed": 5, "temperature": True, "thresholds": True} | more
+    provenance = {"index": found.index.digest, "calibration": calibration}
     return found, replace(found.spec, provenance=provenance, thresholds=(0.3, 0.5, 0.6))
 
 
@@ -259,38 +221,32 @@ def test_figures_that_were_fitted_come_from_the_other_half(tmp_path) -> None:
     assert document["intervals"]["map"] == whole["intervals"]["map"]
     assert apart["tiles"] == held.sum() == 12
     assert np.sum(document["reliability"]["all"]["counts"]) == 12 * 3
-    for k, name in enumerate(spec.classes):
-        row = document["by_class"][name]
+    for k, row in enumerate(document["by_class"].values()):
         assert row["positives"] == tiles.labels[:, k].sum()
         assert row["judged_positives"] == tiles.labels[held, k].sum()
     # what was fitted may have been right or wrong: its labels change none of these figures
     other = tiles.labels.copy()
     other[~held] = 1 - other[~held]
     again = measure(replace(tiles, labels=other), spec, 0, held).document["metrics"]
-    for name in apart["figures"]:
-        assert again[name] == document["metrics"][name]
+    assert [n for n in apart["figures"] if again[n] != document["metrics"][n]] == []
     assert again["map"] != document["metrics"]["map"]
 
 
-def test_nothing_is_held_back_where_nothing_was_fitted(tmp_path) -> None:
+def test_halves_and_cautions_go_by_the_bundles_own_provenance(tmp_path) -> None:
     found, spec = fitted(tmp_path)
     digest, ids = found.index.digest, found.predicted.ids
     nothing = {"seed": 5, "temperature": False, "thresholds": False}
-    for where, digest_of, split_of in (
-        (spec, digest, "test"),
-        (spec, "0" * 64, "val"),
-        (found.spec, digest, "val"),
-        (replace(spec, provenance={"index": digest, "calibration": nothing}), digest, "val"),
+    bare = replace(spec, provenance={"index": digest, "calibration": nothing})
+    for where, index, split, fitted_on, said in (
+        (spec, digest, "val", 12, "fitted on 12 of these tiles"),
+        (bare, digest, "val", 0, "a little optimistic"),
+        (spec, digest, "train", 0, "trained on this split"),
+        (spec, digest, "test", 0, ""),
+        (spec, "0" * 64, "val", 0, "another tile index"),
+        (found.spec, digest, "val", 0, "does not say"),
     ):
-        assert held_back(where, digest_of, split_of, ids) is None
-
-
-def test_the_caution_goes_by_the_bundles_own_provenance(tmp_path) -> None:
-    found, spec = fitted(tmp_path)
-    held = held_back(spec, found.index.digest, "val", found.predicted.ids)
-    assert "fitted on 12 of these tiles" in caution(spec, found.index.digest, "val", held)
-    assert "trained on this split" in caution(spec, found.index.digest, "train", None)
-    assert caution(spec, found.index.digest, "test", None) == ""
-    for part in ("train", "val", "test"):
-        assert "another tile index" in caution(spec, "0" * 64, part, None)
-    assert "does not say" in caution(found.spec, found.index.digest, "val", None)
+        held = held_back(where, index, split, ids)
+        assert (0 if held is None else (~held).sum()) == fitted_on
+        told = caution(where, index, split, held)
+        assert said in told
+        assert bool(told) == bool(said)

@@ -38,8 +38,7 @@ def test_order_does_not_matter_and_one_logit_is_found(order, row, change) -> Non
     now = logits([ids[i] for i in order], values[list(order)])
     assert compare(now, logits(ids, values), CLASSES, 0).same
     found = compare(now, logits(ids, moved), CLASSES, 1e-4)
-    assert not found.same
-    assert found.over == (f"t{row}",)
+    assert (found.same, found.over) == (False, (f"t{row}",))
     assert found.largest == pytest.approx(change / 10_000)
     assert found.where == f"haze & fog of t{row}"
 
@@ -54,9 +53,7 @@ def test_order_does_not_matter_and_one_logit_is_found(order, row, change) -> Non
         ([0, 0, 1, NAN], [0, 0, 1, NAN], False, "(haze & fog of b)"),
     ],
 )
-def test_signed_differences_do_not_cancel_and_no_number_is_not_the_same(
-    now, then, same, said
-) -> None:
+def test_differences_do_not_cancel_and_no_number_is_not_the_same(now, then, same, said) -> None:
     found = compare(logits("ab", now), logits("ab", then), CLASSES, 1e-4)
     assert found.same == same
     assert found.over == (() if same else ("b",))
@@ -65,11 +62,11 @@ def test_signed_differences_do_not_cancel_and_no_number_is_not_the_same(
 
 def test_tiles_of_one_run_only() -> None:
     found = compare(logits("abc", np.zeros(6)), logits("bcd", np.ones(6)), CLASSES, 1e-4)
-    assert (found.only_here, found.only_there, found.compared) == (("a",), ("d",), 2)
-    assert not found.same
     assert "1 tiles (a) only in this run" in found.line()
+    assert "1 tiles (d) only in the earlier run" in found.line()
     plain = json.loads(json.dumps(found.document()))
-    assert [plain[name] for name in ("same", "over", "only_here", "only_there")] == [False, 2, 1, 1]
+    names = ("same", "compared", "over", "only_here", "only_there")
+    assert [plain[name] for name in names] == [False, 2, 2, 1, 1]
     none = compare(logits("a", [0, 0]), logits("b", [0, 0]), CLASSES, 1e-4)
     assert not none.same
     assert "no tile in both runs" in none.line()
@@ -100,9 +97,8 @@ def run(tmp_path) -> Path:
     )
     (tmp_path / "predictions").mkdir()
     for part, rows in enumerate(([0], [1, 2, 3])):
-        pq.write_table(
-            table.take(pa.array(rows)), tmp_path / "predictions" / f"part-0000{part}.parquet"
-        )
+        path = tmp_path / "predictions" / f"part-0000{part}.parquet"
+        pq.write_table(table.take(pa.array(rows)), path)
     document = {"classes": list(CLASSES), "bundle": {}, "device": "cpu"}
     (tmp_path / "metrics.json").write_text(json.dumps(document))
     (tmp_path / "run.json").write_bytes(a_record().to_json())
@@ -113,33 +109,25 @@ def test_an_earlier_run_is_read_part_by_part_without_its_failures(run) -> None:
     found = earlier(recipe(run), CLASSES, Storage()).predicted(Storage())
     assert (found.ids, found.model_id) == (("a", "b", "c"), "m")
     assert np.array_equal(found.logits, np.arange(6).reshape(3, 2))
-
-
-NOT_OURS = "metrics.json: not a metrics.json that satray wrote"
+    assert np.array_equal(found.labels, [[0, 1]] * 3)
 
 
 @pytest.mark.parametrize(
-    ("more", "metrics", "said"),
+    ("more", "classes", "said"),
     [
-        ({"job": "score"}, None, "a run of score; accepted: of evaluate"),
-        ({"config": {"split": "test"}}, None, "predicted split test; give split=test"),
-        ({"products": ()}, None, "the run holds no predictions"),
-        ({}, {"classes": ["ship"], "bundle": {}, "device": ""},
-         "its classes are ship, the bundle's ship, haze & fog"),
-        ({}, [1], NOT_OURS),
-        ({}, {"classes": list(CLASSES)}, NOT_OURS),
-        (None, None, "no run.json"),
+        ({"job": "score"}, CLASSES, "a run of score; accepted: of evaluate"),
+        ({"config": {"split": "test"}}, CLASSES, "predicted split test; give split=test"),
+        ({"products": ()}, CLASSES, "the run holds no predictions"),
+        ({}, ("ship",), "its classes are ship, haze & fog, the bundle's ship"),
+        (None, CLASSES, "no run.json"),
     ],
-)  # fmt: skip
-def test_what_cannot_be_reproduced_is_refused(run, more, metrics, said) -> None:
-    if more is None:
-        (run / "run.json").unlink()
-    else:
+)
+def test_what_cannot_be_reproduced_is_refused(run, more, classes, said) -> None:
+    (run / "run.json").unlink()
+    if more is not None:
         (run / "run.json").write_bytes(replace(a_record(), **more).to_json())
-    if metrics is not None:
-        (run / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(InputError) as caught:
-        earlier(recipe(run), CLASSES, Storage())
+        earlier(recipe(run), classes, Storage())
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
