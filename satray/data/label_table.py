@@ -7,7 +7,6 @@ cells and the number of the one that each row has: tables repeat few, and each i
 
 import csv
 import difflib
-import io
 import json
 import math
 import re
@@ -28,7 +27,9 @@ from satray.errors import InputError, listed
 MISSING_WORDS = frozenset({"nan", "na", "n/a", "null", "none", "<na>"})
 """Spellings of an absent value, lower case, beside the empty cell."""
 
-_FEW = 64  # a column of flags has few spellings; more different cells than this are something else
+NEARLY = 0.75
+"""Share of a column's filled cells from which on it is a column of 0 and 1: others are wrong."""
+
 _DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "pipe"}
 _BEFORE = re.compile(rb"(?:\xef\xbb\xbf)?(?:[ \t]*[\r\n])*(?:sep=.\r?\n)?", re.I)  # one for Excel
 _NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+(_level_\d+)?")  # pandas' indices
@@ -46,11 +47,6 @@ class Column:
     """Whether the cells are lists (Parquet only), as JSON."""
 
     @cached_property
-    def counts(self) -> NDArray[np.int64]:
-        """How many rows have each different cell."""
-        return np.bincount(self.codes + 1, minlength=len(self.texts) + 1)[1:]
-
-    @cached_property
     def numbers(self) -> NDArray[np.float64]:
         """The number that each different cell spells, true and false as 1 and 0; NaN of words."""
         return np.array([_number(text.lower()) for text in self.texts], np.float64)
@@ -60,24 +56,18 @@ class Column:
         """Which of the different cells spell an absent value."""
         return np.array([text.lower() in MISSING_WORDS for text in self.texts], bool)
 
-    @property
-    def is_text(self) -> bool:
-        """Whether some cell is neither a number, nor a flag, nor missing."""
-        return bool((np.isnan(self.numbers) & ~self.missing).any())
+    @cached_property
+    def is_flags(self) -> bool:
+        """Whether the filled cells are 0 and 1 (1.0, true and the like too), or nearly all are."""
+        filled = self.codes[self.codes >= 0]
+        return bool(filled.size) and np.isin(self.numbers[filled], (0, 1)).mean() >= NEARLY
 
-    @property
-    def is_few(self) -> bool:
-        """Whether there are as few different cells as flags have."""
-        return len(self.texts) <= _FEW
-
-    @property
+    @cached_property
     def kind(self) -> str:
-        """What the column holds, in a word."""
-        if self.lists:
-            return "lists"
-        if not self.texts:
-            return "empty"
-        return "words" if self.is_text else "numbers"
+        """What the column holds: empty, lists, words or numbers (flags too)."""
+        if self.lists or not self.texts:
+            return "lists" if self.lists else "empty"
+        return "words" if (np.isnan(self.numbers) & ~self.missing).any() else "numbers"
 
     def values(self) -> tuple[str | None, ...]:
         """The text of each row; None where it is empty."""
@@ -93,8 +83,6 @@ class Table:
     """File name or URI, for messages."""
     columns: dict[str, Column]
     """In the file's order."""
-    rows: int
-    """Number of rows, blank ones left out."""
     unread: tuple[str, ...] = ()
     """Columns that were left out, as a message names them: no name, or no text in any reading."""
 
@@ -130,22 +118,28 @@ def read_table(data: bytes, name: str) -> Table:
     """
     if not data.strip():
         raise InputError(f"labels={name} is empty; a CSV, TSV or Parquet table is accepted")
-    table = _read_parquet(data, name) if data[:4] == b"PAR1" else _read_csv(data, name)
+    if data[:4] != b"PAR1":
+        table = _read_csv(data, name)
+    else:
+        try:
+            table = pq.read_table(pa.BufferReader(data))
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"labels={name} is not a readable Parquet file: {reason}") from error
     cells: dict[str, tuple[pa.Array, bool]] = {}
     unread: list[str] = []
     for title, column in zip(table.column_names, table.columns, strict=True):
-        title = title.strip()
-        texts, lists = _as_texts(column)
-        if _NO_NAME.fullmatch(title) or texts is None:
+        title, found = title.strip(), _as_texts(column)
+        if _NO_NAME.fullmatch(title) or found is None:
             unread.append(title or "(no name)")
         elif title in cells:
             raise InputError(f"labels={name} has two columns named {title!r}; names must differ")
         else:
-            cells[title] = texts, lists
+            cells[title] = found
     if not cells:
         raise InputError(f"labels={name} has no named column")
     # rows without any cell, as spreadsheets leave them, are none
-    keep_N = np.any([np.asarray(texts.is_valid()) for texts, _ in cells.values()], axis=0)
+    keep_N = np.any([texts.is_valid() for texts, _ in cells.values()], axis=0)
     if not keep_N.any():
         raise InputError(f"labels={name} has a header and no rows")
     columns = {}
@@ -153,7 +147,7 @@ def read_table(data: bytes, name: str) -> Table:
         encoded = texts.filter(pa.array(keep_N)).dictionary_encode()
         codes = np.asarray(encoded.indices.fill_null(-1), np.int64)
         columns[title] = Column(codes, tuple(encoded.dictionary.to_pylist()), lists)
-    return Table(name, columns, int(keep_N.sum()), tuple(unread))
+    return Table(name, columns, tuple(unread))
 
 
 def _number(text: str) -> float:
@@ -165,47 +159,32 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _as_texts(column: pa.ChunkedArray) -> tuple[pa.Array | None, bool]:
+def _as_texts(column: pa.ChunkedArray) -> tuple[pa.Array, bool] | None:
     """Trimmed texts, null where empty, of a column and whether it holds lists; None of no text."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    lists = any(
-        check(kind) for check in (pa.types.is_list, pa.types.is_large_list,
-                                  pa.types.is_fixed_size_list)
-    )  # fmt: skip
+    of = pa.types
     try:
-        if lists:
+        if of.is_list(kind) or of.is_large_list(kind) or of.is_fixed_size_list(kind):
             column.cast(pa.list_(pa.string()))  # of what has a text
             return pa.array([json.dumps(cell) for cell in column.to_pylist()], pa.string()), True
         texts = pc.utf8_trim_whitespace(column.cast(kind).cast(pa.string())).combine_chunks()
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        return None, lists  # boxes, pixels, durations
+        return None  # boxes, pixels, durations
     return pc.if_else(pc.equal(texts, ""), None, texts), False
-
-
-def _read_parquet(data: bytes, name: str) -> pa.Table:
-    try:
-        return pq.read_table(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"labels={name} is not a readable Parquet file: {reason}") from error
 
 
 def _read_csv(data: bytes, name: str) -> pa.Table:
     before = _BEFORE.match(data)
     text = data[before.end() :] if before else data
-    if text[:2] in (b"PK", b"\xff\xfe", b"\xfe\xff") or b"\x00" in text[:4096]:
-        raise InputError(f"labels={name} is no UTF-8 text; a CSV, TSV or Parquet table is accepted")
     try:
-        text.decode("utf-8")
+        head = text.decode("utf-8")[: 1 << 16]
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start + len(data) - len(text)) + 1
-        raise InputError(f"labels={name} is not UTF-8 text (line {line}); save it as such") from (
-            error
-        )
-    head = text[: 1 << 16].decode("utf-8", errors="ignore")
-    headers = {
-        mark: next(csv.reader(io.StringIO(head, ""), delimiter=mark)) for mark in _DELIMITERS
-    }
+        line = text.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"labels={name} is no UTF-8 text (line {line}); a CSV, TSV or Parquet table is accepted"
+        ) from error
+    lines = head.splitlines(keepends=True)
+    headers = {mark: next(csv.reader(lines, delimiter=mark)) for mark in _DELIMITERS}
     mark = max(headers, key=lambda each: len(headers[each]))
     uneven = ""
 

@@ -1,25 +1,23 @@
-"""A label table, or the folders of an archive -> tile names, classes, a 0/1 matrix and the task."""
+"""A label table, or the folders of an archive -> tile names, classes, a 0/1 matrix and the task.
 
-from collections.abc import Sequence
+`wide` has a 0/1 column a class, `tags` the names of a tile's classes in one cell, `rle` a row a
+mask, as the Airbus ship competition. What separates names in a cell is guessed from the whole
+column and its title (`label_separator=auto`), and where it can be read in two ways it is refused,
+with the key that decides.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.config.prepare import PrepareRecipe
-from satray.data.label_formats import (
-    MASK_TITLE,
-    TITLES,
-    Source,
-    name_matrix,
-    read_rle,
-    read_tags,
-    read_wide,
-    recognise,
-    refuse_twice,
-)
-from satray.data.label_table import Table, read_table, refuse_absent
+from satray.config.prepare import POSITIVE, PrepareRecipe
+from satray.data.label_table import Column, Table, read_table, refuse_absent
 from satray.errors import InputError, listed
 
 Task = Literal["binary", "multilabel", "multiclass"]
@@ -35,6 +33,21 @@ PARTS_BY_WORD: dict[str, Part] = {
     "test": "test",
 }
 """Word in a split column or folder name, lower case -> part."""
+
+MASK_TITLE = "encodedpixels"
+TITLES = (
+    *("tags", "tag", "labels", "label", "classes", "class"),
+    *("class_name", "classname", "label_name", "category", "class_id", "label_id"),
+)
+"""Titles of a column of classes, lower case; earlier ones win."""
+
+SEVERAL = frozenset({"tags", "tag", "labels", "classes"})
+"""Those whose cells may hold several names, even where none does."""
+
+SEPARATORS = {"comma": ",", "semicolon": ";", "pipe": "|", "blank": " "}
+"""Words for `label_separator` beside auto and none; any other text is a separator itself."""
+
+_RUNS = re.compile(r"(?:[1-9]\d{0,9}\s+[1-9]\d{0,9}(?:\s+|$))+", re.ASCII)  # start and length
 
 
 @dataclass(frozen=True)
@@ -85,42 +98,47 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
     Raises:
         InputError: the table is none of these, or a key, cell or class is wrong.
     """
+    _check_classes(recipe)
     table, split = read_table(data, name), recipe.split
     if split.group is not None:
         table.need(split.group, "split.group")
-    reserved = {split.column, split.group}
-    key = _key_column(table, recipe, reserved)
-    keys = tuple(str(cell) for cell in table.columns[key].values())
-    free = {t: c for t, c in table.columns.items() if t not in reserved and t != key}
-    source = Source(table, keys, free, recipe)
-    label_format = recognise(source)
+    source = _Source(table, _key_column(table, recipe), recipe)
+    label_format = _recognised(source)
     if recipe.label_positive is not None and label_format != "wide":
         raise InputError(
             f"label_positive={recipe.label_positive}: labels={name} is read as {label_format}; "
             "accepted: columns of numbers (label_format=wide, classes=[...] names them)"
         )
-    if label_format != "rle":
-        _refuse_doubled(table, key, keys)
-    found = {"wide": read_wide, "tags": read_tags, "rle": read_rle}[label_format](source)
-    rows = np.arange(len(keys)) if found.rows is None else found.rows
-    columns = {t: c.values() for t, c in table.columns.items() if t in reserved and not c.lists}
-    taken = {*found.used, key, split.group, split.column if split.by in ("auto", "column") else ""}
+    found = {"wide": _read_wide, "tags": _read_tags, "rle": _read_rle}[label_format](source)
+    keys, tiles = table.columns[source.key], source.firsts
+    if label_format != "rle" and len(tiles) < len(keys.codes):
+        row = int(np.flatnonzero(tiles[keys.codes] != np.arange(len(keys.codes)))[0])
+        texts = [t for t, c in table.columns.items() if t != source.key and c.kind == "words"]
+        hint = f"; key_column=... picks another column of {listed(texts)}" if texts else ""
+        raise InputError(
+            f"labels={name}: rows {tiles[keys.codes[row]] + 1} and {row + 1} both name "
+            f"{source.key_of(row)!r} in column {source.key!r}; one row a tile is accepted{hint}"
+        )
+    columns = {}
+    for title, column in table.columns.items():
+        if title in (split.column, split.group) and not column.lists:
+            cells = column.values()
+            columns[title] = tuple(cells[row] for row in tiles.tolist())
+    taken = {*found.used, source.key, split.group}
+    taken |= {split.column} if split.by in ("auto", "column") else set()
     over = [f"{t} ({c.kind})" for t, c in table.columns.items() if t not in taken]
-    return _settled(
-        LabelTable(
-            keys=tuple(keys[row] for row in rows.tolist()),
-            classes=found.classes,
-            labels=found.labels,
-            task="multilabel",
-            columns={t: tuple(cells[row] for row in rows.tolist()) for t, cells in columns.items()},
-            format=label_format,
-            name=name,
-            passed_over=(*over, *table.unread),
-            notes=found.notes,
-        ),
-        found.single,
-        recipe,
+    read = LabelTable(
+        keys=keys.texts,
+        classes=found.classes,
+        labels=found.labels,
+        task="multilabel",
+        columns=columns,
+        format=label_format,
+        name=name,
+        passed_over=(*over, *table.unread),
+        notes=found.notes,
     )
+    return _settled(read, found.single, recipe)
 
 
 def labels_from_folders(keys: Sequence[str], recipe: PrepareRecipe) -> LabelTable:
@@ -134,139 +152,391 @@ def labels_from_folders(keys: Sequence[str], recipe: PrepareRecipe) -> LabelTabl
     Raises:
         InputError: another format was asked for; an image outside folders; fewer than two folders.
     """
-    if recipe.label_format not in ("auto", "folders"):
-        raise InputError(f"label_format={recipe.label_format} needs labels=TABLE; none is given")
-    if recipe.key_column is not None:
-        raise InputError("key_column names a column of labels=TABLE; none is given")
+    _check_classes(recipe)
+    if recipe.label_format not in ("auto", "folders") or recipe.key_column is not None:
+        raise InputError("label_format and key_column are of a table, labels=TABLE; none is given")
     paths = [key.split("/") for key in keys]
-    parted = bool(paths) and all(
-        len(path) > 2 and path[0].lower() in PARTS_BY_WORD for path in paths
-    )
-    depth = int(parted)
-    for key, path in zip(keys, paths, strict=True):
-        if len(path) < depth + 2:
-            raise InputError(
-                f"label_format=folders: {key} lies in no folder of {recipe.images}; one folder a "
-                "class is accepted, or labels=TABLE"
-            )
-    classes, labels_NK = name_matrix([(path[depth],) for path in paths])
-    if len(classes) < 2:
-        found = f"only {classes[0]}" if classes else "no folder with images"
+    parted = all(len(path) > 2 and path[0].lower() in PARTS_BY_WORD for path in paths)
+    outside = [key for key, path in zip(keys, paths, strict=True) if len(path) < 2 + parted]
+    if outside:
         raise InputError(
-            f"label_format=folders: {recipe.images} has {found}; two folders or more are accepted, "
-            "one a class, or labels=TABLE"
+            f"label_format=folders: {outside[0]} lies in no folder of {recipe.images}; one folder "
+            "a class is accepted, or labels=TABLE"
+        )
+    classes, labels_NK = _name_matrix([(path[int(parted)],) for path in paths])
+    if len(classes) < 2:
+        raise InputError(
+            f"label_format=folders: {recipe.images} has {listed(classes) or 'none'} of the two "
+            "folders or more that are accepted, one a class; or say labels=TABLE"
         )
     columns = {recipe.split.column: tuple(path[0] for path in paths)} if parted else {}
-    found_so = LabelTable(
-        tuple(keys), classes, labels_NK, "multilabel", dict(columns), "folders", recipe.images
+    read = LabelTable(
+        tuple(keys), classes, labels_NK, "multilabel", {**columns}, "folders", recipe.images
     )
-    return _settled(found_so, True, recipe)
+    return _settled(read, True, recipe)
 
 
-def _key_column(table: Table, recipe: PrepareRecipe, reserved: set[str | None]) -> str:
+@dataclass(frozen=True)
+class _Source:
+    """A table as the formats read it."""
+
+    table: Table
+    key: str
+    """Title of the column that names the tiles."""
+    recipe: PrepareRecipe
+
+    @cached_property
+    def free(self) -> dict[str, Column]:
+        """Columns that are neither key, split nor group."""
+        reserved = {self.recipe.split.column, self.recipe.split.group, self.key}
+        return {t: c for t, c in self.table.columns.items() if t not in reserved}
+
+    @cached_property
+    def firsts(self) -> NDArray[np.int64]:
+        """(M,) first row of each tile, rising."""
+        return np.unique(self.table.columns[self.key].codes, return_index=True)[1]
+
+    def key_of(self, row: int) -> str:
+        """The name of a row's tile."""
+        keys = self.table.columns[self.key]
+        return keys.texts[int(keys.codes[row])]
+
+    def refuse(
+        self, wrong: Sequence[bool] | NDArray[np.bool_], title: str, why: str, empty: bool = False
+    ) -> None:
+        """Refuse a column by its first wrong cell, if any: row (from 1), tile and what it holds.
+
+        Args:
+            wrong: which of its different texts are.
+            title: of the column.
+            why: what is accepted.
+            empty: whether empty cells are wrong.
+        """
+        column = self.table.columns[title]
+        rows = np.flatnonzero(np.append(wrong, empty).astype(bool)[column.codes]).tolist()
+        if rows:
+            code = column.codes[rows[0]]
+            found = "is empty" if code < 0 else f"holds {column.texts[code][:40]!r}"
+            raise InputError(
+                f"labels={self.table.name}: row {rows[0] + 1} ({self.key_of(rows[0])}), column "
+                f"{title!r} {found} ({len(rows):,} such rows); {why}"
+            )
+
+
+class _Found(NamedTuple):
+    """What a format yields, before classes are chosen."""
+
+    classes: tuple[str, ...]
+    labels: NDArray[np.uint8]
+    used: tuple[str, ...]
+    """Columns of labels."""
+    single: bool = False
+    """Whether a tile has one class, by the column's title and content."""
+    notes: tuple[str, ...] = ()
+
+
+def _key_column(table: Table, recipe: PrepareRecipe) -> str:
+    """Title of the column that names the tiles: the recipe's, the first of words, or numbers."""
     wanted = recipe.key_column
     if wanted is not None:
         table.need(wanted, "key_column")
-        if table.columns[wanted].lists:
-            raise InputError(f"key_column={wanted} of {table.name} holds lists, not names")
     else:
-        titles = (*TITLES, MASK_TITLE)
-        may = [t for t in table.columns if t not in reserved and t.lower() not in titles]
-        worded = [t for t in may if table.columns[t].is_text and not table.columns[t].lists]
+        no_key = {recipe.split.column, recipe.split.group}
+        may = [t for t in table.columns if t not in no_key and t.lower() not in TITLES]
+        worded = [t for t in may if table.columns[t].kind == "words" and t.lower() != MASK_TITLE]
         first = next(iter(table.columns))
+        cells = table.columns[first]
         # tiles that are numbered: each row has a number of its own
-        numbered = first in may and len(table.columns[first].texts) == table.rows > 2
-        if not worded and not numbered:
+        if not worded and not (first in may and len(cells.texts) == len(cells.codes) > 2):
             raise InputError(
                 f"labels={table.name} has no text column that names the tiles; key_column=... "
                 f"picks one of {listed(table.columns)}"
             )
         wanted = worded[0] if worded else first
-    empty = np.flatnonzero(table.columns[wanted].codes < 0)
-    if empty.size:
+    if (table.columns[wanted].codes < 0).any():
+        row = int(np.argmin(table.columns[wanted].codes))
         raise InputError(
-            f"labels={table.name}: row {empty[0] + 1}, column {wanted!r} is empty; it names the "
-            "tile"
+            f"labels={table.name}: row {row + 1}, column {wanted!r} is empty; it names the tile"
         )
     return wanted
 
 
-def _refuse_doubled(table: Table, key: str, keys: tuple[str, ...]) -> None:
-    codes = table.columns[key].codes
-    _, first = np.unique(codes, return_index=True)
-    if len(first) == len(codes):
-        return
-    row = int(np.flatnonzero(first[codes] != np.arange(len(codes)))[0])
-    texts = [t for t, c in table.columns.items() if t != key and c.is_text and not c.lists]
-    hint = f"; key_column=... picks another column of {listed(texts)}" if texts else ""
+def _recognised(source: _Source) -> Literal["wide", "tags", "rle"]:
+    """The format that the recipe says, or that the columns have."""
+    recipe, table = source.recipe, source.table
+    if recipe.label_format == "folders":
+        raise InputError("label_format=folders reads no table; leave labels= out")
+    if recipe.label_format != "auto":
+        return recipe.label_format
+    if any(title.lower() == MASK_TITLE for title in table.columns):
+        return "rle"
+    chosen = recipe.classes is not None and set(recipe.classes) <= table.columns.keys()
+    if chosen or recipe.label_positive is not None:
+        return "wide"
+    flags = [title for title, column in source.free.items() if column.is_flags]
+    tags = _tags_column(source)
+    if flags and tags is not None and tags.lower() in TITLES:
+        raise InputError(
+            f"labels={table.name} has classes in column {tags!r} and 0/1 columns "
+            f"({listed(flags, 3)}); say label_format=tags or label_format=wide"
+        )
+    if flags or tags is not None:
+        return "wide" if flags else "tags"
     raise InputError(
-        f"labels={table.name}: rows {first[codes[row]] + 1} and {row + 1} both name {keys[row]!r} "
-        f"in column {key!r}; one row a tile is accepted{hint}"
+        f"labels={table.name} is no known label table: accepted are 0/1 columns (wide), a column "
+        f"of words called tags or label (tags), EncodedPixels (rle); label_format=tags takes the "
+        f"numbers of a single column for classes; columns: {listed(table.columns)}"
     )
+
+
+# ---- wide: one 0/1 column a class
+
+
+def _read_wide(source: _Source) -> _Found:
+    """Columns of `classes=`; else all of flags, and those that nearly are, which are refused.
+
+    Under `label_positive` the one column of numbers, which then are compared with its bound.
+    """
+    recipe, name, positive = source.recipe, source.table.name, source.recipe.label_positive
+    classes = recipe.classes
+    if classes is None and positive is not None:
+        classes = tuple(t for t, column in source.free.items() if column.kind == "numbers")
+        if len(classes) > 1:
+            raise InputError(
+                f"label_positive={positive}: {name} has numbers in {listed(classes)}; "
+                "classes=[...] names the columns that are classes"
+            )
+    elif classes is None:
+        classes = tuple(title for title, column in source.free.items() if column.is_flags)
+    if not classes:
+        raise InputError(
+            f"label_format=wide: {name} has no column that holds only 0 and 1 "
+            f"(classes=[...] names columns); columns: {listed(source.table.columns)}"
+        )
+    condition = re.fullmatch(POSITIVE, positive) if positive is not None else None
+    labels = []
+    for title in classes:
+        if title not in source.free or source.free[title].lists:
+            refuse_absent(title, source.free, f"classes: {name} has no column", "columns")
+        numbers = source.free[title].numbers
+        if condition is not None:
+            bound = float(condition[2])
+            over = numbers >= bound if condition[1] == ">=" else numbers > bound
+            numbers = np.where(np.isnan(numbers), numbers, over)
+        source.refuse(
+            ~np.isin(numbers, (0, 1)),
+            title,
+            "a class column holds 0 or 1 (classes=[...] leaves columns out, label_positive='>0' "
+            "takes numbers above 0 for 1, label_format=tags takes numbers of classes)",
+            empty=True,
+        )
+        labels.append(numbers[source.free[title].codes] == 1)
+    return _Found(classes, np.stack(labels, axis=1).astype(np.uint8), classes)
+
+
+# ---- tags: the classes of a tile as names in one cell
+
+
+def _tags_column(source: _Source) -> str | None:
+    """The column so called, of words before one of class ids; else the only one of words.
+
+    Under `label_format=tags` words may look like numbers.
+    """
+    forced, free = source.recipe.label_format == "tags", source.free
+    worded = [title for title, column in free.items() if column.kind in ("words", "lists")]
+    called = [title for usual in TITLES for title in free if title.lower() == usual]
+    ids = [title for title in called if forced or not free[title].is_flags]
+    for title in (*(title for title in called if title in worded), *ids):
+        return title
+    rest = list(free) if forced else worded
+    return rest[0] if len(rest) == 1 else None
+
+
+def _read_tags(source: _Source) -> _Found:
+    """Class names, sorted (MultiLabelBinarizer's order); an empty cell is a tile without any."""
+    title, name = _tags_column(source), source.table.name
+    if title is None:
+        raise InputError(
+            f"label_format=tags: {name} has no single column of words beside the key; "
+            f"name it tags or label; columns: {listed(source.free)}"
+        )
+    names, several, note = _names(source, title)
+    classes, labels_CK = _name_matrix([*names, ()])  # the last is of empty cells
+    if not classes:
+        raise InputError(f"labels={name}: column {title!r} holds no tag")
+    if several and {name.lower() for name in classes} <= {"0", "1", "0.0", "1.0", "true", "false"}:
+        raise InputError(
+            f"labels={name}: column {title!r} holds vectors of 0 and 1; accepted: "
+            "names of classes, or a column a class (wide)"
+        )
+    notes = [] if title.lower() in TITLES else [f"classes are those of column {title!r}"]
+    notes += [f"column {title!r}: {note}"] if note else []
+    single = not several and title.lower() not in SEVERAL
+    return _Found(classes, labels_CK[source.free[title].codes], (title,), single, tuple(notes))
+
+
+def _names(source: _Source, title: str) -> tuple[list[tuple[str, ...]], bool, str]:
+    """The names in each different cell of a column, whether cells may hold several, and a note."""
+    column, separator = source.free[title], source.recipe.label_separator
+    no_class = "which is no class; accepted: names, or nothing"
+    source.refuse(column.missing, title, no_class)
+    if column.lists:
+        cells = [json.loads(text) for text in column.texts]
+        source.refuse([None in cell for cell in cells], title, no_class)
+        return [tuple(n for v in c if (n := str(v).strip())) for c in cells], True, ""
+    if column.texts and not np.isnan(column.numbers).any():
+        source.refuse(
+            (column.numbers % 1 != 0) | (column.numbers < 0),
+            title,
+            "a class's number is whole and not below 0 (label_positive='>0' makes two classes)",
+        )
+        # a column of floats spells them 3.0
+        return [(text.partition(".")[0],) for text in column.texts], False, ""
+    mark, note = "" if separator == "none" else SEPARATORS.get(separator, separator), ""
+    if separator == "auto":
+        lists = [text[0] + text[-1] in ("[]", "()", "{}") for text in column.texts]
+        what = "accepted: names with one separator between them, or a list of Parquet"
+        source.refuse(lists, title, what)
+        mark, note = _guessed(column.texts, title, source.table.name)
+    return [_cut(text, mark) for text in column.texts], bool(mark), note
+
+
+def _cut(cell: str, mark: str) -> tuple[str, ...]:
+    """The names of a cell, cut at a mark and nowhere else; the whole one where there is none."""
+    parts = (cell.split() if mark == " " else cell.split(mark)) if mark else [cell]
+    return tuple(name for part in parts if (name := part.strip()))
+
+
+def _guessed(cells: Sequence[str], title: str, table: str) -> tuple[str, str]:
+    """The mark between names in a column's cells, empty where cells are whole names; and a note.
+
+    Raises:
+        InputError: the column can be read in two ways.
+    """
+
+    def unclear(found: str, ways: str) -> InputError:
+        return InputError(
+            f"labels={table}: column {title!r}: {found}; say label_separator={ways} (accepted: "
+            f"auto, none, {', '.join(SEPARATORS)}, or the separator itself)"
+        )
+
+    there = [mark for mark in ";|," if any(mark in cell for cell in cells)]
+    marks = [mark for mark in there if mark != ","] or there
+    if len(marks) > 1 or (marks and title.lower() not in SEVERAL):
+        named = [word for word, mark in SEPARATORS.items() if mark in marks]
+        raise unclear(f"cells hold {' and '.join(marks)}", f"{', '.join(named)} or none")
+    mark, note = (marks[0] if marks else ""), ""
+    long = next((cell for cell in cells if len(cell.split()) > 1), "")
+    if not mark and long and title.lower() in ("tags", "tag"):  # as in the Planet table
+        mark = " "
+        note = f"cells are cut at blanks ({long!r}); label_separator=none keeps them whole"
+    elif not mark and long:
+        # fewer words than cells are names that combine; the same in another order are none
+        words = [frozenset(cell.split()) for cell in cells]
+        if not len(frozenset().union(*words)) >= len(set(words)) == len(cells):
+            raise unclear(f"{long!r} may be one name or several", "blank or none")
+        note = f"cells are whole names ({long!r}); label_separator=blank cuts them"
+    names = {name for cell in cells for name in _cut(cell, mark)}
+    small = sorted(name for name in names if name[0].islower())
+    if mark == "," and small and any(name[0].isupper() for name in names):
+        # `Beaches, dunes, sands` is the name of one CORINE class
+        raise unclear(f"{small[0]!r} may be a name or the end of one", "comma or none")
+    return mark, note
+
+
+def _name_matrix(
+    names: Sequence[Iterable[str]],
+) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """The different names, sorted, and (N, K) uint8: which of them each row has."""
+    classes = tuple(sorted({name for row in names for name in row}))
+    position = {name: k for k, name in enumerate(classes)}
+    labels_NK = np.zeros((len(names), len(classes)), np.uint8)
+    for row, there in enumerate(names):
+        labels_NK[row, [position[name] for name in there]] = 1
+    return classes, labels_NK
+
+
+# ---- rle: masks as the Airbus ship competition has them, many rows an image
+
+
+def _read_rle(source: _Source) -> _Found:
+    """One row an image, by first appearance; class `ship` where any of its rows has a mask."""
+    table = source.table
+    title = next((title for title in table.columns if title.lower() == MASK_TITLE), None)
+    if title is None:
+        raise InputError(
+            f"label_format=rle: {table.name} has no column EncodedPixels; columns: "
+            f"{listed(table.columns)}"
+        )
+    masks = table.columns[title]
+    wrong = [_RUNS.fullmatch(text) is None for text in masks.texts]
+    source.refuse(wrong, title, "a mask is pairs of start and length counted from 1, or empty")
+    ship_M = np.bincount(table.columns[source.key].codes, weights=masks.codes >= 0) > 0
+    return _Found(("ship",), ship_M[:, None].astype(np.uint8), (title,))
+
+
+# ---- classes and task
+
+
+def _check_classes(recipe: PrepareRecipe) -> None:
+    """Refuse `classes=` that is empty or names a class twice."""
+    classes = recipe.classes
+    if classes is not None and not len(classes) == len(set(classes)) > 0:
+        raise InputError(
+            f"classes=[{', '.join(classes)}]: accepted: classes, each named once, or leave the key "
+            "out to keep all"
+        )
 
 
 def _settled(found: LabelTable, single: bool, recipe: PrepareRecipe) -> LabelTable:
     """Choose the classes, settle the task, and check that the labels fit it."""
-    classes = recipe.classes if recipe.classes is not None else found.classes
-    refuse_twice(classes)
+    name, classes = found.name, recipe.classes or found.classes
     for wanted in classes:
         if wanted not in found.classes:
-            said = f"classes: {found.name} has no class"
+            said = f"classes: {name} has no class"
             refuse_absent(wanted, found.classes, said, "classes there")
     if single and recipe.task == "auto" and len(found.classes) == 1 and found.labels.all():
         raise InputError(
-            f"{found.name}: all tiles are {found.classes[0]!r}; two classes or more are accepted, "
+            f"{name}: all tiles are {found.classes[0]!r}; two classes or more are accepted, "
             "or one and tiles without it"
         )
-    take = [found.classes.index(name) for name in classes]
-    labels_NK = np.ascontiguousarray(found.labels[:, take])
-    several = len(classes) > 1
-    guess: Task = "binary" if not several else "multiclass" if single else "multilabel"
-    task = guess if recipe.task == "auto" else recipe.task
+    labels_NK = np.ascontiguousarray(found.labels[:, [found.classes.index(c) for c in classes]])
+    task: Task = "multiclass" if single else "multilabel"
+    if recipe.task != "auto":
+        task = recipe.task
+    elif len(classes) == 1:
+        task = "binary"
     notes = found.notes
     if recipe.task == "auto" and task == "multiclass" and len(classes) == 2:
         notes += ("two classes, one a tile (multiclass); classes=[NAME] makes it binary",)
-    chosen = replace(found, classes=classes, labels=labels_NK, task=task, notes=notes)
-    if task == "binary" and several:
+    takes = {"binary": "one class", "multiclass": "two classes or more"}.get(task)
+    if takes is not None and (task == "binary") != (len(classes) == 1):
         raise InputError(
-            f"task=binary takes one class, {found.name} gives {len(classes)}: {listed(classes)}; "
-            "classes=[NAME] picks it"
+            f"task={task} takes {takes}, {name} gives {listed(classes)}; classes=[...] picks"
         )
+    chosen = replace(found, classes=classes, labels=labels_NK, task=task, notes=notes)
     if task != "multiclass":
         return chosen
-    if not several:
+    counts_N = found.labels.sum(axis=1, dtype=np.int64)
+    # a wide table cut by `classes=` says nothing of the columns that it was not asked for
+    fewest = int(recipe.classes is None or found.format != "wide")
+    wrong = np.flatnonzero((counts_N > 1) | (counts_N < fewest)).tolist()
+    if wrong:
+        row = wrong[0]
+        there = [c for c, on in zip(found.classes, found.labels[row], strict=True) if on]
         raise InputError(
-            f"task=multiclass takes two classes or more, {found.name} gives {listed(classes)}"
+            f"task=multiclass takes one class a tile; row {row + 1} ({found.keys[row]}) of {name} "
+            f"has {len(there)}: {listed(there) or 'none'} ({len(wrong)} such rows)"
+            + ("; task=multilabel takes tiles without a class" if recipe.task == "auto" else "")
         )
-    _refuse_not_one(found, recipe)
     kept_N = labels_NK.any(axis=1)
-    if kept_N.all():
-        return chosen
     if not kept_N.any():
-        raise InputError(f"classes: no tile of {found.name} has {listed(classes)}")
-    rows = np.flatnonzero(kept_N)
+        raise InputError(f"classes: no tile of {name} has {listed(classes)}")
+    rows = np.flatnonzero(kept_N).tolist()
     return replace(
         chosen,
         keys=tuple(found.keys[row] for row in rows),
-        labels=labels_NK[rows],
-        columns={
-            title: tuple(cells[row] for row in rows) for title, cells in found.columns.items()
-        },
+        labels=labels_NK[kept_N],
+        columns={t: tuple(cells[row] for row in rows) for t, cells in found.columns.items()},
         left_out=tuple(found.keys[row] for row in np.flatnonzero(~kept_N)),
     )
-
-
-def _refuse_not_one(found: LabelTable, recipe: PrepareRecipe) -> None:
-    """Refuse rows with several classes, or none, under task=multiclass."""
-    counts_N = found.labels.sum(axis=1, dtype=np.int64)
-    # A wide table cut by `classes=` says nothing of the columns that it was not asked for.
-    fewest = int(recipe.classes is None or found.format != "wide")
-    wrong = np.flatnonzero((counts_N > 1) | (counts_N < fewest))
-    if wrong.size:
-        row = int(wrong[0])
-        names = [c for c, on in zip(found.classes, found.labels[row], strict=True) if on]
-        raise InputError(
-            f"task=multiclass takes one class a tile; row {row + 1} ({found.keys[row]}) of "
-            f"{found.name} has {len(names)}: {listed(names) or 'none'} ({wrong.size} such rows)"
-            + ("; task=multilabel takes tiles without a class" if recipe.task == "auto" else "")
-        )
