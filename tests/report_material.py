@@ -9,7 +9,7 @@ import pyarrow as pa
 import scoring_material as material
 
 from satray.config.score import EvaluateRecipe
-from satray.data.index import SCHEMA, IndexMeta, TileIndex, index_digest, table_with
+from satray.data.index import SCHEMA, IndexMeta, TileIndex, read_index, table_with
 from satray.evaluate.quality import Predicted, Quality, Split, measure
 from satray.evaluate.report import publish_report
 from satray.evaluate.reproduce import Comparison
@@ -90,7 +90,7 @@ def findings(root: Path, *, tiles: int = 12, keys: dict[str, Any] | None = None,
         {"bundle": str(root / "bundle"), "index": str(root / "index"), "bootstrap": 20}
         | (keys or {})
     )
-    index = replace(index, digest=index_digest(recipe.index, Storage()))
+    index = replace(index, digest=read_index(recipe.index, Storage()).digest)
     quality = measure(predicted, spec, recipe.bootstrap)
     return Findings(recipe, spec, index, predicted, quality)
 

@@ -2,15 +2,13 @@
 
 import hashlib
 import io
-import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +19,8 @@ from pydantic import TypeAdapter
 from satray.data.raster import PagesKey
 from satray.data.values import Units
 from satray.errors import InputError, one_line
-from satray.storage import Version
-
-if TYPE_CHECKING:
-    from satray.runs.run import Run
-    from satray.storage import Storage
+from satray.runs.run import Run, read_run
+from satray.storage import Storage, Version, join
 
 META_KEY = b"satray"
 """Key of the schema metadata that holds `IndexMeta` as JSON."""
@@ -145,7 +140,8 @@ class TileIndex:
     meta: IndexMeta
     """Task, classes, bands, statistics."""
     digest: str = ""
-    """Of the whole index's files (`index_digest`); empty where it was not read from any."""
+    """SHA-256, in hexadecimal, of the index's file; of several files, of their digests in order.
+    Empty where it was read from none."""
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -210,30 +206,21 @@ def versions(table: pa.Table) -> list[Version | None]:
     ]
 
 
-def write_index(
-    meta: IndexMeta, tables: Iterable[pa.Table], run: "Run", per_file: int = ROWS_PER_FILE
-) -> None:
+def write_index(index: TileIndex, run: Run, per_file: int = ROWS_PER_FILE) -> None:
     """Publish `index/tiles-NNNNN.parquet`.
 
     Args:
-        meta: of the index.
-        tables: its rows, cut anyhow; those of a row group are in memory at once.
+        index: what is written.
         run: whose products the files are.
         per_file: most tiles of a file.
     """
-    size = min(ROWS_PER_GROUP, per_file)
-    groups = _groups((table_with(meta, table) for table in tables), meta, size)
-    for number, first in enumerate(groups):
-        sink, rows = io.BytesIO(), 0
-        more = itertools.islice(groups, per_file // size - 1)
-        with pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
-            for group in itertools.chain([first], more):
-                writer.write_table(group)
-                rows += len(group)
-        run.publish(f"index/tiles-{number:05d}.parquet", sink.getvalue(), rows=rows)
+    for number, start in enumerate(range(0, max(1, len(index)), per_file)):
+        rows, sink = table_with(index.meta, index.table.slice(start, per_file)), io.BytesIO()
+        pq.write_table(rows, sink, compression="zstd", row_group_size=ROWS_PER_GROUP)
+        run.publish(f"index/tiles-{number:05d}.parquet", sink.getvalue(), rows=len(rows))
 
 
-def read_index(uri: str, storage: "Storage") -> TileIndex:
+def read_index(uri: str, storage: Storage) -> TileIndex:
     """Read a tile index.
 
     Args:
@@ -244,13 +231,12 @@ def read_index(uri: str, storage: "Storage") -> TileIndex:
     Raises:
         InputError: there is nothing, or what there is is no tile index.
     """
-    tables, digests = [], []
-    meta: IndexMeta | None = None
-    text = b""
-    for file, listed in _files(uri, storage):
+    tables: list[pa.Table] = []
+    digests: list[str] = []
+    for file, sha256 in _files(uri, storage):
         data = storage.read(file)
         digests.append(hashlib.sha256(data).hexdigest())
-        if listed is not None and digests[-1] != listed:
+        if sha256 not in (None, digests[-1]):
             raise InputError(
                 f"index: {file} is not the file that run.json lists; prepare again, or give its "
                 "index/ folder, which is taken as it is"
@@ -258,43 +244,25 @@ def read_index(uri: str, storage: "Storage") -> TileIndex:
         try:
             table = pq.read_table(io.BytesIO(data))
             metadata = (table.schema.metadata or {})[META_KEY]
-            here = IndexMeta.from_json(metadata.decode())
-            tables.append(table.select(SCHEMA.names).cast(SCHEMA))
+            meta = IndexMeta.from_json(metadata.decode())
+            tables.append(
+                table.select(SCHEMA.names).cast(SCHEMA.with_metadata({META_KEY: metadata}))
+            )
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise InputError(
                 f"index: {file} is no tile index ({one_line(error)}); accepted: the out= of a "
                 "prepare run"
             ) from error
         # compared as bytes: a NaN in the statistics differs from itself
-        if meta is not None and metadata != text:
+        if tables[0].schema.metadata != tables[-1].schema.metadata:
             raise InputError(f"index: {file} belongs to another index than its neighbours")
-        meta, text = here, metadata
-    assert meta is not None
-    return TileIndex(pa.concat_tables(tables).combine_chunks(), meta, _digest(digests))
+    digest = digests[0]
+    if len(digests) > 1:
+        digest = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return TileIndex(pa.concat_tables(tables).combine_chunks(), meta, digest)
 
 
-def index_digest(uri: str, storage: "Storage") -> str:
-    """SHA-256, in hexadecimal, of the index's file; of several, of their digests in order.
-
-    Where a run.json lists them nothing else is read; `TileIndex.digest` is the same.
-
-    Raises:
-        InputError: there is no index.
-    """
-    return _digest(
-        listed or hashlib.sha256(storage.read(file)).hexdigest()
-        for file, listed in _files(uri, storage)
-    )
-
-
-def _digest(files: Iterable[str]) -> str:
-    """Of an index, by the digests of its files."""
-    first, *others = files
-    text = "".join([first, *others])
-    return hashlib.sha256(text.encode()).hexdigest() if others else first
-
-
-def check_unchanged(index: TileIndex, uri: str, storage: "Storage", budget: float) -> list[str]:
+def check_unchanged(index: TileIndex, uri: str, storage: Storage, budget: float) -> list[str]:
     """Refuse an index of which more tiles have changed, or are gone, than a budget allows.
 
     A look at some, before anything starts: whatever reads tiles of an index checks each
@@ -313,46 +281,28 @@ def check_unchanged(index: TileIndex, uri: str, storage: "Storage", budget: floa
         InputError: more.
     """
     rows = np.unique(np.linspace(0, len(index) - 1, min(LOOKED_AT, len(index))).astype(np.int64))
-    found = unlike(index.table.take(pa.array(rows)), storage)
+    some = index.table.take(pa.array(rows))
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="look") as pool:
+        reasons = list(pool.map(storage.unlike, some["uri"].to_pylist(), versions(some)))
+    found = [i for i, reason in enumerate(reasons) if reason is not None]
     if not found:
         return []
-    name, why = found[0]
     text = (
         f"{len(found):,} of {len(rows):,} tiles looked at are not those that prepare read, e.g. "
-        f"{name}: {why}"
+        f"{some['tile_id'][found[0]]}: {reasons[found[0]]}"
     )
     if len(found) > budget * len(rows):
-        raise InputError(f"index={uri}: {text}; prepare again, or restore them (error_budget="
-                         f"{budget:g})")  # fmt: skip
+        raise InputError(
+            f"index={uri}: {text}; prepare again, or restore them (error_budget={budget:g})"
+        )
     return [f"note: {text}"]
 
 
-def unlike(table: pa.Table, storage: "Storage") -> list[tuple[str, str]]:
-    """Id and reason of each tile of a table that is not what its index says, in order.
-
-    Args:
-        table: rows of an index.
-        storage: where the tiles are.
-    """
-    uris: list[str] = table.column("uri").to_pylist()
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="look") as pool:
-        reasons = pool.map(storage.unlike, uris, versions(table))
-        return [
-            (name, why)
-            for name, why in zip(table.column("tile_id").to_pylist(), reasons, strict=True)
-            if why is not None
-        ]
-
-
-def _files(uri: str, storage: "Storage") -> list[tuple[str, str | None]]:
+def _files(uri: str, storage: Storage) -> list[tuple[str, str | None]]:
     """The index's files, URI and the digest that a run.json lists, in order; at least one."""
-    from satray.storage import join
-
     if uri.endswith(".parquet"):
         return [(uri, None)]
     if storage.exists(join(uri, "run.json")):
-        from satray.runs.run import read_run
-
         record = read_run(storage, uri)
         products = {p.path: p.sha256 for p in record.products if p.path.startswith("index/")}
         if not products:
@@ -369,15 +319,3 @@ def _files(uri: str, storage: "Storage") -> list[tuple[str, str | None]]:
         f"index: no tile index at {uri}; accepted: the out= of a finished prepare run, its "
         "index/ folder, or one .parquet file"
     )
-
-
-def _groups(tables: Iterable[pa.Table], meta: IndexMeta, size: int) -> Iterator[pa.Table]:
-    """Rows in tables of `size`; the last may have fewer, and none where there are none."""
-    held = [table_with(meta, SCHEMA.empty_table())]
-    for table in tables:
-        held.append(table)
-        while sum(map(len, held)) > size:
-            whole = pa.concat_tables(held)
-            yield whole.slice(0, size).combine_chunks()
-            held = [whole.slice(size)]
-    yield pa.concat_tables(held).combine_chunks()

@@ -1,11 +1,11 @@
 """The job `prepare`: an archive of tiles and labels -> tile index, split, statistics."""
 
+import contextlib
 import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,6 @@ from satray import __version__
 from satray.config.prepare import PrepareRecipe
 from satray.data.decode import TileHeader, read_header
 from satray.data.describe import (
-    SAID,
     describe_archive,
     describe_headers,
     describe_index,
@@ -41,11 +40,11 @@ from satray.data.probe import (
     Alike,
     Archive,
     Kind,
+    archive_of,
     block_of,
     forget,
     gather,
-    header_codes,
-    header_of,
+    kind_text,
     probe_block,
 )
 from satray.data.raster import MASK
@@ -54,7 +53,7 @@ from satray.data.statistics import BandCounts, changed, fill_lines, merge, summa
 from satray.data.values import Units, change_of, unit_of
 from satray.errors import DecodeError, InputError
 from satray.runs.run import Outcome, Run, digest_entries
-from satray.storage import Storage
+from satray.storage import Entry, Storage
 
 LISTED = pa.schema(
     [
@@ -71,14 +70,8 @@ LISTED = pa.schema(
 `size`, `etag`: as listed; `mask`: whether a `.msk` lies beside it; `world`: URI of the world file
 that does."""
 
-QUARANTINE = pa.schema([("uri", pa.string()), ("stage", pa.string()), ("error", pa.string())])
-"""Columns of quarantine.parquet."""
-
 SAMPLE = 3
 """Images that `--plan` decodes."""
-
-LOOKED = 2_000
-"""Largest archive whose tiles `--plan` opens all, for where they lie."""
 
 SMALL_TILES, SMALL_BYTES = 4_000, 2 * 10**9
 """Largest archive that is read without Ray where nobody says: until Ray's tasks read, a process
@@ -103,14 +96,9 @@ class Survey:
         return int(self.tiles.num_rows)
 
     @property
-    def keys(self) -> pa.ChunkedArray:
-        """Paths of the images below the archive."""
-        return self.tiles["key"]
-
-    @property
     def size(self) -> int:
         """Bytes of all images, as listed."""
-        return int(pc.sum(self.tiles["size"]).as_py() or 0)
+        return int(pc.sum(self.tiles["size"]).as_py())
 
 
 def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
@@ -136,36 +124,19 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
         digests["labels"] = hashlib.sha256(data).hexdigest()
     matched = match_images(labels, entries)
     refuse_unmatched(matched, labels, recipe.images, recipe.unmatched_budget)
+    labels_MK = labels.labels[matched.rows]
+    tiles, beside = _listed(matched.entries, labels_MK, entries)
     # labels beside the images, or an `out` below them, change nothing that is made
-    used = {entry.key for entry in matched.entries}
-    masks = {e.key for e in entries if e.key.removesuffix(MASK) in used} - used
-    beside = world_files(entries)
-    used |= masks | {entry.key for entry in beside.values()}
+    used = {entry.key for entry in matched.entries} | beside
     digests["images"] = digest_entries(e for e in entries if e.key in used or is_image(e.key))
-    images_M = matched.entries
-    tiles = pa.table(
-        {
-            "key": [entry.key for entry in images_M],
-            "uri": [entry.uri for entry in images_M],
-            "labels": pa.FixedSizeListArray.from_arrays(
-                labels.labels[matched.rows].ravel(), len(labels.classes)
-            ),
-            "size": [entry.size for entry in images_M],
-            "etag": [entry.etag for entry in images_M],
-            "mask": [entry.key + MASK in masks for entry in images_M],
-            "world": [beside[e.uri].uri if e.uri in beside else None for e in images_M],
-        },
-        schema=LISTED,
-    )
     if recipe.split.by == "ground":
-        parts = _parts_by_ground(tiles, labels.labels[matched.rows], labels.task, recipe, storage)
+        parts = _parts_by_ground(tiles, labels_MK, labels.task, recipe, storage)
     else:
         drawn = assign_parts(labels, recipe.split)
         parts = [drawn[row] for row in matched.rows]
     split = pa.array(parts, pa.string()).dictionary_encode()
-    rowless = replace(
-        labels, keys=(), labels=labels.labels[:0], columns=dict.fromkeys(labels.columns, ())
-    )
+    columns: dict[str, tuple[str | None, ...]] = dict.fromkeys(labels.columns, ())
+    rowless = replace(labels, keys=(), labels=labels.labels[:0], columns=columns)
     matched = replace(matched, rows=matched.rows[:0], entries=())
     return Survey(tiles.append_column("split", split), rowless, matched, digests)
 
@@ -177,24 +148,17 @@ def takes_ray(recipe: PrepareRecipe, found: Survey) -> bool:
 
 
 def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
-    """What would be done; opens few images, or those of small archives, and writes nothing."""
+    """What would be done; opens few images and writes nothing."""
     probed = probe_block(block_of(found.tiles, 0, SAMPLE), recipe, storage)
-    seen = Archive(found.keys)
-    seen.add(probed)
-    tiles = probed.tiles.sort_by("row")
+    seen = archive_of([probed.tiles], {}, found.tiles["key"])
     lines = describe_archive(found.tiles, found.labels, found.matched, recipe)
     lines += [
-        f"first images: {kind} ({count} of {len(tiles)} opened)"
-        for kind, count in seen.kinds().items()
+        f"first images: {kind} ({count} of {len(seen.tiles)} opened)"
+        for kind, count in seen.kinds.items()
     ]
-    for bad in tiles.filter(tiles["error"].is_valid()).to_pylist():
+    for bad in seen.tiles.filter(seen.tiles["error"].is_valid()).to_pylist():
         lines.append(f"cannot be read: {found.tiles['uri'][bad['row']]}: {bad['error']}")
-    lines += describe_headers(seen.alike())
-    if len(found) <= LOOKED:
-        there, places = _read_footprints(found.tiles, recipe, storage)
-        lines += describe_meeting(places, found.tiles["split"].take(there).to_pylist(), recipe)
-    else:
-        lines.append(f"split: of over {LOOKED:,} tiles the summary says which meet on the ground")
+    lines += describe_headers(seen.alike)
     asked = recipe.resources.ray
     ray = takes_ray(recipe, found) if asked == "auto" else asked == "yes"
     how = f"on Ray, read_tasks={recipe.resources.read_tasks}" if ray else "in this process"
@@ -224,23 +188,24 @@ def work(recipe: PrepareRecipe, found: Survey, run: Run) -> Outcome:
         raise
 
 
-def _read_footprints(
-    listed: pa.Table, recipe: PrepareRecipe, storage: Storage
-) -> tuple[NDArray[np.int64], Footprints]:
-    """Read the headers of images: the rows, rising, of those that can be read; their footprints."""
-    headers: dict[int, TileHeader] = {}
-    for place, data in storage.read_many(listed["uri"].to_pylist()):
-        if not isinstance(data, Exception):
-            world = world_at(listed["world"][place].as_py(), storage)
-            with suppress(DecodeError):
-                headers[place] = read_header(
-                    data, bands=recipe.bands, world=world, pages=recipe.pages
-                )
-    rows = sorted(headers)
-    columns = [SCHEMA.field(name) for name in ("crs", "transform", "height", "width")]
-    found = [{field.name: getattr(headers[row], field.name) for field in columns} for row in rows]
-    table = pa.Table.from_pylist(found, pa.schema(columns))
-    return np.array(rows, np.int64), Footprints.of_table(table)
+def _listed(
+    images: Sequence[Entry], labels_MK: NDArray[np.uint8], entries: Sequence[Entry]
+) -> tuple[pa.Table, set[str]]:
+    """A table of `LISTED` of labelled images, and the keys of masks and world files beside them."""
+    worlds = world_files(entries)
+    keys = {entry.key for entry in entries}
+    masked = [entry.key + MASK in keys for entry in images]
+    columns = {
+        "key": [entry.key for entry in images],
+        "uri": [entry.uri for entry in images],
+        "labels": pa.FixedSizeListArray.from_arrays(labels_MK.ravel(), labels_MK.shape[1]),
+        "size": [entry.size for entry in images],
+        "etag": [entry.etag for entry in images],
+        "mask": masked,
+        "world": [worlds[e.uri].uri if e.uri in worlds else None for e in images],
+    }
+    masks = {entry.key + MASK for entry, mask in zip(images, masked, strict=True) if mask}
+    return pa.table(columns, schema=LISTED), masks | {entry.key for entry in worlds.values()}
 
 
 def _parts_by_ground(
@@ -251,8 +216,19 @@ def _parts_by_ground(
     storage: Storage,
 ) -> list[str]:
     """Parts by blocks of ground; images that cannot be read, set aside later, are in train."""
-    rows, places = _read_footprints(tiles, recipe, storage)
-    blocks = ground_blocks(places, recipe.split.block)
+    headers: dict[int, TileHeader] = {}
+    for row, data in storage.read_many(tiles["uri"].to_pylist()):
+        if isinstance(data, Exception):
+            continue
+        world = world_at(tiles["world"][row].as_py(), storage)
+        with contextlib.suppress(DecodeError):
+            headers[row] = read_header(data, bands=recipe.bands, world=world, pages=recipe.pages)
+    rows = np.array(sorted(headers), np.int64)
+    columns = [SCHEMA.field(name) for name in ("crs", "transform", "height", "width")]
+    places = {f.name: [getattr(headers[row], f.name) for row in rows] for f in columns}
+    blocks = ground_blocks(
+        Footprints.of_table(pa.table(places, schema=pa.schema(columns))), recipe.split.block
+    )
     nowhere = rows[blocks < 0]
     if len(nowhere):
         raise InputError(
@@ -268,10 +244,16 @@ def _parts_by_ground(
 
 def _publish(archive: Archive, found: Survey, recipe: PrepareRecipe, run: Run) -> Outcome:
     """Write what was read: index, statistics, label summary and quarantine."""
-    kind = _main_kind(archive, found, recipe, run.storage)
-    alike = archive.alike(kind)
+    kinds, images = archive.kinds, len(archive.tiles)
+    if not kinds:
+        raise InputError(
+            f"images={recipe.images}: none of {images:,} images can be read; "
+            f"{found.tiles['key'][0]}: {archive.tiles['error'][0]}"
+        )
+    kind = min(kinds, key=lambda kind: (-kinds[kind], kind))
+    alike = [group for group in archive.alike if group.kind == kind]
     units = _units(alike, kind, recipe)
-    counts = _counts(archive, kind, units, recipe)
+    counts = _counts(archive, alike, units, recipe)
     sizes: Counter[tuple[int, int]] = Counter()
     for group in alike:
         sizes[group.header.height, group.header.width] += group.count
@@ -295,40 +277,31 @@ def _publish(archive: Archive, found: Survey, recipe: PrepareRecipe, run: Run) -
         units=units,
         pages=recipe.pages,
     )
-    said: list[pa.Table] = []
-    set_aside = [QUARANTINE.empty_table()]
-
-    def rows() -> Iterator[pa.Table]:
-        for probed in archive.blocks(run.storage):
-            good, bad = _parted(probed, found, kind)
-            set_aside.append(bad)
-            table = table_with(meta, good)
-            said.append(table.select(SAID))
-            yield table
-
-    write_index(meta, rows(), run)
-    index, refused = TileIndex(pa.concat_tables(said), meta), pa.concat_tables(set_aside)
+    ours_N = np.array([*(Kind(h.bands, h.dtype) == kind for h in archive.headers), False])
+    ours_N = ours_N[archive.codes]
+    index = TileIndex(table_with(meta, _rows(archive, found, ours_N)), meta)
+    refused = _refused(archive, found, ours_N, kind)
+    write_index(index, run)
     unmatched = {
         "images_without_label": found.matched.images_without_label,
         "labels_without_image": found.matched.labels_without_image,
         "ambiguous_labels": found.matched.ambiguous,
         "left_out_by_classes": found.labels.left_out,
     }
-    summary = label_summary(index, found.labels)
-    run.publish("summary.json", json.dumps(summary, indent=1).encode())
+    run.publish("summary.json", json.dumps(label_summary(index, found.labels), indent=1).encode())
     run.publish("unmatched.json", json.dumps(unmatched, indent=1).encode())
     sink = io.BytesIO()
-    pq.write_table(refused.combine_chunks(), sink)
+    pq.write_table(refused, sink)
     run.publish("quarantine.parquet", sink.getvalue(), rows=len(refused))
 
     lines = describe_index(index, refused, alike) + describe_headers(alike, meta)
     declared = {group.header.nodata for group in alike if group.header.nodata is not None}
-    lines += fill_lines(meta.bands, counts, declared)
-    lines += describe_meeting(Footprints.of_table(index.table), index.splits.tolist(), recipe)
+    lines += fill_lines(meta.bands, counts, declared) + describe_meeting(index, recipe)
     seconds = max(run.seconds.get("reading and decoding", 0.0), 1e-9)
+    size = int(pc.sum(archive.tiles["bytes"]).as_py())
     lines.append(
-        f"read {archive.attempted:,} images, {size_text(archive.bytes)}: "
-        f"{archive.attempted / seconds:,.0f} images/s, {size_text(archive.bytes / seconds)}/s"
+        f"read {images:,} images, {size_text(size)}: {images / seconds:,.0f} images/s, "
+        f"{size_text(size / seconds)}/s"
     )
     return Outcome(
         counts={
@@ -338,26 +311,14 @@ def _publish(archive: Archive, found: Survey, recipe: PrepareRecipe, run: Run) -
             "quarantined": len(refused),
             "images_without_label": len(found.matched.images_without_label),
             "labels_without_image": len(found.matched.labels_without_image),
-            "bytes_read": archive.bytes,
+            "bytes_read": size,
         },
-        metrics={"images_per_second": archive.attempted / seconds},
+        metrics={"images_per_second": images / seconds},
         summary=tuple(lines),
-        attempted=archive.attempted,
+        attempted=images,
         failed=len(refused),
         error_budget=recipe.error_budget,
     )
-
-
-def _main_kind(archive: Archive, found: Survey, recipe: PrepareRecipe, storage: Storage) -> Kind:
-    """The most frequent kind; of equal ones the first by name."""
-    kinds = archive.kinds()
-    if not kinds:
-        (first,) = next(archive.blocks(storage)).slice(0, 1).to_pylist()
-        raise InputError(
-            f"images={recipe.images}: none of {archive.attempted:,} images can be read; "
-            f"{found.tiles['key'][first['row']]}: {first['error']}"
-        )
-    return min(kinds, key=lambda kind: (-kinds[kind], kind))
 
 
 def _units(alike: Sequence[Alike], kind: Kind, recipe: PrepareRecipe) -> Units:
@@ -369,13 +330,13 @@ def _units(alike: Sequence[Alike], kind: Kind, recipe: PrepareRecipe) -> Units:
         return min(stated, key=lambda units: (-stated[units], repr(units)))
     numbers = []
     for name, value in (("scale", recipe.scale), ("offset", recipe.offset)):
-        some = value if isinstance(value, tuple) else (value,)
-        if len(some) not in (1, len(kind.bands)):
+        some = value if isinstance(value, tuple) else (value,) * len(kind.bands)
+        if len(some) != len(kind.bands):
             raise InputError(
                 f"{name}: found {len(some)} numbers; accepted: one, or one for each of "
                 f"{', '.join(kind.bands)}"
             )
-        numbers.append(some if len(some) > 1 else some * len(kind.bands))
+        numbers.append(some)
     try:
         return tuple(map(unit_of, kind.bands, *numbers))
     except DecodeError as error:
@@ -383,43 +344,46 @@ def _units(alike: Sequence[Alike], kind: Kind, recipe: PrepareRecipe) -> Units:
 
 
 def _counts(
-    archive: Archive, kind: Kind, units: Units, recipe: PrepareRecipe
+    archive: Archive, alike: Sequence[Alike], units: Units, recipe: PrepareRecipe
 ) -> tuple[BandCounts, ...]:
     """Statistics of all tiles of a kind, in the archive's units, which all must be brought to."""
-    parts, of_units = [tuple(BandCounts(kind.dtype) for _ in kind.bands)], archive.counts()
-    for group in archive.alike(kind):
-        stated = group.header.units
+    kind, of_units = alike[0].kind, dict(archive.counts)
+    parts = [tuple(BandCounts(kind.dtype) for _ in kind.bands)]
+    for group in alike:
         try:
-            change = change_of(stated, units, kind.dtype)
+            change = change_of(group.header.units, units, kind.dtype)
         except DecodeError as error:
             raise InputError(f"images={recipe.images}: {group.key} states {error}") from error
         # the first group of a unit has the counts of all
-        counts = of_units.pop((kind, stated), None)
+        counts = of_units.pop(kind_text(group.header), None)
         if counts is not None and change is not None:
             counts = tuple(map(changed, counts, change.gain, change.shift))
         parts += [] if counts is None else [counts]
     return merge(parts)
 
 
-def _parted(probed: pa.Table, found: Survey, kind: Kind) -> tuple[pa.Table, pa.Table]:
-    """Tiles of the main kind as rows of the index, and the others as rows of quarantine.parquet."""
-    codes, texts = header_codes(probed)
-    headers = [header_of(text) for text in texts]
-    kinds = [Kind(header.bands, header.dtype) for header in headers]
-    ours = np.array([*(one == kind for one in kinds), False], bool)[codes]
-    good, of = probed.filter(pa.array(ours)), pa.array(codes[ours])
+def _rows(archive: Archive, found: Survey, ours_N: NDArray[np.bool_]) -> pa.Table:
+    """The tiles of the main kind as rows of the index."""
+    good, of = archive.tiles.filter(pa.array(ours_N)), pa.array(archive.codes[ours_N])
     images = found.tiles.take(good["row"])
     columns = {name: good[name] for name in ("transform", "bytes", "crc32")}
     columns |= {name: images[name] for name in ("uri", "split", "labels", "etag", "mask")}
     for name in ("height", "width", "bands", "dtype", "crs", "nodata"):
-        each = [getattr(header, name) for header in headers]
+        each = [getattr(header, name) for header in archive.headers]
         columns[name] = pa.array(each, SCHEMA.field(name).type).take(of)
     columns["tile_id"] = pa.array([tile_id(key) for key in images["key"].to_pylist()], pa.string())
-    aside = []
-    bad = probed.filter(pa.array(~ours))
-    uris = found.tiles["uri"].take(bad["row"]).to_pylist()
-    for uri, code, row in zip(uris, codes[~ours].tolist(), bad.to_pylist(), strict=True):
-        mixed = code >= 0
-        error = f"{kinds[code]}; most have {kind}" if mixed else row["error"]
-        aside.append({"uri": uri, "stage": "mixed" if mixed else row["stage"], "error": error})
-    return pa.table(columns), pa.Table.from_pylist(aside, schema=QUARANTINE)
+    return pa.table(columns)
+
+
+def _refused(archive: Archive, found: Survey, ours_N: NDArray[np.bool_], kind: Kind) -> pa.Table:
+    """The other tiles as rows of quarantine.parquet: uri, stage, error."""
+    bad = archive.tiles.filter(pa.array(~ours_N))
+    stages, errors = bad["stage"].to_pylist(), bad["error"].to_pylist()
+    for place, code in enumerate(archive.codes[~ours_N].tolist()):
+        if code >= 0:
+            header = archive.headers[code]
+            stages[place] = "mixed"
+            errors[place] = f"{Kind(header.bands, header.dtype)}; most have {kind}"
+    uris = found.tiles["uri"].take(bad["row"])
+    text = pa.string()
+    return pa.table({"uri": uris, "stage": pa.array(stages, text), "error": pa.array(errors, text)})

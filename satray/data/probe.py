@@ -1,8 +1,7 @@
 """Every image of an archive read once, and what is learnt of it kept in the run's state.
 
 A block of images is read and decoded in one task, one request and one decode each. What is learnt
-travels as Arrow tables that the driver sums up and lets go, so that its memory does not grow with
-them; a run that was interrupted reads only what is not kept yet.
+travels and is kept as Arrow tables; a run that was interrupted reads only what is not kept yet.
 """
 
 import io
@@ -10,21 +9,20 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from satray.config.prepare import PrepareRecipe
 from satray.data.decode import TileHeader, decode, read_files
 from satray.data.georeference import world_at
-from satray.data.statistics import BandCounts, count_tile, counts_of, counts_table, merge
-from satray.data.values import Units, as_units, refuse_empty
+from satray.data.statistics import BandCounts, count_tile, merge
+from satray.data.values import refuse_empty
 from satray.errors import listed, one_line
 from satray.runs.executor import each_block
 from satray.runs.run import Run
@@ -34,7 +32,7 @@ FOLDER = "probed"
 """Folder of the run's state that blocks are kept in."""
 
 MERGED = 16
-"""Parts of counts that are merged at once, so that few are in memory and none is merged often."""
+"""Blocks whose counts are merged at once, so that few are in memory."""
 
 _HEADER = TypeAdapter(TileHeader)
 _WORD = pa.dictionary(pa.int32(), pa.string())
@@ -52,7 +50,10 @@ PROBED = pa.schema(
 )
 """A tile that was read, or the reason why not. `row`: of the listing; `bytes`: read; `stage`,
 `error`: `read` or `decode` and why, null where it went well; the rest is null where it did not.
-`header`: `header_text`, which most tiles share."""
+`header`: `TileHeader` without transform as JSON, which most tiles share."""
+
+Counts = dict[str, tuple[BandCounts, ...]]
+"""Statistics by `kind_text`, one entry a band."""
 
 
 class Kind(NamedTuple):
@@ -93,96 +94,62 @@ class Probed(NamedTuple):
     tiles: pa.Table
     """One row a tile: `PROBED`."""
     counts: pa.Table
-    """Statistics of the train part: `statistics.COUNTS`, a `kind` of which is the JSON of a tile's
-    bands, dtype and units."""
+    """Statistics of the train part: the fields of `BandCounts`, a band a row; the bands of one
+    `kind` (`kind_text`) follow one another in their order."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Archive:
-    """What was learnt of an archive's tiles, in little memory."""
+    """What was learnt of an archive's tiles."""
 
+    tiles: pa.Table
+    """One row a tile, in the listing's order: `PROBED`."""
+    counts: Counts
+    """Statistics of the train part."""
     keys: pa.ChunkedArray
-    """Of all images of the listing."""
-    attempted: int = 0
-    """Tiles read, or tried."""
-    failed: int = 0
-    """Those that could not be."""
-    bytes: int = 0
-    """Read from storage."""
-    groups: dict[str, Alike] = field(default_factory=dict)
-    """The others, by the text of their headers."""
-    parts: list[list[pa.Table]] = field(default_factory=list)
-    """Counts of the train part: of single blocks, of `MERGED` blocks, of `MERGED` of these, ..."""
-    files: tuple[str, ...] = ()
-    """URIs of the blocks, in the listing's order."""
+    """Paths of all images of the listing."""
 
-    def add(self, block: "Probed") -> None:
-        """Add what was learnt of a block."""
-        tiles, part = block
-        for level in self.parts:
-            level.append(part)
-            if len(level) < MERGED:
-                break
-            part = counts_table(counts_of(level))
-            level.clear()
-        else:
-            self.parts.append([part])
-        self.attempted += len(tiles)
-        self.failed += tiles["header"].null_count
-        self.bytes += pc.sum(tiles["bytes"]).as_py() or 0
-        good = tiles.filter(tiles["header"].is_valid()).sort_by("row")
-        codes, texts = header_codes(good)
-        _, firsts, counts = np.unique(codes, return_index=True, return_counts=True)
-        for first, count in zip(firsts.tolist(), counts.tolist(), strict=True):
-            text, row = texts[codes[first]], good["row"][first].as_py()
-            known = self.groups.get(text)
-            total = count + (known.count if known else 0)
-            if known is not None and known.row < row:
-                self.groups[text] = replace(known, count=total)
-            else:
-                self.groups[text] = Alike(row, self.keys[row].as_py(), header_of(text), total)
+    @cached_property
+    def headers(self) -> tuple[TileHeader, ...]:
+        """The different headers, without transforms."""
+        texts = self.tiles["header"].combine_chunks().dictionary
+        return tuple(map(_HEADER.validate_json, texts.to_pylist()))
 
-    def alike(self, kind: Kind | None = None) -> list[Alike]:
-        """All groups, or those of a kind, by their first rows."""
-        some = (g for g in self.groups.values() if kind is None or g.kind == kind)
-        return sorted(some, key=lambda group: group.row)
+    @cached_property
+    def codes(self) -> NDArray[np.int64]:
+        """(N,) number of each tile's header; -1 where it could not be read."""
+        codes = self.tiles["header"].combine_chunks().indices
+        return np.asarray(codes.fill_null(-1), np.int64)
 
+    @cached_property
+    def alike(self) -> list[Alike]:
+        """Tiles that could be read, by their headers, in the order of their first rows."""
+        codes, firsts, counts = np.unique(self.codes, return_index=True, return_counts=True)
+        found = []
+        for code, first, count in zip(codes.tolist(), firsts, counts.tolist(), strict=True):
+            if code >= 0:
+                row = self.tiles["row"][first].as_py()
+                found.append(Alike(row, self.keys[row].as_py(), self.headers[code], count))
+        return sorted(found, key=lambda group: group.row)
+
+    @property
     def kinds(self) -> Counter[Kind]:
         """Number of tiles of each kind."""
         counts: Counter[Kind] = Counter()
-        for group in self.groups.values():
+        for group in self.alike:
             counts[group.kind] += group.count
         return counts
 
-    def counts(self) -> dict[tuple[Kind, Units], tuple[BandCounts, ...]]:
-        """Statistics of the train part by kind and unit, one entry a band."""
-        found = {}
-        for text, counts in counts_of([part for level in self.parts for part in level]).items():
-            bands, dtype, units = json.loads(text)
-            found[Kind(tuple(bands), dtype), as_units(units)] = counts
-        return found
 
-    def blocks(self, storage: Storage) -> Iterator[pa.Table]:
-        """Tables of `PROBED`, in the listing's order."""
-        for uri in self.files:
-            source = pa.BufferReader(storage.read(uri))
-            yield pa.ipc.open_stream(source).read_all().sort_by("row")
+def kind_text(header: TileHeader) -> str:
+    """What tiles have in common whose pixels are counted together."""
+    return json.dumps([header.bands, header.dtype, header.units])
 
 
-def header_text(header: TileHeader) -> str:
-    """A header as a word of `PROBED`: without transform."""
-    return json.dumps({**vars(header), "transform": None})
-
-
-def header_of(text: str) -> TileHeader:
-    """Read `header_text`."""
-    return _HEADER.validate_json(text)
-
-
-def header_codes(tiles: pa.Table) -> tuple[NDArray[np.int64], list[str]]:
-    """(N,) number of each tile's header text, -1 where it has none; and the texts."""
-    words = tiles["header"].combine_chunks().cast(pa.string()).dictionary_encode()
-    return np.asarray(words.indices.fill_null(-1), np.int64), words.dictionary.to_pylist()
+def archive_of(blocks: Sequence[pa.Table], counts: Counts, keys: pa.ChunkedArray) -> Archive:
+    """Put tables of `PROBED` together."""
+    tiles = pa.concat_tables(blocks).unify_dictionaries().combine_chunks()
+    return Archive(tiles.sort_by("row"), counts, keys)
 
 
 def block_of(listed: pa.Table, start: int, stop: int) -> pa.Table:
@@ -192,22 +159,19 @@ def block_of(listed: pa.Table, start: int, stop: int) -> pa.Table:
     return some.append_column("row", rows).combine_chunks()
 
 
-def probe_block(
-    block: pa.Table, recipe: PrepareRecipe, storage: Storage, concurrency: int = 32
-) -> Probed:
+def probe_block(block: pa.Table, recipe: PrepareRecipe, storage: Storage) -> Probed:
     """Read and decode a block of images; a bad one costs one row.
 
     Args:
         block: as `block_of` gives it.
         recipe: keys bands and pages.
         storage: reads them.
-        concurrency: requests under way at once.
     """
     columns = (block[name].to_pylist() for name in ("row", "uri", "split", "mask", "world"))
     rows, uris, splits, masked, worlds = columns
     seen: list[dict[str, Any]] = []
     parts: dict[str, list[tuple[BandCounts, ...]]] = {}
-    for position, data, mask in read_files(storage, uris, masked, concurrency=concurrency):
+    for position, data, mask in read_files(storage, uris, masked):
         row: dict[str, Any] = {"row": rows[position], "bytes": 0}
         seen.append(row)
         if isinstance(data, Exception):
@@ -221,19 +185,22 @@ def probe_block(
         except Exception as error:  # whatever a file does to GDAL costs this row only
             row |= {"stage": "decode", "error": one_line(error)}
             continue
-        header = tile.header
         row |= {
             "crc32": zlib.crc32(data),
-            "header": header_text(header),
-            "transform": header.transform,
+            "header": json.dumps({**vars(tile.header), "transform": None}),
+            "transform": tile.header.transform,
         }
         if splits[position] == "train":
-            kind = json.dumps([header.bands, header.dtype, header.units])
-            parts.setdefault(kind, []).append(count_tile(tile.pixels, tile.measured))
-    return Probed(
-        pa.Table.from_pylist(seen, schema=PROBED),
-        counts_table({kind: merge(tiles) for kind, tiles in parts.items()}),
-    )
+            of_kind = parts.setdefault(kind_text(tile.header), [])
+            of_kind.append(count_tile(tile.pixels, tile.measured))
+    bands = [(kind, band) for kind, tiles in parts.items() for band in merge(tiles)]
+    counts = {
+        "kind": [kind for kind, _ in bands],
+        "bins": [band.bins for _, band in bands],
+        "counts": [band.counts for _, band in bands],
+        "tiles": [band.tiles.ravel() for _, band in bands],
+    }
+    return Probed(pa.Table.from_pylist(seen, schema=PROBED), pa.table(counts))
 
 
 def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run) -> Archive:
@@ -245,28 +212,31 @@ def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run) -> Archive:
         run: its state keeps what is read; `run.ray` says whether Ray's tasks read.
     """
     folder, storage = join(run.state, FOLDER), run.storage
-    archive = Archive(listed["key"])
+    blocks: list[pa.Table] = []
+    counts: list[Counts] = [{}]
 
-    def add(block: Probed) -> None:
-        archive.add(block)
-        run.progress(
-            f"{archive.attempted:,} of {len(listed):,} images, {archive.failed:,} unreadable"
-        )
+    def add(probed: Probed) -> None:
+        blocks.append(probed.tiles)
+        counts.append(_counts_of(probed.counts))
+        if len(counts) == MERGED:
+            counts[:] = [_together(counts)]
+        read, failed = sum(map(len, blocks)), sum(b["header"].null_count for b in blocks)
+        run.progress(f"{read:,} of {len(listed):,} images, {failed:,} unreadable")
 
     kept = sorted(storage.list(folder), key=lambda entry: entry.key)
     for _, data in storage.read_many([entry.uri for entry in kept]):
         if isinstance(data, Exception):
             raise data
-        add(_unpacked(data))
+        source = pa.BufferReader(data)
+        add(Probed(*(pa.ipc.open_stream(source).read_all() for _ in Probed._fields)))
     if kept:
-        run.say(f"{archive.attempted:,} of {len(listed):,} images were read before")
+        run.say(f"{sum(map(len, blocks)):,} of {len(listed):,} images were read before")
     spans = [tuple(map(int, entry.key.partition(".")[0].split("-"))) for entry in kept]
-    todo = (block_of(listed, *rows) for rows in _blocks(spans, len(listed), recipe))
+    todo = (block_of(listed, *rows) for rows in _absent(spans, len(listed), recipe))
     read = partial(_read_block, recipe=recipe, storage=storage, folder=folder)
-    for block in each_block(read, todo, recipe.resources, ray=run.ray):
-        add(block)
-    archive.files = tuple(sorted(entry.uri for entry in storage.list(folder)))
-    return archive
+    for probed in each_block(read, todo, recipe.resources, ray=run.ray):
+        add(probed)
+    return archive_of(blocks, _together(counts), listed["key"])
 
 
 def forget(run: Run) -> None:
@@ -274,7 +244,7 @@ def forget(run: Run) -> None:
     run.storage.delete(join(run.state, FOLDER))
 
 
-def _blocks(
+def _absent(
     kept: Sequence[tuple[int, ...]], tiles: int, recipe: PrepareRecipe
 ) -> Iterator[tuple[int, int]]:
     """Rows from and to (exclusive) of the blocks to read: what lies between those kept."""
@@ -289,7 +259,7 @@ def _blocks(
 
 
 def _read_block(block: pa.Table, recipe: PrepareRecipe, storage: Storage, folder: str) -> Probed:
-    """Read a block of images and keep what is learnt."""
+    """Read a block of images and keep what is learnt: the stream of its tiles, then its counts."""
     probed, rows = probe_block(block, recipe, storage), block["row"]
     sink, options = io.BytesIO(), pa.ipc.IpcWriteOptions(compression="zstd")
     for table in probed:
@@ -300,7 +270,17 @@ def _read_block(block: pa.Table, recipe: PrepareRecipe, storage: Storage, folder
     return probed
 
 
-def _unpacked(data: bytes) -> Probed:
-    """What is kept of a block: the stream of its tiles, then that of its counts."""
-    source = pa.BufferReader(data)
-    return Probed(pa.ipc.open_stream(source).read_all(), pa.ipc.open_stream(source).read_all())
+def _counts_of(table: pa.Table) -> Counts:
+    """Read `Probed.counts`."""
+    found: Counts = {}
+    for kind, *arrays in zip(*table.columns, strict=True):
+        bins, counts, tiles = (array.values.to_numpy(zero_copy_only=False) for array in arrays)
+        text = kind.as_py()
+        band = BandCounts(json.loads(text)[1], bins, counts, tiles.reshape(-1, 5))
+        found[text] = (*found.get(text, ()), band)
+    return found
+
+
+def _together(parts: Sequence[Counts]) -> Counts:
+    kinds = sorted({kind for part in parts for kind in part})
+    return {kind: merge([part[kind] for part in parts if kind in part]) for kind in kinds}

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from affine import Affine
 from data.hostile import numbers, photo, pillow, tiff
 
 from satray.config.prepare import PrepareRecipe
@@ -183,19 +182,6 @@ def test_another_budget_judges_the_same_run(tmp_path, capfd):
         assert f"was done already (status {status})" in capfd.readouterr().out
     assert (tmp_path / "out/run.json").read_bytes() == record
     assert main(JOB, [*arguments, "split.seed=1"]) == 2  # which is another run
-
-
-def test_what_tells_places_apart_is_said(tmp_path):
-    """Metres of a px that differ, and places that are not plain."""
-    (tmp_path / "images").mkdir()
-    for i, (crs, north) in enumerate([("EPSG:3857", 0), ("EPSG:3857", 8_400_000), (None, 0)]):
-        data = tiff(numbers(3), crs=crs, transform=Affine(20, 0, 1e6, 0, -20, north))
-        (tmp_path / "images" / f"{i}.tif").write_bytes(data)
-    (tmp_path / "labels.csv").write_text("name,ship\n" + "".join(f"{i},1\n" for i in range(3)))
-    _, outcome = prepare(tmp_path, bands=None)
-    said = [line for line in outcome.summary if line.startswith("ground: ")]
-    assert any(re.match(r"ground: px are 10\.\d+ to 20 m wide \(median", line) for line in said)
-    assert "ground: 1 tile: an affine without a CRS: no longitude and latitude, e.g. 2.tif" in said
 
 
 def test_bad_images_cost_a_row_each(tmp_path):

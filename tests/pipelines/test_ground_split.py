@@ -25,10 +25,9 @@ def archive(tmp_path_factory):
     return root
 
 
-def plan(root, monkeypatch, capfd, *keys) -> tuple[int, str]:
-    monkeypatch.setattr(
-        sys, "argv", ["prepare", f"images={root}/tiles", f"labels={root}/labels.csv", *keys]
-    )
+def prepared(root, monkeypatch, capfd, *keys) -> tuple[int, str]:
+    given = [f"images={root}/tiles", f"labels={root}/labels.csv", f"out={root}/{len(keys)}"]
+    monkeypatch.setattr(sys, "argv", ["prepare", *given, *keys])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path("jobs/prepare.py", run_name="__main__")
     captured = capfd.readouterr()
@@ -36,19 +35,19 @@ def plan(root, monkeypatch, capfd, *keys) -> tuple[int, str]:
 
 
 def met_of(said: str) -> tuple[int, int]:
-    """(tiles of val that meet train, tiles of val) as the plan says."""
+    """(tiles of val that meet train, tiles of val) as the summary says."""
     met, count = said.split("split: ")[2].split(" tiles of val")[0].split(" of ")
     return int(met), int(count)
 
 
-def test_the_plan_says_how_many_tiles_meet(archive, monkeypatch, capfd):
-    status, said = plan(archive, monkeypatch, capfd, "--plan", "split.val=0.25")
+def test_the_summary_says_how_many_tiles_meet(archive, monkeypatch, capfd):
+    status, said = prepared(archive, monkeypatch, capfd, "split.val=0.25")
     met, count = met_of(said)
     assert (status, met) == (0, count)
     assert count in (16, 17)
     assert "split.by=ground" in said
     keys = ("split.by=ground", "split.block=1000", "split.val=0.25", "split.stratify=true")
-    status, said = plan(archive, monkeypatch, capfd, "--plan", *keys)
+    status, said = prepared(archive, monkeypatch, capfd, *keys)
     met, count = met_of(said)
     assert status == 0
     assert 10 <= count <= 22
@@ -58,7 +57,7 @@ def test_the_plan_says_how_many_tiles_meet(archive, monkeypatch, capfd):
 
 def test_tiles_without_ground_are_refused_with_what_is_accepted(archive, monkeypatch, capfd):
     (archive / "tiles/t63.tif").write_bytes(tiff(numbers(1)))
-    status, said = plan(archive, monkeypatch, capfd, "split.by=ground", "split.block=500")
+    status, said = prepared(archive, monkeypatch, capfd, "split.by=ground", "split.block=500")
     assert status == 2
     assert "1 of 64 images have no georeference, e.g. t63.tif; accepted: images with a CRS" in said
     assert "split.group=COLUMN" in said

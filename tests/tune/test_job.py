@@ -11,7 +11,7 @@ from train.small_archive import SIDE, generate
 
 from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
-from satray.data.index import index_digest
+from satray.data.index import read_index
 from satray.errors import InputError
 from satray.models.backbones import build
 from satray.storage import Storage
@@ -110,7 +110,8 @@ def test_inputs_are_the_index_and_weight_files(archive, tmp_path) -> None:
     recipe = make(archive, {"weights": ["none", str(file)]})
     digest = hashlib.sha256(b"weights").hexdigest()
     found = job.read(recipe, Storage()).digests
-    assert found == {"index": index_digest(archive.index, Storage()), f"weights {file}": digest}
+    index = read_index(archive.index, Storage()).digest
+    assert found == {"index": index, f"weights {file}": digest}
 
 
 WITHOUT_RAY = """
