@@ -39,7 +39,7 @@ from satray.score.safe import safe_part
 from satray.storage import Entry, Storage, join
 
 if TYPE_CHECKING:  # it imports rasterio
-    from satray.score.scenes.scene import SceneRef
+    from satray.score.scenes.find import SceneRef
 
 RUNS = "runs"
 """Folder below `ledger/` of the runs' signs of life."""

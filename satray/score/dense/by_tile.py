@@ -25,7 +25,7 @@ from satray.score.dense.inputs import (
 from satray.score.dense.windows import ScenePlan, TowerLattice, Window
 from satray.score.forward import Features, TileForward
 from satray.score.results import CamKind, Patch, Wanted, WindowScores
-from satray.score.scenes.lanes import mostly
+from satray.score.scenes.grid import mostly
 
 CPU_PX = 1024 * 1024
 """Px of a forward's tiles at most on a CPU: more is hardly faster there, and takes memory."""

@@ -21,7 +21,7 @@ from satray.score.dense.pooling import pool_footprints
 from satray.score.dense.windows import ScenePlan, TowerLattice, Window
 from satray.score.forward import Features, mean_over, turn_back
 from satray.score.results import Maps, Wanted, WindowScores
-from satray.score.scenes.lanes import mostly
+from satray.score.scenes.grid import mostly
 
 
 class DenseScorer:

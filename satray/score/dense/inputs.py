@@ -12,7 +12,7 @@ from satray.models.bundle import Bundle
 from satray.models.preprocess import normalize
 from satray.score.dense.windows import TowerLattice
 from satray.score.rasters import cells_with_data
-from satray.score.scenes.lanes import HALF
+from satray.score.scenes.grid import HALF
 
 
 def network_input(

@@ -14,7 +14,7 @@ from satray.score.maps.assemble import Assembly, MadeFile
 from satray.score.maps.jobs import SceneResult
 from satray.score.products import names
 from satray.score.products.stac import ItemProduct, item_of, to_bytes
-from satray.score.scenes.scene import SceneRef, etag_of, uris_of
+from satray.score.scenes.find import SceneRef, etag_of, uris_of
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Delivery:
             job.extent,
             assembly.moment,
             created,
-            uris_of(job.ref.uri, job.ref.bands),
+            uris_of(job.ref),
             assembly.layout,
             items,
             job.ref.uri if from_item else None,

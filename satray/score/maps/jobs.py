@@ -10,8 +10,8 @@ from satray.runs.run import Product, to_json
 from satray.score.dense.windows import Mode
 from satray.score.ledger import Claim, Task
 from satray.score.outlines import SceneExtent
+from satray.score.scenes.find import SceneRef
 from satray.score.scenes.grid import NetGrid
-from satray.score.scenes.scene import SceneRef
 
 Status = Literal["done", "failed", "skipped"]
 

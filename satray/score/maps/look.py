@@ -14,9 +14,8 @@ from satray.score.ledger import Ledger, Pass
 from satray.score.maps.settings import Settings, settings_of
 from satray.score.over_tiles import D4_SAID
 from satray.score.reading import MisfitError
-from satray.score.scenes.find import Found, find_scenes
+from satray.score.scenes.find import Found, SceneRef, find_scenes
 from satray.score.scenes.open import source_names
-from satray.score.scenes.scene import SceneRef
 from satray.storage import Storage
 
 if TYPE_CHECKING:  # it imports torch

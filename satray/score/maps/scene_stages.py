@@ -27,8 +27,7 @@ from satray.score.maps.survey import Surveyor, open_for, refuse_name
 from satray.score.predictions import Layout
 from satray.score.products.moment import stamp
 from satray.score.results import WindowScores
-from satray.score.scenes.open import Scene
-from satray.score.scenes.raster import CACHE
+from satray.score.scenes.open import CACHE, Scene
 from satray.score.scenes.read import WindowPixels, read_window, with_fills
 from satray.score.stages import Ended, Stages, Started
 from satray.storage import Storage, join

@@ -8,10 +8,10 @@ from satray.score.maps.jobs import SceneJob, SceneResult, failed
 from satray.score.maps.layout import Geometries, layout_of, mode_of, px_bytes
 from satray.score.maps.settings import Settings
 from satray.score.reading import MisfitError
-from satray.score.scenes.drift import drift, references_of_bundle
+from satray.score.scenes.drift import drift
+from satray.score.scenes.find import SceneRef
 from satray.score.scenes.grid import NetGrid, net_grid
 from satray.score.scenes.open import Scene, open_scene
-from satray.score.scenes.scene import SceneRef
 from satray.storage import Storage
 
 if TYPE_CHECKING:  # it imports torch
@@ -45,8 +45,7 @@ class Surveyor:
             notes = [*facts.notes, *([place] if place else [])]
             stage, score = "drift", None
             if self.settings.drift != "off":
-                references = references_of_bundle(self.spec)
-                found = drift(scene, references, self.settings.drift_limit)
+                found = drift(scene, self.spec, self.settings.drift_limit)
                 if found is not None and found.warning is not None:
                     if self.settings.drift == "refuse":
                         raise MisfitError(found.warning)

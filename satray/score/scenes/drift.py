@@ -11,12 +11,10 @@ less than pixels do, and GDAL would open what a TIFF names as its overview, wher
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from satray.score.scenes.open import Scene
 
@@ -27,22 +25,6 @@ SIDE = 256
 """Side of a window, stored px."""
 ACROSS = 4
 """Windows along a side: at most 16, a megapixel in all."""
-FARTHEST = 1e6
-"""Deviations of the training beyond which a value is not told from others."""
-NARROWEST = 1e-3
-"""Least spread, in the training's; a band of one value has that of its rounding."""
-
-
-@dataclass(frozen=True)
-class BandReference:
-    """One band of the training, in stored units."""
-
-    name: str
-    """Band name."""
-    mean: float
-    """Mean of its pixels."""
-    std: float
-    """Their deviation; above 0."""
 
 
 @dataclass(frozen=True)
@@ -55,68 +37,71 @@ class Drift:
     """One line on the bands that lie far off; None where none does."""
 
 
-def references_of_bundle(spec: "BundleSpec") -> tuple[BandReference, ...]:
-    """What a bundle says of its training's bands; nothing of PIL's levels, which mix bands."""
-    if spec.radiometry.name == "pil_compat":
-        return ()
-    low, high = spec.radiometry.low, spec.radiometry.high
-    if spec.radiometry.name == "stored":
-        low, high = (0.0,) * len(spec.bands), (1.0,) * len(spec.bands)
-    return tuple(
-        BandReference(name, bottom + mean * (top - bottom), std * (top - bottom))
-        for name, mean, std, bottom, top in zip(
-            spec.bands, spec.mean, spec.std, low, high, strict=True
-        )
-        if std * (top - bottom) > 0
-    )
+def references_of(spec: "BundleSpec") -> dict[str, tuple[float, float]]:
+    """Mean and deviation of the training's pixels, by band, in stored units.
+
+    Nothing is known of PIL's levels, which mix bands, nor of a band that is constant.
+    """
+    count, radiometry = len(spec.bands), spec.radiometry
+    if radiometry.name == "pil_compat":
+        return {}
+    low, high = radiometry.low, radiometry.high
+    if radiometry.name == "stored":
+        low, high = (0.0,) * count, (1.0,) * count
+    found = {}
+    for n, name in enumerate(spec.bands):
+        span = high[n] - low[n]
+        if spec.std[n] * span > 0:
+            found[name] = low[n] + spec.mean[n] * span, spec.std[n] * span
+    return found
 
 
-def drift(scene: Scene, references: Sequence[BandReference], limit: float = 1.0) -> Drift | None:
+def drift(scene: Scene, spec: "BundleSpec", limit: float = 1.0) -> Drift | None:
     """Compare a scene's measured pixels with the training's.
 
     Args:
         scene: open.
-        references: the training's bands; a band without one is passed over.
+        spec: the bundle's.
         limit: score from which on there is a warning.
 
     Returns:
-        None where nothing is measured in what is looked at, or no band has a reference.
+        None where nothing is measured in what is looked at, or nothing known of the training's.
 
     Raises:
         DecodeError: a window cannot be read.
     """
-    by_name = {reference.name: reference for reference in references}
-    if not by_name:
+    references, extent = references_of(spec), scene.facts.extent
+    if not references:
         return None
-    values: dict[str, list[NDArray[Any]]] = {}
-    facts = scene.facts
-    for row, height in sample_places(facts.extent.height):
-        for column, width in sample_places(facts.extent.width):
-            x_CHW, valid_CHW = scene.read(row, column, height, width)
-            for name, x_HW, valid_HW in zip(facts.bands, x_CHW, valid_CHW, strict=True):
-                if name in by_name and valid_HW.any():
-                    values.setdefault(name, []).append(x_HW[valid_HW])
+    places = [
+        (row, column, height, width)
+        for row, height in sample_places(extent.height)
+        for column, width in sample_places(extent.width)
+    ]
+    windows = [scene.read(*place) for place in places]
     scores: list[tuple[float, str]] = []
-    for name, some in values.items():
-        # in the training's deviations from its mean
-        z = (np.concatenate(some).astype(np.float64) - by_name[name].mean) / by_name[name].std
-        np.clip(z, -FARTHEST, FARTHEST, out=z)
-        shift, spread = float(z.mean()), math.log(max(float(z.std()), NARROWEST))
-        mean = by_name[name].mean + shift * by_name[name].std
-        said = f"{name} mean {mean:.5g} is {shift:+.1f} deviations off"
+    for n, name in enumerate(scene.facts.bands):
+        values = np.concatenate([x_CHW[n][valid_CHW[n]] for x_CHW, valid_CHW in windows])
+        if name not in references or not values.size:
+            continue
+        mean, std = references[name]
+        # beyond a million deviations one is like another; a constant spreads as much as rounding
+        z = np.clip((values.astype(np.float64) - mean) / std, -1e6, 1e6)
+        shift, spread = float(z.mean()), math.log(max(float(z.std()), 1e-3))
+        said = f"{name} mean {mean + shift * std:.5g} is {shift:+.1f} deviations off"
         if abs(spread) > abs(shift):
             said = f"{name} spreads {math.exp(spread):.2g} times as far"
         scores.append((max(abs(shift), abs(spread)), said))
     if not scores:
         return None
-    worst = max(score for score, _ in scores)
-    far = sorted((pair for pair in scores if pair[0] >= limit), key=lambda pair: -pair[0])
-    if not far:
-        return Drift(worst, None)
+    scores.sort(key=lambda pair: -pair[0])
+    worst, far = scores[0][0], [said for score, said in scores if score >= limit]
     return Drift(
         worst,
         f"values unlike the training's (drift {worst:.2f}, limit {limit:g}): "
-        f"{', '.join(said for _, said in far[:4])}; look at band order, dtype, scale and offset",
+        f"{', '.join(far[:4])}; look at band order, dtype, scale and offset"
+        if far
+        else None,
     )
 
 

@@ -1,8 +1,18 @@
-"""Which scenes there are: rasters or STAC Items below a prefix, one file, or a Parquet list."""
+"""Which scenes there are: rasters or STAC Items below a prefix, one file, or a Parquet list.
 
-from collections.abc import Sequence
+All that is known of a scene before it is opened is in its `SceneRef`. Items of any version are
+taken as they are, without pystac, which refuses those that lack fields that nobody needs here.
+"""
+
+import hashlib
+import json
+import math
+import os
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -12,37 +22,126 @@ from satray.data.bands import canonical
 from satray.data.georeference import world_files, world_suffixes
 from satray.data.match import with_extensions
 from satray.data.raster import MASK
+from satray.data.values import Unit, unit_of
 from satray.errors import DecodeError, InputError, SatrayError, one_line
-from satray.score.scenes.items import (
-    item_bands,
-    item_name,
-    items_in,
-    resolved,
-    trimmed,
-)
-from satray.score.scenes.scene import (
-    RASTER_SUFFIXES,
-    BandSource,
-    SceneFailure,
-    SceneRef,
-    etag_of,
-    is_raster,
-    suffix,
-    uris_of,
-)
-from satray.storage import Entry, Storage, absolute
+from satray.score.reading import MisfitError
+from satray.storage import Entry, Storage, absolute, names
 
 ACCEPTED = (
     "accepted: GeoTIFF, JPEG 2000, PNG or JPEG files (by extension), STAC Items (.json), a prefix "
-    "of either, or a Parquet list of scene, uri and, for files of one band, band and index"
+    "of either, or a Parquet list of scene, uri and, for files of one band, band"
 )
-UNREAD = frozenset(("vrt", "nc", "nc4", "h4", "h5", "hdf", "hdf4", "hdf5", "he5"))
-"""Extensions of scenes that are not read."""
+RASTERS = ("tif", "tiff", "jp2", "png", "jpg", "jpeg")
+DOCUMENTS = ("json", "geojson")
+RASTER_TYPES = ("image/tiff", "image/geotiff", "image/jp2", "image/png", "image/jpeg")
 LARGEST = 16 << 20
 """Bytes of the largest JSON file below a prefix that is taken for an Item."""
+REMOTE = ("s3", "http", "https")
+"""Schemes that an absolute reference may have, wherever it is found."""
+BAND_LISTS = ("raster:bands", "bands", "eo:bands")
+"""Fields of an asset that list its bands, in the file's order; what the first says goes first."""
+KEPT = ("id", "stac_version", "collection", "geometry", "bbox", "properties")
+"""What of an Item travels with its scene; assets and links can be many times as long."""
 
-_LIST = {"scene": pa.string(), "uri": pa.string(), "band": pa.string(), "index": pa.int64()}
-_HEADS = 32  # requests at once for files that no listing told of
+COLUMNS = ("scene", "uri", "band")
+"""Of a list; texts. Without bands a row is a scene, else a file of one band."""
+
+
+@dataclass(frozen=True)
+class BandSource:
+    """Where one band of a scene lies."""
+
+    name: str
+    """Band name."""
+    uri: str
+    """The raster: absolute path or URI."""
+    band: int = 1
+    """Its band, counted from 1."""
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What an Item states of a band's stored numbers, as it stands there; None: nothing."""
+
+    nodata: Any = None
+    """The value that is no measurement."""
+    scale: Any = None
+    """value = stored * scale + offset."""
+    offset: Any = None
+    """See scale."""
+    name: Any = None
+    """Of the value's unit."""
+
+    def unit(self, band: str, own: Unit | None) -> Unit | None:
+        """What the numbers mean; the file's `own` word counts where the Item is silent.
+
+        Raises:
+            MisfitError: a scale or offset that is none.
+        """
+        scale, offset, name = self.scale, self.offset, self.name
+        if own is not None:
+            scale = own.scale if scale is None else scale
+            offset = own.offset if offset is None else offset
+            name = name or own.name
+        if scale is None and offset in (None, 0):
+            return None
+        try:
+            return unit_of(band, scale, offset, name)
+        except DecodeError as error:
+            raise MisfitError(str(error)) from None
+
+    def hidden(self) -> float | None:
+        """The nodata as a number; None also of NaN, which is no measurement anyway.
+
+        Raises:
+            MisfitError: it is none.
+        """
+        try:
+            value = math.nan if self.nodata is None else float(self.nodata)
+        except (TypeError, ValueError, OverflowError):
+            raise MisfitError(
+                f"states nodata {self.nodata!r}; accepted: a number, nan, inf or -inf"
+            ) from None
+        return None if math.isnan(value) else value
+
+
+@dataclass(frozen=True)
+class SceneRef:
+    """A scene to score: small, and safe to send to other processes."""
+
+    scene: str
+    """Its name: path below `scenes=` with extension, `/` kept; a list's `scene`; an Item's id.
+    Data, never a path: it may hold `..` or any letter."""
+    uri: str
+    """The file that is the scene, or its Item; of a list's several files the first."""
+    bands: tuple[BandSource, ...] | None
+    """Where each band lies; a band with several names is there once a name. None: in `uri`."""
+    etag: str = ""
+    """`etag_of` its files and of what its Item states of its bands; empty until they are known."""
+    size: int = 0
+    """Bytes of its files."""
+    modified: datetime = datetime(1, 1, 1, tzinfo=UTC)
+    """When a file of it was last changed, in UTC."""
+    item: dict[str, Any] | None = field(default=None, compare=False)
+    """Its STAC Item without assets and links; None where it has none."""
+    files: tuple[str, ...] = ()
+    """What it consists of: rasters, masks (`.msk`) and world file beside them, as they are now."""
+    world: str | None = None
+    """The world file among them; None where there is none."""
+    stated: Mapping[tuple[str, int], Stated] = field(default_factory=dict, compare=False)
+    """What its Item states of bands, by file and the band's number there."""
+
+
+@dataclass(frozen=True)
+class SceneFailure:
+    """A scene that never came to be read, as a row for the failures table."""
+
+    scene: str
+    """Its name, as far as it has one."""
+    uri: str
+    """Where it was looked for."""
+    error: str
+    """One line."""
 
 
 @dataclass(frozen=True)
@@ -80,103 +179,168 @@ def find_scenes(
         InputError: nothing there that could be a scene, or not to be reached.
     """
     place = absolute(scenes)
-    ending = suffix(place)
     failures: list[SceneFailure] = []
     entries: list[Entry] = []
-    if ending == "parquet" and storage.exists(place):
+    if _suffix(place) == "parquet" and storage.exists(place):
         refs = _of_list(storage, place, failures)
     else:
-        if ending in ("json", "geojson", *UNREAD, *RASTER_SUFFIXES) and storage.exists(place):
-            stem = place.rpartition(".")[0]
-            worlds = [end for low in world_suffixes(ending) for end in (low, low.upper())]
-            beside = [f"{stem}.{end}" for end in worlds] if is_raster(place) else []
-            for found in _heads([place, place + MASK, *beside], storage).values():
-                if isinstance(found, Entry):
-                    entries.append(found)
-                elif not isinstance(found, InputError):
-                    raise found
-        else:
-            entries = with_extensions(storage.list(place), extensions)
-            entries = [e for e in entries if not _is_document(e.key) or e.size <= LARGEST]
+        entries = _entries(place, storage, extensions)
         refs = _of_entries(entries, storage, failures)
         refs.sort(key=lambda ref: (ref.scene, ref.uri))
         failures.sort(key=lambda failure: (failure.scene, failure.uri))
     if not refs and not failures and not none_yet:
         said = f"{len(entries)} files, none of them a scene" if entries else "nothing"
         raise InputError(f"scenes={scenes}: found {said}; {ACCEPTED}")
-    return _looked_up(refs, failures, entries, storage, wanted)
+    unique: dict[str, SceneRef] = {}
+    for ref in refs:
+        first = unique.setdefault(ref.scene, ref)
+        if first is not ref:
+            why = f"another scene has this name: {first.uri}"
+            failures.append(SceneFailure(ref.scene, ref.uri, why))
+    chosen = [replace(ref, bands=_only(ref.bands, wanted)) for ref in unique.values()]
+    found = _looked_up(chosen, failures, entries, storage)
+    return Found(tuple(found), tuple(failures))
+
+
+def uris_of(ref: SceneRef) -> tuple[str, ...]:
+    """The rasters of a scene, each once, in order of their bands."""
+    if ref.bands is None:
+        return (ref.uri,)
+    return tuple(dict.fromkeys(band.uri for band in ref.bands))
+
+
+def etag_of(files: Iterable[Entry], stated: Mapping[tuple[str, int], Stated]) -> str:
+    """What changes when a file of a scene does, or what its Item states of their bands.
+
+    Args:
+        files: rasters, masks and world file, in the order of `SceneRef.files`.
+        stated: of the scene.
+    """
+    # a store that gives none still tells size and time
+    etags = [file.etag or f"{file.modified.timestamp():.6f}-{file.size:x}" for file in files]
+    if stated:
+        etags.append(repr(sorted(stated.items(), key=lambda pair: pair[0])))
+    if len(etags) == 1:
+        return etags[0]
+    return hashlib.sha256("\n".join(etags).encode()).hexdigest()
+
+
+def baseline_note(item: dict[str, Any]) -> str:
+    """A note on an Item that states no offset: Sentinel-2's numbers since baseline 04.00, or ''."""
+    found = _properties(item).get("s2:processing_baseline")
+    try:
+        late = float(str(found)) >= 4 and not _offset_done(item)
+    except ValueError:
+        return ""
+    said = f"s2:processing_baseline {found} without an offset: if its numbers are 1000 higher than"
+    return f"{said} before 04.00, convert=scale offset=-1000 says so" if late else ""
+
+
+def resolved(href: object, base: str) -> str:
+    """The absolute path or URI of a reference in an Item or a list.
+
+    What others wrote may lead to its own neighbours and to public addresses, never from a store
+    into this machine's disk, and never into GDAL's own file systems (`/vsi...`).
+
+    Args:
+        href: relative to the document that holds it, or absolute. Taken literally: a `%20` stays.
+        base: absolute path or URI of that document.
+
+    Raises:
+        DecodeError: no text, another scheme, above the root of the store, from a store to a disk.
+    """
+    found = None
+    if isinstance(href, str) and href.strip() and href.isprintable():
+        scheme = names.scheme(href)
+        if scheme in REMOTE:
+            found = names.absolute(href) if names.split(href)[1] else None
+        elif scheme not in ("", "file"):
+            pass
+        elif not names.is_remote(base):
+            path = names.absolute(href if scheme else os.path.join(names.parent(base), href))
+            found = None if path.startswith("/vsi") else path
+        elif not scheme and not href.startswith("//"):
+            root, key = names.split(base)
+            folder = "" if href.startswith("/") else posixpath.dirname(key)
+            way = posixpath.normpath(posixpath.join(folder, href.lstrip("/")))
+            found = None if way.split("/")[0] in (".", "..") else names.join(root, way)
+    if found is None:
+        accepted = ", ".join(f"{known}://" for known in REMOTE)
+        raise DecodeError(
+            f"reference {href!r}: accepted: a path within the store that holds it, {accepted}"
+        )
+    return found
+
+
+def _entries(place: str, storage: Storage, extensions: tuple[str, ...] | None) -> list[Entry]:
+    """What lies below a prefix; or a file, with what belongs to it."""
+    ending = _suffix(place)
+    if ending in (*DOCUMENTS, *RASTERS):
+        stem = place.rpartition(".")[0]
+        worlds = [f"{stem}.{end}" for low in world_suffixes(ending) for end in (low, low.upper())]
+        beside = [place + MASK, *worlds] if ending in RASTERS else []
+        found = _heads([place, *beside], storage)
+        for one in found.values():  # what cannot be looked at now may be there
+            if not isinstance(one, Entry | InputError):
+                raise one
+        if isinstance(found[place], Entry):
+            return [one for one in found.values() if isinstance(one, Entry)]
+    entries = with_extensions(storage.list(place), extensions)
+    return [e for e in entries if _suffix(e.key) not in DOCUMENTS or e.size <= LARGEST]
 
 
 def _of_list(storage: Storage, place: str, failures: list[SceneFailure]) -> list[SceneRef]:
-    """Scenes of a Parquet list, one row a scene or one row a band, in order of their first row.
-
-    Raises:
-        InputError: no Parquet, or a column missing or of another type.
-    """
+    """Scenes of a Parquet list, one row a scene or one row a band, in order of their first row."""
     try:
         table = pq.read_table(pa.BufferReader(storage.read(place)))
-        columns = {
-            name: table.column(name).cast(kind)
-            for name, kind in _LIST.items()
-            if name in ("scene", "uri", *table.column_names)
-        }
+        there = {"scene", "uri", *table.column_names}
+        columns = {name: table.column(name).cast(pa.string()) for name in COLUMNS if name in there}
     except (pa.ArrowException, OSError, KeyError) as error:
         raise InputError(f"scenes={place}: {one_line(error)}; {ACCEPTED}") from error
     by_scene: dict[str, list[dict[str, Any]]] = {}
     for row in pa.table(columns).to_pylist():
-        named = row["scene"] is not None and row["scene"].strip()
-        by_scene.setdefault(row["scene"] if named else "", []).append(row)
-    refs: dict[str, SceneRef] = {}
+        by_scene.setdefault((row["scene"] or "").strip() and row["scene"], []).append(row)
+    refs = []
     for scene, rows in by_scene.items():
         try:
-            if not scene:
-                raise DecodeError(f"{len(rows)} rows without a scene's name")
-            refs[scene] = _of_rows(scene, rows, place)
+            refs.append(_of_rows(scene, rows, place))
         except DecodeError as error:
             failures.append(SceneFailure(scene, str(rows[0]["uri"]), str(error)))
-    return list(refs.values())
+    return refs
 
 
 def _of_rows(scene: str, rows: list[dict[str, Any]], base: str) -> SceneRef:
-    """A scene of a list."""
+    if not scene:
+        raise DecodeError(f"{len(rows)} rows without a scene's name")
     uris = [resolved(row["uri"], base) for row in rows]
-    said = [(row.get("band"), row.get("index")) for row in rows]
-    if said == [(None, None)]:
+    if len(rows) == 1 and rows[0].get("band") is None:
         return SceneRef(scene, uris[0], None)
-    names = [canonical(band or "") for band, _ in said]
-    if "" in names or len(set(names)) < len(names):
-        raise DecodeError(f"bands {', '.join(names)}; accepted: a row a band, each with its name")
-    numbers = [1 if index is None else index for _, index in said]
-    if min(numbers) < 1:
-        raise DecodeError(f"index {min(numbers)}; accepted: 1 and above")
-    return SceneRef(scene, uris[0], tuple(map(BandSource, names, uris, numbers)))
+    bands = [canonical(row.get("band") or "") for row in rows]
+    if "" in bands or len(set(bands)) < len(bands):
+        raise DecodeError(f"bands {', '.join(bands)}; accepted: a row a band, each with its name")
+    return SceneRef(scene, uris[0], tuple(map(BandSource, bands, uris)))
 
 
 def _of_entries(
     entries: Sequence[Entry], storage: Storage, failures: list[SceneFailure]
 ) -> list[SceneRef]:
-    rasters = {entry.uri: entry for entry in entries if is_raster(entry.key)}
-    failures += [
-        SceneFailure(e.key, e.uri, f".{suffix(e.key)} is not read; accepted: GeoTIFFs of it")
-        for e in entries
-        if suffix(e.key) in UNREAD
-    ]
-    documents = [entry for entry in entries if _is_document(entry.key)]
+    rasters = {entry.uri: entry for entry in entries if _suffix(entry.key) in RASTERS}
+    documents = [entry for entry in entries if _suffix(entry.key) in DOCUMENTS]
     of_items: list[SceneRef] = []
     beside: dict[str, SceneRef] = {}
     for number, data in storage.read_many([entry.uri for entry in documents]):
-        entry = documents[number]
-        wrong: list[SceneFailure] = []
-        refs = _of_document(data, entry.uri, entry.key, wrong)
-        partner = _partner(entry, rasters)
-        files = {uri for ref in refs for uri in uris_of(ref.uri, ref.bands)}
-        if partner and len(refs) == 1 and files == {partner}:
+        entry, wrong = documents[number], list[SceneFailure]()
+        refs = _of_document(data, entry, wrong)
+        stem = entry.uri.rpartition(".")[0]
+        endings = ("", *(f".{end}" for low in RASTERS for end in (low, low.upper())))
+        partner = next((stem + end for end in endings if stem + end in rasters), None)
+        if partner and len(refs) == 1 and uris_of(refs[0]) == (partner,):
             key = rasters[partner].key
             beside[partner] = replace(refs[0], scene=key, uri=partner, bands=None)
-            continue
-        of_items += refs
-        failures += wrong
-    theirs = {uri for ref in of_items for uri in uris_of(ref.uri, ref.bands)}
+        else:
+            of_items += refs
+            failures += wrong
+    theirs = {uri for ref in of_items for uri in uris_of(ref)}
     plain = [
         beside.get(uri) or SceneRef(entry.key, uri, None)
         for uri, entry in rasters.items()
@@ -185,30 +349,145 @@ def _of_entries(
     return plain + of_items
 
 
-def _partner(entry: Entry, rasters: dict[str, Entry]) -> str | None:
-    """The raster that a JSON file lies beside by its name."""
-    stem = entry.uri.rpartition(".")[0]
-    endings = ("", *(f".{end}" for low in RASTER_SUFFIXES for end in (low, low.upper())))
-    return next((stem + end for end in endings if stem + end in rasters), None)
-
-
 def _of_document(
-    data: bytes | Exception, uri: str, key: str, failures: list[SceneFailure]
+    data: bytes | Exception, entry: Entry, failures: list[SceneFailure]
 ) -> list[SceneRef]:
     """Scenes of a JSON file; none where it holds no Items."""
     if isinstance(data, Exception):
-        failures.append(SceneFailure(key, uri, one_line(data)))
+        failures.append(SceneFailure(entry.key, entry.uri, one_line(data)))
         return []
     refs = []
-    for item in items_in(data) or ():
-        scene = key
+    for item in _items_in(data):
+        scene = item.get("id")
         try:
-            scene = item_name(item)
-            bands, stated = item_bands(item, uri)
-            refs.append(SceneRef(scene, uri, bands, item=trimmed(item), stated=stated))
+            if not isinstance(scene, str) or not scene.strip():
+                raise DecodeError(f"the Item's id is {scene!r}; accepted: a text that is not empty")
+            bands, stated = _item_bands(item, entry.uri)
+            kept = {key: item[key] for key in KEPT if key in item}
+            refs.append(SceneRef(scene, entry.uri, bands, item=kept, stated=stated))
         except DecodeError as error:
-            failures.append(SceneFailure(scene, uri, str(error)))
+            name = scene if isinstance(scene, str) and scene.strip() else entry.key
+            failures.append(SceneFailure(name, entry.uri, str(error)))
     return refs
+
+
+def _items_in(data: bytes) -> list[dict[str, Any]]:
+    """The Items of a JSON file, one or the members of a collection; none where it is other JSON."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return []
+    collection = isinstance(document, dict) and document.get("type") == "FeatureCollection"
+    features = document.get("features") if collection else [document]
+    return [
+        one
+        for one in (features if isinstance(features, list) else ())
+        if isinstance(one, dict)
+        and one.get("type") == "Feature"
+        and isinstance(one.get("stac_version"), str)
+    ]
+
+
+def _item_bands(
+    item: dict[str, Any], base: str
+) -> tuple[tuple[BandSource, ...], dict[tuple[str, int], Stated]]:
+    """Where an Item's bands lie, and what it states of them, by file and number of the band.
+
+    A band is there once for each of its names: common names (STAC 1.0 `eo:bands`, 1.1 `bands`), the
+    bands' own, and the keys of assets with one band. Where two bands claim a name, a common name
+    goes before a band's own, that before a key; then assets that say they are data go before
+    others, pictures come last, and then the Item's order decides.
+
+    Said of a band (`raster:bands`, `bands`, `eo:bands`) goes before said of its asset, that before
+    said of all in the Item's properties, field by field. A name may have the prefix of the raster
+    extension, or none; in the properties it has it.
+    """
+    common = {k: v for k, v in _properties(item).items() if str(k).startswith("raster:")}
+    claims: list[tuple[int, Any, BandSource]] = []
+    stated: dict[tuple[str, int], Stated] = {}
+    for key, asset in _assets(item):
+        uri, bands = resolved(asset.get("href"), base), _described(asset)
+        for number, said in enumerate(bands, start=1):
+            own = _first(said, "eo:common_name", "common_name"), _first(said, "name")
+            called = (*own, key if len(bands) == 1 else None)
+            claims += [(n, name, BandSource("", uri, number)) for n, name in enumerate(called)]
+            objects = [*said, asset, common]
+            nodata, scale, offset, unit = (
+                _first(objects, name, f"raster:{name}")
+                for name in ("nodata", "scale", "offset", "unit")
+            )
+            one = Stated(nodata, scale, 0 if _offset_done(item) else offset, unit)
+            if one != Stated():
+                stated.setdefault((uri, number), one)
+    found: dict[str, BandSource] = {}
+    for _, name, band in sorted(claims, key=lambda claim: claim[0]):
+        if isinstance(name, str) and name.strip():
+            found.setdefault(canonical(name), replace(band, name=canonical(name)))
+    if not found:
+        raise DecodeError(
+            "the Item has no asset that is a raster; accepted: GeoTIFF, JPEG 2000, PNG or JPEG by "
+            "media type or extension"
+        )
+    return tuple(found.values()), stated
+
+
+def _assets(item: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Keys and assets that are rasters: those that say they are data first, pictures last."""
+    assets = item.get("assets")
+    if not isinstance(assets, dict):
+        raise DecodeError("the Item has no assets")
+    found = []
+    for key, asset in assets.items():
+        if not isinstance(asset, dict):
+            continue
+        kind, roles = str(asset.get("type") or "").lower(), asset.get("roles")
+        roles = {str(role) for role in roles} if isinstance(roles, list) else set()
+        raster = (
+            kind.startswith(RASTER_TYPES) if kind else _suffix(str(asset.get("href"))) in RASTERS
+        )
+        if roles & {"thumbnail", "overview", "metadata"} or not raster:
+            continue
+        picture = "visual" in (*roles, key) or kind.startswith(("image/png", "image/jpeg"))
+        rank = 2 if picture else 0 if roles & {"data", "reflectance"} else 1
+        found.append((rank, str(key), asset))
+    return [(key, asset) for _, key, asset in sorted(found, key=lambda one: one[0])]
+
+
+def _described(asset: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """Of each band of an asset what its lists say, one band at least."""
+    lists = [asset[name] for name in BAND_LISTS if isinstance(asset.get(name), list)]
+    lists = [[band if isinstance(band, dict) else {} for band in bands] for bands in lists]
+    count = max([1, *map(len, lists)])
+    for bands in lists:
+        scaled = _first(bands, "scale", "raster:scale", "offset", "raster:offset") is not None
+        missing = {"scale": f"for {len(bands)} of {count} bands only"} if scaled else {}
+        bands += [missing] * (count - len(bands))
+    return [[bands[n] for bands in lists] for n in range(count)]
+
+
+def _first(objects: list[dict[str, Any]], *keys: str) -> Any:
+    """What the first object says that says anything of some keys; None where none does."""
+    said = (one.get(key) for one in objects for key in keys)
+    return next((value for value in said if value is not None), None)
+
+
+def _properties(item: dict[str, Any]) -> dict[str, Any]:
+    properties = item.get("properties")
+    return properties if isinstance(properties, dict) else {}
+
+
+def _offset_done(item: dict[str, Any]) -> bool:
+    """Whether the provider has taken the offset off, and may state it nevertheless."""
+    return str(_properties(item).get("earthsearch:boa_offset_applied")).lower() == "true"
+
+
+def _only(
+    bands: tuple[BandSource, ...] | None, wanted: Sequence[str] | None
+) -> tuple[BandSource, ...] | None:
+    """The bands that are wanted; all where one is missing, so that the refusal can name them."""
+    if bands is None or wanted is None or not set(wanted) <= {band.name for band in bands}:
+        return bands
+    return tuple(band for band in bands if band.name in wanted)
 
 
 def _looked_up(
@@ -216,32 +495,23 @@ def _looked_up(
     failures: list[SceneFailure],
     entries: Sequence[Entry],
     storage: Storage,
-    wanted: Sequence[str] | None,
-) -> Found:
+) -> list[SceneRef]:
     """Scenes, with etag, size and time of all their files."""
-    unique: dict[str, SceneRef] = {}
-    for ref in refs:
-        first = unique.setdefault(ref.scene, ref)
-        if first is not ref:
-            why = f"another scene has this name: {first.uri}"
-            failures.append(SceneFailure(ref.scene, ref.uri, why))
-    chosen = [replace(ref, bands=_only(ref.bands, wanted)) for ref in unique.values()]
     known: dict[str, Entry | SatrayError] = {entry.uri: entry for entry in entries}
-    needed = {uri for ref in chosen for uri in uris_of(ref.uri, ref.bands)}
-    unlisted = sorted(needed - known.keys())
+    unlisted = sorted({uri for ref in refs for uri in uris_of(ref)} - known.keys())
     known |= _heads([file for uri in unlisted for file in (uri, uri + MASK)], storage)
     worlds = world_files(entries)
     scenes = []
-    for ref in chosen:
-        uris = uris_of(ref.uri, ref.bands)
-        masks = [uri + MASK for uri in uris]
-        parts = [known[uri] for uri in (*uris, *masks) if uri in known]
-        files = [part for part in parts if isinstance(part, Entry)]
-        # a mask that is not there for us is none
-        errors = [p for p in parts[: len(uris)] if isinstance(p, SatrayError)]
-        errors += [p for p in parts if isinstance(p, SatrayError) and not isinstance(p, InputError)]
-        if errors:
-            failures.append(SceneFailure(ref.scene, ref.uri, one_line(errors[0])))
+    for ref in refs:
+        uris, files, error = uris_of(ref), list[Entry](), None
+        for uri in (*uris, *(uri + MASK for uri in uris)):
+            one = known.get(uri)
+            if isinstance(one, Entry):
+                files.append(one)
+            elif one is not None and (uri in uris or not isinstance(one, InputError)):
+                error = error or one  # but a mask that is not there for us is none
+        if error is not None:
+            failures.append(SceneFailure(ref.scene, ref.uri, one_line(error)))
             continue
         world = worlds.get(ref.uri) if ref.bands is None else None
         files += [world] if world else []
@@ -257,24 +527,11 @@ def _looked_up(
                 stated=stated,
             )
         )
-    return Found(tuple(scenes), tuple(failures))
-
-
-def _only(
-    bands: tuple[BandSource, ...] | None, wanted: Sequence[str] | None
-) -> tuple[BandSource, ...] | None:
-    """The bands that are wanted; all where one is missing, so that the refusal can name them."""
-    if bands is None or wanted is None or not set(wanted) <= {band.name for band in bands}:
-        return bands
-    return tuple(band for band in bands if band.name in wanted)
-
-
-def _is_document(key: str) -> bool:
-    return suffix(key) in ("json", "geojson")
+    return scenes
 
 
 def _heads(uris: Sequence[str], storage: Storage) -> dict[str, Entry | SatrayError]:
-    """The entries of files, or why there is none."""
+    """The entries of files, or why there is none; 32 requests at once."""
 
     def head(uri: str) -> Entry | SatrayError:
         try:
@@ -282,5 +539,11 @@ def _heads(uris: Sequence[str], storage: Storage) -> dict[str, Entry | SatrayErr
         except SatrayError as error:
             return error
 
-    with ThreadPoolExecutor(_HEADS, thread_name_prefix="head") as pool:
+    with ThreadPoolExecutor(32, thread_name_prefix="head") as pool:
         return dict(zip(uris, pool.map(head, uris), strict=True))
+
+
+def _suffix(key: str) -> str:
+    """Lower-case extension of a path, without its dot; empty where it has none."""
+    stem, dot, ending = key.rsplit("/", 1)[-1].rpartition(".")
+    return ending.lower() if dot and stem else ""

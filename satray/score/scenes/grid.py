@@ -1,14 +1,20 @@
-"""Grids of px: several files of one scene on the finest's, and the network's over a scene. Pure.
+"""Grids of px: a scene's files on the finest's, the network's over a scene, and resampling. Pure.
 
-Stored px are those of the file, net px those of the network's lattice after resampling.
+Stored px are those of the file, net px those of the network's lattice after resampling. Resampling
+is bilinear and antialiased, with the weights of `torch.nn.functional.interpolate(mode="bilinear",
+antialias=True)`, taken from where a px lies on the whole axis: parts that meet agree to the last
+digit.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from satray.data.georeference import pixel_size
 from satray.errors import DecodeError
@@ -21,12 +27,12 @@ TOLERANCE = 0.01
 """Parts of a px of the finest grid by which corners may miss each other."""
 NEAR_WHOLE = 0.005
 """Factors this near to a whole one, or to one over a whole one, are taken as that."""
-MAX_FACTOR = 16.0
-"""Largest factor: beyond, the ground that the bundle knows is not in the scene."""
-MIN_FACTOR = 1 / 256
-"""Smallest factor."""
+FACTORS = (1 / 256, 16.0)
+"""Smallest and largest factor: beyond, the ground that the bundle knows is not in the scene."""
 MAX_PIXELS = 2**40
 """Most net px of a scene."""
+HALF = 0.5
+"""Share of a filter's weight from which on a px is measured enough to count as data."""
 
 Gsd = Literal["auto", "none"] | float
 
@@ -45,21 +51,44 @@ class NetGrid:
     """Columns, net px."""
     affine: Affine
     """Stored px corners to CRS units; without georeference x = column, y = -row."""
-    affine_net: Affine
-    """Net px corners to CRS units."""
     crs: str | None
     """CRS; None: pixel coordinates."""
-    scale_x: float
-    """Net px a stored px along a row, exactly `net_width / width`."""
-    scale_y: float
-    """Net px a stored px along a column, exactly `net_height / height`."""
     why: str
     """How the factors came about, for a person; one line."""
+
+    @property
+    def scale_x(self) -> float:
+        """Net px a stored px along a row."""
+        return self.net_width / self.width
+
+    @property
+    def scale_y(self) -> float:
+        """Net px a stored px along a column."""
+        return self.net_height / self.height
+
+    @property
+    def affine_net(self) -> Affine:
+        """Net px corners to CRS units."""
+        return self.affine @ Affine.scale(
+            self.width / self.net_width, self.height / self.net_height
+        )
 
     @property
     def resampled(self) -> bool:
         """Whether net px are other than stored px."""
         return (self.net_height, self.net_width) != (self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Part of one axis: which source px it needs, and how much of each."""
+
+    first: int
+    """First source px."""
+    count: int
+    """Source px."""
+    matrix: Any
+    """Sparse (n, count), rows sum to 1; float64."""
 
 
 def ratios(grids: Sequence[SceneExtent]) -> tuple[int, tuple[int, ...]]:
@@ -71,8 +100,7 @@ def ratios(grids: Sequence[SceneExtent]) -> tuple[int, tuple[int, ...]]:
     fine = max(grids, key=lambda grid: (grid.height, grid.width))
     found = []
     for grid in grids:
-        ratio = fine.height // grid.height
-        refusal = None
+        ratio, refusal = fine.height // grid.height, None
         if (ratio * grid.height, ratio * grid.width) != (fine.height, fine.width):
             refusal = (
                 f"{grid.scene} is {grid.height} x {grid.width} px, {fine.scene} {fine.height} x "
@@ -92,11 +120,7 @@ def ratios(grids: Sequence[SceneExtent]) -> tuple[int, tuple[int, ...]]:
     return grids.index(fine), tuple(found)
 
 
-def net_grid(
-    extent: SceneExtent,
-    spec: "BundleSpec",
-    gsd: Gsd = "auto",
-) -> NetGrid:
+def net_grid(extent: SceneExtent, spec: "BundleSpec", gsd: Gsd = "auto") -> NetGrid:
     """Lay a scene's grid of net px.
 
     A net px is a stored px times the ground factor (the scene's m a px, over the bundle's; 1 for px
@@ -111,44 +135,95 @@ def net_grid(
     Raises:
         DecodeError: an affine without area, or a ground too far from the bundle's.
     """
-    affine, crs, height, width = extent.affine, extent.crs, extent.height, extent.width
-    pixel = pixel_size(height, width, crs, extent.transform)
-    ground_x, ground_y, why = _ground(pixel, spec, gsd)
-    if gsd == "auto" and crs and pixel:
-        steps = math.hypot(affine.a, affine.d), math.hypot(affine.b, affine.e)
-        if any(trained.hold(crs, steps, pixel) for trained in spec.trained_px):
-            ground_x, ground_y = 1.0, 1.0
-            why = f"px as they are: {_pair(*pixel)} m, as tiles of the bundle have them"
+    ground_x, ground_y, why = _ground(extent, spec, gsd)
     shape = spec.tile_shape
     resize = spec.preprocess().geometry(*shape)
     own_y, own_x = resize.resized_height / shape[0], resize.resized_width / shape[1]
     if (own_y, own_x) != (1, 1):
         why += f"; training resized tiles by {_pair(own_x, own_y)}"
-    for factor in (ground_x, ground_y):
-        if not MIN_FACTOR <= factor <= MAX_FACTOR:
+    factors = []
+    for ground, own in ((ground_x, own_x), (ground_y, own_y)):
+        if not FACTORS[0] <= ground <= FACTORS[1]:
             raise DecodeError(
-                f"{why}: {factor:.4g} net px a px; accepted: 1/256 to 16 (gsd=none takes px as "
+                f"{why}: {ground:.4g} net px a px; accepted: 1/256 to 16 (gsd=none takes px as "
                 "they are)"
             )
-    asked_x, asked_y = (
-        1.0 if abs(factor - 1) <= NEAR_WHOLE else factor
-        for factor in (_rounded(ground_x) * own_x, _rounded(ground_y) * own_y)
-    )
-    net_width, net_height = max(1, round(width * asked_x)), max(1, round(height * asked_y))
+        whole = max(1, round(ground)) if ground >= 1 else 1 / round(1 / ground)
+        factor = own * (whole if abs(ground / whole - 1) <= NEAR_WHOLE else ground)
+        factors.append(1.0 if abs(factor - 1) <= NEAR_WHOLE else factor)
+    net_width = max(1, round(extent.width * factors[0]))
+    net_height = max(1, round(extent.height * factors[1]))
     if net_width * net_height > MAX_PIXELS:
         raise DecodeError(f"{why}: {net_height:,} x {net_width:,} net px; at most 2^40")
-    return NetGrid(
-        height=height,
-        width=width,
-        net_height=net_height,
-        net_width=net_width,
-        affine=affine,
-        affine_net=affine @ Affine.scale(width / net_width, height / net_height),
-        crs=crs,
-        scale_x=net_width / width,
-        scale_y=net_height / height,
-        why=why,
-    )
+    size = extent.height, extent.width
+    return NetGrid(*size, net_height, net_width, extent.affine, extent.crs, why)
+
+
+def mostly(measured: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where all bands are measured: shares (C, H, W) of `HALF` at least, or (H, W) for all."""
+    enough: NDArray[np.bool_] = measured >= HALF
+    if measured.ndim == 3:
+        enough = np.asarray(enough.all(axis=0))
+    return enough
+
+
+def lane(start: int, stop: int, size: int, wanted: int) -> Lane:
+    """The px `start` to `stop` of an axis of `size` px resampled to `wanted` px.
+
+    Args:
+        start: first px of the part, of the resampled axis.
+        stop: px after the last; beyond `start`.
+        size: px of the source's axis.
+        wanted: px of the whole axis when resampled.
+    """
+    scale = size / wanted
+    support = max(scale, 1.0)
+    centre_n = (np.arange(start, stop) + 0.5) * scale
+    low_n = np.floor(centre_n - support).astype(np.int64)
+    at_nT = low_n[:, None] + np.arange(int(np.ceil(2 * support)) + 2)
+    weight_nT = np.maximum(1 - np.abs(at_nT + 0.5 - centre_n[:, None]) / support, 0)
+    weight_nT[(at_nT < 0) | (at_nT >= size)] = 0
+    weight_nT /= weight_nT.sum(axis=1, keepdims=True)
+    used_nT = weight_nT > 0
+    used = at_nT[used_nT]
+    first, count = int(used.min()), int(used.max() - used.min()) + 1
+    edges = np.concatenate([[0], np.cumsum(used_nT.sum(axis=1))])
+    shape = stop - start, count
+    return Lane(first, count, csr_array((weight_nT[used_nT], used - first, edges), shape=shape))
+
+
+def resampled(
+    x_CHW: NDArray[Any], valid_CHW: NDArray[np.bool_], rows: Lane, columns: Lane
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Resample what two lanes need: each px is the mean over the valid px under its filter.
+
+    Args:
+        x_CHW: source px, `rows.count` x `columns.count`, any integer or float dtype.
+        valid_CHW: which of them count.
+        rows: vertical part.
+        columns: horizontal part.
+
+    Returns:
+        Values (float32; float64 of 64-bit and of 32-bit whole numbers), 0 where nothing counts; and
+        the share of the filter's weight that counts, (C, h, w).
+    """
+    working = np.float32 if x_CHW.dtype.itemsize <= 2 or x_CHW.dtype == np.float32 else np.float64
+    down, across = rows.matrix.astype(working), columns.matrix.astype(working)
+
+    def part(x_HW: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray((across @ (down @ x_HW).T).T)
+
+    y_CHW = np.empty((len(x_CHW), down.shape[0], across.shape[0]), working)
+    weight_CHW = np.ones_like(y_CHW)
+    for y_HW, weight_HW, x_HW, valid_HW in zip(y_CHW, weight_CHW, x_CHW, valid_CHW, strict=True):
+        if valid_HW.all():
+            y_HW[:] = part(x_HW.astype(working))
+            continue
+        weight_HW[:] = part(valid_HW.astype(working))
+        weight_HW[weight_HW >= 1 - 1e-5] = 1  # rounding must not tell a whole part from another
+        y_HW[:] = part(np.where(valid_HW, x_HW, 0).astype(working))
+        y_HW /= np.where(weight_HW > 0, weight_HW, 1)
+    return y_CHW, weight_CHW
 
 
 def _miss(grid: SceneExtent, fine: SceneExtent, ratio: int) -> float:
@@ -161,26 +236,26 @@ def _miss(grid: SceneExtent, fine: SceneExtent, ratio: int) -> float:
     return max(math.hypot(x - ratio * col, y - ratio * row) for x, y, col, row in found)
 
 
-def _ground(
-    pixel: tuple[float, float] | None, spec: "BundleSpec", gsd: Gsd
-) -> tuple[float, float, str]:
+def _ground(extent: SceneExtent, spec: "BundleSpec", gsd: Gsd) -> tuple[float, float, str]:
     """Ground factors of x and y, and why."""
     if gsd == "none":
         return 1.0, 1.0, "px as they are (gsd=none)"
     target_x, target_y = spec.resolution, spec.resolution_y or spec.resolution
     if gsd != "auto":
         target_x = target_y = float(gsd)
+    affine, crs = extent.affine, extent.crs
+    pixel = pixel_size(extent.height, extent.width, crs, extent.transform)
+    if gsd == "auto" and crs and pixel:
+        steps = math.hypot(affine.a, affine.d), math.hypot(affine.b, affine.e)
+        if any(trained.hold(crs, steps, pixel) for trained in spec.trained_px):
+            why = f"px as they are: {_pair(*pixel)} m, as tiles of the bundle have them"
+            return 1.0, 1.0, why
     if target_x is None or target_y is None:
         return 1.0, 1.0, "px as they are: the bundle states no resolution"
     if pixel is None:
         return 1.0, 1.0, "px as they are: without a place on the ground"
     sizes = f"px of {_pair(*pixel)} m, the bundle's {_pair(target_x, target_y)} m"
     return pixel[0] / target_x, pixel[1] / target_y, sizes
-
-
-def _rounded(factor: float) -> float:
-    whole = max(1, round(factor)) if factor >= 1 else 1 / round(1 / factor)
-    return whole if abs(factor / whole - 1) <= NEAR_WHOLE else factor
 
 
 def _pair(x: float, y: float) -> str:

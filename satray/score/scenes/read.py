@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.data.values import mean_of
-from satray.score.scenes.grid import NetGrid
-from satray.score.scenes.lanes import Lane, lane, mostly, resampled
+from satray.score.scenes.grid import NetGrid, lane, mostly, resampled
 from satray.score.scenes.open import Scene
 
 STRIP = 64 << 20
@@ -42,8 +41,8 @@ def read_window(
 ) -> WindowPixels:
     """Read a window of net px.
 
-    Bilinear and antialiased where resampled, with weights that know the whole axis: windows that
-    overlap agree. What is not measured weighs nothing, so that no sentinel mixes with measurements.
+    What is not measured weighs nothing where px are resampled, so that no sentinel mixes with
+    measurements.
 
     Args:
         scene: open.
@@ -57,19 +56,29 @@ def read_window(
         DecodeError: the scene cannot be read there.
     """
     right, bottom = min(x + width, grid.net_width), min(y + height, grid.net_height)
-    shape = (len(scene.facts.bands), max(bottom - y, 0), max(right - x, 0))
-    if not (shape[1] and shape[2]):
-        pixels_CHW = np.zeros(shape, np.float32 if grid.resampled else scene.facts.dtype)
-        measured_CHW = np.zeros(shape, np.float32 if grid.resampled else bool)
-    elif grid.resampled:
-        pixels_CHW, measured_CHW = _resampled(scene, grid, (x, y, right, bottom))
+    shape = len(scene.facts.bands), height, width
+    if grid.resampled:
+        pixels_CHW, measured_CHW = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     else:
-        pixels_CHW, measured_CHW = scene.read(y, x, *shape[1:])
-        if not measured_CHW.all():
-            pixels_CHW = np.where(measured_CHW, pixels_CHW, 0)
-    if shape[1:] != (height, width):
-        beyond = ((0, 0), (0, height - shape[1]), (0, width - shape[2]))
-        pixels_CHW, measured_CHW = np.pad(pixels_CHW, beyond), np.pad(measured_CHW, beyond)
+        pixels_CHW, measured_CHW = np.zeros(shape, scene.facts.dtype), np.zeros(shape, bool)
+    if right <= x or bottom <= y:
+        return WindowPixels(pixels_CHW, measured_CHW)
+    if not grid.resampled:
+        x_CHW, valid_CHW = scene.read(y, x, bottom - y, right - x)
+        if x_CHW.shape == shape and valid_CHW.all():
+            return WindowPixels(x_CHW, valid_CHW)
+        there = np.s_[:, : bottom - y, : right - x]
+        measured_CHW[there] = valid_CHW
+        np.copyto(pixels_CHW[there], x_CHW, where=valid_CHW)
+        return WindowPixels(pixels_CHW, measured_CHW)
+    columns = lane(x, right, grid.width, grid.net_width)
+    size = max(4, np.dtype(scene.facts.stored_dtype).itemsize)
+    step = max(1, int(STRIP / (columns.count * shape[0] * size) * grid.scale_y))
+    for top in range(y, bottom, step):
+        rows = lane(top, min(top + step, bottom), grid.height, grid.net_height)
+        x_CHW, valid_CHW = scene.read(rows.first, columns.first, rows.count, columns.count)
+        strip = np.s_[:, top - y : min(top + step, bottom) - y, : right - x]
+        pixels_CHW[strip], measured_CHW[strip] = resampled(x_CHW, valid_CHW, rows, columns)
     return WindowPixels(pixels_CHW, measured_CHW)
 
 
@@ -102,8 +111,7 @@ def with_fills(
         return window
     fills_NC = np.zeros((len(tiles), len(window.pixels_CHW)), np.float32)
     for n, (top, left) in enumerate(tiles):
-        rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
-        share_Chw = share_CHW[:, rows, columns]
+        share_Chw = share_CHW[:, top : top + size[0], left : left + size[1]]
         if (share_Chw == 1).all() or not share_Chw.any():
             continue
         first_row, height = _stored(origin[0] + top, size[0], grid.scale_y, grid.height)
@@ -117,26 +125,3 @@ def _stored(start: int, length: int, scale: float, size: int) -> tuple[int, int]
     """First px and number of those that lie under some net px of an axis; at least one."""
     first = min(round(start / scale), size - 1)
     return first, max(min(round((start + length) / scale), size) - first, 1)
-
-
-def _resampled(
-    scene: Scene, grid: NetGrid, box: tuple[int, int, int, int]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Values and shares of `box` (left, upper, right, lower edge; net px), strip by strip."""
-    x, y, right, bottom = box
-    pixels_CHW = np.empty((len(scene.facts.bands), bottom - y, right - x), np.float32)
-    measured_CHW = np.empty_like(pixels_CHW)
-    columns = lane(x, right, grid.width, grid.net_width)
-    step = _rows_at_once(scene, grid, columns)
-    for top in range(y, bottom, step):
-        rows = lane(top, min(top + step, bottom), grid.height, grid.net_height)
-        x_CHW, valid_CHW = scene.read(rows.first, columns.first, rows.count, columns.count)
-        strip = (slice(None), slice(top - y, top - y + step))
-        pixels_CHW[strip], measured_CHW[strip] = resampled(x_CHW, valid_CHW, rows, columns)
-    return pixels_CHW, measured_CHW
-
-
-def _rows_at_once(scene: Scene, grid: NetGrid, columns: Lane) -> int:
-    size = max(4, np.dtype(scene.facts.stored_dtype).itemsize)
-    stored_row = columns.count * len(scene.facts.bands) * size
-    return max(1, int(STRIP / stored_row * grid.scale_y))

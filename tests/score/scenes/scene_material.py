@@ -8,8 +8,8 @@ import numpy as np
 import rasterio
 from affine import Affine
 
+from satray.score.scenes.find import BandSource, SceneRef
 from satray.score.scenes.open import Scene, open_scene
-from satray.score.scenes.scene import BandSource, SceneRef
 from satray.storage import Storage
 
 STORE = Storage()

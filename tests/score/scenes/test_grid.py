@@ -1,23 +1,30 @@
-"""Grids: factors, affines and what is said of them; files of one scene on one grid."""
+"""Grids: factors, affines, files of one scene; windows equal that part of the scene as a whole."""
 
+import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from affine import Affine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from score.scenes.scene_material import UTM, spec
+from score.scenes.scene_material import UTM, noise, opened, spec, write
 
 from satray.data.georeference import pixel_size
 from satray.errors import DecodeError
+from satray.models.preprocess import resize_tiles
 from satray.models.spec import TrainedPixels
 from satray.score.outlines import SceneExtent
 from satray.score.rasters import PIXEL_COORDINATES
-from satray.score.scenes.grid import net_grid, ratios
+from satray.score.scenes import read
+from satray.score.scenes.grid import lane, net_grid, ratios, resampled
+from satray.score.scenes.read import read_window
 
-ZONE = "EPSG:32631"
+ZONE, MERCATOR = "EPSG:32631", "EPSG:3857"
 FOOT = 0.3048006
 TALL = UTM @ Affine.scale(1, 2)
 AUTO, AS_THEY_ARE = "auto", "px as they are: "
 SAME, HUNDRED = (99, 99), (100, 100)
+RGB = ("red", "green", "blue")
 
 
 def grid(height, width, crs, affine, gsd="auto", **more):
@@ -40,8 +47,8 @@ def grid(height, width, crs, affine, gsd="auto", **more):
         (HUNDRED, ZONE, TALL, AUTO, {"resolution_y": 20.0}, HUNDRED, ""),
         (HUNDRED, ZONE, UTM, AUTO, {"resolution_y": 20.0}, (50, 100), ""),
         # metres are the ground's: Web Mercator at 60 degrees north has two of its own on one of it
-        (SAME, "EPSG:3857", Affine(20, 0, 1669792, 0, -20, 8399738), AUTO, {}, SAME, ""),
-        (HUNDRED, "EPSG:3857", Affine(20, 0, 1669792, 0, -20, 0), AUTO, {}, (199, 200), ""),
+        (SAME, MERCATOR, Affine(20, 0, 1669792, 0, -20, 8399738), AUTO, {}, SAME, ""),
+        (HUNDRED, MERCATOR, Affine(20, 0, 1669792, 0, -20, 0), AUTO, {}, (199, 200), ""),
         (SAME, "EPSG:32633", Affine(10, 0, 500000, 0, -10, 6651411), AUTO, {}, SAME, ""),
         (SAME, "EPSG:2227", Affine(10 / FOOT, 0, 6e6, 0, -10 / FOOT, 2.1e6), AUTO, {}, SAME, ""),
         (HUNDRED, "EPSG:4326", Affine(1e-4, 0, 15, 0, -1e-4, 60), AUTO, {"resolution": 5.58},
@@ -79,37 +86,32 @@ def test_net_px(size, crs, affine, gsd, more, net, why):
 
 
 def test_pixels_of_the_tiles_own_grid_are_taken_as_they_are_where_tiles_were():
-    px = TrainedPixels("EPSG:3857", 20.0, 20.0, (10.0, 10.0), (14.0, 14.0))
+    px = TrainedPixels(MERCATOR, 20.0, 20.0, (10.0, 10.0), (14.0, 14.0))
     for y, own in ((8399737.9, True), (6446275.8, True), (0.0, False), (1.2e7, False)):
         for side in (20, 25):
             affine = Affine(side, 0, 0, 0, -side, y)
-            found = grid(64, 64, "EPSG:3857", affine, resolution=12.0, trained_px=(px,))
+            found = grid(64, 64, MERCATOR, affine, resolution=12.0, trained_px=(px,))
             assert (not found.resampled) == (own and side == 20)
             other = grid(64, 64, "EPSG:3395", affine, resolution=12.0, trained_px=(px,))
             assert other.resampled
 
 
 def test_half_a_percent_is_nothing():
-    true = 10 * pixel_size(1, 1, "EPSG:32631", UTM[:6])[0] / 10
+    true = 10 * pixel_size(1, 1, ZONE, UTM[:6])[0] / 10
     for times in (1.0049, 0.9951):
-        assert not grid(99, 99, "EPSG:32631", UTM @ Affine.scale(times), resolution=true).resampled
-    assert grid(10_000, 10_000, "EPSG:32631", UTM @ Affine.scale(1.0051), resolution=true).resampled
-    resized = grid(
-        256, 256, "EPSG:32631", UTM, resolution=true * 1.004, tile_shape=(64, 64), size=50
-    )
+        assert not grid(99, 99, ZONE, UTM @ Affine.scale(times), resolution=true).resampled
+    assert grid(10_000, 10_000, ZONE, UTM @ Affine.scale(1.0051), resolution=true).resampled
+    resized = grid(256, 256, ZONE, UTM, resolution=true * 1.004, tile_shape=(64, 64), size=50)
     assert (resized.net_height, resized.net_width) == (200, 200)
 
 
 @given(
-    st.integers(1, 5000),
-    st.integers(1, 5000),
-    st.floats(0.01, 15),
-    st.floats(0.01, 15),
+    st.integers(1, 5000), st.integers(1, 5000), st.floats(0.01, 15), st.floats(0.01, 15),
     st.floats(0, 360),
-)
+)  # fmt: skip
 def test_corners_stay_where_they_are(height, width, x, y, turn):
     affine = UTM @ Affine.rotation(turn) @ Affine.scale(x, y)
-    found = grid(height, width, "EPSG:32631", affine)
+    found = grid(height, width, ZONE, affine)
     for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
         net = found.affine_net @ (column * found.net_width, row * found.net_height)
         stored = affine @ (column * width, row * height)
@@ -127,12 +129,9 @@ def test_ground_too_far_from_the_bundles(scale):
 
 
 @given(
-    st.integers(1, 6),
-    st.integers(1, 50),
-    st.integers(1, 50),
-    st.floats(-0.9, 0.9),
+    st.integers(1, 6), st.integers(1, 50), st.integers(1, 50), st.floats(-0.9, 0.9),
     st.floats(-1e6, 1e6),
-)
+)  # fmt: skip
 def test_ratios_hold_for_any_affine(ratio, height, width, turn, origin):
     affine = Affine.translation(origin, -origin) @ Affine.rotation(turn * 90) @ Affine.scale(7, -7)
     fine = SceneExtent("fine", height * ratio, width * ratio, "EPSG:1", affine[:6])
@@ -142,3 +141,112 @@ def test_ratios_hold_for_any_affine(ratio, height, width, turn, origin):
     moved = affine @ Affine.scale(ratio) @ Affine.translation(0.1 / ratio, 0)
     with pytest.raises(DecodeError):
         ratios([fine, SceneExtent("coarse", height, width, "EPSG:1", moved[:6])])
+
+
+# ---- windows
+
+
+def grid_of(scene, **more):
+    return net_grid(scene.facts.extent, spec(**more))
+
+
+def whole_of(scene, grid):
+    return read_window(scene, grid, 0, 0, grid.net_width, grid.net_height)
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.data())
+@settings(max_examples=60)
+def test_lanes_are_torchs(size, wanted, data):
+    start = data.draw(st.integers(0, wanted - 1))
+    stop = data.draw(st.integers(start + 1, wanted))
+    x_N = np.random.default_rng(size).uniform(0, 4000, size)
+    image = torch.from_numpy(np.stack([x_N] * 4))[None, None]  # torch 2.15 errs on images 1 px wide
+    y_n = F.interpolate(image, (4, wanted), mode="bilinear", antialias=True)[0, 0, 0].numpy()
+    part = lane(start, stop, size, wanted)
+    assert 0 <= part.first < part.first + part.count <= size
+    got = part.matrix @ x_N[part.first : part.first + part.count]
+    np.testing.assert_allclose(got, y_n[start:stop], rtol=1e-9, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scale", "tile", "size"),
+    [(1.0, 32, 32), (1.0, 32, 28), (2.0, 32, 32), (0.37, 32, 28), (0.06, 32, 32)],
+)
+def test_window_is_a_part_of_the_whole(tmp_path, monkeypatch, scale, tile, size):
+    """To the last digit, also where its strips and its edges fall elsewhere."""
+    values = noise(3, 231, 307)
+    path = write(tmp_path / "a.tif", values, RGB, transform=UTM @ Affine.scale(scale))
+    with opened(path, RGB) as scene:
+        grid = grid_of(scene, tile_shape=(tile, tile), size=size)
+        height, width = grid.net_height, grid.net_width
+        whole = whole_of(scene, grid)
+        assert whole.pixels_CHW.dtype == (np.float32 if grid.resampled else np.uint16)
+        x_1CHW = torch.from_numpy(values.astype(np.float32))[None]
+        torchs = resize_tiles(x_1CHW, height, width)[0].numpy()
+        np.testing.assert_allclose(whole.pixels_CHW, torchs, rtol=1e-4)
+        monkeypatch.setattr(read, "STRIP", 3000)
+        places = ((0, 0), (height // 3, width // 4), (height - 5, width - 7), (0, width // 2))
+        for y, x, side in [(y, x, side) for y, x in places for side in (16, 50)] + [(0, width, 9)]:
+            y, x = max(y, 0), max(x, 0)
+            found = read_window(scene, grid, x, y, side, side + 3)
+            assert found.pixels_CHW.shape == (3, side + 3, side)
+            part = whole.pixels_CHW[:, y : y + side + 3, x : x + side]
+            there = (slice(0, part.shape[1]), slice(0, part.shape[2]))
+            np.testing.assert_array_equal(found.pixels_CHW[:, *there], part)
+            expected = np.zeros((side + 3, side), dtype=bool)
+            expected[there] = True
+            np.testing.assert_array_equal(found.valid_HW, expected)
+            assert not found.pixels_CHW[:, ~expected].any()
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 0.5, 0.3])
+def test_nodata_does_not_mix(tmp_path, scale):
+    values = np.full((3, 120, 160), 1000, np.uint16)
+    values[:, 40:, :80] = 0
+    affine = UTM @ Affine.scale(scale)
+    with opened(write(tmp_path / "a.tif", values, RGB, nodata=0, transform=affine), RGB) as scene:
+        grid = grid_of(scene)
+        whole, part = whole_of(scene, grid), read_window(scene, grid, 5, 7, 30, 25)
+    np.testing.assert_allclose(whole.pixels_CHW, 1000 * (whole.measured_CHW > 0), rtol=1e-6)
+    np.testing.assert_array_equal(part.valid_HW, whole.valid_HW[7:32, 5:35])
+    row, column = np.mgrid[: grid.net_height, : grid.net_width]
+    y, x = (row + 0.5) / grid.scale_y, (column + 0.5) / grid.scale_x
+    deep = 1 / min(grid.scale_x, 1)
+    assert not whole.valid_HW[(y > 40 + deep) & (x < 80 - deep)].any()
+    assert whole.valid_HW[(y < 40 - deep) | (x > 80 + deep)].all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_not_finite_does_not_mix(tmp_path, scale):
+    values = noise(3, 60, 60, "float32")
+    values[1, 20:30] = np.nan
+    values[0, 5, 5] = np.inf
+    path = write(tmp_path / "a.tif", values, RGB, transform=UTM @ Affine.scale(scale))
+    with opened(path, RGB) as scene:
+        found = whole_of(scene, grid_of(scene, dtype="float32"))
+    assert np.isfinite(found.pixels_CHW).all()
+    assert not found.valid_HW.all()
+    assert found.valid_HW[: int(19 * scale)].sum() > 0
+
+
+def test_a_bright_dot_stays_at_its_place(tmp_path):
+    """Through reading and resampling: the centre of mass on the ground."""
+    values = np.zeros((3, 200, 240), np.uint16)
+    values[:, 113, 77] = 60000
+    affine = UTM @ Affine.rotation(25) @ Affine.scale(1.7, 0.8)
+    with opened(write(tmp_path / "a.tif", values, RGB, transform=affine), RGB) as scene:
+        grid = grid_of(scene)
+        w_HW = whole_of(scene, grid).pixels_CHW[0].astype(float)
+    row, column = np.mgrid[: grid.net_height, : grid.net_width] + 0.5
+    centre = ((w_HW * column).sum() / w_HW.sum(), (w_HW * row).sum() / w_HW.sum())
+    there, wanted = grid.affine_net @ centre, affine @ (77.5, 113.5)
+    assert np.hypot(there[0] - wanted[0], there[1] - wanted[1]) < 5  # m; a net px is 10
+
+
+def test_weights_of_valid_px_alone():
+    x_CHW = np.array([[[1, 1000, 3, 5]]], np.uint16)
+    valid_CHW = np.array([[[True, False, True, True]]])
+    y_CHW, weight_CHW = resampled(x_CHW, valid_CHW, lane(0, 1, 1, 1), lane(0, 2, 4, 2))
+    # taps 1 3 3 1 over their sum, cut at the edge: 3 3 1 of px 0 1 2, and 1 3 3 of px 1 2 3
+    np.testing.assert_allclose(y_CHW[0, 0], [(3 * 1 + 1 * 3) / 4, (3 * 3 + 3 * 5) / 6])
+    np.testing.assert_allclose(weight_CHW, [[[4 / 7, 6 / 7]]])

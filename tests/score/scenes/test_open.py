@@ -1,23 +1,23 @@
-"""Opening scenes: bands, dtypes, masks, files that fit together, and those that do not."""
+"""Opening scenes: bands, dtypes, masks, files that fit together, and files that mean harm."""
 
+import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from hypothesis import given
-from hypothesis import strategies as st
+from data.hostile import png, tiff_header
+from PIL import Image
 from score.scenes.scene_material import STORE, UTM, noise, opened, ref, write
 
 from satray.data.decode import decode
-from satray.data.values import Change
 from satray.errors import DecodeError, InputError
 from satray.score.outlines import SceneExtent
 from satray.score.reading import MisfitError
-from satray.score.scenes.find import find_scenes
+from satray.score.scenes.find import BandSource, SceneRef, etag_of, find_scenes
 from satray.score.scenes.open import Conversion, open_scene, source_names
-from satray.score.scenes.scene import BandSource, etag_of
 
 RGN = ("red", "green", "nir")
 BGRN = ("blue", "green", "red", "nir")
@@ -43,19 +43,20 @@ def test_facts(tmp_path):
 
 
 @pytest.mark.parametrize("driver", ["GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG"])
-def test_any_window_of_any_format_whatever_its_extension(tmp_path, driver):
+def test_any_window_of_any_format_whatever_its_name(tmp_path, driver):
     values = noise(3, 150, 130, "uint8" if driver in ("PNG", "JPEG") else "uint16")
     more = {"QUALITY": 100, "REVERSIBLE": "YES"} if driver == "JP2OpenJPEG" else {}
-    path = write(tmp_path / "a.png", values, driver=driver, **more)
-    if driver == "JPEG":
+    for name in ("a b.png", "é 海", "a#b?c%20d&e", "zip:x!y", "'\"`$(x)"):
+        path = write(tmp_path / name / "..x" / name, values, driver=driver, **more)
         with rasterio.open(path) as back:
-            values = back.read()
-    with opened(path, ("blue", "red"), ("red", "green", "blue")) as scene:
-        for row, column, height, width in ((0, 0, 150, 130), (100, 7, 50, 9), (3, 120, 1, 10)):
-            x_CHW, valid_CHW = scene.read(row, column, height, width)
-            part = values[[2, 0], row : row + height, column : column + width]
-            np.testing.assert_array_equal(x_CHW, part)
-            assert valid_CHW.all()
+            expected = back.read()
+        with opened(path, ("blue", "red"), ("red", "green", "blue")) as scene:
+            for row, column, height, width in ((0, 0, 150, 130), (100, 7, 50, 9), (3, 120, 1, 10)):
+                x_CHW, valid_CHW = scene.read(row, column, height, width)
+                part = expected[[2, 0], row : row + height, column : column + width]
+                np.testing.assert_array_equal(x_CHW, part)
+                assert valid_CHW.all()
+        assert scene.facts.extent.scene == name
 
 
 @pytest.mark.parametrize(
@@ -88,40 +89,32 @@ def test_source_names():
     assert source_names(("red",), {"red": 1}) is None
 
 
-def test_dtype_must_fit_or_be_converted(tmp_path):
+@pytest.mark.parametrize("dtype", ["uint16", "uint8", "float32"])
+def test_dtype_must_fit_or_be_converted(tmp_path, dtype):
     values = noise(1, dtype="int16") - 100
     path = write(tmp_path / "a.tif", values, ("red",))
-    with pytest.raises(MisfitError, match=r"dtype is int16, the bundle's is uint16; convert=scale"):
-        opened(path, ("red",), dtype="uint16")
+    with pytest.raises(MisfitError, match=f"dtype is int16, the bundle's is {dtype}; convert=sc"):
+        opened(path, ("red",), dtype=dtype)
     convert = Conversion("scale", (2.0,), (50.4,))
-    x_CHW, valid_HW = whole(opened(path, ("red",), dtype="uint16", conversion=convert))
-    assert x_CHW.dtype == np.uint16
-    np.testing.assert_array_equal(x_CHW, np.maximum(np.rint(values.astype(float) * 2 + 50.4), 0))
+    x_CHW, valid_HW = whole(opened(path, ("red",), dtype=dtype, conversion=convert))
+    assert x_CHW.dtype == dtype
+    expected = values.astype(float) * 2 + 50.4
+    if dtype != "float32":
+        expected = np.clip(np.rint(expected), 0, np.iinfo(dtype).max)
+    np.testing.assert_array_equal(x_CHW, expected.astype(dtype))
     assert valid_HW.all()
     with pytest.raises(InputError, match="scale: found 2 numbers; accepted: one, or one for each"):
         Conversion("scale", (1.0, 2.0)).check(("red",))
 
 
-@given(st.sampled_from(["uint8", "int16", "int32", "float32"]), st.floats(-1e300, 1e300))
-def test_conversion_stays_within_the_dtype(dtype, scale):
-    x_CHW = np.array([[[0, 1, 250], [np.nan, np.inf, -3]]], np.float32)
-    with np.errstate(all="ignore"):
-        y_CHW = Change((scale,), (1.0,))(x_CHW, dtype)
-    assert y_CHW.dtype == dtype
-    if dtype != "float32" and scale > 1e30:
-        assert y_CHW[0, 0, 2] >= np.iinfo(dtype).max * 0.999
-        assert y_CHW[0, 0, 0] == 1
+# ---- files of one scene
 
 
-def split(tmp_path, values, ratio=1, nodata=(None, None, None)):
-    """A file a band; the last band `ratio` times coarser."""
-    sources = []
-    for band, (name, value) in enumerate(zip(RGN, nodata, strict=True)):
-        step = ratio if band == len(RGN) - 1 else 1
-        grid = {"transform": UTM @ Affine.scale(step), "nodata": value}
-        part = values[band : band + 1, ::step, ::step]
-        sources.append(BandSource(name, write(tmp_path / f"{name}.tif", part, **grid)))
-    return sources
+def split(tmp_path, values, nodata=(None, None, None)):
+    """A file a band."""
+    parts = zip(RGN, values, nodata, strict=True)
+    paths = [(n, write(tmp_path / f"{n}.tif", x[None], nodata=fill)) for n, x, fill in parts]
+    return [BandSource(name, path) for name, path in paths]
 
 
 @pytest.mark.parametrize("nodata", [0, -5, None])
@@ -131,13 +124,13 @@ def test_files_of_a_band_equal_one_file(tmp_path, nodata):
     one = write(tmp_path / "one.tif", values, RGN, nodata=nodata)
     absent = BandSource("swir16", str(tmp_path / "gone.tif"))  # only wanted files are opened
     wanted = ("nir", "red", "green")
-    sources = [*split(tmp_path, values, nodata=(nodata,) * 3), absent]
-    many = open_scene(ref("many", *sources), wanted, None, STORE)
-    for a, b in zip(whole(many), whole(opened(one, wanted)), strict=True):
+    many = ref("many", *split(tmp_path, values, (nodata,) * 3), absent)
+    found = whole(open_scene(many, wanted, None, STORE))
+    for a, b in zip(found, whole(opened(one, wanted)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_numbers_of_bands_that_a_list_or_an_item_names(tmp_path):
+def test_numbers_of_bands_that_an_item_names(tmp_path):
     path = write(tmp_path / "a.tif", noise(2), ("mud", "nir"))
     two = BandSource("red", path, 2)
     x_CHW, _ = whole(open_scene(ref("s", two), ("red",), None, STORE))
@@ -194,44 +187,12 @@ def test_files_that_do_not_fit(tmp_path, more, match):
     assert "\n" not in str(error.value)
 
 
-def test_a_world_file_beside_serves_where_there_is_no_affine(tmp_path):
-    numbers = "10.0\n0.0\n0.0\n-10.0\n{}\n5410995.0\n"
-    for name in ("bare", "alone", "placed"):
-        more = {} if name == "placed" else {"transform": None}
-        write(tmp_path / f"{name}.tif", noise(1), ("red",), **more)
-        if name != "alone":
-            (tmp_path / f"{name}.tfw").write_text(numbers.format(448005))
-
-    def found():
-        return {ref.scene: ref for ref in find_scenes(str(tmp_path), STORE).scenes}
-
-    scenes = found()
-    said = {
-        "bare.tif": ("EPSG:32631", UTM[:6], "placed by a world file"),
-        "placed.tif": ("EPSG:32631", UTM[:6], ""),
-        "alone.tif": (None, None, "a CRS without a transform: pixel coordinates"),
-    }
-    for name, expected in said.items():
-        assert find_scenes(str(tmp_path / name), STORE).scenes == (scenes[name],)
-        with open_scene(scenes[name], ("red",), None, STORE) as scene:
-            extent = scene.facts.extent
-            assert (extent.crs, extent.transform, scene.facts.place) == expected
-    (tmp_path / "bare.tfw").write_text(numbers.format(448015))
-    (tmp_path / "placed.tfw").rename(tmp_path / "alone.TFW")
-    again = found()
-    assert {name for name in scenes if scenes[name].etag != again[name].etag} == set(scenes)
-    assert again["alone.tif"].world == str(tmp_path / "alone.TFW")
-
-
 @pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize(
     ("dtype", "nodata", "hole"),
     [
-        (
-            "uint16",
-            (65535, 0, None),
-            lambda x: [x[0] == 65535, (x[0] == 65535) & (x[1] == 0), x[2] < 0],
-        ),
+        ("uint16", (65535, 0, None), lambda x: [x[0] == 65535,
+                                                (x[0] == 65535) & (x[1] == 0), x[2] < 0]),
         ("uint16", (0, 0, None), lambda x: [(x[:2] == 0).all(0)] * 2 + [x[2] < 0]),
         ("uint16", (0, None, None), lambda x: [x[0] == 0, x[1] < 0, x[2] < 0]),
         ("uint8", (255, 0, 255), lambda x: [(x == [[[255]], [[0]], [[255]]]).all(0)] * 3),
@@ -245,7 +206,7 @@ def test_each_file_declares_its_own_nodata(tmp_path, dtype, nodata, hole, coarse
     for band, fill in enumerate(nodata):
         values[band, :20] = values[band, 30 + 10 * band : 34 + 10 * band] = fill or 0
     values = values.repeat(2, 1).repeat(2, 2) if coarse else values
-    sources = split(tmp_path, values, nodata=nodata)
+    sources = split(tmp_path, values, nodata)
     if coarse:
         grid = {"transform": UTM @ Affine.scale(2), "nodata": nodata[0]}
         write(tmp_path / "red.tif", values[:1, ::2, ::2], **grid)
@@ -275,36 +236,62 @@ def test_all_bands_of_a_file_have_their_say(tmp_path):
     assert valid_CHW[:, 15:25].all()
 
 
+# ---- what lies beside
+
+
+def test_a_world_file_beside_serves_where_there_is_no_affine(tmp_path):
+    numbers = "10.0\n0.0\n0.0\n-10.0\n{}\n5410995.0\n"
+    for name in ("bare", "alone", "placed"):
+        more = {} if name == "placed" else {"transform": None}
+        write(tmp_path / f"{name}.tif", noise(1), ("red",), **more)
+        if name != "alone":
+            (tmp_path / f"{name}.tfw").write_text(numbers.format(448005))
+
+    def found():
+        return {ref.scene: ref for ref in find_scenes(str(tmp_path), STORE).scenes}
+
+    scenes = found()
+    said = {
+        "bare.tif": ("EPSG:32631", UTM[:6], "placed by a world file"),
+        "placed.tif": ("EPSG:32631", UTM[:6], ""),
+        "alone.tif": (None, None, "a CRS without a transform: pixel coordinates"),
+    }
+    for name, expected in said.items():
+        assert find_scenes(str(tmp_path / name), STORE).scenes == (scenes[name],)
+        with open_scene(scenes[name], ("red",), None, STORE) as scene:
+            extent = scene.facts.extent
+            assert (extent.crs, extent.transform, scene.facts.place) == expected
+    (tmp_path / "bare.tfw").write_text(numbers.format(448015))
+    (tmp_path / "placed.tfw").rename(tmp_path / "alone.TFW")
+    again = found()
+    assert {name for name in scenes if scenes[name].etag != again[name].etag} == set(scenes)
+    assert again["alone.tif"].world == str(tmp_path / "alone.TFW")
+
+
 @pytest.mark.parametrize("kind", ["one file", "a file a band"])
 def test_a_mask_beside(tmp_path, kind):
     """`.msk` hides the bands of its file; GDAL's own writer makes it."""
     values, names = noise(2, dtype="uint8"), ("red", "green")
     shown = np.full((90, 120), 255, np.uint8)
     shown[:30, :50] = 0
-
-    def masked(path, part, **more):
-        uri = write(path, part, **more)
-        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(uri, "r+") as target:
-            target.write_mask(shown)
-        return uri
-
-    if kind == "one file":
-        uri = masked(tmp_path / "a.tif", values, names=names)
-    else:
-        uri = masked(tmp_path / "red.tif", values[:1])
+    several = kind == "a file a band"
+    uri = write(tmp_path / "red.tif", values[:1] if several else values, () if several else names)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(uri, "r+") as target:
+        target.write_mask(shown)
+    if several:
         item = {"type": "Feature", "stac_version": "1.1.0", "id": "a", "properties": {}}
         green = write(tmp_path / "g.tif", values[1:])
         item["assets"] = {"red": {"href": uri}, "green": {"href": green}}
         (tmp_path / "a.json").write_text(json.dumps(item))
     (found,) = find_scenes(str(tmp_path), STORE).scenes
-    assert found.mask_of(uri) == f"{uri}.msk"
+    assert f"{uri}.msk" in found.files
     # as a schedule asks before it publishes
     assert etag_of([STORE.head(file) for file in found.files], found.stated) == found.etag
     with open_scene(found, names, None, STORE) as scene:
         _, valid_CHW = scene.read(10, 10, 60, 100)
     want = shown[10:70, 10:110] > 0
     np.testing.assert_array_equal(valid_CHW[0], want)
-    np.testing.assert_array_equal(valid_CHW[1], want | (kind == "a file a band"))
+    np.testing.assert_array_equal(valid_CHW[1], want | several)
     # it belongs to the scene: another mask is another scene
     write(tmp_path / "x.tif", np.ones((1, 5, 6), np.uint8))
     (tmp_path / "x.tif").rename(f"{uri}.msk")
@@ -312,3 +299,103 @@ def test_a_mask_beside(tmp_path, kind):
     assert again.etag != found.etag
     with pytest.raises(DecodeError, match=r"\.msk is 5 x 6 px, the image 90 x 120"):
         open_scene(again, names, None, STORE)
+
+
+def test_other_neighbours_are_not_looked_at(tmp_path):
+    """A mask that no listing told of, overviews and metadata may be anything, from anybody."""
+    values = noise(1, 200, 200)
+    path = write(tmp_path / "a.tif", values, ("b1",))
+    for name in ("a.tif.msk", "a.tif.ovr"):
+        write(tmp_path / "x.tif", np.zeros((1, 200, 200), np.uint8))
+        (tmp_path / "x.tif").rename(tmp_path / name)
+    (tmp_path / "a.tif.aux.xml").write_bytes(b"<PAMDataset><SRS>EPSG:4326</SRS></PAMDataset>")
+    (tmp_path / "a.tfw").write_bytes(b"1\n0\n0\n1\n0\n0\n")
+    with rasterio.open(path, "r+") as target:
+        target.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=str(tmp_path / "a.tif.ovr"))
+    with opened(path, ("b1",)) as scene:
+        extent = scene.facts.extent
+        assert (extent.crs, extent.transform) == ("EPSG:32631", UTM[:6])
+        x_CHW, valid_HW = scene.read(100, 100, 50, 50)
+    np.testing.assert_array_equal(x_CHW[0], values[0, 100:150, 100:150])
+    assert valid_HW.all()
+
+
+# ---- files that are damaged or mean harm: one line each
+
+
+def refused(path, match, wanted=("gray",), names=None):
+    with pytest.raises(DecodeError, match=match) as error:
+        whole(opened(str(path), wanted, names))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def sparse(path, side, block, count=1):
+    """Tiles that are not there cost no byte, so the file is small and whole."""
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": count, "transform": UTM}
+    size = {"height": side, "width": side, "blockxsize": block, "blockysize": block}
+    with rasterio.open(path, "w", **profile, **size, tiled=True, SPARSE_OK=True, BIGTIFF=True):
+        pass
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.jp2", "a"])
+def test_no_image(tmp_path, name):
+    secret = write(tmp_path / "secret.tif", noise(1))
+    vrt = (
+        '<VRTDataset rasterXSize="9" rasterYSize="9"><VRTRasterBand dataType="UInt16" band="1">'
+        f"<SimpleSource><SourceFilename>{secret}</SourceFilename><SourceBand>1</SourceBand>"
+        "</SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    for data in (b"", b"GIF89a", vrt.encode(), b"\0" * 5000):
+        (tmp_path / name).write_bytes(data)
+        refused(tmp_path / name, "not an image that is read here|cannot be opened")
+
+
+def test_what_a_file_declares(tmp_path):
+    path = sparse(tmp_path / "a.tif", 10**6, 16384)
+    refused(path, r"declares 1,000,000 x 1,000,000 px, 1 bands of uint8, 931 GiB, in a file of")
+    path = sparse(tmp_path / "b.tif", 40_000, 32_768)
+    refused(path, r"in blocks of 32,768 x 32,768 px that must be decoded whole \(1,024 MiB\)")
+    # what is decoded together counts
+    refused(sparse(tmp_path / "c.tif", 30_000, 16_384, 3), r"\(768 MiB\)", ("b1",))
+    with opened(sparse(tmp_path / "plausible.tif", 100_000, 256), ("gray",)) as scene:
+        x_CHW, _ = scene.read(99_000, 99_000, 1000, 1000)
+    assert not x_CHW.any()
+    for data in (png(2**31 - 1, 2**31 - 1, b"\0" * 100), tiff_header(10**6, 10**6)):
+        (tmp_path / "a.png").write_bytes(data)
+        refused(tmp_path / "a.png", "declares|cannot be opened", ("red",))
+    refused(write(tmp_path / "a.tif", np.ones((1, 8, 8), np.complex64)),
+            "dtype complex64; accepted: one integer or float dtype")  # fmt: skip
+    image = io.BytesIO()
+    Image.new("LA", (8, 8)).save(image, "PNG")
+    (tmp_path / "a.png").write_bytes(image.getvalue())
+    with opened(str(tmp_path / "a.png"), ("gray",)) as scene:
+        assert not scene.read(0, 0, 8, 8)[1].any()
+    refused(tmp_path / "a.png", "no band red; the scene has gray", ("red",))
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG"])
+def test_cut_short_and_damaged_inside(tmp_path, driver):
+    ending = {"PNG": "png", "JPEG": "jpg", "JP2OpenJPEG": "jp2"}.get(driver, "tif")
+    path = Path(write(tmp_path / f"a b.{ending}", noise(3, 500, 300, "uint8"), driver=driver))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 6 // 10])
+    said = refused(path, "cannot be opened|cannot be read", ("a", "c"), ("a", "b", "c"))
+    if "cannot be read" in said:
+        assert said.startswith(f"a b.{ending}: rows 0 to 500, columns 0 to 300 cannot be read: ")
+    path = Path(write(tmp_path / "d.tif", noise(1, 600, 600), compress="deflate", tiled=True))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 2000] = b"\xaa" * 2000
+    path.write_bytes(data)
+    refused(path, "d.tif: rows 0 to 600, columns 0 to 600 cannot be read: ")
+
+
+def test_what_is_not_there_or_in_another_store(tmp_path):
+    path = write(tmp_path / "a.tif", noise(1))
+    gone = ref(path)
+    Path(path).unlink()
+    elsewhere = (SceneRef("a", f"{store}://b/a.tif", None) for store in ("gs", "az", "ftp"))
+    for scene in (gone, *elsewhere):
+        with pytest.raises(DecodeError, match=r"cannot be opened|windows of .* are not read"):
+            open_scene(scene, ("b1",), None, STORE)
