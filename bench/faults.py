@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.field import JOBS, SIMPLE, WrongError, finished, need, start, verdict
-from bench.processes import below
+from bench.field import SIMPLE
+from bench.processes import ROOT, WrongError, below, finished, need, start, verdict
 
 SCENES, SIDE = 6, 64
 LEASE = 6.0
@@ -179,15 +179,6 @@ def driver(at: Bench) -> None:
     need(not left, f"{len(left)} of its processes are still there")
 
 
-def actor_dies(moment: str, at: Bench) -> None:
-    """A process is killed at a moment; the same run ends well."""
-    out, mark = at.root / moment, at.root / f"{moment}.mark"
-    mark.unlink(missing_ok=True)
-    finished(start("bench.faults", "--actor", moment, "--mark", str(mark), "--", *at.keys(out)))
-    need(mark.exists(), "nothing was killed")
-    at.finish(out)
-
-
 def moments(at: Bench) -> None:
     """Driver, actor, reader or writer is killed at a random moment, twenty times."""
     rng, kills = np.random.default_rng(at.seed), dict.fromkeys(("driver", *STAGES), 0)
@@ -256,7 +247,7 @@ def cut(at: Bench) -> None:
     import boto3
     import pyarrow.parquet as pq
 
-    sys.path.append(str(JOBS.parent / "tests"))
+    sys.path.append(str(ROOT / "tests"))
     from fault_proxy import FaultProxy
     from s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 
@@ -288,66 +279,9 @@ def cut(at: Bench) -> None:
     need(tables[0].equals(tables[1]), "tiles have other scores")
 
 
-MOMENTS = {
-    "claimed": "An actor is killed with a claimed scene; another scores it in the same run.",
-    "written": "A writer is killed between a scene's products and its commit.",
-    "committed": "A writer is killed between a scene's commit and its report.",
+CASES: dict[str, Callable[[Bench], None]] = {
+    one.__name__: one for one in (driver, raylet, two, disk, cut, moments)
 }
-CASES: dict[str, tuple[str, Callable[[Bench], None]]] = {
-    "driver": (str(driver.__doc__), driver),
-    **{moment: (said, functools.partial(actor_dies, moment)) for moment, said in MOMENTS.items()},
-    **{one.__name__: (str(one.__doc__), one) for one in (raylet, two, disk, cut, moments)},
-}
-
-
-def with_deadly_stages(moment: str, mark: Path, keys: list[str]) -> int:
-    """Score with a process that kills itself at a moment, the first time."""
-    from satray.score.maps import job
-    from satray.score.maps.scene_stages import SceneStages
-
-    def once() -> None:
-        with contextlib.suppress(FileExistsError):
-            mark.touch(exist_ok=False)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    class Network:
-        def __init__(self, real: Any) -> None:
-            self.real, self.engine = real, real.engine
-
-        def __call__(self, *given: Any) -> Any:
-            once()
-            return self.real(*given)
-
-    class Deadly(SceneStages):  # local, so that it travels by value
-        def network(self, gpu: bool) -> Any:
-            real = SceneStages.network(self, gpu)
-            return Network(real) if moment == "claimed" else real
-
-        def write(self, *given: Any) -> Any:
-            from satray.score.maps.deliver import Delivery
-
-            real = Delivery.commit
-
-            def deadly(*more: Any) -> None:
-                if moment == "written":
-                    once()
-                real(*more)
-                if moment == "committed":
-                    once()
-
-            Delivery.commit = deadly  # type: ignore[method-assign]
-            try:
-                return SceneStages.write(self, *given)
-            finally:
-                Delivery.commit = real  # type: ignore[method-assign]
-
-    job.SceneStages = Deadly  # type: ignore[misc]
-    sys.path.append(str(JOBS))
-    import score
-
-    from satray.runs.job import main as run
-
-    return run(score.JOB, keys)
 
 
 def main(arguments: list[str]) -> int:
@@ -356,26 +290,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", nargs="*", help=f"some of {', '.join(CASES)}")
     parser.add_argument("--seed", type=int, default=0, help="of the failing requests")
     parser.add_argument("--keep", type=Path, help="work here, and leave all there")
-    parser.add_argument("--actor", help=argparse.SUPPRESS)
-    parser.add_argument("--mark", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("keys", nargs="*", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    if given.actor:
-        return with_deadly_stages(given.actor, given.mark, given.keys)
     root = (given.keep or Path(tempfile.mkdtemp(prefix="faults-"))).absolute()
     root.mkdir(parents=True, exist_ok=True)
     at = Bench(root, given.seed)
     if not (root / "right" / "maps").exists():
         at.make()
     good = True
-    for name, (title, function) in CASES.items():
+    for name, case in CASES.items():
         if not given.only or name in given.only:
             shutil.rmtree(root / name, ignore_errors=True)
-            good &= verdict(f"{name}: {' '.join(title.split())}", functools.partial(function, at))
+            good &= verdict(f"{name}: {case.__doc__}", functools.partial(case, at))
     if given.keep is None:
         shutil.rmtree(root)
     return int(not good)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

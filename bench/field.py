@@ -9,7 +9,6 @@ import argparse
 import glob
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -24,14 +23,11 @@ from urllib.parse import quote
 
 import numpy as np
 
+from bench.processes import finished, need, start, verdict
+
 Rows = list[dict[str, Any]]
-JOBS = Path(__file__).resolve().parents[1] / "jobs"
 SIMPLE = "variant.towers=[{name: rgb, backbone: simple_cnn, bands: [red, green, blue]}]"
 BRIEF = ("stages.0.pseudo_epochs=2", "weights=none")
-
-
-class WrongError(Exception):
-    """What is not as it should be."""
 
 
 @dataclass(frozen=True)
@@ -88,49 +84,6 @@ class Case:
         pattern = str(self.here / out / "items" / "**" / "*.json")
         found = [json.loads(Path(f).read_text()) for f in glob.glob(pattern, recursive=True)]
         return {item["id"]: item for item in found if item.get("type") == "Feature"}
-
-
-def need(good: object, said: str) -> None:
-    """Raise WrongError where something is not so."""
-    if not good:
-        raise WrongError(said)
-
-
-def start(
-    name: str, *keys: str, cwd: Path = JOBS.parent, env: dict[str, str] | None = None
-) -> "subprocess.Popen[str]":
-    """Start a job (`-m MODULE` starts a module); `env` adds to this process's variables."""
-    place = ["-m", name] if "." in name else [str(JOBS / f"{name}.py")]
-    return subprocess.Popen(
-        [sys.executable, *place, *keys], cwd=cwd, env=os.environ | (env or {}), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def finished(process: "subprocess.Popen[str]", status: int | None = 0) -> str:
-    """Wait for a job; gives all that it printed, once that is as it should be."""
-    text = process.communicate(timeout=600)[0].strip()
-    need("Traceback" not in text, f"printed a traceback: {text[-400:]}")
-    last = " / ".join(text.splitlines()[-3:])
-    need(status in (None, process.returncode), f"status {process.returncode}: {last}")
-    return text
-
-
-def verdict(title: str, function: Callable[[], None]) -> bool:
-    """Run one case and print a line: right, WRONG (why), or skipped; False where it is wrong."""
-    begun = time.perf_counter()
-    try:
-        function()
-        said = "right"
-    except NotImplementedError as error:
-        said = f"skipped ({error})"
-    except WrongError as error:
-        said = f"WRONG ({' '.join(str(error).split())})"
-    except Exception as error:  # a product that is not there
-        said = f"WRONG ({type(error).__name__}: {' '.join(str(error).split())})"
-    name, _, about = title.partition(": ")
-    print(f"{name} {said}: {about} [{time.perf_counter() - begun:.0f} s]", flush=True)
-    return not said.startswith("WRONG")
 
 
 def logits(rows: Rows, key: str = "scene") -> dict[str, list[float | None]]:

@@ -32,6 +32,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.processes import archive, job
+
 NETWORKS = {
     "resnet18": "variant=single3",
     "double4": "variant=double4",
@@ -68,24 +70,6 @@ def busy() -> Iterator[list[float]]:
         yield seen
     finally:
         looks.kill()
-
-
-def prepare(folder: Path, tiles: int) -> float:
-    """Generate an archive and its index; return the megabytes of a tile."""
-    from bench.ingest import generate
-    from bench.processes import job
-
-    paths = generate(folder / "tiles", tiles, compress="deflate")
-    rng, classes = np.random.default_rng(0), [f"c{number}" for number in range(17)]
-    rows = [
-        ",".join([Path(path).name, *map(str, rng.integers(0, 2, len(classes)))]) for path in paths
-    ]
-    (folder / "labels.csv").write_text("\n".join([",".join(["tile", *classes]), *rows]) + "\n")
-    job(
-        "prepare", f"images={folder}/tiles", f"labels={folder}/labels.csv", f"out={folder}/index",
-        "split.by=draw", "split.val=0.1", "bands=[blue,green,red,nir]",
-    )  # fmt: skip
-    return sum(Path(path).stat().st_size for path in paths) / len(paths) / 1e6
 
 
 def in_process(keys: list[str], given: argparse.Namespace) -> Iterator[tuple[str, float, Any]]:
@@ -129,15 +113,19 @@ def in_process(keys: list[str], given: argparse.Namespace) -> Iterator[tuple[str
                 found = to_torch(table, source.shape, source.dtype)
                 yield inputs_of(found, make, device, epoch)
 
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     def rate(inputs: Iterator[Inputs]) -> float:
         for found in itertools.islice(inputs, 5):  # kernels are chosen, memory is taken
             step(found, 1e-4)
-        _wait(device)
+        wait()
         begun, steps = time.perf_counter(), 0
         while time.perf_counter() - begun < given.seconds:
             for found in itertools.islice(inputs, 10):
                 step(found, 1e-4)
-            _wait(device)
+            wait()
             steps += 10
         return steps * batch / (time.perf_counter() - begun)
 
@@ -147,18 +135,9 @@ def in_process(keys: list[str], given: argparse.Namespace) -> Iterator[tuple[str
             yield name, rate(inputs), seen
 
 
-def _wait(device: Any) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def line(keys: list[str], folder: Path) -> tuple[str, float, Any]:
     """`line`: its name, images a second, busy shares."""
     import pyarrow.parquet as pq
-
-    from bench.processes import job
 
     with busy() as seen:
         job("train", *keys, f"out={folder}/run", "resources.ray=yes", "tracking=none")
@@ -185,7 +164,8 @@ def main(arguments: list[str]) -> int:
     begun, figures = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="satray-bench-") as name:
         folder = Path(name)
-        megabytes = prepare(folder, given.tiles)
+        archive(folder, given.tiles, "split.val=0.1", compress="deflate")
+        megabytes = sum(at.stat().st_size for at in folder.glob("tiles/*")) / given.tiles / 1e6
         print(f"{'network':14}{'way':6}{'images/s':>10}{'of step':>9}{'busy %':>8}{'MB/s':>8}")
         for network in given.networks.split(","):
             if time.monotonic() - begun > LIMIT:
@@ -209,14 +189,9 @@ def main(arguments: list[str]) -> int:
                     flush=True,
                 )
                 figures.append({"network": network, "way": way, "rate": rate, "busy": share})
-    reached = [one["rate"] >= GOAL * base for one, base in _beside_step(figures)]
+    steps = {one["network"]: one["rate"] for one in figures if one["way"] == "step"}
+    others = [one for one in figures if one["way"] != "step"]
+    reached = [one["rate"] >= GOAL * steps[one["network"]] for one in others]
     print(f"{sum(reached)} of {len(reached)} ways reach {GOAL} of the step")
     print(json.dumps({"bench": "gpu", **vars(given), "figures": figures}))
     return 0
-
-
-def _beside_step(figures: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], float]]:
-    steps = {one["network"]: one["rate"] for one in figures if one["way"] == "step"}
-    for one in figures:
-        if one["way"] != "step":
-            yield one, steps[one["network"]]

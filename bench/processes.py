@@ -1,4 +1,4 @@
-"""Run a job as a user does, and watch the memory of all of its processes (Linux)."""
+"""Run a job as a user does: watch the memory of all of its processes (Linux), or judge its end."""
 
 import contextlib
 import os
@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY = 0.5
@@ -30,15 +33,12 @@ class Watched:
     """GiB of all processes at once at most, shared memory left out."""
 
 
-def job(
-    name: str, *keys: str, look: Callable[[], None] | None = None, root: Path = ROOT
-) -> Watched:
+def job(name: str, *keys: str, look: Callable[[], None] = lambda: None) -> Watched:
     """`python jobs/NAME.py KEYS`.
 
     Args:
         name: the job.
         keys: its arguments.
-        root: the checkout of satray whose job it is.
         look: called twice a second while it runs.
 
     Raises:
@@ -49,13 +49,12 @@ def job(
     start, watched = time.perf_counter(), Watched()
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
-            command, cwd=root, stdout=said, stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": str(root)},
+            command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         while process.poll() is None:
             _look(process.pid, watched)
-            if look is not None:
-                look()
+            look()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(EVERY)
         said.seek(0)
@@ -96,3 +95,79 @@ def _look(root: int, watched: Watched) -> None:
                 told = " ".join(Path(word.decode(errors="replace")).name for word in words)
                 watched.most[pid] = (resident, resident - shared, told.strip())
     watched.together = max(watched.together, total)
+
+
+class WrongError(Exception):
+    """What is not as it should be."""
+
+
+def need(good: object, said: str) -> None:
+    """Raise WrongError where something is not so."""
+    if not good:
+        raise WrongError(said)
+
+
+def start(
+    name: str, *keys: str, cwd: Path = ROOT, env: dict[str, str] | None = None
+) -> "subprocess.Popen[str]":
+    """Start a job; `env` adds to this process's variables."""
+    return subprocess.Popen(
+        [sys.executable, f"{ROOT}/jobs/{name}.py", *keys], cwd=cwd, env=os.environ | (env or {}),
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def finished(process: "subprocess.Popen[str]", status: int | None = 0) -> str:
+    """Wait for a job; gives all that it printed, once that is as it should be."""
+    text = process.communicate(timeout=600)[0].strip()
+    need("Traceback" not in text, f"printed a traceback: {text[-400:]}")
+    last = " / ".join(text.splitlines()[-3:])
+    need(status in (None, process.returncode), f"status {process.returncode}: {last}")
+    return text
+
+
+def verdict(title: str, function: Callable[[], None]) -> bool:
+    """Run one case and print a line: right, WRONG (why), or skipped; False where it is wrong."""
+    begun = time.perf_counter()
+    try:
+        function()
+        said = "right"
+    except NotImplementedError as error:
+        said = f"skipped ({error})"
+    except WrongError as error:
+        said = f"WRONG ({' '.join(str(error).split())})"
+    except Exception as error:  # a product that is not there
+        said = f"WRONG ({type(error).__name__}: {' '.join(str(error).split())})"
+    name, _, about = title.partition(": ")
+    print(f"{name} {said}: {about} [{time.perf_counter() - begun:.0f} s]", flush=True)
+    return not said.startswith("WRONG")
+
+
+def archive(folder: Path, tiles: int, *keys: str, **options: Any) -> None:
+    """Generate `tiles/` with smooth ground and sensor noise, 17 labels, and `index/` of them.
+
+    Args:
+        folder: where to.
+        tiles: how many: 256 x 256 px, blue, green, red and nir, uint16.
+        keys: of `prepare`.
+        options: of rasterio, for the files.
+    """
+    import rasterio
+
+    (folder / "tiles").mkdir(parents=True)
+    rng, ramp = np.random.default_rng(0), np.linspace(0, 6, 256)
+    ground = np.sin(ramp[:, None] + 1.7 * np.sin(ramp[None, :]))
+    rows = [",".join(["tile", *(f"c{number}" for number in range(17))])]
+    for number in range(tiles):
+        level = rng.uniform(300, 3000, (4, 1, 1)) * (1 + 0.3 * np.roll(ground, 7 * number))
+        with rasterio.open(
+            folder / f"tiles/{number:05d}.tif", "w", driver="GTiff", height=256, width=256, count=4,
+            dtype="uint16", transform=rasterio.Affine(3, 0, 0, 0, -3, 0), **options,
+        ) as image:  # fmt: skip
+            image.write((level + rng.normal(0, 12, (4, 256, 256))).astype(np.uint16))
+        rows.append(",".join([f"{number:05d}", *map(str, rng.integers(0, 2, 17))]))
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    job(
+        "prepare", f"images={folder}/tiles", f"labels={folder}/labels.csv", f"out={folder}/index",
+        "split.by=draw", "bands=[blue,green,red,nir]", *keys,
+    )  # fmt: skip
