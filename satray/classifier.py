@@ -156,7 +156,7 @@ class Classifier:
                 f"kind='argmax': this bundle pools with {self.spec.variant.pooling}; accepted: "
                 "dense (argmax shows what a maximum pooling used)"
             )
-        request = MapRequest(tuple(self.classes.index(name) for name in names), kind)
+        request = MapRequest(tuple(self.classes.index(name) for name in names), (kind,))
         return Scorer(self.bundle, request, self._batch)(self._pixels(tiles, bands, valid)).maps
 
     @torch.inference_mode()

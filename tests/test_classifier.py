@@ -94,7 +94,7 @@ def test_maps_are_of_the_classes_asked_for_and_add_up(pooling: str, kind: str) -
     model = Classifier(bundle, batch=2)
     given = tiles(bands=4)
     maps = model.cam(given, ["été", "ship"], kind)  # type: ignore[arg-type]
-    every = Scorer(bundle, MapRequest((0, 1, 2), kind))(given).maps  # type: ignore[arg-type]
+    every = Scorer(bundle, MapRequest((0, 1, 2), (kind,)))(given).maps  # type: ignore[arg-type]
     reduce = np.mean if pooling == "avg" else np.sum
     total = sum(reduce(part, axis=(2, 3)) for part in maps.values())
     bias = bundle.network.head.bias.numpy()[[2, 0]]

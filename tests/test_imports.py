@@ -22,7 +22,7 @@ PROCESSES_THAT_DO_NOT_COMPUTE = [
         "data.labels", "data.split", "data.decode", "data.index", "data.statistics", "data.cache",
         "data.prepare", "metrics.summary", "report.curves", "runs.job", "storage",
         "train.worker", "train.ray_train", "train.job", "score.pipeline",
-        "score.maps.jobs",
+        "score.results",
     )
 ]  # fmt: skip
 

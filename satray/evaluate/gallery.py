@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from satray.metrics.scored import Scored
 from satray.models.geometry import cam_transform, centred
-from satray.score.over_tiles import wanted_of
+from satray.score.job import wanted_of
 from satray.score.reading import read_block
 from satray.score.results import MapRequest
 from satray.score.sources import TileSet

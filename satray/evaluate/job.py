@@ -14,8 +14,7 @@ from satray.metrics.summary import said
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Outcome, Run, digest_file, library_versions, to_json
 from satray.score.blocks import Blocks
-from satray.score.over_tiles import (
-    D4_SAID,
+from satray.score.job import (
     failure_lines,
     refuse_dtype,
     score_tiles,
@@ -23,6 +22,7 @@ from satray.score.over_tiles import (
 )
 from satray.score.results import MapRequest
 from satray.score.scheduler import computes_on_gpu, wants_ray
+from satray.score.settings import D4_SAID
 from satray.score.sources import tiles_of_index
 from satray.score.tile_stages import px_of_tiles
 from satray.storage import Storage, join

@@ -3,7 +3,7 @@
 Legend: N tiles, B of a forward pass, C bands, H x W pixels, D features, h x w cells, K classes.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -76,8 +76,7 @@ class TileForward:
     def __init__(
         self,
         bundle: Bundle,
-        classes: Sequence[int],
-        kinds: Sequence[CamKind],
+        maps: MapRequest,
         *,
         d4: bool = False,
         features: Features | None = None,
@@ -86,8 +85,7 @@ class TileForward:
 
         Args:
             bundle: on the device that is to compute; its network is turned to channels last.
-            classes: places of the classes to map.
-            kinds: of maps; none: no maps.
+            maps: maps to make.
             d4: average logits, shares and maps over the eight flips and transposes of the
                 network's input; maps are turned back first, and lie on the grid that
                 `satray.models.geometry.centred` gives. What adds up for one adds up for the mean.
@@ -96,13 +94,13 @@ class TileForward:
         Raises:
             InputError: maps of a network whose head is dense.
         """
-        self._network, self._classes, self._kinds = bundle.network, list(classes), tuple(kinds)
+        self._network, self._classes = bundle.network, list(maps.classes)
+        self._kinds = maps.kinds if maps.classes else ()
         variant = bundle.spec.variant
         self._pooling, self._d4 = variant.pooling, d4
         several = variant.head == "linear" and len(variant.towers) > 1
-        weights = bundle.network.cam_weights() if kinds or several else {}
-        self._weights = weights
-        self._shared = tuple(weights) if several else ()
+        self._weights = bundle.network.cam_weights() if self._kinds or several else {}
+        self._shared = tuple(self._weights) if several else ()
         bundle.network.to(memory_format=torch.channels_last)
         self._features = features or bundle.network.features
 
@@ -146,7 +144,7 @@ class Scorer:
 
         Args:
             bundle: on the device that is to compute.
-            maps: maps to make; None for none.
+            maps: maps to make, of one kind; None for none.
             batch: tiles a forward pass.
             d4: average over the eight symmetries, see `TileForward`.
             features: another way to the network's features; None: the network, eager.
@@ -155,10 +153,9 @@ class Scorer:
             InputError: maps of a network whose head is dense.
         """
         self._bundle, self._batch = bundle, batch
-        maps = maps or MapRequest()
-        kinds = (maps.kind,) if maps.classes else ()
-        self._forward = TileForward(bundle, maps.classes, kinds, d4=d4, features=features)
+        self._forward = TileForward(bundle, maps or MapRequest(), d4=d4, features=features)
 
+    @torch.inference_mode()
     def __call__(self, pixels_NCHW: NDArray[Any]) -> Forward:
         """Score tiles.
 
@@ -169,37 +166,38 @@ class Scorer:
             Numbers in float32 on the host; a tile's do not depend on its neighbours but for the
             rounding of other batch shapes. A logit that is not finite stays so.
         """
-        every = torch.from_numpy(pixels_NCHW)
-        parts = [self._pass(part) for part in torch.split(every, self._batch)]
-        numbers = Numbers(
-            np.concatenate([part.numbers.logits for part in parts]),
-            np.concatenate([part.numbers.scores for part in parts]),
-            np.concatenate([part.numbers.preds for part in parts]),
-            {
-                name: np.concatenate([part.numbers.shares[name] for part in parts])
-                for name in parts[0].numbers.shares
-            },
-        )
-        maps = {name: np.concatenate([part.maps[name] for part in parts]) for name in parts[0].maps}
-        return Forward(numbers, maps)
-
-    @torch.inference_mode()
-    def _pass(self, pixels_BCHW: Tensor) -> Forward:
-        found = self._forward(self._bundle.spec.preprocess()(pixels_BCHW.to(self._bundle.device)))
-        shared = {name: _host(part) for name, part in found.shares.items()}
-        maps = next(iter(found.maps.values()), {})
+        spec, device, parts = self._bundle.spec, self._bundle.device, []
+        for pixels_BCHW in torch.split(torch.from_numpy(pixels_NCHW), self._batch):
+            found = self._forward(spec.preprocess()(pixels_BCHW.to(device)))
+            maps = next(iter(found.maps.values()), {})
+            parts.append(
+                (
+                    found.logits,
+                    {name: host(part) for name, part in found.shares.items()},
+                    {name: host(part) for name, part in maps.items()},
+                )
+            )
+        logits, shared, maps_N = zip(*parts, strict=True)
         return Forward(
-            self._numbers(found.logits, shared), {name: _host(each) for name, each in maps.items()}
+            numbers_of(self._bundle, torch.cat(logits), _joined(shared)), _joined(maps_N)
         )
 
-    def _numbers(self, logits_BK: Tensor, parts: dict[str, NDArray[np.float32]]) -> Numbers:
-        spec, logits = self._bundle.spec, _host(logits_BK)
-        # on the logits as they are stored, so that who reads them decides the same
-        given = decide(logits, spec.task, Rule(spec.temperature, spec.thresholds))
-        scores = _host(self._bundle.scores(logits_BK))
-        return Numbers(logits, scores, given.astype(np.uint8), parts)
+
+def numbers_of(
+    bundle: Bundle, logits_NK: Tensor, shares: Mapping[str, NDArray[np.float32]]
+) -> Numbers:
+    """Numbers of tiles, of the head's outputs and each tower's part in them."""
+    spec, logits = bundle.spec, host(logits_NK)
+    # on the logits as they are stored, so that who reads them decides the same
+    given = decide(logits, spec.task, Rule(spec.temperature, spec.thresholds)).astype(np.uint8)
+    return Numbers(logits, host(bundle.scores(logits_NK)), given, shares)
 
 
-def _host(values: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = values.float().cpu().numpy()
-    return array
+def host(values: Tensor) -> NDArray[np.float32]:
+    """On the host, in float32, one's own to write to."""
+    array: NDArray[np.float32] = values.float().cpu().contiguous().numpy()
+    return array.copy() if values.device.type == "cpu" else array
+
+
+def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,33 +1,33 @@
-"""The job `score`: predictions and class activation maps of tiles; of scenes, see `maps`."""
+"""The job `score`: predictions and class activation maps of tiles; of scenes, see `scenes_job`.
 
+`score_tiles` is also `evaluate`'s way from tiles to predictions.
+"""
+
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from satray.config.base import Resources
 from satray.config.score import ScoreRecipe
 from satray.data.bands import select
 from satray.data.georeference import world_files
 from satray.data.index import TileIndex, read_index
 from satray.data.match import is_image, with_extensions
 from satray.data.raster import MASK
+from satray.data.values import Units, as_units
 from satray.errors import InputError
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Outcome, Run, digest_entries
-from satray.score.blocks import Blocks
-from satray.score.maps import look as look_scenes
-from satray.score.maps.look import Scenes
-from satray.score.over_tiles import (
-    D4_SAID,
-    failure_lines,
-    refuse_dtype,
-    score_tiles,
-    wanted_of,
-)
-from satray.score.predictions import matrix
-from satray.score.results import CamKind, MapRequest
-from satray.score.scheduler import wants_ray
+from satray.score.blocks import Blocks, Merged, merge
+from satray.score.predictions import Layout, matrix
+from satray.score.reading import Wanted
+from satray.score.results import MapRequest
+from satray.score.scheduler import Tally, run_stages, wants_ray
+from satray.score.settings import D4_SAID, maps_of, towers_with_shares
 from satray.score.sources import (
     TileSet,
     described,
@@ -41,6 +41,8 @@ from satray.storage import Storage
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
+    from satray.score.engines import EngineKey, PrecisionKey
+    from satray.score.scenes_job import Scenes
 
 CLASSES_SAID = 8
 """Most classes that the last lines name."""
@@ -62,7 +64,7 @@ class Tiles:
     """Of bundle and tiles."""
 
 
-def read(recipe: ScoreRecipe, storage: Storage) -> Tiles | Scenes:
+def read(recipe: ScoreRecipe, storage: Storage) -> "Tiles | Scenes":
     """Read the bundle's description, and list the tiles or scenes.
 
     Raises:
@@ -70,7 +72,9 @@ def read(recipe: ScoreRecipe, storage: Storage) -> Tiles | Scenes:
             that the bundle lacks, or maps that its network cannot give.
     """
     if recipe.scenes is not None:
-        return look_scenes.read(recipe, storage)
+        from satray.score import scenes_job
+
+        return scenes_job.read(recipe, storage)
     found = bundle_digest(bundle_digests(recipe.bundle, storage))
     spec = read_spec(recipe.bundle, storage)
     maps = maps_of(recipe, spec)
@@ -93,10 +97,12 @@ def read(recipe: ScoreRecipe, storage: Storage) -> Tiles | Scenes:
     return Tiles(spec, maps, tiles, size, {"bundle": found, "tiles": digest})
 
 
-def plan(recipe: ScoreRecipe, found: Tiles | Scenes, storage: Storage) -> list[str]:
+def plan(recipe: ScoreRecipe, found: "Tiles | Scenes", storage: Storage) -> list[str]:
     """Say what would be scored, and with what."""
-    if isinstance(found, Scenes):
-        return look_scenes.plan(recipe, found, storage)
+    if not isinstance(found, Tiles):
+        from satray.score import scenes_job
+
+        return scenes_job.plan(recipe, found, storage)
     spec, maps, tiles = found.spec, found.maps, found.tiles
     wanted = wanted_of(spec, tiles, maps)
     blocks = Blocks.of("", len(tiles), wanted.tile_bytes)
@@ -117,19 +123,17 @@ def plan(recipe: ScoreRecipe, found: Tiles | Scenes, storage: Storage) -> list[s
     if maps.classes:
         names = ", ".join(spec.classes[k] for k in maps.classes)
         lines.append(
-            f"maps: {maps.kind}, of {names}: {len(tiles) * len(towers):,} files under cam/"
+            f"maps: {maps.kinds[0]}, of {names}: {len(tiles) * len(towers):,} files under cam/"
         )
     return lines
 
 
-def work(recipe: ScoreRecipe, found: Tiles | Scenes, run: Run) -> Outcome:
+def work(recipe: ScoreRecipe, found: "Tiles | Scenes", run: Run) -> Outcome:
     """Score the tiles; publish `predictions/`, `cam/` and `failures.parquet`."""
-    if isinstance(found, Scenes):
-        from satray.score.maps import job, scheduled
+    if not isinstance(found, Tiles):
+        from satray.score import scenes_job
 
-        if recipe.only_new:
-            return scheduled.work(recipe, found, run)
-        return job.work(recipe, found, run)
+        return scenes_job.work(recipe, found, run)
     spec, maps, tiles = found.spec, found.maps, found.tiles
     for line in [] if tiles.indexed else described(tiles, run.storage):
         run.say(line)
@@ -167,23 +171,155 @@ def work(recipe: ScoreRecipe, found: Tiles | Scenes, run: Run) -> Outcome:
     )
 
 
-def large(recipe: ScoreRecipe, found: Tiles | Scenes) -> bool:
+def large(recipe: ScoreRecipe, found: "Tiles | Scenes") -> bool:
     """Whether `resources.ray=auto` takes Ray."""
-    if isinstance(found, Scenes):
-        refs = found.found.scenes if found.by is None else [task.seen for task in found.by.todo]
-        px = look_scenes.px_of(recipe, found.spec, refs)
+    if isinstance(found, Tiles):
+        px: float = px_of_tiles(len(found.tiles), found.spec, recipe.symmetries == "d4")
     else:
-        px = px_of_tiles(len(found.tiles), found.spec, recipe.symmetries == "d4")
+        from satray.score.scenes_job import px_of
+
+        refs = found.found.scenes if found.by is None else [task.seen for task in found.by.todo]
+        px = px_of(recipe, found.spec, refs)
     return wants_ray(px, recipe.resources)
 
 
-def early(recipe: ScoreRecipe, found: Tiles | Scenes, run: Run) -> Outcome | Scenes | None:
+def early(recipe: ScoreRecipe, found: "Tiles | Scenes", run: Run) -> "Outcome | Scenes | None":
     """What comes before Ray: of a schedule, to see what is new, and whether anything is."""
-    if not (recipe.only_new and isinstance(found, Scenes)):
+    if isinstance(found, Tiles) or not recipe.only_new:
         return None
-    from satray.score.maps import scheduled
+    from satray.score import scenes_job
 
-    return scheduled.early(recipe, found, run)
+    return scenes_job.early(recipe, found, run)
+
+
+def wanted_of(spec: "BundleSpec", tiles: TileSet, maps: MapRequest) -> Wanted:
+    """What the bundle wants of these tiles."""
+    height, width = spec.tile_shape
+    return Wanted(
+        bands=spec.bands,
+        dtype=spec.dtype,
+        height=height,
+        width=width,
+        names=tiles.names,
+        indexed=tiles.indexed,
+        index_named=tiles.index_named,
+        maps=bool(maps.classes),
+        units=as_units(spec.units),
+        stated=_stated(spec, tiles),
+        pages=tiles.pages,
+    )
+
+
+def _stated(spec: "BundleSpec", tiles: TileSet) -> Units:
+    """What an index says of the bundle's bands; a band that it lacks is refused elsewhere."""
+    by_name = dict(zip(tiles.names or (), tiles.units, strict=False))
+    return tuple(by_name.get(band) for band in spec.bands) if by_name else ()
+
+
+def score_tiles(
+    run: Run,
+    bundle: str,
+    tiles: TileSet,
+    maps: MapRequest,
+    batch: int,
+    resources: Resources,
+    each: Callable[[pa.Table], object] | None = None,
+    *,
+    symmetries: str = "none",
+    fresh: bool = False,
+    engine: "EngineKey" = "eager",
+    precision: "PrecisionKey" = "fp32",
+) -> Merged:
+    """Score tiles and publish predictions, failures and maps.
+
+    Blocks that an earlier attempt of the run finished are not scored again, unless `fresh`.
+
+    Args:
+        run: the run; says whether Ray is up.
+        bundle: bundle folder, or a train run's `out`.
+        tiles: what to score.
+        maps: maps to write.
+        batch: tiles a forward pass.
+        resources: actors, read tasks, GPUs.
+        each: called with each block's predictions, in order.
+        symmetries: `d4` averages over the eight symmetries of each tile; `none` does not.
+        fresh: score every block now, with the libraries, device and files of now.
+        engine: what computes features on CPUs.
+        precision: of the backbones.
+    """
+    from satray.models.bundle import load_bundle
+    from satray.score.engines import engine_for
+    from satray.score.tile_stages import TileStages, px_of_tiles
+
+    loaded = load_bundle(bundle, run.storage)  # weights that do not fit end here, in one line
+    spec, d4 = loaded.spec, symmetries == "d4"
+    wanted = wanted_of(spec, tiles, maps)
+    layout = Layout(spec.classes, towers_with_shares(spec), loaded.model_id, run.run_id)
+    blocks = Blocks.of(run.state, len(tiles), wanted.tile_bytes)
+    done = set() if fresh else blocks.finished(run.storage)
+    todo = [number for number in range(blocks.count) if number not in done]
+    if done:
+        run.say(f"going on: {len(done):,} of {blocks.count:,} blocks of tiles are scored already")
+    if todo:
+        run.begin_writing()  # tasks write maps
+        with run.activity("scoring"):
+            workers = None
+            if run.ray:
+                from satray import cluster
+
+                workers = cluster.allot(resources, run.say)
+            px = px_of_tiles(len(tiles), spec, d4)
+            stages = TileStages(
+                bundle,
+                loaded.model_id,
+                spec,
+                spec.preprocess().geometry(*spec.tile_shape),
+                run.storage,
+                run.out,
+                blocks,
+                wanted,
+                layout,
+                maps,
+                batch,
+                d4,
+                engine_for(engine, px, workers),
+                precision,
+            )
+            del loaded
+            items = ((number, tiles.rows(blocks.rows(number))) for number in todo)
+            tally = Tally(run, sum(len(blocks.rows(number)) for number in todo), "tiles")
+            notes: Counter[str] = Counter()
+            for result in run_stages(stages, items, resources, tally, workers):
+                tally.count(result.tiles)
+                notes += result.notes
+        tally.end()
+        for note, count in notes.items():
+            run.say(f"ground: {note} (of {count:,} of {len(tiles):,} tiles)")
+    with run.activity("merging"):
+        return merge(run, blocks, layout, each)
+
+
+def failure_lines(merged: Merged, most: int = 3) -> list[str]:
+    """Say what failed, the commonest reasons first."""
+    if not merged.failed:
+        return []
+    lines = [f"{merged.failed:,} of {merged.tiles:,} tiles failed (failures.parquet):"]
+    lines += [f"  {count:,} x {said}" for said, count in merged.reasons.most_common(most)]
+    rest = len(merged.reasons) - most
+    return lines + ([f"  and {rest:,} other reasons"] if rest > 0 else [])
+
+
+def refuse_dtype(found: str, spec: "BundleSpec", where: str) -> None:
+    """Refuse tiles of another dtype than the bundle's: their values mean something else.
+
+    Raises:
+        InputError: the dtypes differ.
+    """
+    if found != spec.dtype:
+        raise InputError(
+            f"{where}: tiles are {found}, the bundle was trained on {spec.dtype}; "
+            f"accepted: {spec.dtype}"
+        )
 
 
 def _indexed(recipe: ScoreRecipe, index: TileIndex, bands: tuple[str, ...] | None) -> TileSet:
@@ -199,39 +335,6 @@ def _indexed(recipe: ScoreRecipe, index: TileIndex, bands: tuple[str, ...] | Non
     if recipe.pages == "first" and tiles.pages != "first":
         raise InputError("pages=first: the tile index was made with pages=bands; accepted: that")
     return replace(tiles, names=bands or tiles.names)
-
-
-def maps_of(recipe: ScoreRecipe, spec: "BundleSpec") -> MapRequest:
-    """Maps of the recipe.
-
-    Raises:
-        InputError: a class that the bundle lacks; a network with a dense head; argmax maps of a
-            pooling that takes no maximum.
-    """
-    names = recipe.cam.classes
-    if not names:
-        return MapRequest()
-    kind: CamKind = "argmax" if recipe.cam.kind == "argmax" else "dense"
-    if spec.variant.head == "dense":
-        raise InputError(
-            "cam.classes: this bundle's dense head mixes all cells before it decides, so it has no "
-            "class activation maps; accepted: none, or a bundle with head=linear"
-        )
-    if recipe.cam.kind == "argmax" and spec.variant.pooling != "max":
-        raise InputError(
-            f"cam.kind=argmax: this bundle pools with {spec.variant.pooling}; accepted: dense "
-            "(argmax shows what a maximum pooling used)"
-        )
-    if names == ("all",) and "all" not in spec.classes:
-        return MapRequest(tuple(range(len(spec.classes))), kind)
-    absent = [name for name in names if name not in spec.classes]
-    if absent:
-        raise InputError(
-            f"cam.classes: no {', '.join(absent)} in the bundle; accepted: all, "
-            f"{', '.join(spec.classes)}"
-        )
-    places = tuple(dict.fromkeys(spec.classes.index(name) for name in names))
-    return MapRequest(places, kind)
 
 
 @dataclass

@@ -1,33 +1,50 @@
-"""What a forward says, of tiles and of windows: maps and numbers, as they travel. Without torch.
+"""What travels between the stages of scoring. Without torch.
+
+What a forward says of tiles and of windows; a scene as it is found, as it is opened, and what
+became of it.
 
 Legend: N tiles, K classes, k classes mapped, h x w cells.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from satray.errors import SatrayError
+from satray.runs.run import Product, to_json
+from satray.score.ledger import Claim, Task
+from satray.score.outlines import SceneExtent
 from satray.score.predictions import Numbers
+from satray.score.reading import MisfitError
+from satray.score.scenes.find import SceneRef
+from satray.score.scenes.grid import NetGrid
+from satray.score.windows import Mode
+
+Status = Literal["done", "failed", "skipped"]
 
 CamKind = Literal["dense", "argmax"]
 """dense: weighted features; argmax: what maximum pooling really used."""
 Maps = dict[CamKind, dict[str, NDArray[np.float32]]]
 """Kind -> tower -> (k, h, w), in logit units; NaN where a cell has no valid px."""
 
-MIN_VALID = 0.5
-"""Share of a tile's px that are valid, below which it has no scores."""
-
 
 @dataclass(frozen=True)
 class MapRequest:
-    """Which class activation maps to make of tiles."""
+    """Which class activation maps to make."""
 
     classes: tuple[int, ...] = ()
     """Places of the classes in the bundle's list; none: no maps."""
-    kind: CamKind = "dense"
+    kinds: tuple[CamKind, ...] = ("dense",)
     """See `CamKind`."""
+
+    @property
+    def argmax(self) -> bool:
+        """Whether argmax maps are among them."""
+        return bool(self.classes) and "argmax" in self.kinds
 
 
 @dataclass(frozen=True)
@@ -41,31 +58,14 @@ class Forward:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a scorer of windows is to give."""
-
-    classes: tuple[int, ...] = ()
-    """Places of the classes to map, in the bundle's list; none: no maps."""
-
-    kinds: tuple[CamKind, ...] = ()
-    """Maps to make."""
-
-    min_valid: float = MIN_VALID
-    """Share of a tile's px that are valid, below which it has no scores, 0 to 1."""
-
-
-@dataclass(frozen=True)
 class TileScores:
     """N tiles of a window, in row order."""
 
     numbers: Numbers
     """As of tiles scored one by one; NaN (decisions: 0) where `scored` is not."""
 
-    valid: NDArray[np.float32]
-    """(N,) share of each tile's px that are valid, 0 to 1."""
-
     scored: NDArray[np.bool_]
-    """(N,) whether that share reaches the least one; else the tile is nodata."""
+    """(N,) whether enough of its px are valid; else the tile is nodata."""
 
 
 @dataclass(frozen=True)
@@ -100,3 +100,149 @@ class WindowScores:
 
     patches: dict[str, Patch] = field(default_factory=dict)
     """Tiles: what they add to each tower's map; none where no maps are asked for."""
+
+
+@dataclass(frozen=True)
+class SceneItem:
+    """A scene to score."""
+
+    number: int
+    """Its place among the run's scenes."""
+    ref: SceneRef
+    """Where it is."""
+    task: Task | None = None
+    """Of a run of a schedule: what is to be claimed when the scoring begins."""
+
+
+@dataclass(frozen=True)
+class SceneJob:
+    """A scene that can be scored."""
+
+    number: int
+    """Its place among the run's scenes."""
+    ref: SceneRef
+    """Where it is."""
+    grid: NetGrid
+    """Its grid of net px."""
+    extent: SceneExtent
+    """Where it lies."""
+    taken_at: str | None
+    """Its TIFF's own date and time."""
+    mode: Mode
+    """How it is scored."""
+    why: str
+    """Why that, for a person."""
+    parts: int
+    """Parts that it is read in."""
+    px: int
+    """Net px that all forwards look at."""
+    strips: bool = False
+    """Whether it is decoded in strips that are wider than a window."""
+    drift: float | None = None
+    """How far its values lie from the training's; None where nobody looked."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know: drift, no georeference."""
+    task: Task | None = None
+    """Of a run of a schedule: as of `SceneItem`."""
+    claim: Claim | None = None
+    """Of a run of a schedule: its right to the scene."""
+
+
+@dataclass(frozen=True)
+class SceneResult:
+    """What became of a scene."""
+
+    number: int
+    """Its place among the run's scenes."""
+    scene: str
+    """Its name."""
+    uri: str
+    """Where it is."""
+    status: Status
+    """skipped: another run has taken it over, or its provider changed it meanwhile."""
+    stage: str | None = None
+    """What failed: find, open, drift, read, score."""
+    error: str | None = None
+    """Why it failed, or was skipped; one line."""
+    retryable: bool = True
+    """Whether another attempt may succeed."""
+    mode: str | None = None
+    """dense or tiles."""
+    why: str | None = None
+    """Why that."""
+    drift: float | None = None
+    """See `SceneJob`."""
+    notes: tuple[str, ...] = ()
+    """See `SceneJob`."""
+    height: int | None = None
+    """Rows, stored px."""
+    width: int | None = None
+    """Columns, stored px."""
+    crs: str | None = None
+    """Its CRS."""
+    taken: str = ""
+    """When it was taken, and where that is known from."""
+    tiles: int = 0
+    """Tiles that have scores."""
+    nodata: int = 0
+    """Tiles that have none for want of data."""
+    detections: int = 0
+    """Points found."""
+    px: int = 0
+    """Stored px."""
+    predicted: tuple[int, ...] = ()
+    """Tiles that are given each class."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By activity, of all its parts; reading goes on beside the others."""
+    run_id: str = ""
+    """The run that made its files."""
+    engine: str | None = None
+    """What computed its features."""
+    bbox: tuple[float, ...] = ()
+    """West, south, east, north, degrees; empty without ground."""
+    times: tuple[str, ...] = ()
+    """First and last of when it was taken, RFC 3339."""
+    products: tuple[Product, ...] = ()
+    """Its files."""
+
+    def to_json(self) -> bytes:
+        """As JSON."""
+        return to_json(asdict(self))
+
+    @staticmethod
+    def from_json(data: bytes, name: str) -> "SceneResult":
+        """Read what `to_json` wrote; `name` is for messages."""
+        try:
+            return SceneResult.from_tree(json.loads(data))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SatrayError(f"{name}: not what satray wrote; remove it and rerun") from error
+
+    @staticmethod
+    def from_tree(given: Mapping[str, Any]) -> "SceneResult":
+        """Undo `asdict`, also after JSON; raises TypeError or KeyError for anything else."""
+        tree = dict(given)
+        products = tuple(Product(**item) for item in tree.pop("products"))
+        names = ("notes", "predicted", "bbox", "times")
+        lists: dict[str, Any] = {key: tuple(tree.pop(key)) for key in names}
+        return SceneResult(**tree, **lists, products=products)
+
+
+def failed(number: int, ref: SceneRef, stage: str, error: Exception | str) -> SceneResult:
+    """That a scene cannot be scored; what is not what the bundle wants never can."""
+    said = " ".join(str(error).split()).removeprefix(f"{ref.scene}: ")
+    retryable = not isinstance(error, MisfitError)
+    return SceneResult(number, ref.scene, ref.uri, "failed", stage, said, retryable)
+
+
+def about(job: SceneJob, result: SceneResult) -> SceneResult:
+    """A result with what the job knows of its scene."""
+    return replace(
+        result,
+        mode=job.mode,
+        why=job.why,
+        drift=job.drift,
+        notes=(*job.notes, *result.notes),
+        height=job.grid.height,
+        width=job.grid.width,
+        crs=job.grid.crs,
+    )

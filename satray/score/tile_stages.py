@@ -179,7 +179,7 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
                 "run_id": self.layout.run_id,
                 "tile_id": facts.tile_id,
                 "tower": tower,
-                "kind": self.maps.kind,
+                "kind": self.maps.kinds[0],
                 "pooling": self.spec.variant.pooling,
                 "symmetries": "d4" if self.d4 else "none",
                 "engine": engine,

@@ -8,8 +8,8 @@ import maps_material as material
 import pytest
 import rasterio
 
-from satray.score.maps import job
-from satray.score.maps.scene_stages import SceneStages
+from satray.score import job
+from satray.score.scene_stages import SceneStages
 from satray.storage import Storage
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.s3]
@@ -35,7 +35,7 @@ def mortal(folder: str, stage: str) -> type:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def small_parts():
-        from satray.score.maps import layout
+        from satray.score import layout
 
         layout.PART_BYTES = 1
 

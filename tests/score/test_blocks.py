@@ -135,7 +135,7 @@ def test_parts_have_a_limit(setting, monkeypatch) -> None:
 
 @pytest.mark.parametrize(("pooling", "kind"), [("avg", "dense"), ("max", "argmax")])
 def test_written_maps_add_up_to_the_tables_logits(setting, tmp_path, pooling, kind) -> None:
-    run, cut, layout, write, scorer, bundle = setting(2, pooling, MapRequest((0, 1, 2), kind))
+    run, cut, layout, write, scorer, bundle = setting(2, pooling, MapRequest((0, 1, 2), (kind,)))
     one = block(2)
     write(0, one, scorer(one.pixels))
     merge(run, cut, layout)

@@ -116,7 +116,7 @@ def test_a_bundle_computes_as_it_is_asked_to(tmp_path, engine, precision, line):
 
 
 def test_tiles_are_scored_by_it_alike():
-    bundle, maps = material.bundle(material.two_towers("max")), MapRequest((0, 2), "argmax")
+    bundle, maps = material.bundle(material.two_towers("max")), MapRequest((0, 2), ("argmax",))
     tiles = np.stack([material.pixels(seed) for seed in range(5)])[:, [2, 1, 0, 3]]
     eager = Scorer(bundle, maps, 2, d4=True)(tiles)
     fast = Scorer(bundle, maps, 2, d4=True, features=CpuFeatures(bundle, "openvino"))(tiles)

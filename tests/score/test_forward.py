@@ -61,7 +61,7 @@ def test_decisions_are_those_that_the_metrics_take_from_the_table(task: str) -> 
 def test_maps_and_shares_add_up_to_the_logits(variant, pooling: str, kind: str) -> None:
     bundle = material.bundle(variant(pooling))
     bias = bundle.network.head.bias.numpy()
-    result = Scorer(bundle, MapRequest((0, 1, 2), kind), batch=3)(
+    result = Scorer(bundle, MapRequest((0, 1, 2), (kind,)), batch=3)(
         tiles()[:, : len(bundle.spec.bands)]
     )
     towers = [tower.name for tower in bundle.spec.variant.towers]

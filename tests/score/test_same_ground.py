@@ -9,18 +9,16 @@ from score.scenes.scene_material import UTM, write
 
 from satray.classifier import Classifier
 from satray.models.variant import BUILT_IN
-from satray.score.dense.by_tile import TileScorer
-from satray.score.dense.measure import measure
-from satray.score.dense.windows import plan_scene
 from satray.score.forward import Scorer
-from satray.score.maps.layout import tiles_of
 from satray.score.reading import Wanted, read_block
-from satray.score.results import Wanted as Asked
+from satray.score.results import MapRequest
 from satray.score.scenes.find import find_scenes
 from satray.score.scenes.grid import net_grid
 from satray.score.scenes.open import open_scene
 from satray.score.scenes.read import read_window, with_fills
 from satray.score.sources import tiles_of_prefix
+from satray.score.window_forward import TileScorer, measure
+from satray.score.windows import plan_scene
 from satray.storage import Storage
 
 RGB = ("red", "green", "blue")
@@ -72,7 +70,7 @@ def read_piece(scene, grid, plan, piece):
     x, y = piece.col.px.start, piece.row.px.start
     window = read_window(scene, grid, x, y, piece.width, piece.height)
     size = plan.rows.size, plan.cols.size
-    return with_fills(window, scene, grid, (y, x), tiles_of(piece, plan), size)
+    return with_fills(window, scene, grid, (y, x), plan.places(piece), size)
 
 
 def by_scene(of, folder) -> dict[str, np.ndarray]:
@@ -85,7 +83,7 @@ def by_scene(of, folder) -> dict[str, np.ndarray]:
             (piece,) = plan.windows
             assert piece.tiles == 1
             pixels = read_piece(scene, grid, plan, piece)
-            scorer = TileScorer(of, plan, Asked(min_valid=0.1))
+            scorer = TileScorer(of, plan, MapRequest(), 0.1)
             made = scorer(pixels.pixels_CHW, pixels.measured_CHW, piece, pixels.fills_NC)
             found[ref.scene] = made.tiles.numbers.logits[0]
     return found
@@ -173,7 +171,7 @@ def test_tiles_of_a_scene_are_filled_one_by_one(tmp_path):
     assert pixels.fills_NC is not None
     for fill_C, x_CHW in zip(pixels.fills_NC, parts, strict=True):
         np.testing.assert_array_equal(fill_C, [round(x[x > 0].mean()) for x in x_CHW])
-    found = TileScorer(of, plan, Asked())(
+    found = TileScorer(of, plan, MapRequest())(
         pixels.pixels_CHW, pixels.measured_CHW, piece, pixels.fills_NC
     )
     alone = by_tile(of, tmp_path)

@@ -74,7 +74,7 @@ def test_turning_the_tile_changes_no_logit_and_turns_the_map():
 @pytest.mark.parametrize(("pooling", "kind"), [("avg", "dense"), ("max", "argmax")])
 def test_maps_and_shares_still_add_up(pooling, kind):
     bundle = material.bundle(material.two_towers(pooling))
-    result = Scorer(bundle, MapRequest((0, 1, 2), kind), d4=True)(tiles(4))
+    result = Scorer(bundle, MapRequest((0, 1, 2), (kind,)), d4=True)(tiles(4))
     bias = bundle.network.head.bias.numpy()
     reduce = np.mean if kind == "dense" else np.sum
     total = sum(reduce(maps, axis=(2, 3)) for maps in result.maps.values()) + bias

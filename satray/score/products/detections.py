@@ -11,9 +11,9 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from satray.score.dense.windows import AxisTiles
 from satray.score.outlines import SceneExtent
 from satray.score.products.peaks import PeakRule, find_peaks
+from satray.score.windows import AxisTiles
 
 Floats = NDArray[np.float64]
 

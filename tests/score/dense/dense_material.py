@@ -11,9 +11,9 @@ from satray.models.bundle import Bundle, BundleSpec
 from satray.models.network import Network
 from satray.models.probe import probe_grid
 from satray.models.spec import SPEC, WEIGHTS
-from satray.score.dense.forward import DenseScorer
-from satray.score.dense.windows import ScenePlan, Window
-from satray.score.results import Wanted, WindowScores
+from satray.score.results import MapRequest, WindowScores
+from satray.score.window_forward import DenseScorer
+from satray.score.windows import ScenePlan, Window
 
 CLASSES = ("ship", "haze & fog", "été")
 SMALL = "resnet10t"
@@ -100,7 +100,7 @@ def whole_features(
 
 
 def all_windows(
-    of: Bundle, plan: ScenePlan, wanted: Wanted, pixels: np.ndarray, valid: np.ndarray
+    of: Bundle, plan: ScenePlan, wanted: MapRequest, pixels: np.ndarray, valid: np.ndarray
 ) -> list[tuple[Window, WindowScores]]:
     scorer = DenseScorer(of, plan, wanted)
     return [
@@ -131,7 +131,6 @@ def gathered(plan: ScenePlan, done: list) -> dict[str, np.ndarray]:
             "logits": numbers.logits,
             "scores": numbers.scores,
             "preds": numbers.preds,
-            "valid": scores.tiles.valid,
             "scored": scores.tiles.scored,
             **{f"share_{name}": part for name, part in numbers.shares.items()},
         }

@@ -8,9 +8,9 @@ from score.dense import dense_material as material
 from satray.models.cam import dense_cam
 from satray.models.network import pool
 from satray.models.variant import BUILT_IN
-from satray.score.dense.measure import measure
-from satray.score.dense.windows import least_side, plan_scene
-from satray.score.results import Wanted
+from satray.score.results import MapRequest
+from satray.score.window_forward import measure
+from satray.score.windows import least_side, plan_scene
 
 close = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -28,7 +28,7 @@ def test_stitched_is_the_whole_scene_forward(name):
     valid = np.ones((height, width), dtype=bool)
     plan = plan_scene(height, width, geometry, step=32, window=1)
     assert len(plan.windows) >= 2
-    done = material.all_windows(bundle, plan, Wanted((0, 1, 2), ("dense",)), pixels, valid)
+    done = material.all_windows(bundle, plan, MapRequest((0, 1, 2), ("dense",)), pixels, valid)
     padded = (geometry.padded(height), geometry.padded(width))
     features = material.whole_features(bundle, pixels, valid, padded)
     weights = bundle.network.cam_weights()

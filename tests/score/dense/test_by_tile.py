@@ -9,13 +9,12 @@ from score.dense import dense_material as material
 
 from satray.errors import InputError
 from satray.models.variant import BUILT_IN
-from satray.score.dense import by_tile
-from satray.score.dense.blend import Blender
-from satray.score.dense.by_tile import TileScorer, hann
-from satray.score.dense.measure import measure
-from satray.score.dense.windows import plan_scene
+from satray.score import window_forward
 from satray.score.forward import Scorer
-from satray.score.results import MapRequest, Wanted
+from satray.score.mosaic import Blender
+from satray.score.results import MapRequest
+from satray.score.window_forward import TileScorer, hann, measure
+from satray.score.windows import plan_scene
 
 ALL = (0, 1, 2)
 close = {"rtol": 1e-4, "atol": 1e-4}
@@ -27,7 +26,7 @@ def run(bundle, plan, wanted, pixels, valid, order=None):
     blenders = {
         t.name: Blender(plan, t.name, len(wanted.classes), wanted.kinds)
         for t in plan.geometry.towers
-        if wanted.kinds
+        if wanted.classes
     }
     strips = {name: [] for name in blenders}
     done = []
@@ -66,7 +65,7 @@ def test_numbers_are_those_of_tiles_one_by_one(d4):
     geometry = measure(bundle, d4=d4, tiles=True)
     plan = plan_scene(150, 200, geometry, step=20, window=100, mode="tiles")
     assert len(plan.windows) > 4
-    numbers, _ = run(bundle, plan, Wanted(), pixels, np.ones((150, 200), dtype=bool))
+    numbers, _ = run(bundle, plan, MapRequest(), pixels, np.ones((150, 200), dtype=bool))
     expected = Scorer(bundle, d4=d4)(crops(plan, pixels, 48)).numbers
     np.testing.assert_allclose(numbers["logits"].reshape(-1, 3), expected.logits, **close)
     np.testing.assert_allclose(numbers["scores"].reshape(-1, 3), expected.scores, **close)
@@ -77,10 +76,10 @@ def test_maps_without_overlap_are_the_tiles_own():
     pixels = material.scene(4, 48 * 3, 48 * 4)
     plan = plan_scene(48 * 3, 48 * 4, measure(bundle), window=48 * 2, mode="tiles")
     valid = np.ones(pixels.shape[1:], dtype=bool)
-    numbers, maps = run(bundle, plan, Wanted((1, 2), ("dense", "argmax")), pixels, valid)
+    numbers, maps = run(bundle, plan, MapRequest((1, 2), ("dense", "argmax")), pixels, valid)
     tiles = crops(plan, pixels, 48)
     for kind in ("dense", "argmax"):
-        own = Scorer(bundle, MapRequest((1, 2), kind))(tiles)
+        own = Scorer(bundle, MapRequest((1, 2), (kind,)))(tiles)
         for tower in ("rgb", "nir"):
             mosaic = own.maps[tower].reshape(3, 4, 2, 6, 6).transpose(2, 0, 3, 1, 4)
             np.testing.assert_allclose(maps[tower][kind], mosaic.reshape(2, 18, 24), **close)
@@ -100,7 +99,7 @@ def test_overlapping_maps_are_weighted_means_in_any_order(step, side):
     pixels = material.scene(3, *shape)
     plan = plan_scene(*shape, measure(bundle), step=step, window=side, mode="tiles")
     valid = np.ones(shape, dtype=bool)
-    wanted = Wanted(ALL, ("dense",))
+    wanted = MapRequest(ALL)
     _, maps = run(bundle, plan, wanted, pixels, valid)
     order = list(range(len(plan.windows)))
     random.Random(1).shuffle(order)
@@ -124,7 +123,7 @@ def test_only_the_rows_in_work_are_in_memory():
     geometry = measure(bundle)
     plan = plan_scene(48 * 40, 48, geometry, step=24, window=96, mode="tiles")
     blender = Blender(plan, "rgb", 3, ("dense",))
-    scorer = TileScorer(bundle, plan, Wanted(ALL, ("dense",)))
+    scorer = TileScorer(bundle, plan, MapRequest(ALL))
     pixels = material.scene(3, 48 * 40, 48)
     valid = np.ones(pixels.shape[1:], dtype=bool)
     most, rows = 0, 0
@@ -145,12 +144,11 @@ def test_gaps():
     valid = np.ones(shape, dtype=bool)
     valid[:, 90:190] = False
     plan = plan_scene(*shape, measure(bundle), step=24, window=72, mode="tiles")
-    numbers, maps = run(bundle, plan, Wanted(ALL, ("dense",)), pixels, valid)
+    numbers, maps = run(bundle, plan, MapRequest(ALL), pixels, valid)
     cells = valid.reshape(12, 8, 30, 8).any((1, 3))
     assert np.array_equal(np.isnan(maps["rgb"]["dense"][0]), ~cells)
     for j, left in enumerate(plan.cols.origins):
         share = valid[0, left : left + 48].mean()
-        np.testing.assert_allclose(numbers["valid"][:, j], share, atol=1e-6)
         assert (numbers["scored"][:, j] == (share >= 0.5)).all()
         assert (np.isfinite(numbers["logits"][:, j]) == (share >= 0.5)).all()
 
@@ -161,12 +159,12 @@ def test_scenes_smaller_than_a_tile_are_filled_up(shape):
     pixels = material.scene(3, *shape)
     plan = plan_scene(*shape, measure(bundle), mode="tiles")
     valid = np.ones(shape, dtype=bool)
-    numbers, maps = run(bundle, plan, Wanted(ALL, ("dense",)), pixels, valid)
+    numbers, maps = run(bundle, plan, MapRequest(ALL), pixels, valid)
     tile = np.full((1, 3, 48, 48), 2000, dtype=np.uint16)  # the training mean
     tile[0, :, : shape[0], : shape[1]] = pixels[:, :48, :48]
     expected = Scorer(bundle)(tile).numbers.logits[0]
     np.testing.assert_allclose(numbers["logits"][0, 0], expected, **close)
-    assert numbers["valid"][0, 0] == 1
+    assert numbers["scored"][0, 0]
     assert np.isfinite(maps["rgb"]["dense"][:, 0, 0]).all()
 
 
@@ -174,9 +172,7 @@ def test_a_scene_without_data():
     bundle = material.bundle(material.variant("simple_cnn", towers=2), 48)
     plan = plan_scene(100, 100, measure(bundle), mode="tiles")
     pixels = material.scene(4, 100, 100)
-    numbers, maps = run(
-        bundle, plan, Wanted(ALL, ("dense",)), pixels, np.zeros((100, 100), dtype=bool)
-    )
+    numbers, maps = run(bundle, plan, MapRequest(ALL), pixels, np.zeros((100, 100), dtype=bool))
     assert np.isnan(numbers["logits"]).all()
     assert np.isnan(numbers["share_nir"]).all()
     assert np.isnan(maps["nir"]["dense"]).all()
@@ -187,12 +183,12 @@ def test_a_dense_head_scores_tiles_but_has_no_maps():
     bundle = material.bundle(options, 48)
     plan = plan_scene(100, 130, measure(bundle), mode="tiles")
     pixels = material.scene(3, 100, 130)
-    numbers, maps = run(bundle, plan, Wanted(), pixels, np.ones((100, 130), dtype=bool))
+    numbers, maps = run(bundle, plan, MapRequest(), pixels, np.ones((100, 130), dtype=bool))
     expected = Scorer(bundle)(crops(plan, pixels, 48)).numbers.logits
     np.testing.assert_allclose(numbers["logits"].reshape(-1, 3), expected, **close)
     assert maps == {}
     with pytest.raises(InputError, match="dense head"):
-        TileScorer(bundle, plan, Wanted(ALL, ("dense",)))
+        TileScorer(bundle, plan, MapRequest(ALL))
 
 
 def test_windows_of_weights_never_vanish():
@@ -204,7 +200,7 @@ def test_windows_of_weights_never_vanish():
 
 
 def test_on_a_cpu_a_forward_takes_no_more_than_is_of_use(monkeypatch):
-    monkeypatch.setattr(by_tile, "CPU_PX", 3 * 48 * 48 + 1)
+    monkeypatch.setattr(window_forward, "CPU_PX", 3 * 48 * 48 + 1)
     bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
     plan = plan_scene(96, 96 * 2, measure(bundle), window=96 * 2, mode="tiles")
     pixels = material.scene(3, 96, 96 * 2)
@@ -217,5 +213,7 @@ def test_on_a_cpu_a_forward_takes_no_more_than_is_of_use(monkeypatch):
         return bundle.network.features(x)
 
     for batch in (64, 2):
-        TileScorer(bundle, plan, Wanted(ALL, ("dense",)), batch, features)(pixels, valid, piece)
+        TileScorer(bundle, plan, MapRequest(ALL), batch=batch, features=features)(
+            pixels, valid, piece
+        )
     assert seen == [3, 3, 2, 2, 2, 2, 2]

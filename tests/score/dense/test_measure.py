@@ -4,7 +4,7 @@ import pytest
 from score.dense import dense_material as material
 
 from satray.models.variant import BUILT_IN
-from satray.score.dense.measure import measure
+from satray.score.window_forward import measure
 
 
 @pytest.mark.parametrize(

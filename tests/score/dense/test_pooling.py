@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from satray.models.network import pool
-from satray.score.dense import pooling as module
-from satray.score.dense.pooling import pool_footprints
+from satray.score import window_forward as module
+from satray.score.window_forward import pool_footprints
 
 
 @given(st.data(), st.sampled_from(["avg", "max", "lse"]))
@@ -30,7 +30,7 @@ def test_channels_in_parts_are_the_same(pooling, monkeypatch):
     f_Dhw = torch.randn(7, 9, 9)
     starts = torch.tensor([0, 2, 5])
     once = pool_footprints(f_Dhw, starts, starts, 4, 4, pooling)
-    monkeypatch.setattr(module, "_CHUNK", 50)
+    monkeypatch.setattr(module, "GATHERED", 50)
     assert torch.equal(pool_footprints(f_Dhw, starts, starts, 4, 4, pooling), once)
 
 

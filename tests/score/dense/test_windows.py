@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from satray.errors import InputError
 from satray.models.geometry import FeatureGrid
-from satray.score.dense.windows import (
+from satray.score.windows import (
     DenseGeometry,
     axis_tiles,
     choose,

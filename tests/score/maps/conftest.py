@@ -8,7 +8,7 @@ import torch
 
 from satray.models import bundle as bundles
 from satray.runs import job as perform
-from satray.score.maps import overview
+from satray.score import overview
 
 LOADED = {}
 """Bundles by their folder."""
@@ -58,5 +58,5 @@ def bundle(tmp_path_factory):
 def inline(monkeypatch):
     """Says which parts of scenes the network looked at."""
     work = material.Inline()
-    monkeypatch.setattr("satray.score.maps.job.run_stages", work)
+    monkeypatch.setattr("satray.score.scenes_job.run_stages", work)
     return work

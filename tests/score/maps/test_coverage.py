@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from score.dense.test_windows import geometry
 
-from satray.score.dense.windows import plan_scene
-from satray.score.maps.layout import owned
-from satray.score.maps.overview import coverage_of
+from satray.score.layout import owned
+from satray.score.overview import coverage_of
+from satray.score.windows import plan_scene
 
 GEOMETRIES = (geometry(64, (16, 1, 0, 8.0)), geometry(96, (32, 1, 0, 0.5), (16, 2, 0, 7.5)))
 

@@ -10,7 +10,7 @@ from affine import Affine
 from data.hostile import tiff_header
 
 from satray.errors import DecodeError
-from satray.score.maps import layout, scene_stages
+from satray.score import layout, scene_stages
 
 GOOD = ("good.tif", "späte szene é.tif", "a..b/c...tif", "100%/it's #1?.tif")
 SHAPE = (140, 170)

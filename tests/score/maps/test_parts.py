@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from score.dense.test_windows import geometry
 
-from satray.score.dense.windows import plan_scene
-from satray.score.maps import layout
-from satray.score.maps.layout import SceneLayout, owned
+from satray.score import layout
+from satray.score.layout import SceneLayout, owned
+from satray.score.windows import plan_scene
 
 WINDOW = 512
 """The least side that the small network's windows may have."""

@@ -15,9 +15,9 @@ import pytest
 from satray.errors import InputError, SatrayError
 from satray.runs.run import Run
 from satray.score import job as score
-from satray.score.ledger import plan_pass
-from satray.score.maps import deliver, scene_stages
-from satray.score.maps.look import ledger_of
+from satray.score import scene_stages
+from satray.score.ledger import Ledger, plan_pass
+from satray.score.scenes_job import ledger_of
 from satray.storage import Storage
 
 OLD = 5000.0
@@ -218,18 +218,18 @@ def test_claims_of_others(schedule, inline):
 
 
 def test_an_owner_that_was_taken_over_publishes_nothing(schedule, monkeypatch):
-    """It is silent for long before it delivers, and the other is through first."""
+    """It is silent for long before it writes, and the other is through first."""
     schedule.put("a.tif")
-    real, shown = deliver.Delivery.deliver, []
+    real, shown = scene_stages.SceneStages.write, []
 
     def slow(self, *more):
-        monkeypatch.setattr(deliver.Delivery, "deliver", real)
+        monkeypatch.setattr(scene_stages.SceneStages, "write", real)
         schedule.silent()
         assert schedule.run().counts["detections"] == 1
         shown.append(schedule.files(*KINDS))
         return real(self, *more)
 
-    monkeypatch.setattr(deliver.Delivery, "deliver", slow)
+    monkeypatch.setattr(scene_stages.SceneStages, "write", slow)
     assert schedule.run().says("skipped: another run has taken it over")
     assert shown == [schedule.files(*KINDS)]
 
@@ -238,7 +238,7 @@ def test_an_owner_that_was_taken_over_publishes_nothing(schedule, monkeypatch):
 def test_work_that_is_done_twice_is_committed_once(schedule, inline, monkeypatch, moment):
     """A task dies with its products written, or committed; Ray gives the scene to another."""
     schedule.put("a.tif", "b.tif")
-    real, killed = deliver.Delivery.commit, []
+    real, killed = Ledger.commit, []
 
     def deadly(self, claim, result):
         if not killed:
@@ -246,7 +246,7 @@ def test_work_that_is_done_twice_is_committed_once(schedule, inline, monkeypatch
                 real(self, claim, result)
             killed.append(schedule.files(*KINDS))
             raise InterruptedError
-        real(self, claim, result)
+        return real(self, claim, result)
 
     write = scene_stages.SceneStages.write
 
@@ -257,7 +257,7 @@ def test_work_that_is_done_twice_is_committed_once(schedule, inline, monkeypatch
         except InterruptedError:
             return write(self, job, parts, engine)
 
-    monkeypatch.setattr(deliver.Delivery, "commit", deadly)
+    monkeypatch.setattr(Ledger, "commit", deadly)
     monkeypatch.setattr(scene_stages.SceneStages, "write", again)
     ran = schedule.run()
     assert (ran.counts["scenes"], ran.outcome.failed) == (2, 0)
@@ -369,7 +369,7 @@ def test_a_full_disk_is_the_error_and_gives_nothing_up(schedule, inline, monkeyp
                     patch.setattr(Storage, name, full) for name in ("write", "upload")
                 ]
             else:
-                patch.setattr("satray.score.maps.closing.close", full)
+                patch.setattr("satray.score.closing.close", full)
             with pytest.raises(SatrayError, match="No space left"):
                 schedule.run()
         inline.opening = None

@@ -18,7 +18,7 @@ from data.hostile import paged
 from satray.errors import InputError
 from satray.models.bundle import load_bundle
 from satray.score import job as score
-from satray.score.maps.settings import settings_of
+from satray.score.settings import settings_of
 from satray.storage import Storage
 
 DOTS = ((104, 136), (232, 200))
@@ -246,8 +246,8 @@ def test_a_softmax_at_a_cell_is_over_all_classes(bundle, tmp_path, task, mapped)
         bundle(), tmp_path, cam={"classes": ["dot"]}, detections={"write": False}
     )
     settings = settings_of(given, spec)
-    assert settings.classes == (0,)  # what is written
-    assert settings.wanted(spec).classes == mapped
+    assert settings.maps.classes == (0,)  # what is written
+    assert settings.computed(spec).classes == mapped
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.warp import transform
 
-from satray.score.dense.windows import AxisTiles
 from satray.score.outlines import SceneExtent
 from satray.score.products.detections import Detections, GivenTiles, detect, on_data, summed
 from satray.score.products.peaks import PeakRule
 from satray.score.products.vectors import LAYER, geojson, geopackage, geoparquet
+from satray.score.windows import AxisTiles
 
 UTM = (10.0, 0.0, 448000.0, 0.0, -10.0, 5411000.0)
 TURNED = (8.0, 6.0, 448000.0, 6.0, -8.0, 5411000.0)

@@ -8,8 +8,7 @@ from affine import Affine
 from page_checker import Checker
 from PIL import Image
 
-from satray.score.maps.jobs import SceneResult
-from satray.score.maps.page import run_page, small
+from satray.score.closing import run_page, small
 from satray.score.products.quicklook import (
     LEGEND,
     LONGEST,
@@ -21,6 +20,7 @@ from satray.score.products.quicklook import (
     quicklook,
     strongest,
 )
+from satray.score.results import SceneResult
 
 CELLS = Affine.translation(0.5 - 16, 0.5 - 16) @ Affine.scale(32)
 NASTY = '</title><script>alert("x")</script> & \x00\u202e <img src=x onerror=y>'

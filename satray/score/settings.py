@@ -1,4 +1,4 @@
-"""What of a recipe shapes a scene's products; small, and travels to the actors."""
+"""What of a recipe shapes maps and scenes' products; small, and travels to the actors."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -8,12 +8,16 @@ from satray.data.raster import PagesKey
 from satray.data.values import as_units
 from satray.errors import InputError
 from satray.score.products.moment import time_pattern
-from satray.score.results import CamKind, Wanted
+from satray.score.results import MapRequest
 from satray.score.scenes.grid import Gsd
 from satray.score.scenes.open import Conversion, Names
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
+
+
+D4_SAID = "symmetries: eight forward passes a tile, one for each flip and transpose"
+"""What `--plan` tells of `symmetries: d4`."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,8 @@ class Settings:
     """Longest side of a window, net px."""
     min_valid: float
     """Share of a tile's px with data, below which it has no scores."""
-    classes: tuple[int, ...]
-    """Places of the classes whose maps are written."""
-    kinds: tuple[CamKind, ...]
-    """Maps that are written; none without classes."""
+    maps: MapRequest
+    """Maps that are written."""
     detections: bool
     """Whether peaks are written."""
     sought: tuple[int, ...]
@@ -59,25 +61,25 @@ class Settings:
     pattern: str | None
     """Regular expression of times in names."""
 
-    def wanted(self, spec: "BundleSpec") -> Wanted:
-        """What a scorer of a bundle is to give.
+    def computed(self, spec: "BundleSpec") -> MapRequest:
+        """Maps that the network is asked for.
 
         Peaks are looked for in the dense maps of all classes, and a softmax at a cell is over all.
         """
-        kinds, classes = self.kinds, self.classes
+        classes, kinds = self.maps.classes, self.maps.kinds
         if self.detections or (classes and spec.task == "multiclass"):
             classes = tuple(range(len(spec.classes)))
         if self.detections:
-            kinds = ("dense", *(kind for kind in kinds if kind != "dense"))
-        return Wanted(classes, kinds if classes else (), self.min_valid)
+            kinds = ("dense", *(kind for kind in kinds if kind != "dense" and self.maps.classes))
+        return MapRequest(classes, kinds)
 
 
 def settings_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Settings:
     """Settings of a recipe for a bundle.
 
     Raises:
-        InputError: maps that its network cannot give, a class that it lacks, a pattern that is no
-            regular expression, a conversion that does not fit its bands.
+        InputError: as `maps_of`; a pattern that is no regular expression, a conversion that does
+            not fit the bundle's bands.
     """
     if recipe.datetime is not None:
         time_pattern(recipe.datetime)
@@ -91,18 +93,21 @@ def settings_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Settings:
                 f"bands.{strange[0]}: the bundle has no such band; accepted: "
                 f"{', '.join(spec.bands)}"
             )
-    classes, kinds = _maps(recipe, spec)
+    maps, found = maps_of(recipe, spec), recipe.detections
+    sought = maps.classes or tuple(range(len(spec.classes)))
+    if found.classes is not None:
+        sought = _places(found.classes, spec, "detections.classes")
+    within = "tiles" if spec.variant.pooling == "max" else "scene"
     return Settings(
         mode=recipe.mode,
         step=max(1, round(recipe.stride * spec.size)),
         window=recipe.window,
         min_valid=recipe.min_valid,
-        classes=classes,
-        kinds=kinds,
-        detections=recipe.detections.write and spec.variant.head == "linear",
-        sought=_sought(recipe, spec, classes),
-        within_tiles=_within_tiles(recipe, spec),
-        distance=recipe.detections.distance * spec.size,
+        maps=maps,
+        detections=found.write and spec.variant.head == "linear",
+        sought=sought,
+        within_tiles=(within if found.within == "auto" else found.within) == "tiles",
+        distance=found.distance * spec.size,
         d4=recipe.symmetries == "d4",
         batch=recipe.batch,
         gsd=recipe.gsd,
@@ -115,45 +120,47 @@ def settings_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Settings:
     )
 
 
-def _maps(recipe: ScoreRecipe, spec: "BundleSpec") -> tuple[tuple[int, ...], tuple[CamKind, ...]]:
+def maps_of(recipe: ScoreRecipe, spec: "BundleSpec") -> MapRequest:
+    """Maps that a recipe asks for.
+
+    By default none of tiles; of scenes those of every class, of both kinds where the bundle pools
+    by maximum.
+
+    Raises:
+        InputError: a class that the bundle lacks; a network with a dense head; argmax maps of a
+            pooling that takes no maximum.
+    """
     names, kind, pooling = recipe.cam.classes, recipe.cam.kind, spec.variant.pooling
+    scenes = recipe.scenes is not None
     if spec.variant.head == "dense":
         if names:
             raise InputError(
                 "cam.classes: this bundle's dense head mixes all cells before it decides, so it "
                 "has no class activation maps; accepted: none, or a bundle with head=linear"
             )
-        return (), ()
+        return MapRequest()
     if kind in ("argmax", "both") and pooling != "max":
         raise InputError(
             f"cam.kind={kind}: this bundle pools with {pooling}; accepted: dense (argmax shows "
             "what a maximum pooling used)"
         )
-    if names is None or (names == ("all",) and "all" not in spec.classes):
-        names = spec.classes
-    places = _places(names, spec, "cam.classes")
-    if not places:
-        return (), ()
-    if kind is None:
-        kind = "both" if pooling == "max" else "dense"
-    return places, ("dense", "argmax") if kind == "both" else (kind,)
-
-
-def _within_tiles(recipe: ScoreRecipe, spec: "BundleSpec") -> bool:
-    within = recipe.detections.within
-    return spec.variant.pooling == "max" if within == "auto" else within == "tiles"
-
-
-def _sought(recipe: ScoreRecipe, spec: "BundleSpec", mapped: tuple[int, ...]) -> tuple[int, ...]:
-    names, every = recipe.detections.classes, tuple(range(len(spec.classes)))
     if names is None:
-        return mapped or every
-    if names == ("all",) and "all" not in spec.classes:
-        return every
-    return _places(names, spec, "detections.classes")
+        names = spec.classes if scenes else ()
+    places = _places(names, spec, "cam.classes")
+    if kind == "both" or (kind is None and scenes and pooling == "max"):
+        return MapRequest(places, ("dense", "argmax"))
+    return MapRequest(places, (kind or "dense",))
+
+
+def towers_with_shares(spec: "BundleSpec") -> tuple[str, ...]:
+    """Towers that a logit divides into; none under a dense head, which mixes them."""
+    towers = tuple(tower.name for tower in spec.variant.towers)
+    return towers if spec.variant.head == "linear" else ()
 
 
 def _places(names: tuple[str, ...], spec: "BundleSpec", key: str) -> tuple[int, ...]:
+    if names == ("all",) and "all" not in spec.classes:
+        names = spec.classes
     absent = [name for name in names if name not in spec.classes]
     if absent:
         raise InputError(

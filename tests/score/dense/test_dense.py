@@ -9,11 +9,10 @@ from scoring_material import make_peaked
 from satray.errors import InputError
 from satray.models.cam import argmax_cam, dense_cam
 from satray.models.network import pool
-from satray.score.dense.forward import DenseScorer
-from satray.score.dense.measure import measure
-from satray.score.dense.windows import least_side, plan_scene
 from satray.score.forward import ELEMENTS, turn, turn_back
-from satray.score.results import Wanted
+from satray.score.results import MapRequest
+from satray.score.window_forward import DenseScorer, measure
+from satray.score.windows import least_side, plan_scene
 
 close = {"rtol": 1e-4, "atol": 1e-4}
 ALL = (0, 1, 2)
@@ -42,7 +41,7 @@ def test_both_directions_and_both_maps(scene):
     shape = pixels.shape[1:]
     plan = plan_scene(*shape, geometry, step=32, window=1, argmax=True)
     assert len(plan.windows) >= 4
-    wanted = Wanted((2, 0), ("dense", "argmax"))
+    wanted = MapRequest((2, 0), ("dense", "argmax"))
     done = material.all_windows(bundle, plan, wanted, pixels, whole(shape))
     w_KD = bundle.network.cam_weights()["rgb"]
     dense = material.stitched(plan, done, "dense", "rgb", 2)
@@ -67,7 +66,7 @@ def test_tiles_are_pools_of_the_whole_scene_and_means_of_the_map(scene):
     bundle, geometry, pixels, features = scene
     shape = pixels.shape[1:]
     plan = plan_scene(*shape, geometry, step=32, window=1)
-    done = material.all_windows(bundle, plan, Wanted(ALL, ("dense",)), pixels, whole(shape))
+    done = material.all_windows(bundle, plan, MapRequest(ALL), pixels, whole(shape))
     logits = material.gathered(plan, done)["logits"]
     dense = material.stitched(plan, done, "dense", "rgb", 3)
     bias = bundle.network.head.bias.numpy()
@@ -83,7 +82,6 @@ def test_tiles_are_pools_of_the_whole_scene_and_means_of_the_map(scene):
     numbers = material.gathered(plan, done)
     np.testing.assert_allclose(numbers["scores"], 1 / (1 + np.exp(-logits / 1.5)), atol=1e-6)
     assert np.array_equal(numbers["preds"], logits >= 0)
-    assert (numbers["valid"] == 1).all()
     assert numbers["scored"].all()
 
 
@@ -95,7 +93,7 @@ def test_maxima_and_log_sum_exp_of_two_towers(pooling):
     pixels = material.scene(4, *shape)
     plan = plan_scene(*shape, geometry, window=1, argmax=True)
     assert len(plan.windows) > 1
-    done = material.all_windows(bundle, plan, Wanted(ALL, ("argmax",)), pixels, whole(shape))
+    done = material.all_windows(bundle, plan, MapRequest(ALL, ("argmax",)), pixels, whole(shape))
     numbers = material.gathered(plan, done)
     padded = tuple(geometry.padded(length) for length in shape)
     features = material.whole_features(bundle, pixels, whole(shape), padded)
@@ -123,7 +121,7 @@ def test_gaps_are_nan_in_maps_and_null_in_tiles():
     valid[:, 300:500] = False
     pixels[:, ~valid] = 65535
     plan = plan_scene(*shape, geometry, step=32, window=1)
-    done = material.all_windows(bundle, plan, Wanted(ALL, ("dense",)), pixels, valid)
+    done = material.all_windows(bundle, plan, MapRequest(ALL), pixels, valid)
     dense = material.stitched(plan, done, "dense", "rgb", 3)
     for j in range(dense.shape[2]):
         low, high = max(0, 32 * j + 0.5 - 16), min(shape[1], 32 * j + 0.5 + 16)
@@ -138,7 +136,6 @@ def test_gaps_are_nan_in_maps_and_null_in_tiles():
     numbers = material.gathered(plan, done)
     for j, left in enumerate(plan.cols.origins):
         share = valid[0, left : left + 96].mean()
-        np.testing.assert_allclose(numbers["valid"][:, j], share, atol=1e-6)
         assert (numbers["scored"][:, j] == (share >= 0.5)).all()
         assert (np.isfinite(numbers["logits"][:, j]) == (share >= 0.5)).all()
         assert share >= 0.5 or not numbers["preds"][:, j].any()
@@ -151,7 +148,7 @@ def test_a_window_without_data_needs_no_forward():
     def never(x):
         raise AssertionError
 
-    scorer = DenseScorer(bundle, plan, Wanted(ALL, ("dense",)), never)
+    scorer = DenseScorer(bundle, plan, MapRequest(ALL), features=never)
     (window,) = plan.windows
     pixels = np.zeros((4, window.height, window.width), dtype=np.uint16)
     scores = scorer(pixels, pixels[0] > 0, window)
@@ -167,10 +164,10 @@ def test_scenes_smaller_than_a_tile(shape):
     geometry = measure(bundle)
     plan = plan_scene(*shape, geometry)
     pixels = material.scene(3, *shape)
-    done = material.all_windows(bundle, plan, Wanted(ALL, ("dense",)), pixels, whole(shape))
+    done = material.all_windows(bundle, plan, MapRequest(ALL), pixels, whole(shape))
     numbers = material.gathered(plan, done)
     assert np.isfinite(numbers["logits"]).all()
-    assert (numbers["valid"] == 1).all()
+    assert numbers["scored"].all()
     dense = material.stitched(plan, done, "dense", "rgb", 3)
     assert np.isfinite(dense[:, 0, 0]).all()
 
@@ -182,7 +179,7 @@ def test_the_eight_symmetries_are_those_of_the_whole_scene():
     pixels = material.scene(3, *shape)
     plan = plan_scene(*shape, geometry, step=32, window=1)
     assert len(plan.windows) > 1
-    done = material.all_windows(bundle, plan, Wanted(ALL, ("dense",)), pixels, whole(shape))
+    done = material.all_windows(bundle, plan, MapRequest(ALL), pixels, whole(shape))
     x = (torch.from_numpy(pixels.astype(np.float32))[None] - 2000) / 1000
     expected = 0
     with torch.inference_mode():
@@ -207,9 +204,9 @@ def test_another_engine_and_float_pixels_give_the_same(scene):
         asked.append((x.dtype, tuple(x.shape)))
         return bundle.network.features(x)
 
-    one = DenseScorer(bundle, plan, Wanted(ALL, ("dense",)))(*given, window)
+    one = DenseScorer(bundle, plan, MapRequest(ALL))(*given, window)
     wild = np.where(given[1], given[0].astype(np.float32), np.nan)
-    other = DenseScorer(bundle, plan, Wanted(ALL, ("dense",)), engine)(wild, given[1], window)
+    other = DenseScorer(bundle, plan, MapRequest(ALL), features=engine)(wild, given[1], window)
     assert asked == [(torch.float32, (1, 3, 224, 320))]
     np.testing.assert_allclose(one.maps["dense"]["rgb"], other.maps["dense"]["rgb"], atol=1e-5)
     np.testing.assert_allclose(one.tiles.numbers.logits, other.tiles.numbers.logits, atol=1e-5)
@@ -219,7 +216,7 @@ def test_multiclass_takes_the_highest_logit():
     bundle = material.bundle(material.variant(), 96, task="multiclass")
     plan = plan_scene(200, 300, measure(bundle))
     pixels = material.scene(3, 200, 300)
-    done = material.all_windows(bundle, plan, Wanted(), pixels, whole((200, 300)))
+    done = material.all_windows(bundle, plan, MapRequest(), pixels, whole((200, 300)))
     numbers = material.gathered(plan, done)
     np.testing.assert_allclose(numbers["scores"].sum(-1), 1, atol=1e-6)
     assert np.array_equal(numbers["preds"], np.eye(3)[numbers["logits"].argmax(-1)])
@@ -231,7 +228,7 @@ def test_a_dense_head_is_refused():
     bundle = material.bundle(options, 32)
     geometry = measure(material.bundle(material.variant(), 32))
     with pytest.raises(InputError, match="dense head"):
-        DenseScorer(bundle, plan_scene(64, 64, geometry), Wanted())
+        DenseScorer(bundle, plan_scene(64, 64, geometry), MapRequest())
 
 
 def test_a_constant_scene_is_constant_inside(scene):
@@ -239,7 +236,7 @@ def test_a_constant_scene_is_constant_inside(scene):
     side = 32 * (2 * geometry.towers[0].halo + 4)
     pixels = np.full((3, side, side), 2600, dtype=np.uint16)
     plan = plan_scene(side, side, geometry)
-    done = material.all_windows(bundle, plan, Wanted(ALL, ("dense",)), pixels, whole((side, side)))
+    done = material.all_windows(bundle, plan, MapRequest(ALL), pixels, whole((side, side)))
     dense = material.stitched(plan, done, "dense", "rgb", 3)
     halo = geometry.towers[0].halo
     inner = dense[:, halo:-halo, halo:-halo]
@@ -261,7 +258,7 @@ def test_a_bright_dot_peaks_within_half_a_cell(d4):
     blank = np.full((3, *shape), 2000, dtype=np.uint16)
 
     def heat(pixels):
-        done = material.all_windows(bundle, plan, Wanted((0,), ("dense",)), pixels, whole(shape))
+        done = material.all_windows(bundle, plan, MapRequest((0,)), pixels, whole(shape))
         return material.stitched(plan, done, "dense", "rgb", 1)[0]
 
     ground = heat(blank)

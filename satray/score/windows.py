@@ -347,6 +347,11 @@ class ScenePlan:
         )
         return rows, cols
 
+    def places(self, window: Window) -> list[tuple[int, int]]:
+        """First row and column of each of a window's tiles, net px of the window, in row order."""
+        tops, lefts = self.corners(window)
+        return [(int(top), int(left)) for top in tops for left in lefts]
+
 
 def plan_scene(
     height: int,

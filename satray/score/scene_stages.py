@@ -5,39 +5,45 @@ while the claim does.
 """
 
 import contextlib
+import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from satray.errors import DecodeError, SatrayError
-from satray.models.spec import BundleSpec
+from satray.runs.run import Product
+from satray.score.assemble import Assembly, MadeFile
 from satray.score.ledger import Claim, Ledger
-from satray.score.maps.assemble import Assembly
-from satray.score.maps.deliver import Delivery, TakenOverError
-from satray.score.maps.jobs import SceneItem, SceneJob, SceneResult, about, failed
-from satray.score.maps.layout import Geometries, SceneLayout, layout_of, px_bytes, tiles_of
-from satray.score.maps.overview import Seen, see
-from satray.score.maps.settings import Settings
-from satray.score.maps.survey import Surveyor, open_for, refuse_name
+from satray.score.overview import Seen, see
 from satray.score.predictions import Layout
+from satray.score.products import names
 from satray.score.products.moment import stamp
-from satray.score.results import WindowScores
+from satray.score.products.stac import ItemProduct, item_of, to_bytes
+from satray.score.results import SceneItem, SceneJob, SceneResult, WindowScores, about, failed
+from satray.score.scenes.find import SceneRef, etag_of, uris_of
 from satray.score.scenes.open import CACHE, Scene
 from satray.score.scenes.read import WindowPixels, read_window, with_fills
 from satray.score.stages import Ended, Stages, Started
+from satray.score.survey import Surveyor, open_for
+from satray.score.windows import ScenePlan
 from satray.storage import Storage, join
 from satray.storage.temporary import scratch
 
 if TYPE_CHECKING:
+    import pystac
+
     from satray.models.bundle import Bundle
     from satray.score.engines import EngineKey, PrecisionKey
     from satray.score.forward import Features
 
+TAKEN_OVER = "another run has taken it over"
 Windows = tuple[WindowPixels, ...]
 """What the network is shown of a part."""
 
@@ -62,16 +68,20 @@ class PartScores:
     """Of computing."""
 
 
+class TakenOverError(SatrayError):
+    """The scene is no longer this run's to publish; the message says why."""
+
+
 @dataclass(frozen=True)
 class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
     """What is done with each scene of a run."""
 
     bundle: str
     """Bundle folder, or a train run's `out`."""
-    spec: BundleSpec
-    """The bundle's, as the driver saw it."""
+    surveyor: Surveyor
+    """How scenes are scored."""
     bias: tuple[float, ...]
-    """(K,) of its head; empty where that is dense."""
+    """(K,) of the bundle's head; empty where that is dense."""
     storage: Storage
     """How everything is reached."""
     out: str
@@ -80,10 +90,6 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
     """Folder for what an unfinished run needs."""
     layout: Layout
     """Columns of tables."""
-    settings: Settings
-    """The recipe's."""
-    geometries: Geometries
-    """The network's."""
     engine: "EngineKey"
     """What computes features on CPUs."""
     precision: "PrecisionKey"
@@ -98,25 +104,16 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         died before it could say so, as it was committed.
         """
         _bound_cache()
-        surveyor = Surveyor(self.spec, self.settings, self.geometries)
         with contextlib.ExitStack() as ends:
             found: SceneJob | SceneResult
             try:
-                refuse_name(item.ref.scene)
-                scene = ends.enter_context(
-                    open_for(item.ref, self.spec, self.settings, self.storage)
-                )
-                found = surveyor.look(scene, item.number, item.ref)
+                scene = ends.enter_context(self._open(item.ref))
+                found = self.surveyor.look(scene, item.number, item.ref)
             except DecodeError as error:
-                found = surveyor.refused(item.number, item.ref, "open", error)
-            claim = None
-            if self.ledger is not None and item.task is not None:
-                task = item.task
-                claim = self.ledger.claim(task.key, task.history, task.looked)
-                if claim is None:
-                    return Ended(None)
-                if claim.committed is not None:
-                    return Ended(self._committed(claim))
+                found = failed(item.number, item.ref, "open", error)
+            ended, claim = self._claim(item)
+            if ended is not None:
+                return ended
             if isinstance(found, SceneResult):
                 self._give_up(claim, found)
                 return Ended(found)
@@ -133,7 +130,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             DecodeError: the scene cannot be read there.
         """
         _bound_cache()
-        with open_for(job.ref, self.spec, self.settings, self.storage) as scene:
+        with self._open(job.ref) as scene:
             return self._read(scene, job, part)
 
     def network(self, gpu: bool) -> "SceneNetwork":
@@ -146,7 +143,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
 
         model_id, storage = self.layout.model_id, self.storage
         loaded = load_engine(self.bundle, model_id, storage, gpu, self.engine, self.precision)
-        return SceneNetwork(self, loaded.bundle, loaded.features, loaded.engine)
+        return SceneNetwork(self.surveyor, loaded.bundle, loaded.features, loaded.engine)
 
     def write(
         self, job: SceneJob, parts: Iterable[tuple[PartSeen, PartScores]], engine: str
@@ -162,15 +159,10 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
 
     def unopened(self, item: SceneItem, error: DecodeError) -> SceneResult | None:
         """That a scene could not be opened: an attempt like any other, or it would end each run."""
+        ended, claim = self._claim(item)
+        if ended is not None:
+            return ended.result
         result = failed(item.number, item.ref, "open", error)
-        if self.ledger is None or item.task is None:
-            return result
-        task = item.task
-        claim = self.ledger.claim(task.key, task.history, task.looked)
-        if claim is None:
-            return None
-        if claim.committed is not None:
-            return self._committed(claim)
         self._give_up(claim, result)
         return result
 
@@ -184,26 +176,36 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         """Where the result of a scene of a run without a ledger is, once it is done."""
         return join(self.state, "results", f"{number:06d}.json")
 
-    def layout_of(self, job: SceneJob) -> SceneLayout:
-        """The windows of a scene, and its overview."""
-        return layout_of(job.grid, job.mode, self.settings, self.geometries, self.spec.bands)
+    def _open(self, ref: SceneRef) -> Scene:
+        return open_for(ref, self.surveyor.spec, self.surveyor.settings, self.storage)
 
-    def windows_of(self, job: SceneJob, part: int) -> range:
-        """Numbers of the windows of a part."""
-        size = px_bytes(job.grid, self.spec.bands, self.spec.dtype)
-        return self.layout_of(job).parts(size, strips=job.strips)[part]
+    def _claim(self, item: SceneItem) -> tuple[Ended[SceneResult | None] | None, Claim | None]:
+        """Of a schedule, claim a scene; or how it ends, where this run is not to score it."""
+        if self.ledger is None or item.task is None:
+            return None, None
+        claim = self.ledger.claim(item.task.key, item.task.history, item.task.looked)
+        if claim is None:
+            return Ended(None), None
+        if claim.committed is not None:
+            return Ended(SceneResult.from_tree(claim.committed)), None
+        return None, claim
+
+    def _give_up(self, claim: Claim | None, result: SceneResult) -> None:
+        if self.ledger is not None and claim is not None:
+            reason = f"{result.stage}: {result.error}"
+            self.ledger.fail(claim, reason, retryable=result.retryable)
 
     def _read(self, scene: Scene, job: SceneJob, part: int) -> tuple[Windows, PartSeen]:
         begin = time.perf_counter()
-        layout = self.layout_of(job)
+        layout = self.surveyor.layout(job.grid)
         shown, seen = [], []
-        for number in self.windows_of(job, part):
+        for number in self.surveyor.parts(job.grid, strips=job.strips)[part]:
             window = layout.plan.windows[number]
             y, x = window.row.px.start, window.col.px.start
             pixels = read_window(scene, job.grid, x, y, window.width, window.height)
             if layout.plan.mode == "tiles":
                 size = layout.plan.rows.size, layout.plan.cols.size
-                tiles = tiles_of(window, layout.plan)
+                tiles = layout.plan.places(window)
                 pixels = with_fills(pixels, scene, job.grid, (y, x), tiles, size)
             seen.append(
                 see(
@@ -218,13 +220,11 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         self, job: SceneJob, parts: Iterable[tuple[PartSeen, PartScores]], engine: str
     ) -> SceneResult:
         start, spent = time.perf_counter(), Counter[str]()
-        assembly = Assembly(
-            job, self.layout_of(job), self.settings, self.spec, self.layout, self.bias, engine
-        )
-        delivery = Delivery(self.storage, self.out, self.ledger)
+        layout = self.surveyor.layout(job.grid)
+        assembly = Assembly(job, layout, self.surveyor, self.layout, self.bias, engine)
         with scratch("scene") as folder:
             files, counts, notes = assembly.make(_windows(parts, spent), folder)
-            products, entry = delivery.deliver(assembly, files, (*job.notes, *notes), job.claim)
+            products, entry = self._deliver(assembly, files, (*job.notes, *notes))
         spent["writing"] = time.perf_counter() - start  # type: ignore[assignment]
         moment = assembly.moment
         at = moment.at or moment.start
@@ -248,20 +248,74 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             products=products,
         )
         result = about(job, result)
-        if job.claim is not None:
-            delivery.commit(job.claim, result)
-        else:
+        if self.ledger is None or job.claim is None:
             self.storage.write(self.result_uri(job.number), result.to_json())
+        elif not self.ledger.commit(job.claim, asdict(result)):
+            raise TakenOverError(TAKEN_OVER)
         return result
 
-    def _give_up(self, claim: Claim | None, result: SceneResult) -> None:
-        if self.ledger is not None and claim is not None:
-            reason = f"{result.stage}: {result.error}"
-            self.ledger.fail(claim, reason, retryable=result.retryable)
+    def _deliver(
+        self, assembly: Assembly, files: Sequence[MadeFile], notes: Sequence[str]
+    ) -> tuple[tuple[Product, ...], "pystac.Item"]:
+        """Write all products of a scene, its catalogue entry last, and return them and it.
 
-    def _committed(self, claim: Claim) -> SceneResult:
-        assert claim.committed is not None
-        return SceneResult.from_tree(claim.committed)
+        Raises:
+            TakenOverError: another run has the scene now, or its provider changed it.
+        """
+        job = assembly.job
+        claim = job.claim
+        if claim is not None and not self._unchanged(job.ref):
+            raise TakenOverError("its provider changed it while it was scored")
+        items: list[ItemProduct] = []
+        products: list[Product] = []
+        for file in files:
+            product = self._put(file, claim)
+            products.append(product)
+            items.append(replace(file.facts, bytes=product.bytes, sha256=product.sha256))
+            if isinstance(file.source, Path):
+                file.source.unlink()  # the disk holds one large file less
+        more = {
+            "satray:mode": job.mode,
+            "satray:engine": assembly.engine,
+            "satray:drift": None if job.drift is None else round(job.drift, 4),
+            "satray:notes": list(notes),
+            "satray:scale": [job.grid.scale_x, job.grid.scale_y],
+        }
+        entry = item_of(
+            job.extent,
+            assembly.moment,
+            claim.since if claim is not None else datetime.now(UTC),  # done twice, the same bytes
+            uris_of(job.ref),
+            assembly.layout,
+            items,
+            job.ref.uri if job.ref.item is not None and job.ref.uri.endswith("json") else None,
+            {name: value for name, value in more.items() if value is not None},
+        )
+        told = ItemProduct("item", names.item_name(job.ref.scene))
+        products.append(self._put(MadeFile(told, to_bytes(entry)), claim))
+        return tuple(products), entry
+
+    def _put(self, file: MadeFile, claim: Claim | None) -> Product:
+        if claim is not None and self.ledger is not None and not self.ledger.stands(claim):
+            raise TakenOverError(TAKEN_OVER)
+        place, source = join(self.out, file.facts.path), file.source
+        if isinstance(source, bytes):
+            self.storage.write(place, source)
+            digest, size = hashlib.sha256(source).hexdigest(), len(source)
+        else:
+            with source.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            size = source.stat().st_size
+            self.storage.upload(source, place)
+        return Product(file.facts.path, size, digest, file.rows)
+
+    def _unchanged(self, ref: SceneRef) -> bool:
+        """Whether a scene's files are those that were listed."""
+        try:
+            files = [self.storage.head(uri) for uri in ref.files]
+        except SatrayError:
+            return False
+        return etag_of(files, ref.stated) == ref.etag
 
     def _taken(self, job: SceneJob, error: TakenOverError) -> SceneResult:
         """Of a scene that is another run's now; or this run's already, by a process that died."""
@@ -270,7 +324,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         assert job.task is not None
         mine = self.ledger.claim(job.task.key, job.task.history, job.task.looked)
         if mine is not None and mine.committed is not None:
-            return self._committed(mine)
+            return SceneResult.from_tree(mine.committed)
         with contextlib.suppress(SatrayError):
             if self.ledger.stands(job.claim):
                 self.ledger.release(job.claim)
@@ -282,18 +336,18 @@ class SceneNetwork:
     """A bundle over the windows of scenes."""
 
     def __init__(
-        self, stages: SceneStages, bundle: "Bundle", features: "Features | None", engine: str
+        self, surveyor: Surveyor, bundle: "Bundle", features: "Features | None", engine: str
     ) -> None:
         """Prepare.
 
         Args:
-            stages: of the run.
+            surveyor: how scenes are scored.
             bundle: on the device that is to compute.
             features: another way to the network's features.
             engine: what that is.
         """
         self.engine = engine
-        self._stages, self._bundle, self._features = stages, bundle, features
+        self._surveyor, self._bundle, self._features = surveyor, bundle, features
         self._scorer: tuple[int, Any] | None = None
 
     def __call__(self, job: SceneJob, part: int, pixels: Windows) -> PartScores:
@@ -303,11 +357,12 @@ class SceneNetwork:
             DecodeError: the network's output is not finite.
         """
         begin = time.perf_counter()
-        plan = self._stages.layout_of(job).plan
+        plan = self._surveyor.layout(job.grid).plan
         if self._scorer is None or self._scorer[0] != job.number:
-            self._scorer = job.number, self._scorer_of(job)
+            self._scorer = job.number, self._scorer_of(plan)
         scorer, found = self._scorer[1], []
-        for number, each in zip(self._stages.windows_of(job, part), pixels, strict=True):
+        numbers = self._surveyor.parts(job.grid, strips=job.strips)[part]
+        for number, each in zip(numbers, pixels, strict=True):
             shown, window = _unpacked(each), plan.windows[number]
             fills = (shown.fills_NC,) if plan.mode == "tiles" else ()
             scores: WindowScores = scorer(shown.pixels_CHW, shown.measured_CHW, window, *fills)
@@ -317,15 +372,14 @@ class SceneNetwork:
             found.append(scores)
         return PartScores(tuple(found), time.perf_counter() - begin)
 
-    def _scorer_of(self, job: SceneJob) -> Any:
-        from satray.score.dense.by_tile import TileScorer
-        from satray.score.dense.forward import DenseScorer
+    def _scorer_of(self, plan: ScenePlan) -> Any:
+        from satray.score.window_forward import DenseScorer, TileScorer
 
-        stages = self._stages
-        plan, wanted = stages.layout_of(job).plan, stages.settings.wanted(self._bundle.spec)
+        settings = self._surveyor.settings
+        given = (self._bundle, plan, settings.computed(self._bundle.spec), settings.min_valid)
         if plan.mode == "dense":
-            return DenseScorer(self._bundle, plan, wanted, self._features)
-        return TileScorer(self._bundle, plan, wanted, stages.settings.batch, self._features)
+            return DenseScorer(*given, features=self._features)
+        return TileScorer(*given, batch=settings.batch, features=self._features)
 
 
 def _windows(

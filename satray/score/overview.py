@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.score.dense.windows import ScenePlan, Span
 from satray.score.products.quicklook import picture_size
+from satray.score.windows import ScenePlan, Span
 
 BOX = 4
 """Side of the square of px that one of the picture is the mean of, at most."""

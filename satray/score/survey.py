@@ -1,0 +1,155 @@
+"""How the scenes of a run are scored, and what a look at one says. Without torch."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from satray.config.score import ScoreRecipe
+from satray.errors import DecodeError, InputError
+from satray.score.layout import SceneLayout, lay_out
+from satray.score.reading import MisfitError
+from satray.score.results import SceneJob, SceneResult, failed
+from satray.score.scenes.drift import drift
+from satray.score.scenes.find import SceneRef
+from satray.score.scenes.grid import NetGrid, net_grid
+from satray.score.scenes.open import Scene, open_scene
+from satray.score.settings import Settings, settings_of
+from satray.score.windows import DenseGeometry, Mode, choose
+from satray.storage import Storage
+
+if TYPE_CHECKING:  # it imports torch
+    from satray.models.bundle import Bundle
+    from satray.models.spec import BundleSpec
+
+NOT_ON_EARTH = "its CRS does not lead to longitude and latitude there: no outline"
+
+
+@dataclass(frozen=True)
+class Surveyor:
+    """Looks at scenes for one bundle and recipe, and lays them out; the same in every process."""
+
+    spec: "BundleSpec"
+    """The bundle's."""
+    settings: Settings
+    """The recipe's."""
+    geometry: DenseGeometry
+    """The network's, for this mode."""
+    mode: Mode
+    """How all scenes of a run are scored."""
+    why: str
+    """Why that, for a person."""
+
+    def look(self, scene: Scene, number: int, ref: SceneRef) -> SceneJob | SceneResult:
+        """Look at a scene that is open; a job, or why it has none."""
+        stage = "open"
+        try:
+            facts = scene.facts
+            grid = self.grid(scene)
+            place = facts.place
+            if not place and facts.extent.outline() is None:
+                place = NOT_ON_EARTH if facts.extent.georeferenced else "no CRS: pixel coordinates"
+            notes = [*facts.notes, *([place] if place else [])]
+            stage, score = "drift", None
+            if self.settings.drift != "off":
+                found = drift(scene, self.spec, self.settings.drift_limit)
+                if found is not None and found.warning is not None:
+                    if self.settings.drift == "refuse":
+                        raise MisfitError(found.warning)
+                    notes.append(found.warning)
+                score = None if found is None else found.score
+        except DecodeError as error:
+            return failed(number, ref, stage, error)
+        layout = self.layout(grid)
+        strips = scene.block_width * grid.scale_x > layout.plan.windows[0].width
+        parts = len(self.parts(grid, strips=strips))
+        return SceneJob(
+            number, ref, grid, facts.extent, facts.taken_at, self.mode, self.why, parts,
+            layout.plan.px, strips, score, tuple(notes),
+        )  # fmt: skip
+
+    def grid(self, scene: Scene) -> NetGrid:
+        """Lay the grid of net px.
+
+        Raises:
+            DecodeError: as `net_grid`; px that would be resampled and must not be.
+        """
+        grid = net_grid(scene.facts.extent, self.spec, self.settings.gsd)
+        if grid.resampled and self.spec.radiometry.name == "pil_compat":
+            raise MisfitError(
+                f"{grid.why}: its px would be resampled, and radiometry pil_compat wants them as "
+                "stored; accepted: gsd=none, and a bundle that saw its tiles at their own size"
+            )
+        return grid
+
+    def layout(self, grid: NetGrid) -> SceneLayout:
+        """The windows of a scene, and its overview."""
+        return lay_out(
+            (grid.height, grid.width),
+            (grid.net_height, grid.net_width),
+            self.geometry,
+            self.mode,
+            self.settings.step,
+            self.settings.window,
+            self.mode == "dense" and self.settings.maps.argmax,
+            self.spec.bands,
+        )
+
+    def parts(self, grid: NetGrid, *, strips: bool) -> tuple[range, ...]:
+        """Numbers of the windows of each part that a scene is read in.
+
+        Args:
+            grid: the scene's.
+            strips: whether it is decoded in strips that are wider than a window.
+        """
+        # as it travels: as stored, or values and shares in float32
+        band = 8 if grid.resampled else np.dtype(self.spec.dtype).itemsize
+        return self.layout(grid).parts(len(self.spec.bands) * band, strips=strips)
+
+
+def open_for(ref: SceneRef, spec: "BundleSpec", settings: Settings, storage: Storage) -> Scene:
+    """Open a scene as a bundle wants it.
+
+    Raises:
+        DecodeError: as `open_scene`; a name that tables and catalogues cannot hold.
+    """
+    try:
+        ref.scene.encode()
+    except UnicodeEncodeError:
+        raise MisfitError("its name is no UTF-8; accepted: rename it") from None
+    return open_scene(
+        ref,
+        spec.bands,
+        settings.names,
+        storage,
+        dtype=spec.dtype,
+        conversion=settings.conversion,
+        pages=settings.pages,
+    )
+
+
+def prepare(recipe: ScoreRecipe, storage: Storage) -> tuple["Bundle", Surveyor]:
+    """Load the bundle on the CPU of this process, and measure its network.
+
+    How scenes are scored is decided by bundle and keys alone.
+
+    Raises:
+        InputError: as `load_bundle` and `settings_of`; windows are asked for and cannot be.
+    """
+    from satray.models.bundle import load_bundle
+    from satray.score.window_forward import measure
+
+    bundle = load_bundle(recipe.bundle, storage)
+    settings = settings_of(recipe, bundle.spec)
+    geometry = measure(bundle, d4=settings.d4)
+    mode: Mode
+    if settings.mode == "auto":
+        step, window = settings.step, settings.window
+        mode, why = choose(geometry, step=step, window=window, argmax=settings.maps.argmax)
+    else:
+        mode, why = settings.mode, f"{settings.mode}: mode={settings.mode}"
+    if mode == "dense" and geometry.why_tiles:
+        raise InputError(f"mode=dense: found {geometry.why_tiles}; accepted: mode=tiles or auto")
+    if mode == "tiles" and settings.d4:
+        geometry = measure(bundle, d4=True, tiles=True)
+    return bundle, Surveyor(bundle.spec, settings, geometry, mode, why)
