@@ -17,9 +17,8 @@ from typing import Any, Literal, TypeVar
 
 from satray import sessions
 from satray.config.base import Resources
-from satray.errors import InputError, SatrayError, one_line
+from satray.errors import InputError, SatrayError, counted, one_line
 
-B = TypeVar("B")
 T = TypeVar("T")
 _log = logging.getLogger("satray")
 
@@ -183,7 +182,7 @@ def readers(resources: Resources, busy: float = 0.0) -> Readers:
         resources: what the job asks for.
         busy: CPUs that its workers or actors hold.
     """
-    free = ray.cluster_resources().get("CPU", 0.0) - busy
+    free = _total("CPU") - busy
     return readers_of(resources.read_tasks, local=is_local(), free=free, cores=cores())
 
 
@@ -240,7 +239,9 @@ def allot(
     if not is_local():
         each = {"CPU": 1.0} | ({"GPU": gpu_share} if gpu else {})
         # a worker takes one CPU, and reading tiles another: else they wait for each other
-        wanted = {"CPU": count + 1} | ({"GPU": _gpus(count, gpu_share)} if gpu else {})
+        wanted = {"CPU": count + 1}
+        if gpu:  # a share never spans two
+            wanted["GPU"] = math.ceil(count / math.floor(1 / gpu_share + 1e-9))
         _await(wanted, [each] * count + [{"CPU": 1.0}], resources.wait, say)
     nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
     cpus = 1 if gpu else cpus_of(nodes, count)
@@ -304,11 +305,6 @@ def _total(resource: str) -> float:
     return float(ray.cluster_resources().get(resource, 0.0))
 
 
-def _gpus(workers: int, share: float) -> int:
-    """GPUs that so many workers take: a share never spans two."""
-    return math.ceil(workers / math.floor(1 / share + 1e-9))
-
-
 def _refuse_impossible(resources: Resources) -> None:
     """Refuse more workers than one machine has GPUs or CPUs for."""
     gpus, cpus, workers = _total("GPU"), _total("CPU"), resources.workers
@@ -335,11 +331,8 @@ def _await(
     """Wait until the cluster has what is wanted; `bundles` ask its autoscaler for it."""
 
     def lacking() -> str:
-        short = {name: count for name, count in wanted.items() if _total(name) < count}
-        return " and ".join(
-            f"{n} {name}{'s' if n > 1 else ''} (it has {_total(name):g})"
-            for name, n in short.items()
-        )
+        short = [(name, n, _total(name)) for name, n in wanted.items() if _total(name) < n]
+        return " and ".join(f"{counted(n, name)} (it has {has:g})" for name, n, has in short)
 
     if not (line := lacking()):
         return
@@ -500,28 +493,21 @@ class ProgressChannel:
 
         Args:
             show: should not wait long: at the end of the block it gets a minute.
-            say: told, once, what `show` raised, or that no message can be had any more; the work
-                itself goes on.
+            say: told why no more is shown, where `show` raised or no message can be had any more;
+                the work itself goes on.
             seconds: between looks.
         """
         stop = threading.Event()
 
         def poll() -> None:
-            noted = last = False
-            while not last:
-                last = stop.wait(seconds)
-                try:
-                    messages = ray.get(self._mail.take.remote())
-                except ray.exceptions.RayError as error:
-                    say(f"note: no more progress can be shown: {cause(error)}")
-                    return
-                for message in messages:
-                    try:
+            last = False
+            try:
+                while not last:
+                    last = stop.wait(seconds)
+                    for message in ray.get(self._mail.take.remote()):
                         show(pickle.loads(message))
-                    except Exception as error:  # else all that follow would be lost
-                        if not noted:
-                            say(f"note: progress could not be shown ({one_line(error)})")
-                        noted = True
+            except Exception as error:
+                say(f"note: no more progress can be shown: {cause(error)}")
 
         thread = threading.Thread(target=poll, daemon=True)
         thread.start()

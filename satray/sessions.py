@@ -47,15 +47,9 @@ def folders() -> Iterator[tuple[Path, str]]:
 
 def _root() -> Path:
     """Make the folder in the first place that can hold it."""
-    places = (
-        os.environ.get("RAY_TMPDIR"),
-        os.environ.get("TMPDIR"),
-        "/tmp",
-        "/var/tmp",
-        "/dev/shm",
-    )
+    named = (os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"))
     refused = []
-    for base in filter(None, dict.fromkeys(places)):
+    for base in filter(None, (*named, "/tmp", "/var/tmp", "/dev/shm")):
         try:
             if re.search(r"[\s'\"\\$]", base):
                 raise OSError("a blank, quote or the like, which Ray puts in command lines")

@@ -74,29 +74,14 @@ def test_what_one_machine_can_never_give_is_refused(ray_session, asked, line):
 
 
 @pytest.mark.pipeline
-def test_a_call_on_a_worker_gives_what_it_gives_and_fails_in_one_line(ray_session):
+def test_calls_and_blocks_give_what_they_give_and_fail_in_one_line(ray_session):
     from satray import cluster
+    from satray.runs.executor import each_block
 
     def threads():
         import torch
 
         return torch.get_num_threads(), os.nice(0)
-
-    def refuse(line):
-        raise InputError(line)
-
-    assert cluster.run_once(operator.add, 2, 3) == 5
-    # As urgent as this process: beside another busy program it would else hardly be served.
-    assert cluster.run_once(threads) == (cluster.cores(), os.nice(0))
-    with pytest.raises(InputError, match=r"^batch=3: no$"):
-        cluster.run_once(refuse, "batch=3: no")
-    with pytest.raises(SatrayError, match=r"^a worker failed: ZeroDivisionError: division by z"):
-        cluster.run_once(operator.truediv, 1, 0)
-
-
-@pytest.mark.pipeline
-def test_blocks_as_ray_tasks_give_what_they_give_and_fail_in_one_line(ray_session):
-    from satray.runs.executor import each_block
 
     def work(number):
         if number < 0:
@@ -106,15 +91,20 @@ def test_blocks_as_ray_tasks_give_what_they_give_and_fail_in_one_line(ray_sessio
     def done(blocks):
         return list(each_block(work, blocks, Resources(), ray=True, ordered=True))
 
+    assert cluster.run_once(operator.add, 2, 3) == 5
+    # As urgent as this process: beside another busy program it would else hardly be served.
+    assert cluster.run_once(threads) == (cluster.cores(), os.nice(0))
     assert done([1, 2, 1]) == [1, 0, 1]
-    with pytest.raises(InputError, match=r"^block=-1: no$"):
-        done([1, -1])
-    with pytest.raises(SatrayError, match=r"^a worker failed: .*by zero$"):
-        done([0, 1])
+    for failing in (lambda: cluster.run_once(work, -1), lambda: done([1, -1])):
+        with pytest.raises(InputError, match=r"^block=-1: no$"):
+            failing()
+    for failing in (lambda: cluster.run_once(work, 0), lambda: done([0, 1])):
+        with pytest.raises(SatrayError, match=r"^a worker failed: ZeroDivisionError: .*by zero$"):
+            failing()
 
 
 @pytest.mark.pipeline
-def test_messages_of_a_worker_come_in_order_and_one_that_cannot_be_shown_ends_none(ray_session):
+def test_messages_of_a_worker_come_in_order_until_one_cannot_be_shown(ray_session):
     from satray import cluster
 
     def work(channel):
@@ -122,7 +112,7 @@ def test_messages_of_a_worker_come_in_order_and_one_that_cannot_be_shown_ends_no
             channel.send({"n": number})
 
     def show(message):
-        if message["n"] % 2:
+        if message["n"] == 3:
             raise ValueError(f"no {message['n']}\nodd")
         shown.append(message["n"])
 
@@ -131,24 +121,7 @@ def test_messages_of_a_worker_come_in_order_and_one_that_cannot_be_shown_ends_no
     with channel.watch(show, said.append, seconds=0.01):
         cluster.run_once(work, channel)
         until = time.monotonic() + 30
-        while len(shown) < 3 and time.monotonic() < until:
-            time.sleep(0.01)
-    assert shown == [0, 2, 4]
-    assert said == ["note: progress could not be shown (ValueError: no 1 odd)"]
-
-
-@pytest.mark.pipeline
-def test_that_no_message_can_be_had_any_more_is_said(ray_session):
-    import ray
-
-    from satray import cluster
-
-    said: list[str] = []
-    channel = cluster.ProgressChannel()
-    with channel.watch(pytest.fail, said.append, seconds=0.01):
-        ray.kill(channel._mail)
-        until = time.monotonic() + 30
         while not said and time.monotonic() < until:
             time.sleep(0.01)
-    (line,) = said
-    assert line.startswith("note: no more progress can be shown: ")
+    assert shown == [0, 1, 2]
+    assert said == ["note: no more progress can be shown: ValueError: no 3 odd"]

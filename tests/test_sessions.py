@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import time
 from pathlib import Path
 
@@ -14,36 +13,12 @@ from satray.sessions import SESSION, folders
 
 @pytest.fixture
 def base(monkeypatch) -> Path:
-    """A short folder, below which the usual places are looked for by the test only."""
+    """A short folder; RAY_TMPDIR is not set."""
     short = Path("/tmp") / f"st-{os.getpid()}"
     short.mkdir()
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     yield short
     shutil.rmtree(short)
-
-
-def prepared(base: Path, below: str, monkeypatch) -> Path:
-    """A folder of this kind, or what stands in its place."""
-    folder = base / below
-    if below == "a file":
-        folder.write_text("x")
-    elif below == "link":
-        (base / "target").mkdir()
-        folder.symlink_to(base / "target")
-    elif below != "absent":
-        folder.mkdir(parents=True)
-    if below == "no sockets":
-
-        class Refusing(socket.socket):
-            def bind(self, address):
-                if str(folder) in address:
-                    raise PermissionError(1, "Operation not permitted")
-                super().bind(address)
-
-        monkeypatch.setattr(socket, "socket", Refusing)
-    elif below == "somebody else's":
-        (folder / f"satray-{os.getuid()}").symlink_to(base)
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -53,12 +28,20 @@ def prepared(base: Path, below: str, monkeypatch) -> Path:
         ("link", True),
         ("scratch/project-landcover/user-0042/slurm_job_1234567", False),
         ("zürich-ñandú-" + "é" * 8, False),  # 30 characters, but more bytes
-        *[(wrong, False) for wrong in ("a b", "it's", "absent", "a file", "no sockets")],
-        ("somebody else's", False),
+        *[(wrong, False) for wrong in ("a b", "it's", "absent", "a file", "somebody else's")],
     ],
 )
 def test_ray_lives_in_tmpdir_where_its_sockets_can(base, monkeypatch, below, taken):
-    folder = prepared(base, below, monkeypatch)
+    folder = base / below
+    if below == "a file":
+        folder.write_text("x")
+    elif below == "link":
+        (base / "target").mkdir()
+        folder.symlink_to(base / "target")
+    elif below != "absent":
+        folder.mkdir(parents=True)
+    if below == "somebody else's":
+        (folder / f"satray-{os.getuid()}").symlink_to(base)
     monkeypatch.setenv("TMPDIR", str(folder))
     with folders() as (root, _):
         assert root.is_relative_to(folder) is taken
@@ -67,17 +50,15 @@ def test_ray_lives_in_tmpdir_where_its_sockets_can(base, monkeypatch, below, tak
         assert not list(root.glob("session_0*"))
 
 
-def test_no_place_at_all_is_one_line_and_nobodys_mistake(base, monkeypatch):
+def test_no_place_at_all_is_one_line_and_nobodys_mistake(monkeypatch):
     def refuse(self, *_args, **_named):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(SatrayError) as caught, folders():
+    line = r"/var/tmp: Read-only file .* RAY_TMPDIR=.* bytes$"
+    with pytest.raises(SatrayError, match=line) as caught, folders():
         pass
     assert not isinstance(caught.value, InputError)
-    assert "\n" not in str(caught.value)
-    for word in ("/var/tmp", "Read-only file system", "RAY_TMPDIR=", "bytes"):
-        assert word in str(caught.value)
 
 
 def test_ray_tmpdir_comes_first_and_sessions_of_yesterday_go(base, monkeypatch):
@@ -101,7 +82,6 @@ def test_ray_tmpdir_comes_first_and_sessions_of_yesterday_go(base, monkeypatch):
     old, young, living = session(dead, 25), session(dead, 23), session(os.getpid(), 25)
     busy = session(dead, 25)
     (busy / "logs" / "raylet.out").write_text("still written, from another container")
-    (root / "session_latest").symlink_to(old)
     monkeypatch.setenv("RAY_object_spilling_directory", "/mnt/nvme")  # the operator's word
     with folders() as (_, spill):
         assert spill == "/mnt/nvme"

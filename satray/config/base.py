@@ -1,5 +1,6 @@
 """What every recipe has in common: sections, keys, paths, and the one walk over all of them."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -353,5 +354,10 @@ def _below(value: Any, name: str) -> Any:
 
 
 def _in_order(model: type[Section]) -> list[str]:
-    """Names of a recipe's keys: the job's own, then those of every job."""
-    return sorted(model.model_fields, key=lambda name: name in Recipe.model_fields)
+    """Names of a section's keys: required, its own, inherited ones, those of every job."""
+    fields, own, common = model.model_fields, inspect.get_annotations(model), Recipe.model_fields
+
+    def place(name: str) -> tuple[bool, bool, bool]:
+        return (name in common, not fields[name].is_required(), name not in own)
+
+    return sorted(fields, key=place)

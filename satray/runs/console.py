@@ -3,72 +3,54 @@
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
-
-from rich.console import Console as Rich
-from rich.markup import escape
-from rich.status import Status
+from typing import Self, TextIO
 
 QUIET_SECONDS = 10.0
 """Without a terminal, at least this long between two progress lines."""
-
-
-class _Screen(Rich):
-    """A stream of its own on a descriptor; a reader that has gone ends no work."""
-
-    def __init__(self, descriptor: int) -> None:
-        stream = os.fdopen(os.dup(descriptor), "w", buffering=1, encoding="utf-8", errors="replace")
-        super().__init__(file=stream, highlight=False, markup=False, soft_wrap=True)
-        if self.is_terminal:
-            self.width = self.width  # as it is now: later its descriptor leads to a log
-
-    def on_broken_pipe(self) -> None:
-        """Show nothing from then on, where Rich ends the program."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())  # what is in its buffer too
+CLEAR = "\r\x1b[K"
 
 
 class Console:
     """Writes to where the job was started from, even while descriptors 1 and 2 are in the log.
 
     Ray and its C++ processes write to the descriptors themselves, so only a redirection of those
-    keeps a job's output calm.
+    keeps a job's output calm. Used from any thread.
     """
 
     def __init__(self) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        self._out, self._errors = _Screen(1), _Screen(2)
-        self._status: Status | None = None
+        self._out, self._errors = _copy(1), _copy(2)
+        self._status = ""
         self._last_progress = 0.0
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._settle()
-        for screen in (self._out, self._errors):
-            screen.file.close()
+        self._show(self._out, status="")
+        self._out.close()
+        self._errors.close()
 
     def say(self, line: str) -> None:
         """Print one line."""
-        self._out.print(line)
+        self._show(self._out, f"{line}\n")
 
     def error(self, line: str) -> None:
         """Print one line about what ended the job, on standard error."""
-        self._settle()
-        self._errors.print(line, style="bold red" if self._errors.is_terminal else None)
+        bold_red = f"\x1b[1;31m{line}\x1b[0m" if self._errors.isatty() else line
+        self._show(self._errors, f"{bold_red}\n", status="")
 
     def progress(self, line: str) -> None:
         """Show how far the job is: in place on a terminal, else as a line now and then."""
-        if self._out.is_terminal:
-            if self._status is None:
-                self._status = self._out.status(escape(line))
-                self._status.start()
-            self._status.update(escape(line))
+        if self._out.isatty():
+            width = os.get_terminal_size(self._out.fileno()).columns or 80
+            self._show(self._out, status=line[: width - 1])
         elif time.monotonic() - self._last_progress >= QUIET_SECONDS:
             self._last_progress = time.monotonic()
             self.say(f"  {line}")
@@ -77,20 +59,29 @@ class Console:
     def quiet(self, log: Path) -> Iterator[None]:
         """Send descriptors 1 and 2 to `log` within the block; this console stays visible."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        before = [self._out.file.fileno(), self._errors.file.fileno()]
         with log.open("ab") as sink:
             _lead([sink.fileno(), sink.fileno()])
         try:
             yield
         finally:
-            self._settle()
-            _lead(before)
+            self._show(self._out, status="")
+            _lead([self._out.fileno(), self._errors.fileno()])
 
-    def _settle(self) -> None:
-        """End the status line."""
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+    def _show(self, stream: TextIO, text: str = "", status: str | None = None) -> None:
+        """Write a text above the status line, which becomes another where one is given."""
+        with self._lock:
+            clear = CLEAR if self._status else ""
+            self._status = self._status if status is None else status
+            for to, what in ((self._out, clear), (stream, text), (self._out, self._status)):
+                try:
+                    to.write(what)
+                    to.flush()
+                except OSError:  # a reader that has gone ends no work: what is in the buffer too
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), to.fileno())
+
+
+def _copy(descriptor: int) -> TextIO:
+    return os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
 
 
 def _lead(targets: list[int]) -> None:
