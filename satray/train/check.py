@@ -26,19 +26,12 @@ from satray.train.setup import read as setup_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from satray.train.step import Inputs
-
 USUAL_RATE = 1e-3
 """Where the recipe's stages leave theirs to a range test."""
 FACTORS = (0.1, 10.0, 0.01, 100.0, 0.001)
 """Learning rates tried where the one asked for fails, as multiples of it."""
 BETTER = 0.5
 """Another learning rate explains a failure where it ends below this share of the loss."""
-FLAT = 0.05
-"""A loss that ends within this share of where it began is flat."""
-BURST = 3.0
-"""A loss that was this many times where it began has burst, wherever it ended: what is dead then
-stays dead."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +40,15 @@ class Trace:
 
     learning_rate: float
     """Of all steps."""
-
     losses: tuple[float, ...]
     """Before each step, and after the last; ends early where learnt, or with one that is not
     finite."""
-
     accuracy: float
     """Share of right decisions at the end, 0 to 1."""
-
     learnt: bool
     """Whether loss and accuracy are what is asked for."""
-
     one_class: bool
     """Whether decisions at the end are the same for all tiles, and the labels are not."""
-
     gradient: float
     """Norm of the gradient at the first step."""
 
@@ -71,9 +59,6 @@ class Trace:
             return math.inf
         tail = sorted(self.losses[-max(1, len(self.losses) // 10) :])
         return tail[len(tail) // 2]
-
-
-# The job
 
 
 def read(recipe: CheckRecipe, storage: Storage) -> Setup:
@@ -126,30 +111,21 @@ def work(recipe: CheckRecipe, setup: Setup, run: Run) -> Outcome:
     split = setup.index.part("train")
     rows = choose_rows(split.labels, recipe.batch, recipe.seed)
     rate = rate_of(recipe)
-    run.say(
-        f"check: {len(rows)} tiles, up to {recipe.check.steps} steps at learning rate {rate:.3g}"
-    )
     main, *others = work_on_one(_examine, setup, run, weights, "check", recipe, rows, rate)
     kind, line = diagnose(main, others)
-    if passed := kind == "passed":
-        line = f"passed: {len(rows)} tiles {line}"
-    evidence = {"main": asdict(main), "others": [asdict(each) for each in others]}
+    passed = kind == "passed"
     document = {
         "passed": passed,
         "looks_like": kind,
         "says": line,
-        "evidence": evidence,
+        "evidence": {"main": asdict(main), "others": [asdict(each) for each in others]},
         "tile_ids": split.table.column("tile_id").take(rows).to_pylist(),
     }
     run.publish("check.json", to_json(document))
     return Outcome(
         counts={"tiles": len(rows), "steps": len(main.losses) - 1},
-        metrics={
-            "loss": main.losses[-1],
-            "accuracy": main.accuracy,
-            "learning_rate": main.learning_rate,
-        },
-        summary=(line,) if passed else (),
+        metrics={"loss": main.losses[-1], "accuracy": main.accuracy, "learning_rate": rate},
+        summary=(f"passed: {len(rows)} tiles {line}",) if passed else (),
         verdict=None if passed else f"{line} (check.json)",
     )
 
@@ -185,50 +161,43 @@ def choose_rows(labels_NK: NDArray[Any], batch: int, seed: int) -> NDArray[np.in
     return np.array(list(chosen)[:batch], dtype=np.int64)
 
 
-# On the worker
-
-
 def _examine(
     worker: Worker, recipe: CheckRecipe, rows: NDArray[np.int64], rate: float
 ) -> list[Trace]:
-    """Try to learn one batch; where that fails, try other learning rates from the same weights."""
-    from satray.train.step import inputs_of
-
-    (batch,) = worker.read(rows)
-    preprocess = worker.setup.preprocess()
-    inputs = inputs_of(batch, lambda stored, *_: preprocess(stored), worker.device)
-    traces = [_attempt(worker, recipe, inputs, rate)]
-    for factor in FACTORS if traces[0].gradient > 0 else ():
-        if not traces[-1].learnt:
-            traces.append(_attempt(worker, recipe, inputs, factor * rate))
-    return traces
-
-
-def _attempt(worker: Worker, recipe: CheckRecipe, inputs: Inputs, rate: float) -> Trace:
-    """Train a copy of the network on the batch until it is learnt, or for `check.steps`.
+    """On the worker: try to learn the batch, and where that fails at other rates, anew each time.
 
     Loss and accuracy are those of the forward passes that are trained on.
     """
     import torch
 
-    network, take = worker.begin("all", parts=recipe.accumulate)
-    outputs: list[Tensor] = []
-    network.register_forward_hook(lambda _, __, out: outputs.append(out.detach()))
-    losses: list[float] = []
-    gradient, accuracy, learnt, one_class = math.nan, 0.0, False, False
-    while len(losses) <= recipe.check.steps and not learnt:
-        outputs.clear()
-        losses.append(take(inputs, rate))
-        if len(losses) == 1:
-            slopes = [weight.grad for weight in network.parameters() if weight.grad is not None]
-            gradient = float(torch.nn.utils.get_total_norm(slopes))
-        if math.isnan(losses[-1]):
+    from satray.train.step import inputs_of
+
+    (batch,) = worker.read(rows)
+    preprocess, wanted = worker.setup.preprocess(), recipe.check
+    inputs = inputs_of(batch, lambda stored, *_: preprocess(stored), worker.device)
+    labels_BK = inputs.labels_BK.cpu().numpy()
+    traces: list[Trace] = []
+    for factor in (1.0, *FACTORS):
+        if traces and (traces[-1].learnt or not traces[0].gradient > 0):
             break
-        logits_BK = torch.cat(outputs).float().cpu().numpy()
-        labels_BK = inputs.labels_BK.cpu().numpy()
-        accuracy, one_class = decisions(logits_BK, labels_BK, worker.setup.task)
-        learnt = losses[-1] < recipe.check.loss and accuracy == 1
-    return Trace(rate, tuple(losses), accuracy, learnt, one_class, gradient)
+        network, take = worker.begin("all", parts=recipe.accumulate)
+        outputs: list[Tensor] = []
+        network.register_forward_hook(lambda _, __, out, to=outputs: to.append(out.detach()))
+        losses: list[float] = []
+        gradient, accuracy, learnt, one_class = math.nan, 0.0, False, False
+        while len(losses) <= wanted.steps and not learnt:
+            outputs.clear()
+            losses.append(take(inputs, factor * rate))
+            if len(losses) == 1:
+                slopes = [weight.grad for weight in network.parameters() if weight.grad is not None]
+                gradient = float(torch.nn.utils.get_total_norm(slopes))
+            if math.isnan(losses[-1]):
+                break
+            logits_BK = torch.cat(outputs).float().cpu().numpy()
+            accuracy, one_class = decisions(logits_BK, labels_BK, worker.setup.task)
+            learnt = losses[-1] < wanted.loss and accuracy == 1
+        traces.append(Trace(factor * rate, tuple(losses), accuracy, learnt, one_class, gradient))
+    return traces
 
 
 def decisions(logits_BK: NDArray[Any], labels_BK: NDArray[Any], task: str) -> tuple[float, bool]:
@@ -240,9 +209,6 @@ def decisions(logits_BK: NDArray[Any], labels_BK: NDArray[Any], task: str) -> tu
     return float(accuracy), bool(varied_K.any() and (given_BK == given_BK[0])[:, varied_K].all())
 
 
-# The verdict
-
-
 def diagnose(main: Trace, others: Sequence[Trace]) -> tuple[str, str]:
     """Say what attempts look like, in a word and in a line; what explains most comes first.
 
@@ -251,12 +217,11 @@ def diagnose(main: Trace, others: Sequence[Trace]) -> tuple[str, str]:
         others: at other ones, from the same weights, where that failed.
 
     Returns:
-        `passed`, `not_finite`, `no_gradient`, `rate_too_high`, `rate_too_low`, `one_class`,
-        `flat` or `unfinished`; and why.
+        `passed`, `not_finite`, `no_gradient`, `rate_too_high`, `rate_too_low`, `one_class` or
+        `unfinished`; and why.
     """
     first, steps = main.losses[0], len(main.losses) - 1
     rate = f"learning rate {main.learning_rate:.3g}"
-    ends = f"loss {first:.4g} -> {main.last:.4g} in {steps} steps"
     if main.learnt:
         return "passed", (
             f"learnt in {steps} steps, loss {main.losses[-1]:.4g}, accuracy {main.accuracy:.0%}, "
@@ -267,6 +232,7 @@ def diagnose(main: Trace, others: Sequence[Trace]) -> tuple[str, str]:
             "the loss or its gradient is not finite before the first step: look at the first "
             "weights and at the mean and deviation that tiles are normalised by"
         )
+    ends = f"loss {first:.4g} -> {main.last:.4g} in {steps} steps"
     if main.gradient == 0:
         return "no_gradient", (
             f"flat loss: no gradient reaches what is trained ({ends}); look at what is frozen, and "
@@ -281,21 +247,12 @@ def diagnose(main: Trace, others: Sequence[Trace]) -> tuple[str, str]:
             f"{best.learning_rate:.3g}: {end}"
         )
     shown = ", ".join(f"{each.learning_rate:.2g}: {each.last:.4g}" for each in others)
-    tried = f" (at other rates, {shown})" if shown else ""
-    worst = max(loss if math.isfinite(loss) else math.inf for loss in main.losses)
-    if worst > BURST * first:
-        return "rate_too_high", (
-            f"{rate} is too high, or the network cannot bear any: {ends}, up to {worst:.4g} on the "
-            f"way{tried}"
-        )
+    met = f"{ends}, accuracy {main.accuracy:.0%}, {rate}" + (f" (others, {shown})" if shown else "")
     if main.one_class:
         return "one_class", (
-            f"predictions all one class: {ends}, accuracy {main.accuracy:.0%}, {rate}{tried}; the "
-            "network does not see what tells the tiles apart"
+            f"predictions all one class: {met}; the network does not see what tells the tiles apart"
         )
-    if abs(main.last - first) <= FLAT * first:
-        return "flat", f"flat loss: {ends}, {rate}{tried}"
     return "unfinished", (
-        f"not there yet: {ends}, accuracy {main.accuracy:.0%}, {rate}{tried}; more check.steps may "
-        "do, two tiles may look the same and have other labels, or the network is too small"
+        f"not there yet: {met}; more check.steps may do, two tiles may look the same and have "
+        "other labels, or the network is too small"
     )

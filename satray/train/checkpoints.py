@@ -41,29 +41,21 @@ class TrainState:
     """A run after a whole number of pseudo-epochs. Tensors and plain types only."""
 
     pseudo_epoch: int
-    """Pseudo-epochs finished; one more than the plan has where the average is evaluated too."""
-
+    """Pseudo-epochs finished."""
     model: State
     """State dict of the network: parameters and buffers, contiguous."""
-
     optimizer: dict[str, Any]
     """State dict of the optimiser of the last step's stage; empty where no more steps are taken."""
-
     history: tuple[dict[str, Any], ...]
     """One flat row an evaluation so far (`Loop.step`)."""
-
-    averages: dict[str, Any]
-    """Averages of the weights (`Averages.state`)."""
-
-    averaged: dict[str, Any] | None = None
-    """Evaluation of the average of snapshots; None before it, and where it is not finite."""
-
+    average: State
+    """The moving average (`MovingAverage.state`); empty where there is none."""
     lost: Lost = field(default_factory=dict)
     """In all attempts, by all workers."""
 
     def copied(self) -> TrainState:
         """The same in the CPU's memory, where training changes nothing any more."""
-        names = ("model", "optimizer", "averages")
+        names = ("model", "optimizer", "average")
         return replace(self, **{name: _copied(getattr(self, name)) for name in names})
 
 
@@ -71,8 +63,6 @@ class TrainState:
 class Kept:
     """Weights that may become the bundle, and how they do on validation."""
 
-    kind: str
-    """`checkpoint`, or `swa`: the mean of the snapshots' weights."""
     samples_seen: int
     """By then."""
     weights: State
@@ -84,69 +74,50 @@ class Kept:
     precision: str = "fp32"
     """Of those: `fp32`, or `bf16` autocast."""
 
-    def to_bytes(self) -> bytes:
-        """As `torch.save` writes it."""
-        import torch
 
-        seen = {name: torch.from_numpy(each) for name, each in vars(self.predictions).items()}
-        return to_bytes({**vars(self), "predictions": seen})
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Kept:
-        """Read what `to_bytes` wrote; runs no code from the file."""
-        from satray.train.evaluation import Predictions
-
-        found = from_bytes(data)
-        seen = {name: each.numpy() for name, each in found.pop("predictions").items()}
-        return cls(**found, predictions=Predictions(**seen))
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """Where a run stands."""
-
-    pseudo_epochs: int = 0
-    """Pseudo-epochs finished and kept."""
-    latest: str | None = None
-    """URI of the state after them; None before the first."""
-    best: str | None = None
-    """URI of the best weights so far (`Kept`)."""
-
-
-def find(storage: Storage, state: str) -> Checkpoints:
+def find(storage: Storage, state: str, kind: str = "latest") -> tuple[int, str | None]:
     """See where a run stands.
 
     Args:
         storage: how it is reached.
         state: folder of the run's state.
+        kind: `latest`, or `best`.
+
+    Returns:
+        Pseudo-epochs finished and kept, and the URI of the state after them, or of the best
+        weights so far; None where there is none.
     """
     kept: dict[str, dict[int, str]] = {"latest": {}, "best": {}}
     for entry in storage.list(join(state, FOLDER)):
         if found := re.fullmatch(r"(latest|best)-(\d+)\.pt", entry.key):
             kept[found[1]][int(found[2])] = entry.uri
-    if not kept["latest"]:
-        return Checkpoints()
-    done = max(kept["latest"])
-    # One that is newer is of a pseudo-epoch whose state was not written any more.
-    best = max((number for number in kept["best"] if number <= done), default=0)
-    return Checkpoints(done, kept["latest"][done], kept["best"].get(best))
+    done = max(kept["latest"], default=0)
+    # Best weights that are newer are of a pseudo-epoch whose state was not written any more.
+    newest = max((number for number in kept[kind] if number <= done), default=0)
+    return done, kept[kind].get(newest)
 
 
 def is_done(storage: Storage, state: str, plan: TrainingPlan) -> bool:
-    """Whether a training has come to its end, the average of its snapshots included."""
-    return find(storage, state).pseudo_epochs >= plan.pseudo_epochs + bool(plan.snapshots)
+    """Whether a training has come to its end."""
+    return find(storage, state)[0] >= plan.pseudo_epochs
 
 
 def latest_of(storage: Storage, state: str) -> TrainState | None:
     """The training state that a run goes on from; None before the first."""
-    found = find(storage, state).latest
+    _, found = find(storage, state)
     return None if found is None else TrainState(**from_bytes(storage.read(found)))
 
 
 def best_of(storage: Storage, state: str) -> Kept | None:
     """The best weights that a run reached; None where it left none."""
-    found = find(storage, state).best
-    return None if found is None else Kept.from_bytes(storage.read(found))
+    _, uri = find(storage, state, "best")
+    if uri is None:
+        return None
+    from satray.train.evaluation import Predictions
+
+    found = from_bytes(storage.read(uri))
+    seen = {name: each.numpy() for name, each in found.pop("predictions").items()}
+    return Kept(**found, predictions=Predictions(**seen))
 
 
 class Writer:
@@ -174,13 +145,17 @@ class Writer:
             self._under_way.result()
 
     def _write(self, state: TrainState, best: Kept | None) -> None:
-        number = f"{state.pseudo_epoch:06d}"
+        import torch
+
+        files = {"latest-": vars(state)}
         if best is not None:  # before the state, which says that the pseudo-epoch is done
-            self._storage.write(join(self._folder, f"best-{number}.pt"), best.to_bytes())
-        self._storage.write(join(self._folder, f"latest-{number}.pt"), to_bytes(vars(state)))
-        old = ("latest-", "best-") if best is not None else ("latest-",)
+            seen = {name: torch.from_numpy(each) for name, each in vars(best.predictions).items()}
+            files = {"best-": {**vars(best), "predictions": seen}, **files}
+        number = f"{state.pseudo_epoch:06d}"
+        for kind, content in files.items():
+            self._storage.write(join(self._folder, f"{kind}{number}.pt"), to_bytes(content))
         for entry in self._storage.list(self._folder):
-            if entry.key.startswith(old) and not entry.key.endswith(f"-{number}.pt"):
+            if entry.key.startswith(tuple(files)) and not entry.key.endswith(f"-{number}.pt"):
                 self._storage.delete(entry.uri)
 
 

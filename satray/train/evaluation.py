@@ -25,10 +25,8 @@ class Predictions:
 
     rows: NDArray[np.int64]
     """Rows of the split's table."""
-
     logits_NK: NDArray[np.float32]  # noqa: N815
     """Raw logits."""
-
     labels_NK: NDArray[np.uint8]  # noqa: N815
     """0 or 1."""
 
@@ -121,12 +119,8 @@ def _merged(shards: list[list[NDArray[Any]]], error_budget: float) -> tuple[Pred
 
 
 def within_budget(unreadable: int, tiles: int, where: str, error_budget: float) -> None:
-    """Stop where too many tiles cannot be read.
-
-    Raises:
-        TrainingError: a larger share than the budget.
-    """
-    if tiles and unreadable / tiles > error_budget:
+    """Stop where too many tiles cannot be read; raises TrainingError."""
+    if unreadable > error_budget * tiles:
         raise TrainingError(
             f"{where}: {unreadable:,} of {tiles:,} tiles could not be read (error_budget="
             f"{error_budget:g})"

@@ -16,7 +16,6 @@ from satray.errors import InputError, listed
 
 MOST_WEIGHT = 100.0
 """Heavier positives would drown all else where a class has hardly any."""
-_NAMED = 8
 
 
 def loss_name(options: LossOptions, task: str) -> str:
@@ -87,12 +86,6 @@ def repeat_factors(labels_NK: NDArray[Any], threshold: float) -> NDArray[np.floa
     return factors_N if bool((factors_N > 1).any()) else None
 
 
-def constant_classes(labels_NK: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether each class is on all tiles or on none: (K,) bool."""
-    labels = np.asarray(labels_NK).astype(bool)
-    return np.asarray(labels.all(axis=0) | ~labels.any(axis=0))
-
-
 def label_notes(
     train_NK: NDArray[Any], val_NK: NDArray[Any], classes: Sequence[str], best: str
 ) -> tuple[str, ...]:
@@ -110,24 +103,16 @@ def label_notes(
     """
     notes = []
     for split, labels_NK, cannot in (("train", train_NK, "learnt"), ("val", val_NK, "judged")):
-        constant_K = constant_classes(labels_NK)
-        names = listed([n for n, same in zip(classes, constant_K, strict=True) if same], _NAMED)
+        labels = np.asarray(labels_NK).astype(bool)
+        constant_K = np.asarray(labels.all(axis=0) | ~labels.any(axis=0))
+        names = listed([n for n, same in zip(classes, constant_K, strict=True) if same], 8)
         if constant_K.all() and (split == "train" or best != "loss"):
             use = "nothing to learn" if split == "train" else f"best={best} cannot be measured"
-            more = "" if split == "train" else ", or best=loss"
             raise InputError(
-                f"index: labels of the {len(labels_NK):,} tiles of split {split} are alike: {use}; "
-                f"accepted: both kinds of at least a class{more}"
+                f"index: labels of the {len(labels):,} tiles of split {split} are alike: {use}; "
+                "accepted: both kinds of at least a class"
+                + ("" if split == "train" else ", or best=loss")
             )
         if names:
             notes.append(f"{names}: the same on every {split} tile, so cannot be {cannot}")
     return tuple(notes)
-
-
-def repeat_note(labels_NK: NDArray[Any], threshold: float) -> tuple[str, ...]:
-    """What class-aware sampling makes of a pass; one line where it is asked for."""
-    if threshold <= 0:
-        return ()
-    factors_N = repeat_factors(labels_NK, threshold)
-    rows = len(labels_NK) if factors_N is None else round(float(factors_N.sum()))
-    return (f"repeat={threshold:g}: a pass has {rows:,} rows of {len(labels_NK):,} tiles",)

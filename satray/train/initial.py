@@ -31,10 +31,11 @@ def check_stages(network: Network, setup: Setup) -> None:
         except InputError as error:
             raise InputError(f"stages.{number}.{error}") from None
         network.train()
-        if plan.micro_batch == 1 and not together and any(live_norms(network)):
+        alone = plan.local_batch == setup.recipe.accumulate
+        if alone and not together and any(live_norms(network)):
             raise InputError(
                 f"batch={plan.global_batch}: one tile a worker, and batch norm needs two; take at "
-                f"least {2 * plan.workers * plan.accumulate}"
+                f"least {2 * plan.workers * setup.recipe.accumulate}"
             )
     network.set_trainable("all")
 

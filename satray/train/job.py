@@ -56,7 +56,7 @@ def plan(recipe: TrainRecipe, setup: Setup, storage: Storage) -> list[str]:
         f"{counted(schedule.pseudo_epochs, 'evaluation')}, one every "
         f"{schedule.samples_per_pseudo_epoch:,} samples to the nearest batch; best by {setup.best}",
         *schedule.lines,
-        *(f"note: {line}" for line in (*schedule.warnings, *setup.notes)),
+        *(f"note: {line}" for line in setup.notes),
         *unchanged(setup, storage),
     ]
 
@@ -67,7 +67,7 @@ def work(recipe: TrainRecipe, setup: Setup, run: Run) -> Outcome:
     from satray.train.initial import prepare
 
     with tracking.follow(recipe, run) as tracker:
-        for line in (*setup.plan.warnings, *setup.notes):
+        for line in setup.notes:
             run.say(f"note: {line}")
         setup, weights = prepare(setup, run)
         setup, tested = range_test.settle(setup, run, weights)
@@ -79,7 +79,11 @@ def work(recipe: TrainRecipe, setup: Setup, run: Run) -> Outcome:
                 ray_train.fit(setup, run, weights, teller)
             else:
                 worker.fit(setup, run, weights, teller)
-        return _finish(setup, run, tracker, teller.rows, tested)
+        # The workers' seconds of this attempt are not the driver's wait for them.
+        spent = tracking.seconds(teller.rows)
+        around = run.seconds.get("starting and saving", 0.0) - sum(spent.values())
+        run.seconds.update(spent, **{"starting and saving": max(0.0, around)})
+        return _finish(setup, run, tracker, tested)
 
 
 class _Teller:
@@ -106,35 +110,25 @@ class _Teller:
                 f"{message['images_per_second']:.1f} images/s"
             )
         elif kind == "epoch" and message["row"] is not None:
-            self.rows.append(message["row"])
-            self._tracker.row(message["row"])
-            self._run.say("  " + _epoch_line(self._setup, message["row"]))
-
-
-def _epoch_line(setup: Setup, row: dict[str, Any]) -> str:
-    lost = row["unreadable"] + row["val_unreadable"]
-    trapped = row["classes_always"] + row["classes_never"]
-    parts = (
-        f"loss {said(row['train_loss'])} train, {said(row['val_loss'])} validation",
-        "" if setup.best == "loss" else f"{setup.best} {said(row[setup.best])}",
-        f"{row['images_per_second']:.1f} images/s",
-        f"{lost} tiles unreadable" if lost else "",
-        f"{trapped} of {len(setup.index.meta.classes)} classes predicted always or never"
-        if trapped
-        else "",
-    )
-    number = f"pseudo-epoch {row['pseudo_epoch'] + 1} of {setup.plan.pseudo_epochs}"
-    return f"{number}: {', '.join(filter(None, parts))}"
+            row, best = message["row"], self._setup.best
+            self.rows.append(row)
+            self._tracker.row(row)
+            lost = row["unreadable"] + row["val_unreadable"]
+            trapped = row["classes_always"] + row["classes_never"]
+            self._run.say(
+                f"  pseudo-epoch {row['pseudo_epoch'] + 1} of {plan.pseudo_epochs}: loss "
+                f"{said(row['train_loss'])} train, {said(row['val_loss'])} validation"
+                + ("" if best == "loss" else f", {best} {said(row[best])}")
+                + f", {row['images_per_second']:.1f} images/s"
+                + (f", {lost} tiles unreadable" if lost else "")
+                + (f", {trapped} classes predicted always or never" if trapped else "")
+            )
 
 
 def _finish(
-    setup: Setup,
-    run: Run,
-    tracker: tracking.Tracker,
-    spent: list[dict[str, Any]],
-    tested: tuple["Finding", ...],
+    setup: Setup, run: Run, tracker: tracking.Tracker, tested: tuple["Finding", ...]
 ) -> Outcome:
-    """Write the products of a trained run from its state; `spent`: rows of this attempt."""
+    """Write the products of a trained run from its state."""
     from satray.report.curves import curves
     from satray.train import range_test
     from satray.train.products import bundle, unreadable
@@ -144,80 +138,65 @@ def _finish(
         kept = checkpoints.best_of(run.storage, run.state)
     if latest is None or kept is None:
         raise TrainingError("training ended without a checkpoint")
-    rows, averaged, plan = latest.history, latest.averaged, setup.plan
-    best = max(reversed(rows), key=lambda row: checkpoints.score(row, setup.best))
-    last = rows[-1]
+    rows, plan, classes = latest.history, setup.plan, setup.index.meta.classes
+    best, last = max(reversed(rows), key=lambda row: checkpoints.score(row, setup.best)), rows[-1]
     calibration = calibrate_on(setup, kept.predictions)
     for name, data in bundle(setup, run, kept, calibration).items():
         run.publish(f"bundle/{name}", data)
     run.publish("history.parquet", tracking.parquet(rows), rows=len(rows))
-    shown = "map" if setup.best == "loss" else setup.best
     title = f"{run.run_id}: {setup.variant_name}"
     stages = [(stage.first_step * plan.global_batch, stage.number) for stage in plan.stages]
     each = max(1, plan.total_steps // POINTS)
     steps = sorted({*range(0, plan.total_steps, each), plan.total_steps - 1})
     rates = [((step + 1) * plan.global_batch, plan.learning_rate(step)) for step in steps]
-    mark = kept.samples_seen if kept.kind == "checkpoint" else None
-    run.publish("curves.png", curves(rows, shown, title, mark, rates, stages))
+    shown = "map" if setup.best == "loss" else setup.best
+    run.publish("curves.png", curves(rows, shown, title, kept.samples_seen, rates, stages))
     tracker.publish(rows)
     if lost := sum(map(len, latest.lost.values())):
         run.publish("unreadable.parquet", unreadable(setup, latest.lost), rows=lost)
-    seen = kept.predictions
-    trap = watch(seen.logits_NK, seen.labels_NK, setup.index.meta.classes, setup.task)
+    if tested:
+        picture = range_test.picture(tested, f"{title}: range test before training")
+        run.publish("landscape.png", picture)
+    trap = watch(kept.predictions.logits_NK, kept.predictions.labels_NK, classes, setup.task)
+    speed = tracking.throughput(rows)
     figures = {
         "best_by": setup.best,
         "warnings": list(trap.warnings()),
         "watch": {"always": list(trap.always), "never": list(trap.never)},
         "best": tracking.nested(best),
         "last": tracking.nested(last),
-        "images_per_second": tracking.throughput(rows),
+        "images_per_second": speed,
         "skipped_steps": sum(row["skipped"] for row in rows),
         "bundle": {
-            "weights_of": kept.kind,
             "precision": kept.precision,
             "validation": tracking.nested(kept.validation),
         },
         "calibration": calibration.report,
+        "range_tests": [each.figures() for each in tested],
     }
-    if averaged is not None:
-        figures["swa"] = tracking.nested(averaged)
-    if tested:
-        figures["range_tests"] = [each.figures() for each in tested]
-        picture_of_tests = range_test.picture(tested, f"{title}: range test before training")
-        run.publish("landscape.png", picture_of_tests)
     run.publish("metrics.json", to_json(figures))
-    _account(run, spent)
     return Outcome(
         counts={
             "train_tiles": setup.train_tiles,
             "val_tiles": setup.val_tiles,
-            "classes": len(setup.index.meta.classes),
+            "classes": len(classes),
             "pseudo_epochs": len(rows),
             "samples": last["samples_seen"],
             "unreadable_tiles": lost,
         },
         metrics={name: kept.validation[name] for name in HEADLINES}
-        | {"images_per_second": tracking.throughput(rows), "best_by": setup.best},
+        | {"images_per_second": speed, "best_by": setup.best},
         summary=(
-            *_summary(setup, best, rows),
-            *([_average_line(setup, kept.kind, averaged, best)] if plan.snapshots else []),
+            f"best by {setup.best}: pseudo-epoch {best['pseudo_epoch'] + 1} of {len(rows)}, mAP "
+            f"{said(best['map'])} over {best['classes_counted']:.0f} of {len(classes)} classes, "
+            f"AUC {said(best['auc'])}",
+            f"accuracy {said(best['accuracy'])}, of the majority class "
+            f"{said(best['baseline_accuracy'])}; validation loss {said(best['val_loss'])}",
+            f"{speed:.1f} images a second (satray {__version__})",
             *(each.line() for each in tested),
             calibration.line(),
             *trap.warnings(),
         ),
-    )
-
-
-def _average_line(
-    setup: Setup, kind: str, averaged: dict[str, Any] | None, best: dict[str, Any]
-) -> str:
-    """What became of the average of weights."""
-    name = "val_loss" if setup.best == "loss" else setup.best
-    found = "not finite" if averaged is None else said(averaged[name])
-    taken = "the average" if kind == "swa" else "the best checkpoint"
-    return (
-        f"average of {len(setup.plan.snapshots)} snapshots: {name} {found}, best checkpoint "
-        f"{said(best[name])}; the bundle is {taken}"
     )
 
 
@@ -232,22 +211,4 @@ def calibrate_on(setup: Setup, predictions: "Predictions") -> Calibration:
         setup.task,
         setup.recipe.calibrate,
         setup.recipe.seed,
-    )
-
-
-def _account(run: Run, rows: list[dict[str, Any]]) -> None:
-    """Take the workers' seconds of this attempt out of the driver's wait for them."""
-    spent = tracking.seconds(rows)
-    around = run.seconds.get("starting and saving", 0.0) - sum(spent.values())
-    run.seconds.update(spent, **{"starting and saving": max(0.0, around)})
-
-
-def _summary(setup: Setup, best: dict[str, Any], rows: Any) -> tuple[str, ...]:
-    counted = f"{best['classes_counted']:.0f} of {len(setup.index.meta.classes)} classes"
-    return (
-        f"best by {setup.best}: pseudo-epoch {best['pseudo_epoch'] + 1} of {len(rows)}, "
-        f"mAP {said(best['map'])} over {counted}, AUC {said(best['auc'])}",
-        f"accuracy {said(best['accuracy'])}, of the majority class "
-        f"{said(best['baseline_accuracy'])}; validation loss {said(best['val_loss'])}",
-        f"{tracking.throughput(rows):.1f} images a second (satray {__version__})",
     )

@@ -10,7 +10,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from satray.config.train import TrainRecipe
 from satray.data.augment import flip_at_random
 from satray.errors import TrainingError
-from satray.train.averages import Averages, renew_statistics
+from satray.train.average import MovingAverage
 from satray.train.checkpoints import TrainState
 from satray.train.evaluation import Predictions, evaluate, within_budget
 from satray.train.losses import make_loss
@@ -31,7 +31,7 @@ from satray.train.optim import make_optimizer, parameter_groups, set_dropout
 from satray.train.parallel import rank
 from satray.train.plan import PlannedStage, TrainingPlan
 from satray.train.state import determinism, model_state, seed_torch
-from satray.train.step import Batch, Inputs, Results, TrainInput, TrainStep, ahead, inputs_of
+from satray.train.step import Batch, Results, TrainInput, TrainStep, ahead, inputs_of
 
 Batches = Callable[[int], Iterator[Batch]]
 """Pseudo-epoch -> this worker's batches of it, each of `plan.local_batch` tiles."""
@@ -53,7 +53,7 @@ class Loop:
         network: logits_BK from x_BCSS, with `set_trainable(stage.trainable)`. It is changed in
             place.
         plan: steps, stages and evaluations.
-        recipe: optimiser, loss, averages, precision and the like.
+        recipe: optimiser, loss, average, precision and the like.
         task: `binary`, `multilabel` or `multiclass`.
         classes: names, in the order of the logits.
         train_input: from stored values to the network's input, what is drawn included.
@@ -95,7 +95,7 @@ class Loop:
         # Channels last: 1.2 times as fast as planar on CPUs (ResNet-18, 128 px), and what GPUs
         # want for bf16.
         network.to(self._device).to(memory_format=cast(Any, torch.channels_last))
-        self._averages = Averages(network, recipe.average)
+        self._average = MovingAverage(network, recipe.average.ema)
         self._mixing = Mixing.of(recipe.augment, recipe.seed)
         self._stage: PlannedStage | None = None
         self._optimizer: torch.optim.Optimizer
@@ -104,15 +104,13 @@ class Loop:
         """Pseudo-epochs done."""
         self.history: tuple[Row, ...] = ()
         """A row of each."""
-        self.averaged: Row | None = None
-        """Evaluation of the average of snapshots, where it is made and finite."""
         if state is not None:
             with self._apart():
                 self._restore(state)
 
     @property
     def done(self) -> bool:
-        """Whether the plan is; `average` may be left to do."""
+        """Whether the plan is."""
         return self.pseudo_epoch >= self._plan.pseudo_epochs
 
     def step(
@@ -139,49 +137,15 @@ class Loop:
                 logit that is not; batches that end early; more unreadable tiles than the recipe's
                 `error_budget` allows, or no validation tile that can be read.
         """
-        pseudo_epoch = self.pseudo_epoch
         with self._apart():
-            row = self._train(pseudo_epoch, train_batches(pseudo_epoch))
+            row = self._train(train_batches(self.pseudo_epoch))
             began = time.perf_counter()
-            self._averages.share()
-            found, predictions = self._evaluate(self._averages.kept, val_batches, pseudo_epoch)
+            self._average.share()
+            found, predictions = self._evaluate(val_batches())
         row |= found | {"seconds_evaluate": time.perf_counter() - began}
         self.pseudo_epoch += 1
         self.history = (*self.history, row)
         return row, predictions
-
-    def average(
-        self, train_batches: Batches, val_batches: Callable[[], Iterator[Batch]]
-    ) -> tuple[dict[str, Tensor], Predictions | None]:
-        """When the plan is done: the mean of the snapshots' weights (Izmailov et al., UAI 2018).
-
-        Their batch statistics are renewed by a pass over the train split, drawn for the
-        pseudo-epoch after the last. `averaged` is then its evaluation, unless that fails: the
-        average may be bad where no checkpoint is.
-
-        Args:
-            train_batches: asked for one pass, where the network has live batch statistics.
-            val_batches: as of `step`.
-
-        Returns:
-            State dict, and on rank 0 the validation logits.
-        """
-        plan, swa = self._plan, self._averages.swa
-        assert swa is not None, "average.swa"
-        network: Any = swa.module
-        predictions: Predictions | None = None
-
-        def inputs() -> Iterator[Tensor]:
-            for each in self._inputs(train_batches(plan.pseudo_epochs), plan.pseudo_epochs):
-                readable = torch.from_numpy(np.flatnonzero(each.valid)).to(self._device)
-                yield each.x_BCSS[readable]
-
-        with self._apart(), suppress(TrainingError):
-            network.set_trainable(plan.stages[-1].options.trainable)
-            renew_statistics(network, inputs)
-            self.averaged, predictions = self._evaluate(network, val_batches, plan.pseudo_epochs)
-        self.pseudo_epoch += 1
-        return model_state(network), predictions
 
     def state(self) -> TrainState:
         """The run after the pseudo-epochs that are done; its tensors are the live ones."""
@@ -190,19 +154,17 @@ class Loop:
             model=model_state(self._network),
             optimizer={} if self._stage is None else self._optimizer.state_dict(),
             history=self.history,
-            averages=self._averages.state(),
-            averaged=self.averaged,
+            average=self._average.state(),
         )
 
     def kept(self) -> dict[str, Tensor]:
         """State dict of what was evaluated last; live tensors."""
-        return model_state(self._averages.kept)
+        return model_state(self._average.kept)
 
     def _restore(self, state: TrainState) -> None:
         self._network.load_state_dict(state.model)
-        self._averages.restore(state.averages)
+        self._average.restore(state.average)
         self.pseudo_epoch, self.history = state.pseudo_epoch, state.history
-        self.averaged = state.averaged
         if self.done:
             return
         step = self._plan.ends[state.pseudo_epoch - 1]
@@ -218,8 +180,8 @@ class Loop:
         set_trainable(stage.options.trainable)
         network.zero_grad(set_to_none=True)
         network.train()
-        self._averages.settle()
-        self._averages.begin()
+        self._average.settle()
+        self._average.begin()
         set_dropout(network, stage.dropout)
         groups = parameter_groups(network, stage.options.layer_decay)
         self._optimizer = make_optimizer(recipe.optimizer, groups)
@@ -235,26 +197,23 @@ class Loop:
         )
         self._stage = stage
 
-    def _inputs(self, batches: Iterator[Batch], pseudo_epoch: int) -> Iterator[Inputs]:
-        make, device = self._train_input, self._device
-        return (inputs_of(batch, make, device, pseudo_epoch, self._mixing) for batch in batches)
-
-    def _train(self, pseudo_epoch: int, batches: Iterator[Batch]) -> Row:
+    def _train(self, batches: Iterator[Batch]) -> Row:
         """Train for one pseudo-epoch: its part of the row."""
-        plan, batch = self._plan, self._plan.global_batch
-        steps = plan.steps_in(pseudo_epoch)
-        first = plan.ends[pseudo_epoch] - steps
+        plan, batch, pseudo_epoch = self._plan, self._plan.global_batch, self.pseudo_epoch
+        steps, end = plan.steps_in(pseudo_epoch), plan.ends[pseudo_epoch]
+        first = end - steps
         seed_torch(self._recipe.seed, pseudo_epoch, rank())
         self._network.train()
-        self._averages.begin()
-        inputs = ahead(self._inputs(islice(batches, steps), pseudo_epoch), self._device)
+        self._average.begin()
+        given = (self._train_input, self._device, pseudo_epoch, self._mixing)
+        inputs = ahead((inputs_of(each, *given) for each in islice(batches, steps)), self._device)
         results = Results(self._device)
         taken: list[list[float]] = []
         """Of each step: sum of losses, readable tiles, whether it was not finite."""
         most = min(SKIPS, steps)
         began = shown = time.perf_counter()
         waited = 0.0
-        for step in range(first, first + steps):
+        for step in range(first, end):
             asked = time.perf_counter()
             batch_now = next(inputs, None)
             if not results.busy:
@@ -268,18 +227,21 @@ class Loop:
                 if step > first:
                     # Wrapping broadcasts rank 0's buffers; what the others saw in this
                     # pseudo-epoch counts too. At its start all ranks have the same.
-                    self._averages.share()
+                    self._average.share()
                 self._enter(stage)
             results.add(self._step(batch_now, plan.learning_rate(step), plan.momentum(step)))
-            self._averages.update()
-            if step + 1 in plan.snapshots:
-                self._averages.snapshot()
-            for result in results.ready(wait=step + 1 == first + steps):
+            self._average.update()
+            for result in results.ready(wait=step + 1 == end):
                 taken.append(result)
                 if result[-1]:
-                    self._averages.mend()
+                    self._average.mend()
                 if len(taken) >= most and all(bad for *_, bad in taken[-most:]):
-                    raise self._not_finite(most, step)
+                    raise TrainingError(
+                        f"{most} steps in a row had a loss or a gradient that is not finite, the "
+                        f"last at sample {(step + 1) * batch:,} (learning rate "
+                        f"{plan.learning_rate(step):.3g}); the last checkpoint stays. A lower "
+                        f"stages[{stage.number}].learning_rate may help"
+                    )
             if self._progress is not None and time.perf_counter() - shown >= TELL:
                 shown = time.perf_counter()
                 now = {
@@ -293,7 +255,6 @@ class Loop:
         where = f"pseudo-epoch {pseudo_epoch + 1}"
         within_budget(unreadable, steps * batch, where, self._recipe.error_budget)
         spent = time.perf_counter() - began
-        end = first + steps
         stage = plan.stage_at(end - 1)
         return {
             "pseudo_epoch": pseudo_epoch,
@@ -311,36 +272,23 @@ class Loop:
             "seconds_compute": spent - waited,
         }
 
-    def _evaluate(
-        self, network: nn.Module, batches: Callable[[], Iterator[Batch]], pseudo_epoch: int
-    ) -> tuple[Row, Predictions | None]:
-        recipe = self._recipe
+    def _evaluate(self, batches: Iterator[Batch]) -> tuple[Row, Predictions | None]:
+        recipe, device, pseudo_epoch = self._recipe, self._device, self.pseudo_epoch
 
-        def make(
-            stored: Tensor, rows: NDArray[np.int64], _: NDArray[np.int64], pseudo_epoch: int
-        ) -> Tensor:
+        def make(stored: Tensor, rows: NDArray[np.int64], *_: Any) -> Tensor:
             x_BCSS = self._eval_input(stored)
             if not recipe.input.evaluate_flip:
                 return x_BCSS
             return flip_at_random(x_BCSS, rows, pseudo_epoch, recipe.seed)
 
         return evaluate(
-            network,
-            (inputs_of(batch, make, self._device, pseudo_epoch) for batch in batches()),
-            self._device,
+            self._average.kept,
+            (inputs_of(batch, make, device) for batch in batches),
+            device,
             task=self._task,
             classes=self._classes,
             error_budget=recipe.error_budget,
             bf16=self.precision == "bf16",
-        )
-
-    def _not_finite(self, steps: int, step: int) -> TrainingError:
-        stage = self._plan.stage_at(step)
-        return TrainingError(
-            f"{steps} steps in a row had a loss or a gradient that is not finite, the last at "
-            f"sample {(step + 1) * self._plan.global_batch:,} (learning rate "
-            f"{self._plan.learning_rate(step):.3g}); the last checkpoint stays. A lower "
-            f"stages[{stage.number}].learning_rate may help"
         )
 
     @contextmanager

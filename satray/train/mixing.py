@@ -33,10 +33,8 @@ class Mixing:
 
     mixup: float = 0.0
     """Alpha of mixup; 0: none."""
-
     cutmix: float = 0.0
     """Alpha of cutmix; 0: none. With both, half of the tiles get each, by chance."""
-
     seed: int = 0
     """Of all draws."""
 
@@ -71,8 +69,12 @@ class Mixing:
         """
         height, width = x_BCHW.shape[2:]
         paired_B: NDArray[Any] = valid & np.roll(valid, -1)
-        cut_B = self._cut(rows, pseudo_epoch) & paired_B
-        blended_B = np.where(paired_B & ~cut_B, self._shares(rows, pseudo_epoch), 1.0)
+        cut_B = paired_B & (self.cutmix > 0)
+        if self.mixup and self.cutmix:
+            cut_B &= self._even(_WHICH, rows, pseudo_epoch) < 0.5
+        # Pairs are symmetric, so that the tile may always be the main one of its blend.
+        share_B = self._beta(self.mixup, _MIXUP, rows, pseudo_epoch)
+        blended_B = np.where(paired_B & ~cut_B, np.maximum(share_B, 1 - share_B), 1.0)
         box_4B = self._boxes(rows, pseudo_epoch, height, width) * cut_B
         top_B, left_B, bottom_B, right_B = box_4B
         kept_B = blended_B - (bottom_B - top_B) * (right_B - left_B) / (height * width)
@@ -89,20 +91,6 @@ class Mixing:
             x_BCHW = torch.where(inside(drawn_6B[2:], height, width), others_BCHW, x_BCHW)
         mixed_BK = torch.lerp(labels_BK.roll(-1, dims=0), labels_BK, kept_B1.to(labels_BK))
         return x_BCHW, mixed_BK
-
-    def _cut(self, rows: NDArray[np.int64], pseudo_epoch: int) -> NDArray[np.bool_]:
-        """Whether a tile is for cutmix, not for mixup."""
-        if not self.mixup or not self.cutmix:
-            return np.full(len(rows), self.cutmix > 0)
-        return self._even(_WHICH, rows, pseudo_epoch) < 0.5
-
-    def _shares(self, rows: NDArray[np.int64], pseudo_epoch: int) -> NDArray[np.float64]:
-        """Mixup's share of each tile in its blend: max(l, 1 - l) of l ~ Beta(alpha, alpha).
-
-        Pairs are symmetric, so that the tile may always be the main one.
-        """
-        share_B = self._beta(self.mixup, _MIXUP, rows, pseudo_epoch)
-        return np.maximum(share_B, 1 - share_B)
 
     def _boxes(
         self, rows: NDArray[np.int64], pseudo_epoch: int, height: int, width: int

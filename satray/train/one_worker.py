@@ -35,19 +35,14 @@ class Worker:
 
     setup: Setup
     """The run, resolved, without its index's table."""
-
     train: TileSource
     """The train split."""
-
     network: Network
     """With its first weights, on the device; to be copied."""
-
     device: torch.device
     """A GPU, or the CPU."""
-
     bf16: bool
     """Whether to autocast to bfloat16."""
-
     tell: Callable[[str], None]
     """Shows how far the work is."""
 

@@ -18,19 +18,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from satray.config.stages import StageOptions
-from satray.config.train import AverageOptions, TrainRecipe
+from satray.config.train import TrainRecipe
 from satray.data.order import TrainOrder
 from satray.errors import InputError
 from satray.train.imbalance import repeat_factors
-from satray.train.schedules import (
-    Span,
-    cycle_ends,
-    learning_rate,
-    momentum,
-    schedule_note,
-    warmup_steps,
-    whole_steps,
-)
+from satray.train.schedules import Span, learning_rate, momentum, warmup_steps, whole_steps
 
 
 @dataclass(frozen=True)
@@ -39,19 +31,14 @@ class PlannedStage:
 
     number: int
     """0 for the first stage."""
-
     options: StageOptions
     """The stage as the recipe has it."""
-
     first_step: int
     """Steps of the run before this stage."""
-
     span: Span
     """How long it is."""
-
     peak: float | None
     """Its highest learning rate; None until the range test of `learning_rate: auto` has run."""
-
     dropout: float
     """Share of the pooled features that is dropped."""
 
@@ -67,27 +54,14 @@ class TrainingPlan:
 
     train_rows: int
     """Tiles in the train split."""
-
     workers: int
     """Processes that share each batch."""
-
     global_batch: int
     """Tiles a step, over all workers."""
-
     steps_per_pseudo_epoch: float
     """Steps between evaluations as a mean; two pseudo-epochs may differ by a step."""
-
     stages: tuple[PlannedStage, ...]
     """In order; each starts where the one before it ends."""
-
-    accumulate: int = 1
-    """Parts that each worker's share of a batch goes through the network in."""
-
-    snapshots: tuple[int, ...] = ()
-    """Steps of the run after which weights are averaged (`average.swa`), rising."""
-
-    warnings: tuple[str, ...] = ()
-    """What is allowed but probably not meant; one line each."""
 
     @property
     def local_batch(self) -> int:
@@ -95,19 +69,9 @@ class TrainingPlan:
         return self.global_batch // self.workers
 
     @property
-    def micro_batch(self) -> int:
-        """Tiles that go through a worker's network at once, which is what batch norms see."""
-        return self.local_batch // self.accumulate
-
-    @property
     def samples_per_pseudo_epoch(self) -> int:
         """Samples between evaluations, over all workers, as a mean."""
         return round(self.steps_per_pseudo_epoch * self.global_batch)
-
-    @property
-    def renewal_steps(self) -> int:
-        """Steps past the end that read train tiles for batch statistics of the average: a pass."""
-        return self.train_rows // self.global_batch if self.snapshots else 0
 
     @property
     def total_steps(self) -> int:
@@ -147,32 +111,23 @@ class TrainingPlan:
                 f"{stage.span.steps * self.global_batch:,} samples, {options.schedule.name}, "
                 f"highest learning rate {rate}{slower}"
             )
-        if self.snapshots:
-            seen = ", ".join(f"{step * self.global_batch:,}" for step in self.snapshots)
-            lines.append(f"weights after {seen} samples are averaged at the end")
         return tuple(lines)
 
     def steps_in(self, pseudo_epoch: int) -> int:
-        """Steps of a pseudo-epoch (0 is the first); past the last, `renewal_steps`."""
-        if pseudo_epoch == self.pseudo_epochs:
-            return self.renewal_steps
+        """Steps of a pseudo-epoch (0 is the first)."""
         before = self.ends[pseudo_epoch - 1] if pseudo_epoch else 0
         return self.ends[pseudo_epoch] - before
 
     def stage_at(self, step: int) -> PlannedStage:
         """The stage that a step (0 is the first of the run) belongs to."""
-        for stage in self.stages:
-            if stage.first_step <= step < stage.end_step:
-                return stage
-        raise ValueError(f"step {step} lies outside a run of {self.total_steps} steps")
+        return next(stage for stage in self.stages if step < stage.end_step)
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of a step (0 is the first of the run), once all are found."""
         stage = self.stage_at(step)
         assert stage.peak is not None, "a range test finds it: with_rates"
-        return learning_rate(
-            stage.options.schedule, stage.peak, step - stage.first_step, stage.span
-        )
+        schedule = stage.options.schedule
+        return learning_rate(schedule, stage.peak, step - stage.first_step, stage.span)
 
     def momentum(self, step: int) -> float | None:
         """Momentum (Adam: beta1) of a step, or None where its schedule does not cycle it."""
@@ -223,15 +178,25 @@ def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> Trainin
         raise InputError(
             f"pseudo_epoch={samples}: shorter than one batch of {batch}; take at least {batch}"
         )
-    each, exact_end = samples / batch, 0.0
+    each, first, over = samples / batch, 0, 0.0
     stages: list[PlannedStage] = []
-    warnings: list[str] = []
     for number, options in enumerate(recipe.stages):
-        first, exact_first = stages[-1].end_step if stages else 0, exact_end
-        length = options.pseudo_epochs * each
-        exact_end += length if options.samples is None else options.samples / batch
-        span = Span(whole_steps(exact_end) - first, each, exact_first - first)
-        _check(options, number, batch, span)
+        length = options.pseudo_epochs if options.samples is None else options.samples / samples
+        over += length * each
+        span = Span(whole_steps(over) - first, length)
+        if span.steps < 1:
+            key, least = "samples", f"{batch}"
+            if options.samples is None:
+                key, least = "pseudo_epochs", f"{1 / each:.3g}"
+            raise InputError(
+                f"stages[{number}].{key}={getattr(options, key):g}: less than one batch; take at "
+                f"least {least}"
+            )
+        if warmup_steps(options.schedule, span) >= span.steps:
+            raise InputError(
+                f"stages[{number}].schedule.warmup={options.schedule.warmup:g} pseudo-epochs: not "
+                f"shorter than its stage of {length:.3g}; take less, or a longer stage"
+            )
         rate, dropout = options.learning_rate, options.dropout
         stages.append(
             PlannedStage(
@@ -243,71 +208,18 @@ def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> Trainin
                 dropout=recipe.dropout if dropout is None else dropout,
             )
         )
-        if note := schedule_note(options.schedule, span):
-            warnings.append(f"stages[{number}].schedule: {note}")
-    plan = TrainingPlan(
-        train_rows=train_rows,
-        workers=workers,
-        global_batch=batch,
-        steps_per_pseudo_epoch=each,
-        stages=tuple(stages),
-        accumulate=recipe.accumulate,
-        warnings=tuple(warnings),
-    )
-    return replace(plan, snapshots=_snapshots(plan, recipe.average))
+        first += span.steps
+    return TrainingPlan(train_rows, workers, batch, each, tuple(stages))
 
 
 def train_order(recipe: TrainRecipe, plan: TrainingPlan, labels_NK: NDArray[Any]) -> TrainOrder:
-    """Rows of each pseudo-epoch, and after the last those that renew batch statistics.
+    """Rows of each pseudo-epoch.
 
     Args:
         recipe: seed, shuffling, class-aware sampling.
         plan: of the run.
         labels_NK: 0 or 1, of the train split.
     """
-    steps = (*plan.ends, plan.total_steps + plan.renewal_steps)
-    ends = tuple(step * plan.global_batch for step in dict.fromkeys(steps))
+    ends = tuple(step * plan.global_batch for step in plan.ends)
     repeats = repeat_factors(labels_NK, recipe.repeat)
     return TrainOrder(len(labels_NK), ends, recipe.seed, recipe.shuffle, repeats)
-
-
-def _snapshots(plan: TrainingPlan, options: AverageOptions) -> tuple[int, ...]:
-    """Steps after which weights are averaged; the last `options.most`.
-
-    They are the cycle ends of the stages that train what the last stage trains: weights from
-    before something was thawed have no place in an average with those from after. Where there
-    are not two of them, pseudo-epoch ends past `options.start` of the run.
-    """
-    if not options.swa:
-        return ()
-    last = plan.stages[-1].options.trainable
-    steps = [
-        stage.first_step + end
-        for stage in plan.stages
-        if stage.options.trainable == last
-        for end in cycle_ends(stage.options.schedule, stage.span)
-    ]
-    if len(steps) < 2:
-        steps = [
-            end
-            for end in plan.ends
-            if end > options.start * plan.total_steps
-            and plan.stage_at(end - 1).options.trainable == last
-        ]
-    return tuple(sorted(set(steps)))[-options.most :]
-
-
-def _check(options: StageOptions, number: int, batch: int, span: Span) -> None:
-    """Refuse a stage without a step, or without room for more than its warm-up."""
-    if span.steps < 1:
-        if options.samples is not None:
-            length, least = f"samples={options.samples}", f"{batch}"
-        else:
-            length = f"pseudo_epochs={options.pseudo_epochs:g}"
-            least = f"{1 / span.steps_per_pseudo_epoch:.3g}"
-        raise InputError(f"stages[{number}].{length}: less than one batch; take at least {least}")
-    if warmup_steps(options.schedule, span) >= span.steps:
-        raise InputError(
-            f"stages[{number}].schedule.warmup={options.schedule.warmup:g} pseudo-epochs: not "
-            f"shorter than its stage of {span.pseudo_epochs:.3g}; take less, or a longer stage"
-        )

@@ -60,7 +60,6 @@ def bundle(setup: Setup, run: Run, kept: Kept, calibration: Calibration) -> dict
             "satray": __version__,
             "validation": finite(nested(kept.validation)),
             "calibration": calibration.origin(),
-            "weights_of": kept.kind,
         },
         units=meta.units_of(setup.bands),
     )

@@ -42,19 +42,19 @@ _STREAM = 3001
 """Keeps the sweeps' generators apart from training's."""
 
 
+# Arithmetic
+
+
 @dataclass(frozen=True)
 class Curve:
     """One sweep; it ends where the loss burst."""
 
     learning_rates: tuple[float, ...]
     """Learning rate of each step."""
-
     losses: tuple[float, ...]
     """Loss of each step, before its update; finite."""
-
     smoothed: tuple[float, ...]
     """Debiased moving average of the losses."""
-
     steps: int
     """Steps that were planned."""
 
@@ -65,10 +65,8 @@ class Suggestions:
 
     valley: float
     """Half of the way along the longest fall of the loss (fastai's default)."""
-
     steep: float
     """Where the loss falls fastest by the logarithm of the rate."""
-
     minimum: float
     """A tenth of the rate at which the loss is lowest."""
 
@@ -93,22 +91,15 @@ class Finding:
 
     stage: int
     """0 for the first of the recipe's."""
-
     trainable: str
     """What was trained."""
-
     curves: tuple[Curve, ...]
     """One a seed."""
 
     @property
-    def by_seed(self) -> tuple[Suggestions, ...]:
-        """What each curve suggests; raises TrainingError."""
-        return tuple(suggest(curve) for curve in self.curves)
-
-    @property
     def suggestions(self) -> Suggestions:
-        """The median over the seeds, halfway on a logarithmic scale."""
-        logarithms = np.log([list(asdict(each).values()) for each in self.by_seed])
+        """The median over the seeds, halfway on a logarithmic scale; raises TrainingError."""
+        logarithms = np.log([list(asdict(suggest(curve)).values()) for curve in self.curves])
         return Suggestions(*np.exp(np.median(logarithms, axis=0)).tolist())
 
     @property
@@ -116,19 +107,12 @@ class Finding:
         """What `auto` takes."""
         return self.suggestions.chosen
 
-    @property
-    def where(self) -> str:
-        """The stage in words."""
-        return f"stages[{self.stage}] ({self.trainable})"
-
     def line(self) -> str:
         """All that matters in one line."""
-        found = asdict(self.suggestions)
-        shown = ", ".join(f"{name} {rate:.2g}" for name, rate in found.items())
-        kept = "" if self.learning_rate == found["valley"] else ", the valley kept within bounds"
+        shown = ", ".join(f"{name} {rate:.2g}" for name, rate in asdict(self.suggestions).items())
         return (
-            f"range test of {self.where}: {shown} (median of {counted(len(self.curves), 'seed')}); "
-            f"learning rate {self.learning_rate:.3g}{kept}"
+            f"range test of stages[{self.stage}] ({self.trainable}): {shown} (median of "
+            f"{counted(len(self.curves), 'seed')}); learning rate {self.learning_rate:.3g}"
         )
 
     def figures(self) -> dict[str, Any]:
@@ -139,93 +123,83 @@ class Finding:
             "learning_rate": self.learning_rate,
             "bounds": list(self.suggestions.bounds),
             **asdict(self.suggestions),
-            "seeds": [asdict(each) for each in self.by_seed],
+            "seeds": [asdict(suggest(curve)) for curve in self.curves],
         }
 
 
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
 
 
-# The job
+def sweep(take: Callable[[float], float], options: RangeOptions) -> Curve:
+    """Step while the learning rate grows from `lowest` to `highest`, and give the losses met.
+
+    It ends where a loss is not finite, or where the smoothed loss is `BURST` times its best.
+
+    Args:
+        take: takes a step at a learning rate, and gives the loss before it.
+        options: rates and steps.
+    """
+    rates = np.geomspace(options.lowest, options.highest, options.steps).tolist()
+    losses: list[float] = []
+    smoothed: list[float] = []
+    total = 0.0
+    for step, rate in enumerate(rates, 1):
+        loss = take(rate)
+        if not math.isfinite(loss):
+            break
+        total = SMOOTHING * total + (1 - SMOOTHING) * loss
+        losses.append(loss)
+        smoothed.append(total / (1 - SMOOTHING**step))  # unbiased, as Adam's moments
+        if smoothed[-1] > BURST * min(smoothed):
+            break
+    return Curve(tuple(rates[: len(losses)]), tuple(losses), tuple(smoothed), options.steps)
 
 
-def read(recipe: LandscapeRecipe, storage: Storage) -> Setup:
-    """Index and weight files, and what the recipe makes of them.
+def suggest(curve: Curve) -> Suggestions:
+    """What one curve suggests.
 
     Raises:
-        InputError: what `train` would refuse too, or no such stage.
+        TrainingError: too few points are left between its first tenth and its last five.
     """
-    setup = setup_of(recipe, storage)
-    stages = len(setup.recipe.stages)
-    if recipe.stage >= stages:
-        raise InputError(
-            f"stage={recipe.stage}: the recipe has {counted(stages, 'stage')}; "
-            f"accepted: {'0' if stages == 1 else f'0 to {stages - 1}'}"
+    kept = slice(curve.steps // 10, -LAST)
+    x, y = np.array(curve.learning_rates[kept]), np.array(curve.smoothed[kept])
+    if len(x) < FEWEST:
+        raise TrainingError(
+            f"range test: the loss burst after {len(curve.losses)} of {curve.steps} batches, too "
+            "early to suggest anything; take a smaller landscape.lowest"
         )
-    return setup
-
-
-def plan(recipe: LandscapeRecipe, setup: Setup, storage: Storage) -> list[str]:
-    """What would be done.
-
-    Raises:
-        InputError: a stage that cannot be trained, or weights that do not fit the network.
-    """
-    from satray.train.initial import prepared
-
-    wanted = recipe.landscape
-    _, loaded = prepared(setup, storage)
-    samples = wanted.seeds * wanted.steps * recipe.batch
-    return [
-        *setup.lines,
-        *loaded,
-        f"range test of stages[{recipe.stage}] ({setup.recipe.stages[recipe.stage].trainable}): "
-        f"{counted(wanted.seeds, 'sweep')} of {wanted.steps} batches of {recipe.batch}, learning "
-        f"rate {wanted.lowest:g} to {wanted.highest:g}; up to {samples:,} samples, "
-        f"{samples / setup.train_tiles:.1f} times the train split",
-        *unchanged(setup, storage),
-    ]
-
-
-def work(recipe: LandscapeRecipe, setup: Setup, run: Run) -> Outcome:
-    """Sweep; publish `landscape.parquet`, `landscape.png` and `metrics.json`."""
-    from satray.train.initial import prepare
-
-    setup, weights = prepare(setup, run)
-    (finding,) = explore(setup, run, weights, (recipe.stage,))
-    table = [
-        {"seed": seed, "step": step, "learning_rate": rate, "loss": loss, "smoothed": smoothed}
-        for seed, curve in enumerate(finding.curves)
-        for step, (rate, loss, smoothed) in enumerate(
-            zip(curve.learning_rates, curve.losses, curve.smoothed, strict=True)
-        )
-    ]
-    run.publish("landscape.parquet", parquet(table), rows=len(table))
-    title = f"{run.run_id}: learning-rate landscape of {setup.variant_name}"
-    run.publish("landscape.png", picture((finding,), title))
-    figures = finding.figures()
-    run.publish("metrics.json", to_json(figures))
-    return Outcome(
-        counts={
-            "train_tiles": setup.train_tiles,
-            "sweeps": len(finding.curves),
-            "batches": len(table),
-            "samples": len(table) * recipe.batch,
-        },
-        metrics={name: figures[name] for name in ("valley", "steep", "minimum", "learning_rate")},
-        summary=(
-            finding.line(),
-            f"use stages.{recipe.stage}.learning_rate={finding.learning_rate:.2g}, or cycle "
-            f"between a quarter of it and it: landscape.png, landscape.parquet",
-        ),
+    slope = np.diff(y) / np.diff(np.log(x))
+    return Suggestions(
+        valley=float(x[valley_index(y)]),
+        steep=float(x[int(slope.argmin())]),
+        minimum=float(x[int(y.argmin())] / 10),
     )
+
+
+def valley_index(losses: Sequence[float] | NDArray[np.float64]) -> int:
+    """Where fastai's `valley` lies: in the longest falling subsequence that ends earliest.
+
+    The window of a subsequence of L points that ends at e starts at e - L; the point is
+    start + L // 3 + L // 6.
+    """
+    longest = np.ones(len(losses), dtype=np.int64)
+    values = np.asarray(losses, dtype=np.float64)
+    for i in range(1, len(values)):
+        before = longest[:i][values[:i] > values[i]]
+        if len(before):
+            longest[i] = before.max() + 1
+    end = int(longest.argmax())
+    length = int(longest[end])
+    if length == 1:  # nothing falls
+        return 0
+    return max(0, end - length + int(length / 3) + int(length / 6))
 
 
 def picture(findings: Sequence[Finding], title: str) -> bytes:
     """`landscape.png`."""
     panels = [
         Panel(
-            title=finding.where,
+            title=f"stages[{finding.stage}] ({finding.trainable})",
             curves=[(c.learning_rates, c.losses, c.smoothed) for c in finding.curves],
             suggestions=asdict(finding.suggestions),
             chosen=finding.learning_rate,
@@ -281,27 +255,23 @@ def explore(setup: Setup, run: Run, initial: str, stages: Sequence[int]) -> tupl
     kept = join(run.state, FILE)
     if run.storage.exists(kept):
         return _FINDINGS.validate_json(run.storage.read(kept))
-    options, wanted = setup.recipe.stages, setup.recipe.landscape
+    wanted = setup.recipe.landscape
     run.say(
         f"range test: {len(stages) * wanted.seeds} sweeps of {wanted.steps} batches of "
         f"{setup.recipe.batch}, {wanted.lowest:g} to {wanted.highest:g}"
     )
-    curves = work_on_one(_sweeps, setup, run, initial, "range test", stages)
-    found = tuple(
-        Finding(number, options[number].trainable, some)
-        for number, some in zip(stages, curves, strict=True)
-    )
+    found = work_on_one(_sweeps, setup, run, initial, "range test", stages)
     run.storage.write(kept, _FINDINGS.dump_json(found))
     return found
 
 
-def _sweeps(worker: Worker, stages: Sequence[int]) -> list[tuple[Curve, ...]]:
+def _sweeps(worker: Worker, stages: Sequence[int]) -> tuple[Finding, ...]:
     """All sweeps of some stages; on the worker."""
-    seeds = worker.setup.recipe.landscape.seeds
-    return [
-        tuple(_sweep(worker, stage, seed, place * seeds + seed) for seed in range(seeds))
-        for place, stage in enumerate(stages)
-    ]
+    seeds, found = range(worker.setup.recipe.landscape.seeds), []
+    for place, stage in enumerate(stages):
+        curves = tuple(_sweep(worker, stage, seed, place * len(seeds) + seed) for seed in seeds)
+        found.append(Finding(stage, worker.setup.recipe.stages[stage].trainable, curves))
+    return tuple(found)
 
 
 def _sweep(worker: Worker, stage: int, seed: int, number: int) -> Curve:
@@ -330,75 +300,77 @@ def _sweep(worker: Worker, stage: int, seed: int, number: int) -> Curve:
     return sweep(lambda rate: take(next(inputs), rate), options)
 
 
-# Arithmetic
+# The job
 
 
-def sweep(take: Callable[[float], float], options: RangeOptions) -> Curve:
-    """Step while the learning rate grows from `lowest` to `highest`, and give the losses met.
-
-    It ends where a loss is not finite, or where the smoothed loss is `BURST` times its best.
-
-    Args:
-        take: takes a step at a learning rate, and gives the loss before it.
-        options: rates and steps.
-    """
-    met: list[tuple[float, float, float]] = []
-    total, best = 0.0, math.inf
-    for step, rate in enumerate(
-        np.geomspace(options.lowest, options.highest, options.steps).tolist(), 1
-    ):
-        loss = take(rate)
-        if not math.isfinite(loss):
-            break
-        total = SMOOTHING * total + (1 - SMOOTHING) * loss
-        smoothed = total / (1 - SMOOTHING**step)  # no bias towards zero, as Adam's moments
-        met.append((rate, loss, smoothed))
-        if smoothed > BURST * best:
-            break
-        best = min(best, smoothed)
-    columns = zip(*met, strict=True) if met else ((), (), ())
-    rate_T, loss_T, smoothed_T = (tuple(column) for column in columns)
-    return Curve(rate_T, loss_T, smoothed_T, options.steps)
-
-
-def suggest(curve: Curve) -> Suggestions:
-    """What one curve suggests.
+def read(recipe: LandscapeRecipe, storage: Storage) -> Setup:
+    """Index and weight files, and what the recipe makes of them.
 
     Raises:
-        TrainingError: too few points are left between its first tenth and its last five.
+        InputError: what `train` would refuse too, or no such stage.
     """
-    kept = slice(curve.steps // 10, -LAST)
-    x, y = np.array(curve.learning_rates[kept]), np.array(curve.smoothed[kept])
-    if len(x) < FEWEST:
-        said = f"after {len(curve.losses)} of {curve.steps} batches"
-        if curve.learning_rates:
-            said += f", at a learning rate of {curve.learning_rates[-1]:.3g}"
-        raise TrainingError(
-            f"range test: the loss burst {said}, too early to suggest anything; take a smaller "
-            "landscape.lowest"
+    setup = setup_of(recipe, storage)
+    stages = len(setup.recipe.stages)
+    if recipe.stage >= stages:
+        raise InputError(
+            f"stage={recipe.stage}: the recipe has {counted(stages, 'stage')}; "
+            f"accepted: {'0' if stages == 1 else f'0 to {stages - 1}'}"
         )
-    slope = np.diff(y) / np.diff(np.log(x))
-    return Suggestions(
-        valley=float(x[valley_index(y)]),
-        steep=float(x[int(slope.argmin())]),
-        minimum=float(x[int(y.argmin())] / 10),
-    )
+    return setup
 
 
-def valley_index(losses: Sequence[float] | NDArray[np.float64]) -> int:
-    """Where fastai's `valley` lies: in the longest falling subsequence that ends earliest.
+def plan(recipe: LandscapeRecipe, setup: Setup, storage: Storage) -> list[str]:
+    """What would be done.
 
-    The window of a subsequence of L points that ends at e starts at e - L; the point is
-    start + L // 3 + L // 6.
+    Raises:
+        InputError: a stage that cannot be trained, or weights that do not fit the network.
     """
-    longest = np.ones(len(losses), dtype=np.int64)
-    values = np.asarray(losses, dtype=np.float64)
-    for i in range(1, len(values)):
-        before = longest[:i][values[:i] > values[i]]
-        if len(before):
-            longest[i] = before.max() + 1
-    end = int(longest.argmax())
-    length = int(longest[end])
-    if length == 1:  # nothing falls
-        return 0
-    return max(0, end - length + int(length / 3) + int(length / 6))
+    from satray.train.initial import prepared
+
+    wanted = recipe.landscape
+    _, loaded = prepared(setup, storage)
+    samples = wanted.seeds * wanted.steps * recipe.batch
+    return [
+        *setup.lines,
+        *loaded,
+        f"range test of stages[{recipe.stage}] ({setup.recipe.stages[recipe.stage].trainable}): "
+        f"{counted(wanted.seeds, 'sweep')} of {wanted.steps} batches of {recipe.batch}, learning "
+        f"rate {wanted.lowest:g} to {wanted.highest:g}; up to {samples:,} samples, "
+        f"{samples / setup.train_tiles:.1f} times the train split",
+        *unchanged(setup, storage),
+    ]
+
+
+def work(recipe: LandscapeRecipe, setup: Setup, run: Run) -> Outcome:
+    """Sweep; publish `landscape.parquet`, `landscape.png` and `metrics.json`."""
+    from satray.train.initial import prepare
+
+    setup, weights = prepare(setup, run)
+    (finding,) = explore(setup, run, weights, (recipe.stage,))
+    columns = ("learning_rate", "loss", "smoothed")
+    table = [
+        {"seed": seed, "step": step, **dict(zip(columns, point, strict=True))}
+        for seed, curve in enumerate(finding.curves)
+        for step, point in enumerate(
+            zip(curve.learning_rates, curve.losses, curve.smoothed, strict=True)
+        )
+    ]
+    run.publish("landscape.parquet", parquet(table), rows=len(table))
+    title = f"{run.run_id}: learning-rate landscape of {setup.variant_name}"
+    run.publish("landscape.png", picture((finding,), title))
+    figures = finding.figures()
+    run.publish("metrics.json", to_json(figures))
+    return Outcome(
+        counts={
+            "train_tiles": setup.train_tiles,
+            "sweeps": len(finding.curves),
+            "batches": len(table),
+            "samples": len(table) * recipe.batch,
+        },
+        metrics={name: figures[name] for name in ("valley", "steep", "minimum", "learning_rate")},
+        summary=(
+            finding.line(),
+            f"use stages.{recipe.stage}.learning_rate={finding.learning_rate:.2g}, or cycle "
+            f"between a quarter of it and it: landscape.png, landscape.parquet",
+        ),
+    )

@@ -27,7 +27,6 @@ from satray.errors import InputError, SatrayError, TrainingError
 from satray.runs.run import Run
 from satray.storage import join
 from satray.train import checkpoints
-from satray.train.checkpoints import Lost
 from satray.train.setup import Setup
 from satray.train.worker import Message, Task, train
 
@@ -135,7 +134,11 @@ def _trainer(
     recipe, plan = task.setup.recipe, task.setup.plan
     filesystem, path = run.storage.arrow_filesystem(run.state)
     alone = workers.count == 1 and not workers.gpu
+    backend: Any = None
+    if not alone:  # importing it costs the controller seconds
+        from ray.train.torch import TorchConfig
 
+        backend = TorchConfig(backend="nccl" if workers.gpu else "gloo")
     dataset = functools.partial(
         tile_dataset,
         batch=plan.local_batch,
@@ -145,12 +148,12 @@ def _trainer(
     )
 
     def train_data() -> Any:  # called in Ray's controller at each start of the workers
-        start = checkpoints.find(task.storage, task.state).pseudo_epochs
+        start, _ = checkpoints.find(task.storage, task.state)
         return dataset(task.train, task.train_order, start=start)
 
     return DataParallelTrainer(
         work,
-        backend_config=None if alone else _torch(workers.gpu),
+        backend_config=backend,
         scaling_config=ScalingConfig(
             num_workers=workers.count, use_gpu=workers.gpu, resources_per_worker=workers.each
         ),
@@ -169,13 +172,6 @@ def _trainer(
             enable_shard_locality=False,
         ),
     )
-
-
-def _torch(gpu: bool) -> Any:
-    """How workers talk to each other; importing it costs the controller seconds."""
-    from ray.train.torch import TorchConfig
-
-    return TorchConfig(backend="nccl" if gpu else "gloo")
 
 
 def _cause(error: TrainingFailedError) -> str:
@@ -198,7 +194,7 @@ def _work(task: Task, channel: cluster.ProgressChannel, workers: cluster.Workers
     import ray.train.torch
     import torch
 
-    rank = ray.train.get_context().get_world_rank()
+    rank, plan = ray.train.get_context().get_world_rank(), task.setup.plan
     stopped = join(task.state, STOPPED)
     looked = time.monotonic()
 
@@ -216,8 +212,28 @@ def _work(task: Task, channel: cluster.ProgressChannel, workers: cluster.Workers
     if not workers.gpu:
         cluster.use_threads(workers.cpus)
     device = ray.train.torch.get_device() if workers.gpu else torch.device("cpu")
+    tallies = {"train": StreamTally(), "val": StreamTally()}
+
+    def shard(split: str, **expected: int) -> Iterator[Batch]:
+        return batches(
+            ray.train.get_dataset_shard(split),
+            task.train.shape,
+            task.train.dtype,
+            batch=plan.local_batch,
+            tally=tallies[split],
+            **expected,
+        )
+
     try:
-        train(task, _Shards(task), rank, device, send)
+        train(
+            task,
+            lambda number: shard("train", pseudo_epoch=number, expected=plan.steps_in(number)),
+            lambda: shard("val"),
+            {split: tally.errors for split, tally in tallies.items()},
+            rank,
+            device,
+            send,
+        )
     except _HaltedError:
         if workers.count > 1:
             raise  # the others wait for this one, and end with the group
@@ -226,32 +242,3 @@ def _work(task: Task, channel: cluster.ProgressChannel, workers: cluster.Workers
         task.storage.write(stopped, json.dumps(stop).encode())
         if workers.count > 1:
             raise
-
-
-class _Shards:
-    """A worker's part of Ray's streams (a `Feed`)."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._tallies = {"train": StreamTally(), "val": StreamTally()}
-
-    @property
-    def errors(self) -> Lost:
-        return {split: tally.errors for split, tally in self._tallies.items()}
-
-    def train(self, pseudo_epoch: int) -> Iterator[Batch]:
-        steps = self._task.setup.plan.steps_in(pseudo_epoch)
-        return self._batches("train", pseudo_epoch=pseudo_epoch, expected=steps)
-
-    def val(self) -> Iterator[Batch]:
-        return self._batches("val")
-
-    def _batches(self, split: str, **expected: int) -> Iterator[Batch]:
-        return batches(
-            ray.train.get_dataset_shard(split),
-            self._task.train.shape,
-            self._task.train.dtype,
-            batch=self._task.setup.plan.local_batch,
-            tally=self._tallies[split],
-            **expected,
-        )

@@ -16,7 +16,7 @@ from satray.models.radiometry import Radiometry
 from satray.models.variant import check_bands, input_bands, resolve
 from satray.runs.run import Run, digest_file
 from satray.storage import Storage, join, parent
-from satray.train.imbalance import label_notes, loss_name, repeat_note
+from satray.train.imbalance import label_notes, loss_name
 from satray.train.plan import TrainingPlan, plan_training
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Setup:
     best: str
     """Validation metric that picks the bundle: map, accuracy, loss or auc."""
     notes: tuple[str, ...] = ()
-    """What labels cannot teach or show, what a pass holds, keys without effect; one line each."""
+    """What labels cannot teach or show, keys without effect; one line each."""
     digests: dict[str, str] = field(default_factory=dict)
     """Digest of the index and of each tower's weights, where `read` looked them up."""
 
@@ -79,11 +79,6 @@ class Setup:
     def task(self) -> Task:
         """`binary`, `multilabel` or `multiclass`."""
         return cast(Task, self.index.meta.task)
-
-    @property
-    def input_size(self) -> int | None:
-        """Side of the input in px where the network takes no other (dense heads)."""
-        return self.recipe.input.size if self.variant.head == "dense" else None
 
     def source(self, split: str, storage: Storage) -> TileSource:
         """The tiles of a split, with the bands that are read."""
@@ -113,7 +108,7 @@ class Setup:
             bands=self.bands,
             dropout=self.recipe.dropout,
             drop_path=self.recipe.drop_path,
-            size=self.input_size,
+            size=self.recipe.input.size if self.variant.head == "dense" else None,
         )
 
     def without_table(self) -> "Setup":
@@ -197,8 +192,7 @@ def set_up(recipe: TrainRecipe, storage: Storage, index: TileIndex | None = None
         if weights[tower.name] == "none" and wanted.get(tower.name) == "pretrained"
     )
     constant = label_notes(labels, val_labels, meta.classes, best)
-    repeats = repeat_note(labels, recipe.repeat)
-    return replace(setup, notes=(*constant, *repeats, *untaught, *idle_keys(recipe, setup)))
+    return replace(setup, notes=(*constant, *untaught, *idle_keys(recipe, setup)))
 
 
 def read(recipe: TrainRecipe, storage: Storage) -> Setup:

@@ -35,7 +35,6 @@ Batch = dict[str, Any]
 (B,) int64 row of the split's table, `valid` (B,) bool, False where the tile could not be read; to
 train on also `copy` (B,) int64, how often the row came before in this pseudo-epoch."""
 
-
 TrainInput = Callable[[Tensor, NDArray[np.int64], NDArray[np.int64], int], Tensor]
 """Makes the network's input, on their device, of (stored values, rows of the split, how often each
 came before, pseudo-epoch)."""
@@ -47,10 +46,8 @@ class AugmentedTiles:
 
     preprocess: Preprocess
     """Shape after resizing, mean and deviation."""
-
     augment: Augment
     """Crop, symmetry and colour."""
-
     views: int | None = None
     """Draws a tile, after which they come again: the c-th copy of a tile in pseudo-epoch e has draw
     (e + c) mod `views`, which is the draw of that copy in pseudo-epoch 0. None: always new."""
@@ -115,16 +112,12 @@ class Inputs:
 
     x_BCSS: Tensor  # noqa: N815
     """Input of the network, floating."""
-
     labels_BK: Tensor  # noqa: N815
     """0 to 1, floating."""
-
     weight_B: Tensor  # noqa: N815
     """Float32: 1 for a tile that could be read, else 0."""
-
     rows: NDArray[np.int64]
     """(B,) rows of the split."""
-
     valid: NDArray[np.bool_]
     """(B,) whether each tile could be read."""
 
@@ -152,7 +145,10 @@ def inputs_of(
     copies = np.zeros_like(rows) if "copy" not in batch else np.asarray(batch["copy"])
     stored = torch.as_tensor(batch["pixels"])
     if valid.any() and not valid.all():
-        stored = _stand_in(stored, valid)
+        take = np.arange(len(valid))
+        take[~valid] = np.resize(np.flatnonzero(valid), int((~valid).sum()))
+        carried = stored.view(torch.int16) if stored.dtype == torch.uint16 else stored
+        stored = carried[torch.from_numpy(take)].view(stored.dtype)
     x_BCSS = make(send(stored, device), rows, copies, pseudo_epoch)
     labels_BK = send(torch.as_tensor(batch["labels"]), device).float()
     if mixing is not None:
@@ -279,24 +275,23 @@ class Results:
     """What steps gave, read once it is there: a GPU is not waited for."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._on_gpu = device.type == "cuda"
         self._coming: deque[tuple[Tensor, Any]] = deque()
 
     def add(self, result: Tensor) -> None:
         """Note what a `TrainStep` gave."""
-        if self._device.type != "cuda":
-            self._coming.append((result, None))
-            return
-        host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
-        host.copy_(result, non_blocking=True)
-        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        self._coming.append((host, event))
+        event: Any = None
+        if self._on_gpu:
+            host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+            result = host.copy_(result, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+        self._coming.append((result, event))
 
     @property
     def busy(self) -> bool:
         """Whether the device is still at a step."""
-        return bool(self._coming) and not _there(self._coming[-1][1])
+        return self._on_gpu and bool(self._coming) and not self._coming[-1][1].query()
 
     def ready(self, wait: bool = False) -> Iterator[list[float]]:
         """Give, in order, what has come since the last call.
@@ -304,21 +299,11 @@ class Results:
         Args:
             wait: for all of it.
         """
-        while self._coming and (wait or _there(self._coming[0][1])):
-            result, event = self._coming.popleft()
-            if event is not None:
+        while self._coming:
+            result, event = self._coming[0]
+            if event is not None and not event.query():
+                if not wait:
+                    return
                 event.synchronize()
+            self._coming.popleft()
             yield result.tolist()
-
-
-def _there(event: Any) -> bool:
-    return event is None or bool(event.query())
-
-
-def _stand_in(stored: Tensor, valid: NDArray[np.bool_]) -> Tensor:
-    """Readable tiles of the batch in the unreadable ones' place."""
-    readable = np.flatnonzero(valid)
-    take = np.arange(len(valid))
-    take[~valid] = np.resize(readable, int((~valid).sum()))
-    carried = stored.view(torch.int16) if stored.dtype == torch.uint16 else stored
-    return carried[torch.from_numpy(take)].view(stored.dtype)

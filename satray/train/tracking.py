@@ -44,68 +44,10 @@ SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nothing calls home
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # training does not wait minutes for a server
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_ASYNC_LOGGING_THREADPOOL_SIZE": "1",  # what belongs to a row goes out in order
 }
 """Variables of MLflow; a value that the operator set wins."""
 ALWAYS = "run/times_seen"
 """A metric that every row has, logged last: its steps are the rows that MLflow has in full."""
-
-
-class Tracker:
-    """Where the history goes beside the run folder; this one takes it nowhere."""
-
-    def row(self, row: Row) -> None:
-        """Take an evaluation as it comes, without keeping the caller waiting."""
-
-    def publish(self, rows: Sequence[Row]) -> None:
-        """Take the whole history when training is over."""
-
-    def end(self, status: str) -> None:
-        """The run has ended: FINISHED, FAILED or KILLED."""
-
-
-@contextmanager
-def follow(recipe: TrainRecipe, run: Run) -> Iterator[Tracker]:
-    """The tracker that is asked for, told at the end how the block ended.
-
-    Raises:
-        InputError: MLflow cannot be reached, before training starts. Later it costs a note: what
-            is missing is logged at the end, or when the run goes on.
-    """
-    tracker = Tracker()
-    if recipe.tracking == "mlflow":
-        tracker = _Mlflow(recipe, run)
-    elif recipe.tracking == "tensorboard":
-        tracker = _Events(run)
-    status = "FAILED"
-    try:
-        yield tracker
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        tracker.end(status)
-
-
-def check(recipe: TrainRecipe) -> None:
-    """Refuse a tracker that is not there, before anything starts.
-
-    Raises:
-        InputError: MLflow is not installed, or is not told where its server is.
-    """
-    if recipe.tracking != "mlflow":
-        return
-    if find_spec("mlflow") is None:
-        raise InputError(
-            "tracking=mlflow: MLflow is not installed; accepted: tensorboard, none, or first "
-            "`pip install mlflow-skinny` (the extra `mlflow`)"
-        )
-    if not os.environ.get(URI):
-        raise InputError(
-            f"tracking=mlflow: the variable {URI} is not set; accepted: the address of an MLflow "
-            "server, or sqlite:///FILE"
-        )
 
 
 # The history
@@ -165,6 +107,63 @@ def throughput(rows: Sequence[Row]) -> float:
 # Trackers
 
 
+class Tracker:
+    """Where the history goes beside the run folder; this one takes it nowhere."""
+
+    def row(self, row: Row) -> None:
+        """Take an evaluation as it comes."""
+
+    def publish(self, rows: Sequence[Row]) -> None:
+        """Take the whole history when training is over."""
+
+    def end(self, status: str) -> None:
+        """The run has ended: FINISHED, FAILED or KILLED."""
+
+
+@contextmanager
+def follow(recipe: TrainRecipe, run: Run) -> Iterator[Tracker]:
+    """The tracker that is asked for, told at the end how the block ended.
+
+    Raises:
+        InputError: MLflow cannot be reached, before training starts. Later it costs a note: what
+            is missing is logged at the end, or when the run goes on.
+    """
+    tracker = Tracker()
+    if recipe.tracking == "mlflow":
+        tracker = _Mlflow(recipe, run)
+    elif recipe.tracking == "tensorboard":
+        tracker = _Events(run)
+    status = "FAILED"
+    try:
+        yield tracker
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.end(status)
+
+
+def check(recipe: TrainRecipe) -> None:
+    """Refuse a tracker that is not there, before anything starts.
+
+    Raises:
+        InputError: MLflow is not installed, or is not told where its server is.
+    """
+    if recipe.tracking != "mlflow":
+        return
+    if find_spec("mlflow") is None:
+        raise InputError(
+            "tracking=mlflow: MLflow is not installed; accepted: tensorboard, none, or first "
+            "`pip install mlflow-skinny` (the extra `mlflow`)"
+        )
+    if not os.environ.get(URI):
+        raise InputError(
+            f"tracking=mlflow: the variable {URI} is not set; accepted: the address of an MLflow "
+            "server, or sqlite:///FILE"
+        )
+
+
 class _Events(Tracker):
     """TensorBoard events, live where `out` is local (a file grows by appending); and a product."""
 
@@ -178,7 +177,6 @@ class _Events(Tracker):
         if self._writer is None:  # it drops what an earlier attempt had from there
             self._writer = _writer(join(self._run.state, EVENTS), purge_step=row["samples_seen"])
         _write(self._writer, row)
-        self._writer.flush()
 
     def publish(self, rows: Sequence[Row]) -> None:
         with scratch("events") as folder:
@@ -203,6 +201,7 @@ def _writer(folder: str, **options: Any) -> Any:
 def _write(writer: Any, row: Row) -> None:
     for tag, value in scalars(row):
         writer.add_scalar(tag, value, row["samples_seen"])
+    writer.flush()
 
 
 class _Mlflow(Tracker):
@@ -214,65 +213,50 @@ class _Mlflow(Tracker):
             os.environ.setdefault(name, value)
         from mlflow.tracking import MlflowClient
 
-        self._run = run
-        self._coming: list[Any] = []
+        self._run, self._away = run, False
+        state = join(run.state, STATE)
         try:
             self._client = MlflowClient()
-            self._id = self._find() or self._make(recipe)
-            self._logged = self._steps()
+            if run.storage.exists(state):
+                self._id = run.storage.read(state).decode()
+                self._client.update_run(self._id, status="RUNNING")
+            else:
+                self._id = self._make(recipe)
+                run.storage.write(state, self._id.encode())
         except Exception as error:  # requests', SQL's and MLflow's own
             raise InputError(
                 f"tracking=mlflow: {URI} does not answer: {one_line(error)[:200]}"
             ) from error
 
     def row(self, row: Row) -> None:
-        self._log(row, synchronous=False)
+        if not self._away:  # once: training does not wait for it again
+            self._log([row])
 
     def publish(self, rows: Sequence[Row]) -> None:
-        self._wait()
-        try:
-            self._logged = self._steps()
-            for row in rows:
-                self._log(row, synchronous=True)
-        except Exception as error:  # requests', SQL's and MLflow's own
-            missing = sum(row["samples_seen"] not in self._logged for row in rows)
-            self._run.say(
-                f"note: MLflow lacks {missing} of {len(rows)} rows ({one_line(error)[:200]}); "
-                "history.parquet has all"
-            )
+        self._log(rows)
 
     def end(self, status: str) -> None:
-        self._wait()
         with suppress(Exception):  # then its run stays RUNNING there, which is all
             self._client.set_terminated(self._id, status)
 
-    def _log(self, row: Row, *, synchronous: bool) -> None:
-        """Log a row that MLflow does not have yet."""
+    def _log(self, rows: Sequence[Row]) -> None:
+        """Log the rows that MLflow does not have yet; where it is away, that costs a note."""
         from mlflow.entities import Metric
 
-        seen, now = row["samples_seen"], int(time.time() * 1000)
-        if seen in self._logged:
-            return
-        named = sorted(scalars(row), key=lambda each: each[0] == ALWAYS)
-        metrics = [Metric(metric_name(tag), value, now, seen) for tag, value in named]
-        self._coming.append(self._client.log_batch(self._id, metrics, synchronous=synchronous))
-        self._logged.add(seen)
-
-    def _wait(self) -> None:
-        """Wait until what came so far is logged, or has failed."""
-        for operation in filter(None, self._coming):
-            with suppress(Exception):  # `publish` looks what is missing
-                operation.wait()
-        self._coming = []
-
-    def _find(self) -> str | None:
-        """The run of an earlier attempt, running again; None where there is none."""
-        state = join(self._run.state, STATE)
-        if not self._run.storage.exists(state):
-            return None
-        run_id = self._run.storage.read(state).decode()
-        self._client.update_run(run_id, status="RUNNING")
-        return run_id
+        try:
+            there = self._client.get_metric_history(self._id, ALWAYS)
+            missing = {row["samples_seen"]: row for row in rows}
+            for metric in there:
+                missing.pop(metric.step, None)
+            for seen, row in missing.items():
+                now = int(time.time() * 1000)
+                named = sorted(scalars(row), key=lambda each: each[0] == ALWAYS)
+                metrics = [Metric(metric_name(tag), value, now, seen) for tag, value in named]
+                self._client.log_batch(self._id, metrics)
+        except Exception as error:  # requests', SQL's and MLflow's own
+            self._away = True
+            why = one_line(error)[:200]
+            self._run.say(f"note: MLflow lacks rows ({why}); history.parquet has all")
 
     def _make(self, recipe: TrainRecipe) -> str:
         from mlflow.entities import Param
@@ -292,11 +276,7 @@ class _Mlflow(Tracker):
             if each.name.partition(".")[0] in shown and not _has_sections(each.value)
         ]
         self._client.log_batch(run_id, params=params)
-        run.storage.write(join(run.state, STATE), run_id.encode())
         return run_id
-
-    def _steps(self) -> set[int]:
-        return {metric.step for metric in self._client.get_metric_history(self._id, ALWAYS)}
 
 
 def _has_sections(value: Any) -> bool:

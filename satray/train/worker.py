@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,8 +33,6 @@ from satray.train.setup import Setup
 
 if TYPE_CHECKING:
     import torch
-
-    from satray.train.evaluation import Predictions
 
 Message = dict[str, Any]
 """`kind`: `worker` (rank, pid), `precision` (bf16), `progress` (as `Loop` tells), `epoch` (row of
@@ -69,7 +67,7 @@ class Task:
 
     @property
     def train_order(self) -> TrainOrder:
-        """Rows of each pseudo-epoch, and after the last those that renew batch statistics."""
+        """Rows of each pseudo-epoch."""
         return train_order(self.setup.recipe, self.setup.plan, self.train.labels)
 
     @property
@@ -78,28 +76,22 @@ class Task:
         return WholeOrder(len(self.val), self.setup.plan.workers)
 
 
-class Feed(Protocol):
-    """Gives a worker its batches."""
-
-    @property
-    def errors(self) -> Lost:
-        """Tiles that could not be read so far."""
-
-    def train(self, pseudo_epoch: int) -> Iterator[Batch]:
-        """This worker's batches of a pseudo-epoch."""
-
-    def val(self) -> Iterator[Batch]:
-        """This worker's share of validation."""
-
-
 def train(
-    task: Task, feed: Feed, rank: int, device: torch.device, send: Callable[[Message], None]
+    task: Task,
+    train_batches: Callable[[int], Iterator[Batch]],
+    val_batches: Callable[[], Iterator[Batch]],
+    errors: Lost,
+    rank: int,
+    device: torch.device,
+    send: Callable[[Message], None],
 ) -> None:
     """Train from wherever the run's state stands, to the end of the plan.
 
     Args:
         task: of the run.
-        feed: batches.
+        train_batches: pseudo-epoch -> this worker's batches of it.
+        val_batches: this worker's share of validation.
+        errors: where what reads the batches notes tiles that could not be read.
         rank: of this worker.
         device: where it computes.
         send: takes messages for the person.
@@ -122,11 +114,7 @@ def train(
         network = synchronised(network)
     bf16 = takes_bf16(recipe.precision, device)
     latest = checkpoints.latest_of(storage, task.state)
-
-    def progress(now: dict[str, Any]) -> None:
-        if rank == 0:
-            send({"kind": "progress", **now})
-
+    before: Lost = {} if latest is None else latest.lost
     if rank == 0:
         send({"kind": "precision", "bf16": bf16})
     preprocess = setup.preprocess()
@@ -142,78 +130,80 @@ def train(
         bf16=bf16,
         device=device,
         state=latest,
-        progress=progress,
+        progress=None if rank else lambda now: send({"kind": "progress", **now}),
     )
+
+    def all_lost(shards: list[Lost]) -> Lost:
+        return {
+            split: {
+                row: why for one in (before, *shards) for row, why in one.get(split, {}).items()
+            }
+            for split in ("train", "val")
+        }
+
     writer = Writer(storage, task.state)
-
-    def keep(
-        kind: str,
-        row: dict[str, Any] | None,
-        weights: dict[str, torch.Tensor],
-        seen: Predictions | None,
-    ) -> None:
-        """Keep where training stands, and the weights where none were better."""
-        before = {} if latest is None else latest.lost
-        lost = by_rank_0(feed.errors, lambda shards: _joined([before, *shards]))
-        if rank:
-            return
-        best = None
-        scores = [score(each, setup.best) for each in loop.history]
-        if row is not None and seen is not None and score(row, setup.best) >= max(scores):
-            shown = {name: value for name, value in row.items() if "second" not in name}
-            samples = row.get("samples_seen", plan.total_samples)
-            copied = {name: value.cpu().clone() for name, value in weights.items()}
-            best = Kept(kind, samples, copied, shown, seen, loop.precision)
-        writer.keep(replace(loop.state().copied(), lost=lost), best)
-
     try:
         while not loop.done:
-            row, seen = loop.step(feed.train, feed.val)
-            keep("checkpoint", row, loop.kept(), seen)
+            row, seen = loop.step(train_batches, val_batches)
+            lost = by_rank_0(errors, all_lost)
+            if seen is not None:  # on rank 0
+                best = None
+                if score(row, setup.best) >= max(score(r, setup.best) for r in loop.history):
+                    shown = {name: value for name, value in row.items() if "second" not in name}
+                    weights = {name: value.cpu().clone() for name, value in loop.kept().items()}
+                    best = Kept(row["samples_seen"], weights, shown, seen, loop.precision)
+                writer.keep(replace(loop.state().copied(), lost=lost), best)
             send({"kind": "epoch", "row": row if rank == 0 else None})
-        if plan.snapshots and loop.pseudo_epoch == plan.pseudo_epochs:
-            weights, seen = loop.average(feed.train, feed.val)
-            keep("swa", loop.averaged, weights, seen)
     except TrainingError as error:
-        reasons = [reason for rows in feed.errors.values() for reason in rows.values()]
+        reasons = [reason for rows in errors.values() for reason in rows.values()]
         more = f"; a tile that could not be read: {reasons[0]}" if reasons else ""
         raise TrainingError(f"{error}{more}") from error
     finally:
         writer.wait()
 
 
-def _joined(shards: list[Lost]) -> Lost:
-    """What several know of tiles that could not be read."""
-    return {
-        split: {row: why for shard in shards for row, why in shard.get(split, {}).items()}
-        for split in ("train", "val")
-    }
-
-
 # In the job's own process
 
 
-@dataclass
-class Reader:
-    """A `Feed` of one worker alone: threads of this process are a few batches ahead of it."""
+def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None]) -> None:
+    """Do a training of one worker in this process, from wherever the run's state stands.
 
-    task: Task
-    errors: Lost = field(default_factory=lambda: {"train": {}, "val": {}})
+    Args:
+        setup: the run, resolved.
+        run: its folder; state goes to `run.state`.
+        initial: URI of the network's first weights.
+        listen: called with each message.
 
-    def train(self, pseudo_epoch: int) -> Iterator[Batch]:
-        """The batches of a pseudo-epoch, in order."""
-        rows = self.task.train_order.rows(pseudo_epoch)
-        return self._batches(self.task.train, rows, self.errors["train"])
-
-    def val(self) -> Iterator[Batch]:
-        """Validation, in order."""
-        return self._batches(self.task.val, self.task.val_order.rows(0), self.errors["val"])
-
-    def _batches(
-        self, source: TileSource, rows: NDArray[np.int64], errors: dict[int, str]
-    ) -> Iterator[Batch]:
-        setup = self.task.setup
-        return read_batches(source, rows, setup.plan.local_batch, setup.recipe.resources, errors)
+    Raises:
+        InputError, TrainingError: what stopped it, in one line.
+    """
+    resources = setup.recipe.resources
+    if checkpoints.is_done(run.storage, run.state, setup.plan):
+        return
+    if resources.workers > 1:
+        raise InputError(
+            f"resources.workers={resources.workers}: several workers need Ray; accepted: 1, or "
+            "resources.ray=auto"
+        )
+    with torch_here(resources) as device:
+        task, batch = Task.of(setup, run, initial), setup.plan.local_batch
+        errors: Lost = {"train": {}, "val": {}}
+        order, val_order = task.train_order, task.val_order
+        kind = "GPU" if device.type == "cuda" else "CPU"
+        run.say(f"training on 1 {kind} worker, in this process")
+        for line in cache_lines(task.train.cache):
+            run.say(line)
+        train(
+            task,
+            lambda pseudo_epoch: read_batches(
+                task.train, order.rows(pseudo_epoch), batch, resources, errors["train"]
+            ),
+            lambda: read_batches(task.val, val_order.rows(0), batch, resources, errors["val"]),
+            errors,
+            0,
+            device,
+            listen,
+        )
 
 
 def read_batches(
@@ -276,32 +266,3 @@ def may_use_gpu(recipe: TrainRecipe, _setup: Setup) -> bool:
     """Whether work may be done on a GPU, which needs Ray's readers to keep it busy."""
     gpus = recipe.resources.gpus
     return gpus == "yes" or (gpus == "auto" and Path(NVIDIA).is_dir())
-
-
-def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None]) -> None:
-    """Do a training of one worker in this process, from wherever the run's state stands.
-
-    Args:
-        setup: the run, resolved.
-        run: its folder; state goes to `run.state`.
-        initial: URI of the network's first weights.
-        listen: called with each message.
-
-    Raises:
-        InputError, TrainingError: what stopped it, in one line.
-    """
-    resources = setup.recipe.resources
-    if checkpoints.is_done(run.storage, run.state, setup.plan):
-        return
-    if resources.workers > 1:
-        raise InputError(
-            f"resources.workers={resources.workers}: several workers need Ray; accepted: 1, or "
-            "resources.ray=auto"
-        )
-    with torch_here(resources) as device:
-        task = Task.of(setup, run, initial)
-        kind = "GPU" if device.type == "cuda" else "CPU"
-        run.say(f"training on 1 {kind} worker, in this process")
-        for line in cache_lines(task.train.cache):
-            run.say(line)
-        train(task, Reader(task), 0, device, listen)

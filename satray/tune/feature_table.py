@@ -54,10 +54,10 @@ def head_only(recipe: TrainRecipe) -> str | None:
     """None where a recipe's head can be trained from features; else why not, in one line.
 
     It can where every stage trains the head alone, so that the towers stay as they start, and
-    where the head sees a fixed set of features: nothing blends inputs (mixup, cutmix), validation
-    tiles are always the same (`input.evaluate_flip`), and no snapshots are combined at the end. A
-    moving average of the weights, dropout, class-aware sampling and any loss, optimiser and
-    schedule are fine, and so is a dense head, whose features are whole maps.
+    where the head sees a fixed set of features: nothing blends inputs (mixup, cutmix), and
+    validation tiles are always the same (`input.evaluate_flip`). A moving average of the weights,
+    dropout, class-aware sampling and any loss, optimiser and schedule are fine, and so is a dense
+    head, whose features are whole maps.
 
     Args:
         recipe: of `train`.
@@ -70,8 +70,6 @@ def head_only(recipe: TrainRecipe) -> str | None:
             return f"augment.{key}={alpha:g} blends tiles before the backbone"
     if recipe.input.evaluate_flip:
         return "input.evaluate_flip=true draws validation tiles anew"
-    if recipe.average.swa:
-        return "average.swa=true averages whole networks"
     return None
 
 

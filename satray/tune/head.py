@@ -219,7 +219,7 @@ class HeadTrial:
         if best is None or score(row, self._metric) > score(best.validation, self._metric):
             assert predictions is not None, "there is one rank"
             weights = {name: value.cpu().clone() for name, value in self._loop.kept().items()}
-            self._best = Kept("checkpoint", row["samples_seen"], weights, row, predictions)
+            self._best = Kept(row["samples_seen"], weights, row, predictions)
         if self._loop.done or self._clock() - self._kept_at >= EVERY:
             self.close()
         return row

@@ -195,12 +195,11 @@ class Sweep:
             setup = set_up(recipe, Storage(self.recipe.storage), self.index)
             if trial.head and set(setup.weights.values()) == {"none"}:
                 self._notes[UNTAUGHT] = None
-            self._notes.update(dict.fromkeys((*setup.plan.warnings, *setup.notes)))
+            self._notes.update(dict.fromkeys(setup.notes))
             return setup.plan.total_samples
         # What stages there are matters to the plan alone, and an index can be large.
         train = self.index.split_counts["train"]
         plan = plan_training(recipe, train, recipe.resources.workers)
-        self._notes.update(dict.fromkeys(plan.warnings))
         return plan.total_samples
 
     def check_networks(self, trials: Iterable[Trial]) -> None:

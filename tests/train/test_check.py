@@ -17,7 +17,7 @@ from satray.config.train import CheckRecipe
 from satray.errors import InputError
 from satray.storage import Storage
 from satray.train import check
-from satray.train.check import Trace, choose_rows, decisions, diagnose, rate_of
+from satray.train.check import Trace, choose_rows, decisions, diagnose
 
 
 def trace(*losses, rate=1e-3, learnt=False, one_class=False, accuracy=0.7, gradient=1.0):
@@ -26,7 +26,6 @@ def trace(*losses, rate=1e-3, learnt=False, one_class=False, accuracy=0.7, gradi
 
 FALLING = trace(*np.linspace(0.7, 0.5, 40))
 FLAT = trace(*[0.69] * 40)
-NAN = trace(0.7, 5, math.nan)
 LEARNT = trace(0.7, 0.3, 0.1, 0.009, learnt=True, accuracy=1.0)
 FASTER = replace(LEARNT, learning_rate=0.1)
 SLIGHTLY = trace(*np.linspace(0.7, 0.4, 40), rate=1e-2)
@@ -41,15 +40,11 @@ SLIGHTLY = trace(*np.linspace(0.7, 0.4, 40), rate=1e-2)
         (FLAT, (FASTER,), "rate_too_low", "0.001 is too low.* at 0.1: learnt in 3 steps"),
         (FALLING, (SLIGHTLY, FASTER), "rate_too_low", "too low"),
         (FALLING, (SLIGHTLY,), "unfinished", "0.01: 0.4"),  # not much better
-        (NAN, (trace(0.7, 0.1, rate=1e-5),), "rate_too_high", "too high"),
-        (trace(*np.linspace(0.7, 9, 30)), (), "rate_too_high", "cannot bear any"),
-        (trace(0.7, 40, *[0.69] * 30, one_class=True), (), "rate_too_high", "up to 40 on"),
+        (trace(0.7, 5, math.nan), (trace(0.7, 0.1, rate=1e-5),), "rate_too_high", "too high"),
         (replace(FALLING, one_class=True), (), "one_class", "all one class: loss"),
-        (FLAT, (trace(*[0.69] * 9, rate=0.1),), "flat", "rates, 0.1: 0.69"),
-        (FALLING, (), "unfinished", "not there yet"),
         # the end is a median, so that one spike does not decide
         (trace(*[0.7] * 10, *[0.5] * 28, 9.0, 0.5), (trace(0.7, 0.3, rate=1e-2),),
-         "rate_too_high", "-> 0.5 in 39 steps, up to 9"),
+         "unfinished", "-> 0.5 in 39 steps"),
     ],
 )  # fmt: skip
 def test_what_it_looks_like(main, others, kind, says):
@@ -72,16 +67,6 @@ def test_the_batch_has_distinct_rows_and_both_kinds_where_there_is_room(seed, ba
                 assert 0 < labels[rows, k].sum() < batch
 
 
-def test_the_rate_is_the_stages_highest_or_the_usual():
-    def recipe(*rates, **check):
-        stages = [{"learning_rate": rate} for rate in rates]
-        return CheckRecipe.model_validate({"index": "x", "stages": stages, "check": check})
-
-    assert rate_of(recipe(1e-4, "auto", 3e-3)) == 3e-3
-    assert rate_of(recipe("auto")) == 1e-3
-    assert rate_of(recipe(1e-4, learning_rate=0.5)) == 0.5
-
-
 LOGITS = np.array([[2.0, -1.0], [0.0, -3.0], [-1.0, -2.0]])
 
 
@@ -93,10 +78,9 @@ LOGITS = np.array([[2.0, -1.0], [0.0, -3.0], [-1.0, -2.0]])
         (LOGITS, [[0, 0], [1, 1], [1, 0]], "multilabel", 3 / 6, False),
         (np.ones((3, 2)), [[0, 0], [1, 1], [1, 0]], "multilabel", 3 / 6, True),
         (LOGITS, [[1, 0], [0, 1], [1, 0]], "multiclass", 2 / 3, True),
-        (-LOGITS, [[1, 0], [0, 1], [1, 0]], "multiclass", 1 / 3, True),
         (np.eye(3), np.eye(3), "multiclass", 1, False),
     ],
-)  # fmt: skip
+)
 def test_decisions(logits, labels, task, accuracy, one_class):
     assert decisions(logits, np.array(labels), task) == (pytest.approx(accuracy), one_class)
 
@@ -170,9 +154,8 @@ def test_what_it_needs_is_refused_and_only_that(small_archive, tmp_path, monkeyp
     with pytest.raises(InputError, match=r"batch=1: .* at least 2"):
         check.read(recipe_of(small_archive, tmp_path, batch=1), Storage())
     idle = {"tracking": "mlflow", "resources": {"workers": 3, "gpus": "no"}}
-    idle |= {"stages": [{"trainable": "head", "learning_rate": 3e-3}]}
-    lines = planned(check, recipe_of(small_archive, tmp_path, check={"steps": 77}, **idle))
-    assert "4 tiles of the train split, up to 77 steps at learning rate 0.003" in lines[-1]
-    outcome, document = checked(small_archive, tmp_path, check={"steps": 1}, **idle)
-    assert outcome.status == 1  # one step is too few
-    assert len(document["evidence"]["main"]["losses"]) == 2
+    rates = {0.003: [1e-4, "auto", 3e-3], 0.001: ["auto"]}  # the stages' highest, or the usual
+    for rate, given_rates in rates.items():
+        idle["stages"] = [{"trainable": "head", "learning_rate": each} for each in given_rates]
+        lines = planned(check, recipe_of(small_archive, tmp_path, check={"steps": 77}, **idle))
+        assert f"4 tiles of the train split, up to 77 steps at learning rate {rate}" in lines[-1]

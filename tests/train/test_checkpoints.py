@@ -1,6 +1,7 @@
 """What is kept of a training: where it goes on from, its best weights, what could not be read."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,33 +9,28 @@ import torch
 from train.tiny_training import ROWS, equal, recipe, run, stage, tiny_net
 
 from satray.storage import Storage
-from satray.train.checkpoints import (
-    WORST,
-    Checkpoints,
-    Kept,
-    Writer,
-    best_of,
-    find,
-    is_done,
-    latest_of,
-    score,
-)
+from satray.train.checkpoints import WORST, Kept, Writer, best_of, find, is_done, latest_of, score
 from satray.train.evaluation import Predictions
 from satray.train.plan import plan_training
 
 STORAGE = Storage()
+GIVEN = recipe(stage(2), ema=0.9)
 
 
 @pytest.fixture(scope="module")
 def states():
-    """Of two pseudo-epochs."""
-    return run(recipe(stage(2), average={"ema": 0.9, "swa": True}), tiny_net()).states
+    """Of two pseudo-epochs; the network goes on changing."""
+    net = tiny_net()
+    states = run(GIVEN, net).states
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(1)
+    return states
 
 
-def kept(kind="checkpoint", **validation):
+def kept(**validation):
     seen = Predictions(np.arange(2), np.float32([[1], [2]]), np.uint8([[1], [0]]))
-    weights = {"w": torch.full((2,), float(len(kind)))}
-    return Kept(kind, 24, weights, {"val_loss": 0.5, "map": 0.5, **validation}, seen)
+    return Kept(24, {"w": torch.ones(2)}, {"val_loss": 0.5, "map": 0.5, **validation}, seen)
 
 
 def write(state, *pairs):
@@ -45,22 +41,23 @@ def write(state, *pairs):
 
 
 def test_the_newest_state_and_the_best_weights_stay(tmp_path, states):
-    state = str(tmp_path)
-    assert find(STORAGE, state) == Checkpoints()
+    state, plan = str(tmp_path), plan_training(GIVEN, ROWS, 1)
+    assert find(STORAGE, state) == (0, None)
     assert latest_of(STORAGE, state) is best_of(STORAGE, state) is None
-    write(state, (states[0], kept()), (states[1], None))
-    found = find(STORAGE, state)
-    assert found.pseudo_epochs == 2
-    assert found.best.endswith("best-000001.pt")
+    write(state, (states[0], kept()))
+    assert not is_done(STORAGE, state, plan)
+    write(state, (states[1], None))
+    assert is_done(STORAGE, state, plan)
+    assert find(STORAGE, state, "best")[1].endswith("best-000001.pt")
     again = latest_of(STORAGE, state)
-    equal(again.model, states[1].model)
-    for name, average in states[1].averages.items():
-        equal(again.averages[name], average)
-    assert (again.history, again.averaged) == (states[1].history, None)
+    for name in ("model", "average"):
+        equal(getattr(again, name), getattr(states[1], name))
+    assert not torch.equal(again.model["head.bias"], states[0].model["head.bias"])
+    assert again.history == states[1].history
     assert len(STORAGE.list(state)) == 2
-    write(state, (states[1], kept("swa")))
+    write(state, (states[1], kept(map=0.7)))
     best = best_of(STORAGE, state)
-    assert (best.kind, best.validation["map"]) == ("swa", 0.5)
+    assert best.validation["map"] == 0.7
     for name, value in vars(kept().predictions).items():
         np.testing.assert_array_equal(getattr(best.predictions, name), value)
         assert getattr(best.predictions, name).dtype == value.dtype
@@ -68,37 +65,18 @@ def test_the_newest_state_and_the_best_weights_stay(tmp_path, states):
 
 
 def test_weights_whose_state_was_not_written_any_more_do_not_count(tmp_path, states):
-    state = str(tmp_path)
+    state, elsewhere = str(tmp_path / "one"), str(tmp_path / "other")
     write(state, (states[0], kept(map=0.1)))
-    STORAGE.write(f"{state}/train/best-000002.pt", kept(map=0.9).to_bytes())
-    assert find(STORAGE, state).pseudo_epochs == 1
+    write(elsewhere, (replace(states[1], pseudo_epoch=2), kept(map=0.9)))
+    newer = STORAGE.read(f"{elsewhere}/train/best-000002.pt")
+    STORAGE.write(f"{state}/train/best-000002.pt", newer)
+    assert find(STORAGE, state)[0] == 1
     assert best_of(STORAGE, state).validation["map"] == 0.1
 
 
-@pytest.mark.parametrize(("swa", "evaluations"), [(False, 2), (True, 3)])
-def test_a_run_is_done_after_its_last_evaluation(tmp_path, states, swa, evaluations):
-    """Of the average of snapshots too."""
-    from dataclasses import replace
-
-    plan = plan_training(recipe(stage(2), average={"swa": swa}), ROWS, 1)
-    for number in (1, 2, 3):
-        write(str(tmp_path), (replace(states[0], pseudo_epoch=number), None))
-        assert is_done(STORAGE, str(tmp_path), plan) == (number >= evaluations)
-
-
-def test_a_copied_state_no_longer_changes():
-    net = tiny_net()
-    done = run(recipe(stage(1), average={"ema": 0.9}), net)
-    live = done.loop.state()
-    copied = live.copied()
-    with torch.no_grad():
-        for weight in net.parameters():
-            weight.add_(1)
-    assert not torch.equal(copied.model["head.bias"], live.model["head.bias"])
-    equal(copied.model, done.states[-1].model)
-
-
-def test_more_is_better_and_no_number_is_worst():
-    assert score({"val_loss": 0.3, "map": 0.5}, "map") == 0.5
-    assert score({"val_loss": 0.3, "map": 0.5}, "loss") == -0.3
-    assert score({"val_loss": 0.3, "map": math.nan}, "map") == WORST
+@pytest.mark.parametrize(
+    ("best", "value", "expected"),
+    [("map", 0.5, 0.5), ("loss", 0.5, -0.3), ("map", math.nan, WORST)],
+)
+def test_more_is_better_and_no_number_is_worst(best, value, expected):
+    assert score({"val_loss": 0.3, "map": value}, best) == expected

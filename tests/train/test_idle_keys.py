@@ -34,7 +34,6 @@ def told(task="multilabel", kind=TrainRecipe, **changes):
          {"optimizer": {"name": "sgd", "momentum": 0.5}}),
         ({"loss": {"gamma": 1}}, "loss.gamma=1.0", {"loss": {"name": "focal", "gamma": 1}}),
         ({"loss": {"margin": 0}}, "loss.margin=0.0", {"loss": {"name": "asymmetric", "margin": 0}}),
-        ({"average": {"most": 2}}, "average.most=2", {"average": {"swa": True, "most": 2}}),
         ({"pooling": "max", "variant": "simple_cnn_dense"}, "pooling=max",
          {"variant": "simple_cnn"}),
         ({"landscape": {"steps": 50}}, "landscape.steps=50",

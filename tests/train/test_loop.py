@@ -1,4 +1,4 @@
-"""The loop: learning, evaluation, stages, averages of weights, resuming, what stops it."""
+"""The loop: learning, evaluation, stages, the moving average, resuming, what stops it."""
 
 import itertools
 import math
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
 from train.tiny_training import (
     CLASSES,
     PREPROCESS,
@@ -26,12 +25,13 @@ from train.tiny_training import (
 )
 
 from satray.config.stages import ScheduleOptions
-from satray.config.train import AverageOptions, OptimizerOptions, TowerOptions, VariantOptions
+from satray.config.train import OptimizerOptions, TowerOptions, VariantOptions
 from satray.data.augment import Augment
 from satray.errors import TrainingError
 from satray.metrics.summary import compute_metrics, flat
 from satray.models.network import Network
-from satray.train.averages import Averages, renew_statistics
+from satray.train.average import MovingAverage
+from satray.train.optim import set_dropout
 from satray.train.plan import plan_training
 
 
@@ -75,9 +75,8 @@ def test_it_learns_and_reports(task, classes):
     # of each validation tile once, though some came twice
     assert found.rows.tolist() == list(range(VAL_ROWS))
     np.testing.assert_array_equal(found.labels_NK, val_data[1])
-    np.testing.assert_allclose(
-        found.logits_NK, validation_of(done.states[-1].model, done.net), atol=1e-5
-    )
+    by_hand = validation_of(done.states[-1].model, done.net)
+    np.testing.assert_allclose(found.logits_NK, by_hand, atol=1e-5)
     whole = flat(compute_metrics(found.logits_NK, found.labels_NK, classes, task))
     assert {name: last[name] for name in whole} == whole
     assert last["val_loss"] == pytest.approx(whole["log_loss"], abs=1e-6)
@@ -91,18 +90,18 @@ def test_the_same_seed_gives_the_same_history_and_leaves_the_callers_draws_alone
     one = run(given, net)
     assert torch.equal(torch.rand(3), expected)
     other = run(given, tiny_net())
-    assert [timeless(r) for r in one.rows] == [timeless(r) for r in other.rows]
+    assert timeless(one.rows) == timeless(other.rows)
     equal(weights(one.net), weights(other.net))
     assert all(value.is_contiguous() for value in one.states[0].model.values())
     third = run(recipe(stage(2), seed=4, dropout=0.5), tiny_net())
     assert third.rows[0]["train_loss"] != one.rows[0]["train_loss"]
 
 
-CYCLED = ScheduleOptions(name="triangular2", cycle=1, warmup=0.4, cycle_momentum=True)
+CYCLED = {"schedule": {"name": "triangular2", "cycle": 1, "warmup": 0.4, "cycle_momentum": True}}
 THAWING = (
     stage(1, 0.02, trainable="head", dropout=0.2),
-    stage(1, trainable="block5", layer_decay=0.6).model_copy(update={"schedule": CYCLED}),
-    stage(2, trainable="block3", dropout=0.0).model_copy(update={"schedule": CYCLED}),
+    {"pseudo_epochs": 1, "trainable": "block5", "layer_decay": 0.6, **CYCLED},
+    {"pseudo_epochs": 2, "trainable": "block3", "dropout": 0.0, **CYCLED},
 )
 CUT = (stage(2, 0.02), stage(1.5, 0.05, "step", trainable="head"))
 """A state amid a stage, at its last step, and in the next."""
@@ -113,12 +112,11 @@ CUT = (stage(2, 0.02), stage(1.5, 0.05, "step", trainable="head"))
     ("build", "stages", "options"),
     [
         (lambda: tiny_net(norm="batch"), CUT, {"dropout": 0.3}),
-        (lambda: tiny_net(norm="batch"), CUT, {"optimizer": "sgd", "average": {"ema": 0.97}}),
-        (lambda: tiny_net(norm="batch"), CUT,
-         {"optimizer": "adam", "average": {"ema": 0.97, "swa": True, "start": 0.2}}),
+        (lambda: tiny_net(norm="batch"), CUT, {"optimizer": "sgd", "ema": 0.97}),
+        (lambda: tiny_net(norm="batch"), CUT, {"optimizer": "adam", "ema": 0.97}),
         (lambda: network("simple_cnn"), THAWING, {"optimizer": "sgd"}),
     ],
-)  # fmt: skip
+)
 def test_resumed_is_uninterrupted_bit_by_bit(build, stages, options, stop_after):
     given = recipe(*stages, **options)
     whole, first = run(given, build()), run(given, build(), stop_after=stop_after)
@@ -126,19 +124,14 @@ def test_resumed_is_uninterrupted_bit_by_bit(build, stages, options, stop_after)
     rest = run(given, build(), state=first.states[-1])
     equal(weights(whole.net), weights(rest.net))
     equal(kept(rest.states[-1]), kept(whole.states[-1]))
-    assert [timeless(r) for r in (*first.rows, *rest.rows)] == [timeless(r) for r in whole.rows]
+    assert timeless((*first.rows, *rest.rows)) == timeless(whole.rows)
     assert rest.states[-1].history == (*first.rows, *rest.rows)
-    if given.average.swa:
-        averages = [each.loop.average(*each.feed)[0] for each in (whole, rest)]
-        equal(*averages)
-        assert timeless(whole.loop.averaged) == timeless(rest.loop.averaged)
     done = run(given, build(), state=rest.states[-1])
     assert done.rows == ()
     equal(weights(done.net), weights(whole.net))
 
 
-@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
-@pytest.mark.parametrize("backbone", ["resnet10t", "simple_cnn"])
+@pytest.mark.parametrize(("backbone", "layer_decay"), [("resnet10t", 1.0), ("simple_cnn", 0.5)])
 def test_only_what_a_stage_trains_changes(backbone, layer_decay):
     """Gradual unfreezing and back, with weight decay and dropout: bit for bit, buffers too."""
     last, before_it = ("layer4", "layer3") if backbone == "resnet10t" else ("block5", "block4")
@@ -164,49 +157,53 @@ def test_rate_and_place_are_the_plans():
     deeper = stage(1.3, trainable="block4", layer_decay=0.5)
     given = recipe(stage(0.7, 0.02), deeper.model_copy(update={"schedule": cycled}))
     plan, done = plan_training(given, ROWS, 1), run(given, network("simple_cnn"))
-    rows = done.rows
-    for state, step in zip(done.states, (2, 5), strict=True):
+    for state, row, step in zip(done.states, done.rows, (2, 5), strict=True):
         groups = state.optimizer["param_groups"]
         shares = sorted({group["lr"] / plan.learning_rate(step) for group in groups})
         assert shares == pytest.approx([0.25, 0.5, 1])  # blocks 4 and 5, and the head
         assert {group["betas"][0] for group in groups} == {plan.momentum(step)}
-    assert [r["learning_rate"] for r in rows] == [plan.learning_rate(2), plan.learning_rate(5)]
-    assert [(r["samples_seen"], r["stage"], r["stage_began"]) for r in rows] == [
-        (24, 1, 16),
-        (48, 1, 16),
-    ]
+        assert row["learning_rate"] == plan.learning_rate(step)
+        place = (row["samples_seen"], row["stage"], row["stage_began"])
+        assert place == (8 * (step + 1), 1, 16)
 
 
-def test_the_loop_drops_what_the_stage_says():
-    """All but nothing dropped: the head hardly learns from features that are not there."""
+@pytest.mark.parametrize("head", ["linear", "dense"])
+def test_the_loop_drops_what_the_stage_says_and_leaves_a_backbones_own_alone(head):
     plain, dropped = (run(recipe(stage(12, **d)), tiny_net()) for d in ({}, {"dropout": 0.99}))
     assert dropped.rows[-1]["train_loss"] > plain.rows[-1]["train_loss"] + 0.1
+    net = network("simple_cnn", head=head)
+    net.towers["rgb"].add_module("own", nn.Dropout(0.1))
+    set_dropout(net, 0.25)
+    ours = {name: m.p for name, m in net.named_modules() if isinstance(m, nn.Dropout)}
+    assert ours.pop("towers.rgb.own") == 0.1
+    assert set(ours.values()) == {0.25}
 
 
 # What is not readable, or not finite
 
 
-def test_unreadable_tiles_have_no_weight():
-    """Whatever their pixels and labels hold."""
+def test_unreadable_tiles_have_no_weight_whatever_they_hold():
     pixels, labels = tiles(ROWS, 1)
     bad = [3, 7, 20]
     spoilt = pixels.copy(), labels.copy()
     spoilt[0][bad], spoilt[1][bad] = 65535, 1
-    given = recipe(stage(1), error_budget=0.125)
+    given = recipe(stage(2), error_budget=0.125)
     one, other = (
-        run(given, tiny_net(norm="batch"), unreadable=bad, data=data)
+        run(given, tiny_net(norm="batch"), unreadable=bad, val_unreadable=(0,), data=data)
         for data in ((pixels, labels), spoilt)
     )
     assert one.rows[0]["unreadable"] == 3
     assert one.rows[0]["train_loss"] == other.rows[0]["train_loss"]
     equal(weights(one.net), weights(other.net))
+    assert [row["val_unreadable"] for row in one.rows] == [1, 1]
+    assert one.seen[-1].rows.tolist() == list(range(1, VAL_ROWS))
 
 
 def test_batches_without_a_readable_tile_teach_nothing():
     """Nor norms, nor weight decay: the network is given the bands' means in their place."""
     given, net, seen = recipe(stage(1), error_budget=1), tiny_net(norm="batch"), []
     net.first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].abs().max().item()))
-    (row,), _, _ = run(given, net, unreadable=range(ROWS))
+    (row,) = run(given, net, unreadable=range(ROWS)).rows
     equal(weights(net), weights(tiny_net(norm="batch")))
     assert seen[:3] == [0.0] * 3
     assert seen[3] > 0  # validation
@@ -214,7 +211,7 @@ def test_batches_without_a_readable_tile_teach_nothing():
     assert math.isnan(row["train_loss"])
     assert math.isfinite(row["val_loss"])
     order = np.random.default_rng(0).permutation(ROWS)
-    _, _, net = run(given, tiny_net(norm="batch"), unreadable=order[8:16])  # the second of three
+    net = run(given, tiny_net(norm="batch"), unreadable=order[8:16]).net  # the second of three
     assert net.norm.num_batches_tracked == 2
     assert net.norm.training
     assert net.norm.running_mean.abs().max() > 0
@@ -246,15 +243,8 @@ def test_what_stops_a_training_is_said_in_one_line(changes, options, says):
     assert "\n" not in str(error.value)
 
 
-def test_within_the_budget_training_goes_on():
-    given = recipe(stage(2), error_budget=0.125)
-    done = run(given, tiny_net(), unreadable=(3, 7, 20), val_unreadable=(0,))
-    assert [row["val_unreadable"] for row in done.rows] == [1, 1]
-    assert done.seen[-1].rows.tolist() == list(range(1, VAL_ROWS))
-
-
 def test_a_step_that_is_not_finite_is_left_out():
-    """Weights, batch statistics and averages are those of a run without it."""
+    """Weights, batch statistics and the average are those of a run without it."""
     net, calls = tiny_net(norm="batch"), []
 
     def burst(module, _, output):
@@ -262,10 +252,8 @@ def test_a_step_that_is_not_finite_is_left_out():
         return output * math.inf if len(calls) == 2 else output
 
     net.first.register_forward_hook(burst)
-    given = recipe(stage(2, 0.02, "constant"), average={"ema": 0.9})
-    (first, last), states, _ = run(given, net)
+    (first, last), states, _, _ = run(recipe(stage(2, 0.02, "constant"), ema=0.9), net)
     assert (first["skipped"], last["skipped"]) == (1, 0)
-    assert math.isfinite(first["train_loss"])
     assert all(math.isfinite(each["val_loss"]) for each in (first, last))
     for value in (*weights(net).values(), *kept(states[-1]).values()):
         assert value.isfinite().all()
@@ -280,8 +268,7 @@ def test_progress_is_told():
     net.first.register_forward_pre_hook(lambda *_: time.sleep(0.4))
     run(recipe(stage(1)), net, progress=told.append)
     now = told[-1]
-    assert now["pseudo_epoch"] == 0
-    assert now["step"] in (2, 3)
+    assert (now["pseudo_epoch"], now["step"] in (2, 3)) == (0, True)
     assert 0 < now["images_per_second"] < 20
     assert math.isfinite(now["loss"])
 
@@ -290,7 +277,7 @@ def test_progress_is_told():
 def test_the_majority_trap_is_in_the_row(bias, kind):
     net = run(recipe(stage(12)), tiny_net()).net
     net.head.bias.data[0] = bias
-    ((row,), _, _) = run(recipe(stage(1, rate=1e-6)), net)
+    (row,) = run(recipe(stage(1, rate=1e-6)), net).rows
     assert row[f"classes_{kind}"] == 1
     assert row["ppr_bright"] == (kind == "always")
 
@@ -304,12 +291,13 @@ def test_deterministic_and_bf16_run():
 
 
 def test_augmentation_takes_part_and_views_come_again():
-    one = {"flips": "d4", "crop": "centre", "views": 1}
-    anew, cycled = (run(recipe(stage(2), augment=a), tiny_net()) for a in ({"views": None}, one))
-    assert anew.rows[0]["train_loss"] == cycled.rows[0]["train_loss"]  # its first is view 0
-    assert anew.rows[1]["train_loss"] != cycled.rows[1]["train_loss"]
+    anew, cycled = (
+        run(recipe(stage(2), augment={"views": views}), tiny_net()).rows for views in (None, 1)
+    )
+    assert anew[0]["train_loss"] == cycled[0]["train_loss"]  # its first is view 0
+    assert anew[1]["train_loss"] != cycled[1]["train_loss"]
     plain = run(recipe(stage(1)), tiny_net(), augment=Augment(8, "none", "centre"))
-    assert plain.rows[0]["train_loss"] != anew.rows[0]["train_loss"]
+    assert plain.rows[0]["train_loss"] != anew[0]["train_loss"]
 
 
 def test_validation_flipped_by_chance_is_of_the_tile_or_of_its_mirror_image():
@@ -330,12 +318,12 @@ def test_validation_flipped_by_chance_is_of_the_tile_or_of_its_mirror_image():
     assert 0 < mirrored.sum() < VAL_ROWS
 
 
-# Averages of weights
+# The moving average
 
 
 def test_the_moving_average_is_the_formula_with_its_warm_up():
     net = tiny_net(norm="batch").train()
-    average = Averages(net, AverageOptions(ema=0.25))
+    average = MovingAverage(net, 0.25)
     expected = {name: value.double().clone() for name, value in net.state_dict().items()}
     torch.manual_seed(1)
     for t in range(5):
@@ -355,12 +343,11 @@ def test_the_moving_average_is_the_formula_with_its_warm_up():
 
 def test_evaluation_and_bundle_use_the_average_and_training_does_not():
     plain = run(recipe(stage(3)), tiny_net(norm="batch"))
-    assert plain.states[-1].averages == {}
-    done = run(recipe(stage(3), average={"ema": 0.9}), tiny_net(norm="batch"))
+    assert plain.states[-1].average == {}
+    done = run(recipe(stage(3), ema=0.9), tiny_net(norm="batch"))
     equal(weights(plain.net), weights(done.net))
     assert [r["train_loss"] for r in done.rows] == [r["train_loss"] for r in plain.rows]
     assert all(a["val_loss"] != b["val_loss"] for a, b in zip(done.rows, plain.rows, strict=True))
-    equal(kept(done.states[-1]), done.loop.kept())
     found = validation_of(kept(done.states[-1]), tiny_net(norm="batch"))
     np.testing.assert_allclose(found, done.seen[-1].logits_NK, atol=1e-4)
 
@@ -368,86 +355,10 @@ def test_evaluation_and_bundle_use_the_average_and_training_does_not():
 def test_what_is_frozen_rests_in_the_average_too():
     """Weights and batch statistics are those that the head then trains on, from its first step."""
     stages = stage(1, 0.05, "constant"), stage(2, 0.05, "constant", trainable="head")
-    done = run(recipe(*stages, average={"ema": 0.97}), network("resnet10t", dropout=0))
+    done = run(recipe(*stages, ema=0.97), network("resnet10t", dropout=0))
     before, first, last = done.states
     frozen = {name for name in before.model if name.startswith("towers.")}
     assert frozen & changed(kept(before), before.model)
     for state in (first, last):
         assert changed(kept(state), before.model).isdisjoint(frozen)
         assert "head.weight" in changed(kept(state), state.model)
-
-
-def test_the_mean_of_snapshots_is_the_mean_and_its_logits_are_those_measured():
-    """Taken at pseudo-epoch ends here, whose states are known."""
-    stages, swa = stage(4, 0.05, "constant", trainable="head"), {"swa": True, "start": 0.2}
-    done = run(recipe(stages, average=swa), tiny_net(norm="batch"))
-    found, predictions = done.loop.average(*done.feed)
-    states = [state.model for state in done.states]
-    mean = torch.stack([state["head.weight"] for state in states]).mean(0)
-    torch.testing.assert_close(found["head.weight"], mean)
-    assert torch.equal(found["first.weight"], states[0]["first.weight"])  # what never moved
-    statistics = torch.stack([state["norm.running_mean"] for state in states]).mean(0)
-    assert not torch.allclose(found["norm.running_mean"], statistics)
-    assert found["norm.num_batches_tracked"] == 3  # the pass, from the start
-    np.testing.assert_allclose(
-        validation_of(found, tiny_net(norm="batch")), predictions.logits_NK, atol=1e-4
-    )
-    assert done.loop.averaged["val_loss"] < 0.69
-    equal(weights(done.net), states[-1])  # the run's own weights are left alone
-    assert done.loop.state().pseudo_epoch == 5
-
-
-def test_a_snapshot_is_taken_at_its_step_also_amid_a_pseudo_epoch():
-    """Cycles of 4.5 steps, 3 steps a pseudo-epoch: after steps 4 and 9."""
-    cycle = ScheduleOptions(name="triangular", cycle=1.5)
-    given = stage(3).model_copy(update={"schedule": cycle})
-    once, both = (
-        run(recipe(given, average={"swa": True, "most": most}), tiny_net()) for most in (1, 2)
-    )
-    last, mean = (each.loop.average(*each.feed)[0] for each in (once, both))
-    equal(last, weights(once.net))
-    assert not torch.equal(mean["head.weight"], last["head.weight"])
-
-
-def test_an_average_that_is_not_finite_is_no_evaluation():
-    given = recipe(stage(2, 0.05, "constant"), average={"swa": True})
-    state = run(given, tiny_net()).states[-1]
-    state.averages["swa"]["module.head.bias"].fill_(math.nan)
-    again = run(given, tiny_net(), state=state)
-    assert again.loop.average(*again.feed)[1] is None
-    assert again.loop.averaged is None
-
-
-def test_batch_statistics_are_renewed_as_torch_does_but_for_frozen_norms():
-    torch.manual_seed(0)
-    xs = [torch.randn(4, 3, 8, 8) * 2 + 1 for _ in range(5)]
-    ours, theirs = (tiny_net(norm="batch", dropout=0.5) for _ in range(2))
-    for net in (ours, theirs):
-        net.norm.running_mean.fill_(9.0)
-    renew_statistics(ours, lambda: iter([*xs[:2], torch.empty(0, 3, 8, 8), *xs[2:]]))
-    update_bn(xs, theirs)
-    torch.testing.assert_close(ours.norm.running_mean, theirs.norm.running_mean)
-    torch.testing.assert_close(ours.norm.running_var, theirs.norm.running_var)
-    assert (ours.norm.momentum, ours.training, ours.norm.training) == (0.1, False, False)
-    net = network("resnet10t")
-    before = weights(net)
-    net.set_trainable("head")
-    renew_statistics(net, lambda: pytest.fail("asked for tiles"))
-    equal(weights(net), before)
-    net.set_trainable("layer4")
-    renew_statistics(net, lambda: iter([torch.randn(2, 3, 64, 64)]))
-    moved = changed(before, weights(net))
-    assert moved
-    assert all(".layer4." in name for name in moved)
-
-
-@pytest.mark.parametrize("head", ["linear", "dense"])
-def test_a_stages_dropout_leaves_a_backbones_own_alone(head):
-    from satray.train.optim import set_dropout
-
-    net = network("simple_cnn", head=head)
-    net.towers["rgb"].add_module("own", nn.Dropout(0.1))
-    set_dropout(net, 0.25)
-    ours = {name: m.p for name, m in net.named_modules() if isinstance(m, nn.Dropout)}
-    assert ours.pop("towers.rgb.own") == 0.1
-    assert set(ours.values()) == {0.25}

@@ -1,6 +1,5 @@
 """Two processes (gloo) against one, at the same global batch."""
 
-import json
 import os
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from train.tiny_training import ROWS, equal, kept, recipe, run, stage, tiny_net
+from train.tiny_training import ROWS, equal, kept, recipe, run, stage, timeless, tiny_net, weights
 
 from satray.config.train import TowerOptions, VariantOptions
 from satray.models.network import Network
@@ -32,12 +31,14 @@ def test_synchronised_norms_keep_their_activations():
     assert torch.equal(converted(x_BCHW), expected)
 
 
-def losses(rank, workers, state=None):
-    given = recipe(*STAGES, optimizer="sgd", batch=8, error_budget=0.5)
-    done = run(given, tiny_net(), rank=rank, workers=workers, unreadable=UNREADABLE, state=state)
-    reports, states, net = done
+def trained(rank, workers):
+    """Rows and weights; and the moving average after each pseudo-epoch, over batch norms."""
+    given = recipe(*STAGES, optimizer="sgd", error_budget=0.5)
+    done = run(given, tiny_net(), rank=rank, workers=workers, unreadable=UNREADABLE)
     assert all((seen is None) == (rank > 0) for seen in done.seen)  # rank 0 measures
-    return list(reports), states, {name: value.tolist() for name, value in net.state_dict().items()}
+    stages = stage(1, 0.05, "constant"), stage(1.5, 0.05, "constant", trainable="head")
+    averaged = run(recipe(*stages, ema=0.9), tiny_net(norm="batch"), rank=rank, workers=workers)
+    return list(done.rows), weights(done.net), [kept(state) for state in averaged.states]
 
 
 def worker(rank, workers, folder):
@@ -45,63 +46,22 @@ def worker(rank, workers, folder):
     os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
     store = dist.FileStore(f"{folder}/store", workers)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=workers)
-    rows, _, net = losses(rank, workers)
-    with open(f"{folder}/{rank}.json", "w") as file:
-        json.dump([rows, net], file)
-    torch.save(averages(rank, workers), f"{folder}/{rank}.pt")
+    torch.save(trained(rank, workers), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def averages(rank, workers):
-    """The moving average after each pseudo-epoch, and the mean of two moments."""
-    stages = stage(1, 0.05, "constant"), stage(1.5, 0.05, "constant", trainable="head")
-    given = recipe(*stages, average={"ema": 0.9, "swa": True, "start": 0.5, "most": 9})
-    done = run(given, tiny_net(norm="batch"), rank=rank, workers=workers)
-    mean, _ = done.loop.average(*done.feed)
-    return [kept(state) for state in done.states], mean
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    """What two processes wrote, which are slow to start."""
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(worker, (2, str(folder)), nprocs=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def together(ranks):
-    return [json.loads((ranks / f"{rank}.json").read_text()) for rank in range(2)]
-
-
-def test_two_workers_equal_one(together):
-    alone, _, net = losses(0, 1)
-    for rows, weights in together:
+def test_two_workers_equal_one_and_each_other(tmp_path):
+    mp.spawn(worker, (2, str(tmp_path)), nprocs=2)
+    both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    alone, net, _ = trained(0, 1)
+    for rows, found, _ in both:
         for name in ("train_loss", "val_loss"):
             assert [r[name] for r in rows] == pytest.approx([r[name] for r in alone], abs=1e-4)
-        assert [r["unreadable"] for r in rows] == [r["unreadable"] for r in alone] == [12] * 3
-        for name, value in net.items():
-            torch.testing.assert_close(
-                torch.tensor(weights[name]), torch.tensor(value), rtol=1e-4, atol=1e-5
-            )
-
-
-def test_all_ranks_report_the_same(together):
-    (first, net), (second, other) = together
-    seconds = {"seconds_data", "seconds_compute", "seconds_evaluate", "images_per_second"}
-    for a, b in zip(first, second, strict=True):
-        assert {k: v for k, v in a.items() if k not in seconds} == {
-            k: v for k, v in b.items() if k not in seconds
-        }
-    assert net == other
-
-
-def test_all_ranks_have_the_same_averages(ranks):
-    (first, mean), (second, other) = (
-        torch.load(ranks / f"{rank}.pt", weights_only=True) for rank in range(2)
-    )
-    for one, two in zip(first, second, strict=True):
+        assert [r["unreadable"] for r in rows] == [r["unreadable"] for r in alone] == [12, 12, 12]
+        torch.testing.assert_close(found, net, rtol=1e-4, atol=1e-5)
+    (first, mine, ours), (second, other, theirs) = both
+    assert timeless(first) == timeless(second)
+    equal(mine, other)
+    for one, two in zip(ours, theirs, strict=True):
         equal(one, two)
         assert one["norm.running_mean"].abs().max() > 0
-    equal(mean, other)
-    assert not torch.equal(mean["head.weight"], first[-1]["head.weight"])

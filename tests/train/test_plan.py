@@ -2,17 +2,14 @@
 
 import itertools
 import math
-import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from train.tiny_training import recipe, stage
 
-from satray.config.stages import ScheduleOptions, StageOptions
 from satray.errors import InputError
 from satray.train.plan import plan_training
-from satray.train.schedules import cycle_ends
 
 
 def planned(*stages, rows=1000, workers=1, pseudo_epoch=80, **options):
@@ -24,15 +21,10 @@ def rates(plan):
     return [plan.learning_rate(step) for step in range(plan.total_steps)]
 
 
-def scheduled(pseudo_epochs, **schedule):
-    return StageOptions(pseudo_epochs=pseudo_epochs, schedule=ScheduleOptions(**schedule))
-
-
 def test_a_pseudo_epoch_is_the_split_and_ends_at_the_nearest_step():
     plan = planned(stage(3), workers=2, batch=32, pseudo_epoch=None, accumulate=4)
-    assert plan.steps_per_pseudo_epoch == 31.25
-    assert plan.samples_per_pseudo_epoch == 1000
-    assert (plan.global_batch, plan.local_batch, plan.micro_batch) == (32, 16, 4)
+    assert (plan.steps_per_pseudo_epoch, plan.samples_per_pseudo_epoch) == (31.25, 1000)
+    assert (plan.global_batch, plan.local_batch) == (32, 16)
     assert plan.ends == (31, 62, 94)  # of 31.25, 62.5, 93.75
     assert [plan.steps_in(n) for n in range(3)] == [31, 31, 32]
     assert plan.total_samples == 94 * 32
@@ -42,7 +34,7 @@ def test_a_pseudo_epoch_is_the_split_and_ends_at_the_nearest_step():
 LENGTH = st.one_of(st.floats(1, 12), st.integers(1, 12), st.integers(2, 24).map(lambda n: n / 2))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     batch=st.integers(1, 64),
     pseudo_epoch=st.integers(64, 500),
@@ -68,32 +60,32 @@ def test_stages_end_where_they_should_to_half_a_batch(batch, pseudo_epoch, lengt
     assert all(a < b for a, b in itertools.pairwise((0, *plan.ends)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     batch=st.integers(1, 32),
     pseudo_epoch=st.integers(128, 500),
     before=st.floats(1, 3),
-    warmup=st.sampled_from([0.0, 0.3, 1.0]),
-    cycles=st.integers(1, 12),
+    cycles=st.integers(2, 12),
     cycle=st.integers(1, 3),
-    name=st.sampled_from(["triangular", "triangular2", "exp_range", "cosine_restarts"]),
 )
-def test_whole_cycles_fill_their_stage(batch, pseudo_epoch, before, warmup, cycles, cycle, name):
+def test_whole_cycles_fill_their_stage(batch, pseudo_epoch, before, cycles, cycle):
     """Lengths that are no whole steps neither lose the last cycle nor begin another."""
-    whole = scheduled(warmup + cycles * cycle, name=name, cycle=cycle, warmup=warmup)
+    schedule = {"name": "cosine_restarts", "cycle": cycle, "lowest": 0.0}
+    whole = {"learning_rate": 1.0, "pseudo_epochs": cycles * cycle, "schedule": schedule}
     plan = planned(stage(before), whole, batch=batch, pseudo_epoch=pseudo_epoch)
-    span = plan.stages[1].span
-    found = cycle_ends(whole.schedule, span)
-    assert len(found) == cycles
-    assert found[-1] == span.steps
-    assert plan.warnings == ()
+    found = rates(plan)[plan.stages[1].first_step :]
+    starts = [n for n in range(1, len(found)) if found[n] > found[n - 1]]
+    assert len(starts) == cycles - 1
+    each = len(found) / cycles
+    assert all(abs(start - (n + 1) * each) < 1 for n, start in enumerate(starts))
+    assert found[-1] < 0.5
 
 
 def test_the_plan_depends_on_workers_through_the_local_batch_only():
-    one, four = (planned(stage(2.5, 1.0, "step"), batch=32, rows=999, workers=n) for n in (1, 4))
+    one, four = (planned(stage(2.5, 1.0, "step"), batch=32, rows=960, workers=n) for n in (1, 4))
     found = rates(one)
     drops = [n for n in range(1, len(found)) if found[n] < found[n - 1]]
-    assert tuple(drops) == one.ends[:-1]
+    assert (len(drops), found[-1]) == (2, pytest.approx(0.09))
     assert (one.ends, rates(one)) == (four.ends, rates(four))
     assert (one.local_batch, four.local_batch) == (32, 8)
 
@@ -108,7 +100,7 @@ def test_the_plan_depends_on_workers_through_the_local_batch_only():
         ({"batch": 32, "pseudo_epoch": 10}, r"pseudo_epoch=10: .* at least 32"),
         ({"stages": (stage(1), stage(0.01))}, r"stages\[1\].pseudo_epochs=0.01: .* 0.1"),
         ({"stages": (stage(2, samples=3),)}, r"stages\[0\].samples=3: less than one batch; .* 8"),
-        ({"stages": (scheduled(2, warmup=2),)},
+        ({"stages": ({"pseudo_epochs": 2, "schedule": {"warmup": 2}},)},
          r"stages\[0\].schedule.warmup=2 pseudo-epochs: not shorter .* of 2; take"),
     ],
 )  # fmt: skip
@@ -126,67 +118,9 @@ def test_auto_learning_rates_wait_for_the_range_test():
     assert found.ends == plan.ends
 
 
-@pytest.mark.parametrize(
-    ("schedule", "says"),
-    [
-        ({"name": "triangular", "cycle": 4},
-         "cycle=4: no cycle comes to its end in a stage of 3 pseudo-epochs"),
-        ({"name": "cosine_restarts", "cycle": 2, "warmup": 2}, "cycle=2: .* a stage of 1 pseudo"),
-        ({"name": "step", "step": 2, "warmup": 1}, "step=2: the learning rate never drops"),
-        ({"name": "cosine_restarts", "cycle": 2}, None),
-        ({"name": "exp_range", "cycle": 1, "cycle_momentum": True}, None),
-        ({"name": "cosine_restarts", "cycle": 1, "growth": 2}, None),
-        ({"name": "cosine_restarts", "cycle": 2, "warmup": 1}, None),
-        ({"name": "step", "step": 2}, None),
-    ],
-)  # fmt: skip
-def test_what_a_schedule_probably_did_not_mean_is_noted(schedule, says):
-    found = planned(stage(1), scheduled(3, **schedule)).warnings
-    if says is None:
-        assert found == ()
-    else:
-        (line,) = found
-        assert line.startswith("stages[1].schedule: ")
-        assert re.search(says, line)
-
-
 def test_what_stages_do_is_said():
     deeper = stage(2, "auto", "cosine", trainable="layer3", layer_decay=0.8)
     first, second = planned(stage(1, 0.01, trainable="head"), deeper).lines
     assert first == "stage 1 of 2: head, 80 samples, one_cycle, highest learning rate 0.01"
     assert second.startswith("stage 2 of 2: layer3 and all after it, 160 samples, cosine, ")
     assert second.endswith("learning rate found by a range test, 0.8 of it from block to block")
-
-
-def cycling(pseudo_epochs, cycle, name="triangular", **options):
-    schedule = ScheduleOptions(name=name, cycle=cycle)
-    return StageOptions(pseudo_epochs=pseudo_epochs, schedule=schedule, **options)
-
-
-@pytest.mark.parametrize(
-    ("stages", "average", "expected"),
-    [
-        ([cycling(6, 2)], {}, (6, 12, 18)),
-        ([cycling(3, 1.5, "cosine_restarts")], {}, (4, 9)),  # of 4.5
-        ([cycling(6, 2)], {"swa": False}, ()),
-        ([cycling(6, 2)], {"most": 2}, (12, 18)),
-        # stages with one cycle each are cycles too
-        ([stage(2), stage(2), stage(1)], {}, (6, 12, 15)),
-        # weights from before a thaw are left out
-        ([cycling(4, 1, trainable="head"), cycling(4, 2)], {}, (18, 24)),
-        ([stage(8, trainable="head"), stage(2)], {"start": 0.5}, (27, 30)),
-        # where nothing cycles, at pseudo-epoch ends past the start
-        ([stage(8, schedule="constant")], {}, (21, 24)),
-        ([stage(8, schedule="constant")], {"start": 0.5, "most": 3}, (18, 21, 24)),
-        ([stage(8)], {}, (21, 24)),  # one_cycle: its one end would be no average
-        ([stage(4, schedule="constant")], {"start": 0}, (3, 6, 9, 12)),
-    ],
-)
-def test_when_weights_are_taken_for_the_average(stages, average, expected):
-    """3 steps a pseudo-epoch, and a pass more for batch statistics."""
-    plan = planned(*stages, rows=24, pseudo_epoch=24, average={"swa": True, **average})
-    assert plan.snapshots == expected
-    assert plan.renewal_steps == plan.steps_in(plan.pseudo_epochs) == (3 if expected else 0)
-    seen = ", ".join(str(8 * step) for step in expected)
-    told = [f"weights after {seen} samples are averaged at the end"] if expected else []
-    assert list(plan.lines[len(stages) :]) == told

@@ -197,7 +197,6 @@ def setup(archive, folder, labels=None, **changes):
          ("left: the same on every train tile, so cannot be learnt",)),
         ({"labels": {"val": lambda _: [0, 0]}, "best": "loss"},
          ("bright, left: the same on every val tile, so cannot be judged",)),
-        ({"repeat": 0.1}, ("repeat=0.1: a pass has 48 rows of 48 tiles",)),
         ({"augment": {"scale": 0.3, "crop": "random"}},
          ("augment.scale=0.3 does nothing here: it works with augment.crop=resized",)),
         ({"variant": of_backbone("resnet200"), "weights": "pretrained"},

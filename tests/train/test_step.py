@@ -1,20 +1,24 @@
-"""One step: the update by hand, pieces, clipping, what is not finite."""
+"""One step: its input, the update by hand, pieces, clipping, what is not finite; precision."""
 
 import copy
 import math
+import os
+import random
 
 import numpy as np
 import pytest
 import torch
-from train.tiny_training import SIZE, equal, tiny_net, weights
+from train.tiny_training import PREPROCESS, SIZE, equal, tiles, tiny_net, weights
 
 from satray.config.train import LossOptions, OptimizerOptions
+from satray.data.augment import Augment
+from satray.data.order import samples
 from satray.train.losses import make_loss
 from satray.train.optim import make_optimizer, parameter_groups
-from satray.train.step import Inputs, TrainStep, inputs_of
+from satray.train.state import begin, takes_bf16
+from satray.train.step import AugmentedTiles, Inputs, TrainStep, inputs_of, train_input
 
 LOSS = make_loss(LossOptions(), "multilabel")
-CPU = torch.device("cpu")
 
 
 def inputs(tiles=8, seed=0, scale=1.0, unreadable=()):
@@ -29,61 +33,47 @@ def inputs(tiles=8, seed=0, scale=1.0, unreadable=()):
     )
 
 
-def step_of(net, name="sgd", **options):
-    optimizer = make_optimizer(
-        OptimizerOptions(name=name, momentum=0.9), parameter_groups(net, 1.0)
-    )
-    return TrainStep(net, optimizer, LOSS, **options), optimizer
-
-
-def moved(net, before):
-    now = dict(net.named_parameters())
-    return math.sqrt(sum(((now[n] - before[n]) ** 2).sum().item() for n in now))
+def step_of(net, name="sgd", momentum=0.9, decay=0.05, **options):
+    keys = OptimizerOptions(name=name, momentum=momentum, weight_decay=decay)
+    return TrainStep(net, make_optimizer(keys, parameter_groups(net, 1.0)), LOSS, **options)
 
 
 def test_it_is_torchs_own_loop():
     net, other = tiny_net(), tiny_net()
-    step, _ = step_of(net)
-    theirs = make_optimizer(
-        OptimizerOptions(name="sgd", momentum=0.9), parameter_groups(other, 1.0)
-    )
+    step = step_of(net, decay=0)
+    theirs = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
     for seed in range(3):
         given = inputs(seed=seed, unreadable=(1, 5))
         loss, readable, skipped = step(given, 0.1).tolist()
-        for group in theirs.param_groups:
-            group["lr"] = 0.1
         theirs.zero_grad()
         taken = torch.from_numpy(given.valid)
         mean = LOSS(other(given.x_BCSS), given.labels_BK)[taken].mean()
         mean.backward()
         theirs.step()
         assert (loss / readable, readable, skipped) == (pytest.approx(mean.item()), 6, 0)
-    for name, value in weights(net).items():
-        torch.testing.assert_close(value, weights(other)[name])
+    torch.testing.assert_close(weights(net), weights(other))
 
 
-def test_pieces_make_the_same_update():
-    whole, cut = tiny_net(), tiny_net()
-    first = step_of(whole, "adamw")[0](inputs(unreadable=(2,)), 0.01)
-    second = step_of(cut, "adamw", accumulate=4)[0](inputs(unreadable=(2,)), 0.01)
-    torch.testing.assert_close(first, second)
-    for name, value in weights(whole).items():
-        torch.testing.assert_close(value, weights(cut)[name], rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("changes", [{"accumulate": 4}, {"compile": True}])
+def test_pieces_and_compiling_make_the_same_update(changes):
+    whole, changed = tiny_net(), tiny_net()
+    first = step_of(whole, "sgd")(inputs(unreadable=(2,)), 0.01)
+    second = step_of(changed, "sgd", **changes)(inputs(unreadable=(2,)), 0.01)
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(weights(whole), weights(changed), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("clip", "share"), [(0, 1.0), (1e9, 1.0), (0.5, 0.5)])
 def test_the_gradients_norm_is_clipped(clip, share):
-    net, free = tiny_net(), tiny_net()
-    for each in (net, free):
-        for weight in each.parameters():
-            weight.data.mul_(3)
-    before = copy.deepcopy(dict(net.named_parameters()))
-    options = OptimizerOptions(name="sgd", momentum=0, weight_decay=0)
     norms = []
-    for each, most in ((free, 0), (net, clip)):
-        optimizer = make_optimizer(options, parameter_groups(each, 1.0))
-        TrainStep(each, optimizer, LOSS, clip=most)(inputs(), 1.0)
-        norms.append(moved(each, before))
+    for most in (0, clip):
+        net = tiny_net()
+        for weight in net.parameters():
+            weight.data.mul_(3)
+        before = copy.deepcopy(dict(net.named_parameters()))
+        step_of(net, momentum=0, decay=0, clip=most)(inputs(), 1.0)
+        moved = [(now - before[name]).square().sum() for name, now in net.named_parameters()]
+        norms.append(math.sqrt(sum(each.item() for each in moved)))
     whole, clipped = norms
     assert whole > 0.5
     assert clipped == pytest.approx(whole if share == 1 else clip, rel=1e-4)
@@ -96,7 +86,7 @@ def test_a_step_that_teaches_nothing_leaves_no_trace(name, bad, after):
     """Not finite, or no tile that could be read; as the first step, and later."""
     nets = tiny_net(), tiny_net()
     for disturbed, net in enumerate(nets):
-        step, _ = step_of(net, name, clip=1.0)
+        step = step_of(net, name, clip=1.0)
         for number in range(4):
             if disturbed and number == after:
                 _, readable, skipped = step(bad, 0.05).tolist()
@@ -105,24 +95,65 @@ def test_a_step_that_teaches_nothing_leaves_no_trace(name, bad, after):
     equal(weights(nets[0]), weights(nets[1]))
 
 
-def test_a_compiled_step_learns_alike():
-    plain, compiled = tiny_net(), tiny_net()
-    first = step_of(plain)[0](inputs(), 0.1)
-    second = step_of(compiled, compile=True)[0](inputs(), 0.1)
-    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
-    for name, value in weights(plain).items():
-        torch.testing.assert_close(value, weights(compiled)[name], rtol=1e-3, atol=1e-5)
-
-
 def test_readable_tiles_stand_in_for_the_others():
-    pixels = np.arange(4, dtype=np.uint16)[:, None, None, None]
     batch = {
-        "pixels": pixels,
+        "pixels": np.arange(4, dtype=np.uint16)[:, None, None, None],
         "labels": np.eye(4, 2, dtype=np.uint8),
         "row": np.array([7, 5, 3, 1]),
         "valid": np.array([False, True, True, False]),
     }
-    made = inputs_of(batch, lambda stored, *_: stored.float(), CPU)
+    made = inputs_of(batch, lambda stored, *_: stored.float(), torch.device("cpu"))
     assert made.x_BCSS.flatten().tolist() == [1, 1, 2, 2]
     assert made.weight_B.tolist() == [0, 1, 1, 0]
     assert made.rows.tolist() == [7, 5, 3, 1]
+
+
+def test_a_copy_in_a_pseudo_epoch_has_its_view():
+    """`augment.views`: so many draws a tile, which then come again."""
+    rows, copies = np.array([3, 1, 3, 0, 3]), np.array([0, 0, 1, 0, 2])
+    pixels, augment = torch.from_numpy(tiles(8, 1)[0][rows]), Augment(SIZE, seed=7, brightness=0.5)
+    views = [
+        train_input(pixels, samples(rows, np.full(5, view)), 0, PREPROCESS, augment)
+        for view in range(3)
+    ]
+    assert min((one - other).abs().amax() for one in views for other in views if one is not other)
+    for pseudo_epoch in range(7):
+        found = AugmentedTiles(PREPROCESS, augment, 3)(pixels, rows, copies, pseudo_epoch)
+        for place, copy_number in enumerate(copies):
+            assert torch.equal(found[place], views[(pseudo_epoch + copy_number) % 3][place])
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "able", "expected"),
+    [
+        ("auto", "cuda", True, True),
+        ("auto", "cuda", False, False),
+        ("auto", "cpu", {"avx512_bf16": True, "amx_bf16": False}, True),
+        ("auto", "cpu", {"avx512_bf16": False, "amx_bf16": True}, True),
+        ("auto", "cpu", {"avx512_f": True}, False),
+        ("bf16", "cpu", {}, True),
+        ("fp32", "cuda", True, False),
+    ],
+)
+def test_auto_is_bf16_where_the_device_computes_in_it(
+    monkeypatch, precision, device, able, expected
+):
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: able or including_emulation,
+    )
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert takes_bf16(precision, torch.device(device)) is expected
+
+
+def test_a_process_begins_with_all_generators_seeded(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    drawn = []
+    for seed in (3, 3, 4):
+        begin(seed)
+        drawn.append((random.random(), np.random.random(), torch.rand(1).item()))
+    assert drawn[0] == drawn[1]
+    assert all(a != b for a, b in zip(drawn[0], drawn[2], strict=True))
+    begin(3, deterministic=True)
+    assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"

@@ -2,8 +2,6 @@
 
 import io
 import math
-import threading
-import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -44,11 +42,10 @@ def server(tmp_path_factory):
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     found = {"uri": f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'all.db'}"}
-    taken = found["take"] = found["log_batch"] = SqlAlchemyStore.log_batch
+    found["take"] = found["log_batch"] = SqlAlchemyStore.log_batch
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SqlAlchemyStore, "log_batch", lambda *a, **k: found["log_batch"](*a, **k))
         yield found
-    assert SqlAlchemyStore.log_batch is taken
 
 
 @pytest.fixture
@@ -60,15 +57,16 @@ def client(server, monkeypatch):
 
 
 def mine(client, run):
-    """The MLflow runs of a training run."""
+    """The MLflow run of a training run."""
     experiment = client.get_experiment_by_name("satray")
     found = client.search_runs([experiment.experiment_id])
-    return [each for each in found if each.data.tags["satray.out"] == run.out]
+    (one,) = [each for each in found if each.data.tags["satray.out"] == run.out]
+    return one
 
 
 def logged(client, run, name="loss/train"):
-    (found,) = mine(client, run)
-    return [(m.step, m.value) for m in client.get_metric_history(found.info.run_id, name)]
+    history = client.get_metric_history(mine(client, run).info.run_id, name)
+    return [(m.step, m.value) for m in history]
 
 
 def test_figures_by_class_are_columns_and_groups_again():
@@ -91,7 +89,7 @@ def test_a_run_that_was_stopped_goes_on_in_the_same_mlflow_run(client, tmp_path)
 
     with pytest.raises(TrainingError, match="stopped"):
         stopped()
-    (first,) = mine(client, run)
+    first = mine(client, run)
     assert first.info.status == "FAILED"
     assert logged(client, run) == LOSSES[:1]
 
@@ -100,7 +98,7 @@ def test_a_run_that_was_stopped_goes_on_in_the_same_mlflow_run(client, tmp_path)
         for number in (0, 1, 1):  # a checkpoint was lost, and workers were started again
             tracker.row(ROWS[number])
         tracker.publish(ROWS)  # the third was never heard of
-    (found,) = mine(client, run)
+    found = mine(client, run)
     assert (found.info.run_id, found.info.status) == (first.info.run_id, "FINISHED")
     assert logged(client, run) == LOSSES
     assert logged(client, run, "ap/ship") == [(100, 0.5), (200, 0.5), (300, 0.5)]
@@ -111,39 +109,31 @@ def test_a_run_that_was_stopped_goes_on_in_the_same_mlflow_run(client, tmp_path)
 
     other, _ = make_run(tmp_path / "other")  # another folder is another run
     with tracking.follow(recipe(), other):
-        assert mine(client, other)[0].info.run_id != found.info.run_id
+        assert mine(client, other).info.run_id != found.info.run_id
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_server_that_fails_for_a_while_has_every_row_once_in_the_end(
     client, server, tmp_path, monkeypatch, late
 ):
-    """It was away, or took what it answered too late; nobody waits for it meanwhile."""
-    failed, freed = threading.Event(), threading.Event()
+    """It was away, or took what it answered too late; it is asked once meanwhile."""
+    asked = []
 
     def fails(*args, **options):
-        assert freed.wait(10)
+        asked.append(args)
         if late:
             server["take"](*args, **options)
-        failed.set()
         raise OSError("gone\naway")
 
     run, said = make_run(tmp_path)
     with tracking.follow(recipe(), run) as tracker:
         monkeypatch.setitem(server, "log_batch", fails)
         tracker.row(ROWS[0])
-        assert logged(client, run) == []
-        freed.set()
-        assert failed.wait(10)
-        time.sleep(0.002)  # another millisecond would be another entry
-        if not late:
-            tracker.publish(ROWS[:2])  # gone at the end: it costs no product
-            assert said == [
-                "note: MLflow lacks 2 of 2 rows (OSError: gone away); history.parquet has all"
-            ]
+        tracker.row(ROWS[1])
+        assert len(asked) == 1
         monkeypatch.setitem(server, "log_batch", server["take"])
         tracker.publish(ROWS)
-        assert len(said) == (not late)
+    assert said == ["note: MLflow lacks rows (OSError: gone away); history.parquet has all"]
     assert logged(client, run) == LOSSES
 
 
@@ -162,7 +152,6 @@ def test_a_server_that_is_not_there_ends_before_training(client, tmp_path, monke
 def test_mlflow_must_be_installed_and_know_its_server(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     tracking.check(recipe("tensorboard"))
-    tracking.check(recipe("none"))
     monkeypatch.setattr(tracking, "find_spec", lambda name: object())
     with pytest.raises(InputError, match="MLFLOW_TRACKING_URI is not set"):
         tracking.check(recipe())

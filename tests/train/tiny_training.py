@@ -20,7 +20,7 @@ PREPROCESS = Preprocess(("a", "b", "c"), (2500.0,) * 3, (1500.0,) * 3, SIZE, SID
 
 
 class TinyNet(nn.Module):
-    """Two convolutions, a norm, dropout and a linear head; `first` can be frozen."""
+    """Two convolutions, a norm, dropout and a linear head; all but the head can be frozen."""
 
     def __init__(self, norm="group", dropout=0.0, classes=2):
         super().__init__()
@@ -29,14 +29,12 @@ class TinyNet(nn.Module):
         self.second = nn.Conv2d(8, 8, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(8, classes)
-        self.trainable = []
 
     def forward(self, x):
         x = torch.relu(self.norm(self.first(x)))
         return self.head(self.dropout(torch.relu(self.second(x)).mean((2, 3))))
 
     def set_trainable(self, spec):
-        self.trainable.append(spec)
         self.requires_grad_(spec == "all")
         self.head.requires_grad_(True)
 
@@ -55,7 +53,8 @@ def tiles(rows, seed):
     return pixels.astype(np.uint16), labels.astype(np.uint8)
 
 
-def batches(pixels, labels, order, batch, rank=0, workers=1, unreadable=()):
+def batches(data, order, batch, rank=0, workers=1, unreadable=()):
+    pixels, labels = data
     local = batch // workers
     for start in range(0, len(order) - batch + 1, batch):
         rows = np.asarray(order[start + rank * local : start + (rank + 1) * local])
@@ -77,29 +76,24 @@ def stage(pseudo_epochs, rate=0.02, schedule="one_cycle", **options):
     )
 
 
-def recipe(*stages, batch=8, optimizer="adamw", average=None, **options):
+def recipe(*stages, batch=8, optimizer="adamw", ema=0.0, **options):
     return TrainRecipe(
         index="nowhere",
         batch=batch,
         stages=stages or (stage(2),),
         optimizer=OptimizerOptions(name=optimizer),
-        average={"ema": 0, **(average or {})},
+        average={"ema": ema},
         **options,
     )
 
 
 class Trained(NamedTuple):
-    """A run: its rows, states, network; what was predicted; the loop and its batches."""
+    """A run: its rows, a state after each, its network, and what was predicted."""
 
     rows: tuple
     states: list
     net: nn.Module
     seen: list
-    loop: Loop
-    feed: tuple
-
-    def __iter__(self):
-        return iter((self.rows, self.states, self.net))
 
 
 def run(
@@ -121,39 +115,36 @@ def run(
     progress=None,
 ):
     """Train; what came of it."""
-    pixels, labels = data or tiles(ROWS, 1)
-    plan = plan_training(given, len(pixels), workers)
-    val_pixels, val_labels = val_data or tiles(VAL_ROWS, 2)
+    data, val_data = data or tiles(ROWS, 1), val_data or tiles(VAL_ROWS, 2)
+    plan = plan_training(given, len(data[0]), workers)
+    augment = augment or Augment(SIZE, seed=given.seed)
     loop = Loop(
         net,
         plan,
         given,
         task,
         classes,
-        train_input=AugmentedTiles(
-            PREPROCESS, augment or Augment(SIZE, seed=given.seed), given.augment.views
-        ),
+        train_input=AugmentedTiles(PREPROCESS, augment, given.augment.views),
         eval_input=PREPROCESS,
         bf16=bf16,
         state=state,
         progress=progress,
     )
-    states = []
 
     def train_batches(pseudo_epoch):
-        order = np.random.default_rng(pseudo_epoch).permutation(len(pixels))
-        return batches(pixels, labels, order, plan.global_batch, rank, workers, unreadable)
+        order = np.random.default_rng(pseudo_epoch).permutation(len(data[0]))
+        return batches(data, order, plan.global_batch, rank, workers, unreadable)
 
     def val_batches():
-        # Padded to whole batches by repeating rows, as the streaming room does.
+        # Padded to whole batches by repeating rows, as the streams do.
         order = np.resize(np.arange(VAL_ROWS), 12)
-        return batches(val_pixels, val_labels, order, 4, rank, workers, val_unreadable)
+        return batches(val_data, order, 4, rank, workers, val_unreadable)
 
-    feed, seen, begun = (train_batches, val_batches), [], loop.pseudo_epoch
+    states, seen, begun = [], [], loop.pseudo_epoch
     while not loop.done and len(states) != stop_after:
-        seen.append(loop.step(*feed)[1])
+        seen.append(loop.step(train_batches, val_batches)[1])
         states.append(loop.state().copied())
-    return Trained(loop.history[begun:], states, net, seen, loop, feed)
+    return Trained(loop.history[begun:], states, net, seen)
 
 
 def weights(net):
@@ -162,18 +153,16 @@ def weights(net):
 
 def kept(state):
     """What is evaluated of a state: the moving average where there is one."""
-    average = state.averages.get("ema")
-    if average is None:
-        return state.model
-    return {name.removeprefix("module."): average[name] for name in average if "." in name}
+    average = state.average
+    return {n.removeprefix("module."): average[n] for n in average if "." in n} or state.model
 
 
 TIMES = {"images_per_second", "seconds_data", "seconds_compute", "seconds_evaluate"}
 
 
-def timeless(row):
-    """A history row without what differs from run to run, NaN made comparable."""
-    return {name: repr(value) for name, value in row.items() if name not in TIMES}
+def timeless(rows):
+    """History rows without what differs from run to run, NaN made comparable."""
+    return [{name: repr(row[name]) for name in row if name not in TIMES} for row in rows]
 
 
 def equal(first, second):
