@@ -39,28 +39,38 @@ def assign_parts(labels: LabelTable, options: SplitOptions) -> tuple[Part, ...]:
         InputError: the column is absent or holds other words; it cuts a group; the draw cannot be
             made; under `auto`, the column is there and a draw was described too.
     """
-    by_column, asked = options.by == "column", _asked(options)
-    if "block" in asked:
+    fields, by, there = type(options).model_fields, options.by, options.column in labels.columns
+    asked = [name for name in fields if getattr(options, name) != fields[name].default]
+    vain = {"block"} | ({"val", "test", "seed", "stratify"} if by == "auto" and there else set())
+    if wrong := [f"split.{name}={getattr(options, name)}" for name in asked if name in vain]:
         raise InputError(
-            f"split.block={options.block:g}: split.by={options.by} has no blocks of ground; "
-            "accepted with split.by=ground"
+            f"{', '.join(wrong)}: of no use with split.by={by}"
+            + (f", where {labels.name} has the column {options.column!r}" if there else "")
+            + "; accepted: split.by=column (take it), split.by=draw (draw one), split.by=ground "
+            "(which has blocks)"
         )
-    if options.by == "auto":
-        by_column = options.column in labels.columns or "column" in asked
-        drawn = [name for name in ("val", "test", "seed", "stratify") if name in asked]
-        if drawn and options.column in labels.columns:
-            said = ", ".join(f"split.{name}={getattr(options, name)}" for name in drawn)
-            raise InputError(
-                f"{said}: {labels.name} has the column {options.column!r}, which gives the split; "
-                "accepted are split.by=column (take it) or split.by=draw (draw one)"
-            )
     groups_N = None if options.group is None else _groups(labels, options.group)
-    if not by_column:
+    if by == "draw" or (by == "auto" and not there and "column" not in asked):
         said = f"split.group={options.group}"
         return _draw(labels.labels, labels.task, options, groups_N, said, "groups")
-    parts = _parts_of_column(labels, options)
-    if groups_N is not None:
-        _refuse_straddling(labels, options, groups_N, parts)
+    cells = _cells(labels, options.column, "split.column")
+    words = [(cell or "an empty cell").lower() for cell in cells]
+    for row, word in enumerate(words):
+        if word not in PARTS_BY_WORD:
+            raise InputError(
+                f"split.column: {labels.name}, row {row + 1} ({labels.keys[row]}): column "
+                f"{options.column!r} holds {word!r}; accepted are {listed(PARTS_BY_WORD)} "
+                "(split.by=draw draws a split instead)"
+            )
+    parts = tuple(PARTS_BY_WORD[word] for word in words)
+    side: dict[int, Part] = {}
+    for row, group in enumerate([] if groups_N is None else groups_N.tolist()):
+        if side.setdefault(group, parts[row]) != parts[row]:
+            cell = labels.columns[str(options.group)][row]
+            raise InputError(
+                f"split.group: {labels.name} has {options.group}={cell!r} in both {side[group]} "
+                f"and {parts[row]} by its split column; drop split.group, or say split.by=draw"
+            )
     return parts
 
 
@@ -186,26 +196,6 @@ def count_meeting(
     return found
 
 
-def _asked(options: SplitOptions) -> set[str]:
-    """Keys that have another value than the default."""
-    fields = type(options).model_fields
-    return {name for name in fields if getattr(options, name) != fields[name].default}
-
-
-def _parts_of_column(labels: LabelTable, options: SplitOptions) -> tuple[Part, ...]:
-    cells = _cells(labels, options.column, "split.column")
-    unknown = {c for c in cells if c is None or c.lower() not in PARTS_BY_WORD}
-    if unknown:
-        row = next(i for i, cell in enumerate(cells) if cell in unknown)
-        words = sorted("an empty cell" if cell is None else repr(cell) for cell in unknown)
-        raise InputError(
-            f"split.column: {labels.name}, row {row + 1} ({labels.keys[row]}): column "
-            f"{options.column!r} holds {listed(words, 5)}; accepted are {listed(PARTS_BY_WORD)} "
-            "(split.by=draw draws a split instead)"
-        )
-    return tuple(PARTS_BY_WORD[cell.lower()] for cell in cells if cell is not None)
-
-
 def _groups(labels: LabelTable, column: str) -> NDArray[np.int64]:
     """(N,) number of each row's group, by first appearance."""
     cells = _cells(labels, column, "split.group")
@@ -221,28 +211,10 @@ def _groups(labels: LabelTable, column: str) -> NDArray[np.int64]:
 
 def _cells(labels: LabelTable, column: str, key: str) -> tuple[str | None, ...]:
     if column not in labels.columns:
-        found = f"{key}: {labels.name} has no column"
         others = [over.rpartition(" (")[0] or over for over in labels.passed_over]  # `NAME (words)`
-        have = [*labels.columns, *others]
-        refuse_absent(column, have, found, "columns beside key and classes")
+        found = f"{key}: {labels.name} has no column"
+        refuse_absent(column, [*labels.columns, *others], found, "columns beside key and classes")
     return labels.columns[column]
-
-
-def _refuse_straddling(
-    labels: LabelTable,
-    options: SplitOptions,
-    groups_N: NDArray[np.int64],
-    parts: tuple[Part, ...],
-) -> None:
-    """Refuse a given split that puts one group on two sides."""
-    side: dict[int, Part] = {}
-    for row, (group, part) in enumerate(zip(groups_N.tolist(), parts, strict=True)):
-        if side.setdefault(group, part) != part:
-            cell = labels.columns[str(options.group)][row]
-            raise InputError(
-                f"split.group: {labels.name} has {options.group}={cell!r} in both {side[group]} "
-                f"and {part} by its split column; drop split.group, or say split.by=draw"
-            )
 
 
 def _draw(
@@ -264,16 +236,24 @@ def _draw(
     neither several labels a tile nor shares other than one of k).
     `groups_N` has the number, from 0, of each row's group; `said` asked for groups that are `kind`.
     """
-    n = len(labels_NK)
-    n_val, n_test = _part_sizes(n, options)
+    n, seed = len(labels_NK), options.seed
+    n_val, n_test = (
+        int(size) if size >= 1 else math.ceil(size * n) for size in (options.val, options.test)
+    )
+    if n_val + n_test >= n or any(v >= 1 and v != int(v) for v in (options.val, options.test)):
+        raise InputError(
+            f"split.val={options.val:g}, split.test={options.test:g} of {n} tiles; accepted: "
+            "shares below 1 or whole numbers of tiles, which leave one at least for train"
+        )
+    sizes = (n - n_val - n_test, n_val, n_test)
     if groups_N is not None:
         sizes_G = np.bincount(groups_N)
         if options.stratify:
             totals_GK = np.zeros((len(sizes_G), labels_NK.shape[1] + 2), np.int64)
             np.add.at(totals_GK, groups_N, _strata(labels_NK))
-            part_G = _iterative(totals_GK, (n - n_val - n_test, n_val, n_test), options.seed)
+            part_G = _iterative(totals_GK, sizes, seed)
         else:
-            part_G = _whole_groups(sizes_G, n_val, n_test, options.seed)
+            part_G = _whole_groups(sizes_G, n_val, n_test, seed)
         for number, target in ((0, 1), (1, n_val), (2, n_test)):
             if target and not (part_G == number).any():
                 raise InputError(
@@ -282,36 +262,19 @@ def _draw(
                 )
         part_N = part_G[groups_N]
     elif options.stratify and task == "multilabel":
-        part_N = _iterative(_strata(labels_NK), (n - n_val - n_test, n_val, n_test), options.seed)
+        part_N = _iterative(_strata(labels_NK), sizes, seed)
     else:
         part_N = np.zeros(n, np.int64)
         rows = np.arange(n, dtype=np.int64)
         if options.stratify:
             y_N = labels_NK[:, 0] if task == "binary" else labels_NK.argmax(axis=1)
-            rest, test = _take(rows, n_test, options.seed, y_N)
-            _, val = _take(rest, n_val, options.seed, y_N)
+            rest, test = _take(rows, n_test, seed, y_N)
+            _, val = _take(rest, n_val, seed, y_N)
         else:
-            _, held = _take(rows, n_val + n_test, options.seed)
+            _, held = _take(rows, n_val + n_test, seed)
             val, test = held[:n_val], held[n_val:]
         part_N[val], part_N[test] = 1, 2
     return tuple(PARTS[number] for number in part_N.tolist())
-
-
-def _part_sizes(n: int, options: SplitOptions) -> tuple[int, int]:
-    """Numbers of rows for val and test, of n; shares below 1 are rounded up."""
-    sizes = []
-    for name, value in (("val", options.val), ("test", options.test)):
-        if value >= 1 and value != int(value):
-            raise InputError(
-                f"split.{name}={value:g}: a share below 1 or a whole number of tiles is accepted"
-            )
-        sizes.append(int(value) if value >= 1 else math.ceil(value * n))
-    if sum(sizes) >= n:
-        raise InputError(
-            f"split.val={options.val:g} and split.test={options.test:g} take {sum(sizes)} of {n} "
-            "tiles; at least one must be left for train"
-        )
-    return sizes[0], sizes[1]
 
 
 def _take(
