@@ -38,21 +38,14 @@ _SAME_SIZE = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device; a GPU is given it without waiting for what it is at.
-
-    From pageable memory it would be waited for, so that it idles until the next kernel comes.
-    """
+    """The tensor on a device; a GPU is given it from pinned memory, without being waited for."""
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
 
 
 def counter_hash(seed: int, *counters: int, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """64 random bits a row: splitmix64 chained over seed, counters and row.
-
-    splitmix64 is Steele, Lea and Flood's finaliser (OOPSLA 2014); chaining it over the counters
-    makes every argument matter.
-    """
+    """64 random bits a row: splitmix64 (Steele, Lea and Flood, OOPSLA 2014), chained over all."""
     state = np.zeros(1, dtype=np.uint64)
     for number in (seed, *counters):
         state = _splitmix64(state ^ np.uint64(number))
@@ -88,11 +81,11 @@ def boxes(
     ratio: float,
     largest: float = 1.0,
 ) -> NDArray[np.int64]:
-    """Boxes within tiles, from four numbers between 0 and 1 a tile.
+    """Boxes within tiles of `height` x `width` px, from four numbers between 0 and 1 a tile.
 
-    As torchvision's RandomResizedCrop: the area is even in `scale` to `largest`, the ratio of the
-    sides even in its logarithm; but a box that is too long for its tile is cut, not drawn again,
-    so that each tile needs four numbers and no more.
+    As torchvision's RandomResizedCrop: the area is even in `scale` to `largest` of the tile's, the
+    ratio of the sides (up to `ratio`) even in its logarithm; but a box that is too long for its
+    tile is cut, not drawn again, so that each tile needs four numbers and no more.
 
     Args:
         area_B: chooses the area.
@@ -146,17 +139,7 @@ class Augment:
     @classmethod
     def of(cls, options: AugmentOptions, size: int, seed: int) -> Augment:
         """What a recipe asks for; mixup and cutmix are the training room's."""
-        return cls(
-            size=size,
-            flips=options.flips,
-            crop=options.crop,
-            seed=seed,
-            scale=options.scale,
-            ratio=options.ratio,
-            brightness=options.brightness,
-            contrast=options.contrast,
-            erase=options.erase,
-        )
+        return cls(size=size, seed=seed, **options.model_dump(exclude={"views", "mixup", "cutmix"}))
 
     def draws(self, rows: NDArray[np.int64], pseudo_epoch: int, height: int, width: int) -> Draws:
         """Decide, for tiles of `height` x `width` pixels.
@@ -164,14 +147,18 @@ class Augment:
         Raises:
             ValueError: the tiles are smaller than the crop.
         """
-        room = (height - self.size, width - self.size)
-        if min(room) < 0:
-            raise ValueError(f"tiles of {height}x{width} px hold no crop of {self.size} px")
-        top, left = (
-            self._offsets(rows, pseudo_epoch, stream, spare)
-            for stream, spare in zip((_TOP, _LEFT), room, strict=True)
-        )
-        return Draws(d4=self._symmetries(rows, pseudo_epoch), top=top, left=left)
+        offsets = []
+        for stream, side in ((_TOP, height), (_LEFT, width)):
+            spare = side - self.size
+            if spare < 0:
+                raise ValueError(f"tiles of {height}x{width} px hold no crop of {self.size} px")
+            bits = self._hash(rows, pseudo_epoch, stream) >> np.uint64(32)
+            drawn = ((bits * np.uint64(spare + 1)) >> np.uint64(32)).astype(np.int64)
+            # the middle is rounded as torchvision's
+            offsets.append(
+                np.full_like(drawn, round(spare / 2)) if self.crop == "centre" else drawn
+            )
+        return Draws(self._symmetries(rows, pseudo_epoch), *offsets)
 
     def boxes(
         self, rows: NDArray[np.int64], pseudo_epoch: int, height: int, width: int
@@ -191,26 +178,33 @@ class Augment:
         return apply(x_BCSS, Draws(self._symmetries(rows, pseudo_epoch), zeros, zeros), self.size)
 
     def finish(self, x_BCSS: Tensor, rows: NDArray[np.int64], pseudo_epoch: int) -> Tensor:
-        """Recolour normalised tiles by band, then erase a box of some; float32 to float32."""
+        """Recolour normalised tiles by band, then erase a box of some; float32 to float32.
+
+        Colour is gain * x + shift for each tile and band: a gain of 1.2 is a fifth more contrast
+        about the archive's mean, a shift of 0.1 a tenth of its deviation.
+        """
         if self.contrast or self.brightness:
-            gain_BC, shift_BC = (
-                most * (2 * self._by_band(rows, pseudo_epoch, stream, x_BCSS.shape[1]) - 1)
-                for stream, most in ((_CONTRAST, self.contrast), (_BRIGHTNESS, self.brightness))
+            gain_BC11, shift_BC11 = (
+                send(torch.from_numpy(part.astype(np.float32)), x_BCSS.device)[:, :, None, None]
+                for part in (
+                    1
+                    + self._by_band(rows, pseudo_epoch, _CONTRAST, self.contrast, x_BCSS.shape[1]),
+                    self._by_band(
+                        rows, pseudo_epoch, _BRIGHTNESS, self.brightness, x_BCSS.shape[1]
+                    ),
+                )
             )
-            x_BCSS = recolour(x_BCSS, 1 + gain_BC, shift_BC)
+            x_BCSS = torch.addcmul(shift_BC11, x_BCSS, gain_BC11)
         if not self.erase:
             return x_BCSS
         chosen_B, *draws = (evenly(self._hash(rows, pseudo_epoch, stream)) for stream in _ERASE)
-        least, most, ratio = ERASED
-        where = boxes(
-            *draws,
-            height=x_BCSS.shape[2],
-            width=x_BCSS.shape[3],
-            scale=least,
-            largest=most,
-            ratio=ratio,
+        (least, most, ratio), (height, width) = ERASED, x_BCSS.shape[2:]
+        top, left, tall, wide = boxes(
+            *draws, height=height, width=width, scale=least, largest=most, ratio=ratio
         )
-        return erased(x_BCSS, where, chosen_B < self.erase)
+        edges_4B = np.stack([top, left, top + tall * (chosen_B < self.erase), left + wide])
+        gone_B1SS = inside(send(torch.from_numpy(edges_4B), x_BCSS.device), height, width)
+        return x_BCSS.masked_fill(gone_B1SS, 0.0)  # the mean of normalised values
 
     def _hash(
         self, rows: NDArray[np.int64], pseudo_epoch: int, stream: int, *more: int
@@ -218,26 +212,17 @@ class Augment:
         return counter_hash(self.seed, pseudo_epoch, stream, *more, rows=rows)
 
     def _by_band(
-        self, rows: NDArray[np.int64], pseudo_epoch: int, stream: int, bands: int
+        self, rows: NDArray[np.int64], pseudo_epoch: int, stream: int, most: float, bands: int
     ) -> NDArray[np.float64]:
-        """A number between 0 and 1 for each tile and band: (B, C)."""
+        """A number between -most and most for each tile and band: (B, C)."""
         drawn = [evenly(self._hash(rows, pseudo_epoch, stream, band)) for band in range(bands)]
-        return np.stack(drawn, axis=1)
+        return most * (2 * np.stack(drawn, axis=1) - 1)
 
     def _symmetries(self, rows: NDArray[np.int64], pseudo_epoch: int) -> NDArray[np.int64]:
         if self.flips == "none":
             return np.zeros(len(rows), dtype=np.int64)
         bits = self._hash(rows, pseudo_epoch, _D4) >> np.uint64(61)
         return (bits & np.uint64(7 if self.flips == "d4" else 1)).astype(np.int64)
-
-    def _offsets(
-        self, rows: NDArray[np.int64], pseudo_epoch: int, stream: int, spare: int
-    ) -> NDArray[np.int64]:
-        """Offsets 0 to `spare`, drawn evenly, or the middle (rounded as torchvision's)."""
-        if self.crop == "centre" or spare == 0:
-            return np.full(len(rows), round(spare / 2), dtype=np.int64)
-        bits = self._hash(rows, pseudo_epoch, stream) >> np.uint64(32)
-        return ((bits * np.uint64(spare + 1)) >> np.uint64(32)).astype(np.int64)
 
 
 def apply(x_BCHW: Tensor, draws: Draws, size: int, *, batched: bool | None = None) -> Tensor:
@@ -268,32 +253,6 @@ def resize_boxes(
     if x_BCHW.device.type != "cpu" if batched is None else batched:
         return _resized_by_matrices(x_BCHW, where_4B, size)
     return _resized_by_tile(x_BCHW, where_4B, size)
-
-
-def recolour(x_BCHW: Tensor, gain_BC: NDArray[np.float64], shift_BC: NDArray[np.float64]) -> Tensor:
-    """Give gain * x + shift, for each tile and band.
-
-    Where x is normalised to mean 0 and deviation 1 a band, a gain of 1.2 is a fifth more contrast
-    about the archive's mean, and a shift of 0.1 is a tenth of the archive's deviation.
-
-    Args:
-        x_BCHW: floating.
-        gain_BC: factors.
-        shift_BC: what is added, in the units of x.
-    """
-    gain_BC11, shift_BC11 = (
-        send(torch.from_numpy(part.astype(np.float32)), x_BCHW.device).to(x_BCHW)[:, :, None, None]
-        for part in (gain_BC, shift_BC)
-    )
-    return torch.addcmul(shift_BC11, x_BCHW, gain_BC11)
-
-
-def erased(x_BCHW: Tensor, where_4B: NDArray[np.int64], chosen_B: NDArray[np.bool_]) -> Tensor:
-    """Set a box of each chosen tile to 0, the mean of normalised values; x_BCHW floating."""
-    top, left, tall, wide = where_4B
-    edges_4B = np.stack([top, left, top + tall * chosen_B, left + wide])
-    inside_B1HW = inside(send(torch.from_numpy(edges_4B), x_BCHW.device), *x_BCHW.shape[2:])
-    return x_BCHW.masked_fill(inside_B1HW, 0.0)
 
 
 def inside(edges_4B: Tensor, height: int, width: int) -> Tensor:
