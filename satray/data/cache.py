@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,16 +36,13 @@ IN_USE = 600.0
 
 
 def default_folder() -> Path:
-    """Return this user's folder under the system's temporary folder."""
+    """This user's folder under the system's temporary folder."""
     return Path(tempfile.gettempdir()) / f"satray-{os.getuid()}" / "tiles"
 
 
 def boot() -> str:
-    """Return a name of the machine's current run, from its last start on."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return "noboot"
+    """A name of the machine's current run, from its last start on."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 @dataclass(frozen=True)
@@ -92,9 +89,9 @@ class TileCache:
 
     def __init__(self, plan: CachePlan) -> None:
         self._size, self._rows = plan.tile_bytes, plan.rows
-        folder = plan.root / plan.name
-        self._pixels = os.open(folder / "pixels", os.O_RDWR)
-        self._flags = os.open(folder / "flags", os.O_RDWR)
+        self._pixels, self._flags = (
+            os.open(plan.root / plan.name / name, os.O_RDWR) for name in ("pixels", "flags")
+        )
         self._full = False
 
     def __len__(self) -> int:
@@ -110,7 +107,7 @@ class TileCache:
         """Copy the tile of `row` into `out` (C, H, W, contiguous); False where it is not kept."""
         if os.pread(self._flags, 1, row) != b"\x01":
             return False
-        # Arrays of unsigned 16 bits and the like are not byte buffers by themselves.
+        # arrays of unsigned 16 bits and the like are not byte buffers by themselves
         view = out.reshape(-1).view(np.uint8).data
         return os.preadv(self._pixels, [view], row * self._size) == self._size
 
@@ -146,8 +143,8 @@ def open_cache(plan: CachePlan | None) -> TileCache | None:
         with locked(plan.root):
             if not (folder / "flags").exists():
                 shutil.rmtree(folder, ignore_errors=True)
-                tiles = make_room(plan.root, plan.name, plan.bytes, plan.gib)
-                tiles //= plan.tile_bytes + 1
+                room = make_room(plan.root, plan.name, plan.bytes, plan.gib)
+                tiles = room // (plan.tile_bytes + 1)
                 if tiles == 0:
                     return None
                 folder.mkdir()
@@ -164,18 +161,17 @@ def cache_lines(plan: CachePlan | None) -> list[str]:
     """What to say of a cache that does not hold its whole index, by this node's disk."""
     if plan is None:
         return []
-    tiles = 0
-    if (cache := open_cache(plan)) is not None:
-        with closing(cache):
-            tiles = len(cache)
+    tiles, cache = 0, open_cache(plan)
+    if cache is not None:
+        tiles = len(cache)
+        cache.close()
     if tiles >= plan.rows:
         return []
-    what = f"keeps {tiles:,} of {plan.rows:,} tiles" if tiles else "keeps nothing"
     limit = "half of the free disk" if plan.gib is None else f"cache.gib={plan.gib:g}"
     return [
-        f"tile cache: {what} on a node; all need {plan.bytes / 2**30:.2g} GiB in {plan.root}, "
-        f"where there are {tiles * plan.tile_bytes / 2**30:.2g} by {limit}; the others are read "
-        "and decoded each time (cache.gib and cache.folder say how much and where)"
+        f"tile cache: keeps {tiles:,} of {plan.rows:,} tiles on a node, by {limit} in {plan.root}; "
+        f"all need {plan.bytes / 2**30:.2g} GiB; the others are read and decoded each time "
+        "(cache.gib and cache.folder say how much and where)"
     ]
 
 

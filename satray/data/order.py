@@ -24,7 +24,7 @@ def permutation(seed: int, number: int, n: int) -> NDArray[np.int64]:
 def one_pass(
     seed: int, number: int, n: int, shuffle: bool, repeats: NDArray[np.float64] | None = None
 ) -> NDArray[np.int64]:
-    """Return the rows of the `number`-th pass over `n` rows.
+    """Return the rows (int64) of the `number`-th pass over `n` rows.
 
     Where row i comes `repeats[i]` times, as a mean, it comes floor or ceil of that, and a pass
     always has `pass_length(n, repeats)` rows: the whole parts are certain, the fractions are drawn
@@ -33,7 +33,7 @@ def one_pass(
     Args:
         seed: seed of the run.
         number: of the pass, 0 for the first.
-        n: rows.
+        n: tiles in the split.
         shuffle: False keeps the split's order, the repeats of a row side by side.
         repeats: float (n,), not negative; None: each row once.
     """
@@ -69,36 +69,22 @@ def window(
     shuffle: bool,
     repeats: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int64]:
-    """Return the rows of the samples `start` to `stop` (exclusive) of the endless sequence.
+    """Return the rows (int64) of samples `start` to `stop` (exclusive) of the endless sequence.
 
-    Args:
-        seed: seed of the run.
-        start: first sample, counted from the start of training.
-        stop: one past the last sample.
-        n: tiles in the split.
-        shuffle: False repeats `range(n)`.
-        repeats: how often each row comes in a pass, as a mean (see `one_pass`); None: once.
-
-    Returns:
-        int64 array (stop - start,) of rows in `range(n)`.
+    Samples are counted from the start of training; the other arguments are those of `one_pass`.
     """
     length = pass_length(n, repeats)
     if length <= 0 or stop <= start:
         return np.empty(0, np.int64)
-    parts = []
-    for number in range(start // length, (stop - 1) // length + 1):
-        rows = one_pass(seed, number, n, shuffle, repeats)
-        parts.append(rows[max(0, start - number * length) : stop - number * length])
-    return np.concatenate(parts)
+    first, last = start // length, (stop - 1) // length
+    passes = [one_pass(seed, k, n, shuffle, repeats) for k in range(first, last + 1)]
+    return np.concatenate(passes)[start - first * length : stop - first * length]
 
 
 def copies(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how often each row of a pseudo-epoch came before in it: 0 at the first time."""
-    if not len(rows):
-        return np.empty(0, np.int64)
     by_row = np.argsort(rows, kind="stable")
-    first = np.flatnonzero(np.diff(rows[by_row], prepend=-1))  # where each row's run begins
-    lengths = np.diff(first, append=len(rows))
+    _, first, lengths = np.unique(rows[by_row], return_index=True, return_counts=True)
     counts = np.empty(len(rows), np.int64)
     counts[by_row] = np.arange(len(rows)) - np.repeat(first, lengths)
     return counts

@@ -2,15 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from satray.data import order
 
 REPEATS = st.lists(
-    st.one_of(
-        st.just(1.0), st.floats(1, 6), st.floats(0, 1), st.sampled_from([0.5, 1.5, 2.0, 2.999999])
-    ),
+    st.one_of(st.just(1.0), st.floats(0, 6), st.sampled_from([0.5, 1.5, 2.0, 2.999999])),
     min_size=1,
     max_size=40,
 )
@@ -37,30 +35,29 @@ def test_pseudo_epochs_cut_one_endless_sequence_of_passes(repeats, ends, seed, s
     assert [len(each) for each in got] == [*ends, 0]
     passes = [order.one_pass(seed, k, n, shuffle, factors) for k in range(stops[-1] // length + 1)]
     np.testing.assert_array_equal(np.concatenate(got), np.concatenate(passes)[: stops[-1]])
+    for rows in passes:  # each row comes floor or ceil of its repeats
+        counts, wanted = np.bincount(rows, minlength=n), np.ones(n) if factors is None else factors
+        assert len(rows) == length == round(float(wanted.sum()))
+        assert (counts >= np.floor(wanted)).all()
+        assert (counts <= np.ceil(wanted)).all()
+        assert shuffle or list(rows) == sorted(rows)
 
 
 def test_the_order_stays_the_same_for_ever():
-    # A changed NumPy or a changed key would silently break resumed runs.
-    assert list(order.permutation(7, 2, 8)) == GOLDEN
-
-
-GOLDEN = [4, 1, 3, 7, 6, 2, 0, 5]
-
-
-def test_without_shuffle_rows_follow_the_split():
+    """A changed NumPy or a changed key would silently break resumed runs."""
+    assert list(order.permutation(7, 2, 8)) == [4, 1, 3, 7, 6, 2, 0, 5]
     assert list(order.window(0, 3, 12, 5, shuffle=False)) == [3, 4, 0, 1, 2, 3, 4, 0, 1]
+    rows = order.one_pass(0, 0, 3, False, np.array([1.0, 3.0, 2.0]))
+    assert list(rows) == [0, 1, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize(("n", "multiple", "padded"), [(10, 1, 10), (10, 4, 12), (3, 4, 4)])
 def test_whole_order_pads_with_rows_it_has(n, multiple, padded):
     rows = order.WholeOrder(n, multiple).rows(5)
-    assert len(rows) == padded
-    assert set(rows) == set(range(n))
-    assert list(rows[:n]) == list(range(n))
+    assert list(rows) == [row % n for row in range(padded)]
 
 
 @settings(max_examples=40)
-@example(n=1000, block=32, readers=2, most=512)
 @given(
     n=st.integers(0, 3000),
     block=st.integers(1, 70),
@@ -74,24 +71,6 @@ def test_falling_chunks_cover_all_in_whole_blocks(n, block, readers, most):
     assert all(size % block == 0 for size in sizes[:-1])
     assert all(size <= max(most, block) for size in sizes)
     assert sizes == sorted(sizes, reverse=True)
-    if n == 1000 and (block, readers, most) == (32, 2, 512):
-        assert sizes == [480, 256, 128, 64, 32, 32, 8]
-
-
-@settings(max_examples=50)
-@given(
-    repeats=REPEATS, seed=st.integers(0, 2**31), number=st.integers(0, 50), shuffle=st.booleans()
-)
-def test_each_row_comes_floor_or_ceil_of_its_repeats(repeats, seed, number, shuffle):
-    factors, n = np.array(repeats), len(repeats)
-    rows = order.one_pass(seed, number, n, shuffle, factors)
-    assert len(rows) == order.pass_length(n, factors) == round(float(factors.sum()))
-    counts = np.bincount(rows, minlength=n)
-    assert (counts >= np.floor(factors)).all()
-    assert (counts <= np.ceil(factors)).all()
-    np.testing.assert_array_equal(rows, order.one_pass(seed, number, n, shuffle, factors))
-    if not shuffle:
-        assert list(rows) == sorted(rows)
 
 
 def test_rows_come_as_often_as_asked_and_neighbours_are_not_tied():
@@ -101,8 +80,6 @@ def test_rows_come_as_often_as_asked_and_neighbours_are_not_tied():
     passes = [np.bincount(order.one_pass(1, k, 20, True, np.full(20, 1.5))) for k in range(1500)]
     together = np.corrcoef(np.array(passes).T)[~np.eye(20, dtype=bool)]
     assert together == pytest.approx(np.full(380, -1 / 19), abs=0.12)
-    rows = order.one_pass(0, 0, 3, False, np.array([1.0, 3.0, 2.0]))
-    assert list(rows) == [0, 1, 1, 1, 2, 2]
 
 
 @given(st.lists(st.integers(0, 6), max_size=40))
