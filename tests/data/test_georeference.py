@@ -37,10 +37,9 @@ def tiff(driver: str = "GTiff", **more) -> bytes:
         return bytes(memory.getbuffer())
 
 
-def world(affine: Affine = UTM, mark: bytes = b"") -> World:
-    x, y = affine @ (0.5, 0.5)
-    numbers = (affine.a, affine.d, affine.b, affine.e, x, y)
-    return lambda: mark + "\n".join(f"{n!r}" for n in numbers).encode()
+def world(affine: Affine = UTM) -> World:
+    numbers = (affine.a, affine.d, affine.b, affine.e, *(affine @ (0.5, 0.5)))
+    return lambda: b"\xef\xbb\xbf" + "\n".join(f"{n!r}" for n in numbers).encode()
 
 
 def text(data: bytes) -> World:
@@ -92,15 +91,8 @@ PLACES = {  # the file, what lies beside it, its CRS, its affine, what is said o
     ),
     "points off, placed": (tiff(gcps=points(UTM, 3)), world(), None, UTM, "^placed by a world"),
     "points on a line": (tiff(gcps=ON_A_LINE), None, None, None, "^control points that no affine"),
-    "points without numbers": (
-        tiff(gcps=points(UTM, np.nan)), None, None, None,
-        "^control points that no affine meets: pixel coordinates$",
-    ),
     "a world file": (
         tiff(crs=UTM33), world(), UTM33, UTM, "^placed by a world file$",
-    ),
-    "with a mark": (
-        tiff(crs=UTM33), world(mark=b"\xef\xbb\xbf"), UTM33, UTM, "^placed by a world file",
     ),
     "without a CRS": (
         tiff("PNG"), world(TURNED), None, TURNED,
@@ -149,7 +141,6 @@ def test_world_files_are_found_by_name() -> None:
     "crs",
     [
         "+proj=utm +zone=51 +ellps=bessel +units=m +no_defs",
-        "+proj=utm +zone=33 +ellps=intl +towgs84=-87,-98,-121 +units=m +no_defs",
         "+proj=sinu +R=6371007.181",
         "+proj=longlat +ellps=bessel +no_defs",
         "EPSG:32633+5773",
@@ -160,15 +151,10 @@ def test_a_crs_stays_what_it_is(crs) -> None:
     """A code where it is the definition, else WKT."""
     for code in ("EPSG:32633", "EPSG:4326", "ESRI:102025", "EPSG:4807"):
         assert crs_name(CRS.from_user_input(code).to_wkt(version="WKT2_2019")) == code
-    data = tiff(crs=crs, transform=UTM)
-    name = header(data).crs
-    assert name is not None
+    name = header(tiff(crs=crs, transform=UTM)).crs
     assert "[" in name  # WKT
-    with MemoryFile(data) as memory, memory.open() as source:
-        own = source.crs
-    again = header(tiff(crs=name, transform=UTM)).crs
-    assert CRS.from_user_input(name) == own
-    assert again == name == crs_name(name)
+    assert header(tiff(crs=name, transform=UTM)).crs == name == crs_name(name)
+    own = CRS.from_user_input(crs)
     if own.is_projected or own.is_geographic:
         x, y = np.array([1e5, 5.2e5]), np.array([1e6, 4.1e6])
         if own.is_geographic:
@@ -206,13 +192,12 @@ def test_pixels_are_measured_on_the_ground(crs, lon, lat, px) -> None:
         assert size == pytest.approx(true, rel=2e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.floats(0, 360), st.floats(-0.5, 0.5), st.floats(0.5, 30), st.floats(0.5, 30))
 def test_turned_and_sheared_pixels_have_their_columns_lengths(turn, shear, x, y) -> None:
     affine = UTM @ Affine.rotation(turn) @ Affine(1, shear, 0, 0, 1, 0) @ Affine.scale(x, y)
-    found = pixel_size(10, 20, "EPSG:32633", affine[:6])
-    assert found[0] == pytest.approx(10 * x / 0.9996, rel=1e-4)
-    assert found[1] == pytest.approx(10 * y * np.hypot(1, shear) / 0.9996, rel=1e-4)
+    wanted = np.array([10 * x, 10 * y * np.hypot(1, shear)]) / 0.9996
+    np.testing.assert_allclose(pixel_size(10, 20, UTM33, affine[:6]), wanted, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +215,6 @@ def test_pixels_without_ground(crs, affine) -> None:
 def test_a_hidden_neighbour_is_never_opened_by_itself(tmp_path) -> None:
     path = tmp_path / "a.tif"
     path.write_bytes(tiff(crs="EPSG:32633"))
-    (tmp_path / "a.tfw").write_bytes(world()())
+    (tmp_path / "a.tfw").write_bytes(world()()[3:])
     assert header(path.read_bytes()).transform is None
     assert rasterio.open(path).transform == UTM  # what GDAL would have done
