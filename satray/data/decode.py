@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -36,7 +36,7 @@ from satray.data.values import (
     units_of_file,
     valid_values,
 )
-from satray.errors import DecodeError
+from satray.errors import DecodeError, counted, listed
 
 if TYPE_CHECKING:
     from satray.storage import Storage, Version
@@ -53,6 +53,18 @@ ACCEPTED = "accepted: JPEG, PNG, TIFF"
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 _FILE_NAME = re.compile(r"(/vsimem/)?[0-9a-f-]{36}[^ ,:]*[,:] ?")
+
+
+class Kind(NamedTuple):
+    """Tiles of one kind can be trained on together."""
+
+    bands: tuple[str, ...]
+    """Band names, in the files' order."""
+    dtype: str
+    """Stored dtype."""
+
+    def __str__(self) -> str:
+        return f"{counted(len(self.bands), 'band')} ({listed(self.bands, 6)}) {self.dtype}"
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,11 @@ class TileHeader:
     """What the data bands' numbers mean, where the file states it."""
     pages: str = ""
     """How many bands of how many pages there are, of a TIFF of several."""
+
+    @property
+    def kind(self) -> Kind:
+        """What it has in common with tiles that it can be trained on together with."""
+        return Kind(self.bands, self.dtype)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from satray.config.prepare import PrepareRecipe
+from satray.data.decode import Kind
 from satray.data.index import PARTS, IndexMeta, TileIndex
-from satray.data.probe import Alike, Kind
+from satray.data.probe import Alike
 from satray.data.split import Footprints, count_meeting
 from satray.data.values import Units, units_text
 from satray.errors import counted, listed

@@ -34,7 +34,9 @@ PARTS_BY_WORD: dict[str, Part] = {
 }
 """Word in a split column or folder name, lower case -> part."""
 
-MASK_TITLE = "encodedpixels"
+MASKS = "EncodedPixels"
+"""Title of a column of masks."""
+
 TITLES = (
     *("tags", "tag", "labels", "label", "classes", "class"),
     *("class_name", "classname", "label_name", "category", "class_id", "label_id"),
@@ -98,7 +100,6 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
     Raises:
         InputError: the table is none of these, or a key, cell or class is wrong.
     """
-    _check_classes(recipe)
     table, split = read_table(data, name), recipe.split
     if split.group is not None:
         table.need(split.group, "split.group")
@@ -110,14 +111,15 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
             "accepted: columns of numbers (label_format=wide, classes=[...] names them)"
         )
     found = {"wide": _read_wide, "tags": _read_tags, "rle": _read_rle}[label_format](source)
-    keys, tiles = table.columns[source.key], source.firsts
+    keys = table.columns[source.key]
+    _, tiles = np.unique(keys.codes, return_index=True)  # first row of each tile, rising
     if label_format != "rle" and len(tiles) < len(keys.codes):
         row = int(np.flatnonzero(tiles[keys.codes] != np.arange(len(keys.codes)))[0])
         texts = [t for t, c in table.columns.items() if t != source.key and c.kind == "words"]
-        hint = f"; key_column=... picks another column of {listed(texts)}" if texts else ""
         raise InputError(
             f"labels={name}: rows {tiles[keys.codes[row]] + 1} and {row + 1} both name "
-            f"{source.key_of(row)!r} in column {source.key!r}; one row a tile is accepted{hint}"
+            f"{source.key_of(row)!r} in column {source.key!r}; one row a tile is accepted"
+            + (f"; key_column=... picks another column of {listed(texts)}" if texts else "")
         )
     columns = {}
     for title, column in table.columns.items():
@@ -152,7 +154,6 @@ def labels_from_folders(keys: Sequence[str], recipe: PrepareRecipe) -> LabelTabl
     Raises:
         InputError: another format was asked for; an image outside folders; fewer than two folders.
     """
-    _check_classes(recipe)
     if recipe.label_format not in ("auto", "folders") or recipe.key_column is not None:
         raise InputError("label_format and key_column are of a table, labels=TABLE; none is given")
     paths = [key.split("/") for key in keys]
@@ -191,11 +192,6 @@ class _Source:
         reserved = {self.recipe.split.column, self.recipe.split.group, self.key}
         return {t: c for t, c in self.table.columns.items() if t not in reserved}
 
-    @cached_property
-    def firsts(self) -> NDArray[np.int64]:
-        """(M,) first row of each tile, rising."""
-        return np.unique(self.table.columns[self.key].codes, return_index=True)[1]
-
     def key_of(self, row: int) -> str:
         """The name of a row's tile."""
         keys = self.table.columns[self.key]
@@ -204,14 +200,7 @@ class _Source:
     def refuse(
         self, wrong: Sequence[bool] | NDArray[np.bool_], title: str, why: str, empty: bool = False
     ) -> None:
-        """Refuse a column by its first wrong cell, if any: row (from 1), tile and what it holds.
-
-        Args:
-            wrong: which of its different texts are.
-            title: of the column.
-            why: what is accepted.
-            empty: whether empty cells are wrong.
-        """
+        """Refuse a column some of whose different texts, or empty cells, are wrong."""
         column = self.table.columns[title]
         rows = np.flatnonzero(np.append(wrong, empty).astype(bool)[column.codes]).tolist()
         if rows:
@@ -238,25 +227,26 @@ class _Found(NamedTuple):
 def _key_column(table: Table, recipe: PrepareRecipe) -> str:
     """Title of the column that names the tiles: the recipe's, the first of words, or numbers."""
     wanted = recipe.key_column
-    if wanted is not None:
-        table.need(wanted, "key_column")
-    else:
-        no_key = {recipe.split.column, recipe.split.group}
+    if wanted is None:
+        no_key = {recipe.split.column, recipe.split.group, MASKS}
         may = [t for t in table.columns if t not in no_key and t.lower() not in TITLES]
-        worded = [t for t in may if table.columns[t].kind == "words" and t.lower() != MASK_TITLE]
+        worded = [title for title in may if table.columns[title].kind == "words"]
         first = next(iter(table.columns))
         cells = table.columns[first]
         # tiles that are numbered: each row has a number of its own
-        if not worded and not (first in may and len(cells.texts) == len(cells.codes) > 2):
+        numbered = [first] if first in may and len(cells.texts) == len(cells.codes) > 2 else []
+        if not worded + numbered:
             raise InputError(
                 f"labels={table.name} has no text column that names the tiles; key_column=... "
                 f"picks one of {listed(table.columns)}"
             )
-        wanted = worded[0] if worded else first
-    if (table.columns[wanted].codes < 0).any():
-        row = int(np.argmin(table.columns[wanted].codes))
+        wanted = (worded + numbered)[0]
+    table.need(wanted, "key_column")
+    empty = np.flatnonzero(table.columns[wanted].codes < 0).tolist()
+    if empty:
         raise InputError(
-            f"labels={table.name}: row {row + 1}, column {wanted!r} is empty; it names the tile"
+            f"labels={table.name}: row {empty[0] + 1}, column {wanted!r}, which names the tile, is "
+            "empty"
         )
     return wanted
 
@@ -268,10 +258,10 @@ def _recognised(source: _Source) -> Literal["wide", "tags", "rle"]:
         raise InputError("label_format=folders reads no table; leave labels= out")
     if recipe.label_format != "auto":
         return recipe.label_format
-    if any(title.lower() == MASK_TITLE for title in table.columns):
+    if MASKS in table.columns:
         return "rle"
-    chosen = recipe.classes is not None and set(recipe.classes) <= table.columns.keys()
-    if chosen or recipe.label_positive is not None:
+    named = recipe.classes and set(recipe.classes) <= table.columns.keys()
+    if named or recipe.label_positive is not None:
         return "wide"
     flags = [title for title, column in source.free.items() if column.is_flags]
     tags = _tags_column(source)
@@ -298,7 +288,7 @@ def _read_wide(source: _Source) -> _Found:
     Under `label_positive` the one column of numbers, which then are compared with its bound.
     """
     recipe, name, positive = source.recipe, source.table.name, source.recipe.label_positive
-    classes = recipe.classes
+    classes = recipe.classes or None
     if classes is None and positive is not None:
         classes = tuple(t for t, column in source.free.items() if column.kind == "numbers")
         if len(classes) > 1:
@@ -461,36 +451,23 @@ def _name_matrix(
 
 def _read_rle(source: _Source) -> _Found:
     """One row an image, by first appearance; class `ship` where any of its rows has a mask."""
-    table = source.table
-    title = next((title for title in table.columns if title.lower() == MASK_TITLE), None)
-    if title is None:
-        raise InputError(
-            f"label_format=rle: {table.name} has no column EncodedPixels; columns: "
-            f"{listed(table.columns)}"
-        )
-    masks = table.columns[title]
+    source.table.need(MASKS, "label_format=rle")
+    masks = source.table.columns[MASKS]
     wrong = [_RUNS.fullmatch(text) is None for text in masks.texts]
-    source.refuse(wrong, title, "a mask is pairs of start and length counted from 1, or empty")
-    ship_M = np.bincount(table.columns[source.key].codes, weights=masks.codes >= 0) > 0
-    return _Found(("ship",), ship_M[:, None].astype(np.uint8), (title,))
+    source.refuse(wrong, MASKS, "a mask is pairs of start and length counted from 1, or empty")
+    images = source.table.columns[source.key].codes
+    ship_M = np.bincount(images, weights=masks.codes >= 0) > 0
+    return _Found(("ship",), ship_M[:, None].astype(np.uint8), (MASKS,))
 
 
 # ---- classes and task
 
 
-def _check_classes(recipe: PrepareRecipe) -> None:
-    """Refuse `classes=` that is empty or names a class twice."""
-    classes = recipe.classes
-    if classes is not None and not len(classes) == len(set(classes)) > 0:
-        raise InputError(
-            f"classes=[{', '.join(classes)}]: accepted: classes, each named once, or leave the key "
-            "out to keep all"
-        )
-
-
 def _settled(found: LabelTable, single: bool, recipe: PrepareRecipe) -> LabelTable:
     """Choose the classes, settle the task, and check that the labels fit it."""
     name, classes = found.name, recipe.classes or found.classes
+    if len(set(classes)) < len(classes):
+        raise InputError(f"classes names a class twice: {listed(classes)}")
     for wanted in classes:
         if wanted not in found.classes:
             said = f"classes: {name} has no class"
@@ -519,7 +496,7 @@ def _settled(found: LabelTable, single: bool, recipe: PrepareRecipe) -> LabelTab
         return chosen
     counts_N = found.labels.sum(axis=1, dtype=np.int64)
     # a wide table cut by `classes=` says nothing of the columns that it was not asked for
-    fewest = int(recipe.classes is None or found.format != "wide")
+    fewest = int(not recipe.classes or found.format != "wide")
     wrong = np.flatnonzero((counts_N > 1) | (counts_N < fewest)).tolist()
     if wrong:
         row = wrong[0]

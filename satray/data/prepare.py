@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from satray import __version__
 from satray.config.prepare import PrepareRecipe
-from satray.data.decode import TileHeader, read_header
+from satray.data.decode import Kind, TileHeader, read_header
 from satray.data.describe import (
     describe_archive,
     describe_headers,
@@ -39,7 +39,6 @@ from satray.data.match import (
 from satray.data.probe import (
     Alike,
     Archive,
-    Kind,
     archive_of,
     block_of,
     forget,
@@ -55,21 +54,6 @@ from satray.errors import DecodeError, InputError
 from satray.runs.run import Outcome, Run, digest_entries
 from satray.storage import Entry, Storage
 
-LISTED = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("labels", pa.list_(pa.uint8()), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("etag", pa.string()),
-        pa.field("mask", pa.bool_(), nullable=False),
-        pa.field("world", pa.string()),
-    ]
-)
-"""An image of an archive. `key`: its path below the archive, of which `match.tile_id` makes its id;
-`size`, `etag`: as listed; `mask`: whether a `.msk` lies beside it; `world`: URI of the world file
-that does."""
-
 SAMPLE = 3
 """Images that `--plan` decodes."""
 
@@ -83,8 +67,9 @@ class Survey:
     """An archive as its listing and its label table describe it, before an image is opened."""
 
     tiles: pa.Table
-    """The labelled images, in the label table's order: `LISTED` and split. A column takes a tenth
-    of the memory of objects, and archives have millions of images."""
+    """The labelled images, in the label table's order. `key`: path below the archive; `uri`;
+    `labels` (K uint8); `size`, `etag`: as listed; `mask`: whether a `.msk` lies beside it; `world`:
+    URI of the world file that does; `split`. A column takes a tenth of the memory of objects."""
     labels: LabelTable
     """The label table, without its rows: these are in `tiles`."""
     matched: Matched
@@ -191,7 +176,7 @@ def work(recipe: PrepareRecipe, found: Survey, run: Run) -> Outcome:
 def _listed(
     images: Sequence[Entry], labels_MK: NDArray[np.uint8], entries: Sequence[Entry]
 ) -> tuple[pa.Table, set[str]]:
-    """A table of `LISTED` of labelled images, and the keys of masks and world files beside them."""
+    """A table of labelled images (`Survey`), and the keys of masks and world files beside them."""
     worlds = world_files(entries)
     keys = {entry.key for entry in entries}
     masked = [entry.key + MASK in keys for entry in images]
@@ -200,12 +185,14 @@ def _listed(
         "uri": [entry.uri for entry in images],
         "labels": pa.FixedSizeListArray.from_arrays(labels_MK.ravel(), labels_MK.shape[1]),
         "size": [entry.size for entry in images],
-        "etag": [entry.etag for entry in images],
+        "etag": pa.array([entry.etag for entry in images], pa.string()),
         "mask": masked,
-        "world": [worlds[e.uri].uri if e.uri in worlds else None for e in images],
+        "world": pa.array(
+            [at.uri if (at := worlds.get(e.uri)) else None for e in images], pa.string()
+        ),
     }
     masks = {entry.key + MASK for entry, mask in zip(images, masked, strict=True) if mask}
-    return pa.table(columns, schema=LISTED), masks | {entry.key for entry in worlds.values()}
+    return pa.table(columns), masks | {entry.key for entry in worlds.values()}
 
 
 def _parts_by_ground(
@@ -251,7 +238,7 @@ def _publish(archive: Archive, found: Survey, recipe: PrepareRecipe, run: Run) -
             f"{found.tiles['key'][0]}: {archive.tiles['error'][0]}"
         )
     kind = min(kinds, key=lambda kind: (-kinds[kind], kind))
-    alike = [group for group in archive.alike if group.kind == kind]
+    alike = [group for group in archive.alike if group.header.kind == kind]
     units = _units(alike, kind, recipe)
     counts = _counts(archive, alike, units, recipe)
     sizes: Counter[tuple[int, int]] = Counter()
@@ -277,8 +264,7 @@ def _publish(archive: Archive, found: Survey, recipe: PrepareRecipe, run: Run) -
         units=units,
         pages=recipe.pages,
     )
-    ours_N = np.array([*(Kind(h.bands, h.dtype) == kind for h in archive.headers), False])
-    ours_N = ours_N[archive.codes]
+    ours_N = np.array([*(h.kind == kind for h in archive.headers), False])[archive.codes]
     index = TileIndex(table_with(meta, _rows(archive, found, ours_N)), meta)
     refused = _refused(archive, found, ours_N, kind)
     write_index(index, run)
@@ -347,7 +333,7 @@ def _counts(
     archive: Archive, alike: Sequence[Alike], units: Units, recipe: PrepareRecipe
 ) -> tuple[BandCounts, ...]:
     """Statistics of all tiles of a kind, in the archive's units, which all must be brought to."""
-    kind, of_units = alike[0].kind, dict(archive.counts)
+    kind, of_units = alike[0].header.kind, dict(archive.counts)
     parts = [tuple(BandCounts(kind.dtype) for _ in kind.bands)]
     for group in alike:
         try:
@@ -381,9 +367,8 @@ def _refused(archive: Archive, found: Survey, ours_N: NDArray[np.bool_], kind: K
     stages, errors = bad["stage"].to_pylist(), bad["error"].to_pylist()
     for place, code in enumerate(archive.codes[~ours_N].tolist()):
         if code >= 0:
-            header = archive.headers[code]
             stages[place] = "mixed"
-            errors[place] = f"{Kind(header.bands, header.dtype)}; most have {kind}"
+            errors[place] = f"{archive.headers[code].kind}; most have {kind}"
     uris = found.tiles["uri"].take(bad["row"])
     text = pa.string()
     return pa.table({"uri": uris, "stage": pa.array(stages, text), "error": pa.array(errors, text)})

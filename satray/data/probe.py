@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from satray.config.prepare import PrepareRecipe
-from satray.data.decode import TileHeader, decode, read_files
+from satray.data.decode import Kind, TileHeader, decode, read_files
 from satray.data.georeference import world_at
 from satray.data.statistics import BandCounts, count_tile, merge
 from satray.data.values import refuse_empty
-from satray.errors import listed, one_line
+from satray.errors import one_line
 from satray.runs.executor import each_block
 from satray.runs.run import Run
 from satray.storage import Storage, join
@@ -56,19 +56,6 @@ Counts = dict[str, tuple[BandCounts, ...]]
 """Statistics by `kind_text`, one entry a band."""
 
 
-class Kind(NamedTuple):
-    """Tiles of one kind can be trained on together."""
-
-    bands: tuple[str, ...]
-    """Band names, in the files' order."""
-    dtype: str
-    """Stored dtype."""
-
-    def __str__(self) -> str:
-        plural = "s" * (len(self.bands) != 1)
-        return f"{len(self.bands)} band{plural} ({listed(self.bands, 6)}) {self.dtype}"
-
-
 @dataclass(frozen=True)
 class Alike:
     """Tiles of equal headers, but for their places: one of them, and how many there are."""
@@ -81,11 +68,6 @@ class Alike:
     """Its header, without its transform."""
     count: int
     """How many."""
-
-    @property
-    def kind(self) -> Kind:
-        """What they have in common with others that can be trained on together."""
-        return Kind(self.header.bands, self.header.dtype)
 
 
 class Probed(NamedTuple):
@@ -137,7 +119,7 @@ class Archive:
         """Number of tiles of each kind."""
         counts: Counter[Kind] = Counter()
         for group in self.alike:
-            counts[group.kind] += group.count
+            counts[group.header.kind] += group.count
         return counts
 
 
