@@ -221,10 +221,8 @@ def read_pixels(
         numbers, alpha = raster.data_bands(named)
         _check_take(take, len(numbers))
         x_CHW, valid_CHW = _read(raster, numbers, alpha, take)
-        own = raster.units([numbers[i] for i in take])
-    return fitted(
-        x_CHW, valid_CHW, height, width, dtype, units, units_of_file(own, stated) if own else stated
-    )
+        found = units_of_file(raster.units([numbers[i] for i in take]), stated)
+    return fitted(x_CHW, valid_CHW, height, width, dtype, units, found)
 
 
 def fitted(

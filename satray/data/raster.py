@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 
-from satray.data.values import Unit, Units, unit_of
-from satray.errors import DecodeError
+from satray.data.values import Units, unit_of
+from satray.errors import DecodeError, counted
 
 PagesKey = Literal["bands", "first"]
 """bands: pages of the first one's size and dtype are bands, in order; first: only that one is."""
@@ -112,7 +112,7 @@ class Raster:
         """GDAL's colour interpretation of each band, lower case."""
         return tuple(colour.name for colour in self._each("colorinterp"))
 
-    @property
+    @cached_property
     def descriptions(self) -> tuple[str | None, ...]:
         """The bands' own."""
         return self._each("descriptions")
@@ -129,12 +129,11 @@ class Raster:
             DecodeError: as `unit_of`.
         """
         stated = list(zip(*map(self._each, ("scales", "offsets", "units")), strict=True))
-        found: list[Unit | None] = []
-        for number in numbers:
-            scale, offset, name = stated[number - 1]
-            # GDAL gives 1 and 0 where it states none
-            none = (scale, offset) == (1, 0)
-            found.append(None if none else unit_of(str(number), scale, offset, name))
+        # GDAL gives 1 and 0 where it states none
+        found = [
+            None if stated[number - 1][:2] == (1, 0) else unit_of(str(number), *stated[number - 1])
+            for number in numbers
+        ]
         return tuple(found) if any(found) else ()
 
     def data_bands(self, named: int) -> tuple[list[int], int | None]:
@@ -144,22 +143,21 @@ class Raster:
             named: how many bands are named: where all are, one tagged alpha is data too, but for
                 CMYK files, of which GDAL makes red, green, blue and an alpha.
         """
-        tagged = [i + 1 for i, colour in enumerate(self.colours) if colour == "alpha"]
-        if not tagged or (named >= self.count and not self._of_cmyk()):
-            return list(range(1, self.count + 1)), None
-        return [i for i in range(1, self.count + 1) if i not in tagged], tagged[0]
-
-    def _of_cmyk(self) -> bool:
-        structure = self.source.tags(ns="IMAGE_STRUCTURE")
-        return bool(structure.get("SOURCE_COLOR_SPACE") == "CMYK")
+        numbers = range(1, self.count + 1)
+        tagged = [number for number in numbers if self.colours[number - 1] == "alpha"]
+        if not tagged:
+            return list(numbers), None
+        cmyk = self.source.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK"
+        if named >= self.count and not cmyk:
+            return list(numbers), None
+        return [number for number in numbers if number not in tagged], tagged[0]
 
     def summary(self) -> str:
         """How many bands there are, and of how many pages: `4 bands of 4 pages; 1 left out`."""
-        text = f"{self.count} band{'s' * (self.count > 1)}"
-        taken, left = len(self.pages), len(self.pages_left)
-        if taken + left == 1:
-            return text
-        return f"{text} of {taken} page{'s' * (taken > 1)}" + f"; {left} left out" * (left > 0)
+        text, taken, left = counted(self.count, "band"), len(self.pages), len(self.pages_left)
+        if taken + left > 1:
+            text += f" of {counted(taken, 'page')}" + f"; {left} left out" * (left > 0)
+        return text
 
     def read(
         self, numbers: Sequence[int], alpha: int | None = None, window: Any = None
@@ -213,8 +211,7 @@ class Raster:
             return
         # metadata may claim pages of any file; a first page that is a preview is not among them
         found = [_PAGE.fullmatch(name) for name in self.source.subdatasets]
-        numbers = {int(match[1]) for match in found if match and match[2] == self.source.name}
-        numbers -= {1}
+        numbers = {int(match[1]) for match in found if match and match[2] == self.source.name} - {1}
         if len(numbers) >= MOST:
             raise DecodeError(
                 f"holds {len(numbers) + 1:,} pages; accepted: at most {MOST:,}, or pages=first, "
@@ -225,9 +222,9 @@ class Raster:
             self._opened.append(page)
             if _alike(self.source, page):
                 self.pages.append(page)
-                continue
-            bands = f"{page.count} band{'s' * (page.count > 1)} of {page.dtypes[0]}"
-            self.pages_left += (f"page {number} ({page.height} x {page.width} px, {bands})",)
+            else:
+                bands = f"{counted(page.count, 'band')} of {page.dtypes[0]}"
+                self.pages_left += (f"page {number} ({page.height} x {page.width} px, {bands})",)
         # what follows a page, and is no page to GDAL, may be its mask
         if len(self.pages) > 1 and MaskFlags.per_dataset in self.source.mask_flag_enums[0]:
             raise DecodeError("holds several pages with masks; accepted: pages=first, or no masks")

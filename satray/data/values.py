@@ -55,25 +55,20 @@ def valid_values(
         others: gives values and nodata of the file's other bands; asked only where they decide.
     """
     holes = _holes(x_CHW, nodata)
-    declared = [hole for hole in holes if hole is not None]
     floats = x_CHW.dtype.kind == "f"
-    if not floats and shown is None and not any(hole.any() for hole in declared):
+    if not floats and shown is None and not any(hole.any() for hole in holes.values()):
         return None
     valid_CHW = np.abs(x_CHW) < HUGE if floats else np.ones(x_CHW.shape, bool)
     if shown is not None:
         valid_CHW &= shown
-    void_HW: NDArray[np.bool_] | None = None
-    for valid_HW, hole_HW, value in zip(valid_CHW, holes, nodata, strict=True):
-        if hole_HW is None:
-            continue
-        if together(x_CHW.dtype, value):
-            if void_HW is None:
-                void_HW = np.logical_and.reduce(declared)
-                if others is not None and void_HW.any():
-                    declared += [hole for hole in _holes(*others()) if hole is not None]
-                    void_HW = np.logical_and.reduce(declared)
-            hole_HW = void_HW
-        valid_HW &= ~hole_HW
+    joint = [band for band in holes if together(x_CHW.dtype, nodata[band])]
+    if joint:
+        void_HW = np.logical_and.reduce(list(holes.values()))
+        if others is not None and void_HW.any():
+            void_HW = np.logical_and.reduce([void_HW, *_holes(*others()).values()])
+        holes |= {band: np.asarray(void_HW) for band in joint}
+    for band, hole_HW in holes.items():
+        valid_CHW[band] &= ~hole_HW
     return None if valid_CHW.all() else valid_CHW
 
 
@@ -82,9 +77,12 @@ def held(x_HW: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
 
     Nowhere where it declares none, or one that the dtype lacks.
     """
-    if nodata is None or not _has(x_HW.dtype, nodata):
-        return np.zeros(x_HW.shape, bool)
-    return np.asarray(x_HW == x_HW.dtype.type(nodata))
+    kind, has = x_HW.dtype, False
+    if nodata is not None and kind.kind == "f":
+        has = abs(nodata) < HUGE
+    elif nodata is not None:
+        has = np.iinfo(kind).min <= nodata <= np.iinfo(kind).max and nodata == int(nodata)
+    return np.asarray(x_HW == kind.type(nodata)) if has else np.zeros(x_HW.shape, bool)
 
 
 def together(dtype: np.dtype[Any], nodata: float | None) -> bool:
@@ -188,24 +186,23 @@ def unit_of(band: str, scale: Any, offset: Any, name: Any = None) -> Unit | None
     """
     if scale is None and offset is None:
         return None
-    numbers = {}
+    numbers = []
     for key, value, default in (("scale", scale, 1.0), ("offset", offset, 0.0)):
         try:
-            if isinstance(value, bool):
-                raise TypeError
             number = default if value is None else float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not math.isfinite(number) or (key == "scale" and number == 0):
-            other = " other than 0" if key == "scale" else ""
+        lacks = key == "scale" and number == 0
+        if isinstance(value, bool) or lacks or not math.isfinite(number):
             raise DecodeError(
-                f"band {band} states {key} {value!r}; accepted: a finite number{other}"
+                f"band {band} states {key} {value!r}; accepted: a finite number"
+                + " other than 0" * (key == "scale")
             )
-        numbers[key] = number
+        numbers.append(number)
     text = name.strip() if isinstance(name, str) else ""
     if text.lower() in PERCENT:
-        return Unit(numbers["scale"] / 100, numbers["offset"] / 100)
-    return Unit(numbers["scale"], numbers["offset"], "" if text.lower() in NAMELESS else text)
+        return Unit(numbers[0] / 100, numbers[1] / 100)
+    return Unit(numbers[0], numbers[1], "" if text.lower() in NAMELESS else text)
 
 
 def units_of_file(own: Sequence[Unit | None], archive: Units) -> Units:
@@ -247,9 +244,8 @@ def change_of(
         return None
     wanted = wanted or (None,) * len(found)
     pairs = [_change(have, want, dtype) for have, want in zip(found, wanted, strict=True)]
-    if all(pair == (1, 0) for pair in pairs):
-        return None
-    return Change(tuple(gain for gain, _ in pairs), tuple(shift for _, shift in pairs))
+    gains, shifts = zip(*pairs, strict=True)
+    return None if set(pairs) == {(1, 0)} else Change(gains, shifts)
 
 
 def convertible(found: Sequence[Unit | None], wanted: Sequence[Unit | None], dtype: str) -> bool:
@@ -289,19 +285,10 @@ def resample(x_CHW: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     return np.asarray(y_CHW, dtype=dtype)
 
 
-def _has(kind: np.dtype[Any], value: float) -> bool:
-    """Whether a dtype has a value."""
-    if kind.kind == "f":
-        return abs(value) < HUGE
-    limits = np.iinfo(kind)
-    return limits.min <= value <= limits.max and value == int(value)
-
-
-def _holes(x_CHW: NDArray[Any], nodata: Nodata) -> list[NDArray[np.bool_] | None]:
-    return [
-        None if value is None else held(x_HW, value)
-        for x_HW, value in zip(x_CHW, nodata, strict=True)
-    ]
+def _holes(x_CHW: NDArray[Any], nodata: Nodata) -> dict[int, NDArray[np.bool_]]:
+    """Where bands hold the nodata that they declare, by band."""
+    bands = zip(x_CHW, nodata, strict=True)
+    return {n: held(x, value) for n, (x, value) in enumerate(bands) if value is not None}
 
 
 def _understood(unit: Unit | None, dtype: str) -> Unit | None:
