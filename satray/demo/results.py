@@ -25,7 +25,7 @@ from shapely import box, unary_union
 
 from satray.demo.archive import BANDS, Box
 from satray.metrics.summary import said
-from satray.score.rasters import cam_path
+from satray.score.products.names import cam_path
 from satray.storage import Storage, join
 
 COLUMNS = 8

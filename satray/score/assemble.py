@@ -25,12 +25,17 @@ from satray.score.predictions import (
     SceneTiles,
     scene_predictions,
 )
-from satray.score.products import names, vectors
-from satray.score.products.detections import Detections, GivenTiles, detect, on_data, summed
-from satray.score.products.moment import Moment, moment_of
-from satray.score.products.peaks import PeakRule
+from satray.score.products import detections, names
+from satray.score.products.catalogue import ItemProduct, Moment, moment_of
+from satray.score.products.detections import (
+    Detections,
+    GivenTiles,
+    PeakRule,
+    detect,
+    on_data,
+    summed,
+)
 from satray.score.products.quicklook import Evidence, View, quicklook, strongest
-from satray.score.products.stac import ItemProduct
 from satray.score.results import SceneJob, TileScores, WindowScores
 from satray.score.survey import Surveyor
 from satray.score.windows import AxisTiles
@@ -267,15 +272,15 @@ class Assembly:
     def _vectors(self, found: Detections) -> list[MadeFile]:
         ref, ids = self.job.ref, (self.layout.model_id, self.layout.run_id)
         try:
-            package = vectors.geopackage(found, *ids, ref.modified)
+            package = detections.geopackage(found, *ids, ref.modified)
         except SatrayError as error:  # a CRS that PROJ cannot write costs this scene only
             raise DecodeError(str(error)) from error
         texts: dict[str, tuple[str, bytes | None]] = {
             "gpkg": ("detections", package),
-            "parquet": ("detections_parquet", vectors.geoparquet(found, *ids)),
+            "parquet": ("detections_parquet", detections.geoparquet(found, *ids)),
             "geojson": (
                 "detections_geojson",
-                vectors.geojson(found, *ids) if len(found) <= MANY else None,
+                detections.geojson(found, *ids) if len(found) <= MANY else None,
             ),
         }
         return [

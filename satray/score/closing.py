@@ -17,13 +17,13 @@ from satray import __version__
 from satray.report.page import html
 from satray.runs.run import Run
 from satray.score.predictions import Layout
+from satray.score.products.catalogue import collection_of, to_bytes
 from satray.score.products.names import (
     collection_name,
     link_between,
     page_name,
     quicklook_name,
 )
-from satray.score.products.stac import collection_of, to_bytes
 from satray.score.results import SceneResult
 
 SCENES = pa.schema(

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from satray.errors import InputError, SatrayError
 from satray.runs.run import finite
-from satray.score.safe import safe_part
+from satray.score.products.names import safe_part
 from satray.storage import Entry, Storage, join
 
 if TYPE_CHECKING:  # it imports rasterio

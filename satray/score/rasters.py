@@ -19,7 +19,6 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from satray.errors import DecodeError, SatrayError
-from satray.score.safe import safe_part
 
 PIXEL_COORDINATES = Affine(1, 0, 0, 0, -1, 0)
 """Affine of an image without georeference: x = column, y = -row, as GIS programs draw it."""
@@ -196,16 +195,6 @@ def block_size(height: int, width: int) -> int:
     """Side of a raster's blocks: 128, 256 or 512 cells."""
     side = max(height, width)
     return next((size for size in (128, 256) if side <= size), 512)
-
-
-def cam_path(tile_id: str, tower: str) -> str:
-    """Path of a tile's map below the run folder: `cam/TILE_ID__TOWER.tif`.
-
-    Letters, digits and `-._~` of each part of the id stay; all else is percent-encoded, as is a
-    leading dot. A part too long for a file system keeps its start, then a digest.
-    """
-    parts = [safe_part(part) for part in tile_id.split("/")]
-    return f"cam/{'/'.join(parts)}__{tower}.tif"
 
 
 def _profile(shape: Sequence[int], affine: Affine, crs: str | None) -> dict[str, Any]:

@@ -24,8 +24,7 @@ from satray.score.ledger import Claim, Ledger
 from satray.score.overview import Seen, see
 from satray.score.predictions import Layout
 from satray.score.products import names
-from satray.score.products.moment import stamp
-from satray.score.products.stac import ItemProduct, item_of, to_bytes
+from satray.score.products.catalogue import ItemProduct, item_of, stamp, to_bytes
 from satray.score.results import SceneItem, SceneJob, SceneResult, WindowScores, about, failed
 from satray.score.scenes.find import SceneRef, etag_of, uris_of
 from satray.score.scenes.open import CACHE, Scene

@@ -21,7 +21,7 @@ from satray.score import closing
 from satray.score.ledger import OLD, Ledger, Pass, plan_pass, signs_of_life
 from satray.score.predictions import Layout
 from satray.score.products import names
-from satray.score.products.stac import model_item, to_bytes
+from satray.score.products.catalogue import model_item, to_bytes
 from satray.score.reading import MisfitError
 from satray.score.results import SceneItem, SceneJob, SceneResult, failed
 from satray.score.scene_stages import SceneStages

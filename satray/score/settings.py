@@ -7,7 +7,7 @@ from satray.config.score import ScoreRecipe
 from satray.data.raster import PagesKey
 from satray.data.values import as_units
 from satray.errors import InputError
-from satray.score.products.moment import time_pattern
+from satray.score.products.catalogue import time_pattern
 from satray.score.results import MapRequest
 from satray.score.scenes.grid import Gsd
 from satray.score.scenes.open import Conversion, Names

@@ -20,9 +20,9 @@ from satray.models.spec import BundleSpec
 from satray.runs.run import Product
 from satray.score.blocks import Blocks, block_file
 from satray.score.predictions import Layout, TileFacts, predictions
+from satray.score.products.names import cam_path
 from satray.score.rasters import (
     BORDER_CELLS,
-    cam_path,
     cam_raster,
     cells_with_data,
     source_affine,

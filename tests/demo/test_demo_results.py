@@ -21,7 +21,8 @@ from satray.demo.results import (
     read_tiles,
     result_lines,
 )
-from satray.score.rasters import cam_path, cam_raster
+from satray.score.products.names import cam_path
+from satray.score.rasters import cam_raster
 from satray.storage import Storage
 
 CELLS = Affine.scale(8)  # 8 x 8 cells on 64 x 64 px

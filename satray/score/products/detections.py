@@ -1,21 +1,63 @@
-"""Detections: peaks of a scene's maps as points on the ground.
+"""Detections: peaks of a scene's maps as points on the ground, and the files that hold them.
+
+A cell's local logit is w . f(x, y) + b, the head read at one cell (the dense CAM summed over
+towers, plus the bias). Under average pooling a tile's logit is the mean of its cells' local
+logits, so a peak above the threshold says: a tile full of this would be given the class. Under
+maximum pooling every channel takes its own best cell: with weights of no negative sign a tile's
+logit is at least that of each of its cells, so a peak above the threshold is in a tile that is
+given the class. Log-sum-exp has neither property; there a local logit is evidence in logit units.
+
+The whole map is held, 4 bytes a cell and class, 8 more a class (multiclass: 24), and about 60 bytes
+a cell besides. A scene of 100,000 x 100,000 px at stride 32 has 9.8 million cells.
+
+GeoParquet and GeoJSON are in longitude and latitude, GeoPackage in the scene's own CRS, so that its
+points lie on the scene to the last digit. A scene without a CRS has no GeoJSON; its points are in
+the coordinates of its affine, and without one in pixel coordinates (x = column, y = -row, as GIS
+programs draw such images), said to be in no known CRS.
 
 Legend: K classes, h x w feature cells, N detections or points, T x U tiles.
 """
 
+import io
+import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
+from satray.errors import SatrayError
 from satray.score.outlines import SceneExtent
-from satray.score.products.peaks import PeakRule, find_peaks
 from satray.score.windows import AxisTiles
 
+LAYER = "detections"
+"""Name of the layer in GeoPackages."""
+DIGITS = 7
+"""Decimals of a degree in GeoJSON: a centimetre on the ground."""
+
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PeakRule:
+    """What counts as a detection."""
+
+    task: str
+    """`binary`, `multilabel` or `multiclass`."""
+    bias: tuple[float, ...]
+    """(K,) of the head."""
+    temperature: float
+    """Logits are divided by it before the sigmoid or softmax."""
+    thresholds: tuple[float, ...]
+    """(K,) scores at and above which there is a detection. Multiclass: besides, the class must
+    have the cell's highest logit."""
+    distance: float
+    """Of two peaks of a class closer than this, the weaker is dropped (cells)."""
 
 
 @dataclass(frozen=True)
@@ -45,28 +87,11 @@ class Detections:
         """N."""
         return len(self.klass)
 
-    def kept(self, keep: NDArray[np.bool_]) -> "Detections":
+    def kept(self, keep: Bools) -> "Detections":
         """Those of (N,) `keep`."""
         klass = tuple(name for name, good in zip(self.klass, keep, strict=True) if good)
         columns = ("score", "row", "col", "x", "y", "lon", "lat")
         return Detections(self.extent, klass, *(getattr(self, name)[keep] for name in columns))
-
-
-def on_data(found: Detections, mostly_hw: NDArray[np.bool_], cells: Affine) -> NDArray[np.bool_]:
-    """Whether the cell of each point is one that has enough data, (N,).
-
-    A cell with a little data has a value, and at the edge of a scene's data often a high one.
-
-    Args:
-        found: N points.
-        mostly_hw: cells of which at least half has data.
-        cells: from cell corners to stored px, axis-parallel.
-    """
-    h, w = mostly_hw.shape
-    rows = np.clip(np.floor((found.row - cells.f) / cells.e), 0, h - 1).astype(np.int64)
-    cols = np.clip(np.floor((found.col - cells.c) / cells.a), 0, w - 1).astype(np.int64)
-    keep: NDArray[np.bool_] = mostly_hw[rows, cols]
-    return keep
 
 
 def detect(
@@ -77,7 +102,10 @@ def detect(
     extent: SceneExtent,
     wanted: Sequence[str] | None = None,
 ) -> Detections:
-    """Find detections in the maps of a whole scene.
+    """Find the local maxima of a scene's maps that reach their class's threshold.
+
+    Of a plateau of equal cells one is found, at its middle. The place of a single cell is refined
+    by parabolas through its neighbours, by half a cell at most.
 
     Args:
         maps_Khw: dense CAMs of all classes, summed over towers (`summed`); NaN without data.
@@ -87,20 +115,30 @@ def detect(
         extent: the scene's.
         wanted: classes whose detections are kept; default all.
     """
-    peaks = find_peaks(maps_Khw, rule)
-    if wanted is not None:
-        places = [k for k, name in enumerate(classes) if name in set(wanted)]
-        keep = np.isin(peaks.klass, places)
-    else:
-        keep = np.ones(len(peaks), dtype=bool)
-    a, b, c, d, e, f = tuple(cells)[:6]
+    from scipy.special import expit
+
+    z_Khw = (maps_Khw + np.array(rule.bias, dtype=np.float64)[:, None, None]) / rule.temperature
+    highest_hw = z_Khw.argmax(axis=0)  # the first of equal ones
+    if rule.task == "multiclass":
+        z_Khw = _log_odds(z_Khw, highest_hw)
+    names: list[str] = []
+    found = [np.empty((3, 0))]
+    for k, name in enumerate(classes):
+        if wanted is not None and name not in wanted:
+            continue
+        reached_hw = expit(z_Khw[k]) >= rule.thresholds[k]
+        if rule.task == "multiclass":
+            reached_hw &= highest_hw == k
+        peaks_3N = _spaced(_local_maxima(z_Khw[k], reached_hw), rule.distance)
+        names += [name] * peaks_3N.shape[1]
+        found.append(peaks_3N)
+    rows, cols, values = np.concatenate(found, axis=1)
     # cells of the last row and column may reach over the scene's edge
-    col = np.clip(a * peaks.col[keep] + b * peaks.row[keep] + c, 0, extent.width)
-    row = np.clip(d * peaks.col[keep] + e * peaks.row[keep] + f, 0, extent.height)
+    a, b, c, d, e, f = tuple(cells)[:6]
+    col = np.clip(a * cols + b * rows + c, 0, extent.width)
+    row = np.clip(d * cols + e * rows + f, 0, extent.height)
     x, y = extent.affine @ (col, row)
-    lon, lat = extent.lonlat(x, y)
-    names = tuple(classes[k] for k in peaks.klass[keep])
-    return Detections(extent, names, peaks.score[keep], row, col, x, y, lon, lat)
+    return Detections(extent, tuple(names), expit(values), row, col, x, y, *extent.lonlat(x, y))
 
 
 def summed(
@@ -123,6 +161,23 @@ def summed(
     return total, cells[first]
 
 
+def on_data(found: Detections, mostly_hw: Bools, cells: Affine) -> Bools:
+    """Whether the cell of each point is one that has enough data, (N,).
+
+    A cell with a little data has a value, and at the edge of a scene's data often a high one.
+
+    Args:
+        found: N points.
+        mostly_hw: cells of which at least half has data.
+        cells: from cell corners to stored px, axis-parallel.
+    """
+    h, w = mostly_hw.shape
+    rows = np.clip(np.floor((found.row - cells.f) / cells.e), 0, h - 1).astype(np.int64)
+    cols = np.clip(np.floor((found.col - cells.c) / cells.a), 0, w - 1).astype(np.int64)
+    keep: Bools = mostly_hw[rows, cols]
+    return keep
+
+
 class GivenTiles:
     """The decisions of a scene's tiles, asked by place.
 
@@ -136,15 +191,12 @@ class GivenTiles:
         self._axes = (rows, cols)
         self._predicted_TUK = np.zeros((len(rows), len(cols), classes), dtype=bool)
 
-    def add(self, start: int, predicted_NK: NDArray[np.bool_]) -> None:
+    def add(self, start: int, predicted_NK: Bools) -> None:
         """Take whole rows of tiles, from row `start` on, in row order."""
-        down = len(predicted_NK) // len(self._axes[1])
-        shape = (down, *self._predicted_TUK.shape[1:])
-        self._predicted_TUK[start : start + down] = predicted_NK.reshape(shape)
+        part_tUK = predicted_NK.reshape(-1, *self._predicted_TUK.shape[1:])
+        self._predicted_TUK[start : start + len(part_tUK)] = part_tUK
 
-    def holds(
-        self, klass: Sequence[int], row: NDArray[np.float64], col: NDArray[np.float64]
-    ) -> NDArray[np.bool_]:
+    def holds(self, klass: Sequence[int], row: Floats, col: Floats) -> Bools:
         """Whether any tile around each point is given its class, (N,).
 
         Args:
@@ -152,12 +204,199 @@ class GivenTiles:
             row: (N,) net px. The strip that no tile reaches counts as the last tile's.
             col: (N,) net px.
         """
-        (top, bottom), (left, right) = (
-            _around(axis, at) for axis, at in zip(self._axes, (row, col), strict=True)
-        )
-        boxes = zip(top, bottom, left, right, klass, strict=True)
+        spans = []
+        for axis, at in zip(self._axes, (row, col), strict=True):
+            origins = np.array(axis.origins, dtype=np.float64)
+            inside = np.clip(at, 0, np.nextafter(origins[-1] + axis.size, 0))
+            spans.append(np.searchsorted(origins, inside - axis.size, side="right"))
+            spans.append(np.searchsorted(origins, inside, side="right"))
+        boxes = zip(*spans, klass, strict=True)
         held = [self._predicted_TUK[t:b, x:y, k].any() for t, b, x, y, k in boxes]
         return np.array(held, dtype=bool)
+
+
+# ---- files
+
+
+def geoparquet(found: Detections, model_id: str, run_id: str) -> bytes:
+    """GeoParquet 1.1 with a covering: one row a detection.
+
+    Columns: scene, class, score, row, col (stored px), x, y (the scene's CRS), lon, lat, geometry
+    (in OGC:CRS84, null where there is none), bbox, crs, model_id, run_id.
+    """
+    if found.extent.georeferenced:
+        frame = _frame(found, model_id, run_id, found.lon, found.lat, "OGC:CRS84")
+    else:
+        frame = _frame(found, model_id, run_id, found.x, found.y, None)
+    frame.insert(len(frame.columns) - 2, "crs", found.extent.crs)
+    frame["crs"] = frame["crs"].astype("str")
+    sink = io.BytesIO()
+    frame.to_parquet(
+        sink, index=False, compression="zstd", schema_version="1.1.0", write_covering_bbox=True
+    )
+    return sink.getvalue()
+
+
+_stamping = threading.Lock()
+"""The date that GDAL stamps files with is the whole process's."""
+
+
+def geopackage(found: Detections, model_id: str, run_id: str, changed: datetime) -> bytes:
+    """GeoPackage with the layer `detections` in the scene's CRS; valid also of no detection.
+
+    Args:
+        found: what to write.
+        model_id: the bundle's.
+        run_id: the run's.
+        changed: written as the time of the last change: the same detections give the same bytes.
+
+    Raises:
+        SatrayError: GDAL cannot write it, say for a CRS it does not know.
+    """
+    import pyogrio
+    import pyproj
+
+    crs, sink = found.extent.crs if found.extent.georeferenced else None, io.BytesIO()
+    stamp = changed.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    errors = pyogrio.errors.DataSourceError, pyogrio.errors.CRSError, pyproj.exceptions.CRSError
+    with _stamping, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "crs was not provided": it is not known
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": stamp})
+        try:
+            _frame(found, model_id, run_id, found.x, found.y, crs).to_file(
+                sink,
+                layer=LAYER,
+                driver="GPKG",
+                engine="pyogrio",
+                geometry_type="Point",
+                index=False,
+                layer_options={} if crs else {"SRID": "-1"},
+                dataset_options={"ADD_GPKG_OGR_CONTENTS": "YES"},
+            )
+        except errors as error:
+            said = f"{found.extent.scene}: detections cannot be written: {error}"
+            raise SatrayError(said) from error
+        finally:
+            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
+    return sink.getvalue()
+
+
+def geojson(found: Detections, model_id: str, run_id: str) -> bytes | None:
+    """GeoJSON (RFC 7946) in longitude and latitude; None where the scene has no ground.
+
+    A point that has neither longitude nor latitude is left out: the other files have it.
+    """
+    if not found.extent.georeferenced:
+        return None
+    lon, lat = np.round(found.lon, DIGITS), np.round(found.lat, DIGITS)
+    frame = _frame(found, model_id, run_id, lon, lat, None)
+    frame = frame[frame.geometry.notna()].drop(columns=["lon", "lat"])
+    frame = frame.round(dict.fromkeys(("score", "row", "col", "x", "y"), 6))
+    text: str = frame.to_json(drop_id=True, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _frame(
+    found: Detections, model_id: str, run_id: str, x: Floats, y: Floats, crs: str | None
+) -> Any:
+    """A GeoDataFrame of points at x, y; no point where either is not finite."""
+    import geopandas  # with pandas and a second GDAL: not for scenes without detections
+
+    points = np.asarray(geopandas.points_from_xy(x, y), dtype=object)
+    points[~(np.isfinite(x) & np.isfinite(y))] = None
+    numbers = ("score", "row", "col", "x", "y", "lon", "lat")
+    columns: dict[str, Any] = {
+        "scene": [found.extent.scene] * len(found),
+        "class": list(found.klass),
+        **{name: getattr(found, name) for name in numbers},
+        "geometry": geopandas.GeoSeries(points, crs=crs),
+        "model_id": [model_id] * len(found),
+        "run_id": [run_id] * len(found),
+    }
+    return geopandas.GeoDataFrame(columns, geometry="geometry").astype(
+        dict.fromkeys(("scene", "class", "model_id", "run_id"), "str")
+    )
+
+
+# ---- peaks; cell coordinates are edge ones: cell i has its centre at i + 0.5
+
+
+def _local_maxima(values_hw: Floats, reached_hw: Bools) -> Floats:
+    """Rows, columns and values (3, N) of the regional maxima among the cells reached.
+
+    8-connected; NaN is below all. A plateau counts where no neighbour of any of its cells is
+    higher.
+    """
+    from scipy import ndimage
+
+    square = np.ones((3, 3), dtype=bool)
+    filled = np.where(np.isnan(values_hw), -np.inf, values_hw)
+    most = ndimage.maximum_filter(filled, footprint=square, mode="constant", cval=-np.inf)
+    highest = (filled == most) & (filled > -np.inf)
+    # a plateau with a way up has a cell that is not the highest of its neighbours
+    lower = np.where(highest, -np.inf, filled)
+    slope = ndimage.maximum_filter(lower, footprint=square, mode="constant", cval=-np.inf)
+    labels, _ = ndimage.label(highest, structure=square)
+    sloping = labels[highest & (slope == filled)]
+    chosen = np.setdiff1d(labels[highest & reached_hw], sloping)
+    if not chosen.size:
+        return np.empty((3, 0))
+    rows, cols = np.array(ndimage.center_of_mass(highest, labels, chosen)).T
+    i, j = np.rint(rows).astype(int), np.rint(cols).astype(int)
+    values = np.asarray(ndimage.maximum(filled, labels, chosen))
+    around = np.pad(values_hw, 1, constant_values=np.nan)
+    alone = np.bincount(labels.ravel())[chosen] == 1
+    rows += 0.5 + np.where(alone, _vertex(around[i, j + 1], values, around[i + 2, j + 1]), 0)
+    cols += 0.5 + np.where(alone, _vertex(around[i + 1, j], values, around[i + 1, j + 2]), 0)
+    return np.stack([rows, cols, values])
+
+
+def _vertex(before: Floats, top: Floats, after: Floats) -> Floats:
+    """Top of the parabola through a cell and its neighbours along an axis, from the cell's centre.
+
+    0 at the map's border and beside cells without data; less than half a cell, as it is the top.
+    """
+    bend = before - 2 * top + after
+    with np.errstate(invalid="ignore", divide="ignore"):
+        offset = (before - after) / (2 * bend)
+    return np.where(np.isfinite(offset) & (bend < 0), offset, 0.0)
+
+
+def _spaced(peaks_3N: Floats, distance: float) -> Floats:
+    """The peaks kept, the strongest first, when each drops weaker ones nearer than `distance`.
+
+    Of equal ones the first given stays.
+    """
+    from scipy.spatial import cKDTree
+
+    peaks_3N = peaks_3N[:, np.argsort(-peaks_3N[2], kind="stable")]
+    if distance <= 0 or peaks_3N.shape[1] < 2:
+        return peaks_3N
+    points_N2 = peaks_3N[:2].T
+    tree = cKDTree(points_N2)
+    reach = np.nextafter(distance, 0)  # the tree's radius is inclusive
+    dropped = np.zeros(len(points_N2), dtype=bool)
+    kept = []
+    for n, point in enumerate(points_N2):
+        if not dropped[n]:
+            kept.append(n)
+            dropped[tree.query_ball_point(point, reach)] = True
+    return peaks_3N[:, kept]
+
+
+def _log_odds(z_Khw: Floats, highest_hw: NDArray[np.int64]) -> Floats:
+    """Of each class against all others, from logits.
+
+    The others of the highest are summed without it: taking it out of the whole sum would cancel
+    where it is near sure.
+    """
+    top_Khw = np.arange(len(z_Khw))[:, None, None] == highest_hw
+    z_Khw = z_Khw - np.take_along_axis(z_Khw, highest_hw[None], axis=0)
+    share_Khw = np.exp(z_Khw)
+    rest_hw = np.where(top_Khw, 0, share_Khw).sum(axis=0)
+    rest_Khw = np.where(top_Khw, rest_hw, rest_hw + 1 - share_Khw)
+    odds: Floats = z_Khw - np.log(np.maximum(rest_Khw, np.finfo(float).tiny))
+    return odds
 
 
 def _moved(
@@ -169,30 +408,16 @@ def _moved(
     """
     from scipy import ndimage
 
-    first = way.e / 2 + way.f - 0.5, way.a / 2 + way.c - 0.5
-
     def at_cells(values_hw: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(
-            ndimage.affine_transform(
-                values_hw.astype(np.float64), (way.e, way.a), first, shape, order=1, mode="nearest"
-            )
+        scale, first = (way.e, way.a), (way.e / 2 + way.f - 0.5, way.a / 2 + way.c - 0.5)
+        made = ndimage.affine_transform(
+            values_hw.astype(np.float64), scale, first, shape, order=1, mode="nearest"
         )
+        return np.asarray(made)
 
     moved_Khw = np.empty((len(values_Khw), *shape), np.float32)
     for moved_hw, values_hw in zip(moved_Khw, values_Khw, strict=True):
         known_hw = ~np.isnan(values_hw)
-        share_hw = at_cells(known_hw)
         with np.errstate(invalid="ignore", divide="ignore"):
-            moved_hw[:] = at_cells(np.where(known_hw, values_hw, 0)) / share_hw
+            moved_hw[:] = at_cells(np.where(known_hw, values_hw, 0)) / at_cells(known_hw)
     return moved_Khw
-
-
-def _around(
-    axis: AxisTiles, at: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last + 1 of the tiles that cover each place along an axis."""
-    origins = np.array(axis.origins, dtype=np.float64)
-    inside = np.clip(at, 0, np.nextafter(origins[-1] + axis.size, 0))
-    first = np.searchsorted(origins, inside - axis.size, side="right")
-    stop = np.searchsorted(origins, inside, side="right")
-    return first.astype(np.int64), stop.astype(np.int64)

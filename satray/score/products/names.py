@@ -1,25 +1,48 @@
-"""Names of a scene's products below `out`: `KIND/SCENE.EXT`, one out for the runs of a schedule.
+"""Names of products below `out`: safe, apart, and linked.
 
-SCENE is the scene's id with its extension (`a.tif` and `a.jp2` are two scenes), each part
-percent-encoded as `rasters.cam_path` does, so that `..`, spaces and any letter are plain names.
+Those of a scene are `KIND/SCENE.EXT`, one out for the runs of a schedule. SCENE is the scene's id
+with its extension (`a.tif` and `a.jp2` are two scenes), each part percent-encoded, so that `..`,
+spaces and any letter are plain names.
 """
 
+import hashlib
 import posixpath
 from urllib.parse import quote
 
-from satray.score.safe import safe_part
+NAME_LIMIT = 180
+"""Longest encoded part of a path, bytes; file systems end at 255."""
 
 
-def encoded(scene: str) -> str:
-    """SCENE: its parts made safe, `/` kept."""
-    return "/".join(safe_part(part) for part in scene.split("/"))
+def safe_part(text: str) -> str:
+    """Encode any text as one part of a path.
+
+    Letters, digits and `-._~` stay; all else, slashes and what is no Unicode included, is
+    percent-encoded, as is a leading dot. What is too long keeps its start, then a digest. Different
+    texts have different parts.
+    """
+    data = text.encode("utf-8", "surrogatepass")
+    name = quote(data, safe="")
+    if name.startswith("."):  # hidden, `.` or `..`
+        name = "%2E" + name[1:]
+    elif not name:
+        name = "%2E%2E"  # which no text is: only a first dot is encoded
+    if len(name) > NAME_LIMIT:
+        name = f"{name[: NAME_LIMIT - 17]}-{hashlib.sha256(data).hexdigest()[:16]}"
+    return name
+
+
+def encoded(name: str) -> str:
+    """A scene's or tile's id with its parts made safe, `/` kept."""
+    return "/".join(safe_part(part) for part in name.split("/"))
+
+
+def cam_path(tile_id: str, tower: str) -> str:
+    """`cam/TILE_ID__TOWER.tif`: a tile's map."""
+    return f"cam/{encoded(tile_id)}__{tower}.tif"
 
 
 def cam_name(scene: str, tower: str | None = None, kind: str = "dense") -> str:
-    """`cam/SCENE.tif`; `cam/SCENE__TOWER.tif` where the bundle has several towers.
-
-    Argmax maps lie in a folder of their own, `argmax/`.
-    """
+    """`cam/SCENE.tif`, or `cam/SCENE__TOWER.tif` of several towers; argmax maps in `argmax/`."""
     folder = "argmax" if kind == "argmax" else "cam"
     return f"{folder}/{encoded(scene)}{f'__{tower}' if tower else ''}.tif"
 

@@ -77,11 +77,7 @@ def strongest(maps_Khw: NDArray[np.float32], bias: Sequence[float]) -> int:
 
 
 def quicklook(
-    view: View,
-    evidence: Evidence | None,
-    rows: Floats,
-    cols: Floats,
-    title: str,
+    view: View, evidence: Evidence | None, rows: Floats, cols: Floats, title: str
 ) -> bytes:
     """Draw a PNG of at most `LONGEST` px a side.
 
@@ -97,11 +93,10 @@ def quicklook(
     from satray.report.tiles import overlaid, stretched
 
     H, W = view.valid.shape
-    low, high = zip(*(limits_of(view.pixels, view.valid)), strict=True)
-    shown_HW3 = brightened(stretched(view.pixels, low, high), view.valid)
+    shown_HW3 = _brightened(stretched(view.pixels, *_limits(view)), view.valid)
     top = 0.0
     if evidence is not None:
-        map_HW = on_picture(evidence, view.height, view.width, H, W)
+        map_HW = _on_picture(evidence, view)
         top = float(np.max(map_HW, initial=0.0, where=~np.isnan(map_HW)))
         shown_HW3 = overlaid(shown_HW3, np.clip(map_HW, 0, None) / (top or 1.0))
     shown_HW3[~view.valid] = EMPTY
@@ -116,27 +111,21 @@ def quicklook(
     wide = max(W, NARROWEST)
     picture = Image.new("RGB", (wide, H + LEGEND), "white")
     picture.paste(scene, ((wide - W) // 2, 0))
-    picture.paste(Image.open(io.BytesIO(_legend(wide, evidence, top, len(rows), title))), (0, H))
+    picture.paste(_legend(wide, evidence, top, len(rows), title), (0, H))
     sink = io.BytesIO()
     # zlib's search for repeated strings takes four fifths of the time, and makes files larger
     picture.save(sink, format="PNG", compress_type=zlib.Z_RLE)
     return sink.getvalue()
 
 
-def limits_of(
-    pixels_CHW: NDArray[Any], valid_HW: NDArray[np.bool_]
-) -> tuple[tuple[float, float], ...]:
+def _limits(view: View) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """2nd and 98th percentile of each band where there is data."""
-    found = []
-    for band in pixels_CHW:
-        values = band[valid_HW].astype(np.float64)
-        values = values[np.isfinite(values)]
-        low, high = np.percentile(values, (2, 98)) if values.size else (0.0, 1.0)
-        found.append((float(low), float(high)))
-    return tuple(found)
+    values = [band[view.valid & np.isfinite(band)] for band in view.pixels]
+    pairs = [np.percentile(some, (2, 98)) if some.size else (0.0, 1.0) for some in values]
+    return tuple(float(low) for low, _ in pairs), tuple(float(high) for _, high in pairs)
 
 
-def brightened(shown_HW3: Floats, valid_HW: NDArray[np.bool_]) -> Floats:
+def _brightened(shown_HW3: Floats, valid_HW: NDArray[np.bool_]) -> Floats:
     """With a gamma that lifts a dark middle: where clouds are white, land and water are black."""
     values = shown_HW3[valid_HW]
     middle = float(np.median(values)) if values.size else MIDDLE
@@ -146,17 +135,17 @@ def brightened(shown_HW3: Floats, valid_HW: NDArray[np.bool_]) -> Floats:
     return np.asarray(shown_HW3**gamma, dtype=np.float64)
 
 
-def on_picture(evidence: Evidence, height: int, width: int, H: int, W: int) -> Floats:
+def _on_picture(evidence: Evidence, view: View) -> Floats:
     """The map at the picture's pixels: bilinear between cells that have data, NaN elsewhere."""
     from satray.report.tiles import on_pixels
 
     # more cells than pixels: the best of each block, or a lone peak might fall between two pixels
-    h, w = evidence.map.shape
+    (h, w), (H, W) = evidence.map.shape, view.valid.shape
     block = max(1, min(h // H, w // W))
     map_hw = np.fmax.reduceat(evidence.map, range(0, h, block), axis=0)
     map_hw = np.fmax.reduceat(map_hw, range(0, w, block), axis=1)
     cells = evidence.cells @ Affine.scale(block)
-    shown = Affine.scale(W / width, H / height) @ cells
+    shown = Affine.scale(W / view.width, H / view.height) @ cells
     known = ~np.isnan(map_hw)
     share_HW = on_pixels(known.astype(np.float32), shown, H, W)
     value_HW = on_pixels(np.where(known, map_hw, 0).astype(np.float32), shown, H, W)
@@ -165,35 +154,31 @@ def on_picture(evidence: Evidence, height: int, width: int, H: int, W: int) -> F
     return result
 
 
-def _legend(width: int, evidence: Evidence | None, top: float, count: int, title: str) -> bytes:
+def _legend(width: int, evidence: Evidence | None, top: float, count: int, title: str) -> Any:
     """A strip with the scene's name, the class, its scale and what a circle is."""
     from matplotlib import colormaps
+    from PIL import Image, ImageDraw, ImageFont
 
-    from satray.report.style import DPI, INK, MUTED, figure, png, short, styled
+    from satray.report.style import INK, MUTED, short
 
-    made = figure(LEGEND / DPI, width / DPI)
-    made.set_layout_engine("none")
-    letters = max(20, width // 8)
-    with styled():
-        size = 5.5  # points; 12 px
-        made.text(8 / width, 0.74, short(title, letters), fontsize=size, color=INK, va="center")
-        if evidence is None:
-            made.text(8 / width, 0.3, "no map", fontsize=size, color=MUTED, va="center")
-            return png(made)
-        bar = made.add_axes((8 / width, 0.18, 60 / width, 0.24))
-        bar.imshow(
-            colormaps["inferno"](np.linspace(0.25, 0.95, 64))[None],
-            aspect="auto",
-            extent=(0, 1, 0, 1),
-        )
-        bar.set_axis_off()
-        words = f"{short(evidence.name, max(12, letters // 3))}: evidence 0 to {top:.1f}"
-        if width >= 520:
-            words += f", best cell {evidence.score:.2f}"
-        made.text(76 / width, 0.3, words, fontsize=size, color=INK, va="center")
-        if width >= 400:
-            most = f"{MOST:,} of " if count > MOST else ""
-            words = f"○ {most}{count:,} detections"
-            right = 1 - 8 / width
-            made.text(right, 0.3, words, fontsize=size, color=INK, va="center", ha="right")
-    return png(made)
+    def said(text: str, letters: int) -> str:
+        return short("".join(c if c.isprintable() else " " for c in text), letters)
+
+    strip, letters = Image.new("RGB", (width, LEGEND), "white"), max(20, width // 8)
+    drawing, font = ImageDraw.Draw(strip), ImageFont.load_default(13)
+    drawing.text((8, 14), said(title, letters), INK, font, anchor="lm")
+    if evidence is None:
+        drawing.text((8, 38), "no map", MUTED, font, anchor="lm")
+        return strip
+    scale_60 = np.asarray(colormaps["inferno"](np.linspace(0.25, 0.95, 60)))[:, :3]
+    bar = np.broadcast_to(scale_60 * 255, (13, 60, 3)).astype(np.uint8)
+    strip.paste(Image.fromarray(bar), (8, 32))
+    words = f"{said(evidence.name, max(12, letters // 3))}: evidence 0 to {top:.1f}"
+    if width >= 520:
+        words += f", best cell {evidence.score:.2f}"
+    drawing.text((76, 38), words, INK, font, anchor="lm")
+    if width >= 400:
+        most = f"{MOST:,} of " if count > MOST else ""
+        words = f"{most}{count:,} detections"
+        drawing.text((width - 8, 38), words, INK, font, anchor="rm")
+    return strip

@@ -33,6 +33,8 @@ ACCEPTED = (
 )
 RASTERS = ("tif", "tiff", "jp2", "png", "jpg", "jpeg")
 DOCUMENTS = ("json", "geojson")
+UNREAD = ("vrt", "nc", "nc4", "h4", "h5", "hdf", "hdf4", "hdf5", "he5")
+"""Extensions of scenes that are not read; each is a failure."""
 RASTER_TYPES = ("image/tiff", "image/geotiff", "image/jp2", "image/png", "image/jpeg")
 LARGEST = 16 << 20
 """Bytes of the largest JSON file below a prefix that is taken for an Item."""
@@ -275,7 +277,7 @@ def resolved(href: object, base: str) -> str:
 def _entries(place: str, storage: Storage, extensions: tuple[str, ...] | None) -> list[Entry]:
     """What lies below a prefix; or a file, with what belongs to it."""
     ending = _suffix(place)
-    if ending in (*DOCUMENTS, *RASTERS):
+    if ending in (*DOCUMENTS, *RASTERS, *UNREAD):
         stem = place.rpartition(".")[0]
         worlds = [f"{stem}.{end}" for low in world_suffixes(ending) for end in (low, low.upper())]
         beside = [place + MASK, *worlds] if ending in RASTERS else []
@@ -326,6 +328,11 @@ def _of_entries(
 ) -> list[SceneRef]:
     rasters = {entry.uri: entry for entry in entries if _suffix(entry.key) in RASTERS}
     documents = [entry for entry in entries if _suffix(entry.key) in DOCUMENTS]
+    failures += [
+        SceneFailure(e.key, e.uri, f".{_suffix(e.key)} is not read; accepted: GeoTIFFs of it")
+        for e in entries
+        if _suffix(e.key) in UNREAD
+    ]
     of_items: list[SceneRef] = []
     beside: dict[str, SceneRef] = {}
     for number, data in storage.read_many([entry.uri for entry in documents]):

@@ -12,7 +12,7 @@ from typing import Any
 
 from satray.errors import InputError, SatrayError
 from satray.score.ledger import Claim, Ledger, Pass, plan_pass
-from satray.score.safe import safe_part
+from satray.score.products.names import safe_part
 from satray.storage import Entry
 
 OUT = "s3://bucket/out"

@@ -26,7 +26,7 @@ from score.ledger.ledger_material import (
 
 from satray.errors import SatrayError
 from satray.score.ledger import histories, key_of, signs_of_life
-from satray.score.safe import safe_part
+from satray.score.products.names import safe_part
 from satray.storage import Entry
 
 SCENE = Scene("a/b ü.tif", "etag")

@@ -17,7 +17,7 @@ from page_checker import Checker
 from PIL import Image
 from pystac.validation import JsonSchemaSTACValidator, set_validator
 from rio_cogeo.cogeo import cog_validate
-from score.products.test_stac import Offline
+from score.products.test_catalogue import Offline
 
 PLACES = ((104, 136), (232, 264))
 

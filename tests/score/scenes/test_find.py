@@ -50,6 +50,11 @@ def test_prefix_of_rasters(tmp_path):
     touch(tmp_path / "g.json", b"{}")
     found = find_scenes(str(tmp_path), STORE)
     assert (names_of(found), found.failures) == (sorted(odd), ())
+    touch(tmp_path / "other" / "b.nc")
+    for place in ("other", "other/b.nc"):
+        (failure,) = find_scenes(str(tmp_path / place), STORE).failures
+        assert (failure.scene, failure.error[:15]) == ("b.nc", ".nc is not read")
+    (tmp_path / "other" / "b.nc").unlink()
     assert names_of(find_scenes(str(tmp_path), STORE, extensions=("tif",))) == sorted(odd[:3])
     for scene in found.scenes:
         entry = STORE.head(str(tmp_path / scene.scene))
@@ -65,7 +70,7 @@ def test_prefix_of_rasters(tmp_path):
 @pytest.mark.parametrize("place", ["empty", "absent.tif", "texts", "catalog.json", "none.parquet"])
 def test_nothing_there(tmp_path, place):
     (tmp_path / "empty").mkdir()
-    touch(tmp_path / "texts" / "a.nc")
+    touch(tmp_path / "texts" / "a.txt")
     put(tmp_path / "catalog.json", {"type": "Catalog"})
     pq.write_table(pa.table({"scene": [], "uri": []}), tmp_path / "none.parquet")
     with pytest.raises(InputError, match=r"scenes=.*found .*accepted: GeoTIFF"):

@@ -1,26 +1,45 @@
-"""STAC Items: valid by pystac against core and extensions, without a network."""
+"""STAC: valid by pystac against core and extensions, without a network; times; names."""
 
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyproj
 import pystac
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pystac.validation import JsonSchemaSTACValidator, set_validator
 from score.scenes.scene_material import spec
 
+from satray.errors import InputError
 from satray.score.outlines import SceneExtent
 from satray.score.predictions import Layout
-from satray.score.products.moment import Moment
+from satray.score.products.catalogue import (
+    ItemProduct,
+    Moment,
+    collection_of,
+    item_of,
+    model_item,
+    moment_of,
+    parse,
+    stamp,
+    time_pattern,
+    to_bytes,
+)
 from satray.score.products.names import (
     cam_name,
+    cam_path,
     collection_name,
+    detections_name,
+    encoded,
     item_name,
+    link_between,
     model_name,
+    page_name,
     quicklook_name,
 )
-from satray.score.products.stac import ItemProduct, collection_of, item_of, model_item, to_bytes
 
 SCHEMAS = Path(__file__).parent / "schemas"
 UTM = (10.0, 0.0, 448000.0, 0.0, -10.0, 5411000.0)
@@ -88,16 +107,13 @@ def scene(crs="EPSG:32631", affine=UTM, name: str = "a/b.tif") -> SceneExtent:
 @pytest.mark.parametrize(
     "ground",
     [
-        scene(),
-        scene(affine=(8.0, 6.0, 448000.0, 6.0, -8.0, 5411000.0)),
-        scene("EPSG:4326", (1e-4, 0.0, 2.3, 0.0, -1e-4, 48.8)),
-        scene(LAEA, (10.0, 0.0, 5.0, 0.0, -10.0, 7.0)),
-        scene('LOCAL_CS["x",UNIT["m",1]]'),
-        scene(None, None),
+        scene(), scene(affine=(8.0, 6.0, 448000.0, 6.0, -8.0, 5411000.0)),
+        scene("EPSG:4326", (1e-4, 0.0, 2.3, 0.0, -1e-4, 48.8)), scene(None, None),
+        scene(LAEA, (10.0, 0.0, 5.0, 0.0, -10.0, 7.0)), scene('LOCAL_CS["x",UNIT["m",1]]'),
         scene(name="../é b\u202e<script>.tif"),
         SceneExtent("p", 5000, 5000, "EPSG:32601", (100.0, 0.0, 1e4, 0.0, -100.0, 1107000.0)),
     ],
-)
+)  # fmt: skip
 def test_items_are_valid_and_read_back(tmp_path, ground: SceneExtent) -> None:
     path = tmp_path / "item.json"
     path.write_bytes(to_bytes(made(ground)))
@@ -150,21 +166,6 @@ def test_no_ground_no_geometry_no_box() -> None:
     assert "proj:shape" not in tree["assets"]["cam"]
 
 
-def test_assets_lead_to_the_products_from_where_the_item_lies(tmp_path) -> None:
-    name = "x y/é#1.tif"
-    target = tmp_path / cam_name(name, "nir")
-    target.parent.mkdir(parents=True)
-    target.write_bytes(b"x")
-    item = made(scene(name=name), products=products(name, ("rgb", "nir")))
-    path = tmp_path / "items" / "x%20y" / "%C3%A9%231.tif.json"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(to_bytes(item))
-    back = pystac.Item.from_file(str(path))
-    back.validate()
-    href = back.assets["cam_nir"].get_absolute_href()
-    assert Path(href).resolve() == target.resolve()
-
-
 def test_a_stretch_of_time() -> None:
     end = datetime(2024, 6, 6, tzinfo=UTC)
     item = made(scene(), moment=Moment(None, "item", TAKEN, end))
@@ -213,6 +214,8 @@ def test_from_a_run_to_its_items_and_on_to_the_model(tmp_path) -> None:
     assert (first, last) == (TAKEN, TAKEN.replace(second=10))
     assert back.summaries.lists == {"satray:model_id": ["0123456789ab"], "satray:mode": ["dense"]}
     there = list(back.get_items())
+    maps = there[1].assets["cam"].get_absolute_href()
+    assert Path(maps).resolve() == tmp_path / cam_name("x y/é#1.tif")
     assert [item.properties["satray:scene"] for item in there] == names
     for each in (back, *there):
         (link,) = (link for link in each.get_links("derived_from") if link.title == "the model")
@@ -226,3 +229,116 @@ def test_a_run_without_ground_is_anywhere() -> None:
     run = collection_of(MADE_BY, ["a"], [], ["2024-05-06T07:08:09Z"], {})
     run.validate()
     assert run.extent.spatial.bboxes == [[-180, -90, 180, 90]]
+
+
+# ---- times
+
+STORED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+ITEM = {"properties": {"datetime": "2024-05-06T07:08:09.5Z"}}
+AT = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "scene", "expected"),
+    [
+        (r"_(?P<datetime>\d{8}T\d{6})_", "S2A_20240506T070809_R1.tif", AT),
+        (r"(?P<datetime>\d{8})", "x/20240506.tif", datetime(2024, 5, 6, tzinfo=UTC)),
+        (r"(?P<datetime>\d{4}-\d\d-\d\dT\d\d:\d\d)", "2024-05-06T07:08",
+         datetime(2024, 5, 6, 7, 8, tzinfo=UTC)),
+        (r"(?P<year>\d{4})(?P<doy>\d{3})", "LC8_2024127", datetime(2024, 5, 6, tzinfo=UTC)),
+        (r"(?P<year>\d\d)-(?P<month>\d\d)", "24-05.tif", datetime(2024, 5, 1, tzinfo=UTC)),
+        (r"(?P<year>\d{4})/(?P<month>\d+)/(?P<day>\d+)/(?P<hour>\d+)h(?P<minute>\d+)"
+         r"(?:m(?P<second>\d+))?", "2024/5/6/7h8", datetime(2024, 5, 6, 7, 8, tzinfo=UTC)),
+        # what does not match, or is no time, leaves it to the Item
+        (r"(?P<year>\d{4})", "other", None),
+        (r"(?P<datetime>\d{8})", "20241399", None),
+        (r"(?P<year>\d{4})(?P<doy>\d{3})", "2023366", None),
+        (r"(?P<year>\d{4})-(?P<month>\d\d)", "2024-13", None),
+        (r"(?P<year>0)", "٢٠٢٤x", None),
+    ],
+)  # fmt: skip
+def test_patterns(pattern: str, scene: str, expected: datetime | None) -> None:
+    found = moment_of(scene, STORED, time_pattern(pattern), ITEM, "2020:01:01 00:00:00")
+    assert found.source == ("pattern" if expected else "item")
+    assert expected is None or found.at == expected
+
+
+def test_order_of_sources() -> None:
+    found = moment_of("a", STORED, None, ITEM, "2020:01:01 00:00:00")
+    assert (found.source, stamp(found.at)) == ("item", "2024-05-06T07:08:09.500000Z")
+    found = moment_of("a", STORED, None, {"properties": {"datetime": 5}}, "2020:01:02 03:04:05\x00")
+    assert (found.source, found.at) == ("tiff", datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC))
+    for item in (None, {}, {"properties": None}, {"properties": {"datetime": "soon"}}):
+        found = moment_of("a", STORED, None, item, "    :  :  ")
+        assert (found.source, found.at) == ("modified", STORED)
+
+
+def test_an_item_may_say_a_stretch() -> None:
+    item = {
+        "properties": {
+            "datetime": None,
+            "start_datetime": "2024-05-01T00:00:00Z",
+            "end_datetime": "2024-05-31T00:00:00+02:00",
+        }
+    }
+    found = moment_of("a", STORED, None, item)
+    assert (found.at, found.source) == (None, "item")
+    assert found.end == datetime(2024, 5, 30, 22, tzinfo=UTC)
+    del item["properties"]["end_datetime"]
+    assert moment_of("a", STORED, None, item).source == "modified"
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("(", "expression"), (r"\d+", "neither"), (r"(?P<year>\d+)(?P<moon>.)", "'moon'")],
+)
+def test_wrong_patterns_are_one_line(text: str, word: str) -> None:
+    with pytest.raises(InputError, match=word) as caught:
+        time_pattern(text)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.text(max_size=30), st.datetimes(timezones=st.just(UTC)))
+def test_any_text_is_a_time_or_none_and_stamps_read_back(text: str, at: datetime) -> None:
+    found = parse(text)
+    assert found is None or found.tzinfo is not None
+    assert parse(stamp(at)) == at
+    assert stamp(at).endswith("Z")
+
+
+# ---- names
+
+
+def test_paths_are_safe_and_kinds_have_their_folders() -> None:
+    for scene, path in (
+        ("a/b-1.tif", "a/b-1.tif"),
+        ("haze & fog/é.jp2", "haze%20%26%20fog/%C3%A9.jp2"),
+        ("../../etc", "%2E./%2E./etc"),
+        ("/x", "%2E%2E/x"),
+        ("a//b", "a/%2E%2E/b"),
+        ('a"<b>?.100%', "a%22%3Cb%3E%3F.100%25"),
+        (".hidden", "%2Ehidden"),
+    ):
+        assert encoded(scene) == path
+        assert cam_name(scene) == f"cam/{path}.tif"
+        assert cam_name(scene, "nir", "argmax") == f"argmax/{path}__nir.tif"
+        assert cam_path(scene, "rgb") == f"cam/{path}__rgb.tif"
+        assert item_name(scene) == f"items/{path}.json"
+        assert detections_name(scene, "gpkg") == f"detections/{path}.gpkg"
+    page, picture = page_name("r"), quicklook_name("x y/#1.tif")
+    assert page == "runs/r.html"
+    href = link_between(page, picture, url=True)
+    assert href == "../quicklooks/x%2520y/%25231.tif.png"
+    assert unquote(href) == f"../{picture}"
+    href = link_between(item_name("a/b.tif"), cam_name("a/b.tif"), url=False)
+    assert href == "../../cam/a/b.tif.tif"
+
+
+@given(st.text(min_size=1, max_size=200), st.text(min_size=1, max_size=200))
+def test_no_name_leaves_its_folder_and_two_are_two(one: str, other: str) -> None:
+    parts = encoded(one).split("/")
+    assert all(0 < len(part) <= 180 and not part.startswith(".") for part in parts)
+    assert len(parts) == one.count("/") + 1
+    assert all(c.isascii() and (c.isalnum() or c in "-._~%/") for c in encoded(one))
+    assert (encoded(one) == encoded(other)) == (one == other)
+    assert encoded(one + "é" * 60 + "a") != encoded(one + "é" * 60 + "b")
