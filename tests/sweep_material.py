@@ -7,8 +7,7 @@ from typing import Any
 from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
 from satray.tune.records import Metric, TrialRecord
-from satray.tune.report import Reported, best_record, best_yaml
-from satray.tune.trials import Sweep, configurations, full_recipe, space_of
+from satray.tune.trials import Sweep, configurations, space_of
 
 BANDS = ("red", "green", "blue", "nir")
 MAP, LOSS = Metric("map"), Metric("loss")
@@ -27,25 +26,17 @@ def record(configuration: dict[str, Any], *values: float, metric: Metric = MAP, 
         | {metric.column: value}
         for i, value in enumerate(values)
     ]
-    told = {"regime": "head", "status": "done", "seed": 0, "seconds": 1.5, "curve": curve} | more
-    return TrialRecord.ended(configuration, metric, **told)
+    told = {"regime": "head", "status": "done", "reason": None, "seed": 0, "seconds": 1.5} | more
+    return TrialRecord.ended(configuration, metric, curve, **told)
 
 
-def sweep(metric: Metric = MAP, *, keys: dict[str, Any] | None = None, **more: Any) -> Reported:
-    """A whole sweep: some trials stopped, every seventh failed."""
-    recipe = tune(**(keys or {}))
+def sweep(metric: Metric = MAP, **keys: Any) -> tuple[Sweep, list[TrialRecord]]:
+    """A whole sweep, of an index that nobody reads: some trials stopped, every seventh failed."""
+    recipe = tune(**keys)
     space = space_of(recipe, BANDS, 1000)
     found = configurations(recipe, space)
     records = [made_up(one, place, metric) for place, one in enumerate(found)]
-    best = best_record(records, metric)
-    text = best_yaml(full_recipe(recipe, best.configuration), [f"trial {best.id}"])
-    return reported(recipe, space, metric, records, text, **more)
-
-
-def reported(recipe, space, metric, records, text="", notes=(), **more) -> Reported:
-    """A sweep that is over, of an index that nobody needs to read."""
-    sweep = Sweep(recipe, None, space, metric, str, _notes=dict.fromkeys(notes))
-    return Reported(sweep, records, text, **more)
+    return Sweep(recipe, None, space, metric, tuple(records)), records
 
 
 def made_up(configuration: dict[str, Any], place: int, metric: Metric) -> TrialRecord:

@@ -5,6 +5,7 @@ Letters: B tiles of a batch, F features of a tile, K classes.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,13 +23,11 @@ from satray.train import checkpoints
 from satray.train.checkpoints import Kept, best_of, score
 from satray.train.imbalance import class_weights
 from satray.train.loop import Loop, Row
-from satray.train.plan import TrainingPlan, train_order
+from satray.train.plan import train_order
 from satray.train.setup import Setup
 from satray.train.state import begin
 from satray.train.step import Batch, view_of
 from satray.tune.feature_table import Features
-
-State = dict[str, Tensor]
 
 HEAD = "head."
 """Entries of a network's state that belong to its head."""
@@ -37,6 +36,7 @@ GATHERED = 16 << 20
 EVERY = 2.0
 """Seconds between two checkpoints: what a sweep that is killed does again. A pseudo-epoch takes
 some tens of milliseconds, less than a write to an object store."""
+CPU = torch.device("cpu")
 
 
 class HeadNetwork(nn.Module):
@@ -79,12 +79,9 @@ class HeadNetwork(nn.Module):
 
 
 def head_batches(
-    features: Features,
-    order: TrainOrder,
-    plan: TrainingPlan,
-    device: torch.device | str = "cpu",
-) -> Callable[[int], Iterator[Batch]]:
-    """Pseudo-epoch -> batches of features: the rows that training streams, in the same order.
+    features: Features, order: TrainOrder, batch: int, device: torch.device, pseudo_epoch: int
+) -> Iterator[Batch]:
+    """Batches of a pseudo-epoch: the rows that training streams, in the same order.
 
     The c-th copy of a tile in pseudo-epoch e comes in its view (e + c) mod V, as under
     `augment.views`.
@@ -92,59 +89,40 @@ def head_batches(
     Args:
         features: of the train split.
         order: of the run (`train_order`).
-        plan: of the run, with one worker.
+        batch: B.
         device: where the features of many batches are sent at once.
+        pseudo_epoch: 0 for the first.
     """
-    batch = plan.global_batch
+    rows = order.rows(pseudo_epoch)
+    came_before = copies(rows)
+    views = view_of(came_before, pseudo_epoch, features.views)
     many = max(1, GATHERED // (4 * features.width * batch)) * batch
-
-    def batches(pseudo_epoch: int) -> Iterator[Batch]:
-        rows = order.rows(pseudo_epoch)
-        came_before = copies(rows)
-        views = view_of(came_before, pseudo_epoch, features.views)
-        for first in range(0, len(rows), many):
-            some = slice(first, first + many)
-            gathered = _gathered(features, rows[some], views[some], device)
-            gathered["copy"] = came_before[some]
-            for start in range(0, len(gathered["row"]), batch):
-                yield {name: values[start : start + batch] for name, values in gathered.items()}
-
-    return batches
+    for first in range(0, len(rows), many):
+        some = slice(first, first + many)
+        gathered = _gathered(features, rows[some], views[some], device)
+        gathered["copy"] = came_before[some]
+        for start in range(0, len(gathered["row"]), batch):
+            yield {name: values[start : start + batch] for name, values in gathered.items()}
 
 
-def val_batches(
-    features: Features, device: torch.device | str = "cpu"
-) -> Callable[[], Iterator[Batch]]:
-    """The validation split, every tile once, in order.
-
-    Args:
-        features: of the validation split.
-        device: where they are sent.
-    """
+def val_batches(features: Features, device: torch.device) -> Iterator[Batch]:
+    """The validation split, every tile once, in order, on a device."""
     many = max(1, GATHERED // (4 * features.width))
-
-    def batches() -> Iterator[Batch]:
-        rows = np.arange(len(features), dtype=np.int64)
-        for start in range(0, len(rows), many):
-            some = rows[start : start + many]
-            yield _gathered(features, some, np.zeros_like(some), device)
-
-    return batches
+    for start in range(0, len(features), many):
+        rows = np.arange(start, min(start + many, len(features)), dtype=np.int64)
+        yield _gathered(features, rows, np.zeros_like(rows), device)
 
 
 def _gathered(
-    features: Features, rows: NDArray[np.int64], views: NDArray[np.int64], device: Any
+    features: Features, rows: NDArray[np.int64], views: NDArray[np.int64], device: torch.device
 ) -> Batch:
     batch = features.batch(rows, views)
-    return {**batch, "pixels": send(torch.from_numpy(batch["pixels"]), torch.device(device))}
+    return {**batch, "pixels": send(torch.from_numpy(batch["pixels"]), device)}
 
 
 def as_they_are(features_BF: Tensor, *_: Any) -> Tensor:
     """The loop's input: the view of each tile was chosen with the batch."""
     return features_BF
-
-
-# A trial
 
 
 class HeadTrial:
@@ -182,10 +160,10 @@ class HeadTrial:
         network.load_head(checkpoints.from_bytes(storage.read(head)))
         self._best, self._writer = best_of(storage, folder), checkpoints.Writer(storage, folder)
         # Ray shows a GPU to those that asked for one.
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda") if torch.cuda.is_available() else CPU
         order = train_order(recipe, plan, train.labels)
-        self._train = head_batches(train, order, plan, device)
-        self._val = val_batches(val, device)
+        self._train = functools.partial(head_batches, train, order, plan.global_batch, device)
+        self._val = functools.partial(val_batches, val, device)
         self._loop = Loop(
             network,
             plan,

@@ -1,7 +1,4 @@
-"""What is kept of trials: the metric, one record each, and the log that a sweep goes on from.
-
-No torch, no Ray.
-"""
+"""What is kept of trials: the metric, one record each, and the log that a sweep goes on from."""
 
 from __future__ import annotations
 
@@ -11,12 +8,13 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from satray.runs.run import finite
-from satray.storage import Storage, join
+from satray.report.style import short
+from satray.runs.run import Run, finite
+from satray.storage import join
 from satray.tune.space import canonical, text
 
 Regime = Literal["head", "backbone"]
@@ -34,6 +32,10 @@ PLAIN = ("variant", "learning_rate", "name", "trainable")
 """Keys whose values say by themselves what they are; of others a label names the last part."""
 WORDS = {"step": "every"}
 """What a label calls a key, where its own name would be read as something else (a schedule)."""
+LABEL = 48
+"""Letters of a label in a line."""
+FAILURES = 5
+"""Failed trials that are reported; of the others the leaderboard knows."""
 LOG, FOLDERS = "ledger", "trials"
 """Below the run's state: one file a trial; checkpoints, one folder a trial."""
 
@@ -100,34 +102,29 @@ class TrialRecord:
 
     @classmethod
     def ended(
-        cls,
-        configuration: Mapping[str, Any],
-        metric: Metric,
-        *,
-        regime: Regime | None,
-        status: Status,
-        seed: int | None,
-        seconds: float,
-        curve: Sequence[Mapping[str, float]],
-        reason: str | None = None,
+        cls, configuration: Mapping[str, Any], metric: Metric, curve: Iterable[Row], **about: Any
     ) -> TrialRecord:
-        """The record of a trial that ended, its best found along the curve."""
-        rows = tuple(dict(row) for row in curve)
+        """The record of a trial that ended, its best found along the curve.
+
+        Args:
+            configuration: of the trial.
+            metric: what trials are compared by.
+            curve: in order.
+            about: `regime`, `status`, `reason`, `seed`, `seconds`.
+        """
+        rows = tuple(curve)
         # A trial that failed has shown nothing that can be had again.
-        shown = [row for row in rows if status != "failed" and not math.isnan(metric.of(row))]
-        top = max(shown, key=lambda row: metric.worth(metric.of(row)), default=None)
+        shown = () if about["status"] == "failed" else rows
+        known = [row for row in shown if not math.isnan(metric.of(row))]
+        top = max(known, key=lambda row: metric.worth(metric.of(row)), default=None)
         return cls(
             id=trial_id(configuration),
             configuration=dict(configuration),
-            regime=regime,
-            status=status,
-            reason=reason,
-            seed=seed,
-            seconds=seconds,
             samples=int(rows[-1]["samples"]) if rows else 0,
             curve=rows,
             best=None if top is None else metric.of(top),
             best_samples=None if top is None else int(top["samples"]),
+            **about,
         )
 
     def to_json(self) -> bytes:
@@ -171,9 +168,10 @@ def by_status(records: Iterable[TrialRecord]) -> dict[Status, int]:
     return {status: found[status] for status in STATUSES}
 
 
-def ended_words(numbers: Mapping[Status, int]) -> str:
+def ended_words(records: Iterable[TrialRecord]) -> str:
     """`12 done, 3 stopped`, leaving out what there is none of."""
-    return ", ".join(f"{number:,} {status}" for status, number in numbers.items() if number)
+    found = by_status(records)
+    return ", ".join(f"{number:,} {status}" for status, number in found.items() if number)
 
 
 def trial_id(configuration: Mapping[str, Any]) -> str:
@@ -232,37 +230,29 @@ class TrialLog:
 
     One small file a trial below the run's state, written by the driver alone, when the trial begins
     and when it ends. An attempt that goes on skips the ended ones; the others go on from their own
-    checkpoints.
+    checkpoints. The person sees where the sweep stands, and the first failures.
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        state: str,
-        metric: Metric,
-        show: Callable[[TrialLog, TrialRecord | None], None] = lambda *_: None,
-    ) -> None:
+    def __init__(self, run: Run, metric: Metric, planned: int) -> None:
         """Read what earlier attempts left.
 
         Args:
-            storage: how URIs are reached.
-            state: of the sweep's run.
+            run: of the sweep.
             metric: what trials are compared by.
-            show: told of each change, with the trial that ended if one did.
+            planned: how many trials there will be, those of earlier attempts included.
         """
-        self._storage, self._state, self._metric, self._show = storage, state, metric, show
+        self._run, self._metric, self._planned = run, metric, planned
         self.records: dict[str, TrialRecord] = {}
         """By id."""
         self.unfinished: list[dict[str, Any]] = []
         """Configurations of trials that began in an earlier attempt and did not end."""
         self.running: dict[str, _Running] = {}
         """Under way, by id."""
-        self.numbers: Counter[Status] = Counter()
-        """Trials that ended, by how they did."""
-        self.best: TrialRecord | None = None
+        self._best: TrialRecord | None = None
         self._doomed: list[str] = []
-        uris = [entry.uri for entry in storage.list(join(state, LOG))]
-        for _, data in sorted(storage.read_many(uris), key=lambda one: one[0]):
+        self._failures = 0
+        uris = [entry.uri for entry in run.storage.list(join(run.state, LOG))]
+        for _, data in sorted(run.storage.read_many(uris), key=lambda one: one[0]):
             if isinstance(data, Exception):
                 raise data
             tree = json.loads(data)
@@ -276,14 +266,13 @@ class TrialLog:
         """A trial begins."""
         trial = trial_id(configuration)
         self.running[trial] = _Running(configuration, regime, seed)
-        data = json.dumps({"configuration": dict(configuration)}).encode()
-        self._storage.write(self._file(trial), data)
+        self._write(trial, json.dumps({"configuration": dict(configuration)}).encode())
 
     def evaluated(self, trial: str, rows: Iterable[Row], seconds: Iterable[float]) -> None:
         """Evaluations of a trial under way, with the wall seconds that each took."""
         known = self.running[trial].rows
         known |= {row["samples"]: (row, each) for row, each in zip(rows, seconds, strict=True)}
-        self._show(self, None)
+        self._run.progress(self.line())
 
     def end(
         self, trial: str, status: Status, reason: str | None = None, *, keep: bool = True
@@ -301,22 +290,28 @@ class TrialLog:
         record = TrialRecord.ended(
             one.configuration,
             self._metric,
+            [row for row, _ in evaluations],
             regime=one.regime,
             status=status,
+            reason=reason,
             seed=one.seed,
             seconds=sum(seconds for _, seconds in evaluations),
-            curve=[row for row, _ in evaluations],
-            reason=reason,
         )
         doomed, self._doomed = self._doomed, []
         if keep:
-            self._storage.write(self._file(trial), record.to_json())
+            self._write(trial, record.to_json())
         self._add(record, keep)
         # One trial late, since what ended a trial may still be ending its workers.
         for each in doomed:
             with contextlib.suppress(OSError):  # else they go with the sweep's state
-                self._storage.delete(trial_folder(self._state, each))
-        self._show(self, record)
+                self._run.storage.delete(trial_folder(self._run.state, each))
+        if status == "failed":
+            self._failures += 1
+            if self._failures <= FAILURES:
+                self._run.say(f"  trial {trial} ({label(one.configuration)}) failed: {reason}")
+            if self._failures == FAILURES:
+                self._run.say("  of more that fail leaderboard.parquet will hold the reasons")
+        self._run.progress(self.line())
         return record
 
     def refuse(self, configuration: Mapping[str, Any], reason: str, *, keep: bool = True) -> None:
@@ -325,13 +320,24 @@ class TrialLog:
         self.running[trial] = _Running(configuration, None, None)
         self.end(trial, "failed", reason, keep=keep)
 
+    def line(self) -> str:
+        """Where the sweep stands, for the person."""
+        running = f"{len(self.running)} running" if self.running else ""
+        ill = ended_words(one for one in self.records.values() if one.status != "done")
+        besides = ", ".join(filter(None, [running, ill]))
+        line = f"{len(self.records):,} of {self._planned:,} trials"
+        line += f" ({besides})" if besides else ""
+        if self._best is None or self._best.best is None:
+            return line
+        name = short(label(self._best.configuration), LABEL)
+        return f"{line}, best {self._metric.title} {self._best.best:.4f} by {name}"
+
     def _add(self, record: TrialRecord, keep: bool) -> None:
-        rivals = [record, *([self.best] if self.best is not None else [])]
         self.records[record.id] = record
-        self.numbers[record.status] += 1
-        self.best, *others = ranked(rivals, self._metric)
+        rivals = [record, *([self._best] if self._best is not None else [])]
+        self._best, *others = ranked(rivals, self._metric)
         if keep:  # checkpoints of backbones are large: only the best trial's stay
             self._doomed += [one.id for one in others if one.regime == "backbone"]
 
-    def _file(self, trial: str) -> str:
-        return join(self._state, LOG, f"{trial}.json")
+    def _write(self, trial: str, data: bytes) -> None:
+        self._run.storage.write(join(self._run.state, LOG, f"{trial}.json"), data)

@@ -5,29 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from satray.config.train import TrainRecipe
 from satray.errors import InputError, SatrayError, TrainingError
 from satray.runs.run import Run
 from satray.storage import join
 from satray.train.setup import set_up
 from satray.tune import tuner
-from satray.tune.board import Board
 from satray.tune.records import TrialLog, short_value, trial_id
 from satray.tune.space import Configuration, Space
 from satray.tune.starts import prepare, settle
-from satray.tune.trials import (
-    RATE,
-    RATES,
-    Sweep,
-    Trial,
-    alone,
-    full_recipe,
-    note_lines,
-    variants_of,
-)
+from satray.tune.trials import RATE, RATES, Sweep, Trial, full_recipe, note_lines, variants_of
 
 if TYPE_CHECKING:
     import optuna
@@ -40,26 +29,16 @@ SUGGESTIONS = 50
 """Of Optuna's that are no news, before a random configuration is taken."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """A search that is over."""
-
-    sweep: Sweep
-    """With the space that was searched, and what trials started from."""
-    log: TrialLog
-    """All trials."""
-    work: tuner.Work
-    """What trials were given."""
-    tested: dict[str, bytes]
-    """What range tests found: heading -> PNG."""
-
-
-def search(sweep: Sweep, run: Run) -> Found:
+def search(sweep: Sweep, run: Run) -> tuple[Sweep, TrialLog, tuner.Work, dict[str, bytes]]:
     """Run all trials that have not ended. Ray is up.
 
     Args:
         sweep: resolved.
         run: its folder; what ended is in its state's log.
+
+    Returns:
+        The sweep with the space that was searched and what trials started from; all trials; what
+        they were given; pictures of range tests, heading -> PNG.
 
     Raises:
         SatrayError: no trial can begin, since no start can be had.
@@ -67,25 +46,52 @@ def search(sweep: Sweep, run: Run) -> Found:
     store, tested = sweep.store(run.out), dict[str, bytes]()
     if sweep.recipe.landscape:
         space, tested = range_tests(sweep, run, store)
-        sweep = replace(sweep, space=space)
-    trials = sweep.listed()
-    with run.activity("preparing"):
-        sweep.check_networks(trial for trial in trials if not trial.head)
-        for trial in trials:
+        sweep = sweep.over(space)
+        for trial in sweep.trials:
             sweep.check(trial)
+    with run.activity("preparing"):
+        sweep.check_networks(trial for trial in sweep.trials if not trial.head)
     for line in note_lines(sweep.notes):
         run.say(line)
-    starts, lost = prepare(_by_start(sweep, trials), sweep.index, run, store)
+    # Features are made for a training of the head, where one is among those that share a start.
+    shared = Counter(trial.start for trial in sweep.trials)
+    heads_last = sorted(sweep.trials, key=lambda trial: trial.head)
+    recipes = {trial.start: trial.recipe for trial in heads_last}
+    # Of what Optuna may come to, what several of those foreseen share.
+    wanted = {key: recipes[key] for key in shared if not sweep.optuna or shared[key] > 1}
+    starts, lost = prepare(wanted, sweep.index, run, store)
     sweep = replace(sweep, starts=starts, lost=lost)
-    board = Board(sweep.metric, sweep.planned, run.say, run.progress)
-    log = TrialLog(run.storage, run.state, sweep.metric, board.show)
+    log = TrialLog(run, sweep.metric, sweep.planned)
     if log.records:
         run.say(f"{len(log.records):,} of {sweep.planned:,} trials had ended before")
     work = tuner.work_of(sweep, run)
     with run.activity("trials"):
-        for left, heads, tell in _left(sweep, trials, log):
+        for left, heads, tell in _left(sweep, log):
             tuner.run_trials(sweep, left, log, work, run, reuse=heads, tell=tell)
-    return Found(sweep, log, work, tested)
+    return sweep, log, work, tested
+
+
+def _left(
+    sweep: Sweep, log: TrialLog
+) -> Iterator[tuple[Iterator[Trial], bool, Callable[[Trial, float], object]]]:
+    """Trials to run, whether all of them surely train heads, and what is told how they end.
+
+    Lists are cut in two: heads take CPUs that the workers of backbones would wait for.
+    """
+    if sweep.optuna:
+        suggested = Optuna(sweep, log)
+        if len(log.records) < sweep.planned:
+            heads = all(sweep.regime_of(trial) == "head" for trial in sweep.trials)
+            yield iter(suggested), heads, suggested.tell
+        return
+    left = [trial for trial in sweep.trials if trial.id not in log.records]
+    for trial in left:
+        if trial.start in sweep.lost:  # until the sweep is run again
+            log.refuse(trial.configuration, sweep.lost[trial.start], keep=False)
+    for regime in ("head", "backbone"):
+        alike = [t for t in left if t.start not in sweep.lost and sweep.regime_of(t) == regime]
+        if alike:
+            yield iter(alike), regime == "head", lambda *_: None
 
 
 class Optuna:
@@ -114,14 +120,14 @@ class Optuna:
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         for record in log.records.values():
             if math.isfinite(value := sweep.metric.worth(record.best)):
-                parameters, distributions = sweep.space.evaluated(record.configuration)
+                params, distributions = sweep.space.evaluated(record.configuration)
                 self._study.add_trial(
                     optuna.trial.create_trial(
-                        params=parameters, distributions=distributions, value=value
+                        params=params, distributions=distributions, value=value
                     )
                 )
         for configuration in log.unfinished:
-            self._enqueue(configuration)
+            self._study.enqueue_trial(sweep.space.evaluated(configuration)[0])
 
     def __iter__(self) -> Iterator[Trial]:
         """First what began before and did not end, then what Optuna suggests."""
@@ -130,7 +136,8 @@ class Optuna:
                 trial = self._sweep.accept(found)
             except InputError as error:
                 self._end(self._asked.pop(trial_id(found)), -math.inf)
-                _refuse(self._sweep, self._log, found, str(error))
+                passing = str(error) in self._sweep.lost.values()
+                self._log.refuse(found, str(error), keep=not passing)
             else:
                 yield trial
 
@@ -153,12 +160,8 @@ class Optuna:
         new = next((each for each in fresh if trial_id(each) not in self._seen), None)
         if new is None:
             return None
-        self._enqueue(new)
+        self._study.enqueue_trial(self._sweep.space.evaluated(new)[0])
         return self._suggest()
-
-    def _enqueue(self, configuration: Configuration) -> None:
-        """Let the study suggest a configuration next."""
-        self._study.enqueue_trial(self._sweep.space.evaluated(configuration)[0])
 
     def _end(self, trial: optuna.trial.Trial, worth: float) -> None:
         from optuna.trial import TrialState
@@ -177,7 +180,7 @@ def range_tests(sweep: Sweep, run: Run, store: str) -> tuple[Space, dict[str, by
     Args:
         sweep: resolved.
         run: its folder; a sweep that goes on finds there what its first trials were given.
-        store: folder of features and starts.
+        store: folder of starts and features.
 
     Returns:
         The space with learning rates around what was found; pictures, heading -> PNG.
@@ -191,7 +194,6 @@ def range_tests(sweep: Sweep, run: Run, store: str) -> tuple[Space, dict[str, by
         chosen = {"variant": variant} if "variant" in space.keys else {}
         name = short_value("variant", variant)
         name = name if name not in pictures else f"{name} ({number + 1})"
-        trial = sweep.trial(chosen)
         out = join(run.state, TESTS)
         own = Run(run.job, str(number), out, storage, run.say, run.progress, ray=run.ray)
         bounds: tuple[float, float] | None
@@ -199,9 +201,9 @@ def range_tests(sweep: Sweep, run: Run, store: str) -> tuple[Space, dict[str, by
         try:
             if storage.exists(failed):
                 raise TrainingError(storage.read(failed).decode())
-            one = alone(trial.recipe) if trial.head else trial.recipe
-            setup = set_up(one, storage, sweep.index)
-            start = settle(setup, run, store, sweep.start_of(trial))
+            trial = sweep.trial(chosen)
+            setup = set_up(trial.recipe, storage, sweep.index)
+            start = settle(setup, run, store, trial.start)
             (finding,) = explore(start.under(setup), own, start.weights, (0,))
             bounds = rate_bounds(finding.learning_rate, finding.suggestions.minimum)
             pictures[name] = picture((finding,), f"{run.run_id}: {name}")
@@ -238,47 +240,9 @@ def _words(bounds: tuple[float, float]) -> str:
 def _has_rates(sweep: Sweep, chosen: Configuration) -> bool:
     """Whether all trials of a variant have rates without a test."""
     rates = [axis for axis in sweep.space.axes if axis.key == RATE]
-    if any(axis.domain.holds("auto") for axis in rates):
+    if any("auto" in axis.values for axis in rates):
         return False
-    if full_recipe(sweep.recipe, chosen).stages[0].learning_rate != "auto":
-        return True
-    return any(axis.may_apply(chosen) and not axis.when_but("variant") for axis in rates)
-
-
-def _by_start(sweep: Sweep, trials: list[Trial]) -> dict[str, TrainRecipe]:
-    """What to start from, and a training; for Optuna, where several of those foreseen share it.
-
-    A training of the head where there is one, since features are made for it.
-    """
-    shared = Counter(map(sweep.start_of, trials))
-    heads_last = sorted(trials, key=lambda trial: trial.head)
-    found = {sweep.start_of(trial): trial.recipe for trial in heads_last}
-    return {key: found[key] for key, number in shared.items() if not sweep.optuna or number > 1}
-
-
-def _left(
-    sweep: Sweep, trials: list[Trial], log: TrialLog
-) -> Iterator[tuple[Iterator[Trial], bool, Callable[[Trial, float], object]]]:
-    """Trials to run, whether all of them surely train heads, and what is told how they end.
-
-    Lists are cut in two: heads take CPUs that the workers of backbones would wait for.
-    """
-    if sweep.optuna:
-        suggested = Optuna(sweep, log)
-        if len(log.records) < sweep.planned:
-            heads = all(sweep.regime_of(trial) == "head" for trial in trials)
-            yield iter(suggested), heads, suggested.tell
-        return
-    left = [trial for trial in trials if trial.id not in log.records]
-    for trial in left:
-        if reason := sweep.lost_by(trial):
-            _refuse(sweep, log, trial.configuration, reason)
-    for regime in ("head", "backbone"):
-        alike = [t for t in left if not sweep.lost_by(t) and sweep.regime_of(t) == regime]
-        if alike:
-            yield iter(alike), regime == "head", lambda *_: None
-
-
-def _refuse(sweep: Sweep, log: TrialLog, configuration: Configuration, reason: str) -> None:
-    """A trial that cannot begin has failed; for a lost start, until the sweep is run again."""
-    log.refuse(configuration, reason, keep=reason not in sweep.lost.values())
+    given = full_recipe(sweep.recipe, chosen).stages[0].learning_rate != "auto"
+    return given or any(
+        axis.applies(chosen, unsettled=True) and not set(axis.when) - {"variant"} for axis in rates
+    )

@@ -6,14 +6,12 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
-from satray.config.base import type_at
-from satray.config.cli import holds_keys
-from satray.config.train import TrainRecipe
 from satray.config.tune import AXIS
 from satray.errors import InputError
 
@@ -24,9 +22,8 @@ if TYPE_CHECKING:
 Configuration = dict[str, Any]
 """Dotted key of `train` -> value; the keys that apply, in the order of the axes."""
 
-RANGES = ("uniform", "log_uniform", "integer")
-DOMAINS = ("values", *RANGES)
-WORDS = (*DOMAINS, "when", "points")
+KINDS = ("values", "uniform", "log_uniform", "integer")
+WORDS = (*KINDS, "when", "points")
 """What an axis written as a mapping may hold; no key of `train` is called so (tested)."""
 POINTS = 3
 """Points of a range in a grid, where it does not say."""
@@ -39,132 +36,88 @@ _DRAWS = 200
 
 
 @dataclass(frozen=True)
-class Values:
-    """Some values."""
-
-    values: tuple[Any, ...]
-    """What YAML can hold: words, numbers, lists, mappings."""
-
-    finite = True
-
-    def grid(self) -> tuple[Any, ...]:
-        """All of them."""
-        return self.values
-
-    whole = grid
-
-    def at(self, share: float) -> Any:
-        """The value at a share, 0 to below 1, of the list."""
-        return self.values[int(share * len(self.values))]
-
-    def suggest(self, trial: BaseTrial, name: str) -> Any:
-        """What Optuna suggests. It knows plain values only: the others go by their text."""
-        by_choice = {choice(value): value for value in self.values}
-        return by_choice[trial.suggest_categorical(name, list(by_choice))]
-
-    def holds(self, value: Any) -> bool:
-        """Whether it may take a value."""
-        return any(same(value, each) for each in self.values)
-
-    def words(self) -> str:
-        """For a person."""
-        return ", ".join(text(value) for value in self.values)
-
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers between two, ends included."""
-
-    kind: str
-    """`uniform`, `log_uniform` or `integer`."""
-    low: float
-    """Smallest; an integer where the kind is."""
-    high: float
-    """Largest."""
-    points: int = POINTS
-    """How many a grid takes."""
-
-    @property
-    def finite(self) -> bool:
-        """Whether the values can be counted."""
-        return self.kind == "integer"
-
-    def grid(self) -> tuple[Any, ...]:
-        """Evenly spread points, ends included; of one point, the middle."""
-        shares = [i / (self.points - 1) for i in range(self.points)] if self.points > 1 else [0.5]
-        return tuple(dict.fromkeys(self._between(share) for share in shares))
-
-    def whole(self) -> Sequence[int]:
-        """All values of a range of integers."""
-        return range(int(self.low), int(self.high) + 1)
-
-    def at(self, share: float) -> Any:
-        """The number at a share, 0 to below 1, of the range."""
-        if self.kind == "integer":
-            return int(self.low) + int(share * (self.high - self.low + 1))
-        return self._between(share)
-
-    def suggest(self, trial: BaseTrial, name: str) -> Any:
-        """What Optuna suggests."""
-        if self.kind == "integer":
-            return trial.suggest_int(name, int(self.low), int(self.high))
-        found = trial.suggest_float(name, self.low, self.high, log=self.kind == "log_uniform")
-        return self._rounded(found)
-
-    def holds(self, value: Any) -> bool:
-        """Whether it may take a value."""
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        whole = self.kind != "integer" or (number and float(value).is_integer())
-        return number and whole and self.low <= value <= self.high
-
-    def words(self) -> str:
-        """For a person."""
-        return f"{self.kind.replace('_', '-')} {self.low:g} to {self.high:g}"
-
-    def _between(self, share: float) -> Any:
-        if self.kind == "log_uniform":
-            found = math.exp(math.log(self.low) * (1 - share) + math.log(self.high) * share)
-        else:
-            found = self.low * (1 - share) + self.high * share
-        return round(found) if self.kind == "integer" else self._rounded(found)
-
-    def _rounded(self, value: float) -> float:
-        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
-
-
-@dataclass(frozen=True)
 class Axis:
     """A key of `train` and what it may be."""
 
     key: str
     """Dotted key."""
-    domain: Values | Range
-    """Its values."""
-    when: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    kind: str
+    """`values`, or a range of numbers: `uniform`, `log_uniform` or `integer`."""
+    values: tuple[Any, ...]
+    """All of them, whatever YAML can hold; of a range its ends, which belong to it."""
+    points: int = POINTS
+    """How many a grid takes of a range."""
+    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Other axes' keys, each with the values at which this axis belongs to a configuration."""
 
-    def applies(self, configuration: Mapping[str, Any]) -> bool:
-        """Whether the axis belongs to a configuration, as far as it is settled."""
-        return all(
-            key in configuration and any(same(configuration[key], value) for value in values)
-            for key, values in self.when
-        )
+    def grid(self) -> tuple[Any, ...]:
+        """All values; of a range evenly spread points, ends included; of one point, the middle."""
+        if self.kind == "values":
+            return self.values
+        shares = [i / (self.points - 1) for i in range(self.points)] if self.points > 1 else [0.5]
+        return tuple(dict.fromkeys(map(self._between, shares)))
 
-    def may_apply(self, settled: Mapping[str, Any]) -> bool:
-        """Whether the axis belongs to some configuration of which so much is settled."""
-        return all(
-            key not in settled or any(same(settled[key], value) for value in values)
-            for key, values in self.when
-        )
+    def all(self) -> Sequence[Any]:
+        """All values; empty where they cannot be counted."""
+        low, high = self.values[0], self.values[-1]
+        if self.kind == "integer":
+            return range(low, high + 1)
+        return self.values if self.kind == "values" else ()
 
-    def when_but(self, other: str) -> tuple[tuple[str, tuple[Any, ...]], ...]:
-        """Its conditions, without one on `other`."""
-        return tuple(pair for pair in self.when if pair[0] != other)
+    def at(self, share: float) -> Any:
+        """The value at a share, 0 to below 1, of all."""
+        if counted := self.all():
+            return counted[int(share * len(counted))]
+        return self._between(share)
+
+    def suggest(self, trial: BaseTrial, name: str) -> Any:
+        """What Optuna suggests. It knows plain values only, so that choices go by their text."""
+        low, high = self.values[0], self.values[-1]
+        if self.kind == "values":
+            by_text = {canonical(value): value for value in self.values}
+            return by_text[trial.suggest_categorical(name, list(by_text))]
+        if self.kind == "integer":
+            return trial.suggest_int(name, low, high)
+        return self._short(trial.suggest_float(name, low, high, log=self.kind == "log_uniform"))
+
+    def holds(self, value: Any) -> bool:
+        """Whether it may take a value."""
+        if self.kind == "values":
+            return any(same(value, each) for each in self.values)
+        low, high = self.values
+        return isinstance(value, int | float) and low <= value <= high
+
+    def applies(self, settled: Mapping[str, Any], *, unsettled: bool = False) -> bool:
+        """Whether the axis belongs to a configuration of which so much is settled.
+
+        Args:
+            settled: keys and their values.
+            unsettled: what a condition counts on a key that is not among them.
+        """
+        return all(
+            any(same(settled[key], value) for value in values) if key in settled else unsettled
+            for key, values in self.when.items()
+        )
 
     def words(self) -> str:
         """Its values and conditions, for a person."""
-        when = "; ".join(f"{key}: {', '.join(map(text, values))}" for key, values in self.when)
-        return self.domain.words() + (f" (where {when})" if when else "")
+        found = ", ".join(map(text, self.values))
+        if self.kind != "values":
+            found = "{} {:g} to {:g}".format(self.kind.replace("_", "-"), *self.values)
+        when = "; ".join(f"{key}: {', '.join(map(text, of))}" for key, of in self.when.items())
+        return found + (f" (where {when})" if when else "")
+
+    def _between(self, share: float) -> Any:
+        low, high = self.values
+        if self.kind == "log_uniform":
+            found = math.exp(math.log(low) * (1 - share) + math.log(high) * share)
+        else:
+            found = low * (1 - share) + high * share
+        return round(found) if self.kind == "integer" else self._short(found)
+
+    def _short(self, value: float) -> float:
+        low, high = self.values
+        return float(min(max(float(f"{value:.{DIGITS}g}"), low), high))
 
 
 @dataclass(frozen=True)
@@ -184,8 +137,16 @@ class Space:
         """
         space = cls(tuple(_axis(key, found) for key, found in _flat(tree).items()))
         for axis in space.axes:
-            for other, values in axis.when:
-                space._check_condition(axis, other, values)
+            for other, values in axis.when.items():
+                there = [each for each in space.axes if each.key == other != axis.key]
+                for value in values:
+                    if not any(each.holds(value) for each in there):
+                        words = "; ".join(each.words() for each in there)
+                        accepted = words or f"{', '.join(space.keys)}, and no other than these"
+                        raise InputError(
+                            f"space.{axis.key}.when.{other}={text(value)}: never so; accepted: "
+                            f"{accepted}"
+                        )
         assert space._ordered is not None  # finds circles
         return space
 
@@ -204,18 +165,17 @@ class Space:
         Raises:
             InputError: there are more than `LARGEST_GRID`.
         """
-        combinations = self._combinations(lambda axis: axis.domain.grid())
-        found = list(itertools.islice(combinations, LARGEST_GRID + 1))
-        if len(found) > LARGEST_GRID:
+        found = self._combined(Axis.grid, LARGEST_GRID)
+        if found is None:
             raise InputError(
                 f"space: a grid of more than {LARGEST_GRID:,} configurations; accepted: fewer "
                 "values, or search=random"
             )
-        if most is None or most >= len(found):
+        if most is None:
             return found
-        names = [canonical(each) for each in found]
-        kept = set(sorted(names, key=lambda name: _share(seed, 0, name))[:most])
-        return [each for each, name in zip(found, names, strict=True) if name in kept]
+        drawn = sorted(map(canonical, found), key=lambda name: _share(seed, 0, name))
+        kept = set(drawn[:most])
+        return [each for each in found if canonical(each) in kept]
 
     def sample(self, count: int, seed: int) -> list[Configuration]:
         """Distinct random configurations; the first of them are those of a smaller count.
@@ -224,14 +184,12 @@ class Space:
             count: how many; where the space holds fewer, all of them.
             seed: what they depend on, beside the axes.
         """
-        if all(axis.domain.finite for axis in self.axes):
-            combinations = self._combinations(lambda axis: axis.domain.whole())
-            whole = list(itertools.islice(combinations, count + 1))
-            if len(whole) <= count:
-                return sorted(whole, key=lambda one: _share(seed, 0, canonical(one)))
+        whole = self._combined(Axis.all, count) if all(axis.all() for axis in self.axes) else None
+        if whole is not None:
+            return sorted(whole, key=lambda one: _share(seed, 0, canonical(one)))
         found: dict[str, Configuration] = {}
         for draw in range(count * _DRAWS):
-            drawn = self._build(lambda axis, name: axis.domain.at(_share(seed, draw, name)))  # noqa: B023
+            drawn = self._settled(lambda axis, name: axis.at(_share(seed, draw, name)))  # noqa: B023
             found.setdefault(canonical(drawn), drawn)
             if len(found) == count:
                 break
@@ -239,7 +197,7 @@ class Space:
 
     def suggest(self, trial: BaseTrial) -> Configuration:
         """A configuration as an Optuna trial suggests it (define by run)."""
-        return self._build(lambda axis, name: axis.domain.suggest(trial, name))
+        return self._settled(lambda axis, name: axis.suggest(trial, name))
 
     def evaluated(
         self, configuration: Mapping[str, Any]
@@ -251,8 +209,13 @@ class Space:
         """
         from optuna.trial import FixedTrial
 
-        named = [(name, axis) for name, axis in self._ordered if axis.applies(configuration)]
-        trial = FixedTrial({name: choice(configuration[axis.key]) for name, axis in named})
+        parameters = {
+            name: canonical(value) if axis.kind == "values" else value
+            for name, axis in self._ordered
+            if axis.applies(configuration)
+            for value in [configuration[axis.key]]
+        }
+        trial = FixedTrial(parameters)
         self.suggest(trial)
         return trial.params, trial.distributions
 
@@ -268,55 +231,44 @@ class Space:
             ends: value of `by` -> lowest and highest; None: the axes of `key` stay for that value.
         """
         olds = [axis for axis in self.axes if axis.key == key]
-        points = olds[0].domain.points if olds and isinstance(olds[0].domain, Range) else POINTS
-        when = olds[0].when if len(olds) == 1 else ()
-        there = by in self.keys
+        points = max((axis.points for axis in olds), default=POINTS)
         news: list[Axis] = []
         for value, found in ends:
-            also = ((by, (value,)),) if there else ()
-            if found is None:
-                stay = [old for old in olds if not there or old.may_apply({by: value})]
-                news += [replace(old, when=(*old.when_but(by), *also)) for old in stay]
-            else:
-                news.append(Axis(key, Range("log_uniform", *found, points), (*when, *also)))
+            when = {by: (value,)} if by in self.keys else {}
+            if found is not None:
+                news.append(Axis(key, "log_uniform", found, points, when))
+                continue
+            stay = [old for old in olds if old.applies({by: value}, unsettled=True)]
+            news += [replace(old, when={**old.when, **when}) for old in stay]
         place = self.axes.index(olds[0]) if olds else len(self.axes)
         kept = [axis for axis in self.axes if axis.key != key]
         return replace(self, axes=(*kept[:place], *news, *kept[place:]))
 
-    def _check_condition(self, axis: Axis, other: str, values: tuple[Any, ...]) -> None:
-        name = f"space.{axis.key}.when.{other}"
-        if other == axis.key or other not in self.keys:
-            there = ", ".join(key for key in self.keys if key != axis.key) or "none, there is one"
-            raise InputError(f"{name}: no other axis of the space; accepted: {there}")
-        domains = [each.domain for each in self.axes if each.key == other]
-        for value in values:
-            if not any(domain.holds(value) for domain in domains):
-                accepted = "; ".join(domain.words() for domain in domains)
-                raise InputError(f"{name}={text(value)}: never so; accepted: {accepted}")
-
     @cached_property
-    def _ordered(self) -> tuple[tuple[str, Axis], ...]:
+    def _ordered(self) -> list[tuple[str, Axis]]:
         """Axes, each after those that it waits for, under names of their own.
 
         The name is the key, with a number where the key has several axes.
         """
-        seen: dict[str, int] = {}
-        left: list[tuple[str, Axis]] = []
+        waiting = TopologicalSorter[str]()
+        for key in self.keys:
+            waiting.add(key)
         for axis in self.axes:
-            seen[axis.key] = number = seen.get(axis.key, 0) + 1
-            left.append((axis.key if number == 1 else f"{axis.key}#{number}", axis))
-        done: list[tuple[str, Axis]] = []
-        while left:
-            waiting = {axis.key for _, axis in left}
-            ready = [entry for entry in left if not any(key in waiting for key, _ in entry[1].when)]
-            if not ready:
-                circle = ", ".join(dict.fromkeys(axis.key for _, axis in left))
-                raise InputError(f"space: {circle} wait for each other (when); accepted: no circle")
-            done += ready
-            left = [entry for entry in left if entry not in ready]
-        return tuple(done)
+            waiting.add(axis.key, *axis.when)
+        try:
+            keys = list(waiting.static_order())
+        except CycleError as error:
+            circle = ", ".join(dict.fromkeys(error.args[1]))
+            raise InputError(
+                f"space: {circle} wait for each other (when); accepted: no circle"
+            ) from None
+        found = []
+        for key in keys:
+            alike = [axis for axis in self.axes if axis.key == key]
+            found += [(f"{key}#{n}" if n > 1 else key, axis) for n, axis in enumerate(alike, 1)]
+        return found
 
-    def _build(self, value: Callable[[Axis, str], Any]) -> Configuration:
+    def _settled(self, value: Callable[[Axis, str], Any]) -> Configuration:
         """Settle one axis after the other; `value` is asked with each that applies, by its name."""
         settled: Configuration = {}
         for name, axis in self._ordered:
@@ -324,19 +276,16 @@ class Space:
                 settled[axis.key] = value(axis, name)
         return self._in_order(settled)
 
-    def _combinations(self, values: Callable[[Axis], Sequence[Any]]) -> Iterator[Configuration]:
-        axes = [axis for _, axis in self._ordered]
-
-        def go_on(settled: Configuration, place: int) -> Iterator[Configuration]:
-            if place == len(axes):
-                yield self._in_order(settled)
-            elif not axes[place].applies(settled):
-                yield from go_on(settled, place + 1)
-            else:
-                for value in values(axes[place]):
-                    yield from go_on(settled | {axes[place].key: value}, place + 1)
-
-        return go_on({}, 0)
+    def _combined(
+        self, values: Callable[[Axis], Iterable[Any]], most: int
+    ) -> list[Configuration] | None:
+        """All combinations of the axes' values; None where there are more than `most`."""
+        found: list[Configuration] = [{}]
+        for _, axis in self._ordered:
+            found = list(itertools.islice(_grown(found, axis, values), most + 1))
+            if len(found) > most:
+                return None
+        return [self._in_order(one) for one in found]
 
     def _in_order(self, settled: Configuration) -> Configuration:
         return {key: settled[key] for key in self.keys if key in settled}
@@ -352,15 +301,6 @@ def same(one: Any, other: Any) -> bool:
     return canonical(one) == canonical(other)
 
 
-def choice(value: Any) -> Any:
-    """What stands for a value where only plain ones are known: all else by its JSON.
-
-    True and false too: Python takes them for 1 and 0.
-    """
-    plain = value is None or isinstance(value, int | float | str)
-    return value if plain and not isinstance(value, bool) else text(value)
-
-
 def text(value: Any) -> str:
     """A value as it would be typed."""
     if isinstance(value, str):
@@ -370,64 +310,59 @@ def text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
+def _grown(
+    found: Iterable[Configuration], axis: Axis, values: Callable[[Axis], Iterable[Any]]
+) -> Iterator[Configuration]:
+    for one in found:
+        if axis.applies(one):
+            yield from ({**one, axis.key: value} for value in values(axis))
+        else:
+            yield one
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Axes by dotted key; a key written nested and dotted counts once, as it comes last."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and not any(word in value for word in WORDS):
+            found |= _flat(value, f"{above}{name}.")
+        else:
+            found[f"{above}{name}"] = value
+    return found
+
+
 def _axis(key: str, found: Any) -> Axis:
-    if isinstance(found, list | tuple):
-        return Axis(key, _values(key, found))
-    if not isinstance(found, Mapping):
-        raise InputError(
-            f"space.{key}={text(found)}: accepted: {AXIS} (one fixed value belongs in base)"
-        )
-    unknown = [word for word in found if word not in WORDS]
-    kinds = [word for word in found if word in DOMAINS]
-    if unknown or len(kinds) != 1:
-        named = ", ".join(map(str, unknown or kinds)) or "none of them"
-        raise InputError(f"space.{key}: found {named}; accepted: {AXIS}")
+    def refuse(where: str, value: Any, accepted: str) -> InputError:
+        return InputError(f"space.{key}{where}={text(value)}: accepted: {accepted}")
+
+    given = found if isinstance(found, Mapping) else {"values": found}
+    kinds = [word for word in KINDS if word in given]
+    if len(kinds) != 1 or not set(given) <= set(WORDS):
+        raise refuse("", found, AXIS)
     (kind,) = kinds
-    when = _conditions(key, found.get("when", {}))
-    if kind != "values":
-        return Axis(key, _range(key, kind, found[kind], found.get("points", POINTS)), when)
-    if "points" in found:
-        raise InputError(f"space.{key}.points: works with a range; accepted: values alone")
-    return Axis(key, _values(f"{key}.values", found["values"]), when)
-
-
-def _values(key: str, found: Any) -> Values:
-    if not isinstance(found, list | tuple) or not found:
-        raise InputError(f"space.{key}={text(found)}: accepted: a list of one value or more")
-    texts = [canonical(value) for value in found]
-    twice = next((i for i, one in enumerate(texts) if one in texts[:i]), None)
-    if twice is not None:
-        raise InputError(f"space.{key}: {text(found[twice])} is there twice; accepted: each once")
-    return Values(tuple(found))
-
-
-def _range(key: str, kind: str, ends: Any, points: Any) -> Range:
-    name = f"space.{key}.{kind}"
-    numbers = isinstance(ends, list | tuple) and len(ends) == 2
-    if not numbers or any(isinstance(e, bool) or not isinstance(e, int | float) for e in ends):
-        raise InputError(f"{name}={text(ends)}: accepted: two numbers [low, high]")
-    low, high = ends
-    if kind == "integer" and not all(isinstance(end, int) for end in ends):
-        raise InputError(f"{name}={text(ends)}: accepted: two whole numbers [low, high]")
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise InputError(f"{name}={text(ends)}: accepted: low below high, both finite")
-    if kind == "log_uniform" and low <= 0:
-        raise InputError(f"{name}={text(ends)}: accepted: low above 0")
-    if isinstance(points, bool) or not isinstance(points, int) or points < 1:
-        raise InputError(f"space.{key}.points={text(points)}: accepted: a whole number, 1 or more")
-    return Range(kind, low, high, points)
-
-
-def _conditions(key: str, found: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
-    if not isinstance(found, Mapping):
-        raise InputError(f"space.{key}.when={text(found)}: accepted: {{key: [values]}}")
-    conditions = []
-    for other, values in found.items():
-        listed = tuple(values) if isinstance(values, list | tuple) else (values,)
-        if not listed:
-            raise InputError(f"space.{key}.when.{other}={text(values)}: accepted: a list of values")
-        conditions.append((str(other), listed))
-    return tuple(conditions)
+    values, points, when = given[kind], given.get("points", POINTS), given.get("when", {})
+    if not isinstance(values, list | tuple) or not values:
+        raise refuse("", found, f"{AXIS} (one fixed value belongs in base)")
+    if kind == "values":
+        if len(set(map(canonical, values))) < len(values):
+            raise refuse("", values, "each value once")
+    else:
+        number = int if kind == "integer" else int | float
+        numbers = all(isinstance(e, number) and not isinstance(e, bool) for e in values)
+        if len(values) != 2 or not numbers or not -math.inf < values[0] < values[1] < math.inf:
+            whole = "whole numbers" if kind == "integer" else "numbers"
+            raise refuse(f".{kind}", values, f"two {whole} [low, high], low below high")
+        if kind == "log_uniform" and values[0] <= 0:
+            raise refuse(f".{kind}", values, "low above 0")
+    if not isinstance(points, int) or points < 1:
+        raise refuse(".points", points, "a whole number, 1 or more")
+    if not isinstance(when, Mapping) or [] in when.values():
+        raise refuse(".when", when, "{key: [values]}")
+    conditions = {
+        str(other): tuple(of) if isinstance(of, list | tuple) else (of,)
+        for other, of in when.items()
+    }
+    return Axis(key, kind, tuple(values), points, conditions)
 
 
 def _plain(value: Any) -> Any:
@@ -444,19 +379,3 @@ def _share(seed: int, draw: int, name: str) -> float:
     """A number in 0 to below 1, the same for the same three: no axis shifts another's."""
     digest = hashlib.sha256(f"{seed}\0{draw}\0{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Axes by dotted key; a key written nested and dotted counts once, as it comes last."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        key = f"{above}{name}"
-        is_axis = not isinstance(value, Mapping) or any(word in value for word in DOMAINS)
-        if is_axis:
-            found[key] = value
-        elif (kind := type_at(TrainRecipe, key)) is not None and not holds_keys(kind):
-            named = ", ".join(map(str, value)) or "an empty mapping"
-            raise InputError(f"space.{key}: found {named}; accepted: {AXIS}")
-        else:
-            found |= _flat(value, f"{key}.")
-    return found

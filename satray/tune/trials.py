@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import copy
-import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from satray.config.base import idle_keys, type_at
-from satray.config.cli import apply_overrides, fill_lists, holds_keys, validate
+from satray.config.cli import apply_overrides, holds_keys, validate
 from satray.config.stages import usual_stages
 from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.data.index import TileIndex, check_unchanged, read_index
 from satray.errors import InputError
-from satray.models.pretrained import UNPUBLISHED, is_word, sources_of
+from satray.models.pretrained import UNPUBLISHED, is_word, refuse_unreachable, sources_of
 from satray.models.variant import BUILT_IN, input_bands, resolve
 from satray.storage import Storage, absolute, join
 from satray.train.plan import plan_training
-from satray.train.setup import (
-    best_metric,
-    set_up,
-    weights_digest,
-)
-from satray.tune.feature_table import head_only, views_of
+from satray.train.setup import Wanted, best_metric, set_up, weights_digest
+from satray.tune.feature_table import VIEWS, head_only, views_of
 from satray.tune.records import Metric, Regime, trial_id
-from satray.tune.space import Configuration, Space, Values, text
-from satray.tune.starts import DigestOf, Start, start_key
+from satray.tune.space import Configuration, Space, text
+from satray.tune.starts import Start, start_key
 
 SAMPLED = 32
 """Trials of a search that is no grid, where the recipe does not say."""
@@ -60,7 +55,9 @@ class Trial:
     """Dotted key of train -> value; what base says is not in it."""
     recipe: TrainRecipe
     """The training as a person would give it to `train`, on the sweep's resources. Where it trains
-    the head alone, with the number of views that its features have."""
+    the head alone, by one worker, with the number of views that its features have."""
+    start: str
+    """Key of what it starts from; trials that share it share features."""
 
     @property
     def head(self) -> bool:
@@ -80,18 +77,18 @@ class Sweep:
     """What is searched."""
     metric: Metric
     """What trials are compared by."""
-    digest_of: DigestOf
-    """Weights -> digest of their file; published ones are fetched."""
+    trials: tuple[Trial, ...] = ()
+    """All of them, or for Optuna some that stand for them."""
     starts: dict[str, Start] = field(default_factory=dict)
     """What trials start from, by key, once it is prepared."""
     lost: dict[str, str] = field(default_factory=dict)
     """Key of a start that cannot be had -> why not."""
     digests: dict[str, str] = field(default_factory=dict)
     """Digest of the index and of each file of weights."""
-    _trials: dict[str, Trial] = field(default_factory=dict, compare=False, repr=False)
-    _starts: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    notes: dict[str, None] = field(default_factory=dict, compare=False)
+    """What `train` would remark on the trainings that were checked, each thing once, in order."""
+    _weights: dict[Wanted, str] = field(default_factory=dict, compare=False, repr=False)
     _checked: set[str] = field(default_factory=set, compare=False, repr=False)
-    _notes: dict[str, None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def optuna(self) -> bool:
@@ -101,62 +98,40 @@ class Sweep:
     @property
     def planned(self) -> int:
         """How many trials there are to be, at most."""
-        return _count(self.recipe) if self.optuna else len(configurations(self.recipe, self.space))
+        return (self.recipe.trials or SAMPLED) if self.optuna else len(self.trials)
 
-    @property
-    def features(self) -> list[str]:
-        """Keys of the features that trials share."""
-        return sorted(key for key, one in self.starts.items() if one.features)
+    def over(self, space: Space) -> Sweep:
+        """The sweep with the trials of a space.
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What `train` would remark on the trainings that were checked, each thing once."""
-        return tuple(self._notes)
+        Raises:
+            InputError: one that cannot be valid, or more of them than a grid may have.
+        """
+        found = configurations(self.recipe, space)
+        return replace(self, space=space, trials=tuple(map(self.trial, found)))
 
     def trial(self, configuration: Configuration) -> Trial:
         """The trial of a configuration.
 
         Raises:
-            InputError: the configuration cannot be valid; the line names it.
+            InputError: the configuration cannot be valid (the line names it), or asks for weights
+                that cannot be had.
         """
-        name = trial_id(configuration)
-        if name not in self._trials:
-            recipe = full_recipe(self.recipe, configuration)
-            if head_only(recipe) is None:
-                views = views_of(recipe, self.index.meta.tile_shape)
-                augment = recipe.augment.model_copy(update={"views": views})
-                recipe = recipe.model_copy(update={"augment": augment})
-            self._trials[name] = Trial(name, dict(configuration), recipe)
-        return self._trials[name]
-
-    def listed(self) -> list[Trial]:
-        """All trials, or for Optuna some that stand for them.
-
-        Raises:
-            InputError: one that cannot be valid, or more of them than a grid may have.
-        """
-        if self.optuna:
-            found = self.space.sample(FORESEEN, self.recipe.seed)
-        else:
-            found = configurations(self.recipe, self.space)
-        return [self.trial(each) for each in found]
-
-    def start_of(self, trial: Trial) -> str:
-        """Key of what a trial starts from; trials that share it share features."""
-        if trial.id not in self._starts:
-            key = start_key(trial.recipe, self.index.digest, self.digest_of)
-            self._starts[trial.id] = key
-        return self._starts[trial.id]
+        recipe = full_recipe(self.recipe, configuration)
+        if head_only(recipe) is None:
+            shape, usual = self.index.meta.tile_shape, self.recipe.features.views or VIEWS
+            views = {"views": views_of(recipe, shape, usual)}
+            alone = recipe.resources.model_copy(update={"workers": 1})
+            augment = recipe.augment.model_copy(update=views)
+            recipe = recipe.model_copy(update={"augment": augment, "resources": alone})
+        refuse_unreachable(recipe.weights, resolve(recipe.variant, recipe.pooling))
+        start = start_key(recipe, self.index.digest, self._digest_of)
+        return Trial(trial_id(configuration), dict(configuration), recipe, start)
 
     def regime_of(self, trial: Trial) -> Regime:
         """head: from features, where there are any; backbone: on workers of its own."""
-        start = self.starts.get(self.start_of(trial))
+        start = self.starts.get(trial.start)
         there = start is not None and start.features is not None
         return "head" if there and trial.head else "backbone"
-
-    def lost_by(self, trial: Trial) -> str | None:
-        """Why what a trial starts from cannot be had; None where it can."""
-        return self.lost.get(self.start_of(trial))
 
     def accept(self, configuration: Configuration) -> Trial:
         """The trial of a configuration that nobody has looked at yet.
@@ -166,8 +141,8 @@ class Sweep:
         """
         trial = self.trial(configuration)
         self.check(trial)
-        if reason := self.lost_by(trial):
-            raise InputError(reason)
+        if trial.start in self.lost:
+            raise InputError(self.lost[trial.start])
         return trial
 
     def length_of(self, trial: Trial) -> tuple[float, int]:
@@ -187,20 +162,24 @@ class Sweep:
         Raises:
             InputError: it cannot.
         """
-        _check_rates(trial.recipe, self.recipe.landscape)
-        recipe = alone(trial.recipe) if trial.head else trial.recipe
+        recipe = trial.recipe
+        for number, stage in enumerate(recipe.stages):
+            if stage.learning_rate == "auto" and (number or not self.recipe.landscape):
+                tested = "" if number else ", or landscape=true"
+                raise InputError(
+                    f"stages.{number}.learning_rate=auto: trials are given theirs; accepted: a "
+                    f"number, or an axis of the space{tested}"
+                )
         rest = recipe.model_dump_json(exclude={"stages"})
-        if rest not in self._checked:
-            self._checked.add(rest)
-            setup = set_up(recipe, Storage(self.recipe.storage), self.index)
-            if trial.head and set(setup.weights.values()) == {"none"}:
-                self._notes[UNTAUGHT] = None
-            self._notes.update(dict.fromkeys(setup.notes))
-            return setup.plan.total_samples
-        # What stages there are matters to the plan alone, and an index can be large.
-        train = self.index.split_counts["train"]
-        plan = plan_training(recipe, train, recipe.resources.workers)
-        return plan.total_samples
+        if rest in self._checked:
+            # What stages there are matters to the plan alone, and an index can be large.
+            train = self.index.split_counts["train"]
+            return plan_training(recipe, train, recipe.resources.workers).total_samples
+        self._checked.add(rest)
+        setup = set_up(recipe, Storage(self.recipe.storage), self.index)
+        untaught = [UNTAUGHT] if trial.head and set(setup.weights.values()) == {"none"} else []
+        self.notes.update(dict.fromkeys((*untaught, *setup.notes)))
+        return setup.plan.total_samples
 
     def check_networks(self, trials: Iterable[Trial]) -> None:
         """See that weights fit their networks, and that stages train blocks that there are.
@@ -211,8 +190,7 @@ class Sweep:
             InputError: one does not; the line names it.
         """
         storage, seen = Storage(self.recipe.storage), set()
-        for trial in trials:
-            recipe = trial.recipe
+        for recipe in (trial.recipe for trial in trials):
             trained = [stage.trainable for stage in recipe.stages]
             sizes = (recipe.variant, recipe.pooling, recipe.batch, recipe.input.size)
             kind = repr((*sizes, recipe.weights, recipe.first_conv, trained))
@@ -233,24 +211,31 @@ class Sweep:
         return check_unchanged(self.index, self.recipe.index, storage, budget)
 
     def store(self, out: str) -> str:
-        """Where features are kept, for a sweep whose run lies in `out`."""
+        """Where starts and features are kept, for a sweep whose run lies in `out`."""
         return absolute(self.recipe.features.folder or join(out, "features"))
+
+    def _digest_of(self, wanted: Wanted) -> str:
+        if wanted not in self._weights:
+            self._weights[wanted] = weights_digest(wanted, Storage(self.recipe.storage))
+        return self._weights[wanted]
 
 
 def resolved(recipe: TuneRecipe, storage: Storage) -> Sweep:
-    """Read the index and lay out the space.
+    """Read the index, lay out the space, compose its trials and see that they can be trained.
 
     Raises:
-        InputError: no such index, or a space that is none.
+        InputError: no such index, a space that is none, or the first trial that cannot be.
     """
     index = read_index(recipe.index, storage)
-    meta = index.meta
-    space = space_of(recipe, meta.bands, index.split_counts.get("train", 0))
-    digest_of = functools.cache(functools.partial(weights_digest, storage=storage))
+    space = space_of(recipe, index.meta.bands, index.split_counts.get("train", 0))
     best = recipe.metric if recipe.metric != "auto" else dotted(recipe.base).get("best", "auto")
+    metric = Metric(best_metric(str(best), index.meta.task))
     notes = dict.fromkeys(idle_keys(recipe, None))
-    metric = Metric(best_metric(str(best), meta.task))
-    return Sweep(recipe, index, space, metric, digest_of, _notes=notes)
+    sweep = Sweep(recipe, index, space, metric, notes=notes).over(space)
+    for trial in sweep.trials:
+        sweep.check(trial)
+    weights = {f"weights {' '.join(name).strip()}": is_ for name, is_ in sweep._weights.items()}
+    return replace(sweep, digests={"index": index.digest, **weights})
 
 
 def space_of(recipe: TuneRecipe, bands: Sequence[str], train_tiles: int) -> Space:
@@ -264,7 +249,14 @@ def space_of(recipe: TuneRecipe, bands: Sequence[str], train_tiles: int) -> Spac
     Raises:
         InputError: a key that is not a trial's, or an axis that is none.
     """
-    _check_keys(recipe)
+    for where, tree in (("base", recipe.base), ("space", recipe.space)):
+        for name in tree:
+            first = str(name).split(".")[0]
+            if first in OWN or (where, first) == ("space", "best"):
+                own = "metric" if first == "best" else first
+                raise InputError(
+                    f"{where}.{name}: not a trial's; accepted: {own} of tune itself, for all trials"
+                )
     return Space.parse(recipe.space or default_space(recipe, bands, train_tiles))
 
 
@@ -288,68 +280,87 @@ def default_space(recipe: TuneRecipe, bands: Sequence[str], train_tiles: int) ->
     length = stage.pseudo_epochs
     if stage.samples is not None:
         length = stage.samples / (trained.pseudo_epoch or train_tiles)
-    name = "stages.0.schedule.name"
-    wanted: dict[str, Any] = {
-        "variant": _variants(bands, trained.weights),
-        RATE: {"log_uniform": list(RATES)},
-        name: list(SCHEDULES),
-        "stages.0.schedule.step": {"values": [_short(length / 3)], "when": {name: ["step"]}},
-        "stages.0.schedule.cycle": {
-            "values": [_short(length / 4), _short(length / 2)],
-            "when": {name: list(CYCLES)},
-        },
-    }
-    left = {key: axis for key, axis in wanted.items() if not _says(trained, key)}
-    if name not in left:  # what remains of it belongs to schedules that are not searched
-        left = {key: axis for key, axis in left.items() if ".schedule." not in key}
-    if not left:
+    third, quarter, half = (float(f"{length / parts:.3g}") for parts in (3, 4, 2))
+    weights = trained.weights
+    asked = weights.values() if isinstance(weights, Mapping) else (weights,)
+    without = UNPUBLISHED if any(map(is_word, asked)) else ()
+    wanted: dict[str, Any] = {}
+    if "variant" not in trained.model_fields_set:
+        wanted["variant"] = [
+            name
+            for name, variant in BUILT_IN.items()
+            if variant.head == "linear"
+            and set(input_bands(variant)) <= set(bands)
+            and not {tower.backbone for tower in variant.towers} & set(without)
+        ]
+        if not wanted["variant"]:
+            raise InputError(
+                f"space: no built-in variant fits the bands {', '.join(bands)}; accepted: "
+                "base.variant={towers, pooling}, or space.variant"
+            )
+    if "learning_rate" not in stage.model_fields_set:
+        wanted[RATE] = {"log_uniform": list(RATES)}
+    said = stage.schedule.model_fields_set if "schedule" in stage.model_fields_set else set()
+    if "name" not in said:
+        above = "stages.0.schedule"
+        wanted[f"{above}.name"] = list(SCHEDULES)
+        for key, values, names in (("step", [third], ["step"]), ("cycle", [quarter, half], CYCLES)):
+            if key not in said:
+                when = {f"{above}.name": list(names)}
+                wanted[f"{above}.{key}"] = {"values": values, "when": when}
+    if not wanted:
         raise InputError("space: base fixes all that is searched by default; accepted: a space")
-    if left.get("variant") == []:
-        raise InputError(
-            f"space: no built-in variant fits the bands {', '.join(bands)}; accepted: "
-            "base.variant={towers, pooling}, or space.variant"
-        )
-    return left
+    return wanted
 
 
 def configurations(recipe: TuneRecipe, space: Space) -> list[Configuration]:
-    """The configurations of a grid or of a random search, in order; not validated.
+    """The configurations of a search, in order; of Optuna's some that stand for them.
 
     Raises:
         InputError: more of them than a grid may have.
     """
     if recipe.search == "grid":
         return space.grid(recipe.trials, recipe.seed)
-    return space.sample(_count(recipe), recipe.seed)
+    count = FORESEEN if recipe.search == "optuna" else recipe.trials or SAMPLED
+    return space.sample(count, recipe.seed)
 
 
 def variants_of(space: Space, recipe: TuneRecipe) -> list[Any]:
     """The variants that a sweep tries: those of its axis, else the one of base."""
-    domains = [axis.domain for axis in space.axes if axis.key == "variant"]
-    found = [value for each in domains if isinstance(each, Values) for value in each.values]
+    found = [value for axis in space.axes if axis.key == "variant" for value in axis.values]
     return found or [full_recipe(recipe, {}).variant]
 
 
 def full_recipe(recipe: TuneRecipe, configuration: Mapping[str, Any]) -> TrainRecipe:
-    """A configuration's training as a person would give it to `train`, without a folder.
+    """A configuration over base over what a sweep lays under both, as one would give it to `train`.
+
+    Where nothing says what stages train, they train the head alone.
 
     Raises:
         InputError: the configuration cannot be valid; the line names it.
     """
+    tree: dict[str, Any] = {"seed": recipe.seed, "stages": [{}]}  # not the usual stages
     try:
-        found = _compose(recipe, configuration)
+        for layer in (dotted(recipe.base), configuration):
+            # What is given whole (stages) comes before what is changed in it.
+            for key in sorted(layer, key=lambda key: key.count(".")):
+                apply_overrides(tree, {key: copy.deepcopy(layer[key])})
+        given = tree["stages"] if isinstance(tree["stages"], list) else []
+        stages = [stage for stage in given if isinstance(stage, dict)]
+        searched = any(TRAINABLE.fullmatch(key) for key in dotted(recipe.space))
+        if not searched and not any("trainable" in stage for stage in stages):
+            for stage in stages:
+                stage["trainable"] = "head"
+        if recipe.metric != "auto":
+            tree["best"] = recipe.metric
+        shared = {name: getattr(recipe, name).model_dump() for name in ("storage", "resources")}
+        found = validate(TrainRecipe, tree | {"index": recipe.index, **shared}, absolute)
         resolve(found.variant, found.pooling)
         return found
     except InputError as error:
         named = ", ".join(f"{key}={text(value)}" for key, value in configuration.items())
         where = f"configuration {named}: " if named else "base."
         raise InputError(f"{where}{error}") from None
-
-
-def alone(recipe: TrainRecipe) -> TrainRecipe:
-    """A training by one worker, as heads are trained whatever the workers."""
-    resources = recipe.resources.model_copy(update={"workers": 1})
-    return recipe.model_copy(update={"resources": resources})
 
 
 def fine_tuning(recipe: TrainRecipe) -> TrainRecipe:
@@ -387,100 +398,3 @@ def dotted(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         else:
             found[key] = value
     return found
-
-
-def _compose(recipe: TuneRecipe, configuration: Mapping[str, Any]) -> TrainRecipe:
-    """A configuration over base over what a sweep lays under both."""
-    tree: dict[str, Any] = {"seed": recipe.seed}
-    for layer in (dotted(recipe.base), configuration):
-        # What is given whole (stages) comes before what is changed in it.
-        keys = sorted(layer, key=lambda key: key.count("."))
-        if any(key.startswith("stages.") for key in keys):
-            tree.setdefault("stages", [{}])  # the default, with nothing said of it yet
-        fill_lists(TrainRecipe, tree, dict.fromkeys(keys))
-        apply_overrides(tree, {key: copy.deepcopy(layer[key]) for key in keys})
-    tree.setdefault("stages", [{}])  # one of its own, not the usual ones
-    if not any(TRAINABLE.fullmatch(key) for key in dotted(recipe.space)):
-        _train_heads(tree)
-    if recipe.metric != "auto":
-        tree["best"] = recipe.metric
-    shared = {name: getattr(recipe, name).model_dump() for name in ("storage", "resources")}
-    found = validate(TrainRecipe, tree | {"index": recipe.index, **shared}, absolute)
-    views = recipe.features.views
-    if views is None or found.augment.views is not None or head_only(found) is not None:
-        return found
-    return found.model_copy(update={"augment": found.augment.model_copy(update={"views": views})})
-
-
-def _train_heads(tree: dict[str, Any]) -> None:
-    """Let every stage train the head alone, where none of them says what it trains."""
-    stages = tree["stages"]
-    parts = stages if isinstance(stages, list) else []
-    parts = [stage for stage in parts if isinstance(stage, dict)]
-    if not any("trainable" in stage for stage in parts):
-        for stage in parts:
-            stage["trainable"] = "head"
-
-
-def _count(recipe: TuneRecipe) -> int:
-    return recipe.trials or SAMPLED
-
-
-def _check_rates(recipe: TrainRecipe, tested: bool) -> None:
-    for number, stage in enumerate(recipe.stages):
-        if stage.learning_rate == "auto" and not (number == 0 and tested):
-            accepted = "a number, or an axis of the space"
-            if number == 0:
-                accepted += ", or landscape=true"
-            raise InputError(
-                f"stages.{number}.learning_rate=auto: trials are given theirs; accepted: {accepted}"
-            )
-
-
-def _check_keys(recipe: TuneRecipe) -> None:
-    for where, tree in (("base", recipe.base), ("space", recipe.space)):
-        for name in tree:
-            first = str(name).split(".")[0]
-            if first in OWN:
-                raise InputError(
-                    f"{where}.{name}: not a trial's; accepted: {first} of tune itself, for all "
-                    "trials"
-                )
-    for name in recipe.space:
-        first = str(name).split(".")[0]
-        if first == "best":
-            raise InputError("space.best: trials are compared by one metric; accepted: metric=...")
-        found = TrainRecipe.model_fields.get(first)
-        extra = found.json_schema_extra if found is not None else None
-        if isinstance(extra, dict) and not extra.get("identity", True):
-            raise InputError(f"space.{name}: changes nothing that train makes; accepted in base")
-    best = dotted(recipe.base).get("best", "auto")
-    if "auto" not in (best, recipe.metric) and best != recipe.metric:
-        raise InputError(
-            f"metric={recipe.metric}: base.best={best} is another; accepted: one of the two"
-        )
-
-
-def _variants(bands: Sequence[str], weights: str | dict[str, str]) -> list[str]:
-    given = weights.values() if isinstance(weights, dict) else (weights,)
-    published = any(is_word(each) for each in given)
-    return [
-        name
-        for name, variant in BUILT_IN.items()
-        if variant.head == "linear"
-        and set(input_bands(variant)) <= set(bands)
-        and not (published and {tower.backbone for tower in variant.towers} & set(UNPUBLISHED))
-    ]
-
-
-def _says(recipe: TrainRecipe, key: str) -> bool:
-    """Whether somebody gave a key, by itself or in what is given whole."""
-    *above, last = key.split(".")
-    found: Any = recipe
-    for part in above:
-        found = found[int(part)] if part.isdigit() else getattr(found, part)
-    return last in found.model_fields_set
-
-
-def _short(length: float) -> float:
-    return float(f"{length:.3g}")

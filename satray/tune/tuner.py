@@ -10,6 +10,8 @@ import functools
 import logging
 import math
 import os
+import queue
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,7 +39,8 @@ from satray.data.index import TileIndex  # noqa: E402
 from satray.errors import InputError, SatrayError, TrainingError, one_line  # noqa: E402
 from satray.runs.run import Run  # noqa: E402
 from satray.storage import Storage, join  # noqa: E402
-from satray.train.ray_train import give_back  # noqa: E402
+from satray.train import checkpoints, measure  # noqa: E402
+from satray.train.ray_train import Halt, fit, give_back  # noqa: E402
 from satray.train.setup import Setup, set_up  # noqa: E402
 from satray.tune.feature_table import SPLITS, pooling_of  # noqa: E402
 from satray.tune.records import (  # noqa: E402
@@ -49,10 +52,9 @@ from satray.tune.records import (  # noqa: E402
     trial_folder,
 )
 from satray.tune.starts import Start  # noqa: E402
-from satray.tune.trials import Sweep, Trial, alone  # noqa: E402
+from satray.tune.trials import Sweep, Trial  # noqa: E402
 
 if TYPE_CHECKING:
-    from satray.tune.backbone_trial import BackboneTrial
     from satray.tune.feature_table import Features
     from satray.tune.head import HeadTrial
 
@@ -70,6 +72,8 @@ RETRIES = 1
 TOGETHER = 1.0
 """Seconds of evaluations that are reported together, where none of them can end the trial: an
 answer of Tune's takes longer than a head's pseudo-epoch."""
+STOPPING = 60.0
+"""Seconds that workers have to come to rest when their trial is left."""
 STOPPED = "others were better at equal samples seen"
 
 
@@ -148,72 +152,19 @@ def run_trials(
     give_back()
 
 
-@dataclass(frozen=True)
-class Available:
-    """What there is to work with."""
-
-    cpus: float
-    """Logical CPUs of the cluster, by Ray's count; on one machine more than it has cores."""
-    gpus: float
-    """GPUs of the cluster."""
-    nodes: int
-    """Machines."""
-    cores: int
-    """Cores of the driver's machine that may be used."""
-
-
-def heads_at_once(there: Available, gpu: bool = False) -> int:
-    """Trials that train a head from features: one thread and one CPU each, and a share of a GPU.
-
-    Ray is told of more CPUs than a small machine has cores, for tasks that wait for tiles; heads
-    compute, so there are no more of them than cores.
-
-    Args:
-        there: what there is.
-        gpu: whether they take GPUs.
-    """
-    cpus = min(there.cpus, there.cores) if there.nodes == 1 else there.cpus
-    return max(1, int(min(cpus, there.gpus * HEADS_A_GPU) if gpu else cpus))
-
-
-def backbones_at_once(there: Available, workers: int, gpu: bool, gpu_share: float = 1.0) -> int:
-    """Trials that train on workers of their own.
-
-    On GPUs as many as their shares hold: whole workers a GPU, since a share never spans two.
-    Without GPUs one worker a machine, since each takes all its cores. In both cases the CPUs must
-    be enough: one a worker, and one for each of the trial's two streams of tiles. Ray Data divides
-    what Train leaves by the number of streams and rounds down; with less than one CPU for each, all
-    of them would wait for ever.
-
-    Args:
-        there: what there is.
-        workers: Train workers of a trial, a CPU each.
-        gpu: whether they take GPUs.
-        gpu_share: share of a GPU that each takes.
-    """
-    if gpu:
-        a_gpu = math.floor(1 / gpu_share + 1e-9)
-        fitting = int(there.gpus * a_gpu) // workers
-    else:
-        fitting = there.nodes // workers
-    return max(1, min(fitting, int(there.cpus // (workers + 2))))
+# How many at once, and with what
 
 
 def work_of(sweep: Sweep, run: Run) -> Work:
     """What trials are given, and how many run at once: no more than are asked for. Ray is up."""
     recipe = sweep.recipe
-    workers = cluster.allot(recipe.resources, run.say, gpu_share=recipe.gpu_share)
-    found = ray.cluster_resources()
-    there = Available(
-        found.get("CPU", 0.0), found.get("GPU", 0.0), cluster.node_count(), cluster.cores()
-    )
+    allot = functools.partial(cluster.allot, recipe.resources, run.say, gpu_share=recipe.gpu_share)
+    workers = allot()
+    there = ray.cluster_resources()
+    fitting = trials_at_once(there, cluster.node_count(), cluster.cores(), workers)
     most = math.inf if recipe.concurrent == "auto" else recipe.concurrent
-    heads = heads_at_once(there, workers.gpu)
-    backbones = backbones_at_once(there, workers.count, workers.gpu, recipe.gpu_share)
-    backbones = int(min(backbones, most))
-    of_all = cluster.allot(
-        recipe.resources, run.say, count=workers.count * backbones, gpu_share=recipe.gpu_share
-    )
+    at_once: dict[Regime, int] = {name: int(min(each, most)) for name, each in fitting.items()}
+    of_all = allot(count=workers.count * at_once["backbone"])
     return Work(
         index=sweep.index,
         storage=run.storage,
@@ -223,43 +174,38 @@ def work_of(sweep: Sweep, run: Run) -> Work:
         starts=sweep.starts,
         one_by_one=recipe.stop.name != "none",
         workers=replace(of_all, count=workers.count),
-        at_once={"head": int(min(heads, most)), "backbone": backbones},
+        at_once=at_once,
     )
 
 
-def scheduler_of(sweep: Sweep, ended: Iterable[TrialRecord]) -> TrialScheduler:
-    """What ends trials early, told of those that ended before.
+def trials_at_once(
+    there: Mapping[str, float], nodes: int, cores: int, workers: cluster.Workers
+) -> dict[Regime, int]:
+    """How many trials fit, one at least.
+
+    A head takes a thread, a CPU and a share of a GPU. Ray is told of more CPUs than a small machine
+    has cores, for tasks that wait for tiles; heads compute, so there are no more than cores.
+
+    Trials with workers of their own: on GPUs as many as their shares hold, whole workers a GPU,
+    since a share never spans two; without GPUs one worker a machine, since each takes all its
+    cores. In both cases the CPUs must be enough: one a worker, and one for each of the trial's two
+    streams of tiles. Ray Data divides what Train leaves by the number of streams and rounds down;
+    with less than one CPU for each, all of them would wait for ever.
 
     Args:
-        sweep: resolved.
-        ended: trials that ended before.
+        there: `CPU` and `GPU` of the cluster, by Ray's count.
+        nodes: machines.
+        cores: of the driver's machine.
+        workers: of a trial that trains its backbone.
     """
-    stop, metric = sweep.recipe.stop, sweep.metric
-    if stop.name == "none":
-        return FIFOScheduler()
-    longest = max((sweep.length_of(trial)[0] for trial in sweep.listed()), default=0)
-    asha: Any = ASHAScheduler(
-        time_attr=TIME,
-        metric=WORTH,
-        mode="max",
-        max_t=FOREVER,
-        grace_period=stop.grace or max(1, int(longest // 10)),
-        reduction_factor=stop.factor,
-    )
-    for record in ended:
-        if record.status == "failed" or not record.curve:
-            continue
-        _, each = sweep.length_of(sweep.trial(record.configuration))
-        trial = SimpleNamespace(trial_id=record.id)
-        asha.on_trial_add(None, trial)
-        results = [
-            {TIME: number * each, WORTH: metric.worth(metric.of(row))}
-            for number, row in enumerate(record.curve, 1)
-        ]
-        for result in results:
-            asha.on_trial_result(None, trial, result)
-        asha.on_trial_complete(None, trial, results[-1])
-    return cast(TrialScheduler, asha)
+    cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
+    heads = min(cpus, cores) if nodes == 1 else cpus
+    fitting = nodes
+    if workers.gpu:
+        heads = min(heads, gpus * HEADS_A_GPU)
+        fitting = int(gpus * math.floor(1 / workers.gpu_share + 1e-9))
+    backbones = min(fitting // workers.count, cpus // (workers.count + 2))
+    return {"head": max(1, int(heads)), "backbone": max(1, int(backbones))}
 
 
 def resources_of(config: Mapping[str, Any], gpu: bool = False) -> Any:
@@ -276,6 +222,66 @@ def resources_of(config: Mapping[str, Any], gpu: bool = False) -> Any:
     return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 
 
+def scheduler_of(sweep: Sweep, ended: Iterable[TrialRecord]) -> TrialScheduler:
+    """What ends trials early, told of those that ended before.
+
+    Args:
+        sweep: resolved.
+        ended: trials that ended before.
+    """
+    stop, metric = sweep.recipe.stop, sweep.metric
+    if stop.name == "none":
+        return FIFOScheduler()
+    longest = max((sweep.length_of(trial)[0] for trial in sweep.trials), default=0)
+    asha: Any = ASHAScheduler(
+        time_attr=TIME,
+        metric=WORTH,
+        mode="max",
+        max_t=FOREVER,
+        grace_period=stop.grace or max(1, int(longest // 10)),
+        reduction_factor=stop.factor,
+    )
+    for record in ended:
+        if record.status == "failed" or not record.curve:
+            continue
+        _, each = sweep.length_of(sweep.trial(record.configuration))
+        trial = SimpleNamespace(trial_id=record.id)
+        asha.on_trial_add(None, trial)
+        for number, row in enumerate(record.curve, 1):
+            result = {TIME: number * each, WORTH: metric.worth(metric.of(row))}
+            asha.on_trial_result(None, trial, result)
+        asha.on_trial_complete(None, trial, result)
+    return cast(TrialScheduler, asha)
+
+
+# What runs in a trial's process
+
+
+def config_of(trial: Trial, regime: Regime) -> dict[str, str]:
+    """What Tune hands a trial's process: `trial` (id), `recipe` (JSON), `start` (key), `regime`."""
+    # The recipe as one text: Tune looks into mappings, and cuts keys at their dots.
+    recipe = trial.recipe.model_dump_json(exclude_unset=True)
+    return {"trial": trial.id, "recipe": recipe, "start": trial.start, "regime": regime}
+
+
+def set_up_trial(work: Work, config: Mapping[str, str]) -> tuple[Setup, Run]:
+    """A trial's set-up, a head's as if by one worker, and its own run below the sweep's state.
+
+    Args:
+        work: of the sweep.
+        config: `config_of` the trial.
+    """
+    recipe = TrainRecipe.model_validate_json(config["recipe"])
+    count = 1 if config["regime"] == "head" else work.workers.count
+    resources = recipe.resources.model_copy(update={"workers": count})
+    recipe = recipe.model_copy(update={"resources": resources})
+    folder = trial_folder(work.state, config["trial"])
+    run = Run("train", work.run_id, folder, work.storage)
+    setup = set_up(recipe, work.storage, work.index)
+    start = work.starts.get(config["start"])
+    return measure.complete(setup, run) if start is None else start.under(setup), run
+
+
 def open_trial(
     work: Work,
     config: Mapping[str, str],
@@ -288,43 +294,104 @@ def open_trial(
         config: `config_of` the trial.
         opened: features that this process has open.
     """
-    recipe = TrainRecipe.model_validate_json(config["recipe"])
-    folder = trial_folder(work.state, config["trial"])
+    setup, run = set_up_trial(work, config)
     start = work.starts.get(config["start"])
-    if config["regime"] == "head" and start is not None and start.features is not None:
-        from satray.tune.head import HeadTrial
+    if config["regime"] == "backbone":
+        from satray.train import initial
 
-        cluster.use_threads(1)  # the CPU that it asks for
-        setup = head_setup(recipe, start, work.index, work.storage)
-        table, opened = start.features, {} if opened is None else opened
-        key = (table.uri, pooling_of(setup.variant))
-        if key not in opened:
-            train, val = (
-                table.open(split, key[1], work.index.part(split).labels) for split in SPLITS
-            )
-            opened[key] = (train, val)
-        return HeadTrial(setup, *opened[key], start.head, folder, work.storage)
-    from satray.train import initial, measure
-    from satray.tune.backbone_trial import BackboneTrial
+        weights = initial.stage(setup, run) if start is None else start.weights
+        return BackboneTrial(setup, run, weights, work.workers)
+    from satray.tune.head import HeadTrial
 
-    run = Run("train", work.run_id, folder, work.storage)
-    setup = set_up(recipe, work.storage, work.index)
-    if start is not None:
-        return BackboneTrial(start.under(setup), run, start.weights, work.workers)
-    setup = measure.complete(setup, run)
-    return BackboneTrial(setup, run, initial.stage(setup, run), work.workers)
+    assert start is not None
+    assert start.features is not None, "Sweep.regime_of"
+    cluster.use_threads(1)  # the CPU that it asks for
+    opened = {} if opened is None else opened
+    table, pooling = start.features, pooling_of(setup.variant)
+    key = (table.uri, pooling)
+    if key not in opened:
+        train, val = (table.open(s, pooling, work.index.part(s).labels) for s in SPLITS)
+        opened[key] = train, val
+    return HeadTrial(setup, *opened[key], start.head, run.out, work.storage)
 
 
-def head_setup(recipe: TrainRecipe, start: Start, index: TileIndex, storage: Storage) -> Setup:
-    """The set-up of a trial that trains its head: as if by one worker."""
-    return start.under(set_up(alone(recipe), storage, index))
+class BackboneTrial:
+    """A network in training, on workers of its own.
 
+    It runs in a thread of the trial's process, which hands on each evaluation as it comes. Training
+    does not wait for that: what is decided of a trial comes while it is at the next pseudo-epoch.
+    """
 
-def config_of(trial: Trial, start: str, regime: Regime) -> dict[str, str]:
-    """What Tune hands a trial's process: `trial` (id), `recipe` (JSON), `start` (key), `regime`."""
-    # The recipe as one text: Tune looks into mappings, and cuts keys at their dots.
-    recipe = trial.recipe.model_dump_json(exclude_unset=True)
-    return {"trial": trial.id, "recipe": recipe, "start": start, "regime": regime}
+    def __init__(self, setup: Setup, run: Run, weights: str, workers: cluster.Workers) -> None:
+        """Begin, or go on from the trial's checkpoints.
+
+        Args:
+            setup: the trial, resolved.
+            run: the trial's own; checkpoints lie below its state.
+            weights: URI of the network's first weights.
+            workers: what its workers get.
+        """
+        self._plan = setup.plan
+        self.each = setup.plan.samples_per_pseudo_epoch
+        """Samples from one evaluation to the next."""
+        self.done = False
+        """Whether all evaluations have been given, and workers and resources given back."""
+        self._halt = Halt(run)
+        self._rows: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue()
+        self._given = 0
+        self._put_history(run)
+
+        def listen(message: dict[str, Any]) -> None:
+            if message["kind"] == "epoch" and message["row"] is not None:
+                self._rows.put(message["row"])
+
+        def work() -> None:
+            try:
+                fit(setup, run, weights, listen, workers, self._halt)
+                self._put_history(run)  # should a message have been lost with its worker
+                self._rows.put(None)
+            except Exception as error:  # a trial that fails is a row of the leaderboard
+                self._rows.put(error)
+            except BaseException as error:  # else nobody would hear of it
+                self._rows.put(TrainingError(f"training ended by {type(error).__name__}"))
+
+        self._thread = threading.Thread(target=work, daemon=True)
+        self._thread.start()
+
+    def step(self) -> dict[str, Any]:
+        """The next evaluation, waited for; after the last, until training is at its end.
+
+        Raises:
+            SatrayError: what ended training.
+        """
+        row = self._take()
+        if row is None:
+            raise TrainingError("training ended before its plan was done")
+        self._given = row["pseudo_epoch"] + 1
+        if self._given == self._plan.pseudo_epochs:
+            self.done = self._take() is None
+        return row
+
+    def close(self) -> None:
+        """Leave off: workers end now, checkpoints stay."""
+        if not self.done:
+            self._halt()
+            self._thread.join(STOPPING)
+
+    def _put_history(self, run: Run) -> None:
+        latest = checkpoints.latest_of(run.storage, run.state)
+        for row in () if latest is None else latest.history:
+            self._rows.put(row)
+
+    def _take(self) -> dict[str, Any] | None:
+        """The next new row; None when training is over."""
+        while True:
+            found = self._rows.get()
+            if isinstance(found, Exception):
+                raise found
+            # What is told of again, after a worker's death and at the end, counts once.
+            if found is None or found["pseudo_epoch"] >= self._given:
+                return found
 
 
 class TrainTrial(tune.Trainable):
@@ -365,7 +432,7 @@ class TrainTrial(tune.Trainable):
         metric, begun = self._work.metric, time.monotonic()
         rows: list[dict[str, float]] = []
         seconds: list[float] = []
-        failed = None
+        failed, worth = None, math.nan
         try:
             training = self._training or self.open()
             self._training = training
@@ -387,12 +454,11 @@ class TrainTrial(tune.Trainable):
                 raise
             failed = one_line(error)
         over = failed is not None or self._training is None or self._training.done
-        last = metric.worth(metric.of(rows[-1])) if rows and failed is None else math.nan
         return {
             "rows": rows,
             "seconds": seconds,
             TIME: self._place,
-            WORTH: last,
+            WORTH: worth if failed is None else math.nan,
             "best": self._best,
             "failed": failed,
             "over": over,
@@ -408,6 +474,16 @@ class TrainTrial(tune.Trainable):
         training, self._training = self._training, None
         if training is not None and not training.done:
             training.close()
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether the same trial may do another time: then it was not the trial that failed."""
+    if isinstance(error, SatrayError):
+        return not isinstance(error, InputError | TrainingError)
+    return isinstance(error, OSError)
+
+
+# What runs in the driver
 
 
 class _Driver:
@@ -452,7 +528,7 @@ class TrialSearcher(_Driver, Searcher):
         self._waiting = None
         self._running[trial_id] = trial, regime
         self._log.begin(trial.configuration, regime, trial.recipe.seed)
-        return config_of(trial, self._sweep.start_of(trial), regime)
+        return config_of(trial, regime)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -488,14 +564,6 @@ class LogCallback(_Driver, tune.Callback):
         """Its process died once too often, or raised what may pass."""
         error = trial.get_pickled_error() or trial.get_error()
         passing = isinstance(error, ray.exceptions.RayTaskError)
-        cause = getattr(error, "cause", None) or error
-        reason = one_line(cause)
+        reason = one_line(getattr(error, "cause", None) or error)
         reason = reason if passing else f"its process died: {reason}"
         self._log.end(trial.config["trial"], "failed", reason, keep=not passing)
-
-
-def may_pass(error: Exception) -> bool:
-    """Whether the same trial may do another time: then it was not the trial that failed."""
-    if isinstance(error, SatrayError):
-        return not isinstance(error, InputError | TrainingError)
-    return isinstance(error, OSError)

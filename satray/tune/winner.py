@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from satray import cluster
@@ -13,91 +12,69 @@ from satray.data.index import TileIndex
 from satray.errors import TrainingError
 from satray.runs.run import Run
 from satray.storage import join
-from satray.train import checkpoints, measure
-from satray.train.checkpoints import Kept, best_of
+from satray.train import checkpoints
+from satray.train.checkpoints import best_of
 from satray.train.job import calibrate_on
 from satray.train.job import work as train
 from satray.train.products import bundle
 from satray.train.setup import set_up
 from satray.train.tracking import nested
-from satray.tune.records import TrialRecord, trial_folder
+from satray.tune.records import TrialRecord
 from satray.tune.trials import Trial
-from satray.tune.tuner import Work, config_of, head_setup, open_trial
+from satray.tune.tuner import Work, config_of, open_trial, set_up_trial
 
 REFIT = "refit"
 """Folder of the best configuration trained again."""
+Won = tuple[dict[str, bytes], dict[str, Any], tuple[str, ...]]
+"""The best configuration: files of its bundle by name; metrics of its weights on validation, `ap`
+by class, `val_loss`; lines for the person."""
 
 
-@dataclass(frozen=True)
-class Won:
-    """The best configuration, as a bundle."""
-
-    files: dict[str, bytes]
-    """Of the bundle, by name."""
-    validation: dict[str, Any]
-    """Metrics of its weights on validation, `ap` by class, `val_loss`."""
-    lines: tuple[str, ...]
-    """For the person: what calibration did."""
-
-
-def winner(work: Work, trial: Trial, start: str, record: TrialRecord, run: Run) -> Won:
+def winner(work: Work, trial: Trial, record: TrialRecord, run: Run) -> Won:
     """Make the bundle of a trial.
 
     Args:
         work: of the sweep.
         trial: the trial.
-        start: key of what it started from.
         record: what it showed.
         run: of the sweep.
 
     Raises:
-        TrainingError: it left no weights.
+        TrainingError: it left no weights, or they have no backbone any more.
     """
-    first, folder = work.starts.get(start), trial_folder(work.state, trial.id)
-    if record.regime == "head":
-        if first is None:
-            raise TrainingError(f"trial {trial.id}: its first weights cannot be had any more")
-        setup = head_setup(trial.recipe, first, work.index, work.storage)
-        best = _trained(work, config_of(trial, start, "head"), folder, record.best_samples)
-        whole = checkpoints.from_bytes(work.storage.read(first.weights)) | best.weights
-        kept = replace(best, weights=whole)
-    else:
-        own = Run("train", work.run_id, folder, work.storage)
-        setup = set_up(trial.recipe, work.storage, work.index)
-        setup = measure.complete(setup, own) if first is None else first.under(setup)
-        found = best_of(own.storage, own.state)
-        if found is None:
-            raise TrainingError(f"trial {trial.id}: its training left no checkpoint")
-        kept = found
+    start, head = work.starts.get(trial.start), record.regime == "head"
+    if head and start is None:
+        raise TrainingError(f"trial {trial.id}: its first weights cannot be had any more")
+    config = config_of(trial, "head" if head else "backbone")
+    setup, own = set_up_trial(work, config)
+    folder = own.out if head else own.state
+    kept = best_of(work.storage, folder)
+    if head and (kept is None or kept.samples_seen != record.best_samples):
+        # Its process went before it could write, or went on past what was told of it.
+        work.storage.delete(folder)
+        cluster.run_once(train_again, work, config, record.best_samples)
+        kept = best_of(work.storage, folder)
+    if kept is None:
+        raise TrainingError(f"trial {trial.id}: its training left no weights")
+    if head and start is not None:
+        whole = checkpoints.from_bytes(work.storage.read(start.weights)) | kept.weights
+        kept = replace(kept, weights=whole)
     calibration = calibrate_on(setup, kept.predictions)
     files = bundle(setup, run, kept, calibration)
-    return Won(files, nested(kept.validation), (calibration.line(),))
+    return files, nested(kept.validation), (calibration.line(),)
 
 
-def _trained(work: Work, config: Mapping[str, str], folder: str, samples: int | None) -> Kept:
-    """A head as it was after so many samples; its process may have gone before it could write."""
-    best = best_of(work.storage, folder)
-    if best is None or best.samples_seen != samples:
-        work.storage.delete(folder)
-        cluster.run_once(train_again, work, config, samples)
-        best = best_of(work.storage, folder)
-    if best is None:
-        raise TrainingError(f"{folder}: a head left no weights")
-    return best
-
-
-def train_again(work: Work, config: Mapping[str, str], samples: int | None) -> None:
+def train_again(work: Work, config: dict[str, str], samples: int | None) -> None:
     """Train a head anew up to an evaluation, which it keeps; on a worker.
 
     Args:
         work: of the sweep.
         config: of the trial.
-        samples: seen at that evaluation; None: to the end.
+        samples: seen at that evaluation.
     """
     training = open_trial(work, config)
-    while not training.done:
-        if training.step()["samples_seen"] == samples:
-            break
+    while not training.done and training.step()["samples_seen"] != samples:
+        pass
     training.close()
 
 
@@ -126,4 +103,4 @@ def refit(recipe: TrainRecipe, index: TileIndex, run: Run) -> Won:
     for folder in ("bundle", "state"):
         run.storage.delete(join(out, folder))
     lines = tuple(f"refit: {line}" for line in outcome.summary)
-    return Won(files, figures["bundle"]["validation"], lines)
+    return files, figures["bundle"]["validation"], lines

@@ -222,7 +222,7 @@ def test_a_second_sweep_finds_the_features_and_an_interrupted_one_goes_on(
 def kept(run):
     from satray.tune.records import Metric, TrialLog
 
-    return TrialLog(run.storage, run.state, Metric("map")).records
+    return TrialLog(run, Metric("map"), 8).records
 
 
 def test_optuna_suggests_and_goes_on_where_it_was(job, heads, archive, store, tmp_path) -> None:

@@ -1,8 +1,8 @@
-"""Small networks over a small archive, their features in memory, and heads trained both ways."""
+"""Small networks over a small archive, their features, and heads trained both ways."""
 
 import copy
-import io
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from satray.data.order import copies
 from satray.data.read import read_blocks, to_torch
 from satray.storage import Storage
 from satray.train import initial, measure
+from satray.train.checkpoints import from_bytes, to_bytes
 from satray.train.loop import Loop
 from satray.train.plan import train_order
 from satray.train.setup import Setup, set_up
 from satray.train.step import AugmentedTiles
 from satray.tune.feature_table import Features, FeatureTable, pooling_of
 from satray.tune.features import extract
-from satray.tune.head import HeadNetwork, as_they_are, head_batches, val_batches
+from satray.tune.head import CPU, HeadNetwork, as_they_are, head_batches, val_batches
 
 HEAD_STAGE = {"trainable": "head", "learning_rate": 0.03, "pseudo_epochs": 3}
 RESNET = {"towers": [{"name": "all", "backbone": "resnet18", "bands": ["red", "green", "nir"]}]}
@@ -43,20 +44,22 @@ class Prepared:
     @property
     def first(self) -> dict[str, torch.Tensor]:
         """First weights of the whole network."""
-        data = self.run.storage.read(self.weights)
-        return torch.load(io.BytesIO(data), weights_only=True)
+        return from_bytes(self.run.storage.read(self.weights))
 
-
-def head_recipe(archive: Any, folder: Path, **changes: Any) -> Any:
-    """A recipe that trains the head alone, from three views a tile, on one worker."""
-    augment = {"views": 3, "brightness": 0.2, **changes.pop("augment", {})}
-    settings = {"stages": [HEAD_STAGE], "augment": augment, "precision": "fp32", **changes}
-    return make_recipe(archive, folder, **settings)
+    def head_file(self, folder: Path) -> str:
+        """The head's first weights as a file."""
+        head = {name: value for name, value in self.first.items() if name.startswith("head.")}
+        Storage().write(str(folder / "head.pt"), to_bytes(head))
+        return str(folder / "head.pt")
 
 
 def prepare(archive: Any, folder: Path, **changes: Any) -> Prepared:
+    """Of a recipe that trains the head alone, from three views a tile, on one worker."""
+    augment = {"views": 3, "brightness": 0.2, **changes.pop("augment", {})}
+    settings = {"stages": [HEAD_STAGE], "augment": augment, "precision": "fp32", **changes}
     run, _ = make_run(folder / "run")
-    setup = measure.complete(set_up(head_recipe(archive, folder, **changes), Storage()), run)
+    recipe = make_recipe(archive, folder, **settings)
+    setup = measure.complete(set_up(recipe, Storage()), run)
     return Prepared(setup, run, initial.stage(setup, run))
 
 
@@ -78,21 +81,17 @@ def in_memory(made: Prepared) -> tuple[Features, Features]:
     return opened(extracted(made), made.setup)
 
 
-def stored(made: Prepared, split: str) -> tuple[Any, Any]:
-    """A split as one table of decoded tiles, and its source."""
-    source = made.setup.source(split, Storage())
-    (table,) = read_blocks(source, len(source))
-    return table, source
-
-
 def through_backbone(made: Prepared) -> tuple[list[Any], torch.nn.Module]:
     """Train the whole network with its towers frozen; gives the reports and the network."""
     setup, plan = made.setup, made.setup.plan
     network = setup.network()
     network.load_state_dict(made.first)
-    (tiles, source), (val, val_source) = (stored(made, split) for split in ("train", "val"))
-    whole = to_torch(tiles, source.shape, source.dtype)
-    order = train_order(setup.recipe, plan, source.labels)
+    sources = [setup.source(split, Storage()) for split in ("train", "val")]
+    whole, val = (
+        to_torch(next(read_blocks(source, len(source))), source.shape, source.dtype)
+        for source in sources
+    )
+    order = train_order(setup.recipe, plan, sources[0].labels)
 
     def train_batches(pseudo_epoch: int) -> Any:
         rows = order.rows(pseudo_epoch)
@@ -102,49 +101,27 @@ def through_backbone(made: Prepared) -> tuple[list[Any], torch.nn.Module]:
             batch = {n: torch.from_numpy(v.numpy()[some]) for n, v in whole.items()}
             yield {**batch, "copy": came[start : start + plan.local_batch]}
 
-    def val_once() -> Any:
-        yield to_torch(val, val_source.shape, val_source.dtype)
-
-    loop = Loop(
-        network,
-        plan,
-        setup.recipe,
-        setup.task,
-        setup.index.meta.classes,
-        train_input=AugmentedTiles.of(setup.recipe, setup.preprocess(), setup.recipe.seed),
-        eval_input=setup.preprocess(),
-    )
+    inputs = {
+        "train_input": AugmentedTiles.of(setup.recipe, setup.preprocess(), setup.recipe.seed),
+        "eval_input": setup.preprocess(),
+    }
+    loop = Loop(network, plan, setup.recipe, setup.task, setup.index.meta.classes, **inputs)
     while not loop.done:
-        loop.step(train_batches, val_once)
+        loop.step(train_batches, lambda: iter([val]))
     return list(loop.history), network
 
 
-def from_features(
-    made: Prepared, features: tuple[Features, Features], state: Any = None
-) -> tuple[list[Any], list[Any]]:
+def from_features(made: Prepared, features: tuple[Features, Features]) -> tuple[list[Any], list]:
     """Train the head from features; gives the reports, and what was trained and kept by each."""
     setup, plan, (tiles, val) = made.setup, made.setup.plan, features
-    recipe = setup.recipe
+    recipe, states = setup.recipe, []
     network = HeadNetwork(setup.variant.head, tiles.width, tiles.labels.shape[1], recipe.dropout)
     network.load_head(made.first)
-    states: list[Any] = []
-    loop = Loop(
-        network,
-        plan,
-        recipe,
-        setup.task,
-        setup.index.meta.classes,
-        train_input=as_they_are,
-        eval_input=as_they_are,
-        state=state,
-    )
+    inputs = {"train_input": as_they_are, "eval_input": as_they_are}
+    loop = Loop(network, plan, recipe, setup.task, setup.index.meta.classes, **inputs)
     order = train_order(recipe, plan, tiles.labels)
-    begun = loop.pseudo_epoch
+    batches = partial(head_batches, tiles, order, plan.global_batch, CPU)
     while not loop.done:
-        loop.step(head_batches(tiles, order, plan), val_batches(val))
+        loop.step(batches, lambda: val_batches(val, CPU))
         states.append(copy.deepcopy((loop.state().model, loop.kept())))
-    return list(loop.history[begun:]), states
-
-
-def losses(reports: list[Any]) -> list[float]:
-    return [value for each in reports for value in (each["train_loss"], each["val_loss"])]
+    return list(loop.history), states

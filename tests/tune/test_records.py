@@ -6,8 +6,10 @@ import math
 import pytest
 from sweep_material import LOSS, MAP, record
 
+from satray.runs.run import Run
 from satray.storage import Storage, join, parent
 from satray.tune.records import (
+    FAILURES,
     Metric,
     TrialLog,
     TrialRecord,
@@ -26,7 +28,6 @@ def test_a_trial_counts_by_its_best_evaluation() -> None:
     assert (one.best, one.best_samples, one.samples) == (0.9, 2000, 4000)
     low = record({"batch": 8}, 0.2, 0.1, 0.5, metric=LOSS)
     assert (low.best, low.best_samples) == (0.1, 2000)
-    assert (LOSS.mode, MAP.mode, LOSS.column) == ("min", "max", "val_loss")
     assert record({}, NAN, 0.3, NAN).best_samples == 2000
     assert record({}, 0.9, status="stopped").best == 0.9
     for none in (record({}, NAN), record({}), record({}, 0.9, status="failed", reason="NaN")):
@@ -47,7 +48,7 @@ def test_ranking_is_best_first_earlier_first_failed_last() -> None:
 
 
 def test_records_survive_json() -> None:
-    one = record({"variant": {"towers": [1]}, "x": 0.1, "y": None}, 0.2, NAN, reason=None)
+    one = record({"variant": {"towers": [1]}, "x": 0.1, "y": None}, 0.2, NAN)
     again = TrialRecord.from_json(one.to_json())
     assert math.isnan(again.curve[1]["map"])
     assert again.curve[0] == one.curve[0]
@@ -59,8 +60,7 @@ def test_a_row_of_the_curve_keeps_what_is_compared() -> None:
              "ap_ship": 0.4, "seconds_data": 1.0, "auc": NAN}  # fmt: skip
     row = curve_row(epoch, LOSS)
     assert set(row) == {"samples", "learning_rate", "train_loss", "val_loss", "map", "auc"}
-    assert row["samples"] == 640
-    assert LOSS.of(row) == 2
+    assert (row["samples"], LOSS.of(row)) == (640, 2)
     assert Metric("accuracy").worth(NAN) == -math.inf
 
 
@@ -96,79 +96,94 @@ def test_labels(configuration, said: str) -> None:
     assert label(configuration) == said
 
 
-def opened(folder) -> TrialLog:
-    return TrialLog(Storage(), str(folder), MAP)
+class Opened(TrialLog):
+    """A log of ten trials, with what is said of them."""
 
+    def __init__(self, folder) -> None:
+        self.said: list[str] = []
+        self.shown = ""
+        super().__init__(Run("tune", "r", str(folder), Storage(), self.said.append, self.show),
+                         MAP, 10)  # fmt: skip
 
-def rows(*evaluations):
-    """(samples, value) of each."""
-    return [{"samples": s, "map": v, "train_loss": 1.0, "val_loss": 1.0} for s, v in evaluations]
+    def show(self, line: str) -> None:
+        self.shown = line
+
+    def go(self, batch, *values, status="done", regime="head", **end):
+        """A trial from beginning to end."""
+        name = trial_id({"batch": batch})
+        self.begin({"batch": batch}, regime, 5)
+        self.evaluated(name, record({}, *values).curve, [0.5] * len(values))
+        return self.end(name, status, None if status == "done" else "no memory", **end)
 
 
 def test_a_trial_that_ends_is_in_the_log_with_all_of_its_curve(tmp_path) -> None:
-    log = opened(tmp_path)
-    name = trial_id({"batch": 8})
+    log, name = Opened(tmp_path), trial_id({"batch": 8})
     log.begin({"batch": 8}, "head", 5)
-    log.evaluated(name, rows((100, 0.5), (200, 0.75)), [0.5, 0.5])
+    log.evaluated(name, record({}, 0.5, 0.75).curve, [0.5, 0.5])
     # what an attempt shows again counts once
-    log.evaluated(name, rows((100, 0.5), (200, 0.75), (300, 0.625)), [0.5] * 3)
-    assert opened(tmp_path).unfinished == [{"batch": 8}]
+    log.evaluated(name, record({}, 0.5, 0.75, 0.625).curve, [0.5] * 3)
+    assert Opened(tmp_path).unfinished == [{"batch": 8}]
     ended = log.end(name, "done")
     assert (ended.status, ended.reason, ended.seed, ended.regime) == ("done", None, 5, "head")
-    assert [row["samples"] for row in ended.curve] == [100, 200, 300]
-    assert (ended.best, ended.best_samples, ended.seconds) == (0.75, 200, 1.5)
-    again = opened(tmp_path)
-    assert (again.records, again.unfinished, again.best) == ({name: ended}, [], ended)
+    assert [row["samples"] for row in ended.curve] == [1000, 2000, 3000]
+    assert (ended.best, ended.best_samples, ended.seconds) == (0.75, 2000, 1.5)
+    again = Opened(tmp_path)
+    assert (again.records, again.unfinished) == ({name: ended}, [])
 
 
-def test_ends_of_all_kinds_and_what_may_pass_is_run_again(tmp_path) -> None:
-    log = opened(tmp_path)
-    for batch in (8, 16, 32):
-        log.begin({"batch": batch}, "head", 0)
-    one, two, three = map(trial_id, ({"batch": 8}, {"batch": 16}, {"batch": 32}))
-    log.evaluated(one, rows((100, 0.5)), [1.0])
-    log.end(one, "stopped", "others were better")
-    log.end(two, "failed", "the loss is not finite")
-    log.end(three, "failed", "no room", keep=False)
+def test_what_may_pass_is_run_again_and_other_ends_stay(tmp_path) -> None:
+    log = Opened(tmp_path)
+    log.go(8, 0.5, status="stopped")
+    log.go(16, status="failed")
+    log.go(32, status="failed", keep=False)
     log.refuse({"batch": 0}, "batch=0: no")
     log.refuse({"batch": 7}, "no weights", keep=False)
-    assert dict(log.numbers) == {"stopped": 1, "failed": 4}
-    assert log.records[three].reason == "no room"
-    assert (log.records[trial_id({"batch": 7})].regime, log.best.id) == (None, one)
-    again = opened(tmp_path)
-    assert {each.reason for each in again.records.values()} == {
-        "others were better",
-        "the loss is not finite",
-        "batch=0: no",
-    }
+    assert [one.status for one in log.records.values()] == ["stopped", *["failed"] * 4]
+    assert log.records[trial_id({"batch": 7})].regime is None
+    again = Opened(tmp_path)
+    assert {one.configuration["batch"] for one in again.records.values()} == {8, 16, 0}
+    assert again.records[trial_id({"batch": 0})].reason == "batch=0: no"
     assert again.unfinished == [{"batch": 32}]
 
 
 def test_a_record_of_another_version_is_as_if_it_were_not_there(tmp_path) -> None:
-    log, storage = opened(tmp_path), Storage()
-    log.begin({"batch": 1}, "head", 0)
-    log.end(trial_id({"batch": 1}), "done")
+    log, storage = Opened(tmp_path), Storage()
+    log.go(1)
     (entry,) = (e for e in storage.list(str(tmp_path)) if trial_id({"batch": 1}) in e.key)
     for name, content in (("0" * 8, b'{"status": "done"}'), ("1" * 8, b"{}")):
         storage.write(join(parent(entry.uri), f"{name}.json"), content)
-    again = opened(tmp_path)
-    assert list(again.records) == [trial_id({"batch": 1})]
-    assert again.unfinished == []
+    again = Opened(tmp_path)
+    assert (list(again.records), again.unfinished) == ([trial_id({"batch": 1})], [])
 
 
 def test_of_ended_backbones_only_the_best_keeps_its_checkpoints(tmp_path) -> None:
-    log, storage, files = opened(tmp_path), Storage(), []
-    for place, value in enumerate((0.5, 0.75, 0.25, 0.5), 1):
-        name = trial_id({"batch": place})
-        files.append(join(trial_folder(str(tmp_path), name), "state.pt"))
+    log, storage, files = Opened(tmp_path), Storage(), []
+    for batch, value in enumerate((0.5, 0.75, 0.25, 0.5), 1):
+        folder = trial_folder(f"{tmp_path}/state/r", trial_id({"batch": batch}))
+        files.append(join(folder, "state.pt"))
         storage.write(files[-1], b"weights")
-        log.begin({"batch": place}, "backbone", 0)
-        log.evaluated(name, rows((100, value)), [1.0])
-        log.end(name, "done")
+        log.go(batch, value, regime="backbone")
     # the last is given up with the next: its workers may still be ending
     assert [storage.exists(file) for file in files] == [False, True, False, True]
-    more = opened(tmp_path)  # the sweep goes on
-    more.begin({"batch": 9}, "backbone", 0)
-    more.end(trial_id({"batch": 9}), "failed", "the store is away", keep=False)
+    more = Opened(tmp_path)  # the sweep goes on
+    more.go(9, regime="backbone", status="failed", keep=False)
     more.refuse({"batch": 10}, "no")
     assert storage.exists(files[1])
+
+
+def test_the_line_says_where_the_sweep_stands_and_failures_are_told_a_few_times(tmp_path) -> None:
+    log = Opened(tmp_path)
+    log.begin({"batch": 8}, "head", 0)
+    log.evaluated(trial_id({"batch": 8}), [], [])
+    assert log.shown == "0 of 10 trials (1 running)"
+    log.go(9, 0.4, 0.5)
+    assert log.shown == "1 of 10 trials (1 running), best mAP 0.5000 by batch 9"
+    log.go(10, status="failed")
+    log.go(11, 0.7, status="stopped")
+    said = "3 of 10 trials (1 running, 1 stopped, 1 failed), best mAP 0.7000 by batch 11"
+    assert (log.shown, Opened(tmp_path).line()) == (said, said.replace("1 running, ", ""))
+    for batch in range(20, 30):
+        log.go(batch, status="failed")
+    assert len(log.said) == FAILURES + 1
+    assert "(batch 10) failed: no memory" in log.said[0]
+    assert "leaderboard.parquet" in log.said[-1]

@@ -1,36 +1,132 @@
-"""What a sweep shows: a page that is well-formed, with what matters on it, safe against names."""
+"""What a sweep shows: tables, pictures, and a page that is safe against names."""
 
 import io
+import math
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from matplotlib.figure import Figure
 from page_checker import checked
 from PIL import Image
-from sweep_material import LOSS, MAP, record, reported, sweep, tune
+from sweep_material import LOSS, MAP, record, sweep
 
 from satray.errors import TrainingError
 from satray.runs.run import Run
 from satray.storage import Storage
 from satray.tune import plots
-from satray.tune.report import draw, page, publish
-from satray.tune.trials import space_of
+from satray.tune.report import (
+    LINES,
+    best_lines,
+    best_record,
+    curves,
+    draw,
+    edge_lines,
+    leaderboard,
+    page,
+    parquet,
+    publish,
+    table_lines,
+)
+from satray.tune.space import Space
 
+NAN = float("nan")
 NASTY = '</title><script>alert("x")</script> & $x_2$ <img src=x onerror=y>'
+RATE = "stages.0.learning_rate"
 
 
-def text_of(data: bytes) -> str:
-    return " ".join(" ".join(checked(data).text).split())
+def test_the_leaderboard_holds_all_trials_best_first() -> None:
+    ones = [
+        record({"variant": "single3", RATE: 1e-3, "batch": 8}, 0.5, 0.7, seconds=3.0),
+        record({"variant": {"towers": []}, RATE: 1e-2}, 0.9, 0.1, status="stopped", reason="asha"),
+        record({"variant": "single3", RATE: 1}, status="failed", reason="out of memory"),
+    ]
+    table = leaderboard(ones, MAP)
+    wanted = {
+        "rank": [1, 2, None],
+        "map": [0.9, 0.7, None],
+        "status": ["stopped", "done", "failed"],
+        "variant": ['{"towers": []}', "single3", "single3"],
+        RATE: [1e-2, 1e-3, 1.0],
+        "batch": [None, 8, None],
+        "val_loss": [2.0, 1.0, None],
+        "best_samples": [1000, 2000, None],
+        "samples": [2000, 2000, 0],
+        "reason": ["asha", None, "out of memory"],
+    }
+    assert {name: table.column(name).to_pylist() for name in wanted} == wanted
+    assert str(table.schema.field("batch").type) == "int64"
+    names = leaderboard([], MAP).column_names
+    assert names == [name for name in table.column_names if name not in ("variant", RATE, "batch")]
+    assert pq.read_table(io.BytesIO(parquet(table))).equals(table)
+    seeds = leaderboard([record({"seed": 4}, 0.5, seed=4)], MAP)
+    assert (seeds.column_names.count("seed"), seeds.column("seed").to_pylist()) == (1, [4])
+
+
+def test_curves_hold_every_evaluation_of_every_trial() -> None:
+    ones = [record({"batch": 8}, 0.5, NAN, 0.7), record({"batch": 16}), record({"batch": 32}, 0.1)]
+    table = curves(ones)
+    assert table.column("evaluation").to_pylist().count(0) == 2
+    rows = [row for row in table.to_pylist() if row["trial"] == ones[0].id]
+    assert [row["samples"] for row in rows] == [1000, 2000, 3000]
+    assert [row["map"] for row in rows] == pytest.approx([0.5, NAN, 0.7], nan_ok=True)
+    assert table.num_rows == 4
+    assert set(curves([]).column_names) == {"trial", "evaluation", "samples"}
+    assert str(curves(ones)) == str(curves(ones[::-1]))
+
+
+def test_the_best_or_why_there_is_none() -> None:
+    good, bad = record({"batch": 1}, 0.5), record({"batch": 2}, status="failed", reason="no memory")
+    assert best_record([bad, good], MAP) is good
+    with pytest.raises(TrainingError, match=r"none of 1 trials has a mAP.*no memory"):
+        best_record([bad], MAP)
+
+
+def test_a_best_at_the_end_of_a_range_is_told() -> None:
+    space = Space.parse(
+        {RATE: {"log_uniform": [1e-4, 1e-1]}, "dropout": {"uniform": [0.0, 0.5]}, "batch": [8, 16]}
+    )
+    told = edge_lines(space, record({RATE: 0.09, "dropout": 0.01, "batch": 8}, 0.5))
+    assert len(told) == 2
+    assert "the best stages.0.learning_rate, 0.09, is about the highest that was tried" in told[0]
+    assert "dropout, 0.01, is about the lowest" in told[1]
+    assert edge_lines(space, record({RATE: 0.01, "dropout": 0.2, "batch": 8}, 0.5)) == ()
+    lines = best_lines([record({RATE: 0.1}, 0.25, 0.5)], MAP, space)
+    assert lines[0].startswith("best by mAP: 0.5000 after 2,000 samples, trial ")
+    assert len(lines) == 2
+    # only the range of its own variant counts
+    space = Space.parse({"variant": ["a", "b"]}).with_ranges(
+        RATE, "variant", [("a", (1e-4, 1e-2)), ("b", (1e-2, 1.0))]
+    )
+    assert edge_lines(space, record({"variant": "a", RATE: 1e-3}, 0.5)) == ()
+    assert len(edge_lines(space, record({"variant": "a", RATE: 1e-2}, 0.5))) == 1
+
+
+def test_the_table_at_the_end_is_aligned_and_short() -> None:
+    ones = [record({"variant": "single3" * (n % 3 + 1), "batch": n}, n / 40) for n in range(40)]
+    lines = table_lines([*ones, record({"batch": 99}, status="failed", reason="x")], MAP)
+    assert len(lines) == LINES + 2
+    assert lines[0].split() == ["mAP", "trial", "configuration", "best", "at", "seconds"]
+    assert lines[1].split()[:2] == ["1", "0.9750"]
+    assert len({line.index("0.") for line in lines[1 : LINES + 1]}) == 1
+    assert max(map(len, lines)) <= 100
+    assert lines[-1] == "and 29 more: leaderboard.parquet"
+    few = table_lines([record({"batch": 1}, 0.5, metric=LOSS, status="stopped"),
+                       record({"batch": 2}, status="failed", reason="x")], LOSS)  # fmt: skip
+    assert few[1].endswith("stopped")
+    assert few[2].split()[1:3] == ["–", record({"batch": 2}).id]
 
 
 def test_the_page_of_the_default_sweep(tmp_path) -> None:
-    found = sweep(about={"features": "8 variants, 12,345 vectors"}, notes=("refitted: 0.9",))
+    done, records = sweep()
+    done.notes["refitted: 0.9"] = None
     run = Run("tune", "abc", str(tmp_path), Storage())
-    publish(found, run)
+    about = {"features": "8 variants, 12,345 vectors"}
+    publish(done, records, "stages: trainable: head", run, about=about, tests={})
     assert [one.path for one in run.products] == [
         "plots/curves.png", "plots/parallel.png", "plots/rates.png", "report.html",
     ]  # fmt: skip
-    said = text_of((tmp_path / "report.html").read_bytes())
+    said = " ".join(" ".join(checked((tmp_path / "report.html").read_bytes()).text).split())
     for wanted in (
         "189 of 189 trials by grid search",
         "best by mAP",
@@ -48,8 +144,21 @@ def test_the_page_of_the_default_sweep(tmp_path) -> None:
     assert said.count("looks somewhat better than it is") == 1
 
 
-@pytest.mark.parametrize("metric", [MAP, LOSS])
-@pytest.mark.parametrize("count", [0, 1, 2, 40])
+def test_names_do_no_harm() -> None:
+    variants = [
+        {"towers": [{"name": "a", "backbone": name, "bands": ["red"]}]} for name in (NASTY, "é")
+    ]
+    done, records = sweep(space={"variant": variants})
+    done.notes[NASTY] = None
+    drawn = draw(done, records)
+    assert set(drawn) == {"parallel", "curves"}  # there are no rates
+    tests = {NASTY: drawn["curves"]}
+    said = checked(page(done, records, "", drawn, "r", about={NASTY: NASTY}, tests=tests))
+    assert sum("onerror" in text for text in said.text) > 5
+    assert [a for name, a in said.elements if name == "img" and "onerror" in a] == []
+
+
+@pytest.mark.parametrize(("count", "metric"), [(0, MAP), (1, LOSS), (2, MAP), (40, LOSS)])
 def test_any_number_of_trials_is_drawn(count: int, metric) -> None:
     rng = np.random.default_rng(0)
     ones = [
@@ -88,9 +197,8 @@ def test_the_best_trial_ends_at_the_top_and_stands_out(made, metric, best: float
     plots.parallel(ones, {"rate": "r"}, metric)
     axis = made[0].axes[0]
     lines = {line.get_ydata()[1]: line for line in axis.lines if list(line.get_xdata()) == [0, 1]}
-    finite = [end for end in lines if np.isfinite(end)]
     assert len(lines) == 4
-    assert max(finite) == 1.0
+    assert max(end for end in lines if math.isfinite(end)) == 1.0
     assert lines[1.0].get_linewidth() == max(line.get_linewidth() for line in axis.lines)
     words = {text.get_text(): text.xy for text in axis.texts}
     assert words[f"{best:g}"] == (1, 1.0)
@@ -125,31 +233,3 @@ def test_each_variant_has_a_panel_and_each_schedule_a_colour(made) -> None:
     assert [len(dots.get_offsets()) for dots in shown["a"].collections] == [2, 2]
     (legend,) = made[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["step", "cosine"]
-
-
-def test_without_rates_or_variants_there_is_less_to_draw() -> None:
-    found = sweep(keys={"space": {"dropout": [0.1, 0.2]}})
-    assert set(draw(found)) == {"parallel", "curves"}
-    alone = sweep(keys={"space": {"stages.0.learning_rate": [0.1]}})
-    assert set(draw(alone)) == {"parallel", "rates", "curves"}
-
-
-def test_names_do_no_harm() -> None:
-    variants = [
-        {"towers": [{"name": "a", "backbone": name, "bands": ["red"]}]} for name in (NASTY, "é")
-    ]
-    found = sweep(keys={"space": {"variant": variants}}, about={NASTY: NASTY}, notes=(NASTY,),
-                  tests={NASTY: draw(sweep())["curves"]})  # fmt: skip
-    said = checked(page(found, draw(found), "r"))
-    assert sum("onerror" in text for text in said.text) > 5
-    assert [a for name, a in said.elements if name == "img" and "onerror" in a] == []
-
-
-def test_a_sweep_without_any_value_has_no_page() -> None:
-    recipe = tune(space={"batch": [8, 16]})
-    space = space_of(recipe, ("red",), 100)
-    failed = [record({"batch": 8}, status="failed", reason="NaN")]
-    nothing = reported(recipe, space, MAP, failed)
-    assert set(draw(nothing)) == {"parallel", "curves"}
-    with pytest.raises(TrainingError, match="none of 1 trials"):
-        page(nothing, {}, "r")

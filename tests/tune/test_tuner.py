@@ -2,6 +2,8 @@
 
 import json
 import math
+import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,24 +13,21 @@ from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.search import Searcher
 from sweep_material import LOSS, MAP, record, tune
+from train.small_archive import generate, make_recipe, make_run
 
 from satray.config.tune import StopOptions
 from satray.errors import SatrayError, TrainingError
+from satray.runs.run import Run
 from satray.storage import Storage
+from satray.train.checkpoints import TrainState, Writer
+from satray.train.ray_train import Halt, fit
+from satray.train.setup import set_up
 from satray.tune import tuner
 from satray.tune.records import TrialLog, trial_id
 from satray.tune.trials import Trial, full_recipe
-from satray.tune.tuner import Available, TrainTrial, backbones_at_once, heads_at_once
+from satray.tune.tuner import BackboneTrial, TrainTrial, trials_at_once
 
 ASHA = StopOptions(name="asha", factor=2)
-
-
-def decide(scheduler, samples, worth):
-    trial = SimpleNamespace(trial_id="new")
-    scheduler.on_trial_add(None, trial)
-    return scheduler.on_trial_result(None, trial, {"place": samples, "worth": worth})
-
-
 GOOD = [record({"batch": n}, 0.5, 0.9) for n in (8, 16, 32)]
 LOW = [record({"batch": n}, 1.0, metric=LOSS) for n in (8, 16, 32)]
 FAILED = [record({"batch": 8}, 0.9, status="failed", reason="no")]
@@ -52,16 +51,19 @@ FAILED = [record({"batch": 8}, 0.9, status="failed", reason="no")]
 def test_trials_are_compared_with_those_that_ended_before(
     stop, grace, metric, ended, each, at, worth, word
 ) -> None:
-    stop = stop.model_copy(update={"grace": grace})
     sweep = SimpleNamespace(
-        recipe=SimpleNamespace(stop=stop),
+        recipe=SimpleNamespace(stop=stop.model_copy(update={"grace": grace})),
         metric=metric,
-        listed=list,
+        trials=(),
         trial=lambda configuration: configuration,
         length_of=lambda configuration: (10 * each, each),
     )
-    scheduler = tuner.scheduler_of(sweep, ended)
-    assert decide(scheduler, at, worth) == word
+    scheduler, trial = tuner.scheduler_of(sweep, ended), SimpleNamespace(trial_id="new")
+    scheduler.on_trial_add(None, trial)
+    assert scheduler.on_trial_result(None, trial, {"place": at, "worth": worth}) == word
+
+
+# How many at once, and with what
 
 
 def test_a_head_takes_a_cpu_and_a_driver_of_workers_none() -> None:
@@ -71,40 +73,81 @@ def test_a_head_takes_a_cpu_and_a_driver_of_workers_none() -> None:
     assert on_gpus == [{"CPU": 1, "GPU": 1 / 16}]
 
 
-class Sweep:
-    """What a searcher asks of one."""
-
-    def regime_of(self, trial):
-        return trial.configuration.get("regime", "head")
-
-    def start_of(self, trial):
-        return "start"
+def at_once(cpus, gpus, nodes, cores, workers=1, share=1.0):
+    asked = replace(WORKERS, count=workers, gpu=gpus > 0, gpu_share=share)
+    found = trials_at_once({"CPU": cpus, "GPU": gpus}, nodes, cores, asked)
+    return found["head"], found["backbone"]
 
 
-def make(folder, *configurations, at_once=None):
+@pytest.mark.parametrize(
+    ("there", "heads", "backbones"),
+    [
+        ((4, 0, 1, 2), 2, 1),  # two cores, of which Ray is told four
+        ((0, 0, 1, 2), 1, 1),  # one alone, so far
+        ((32, 0, 1, 32), 32, 1),
+        ((128, 0, 4, 32), 128, 4),
+        ((128, 0, 4, 32, 2), 128, 2),
+        ((16, 1, 1, 16), 16, 1),
+        ((16, 1, 1, 16, 1, 0.5), 16, 2),
+        ((16, 1, 1, 16, 1, 1 / 3), 16, 3),
+        ((64, 2, 4, 16), 32, 2),
+        ((64, 8, 1, 64), 64, 8),
+        ((64, 8, 1, 64, 4), 64, 2),
+        # 0.4 fits twice into a GPU, though 2.5 times by arithmetic: a share never spans two
+        ((64, 2, 1, 64, 1, 0.4), 32, 4),
+        # the CPUs are what is short: 9 hold 3 workers with two streams of tiles each
+        ((9, 8, 1, 9), 9, 3),
+    ],
+)
+def test_trials_are_as_many_as_cores_gpus_and_cpus_hold(there, heads, backbones) -> None:
+    assert at_once(*there) == (heads, backbones)
+
+
+@given(
+    cpus=st.integers(1, 512),
+    gpus=st.integers(0, 64),
+    nodes=st.integers(1, 16),
+    workers=st.integers(1, 8),
+    share=st.sampled_from([1.0, 0.5, 0.34, 0.25, 0.1]),
+)
+def test_no_stream_of_tiles_is_ever_left_without_a_cpu(cpus, gpus, nodes, workers, share) -> None:
+    _, found = at_once(cpus, gpus, nodes, cpus, workers, share)
+    assert found >= 1
+    if found > 1:  # one alone is refused elsewhere, where it can never be met
+        assert (cpus - found * workers) // (2 * found) >= 1
+        if gpus:
+            assert found * workers * share <= gpus + 1e-6
+
+
+# The driver's side
+
+
+def make(folder, *configurations, **at_once):
     """A log, what is told of ended trials, and the searcher of some trials."""
-    log, told = TrialLog(Storage(), str(folder), MAP), {}
+    log, told = TrialLog(Run("tune", "r", str(folder), Storage()), MAP, 9), {}
+    sweep = SimpleNamespace(regime_of=lambda trial: trial.configuration.get("regime", "head"))
     recipe = full_recipe(tune(), {})
-    trials = (Trial(trial_id(each), each, recipe) for each in configurations)
-    at_once = {"head": 2, "backbone": 1} | (at_once or {})
+    trials = (Trial(trial_id(each), each, recipe, "start") for each in configurations)
 
     def tell(trial, worth):
         told[trial.configuration["n"]] = worth
 
-    return log, told, tuner.TrialSearcher(Sweep(), trials, log, at_once, tell)
+    at_once = {"head": 2, "backbone": 1} | at_once
+    return log, told, tuner.TrialSearcher(sweep, trials, log, at_once, tell)
 
 
 def test_no_more_trials_at_once_than_fit_and_never_two_regimes(tmp_path) -> None:
     heads, backbones = ([{"n": n, "regime": r} for n in range(3)] for r in ("head", "backbone"))
     _, _, searcher = make(tmp_path, *heads, *backbones[:2])
+    fine = {"failed": None, "best": 1.0}
     running = [searcher.suggest("a"), searcher.suggest("b")]
     assert [each["regime"] for each in running] == ["head", "head"]
     assert searcher.suggest("c") is None
-    searcher.on_trial_complete("a", {"failed": None, "best": 1.0})
+    searcher.on_trial_complete("a", fine)
     assert searcher.suggest("c")["regime"] == "head"
-    searcher.on_trial_complete("b", {"failed": None, "best": 1.0})
+    searcher.on_trial_complete("b", fine)
     assert searcher.suggest("d") is None  # a backbone waits for the heads to end
-    searcher.on_trial_complete("c", {"failed": None, "best": 1.0})
+    searcher.on_trial_complete("c", fine)
     assert searcher.suggest("d")["regime"] == "backbone"
     assert searcher.suggest("e") is None
     searcher.on_trial_complete("d", error=True)
@@ -112,37 +155,28 @@ def test_no_more_trials_at_once_than_fit_and_never_two_regimes(tmp_path) -> None
     assert searcher.suggest("f") == Searcher.FINISHED
 
 
-def test_how_trials_ended_is_told(tmp_path) -> None:
-    _, told, searcher = make(tmp_path, *({"n": n} for n in range(4)), at_once={"head": 4})
-    for name, result in (
-        ("a", {"failed": None, "best": 0.75}),
-        ("b", {"failed": "the loss is not finite", "best": 0.5}),
-        ("c", None),
-    ):
-        searcher.suggest(name)
-        searcher.on_trial_complete(name, result, error=result is None)
-    assert told == {0: 0.75, 1: -math.inf, 2: -math.inf}
-
-
 @pytest.mark.parametrize(
-    ("over", "failed", "status", "reason"),
+    ("over", "failed", "status", "reason", "told"),
     [
-        (True, None, "done", None),
-        (False, None, "stopped", tuner.STOPPED),
-        (True, "the loss is not finite", "failed", "the loss is not finite"),
+        (True, None, "done", None, 0.75),
+        (False, None, "stopped", tuner.STOPPED, 0.75),
+        (True, "the loss is not finite", "failed", "the loss is not finite", -math.inf),
     ],
 )
-def test_a_trial_that_ends_is_written_down(tmp_path, over, failed, status, reason) -> None:
-    log, _, searcher = make(tmp_path, {"n": 0})
+def test_a_trial_that_ends_is_written_down_and_told(
+    tmp_path, over, failed, status, reason, told
+) -> None:
+    log, worth, searcher = make(tmp_path, {"n": 0})
     callback = tuner.LogCallback(log)
-    trial = SimpleNamespace(config=searcher.suggest("a"), last_result=None)
     curve = [{"samples": 100, "map": 0.5}]
-    result = {"rows": curve, "seconds": [2.0], "failed": failed, "over": over}
+    result = {"rows": curve, "seconds": [2.0], "best": 0.75, "failed": failed, "over": over}
+    trial = SimpleNamespace(config=searcher.suggest("a"), last_result=result)
     callback.on_trial_result(trial=trial, result=result)
-    trial.last_result = result
+    searcher.on_trial_complete("a", result)
     callback.on_trial_complete(trial=trial)
-    (ended,) = TrialLog(Storage(), str(tmp_path), MAP).records.values()
+    (ended,) = log.records.values()
     assert (ended.status, ended.reason, ended.seconds) == (status, reason, 2.0)
+    assert worth == {0: told}
 
 
 @pytest.mark.parametrize(
@@ -153,23 +187,29 @@ def test_a_trial_that_ends_is_written_down(tmp_path, over, failed, status, reaso
     ],
 )
 def test_what_may_pass_is_not_kept_and_a_death_is(tmp_path, error, kept, reason) -> None:
-    log, _, searcher = make(tmp_path, {"n": 0})
-    callback = tuner.LogCallback(log)
+    log, told, searcher = make(tmp_path, {"n": 0})
     trial = SimpleNamespace(
         config=searcher.suggest("a"), get_pickled_error=lambda: error, get_error=lambda: ""
     )
-    callback.on_trial_error(trial=trial)
+    searcher.on_trial_complete("a", None, error=True)
+    tuner.LogCallback(log).on_trial_error(trial=trial)
     (ended,) = log.records.values()
     assert ended.status == "failed"
     assert reason in ended.reason
-    assert len(TrialLog(Storage(), str(tmp_path), MAP).records) == kept
+    assert told == {0: -math.inf}
+    assert len(make(tmp_path)[0].records) == kept
+
+
+# A trial's process
 
 
 class Scripted:
     """A training whose evaluations are given; an exception is raised."""
 
-    def __init__(self, *script, each=250):
-        self.script, self.each, self.closed = list(script), each, 0
+    each = 250
+
+    def __init__(self, *script):
+        self.script, self.closed = list(script), 0
 
     @property
     def done(self):
@@ -185,9 +225,8 @@ class Scripted:
         self.closed += 1
 
 
-def row(samples, value, seconds=0.25):
-    figures = {"samples_seen": samples, "map": value, "train_loss": 1.0, "val_loss": 2.0}
-    return figures | {"learning_rate": 0.1, "seconds_data": 0.0, "seconds_compute": seconds}
+def row(samples, value):
+    return {"samples_seen": samples, "map": value, "seconds_data": 0.0, "seconds_compute": 0.25}
 
 
 def running(*trainings, one_by_one=False) -> TrainTrial:
@@ -218,16 +257,10 @@ def test_short_evaluations_are_reported_together_with_the_end() -> None:
 
 def test_where_each_may_be_the_last_each_is_reported_by_itself() -> None:
     """At the place that was asked for, whatever batches make of it."""
-    script = row(256, 0.5), row(512, 0.25), row(1000, 0.5)
-    trial = running(Scripted(*script), one_by_one=True)
+    trial = running(Scripted(row(256, 0.5), row(512, 0.25), row(1000, 0.5)), one_by_one=True)
     found = [trial.step() for _ in range(3)]
-    assert [each["place"] for each in found] == [250, 500, 750]
-    assert [(each["worth"], each["best"]) for each in found] == [
-        (0.5, 0.5),
-        (0.25, 0.5),
-        (0.5, 0.5),
-    ]
-    assert [each["over"] for each in found] == [False, False, True]
+    shown = [(each["place"], each["worth"], each["best"], each["over"]) for each in found]
+    assert shown == [(250, 0.5, 0.5, False), (500, 0.25, 0.5, False), (750, 0.5, 0.5, True)]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +274,7 @@ def test_where_each_may_be_the_last_each_is_reported_by_itself() -> None:
 )
 def test_what_goes_wrong_is_reported_and_the_process_lives(script, said, rows) -> None:
     first, second = Scripted(*script, row(1000, 0.5)), Scripted(row(1000, 0.5))
-    trial = running(first, second)
+    trial = running(first, second, ValueError("no such head"))
     found = trial.step()
     assert (found["failed"], found["over"], len(found["rows"])) == (said, True, rows)
     assert math.isnan(found["worth"])
@@ -249,12 +282,9 @@ def test_what_goes_wrong_is_reported_and_the_process_lives(script, said, rows) -
     assert first.closed == 1
     found = trial.step()
     assert (found["failed"], found["worth"], found["place"]) == (None, 0.5, 250)
-    trial.cleanup()
+    assert trial.reset_config({})
     assert second.closed == 0  # it was at its end
-
-
-def test_a_trial_that_cannot_be_opened_has_failed() -> None:
-    found = running(ValueError("no such head")).step()
+    found = trial.step()
     assert (found["failed"], found["over"]) == ("ValueError: no such head", True)
 
 
@@ -267,7 +297,7 @@ def test_what_may_pass_is_raised(trouble) -> None:
 
 def test_what_travels_is_the_recipe_itself() -> None:
     recipe = full_recipe(tune(), {"dropout": 0.25})
-    config = tuner.config_of(Trial("a", {"dropout": 0.25}, recipe), "s", "head")
+    config = tuner.config_of(Trial("a", {"dropout": 0.25}, recipe, "s"), "head")
     assert {name: type(value) for name, value in config.items()} == dict.fromkeys(
         ("trial", "recipe", "start", "regime"), str
     )
@@ -276,51 +306,97 @@ def test_what_travels_is_the_recipe_itself() -> None:
     assert "learning_rate" not in json.loads(config["recipe"])["stages"][0]  # said by nobody
 
 
-SMALL = Available(cpus=4, gpus=0, nodes=1, cores=2)
-"""Two cores, of which Ray is told four."""
+# A trial on workers of its own, which are played by the test
 
 
-def test_heads_are_as_many_as_cores_on_one_machine_and_as_cpus_on_many() -> None:
-    assert heads_at_once(SMALL) == 2
-    assert heads_at_once(Available(cpus=64, gpus=8, nodes=4, cores=16)) == 64
-    assert heads_at_once(Available(cpus=0, gpus=0, nodes=1, cores=2)) == 1  # a head alone, so far
-    assert heads_at_once(Available(cpus=64, gpus=2, nodes=4, cores=16), gpu=True) == 32
-    assert heads_at_once(Available(cpus=16, gpus=8, nodes=1, cores=16), gpu=True) == 16
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("archive")
+    return set_up(make_recipe(generate(folder, tiles=32), folder), Storage())  # 3 pseudo-epochs
+
+
+@pytest.fixture
+def begin(setup, tmp_path, monkeypatch):
+    def opened(*numbers, then=None, history=()):
+        """Workers finish some pseudo-epochs and end; `history` is what checkpoints hold before."""
+        run, _ = make_run(tmp_path)
+        if history:
+            rows = tuple(map(epoch, history))
+            writer = Writer(run.storage, run.state)
+            writer.keep(TrainState(len(rows), {}, {}, rows, {}), None)
+            writer.wait()
+
+        def played(setup, run, weights, listen, workers, halt):
+            for number in numbers:
+                listen({"kind": "epoch", "rank": 0, "row": epoch(number)})
+                listen({"kind": "epoch", "rank": 1, "row": None})
+                listen({"kind": "progress", "now": None})
+            if isinstance(then, BaseException):
+                raise then
+            if then is not None:
+                then(halt)
+
+        monkeypatch.setattr(tuner, "fit", played)
+        return BackboneTrial(setup, run, "weights", WORKERS)
+
+    return opened
+
+
+def epoch(number):
+    return {"pseudo_epoch": number, "samples_seen": 24 * (number + 1)}
+
+
+def test_each_evaluation_is_handed_on_and_the_end_waits_for_the_workers(begin) -> None:
+    over = threading.Event()
+    trial = begin(0, 1, 2, then=lambda _: over.wait(20))
+    assert [trial.step()["pseudo_epoch"] for _ in range(2)] == [0, 1]
+    assert not trial.done
+    threading.Timer(0.2, over.set).start()
+    assert trial.step()["pseudo_epoch"] == 2
+    assert over.is_set()
+    assert trial.done
+    trial.close()
 
 
 @pytest.mark.parametrize(
-    ("there", "demand", "fitting"),
+    ("numbers", "history"), [((1, 1, 2), (0, 1)), ((2,), (0, 1)), ((), (0, 1, 2))]
+)
+def test_what_checkpoints_hold_comes_first_and_nothing_twice(begin, numbers, history) -> None:
+    trial = begin(*numbers, history=history)
+    assert [trial.step()["pseudo_epoch"] for _ in range(3)] == [0, 1, 2]
+    assert trial.done
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
     [
-        (SMALL, (1, False), 1),
-        (Available(cpus=32, gpus=0, nodes=1, cores=32), (1, False), 1),
-        (Available(cpus=128, gpus=0, nodes=4, cores=32), (1, False), 4),
-        (Available(cpus=128, gpus=0, nodes=4, cores=32), (2, False), 2),
-        (Available(cpus=16, gpus=1, nodes=1, cores=16), (1, True), 1),
-        (Available(cpus=16, gpus=1, nodes=1, cores=16), (1, True, 0.5), 2),
-        (Available(cpus=16, gpus=1, nodes=1, cores=16), (1, True, 1 / 3), 3),
-        (Available(cpus=64, gpus=8, nodes=1, cores=64), (1, True), 8),
-        (Available(cpus=64, gpus=8, nodes=1, cores=64), (4, True), 2),
-        # 0.4 fits twice into a GPU, though 2.5 times by arithmetic: a share never spans two
-        (Available(cpus=64, gpus=2, nodes=1, cores=64), (1, True, 0.4), 4),
-        # the CPUs are what is short: 9 hold 3 workers with two streams of tiles each
-        (Available(cpus=9, gpus=8, nodes=1, cores=9), (1, True), 3),
+        (TrainingError("worker 0 failed: CUDA out of memory"), "out of memory"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (None, "before its plan was done"),
     ],
+    ids=str,
 )
-def test_backbones_are_as_many_as_gpus_and_cpus_hold(there, demand, fitting: int) -> None:
-    assert backbones_at_once(there, *demand) == fitting
+def test_what_ends_training_ends_the_trial(begin, end, said) -> None:
+    trial = begin(0, then=end)
+    assert trial.step()["pseudo_epoch"] == 0
+    with pytest.raises(TrainingError, match=said):
+        trial.step()
 
 
-@given(
-    cpus=st.integers(1, 512),
-    gpus=st.integers(0, 64),
-    nodes=st.integers(1, 16),
-    workers=st.integers(1, 8),
-    share=st.sampled_from([1.0, 0.5, 0.34, 0.25, 0.1]),
-)
-def test_no_stream_of_tiles_is_ever_left_without_a_cpu(cpus, gpus, nodes, workers, share) -> None:
-    found = backbones_at_once(Available(cpus, gpus, nodes, cpus), workers, gpus > 0, share)
-    assert found >= 1
-    if found > 1:  # one alone is refused elsewhere, where it can never be met
-        assert (cpus - found * workers) // (2 * found) >= 1
-        if gpus:
-            assert found * workers * share <= gpus + 1e-6
+def test_a_trial_that_is_left_halts_its_workers(begin, setup, tmp_path) -> None:
+    halted = threading.Event()
+
+    def until_halted(halt):
+        while not halt.asked:
+            pass
+        halted.set()
+
+    trial = begin(0, then=until_halted)
+    trial.step()
+    trial.close()
+    assert halted.is_set()
+    # one that is left before it began starts nothing
+    run, _ = make_run(tmp_path)
+    halt = Halt(run)
+    halt()
+    fit(setup, run, "weights", pytest.fail, workers=WORKERS, halt=halt)  # there is no Ray
