@@ -14,9 +14,10 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from satray.storage.names import Entry
 from satray.storage.temporary import is_left, process_tag
@@ -62,16 +63,8 @@ class Disk:
         with open(path, "rb", buffering=0) as file:
             return file.read(), _etag(os.fstat(file.fileno()))
 
-    def stream(self, path: str) -> Iterator[bytes]:
-        """Yield a file piece by piece."""
-        with open(path, "rb", buffering=0) as file:
-            while piece := file.read(_PIECE):
-                yield piece
-
-    def write(
-        self, path: str, data: bytes | Iterable[bytes | memoryview], *, if_absent: bool = False
-    ) -> None:
-        """Publish bytes, or pieces that may arrive slowly, in one step; folders above it are made.
+    def write(self, path: str, data: bytes | BinaryIO, *, if_absent: bool = False) -> None:
+        """Publish bytes, or what a file holds, in one step; folders above it are made.
 
         Raises:
             FileExistsError: with `if_absent`, when the file is there; of several writers one wins.
@@ -85,9 +78,9 @@ class Disk:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         temporary = os.path.join(folder, f"{TEMPORARY}{process_tag()}-{uuid.uuid4().hex[:16]}")
         try:
-            _create(temporary, [data] if isinstance(data, bytes) else data)
+            _create(temporary, data)
             if if_absent:
-                self._link(temporary, path)
+                _link(temporary, path)
             else:
                 os.replace(temporary, path)
         finally:
@@ -99,7 +92,8 @@ class Disk:
 
     def upload(self, source: str, path: str) -> None:
         """Publish a copy of a file, in one step."""
-        self.write(path, self.stream(source))
+        with open(source, "rb") as file:
+            self.write(path, file)
 
     def delete(self, path: str) -> None:
         """Remove a file, or a folder and all below it; what is not there is gone already."""
@@ -109,28 +103,13 @@ class Disk:
             else:
                 os.unlink(path)
 
-    def tidy(self, folder: str) -> int:
-        """Remove what writers that are dead left below a folder, and return how many files.
-
-        Links are not followed; what cannot be removed stays.
-        """
-        gone = 0
+    def tidy(self, folder: str) -> None:
+        """Remove what writers that are dead left below a folder, links not followed, if it can."""
         for here, _, files in os.walk(folder):
             for path in (Path(here, file) for file in files if file.startswith(TEMPORARY)):
                 with contextlib.suppress(OSError):
                     if is_left(path):
                         path.unlink()
-                        gone += 1
-        return gone
-
-    def _link(self, temporary: str, path: str) -> None:
-        """Give a file its name only if that is free, where a rename would replace."""
-        try:
-            os.link(temporary, path)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:  # as network shares and mounted buckets have
-                raise
-            _create(path, self.stream(temporary))  # the name is taken, the bytes follow at once
 
 
 def _entry(path: str, key: str, status: os.stat_result) -> Entry:
@@ -142,11 +121,23 @@ def _etag(status: os.stat_result) -> str:
     return f"{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
-def _create(path: str, pieces: Iterable[bytes | memoryview]) -> None:
+def _link(temporary: str, path: str) -> None:
+    """Give a file its name only if that is free, where a rename would replace."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:  # as network shares and mounted buckets have
+            raise
+        _create(path, Path(temporary).read_bytes())  # the name is taken, the bytes follow at once
+
+
+def _create(path: str, data: bytes | BinaryIO) -> None:
     with open(path, "xb") as file:
         try:
-            for piece in pieces:
-                file.write(piece)
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                shutil.copyfileobj(data, file, _PIECE)
             file.flush()
             os.fsync(file.fileno())
         except BaseException:

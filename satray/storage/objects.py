@@ -60,7 +60,6 @@ PAGE = 1000
 
 _PART = 8 << 20  # bytes of a part of a big upload
 _MOST_PARTS = 9_000  # S3 takes 10,000
-_PIECE = 4 << 20  # bytes a step when streaming a download
 _TOKEN = "satraytoken"  # metadata of what was created only if absent; a name that Azure takes too
 _AT_ONCE = 16  # deletions; singly, since not every store takes the batch request's checksums
 _FIRST = timedelta(seconds=5)  # in which somebody must answer at an endpoint
@@ -102,12 +101,6 @@ class Objects:
         store, key = self._find(uri)
         response = obstore.get(store, key)
         return response.bytes().to_bytes(), _bare(response.meta["e_tag"])
-
-    def stream(self, uri: str) -> Iterator[memoryview]:
-        """Yield an object piece by piece."""
-        store, key = self._find(uri)
-        for piece in obstore.get(store, key).stream(min_chunk_size=_PIECE):
-            yield memoryview(piece)
 
     def write(self, uri: str, data: bytes, *, if_absent: bool = False) -> None:
         """Publish bytes by one PUT, conditional with `if_absent` (then FileExistsError may come).

@@ -136,11 +136,6 @@ class Storage:
         with self._at(uri) as (home, target):
             home.upload(source, target)
 
-    def download(self, uri: str, local_path: str | Path) -> None:
-        """Fetch an object to a local file; raises InputError when it is not there."""
-        with self._at(uri) as (home, source):
-            Disk().write(names.absolute(local_path), home.stream(source))
-
     def delete(self, prefix: str) -> None:
         """Remove an object, or everything below a prefix; what is not there is gone already.
 
@@ -153,13 +148,10 @@ class Storage:
                 )
             home.delete(place)
 
-    def tidy(self, prefix: str) -> int:
-        """Remove what writers that died left below a local folder; return how many files.
-
-        Object stores show no part of what was not finished.
-        """
-        place = names.absolute(prefix)
-        return 0 if names.is_remote(place) else Disk().tidy(place)
+    def tidy(self, prefix: str) -> None:
+        """Remove what writers that died left below a folder; stores show none of that."""
+        if not names.is_remote(prefix):
+            Disk().tidy(names.absolute(prefix))
 
     def arrow_filesystem(self, uri: str) -> tuple[Any, str]:
         """Return pyarrow's file system for a name, and the path in it; for Ray's own state only."""

@@ -69,15 +69,6 @@ def test_commands_one_after_another(counter: Counter, capfd, text, commands, cal
     assert counter.calls == calls
 
 
-def test_a_record_says_what_was_done_to_what(counter: Counter) -> None:
-    assert run(counter) == 0
-    assert record().counts == {"words": 3}
-    assert [product.path for product in record().products] == ["count.json"]
-    assert record().config["text"] == str(Path("a.txt").absolute())
-    Path("a.txt").write_text("one two three four")  # another run
-    assert run(counter) == 2
-
-
 def test_an_unfinished_run_goes_on_and_drops_its_state(counter: Counter, capfd) -> None:
     counter.crash = True
     assert run(counter) == 1
@@ -99,14 +90,22 @@ def test_wrong_input_leaves_nothing_behind(counter: Counter, arguments, tmp_path
     assert files(Path()) == {"a.txt"}
 
 
-def test_overwrite_spares_what_is_not_ours(counter: Counter) -> None:
+def test_a_record_says_what_was_done_and_overwrite_spares_what_is_not_ours(
+    counter: Counter,
+) -> None:
     Path("o").mkdir()
     Path("o/mine.txt").write_text("precious")
     assert run(counter, AGAIN) == 2  # no run's folder
     Path("o/mine.txt").unlink()
     assert run(counter) == 0
+    assert record().counts == {"words": 3}
+    assert [product.path for product in record().products] == ["count.json"]
+    assert record().config["text"] == str(Path("a.txt").absolute())
     Path("o/mine.txt").write_text("keep")
-    assert run(counter, OTHER, AGAIN) == 0
+    Path("a.txt").write_text("one two three four")  # another run
+    assert run(counter) == 2
+    assert run(counter, AGAIN) == 0
+    assert record().counts == {"words": 4}
     assert Path("o/mine.txt").read_text() == "keep"
 
 
@@ -189,6 +188,30 @@ def test_a_job_leaves_with_its_status_and_all_that_it_said(torch) -> None:
     assert (done.returncode, done.stdout) == (3, "said")
 
 
+@pytest.mark.parametrize(
+    ("asked", "address", "wants", "status", "up"),
+    [
+        ("auto", "", lambda recipe, found: found.digests["text"] == "one two three", 0, [True]),
+        ("auto", "", lambda recipe, found: recipe.minimum > 0, 0, [False]),
+        ("auto", "10.0.0.1:6379", lambda recipe, found: False, 0, [True]),
+        ("yes", "", lambda recipe, found: False, 0, [True]),
+        ("no", "", lambda recipe, found: True, 0, [False]),
+        ("no resources.workers=2", "", lambda recipe, found: True, 2, []),  # one process
+        ("auto", "", False, 0, [False]),
+        ("yes", "", False, 0, [False]),
+        ("no", "", True, 2, []),
+    ],
+)
+def test_a_job_says_by_what_it_read_whether_it_takes_ray(
+    counter: Counter, monkeypatch, asked, address, wants, status, up
+) -> None:
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    counter.job = dataclasses.replace(counter.job, ray=wants)
+    assert run(counter, *f"resources.ray={asked}".split()) == status
+    assert counter.ray == up
+
+
 def test_workers_are_asked_for_only_where_the_job_takes_them(counter: Counter, monkeypatch) -> None:
     asked = []
 
@@ -201,35 +224,6 @@ def test_workers_are_asked_for_only_where_the_job_takes_them(counter: Counter, m
     alone = dataclasses.replace(counter.job, workers=False, dashboard=lambda recipe, _: True)
     assert main(counter.job, [*wanted, "out=many"]) == main(alone, [*wanted, "out=one"]) == 0
     assert asked == [(9, 3, False), (1, 3, True)]
-
-
-@pytest.mark.parametrize(
-    ("asked", "address", "wants", "status", "up"),
-    [
-        ("auto", "", lambda recipe, found: found.digests["text"] == "one two three", 0, [True]),
-        ("auto", "", lambda recipe, found: recipe.minimum > 0, 0, [False]),
-        ("auto", "10.0.0.1:6379", lambda recipe, found: False, 0, [True]),
-        ("yes", "", lambda recipe, found: False, 0, [True]),
-        ("no", "", lambda recipe, found: True, 0, [False]),
-        ("auto", "", False, 0, [False]),
-        ("yes", "", False, 0, [False]),
-        ("no", "", True, 2, []),
-    ],
-)
-def test_a_job_says_by_what_it_read_whether_it_takes_ray(
-    counter: Counter, monkeypatch, asked, address, wants, status, up
-) -> None:
-    if address:
-        monkeypatch.setenv("RAY_ADDRESS", address)
-    counter.job = dataclasses.replace(counter.job, ray=wants)
-    assert run(counter, f"resources.ray={asked}") == status
-    assert counter.ray == up
-
-
-def test_several_workers_are_not_one_process(counter: Counter, capfd) -> None:
-    counter.job = dataclasses.replace(counter.job, ray=lambda *_: True)
-    assert run(counter, "resources.ray=no", "resources.workers=2") == 2
-    assert "resources.ray=no: one process" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("left", "up"), [("one", False), ("one two three four", True)])

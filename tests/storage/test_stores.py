@@ -147,10 +147,9 @@ def test_a_fifth_of_all_requests_fails(swift, tmp_path):
             assert len(storage.list(f"{bucket}/created")) == number + 1
         storage.upload(big, f"{bucket}/big")
         assert storage.head(f"{bucket}/big").etag.endswith("-3")  # S3's way to say: three parts
-        storage.download(f"{bucket}/big", tmp_path / "back")
+        assert storage.read(f"{bucket}/big") == big.read_bytes()
         storage.delete(f"{bucket}/written")
     assert proxy.faults > 15
-    assert (tmp_path / "back").read_bytes() == big.read_bytes()
     created = sorted(f"created/{number}" for number in range(8))
     assert [entry.key for entry in Storage().list(bucket)] == ["big", *created]
 
