@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ import numpy as np
 
 from bench.field import SIMPLE
 from bench.processes import ROOT, WrongError, below, finished, need, start, verdict
+from bench.score import write_coast
+from satray.config.base import StorageOptions
+from satray.storage import Storage
 
 SCENES, SIDE = 6, 64
 LEASE = 6.0
@@ -52,24 +55,10 @@ class Bench:
 
     def make(self) -> None:
         """Write archive and scenes, train, and score undisturbed."""
-        import rasterio
-
-        rng = np.random.default_rng(0)
-        labels = ["tile,bright,dark"]
-        for folder, count, side in (("tiles", 24, SIDE), ("scenes", SCENES, 4 * SIDE)):
-            (self.root / folder).mkdir(exist_ok=True)
-            for number in range(count):
-                level, wave = 60 + 120 * (number % 2), np.arange(side) % 40
-                pixels = (rng.integers(0, 20, (3, side, side)) + level + wave).astype(np.uint8)
-                grid = rasterio.Affine(10, 0, 448000, 0, -10, 5411000 + 9000 * number)
-                with rasterio.open(
-                    self.root / folder / f"t{number:02d}.tif", "w", crs="EPSG:32631", count=3,
-                    height=side, width=side, dtype="uint8", transform=grid,
-                ) as file:  # fmt: skip
-                    file.write(pixels)
-                if folder == "tiles":
-                    labels.append(f"t{number:02d},{number % 2},{1 - number % 2}")
-        (self.root / "labels.csv").write_text("\n".join(labels) + "\n")
+        tiles = sorted(write_coast(self.root / "tiles", 24, SIDE).iterdir())
+        write_coast(self.root / "scenes", SCENES, 4 * SIDE)
+        rows = [f"{path.stem},{n % 2},{1 - n % 2}" for n, path in enumerate(tiles)]
+        (self.root / "labels.csv").write_text("\n".join(["tile,bright,dark", *rows]) + "\n")
         line(str(self.root), str(self.root / "right"))
 
     def keys(self, out: Path) -> list[str]:
@@ -90,9 +79,9 @@ class Bench:
                 return self.check(str(out))
         raise WrongError("there is still something to score after four runs")
 
-    def check(self, out: str, env: dict[str, str] | None = None) -> None:
+    def check(self, out: str, endpoint: str | None = None) -> None:
         """Each scene is in the tables of the recorded runs once, with the right scores."""
-        right, found = rows(str(self.root / "right" / "maps")), rows(out, env)
+        right, found = rows(str(self.root / "right" / "maps")), rows(out, endpoint)
         need(len(right) == SCENES * 16, f"undisturbed: {len(right)} tiles")
         twice = [place for place, scores in found.items() if len(scores) > 1]
         need(not twice, f"{len(twice)} rows are there twice")
@@ -114,44 +103,27 @@ def line(base: str, out: str, env: dict[str, str] | None = None) -> None:
         finished(start(name, *keys, env=env))
 
 
-def rows(out: str, env: dict[str, str] | None = None) -> dict[tuple[Any, ...], list[Any]]:
+def rows(out: str, endpoint: str | None = None) -> dict[tuple[Any, ...], list[Any]]:
     """Scores by scene and place, of the predictions of all recorded runs."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     found: dict[tuple[Any, ...], list[Any]] = {}
-    with environment(env or {}) as storage:
-        keys = {entry.key for entry in storage.list(out)}
-        records = [key for key in sorted(keys) if key.startswith("runs/") and ".json" in key]
-        for key in records:
-            record = json.loads(storage.read(f"{out}/{key}"))
-            paths = [one["path"] for one in record.get("products", ())]  # a Collection has none
-            lost = [path for path in paths if path not in keys]
-            need(not lost, f"recorded, and not there: {lost[:2]}")
-            for table in (path for path in paths if path.startswith("predictions/")):
-                data = pa.BufferReader(storage.read(f"{out}/{table}"))
-                for row in pq.read_table(data).to_pylist():
-                    scores = [v for name, v in row.items() if name.startswith("logit_")]
-                    found.setdefault((row["scene"], row["row"], row["col"]), []).append(scores)
-        items = sum(key.startswith("items/") for key in keys)
-        need(items == SCENES, f"{items} Items")
+    storage = Storage(StorageOptions(endpoint=endpoint))
+    keys = {entry.key for entry in storage.list(out)}
+    for key in (key for key in sorted(keys) if key.startswith("runs/") and ".json" in key):
+        record = json.loads(storage.read(f"{out}/{key}"))
+        paths = [one["path"] for one in record.get("products", ())]  # a Collection has none
+        lost = [path for path in paths if path not in keys]
+        need(not lost, f"recorded, and not there: {lost[:2]}")
+        for table in (path for path in paths if path.startswith("predictions/")):
+            data = pa.BufferReader(storage.read(f"{out}/{table}"))
+            for row in pq.read_table(data).to_pylist():
+                scores = [v for name, v in row.items() if name.startswith("logit_")]
+                found.setdefault((row["scene"], row["row"], row["col"]), []).append(scores)
+    items = sum(key.startswith("items/") for key in keys)
+    need(items == SCENES, f"{items} Items")
     return found
-
-
-@contextlib.contextmanager
-def environment(changes: dict[str, str]) -> Iterator[Any]:
-    """This process's variables, for a while, and storage by them."""
-    from satray.storage import Storage, forget_connections
-
-    before = dict(os.environ)
-    os.environ.update(changes)
-    forget_connections()
-    try:
-        yield Storage()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        forget_connections()
 
 
 def first_scene(out: Path) -> None:
@@ -252,22 +224,21 @@ def cut(at: Bench) -> None:
     from s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 
     (at.root / "cut").mkdir()
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_REGION": REGION,
+        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
+    }  # fmt: skip
     with S3Server(at.root / "cut") as server:
-        env = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
-        env |= {"AWS_REGION": REGION, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-        direct = env | {"AWS_ENDPOINT_URL": server.endpoint}
-        with environment(direct) as storage:
-            boto3.client("s3").create_bucket(Bucket="faults")
-            for name in ("tiles", "scenes", "labels.csv"):
-                for entry in storage.list(at.root / name) or [storage.head(at.root / name)]:
-                    storage.upload(entry.uri, f"s3://faults/{Path(entry.uri).relative_to(at.root)}")
+        storage = Storage(StorageOptions(endpoint=server.endpoint))
+        boto3.client("s3", endpoint_url=server.endpoint).create_bucket(Bucket="faults")
+        for name in ("tiles", "scenes", "labels.csv"):
+            for entry in storage.list(at.root / name) or [storage.head(at.root / name)]:
+                storage.upload(entry.uri, f"s3://faults/{Path(entry.uri).relative_to(at.root)}")
         with FaultProxy(server.endpoint, 0.2, at.seed) as proxy:
-            failing = env | {"AWS_ENDPOINT_URL": proxy.endpoint}
-            line("s3://faults", "s3://faults/out", failing)
-        at.check("s3://faults/out/maps", direct)
-        with environment(direct) as storage:
-            for entry in storage.list("s3://faults/out"):
-                storage.write(f"{at.root}/cut/out/{entry.key}", storage.read(entry.uri))
+            line("s3://faults", "s3://faults/out", {"AWS_ENDPOINT_URL": proxy.endpoint})
+        at.check("s3://faults/out/maps", server.endpoint)
+        for entry in storage.list("s3://faults/out"):
+            storage.write(f"{at.root}/cut/out/{entry.key}", storage.read(entry.uri))
     need(proxy.faults > 50, f"only {proxy.faults} requests failed")
     weights, tables = set(), []
     for out in (at.root / "right", at.root / "cut" / "out"):
