@@ -324,10 +324,10 @@ def test_the_metric_is_tunes_else_bases_else_trains(archive) -> None:
 
 def test_what_train_would_remark_is_told_once(archive) -> None:
     space = {RATE: [1e-3, 1e-2], "batch": [4, 8]}
-    notes = list(read(archive, space, {"augment.scale": 0.3}, stop={"factor": 4}).notes)
+    notes = list(read(archive, space, {"loss.gamma": 3}, stop={"factor": 4}).notes)
     assert notes[0] == "stop.factor=4 does nothing here: it works with stop.name=asha"
     assert UNTAUGHT in notes
-    assert sum("augment.scale" in line for line in notes) == 1
+    assert sum("loss.gamma" in line for line in notes) == 1
     assert note_lines(["a", "b", "c"], 2) == ["note: a", "note: b", "note: and 1 more of the kind"]
 
 
