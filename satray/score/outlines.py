@@ -2,8 +2,8 @@
 
 Each edge of an outline is cut into equal parts, as many as it takes for a part to be straight in
 longitude and latitude to half a pixel. Longitudes are then unrolled along the way, so that an
-outline over the antimeridian stays in one piece until it is cut there, and one around a pole shows
-by the turn that it makes.
+outline over the antimeridian stays in one piece until it is cut there; one around a pole shows by
+the turn that it makes, and has none.
 
 Legend: N outlines, V points along them.
 """
@@ -28,14 +28,8 @@ SHARE = 0.4
 """Where a part is tried: off its middle, where curves may cross their chord."""
 FINE = 512
 """Parts of a side that an outline may miss, where they are less than half a pixel."""
-AT_POLE = 1e-8
-"""Degrees from a pole within which longitude says nothing: a millimetre."""
-APART = 1e-9
-"""Share of its size by which an outline through a pole is drawn in, to pass it on one side."""
 TOUCHING = 1e-9
 """Degrees over the antimeridian that are rounding."""
-AT_ONCE = 4096
-"""Outlines that are followed at once; each may have a thousand points."""
 CORNERS = ((0, 0), (0, 1), (1, 1), (1, 0), (0, 0))
 """Of a tile, as shares of its width and height."""
 
@@ -108,19 +102,16 @@ def bbox_of(shape: Any) -> list[float]:
 
 
 def union_of(boxes: Sequence[Sequence[float]]) -> list[float]:
-    """The smallest box around boxes of `bbox_of`, written as they are; the world around none."""
+    """A box around boxes of `bbox_of`: all around the earth where one goes over the antimeridian.
+
+    The world around none.
+    """
     if not boxes:
         return [-180.0, -90.0, 180.0, 90.0]
-    west, south, east, north = np.array(sorted(map(tuple, boxes)), dtype=np.float64).T
-    reach = np.maximum.accumulate(np.where(east < west, east + 360, east))
-    # how far east one is covered where each begins; what lies over 180 goes on at -180
-    covered = np.maximum(np.concatenate([[reach[-1] - 360], reach[:-1]]), reach[-1] - 360)
-    widest = int(np.argmax(west - covered))
-    first, last = west[widest], covered[widest] if widest else reach[-1]
-    if first <= covered[widest]:  # all around
-        first, last = -180, 180
-    last = last - 360 if last > 180 else last
-    return [float(first), float(south.min()), float(last), float(north.max())]
+    west, south, east, north = np.array(boxes, dtype=np.float64).T
+    over = bool((east < west).any())
+    first, last = (-180.0, 180.0) if over else (float(west.min()), float(east.max()))
+    return [first, float(south.min()), last, float(north.max())]
 
 
 def outlines(
@@ -128,9 +119,9 @@ def outlines(
 ) -> NDArray[Any]:
     """Polygons of N tiles in OGC:CRS84, counter-clockwise; None where there is no ground.
 
-    A tile across the antimeridian becomes a multipolygon cut there; one over a pole reaches up to
-    it along the antimeridian. A CRS that does not lead to longitude and latitude gives None, as
-    does a tile that is not wholly on the earth.
+    A tile across the antimeridian becomes a multipolygon cut there. A CRS that does not lead to
+    longitude and latitude gives None, as does a tile that is not wholly on the earth, or holds a
+    pole.
 
     Args:
         crs: authority string or WKT, of all.
@@ -144,12 +135,6 @@ def outlines(
     if system_of(crs) is None:
         return shapes
     affines_N6 = np.broadcast_to(affines_N6, (len(rows), 6))
-    if len(rows) > AT_ONCE:
-        for start in range(0, len(rows), AT_ONCE):
-            some = slice(start, start + AT_ONCE)
-            sides = (values[some] for values in (rows, cols, heights, widths))
-            shapes[some] = outlines(crs, affines_N6[some], *sides)
-        return shapes
     area = affines_N6[:, 0] * affines_N6[:, 4] - affines_N6[:, 1] * affines_N6[:, 3]
     boxes_N4 = np.stack([cols, rows, widths, heights], axis=1)
     left = np.flatnonzero(np.isfinite(affines_N6).all(axis=1) & (area != 0))
@@ -158,14 +143,8 @@ def outlines(
         lon_NV, lat_NV = _around(crs, affines_N6[left], boxes_N4[left], parts)
         known = (np.isfinite(lon_NV) & np.isfinite(lat_NV)).all(axis=1)
         left, lon_NV, lat_NV = left[known], lon_NV[known], lat_NV[known]
-        done = _straight(lon_NV, lat_NV, boxes_N4[left, 2:].max(axis=1)) | (parts == PARTS[-1])
-        through = np.flatnonzero(done & _through_pole(lon_NV[:, ::2], lat_NV[:, ::2]))
-        if len(through):
-            boxes = boxes_N4[left[through]].copy()
-            boxes[:, :2] += boxes[:, 2:] * APART
-            boxes[:, 2:] *= 1 - 2 * APART
-            again = _around(crs, affines_N6[left[through]], boxes, parts)
-            lon_NV[through], lat_NV[through] = again
+        near, flat = _straight(lon_NV, lat_NV, boxes_N4[left, 2:].max(axis=1))
+        done = (near | (parts == PARTS[-1])) & flat
         shapes[left[done]] = _polygons(lon_NV[done, ::2], lat_NV[done, ::2])
         left = left[~done]
     return shapes
@@ -182,8 +161,8 @@ def _around(crs: str, affines_N6: Floats, boxes_N4: Floats, parts: int) -> tuple
     return lonlat(crs, a * x_NV + b * y_NV + c, d * x_NV + e * y_NV + f)
 
 
-def _straight(lon_NV: Floats, lat_NV: Floats, side_N: Floats) -> NDArray[np.bool_]:
-    """Whether all parts of an outline go straight and evenly to half a pixel of `side_N`."""
+def _straight(lon_NV: Floats, lat_NV: Floats, side_N: Floats) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Whether all parts of an outline go straight to half a pixel of `side_N`; and none leaps."""
     lon, lat = lon_NV[:, ::2], lat_NV[:, ::2]
     tried_lon, tried_lat = lon_NV[:, 1::2], lat_NV[:, 1::2]
     step, up = wrapped(np.roll(lon, -1, axis=1) - lon), np.roll(lat, -1, axis=1) - lat
@@ -192,38 +171,24 @@ def _straight(lon_NV: Floats, lat_NV: Floats, side_N: Floats) -> NDArray[np.bool
     near_N = np.hypot(step * shrink, up).sum(axis=1) / 4 / np.maximum(FINE, 2 * side_N)
     near_NV = np.hypot(aside * shrink, above) <= near_N[:, None]
     flat_NV = np.maximum(np.abs(step), np.abs(wrapped(tried_lon - lon))) <= STEEP
-    straight: NDArray[np.bool_] = (near_NV & flat_NV).all(axis=1)
-    return straight
-
-
-def _through_pole(lon_NV: Floats, lat_NV: Floats) -> NDArray[np.bool_]:
-    """Whether an outline passes a pole to rounding, where its longitudes leap."""
-    step = np.abs(wrapped(np.roll(lon_NV, -1, axis=1) - lon_NV))
-    pole = np.abs(lat_NV) > 90 - AT_POLE
-    leap_NV = np.not_equal(pole, np.roll(pole, -1, axis=1)) & (step > TOUCHING)
-    return np.asarray(np.any(leap_NV | (step > 180 - TOUCHING), axis=1))
+    return near_NV.all(axis=1), flat_NV.all(axis=1)
 
 
 def _polygons(lon_NV: Floats, lat_NV: Floats) -> NDArray[Any]:
-    """Polygons of closed ways, those around a pole closed along it, those over 180 cut there."""
+    """Polygons of closed ways, those over 180 cut there; None of those around a pole."""
     import shapely
 
-    # rounded, so that turns do not round, or the seam of rings around poles would gape
-    lon_NV = np.rint(np.unwrap(lon_NV, period=360, axis=1) * 2.0**40) / 2.0**40
+    lon_NV = np.unwrap(lon_NV, period=360, axis=1)
     gone_N = lon_NV[:, -1] - lon_NV[:, 0]
-    turn_N = 360 * np.rint((gone_N + wrapped(-gone_N)) / 360)
-    pole_N = np.where(turn_N, np.copysign(90, lat_NV.mean(axis=1)), lat_NV[:, 0])
-    first, last = lon_NV[:, 0], lon_NV[:, 0] + turn_N
-    lon_NV = np.column_stack([lon_NV, last, last, first])
-    lat_NV = np.column_stack([lat_NV, lat_NV[:, 0], pole_N, pole_N])
+    around = np.abs(gone_N + wrapped(-gone_N)) > 180
     turns = 360 * np.floor((lon_NV.min(axis=1) + 180 + TOUCHING) / 360)
     lon_NV = np.maximum(lon_NV - turns[:, None], -180)
     lon_NV = np.where(np.abs(lon_NV - 180) <= TOUCHING, 180, lon_NV)
-    shapes = shapely.remove_repeated_points(
-        shapely.polygons(shapely.linearrings(np.stack([lon_NV, lat_NV], axis=2)))
-    )
-    over = lon_NV.max(axis=1) > 180
+    rings = shapely.linearrings(np.stack([lon_NV, lat_NV], axis=2))
+    shapes = shapely.remove_repeated_points(shapely.polygons(rings))
+    over = (lon_NV.max(axis=1) > 180) & ~around
     shapes[over] = [_cut(shape) for shape in shapes[over]]
+    shapes[around] = None
     oriented: NDArray[Any] = shapely.orient_polygons(shapes)
     return oriented
 
