@@ -22,7 +22,6 @@ from satray.score.predictions import (
     Layout,
     Numbers,
     PredictionsWriter,
-    SceneTiles,
     scene_predictions,
 )
 from satray.score.products import detections, names
@@ -221,10 +220,9 @@ class Assembly:
         down = len(rows.scored) // across
         ys, tall = _edges(plan.rows, start, start + down, self.job.grid.scale_y)
         xs, wide = _edges(plan.cols, 0, across, self.job.grid.scale_x)
-        tiles = SceneTiles(
-            np.repeat(ys, across), np.tile(xs, down), tall, wide, rows.scored, rows.numbers
-        )
-        writer.write(scene_predictions(self.layout, self.job.extent, tiles))
+        places = np.repeat(ys, across), np.tile(xs, down), (tall, wide)
+        numbers = rows.scored, rows.numbers
+        writer.write(scene_predictions(self.layout, self.job.extent, *places, *numbers))
         counts.tiles += int(rows.scored.sum())
         counts.nodata += int((~rows.scored).sum())
         counts.predicted += rows.numbers.preds[rows.scored].sum(0, dtype=np.int64)

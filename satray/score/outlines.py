@@ -170,8 +170,8 @@ def _straight(lon_NV: Floats, lat_NV: Floats, side_N: Floats) -> tuple[NDArray[A
     aside, above = wrapped(tried_lon - lon - SHARE * step), tried_lat - lat - SHARE * up
     near_N = np.hypot(step * shrink, up).sum(axis=1) / 4 / np.maximum(FINE, 2 * side_N)
     near_NV = np.hypot(aside * shrink, above) <= near_N[:, None]
-    flat_NV = np.maximum(np.abs(step), np.abs(wrapped(tried_lon - lon))) <= STEEP
-    return near_NV.all(axis=1), flat_NV.all(axis=1)
+    widest_NV = np.maximum(np.abs(step), np.abs(wrapped(tried_lon - lon)))
+    return near_NV.all(axis=1), widest_NV.max(axis=1) <= STEEP
 
 
 def _polygons(lon_NV: Floats, lat_NV: Floats) -> NDArray[Any]:

@@ -143,24 +143,6 @@ class Numbers:
     """Tower -> (N, K) in logit units; over the towers they sum to logit - bias."""
 
 
-@dataclass(frozen=True)
-class SceneTiles:
-    """N tiles of one scene, and what the network says of them."""
-
-    rows: NDArray[np.float64]
-    """(N,) upper edges, stored px; whole numbers where scene and network have one scale."""
-    cols: NDArray[np.float64]
-    """(N,) left edges, stored px."""
-    height: float
-    """Of each, stored px."""
-    width: float
-    """Of each, stored px."""
-    scored: NDArray[np.bool_]
-    """(N,) False where too few pixels are valid; their numbers are null."""
-    numbers: Numbers
-    """N rows; those of tiles that are not scored hold anything."""
-
-
 def predictions(layout: Layout, tiles: Sequence[TileFacts], numbers: Numbers) -> pa.Table:
     """The rows of tile files.
 
@@ -183,28 +165,43 @@ def predictions(layout: Layout, tiles: Sequence[TileFacts], numbers: Numbers) ->
     return table.replace_schema_metadata(_geo(table))
 
 
-def scene_predictions(layout: Layout, extent: SceneExtent, tiles: SceneTiles) -> pa.Table:
-    """The rows of tiles of a scene, in `layout.schema()`.
+def scene_predictions(
+    layout: Layout,
+    extent: SceneExtent,
+    rows: NDArray[np.float64],
+    cols: NDArray[np.float64],
+    size: tuple[float, float],
+    scored: NDArray[np.bool_],
+    numbers: Numbers,
+) -> pa.Table:
+    """The rows of N tiles of a scene, in `layout.schema()`.
 
     `row, col, height, width` are rounded to whole stored px; the geometry is not. `tile_id` is
     `SCENE#ROW_COL`.
+
+    Args:
+        layout: classes, towers and ids.
+        extent: the scene's.
+        rows: (N,) upper edges, stored px; whole numbers where scene and network have one scale.
+        cols: (N,) left edges, stored px.
+        size: height and width of each, stored px.
+        scored: (N,) False where too few pixels are valid; their numbers are null.
+        numbers: N rows; those of tiles that are not scored hold anything.
     """
-    count, missing = len(tiles.rows), ~tiles.scored
-    rows, cols = (np.rint(edges).astype(np.int32) for edges in (tiles.rows, tiles.cols))
+    tops, lefts = (np.rint(edges).astype(np.int32) for edges in (rows, cols))
+    height, width = (np.full(len(rows), side) for side in size)
     columns = {
-        "scene": pa.repeat(extent.scene, count),
-        "tile_id": [f"{extent.scene}#{row}_{col}" for row, col in zip(rows, cols, strict=True)],
-        "row": rows,
-        "col": cols,
-        "height": np.full(count, max(1, round(tiles.height)), np.int32),
-        "width": np.full(count, max(1, round(tiles.width)), np.int32),
-        "crs": [extent.crs] * count,
-        "transform": [extent.transform] * count,
-        "status": np.where(missing, NODATA, OK).tolist(),
+        "scene": pa.repeat(extent.scene, len(rows)),
+        "tile_id": [f"{extent.scene}#{row}_{col}" for row, col in zip(tops, lefts, strict=True)],
+        "row": tops,
+        "col": lefts,
+        "height": np.maximum(np.rint(height), 1).astype(np.int32),
+        "width": np.maximum(np.rint(width), 1).astype(np.int32),
+        "crs": [extent.crs] * len(rows),
+        "transform": [extent.transform] * len(rows),
+        "status": np.where(scored, OK, NODATA).tolist(),
     }
-    sides = (np.full(count, side) for side in (tiles.height, tiles.width))
-    shapes = extent.shapes(tiles.rows, tiles.cols, *sides)
-    return _table(layout, columns, shapes, tiles.numbers, missing)
+    return _table(layout, columns, extent.shapes(rows, cols, height, width), numbers, ~scored)
 
 
 class PredictionsWriter:

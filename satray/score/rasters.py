@@ -87,20 +87,19 @@ def cam_raster(
     """
     from rasterio.io import MemoryFile  # here, so that tables without maps need no GDAL
 
+    shape = maps_Khw.shape
     with MemoryFile() as plain, MemoryFile() as optimised:
-        with plain.open(**_profile(maps_Khw.shape, affine, crs)) as target:
+        with _created(plain.name, shape, classes, affine, crs, tags) as target:
             target.write(maps_Khw.astype(np.float32, copy=False))
-            target.descriptions = tuple(classes)
-            target.update_tags(**tags)
-        _optimise(plain.name, optimised.name, block_size(*maps_Khw.shape[1:]))
+        _optimise(plain.name, optimised.name, block_size(*shape[1:]))
         return bytes(optimised.getbuffer())
 
 
 class StripWriter:
     """Writes a scene's raster; a context manager that closes its working file.
 
-    Strips go into a plain tiled GeoTIFF on the local disk, which GDAL copies into a Cloud-Optimised
-    one. Cells never written are NaN.
+    Blocks go into a plain tiled GeoTIFF on the local disk, which GDAL copies into a Cloud-Optimised
+    one, as `cam_raster` makes it. Cells never written are NaN.
     """
 
     def __init__(
@@ -125,17 +124,12 @@ class StripWriter:
         Raises:
             SatrayError: the disk does not take it.
         """
-        import rasterio
-
-        self._path = path
-        self._side = block_size(*shape[1:])
+        self._path, self._side = path, block_size(*shape[1:])
         blocks = {"tiled": True, "blockxsize": self._side, "blockysize": self._side}
         more = {"interleave": "band", "SPARSE_OK": "TRUE", "BIGTIFF": "IF_SAFER", **blocks}
-        with _in_words(path):
-            self._file: Any = rasterio.open(path, "w+", **_profile(shape, affine, crs), **more)
         self._written: list[tuple[Any, int]] = []
-        self._file.descriptions = tuple(classes)
-        self._file.update_tags(**tags)
+        with _in_words(path):
+            self._file = _created(path, shape, classes, affine, crs, tags, **more)
 
     def write(self, maps_Khw: NDArray[np.float32], row: int, col: int = 0) -> None:
         """Write a block of cells; blocks may come in any order, no cell twice.
@@ -150,8 +144,7 @@ class StripWriter:
         """
         from rasterio.windows import Window
 
-        h, w = maps_Khw.shape[1:]
-        window = Window(col, row, w, h)
+        window = Window(col, row, maps_Khw.shape[2], maps_Khw.shape[1])
         values = np.ascontiguousarray(maps_Khw, dtype=np.float32)
         with _in_words(self._path):
             self._file.write(values, window=window)
@@ -160,9 +153,8 @@ class StripWriter:
     def optimise(self, target: Path) -> Path:
         """Make the Cloud-Optimised GeoTIFF on the local disk in place of the working file.
 
-        DEFLATE with the floating-point predictor, nodata NaN, averaged overviews where it is
-        larger than one block. All blocks are read back: on a full disk GDAL drops what it has in
-        its cache, and says nothing.
+        All blocks are read back: on a full disk GDAL drops what it has in its cache, and says
+        nothing.
 
         Raises:
             SatrayError: the disk does not take it.
@@ -173,12 +165,9 @@ class StripWriter:
         with _in_words(target):
             _optimise(self._path, target, self._side)
             with rasterio.open(target) as back:
-                same = all(
-                    zlib.crc32(back.read(window=window).tobytes()) == crc
-                    for window, crc in self._written
-                )
-        if not same:
-            raise SatrayError(f"{target}: not what was written; is the local disk full?")
+                for window, crc in self._written:
+                    if zlib.crc32(back.read(window=window).tobytes()) != crc:
+                        raise OSError("not what was written; is the local disk full?")
         self._path.unlink()
         return target
 
@@ -197,18 +186,25 @@ def block_size(height: int, width: int) -> int:
     return next((size for size in (128, 256) if side <= size), 512)
 
 
-def _profile(shape: Sequence[int], affine: Affine, crs: str | None) -> dict[str, Any]:
-    """Of the plain GeoTIFF that is written first."""
-    return {
-        "driver": "GTiff",
-        "dtype": "float32",
-        "count": shape[0],
-        "height": shape[1],
-        "width": shape[2],
-        "crs": crs,
-        "transform": affine,
-        "nodata": math.nan,
-    }
+def _created(
+    path: str | Path,
+    shape: tuple[int, ...],
+    classes: Sequence[str],
+    affine: Affine,
+    crs: str | None,
+    tags: Mapping[str, str],
+    **more: Any,
+) -> Any:
+    """The plain GeoTIFF that is written first, open."""
+    import rasterio
+
+    count, height, width = shape
+    size = {"count": count, "height": height, "width": width}
+    place = {"crs": crs, "transform": affine, "nodata": math.nan}
+    made = rasterio.open(path, "w+", driver="GTiff", dtype="float32", **size, **place, **more)
+    made.descriptions = tuple(classes)
+    made.update_tags(**tags)
+    return made
 
 
 def _optimise(source: str | Path, target: str | Path, block: int) -> None:

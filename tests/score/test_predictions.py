@@ -14,7 +14,6 @@ from satray.score.predictions import (
     Layout,
     Numbers,
     PredictionsWriter,
-    SceneTiles,
     TileFacts,
     matrix,
     predictions,
@@ -38,7 +37,7 @@ def numbers(n: int, k: int, towers: tuple[str, ...] = ()) -> Numbers:
 
 def ground(tile_id: str = "a/b", **more: object) -> TileFacts:
     facts = {"height": 256, "width": 256, "crs": "EPSG:32631", "transform": UTM} | more
-    return TileFacts(tile_id, tile_id, **facts)  # type: ignore[arg-type]
+    return TileFacts(tile_id, **({"scene": tile_id} | facts))  # type: ignore[arg-type]
 
 
 def test_columns_are_the_designs_and_odd_class_names_stay() -> None:
@@ -97,16 +96,12 @@ def test_geo_metadata_only_where_there_is_ground() -> None:
 LAYOUT = Layout(("haze & fog", "ship"), ("rgb", "nir"), "m" * 12, "r" * 12)
 
 
-def tiles(n: int, side: float = 224.0, scored: np.ndarray | None = None) -> SceneTiles:
-    number = np.arange(n, dtype=np.float64)
-    return SceneTiles(
-        (number // 7) * side / 4,
-        (number % 7) * side / 4,
-        side,
-        side,
-        np.ones(n, bool) if scored is None else scored,
-        numbers(n, 2, ("rgb", "nir")),
-    )
+def table_of(n: int, scored: np.ndarray | None = None, **more) -> pa.Table:
+    """Of n tiles of a scene, seven a row."""
+    rows, cols = np.divmod(np.arange(n), 7) * np.full((2, 1), 56.0)
+    scored = np.ones(n, bool) if scored is None else scored
+    given = numbers(n, 2, ("rgb", "nir"))
+    return scene_predictions(LAYOUT, scene(**more), rows, cols, (224.0, 224.0), scored, given)
 
 
 def scene(**more) -> SceneExtent:
@@ -114,17 +109,14 @@ def scene(**more) -> SceneExtent:
     return SceneExtent(**(given | {"transform": UTM} | more))
 
 
-def test_same_columns_and_numbers_as_the_tiles_own_table(tmp_path) -> None:
-    some = tiles(20)
-    table = scene_predictions(LAYOUT, scene(), some)
+def test_same_columns_and_numbers_as_the_tiles_own_table() -> None:
+    table = table_of(20)
+    places = [(n // 7 * 56, n % 7 * 56) for n in range(20)]
     facts = [
-        TileFacts(
-            f"a/é.tif#{int(row)}_{int(col)}", "a/é.tif", int(row), int(col), 224, 224,
-            "EPSG:32631", UTM,
-        )
-        for row, col in zip(some.rows, some.cols, strict=True)
-    ]  # fmt: skip
-    expected = predictions(LAYOUT, facts, some.numbers)
+        ground(f"a/é.tif#{row}_{col}", scene="a/é.tif", row=row, col=col, height=224, width=224)
+        for row, col in places
+    ]
+    expected = predictions(LAYOUT, facts, numbers(20, 2, ("rgb", "nir")))
     assert table.schema.equals(expected.schema.remove_metadata())
     for name in expected.column_names:
         if name != "geometry":
@@ -138,7 +130,7 @@ def test_same_columns_and_numbers_as_the_tiles_own_table(tmp_path) -> None:
 
 def test_tiles_without_data_have_no_numbers_and_no_error() -> None:
     scored = np.array([True, False, True])
-    table = scene_predictions(LAYOUT, scene(), tiles(3, scored=scored))
+    table = table_of(3, scored)
     assert table.column("status").to_pylist() == ["ok", NODATA, "ok"]
     assert table.column("error").to_pylist() == [None] * 3
     for kind in ("logit", "score", "pred", "share_rgb"):
@@ -147,15 +139,15 @@ def test_tiles_without_data_have_no_numbers_and_no_error() -> None:
 
 
 def test_scenes_are_streamed_into_one_file_whose_parts_are_read_by_place(tmp_path) -> None:
-    path, bare = tmp_path / "p.parquet", scene(scene="bare", crs=None)
-    many = pa.concat_tables([scene_predictions(LAYOUT, bare, tiles(13))] * 6_000)
+    path = tmp_path / "p.parquet"
+    many = pa.concat_tables([table_of(13, scene="bare", crs=None)] * 6_000)
     with PredictionsWriter(path, LAYOUT) as writer:
         writer.write(many)
     assert b"geo" not in (pq.read_schema(path).metadata or {})
     with PredictionsWriter(path, LAYOUT) as writer:
-        writer.write(scene_predictions(LAYOUT, scene(), tiles(4)))
+        writer.write(table_of(4))
         writer.write(many)
-        writer.write(scene_predictions(LAYOUT, scene(scene="b"), tiles(29)))
+        writer.write(table_of(29, scene="b"))
     assert writer.rows == 78_033
     metadata = pq.ParquetFile(path).metadata
     sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
@@ -176,7 +168,5 @@ def test_scenes_are_streamed_into_one_file_whose_parts_are_read_by_place(tmp_pat
 
 
 def test_no_ground_no_shape() -> None:
-    for place in (scene(crs=None, transform=None), scene(crs='LOCAL_CS["x",UNIT["m",1]]')):
-        sink = io.BytesIO()
-        pq.write_table(scene_predictions(LAYOUT, place, tiles(2)), sink)
-        assert pq.read_table(sink).column("geometry").null_count == 2
+    for place in ({"crs": None, "transform": None}, {"crs": 'LOCAL_CS["x",UNIT["m",1]]'}):
+        assert table_of(2, **place).column("geometry").null_count == 2

@@ -116,42 +116,39 @@ class Conversion:
         Raises:
             MisfitError: numbers that cannot pass for the bundle's.
         """
-        count, note = len(bands), ""
-        if self.mode != "auto" and any(found):
-            note = f"convert={self.mode} goes before what it states ({units_text(bands, found)})"
-        if self.mode == "scale":
-            gain, shift = (v * count if len(v) == 1 else v for v in (self.scale, self.offset))
-            return Change(gain, shift), note
+        if self.mode != "auto":
+            stated = units_text(bands, found) if any(found) else ""
+            note = stated and f"convert={self.mode} goes before what it states ({stated})"
+            if self.mode == "scale":
+                every = (v * len(bands) if len(v) == 1 else v for v in (self.scale, self.offset))
+                return Change(*every), note
+            if stored == dtype:
+                return None, note
         if stored != dtype and (self.mode == "none" or not convertible(found, self.units, dtype)):
             raise MisfitError(
                 f"dtype is {stored}, the bundle's is {dtype}; convert=scale with scale and "
                 "offset converts"
             )
-        if self.mode == "none":
-            return None, note
+        own = units_text(bands, self.units) if any(self.units) else ""
         if not any(found):
-            taken = f"taken for {units_text(bands, self.units)}" if any(self.units) else ""
-            return None, taken and f"states no scale or offset: {taken}"
+            return None, own and f"states no scale or offset: taken for {own}"
         try:
             change = change_of(found, self.units, dtype)
         except DecodeError as error:
             raise MisfitError(f"{error}; convert=scale converts, convert=none does not") from None
         if change is None and stored == dtype:
             return None, ""
-        change = change or Change((1.0,) * count, (0.0,) * count)
+        change = change or Change((1.0,) * len(bands), (0.0,) * len(bands))
         done = [
             f"stored * {gain:.6g} {'-' if shift < 0 else '+'} {abs(shift):.6g}"
             for gain, shift in zip(change.gain, change.shift, strict=True)
         ]
-        if any(self.units):
-            whose = f"the bundle's: {units_text(bands, self.units)}"
-        elif np.dtype(dtype).kind == "f":
-            whose = "the bundle's tiles state none: taken for the values themselves"
-        else:
-            whose = "the bundle's tiles state none: taken for the same scale without offset"
+        floats = np.dtype(dtype).kind == "f"
+        taken = "the values themselves" if floats else "the same scale without offset"
         return change, (
             f"brought to the bundle's unit ({units_text(bands, done)}): states "
-            f"{units_text(bands, found)}; {whose}"
+            f"{units_text(bands, found)}; the bundle's"
+            + (f": {own}" if own else f" tiles state none: taken for {taken}")
         )
 
 
@@ -247,15 +244,14 @@ class Scene:
     def close(self) -> None:
         """Close its files."""
         self._opened.close()
-        self._files: dict[str, _File] = {}
+        self._rasters: dict[str, Raster] = {}
 
     @property
     def block_width(self) -> int:
         """Columns of stored px that are decoded together, in the file where they are most."""
-        rasters = [(part.file.raster, part.ratio) for part in self._parts]
         return max(
-            min(int(raster.source.block_shapes[0][1]), raster.width) * ratio
-            for raster, ratio in rasters
+            min(int(part.raster.source.block_shapes[0][1]), part.raster.width) * part.ratio
+            for part in self._parts
         )
 
     def read(
@@ -306,8 +302,8 @@ class Scene:
 
         def others() -> tuple[NDArray[Any], Nodata]:
             window = Window(column, row, width, height)
-            values, _ = first.file.raster.read(first.others, None, window)
-            return values, first.file.nodata(first.others)
+            values, _ = first.raster.read(first.others, None, window)
+            return values, self._nodata(self._uris[0], first.others)
 
         valid_CHW = valid_values(x_CHW, nodata, shown_CHW, others if first.others else None)
         return x_CHW, np.ones(x_CHW.shape, bool) if valid_CHW is None else valid_CHW
@@ -328,14 +324,23 @@ class Scene:
                     raise DecodeError(f"cannot be opened: {_reason(error)}") from error
                 time.sleep(pause)
 
-    def _file(self, uri: str) -> "_File":
-        if uri not in self._files:
-            raster = open_raster(uri, self._ref.size, self._pages)
+    def _raster(self, uri: str) -> Raster:
+        if uri not in self._rasters:
+            raster = self._rasters[uri] = open_raster(uri, self._ref.size, self._pages)
             self._opened.callback(raster.close)
             if uri + MASK in self._ref.files:
                 raster.take_mask(open_raster(uri + MASK, self._ref.size))
-            self._files[uri] = _File(self._ref, uri, raster, self._storage)
-        return self._files[uri]
+        return self._rasters[uri]
+
+    def _hidden(self, uri: str, numbers: Sequence[int]) -> list[float | None]:
+        """Nodata of a file's bands as the Item states it."""
+        return [self._ref.stated.get((uri, number), Stated()).hidden() for number in numbers]
+
+    def _nodata(self, uri: str, numbers: Sequence[int]) -> list[float | None]:
+        """Nodata of bands: the file's, or else the Item's."""
+        own = [self._raster(uri).nodata[number - 1] for number in numbers]
+        pairs = zip(own, self._hidden(uri, numbers), strict=True)
+        return [hidden if value is None else value for value, hidden in pairs]
 
     def _choose(self) -> list[BandSource]:
         """Where each wanted band lies.
@@ -346,7 +351,7 @@ class Scene:
         ref, names, have = self._ref, self._names, self._ref.bands
         found: dict[int | str, BandSource] = {}
         if have is None:
-            raster, in_order = self._file(ref.uri).raster, names if isinstance(names, tuple) else ()
+            raster, in_order = self._raster(ref.uri), names if isinstance(names, tuple) else ()
             numbers, alpha = raster.data_bands(len(in_order))
             if in_order and len(in_order) != len(numbers):
                 raise MisfitError(f"has {raster.summary()}, bands=[...] names {len(in_order)}")
@@ -377,86 +382,63 @@ class Scene:
     def _fit(self, chosen: list[BandSource]) -> None:
         """Group the wanted bands by file, and see what is made of their numbers."""
         ref, names = self._ref, self._names if self._ref.bands is None else None
-        used = [self._file(uri) for uri in dict.fromkeys(band.uri for band in chosen)]
-        stored, *other = sorted({file.raster.dtype for file in used})
+        self._uris = list(dict.fromkeys(band.uri for band in chosen))
+        rasters = [self._raster(uri) for uri in self._uris]
+        stored, *other = sorted({raster.dtype for raster in rasters})
         if other:
             raise MisfitError(f"files of dtypes {', '.join((stored, *other))}; accepted: one dtype")
-        finest, lengths = ratios([file.grid for file in used])
+        places = [locate(one.source, world_at(ref.world, self._storage)) for one in rasters]
+        grids = [
+            SceneExtent(storage_names.name(u), r.height, r.width, place.crs, place.transform)
+            for u, r, place in zip(self._uris, rasters, places, strict=True)
+        ]
+        finest, lengths = ratios(grids)
         self._parts: list[_Part] = []
-        notes = []
-        for file, ratio in zip(used, lengths, strict=True):
-            raster = file.raster
-            at = [place for place, band in enumerate(chosen) if band.uri == file.uri]
+        units: list[Unit | None] = [None] * len(chosen)
+        notes, silent = list[str](), True
+        for uri, raster, ratio in zip(self._uris, rasters, lengths, strict=True):
+            at = [place for place, band in enumerate(chosen) if band.uri == uri]
             numbers = [chosen[place].band for place in at]
             if max(numbers) > raster.count:
-                raise MisfitError(f"{file.uri} has {raster.count} bands; no band {max(numbers)}")
+                raise MisfitError(f"{uri} has {raster.count} bands; no band {max(numbers)}")
             data, alpha = raster.data_bands(len(names) if isinstance(names, tuple) else 0)
             if alpha in numbers:  # asked for by its number
                 alpha = None
-            nodata = file.nodata(numbers)
+            nodata = self._nodata(uri, numbers)
             joint = any(together(np.dtype(stored), value) for value in nodata)
-            others = [n for n in data if n not in numbers] if joint and len(used) == 1 else []
-            hidden = [file.stated(n).hidden() for n in numbers]
-            self._parts.append(_Part(file, numbers, at, alpha, ratio, nodata, hidden, others))
-            name = file.grid.scene
+            others = [n for n in data if n not in numbers] if joint and len(rasters) == 1 else []
+            hidden = self._hidden(uri, numbers)
+            self._parts.append(_Part(raster, numbers, at, alpha, ratio, nodata, hidden, others))
+            for place, number in zip(at, numbers, strict=True):
+                said, own = ref.stated.get((uri, number), Stated()), raster.units([number])
+                units[place] = said.unit(chosen[place].name, own[0] if own else None)
+                silent = silent and not own and said.offset is None
             if len(raster.pages) > 1:
-                notes.append(f"{name}: {raster.summary()}, pages taken as bands")
+                notes.append(f"{storage_names.name(uri)}: {raster.summary()}, pages taken as bands")
             if raster.pages_left:
                 left = ", ".join(raster.pages_left)
-                notes.append(f"{name}: left out, unlike its first page: {left}")
-        said = [self._file(band.uri).stated(band.band) for band in chosen]
-        own = [self._file(band.uri).unit(band.band) for band in chosen]
-        units = [
-            one.unit(band.name, unit) for band, one, unit in zip(chosen, said, own, strict=True)
-        ]
-        if ref.item and not any(own) and all(one.offset is None for one in said):
+                notes.append(f"{storage_names.name(uri)}: left out, unlike its first page: {left}")
+        if ref.item and silent:
             notes.append(baseline_note(ref.item))
         dtype = self._dtype or stored
         self._change, note = self._conversion.of_scene(self._wanted, units, stored, dtype)
-        file = used[finest]
         self.facts = SceneFacts(
-            extent=replace(file.grid, scene=ref.scene),
+            extent=replace(grids[finest], scene=ref.scene),
             bands=self._wanted,
             stored_dtype=stored,
             dtype=dtype,
-            taken_at=file.raster.source.tags().get("TIFFTAG_DATETIME"),
-            place=file.place,
+            taken_at=rasters[finest].source.tags().get("TIFFTAG_DATETIME"),
+            place=places[finest].note,
             notes=tuple(filter(None, (*notes, note))),
         )
-
-
-class _File:
-    """An open file of a scene, and what it and the scene's Item say of its bands."""
-
-    def __init__(self, ref: SceneRef, uri: str, raster: Raster, storage: Storage) -> None:
-        self.uri, self.raster = uri, raster
-        self._said = {number: said for (file, number), said in ref.stated.items() if file == uri}
-        place = locate(raster.source, world_at(ref.world, storage))
-        self.place = place.note
-        size = raster.height, raster.width
-        self.grid = SceneExtent(uri.rpartition("/")[2], *size, place.crs, place.transform)
-
-    def stated(self, number: int) -> Stated:
-        """What the Item says of a band."""
-        return self._said.get(number, Stated())
-
-    def unit(self, number: int) -> Unit | None:
-        """What the file says of a band's numbers."""
-        own = self.raster.units([number])
-        return own[0] if own else None
-
-    def nodata(self, numbers: Sequence[int]) -> list[float | None]:
-        """Nodata of bands: the file's, or else the Item's."""
-        own = [self.raster.nodata[n - 1] for n in numbers]
-        pairs = zip(numbers, own, strict=True)
-        return [self.stated(n).hidden() if value is None else value for n, value in pairs]
 
 
 @dataclass(frozen=True)
 class _Part:
     """The wanted bands of one file."""
 
-    file: _File
+    raster: Raster
+    """It."""
     numbers: list[int]
     """Of the bands in the file."""
     at: list[int]
@@ -478,9 +460,9 @@ class _Part:
         """A window of the scene's grid, and which values masks and alpha show; None: all."""
         if self.ratio == 1:
             return self._stored(row, column, height, width)
-        grid = self.file.grid
-        rows = lane(row, row + height, grid.height, grid.height * self.ratio)
-        columns = lane(column, column + width, grid.width, grid.width * self.ratio)
+        tall, wide = self.raster.height, self.raster.width
+        rows = lane(row, row + height, tall, tall * self.ratio)
+        columns = lane(column, column + width, wide, wide * self.ratio)
         x_CHW, shown = self._stored(rows.first, columns.first, rows.count, columns.count)
         floats = x_CHW.dtype.kind == "f"
         shown_CHW = np.isfinite(x_CHW) if floats else np.ones(x_CHW.shape, bool)
@@ -500,7 +482,7 @@ class _Part:
         self, row: int, column: int, height: int, width: int
     ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         window = Window(column, row, width, height)
-        x_CHW, shown = self.file.raster.read(self.numbers, self.alpha, window)
+        x_CHW, shown = self.raster.read(self.numbers, self.alpha, window)
         for x_HW, nodata, hidden in zip(x_CHW, self.nodata, self.hidden, strict=True):
             if hidden is not None and hidden != nodata:
                 x_HW[held(x_HW, hidden)] = nodata
