@@ -14,20 +14,16 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
+import geopandas as gpd
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from rasterio.features import rasterize
 from rasterio.io import MemoryFile
-from rasterio.warp import transform_geom
 from scipy import fft, ndimage
 from shapely import Polygon, box, intersection
-from shapely.affinity import affine_transform
-from shapely.geometry import mapping
-from shapely.geometry.polygon import orient
 
 from satray.errors import InputError
 from satray.storage import Storage, join
@@ -46,8 +42,6 @@ _SHALLOW = (1150.0, 1180.0, 620.0, 260.0)
 _FOAM = (900.0, 950.0, 900.0, 620.0)
 _PLANTS = (420.0, 740.0, 480.0, 3600.0)
 _SOIL = (800.0, 1150.0, 1600.0, 2350.0)
-_SAND = (1500.0, 1950.0, 2350.0, 2850.0)
-_STREET = (1050.0, 1120.0, 1180.0, 1500.0)
 _PAINT = (1.0, 1.01, 1.03, 0.97)
 _CLOUD = (7600.0, 7500.0, 7400.0, 7300.0)
 
@@ -168,11 +162,8 @@ def draw_sheet(seed: int, number: int, side: int = SHEET) -> Sheet:
     pixels = np.where(land, _land(rng, height), _sea(rng, height))
     hulls = _draw_ships(rng, pixels, land)
     cloud = _ramp(_noise(rng, side, 150, 5, 0.55), 1.1, 2.0)
-    pixels *= 1 - 0.45 * np.roll(cloud, (14, -10), (0, 1)) * (1 - cloud)  # their shadow
     pixels += cloud * (_spectrum(_CLOUD) * (0.8 + 0.25 * cloud) - pixels)
-    day = 1 + 0.08 * _noise(rng, side, 600) + 0.03 * rng.standard_normal()
-    tint = 0.03 * _noise(rng, side, 600)
-    pixels *= np.stack([day + k * tint for k in (1.0, 0.4, -0.4, -1.0)])
+    pixels *= 1 + 0.08 * _noise(rng, side, 600) + 0.03 * rng.standard_normal()  # the day's light
     pixels = ndimage.gaussian_filter(pixels, (0, 0.7, 0.7), mode="nearest")  # the optics
     pixels += 12 * rng.standard_normal(pixels.shape, np.float32)
     south, east = divmod(number - 1, 32) if number else (33, 0)
@@ -191,18 +182,8 @@ def draw_sheet(seed: int, number: int, side: int = SHEET) -> Sheet:
 def write_archive(storage: Storage, uri: str, tiles: int, size: int, seed: int) -> dict[str, int]:
     """Write `tiles/`, `labels.csv` (`tile,sea,land,cloud,ship`) and `ships.json` (boxes by tile).
 
-    Args:
-        storage: how the archive is reached.
-        uri: its folder.
-        tiles: how many.
-        size: side of a tile (px).
-        seed: of everything.
-
-    Returns:
-        How many tiles each class has.
-
-    Raises:
-        InputError: there is no room for so many tiles of that size.
+    Returns how many tiles each class has; raises InputError where there is no room for so many
+    tiles of that size (px).
     """
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
@@ -225,18 +206,18 @@ def write_archive(storage: Storage, uri: str, tiles: int, size: int, seed: int) 
 def write_scene(storage: Storage, uri: str, size: int, seed: int) -> int:
     """Write `scene.tif` and `scene-ships.geojson`; returns the number of ships."""
     sheet = draw_sheet(seed, 0, size)
-    features = []
-    for top, left, bottom, right in sheet.boxes(0, 0, size):
-        shape = affine_transform(box(left, top, right, bottom), sheet.transform.to_shapely())
-        edges = [round(edge, 2) for edge in (top, left, bottom, right)]
-        # As GeoJSON wants it: longitude and latitude, counter-clockwise.
-        ring = transform_geom(CRS, "OGC:CRS84", mapping(orient(shape)), precision=7)
-        properties = {"class": "ship", "box_px": edges}
-        features.append({"type": "Feature", "properties": properties, "geometry": ring})
+    ships, places = sheet.boxes(0, 0, size), []
+    for top, left, bottom, right in ships:
+        (x0, y1), (x1, y0) = sheet.transform @ (left, top), sheet.transform @ (right, bottom)
+        places.append(box(x0, y0, x1, y1))
+    columns = {
+        "class": ["ship"] * len(ships),
+        "box_px": [np.round(one, 2).tolist() for one in ships],
+    }
+    ground = gpd.GeoDataFrame(columns, geometry=places, crs=CRS).to_crs("OGC:CRS84")
     storage.write(join(uri, "scene.tif"), geotiff(sheet.pixels, sheet.transform, blocks=256))
-    collection = {"type": "FeatureCollection", "features": features}
-    storage.write(join(uri, "scene-ships.geojson"), json.dumps(collection, indent=1).encode())
-    return len(features)
+    storage.write(join(uri, "scene-ships.geojson"), ground.to_json(drop_id=True).encode())
+    return len(ships)
 
 
 def geotiff(pixels_CHW: NDArray[np.uint16], transform: Affine, blocks: int | None = None) -> bytes:
@@ -255,44 +236,36 @@ def geotiff(pixels_CHW: NDArray[np.uint16], transform: Affine, blocks: int | Non
 
 
 def _sea(rng: np.random.Generator, height: Field) -> Field:
-    """Water (4, H, W), shallow and with surf at the shore."""
+    """Water (4, H, W), shallow at the shore, with whitecaps: small bright specks, no ships."""
     side = len(height)
     shallow = _ramp(height, -0.45, 0.0) ** 2
     rough = _ramp(_noise(rng, side, 500), -1.0, 1.5)
-    swell = _noise(rng, side, 11, 3, 0.7)
-    # Whitecaps: small bright specks that are no ships.
     caps = (rng.random(height.shape) < 0.004 * rough) * rng.uniform(0.4, 1.4, height.shape)
-    surf = np.exp(-((height / 0.035) ** 2)) * _ramp(swell, -0.5, 1.0)
     sea = _spectrum(_DEEP) * (1 - shallow) + _spectrum(_SHALLOW) * shallow
-    sea += (18 + 40 * rough) * swell + 110 * rough
-    return np.asarray(
-        sea + (700 * caps + 900 * surf) * _spectrum((1.0, 1.0, 0.95, 0.6)), np.float32
-    )
+    sea += (18 + 40 * rough) * _noise(rng, side, 11, 3, 0.7) + 110 * rough
+    return np.asarray(sea + 700 * caps * _spectrum(_FOAM) / _FOAM[0], np.float32)
 
 
 def _land(rng: np.random.Generator, height: Field) -> Field:
-    """Plants and soil (4, H, W), fields, towns, slopes and a beach."""
+    """Plants, soil and towns (4, H, W).
+
+    Roofs are bright and long. In every band they look like ships: only the water tells them apart.
+    """
     side = len(height)
     green = _ramp(_noise(rng, side, 130, 4, 0.6), -0.9, 0.9)
-    farmed = _ramp(_noise(rng, side, 260, 2), -0.1, 0.3)
-    crops, _, _ = _patchwork(rng, side, 0.53, (19, 31))
-    green += farmed * (crops[0] - green)
     land = _spectrum(_PLANTS) * green + _spectrum(_SOIL) * (1 - green)
     land *= 1 + 0.07 * _noise(rng, side, 9, 3, 0.8)
 
-    # Roofs: bright and long. In every band they look like ships: only the water tells them apart.
     town = _ramp(_noise(rng, side, 150, 2), 0.75, 0.95)
-    (long, deep, shine, built), down, across = _patchwork(rng, side, 0.35, (13, 21))
-    street = (down < 1.5) | (across < 1.5)
-    roof = (np.abs(down - 6.5) < 1.5 + 2.5 * deep) & (np.abs(across - 10.5) < 3 + 6 * long)
-    there = (roof & (built < 0.75)) * np.maximum(town, built < 0.1)
-    land += 0.75 * town * street * (_spectrum(_STREET) - land)
-    land += there * ((1300 + 3200 * shine) * _spectrum(_PAINT) - land)
-
-    slope = np.gradient(height, axis=0) - np.gradient(height, axis=1)
-    land *= np.clip(1 + 6 * slope, 0.75, 1.25)
-    sand = np.exp(-np.abs(height) / 0.03) * _ramp(-height, -0.2, 0.0)
-    return np.asarray(land + sand * (_spectrum(_SAND) - land), np.float32)
+    # lots of 13 x 21 px on a turned chequer, four random numbers each
+    y, x = np.mgrid[:side, :side]
+    down, across = 0.94 * y + 0.34 * x, 0.94 * x - 0.34 * y + 0.34 * side
+    i, j = (down // 13).astype(int), (across // 21).astype(int)
+    long, deep, shine, built = rng.random((4, i.max() + 1, j.max() + 1), np.float32)[:, i, j]
+    roof = np.abs(down % 13 - 6.5) < 1.5 + 2.5 * deep
+    roof &= (np.abs(across % 21 - 10.5) < 3 + 6 * long) & (built < 0.75)
+    there = roof * np.maximum(town, built < 0.1)
+    return np.asarray(land + there * ((1300 + 3200 * shine) * _spectrum(_PAINT) - land), np.float32)
 
 
 def _draw_ships(
@@ -335,13 +308,10 @@ def _draw_ship(
         return fine((stern, -aside), (bow, -aside), (bow, aside), (stern, aside))
 
     if wake > 0.3:  # the others lie at anchor
-        for near, far in reversed(list(pairwise(np.linspace(0, 2 * length, 13)))):
+        for near in np.linspace(2 * length, 0, 12):
             strength = 0.7 * wake * float(np.exp(-near / (0.8 * length)))
-            begin, end = -0.8 * half - near, -0.8 * half - far
-            foam.polygon(part(end, begin, 0.3 * beam + 0.04 * near), strength)
-            for sign in (-1, 1):
-                arm = [(s, sign * (0.4 * beam - 0.22 * (s + 0.8 * half))) for s in (begin, end)]
-                foam.line(fine(*arm), 0.45 * strength, 6)
+            begin = -0.8 * half - near
+            foam.polygon(part(begin - length / 6, begin, 0.3 * beam + 0.04 * near), strength)
     starboard = [(-half, beam / 2), (0.4 * half, beam / 2), (0.8 * half, 0.3 * beam)]
     hull = [*starboard, (half, 0.0), *((along, -aside) for along, aside in reversed(starboard))]
     cover.polygon(fine(*hull), 1.0)
@@ -367,18 +337,6 @@ def _noise(
         mixed += gain**k * blur * ndimage.fourier_gaussian(white, blur, side)
     found = fft.irfft2(mixed, (side, side))
     return np.asarray((found - found.mean()) / found.std(), np.float32)
-
-
-def _patchwork(
-    rng: np.random.Generator, side: int, turn: float, patch: tuple[int, int]
-) -> tuple[Field, Field, Field]:
-    """Four random numbers of each patch of a turned chequer (4, H, W), and places in the patch."""
-    y, x = np.mgrid[:side, :side]
-    down, across = y * np.cos(turn) + x * np.sin(turn), x * np.cos(turn) - y * np.sin(turn)
-    across -= across.min()
-    i, j = (down // patch[0]).astype(int), (across // patch[1]).astype(int)
-    numbers = rng.random((4, i.max() + 1, j.max() + 1), np.float32)[:, i, j]
-    return numbers, down % patch[0], across % patch[1]
 
 
 def _ramp(x: Field, low: float, high: float) -> Field:

@@ -1,6 +1,5 @@
 """The job `demo`: the whole line on an invented coast, from a bare archive to a measured answer."""
 
-import hashlib
 import io
 import json
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from satray.config.train import InputOptions, TowerOptions, TrainRecipe, Variant
 from satray.errors import SatrayError
 from satray.runs.folder import take_folder
 from satray.runs.job import Inputs, Job, perform
-from satray.runs.run import Outcome, Product, Run, RunRecord, finite, run_id, to_json
+from satray.runs.run import Outcome, Run, RunRecord, finite, run_id, to_json
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:  # they import rasterio
@@ -51,12 +50,11 @@ def read(recipe: DemoRecipe, storage: Storage) -> Inputs:
 def plan(recipe: DemoRecipe, found: Inputs, storage: Storage) -> list[str]:
     """What would be done."""
     del found, storage
-    names = " and ".join(NETWORKS)
     return [
         f"archive: {recipe.tiles:,} tiles of {recipe.size} px, 4 bands, and a scene of {SCENE} px",
         f"prepare: index, split ({VAL:.0%} to choose by, {TEST:.0%} to measure on), statistics",
-        f"train, evaluate and score {names}: {recipe.pseudo_epochs:g} pseudo-epochs of {PASSES} "
-        "passes each",
+        f"train, evaluate and score {' and '.join(NETWORKS)}: {recipe.pseudo_epochs:g} "
+        f"pseudo-epochs of {PASSES} passes each",
         "score: the scene too, and compare the points found with its ships",
         "2 to 4 minutes on 2 cores with the defaults; nothing is downloaded",
     ]
@@ -78,7 +76,7 @@ def work(recipe: DemoRecipe, found: Inputs, run: Run) -> Outcome:
         results = [_result(run, name, mapped[name]) for name in NETWORKS]
         run.publish("demo.json", to_json([asdict(one) for one in results]))
         if all(mapped.values()):
-            run.publish("maps.png", overview(mapped, CLASS))
+            run.publish("maps.png", overview(mapped))
     return Outcome(
         counts={"tiles": recipe.tiles, "ships_in_scene": int(results[0].scene["ships"])},
         metrics={one.name: finite(asdict(one)) for one in results},
@@ -151,13 +149,11 @@ def step(job: Job[Any, Any], recipe: Recipe, outer: Run, title: str) -> tuple[Ru
     Raises:
         SatrayError: the job failed, or ended with a status other than 0.
     """
-    if recipe.out is None:
-        raise ValueError(f"{job.name} has no out")
     prepared = job.read(recipe, outer.storage)
     run = Run(
         job.name,
         run_id(job.name, recipe, prepared.digests),
-        recipe.out,
+        str(recipe.out),
         outer.storage,
         progress=lambda line: outer.progress(f"{title}: {line}"),
         ray=outer.ray,
@@ -187,9 +183,6 @@ def _archive(recipe: DemoRecipe, run: Run) -> None:
             write_scene(storage, uri, SCENE, recipe.seed)
             found = {"run_id": run.run_id, "counts": counts}
             storage.write(made, json.dumps(found).encode())
-        for name in ("labels.csv", "ships.json", "scene.tif", "scene-ships.geojson"):
-            data = storage.read(join(uri, name))
-            run.record(Product(f"archive/{name}", len(data), hashlib.sha256(data).hexdigest()))
     classes = ", ".join(f"{n} with {name}" for name, n in found["counts"].items())
     run.say(f"archive: {recipe.tiles:,} tiles ({classes})")
 
@@ -213,41 +206,36 @@ def _result(run: Run, name: str, mapped: "list[MappedTile]") -> "Result":
     from satray.models.spec import read_spec
     from satray.score.products.names import detections_name
 
-    def read(*path: str) -> bytes:
-        return run.storage.read(join(run.out, *path))
+    def load(*path: str) -> Any:
+        return json.loads(run.storage.read(run.uri(*path)))
 
-    document = json.loads(read(f"evaluate-{name}", "metrics.json"))
-    by_class = document["by_class"]
-    figures = {key: nan if value is None else value for key, value in document["metrics"].items()}
-    auc = by_class[CLASS]["auc"]
-    table = pq.read_table(
-        io.BytesIO(read(f"scene-{name}", detections_name("scene.tif", "parquet")))
-    )
+    document = load(f"evaluate-{name}", "metrics.json")
+    metrics = {key: nan if value is None else value for key, value in document["metrics"].items()}
+    auc = document["by_class"][CLASS]["auc"]
+    ships = load("archive", "scene-ships.geojson")["features"]
+    place = run.uri(f"scene-{name}", detections_name("scene.tif", "parquet"))
     points = [
-        (one["row"], one["col"], one["score"]) for one in table.to_pylist() if one["class"] == CLASS
+        (one["row"], one["col"], one["score"])
+        for one in pq.read_table(io.BytesIO(run.storage.read(place))).to_pylist()
+        if one["class"] == CLASS
     ]
-    ships = json.loads(read("archive", "scene-ships.geojson"))["features"]
     grids = read_spec(join(run.out, f"train-{name}"), run.storage).grids.values()
-    cell = min(grid.stride for grid in grids)  # tiles are not resized
+    slack = min(grid.stride for grid in grids) / 2  # half a cell; tiles are not resized
+    boxes = [ship["properties"]["box_px"] for ship in ships]
     return Result(
         name=name,
         tiles=document["tiles"],
-        accuracy=figures["accuracy"],
-        majority=figures["baseline_accuracy"],
-        map=figures["map"],
-        prevalence=sum(one["prevalence"] for one in by_class.values()) / len(by_class),
+        metrics=metrics,
         auc=nan if auc is None else auc,
         pointing=pointing(mapped),
-        scene=match(
-            points, [ship["properties"]["box_px"] for ship in ships], cell / 2, (SCENE, SCENE)
-        ),
+        scene=match(points, boxes, slack, (SCENE, SCENE)),
     )
 
 
 def _look_at(out: str) -> list[str]:
     first = next(iter(NETWORKS))
     places = {
-        "maps.png": "ship tiles, and where each network saw the ships",
+        "maps.png": "tiles with their ships boxed; where each network saw them, and its peak (+)",
         f"train-{first}/curves.png": "how it learned",
         f"evaluate-{first}/report.html": "how good it is, in plots and tiles (open in a browser)",
         f"score-{first}/cam/": "ship maps of all tiles, to lay over archive/tiles/ in QGIS",

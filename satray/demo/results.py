@@ -20,24 +20,26 @@ from typing import Any
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from rasterio.io import MemoryFile
 from shapely import box, unary_union
 
 from satray.demo.archive import BANDS, Box
 from satray.metrics.summary import said
+from satray.report.tiles import on_pixels, overlaid
 from satray.score.products.names import cam_path
 from satray.storage import Storage, join
 
 COLUMNS = 8
 """Tiles of the picture."""
+ENLARGED = 3
+"""Pixels of the picture for one of a tile."""
 
 
 @dataclass(frozen=True)
 class MappedTile:
     """A tile, its ships, and where one network saw ships."""
 
-    tile_id: str
-    """Its id."""
     pixels: NDArray[Any]
     """Stored values (C, H, W)."""
     boxes: Sequence[Box]
@@ -63,14 +65,8 @@ class Result:
     """The network."""
     tiles: int
     """Tiles measured."""
-    accuracy: float
-    """Share of right yes-or-no answers, over tiles and classes."""
-    majority: float
-    """The same, for always answering what is more frequent."""
-    map: float
-    """Mean average precision over the classes."""
-    prevalence: float
-    """The same by chance: the mean share of tiles that hold a class."""
+    metrics: dict[str, Any]
+    """Their metrics, as `evaluate` has them."""
     auc: float
     """Area under the ROC curve of the class pointed at; 0.5 by chance."""
     pointing: dict[str, float]
@@ -103,7 +99,7 @@ def read_tiles(
             with MemoryFile(data) as file, file.open() as cam:
                 maps.append(cam.read(cam.descriptions.index(class_name) + 1))
                 cells = ~place @ cam.transform
-        found.append(MappedTile(tile_id, pixels, boxes, np.sum(maps, axis=0), cells))
+        found.append(MappedTile(pixels, boxes, np.sum(maps, axis=0), cells))
     return found
 
 
@@ -112,7 +108,7 @@ def pointing(tiles: Iterable[MappedTile]) -> dict[str, float]:
     hits, chances = 0, []
     for tile in tiles:
         y, x = tile.peak
-        wide = widened(tile.boxes, abs(tile.cells.e) / 2, abs(tile.cells.a) / 2)
+        wide = widened(tile.boxes, abs(tile.cells.a) / 2)
         hits += any(a <= y <= c and b <= x <= d for a, b, c, d in wide)
         chances.append(covered(wide, *tile.pixels.shape[-2:]))
     return {"tiles": len(chances), "hits": hits, "expected": sum(chances)}
@@ -136,15 +132,15 @@ def match(
         numbers of ships, of detections, of hits, and the precision of random points (chance).
     """
     likely = sorted(points, key=lambda point: -point[2])
-    wide, free = widened(boxes, slack, slack), set(range(len(boxes)))
+    wide, free = widened(boxes, slack), set(range(len(boxes)))
     for y, x, _ in likely:
-        near = [
-            (hypot(y - (boxes[n][0] + boxes[n][2]) / 2, x - (boxes[n][1] + boxes[n][3]) / 2), n)
+        away = {
+            n: hypot(2 * y - boxes[n][0] - boxes[n][2], 2 * x - boxes[n][1] - boxes[n][3])
             for n in free
             if wide[n][0] <= y <= wide[n][2] and wide[n][1] <= x <= wide[n][3]
-        ]
-        if near:
-            free.discard(min(near)[1])
+        }
+        if away:
+            free.discard(min(away, key=away.__getitem__))
     return {
         "ships": len(boxes),
         "detections": len(likely),
@@ -153,9 +149,9 @@ def match(
     }
 
 
-def widened(boxes: Iterable[Box], down: float, across: float) -> list[Box]:
+def widened(boxes: Iterable[Box], by: float) -> list[Box]:
     """Boxes with so much more (px) on every side."""
-    return [(a - down, b - across, c + down, d + across) for a, b, c, d in boxes]
+    return [(a - by, b - by, c + by, d + by) for a, b, c, d in boxes]
 
 
 def covered(boxes: Iterable[Box], height: float, width: float) -> float:
@@ -166,21 +162,24 @@ def covered(boxes: Iterable[Box], height: float, width: float) -> float:
 
 def result_lines(results: Sequence[Result], class_name: str) -> list[str]:
     """The measured figures, each beside what it takes to do nothing."""
+    form = "{:26}{:>15}{:>15}{:>15}{:>25}".format
     heads = ("accuracy", "mAP", f"{class_name} AUC", f"map's peak on a {class_name}")
     table = [
-        _row(f"on {results[0].tiles} tiles set apart", heads),
-        _row("", ("(majority)", *("(by chance)",) * 3)),
+        form(f"on {results[0].tiles} tiles set apart", *heads),
+        form("", "(majority)", *("(by chance)",) * 3),
     ]
     scenes = [""]
     for one in results:
-        game, scene = one.pointing, one.scene
-        figures = (
-            f"{said(one.accuracy, 3)} ({said(one.majority, 3)})",
-            f"{said(one.map, 3)} ({said(one.prevalence, 3)})",
-            f"{said(one.auc, 3)} (0.500)",
-            f"{game['hits']} of {game['tiles']} ({game['expected']:.1f})",
+        metrics, game, scene = one.metrics, one.pointing, one.scene
+        table.append(
+            form(
+                one.name,
+                f"{said(metrics['accuracy'], 3)} ({said(metrics['baseline_accuracy'], 3)})",
+                f"{said(metrics['map'], 3)} ({said(metrics['baseline_map'], 3)})",
+                f"{said(one.auc, 3)} (0.500)",
+                f"{game['hits']} of {game['tiles']} ({game['expected']:.1f})",
+            )
         )
-        table.append(_row(one.name, figures))
         precision, recall = (
             scene["hits"] / scene[of] if scene[of] else nan for of in ("detections", "ships")
         )
@@ -192,62 +191,39 @@ def result_lines(results: Sequence[Result], class_name: str) -> list[str]:
     return table + scenes
 
 
-def _row(name: str, figures: Sequence[str]) -> str:
-    widths = (15, 15, 15, 25)
-    cells = (f"{text:>{width}}" for text, width in zip(figures, widths, strict=True))
-    return f"{name:26}" + "".join(cells)
-
-
-def overview(networks: Mapping[str, Sequence[MappedTile]], class_name: str) -> bytes:
-    """PNG: the first tiles in colour with their ships, below them one row of maps a network.
+def overview(networks: Mapping[str, Sequence[MappedTile]]) -> bytes:
+    """PNG: the first tiles with their ships, below them a row of maps a network with their peaks.
 
     Args:
         networks: the same tiles in the same order for each network.
-        class_name: what is mapped; for the title.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
-    tiles = next(iter(networks.values()))[:COLUMNS]
-    rows: dict[str, Sequence[MappedTile]] = {"tile": tiles, **networks}
-    figure = Figure(figsize=(1.7 * len(tiles) + 1.2, 1.8 * len(rows) + 0.6), dpi=110)
-    axes = figure.subplots(len(rows), len(tiles), squeeze=False)
-    for line, (name, mapped) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(name, fontsize=10)
-        for axis, tile in zip(line, mapped[:COLUMNS], strict=True):
-            height, width = tile.pixels.shape[-2:]
-            shade = 1.0 if name == "tile" else 0.75
-            axis.imshow(_colours(tile.pixels) * shade, extent=(0, width, height, 0))
-            for top, left, bottom, right in tile.boxes:
-                size = (right - left, bottom - top)
-                axis.add_patch(Rectangle((left, top), *size, fill=False, ec="cyan", lw=0.9))
-            if name == "tile":
-                axis.set_title(tile.tile_id, fontsize=8)
-            else:
-                (left, top), (right, bottom) = (
-                    tile.cells @ corner for corner in ((0, 0), tile.map.shape[::-1])
-                )
-                evidence = np.nan_to_num(np.clip(tile.map, 0, None))
-                strength = evidence / max(float(evidence.max()), 1e-6)
-                axis.imshow(
-                    strength, extent=(left, right, bottom, top), cmap="inferno", vmin=0, vmax=1,
-                    alpha=0.75 * np.sqrt(strength), interpolation="nearest",
-                )  # fmt: skip
-                row, col = tile.peak
-                axis.plot(col, row, "+", color="lime", markersize=9, markeredgewidth=1.6)
-            axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-    figure.suptitle(
-        f"Where '{class_name}' comes from: maps (bright = evidence for), boxes = true {class_name}s"
-        ", + = the map's peak",
-        fontsize=10,
-    )
-    figure.tight_layout()
+    tiles = next(iter(networks.values()))
+    rows = [("", tiles, False), *((name, mapped, True) for name, mapped in networks.items())]
+    drawn = []
+    for name, mapped, with_map in rows:
+        pictures = [_picture(tile, with_map) for tile in mapped[:COLUMNS]]
+        ImageDraw.Draw(pictures[0]).text((3, 1), name, fill="white")
+        drawn.append(np.concatenate([np.asarray(each) for each in pictures], axis=1))
     sink = io.BytesIO()
-    figure.savefig(sink, format="png")
+    Image.fromarray(np.concatenate(drawn)).save(sink, "PNG")
     return sink.getvalue()
 
 
-def _colours(pixels_CHW: NDArray[Any]) -> NDArray[np.float64]:
-    """Red, green and blue of a tile, (H, W, 3) in 0..1, brightened as an eye likes it."""
-    rgb = np.stack([pixels_CHW[BANDS.index(name)] for name in ("red", "green", "blue")], axis=-1)
-    return np.asarray(np.clip(rgb / 3200.0, 0.0, 1.0) ** 0.6)
+def _picture(tile: MappedTile, with_map: bool) -> Image.Image:
+    """A tile, brightened as an eye likes it, enlarged, with its ships; under its map or not."""
+    rgb = np.stack([tile.pixels[BANDS.index(name)] for name in ("red", "green", "blue")], axis=-1)
+    colours = np.clip(rgb / 3200.0, 0.0, 1.0) ** 0.6
+    colours = colours.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
+    if with_map:
+        evidence = np.nan_to_num(np.clip(tile.map, 0, None)) / max(float(np.nanmax(tile.map)), 1e-6)
+        cells = Affine.scale(ENLARGED) @ tile.cells
+        colours = overlaid(colours, on_pixels(evidence, cells, *colours.shape[:2]))
+    picture = Image.fromarray((colours * 255).astype(np.uint8))
+    drawing = ImageDraw.Draw(picture)
+    for top, left, bottom, right in tile.boxes:
+        drawing.rectangle([ENLARGED * edge for edge in (left, top, right, bottom)], outline="cyan")
+    if with_map:
+        y, x = (ENLARGED * at for at in tile.peak)
+        drawing.line((x - 6, y, x + 6, y), "lime", 2)
+        drawing.line((x, y - 6, x, y + 6), "lime", 2)
+    return picture
