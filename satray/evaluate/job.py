@@ -8,7 +8,7 @@ from satray.config.score import EvaluateRecipe
 from satray.data.bands import select
 from satray.data.index import TileIndex, read_index
 from satray.errors import InputError
-from satray.evaluate.quality import Gathered, Quality, Split, held_back, held_line, measure
+from satray.evaluate.quality import Gathered, Quality, Split, caution, measure
 from satray.evaluate.reproduce import Comparison, Earlier, causes, compare, earlier
 from satray.metrics.summary import said
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
@@ -147,9 +147,8 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
     predicted = gathered.predicted()
     quality: Quality | None = None
     if len(predicted.ids):
-        held_N = held_back(spec, index.digest, recipe.split, predicted.ids)
         with run.activity("measuring"):
-            quality = measure(predicted, spec, recipe.bootstrap, held_N, run.progress)
+            quality = measure(predicted, spec, recipe.bootstrap, run.progress)
     document: dict[str, Any] = {
         "split": recipe.split,
         "tiles": merged.tiles,
@@ -178,6 +177,7 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
             f"{recipe.split}: {merged.tiles - merged.failed:,} tiles, "
             f"{len(spec.classes)} classes ({spec.task}): report.html, metrics.json, predictions/",
             *_metric_lines(quality, len(spec.classes)),
+            *filter(None, [caution(spec, index.digest, recipe.split)]),
             *([comparison.line()] if comparison and same else []),
             *failure_lines(merged),
         ),
@@ -217,6 +217,5 @@ def _metric_lines(quality: Quality | None, classes: int) -> list[str]:
         f"always deciding the majority; balanced accuracy {shown('balanced_accuracy')}",
         f"mAP {shown('map')} over {metrics['classes_counted']:.0f} of {classes} classes with both "
         f"kinds; AUC {shown('auc')}",
-        *([f"note: the {held_line(quality.held)}"] if quality.held is not None else []),
         *quality.warnings,
     ]

@@ -40,16 +40,16 @@ def draw(quality: Quality, classes: Sequence[str], thresholds: Sequence[float]) 
 
     Curves and bars show the classes with most positives where there are more than fit.
     """
-    judged, document = quality.judged, quality.document
-    shown = most_frequent([int(n) for n in quality.scored.labels.sum(axis=0)])
+    scored, document = quality.scored, quality.document
+    shown = most_frequent([int(n) for n in scored.labels.sum(axis=0)])
     rows = {classes[k]: document["by_class"][classes[k]] for k in shown}
-    marks = thresholds if len(classes) == 1 and judged.task != "multiclass" else ()
+    marks = thresholds if len(classes) == 1 and scored.task != "multiclass" else ()
     return {
         "average_precision": _bars(rows, document["metrics"]["map"]),
         "precision_recall": _curves(quality, shown, rows, "ap"),
         "roc": _curves(quality, shown, rows, "auc"),
         "reliability": _reliability(document),
-        "scores": _histogram(judged.scores[judged.labels], judged.scores[~judged.labels], marks),
+        "scores": _histogram(scored.scores[scored.labels], scored.scores[~scored.labels], marks),
         "tail_accuracy": _tails(document["tail"], "score threshold"),
         "tail_quantiles": _tails(
             document["tail_quantiles"], "share of the class's tiles at or below the threshold"

@@ -3,7 +3,7 @@
 Shapes: N tiles, K classes, T thresholds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from satray.data.index import TileIndex
 from satray.evaluate.bootstrap import affordable, bootstrap
-from satray.metrics.calibration import halves
 from satray.metrics.scored import (
     BINS,
     BoolArray,
@@ -32,8 +31,6 @@ from satray.score.sources import TileSet
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
 
-RANKING = ("map", "classes_counted", "map_paper", "baseline_map", "auc", "ap")
-"""Figures that only rank tiles: neither temperature nor thresholds touch them."""
 AT_T = np.linspace(0.5, 1.0, 20, endpoint=False)
 """Thresholds of tail accuracy, or shares of the tiles: 0.5 to 0.975 in steps of 0.025."""
 
@@ -94,10 +91,6 @@ class Quality:
 
     scored: Scored
     """The split under the bundle's temperature and thresholds."""
-    judged: Scored
-    """The tiles that these were not fitted on; `scored` where they were fitted on none."""
-    held: BoolArray | None
-    """(N,) which tiles those are; None where all of them are."""
     document: dict[str, Any]
     """What goes into metrics.json of it."""
     warnings: tuple[str, ...]
@@ -108,7 +101,6 @@ def measure(
     predicted: Predicted,
     spec: "BundleSpec",
     draws: int,
-    held_N: BoolArray | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Quality:
     """Measure a split.
@@ -117,77 +109,66 @@ def measure(
         predicted: one tile at least.
         spec: the bundle's task, classes, temperature and thresholds.
         draws: of the bootstrap, at most; 0 for no intervals.
-        held_N: tiles that the bundle's temperature and thresholds were not fitted on; None: all.
-            Figures of `RANKING` are of all tiles, the others of these.
         progress: told how far it is.
     """
     classes, task = spec.classes, spec.task
+    tiles = predicted.logits, predicted.labels
     rule = Rule(spec.temperature, tuple(spec.thresholds))
-    rest_N = np.ones(len(predicted.ids), bool) if held_N is None else held_N
-    rest = predicted.logits[rest_N], predicted.labels[rest_N]
+    scored = Scored.of(*tiles, len(classes), task, rule)
     draws = affordable(draws, len(predicted.ids))
 
-    def pair(rule: Rule) -> tuple[Scored, Scored]:
-        whole = Scored.of(predicted.logits, predicted.labels, len(classes), task, rule)
-        return whole, whole if held_N is None else Scored.of(*rest, len(classes), task, rule)
+    def show(done: int, of: int) -> None:
+        progress(f"intervals: {done:,} of {of:,} draws")
 
-    def both(figures: Callable[[Scored], dict[str, Any]], of: tuple[Scored, Scored]) -> Any:
-        whole, part = of
-        found = figures(whole)
-        if part is not whole:
-            found |= {name: one for name, one in figures(part).items() if not _ranks(name)}
-        return found
-
-    def intervals_of(one: Scored) -> dict[str, dict[str, float]]:
-        def show(done: int, of: int) -> None:
-            progress(f"intervals of {len(one.labels):,} tiles: {done:,} of {of:,} draws")
-
-        return bootstrap(one, classes, draws, progress=show)
-
-    def metrics(one: Scored) -> dict[str, Any]:
-        return metrics_of(one, classes)
-
-    scored, judged = split = pair(rule)
-    found = both(metrics, split)
-    intervals = both(intervals_of, split) if draws else {}
-    trap = watch(*rest, classes, task, rule)
+    intervals = bootstrap(scored, classes, draws, progress=show) if draws else {}
+    trap = watch(*tiles, classes, task, rule)
     document: dict[str, Any] = {
-        "metrics": found,
+        "metrics": metrics_of(scored, classes),
         "temperature": spec.temperature,
         "thresholds": dict(zip(classes, spec.thresholds, strict=True)),
-        "measured_apart": None
-        if held_N is None
-        else {
-            "tiles": int(held_N.sum()),
-            "fitted_tiles": int((~held_N).sum()),
-            "figures": [name for name in found if not _ranks(name)],
-        },
-        "raw_metrics": both(metrics, pair(Rule())),
+        "raw_metrics": compute_metrics(*tiles, classes, task),
         "bootstrap_draws": draws,
         "intervals": intervals,
-        "baselines": both(lambda one: baselines(one, classes), split),
-        "by_class": _by_class(scored, judged, spec, intervals),
+        "baselines": baselines(scored, classes),
+        "by_class": _by_class(scored, spec, intervals),
         "classes_always": list(trap.always),
         "classes_never": list(trap.never),
         "reliability": {
             "edges": np.linspace(0, 1, BINS + 1).tolist(),
-            "all": reliability(judged.scores, judged.labels),
+            "all": reliability(scored.scores, scored.labels),
             "by_class": {
-                name: reliability(judged.scores[:, k], judged.labels[:, k])
+                name: reliability(scored.scores[:, k], scored.labels[:, k])
                 for k, name in enumerate(classes)
             },
         },
-        "tail": tail_accuracy(judged.scores, judged.labels, classes),
-        "tail_quantiles": tail_accuracy(judged.ranks, judged.labels, classes, quantiles=True),
+        "tail": tail_accuracy(scored.scores, scored.labels, classes),
+        "tail_quantiles": tail_accuracy(scored.ranks, scored.labels, classes, quantiles=True),
     }
-    truth_NK, said_NK = judged.labels, judged.predicted
+    truth_NK, said_NK = scored.labels, scored.predicted
     if task == "multilabel":
         document["errors_together"] = errors_together(said_NK, truth_NK).tolist()
     else:  # tiles by truth (rows) and decision (columns); `no` before `yes` for one class
         if len(classes) == 1:
             truth_NK, said_NK = (np.hstack([~one, one]) for one in (truth_NK, said_NK))
         document["confusion"] = (truth_NK.T.astype(np.int64) @ said_NK).tolist()
-    return Quality(scored, judged, held_N, document, trap.warnings())
+    return Quality(scored, document, trap.warnings())
+
+
+def _by_class(
+    scored: Scored, spec: "BundleSpec", intervals: dict[str, dict[str, float]]
+) -> dict[str, dict[str, Any]]:
+    figures = figures_by_class(scored, np.ones((1, len(scored.labels))))
+    return {
+        name: {
+            "positives": int(scored.labels[:, k].sum()),
+            "given": int(scored.predicted[:, k].sum()),
+            "ap_interval": intervals.get(f"ap_{name}"),
+            # a softmax gives the class of the highest logit, whatever the threshold
+            "threshold": None if scored.task == "multiclass" else spec.thresholds[k],
+            **{figure: float(values_1K[0, k]) for figure, values_1K in figures.items()},
+        }
+        for k, name in enumerate(spec.classes)
+    }
 
 
 def baselines(scored: Scored, classes: Sequence[str]) -> dict[str, float]:
@@ -289,42 +270,15 @@ def tail_accuracy(
     return lists | {"fixed_classes": [classes[int(k)] for k in np.flatnonzero(lasting_K)]}
 
 
-def held_back(spec: "BundleSpec", digest: str, split: str, ids: Sequence[str]) -> BoolArray | None:
-    """The half of the validation tiles that the bundle's calibration left alone.
-
-    The halves are those of the tiles that were read now; where training could not read the same
-    ones, a tile more or less moves one other at most.
+def caution(spec: "BundleSpec", digest: str, split: str) -> str:
+    """What the split was used for before, in words; empty for nothing.
 
     Args:
         spec: the bundle's.
         digest: SHA-256 of the index that it is measured on.
         split: part of that index.
-        ids: of the N tiles.
-
-    Returns:
-        (N,) whether nothing was fitted on the tile; None where nothing was fitted on any.
     """
-    fitted = spec.provenance.get("calibration")
-    if split != "val" or spec.provenance.get("index") != digest or not isinstance(fitted, Mapping):
-        return None
-    if not (fitted.get("temperature") or fitted.get("thresholds")):
-        return None
-    held_N: BoolArray = ~halves(ids, fitted.get("seed", 0))
-    return held_N if held_N.any() else None
-
-
-def held_line(held_N: BoolArray) -> str:
-    """What was measured apart, in words."""
-    return (
-        f"temperature and thresholds of the bundle were fitted on {(~held_N).sum():,} of these "
-        "tiles; what hangs on them (all but average precision and AUC) is measured on the other "
-        f"{held_N.sum():,}"
-    )
-
-
-def caution(spec: "BundleSpec", digest: str, split: str, held_N: BoolArray | None) -> str:
-    """What the split was used for before, in words; empty for nothing."""
-    index = spec.provenance.get("index")
+    index, fitted = (spec.provenance.get(name) for name in ("index", "calibration"))
     if index is None:
         return "The bundle does not say which tile index it was trained on: maybe on these tiles."
     if index != digest:
@@ -337,28 +291,11 @@ def caution(spec: "BundleSpec", digest: str, split: str, held_N: BoolArray | Non
     if split != "val":
         return ""
     chosen = "The bundle was chosen by its figures on this split: they are a little optimistic."
-    return chosen if held_N is None else f"{chosen} The {held_line(held_N)}."
-
-
-def _ranks(name: str) -> bool:
-    return name in RANKING or name.startswith("ap_")
-
-
-def _by_class(
-    scored: Scored, judged: Scored, spec: "BundleSpec", intervals: dict[str, dict[str, float]]
-) -> dict[str, dict[str, Any]]:
-    """Figures of each class: AP, AUC and prevalence of all tiles, the others of those judged."""
-    whole, part = (figures_by_class(one, np.ones((1, len(one.labels)))) for one in (scored, judged))
-    figures = part | {name: whole[name] for name in ("ap", "auc", "prevalence")}
-    return {
-        name: {
-            "positives": int(scored.labels[:, k].sum()),
-            "judged_positives": int(judged.labels[:, k].sum()),
-            "given": int(judged.predicted[:, k].sum()),
-            "ap_interval": intervals.get(f"ap_{name}"),
-            # a softmax gives the class of the highest logit, whatever the threshold
-            "threshold": None if scored.task == "multiclass" else spec.thresholds[k],
-            **{figure: float(values_1K[0, k]) for figure, values_1K in figures.items()},
-        }
-        for k, name in enumerate(spec.classes)
-    }
+    kinds = [name for name in ("temperature", "thresholds") if (fitted or {}).get(name)]
+    if not kinds:
+        return chosen
+    return (
+        f"{chosen} Its {' and '.join(kinds)} were fitted on half of these tiles, and so are all "
+        "figures but average precision and AUC; the training's metrics.json has what was measured "
+        "on the other half."
+    )

@@ -75,7 +75,7 @@ def publish_report(
             footer="Written by satray; self-contained. The figures are in metrics.json, the "
             "predictions in predictions/, the plots in plots/.",
             headlines=_headlines(quality),
-            caution=caution(spec, split.index.digest, recipe.split, quality.held),
+            caution=caution(spec, split.index.digest, recipe.split),
             recipe=recipe,
             spec=spec,
             index=split.index,

@@ -89,6 +89,18 @@ def read_weights(
     return found
 
 
+def _read(source: str, backbone: str, storage: Storage) -> Stored:
+    if is_word(source):
+        path, cfg = fetch(backbone, source), published(backbone, source)
+        name = f"{full_name(cfg)} ({source}; {cfg.license or 'no licence'})" if cfg else source
+        return Stored(name, _parse(path.read_bytes(), path.name))
+    about, bands = join(parent(source), SPEC), {}
+    if storage.exists(about):
+        spec = BundleSpec.from_json(storage.read(about), about)
+        bands = {tower.name: tower.bands for tower in spec.variant.towers}
+    return Stored(source, read_state(source, storage), bands)
+
+
 def read_state(uri: str, storage: Storage) -> Tensors:
     """The tensors of a file by name, on the CPU.
 
@@ -156,13 +168,16 @@ def load_weights(
             first convolution cannot be adapted.
     """
     source, target = stored.source, backbone.body.state_dict()
-    wanted = [name for name in target if not name.endswith(_COUNTER)]
     prefix, tensors = _arranged(stored.tensors, backbone, tower, source)
+    wanted = [name for name in target if not name.endswith(_COUNTER)]
+    for name in wanted:
+        values = tensors.get(name, target[name])
+        if not (values.is_floating_point() and values.isfinite().all()):
+            raise InputError(f"{source}: {name} ({values.dtype}) holds no finite numbers")
     first = f"{backbone.first_conv}.weight"
-    if first in target and first in tensors and tensors[first].is_floating_point():
+    if first in tensors and first in target:
         stem, wide = tensors[first], target[first]
-        same = stem.shape[:1] + stem.shape[2:] == wide.shape[:1] + wide.shape[2:]
-        if stem.ndim == 4 and same and stem.shape[1] > 0:
+        if stem.ndim == 4 and stem[:, :1].shape == wide[:, :1].shape:
             known = stored.bands.get(tower)
             if known is None and len(stored.bands) == 1:
                 (known,) = stored.bands.values()
@@ -171,12 +186,6 @@ def load_weights(
             except InputError as error:
                 raise InputError(f"{source}: {error}") from None
     _refuse_others(tensors, target, wanted, backbone, source)
-    for name in wanted:
-        values = tensors[name]
-        if not values.is_floating_point() and target[name].is_floating_point():
-            raise InputError(f"{source}: {name} is {values.dtype}; accepted: floating point")
-        if not values.isfinite().all() or (name.endswith("running_var") and (values < 0).any()):
-            raise InputError(f"{source}: {name} holds numbers that are not finite, or below 0")
     with torch.no_grad():
         for name in target.keys() & tensors.keys():
             target[name].copy_(tensors[name])
@@ -261,65 +270,53 @@ def adapt_first_conv(
     return w_OCkk * (stored / wanted) if how in ("mean", "copy") else w_OCkk
 
 
-def _read(source: str, backbone: str, storage: Storage) -> Stored:
-    if is_word(source):
-        path, cfg = fetch(backbone, source), published(backbone, source)
-        name = f"{full_name(cfg)} ({source}; {cfg.license or 'no licence'})" if cfg else source
-        return Stored(name, _parse(path.read_bytes(), path.name))
-    about, bands = join(parent(source), SPEC), {}
-    if storage.exists(about):
-        spec = BundleSpec.from_json(storage.read(about), about)
-        bands = {tower.name: tower.bands for tower in spec.variant.towers}
-    return Stored(source, read_state(source, storage), bands)
-
-
 def _parse(data: bytes, name: str) -> Tensors:
-    # Told by content, since files are renamed: a header's length, then JSON.
-    pickled = data.startswith((b"PK", b"\x80"))  # a zip archive, or a pickle
-    safe = data[8:10] == b'{"' or (name.endswith(".safetensors") and not pickled)
-    state = parse_safetensors(data, name) if safe else _torch(data, name)
+    # Told by content, since files are renamed: a zip archive or a pickle; a header's length, JSON.
+    if data.startswith((b"PK", b"\x80")):
+        state = _unpickled(data, name)
+    elif data[8:10] == b'{"' or name.endswith(".safetensors"):
+        state = parse_safetensors(data, name)
+    else:
+        begins = f"it begins {data[:24]!r}" if data else "it is empty"
+        raise InputError(f"{name}: not a PyTorch file: {begins}")
     tensors = _unwrap(state)
     if not tensors:
-        top = state if isinstance(state, dict) else {}
-        inside = [str(key) for key, value in top.items() if _holds_tensors(value)]
-        found = f", but several dicts of them ({', '.join(inside)})" if inside else ""
-        raise InputError(f"{name}: holds no tensors by name{found}; accepted: a state dict")
+        raise InputError(f"{name}: holds no tensors by name; accepted: a state dict")
     return tensors
 
 
-def _torch(data: bytes, name: str) -> object:
-    if not data.startswith((b"PK", b"\x80")):
-        begins = f"it begins {data[:24]!r}" if data else "it is empty"
-        raise InputError(f"{name}: not a PyTorch file: {begins}")
+def _unpickled(data: bytes, name: str) -> object:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on pickle protocols; what fails is told below
         try:
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as error:  # of many classes, by what in the file is broken
-            said = one_line(error)
-            if any(word in said.lower() for word in ("weights_only", "unsupported", "torchscript")):
+            said = f"not a PyTorch file: {one_line(error)[:160]}"
+            if re.search("weights_only|unsupported|torchscript", str(error), re.IGNORECASE):
                 said = (
                     "more than tensors in it (a whole model, TorchScript), which may run code and "
                     "is not loaded; accepted: tensors alone, as torch.save(model.state_dict(), "
                     "FILE) writes them, or .safetensors"
                 )
-            else:
-                said = f"not a PyTorch file: {said[:160]}"
             raise InputError(f"{name}: {said}") from error
 
 
 def _unwrap(state: object) -> Tensors:
     """The tensors of a state dict, which may be wrapped: by a usual name, or in the only dict."""
+
+    def holds_tensors(value: object) -> bool:
+        return isinstance(value, dict) and any(isinstance(one, Tensor) for one in value.values())
+
     for _ in range(3):
         if not isinstance(state, dict):
             return {}
-        inner = next((state[key] for key in _WRAPPERS if isinstance(state.get(key), dict)), None)
-        if inner is None:
-            dicts = [value for value in state.values() if _holds_tensors(value)]
-            if len(dicts) != 1 or _holds_tensors(state):
-                break
-            inner = dicts[0]
-        state = inner
+        inner = [state[key] for key in _WRAPPERS if isinstance(state.get(key), dict)]
+        if not inner and not holds_tensors(state):
+            inner = [value for value in state.values() if holds_tensors(value)]
+            inner = inner if len(inner) == 1 else []
+        if not inner:
+            break
+        state = inner[0]
     if not isinstance(state, dict):
         return {}
     return {
@@ -329,13 +326,6 @@ def _unwrap(state: object) -> Tensors:
     }
 
 
-def _holds_tensors(value: object) -> bool:
-    """Whether a value is a dict that has tensors by name."""
-    return isinstance(value, dict) and any(
-        isinstance(name, str) and isinstance(inside, Tensor) for name, inside in value.items()
-    )
-
-
 def _refuse_others(
     tensors: Tensors, target: Tensors, wanted: list[str], backbone: Backbone, source: str
 ) -> None:
@@ -343,7 +333,6 @@ def _refuse_others(
     classifier = getattr(backbone.body, "default_cfg", {}).get("classifier") or ()
     named = (classifier,) if isinstance(classifier, str) else classifier
     heads = (*_HEADS, *(f"{name}." for name in named))
-    missing = [name for name in wanted if name not in tensors]
     rest = [n for n in tensors if n not in target and not n.startswith(heads)]
     clashing = [
         f"{name} ({_size(tensors[name])} for {_size(target[name])})"
@@ -353,8 +342,8 @@ def _refuse_others(
     told = [
         f"{len(names)} {word} ({listed(names, _LISTED)})"
         for names, word in (
-            (missing, f"of its {len(wanted)} tensors missing"),
-            ([name for name in rest if not name.endswith(_COUNTER)], "unexpected"),
+            ([n for n in wanted if n not in tensors], f"of its {len(wanted)} tensors missing"),
+            ([n for n in rest if not n.endswith(_COUNTER)], "unexpected"),
             (clashing, "of another shape"),
         )
         if names
@@ -366,11 +355,15 @@ def _refuse_others(
         )
 
 
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
 def _arranged(given: Tensors, backbone: Backbone, tower: str, source: str) -> tuple[str, Tensors]:
     """The tensors that are meant for a backbone, in its names, and what stood before those names.
 
-    Names are first taken as they are; of files that fit as little as half, the names before timm
-    converts them.
+    Names are taken as they are, by torchvision's places, or as timm converts them; whatever fits
+    best.
     """
     target = backbone.body.state_dict()
 
@@ -378,15 +371,15 @@ def _arranged(given: Tensors, backbone: Backbone, tower: str, source: str) -> tu
         return sum(name in target and v.shape == target[name].shape for name, v in tensors.items())
 
     prefix, own = _part(given, target, tower, source)
-    own = _by_place(own, target)
-    found = max((_converted(own, backbone), own), key=fits)
-    if 2 * fits(found) < len(target):
+    ways = [(prefix, own), (prefix, _by_place(own, target)), (prefix, _converted(own, backbone))]
+    if 2 * max(fits(tensors) for _, tensors in ways) < len(
+        target
+    ):  # foreign names, behind a prefix
         from timm.models import clean_state_dict
 
         bare = _converted(clean_state_dict(given), backbone)
-        _, foreign = _part(bare, target, tower, source)
-        if fits(foreign) > fits(found):
-            return "", foreign
+        ways.append(("", _part(bare, target, tower, source)[1]))
+    prefix, found = max(ways, key=lambda way: fits(way[1]))
     return prefix, dict(found)
 
 
@@ -425,9 +418,8 @@ def _converted(tensors: Tensors, backbone: Backbone) -> Tensors:
         return tensors
     try:
         return _unwrap(convert(dict(tensors), backbone.body)) or tensors
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError,
-            TypeError, ValueError):  # fmt: skip
-        return tensors  # it was written for others; what does not fit is told in a moment
+    except Exception:  # it was written for others; what does not fit is told in a moment
+        return tensors
 
 
 def _by_place(tensors: Tensors, target: Tensors) -> Tensors:
@@ -443,7 +435,3 @@ def _by_place(tensors: Tensors, target: Tensors) -> Tensors:
     if [tensors[n].shape for n in theirs[1:]] != [target[n].shape for n in ours[1:]]:
         return tensors
     return {our: tensors[their] for our, their in zip(ours, theirs, strict=True)}
-
-
-def _size(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a number"

@@ -1,4 +1,4 @@
-"""What is measured: intervals, baselines, tail accuracy, the half that nothing was fitted on."""
+"""What is measured: intervals, baselines, tail accuracy; and what is told of the split."""
 
 import json
 import math
@@ -15,12 +15,9 @@ from satray.evaluate.quality import (
     baselines,
     caution,
     errors_together,
-    held_back,
-    measure,
     reliability,
     tail_accuracy,
 )
-from satray.metrics.calibration import halves
 from satray.metrics.scored import PLAIN, Rule, Scored
 from satray.metrics.summary import compute_metrics, flat
 from satray.runs.run import to_json
@@ -164,7 +161,7 @@ def test_quantiles_keep_every_class():
     assert logits["counts"] == found["counts"]  # only the order matters
 
 
-# The document, and the half that nothing was fitted on
+# The document
 
 
 @pytest.mark.parametrize(
@@ -193,60 +190,18 @@ def test_the_document_is_whole_and_json(tmp_path, task, classes) -> None:
     assert sum(document["reliability"]["all"]["counts"]) == quality.scored.scores.size
 
 
-def fitted(root, **more):
-    """A bundle that says that it was fitted on half of this index, and its findings."""
-    found = report_material.findings(root, tiles=24)
-    calibration = {"seed": 5, "temperature": True, "thresholds": True} | more
-    provenance = {"index": found.index.digest, "calibration": calibration}
-    return found, replace(found.spec, provenance=provenance, thresholds=(0.3, 0.5, 0.6))
-
-
-def test_figures_that_were_fitted_come_from_the_other_half(tmp_path) -> None:
-    found, spec = fitted(tmp_path)
-    tiles = found.predicted
-    held = held_back(spec, found.index.digest, "val", tiles.ids)
-    assert np.array_equal(held, ~halves(tiles.ids, 5))
-    quality, whole = measure(tiles, spec, 20, held), measure(tiles, spec, 20).document
-    document, rule = quality.document, Rule(spec.temperature, spec.thresholds)
-    rest = (tiles.logits[held], tiles.labels[held], spec.classes, spec.task)
-    half, apart = compute_metrics(*rest, rule), document["measured_apart"]
-    for name in ("f1_macro", "f2_samples", "accuracy", "baseline_accuracy", "log_loss", "ece"):
-        assert document["metrics"][name] == half[name]
-        assert name in apart["figures"]
-    for name in ("map", "auc", "map_paper", "classes_counted", "ap"):
-        assert document["metrics"][name] == whole["metrics"][name]
-    assert document["raw_metrics"]["log_loss"] == compute_metrics(*rest)["log_loss"]
-    drawn = bootstrap(Scored.of(*rest[:2], 3, spec.task, rule), spec.classes, 20)
-    assert document["intervals"]["f1_macro"] == drawn["f1_macro"]
-    assert document["intervals"]["map"] == whole["intervals"]["map"]
-    assert apart["tiles"] == held.sum() == 12
-    assert np.sum(document["reliability"]["all"]["counts"]) == 12 * 3
-    for k, row in enumerate(document["by_class"].values()):
-        assert row["positives"] == tiles.labels[:, k].sum()
-        assert row["judged_positives"] == tiles.labels[held, k].sum()
-    # what was fitted may have been right or wrong: its labels change none of these figures
-    other = tiles.labels.copy()
-    other[~held] = 1 - other[~held]
-    again = measure(replace(tiles, labels=other), spec, 0, held).document["metrics"]
-    assert [n for n in apart["figures"] if again[n] != document["metrics"][n]] == []
-    assert again["map"] != document["metrics"]["map"]
-
-
-def test_halves_and_cautions_go_by_the_bundles_own_provenance(tmp_path) -> None:
-    found, spec = fitted(tmp_path)
-    digest, ids = found.index.digest, found.predicted.ids
-    nothing = {"seed": 5, "temperature": False, "thresholds": False}
-    bare = replace(spec, provenance={"index": digest, "calibration": nothing})
-    for where, index, split, fitted_on, said in (
-        (spec, digest, "val", 12, "fitted on 12 of these tiles"),
-        (bare, digest, "val", 0, "a little optimistic"),
-        (spec, digest, "train", 0, "trained on this split"),
-        (spec, digest, "test", 0, ""),
-        (spec, "0" * 64, "val", 0, "another tile index"),
-        (found.spec, digest, "val", 0, "does not say"),
+def test_the_caution_goes_by_the_bundles_own_provenance() -> None:
+    bare = material.bundle(material.one_tower()).spec
+    calibration = {"seed": 5, "temperature": True, "thresholds": True}
+    chosen = replace(bare, provenance={"index": "i", "calibration": None})
+    fitted = replace(bare, provenance={"index": "i", "calibration": calibration})
+    for spec, digest, split, said in (
+        (fitted, "i", "val", "temperature and thresholds were fitted on half of these tiles"),
+        (fitted, "i", "train", "trained on this split"),
+        (fitted, "j", "val", "another tile index"),
+        (bare, "i", "val", "does not say"),
+        (chosen, "i", "val", "a little optimistic."),
     ):
-        held = held_back(where, index, split, ids)
-        assert (0 if held is None else (~held).sum()) == fitted_on
-        told = caution(where, index, split, held)
-        assert said in told
-        assert bool(told) == bool(said)
+        assert said in caution(spec, digest, split)
+    assert "fitted" not in caution(chosen, "i", "val")
+    assert caution(fitted, "i", "test") == ""

@@ -14,7 +14,7 @@ from PIL import Image
 
 from satray.evaluate.gallery import ends
 from satray.evaluate.plots import draw
-from satray.evaluate.quality import Predicted, held_back, measure
+from satray.evaluate.quality import Predicted, measure
 from satray.evaluate.reproduce import compare
 from satray.runs.run import Run
 from satray.storage import Storage
@@ -67,7 +67,7 @@ def test_a_report_of_each_kind(tmp_path, undrawn, task, classes, variant) -> Non
 
 
 def test_the_page_says_what_there_is_to_say(tmp_path, undrawn) -> None:
-    found = report_material.findings(tmp_path, tiles=24, keys=WORDS_ONLY)
+    found = report_material.findings(tmp_path, keys=WORDS_ONLY)
     scored = found.quality.scored
     page, said, _ = report(found, tmp_path)
     assert "Tiles by class" not in said
@@ -80,10 +80,6 @@ def test_the_page_says_what_there_is_to_say(tmp_path, undrawn) -> None:
     some = replace(found, recipe=found.recipe.model_copy(update={"gallery": ("ship",)}))
     warned = replace(found.quality, warnings=("majority trap: ...",))
     causes = replace(other, differs=("torch differs: <a> then, b now",))
-    calibration = {"seed": 1, "temperature": True, "thresholds": True}
-    half = replace(found.spec, provenance={"index": found.index.digest, "calibration": calibration})
-    held = held_back(half, found.index.digest, "val", found.predicted.ids)
-    apart = measure(found.predicted, half, 20, held)
     for case, expected, alerts in (
         (replace(found, predicted=right, quality=measure(right, found.spec, 0)),
          ["No decision is wrong"], 0),
@@ -91,9 +87,6 @@ def test_the_page_says_what_there_is_to_say(tmp_path, undrawn) -> None:
          ["No tile is given this class", "does not reproduce run oooooo", "No cause was found"], 1),
         (replace(found, failed=3, quality=warned, comparison=causes),
          ["3 tiles could not be predicted", "majority trap", "torch differs: <a> then, b now"], 1),
-        (replace(found, spec=half, quality=apart),
-         ["were fitted on 12 of these tiles", "on the other 12", "optimistic",
-          "of the 12 tiles that no threshold was fitted on"], 0),
     ):  # fmt: skip
         page, told, _ = report(case, tmp_path)
         assert [text for text in expected if text not in told or text in said] == []
