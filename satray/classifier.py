@@ -186,7 +186,7 @@ class Classifier:
         parts: dict[str, list[Floats]] = {}
         for start in range(0, len(pixels_NCHW), self._batch):
             chunk = pixels_NCHW[start : start + self._batch]
-            _, features = self.bundle.logits(chunk, return_features=True)
+            features = self.bundle.features(chunk)
             for name, f_BDhw in features.items():
                 taken = pool(f_BDhw, self.spec.variant.pooling) if pooled else f_BDhw
                 parts.setdefault(name, []).append(taken.float().cpu().numpy())

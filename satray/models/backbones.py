@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from satray.errors import InputError
 
 SIMPLE_CNN = "simple_cnn"
+NO_BRANCHES = "drop_path={:g}: {} has no residual branches that timm can drop; accepted: 0"
 
 AFTER_FEATURES = ("head", "fc", "classifier", "conv_head", "norm_head", "fc_norm")
 """Modules that timm uses after the features only, in some models; with parameters left there,
@@ -115,7 +116,7 @@ def build(name: str, in_chans: int, drop_path: float = 0.0) -> Backbone:
     """
     if name == SIMPLE_CNN:
         if drop_path > 0:
-            raise _no_drop_path(name, drop_path)
+            raise InputError(NO_BRANCHES.format(drop_path, name))
         simple = SimpleCNN(in_chans)
         return Backbone(name, simple, simple.num_features, "block1.0")
     body = timm_model(
@@ -153,16 +154,10 @@ def timm_model(name: str, in_chans: int, **options: Any) -> Any:
             return timm.create_model(name, in_chans=in_chans, **options)
     except (AttributeError, TypeError, RuntimeError, ValueError, AssertionError) as error:
         if "drop_path_rate" in str(error):
-            raise _no_drop_path(name, options["drop_path_rate"]) from error
+            raise InputError(NO_BRANCHES.format(options["drop_path_rate"], name)) from error
         raise InputError(
             f"backbone={name!r} cannot be built for {in_chans} bands: {error}"
         ) from error
-
-
-def _no_drop_path(name: str, rate: float) -> InputError:
-    return InputError(
-        f"drop_path={rate:g}: {name} has no residual branches that timm can drop; accepted: 0"
-    )
 
 
 def _check_features(backbone: Backbone, in_chans: int) -> None:

@@ -1,7 +1,6 @@
 """A trained model as a folder: `model.safetensors` and `model.json`. Scoring needs nothing else."""
 
 from dataclasses import dataclass
-from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -46,30 +45,20 @@ class Bundle:
         """Where the weights are."""
         return next(self.network.parameters()).device
 
-    @overload
-    def logits(self, pixels_BCHW: Tensor, return_features: Literal[False] = ...) -> Tensor: ...
-    @overload
-    def logits(
-        self, pixels_BCHW: Tensor, return_features: Literal[True]
-    ) -> tuple[Tensor, dict[str, Tensor]]: ...
     @torch.inference_mode()
-    def logits(
-        self, pixels_BCHW: Tensor, return_features: bool = False
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Raw logits of stored pixels (before the temperature).
+    def features(self, pixels_BCHW: Tensor) -> dict[str, Tensor]:
+        """Each tower's features f_BDhw of stored pixels, by name.
 
         Args:
             pixels_BCHW: any dtype and device, bands exactly `spec.bands` in that order, all tiles
                 of one shape.
-            return_features: also give each tower's features f_BDhw by name, for maps.
-
-        Returns:
-            logits_BK (float32, on the bundle's device), and the features on request.
         """
-        x_BCHW = self.spec.preprocess()(pixels_BCHW.to(self.device))
-        result: Tensor | tuple[Tensor, dict[str, Tensor]]
-        result = self.network(x_BCHW, return_features=return_features)
-        return result
+        return self.network.features(self.spec.preprocess()(pixels_BCHW.to(self.device)))
+
+    @torch.inference_mode()
+    def logits(self, pixels_BCHW: Tensor) -> Tensor:
+        """Raw logits_BK (float32, before the temperature) of stored pixels, as `features` takes."""
+        return self.network.classify(self.features(pixels_BCHW))
 
     def scores(self, logits_BK: Tensor) -> Tensor:
         """Scores after the temperature, 0 to 1, in float64."""
@@ -84,7 +73,7 @@ def bundle_files(spec: BundleSpec, state: dict[str, Tensor]) -> dict[str, bytes]
 
     Args:
         spec: what the network expects and gives.
-        state: the `state_dict` of a `Network`, on any device.
+        state: `state_dict` of a `Network`, on any device.
     """
     from safetensors.torch import save
 

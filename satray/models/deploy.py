@@ -43,12 +43,7 @@ class Whole(nn.Module):
 
 
 def trace(bundle: Bundle, height: int, width: int) -> ExportedProgram:
-    """The program, with the weights as they are.
-
-    Args:
-        bundle: on the CPU.
-        height: of the tiles that it will be given, in stored px.
-        width: the same.
+    """The program of a bundle on the CPU, for tiles of so many stored px.
 
     Raises:
         InputError: torch cannot trace the network.
@@ -87,13 +82,11 @@ def onnx_file(program: ExportedProgram, bundle: Bundle) -> bytes:
     """
     try:
         with quiet():
-            made = torch.onnx.export(
+            made: Any = torch.onnx.export(
                 program, dynamo=True, input_names=[INPUT], output_names=list(OUTPUTS), verbose=False
             )
     except Exception as error:  # of many classes, one a stage of the exporter
         raise InputError(f"bundle: not exportable to ONNX: {one_line(error)[:200]}") from error
-    if made is None:
-        raise InputError("bundle: not exportable to ONNX")
     model: Any = made.model_proto
     about = {
         "model_id": bundle.model_id,
@@ -111,14 +104,11 @@ def onnx_file(program: ExportedProgram, bundle: Bundle) -> bytes:
 @contextmanager
 def quiet() -> Iterator[None]:
     """The exporters tell of themselves; none of it is for the person."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(before)

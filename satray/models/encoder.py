@@ -36,15 +36,7 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, spec: BundleSpec, tower: str) -> None:
-        """Build it.
-
-        Args:
-            spec: of the bundle that the tower is of.
-            tower: the tower's name.
-
-        Raises:
-            InputError: timm gives no pyramid of its backbone.
-        """
+        """Build the encoder of a bundle's tower; InputError where timm gives no pyramid of it."""
         super().__init__()
         (options,) = (t for t in spec.variant.towers if t.name == tower)
         self.spec = spec
@@ -84,10 +76,8 @@ class Encoder(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, ...]:
         """The pyramid of a batch; h is about H / stride, exactly where H is a multiple of it."""
-        levels: list[Tensor] = self.net(x_BCHW)
-        if getattr(self.net, "output_fmt", "NCHW") == "NHWC":
-            levels = [f_BhwD.permute(0, 3, 1, 2) for f_BhwD in levels]
-        return tuple(levels)
+        turned = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
+        return tuple(f.permute(0, 3, 1, 2) if turned else f for f in self.net(x_BCHW))
 
 
 def encoder_file(bundle: Bundle, tower: str) -> bytes:
@@ -109,12 +99,8 @@ def encoder_file(bundle: Bundle, tower: str) -> bytes:
         plain = name.replace(".", "_")
         value = flat[plain if plain in flat else plain.partition("_")[2]]
         state[name] = value.detach().cpu().contiguous().clone()
-    about = {
-        "format": FORMAT,
-        "tower": tower,
-        "model_id": bundle.model_id,
-        "bundle": json.loads(bundle.spec.to_json()),
-    }
+    spec = json.loads(bundle.spec.to_json())
+    about = {"format": FORMAT, "tower": tower, "model_id": bundle.model_id, "bundle": spec}
     # One entry, since safetensors writes several in any order.
     return save(state, metadata={"satray": json.dumps(about, ensure_ascii=False)})
 
@@ -142,8 +128,6 @@ def load_encoder(uri: str, storage: Storage | None = None) -> Encoder:
         state = parse_safetensors(data, "its tensors")
         length = int.from_bytes(data[:8], "little")
         about = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["satray"])
-        if about["format"] != FORMAT:
-            raise ValueError(f"format {about['format']}")
         spec = BundleSpec.from_json(json.dumps(about["bundle"]).encode(), "its model.json")
         encoder = Encoder(spec, about["tower"])
         encoder.net.load_state_dict(state)

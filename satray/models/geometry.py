@@ -27,28 +27,20 @@ class FeatureGrid:
 
 @dataclass(frozen=True)
 class InputGeometry:
-    """How a tile became the network's input."""
+    """How a tile became the network's input.
+
+    `height` and `width` are the tile's (stored px), `resized_height` and `resized_width` those
+    after resizing, `x_crop` and `y_crop` the left and upper edge of the crop (resized px), and
+    `size` the side of the square crop that the network saw.
+    """
 
     height: int
-    """Height of the tile, in stored px."""
-
     width: int
-    """Width of the tile, in stored px."""
-
     resized_height: int
-    """Height after resizing, in px."""
-
     resized_width: int
-    """Width after resizing, in px."""
-
     x_crop: int
-    """Left edge of the crop, in resized px."""
-
     y_crop: int
-    """Upper edge of the crop, in resized px."""
-
     size: int
-    """Side of the square crop that the network saw, in px."""
 
 
 def cam_transform(source: Affine, geometry: InputGeometry, grid: FeatureGrid) -> Affine:
@@ -74,12 +66,7 @@ def centred(grid: FeatureGrid, size: int, cells: int) -> FeatureGrid:
     """The grid of maps that are averaged over the tile's symmetries.
 
     Cell i has its centre at c + s i, and that of the flipped tile, turned back, at
-    size - c - s (cells - 1 - i); their mean lies as far from one edge of the input as from the
-    other.
-
-    Args:
-        grid: of a single map.
-        size: side of the network's input, in px.
-        cells: cells along a side.
+    size - c - s (cells - 1 - i), where `size` is the side of the network's input (px); their mean
+    lies as far from one edge of the input as from the other.
     """
     return replace(grid, centre=(size - grid.stride * (cells - 1)) / 2)

@@ -4,7 +4,6 @@ Legend: B tiles, C input bands, H W pixels, D feature channels, h w feature cell
 """
 
 from collections.abc import Mapping
-from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -110,42 +109,35 @@ class Network(nn.Module):
         """The towers by name, in order."""
         return {name: tower for name, tower in self.towers.items() if isinstance(tower, Backbone)}
 
-    @overload
-    def forward(self, x_BCHW: Tensor, return_features: Literal[False] = ...) -> Tensor: ...
-    @overload
-    def forward(
-        self, x_BCHW: Tensor, return_features: Literal[True]
-    ) -> tuple[Tensor, dict[str, Tensor]]: ...
-    def forward(
-        self, x_BCHW: Tensor, return_features: bool = False
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Logits of normalised tiles, and on request each tower's features f_BDhw by name."""
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Logits of normalised tiles."""
+        return self.classify(self.features(x_BCHW))
+
+    def features(self, x_BCHW: Tensor) -> dict[str, Tensor]:
+        """Each tower's features f_BDhw of normalised tiles, by name.
+
+        Raises:
+            InputError: a dense head's network is given another size than its own.
+        """
         if self.size is not None and x_BCHW.shape[2:] != (self.size, self.size):
             raise InputError(
                 f"a dense head takes {self.size} x {self.size} px only, "
                 f"found {x_BCHW.shape[2]} x {x_BCHW.shape[3]}"
             )
-        features = self.features(x_BCHW)
-        logits_BK = self.classify(features)
-        return (logits_BK, features) if return_features else logits_BK
+        return {name: tower(self._look(x_BCHW, name)) for name, tower in self.towers.items()}
 
     def classify(self, features: Mapping[str, Tensor]) -> Tensor:
         """Pooling and head: logits_BK (float32, raw) of whole tiles' features f_BDhw by tower."""
-        device = next(iter(features.values())).device.type
+        maps = list(features.values())
         logits_BK: Tensor
         # In float32 whatever the autocast, so that maps sum to logits.
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(maps[0].device.type, enabled=False):
             if self.variant.head == "linear":
-                p_BD = torch.cat([pool(f, self.variant.pooling) for f in features.values()], 1)
+                p_BD = torch.cat([pool(f, self.variant.pooling) for f in maps], 1)
                 logits_BK = self.head(self.dropout(p_BD))
             else:
-                flat = [f.float().flatten(1) for f in features.values()]
-                logits_BK = self.head(torch.cat(flat, 1))
+                logits_BK = self.head(torch.cat([f.float().flatten(1) for f in maps], 1))
         return logits_BK
-
-    def features(self, x_BCHW: Tensor) -> dict[str, Tensor]:
-        """Each tower's features f_BDhw of normalised tiles, by name."""
-        return {name: tower(self._look(x_BCHW, name)) for name, tower in self.towers.items()}
 
     def cam_weights(self) -> dict[str, Tensor]:
         """The head's weights w_KD for each tower.

@@ -87,12 +87,7 @@ class Preprocess:
 
 
 def to_values(x_BCHW: Tensor, radiometry: Radiometry, bands: tuple[str, ...]) -> Tensor:
-    """Values of stored pixels, by the radiometry that a network was trained with.
-
-    Args:
-        x_BCHW: stored pixels, any dtype and device.
-        radiometry: which values.
-        bands: names of the channels.
+    """Values of stored pixels (any dtype and device), by the radiometry of a network.
 
     Returns:
         stored: the batch itself. percentile and pil_compat: float32, 0 to 1; a float pixel that is
@@ -105,9 +100,18 @@ def to_values(x_BCHW: Tensor, radiometry: Radiometry, bands: tuple[str, ...]) ->
         if x_BCHW.dtype != torch.uint16:
             raise ValueError(f"pil_compat takes uint16 pixels, found {x_BCHW.dtype}")
         return pil_levels(x_BCHW, bands.index("nir")) / 255
-    if radiometry.name == "percentile":
-        return _stretch(x_BCHW, radiometry)
-    return x_BCHW
+    if radiometry.name == "stored":
+        return x_BCHW
+    y_BCHW = x_BCHW.float()
+    low_1C11, high_1C11 = (
+        _by_band(bounds, y_BCHW.dtype, y_BCHW.device)
+        for bounds in (radiometry.low, radiometry.high)
+    )
+    span_1C11 = (high_1C11 - low_1C11).where(high_1C11 > low_1C11, 1)  # of one value: a step there
+    stretched_BCHW = ((y_BCHW - low_1C11) / span_1C11).clamp(0, 1)
+    if not x_BCHW.is_floating_point():
+        return stretched_BCHW
+    return stretched_BCHW.where(x_BCHW.isfinite(), torch.nan)
 
 
 def resize_tiles(x_BCHW: Tensor, height: int, width: int) -> Tensor:
@@ -128,20 +132,6 @@ def normalize(x_BCHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     spread = tuple(1.0 if s == 0 else s for s in std)
     mean_1C11, std_1C11 = (_by_band(v, torch.float32, x_BCHW.device) for v in (mean, spread))
     return (x_BCHW.float() - mean_1C11) / std_1C11
-
-
-def _stretch(x_BCHW: Tensor, radiometry: Radiometry) -> Tensor:
-    """(x - low) / (high - low), clipped to 0..1; a band whose bounds are one value steps there."""
-    y_BCHW = x_BCHW.float()
-    low_1C11, high_1C11 = (
-        _by_band(bounds, y_BCHW.dtype, y_BCHW.device)
-        for bounds in (radiometry.low, radiometry.high)
-    )
-    span_1C11 = (high_1C11 - low_1C11).where(high_1C11 > low_1C11, 1)
-    stretched_BCHW = ((y_BCHW - low_1C11) / span_1C11).clamp(0, 1)
-    if not x_BCHW.is_floating_point():
-        return stretched_BCHW
-    return stretched_BCHW.where(x_BCHW.isfinite(), torch.nan)
 
 
 def _by_band(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

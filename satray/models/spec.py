@@ -69,12 +69,11 @@ class TrainedPixels:
 
     def hold(self, crs: str, steps: Sequence[float], ground: Sequence[float]) -> bool:
         """Whether px of so many units of a CRS, and of so many m, are among these."""
-        same = crs == self.crs and all(
-            abs(step - own) <= 1e-3 * own for step, own in zip(steps, (self.x, self.y), strict=True)
-        )
-        spans = zip(self.low, ground, self.high, strict=True)
-        return same and all(
-            low * (1 - NEAR) <= metres <= high * (1 + NEAR) for low, metres, high in spans
+        return crs == self.crs and all(
+            abs(step - own) <= 1e-3 * own and low * (1 - NEAR) <= metres <= high * (1 + NEAR)
+            for step, own, low, metres, high in zip(
+                steps, (self.x, self.y), self.low, ground, self.high, strict=True
+            )
         )
 
 
@@ -210,15 +209,14 @@ class BundleSpec:
             document = json.loads(data)
             if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
                 raise InputError(f"{name}: not a bundle's model.json: no 'format': '{FORMAT}'")
-            version = document.pop("version", None)
-            if type(version) is not int or version != VERSION:
+            if (version := document.pop("version", None)) != VERSION:
                 raise InputError(
                     f"{name}: version {version!r} of the bundle format; this satray reads {VERSION}"
                 )
             return _SPEC.validate_json(json.dumps(document, allow_nan=False))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            where = "".join(f"{part}." for part in first["loc"]).rstrip(".")
+            where = ".".join(map(str, first["loc"]))
             said = first["msg"].removeprefix("Value error, ").replace("\n", " ")
             raise InputError(f"{name}: {where}{': ' if where else ''}{said}") from error
         except (ValueError, RecursionError) as error:

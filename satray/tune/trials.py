@@ -15,7 +15,7 @@ from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.data.index import TileIndex, check_unchanged, read_index
 from satray.errors import InputError
-from satray.models.pretrained import UNPUBLISHED, is_word, refuse_unreachable, sources_of
+from satray.models.pretrained import UNPUBLISHED, is_word, sources_of
 from satray.models.variant import BUILT_IN, input_bands, resolve
 from satray.storage import Storage, absolute, join
 from satray.train.plan import plan_training
@@ -123,7 +123,6 @@ class Sweep:
             alone = recipe.resources.model_copy(update={"workers": 1})
             augment = recipe.augment.model_copy(update=views)
             recipe = recipe.model_copy(update={"augment": augment, "resources": alone})
-        refuse_unreachable(recipe.weights, resolve(recipe.variant, recipe.pooling))
         start = start_key(recipe, self.index.digest, self._digest_of)
         return Trial(trial_id(configuration), dict(configuration), recipe, start)
 

@@ -24,39 +24,25 @@ def spec(name="simple_cnn", **changes):
     variant = resolve(name)
     bands = input_bands(variant)
     values = {
-        "variant": variant,
-        "task": "multilabel",
-        "classes": ("ship", "wolkig, trüb"),
-        "bands": bands,
-        "mean": tuple(100.0 + i for i in range(len(bands))),
-        "std": (20.0,) * len(bands),
-        "dtype": "uint8",
-        "size": 32,
-        "resize": None,
-        "evaluate": "whole",
-        "tile_shape": (40, 48),
-        "resolution": 3.0,
-        "thresholds": (0.5, 0.2),
-        "temperature": 2.0,
+        "variant": variant, "task": "multilabel", "classes": ("ship", "wolkig, trüb"),
+        "bands": bands, "mean": tuple(100.0 + i for i in range(len(bands))),
+        "std": (20.0,) * len(bands), "dtype": "uint8", "size": 32, "resize": None,
+        "evaluate": "whole", "tile_shape": (40, 48), "resolution": 3.0, "thresholds": (0.5, 0.2),
+        "temperature": 2.0, "dropout": 0.5,
         "grids": {tower.name: FeatureGrid(8.0, 4.0, None) for tower in variant.towers},
-        "dropout": 0.5,
         "provenance": {"run_id": "r1", "metrics": {"map": 0.7}},
-    }
+    }  # fmt: skip
     return BundleSpec(**(values | changes))
 
 
-def paper(**changes):
+def paper():
     """Of a network of three bands, whose radiometry looks at near-infrared besides."""
     tower = TowerOptions(name="rgb", backbone="simple_cnn", bands=("blue", "green", "red"))
-    values = {
-        "variant": VariantOptions(towers=(tower,)),
-        "bands": ("blue", "green", "red", "nir"),
-        "mean": (0.7, 0.6, 0.5, 0.0),
-        "std": (0.2, 0.2, 0.2, 1.0),
-        "dtype": "uint16",
-        "radiometry": Radiometry("pil_compat"),
-    }
-    return spec(**(values | changes))
+    return spec(
+        variant=VariantOptions(towers=(tower,)), bands=("blue", "green", "red", "nir"),
+        mean=(0.7, 0.6, 0.5, 0.0), std=(0.2, 0.2, 0.2, 1.0), dtype="uint16",
+        radiometry=Radiometry("pil_compat"),
+    )  # fmt: skip
 
 
 def network(of):
@@ -81,25 +67,27 @@ def test_a_bundle_scores_as_its_network_did(tmp_path, name):
     of = spec(name)
     net = network(of)
     write(tmp_path / "bundle", bundle_files(of, net.state_dict()))
+    pixels = torch.randint(0, 255, (3, 3, 40, 48), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = net(of.preprocess()(pixels))
     for uri in (str(tmp_path), str(tmp_path / "bundle")):  # the train run's out, or the folder
         bundle = load_bundle(uri, Storage())
         assert read_spec(uri, Storage()) == bundle.spec == of
-        pixels = torch.randint(0, 255, (3, 3, 40, 48), dtype=torch.uint8)
-        with torch.inference_mode():
-            expected = net(of.preprocess()(pixels))
-        logits, features = bundle.logits(pixels, return_features=True)
         assert torch.equal(bundle.logits(pixels), expected)
-        assert torch.equal(logits, expected)
-        assert features.keys() == {"rgb"}
+        assert torch.equal(bundle.network.classify(bundle.features(pixels)), expected)
         assert not bundle.network.training
         assert not any(p.requires_grad for p in bundle.network.parameters())
-        assert bundle_digest(bundle_digests(uri, Storage())).startswith(bundle.model_id)
-        assert bundle_digests(uri, Storage()).keys() == {"model.json", "model.safetensors"}
-    assert len(bundle.model_id) == 12
+        digests = bundle_digests(uri, Storage())
+        assert digests.keys() == {"model.json", "model.safetensors"}
+        assert bundle_digest(digests)[:12] == bundle.model_id
 
 
-def test_scores_take_the_temperature(files):
+def test_scores_take_the_temperature_and_loading_leaves_torchs_generator_alone(files):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
     bundle = make_bundle(files, "b")
+    assert torch.equal(torch.rand(3), expected)
     z = torch.tensor([[2.0, -4.0]])
     torch.testing.assert_close(bundle.scores(z), (z / 2).double().sigmoid())
     many = replace(bundle, spec=spec(task="multiclass"))
@@ -114,15 +102,7 @@ def test_the_same_weights_give_the_same_bytes_weights_first(files):
     assert bundle_files(spec(), shuffled)["model.safetensors"] != files["model.safetensors"]
 
 
-def test_loading_leaves_torchs_generator_alone(files):
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    make_bundle(files, "b")
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_no_bundle_there(tmp_path, files):
+def test_what_is_no_bundle_is_refused(tmp_path, files):
     (tmp_path / "run.json").write_text("{}")
     for uri in (tmp_path, tmp_path / "absent"):
         with pytest.raises(InputError, match=r"not a bundle: no model\.json in it"):
@@ -130,13 +110,10 @@ def test_no_bundle_there(tmp_path, files):
     write(tmp_path, {"model.json": files["model.json"]})
     with pytest.raises(InputError, match=r"model\.safetensors"):
         load_bundle(str(tmp_path), Storage())
-
-
-def test_weights_that_are_broken_or_anothers(files):
     other = spec(classes=("a", "b", "c"), thresholds=(0.5,) * 3)
     foreign = bundle_files(other, network(other).state_dict())["model.safetensors"]
     for data, said in (
-        *((data, "not a safetensors") for data in (b"", b"\0" * 7, b"\xff" * 100)),
+        (b"", "not a safetensors"),
         (b"\x02\0\0\0\0\0\0\0{}", r"does not belong to its model\.json"),
         (files["model.safetensors"][:-100], "not a safetensors file"),
         (foreign, r"does not belong to its model\.json: .*head\.weight"),
@@ -160,7 +137,7 @@ def test_a_network_of_three_bands_is_moved_by_near_infrared_through_radiometry_a
     assert not torch.allclose(first, second)
 
 
-# -- model.json, strictly
+# model.json, strictly
 
 
 def document(**changes):
@@ -175,72 +152,22 @@ def read(doc):
 PIXELS = TrainedPixels("EPSG:4326", 1e-4, 2e-4, (5.0, 11.0), (8.0, 11.5))
 
 
-@pytest.mark.parametrize(
-    "of",
-    [
+def test_json_comes_back_and_older_bundles_are_read():
+    for of in (
         spec("single4"),
         spec("double4", resize=40, evaluate="centre", resolution=None),
         spec(resolution=7.0, resolution_y=11.2, trained_px=(PIXELS,), nodata=-9999.0),
         spec(units=((0.0001, -0.1, "reflectance"), None, (1.0, 0.0, "")), task="multiclass"),
         spec(radiometry=Radiometry("percentile", (1.0, 2.0, 3.0), (4.0, 5.0, 6.5))),
         paper(),
-    ],
-    ids=lambda of: f"{of.variant.towers[0].name}-{of.radiometry.name}-{of.size}-{of.nodata}",
-)
-def test_json_round_trip(of):
-    again = BundleSpec.from_json(of.to_json(), "b")
-    assert again == of
-    assert again.to_json() == of.to_json()
-    assert again.preprocess().radiometry == of.radiometry
-
-
-def test_older_bundles_are_read():
-    doc = {key: value for key, value in document().items() if key not in LATER}
-    assert read(doc) == spec(dropout=0.0, provenance={})
-    assert read(doc).radiometry == Radiometry("stored")
-
-
-@pytest.mark.parametrize(
-    "data",
-    [b"", b"{", b"[]", b"null", b"3", b"\xff\xfe", b"[" * 100_000, b'{"format": "other"}', b"{}"],
-)
-def test_what_is_no_model_json(data):
-    with pytest.raises(InputError, match=r"^b/model\.json: not a bundle's model\.json") as caught:
-        read(data)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("version", [0, 2, "1", 1.0, True, None, [1]])
-def test_unknown_version(version):
-    with pytest.raises(InputError, match=r"version .* of the bundle format; this satray reads 1"):
-        read(document(version=version))
-
-
-@pytest.mark.parametrize("key", sorted(set(document()) - {"format", "version"} - LATER))
-def test_every_key_is_needed(key):
-    doc = document()
-    del doc[key]
-    with pytest.raises(InputError, match=rf"^b/model\.json: {key}: Field required"):
-        read(doc)
-
-
-HOSTILE = [None, True, 3, -1, 1.5, 10**400, "", "x", [], {}, [None], [[]], [{}], ["a"], {"a": 1}]
-FITTING = {
-    "resize": [None], "resolution": [None, 3, 1.5], "resolution_y": [None, 3, 1.5],
-    "nodata": [None, 3, -1, 1.5], "temperature": [3, 1.5], "dtype": ["x"], "size": [3],
-    "units": [[]], "trained_px": [[]], "radiometry": [{}],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("key", sorted(set(document()) - {"format", "version", "provenance"}))
-def test_hostile_types_never_pass_nor_crash(key):
-    fitting = [(type(value), value) for value in FITTING.get(key, [])]
-    for value in HOSTILE:
-        if (type(value), value) in fitting:
-            continue
-        with pytest.raises(InputError) as caught:
-            read(document(**{key: value}))
-        assert "\n" not in str(caught.value), value
+    ):
+        again = BundleSpec.from_json(of.to_json(), "b")
+        assert again == of
+        assert again.to_json() == of.to_json()
+        assert again.preprocess().radiometry == of.radiometry
+    old = read({key: value for key, value in document().items() if key not in LATER})
+    assert old == spec(dropout=0.0, provenance={})
+    assert old.radiometry == Radiometry("stored")
 
 
 def grid(**changes):
@@ -254,8 +181,12 @@ def stretch(low, high):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"version": 2}, "version 2 of the bundle format; this satray reads 1"),
+        ({"version": None}, "version None of the bundle format"),
         ({"colour": "red"}, "colour: Unexpected keyword"),
+        ({"size": "32"}, "size: "),
         ({"mean": [1.0]}, r"mean: found \(1\.0,\), accepted: 3 numbers"),
+        ({"mean": [1.0, 2.0, 10**400]}, r"mean\.2: "),
         ({"std": [1.0, -1.0, 1.0]}, r"std\.1: "),
         ({"thresholds": [0.5]}, "thresholds: found .*, accepted: 2 numbers"),
         ({"bands": ["red", "green", "nir"]}, "bands: .*accepted: red, green, blue"),
@@ -264,19 +195,14 @@ def stretch(low, high):
         ({"task": "binary"}, "one for a binary task"),
         ({"task": "regression"}, "task: .*'binary', 'multilabel' or 'multiclass'"),
         ({"resize": 16}, "resize: found 16, accepted: 32 or up"),
-        ({"tile_shape": [1, 2, 3]}, "tile_shape: "),
         ({"tile_shape": [0, 2]}, r"tile_shape\.0: "),
         ({"resolution": -1.0}, "resolution: "),
         ({"dropout": 1.0}, "dropout: "),
         ({"grids": {}}, "grids: .*accepted: rgb"),
         ({"grids": {"rgb": {"stride": 8}}}, r"grids\.rgb\.centre: Field required"),
-        ({"grids": grid(stride="8")}, r"grids\.rgb\.stride: "),
         ({"grids": grid(stride=0)}, r"grids\.rgb\.stride: .*greater than 0"),
-        ({"grids": grid(halo=1.5)}, r"grids\.rgb\.halo: "),
         ({"grids": grid(halo=-1)}, r"grids\.rgb\.halo: "),
         ({"variant": {"towers": []}}, r"variant\.towers: "),
-        ({"variant": {"towers": [{"name": "A"}]}}, r"variant\.towers\.0\."),
-        ({"variant": {"towers": [], "evil": 1}}, r"variant\."),
         ({"units": [None]}, "units: .*accepted: 3 or none"),
         ({"units": [None, None, [0, 0, "m"]]}, "units: .*scales not 0"),
         ({"trained_px": [{"crs": "EPSG:4326"}]}, r"trained_px\.0\.x: Field required"),
@@ -285,8 +211,6 @@ def stretch(low, high):
         ({"radiometry": {"name": "stored", "low": [1.0], "high": [2.0]}}, "accepted: 0 low"),
         ({"radiometry": stretch([1.0], [2.0])}, "accepted: 3 low, 3 high"),
         ({"radiometry": stretch([1, 2, 3], [2, 3, 2])}, "accepted: no low above its high"),
-        ({"radiometry": stretch([1, 2, 10**400], [2, 3, 2])}, r"radiometry\.low\.2: "),
-        ({"radiometry": stretch("123", [2, 3, 2])}, r"radiometry\.low: "),
     ],
 )
 def test_values_that_do_not_fit_are_named(changes, said):
@@ -295,18 +219,22 @@ def test_values_that_do_not_fit_are_named(changes, said):
     assert "\n" not in str(caught.value)
 
 
-def test_a_band_that_nobody_looks_at_is_refused():
-    doc = json.loads(paper().to_json())
-    doc["radiometry"]["name"] = "stored"
-    with pytest.raises(InputError, match="bands: found"):
-        read(doc)
-
-
-@pytest.mark.parametrize("text", ["NaN", "Infinity", "1e999"])
-def test_numbers_that_are_not_finite(text):
-    for key, value in (("temperature", "2.0"), ("map", "0.7")):
-        data = spec().to_json().replace(f'"{key}": {value}'.encode(), f'"{key}": {text}'.encode())
-        with pytest.raises(InputError, match=r"^b/model\.json: "):
+def test_what_is_no_model_json_lacks_a_key_or_holds_no_number():
+    for data in (b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": "other"}'):
+        with pytest.raises(InputError, match=r"^b/model\.json: not a bundle's model\.json") as told:
             read(data)
+        assert "\n" not in str(told.value)
+    for key in set(document()) - {"format", "version"} - LATER:
+        doc = document()
+        del doc[key]
+        with pytest.raises(InputError, match=rf"^b/model\.json: {key}: Field required"):
+            read(doc)
+    for text in ("NaN", "1e999"):
+        with pytest.raises(InputError, match=r"^b/model\.json: "):
+            read(spec().to_json().replace(b'"temperature": 2.0', f'"temperature": {text}'.encode()))
     with pytest.raises(ValueError, match="JSON"):
         spec(provenance={"map": float("nan")}).to_json()
+    doc = json.loads(paper().to_json())
+    doc["radiometry"]["name"] = "stored"
+    with pytest.raises(InputError, match="bands: found"):  # a band that nobody looks at
+        read(doc)

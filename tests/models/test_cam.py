@@ -7,7 +7,7 @@ from satray.config.train import TowerOptions, VariantOptions
 from satray.models.cam import argmax_cam, dense_cam, shares
 from satray.models.network import Network
 
-K = 3
+close = {"rtol": 1e-4, "atol": 1e-4}
 
 
 def network(towers, pooling, backbone="simple_cnn"):
@@ -15,29 +15,23 @@ def network(towers, pooling, backbone="simple_cnn"):
         TowerOptions(name=name, backbone=backbone, bands=("red", "green", "blue"))
         for name in ("a", "b")[:towers]
     )
-    net = Network(VariantOptions(towers=options, pooling=pooling), K).eval()
+    net = Network(VariantOptions(towers=options, pooling=pooling), 3).eval()
     torch.nn.init.normal_(net.head.weight)
     torch.nn.init.normal_(net.head.bias)
     return net
-
-
-def look(net, side=64):
-    with torch.inference_mode():
-        logits, features = net(torch.randn(2, 3, side, side), return_features=True)
-        return logits, features, net.cam_weights(), net.head.bias
-
-
-close = {"rtol": 1e-4, "atol": 1e-4}
 
 
 @pytest.mark.parametrize("backbone", ["simple_cnn", "resnet10t"])
 @pytest.mark.parametrize("towers", [1, 2])
 @pytest.mark.parametrize("pooling", ["avg", "max", "lse"])
 def test_maps_add_up_to_shares_and_shares_with_the_bias_to_logits(towers, backbone, pooling):
-    logits, features, weights, bias = look(network(towers, pooling, backbone))
-    parts = shares(features, weights, pooling)
+    net = network(towers, pooling, backbone)
+    with torch.inference_mode():
+        features = net.features(torch.randn(2, 3, 64, 64))
+        logits, weights = net.classify(features), net.cam_weights()
+        parts = shares(features, weights, pooling)
     assert len(parts) == towers
-    torch.testing.assert_close(sum(parts.values()) + bias, logits, **close)
+    torch.testing.assert_close(sum(parts.values()) + net.head.bias, logits, **close)
     for tower, part in parts.items():
         mean = dense_cam(features[tower], weights[tower]).mean((2, 3))
         if pooling == "avg":
@@ -51,22 +45,19 @@ def test_maps_add_up_to_shares_and_shares_with_the_bias_to_logits(towers, backbo
 def test_identities_hold_in_half_precision_features():
     net = network(1, "avg")
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        logits, features = net(torch.randn(2, 3, 64, 64), return_features=True)
+        features = net.features(torch.randn(2, 3, 64, 64))
         m = dense_cam(features["a"], net.cam_weights()["a"])
+        logits = net.classify(features)
     assert features["a"].dtype == torch.bfloat16
     torch.testing.assert_close(m.float().mean((2, 3)) + net.head.bias, logits, **close)
 
 
-def test_ties_go_to_the_first_cell():
+def test_maps_by_hand():
     f = torch.zeros(1, 2, 2, 3)
-    f[0, 0] = torch.tensor([[0.0, 5.0, 1.0], [5.0, 5.0, 0.0]])  # a tie of three
+    f[0, 0] = torch.tensor([[0.0, 5.0, 1.0], [5.0, 5.0, 0.0]])  # a tie of three: the first has it
     a = argmax_cam(f, torch.tensor([[2.0, 1.0]]))
     assert a.shape == (1, 1, 2, 3)
     assert a.flatten().tolist() == [0, 10, 0, 0, 0, 0]
-
-
-def test_dense_by_hand():
-    f = torch.arange(8.0).view(1, 2, 2, 2)
-    m = dense_cam(f, torch.tensor([[1.0, -1.0], [0.0, 2.0]]))
+    m = dense_cam(torch.arange(8.0).view(1, 2, 2, 2), torch.tensor([[1.0, -1.0], [0.0, 2.0]]))
     assert m[0, 0].tolist() == [[-4, -4], [-4, -4]]
     assert m[0, 1].tolist() == [[8, 10], [12, 14]]

@@ -24,7 +24,6 @@ LEVELS = {
     "legacy_xception": [(2, 64), (4, 128), (8, 256), (16, 728), (32, 2048)],
     "resnetv2_50": [(2, 64), (4, 256), (8, 512), (16, 1024), (32, 2048)],
     "inception_v3": [(2, 64), (4, 192), (8, 288), (16, 768), (32, 2048)],
-    "convnext_atto": [(4, 40), (8, 80), (16, 160), (32, 320)],
     "swin_tiny_patch4_window7_224": [(4, 96), (8, 192), (16, 384), (32, 768)],
     "vit_tiny_patch16_224": [(16, 192), (16, 192), (16, 192)],
 }
@@ -53,8 +52,9 @@ def test_levels_of_a_backbone(name):
             assert f.shape[2:] == (96 // stride, 160 // stride)
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv2_050", "convnext_atto", "regnetx_002",
-                                  "vit_tiny_patch16_224", "legacy_xception"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "mobilenetv2_050", "convnext_atto", "vit_tiny_patch16_224"]
+)
 def test_timm_alone_reads_the_file(name, tmp_path):
     spec = spec_of(name)
     bundle = make_bundle(bundle_files(spec, Network(spec.variant, 1).state_dict()), "here")
@@ -67,7 +67,7 @@ def test_timm_alone_reads_the_file(name, tmp_path):
     with torch.inference_mode():
         pyramid = load_encoder(str(path))(x)
         assert all(torch.equal(f, other) for f, other in zip(pyramid, plain(x), strict=True))
-        if name in ("resnet10t", "regnetx_002"):  # the others go on after the last level
+        if name == "resnet10t":  # the others go on after the last level
             torch.testing.assert_close(pyramid[-1], bundle.network.backbones()["all"](x))
 
 
@@ -80,38 +80,27 @@ def bundle():
 def file(bundle, tmp_path):
     path = tmp_path / "nir.safetensors"
     path.write_bytes(encoder_file(bundle, "nir"))
+    assert encoder_file(bundle, "nir") == path.read_bytes()
     return path
 
 
-def test_a_loaded_encoder_gives_the_bundles_features(bundle, file):
+def test_a_loaded_encoder_gives_the_bundles_features_and_can_be_trained(bundle, file):
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
     encoder = load_encoder(str(file))
     assert torch.equal(torch.rand(2), expected)
-    assert encoder.bands == ("nir", "nir", "nir")
-    assert not encoder.training
+    assert (encoder.bands, encoder.training) == (("nir", "nir", "nir"), False)
     pixels = torch.from_numpy(material.pixels(0, side=32))[None]  # nothing to resize
-    _, features = bundle.logits(pixels, return_features=True)
+    features = bundle.features(pixels)
     torch.testing.assert_close(encoder(encoder.normalize(pixels))[-1], features["nir"])
-
-
-def test_any_shape_is_normalised_and_neither_resized_nor_cropped(bundle, file):
+    # any shape is normalised, and neither resized nor cropped
     pixels = torch.from_numpy(material.pixels(1, side=40))[None, :, :24]
-    encoder = load_encoder(str(file))
-    expected = normalize(pixels, bundle.spec.mean, bundle.spec.std)[:, [3, 3, 3]]
-    assert torch.equal(encoder.normalize(pixels), expected)
-    assert [tuple(f.shape[2:]) for f in encoder(expected)] == [(12, 20), (6, 10), (3, 5)]
-
-
-def test_an_encoder_can_be_trained_further(file):
-    encoder = load_encoder(str(file)).train()
-    sum(f.mean() for f in encoder(torch.randn(2, 3, 32, 32))).backward()
+    x = normalize(pixels, bundle.spec.mean, bundle.spec.std)[:, [3, 3, 3]]
+    assert torch.equal(encoder.normalize(pixels), x)
+    assert [tuple(f.shape[2:]) for f in encoder(x)] == [(12, 20), (6, 10), (3, 5)]
+    sum(f.mean() for f in encoder.train()(torch.randn(2, 3, 32, 32))).backward()
     assert all(p.grad is not None for p in encoder.parameters())
-
-
-def test_the_same_bundle_gives_the_same_bytes(bundle, file):
-    assert {encoder_file(bundle, "nir") for _ in range(3)} == {file.read_bytes()}
 
 
 def test_what_is_no_encoder_is_refused(file, tmp_path):
@@ -122,7 +111,6 @@ def test_what_is_no_encoder_is_refused(file, tmp_path):
     foreign = save(load(data), metadata={"satray": json.dumps(about)})
     for broken, said in (
         (b"", "no encoder"),
-        (b"\0" * 30, "no encoder"),
         (save({"a": torch.zeros(1)}), "no encoder that the job export wrote"),
         (data[:-8], "no encoder"),
         (foreign, "no encoder .*loading state_dict"),
@@ -131,5 +119,3 @@ def test_what_is_no_encoder_is_refused(file, tmp_path):
         with pytest.raises(InputError, match=rf"other\.safetensors: {said}") as caught:
             load_encoder(str(stranger))
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError):
-        load_encoder(str(tmp_path / "absent.safetensors"))

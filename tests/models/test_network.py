@@ -1,51 +1,70 @@
+"""Variants and their networks: the documents' counts, bands, freezing, pooling, heads."""
+
 import pytest
 import torch
 
 from satray.config.train import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.models.backbones import build
-from satray.models.network import LSE_SHARPNESS, Network, pool
-from satray.models.variant import resolve
+from satray.models.network import Network, pool
+from satray.models.variant import BUILT_IN, check_bands, input_bands, resolve
+
+RGB = ("red", "green", "blue")
 
 
-def count(module, trainable=None):
-    return sum(
-        p.numel() for p in module.parameters() if trainable is None or p.requires_grad == trainable
-    )
+def count(module):
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def buffers(module):
-    return sum(b.numel() for n, b in module.named_buffers() if n.endswith(("_mean", "_var")))
+def one_tower(backbone, **more):
+    tower = TowerOptions(name="rgb", backbone=backbone, bands=RGB)
+    return Network(VariantOptions(towers=(tower,)), 2, **more)
 
 
-# -- counts and shapes of method.md A and E
+# Variants
+
+
+def test_what_a_recipe_calls_a_variant():
+    assert {n for n, v in BUILT_IN.items() if v.pooling == "avg"} == {
+        "single3", "single4", "double4"
+    }  # fmt: skip
+    assert (resolve("single3", "max").pooling, BUILT_IN["single3"].pooling) == ("max", "avg")
+    tower = TowerOptions(name="sar", backbone="resnet18", bands=("vv", "vh", "vv"))
+    own = VariantOptions(towers=(tower,), pooling="lse")
+    assert resolve(own) == own
+    assert input_bands(own) == ("vv", "vh")
+    assert input_bands(BUILT_IN["double4"]) == (*RGB, "nir")
+    check_bands(BUILT_IN["double4"], ("blue", "green", "red", "nir"))
+    with pytest.raises(InputError, match=r"tower nir asks for nir, .* red, green, blue$"):
+        check_bands(BUILT_IN["double4"], RGB)
+    with pytest.raises(InputError, match=r"^variant='doubel4'.*did you mean double4\?"):
+        resolve("doubel4")
+
+
+# Counts and shapes of the two documents
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"),
-    [("single3", 11_185_233), ("single4", 11_188_369), ("double4", 22_370_449)],
-)
-def test_parameters_at_17_classes(name, parameters):
-    assert count(Network(resolve(name), 17)) == parameters
-
-
-@pytest.mark.parametrize(
-    ("name", "features", "running", "head"),
+    ("name", "classes", "features", "running", "head"),
     [
-        ("mobilenet_v2", 2_223_872, 34_112, 1_281),  # 2,257,984 in all
-        ("xception", 20_806_952, 54_528, 2_049),  # 20,861,480 in all
-        ("resnet50_v2", 23_500_352, 45_440, 2_049),  # 23,545,792 in all
-        ("inception_v3", 21_785_568, 34_432, 2_049),
+        ("single3", 17, 11_176_512, 9_600, 8_721),  # 11,185,233 in all
+        ("single4", 17, 11_179_648, 9_600, 8_721),  # 11,188,369
+        ("double4", 17, 22_353_024, 19_200, 17_425),  # 22,370,449
+        ("mobilenet_v2", 1, 2_223_872, 34_112, 1_281),  # 2,257,984 with the running statistics
+        ("xception", 1, 20_806_952, 54_528, 2_049),  # 20,861,480
+        ("resnet50_v2", 1, 23_500_352, 45_440, 2_049),  # 23,545,792
+        ("inception_v3", 1, 21_785_568, 34_432, 2_049),
     ],
 )
-def test_frozen_backbone_trains_the_head_only(name, features, running, head):
-    network = Network(resolve(name), 1)
-    assert count(network.towers) == features
-    assert buffers(network.towers) == running
+def test_parameters_and_a_frozen_backbone(name, classes, features, running, head):
+    network = Network(resolve(name), classes)
+    assert (count(network.towers), count(network)) == (features, features + head)
+    statistics = [b for n, b in network.named_buffers() if n.endswith(("_mean", "_var"))]
+    assert sum(b.numel() for b in statistics) == running
     network.set_trainable("head")
-    assert count(network, trainable=True) == head
+    assert count(network) == head
     network.set_trainable("all")
-    assert count(network, trainable=True) == features + head
+    assert count(network) == features + head
 
 
 @pytest.mark.parametrize(
@@ -78,195 +97,91 @@ def test_every_parameter_of_a_backbone_gets_a_gradient():
         assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
 
 
-def test_unknown_backbone_names_the_nearest():
-    with pytest.raises(InputError, match=r"nearest: .*resnet18"):
-        build("resnett18", 3)
+def test_what_cannot_be_built_is_refused():
+    keys = TowerOptions(name="keys", backbone="simple_cnn", bands=("red",))
+    for make, said in (
+        (lambda: build("resnett18", 3), r"nearest: .*resnet18"),
+        (lambda: build("mixer_s32_224", 3), "no feature map"),
+        (lambda: Network(VariantOptions(towers=(keys,)), 1), "cannot be called keys"),
+        (lambda: Network(resolve("simple_cnn_dense"), 2), r"fixed input size; give input\.size"),
+        *(
+            (lambda name=name: Network(resolve(name), 2, drop_path=0.1),
+             r"^drop_path=0\.1: .* accepted: 0$")
+            for name in ("simple_cnn", "xception", "inception_v3")
+        ),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=said):
+            make()
 
 
-def test_backbone_without_a_map_is_refused():
-    with pytest.raises(InputError, match="no feature map"):
-        build("mixer_s32_224", 3)
-
-
-# -- towers see their bands
+# Towers see their bands
 
 
 def test_towers_take_their_bands_whatever_the_input_order():
     network = Network(resolve("double4"), 3).eval()
     mirrored = Network(resolve("double4"), 3, bands=("nir", "blue", "green", "red")).eval()
     mirrored.load_state_dict(network.state_dict())
-    x = torch.randn(1, 4, 64, 64)
+    x, other = torch.randn(1, 4, 64, 64), torch.randn(1, 4, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(mirrored(x[:, [3, 2, 1, 0]]), network(x))
-
-
-def test_zeroing_half_of_the_head_isolates_a_tower():
-    network = Network(resolve("double4"), 3).eval()
-    with torch.no_grad():
-        network.cam_weights()["nir"].zero_()  # a view of the head
-    x, other = torch.randn(1, 4, 64, 64), torch.randn(1, 4, 64, 64)
-    other[:, :3] = x[:, :3]
-    with torch.inference_mode():
+        network.cam_weights()["nir"].zero_()  # a view of the head: this tower counts no more
+        other[:, :3] = x[:, :3]
         assert torch.equal(network(x), network(other))
         other[:, 0] += 1
         assert not torch.equal(network(x), network(other))
 
 
-def test_reserved_tower_name_is_refused():
-    tower = TowerOptions(name="keys", backbone="simple_cnn", bands=("red",))
-    with pytest.raises(InputError, match="cannot be called keys"):
-        Network(VariantOptions(towers=(tower,)), 1)
+# Freezing
 
 
-# -- freezing
-
-
-def small_resnet():
-    tower = TowerOptions(name="rgb", backbone="resnet10t", bands=("red", "green", "blue"))
-    return Network(VariantOptions(towers=(tower,)), 2, dropout=0.5)
-
-
-def step(network):
+def trained(network):
+    """Names of what two steps change."""
+    before = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
     for _ in range(2):
         network.train()
         optimizer.zero_grad()
         network(torch.randn(4, 3, 64, 64)).square().sum().backward()
         optimizer.step()
-
-
-def moved(before, after):
+    after = network.state_dict()
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def state(network):
-    return {name: value.clone() for name, value in network.state_dict().items()}
-
-
-def test_head_only_leaves_weights_and_buffers_bit_equal():
-    network = small_resnet()
+def test_frozen_parts_stay_bit_equal_with_their_buffers():
+    network = one_tower("resnet10t", dropout=0.5)
     network.set_trainable("head")
-    before = state(network)
-    step(network)
-    assert moved(before, network.state_dict()) == {"head.weight", "head.bias"}
+    assert trained(network) == {"head.weight", "head.bias"}
     assert network.dropout.training
-
-
-def test_from_a_block_on():
-    network = small_resnet()
     network.set_trainable("layer3")
-    before = state(network)
-    step(network)
-    changed = moved(before, network.state_dict())
+    changed = trained(network)
     prefixes = ("towers.rgb.body.layer3.", "towers.rgb.body.layer4.", "head.")
-    assert changed
     assert all(name.startswith(prefixes) for name in changed)
     assert any("running_mean" in name for name in changed)
     # and every parameter behind the block moved
     assert {n for n, _ in network.named_parameters() if n.startswith(prefixes)} <= changed
-
-
-def test_all_after_head_trains_everything():
-    network = small_resnet()
-    network.set_trainable("head")
-    network.train()
     network.set_trainable("all")
     assert all(p.requires_grad for p in network.parameters())
     assert all(module.training for module in network.modules())
-
-
-def test_eval_stays_eval_when_stages_change():
-    network = small_resnet().eval()
-    network.set_trainable("layer3")
+    network.eval().set_trainable("layer3")
     assert not any(module.training for module in network.modules())
 
 
-def test_one_tower_alone():
+def test_a_tower_alone_and_no_block_of_that_name():
     tower = {"backbone": "simple_cnn", "bands": ("red",)}
     towers = (TowerOptions(name="a", **tower), TowerOptions(name="b", **tower))
     network = Network(VariantOptions(towers=towers), 2)
     network.set_trainable("b.block4")
-    names = {n for n, p in network.named_parameters() if p.requires_grad}
-    assert {n.split(".body.")[0] for n in names if "body" in n} == {"towers.b"}
-    assert {n.split(".")[3] for n in names if "body" in n} == {"block4", "block5"}
-
-
-def test_unknown_block_lists_the_names():
+    names = {n for n, p in network.named_parameters() if p.requires_grad and "body" in n}
+    assert {tuple(n.split(".")[1:4:2]) for n in names} == {("b", "block4"), ("b", "block5")}
     network = Network(resolve("mobilenet_v2"), 1)
     with pytest.raises(InputError, match=r"head, all, conv_stem, bn1, blocks\.0, .*conv_head, bn2"):
         network.set_trainable("block9")
     assert all(p.requires_grad for p in network.parameters())
 
 
-# -- pooling, precision, dense head
-
-
-def test_log_sum_exp_lies_between_mean_and_maximum():
-    f = torch.randn(2, 5, 4, 4)
-    lse = pool(f, "lse")
-    assert (pool(f, "avg") <= lse).all()
-    assert (lse <= pool(f, "max")).all()
-    one = torch.full((1, 1, 3, 3), 2.5)
-    torch.testing.assert_close(pool(one, "lse"), torch.tensor([[2.5]]))
-    assert LSE_SHARPNESS > 0
-
-
-@pytest.mark.parametrize("pooling", ["avg", "max", "lse"])
-def test_logits_are_float32_under_autocast(pooling):
-    network = Network(resolve("simple_cnn", pooling), 2).eval()
-    x = torch.randn(1, 3, 64, 64)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        logits, features = network(x, return_features=True)
-    assert features["rgb"].dtype == torch.bfloat16
-    assert logits.dtype == torch.float32
-    # the head itself was computed in float32, from these features
-    expected = pool(features["rgb"], pooling) @ network.head.weight.T + network.head.bias
-    torch.testing.assert_close(logits, expected)
-
-
-def test_dense_head_takes_one_size_and_no_cam():
-    network = Network(resolve("simple_cnn_dense"), 2, size=32)
-    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 2)
-    with pytest.raises(InputError, match="takes 32 x 32 px only, found 64 x 64"):
-        network(torch.randn(2, 3, 64, 64))
-    with pytest.raises(InputError, match="dense head mixes all cells"):
-        network.cam_weights()
-    with pytest.raises(InputError, match=r"needs a fixed input size; give input\.size"):
-        Network(resolve("simple_cnn_dense"), 2)
-
-
-def test_simple_cnn_does_not_look_across_the_batch():
-    network = Network(resolve("simple_cnn"), 2).train()
-    x = torch.randn(4, 3, 64, 64)
-    torch.testing.assert_close(network(x)[:1], network(x[:1]))
-    assert not list(network.named_buffers()) or all("take" in n for n, _ in network.named_buffers())
-
-
-@pytest.mark.parametrize("name", ["simple_cnn", "simple_cnn_dense"])
-def test_simple_cnn_overfits_a_batch(name):
-    network = Network(resolve(name), 1, size=32 if name.endswith("dense") else None).train()
-    x, y = torch.randn(8, 3, 32, 32), torch.arange(8).remainder(2)[:, None].float()
-    x[1::2, :, 10:14, 12:20] += 3  # a ship
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    loss = torch.tensor(1.0)
-    for _ in range(80):
-        if loss < 0.01:
-            break
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(network(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss < 0.01
-    assert ((network(x) > 0) == (y > 0)).all()
-
-
-# -- drop-path and the way of the bands
-
-
 @pytest.mark.parametrize("backbone", ["resnet18", "vit_tiny_patch16_224", "convnext_atto"])
 def test_drop_path_skips_branches_in_training_alone(backbone):
-    tower = TowerOptions(name="rgb", backbone=backbone, bands=("red", "green", "blue"))
-    network = Network(VariantOptions(towers=(tower,)), 2, drop_path=0.9)
+    network = one_tower(backbone, drop_path=0.9)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.ones_(module.weight)  # timm starts the last of each block at zero
@@ -285,8 +200,53 @@ def test_drop_path_skips_branches_in_training_alone(backbone):
         assert torch.equal(network(x), network(x))
 
 
-@pytest.mark.parametrize("variant", ["simple_cnn", "xception", "inception_v3"])
-def test_drop_path_of_a_network_without_branches_is_refused(variant):
-    with pytest.raises(InputError, match=r"^drop_path=0\.1: .* accepted: 0$"):
-        Network(resolve(variant), 2, drop_path=0.1)
-    Network(resolve(variant), 2, drop_path=0.0)
+# Pooling, precision, dense head
+
+
+def test_log_sum_exp_lies_between_mean_and_maximum():
+    f = torch.randn(2, 5, 4, 4)
+    assert (pool(f, "avg") <= pool(f, "lse")).all()
+    assert (pool(f, "lse") <= pool(f, "max")).all()
+    one = torch.full((1, 1, 3, 3), 2.5)
+    torch.testing.assert_close(pool(one, "lse"), torch.tensor([[2.5]]))
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max", "lse"])
+def test_logits_are_float32_under_autocast(pooling):
+    network = Network(resolve("simple_cnn", pooling), 2).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        logits, features = network(x), network.features(x)
+    assert features["rgb"].dtype == torch.bfloat16
+    assert logits.dtype == torch.float32
+    # the head itself was computed in float32, from these features
+    expected = pool(features["rgb"], pooling) @ network.head.weight.T + network.head.bias
+    torch.testing.assert_close(logits, expected)
+
+
+def test_dense_head_takes_one_size_and_no_cam():
+    network = Network(resolve("simple_cnn_dense"), 2, size=32)
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 2)
+    with pytest.raises(InputError, match="takes 32 x 32 px only, found 64 x 64"):
+        network(torch.randn(2, 3, 64, 64))
+    with pytest.raises(InputError, match="dense head mixes all cells"):
+        network.cam_weights()
+
+
+@pytest.mark.parametrize("name", ["simple_cnn", "simple_cnn_dense"])
+def test_simple_cnn_overfits_a_batch_and_does_not_look_across_it(name):
+    network = Network(resolve(name), 1, size=32 if name.endswith("dense") else None).train()
+    x, y = torch.randn(8, 3, 32, 32), torch.arange(8).remainder(2)[:, None].float()
+    torch.testing.assert_close(network(x)[:1], network(x[:1]))
+    x[1::2, :, 10:14, 12:20] += 3  # a ship
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    loss = torch.tensor(1.0)
+    for _ in range(80):
+        if loss < 0.01:
+            break
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(network(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.01
+    assert ((network(x) > 0) == (y > 0)).all()

@@ -13,16 +13,7 @@ from train.small_archive import generate
 
 from satray.config.train import VariantOptions
 from satray.errors import InputError
-from satray.models.pretrained import (
-    fetch,
-    full_name,
-    is_word,
-    origin,
-    published,
-    refuse_unreachable,
-    sources_of,
-)
-from satray.models.variant import resolve
+from satray.models.pretrained import fetch, full_name, is_word, origin, published, sources_of
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +21,7 @@ def _empty_caches(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "create_connection", refused)
 
 
 def refused(*_, **__):
@@ -40,44 +32,23 @@ def hanging(*_, **__):
     time.sleep(60)
 
 
-def one_tower(backbone):
-    tower = {"name": "rgb", "backbone": backbone, "bands": ("red", "green", "blue")}
-    return VariantOptions.model_validate({"towers": [tower]})
-
-
-def unreachable(backbone):
-    refuse_unreachable("pretrained", one_tower(backbone))
-
-
-@pytest.mark.parametrize("look", [fetch, unreachable])
 @pytest.mark.parametrize(
     ("backbone", "connect"),
     [("resnet18", refused), ("resnet18", hanging), ("legacy_xception", refused)],
 )
-def test_without_a_network_one_line_says_what_to_do_within_seconds(
-    monkeypatch, backbone, look, connect
-):
-    published(backbone)  # timm is imported, or not needed
+def test_without_a_network_one_line_says_what_to_do_within_seconds(monkeypatch, backbone, connect):
+    published(backbone)  # timm is imported
     monkeypatch.setattr(socket, "create_connection", connect)
     start = time.monotonic()
     with pytest.raises(
         InputError, match=rf"cannot fetch those of {backbone}.* cannot be reached \("
     ) as caught:
-        look(backbone)
+        fetch(backbone)
     assert time.monotonic() - start < 5
     told = str(caught.value)
     assert "\n" not in told
     assert "weights=FILE; https://huggingface.co/timm" in told
     assert told.endswith("(weights=none)")
-
-
-def test_the_hub_is_not_asked_for_what_it_lacks_or_a_cache_may_have(monkeypatch, tmp_path):
-    monkeypatch.setattr(socket, "create_connection", refused)
-    unreachable("simple_cnn")
-    refuse_unreachable("none", one_tower("resnet18"))
-    refuse_unreachable({"rgb": "weights.pth"}, one_tower("resnet18"))
-    (tmp_path / "hub" / "models--timm--resnet18.a1_in1k").mkdir(parents=True)
-    unreachable("resnet18")
 
 
 def test_a_blackholed_hub_ends_the_job_within_seconds(tmp_path):
@@ -94,9 +65,9 @@ def test_a_blackholed_hub_ends_the_job_within_seconds(tmp_path):
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "cannot fetch those of resnet18: 192.0.2.1 cannot be reached" in done.stderr
+    assert "cannot fetch those of resnet18.a1_in1k: 192.0.2.1 cannot be reached" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 2  # and the one that names the status
-    assert time.monotonic() - start < 15  # 5 on a machine of one's own
+    assert time.monotonic() - start < 20  # 7 on a machine of one's own
 
 
 def test_offline_is_told_as_such(monkeypatch):
@@ -105,22 +76,16 @@ def test_offline_is_told_as_such(monkeypatch):
         fetch("resnet18")
 
 
-def test_what_is_cached_needs_no_network(monkeypatch, tmp_path):
-    monkeypatch.setattr(socket, "create_connection", refused)
-    # legacy_xception has no hub id, only this address
+def test_what_is_cached_needs_no_network(tmp_path):
+    # legacy_xception has no hub id, only an address
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     torch.save({"conv1.weight": torch.ones(2)}, folder / "xception-43020ad28.pth")
     assert fetch("legacy_xception") == folder / "xception-43020ad28.pth"
     told = origin("legacy_xception", "pretrained")
-    assert told["name"] == "legacy_xception.tf_in1k"
-    assert told["licence"] == "apache-2.0"
+    assert (told["name"], told["licence"]) == ("legacy_xception.tf_in1k", "apache-2.0")
     assert len(told["sha256"]) == 64
     assert origin("legacy_xception", "/w.pth") == {"source": "/w.pth"}
-
-
-def test_a_hub_file_is_found_in_the_hubs_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(socket, "create_connection", refused)
     folder = tmp_path / "hub" / "models--timm--resnet18.a1_in1k"
     (folder / "snapshots" / "abc").mkdir(parents=True)
     (folder / "refs").mkdir()
@@ -147,17 +112,17 @@ def test_what_a_word_means(backbone, word, name):
     assert is_word(word)
 
 
-def test_a_tag_that_there_is_not_is_told_with_those_that_there_are():
-    with pytest.raises(InputError, match=r"timm has no resnet18\.nope; its tags: .*tv_in1k"):
-        published("resnet18", "pretrained:nope")
+def test_files_are_no_words_and_absent_tags_are_told_with_those_that_there_are():
     assert not is_word("/data/pretrained:x.pth")
     assert not is_word("s3://bucket/imagenet.pth")
+    with pytest.raises(InputError, match=r"timm has no resnet18\.nope; its tags: .*tv_in1k"):
+        published("resnet18", "pretrained:nope")
 
 
 @pytest.mark.parametrize("backbone", ["simple_cnn", "resnet200"])
 def test_unpublished_backbones_start_from_nothing_unless_more_is_asked_for(backbone):
     tower = {"name": "rgb", "backbone": backbone, "bands": ["red", "green", "blue"]}
-    variant = resolve("simple_cnn").model_validate({"towers": [tower]})
+    variant = VariantOptions.model_validate({"towers": [tower]})
     assert published(backbone) is None
     assert sources_of("pretrained", variant) == {"rgb": "none"}
     with pytest.raises(InputError, match=f"nobody has published any of {backbone}"):
