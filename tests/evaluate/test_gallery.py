@@ -167,7 +167,7 @@ def test_each_picture_has_its_tile_and_the_map_of_its_own_class(tmp_path) -> Non
         tile = material.pixels(row)[[2, 1, 0]]  # red, green, blue; mean and std are 2000, 1000
         colours[row] = shrunk(stretched(tile, (0.0,) * 3, (4000.0,) * 3))
         side = len(colours[row])
-        features = bundle.logits(torch.from_numpy(tile[None]), return_features=True)[1]
+        features = bundle.features(torch.from_numpy(tile[None]))
         map_hw = np.tensordot(weights_KD[klass], features["rgb"][0].numpy(), 1)
         cells = cells_on_picture(bundle.spec, "rgb", map_hw.shape[1], side, side)
         evidence[row, klass] = np.clip(on_pixels(map_hw, cells, side, side), 0, None)
