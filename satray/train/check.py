@@ -19,9 +19,9 @@ from satray.errors import InputError
 from satray.metrics.scored import decide
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
-from satray.train.one_worker import Worker, work_on_one
 from satray.train.setup import Setup, unchanged
 from satray.train.setup import read as setup_of
+from satray.train.worker import Worker, work_on_one
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -173,7 +173,7 @@ def _examine(
     from satray.train.step import inputs_of
 
     (batch,) = worker.read(rows)
-    preprocess, wanted = worker.setup.preprocess(), recipe.check
+    preprocess, wanted = worker.task.setup.preprocess(), recipe.check
     inputs = inputs_of(batch, lambda stored, *_: preprocess(stored), worker.device)
     labels_BK = inputs.labels_BK.cpu().numpy()
     traces: list[Trace] = []
@@ -194,7 +194,7 @@ def _examine(
             if math.isnan(losses[-1]):
                 break
             logits_BK = torch.cat(outputs).float().cpu().numpy()
-            accuracy, one_class = decisions(logits_BK, labels_BK, worker.setup.task)
+            accuracy, one_class = decisions(logits_BK, labels_BK, worker.task.setup.task)
             learnt = losses[-1] < wanted.loss and accuracy == 1
         traces.append(Trace(factor * rate, tuple(losses), accuracy, learnt, one_class, gradient))
     return traces

@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from satray import __version__
 from satray.config.train import TrainRecipe
 from satray.errors import TrainingError, counted
@@ -12,16 +10,14 @@ from satray.metrics.trap import watch
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
 from satray.train import checkpoints, tracking, worker
-from satray.train.calibrate import Calibration, calibrate
 from satray.train.setup import Setup, unchanged
 from satray.train.setup import read as setup_of
 from satray.train.worker import wants_ray
 
 if TYPE_CHECKING:  # it imports torch
-    from satray.train.evaluation import Predictions
     from satray.train.range_test import Finding
 
-__all__ = ["calibrate_on", "plan", "read", "wants_ray", "work"]
+__all__ = ["plan", "read", "wants_ray", "work"]
 
 POINTS = 1000
 """Learning rates that the picture of a training shows, about."""
@@ -140,8 +136,8 @@ def _finish(
         raise TrainingError("training ended without a checkpoint")
     rows, plan, classes = latest.history, setup.plan, setup.index.meta.classes
     best, last = max(reversed(rows), key=lambda row: checkpoints.score(row, setup.best)), rows[-1]
-    calibration = calibrate_on(setup, kept.predictions)
-    for name, data in bundle(setup, run, kept, calibration).items():
+    files, calibration = bundle(setup, run, kept)
+    for name, data in files.items():
         run.publish(f"bundle/{name}", data)
     run.publish("history.parquet", tracking.parquet(rows), rows=len(rows))
     title = f"{run.run_id}: {setup.variant_name}"
@@ -197,18 +193,4 @@ def _finish(
             calibration.line(),
             *trap.warnings(),
         ),
-    )
-
-
-def calibrate_on(setup: Setup, predictions: "Predictions") -> Calibration:
-    """Fit temperature and thresholds on half of the validation tiles that could be read."""
-    ids = setup.index.part("val").table.column("tile_id").take(pa.array(predictions.rows))
-    return calibrate(
-        predictions.logits_NK,
-        predictions.labels_NK,
-        ids.to_pylist(),
-        setup.index.meta.classes,
-        setup.task,
-        setup.recipe.calibrate,
-        setup.recipe.seed,
     )

@@ -23,10 +23,10 @@ from satray.report.curves import Panel, landscape
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage, join
 from satray.train.imbalance import repeat_factors
-from satray.train.one_worker import Worker, work_on_one
 from satray.train.setup import Setup, unchanged
 from satray.train.setup import read as setup_of
 from satray.train.tracking import parquet
+from satray.train.worker import Worker, work_on_one
 
 FILE = "range_tests.json"
 """Below a run's state: what was found, so that a run that goes on does not search again."""
@@ -267,10 +267,10 @@ def explore(setup: Setup, run: Run, initial: str, stages: Sequence[int]) -> tupl
 
 def _sweeps(worker: Worker, stages: Sequence[int]) -> tuple[Finding, ...]:
     """All sweeps of some stages; on the worker."""
-    seeds, found = range(worker.setup.recipe.landscape.seeds), []
+    seeds, found = range(worker.task.setup.recipe.landscape.seeds), []
     for place, stage in enumerate(stages):
         curves = tuple(_sweep(worker, stage, seed, place * len(seeds) + seed) for seed in seeds)
-        found.append(Finding(stage, worker.setup.recipe.stages[stage].trainable, curves))
+        found.append(Finding(stage, worker.task.setup.recipe.stages[stage].trainable, curves))
     return tuple(found)
 
 
@@ -281,7 +281,7 @@ def _sweep(worker: Worker, stage: int, seed: int, number: int) -> Curve:
     from satray.train.state import seed_torch
     from satray.train.step import AugmentedTiles, ahead, inputs_of
 
-    setup, recipe, device = worker.setup, worker.setup.recipe, worker.device
+    setup, recipe, device = worker.task.setup, worker.task.setup.recipe, worker.device
     planned, options = setup.plan.stages[stage], recipe.landscape
     # A batch goes through in as many parts as with the run's workers, since batch norm sees each
     # for itself; synchronised ones see the global batch as one.
@@ -292,8 +292,8 @@ def _sweep(worker: Worker, stage: int, seed: int, number: int) -> Curve:
     drawn = recipe.seed + seed
     make = AugmentedTiles.of(recipe, setup.preprocess(), drawn)
     mixing = Mixing.of(recipe.augment, drawn)
-    repeats = repeat_factors(worker.train.labels, recipe.repeat)
-    rows_N = window(drawn, 0, options.steps * recipe.batch, len(worker.train), True, repeats)
+    repeats = repeat_factors(worker.task.train.labels, recipe.repeat)
+    rows_N = window(drawn, 0, options.steps * recipe.batch, len(worker.task.train), True, repeats)
     inputs = ahead(
         (inputs_of(batch, make, device, mixing=mixing) for batch in worker.read(rows_N)), device
     )

@@ -54,7 +54,7 @@ class Setup:
     radiometry: Radiometry
     """How stored pixels become values."""
     mean: tuple[float, ...]
-    """Of each band's values; empty until `train.measure.complete` has measured them."""
+    """Of each band's values; empty until `train.initial.complete` has measured them."""
     std: tuple[float, ...]
     """Of each band's values; as `mean`."""
     plan: TrainingPlan
@@ -290,7 +290,7 @@ def normalisation(
     `auto` is `imagenet` where pixels are stored 8-bit red, green and blue and every tower starts
     from published weights (by name, or a file that is not of a satray bundle), else `statistics`.
     Of stored values, `statistics` are the index's; of others there are none yet, and both tuples
-    come back empty: `satray.train.measure` measures them on a sample.
+    come back empty: `satray.train.initial` measures them on a sample.
 
     Raises:
         InputError: numbers that are not one a band; `imagenet` where values are not those of 8-bit

@@ -1,16 +1,19 @@
-"""One process's share of a training, wherever it runs: alone in the job's own, or on Ray.
+"""What one process does of a training, wherever it runs: in the job's own, or on Ray.
 
-Nothing here imports torch before training begins: Ray's controller would wait for it.
+That is its share of a whole training, or a short one by itself (range test, check). Nothing here
+imports torch before training begins: Ray's controller would wait for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +37,10 @@ from satray.train.setup import Setup
 if TYPE_CHECKING:
     import torch
 
+    from satray.models.network import Network
+    from satray.train.step import Inputs
+
+T = TypeVar("T")
 Message = dict[str, Any]
 """`kind`: `worker` (rank, pid), `precision` (bf16), `progress` (as `Loop` tells), `epoch` (row of
 rank 0, else None)."""
@@ -64,6 +71,15 @@ class Task:
         """Gather what workers need."""
         train, val = (setup.source(split, run.storage) for split in ("train", "val"))
         return cls(setup.without_table(), train, val, initial, run.state, run.storage)
+
+    def begin(self) -> Network:
+        """Seed this process; give the network with its first weights."""
+        from satray.train.state import begin
+
+        begin(self.setup.recipe.seed, self.setup.recipe.deterministic)
+        network = self.setup.network()
+        network.load_state_dict(checkpoints.from_bytes(self.storage.read(self.initial)))
+        return network
 
     @property
     def train_order(self) -> TrainOrder:
@@ -101,15 +117,13 @@ def train(
     """
     from satray.train.loop import Loop
     from satray.train.parallel import by_rank_0, synchronised
-    from satray.train.state import begin, takes_bf16
+    from satray.train.state import takes_bf16
     from satray.train.step import AugmentedTiles
 
     setup, recipe, plan, storage = task.setup, task.setup.recipe, task.setup.plan, task.storage
     if recipe.sync_batchnorm and device.type != "cuda":
         raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
-    begin(recipe.seed, recipe.deterministic)
-    network: torch.nn.Module = setup.network()
-    network.load_state_dict(checkpoints.from_bytes(storage.read(task.initial)))
+    network: torch.nn.Module = task.begin()
     if recipe.sync_batchnorm and plan.workers > 1:
         network = synchronised(network)
     bf16 = takes_bf16(recipe.precision, device)
@@ -255,6 +269,147 @@ def torch_here(resources: Resources) -> Iterator[torch.device]:
     finally:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
+
+
+# A short training on one worker
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What there is to work with."""
+
+    task: Task
+    """The run."""
+    network: Network
+    """With its first weights, on the device; to be copied."""
+    device: torch.device
+    """A GPU, or the CPU."""
+    bf16: bool
+    """Whether to autocast to bfloat16."""
+    tell: Callable[[str], None]
+    """Shows how far the work is."""
+
+    def begin(
+        self, trainable: str, layer_decay: float = 1.0, parts: int = 1
+    ) -> tuple[Network, Callable[[Inputs, float], float]]:
+        """Make a training of its own, as the recipe says.
+
+        Args:
+            trainable: as of a stage.
+            layer_decay: as of a stage.
+            parts: pieces that a batch goes through the network in.
+
+        Returns:
+            A copy of the network, and what takes a step: (inputs, learning rate) -> the loss
+            before it; NaN where that or its gradient is not finite.
+        """
+        from satray.train.losses import make_loss
+        from satray.train.optim import make_optimizer, parameter_groups
+        from satray.train.step import TrainStep
+
+        setup, recipe = self.task.setup, self.task.setup.recipe
+        network = copy.deepcopy(self.network)
+        network.set_trainable(trainable)
+        network.train()
+        weights = class_weights(recipe.loss, self.task.train.labels, recipe.repeat)
+        step = TrainStep(
+            network,
+            make_optimizer(recipe.optimizer, parameter_groups(network, layer_decay)),
+            make_loss(recipe.loss, setup.task, weights),
+            clip=recipe.optimizer.clip,
+            accumulate=parts,
+            bf16=self.bf16,
+        )
+
+        def take(inputs: Inputs, rate: float) -> float:
+            total, readable, bad = step(inputs, rate).tolist()
+            loss = math.nan if bad or not readable else float(total / readable)
+            self.tell(f"learning rate {rate:.2g}, loss {loss:.4f}")
+            return loss
+
+        return network, take
+
+    def read(self, rows: NDArray[np.int64]) -> Iterator[Batch]:
+        """Read tiles of the train split, batch by batch, a few ahead of the caller.
+
+        Args:
+            rows: which tiles, in order; a row may come several times.
+
+        Raises:
+            TrainingError: more of them than the recipe's `error_budget` allows cannot be read.
+        """
+        recipe, lost, errors = self.task.setup.recipe, 0, dict[int, str]()
+        batches = read_batches(self.task.train, rows, recipe.batch, recipe.resources, errors)
+        for batch in batches:
+            lost += int((~batch["valid"]).sum())
+            if lost > recipe.error_budget * len(rows):
+                raise TrainingError(
+                    f"{lost} of {len(rows):,} tiles could not be read (error_budget="
+                    f"{recipe.error_budget:g}); the last: {list(errors.values())[-1]}"
+                )
+            yield batch
+
+
+def work_on_one(
+    function: Callable[..., T], setup: Setup, run: Run, initial: str, what: str, *args: Any
+) -> T:
+    """Call `function(worker, *args)`, on Ray where it is up for the run, else here.
+
+    Args:
+        function: what to call; found by its name.
+        setup: the run, resolved.
+        run: its folder; the seconds go to its activity `what`.
+        initial: URI of the network's first weights.
+        what: what this is, to the person.
+        args: more arguments.
+
+    Raises:
+        InputError: `resources.gpus=yes` where there is none.
+    """
+    task, resources = Task.of(setup, run, initial), setup.recipe.resources
+
+    def show(message: dict[str, str]) -> None:
+        for kind, line in message.items():
+            (run.say if kind == "say" else run.progress)(f"{what}: {line}")
+
+    with run.activity(what):
+        if not run.ray:
+            with torch_here(resources) as device:
+                return _on_one(show, device.type == "cuda", task, function, *args)
+        from satray import cluster  # which imports Ray
+
+        workers = cluster.allot(resources, run.say, count=1)
+        channel = cluster.ProgressChannel()
+        with channel.watch(show):
+            given = (channel.send, workers.gpu, task, function, *args)
+            found: T = cluster.run_once(_on_one, *given, workers=workers)
+            return found
+
+
+def _on_one(
+    send: Callable[[dict[str, str]], None],
+    gpu: bool,
+    task: Task,
+    function: Callable[..., T],
+    *args: Any,
+) -> T:
+    """On the worker: build the network, and call the function."""
+    import torch
+
+    from satray.train.state import determinism, takes_bf16
+
+    recipe, network = task.setup.recipe, task.begin()
+    device = torch.device("cuda" if gpu else "cpu")
+    bf16 = takes_bf16(recipe.precision, device)
+    kind = "bf16 autocast" if bf16 else "fp32"
+    send({"say": f"precision: {kind} on a {'GPU' if gpu else 'CPU'}"})
+    network.to(device).to(memory_format=cast(Any, torch.channels_last))
+    this = Worker(task, network, device, bf16, lambda now: send({"now": now}))
+    with determinism(recipe.deterministic):
+        return function(this, *args)
+
+
+# Where a training runs
 
 
 def wants_ray(recipe: TrainRecipe, setup: Setup) -> bool:

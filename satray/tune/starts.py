@@ -138,12 +138,12 @@ def settle(setup: Setup, run: Run, store: str, key: str) -> Start:
     """
     own = _own(run, store, key)
     if not own.storage.exists(join(own.state, RECORD)):
-        from satray.train import initial, measure
+        from satray.train import initial
         from satray.train.checkpoints import from_bytes, to_bytes
         from satray.tune.head import HEAD
 
-        setup = measure.complete(setup, own)
-        state = from_bytes(own.storage.read(initial.stage(setup, own)))
+        setup, uri = initial.prepare(setup, own)
+        state = from_bytes(own.storage.read(uri))
         head = {name: value for name, value in state.items() if name.startswith(HEAD)}
         own.storage.write(join(own.state, HEAD_FILE), to_bytes(head))
         record = {"weights": initial.FILE, "mean": setup.mean, "std": setup.std}

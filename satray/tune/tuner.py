@@ -39,7 +39,7 @@ from satray.data.index import TileIndex  # noqa: E402
 from satray.errors import InputError, SatrayError, TrainingError, one_line  # noqa: E402
 from satray.runs.run import Run  # noqa: E402
 from satray.storage import Storage, join  # noqa: E402
-from satray.train import checkpoints, measure  # noqa: E402
+from satray.train import checkpoints  # noqa: E402
 from satray.train.ray_train import Halt, fit, give_back  # noqa: E402
 from satray.train.setup import Setup, set_up  # noqa: E402
 from satray.tune.feature_table import SPLITS, pooling_of  # noqa: E402
@@ -271,6 +271,8 @@ def set_up_trial(work: Work, config: Mapping[str, str]) -> tuple[Setup, Run]:
         work: of the sweep.
         config: `config_of` the trial.
     """
+    from satray.train import initial
+
     recipe = TrainRecipe.model_validate_json(config["recipe"])
     count = 1 if config["regime"] == "head" else work.workers.count
     resources = recipe.resources.model_copy(update={"workers": count})
@@ -279,7 +281,7 @@ def set_up_trial(work: Work, config: Mapping[str, str]) -> tuple[Setup, Run]:
     run = Run("train", work.run_id, folder, work.storage)
     setup = set_up(recipe, work.storage, work.index)
     start = work.starts.get(config["start"])
-    return measure.complete(setup, run) if start is None else start.under(setup), run
+    return initial.complete(setup, run) if start is None else start.under(setup), run
 
 
 def open_trial(
@@ -299,7 +301,7 @@ def open_trial(
     if config["regime"] == "backbone":
         from satray.train import initial
 
-        weights = initial.stage(setup, run) if start is None else start.weights
+        weights = initial.prepare(setup, run)[1] if start is None else start.weights
         return BackboneTrial(setup, run, weights, work.workers)
     from satray.tune.head import HeadTrial
 

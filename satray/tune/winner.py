@@ -14,7 +14,6 @@ from satray.runs.run import Run
 from satray.storage import join
 from satray.train import checkpoints
 from satray.train.checkpoints import best_of
-from satray.train.job import calibrate_on
 from satray.train.job import work as train
 from satray.train.products import bundle
 from satray.train.setup import set_up
@@ -59,8 +58,7 @@ def winner(work: Work, trial: Trial, record: TrialRecord, run: Run) -> Won:
     if head and start is not None:
         whole = checkpoints.from_bytes(work.storage.read(start.weights)) | kept.weights
         kept = replace(kept, weights=whole)
-    calibration = calibrate_on(setup, kept.predictions)
-    files = bundle(setup, run, kept, calibration)
+    files, calibration = bundle(setup, run, kept)
     return files, nested(kept.validation), (calibration.line(),)
 
 

@@ -115,8 +115,8 @@ class Training:
         from satray.train.setup import read
 
         self.run, self.said = make_run(folder)
-        self.setup = read(recipe, self.run.storage)
-        self.weights = initial.stage(self.setup, self.run)
+        setup = read(recipe, self.run.storage)
+        self.setup, self.weights = initial.prepare(setup, self.run)
 
     def here(self, listen=print):
         """Train in this process."""

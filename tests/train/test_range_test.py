@@ -157,7 +157,7 @@ def test_auto_fills_the_open_stages_once_and_keeps_the_rest(small_archive, tmp_p
     recipe = make_recipe(small_archive, tmp_path, stages=stages, landscape=RANGE, precision="fp32")
     run, said = make_run(tmp_path / "out", ray=False)
     setup = set_up(recipe, run.storage)
-    weights = initial.stage(setup, run)
+    setup, weights = initial.prepare(setup, run)
     before = Path(weights).read_bytes()
 
     settled, found = range_test.settle(setup, run, weights)

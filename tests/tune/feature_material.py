@@ -12,7 +12,7 @@ from train.small_archive import make_recipe, make_run
 from satray.data.order import copies
 from satray.data.read import read_blocks, to_torch
 from satray.storage import Storage
-from satray.train import initial, measure
+from satray.train import initial
 from satray.train.checkpoints import from_bytes, to_bytes
 from satray.train.loop import Loop
 from satray.train.plan import train_order
@@ -59,8 +59,8 @@ def prepare(archive: Any, folder: Path, **changes: Any) -> Prepared:
     settings = {"stages": [HEAD_STAGE], "augment": augment, "precision": "fp32", **changes}
     run, _ = make_run(folder / "run")
     recipe = make_recipe(archive, folder, **settings)
-    setup = measure.complete(set_up(recipe, Storage()), run)
-    return Prepared(setup, run, initial.stage(setup, run))
+    setup, weights = initial.prepare(set_up(recipe, Storage()), run)
+    return Prepared(setup, run, weights)
 
 
 def extracted(made: Prepared) -> FeatureTable:

@@ -1,0 +1,151 @@
+"""What a training starts from; and what would stop it hours later, refused at once."""
+
+import numpy as np
+import pytest
+import torch
+from by_hand import planned
+from train.small_archive import SIDE, generate, make_recipe, make_run
+
+from satray.config.train import CheckRecipe, LandscapeRecipe, TrainRecipe
+from satray.data.augment import Augment
+from satray.data.decode import read_pixels
+from satray.errors import InputError
+from satray.models.backbones import build
+from satray.models.network import Network
+from satray.models.preprocess import to_values
+from satray.models.variant import resolve
+from satray.storage import Storage
+from satray.train import check, initial, job, range_test
+from satray.train.initial import block_lines, prepared
+from satray.train.setup import set_up
+from satray.train.step import train_input
+
+THREE = {"towers": [{"name": "rgb", "backbone": "simple_cnn", "bands": ["blue", "green", "red"]}]}
+INPUT = {"size": SIDE, "radiometry": "pil_compat"}
+
+
+# Mean and deviation, measured on a sample of real files
+
+
+@pytest.fixture
+def archive(tmp_path):
+    return generate(tmp_path / "archive", tiles=24, spoil=(5,))
+
+
+def the_setup(archive, folder, **changes):
+    wanted = {"variant": THREE, "input": INPUT, "cache": {"enabled": False}, **changes}
+    return set_up(make_recipe(archive, folder, **wanted), Storage())
+
+
+def test_mean_and_deviation_are_those_of_the_split_and_measured_once_a_run(archive, tmp_path):
+    setup = the_setup(archive, tmp_path)
+    assert (setup.bands, setup.mean) == (("blue", "green", "red", "nir"), ())
+    run, said = make_run(tmp_path / "out")
+    found = initial.complete(setup, run)
+    files = map(Storage().read, setup.index.part("train").table.column("uri").to_pylist())
+    tiles = [read_pixels(f, (0, 1, 2, 3), SIDE, SIDE, "uint16") for f in files if len(f) > 99]
+    pixels = torch.from_numpy(np.stack(tiles))
+    values = to_values(pixels, setup.radiometry, setup.bands).numpy()
+    np.testing.assert_allclose(found.mean, values.mean(axis=(0, 2, 3), dtype=float), rtol=1e-6)
+    np.testing.assert_allclose(found.std, values.std(axis=(0, 2, 3), dtype=float), rtol=1e-5)
+    assert "over 17 train tiles: blue" in said[0]  # of 18, one is no image
+    for tile in archive.folder.glob("*.tif"):
+        tile.unlink()
+    again = initial.complete(setup, run)
+    assert (again.mean, again.std) == (found.mean, found.std)
+    elsewhere, _ = make_run(tmp_path / "other")
+    with pytest.raises(InputError, match="none of 18 train tiles could be read") as caught:
+        initial.complete(setup, elsewhere)
+    assert "\n" not in str(caught.value)
+    given = {"mean": [0.5, 0.5, 0.5], "std": [0.1, 0.1, 0.1]}
+    for wanted in ({"size": SIDE}, {**INPUT, "normalize": given}):
+        known = the_setup(archive, tmp_path, input=wanted)
+        assert initial.complete(known, elsewhere) is known
+
+
+@pytest.mark.parametrize("size", [SIDE, 16])
+def test_training_sees_what_scoring_will(archive, tmp_path, size):
+    """Whatever is resized on the way: 16 px of tiles of 24 px."""
+    run, _ = make_run(tmp_path / "out")
+    setup = initial.complete(the_setup(archive, tmp_path, input={**INPUT, "size": size}), run)
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.integers(3_000, 9_000, (4, 4, SIDE, SIDE)).astype(np.uint16))
+    still = Augment(size, "none", "centre")
+    trained = train_input(pixels, np.arange(4), 0, setup.preprocess(), still)
+    assert torch.equal(trained, setup.preprocess()(pixels))
+
+
+# First weights
+
+
+def of_backbone(name, *bands):
+    return {"towers": [{"name": "rgb", "backbone": name, "bands": bands or ("red",)}]}
+
+
+BATCH_NORM = of_backbone("resnet10t")
+LATE = [{"trainable": "head", "pseudo_epochs": 1}, {"trainable": "all", "pseudo_epochs": 1}]
+TWO = {"workers": 2, "gpus": "no"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"stages": [LATE[0], {"trainable": "nonsense"}]},
+         r"^stages\.1\.trainable='nonsense' is no block of tower rgb .*; accepted: head, all, b"),
+        ({"variant": of_backbone("resnet19")},
+         "backbone='resnet19' is not simple_cnn nor a timm model; nearest"),
+        # the first stage's norms are frozen: only the second one's would stop the run
+        ({"variant": BATCH_NORM, "stages": LATE, "batch": 1},
+         "batch=1: one tile a worker, and batch norm needs two; take at least 2"),
+        ({"variant": BATCH_NORM, "batch": 2, "resources": TWO},
+         "batch=2: one tile a worker.* at least 4"),
+    ],
+)  # fmt: skip
+def test_plan_and_driver_refuse_it_in_one_line(small_archive, tmp_path, changes, says):
+    wanted = {"variant": of_backbone("simple_cnn", "red", "nir"), **changes}
+    recipe = make_recipe(small_archive, tmp_path, **wanted)
+    with pytest.raises(InputError, match=says) as refused:
+        planned(job, recipe)
+    run, _ = make_run(tmp_path / "out")
+    with pytest.raises(InputError) as driven:
+        initial.prepare(set_up(recipe, Storage()), run)
+    assert str(refused.value) == str(driven.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "module"),
+    [(TrainRecipe, job), (CheckRecipe, check), (LandscapeRecipe, range_test)],
+)
+def test_every_plan_refuses_another_architectures_weights(small_archive, tmp_path, recipe, module):
+    torch.save(build("resnet14t", 3).body.state_dict(), tmp_path / "w.pth")
+    changes = {"weights": str(tmp_path / "w.pth"), "variant": BATCH_NORM, "first_conv": "mean"}
+    given = recipe.model_validate(make_recipe(small_archive, tmp_path, **changes).model_dump())
+    with pytest.raises(InputError, match=r"w\.pth: does not fit resnet10t: .* unexpected \(layer"):
+        planned(module, given)
+    torch.save(build("resnet10t", 3).body.state_dict(), tmp_path / "w.pth")
+    lines = planned(module, given)
+    assert any(line.startswith("weights of tower rgb: 70 tensors from") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stages": LATE[:1], "batch": 1},  # frozen norms
+        {"batch": 2, "sync_batchnorm": True, "resources": {"workers": 2}},  # norms over both
+    ],
+)
+def test_norms_that_need_no_second_tile_bear_one_a_worker(small_archive, tmp_path, changes):
+    recipe = make_recipe(small_archive, tmp_path, variant=BATCH_NORM, **changes)
+    network, _ = prepared(set_up(recipe, Storage()), Storage())
+    assert all(weight.requires_grad for weight in network.parameters())
+
+
+def test_the_plan_lists_what_trainable_may_name(small_archive, tmp_path):
+    lines = planned(job, make_recipe(small_archive, tmp_path))
+    assert any("(simple_cnn): block1, block2, " in each for each in lines)
+    assert any("steps of 8 tiles on 1 worker: " in each for each in lines)
+    two = Network(resolve("double4"), 2)
+    assert [each.split(":")[0] for each in block_lines(two)] == ["trainable"] * 3
+    assert "tower nir (resnet18): conv1, bn1, layer1, layer2, layer3, layer4" in block_lines(two)[1]
+    two.set_trainable("nir.layer2")
