@@ -9,10 +9,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from data.hostile import tiff
+from data.tile_archive import (
+    BAD,
+    BANDS,
+    TILES,
+    check_batch,
+    index_of,
+    pixels,
+    source_of,
+    write_tiles,
+)
 from slow_store import SlowStore
 
-from satray.config.train import CacheOptions
-from satray.data.index import IndexMeta, TileIndex, check_unchanged, table_with
+from satray.data.index import TileIndex, check_unchanged
 from satray.data.read import errors_of, read_blocks, tile_source, to_torch
 from satray.errors import InputError
 from satray.score.reading import Wanted, read_block
@@ -20,47 +29,11 @@ from satray.score.sources import tiles_of_index
 from satray.storage import Storage
 
 STORAGE = Storage()
-BANDS, TILES = ("red", "nir"), 41
-NIR = np.array([[[0]], [[1]]], np.uint16)
-BAD = {7: b"", 9: None}
-"""Tiles that are empty, or not there."""
-META = IndexMeta("multilabel", ("a", "b"), BANDS, "uint16", (8, 8), (), {})
-
-
-def pixels(i: int) -> np.ndarray:
-    return np.full((2, 8, 8), 100 * i, np.uint16) + NIR
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiles")
-    for i in range(TILES):
-        data = BAD.get(i, tiff(pixels(i)))
-        if data is not None:
-            (folder / f"{i}.tif").write_bytes(data)
-    return folder
-
-
-def index_of(root, tiles: int = TILES, **more) -> TileIndex:
-    """An index that says nothing of how the files were, but for what is given."""
-    columns = {
-        "tile_id": [str(i) for i in range(tiles)],
-        "uri": [f"{root}/{i}.tif" for i in range(tiles)],
-        "split": ["val" if i % 5 == 0 else "train" for i in range(tiles)],
-        "labels": pa.array([[i % 2, 1] for i in range(tiles)], pa.list_(pa.uint8())),
-        "height": [8] * tiles, "width": [8] * tiles, "bands": [BANDS] * tiles,
-        "dtype": ["uint16"] * tiles, "bytes": [0] * tiles, **more,
-    }  # fmt: skip
-    table = table_with(META, pa.table(columns))
-    if not more:
-        nothing = pa.nulls(tiles, pa.int64())
-        table = table.set_column(table.column_names.index("bytes"), "bytes", nothing)
-    return TileIndex(table, META)
-
-
-def source_of(root, storage=None, cache=None):
-    storage = storage or STORAGE
-    return tile_source(index_of(root), "train", ("nir", "red"), storage, digest="d", cache=cache)
+    return write_tiles(tmp_path_factory.mktemp("tiles"))
 
 
 def read(source, rows, block, **more):
@@ -68,18 +41,8 @@ def read(source, rows, block, **more):
     tables = list(read_blocks(source.rows(rows), block, **more))
     assert [len(t) for t in tables[:-1]] == [block] * (len(tables) - 1)
     table = pa.concat_tables(tables)
-    assert table.column("row").to_pylist() == rows.tolist()
     batch = to_torch(table, source.shape, source.dtype)
-    slots = source.slots[rows]
-    good = ~np.isin(slots, list(BAD))
-    assert batch["valid"].numpy().tolist() == good.tolist()
-    wanted = np.where(good, 100 * slots, 0)[:, None] + np.where(good[:, None], [1, 0], 0)
-    found = batch["pixels"].numpy()
-    assert found.dtype == np.uint16
-    np.testing.assert_array_equal(
-        found, np.broadcast_to(wanted[:, :, None, None], (len(rows), 2, 8, 8))
-    )
-    np.testing.assert_array_equal(batch["labels"].numpy()[:, 0], slots % 2)
+    np.testing.assert_array_equal(check_batch(batch, source), rows)
     return table
 
 
@@ -101,8 +64,7 @@ def test_blocks_hold_the_rows_asked_for_in_order(folder, block):
 @pytest.mark.parametrize("room", ["all", "some"])
 def test_the_second_pass_comes_from_the_cache(folder, tmp_path, room):
     tiles = TILES if room == "all" else TILES // 2
-    gib = tiles * (2 * 8 * 8 * 2 + 1) / 2**30
-    source = source_of(folder, cache=CacheOptions(folder=str(tmp_path), gib=gib))
+    source = source_of(folder, cache_folder=tmp_path, gib=tiles * (2 * 8 * 8 * 2 + 1) / 2**30)
     rows = np.arange(len(source))
     for fetched in (np.ones(len(rows), bool), source.slots >= tiles):
         table = read(source, rows, 5)
@@ -113,7 +75,7 @@ def test_the_second_pass_comes_from_the_cache(folder, tmp_path, room):
 def test_requests_stay_under_way_across_blocks(folder):
     """Of blocks of four, many more than four are asked for at once, in whole and in order."""
     with SlowStore(folder, 0.1) as store:
-        read(source_of(store.root, Storage(store.options)), ROWS, 4)
+        read(source_of(store.root, storage=Storage(store.options)), ROWS, 4)
     assert store.most >= 24
 
 
