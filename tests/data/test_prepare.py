@@ -1,6 +1,5 @@
 """The job prepare on small archives, in this process; and on Ray, which makes the same."""
 
-import csv
 import io
 import json
 import re
@@ -28,17 +27,14 @@ NAMES = ("blue", "green", "red", "nir")
 
 def make_archive(root: Path, n: int = 30) -> dict[str, np.ndarray]:
     """Tiles in the manner of Planet's: four bands, the last tagged alpha, and a tags table."""
-    rng = np.random.default_rng(0)
     (root / "images").mkdir(parents=True)
-    pixels = {}
-    with (root / "labels.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["image_name", "tags"])
-        for i in rng.permutation(n):
-            x_CHW = (numbers() // 10 + np.uint16(100 * i)).astype(np.uint16)
-            pixels[f"tile_{i}"] = x_CHW
-            (root / f"images/tile_{i}.tif").write_bytes(tiff(x_CHW, photometric="RGB", alpha="YES"))
-            table.writerow([f"tile_{i}", "clear primary" if i % 2 else "haze water"])
+    pixels, rows = {}, ["image_name,tags"]
+    for i in np.random.default_rng(0).permutation(n):
+        x_CHW = (numbers() // 10 + np.uint16(100 * i)).astype(np.uint16)
+        pixels[f"tile_{i}"] = x_CHW
+        (root / f"images/tile_{i}.tif").write_bytes(tiff(x_CHW, photometric="RGB", alpha="YES"))
+        rows.append(f"tile_{i}," + ("clear primary" if i % 2 else "haze water"))
+    (root / "labels.csv").write_text("\n".join(rows))
     return pixels
 
 
@@ -69,25 +65,20 @@ def test_the_index_tells_the_truth(archive):
     assert (index.meta.task, index.meta.dtype) == ("multilabel", "uint16")
     assert (index.meta.bands, index.meta.tile_shape) == (NAMES, (24, 32))
 
-    train = np.concatenate(
-        [pixels[t].reshape(4, -1) for t in index.part("train").table["tile_id"].to_pylist()], axis=1
-    ).astype(np.float64)
+    names = index.part("train").table["tile_id"].to_pylist()
+    train = np.concatenate([pixels[t].reshape(4, -1) for t in names], axis=1).astype(np.float64)
     for band, x in zip(index.meta.statistics, train, strict=True):
-        assert band.valid == x.size
+        assert (band.valid, band.min, band.max) == (x.size, x.min(), x.max())
         assert band.mean == pytest.approx(x.mean(), rel=1e-12)
         assert band.std == pytest.approx(x.std(), rel=1e-10)
-        assert (band.min, band.max) == (x.min(), x.max())
         for percent, value in band.percentiles.items():
             assert value == pytest.approx(np.percentile(x, float(percent)))
-
     for row, labels in zip(index.table.to_pylist(), index.labels, strict=True):
         odd = int(row["tile_id"].split("_")[1]) % 2
         present = {c for c, on in zip(index.meta.classes, labels, strict=True) if on}
         assert present == ({"clear", "primary"} if odd else {"haze", "water"})
-        tile = decode(Storage().read(row["uri"]), bands=NAMES)
-        assert (row["height"], row["width"]) == tile.pixels.shape[1:]
+        assert (row["height"], row["width"]) == pixels[row["tile_id"]].shape[1:]
         assert row["bytes"] == Path(row["uri"]).stat().st_size
-
     summary = json.loads(run.storage.read(run.uri("summary.json")))
     assert summary["splits"]["train"]["tiles"] == 24
     assert summary["all"]["positives"] == {"clear": 15, "haze": 15, "primary": 15, "water": 15}
@@ -123,10 +114,6 @@ def test_small_archives_need_neither_ray_nor_torch(archive, tmp_path):
     assert "30 have one more band, tagged alpha" in done.stdout
 
 
-def found_images(root: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in (root / "images").iterdir()}
-
-
 class EndedError(Exception):
     """In place of a machine that goes down."""
 
@@ -140,7 +127,8 @@ def test_a_run_that_goes_on_reads_what_is_not_read_yet(archive):
         tiles_per_task=4,
         resources={"read_tasks": 1},
     )
-    found, images = read(recipe, Storage()), found_images(root)
+    found = read(recipe, Storage())
+    images = {path: path.read_bytes() for path in (root / "images").iterdir()}
 
     def run(out, progress=lambda line: None):
         return Run("prepare", "0" * 12, str(root / out), Storage(), progress=progress, ray=False)
@@ -184,34 +172,38 @@ def test_another_budget_judges_the_same_run(tmp_path, capfd):
     assert main(JOB, [*arguments, "split.seed=1"]) == 2  # which is another run
 
 
-def test_bad_images_cost_a_row_each(tmp_path):
+def test_bad_images_and_those_of_another_kind_cost_a_row_each(tmp_path):
     make_archive(tmp_path)
     images = tmp_path / "images"
     good = (images / "tile_0.tif").read_bytes()
     broken = bytearray(tiff(numbers()))
     broken[154] = 1  # the next directory is in the middle of nowhere
-    bad = {0: good[: len(good) // 2], 1: b"", 2: b"<html>not found</html>", 3: bytes(broken)}
-    for i, data in bad.items():
+    for i, data in enumerate(
+        (good[: len(good) // 2], b"", b"<html>not found</html>", bytes(broken))
+    ):
         (images / f"tile_{i}.tif").write_bytes(data)
-    recipe = PrepareRecipe(
-        images=str(images), labels=str(tmp_path / "labels.csv"), bands=NAMES, error_budget=0.1
-    )
+    (images / "tile_5.tif").write_bytes(tiff(numbers(4, dtype="int16")))
+    keys = {"labels": str(tmp_path / "labels.csv"), "bands": NAMES, "error_budget": 0.1}
+    recipe = PrepareRecipe(images=str(images), **keys)
     run = Run("prepare", "0" * 12, str(tmp_path / "out"), Storage(), ray=False)
     found = read(recipe, run.storage)
     (images / "tile_4.tif").unlink()
     outcome = work(recipe, found, run)
-    assert (outcome.attempted, outcome.failed, outcome.status) == (30, 5, 3)
+    assert (outcome.attempted, outcome.failed, outcome.status) == (30, 6, 3)
     assert prepare(tmp_path, out="lenient", error_budget=0.2, unmatched_budget=1)[1].status == 0
     rows = {Path(r["uri"]).stem: (r["stage"], r["error"]) for r in quarantine(run)}
     says = {
-        "tile_0": "", "tile_1": "empty", "tile_2": "<html>", "tile_3": "TIFF cannot be read: ",
-        "tile_4": "",
+        "tile_0": ("decode", ""), "tile_1": ("decode", "empty"), "tile_2": ("decode", "<html>"),
+        "tile_3": ("decode", "TIFF cannot be read: "), "tile_4": ("read", ""),
+        "tile_5": ("mixed", "int16; most have 4 bands (blue, green, red, nir) uint16"),
     }  # fmt: skip
     assert set(rows) == set(says)
     for name, (stage, error) in rows.items():
-        assert stage == ("read" if name == "tile_4" else "decode")
-        assert says[name] in error
-    assert len(read_index(run.uri("index"), Storage())) == 25
+        assert stage == says[name][0]
+        assert says[name][1] in error
+    assert any(line.startswith("set aside: 1 (mixed; ") for line in outcome.summary)
+    index = read_index(run.uri("index"), Storage())
+    assert (len(index), index.meta.dtype) == (24, "uint16")
 
 
 def test_masks_beside_tiles_hide_and_fills_are_named(tmp_path):
@@ -244,18 +236,6 @@ def test_masks_beside_tiles_hide_and_fills_are_named(tmp_path):
     before = read(recipe, Storage()).digests
     next((tmp_path / "images").glob("*.msk")).unlink()
     assert read(recipe, Storage()).digests["images"] != before["images"]
-
-
-def test_tiles_of_another_kind_than_most_are_set_aside(tmp_path):
-    make_archive(tmp_path)
-    for i in (3, 4):
-        (tmp_path / f"images/tile_{i}.tif").write_bytes(tiff(numbers(4, dtype="int16")))
-    run, outcome = prepare(tmp_path)
-    assert (outcome.status, outcome.failed, outcome.counts["tiles"]) == (3, 2, 28)
-    assert prepare(tmp_path, out="lenient", error_budget=0.1)[1].status == 0
-    assert any(line.startswith("set aside: 2 (mixed; ") for line in outcome.summary)
-    assert {r["stage"] for r in quarantine(run)} == {"mixed"}
-    assert read_index(run.uri("index"), Storage()).meta.dtype == "uint16"
 
 
 def test_folders(tmp_path):
