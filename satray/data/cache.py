@@ -103,13 +103,12 @@ class TileCache:
         flags = np.frombuffer(os.pread(self._flags, self._rows, 0), np.uint8)
         return np.asarray(flags[rows] == 1)
 
-    def get(self, row: int, out: NDArray[np.generic]) -> bool:
-        """Copy the tile of `row` into `out` (C, H, W, contiguous); False where it is not kept."""
-        if os.pread(self._flags, 1, row) != b"\x01":
-            return False
+    def get(self, row: int, out: NDArray[np.generic]) -> None:
+        """Copy the tile of `row`, which is kept, into `out` (C, H, W, contiguous)."""
         # arrays of unsigned 16 bits and the like are not byte buffers by themselves
         view = out.reshape(-1).view(np.uint8).data
-        return os.preadv(self._pixels, [view], row * self._size) == self._size
+        if os.preadv(self._pixels, [view], row * self._size) != self._size:
+            raise OSError(f"the tile cache lacks bytes of row {row}")
 
     def put(self, row: int, pixels: NDArray[np.generic]) -> None:
         """Keep the tile of `row` where there is room; a full disk ends keeping, not the task."""

@@ -171,25 +171,20 @@ def read_blocks(
             begun[number] = np.empty(shape, source.dtype)
         return begun[number]
 
-    def put(at: int, tile: NDArray[Any] | str, size: int) -> None:
-        sizes[at], errors[at] = size, tile if isinstance(tile, str) else None
-        pixels_of(at // block)[at % block] = 0 if isinstance(tile, str) else tile
-
     try:
         for number, start in enumerate(range(0, total, block)):
             here = slice(start, min(start + block, total))
             while waited_for[number]:
-                at, tile, size = next(arriving)
-                put(at, tile, size)
+                at, tile, sizes[at] = next(arriving)
                 waited_for[at // block] -= 1
+                errors[at] = tile if isinstance(tile, str) else None
+                pixels_of(at // block)[at % block] = 0 if isinstance(tile, str) else tile
                 if cache is not None and not isinstance(tile, str):
                     cache.put(int(slots[at]), tile)
             x_bCHW = pixels_of(number)
             if cache is not None:
-                at_hand = start + np.flatnonzero(kept[here])
-                lost = [i for i in at_hand if not cache.get(slots[i], x_bCHW[i - start])]
-                for found in _decoded(source, np.array(lost, np.int64)):
-                    put(*found)
+                for place in np.flatnonzero(kept[here]).tolist():
+                    cache.get(int(slots[start + place]), x_bCHW[place])
             del begun[number]
             part = source.tiles.slice(start, len(x_bCHW))
             yield pa.table(

@@ -156,25 +156,16 @@ VRT = b"""<VRTDataset rasterXSize="9" rasterYSize="9"><VRTRasterBand dataType="B
         (VRT, "not an image"),
         (pillow(PHOTO, "WEBP"), "not an image"),
         (b"\x89HDF\r\n\x1a\n" + bytes(99), "not an image.*HDF"),
-        (PHOTO_JPEG[:3], "JPEG"),
-        (PHOTO_JPEG[: len(PHOTO_JPEG) // 2], "JPEG cannot be read"),
         (PHOTO_JPEG[:-40], "JPEG cannot be read.*[Pp]remature end"),
-        (b"\xff\xd8\xff" + b"\0" * 500, "JPEG"),
-        (PHOTO_PNG[:8], "PNG cut short"),
-        (PHOTO_PNG[: len(PHOTO_PNG) // 2], "PNG cut short"),
         (PHOTO_PNG[:-1], "PNG cut short"),
         (PHOTO_PNG[:60] + b"\x55" + PHOTO_PNG[61:], "PNG damaged"),
         (png(40, 60, bytes(181 * 20)), "PNG cannot be read"),
-        (PLAIN[: len(PLAIN) // 2], "TIFF cannot be read"),
         (PLAIN[:-1], "TIFF cannot be read"),
-        (PLAIN[:4], "TIFF cannot be read"),
         (DEFLATE[: len(DEFLATE) * 3 // 4], "TIFF cannot be read"),
         (tiff(numbers().astype("complex64")), "complex64"),
         (tiff(numbers(dtype="int64")), "dtype int64; accepted: "),
         (pillow(PHOTO.quantize(16), "PNG"), "colours of a palette; accepted: a band for red"),
-        (pillow(PHOTO.quantize(16), "TIFF"), "colours of a palette"),
         (tiff_header(8193, 8192), r"too large.*8193 x 8192 px, 1 bands \(at most 64 Mpx"),
-        (tiff_header(100_000, 100_000), "too large.*100000 x 100000"),
         (png(100_000, 100_000, b"\0" * 100), "too large.*100000 x 100000"),
         (tiff_header(8000, 8000, samples=60000), "TIFF|too large"),
         (tiff_header(8192, 8192), "TIFF cannot be read"),
@@ -258,12 +249,10 @@ def test_resampling_equals_torchs(shape):
 def test_resampled_integers_stay_within_their_range(dtype):
     limits = np.iinfo(dtype)
     x_CHW = np.full((1, 8, 8), limits.max, dtype)
+    assert (resample(x_CHW, 3, 3) == limits.max).all()
     x_CHW[:, ::2] = limits.min
     y_CHW = resample(x_CHW, 11, 5)
-    assert y_CHW.dtype == dtype
     assert limits.min <= y_CHW.min() <= y_CHW.max() <= limits.max
-    flat = np.full((1, 8, 8), limits.max, dtype)
-    assert (resample(flat, 3, 3) == limits.max).all()
 
 
 def test_threads_share_nothing():
@@ -277,21 +266,14 @@ def test_threads_share_nothing():
 @pytest.mark.parametrize(
     ("name", "bands", "dtype", "valid"),
     [
-        ("worldview_rotterdam_ms1_rgbnir.tif", ("b1", "b2", "b3", "b4"), "float64", 1.0),
-        ("rasterio_RGB.byte.tif", ("red", "green", "blue"), "uint8", 0.6746),
-        ("sfbay_1.png", ("red", "green", "blue"), "uint8", 1.0),
-        ("landsat7_19991118_8band.tif", ("band 1 reflectance",), "int16", None),
+        ("worldview_rotterdam_ms1_rgbnir.tif", "b1 b2 b3 b4", "float64", 1.0),
+        ("rasterio_RGB.byte.tif", "red green blue", "uint8", 0.6746),
+        ("sfbay_1.png", "red green blue", "uint8", 1.0),
     ],
 )
 def test_real_files(data, name, bands, dtype, valid):
     content = (data / "scenes" / name).read_bytes()
     tile = decode(content)
-    assert tile.header.bands[: len(bands)] == bands
-    assert tile.header.dtype == dtype
-    if valid is None:
-        assert (len(tile.header.bands), tile.header.nodata, tile.header.crs) == (
-            8, -9999, "EPSG:32615",
-        )  # fmt: skip
-        return
+    assert (tile.header.bands, tile.header.dtype) == (tuple(bands.split()), dtype)
     assert tile.valid.mean() == pytest.approx(valid, abs=1e-4)
     same_by_both(content)
