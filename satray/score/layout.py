@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from satray.score.overview import Canvas, Coverage, canvas_of, coverage_of
 from satray.score.windows import DenseGeometry, Mode, ScenePlan, Span, plan_scene
 
-PART_BYTES = 16 << 20
-"""Bytes of the pixels of a part, about; one window at least."""
-WIDER = 4
-"""Times as many where a scene is decoded in strips: each part decodes whole rows of px."""
+PART_BYTES = 64 << 20
+"""Bytes of the pixels of a part, about; one window at least. Blocks of a file that several parts
+need are decoded by each."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +36,12 @@ class SceneLayout:
         row, col = divmod(number, len(self.cols))
         return self.rows[row], self.cols[col]
 
-    def parts(self, px_bytes: int, *, strips: bool = False) -> tuple[range, ...]:
-        """Numbers of the windows of each part.
-
-        Args:
-            px_bytes: of a net px, all bands.
-            strips: whether the scene is decoded in strips that are wider than a window.
-        """
-        most = WIDER * PART_BYTES if strips else PART_BYTES
+    def parts(self, px_bytes: int) -> tuple[range, ...]:
+        """Numbers of the windows of each part; `px_bytes` of a net px, all bands."""
         parts, start, size = [], 0, 0
         for number, window in enumerate(self.plan.windows):
             own = window.height * window.width * px_bytes
-            if number > start and size + own > most:
+            if number > start and size + own > PART_BYTES:
                 parts.append(range(start, number))
                 start, size = number, 0
             size += own

@@ -23,8 +23,14 @@ from satray.score.stages import (
     write_item,
 )
 
-_OF_A_TASK = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
-"""What Ray raises of a task whose process died as often as it tries."""
+_OF_A_TASK = (
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.ActorUnavailableError,
+)
+"""What Ray raises of a call whose process died as often as it tries."""
+RESTARTS = 50
+"""Of an actor: spot nodes come and go, but a network that cannot be loaded ends the run."""
 
 
 @contextlib.contextmanager
@@ -60,7 +66,7 @@ class _Ray:
         self._make: Any = ray.remote(
             num_cpus=workers.cpus,
             num_gpus=workers.gpu_share if workers.gpu else 0,
-            max_restarts=3,
+            max_restarts=RESTARTS,
             max_task_retries=3,
         )(_Actor)
         self._actors: list[Any] = []

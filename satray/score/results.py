@@ -136,8 +136,6 @@ class SceneJob:
     """Parts that it is read in."""
     px: int
     """Net px that all forwards look at."""
-    strips: bool = False
-    """Whether it is decoded in strips that are wider than a window."""
     drift: float | None = None
     """How far its values lie from the training's; None where nobody looked."""
     notes: tuple[str, ...] = ()

@@ -198,7 +198,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         begin = time.perf_counter()
         layout = self.surveyor.layout(job.grid)
         shown, seen = [], []
-        for number in self.surveyor.parts(job.grid, strips=job.strips)[part]:
+        for number in self.surveyor.parts(job.grid)[part]:
             window = layout.plan.windows[number]
             y, x = window.row.px.start, window.col.px.start
             pixels = read_window(scene, job.grid, x, y, window.width, window.height)
@@ -360,7 +360,7 @@ class SceneNetwork:
         if self._scorer is None or self._scorer[0] != job.number:
             self._scorer = job.number, self._scorer_of(plan)
         scorer, found = self._scorer[1], []
-        numbers = self._surveyor.parts(job.grid, strips=job.strips)[part]
+        numbers = self._surveyor.parts(job.grid)[part]
         for number, each in zip(numbers, pixels, strict=True):
             shown, window = _unpacked(each), plan.windows[number]
             fills = (shown.fills_NC,) if plan.mode == "tiles" else ()

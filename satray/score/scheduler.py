@@ -171,7 +171,7 @@ class _Stream(Generic[I, O, R]):
                     if kind == "open":
                         yield self.stages.unopened(item, error)
                         continue
-                    if item.failed:
+                    if kind == "network" or item.failed:
                         continue
                     item.failed = True
                     yield self.stages.failed(item.opened, error)

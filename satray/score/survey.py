@@ -61,11 +61,10 @@ class Surveyor:
         except DecodeError as error:
             return failed(number, ref, stage, error)
         layout = self.layout(grid)
-        strips = scene.block_width * grid.scale_x > layout.plan.windows[0].width
-        parts = len(self.parts(grid, strips=strips))
+        parts = len(self.parts(grid))
         return SceneJob(
             number, ref, grid, facts.extent, facts.taken_at, self.mode, self.why, parts,
-            layout.plan.px, strips, score, tuple(notes),
+            layout.plan.px, score, tuple(notes),
         )  # fmt: skip
 
     def grid(self, scene: Scene) -> NetGrid:
@@ -95,16 +94,11 @@ class Surveyor:
             self.spec.bands,
         )
 
-    def parts(self, grid: NetGrid, *, strips: bool) -> tuple[range, ...]:
-        """Numbers of the windows of each part that a scene is read in.
-
-        Args:
-            grid: the scene's.
-            strips: whether it is decoded in strips that are wider than a window.
-        """
+    def parts(self, grid: NetGrid) -> tuple[range, ...]:
+        """Numbers of the windows of each part that a scene is read in."""
         # as it travels: as stored, or values and shares in float32
         band = 8 if grid.resampled else np.dtype(self.spec.dtype).itemsize
-        return self.layout(grid).parts(len(self.spec.bands) * band, strips=strips)
+        return self.layout(grid).parts(len(self.spec.bands) * band)
 
 
 def open_for(ref: SceneRef, spec: "BundleSpec", settings: Settings, storage: Storage) -> Scene:

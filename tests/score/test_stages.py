@@ -26,6 +26,8 @@ def counting():
         engine = "none"
 
         def __call__(self, opened, part, pixels):
+            if opened.parts == 7 and part == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
             return 10 * pixels
 
     class Counting(Stages):
@@ -33,6 +35,9 @@ def counting():
             if item > -9:
                 raise error
             return item, [str(error)]
+
+        def failed(self, opened, error):
+            return opened.parts, [str(error)]
 
         def open(self, item):
             if item == -9:
@@ -98,7 +103,8 @@ def test_an_item_that_kills_its_process_costs_no_other(ray_session, tmp_path):
     from satray.cluster import Readers, Workers
 
     workers = Workers(count=1, gpu=False, cpus=1, readers=Readers(2))
-    (item, (line,)), *others = sorted(results([3, -9, 2], tmp_path, workers))
-    assert item == -9
-    assert line.startswith("the process that did it died: ")
+    opening, *others, looking = sorted(results([3, -9, 7, 2], tmp_path, workers))
+    for (item, (line,)), number in ((opening, -9), (looking, 7)):
+        assert item == number
+        assert line.startswith("the process that did it died: ")
     assert others == [expected(2), expected(3)]

@@ -246,14 +246,6 @@ class Scene:
         self._opened.close()
         self._rasters: dict[str, Raster] = {}
 
-    @property
-    def block_width(self) -> int:
-        """Columns of stored px that are decoded together, in the file where they are most."""
-        return max(
-            min(int(part.raster.source.block_shapes[0][1]), part.raster.width) * part.ratio
-            for part in self._parts
-        )
-
     def read(
         self, row: int, column: int, height: int, width: int
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:

@@ -45,14 +45,12 @@ def wide(tmp_path_factory):
     st.tuples(st.integers(40, 900), st.integers(40, 900)),
     st.integers(1, 16),
     st.sampled_from([1 << 16, 1 << 18, 1 << 30]),
-    st.booleans(),
 )
-def test_parts_take_each_window_once(size, px_bytes, most, strips):
+def test_parts_take_each_window_once(size, px_bytes, most):
     plan = plan_scene(*size, geometry(64, (16, 1, 0, 8.0)), window=128)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layout, "PART_BYTES", most)
-        parts = SceneLayout(plan, (), (), None, None).parts(px_bytes, strips=strips)
-    most *= layout.WIDER if strips else 1
+        parts = SceneLayout(plan, (), (), None, None).parts(px_bytes)
     assert [n for part in parts for n in part] == list(range(len(plan.windows)))
     for part in parts:
         some = [plan.windows[n] for n in part]
@@ -82,24 +80,6 @@ def test_several_parts_are_one(
     assert len(inline.done) >= 3  # at least two of them of the second run
     assert material.digests(many) == material.digests(one)  # bit by bit
     assert record.counts == outcome.counts
-
-
-def test_of_a_scene_in_strips_more_is_read_at_once(bundle, inline, tmp_path, monkeypatch):
-    """Each part of a row of windows would decode the whole row anew."""
-    pixels = material.dotted(material.field(760, 600), (136, 136), (680, 552))
-    tiled = {"tiled": True, "blockxsize": 128, "blockysize": 128}
-    monkeypatch.setattr(layout, "PART_BYTES", WINDOW * WINDOW * 3 * 2)
-    runs, parts = [], []
-    for name, more in (("tiled", tiled), ("strips", {})):
-        material.write_scene(tmp_path / name / "a.tif", pixels, **more)
-        given = material.recipe(bundle(), tmp_path / name, mode="dense", window=WINDOW)
-        runs.append(material.scored(given, tmp_path / f"{name} scored")[0])
-        parts.append(len(inline.done))
-        inline.done.clear()
-    assert parts == [4, 1]
-    one, other = (material.tiles_of(run) for run in runs)
-    assert len(one) == len(other) > 40
-    assert [row["logit_dot"] for row in one] == [row["logit_dot"] for row in other]
 
 
 def test_windows_are_the_whole_scene(bundle, wide, tmp_path):
