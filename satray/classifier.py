@@ -205,37 +205,24 @@ class Classifier:
                 f"pixels as stored, (N, C, H, W), or (C, H, W) for one tile, of {len(names)} bands "
                 f"({', '.join(names)})"
             )
-        shown = _shown(valid, array)
-        array = array if array.ndim == 4 else array[None]
-        nodata = (self.spec.nodata,) * array.shape[1]
-        array = np.stack(
-            [filled(x, valid_values(x, nodata, s)) for x, s in zip(array, shown, strict=True)]
-        )
+        shown = None if valid is None else np.asarray(valid)
+        flat = array.shape[:-3] + array.shape[-2:]
+        if shown is not None and (shown.dtype != bool or shown.shape not in (array.shape, flat)):
+            raise InputError(
+                f"valid: found {shown.dtype} of shape {shown.shape}; accepted: bool of the tiles' "
+                f"shape {array.shape}, with or without bands"
+            )
+        if array.ndim == 3:
+            array, shown = array[None], None if shown is None else shown[None]
+        nodata, masks = (self.spec.nodata,) * array.shape[1], [None] * len(array)
+        pairs = zip(array, masks if shown is None else shown, strict=True)
+        array = np.stack([filled(x_CHW, valid_values(x_CHW, nodata, s)) for x_CHW, s in pairs])
         if names != self.bands:
             array = array[:, list(select(names, self.bands))]
         if array.shape[2:] != self.spec.tile_shape:
             array = np.stack([resample(x_CHW, *self.spec.tile_shape) for x_CHW in array])
         # a copy of read-only and negatively strided arrays, which torch does not take
         return np.require(array, requirements=["C", "W"])
-
-
-def _shown(
-    valid: ArrayLike | None, array: NDArray[Any]
-) -> Sequence[NDArray[np.bool_]] | Sequence[None]:
-    """For each tile where its pixels count, (H, W) or (C, H, W); None: everywhere."""
-    tiles = 1 if array.ndim == 3 else len(array)
-    if valid is None:
-        return (None,) * tiles
-    shown = np.asarray(valid)
-    if shown.dtype != bool or shown.shape not in (
-        array.shape,
-        array.shape[:-3] + array.shape[-2:],
-    ):
-        raise InputError(
-            f"valid: found {shown.dtype} of shape {shown.shape}; accepted: bool of the tiles' "
-            f"shape {array.shape}, with or without bands"
-        )
-    return list(shown if array.ndim == 4 else shown[None])
 
 
 def load_classifier(

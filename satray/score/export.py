@@ -3,6 +3,7 @@
 Each product is run before it is published, and compared with the bundle on the same tiles.
 """
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,6 @@ from satray.errors import InputError, SatrayError
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage, join
-from satray.storage.temporary import scratch
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.bundle import Bundle
@@ -69,43 +69,19 @@ def work(recipe: ExportRecipe, found: Described, run: Run) -> Outcome:
     from satray.models.bundle import load_bundle
 
     bundle = load_bundle(recipe.bundle, run.storage)
-    shape = _tile(recipe, bundle.spec)
-    about = _about(bundle, shape)
-    lines: list[str] = []
-    if "encoder" in recipe.formats:
-        towers = bundle.spec.variant.towers
-        about["encoders"] = [_export_encoder(run, bundle, tower.name) for tower in towers]
-        for made in about["encoders"]:
-            strides = ", ".join(str(level["stride"]) for level in made["levels"])
-            lines.append(f"{made['file']}: strides {strides}")
-    programs = [name for name in FORMATS[1:] if name in recipe.formats]
-    if programs:
-        about["programs"] = _export_programs(run, bundle, shape, programs, recipe.tolerance)
-        lines += [
-            f"{made['file']}: largest difference from the bundle {made['difference']:.1e}"
-            for made in about["programs"]
-        ]
-    run.publish("export.json", to_json(about))
-    return Outcome(
-        counts={"encoders": len(about.get("encoders", ())), "programs": len(programs)},
-        metrics={
-            f"{made['format']}_difference": made["difference"] for made in about.get("programs", ())
-        },
-        summary=tuple(lines),
-    )
-
-
-def _tile(recipe: ExportRecipe, spec: "BundleSpec") -> tuple[int, int]:
-    height, width = recipe.tile or spec.tile_shape
-    if min(height, width) < 1:
-        raise InputError(f"tile: found {height} x {width}, accepted: two positive numbers of px")
-    return height, width
-
-
-def _about(bundle: "Bundle", shape: tuple[int, int]) -> dict[str, Any]:
-    """What a program needs to be told, for people who have no satray."""
-    spec = bundle.spec
-    return {
+    spec, shape = bundle.spec, _tile(recipe, bundle.spec)
+    encoders, programs, lines = [], [], []
+    for tower in spec.variant.towers if "encoder" in recipe.formats else ():
+        encoders.append(_export_encoder(run, bundle, tower.name))
+        strides = ", ".join(str(level["stride"]) for level in encoders[-1]["levels"])
+        lines.append(f"{encoders[-1]['file']}: strides {strides}")
+    wanted = [name for name in FORMATS[1:] if name in recipe.formats]
+    if wanted:
+        programs = _export_programs(run, bundle, shape, wanted, recipe.tolerance)
+    for made in programs:
+        said = f"largest difference from the bundle {made['difference']:.1e}"
+        lines.append(f"{made['file']}: {said}")
+    about = {  # what a program needs to be told, for people who have no satray
         "model_id": bundle.model_id,
         "input": {
             "name": "pixels",
@@ -121,7 +97,22 @@ def _about(bundle: "Bundle", shape: tuple[int, int]) -> dict[str, Any]:
         "task": spec.task,
         "classes": list(spec.classes),
         "thresholds": list(spec.thresholds),
+        **({"encoders": encoders} if encoders else {}),
+        **({"programs": programs} if programs else {}),
     }
+    run.publish("export.json", to_json(about))
+    return Outcome(
+        counts={"encoders": len(encoders), "programs": len(programs)},
+        metrics={f"{made['format']}_difference": made["difference"] for made in programs},
+        summary=tuple(lines),
+    )
+
+
+def _tile(recipe: ExportRecipe, spec: "BundleSpec") -> tuple[int, int]:
+    height, width = recipe.tile or spec.tile_shape
+    if min(height, width) < 1:
+        raise InputError(f"tile: found {height} x {width}, accepted: two positive numbers of px")
+    return height, width
 
 
 def _export_encoder(run: Run, bundle: "Bundle", tower: str) -> dict[str, Any]:
@@ -129,8 +120,7 @@ def _export_encoder(run: Run, bundle: "Bundle", tower: str) -> dict[str, Any]:
 
     path = f"encoder/{tower}.safetensors"
     with run.activity("encoders"):
-        data = encoder_file(bundle, tower)
-    run.publish(path, data)
+        run.publish(path, encoder_file(bundle, tower))
     made = load_encoder(join(run.out, path), run.storage)  # as a stranger will
     levels = zip(made.strides, made.channels, strict=True)
     return {
@@ -219,10 +209,7 @@ def _run_onnx(data: bytes) -> Callable[[NDArray[Any]], Arrays]:
 def _run_torch(data: bytes) -> Callable[[NDArray[Any]], Arrays]:
     import torch
 
-    with scratch("export") as folder:  # as a stranger would read it
-        path = folder / "classifier.pt2"
-        path.write_bytes(data)
-        module = torch.export.load(path).module()
+    module = torch.export.load(io.BytesIO(data)).module()
 
     def call(pixels: NDArray[Any]) -> Arrays:
         with torch.inference_mode():
