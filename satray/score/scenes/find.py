@@ -199,7 +199,12 @@ def find_scenes(
         if first is not ref:
             why = f"another scene has this name: {first.uri}"
             failures.append(SceneFailure(ref.scene, ref.uri, why))
-    chosen = [replace(ref, bands=_only(ref.bands, wanted)) for ref in unique.values()]
+    chosen = []
+    for ref in unique.values():
+        # all where one is missing, so that the refusal can name them
+        if ref.bands and wanted is not None and {b.name for b in ref.bands} >= set(wanted):
+            ref = replace(ref, bands=tuple(b for b in ref.bands if b.name in wanted))
+        chosen.append(ref)
     found = _looked_up(chosen, failures, entries, storage)
     return Found(tuple(found), tuple(failures))
 
@@ -229,7 +234,7 @@ def etag_of(files: Iterable[Entry], stated: Mapping[tuple[str, int], Stated]) ->
 
 def baseline_note(item: dict[str, Any]) -> str:
     """A note on an Item that states no offset: Sentinel-2's numbers since baseline 04.00, or ''."""
-    found = _properties(item).get("s2:processing_baseline")
+    found = item["properties"].get("s2:processing_baseline")
     try:
         late = float(str(found)) >= 4 and not _offset_done(item)
     except ValueError:
@@ -304,23 +309,19 @@ def _of_list(storage: Storage, place: str, failures: list[SceneFailure]) -> list
         by_scene.setdefault((row["scene"] or "").strip() and row["scene"], []).append(row)
     refs = []
     for scene, rows in by_scene.items():
+        bands = [canonical(row.get("band") or "") for row in rows]
         try:
-            refs.append(_of_rows(scene, rows, place))
+            if not scene:
+                raise DecodeError(f"{len(rows)} rows without a scene's name")
+            if bands != [""] and ("" in bands or len(set(bands)) < len(bands)):
+                said = ", ".join(bands)
+                raise DecodeError(f"bands {said}; accepted: a row a band, each with its name")
+            uris = [resolved(row["uri"], place) for row in rows]
+            sources = tuple(map(BandSource, bands, uris)) if bands != [""] else None
+            refs.append(SceneRef(scene, uris[0], sources))
         except DecodeError as error:
             failures.append(SceneFailure(scene, str(rows[0]["uri"]), str(error)))
     return refs
-
-
-def _of_rows(scene: str, rows: list[dict[str, Any]], base: str) -> SceneRef:
-    if not scene:
-        raise DecodeError(f"{len(rows)} rows without a scene's name")
-    uris = [resolved(row["uri"], base) for row in rows]
-    if len(rows) == 1 and rows[0].get("band") is None:
-        return SceneRef(scene, uris[0], None)
-    bands = [canonical(row.get("band") or "") for row in rows]
-    if "" in bands or len(set(bands)) < len(bands):
-        raise DecodeError(f"bands {', '.join(bands)}; accepted: a row a band, each with its name")
-    return SceneRef(scene, uris[0], tuple(map(BandSource, bands, uris)))
 
 
 def _of_entries(
@@ -386,13 +387,12 @@ def _items_in(data: bytes) -> list[dict[str, Any]]:
         return []
     collection = isinstance(document, dict) and document.get("type") == "FeatureCollection"
     features = document.get("features") if collection else [document]
-    return [
-        one
-        for one in (features if isinstance(features, list) else ())
-        if isinstance(one, dict)
-        and one.get("type") == "Feature"
-        and isinstance(one.get("stac_version"), str)
-    ]
+    found = []
+    for one in features if isinstance(features, list) else ():
+        if isinstance(one, dict) and one.get("type") == "Feature" and "stac_version" in one:
+            properties = one.get("properties")
+            found.append({**one, "properties": properties if isinstance(properties, dict) else {}})
+    return found
 
 
 def _item_bands(
@@ -409,7 +409,7 @@ def _item_bands(
     said of all in the Item's properties, field by field. A name may have the prefix of the raster
     extension, or none; in the properties it has it.
     """
-    common = {k: v for k, v in _properties(item).items() if str(k).startswith("raster:")}
+    common = {k: v for k, v in item["properties"].items() if str(k).startswith("raster:")}
     claims: list[tuple[int, Any, BandSource]] = []
     stated: dict[tuple[str, int], Stated] = {}
     for key, asset in _assets(item):
@@ -478,23 +478,9 @@ def _first(objects: list[dict[str, Any]], *keys: str) -> Any:
     return next((value for value in said if value is not None), None)
 
 
-def _properties(item: dict[str, Any]) -> dict[str, Any]:
-    properties = item.get("properties")
-    return properties if isinstance(properties, dict) else {}
-
-
 def _offset_done(item: dict[str, Any]) -> bool:
     """Whether the provider has taken the offset off, and may state it nevertheless."""
-    return str(_properties(item).get("earthsearch:boa_offset_applied")).lower() == "true"
-
-
-def _only(
-    bands: tuple[BandSource, ...] | None, wanted: Sequence[str] | None
-) -> tuple[BandSource, ...] | None:
-    """The bands that are wanted; all where one is missing, so that the refusal can name them."""
-    if bands is None or wanted is None or not set(wanted) <= {band.name for band in bands}:
-        return bands
-    return tuple(band for band in bands if band.name in wanted)
+    return str(item["properties"].get("earthsearch:boa_offset_applied")).lower() == "true"
 
 
 def _looked_up(

@@ -5,22 +5,26 @@ import json
 import numpy as np
 import pytest
 import rasterio
-from score.scenes.scene_material import STORE, noise, write
+from score.scenes.scene_material import STORE, UTM, noise, write
 
 from satray.data.values import Unit
 from satray.score.reading import MisfitError
 from satray.score.scenes.find import find_scenes
 from satray.score.scenes.open import Conversion, open_scene
 
-OLD, NEW = Unit(1e-4, 0.0), Unit(1e-4, -0.1)
+AS_STATED, OLD, NEW = Conversion(), Unit(1e-4, 0.0), Unit(1e-4, -0.1)
 DN = noise(2) + 900
 """Numbers of red and nir in the new baseline: some lie below the offset."""
 BEFORE = np.maximum(DN.astype(int) - 1000, 0).astype(np.uint16)
 """The same ground in the old one."""
+FLOATS = (DN * 1e-4 - 0.1).astype(np.float32)
 WANTED = ("red", "nir")
-SHIFTED = {"scale": 0.0001, "offset": -0.1}
-PREFIXED = {"raster:scale": 0.0001, "raster:offset": -0.1}
-DONE = {"earthsearch:boa_offset_applied": True}
+SHIFTED, PREFIXED = (
+    {f"{prefix}scale": 0.0001, f"{prefix}offset": -0.1} for prefix in ("", "raster:")
+)
+DONE, LATE = {"earthsearch:boa_offset_applied": True}, {"s2:processing_baseline": "05.09"}
+SILENT = "the bundle's tiles state none: taken for the same scale without offset"
+VALUES = "the bundle's tiles state none: taken for the values themselves"
 
 
 def item(folder, assets, properties=None, collection=False):
@@ -36,80 +40,68 @@ def item(folder, assets, properties=None, collection=False):
     (folder / "item.json").write_text(json.dumps(doc))
 
 
-def files(folder, values=DN, **more):
-    """A file a band, and one of both."""
-    for name, x_HW in zip(WANTED, values, strict=True):
-        write(folder / f"{name}.tif", x_HW[None], **more)
-    write(folder / "both.tif", values, **more)
+def files(folder, values=DN, stated=False, **more):
+    """A file a band, and one of both; they state the new baseline themselves where asked."""
+    for name, x_CHW in zip((*WANTED, "both"), (values[:1], values[1:], values), strict=True):
+        with rasterio.open(write(folder / f"{name}.tif", x_CHW, **more), "r+") as target:
+            if stated:
+                target.scales, target.offsets = (1e-4,) * len(x_CHW), (-0.1,) * len(x_CHW)
 
 
-def read(folder, conversion=None, dtype="uint16", wanted=WANTED):
-    """A folder's scene with an Item, else its one: pixels, where they are data, and notes."""
+def read(folder, conversion=AS_STATED, dtype="uint16", wanted=WANTED):
+    """Pixels of a folder's scene with an Item, where they are data, and notes."""
     found = find_scenes(str(folder), STORE, wanted=wanted)
-    ref = next((one for one in found.scenes if one.item), found.scenes[0])
+    ref = next(one for one in found.scenes if one.item)
     assert not found.failures
-    more = {} if conversion is None else {"conversion": conversion}
-    with open_scene(ref, wanted, None, STORE, dtype=dtype, **more) as scene:
+    with open_scene(ref, wanted, None, STORE, dtype=dtype, conversion=conversion) as scene:
         return (*scene.read(0, 0, 90, 120), scene.facts.notes)
 
 
-def both(bands, **asset):
-    return {
-        "both": {"eo:bands": [{"name": name} for name in WANTED], "raster:bands": bands, **asset}
-    }
+def both(*bands):
+    return {"both": {"eo:bands": [{"name": n} for n in WANTED], "raster:bands": list(bands)}}
 
 
 def each(**asset):
     return dict.fromkeys(WANTED, asset)
 
 
-def bands(*said, key="raster:bands"):
-    """What each file says of its one band."""
-    return {n: {key: [one]} for n, one in zip(WANTED, said * (2 // len(said)), strict=True)}
-
-
-FLOATS = (DN * 1e-4 - 0.1).astype(np.float32)
-SILENT = "the bundle's tiles state none: taken for the same scale without offset"
-VALUES = "the bundle's tiles state none: taken for the values themselves"
 CASES = {
-    # where an Item may state it: name -> assets, properties, the bundle's units, pixels, note
-    "raster:bands": (bands(SHIFTED), {}, (), BEFORE, SILENT),
-    "bands of STAC 1.1": (bands(PREFIXED, key="bands"), {}, (), BEFORE, SILENT),
-    "of the asset": (each(**PREFIXED), {}, (), BEFORE, SILENT),
-    "of all assets": (each(), PREFIXED, (), BEFORE, SILENT),
+    # where an Item may state it: name -> assets, the bundle's units, pixels, note
+    "raster:bands": (each(**{"raster:bands": [SHIFTED]}), (), BEFORE, SILENT),
+    "bands of STAC 1.1": (each(bands=[PREFIXED]), (), BEFORE, SILENT),
+    "of the asset": (each(**PREFIXED), (), BEFORE, SILENT),
     "of a band before its asset's": (
         each(**{"raster:bands": [SHIFTED], "raster:scale": 3, "raster:offset": 7}),
-        {"raster:offset": 5}, (), BEFORE, SILENT,
+        (), BEFORE, SILENT,
     ),
     "scale of the asset, offset of its bands": (
-        each(**{"raster:scale": 1e-4, "bands": [{"raster:offset": -0.1}]}), {}, (), BEFORE, SILENT,
+        each(**{"raster:scale": 1e-4, "bands": [{"raster:offset": -0.1}]}), (), BEFORE, SILENT,
     ),
-    "several bands": (both([SHIFTED, SHIFTED]), {}, (), BEFORE, SILENT),
-    "texts": (each(**{"raster:scale": "1e-4", "raster:offset": "-0.1"}), {}, (), BEFORE, SILENT),
-    "offset in numbers": (each(**{"raster:offset": -1000}), {}, (), BEFORE, SILENT),
-    "with names": (bands({**SHIFTED, "unit": "reflectance"}), {}, (), BEFORE, SILENT),
-    "not taken off": (each(**PREFIXED), dict.fromkeys(DONE, False), (), BEFORE, SILENT),
-    "one band only": (both([{"scale": 1e-4}, SHIFTED]), {}, (), [DN[0], BEFORE[1]],
+    "several bands": (both(SHIFTED, SHIFTED), (), BEFORE, SILENT),
+    "texts": (each(**{"raster:scale": "1e-4", "raster:offset": "-0.1"}), (), BEFORE, SILENT),
+    "offset in numbers": (each(**{"raster:offset": -1000}), (), BEFORE, SILENT),
+    "with names": (each(bands=[{**SHIFTED, "unit": "reflectance"}]), (), BEFORE, SILENT),
+    "one band only": (both({"scale": 1e-4}, SHIFTED), (), [DN[0], BEFORE[1]],
                       "red: stored * 1 + 0; nir: stored * 1 - 1000"),
     # what the bundle's tiles stated
-    "the bundle's own": (bands(SHIFTED), {}, (NEW, NEW), DN, None),
-    "the old one": (bands(SHIFTED), {}, (OLD, OLD), BEFORE, "the bundle's: scale 0.0001"),
-    "to the new": (bands({"scale": 1e-4, "offset": 0}), {}, (NEW, NEW), DN + 1000, "brought"),
-    "another scale": (bands({"scale": 2e-4}), {}, (OLD, OLD), DN * 2, "brought"),
-    "a band of the bundle's": (bands(SHIFTED), {}, (NEW, None), [DN[0], BEFORE[1]], "brought"),
-    "without offset": (bands({"scale": 1e-4, "offset": 0}), {}, (), DN, None),
-    "nothing stated": (each(), {}, (NEW, NEW), DN,
+    "the bundle's own": (each(**SHIFTED), (NEW, NEW), DN, None),
+    "the old one": (each(**SHIFTED), (OLD, OLD), BEFORE, "the bundle's: scale 0.0001"),
+    "to the new": (each(scale=1e-4, offset=0), (NEW, NEW), DN + 1000, "brought"),
+    "another scale": (each(scale=2e-4), (OLD, OLD), DN * 2, "brought"),
+    "a band of the bundle's": (each(**SHIFTED), (NEW, None), [DN[0], BEFORE[1]], "brought"),
+    "without offset": (each(scale=1e-4, offset=0), (), DN, None),
+    "nothing stated": (each(), (NEW, NEW), DN,
                        "states no scale or offset: taken for scale 0.0001, offset -0.1"),
-    "floats": (each(**PREFIXED), {}, (), FLOATS, VALUES),
-    "another dtype": (each(**PREFIXED), {}, (OLD, OLD), DN.astype(np.int32) - 1000, "brought"),
+    "floats": (each(**PREFIXED), (), FLOATS, VALUES),
+    "another dtype": (each(**PREFIXED), (OLD, OLD), DN.astype(np.int32) - 1000, "brought"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_scale_and_offset_of_an_item(tmp_path, case):
-    assets, properties, units, expected, note = CASES[case]
+    assets, units, expected, note = CASES[case]
     files(tmp_path)
-    item(tmp_path, assets, properties, collection=case == "texts")
+    item(tmp_path, assets, collection=case == "texts")
     dtype = str(np.asarray(expected).dtype)
     x_CHW, valid_CHW, notes = read(tmp_path, Conversion(units=units), dtype)
     np.testing.assert_allclose(x_CHW, expected, rtol=0, atol=1e-6 if dtype == "float32" else 0)
@@ -117,60 +109,43 @@ def test_scale_and_offset_of_an_item(tmp_path, case):
     assert len(notes) == (note is not None)
     assert note is None or note in notes[0]
     # whatever is stated, what is asked for goes before it, and is said
-    x_CHW, _, notes = read(tmp_path, Conversion("scale", (2.0,), (1.0,), units))
-    np.testing.assert_array_equal(x_CHW, DN * 2 + 1)
-    stated = case != "nothing stated"
-    assert [note[:40] for note in notes] == ["convert=scale goes before what it states"] * stated
-    x_CHW, _, notes = read(tmp_path, Conversion("none", units=units))
-    np.testing.assert_array_equal(x_CHW, DN)
-    assert [note[:39] for note in notes] == ["convert=none goes before what it states"] * stated
-
-
-def test_files_state_their_own(tmp_path):
-    write(tmp_path / "item.tif", DN)
-    with rasterio.open(tmp_path / "item.tif", "r+") as target:
-        target.descriptions = WANTED
-        target.scales, target.offsets = (1e-4, 1e-4), (-0.1, -0.1)
-    np.testing.assert_array_equal(read(tmp_path)[0], BEFORE)
-    # the Item's word goes before the file's; here an Item beside its raster
-    item(tmp_path, {"item": both([{"scale": 1e-4, "offset": 0.1}] * 2)["both"]})
-    np.testing.assert_array_equal(read(tmp_path)[0], DN + 1000)
+    for mode, wanted in (("scale", DN * 2 + 1), ("none", DN)):
+        x_CHW, _, notes = read(tmp_path, Conversion(mode, (2.0,), (1.0,), units))
+        np.testing.assert_array_equal(x_CHW, wanted)
+        said = f"convert={mode} goes before what it states ("
+        assert [note[: len(said)] for note in notes] == [said] * (case != "nothing stated")
 
 
 @pytest.mark.parametrize(
-    ("stated", "properties", "expected", "count"),
+    ("of_files", "stated", "properties", "expected", "count"),
     [
-        ({"raster:scale": 1e-4}, {}, BEFORE, 1),
-        ({"raster:offset": -0.1}, {}, BEFORE, 1),
-        ({}, {"s2:processing_baseline": "05.09"}, BEFORE, 1),
-        ({"raster:offset": 0}, {}, DN, 0),
-        ({}, DONE, DN, 0),
-        (PREFIXED, DONE, DN, 0),
+        # an Item's properties speak for all assets; its provider may have taken the offset off
+        (False, {}, PREFIXED, BEFORE, 1), (False, PREFIXED, {"raster:offset": 5}, BEFORE, 1),
+        (False, PREFIXED, dict.fromkeys(DONE, False), BEFORE, 1), (False, PREFIXED, DONE, DN, 0),
+        # where an Item is silent its files speak
+        (True, {"raster:scale": 1e-4}, {}, BEFORE, 1), (True, {"raster:offset": 0}, {}, DN, 0),
+        (True, {"raster:offset": -0.1}, {}, BEFORE, 1), (True, {}, LATE, BEFORE, 1),
+        (True, {}, DONE, DN, 0), (True, PREFIXED, DONE, DN, 0),
+        # a baseline without an offset is said; a scale alone says nothing of an offset
+        (False, {}, LATE, DN, 1), (False, {"raster:scale": 1e-4}, LATE, DN, 1),
+        (False, {}, {"s2:processing_baseline": "02.14"}, DN, 0), (False, {}, LATE | DONE, DN, 0),
     ],
-)
-def test_where_an_item_is_silent_its_file_speaks(tmp_path, stated, properties, expected, count):
-    """Its provider may have taken the offset off, whatever is stated."""
-    files(tmp_path)
+)  # fmt: skip
+def test_items_properties_and_files(tmp_path, of_files, stated, properties, expected, count):
+    files(tmp_path, stated=of_files)
     item(tmp_path, each(**stated), properties)
-    if properties == DONE:
-        for units in ((), (OLD, OLD)):
-            np.testing.assert_array_equal(read(tmp_path, Conversion(units=units))[0], DN)
-    for name in WANTED:
-        with rasterio.open(tmp_path / f"{name}.tif", "r+") as target:
-            target.scales, target.offsets = (1e-4,), (-0.1,)
     x_CHW, _, notes = read(tmp_path)
     np.testing.assert_array_equal(x_CHW, expected)
     assert len(notes) == count
 
 
-@pytest.mark.parametrize(("baseline", "count"), [("05.09", 1), ("02.14", 0), ("x", 0)])
-def test_a_baseline_without_an_offset_is_said(tmp_path, baseline, count):
-    files(tmp_path)
-    for stated in ({}, {"raster:scale": 1e-4}):  # a scale alone says nothing of an offset
-        item(tmp_path, each(**stated), {"s2:processing_baseline": baseline})
-        x_CHW, _, notes = read(tmp_path)
-        np.testing.assert_array_equal(x_CHW, DN)
-        assert len(notes) == count
+def test_an_item_beside_its_raster_speaks_before_it(tmp_path):
+    files(tmp_path, stated=True)
+    (tmp_path / "both.tif").rename(tmp_path / "item.tif")
+    with rasterio.open(tmp_path / "item.tif", "r+") as target:
+        target.descriptions = WANTED
+    item(tmp_path, {"item": both({"scale": 1e-4, "offset": 0.1}, {"offset": 0})["both"]})
+    np.testing.assert_array_equal(read(tmp_path)[0], [DN[0] + 1000, DN[1]])
 
 
 def test_what_cannot_be_meant_costs_its_scene(tmp_path):
@@ -179,17 +154,14 @@ def test_what_cannot_be_meant_costs_its_scene(tmp_path):
         (each(**{"raster:scale": 0}), "band red states scale 0; accepted: a finite number other"),
         (each(**{"raster:offset": "Infinity"}), "band red states offset 'Infinity'"),
         (each(nodata="none"), "states nodata 'none'; accepted: a number, nan, inf or -inf"),
-        (both([SHIFTED]), "band nir states scale 'for 1 of 2 bands only'"),
+        (both(SHIFTED), "band nir states scale 'for 1 of 2 bands only'"),
         (each(**{"raster:scale": 0.1, "unit": "K"}), "values in K where degC is wanted; convert="),
     ):
         item(tmp_path, assets)
         with pytest.raises(MisfitError, match=match) as error:
             read(tmp_path, Conversion(units=(Unit(0.1, 0.0, "degC"),) * 2))
         assert "\n" not in str(error.value)
-
-
-def test_what_is_wrong_of_other_bands_does_not_matter(tmp_path):
-    files(tmp_path)
+    # but not of other bands
     item(tmp_path, {"red": PREFIXED, "nir": {"raster:scale": 0}})
     np.testing.assert_array_equal(read(tmp_path, wanted=("red",))[0], BEFORE[:1])
     item(tmp_path, each())
@@ -213,12 +185,11 @@ def test_nodata_of_items_hides_besides_the_files(tmp_path, dtype, declared, stat
     if np.dtype(dtype).kind != "u":
         values[:, 8:16] = -9999
     if np.dtype(dtype).kind == "f":
-        values[:, 16:24] = np.nan
-        values[:, 24:32] = -np.inf
+        values[:, 16:24], values[:, 24:32] = np.nan, -np.inf
     files(tmp_path, values, nodata=declared)
-    if coarse > 1:
-        grid = rasterio.Affine(20, 0, 448000, 0, -20, 5411000)
-        write(tmp_path / "nir.tif", values[1:, ::2, ::2], nodata=declared, transform=grid)
+    grid = UTM @ rasterio.Affine.scale(coarse)
+    coarser = values[1:, ::coarse, ::coarse]
+    write(tmp_path / "nir.tif", coarser, nodata=declared, transform=grid)
     item(tmp_path, each(nodata=stated, **PREFIXED))
     x_CHW, valid_CHW, _ = read(tmp_path, Conversion(units=(OLD, OLD)), dtype)
     expected = np.ones((90, 120), bool)
