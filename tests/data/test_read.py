@@ -1,8 +1,12 @@
 """From an index to tables of decoded tiles: order, errors, the cache, requests, changed tiles."""
 
+import functools
 import os
 import shutil
+import threading
+import time
 import zlib
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +23,6 @@ from data.tile_archive import (
     source_of,
     write_tiles,
 )
-from slow_store import SlowStore
 
 from satray.data.index import TileIndex, check_unchanged
 from satray.data.read import errors_of, read_blocks, tile_source, to_torch
@@ -72,11 +75,31 @@ def test_the_second_pass_comes_from_the_cache(folder, tmp_path, room):
         np.testing.assert_array_equal(table.column("bytes").to_numpy() > 0, fetched & ~kept_away)
 
 
-def test_requests_stay_under_way_across_blocks(folder):
+def test_requests_stay_under_way_across_blocks(folder, monkeypatch):
     """Of blocks of four, many more than four are asked for at once, in whole and in order."""
-    with SlowStore(folder, 0.1) as store:
-        read(source_of(store.root, storage=Storage(store.options)), ROWS, 4)
-    assert store.most >= 24
+    lock, under_way = threading.Lock(), [0, 0]
+
+    class FarAway(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            with lock:
+                under_way[:] = under_way[0] + 1, max(under_way[0] + 1, under_way[1])
+            time.sleep(0.1)
+            with lock:
+                under_way[0] -= 1
+            super().do_GET()
+
+        def log_message(self, *_):
+            return
+
+    monkeypatch.setattr(ThreadingHTTPServer, "request_queue_size", 128)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    handler = functools.partial(FarAway, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        read(source_of(f"http://127.0.0.1:{server.server_port}"), ROWS, 4)
+        server.shutdown()
+    assert under_way[1] >= 24
 
 
 # ---- tiles that are not those that were indexed
