@@ -73,9 +73,6 @@ class Ending:
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
         """Turn SIGTERM into SystemExit within the block, as Ray does once it is up."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
 
         def stop(number: int, _frame: FrameType | None) -> None:
             sys.exit(number)

@@ -283,7 +283,9 @@ def _newest(storage: Storage, out: str) -> tuple[int, Entry | None]:
 
 
 def _read(storage: Storage, out: str, number: int) -> _Claim | None:
-    """Read a claim; None where it is gone or none."""
+    """Read a claim; None where it is gone or none, as number 0 is."""
+    if number == 0:
+        return None
     try:
         return _Claim(**json.loads(storage.read(join(out, _key(number)))))
     except (InputError, ValueError, TypeError):
