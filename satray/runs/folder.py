@@ -22,7 +22,7 @@ from socket import gethostname
 
 from satray.errors import InputError, SatrayError
 from satray.runs.run import FILE, Run, RunRecord, find_run
-from satray.storage import Entry, Storage, join
+from satray.storage import Storage, join
 from satray.storage.temporary import process_lives, process_tag
 
 LOG = "job.log"
@@ -122,7 +122,7 @@ def holder(storage: Storage, out: str, *, shared: bool = False) -> str | None:
     record = find_run(storage, out)
     if record is not None:
         return record.run_id
-    claim = _read(storage, out, _newest(storage, out)[0])
+    claim, _ = _newest(storage, out)
     if claim is not None:
         return claim.run_id
     strangers = [e.key for e in storage.list(out) if not e.key.startswith("state/")]
@@ -157,7 +157,7 @@ class _Claim:
     @property
     def key(self) -> str:
         """Where it is below the folder."""
-        return _key(self.number)
+        return f"{CLAIMS}/{self.number:04d}.json"
 
 
 def _find_done(run: Run, overwrite: bool) -> RunRecord | None:
@@ -211,54 +211,49 @@ def _share(run: Run) -> None:
 
 
 def _claim(run: Run, lease: float) -> _Claim:
-    """Create the next claim.
-
-    Raises:
-        SatrayError: another process works in the folder.
-    """
-    number, newest = _newest(run.storage, run.out)
-    before = _read(run.storage, run.out, number)
-    if newest is not None and (before is None or before.maker):
-        alive = process_lives(before.maker) if before is not None else None
+    """Create the next claim, or raise SatrayError where another process works in the folder."""
+    before, seen = _newest(run.storage, run.out)
+    if before is not None and seen is not None and before.maker:
+        alive = process_lives(before.maker)
         clock = run.uri(CLAIMS, f".{uuid.uuid4().hex}")  # a store's clock alone tells ages
         run.storage.write(clock, b"")
-        age = (run.storage.head(clock).modified - newest.modified).total_seconds()
+        age = (run.storage.head(clock).modified - seen).total_seconds()
         run.storage.delete(clock)
         if alive or (alive is None and age <= lease):
             raise _held(run, before, f"last sign of life {max(0, age):.0f} s ago", lease)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     claim = _Claim(
-        number + 1,
+        before.number + 1 if before is not None else 1,
         run.run_id,
         f"process {os.getpid()} of {os.environ.get('USER', os.getuid())} on {gethostname()} since "
-        f"{datetime.now(UTC).isoformat(timespec='seconds')}",
+        + now,
         process_tag(),
     )
     try:
         _write(run, claim, if_absent=True)
-        mine = _read(run.storage, run.out, claim.number) == claim  # some stores let two write
-    except FileExistsError:
+        mine = True
+    except FileExistsError:  # somebody was quicker
         mine = False
-    if not mine:
-        there = _read(run.storage, run.out, claim.number)
-        raise _held(run, there, "has just begun", lease)
+    there, _ = _newest(run.storage, run.out)  # some stores let two of them write
+    if not mine or there != claim:
+        raise _held(run, there or claim, "has just begun", lease)
     return claim
 
 
-def _held(run: Run, claim: _Claim | None, sign: str, lease: float) -> SatrayError:
-    who, free = "another process", ""
-    if claim is not None:
-        what = "this very run" if claim.run_id == run.run_id else f"run {claim.run_id}"
-        who = f"{claim.who}, which does {what}"
-    if claim is None or process_lives(claim.maker) is None:
+def _held(run: Run, claim: _Claim, sign: str, lease: float) -> SatrayError:
+    what = "this very run" if claim.run_id == run.run_id else f"run {claim.run_id}"
+    free = ""
+    if process_lives(claim.maker) is None:
         free = f" (one that died frees it {lease:.0f} s after its last sign of life)"
     return SatrayError(
-        f"out={run.out}: held by {who}, {sign}; wait for it or end it, then give the command "
-        f"again{free}, or give another out="
+        f"out={run.out}: held by {claim.who}, which does {what}, {sign}; wait for it or end it, "
+        f"then give the command again{free}, or give another out="
     )
 
 
 def _holds(run: Run, claim: _Claim) -> bool:
-    return _newest(run.storage, run.out)[0] == claim.number
+    newest, _ = _newest(run.storage, run.out)
+    return newest is not None and newest.number == claim.number
 
 
 def _wrote(run: Run, claim: _Claim) -> bool:
@@ -271,31 +266,15 @@ def _wrote(run: Run, claim: _Claim) -> bool:
     return not others and any(not key.startswith("state/") for key in keys)
 
 
-def _newest(storage: Storage, out: str) -> tuple[int, Entry | None]:
-    """The number of the newest claim on a folder, 0 where there is none; and its file."""
-    marks = {
-        int(entry.key[:-5]): entry
-        for entry in storage.list(join(out, CLAIMS))
-        if re.fullmatch(r"\d+\.json", entry.key)
-    }
-    number = max(marks, default=0)
-    return number, marks.get(number)
-
-
-def _read(storage: Storage, out: str, number: int) -> _Claim | None:
-    """Read a claim; None where it is gone or none, as number 0 is."""
-    if number == 0:
-        return None
-    try:
-        return _Claim(**json.loads(storage.read(join(out, _key(number)))))
-    except (InputError, ValueError, TypeError):
-        return None
+def _newest(storage: Storage, out: str) -> tuple[_Claim | None, datetime | None]:
+    """The newest claim on a folder, and its last sign of life."""
+    marks = [e for e in storage.list(join(out, CLAIMS)) if re.fullmatch(r"\d+\.json", e.key)]
+    if not marks:
+        return None, None
+    entry = max(marks, key=lambda mark: int(mark.key[:-5]))
+    return _Claim(**json.loads(storage.read(entry.uri))), entry.modified
 
 
 def _write(run: Run, claim: _Claim, *, if_absent: bool = False) -> None:
     content = json.dumps(asdict(claim)).encode()
     run.storage.write(run.uri(claim.key), content, if_absent=if_absent)
-
-
-def _key(number: int) -> str:
-    return f"{CLAIMS}/{number:04d}.json"

@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from satray import __version__
 from satray.config.base import Recipe
 from satray.errors import InputError
@@ -106,11 +108,8 @@ class RunRecord(Outcome):
             InputError: it is not a run.json.
         """
         try:
-            tree = json.loads(data)
-            del tree["status"]  # follows from the rest
-            products = tuple(Product(**item) for item in tree.pop("products"))
-            return cls(**{**tree, "summary": tuple(tree["summary"]), "products": products})
-        except (ValueError, TypeError, KeyError, AttributeError):
+            return TypeAdapter(cls).validate_json(data)  # but for its status, which follows
+        except ValidationError:
             raise InputError(f"{source}: not a run.json that satray wrote") from None
 
 

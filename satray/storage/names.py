@@ -9,7 +9,7 @@ import re
 import zlib
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from satray.errors import DecodeError
 
@@ -83,7 +83,7 @@ def absolute(path_or_uri: str | os.PathLike[str]) -> str:
     """
     text = os.fspath(path_or_uri)
     if scheme(text) == "file":
-        text = unquote(urlsplit(text.replace("#", "%23").replace("?", "%3F")).path)
+        text = unquote(text.partition("://")[2])
     if not is_remote(text):
         return os.path.abspath(os.path.expanduser(text))
     head, rest = split(text)

@@ -9,16 +9,17 @@ own read only.
 """
 
 import errno
+import functools
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -34,8 +35,6 @@ from satray.storage.names import Entry
 if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
-
-T = TypeVar("T")
 
 SCHEMES = ("s3", "gs", "az", "http", "https")
 """Schemes that are accepted."""
@@ -63,7 +62,6 @@ _MOST_PARTS = 9_000  # S3 takes 10,000
 _TOKEN = "satraytoken"  # metadata of what was created only if absent; a name that Azure takes too
 _AT_ONCE = 16  # deletions; singly, since not every store takes the batch request's checksums
 _FIRST = timedelta(seconds=5)  # in which somebody must answer at an endpoint
-_OPEN: dict[tuple[object, ...], Any] = {}
 _OPENING = threading.RLock()
 
 
@@ -228,7 +226,8 @@ def open_store(uri: str, options: StorageOptions) -> "ObjectStore":
     if root.endswith("://"):
         raise InputError(f"{shown(uri)}: no bucket is named; accepted: {scheme}://BUCKET/KEY")
     opened = _open_bucket if scheme == "s3" else _open_other
-    return _once(lambda: opened(root, options), root, options)
+    with _OPENING:  # of many threads that ask at once, one opens
+        return opened(root, options, os.getpid())
 
 
 def connect(options: StorageOptions) -> S3:
@@ -237,12 +236,14 @@ def connect(options: StorageOptions) -> S3:
     Raises:
         InputError: an unknown profile, an endpoint that is no http(s) URL, no credentials.
     """
-    return _once(lambda: _connect(options), options)
+    with _OPENING:
+        return _connect(options, os.getpid())
 
 
 def forget_connections() -> None:
     """Drop what this process has opened; the next use reads variables and profiles again."""
-    _OPEN.clear()
+    for each in (_connect, _open_bucket, _open_other):
+        each.cache_clear()
 
 
 def gdal_env(options: StorageOptions) -> AbstractContextManager[Any]:
@@ -268,17 +269,11 @@ def gdal_env(options: StorageOptions) -> AbstractContextManager[Any]:
     return environment
 
 
-def _once(make: Callable[[], T], *key: object) -> T:
-    """Make something once a process: of many threads that ask at once, one makes it."""
-    whole = (os.getpid(), *key)  # a forked child does not use its parent's connections
-    with _OPENING:
-        if whole not in _OPEN:
-            _OPEN[whole] = make()
-        found: T = _OPEN[whole]
-        return found
+# Once a process, which `pid` is for: a forked child does not use its parent's connections.
 
 
-def _open_other(root: str, options: StorageOptions) -> "ObjectStore":
+@functools.cache
+def _open_other(root: str, options: StorageOptions, pid: int) -> "ObjectStore":  # noqa: ARG001
     client: ClientConfig = {**CLIENT, "allow_http": root.startswith("http://")}
     unsigned: Any = {"skip_signature": True} if options.unsigned and root[:4] != "http" else {}
     try:
@@ -287,7 +282,8 @@ def _open_other(root: str, options: StorageOptions) -> "ObjectStore":
         raise InputError(f"{root}: cannot open this store: {one_line(error)}") from error
 
 
-def _open_bucket(root: str, options: StorageOptions) -> "ObjectStore":
+@functools.cache
+def _open_bucket(root: str, options: StorageOptions, pid: int) -> "ObjectStore":  # noqa: ARG001
     """Open a bucket, after one short listing that shows at once what is wrong with all of it."""
     from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
     from botocore.parsers import ResponseParserError
@@ -325,7 +321,8 @@ def _open_bucket(root: str, options: StorageOptions) -> "ObjectStore":
     )
 
 
-def _connect(options: StorageOptions) -> S3:
+@functools.cache
+def _connect(options: StorageOptions, pid: int) -> S3:  # noqa: ARG001
     import boto3
     import botocore
     from botocore.awsrequest import AWSResponse
