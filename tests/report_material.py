@@ -16,7 +16,7 @@ from satray.evaluate.reproduce import Comparison
 from satray.models.spec import BundleSpec
 from satray.runs.run import Run
 from satray.score.forward import Scorer
-from satray.score.sources import tiles_of_index
+from satray.score.tiles import tiles_of_index
 from satray.storage import Storage
 
 HOSTILE = ("<script>alert(1)</script>", '"quoted" & $x_2$', "été")

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from satray.metrics.scored import Scored
 from satray.models.geometry import cam_transform, centred
 from satray.score.job import wanted_of
-from satray.score.reading import read_block
 from satray.score.results import MapRequest
-from satray.score.sources import TileSet
+from satray.score.tiles import TileSet, read_block
 from satray.storage import Storage
 
 if TYPE_CHECKING:  # they import torch

@@ -23,8 +23,8 @@ from satray.score.job import (
 from satray.score.results import MapRequest
 from satray.score.scheduler import computes_on_gpu, wants_ray
 from satray.score.settings import D4_SAID
-from satray.score.sources import tiles_of_index
 from satray.score.tile_stages import px_of_tiles
+from satray.score.tiles import tiles_of_index
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:  # it imports torch

@@ -26,7 +26,7 @@ from satray.metrics.scored import (
 from satray.metrics.summary import compute_metrics, figures_by_class, metrics_of
 from satray.metrics.trap import watch
 from satray.score.predictions import OK, matrix
-from satray.score.sources import TileSet
+from satray.score.tiles import TileSet
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec

@@ -24,19 +24,19 @@ from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Outcome, Run, digest_entries
 from satray.score.blocks import Blocks, Merged, merge
 from satray.score.predictions import Layout, matrix
-from satray.score.reading import Wanted
 from satray.score.results import MapRequest
 from satray.score.scheduler import Tally, run_stages, wants_ray
 from satray.score.settings import D4_SAID, maps_of, towers_with_shares
-from satray.score.sources import (
+from satray.score.tile_stages import px_of_tiles
+from satray.score.tiles import (
     TileSet,
+    Wanted,
     described,
     is_index,
     look,
     tiles_of_index,
     tiles_of_prefix,
 )
-from satray.score.tile_stages import px_of_tiles
 from satray.storage import Storage
 
 if TYPE_CHECKING:  # it imports torch

@@ -19,9 +19,9 @@ from satray.runs.run import Product, to_json
 from satray.score.ledger import Claim, Task
 from satray.score.outlines import SceneExtent
 from satray.score.predictions import Numbers
-from satray.score.reading import MisfitError
 from satray.score.scenes.find import SceneRef
 from satray.score.scenes.grid import NetGrid
+from satray.score.tiles import MisfitError
 from satray.score.windows import Mode
 
 Status = Literal["done", "failed", "skipped"]

@@ -22,7 +22,6 @@ from satray.score.ledger import OLD, Ledger, Pass, plan_pass, signs_of_life
 from satray.score.predictions import Layout
 from satray.score.products import names
 from satray.score.products.catalogue import model_item, to_bytes
-from satray.score.reading import MisfitError
 from satray.score.results import SceneItem, SceneJob, SceneResult, failed
 from satray.score.scene_stages import SceneStages
 from satray.score.scenes.find import Found, SceneRef, find_scenes
@@ -30,6 +29,7 @@ from satray.score.scenes.open import source_names
 from satray.score.scheduler import Tally, run_stages
 from satray.score.settings import D4_SAID, Settings, settings_of, towers_with_shares
 from satray.score.survey import Surveyor, open_for, prepare
+from satray.score.tiles import MisfitError
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:  # it imports torch

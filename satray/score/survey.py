@@ -8,13 +8,13 @@ import numpy as np
 from satray.config.score import ScoreRecipe
 from satray.errors import DecodeError, InputError
 from satray.score.layout import SceneLayout, lay_out
-from satray.score.reading import MisfitError
 from satray.score.results import SceneJob, SceneResult, failed
 from satray.score.scenes.drift import drift
 from satray.score.scenes.find import SceneRef
 from satray.score.scenes.grid import NetGrid, net_grid
 from satray.score.scenes.open import Scene, open_scene
 from satray.score.settings import Settings, settings_of
+from satray.score.tiles import MisfitError
 from satray.score.windows import DenseGeometry, Mode, choose
 from satray.storage import Storage
 

@@ -27,9 +27,9 @@ from satray.score.rasters import (
     cells_with_data,
     source_affine,
 )
-from satray.score.reading import ReadBlock, Wanted, read_block
 from satray.score.results import Forward, MapRequest
 from satray.score.stages import Stages, Started
+from satray.score.tiles import ReadBlock, Wanted, read_block
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:
@@ -63,10 +63,6 @@ class BlockResult:
 
     tiles: int
     """Its tiles."""
-    failed: int
-    """Those that have no numbers."""
-    bytes: int
-    """What was fetched."""
     notes: Counter[str]
     """What to know about georeferences, without the particulars of each tile."""
 
@@ -144,7 +140,7 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
         data = block_file(table, block.uris, stages, products, engine)
         self.storage.write(self.blocks.uri(opened.number), data)
         notes = Counter(fact.note.partition(" (")[0] for fact in block.facts if fact.note)
-        return BlockResult(len(facts), len(facts) - len(good), block.bytes, notes)
+        return BlockResult(len(facts), notes)
 
     def cells(self, facts: TileFacts, tower: str, across: int) -> Affine:
         """Affine from a tower's cell corners, so many a side, to the tile's pixel corners."""

@@ -12,7 +12,7 @@ from satray.config.prepare import PrepareRecipe
 from satray.data import prepare
 from satray.data.decode import decode, read_pixels
 from satray.errors import DecodeError
-from satray.score.reading import MisfitError
+from satray.score.tiles import MisfitError
 
 X = numbers(4)
 ONE = [X[k : k + 1] for k in range(4)]

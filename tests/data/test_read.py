@@ -27,8 +27,7 @@ from data.tile_archive import (
 from satray.data.index import TileIndex, check_unchanged
 from satray.data.read import errors_of, read_blocks, tile_source, to_torch
 from satray.errors import InputError
-from satray.score.reading import Wanted, read_block
-from satray.score.sources import tiles_of_index
+from satray.score.tiles import Wanted, read_block, tiles_of_index
 from satray.storage import Storage
 
 STORAGE = Storage()

@@ -18,8 +18,8 @@ from satray.data.statistics import count_tile, summarise
 from satray.data.tiff import read_plain
 from satray.errors import DecodeError
 from satray.score.predictions import TileFacts
-from satray.score.reading import Wanted, read_tile
 from satray.score.scenes.open import open_scene
+from satray.score.tiles import Wanted, read_tile
 
 H, W = 24, 32
 ROW, COLUMN = np.mgrid[:H, :W]

@@ -18,7 +18,7 @@ from satray.metrics.scored import Rule, Scored
 from satray.models.geometry import FeatureGrid
 from satray.models.radiometry import Radiometry
 from satray.report.tiles import SIDE, on_pixels, shrunk, stretched, thumbnail
-from satray.score.sources import tiles_of_index
+from satray.score.tiles import tiles_of_index
 from satray.storage import Storage
 
 

@@ -18,10 +18,9 @@ from satray.score import blocks as blocks_module
 from satray.score.blocks import Blocks, merge
 from satray.score.forward import Scorer
 from satray.score.predictions import Layout, TileFacts
-from satray.score.reading import ReadBlock
 from satray.score.results import MapRequest
-from satray.score.sources import SCHEMA, TileSet
 from satray.score.tile_stages import TileBlock, TileStages
+from satray.score.tiles import SCHEMA, ReadBlock, TileSet
 from satray.storage import Storage
 
 UTM = tuple(material.UTM)[:6]
@@ -56,8 +55,6 @@ def block(n: int, first: int = 0, valid=None) -> ReadBlock:
         stages=[None] * n,
         pixels=np.stack([material.pixels(first + i) for i in range(n)]),
         valid=[valid] * n,
-        seconds=0.0,
-        bytes=0,
     )
 
 
@@ -81,7 +78,7 @@ def setting(tmp_path):
         )  # fmt: skip
 
         def write(number, one, forward):
-            return stages.write(TileBlock(number, 0), [(one, forward)], "eager").failed
+            return stages.write(TileBlock(number, 0), [(one, forward)], "eager")
 
         return run, cut, layout, write, Scorer(bundle, maps), bundle
 
@@ -219,8 +216,9 @@ def test_logits_that_are_not_finite_fail_the_tile(setting) -> None:
     one = block(2)
     forward = scorer(one.pixels)
     forward.numbers.logits[1, 0] = np.nan
-    assert write(0, one, forward) == 1
+    write(0, one, forward)
     merged = merge(run, cut, layout)
+    assert (merged.tiles, merged.failed) == (2, 1)
     assert merged.reasons == {"score: the network's output is not finite": 1}
     table = pq.read_table(run.uri("predictions/part-00000.parquet"))
     assert table.column("score_ship")[1].as_py() is None

@@ -10,13 +10,12 @@ from score.scenes.scene_material import UTM, write
 from satray.classifier import Classifier
 from satray.models.variant import BUILT_IN
 from satray.score.forward import Scorer
-from satray.score.reading import Wanted, read_block
 from satray.score.results import MapRequest
 from satray.score.scenes.find import find_scenes
 from satray.score.scenes.grid import net_grid
 from satray.score.scenes.open import open_scene
 from satray.score.scenes.read import read_window, with_fills
-from satray.score.sources import tiles_of_prefix
+from satray.score.tiles import Wanted, read_block, tiles_of_prefix
 from satray.score.window_forward import TileScorer, measure
 from satray.score.windows import plan_scene
 from satray.storage import Storage

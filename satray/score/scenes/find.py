@@ -24,7 +24,7 @@ from satray.data.match import with_extensions
 from satray.data.raster import MASK
 from satray.data.values import Unit, unit_of
 from satray.errors import DecodeError, InputError, SatrayError, one_line
-from satray.score.reading import MisfitError
+from satray.score.tiles import MisfitError
 from satray.storage import Entry, Storage, absolute, names
 
 ACCEPTED = (

@@ -41,9 +41,9 @@ from satray.data.values import (
 )
 from satray.errors import DecodeError, InputError, SatrayError
 from satray.score.outlines import SceneExtent
-from satray.score.reading import MisfitError
 from satray.score.scenes.find import BandSource, SceneRef, Stated, baseline_note, uris_of
 from satray.score.scenes.grid import HALF, lane, ratios, resampled
+from satray.score.tiles import MisfitError
 from satray.storage import Storage
 from satray.storage import names as storage_names
 

@@ -13,8 +13,17 @@ from satray.data.index import IndexMeta, TileIndex
 from satray.data.match import with_extensions
 from satray.errors import InputError
 from satray.score.predictions import TileFacts
-from satray.score.reading import MisfitError, Wanted, read_block, read_tile
-from satray.score.sources import SCHEMA, is_index, look, tiles_of_index, tiles_of_prefix
+from satray.score.tiles import (
+    SCHEMA,
+    MisfitError,
+    Wanted,
+    is_index,
+    look,
+    read_block,
+    read_tile,
+    tiles_of_index,
+    tiles_of_prefix,
+)
 from satray.storage import Storage
 
 STORAGE = Storage(StorageOptions())
