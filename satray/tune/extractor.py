@@ -22,7 +22,7 @@ from satray.train.checkpoints import from_bytes
 from satray.train.setup import Setup
 from satray.train.state import begin, determinism, takes_bf16
 from satray.train.step import train_input
-from satray.tune.feature_table import FLAT, POOLINGS, Block
+from satray.tune.feature_table import POOLINGS, Block
 
 TILES = {"cpu": 32, "cuda": 256}
 """Tiles a forward, where the device has the memory."""
@@ -98,7 +98,6 @@ class Extractor:
     ) -> dict[str, Tensor]:
         """All views of some tiles: column -> float32 (B, V, D) in the host's memory."""
         pixels_BCHW = send(pixels_BCHW, self._device)
-        poolings = POOLINGS if self._setup.variant.head == "linear" else (FLAT,)
         found: dict[str, list[Tensor]] = {}
         for view in range(block.views):
             if block.split == "train":
@@ -109,8 +108,6 @@ class Extractor:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
                 maps = self._network.features(x_BCHW)
             for tower, f_BDhw in maps.items():
-                for name in poolings:
-                    flat = name == FLAT
-                    p_BD = f_BDhw.float().flatten(1) if flat else pool(f_BDhw, cast(Any, name))
-                    found.setdefault(f"{tower}_{name}", []).append(p_BD)
+                for name in POOLINGS:
+                    found.setdefault(f"{tower}_{name}", []).append(pool(f_BDhw, name))
         return {column: torch.stack(views, 1).cpu() for column, views in found.items()}

@@ -27,15 +27,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.config.train import CacheOptions, TrainRecipe, VariantOptions
+from satray.config.train import CacheOptions, Pooling, TrainRecipe
 from satray.data.cache import MARGIN, boot, default_folder, locked, make_room
 from satray.errors import SatrayError
+from satray.models.variant import resolve
 from satray.storage import Storage, join, name
 
-POOLINGS = ("avg", "max", "lse")
-"""What is kept of a feature map for linear heads; each costs next to nothing beside the forward."""
-FLAT = "flat"
-"""For dense heads: the whole map."""
+POOLINGS: tuple[Pooling, ...] = ("avg", "max", "lse")
+"""What is kept of a feature map; each costs next to nothing beside the forward."""
 VIEWS = 8
 """Draws of augmentation a tile where nobody says how many."""
 SPLITS = ("train", "val")
@@ -44,7 +43,7 @@ RECORD = "features.json"
 BLOCK_BYTES, BLOCK_TILES = 16 << 20, 256
 """Decoded bytes and tiles of a block, at the most: what is read, computed and written at a time."""
 FEWEST = 8
-"""Tiles of a block, at the least; and of one of whole maps, which are larger than tiles."""
+"""Tiles of a block, at the least."""
 
 
 # Which recipes can be trained from features, and in how many views
@@ -54,10 +53,9 @@ def head_only(recipe: TrainRecipe) -> str | None:
     """None where a recipe's head can be trained from features; else why not, in one line.
 
     It can where every stage trains the head alone, so that the towers stay as they start, and
-    where the head sees a fixed set of features: nothing blends inputs (mixup, cutmix), and
-    validation tiles are always the same (`input.evaluate_flip`). A moving average of the weights,
-    dropout, class-aware sampling and any loss, optimiser and schedule are fine, and so is a dense
-    head, whose features are whole maps.
+    where the head sees a fixed set of pooled features: it is linear, nothing blends inputs (mixup,
+    cutmix), and validation tiles are always the same (`input.evaluate_flip`). A moving average of
+    the weights, dropout, class-aware sampling and any loss, optimiser and schedule are fine.
 
     Args:
         recipe: of `train`.
@@ -65,6 +63,8 @@ def head_only(recipe: TrainRecipe) -> str | None:
     for number, stage in enumerate(recipe.stages):
         if stage.trainable != "head":
             return f"stages.{number}.trainable={stage.trainable} trains more than the head"
+    if resolve(recipe.variant, recipe.pooling).head != "linear":
+        return "a dense head sees whole maps, which are larger than tiles"
     for key in ("mixup", "cutmix"):
         if (alpha := getattr(recipe.augment, key)) > 0:
             return f"augment.{key}={alpha:g} blends tiles before the backbone"
@@ -94,11 +94,6 @@ def views_of(recipe: TrainRecipe, tile_shape: tuple[int, int], usual: int = VIEW
         or (augment.crop == "random" and room)
     )
     return (augment.views or usual) if drawn else 1
-
-
-def pooling_of(variant: VariantOptions) -> str:
-    """The pooling whose columns a variant's head sees."""
-    return variant.pooling if variant.head == "linear" else FLAT
 
 
 # What is computed at a time, and written as a file
@@ -138,9 +133,7 @@ class Block:
         return self.images * self.size**2
 
 
-def blocks_of(
-    tiles: Mapping[str, int], tile_bytes: int, views: int, size: int, *, dense: bool
-) -> list[Block]:
+def blocks_of(tiles: Mapping[str, int], tile_bytes: int, views: int, size: int) -> list[Block]:
     """Cut splits into what is computed at a time, whoever computes it.
 
     Args:
@@ -148,13 +141,11 @@ def blocks_of(
         tile_bytes: bytes of a decoded tile.
         views: draws of augmentation of a train tile.
         size: side of the network's input, px.
-        dense: whether whole maps are kept.
     """
     found = []
     for split, count in tiles.items():
         # At least 16 blocks, so that several actors and interruptions find pieces of work.
-        most = min(BLOCK_TILES, BLOCK_BYTES // max(1, tile_bytes), -(-count // 16))
-        step = FEWEST if dense else max(FEWEST, most)
+        step = max(FEWEST, min(BLOCK_TILES, BLOCK_BYTES // tile_bytes, -(-count // 16)))
         drawn = views if split == "train" else 1
         for number, start in enumerate(range(0, count, step)):
             found.append(Block(split, number, start, min(start + step, count), drawn, size))
@@ -273,7 +264,7 @@ class FeatureTable:
 
         Args:
             split: `train` or `val`.
-            pooling: whose columns: avg, max, lse, or flat (whole maps).
+            pooling: whose columns: avg, max or lse.
             labels_NK: the split's.
 
         Raises:

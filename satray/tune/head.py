@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from satray.data.augment import send
 from satray.data.order import TrainOrder, copies
-from satray.models.network import linear_or_dense
 from satray.storage import Storage
 from satray.train import checkpoints
 from satray.train.checkpoints import Kept, best_of, score
@@ -45,24 +44,22 @@ class HeadNetwork(nn.Module):
     Its state has the same names as in the network (`head.*`).
     """
 
-    def __init__(self, kind: str, width: int, classes: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, classes: int, dropout: float = 0.0) -> None:
         """Build with fresh random weights (torch's global generator).
 
         Args:
-            kind: `linear` or `dense`, the variant's head.
             width: F.
             classes: K; 1 for a binary task.
             dropout: as the network's.
         """
         super().__init__()
-        self.linear = kind == "linear"
         self.dropout = nn.Dropout(dropout)
-        self.head = linear_or_dense(kind, width, classes, dropout)
+        self.head = nn.Linear(width, classes)
 
     def forward(self, f_BF: Tensor) -> Tensor:
         """Logits of features; in float32 whatever the autocast, as in the network."""
         with torch.autocast(f_BF.device.type, enabled=False):
-            logits_BK: Tensor = self.head(self.dropout(f_BF) if self.linear else f_BF)
+            logits_BK: Tensor = self.head(self.dropout(f_BF))
         return logits_BK
 
     def set_trainable(self, spec: str) -> None:
@@ -156,7 +153,7 @@ class HeadTrial:
         self.each = plan.samples_per_pseudo_epoch
         """Samples from one evaluation to the next."""
         begin(recipe.seed)
-        network = HeadNetwork(setup.variant.head, train.width, len(classes), recipe.dropout)
+        network = HeadNetwork(train.width, len(classes), recipe.dropout)
         network.load_head(checkpoints.from_bytes(storage.read(head)))
         self._best, self._writer = best_of(storage, folder), checkpoints.Writer(storage, folder)
         # Ray shows a GPU to those that asked for one.

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from satray.report.style import (
     GRID,
@@ -35,8 +34,6 @@ WIDE = 20.0
 TICKS = 6
 """Most numbers that an axis names each."""
 
-Floats = NDArray[np.float64]
-
 
 def parallel(records: Sequence[TrialRecord], axes: Mapping[str, str], metric: Metric) -> bytes:
     """One line a trial across an axis a key, to the metric on the right; the best stands out.
@@ -52,33 +49,32 @@ def parallel(records: Sequence[TrialRecord], axes: Mapping[str, str], metric: Me
     from matplotlib import colormaps
 
     order = _worst_first(records, metric)
-    low, high = _limits(records, metric)
-    worst, best = (low, high) if metric.mode == "max" else (high, low)
-    scales = [_scale(key, order, records) for key in axes]
-    good_T = np.array([np.clip((_value(one) - worst) / (best - worst), 0, 1) for one in order])
-    heights_TA = np.column_stack([*(heights for heights, _ in scales), good_T])
+    worst, best = _limits(records, metric)[:: 1 if metric.mode == "max" else -1]
+    good = [
+        math.nan if one.best is None else float(np.clip((one.best - worst) / (best - worst), 0, 1))
+        for one in order
+    ]
+    scores = {i / 4: f"{worst + i / 4 * (best - worst):.3g}" for i in range(5)}
+    scales = [*(_scale(key, order) for key in axes), (good, scores)]
     with styled():
         made = figure(3.4, 6.4)
         axis = made.subplots()
-        for place, y_A in enumerate(heights_TA):
+        for place, heights in enumerate(zip(*(heights for heights, _ in scales), strict=True)):
             style: dict[str, Any] = {"color": MUTED, "lw": 0.6, "alpha": 0.35, "ls": "--"}
-            if math.isfinite(y_A[-1]):
-                # from pale to dark: what did well can be followed
-                style = {"color": colormaps["YlGnBu"](0.25 + 0.7 * y_A[-1]), "lw": 0.8,
-                         "alpha": 0.25 + 0.5 * y_A[-1]}  # fmt: skip
+            if math.isfinite(end := heights[-1]):  # from pale to dark: what did well stands out
+                colour = colormaps["YlGnBu"](0.25 + 0.7 * end)
+                style = {"color": colour, "lw": 0.8, "alpha": 0.25 + 0.5 * end}
                 if place == len(order) - 1:
                     style = {"color": BEST, "lw": 2.2, "zorder": 6}
-            axis.plot(range(len(y_A)), y_A, **style)
-        shares = (0.0, 0.25, 0.5, 0.75, 1.0)
-        scores = {share: f"{worst + share * (best - worst):.3g}" for share in shares}
-        for place, ticks in enumerate([*(ticks for _, ticks in scales), scores]):
+            axis.plot(range(len(scales)), heights, **style)
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
+        for place, (_, ticks) in enumerate(scales):
             axis.plot([place, place], [0, 1], color=MUTED, lw=1, zorder=7)
             for height, word in ticks.items():
-                box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
                 axis.annotate(short(word, 16), (place, height), xytext=(4, 0), va="center",
                               textcoords="offset points", fontsize=7, color=INK, zorder=8,
                               bbox=box)  # fmt: skip
-        axis.set_xticks(range(len(axes) + 1), [*axes.values(), metric.title])
+        axis.set_xticks(range(len(scales)), [*axes.values(), metric.title])
         axis.tick_params(axis="x", length=0, pad=6)
         axis.set_yticks([])
         axis.spines[:].set_visible(False)
@@ -141,20 +137,18 @@ def trial_curves(records: Sequence[TrialRecord], metric: Metric) -> bytes:
     """The metric against samples seen, all trials in gray and the best in colour."""
     order = [one for one in _worst_first(records, metric) if one.curve]
     low, high = _limits(records, metric)
-    top = [one for one in order if one.best is not None][-TOP:]
+    top = [one for one in order if one.best is not None][-TOP:][::-1]
     with styled():
         made = figure(3.4 + 0.16 * len(top))
         axis = made.subplots()
-        for place, one in enumerate(order):
-            seen = [row["samples"] for row in one.curve]
-            values = [metric.of(row) for row in one.curve]
+        for one in order:
             style: dict[str, Any] = {"color": MUTED, "lw": 0.6, "alpha": 0.25}
-            number = len(order) - 1 - place
             if one in top:
-                name = short(label(one.configuration), 52)
-                style = {"color": COLOURS[number], "lw": 1.5, "marker": "o", "ms": 2.5,
-                         "label": f"{one.best:.4f}  {name}"}  # fmt: skip
-            axis.plot(seen, values, **style)
+                name = f"{one.best:.4f}  {short(label(one.configuration), 52)}"
+                style = {"color": COLOURS[top.index(one)], "lw": 1.5, "marker": "o", "ms": 2.5,
+                         "label": name}  # fmt: skip
+            seen = [row["samples"] for row in one.curve]
+            axis.plot(seen, [metric.of(row) for row in one.curve], **style)
         axis.set_xlabel("samples seen")
         axis.set_ylabel(f"validation {metric.title.removeprefix('validation ')}")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -164,10 +158,6 @@ def trial_curves(records: Sequence[TrialRecord], metric: Metric) -> bytes:
         if top:
             made.legend(loc="outside lower left", frameon=False, alignment="left", reverse=True)
     return png(made)
-
-
-def _value(one: TrialRecord) -> float:
-    return math.nan if one.best is None else one.best
 
 
 def _word(one: TrialRecord, key: str) -> str:
@@ -187,43 +177,33 @@ def _limits(records: Sequence[TrialRecord], metric: Metric) -> tuple[float, floa
     Where less is better, bad ones have no bounds: the axis ends three times as far from the best
     as the middle one is.
     """
-    values = np.array([one.best for one in records if one.best is not None])
-    if not len(values):
-        return 0.0, 1.0
-    low, high = float(values.min()), float(values.max())
+    values = [one.best for one in records if one.best is not None] or [0.0, 1.0]
+    low, high = min(values), max(values)
     if metric.mode == "min":
         high = min(high, low + 3 * (float(np.median(values)) - low))
     half = 0.5 * max(abs(low), 1e-3) if high - low < 1e-9 else 0.0
     return low - half, high + half
 
 
-def _scale(
-    key: str, order: Sequence[TrialRecord], records: Sequence[TrialRecord]
-) -> tuple[Floats, dict[float, str]]:
-    """Where each trial of `order` stands on an axis, 0 to 1, and the axis's words by height.
+def _scale(key: str, order: Sequence[TrialRecord]) -> tuple[list[float], dict[float, str]]:
+    """Where each trial stands on an axis, 0 to 1, and the axis's words by height.
 
-    Numbers stand by size, anything else from the top in the order of `records`.
+    Numbers stand by size, anything else from the top by name.
     """
-    there = [one.configuration[key] for one in records if key in one.configuration]
-    if all(type(value) in (int, float) for value in there):
-        sizes = sorted({float(value) for value in there}) or [0.0]
-        low, high = sizes[0], sizes[-1]
-        spread = np.log if low > 0 and high / low >= WIDE else np.asarray
-
-        def height(value: float) -> float:
-            ends = spread(low), spread(high)
-            return 0.5 if low == high else float((spread(value) - ends[0]) / (ends[1] - ends[0]))
-
-        shown = sizes
-        if len(sizes) > TICKS:
-            ends = np.ceil(np.log10(low)), np.floor(np.log10(high))
-            decades = list(10.0 ** np.arange(ends[0], ends[1] + 1)) if spread is np.log else []
-            shown = decades or list(np.linspace(low, high, 5))
-        found = [
-            height(one.configuration[key]) if key in one.configuration else BELOW for one in order
-        ]
-        return np.array(found), {height(size): f"{size:.3g}" for size in shown}
-    words = list(dict.fromkeys(_word(one, key) for one in records if key in one.configuration))
-    place = {word: 1 - i / max(len(words) - 1, 1) for i, word in enumerate(words)}
-    found = [place.get(_word(one, key), BELOW) for one in order]
-    return np.array(found), {height: word for word, height in place.items()}
+    values = [one.configuration[key] for one in order if key in one.configuration]
+    numbers = bool(values) and all(type(value) in (int, float) for value in values)
+    known = values if numbers else [short_value(key, value) for value in values]
+    ticks = sorted(set(known))
+    if numbers:
+        low, high = ticks[0], ticks[-1]
+        wide = low > 0 and high / low >= WIDE
+        if len(ticks) > TICKS:
+            ticks = list((np.geomspace if wide else np.linspace)(low, high, 5))
+        at = np.log([*known, *ticks]) if wide else np.array([*known, *ticks], float)
+        heights = (at - at.min()) / np.ptp(at) if low < high else np.full(len(at), 0.5)
+        place = dict(zip([*known, *ticks], heights.tolist(), strict=True))
+    else:
+        place = {name: 1 - i / max(len(ticks) - 1, 1) for i, name in enumerate(ticks)}
+    standing = iter(known)
+    found = [place[next(standing)] if key in one.configuration else BELOW for one in order]
+    return found, {place[tick]: f"{tick:.3g}" if numbers else tick for tick in ticks}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from satray.report.style import short
-from satray.runs.run import Run, finite
+from satray.runs.run import Run
 from satray.storage import join
 from satray.tune.space import canonical, text
 
@@ -127,19 +127,15 @@ class TrialRecord:
             **about,
         )
 
-    def to_json(self) -> bytes:
-        """UTF-8 JSON; what is not finite becomes null."""
-        return json.dumps(finite(vars(self)), ensure_ascii=False, allow_nan=False).encode()
-
     @classmethod
     def from_json(cls, data: bytes) -> TrialRecord:
-        """Undo `to_json`; null in a curve is NaN."""
+        """Undo `to_json`."""
         tree = json.loads(data)
-        curve = [
-            {name: math.nan if value is None else value for name, value in row.items()}
-            for row in tree.pop("curve")
-        ]
-        return cls(curve=tuple(curve), **tree)
+        return cls(curve=tuple(tree.pop("curve")), **tree)
+
+    def to_json(self) -> bytes:
+        """JSON as Python writes it, with NaN for what is none."""
+        return json.dumps(vars(self)).encode()
 
 
 def curve_row(row: Mapping[str, Any], metric: Metric) -> Row:
@@ -256,11 +252,10 @@ class TrialLog:
             if isinstance(data, Exception):
                 raise data
             tree = json.loads(data)
-            with contextlib.suppress(KeyError, TypeError):  # of another version: runs again
-                if "status" in tree:
-                    self._add(TrialRecord.from_json(data), keep=False)
-                else:
-                    self.unfinished.append(tree["configuration"])
+            if "status" in tree:
+                self._add(TrialRecord.from_json(data), keep=False)
+            else:
+                self.unfinished.append(tree["configuration"])
 
     def begin(self, configuration: Mapping[str, Any], regime: Regime, seed: int) -> None:
         """A trial begins."""

@@ -194,6 +194,26 @@ def parquet(table: pa.Table) -> bytes:
 # Plots and the page
 
 
+def draw(sweep: Sweep, records: Sequence[TrialRecord]) -> dict[str, bytes]:
+    """The plots by name: `parallel`; `rates` where learning rates were searched; `curves`."""
+    metric, keys = sweep.metric, sweep.space.keys
+    order = sorted(records, key=lambda one: canonical(one.configuration))
+    said = {key: {canonical(one.configuration.get(key)) for one in order} for key in keys}
+    differing = [key for key in keys if len(said[key]) > 1]
+    lasts = [HEADINGS.get(key.split(".")[-1], key.split(".")[-1]) for key in differing]
+    axes = {
+        key: last if lasts.count(last) == 1 else key
+        for key, last in zip(differing, lasts, strict=True)
+    }
+    plots = {"parallel": parallel(order, axes, metric)}
+    rate = next((key for key in keys if key.endswith(".learning_rate")), None)
+    if rate is not None:
+        panel = "variant" if "variant" in axes else ""
+        colour = next((key for key in axes if key.endswith("schedule.name")), "")
+        plots["rates"] = rates(order, rate, panel, colour, metric)
+    return plots | {"curves": trial_curves(order, metric)}
+
+
 def publish(
     sweep: Sweep,
     records: Sequence[TrialRecord],
@@ -216,57 +236,20 @@ def publish(
     Raises:
         TrainingError: no trial has a value.
     """
-    with run.activity("drawing"):
-        run.progress("drawing plots")
-        plots = draw(sweep, records)
-        data = page(sweep, records, best, plots, run.run_id, about=about, tests=tests)
-    for name, picture in plots.items():
-        run.publish(f"plots/{name}.png", picture)
-    run.publish("report.html", data)
-
-
-def draw(sweep: Sweep, records: Sequence[TrialRecord]) -> dict[str, bytes]:
-    """The plots by name: `parallel`; `rates` where learning rates were searched; `curves`."""
-    metric, keys = sweep.metric, sweep.space.keys
-    order = sorted(records, key=lambda one: canonical(one.configuration))
-    said = {key: {canonical(one.configuration.get(key)) for one in order} for key in keys}
-    differing = [key for key in keys if len(said[key]) > 1]
-    lasts = [HEADINGS.get(key.split(".")[-1], key.split(".")[-1]) for key in differing]
-    axes = {
-        key: last if lasts.count(last) == 1 else key
-        for key, last in zip(differing, lasts, strict=True)
-    }
-    plots = {"parallel": parallel(order, axes, metric)}
-    rate = next((key for key in keys if key.endswith(".learning_rate")), None)
-    if rate is not None:
-        panel = "variant" if "variant" in axes else ""
-        colour = next((key for key in axes if key.endswith("schedule.name")), "")
-        plots["rates"] = rates(order, rate, panel, colour, metric)
-    return plots | {"curves": trial_curves(order, metric)}
-
-
-def page(
-    sweep: Sweep,
-    records: Sequence[TrialRecord],
-    best: str,
-    plots: Mapping[str, bytes],
-    run_id: str,
-    *,
-    about: Mapping[str, str],
-    tests: Mapping[str, bytes],
-) -> bytes:
-    """`report.html`; arguments and errors as of `publish`."""
     recipe, metric, order = sweep.recipe, sweep.metric, ranked(records, sweep.metric)
     first = best_record(order, metric)
     top, values = at_best(first), [one.best for one in order if one.best is not None]
     beside = [name for name in ("train_loss", "val_loss") if name != metric.column]
     heads = ("trial", metric.title, *(name.replace("_", " ") for name in beside))
     goes_on = f", one in {recipe.stop.factor} goes on" if recipe.stop.name != "none" else ""
-    return html(
+    with run.activity("drawing"):
+        run.progress("drawing plots")
+        plots = draw(sweep, records)
+    page = html(
         "sweep.html",
         title=f"Sweep on {last_part(recipe.index)}: {label(first.configuration)}",
         subtitle=f"{len(order):,} of {sweep.planned:,} trials by {recipe.search} search, "
-        f"{ended_words(order)} · best by {metric.title} · run {run_id}",
+        f"{ended_words(order)} · best by {metric.title} · run {run.run_id}",
         warnings=(*sweep.notes, *edge_lines(sweep.space, first)),
         footer="Written by satray; self-contained. All trials are in leaderboard.parquet, "
         "their curves in trials.parquet, the plots in plots/.",
@@ -298,7 +281,7 @@ def page(
         failed=[(one.id, label(one.configuration), one.reason or "")
                 for one in order if one.status == "failed"][:ROWS],
         provenance=[
-            ("run", run_id),
+            ("run", run.run_id),
             ("index", recipe.index),
             ("search", f"{recipe.search}, seed {recipe.seed}"),
             ("early stopping", f"{recipe.stop.name}{goes_on}"),
@@ -309,3 +292,6 @@ def page(
         ],
         versions=library_versions(),
     )  # fmt: skip
+    for name, picture in plots.items():
+        run.publish(f"plots/{name}.png", picture)
+    run.publish("report.html", page)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from satray.tune import tuner
 from satray.tune.records import TrialLog, short_value, trial_id
 from satray.tune.space import Configuration, Space
 from satray.tune.starts import prepare, settle
-from satray.tune.trials import RATE, RATES, Sweep, Trial, full_recipe, note_lines, variants_of
+from satray.tune.trials import RATE, RATES, Sweep, Trial, note_lines, variants_of
 
 if TYPE_CHECKING:
     import optuna
@@ -66,23 +66,20 @@ def search(sweep: Sweep, run: Run) -> tuple[Sweep, TrialLog, tuner.Work, dict[st
         run.say(f"{len(log.records):,} of {sweep.planned:,} trials had ended before")
     work = tuner.work_of(sweep, run)
     with run.activity("trials"):
-        for left, heads, tell in _left(sweep, log):
-            tuner.run_trials(sweep, left, log, work, run, reuse=heads, tell=tell)
+        for left, heads in _left(sweep, log):
+            tuner.run_trials(sweep, left, log, work, run, heads=heads)
     return sweep, log, work, tested
 
 
-def _left(
-    sweep: Sweep, log: TrialLog
-) -> Iterator[tuple[Iterator[Trial], bool, Callable[[Trial, float], object]]]:
-    """Trials to run, whether all of them surely train heads, and what is told how they end.
+def _left(sweep: Sweep, log: TrialLog) -> Iterator[tuple[Iterator[Trial], bool]]:
+    """Trials to run, and whether all of them surely train heads.
 
     Lists are cut in two: heads take CPUs that the workers of backbones would wait for.
     """
     if sweep.optuna:
-        suggested = Optuna(sweep, log)
         if len(log.records) < sweep.planned:
             heads = all(sweep.regime_of(trial) == "head" for trial in sweep.trials)
-            yield iter(suggested), heads, suggested.tell
+            yield iter(Optuna(sweep, log)), heads
         return
     left = [trial for trial in sweep.trials if trial.id not in log.records]
     for trial in left:
@@ -91,7 +88,7 @@ def _left(
     for regime in ("head", "backbone"):
         alike = [t for t in left if t.start not in sweep.lost and sweep.regime_of(t) == regime]
         if alike:
-            yield iter(alike), regime == "head", lambda *_: None
+            yield iter(alike), regime == "head"
 
 
 class Optuna:
@@ -102,8 +99,8 @@ class Optuna:
 
         Args:
             sweep: resolved, with what trials start from.
-            log: trials of earlier attempts; those that did not end come first. It is told of
-                configurations that cannot be tried.
+            log: what ended is learnt from; what an earlier attempt began and did not end comes
+                first. It is told of configurations that cannot be tried.
         """
         import optuna
 
@@ -135,18 +132,16 @@ class Optuna:
             try:
                 trial = self._sweep.accept(found)
             except InputError as error:
-                self._end(self._asked.pop(trial_id(found)), -math.inf)
                 passing = str(error) in self._sweep.lost.values()
                 self._log.refuse(found, str(error), keep=not passing)
             else:
                 yield trial
 
-    def tell(self, trial: Trial, worth: float) -> None:
-        """How a trial ended: larger is better, minus infinity for one that failed."""
-        self._end(self._asked.pop(trial.id), worth)
-
     def _suggest(self) -> Configuration | None:
         """One that was not tried: Optuna's, else a random one, else None: the space is used up."""
+        for name in [name for name in self._asked if name in self._log.records]:
+            best = self._log.records[name].best
+            self._end(self._asked.pop(name), self._sweep.metric.worth(best))
         for _ in range(SUGGESTIONS):
             trial = self._study.ask()
             found = self._sweep.space.suggest(trial)
@@ -210,7 +205,9 @@ def range_tests(sweep: Sweep, run: Run, store: str) -> tuple[Space, dict[str, by
             run.say(f"{name}: {_words(bounds)}; {finding.line()}")
         except SatrayError as error:
             storage.write(failed, str(error).encode())
-            bounds = None if _has_rates(sweep, chosen) else RATES
+            alike = [t for t in sweep.trials if chosen.items() <= t.configuration.items()]
+            given = all(t.recipe.stages[0].learning_rate != "auto" for t in alike)
+            bounds = None if given else RATES
             rates = "learning rates as given" if bounds is None else _words(bounds)
             run.say(f"{name}: {rates}, since its range test failed: {error}")
         for activity, seconds in own.seconds.items():
@@ -235,14 +232,3 @@ def rate_bounds(chosen: float, minimum: float) -> tuple[float, float]:
 
 def _words(bounds: tuple[float, float]) -> str:
     return f"learning rates {bounds[0]:.2g} to {bounds[1]:.2g}"
-
-
-def _has_rates(sweep: Sweep, chosen: Configuration) -> bool:
-    """Whether all trials of a variant have rates without a test."""
-    rates = [axis for axis in sweep.space.axes if axis.key == RATE]
-    if any("auto" in axis.values for axis in rates):
-        return False
-    given = full_recipe(sweep.recipe, chosen).stages[0].learning_rate != "auto"
-    return given or any(
-        axis.applies(chosen, unsettled=True) and not set(axis.when) - {"variant"} for axis in rates
-    )

@@ -13,8 +13,7 @@ import os
 import queue
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -42,7 +41,7 @@ from satray.storage import Storage, join  # noqa: E402
 from satray.train import checkpoints  # noqa: E402
 from satray.train.ray_train import Halt, fit, give_back  # noqa: E402
 from satray.train.setup import Setup, set_up  # noqa: E402
-from satray.tune.feature_table import SPLITS, pooling_of  # noqa: E402
+from satray.tune.feature_table import SPLITS  # noqa: E402
 from satray.tune.records import (  # noqa: E402
     Metric,
     Regime,
@@ -98,7 +97,7 @@ class Work:
     workers: cluster.Workers
     """What those of a trial that trains its backbone get."""
     at_once: dict[Regime, int]
-    """Regime -> trials at a time; trials of two regimes never run together."""
+    """Regime -> trials at a time."""
 
 
 def run_trials(
@@ -108,8 +107,7 @@ def run_trials(
     work: Work,
     run: Run,
     *,
-    reuse: bool,
-    tell: Callable[[Trial, float], object],
+    heads: bool,
 ) -> None:
     """Run trials until there are no more. Ray is up.
 
@@ -119,8 +117,9 @@ def run_trials(
         log: keeps what they show.
         work: what all of them need; goes to the object store once.
         run: of the sweep; Tune's own files lie below its state.
-        reuse: keep processes from trial to trial: for trials that train heads.
-        tell: is told how a trial ended: larger is better, minus infinity for one that failed.
+        heads: whether all of them surely train heads. Their processes are then kept from trial to
+            trial; else there are no more at once than if all trained on workers of their own,
+            which would wait for the CPUs of heads.
     """
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -131,10 +130,11 @@ def run_trials(
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TrainTrial, work=work), resources),
         tune_config=tune.TuneConfig(
-            search_alg=TrialSearcher(sweep, trials, log, work.at_once, tell),
+            search_alg=TrialSearcher(sweep, trials, log),
+            max_concurrent_trials=work.at_once["head" if heads else "backbone"],
             scheduler=scheduler_of(sweep, log.records.values()),
             num_samples=-1,
-            reuse_actors=reuse,
+            reuse_actors=heads,
             trial_name_creator=lambda trial: str(trial.config["trial"]),
             trial_dirname_creator=lambda trial: str(trial.config["trial"]),
         ),
@@ -285,9 +285,7 @@ def set_up_trial(work: Work, config: Mapping[str, str]) -> tuple[Setup, Run]:
 
 
 def open_trial(
-    work: Work,
-    config: Mapping[str, str],
-    opened: dict[tuple[str, str], tuple[Features, Features]] | None = None,
+    work: Work, config: Mapping[str, str], opened: dict[tuple[str, str], tuple[Features, Features]]
 ) -> HeadTrial | BackboneTrial:
     """Begin a trial, or go on with it.
 
@@ -308,8 +306,7 @@ def open_trial(
     assert start is not None
     assert start.features is not None, "Sweep.regime_of"
     cluster.use_threads(1)  # the CPU that it asks for
-    opened = {} if opened is None else opened
-    table, pooling = start.features, pooling_of(setup.variant)
+    table, pooling = start.features, setup.variant.pooling
     key = (table.uri, pooling)
     if key not in opened:
         train, val = (table.open(s, pooling, work.index.part(s).labels) for s in SPLITS)
@@ -410,13 +407,13 @@ class TrainTrial(tune.Trainable):
         self._work = work
         self._opened: dict[tuple[str, str], tuple[Features, Features]] = {}
         self._training: HeadTrial | BackboneTrial | None = None
-        self._place, self._best = 0, -math.inf
+        self._place = 0
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Leave the trial at hand, and take the next."""
         del new_config  # likewise
         self.cleanup()
-        self._place, self._best = 0, -math.inf
+        self._place = 0
         return True
 
     def step(self) -> dict[str, Any]:
@@ -424,9 +421,8 @@ class TrainTrial(tune.Trainable):
 
         Returns:
             `rows` (curve rows, new ones) and the `seconds` that each took; `place`, the samples at
-            which the last was asked for, the same for trials of any batch; its `worth`, and the
-            `best` so far; `failed`: why the trial did, else None; `over`: it is at its end, which
-            Tune calls `done`.
+            which the last was asked for, the same for trials of any batch; its `worth`; `failed`:
+            why the trial did, else None; `over`: it is at its end, which Tune calls `done`.
 
         Raises:
             Exception: what may pass.
@@ -448,7 +444,6 @@ class TrainTrial(tune.Trainable):
                     samples = rows[-1]["samples"]
                     failed = f"{metric.title} is not a number after {samples:,.0f} samples"
                     break
-                self._best = max(self._best, worth)
                 if self._work.one_by_one or time.monotonic() - begun > TOGETHER:
                     break
         except Exception as error:
@@ -461,7 +456,6 @@ class TrainTrial(tune.Trainable):
             "seconds": seconds,
             TIME: self._place,
             WORTH: worth if failed is None else math.nan,
-            "best": self._best,
             "failed": failed,
             "over": over,
             "done": over,
@@ -496,49 +490,28 @@ class _Driver:
 
 
 class TrialSearcher(_Driver, Searcher):
-    """Hands Tune its trials, never two regimes at a time; arguments as of `run_trials`."""
+    """Hands Tune its trials."""
 
-    def __init__(
-        self,
-        sweep: Sweep,
-        trials: Iterator[Trial],
-        log: TrialLog,
-        at_once: Mapping[Regime, int],
-        tell: Callable[[Trial, float], object],
-    ) -> None:
+    def __init__(self, sweep: Sweep, trials: Iterator[Trial], log: TrialLog) -> None:
         super().__init__(metric=WORTH, mode="max")
         self._sweep, self._trials, self._log = sweep, trials, log
-        self._at_once, self._tell = at_once, tell
-        self._waiting: Trial | None = None
-        self._running: dict[str, tuple[Trial, Regime]] = {}
-        """By Tune's own id."""
 
     def set_search_properties(self, *_: Any, **__: Any) -> bool:
         """There is nothing to set."""
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial; None where it has to wait for others to end."""
-        trial = self._waiting or next(self._trials, None)
+        """The next trial."""
+        del trial_id
+        trial = next(self._trials, None)
         if trial is None:
             return Searcher.FINISHED
         regime = self._sweep.regime_of(trial)
-        running = Counter(regime for _, regime in self._running.values())
-        if running.total() > running[regime] or running[regime] >= self._at_once[regime]:
-            self._waiting = trial
-            return None
-        self._waiting = None
-        self._running[trial_id] = trial, regime
         self._log.begin(trial.configuration, regime, trial.recipe.seed)
         return config_of(trial, regime)
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """A trial ended, by itself, by the scheduler, or by its process's death."""
-        trial, _ = self._running.pop(trial_id)
-        shown = result is not None and not error and result["failed"] is None
-        self._tell(trial, result["best"] if result and shown else -math.inf)
+    def on_trial_complete(self, *_: Any, **__: Any) -> None:
+        """The log keeps how trials end."""
 
 
 class LogCallback(_Driver, tune.Callback):

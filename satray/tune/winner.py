@@ -70,7 +70,7 @@ def train_again(work: Work, config: dict[str, str], samples: int | None) -> None
         config: of the trial.
         samples: seen at that evaluation.
     """
-    training = open_trial(work, config)
+    training = open_trial(work, config, {})
     while not training.done and training.step()["samples_seen"] != samples:
         pass
     training.close()

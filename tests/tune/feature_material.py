@@ -18,7 +18,7 @@ from satray.train.loop import Loop
 from satray.train.plan import train_order
 from satray.train.setup import Setup, set_up
 from satray.train.step import AugmentedTiles
-from satray.tune.feature_table import Features, FeatureTable, pooling_of
+from satray.tune.feature_table import Features, FeatureTable
 from satray.tune.features import extract
 from satray.tune.head import CPU, HeadNetwork, as_they_are, head_batches, val_batches
 
@@ -72,7 +72,7 @@ def extracted(made: Prepared) -> FeatureTable:
 
 def opened(table: FeatureTable, setup: Setup) -> tuple[Features, Features]:
     """Both splits of what was extracted."""
-    pooling, index = pooling_of(setup.variant), setup.index
+    pooling, index = setup.variant.pooling, setup.index
     return tuple(table.open(s, pooling, index.part(s).labels) for s in ("train", "val"))
 
 
@@ -115,7 +115,7 @@ def from_features(made: Prepared, features: tuple[Features, Features]) -> tuple[
     """Train the head from features; gives the reports, and what was trained and kept by each."""
     setup, plan, (tiles, val) = made.setup, made.setup.plan, features
     recipe, states = setup.recipe, []
-    network = HeadNetwork(setup.variant.head, tiles.width, tiles.labels.shape[1], recipe.dropout)
+    network = HeadNetwork(tiles.width, tiles.labels.shape[1], recipe.dropout)
     network.load_head(made.first)
     inputs = {"train_input": as_they_are, "eval_input": as_they_are}
     loop = Loop(network, plan, recipe, setup.task, setup.index.meta.classes, **inputs)

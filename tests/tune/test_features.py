@@ -29,16 +29,16 @@ ROW = 15
 """Of the bad tile in the train split: every fourth tile is validation."""
 
 
-@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 1 << 26), st.booleans())
-def test_blocks_hold_every_tile_once(train, val, tile_bytes, dense):
-    blocks = blocks_of({"train": train, "val": val}, tile_bytes, 3, 64, dense=dense)
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 1 << 26))
+def test_blocks_hold_every_tile_once(train, val, tile_bytes):
+    blocks = blocks_of({"train": train, "val": val}, tile_bytes, 3, 64)
     for split, tiles in (("train", train), ("val", val)):
         own = [block for block in blocks if block.split == split]
         rows = [row for block in own for row in range(block.start, block.stop)]
         assert rows == list(range(tiles))
     for block in blocks:
         count = block.stop - block.start
-        assert 0 < count <= (FEWEST if dense else BLOCK_TILES)
+        assert 0 < count <= BLOCK_TILES
         assert count <= FEWEST or count * tile_bytes <= BLOCK_BYTES
         assert block.images == count * (3 if block.split == "train" else 1)
     assert len({block.file for block in blocks}) == len(blocks)

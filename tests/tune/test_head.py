@@ -27,7 +27,6 @@ LONGER = {**HEAD_STAGE, "pseudo_epochs": 4}
 CASES = {
     "one tower, batch norm": {"variant": RESNET},
     "two towers, dropout": {"variant": DOUBLE, "dropout": 0.4},
-    "dense head, dropout": {"variant": "simple_cnn_dense", "dropout": 0.3},
     "rare classes, log-sum-exp": {"repeat": 0.9, "pooling": "lse", "stages": [LONGER]},
     "moving average, random crops": {
         "average": {"ema": 0.7},
@@ -114,7 +113,7 @@ def test_batches_are_the_orders_rows_in_turn_with_their_views(trial, monkeypatch
 
 def test_the_head_computes_in_fp32_under_autocast():
     torch.manual_seed(0)
-    network, x = HeadNetwork("linear", 64, 3), torch.randn(5, 64)
+    network, x = HeadNetwork(64, 3), torch.randn(5, 64)
     with torch.autocast("cpu", torch.bfloat16):
         inside = network(x)
     assert inside.dtype == torch.float32

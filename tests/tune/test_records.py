@@ -7,7 +7,7 @@ import pytest
 from sweep_material import LOSS, MAP, record
 
 from satray.runs.run import Run
-from satray.storage import Storage, join, parent
+from satray.storage import Storage, join
 from satray.tune.records import (
     FAILURES,
     Metric,
@@ -144,16 +144,6 @@ def test_what_may_pass_is_run_again_and_other_ends_stay(tmp_path) -> None:
     assert {one.configuration["batch"] for one in again.records.values()} == {8, 16, 0}
     assert again.records[trial_id({"batch": 0})].reason == "batch=0: no"
     assert again.unfinished == [{"batch": 32}]
-
-
-def test_a_record_of_another_version_is_as_if_it_were_not_there(tmp_path) -> None:
-    log, storage = Opened(tmp_path), Storage()
-    log.go(1)
-    (entry,) = (e for e in storage.list(str(tmp_path)) if trial_id({"batch": 1}) in e.key)
-    for name, content in (("0" * 8, b'{"status": "done"}'), ("1" * 8, b"{}")):
-        storage.write(join(parent(entry.uri), f"{name}.json"), content)
-    again = Opened(tmp_path)
-    assert (list(again.records), again.unfinished) == ([trial_id({"batch": 1})], [])
 
 
 def test_of_ended_backbones_only_the_best_keeps_its_checkpoints(tmp_path) -> None:

@@ -23,7 +23,6 @@ from satray.tune.report import (
     draw,
     edge_lines,
     leaderboard,
-    page,
     parquet,
     publish,
     table_lines,
@@ -144,7 +143,7 @@ def test_the_page_of_the_default_sweep(tmp_path) -> None:
     assert said.count("looks somewhat better than it is") == 1
 
 
-def test_names_do_no_harm() -> None:
+def test_names_do_no_harm(tmp_path) -> None:
     variants = [
         {"towers": [{"name": "a", "backbone": name, "bands": ["red"]}]} for name in (NASTY, "é")
     ]
@@ -152,8 +151,9 @@ def test_names_do_no_harm() -> None:
     done.notes[NASTY] = None
     drawn = draw(done, records)
     assert set(drawn) == {"parallel", "curves"}  # there are no rates
-    tests = {NASTY: drawn["curves"]}
-    said = checked(page(done, records, "", drawn, "r", about={NASTY: NASTY}, tests=tests))
+    run, tests = Run("tune", "abc", str(tmp_path), Storage()), {NASTY: drawn["curves"]}
+    publish(done, records, "", run, about={NASTY: NASTY}, tests=tests)
+    said = checked((tmp_path / "report.html").read_bytes())
     assert sum("onerror" in text for text in said.text) > 5
     assert [a for name, a in said.elements if name == "img" and "onerror" in a] == []
 

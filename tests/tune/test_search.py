@@ -52,11 +52,18 @@ class Log(TrialLog):
 def optuna(archive, tmp_path):
     sweep = swept(archive, SPACE)
 
-    def opened(count, seed=0, sweep=sweep, log=None, **earlier) -> Optuna:
+    def drained(count, seed=0, sweep=sweep, log=None, value=worth, **earlier):
+        """What is suggested, where each trial ends with a value, or fails, before the next."""
         recipe = sweep.recipe.model_copy(update={"trials": count, "seed": seed})
-        return Optuna(replace(sweep, recipe=recipe), log or Log(tmp_path, **earlier))
+        log, found = log or Log(tmp_path, **earlier), []
+        for trial in itertools.islice(Optuna(replace(sweep, recipe=recipe), log), 1000):
+            found.append(trial.configuration)
+            if value is not None:
+                one = record(trial.configuration, value(trial.configuration))
+                log.records[one.id] = one
+        return found
 
-    return opened
+    return drained
 
 
 def worth(configuration) -> float:
@@ -64,30 +71,22 @@ def worth(configuration) -> float:
     return 1 - abs(math.log10(configuration[RATE]) + 2) / 4
 
 
-def drain(source, value=worth):
-    found = []
-    for trial in itertools.islice(source, 1000):
-        found.append(trial.configuration)
-        source.tell(trial, value(trial.configuration))
-    return found
-
-
 def test_optuna_gives_so_many_distinct_ones_is_pure_in_its_seed_and_learns(optuna) -> None:
-    found = drain(optuna(40, 3))
+    found = optuna(40, 3)
     assert len(set(map(trial_id, found))) == len(found) == 40
     worths = [worth(each) for each in found]
     assert sum(worths[20:]) / 20 > sum(worths[:10]) / 10 + 0.05
-    assert drain(optuna(12, 3)) == found[:12]
-    assert drain(optuna(12, 2)) != found[:12]
-    asked = list(optuna(8))  # several at once
-    assert len({trial.id for trial in asked}) == len(asked) == 8
+    assert optuna(12, 3) == found[:12]
+    assert optuna(12, 2) != found[:12]
+    asked = optuna(8, value=None)  # several at once
+    assert len(set(map(trial_id, asked))) == len(asked) == 8
 
 
 def test_what_ended_counts_and_what_began_comes_first(optuna) -> None:
-    earlier = drain(optuna(22))
+    earlier = optuna(22)
     ended = [record(each, worth(each)) for each in earlier[:20]]
-    assert list(optuna(20, records=ended)) == []
-    rest = drain(optuna(40, records=ended, unfinished=earlier[20:]))
+    assert optuna(20, records=ended) == []
+    rest = optuna(40, records=ended, unfinished=earlier[20:])
     assert rest[:2] == earlier[20:]
     assert len(rest) == 20
     assert not set(map(trial_id, rest[2:])) & set(map(trial_id, earlier))
@@ -96,10 +95,10 @@ def test_what_ended_counts_and_what_began_comes_first(optuna) -> None:
 
 
 def test_a_failure_is_no_lesson_and_a_space_that_is_used_up_ends_it(optuna, archive) -> None:
-    found = drain(optuna(15), value=lambda _: -math.inf)
+    found = optuna(15, value=lambda _: math.nan)
     assert len(set(map(trial_id, found))) == 15
     finite = swept(archive, FINITE)
-    found = drain(optuna(100, sweep=finite), value=lambda each: each["batch"] / 16)
+    found = optuna(100, sweep=finite, value=lambda each: each["batch"] / 16)
     assert sorted(map(trial_id, found)) == sorted(map(trial_id, finite.space.grid()))
 
 
@@ -108,7 +107,7 @@ def test_what_cannot_be_tried_is_refused_and_counts(optuna, archive, tmp_path) -
     space = swept(archive, {"batch": [8, 16], "pooling": ["avg"]}).space
     lost = replace(sweep, lost={sweep.trials[0].start: "no weights"}, space=space)
     log = Log(tmp_path)
-    assert drain(optuna(4, sweep=lost, log=log)) == []
+    assert optuna(4, sweep=lost, log=log) == []
     assert [one.reason for one in log.records.values()] == ["no weights"] * 2
     assert Log(tmp_path).records == {}  # it may pass
 

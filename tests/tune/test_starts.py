@@ -27,7 +27,7 @@ def recipe(**changes):
     ("changes", "reason"),
     [
         ({}, None),
-        ({"variant": "simple_cnn_dense"}, None),
+        ({"variant": "simple_cnn_dense"}, "a dense head sees whole maps"),
         ({"dropout": 0.5, "repeat": 0.1, "average": {"ema": 0.99}}, None),
         ({"stages": (HEAD, {"trainable": "all"})}, "stages.1.trainable=all"),
         ({"augment": {"mixup": 0.2}}, "augment.mixup=0.2"),

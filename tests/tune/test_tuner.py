@@ -122,61 +122,41 @@ def test_no_stream_of_tiles_is_ever_left_without_a_cpu(cpus, gpus, nodes, worker
 # The driver's side
 
 
-def make(folder, *configurations, **at_once):
-    """A log, what is told of ended trials, and the searcher of some trials."""
-    log, told = TrialLog(Run("tune", "r", str(folder), Storage()), MAP, 9), {}
-    sweep = SimpleNamespace(regime_of=lambda trial: trial.configuration.get("regime", "head"))
+def make(folder, *configurations):
+    """A log, and the searcher of some trials."""
+    log = TrialLog(Run("tune", "r", str(folder), Storage()), MAP, 9)
+    sweep = SimpleNamespace(regime_of=lambda trial: "head")
     recipe = full_recipe(tune(), {})
     trials = (Trial(trial_id(each), each, recipe, "start") for each in configurations)
-
-    def tell(trial, worth):
-        told[trial.configuration["n"]] = worth
-
-    at_once = {"head": 2, "backbone": 1} | at_once
-    return log, told, tuner.TrialSearcher(sweep, trials, log, at_once, tell)
+    return log, tuner.TrialSearcher(sweep, trials, log)
 
 
-def test_no_more_trials_at_once_than_fit_and_never_two_regimes(tmp_path) -> None:
-    heads, backbones = ([{"n": n, "regime": r} for n in range(3)] for r in ("head", "backbone"))
-    _, _, searcher = make(tmp_path, *heads, *backbones[:2])
-    fine = {"failed": None, "best": 1.0}
-    running = [searcher.suggest("a"), searcher.suggest("b")]
-    assert [each["regime"] for each in running] == ["head", "head"]
-    assert searcher.suggest("c") is None
-    searcher.on_trial_complete("a", fine)
-    assert searcher.suggest("c")["regime"] == "head"
-    searcher.on_trial_complete("b", fine)
-    assert searcher.suggest("d") is None  # a backbone waits for the heads to end
-    searcher.on_trial_complete("c", fine)
-    assert searcher.suggest("d")["regime"] == "backbone"
-    assert searcher.suggest("e") is None
-    searcher.on_trial_complete("d", error=True)
-    assert searcher.suggest("e")["trial"] == trial_id(backbones[1])
-    assert searcher.suggest("f") == Searcher.FINISHED
+def test_trials_are_handed_out_one_by_one(tmp_path) -> None:
+    log, searcher = make(tmp_path, {"n": 0}, {"n": 1})
+    assert searcher.suggest("a")["trial"] == trial_id({"n": 0})
+    assert list(log.running) == [trial_id({"n": 0})]
+    assert searcher.suggest("b")["regime"] == "head"
+    assert searcher.suggest("c") == Searcher.FINISHED
 
 
 @pytest.mark.parametrize(
-    ("over", "failed", "status", "reason", "told"),
+    ("over", "failed", "status", "reason"),
     [
-        (True, None, "done", None, 0.75),
-        (False, None, "stopped", tuner.STOPPED, 0.75),
-        (True, "the loss is not finite", "failed", "the loss is not finite", -math.inf),
+        (True, None, "done", None),
+        (False, None, "stopped", tuner.STOPPED),
+        (True, "the loss is not finite", "failed", "the loss is not finite"),
     ],
 )
-def test_a_trial_that_ends_is_written_down_and_told(
-    tmp_path, over, failed, status, reason, told
-) -> None:
-    log, worth, searcher = make(tmp_path, {"n": 0})
+def test_a_trial_that_ends_is_written_down(tmp_path, over, failed, status, reason) -> None:
+    log, searcher = make(tmp_path, {"n": 0})
     callback = tuner.LogCallback(log)
     curve = [{"samples": 100, "map": 0.5}]
-    result = {"rows": curve, "seconds": [2.0], "best": 0.75, "failed": failed, "over": over}
+    result = {"rows": curve, "seconds": [2.0], "failed": failed, "over": over}
     trial = SimpleNamespace(config=searcher.suggest("a"), last_result=result)
     callback.on_trial_result(trial=trial, result=result)
-    searcher.on_trial_complete("a", result)
     callback.on_trial_complete(trial=trial)
     (ended,) = log.records.values()
     assert (ended.status, ended.reason, ended.seconds) == (status, reason, 2.0)
-    assert worth == {0: told}
 
 
 @pytest.mark.parametrize(
@@ -187,16 +167,14 @@ def test_a_trial_that_ends_is_written_down_and_told(
     ],
 )
 def test_what_may_pass_is_not_kept_and_a_death_is(tmp_path, error, kept, reason) -> None:
-    log, told, searcher = make(tmp_path, {"n": 0})
+    log, searcher = make(tmp_path, {"n": 0})
     trial = SimpleNamespace(
         config=searcher.suggest("a"), get_pickled_error=lambda: error, get_error=lambda: ""
     )
-    searcher.on_trial_complete("a", None, error=True)
     tuner.LogCallback(log).on_trial_error(trial=trial)
     (ended,) = log.records.values()
     assert ended.status == "failed"
     assert reason in ended.reason
-    assert told == {0: -math.inf}
     assert len(make(tmp_path)[0].records) == kept
 
 
@@ -251,7 +229,7 @@ def test_short_evaluations_are_reported_together_with_the_end() -> None:
     found = running(Scripted(row(250, 0.5), row(500, 0.75), row(1000, 0.625))).step()
     assert [each["samples"] for each in found["rows"]] == [250, 500, 1000]
     assert found["seconds"] == [0.25] * 3
-    assert (found["worth"], found["best"], found["place"]) == (0.625, 0.75, 750)
+    assert (found["worth"], found["place"]) == (0.625, 750)
     assert (found["over"], found["done"], found["failed"]) == (True, True, None)
 
 
@@ -259,8 +237,8 @@ def test_where_each_may_be_the_last_each_is_reported_by_itself() -> None:
     """At the place that was asked for, whatever batches make of it."""
     trial = running(Scripted(row(256, 0.5), row(512, 0.25), row(1000, 0.5)), one_by_one=True)
     found = [trial.step() for _ in range(3)]
-    shown = [(each["place"], each["worth"], each["best"], each["over"]) for each in found]
-    assert shown == [(250, 0.5, 0.5, False), (500, 0.25, 0.5, False), (750, 0.5, 0.5, True)]
+    shown = [(each["place"], each["worth"], each["over"]) for each in found]
+    assert shown == [(250, 0.5, False), (500, 0.25, False), (750, 0.5, True)]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def trial(made, monkeypatch):
 
 def course(work, trial, most=99):
     """Run a trial, or its first evaluations."""
-    training, rows = open_trial(work, config_of(trial, "head")), []
+    training, rows = open_trial(work, config_of(trial, "head"), {}), []
     while not training.done and len(rows) < most:
         rows.append(curve_row(training.step(), MAP))
     training.close()
