@@ -336,19 +336,20 @@ def _local_maxima(values_hw: Floats, reached_hw: Bools) -> Floats:
     # a plateau with a way up has a cell that is not the highest of its neighbours
     lower = np.where(highest, -np.inf, filled)
     slope = ndimage.maximum_filter(lower, footprint=square, mode="constant", cval=-np.inf)
-    labels, _ = ndimage.label(highest, structure=square)
-    sloping = labels[highest & (slope == filled)]
-    chosen = np.setdiff1d(labels[highest & reached_hw], sloping)
-    if not chosen.size:
-        return np.empty((3, 0))
-    rows, cols = np.array(ndimage.center_of_mass(highest, labels, chosen)).T
-    i, j = np.rint(rows).astype(int), np.rint(cols).astype(int)
-    values = np.asarray(ndimage.maximum(filled, labels, chosen))
-    around = np.pad(values_hw, 1, constant_values=np.nan)
-    alone = np.bincount(labels.ravel())[chosen] == 1
-    rows += 0.5 + np.where(alone, _vertex(around[i, j + 1], values, around[i + 2, j + 1]), 0)
-    cols += 0.5 + np.where(alone, _vertex(around[i + 1, j], values, around[i + 1, j + 2]), 0)
-    return np.stack([rows, cols, values])
+    labels, count = ndimage.label(highest, structure=square)
+    chosen = np.zeros(count + 1, dtype=bool)
+    chosen[labels[highest & reached_hw]] = True
+    chosen[labels[highest & (slope == filled)]] = False
+    i, j = np.nonzero(chosen[labels])
+    _, first, which, size = np.unique(
+        labels[i, j], return_index=True, return_inverse=True, return_counts=True
+    )
+    middle_i, middle_j = (np.bincount(which, at, len(size)) / size for at in (i, j))
+    i, j = i[first], j[first]
+    around, top = np.pad(values_hw, 1, constant_values=np.nan), values_hw[i, j]
+    di = np.where(size == 1, _vertex(around[i, j + 1], top, around[i + 2, j + 1]), 0)
+    dj = np.where(size == 1, _vertex(around[i + 1, j], top, around[i + 1, j + 2]), 0)
+    return np.stack([middle_i + 0.5 + di, middle_j + 0.5 + dj, top])
 
 
 def _vertex(before: Floats, top: Floats, after: Floats) -> Floats:

@@ -216,13 +216,12 @@ def resampled(
     y_CHW = np.empty((len(x_CHW), down.shape[0], across.shape[0]), working)
     weight_CHW = np.ones_like(y_CHW)
     for y_HW, weight_HW, x_HW, valid_HW in zip(y_CHW, weight_CHW, x_CHW, valid_CHW, strict=True):
-        if valid_HW.all():
-            y_HW[:] = part(x_HW.astype(working))
-            continue
-        weight_HW[:] = part(valid_HW.astype(working))
-        weight_HW[weight_HW >= 1 - 1e-5] = 1  # rounding must not tell a whole part from another
-        y_HW[:] = part(np.where(valid_HW, x_HW, 0).astype(working))
-        y_HW /= np.where(weight_HW > 0, weight_HW, 1)
+        clean_HW = x_HW.astype(working)
+        if not valid_HW.all():
+            clean_HW[~valid_HW] = 0
+            weight_HW[:] = part(valid_HW.astype(working))
+            weight_HW[weight_HW >= 1 - 1e-5] = 1  # rounding must not tell a whole part from another
+        y_HW[:] = part(clean_HW) / np.where(weight_HW > 0, weight_HW, 1)
     return y_CHW, weight_CHW
 
 
