@@ -29,7 +29,7 @@ from satray.storage import Entry, Storage, absolute, names
 
 ACCEPTED = (
     "accepted: GeoTIFF, JPEG 2000, PNG or JPEG files (by extension), STAC Items (.json), a prefix "
-    "of either, or a Parquet list of scene, uri and, for files of one band, band"
+    "of either, or a Parquet list of scene, uri and, for files of one band, band and index"
 )
 RASTERS = ("tif", "tiff", "jp2", "png", "jpg", "jpeg")
 DOCUMENTS = ("json", "geojson")
@@ -45,8 +45,8 @@ BAND_LISTS = ("raster:bands", "bands", "eo:bands")
 KEPT = ("id", "stac_version", "collection", "geometry", "bbox", "properties")
 """What of an Item travels with its scene; assets and links can be many times as long."""
 
-COLUMNS = ("scene", "uri", "band")
-"""Of a list; texts. Without bands a row is a scene, else a file of one band."""
+COLUMNS = {"scene": pa.string(), "uri": pa.string(), "band": pa.string(), "index": pa.int64()}
+"""Of a list. A row without a band is a scene; else a band, by default its file's first."""
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ def _of_list(storage: Storage, place: str, failures: list[SceneFailure]) -> list
     try:
         table = pq.read_table(pa.BufferReader(storage.read(place)))
         there = {"scene", "uri", *table.column_names}
-        columns = {name: table.column(name).cast(pa.string()) for name in COLUMNS if name in there}
+        columns = {n: table.column(n).cast(kind) for n, kind in COLUMNS.items() if n in there}
     except (pa.ArrowException, OSError, KeyError) as error:
         raise InputError(f"scenes={place}: {one_line(error)}; {ACCEPTED}") from error
     by_scene: dict[str, list[dict[str, Any]]] = {}
@@ -317,7 +317,10 @@ def _of_list(storage: Storage, place: str, failures: list[SceneFailure]) -> list
                 said = ", ".join(bands)
                 raise DecodeError(f"bands {said}; accepted: a row a band, each with its name")
             uris = [resolved(row["uri"], place) for row in rows]
-            sources = tuple(map(BandSource, bands, uris)) if bands != [""] else None
+            numbers = [1 if row.get("index") is None else row["index"] for row in rows]
+            if min(numbers) < 1:
+                raise DecodeError(f"index {min(numbers)}; accepted: 1 and above")
+            sources = tuple(map(BandSource, bands, uris, numbers)) if bands != [""] else None
             refs.append(SceneRef(scene, uris[0], sources))
         except DecodeError as error:
             failures.append(SceneFailure(scene, str(rows[0]["uri"]), str(error)))

@@ -67,15 +67,13 @@ def test_prefix_of_rasters(tmp_path):
     assert find_scenes(str(tmp_path), STORE).scenes[0].etag != before[0].etag
 
 
-@pytest.mark.parametrize("place", ["empty", "absent.tif", "texts", "catalog.json", "none.parquet"])
-def test_nothing_there(tmp_path, place):
+def test_nothing_there(tmp_path):
     (tmp_path / "empty").mkdir()
-    touch(tmp_path / "texts" / "a.txt")
-    put(tmp_path / "catalog.json", {"type": "Catalog"})
     pq.write_table(pa.table({"scene": [], "uri": []}), tmp_path / "none.parquet")
-    with pytest.raises(InputError, match=r"scenes=.*found .*accepted: GeoTIFF"):
-        find_scenes(str(tmp_path / place), STORE)
-    assert find_scenes(str(tmp_path / place), STORE, none_yet=True).scenes == ()
+    for place in ("empty", "absent.tif", "none.parquet"):
+        with pytest.raises(InputError, match=r"scenes=.*found nothing; accepted: GeoTIFF"):
+            find_scenes(str(tmp_path / place), STORE)
+        assert find_scenes(str(tmp_path / place), STORE, none_yet=True).scenes == ()
 
 
 def test_items_with_a_file_a_band(tmp_path):
@@ -177,19 +175,20 @@ def test_lists_of_files(tmp_path):
     for name in ("a.tif", "b4.tif", "b8.tif"):
         touch(tmp_path / "in" / name, name.encode())
     rows = [
-        ("whole/../é.tif", "in/a.tif", None), ("split", str(tmp_path / "in/b4.tif"), "Red"),
-        ("split", "in/b8.tif", "nir"), ("gone", "in/gone.tif", None), ("none", None, None),
-        ("twice", "in/a.tif", "red"), ("twice", "in/a.tif", "red"), ("vague", "in/a.tif", "red"),
-        ("vague", "in/a.tif", None), (" ", "in/a.tif", None),
+        ("whole/../é.tif", "in/a.tif", None, None), ("split", f"{tmp_path}/in/b4.tif", "Red", None),
+        ("split", "in/b8.tif", "nir", 2), ("gone", "in/gone.tif", None, None),
+        ("none", None, None, None), ("zero", "in/a.tif", "red", 0), ("twice", "in/a.tif", "red", 1),
+        ("twice", "in/a.tif", "red", 2), ("vague", "in/a.tif", "red", None),
+        ("vague", "in/a.tif", None, None), (" ", "in/a.tif", None, None),
     ]  # fmt: skip
-    columns = dict(zip(("scene", "uri", "band"), zip(*rows, strict=True), strict=True))
-    pq.write_table(pa.table(columns), place)
+    keys = ("scene", "uri", "band", "index")
+    pq.write_table(pa.Table.from_pylist([dict(zip(keys, row, strict=True)) for row in rows]), place)
     found = find_scenes(str(place), STORE)
     whole, split = found.scenes
     assert (whole.scene, whole.bands) == ("whole/../é.tif", None)
     files = [str(tmp_path / "in" / name) for name in ("b4.tif", "b8.tif")]
-    assert split.bands == (BandSource("red", files[0]), BandSource("nir", files[1]))
-    assert {one.scene for one in found.failures} == {"gone", "none", "twice", "vague", ""}
+    assert split.bands == (BandSource("red", files[0]), BandSource("nir", files[1], 2))
+    assert {one.scene for one in found.failures} == {"gone", "none", "zero", "twice", "vague", ""}
     for table in ({"uri": ["a"]}, {"scene": ["a"], "uri": [[1]]}, None):
         if table:
             pq.write_table(pa.table(table), place)

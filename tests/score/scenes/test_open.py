@@ -1,6 +1,5 @@
 """Opening scenes: bands, dtypes, masks, files that fit together, and files that mean harm."""
 
-import io
 import json
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from data.hostile import png, tiff_header
+from data.hostile import png
 from PIL import Image
 from score.scenes.scene_material import STORE, UTM, noise, opened, ref, write
 
@@ -31,7 +30,7 @@ def whole(scene):
         return x_CHW, valid_CHW.all(axis=0)
 
 
-def test_facts(tmp_path):
+def test_facts_and_names(tmp_path):
     tags = {"TIFFTAG_DATETIME": "2026:01:02 03:04:05"}
     path = write(tmp_path / "a.tif", noise(4), BGRN, tags=tags, tiled=True, blockxsize=64)
     with opened(path, ("red", "green")) as scene:
@@ -40,6 +39,9 @@ def test_facts(tmp_path):
     assert facts.bands == ("red", "green")
     assert (facts.stored_dtype, facts.dtype) == ("uint16", "uint16")
     assert facts.taken_at == tags["TIFFTAG_DATETIME"]
+    assert source_names(("red",), None) == ("red",)
+    assert source_names(("red", "nir"), {"red": "B04"}) == ("B04", "nir")
+    assert source_names(("red",), {"red": 1}) is None
 
 
 @pytest.mark.parametrize("driver", ["GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG"])
@@ -81,12 +83,6 @@ def test_bands_by_name_number_and_description(tmp_path, names, wanted, found):
     else:
         x_CHW, _ = whole(opened(path, wanted, names))
         np.testing.assert_array_equal(x_CHW, values[[n - 1 for n in found]])
-
-
-def test_source_names():
-    assert source_names(("red",), None) == ("red",)
-    assert source_names(("red", "nir"), {"red": "B04"}) == ("B04", "nir")
-    assert source_names(("red",), {"red": 1}) is None
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint8", "float32"])
@@ -339,22 +335,17 @@ def sparse(path, side, block, count=1):
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.jp2", "a"])
-def test_no_image(tmp_path, name):
+def test_a_vrt_by_another_name(tmp_path):
     secret = write(tmp_path / "secret.tif", noise(1))
-    vrt = (
+    (tmp_path / "a.tif").write_text(
         '<VRTDataset rasterXSize="9" rasterYSize="9"><VRTRasterBand dataType="UInt16" band="1">'
         f"<SimpleSource><SourceFilename>{secret}</SourceFilename><SourceBand>1</SourceBand>"
         "</SimpleSource></VRTRasterBand></VRTDataset>"
     )
-    for data in (b"", b"GIF89a", vrt.encode(), b"\0" * 5000):
-        (tmp_path / name).write_bytes(data)
-        refused(tmp_path / name, "not an image that is read here|cannot be opened")
+    refused(tmp_path / "a.tif", "not an image that is read here")
 
 
 def test_what_a_file_declares(tmp_path):
-    path = sparse(tmp_path / "a.tif", 10**6, 16384)
-    refused(path, r"declares 1,000,000 x 1,000,000 px, 1 bands of uint8, 931 GiB, in a file of")
     path = sparse(tmp_path / "b.tif", 40_000, 32_768)
     refused(path, r"in blocks of 32,768 x 32,768 px that must be decoded whole \(1,024 MiB\)")
     # what is decoded together counts
@@ -362,14 +353,11 @@ def test_what_a_file_declares(tmp_path):
     with opened(sparse(tmp_path / "plausible.tif", 100_000, 256), ("gray",)) as scene:
         x_CHW, _ = scene.read(99_000, 99_000, 1000, 1000)
     assert not x_CHW.any()
-    for data in (png(2**31 - 1, 2**31 - 1, b"\0" * 100), tiff_header(10**6, 10**6)):
-        (tmp_path / "a.png").write_bytes(data)
-        refused(tmp_path / "a.png", "declares|cannot be opened", ("red",))
-    refused(write(tmp_path / "a.tif", np.ones((1, 8, 8), np.complex64)),
-            "dtype complex64; accepted: one integer or float dtype")  # fmt: skip
-    image = io.BytesIO()
-    Image.new("LA", (8, 8)).save(image, "PNG")
-    (tmp_path / "a.png").write_bytes(image.getvalue())
+    (tmp_path / "a.png").write_bytes(png(2**31 - 1, 2**31 - 1, b"\0" * 100))
+    refused(tmp_path / "a.png", "declares|cannot be opened", ("red",))
+    path = write(tmp_path / "a.tif", np.ones((1, 8, 8), np.complex64))
+    refused(path, "dtype complex64; accepted: one integer or float dtype")
+    Image.new("LA", (8, 8)).save(tmp_path / "a.png")
     with opened(str(tmp_path / "a.png"), ("gray",)) as scene:
         assert not scene.read(0, 0, 8, 8)[1].any()
     refused(tmp_path / "a.png", "no band red; the scene has gray", ("red",))

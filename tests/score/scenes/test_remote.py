@@ -1,4 +1,4 @@
-"""Items whose assets lie behind plain HTTP, as public catalogues have them."""
+"""Scenes behind plain HTTP, as public catalogues have them, and in a store that misbehaves."""
 
 import json
 import threading
@@ -10,11 +10,14 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from data.hostile import paged
+from fault_proxy import FaultProxy
 from score.scenes.scene_material import STORE, noise, write
 
+from satray.config.base import StorageOptions
 from satray.errors import DecodeError
 from satray.score.scenes.find import find_scenes
 from satray.score.scenes.open import open_scene
+from satray.storage import Storage
 
 
 class _Ranges(SimpleHTTPRequestHandler):
@@ -45,17 +48,16 @@ class _Ranges(SimpleHTTPRequestHandler):
 @pytest.fixture
 def served(tmp_path, monkeypatch) -> Iterator[str]:
     """URL of a server of `tmp_path/web`."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
     folder = tmp_path / "web"
     folder.mkdir()
-    server = ThreadingHTTPServer(
+    with ThreadingHTTPServer(
         ("127.0.0.1", 0), lambda *args: _Ranges(*args, directory=str(folder))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def test_windows_over_http(tmp_path, served):
@@ -79,3 +81,20 @@ def test_windows_over_http(tmp_path, served):
         np.testing.assert_array_equal(scene.read(3, 4, 50, 40)[0], two[::-1, 3:53, 4:44])
     with pytest.raises(DecodeError, match="not an image that is read here"):
         open_scene(scenes["bad"], ("red",), None, STORE)
+
+
+@pytest.mark.s3
+def test_windows_of_a_scene_while_a_fifth_of_all_requests_fails(s3, tmp_path):
+    pixels, bands = noise(3, 700, 700, "uint8"), ("red", "green", "blue")
+    path = write(tmp_path / "a.tif", pixels, bands, tiled=True, blockxsize=128, blockysize=128)
+    place = f"{s3.bucket('faults')}/a.tif"
+    STORE.upload(Path(path), place)
+    (ref,) = find_scenes(place, STORE).scenes
+    with FaultProxy(s3.endpoint, 0.2) as proxy:
+        storage = Storage(StorageOptions(endpoint=proxy.endpoint))
+        for start in range(0, 400, 50):
+            with open_scene(ref, bands, bands, storage) as scene:
+                found, valid = scene.read(start, 400 - start, 300, 300)
+            assert valid.all()
+            assert (found == pixels[:, start : start + 300, 400 - start : 700 - start]).all()
+    assert proxy.faults > 5
