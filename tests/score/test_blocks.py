@@ -183,7 +183,7 @@ def test_a_bright_dot_shows_where_it_is_on_the_ground(setting, evaluate: str) ->
     row, col = 50, 70  # the dot's centre, in px of the delivered tile
     pixels[..., row - 2 : row + 2, col - 2 : col + 2] = 60000
     facts = TileFacts("t", "s", height=192, width=288, crs="EPSG:32631", transform=UTM)
-    one = ReadBlock([facts], ["/t.tif"], [None], pixels, [None], 0.0, 0)
+    one = ReadBlock([facts], ["/t.tif"], [None], pixels, [None])
     write(0, one, scorer(pixels))
     with rasterio.open(run.uri("cam/t__rgb.tif")) as source:
         values, affine = source.read(1).astype(np.float64), source.transform
