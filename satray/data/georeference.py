@@ -4,6 +4,7 @@ One rule for tiles and scenes. A CRS without an affine places nothing, and neith
 affine describes; control points and world files count where they define one to half a pixel.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -162,13 +163,36 @@ def resolutions(
     """
     sizes_N2 = np.full((len(crs), 2), np.nan)
     members: dict[str, list[int]] = {}
-    for row, (system, transform) in enumerate(zip(crs, transforms, strict=True)):
-        if system is not None and transform is not None:
-            members.setdefault(system, []).append(row)
-    tall, wide = np.asarray(heights, np.float64), np.asarray(widths, np.float64)
-    for system, rows in members.items():
-        affines = np.array([transforms[row] for row in rows], dtype=np.float64)
-        sizes_N2[rows] = _sizes(system, affines, tall[rows], wide[rows])
+    for row, (name, transform) in enumerate(zip(crs, transforms, strict=True)):
+        if name is not None and transform is not None:
+            members.setdefault(name, []).append(row)
+    for name, rows in members.items():
+        system = system_of(name)
+        geod = system.get_geod() if system is not None else None
+        if system is None or geod is None:
+            continue
+        import pyproj
+
+        # half a px left, right, above and below the centre
+        wide, tall = (np.asarray(v, np.float64)[rows, None] for v in (widths, heights))
+        across, down = (
+            wide / 2 + np.array([-0.5, 0.5, 0, 0]),
+            tall / 2 + np.array([0, 0, -0.5, 0.5]),
+        )
+        a, b, c, d, e, f = np.array([transforms[row] for row in rows], np.float64).T[:, :, None]
+        x, y = a * across + b * down + c, d * across + e * down + f
+        base = system.geodetic_crs
+        assert base is not None
+        way = pyproj.Transformer.from_crs(system, base, always_xy=True)
+        unit = math.degrees(base.axis_info[0].unit_conversion_factor)
+        lon_N4, lat_N4 = (np.asarray(v) * unit for v in way.transform(x, y))
+        good = np.isfinite(lon_N4) & np.isfinite(lat_N4) & (np.abs(lat_N4) <= 90)
+        lon_N4, lat_N4 = np.where(good, lon_N4, 0), np.where(good, lat_N4, 0)
+        ends = ((lon_N4[:, n], lat_N4[:, n], lon_N4[:, n + 1], lat_N4[:, n + 1]) for n in (0, 2))
+        sizes = np.stack([geod.inv(*pair)[2] for pair in ends], axis=1)
+        known = good.all(axis=1) & np.isfinite(sizes).all(axis=1) & (sizes.min(axis=1) > 0)
+        known &= (a * e != b * d)[:, 0]
+        sizes_N2[rows] = np.where(known[:, None], sizes, np.nan)
     return sizes_N2
 
 
@@ -249,43 +273,11 @@ def _placed(by: str, crs: str | None) -> str:
     return f"placed by {by}" + ("" if crs else " without a CRS: no longitude and latitude")
 
 
-def _sizes(crs: str, affines_N6: Floats, heights: Floats, widths: Floats) -> Floats:
-    """`resolutions` of images of one CRS."""
-    import pyproj
-
-    count = len(affines_N6)
-    system = system_of(crs)
-    geod = system.get_geod() if system is not None else None
-    if system is None or geod is None:
-        return np.full((count, 2), np.nan)
-    # half a px left, right, above and below the centre
-    col = widths[:, None] / 2 + np.array([-0.5, 0.5, 0, 0])
-    row = heights[:, None] / 2 + np.array([0, 0, -0.5, 0.5])
-    a, b, c, d, e, f = (affines_N6[:, n, None] for n in range(6))
-    x, y = a * col + b * row + c, d * col + e * row + f
-    base = system.geodetic_crs
-    assert base is not None
-    way = pyproj.Transformer.from_crs(system, base, always_xy=True)
-    unit = math.degrees(base.axis_info[0].unit_conversion_factor)
-    lon_N4, lat_N4 = (np.asarray(v) * unit for v in way.transform(x, y))
-    good = np.isfinite(lon_N4) & np.isfinite(lat_N4) & (np.abs(lat_N4) <= 90)
-    lon_N4, lat_N4 = np.where(good, lon_N4, 0), np.where(good, lat_N4, 0)
-    _, _, across = geod.inv(lon_N4[:, 0], lat_N4[:, 0], lon_N4[:, 1], lat_N4[:, 1])
-    _, _, down = geod.inv(lon_N4[:, 2], lat_N4[:, 2], lon_N4[:, 3], lat_N4[:, 3])
-    sizes = np.stack([across, down], axis=1)
-    known = good.all(axis=1) & np.isfinite(sizes).all(axis=1) & (sizes.min(axis=1) > 0)
-    known &= (a * e != b * d)[:, 0]
-    return np.where(known[:, None], sizes, np.nan)
-
-
 @lru_cache(maxsize=64)
 def _way(crs: str) -> "pyproj.Transformer | None":
     import pyproj
 
-    system = system_of(crs)
-    if system is None:
-        return None
-    try:
-        return pyproj.Transformer.from_crs(system, "OGC:CRS84", always_xy=True)
-    except pyproj.exceptions.ProjError:
-        return None
+    with contextlib.suppress(pyproj.exceptions.ProjError):
+        if (system := system_of(crs)) is not None:
+            return pyproj.Transformer.from_crs(system, "OGC:CRS84", always_xy=True)
+    return None

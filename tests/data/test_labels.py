@@ -82,25 +82,6 @@ def test_the_same_table_in_many_dresses(data):
     assert table.labels.dtype == np.uint8
 
 
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [
-        (b"", "labels=labels.csv is empty"),
-        (b"image,ship\n,\n", "no rows"),
-        (b"image,ship\na,1,7\n", "row 1 has 3 cells where the header has 2"),
-        (b"image,ship\na,1\nb\nc,1\n", "row 2 has 1 cells where the header has 2"),
-        (b"\n\nimage;ship;dock\n\na;1;\nb;1\n", "row 2 has 2 cells where the header has 3"),
-        (b"image,ship,ship\na,1,1\n", "two columns named 'ship'"),
-        (b"PAR1 but no more", "Parquet"),
-        ("image,ship\na,1\n".encode("utf-16"), "no UTF-8 text (line 1); a CSV, TSV or Parquet"),
-        ("image,tags\na,for\xeat\n".encode("latin-1"), "no UTF-8 text (line 2)"),
-        (b'"image,ship\n' + b"tile_1234,1\n" * 20_000, "stray quote"),
-    ],
-)
-def test_files_that_are_no_tables(data, says):
-    assert says in refused(data)
-
-
 def test_quoted_cells_hold_delimiters_quotes_and_line_breaks_however_long():
     long = "x\n" * 200_000
     text = f'image,note,ship\n"a, b.jpg","say ""x""\ntwice",1\nc.jpg,,0\nd.jpg,"{long}",1\n'
@@ -126,6 +107,8 @@ BOTH = "image,label,ship\na,Port,1\nb,Sea,0\n"
 MASKS = "ImageId,EncodedPixels\nb.jpg,1 2\na.jpg,\nb.jpg,9 1 12 3\nc.jpg,\nb.jpg,\n"
 RUNS = " ".join(f"{n} 1" for n in range(1, 60_000, 2))
 SHIPS = "image,label\na,ship\nb,no ship\nc,ship\n"
+SEVERAL = "tile,ship,dock\na,0,0\nb,3,1\nc,5,0\nd,2,1\n"
+OVER = {"label_positive": ">0"}
 
 
 @pytest.mark.parametrize(
@@ -141,6 +124,10 @@ SHIPS = "image,label\na,ship\nb,no ship\nc,ship\n"
         ("tile,ship,dock\n00,1,0\n01,0,1\n02,0,0\n", {}, "multilabel ship dock", "ship|dock|"),
         ("image,tags\na,x y\nb,z\nc,y\n", {"classes": ("z", "y")}, "multilabel z y", "y|z|y"),
         ("image,weather\na,clear\nb,haze\n", {}, "multiclass clear haze", "clear|haze"),
+        ("tile,ship\na,0\nb,2\nc,1\n", OVER, "binary ship", "|ship|ship"),
+        ("t,cloud\na,0\nb,50\nc,12.5\n", {"label_positive": ">=50"}, "binary cloud", "|cloud|"),
+        ("tile,label\na,0\nb,7\nc,3\n", OVER, "binary label", "|label|label"),
+        (SEVERAL, OVER | {"classes": ("ship",)}, "binary ship", "|ship|ship|ship"),
         (BOTH, {"label_format": "wide"}, "binary ship", "ship|"),
         (BOTH, {"label_format": "tags"}, "multiclass Port Sea", "Port|Sea"),
         (LABEL.replace(" Lake", ""), {}, "multiclass Forest Sea", "Sea|Forest|Sea"),
@@ -213,6 +200,16 @@ def test_columns_of_the_split_are_kept_and_others_named(text, split, columns, ov
 @pytest.mark.parametrize(
     ("text", "keys", "says"),
     [
+        (b"", {}, "labels=labels.csv is empty"),
+        (b"image,ship\n,\n", {}, "no rows"),
+        (b"image,ship\na,1,7\n", {}, "row 1 has 3 cells where the header has 2"),
+        (b"image,ship\na,1\nb\nc,1\n", {}, "row 2 has 1 cells where the header has 2"),
+        (b"\n\nimage;ship;dock\n\na;1;\nb;1\n", {}, "row 2 has 2 cells where the header has 3"),
+        (b"image,ship,ship\na,1,1\n", {}, "two columns named 'ship'"),
+        (b"PAR1 but no more", {}, "Parquet"),
+        ("image,ship\na,1\n".encode("utf-16"), {}, "no UTF-8 text (line 1); a CSV, TSV or Parquet"),
+        ("image,tags\na,for\xeat\n".encode("latin-1"), {}, "no UTF-8 text (line 2)"),
+        (b'"image,ship\n' + b"tile_1234,1\n" * 20_000, {}, "stray quote"),
         ("ship,dock\n0,1\n1,0\n1,1\n", {}, "no text column that names the tiles; key_column=..."),
         (WIDE, {"key_column": "imgae"}, "'imgae' (nearest: 'image'); columns: image, scene, split"),
         (WIDE, {"split": SplitOptions(group="orbit")}, "split.group"),
@@ -231,6 +228,10 @@ def test_columns_of_the_split_are_kept_and_others_named(text, split, columns, ov
                                     strict=True)
         ),
         (parquet(image=["a", "b"], ship=[1.0, None]), {}, "row 2 (b), column 'ship'"),
+        (with_odd("2", beside=""), {}, "label_positive='>0'"),
+        (with_odd("?"), OVER | {"classes": ("ship",)}, "row 6"),
+        ("tile,tags\na,x\nb,y\n", OVER, "only 0 and 1"),
+        (SEVERAL, OVER, "ship, dock; classes=[...]"),
         ("image,count\na,7\nb,9\n", {}, "(wide), a column of words called tags or label (tags)"),
         (WIDE, {"label_format": "folders"}, "reads no table"),
         ("image,tags\na,x y\nb,z\n", {"classes": ("zz",)}, "nearest: 'z'"),
@@ -265,27 +266,7 @@ def test_tables_that_are_refused(text, keys, says):
     assert says in refused(text, **keys)
 
 
-# ---- wide
-
-
-SEVERAL = "tile,ship,dock\na,0,0\nb,3,1\nc,5,0\nd,2,1\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "keys", "expected"),
-    [
-        (with_odd("2", beside=""), {"label_positive": ">0"}, [0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1]),
-        ("tile,cloud\na,0\nb,50\nc,12.5\n", {"label_positive": ">=50"}, [0, 1, 0]),
-        ("tile,label\na,0\nb,7\nc,3\n", {"label_positive": ">0"}, [0, 1, 1]),
-        (SEVERAL, {"label_positive": ">0", "classes": ("ship",)}, [0, 1, 1, 1]),
-    ],
-)
-def test_numbers_above_a_bound_are_positive_where_that_is_said(text, keys, expected):
-    assert read(text, **keys).labels[:, 0].tolist() == expected
-    assert "label_positive='>0'" in refused(with_odd("2", beside=""))
-    assert "row 6" in refused(with_odd("?"), label_positive=">0", classes=("ship",))
-    assert "only 0 and 1" in refused("tile,tags\na,x\nb,y\n", label_positive=">0")
-    assert "ship, dock; classes=[...]" in refused(SEVERAL, label_positive=">0")
+def test_a_condition_on_numbers_is_a_comparison_with_one():
     with pytest.raises(ValidationError):
         recipe(label_positive="<3")
 
