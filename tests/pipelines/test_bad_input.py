@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
+from data.hostile import tiff
 
 from satray.config.prepare import PrepareRecipe
 from satray.config.score import EvaluateRecipe, ScoreRecipe
@@ -29,21 +29,13 @@ EVALUATE = Job("evaluate", EvaluateRecipe, evaluate.read, evaluate.plan, evaluat
 SCORE = Job("score", ScoreRecipe, score.read, score.plan, score.work)
 
 
-def tile(path: Path, bands: int = 3, dtype: str = "uint8", seed: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(1, 200, (bands, 16, 16)).astype(dtype)
-    with rasterio.open(
-        path, "w", driver="GTiff", height=16, width=16, count=bands, dtype=dtype,
-        photometric="rgb" if bands == 3 else "minisblack",
-    ) as image:  # fmt: skip
-        image.write(pixels)
-
-
-def archive(folder: Path, tiles: int = 12, **more: Any) -> Path:
+def archive(folder: Path, tiles: int = 12) -> Path:
     rows = ["image,ship,sea"]
-    for number in range(tiles):
-        tile(folder / "tiles" / f"t{number}.tif", seed=number, **more)
-        rows.append(f"t{number},{number % 2},{number % 3 // 2}")
+    (folder / "tiles").mkdir()
+    for n in range(tiles):
+        x_CHW = np.random.default_rng(n).integers(1, 200, (3, 16, 16)).astype("uint8")
+        (folder / f"tiles/t{n}.tif").write_bytes(tiff(x_CHW, photometric="rgb"))
+        rows.append(f"t{n},{n % 2},{n % 3 // 2}")
     (folder / "labels.csv").write_text("\n".join(rows) + "\n")
     return folder
 
@@ -58,15 +50,9 @@ def world(s3: Any, ray_session: None, tmp_path_factory: pytest.TempPathFactory) 
     return {"root": root, "index": out, "bucket": s3.bucket("bad")}
 
 
-def check_refused(
-    capfd: pytest.CaptureFixture[str],
-    job: Job[Any, Any],
-    arguments: list[str],
-    out: Path,
-    says: str,
-) -> None:
+def check_refused(capfd: Any, job: Job[Any, Any], given: list[str], out: Path, says: str) -> None:
     capfd.readouterr()
-    assert main(job, [*arguments, f"out={out}"]) == 2
+    assert main(job, [*given, f"out={out}"]) == 2
     captured = capfd.readouterr()
     printed = captured.err.strip().splitlines()
     lines = [line for line in printed if line.startswith(f"{job.name}: ")]
@@ -76,13 +62,7 @@ def check_refused(
     assert not any(path.is_file() for path in out.rglob("*")), list(out.rglob("*"))
 
 
-def test_wrong_credentials(
-    world: dict[str, Any],
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    swift: Any,
-) -> None:
+def test_wrong_credentials(world, tmp_path, capfd, monkeypatch, swift) -> None:
     bucket = swift.bucket()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     forget_connections()
@@ -95,7 +75,7 @@ def test_wrong_credentials(
     check_refused(capfd, PREPARE, arguments, tmp_path / "out", says)
 
 
-def test_train(world: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_train(world, tmp_path, capfd) -> None:
     root, out = world["root"], tmp_path / "out"
     (tmp_path / "weights.pth").write_bytes(b"not weights")
     sound = [f"index={world['index']}", "input.size=16", "weights=none"]
@@ -112,9 +92,7 @@ def test_train(world: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixtu
         check_refused(capfd, TRAIN, arguments, out, says)
 
 
-def test_bundles_that_are_none(
-    world: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_bundles_that_are_none(world, tmp_path, capfd) -> None:
     out = tmp_path / "out"
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "model.json").write_text(json.dumps({"version": 1}))
