@@ -16,41 +16,22 @@ from numpy.typing import NDArray
 
 from satray import __version__
 from satray.config.prepare import PrepareRecipe
+from satray.data import match, probe
 from satray.data.decode import Kind, TileHeader, read_header
-from satray.data.describe import (
-    describe_archive,
-    describe_headers,
-    describe_index,
-    describe_meeting,
-    label_summary,
-    size_text,
-)
 from satray.data.georeference import world_at, world_files
-from satray.data.index import SCHEMA, IndexMeta, TileIndex, table_with, write_index
+from satray.data.index import PARTS, SCHEMA, IndexMeta, TileIndex, table_with, write_index
 from satray.data.labels import LabelTable, labels_from_folders, read_labels
-from satray.data.match import (
-    Matched,
-    is_image,
-    match_images,
-    refuse_unmatched,
-    tile_id,
-    with_extensions,
-)
-from satray.data.probe import (
-    Alike,
-    Archive,
-    archive_of,
-    block_of,
-    forget,
-    gather,
-    kind_text,
-    probe_block,
-)
 from satray.data.raster import MASK
-from satray.data.split import Footprints, assign_parts, ground_blocks, split_by_ground
+from satray.data.split import (
+    Footprints,
+    assign_parts,
+    count_meeting,
+    ground_blocks,
+    split_by_ground,
+)
 from satray.data.statistics import BandCounts, changed, fill_lines, merge, summarise
 from satray.data.values import Units, change_of, unit_of
-from satray.errors import DecodeError, InputError
+from satray.errors import DecodeError, InputError, counted, listed
 from satray.runs.run import Outcome, Run, digest_entries
 from satray.storage import Entry, Storage
 
@@ -60,6 +41,13 @@ SAMPLE = 3
 SMALL_TILES, SMALL_BYTES = 4_000, 2 * 10**9
 """Largest archive that is read without Ray where nobody says: until Ray's tasks read, a process
 alone reads some 4,000 tiles of 256 x 256 px in 4 bands, 2 GB."""
+
+
+SHOWN = 6
+"""Classes, or other names, that a line gives."""
+
+COUNTED = 1_000_000
+"""Most tiles whose neighbours are sought: outlines take memory."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,7 @@ class Survey:
     URI of the world file that does; `split`. A column takes a tenth of the memory of objects."""
     labels: LabelTable
     """The label table, without its rows: these are in `tiles`."""
-    matched: Matched
+    matched: match.Matched
     """What has no partner; those that belong together are in `tiles`."""
     digests: dict[str, str]
     """Digest of each input."""
@@ -92,8 +80,8 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
     Raises:
         InputError: nothing to prepare, a wrong label table, too many without a partner.
     """
-    entries = with_extensions(storage.list(recipe.images), recipe.extensions)
-    images = [entry for entry in entries if is_image(entry.key)]
+    entries = match.with_extensions(storage.list(recipe.images), recipe.extensions)
+    images = [entry for entry in entries if match.is_image(entry.key)]
     if not entries or (recipe.labels is None and not images):
         what = f"{len(entries)} files, no image among them" if entries else "nothing"
         raise InputError(
@@ -107,13 +95,13 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
         data = storage.read(recipe.labels)
         labels = read_labels(data, recipe.labels, recipe)
         digests["labels"] = hashlib.sha256(data).hexdigest()
-    matched = match_images(labels, entries)
-    refuse_unmatched(matched, labels, recipe.images, recipe.unmatched_budget)
+    matched = match.match_images(labels, entries)
+    match.refuse_unmatched(matched, labels, recipe.images, recipe.unmatched_budget)
     labels_MK = labels.labels[matched.rows]
     tiles, beside = _listed(matched.entries, labels_MK, entries)
     # labels beside the images, or an `out` below them, change nothing that is made
     used = {entry.key for entry in matched.entries} | beside
-    digests["images"] = digest_entries(e for e in entries if e.key in used or is_image(e.key))
+    digests["images"] = digest_entries(e for e in entries if e.key in used or match.is_image(e.key))
     if recipe.split.by == "ground":
         parts = _parts_by_ground(tiles, labels_MK, labels.task, recipe, storage)
     else:
@@ -134,20 +122,20 @@ def takes_ray(recipe: PrepareRecipe, found: Survey) -> bool:
 
 def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
     """What would be done; opens few images and writes nothing."""
-    probed = probe_block(block_of(found.tiles, 0, SAMPLE), recipe, storage)
-    seen = archive_of([probed.tiles], {}, found.tiles["key"])
-    lines = describe_archive(found.tiles, found.labels, found.matched, recipe)
+    probed = probe.probe_block(probe.block_of(found.tiles, 0, SAMPLE), recipe, storage)
+    seen = probe.archive_of([probed.tiles], {}, found.tiles["key"])
+    lines = _describe_archive(found.tiles, found.labels, found.matched, recipe)
     lines += [
         f"first images: {kind} ({count} of {len(seen.tiles)} opened)"
         for kind, count in seen.kinds.items()
     ]
     for bad in seen.tiles.filter(seen.tiles["error"].is_valid()).to_pylist():
         lines.append(f"cannot be read: {found.tiles['uri'][bad['row']]}: {bad['error']}")
-    lines += describe_headers(seen.alike)
+    lines += probe.describe_headers(seen.alike)
     asked = recipe.resources.ray
     ray = takes_ray(recipe, found) if asked == "auto" else asked == "yes"
     how = f"on Ray, read_tasks={recipe.resources.read_tasks}" if ray else "in this process"
-    lines.append(f"one read of each: {len(found):,} requests, {size_text(found.size)}, {how}")
+    lines.append(f"one read of each: {len(found):,} requests, {_size_text(found.size)}, {how}")
     return lines
 
 
@@ -162,14 +150,14 @@ def work(recipe: PrepareRecipe, found: Survey, run: Run) -> Outcome:
     Raises:
         InputError: no image could be read, or images state units that exclude each other.
     """
-    for line in describe_archive(found.tiles, found.labels, found.matched, recipe):
+    for line in _describe_archive(found.tiles, found.labels, found.matched, recipe):
         run.say(line)
     try:
         with run.activity("reading and decoding"):
-            archive = gather(found.tiles, recipe, run)
+            archive = probe.gather(found.tiles, recipe, run)
         return _publish(archive, found, recipe, run)
     except InputError:
-        forget(run)  # the archive, once mended, is another run's: its folder may be this one
+        probe.forget(run)  # the archive, once mended, is another run's: its folder may be this one
         raise
 
 
@@ -229,7 +217,7 @@ def _parts_by_ground(
     return list(parts_M)
 
 
-def _publish(archive: Archive, found: Survey, recipe: PrepareRecipe, run: Run) -> Outcome:
+def _publish(archive: probe.Archive, found: Survey, recipe: PrepareRecipe, run: Run) -> Outcome:
     """Write what was read: index, statistics, label summary and quarantine."""
     kinds, images = archive.kinds, len(archive.tiles)
     if not kinds:
@@ -274,20 +262,20 @@ def _publish(archive: Archive, found: Survey, recipe: PrepareRecipe, run: Run) -
         "ambiguous_labels": found.matched.ambiguous,
         "left_out_by_classes": found.labels.left_out,
     }
-    run.publish("summary.json", json.dumps(label_summary(index, found.labels), indent=1).encode())
+    run.publish("summary.json", json.dumps(_label_summary(index, found.labels), indent=1).encode())
     run.publish("unmatched.json", json.dumps(unmatched, indent=1).encode())
     sink = io.BytesIO()
     pq.write_table(refused, sink)
     run.publish("quarantine.parquet", sink.getvalue(), rows=len(refused))
 
-    lines = describe_index(index, refused, alike) + describe_headers(alike, meta)
+    lines = _describe_index(index, refused, alike) + probe.describe_headers(alike, meta)
     declared = {group.header.nodata for group in alike if group.header.nodata is not None}
-    lines += fill_lines(meta.bands, counts, declared) + describe_meeting(index, recipe)
+    lines += fill_lines(meta.bands, counts, declared) + _describe_meeting(index, recipe)
     seconds = max(run.seconds.get("reading and decoding", 0.0), 1e-9)
     size = int(pc.sum(archive.tiles["bytes"]).as_py())
     lines.append(
-        f"read {images:,} images, {size_text(size)}: {images / seconds:,.0f} images/s, "
-        f"{size_text(size / seconds)}/s"
+        f"read {images:,} images, {_size_text(size)}: {images / seconds:,.0f} images/s, "
+        f"{_size_text(size / seconds)}/s"
     )
     return Outcome(
         counts={
@@ -307,7 +295,7 @@ def _publish(archive: Archive, found: Survey, recipe: PrepareRecipe, run: Run) -
     )
 
 
-def _units(alike: Sequence[Alike], kind: Kind, recipe: PrepareRecipe) -> Units:
+def _units(alike: Sequence[probe.Alike], kind: Kind, recipe: PrepareRecipe) -> Units:
     """The archive's units: the recipe's, else what most tiles state; of equal ones the first."""
     if recipe.scale is None and recipe.offset is None:
         stated: Counter[Units] = Counter()
@@ -330,7 +318,7 @@ def _units(alike: Sequence[Alike], kind: Kind, recipe: PrepareRecipe) -> Units:
 
 
 def _counts(
-    archive: Archive, alike: Sequence[Alike], units: Units, recipe: PrepareRecipe
+    archive: probe.Archive, alike: Sequence[probe.Alike], units: Units, recipe: PrepareRecipe
 ) -> tuple[BandCounts, ...]:
     """Statistics of all tiles of a kind, in the archive's units, which all must be brought to."""
     kind, of_units = alike[0].header.kind, dict(archive.counts)
@@ -341,14 +329,14 @@ def _counts(
         except DecodeError as error:
             raise InputError(f"images={recipe.images}: {group.key} states {error}") from error
         # the first group of a unit has the counts of all
-        counts = of_units.pop(kind_text(group.header), None)
+        counts = of_units.pop(probe.kind_text(group.header), None)
         if counts is not None and change is not None:
             counts = tuple(map(changed, counts, change.gain, change.shift))
         parts += [] if counts is None else [counts]
     return merge(parts)
 
 
-def _rows(archive: Archive, found: Survey, ours_N: NDArray[np.bool_]) -> pa.Table:
+def _rows(archive: probe.Archive, found: Survey, ours_N: NDArray[np.bool_]) -> pa.Table:
     """The tiles of the main kind as rows of the index."""
     good, of = archive.tiles.filter(pa.array(ours_N)), pa.array(archive.codes[ours_N])
     images = found.tiles.take(good["row"])
@@ -357,11 +345,15 @@ def _rows(archive: Archive, found: Survey, ours_N: NDArray[np.bool_]) -> pa.Tabl
     for name in ("height", "width", "bands", "dtype", "crs", "nodata"):
         each = [getattr(header, name) for header in archive.headers]
         columns[name] = pa.array(each, SCHEMA.field(name).type).take(of)
-    columns["tile_id"] = pa.array([tile_id(key) for key in images["key"].to_pylist()], pa.string())
+    columns["tile_id"] = pa.array(
+        [match.tile_id(key) for key in images["key"].to_pylist()], pa.string()
+    )
     return pa.table(columns)
 
 
-def _refused(archive: Archive, found: Survey, ours_N: NDArray[np.bool_], kind: Kind) -> pa.Table:
+def _refused(
+    archive: probe.Archive, found: Survey, ours_N: NDArray[np.bool_], kind: Kind
+) -> pa.Table:
     """The other tiles as rows of quarantine.parquet: uri, stage, error."""
     bad = archive.tiles.filter(pa.array(~ours_N))
     stages, errors = bad["stage"].to_pylist(), bad["error"].to_pylist()
@@ -372,3 +364,156 @@ def _refused(archive: Archive, found: Survey, ours_N: NDArray[np.bool_], kind: K
     uris = found.tiles["uri"].take(bad["row"])
     text = pa.string()
     return pa.table({"uri": uris, "stage": pa.array(stages, text), "error": pa.array(errors, text)})
+
+
+# ---- what is said of it
+
+
+def _describe_archive(
+    tiles: pa.Table, labels: LabelTable, matched: match.Matched, recipe: PrepareRecipe
+) -> list[str]:
+    """Images, labels, what has no partner, and the split.
+
+    Args:
+        tiles: the labelled images: columns size and split.
+        labels: the label table.
+        matched: what has no partner.
+        recipe: keys images and split.
+    """
+    counts = Counter(tiles["split"].to_pylist())
+    parts = ", ".join(f"{part} {counts[part]:,}" for part in PARTS if counts[part])
+    options = recipe.split
+    how = f"drawn with seed {options.seed}"
+    if options.by == "ground":
+        how = f"drawn by blocks of ground of {options.block:g} m, seed {options.seed}"
+    elif options.group:
+        how += f", whole {options.group} groups"
+    how += ", stratified" if options.stratify else ""
+    if options.by == "column" or (options.by == "auto" and options.column in labels.columns):
+        how = f"from column {options.column!r}"
+    lines = [
+        f"images: {len(tiles):,} labelled, {_size_text(pc.sum(tiles['size']).as_py())}, in "
+        f"{recipe.images}",
+        f"labels: {labels.format}, {labels.task}, {len(labels.classes)} classes"
+        f" ({listed(labels.classes, SHOWN)})",
+        *(f"labels: {note}" for note in labels.notes),
+        f"split: {parts} ({how})",
+    ]
+    if labels.passed_over:
+        lines.append(f"columns not used: {listed(labels.passed_over, 40)}")
+    if matched.beside:
+        lines.append(
+            f"not used: {counted(len(matched.beside), 'image')} of the name of a tile and another "
+            f"extension, e.g. {matched.beside[0]}"
+        )
+    alone, missing = matched.images_without_label, matched.labels_without_image
+    if alone or missing:
+        lines.append(
+            f"unmatched: {counted(len(alone), 'image')} without a label row, "
+            f"{counted(len(missing), 'label row')} without an image (unmatched.json lists them)"
+        )
+    return lines
+
+
+def _describe_index(
+    index: TileIndex, refused: pa.Table, groups: Sequence[probe.Alike]
+) -> list[str]:
+    """Tiles, statistics and labels of the finished index, and what was set aside.
+
+    Args:
+        index: the finished index.
+        refused: rows of quarantine.parquet.
+        groups: its tiles of like headers.
+    """
+    meta = index.meta
+    height, width = meta.tile_shape
+    other = sum(g.count for g in groups if (g.header.height, g.header.width) != meta.tile_shape)
+    lines = [
+        f"tiles: {len(index):,} of {height} x {width} px, {Kind(meta.bands, meta.dtype)}"
+        + (f"; {other:,} have another size and are resampled" if other else ""),
+    ]
+    if alpha := probe.count_of([group for group in groups if group.header.alpha]):
+        # software tags the fourth of four bands alpha without being asked, a near-infrared one too
+        lines.append(
+            f"  {alpha:,} have one more band, tagged alpha: taken for transparency; where it is "
+            f"data, say bands=[...] with {len(meta.bands) + 1} names"
+        )
+    lines += [
+        f"  {b.name}: mean {b.mean:.6g}, std {b.std:.6g}, min {b.min:g}, max {b.max:g}, "
+        f"2-98 % {b.percentiles['2']:.5g} to {b.percentiles['98']:.5g} ({b.valid:,} px of train)"
+        for b in meta.statistics
+    ]
+    classes, counts = meta.classes, index.labels.sum(axis=0, dtype=np.int64)
+    order = np.argsort(-counts, kind="stable")
+    lines.append(f"classes: {listed([f'{classes[k]} {counts[k]:,}' for k in order], SHOWN)}")
+    for value, word in ((1, "positive"), (0, "negative")):
+        missing = []
+        for split in index.split_counts:
+            there = (index.labels[index.splits == split] == value).any(axis=0)
+            names = [name for name, some in zip(classes, there, strict=True) if not some]
+            missing += [f"{listed(names, SHOWN)} in {split}"] if names else []
+        if missing:
+            lines.append(f"classes without a {word}: {'; '.join(missing)}")
+    for stage in sorted(set(refused["stage"].to_pylist())):
+        some = refused.filter(pc.equal(refused["stage"], stage))
+        first = some.slice(0, 1).to_pylist()[0]
+        lines.append(
+            f"set aside: {len(some):,} ({stage}; quarantine.parquet), e.g. "
+            f"{first['uri'].rsplit('/', 1)[-1]}: {first['error']}"
+        )
+    return lines
+
+
+def _describe_meeting(index: TileIndex, recipe: PrepareRecipe) -> list[str]:
+    """How many tiles of val and test touch or overlap tiles of train, where tiles have a place."""
+    if len(index) > COUNTED:
+        return [f"split: of more than {COUNTED:,} tiles it is not counted which meet on the ground"]
+    tiles = Footprints.of_table(index.table)
+    train_N = (index.splits == "train") & tiles.known
+    lines = []
+    for part in ("val", "test"):
+        held_N = (index.splits == part) & tiles.known
+        if held_N.any() and train_N.any():
+            met = count_meeting(tiles, held_N, train_N)
+            line = f"split: {met:,} of {counted(int(held_N.sum()), 'tile')} of {part} touch or "
+            line += "overlap tiles of train"
+            if met and recipe.split.by != "ground":
+                line += " (split.by=ground keeps blocks of ground on one side)"
+            lines.append(line)
+    return lines
+
+
+def _label_summary(index: TileIndex, labels: LabelTable) -> dict[str, object]:
+    """Class counts, co-occurrence, tiles without a label, and counts of each split."""
+    y_NK, classes = index.labels, index.meta.classes
+
+    def counts(rows: NDArray[np.bool_]) -> dict[str, object]:
+        positives = y_NK[rows].sum(axis=0, dtype=np.int64).tolist()
+        return {
+            "tiles": int(rows.sum()),
+            "tiles_without_label": int((~y_NK[rows].any(axis=1)).sum()),
+            "positives": dict(zip(classes, positives, strict=True)),
+        }
+
+    return {
+        "task": index.meta.task,
+        "label_format": labels.format,
+        "columns_not_used": list(labels.passed_over),
+        "classes": list(classes),
+        "all": counts(np.ones(len(index), dtype=bool)),
+        "splits": {split: counts(index.splits == split) for split in index.split_counts},
+        "labels_per_tile": float(y_NK.sum(dtype=np.int64) / max(len(index), 1)),
+        "co_occurrence": [
+            (y_NK * y_NK[:, k : k + 1]).sum(axis=0, dtype=np.int64).tolist()
+            for k in range(len(classes))
+        ],
+    }
+
+
+def _size_text(size: float) -> str:
+    """A number of bytes in decimal units."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if size >= 100 or unit == "B" else f"{size:.1f} {unit}"

@@ -21,9 +21,10 @@ from pydantic import TypeAdapter
 from satray.config.prepare import PrepareRecipe
 from satray.data.decode import Kind, TileHeader, decode, read_files
 from satray.data.georeference import world_at
+from satray.data.index import IndexMeta
 from satray.data.statistics import BandCounts, count_tile, merge
-from satray.data.values import refuse_empty
-from satray.errors import one_line
+from satray.data.values import Units, refuse_empty, units_text
+from satray.errors import counted, one_line
 from satray.runs.executor import each_block
 from satray.runs.run import Run
 from satray.storage import Storage, join
@@ -221,6 +222,37 @@ def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run) -> Archive:
     return archive_of(blocks, _together(counts), listed["key"])
 
 
+def describe_headers(groups: Sequence[Alike], meta: IndexMeta | None = None) -> list[str]:
+    """What files hold besides plain bands: pages, places that are not plain, numbers' meanings.
+
+    Args:
+        groups: tiles of like headers, by their first.
+        meta: of the finished index; None where there is none yet.
+    """
+    lines = []
+    if paged := [group for group in groups if group.header.pages]:
+        lines.append(
+            f"pages: {_tiles(paged)} of several pages, taken as bands where size and dtype agree "
+            f"(pages=first takes the first only), e.g. {paged[0].key}: {paged[0].header.pages}"
+        )
+    for note in sorted({group.header.note for group in groups} - {""}):
+        some = [group for group in groups if group.header.note == note]
+        lines.append(f"ground: {_tiles(some)}: {note}, e.g. {some[0].key}")
+    stated: dict[Units, list[Alike]] = {}
+    for group in groups:
+        stated.setdefault(group.header.units, []).append(group)
+    if stated.keys() <= {()} and not (meta and meta.units):
+        return lines
+    line = "units: " + "; ".join(
+        f"{_tiles(some)} state {units_text(some[0].header.bands, units) if units else 'none'}"
+        for units, some in sorted(stated.items(), key=lambda p: (-count_of(p[1]), repr(p[0])))
+    )
+    if meta is not None and stated.keys() != {meta.units}:
+        to = units_text(meta.bands, meta.units) if meta.units else "the same scale without offset"
+        line += f"; all brought to {to}"
+    return [*lines, line]
+
+
 def forget(run: Run) -> None:
     """Drop what is kept of a run's blocks."""
     run.storage.delete(join(run.state, FOLDER))
@@ -266,3 +298,12 @@ def _counts_of(table: pa.Table) -> Counts:
 def _together(parts: Sequence[Counts]) -> Counts:
     kinds = sorted({kind for part in parts for kind in part})
     return {kind: merge([part[kind] for part in parts if kind in part]) for kind in kinds}
+
+
+def count_of(groups: Sequence[Alike]) -> int:
+    """How many tiles there are."""
+    return sum(group.count for group in groups)
+
+
+def _tiles(groups: Sequence[Alike]) -> str:
+    return counted(count_of(groups), "tile")

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from satray.data.bands import select
 from satray.data.decode import decode, fitted, read_files, read_pixels
-from satray.data.describe import describe_headers
 from satray.data.georeference import World, world_at, world_files
 from satray.data.index import TileIndex, versions
 from satray.data.match import is_image, tile_id
-from satray.data.probe import Alike
+from satray.data.probe import Alike, describe_headers
 from satray.data.raster import MASK, PagesKey
 from satray.data.values import Units, units_of_file
 from satray.errors import DecodeError, InputError, one_line
