@@ -107,8 +107,8 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
     label_format = _recognised(source)
     if recipe.label_positive is not None and label_format != "wide":
         raise InputError(
-            f"label_positive={recipe.label_positive}: labels={name} is read as {label_format}; "
-            "accepted: columns of numbers (label_format=wide, classes=[...] names them)"
+            f"label_positive={recipe.label_positive}: labels={name} is read as {label_format}, not "
+            "as columns of numbers; label_format=wide reads it so"
         )
     found = {"wide": _read_wide, "tags": _read_tags, "rle": _read_rle}[label_format](source)
     keys = table.columns[source.key]
@@ -161,8 +161,8 @@ def labels_from_folders(keys: Sequence[str], recipe: PrepareRecipe) -> LabelTabl
     outside = [key for key, path in zip(keys, paths, strict=True) if len(path) < 2 + parted]
     if outside:
         raise InputError(
-            f"label_format=folders: {outside[0]} lies in no folder of {recipe.images}; one folder "
-            "a class is accepted, or labels=TABLE"
+            f"label_format=folders: {outside[0]} lies in no folder of {recipe.images}; accepted: "
+            "one folder a class, or labels=TABLE"
         )
     classes, labels_NK = _name_matrix([(path[int(parted)],) for path in paths])
     if len(classes) < 2:
@@ -273,9 +273,9 @@ def _recognised(source: _Source) -> Literal["wide", "tags", "rle"]:
     if flags or tags is not None:
         return "wide" if flags else "tags"
     raise InputError(
-        f"labels={table.name} is no known label table: accepted are 0/1 columns (wide), a column "
-        f"of words called tags or label (tags), EncodedPixels (rle); label_format=tags takes the "
-        f"numbers of a single column for classes; columns: {listed(table.columns)}"
+        f"labels={table.name}: accepted are 0/1 columns (wide), a column of words called tags or "
+        "label (tags, with label_format=tags numbers too), EncodedPixels (rle); columns: "
+        f"{listed(table.columns)}"
     )
 
 
@@ -316,8 +316,8 @@ def _read_wide(source: _Source) -> _Found:
         source.refuse(
             ~np.isin(numbers, (0, 1)),
             title,
-            "a class column holds 0 or 1 (classes=[...] leaves columns out, label_positive='>0' "
-            "takes numbers above 0 for 1, label_format=tags takes numbers of classes)",
+            "accepted: 0 or 1 (label_positive='>0' takes numbers above 0 for 1, label_format=tags "
+            "numbers of classes, classes=[...] leaves columns out)",
             empty=True,
         )
         labels.append(numbers[source.free[title].codes] == 1)
@@ -356,8 +356,8 @@ def _read_tags(source: _Source) -> _Found:
         raise InputError(f"labels={name}: column {title!r} holds no tag")
     if several and {name.lower() for name in classes} <= {"0", "1", "0.0", "1.0", "true", "false"}:
         raise InputError(
-            f"labels={name}: column {title!r} holds vectors of 0 and 1; accepted: "
-            "names of classes, or a column a class (wide)"
+            f"labels={name}: column {title!r} holds vectors of 0 and 1; accepted: names, or a "
+            "column a class"
         )
     notes = [] if title.lower() in TITLES else [f"classes are those of column {title!r}"]
     notes += [f"column {title!r}: {note}"] if note else []
@@ -473,10 +473,7 @@ def _settled(found: LabelTable, single: bool, recipe: PrepareRecipe) -> LabelTab
             said = f"classes: {name} has no class"
             refuse_absent(wanted, found.classes, said, "classes there")
     if single and recipe.task == "auto" and len(found.classes) == 1 and found.labels.all():
-        raise InputError(
-            f"{name}: all tiles are {found.classes[0]!r}; two classes or more are accepted, "
-            "or one and tiles without it"
-        )
+        raise InputError(f"{name}: all tiles are {found.classes[0]!r}; accepted: two classes")
     labels_NK = np.ascontiguousarray(found.labels[:, [found.classes.index(c) for c in classes]])
     task: Task = "multiclass" if single else "multilabel"
     if recipe.task != "auto":

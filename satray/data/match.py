@@ -126,7 +126,8 @@ def match_images(labels: "LabelTable", entries: Sequence[Entry]) -> Matched:
             )
         if found.setdefault(tile_id(image.key), image) is not image:
             raise _two_of_one_id([found[tile_id(image.key)], image])
-    meant = {image.key for path in paths if (image := image_of(path)[0])}
+    left_out = map(image_of, paths[len(labels.keys) :])
+    meant = {*row_of, *(image.key for image, _ in left_out if image is not None)}
     alone = [e.key for e in entries if is_image(e.key) and e.key not in meant]
     return Matched(
         rows=np.array(list(row_of.values()), np.int64),

@@ -232,7 +232,7 @@ def test_columns_of_the_split_are_kept_and_others_named(text, split, columns, ov
         (with_odd("?"), OVER | {"classes": ("ship",)}, "row 6"),
         ("tile,tags\na,x\nb,y\n", OVER, "only 0 and 1"),
         (SEVERAL, OVER, "ship, dock; classes=[...]"),
-        ("image,count\na,7\nb,9\n", {}, "(wide), a column of words called tags or label (tags)"),
+        ("image,count\na,7\nb,9\n", {}, "(wide), a column of words called tags or label (tags"),
         (WIDE, {"label_format": "folders"}, "reads no table"),
         ("image,tags\na,x y\nb,z\n", {"classes": ("zz",)}, "nearest: 'z'"),
         ("image,label,ship\na,Port,1\nb,Sea,0\n", {}, "label_format=tags or label_format=wide"),
