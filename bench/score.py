@@ -96,17 +96,16 @@ def huge(given: argparse.Namespace) -> dict[str, Any]:
         watched, seconds = run(
             given, "score", f"bundle={model}", f"scenes={scene}", *keys.split(), *given.also
         )
-        memory = sorted(watched.most.values(), reverse=True)
         print(f"### {keys or 'without keys'}\n\n{watched.said.strip()}\n\n| activity | seconds |")
         print(
             "\n".join(["|---|---:|", *(f"| {a} | {spent:.1f} |" for a, spent in seconds.items())])
         )
         print("\n| process | RSS, GiB | without shared memory |\n|---|---:|---:|")
-        for resident, own, name in memory[:6]:
-            print(f"| `{name}` | {resident:.2f} | {own:.2f} |")
+        for one in watched.largest[:6]:
+            print(f"| `{' > '.join(one.titles)}` | {one.resident:.2f} | {one.own:.2f} |")
         print(f"\n{watched.seconds:.0f} s; all together {watched.together:.2f} GiB\n", flush=True)
         rows.append({"keys": keys, "command": watched.seconds, "seconds": seconds,
-                     "largest": memory[0][0]})  # fmt: skip
+                     "largest": watched.largest[0].resident})  # fmt: skip
     return {"px": given.px, "rows": rows}
 
 

@@ -36,7 +36,7 @@ def run(name: str, out: Path, *keys: str) -> dict[str, Any]:
     seconds = json.loads((out / "run.json").read_text())["seconds"]
     return {
         **seconds, "wall": watched.seconds, "first": firsts[0] if firsts else None,
-        "gib": [max(own for _, own, _ in watched.most.values()), watched.together],
+        "gib": [max(one.own for one in watched.seen.values()), watched.together],
     }  # fmt: skip
 
 

@@ -80,12 +80,8 @@ def build(
     tree: Any = {}
     if file is not None:
         about = {name: value for name, value in overrides.items() if name.startswith("storage.")}
-        try:
-            text = read(file, apply_overrides({}, about).get("storage", {})).decode("utf-8")
-        except UnicodeDecodeError:
-            raise InputError(f"{file}: not a text file; accepted: a YAML recipe") from None
-        tree = parse_yaml(text, file)
-        tree = {} if tree is None else tree
+        data = read(file, apply_overrides({}, about).get("storage", {}))
+        tree = parse_yaml(data, file) or {}
         if not isinstance(tree, dict):
             raise InputError(f"{file}: holds {type(tree).__name__}; accepted: a YAML mapping")
     fill_lists(model, tree, overrides)
@@ -185,7 +181,7 @@ def _yaml() -> Any:
     return yaml
 
 
-def parse_yaml(text: str, source: str) -> Any:
+def parse_yaml(text: str | bytes, source: str) -> Any:
     """Read YAML 1.2: `no` and `on` are text, `1e-3` and `0o17` numbers, a key stands once.
 
     Args:
@@ -287,40 +283,37 @@ def one_line(model: type[BaseModel], error: ValidationError) -> str:
     first = min(
         error.errors(), key=lambda item: (item["type"] != "extra_forbidden", -len(item["loc"]))
     )
-    names, kind = _locate(model, first["loc"])
-    dotted = ".".join(names)
+    kind, names = first["type"], _names(model, first["loc"])
     found = "nothing" if first["input"] is None else first["input"]
+    dotted = ".".join(names)
+    if kind == "extra_forbidden":
+        return f"{dotted}: unknown key; {_hint(model, names)}"
+    if kind == "value_error":
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{dotted}: {message}" if dotted else message
+    if kind == "missing" and not names[-1].isdigit():
+        fields = {key.name: key.field for key in walk(model)}
+        field = fields.get(_pattern(names))
+        meaning = f" ({field.description})" if field is not None else ""
+        return f"{dotted}: required{meaning}; give {dotted}=..."
+    if kind == "missing":  # the end of a list
+        dotted = ".".join(names[:-1])
     shown = dotted if isinstance(found, dict) else f"{dotted}={found}"
-    match first["type"]:
-        case "extra_forbidden":
-            return f"{dotted}: unknown key; {_hint(model, names)}"
-        case "missing" if isinstance(first["loc"][-1], int):  # the end of a list
-            above = ".".join(names[:-1])
-            return f"{above}={found}: accepted: {in_words(type_at(model, above))}"
-        case "missing":
-            known = {key.name: key.field for key in walk(model)}
-            field = known.get(_pattern(names))
-            meaning = f" ({field.description})" if field is not None else ""
-            return f"{dotted}: required{meaning}; give {dotted}=..."
-        case "value_error":
-            message = first["msg"].removeprefix("Value error, ")
-            return f"{dotted}: {message}" if dotted else message
-        case "finite_number":
-            return f"{shown}: accepted: finite {in_words(kind)}"
-    return f"{shown}: accepted: {in_words(kind)}"
+    finite = "finite " if kind == "finite_number" else ""
+    return f"{shown}: accepted: {finite}{in_words(type_at(model, dotted))}"
 
 
-def _locate(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], Any]:
-    """Drop pydantic's union tags from an error's location; return the type there too."""
+def _names(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The parts of a key, of an error's location without pydantic's union tags."""
     names: list[str] = []
     kind: Any = model
-    for place, part in enumerate(location):
-        tag = re.search(r"^(constrained-)?(str|int|float|bool)$|Options$|\[", str(part))
-        below = step(kind, str(part))
+    for place, part in enumerate(map(str, location)):
+        below = step(kind, part)
+        tag = re.search(r"^(constrained-)?(str|int|float|bool)$|Options$|\[", part)
         if not tag and (below is not None or place == len(location) - 1):
-            names.append(str(part))
+            names.append(part)
             kind = below
-    return names, kind
+    return names
 
 
 def _hint(model: type[BaseModel], names: list[str]) -> str:
