@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parents[1] / "jobs" / "recipes"
 BANDS = ("red", "green", "blue", "nir")
 SWEEPS = ("sweep_heads", "sweep_fine_tune")
 PAPER = tuple(f"planet_{name}_paper" for name in ("single3", "single4", "double4"))
-"""tests/train/test_planet_recipes.py looks into these."""
+"""tests/train/test_setup.py looks into these."""
 SHIPS = {"batch": 40, "input.size": 299, "dropout": 0.5, "pooling": "max", "pseudo_epoch": 40_000}
 POST = SHIPS | {
     "stages.0.trainable": "head",

@@ -48,57 +48,60 @@ def test_sure_and_right_costs_nothing_but_a_double_sigmoid_is_caught(name):
         assert found(known, labels).tolist() == pytest.approx([math.log(2), 0, 10], abs=1e-6)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
+@pytest.mark.parametrize("smoothing", [0.0, 0.4])
 def test_cross_entropy_is_torchs(smoothing):
     logits, _ = material(classes=4, rows=6)
-    theirs = F.cross_entropy(
-        logits, torch.tensor(KINDS), reduction="none", label_smoothing=smoothing
-    )
+    keys = {"reduction": "none", "label_smoothing": smoothing}
+    theirs = F.cross_entropy(logits, torch.tensor(KINDS), **keys)
     ours = loss("multiclass", smoothing=smoothing)(logits, one_hot(KINDS, 4))
     torch.testing.assert_close(ours, theirs)
 
 
-def test_bce_by_hand():
-    found = loss(smoothing=0.2)(torch.tensor([[2.0]]), torch.ones(1, 1))
-    p = 1 / (1 + math.exp(-2))
-    assert found.item() == pytest.approx(-0.9 * math.log(p) - 0.1 * math.log(1 - p))
-    logits, labels = material()
-    weight = (3.0, 1.0, 100.0, 0.5, 7.0)  # of positives only
-    p = logits.sigmoid()
-    each = -(torch.tensor(weight) * labels * p.log() + (1 - labels) * (1 - p).log())
-    ours = loss(positive_weight=weight, name="bce")
-    for _ in range(2):
-        torch.testing.assert_close(ours(logits, labels), each.mean(dim=1))
+WEIGHT = (3.0, 1.0, 100.0, 0.5, 7.0)
 
 
-@pytest.mark.parametrize("gamma", [0.5, 2.0, 5.0])
-def test_focal_by_the_papers_formula(gamma):
-    logits, labels = material()
-    p = logits.sigmoid()
+def by_hand(p, labels, weight=(1.0,) * 5):
+    """Binary cross-entropy; weights are of positives only."""
+    return -(torch.tensor(weight) * labels * p.log() + (1 - labels) * (1 - p).log()).mean(dim=1)
+
+
+def focal(p, labels, gamma):
     p_t = torch.where(labels == 1, p, 1 - p)
-    theirs = (-((1 - p_t) ** gamma) * p_t.log()).mean(dim=1)
-    torch.testing.assert_close(loss(name="focal", gamma=gamma)(logits, labels), theirs)
-    logits, _ = material(classes=4, rows=6)
-    p = logits.softmax(dim=1)[torch.arange(6), KINDS]
-    found = loss("multiclass", name="focal", gamma=gamma)(logits, one_hot(KINDS, 4))
-    torch.testing.assert_close(found, -((1 - p) ** gamma) * p.log())
+    return (-((1 - p_t) ** gamma) * p_t.log()).mean(dim=1)
 
 
-def reference_asymmetric(logits, labels, negative, positive, margin):
+def reference_asymmetric(p, labels, negative, positive, margin):
     """The authors' published code, in double precision, before its sum over classes."""
-    p = logits.sigmoid()
     not_p = (1 - p + margin).clamp(max=1)
     each = labels * p.clamp(min=1e-8).log() + (1 - labels) * not_p.clamp(min=1e-8).log()
     right = p * labels + not_p * (1 - labels)
     return -(each * (1 - right) ** (positive * labels + negative * (1 - labels))).mean(dim=1)
 
 
-@pytest.mark.parametrize("numbers", [(4.0, 1.0, 0.05), (4.0, 0.0, 0.05), (2.0, 2.0, 0.0)])
-def test_asymmetric_is_its_authors(numbers):
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (loss(name="bce", positive_weight=WEIGHT), lambda p, y: by_hand(p, y, WEIGHT)),
+        (loss(smoothing=0.2), lambda p, y: by_hand(p, 0.8 * y + 0.1)),
+        *((loss(name="focal", gamma=g), lambda p, y, g=g: focal(p, y, g)) for g in (0.5, 2.0, 5.0)),
+        *(
+            (asymmetric(*n), lambda p, y, n=n: reference_asymmetric(p, y, *n))
+            for n in ((4.0, 1.0, 0.05), (4.0, 0.0, 0.05), (2.0, 2.0, 0.0))
+        ),
+    ],
+)
+def test_sigmoid_losses_by_the_papers_formulas(ours, theirs):
     logits, labels = material()
-    theirs = reference_asymmetric(logits, labels, *numbers)
-    torch.testing.assert_close(asymmetric(*numbers)(logits, labels), theirs)
-    easy = torch.logit(torch.tensor([[0.04, 0.049]]))  # below the margin: let off
+    for _ in range(2):
+        torch.testing.assert_close(ours(logits, labels), theirs(logits.sigmoid(), labels))
+
+
+def test_softmax_focal_by_the_papers_formula_and_the_margin_lets_off():
+    logits, _ = material(classes=4, rows=6)
+    p = logits.softmax(dim=1)[torch.arange(6), KINDS]
+    found = loss("multiclass", name="focal", gamma=2.0)(logits, one_hot(KINDS, 4))
+    torch.testing.assert_close(found, -((1 - p) ** 2.0) * p.log())
+    easy = torch.logit(torch.tensor([[0.04, 0.049]]))
     assert asymmetric(1, 1, 0.05)(easy, torch.zeros(1, 2)).item() == pytest.approx(0, abs=1e-12)
 
 
@@ -119,10 +122,10 @@ def test_identities(seed, gamma, smoothing):
         asymmetric(gamma, gamma, 0)(logits, soft), loss(name="focal", gamma=gamma)(logits, soft)
     )
     hot = one_hot((np.arange(12) % 5).tolist(), 5)
-    sharp_focal = loss("multiclass", name="focal", gamma=0)
-    torch.testing.assert_close(sharp_focal(logits, hot), loss_for("multiclass")(logits, hot))
+    plain, sharp_focal = loss_for("multiclass"), loss("multiclass", name="focal", gamma=0)
+    torch.testing.assert_close(sharp_focal(logits, hot), plain(logits, hot))
     mixed = 0.3 * hot + 0.7 * hot.roll(1, 0)  # linear in labels, as mixing wants it
-    for found in (loss_for("multiclass"), sharp_focal):
+    for found in (plain, sharp_focal):
         parts = 0.3 * found(logits, hot) + 0.7 * found(logits, hot.roll(1, 0))
         torch.testing.assert_close(found(logits, mixed), parts)
 

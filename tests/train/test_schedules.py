@@ -26,19 +26,13 @@ def over(steps, each=10):
 
 
 def ours(options, span):
-    return [learning_rate(options, PEAK, step, span) for step in range(span.steps)]
-
-
-def our_momentum(options, span):
-    return [momentum(options, step, span) for step in range(span.steps)]
+    """Learning rate and momentum of each step."""
+    rates = [learning_rate(options, PEAK, step, span) for step in range(span.steps)]
+    return rates, [momentum(options, step, span) for step in range(span.steps)]
 
 
 def sgd():
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK, momentum=0.9)
-
-
-def adam():
-    return torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
 
 
 def walk(optimizer, scheduler, steps):
@@ -47,35 +41,32 @@ def walk(optimizer, scheduler, steps):
     for step in range(steps):
         (group,) = optimizer.param_groups
         rates.append(group["lr"])
-        momenta.append(group["momentum"] if "momentum" in group else group["betas"][0])
+        momenta.append(group["momentum"])
         optimizer.step()
         if step + 1 < steps:
             scheduler.step()
     return rates, momenta
 
 
-def cyclic(optimizer, name, length, lowest=0.25, gamma=0.3):
-    """With momentum from 0.95 to 0.85; `gamma` a cycle."""
+MOMENTA = {"base_momentum": 0.85, "max_momentum": 0.95}
+
+
+def cyclic(optimizer, name, length, lowest=0.25):
+    """With a `gamma` of 0.3 a cycle."""
     return CyclicLR(
         optimizer,
         PEAK * lowest,
         PEAK,
         step_size_up=length / 2,
         mode=name,
-        gamma=gamma ** (1 / length),
-        base_momentum=0.85,
-        max_momentum=0.95,
+        gamma=0.3 ** (1 / length),
+        **MOMENTA,
     )
-
-
-def one_cycle(optimizer, steps, **options):
-    momenta = {"base_momentum": 0.85, "max_momentum": 0.95}
-    return OneCycleLR(optimizer, PEAK, total_steps=steps, **momenta, **options)
 
 
 CASES = [
     *(
-        ({"name": name, "cycle": cycle, "lowest": lowest, "gamma": 0.3}, 137,
+        ({"name": name, "cycle": cycle, "lowest": lowest}, 137,
          lambda o, n, c=cycle, low=lowest, m=name: cyclic(
              o, m, round(10 * c), 0.25 if low is None else low))
         for name in SMITH
@@ -96,8 +87,8 @@ CASES = [
     ),
     *(
         ({"name": "one_cycle", "pct_start": pct, "div": div, "final_div": final}, steps,
-         lambda o, n, p=pct, d=div, f=final: one_cycle(
-             o, n, pct_start=p, div_factor=d, final_div_factor=f))
+         lambda o, n, p=pct, d=div, f=final: OneCycleLR(
+             o, PEAK, total_steps=n, pct_start=p, div_factor=d, final_div_factor=f, **MOMENTA))
         for steps in (2, 3, 4, 7, 50, 337)
         for pct, div, final in ((0.3, 25.0, 1e4), (0.5, 10.0, 100.0))
         if pct * steps != 1  # torch divides by zero there
@@ -108,59 +99,33 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("make", [sgd, adam])
-def test_schedules_are_torchs(make):
+def test_schedules_and_warm_ups_are_torchs():
+    """A warm-up goes up to the schedule's own first rate, then the schedule over what is left."""
     for keys, steps, theirs in CASES:
-        options, span = ScheduleOptions(cycle_momentum=True, **keys), over(steps)
-        optimizer = make()
+        optimizer, start = sgd(), sgd()
         rates, momenta = walk(optimizer, theirs(optimizer, steps), steps)
-        assert ours(options, span) == pytest.approx(rates, rel=1e-9, abs=1e-15), keys
-        if options.name in (*SMITH, "one_cycle"):
-            assert our_momentum(options, span) == pytest.approx(momenta, rel=1e-9), keys
-        else:
-            assert set(our_momentum(options, span)) == {None}
-        plain = options.model_copy(update={"cycle_momentum": False})
-        assert set(our_momentum(plain, span)) == {None}
-
-
-AFTER = {
-    "constant": lambda o: ConstantLR(o, factor=1.0),
-    "step": lambda o: StepLR(o, 30, 0.3),
-    "triangular": lambda o: cyclic(o, "triangular", 40),
-    "triangular2": lambda o: cyclic(o, "triangular2", 40),
-    "exp_range": lambda o: cyclic(o, "exp_range", 40),
-    "one_cycle": lambda o: one_cycle(o, 100),
-    "cosine": lambda o: CosineAnnealingLR(o, T_max=100),
-    "cosine_restarts": lambda o: CosineAnnealingWarmRestarts(o, T_0=40),
-}
-"""What follows 25 steps of warm-up over the other 100 steps of a stage, 10 a pseudo-epoch."""
-
-
-@pytest.mark.parametrize("name", AFTER)
-def test_a_warm_up_is_torchs_linear_one(name):
-    """Up to the schedule's own first rate, then the schedule over what is left."""
-    options = ScheduleOptions(
-        name=name, warmup=2.5, warmup_start=0.2, step=3, cycle=4, cycle_momentum=True
-    )
-    span = over(125)
-    alone = sgd()
-    proper, momenta = walk(alone, AFTER[name](alone), 100)
-    start = sgd()
-    start.param_groups[0]["lr"] = proper[0]
-    warm, _ = walk(start, LinearLR(start, 0.2, 1.0, total_iters=25), 25)
-    assert ours(options, span) == pytest.approx(warm + proper, rel=1e-9)
-    if name in (*SMITH, "one_cycle"):
-        assert our_momentum(options, span) == pytest.approx([0.95] * 25 + momenta, rel=1e-9)
+        start.param_groups[0]["lr"] = rates[0]
+        warm, _ = walk(start, LinearLR(start, 0.2, 1.0, total_iters=25), 25)
+        plain = ScheduleOptions(cycle_momentum=True, **keys)
+        warmed = plain.model_copy(update={"warmup": 2.5, "warmup_start": 0.2})
+        for options, before in ((plain, []), (warmed, warm)):
+            found, moved = ours(options, over(len(before) + steps))
+            assert found == pytest.approx(before + rates, rel=1e-9, abs=1e-15), keys
+            cycles = options.name in (*SMITH, "one_cycle")
+            expected = momenta[:1] * len(before) + momenta if cycles else [None] * len(found)
+            assert moved == (pytest.approx(expected, rel=1e-9) if cycles else expected), keys
+        still = plain.model_copy(update={"cycle_momentum": False})
+        assert set(ours(still, over(steps))[1]) == {None}
 
 
 def test_a_short_warm_up_is_a_step_at_least():
     options = ScheduleOptions(name="constant", warmup=0.01, warmup_start=0.5)
-    assert ours(options, over(3)) == [PEAK / 2, PEAK, PEAK]
+    assert ours(options, over(3))[0] == [PEAK / 2, PEAK, PEAK]
 
 
 EVERY = st.builds(
     ScheduleOptions,
-    name=st.sampled_from(sorted(AFTER)),
+    name=st.sampled_from(["constant", "step", *SMITH, "one_cycle", "cosine", "cosine_restarts"]),
     warmup=st.sampled_from([0.0, 0.1, 1.3]),
     warmup_start=st.floats(0.01, 1),
     step=st.floats(0.05, 20),
@@ -176,6 +141,6 @@ EVERY = st.builds(
 @settings(max_examples=100, deadline=None)
 @given(options=EVERY, steps=st.integers(1, 90), each=st.integers(1, 20))
 def test_every_schedule_stays_within_its_bounds(options, steps, each):
-    span = over(steps + warmup_steps(options, over(1, each)), each)
-    assert all(0 <= rate <= PEAK * (1 + 1e-12) for rate in ours(options, span))
-    assert all(m is None or 0.85 - 1e-12 <= m <= 0.95 + 1e-12 for m in our_momentum(options, span))
+    rates, momenta = ours(options, over(steps + warmup_steps(options, over(1, each)), each))
+    assert all(0 <= rate <= PEAK * (1 + 1e-12) for rate in rates)
+    assert all(m is None or 0.85 - 1e-12 <= m <= 0.95 + 1e-12 for m in momenta)

@@ -1,157 +1,175 @@
-"""What a recipe comes to on its index: stages, radiometry, mean and deviation, notes, refusals."""
+"""What a recipe comes to on an index: stages, radiometry, mean and deviation, notes, refusals."""
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from train.small_archive import generate, make_recipe
-from train.tiny_training import recipe
 
-from satray.config.cli import build, validate
+from satray.config.cli import build, parse_yaml, validate
 from satray.config.stages import FINE_TUNING, FROM_SCRATCH, TRANSFORMER_TUNING, StageOptions
-from satray.config.train import TowerOptions, TrainRecipe, VariantOptions
-from satray.data.index import BandStatistics, IndexMeta
+from satray.config.train import LandscapeRecipe, TrainRecipe
+from satray.data.index import BandStatistics, IndexMeta, TileIndex, table_with
 from satray.errors import InputError
 from satray.models.radiometry import Radiometry
 from satray.storage import Storage
-from satray.train.setup import normalisation, radiometry, set_up
+from satray.train.setup import set_up
 
+RECIPES = Path(__file__).parents[2] / "jobs" / "recipes"
 RGB, PLANET = ("red", "green", "blue"), ("blue", "green", "red", "nir")
-TWO = (("a", "resnet18"), ("b", "resnet18"))
+CLASSES = ("bright", "left")
+BOTH_WAYS = np.array([[1, 0], [0, 1], [1, 1], [0, 0]] * 8)
+
+
+def tile_index(
+    bands=PLANET,
+    dtype="uint16",
+    percentiles=("2", "98"),
+    train=BOTH_WAYS,
+    val=BOTH_WAYS[:8],
+    **meta,
+):
+    """Rows only, of tiles that nobody reads."""
+    labels = [("train", each) for each in train] + [("val", each) for each in val]
+    rows = [
+        {"tile_id": f"t{n}", "uri": f"/t{n}.tif", "split": split, "labels": each.tolist(),
+         "height": 256, "width": 256, "bands": list(bands), "dtype": dtype, "crs": None,
+         "transform": None, "nodata": None, "bytes": 9, "etag": None}
+        for n, (split, each) in enumerate(labels)
+    ]  # fmt: skip
+    places = dict(zip(percentiles, (200.0, 800.0), strict=False))
+    statistics = tuple(BandStatistics(b, 500.0, 90.0, 0.0, 999.0, places, 1) for b in bands)
+    keys = {"task": "multilabel", "classes": CLASSES, **meta}
+    made = IndexMeta(keys["task"], keys["classes"], bands, dtype, (256, 256), statistics, {})
+    return TileIndex(table_with(made, pa.Table.from_pylist(rows)), made)
+
+
+def variant(*backbones, bands=RGB):
+    names = zip("abc", backbones, strict=False)
+    return {"towers": [{"name": n, "backbone": each, "bands": bands} for n, each in names]}
+
+
+def setup(index=None, kind=TrainRecipe, **keys):
+    keys = {"index": "x", "variant": "simple_cnn", "weights": "none", "batch": 8, **keys}
+    return set_up(validate(kind, keys), Storage(), index or tile_index())
+
+
+# Mean and deviation
+
+
+def way(weights, backbones=("resnet18", "resnet18"), bands=RGB, dtype="uint8", **wanted):
+    """`statistics`, or the means in 0..1."""
+    found = setup(
+        tile_index(dtype=dtype), variant=variant(*backbones, bands=bands), weights=weights,
+        input={"size": 8, **wanted},
+    )  # fmt: skip
+    return "statistics" if found.mean[0] == 500 else [round(v / 255, 3) for v in found.mean]
+
+
 IMAGENET = [0.485, 0.456, 0.406]
 
 
-def meta(bands=PLANET, dtype="uint16", percentiles=("2", "98")):
-    places = dict(zip(percentiles, (200.0, 800.0), strict=False))
-    statistics = tuple(BandStatistics(b, 500.0, 90.0, 0.0, 999.0, places, 1) for b in bands)
-    return IndexMeta("binary", ("ship",), bands, dtype, (8, 8), statistics, {})
-
-
-def numbers(bands=RGB, towers=TWO, weights="none", dtype="uint16", index=None, **wanted):
-    """Mean and deviation of a run of so many towers."""
-    variant = VariantOptions(
-        towers=tuple(TowerOptions(name=n, backbone=b, bands=bands) for n, b in towers)
-    )
-    made = recipe(weights=weights, input={"size": 8, **wanted})
-    return normalisation(made, variant, meta(index or bands, dtype), Storage())
-
-
-def way(weights, **wanted):
-    """`statistics`, or the means in 0..1."""
-    mean, _ = numbers(weights=weights, **{"dtype": "uint8", **wanted})
-    return "statistics" if mean[0] == 500 else [round(value / 255, 3) for value in mean]
-
-
 @pytest.mark.parametrize(
-    ("weights", "found"),
+    ("weights", "keys", "found"),
     [
-        ("none", "statistics"),
-        ("imagenet", IMAGENET),
-        ("pretrained", IMAGENET),
-        ("pretrained:tv_in1k", IMAGENET),
-        ({"a": "imagenet", "b": "imagenet"}, IMAGENET),
-        ({"a": "imagenet"}, "statistics"),
-        ({"a": "none", "b": "none"}, "statistics"),
+        ("none", {}, "statistics"),
+        ("imagenet", {}, IMAGENET),
+        ("pretrained:tv_in1k", {}, IMAGENET),
+        ({"a": "imagenet", "b": "imagenet"}, {}, IMAGENET),
+        ({"a": "imagenet"}, {}, "statistics"),
+        ("imagenet", {"dtype": "uint16"}, "statistics"),
+        ("imagenet", {"bands": (*RGB, "nir")}, "statistics"),
+        ("imagenet", {"bands": RGB[::-1]}, IMAGENET[::-1]),
+        # nobody has published the other's
+        ("pretrained", {"backbones": ("resnet18", "simple_cnn")}, "statistics"),
+        ({"a": "imagenet"}, {"backbones": ("resnet18", "simple_cnn"), "normalize": "imagenet"},
+         IMAGENET),
+        ("imagenet", {"backbones": ("resnet18", "tf_efficientnet_lite0"),
+                      "normalize": "statistics"}, "statistics"),
     ],
-)
-def test_auto_is_imagenet_where_every_tower_is_pretrained(weights, found):
-    assert way(weights) == found
+)  # fmt: skip
+def test_auto_is_imagenet_where_every_tower_is_pretrained_on_8_bit_colours(weights, keys, found):
+    assert way(weights, **keys) == found
 
 
-def test_auto_is_for_8_bit_colours_in_the_bands_order(tmp_path):
-    assert way("imagenet", dtype="uint16") == "statistics"
-    assert way("imagenet", bands=(*RGB, "nir")) == "statistics"
-    assert way("imagenet", bands=RGB[::-1]) == IMAGENET[::-1]
-    file = tmp_path / "model.safetensors"
-    assert way(str(file)) == IMAGENET
-    (tmp_path / "model.json").write_text("{}")  # a bundle's weights are not ImageNet's
-    assert way(str(file)) == way({"a": "imagenet", "b": str(file)}) == "statistics"
-    assert way(str(file), normalize="imagenet") == IMAGENET
-
-
-def test_towers_whose_weights_disagree_are_refused():
-    towers = (("a", "resnet18"), ("b", "tf_efficientnet_lite0"))
-    with pytest.raises(InputError, match=r"resnet18 and tf_eff.*normalize=statistics"):
-        way("imagenet", towers=towers)
-    assert way("imagenet", towers=towers, normalize="statistics") == "statistics"
-    mixed = (("a", "resnet18"), ("b", "simple_cnn"))
-    assert way({"a": "imagenet"}, towers=mixed, normalize="imagenet") == IMAGENET
-    assert way("pretrained", towers=mixed) == "statistics"  # nobody has published the other's
+def test_a_bundles_weights_are_not_imagenets(tmp_path):
+    file = str(tmp_path / "model.safetensors")
+    assert way(file) == IMAGENET
+    (tmp_path / "model.json").write_text("{}")
+    assert way(file) == way({"a": "imagenet", "b": file}) == "statistics"
+    assert way(file, normalize="imagenet") == IMAGENET
 
 
 THREE = {"mean": [0.7, 0.6, 0.5], "std": [0.1, 0.2, 0.3]}
 
 
 @pytest.mark.parametrize(
-    ("wanted", "mean", "std"),
+    ("wanted", "bands", "mean", "std"),
     [
-        ({"normalize": THREE}, (0.7, 0.6, 0.5), (0.1, 0.2, 0.3)),
+        ({"normalize": THREE}, RGB, (0.7, 0.6, 0.5), (0.1, 0.2, 0.3)),
         # near-infrared only divides: it is read, and stays as it is
-        ({"normalize": THREE, "radiometry": "pil_compat"}, (0.7, 0.6, 0.5, 0.0),
+        ({"normalize": THREE, "radiometry": "pil_compat"}, RGB, (0.7, 0.6, 0.5, 0.0),
          (0.1, 0.2, 0.3, 1.0)),
-        ({}, (500.0,) * 3, (90.0,) * 3),
+        ({}, RGB, (500.0,) * 3, (90.0,) * 3),
         # values that the index does not know are to be measured
-        ({"radiometry": "percentile"}, (), ()),
-        ({"radiometry": "pil_compat", "normalize": "statistics"}, (), ()),
-        ({"radiometry": "percentile", "normalize": "imagenet", "bands": RGB[::-1]},
+        ({"radiometry": "percentile"}, RGB, (), ()),
+        ({"radiometry": "pil_compat", "normalize": "statistics"}, RGB, (), ()),
+        ({"radiometry": "percentile", "normalize": "imagenet"}, RGB[::-1],
          (0.406, 0.456, 0.485), (0.225, 0.224, 0.229)),
     ],
 )  # fmt: skip
-def test_numbers_by_radiometry(wanted, mean, std):
-    assert numbers(index=PLANET, **wanted) == (pytest.approx(mean), pytest.approx(std))
+def test_numbers_by_radiometry(wanted, bands, mean, std):
+    found = setup(variant=variant("simple_cnn", bands=bands), input={"size": 8, **wanted})
+    assert (found.mean, found.std) == (pytest.approx(mean), pytest.approx(std))
+    assert found.bands == ((*bands, "nir") if wanted.get("radiometry") == "pil_compat" else bands)
+    if wanted.get("radiometry") == "percentile":
+        assert found.radiometry == Radiometry("percentile", (200.0,) * 3, (800.0,) * 3)
+
+
+STRETCHED, COMPAT = {"radiometry": "percentile"}, {"radiometry": "pil_compat"}
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("wanted", "index", "bands", "said"),
     [
-        ({"normalize": {**THREE, "mean": [1, 2]}}, r"mean: found 2 numbers, accepted: 3.*red, gr"),
-        ({"normalize": {**THREE, "std": [1] * 4}}, r"std: found 4 numbers, accepted: 3"),
-        ({"normalize": {**THREE, "std": [1, 0, 1]}}, "std.1"),
-        ({"normalize": "imagenet"}, "normalize=imagenet: found uint16"),
-        ({"normalize": "imagenet", "radiometry": "pil_compat"}, "normalize=imagenet: found uint16"),
-        ({"normalize": "imagenet", "radiometry": "percentile", "bands": PLANET}, "found uint16"),
+        ({"normalize": {**THREE, "mean": [1, 2]}}, {}, RGB,
+         r"mean: found 2 numbers, accepted: 3.*red, gr"),
+        ({"normalize": {**THREE, "std": [1] * 4}}, {}, RGB, "std: found 4 numbers, accepted: 3"),
+        ({"normalize": {**THREE, "std": [1, 0, 1]}}, {}, RGB, "std.1"),
+        ({"normalize": "imagenet"}, {}, RGB, "normalize=imagenet: found uint16"),
+        ({"normalize": "imagenet", **COMPAT}, {}, RGB, "normalize=imagenet: found uint16"),
+        ({"normalize": "imagenet", **STRETCHED}, {}, PLANET, "found uint16"),
+        (STRETCHED, {"percentiles": ()}, RGB, "2nd and 98th percentile of band red; run prepare"),
+        (STRETCHED, {"percentiles": ("5", "95")}, RGB, "2nd and 98th percentile of band red"),
+        (COMPAT, {"dtype": "uint8"}, RGB, "accepted: uint16 tiles of four bands, nir last"),
+        (COMPAT, {"bands": ("nir", *RGB)}, RGB, "accepted: uint16 tiles of four bands, nir last"),
+        (COMPAT, {"bands": ("coastal", *PLANET)}, RGB, "accepted: uint16 tiles of four bands"),
     ],
-)
-def test_numbers_that_do_not_fit_are_named(wanted, said):
-    with pytest.raises((InputError, ValueError), match=said):
-        numbers(index=PLANET, **wanted)
+)  # fmt: skip
+def test_numbers_that_do_not_fit_are_named(wanted, index, bands, said):
+    with pytest.raises(InputError, match=said):
+        setup(
+            tile_index(**index), variant=variant("simple_cnn", bands=bands),
+            input={"size": 8, **wanted},
+        )  # fmt: skip
 
 
-def test_radiometry_of_an_index():
-    found = radiometry("percentile", ("red", "nir"), meta())
-    assert found == Radiometry("percentile", (200.0, 200.0), (800.0, 800.0))
-    assert found.reads(("red", "nir")) == ("red", "nir")
-    for percentiles in ((), ("2",), ("5", "95")):
-        with pytest.raises(InputError, match="2nd and 98th percentile of band red; run prepare"):
-            radiometry("percentile", ("red", "nir"), meta(percentiles=percentiles))
-    compat = radiometry("pil_compat", RGB, meta())
-    assert (compat.reads(RGB), compat.reads(PLANET)) == ((*RGB, "nir"), PLANET)
-    for of in (meta(dtype="uint8"), meta(RGB), meta(("nir", *RGB)), meta(("coastal", *PLANET))):
-        with pytest.raises(InputError, match="accepted: uint16 tiles of four bands, nir last"):
-            radiometry("pil_compat", RGB, of)
-
-
-def of_backbone(name):
-    return {"towers": [{"name": "rgb", "backbone": name, "bands": ["red"]}]}
+# Stages by default
 
 
 @pytest.mark.parametrize(
     ("changes", "stages"),
     [
         ({}, FINE_TUNING),
-        ({"weights": "pretrained:tv_in1k"}, FINE_TUNING),
         ({"weights": "/w.pth"}, FINE_TUNING),
         ({"weights": "none"}, FROM_SCRATCH),
         ({"weights": {"rgb": "none"}}, FROM_SCRATCH),
         ({"weights": {"rgb": "none", "nir": "imagenet"}}, FINE_TUNING),
         ({"variant": "simple_cnn"}, FROM_SCRATCH),
-        ({"variant": of_backbone("simple_cnn")}, FROM_SCRATCH),
-        ({"variant": of_backbone("simple_cnn"), "weights": "/w.pth"}, FINE_TUNING),
-        ({"variant": "mobilenet_v2"}, FINE_TUNING),
-        ({"variant": of_backbone("vit_small_patch16_224")}, TRANSFORMER_TUNING),
-        ({"variant": of_backbone("convnext_tiny.fb_in1k")}, TRANSFORMER_TUNING),
-        ({"variant": of_backbone("swin_tiny_patch4_window7_224"), "weights": "none"}, FROM_SCRATCH),
+        ({"variant": variant("simple_cnn"), "weights": "/w.pth"}, FINE_TUNING),
+        ({"variant": variant("vit_small_patch16_224")}, TRANSFORMER_TUNING),
+        ({"variant": variant("convnext_tiny.fb_in1k")}, TRANSFORMER_TUNING),
+        ({"variant": variant("swin_tiny_patch4_window7_224"), "weights": "none"}, FROM_SCRATCH),
     ],
 )
 def test_stages_by_default_suit_what_is_trained(changes, stages):
@@ -171,72 +189,159 @@ def test_a_key_set_by_hand_wins_over_the_default_stage_that_it_is_of():
     assert built("stages=[{pseudo_epochs: 2}]") == (StageOptions(pseudo_epochs=2.0),)
 
 
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    return generate(tmp_path_factory.mktemp("archive"))
+UNPUBLISHED = {"variant": variant("resnet200"), "weights": "pretrained"}
 
 
-def setup(archive, folder, labels=None, **changes):
-    """Resolve a recipe; `labels` gives a tile's labels from its own, by split."""
-    if labels is not None:
-        table = pq.read_table(archive.index)
-        rows = zip(*(table.column(name).to_pylist() for name in ("split", "labels")), strict=True)
-        column = pa.array([labels.get(s, list)(old) for s, old in rows], pa.list_(pa.uint8()))
-        place = table.column_names.index("labels")
-        file = Path(folder) / "tiles-00000.parquet"
-        pq.write_table(table.set_column(place, table.schema.field("labels"), column), file)
-        changes["index"] = str(file)
-    return set_up(make_recipe(archive, folder, **changes), Storage())
+def test_a_backbone_that_nobody_has_published_trains_from_scratch():
+    found = setup(**UNPUBLISHED)
+    assert (found.recipe.stages, found.weights) == (FROM_SCRATCH, {"a": "none"})
+    by_hand = setup(**UNPUBLISHED, stages=[{"trainable": "head"}])
+    assert [stage.trainable for stage in by_hand.recipe.stages] == ["head"]
+
+
+# Notes and refusals
 
 
 @pytest.mark.parametrize(
-    ("changes", "notes"),
+    ("index", "changes", "notes"),
     [
-        ({}, ()),
-        ({"labels": {"train": lambda old: [old[0], 0]}},
+        ({}, {}, ()),
+        ({"train": BOTH_WAYS * [1, 0]}, {},
          ("left: the same on every train tile, so cannot be learnt",)),
-        ({"labels": {"val": lambda _: [0, 0]}, "best": "loss"},
+        ({"val": BOTH_WAYS * 0}, {"best": "loss"},
          ("bright, left: the same on every val tile, so cannot be judged",)),
-        ({"augment": {"scale": 0.3, "crop": "random"}},
-         ("augment.scale=0.3 does nothing here: it works with augment.crop=resized",)),
-        ({"variant": of_backbone("resnet200"), "weights": "pretrained"},
-         ("tower rgb: nobody has published weights of resnet200; it trains from scratch "
+        ({}, UNPUBLISHED,
+         ("tower a: nobody has published weights of resnet200; it trains from scratch "
           "(weights=none says so too)",)),
+        ({}, {"stages": [{"schedule": {"cycle": 3}}]},
+         ("stages.0.schedule.cycle=3.0 does nothing here: it works with stages.0.schedule.name="
+          "triangular or triangular2 or exp_range or cosine_restarts",)),
     ],
 )  # fmt: skip
-def test_what_a_recipe_probably_did_not_mean_is_noted(archive, tmp_path, changes, notes):
-    assert setup(archive, tmp_path, **changes).notes == notes
+def test_what_a_recipe_probably_did_not_mean_is_noted(index, changes, notes):
+    assert setup(tile_index(**index), **changes).notes == notes
 
 
-def test_a_backbone_that_nobody_has_published_trains_from_scratch(archive):
-    tree = {"index": archive.index, "variant": of_backbone("resnet200"), "batch": 8}
-    found = set_up(validate(TrainRecipe, tree), Storage())
-    assert (found.recipe.stages, found.weights) == (FROM_SCRATCH, {"rgb": "none"})
-    by_hand = validate(TrainRecipe, {**tree, "stages": [{"trainable": "head"}]})
-    assert [s.trainable for s in set_up(by_hand, Storage()).recipe.stages] == ["head"]
+ONE_HOT = {"task": "multiclass", "train": np.eye(2, dtype=int)[[0, 1] * 8]}
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "key", "amends"),
     [
-        ({"labels": {"train": lambda _: [1, 0]}},
-         "48 tiles of split train are alike: nothing to learn; accepted: both kinds"),
-        ({"labels": {"val": lambda _: [0, 0]}},
-         "16 tiles of split val are alike: best=map cannot be measured"),
-        ({"loss": {"name": "cross_entropy"}}, "loss.name=cross_entropy: does not fit a multilabel"),
-        ({"sync_batchnorm": True}, "sync_batchnorm=true: works on GPUs only"),
-        ({"accumulate": 3}, r"batch=8: does not divide over 1 workers and 3 parts each"),
+        ({"input": {"size": 32, "resize": 64}}, "input.resize=64",
+         {"input": {"size": 32, "resize": 64, "evaluate": "centre"}}),
+        ({"augment": {"ratio": 2, "crop": "random"}}, "augment.ratio=2.0",
+         {"augment": {"ratio": 2}}),
+        ({"first_conv": "mean"}, "first_conv=mean",
+         {"variant": "single3", "weights": {"rgb": "imagenet"}}),
+        ({"optimizer": {"momentum": 0.5}}, "optimizer.momentum=0.5",
+         {"optimizer": {"name": "sgd", "momentum": 0.5}}),
+        ({"loss": {"gamma": 1}}, "loss.gamma=1.0", {"loss": {"name": "focal", "gamma": 1}}),
+        ({"loss": {"margin": 0}}, "loss.margin=0.0", {"loss": {"name": "asymmetric", "margin": 0}}),
+        ({"pooling": "max", "variant": "simple_cnn_dense"}, "pooling=max",
+         {"variant": "simple_cnn"}),
+        ({"landscape": {"steps": 50}}, "landscape.steps=50",
+         {"stages": [{"learning_rate": "auto"}]}),
+        ({"cache": {"enabled": False, "gib": 2}}, "cache.gib=2.0", {"cache": {"gib": 2}}),
+        ({"stages": [{}, {"schedule": {"warmup_start": 0.1}}]},
+         "stages.1.schedule.warmup_start=0.1",
+         {"stages": [{}, {"schedule": {"warmup": 1, "warmup_start": 0.1}}]}),
+        ({"stages": [{"schedule": {"name": "cosine", "cycle_momentum": True}}]},
+         "stages.0.schedule.cycle_momentum=true",
+         {"stages": [{"schedule": {"cycle_momentum": True}}]}),
+        ({"stages": [{"samples": 99, "pseudo_epochs": 3}]}, "stages.0.pseudo_epochs=3.0",
+         {"stages": [{"pseudo_epochs": 3}]}),
+        ({"stages": [{"trainable": "head", "layer_decay": 0.5}]}, "stages.0.layer_decay=0.5",
+         {"stages": [{"layer_decay": 0.5}]}),
+        ({"index": ONE_HOT, "calibrate": {"thresholds": "f2"}}, "calibrate.thresholds=f2",
+         {"index": {}}),
+        ({"landscape": {"steps": 50}, "augment": {"ratio": 2, "crop": "random"}},
+         "augment.ratio=2.0", {"kind": LandscapeRecipe, "augment": {}}),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_in_one_line(archive, tmp_path, changes, says):
+def test_a_key_without_effect_is_told_of_until_it_has_one(changes, key, amends):
+    def notes(index=(), **keys):
+        return setup(tile_index(**dict(index)), **keys).notes
+
+    assert notes(**changes)[0].startswith(f"{key} does nothing here: it works with ")
+    assert notes(**{**changes, **amends}) == ()
+
+
+@pytest.mark.parametrize(
+    ("index", "changes", "says"),
+    [
+        ({"train": BOTH_WAYS * 0}, {},
+         "32 tiles of split train are alike: nothing to learn; accepted: both kinds"),
+        ({"val": BOTH_WAYS * 0}, {},
+         "32 tiles of split val are alike: best=map cannot be measured"),
+        ({}, {"loss": {"name": "cross_entropy"}}, "loss.name=cross_entropy: does not fit a multi"),
+        ({}, {"sync_batchnorm": True, "resources": {"gpus": "no"}}, "works on GPUs only"),
+        ({}, {"accumulate": 3}, "batch=8: does not divide over 1 workers and 3 parts each"),
+        ({}, {"weights": "imagenet", "variant": variant("resnet18", "tf_efficientnet_lite0"),
+              "input": STRETCHED | {"normalize": "imagenet"}},
+         "resnet18 and tf_eff.*normalize=statistics"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_in_one_line(index, changes, says):
     with pytest.raises(InputError, match=says) as error:
-        setup(archive, tmp_path, **changes)
+        setup(tile_index(**index), **changes)
     assert "\n" not in str(error.value)
 
 
-def test_drop_path_reaches_backbones_that_have_it(archive, tmp_path):
-    found = setup(archive, tmp_path, variant=of_backbone("resnet10t"), drop_path=0.2)
-    rates = [each.drop_prob for each in found.network().modules() if hasattr(each, "drop_prob")]
+def test_drop_path_reaches_backbones_that_have_it():
+    network = setup(variant=variant("resnet10t"), drop_path=0.2).network()
+    rates = [each.drop_prob for each in network.modules() if hasattr(each, "drop_prob")]
     assert max(rates) == pytest.approx(0.2)
     with pytest.raises(InputError, match=r"drop_path=0\.2: simple_cnn has no .*accepted: 0"):
-        setup(archive, tmp_path, drop_path=0.2).network()
+        setup(drop_path=0.2).network()
+
+
+# The recipes of the Planet report
+
+PARAMETERS = {"single3": 11_185_233, "single4": 11_188_369, "double4": 22_370_449}
+"""Of the report's networks with 17 classes."""
+SEVENTEEN = {
+    "train": np.random.default_rng(0).integers(0, 2, (640, 17)),
+    "val": np.random.default_rng(1).integers(0, 2, (64, 17)),
+    "classes": tuple(f"c{k}" for k in range(17)),
+}
+
+
+def load(name):
+    text = (RECIPES / f"{name}.yaml").read_text()
+    recipe = validate(TrainRecipe, {**parse_yaml(text, name), "index": "x"})
+    return recipe, set_up(recipe, Storage(), tile_index(**SEVENTEEN))
+
+
+def test_the_recipes_hold_no_key_without_effect():
+    names = [path.stem for kind in ("planet", "ships") for path in RECIPES.glob(f"{kind}_*.yaml")]
+    assert {name: load(name)[1].notes for name in names} == dict.fromkeys(names, ())
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_paper_recipes_do_as_the_code_did(name):
+    recipe, found = load(f"planet_{name}_paper")
+    assert {
+        "size": 224, "resize": 256, "evaluate": "whole", "radiometry": "pil_compat",
+        "evaluate_flip": True,
+    }.items() <= dict(recipe.input).items()  # fmt: skip
+    assert {
+        "flips": "horizontal", "crop": "random", "brightness": 0, "contrast": 0, "mixup": 0,
+        "cutmix": 0, "erase": 0,
+    }.items() <= dict(recipe.augment).items()  # fmt: skip
+    assert {
+        "shuffle": False, "batch": 32, "first_conv": "in_place", "drop_path": 0, "accumulate": 1,
+        "weights": "imagenet", "dropout": 0, "pooling": None,
+    }.items() <= dict(recipe).items()  # fmt: skip
+    plain = {"name": "adam", "weight_decay": 0, "clip": 0}
+    assert (recipe.average.ema, plain.items() <= dict(recipe.optimizer).items()) == (0, True)
+    (stage,) = recipe.stages
+    assert (stage.trainable, stage.pseudo_epochs, stage.layer_decay) == ("all", 35, 1)
+    rates = [found.plan.learning_rate(20 * epoch) for epoch in (0, 9, 10, 19, 20, 34)]
+    assert rates == pytest.approx([5e-3, 5e-3, 1.5e-3, 1.5e-3, 4.5e-4, 1.35e-4])
+    # three bands are looked at, and near-infrared is read all the same
+    mean, std = (0.7476, 0.6534, 0.4757, 0.0960), (0.1677, 0.1828, 0.2137, 0.0284)
+    if name == "single3":
+        mean, std = (*mean[:3], 0.0), (*std[:3], 1.0)
+    assert (found.bands, found.mean, found.std) == (PLANET, mean, std)
+    assert sum(p.numel() for p in found.network().parameters()) == PARAMETERS[name]
