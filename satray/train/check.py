@@ -19,7 +19,7 @@ from satray.errors import InputError
 from satray.metrics.scored import decide
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
-from satray.train.setup import Setup, unchanged
+from satray.train.setup import Setup
 from satray.train.setup import read as setup_of
 from satray.train.worker import Worker, work_on_one
 
@@ -86,17 +86,15 @@ def plan(recipe: CheckRecipe, setup: Setup, storage: Storage) -> list[str]:
     Raises:
         InputError: a stage that cannot be trained, or weights that do not fit the network.
     """
-    from satray.train.initial import prepared
+    from satray.train.initial import outlook
 
     options = recipe.check
-    _, loaded = prepared(setup, storage)
-    return [
-        *setup.lines,
-        *loaded,
+    return outlook(
+        setup,
+        storage,
         f"check: {recipe.batch} tiles of the train split, up to {options.steps} steps at learning "
         f"rate {rate_of(recipe):.3g}; passes at loss < {options.loss:g} and all decisions right",
-        *unchanged(setup, storage),
-    ]
+    )
 
 
 def work(recipe: CheckRecipe, setup: Setup, run: Run) -> Outcome:

@@ -19,7 +19,7 @@ from satray.runs.run import Run
 from satray.storage import Storage, join
 from satray.train.checkpoints import to_bytes
 from satray.train.parallel import live_norms
-from satray.train.setup import Setup
+from satray.train.setup import Setup, unchanged
 from satray.train.state import begin
 
 FILE, NORMALISATION = "initial.pt", "normalisation.json"
@@ -139,14 +139,19 @@ def _check_stages(network: Network, setup: Setup) -> None:
     network.set_trainable("all")
 
 
-def block_lines(network: Network) -> list[str]:
-    """What `stages.N.trainable` may name, a line a tower."""
-    lines = []
+def outlook(setup: Setup, storage: Storage, *lines: str) -> list[str]:
+    """What a job would do: what it starts from, what `stages.N.trainable` may name, some lines.
+
+    Raises:
+        InputError: as `prepared`; or the archive is not the one that was indexed.
+    """
+    network, loaded = prepared(setup, storage)
+    names = []
     for name, backbone in network.backbones().items():
         blocks = ", ".join(backbone.blocks)
-        lines.append(f"trainable: head, all, or of tower {name} ({backbone.name}): {blocks}")
-    if len(lines) > 1:
-        lines.append(
+        names.append(f"trainable: head, all, or of tower {name} ({backbone.name}): {blocks}")
+    if len(names) > 1:
+        names.append(
             "trainable: a block that all towers have stands for all of them; TOWER.block for one"
         )
-    return lines
+    return [*setup.lines, *loaded, *names, *lines, *unchanged(setup, storage)]

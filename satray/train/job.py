@@ -10,14 +10,11 @@ from satray.metrics.trap import watch
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
 from satray.train import checkpoints, tracking, worker
-from satray.train.setup import Setup, unchanged
+from satray.train.setup import Setup
 from satray.train.setup import read as setup_of
-from satray.train.worker import wants_ray
 
 if TYPE_CHECKING:  # it imports torch
     from satray.train.range_test import Finding
-
-__all__ = ["plan", "read", "wants_ray", "work"]
 
 POINTS = 1000
 """Learning rates that the picture of a training shows, about."""
@@ -37,15 +34,13 @@ def plan(recipe: TrainRecipe, setup: Setup, storage: Storage) -> list[str]:
     Raises:
         InputError: a stage that the network cannot train, or weights that do not fit it.
     """
-    from satray.train.initial import block_lines, prepared
+    from satray.train.initial import outlook
 
     del recipe
     schedule = setup.plan
-    network, loaded = prepared(setup, storage)
-    return [
-        *setup.lines,
-        *loaded,
-        *block_lines(network),
+    return outlook(
+        setup,
+        storage,
         f"{counted(schedule.total_steps, 'step')} of {schedule.global_batch} tiles on "
         f"{counted(schedule.workers, 'worker')}: {counted(schedule.total_samples, 'sample')}, "
         f"{schedule.total_samples / setup.train_tiles:.1f} times the train split",
@@ -53,8 +48,7 @@ def plan(recipe: TrainRecipe, setup: Setup, storage: Storage) -> list[str]:
         f"{schedule.samples_per_pseudo_epoch:,} samples to the nearest batch; best by {setup.best}",
         *schedule.lines,
         *(f"note: {line}" for line in setup.notes),
-        *unchanged(setup, storage),
-    ]
+    )
 
 
 def work(recipe: TrainRecipe, setup: Setup, run: Run) -> Outcome:

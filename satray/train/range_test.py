@@ -23,7 +23,7 @@ from satray.report.curves import Panel, landscape
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage, join
 from satray.train.imbalance import repeat_factors
-from satray.train.setup import Setup, unchanged
+from satray.train.setup import Setup
 from satray.train.setup import read as setup_of
 from satray.train.tracking import parquet
 from satray.train.worker import Worker, work_on_one
@@ -325,20 +325,18 @@ def plan(recipe: LandscapeRecipe, setup: Setup, storage: Storage) -> list[str]:
     Raises:
         InputError: a stage that cannot be trained, or weights that do not fit the network.
     """
-    from satray.train.initial import prepared
+    from satray.train.initial import outlook
 
     wanted = recipe.landscape
-    _, loaded = prepared(setup, storage)
     samples = wanted.seeds * wanted.steps * recipe.batch
-    return [
-        *setup.lines,
-        *loaded,
+    return outlook(
+        setup,
+        storage,
         f"range test of stages[{recipe.stage}] ({setup.recipe.stages[recipe.stage].trainable}): "
         f"{counted(wanted.seeds, 'sweep')} of {wanted.steps} batches of {recipe.batch}, learning "
         f"rate {wanted.lowest:g} to {wanted.highest:g}; up to {samples:,} samples, "
         f"{samples / setup.train_tiles:.1f} times the train split",
-        *unchanged(setup, storage),
-    ]
+    )
 
 
 def work(recipe: LandscapeRecipe, setup: Setup, run: Run) -> Outcome:

@@ -169,8 +169,8 @@ def set_up(recipe: TrainRecipe, storage: Storage, index: TileIndex | None = None
     loss_name(recipe.loss, meta.task)
     best = best_metric(recipe.best, meta.task)
     labels, val_labels = index.part("train").labels, index.part("val").labels
-    values = radiometry(recipe.input.radiometry, input_bands(variant), meta)
-    mean, std = normalisation(recipe, variant, meta, storage)
+    values = _radiometry(recipe, input_bands(variant), meta)
+    mean, std = _normalisation(recipe, variant, weights, values, meta, storage)
     setup = Setup(
         recipe=recipe,
         index=index,
@@ -203,17 +203,15 @@ def read(recipe: TrainRecipe, storage: Storage) -> Setup:
     Raises:
         InputError: see `set_up`; or weights that are not there, or cannot be fetched.
     """
-    index = read_index(recipe.index, storage)
-    setup = set_up(recipe, storage, index)
+    setup = set_up(recipe, storage)
     found = {"index": setup.digest}
     for tower, wanted in weights_wanted(setup.variant, setup.weights).items():
         found[f"weights.{tower}"] = weights_digest(wanted, storage)
     return replace(setup, digests=found)
 
 
-def early(recipe: TrainRecipe, setup: Setup, run: Run) -> None:
+def early(_: TrainRecipe, setup: Setup, run: Run) -> None:
     """Before Ray is started: refuse an archive that is not the one that was indexed."""
-    del recipe
     for line in unchanged(setup, run.storage):
         run.say(line)
 
@@ -226,9 +224,8 @@ def unchanged(setup: Setup, storage: Storage) -> list[str]:
 
 def best_metric(best: str, task: str) -> str:
     """The validation metric that picks the bundle; `loss` is the one where less is better."""
-    if best == "auto":
-        return "accuracy" if task == "multiclass" else "map"
-    return best
+    usual = "accuracy" if task == "multiclass" else "map"
+    return usual if best == "auto" else best
 
 
 def weights_wanted(variant: VariantOptions, weights: Mapping[str, str]) -> dict[str, Wanted]:
@@ -246,34 +243,26 @@ def weights_digest(wanted: Wanted, storage: Storage) -> str:
     return digest_file(storage, str(fetch(backbone, source)) if backbone else source)
 
 
-def radiometry(
-    name: Literal["stored", "pil_compat", "percentile"], bands: tuple[str, ...], meta: IndexMeta
-) -> Radiometry:
-    """The radiometry of a recipe on an index.
-
-    Args:
-        name: the recipe's `input.radiometry`.
-        bands: input bands of the variant.
-        meta: of the index.
+def _radiometry(recipe: TrainRecipe, bands: tuple[str, ...], meta: IndexMeta) -> Radiometry:
+    """How stored pixels of the variant's bands become values.
 
     Raises:
         InputError: `percentile` where the index has none of a band; `pil_compat` where tiles are
             not 16-bit of four bands, nir last: PIL takes the fourth of such a file for alpha.
     """
+    name = recipe.input.radiometry
     if name == "percentile":
         found = {band.name: band.percentiles for band in meta.statistics}
         for band in bands:
-            bounds = [found.get(band, {}).get(percent, math.nan) for percent in (LOW, HIGH)]
-            if not all(math.isfinite(bound) for bound in bounds):
+            if not all(math.isfinite(found[band].get(each, math.nan)) for each in (LOW, HIGH)):
                 raise InputError(
                     f"input.radiometry=percentile: the index has no {LOW}nd and {HIGH}th "
                     f"percentile of band {band}; run prepare again"
                 )
         low, high = (tuple(found[band][percent] for band in bands) for percent in (LOW, HIGH))
         return Radiometry("percentile", low, high)
-    if name == "pil_compat" and (
-        meta.dtype != "uint16" or len(meta.bands) != 4 or meta.bands[3] != "nir"
-    ):
+    like_planet = meta.dtype == "uint16" and len(meta.bands) == 4 and meta.bands[3] == "nir"
+    if name == "pil_compat" and not like_planet:
         raise InputError(
             f"input.radiometry=pil_compat: found {meta.dtype} tiles of {', '.join(meta.bands)}; "
             "accepted: uint16 tiles of four bands, nir last (what PIL takes for alpha); take "
@@ -282,8 +271,13 @@ def radiometry(
     return Radiometry(name)
 
 
-def normalisation(
-    recipe: TrainRecipe, variant: VariantOptions, meta: IndexMeta, storage: Storage
+def _normalisation(
+    recipe: TrainRecipe,
+    variant: VariantOptions,
+    weights: Mapping[str, str],
+    values: Radiometry,
+    meta: IndexMeta,
+    storage: Storage,
 ) -> tuple[Numbers, Numbers]:
     """Mean and standard deviation of each band read, of values after the radiometry.
 
@@ -295,11 +289,9 @@ def normalisation(
     Raises:
         InputError: numbers that are not one a band; `imagenet` where values are not those of 8-bit
             red, green and blue (or of `percentile`), or where the towers' weights want different
-            ones; or the index has no statistics of a band.
+            ones.
     """
-    bands, way = input_bands(variant), recipe.input.normalize
-    weights = sources_of(recipe.weights, variant)
-    stored = recipe.input.radiometry == "stored"
+    bands, way, stored = input_bands(variant), recipe.input.normalize, values.name == "stored"
     if isinstance(way, NormalizeOptions):
         for name, numbers in (("mean", way.mean), ("std", way.std)):
             if len(numbers) != len(bands):
@@ -308,7 +300,7 @@ def normalisation(
                     f"{len(bands)}, one each of {', '.join(bands)}"
                 )
         # Bands that only the radiometry looks at stay as they are.
-        more = len(radiometry(recipe.input.radiometry, bands, meta).reads(bands)) - len(bands)
+        more = len(values.reads(bands)) - len(bands)
         return (*way.mean, *[0.0] * more), (*way.std, *[1.0] * more)
     colours = set(bands) <= set(RGB)
     eight_bit_rgb = stored and meta.dtype == "uint8" and colours
@@ -321,24 +313,19 @@ def normalisation(
         )
         way = "statistics" if other else "imagenet"
     if way == "imagenet":
-        stretched = recipe.input.radiometry == "percentile" and colours
-        if not eight_bit_rgb and not stretched:
+        if not eight_bit_rgb and not (values.name == "percentile" and colours):
             raise InputError(
                 f"input.normalize=imagenet: found {meta.dtype} {', '.join(bands)} "
-                f"({recipe.input.radiometry}); accepted for uint8 red, green and blue, or with "
+                f"({values.name}); accepted for uint8 red, green and blue, or with "
                 "input.radiometry=percentile for red, green and blue; take statistics"
             )
         mean, std = _imagenet(variant, weights)
         full = 255 if stored else 1
         places = [RGB.index(band) for band in bands]
         return tuple(full * mean[i] for i in places), tuple(full * std[i] for i in places)
-    if not stored:
-        return (), ()
     found = {band.name: band for band in meta.statistics}
-    absent = [band for band in bands if band not in found]
-    if absent:
-        raise InputError(f"index: no statistics of band {absent[0]}; run prepare again")
-    return tuple(found[b].mean for b in bands), tuple(found[b].std for b in bands)
+    known = [found[band] for band in bands if stored]
+    return tuple(band.mean for band in known), tuple(band.std for band in known)
 
 
 def _imagenet(variant: VariantOptions, weights: Mapping[str, str]) -> tuple[Numbers, Numbers]:

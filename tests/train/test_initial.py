@@ -11,12 +11,10 @@ from satray.data.augment import Augment
 from satray.data.decode import read_pixels
 from satray.errors import InputError
 from satray.models.backbones import build
-from satray.models.network import Network
 from satray.models.preprocess import to_values
-from satray.models.variant import resolve
 from satray.storage import Storage
 from satray.train import check, initial, job, range_test
-from satray.train.initial import block_lines, prepared
+from satray.train.initial import prepared
 from satray.train.setup import set_up
 from satray.train.step import train_input
 
@@ -142,10 +140,12 @@ def test_norms_that_need_no_second_tile_bear_one_a_worker(small_archive, tmp_pat
 
 
 def test_the_plan_lists_what_trainable_may_name(small_archive, tmp_path):
-    lines = planned(job, make_recipe(small_archive, tmp_path))
-    assert any("(simple_cnn): block1, block2, " in each for each in lines)
-    assert any("steps of 8 tiles on 1 worker: " in each for each in lines)
-    two = Network(resolve("double4"), 2)
-    assert [each.split(":")[0] for each in block_lines(two)] == ["trainable"] * 3
-    assert "tower nir (resnet18): conv1, bn1, layer1, layer2, layer3, layer4" in block_lines(two)[1]
-    two.set_trainable("nir.layer2")
+    one, two = (
+        planned(job, make_recipe(small_archive, tmp_path, variant=variant))
+        for variant in (of_backbone("simple_cnn"), "double4")
+    )
+    assert any("steps of 8 tiles on 1 worker: " in each for each in one)
+    named = [each for each in (*one, *two) if each.startswith("trainable: ")]
+    assert len(named) == 1 + 3
+    assert named[0].endswith("(simple_cnn): block1, block2, block3, block4, block5")
+    assert "tower nir (resnet18): conv1, bn1, layer1, layer2, layer3, layer4" in named[2]
