@@ -10,7 +10,7 @@ import scoring_material as material
 
 from satray.config.score import EvaluateRecipe
 from satray.data.index import SCHEMA, IndexMeta, TileIndex, read_index, table_with
-from satray.evaluate.quality import Predicted, Quality, Split, measure
+from satray.evaluate.quality import Predicted, Quality, measure
 from satray.evaluate.report import publish_report
 from satray.evaluate.reproduce import Comparison
 from satray.models.spec import BundleSpec
@@ -37,9 +37,8 @@ class Findings:
 
     def publish(self, run: Run) -> None:
         tiles = tiles_of_index(self.index, self.spec.classes)
-        split = Split(self.spec, self.index, tiles)
         rest = self.predicted, self.quality, self.comparison, self.failed
-        publish_report(self.recipe, split, *rest, run)
+        publish_report(self.recipe, self.spec, self.index, tiles, *rest, run)
 
 
 def findings(root: Path, *, tiles: int = 12, keys: dict[str, Any] | None = None, **more: Any):

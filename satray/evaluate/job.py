@@ -8,7 +8,7 @@ from satray.config.score import EvaluateRecipe
 from satray.data.bands import select
 from satray.data.index import TileIndex, read_index
 from satray.errors import InputError
-from satray.evaluate.quality import Gathered, Quality, Split, caution, measure
+from satray.evaluate.quality import Gathered, Quality, caution, measure
 from satray.evaluate.reproduce import Comparison, Earlier, causes, compare, earlier
 from satray.metrics.summary import said
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
@@ -24,7 +24,7 @@ from satray.score.results import MapRequest
 from satray.score.scheduler import computes_on_gpu, wants_ray
 from satray.score.settings import D4_SAID
 from satray.score.tile_stages import px_of_tiles
-from satray.score.tiles import tiles_of_index
+from satray.score.tiles import TileSet, tiles_of_index
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:  # it imports torch
@@ -35,8 +35,12 @@ if TYPE_CHECKING:  # it imports torch
 class Inputs:
     """What is measured."""
 
-    split: Split
-    """A split of an index, and the bundle."""
+    spec: "BundleSpec"
+    """The bundle's description."""
+    index: TileIndex
+    """The split of the index."""
+    tiles: TileSet
+    """Its tiles, with their labels in the bundle's order."""
     before: Earlier | None
     """The run to reproduce; None where nobody asked."""
     bundle: dict[str, str]
@@ -73,7 +77,8 @@ def read(recipe: EvaluateRecipe, storage: Storage) -> Inputs:
         digests["reproduce"] = digest_file(storage, join(recipe.reproduce, "run.json"))
         computes = [library_versions(), recipe.batch, recipe.resources.gpus]
         digests["computes"] = hashlib.sha256(to_json(computes)).hexdigest()
-    return Inputs(Split(spec, index, tiles_of_index(index, spec.classes)), before, bundle, digests)
+    tiles = tiles_of_index(index, spec.classes)
+    return Inputs(spec, index, tiles, before, bundle, digests)
 
 
 def _check_fit(spec: "BundleSpec", index: TileIndex) -> None:
@@ -97,7 +102,7 @@ def _check_fit(spec: "BundleSpec", index: TileIndex) -> None:
 
 def plan(recipe: EvaluateRecipe, found: Inputs, _: Storage) -> list[str]:
     """Say what would be predicted, and with what."""
-    spec, tiles = found.split.spec, found.split.tiles
+    spec, tiles = found.spec, found.tiles
     wanted = wanted_of(spec, tiles, MapRequest())
     blocks = Blocks.of("", len(tiles), wanted.tile_bytes)
     lines = [
@@ -116,7 +121,7 @@ def plan(recipe: EvaluateRecipe, found: Inputs, _: Storage) -> list[str]:
 
 def large(recipe: EvaluateRecipe, found: Inputs) -> bool:
     """Whether `resources.ray=auto` takes Ray."""
-    px = px_of_tiles(len(found.split.tiles), found.split.spec, recipe.symmetries == "d4")
+    px = px_of_tiles(len(found.tiles), found.spec, recipe.symmetries == "d4")
     return wants_ray(px, recipe.resources)
 
 
@@ -128,15 +133,14 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
     """
     from satray.evaluate.report import publish_report
 
-    split, before = found.split, found.before
-    spec, index = split.spec, split.index
+    spec, index, before = found.spec, found.index, found.before
     # read first: no use in scoring where it is out of reach
     then = before.predicted(run.storage) if before is not None else None
     gathered = Gathered(spec.classes)
     merged = score_tiles(
         run,
         recipe.bundle,
-        split.tiles,
+        found.tiles,
         MapRequest(),
         recipe.batch,
         recipe.resources,
@@ -168,7 +172,8 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
     document["reproduction"] = comparison.document() if comparison else None
     run.publish("metrics.json", to_json(document))
     if quality is not None:
-        publish_report(recipe, split, predicted, quality, comparison, merged.failed, run)
+        of = (spec, index, found.tiles)
+        publish_report(recipe, *of, predicted, quality, comparison, merged.failed, run)
     same = comparison is None or comparison.same
     return Outcome(
         counts={"tiles": merged.tiles, "failed": merged.failed, "classes": len(spec.classes)},

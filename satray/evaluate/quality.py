@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from satray.data.index import TileIndex
 from satray.evaluate.bootstrap import affordable, bootstrap
 from satray.metrics.scored import (
     BINS,
@@ -26,25 +25,12 @@ from satray.metrics.scored import (
 from satray.metrics.summary import compute_metrics, figures_by_class, metrics_of
 from satray.metrics.trap import watch
 from satray.score.predictions import OK, matrix
-from satray.score.tiles import TileSet
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
 
 AT_T = np.linspace(0.5, 1.0, 20, endpoint=False)
 """Thresholds of tail accuracy, or shares of the tiles: 0.5 to 0.975 in steps of 0.025."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """A split of an index, and the bundle that it is measured with."""
-
-    spec: "BundleSpec"
-    """The bundle's description."""
-    index: TileIndex
-    """The split."""
-    tiles: TileSet
-    """Its tiles, with their labels in the bundle's order."""
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,22 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from satray.config.score import EvaluateRecipe
+from satray.data.index import TileIndex
 from satray.evaluate.gallery import ends, render, worst
 from satray.evaluate.plots import draw
-from satray.evaluate.quality import Predicted, Quality, Split, caution
+from satray.evaluate.quality import Predicted, Quality, caution
 from satray.evaluate.reproduce import NO_CAUSE, Comparison
 from satray.report.page import html, interval, number
 from satray.report.style import PANELS_MOST, most_frequent
 from satray.runs.run import Run, library_versions
+from satray.score.tiles import TileSet
 from satray.storage import name as last_part
+
+if TYPE_CHECKING:  # it imports torch
+    from satray.models.spec import BundleSpec
 
 CALIBRATED = {
     "log_loss": "log loss",
@@ -33,7 +38,9 @@ CLASS_HEADS = (
 
 def publish_report(
     recipe: EvaluateRecipe,
-    split: Split,
+    spec: "BundleSpec",
+    index: TileIndex,
+    tiles: TileSet,
     predicted: Predicted,
     quality: Quality,
     comparison: Comparison | None,
@@ -44,14 +51,16 @@ def publish_report(
 
     Args:
         recipe: the run's.
-        split: the bundle and the split's tiles.
+        spec: the bundle's.
+        index: the split of the index.
+        tiles: its tiles.
         predicted: what was predicted.
         quality: what was measured.
         comparison: the run beside an earlier one; None where nobody asked.
         failed: tiles that could not be predicted.
         run: the run.
     """
-    spec, document = split.spec, quality.document
+    document = quality.document
     with run.activity("drawing"):
         run.progress("drawing plots")
         plots = draw(quality, spec.classes, spec.thresholds)
@@ -75,10 +84,10 @@ def publish_report(
             footer="Written by satray; self-contained. The figures are in metrics.json, the "
             "predictions in predictions/, the plots in plots/.",
             headlines=_headlines(quality),
-            caution=caution(spec, split.index.digest, recipe.split),
+            caution=caution(spec, index.digest, recipe.split),
             recipe=recipe,
             spec=spec,
-            index=split.index,
+            index=index,
             predicted=predicted,
             run_id=run.run_id,
             quality=quality,
@@ -99,18 +108,23 @@ def publish_report(
             listed=lambda values: ", ".join(f"{value:.4g}" for value in values),
             versions=library_versions(),
             own_recipe=json.dumps(own_recipe, indent=2, ensure_ascii=False),
-            **_gallery(recipe, split, predicted, quality, run),
+            **_gallery(recipe, spec, tiles, predicted, quality, run),
         )
     run.publish("report.html", data)
 
 
 def _gallery(
-    recipe: EvaluateRecipe, split: Split, predicted: Predicted, quality: Quality, run: Run
+    recipe: EvaluateRecipe,
+    spec: "BundleSpec",
+    tiles: TileSet,
+    predicted: Predicted,
+    quality: Quality,
+    run: Run,
 ) -> dict[str, Any]:
     """The tiles that are shown: `shelves`, one a class, `worst` errors, and `pictures` of all."""
     from satray.models.bundle import load_bundle
 
-    scored, classes = quality.scored, split.spec.classes
+    scored, classes = quality.scored, spec.classes
     if recipe.gallery is None:
         shown = most_frequent([int(n) for n in scored.labels.sum(axis=0)])
     else:
@@ -120,9 +134,9 @@ def _gallery(
     picks = [pick for one in shelves for pick in (*one.top, *one.bottom)] + list(errors)
     pictures: dict[tuple[int, int], bytes] = {}
     if picks:
-        place = {name: i for i, name in enumerate(split.tiles.table["tile_id"].to_pylist())}
+        place = {name: i for i, name in enumerate(tiles.table["tile_id"].to_pylist())}
         rows = [place[name] for name in predicted.ids]
-        tiles = replace(split.tiles, table=split.tiles.table.take(rows))
+        tiles = replace(tiles, table=tiles.table.take(rows))
         bundle, d4 = load_bundle(recipe.bundle, run.storage), recipe.symmetries == "d4"
         pictures = render(picks, tiles, bundle, run.storage, d4=d4, progress=run.progress)
     return {"shelves": shelves, "worst": errors, "pictures": pictures}

@@ -360,26 +360,15 @@ def _size(tensor: Tensor) -> str:
 
 
 def _arranged(given: Tensors, backbone: Backbone, tower: str, source: str) -> tuple[str, Tensors]:
-    """The tensors that are meant for a backbone, in its names, and what stood before those names.
-
-    Names are taken as they are, by torchvision's places, or as timm converts them; whatever fits
-    best.
-    """
+    """The tensors that are meant for a backbone, in its names, and what stood before these."""
     target = backbone.body.state_dict()
 
     def fits(tensors: Tensors) -> int:
         return sum(name in target and v.shape == target[name].shape for name, v in tensors.items())
 
     prefix, own = _part(given, target, tower, source)
-    ways = [(prefix, own), (prefix, _by_place(own, target)), (prefix, _converted(own, backbone))]
-    if 2 * max(fits(tensors) for _, tensors in ways) < len(
-        target
-    ):  # foreign names, behind a prefix
-        from timm.models import clean_state_dict
-
-        bare = _converted(clean_state_dict(given), backbone)
-        ways.append(("", _part(bare, target, tower, source)[1]))
-    prefix, found = max(ways, key=lambda way: fits(way[1]))
+    # names as they are, by torchvision's places, or as timm converts them
+    found = max((own, _by_place(own, target), _converted(own, backbone)), key=fits)
     return prefix, dict(found)
 
 

@@ -193,19 +193,18 @@ def test_the_followed_network_of_a_file_is_taken_and_named(taken, left, said):
     assert line.endswith(f"w, its part {taken}* (15 others left out)")
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_names_that_timm_converts_are_converted(prefix):
-    """A ConvNeXt as its authors name it, bare and behind a prefix."""
+def test_names_that_timm_converts_are_converted():
+    """A ConvNeXt as its authors name it."""
     source = randomised(build("convnext_atto", 3)).body.state_dict()
     state = {}
     for name, value in source.items():
         name = re.sub(r"^stem\.", "downsample_layers.0.", name)
         name = re.sub(r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1.", name)
         name = re.sub(r"\.blocks\.(\d+)\.", r".\1.", name).replace("conv_dw", "dwconv")
-        state[prefix + name.replace("mlp.fc", "pwconv")] = value
+        state[name.replace("mlp.fc", "pwconv")] = value
     for name in ("norm.weight", "norm.bias", "head.bias"):
-        state[prefix + name] = torch.ones(320)
-    state[prefix + "head.weight"] = torch.ones(5, 320)
+        state[name] = torch.ones(320)
+    state["head.weight"] = torch.ones(5, 320)
     assert same(load(state, "convnext_atto")[0], source)
 
 
