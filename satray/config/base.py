@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
-    model_validator,
 )
 from pydantic.fields import FieldInfo
 
@@ -22,17 +22,6 @@ class Section(BaseModel):
     """A group of keys: frozen, and closed to unknown ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_is_a_list(cls, data: Any) -> Any:
-        """Take `classes=ship` for `classes=[ship]`."""
-        if not isinstance(data, dict):
-            return data
-        return {
-            name: [value] if isinstance(value, str) and _takes_texts(cls, name) else value
-            for name, value in data.items()
-        }
 
     def identity(self) -> dict[str, Any]:
         """What of it decides the job's products, as JSON values."""
@@ -51,11 +40,6 @@ class Section(BaseModel):
 def _extra(field: FieldInfo | None) -> dict[str, Any]:
     extra = field.json_schema_extra if field is not None else None
     return extra if isinstance(extra, dict) else {}
-
-
-def _takes_texts(model: type[BaseModel], name: str) -> bool:
-    field = model.model_fields.get(name)
-    return field is not None and tuple[str, ...] in (field.annotation, *get_args(field.annotation))
 
 
 @dataclass(frozen=True)
@@ -127,6 +111,10 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Texts = Annotated[
+    tuple[str, ...], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+]
+"""Names; one alone needs no brackets (`classes=ship`)."""
 ReadPath = Annotated[str, IsPath()]
 WrittenPath = Annotated[str, IsPath(written=True)]
 

@@ -14,6 +14,7 @@ from satray.config.base import (
     Recipe,
     Section,
     Share,
+    Texts,
     key,
     without_alpha,
 )
@@ -59,17 +60,17 @@ class PrepareRecipe(Recipe):
     label_positive: str | None = key(
         None, "numbers of class columns that mean yes, as '>0'; default: 0 and 1 only"
     )
-    extensions: tuple[str, ...] | None = key(
+    extensions: Texts | None = key(
         None, "image files to take by extension, as [tif]; default every known one"
     )
     key_column: str | None = key(
         None, "label column that names the tile; default the first text column"
     )
-    classes: tuple[str, ...] | None = key(None, "classes to keep, in this order; default all")
+    classes: Texts | None = key(None, "classes to keep, in this order; default all")
     task: Literal["auto", "binary", "multilabel", "multiclass"] = key(
         "auto", "auto: one class binary; folders, or one name a cell, multiclass; else multilabel"
     )
-    bands: tuple[str, ...] | None = key(
+    bands: Texts | None = key(
         None, "names of the files' bands in order; default what the files say"
     )
     pages: Literal["bands", "first"] = key(

@@ -14,6 +14,7 @@ from satray.config.base import (
     Recipe,
     Section,
     Share,
+    Texts,
     key,
     without_alpha,
 )
@@ -22,7 +23,7 @@ from satray.config.base import (
 class CamOptions(Section):
     """Class activation maps to write."""
 
-    classes: tuple[str, ...] | None = key(
+    classes: Texts | None = key(
         None, "classes to map; [all] for every class; default: none of tiles, every one of scenes"
     )
     kind: Literal["dense", "argmax", "both"] | None = key(
@@ -36,7 +37,7 @@ class DetectionOptions(Section):
     """Peaks of scenes' maps as points."""
 
     write: bool = key(True, "write them; a bundle without maps has none")
-    classes: tuple[str, ...] | None = key(
+    classes: Texts | None = key(
         None, "classes to find; default those of cam.classes, every one where it is []"
     )
     within: Literal["auto", "tiles", "scene"] = key(
@@ -81,7 +82,7 @@ class ScoreRecipe(Recipe):
         None,
         "rasters or STAC Items below a prefix, one file, or a Parquet list of scene, uri, band",
     )
-    bands: tuple[str, ...] | dict[str, int | str] | None = key(
+    bands: Texts | dict[str, int | str] | None = key(
         None,
         "names of the files' bands in order, or of scenes a mapping: a wanted band -> its number, "
         "name or description in the file; default what the files or the index say",
@@ -89,7 +90,7 @@ class ScoreRecipe(Recipe):
     pages: Literal["bands", "first"] = key(
         "bands", "of TIFFs: bands: pages of one size and dtype are bands; first: only the first is"
     )
-    extensions: tuple[str, ...] | None = key(
+    extensions: Texts | None = key(
         None, "image files of a prefix to take by extension, as [tif]; default every known one"
     )
     cam: CamOptions = key(CamOptions(), "class activation maps")
@@ -216,7 +217,7 @@ class EvaluateRecipe(Recipe):
     bootstrap: int = key(
         1000, "draws of tiles for the intervals of the figures; 0: no intervals", ge=0, le=100_000
     )
-    gallery: tuple[str, ...] | None = key(
+    gallery: Texts | None = key(
         None,
         "classes whose most and least confident tiles the report shows; [] for none (the worst "
         "errors are shown all the same); default the 20 with most positives",
@@ -241,7 +242,7 @@ class ExportRecipe(Recipe):
     makes: ClassVar[str] = "encoder/TOWER.safetensors, classifier.onnx, classifier.pt2, export.json"
 
     bundle: ReadPath = key(..., "bundle: the `out` of a train run, or the bundle folder")
-    formats: tuple[str, ...] = key(
+    formats: Texts = key(
         FORMATS,
         "encoder: a feature pyramid a tower, for satray.models.encoder.load_encoder; onnx and "
         "torch (.pt2): the whole classifier on stored pixels",

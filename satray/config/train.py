@@ -18,6 +18,7 @@ from satray.config.base import (
     Recipe,
     Section,
     Share,
+    Texts,
     having,
     key,
 )
@@ -38,9 +39,7 @@ class TowerOptions(Section):
 
     name: str = key(..., "name of the tower, [a-z0-9]+", pattern=r"^[a-z0-9]+$")
     backbone: str = key(..., "simple_cnn or any timm model name (resnet18, mobilenetv2_100, ...)")
-    bands: tuple[str, ...] = key(
-        ..., "bands in input order; a repeated name repeats the band", min_length=1
-    )
+    bands: Texts = key(..., "bands in input order; a repeated name repeats the band", min_length=1)
 
 
 class VariantOptions(Section):
