@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from rasterio.io import MemoryFile
 from rio_cogeo import cog_validate
 
@@ -35,51 +33,36 @@ def maps(k: int, h: int, w: int) -> np.ndarray:
     return values
 
 
-def by_strips(folder, values, affine=UTM, crs="EPSG:32631", step=37):
-    shape, names = values.shape, NAMES[: len(values)]
-    with StripWriter(folder / "work.tif", shape, names, affine, crs, TAGS) as writer:
-        for row in reversed(range(0, shape[1], step)):
-            writer.write(values[:, row : row + step], row)
-        target = writer.optimise(folder / "cam.tif")
-    assert [path.name for path in folder.iterdir()] == ["cam.tif"]
-    return target
-
-
-def at_once(folder, values, affine=UTM, crs="EPSG:32631"):
-    target = folder / "cam.tif"
-    target.write_bytes(cam_raster(values, NAMES[: len(values)], affine, crs, TAGS))
-    return target
-
-
-@pytest.mark.parametrize("write", [by_strips, at_once])
 @pytest.mark.parametrize(
     ("h", "w", "affine"),
     [(1, 1, UTM), (7, 8, TURNED), (130, 200, UTM @ Affine.scale(0.31)), (530, 700, UTM)],
 )
-def test_valid_cog_with_the_same_numbers(tmp_path, write, h, w, affine) -> None:
-    values = maps(2, h, w)
-    path = write(tmp_path, values, affine)
-    assert cog_validate(path, strict=True, quiet=True) == (True, [], [])
-    with rasterio.open(path) as back:
-        assert np.array_equal(back.read(), values, equal_nan=True)
-        assert back.transform.almost_equals(affine, 1e-9)
-        assert back.crs.to_epsg() == 32631
-        assert back.descriptions == NAMES
-        assert np.isnan(back.nodata)
-        assert back.dtypes == ("float32", "float32")
-        assert TAGS.items() <= back.tags().items()
-        assert back.compression.name == "deflate"
-        assert bool(back.overviews(1)) == (max(h, w) > 512)
-        assert back.block_shapes[0] == (block_size(h, w),) * 2
-
-
-def test_same_overviews_either_way(tmp_path) -> None:
-    values, seen = maps(1, 600, 640), []
-    for write in (by_strips, at_once):
-        (tmp_path / write.__name__).mkdir()
-        with rasterio.open(write(tmp_path / write.__name__, values), overview_level=0) as back:
-            seen.append(back.read())
-    assert np.array_equal(*seen, equal_nan=True)
+def test_valid_cogs_with_the_same_numbers_either_way(tmp_path, h, w, affine) -> None:
+    values, overviews = maps(2, h, w), []
+    about = NAMES, affine, "EPSG:32631", TAGS
+    with StripWriter(tmp_path / "work.tif", values.shape, *about) as writer:
+        for row in reversed(range(0, h, 37)):
+            writer.write(values[:, row : row + 37], row)
+        writer.optimise(tmp_path / "strips.tif")
+    assert [path.name for path in tmp_path.iterdir()] == ["strips.tif"]
+    (tmp_path / "once.tif").write_bytes(cam_raster(values, *about))
+    for path in tmp_path.iterdir():
+        assert cog_validate(path, strict=True, quiet=True) == (True, [], [])
+        with rasterio.open(path) as back:
+            assert np.array_equal(back.read(), values, equal_nan=True)
+            assert back.transform.almost_equals(affine, 1e-9)
+            assert back.crs.to_epsg() == 32631
+            assert back.descriptions == NAMES
+            assert np.isnan(back.nodata)
+            assert back.dtypes == ("float32", "float32")
+            assert TAGS.items() <= back.tags().items()
+            assert back.compression.name == "deflate"
+            assert bool(back.overviews(1)) == (max(h, w) > 512)
+            assert back.block_shapes[0] == (block_size(h, w),) * 2
+        if max(h, w) > 512:
+            with rasterio.open(path, overview_level=0) as back:
+                overviews.append(back.read())
+    assert not overviews or np.array_equal(*overviews, equal_nan=True)
 
 
 def test_without_georeference_y_is_minus_row() -> None:
@@ -116,23 +99,23 @@ def test_cells_with_data_against_counting() -> None:
                 assert found[i, j] == square.any()
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 25), st.randoms())
-def test_blocks_in_any_order_and_the_rest_is_nodata(tmp_path, h, w, side, random) -> None:
-    values = np.random.default_rng(1).normal(size=(1, h, w)).astype(np.float32)
-    blocks = [(i, j) for i in range(0, h, side) for j in range(0, w, side)]
-    random.shuffle(blocks)
-    expected = np.full_like(values, np.nan)
-    target, work = tmp_path / "cam.tif", tmp_path / "work.tif"
-    target.unlink(missing_ok=True)
-    with StripWriter(work, values.shape, ("a",), PIXEL_COORDINATES, None, {}) as writer:
-        for i, j in blocks[: len(blocks) - len(blocks) // 3]:
-            some = values[:, i : i + side, j : j + side]
-            writer.write(some, i, j)
-            expected[:, i : i + side, j : j + side] = some
-        writer.optimise(target)
-    with rasterio.open(target) as back:
-        assert np.array_equal(back.read(), expected, equal_nan=True)
+def test_blocks_in_any_order_and_the_rest_is_nodata(tmp_path) -> None:
+    rng = np.random.default_rng(1)
+    for h, w, side in rng.integers(1, 60, (12, 3)).tolist():
+        values = rng.normal(size=(1, h, w)).astype(np.float32)
+        blocks = [(i, j) for i in range(0, h, side) for j in range(0, w, side)]
+        rng.shuffle(blocks)
+        expected = np.full_like(values, np.nan)
+        about = ("a",), PIXEL_COORDINATES, None, {}
+        with StripWriter(tmp_path / "work.tif", values.shape, *about) as writer:
+            for i, j in blocks[: len(blocks) - len(blocks) // 3]:
+                there = np.s_[:, i : i + side, j : j + side]
+                writer.write(values[there], i, j)
+                expected[there] = values[there]
+            target = writer.optimise(tmp_path / "cam.tif")
+        with rasterio.open(target) as back:
+            assert np.array_equal(back.read(), expected, equal_nan=True)
+        target.unlink()
 
 
 def test_what_the_disk_does_not_take_is_one_line(tmp_path) -> None:

@@ -234,15 +234,12 @@ def test_a_dot_is_where_it_is_in_all_files(crs: str | None, affine) -> None:
     assert np.allclose(geo["columns"]["geometry"]["bbox"], frame.total_bounds)
 
 
-def test_wanted_classes_only_and_points_stay_in_the_scene() -> None:
+def test_wanted_classes_edges_and_far_points(tmp_path) -> None:
     maps = dots((0, 5, 7), (1, 2, 2))
     assert found_of(maps, scene(), wanted=["haze & été"]).klass == ("haze & été",)
     assert len(found_of(maps, scene(), wanted=[])) == 0
     found = found_of(dots((0, 11, 14)), SceneExtent("a", 350, 400, "EPSG:32631", UTM))
     assert (found.row[0], found.col[0]) == (350, 400)
-
-
-def test_far_points_and_those_over_the_antimeridian() -> None:
     over = scene("EPSG:3832", (1e3, 0.0, 3.2e6, 0.0, -1e3, 2e6))
     found = found_of(dots((0, 5, 1), (1, 2, 13)), over)
     assert (found.lon[0] > 178, found.lon[1] < -177) == (True, True)
@@ -252,17 +249,15 @@ def test_far_points_and_those_over_the_antimeridian() -> None:
     # this scene lies beyond its projection's range
     wild = found_of(dots((0, 5, 7)), scene("EPSG:32631", (1e12, 0.0, 0.0, 0.0, -10.0, 5411000.0)))
     assert np.isnan(wild.lon).all()
-    geoparquet(wild, "m", "r")
-
-
-def test_no_detections_are_valid_files(tmp_path) -> None:
-    found = found_of(dots(), scene())
-    assert len(found) == 0
+    assert pq.read_table(io.BytesIO(geoparquet(wild, "m", "r")))["geometry"].null_count == 1
+    # none are valid files
+    none = found_of(dots(), scene())
+    assert len(none) == 0
     path = tmp_path / "d.gpkg"
-    path.write_bytes(geopackage(found, "m", "r", NOW))
+    path.write_bytes(geopackage(none, "m", "r", NOW))
     assert len(pyogrio.read_dataframe(path)) == 0
-    assert len(geopandas.read_parquet(io.BytesIO(geoparquet(found, "m", "r")))) == 0
-    assert json.loads(geojson(found, "m", "r") or b"")["features"] == []
+    assert len(geopandas.read_parquet(io.BytesIO(geoparquet(none, "m", "r")))) == 0
+    assert json.loads(geojson(none, "m", "r") or b"")["features"] == []
     with sqlite3.connect(path) as database:
         assert database.execute("select table_name from gpkg_contents").fetchall() == [(LAYER,)]
 
