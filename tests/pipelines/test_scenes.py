@@ -8,7 +8,7 @@ import maps_material as material
 import pytest
 import rasterio
 
-from satray.score import job
+from satray.score import scenes_job
 from satray.score.scene_stages import SceneStages
 from satray.storage import Storage
 
@@ -80,7 +80,7 @@ def test_scenes_of_many_parts_and_a_bad_one_with_a_process_killed(
         pixels = material.dotted(material.field(110, 120, seed=seed), (72, 72))
         material.write_scene(tmp_path / "scenes" / f"{seed}.tif", pixels)
     (tmp_path / "scenes" / "bad.tif").write_bytes(b"no image")
-    monkeypatch.setattr(job, "SceneStages", mortal(str(tmp_path), stage))
+    monkeypatch.setattr(scenes_job, "SceneStages", mortal(str(tmp_path), stage))
     given = material.recipe(
         bundle, tmp_path / "scenes", mode="dense", window=512, resources=WORKERS, drift="warn"
     )
@@ -138,7 +138,7 @@ def test_a_scene_that_kills_who_opens_it_is_given_up_and_costs_no_other(
                 os.kill(os.getpid(), signal.SIGKILL)
             return found
 
-    monkeypatch.setattr(job, "SceneStages", Deadly)
+    monkeypatch.setattr(scenes_job, "SceneStages", Deadly)
     for seed, name in enumerate(("a.tif", "b.tif")):
         pixels = material.dotted(material.field(110, 120, seed=seed), (72, 72))
         material.write_scene(tmp_path / "scenes" / name, pixels)
