@@ -156,7 +156,7 @@ def _on_picture(evidence: Evidence, view: View) -> Floats:
 
 def _legend(width: int, evidence: Evidence | None, top: float, count: int, title: str) -> Any:
     """A strip with the scene's name, the class, its scale and what a circle is."""
-    from matplotlib import colormaps
+    from matplotlib import colormaps, get_data_path
     from PIL import Image, ImageDraw, ImageFont
 
     from satray.report.style import INK, MUTED, short
@@ -165,7 +165,9 @@ def _legend(width: int, evidence: Evidence | None, top: float, count: int, title
         return short("".join(c if c.isprintable() else " " for c in text), letters)
 
     strip, letters = Image.new("RGB", (width, LEGEND), "white"), max(20, width // 8)
-    drawing, font = ImageDraw.Draw(strip), ImageFont.load_default(13)
+    drawing = ImageDraw.Draw(strip)
+    # Pillow's own has no accents
+    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", 12)
     drawing.text((8, 14), said(title, letters), INK, font, anchor="lm")
     if evidence is None:
         drawing.text((8, 38), "no map", MUTED, font, anchor="lm")
@@ -179,6 +181,6 @@ def _legend(width: int, evidence: Evidence | None, top: float, count: int, title
     drawing.text((76, 38), words, INK, font, anchor="lm")
     if width >= 400:
         most = f"{MOST:,} of " if count > MOST else ""
-        words = f"{most}{count:,} detections"
+        words = f"○ {most}{count:,} detections"
         drawing.text((width - 8, 38), words, INK, font, anchor="rm")
     return strip
