@@ -105,19 +105,6 @@ def test_half_a_percent_is_nothing():
     assert (resized.net_height, resized.net_width) == (200, 200)
 
 
-@given(
-    st.integers(1, 5000), st.integers(1, 5000), st.floats(0.01, 15), st.floats(0.01, 15),
-    st.floats(0, 360),
-)  # fmt: skip
-def test_corners_stay_where_they_are(height, width, x, y, turn):
-    affine = UTM @ Affine.rotation(turn) @ Affine.scale(x, y)
-    found = grid(height, width, ZONE, affine)
-    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        net = found.affine_net @ (column * found.net_width, row * found.net_height)
-        stored = affine @ (column * width, row * height)
-        assert net == pytest.approx(stored, abs=1e-3)
-
-
 @pytest.mark.parametrize("scale", [17, 1e3, 1 / 300, 1e-6])
 def test_ground_too_far_from_the_bundles(scale):
     with pytest.raises(DecodeError, match="net px a px; accepted: 1/256 to 16"):
