@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+from satray.config.base import idle_keys
 from satray.config.tune import TuneRecipe
+from satray.data.index import read_index
 from satray.errors import counted
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
+from satray.train.setup import best_metric
 from satray.tune import report
 from satray.tune.feature_table import SPLITS, head_only
-from satray.tune.records import by_status, ended_words
-from satray.tune.trials import RATE, Sweep, fine_tuning, note_lines, resolved
+from satray.tune.records import Metric, by_status, ended_words
+from satray.tune.trials import RATE, Sweep, dotted, fine_tuning, space_of
 
 
 def read(recipe: TuneRecipe, storage: Storage) -> Sweep:
     """The sweep, with digests of index and weight files, once all trials are seen to fit.
 
     Raises:
-        InputError: the first thing wrong with space, base or a configuration.
+        InputError: the first thing wrong with index, space, base or a configuration.
     """
-    return resolved(recipe, storage)
+    index = read_index(recipe.index, storage)
+    space = space_of(recipe, index.meta.bands, index.split_counts.get("train", 0))
+    best = recipe.metric if recipe.metric != "auto" else dotted(recipe.base).get("best", "auto")
+    metric = Metric(best_metric(str(best), index.meta.task))
+    notes = dict.fromkeys(idle_keys(recipe, None))
+    sweep = Sweep(recipe, index, space, metric, notes=notes).over(space)
+    for trial in sweep.trials:
+        sweep.check(trial)
+    weights = {f"weights {' '.join(name).strip()}": is_ for name, is_ in sweep.weights.items()}
+    return replace(sweep, digests={"index": index.digest, **weights})
 
 
 def wants_dashboard(recipe: TuneRecipe, sweep: Sweep) -> bool:
@@ -47,7 +60,7 @@ def plan(recipe: TuneRecipe, sweep: Sweep, storage: Storage) -> list[str]:
         f"{counted(sweep.planned, 'trial')} by {recipe.search} search, compared by "
         f"{sweep.metric.title}",
         *_plan_lines(recipe, sweep),
-        *note_lines(sweep.notes),
+        *(f"note: {line}" for line in sweep.notes),
         *sweep.check_unchanged(storage),
     ]
 
@@ -103,8 +116,9 @@ def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
     """Search, then publish leaderboard, curves, the best recipe and its bundle. Ray is up."""
     from satray.tune.search import search
 
-    sweep, log, given, tested = search(sweep, run)
-    records, metric = list(log.records.values()), sweep.metric
+    log, given, tested = search(sweep, run)
+    sweep, records = given.sweep, list(log.records.values())
+    metric = sweep.metric
     # whatever becomes of the best
     for name, table in (
         ("leaderboard.parquet", report.leaderboard(records, metric)),

@@ -304,8 +304,6 @@ class TrialLog:
             self._failures += 1
             if self._failures <= FAILURES:
                 self._run.say(f"  trial {trial} ({label(one.configuration)}) failed: {reason}")
-            if self._failures == FAILURES:
-                self._run.say("  of more that fail leaderboard.parquet will hold the reasons")
         self._run.progress(self.line())
         return record
 

@@ -16,7 +16,7 @@ from satray.tune import tuner
 from satray.tune.records import TrialLog, short_value, trial_id
 from satray.tune.space import Configuration, Space
 from satray.tune.starts import prepare, settle
-from satray.tune.trials import RATE, RATES, Sweep, Trial, note_lines, variants_of
+from satray.tune.trials import RATE, RATES, Sweep, Trial, variants_of
 
 if TYPE_CHECKING:
     import optuna
@@ -29,7 +29,7 @@ SUGGESTIONS = 50
 """Of Optuna's that are no news, before a random configuration is taken."""
 
 
-def search(sweep: Sweep, run: Run) -> tuple[Sweep, TrialLog, tuner.Work, dict[str, bytes]]:
+def search(sweep: Sweep, run: Run) -> tuple[TrialLog, tuner.Work, dict[str, bytes]]:
     """Run all trials that have not ended. Ray is up.
 
     Args:
@@ -37,8 +37,8 @@ def search(sweep: Sweep, run: Run) -> tuple[Sweep, TrialLog, tuner.Work, dict[st
         run: its folder; what ended is in its state's log.
 
     Returns:
-        The sweep with the space that was searched and what trials started from; all trials; what
-        they were given; pictures of range tests, heading -> PNG.
+        All trials; what they were given, with the space that was searched; pictures of range
+        tests, heading -> PNG.
 
     Raises:
         SatrayError: no trial can begin, since no start can be had.
@@ -51,8 +51,8 @@ def search(sweep: Sweep, run: Run) -> tuple[Sweep, TrialLog, tuner.Work, dict[st
             sweep.check(trial)
     with run.activity("preparing"):
         sweep.check_networks(trial for trial in sweep.trials if not trial.head)
-    for line in note_lines(sweep.notes):
-        run.say(line)
+    for line in sweep.notes:
+        run.say(f"note: {line}")
     # Features are made for a training of the head, where one is among those that share a start.
     shared = Counter(trial.start for trial in sweep.trials)
     heads_last = sorted(sweep.trials, key=lambda trial: trial.head)
@@ -67,8 +67,8 @@ def search(sweep: Sweep, run: Run) -> tuple[Sweep, TrialLog, tuner.Work, dict[st
     work = tuner.work_of(sweep, run)
     with run.activity("trials"):
         for left, heads in _left(sweep, log):
-            tuner.run_trials(sweep, left, log, work, run, heads=heads)
-    return sweep, log, work, tested
+            tuner.run_trials(left, log, work, run, heads=heads)
+    return log, work, tested
 
 
 def _left(sweep: Sweep, log: TrialLog) -> Iterator[tuple[Iterator[Trial], bool]]:

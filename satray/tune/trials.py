@@ -8,18 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from satray.config.base import idle_keys, type_at
+from satray.config.base import type_at
 from satray.config.cli import apply_overrides, holds_keys, validate
 from satray.config.stages import usual_stages
 from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
-from satray.data.index import TileIndex, check_unchanged, read_index
+from satray.data.index import TileIndex, check_unchanged
 from satray.errors import InputError
 from satray.models.pretrained import UNPUBLISHED, is_word, sources_of
 from satray.models.variant import BUILT_IN, input_bands, resolve
 from satray.storage import Storage, absolute, join
 from satray.train.plan import plan_training
-from satray.train.setup import Wanted, best_metric, set_up, weights_digest
+from satray.train.setup import Wanted, set_up, weights_digest
 from satray.tune.feature_table import VIEWS, head_only, views_of
 from satray.tune.records import Metric, Regime, trial_id
 from satray.tune.space import Configuration, Space, text
@@ -33,8 +33,6 @@ OWN = ("index", "out", "overwrite", "storage", "resources")
 """Keys of train that `tune` has too: given there, for all trials."""
 TRAINABLE = re.compile(r"stages\.\d+\.trainable")
 """Keys that say what is trained."""
-NOTES = 12
-"""Notes that are shown."""
 UNTAUGHT = "weights=none: heads are trained on backbones that nothing was taught"
 """Also where nobody has published weights of a backbone."""
 
@@ -87,7 +85,8 @@ class Sweep:
     """Digest of the index and of each file of weights."""
     notes: dict[str, None] = field(default_factory=dict, compare=False)
     """What `train` would remark on the trainings that were checked, each thing once, in order."""
-    _weights: dict[Wanted, str] = field(default_factory=dict, compare=False, repr=False)
+    weights: dict[Wanted, str] = field(default_factory=dict, compare=False)
+    """Digest of each file of weights that was asked for."""
     _checked: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
@@ -214,27 +213,9 @@ class Sweep:
         return absolute(self.recipe.features.folder or join(out, "features"))
 
     def _digest_of(self, wanted: Wanted) -> str:
-        if wanted not in self._weights:
-            self._weights[wanted] = weights_digest(wanted, Storage(self.recipe.storage))
-        return self._weights[wanted]
-
-
-def resolved(recipe: TuneRecipe, storage: Storage) -> Sweep:
-    """Read the index, lay out the space, compose its trials and see that they can be trained.
-
-    Raises:
-        InputError: no such index, a space that is none, or the first trial that cannot be.
-    """
-    index = read_index(recipe.index, storage)
-    space = space_of(recipe, index.meta.bands, index.split_counts.get("train", 0))
-    best = recipe.metric if recipe.metric != "auto" else dotted(recipe.base).get("best", "auto")
-    metric = Metric(best_metric(str(best), index.meta.task))
-    notes = dict.fromkeys(idle_keys(recipe, None))
-    sweep = Sweep(recipe, index, space, metric, notes=notes).over(space)
-    for trial in sweep.trials:
-        sweep.check(trial)
-    weights = {f"weights {' '.join(name).strip()}": is_ for name, is_ in sweep._weights.items()}
-    return replace(sweep, digests={"index": index.digest, **weights})
+        if wanted not in self.weights:
+            self.weights[wanted] = weights_digest(wanted, Storage(self.recipe.storage))
+        return self.weights[wanted]
 
 
 def space_of(recipe: TuneRecipe, bands: Sequence[str], train_tiles: int) -> Space:
@@ -375,13 +356,6 @@ def fine_tuning(recipe: TrainRecipe) -> TrainRecipe:
     then = tuple(stage for stage in usual if stage.trainable != "head")
     augment = recipe.augment.model_copy(update={"views": None})
     return recipe.model_copy(update={"stages": (*recipe.stages, *then), "augment": augment})
-
-
-def note_lines(notes: Iterable[str], most: int = NOTES) -> list[str]:
-    """What `train` would remark, for the person."""
-    lines = [f"note: {line}" for line in notes]
-    more = len(lines) - most
-    return [*lines[:most], f"note: and {more} more of the kind"] if more > 0 else lines
 
 
 def dotted(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -33,8 +33,6 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler  # 
 from ray.tune.search import Searcher  # noqa: E402
 
 from satray import cluster  # noqa: E402
-from satray.config.train import TrainRecipe  # noqa: E402
-from satray.data.index import TileIndex  # noqa: E402
 from satray.errors import InputError, SatrayError, TrainingError, one_line  # noqa: E402
 from satray.runs.run import Run  # noqa: E402
 from satray.storage import Storage, join  # noqa: E402
@@ -43,14 +41,12 @@ from satray.train.ray_train import Halt, fit, give_back  # noqa: E402
 from satray.train.setup import Setup, set_up  # noqa: E402
 from satray.tune.feature_table import SPLITS  # noqa: E402
 from satray.tune.records import (  # noqa: E402
-    Metric,
     Regime,
     TrialLog,
     TrialRecord,
     curve_row,
     trial_folder,
 )
-from satray.tune.starts import Start  # noqa: E402
 from satray.tune.trials import Sweep, Trial  # noqa: E402
 
 if TYPE_CHECKING:
@@ -80,20 +76,14 @@ STOPPED = "others were better at equal samples seen"
 class Work:
     """What the processes of a sweep's trials need; with the index's labels, not small."""
 
-    index: TileIndex
-    """Its index."""
+    sweep: Sweep
+    """With what trials start from."""
     storage: Storage
     """How URIs are reached."""
     state: str
     """Folder of the sweep's state."""
     run_id: str
     """Of the sweep."""
-    metric: Metric
-    """What trials are compared by."""
-    starts: dict[str, Start]
-    """By key."""
-    one_by_one: bool
-    """Report each evaluation by itself, since it may be the trial's last."""
     workers: cluster.Workers
     """What those of a trial that trains its backbone get."""
     at_once: dict[Regime, int]
@@ -101,18 +91,11 @@ class Work:
 
 
 def run_trials(
-    sweep: Sweep,
-    trials: Iterator[Trial],
-    log: TrialLog,
-    work: Work,
-    run: Run,
-    *,
-    heads: bool,
+    trials: Iterator[Trial], log: TrialLog, work: Work, run: Run, *, heads: bool
 ) -> None:
     """Run trials until there are no more. Ray is up.
 
     Args:
-        sweep: resolved, with what trials start from.
         trials: those to run, each asked for when there is room for it.
         log: keeps what they show.
         work: what all of them need; goes to the object store once.
@@ -127,16 +110,17 @@ def run_trials(
     run.storage.delete(state)
     filesystem, path = run.storage.arrow_filesystem(state)
     resources = functools.partial(resources_of, gpu=work.workers.gpu)
+    given = replace(work, sweep=replace(work.sweep, trials=()))  # each is sent its own
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(TrainTrial, work=work), resources),
+        tune.with_resources(tune.with_parameters(TrainTrial, work=given), resources),
         tune_config=tune.TuneConfig(
-            search_alg=TrialSearcher(sweep, trials, log),
+            search_alg=TrialSearcher(work.sweep, trials, log),
             max_concurrent_trials=work.at_once["head" if heads else "backbone"],
-            scheduler=scheduler_of(sweep, log.records.values()),
+            scheduler=scheduler_of(work.sweep, log.records.values()),
             num_samples=-1,
             reuse_actors=heads,
-            trial_name_creator=lambda trial: str(trial.config["trial"]),
-            trial_dirname_creator=lambda trial: str(trial.config["trial"]),
+            trial_name_creator=lambda trial: str(trial.config["trial"].id),
+            trial_dirname_creator=lambda trial: str(trial.config["trial"].id),
         ),
         run_config=tune.RunConfig(
             name="trials",
@@ -165,17 +149,8 @@ def work_of(sweep: Sweep, run: Run) -> Work:
     most = math.inf if recipe.concurrent == "auto" else recipe.concurrent
     at_once: dict[Regime, int] = {name: int(min(each, most)) for name, each in fitting.items()}
     of_all = allot(count=workers.count * at_once["backbone"])
-    return Work(
-        index=sweep.index,
-        storage=run.storage,
-        state=run.state,
-        run_id=run.run_id,
-        metric=sweep.metric,
-        starts=sweep.starts,
-        one_by_one=recipe.stop.name != "none",
-        workers=replace(of_all, count=workers.count),
-        at_once=at_once,
-    )
+    workers = replace(of_all, count=workers.count)
+    return Work(sweep, run.storage, run.state, run.run_id, workers, at_once)
 
 
 def trials_at_once(
@@ -212,7 +187,7 @@ def resources_of(config: Mapping[str, Any], gpu: bool = False) -> Any:
     """What Tune reserves: next to nothing for the driver of workers that have their own.
 
     Args:
-        config: `config_of` the trial.
+        config: `regime` of the trial.
         gpu: whether a head, which takes a CPU, also gets a share of a GPU.
     """
     if config["regime"] == "head":
@@ -257,61 +232,46 @@ def scheduler_of(sweep: Sweep, ended: Iterable[TrialRecord]) -> TrialScheduler:
 # What runs in a trial's process
 
 
-def config_of(trial: Trial, regime: Regime) -> dict[str, str]:
-    """What Tune hands a trial's process: `trial` (id), `recipe` (JSON), `start` (key), `regime`."""
-    # The recipe as one text: Tune looks into mappings, and cuts keys at their dots.
-    recipe = trial.recipe.model_dump_json(exclude_unset=True)
-    return {"trial": trial.id, "recipe": recipe, "start": trial.start, "regime": regime}
-
-
-def set_up_trial(work: Work, config: Mapping[str, str]) -> tuple[Setup, Run]:
-    """A trial's set-up, a head's as if by one worker, and its own run below the sweep's state.
-
-    Args:
-        work: of the sweep.
-        config: `config_of` the trial.
-    """
+def set_up_trial(work: Work, trial: Trial, regime: Regime) -> tuple[Setup, Run]:
+    """A trial's set-up, a head's as if by one worker, and its own run below the sweep's state."""
     from satray.train import initial
 
-    recipe = TrainRecipe.model_validate_json(config["recipe"])
-    count = 1 if config["regime"] == "head" else work.workers.count
-    resources = recipe.resources.model_copy(update={"workers": count})
-    recipe = recipe.model_copy(update={"resources": resources})
-    folder = trial_folder(work.state, config["trial"])
-    run = Run("train", work.run_id, folder, work.storage)
-    setup = set_up(recipe, work.storage, work.index)
-    start = work.starts.get(config["start"])
+    count = 1 if regime == "head" else work.workers.count
+    resources = trial.recipe.resources.model_copy(update={"workers": count})
+    recipe = trial.recipe.model_copy(update={"resources": resources})
+    run = Run("train", work.run_id, trial_folder(work.state, trial.id), work.storage)
+    setup = set_up(recipe, work.storage, work.sweep.index)
+    start = work.sweep.starts.get(trial.start)
     return initial.complete(setup, run) if start is None else start.under(setup), run
 
 
 def open_trial(
-    work: Work, config: Mapping[str, str], opened: dict[tuple[str, str], tuple[Features, Features]]
+    work: Work, trial: Trial, regime: Regime, opened: dict[tuple[str, str], list[Features]]
 ) -> HeadTrial | BackboneTrial:
     """Begin a trial, or go on with it.
 
     Args:
         work: of the sweep.
-        config: `config_of` the trial.
+        trial: the trial.
+        regime: `Sweep.regime_of` it.
         opened: features that this process has open.
     """
-    setup, run = set_up_trial(work, config)
-    start = work.starts.get(config["start"])
-    if config["regime"] == "backbone":
+    setup, run = set_up_trial(work, trial, regime)
+    start = work.sweep.starts.get(trial.start)
+    if start is None or start.features is None or regime == "backbone":
         from satray.train import initial
 
         weights = initial.prepare(setup, run)[1] if start is None else start.weights
         return BackboneTrial(setup, run, weights, work.workers)
     from satray.tune.head import HeadTrial
 
-    assert start is not None
-    assert start.features is not None, "Sweep.regime_of"
     cluster.use_threads(1)  # the CPU that it asks for
-    table, pooling = start.features, setup.variant.pooling
+    table, pooling, index = start.features, setup.variant.pooling, work.sweep.index
     key = (table.uri, pooling)
     if key not in opened:
-        train, val = (table.open(s, pooling, work.index.part(s).labels) for s in SPLITS)
-        opened[key] = train, val
-    return HeadTrial(setup, *opened[key], start.head, run.out, work.storage)
+        opened[key] = [table.open(each, pooling, index.part(each).labels) for each in SPLITS]
+    train, val = opened[key]
+    return HeadTrial(setup, train, val, start.head, run.out, work.storage)
 
 
 class BackboneTrial:
@@ -405,7 +365,7 @@ class TrainTrial(tune.Trainable):
         del config  # Tune keeps it as self.config
         assert work is not None  # tune.with_parameters
         self._work = work
-        self._opened: dict[tuple[str, str], tuple[Features, Features]] = {}
+        self._opened: dict[tuple[str, str], list[Features]] = {}
         self._training: HeadTrial | BackboneTrial | None = None
         self._place = 0
 
@@ -427,7 +387,9 @@ class TrainTrial(tune.Trainable):
         Raises:
             Exception: what may pass.
         """
-        metric, begun = self._work.metric, time.monotonic()
+        metric, begun = self._work.sweep.metric, time.monotonic()
+        # each by itself, where it may be the trial's last
+        pause = TOGETHER if self._work.sweep.recipe.stop.name == "none" else 0.0
         rows: list[dict[str, float]] = []
         seconds: list[float] = []
         failed, worth = None, math.nan
@@ -444,7 +406,7 @@ class TrainTrial(tune.Trainable):
                     samples = rows[-1]["samples"]
                     failed = f"{metric.title} is not a number after {samples:,.0f} samples"
                     break
-                if self._work.one_by_one or time.monotonic() - begun > TOGETHER:
+                if time.monotonic() - begun >= pause:
                     break
         except Exception as error:
             if may_pass(error):
@@ -463,7 +425,8 @@ class TrainTrial(tune.Trainable):
 
     def open(self) -> HeadTrial | BackboneTrial:
         """Begin the trial at hand, or go on with it."""
-        return open_trial(self._work, self.config, self._opened)
+        trial, regime = self.config["trial"], self.config["regime"]
+        return open_trial(self._work, trial, regime, self._opened)
 
     def cleanup(self) -> None:
         """Leave off; workers and placement groups are given back."""
@@ -508,7 +471,7 @@ class TrialSearcher(_Driver, Searcher):
             return Searcher.FINISHED
         regime = self._sweep.regime_of(trial)
         self._log.begin(trial.configuration, regime, trial.recipe.seed)
-        return config_of(trial, regime)
+        return {"trial": trial, "regime": regime}
 
     def on_trial_complete(self, *_: Any, **__: Any) -> None:
         """The log keeps how trials end."""
@@ -522,12 +485,12 @@ class LogCallback(_Driver, tune.Callback):
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:  # type: ignore[override]
         """Evaluations."""
-        self._log.evaluated(trial.config["trial"], result["rows"], result["seconds"])
+        self._log.evaluated(trial.config["trial"].id, result["rows"], result["seconds"])
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
         """The end, by itself or by the scheduler."""
         last = trial.last_result or {"over": False, "failed": None}
-        name = trial.config["trial"]
+        name = trial.config["trial"].id
         if last["failed"] is not None:
             self._log.end(name, "failed", last["failed"])
         elif last["over"]:
@@ -541,4 +504,4 @@ class LogCallback(_Driver, tune.Callback):
         passing = isinstance(error, ray.exceptions.RayTaskError)
         reason = one_line(getattr(error, "cause", None) or error)
         reason = reason if passing else f"its process died: {reason}"
-        self._log.end(trial.config["trial"], "failed", reason, keep=not passing)
+        self._log.end(trial.config["trial"].id, "failed", reason, keep=not passing)

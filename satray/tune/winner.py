@@ -20,7 +20,7 @@ from satray.train.setup import set_up
 from satray.train.tracking import nested
 from satray.tune.records import TrialRecord
 from satray.tune.trials import Trial
-from satray.tune.tuner import Work, config_of, open_trial, set_up_trial
+from satray.tune.tuner import Work, open_trial, set_up_trial
 
 REFIT = "refit"
 """Folder of the best configuration trained again."""
@@ -41,17 +41,16 @@ def winner(work: Work, trial: Trial, record: TrialRecord, run: Run) -> Won:
     Raises:
         TrainingError: it left no weights, or they have no backbone any more.
     """
-    start, head = work.starts.get(trial.start), record.regime == "head"
+    start, head = work.sweep.starts.get(trial.start), record.regime == "head"
     if head and start is None:
         raise TrainingError(f"trial {trial.id}: its first weights cannot be had any more")
-    config = config_of(trial, "head" if head else "backbone")
-    setup, own = set_up_trial(work, config)
+    setup, own = set_up_trial(work, trial, "head" if head else "backbone")
     folder = own.out if head else own.state
     kept = best_of(work.storage, folder)
     if head and (kept is None or kept.samples_seen != record.best_samples):
         # Its process went before it could write, or went on past what was told of it.
         work.storage.delete(folder)
-        cluster.run_once(train_again, work, config, record.best_samples)
+        cluster.run_once(train_again, work, trial, record.best_samples)
         kept = best_of(work.storage, folder)
     if kept is None:
         raise TrainingError(f"trial {trial.id}: its training left no weights")
@@ -62,15 +61,15 @@ def winner(work: Work, trial: Trial, record: TrialRecord, run: Run) -> Won:
     return files, nested(kept.validation), (calibration.line(),)
 
 
-def train_again(work: Work, config: dict[str, str], samples: int | None) -> None:
+def train_again(work: Work, trial: Trial, samples: int | None) -> None:
     """Train a head anew up to an evaluation, which it keeps; on a worker.
 
     Args:
         work: of the sweep.
-        config: of the trial.
+        trial: the trial.
         samples: seen at that evaluation.
     """
-    training = open_trial(work, config, {})
+    training = open_trial(work, trial, "head", {})
     while not training.done and training.step()["samples_seen"] != samples:
         pass
     training.close()

@@ -32,7 +32,6 @@ from satray.tune.trials import (
     default_space,
     fine_tuning,
     full_recipe,
-    note_lines,
     space_of,
     variants_of,
 )
@@ -328,7 +327,6 @@ def test_what_train_would_remark_is_told_once(archive) -> None:
     assert notes[0] == "stop.factor=4 does nothing here: it works with stop.name=asha"
     assert UNTAUGHT in notes
     assert sum("loss.gamma" in line for line in notes) == 1
-    assert note_lines(["a", "b", "c"], 2) == ["note: a", "note: b", "note: and 1 more of the kind"]
 
 
 def test_inputs_are_the_index_and_weight_files(archive, tmp_path) -> None:

@@ -1,6 +1,5 @@
 """What Tune is given: a scheduler, a searcher, a trainable, a callback; Ray is not up."""
 
-import json
 import math
 import threading
 from dataclasses import replace
@@ -24,7 +23,7 @@ from satray.train.ray_train import Halt, fit
 from satray.train.setup import set_up
 from satray.tune import tuner
 from satray.tune.records import TrialLog, trial_id
-from satray.tune.trials import Trial, full_recipe
+from satray.tune.trials import Sweep, Trial, full_recipe
 from satray.tune.tuner import BackboneTrial, TrainTrial, trials_at_once
 
 ASHA = StopOptions(name="asha", factor=2)
@@ -133,7 +132,7 @@ def make(folder, *configurations):
 
 def test_trials_are_handed_out_one_by_one(tmp_path) -> None:
     log, searcher = make(tmp_path, {"n": 0}, {"n": 1})
-    assert searcher.suggest("a")["trial"] == trial_id({"n": 0})
+    assert searcher.suggest("a")["trial"].configuration == {"n": 0}
     assert list(log.running) == [trial_id({"n": 0})]
     assert searcher.suggest("b")["regime"] == "head"
     assert searcher.suggest("c") == Searcher.FINISHED
@@ -203,6 +202,11 @@ class Scripted:
         self.closed += 1
 
 
+def swept(recipe):
+    """A sweep of nothing."""
+    return Sweep(recipe, None, None, MAP)
+
+
 def row(samples, value):
     return {"samples_seen": samples, "map": value, "seconds_data": 0.0, "seconds_compute": 0.25}
 
@@ -219,8 +223,9 @@ def running(*trainings, one_by_one=False) -> TrainTrial:
             return found
 
     trial = Running.__new__(Running)
-    trial.config = {}
-    work = tuner.Work(None, Storage(), "/state", "0" * 12, MAP, {}, one_by_one, WORKERS, {})
+    trial.config = {"trial": None, "regime": "head"}
+    recipe = tune(stop={"name": "asha" if one_by_one else "none"})
+    work = tuner.Work(swept(recipe), Storage(), "/state", "0" * 12, WORKERS, {})
     trial.setup({}, work=work)
     return trial
 
@@ -271,17 +276,6 @@ def test_what_may_pass_is_raised(trouble) -> None:
     for training in (trouble, Scripted(row(500, 0.5), trouble)):
         with pytest.raises(type(trouble)):
             running(training).step()
-
-
-def test_what_travels_is_the_recipe_itself() -> None:
-    recipe = full_recipe(tune(), {"dropout": 0.25})
-    config = tuner.config_of(Trial("a", {"dropout": 0.25}, recipe, "s"), "head")
-    assert {name: type(value) for name, value in config.items()} == dict.fromkeys(
-        ("trial", "recipe", "start", "regime"), str
-    )
-    again = type(recipe).model_validate_json(config["recipe"])
-    assert (again, again.model_fields_set) == (recipe, recipe.model_fields_set)
-    assert "learning_rate" not in json.loads(config["recipe"])["stages"][0]  # said by nobody
 
 
 # A trial on workers of its own, which are played by the test

@@ -15,8 +15,8 @@ from satray.tune import job, search
 from satray.tune import winner as module
 from satray.tune.records import TrialRecord, curve_row, trial_folder, trial_id
 from satray.tune.starts import Start
-from satray.tune.trials import Trial
-from satray.tune.tuner import Work, config_of, open_trial
+from satray.tune.trials import Sweep, Trial
+from satray.tune.tuner import Work, open_trial
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,9 @@ def made(tmp_path_factory):
 def work(made, tmp_path):
     setup, start = made
     state = str(tmp_path / "state")
-    return Work(setup.index, Storage(), state, "0" * 12, MAP, {"s": start}, True, WORKERS, {})
+    recipe = validate(TuneRecipe, {"index": "/i", "stop": {"name": "asha"}})
+    sweep = Sweep(recipe, setup.index, None, MAP, starts={"s": start})
+    return Work(sweep, Storage(), state, "0" * 12, WORKERS, {})
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def trial(made, monkeypatch):
 
 def course(work, trial, most=99):
     """Run a trial, or its first evaluations."""
-    training, rows = open_trial(work, config_of(trial, "head"), {}), []
+    training, rows = open_trial(work, trial, "head", {}), []
     while not training.done and len(rows) < most:
         rows.append(curve_row(training.step(), MAP))
     training.close()
@@ -74,8 +76,9 @@ def test_tables_are_there_where_no_trial_has_a_value(monkeypatch, tmp_path) -> N
     from types import SimpleNamespace
 
     failed = record({"batch": 8}, status="failed", reason="no room")
-    log, sweep = SimpleNamespace(records={failed.id: failed}), SimpleNamespace(metric=MAP)
-    monkeypatch.setattr(search, "search", lambda *_: (sweep, log, None, {}))
+    log = SimpleNamespace(records={failed.id: failed})
+    work = SimpleNamespace(sweep=SimpleNamespace(metric=MAP))
+    monkeypatch.setattr(search, "search", lambda *_: (log, work, {}))
     run, _ = make_run(tmp_path / "out")
     with pytest.raises(TrainingError, match="no room"):
         job.work(validate(TuneRecipe, {"index": "/i"}), None, run)
