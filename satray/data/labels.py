@@ -49,8 +49,6 @@ SEVERAL = frozenset({"tags", "tag", "labels", "classes"})
 SEPARATORS = {"comma": ",", "semicolon": ";", "pipe": "|", "blank": " "}
 """Words for `label_separator` beside auto and none; any other text is a separator itself."""
 
-_RUNS = re.compile(r"(?:[1-9]\d{0,9}\s+[1-9]\d{0,9}(?:\s+|$))+", re.ASCII)  # start and length
-
 
 @dataclass(frozen=True)
 class LabelTable:
@@ -73,7 +71,7 @@ class LabelTable:
     left_out: tuple[str, ...] = ()
     """Keys of tiles whose one class is not among `classes=`: neither labelled nor missed."""
     passed_over: tuple[str, ...] = ()
-    """Columns that nothing was taken from, each with what it holds."""
+    """Columns that nothing was taken from."""
     notes: tuple[str, ...] = ()
     """What was guessed in reading, a line each."""
 
@@ -115,20 +113,18 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
     _, tiles = np.unique(keys.codes, return_index=True)  # first row of each tile, rising
     if label_format != "rle" and len(tiles) < len(keys.codes):
         row = int(np.flatnonzero(tiles[keys.codes] != np.arange(len(keys.codes)))[0])
-        texts = [t for t, c in table.columns.items() if t != source.key and c.kind == "words"]
         raise InputError(
             f"labels={name}: rows {tiles[keys.codes[row]] + 1} and {row + 1} both name "
-            f"{source.key_of(row)!r} in column {source.key!r}; one row a tile is accepted"
-            + (f"; key_column=... picks another column of {listed(texts)}" if texts else "")
+            f"{source.key_of(row)!r} in column {source.key!r}; accepted: one row a tile "
+            f"(key_column=... picks another of {listed(table.columns)})"
         )
     columns = {}
     for title, column in table.columns.items():
         if title in (split.column, split.group) and not column.lists:
             cells = column.values()
             columns[title] = tuple(cells[row] for row in tiles.tolist())
-    taken = {*found.used, source.key, split.group}
-    taken |= {split.column} if split.by in ("auto", "column") else set()
-    over = [f"{t} ({c.kind})" for t, c in table.columns.items() if t not in taken]
+    drawn = "" if split.by in ("auto", "column") else split.column
+    taken = {*found.used, source.key, split.group, split.column} - {drawn}
     read = LabelTable(
         keys=keys.texts,
         classes=found.classes,
@@ -137,7 +133,7 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
         columns=columns,
         format=label_format,
         name=name,
-        passed_over=(*over, *table.unread),
+        passed_over=(*(title for title in table.columns if title not in taken), *table.unread),
         notes=found.notes,
     )
     return _settled(read, found.single, recipe)
@@ -359,10 +355,9 @@ def _read_tags(source: _Source) -> _Found:
             f"labels={name}: column {title!r} holds vectors of 0 and 1; accepted: names, or a "
             "column a class"
         )
-    notes = [] if title.lower() in TITLES else [f"classes are those of column {title!r}"]
-    notes += [f"column {title!r}: {note}"] if note else []
+    notes = (f"classes are those of column {title!r}{note and f', {note}'}",)
     single = not several and title.lower() not in SEVERAL
-    return _Found(classes, labels_CK[source.free[title].codes], (title,), single, tuple(notes))
+    return _Found(classes, labels_CK[source.free[title].codes], (title,), single, notes)
 
 
 def _names(source: _Source, title: str) -> tuple[list[tuple[str, ...]], bool, str]:
@@ -375,13 +370,8 @@ def _names(source: _Source, title: str) -> tuple[list[tuple[str, ...]], bool, st
         source.refuse([None in cell for cell in cells], title, no_class)
         return [tuple(n for v in c if (n := str(v).strip())) for c in cells], True, ""
     if column.texts and not np.isnan(column.numbers).any():
-        source.refuse(
-            (column.numbers % 1 != 0) | (column.numbers < 0),
-            title,
-            "a class's number is whole and not below 0 (label_positive='>0' makes two classes)",
-        )
         # a column of floats spells them 3.0
-        return [(text.partition(".")[0],) for text in column.texts], False, ""
+        return [(re.sub(r"\.0+$", "", text),) for text in column.texts], False, ""
     mark, note = "" if separator == "none" else SEPARATORS.get(separator, separator), ""
     if separator == "auto":
         lists = [text[0] + text[-1] in ("[]", "()", "{}") for text in column.texts]
@@ -453,8 +443,8 @@ def _read_rle(source: _Source) -> _Found:
     """One row an image, by first appearance; class `ship` where any of its rows has a mask."""
     source.table.need(MASKS, "label_format=rle")
     masks = source.table.columns[MASKS]
-    wrong = [_RUNS.fullmatch(text) is None for text in masks.texts]
-    source.refuse(wrong, MASKS, "a mask is pairs of start and length counted from 1, or empty")
+    wrong = [not text.replace(" ", "").isdigit() for text in masks.texts]
+    source.refuse(wrong, MASKS, "a mask is pairs of start and length, or empty")
     images = source.table.columns[source.key].codes
     ship_M = np.bincount(images, weights=masks.codes >= 0) > 0
     return _Found(("ship",), ship_M[:, None].astype(np.uint8), (MASKS,))

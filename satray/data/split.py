@@ -211,9 +211,8 @@ def _groups(labels: LabelTable, column: str) -> NDArray[np.int64]:
 
 def _cells(labels: LabelTable, column: str, key: str) -> tuple[str | None, ...]:
     if column not in labels.columns:
-        others = [over.rpartition(" (")[0] or over for over in labels.passed_over]  # `NAME (words)`
-        found = f"{key}: {labels.name} has no column"
-        refuse_absent(column, [*labels.columns, *others], found, "columns beside key and classes")
+        have, found = (*labels.columns, *labels.passed_over), f"{key}: {labels.name} has no column"
+        refuse_absent(column, have, found, "columns beside key and classes")
     return labels.columns[column]
 
 

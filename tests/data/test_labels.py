@@ -179,17 +179,17 @@ NESTED = {"boxes": pa.array([[{"x": 1}], []]), "pixels": pa.array([b"\xff\xfe", 
     ("text", "split", "columns", "over"),
     [
         (SPLIT, {"group": "orbit"}, {"split": ("train", "val"), "orbit": ("007", "1e3")}, ()),
-        (SPLIT, {}, {"split": ("train", "val")}, ("orbit (numbers)",)),
+        (SPLIT, {}, {"split": ("train", "val")}, ("orbit",)),
         *(
-            (SPLIT, {"by": by}, {"split": ("train", "val")}, ("split (words)", "orbit (numbers)"))
+            (SPLIT, {"by": by}, {"split": ("train", "val")}, ("split", "orbit"))
             for by in ("draw", "ground")
         ),
         (",image,ship\n0,a,1\n1,b,0\n", {}, {}, ("(no name)",)),
         ("Unnamed: 0,image,ship\n0,a,1\n1,b,0\n", {}, {}, ("Unnamed: 0",)),
-        (MANY, {}, {}, ("ships (numbers)", "lat (numbers)", "none (empty)")),
-        (LABEL, {}, {}, ("Label (numbers)", "(no name)")),
+        (MANY, {}, {}, ("ships", "lat", "none")),
+        (LABEL, {}, {}, ("Label", "(no name)")),
         (parquet(**NESTED, image=["a", "b"], ship=[1, 0]), {}, {}, ("boxes", "pixels")),
-        (SPLIT_RLE.format("train"), {}, {"split": ("train", "val")}, ("area (numbers)",)),
+        (SPLIT_RLE.format("train"), {}, {"split": ("train", "val")}, ("area",)),
     ],
 )  # fmt: skip
 def test_columns_of_the_split_are_kept_and_others_named(text, split, columns, over):
@@ -214,7 +214,7 @@ def test_columns_of_the_split_are_kept_and_others_named(text, split, columns, ov
         (WIDE, {"key_column": "imgae"}, "'imgae' (nearest: 'image'); columns: image, scene, split"),
         (WIDE, {"split": SplitOptions(group="orbit")}, "split.group"),
         ("image,ship\na,1\nb,0\na,1\n", {}, "rows 1 and 3 both name 'a'"),
-        ("scene,image,ship\nP,a,1\nP,b,0\n", {}, "key_column=... picks another column of image"),
+        ("scene,image,ship\nP,a,1\nP,b,0\n", {}, "key_column=... picks another of scene, image"),
         ("image,ship\na,1\n,0\n", {"key_column": "image"}, "row 2, column 'image', which names"),
         (WIDE, {"classes": ("ships",)}, "'ships' (nearest: 'ship')"),
         (WIDE, {"classes": ("ship", "ship")}, "names a class twice: ship, ship"),
@@ -240,11 +240,10 @@ def test_columns_of_the_split_are_kept_and_others_named(text, split, columns, ov
         (with_odd("2", "label", beside=""), {}, "label_format=tags"),
         ("image,tags\na,ship\nb,nan\n", {"label_format": "tags"}, "row 2 (b), column 'tags'"),
         (parquet(image=["a", "b"], tags=[["x"], None]), {}, "row 2 (b)"),
-        ("image,label\na,3\nb,5\nc,-1\n", {}, "row 3 (c), column 'label' holds '-1'"),
         ("image,x,y\na,p,q\nb,r,s\n", {"label_format": "tags"}, "name it tags or label"),
         *(
             (f'ImageId,EncodedPixels\na,1 1\nb,"{mask}"\n', {}, "row 2 (b), column 'EncodedPixels'")
-            for mask in ("1 2 3", "0 4", "nan", "1 2,5", "1 0")
+            for mask in ("nan", "1 2,5")
         ),
         ("i,labels\na,sea;bog\nb,['sea']\n", {}, "row 2 (b), column 'labels' holds"),
         (quoted(["['sea', 'bog']", "[]"], "labels"), {}, "names with one separator between them"),

@@ -152,26 +152,6 @@ def test_a_run_that_goes_on_reads_what_is_not_read_yet(archive):
     assert products(again) == products(whole)  # how the work is cut does not show, either
 
 
-def test_another_budget_judges_the_same_run(tmp_path, capfd):
-    """Nothing is read again for it, and nothing written."""
-    make_archive(tmp_path)
-    for i in range(3):
-        (tmp_path / f"images/tile_{i}.tif").write_bytes(b"")
-    arguments = [
-        f"images={tmp_path}/images",
-        f"labels={tmp_path}/labels.csv",
-        f"out={tmp_path}/out",
-    ]
-    assert main(JOB, arguments) == 3
-    record = (tmp_path / "out/run.json").read_bytes()
-    for budget, status in ((0.2, 0), (0.01, 3)):
-        capfd.readouterr()
-        assert main(JOB, [*arguments, f"error_budget={budget}"]) == status
-        assert f"was done already (status {status})" in capfd.readouterr().out
-    assert (tmp_path / "out/run.json").read_bytes() == record
-    assert main(JOB, [*arguments, "split.seed=1"]) == 2  # which is another run
-
-
 def test_bad_images_and_those_of_another_kind_cost_a_row_each(tmp_path):
     make_archive(tmp_path)
     images = tmp_path / "images"
