@@ -109,11 +109,6 @@ class IndexMeta:
     pages: PagesKey = "bands"
     """Which pages of a TIFF are bands."""
 
-    @property
-    def count_named(self) -> int:
-        """How many bands the recipe named."""
-        return len(self.bands) if self.named else 0
-
     def units_of(self, bands: Sequence[str]) -> Units:
         """The units of some bands."""
         return tuple(self.units[self.bands.index(name)] for name in bands) if self.units else ()

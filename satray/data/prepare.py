@@ -33,7 +33,7 @@ from satray.data.statistics import BandCounts, changed, fill_lines, merge, summa
 from satray.data.values import Units, change_of, unit_of
 from satray.errors import DecodeError, InputError, counted, listed
 from satray.runs.run import Outcome, Run, digest_entries
-from satray.storage import Entry, Storage
+from satray.storage import Entry, Storage, join
 
 SAMPLE = 3
 """Images that `--plan` decodes."""
@@ -157,7 +157,8 @@ def work(recipe: PrepareRecipe, found: Survey, run: Run) -> Outcome:
             archive = probe.gather(found.tiles, recipe, run)
         return _publish(archive, found, recipe, run)
     except InputError:
-        probe.forget(run)  # the archive, once mended, is another run's: its folder may be this one
+        # the archive, once mended, is another run's: its folder may be this one
+        run.storage.delete(join(run.state, probe.FOLDER))
         raise
 
 

@@ -253,11 +253,6 @@ def describe_headers(groups: Sequence[Alike], meta: IndexMeta | None = None) -> 
     return [*lines, line]
 
 
-def forget(run: Run) -> None:
-    """Drop what is kept of a run's blocks."""
-    run.storage.delete(join(run.state, FOLDER))
-
-
 def _absent(
     kept: Sequence[tuple[int, ...]], tiles: int, recipe: PrepareRecipe
 ) -> Iterator[tuple[int, int]]:

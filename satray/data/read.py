@@ -227,7 +227,7 @@ def _decoded(
                 meta.dtype,
                 units=units,
                 pages=meta.pages,
-                named=meta.count_named,
+                named=len(meta.bands) * meta.named,
                 mask=mask,
             )
         except Exception as error:  # one bad tile costs one row

@@ -8,12 +8,11 @@ calls `get_read_tasks` anew at each execution and says which execution it is.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray.data
-from numpy.typing import NDArray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
@@ -134,15 +133,10 @@ def batches(
         yield to_torch(table, shape, dtype)
 
 
-def _block_tiles(tile_bytes: int, batch: int, total: int, workers: int = 1) -> int:
-    """Choose how many tiles go into a block.
-
-    A multiple of the worker's batch, so that a batch is a slice of one block; about
-    `BLOCK_BYTES`; never so many that a worker would be left without a block.
-    """
-    wanted = max(1, BLOCK_BYTES // max(1, tile_bytes))
-    share = max(1, total // max(1, workers))
-    batches = max(1, min(wanted, share, TASK_TILES) // batch)
+def _block_tiles(tile_bytes: int, batch: int, total: int, workers: int) -> int:
+    """Tiles of a block: whole batches of about `BLOCK_BYTES`, and a block at least a worker."""
+    share = max(1, total // workers)
+    batches = max(1, min(BLOCK_BYTES // tile_bytes, share, TASK_TILES) // batch)
     return min(batch * batches, share)
 
 
@@ -155,10 +149,6 @@ class _Tiles(Datasource):
         super().__init__()  # type: ignore[no-untyped-call]
         self._source, self._order, self._block = source, order, block
         self._readers, self._start = readers, start
-
-    def get_name(self) -> str:
-        """Name of the operator in Ray's logs."""
-        return "Tiles"
 
     def estimate_inmemory_data_size(self) -> int:
         """Bytes of one pass."""
@@ -177,19 +167,13 @@ class _Tiles(Datasource):
         order = self._order.rows(pseudo_epoch)
         came_before = copies(order)
 
-        def task(piece: NDArray[np.int64]) -> ReadTask:
-            source, some = self._source.rows(order[piece]), came_before[piece]
-            block = self._block  # pickled with its own rows only
-
-            def read_tiles() -> Iterator[pa.Table]:
-                return read_blocks(source, block, pseudo_epoch, some)
-
+        tasks = []
+        for piece in falling_chunks(np.arange(len(order)), self._block, self._readers, TASK_TILES):
+            source = self._source.rows(order[piece])  # pickled with its own rows only
+            read = partial(read_blocks, source, self._block, pseudo_epoch, came_before[piece])
             size = len(piece) * source.tile_bytes
             metadata = BlockMetadata(
                 num_rows=len(piece), size_bytes=size, input_files=None, exec_stats=None
             )
-            return ReadTask(read_tiles, metadata, per_task_row_limit=per_task_row_limit)
-
-        places = np.arange(len(order))
-        pieces = falling_chunks(places, self._block, self._readers, TASK_TILES)
-        return [task(piece) for piece in pieces]
+            tasks.append(ReadTask(read, metadata, per_task_row_limit=per_task_row_limit))
+        return tasks
