@@ -11,8 +11,13 @@ import pyarrow.parquet as pq
 from satray.config.base import Recipe
 from satray.config.prepare import DemoRecipe, PrepareRecipe, SplitOptions
 from satray.config.score import CamOptions, DetectionOptions, EvaluateRecipe, ScoreRecipe
-from satray.config.stages import StageOptions
-from satray.config.train import InputOptions, TowerOptions, TrainRecipe, VariantOptions
+from satray.config.train import (
+    InputOptions,
+    StageOptions,
+    TowerOptions,
+    TrainRecipe,
+    VariantOptions,
+)
 from satray.errors import SatrayError
 from satray.runs.folder import take_folder
 from satray.runs.job import Inputs, Job, perform

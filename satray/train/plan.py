@@ -17,8 +17,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from satray.config.stages import StageOptions
-from satray.config.train import TrainRecipe
+from satray.config.train import StageOptions, TrainRecipe
 from satray.data.order import TrainOrder
 from satray.errors import InputError
 from satray.train.imbalance import repeat_factors

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from satray.config.stages import SMITH, ScheduleOptions
+from satray.config.train import SMITH, ScheduleOptions
 
 HIGH_MOMENTUM, LOW_MOMENTUM = 0.95, 0.85
 """Momentum at the lowest and at the highest learning rate of a cycle."""

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, cast
 
 from satray.config.base import idle_keys
-from satray.config.stages import FROM_SCRATCH
-from satray.config.train import NormalizeOptions, TrainRecipe, VariantOptions
+from satray.config.train import FROM_SCRATCH, NormalizeOptions, TrainRecipe, VariantOptions
 from satray.data.index import IndexMeta, TileIndex, check_unchanged, read_index
 from satray.data.read import TileSource, tile_source
 from satray.errors import InputError

@@ -10,8 +10,7 @@ from typing import Any
 
 from satray.config.base import type_at
 from satray.config.cli import apply_overrides, holds_keys, validate
-from satray.config.stages import usual_stages
-from satray.config.train import TrainRecipe
+from satray.config.train import TrainRecipe, usual_stages
 from satray.config.tune import TuneRecipe
 from satray.data.index import TileIndex, check_unchanged
 from satray.errors import InputError

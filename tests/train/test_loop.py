@@ -24,8 +24,7 @@ from train.tiny_training import (
     weights,
 )
 
-from satray.config.stages import ScheduleOptions
-from satray.config.train import OptimizerOptions, TowerOptions, VariantOptions
+from satray.config.train import OptimizerOptions, ScheduleOptions, TowerOptions, VariantOptions
 from satray.data.augment import Augment
 from satray.errors import TrainingError
 from satray.metrics.summary import compute_metrics, flat

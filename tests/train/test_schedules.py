@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from satray.config.stages import SMITH, ScheduleOptions
+from satray.config.train import SMITH, ScheduleOptions
 from satray.train.schedules import Span, learning_rate, momentum, warmup_steps
 
 PEAK = 0.02

@@ -7,8 +7,14 @@ import pyarrow as pa
 import pytest
 
 from satray.config.cli import build, parse_yaml, validate
-from satray.config.stages import FINE_TUNING, FROM_SCRATCH, TRANSFORMER_TUNING, StageOptions
-from satray.config.train import LandscapeRecipe, TrainRecipe
+from satray.config.train import (
+    FINE_TUNING,
+    FROM_SCRATCH,
+    TRANSFORMER_TUNING,
+    LandscapeRecipe,
+    StageOptions,
+    TrainRecipe,
+)
 from satray.data.index import BandStatistics, IndexMeta, TileIndex, table_with
 from satray.errors import InputError
 from satray.models.radiometry import Radiometry

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from satray.config.stages import ScheduleOptions, StageOptions
-from satray.config.train import OptimizerOptions, TrainRecipe
+from satray.config.train import OptimizerOptions, ScheduleOptions, StageOptions, TrainRecipe
 from satray.data.augment import Augment
 from satray.models.preprocess import Preprocess
 from satray.train.loop import Loop

@@ -13,8 +13,7 @@ from sweep_material import BANDS, tune
 from train.small_archive import SIDE, generate
 
 from satray.config.cli import parse_yaml, validate
-from satray.config.stages import FINE_TUNING, TRANSFORMER_TUNING
-from satray.config.train import TrainRecipe
+from satray.config.train import FINE_TUNING, TRANSFORMER_TUNING, TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.data.index import read_index
 from satray.errors import InputError
