@@ -29,9 +29,7 @@ from satray.score.products.catalogue import ItemProduct, Moment, moment_of
 from satray.score.products.detections import (
     Detections,
     GivenTiles,
-    PeakRule,
     detect,
-    on_data,
     summed,
 )
 from satray.score.products.quicklook import Evidence, View, quicklook, strongest
@@ -247,12 +245,9 @@ class Assembly:
         found = None
         if settings.detections:
             finest = min(own.a * grid.scale_x, own.e * grid.scale_y)
-            distance = settings.distance / finest
-            thresholds = tuple(spec.thresholds)
-            rule = PeakRule(spec.task, self.bias, spec.temperature, thresholds, distance)
+            head = spec, self.bias, settings.distance / finest
             sought = [spec.classes[k] for k in settings.sought]
-            found = detect(maps_khw, own, rule, spec.classes, self.job.extent, sought)
-            found = found.kept(on_data(found, mostly, own))
+            found = detect(maps_khw, own, mostly, self.job.extent, *head, sought)
             if settings.within_tiles:
                 klass = [spec.classes.index(name) for name in found.klass]
                 net = (found.row * grid.scale_y, found.col * grid.scale_x)

@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from affine import Affine
@@ -34,6 +34,9 @@ from satray.errors import SatrayError
 from satray.score.outlines import SceneExtent
 from satray.score.windows import AxisTiles
 
+if TYPE_CHECKING:
+    from satray.models.spec import BundleSpec  # torch
+
 LAYER = "detections"
 """Name of the layer in GeoPackages."""
 DIGITS = 7
@@ -41,23 +44,6 @@ DIGITS = 7
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class PeakRule:
-    """What counts as a detection."""
-
-    task: str
-    """`binary`, `multilabel` or `multiclass`."""
-    bias: tuple[float, ...]
-    """(K,) of the head."""
-    temperature: float
-    """Logits are divided by it before the sigmoid or softmax."""
-    thresholds: tuple[float, ...]
-    """(K,) scores at and above which there is a detection. Multiclass: besides, the class must
-    have the cell's highest logit."""
-    distance: float
-    """Of two peaks of a class closer than this, the weaker is dropped (cells)."""
 
 
 @dataclass(frozen=True)
@@ -97,41 +83,48 @@ class Detections:
 def detect(
     maps_Khw: NDArray[np.float32],
     cells: Affine,
-    rule: PeakRule,
-    classes: Sequence[str],
+    mostly_hw: Bools,
     extent: SceneExtent,
+    spec: "BundleSpec",
+    bias: Sequence[float],
+    distance: float,
     wanted: Sequence[str] | None = None,
 ) -> Detections:
     """Find the local maxima of a scene's maps that reach their class's threshold.
 
-    Of a plateau of equal cells one is found, at its middle. The place of a single cell is refined
-    by parabolas through its neighbours, by half a cell at most.
+    Multiclass: besides, the class must have the cell's highest logit. Of a plateau of equal cells
+    one is found, at its middle. The place of a single cell is refined by parabolas through its
+    neighbours, by half a cell at most. A cell with a little data has a value, and at the edge of a
+    scene's data often a high one: it is none.
 
     Args:
         maps_Khw: dense CAMs of all classes, summed over towers (`summed`); NaN without data.
         cells: from cell corners to stored px.
-        rule: what counts.
-        classes: K names.
+        mostly_hw: cells of which at least half has data.
         extent: the scene's.
+        spec: the bundle's: task, K classes, thresholds and temperature.
+        bias: (K,) of the head.
+        distance: of two peaks of a class closer than this, the weaker is dropped (cells).
         wanted: classes whose detections are kept; default all.
     """
     from scipy.special import expit
 
-    z_Khw = (maps_Khw + np.array(rule.bias, dtype=np.float64)[:, None, None]) / rule.temperature
+    z_Khw = (maps_Khw + np.array(bias, dtype=np.float64)[:, None, None]) / spec.temperature
     highest_hw = z_Khw.argmax(axis=0)  # the first of equal ones
-    if rule.task == "multiclass":
+    if spec.task == "multiclass":
         z_Khw = _log_odds(z_Khw, highest_hw)
     names: list[str] = []
     found = [np.empty((3, 0))]
-    for k, name in enumerate(classes):
+    for k, name in enumerate(spec.classes):
         if wanted is not None and name not in wanted:
             continue
-        reached_hw = expit(z_Khw[k]) >= rule.thresholds[k]
-        if rule.task == "multiclass":
+        reached_hw = expit(z_Khw[k]) >= spec.thresholds[k]
+        if spec.task == "multiclass":
             reached_hw &= highest_hw == k
-        peaks_3N = _spaced(_local_maxima(z_Khw[k], reached_hw), rule.distance)
-        names += [name] * peaks_3N.shape[1]
-        found.append(peaks_3N)
+        peaks_3N = _spaced(_local_maxima(z_Khw[k], reached_hw), distance)
+        i, j = np.floor(peaks_3N[:2]).astype(int)
+        found.append(peaks_3N[:, mostly_hw[i, j]])
+        names += [name] * found[-1].shape[1]
     rows, cols, values = np.concatenate(found, axis=1)
     # cells of the last row and column may reach over the scene's edge
     a, b, c, d, e, f = tuple(cells)[:6]
@@ -159,23 +152,6 @@ def summed(
             same = values.shape == total.shape and cells[i].almost_equals(cells[first], 1e-6)
             total += values if same else _moved(values, ~cells[i] @ cells[first], total.shape[1:])
     return total, cells[first]
-
-
-def on_data(found: Detections, mostly_hw: Bools, cells: Affine) -> Bools:
-    """Whether the cell of each point is one that has enough data, (N,).
-
-    A cell with a little data has a value, and at the edge of a scene's data often a high one.
-
-    Args:
-        found: N points.
-        mostly_hw: cells of which at least half has data.
-        cells: from cell corners to stored px, axis-parallel.
-    """
-    h, w = mostly_hw.shape
-    rows = np.clip(np.floor((found.row - cells.f) / cells.e), 0, h - 1).astype(np.int64)
-    cols = np.clip(np.floor((found.col - cells.c) / cells.a), 0, w - 1).astype(np.int64)
-    keep: Bools = mostly_hw[rows, cols]
-    return keep
 
 
 class GivenTiles:

@@ -16,6 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rasterio.warp import transform
+from score.scenes.scene_material import spec
 
 from satray.metrics.scored import Rule, decide
 from satray.score.outlines import SceneExtent
@@ -23,12 +24,10 @@ from satray.score.products.detections import (
     LAYER,
     Detections,
     GivenTiles,
-    PeakRule,
     detect,
     geojson,
     geopackage,
     geoparquet,
-    on_data,
     summed,
 )
 from satray.score.windows import AxisTiles
@@ -37,7 +36,6 @@ UTM = (10.0, 0.0, 448000.0, 0.0, -10.0, 5411000.0)
 TURNED = (8.0, 6.0, 448000.0, 6.0, -8.0, 5411000.0)
 CELLS = Affine.translation(0.5 - 16, 0.5 - 16) @ Affine.scale(32)  # centre 0.5, stride 32
 NOW = datetime(2026, 5, 1, 10, tzinfo=UTC)
-RULE = PeakRule("multilabel", (0.0, 0.0), 1.0, (0.5, 0.5), 3.0)
 NAMES = ("ship", "haze & été")
 SMALL = arrays(np.float64, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.one_of(
     st.integers(1, 4).map(float), st.just(float("nan"))))  # fmt: skip
@@ -46,10 +44,10 @@ SMALL = arrays(np.float64, st.tuples(st.integers(1, 7), st.integers(1, 7)), elem
 def peaks(maps: np.ndarray, task: str = "multilabel", distance: float = 0.0, **more) -> Detections:
     """Detections whose rows and columns are cells; classes are numbers."""
     count, h, w = maps.shape
-    given = {"bias": (0.0,) * count, "temperature": 1.0, "thresholds": (0.5,) * count} | more
-    rule = PeakRule(task, distance=distance, **given)
-    names = [str(k) for k in range(count)]
-    return detect(maps.astype(np.float32), Affine.identity(), rule, names, SceneExtent("a", h, w))
+    bias, names = more.pop("bias", (0.0,) * count), tuple(str(k) for k in range(count))
+    of = spec(task=task, classes=names, **({"thresholds": (0.5,) * count} | more))
+    given = maps.astype(np.float32), Affine.identity(), np.ones((h, w), bool)
+    return detect(*given, SceneExtent("a", h, w), of, bias, distance)
 
 
 def bump(h: int, w: int, row: float, col: float, width: float = 1.5) -> np.ndarray:
@@ -183,7 +181,8 @@ def scene(crs: str | None = "EPSG:32631", affine=UTM, name: str = "a/é b.tif") 
 
 
 def found_of(maps: np.ndarray, where: SceneExtent, names=NAMES, wanted=None) -> Detections:
-    return detect(maps, CELLS, RULE, names, where, wanted)
+    of, data = spec(classes=names, thresholds=(0.5, 0.5)), np.ones(maps.shape[1:], bool)
+    return detect(maps, CELLS, data, where, of, (0.0, 0.0), 3.0, wanted)
 
 
 @pytest.mark.parametrize(
@@ -309,15 +308,14 @@ def test_missing_cells_stay_missing_and_count_for_nobody() -> None:
 
 
 def test_a_point_beyond_the_datas_edge_is_no_detection() -> None:
-    mostly = np.zeros((13, 25), bool)
-    mostly[:, :13] = True  # cells of 16 px
-    rows, cols = np.array([50.0, 50.0, 50.0, 199.9]), np.array([100.0, 198.0, 220.0, 0.0])
-    values = np.arange(4.0)
-    found = Detections(scene(), ("a", "b", "c", "d"), values, rows, cols, *(4 * [values]))
-    keep = on_data(found, mostly, Affine.scale(16))
-    assert keep.tolist() == [True, True, False, True]
-    assert found.kept(keep).klass == ("a", "b", "d")
-    assert found.kept(keep).col.tolist() == [100.0, 198.0, 0.0]
+    maps, mostly = dots((0, 3, 6), (0, 9, 7), (1, 3, 7), (1, 9, 6)), np.zeros((12, 15), bool)
+    mostly[:, :7] = True
+    of = spec(classes=NAMES, thresholds=(0.5, 0.5))
+    found = detect(maps, CELLS, mostly, scene(), of, (0.0, 0.0), 3.0)
+    assert found.klass == NAMES
+    assert (found.row.tolist(), found.col.tolist()) == ([96.5, 288.5], [192.5, 192.5])
+    few = found.kept(np.array([False, True]))
+    assert (few.klass, few.row.tolist(), len(few)) == (NAMES[1:], [288.5], 1)
 
 
 @settings(max_examples=40)
