@@ -1,5 +1,7 @@
 """Field cases: small inputs after public bug reports, run as a user would, a line each.
 
+Those that are about labels, names or folders alone are tests.
+
 `python -m bench field CASES [--only 03 13]`: CASES is a folder with a subfolder a case, each with
 a `make.py` that writes its `in/`. The folder is copied first. A case is right, wrong (and says why)
 or skipped where it is absent; the status is 1 where one is wrong. Most of the time is Ray's starts.
@@ -165,18 +167,6 @@ def case_03(at: Case) -> None:
             need(np.allclose(box, right, atol=1e-4), f"{name}: at {box}, not {right}")
 
 
-def case_04(at: Case) -> None:
-    """Names of two words stay whole: four classes, four tiles each."""
-    at.prepare()
-    need(
-        sorted(at.meta()["classes"]) == ["Annual Crop", "Forest", "Permanent Crop", "Sea Lake"],
-        f"classes {at.meta()['classes']}",
-    )
-    need(at.meta()["task"] == "multiclass", f"task {at.meta()['task']}")
-    sums = np.sum([r["labels"] for r in at.rows("out/index/index")], axis=0)
-    need((sums == 4).all(), f"positives {sums}")
-
-
 def case_05(at: Case) -> None:
     """Nodata, mask and alpha say the same: figures, tiles' and scenes' scores."""
     kinds = ("nodata", "mask", "alpha")
@@ -238,15 +228,6 @@ def case_08(at: Case) -> None:
         need(equal(got[f"site {i % 3}/t{i:03d}"], [float(value)]), f"t{i:03d} differs")
 
 
-def case_09(at: Case) -> None:
-    """BOM, semicolons, backslashes, leading zeros, quoted newlines."""
-    at.prepare()
-    rows = {r["tile_id"]: r for r in at.rows("out/index/index")}
-    need(len(rows) == 16 and at.meta()["classes"] == ["dock", "ship"], f"{len(rows)} tiles")
-    need(np.sum([r["labels"] for r in rows.values()], axis=0).tolist() == [4, 8], "positives")
-    need(rows["siteA/00003"]["labels"] == [1, 1], "siteA/00003")
-
-
 def case_10(at: Case) -> None:
     """Weights of another architecture end with status 2, in `--plan` too."""
     base = at.root / "00-base"
@@ -305,17 +286,6 @@ def case_13(at: Case) -> None:
     need(equal(found["old_baseline"], found["new_baseline"]), f"{found}")
 
 
-def case_14(at: Case) -> None:
-    """A TMPDIR too long for Ray's sockets."""
-    at.make()
-    long = at.root / "14-long-tmpdir/scratch/project-landcover/user-0042/slurm_job_1234567"
-    long.mkdir(parents=True, exist_ok=True)
-    base = at.root / "00-base"
-    keys = (f"images={base}/in/tiles", f"labels={base}/in/labels.csv", "out=out/index")
-    at.bundle()
-    at.job("prepare", *keys, TMPDIR=str(long))
-
-
 def case_20(at: Case) -> None:
     """Tiles that were overwritten after `prepare` are said."""
     at.prepare()
@@ -325,12 +295,6 @@ def case_20(at: Case) -> None:
     for more in ((), ("--plan",)):
         said = at.job("train", *keys, *more, status=2)
         need("changed" in said and "prepare" in said, said[-300:])
-
-
-def case_21(at: Case) -> None:
-    """Previews beside: the label table's own extensions decide."""
-    at.prepare()
-    need({r["uri"][-4:] for r in at.rows("out/index/index")} == {".tif"}, "previews are taken")
 
 
 def case_22(at: Case) -> None:
@@ -369,14 +333,6 @@ def case_23(at: Case) -> None:
             need(tile.crs == cam.crs, f"{path.stem}: CRS")
             far = ~tile.transform @ (cam.transform @ (cam.width, cam.height))
             need(np.allclose(far, (tile.width, tile.height), atol=1), f"{path.stem}: ends at {far}")
-
-
-def case_25(at: Case) -> None:
-    """A 2 and a -1 in 0/1 columns are refused, with row, column and value; or said."""
-    said = at.job("prepare", "images=in/tiles", "labels=in/labels.csv", "out=out/i", status=None)
-    refused = not (at.here / "out/i/run.json").exists()
-    need(refused or ("ship" in said and "cloud" in said), f"columns are gone: {said[-300:]}")
-    need("ship" in said or "cloud" in said, f"no column is named: {said[-300:]}")
 
 
 CASES = {name[5:]: made for name, made in list(globals().items()) if name.startswith("case_")}
