@@ -1,12 +1,10 @@
 """Where a local Ray lives: its sockets and logs, and what memory cannot hold. No Ray itself."""
 
 import contextlib
-import errno
 import os
 import re
 import shutil
 import socket
-import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -53,7 +51,12 @@ def _root() -> Path:
         try:
             if re.search(r"[\s'\"\\$]", base):
                 raise OSError("a blank, quote or the like, which Ray puts in command lines")
-            root = _user_folder(base) / "ray"
+            home = Path(base).absolute() / f"satray-{os.getuid()}"
+            home.mkdir(mode=0o700, exist_ok=True)
+            if home.is_symlink() or home.lstat().st_uid != os.getuid():
+                raise OSError("somebody else's, who could then read and change what is there")
+            home.chmod(0o700)
+            root = home / "ray"
             root.mkdir(exist_ok=True)
             with (
                 tempfile.TemporaryDirectory(prefix=SESSION[:-8], dir=root) as probe,
@@ -68,18 +71,3 @@ def _root() -> Path:
         f"no folder for Ray's sockets ({'; '.join(refused)}); accepted: RAY_TMPDIR=, a local "
         f"folder that you may write, its name of at most {longest} bytes"
     )
-
-
-def _user_folder(base: str) -> Path:
-    """Make this user's folder below `base`.
-
-    Raises:
-        OSError: it cannot be made, or is somebody else's, who could then read and change it.
-    """
-    folder = Path(base).absolute() / f"satray-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise PermissionError(errno.EACCES, "is somebody else's", str(folder))
-    folder.chmod(0o700)
-    return folder

@@ -139,7 +139,7 @@ def scored(
         ray=ray,
     )
     with take_folder(run, overwrite=False):
-        outcome, record = perform(JOB, given, found, run)
+        outcome = record = perform(JOB, given, found, run)
     return run, outcome, record, said
 
 

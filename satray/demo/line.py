@@ -166,9 +166,9 @@ def step(job: Job[Any, Any], recipe: Recipe, outer: Run, title: str) -> tuple[Ru
     with take_folder(run, overwrite=True) as done:
         if done is not None:
             return done, False
-        outcome, record = perform(job, recipe, prepared, run)
+        record = perform(job, recipe, prepared, run)
     if record.status:
-        failed = f"{outcome.failed} of {outcome.attempted} inputs failed"
+        failed = f"{record.failed} of {record.attempted} inputs failed"
         raise SatrayError(f"{job.name}: {record.verdict or failed} ({run.out})")
     return record, True
 

@@ -109,8 +109,8 @@ def perform(
     prepared: P,
     run: Run,
     session: AbstractContextManager[None] | None = None,
-) -> tuple[Outcome, RunRecord]:
-    """Do a job's work and write its `run.json`, last.
+) -> RunRecord:
+    """Do a job's work, write its `run.json`, last, and return what that says.
 
     Args:
         job: the job.
@@ -144,12 +144,12 @@ def perform(
     )
     if outcome.idle:  # an hourly job would leave a file an hour
         run.storage.delete(run.state)
-        return outcome, record
+        return record
     run.storage.write(run.uri(run.record_path), record.to_json())
     if run.after_record is not None:
         run.after_record()
     drop_state(run)
-    return outcome, record
+    return record
 
 
 def _main(job: Job[R, P], arguments: list[str], console: Console, ending: Ending) -> int:
@@ -187,26 +187,40 @@ def _main(job: Job[R, P], arguments: list[str], console: Console, ending: Ending
         job.name, identity, out, storage, console.say, console.progress, shared=shared, ray=ray
     )
     with take_folder(run, overwrite=recipe.overwrite, lost=ending.end) as done:
-        if done is None:
-            return _work(job, recipe, prepared, run, console, ending)
-    # The budget is no part of a run's identity: by today's.
-    done = replace(done, error_budget=getattr(recipe, "error_budget", done.error_budget))
-    again = "; overwrite=true does it again" if done.verdict is not None else ""
-    last = f"{job.name} was done already (status {done.status}{again}): {run.out}"
-    return _say_end(job.name, done, [last], console)
+        record = done or _work(job, recipe, prepared, run, console, ending)
+    if done is not None:  # the budget is no part of a run's identity: by today's
+        record = replace(record, error_budget=getattr(recipe, "error_budget", record.error_budget))
+    for line in record.summary:
+        console.say(line)
+    if done is not None:
+        again = "; overwrite=true does it again" if record.verdict is not None else ""
+        end = f"was done already (status {record.status}{again})"
+    else:
+        spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record.seconds.items())
+        console.say(f"seconds: {spent}")
+        over = (
+            f", but {record.failed} of {record.attempted} inputs failed "
+            f"(error_budget={record.error_budget})"
+        )
+        end = f"done{over if record.status == 3 else ''} (status {record.status})"
+    console.say(f"{job.name} {end}: {out}")
+    if record.verdict is not None:
+        console.error(f"{job.name}: {record.verdict}")
+        console.error(f"{job.name} ended with status {record.status}")
+    return record.status
 
 
 def _work(
     job: Job[R, P], recipe: R, prepared: P, run: Run, console: Console, ending: Ending
-) -> int:
-    """Do the work with its output in the log, record it, and say how it ended."""
+) -> RunRecord:
+    """Do the work with its output in the log, and record it."""
     place = join(run.state, LOG)
     log = _temporary_log(run.run_id) if is_remote(place) else Path(place)
     with ending.witnessed(job.name, log, place):
         try:
             with console.quiet(log):
                 session = _session(job, recipe, prepared, run, ending)
-                outcome, record = perform(job, recipe, prepared, run, session)
+                record = perform(job, recipe, prepared, run, session)
         except BaseException as error:
             with log.open("a") as sink:
                 traceback.print_exc(file=sink)
@@ -215,17 +229,11 @@ def _work(
                 raise
             what = "log:" if isinstance(error, SatrayError) else "traceback in"
             raise SatrayError(f"{one_line(error)} ({what} {place})") from error
-        if outcome.idle:
+        if record.idle:
             log.unlink(missing_ok=True)
         else:
             _bring(log, place, run.storage)
-    spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record.seconds.items())
-    over = (
-        f", but {outcome.failed} of {outcome.attempted} inputs failed "
-        f"(error_budget={outcome.error_budget})"
-    )
-    last = f"{job.name} done{over if outcome.status == 3 else ''} (status {outcome.status})"
-    return _say_end(job.name, outcome, [f"seconds: {spent}", f"{last}: {run.out}"], console)
+    return record
 
 
 @contextlib.contextmanager
@@ -342,16 +350,6 @@ def _temporary_log(name: str) -> Path:
     handle, path = tempfile.mkstemp(".log", f"satray-{name}-")
     os.close(handle)
     return Path(path)
-
-
-def _say_end(name: str, outcome: Outcome, last: list[str], console: Console) -> int:
-    """Print a job's last lines, its verdict as errors are printed, and return its status."""
-    for line in (*outcome.summary, *last):
-        console.say(line)
-    if outcome.verdict is not None:
-        console.error(f"{name}: {outcome.verdict}")
-        console.error(f"{name} ended with status {outcome.status}")
-    return outcome.status
 
 
 def _last_line(name: str, error: BaseException) -> tuple[int, str]:

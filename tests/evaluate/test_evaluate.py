@@ -44,27 +44,26 @@ def do(root: Path, name: str, **more: object) -> tuple:
     run = Run(
         "evaluate", run_id("evaluate", given, found.digests), str(root / name), Storage(), ray=False
     )
-    outcome, record = perform(JOB, given, found, run)
+    record = perform(JOB, given, found, run)
     metrics = json.loads((root / name / "metrics.json").read_text())
-    return outcome, record, metrics["reproduction"]
+    return record, metrics["reproduction"]
 
 
 def test_what_is_not_reproduced_is_a_finished_run_with_a_verdict(tmp_path) -> None:
-    first, record, _ = do(tmp_path, "first")
-    assert (first.status, record.verdict) == (0, None)
-    same, _, found = do(tmp_path, "same", reproduce=str(tmp_path / "first"))
+    first, _ = do(tmp_path, "first")
+    assert (first.status, first.verdict) == (0, None)
+    same, found = do(tmp_path, "same", reproduce=str(tmp_path / "first"))
     assert (same.status, found["same"], found["compared"]) == (0, True, TILES)
 
     place = tmp_path / "bundle" / "model.json"
     spec = BundleSpec.from_json(place.read_bytes(), str(place))
     values = {name: getattr(spec, name) for name in spec.__dataclass_fields__}
     place.write_bytes(BundleSpec(**values | {"mean": (1900.0,) * 3}).to_json())
-    other, record, found = do(tmp_path, "other", reproduce=str(tmp_path / "first"))
-    assert (other.status, record.status, found["same"]) == (1, 1, False)
-    assert record.verdict == other.verdict
-    assert "the bundle's model.json differs: " in record.verdict
-    assert "model.safetensors" not in record.verdict
-    assert {"report.html", "metrics.json"} <= {product.path for product in record.products}
+    other, found = do(tmp_path, "other", reproduce=str(tmp_path / "first"))
+    assert (other.status, found["same"]) == (1, False)
+    assert "the bundle's model.json differs: " in other.verdict
+    assert "model.safetensors" not in other.verdict
+    assert {"report.html", "metrics.json"} <= {product.path for product in other.products}
     assert not any("reproduce" in line for line in other.summary)  # it is said once
     # it is a run as any other: the next can be compared with it
     assert do(tmp_path, "again", reproduce=str(tmp_path / "other"))[0].status == 0
@@ -80,7 +79,7 @@ def test_finished_blocks_are_scored_again_for_a_reproduction_only(tmp_path, monk
     for tile in (tmp_path / "tiles").iterdir():
         tile.unlink()
     assert do(tmp_path, "plain")[0].failed == 0
-    outcome, _, found = do(tmp_path, "again", **compared)
+    outcome, found = do(tmp_path, "again", **compared)
     assert (outcome.failed, found["only_there"], found["same"]) == (TILES, TILES, False)
     assert "only in the earlier run: this one's failures.parquet" in outcome.verdict
 

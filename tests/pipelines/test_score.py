@@ -251,7 +251,8 @@ def evaluated(setting, small_blocks, tmp_path_factory):
     found = evaluate.read(given, Storage())
     out = tmp_path_factory.mktemp("evaluated") / "out"
     run = Run("evaluate", "abcdefabcdef", str(out), Storage())
-    return given, run, *perform(EVALUATE, given, found, run)
+    record = perform(EVALUATE, given, found, run)
+    return given, run, record, record
 
 
 def test_evaluate(evaluated) -> None:
@@ -282,7 +283,7 @@ def test_a_run_is_reproduced_by_its_bundle_alone(setting, evaluated, tmp_path) -
     again = given.model_copy(update={"reproduce": earlier.out, "batch": 3})
     found = evaluate.read(again, Storage())
     run = Run("evaluate", "b" * 12, str(tmp_path / "again"), Storage(), ray=False)
-    outcome, _ = perform(EVALUATE, again, found, run)
+    outcome = perform(EVALUATE, again, found, run)
     assert any("reproduces run abcdefabcdef" in line for line in outcome.summary)
     told = json.loads(Path(run.uri("metrics.json")).read_text())["reproduction"]
     assert told["same"]
@@ -293,7 +294,7 @@ def test_a_run_is_reproduced_by_its_bundle_alone(setting, evaluated, tmp_path) -
     moved = again.model_copy(update={"bundle": str(tmp_path / "other")})
     found = evaluate.read(moved, Storage())
     run = Run("evaluate", "c" * 12, str(tmp_path / "moved"), Storage(), ray=False)
-    outcome, record = perform(EVALUATE, moved, found, run)
+    outcome = record = perform(EVALUATE, moved, found, run)
     assert (outcome.status, record.status, record.verdict) == (1, 1, outcome.verdict)
     assert "does not reproduce run abcdefabcdef" in outcome.verdict
     for file in ("model.json", "model.safetensors"):
