@@ -11,7 +11,7 @@ Legend: C bands, H, W rows and columns, N ships. Coordinates are px from the upp
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,11 +19,10 @@ import geopandas as gpd
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 from rasterio.features import rasterize
 from rasterio.io import MemoryFile
 from scipy import fft, ndimage
-from shapely import Polygon, box, intersection
+from shapely import Polygon, box
 
 from satray.errors import InputError
 from satray.storage import Storage, join
@@ -39,7 +38,6 @@ SHEET, SHEETS = 1024, 1024
 # Typical surfaces, blue, green, red, nir; near-infrared is dark over water and bright over plants.
 _DEEP = (620.0, 520.0, 330.0, 170.0)
 _SHALLOW = (1150.0, 1180.0, 620.0, 260.0)
-_FOAM = (900.0, 950.0, 900.0, 620.0)
 _PLANTS = (420.0, 740.0, 480.0, 3600.0)
 _SOIL = (800.0, 1150.0, 1600.0, 2350.0)
 _PAINT = (1.0, 1.01, 1.03, 0.97)
@@ -49,7 +47,6 @@ _PRESENT, _ABSENT = 0.02, 0.002  # of a tile: at least so much is there, at most
 _SEEN, _UNSEEN = 0.6, 0.15  # likewise of a hull
 _OPAQUE, _THIN = 0.5, 0.25  # opacity of a cloud
 _ROOM = 40  # at most one ship in each square of this side (px)
-_FINE = 4  # polygons are drawn so many times finer
 
 Field = NDArray[np.float32]
 Box = tuple[float, float, float, float]
@@ -103,10 +100,9 @@ class Sheet:
         here = (slice(row, row + size), slice(col, col + size))
         found = []
         for n in np.flatnonzero(self.seen(here) >= _SEEN):
-            x0, y0, x1, y1 = intersection(
-                box(*self.hulls[n].bounds), box(col, row, col + size, row + size)
-            ).bounds
-            found.append((y0 - row, x0 - col, y1 - row, x1 - col))
+            x0, y0, x1, y1 = np.array(self.hulls[n].bounds) - (col, row, col, row)
+            top, left, bottom, right = np.clip((y0, x0, y1, x1), 0, size).tolist()
+            found.append((top, left, bottom, right))
         return tuple(found)
 
     def tile(self, row: int, col: int, size: int) -> Tile | None:
@@ -159,24 +155,25 @@ def draw_sheet(seed: int, number: int, side: int = SHEET) -> Sheet:
     rng = np.random.default_rng([seed, number])
     height = _noise(rng, side, 230, 6, 0.48) - 0.2  # above the sea: about 0.42 of the sheet
     land = height > 0
-    pixels = np.where(land, _land(rng, height), _sea(rng, height))
-    hulls = _draw_ships(rng, pixels, land)
+    pixels = np.where(land, _land(rng, side), _sea(rng, height))
+    hulls = _place_ships(rng, land)
+    numbered = [(hull, n) for n, hull in enumerate(hulls, start=1)]
+    ship = np.zeros(land.shape, np.int32)
+    if hulls:
+        rasterize(numbered, out=ship)
+    paint = rng.uniform(2400, 5200, len(hulls) + 1).astype(np.float32)[ship]
+    pixels = np.where(ship > 0, paint * _spectrum(_PAINT), pixels)
     cloud = _ramp(_noise(rng, side, 150, 5, 0.55), 1.1, 2.0)
     pixels += cloud * (_spectrum(_CLOUD) * (0.8 + 0.25 * cloud) - pixels)
     pixels *= 1 + 0.08 * _noise(rng, side, 600) + 0.03 * rng.standard_normal()  # the day's light
     pixels = ndimage.gaussian_filter(pixels, (0, 0.7, 0.7), mode="nearest")  # the optics
     pixels += 12 * rng.standard_normal(pixels.shape, np.float32)
     south, east = divmod(number - 1, 32) if number else (33, 0)
-    numbered = [(hull, n) for n, hull in enumerate(hulls, start=1)]
-    return Sheet(
-        np.clip(np.rint(pixels), 1, 65_535).astype(np.uint16),
-        Affine(PIXEL, 0, 400_000, 0, -PIXEL, 5_800_000)
-        @ Affine.translation(east * SHEET, south * SHEET),
-        land,
-        cloud,
-        hulls,
-        rasterize(numbered, land.shape, dtype="int32") if hulls else np.zeros(land.shape, np.int32),
+    place = Affine(PIXEL, 0, 400_000, 0, -PIXEL, 5_800_000) @ Affine.translation(
+        east * SHEET, south * SHEET
     )
+    stored = np.clip(np.rint(pixels), 1, 65_535).astype(np.uint16)
+    return Sheet(stored, place, land, cloud, hulls, ship)
 
 
 def write_archive(storage: Storage, uri: str, tiles: int, size: int, seed: int) -> dict[str, int]:
@@ -210,10 +207,8 @@ def write_scene(storage: Storage, uri: str, size: int, seed: int) -> int:
     for top, left, bottom, right in ships:
         (x0, y1), (x1, y0) = sheet.transform @ (left, top), sheet.transform @ (right, bottom)
         places.append(box(x0, y0, x1, y1))
-    columns = {
-        "class": ["ship"] * len(ships),
-        "box_px": [np.round(one, 2).tolist() for one in ships],
-    }
+    edges = [np.round(one, 2).tolist() for one in ships]
+    columns = {"class": ["ship"] * len(ships), "box_px": edges}
     ground = gpd.GeoDataFrame(columns, geometry=places, crs=CRS).to_crs("OGC:CRS84")
     storage.write(join(uri, "scene.tif"), geotiff(sheet.pixels, sheet.transform, blocks=256))
     storage.write(join(uri, "scene-ships.geojson"), ground.to_json(drop_id=True).encode())
@@ -240,22 +235,20 @@ def _sea(rng: np.random.Generator, height: Field) -> Field:
     side = len(height)
     shallow = _ramp(height, -0.45, 0.0) ** 2
     rough = _ramp(_noise(rng, side, 500), -1.0, 1.5)
-    caps = (rng.random(height.shape) < 0.004 * rough) * rng.uniform(0.4, 1.4, height.shape)
+    caps = (rng.random(height.shape) < 0.004 * rough) * rng.uniform(300, 1000, height.shape)
     sea = _spectrum(_DEEP) * (1 - shallow) + _spectrum(_SHALLOW) * shallow
     sea += (18 + 40 * rough) * _noise(rng, side, 11, 3, 0.7) + 110 * rough
-    return np.asarray(sea + 700 * caps * _spectrum(_FOAM) / _FOAM[0], np.float32)
+    return np.asarray(sea + caps, np.float32)
 
 
-def _land(rng: np.random.Generator, height: Field) -> Field:
+def _land(rng: np.random.Generator, side: int) -> Field:
     """Plants, soil and towns (4, H, W).
 
     Roofs are bright and long. In every band they look like ships: only the water tells them apart.
     """
-    side = len(height)
     green = _ramp(_noise(rng, side, 130, 4, 0.6), -0.9, 0.9)
     land = _spectrum(_PLANTS) * green + _spectrum(_SOIL) * (1 - green)
     land *= 1 + 0.07 * _noise(rng, side, 9, 3, 0.8)
-
     town = _ramp(_noise(rng, side, 150, 2), 0.75, 0.95)
     # lots of 13 x 21 px on a turned chequer, four random numbers each
     y, x = np.mgrid[:side, :side]
@@ -268,58 +261,22 @@ def _land(rng: np.random.Generator, height: Field) -> Field:
     return np.asarray(land + there * ((1300 + 3200 * shine) * _spectrum(_PAINT) - land), np.float32)
 
 
-def _draw_ships(
-    rng: np.random.Generator, pixels_CHW: Field, land_HW: NDArray[np.bool_]
-) -> tuple[Polygon, ...]:
-    """Draw ships and their wakes on the water, in place; gives the outlines of the hulls."""
+def _place_ships(rng: np.random.Generator, land_HW: NDArray[np.bool_]) -> tuple[Polygon, ...]:
+    """Outlines of ships with water all round them."""
     side = len(land_HW)
     room = ndimage.distance_transform_edt(~land_HW)
     traffic = 0.12 + 0.5 * _ramp(_noise(rng, side, 300), -0.8, 0.8)
-    layers = [Image.new("F", (side * _FINE, side * _FINE)) for _ in range(3)]
     hulls = []
     for corner in np.ndindex(side // _ROOM, side // _ROOM):
         y, x = (np.array(corner) + rng.uniform(0.25, 0.75, 2)) * _ROOM
         length, at = 9 + 14 * rng.random() ** 1.6, (int(y), int(x))
         if rng.random() < traffic[at] and room[at] > 0.8 * length + 3:
+            half, aside = length / 2, np.clip(length * rng.uniform(0.1, 0.14), 1.4, 2.5)
+            starboard = [(-half, aside), (0.4 * half, aside), (0.8 * half, 0.6 * aside)]
+            corners = [*starboard, (half, 0.0), *((a, -b) for a, b in reversed(starboard))]
             place = Affine.translation(x, y) @ Affine.rotation(rng.uniform(0, 360))
-            hulls.append(_draw_ship(rng, [ImageDraw.Draw(each) for each in layers], place, length))
-    cover, paint, foam = (np.asarray(layer.reduce(_FINE)) for layer in layers)
-    pixels_CHW += _spectrum(_FOAM) * foam * ~land_HW
-    pixels_CHW += _spectrum(_PAINT) * paint - cover * pixels_CHW
+            hulls.append(Polygon([place @ each for each in corners]))
     return tuple(hulls)
-
-
-def _draw_ship(
-    rng: np.random.Generator, layers: Sequence[ImageDraw.ImageDraw], place: Affine, length: float
-) -> Polygon:
-    """Draw a ship that lies with its middle at the origin, its bow to the right.
-
-    Of some `length` (px); `place` turns it and puts it on the sheet, where `layers` are on the fine
-    grid: hulls, their paint, foam.
-    """
-    cover, paint, foam = layers
-    half, beam = length / 2, float(np.clip(length * rng.uniform(0.2, 0.28), 2.8, 5.0))
-    colour, wake = rng.uniform(1500, 4300), rng.uniform(-0.3, 1.2)
-
-    def fine(*corners: tuple[float, float]) -> list[float]:
-        return [_FINE * each for corner in corners for each in place @ corner]
-
-    def part(stern: float, bow: float, aside: float) -> list[float]:
-        return fine((stern, -aside), (bow, -aside), (bow, aside), (stern, aside))
-
-    if wake > 0.3:  # the others lie at anchor
-        for near in np.linspace(2 * length, 0, 12):
-            strength = 0.7 * wake * float(np.exp(-near / (0.8 * length)))
-            begin = -0.8 * half - near
-            foam.polygon(part(begin - length / 6, begin, 0.3 * beam + 0.04 * near), strength)
-    starboard = [(-half, beam / 2), (0.4 * half, beam / 2), (0.8 * half, 0.3 * beam)]
-    hull = [*starboard, (half, 0.0), *((along, -aside) for along, aside in reversed(starboard))]
-    cover.polygon(fine(*hull), 1.0)
-    paint.polygon(fine(*hull), colour)
-    # Bridge at the stern, darker hold amidships: a ship is not one flat blob.
-    paint.polygon(part(-half, -0.5 * half, beam / 2), 1.3 * colour)
-    paint.polygon(part(-0.1 * half, 0.5 * half, beam / 4), 0.75 * colour)
-    return Polygon([place @ corner for corner in hull])
 
 
 def _noise(
