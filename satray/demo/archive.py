@@ -258,7 +258,7 @@ def _land(rng: np.random.Generator, side: int) -> Field:
     roof = np.abs(down % 13 - 6.5) < 1.5 + 2.5 * deep
     roof &= (np.abs(across % 21 - 10.5) < 3 + 6 * long) & (built < 0.75)
     there = roof * np.maximum(town, built < 0.1)
-    return np.asarray(land + there * ((1300 + 3200 * shine) * _spectrum(_PAINT) - land), np.float32)
+    return np.asarray(land + there * ((2200 + 3200 * shine) * _spectrum(_PAINT) - land), np.float32)
 
 
 def _place_ships(rng: np.random.Generator, land_HW: NDArray[np.bool_]) -> tuple[Polygon, ...]:

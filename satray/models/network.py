@@ -35,25 +35,6 @@ def pool(f_BDhw: Tensor, pooling: Pooling) -> Tensor:
     return (torch.logsumexp(LSE_SHARPNESS * f_BDn, 2) - cells) / LSE_SHARPNESS
 
 
-def linear_or_dense(kind: str, width: int, classes: int, dropout: float = 0.0) -> nn.Module:
-    """A head with fresh random weights: `width` numbers -> logits.
-
-    Args:
-        kind: `linear` or `dense`.
-        width: pooled features of all towers; for a dense head the cells of their whole maps.
-        classes: K.
-        dropout: of a dense head, before its last layer.
-    """
-    if kind == "linear":
-        return nn.Linear(width, classes)
-    return nn.Sequential(
-        nn.Linear(width, DENSE_UNITS),
-        nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Linear(DENSE_UNITS, classes),
-    )
-
-
 class Network(nn.Module):
     """x_BCHW -> logits_BK (float32, raw).
 
@@ -102,7 +83,11 @@ class Network(nn.Module):
             take = torch.tensor([self.bands.index(band) for band in tower.bands])
             self.register_buffer(f"take_{tower.name}", take, persistent=False)
         self.dropout = nn.Dropout(dropout)
-        self.head = linear_or_dense(variant.head, self._width(), classes, dropout)
+        width = self._width()
+        self.head: nn.Module = nn.Linear(width, classes)
+        if variant.head == "dense":
+            hidden = nn.Linear(width, DENSE_UNITS), nn.ReLU(inplace=True), nn.Dropout(dropout)
+            self.head = nn.Sequential(*hidden, nn.Linear(DENSE_UNITS, classes))
         self._first: dict[str, int | None] = dict.fromkeys(self.towers, 0)
 
     def backbones(self) -> dict[str, Backbone]:

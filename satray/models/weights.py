@@ -74,7 +74,8 @@ def read_weights(
         storage: how to reach files.
 
     Raises:
-        InputError: weights that cannot be read or fetched.
+        InputError: weights that cannot be fetched; no such file, or one that is broken, holds code,
+            or no tensors (`.safetensors` or PyTorch's: its content tells).
     """
     known: dict[tuple[str, str], Stored] = {}
     found: dict[str, Stored] = {}
@@ -98,20 +99,7 @@ def _read(source: str, backbone: str, storage: Storage) -> Stored:
     if storage.exists(about):
         spec = BundleSpec.from_json(storage.read(about), about)
         bands = {tower.name: tower.bands for tower in spec.variant.towers}
-    return Stored(source, read_state(source, storage), bands)
-
-
-def read_state(uri: str, storage: Storage) -> Tensors:
-    """The tensors of a file by name, on the CPU.
-
-    Args:
-        uri: a `.safetensors` file, or PyTorch's (`.pth`, `.pt`, ...); its content tells which.
-        storage: how to reach it.
-
-    Raises:
-        InputError: no such file, broken, holding code, or without tensors.
-    """
-    return _parse(storage.read(uri), uri)
+    return Stored(source, _parse(storage.read(source), source), bands)
 
 
 def parse_safetensors(data: bytes, name: str) -> Tensors:

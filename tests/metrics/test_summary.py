@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as theirs
 
-from satray.metrics.scored import Rule, Scored, one_against_rest, scores_of
+from satray.metrics.scored import PLAIN, Rule, Scored, one_against_rest, scores_of
 from satray.metrics.summary import compute_metrics, figures, flat
 from satray.runs.run import to_json
 
 NAN = math.nan
 
 
-def binary(scores, labels, rule: Rule = Rule()):  # noqa: B008
+def binary(scores, labels, rule=PLAIN):
     columns = (np.array(values, dtype=float)[:, None] for values in (scores, labels))
     return compute_metrics(*columns, ["ship"], "binary", rule)
 
@@ -28,7 +28,7 @@ def test_scikit_learn_agrees(seed, rows, classes):
     logits = rng.normal(size=(rows, classes)).round(1)  # rounded: with ties
     labels = rng.random((rows, classes)) < 0.3
     labels[0, 0] = True
-    names = [f"c{k}" for k in range(classes)]
+    names = list("abcde"[:classes])
     found = compute_metrics(logits, labels, names, "multilabel")
     given = logits >= 0
     there = np.flatnonzero(labels.any(axis=0))
@@ -173,27 +173,14 @@ def test_what_does_not_fit_is_refused(logits, labels, task, rule, said):
         compute_metrics(np.array(logits), np.array(labels), ["a"], task, rule)
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    classes=st.integers(1, 12),
-    scale=st.sampled_from([0.1, 3.0, 30.0, 1000.0]),
-    ties=st.booleans(),
-)
-def test_odds_against_the_rest_are_those_of_a_sum_over_the_others(seed, classes, scale, ties):
-    logits = np.random.default_rng(seed).uniform(-scale, scale, (6, classes))
-    logits = np.round(logits) if ties else logits
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 12), st.sampled_from([0.1, 3.0, 30.0, 1000.0]))
+def test_odds_against_the_rest_are_those_of_a_sum_over_the_others(seed, classes, scale):
+    logits = np.random.default_rng(seed).uniform(-scale, scale, (6, classes)).round(seed % 3)
     others = [np.delete(logits, k, axis=1) for k in range(classes)]
     rest = [np.logaddexp.reduce(each, axis=1) if classes > 1 else logits[:, 0] for each in others]
-    found = one_against_rest(logits)
-    np.testing.assert_allclose(found, logits - np.transpose(rest), rtol=1e-12, atol=1e-12)
-
-
-def test_odds_against_the_rest_stay_apart_at_extreme_logits():
-    logits = np.array([[1e3, -1e3, 0.0], [-1e3, 1e3, 999.0], [50.0, 0, 0], [51.0, 0, 0]])
     with np.errstate(all="raise", under="ignore"):
         found = one_against_rest(logits)
-    assert found[0].tolist() == [1000.0, -2000.0, -1000.0]
-    assert found[1, 0] == pytest.approx(-2000 - math.log1p(math.exp(-1)), rel=1e-14)
-    assert found[1, 1] == pytest.approx(1.0, rel=1e-12)
-    assert found[3, 0] - found[2, 0] == pytest.approx(1.0)  # their probabilities are both 1.0
+    np.testing.assert_allclose(found, logits - np.transpose(rest), rtol=1e-12, atol=1e-12)
+    near = one_against_rest(np.array([[50.0, 0, 0], [51.0, 0, 0]]))[:, 0]
+    assert near[1] - near[0] == pytest.approx(1.0)  # their probabilities are both 1.0
