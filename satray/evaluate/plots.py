@@ -35,7 +35,7 @@ Rows = Mapping[str, Mapping[str, Any]]
 """Class name -> its figures, as `metrics.json` has them by class."""
 
 
-def draw(quality: Quality, classes: Sequence[str], thresholds: Sequence[float]) -> dict[str, bytes]:
+def draw(quality: Quality, classes: Sequence[str]) -> dict[str, bytes]:
     """The plots of `plots/`, name without ending -> PNG.
 
     Curves and bars show the classes with most positives where there are more than fit.
@@ -43,13 +43,11 @@ def draw(quality: Quality, classes: Sequence[str], thresholds: Sequence[float]) 
     scored, document = quality.scored, quality.document
     shown = most_frequent([int(n) for n in scored.labels.sum(axis=0)])
     rows = {classes[k]: document["by_class"][classes[k]] for k in shown}
-    marks = thresholds if len(classes) == 1 and scored.task != "multiclass" else ()
     return {
         "average_precision": _bars(rows, document["metrics"]["map"]),
         "precision_recall": _curves(quality, shown, rows, "ap"),
         "roc": _curves(quality, shown, rows, "auc"),
         "reliability": _reliability(document),
-        "scores": _histogram(scored.scores[scored.labels], scored.scores[~scored.labels], marks),
         "tail_accuracy": _tails(document["tail"], "score threshold"),
         "tail_quantiles": _tails(
             document["tail_quantiles"], "share of the class's tiles at or below the threshold"
@@ -165,25 +163,6 @@ def _reliability(document: Mapping[str, Any]) -> bytes:
         below.set(xlabel="score", ylabel="decisions")
         for panel in (axis, below):
             calm(panel)
-    return png(made)
-
-
-def _histogram(positive: FloatArray, negative: FloatArray, marks: Sequence[float]) -> bytes:
-    """Scores by label, on a logarithmic count, with thresholds marked."""
-    made = figure(2.9)
-    with styled():
-        axis = made.subplots()
-        edges = np.linspace(0, 1, 41)
-        for values, color, label in ((negative, TRAIN, "label 0"), (positive, VAL, "label 1")):
-            counts, _ = np.histogram(values, edges)
-            axis.stairs(counts, edges, color=color, fill=True, alpha=0.35)
-            axis.stairs(counts, edges, color=color, lw=1.2, label=f"{label}: {len(values):,}")
-        for value in marks:
-            axis.axvline(value, color=INK, lw=0.9, ls="--")
-        logarithmic(axis)
-        axis.set(xlim=(0, 1), xlabel="score", ylabel="decisions")
-        calm(axis)
-        made.legend(loc="outside upper center", ncols=2, frameon=False)
     return png(made)
 
 

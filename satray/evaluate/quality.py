@@ -112,7 +112,6 @@ def measure(
         "metrics": metrics_of(scored, classes),
         "temperature": spec.temperature,
         "thresholds": dict(zip(classes, spec.thresholds, strict=True)),
-        "raw_metrics": compute_metrics(*tiles, classes, task),
         "bootstrap_draws": draws,
         "intervals": intervals,
         "baselines": baselines(scored, classes),

@@ -20,16 +20,6 @@ from satray.storage import name as last_part
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
 
-CALIBRATED = {
-    "log_loss": "log loss",
-    "ece": "calibration error (ECE)",
-    "accuracy": "accuracy",
-    "f1_macro": "F1, mean of classes",
-    "f2_macro": "F2, mean of classes",
-    "f1_samples": "F1, mean of tiles",
-    "f2_samples": "F2, mean of tiles",
-}
-"""Figures that are shown with and without the bundle's temperature and thresholds."""
 CLASS_HEADS = (
     "class", "positives", "AP", "95 % interval", "ROC AUC", "threshold", "precision", "recall",
     "F1", "predicted",
@@ -63,7 +53,7 @@ def publish_report(
     document = quality.document
     with run.activity("drawing"):
         run.progress("drawing plots")
-        plots = draw(quality, spec.classes, spec.thresholds)
+        plots = draw(quality, spec.classes)
         for name, data in plots.items():
             run.publish(f"plots/{name}.png", data)
         warnings = list(quality.warnings)
@@ -97,11 +87,6 @@ def publish_report(
             most=PANELS_MOST,
             class_heads=CLASS_HEADS,
             class_rows=_class_rows(document),
-            calibration=[
-                (title, *(number(document[kind][name], 4) for kind in ("raw_metrics", "metrics")))
-                for name, title in CALIBRATED.items()
-                if spec.task == "multilabel" or not name.endswith("_samples")
-            ],
             truth=quality.scored.labels.argmax(axis=1).tolist(),
             comparison=comparison,
             no_cause=NO_CAUSE,
@@ -149,28 +134,20 @@ def _headlines(quality: Quality) -> list[tuple[Any, ...]]:
     base = {name: number(value) for name, value in document["baselines"].items()}
     metrics = document["metrics"]
     always = "the majority" if softmax else "yes"
-    named = {
-        "map": ("average precision" if one else "mAP", f"{base['map']} by chance"),
-        "auc": ("ROC AUC", "0.500 by chance"),
-        "accuracy": (
-            "accuracy, top-1" if softmax else "accuracy",
-            f"{metrics['baseline_accuracy']:.3f} always saying the majority",
-        ),
-        "balanced_accuracy": ("balanced accuracy", f"{base['balanced_accuracy']} by chance"),
-        "f1_macro": (
-            "F1" if one else "F1, mean of classes", f"{base['f1_macro']} always saying {always}"
-        ),
-        "f2_samples": ("F2, mean of tiles", ""),
-        "log_loss": ("log loss", f"{base['log_loss']} from prevalence alone"),
-        "ece": ("calibration error", "0 is perfect"),
-    }  # fmt: skip
-    if task != "multilabel":
-        del named["f2_samples"]
-    order = dict.fromkeys(("accuracy", "balanced_accuracy", *named) if softmax else named)
-    return [
-        (named[name][0], metrics[name], document["intervals"].get(name), named[name][1])
-        for name in order
-    ]
+    named: list[tuple[str, str, str]] = [
+        ("map", "average precision" if one else "mAP", f"{base['map']} by chance"),
+        ("auc", "ROC AUC", "0.500 by chance"),
+        ("accuracy", "accuracy, top-1" if softmax else "accuracy",
+         f"{metrics['baseline_accuracy']:.3f} always saying the majority"),
+        ("balanced_accuracy", "balanced accuracy", f"{base['balanced_accuracy']} by chance"),
+        ("f1_macro", "F1" if one else "F1, mean of classes",
+         f"{base['f1_macro']} always saying {always}"),
+        *([("f2_samples", "F2, mean of tiles", "")] if task == "multilabel" else []),
+        ("log_loss", "log loss", f"{base['log_loss']} from prevalence alone"),
+        ("ece", "calibration error", "0 is perfect"),
+    ]  # fmt: skip
+    intervals = document["intervals"]
+    return [(title, metrics[name], intervals.get(name), beside) for name, title, beside in named]
 
 
 def _class_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -51,7 +51,7 @@ def photographs(page) -> int:
 def test_a_report_of_each_kind(tmp_path, undrawn, task, classes, variant) -> None:
     found = report_material.findings(tmp_path, task=task, classes=classes, variant=variant)
     page, said, paths = report(found, tmp_path)
-    names = ("average_precision", "precision_recall", "roc", "reliability", "scores", "errors",
+    names = ("average_precision", "precision_recall", "roc", "reliability", "errors",
              "tail_accuracy", "tail_quantiles")  # fmt: skip
     assert {"report.html", *(f"plots/{name}.png" for name in names)} == paths
     assert [name for name in classes if name not in said] == []
@@ -115,8 +115,8 @@ def test_all_plots_draw_and_stay_readable_on_a_phone(task, count, tiles) -> None
                    thresholds=(0.5,) * count)  # fmt: skip
     ids = tuple(map(str, range(tiles)))
     predicted = Predicted(ids, rng.normal(size=labels.shape), labels, "m")
-    found = draw(measure(predicted, spec, 20 if tiles == 1 else 0), names, spec.thresholds)
-    assert len(found) == 8
+    found = draw(measure(predicted, spec, 20 if tiles == 1 else 0), names)
+    assert len(found) == 7
     for data in found.values():
         image = Image.open(io.BytesIO(data))
         image.load()
