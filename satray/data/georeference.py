@@ -6,7 +6,7 @@ affine describes; control points and world files count where they define one to 
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -33,11 +33,6 @@ WITHIN = 0.5
 """Pixels by which control points may miss the affine through them."""
 
 PIXELS = "pixel coordinates"
-
-WORLD_SUFFIXES = frozenset(
-    "wld tfw tifw tiffw pgw pngw jgw jpgw jpegw j2w jp2w".split()  # noqa: SIM905
-)
-"""Extensions of world files, lower case."""
 
 LONGEST = 4096
 """Bytes of a world file at most."""
@@ -114,18 +109,14 @@ def world_suffixes(ending: str) -> tuple[str, ...]:
     return (f"{short[0]}{short[-1]}w", f"{short}w", "wld") if short else ()
 
 
-def world_files(entries: Iterable[Entry]) -> dict[str, Entry]:
+def world_files(entries: Sequence[Entry]) -> dict[str, Entry]:
     """World files of a listing, by the URI of the image that each lies beside."""
-    entries = list(entries)
-    there = {
-        entry.key.lower(): entry
-        for entry in entries
-        if _ending(entry) in WORLD_SUFFIXES and entry.size <= LONGEST
-    }
+    small = {entry.key.lower(): entry for entry in entries if entry.size <= LONGEST}
+    there = {key: entry for key, entry in small.items() if key.endswith(("w", ".wld"))}
     found: dict[str, Entry] = {}
     for entry in entries if there else ():
-        stem, ending = entry.key.lower().rpartition(".")[0], _ending(entry)
-        for suffix in () if ending in WORLD_SUFFIXES else world_suffixes(ending):
+        stem, _, ending = entry.key.lower().rpartition(".")
+        for suffix in world_suffixes(ending):
             if f"{stem}.{suffix}" in there:
                 found.setdefault(entry.uri, there[f"{stem}.{suffix}"])
     return found
@@ -228,10 +219,6 @@ def system_of(crs: str) -> "pyproj.CRS | None":
     if system.is_compound:
         system = system.sub_crs_list[0]
     return system if system.is_projected or system.is_geographic else None
-
-
-def _ending(entry: Entry) -> str:
-    return entry.key.rpartition("/")[2].lower().rpartition(".")[2]
 
 
 def _crs_of(crs: Any) -> str | None:

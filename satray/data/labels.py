@@ -22,9 +22,7 @@ from satray.errors import InputError, listed
 
 Task = Literal["binary", "multilabel", "multiclass"]
 
-Part = Literal["train", "val", "test"]
-
-PARTS_BY_WORD: dict[str, Part] = {
+PARTS_BY_WORD = {
     "train": "train",
     "training": "train",
     "val": "val",

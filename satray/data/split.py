@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from satray.config.prepare import SplitOptions
 from satray.data.georeference import lonlat
+from satray.data.index import PARTS
 from satray.data.label_table import refuse_absent
-from satray.data.labels import PARTS_BY_WORD, LabelTable, Part
+from satray.data.labels import PARTS_BY_WORD, LabelTable
 from satray.errors import InputError, listed
-
-PARTS: tuple[Part, ...] = ("train", "val", "test")
 
 EARTH = 6_371_000.0
 """Mean radius of the Earth, m."""
@@ -29,7 +28,7 @@ MEET = 0.01
 """Tiles that lie this share of a px apart touch: corners are rounded sums."""
 
 
-def assign_parts(labels: LabelTable, options: SplitOptions) -> tuple[Part, ...]:
+def assign_parts(labels: LabelTable, options: SplitOptions) -> tuple[str, ...]:
     """The part of each label row, by its column or by a draw, as `split.by` says.
 
     Under `split.by=auto` nothing that was asked for is passed over: a column that was named must
@@ -63,7 +62,7 @@ def assign_parts(labels: LabelTable, options: SplitOptions) -> tuple[Part, ...]:
                 "(split.by=draw draws a split instead)"
             )
     parts = tuple(PARTS_BY_WORD[word] for word in words)
-    side: dict[int, Part] = {}
+    side: dict[int, str] = {}
     for row, group in enumerate([] if groups_N is None else groups_N.tolist()):
         if side.setdefault(group, parts[row]) != parts[row]:
             cell = labels.columns[str(options.group)][row]
@@ -76,7 +75,7 @@ def assign_parts(labels: LabelTable, options: SplitOptions) -> tuple[Part, ...]:
 
 def split_by_ground(
     labels_NK: NDArray[np.uint8], task: str, blocks_N: NDArray[np.int64], options: SplitOptions
-) -> tuple[Part, ...]:
+) -> tuple[str, ...]:
     """The part of each tile; tiles of one block of ground go to one.
 
     Args:
@@ -223,7 +222,7 @@ def _draw(
     groups_N: NDArray[np.int64] | None,
     said: str,
     kind: str,
-) -> tuple[Part, ...]:
+) -> tuple[str, ...]:
     """Draw val and test; the rest is train.
 
     Plain: the permutation of scikit-learn's `train_test_split(random_state=seed)`; val is its

@@ -115,7 +115,6 @@ OVER = {"label_positive": ">0"}
     ("text", "keys", "classes", "found"),
     [
         (WIDE, {}, "multilabel ship sea", "ship sea|sea|"),
-        (WIDE, {"classes": ("sea", "ship")}, "multilabel sea ship", "ship sea|sea|"),
         (WIDE, {"classes": ("ship",)}, "binary ship", "ship||"),
         (WIDE, {"classes": ("ship",), "task": "multilabel"}, "multilabel ship", "ship||"),
         (MANY, {}, "multilabel never always", "always|always|always"),
@@ -123,7 +122,6 @@ OVER = {"label_positive": ">0"}
         ("i,f,b,n\nx,1.0,True,1\ny,0.0,False,0\nz,1,TRUE,0.", {}, "multilabel f b n", "f b n||f b"),
         ("tile,ship,dock\n00,1,0\n01,0,1\n02,0,0\n", {}, "multilabel ship dock", "ship|dock|"),
         ("image,tags\na,x y\nb,z\nc,y\n", {"classes": ("z", "y")}, "multilabel z y", "y|z|y"),
-        ("image,weather\na,clear\nb,haze\n", {}, "multiclass clear haze", "clear|haze"),
         ("tile,ship\na,0\nb,2\nc,1\n", OVER, "binary ship", "|ship|ship"),
         ("t,cloud\na,0\nb,50\nc,12.5\n", {"label_positive": ">=50"}, "binary cloud", "|cloud|"),
         ("tile,label\na,0\nb,7\nc,3\n", OVER, "binary label", "|label|label"),
@@ -133,15 +131,12 @@ OVER = {"label_positive": ">0"}
         (LABEL.replace(" Lake", ""), {}, "multiclass Forest Sea", "Sea|Forest|Sea"),
         (parquet(image=["a", "b"], label=[3.0, 0.0]), {}, "multiclass 0 3", "3|0"),
         ("image,label\na,07\nb,10\nc,07\n", {}, "multiclass 07 10", "07|10|07"),
-        ("image,label\na,01\nb,02\nc,10\n", {}, "multiclass 01 02 10", "01|02|10"),
-        ("image,label\na,10\nb,2\n", {"label_format": "tags"}, "multiclass 10 2", "10|2"),
         ("image,label\na,0\nb,1\nc,2\n", {"label_format": "tags"}, "multiclass 0 1 2", "0|1|2"),
         ("i,tags\na,3 7\nb,7\nc,12 3 7\nd,0 1\n", {}, "multilabel 0 1 12 3 7", "3 7|7|3 7 12|0 1"),
         (parquet(i=[*"ab"], tag=[["ice", "bog ", ""], []]), {}, "multilabel bog ice", "bog ice|"),
         *((f"tile,{title}\na,{no}\nb,{yes}\nc,{no}", {}, f"binary {title}", f"|{title}|")
           for yes, no in (("True", "False"), ("1.0", "0.0"))
           for title in ("ship", "label")),
-        ("tile,ship\na,no\nb,yes\n", {"classes": ("yes",)}, "binary yes", "|yes"),
         *((f"t,{title}\na,3\nb,0\nc,12\n", {}, "multiclass 0 12 3", "3|0|12")
           for title in ("label", "Label", "class_id", "category")),
         ("t,tags\na,c\nb,b a B\nc,\n", {}, "multilabel B a b c", "c|B a b|"),
@@ -204,7 +199,6 @@ def test_columns_of_the_split_are_kept_and_others_named(text, split, columns, ov
         (b"image,ship\n,\n", {}, "no rows"),
         (b"image,ship\na,1,7\n", {}, "row 1 has 3 cells where the header has 2"),
         (b"image,ship\na,1\nb\nc,1\n", {}, "row 2 has 1 cells where the header has 2"),
-        (b"\n\nimage;ship;dock\n\na;1;\nb;1\n", {}, "row 2 has 2 cells where the header has 3"),
         (b"image,ship,ship\na,1,1\n", {}, "two columns named 'ship'"),
         (b"PAR1 but no more", {}, "Parquet"),
         ("image,ship\na,1\n".encode("utf-16"), {}, "no UTF-8 text (line 1); a CSV, TSV or Parquet"),
@@ -233,10 +227,8 @@ def test_columns_of_the_split_are_kept_and_others_named(text, split, columns, ov
         ("tile,tags\na,x\nb,y\n", OVER, "only 0 and 1"),
         (SEVERAL, OVER, "ship, dock; classes=[...]"),
         ("image,count\na,7\nb,9\n", {}, "(wide), a column of words called tags or label (tags"),
-        (WIDE, {"label_format": "folders"}, "reads no table"),
         ("image,tags\na,x y\nb,z\n", {"classes": ("zz",)}, "nearest: 'z'"),
         ("image,label,ship\na,Port,1\nb,Sea,0\n", {}, "label_format=tags or label_format=wide"),
-        ("image,label,ship\na,3,1\nb,7,0\n", {}, "label_format=tags"),
         (with_odd("2", "label", beside=""), {}, "label_format=tags"),
         ("image,tags\na,ship\nb,nan\n", {"label_format": "tags"}, "row 2 (b), column 'tags'"),
         (parquet(image=["a", "b"], tags=[["x"], None]), {}, "row 2 (b)"),
@@ -246,7 +238,6 @@ def test_columns_of_the_split_are_kept_and_others_named(text, split, columns, ov
             for mask in ("nan", "1 2,5")
         ),
         ("i,labels\na,sea;bog\nb,['sea']\n", {}, "row 2 (b), column 'labels' holds"),
-        (quoted(["['sea', 'bog']", "[]"], "labels"), {}, "names with one separator between them"),
         *((quoted([mark.join(v) for v in ("010", "110", "001")], title), {}, says)
           for title, mark, says in (
               ("tags", " ", "0 and 1"), ("labels", ",", "0 and 1"), ("onehot", "|", "pipe or none"),
@@ -254,7 +245,6 @@ def test_columns_of_the_split_are_kept_and_others_named(text, split, columns, ov
         (parquet(image=["a", "b"], labels=[[0, 1], [1, 1]]), {}, "holds vectors of 0 and 1"),
         ("id,x,y\na,1,2\n", {"label_format": "rle"}, "EncodedPixels"),
         ("image,tags\na,sea\nb,land sea\n", {"task": "multiclass"}, "row 2 (b) of labels.csv has"),
-        ("image,x,y\na,1,0\nb,0,0\n", {"task": "multiclass"}, "has 0"),
         ("image,label\na,sea\nb,\nc,land\n", {}, "has 0: none (1 such rows); task=multi"),
         ("image,label\na,ship\nb,ship\n", {}, "all tiles are 'ship'"),
         (WIDE, {"task": "binary"}, "ship, sea"),
@@ -273,19 +263,10 @@ def test_a_condition_on_numbers_is_a_comparison_with_one():
 # ---- tags
 
 
-def planet(rows: int) -> list[str]:
-    """Cells as the Planet table's: a weather, mostly primary, and some of thirteen others."""
-    rng = np.random.default_rng(3)
-    weather, rare = ["clear", "haze", "partly_cloudy"], [f"cover_{i}" for i in range(13)]
-    cells = []
-    for _ in range(rows):
-        words = [weather[rng.integers(3)], *rng.choice(rare, rng.integers(0, 3), replace=False)]
-        cells.append(" ".join(words + ["primary"] * int(rng.random() < 0.9)))
-    return [*cells, "cloudy"]
-
-
 # ---- what separates names in a cell
 
+WEATHER, COVER = ("clear", "haze"), ("primary", "water", "primary road", "water road")
+PLANET = ["cloudy", *(f"{weather} {cover}" for weather in WEATHER for cover in COVER)]
 NAMES = ("Annual Crop", "Permanent Crop", "Sea Lake", "Forest")
 CORINE = ("Beaches, dunes, sands", "Mixed forest", "Fruit trees and berry plantations")
 EUROSAT = ("AnnualCrop", "Forest", "Herbaceous Vegetation", "River", "Permanent Crop", "Sea Lake")
@@ -304,9 +285,7 @@ CUT = [{"Sea Lake"}, {"Sea Lake", "Forest"}, {"Forest"}, {"Forest", "Annual Crop
         ([";".join(CORINE[:2]), *CORINE[1:]], "labels", {},
          [set(CORINE[:2]), *({n} for n in CORINE[1:])], ""),
         # words that combine as Planet's are cut at blanks
-        (planet(400), "tags", {}, [set(cell.split()) for cell in planet(400)], "separator=none"),
-        (["haze water", "clear primary"] * 4, "tags", {}, [{"haze", "water"}, {"clear", "primary"}]
-         * 4, "separator=none"),
+        (PLANET, "tags", {}, [set(cell.split()) for cell in PLANET], "separator=none"),
         # a separator cuts, and nothing else does
         *(([cell.replace("{}", mark) for cell in MARKED], "labels", {}, CUT, "")
           for mark in (";", "|", ",", "; ", " , ")),
@@ -334,7 +313,7 @@ WITH_LAND = [LAND, f"{LAND}, Pastures", "Pastures", "Pastures, Mixed forest", "M
     ("cells", "title", "say"),
     [
         ([f"{a} {b}" for a in "xyz" for b in ("crop", "wood", "bog")], "label", "blank or none"),
-        (planet(400), "label", "blank or none"),
+        (PLANET, "label", "blank or none"),
         (["a b", "b a", "c"], "labels", "blank or none"),  # words that change places
         (CORINE, "label", "comma or none"),
         (WITH_LAND, "labels", "comma or none"),
