@@ -117,8 +117,9 @@ def world_files(entries: Sequence[Entry]) -> dict[str, Entry]:
     for entry in entries if there else ():
         stem, _, ending = entry.key.lower().rpartition(".")
         for suffix in world_suffixes(ending):
-            if f"{stem}.{suffix}" in there:
-                found.setdefault(entry.uri, there[f"{stem}.{suffix}"])
+            beside = there.get(f"{stem}.{suffix}", entry)
+            if beside is not entry:
+                found.setdefault(entry.uri, beside)
     return found
 
 
