@@ -53,10 +53,8 @@ def read_plain(data: bytes, *, named: int) -> tuple[NDArray[Any], float | None] 
             return None
         if METADATA in tags and any(word in bytes(tags[METADATA]) for word in TELLING):
             return None
-        x_CHW = _pixels(data, tags)
-        if x_CHW is None or NODATA not in tags:
-            return None if x_CHW is None else (x_CHW, None)
-        return x_CHW, _number(bytes(tags[NODATA]).split(b"\0")[0])
+        spelt = bytes(tags[NODATA]).split(b"\0")[0] if NODATA in tags else None
+        return _pixels(data, tags), None if spelt is None else _number(spelt)
     except (struct.error, KeyError, IndexError, ValueError, ZeroDivisionError):
         return None
 
@@ -85,19 +83,18 @@ def _only_directory(data: bytes) -> dict[int, tuple[int, ...]]:
     return tags
 
 
-def _pixels(data: bytes, tags: dict[int, tuple[int, ...]]) -> NDArray[Any] | None:
+def _pixels(data: bytes, tags: dict[int, tuple[int, ...]]) -> NDArray[Any]:
+    """Values (C, H, W). Raises ValueError or KeyError where they do not lie plainly."""
     (width,), (height,), (count,) = tags[WIDTH], tags[HEIGHT], tags[SAMPLES]
-    once = (COMPRESSION, FILL_ORDER, PREDICTOR)
-    if any(tags[tag] != (1,) for tag in once) or TILE_WIDTH in tags:
-        return None
-    bits, kinds = set(tags[BITS]), set(tags.get(SAMPLE_FORMAT, (1,)))
-    if len(bits) != 1 or len(kinds) != 1 or len(tags[BITS]) not in (1, count):
-        return None
-    (bit,), (kind,) = bits, kinds
-    if tags[PHOTOMETRIC] not in ((1,), (2,)) or kind not in FORMATS:
-        return None
-    if bit not in ((32, 64) if kind == 3 else (8, 16, 32)):
-        return None
+    (bit,), (kind,) = set(tags[BITS]), set(tags.get(SAMPLE_FORMAT, (1,)))
+    if (
+        any(tags[tag] != (1,) for tag in (COMPRESSION, FILL_ORDER, PREDICTOR))
+        or TILE_WIDTH in tags
+        or len(tags[BITS]) not in (1, count)
+        or tags[PHOTOMETRIC] not in ((1,), (2,))
+        or bit not in ((32, 64) if kind == 3 else (8, 16, 32))
+    ):
+        raise ValueError
     dtype = np.dtype(f"<{FORMATS[kind]}{bit // 8}")
     planes = count if tags[PLANAR] == (2,) else 1
     rows = min(tags.get(ROWS_PER_STRIP, (height,))[0], height)
@@ -105,12 +102,14 @@ def _pixels(data: bytes, tags: dict[int, tuple[int, ...]]) -> NDArray[Any] | Non
     row = width * (count // planes) * dtype.itemsize
     wanted = ([rows * row] * (strips - 1) + [(height - rows * (strips - 1)) * row]) * planes
     offsets, sizes = tags[STRIP_OFFSETS], tags[STRIP_BYTES]
-    if not len(offsets) == len(sizes) == len(wanted) or offsets[0] == 0:
-        return None
-    ends = np.cumsum([offsets[0], *wanted])
     whole = all(size >= want for size, want in zip(sizes, wanted, strict=True))
-    if not whole or ends[:-1].tolist() != list(offsets) or ends[-1] > len(data):
-        return None
+    ends = np.cumsum([offsets[0], *wanted])
+    if (
+        not whole
+        or ends[:-1].tolist() != list(offsets)
+        or not 0 < offsets[0] < ends[-1] <= len(data)
+    ):
+        raise ValueError
     flat = np.frombuffer(data, dtype, count=sum(wanted) // dtype.itemsize, offset=offsets[0])
     if planes > 1:
         return flat.reshape(count, height, width)
