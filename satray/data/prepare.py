@@ -124,7 +124,7 @@ def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
     """What would be done; opens few images and writes nothing."""
     probed = probe.probe_block(probe.block_of(found.tiles, 0, SAMPLE), recipe, storage)
     seen = probe.archive_of([probed.tiles], {}, found.tiles["key"])
-    lines = _describe_archive(found.tiles, found.labels, found.matched, recipe)
+    lines = _describe_archive(found, recipe)
     lines += [
         f"first images: {kind} ({count} of {len(seen.tiles)} opened)"
         for kind, count in seen.kinds.items()
@@ -150,7 +150,7 @@ def work(recipe: PrepareRecipe, found: Survey, run: Run) -> Outcome:
     Raises:
         InputError: no image could be read, or images state units that exclude each other.
     """
-    for line in _describe_archive(found.tiles, found.labels, found.matched, recipe):
+    for line in _describe_archive(found, recipe):
         run.say(line)
     try:
         with run.activity("reading and decoding"):
@@ -370,18 +370,10 @@ def _refused(
 # ---- what is said of it
 
 
-def _describe_archive(
-    tiles: pa.Table, labels: LabelTable, matched: match.Matched, recipe: PrepareRecipe
-) -> list[str]:
-    """Images, labels, what has no partner, and the split.
-
-    Args:
-        tiles: the labelled images: columns size and split.
-        labels: the label table.
-        matched: what has no partner.
-        recipe: keys images and split.
-    """
-    counts = Counter(tiles["split"].to_pylist())
+def _describe_archive(found: Survey, recipe: PrepareRecipe) -> list[str]:
+    """Images, labels, what has no partner, and the split."""
+    labels, matched = found.labels, found.matched
+    counts = Counter(found.tiles["split"].to_pylist())
     parts = ", ".join(f"{part} {counts[part]:,}" for part in PARTS if counts[part])
     options = recipe.split
     how = f"drawn with seed {options.seed}"
@@ -393,10 +385,8 @@ def _describe_archive(
     if options.by == "column" or (options.by == "auto" and options.column in labels.columns):
         how = f"from column {options.column!r}"
     lines = [
-        f"images: {len(tiles):,} labelled, {_size_text(pc.sum(tiles['size']).as_py())}, in "
-        f"{recipe.images}",
-        f"labels: {labels.format}, {labels.task}, {len(labels.classes)} classes"
-        f" ({listed(labels.classes, SHOWN)})",
+        f"images: {len(found):,} labelled, {_size_text(found.size)}, in {recipe.images}",
+        f"labels: {labels.format}, {labels.task} ({listed(labels.classes, SHOWN)})",
         *(f"labels: {note}" for note in labels.notes),
         f"split: {parts} ({how})",
     ]
@@ -419,13 +409,7 @@ def _describe_archive(
 def _describe_index(
     index: TileIndex, refused: pa.Table, groups: Sequence[probe.Alike]
 ) -> list[str]:
-    """Tiles, statistics and labels of the finished index, and what was set aside.
-
-    Args:
-        index: the finished index.
-        refused: rows of quarantine.parquet.
-        groups: its tiles of like headers.
-    """
+    """Tiles, statistics and labels of the finished index, and what was set aside."""
     meta = index.meta
     height, width = meta.tile_shape
     other = sum(g.count for g in groups if (g.header.height, g.header.width) != meta.tile_shape)
@@ -443,6 +427,7 @@ def _describe_index(
         f"  {b.name}: mean {b.mean:.6g}, std {b.std:.6g}, min {b.min:g}, max {b.max:g}, "
         f"2-98 % {b.percentiles['2']:.5g} to {b.percentiles['98']:.5g} ({b.valid:,} px of train)"
         for b in meta.statistics
+        if b.valid
     ]
     classes, counts = meta.classes, index.labels.sum(axis=0, dtype=np.int64)
     order = np.argsort(-counts, kind="stable")
