@@ -22,7 +22,7 @@ from types import FrameType
 
 GRACE = 20.0
 """Seconds that the work has to end once it is told to."""
-WITNESS = """trap "" INT TERM HUP; read -r farewell || echo "$0" >&2"""
+WITNESS = """trap "" INT TERM HUP; read -r farewell || printf "%s\\n" "$0" >&2"""
 
 
 def stopped(error: KeyboardInterrupt | SystemExit) -> str:
