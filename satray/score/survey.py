@@ -52,12 +52,10 @@ class Surveyor:
             notes = [*facts.notes, *([place] if place else [])]
             stage, score = "drift", None
             if self.settings.drift != "off":
-                found = drift(scene, self.spec, self.settings.drift_limit)
-                if found is not None and found.warning is not None:
-                    if self.settings.drift == "refuse":
-                        raise MisfitError(found.warning)
-                    notes.append(found.warning)
-                score = None if found is None else found.score
+                score, warning = drift(scene, self.spec, self.settings.drift_limit)
+                if warning and self.settings.drift == "refuse":
+                    raise MisfitError(warning)
+                notes += [warning] if warning else []
         except DecodeError as error:
             return failed(number, ref, stage, error)
         layout = self.layout(grid)

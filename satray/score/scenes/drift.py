@@ -11,7 +11,6 @@ less than pixels do, and GDAL would open what a TIFF names as its overview, wher
 """
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,17 +26,56 @@ ACROSS = 4
 """Windows along a side: at most 16, a megapixel in all."""
 
 
-@dataclass(frozen=True)
-class Drift:
-    """A scene against the training."""
+def drift(scene: Scene, spec: "BundleSpec", limit: float = 1.0) -> tuple[float | None, str | None]:
+    """Compare a scene's measured pixels with the training's.
 
-    score: float
-    """The worst band's."""
-    warning: str | None
-    """One line on the bands that lie far off; None where none does."""
+    Args:
+        scene: open.
+        spec: the bundle's.
+        limit: score from which on there is a warning.
+
+    Returns:
+        The worst band's score, and one line on the bands that lie far off; None where none does,
+        and both where nothing is measured in what is looked at, or nothing known of the training's.
+
+    Raises:
+        DecodeError: a window cannot be read.
+    """
+    references, extent = _references(spec), scene.facts.extent
+    if not references:
+        return None, None
+    places = [
+        (row, column, height, width)
+        for row, height in _sample_places(extent.height)
+        for column, width in _sample_places(extent.width)
+    ]
+    windows = [scene.read(*place) for place in places]
+    scores: list[tuple[float, str]] = []
+    for n, name in enumerate(scene.facts.bands):
+        values = np.concatenate([x_CHW[n][valid_CHW[n]] for x_CHW, valid_CHW in windows])
+        if name not in references or not values.size:
+            continue
+        mean, std = references[name]
+        # beyond a million deviations one is like another; a constant spreads as much as rounding
+        z = np.clip((values.astype(np.float64) - mean) / std, -1e6, 1e6)
+        shift, spread = float(z.mean()), math.log(max(float(z.std()), 1e-3))
+        said = f"{name} mean {mean + shift * std:.5g} is {shift:+.1f} deviations off"
+        if abs(spread) > abs(shift):
+            said = f"{name} spreads {math.exp(spread):.2g} times as far"
+        scores.append((max(abs(shift), abs(spread)), said))
+    if not scores:
+        return None, None
+    scores.sort(key=lambda pair: -pair[0])
+    worst, far = scores[0][0], [said for score, said in scores if score >= limit]
+    if not far:
+        return worst, None
+    return worst, (
+        f"values unlike the training's (drift {worst:.2f}, limit {limit:g}): "
+        f"{', '.join(far[:4])}; look at band order, dtype, scale and offset"
+    )
 
 
-def references_of(spec: "BundleSpec") -> dict[str, tuple[float, float]]:
+def _references(spec: "BundleSpec") -> dict[str, tuple[float, float]]:
     """Mean and deviation of the training's pixels, by band, in stored units.
 
     Nothing is known of PIL's levels, which mix bands, nor of a band that is constant.
@@ -56,56 +94,7 @@ def references_of(spec: "BundleSpec") -> dict[str, tuple[float, float]]:
     return found
 
 
-def drift(scene: Scene, spec: "BundleSpec", limit: float = 1.0) -> Drift | None:
-    """Compare a scene's measured pixels with the training's.
-
-    Args:
-        scene: open.
-        spec: the bundle's.
-        limit: score from which on there is a warning.
-
-    Returns:
-        None where nothing is measured in what is looked at, or nothing known of the training's.
-
-    Raises:
-        DecodeError: a window cannot be read.
-    """
-    references, extent = references_of(spec), scene.facts.extent
-    if not references:
-        return None
-    places = [
-        (row, column, height, width)
-        for row, height in sample_places(extent.height)
-        for column, width in sample_places(extent.width)
-    ]
-    windows = [scene.read(*place) for place in places]
-    scores: list[tuple[float, str]] = []
-    for n, name in enumerate(scene.facts.bands):
-        values = np.concatenate([x_CHW[n][valid_CHW[n]] for x_CHW, valid_CHW in windows])
-        if name not in references or not values.size:
-            continue
-        mean, std = references[name]
-        # beyond a million deviations one is like another; a constant spreads as much as rounding
-        z = np.clip((values.astype(np.float64) - mean) / std, -1e6, 1e6)
-        shift, spread = float(z.mean()), math.log(max(float(z.std()), 1e-3))
-        said = f"{name} mean {mean + shift * std:.5g} is {shift:+.1f} deviations off"
-        if abs(spread) > abs(shift):
-            said = f"{name} spreads {math.exp(spread):.2g} times as far"
-        scores.append((max(abs(shift), abs(spread)), said))
-    if not scores:
-        return None
-    scores.sort(key=lambda pair: -pair[0])
-    worst, far = scores[0][0], [said for score, said in scores if score >= limit]
-    return Drift(
-        worst,
-        f"values unlike the training's (drift {worst:.2f}, limit {limit:g}): "
-        f"{', '.join(far[:4])}; look at band order, dtype, scale and offset"
-        if far
-        else None,
-    )
-
-
-def sample_places(size: int) -> list[tuple[int, int]]:
+def _sample_places(size: int) -> list[tuple[int, int]]:
     """Start and length of the windows along an axis of `size` px; all of it where that is less."""
     if size <= ACROSS * SIDE:
         return [(0, size)]
