@@ -14,7 +14,6 @@ from affine import Affine
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from satray.errors import DecodeError, SatrayError
 from satray.score.layout import SceneLayout
 from satray.score.mosaic import Rasters, SceneMaps
 from satray.score.overview import Seen
@@ -24,21 +23,19 @@ from satray.score.predictions import (
     PredictionsWriter,
     scene_predictions,
 )
-from satray.score.products import detections, names
+from satray.score.products import names
 from satray.score.products.catalogue import ItemProduct, Moment, moment_of
 from satray.score.products.detections import (
     Detections,
     GivenTiles,
     detect,
     summed,
+    vector_files,
 )
 from satray.score.products.quicklook import Evidence, View, quicklook, strongest
 from satray.score.results import SceneJob, TileScores, WindowScores
 from satray.score.survey import Surveyor
 from satray.score.windows import AxisTiles
-
-MANY = 100_000
-"""Detections that GeoJSON is still written for; readers of text give up beyond."""
 
 
 @dataclass(frozen=True)
@@ -263,24 +260,15 @@ class Assembly:
         return found, Evidence(spec.classes[mapped[place]], map_hw, own, score), []
 
     def _vectors(self, found: Detections) -> list[MadeFile]:
-        ref, ids = self.job.ref, (self.layout.model_id, self.layout.run_id)
-        try:
-            package = detections.geopackage(found, *ids, ref.modified)
-        except SatrayError as error:  # a CRS that PROJ cannot write costs this scene only
-            raise DecodeError(str(error)) from error
-        texts: dict[str, tuple[str, bytes | None]] = {
-            "gpkg": ("detections", package),
-            "parquet": ("detections_parquet", detections.geoparquet(found, *ids)),
-            "geojson": (
-                "detections_geojson",
-                detections.geojson(found, *ids) if len(found) <= MANY else None,
-            ),
-        }
-        return [
-            MadeFile(ItemProduct(kind, names.detections_name(ref.scene, ending)), data, len(found))
-            for ending, (kind, data) in texts.items()
-            if data is not None
-        ]
+        ref, layout = self.job.ref, self.layout
+        made = vector_files(found, layout.model_id, layout.run_id, ref.modified)
+        kinds = {"parquet": "detections_parquet", "geojson": "detections_geojson"}
+        files = []
+        for ending, data in made.items():
+            path = names.detections_name(ref.scene, ending)
+            told = ItemProduct(kinds.get(ending, "detections"), path)
+            files.append(MadeFile(told, data, len(found)))
+        return files
 
     def _quicklook(
         self, view: View, evidence: Evidence | None, found: Detections | None

@@ -30,7 +30,7 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from satray.errors import SatrayError
+from satray.errors import DecodeError
 from satray.score.outlines import SceneExtent
 from satray.score.windows import AxisTiles
 
@@ -41,6 +41,8 @@ LAYER = "detections"
 """Name of the layer in GeoPackages."""
 DIGITS = 7
 """Decimals of a degree in GeoJSON: a centimetre on the ground."""
+MANY = 100_000
+"""Detections that GeoJSON is still written for; readers of text give up beyond."""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -191,34 +193,22 @@ class GivenTiles:
         return np.array(held, dtype=bool)
 
 
-# ---- files
-
-
-def geoparquet(found: Detections, model_id: str, run_id: str) -> bytes:
-    """GeoParquet 1.1 with a covering: one row a detection.
-
-    Columns: scene, class, score, row, col (stored px), x, y (the scene's CRS), lon, lat, geometry
-    (in OGC:CRS84, null where there is none), bbox, crs, model_id, run_id.
-    """
-    if found.extent.georeferenced:
-        frame = _frame(found, model_id, run_id, found.lon, found.lat, "OGC:CRS84")
-    else:
-        frame = _frame(found, model_id, run_id, found.x, found.y, None)
-    frame.insert(len(frame.columns) - 2, "crs", found.extent.crs)
-    frame["crs"] = frame["crs"].astype("str")
-    sink = io.BytesIO()
-    frame.to_parquet(
-        sink, index=False, compression="zstd", schema_version="1.1.0", write_covering_bbox=True
-    )
-    return sink.getvalue()
-
-
 _stamping = threading.Lock()
 """The date that GDAL stamps files with is the whole process's."""
 
 
-def geopackage(found: Detections, model_id: str, run_id: str, changed: datetime) -> bytes:
-    """GeoPackage with the layer `detections` in the scene's CRS; valid also of no detection.
+def vector_files(
+    found: Detections, model_id: str, run_id: str, changed: datetime
+) -> dict[str, bytes]:
+    """Detections as files, by extension; valid also of no detection.
+
+    Columns: scene, class, score, row, col (stored px), x, y (the scene's CRS), lon, lat, geometry
+    (null where there is none), model_id, run_id; of GeoParquet also bbox and crs.
+
+    - `gpkg`: GeoPackage with the layer `LAYER`;
+    - `parquet`: GeoParquet 1.1 with a covering;
+    - `geojson`: RFC 7946, on the ground and of `MANY` detections at most. A point that has neither
+      longitude nor latitude is left out: the other files have it.
 
     Args:
         found: what to write.
@@ -227,19 +217,37 @@ def geopackage(found: Detections, model_id: str, run_id: str, changed: datetime)
         changed: written as the time of the last change: the same detections give the same bytes.
 
     Raises:
-        SatrayError: GDAL cannot write it, say for a CRS it does not know.
+        DecodeError: a CRS that GDAL cannot write.
     """
+    import geopandas  # with pandas and a second GDAL: not for scenes without detections
     import pyogrio
     import pyproj
 
+    def placed(x: Floats, y: Floats, crs: str | None) -> Any:
+        """The table with points at x, y; no point where either is not finite."""
+        points = np.asarray(geopandas.points_from_xy(x, y), dtype=object)
+        points[~(np.isfinite(x) & np.isfinite(y))] = None
+        geometry = geopandas.GeoSeries(points, crs=crs)
+        frame = geopandas.GeoDataFrame(columns | {"geometry": geometry, **last})
+        return frame.set_geometry("geometry").astype(
+            dict.fromkeys(("scene", "class", *last), "str")
+        )
+
+    numbers = ("score", "row", "col", "x", "y", "lon", "lat")
+    columns: dict[str, Any] = {
+        "scene": [found.extent.scene] * len(found),
+        "class": list(found.klass),
+        **{name: getattr(found, name) for name in numbers},
+    }
+    last = {"model_id": [model_id] * len(found), "run_id": [run_id] * len(found)}
     crs, sink = found.extent.crs if found.extent.georeferenced else None, io.BytesIO()
-    stamp = changed.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
     errors = pyogrio.errors.DataSourceError, pyogrio.errors.CRSError, pyproj.exceptions.CRSError
     with _stamping, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "crs was not provided": it is not known
+        stamp = changed.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": stamp})
         try:
-            _frame(found, model_id, run_id, found.x, found.y, crs).to_file(
+            placed(found.x, found.y, crs).to_file(
                 sink,
                 layer=LAYER,
                 driver="GPKG",
@@ -250,48 +258,25 @@ def geopackage(found: Detections, model_id: str, run_id: str, changed: datetime)
                 dataset_options={"ADD_GPKG_OGR_CONTENTS": "YES"},
             )
         except errors as error:
-            said = f"{found.extent.scene}: detections cannot be written: {error}"
-            raise SatrayError(said) from error
+            raise DecodeError(f"detections cannot be written: {error}") from error
         finally:
             pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
-    return sink.getvalue()
-
-
-def geojson(found: Detections, model_id: str, run_id: str) -> bytes | None:
-    """GeoJSON (RFC 7946) in longitude and latitude; None where the scene has no ground.
-
-    A point that has neither longitude nor latitude is left out: the other files have it.
-    """
-    if not found.extent.georeferenced:
-        return None
-    lon, lat = np.round(found.lon, DIGITS), np.round(found.lat, DIGITS)
-    frame = _frame(found, model_id, run_id, lon, lat, None)
-    frame = frame[frame.geometry.notna()].drop(columns=["lon", "lat"])
-    frame = frame.round(dict.fromkeys(("score", "row", "col", "x", "y"), 6))
-    text: str = frame.to_json(drop_id=True, ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "backslashreplace")
-
-
-def _frame(
-    found: Detections, model_id: str, run_id: str, x: Floats, y: Floats, crs: str | None
-) -> Any:
-    """A GeoDataFrame of points at x, y; no point where either is not finite."""
-    import geopandas  # with pandas and a second GDAL: not for scenes without detections
-
-    points = np.asarray(geopandas.points_from_xy(x, y), dtype=object)
-    points[~(np.isfinite(x) & np.isfinite(y))] = None
-    numbers = ("score", "row", "col", "x", "y", "lon", "lat")
-    columns: dict[str, Any] = {
-        "scene": [found.extent.scene] * len(found),
-        "class": list(found.klass),
-        **{name: getattr(found, name) for name in numbers},
-        "geometry": geopandas.GeoSeries(points, crs=crs),
-        "model_id": [model_id] * len(found),
-        "run_id": [run_id] * len(found),
-    }
-    return geopandas.GeoDataFrame(columns, geometry="geometry").astype(
-        dict.fromkeys(("scene", "class", "model_id", "run_id"), "str")
+    files = {"gpkg": sink.getvalue()}
+    frame = placed(found.lon, found.lat, "OGC:CRS84") if crs else placed(found.x, found.y, None)
+    frame.insert(len(frame.columns) - 2, "crs", found.extent.crs)
+    frame["crs"] = frame["crs"].astype("str")
+    sink = io.BytesIO()
+    frame.to_parquet(
+        sink, index=False, compression="zstd", schema_version="1.1.0", write_covering_bbox=True
     )
+    files["parquet"] = sink.getvalue()
+    if crs and len(found) <= MANY:
+        frame = placed(np.round(found.lon, DIGITS), np.round(found.lat, DIGITS), None)
+        frame = frame[frame.geometry.notna()].drop(columns=["lon", "lat"])
+        frame = frame.round(dict.fromkeys(("score", "row", "col", "x", "y"), 6))
+        text: str = frame.to_json(drop_id=True, ensure_ascii=False, allow_nan=False)
+        files["geojson"] = text.encode("utf-8", "backslashreplace")
+    return files
 
 
 # ---- peaks; cell coordinates are edge ones: cell i has its centre at i + 0.5

@@ -25,10 +25,8 @@ from satray.score.products.detections import (
     Detections,
     GivenTiles,
     detect,
-    geojson,
-    geopackage,
-    geoparquet,
     summed,
+    vector_files,
 )
 from satray.score.windows import AxisTiles
 
@@ -200,13 +198,13 @@ def test_a_dot_is_where_it_is_in_all_files(crs: str | None, affine) -> None:
     assert (found.row.tolist(), found.col.tolist()) == ([160.5, 64.5], [224.5, 64.5])
     x, y = Affine(*(affine or (1, 0, 0, 0, -1, 0))) @ (224.5, 160.5)
     assert (found.x[0], found.y[0]) == pytest.approx((x, y), abs=1e-6)
-    data = io.BytesIO(geoparquet(found, "m", "r"))
-    package = pyogrio.read_dataframe(io.BytesIO(geopackage(found, "m", "r", NOW)), layer=LAYER)
+    files = vector_files(found, "m", "r", NOW)
+    assert vector_files(found, "m", "r", NOW) == files
+    data = io.BytesIO(files["parquet"])
+    package = pyogrio.read_dataframe(io.BytesIO(files["gpkg"]), layer=LAYER)
     for ours, theirs in ((found.x, package.geometry.x), (found.y, package.geometry.y)):
         assert np.array_equal(ours, theirs)
     assert np.array_equal(package.row, found.row)
-    assert geopackage(found, "m", "r", NOW) == geopackage(found, "m", "r", NOW)
-    assert geoparquet(found, "m", "r") == data.getvalue()
     if crs is None or "EPSG" not in crs:
         assert np.isnan(found.lon).all()
         assert package.crs is None or not (package.crs.is_geographic or package.crs.is_projected)
@@ -214,10 +212,10 @@ def test_a_dot_is_where_it_is_in_all_files(crs: str | None, affine) -> None:
             frame = geopandas.read_parquet(data)
             assert frame.crs is None
             assert (frame.geometry[0].x, frame.geometry[0].y) == (found.x[0], found.y[0])
-            assert geojson(found, "m", "r") is None
+            assert "geojson" not in files
         else:  # which leads nowhere: a null, no error
             assert pq.read_table(data).column("geometry").to_pylist() == [None] * 2
-            assert json.loads(geojson(found, "m", "r") or b"")["features"] == []
+            assert json.loads(files["geojson"])["features"] == []
         return
     lon, lat = transform(crs, "EPSG:4326", [x], [y])
     assert (found.lon[0], found.lat[0]) == pytest.approx((lon[0], lat[0]), abs=1e-9)
@@ -242,21 +240,22 @@ def test_wanted_classes_edges_and_far_points(tmp_path) -> None:
     over = scene("EPSG:3832", (1e3, 0.0, 3.2e6, 0.0, -1e3, 2e6))
     found = found_of(dots((0, 5, 1), (1, 2, 13)), over)
     assert (found.lon[0] > 178, found.lon[1] < -177) == (True, True)
-    data = io.BytesIO(geoparquet(found, "m", "r"))
+    data = io.BytesIO(vector_files(found, "m", "r", NOW)["parquet"])
     near = geopandas.read_parquet(data, bbox=(-180, -90, -177, 90))
     assert near["class"].tolist() == ["haze & été"]
     # this scene lies beyond its projection's range
     wild = found_of(dots((0, 5, 7)), scene("EPSG:32631", (1e12, 0.0, 0.0, 0.0, -10.0, 5411000.0)))
     assert np.isnan(wild.lon).all()
-    assert pq.read_table(io.BytesIO(geoparquet(wild, "m", "r")))["geometry"].null_count == 1
+    data = io.BytesIO(vector_files(wild, "m", "r", NOW)["parquet"])
+    assert pq.read_table(data)["geometry"].null_count == 1
     # none are valid files
     none = found_of(dots(), scene())
     assert len(none) == 0
-    path = tmp_path / "d.gpkg"
-    path.write_bytes(geopackage(none, "m", "r", NOW))
+    files, path = vector_files(none, "m", "r", NOW), tmp_path / "d.gpkg"
+    path.write_bytes(files["gpkg"])
     assert len(pyogrio.read_dataframe(path)) == 0
-    assert len(geopandas.read_parquet(io.BytesIO(geoparquet(none, "m", "r")))) == 0
-    assert json.loads(geojson(none, "m", "r") or b"")["features"] == []
+    assert len(geopandas.read_parquet(io.BytesIO(files["parquet"]))) == 0
+    assert json.loads(files["geojson"])["features"] == []
     with sqlite3.connect(path) as database:
         assert database.execute("select table_name from gpkg_contents").fetchall() == [(LAYER,)]
 
@@ -264,7 +263,7 @@ def test_wanted_classes_edges_and_far_points(tmp_path) -> None:
 def test_geojson_is_longitude_latitude_and_survives_hostile_names(tmp_path) -> None:
     name = 'x"\n\\</script>\u2028.tif'
     found = found_of(dots((0, 5, 7)), scene(name=name), ('a"b', "c"))
-    (tmp_path / "d.geojson").write_bytes(geojson(found, "m", "r") or b"")
+    (tmp_path / "d.geojson").write_bytes(vector_files(found, "m", "r", NOW)["geojson"])
     tree = json.loads((tmp_path / "d.geojson").read_bytes())
     (feature,) = tree["features"]
     assert "crs" not in tree
