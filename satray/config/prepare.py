@@ -66,7 +66,7 @@ class PrepareRecipe(Recipe):
     key_column: str | None = key(
         None, "label column that names the tile; default the first text column"
     )
-    classes: Texts | None = key(None, "classes to keep, in this order; default all")
+    classes: Texts | None = key(None, "classes to keep, in this order; default all", min_length=1)
     task: Literal["auto", "binary", "multilabel", "multiclass"] = key(
         "auto", "auto: one class binary; folders, or one name a cell, multiclass; else multilabel"
     )

@@ -30,6 +30,9 @@ MISSING_WORDS = frozenset({"nan", "na", "n/a", "null", "none", "<na>"})
 NEARLY = 0.75
 """Share of a column's filled cells from which on it is a column of 0 and 1: others are wrong."""
 
+FEW = 64
+"""Most different cells of such a column: one of more is of measurements that often are 0."""
+
 _DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "pipe"}
 _BEFORE = re.compile(rb"(?:\xef\xbb\xbf)?(?:[ \t]*[\r\n])*(?:sep=.\r?\n)?", re.I)  # one for Excel
 _NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+(_level_\d+)?")  # pandas' indices
@@ -58,9 +61,15 @@ class Column:
 
     @cached_property
     def is_flags(self) -> bool:
-        """Whether the filled cells are 0 and 1 (1.0, true and the like too), or nearly all are."""
+        """Whether the filled cells are 0 and 1 (1.0, true and the like too), or nearly all are.
+
+        Spelt absences (NA) do not count: of a column of flags they are wrong, however many.
+        """
         filled = self.codes[self.codes >= 0]
-        return bool(filled.size) and np.isin(self.numbers[filled], (0, 1)).mean() >= NEARLY
+        filled = filled[~self.missing[filled]]
+        if not filled.size or len(self.texts) > FEW:
+            return False
+        return bool(np.isin(self.numbers[filled], (0, 1)).mean() >= NEARLY)
 
     @cached_property
     def kind(self) -> str:

@@ -48,6 +48,11 @@ SEPARATORS = {"comma": ",", "semicolon": ";", "pipe": "|", "blank": " "}
 """Words for `label_separator` beside auto and none; any other text is a separator itself."""
 
 
+_CLASS_NUMBER = re.compile(r"(?!0[01]{2,}$)\d+(\.0*)?|true|false", re.I | re.ASCII)  # no flags 011
+_MIXED = re.compile(r"\s*[,;|/+&]\s*")
+_RUNS = re.compile(r"([1-9]\d*\s+[1-9]\d*(\s+|$))+", re.ASCII)  # start and length
+
+
 @dataclass(frozen=True)
 class LabelTable:
     """Labels of the tiles that a table or the folders name."""
@@ -368,6 +373,13 @@ def _names(source: _Source, title: str) -> tuple[list[tuple[str, ...]], bool, st
         source.refuse([None in cell for cell in cells], title, no_class)
         return [tuple(n for v in c if (n := str(v).strip())) for c in cells], True, ""
     if column.texts and not np.isnan(column.numbers).any():
+        whole = [_CLASS_NUMBER.fullmatch(text) is not None for text in column.texts]
+        source.refuse(
+            ~np.array(whole),
+            title,
+            "accepted: names, whole numbers from 0, or a column a class (label_positive='>0' makes "
+            "two classes of other numbers)",
+        )
         # a column of floats spells them 3.0
         return [(re.sub(r"\.0+$", "", text),) for text in column.texts], False, ""
     mark, note = "" if separator == "none" else SEPARATORS.get(separator, separator), ""
@@ -419,6 +431,10 @@ def _guessed(cells: Sequence[str], title: str, table: str) -> tuple[str, str]:
     if mark == "," and small and any(name[0].isupper() for name in names):
         # `Beaches, dunes, sands` is the name of one CORINE class
         raise unclear(f"{small[0]!r} may be a name or the end of one", "comma or none")
+    known = {name for name in names if not _MIXED.search(name)}
+    for name in sorted(names - known):
+        if known.issuperset(filter(None, _MIXED.split(name))):  # cells with different separators
+            raise unclear(f"{name!r} is no name beside {listed(sorted(known), 3)}", "none")
     return mark, note
 
 
@@ -441,8 +457,10 @@ def _read_rle(source: _Source) -> _Found:
     """One row an image, by first appearance; class `ship` where any of its rows has a mask."""
     source.table.need(MASKS, "label_format=rle")
     masks = source.table.columns[MASKS]
-    wrong = [not text.replace(" ", "").isdigit() for text in masks.texts]
-    source.refuse(wrong, MASKS, "a mask is pairs of start and length, or empty")
+    wrong = [_RUNS.fullmatch(text) is None for text in masks.texts]
+    source.refuse(
+        wrong, MASKS, "a mask is pairs of start and length, counted from 1; without a ship, empty"
+    )
     images = source.table.columns[source.key].codes
     ship_M = np.bincount(images, weights=masks.codes >= 0) > 0
     return _Found(("ship",), ship_M[:, None].astype(np.uint8), (MASKS,))

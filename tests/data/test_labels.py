@@ -102,6 +102,8 @@ def with_odd(cell: str, title: str = "ship", beside: str = ",dock", rows: int = 
 
 ODD = "tile,dock,ship\na,0,2\nb,1,0\nc,0,1\nd,1,0\ne,1,1\n"
 MANY = "image,ships,lat,never,always,none\na,3,1.5,0,1,\nb,0,0.5,0,1,\nc,1,1,0,1,\n"
+NA = "tile,dock,ship\n" + "".join(f"t{i},{i % 2},{('1', 'NA', '0')[i % 3]}\n" for i in range(12))
+CLOUDY = "\n".join(["tile,ship,cloud", *(f"t{i},{i % 2},{i % 5 and i / 1000}" for i in range(400))])
 LABEL = ",Filename,Label,ClassName\n0,a,7,Sea Lake\n1,b,1,Forest\n2,c,7,Sea Lake\n"
 BOTH = "image,label,ship\na,Port,1\nb,Sea,0\n"
 MASKS = "ImageId,EncodedPixels\nb.jpg,1 2\na.jpg,\nb.jpg,9 1 12 3\nc.jpg,\nb.jpg,\n"
@@ -119,6 +121,7 @@ OVER = {"label_positive": ">0"}
         (WIDE, {"classes": ("ship",), "task": "multilabel"}, "multilabel ship", "ship||"),
         (MANY, {}, "multilabel never always", "always|always|always"),
         (ODD, {"classes": ("dock",)}, "binary dock", "|dock||dock|dock"),
+        (CLOUDY, {}, "binary ship", "|".join(["", "ship"] * 200)),
         ("i,f,b,n\nx,1.0,True,1\ny,0.0,False,0\nz,1,TRUE,0.", {}, "multilabel f b n", "f b n||f b"),
         ("tile,ship,dock\n00,1,0\n01,0,1\n02,0,0\n", {}, "multilabel ship dock", "ship|dock|"),
         ("image,tags\na,x y\nb,z\nc,y\n", {"classes": ("z", "y")}, "multilabel z y", "y|z|y"),
@@ -235,8 +238,11 @@ def test_columns_of_the_split_are_kept_and_others_named(text, split, columns, ov
         ("image,x,y\na,p,q\nb,r,s\n", {"label_format": "tags"}, "name it tags or label"),
         *(
             (f'ImageId,EncodedPixels\na,1 1\nb,"{mask}"\n', {}, "row 2 (b), column 'EncodedPixels'")
-            for mask in ("nan", "1 2,5")
+            for mask in ("nan", "1 2,5", "0", "0 4", "1 2 3")
         ),
+        (NA, {}, "row 2 (t1), column 'ship' holds 'NA' (4 such rows)"),
+        *((quoted(cells, "label"), {}, f"column 'label' holds '{cells[1]}'")
+          for cells in (["3", "-1"], ["1", "0.5"], ["3", "inf"], ["110", "011"])),
         ("i,labels\na,sea;bog\nb,['sea']\n", {}, "row 2 (b), column 'labels' holds"),
         *((quoted([mark.join(v) for v in ("010", "110", "001")], title), {}, says)
           for title, mark, says in (
@@ -319,6 +325,8 @@ WITH_LAND = [LAND, f"{LAND}, Pastures", "Pastures", "Pastures, Mixed forest", "M
         (WITH_LAND, "labels", "comma or none"),
         (["ship;sea", "port"], "class", "semicolon or none"),
         (["a;b", "c|d"], "tags", "semicolon, pipe or none"),
+        (["ship;sea", "ship, sea"], "tags", "none"),
+        (["ship/sea", "ship", "sea"], "tags", "none"),
     ],
 )  # fmt: skip
 def test_cells_that_can_be_read_in_two_ways_are_refused(cells, title, say):
