@@ -123,7 +123,7 @@ def holder(storage: Storage, out: str, *, shared: bool = False) -> str | None:
     if record is not None:
         return record.run_id
     claim, _ = _newest(storage, out)
-    if claim is not None:
+    if claim is not None and claim.run_id:
         return claim.run_id
     strangers = [e.key for e in storage.list(out) if not e.key.startswith("state/")]
     if SHARED in strangers and shared:
@@ -148,7 +148,7 @@ class _Claim:
     number: int
     """Its place among the claims on the folder."""
     run_id: str
-    """The run that it does."""
+    """The run that it does; empty where the claim cannot be read."""
     who: str
     """The process in words, and since when (UTC, ISO 8601)."""
     maker: str
@@ -241,7 +241,7 @@ def _claim(run: Run, lease: float) -> _Claim:
 
 
 def _held(run: Run, claim: _Claim, sign: str, lease: float) -> SatrayError:
-    what = "this very run" if claim.run_id == run.run_id else f"run {claim.run_id}"
+    what = "this very run" if claim.run_id == run.run_id else f"run {claim.run_id or 'unknown'}"
     free = ""
     if process_lives(claim.maker) is None:
         free = f" (one that died frees it {lease:.0f} s after its last sign of life)"
@@ -272,7 +272,12 @@ def _newest(storage: Storage, out: str) -> tuple[_Claim | None, datetime | None]
     if not marks:
         return None, None
     entry = max(marks, key=lambda mark: int(mark.key[:-5]))
-    return _Claim(**json.loads(storage.read(entry.uri))), entry.modified
+    try:
+        claim = _Claim(**json.loads(storage.read(entry.uri)))
+    except (InputError, ValueError, TypeError):
+        # gone by now; of another version; or cut short: a share without links takes the name first
+        claim = _Claim(int(entry.key[:-5]), "", "another process", "unknown")
+    return claim, entry.modified
 
 
 def _write(run: Run, claim: _Claim, *, if_absent: bool = False) -> None:

@@ -97,6 +97,17 @@ def test_who_was_killed_here_is_followed_at_once_who_is_elsewhere_after_its_leas
         pass
 
 
+@pytest.mark.parametrize("content", [b"", b'{"number": 7, "ru', b'{"number": 7, "token": "x"}'])
+def test_a_claim_that_cannot_be_read_is_somebodys_until_its_lease_is_over(tmp_path, content):
+    run = run_in(tmp_path)
+    run.storage.write(f"{tmp_path}/{CLAIMS}/0007.json", content)
+    line = refused(run, "held by another process", lease=60)
+    assert "60 s after its last sign of life" in line
+    with take(run, lease=-1):
+        refused(run_in(tmp_path), "held by process")
+    assert (tmp_path / CLAIMS / "0008.json").exists()
+
+
 @pytest.mark.parametrize("how", ["taken over", "removed"])
 def test_signs_of_life_are_given_and_who_was_taken_for_dead_gives_up(tmp_path, how):
     run, reasons, heard = run_in(tmp_path), [], threading.Event()
