@@ -276,7 +276,8 @@ def caution(spec: "BundleSpec", digest: str, split: str) -> str:
     if split != "val":
         return ""
     chosen = "The bundle was chosen by its figures on this split: they are a little optimistic."
-    kinds = [name for name in ("temperature", "thresholds") if (fitted or {}).get(name)]
+    fitted = fitted if isinstance(fitted, dict) else {}
+    kinds = [name for name in ("temperature", "thresholds") if fitted.get(name)]
     if not kinds:
         return chosen
     return (

@@ -142,10 +142,15 @@ def earlier(recipe: EvaluateRecipe, classes: Sequence[str], storage: Storage) ->
         raise InputError(f"reproduce={uri}: predicted split {split}; give split={split}")
     if not any(product.path.startswith("predictions/") for product in record.products):
         raise InputError(f"reproduce={uri}: the run holds no predictions")
-    document = json.loads(storage.read(join(uri, "metrics.json")))
-    if document["classes"] != list(classes):
+    place = join(uri, "metrics.json")
+    try:
+        document = json.loads(storage.read(place))
+        theirs, _, _ = (document[name] for name in ("classes", "bundle", "device"))
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"{place}: not a metrics.json that satray wrote") from None
+    if theirs != list(classes):
         raise InputError(
-            f"reproduce={uri}: its classes are {', '.join(document['classes'])}, the bundle's "
+            f"reproduce={uri}: its classes are {', '.join(theirs)}, the bundle's "
             f"{', '.join(classes)}"
         )
     return Earlier(uri, record, document)

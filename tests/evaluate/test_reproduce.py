@@ -120,10 +120,16 @@ def test_an_earlier_run_is_read_part_by_part_without_its_failures(run) -> None:
         ({"products": ()}, CLASSES, "the run holds no predictions"),
         ({}, ("ship",), "its classes are ship, haze & fog, the bundle's ship"),
         (None, CLASSES, "no run.json"),
+        (b"[1]", CLASSES, "metrics.json: not a metrics.json that satray wrote"),
+        (b'{"classes": []}', CLASSES, "not a metrics.json that satray wrote"),
+        (b'{"clas', CLASSES, "not a metrics.json that satray wrote"),
     ],
 )
 def test_what_cannot_be_reproduced_is_refused(run, more, classes, said) -> None:
     (run / "run.json").unlink()
+    if isinstance(more, bytes):
+        (run / "metrics.json").write_bytes(more)
+        more = {}
     if more is not None:
         (run / "run.json").write_bytes(replace(a_record(), **more).to_json())
     with pytest.raises(InputError) as caught:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -92,8 +93,8 @@ class Stated:
         except DecodeError as error:
             raise MisfitError(str(error)) from None
 
-    def hidden(self) -> float | None:
-        """The nodata as a number; None also of NaN, which is no measurement anyway.
+    def hidden(self, dtype: str) -> float | None:
+        """The nodata as a number; None also of what the dtype lacks, and of NaN, which is no data.
 
         Raises:
             MisfitError: it is none.
@@ -104,6 +105,9 @@ class Stated:
             raise MisfitError(
                 f"states nodata {self.nodata!r}; accepted: a number, nan, inf or -inf"
             ) from None
+        if np.dtype(dtype).kind != "f":
+            limits = np.iinfo(dtype)
+            return value if value.is_integer() and limits.min <= value <= limits.max else None
         return None if math.isnan(value) else value
 
 
@@ -282,7 +286,7 @@ def resolved(href: object, base: str) -> str:
 def _entries(place: str, storage: Storage, extensions: tuple[str, ...] | None) -> list[Entry]:
     """What lies below a prefix; or a file, with what belongs to it."""
     ending = _suffix(place)
-    if ending in (*DOCUMENTS, *RASTERS, *UNREAD):
+    if ending in (*DOCUMENTS, *RASTERS, *UNREAD) and storage.exists(place):
         stem = place.rpartition(".")[0]
         worlds = [f"{stem}.{end}" for low in world_suffixes(ending) for end in (low, low.upper())]
         beside = [place + MASK, *worlds] if ending in RASTERS else []
@@ -290,8 +294,7 @@ def _entries(place: str, storage: Storage, extensions: tuple[str, ...] | None) -
         for one in found.values():  # what cannot be looked at now may be there
             if not isinstance(one, Entry | InputError):
                 raise one
-        if isinstance(found[place], Entry):
-            return [one for one in found.values() if isinstance(one, Entry)]
+        return [one for one in found.values() if isinstance(one, Entry)]
     entries = with_extensions(storage.list(place), extensions)
     return [e for e in entries if _suffix(e.key) not in DOCUMENTS or e.size <= LARGEST]
 
@@ -313,14 +316,15 @@ def _of_list(storage: Storage, place: str, failures: list[SceneFailure]) -> list
         try:
             if not scene:
                 raise DecodeError(f"{len(rows)} rows without a scene's name")
-            if bands != [""] and ("" in bands or len(set(bands)) < len(bands)):
-                said = ", ".join(bands)
+            whole = bands == [""] and rows[0].get("index") is None
+            if not whole and ("" in bands or len(set(bands)) < len(bands)):
+                said = ", ".join(bands) or "without a name"
                 raise DecodeError(f"bands {said}; accepted: a row a band, each with its name")
             uris = [resolved(row["uri"], place) for row in rows]
             numbers = [1 if row.get("index") is None else row["index"] for row in rows]
             if min(numbers) < 1:
                 raise DecodeError(f"index {min(numbers)}; accepted: 1 and above")
-            sources = tuple(map(BandSource, bands, uris, numbers)) if bands != [""] else None
+            sources = None if whole else tuple(map(BandSource, bands, uris, numbers))
             refs.append(SceneRef(scene, uris[0], sources))
         except DecodeError as error:
             failures.append(SceneFailure(scene, str(rows[0]["uri"]), str(error)))
@@ -410,7 +414,7 @@ def _item_bands(
 
     Said of a band (`raster:bands`, `bands`, `eo:bands`) goes before said of its asset, that before
     said of all in the Item's properties, field by field. A name may have the prefix of the raster
-    extension, or none; in the properties it has it.
+    or the file extension, or none; in the properties it has the first.
     """
     common = {k: v for k, v in item["properties"].items() if str(k).startswith("raster:")}
     claims: list[tuple[int, Any, BandSource]] = []
@@ -423,7 +427,7 @@ def _item_bands(
             claims += [(n, name, BandSource("", uri, number)) for n, name in enumerate(called)]
             objects = [*said, asset, common]
             nodata, scale, offset, unit = (
-                _first(objects, name, f"raster:{name}")
+                _first(objects, name, f"raster:{name}", f"file:{name}")
                 for name in ("nodata", "scale", "offset", "unit")
             )
             one = Stated(nodata, scale, 0 if _offset_done(item) else offset, unit)

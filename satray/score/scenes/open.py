@@ -326,7 +326,8 @@ class Scene:
 
     def _hidden(self, uri: str, numbers: Sequence[int]) -> list[float | None]:
         """Nodata of a file's bands as the Item states it."""
-        return [self._ref.stated.get((uri, number), Stated()).hidden() for number in numbers]
+        dtype, stated = self._raster(uri).dtype, self._ref.stated
+        return [stated.get((uri, number), Stated()).hidden(dtype) for number in numbers]
 
     def _nodata(self, uri: str, numbers: Sequence[int]) -> list[float | None]:
         """Nodata of bands: the file's, or else the Item's."""

@@ -180,6 +180,7 @@ def test_lists_of_files(tmp_path):
         ("none", None, None, None), ("zero", "in/a.tif", "red", 0), ("twice", "in/a.tif", "red", 1),
         ("twice", "in/a.tif", "red", 2), ("vague", "in/a.tif", "red", None),
         ("vague", "in/a.tif", None, None), (" ", "in/a.tif", None, None),
+        ("third", "in/a.tif", None, 3),
     ]  # fmt: skip
     keys = ("scene", "uri", "band", "index")
     pq.write_table(pa.Table.from_pylist([dict(zip(keys, row, strict=True)) for row in rows]), place)
@@ -188,7 +189,8 @@ def test_lists_of_files(tmp_path):
     assert (whole.scene, whole.bands) == ("whole/../é.tif", None)
     files = [str(tmp_path / "in" / name) for name in ("b4.tif", "b8.tif")]
     assert split.bands == (BandSource("red", files[0]), BandSource("nir", files[1], 2))
-    assert {one.scene for one in found.failures} == {"gone", "none", "zero", "twice", "vague", ""}
+    lost = {"gone", "none", "zero", "twice", "vague", "third", ""}
+    assert {one.scene for one in found.failures} == lost
     for table in ({"uri": ["a"]}, {"scene": ["a"], "uri": [[1]]}, None):
         if table:
             pq.write_table(pa.table(table), place)

@@ -201,6 +201,25 @@ def test_nodata_of_items_hides_besides_the_files(tmp_path, dtype, declared, stat
     np.testing.assert_allclose(x_CHW[:, 40:], 2000, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("red", "nir", "hidden"),
+    [
+        # what uint8 cannot hold is no nodata, and has no say in that of others
+        ({"nodata": 0}, {"nodata": -9999}, [100, 0]), ({"nodata": 0.5}, {"nodata": 0}, [0, 100]),
+        ({"nodata": "-inf"}, {"nodata": 255}, [0, 0]),
+        # of the file extension
+        ({"file:nodata": 0}, {"bands": [{"file:nodata": 0}]}, [100, 100]),
+    ],
+)  # fmt: skip
+def test_nodata_of_bytes(tmp_path, red, nir, hidden):
+    values = np.full((2, 90, 120), 50, np.uint8)
+    values[:, :5, :20] = 0
+    files(tmp_path, values)
+    item(tmp_path, {"red": red, "nir": nir})
+    _, valid_CHW, _ = read(tmp_path, dtype="uint8")
+    assert (~valid_CHW).sum(axis=(1, 2)).tolist() == hidden
+
+
 def test_a_scene_is_another_once_its_item_states_something_else(tmp_path):
     files(tmp_path)
 
