@@ -1,6 +1,6 @@
 """How good a split's predictions are: every figure, as the document `metrics.json`.
 
-Shapes: N tiles, K classes, T thresholds.
+Shapes: N tiles, K classes, T thresholds, D draws of a bootstrap.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from satray.evaluate.bootstrap import affordable, bootstrap
 from satray.metrics.scored import (
     BINS,
     BoolArray,
@@ -22,13 +21,19 @@ from satray.metrics.scored import (
     divided,
     mean_of_defined,
 )
-from satray.metrics.summary import compute_metrics, figures_by_class, metrics_of
+from satray.metrics.summary import compute_metrics, figures, figures_by_class, flat, metrics_of
 from satray.metrics.trap import watch
 from satray.score.predictions import OK, matrix
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
 
+CHUNK = 1_000_000
+"""Weights at a time: 8 MB."""
+MOST_WEIGHTS = 200_000_000
+"""Weights of all draws: about two minutes for 17 classes on one core."""
+LEAST_DRAWS = 100
+"""Draws however many tiles there are; many tiles make narrow intervals, and ends matter less."""
 AT_T = np.linspace(0.5, 1.0, 20, endpoint=False)
 """Thresholds of tail accuracy, or shares of the tiles: 0.5 to 0.975 in steps of 0.025."""
 
@@ -142,7 +147,7 @@ def measure(
 def _by_class(
     scored: Scored, spec: "BundleSpec", intervals: dict[str, dict[str, float]]
 ) -> dict[str, dict[str, Any]]:
-    figures = figures_by_class(scored, np.ones((1, len(scored.labels))))
+    found = figures_by_class(scored, np.ones((1, len(scored.labels))))
     return {
         name: {
             "positives": int(scored.labels[:, k].sum()),
@@ -150,10 +155,73 @@ def _by_class(
             "ap_interval": intervals.get(f"ap_{name}"),
             # a softmax gives the class of the highest logit, whatever the threshold
             "threshold": None if scored.task == "multiclass" else spec.thresholds[k],
-            **{figure: float(values_1K[0, k]) for figure, values_1K in figures.items()},
+            **{figure: float(values_1K[0, k]) for figure, values_1K in found.items()},
         }
         for k, name in enumerate(spec.classes)
     }
+
+
+def affordable(draws: int, tiles: int) -> int:
+    """So many of the draws asked for as a large split leaves time for, `LEAST_DRAWS` at least."""
+    return min(draws, max(LEAST_DRAWS, MOST_WEIGHTS // max(tiles, 1)))
+
+
+def bootstrap(
+    scored: Scored,
+    classes: Sequence[str],
+    draws: int = 1000,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, dict[str, float]]:
+    """95 % intervals of every figure of `compute_metrics`: what another sample of tiles might give.
+
+    Tiles are drawn with replacement, all classes of a tile together. Intervals are percentiles of
+    the draws (Efron and Tibshirani, 1993) moved by their bias, since a draw's repeated tiles raise
+    average precision and calibration error: unmoved, 95 % intervals of the calibration error held
+    the true one in a third of trials on 483 tiles, moved in three quarters; those of mAP in 93 %
+    either way. A class whose labels are alike in a draw is left out of its means, as it is of the
+    figures.
+
+    Args:
+        scored: the split.
+        classes: K names.
+        draws: D, one at least; 1,000 of 483 tiles of 17 classes take about a second.
+        seed: of the draws; the same seed and N draw the same tiles.
+        progress: told how many draws are measured, and how many there will be.
+
+    Returns:
+        by name, as in a flat row (`map`, `accuracy`, ..., `ap_<class>`): `low` and `high`, the ends
+        of the interval, which holds the figure itself; `sd`, the standard deviation of the draws;
+        and `draws`, those in which the figure was defined: a rare class may be absent from some.
+        Without one the others are NaN.
+    """
+    tiles = len(scored.labels)
+    rng = np.random.default_rng(seed)
+    at_once = max(1, CHUNK // tiles)
+    parts = []
+    for start in range(0, draws, at_once):
+        rows = min(at_once, draws - start)
+        chosen_DN = rng.integers(0, tiles, (rows, tiles)) + tiles * np.arange(rows)[:, None]
+        counts = np.bincount(chosen_DN.ravel(), minlength=rows * tiles)
+        w_DN = counts.reshape(rows, tiles).astype(np.float64)
+        parts.append(flat(figures(scored, classes, w_DN)))
+        progress(start + rows, draws)
+    return {
+        name: _interval(name, value, np.concatenate([part[name] for part in parts]))
+        for name, value in flat(metrics_of(scored, classes)).items()
+        if name != "classes_counted"
+    }
+
+
+def _interval(name: str, value: float, drawn_D: FloatArray) -> dict[str, float]:
+    defined = drawn_D[np.isfinite(drawn_D)]
+    if not len(defined):
+        return {"low": np.nan, "high": np.nan, "sd": np.nan, "draws": 0}
+    bias = float(defined.mean()) - value if np.isfinite(value) else 0.0
+    low, high = (float(end) - bias for end in np.quantile(defined, [0.025, 0.975]))
+    top = np.inf if name == "log_loss" else 1.0  # shares stay shares
+    low, high = max(min(low, value), 0.0), min(max(high, value), top)
+    return {"low": low, "high": high, "sd": float(defined.std()), "draws": len(defined)}
 
 
 def baselines(scored: Scored, classes: Sequence[str]) -> dict[str, float]:

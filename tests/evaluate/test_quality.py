@@ -10,9 +10,10 @@ import report_material
 import scoring_material as material
 from sklearn.metrics import confusion_matrix, f1_score, log_loss
 
-from satray.evaluate.bootstrap import affordable, bootstrap
 from satray.evaluate.quality import (
+    affordable,
     baselines,
+    bootstrap,
     caution,
     errors_together,
     reliability,

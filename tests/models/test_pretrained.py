@@ -67,7 +67,7 @@ def test_a_blackholed_hub_ends_the_job_within_seconds(tmp_path):
     assert done.returncode == 2
     assert "cannot fetch those of resnet18.a1_in1k: 192.0.2.1 cannot be reached" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 2  # and the one that names the status
-    assert time.monotonic() - start < 20  # 7 on a machine of one's own
+    assert time.monotonic() - start < 25  # 7 on a machine of one's own
 
 
 def test_offline_is_told_as_such(monkeypatch):
