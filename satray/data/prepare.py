@@ -29,7 +29,7 @@ from satray.data.split import (
     ground_blocks,
     split_by_ground,
 )
-from satray.data.statistics import BandCounts, changed, fill_lines, merge, summarise
+from satray.data.statistics import BandCounts, changed, merge, summarise
 from satray.data.values import Units, change_of, unit_of
 from satray.errors import DecodeError, InputError, counted, listed
 from satray.runs.run import Outcome, Run, digest_entries
@@ -45,6 +45,9 @@ alone reads some 4,000 tiles of 256 x 256 px in 4 bands, 2 GB."""
 
 SHOWN = 6
 """Classes, or other names, that a line gives."""
+
+FEW = 0.01
+"""Share of pixels from which on it is said how many have a band's smallest or largest value."""
 
 COUNTED = 1_000_000
 """Most tiles whose neighbours are sought: outlines take memory."""
@@ -269,9 +272,8 @@ def _publish(archive: probe.Archive, found: Survey, recipe: PrepareRecipe, run: 
     pq.write_table(refused, sink)
     run.publish("quarantine.parquet", sink.getvalue(), rows=len(refused))
 
-    lines = _describe_index(index, refused, alike) + probe.describe_headers(alike, meta)
-    declared = {group.header.nodata for group in alike if group.header.nodata is not None}
-    lines += fill_lines(meta.bands, counts, declared) + _describe_meeting(index, recipe)
+    lines = _describe_index(index, counts, refused, alike)
+    lines += probe.describe_headers(alike, meta) + _describe_meeting(index, recipe)
     seconds = max(run.seconds.get("reading and decoding", 0.0), 1e-9)
     size = int(pc.sum(archive.tiles["bytes"]).as_py())
     lines.append(
@@ -407,7 +409,10 @@ def _describe_archive(found: Survey, recipe: PrepareRecipe) -> list[str]:
 
 
 def _describe_index(
-    index: TileIndex, refused: pa.Table, groups: Sequence[probe.Alike]
+    index: TileIndex,
+    counts: Sequence[BandCounts],
+    refused: pa.Table,
+    groups: Sequence[probe.Alike],
 ) -> list[str]:
     """Tiles, statistics and labels of the finished index, and what was set aside."""
     meta = index.meta
@@ -423,15 +428,20 @@ def _describe_index(
             f"  {alpha:,} have one more band, tagged alpha: taken for transparency; where it is "
             f"data, say bands=[...] with {len(meta.bands) + 1} names"
         )
-    lines += [
-        f"  {b.name}: mean {b.mean:.6g}, std {b.std:.6g}, min {b.min:g}, max {b.max:g}, "
-        f"2-98 % {b.percentiles['2']:.5g} to {b.percentiles['98']:.5g} ({b.valid:,} px of train)"
-        for b in meta.statistics
-        if b.valid
-    ]
-    classes, counts = meta.classes, index.labels.sum(axis=0, dtype=np.int64)
-    order = np.argsort(-counts, kind="stable")
-    lines.append(f"classes: {listed([f'{classes[k]} {counts[k]:,}' for k in order], SHOWN)}")
+    for b, band in zip(meta.statistics, counts, strict=True):
+        # a value that many pixels have at an end may be a fill that no file declares
+        low, high = (
+            f"{value:g}" + (f" ({n.sum() / b.valid:.1%} of px)" if n.sum() > FEW * b.valid else "")
+            for value, n in ((b.min, band.counts[:1]), (b.max, band.counts[-1:]))
+        )
+        if b.valid:
+            lines.append(
+                f"  {b.name}: mean {b.mean:.6g}, std {b.std:.6g}, min {low}, max {high}, "
+                f"2-98 % {b.percentiles['2']:.5g} to {b.percentiles['98']:.5g}"
+            )
+    classes, positives = meta.classes, index.labels.sum(axis=0, dtype=np.int64)
+    order = np.argsort(-positives, kind="stable")
+    lines.append(f"classes: {listed([f'{classes[k]} {positives[k]:,}' for k in order], SHOWN)}")
     for value, word in ((1, "positive"), (0, "negative")):
         missing = []
         for split in index.split_counts:

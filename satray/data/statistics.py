@@ -8,7 +8,7 @@ is off by at most 0.05 % of its value. Minimum and maximum are exact always.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,19 +17,12 @@ from numpy.typing import NDArray
 
 from satray.data.index import BandStatistics
 from satray.data.values import whole
-from satray.errors import listed
 
 PERCENTS = (1, 2, 5, 25, 50, 75, 95, 98, 99)
 """Percentiles that an index holds."""
 
 FLOAT_SHIFT = 12
 """Bits of a float32 that its bin leaves out: sign, exponent and 11 of 23 mantissa bits stay."""
-
-USUAL = frozenset((-9999.0, -99999.0, -999.0, -32767.0))
-"""Fills that are found in any dtype, beside the ends of what whole numbers can be."""
-
-LEAST = 0.01
-"""Share of a band's pixels from which on a value at its end may be a fill."""
 
 
 @dataclass(frozen=True)
@@ -134,34 +127,6 @@ def summarise(name: str, band: BandCounts) -> BandStatistics:
     return BandStatistics(
         name, mean, math.sqrt(variance), *ends, dict(zip(texts, percentiles, strict=True)), valid
     )
-
-
-def fill_lines(
-    names: Sequence[str], counts: Sequence[BandCounts], declared: Collection[float]
-) -> list[str]:
-    """A line for each value that may be a fill that no file declares, naming its bands.
-
-    Args:
-        names: of the bands.
-        counts: of their measured pixels; of 8 bits nothing is said.
-        declared: nodata values of the files.
-    """
-    found: dict[float, list[str]] = {}
-    for name, band in zip(names, counts, strict=True):
-        kind, usual = np.dtype(band.dtype), set(USUAL)
-        if kind.kind != "f":
-            usual |= {float(np.iinfo(kind).min), float(np.iinfo(kind).max)}
-        some = kind.itemsize > 1 and band.valid > 0
-        for value, end in zip(band.ends, (0, -1), strict=True) if some else ():
-            share = band.counts[end] / band.valid
-            if value in usual - set(declared) and share >= LEAST:
-                found.setdefault(value, []).append(f"{name} in {share:.2%}")
-    return [
-        f"fill? {value:.0f} ({listed(bands, 6)} of pixels) counts as a measurement; if it is none, "
-        f"declare it (TIFF: rio edit-info --nodata {value:.0f} FILE; PNG: a mask FILE.msk) and "
-        "prepare again"
-        for value, bands in found.items()
-    ]
 
 
 def _merged(bands: Sequence[BandCounts]) -> BandCounts:

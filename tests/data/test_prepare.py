@@ -186,8 +186,8 @@ def test_bad_images_and_those_of_another_kind_cost_a_row_each(tmp_path):
     assert (len(index), index.meta.dtype) == (24, "uint16")
 
 
-def test_masks_beside_tiles_hide_and_fills_are_named(tmp_path):
-    """Nothing below a `.msk` is counted or trained on; a fill that nobody declares is said."""
+def test_masks_beside_tiles_hide_and_fills_are_told_by_their_share(tmp_path):
+    """Nothing below a `.msk` is counted or trained on; many px of one value at an end are told."""
     make_archive(tmp_path, n=8)
     shown = np.full((1, 24, 32), 255, np.uint8)
     shown[:, :6] = 0
@@ -204,8 +204,8 @@ def test_masks_beside_tiles_hide_and_fills_are_named(tmp_path):
     train = index.split_counts["train"]
     assert {band.valid for band in index.meta.statistics} == {train * 18 * 32}
     assert max(band.max for band in index.meta.statistics[:3]) < 31_000
-    (line,) = (line for line in outcome.summary if line.startswith("fill?"))
-    assert line.startswith("fill? 65535 (nir in 22.22% of pixels)")
+    (line,) = (line for line in outcome.summary if line.startswith("  nir: "))
+    assert "max 65535 (22.2% of px)" in line
     source = tile_source(index, "train", ("red", "blue"), Storage(), digest="x")
     (table,) = read_blocks(source, train)
     pixels = to_torch(table, source.shape, source.dtype)["pixels"].numpy()

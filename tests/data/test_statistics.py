@@ -1,4 +1,4 @@
-"""Figures of bands, exact or within the stated error, whatever the order; and fills."""
+"""Figures of bands, exact or within the stated error, whatever the order."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,6 @@ from satray.data.statistics import (
     PERCENTS,
     BandCounts,
     count_pixels,
-    fill_lines,
     merge,
     summarise,
 )
@@ -82,34 +81,3 @@ def test_nothing_valid_is_nan_and_changes_nothing():
     assert np.isnan([got.mean, got.std, got.min, *got.percentiles.values()]).all()
     x = count_pixels(np.array([3, 4], np.uint8))
     assert summarise("b", merge([(x,), (BandCounts("uint8"),)])[0]) == summarise("b", x)
-
-
-# -- fills that no file declares ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("dtype", "fill", "share", "says"),
-    [
-        ("uint16", 65535, 0.1, "65535"),
-        ("uint16", 0, 0.1, "0"),
-        ("int16", -9999, 0.1, "-9999"),
-        ("int32", -(2**31), 0.1, "-2147483648"),
-        ("float32", -9999, 0.1, "-9999"),
-        ("uint8", 255, 0.3, None),  # clouds
-        ("uint16", 65535, 0.002, None),
-        ("float32", 0, 0.4, None),
-    ],
-)
-def test_what_may_be_a_fill(dtype, fill, share, says):
-    values = np.random.default_rng(5).uniform(30, 200, 20_000)
-    counts = [count_pixels(values.astype(dtype))]
-    values[: int(share * values.size)] = fill
-    counts.append(count_pixels(values.astype(dtype)))
-    lines = fill_lines(("red", "nir"), counts, ())
-    if says is None:
-        assert lines == []
-        return
-    (line,) = lines
-    assert line.startswith(f"fill? {says} (nir in 10.00% of pixels) counts as a measurement")
-    assert f"--nodata {says} FILE" in line
-    assert fill_lines(("red", "nir"), counts, {fill}) == []
