@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # it imports torch
     from satray.models.bundle import Bundle
     from satray.models.spec import BundleSpec
 
-NOT_ON_EARTH = "its CRS does not lead to longitude and latitude there: no outline"
+NOT_ON_EARTH = "no outline: it holds a pole, or its CRS leads to no longitude and latitude there"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,12 @@ def whole(scene):
         return x_CHW, valid_CHW.all(axis=0)
 
 
-def test_facts_and_names(tmp_path):
+def opened_as(band, *wanted):
+    """A scene of one file, as a list or an Item names its band."""
+    return open_scene(ref("s", band), wanted, None, STORE)
+
+
+def test_facts(tmp_path):
     tags = {"TIFFTAG_DATETIME": "2026:01:02 03:04:05"}
     path = write(tmp_path / "a.tif", noise(4), BGRN, tags=tags, tiled=True, blockxsize=64)
     with opened(path, ("red", "green")) as scene:
@@ -39,9 +44,6 @@ def test_facts_and_names(tmp_path):
     assert facts.bands == ("red", "green")
     assert (facts.stored_dtype, facts.dtype) == ("uint16", "uint16")
     assert facts.taken_at == tags["TIFFTAG_DATETIME"]
-    assert source_names(("red",), None) == ("red",)
-    assert source_names(("red", "nir"), {"red": "B04"}) == ("B04", "nir")
-    assert source_names(("red",), {"red": 1}) is None
 
 
 @pytest.mark.parametrize("driver", ["GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG"])
@@ -61,28 +63,36 @@ def test_any_window_of_any_format_whatever_its_name(tmp_path, driver):
         assert scene.facts.extent.scene == name
 
 
-@pytest.mark.parametrize(
-    ("names", "wanted", "found"),
-    [
+def test_bands_by_name_number_and_description(tmp_path):
+    values = noise(4)
+    path = write(tmp_path / "a.tif", values, BGRN)
+    for names, wanted, found in (
         (None, ("red", "nir"), [3, 4]),
         (("a", "b", "c", "d"), ("d", "a"), [4, 1]),
         ({"x": 2, "y": "Nir", "z": "RED"}, ("x", "y", "z", "blue"), [2, 4, 3, 1]),
+    ):
+        x_CHW, _ = whole(opened(path, wanted, names))
+        np.testing.assert_array_equal(x_CHW, values[[n - 1 for n in found]])
+        assert source_names(wanted, names) == (None if names and "x" in names else wanted)
+    for names, wanted, match in (
         (None, ("red", "swir16"), "no band swir16; the scene has blue, green, red, nir"),
         (("a", "b", "c"), ("a",), r"has 4 bands, bands=\[...\] names 3"),
         ({"x": 5}, ("x",), r"no band 5 \(for x\)"),
         ({"x": 0}, ("x",), r"no band 0 \(for x\)"),
         ({"x": "mud"}, ("x",), r"no band mud \(for x\)"),
-    ],
-)
-def test_bands_by_name_number_and_description(tmp_path, names, wanted, found):
-    values = noise(4)
-    path = write(tmp_path / "a.tif", values, BGRN)
-    if isinstance(found, str):
-        with pytest.raises(MisfitError, match=found):
+    ):
+        with pytest.raises(MisfitError, match=match):
             opened(path, wanted, names)
-    else:
-        x_CHW, _ = whole(opened(path, wanted, names))
-        np.testing.assert_array_equal(x_CHW, values[[n - 1 for n in found]])
+    assert source_names(("red", "nir"), {"red": "B04"}) == ("B04", "nir")
+    # a list or an Item names bands of its files
+    two = BandSource("red", path, 2)
+    np.testing.assert_array_equal(whole(opened_as(two, "red"))[0], values[1:2])
+    for band, names, match in (
+        (two, {"x": 1}, r"no band 1 \(for x\); the scene has red"),
+        (BandSource("x", path, 7), None, "has 4 bands; no band 7"),
+    ):
+        with pytest.raises(MisfitError, match=match):
+            open_scene(ref("s", band), ("x",), names, STORE)
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint8", "float32"])
@@ -126,19 +136,6 @@ def test_files_of_a_band_equal_one_file(tmp_path, nodata):
         np.testing.assert_array_equal(a, b)
 
 
-def test_numbers_of_bands_that_an_item_names(tmp_path):
-    path = write(tmp_path / "a.tif", noise(2), ("mud", "nir"))
-    two = BandSource("red", path, 2)
-    x_CHW, _ = whole(open_scene(ref("s", two), ("red",), None, STORE))
-    np.testing.assert_array_equal(x_CHW, noise(2)[1:])
-    for band, names, match in (
-        (two, {"x": 1}, r"no band 1 \(for x\); the scene has red"),
-        (BandSource("x", path, 7), None, "has 2 bands; no band 7"),
-    ):
-        with pytest.raises(MisfitError, match=match):
-            open_scene(ref("s", band), ("x",), names, STORE)
-
-
 @pytest.mark.parametrize("ratio", [2, 3])
 def test_coarser_band_is_brought_to_the_finest_grid(tmp_path, ratio):
     """A plane stays a plane inside, windows agree, and holes stay where they are."""
@@ -162,25 +159,22 @@ def test_coarser_band_is_brought_to_the_finest_grid(tmp_path, ratio):
     np.testing.assert_array_equal(there_CHW, valid_CHW[:, 11:42, 17:60])
 
 
-@pytest.mark.parametrize(
-    ("more", "match"),
-    [
+def test_files_that_do_not_fit(tmp_path):
+    sources = split(tmp_path, noise(3))
+    for more, match in (
         ({"shape": (45, 61)}, r"nir.tif is 45 x 61 px, red.tif 90 x 120; accepted: one size"),
         ({"shape": (45, 40)}, "whole multiples"),
         ({"crs": "EPSG:32632"}, "in EPSG:32632, red.tif in EPSG:32631"),
         ({"crs": None}, "in no CRS"),
         ({"move": 0.5}, "corners of nir.tif and red.tif lie 0.5 px apart"),
         ({"dtype": "float32"}, "files of dtypes float32, uint16"),
-    ],
-)
-def test_files_that_do_not_fit(tmp_path, more, match):
-    sources = split(tmp_path, noise(3))
-    values = noise(1, *more.get("shape", (90, 120)), more.get("dtype", "uint16"))
-    affine = UTM @ Affine.translation(more.get("move", 0), 0)
-    write(tmp_path / "nir.tif", values, crs=more.get("crs", "EPSG:32631"), transform=affine)
-    with pytest.raises(DecodeError, match=match) as error:
-        open_scene(ref("many", *sources), ("red", "nir"), None, STORE)
-    assert "\n" not in str(error.value)
+    ):
+        values = noise(1, *more.get("shape", (90, 120)), more.get("dtype", "uint16"))
+        affine = UTM @ Affine.translation(more.get("move", 0), 0)
+        write(tmp_path / "nir.tif", values, crs=more.get("crs", "EPSG:32631"), transform=affine)
+        with pytest.raises(DecodeError, match=match) as error:
+            open_scene(ref("many", *sources), ("red", "nir"), None, STORE)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("coarse", [False, True])
