@@ -99,7 +99,6 @@ def run(
     given,
     net,
     *,
-    state=None,
     stop_after=None,
     rank=0,
     workers=1,
@@ -110,10 +109,9 @@ def run(
     augment=None,
     data=None,
     val_data=None,
-    bf16=False,
-    progress=None,
+    **options,
 ):
-    """Train; what came of it."""
+    """Train; what came of it. Options are of `Loop`."""
     data, val_data = data or tiles(ROWS, 1), val_data or tiles(VAL_ROWS, 2)
     plan = plan_training(given, len(data[0]), workers)
     augment = augment or Augment(SIZE, seed=given.seed)
@@ -125,9 +123,7 @@ def run(
         classes,
         train_input=AugmentedTiles(PREPROCESS, augment, given.augment.views),
         eval_input=PREPROCESS,
-        bf16=bf16,
-        state=state,
-        progress=progress,
+        **options,
     )
 
     def train_batches(pseudo_epoch):
