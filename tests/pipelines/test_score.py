@@ -239,7 +239,7 @@ def test_png_tiles_without_ground(setting, tmp_path) -> None:
 
 @pytest.fixture(scope="module")
 def evaluated(setting, small_blocks, tmp_path_factory):
-    """The validation split evaluated by one actor: recipe, run, outcome and record."""
+    """The validation split evaluated by one actor: recipe, run and record."""
     given = EvaluateRecipe.model_validate(
         {
             "bundle": str(setting / "bundle"),
@@ -251,12 +251,11 @@ def evaluated(setting, small_blocks, tmp_path_factory):
     found = evaluate.read(given, Storage())
     out = tmp_path_factory.mktemp("evaluated") / "out"
     run = Run("evaluate", "abcdefabcdef", str(out), Storage())
-    record = perform(EVALUATE, given, found, run)
-    return given, run, record, record
+    return given, run, perform(EVALUATE, given, found, run)
 
 
 def test_evaluate(evaluated) -> None:
-    _, run, outcome, record = evaluated
+    _, run, record = evaluated
     checked(Path(run.uri("report.html")).read_bytes())
     assert {"report.html", "plots/reliability.png"} <= {p.path for p in record.products}
     table = table_of(run)
@@ -273,13 +272,13 @@ def test_evaluate(evaluated) -> None:
     targets = np.stack([table.column(f"target_{name}") for name in material.CLASSES])
     assert np.isclose(stored["metrics"]["accuracy"], (preds == targets).mean())
     assert stored["metrics"]["map"] > 0.5  # labels follow the logits
-    assert (outcome.attempted, outcome.failed, outcome.status) == (table.num_rows, 0, 0)
-    assert any("majority" in line for line in outcome.summary)
+    assert (record.attempted, record.failed, record.status) == (table.num_rows, 0, 0)
+    assert any("majority" in line for line in record.summary)
 
 
 def test_a_run_is_reproduced_by_its_bundle_alone(setting, evaluated, tmp_path) -> None:
     """In this process and in other batches, as in the actor."""
-    given, earlier, _, _ = evaluated
+    given, earlier, _ = evaluated
     again = given.model_copy(update={"reproduce": earlier.out, "batch": 3})
     found = evaluate.read(again, Storage())
     run = Run("evaluate", "b" * 12, str(tmp_path / "again"), Storage(), ray=False)
@@ -294,12 +293,12 @@ def test_a_run_is_reproduced_by_its_bundle_alone(setting, evaluated, tmp_path) -
     moved = again.model_copy(update={"bundle": str(tmp_path / "other")})
     found = evaluate.read(moved, Storage())
     run = Run("evaluate", "c" * 12, str(tmp_path / "moved"), Storage(), ray=False)
-    outcome = record = perform(EVALUATE, moved, found, run)
-    assert (outcome.status, record.status, record.verdict) == (1, 1, outcome.verdict)
-    assert "does not reproduce run abcdefabcdef" in outcome.verdict
+    record = perform(EVALUATE, moved, found, run)
+    assert record.status == 1
+    assert "does not reproduce run abcdefabcdef" in record.verdict
     for file in ("model.json", "model.safetensors"):
-        assert f"the bundle's {file} differs" in outcome.verdict
-    assert "\n" not in outcome.verdict
+        assert f"the bundle's {file} differs" in record.verdict
+    assert "\n" not in record.verdict
     assert b"does not reproduce" in Path(run.uri("report.html")).read_bytes()
     assert not json.loads(Path(run.uri("metrics.json")).read_text())["reproduction"]["same"]
 
