@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import unquote
 
-from satray.errors import DecodeError
+from satray.errors import DecodeError, InputError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -80,10 +80,16 @@ def absolute(path_or_uri: str | os.PathLike[str]) -> str:
 
     `~` is expanded, `.` and `..` are resolved in paths (symbolic links are not), `file://` is
     stripped and percent-decoded. The inner part of a URI stays as it is.
+
+    Raises:
+        InputError: a `file://` of another host, which two slashes in place of three make too.
     """
     text = os.fspath(path_or_uri)
     if scheme(text) == "file":
-        text = unquote(text.partition("://")[2])
+        host, slash, path = text.partition("://")[2].partition("/")
+        if host not in ("", "localhost"):
+            raise InputError(f"{text}: a file of another host; accepted: file:///PATH, or a path")
+        text = unquote(slash + path)
     if not is_remote(text):
         return os.path.abspath(os.path.expanduser(text))
     head, rest = split(text)
