@@ -106,29 +106,6 @@ def test_the_table_of_the_notes_and_other_backbones(backbone, stride, centre, ha
     assert torch.equal(torch.rand(2), expected)  # torch's generator is left alone
 
 
-def by_arithmetic(layers):
-    """c += ((k - 1) / 2 - p) j; j *= s, layer by layer, and the receptive field."""
-    centre, jump, field = 0.5, 1, 1
-    for kernel, stride, padding in layers:
-        centre += ((kernel - 1) / 2 - padding) * jump
-        field += (kernel - 1) * jump
-        jump *= stride
-    return centre, jump, field
-
-
-def test_layer_arithmetic_agrees():
-    block = [(3, 1, 1), (3, 1, 1)]
-    down = [(3, 2, 1), (3, 1, 1)]
-    resnet18 = [(7, 2, 3), (3, 2, 1), *block, *block, *(down + block) * 3]
-    centre, stride, field = by_arithmetic(resnet18)
-    grid = probe_grid("resnet18")
-    assert (grid.stride, grid.centre, field) == (stride, centre, 435)
-    # the first cell whose field lies within is where the halo ends
-    assert centre + grid.halo * stride >= field / 2 > centre + (grid.halo - 1) * stride
-    conv, pool = (3, 1, 1), (2, 2, 0)
-    assert by_arithmetic([conv, pool, conv, pool, conv, pool, conv, conv])[:2] == (4.0, 8)
-
-
 def test_beyond_the_halo_a_window_sees_what_the_whole_scene_sees():
     backbone = build("resnet18", 3).eval()
     for module in backbone.modules():
