@@ -21,8 +21,14 @@ from satray.metrics.scored import (
     divided,
     mean_of_defined,
 )
-from satray.metrics.summary import compute_metrics, figures, figures_by_class, flat, metrics_of
-from satray.metrics.trap import watch
+from satray.metrics.summary import (
+    compute_metrics,
+    figures,
+    figures_by_class,
+    flat,
+    metrics_of,
+    watch,
+)
 from satray.score.predictions import OK, matrix
 
 if TYPE_CHECKING:  # it imports torch

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 from satray import __version__
 from satray.config.train import TrainRecipe
 from satray.errors import TrainingError, counted
-from satray.metrics.summary import said
-from satray.metrics.trap import watch
+from satray.metrics.summary import said, watch
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
 from satray.train import checkpoints, tracking, worker

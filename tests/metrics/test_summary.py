@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as theirs
 
 from satray.metrics.scored import PLAIN, Rule, Scored, one_against_rest, scores_of
-from satray.metrics.summary import compute_metrics, figures, flat
+from satray.metrics.summary import compute_metrics, figures, flat, watch
 from satray.runs.run import to_json
 
 NAN = math.nan
@@ -184,3 +184,21 @@ def test_odds_against_the_rest_are_those_of_a_sum_over_the_others(seed, classes,
     np.testing.assert_allclose(found, logits - np.transpose(rest), rtol=1e-12, atol=1e-12)
     near = one_against_rest(np.array([[50.0, 0, 0], [51.0, 0, 0]]))[:, 0]
     assert near[1] - near[0] == pytest.approx(1.0)  # their probabilities are both 1.0
+
+
+# The majority trap
+
+
+def test_always_and_never(logits, labels, task, rule, always, never):
+    found = watch(np.array(logits), np.array(labels), "abcd"[: len(labels[0])], task, rule)
+    assert ("".join(found.always), "".join(found.never)) == (always, never)
+    assert len(found.warnings()) == bool(always) + bool(never)
+
+
+def test_what_is_said_names_a_few_and_counts_the_rest():
+    labels, names = np.stack([np.zeros(10), np.ones(10)]), tuple(f"c{k}" for k in range(10))
+    found = watch(np.ones((2, 10)), labels, names, "multilabel")
+    assert found.rates["c9"] == 1.0
+    (line,) = found.warnings()
+    assert line.startswith("majority trap: c0, c1")
+    assert "c7 and 2 more predicted always (on every tile)" in line
