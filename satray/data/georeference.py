@@ -37,10 +37,8 @@ PIXELS = "pixel coordinates"
 LONGEST = 4096
 """Bytes of a world file at most."""
 
-
 APART = 0.02
 """Share by which a pixel may be longer than wide before both are told."""
-
 
 World = Callable[[], bytes]
 """Reads the text of six numbers beside an image, its affine; SatrayError where out of reach."""

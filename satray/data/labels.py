@@ -47,7 +47,6 @@ SEVERAL = frozenset({"tags", "tag", "labels", "classes"})
 SEPARATORS = {"comma": ",", "semicolon": ";", "pipe": "|", "blank": " "}
 """Words for `label_separator` beside auto and none; any other text is a separator itself."""
 
-
 _CLASS_NUMBER = re.compile(r"(?!0[01]{2,}$)\d+(\.0*)?|true|false", re.I | re.ASCII)  # no flags 011
 _MIXED = re.compile(r"\s*[,;|/+&]\s*")
 _RUNS = re.compile(r"([1-9]\d*\s+[1-9]\d*(\s+|$))+", re.ASCII)  # start and length

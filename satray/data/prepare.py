@@ -42,7 +42,6 @@ SMALL_TILES, SMALL_BYTES = 4_000, 2 * 10**9
 """Largest archive that is read without Ray where nobody says: until Ray's tasks read, a process
 alone reads some 4,000 tiles of 256 x 256 px in 4 bands, 2 GB."""
 
-
 SHOWN = 6
 """Classes, or other names, that a line gives."""
 

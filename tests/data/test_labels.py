@@ -266,9 +266,6 @@ def test_a_condition_on_numbers_is_a_comparison_with_one():
         recipe(label_positive="<3")
 
 
-# ---- tags
-
-
 # ---- what separates names in a cell
 
 WEATHER, COVER = ("clear", "haze"), ("primary", "water", "primary road", "water road")
