@@ -89,26 +89,23 @@ def _extract(setup: Setup, run: Run, weights: str, uri: str) -> None:
     )
     stages = _Stages(setup.without_table(), storage, weights, uri)
     workers = _workers(recipe.resources, len(todo), run) if run.ray else None
-    tally, notes = Tally(run, images, "images"), dict[str, dict[str, Any]]()
+    tally, now = Tally(run, images, "images"), dict[str, dict[str, Any]]()
     for block, said in run_stages(stages, items, recipe.resources, tally, workers):
-        notes[block.file] = said
+        now[block.file] = said
         tally.count(block.images)
-    for file in (block.file for block in blocks if block.file not in notes):
-        notes[file] = notes_of(storage.read(join(uri, file)))
-    unreadable = {
-        split: {
-            row: reason
-            for block in blocks
-            if block.split == split
-            for row, reason in notes[block.file]["unreadable"].items()
-        }
-        for split in SPLITS
-    }
+    unreadable: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
+    torn: dict[str, list[str]] = {split: [] for split in SPLITS}
+    bf16 = False
+    for block in blocks:
+        file = join(uri, block.file)
+        notes = now.get(block.file) or notes_of(storage.read(file))
+        unreadable[block.split] |= notes["unreadable"]
+        torn[block.split] += [file] if notes["unreadable"] else []
+        bf16 |= notes["bf16"]
     for split, rows in unreadable.items():
         if len(rows) > recipe.error_budget * tiles[split]:
-            for block in blocks:
-                if block.split == split and notes[block.file]["unreadable"]:
-                    storage.delete(join(uri, block.file))
+            for file in torn[split]:
+                storage.delete(file)
             raise TrainingError(
                 f"features: {len(rows):,} of {tiles[split]:,} tiles of {split} could not be read "
                 f"(error_budget={recipe.error_budget:g}); rerunning tries these again; one of "
@@ -116,12 +113,12 @@ def _extract(setup: Setup, run: Run, weights: str, uri: str) -> None:
             )
     seconds = time.perf_counter() - begun
     record = {
-        "columns": notes[blocks[0].file]["columns"],
+        "columns": notes["columns"],
         "rows": tiles,
         "views": {"train": views, "val": 1},
         "files": [block.file for block in blocks],
         "unreadable": unreadable,
-        "bf16": any(each["bf16"] for each in notes.values()),
+        "bf16": bf16,
         "seconds": seconds,
     }
     storage.write(join(uri, RECORD), to_json(record))  # last: it says complete

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from satray.errors import InputError, SatrayError, TrainingError
 from satray.runs.run import Run
@@ -14,12 +14,9 @@ from satray.storage import join
 from satray.train.setup import set_up
 from satray.tune import tuner
 from satray.tune.records import TrialLog, short_value, trial_id
-from satray.tune.space import Configuration, Space
+from satray.tune.space import Space
 from satray.tune.starts import prepare, settle
-from satray.tune.trials import RATE, RATES, Sweep, Trial, variants_of
-
-if TYPE_CHECKING:
-    import optuna
+from satray.tune.trials import RATE, RATES, Sweep, Trial, full_recipe
 
 TESTS = "range-tests"
 """Below the run's state: what range tests found, or why they failed."""
@@ -79,7 +76,7 @@ def _left(sweep: Sweep, log: TrialLog) -> Iterator[tuple[Iterator[Trial], bool]]
     if sweep.optuna:
         if len(log.records) < sweep.planned:
             heads = all(sweep.regime_of(trial) == "head" for trial in sweep.trials)
-            yield iter(Optuna(sweep, log)), heads
+            yield suggested(sweep, log), heads
         return
     left = [trial for trial in sweep.trials if trial.id not in log.records]
     for trial in left:
@@ -91,80 +88,67 @@ def _left(sweep: Sweep, log: TrialLog) -> Iterator[tuple[Iterator[Trial], bool]]
             yield iter(alike), regime == "head"
 
 
-class Optuna:
-    """Trials that Optuna's TPE suggests, each once."""
+def suggested(sweep: Sweep, log: TrialLog) -> Iterator[Trial]:
+    """Trials that Optuna's TPE suggests, each once, as if the sweep had never stopped.
 
-    def __init__(self, sweep: Sweep, log: TrialLog) -> None:
-        """Begin, or go on as if the sweep had never stopped.
+    Args:
+        sweep: resolved, with what trials start from.
+        log: what ended, before or meanwhile, is learnt from; what an earlier attempt began and did
+            not end comes first. It is told of configurations that cannot be tried.
+    """
+    import optuna
+    from optuna.trial import TrialState
 
-        Args:
-            sweep: resolved, with what trials start from.
-            log: what ended is learnt from; what an earlier attempt began and did not end comes
-                first. It is told of configurations that cannot be tried.
-        """
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._sweep, self._log = sweep, log
-        self._seen = set(log.records)
-        self._asked: dict[str, optuna.trial.Trial] = {}
-        # Each attempt draws from a seed of its own: the first numbers of one would be known points.
-        sampler = optuna.samplers.TPESampler(
-            seed=sweep.recipe.seed + len(log.records),
-            n_startup_trials=RANDOM_FIRST,
-            constant_liar=True,
-        )
-        self._study = optuna.create_study(direction="maximize", sampler=sampler)
-        for record in log.records.values():
-            if math.isfinite(value := sweep.metric.worth(record.best)):
-                params, distributions = sweep.space.evaluated(record.configuration)
-                self._study.add_trial(
-                    optuna.trial.create_trial(
-                        params=params, distributions=distributions, value=value
-                    )
-                )
-        for configuration in log.unfinished:
-            self._study.enqueue_trial(sweep.space.evaluated(configuration)[0])
-
-    def __iter__(self) -> Iterator[Trial]:
-        """First what began before and did not end, then what Optuna suggests."""
-        while len(self._seen) < self._sweep.planned and (found := self._suggest()) is not None:
-            try:
-                trial = self._sweep.accept(found)
-            except InputError as error:
-                passing = str(error) in self._sweep.lost.values()
-                self._log.refuse(found, str(error), keep=not passing)
-            else:
-                yield trial
-
-    def _suggest(self) -> Configuration | None:
-        """One that was not tried: Optuna's, else a random one, else None: the space is used up."""
-        for name in [name for name in self._asked if name in self._log.records]:
-            best = self._log.records[name].best
-            self._end(self._asked.pop(name), self._sweep.metric.worth(best))
-        for _ in range(SUGGESTIONS):
-            trial = self._study.ask()
-            found = self._sweep.space.suggest(trial)
-            name = trial_id(found)
-            if name not in self._seen:
-                self._seen.add(name)
-                self._asked[name] = trial
-                return found
-            self._end(trial, -math.inf)
-        fresh = self._sweep.space.sample(len(self._seen) + 1, self._sweep.recipe.seed)
-        new = next((each for each in fresh if trial_id(each) not in self._seen), None)
-        if new is None:
-            return None
-        self._study.enqueue_trial(self._sweep.space.evaluated(new)[0])
-        return self._suggest()
-
-    def _end(self, trial: optuna.trial.Trial, worth: float) -> None:
-        from optuna.trial import TrialState
-
-        if math.isfinite(worth):
-            self._study.tell(trial, worth)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space, seen = sweep.space, set(log.records)
+    asked: dict[str, optuna.trial.Trial] = {}
+    # Each attempt draws from a seed of its own: the first numbers of one would be known points.
+    seed = sweep.recipe.seed + len(log.records)
+    sampler = optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=RANDOM_FIRST, constant_liar=True
+    )
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for record in log.records.values():
+        if math.isfinite(value := sweep.metric.worth(record.best)):
+            params, distributions = space.evaluated(record.configuration)
+            told: dict[str, Any] = {
+                "params": params,
+                "distributions": distributions,
+                "value": value,
+            }
+            study.add_trial(optuna.trial.create_trial(**told))
+    for configuration in log.unfinished:
+        study.enqueue_trial(space.evaluated(configuration)[0])
+    idle = 0
+    while len(seen) < sweep.planned:
+        for name in [name for name in asked if name in log.records]:
+            worth = sweep.metric.worth(log.records[name].best)
+            ended: dict[str, Any] = (
+                {"values": worth} if math.isfinite(worth) else {"state": TrialState.FAIL}
+            )
+            study.tell(asked.pop(name), **ended)
+        trial = study.ask()
+        found = space.suggest(trial)
+        name = trial_id(found)
+        if name in seen:
+            study.tell(trial, state=TrialState.FAIL)
+            idle += 1
+            if idle % SUGGESTIONS == 0:
+                fresh = space.sample(len(seen) + 1, sweep.recipe.seed)
+                new = next((each for each in fresh if trial_id(each) not in seen), None)
+                if new is None:
+                    return  # the space is used up
+                study.enqueue_trial(space.evaluated(new)[0])
+            continue
+        seen.add(name)
+        asked[name] = trial
+        try:
+            accepted = sweep.accept(found)
+        except InputError as error:
+            passing = str(error) in sweep.lost.values()
+            log.refuse(found, str(error), keep=not passing)
         else:
-            self._study.tell(trial, state=TrialState.FAIL)
+            yield accepted
 
 
 def range_tests(sweep: Sweep, run: Run, store: str) -> tuple[Space, dict[str, bytes]]:
@@ -185,8 +169,10 @@ def range_tests(sweep: Sweep, run: Run, store: str) -> tuple[Space, dict[str, by
     space, storage = sweep.space, run.storage
     ends: list[tuple[Any, tuple[float, float] | None]] = []
     pictures: dict[str, bytes] = {}
-    for number, variant in enumerate(variants_of(space, sweep.recipe)):
-        chosen = {"variant": variant} if "variant" in space.keys else {}
+    searched = [value for axis in space.axes if axis.key == "variant" for value in axis.values]
+    variants = searched or [full_recipe(sweep.recipe, {}).variant]
+    for number, variant in enumerate(variants):
+        chosen = {"variant": variant} if searched else {}
         name = short_value("variant", variant)
         name = name if name not in pictures else f"{name} ({number + 1})"
         out = join(run.state, TESTS)

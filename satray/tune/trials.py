@@ -304,12 +304,6 @@ def configurations(recipe: TuneRecipe, space: Space) -> list[Configuration]:
     return space.sample(count, recipe.seed)
 
 
-def variants_of(space: Space, recipe: TuneRecipe) -> list[Any]:
-    """The variants that a sweep tries: those of its axis, else the one of base."""
-    found = [value for axis in space.axes if axis.key == "variant" for value in axis.values]
-    return found or [full_recipe(recipe, {}).variant]
-
-
 def full_recipe(recipe: TuneRecipe, configuration: Mapping[str, Any]) -> TrainRecipe:
     """A configuration over base over what a sweep lays under both, as one would give it to `train`.
 

@@ -16,7 +16,7 @@ from satray.storage import Storage
 from satray.train import range_test
 from satray.tune.job import read
 from satray.tune.records import TrialLog, trial_id
-from satray.tune.search import Optuna, range_tests, rate_bounds
+from satray.tune.search import range_tests, rate_bounds, suggested
 from satray.tune.trials import RATES
 
 RATE = "stages.0.learning_rate"
@@ -56,7 +56,7 @@ def optuna(archive, tmp_path):
         """What is suggested, where each trial ends with a value, or fails, before the next."""
         recipe = sweep.recipe.model_copy(update={"trials": count, "seed": seed})
         log, found = log or Log(tmp_path, **earlier), []
-        for trial in itertools.islice(Optuna(replace(sweep, recipe=recipe), log), 1000):
+        for trial in itertools.islice(suggested(replace(sweep, recipe=recipe), log), 1000):
             found.append(trial.configuration)
             if value is not None:
                 one = record(trial.configuration, value(trial.configuration))

@@ -32,7 +32,6 @@ from satray.tune.trials import (
     fine_tuning,
     full_recipe,
     space_of,
-    variants_of,
 )
 
 RATE, NAME, CYCLE = "stages.0.learning_rate", "stages.0.schedule.name", "stages.0.schedule.cycle"
@@ -73,8 +72,7 @@ def test_variants_are_those_that_the_bands_allow_and_somebody_published() -> Non
         default_space(tune(), ("b1", "b2"), 1000)
     for base, all_of_them in (({}, False), ({"weights": "imagenet"}, False),
                               ({"weights": "none"}, True)):  # fmt: skip
-        recipe = tune(base=base)
-        found = variants_of(space_of(recipe, BANDS, 1000), recipe)
+        found = default_space(tune(base=base), BANDS, 1000)["variant"]
         assert ("simple_cnn" in found, "xception" in found) == (all_of_them, True)
 
 
