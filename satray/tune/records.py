@@ -201,12 +201,7 @@ def short_value(key: str, value: Any) -> str:
 
 
 def trial_folder(state: str, trial: str) -> str:
-    """Where a trial keeps what it needs to go on.
-
-    Args:
-        state: of the sweep's run.
-        trial: its id.
-    """
+    """Where a trial keeps what it needs to go on, below the state of its sweep's run."""
     return join(state, FOLDERS, trial)
 
 

@@ -97,7 +97,7 @@ def suggested(sweep: Sweep, log: TrialLog) -> Iterator[Trial]:
             not end comes first. It is told of configurations that cannot be tried.
     """
     import optuna
-    from optuna.trial import TrialState
+    from optuna.trial import TrialState, create_trial
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space, seen = sweep.space, set(log.records)
@@ -111,22 +111,18 @@ def suggested(sweep: Sweep, log: TrialLog) -> Iterator[Trial]:
     for record in log.records.values():
         if math.isfinite(value := sweep.metric.worth(record.best)):
             params, distributions = space.evaluated(record.configuration)
-            told: dict[str, Any] = {
-                "params": params,
-                "distributions": distributions,
-                "value": value,
-            }
-            study.add_trial(optuna.trial.create_trial(**told))
+            told = create_trial(params=params, distributions=distributions, value=value)
+            study.add_trial(told)
     for configuration in log.unfinished:
         study.enqueue_trial(space.evaluated(configuration)[0])
     idle = 0
     while len(seen) < sweep.planned:
         for name in [name for name in asked if name in log.records]:
             worth = sweep.metric.worth(log.records[name].best)
-            ended: dict[str, Any] = (
-                {"values": worth} if math.isfinite(worth) else {"state": TrialState.FAIL}
-            )
-            study.tell(asked.pop(name), **ended)
+            if math.isfinite(worth):
+                study.tell(asked.pop(name), worth)
+            else:
+                study.tell(asked.pop(name), state=TrialState.FAIL)
         trial = study.ask()
         found = space.suggest(trial)
         name = trial_id(found)
@@ -135,20 +131,23 @@ def suggested(sweep: Sweep, log: TrialLog) -> Iterator[Trial]:
             idle += 1
             if idle % SUGGESTIONS == 0:
                 fresh = space.sample(len(seen) + 1, sweep.recipe.seed)
-                new = next((each for each in fresh if trial_id(each) not in seen), None)
-                if new is None:
+                left = [each for each in fresh if trial_id(each) not in seen]
+                if not left:
                     return  # the space is used up
-                study.enqueue_trial(space.evaluated(new)[0])
+                study.enqueue_trial(space.evaluated(left[0])[0])
             continue
         seen.add(name)
         asked[name] = trial
         try:
-            accepted = sweep.accept(found)
+            new = sweep.trial(found)
+            sweep.check(new)
         except InputError as error:
-            passing = str(error) in sweep.lost.values()
-            log.refuse(found, str(error), keep=not passing)
+            log.refuse(found, str(error))
+            continue
+        if new.start in sweep.lost:
+            log.refuse(found, sweep.lost[new.start], keep=False)
         else:
-            yield accepted
+            yield new
 
 
 def range_tests(sweep: Sweep, run: Run, store: str) -> tuple[Space, dict[str, bytes]]:

@@ -130,18 +130,6 @@ class Sweep:
         there = start is not None and start.features is not None
         return "head" if there and trial.head else "backbone"
 
-    def accept(self, configuration: Configuration) -> Trial:
-        """The trial of a configuration that nobody has looked at yet.
-
-        Raises:
-            InputError: it cannot be trained.
-        """
-        trial = self.trial(configuration)
-        self.check(trial)
-        if trial.start in self.lost:
-            raise InputError(self.lost[trial.start])
-        return trial
-
     def length_of(self, trial: Trial) -> tuple[float, int]:
         """What a trial is asked to see, before batches round it.
 
@@ -203,8 +191,7 @@ class Sweep:
         Raises:
             InputError: it is not the one that was indexed.
         """
-        budget = TrainRecipe.model_fields["error_budget"].default
-        budget = self.recipe.base.get("error_budget", budget)
+        budget = self.trials[0].recipe.error_budget
         return check_unchanged(self.index, self.recipe.index, storage, budget)
 
     def store(self, out: str) -> str:

@@ -10,7 +10,6 @@ from by_hand import WORKERS
 from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, RayTaskError
-from ray.tune.search import Searcher
 from sweep_material import LOSS, MAP, record, tune
 from train.small_archive import generate, make_recipe, make_run
 
@@ -63,13 +62,6 @@ def test_trials_are_compared_with_those_that_ended_before(
 
 
 # How many at once, and with what
-
-
-def test_a_head_takes_a_cpu_and_a_driver_of_workers_none() -> None:
-    bundles = {name: tuner.resources_of({"regime": name}).bundles for name in ("head", "backbone")}
-    assert bundles == {"head": [{"CPU": 1}], "backbone": [{"node:__internal_head__": 0.001}]}
-    on_gpus = tuner.resources_of({"regime": "head"}, gpu=True).bundles
-    assert on_gpus == [{"CPU": 1, "GPU": 1 / 16}]
 
 
 def at_once(cpus, gpus, nodes, cores, workers=1, share=1.0):
@@ -128,14 +120,6 @@ def make(folder, *configurations):
     recipe = full_recipe(tune(), {})
     trials = (Trial(trial_id(each), each, recipe, "start") for each in configurations)
     return log, tuner.TrialSearcher(sweep, trials, log)
-
-
-def test_trials_are_handed_out_one_by_one(tmp_path) -> None:
-    log, searcher = make(tmp_path, {"n": 0}, {"n": 1})
-    assert searcher.suggest("a")["trial"].configuration == {"n": 0}
-    assert list(log.running) == [trial_id({"n": 0})]
-    assert searcher.suggest("b")["regime"] == "head"
-    assert searcher.suggest("c") == Searcher.FINISHED
 
 
 @pytest.mark.parametrize(
