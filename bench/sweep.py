@@ -42,7 +42,7 @@ def run(name: str, out: Path, *keys: str) -> dict[str, Any]:
 
 def is_over(trial: Path) -> bool:
     """Whether a trial of a sweep's log has ended."""
-    return "status" in json.loads(trial.read_text())
+    return json.loads(trial.read_text())["status"] != "running"
 
 
 def sweep(out: Path, shift: float, given: argparse.Namespace, store: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
-from satray.tune.records import Metric, TrialRecord
+from satray.tune.records import Metric, TrialRecord, trial_id
 from satray.tune.trials import Sweep, configurations, space_of
 
 BANDS = ("red", "green", "blue", "nir")
@@ -26,8 +26,10 @@ def record(configuration: dict[str, Any], *values: float, metric: Metric = MAP, 
         | {metric.column: value}
         for i, value in enumerate(values)
     ]
-    told = {"regime": "head", "status": "done", "reason": None, "seed": 0, "seconds": 1.5} | more
-    return TrialRecord.ended(configuration, metric, curve, **told)
+    told = {"regime": "head", "seed": 0, "status": "done", "reason": None, "seconds": 1.5} | more
+    begun = TrialRecord(trial_id(configuration), configuration, told["regime"], told["seed"])
+    seconds = [told["seconds"] / max(len(curve), 1)] * len(curve)
+    return begun.evaluated(curve, seconds).ended(metric, told["status"], told["reason"])
 
 
 def sweep(metric: Metric = MAP, **keys: Any) -> tuple[Sweep, list[TrialRecord]]:

@@ -9,7 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from satray.report.style import short
@@ -18,8 +18,8 @@ from satray.storage import join
 from satray.tune.space import canonical, text
 
 Regime = Literal["head", "backbone"]
-Status = Literal["done", "stopped", "failed"]
-STATUSES: tuple[Status, ...] = ("done", "stopped", "failed")
+Status = Literal["running", "done", "stopped", "failed"]
+ENDS: tuple[Status, ...] = ("done", "stopped", "failed")
 Row = dict[str, float]
 """One evaluation: `samples` seen, `learning_rate`, `train_loss`, `val_loss`, metrics by name."""
 
@@ -75,57 +75,50 @@ class Metric:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial, ended."""
+    """One trial, under way or ended."""
 
     id: str
     """`trial_id` of its configuration."""
     configuration: dict[str, Any]
     """Dotted key of train -> value; what base says is not in it."""
-    regime: Regime | None
+    regime: Regime | None = None
     """head: trained from features; backbone: through the whole network; None: it never began."""
-    status: Status
-    """done; stopped: ended early by the scheduler; failed."""
-    reason: str | None
-    """Why it failed or was stopped, in one line; None where it is done."""
-    seed: int | None
+    seed: int | None = None
     """Of weights, order and augmentation; None: it never began."""
-    seconds: float
+    status: Status = "running"
+    """running; done; stopped: ended early by the scheduler; failed."""
+    reason: str | None = None
+    """Why it failed or was stopped, in one line; None where it did not."""
+    seconds: float = 0.0
     """Its own wall seconds, over all attempts; what trials share (features) is in none."""
-    samples: int
+    samples: int = 0
     """Samples seen."""
-    curve: tuple[Row, ...]
+    curve: tuple[Row, ...] = ()
     """One row an evaluation, in order."""
-    best: float | None
-    """Best value of the metric along the curve; None where there is none."""
-    best_samples: int | None
+    best: float | None = None
+    """Best value of the metric along the curve; None where there is none, and before it ended."""
+    best_samples: int | None = None
     """Samples seen at that evaluation."""
 
-    @classmethod
-    def ended(
-        cls, configuration: Mapping[str, Any], metric: Metric, curve: Iterable[Row], **about: Any
-    ) -> TrialRecord:
-        """The record of a trial that ended, its best found along the curve.
+    def evaluated(self, rows: Iterable[Row], seconds: Iterable[float]) -> TrialRecord:
+        """With more evaluations and the seconds that each took; what is told again counts once."""
+        both = zip(rows, seconds, strict=True)
+        new = [(row, each) for row, each in both if row["samples"] > self.samples]
+        curve = (*self.curve, *(row for row, _ in new))
+        spent = self.seconds + sum(each for _, each in new)
+        samples = int(curve[-1]["samples"]) if curve else 0
+        return replace(self, curve=curve, seconds=spent, samples=samples)
 
-        Args:
-            configuration: of the trial.
-            metric: what trials are compared by.
-            curve: in order.
-            about: `regime`, `status`, `reason`, `seed`, `seconds`.
-        """
-        rows = tuple(curve)
+    def ended(self, metric: Metric, status: Status, reason: str | None = None) -> TrialRecord:
+        """As it ended, its best found along the curve."""
         # A trial that failed has shown nothing that can be had again.
-        shown = () if about["status"] == "failed" else rows
+        shown = () if status == "failed" else self.curve
         known = [row for row in shown if not math.isnan(metric.of(row))]
         top = max(known, key=lambda row: metric.worth(metric.of(row)), default=None)
-        return cls(
-            id=trial_id(configuration),
-            configuration=dict(configuration),
-            samples=int(rows[-1]["samples"]) if rows else 0,
-            curve=rows,
-            best=None if top is None else metric.of(top),
-            best_samples=None if top is None else int(top["samples"]),
-            **about,
-        )
+        found = replace(self, status=status, reason=reason)
+        if top is None:
+            return found
+        return replace(found, best=metric.of(top), best_samples=int(top["samples"]))
 
     @classmethod
     def from_json(cls, data: bytes) -> TrialRecord:
@@ -161,7 +154,7 @@ def ranked(records: Iterable[TrialRecord], metric: Metric) -> list[TrialRecord]:
 def by_status(records: Iterable[TrialRecord]) -> dict[Status, int]:
     """How many trials ended in each way."""
     found = Counter(one.status for one in records)
-    return {status: found[status] for status in STATUSES}
+    return {status: found[status] for status in ENDS}
 
 
 def ended_words(records: Iterable[TrialRecord]) -> str:
@@ -205,17 +198,6 @@ def trial_folder(state: str, trial: str) -> str:
     return join(state, FOLDERS, trial)
 
 
-@dataclass
-class _Running:
-    """A trial under way."""
-
-    configuration: Mapping[str, Any]
-    regime: Regime | None
-    seed: int | None
-    rows: dict[float, tuple[Row, float]] = field(default_factory=dict)
-    """Evaluations and their seconds, by samples seen: what is reported again counts once."""
-
-
 class TrialLog:
     """The trials of a sweep: those under way, and the records of those that ended.
 
@@ -237,7 +219,7 @@ class TrialLog:
         """By id."""
         self.unfinished: list[dict[str, Any]] = []
         """Configurations of trials that began in an earlier attempt and did not end."""
-        self.running: dict[str, _Running] = {}
+        self.running: dict[str, TrialRecord] = {}
         """Under way, by id."""
         self._best: TrialRecord | None = None
         self._doomed: list[str] = []
@@ -246,22 +228,21 @@ class TrialLog:
         for _, data in sorted(run.storage.read_many(uris), key=lambda one: one[0]):
             if isinstance(data, Exception):
                 raise data
-            tree = json.loads(data)
-            if "status" in tree:
-                self._add(TrialRecord.from_json(data), keep=False)
+            record = TrialRecord.from_json(data)
+            if record.status == "running":
+                self.unfinished.append(record.configuration)
             else:
-                self.unfinished.append(tree["configuration"])
+                self._add(record, keep=False)
 
     def begin(self, configuration: Mapping[str, Any], regime: Regime, seed: int) -> None:
         """A trial begins."""
-        trial = trial_id(configuration)
-        self.running[trial] = _Running(configuration, regime, seed)
-        self._write(trial, json.dumps({"configuration": dict(configuration)}).encode())
+        record = TrialRecord(trial_id(configuration), dict(configuration), regime, seed)
+        self.running[record.id] = record
+        self._write(record)
 
     def evaluated(self, trial: str, rows: Iterable[Row], seconds: Iterable[float]) -> None:
         """Evaluations of a trial under way, with the wall seconds that each took."""
-        known = self.running[trial].rows
-        known |= {row["samples"]: (row, each) for row, each in zip(rows, seconds, strict=True)}
+        self.running[trial] = self.running[trial].evaluated(rows, seconds)
         self._run.progress(self.line())
 
     def end(
@@ -275,21 +256,10 @@ class TrialLog:
             reason: why, where it is not done.
             keep: False where the reason may pass: a sweep that goes on runs it again.
         """
-        one = self.running.pop(trial)
-        evaluations = [one.rows[samples] for samples in sorted(one.rows)]
-        record = TrialRecord.ended(
-            one.configuration,
-            self._metric,
-            [row for row, _ in evaluations],
-            regime=one.regime,
-            status=status,
-            reason=reason,
-            seed=one.seed,
-            seconds=sum(seconds for _, seconds in evaluations),
-        )
+        record = self.running.pop(trial).ended(self._metric, status, reason)
         doomed, self._doomed = self._doomed, []
         if keep:
-            self._write(trial, record.to_json())
+            self._write(record)
         self._add(record, keep)
         # One trial late, since what ended a trial may still be ending its workers.
         for each in doomed:
@@ -298,15 +268,15 @@ class TrialLog:
         if status == "failed":
             self._failures += 1
             if self._failures <= FAILURES:
-                self._run.say(f"  trial {trial} ({label(one.configuration)}) failed: {reason}")
+                self._run.say(f"  trial {trial} ({label(record.configuration)}) failed: {reason}")
         self._run.progress(self.line())
         return record
 
     def refuse(self, configuration: Mapping[str, Any], reason: str, *, keep: bool = True) -> None:
         """A configuration cannot be tried; as `end`."""
-        trial = trial_id(configuration)
-        self.running[trial] = _Running(configuration, None, None)
-        self.end(trial, "failed", reason, keep=keep)
+        record = TrialRecord(trial_id(configuration), dict(configuration))
+        self.running[record.id] = record
+        self.end(record.id, "failed", reason, keep=keep)
 
     def line(self) -> str:
         """Where the sweep stands, for the person."""
@@ -327,5 +297,6 @@ class TrialLog:
         if keep:  # checkpoints of backbones are large: only the best trial's stay
             self._doomed += [one.id for one in others if one.regime == "backbone"]
 
-    def _write(self, trial: str, data: bytes) -> None:
-        self._run.storage.write(join(self._run.state, LOG, f"{trial}.json"), data)
+    def _write(self, record: TrialRecord) -> None:
+        uri = join(self._run.state, LOG, f"{record.id}.json")
+        self._run.storage.write(uri, record.to_json())

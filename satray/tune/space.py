@@ -141,8 +141,8 @@ class Space:
                 there = [each for each in space.axes if each.key == other != axis.key]
                 for value in values:
                     if not any(each.holds(value) for each in there):
-                        words = "; ".join(each.words() for each in there)
-                        accepted = words or f"{', '.join(space.keys)}, and no other than these"
+                        accepted = "; ".join(each.words() for each in there)
+                        accepted = accepted or f"another of {', '.join(space.keys)}"
                         raise InputError(
                             f"space.{axis.key}.when.{other}={text(value)}: never so; accepted: "
                             f"{accepted}"
