@@ -1,6 +1,9 @@
 """Small networks over a small archive, their features, and heads trained both ways."""
 
 import copy
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -63,11 +66,23 @@ def prepare(archive: Any, folder: Path, **changes: Any) -> Prepared:
     return Prepared(setup, run, weights)
 
 
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Threads that compute on tiny tiles would only wait for each other."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(cores)[os.getpid() % len(cores)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 def extracted(made: Prepared) -> FeatureTable:
     """Features of both splits, extracted in this process."""
     run = replace(made.run)
     run.ray = False
-    return extract(made.setup, run, made.weights, f"{made.run.out}/features")
+    with one_core():
+        return extract(made.setup, run, made.weights, f"{made.run.out}/features")
 
 
 def opened(table: FeatureTable, setup: Setup) -> tuple[Features, Features]:

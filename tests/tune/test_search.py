@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from sweep_material import MAP, record
 from train.small_archive import SIDE, generate, make_run
+from tune.feature_material import one_core
 
 from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
@@ -130,7 +131,8 @@ def ranges_of(archive, folder, rate=(1e-3,), out="out", weights="none", workers=
     keys = {"landscape": True, "resources": {"gpus": "no", "workers": workers}, "search": "grid"}
     run, said = make_run(folder / out, ray=False)
     sweep = swept(archive, space, base=base, **keys)
-    found, pictures = range_tests(sweep, run, str(folder / "store"))
+    with one_core():
+        found, pictures = range_tests(sweep, run, str(folder / "store"))
     return [axis for axis in found.axes if axis.key == RATE], pictures, said
 
 
