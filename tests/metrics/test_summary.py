@@ -188,7 +188,21 @@ def test_odds_against_the_rest_are_those_of_a_sum_over_the_others(seed, classes,
 
 # The majority trap
 
+ONE_HOT = np.eye(3)[[0, 1, 2, 0]]
+FIRST = np.array([[2.0, 1, 0], [2, 1, 0], [2, 1, 0], [0, 1, 0]])
 
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "task", "rule", "always", "never"),
+    [
+        # d is on all tiles: nothing wrong
+        ([[3.0, -1, 1, 4], [0, -2, -1, 1]], [[1, 1, 1, 1], [0, 0, 0, 1]], "multilabel", Rule(),
+         "a", "b"),
+        ([[3.0, -1], [1, -2]], [[1, 0], [0, 1]], "multilabel", Rule(1, (0.9, 0.5)), "", "b"),
+        (FIRST, ONE_HOT, "multiclass", Rule(), "", "c"),  # by the highest logit
+        (ONE_HOT, ONE_HOT, "multiclass", Rule(), "", ""),
+    ],
+)  # fmt: skip
 def test_always_and_never(logits, labels, task, rule, always, never):
     found = watch(np.array(logits), np.array(labels), "abcd"[: len(labels[0])], task, rule)
     assert ("".join(found.always), "".join(found.never)) == (always, never)
