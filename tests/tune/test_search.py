@@ -133,6 +133,9 @@ def ranges_of(archive, folder, rate=(1e-3,), out="out", weights="none", workers=
     sweep = swept(archive, space, base=base, **keys)
     with one_core():
         found, pictures = range_tests(sweep, run, str(folder / "store"))
+    rates = [trial.recipe.stages[0].learning_rate for trial in sweep.over(found).trials]
+    assert rates
+    assert "auto" not in rates
     return [axis for axis in found.axes if axis.key == RATE], pictures, said
 
 
