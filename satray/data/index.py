@@ -2,10 +2,11 @@
 
 import hashlib
 import io
+import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -28,8 +29,8 @@ META_KEY = b"satray"
 PARTS = ("train", "val", "test")
 """Of a split, in order."""
 
-ROWS_PER_FILE = 1_000_000
 ROWS_PER_GROUP = 100_000
+GROUPS_PER_FILE = 10
 
 LOOKED_AT = 256
 """Tiles that `check_unchanged` looks at, spread evenly over an index: one HEAD request each, a
@@ -201,18 +202,23 @@ def versions(table: pa.Table) -> list[Version | None]:
     ]
 
 
-def write_index(index: TileIndex, run: Run, per_file: int = ROWS_PER_FILE) -> None:
+def write_index(groups: Iterable[pa.Table], run: Run, per_file: int = GROUPS_PER_FILE) -> None:
     """Publish `index/tiles-NNNNN.parquet`.
 
     Args:
-        index: what is written.
+        groups: what is written (`table_with`), `ROWS_PER_GROUP` tiles each; one after another is
+            in memory.
         run: whose products the files are.
-        per_file: most tiles of a file.
+        per_file: most groups of a file.
     """
-    for number, start in enumerate(range(0, max(1, len(index)), per_file)):
-        rows, sink = table_with(index.meta, index.table.slice(start, per_file)), io.BytesIO()
-        pq.write_table(rows, sink, compression="zstd", row_group_size=ROWS_PER_GROUP)
-        run.publish(f"index/tiles-{number:05d}.parquet", sink.getvalue(), rows=len(rows))
+    groups = iter(groups)
+    for number, first in enumerate(groups):
+        sink, rows = io.BytesIO(), 0
+        with pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
+            for group in itertools.chain([first], itertools.islice(groups, per_file - 1)):
+                writer.write_table(group)
+                rows += len(group)
+        run.publish(f"index/tiles-{number:05d}.parquet", sink.getvalue(), rows=rows)
 
 
 def read_index(uri: str, storage: Storage) -> TileIndex:

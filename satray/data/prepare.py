@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,15 @@ from satray.config.prepare import PrepareRecipe
 from satray.data import match, probe
 from satray.data.decode import Kind, TileHeader, read_header
 from satray.data.georeference import world_at, world_files
-from satray.data.index import PARTS, SCHEMA, IndexMeta, TileIndex, table_with, write_index
+from satray.data.index import (
+    PARTS,
+    ROWS_PER_GROUP,
+    SCHEMA,
+    IndexMeta,
+    TileIndex,
+    table_with,
+    write_index,
+)
 from satray.data.labels import LabelTable, labels_from_folders, read_labels
 from satray.data.raster import MASK
 from satray.data.split import (
@@ -256,9 +264,22 @@ def _publish(archive: probe.Archive, found: Survey, recipe: PrepareRecipe, run: 
         pages=recipe.pages,
     )
     ours_N = np.array([*(h.kind == kind for h in archive.headers), False])[archive.codes]
-    index = TileIndex(table_with(meta, _rows(archive, found, ours_N)), meta)
     refused = _refused(archive, found, ours_N, kind)
-    write_index(index, run)
+    needed = ["split", "labels"]  # by what is said of it
+    if ours_N.sum() <= COUNTED:
+        needed += ["crs", "transform", "height", "width"]
+    kept = []
+
+    def groups() -> Iterator[pa.Table]:
+        ours = np.flatnonzero(ours_N)
+        for start in range(0, len(ours), ROWS_PER_GROUP):
+            rows = _rows(archive, found, ours[start : start + ROWS_PER_GROUP])
+            group = table_with(meta, rows)
+            kept.append(group.select(needed))
+            yield group
+
+    write_index(groups(), run)
+    index = TileIndex(pa.concat_tables(kept), meta)
     unmatched = {
         "images_without_label": found.matched.images_without_label,
         "labels_without_image": found.matched.labels_without_image,
@@ -338,9 +359,9 @@ def _counts(
     return merge(parts)
 
 
-def _rows(archive: probe.Archive, found: Survey, ours_N: NDArray[np.bool_]) -> pa.Table:
-    """The tiles of the main kind as rows of the index."""
-    good, of = archive.tiles.filter(pa.array(ours_N)), pa.array(archive.codes[ours_N])
+def _rows(archive: probe.Archive, found: Survey, some: NDArray[np.int64]) -> pa.Table:
+    """Some tiles of the main kind as rows of the index."""
+    good, of = archive.tiles.take(pa.array(some)), pa.array(archive.codes[some])
     images = found.tiles.take(good["row"])
     columns = {name: good[name] for name in ("transform", "bytes", "crc32")}
     columns |= {name: images[name] for name in ("uri", "split", "labels", "etag", "mask")}

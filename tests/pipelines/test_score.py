@@ -15,7 +15,7 @@ from by_hand import planned, worked
 from page_checker import checked
 
 from satray.config.score import EvaluateRecipe, ScoreRecipe
-from satray.data.index import SCHEMA, IndexMeta, TileIndex, write_index
+from satray.data.index import SCHEMA, IndexMeta, table_with, write_index
 from satray.errors import InputError, SatrayError
 from satray.evaluate import job as evaluate
 from satray.models.bundle import load_bundle
@@ -68,7 +68,7 @@ def setting(tmp_path_factory, ray_session) -> Path:
     ]
     meta = IndexMeta("multilabel", material.CLASSES, material.BANDS, "uint16", (48, 48), (), {})
     run = Run("prepare", "p" * 12, str(root / "prepared"), Storage())
-    write_index(TileIndex(pa.Table.from_pylist(rows, schema=SCHEMA), meta), run)
+    write_index([table_with(meta, pa.Table.from_pylist(rows, schema=SCHEMA))], run)
     return root
 
 
