@@ -21,7 +21,7 @@ pytestmark = pytest.mark.pipeline
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    return generate(tmp_path_factory.mktemp("archive"))
+    return generate(tmp_path_factory.mktemp("archive"), spoil=(5,))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_one_worker_trains_and_leaves_a_bundle_that_scores_as_validation_did(pla
         "classes": 2,
         "pseudo_epochs": 3,
         "samples": 144,
-        "unreadable_tiles": 0,
+        "unreadable_tiles": 1,
     }
     rows = history(run)
     assert rows["samples_seen"] == [48, 96, 144]
@@ -173,8 +173,10 @@ def test_left_on_ray_it_goes_on_here_and_the_other_way(job, plain, archive, tmp_
     assert here.state.pseudo_epoch == 1
     here.on_ray()
     whole = history(plain[1])
-    for found in (there.history(), here.history()):
+    for training in (there, here):
+        found = training.history()
         same(found, {name: whole[name] for name in found})
+        assert list(training.state.lost["train"]) == [3]  # of both attempts
 
 
 def test_two_workers_of_whom_one_is_killed_equal_one_at_the_same_global_batch(
