@@ -365,7 +365,7 @@ class Scene:
             source = found.get(asked if isinstance(asked, int) else canonical(asked))
             if source is None:
                 what = f"band {name}" if asked == name else f"band {asked} (for {name})"
-                there = ", ".join(dict.fromkeys(band.name for band in have))
+                there = ", ".join(dict.fromkeys(band.name for band in have)) or "no band but alpha"
                 raise MisfitError(
                     f"no {what}; the scene has {there}, the bundle wants {', '.join(self._wanted)}"
                 )

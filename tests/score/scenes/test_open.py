@@ -226,6 +226,17 @@ def test_all_bands_of_a_file_have_their_say(tmp_path):
     assert valid_CHW[:, 15:25].all()
 
 
+def test_alpha_alone_is_no_scene(tmp_path):
+    path = write(tmp_path / "a.tif", noise(1, dtype="uint8"))
+    with rasterio.open(path, "r+") as target:
+        target.colorinterp = [rasterio.enums.ColorInterp.alpha]
+    for names, match in ((None, "the scene has no band but alpha"), ({"red": 1}, "no band but")):
+        with pytest.raises(MisfitError, match=match):
+            opened(path, ("green",), names)
+    x_CHW, _ = whole(opened(path, ("red",), {"red": 1}))  # but by its number
+    np.testing.assert_array_equal(x_CHW, noise(1, dtype="uint8"))
+
+
 # ---- what lies beside
 
 
