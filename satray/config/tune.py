@@ -132,7 +132,8 @@ class TuneRecipe(Recipe):
         given = [("base", name, value) for name, value in self.base.items()]
         for name, axis in self.space.items():
             values = axis.get("values") if isinstance(axis, dict) else axis
-            given += [("space", name, each) for each in values or () if isinstance(values, list)]
+            if isinstance(values, list):
+                given += [("space", name, each) for each in values]
         inner = [
             path
             for above, name, value in given

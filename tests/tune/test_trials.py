@@ -169,6 +169,8 @@ def test_paths_of_a_trial_are_absolute(monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     assert full_recipe(tune(base={"weights": "w.pth"}), {}).weights == str(tmp_path / "w.pth")
     assert full_recipe(tune(base={"weights": "imagenet"}), {}).weights == "imagenet"
+    found = tune(space={"weights": ["none", "/w.pth"], "batch": 8}).paths()  # 8 is refused later
+    assert ("space.weights", "/w.pth") in found
 
 
 def test_best_yaml_is_the_same_training() -> None:
