@@ -161,6 +161,7 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
         "classes": list(spec.classes),
         "device": device(recipe, run),
         "bundle": found.bundle,
+        "caution": caution(spec, index.digest, recipe.split) or None,
         "metrics": {},
         **(quality.document if quality else {}),
     }
@@ -182,7 +183,7 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
             f"{recipe.split}: {merged.tiles - merged.failed:,} tiles, "
             f"{len(spec.classes)} classes ({spec.task}): report.html, metrics.json, predictions/",
             *_metric_lines(quality, len(spec.classes)),
-            *filter(None, [caution(spec, index.digest, recipe.split)]),
+            *filter(None, [document["caution"]]),
             *([comparison.line()] if comparison and same else []),
             *failure_lines(merged),
         ),

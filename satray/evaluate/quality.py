@@ -355,7 +355,7 @@ def caution(spec: "BundleSpec", digest: str, split: str) -> str:
     if not kinds:
         return chosen
     return (
-        f"{chosen} Its {' and '.join(kinds)} were fitted on half of these tiles, and so are all "
-        "figures but average precision and AUC; the training's metrics.json has what was measured "
-        "on the other half."
+        f"{chosen} To half of these tiles its {' and '.join(kinds)} are fitted, on which all "
+        "figures but average precision and AUC hang; the training's metrics.json has what was "
+        "measured on the other half."
     )

@@ -197,7 +197,7 @@ def test_the_caution_goes_by_the_bundles_own_provenance() -> None:
     chosen = replace(bare, provenance={"index": "i", "calibration": None})
     fitted = replace(bare, provenance={"index": "i", "calibration": calibration})
     for spec, digest, split, said in (
-        (fitted, "i", "val", "temperature and thresholds were fitted on half of these tiles"),
+        (fitted, "i", "val", "To half of these tiles its temperature and thresholds are fitted"),
         (fitted, "i", "train", "trained on this split"),
         (fitted, "j", "val", "another tile index"),
         (bare, "i", "val", "does not say"),
@@ -205,4 +205,6 @@ def test_the_caution_goes_by_the_bundles_own_provenance() -> None:
     ):
         assert said in caution(spec, digest, split)
     assert "fitted" not in caution(chosen, "i", "val")
+    odd = replace(bare, provenance={"index": "i", "calibration": True})
+    assert caution(odd, "i", "val") == caution(chosen, "i", "val")
     assert caution(fitted, "i", "test") == ""
