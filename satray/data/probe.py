@@ -33,7 +33,7 @@ FOLDER = "probed"
 """Folder of the run's state that blocks are kept in."""
 
 MERGED = 16
-"""Blocks whose counts are merged at once, so that few are in memory."""
+"""Blocks, or merges of as many, whose counts are merged at once: few are in memory."""
 
 _HEADER = TypeAdapter(TileHeader)
 _WORD = pa.dictionary(pa.int32(), pa.string())
@@ -196,14 +196,22 @@ def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run) -> Archive:
     """
     folder, storage = join(run.state, FOLDER), run.storage
     blocks: list[pa.Table] = []
-    counts: list[Counts] = [{}]
+    levels: list[list[Counts]] = []
+    read = failed = 0
 
     def add(probed: Probed) -> None:
+        nonlocal read, failed
         blocks.append(probed.tiles)
-        counts.append(_counts_of(probed.counts))
-        if len(counts) == MERGED:
-            counts[:] = [_together(counts)]
-        read, failed = sum(map(len, blocks)), sum(b["header"].null_count for b in blocks)
+        counts = _counts_of(probed.counts)
+        for level in levels:  # each holds merges of those below
+            level.append(counts)
+            if len(level) < MERGED:
+                break
+            counts = _together(level)
+            level.clear()
+        else:
+            levels.append([counts])
+        read, failed = read + len(probed.tiles), failed + probed.tiles["header"].null_count
         run.progress(f"{read:,} of {len(listed):,} images, {failed:,} unreadable")
 
     kept = sorted(storage.list(folder), key=lambda entry: entry.key)
@@ -213,13 +221,13 @@ def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run) -> Archive:
         source = pa.BufferReader(data)
         add(Probed(*(pa.ipc.open_stream(source).read_all() for _ in Probed._fields)))
     if kept:
-        run.say(f"{sum(map(len, blocks)):,} of {len(listed):,} images were read before")
+        run.say(f"{read:,} of {len(listed):,} images were read before")
     spans = [tuple(map(int, entry.key.partition(".")[0].split("-"))) for entry in kept]
     todo = (block_of(listed, *rows) for rows in _absent(spans, len(listed), recipe))
-    read = partial(_read_block, recipe=recipe, storage=storage, folder=folder)
-    for probed in each_block(read, todo, recipe.resources, ray=run.ray):
+    task = partial(_read_block, recipe=recipe, storage=storage, folder=folder)
+    for probed in each_block(task, todo, recipe.resources, ray=run.ray):
         add(probed)
-    return archive_of(blocks, _together(counts), listed["key"])
+    return archive_of(blocks, _together([c for level in levels for c in level]), listed["key"])
 
 
 def describe_headers(groups: Sequence[Alike], meta: IndexMeta | None = None) -> list[str]:

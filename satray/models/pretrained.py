@@ -4,6 +4,7 @@ Without torch, and without timm until a word asks for it: planning reads what is
 """
 
 import hashlib
+import os
 import socket
 import threading
 import urllib.error
@@ -108,12 +109,48 @@ def fetch(backbone: str, word: str = "pretrained") -> Path:
     try:
         return _from_hub(cfg) if cfg.hf_hub_id else _from_url(str(cfg.url))
     except (OSError, RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"weights={word}: cannot fetch those of {full_name(cfg)}: {said}; give a file "
-            f"(weights=FILE; {_HUB}/timm lists them by that name: model.safetensors of it) or "
-            "train from scratch (weights=none)"
-        ) from error
+        raise _cannot(word, full_name(cfg), error) from error
+
+
+def refuse_unreachable(weights: str | Mapping[str, str], variant: VariantOptions) -> None:
+    """Refuse published weights where no cache holds any and the hub does not answer.
+
+    `fetch` would say so too, but only after the seconds that timm takes to import.
+
+    Args:
+        weights: key of `train`, as given.
+        variant: the towers.
+
+    Raises:
+        InputError: they cannot be fetched.
+    """
+    from huggingface_hub import constants
+
+    words = {
+        tower.backbone: weights if isinstance(weights, str) else weights.get(tower.name, "none")
+        for tower in variant.towers
+    }
+    wanted = [n for n, word in words.items() if is_word(word) and n not in UNPUBLISHED]
+    home = os.environ.get("TORCH_HOME") or Path(
+        os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch"
+    )
+    torchs = Path(home, "hub", "checkpoints").expanduser()
+    held = any(Path(constants.HF_HUB_CACHE).glob("models--timm--*")) or any(torchs.glob("*"))
+    if not wanted or held:
+        return
+    try:
+        _reach_hub()
+    except OSError as error:
+        raise _cannot(words[wanted[0]], wanted[0], error) from error
+
+
+def _cannot(word: str, name: str, error: Exception) -> InputError:
+    said = " ".join(str(error).split())[:120]
+    return InputError(
+        f"weights={word}: cannot fetch those of {name}: {said}; give a file (weights=FILE; "
+        f"{_HUB}/timm lists them by that name: model.safetensors of it) or train from scratch "
+        "(weights=none)"
+    )
 
 
 def full_name(cfg: "PretrainedCfg") -> str:
@@ -132,15 +169,13 @@ def origin(backbone: str, source: str) -> dict[str, str | None]:
 
 
 def _from_hub(cfg: "PretrainedCfg") -> Path:
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     place = (str(cfg.hf_hub_id), cfg.hf_hub_filename or "model.safetensors")
     cached = try_to_load_from_cache(*place)
     if isinstance(cached, str):
         return Path(cached)
-    if constants.HF_HUB_OFFLINE:
-        raise OSError("HF_HUB_OFFLINE is set")
-    _reach(constants.ENDPOINT)  # its own client would try again for half a minute
+    _reach_hub()  # its own client would try again for half a minute
     return Path(hf_hub_download(*place, etag_timeout=_CONNECT_S))
 
 
@@ -158,6 +193,15 @@ def _from_url(url: str) -> Path:
         finally:
             socket.setdefaulttimeout(before)
     return path
+
+
+def _reach_hub() -> None:
+    """Raise OSError where the hub is not to be asked, or does not answer."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("HF_HUB_OFFLINE is set")
+    _reach(constants.ENDPOINT)
 
 
 def _reach(url: str) -> None:

@@ -10,7 +10,7 @@ from satray.config.train import FROM_SCRATCH, NormalizeOptions, TrainRecipe, Var
 from satray.data.index import IndexMeta, TileIndex, check_unchanged, read_index
 from satray.data.read import TileSource, tile_source
 from satray.errors import InputError
-from satray.models.pretrained import fetch, is_word, published, sources_of
+from satray.models.pretrained import fetch, is_word, published, refuse_unreachable, sources_of
 from satray.models.radiometry import Radiometry
 from satray.models.variant import check_bands, input_bands, resolve
 from satray.runs.run import Run, digest_file
@@ -202,7 +202,9 @@ def read(recipe: TrainRecipe, storage: Storage) -> Setup:
     Raises:
         InputError: see `set_up`; or weights that are not there, or cannot be fetched.
     """
-    setup = set_up(recipe, storage)
+    index = read_index(recipe.index, storage)
+    refuse_unreachable(recipe.weights, resolve(recipe.variant, recipe.pooling))
+    setup = set_up(recipe, storage, index)
     found = {"index": setup.digest}
     for tower, wanted in weights_wanted(setup.variant, setup.weights).items():
         found[f"weights.{tower}"] = weights_digest(wanted, storage)
