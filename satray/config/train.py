@@ -125,13 +125,24 @@ class LossOptions(Section):
 
 
 class AverageOptions(Section):
-    """The moving average over the weights of a run."""
+    """Averages over the weights of a run."""
 
     ema: Fraction = key(
         0.995,
         "decay a step of a moving average of the weights, which is then what is evaluated and "
         "kept; 0: none",
     )
+    swa: bool = key(
+        False,
+        "also average the weights at cycle ends (or at pseudo-epoch ends past `start`) and renew "
+        "batch statistics (SWA); the bundle is the better of that and the best checkpoint",
+    )
+    start: Fraction = key(
+        0.75,
+        "share of training after which weights are averaged where no schedule cycles",
+        needs=having("swa", True),
+    )
+    most: Count = key(5, "weights averaged: the last ones", needs=having("swa", True))
 
 
 class CalibrateOptions(Section):
@@ -447,7 +458,7 @@ class TrainRecipe(Recipe):
         "class-aware sampling: tiles of classes rarer than this share of the train split come "
         "sqrt(repeat / share) times a pass; 0: every tile once",
     )
-    average: AverageOptions = key(AverageOptions(), "average of weights")
+    average: AverageOptions = key(AverageOptions(), "averages of weights")
     calibrate: CalibrateOptions = key(CalibrateOptions(), "temperature and thresholds")
     landscape: RangeOptions = key(
         RangeOptions(),

@@ -41,7 +41,7 @@ class TrainState:
     """A run after a whole number of pseudo-epochs. Tensors and plain types only."""
 
     pseudo_epoch: int
-    """Pseudo-epochs finished."""
+    """Pseudo-epochs finished; one more than the plan has where the mean of snapshots is too."""
     model: State
     """State dict of the network: parameters and buffers, contiguous."""
     optimizer: dict[str, Any]
@@ -52,10 +52,14 @@ class TrainState:
     """The moving average (`MovingAverage.state`); empty where there is none."""
     lost: Lost = field(default_factory=dict)
     """In all attempts, by all workers."""
+    swa: State = field(default_factory=dict)
+    """The mean of the snapshots so far; empty where none is asked for."""
+    averaged: dict[str, Any] | None = None
+    """Its evaluation; None before that, and where it is not finite."""
 
     def copied(self) -> TrainState:
         """The same in the CPU's memory, where training changes nothing any more."""
-        names = ("model", "optimizer", "average")
+        names = ("model", "optimizer", "average", "swa")
         return replace(self, **{name: _copied(getattr(self, name)) for name in names})
 
 
@@ -73,6 +77,8 @@ class Kept:
     """Of the validation split."""
     precision: str = "fp32"
     """Of those: `fp32`, or `bf16` autocast."""
+    kind: str = "checkpoint"
+    """Or `swa`: the mean of the snapshots' weights."""
 
 
 def find(storage: Storage, state: str, kind: str = "latest") -> tuple[int, str | None]:
@@ -98,8 +104,8 @@ def find(storage: Storage, state: str, kind: str = "latest") -> tuple[int, str |
 
 
 def is_done(storage: Storage, state: str, plan: TrainingPlan) -> bool:
-    """Whether a training has come to its end."""
-    return find(storage, state)[0] >= plan.pseudo_epochs
+    """Whether a training has come to its end, the mean of its snapshots included."""
+    return find(storage, state)[0] >= plan.pseudo_epochs + bool(plan.snapshots)
 
 
 def latest_of(storage: Storage, state: str) -> TrainState | None:

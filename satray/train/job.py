@@ -139,7 +139,8 @@ def _finish(
     steps = sorted({*range(0, plan.total_steps, each), plan.total_steps - 1})
     rates = [((step + 1) * plan.global_batch, plan.learning_rate(step)) for step in steps]
     shown = "map" if setup.best == "loss" else setup.best
-    run.publish("curves.png", curves(rows, shown, title, kept.samples_seen, rates, stages))
+    mark = kept.samples_seen if kept.kind == "checkpoint" else None
+    run.publish("curves.png", curves(rows, shown, title, mark, rates, stages))
     tracker.publish(rows)
     if lost := sum(map(len, latest.lost.values())):
         run.publish("unreadable.parquet", unreadable(setup, latest.lost), rows=lost)
@@ -157,12 +158,24 @@ def _finish(
         "images_per_second": speed,
         "skipped_steps": sum(row["skipped"] for row in rows),
         "bundle": {
+            "weights_of": kept.kind,
             "precision": kept.precision,
             "validation": tracking.nested(kept.validation),
         },
         "calibration": calibration.report,
         "range_tests": [each.figures() for each in tested],
     }
+    average = []
+    if plan.snapshots:
+        name, found = "val_loss" if setup.best == "loss" else setup.best, "not finite"
+        if latest.averaged is not None:
+            figures["swa"] = tracking.nested(latest.averaged)
+            found = said(latest.averaged[name])
+        average.append(
+            f"average of {counted(len(plan.snapshots), 'snapshot')}: {name} {found}, best "
+            f"checkpoint {said(best[name])}; the bundle is the "
+            + ("average" if kept.kind == "swa" else "best checkpoint")
+        )
     run.publish("metrics.json", to_json(figures))
     return Outcome(
         counts={
@@ -182,6 +195,7 @@ def _finish(
             f"accuracy {said(best['accuracy'])}, of the majority class "
             f"{said(best['baseline_accuracy'])}; validation loss {said(best['val_loss'])}",
             f"{speed:.1f} images a second (satray {__version__})",
+            *average,
             *(each.line() for each in tested),
             calibration.line(),
             *trap.warnings(),

@@ -10,7 +10,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ from satray.train.optim import make_optimizer, parameter_groups, set_dropout
 from satray.train.parallel import live_norms, rank, share_running_statistics
 from satray.train.plan import PlannedStage, TrainingPlan
 from satray.train.state import determinism, model_state, seed_torch
-from satray.train.step import Batch, Results, TrainInput, TrainStep, ahead, inputs_of
+from satray.train.step import Batch, Inputs, Results, TrainInput, TrainStep, ahead, inputs_of
 
 Batches = Callable[[int], Iterator[Batch]]
 """Pseudo-epoch -> this worker's batches of it, each of `plan.local_batch` tiles."""
@@ -54,7 +54,7 @@ class Loop:
         network: logits_BK from x_BCSS, with `set_trainable(stage.trainable)`. It is changed in
             place.
         plan: steps, stages and evaluations.
-        recipe: optimiser, loss, average, precision and the like.
+        recipe: optimiser, loss, averages, precision and the like.
         task: `binary`, `multilabel` or `multiclass`.
         classes: names, in the order of the logits.
         train_input: from stored values to the network's input, what is drawn included.
@@ -97,6 +97,8 @@ class Loop:
         # want for bf16.
         network.to(self._device).to(memory_format=cast(Any, torch.channels_last))
         self._average = MovingAverage(network, recipe.average.ema)
+        self._swa = AveragedModel(network) if plan.snapshots else None
+        self._evaluated = self._average.kept
         self._mixing = Mixing.of(recipe.augment, recipe.seed)
         self._stage: PlannedStage | None = None
         self._optimizer: torch.optim.Optimizer
@@ -105,13 +107,15 @@ class Loop:
         """Pseudo-epochs done."""
         self.history: tuple[Row, ...] = ()
         """A row of each."""
+        self.averaged: Row | None = None
+        """Evaluation of the mean of the snapshots, where it is made and finite."""
         if state is not None:
             with self._apart():
                 self._restore(state)
 
     @property
     def done(self) -> bool:
-        """Whether the plan is."""
+        """Whether the plan is; `average` may be left to do."""
         return self.pseudo_epoch >= self._plan.pseudo_epochs
 
     def step(
@@ -148,6 +152,33 @@ class Loop:
         self.history = (*self.history, row)
         return row, predictions
 
+    def average(
+        self, train_batches: Batches, val_batches: Callable[[], Iterator[Batch]]
+    ) -> tuple[Row | None, Predictions | None]:
+        """When the plan is done: evaluate the mean of the snapshots' weights (SWA).
+
+        A pass over the train split renews its batch statistics first. P. Izmailov et al.,
+        "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018.
+
+        Args:
+            train_batches: as of `step`; for the pseudo-epoch after the last.
+            val_batches: as of `step`.
+
+        Returns:
+            What `evaluate` gives, which `averaged` is from then on; None where that fails: the mean
+            may be bad where no checkpoint is.
+        """
+        assert self._swa is not None, "average.swa"
+        network: Any = self._swa.module
+        predictions: Predictions | None = None
+        self._evaluated = network
+        with self._apart(), suppress(TrainingError):
+            network.set_trainable(self._plan.stages[-1].options.trainable)
+            renew_statistics(network, self._inputs(train_batches(self.pseudo_epoch)))
+            self.averaged, predictions = self._evaluate(val_batches())
+        self.pseudo_epoch += 1
+        return self.averaged, predictions
+
     def state(self) -> TrainState:
         """The run after the pseudo-epochs that are done; its tensors are the live ones."""
         return TrainState(
@@ -156,16 +187,21 @@ class Loop:
             optimizer={} if self._stage is None else self._optimizer.state_dict(),
             history=self.history,
             average=self._average.state(),
+            swa={} if self._swa is None else model_state(self._swa),
+            averaged=self.averaged,
         )
 
     def kept(self) -> dict[str, Tensor]:
         """State dict of what was evaluated last; live tensors."""
-        return model_state(self._average.kept)
+        return model_state(self._evaluated)
 
     def _restore(self, state: TrainState) -> None:
         self._network.load_state_dict(state.model)
         self._average.restore(state.average)
+        if self._swa is not None:
+            self._swa.load_state_dict(state.swa)
         self.pseudo_epoch, self.history = state.pseudo_epoch, state.history
+        self.averaged = state.averaged
         if self.done:
             return
         step = self._plan.ends[state.pseudo_epoch - 1]
@@ -198,6 +234,12 @@ class Loop:
         )
         self._stage = stage
 
+    def _inputs(self, batches: Iterator[Batch]) -> Iterator[Inputs]:
+        """What the network is given of this pseudo-epoch's batches."""
+        steps = self._plan.steps_in(self.pseudo_epoch)
+        given = (self._train_input, self._device, self.pseudo_epoch, self._mixing)
+        return ahead((inputs_of(each, *given) for each in islice(batches, steps)), self._device)
+
     def _train(self, batches: Iterator[Batch]) -> Row:
         """Train for one pseudo-epoch: its part of the row."""
         plan, batch, pseudo_epoch = self._plan, self._plan.global_batch, self.pseudo_epoch
@@ -206,8 +248,7 @@ class Loop:
         seed_torch(self._recipe.seed, pseudo_epoch, rank())
         self._network.train()
         self._average.begin()
-        given = (self._train_input, self._device, pseudo_epoch, self._mixing)
-        inputs = ahead((inputs_of(each, *given) for each in islice(batches, steps)), self._device)
+        inputs = self._inputs(batches)
         results = Results(self._device)
         taken: list[list[float]] = []
         """Of each step: sum of losses, readable tiles, whether it was not finite."""
@@ -232,6 +273,8 @@ class Loop:
                 self._enter(stage)
             results.add(self._step(batch_now, plan.learning_rate(step), plan.momentum(step)))
             self._average.update()
+            if self._swa is not None and step + 1 in plan.snapshots:
+                self._swa.update_parameters(self._average.kept)
             for result in results.ready(wait=step + 1 == end):
                 taken.append(result)
                 if result[-1]:
@@ -283,7 +326,7 @@ class Loop:
             return flip_at_random(x_BCSS, rows, pseudo_epoch, recipe.seed)
 
         return evaluate(
-            self._average.kept,
+            self._evaluated,
             (inputs_of(batch, make, device) for batch in batches),
             device,
             task=self._task,
@@ -407,3 +450,33 @@ class MovingAverage:
         """Modules of the average, each with the network's own."""
         if self._average is not None:
             yield from zip(self.kept.modules(), self._network.modules(), strict=True)
+
+
+@torch.no_grad()
+def renew_statistics(network: nn.Module, inputs: Iterator[Inputs]) -> None:
+    """Running statistics anew: the mean over batches, as `torch.optim.swa_utils.update_bn` does.
+
+    But frozen batch norms keep theirs, and all else is in evaluation mode, so that dropout draws
+    nothing. On several ranks each takes its own batches, then all take the mean. Without live batch
+    norms no batch is read.
+
+    Args:
+        network: left in evaluation mode.
+        inputs: of this rank; of each batch the readable tiles count.
+    """
+    norms = list(live_norms(network.train()))
+    network.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative
+        norm.train()
+    synchronous = any(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    for each in inputs if norms else ():
+        x_BCSS = each.x_BCSS[torch.from_numpy(each.valid).to(each.x_BCSS.device)]
+        if len(x_BCSS) or synchronous:  # then all ranks must come along
+            network(x_BCSS)
+    share_running_statistics(norms)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.eval()

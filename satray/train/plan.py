@@ -17,11 +17,18 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from satray.config.train import StageOptions, TrainRecipe
+from satray.config.train import AverageOptions, StageOptions, TrainRecipe
 from satray.data.order import TrainOrder
 from satray.errors import InputError
 from satray.train.imbalance import repeat_factors
-from satray.train.schedules import Span, learning_rate, momentum, warmup_steps, whole_steps
+from satray.train.schedules import (
+    Span,
+    cycle_ends,
+    learning_rate,
+    momentum,
+    warmup_steps,
+    whole_steps,
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,8 @@ class TrainingPlan:
     """Steps between evaluations as a mean; two pseudo-epochs may differ by a step."""
     stages: tuple[PlannedStage, ...]
     """In order; each starts where the one before it ends."""
+    snapshots: tuple[int, ...] = ()
+    """Steps of the run after which weights are averaged (`average.swa`), rising."""
 
     @property
     def local_batch(self) -> int:
@@ -110,10 +119,15 @@ class TrainingPlan:
                 f"{stage.span.steps * self.global_batch:,} samples, {options.schedule.name}, "
                 f"highest learning rate {rate}{slower}"
             )
+        if self.snapshots:
+            seen = ", ".join(f"{step * self.global_batch:,}" for step in self.snapshots)
+            lines.append(f"weights after {seen} samples are averaged at the end")
         return tuple(lines)
 
     def steps_in(self, pseudo_epoch: int) -> int:
-        """Steps of a pseudo-epoch (0 is the first)."""
+        """Steps of a pseudo-epoch (0 is the first); past the last, of a pass over the split."""
+        if pseudo_epoch == self.pseudo_epochs:
+            return self.train_rows // self.global_batch
         before = self.ends[pseudo_epoch - 1] if pseudo_epoch else 0
         return self.ends[pseudo_epoch] - before
 
@@ -208,17 +222,37 @@ def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> Trainin
             )
         )
         first += span.steps
-    return TrainingPlan(train_rows, workers, batch, each, tuple(stages))
+    plan = TrainingPlan(train_rows, workers, batch, each, tuple(stages))
+    return replace(plan, snapshots=_snapshots(plan, recipe.average))
+
+
+def _snapshots(plan: TrainingPlan, options: AverageOptions) -> tuple[int, ...]:
+    """Steps after which weights are averaged; the last `options.most`.
+
+    They are the cycle ends of the stages that train what the last stage trains: weights from
+    before something was thawed have no place in an average with those from after. Where there
+    are not two of them, pseudo-epoch ends past `options.start` of the run.
+    """
+    if not options.swa:
+        return ()
+    last = plan.stages[-1].options.trainable
+    same = [stage for stage in plan.stages if stage.options.trainable == last]
+    steps = {s.first_step + end for s in same for end in cycle_ends(s.options.schedule, s.span)}
+    if len(steps) < 2:
+        late = [end for end in plan.ends if end > options.start * plan.total_steps]
+        steps = {end for end in late if plan.stage_at(end - 1) in same}
+    return tuple(sorted(steps))[-options.most :]
 
 
 def train_order(recipe: TrainRecipe, plan: TrainingPlan, labels_NK: NDArray[Any]) -> TrainOrder:
-    """Rows of each pseudo-epoch.
+    """Rows of each pseudo-epoch; with snapshots after the last those for batch statistics.
 
     Args:
         recipe: seed, shuffling, class-aware sampling.
         plan: of the run.
         labels_NK: 0 or 1, of the train split.
     """
-    ends = tuple(step * plan.global_batch for step in plan.ends)
+    steps = map(plan.steps_in, range(plan.pseudo_epochs + bool(plan.snapshots)))
+    ends = tuple(end * plan.global_batch for end in itertools.accumulate(steps))
     repeats = repeat_factors(labels_NK, recipe.repeat)
     return TrainOrder(len(labels_NK), ends, recipe.seed, recipe.shuffle, repeats)

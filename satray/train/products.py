@@ -186,6 +186,7 @@ def bundle(setup: Setup, run: Run, kept: Kept) -> tuple[dict[str, bytes], Calibr
                 tower.name: origin(tower.backbone, setup.weights[tower.name])
                 for tower in setup.variant.towers
             },
+            "weights_of": kept.kind,
             "precision": setup.recipe.precision,
             "learning_rates": [stage.peak for stage in setup.plan.stages],
             "satray": __version__,

@@ -12,6 +12,7 @@ L. N. Smith and N. Topin, "Super-Convergence", arXiv 1708.07120; I. Loshchilov a
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -84,6 +85,22 @@ def momentum(options: ScheduleOptions, step: int, span: Span) -> float | None:
 def warmup_steps(options: ScheduleOptions, span: Span) -> int:
     """Steps of the warm-up; 0 for none."""
     return max(1, span.whole(options.warmup)) if options.warmup > 0 else 0
+
+
+def cycle_ends(options: ScheduleOptions, span: Span) -> tuple[int, ...]:
+    """Steps taken within the stage when each cycle ends, where the rate is lowest.
+
+    `one_cycle` and `cosine` have one cycle, the stage; `constant` and `step` have none, and a cycle
+    that the stage's end cuts short does not count.
+    """
+    if options.name not in (*SMITH, "cosine_restarts"):
+        return (span.steps,) if options.name in ("one_cycle", "cosine") else ()
+    warmup, proper = _parts(options, span)
+    growth = options.growth if options.name == "cosine_restarts" else 1.0
+    ends = itertools.accumulate(options.cycle * growth**number for number in itertools.count())
+    room = proper.pseudo_epochs + NEARLY * options.cycle
+    whole = itertools.takewhile(lambda end: end <= room, ends)
+    return tuple(warmup + min(max(1, proper.whole(end)), proper.steps) for end in whole)
 
 
 def _parts(options: ScheduleOptions, span: Span) -> tuple[int, Span]:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     from satray.models.network import Network
+    from satray.train.evaluation import Predictions
     from satray.train.step import Inputs
 
 T = TypeVar("T")
@@ -156,18 +157,26 @@ def train(
         }
 
     writer = Writer(storage, task.state)
+
+    def keep(kind: str, row: dict[str, Any] | None, seen: Predictions | None) -> None:
+        lost = by_rank_0(errors, all_lost)
+        if rank:
+            return
+        best, highest = None, max(score(each, setup.best) for each in loop.history)
+        if row is not None and seen is not None and score(row, setup.best) >= highest:
+            samples = loop.history[-1]["samples_seen"]
+            shown = {name: value for name, value in row.items() if "second" not in name}
+            weights = {name: value.cpu().clone() for name, value in loop.kept().items()}
+            best = Kept(samples, weights, shown, seen, loop.precision, kind)
+        writer.keep(replace(loop.state().copied(), lost=lost), best)
+
     try:
         while not loop.done:
             row, seen = loop.step(train_batches, val_batches)
-            lost = by_rank_0(errors, all_lost)
-            if seen is not None:  # on rank 0
-                best = None
-                if score(row, setup.best) >= max(score(r, setup.best) for r in loop.history):
-                    shown = {name: value for name, value in row.items() if "second" not in name}
-                    weights = {name: value.cpu().clone() for name, value in loop.kept().items()}
-                    best = Kept(row["samples_seen"], weights, shown, seen, loop.precision)
-                writer.keep(replace(loop.state().copied(), lost=lost), best)
+            keep("checkpoint", row, seen)
             send({"kind": "epoch", "row": row if rank == 0 else None})
+        if plan.snapshots and loop.pseudo_epoch == plan.pseudo_epochs:
+            keep("swa", *loop.average(train_batches, val_batches))
     except TrainingError as error:
         reasons = [reason for rows in errors.values() for reason in rows.values()]
         more = f"; a tile that could not be read: {reasons[0]}" if reasons else ""

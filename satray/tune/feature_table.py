@@ -54,8 +54,9 @@ def head_only(recipe: TrainRecipe) -> str | None:
 
     It can where every stage trains the head alone, so that the towers stay as they start, and
     where the head sees a fixed set of pooled features: it is linear, nothing blends inputs (mixup,
-    cutmix), and validation tiles are always the same (`input.evaluate_flip`). A moving average of
-    the weights, dropout, class-aware sampling and any loss, optimiser and schedule are fine.
+    cutmix), validation tiles are always the same (`input.evaluate_flip`), and no snapshots are
+    averaged at the end. A moving average of the weights, dropout, class-aware sampling and any
+    loss, optimiser and schedule are fine.
 
     Args:
         recipe: of `train`.
@@ -70,6 +71,8 @@ def head_only(recipe: TrainRecipe) -> str | None:
             return f"augment.{key}={alpha:g} blends tiles before the backbone"
     if recipe.input.evaluate_flip:
         return "input.evaluate_flip=true draws validation tiles anew"
+    if recipe.average.swa:
+        return "average.swa=true averages whole networks"
     return None
 
 

@@ -38,6 +38,7 @@ def rich_recipe(archive, folder, **changes):
         "loss": {"positive_weight": "balanced"},
         "augment": {"crop": "resized", "brightness": 0.1, "contrast": 0.1},
         "precision": "fp32",  # batches of another shape round otherwise in bf16
+        "average": {"swa": True, "start": 0.3},
     }
     return make_recipe(archive, folder, **rich | changes)
 
@@ -105,6 +106,12 @@ def test_one_worker_trains_and_leaves_a_bundle_that_scores_as_validation_did(pla
     logits = bundle.logits(torch.from_numpy(np.stack(tiles))).numpy()
     found = compute_metrics(logits, val.labels, bundle.spec.classes, "multilabel")
     assert found["map"] == pytest.approx(figures["bundle"]["validation"]["map"], abs=1e-6)
+    # of the best checkpoint and the mean of snapshots, the better one
+    kind = figures["bundle"]["weights_of"]
+    assert kind == ("swa" if figures["swa"]["map"] >= figures["best"]["map"] else "checkpoint")
+    (line,) = [line for line in outcome.summary if line.startswith("average of 3 snapshots: map ")]
+    taken = {"swa": "the average", "checkpoint": "the best checkpoint"}[kind]
+    assert line.endswith(f"the bundle is {taken}")
 
 
 class Training:
@@ -177,6 +184,9 @@ def test_left_on_ray_it_goes_on_here_and_the_other_way(job, plain, archive, tmp_
         found = training.history()
         same(found, {name: whole[name] for name in found})
         assert list(training.state.lost["train"]) == [3]  # of both attempts
+        figures = json.loads((Path(plain[1].out) / "metrics.json").read_text())
+        found = training.state.averaged["val_loss"]
+        assert found == pytest.approx(figures["swa"]["val_loss"])
 
 
 def test_two_workers_of_whom_one_is_killed_equal_one_at_the_same_global_batch(

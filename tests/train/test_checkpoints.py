@@ -14,23 +14,24 @@ from satray.train.evaluation import Predictions
 from satray.train.plan import plan_training
 
 STORAGE = Storage()
-GIVEN = recipe(stage(2), ema=0.9)
+GIVEN = recipe(stage(2), ema=0.9, average={"swa": True})
 
 
 @pytest.fixture(scope="module")
 def states():
     """Of two pseudo-epochs; the network goes on changing."""
     net = tiny_net()
-    states = run(GIVEN, net).states
+    states = run(GIVEN, net).states[:2]
     with torch.no_grad():
         for weight in net.parameters():
             weight.add_(1)
     return states
 
 
-def kept(**validation):
+def kept(kind="checkpoint", **validation):
     seen = Predictions(np.arange(2), np.float32([[1], [2]]), np.uint8([[1], [0]]))
-    return Kept(24, {"w": torch.ones(2)}, {"val_loss": 0.5, "map": 0.5, **validation}, seen)
+    shown = {"val_loss": 0.5, "map": 0.5, **validation}
+    return Kept(24, {"w": torch.ones(2)}, shown, seen, kind=kind)
 
 
 def write(state, *pairs):
@@ -41,7 +42,7 @@ def write(state, *pairs):
 
 
 def test_the_newest_state_and_the_best_weights_stay(tmp_path, states):
-    state, plan = str(tmp_path), plan_training(GIVEN, ROWS, 1)
+    state, plan = str(tmp_path), plan_training(recipe(stage(2)), ROWS, 1)
     assert find(STORAGE, state) == (0, None)
     assert latest_of(STORAGE, state) is best_of(STORAGE, state) is None
     write(state, (states[0], kept()))
@@ -50,18 +51,25 @@ def test_the_newest_state_and_the_best_weights_stay(tmp_path, states):
     assert is_done(STORAGE, state, plan)
     assert find(STORAGE, state, "best")[1].endswith("best-000001.pt")
     again = latest_of(STORAGE, state)
-    for name in ("model", "average"):
+    for name in ("model", "average", "swa"):
         equal(getattr(again, name), getattr(states[1], name))
     assert not torch.equal(again.model["head.bias"], states[0].model["head.bias"])
-    assert again.history == states[1].history
+    assert (again.history, again.averaged) == (states[1].history, None)
     assert len(STORAGE.list(state)) == 2
-    write(state, (states[1], kept(map=0.7)))
+    write(state, (states[1], kept("swa", map=0.7)))
     best = best_of(STORAGE, state)
-    assert best.validation["map"] == 0.7
+    assert (best.kind, best.validation["map"]) == ("swa", 0.7)
     for name, value in vars(kept().predictions).items():
         np.testing.assert_array_equal(getattr(best.predictions, name), value)
         assert getattr(best.predictions, name).dtype == value.dtype
     assert len(STORAGE.list(state)) == 2
+
+
+def test_with_snapshots_a_run_is_done_after_their_means_evaluation(tmp_path, states):
+    plan = plan_training(GIVEN, ROWS, 1)
+    for number in (1, 2, 3):
+        write(str(tmp_path), (replace(states[0], pseudo_epoch=number), None))
+        assert is_done(STORAGE, str(tmp_path), plan) == (number == 3)
 
 
 def test_weights_whose_state_was_not_written_any_more_do_not_count(tmp_path, states):

@@ -1,4 +1,4 @@
-"""The loop: learning, evaluation, stages, the moving average, resuming, what stops it."""
+"""The loop: learning, evaluation, stages, averages of weights, resuming, what stops it."""
 
 import itertools
 import math
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 from train.tiny_training import (
     CLASSES,
     PREPROCESS,
@@ -15,6 +16,7 @@ from train.tiny_training import (
     VAL_ROWS,
     equal,
     kept,
+    mean_of,
     recipe,
     run,
     stage,
@@ -29,9 +31,10 @@ from satray.data.augment import Augment
 from satray.errors import TrainingError
 from satray.metrics.summary import compute_metrics, flat
 from satray.models.network import Network
-from satray.train.loop import MovingAverage
+from satray.train.loop import MovingAverage, renew_statistics
 from satray.train.optim import set_dropout
 from satray.train.plan import plan_training
+from satray.train.step import Inputs
 
 
 def network(backbone, dropout=0.5, head="linear"):
@@ -103,30 +106,34 @@ THAWING = (
     {"pseudo_epochs": 2, "trainable": "block3", "dropout": 0.0, **CYCLED},
 )
 CUT = (stage(2, 0.02), stage(1.5, 0.05, "step", trainable="head"))
-"""A state amid a stage, at its last step, and in the next."""
+"""A state amid a stage, at its last step, in the next, and at the end."""
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
 @pytest.mark.parametrize(
     ("build", "stages", "options"),
     [
         (lambda: tiny_net(norm="batch"), CUT, {"dropout": 0.3}),
         (lambda: tiny_net(norm="batch"), CUT, {"optimizer": "sgd", "ema": 0.97}),
-        (lambda: tiny_net(norm="batch"), CUT, {"optimizer": "adam", "ema": 0.97}),
+        (lambda: tiny_net(norm="batch"), CUT,
+         {"optimizer": "adam", "ema": 0.97, "average": {"swa": True, "start": 0.2}}),
         (lambda: network("simple_cnn"), THAWING, {"optimizer": "sgd"}),
     ],
-)
+)  # fmt: skip
 def test_resumed_is_uninterrupted_bit_by_bit(build, stages, options, stop_after):
     given = recipe(*stages, **options)
     whole, first = run(given, build()), run(given, build(), stop_after=stop_after)
     torch.manual_seed(99)  # another process: nothing is left of the first one
     rest = run(given, build(), state=first.states[-1])
     equal(weights(whole.net), weights(rest.net))
-    equal(kept(rest.states[-1]), kept(whole.states[-1]))
+    last, last_of_whole = (*first.states, *rest.states)[-1], whole.states[-1]
+    for average in (kept, mean_of):
+        equal(average(last), average(last_of_whole))
     assert timeless((*first.rows, *rest.rows)) == timeless(whole.rows)
-    assert rest.states[-1].history == (*first.rows, *rest.rows)
-    done = run(given, build(), state=rest.states[-1])
-    assert done.rows == ()
+    assert last.history == (*first.rows, *rest.rows)
+    assert (last.averaged, last.averaged is None) == (last_of_whole.averaged, not given.average.swa)
+    done = run(given, build(), state=last)
+    assert (done.rows, done.states) == ((), [])
     equal(weights(done.net), weights(whole.net))
 
 
@@ -316,7 +323,7 @@ def test_validation_flipped_by_chance_is_of_the_tile_or_of_its_mirror_image():
     assert 0 < mirrored.sum() < VAL_ROWS
 
 
-# The moving average
+# Averages of weights
 
 
 def test_the_moving_average_is_the_formula_with_its_warm_up():
@@ -360,3 +367,68 @@ def test_what_is_frozen_rests_in_the_average_too():
     for state in (first, last):
         assert changed(kept(state), before.model).isdisjoint(frozen)
         assert "head.weight" in changed(kept(state), state.model)
+
+
+def test_the_mean_of_snapshots_is_the_mean_and_its_logits_are_those_measured():
+    """Taken at pseudo-epoch ends here, whose states are known."""
+    stages, swa = stage(4, 0.05, "constant", trainable="head"), {"swa": True, "start": 0.2}
+    done = run(recipe(stages, average=swa), tiny_net(norm="batch"))
+    states, last = [state.model for state in done.states[:-1]], done.states[-1]
+    found = mean_of(last)
+    mean = torch.stack([state["head.weight"] for state in states]).mean(0)
+    torch.testing.assert_close(found["head.weight"], mean)
+    assert torch.equal(found["first.weight"], states[0]["first.weight"])  # what never moved
+    assert not torch.allclose(found["norm.running_mean"], states[-1]["norm.running_mean"])
+    assert found["norm.num_batches_tracked"] == 3  # the pass, from the start
+    by_hand = validation_of(found, tiny_net(norm="batch"))
+    np.testing.assert_allclose(by_hand, done.seen[-1].logits_NK, atol=1e-4)
+    assert last.averaged["val_loss"] < 0.69
+    equal(weights(done.net), states[-1])  # the run's own weights are left alone
+    assert (last.pseudo_epoch, len(last.history)) == (5, 4)
+
+
+def test_a_snapshot_is_taken_at_its_step_also_amid_a_pseudo_epoch():
+    """Cycles of 4.5 steps, 3 steps a pseudo-epoch: after steps 4 and 9."""
+    given = {"pseudo_epochs": 3, "schedule": {"name": "triangular", "cycle": 1.5}}
+    once, both = (
+        run(recipe(given, average={"swa": True, "most": most}), tiny_net()) for most in (1, 2)
+    )
+    last, mean = (mean_of(each.states[-1]) for each in (once, both))
+    equal(last, weights(once.net))
+    assert not torch.equal(mean["head.weight"], last["head.weight"])
+
+
+def test_a_mean_that_is_not_finite_is_no_evaluation():
+    given = recipe(stage(2, 0.05, "constant"), average={"swa": True})
+    state = run(given, tiny_net(), stop_after=2).states[-1]
+    state.swa["module.head.bias"].fill_(math.inf)
+    again = run(given, tiny_net(), state=state)
+    assert (again.seen, again.states[-1].averaged) == ([None], None)
+
+
+def inputs(x_BCHW, readable=True):
+    none = np.full(len(x_BCHW), 0)
+    return Inputs(x_BCHW, torch.zeros(0), torch.zeros(0), none, none + int(readable) > 0)
+
+
+def test_batch_statistics_are_renewed_as_torch_does_but_for_frozen_norms():
+    torch.manual_seed(0)
+    xs = [torch.randn(4, 3, 8, 8) * 2 + 1 for _ in range(5)]
+    ours, theirs = (tiny_net(norm="batch", dropout=0.5) for _ in range(2))
+    for net in (ours, theirs):
+        net.norm.running_mean.fill_(9.0)
+    renew_statistics(ours, iter([inputs(xs[0] + 9, readable=False), *map(inputs, xs)]))
+    update_bn(xs, theirs)
+    torch.testing.assert_close(ours.norm.running_mean, theirs.norm.running_mean)
+    torch.testing.assert_close(ours.norm.running_var, theirs.norm.running_var)
+    assert (ours.norm.momentum, ours.training, ours.norm.training) == (0.1, False, False)
+    net = network("resnet10t")
+    before = weights(net)
+    net.set_trainable("head")
+    renew_statistics(net, (pytest.fail("asked for tiles") for _ in range(1)))
+    equal(weights(net), before)
+    net.set_trainable("layer4")
+    renew_statistics(net, iter([inputs(torch.randn(2, 3, 64, 64))]))
+    moved = changed(before, weights(net))
+    assert moved
+    assert all(".layer4." in name for name in moved)

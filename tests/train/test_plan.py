@@ -3,13 +3,15 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from train.tiny_training import recipe, stage
 
 from satray.errors import InputError
-from satray.train.plan import plan_training
+from satray.train.plan import plan_training, train_order
+from satray.train.schedules import cycle_ends
 
 
 def planned(*stages, rows=1000, workers=1, pseudo_epoch=80, **options):
@@ -79,6 +81,9 @@ def test_whole_cycles_fill_their_stage(batch, pseudo_epoch, before, cycles, cycl
     each = len(found) / cycles
     assert all(abs(start - (n + 1) * each) < 1 for n, start in enumerate(starts))
     assert found[-1] < 0.5
+    ends = cycle_ends(plan.stages[1].options.schedule, plan.stages[1].span)
+    assert ends[-1] == len(found)
+    assert ends == pytest.approx([(n + 1) * each for n in range(cycles)], abs=0.5001)
 
 
 def test_the_plan_depends_on_workers_through_the_local_batch_only():
@@ -124,3 +129,40 @@ def test_what_stages_do_is_said():
     assert first == "stage 1 of 2: head, 80 samples, one_cycle, highest learning rate 0.01"
     assert second.startswith("stage 2 of 2: layer3 and all after it, 160 samples, cosine, ")
     assert second.endswith("learning rate found by a range test, 0.8 of it from block to block")
+
+
+def cycling(pseudo_epochs, cycle, name="triangular", **options):
+    schedule = {"name": name, "cycle": cycle}
+    return {"pseudo_epochs": pseudo_epochs, "schedule": schedule, **options}
+
+
+@pytest.mark.parametrize(
+    ("stages", "average", "expected"),
+    [
+        ([cycling(6, 2)], {}, (6, 12, 18)),
+        ([cycling(3, 1.5, "cosine_restarts")], {}, (4, 9)),  # of 4.5
+        ([cycling(6, 2)], {"swa": False}, ()),
+        ([cycling(6, 2)], {"most": 2}, (12, 18)),
+        # stages with one cycle each are cycles too
+        ([stage(2), stage(2), stage(1)], {}, (6, 12, 15)),
+        # weights from before a thaw are left out
+        ([cycling(4, 1, trainable="head"), cycling(4, 2)], {}, (18, 24)),
+        ([stage(8, trainable="head"), stage(2)], {"start": 0.5}, (27, 30)),
+        # where nothing cycles, at pseudo-epoch ends past the start
+        ([stage(8, schedule="constant")], {}, (21, 24)),
+        ([stage(8, schedule="constant")], {"start": 0.5, "most": 3}, (18, 21, 24)),
+        ([stage(8)], {}, (21, 24)),  # one_cycle: its one end would be no average
+        ([stage(4, schedule="constant")], {"start": 0}, (3, 6, 9, 12)),
+    ],
+)
+def test_when_weights_are_taken_for_the_average(stages, average, expected):
+    """3 steps a pseudo-epoch, and a pass more for batch statistics."""
+    given = recipe(*stages, average={"swa": True, **average})
+    plan = plan_training(given, 24, 1)
+    assert plan.snapshots == expected
+    order = train_order(given, plan, np.zeros((24, 1)))
+    past = order.rows(plan.pseudo_epochs).tolist()
+    assert sorted(past) == (list(range(24)) if expected else [])
+    seen = ", ".join(str(8 * step) for step in expected)
+    told = [f"weights after {seen} samples are averaged at the end"] if expected else []
+    assert list(plan.lines[len(stages) :]) == told

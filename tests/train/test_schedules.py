@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from satray.config.train import SMITH, ScheduleOptions
-from satray.train.schedules import Span, learning_rate, momentum, warmup_steps
+from satray.train.schedules import Span, cycle_ends, learning_rate, momentum, warmup_steps
 
 PEAK = 0.02
 
@@ -141,6 +141,9 @@ EVERY = st.builds(
 @settings(max_examples=100, deadline=None)
 @given(options=EVERY, steps=st.integers(1, 90), each=st.integers(1, 20))
 def test_every_schedule_stays_within_its_bounds(options, steps, each):
-    rates, momenta = ours(options, over(steps + warmup_steps(options, over(1, each)), each))
+    span = over(steps + warmup_steps(options, over(1, each)), each)
+    rates, momenta = ours(options, span)
     assert all(0 <= rate <= PEAK * (1 + 1e-12) for rate in rates)
     assert all(m is None or 0.85 - 1e-12 <= m <= 0.95 + 1e-12 for m in momenta)
+    places = (warmup_steps(options, span), *cycle_ends(options, span), span.steps)
+    assert list(places) == sorted(places)

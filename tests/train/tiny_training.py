@@ -75,19 +75,19 @@ def stage(pseudo_epochs, rate=0.02, schedule="one_cycle", **options):
     )
 
 
-def recipe(*stages, batch=8, optimizer="adamw", ema=0.0, **options):
+def recipe(*stages, batch=8, optimizer="adamw", ema=0.0, average=None, **options):
     return TrainRecipe(
         index="nowhere",
         batch=batch,
         stages=stages or (stage(2),),
         optimizer=OptimizerOptions(name=optimizer),
-        average={"ema": ema},
+        average={"ema": ema, **(average or {})},
         **options,
     )
 
 
 class Trained(NamedTuple):
-    """A run: its rows, a state after each, its network, and what was predicted."""
+    """A run: its rows, a state after each and after the mean's, its network, the predictions."""
 
     rows: tuple
     states: list
@@ -139,6 +139,10 @@ def run(
     while not loop.done and len(states) != stop_after:
         seen.append(loop.step(train_batches, val_batches)[1])
         states.append(loop.state().copied())
+    if plan.snapshots and loop.pseudo_epoch == plan.pseudo_epochs and len(states) != stop_after:
+        seen.append(loop.average(train_batches, val_batches)[1])
+        states.append(loop.state().copied())
+        equal(loop.kept(), mean_of(states[-1]))
     return Trained(loop.history[begun:], states, net, seen)
 
 
@@ -148,8 +152,16 @@ def weights(net):
 
 def kept(state):
     """What is evaluated of a state: the moving average where there is one."""
-    average = state.average
-    return {n.removeprefix("module."): average[n] for n in average if "." in n} or state.model
+    return _averaged(state.average) or state.model
+
+
+def mean_of(state):
+    """The mean of the snapshots."""
+    return _averaged(state.swa)
+
+
+def _averaged(state):
+    return {n.removeprefix("module."): state[n] for n in state if "." in n}
 
 
 TIMES = {"images_per_second", "seconds_data", "seconds_compute", "seconds_evaluate"}

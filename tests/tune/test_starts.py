@@ -33,6 +33,7 @@ def recipe(**changes):
         ({"augment": {"mixup": 0.2}}, "augment.mixup=0.2"),
         ({"augment": {"cutmix": 0.2}}, "augment.cutmix=0.2"),
         ({"input": {"evaluate_flip": True}}, "input.evaluate_flip=true"),
+        ({"average": {"swa": True}}, "average.swa=true"),
     ],
     ids=str,
 )
