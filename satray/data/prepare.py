@@ -360,9 +360,9 @@ def _counts(
 
 
 def _rows(archive: probe.Archive, found: Survey, some: NDArray[np.int64]) -> pa.Table:
-    """Some tiles of the main kind as rows of the index."""
-    good, of = archive.tiles.take(pa.array(some)), pa.array(archive.codes[some])
-    images = found.tiles.take(good["row"])
+    """Some tiles of the main kind, in order, as rows of the index."""
+    good, of = _taken(archive.tiles, some), pa.array(archive.codes[some])
+    images = _taken(found.tiles, good["row"].to_numpy())
     columns = {name: good[name] for name in ("transform", "bytes", "crc32")}
     columns |= {name: images[name] for name in ("uri", "split", "labels", "etag", "mask")}
     for name in ("height", "width", "bands", "dtype", "crs", "nodata"):
@@ -372,6 +372,12 @@ def _rows(archive: probe.Archive, found: Survey, some: NDArray[np.int64]) -> pa.
         [match.tile_id(key) for key in images["key"].to_pylist()], pa.string()
     )
     return pa.table(columns)
+
+
+def _taken(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    """Rising rows of a table, of which no others are copied."""
+    first = int(rows[0])
+    return table.slice(first, int(rows[-1]) - first + 1).take(pa.array(rows - first))
 
 
 def _refused(

@@ -130,9 +130,9 @@ def kind_text(header: TileHeader) -> str:
 
 
 def archive_of(blocks: Sequence[pa.Table], counts: Counts, keys: pa.ChunkedArray) -> Archive:
-    """Put tables of `PROBED` together."""
-    tiles = pa.concat_tables(blocks).unify_dictionaries().combine_chunks()
-    return Archive(tiles.sort_by("row"), counts, keys)
+    """Put tables of `PROBED` together, each of rows that follow one another, without a copy."""
+    ordered = sorted(blocks, key=lambda block: int(block["row"][0].as_py()))
+    return Archive(pa.concat_tables(ordered).unify_dictionaries(), counts, keys)
 
 
 def block_of(listed: pa.Table, start: int, stop: int) -> pa.Table:
@@ -183,6 +183,7 @@ def probe_block(block: pa.Table, recipe: PrepareRecipe, storage: Storage) -> Pro
         "counts": [band.counts for _, band in bands],
         "tiles": [band.tiles.ravel() for _, band in bands],
     }
+    seen.sort(key=lambda row: int(row["row"]))
     return Probed(pa.Table.from_pylist(seen, schema=PROBED), pa.table(counts))
 
 
