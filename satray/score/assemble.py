@@ -79,7 +79,7 @@ class Assembly:
     bias: tuple[float, ...]
     """(K,) of the head; empty where it is dense."""
     engine: str
-    """What computed the features (`engine_line`)."""
+    """What computed the features, see `satray.score.engines.Loaded`."""
 
     @property
     def moment(self) -> Moment:

@@ -94,8 +94,7 @@ class TileForward:
         Raises:
             InputError: maps of a network whose head is dense.
         """
-        self._network, self._classes = bundle.network, list(maps.classes)
-        self._kinds = maps.kinds if maps.classes else ()
+        self._network, self._classes, self._kinds = bundle.network, list(maps.classes), maps.kinds
         variant = bundle.spec.variant
         self._pooling, self._d4 = variant.pooling, d4
         several = variant.head == "linear" and len(variant.towers) > 1
@@ -170,17 +169,10 @@ class Scorer:
         for pixels_BCHW in torch.split(torch.from_numpy(pixels_NCHW), self._batch):
             found = self._forward(spec.preprocess()(pixels_BCHW.to(device)))
             maps = next(iter(found.maps.values()), {})
-            parts.append(
-                (
-                    found.logits,
-                    {name: host(part) for name, part in found.shares.items()},
-                    {name: host(part) for name, part in maps.items()},
-                )
-            )
-        logits, shared, maps_N = zip(*parts, strict=True)
-        return Forward(
-            numbers_of(self._bundle, torch.cat(logits), _joined(shared)), _joined(maps_N)
-        )
+            parts.append((found.logits, found.shares, {k: v.cpu() for k, v in maps.items()}))
+        logits, shared, made = zip(*parts, strict=True)
+        numbers = numbers_of(self._bundle, torch.cat(logits), _joined(shared))
+        return Forward(numbers, _joined(made))
 
 
 def numbers_of(
@@ -199,5 +191,6 @@ def host(values: Tensor) -> NDArray[np.float32]:
     return array.copy() if values.device.type == "cpu" else array
 
 
-def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, NDArray[np.float32]]:
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return {name: each.float().cpu().numpy() for name, each in joined.items()}

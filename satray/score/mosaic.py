@@ -53,7 +53,7 @@ class SceneMaps:
         mapped, kinds = len(maps.classes), maps.kinds
         self._plan, self._written, self._folder = plan, written, folder
         self._places = [maps.classes.index(k) for k in written.maps.classes]
-        self._towers = [t.name for t in plan.geometry.towers] if mapped else []
+        self._towers = [t.name for t in plan.geometry.towers] if kinds else []
         self._stack = ExitStack()
         self._writers: dict[tuple[CamKind, str], StripWriter] = {}
         self._blenders: dict[str, Blender] = {}
@@ -61,7 +61,7 @@ class SceneMaps:
         """Tower -> (k, h, w), the whole dense map; none where it is too large to be held."""
         if plan.mode == "tiles":
             self._blenders = {t: Blender(plan, t, mapped, kinds) for t in self._towers}
-        if "dense" in kinds and self._towers and self._held(mapped) <= HELD:
+        if "dense" in kinds and self._held(mapped) <= HELD:
             for tower in self._towers:
                 shape = (mapped, *plan.cells(tower))
                 self.dense[tower] = np.full(shape, np.nan, dtype=np.float32)
@@ -72,7 +72,7 @@ class SceneMaps:
 
     def __enter__(self) -> Self:
         written = self._written
-        for kind in written.maps.kinds if self._places else ():
+        for kind in written.maps.kinds:
             for tower in self._towers:
                 writer = StripWriter(
                     self._folder / f"{kind}-{tower}.tif",

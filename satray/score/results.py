@@ -39,12 +39,16 @@ class MapRequest:
     classes: tuple[int, ...] = ()
     """Places of the classes in the bundle's list; none: no maps."""
     kinds: tuple[CamKind, ...] = ("dense",)
-    """See `CamKind`."""
+    """See `CamKind`; none where no class is mapped, whatever is given."""
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            object.__setattr__(self, "kinds", ())
 
     @property
     def argmax(self) -> bool:
         """Whether argmax maps are among them."""
-        return bool(self.classes) and "argmax" in self.kinds
+        return "argmax" in self.kinds
 
 
 @dataclass(frozen=True)

@@ -29,15 +29,13 @@ from satray.score.scenes.open import source_names
 from satray.score.scheduler import Tally, run_stages
 from satray.score.settings import D4_SAID, Settings, settings_of, towers_with_shares
 from satray.score.survey import Surveyor, open_for, prepare
-from satray.score.tiles import MisfitError
+from satray.score.tiles import LOOKED_AT, MisfitError, spread
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.bundle import Bundle
     from satray.models.spec import BundleSpec
 
-LOOKED_AT = 8
-"""Scenes that are opened before anything starts, spread over all."""
 APART = ("bundle", "tiles", "scenes", "extensions", "only_new", "schedule", "error_budget")
 """Keys that shape no scene's products."""
 
@@ -107,7 +105,7 @@ def plan(recipe: ScoreRecipe, scenes: Scenes, storage: Storage) -> list[str]:
         lines.append("only_new: which of them are to be scored, the ledger says when the job runs")
     if surveyor.settings.d4:
         lines.append(D4_SAID)
-    for number in _spread(len(found.scenes)):
+    for number in spread(len(found.scenes)):
         ref = found.scenes[number]
         try:
             with open_for(ref, spec, surveyor.settings, storage) as scene:
@@ -314,7 +312,7 @@ def _try(
 ) -> None:
     """Refuse scenes of which none looked at is what the bundle wants."""
     reasons = []
-    for number in _spread(len(found.scenes)):
+    for number in spread(len(found.scenes)):
         try:
             open_for(found.scenes[number], spec, settings, storage).close()
         except MisfitError as error:
@@ -329,12 +327,6 @@ def _try(
         raise InputError(
             f"scenes={recipe.scenes}: none of those looked at fits the bundle; {reasons[0]}"
         )
-
-
-def _spread(count: int) -> list[int]:
-    """Numbers of some scenes, spread over all."""
-    some = min(LOOKED_AT, count)
-    return [round(i * (count - 1) / max(1, some - 1)) for i in range(some)]
 
 
 # Of a schedule

@@ -70,7 +70,7 @@ class Settings:
         if self.detections or (classes and spec.task == "multiclass"):
             classes = tuple(range(len(spec.classes)))
         if self.detections:
-            kinds = ("dense", *(kind for kind in kinds if kind != "dense" and self.maps.classes))
+            kinds = ("dense", *(kind for kind in kinds if kind != "dense"))
         return MapRequest(classes, kinds)
 
 

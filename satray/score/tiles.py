@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
 `.msk` lies beside it."""
 
 LOOKED_AT = 8
-"""Tiles that are opened before anything starts, spread over the whole list."""
+"""Tiles, or scenes, that are opened before anything starts, spread over all."""
 
 
 class MisfitError(DecodeError):
@@ -271,6 +271,12 @@ def described(tiles: TileSet, storage: Storage) -> list[str]:
     return [f"of {len(opened)} tiles opened, {line}" for line in describe_headers(opened)]
 
 
+def spread(count: int) -> list[int]:
+    """Numbers of the few that are looked at first, of so many."""
+    some = min(LOOKED_AT, count)
+    return [round(i * (count - 1) / max(1, some - 1)) for i in range(some)]
+
+
 def read_tile(
     data: bytes,
     known: TileFacts,
@@ -369,8 +375,7 @@ def read_block(tiles: pa.Table, wanted: Wanted, storage: Storage) -> ReadBlock:
 
 def _some(tiles: TileSet) -> tuple[list[str], list[bool | None]]:
     """Where a few tiles are, spread over all, and whether a `.msk` lies beside each."""
-    some = np.unique(np.linspace(0, len(tiles) - 1, min(LOOKED_AT, len(tiles))).astype(int))
-    taken = tiles.table.take(pa.array(some))
+    taken = tiles.table.take(pa.array(spread(len(tiles)), pa.int64()))
     return taken.column("uri").to_pylist(), taken.column("mask").to_pylist()
 
 

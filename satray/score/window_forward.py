@@ -54,8 +54,7 @@ class _WindowScorer:
 
     def __init__(self, bundle: Bundle, plan: ScenePlan, maps: MapRequest, min_valid: float) -> None:
         self._bundle, self._plan, self._min_valid = bundle, plan, min_valid
-        self._classes = maps.classes
-        self._kinds = maps.kinds if maps.classes else ()
+        self._classes, self._kinds = maps.classes, maps.kinds
         variant = bundle.spec.variant
         several = variant.head == "linear" and len(variant.towers) > 1
         self._shared = tuple(tower.name for tower in variant.towers) if several else ()

@@ -26,7 +26,7 @@ def run(bundle, plan, wanted, pixels, valid, order=None):
     blenders = {
         t.name: Blender(plan, t.name, len(wanted.classes), wanted.kinds)
         for t in plan.geometry.towers
-        if wanted.classes
+        if wanted.kinds
     }
     strips = {name: [] for name in blenders}
     done = []
