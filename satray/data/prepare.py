@@ -40,6 +40,7 @@ from satray.data.split import (
 from satray.data.statistics import BandCounts, changed, merge, summarise
 from satray.data.values import Units, change_of, unit_of
 from satray.errors import DecodeError, InputError, counted, listed
+from satray.runs.job import on_ray
 from satray.runs.run import Outcome, Run, digest_entries
 from satray.storage import Entry, Storage, join
 
@@ -142,9 +143,9 @@ def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
     for bad in seen.tiles.filter(seen.tiles["error"].is_valid()).to_pylist():
         lines.append(f"cannot be read: {found.tiles['uri'][bad['row']]}: {bad['error']}")
     lines += probe.describe_headers(seen.alike)
-    asked = recipe.resources.ray
-    ray = takes_ray(recipe, found) if asked == "auto" else asked == "yes"
-    how = f"on Ray, read_tasks={recipe.resources.read_tasks}" if ray else "in this process"
+    how = "in this process"
+    if on_ray(recipe, found, takes_ray):
+        how = f"on Ray, read_tasks={recipe.resources.read_tasks}"
     lines.append(f"one read of each: {len(found):,} requests, {_size_text(found.size)}, {how}")
     return lines
 

@@ -265,6 +265,13 @@ def _session(job: Job[R, P], recipe: R, prepared: P, run: Run, ending: Ending) -
             raise
 
 
+def on_ray(recipe: R, prepared: P, large: Callable[[R, P], bool]) -> bool:
+    """Whether Ray does the work of a job that can do without; `large`: whether `auto` takes it."""
+    if recipe.resources.ray == "auto":
+        return "RAY_ADDRESS" in os.environ or large(recipe, prepared)
+    return recipe.resources.ray == "yes"
+
+
 def drop_state(run: Run) -> None:
     """Remove what only an unfinished run needs: checkpoints and blocks are several times its size.
 
@@ -287,8 +294,7 @@ def _wants_ray(job: Job[R, P], recipe: R, prepared: P) -> bool:
             "accepted: 1, or resources.ray=auto"
         )
     if callable(job.ray):
-        fits = "RAY_ADDRESS" in os.environ or job.ray(recipe, prepared)
-        return fits if asked == "auto" else asked == "yes"
+        return on_ray(recipe, prepared, job.ray)
     if job.ray and asked == "no":
         raise InputError(f"resources.ray=no: {job.name} needs Ray; accepted: auto, yes")
     return job.ray

@@ -265,12 +265,25 @@ def test_wrong_input_ends_in_one_line_and_writes_nothing(archive, capfd, keys, s
     assert re.search(says, lines[0]), lines
 
 
-def test_plan_opens_little_and_writes_nothing(archive, capfd):
+@pytest.mark.parametrize(
+    ("asked", "address", "how"),
+    [
+        ("auto", "", "in this process"),
+        ("auto", "10.0.0.1:6379", "on Ray, read_tasks=auto"),
+        ("no", "10.0.0.1:6379", "in this process"),
+        ("yes", "", "on Ray, read_tasks=auto"),
+    ],
+)
+def test_plan_opens_little_and_writes_nothing(archive, capfd, monkeypatch, asked, address, how):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
     root, _ = archive
     before = sorted(root.rglob("*"))
     arguments = [f"images={root}/images", f"labels={root}/labels.csv", "bands=[blue,green,red,nir]"]
-    assert main(JOB, [*arguments, "--plan"]) == 0
+    assert main(JOB, [*arguments, f"resources.ray={asked}", "--plan"]) == 0
     text = capfd.readouterr().out
+    assert text.count(f", {how}\n") == 1
     assert "30 labelled" in text
     assert "train 24, val 6" in text
     assert "4 bands (blue, green, red, nir) uint16 (3 of 3 opened)" in text
