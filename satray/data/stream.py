@@ -5,7 +5,6 @@ One read task fetches and decodes a run of tiles and yields blocks as they fill
 calls `get_read_tasks` anew at each execution and says which execution it is.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -72,8 +71,6 @@ class StreamTally:
     """Rows delivered, repeats and unreadable ones included."""
     bytes_read: int = 0
     """Bytes fetched from storage; cached tiles count nothing."""
-    seconds_waiting: float = 0.0
-    """Wall seconds spent waiting for the next batch."""
     errors: dict[int, str] = field(default_factory=dict)
     """Row of the split -> reason."""
 
@@ -116,14 +113,12 @@ def batches(
     )
     count = 0
     while True:
-        begin = time.perf_counter()
         table = next(stream, None)
         if table is None:
             break
         count += 1
         if count == expected and next(stream, None) is not None:
             raise RuntimeError(f"the stream has more than the {expected} batches expected")
-        tally.seconds_waiting += time.perf_counter() - begin
         found = table.column("pseudo_epoch")[0].as_py()
         if pseudo_epoch is not None and found != pseudo_epoch:
             raise RuntimeError(f"stream is at pseudo-epoch {found}, training at {pseudo_epoch}")
