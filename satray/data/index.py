@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from satray.data.raster import PagesKey
 from satray.data.values import Units
-from satray.errors import InputError, one_line
+from satray.errors import InputError, counted, one_line
 from satray.runs.run import Run, read_run
 from satray.storage import Storage, Version, join
 
@@ -146,9 +146,7 @@ class TileIndex:
         """The tiles of one split, in the index's order. Raises InputError where there are none."""
         rows = np.flatnonzero(self.splits == split)
         if rows.size == 0:
-            there = ", ".join(
-                f"{k} ({n:,} tile{'s' * (n > 1)})" for k, n in self.split_counts.items()
-            )
+            there = ", ".join(f"{k} ({counted(n, 'tile')})" for k, n in self.split_counts.items())
             raise InputError(f"split: no tile is in {split!r}; the index has {there or 'no tiles'}")
         return TileIndex(self.table.take(pa.array(rows)), self.meta, self.digest)
 
