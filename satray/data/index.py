@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from satray.data.raster import PagesKey
 from satray.data.values import Units
 from satray.errors import InputError, counted, one_line
-from satray.runs.run import Run, read_run
+from satray.runs.run import Run, find_run
 from satray.storage import Storage, Version, join
 
 META_KEY = b"satray"
@@ -301,8 +301,7 @@ def _files(uri: str, storage: Storage) -> list[tuple[str, str | None]]:
     """The index's files, URI and the digest that a run.json lists, in order; at least one."""
     if uri.endswith(".parquet"):
         return [(uri, None)]
-    if storage.exists(join(uri, "run.json")):
-        record = read_run(storage, uri)
+    if (record := find_run(storage, uri)) is not None:
         products = {p.path: p.sha256 for p in record.products if p.path.startswith("index/")}
         if not products:
             raise InputError(
