@@ -42,7 +42,7 @@ def many(given: argparse.Namespace) -> dict[str, Any]:
     for noun, count, side in (("scenes", given.scenes, 512), ("tiles", given.tiles, TILE)):
         folder = write_coast(given.work / noun, count, side)
         watched, seconds = run(given, "score", f"bundle={model}", f"{noun}={folder}", *given.also)
-        scoring = seconds.get("opening", 0.0) + seconds["scoring"]
+        scoring = seconds["scoring"]
         print(
             f"| {count:,} {noun} of {side} px | {watched.seconds:.1f} "
             f"| {count / watched.seconds:.1f} | {scoring:.1f} | {count / scoring:.1f} |",
