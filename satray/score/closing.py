@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from satray import __version__
+from satray.errors import counted
 from satray.report.page import html
 from satray.runs.run import Run
 from satray.score.predictions import Layout
@@ -226,8 +227,3 @@ def run_page(
         links={one.scene: link_between(home, quicklook_name(one.scene), url=True) for one in done},
         counted=counted,
     )
-
-
-def counted(number: int, word: str) -> str:
-    """`1 scene`, `2 scenes`."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
