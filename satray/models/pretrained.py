@@ -124,19 +124,21 @@ def refuse_unreachable(weights: str | Mapping[str, str], variant: VariantOptions
     Raises:
         InputError: they cannot be fetched.
     """
-    from huggingface_hub import constants
-
     words = {
         tower.backbone: weights if isinstance(weights, str) else weights.get(tower.name, "none")
         for tower in variant.towers
     }
     wanted = [n for n, word in words.items() if is_word(word) and n not in UNPUBLISHED]
+    if not wanted:
+        return
+    from huggingface_hub import constants
+
     home = os.environ.get("TORCH_HOME") or Path(
         os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch"
     )
     torchs = Path(home, "hub", "checkpoints").expanduser()
-    held = any(Path(constants.HF_HUB_CACHE).glob("models--timm--*")) or any(torchs.glob("*"))
-    if not wanted or held:
+    # Not all that timm names lie in the hub's folder of its own.
+    if any(Path(constants.HF_HUB_CACHE).glob("models--*")) or any(torchs.glob("*")):
         return
     try:
         _reach_hub()

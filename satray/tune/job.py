@@ -9,8 +9,6 @@ from satray.config.base import idle_keys
 from satray.config.tune import TuneRecipe
 from satray.data.index import read_index
 from satray.errors import counted
-from satray.models.pretrained import refuse_unreachable
-from satray.models.variant import resolve
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage
 from satray.train.setup import best_metric
@@ -33,8 +31,6 @@ def read(recipe: TuneRecipe, storage: Storage) -> Sweep:
     notes = dict.fromkeys(idle_keys(recipe, None))
     sweep = Sweep(recipe, index, space, metric, notes=notes).over(space)
     for trial in sweep.trials:
-        variant = resolve(trial.recipe.variant, trial.recipe.pooling)
-        refuse_unreachable(trial.recipe.weights, variant)
         sweep.check(trial)
     weights = {f"weights {' '.join(name).strip()}": is_ for name, is_ in sweep.weights.items()}
     return replace(sweep, digests={"index": index.digest, **weights})

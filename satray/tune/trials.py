@@ -14,7 +14,7 @@ from satray.config.train import TrainRecipe, usual_stages
 from satray.config.tune import TuneRecipe
 from satray.data.index import TileIndex, check_unchanged
 from satray.errors import InputError
-from satray.models.pretrained import UNPUBLISHED, is_word, sources_of
+from satray.models.pretrained import UNPUBLISHED, is_word, refuse_unreachable, sources_of
 from satray.models.variant import BUILT_IN, input_bands, resolve
 from satray.storage import Storage, absolute, join
 from satray.train.plan import plan_training
@@ -115,6 +115,8 @@ class Sweep:
                 that cannot be had.
         """
         recipe = full_recipe(self.recipe, configuration)
+        if not self.weights:  # the first to ask, before the seconds that timm takes to import
+            refuse_unreachable(recipe.weights, resolve(recipe.variant, recipe.pooling))
         if head_only(recipe) is None:
             shape, usual = self.index.meta.tile_shape, self.recipe.features.views or VIEWS
             views = {"views": views_of(recipe, shape, usual)}

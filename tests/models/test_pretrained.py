@@ -75,8 +75,11 @@ def test_the_hub_is_not_asked_for_what_it_lacks_or_a_cache_may_have(tmp_path):
     unreachable("simple_cnn")
     refuse_unreachable("none", one_tower("resnet18"))
     refuse_unreachable({"rgb": "weights.pth"}, one_tower("resnet18"))
-    (tmp_path / "hub" / "models--timm--resnet18.a1_in1k").mkdir(parents=True)
-    unreachable("resnet18")
+    for held in ("timm--resnet18.a1_in1k", "naver-ai--rdnet_tiny.nv_in1k"):
+        folder = tmp_path / "hub" / f"models--{held}"
+        folder.mkdir(parents=True)
+        unreachable("resnet18")
+        folder.rmdir()
 
 
 def test_a_blackholed_hub_ends_the_job_within_seconds(tmp_path):

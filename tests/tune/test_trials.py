@@ -1,6 +1,7 @@
 """From a recipe of tune to its trials and its plan; what is refused before Ray is up."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -393,19 +394,29 @@ WITHOUT_RAY = """
 import sys
 sys.modules["ray"] = None  # an import of it raises
 from satray.config.tune import TuneRecipe
+from satray.errors import InputError
 from satray.storage import Storage
 from satray.tune import job
 recipe = TuneRecipe.model_validate_json(sys.stdin.read())
 found = job.read(recipe, Storage())
-assert "torch" not in sys.modules
+base = {**recipe.base, "variant": "single3", "weights": "pretrained"}
+try:
+    job.read(recipe.model_copy(update={"base": base}), Storage())
+except InputError as error:
+    assert "cannot fetch those of resnet18: HF_HUB_OFFLINE is set" in str(error)
+else:
+    raise AssertionError("no cache holds any")
+assert not {"torch", "timm"} & sys.modules.keys()
 assert job.plan(recipe, found, Storage())
 """
 
 
-def test_reading_and_planning_do_without_ray_and_reading_without_torch(archive) -> None:
+def test_reading_and_planning_do_without_ray_and_reading_without_torch(archive, tmp_path) -> None:
+    caches = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_RAY],
         input=make(archive, {"batch": [4, 8]}).model_dump_json(),
+        env={**os.environ, **caches},
         text=True,
         capture_output=True,
         check=False,
