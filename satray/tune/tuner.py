@@ -234,15 +234,17 @@ def scheduler_of(sweep: Sweep, ended: Iterable[TrialRecord]) -> TrialScheduler:
 
 def set_up_trial(work: Work, trial: Trial, regime: Regime) -> tuple[Setup, Run]:
     """A trial's set-up, a head's as if by one worker, and its own run below the sweep's state."""
-    from satray.train import initial
-
     count = 1 if regime == "head" else work.workers.count
     resources = trial.recipe.resources.model_copy(update={"workers": count})
     recipe = trial.recipe.model_copy(update={"resources": resources})
     run = Run("train", work.run_id, trial_folder(work.state, trial.id), work.storage)
     setup = set_up(recipe, work.storage, work.sweep.index)
     start = work.sweep.starts.get(trial.start)
-    return initial.complete(setup, run) if start is None else start.under(setup), run
+    if start is not None:
+        return start.under(setup), run
+    from satray.train import initial  # torch: a start does without
+
+    return initial.complete(setup, run), run
 
 
 def open_trial(
@@ -258,11 +260,12 @@ def open_trial(
     """
     setup, run = set_up_trial(work, trial, regime)
     start = work.sweep.starts.get(trial.start)
-    if start is None or start.features is None or regime == "backbone":
+    if start is None:
         from satray.train import initial
 
-        weights = initial.prepare(setup, run)[1] if start is None else start.weights
-        return BackboneTrial(setup, run, weights, work.workers)
+        return BackboneTrial(setup, run, initial.prepare(setup, run)[1], work.workers)
+    if start.features is None or regime == "backbone":
+        return BackboneTrial(setup, run, start.weights, work.workers)
     from satray.tune.head import HeadTrial
 
     cluster.use_threads(1)  # the CPU that it asks for
