@@ -155,7 +155,7 @@ class TileIndex:
         """(N,) the split of each tile."""
         return np.asarray(self.table["split"].to_pylist(), dtype=object)
 
-    @property
+    @cached_property
     def split_counts(self) -> dict[str, int]:
         """Split -> number of tiles; train, val, test first, then by name."""
         counts = Counter(self.splits.tolist())

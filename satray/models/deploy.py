@@ -20,6 +20,7 @@ from torch.export import Dim, ExportedProgram
 
 from satray.errors import InputError, one_line
 from satray.models.bundle import Bundle
+from satray.models.spec import SPEC
 
 INPUT = "pixels"
 OUTPUTS = ("logits", "scores")
@@ -68,7 +69,7 @@ def torch_file(program: ExportedProgram, bundle: Bundle) -> bytes:
     The bundle's `model.json` is among its extra files.
     """
     sink = io.BytesIO()
-    torch.export.save(program, sink, extra_files={"model.json": bundle.spec.to_json().decode()})
+    torch.export.save(program, sink, extra_files={SPEC: bundle.spec.to_json().decode()})
     return sink.getvalue()
 
 

@@ -41,7 +41,7 @@ NEAR = 0.005
 
 Task = Literal["binary", "multilabel", "multiclass"]
 PlainUnit = tuple[float, float, str]
-"""Scale, offset and name of a unit: value = stored * scale + offset (`data.units.Unit`)."""
+"""Scale, offset and name of a unit: value = stored * scale + offset (`data.values.Unit`)."""
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
 _Pixels = Annotated[int, Field(gt=0, lt=2**31)]

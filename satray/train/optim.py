@@ -24,7 +24,7 @@ TOWERS = "towers."
 def make_optimizer(options: OptimizerOptions, groups: Iterable[Group]) -> torch.optim.Optimizer:
     """The optimiser of a stage; `set_rate` gives it its learning rate before each step.
 
-    Fused kernels: on two cores a step over ResNet-18 took 11 ms in place of 20 ms.
+    Kernels are fused: these alone leave out a step that `TrainStep` marks as not finite.
 
     Args:
         options: which optimiser.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from satray.config.base import idle_keys
 from satray.config.train import FROM_SCRATCH, NormalizeOptions, TrainRecipe, VariantOptions
@@ -12,7 +12,8 @@ from satray.data.read import TileSource, tile_source
 from satray.errors import InputError
 from satray.models.pretrained import fetch, is_word, published, refuse_unreachable, sources_of
 from satray.models.radiometry import Radiometry
-from satray.models.variant import check_bands, input_bands, resolve
+from satray.models.spec import SPEC, Task
+from satray.models.variant import RGB, check_bands, input_bands, resolve
 from satray.runs.run import Run, digest_file
 from satray.storage import Storage, join, parent
 from satray.train.imbalance import label_notes, loss_name
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from satray.models.network import Network
     from satray.models.preprocess import Preprocess
 
-RGB = ("red", "green", "blue")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of `RGB` in 0..1, as torchvision's and most of timm's weights want them."""
@@ -30,7 +30,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 LOW, HIGH = "2", "98"
 """Percentiles of the index between which `percentile` stretches."""
 
-Task = Literal["binary", "multilabel", "multiclass"]
 Numbers = tuple[float, ...]
 Wanted = tuple[str, str]
 """Weights: a file and nothing, or a word and the backbone that it is said of."""
@@ -112,7 +111,7 @@ class Setup:
 
     def without_table(self) -> "Setup":
         """The same without the index's rows, to travel to workers."""
-        return replace(self, index=replace(self.index, table=self.index.table.slice(0, 0)))
+        return replace(self, index=replace(self.index, table=self.index.table.schema.empty_table()))
 
     @property
     def variant_name(self) -> str:
@@ -308,7 +307,7 @@ def _normalisation(
     if way == "auto":
         # A bundle's weights were trained on what its own model.json says.
         other = not eight_bit_rgb or any(
-            source == "none" or storage.exists(join(parent(source), "model.json"))
+            source == "none" or storage.exists(join(parent(source), SPEC))
             for source in weights.values()
             if not is_word(source)
         )

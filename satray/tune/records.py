@@ -132,7 +132,7 @@ class TrialRecord:
 
 
 def curve_row(row: Mapping[str, Any], metric: Metric) -> Row:
-    """What a record keeps of an evaluation (`EpochReport.row`)."""
+    """What a record keeps of an evaluation (a row of `Loop.step`)."""
     names = ("learning_rate", "train_loss", "val_loss", *KEPT, metric.column)
     found = {"samples": row["samples_seen"]}
     return found | {name: float(row[name]) for name in names if name in row}
