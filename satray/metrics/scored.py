@@ -261,7 +261,7 @@ def one_against_rest(z_NK: FloatArray) -> FloatArray:
         return np.zeros_like(z_NK)
     all_N1 = np.logaddexp.reduce(z_NK, axis=1, keepdims=True)
     top_N1 = z_NK.argmax(axis=1)[:, None]
-    others_NK = z_NK.copy()
+    others_NK = z_NK.copy(order="K")
     np.put_along_axis(others_NK, top_N1, -np.inf, axis=1)
     # Below the top p is 1/2 at the most; at the top 1 - p may vanish, so the rest is added up.
     rest_NK = all_N1 + np.log1p(-np.exp(others_NK - all_N1))

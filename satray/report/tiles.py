@@ -81,22 +81,30 @@ def overlaid(
     return np.clip(mixed, 0, 1)
 
 
-def on_pixels(values_hw: NDArray[np.float32], cells: Affine, height: int, width: int) -> Floats:
-    """A map at the pixels of a picture: bilinear between cell centres, edge cells going on.
+def on_pixels(values_hw: NDArray[Any], cells: Affine, height: int, width: int) -> Floats:
+    """A map on another grid: bilinear between centres of cells with data, edge cells going on.
 
     Args:
-        values_hw: the map.
-        cells: from cell corners to pixel corners (no rotation).
+        values_hw: the map; NaN without data.
+        cells: from its cell corners to those of the grid's pixels (no rotation).
         height: H.
         width: W.
+
+    Returns:
+        (H, W), NaN where no cell that has a say has data.
     """
-    from scipy.ndimage import map_coordinates  # half a second that planning need not wait for
+    from scipy.ndimage import affine_transform  # half a second that planning need not wait for
 
     back = ~cells
-    rows_H = back.e * (np.arange(height) + 0.5) + back.f - 0.5
-    columns_W = back.a * (np.arange(width) + 0.5) + back.c - 0.5
-    places_2HW = np.meshgrid(rows_H, columns_W, indexing="ij")
-    found: Floats = map_coordinates(
-        values_hw.astype(np.float64), places_2HW, order=1, mode="nearest"
-    )
-    return found
+    scale, first = (back.e, back.a), (back.e / 2 + back.f - 0.5, back.a / 2 + back.c - 0.5)
+
+    def at_pixels(some_hw: NDArray[Any]) -> Floats:
+        some_hw = some_hw.astype(np.float64)
+        found = affine_transform(some_hw, scale, first, (height, width), order=1, mode="nearest")
+        return np.asarray(found)
+
+    known_hw = ~np.isnan(values_hw)
+    if known_hw.all():
+        return at_pixels(values_hw)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return at_pixels(np.where(known_hw, values_hw, 0)) / at_pixels(known_hw)

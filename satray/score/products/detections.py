@@ -7,7 +7,7 @@ maximum pooling every channel takes its own best cell: with weights of no negati
 logit is at least that of each of its cells, so a peak above the threshold is in a tile that is
 given the class. Log-sum-exp has neither property; there a local logit is evidence in logit units.
 
-The whole map is held, 4 bytes a cell and class, 8 more a class (multiclass: 24), and about 60 bytes
+The whole map is held, 4 bytes a cell and class, 8 more a class (multiclass: 32), and about 60 bytes
 a cell besides. A scene of 100,000 x 100,000 px at stride 32 has 9.8 million cells.
 
 GeoParquet and GeoJSON are in longitude and latitude, GeoPackage in the scene's own CRS, so that its
@@ -31,6 +31,8 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from satray.errors import DecodeError
+from satray.metrics.scored import one_against_rest
+from satray.report.tiles import on_pixels
 from satray.score.outlines import SceneExtent
 from satray.score.windows import AxisTiles
 
@@ -112,9 +114,11 @@ def detect(
     from scipy.special import expit
 
     z_Khw = (maps_Khw + np.array(bias, dtype=np.float64)[:, None, None]) / spec.temperature
-    highest_hw = z_Khw.argmax(axis=0)  # the first of equal ones
     if spec.task == "multiclass":
-        z_Khw = _log_odds(z_Khw, highest_hw)
+        highest_hw = z_Khw.argmax(axis=0)  # the first of equal ones
+        with np.errstate(invalid="ignore"):  # NaN without data
+            odds_NK = one_against_rest(z_Khw.reshape(len(z_Khw), -1).T)
+        z_Khw = odds_NK.T.reshape(z_Khw.shape)
     names: list[str] = []
     found = [np.empty((3, 0))]
     for k, name in enumerate(spec.classes):
@@ -152,7 +156,9 @@ def summed(
     for i, values in enumerate(maps):
         if i != first:
             same = values.shape == total.shape and cells[i].almost_equals(cells[first], 1e-6)
-            total += values if same else _moved(values, ~cells[i] @ cells[first], total.shape[1:])
+            here = ~cells[first] @ cells[i]
+            for sum_hw, values_hw in zip(total, values, strict=True):
+                sum_hw += values_hw if same else on_pixels(values_hw, here, *sum_hw.shape)
     return total, cells[first]
 
 
@@ -344,42 +350,3 @@ def _spaced(peaks_3N: Floats, distance: float) -> Floats:
             kept.append(n)
             dropped[tree.query_ball_point(point, reach)] = True
     return peaks_3N[:, kept]
-
-
-def _log_odds(z_Khw: Floats, highest_hw: NDArray[np.int64]) -> Floats:
-    """Of each class against all others, from logits.
-
-    The others of the highest are summed without it: taking it out of the whole sum would cancel
-    where it is near sure.
-    """
-    top_Khw = np.arange(len(z_Khw))[:, None, None] == highest_hw
-    z_Khw = z_Khw - np.take_along_axis(z_Khw, highest_hw[None], axis=0)
-    share_Khw = np.exp(z_Khw)
-    rest_hw = np.where(top_Khw, 0, share_Khw).sum(axis=0)
-    rest_Khw = np.where(top_Khw, rest_hw, rest_hw + 1 - share_Khw)
-    odds: Floats = z_Khw - np.log(np.maximum(rest_Khw, np.finfo(float).tiny))
-    return odds
-
-
-def _moved(
-    values_Khw: NDArray[np.float32], way: Affine, shape: tuple[int, ...]
-) -> NDArray[np.float32]:
-    """Values at the cells of another grid; `way` leads from its cells to those of the values.
-
-    Bilinear over the cells that have data; NaN where none does.
-    """
-    from scipy import ndimage
-
-    def at_cells(values_hw: NDArray[Any]) -> NDArray[Any]:
-        scale, first = (way.e, way.a), (way.e / 2 + way.f - 0.5, way.a / 2 + way.c - 0.5)
-        made = ndimage.affine_transform(
-            values_hw.astype(np.float64), scale, first, shape, order=1, mode="nearest"
-        )
-        return np.asarray(made)
-
-    moved_Khw = np.empty((len(values_Khw), *shape), np.float32)
-    for moved_hw, values_hw in zip(moved_Khw, values_Khw, strict=True):
-        known_hw = ~np.isnan(values_hw)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            moved_hw[:] = at_cells(np.where(known_hw, values_hw, 0)) / at_cells(known_hw)
-    return moved_Khw

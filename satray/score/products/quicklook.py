@@ -146,12 +146,7 @@ def _on_picture(evidence: Evidence, view: View) -> Floats:
     map_hw = np.fmax.reduceat(map_hw, range(0, w, block), axis=1)
     cells = evidence.cells @ Affine.scale(block)
     shown = Affine.scale(W / view.width, H / view.height) @ cells
-    known = ~np.isnan(map_hw)
-    share_HW = on_pixels(known.astype(np.float32), shown, H, W)
-    value_HW = on_pixels(np.where(known, map_hw, 0).astype(np.float32), shown, H, W)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        result: Floats = np.where(share_HW > 0, value_HW / share_HW, np.nan)
-    return result
+    return on_pixels(map_hw, shown, H, W)
 
 
 def _legend(width: int, evidence: Evidence | None, top: float, count: int, title: str) -> Any:
