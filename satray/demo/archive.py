@@ -134,7 +134,7 @@ def draw_tiles(tiles: int, size: int, seed: int) -> Iterator[Tile]:
         InputError: there is no room for so many tiles of that size.
     """
     across = SHEET // size
-    if tiles > (most := SHEETS * across**2):
+    if tiles > (most := (SHEETS - 1) * across**2):
         raise InputError(f"tiles={tiles}: accepted: at most {most:,} of {size} px")
     made = 0
     for number in range(1, SHEETS):

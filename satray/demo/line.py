@@ -61,7 +61,7 @@ def plan(recipe: DemoRecipe, found: Inputs, storage: Storage) -> list[str]:
         f"train, evaluate and score {' and '.join(NETWORKS)}: {recipe.pseudo_epochs:g} "
         f"pseudo-epochs of {PASSES} passes each",
         "score: the scene too, and compare the points found with its ships",
-        "2 to 4 minutes on 2 cores with the defaults; nothing is downloaded",
+        "about 2 minutes on 2 cores with the defaults; nothing is downloaded",
     ]
 
 

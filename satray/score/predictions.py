@@ -282,16 +282,15 @@ def _table(
     known["geometry"], known["bbox"] = _geometry(shapes)
     known["model_id"] = pa.repeat(layout.model_id, count)
     known["run_id"] = pa.repeat(layout.run_id, count)
-    for k, name in enumerate(layout.classes):
-        of_class: dict[str, NDArray[Any]] = {
-            "logit": numbers.logits,
-            "score": numbers.scores,
-            "pred": numbers.preds,
-            **{f"share_{tower}": numbers.shares[tower] for tower in layout.shared},
-        }
-        for kind, values_NK in of_class.items():
-            values_N = np.ascontiguousarray(values_NK[:, k])
-            known[f"{kind}_{name}"] = pa.array(values_N, mask=missing)
+    of_class: dict[str, NDArray[Any]] = {
+        "logit": numbers.logits,
+        "score": numbers.scores,
+        "pred": numbers.preds,
+        **{f"share_{tower}": numbers.shares[tower] for tower in layout.shared},
+    }
+    for kind, values_NK in of_class.items():
+        for name, values_N in zip(layout.classes, values_NK.T, strict=True):
+            known[f"{kind}_{name}"] = pa.array(np.ascontiguousarray(values_N), mask=missing)
     schema = layout.schema()
     empty = {one.name: pa.nulls(count, one.type) for one in schema}
     return pa.Table.from_pydict(empty | known, schema=schema)
