@@ -154,11 +154,16 @@ def _around(crs: str, affines_N6: Floats, boxes_N4: Floats, parts: int) -> tuple
     """Longitude and latitude along N outlines: where each part starts, and where it is tried."""
     t = (np.arange(parts)[:, None] + (0, SHARE)).ravel() / parts
     edges = [np.subtract(end, start) * t[:, None] + start for start, end in pairwise(CORNERS)]
-    across_V, down_V = np.concatenate(edges).T
+    return lonlat(crs, *_placed(affines_N6, boxes_N4, np.concatenate(edges)))
+
+
+def _placed(affines_N6: Floats, boxes_N4: Floats, shares_V2: Floats) -> tuple[Floats, Floats]:
+    """Places in the CRS of points of N tiles, told as shares of their width and height."""
+    across_V, down_V = shares_V2.T
     col, row, width, height = (v[:, None] for v in boxes_N4.T)
     a, b, c, d, e, f = (v[:, None] for v in affines_N6.T)
     x_NV, y_NV = col + across_V * width, row + down_V * height
-    return lonlat(crs, a * x_NV + b * y_NV + c, d * x_NV + e * y_NV + f)
+    return a * x_NV + b * y_NV + c, d * x_NV + e * y_NV + f
 
 
 def _straight(lon_NV: Floats, lat_NV: Floats, side_N: Floats) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -224,13 +229,10 @@ def _comes_back(crs: str, affines_N6: Floats, boxes_N4: Floats) -> NDArray[np.bo
     way = plain.coordinate_operation if plain is not None and plain.is_projected else None
     if way is None or any(n in way.method_name for n in ("Mercator", "Cylindrical", "Gauss")):
         return np.ones(len(boxes_N4), dtype=bool)
-    col, row, width, height = (v[:, None] for v in boxes_N4.T)
-    a, b, c, d, e, f = (v[:, None] for v in affines_N6.T)
-    across_V, down_V = np.array(CORNERS[:4]).T
-    x_px, y_px = col + across_V * width, row + down_V * height
-    x, y = a * x_px + b * y_px + c, d * x_px + e * y_px + f
+    x, y = _placed(affines_N6, boxes_N4, np.array(CORNERS[:4], dtype=np.float64))
     there = pyproj.Transformer.from_crs(system, system.geodetic_crs, always_xy=True)
     back_x, back_y = there.transform(*there.transform(x, y), direction="INVERSE")
+    a, b, _, d, e, _ = (v[:, None] for v in affines_N6.T)
     pixel = np.maximum(np.hypot(a, d), np.hypot(b, e))
     near: NDArray[np.bool_] = (np.hypot(back_x - x, back_y - y) <= pixel).all(axis=1)
     return near
