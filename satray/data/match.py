@@ -44,9 +44,15 @@ class Matched:
     """Paths of images not taken, since a row means another image of their name (previews)."""
 
 
+def suffix_of(key: str) -> str:
+    """Lower-case extension of a path, without its dot; empty where it has none."""
+    stem, dot, suffix = key.rsplit("/", 1)[-1].rpartition(".")
+    return suffix.lower() if dot and stem else ""
+
+
 def is_image(key: str) -> bool:
     """Whether a path ends like an image's."""
-    return _suffix(key) in IMAGE_SUFFIXES
+    return suffix_of(key) in IMAGE_SUFFIXES
 
 
 def tile_id(key: str) -> str:
@@ -67,14 +73,14 @@ def with_extensions(entries: Sequence[Entry], extensions: tuple[str, ...] | None
     if extensions is None:
         return list(entries)
     wanted = {extension.lower().lstrip(".") for extension in extensions}
-    there = Counter(_suffix(e.key) for e in entries if is_image(e.key))
+    there = Counter(suffix_of(e.key) for e in entries if is_image(e.key))
     if not wanted or not wanted <= IMAGE_SUFFIXES or (there and not wanted & there.keys()):
         found = ", ".join(f"{n:,} .{suffix}" for suffix, n in sorted(there.items()))
         raise InputError(
             f"extensions=[{', '.join(sorted(wanted))}]: accepted: "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}; found: {found or 'no image'}"
         )
-    return [e for e in entries if not is_image(e.key) or _suffix(e.key) in wanted]
+    return [e for e in entries if not is_image(e.key) or suffix_of(e.key) in wanted]
 
 
 def match_images(labels: "LabelTable", entries: Sequence[Entry]) -> Matched:
@@ -187,7 +193,7 @@ def _path(key: str, root: str) -> str:
 
 def _closest(images: list[Entry], path: str) -> list[Entry]:
     """Of several images, the one of that very path, else those with the extension."""
-    for name in (str, _suffix) if len(images) > 1 else ():
+    for name in (str, suffix_of) if len(images) > 1 else ():
         if same := [entry for entry in images if name(entry.key) == name(path)]:
             return same
     return images
@@ -203,11 +209,6 @@ def _two_of_one_id(images: Sequence[Entry]) -> InputError:
 
 def _base(path: str) -> str:
     return tile_id(path.rsplit("/", 1)[-1])
-
-
-def _suffix(key: str) -> str:
-    stem, dot, suffix = key.rsplit("/", 1)[-1].rpartition(".")
-    return suffix.lower() if dot and stem else ""
 
 
 def _few(names: tuple[str, ...]) -> str:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from satray.data.bands import canonical
 from satray.data.georeference import world_files, world_suffixes
-from satray.data.match import with_extensions
+from satray.data.match import suffix_of, with_extensions
 from satray.data.raster import MASK
 from satray.data.values import Unit, unit_of
 from satray.errors import DecodeError, InputError, SatrayError, one_line
@@ -187,7 +187,7 @@ def find_scenes(
     place = absolute(scenes)
     failures: list[SceneFailure] = []
     entries: list[Entry] = []
-    if _suffix(place) == "parquet" and storage.exists(place):
+    if suffix_of(place) == "parquet" and storage.exists(place):
         refs = _of_list(storage, place, failures)
     else:
         entries = _entries(place, storage, extensions)
@@ -285,7 +285,7 @@ def resolved(href: object, base: str) -> str:
 
 def _entries(place: str, storage: Storage, extensions: tuple[str, ...] | None) -> list[Entry]:
     """What lies below a prefix; or a file, with what belongs to it."""
-    ending = _suffix(place)
+    ending = suffix_of(place)
     if ending in (*DOCUMENTS, *RASTERS, *UNREAD) and storage.exists(place):
         stem = place.rpartition(".")[0]
         worlds = [f"{stem}.{end}" for low in world_suffixes(ending) for end in (low, low.upper())]
@@ -296,7 +296,7 @@ def _entries(place: str, storage: Storage, extensions: tuple[str, ...] | None) -
                 raise one
         return [one for one in found.values() if isinstance(one, Entry)]
     entries = with_extensions(storage.list(place), extensions)
-    return [e for e in entries if _suffix(e.key) not in DOCUMENTS or e.size <= LARGEST]
+    return [e for e in entries if suffix_of(e.key) not in DOCUMENTS or e.size <= LARGEST]
 
 
 def _of_list(storage: Storage, place: str, failures: list[SceneFailure]) -> list[SceneRef]:
@@ -334,12 +334,12 @@ def _of_list(storage: Storage, place: str, failures: list[SceneFailure]) -> list
 def _of_entries(
     entries: Sequence[Entry], storage: Storage, failures: list[SceneFailure]
 ) -> list[SceneRef]:
-    rasters = {entry.uri: entry for entry in entries if _suffix(entry.key) in RASTERS}
-    documents = [entry for entry in entries if _suffix(entry.key) in DOCUMENTS]
+    rasters = {entry.uri: entry for entry in entries if suffix_of(entry.key) in RASTERS}
+    documents = [entry for entry in entries if suffix_of(entry.key) in DOCUMENTS]
     failures += [
-        SceneFailure(e.key, e.uri, f".{_suffix(e.key)} is not read; accepted: GeoTIFFs of it")
+        SceneFailure(e.key, e.uri, f".{suffix_of(e.key)} is not read; accepted: GeoTIFFs of it")
         for e in entries
-        if _suffix(e.key) in UNREAD
+        if suffix_of(e.key) in UNREAD
     ]
     of_items: list[SceneRef] = []
     beside: dict[str, SceneRef] = {}
@@ -457,7 +457,7 @@ def _assets(item: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         kind, roles = str(asset.get("type") or "").lower(), asset.get("roles")
         roles = {str(role) for role in roles} if isinstance(roles, list) else set()
         raster = (
-            kind.startswith(RASTER_TYPES) if kind else _suffix(str(asset.get("href"))) in RASTERS
+            kind.startswith(RASTER_TYPES) if kind else suffix_of(str(asset.get("href"))) in RASTERS
         )
         if roles & {"thumbnail", "overview", "metadata"} or not raster:
             continue
@@ -541,9 +541,3 @@ def _heads(uris: Sequence[str], storage: Storage) -> dict[str, Entry | SatrayErr
 
     with ThreadPoolExecutor(32, thread_name_prefix="head") as pool:
         return dict(zip(uris, pool.map(head, uris), strict=True))
-
-
-def _suffix(key: str) -> str:
-    """Lower-case extension of a path, without its dot; empty where it has none."""
-    stem, dot, ending = key.rsplit("/", 1)[-1].rpartition(".")
-    return ending.lower() if dot and stem else ""
