@@ -21,66 +21,6 @@ def permutation(seed: int, number: int, n: int) -> NDArray[np.int64]:
     return generator.permutation(n).astype(np.int64)
 
 
-def one_pass(
-    seed: int, number: int, n: int, shuffle: bool, repeats: NDArray[np.float64] | None = None
-) -> NDArray[np.int64]:
-    """Return the rows (int64) of the `number`-th pass over `n` rows.
-
-    Where row i comes `repeats[i]` times, as a mean, it comes floor or ceil of that, and a pass
-    always has `pass_length(n, repeats)` rows: the whole parts are certain, the fractions are drawn
-    by systematic sampling (equal steps from a random offset) over the rows in random order.
-
-    Args:
-        seed: seed of the run.
-        number: of the pass, 0 for the first.
-        n: tiles in the split.
-        shuffle: False keeps the split's order, the repeats of a row side by side.
-        repeats: float (n,), not negative; None: each row once.
-    """
-    if repeats is None:
-        return permutation(seed, number, n) if shuffle else np.arange(n, dtype=np.int64)
-    generator = np.random.Generator(np.random.Philox(key=[seed, number]))
-    counts, fraction = np.floor(repeats).astype(np.int64), repeats % 1
-    some = generator.permutation(np.flatnonzero(fraction))
-    more, found = pass_length(n, repeats) - int(counts.sum()), float(fraction.sum())
-    # moved a little, within 0 to 1, so that they add up to a whole number
-    if more <= found:
-        moved = fraction[some] * (more / found) if found else fraction[some]
-    else:
-        moved = 1 - (1 - fraction[some]) * ((len(some) - more) / (len(some) - found))
-    edges = np.cumsum(moved)
-    edges[-1:] = more  # but for rounding it is that
-    hits = np.ceil(edges - generator.random())  # points below each edge, one point a unit
-    counts[some] += np.diff(hits, prepend=0.0).astype(np.int64)
-    rows = np.repeat(np.arange(n, dtype=np.int64), counts)
-    return generator.permutation(rows) if shuffle else rows
-
-
-def pass_length(n: int, repeats: NDArray[np.float64] | None) -> int:
-    """Return how many rows a pass over `n` rows has: the sum of `repeats`, rounded."""
-    return n if repeats is None else round(float(repeats.sum()))
-
-
-def window(
-    seed: int,
-    start: int,
-    stop: int,
-    n: int,
-    shuffle: bool,
-    repeats: NDArray[np.float64] | None = None,
-) -> NDArray[np.int64]:
-    """Return the rows (int64) of samples `start` to `stop` (exclusive) of the endless sequence.
-
-    Samples are counted from the start of training; the other arguments are those of `one_pass`.
-    """
-    length = pass_length(n, repeats)
-    if length <= 0 or stop <= start:
-        return np.empty(0, np.int64)
-    first, last = start // length, (stop - 1) // length
-    passes = [one_pass(seed, k, n, shuffle, repeats) for k in range(first, last + 1)]
-    return np.concatenate(passes)[start - first * length : stop - first * length]
-
-
 def copies(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how often each row of a pseudo-epoch came before in it: 0 at the first time."""
     by_row = np.argsort(rows, kind="stable")
@@ -109,16 +49,50 @@ class TrainOrder:
     seed: int
     """Seed of the permutations."""
     shuffle: bool
-    """False: the split's own order, over and over."""
+    """False: the split's own order, over and over, the repeats of a row side by side."""
     repeats: NDArray[np.float64] | None = field(default=None, compare=False)
-    """How often each row comes in a pass, as a mean; None: once."""
+    """How often each row comes in a pass, as a mean, not negative; None: once."""
+
+    @property
+    def pass_rows(self) -> int:
+        """Rows of a pass: the sum of `repeats`, rounded."""
+        return self.n if self.repeats is None else round(float(self.repeats.sum()))
 
     def rows(self, pseudo_epoch: int) -> NDArray[np.int64]:
         """Return the rows of one pseudo-epoch; none past the last."""
-        if pseudo_epoch >= len(self.ends):
+        length = self.pass_rows
+        if pseudo_epoch >= len(self.ends) or length <= 0:
             return np.empty(0, np.int64)
         start, stop = self.ends[pseudo_epoch - 1] if pseudo_epoch else 0, self.ends[pseudo_epoch]
-        return window(self.seed, start, stop, self.n, self.shuffle, self.repeats)
+        first, last = start // length, (stop - 1) // length
+        passes = [self.one_pass(number) for number in range(first, last + 1)]
+        return np.concatenate(passes)[start - first * length : stop - first * length]
+
+    def one_pass(self, number: int) -> NDArray[np.int64]:
+        """Return the rows of a pass, 0 for the first.
+
+        A row that comes 1.5 times, as a mean, comes once or twice: the whole parts are certain, the
+        fractions are drawn by systematic sampling (equal steps from a random offset) over the rows
+        in random order.
+        """
+        if self.repeats is None:
+            whole = np.arange(self.n, dtype=np.int64)
+            return permutation(self.seed, number, self.n) if self.shuffle else whole
+        generator = np.random.Generator(np.random.Philox(key=[self.seed, number]))
+        counts, fraction = np.floor(self.repeats).astype(np.int64), self.repeats % 1
+        some = generator.permutation(np.flatnonzero(fraction))
+        more, found = self.pass_rows - int(counts.sum()), float(fraction.sum())
+        # moved a little, within 0 to 1, so that they add up to a whole number
+        if more <= found:
+            moved = fraction[some] * (more / found) if found else fraction[some]
+        else:
+            moved = 1 - (1 - fraction[some]) * ((len(some) - more) / (len(some) - found))
+        edges = np.cumsum(moved)
+        edges[-1:] = more  # but for rounding it is that
+        hits = np.ceil(edges - generator.random())  # points below each edge, one point a unit
+        counts[some] += np.diff(hits, prepend=0.0).astype(np.int64)
+        rows = np.repeat(np.arange(self.n, dtype=np.int64), counts)
+        return generator.permutation(rows) if self.shuffle else rows
 
 
 @dataclass(frozen=True)

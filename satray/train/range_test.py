@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from satray.config.train import LandscapeRecipe, RangeOptions
-from satray.data.order import window
+from satray.data.order import TrainOrder
 from satray.errors import InputError, TrainingError, counted
 from satray.report.curves import Panel, landscape
 from satray.runs.run import Outcome, Run, to_json
@@ -293,10 +293,10 @@ def _sweep(worker: Worker, stage: int, seed: int, number: int) -> Curve:
     make = AugmentedTiles.of(recipe, setup.preprocess(), drawn)
     mixing = Mixing.of(recipe.augment, drawn)
     repeats = repeat_factors(worker.task.train.labels, recipe.repeat)
-    rows_N = window(drawn, 0, options.steps * recipe.batch, len(worker.task.train), True, repeats)
-    inputs = ahead(
-        (inputs_of(batch, make, device, mixing=mixing) for batch in worker.read(rows_N)), device
-    )
+    samples = options.steps * recipe.batch
+    order = TrainOrder(len(worker.task.train), (samples,), drawn, True, repeats)
+    read = worker.read(order.rows(0))
+    inputs = ahead((inputs_of(batch, make, device, mixing=mixing) for batch in read), device)
     return sweep(lambda rate: take(next(inputs), rate), options)
 
 

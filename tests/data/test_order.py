@@ -28,12 +28,12 @@ def test_pseudo_epochs_cut_one_endless_sequence_of_passes(repeats, ends, seed, s
     plan = order.TrainOrder(n, stops, seed, shuffle, factors)
     got = [plan.rows(k) for k in range(len(stops) + 1)]
     assert {each.dtype for each in got} == {np.dtype(np.int64)}
-    length = order.pass_length(n, factors)
+    length = plan.pass_rows
     if not length:
         assert not any(map(len, got))
         return
     assert [len(each) for each in got] == [*ends, 0]
-    passes = [order.one_pass(seed, k, n, shuffle, factors) for k in range(stops[-1] // length + 1)]
+    passes = [plan.one_pass(k) for k in range(stops[-1] // length + 1)]
     np.testing.assert_array_equal(np.concatenate(got), np.concatenate(passes)[: stops[-1]])
     for rows in passes:  # each row comes floor or ceil of its repeats
         counts, wanted = np.bincount(rows, minlength=n), np.ones(n) if factors is None else factors
@@ -46,8 +46,9 @@ def test_pseudo_epochs_cut_one_endless_sequence_of_passes(repeats, ends, seed, s
 def test_the_order_stays_the_same_for_ever():
     """A changed NumPy or a changed key would silently break resumed runs."""
     assert list(order.permutation(7, 2, 8)) == [4, 1, 3, 7, 6, 2, 0, 5]
-    assert list(order.window(0, 3, 12, 5, shuffle=False)) == [3, 4, 0, 1, 2, 3, 4, 0, 1]
-    rows = order.one_pass(0, 0, 3, False, np.array([1.0, 3.0, 2.0]))
+    rows = order.TrainOrder(5, (3, 12), 0, shuffle=False).rows(1)
+    assert list(rows) == [3, 4, 0, 1, 2, 3, 4, 0, 1]
+    rows = order.TrainOrder(3, (6,), 0, False, np.array([1.0, 3.0, 2.0])).rows(0)
     assert list(rows) == [0, 1, 1, 1, 2, 2]
 
 
@@ -75,9 +76,11 @@ def test_falling_chunks_cover_all_in_whole_blocks(n, block, readers, most):
 
 def test_rows_come_as_often_as_asked_and_neighbours_are_not_tied():
     factors = np.array([1.0, 1.25, 1.5, 3.75, 2.9, 1.1, 1.0, 1.5])  # they add up to 14
-    rows = np.concatenate([order.one_pass(5, k, 8, True, factors) for k in range(2000)])
+    rare = order.TrainOrder(8, (), 5, True, factors)
+    rows = np.concatenate([rare.one_pass(k) for k in range(2000)])
     assert np.bincount(rows) / 2000 == pytest.approx(factors, abs=0.04)
-    passes = [np.bincount(order.one_pass(1, k, 20, True, np.full(20, 1.5))) for k in range(1500)]
+    even = order.TrainOrder(20, (), 1, True, np.full(20, 1.5))
+    passes = [np.bincount(even.one_pass(k)) for k in range(1500)]
     together = np.corrcoef(np.array(passes).T)[~np.eye(20, dtype=bool)]
     assert together == pytest.approx(np.full(380, -1 / 19), abs=0.12)
 
