@@ -110,8 +110,7 @@ def in_process(keys: list[str], given: argparse.Namespace) -> Iterator[tuple[str
                 recipe.resources, ray=False, ordered=True,
             )  # fmt: skip
             for table in tables:
-                found = to_torch(table, source.shape, source.dtype)
-                yield inputs_of(found, make, device, epoch)
+                yield inputs_of(to_torch(table), make, device, epoch)
 
     def wait() -> None:
         if device.type == "cuda":

@@ -55,13 +55,13 @@ def satray_pass(index: Path, cache: Path | None = None) -> Measured:
 
     kept = CacheOptions(enabled=cache is not None, folder=str(cache) if cache else None)
     tiles = read_index(str(index), Storage())
-    source = tile_source(tiles, "train", BANDS, Storage(), digest=index.parent.name, cache=kept)
+    source = tile_source(tiles, "train", BANDS, Storage(), kept)
 
     def run() -> Iterator[int]:
         order = TrainOrder(len(source), (len(source),), seed=0, shuffle=True)
         dataset = tile_dataset(source, order, batch=BATCH, readers=Readers(WORKERS))
         tally = StreamTally()
-        for batch in batches(dataset, source.shape, source.dtype, batch=BATCH, tally=tally):
+        for batch in batches(dataset, batch=BATCH, tally=tally):
             yield len(batch["row"])
         if tally.errors:
             raise RuntimeError(f"unreadable tiles: {set(tally.errors.values())}")

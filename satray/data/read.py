@@ -1,7 +1,7 @@
 """From rows of the tile index to tables of decoded tiles: what one read task does. No Ray.
 
-A table's pixels are fixed-size binary, so that they go from the task to a torch tensor without a
-copy. A tile that cannot be read keeps its row: pixels zero, `valid` False, the reason in `error`.
+A table's pixels are Arrow's tensors, which go from the task to torch's without a copy. A tile that
+cannot be read keeps its row: pixels zero, `valid` False, the reason in `error`.
 
 Letters: N tiles, b of a block, C bands, H height, W width, K classes.
 """
@@ -9,7 +9,7 @@ Letters: N tiles, b of a block, C bands, H height, W width, K classes.
 import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +23,10 @@ from satray.data.index import IndexMeta, TileIndex, versions
 from satray.errors import one_line
 from satray.storage import Storage, is_remote
 
-if TYPE_CHECKING:
-    import torch
-
 Batch = dict[str, Any]
+
+TENSORS = ("pixels", "labels", "row", "copy", "valid")
+"""Columns of a table that a batch has."""
 
 REQUESTS = 64
 """Requests to a store under way at once, of one task: 40 ms each are then hidden."""
@@ -40,7 +40,7 @@ class TileSource:
 
     tiles: pa.Table
     """One row a tile: `row` of the split, `slot` (row of the whole index, its place in the cache),
-    `uri`, `mask` (whether a `.msk` lies beside it), `labels` (K bytes), and what its file must
+    `uri`, `mask` (whether a `.msk` lies beside it), `labels` (K uint8), and what its file must
     still be: `bytes`, `etag`, `crc32`."""
     take: tuple[int, ...]
     """Bands to read, 0-based positions among the index's, in the network's input order."""
@@ -57,7 +57,7 @@ class TileSource:
     @property
     def labels(self) -> NDArray[np.uint8]:
         """Targets (N, K)."""
-        return _unwrap(self.tiles.column("labels"), "uint8").reshape(len(self), -1)
+        return _array(self.tiles.column("labels"))
 
     @property
     def slots(self) -> NDArray[np.int64]:
@@ -89,8 +89,6 @@ def tile_source(
     split: str,
     bands: tuple[str, ...],
     storage: Storage,
-    *,
-    digest: str,
     cache: CacheOptions | None = None,
 ) -> TileSource:
     """Describe one split of an index for reading.
@@ -100,7 +98,6 @@ def tile_source(
         split: `train`, `val` or `test`.
         bands: names, in the order in which the network wants them.
         storage: where the tiles are.
-        digest: the index's digest; names its cache.
         cache: whether and where decoded tiles are kept.
 
     Raises:
@@ -111,14 +108,14 @@ def tile_source(
         {
             "row": pa.array(np.arange(len(part))),
             "slot": pa.array(np.flatnonzero(index.splits == split)),
-            "labels": _binary(part.labels),
+            "labels": _tensors(part.labels),
             **{name: part.table[name] for name in ("uri", "mask", "bytes", "etag", "crc32")},
         }
     )
     plan = None
     if cache is not None and cache.enabled:
         plan = CachePlan(
-            identity=f"{digest} {' '.join(bands)}",
+            identity=f"{index.digest} {' '.join(bands)}",
             rows=len(index),
             shape=(len(bands), *index.meta.tile_shape),
             dtype=index.meta.dtype,
@@ -152,8 +149,8 @@ def read_blocks(
         copies: (N,) how often each row came before in this pseudo-epoch; None: never.
 
     Yields:
-        tables of `pixels`, `labels` (fixed-size binary), `row`, `copy`, `valid`, `error`, `bytes`
-        (read from storage; 0 where the cache had the tile) and `pseudo_epoch`.
+        tables of `pixels` (C, H, W) and `labels` (K), tensors, `row`, `copy`, `valid`, `error`,
+        `bytes` (read from storage; 0 where the cache had the tile) and `pseudo_epoch`.
     """
     total = len(source)
     came_before = np.zeros(total, np.int64) if copies is None else copies
@@ -189,7 +186,7 @@ def read_blocks(
             part = source.tiles.slice(start, len(x_bCHW))
             yield pa.table(
                 {
-                    "pixels": _binary(x_bCHW),
+                    "pixels": _tensors(x_bCHW),
                     "labels": part.column("labels"),
                     "row": part.column("row"),
                     "valid": pa.array([error is None for error in errors[here]]),
@@ -235,18 +232,16 @@ def _decoded(
         yield at, pixels_CHW, size
 
 
-def to_torch(table: pa.Table, shape: tuple[int, int, int], dtype: str) -> Batch:
+def to_torch(table: pa.Table) -> Batch:
     """Make torch tensors of a block's slice, without a copy where it lies in one block.
 
     Tensors over Ray's shared memory are read-only by contract: move or convert, never write.
     """
-    return {
-        "pixels": _tensor(_unwrap(table.column("pixels"), dtype).reshape(-1, *shape)),
-        "labels": _tensor(_unwrap(table.column("labels"), "uint8").reshape(len(table), -1)),
-        "row": _tensor(table.column("row").to_numpy()),
-        "copy": _tensor(table.column("copy").to_numpy()),
-        "valid": _tensor(table.column("valid").to_numpy()),
-    }
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "not writable": nobody writes
+        return {name: torch.from_numpy(_array(table.column(name))) for name in TENSORS}
 
 
 def errors_of(table: pa.Table) -> dict[int, str]:
@@ -255,26 +250,14 @@ def errors_of(table: pa.Table) -> dict[int, str]:
     return dict(zip(bad.column("row").to_pylist(), bad.column("error").to_pylist(), strict=True))
 
 
-def _tensor(array: NDArray[Any]) -> "torch.Tensor":
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "not writable": nobody writes
-        return torch.from_numpy(array)
+def _tensors(array: NDArray[Any]) -> pa.FixedShapeTensorArray:
+    """Wrap an array (n, ...) as n tensors over the same memory."""
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(array))
 
 
-def _binary(array: NDArray[Any]) -> pa.Array:
-    """Wrap an array (n, ...) as n fixed-size binary values over the same memory."""
-    flat = np.ascontiguousarray(array).reshape(-1)
-    width = array.nbytes // max(1, len(array))
-    return pa.Array.from_buffers(pa.binary(width), len(array), [None, pa.py_buffer(flat)])
-
-
-def _unwrap(column: pa.ChunkedArray, dtype: str) -> NDArray[Any]:
-    """The values of a fixed-size binary column as one flat array; a view where it is one chunk."""
-    parts = []
-    for chunk in column.chunks:
-        width = chunk.type.byte_width
-        begin, end = chunk.offset * width, (chunk.offset + len(chunk)) * width
-        parts.append(np.frombuffer(chunk.buffers()[1], np.uint8)[begin:end].view(dtype))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts or [np.empty(0, dtype)])
+def _array(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column of numbers or of tensors (n, ...); a view where it is one chunk."""
+    whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if isinstance(whole, pa.FixedShapeTensorArray):
+        return np.asarray(whole.to_numpy_ndarray())
+    return np.asarray(whole.to_numpy(zero_copy_only=False))

@@ -77,14 +77,11 @@ class StreamTally:
 
 def batches(
     shard: Any,
-    shape: tuple[int, int, int],
-    dtype: str,
     *,
     batch: int,
     tally: StreamTally,
     pseudo_epoch: int | None = None,
     expected: int | None = None,
-    prefetch: int = 2,
 ) -> Iterator[Batch]:
     """Iterate one pass over a dataset or over a worker's shard of it.
 
@@ -92,14 +89,11 @@ def batches(
 
     Args:
         shard: a Ray dataset, or one part of a split one.
-        shape: (C, H, W) of the tiles.
-        dtype: NumPy dtype of their pixels.
         batch: tiles a batch; the last may be smaller.
         tally: what is learnt on the way is added to it.
         pseudo_epoch: checked against the stream's own where given.
         expected: batches that the caller will take. Ray ends a pass only when somebody asks for
             more than there is, so the end is asked for before the last batch is handed out.
-        prefetch: batches fetched ahead.
 
     Yields:
         `pixels` (b, C, H, W) in the stored dtype, `labels` (b, K) uint8, `row` and `copy` (b,)
@@ -108,9 +102,7 @@ def batches(
     Raises:
         RuntimeError: the stream is at another pseudo-epoch than the caller.
     """
-    stream = iter(
-        shard.iter_batches(batch_size=batch, batch_format="pyarrow", prefetch_batches=prefetch)
-    )
+    stream = iter(shard.iter_batches(batch_size=batch, batch_format="pyarrow", prefetch_batches=2))
     count = 0
     while True:
         table = next(stream, None)
@@ -125,7 +117,7 @@ def batches(
         tally.tiles += len(table)
         tally.bytes_read += int(np.sum(table.column("bytes").to_numpy()))
         tally.errors.update(errors_of(table))
-        yield to_torch(table, shape, dtype)
+        yield to_torch(table)
 
 
 def _block_tiles(tile_bytes: int, batch: int, total: int, workers: int) -> int:

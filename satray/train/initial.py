@@ -85,7 +85,7 @@ def _measured(setup: Setup, storage: Storage) -> dict[str, Any]:
     tiles, reasons = 0, dict[int, str]()
     for table in read_blocks(source.rows(rows), BLOCK):
         reasons.update(errors_of(table))
-        batch = to_torch(table, source.shape, source.dtype)
+        batch = to_torch(table)
         valid = batch["valid"].numpy()
         read = to_values(batch["pixels"], setup.radiometry, setup.bands).double().numpy()[valid]
         x_CN = np.moveaxis(read, 1, 0).reshape(len(setup.bands), -1)

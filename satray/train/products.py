@@ -181,7 +181,7 @@ def bundle(setup: Setup, run: Run, kept: Kept) -> tuple[dict[str, bytes], Calibr
         nodata=nodata(setup.index),
         provenance={
             "run_id": run.run_id,
-            "index": setup.digest,
+            "index": setup.index.digest,
             "weights": {
                 tower.name: origin(tower.backbone, setup.weights[tower.name])
                 for tower in setup.variant.towers

@@ -217,8 +217,6 @@ def _work(task: Task, channel: cluster.ProgressChannel, workers: cluster.Workers
     def shard(split: str, **expected: int) -> Iterator[Batch]:
         return batches(
             ray.train.get_dataset_shard(split),
-            task.train.shape,
-            task.train.dtype,
             batch=plan.local_batch,
             tally=tallies[split],
             **expected,

@@ -69,20 +69,13 @@ class Setup:
     """Digest of the index and of each tower's weights, where `read` looked them up."""
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of the index's files."""
-        return self.index.digest
-
-    @property
     def task(self) -> Task:
         """`binary`, `multilabel` or `multiclass`."""
         return cast(Task, self.index.meta.task)
 
     def source(self, split: str, storage: Storage) -> TileSource:
         """The tiles of a split, with the bands that are read."""
-        return tile_source(
-            self.index, split, self.bands, storage, digest=self.digest, cache=self.recipe.cache
-        )
+        return tile_source(self.index, split, self.bands, storage, self.recipe.cache)
 
     def preprocess(self) -> "Preprocess":
         """From stored pixels to the network's input, once mean and deviation are known."""
@@ -204,7 +197,7 @@ def read(recipe: TrainRecipe, storage: Storage) -> Setup:
     index = read_index(recipe.index, storage)
     refuse_unreachable(recipe.weights, resolve(recipe.variant, recipe.pooling))
     setup = set_up(recipe, storage, index)
-    found = {"index": setup.digest}
+    found = {"index": setup.index.digest}
     for tower, wanted in weights_wanted(setup.variant, setup.weights).items():
         found[f"weights.{tower}"] = weights_digest(wanted, storage)
     return replace(setup, digests=found)

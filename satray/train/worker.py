@@ -255,7 +255,7 @@ def read_batches(
     starts = range(0, len(rows), batch)
     for table in each_block(read, starts, resources, ray=False, ordered=True):
         errors.update(errors_of(table))
-        yield to_torch(table, source.shape, source.dtype)
+        yield to_torch(table)
 
 
 @contextlib.contextmanager

@@ -70,9 +70,7 @@ class Extractor:
             Column (`TOWER_POOLING`) -> float32 (N, V, D); whether they were computed in bf16.
         """
         del part
-        source = self._setup.index.meta
-        shape = (len(self._setup.bands), *source.tile_shape)
-        batch = to_torch(tiles, shape, source.dtype)
+        batch = to_torch(tiles)
         pixels_NCHW, rows = batch["pixels"], batch["row"].numpy()
         bf16 = self._bf16 and block.split == "train"
         found: dict[str, list[Tensor]] = {}

@@ -43,7 +43,7 @@ def read(source, rows, block, **more):
     tables = list(read_blocks(source.rows(rows), block, **more))
     assert [len(t) for t in tables[:-1]] == [block] * (len(tables) - 1)
     table = pa.concat_tables(tables)
-    batch = to_torch(table, source.shape, source.dtype)
+    batch = to_torch(table)
     np.testing.assert_array_equal(check_batch(batch, source), rows)
     return table
 
@@ -148,7 +148,7 @@ def test_a_tile_that_changed_costs_its_row_and_one_that_was_copied_does_not(
     four, tmp_path, change, reason
 ):
     change(tmp_path / "2.tif")
-    source = tile_source(four, "train", BANDS, STORAGE, digest="x")
+    source = tile_source(four, "train", BANDS, STORAGE)
     (table,) = read_blocks(source, 4)
     wanted = Wanted(BANDS, "uint16", 8, 8, BANDS, indexed=True, maps=False)
     block = read_block(tiles_of_index(four).table, wanted, STORAGE)

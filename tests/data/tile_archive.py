@@ -57,7 +57,7 @@ def source_of(
     """A split of the archive, bands nir and red."""
     cache = None if cache_folder is None else CacheOptions(folder=str(cache_folder), gib=gib)
     index, bands = index_of(root), ("nir", "red")
-    return tile_source(index, split, bands, storage or Storage(), digest="d", cache=cache)
+    return tile_source(index, split, bands, storage or Storage(), cache)
 
 
 def check_batch(batch: dict, source: TileSource) -> np.ndarray:

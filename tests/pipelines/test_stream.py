@@ -26,7 +26,7 @@ def stream(ray_session):
 def collect(stream, shard, source, batch, **options):
     """Rows and copies of each batch, checked against the files, and the tally."""
     tally = stream.StreamTally()
-    found = stream.batches(shard, source.shape, source.dtype, batch=batch, tally=tally, **options)
+    found = stream.batches(shard, batch=batch, tally=tally, **options)
     got = [(check_batch(item, source), item["copy"].numpy()) for item in found]
     return [rows for rows, _ in got], np.concatenate([times for _, times in got]), tally
 

@@ -102,10 +102,7 @@ def through_backbone(made: Prepared) -> tuple[list[Any], torch.nn.Module]:
     network = setup.network()
     network.load_state_dict(made.first)
     sources = [setup.source(split, Storage()) for split in ("train", "val")]
-    whole, val = (
-        to_torch(next(read_blocks(source, len(source))), source.shape, source.dtype)
-        for source in sources
-    )
+    whole, val = (to_torch(next(read_blocks(source, len(source)))) for source in sources)
     order = train_order(setup.recipe, plan, sources[0].labels)
 
     def train_batches(pseudo_epoch: int) -> Any:
