@@ -26,7 +26,7 @@ from satray.config.train import AugmentOptions
 _D4, _TOP, _LEFT, _AREA, _SHAPE, _CONTRAST, _BRIGHTNESS, *_ERASE = range(12)
 """Streams of the hash: one a decision."""
 
-ERASED = (0.02, 1 / 3, 10 / 3)
+ERASED, ERASED_RATIO = (0.02, 1 / 3), 10 / 3
 """Random erasing: smallest and largest share of the tile's area, largest ratio of the box's sides
 (Zhong et al., AAAI 2020, arXiv 1708.04896; timm's defaults)."""
 
@@ -70,41 +70,24 @@ class Draws:
 
 
 def boxes(
-    area_B: NDArray[np.float64],
-    shape_B: NDArray[np.float64],
-    down_B: NDArray[np.float64],
-    across_B: NDArray[np.float64],
-    *,
-    height: int,
-    width: int,
-    scale: float,
-    ratio: float,
-    largest: float = 1.0,
+    draws_4B: NDArray[np.float64], height: int, width: int, area: tuple[float, float], ratio: float
 ) -> NDArray[np.int64]:
     """Boxes within tiles of `height` x `width` px, from four numbers between 0 and 1 a tile.
 
-    As torchvision's RandomResizedCrop: the area is even in `scale` to `largest` of the tile's, the
-    ratio of the sides (up to `ratio`) even in its logarithm; but a box that is too long for its
-    tile is cut, not drawn again, so that each tile needs four numbers and no more.
-
-    Args:
-        area_B: chooses the area.
-        shape_B: chooses the ratio of width to height.
-        down_B: chooses the place among the rows.
-        across_B: chooses the place among the columns.
-        height: of the tiles, px.
-        width: of the tiles, px.
-        scale: smallest share of the tile's area.
-        ratio: largest ratio of the box's sides; 1 for squares.
-        largest: largest share of the tile's area.
+    As torchvision's RandomResizedCrop: the area is even in shares of the tile's, the ratio of the
+    sides (up to `ratio`) even in its logarithm; but a box that is too long for its tile is cut, not
+    drawn again, so that each tile needs four numbers and no more: for the area, the ratio, and the
+    place among the rows and the columns.
 
     Returns:
         (4, B), in whole pixels: first rows, first columns, numbers of rows, numbers of columns.
     """
-    area = (scale + (largest - scale) * area_B) * height * width
-    stretch = np.exp((shape_B - 0.5) * math.log(ratio))  # square root of width / height
-    tall = np.clip(np.rint(np.sqrt(area) / stretch), 1, height).astype(np.int64)
-    wide = np.clip(np.rint(np.sqrt(area) * stretch), 1, width).astype(np.int64)
+    area_B, shape_B, down_B, across_B = draws_4B
+    least, most = area
+    side_B = np.sqrt((least + (most - least) * area_B) * height * width)
+    stretch_B = np.exp((shape_B - 0.5) * math.log(ratio))  # square root of width / height
+    tall = np.clip(np.rint(side_B / stretch_B), 1, height).astype(np.int64)
+    wide = np.clip(np.rint(side_B * stretch_B), 1, width).astype(np.int64)
     top = np.floor(down_B * (height - tall + 1)).astype(np.int64)
     left = np.floor(across_B * (width - wide + 1)).astype(np.int64)
     return np.stack([top, left, tall, wide])
@@ -147,6 +130,8 @@ class Augment:
         Raises:
             ValueError: the tiles are smaller than the crop.
         """
+        d4_B = (self._hash(rows, pseudo_epoch, _D4) >> np.uint64(61)).astype(np.int64)
+        d4_B &= {"none": 0, "horizontal": 1, "d4": 7}[self.flips]
         offsets = []
         for stream, side in ((_TOP, height), (_LEFT, width)):
             spare = side - self.size
@@ -158,24 +143,22 @@ class Augment:
             offsets.append(
                 np.full_like(drawn, round(spare / 2)) if self.crop == "centre" else drawn
             )
-        return Draws(self._symmetries(rows, pseudo_epoch), *offsets)
+        return Draws(d4_B, *offsets)
 
     def boxes(
         self, rows: NDArray[np.int64], pseudo_epoch: int, height: int, width: int
     ) -> NDArray[np.int64]:
         """Decide the crops of `resized`, for tiles of `height` x `width` pixels: `boxes`."""
         streams = (_AREA, _SHAPE, _TOP, _LEFT)
-        draws = (evenly(self._hash(rows, pseudo_epoch, stream)) for stream in streams)
-        return boxes(*draws, height=height, width=width, scale=self.scale, ratio=self.ratio)
+        draws_4B = np.stack([evenly(self._hash(rows, pseudo_epoch, stream)) for stream in streams])
+        return boxes(draws_4B, height, width, (self.scale, 1.0), self.ratio)
 
     def __call__(self, x_BCHW: Tensor, rows: NDArray[np.int64], pseudo_epoch: int) -> Tensor:
         """x_BCHW of any dtype -> x_BCSS on its device: same dtype; float32 where resized."""
-        height, width = x_BCHW.shape[-2:]
-        if self.crop != "resized":
-            return apply(x_BCHW, self.draws(rows, pseudo_epoch, height, width), self.size)
-        x_BCSS = resize_boxes(x_BCHW, self.boxes(rows, pseudo_epoch, height, width), self.size)
-        zeros = np.zeros(len(rows), dtype=np.int64)
-        return apply(x_BCSS, Draws(self._symmetries(rows, pseudo_epoch), zeros, zeros), self.size)
+        if self.crop == "resized":
+            where_4B = self.boxes(rows, pseudo_epoch, *x_BCHW.shape[2:])
+            x_BCHW = resize_boxes(x_BCHW, where_4B, self.size)
+        return apply(x_BCHW, self.draws(rows, pseudo_epoch, *x_BCHW.shape[2:]), self.size)
 
     def finish(self, x_BCSS: Tensor, rows: NDArray[np.int64], pseudo_epoch: int) -> Tensor:
         """Recolour normalised tiles by band, then erase a box of some; float32 to float32.
@@ -183,25 +166,19 @@ class Augment:
         Colour is gain * x + shift for each tile and band: a gain of 1.2 is a fifth more contrast
         about the archive's mean, a shift of 0.1 a tenth of its deviation.
         """
+        bands, height, width = x_BCSS.shape[1:]
         if self.contrast or self.brightness:
+            gain_BC = 1 + self._by_band(_CONTRAST, rows, pseudo_epoch, bands, self.contrast)
+            shift_BC = self._by_band(_BRIGHTNESS, rows, pseudo_epoch, bands, self.brightness)
             gain_BC11, shift_BC11 = (
-                send(torch.from_numpy(part.astype(np.float32)), x_BCSS.device)[:, :, None, None]
-                for part in (
-                    1
-                    + self._by_band(rows, pseudo_epoch, _CONTRAST, self.contrast, x_BCSS.shape[1]),
-                    self._by_band(
-                        rows, pseudo_epoch, _BRIGHTNESS, self.brightness, x_BCSS.shape[1]
-                    ),
-                )
+                send(torch.from_numpy(part_BC.astype(np.float32)), x_BCSS.device)[:, :, None, None]
+                for part_BC in (gain_BC, shift_BC)
             )
             x_BCSS = torch.addcmul(shift_BC11, x_BCSS, gain_BC11)
         if not self.erase:
             return x_BCSS
         chosen_B, *draws = (evenly(self._hash(rows, pseudo_epoch, stream)) for stream in _ERASE)
-        (least, most, ratio), (height, width) = ERASED, x_BCSS.shape[2:]
-        top, left, tall, wide = boxes(
-            *draws, height=height, width=width, scale=least, largest=most, ratio=ratio
-        )
+        top, left, tall, wide = boxes(np.stack(draws), height, width, ERASED, ERASED_RATIO)
         edges_4B = np.stack([top, left, top + tall * (chosen_B < self.erase), left + wide])
         gone_B1SS = inside(send(torch.from_numpy(edges_4B), x_BCSS.device), height, width)
         return x_BCSS.masked_fill(gone_B1SS, 0.0)  # the mean of normalised values
@@ -212,17 +189,11 @@ class Augment:
         return counter_hash(self.seed, pseudo_epoch, stream, *more, rows=rows)
 
     def _by_band(
-        self, rows: NDArray[np.int64], pseudo_epoch: int, stream: int, most: float, bands: int
+        self, stream: int, rows: NDArray[np.int64], pseudo_epoch: int, bands: int, most: float
     ) -> NDArray[np.float64]:
         """A number between -most and most for each tile and band: (B, C)."""
         drawn = [evenly(self._hash(rows, pseudo_epoch, stream, band)) for band in range(bands)]
         return most * (2 * np.stack(drawn, axis=1) - 1)
-
-    def _symmetries(self, rows: NDArray[np.int64], pseudo_epoch: int) -> NDArray[np.int64]:
-        if self.flips == "none":
-            return np.zeros(len(rows), dtype=np.int64)
-        bits = self._hash(rows, pseudo_epoch, _D4) >> np.uint64(61)
-        return (bits & np.uint64(7 if self.flips == "d4" else 1)).astype(np.int64)
 
 
 def apply(x_BCHW: Tensor, draws: Draws, size: int, *, batched: bool | None = None) -> Tensor:
@@ -336,16 +307,10 @@ def _resized_by_matrices(x_BCHW: Tensor, where_4B: NDArray[np.int64], size: int)
 
 
 def _weights(start_B: Tensor, length_B: Tensor, side: int, size: int) -> Tensor:
-    """How much each source pixel of an axis counts in each pixel of the result: (B, S, side).
+    """How much each of `side` px of an axis counts in each of `size` of a crop: (B, S, side).
 
     The triangle of bilinear interpolation, as wide as a source pixel, or as a pixel of the result
     where that is larger (antialiasing, as torch's), cut off at the crop's edges.
-
-    Args:
-        start_B: first source pixel of each crop, float32.
-        length_B: source pixels of each crop, float32.
-        side: source pixels of the axis.
-        size: S.
     """
     start_B11, length_B11 = start_B[:, None, None], length_B[:, None, None]
     step_B11 = length_B11 / size

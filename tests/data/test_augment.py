@@ -116,9 +116,8 @@ def test_flips_and_crops_can_be_turned_off():
     ratio=st.floats(1, 5),
 )
 def test_boxes_lie_within_their_tile(units, height, width, scale, ratio):
-    given = [np.array([u]) for u in units]
-    found = boxes(*given, height=height, width=width, scale=scale, ratio=ratio)
-    ((top,), (left,), (tall,), (wide,)) = found
+    draws_4B = np.array(units)[:, None]
+    ((top,), (left,), (tall,), (wide,)) = boxes(draws_4B, height, width, (scale, 1.0), ratio)
     assert 0 <= top < top + tall <= height
     assert 0 <= left < left + wide <= width
 
