@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from satray.errors import InputError, listed
+from satray.errors import InputError, listed, one_line
 
 MISSING_WORDS = frozenset({"nan", "na", "n/a", "null", "none", "<na>"})
 """Spellings of an absent value, lower case, beside the empty cell."""
@@ -33,8 +33,6 @@ NEARLY = 0.75
 FEW = 64
 """Most different cells of such a column: one of more is of measurements that often are 0."""
 
-_DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "pipe"}
-_BEFORE = re.compile(rb"(?:\xef\xbb\xbf)?(?:[ \t]*[\r\n])*(?:sep=.\r?\n)?", re.I)  # one for Excel
 _NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+(_level_\d+)?")  # pandas' indices
 
 
@@ -78,10 +76,10 @@ class Column:
             return "lists" if self.lists else "empty"
         return "words" if (np.isnan(self.numbers) & ~self.missing).any() else "numbers"
 
-    def values(self) -> tuple[str | None, ...]:
-        """The text of each row; None where it is empty."""
+    def values(self, rows: NDArray[np.int64]) -> tuple[str | None, ...]:
+        """The texts of some rows; None where they are empty."""
         texts = (*self.texts, None)
-        return tuple(texts[code] for code in self.codes.tolist())
+        return tuple(texts[code] for code in self.codes[rows].tolist())
 
 
 @dataclass(frozen=True)
@@ -119,22 +117,19 @@ def read_table(data: bytes, name: str) -> Table:
     """Read a label table.
 
     CSV may be separated by commas, tabs, semicolons or pipes (told by the header), in UTF-8 with
-    or without a byte-order mark, with CRLF or CR, quoted cells, blank lines and Excel's `sep=`
-    before the header. Columns without a name (an index that pandas wrote) are named in `unread`.
+    or without a byte-order mark, with CRLF or CR, quoted cells and blank lines. Columns without a
+    name (an index that pandas wrote) are named in `unread`.
 
     Raises:
         InputError: not such a file, no rows, a name twice, a row with too many or too few cells.
     """
-    if not data.strip():
-        raise InputError(f"labels={name} is empty; a CSV, TSV or Parquet table is accepted")
-    if data[:4] != b"PAR1":
-        table = _read_csv(data, name)
-    else:
-        try:
-            table = pq.read_table(pa.BufferReader(data))
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"labels={name} is not a readable Parquet file: {reason}") from error
+    try:
+        table = pq.read_table(pa.BufferReader(data)) if data[:4] == b"PAR1" else _read_csv(data)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        quote = "; is there a stray quote in it?" if b'"' in data else ""
+        raise InputError(
+            f"labels={name} is no CSV, TSV or Parquet table: {one_line(error)}{quote}"
+        ) from error
     cells: dict[str, tuple[pa.Array, bool]] = {}
     unread: list[str] = []
     for title, column in zip(table.column_names, table.columns, strict=True):
@@ -145,12 +140,10 @@ def read_table(data: bytes, name: str) -> Table:
             raise InputError(f"labels={name} has two columns named {title!r}; names must differ")
         else:
             cells[title] = found
-    if not cells:
-        raise InputError(f"labels={name} has no named column")
     # rows without any cell, as spreadsheets leave them, are none
     keep_N = np.any([texts.is_valid() for texts, _ in cells.values()], axis=0)
     if not keep_N.any():
-        raise InputError(f"labels={name} has a header and no rows")
+        raise InputError(f"labels={name} has no rows below a header that names columns")
     columns = {}
     for title, (texts, lists) in cells.items():
         encoded = texts.filter(pa.array(keep_N)).dictionary_encode()
@@ -182,46 +175,19 @@ def _as_texts(column: pa.ChunkedArray) -> tuple[pa.Array, bool] | None:
     return pc.if_else(pc.equal(texts, ""), None, texts), False
 
 
-def _read_csv(data: bytes, name: str) -> pa.Table:
-    before = _BEFORE.match(data)
-    text = data[before.end() :] if before else data
-    try:
-        head = text.decode("utf-8")[: 1 << 16]
-    except UnicodeDecodeError as error:
-        line = text.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"labels={name} is no UTF-8 text (line {line}); a CSV, TSV or Parquet table is accepted"
-        ) from error
-    lines = head.splitlines(keepends=True)
-    headers = {mark: next(csv.reader(lines, delimiter=mark)) for mark in _DELIMITERS}
+def _read_csv(data: bytes) -> pa.Table:
+    """Its columns as texts; a line that is no row is an error of Arrow's, which names it."""
+    lines = data.decode("utf-8-sig")[: 1 << 16].lstrip("\r\n").splitlines(keepends=True)
+    headers = {mark: next(csv.reader(lines, delimiter=mark), []) for mark in ",\t;|"}
     mark = max(headers, key=lambda each: len(headers[each]))
-    uneven = ""
-
-    def skip_blank(row: Any) -> str:
-        nonlocal uneven
-        if row.actual_columns == 1 and not row.text.strip():
-            return "skip"
-        uneven = (
-            f"row {row.number - 1} has {row.actual_columns} cells where the header has "
-            f"{row.expected_columns} ({_DELIMITERS[mark]}-separated): {row.text[:60]!r}"
-        )
-        return "error"
-
-    try:
-        return pyarrow.csv.read_csv(
-            pa.BufferReader(text),
-            # in one block, in order: cells may hold line breaks, and masks are long
-            pyarrow.csv.ReadOptions(use_threads=False, block_size=len(text) + 1),
-            pyarrow.csv.ParseOptions(
-                delimiter=mark, newlines_in_values=True, invalid_row_handler=skip_blank
-            ),
-            pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(headers[mark], pa.string()),
-                strings_can_be_null=True,
-                null_values=[""],
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        why = uneven or f"{str(error).splitlines()[0]}; it begins {head[:60]!r}"
-        quote = "; is there a stray quote in it?" if b'"' in text else ""
-        raise InputError(f"labels={name}: {why}{quote}") from error
+    return pyarrow.csv.read_csv(
+        pa.BufferReader(data),
+        # in one block, in order: cells may hold line breaks, and masks are long
+        pyarrow.csv.ReadOptions(use_threads=False, block_size=len(data) + 1),
+        pyarrow.csv.ParseOptions(delimiter=mark, newlines_in_values=True),
+        pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(headers[mark], pa.string()),
+            strings_can_be_null=True,
+            null_values=[""],
+        ),
+    )

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -103,30 +102,31 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
     table, split = read_table(data, name), recipe.split
     if split.group is not None:
         table.need(split.group, "split.group")
-    source = _Source(table, _key_column(table, recipe), recipe)
-    label_format = _recognised(source)
+    key = _key_column(table, recipe)
+    keys, reserved = table.columns[key], {key, split.column, split.group}
+    source = _Source(name, keys, {t: c for t, c in table.columns.items() if t not in reserved})
+    label_format = _recognised(source, recipe)
     if recipe.label_positive is not None and label_format != "wide":
         raise InputError(
             f"label_positive={recipe.label_positive}: labels={name} is read as {label_format}, not "
             "as columns of numbers; label_format=wide reads it so"
         )
-    found = {"wide": _read_wide, "tags": _read_tags, "rle": _read_rle}[label_format](source)
-    keys = table.columns[source.key]
-    _, tiles = np.unique(keys.codes, return_index=True)  # first row of each tile, rising
-    if label_format != "rle" and len(tiles) < len(keys.codes):
-        row = int(np.flatnonzero(tiles[keys.codes] != np.arange(len(keys.codes)))[0])
+    found = {"wide": _read_wide, "tags": _read_tags, "rle": _read_rle}[label_format](source, recipe)
+    _, firsts = np.unique(keys.codes, return_index=True)  # row of each tile, rising
+    if label_format != "rle" and len(firsts) < len(keys.codes):
+        row = int(np.flatnonzero(firsts[keys.codes] != np.arange(len(keys.codes)))[0])
         raise InputError(
-            f"labels={name}: rows {tiles[keys.codes[row]] + 1} and {row + 1} both name "
-            f"{source.key_of(row)!r} in column {source.key!r}; accepted: one row a tile "
+            f"labels={name}: rows {firsts[keys.codes[row]] + 1} and {row + 1} both name "
+            f"{source.key_of(row)!r} in column {key!r}; accepted: one row a tile "
             f"(key_column=... picks another of {listed(table.columns)})"
         )
-    columns = {}
-    for title, column in table.columns.items():
-        if title in (split.column, split.group) and not column.lists:
-            cells = column.values()
-            columns[title] = tuple(cells[row] for row in tiles.tolist())
+    columns = {
+        title: column.values(firsts)
+        for title, column in table.columns.items()
+        if title in (split.column, split.group) and not column.lists
+    }
     drawn = "" if split.by in ("auto", "column") else split.column
-    taken = {*found.used, source.key, split.group, split.column} - {drawn}
+    taken = {*found.used, *reserved} - {drawn}
     read = LabelTable(
         keys=keys.texts,
         classes=found.classes,
@@ -179,33 +179,28 @@ def labels_from_folders(keys: Sequence[str], recipe: PrepareRecipe) -> LabelTabl
 class _Source:
     """A table as the formats read it."""
 
-    table: Table
-    key: str
-    """Title of the column that names the tiles."""
-    recipe: PrepareRecipe
-
-    @cached_property
-    def free(self) -> dict[str, Column]:
-        """Columns that are neither key, split nor group."""
-        reserved = {self.recipe.split.column, self.recipe.split.group, self.key}
-        return {t: c for t, c in self.table.columns.items() if t not in reserved}
+    name: str
+    """Its URI, for messages."""
+    keys: Column
+    """Names of the tiles."""
+    free: dict[str, Column]
+    """Columns that are neither key, split nor group."""
 
     def key_of(self, row: int) -> str:
         """The name of a row's tile."""
-        keys = self.table.columns[self.key]
-        return keys.texts[int(keys.codes[row])]
+        return self.keys.texts[int(self.keys.codes[row])]
 
     def refuse(
         self, wrong: Sequence[bool] | NDArray[np.bool_], title: str, why: str, empty: bool = False
     ) -> None:
         """Refuse a column some of whose different texts, or empty cells, are wrong."""
-        column = self.table.columns[title]
+        column = self.free[title]
         rows = np.flatnonzero(np.append(wrong, empty).astype(bool)[column.codes]).tolist()
         if rows:
             code = column.codes[rows[0]]
             found = "is empty" if code < 0 else f"holds {column.texts[code][:40]!r}"
             raise InputError(
-                f"labels={self.table.name}: row {rows[0] + 1} ({self.key_of(rows[0])}), column "
+                f"labels={self.name}: row {rows[0] + 1} ({self.key_of(rows[0])}), column "
                 f"{title!r} {found} ({len(rows):,} such rows); {why}"
             )
 
@@ -249,64 +244,63 @@ def _key_column(table: Table, recipe: PrepareRecipe) -> str:
     return wanted
 
 
-def _recognised(source: _Source) -> Literal["wide", "tags", "rle"]:
+def _recognised(source: _Source, recipe: PrepareRecipe) -> Literal["wide", "tags", "rle"]:
     """The format that the recipe says, or that the columns have."""
-    recipe, table = source.recipe, source.table
+    free, name = source.free, source.name
     if recipe.label_format == "folders":
         raise InputError("label_format=folders reads no table; leave labels= out")
     if recipe.label_format != "auto":
         return recipe.label_format
-    if MASKS in table.columns:
+    if MASKS in free:
         return "rle"
-    named = recipe.classes and set(recipe.classes) <= table.columns.keys()
-    if named or recipe.label_positive is not None:
+    if recipe.label_positive is not None or (recipe.classes and set(recipe.classes) <= free.keys()):
         return "wide"
-    flags = [title for title, column in source.free.items() if column.is_flags]
-    tags = _tags_column(source)
+    flags = [title for title, column in free.items() if column.is_flags]
+    tags = _tags_column(free)
     if flags and tags is not None and tags.lower() in TITLES:
         raise InputError(
-            f"labels={table.name} has classes in column {tags!r} and 0/1 columns "
-            f"({listed(flags, 3)}); say label_format=tags or label_format=wide"
+            f"labels={name} has classes in column {tags!r} and 0/1 columns ({listed(flags, 3)}); "
+            "say label_format=tags or label_format=wide"
         )
     if flags or tags is not None:
         return "wide" if flags else "tags"
     raise InputError(
-        f"labels={table.name}: accepted are 0/1 columns (wide), a column of words called tags or "
-        "label (tags, with label_format=tags numbers too), EncodedPixels (rle); columns: "
-        f"{listed(table.columns)}"
+        f"labels={name}: accepted are 0/1 columns (wide), a column of words called tags or label "
+        "(tags, with label_format=tags numbers too), EncodedPixels (rle); columns: "
+        f"{listed(free) or 'none beside the key'}"
     )
 
 
 # ---- wide: one 0/1 column a class
 
 
-def _read_wide(source: _Source) -> _Found:
+def _read_wide(source: _Source, recipe: PrepareRecipe) -> _Found:
     """Columns of `classes=`; else all of flags, and those that nearly are, which are refused.
 
     Under `label_positive` the one column of numbers, which then are compared with its bound.
     """
-    recipe, name, positive = source.recipe, source.table.name, source.recipe.label_positive
-    classes = recipe.classes or None
+    free, name, positive = source.free, source.name, recipe.label_positive
+    classes = recipe.classes
     if classes is None and positive is not None:
-        classes = tuple(t for t, column in source.free.items() if column.kind == "numbers")
+        classes = tuple(title for title, column in free.items() if column.kind == "numbers")
         if len(classes) > 1:
             raise InputError(
                 f"label_positive={positive}: {name} has numbers in {listed(classes)}; "
                 "classes=[...] names the columns that are classes"
             )
     elif classes is None:
-        classes = tuple(title for title, column in source.free.items() if column.is_flags)
+        classes = tuple(title for title, column in free.items() if column.is_flags)
     if not classes:
         raise InputError(
             f"label_format=wide: {name} has no column that holds only 0 and 1 "
-            f"(classes=[...] names columns); columns: {listed(source.table.columns)}"
+            f"(classes=[...] names columns); columns: {listed(free)}"
         )
     condition = re.fullmatch(POSITIVE, positive) if positive is not None else None
     labels = []
     for title in classes:
-        if title not in source.free or source.free[title].lists:
-            refuse_absent(title, source.free, f"classes: {name} has no column", "columns")
-        numbers = source.free[title].numbers
+        if title not in free or free[title].lists:
+            refuse_absent(title, free, f"classes: {name} has no column", "columns")
+        numbers = free[title].numbers
         if condition is not None:
             bound = float(condition[2])
             over = numbers >= bound if condition[1] == ">=" else numbers > bound
@@ -318,19 +312,18 @@ def _read_wide(source: _Source) -> _Found:
             "numbers of classes, classes=[...] leaves columns out)",
             empty=True,
         )
-        labels.append(numbers[source.free[title].codes] == 1)
+        labels.append(numbers[free[title].codes] == 1)
     return _Found(classes, np.stack(labels, axis=1).astype(np.uint8), classes)
 
 
 # ---- tags: the classes of a tile as names in one cell
 
 
-def _tags_column(source: _Source) -> str | None:
+def _tags_column(free: dict[str, Column], forced: bool = False) -> str | None:
     """The column so called, of words before one of class ids; else the only one of words.
 
-    Under `label_format=tags` words may look like numbers.
+    Under `label_format=tags` (`forced`) words may look like numbers.
     """
-    forced, free = source.recipe.label_format == "tags", source.free
     worded = [title for title, column in free.items() if column.kind in ("words", "lists")]
     called = [title for usual in TITLES for title in free if title.lower() == usual]
     ids = [title for title in called if forced or not free[title].is_flags]
@@ -340,15 +333,15 @@ def _tags_column(source: _Source) -> str | None:
     return rest[0] if len(rest) == 1 else None
 
 
-def _read_tags(source: _Source) -> _Found:
+def _read_tags(source: _Source, recipe: PrepareRecipe) -> _Found:
     """Class names, sorted (MultiLabelBinarizer's order); an empty cell is a tile without any."""
-    title, name = _tags_column(source), source.table.name
+    title, name = _tags_column(source.free, recipe.label_format == "tags"), source.name
     if title is None:
         raise InputError(
             f"label_format=tags: {name} has no single column of words beside the key; "
             f"name it tags or label; columns: {listed(source.free)}"
         )
-    names, several, note = _names(source, title)
+    names, several, note = _names(source, title, recipe.label_separator)
     classes, labels_CK = _name_matrix([*names, ()])  # the last is of empty cells
     if not classes:
         raise InputError(f"labels={name}: column {title!r} holds no tag")
@@ -362,19 +355,17 @@ def _read_tags(source: _Source) -> _Found:
     return _Found(classes, labels_CK[source.free[title].codes], (title,), single, notes)
 
 
-def _names(source: _Source, title: str) -> tuple[list[tuple[str, ...]], bool, str]:
+def _names(source: _Source, title: str, separator: str) -> tuple[list[tuple[str, ...]], bool, str]:
     """The names in each different cell of a column, whether cells may hold several, and a note."""
-    column, separator = source.free[title], source.recipe.label_separator
-    no_class = "which is no class; accepted: names, or nothing"
+    column, no_class = source.free[title], "which is no class; accepted: names, or nothing"
     source.refuse(column.missing, title, no_class)
     if column.lists:
         cells = [json.loads(text) for text in column.texts]
         source.refuse([None in cell for cell in cells], title, no_class)
         return [tuple(n for v in c if (n := str(v).strip())) for c in cells], True, ""
     if column.texts and not np.isnan(column.numbers).any():
-        whole = [_CLASS_NUMBER.fullmatch(text) is not None for text in column.texts]
         source.refuse(
-            ~np.array(whole),
+            [_CLASS_NUMBER.fullmatch(text) is None for text in column.texts],
             title,
             "accepted: names, whole numbers from 0, or a column a class (label_positive='>0' makes "
             "two classes of other numbers)",
@@ -386,7 +377,7 @@ def _names(source: _Source, title: str) -> tuple[list[tuple[str, ...]], bool, st
         lists = [text[0] + text[-1] in ("[]", "()", "{}") for text in column.texts]
         what = "accepted: names with one separator between them, or a list of Parquet"
         source.refuse(lists, title, what)
-        mark, note = _guessed(column.texts, title, source.table.name)
+        mark, note = _guessed(column.texts, title, source.name)
     return [_cut(text, mark) for text in column.texts], bool(mark), note
 
 
@@ -452,16 +443,17 @@ def _name_matrix(
 # ---- rle: masks as the Airbus ship competition has them, many rows an image
 
 
-def _read_rle(source: _Source) -> _Found:
+def _read_rle(source: _Source, recipe: PrepareRecipe) -> _Found:
     """One row an image, by first appearance; class `ship` where any of its rows has a mask."""
-    source.table.need(MASKS, "label_format=rle")
-    masks = source.table.columns[MASKS]
+    if MASKS not in source.free:
+        said = f"label_format={recipe.label_format}: {source.name} has no column"
+        refuse_absent(MASKS, source.free, said, "columns")
+    masks = source.free[MASKS]
     wrong = [_RUNS.fullmatch(text) is None for text in masks.texts]
     source.refuse(
         wrong, MASKS, "a mask is pairs of start and length, counted from 1; without a ship, empty"
     )
-    images = source.table.columns[source.key].codes
-    ship_M = np.bincount(images, weights=masks.codes >= 0) > 0
+    ship_M = np.bincount(source.keys.codes, weights=masks.codes >= 0) > 0
     return _Found(("ship",), ship_M[:, None].astype(np.uint8), (MASKS,))
 
 
