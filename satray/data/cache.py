@@ -35,9 +35,9 @@ IN_USE = 600.0
 """Seconds since its last opening for which a cache counts as in use (each read task opens it)."""
 
 
-def default_folder() -> Path:
-    """This user's folder under the system's temporary folder."""
-    return Path(tempfile.gettempdir()) / f"satray-{os.getuid()}" / "tiles"
+def cache_folder(named: str | None) -> Path:
+    """The folder that caches live in; by default this user's, under the system's temporary one."""
+    return Path(named or f"{tempfile.gettempdir()}/satray-{os.getuid()}/tiles")
 
 
 def boot() -> str:
@@ -60,12 +60,12 @@ class CachePlan:
     gib: float | None = None
     """Room that all caches of a node may take together, GiB; None: `SHARE` of its free disk."""
     folder: str | None = None
-    """Where caches live; default a folder of this user under the system's."""
+    """Where caches live, as `cache_folder` takes it."""
 
     @property
     def root(self) -> Path:
         """Folder that caches live in."""
-        return Path(self.folder) if self.folder else default_folder()
+        return cache_folder(self.folder)
 
     @property
     def tile_bytes(self) -> int:
@@ -138,7 +138,6 @@ def open_cache(plan: CachePlan | None) -> TileCache | None:
         return None
     folder = plan.root / plan.name
     try:
-        plan.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with locked(plan.root):
             if not (folder / "flags").exists():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -176,7 +175,8 @@ def cache_lines(plan: CachePlan | None) -> list[str]:
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Hold the lock of the folder that caches live in, against all processes of the node."""
+    """Hold the lock of the folder that caches live in, made where absent, against all processes."""
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(root / ".lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

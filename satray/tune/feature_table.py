@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.config.train import CacheOptions, Pooling, TrainRecipe
-from satray.data.cache import MARGIN, boot, default_folder, locked, make_room
+from satray.data.cache import MARGIN, boot, cache_folder, locked, make_room
 from satray.errors import SatrayError
 from satray.models.variant import resolve
 from satray.storage import Storage, join, name
@@ -277,10 +277,9 @@ class FeatureTable:
         widths: dict[str, int] = self.record["columns"]
         columns = [column for column in widths if column.endswith(f"_{pooling}")]
         tiles, views = self.record["rows"][split], self.record["views"][split]
-        root = Path(self.cache.folder) if self.cache.folder else default_folder()
+        root = cache_folder(self.cache.folder)
         home = root / f"features-{name(self.uri)}-{self.digest}-{boot()}"
         try:
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
             with locked(root):  # of the processes of a node one builds, the others wait for it
                 home.mkdir(exist_ok=True)
                 absent = [c for c in columns if not (home / f"{split}.{c}").exists()]
