@@ -30,9 +30,6 @@ ERASED, ERASED_RATIO = (0.02, 1 / 3), 10 / 3
 """Random erasing: smallest and largest share of the tile's area, largest ratio of the box's sides
 (Zhong et al., AAAI 2020, arXiv 1708.04896; timm's defaults)."""
 
-_FLIP = 1 << 16
-"""Stream of `flip_at_random`, far from augmentation's."""
-
 _SAME_SIZE = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 """Unsigned types that torch cannot index everywhere, and what carries their bits."""
 
@@ -240,17 +237,6 @@ def inside(edges_4B: Tensor, height: int, width: int) -> Tensor:
     across_BW = (x_W >= left_B1) & (x_W < right_B1)
     found: Tensor = down_BH[:, None, :, None] & across_BW[:, None, None, :]
     return found
-
-
-def flip_at_random(x_BCHW: Tensor, rows: NDArray[np.int64], pseudo_epoch: int, seed: int) -> Tensor:
-    """Flip about half of the tiles left-right; x_BCHW of any floating dtype and device.
-
-    The Planet report's code flips validation tiles by chance, so that the same weights score 0.5842
-    while training and 0.5827 when run again (`input.evaluate_flip`; off by default).
-    """
-    bits = counter_hash(seed, pseudo_epoch, _FLIP, rows=rows) >> np.uint64(63)
-    chosen_B = send(torch.from_numpy(bits.astype(bool)), x_BCHW.device)
-    return torch.where(chosen_B[:, None, None, None], x_BCHW.flip(3), x_BCHW)
 
 
 def _turned_by_tile(x_BCHW: Tensor, draws: Draws, size: int) -> Tensor:

@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from satray.config.train import TrainRecipe
-from satray.data.augment import flip_at_random
+from satray.data.augment import Augment
 from satray.errors import TrainingError
 from satray.train.checkpoints import TrainState
 from satray.train.evaluation import Predictions, evaluate, within_budget
@@ -322,7 +322,10 @@ class Loop:
             x_BCSS = self._eval_input(stored)
             if not recipe.input.evaluate_flip:
                 return x_BCSS
-            return flip_at_random(x_BCSS, rows, pseudo_epoch, recipe.seed)
+            # by chance, as the Planet report's code: the same weights score 0.5842 while training
+            # and 0.5827 when run again
+            flip = Augment(x_BCSS.shape[-1], "horizontal", "centre", recipe.seed)
+            return flip(x_BCSS, rows, pseudo_epoch)
 
         return evaluate(
             self._evaluated,

@@ -13,7 +13,6 @@ from satray.data.augment import (
     apply,
     boxes,
     counter_hash,
-    flip_at_random,
     resize_boxes,
 )
 
@@ -30,7 +29,6 @@ WAYS = {
     "resized": ({"crop": "resized"}, {}),
     "colour": ({}, {"contrast": 0.5, "brightness": 1.0}),
     "erasing": ({}, {"erase": 0.9}),
-    "random flips": None,
 }
 
 
@@ -39,8 +37,6 @@ def test_what_happens_to_a_tile_is_its_own(way):
     """Not a matter of batch, order or company; another for another seed or pseudo-epoch."""
 
     def change(x, rows, pseudo_epoch, seed=7):
-        if WAYS[way] is None:
-            return flip_at_random(x.float(), rows, pseudo_epoch, seed)
         crop, finish = WAYS[way]
         if finish:
             return Augment(6, seed=seed, **finish).finish(1 + x.float(), rows, pseudo_epoch)
@@ -98,8 +94,8 @@ def test_flips_and_crops_can_be_turned_off():
     assert set(Augment(8, "horizontal").draws(rows, 0, 8, 8).d4.tolist()) == {0, 1}
     with pytest.raises(ValueError, match="8x8 px hold no crop of 9 px"):
         Augment(9)(x, rows, 0)
-    # validation's chance flips
-    found = flip_at_random(x.float(), rows, 0, 0)
+    # by chance, as validation tiles of the Planet report's code
+    found = Augment(8, "horizontal", "centre")(x.float(), rows, 0)
     moved = (found != x).flatten(1).any(1)
     assert 15 < moved.sum() < 35
     assert torch.equal(found[moved], x[moved].float().flip(3))
