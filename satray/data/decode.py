@@ -111,13 +111,6 @@ class Tile:
     header: TileHeader
     """Shape, bands, dtype and georeference."""
 
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """(H, W): where all bands are measured."""
-        if self.measured is None:
-            return np.ones(self.pixels.shape[1:], bool)
-        return np.asarray(self.measured.all(axis=0))
-
 
 def decode(
     data: bytes,

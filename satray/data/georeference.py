@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
 from satray.errors import SatrayError
@@ -70,8 +71,7 @@ def locate(source: Any, world: World | None = None) -> Georeference:
         return Georeference(crs, transform, note)
     points, points_crs = source.gcps
     if points:
-        places = [(point.col, point.row, point.x, point.y) for point in points]
-        found = _of_points(np.array(places, np.float64), _crs_of(points_crs))
+        found = _of_points(points, _crs_of(points_crs))
         if found.transform or world is None:
             return found
     if world is not None:
@@ -158,31 +158,26 @@ def resolutions(
             members.setdefault(name, []).append(row)
     for name, rows in members.items():
         system = system_of(name)
-        geod = system.get_geod() if system is not None else None
-        if system is None or geod is None:
+        base = system.geodetic_crs if system else None
+        geod = base.get_geod() if base else None
+        if system is None or base is None or geod is None:
             continue
         import pyproj
 
         # half a px left, right, above and below the centre
         wide, tall = (np.asarray(v, np.float64)[rows, None] for v in (widths, heights))
-        across, down = (
-            wide / 2 + np.array([-0.5, 0.5, 0, 0]),
-            tall / 2 + np.array([0, 0, -0.5, 0.5]),
-        )
+        across, down = wide / 2 + (-0.5, 0.5, 0, 0), tall / 2 + (0, 0, -0.5, 0.5)
         a, b, c, d, e, f = np.array([transforms[row] for row in rows], np.float64).T[:, :, None]
         x, y = a * across + b * down + c, d * across + e * down + f
-        base = system.geodetic_crs
-        assert base is not None
         way = pyproj.Transformer.from_crs(system, base, always_xy=True)
         unit = math.degrees(base.axis_info[0].unit_conversion_factor)
         lon_N4, lat_N4 = (np.asarray(v) * unit for v in way.transform(x, y))
-        good = np.isfinite(lon_N4) & np.isfinite(lat_N4) & (np.abs(lat_N4) <= 90)
-        lon_N4, lat_N4 = np.where(good, lon_N4, 0), np.where(good, lat_N4, 0)
+        good_N4 = np.isfinite(lon_N4) & (np.abs(lat_N4) <= 90)
+        lon_N4, lat_N4 = (np.where(good_N4, v, np.nan) for v in (lon_N4, lat_N4))
         ends = ((lon_N4[:, n], lat_N4[:, n], lon_N4[:, n + 1], lat_N4[:, n + 1]) for n in (0, 2))
         sizes = np.stack([geod.inv(*pair)[2] for pair in ends], axis=1)
-        known = good.all(axis=1) & np.isfinite(sizes).all(axis=1) & (sizes.min(axis=1) > 0)
-        known &= (a * e != b * d)[:, 0]
-        sizes_N2[rows] = np.where(known[:, None], sizes, np.nan)
+        known = (sizes > 0).all(axis=1, keepdims=True) & (a * e != b * d)
+        sizes_N2[rows] = np.where(known, sizes, np.nan)
     return sizes_N2
 
 
@@ -224,21 +219,20 @@ def _crs_of(crs: Any) -> str | None:
     return crs_name(crs.to_wkt(version="WKT2_2019")) if crs else None
 
 
-def _of_points(points_N4: Floats, crs: str | None) -> Georeference:
-    """The affine through control points: columns, rows, x and y of N."""
-    nowhere = Georeference(None, None, f"control points that no affine meets: {PIXELS}")
-    if not np.isfinite(points_N4).all():
-        return nowhere
-    col, row, x, y = points_N4.T
-    pixels_N3 = np.stack([col, row, np.ones(len(col))], axis=1)
-    found, _, rank, _ = np.linalg.lstsq(pixels_N3, points_N4[:, 2:], rcond=None)
-    (a, d), (b, e), (c, f) = found.tolist()
-    if rank < 3 or a * e == b * d:
-        return nowhere
-    back = ~rasterio.Affine(a, b, c, d, e, f) @ (x, y)
-    if not np.hypot(back[0] - col, back[1] - row).max() <= WITHIN:
-        return nowhere
-    return Georeference(crs, (a, b, c, d, e, f), _placed("control points", crs))
+def _of_points(points: Sequence[GroundControlPoint], crs: str | None) -> Georeference:
+    """The affine through control points, where it meets all of them."""
+    # not rasterio's from_gcps, which gives anything for points on a line
+    places_N4 = np.array([(p.col, p.row, p.x, p.y) for p in points], np.float64)
+    if np.isfinite(places_N4).all():
+        col, row, x, y = places_N4.T
+        pixels_N3 = np.stack([col, row, np.ones(len(col))], axis=1)
+        found, _, rank, _ = np.linalg.lstsq(pixels_N3, places_N4[:, 2:], rcond=None)
+        (a, d), (b, e), (c, f) = found.tolist()
+        if rank == 3 and a * e != b * d:
+            found_col, found_row = ~rasterio.Affine(a, b, c, d, e, f) @ (x, y)
+            if np.hypot(found_col - col, found_row - row).max() <= WITHIN:
+                return Georeference(crs, (a, b, c, d, e, f), _placed("control points", crs))
+    return Georeference(None, None, f"control points that no affine meets: {PIXELS}")
 
 
 def _of_world(world: World, crs: str | None) -> Georeference:

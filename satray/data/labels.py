@@ -280,16 +280,16 @@ def _read_wide(source: _Source, recipe: PrepareRecipe) -> _Found:
     Under `label_positive` the one column of numbers, which then are compared with its bound.
     """
     free, name, positive = source.free, source.name, recipe.label_positive
-    classes = recipe.classes
-    if classes is None and positive is not None:
-        classes = tuple(title for title, column in free.items() if column.kind == "numbers")
-        if len(classes) > 1:
-            raise InputError(
-                f"label_positive={positive}: {name} has numbers in {listed(classes)}; "
-                "classes=[...] names the columns that are classes"
-            )
-    elif classes is None:
-        classes = tuple(title for title, column in free.items() if column.is_flags)
+    classes = recipe.classes or tuple(
+        title
+        for title, column in free.items()
+        if (column.is_flags if positive is None else column.kind == "numbers")
+    )
+    if positive is not None and recipe.classes is None and len(classes) > 1:
+        raise InputError(
+            f"label_positive={positive}: {name} has numbers in {listed(classes)}; "
+            "classes=[...] names the columns that are classes"
+        )
     if not classes:
         raise InputError(
             f"label_format=wide: {name} has no column that holds only 0 and 1 "

@@ -9,6 +9,7 @@ Legend: C bands, H x W pixels.
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from typing import Any, Literal
 
@@ -53,20 +54,24 @@ class Raster:
             DecodeError: a palette, more pages than `MOST`, or pages with masks of their own.
         """
         self.source = source
+        self.height: int = source.height
+        """Rows, px."""
+        self.width: int = source.width
+        """Columns, px."""
+        self.dtype: str = source.dtypes[0]
+        """NumPy name of the values' dtype."""
         self.pages: list[Any] = [source]
         """Pages whose bands are taken."""
         self.pages_left: tuple[str, ...] = ()
         """The pages that are not taken because they are unlike the first: what each is."""
         self._mask: Any = None
-        self._opened = [source]
         if ColorInterp.palette in source.colorinterp:
             raise DecodeError("colours of a palette; accepted: a band for red, green and blue each")
-        if source.driver == "GTiff":
-            try:
-                self._take_pages(open_page, pages)
-            except BaseException:
-                self.close()
-                raise
+        with ExitStack() as opened:
+            opened.callback(source.close)
+            if source.driver == "GTiff" and pages == "bands":
+                self._take_pages(lambda name: opened.enter_context(open_page(name)))
+            self._opened = opened.pop_all()
 
     def take_mask(self, mask: "Raster") -> None:
         """Let the `.msk` that lies beside it hide pixels; it is closed with the raster.
@@ -75,7 +80,7 @@ class Raster:
             DecodeError: it is of another size.
         """
         self._mask = mask.source
-        self._opened.append(mask.source)
+        self._opened.callback(mask.close)
         if self._mask.shape != self.source.shape:
             raise DecodeError(
                 f"its {MASK} is {mask.height} x {mask.width} px, the image {self.height} x "
@@ -84,28 +89,12 @@ class Raster:
 
     def close(self) -> None:
         """Close all of it."""
-        for dataset in self._opened:
-            dataset.close()
+        self._opened.close()
 
     @property
-    def height(self) -> int:
-        """Rows, px."""
-        return int(self.source.height)
-
-    @property
-    def width(self) -> int:
-        """Columns, px."""
-        return int(self.source.width)
-
-    @cached_property
     def count(self) -> int:
         """Bands of all pages taken."""
         return len(self._at)
-
-    @cached_property
-    def dtype(self) -> str:
-        """Dtype of the values that it gives."""
-        return str(self.source.dtypes[0])
 
     @cached_property
     def colours(self) -> tuple[str, ...]:
@@ -206,9 +195,7 @@ class Raster:
     def _each(self, name: str) -> tuple[Any, ...]:
         return tuple(value for page in self.pages for value in getattr(page, name))
 
-    def _take_pages(self, open_page: Callable[[str], Any], pages: PagesKey) -> None:
-        if pages == "first":
-            return
+    def _take_pages(self, open_page: Callable[[str], Any]) -> None:
         # metadata may claim pages of any file; a first page that is a preview is not among them
         found = [_PAGE.fullmatch(name) for name in self.source.subdatasets]
         numbers = {int(match[1]) for match in found if match and match[2] == self.source.name} - {1}
@@ -219,7 +206,6 @@ class Raster:
             )
         for number in sorted(numbers):
             page = open_page(f"GTIFF_DIR:{number}:{self.source.name}")
-            self._opened.append(page)
             if _alike(self.source, page):
                 self.pages.append(page)
             else:

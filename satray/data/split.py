@@ -50,8 +50,7 @@ def assign_parts(labels: LabelTable, options: SplitOptions) -> tuple[str, ...]:
         )
     groups_N = None if options.group is None else _groups(labels, options.group)
     if by == "draw" or (by == "auto" and not there and "column" not in asked):
-        said = f"split.group={options.group}"
-        return _draw(labels.labels, labels.task, options, groups_N, said, "groups")
+        return _draw(labels.labels, labels.task, options, groups_N)
     cells = _cells(labels, options.column, "split.column")
     words = [(cell or "an empty cell").lower() for cell in cells]
     for row, word in enumerate(words):
@@ -92,8 +91,7 @@ def split_by_ground(
             f"split.group={options.group} and split.by=ground exclude each other; accepted: one "
             "way to keep tiles together"
         )
-    said = f"split.by=ground, split.block={options.block:g}"
-    return _draw(labels_NK, task, options, blocks_N, said, "blocks of ground")
+    return _draw(labels_NK, task, options, blocks_N)
 
 
 @dataclass(frozen=True)
@@ -112,16 +110,17 @@ class Footprints:
     @classmethod
     def of_table(cls, table: pa.Table) -> "Footprints":
         """From columns crs, transform, height and width, as of the tile index."""
-        encoded = table["crs"].combine_chunks().dictionary_encode()
         transform = table["transform"].combine_chunks()
-        known_N = pc.and_(encoded.is_valid(), transform.is_valid())
-        crs_N = np.asarray(pc.if_else(known_N, encoded.indices.cast(pa.int64()), -1))
+        placed = transform.is_valid()
+        crs = pc.if_else(placed, table["crs"].combine_chunks(), None).dictionary_encode()
         affines_N6 = np.full((len(table), 6), np.nan)
-        filled_N = np.asarray(transform.is_valid())
-        affines_N6[filled_N] = np.asarray(transform.drop_null().flatten()).reshape(-1, 6)
-        shapes_N2 = np.stack([np.asarray(table[name]) for name in ("height", "width")], axis=1)
-        names = tuple(encoded.dictionary.to_pylist())
-        return cls(names, crs_N, affines_N6, shapes_N2.astype(np.int64))
+        affines_N6[np.asarray(placed)] = np.asarray(transform.drop_null().flatten()).reshape(-1, 6)
+        return cls(
+            names=tuple(crs.dictionary.to_pylist()),
+            crs=np.asarray(crs.indices.fill_null(-1), np.int64),
+            affines=affines_N6,
+            shapes=np.stack([np.asarray(table[name]) for name in ("height", "width")], axis=1),
+        )
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -220,8 +219,6 @@ def _draw(
     task: str,
     options: SplitOptions,
     groups_N: NDArray[np.int64] | None,
-    said: str,
-    kind: str,
 ) -> tuple[str, ...]:
     """Draw val and test; the rest is train.
 
@@ -232,7 +229,7 @@ def _draw(
     Whole groups: in the order of a permutation, while they bring a part nearer its size; and
     stratified by the same iteration as multilabel tiles (scikit-learn's StratifiedGroupKFold takes
     neither several labels a tile nor shares other than one of k).
-    `groups_N` has the number, from 0, of each row's group; `said` asked for groups that are `kind`.
+    `groups_N` has the number, from 0, of each row's group.
     """
     n, seed = len(labels_NK), options.seed
     n_val, n_test = (
@@ -254,9 +251,12 @@ def _draw(
             part_G = _whole_groups(sizes_G, n_val, n_test, seed)
         for number, target in ((0, 1), (1, n_val), (2, n_test)):
             if target and not (part_G == number).any():
+                said = f"group={options.group} gives {len(sizes_G)} groups"
+                if options.by == "ground":
+                    said = f"block={options.block:g} gives {len(sizes_G)} blocks of ground"
                 raise InputError(
-                    f"{said} gives {len(sizes_G)} {kind} of {sizes_G.min()} to {sizes_G.max()} "
-                    f"tiles; none can make a {PARTS[number]} part of about {target}"
+                    f"split.{said} of {sizes_G.min()} to {sizes_G.max()} tiles; none can make a "
+                    f"{PARTS[number]} part of about {target}"
                 )
         part_N = part_G[groups_N]
     elif options.stratify and task == "multilabel":

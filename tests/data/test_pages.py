@@ -51,7 +51,7 @@ def test_which_pages_are_bands(tmp_path, case):
     tile = decode(data)
     assert tile.header.bands == names
     np.testing.assert_array_equal(tile.pixels, values)
-    assert tile.valid.all()
+    assert tile.measured is None
     told = f" of {used} page{'s' * (used > 1)}" + f"; {left} left out" * (left > 0)
     assert tile.header.pages.endswith(told if used + left > 1 else "")
     pixels = read_pixels(data, tuple(range(len(names)))[::-1], *values.shape[1:], str(values.dtype))
@@ -72,7 +72,9 @@ def test_nodata_of_pages_is_each_ones():
     x_CHW = X | 8
     x_CHW[:, :4] = 7
     tile = decode(paged(*[(x_CHW[k : k + 1], {42113: "7"}) for k in range(4)]))
-    np.testing.assert_array_equal(tile.valid, np.arange(24)[:, None].repeat(32, 1) >= 4)
+    np.testing.assert_array_equal(
+        tile.measured.all(axis=0), np.arange(24)[:, None].repeat(32, 1) >= 4
+    )
 
 
 @pytest.mark.parametrize(

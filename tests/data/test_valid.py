@@ -60,7 +60,6 @@ def read_by_all(folder, data, valid_CHW, x_CHW=None, *, mask=None, names=None):
     everywhere = np.ones(x_CHW.shape, bool)
     measured = everywhere if tile.measured is None else tile.measured
     np.testing.assert_array_equal(measured, valid_CHW)
-    np.testing.assert_array_equal(tile.valid, valid_CHW.all(axis=0))
     for band, x_HW, v_HW in zip(
         count_tile(tile.pixels, tile.measured), x_CHW, valid_CHW, strict=True
     ):
