@@ -256,8 +256,7 @@ def fitted(
     x_CHW = filled(x_CHW, valid_CHW)
     if x_CHW.shape[1:] != (height, width):
         x_CHW = resample(x_CHW, height, width)
-    x_CHW = np.ascontiguousarray(x_CHW)
-    return x_CHW if x_CHW.flags.writeable else x_CHW.copy()
+    return np.require(x_CHW, requirements=["C", "W"])
 
 
 def read_files(

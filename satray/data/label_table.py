@@ -164,9 +164,8 @@ def _number(text: str) -> float:
 def _as_texts(column: pa.ChunkedArray) -> tuple[pa.Array, bool] | None:
     """Trimmed texts, null where empty, of a column and whether it holds lists; None of no text."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    of = pa.types
     try:
-        if of.is_list(kind) or of.is_large_list(kind) or of.is_fixed_size_list(kind):
+        if pa.types.is_nested(kind):
             column.cast(pa.list_(pa.string()))  # of what has a text
             return pa.array([json.dumps(cell) for cell in column.to_pylist()], pa.string()), True
         texts = pc.utf8_trim_whitespace(column.cast(kind).cast(pa.string())).combine_chunks()

@@ -70,14 +70,9 @@ class TileSource:
         return (len(self.take), *self.meta.tile_shape)
 
     @property
-    def dtype(self) -> str:
-        """NumPy dtype of delivered pixels: the stored one."""
-        return self.meta.dtype
-
-    @property
     def tile_bytes(self) -> int:
         """Bytes of a delivered tile's pixels."""
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return int(np.prod(self.shape)) * np.dtype(self.meta.dtype).itemsize
 
     def rows(self, rows: NDArray[np.int64]) -> "TileSource":
         """The source of some of its tiles, in this order, small enough to travel with a task."""
@@ -165,7 +160,7 @@ def read_blocks(
     def pixels_of(number: int) -> NDArray[Any]:
         if number not in begun:
             shape = (min(block, total - number * block), *source.shape)
-            begun[number] = np.empty(shape, source.dtype)
+            begun[number] = np.empty(shape, source.meta.dtype)
         return begun[number]
 
     try:
