@@ -23,7 +23,7 @@ from rasterio.io import MemoryFile
 
 from satray.data.bands import band_names
 from satray.data.georeference import World, locate
-from satray.data.raster import DTYPES, MASK, PagesKey, Raster
+from satray.data.raster import MASK, PagesKey, Raster
 from satray.data.tiff import read_plain
 from satray.data.values import (
     Nodata,
@@ -344,13 +344,13 @@ def _opened(data: bytes, mask: bytes | None, pages: PagesKey) -> Iterator[Raster
         source = stack.enter_context(_gdal(data))
         raster = Raster(source, _page, pages)
         stack.callback(raster.close)
-        _check_size(source, raster.count)
+        _check_size(raster)
         if mask is not None:
             try:
-                beside = stack.enter_context(_gdal(mask))
+                beside = Raster(stack.enter_context(_gdal(mask)), _page, "first")
             except DecodeError as error:
                 raise DecodeError(f"its {MASK}: {error}") from error
-            raster.take_mask(Raster(beside, _page, "first"))
+            raster.take_mask(beside)
         yield raster
 
 
@@ -365,7 +365,6 @@ def _gdal(data: bytes) -> Iterator[Any]:
         _check_png(data)
     try:
         with MemoryFile(data) as memory, memory.open(driver=driver, sharing=False) as source:
-            _check_size(source, source.count)
             yield source
     except Exception as error:
         # some of GDAL's errors come as they are, and share no public base
@@ -405,16 +404,12 @@ def _check_png(data: bytes) -> None:
     raise DecodeError(f"PNG cut short: no end after {len(data)} bytes")
 
 
-def _check_size(source: Any, count: int) -> None:
-    if count == 0:
-        raise DecodeError("holds no bands")
-    height, width, dtypes = source.height, source.width, sorted(set(source.dtypes))
-    if len(dtypes) > 1 or dtypes[0] not in DTYPES:
-        raise DecodeError(f"dtype {', '.join(dtypes)}; accepted: one integer or float dtype")
-    size = height * width * count * np.dtype(dtypes[0]).itemsize
-    if height * width > MAX_PIXELS or size > MAX_BYTES:
+def _check_size(raster: Raster) -> None:
+    pixels = raster.height * raster.width
+    size = pixels * raster.count * np.dtype(raster.dtype).itemsize
+    if pixels > MAX_PIXELS or size > MAX_BYTES:
         raise DecodeError(
-            f"too large for a tile: {height} x {width} px, {count} bands "
+            f"too large for a tile: {raster.height} x {raster.width} px, {raster.count} bands "
             f"(at most {MAX_PIXELS // 2**20} Mpx and {MAX_BYTES // 2**20} MiB)"
         )
 

@@ -51,20 +51,23 @@ class Raster:
             pages: which pages are bands.
 
         Raises:
-            DecodeError: a palette, more pages than `MOST`, or pages with masks of their own.
+            DecodeError: dtypes that are not read, a palette, more pages than `MOST`, or pages with
+                masks of their own.
         """
         self.source = source
         self.height: int = source.height
         """Rows, px."""
         self.width: int = source.width
         """Columns, px."""
-        self.dtype: str = source.dtypes[0]
+        self.dtype = ", ".join(sorted(set(source.dtypes)))
         """NumPy name of the values' dtype."""
         self.pages: list[Any] = [source]
         """Pages whose bands are taken."""
         self.pages_left: tuple[str, ...] = ()
         """The pages that are not taken because they are unlike the first: what each is."""
         self._mask: Any = None
+        if self.dtype not in DTYPES:
+            raise DecodeError(f"dtype {self.dtype}; accepted: one integer or float dtype")
         if ColorInterp.palette in source.colorinterp:
             raise DecodeError("colours of a palette; accepted: a band for red, green and blue each")
         with ExitStack() as opened:
