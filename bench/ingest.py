@@ -50,7 +50,7 @@ def satray_pass(index: Path, cache: Path | None = None) -> Measured:
     from satray.data.index import read_index
     from satray.data.order import TrainOrder
     from satray.data.read import tile_source
-    from satray.data.stream import StreamTally, batches, tile_dataset
+    from satray.data.stream import batches, tile_dataset
     from satray.storage import Storage
 
     kept = CacheOptions(enabled=cache is not None, folder=str(cache) if cache else None)
@@ -60,11 +60,11 @@ def satray_pass(index: Path, cache: Path | None = None) -> Measured:
     def run() -> Iterator[int]:
         order = TrainOrder(len(source), (len(source),), seed=0, shuffle=True)
         dataset = tile_dataset(source, order, batch=BATCH, readers=Readers(WORKERS))
-        tally = StreamTally()
-        for batch in batches(dataset, batch=BATCH, tally=tally):
+        errors: dict[int, str] = {}
+        for batch in batches(dataset, batch=BATCH, errors=errors):
             yield len(batch["row"])
-        if tally.errors:
-            raise RuntimeError(f"unreadable tiles: {set(tally.errors.values())}")
+        if errors:
+            raise RuntimeError(f"unreadable tiles: {set(errors.values())}")
 
     return measure(run(), len(source))
 

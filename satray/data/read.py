@@ -144,8 +144,8 @@ def read_blocks(
         copies: (N,) how often each row came before in this pseudo-epoch; None: never.
 
     Yields:
-        tables of `pixels` (C, H, W) and `labels` (K), tensors, `row`, `copy`, `valid`, `error`,
-        `bytes` (read from storage; 0 where the cache had the tile) and `pseudo_epoch`.
+        tables of `pixels` (C, H, W) and `labels` (K), tensors, `row`, `copy`, `valid`, `error` and
+        `pseudo_epoch`.
     """
     total = len(source)
     came_before = np.zeros(total, np.int64) if copies is None else copies
@@ -154,7 +154,7 @@ def read_blocks(
     absent = np.flatnonzero(~kept)
     arriving = _decoded(source, absent)
     waited_for = np.bincount(absent // block, minlength=-(-total // block))
-    sizes, errors = np.zeros(total, np.int64), np.full(total, None, object)
+    errors = np.full(total, None, object)
     begun: dict[int, NDArray[Any]] = {}
 
     def pixels_of(number: int) -> NDArray[Any]:
@@ -167,7 +167,7 @@ def read_blocks(
         for number, start in enumerate(range(0, total, block)):
             here = slice(start, min(start + block, total))
             while waited_for[number]:
-                at, tile, sizes[at] = next(arriving)
+                at, tile = next(arriving)
                 waited_for[at // block] -= 1
                 errors[at] = tile if isinstance(tile, str) else None
                 pixels_of(at // block)[at % block] = 0 if isinstance(tile, str) else tile
@@ -186,7 +186,6 @@ def read_blocks(
                     "row": part.column("row"),
                     "valid": pa.array([error is None for error in errors[here]]),
                     "error": pa.array(errors[here], pa.string()),
-                    "bytes": pa.array(sizes[here]),
                     "pseudo_epoch": pa.array(np.full(len(x_bCHW), pseudo_epoch, np.int64)),
                     "copy": pa.array(came_before[here]),
                 }
@@ -199,19 +198,17 @@ def read_blocks(
 
 def _decoded(
     source: TileSource, wanted: NDArray[np.int64]
-) -> Generator[tuple[int, NDArray[Any] | str, int], None, None]:
-    """Read and decode some of a source's tiles; yields position, pixels or reason, bytes read."""
+) -> Generator[tuple[int, NDArray[Any] | str], None, None]:
+    """Read and decode some of a source's tiles; yields position, and pixels or the reason."""
     tiles, meta = source.tiles.take(pa.array(wanted)), source.meta
     units = meta.units_of([meta.bands[k] for k in source.take])
     uris, masked = (tiles.column(name).to_pylist() for name in ("uri", "mask"))
     at_once = REQUESTS if any(is_remote(uri) for uri in uris[:1]) else READS
     arriving = read_files(source.storage, uris, masked, versions(tiles), at_once)
     for position, data, mask in arriving:
-        at, size = int(wanted[position]), 0
         try:
             if isinstance(data, Exception):
                 raise data
-            size = len(data)
             pixels_CHW: NDArray[Any] | str = read_pixels(
                 data,
                 source.take,
@@ -224,7 +221,7 @@ def _decoded(
             )
         except Exception as error:  # one bad tile costs one row
             pixels_CHW = one_line(error)
-        yield at, pixels_CHW, size
+        yield int(wanted[position]), pixels_CHW
 
 
 def to_torch(table: pa.Table) -> Batch:

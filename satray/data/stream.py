@@ -6,7 +6,6 @@ calls `get_read_tasks` anew at each execution and says which execution it is.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -63,23 +62,11 @@ def tile_dataset(
     return dataset
 
 
-@dataclass
-class StreamTally:
-    """What a consumer of a stream learns beside the batches."""
-
-    tiles: int = 0
-    """Rows delivered, repeats and unreadable ones included."""
-    bytes_read: int = 0
-    """Bytes fetched from storage; cached tiles count nothing."""
-    errors: dict[int, str] = field(default_factory=dict)
-    """Row of the split -> reason."""
-
-
 def batches(
     shard: Any,
     *,
     batch: int,
-    tally: StreamTally,
+    errors: dict[int, str],
     pseudo_epoch: int | None = None,
     expected: int | None = None,
 ) -> Iterator[Batch]:
@@ -90,7 +77,7 @@ def batches(
     Args:
         shard: a Ray dataset, or one part of a split one.
         batch: tiles a batch; the last may be smaller.
-        tally: what is learnt on the way is added to it.
+        errors: takes in which rows of the split could not be read, and why.
         pseudo_epoch: checked against the stream's own where given.
         expected: batches that the caller will take. Ray ends a pass only when somebody asks for
             more than there is, so the end is asked for before the last batch is handed out.
@@ -114,9 +101,7 @@ def batches(
         found = table.column("pseudo_epoch")[0].as_py()
         if pseudo_epoch is not None and found != pseudo_epoch:
             raise RuntimeError(f"stream is at pseudo-epoch {found}, training at {pseudo_epoch}")
-        tally.tiles += len(table)
-        tally.bytes_read += int(np.sum(table.column("bytes").to_numpy()))
-        tally.errors.update(errors_of(table))
+        errors.update(errors_of(table))
         yield to_torch(table)
 
 

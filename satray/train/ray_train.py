@@ -22,7 +22,7 @@ from ray.util.placement_group import PlacementGroup
 from satray import cluster
 from satray.data.cache import cache_lines
 from satray.data.read import Batch
-from satray.data.stream import StreamTally, batches, tile_dataset
+from satray.data.stream import batches, tile_dataset
 from satray.errors import InputError, SatrayError, TrainingError
 from satray.runs.run import Run
 from satray.storage import join
@@ -212,13 +212,13 @@ def _work(task: Task, channel: cluster.ProgressChannel, workers: cluster.Workers
     if not workers.gpu:
         cluster.use_threads(workers.cpus)
     device = ray.train.torch.get_device() if workers.gpu else torch.device("cpu")
-    tallies = {"train": StreamTally(), "val": StreamTally()}
+    errors: dict[str, dict[int, str]] = {"train": {}, "val": {}}
 
     def shard(split: str, **expected: int) -> Iterator[Batch]:
         return batches(
             ray.train.get_dataset_shard(split),
             batch=plan.local_batch,
-            tally=tallies[split],
+            errors=errors[split],
             **expected,
         )
 
@@ -227,7 +227,7 @@ def _work(task: Task, channel: cluster.ProgressChannel, workers: cluster.Workers
             task,
             lambda number: shard("train", pseudo_epoch=number, expected=plan.steps_in(number)),
             lambda: shard("val"),
-            {split: tally.errors for split, tally in tallies.items()},
+            errors,
             rank,
             device,
             send,

@@ -23,6 +23,7 @@ def pixels(i: int) -> np.ndarray:
 
 
 def write_tiles(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
     for i in range(TILES):
         data = BAD.get(i, tiff(pixels(i)))
         if data is not None:
