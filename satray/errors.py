@@ -4,7 +4,10 @@ Everything else that escapes a job is a defect and ends with status 1 and a trac
 Messages are one line, and name few of many.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class SatrayError(Exception):
@@ -28,6 +31,14 @@ class DecodeError(SatrayError):
 
 class TrainingError(SatrayError):
     """Training cannot go on (a loss that is not finite, say); the last good checkpoint stays."""
+
+
+def attempt(function: Callable[..., T], *given: Any) -> T | Exception:
+    """What a function returns, or what it raises."""
+    try:
+        return function(*given)
+    except Exception as error:
+        return error
 
 
 def one_line(error: BaseException) -> str:

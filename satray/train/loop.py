@@ -142,14 +142,7 @@ class Loop:
                 `error_budget` allows, or no validation tile that can be read.
         """
         with self._apart():
-            row = self._train(train_batches(self.pseudo_epoch))
-            began = time.perf_counter()
-            self._average.share()
-            found, predictions = self._evaluate(val_batches())
-        row |= found | {"seconds_evaluate": time.perf_counter() - began}
-        self.pseudo_epoch += 1
-        self.history = (*self.history, row)
-        return row, predictions
+            return self._judged(self._train(train_batches(self.pseudo_epoch)), val_batches)
 
     def average(
         self, train_batches: Batches, val_batches: Callable[[], Iterator[Batch]]
@@ -233,6 +226,18 @@ class Loop:
         )
         self._stage = stage
 
+    def _judged(
+        self, row: Row, val_batches: Callable[[], Iterator[Batch]]
+    ) -> tuple[Row, Predictions | None]:
+        """Evaluate after a pseudo-epoch of which its part of the row is given: it is done then."""
+        began = time.perf_counter()
+        self._average.share()
+        found, predictions = self._evaluate(val_batches())
+        row |= found | {"seconds_evaluate": time.perf_counter() - began}
+        self.pseudo_epoch += 1
+        self.history = (*self.history, row)
+        return row, predictions
+
     def _inputs(self, batches: Iterator[Batch]) -> Iterator[Inputs]:
         """What the network is given of this pseudo-epoch's batches."""
         steps = self._plan.steps_in(self.pseudo_epoch)
@@ -294,10 +299,15 @@ class Loop:
                     "images_per_second": (step + 1 - first) * batch / (shown - began),
                 }
                 self._progress(now)
+        return self._row(taken, waited, time.perf_counter() - began)
+
+    def _row(self, taken: list[list[float]], waited: float, spent: float) -> Row:
+        """What a pseudo-epoch's steps gave, `waited` of the seconds `spent` without a batch."""
+        plan, batch, pseudo_epoch = self._plan, self._plan.global_batch, self.pseudo_epoch
+        steps, end = plan.steps_in(pseudo_epoch), plan.ends[pseudo_epoch]
         unreadable = steps * batch - round(sum(readable for _, readable, _ in taken))
         where = f"pseudo-epoch {pseudo_epoch + 1}"
         within_budget(unreadable, steps * batch, where, self._recipe.error_budget)
-        spent = time.perf_counter() - began
         stage = plan.stage_at(end - 1)
         return {
             "pseudo_epoch": pseudo_epoch,

@@ -262,6 +262,12 @@ class FeatureTable:
         data = storage.read(join(uri, RECORD))
         return cls(uri, storage, cache, json.loads(data), hashlib.sha256(data).hexdigest()[:16])
 
+    @property
+    def width(self) -> int:
+        """F: numbers of a tile, all towers side by side, of one pooling."""
+        widths: dict[str, int] = self.record["columns"]
+        return sum(widths.values()) // len(POOLINGS)
+
     def open(self, split: str, pooling: str, labels_NK: NDArray[np.uint8]) -> Features:
         """Map one split, making the node's files where they are not there yet.
 

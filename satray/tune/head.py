@@ -1,4 +1,4 @@
-"""A head by itself: trained from features by the loop that trains whole networks, as one trial.
+"""Heads trained from features by the loop that trains whole networks, as trials.
 
 Letters: B tiles of a batch, F features of a tile, K classes.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,15 @@ from torch import Tensor, nn
 
 from satray.data.augment import send
 from satray.data.order import TrainOrder, copies
+from satray.errors import attempt
 from satray.storage import Storage
 from satray.train import checkpoints
 from satray.train.checkpoints import Kept, best_of, score
 from satray.train.imbalance import class_weights
-from satray.train.loop import Loop, Row
+from satray.train.loop import Row
 from satray.train.plan import train_order
 from satray.train.setup import Setup
+from satray.train.stack import HeadLoop, Trained
 from satray.train.state import begin
 from satray.train.step import Batch, view_of
 from satray.tune.feature_table import Features
@@ -61,6 +63,11 @@ class HeadNetwork(nn.Module):
         with torch.autocast(f_BF.device.type, enabled=False):
             logits_BK: Tensor = self.head(self.dropout(f_BF))
         return logits_BK
+
+    def several(self, heads: int) -> HeadNetwork:
+        """Room for so many heads side by side, the K logits of each after those before it."""
+        weight_KF = self.head.weight
+        return HeadNetwork(weight_KF.shape[1], heads * weight_KF.shape[0]).to(weight_KF.device)
 
     def set_trainable(self, spec: str) -> None:
         """The head is all there is."""
@@ -159,9 +166,10 @@ class HeadTrial:
         # Ray shows a GPU to those that asked for one.
         device = torch.device("cuda") if torch.cuda.is_available() else CPU
         order = train_order(recipe, plan, train.labels)
-        self._train = functools.partial(head_batches, train, order, plan.global_batch, device)
+        self.train = functools.partial(head_batches, train, order, plan.global_batch, device)
+        """Gives the batches of a pseudo-epoch."""
         self._val = functools.partial(val_batches, val, device)
-        self._loop = Loop(
+        self.loop = HeadLoop(
             network,
             plan,
             recipe,
@@ -173,35 +181,79 @@ class HeadTrial:
             device=device,
             state=checkpoints.latest_of(storage, folder),
         )
-        self._backlog = list(self._loop.history)
-        self._kept = self._loop.pseudo_epoch
+        self._backlog = list(self.loop.history)
+        self._kept = self.loop.pseudo_epoch
 
     @property
     def done(self) -> bool:
         """Whether all evaluations have been given."""
-        return self._loop.done and not self._backlog
+        return self.loop.done and not self._backlog
 
-    def step(self) -> Row:
+    @property
+    def place(self) -> int | None:
+        """Evaluations made, where it can train for the next with other heads; else None."""
+        skipped = any(row["skipped"] for row in self.loop.history)  # its optimiser is behind
+        return None if skipped or self._backlog else self.loop.pseudo_epoch
+
+    def step(self, trained: Trained | None = None) -> Row:
         """The next evaluation: of an earlier attempt where there is one, else made now.
+
+        Args:
+            trained: what came of training for it in a stack; `wait` is then the caller's.
 
         Raises:
             TrainingError: as of `Loop.step`.
         """
         if self._backlog:
             return self._backlog.pop(0)
-        row, predictions = self._loop.step(self._train, self._val)
+        if trained is None:
+            row, predictions = self.loop.step(self.train, self._val)
+        else:
+            row, predictions = self.loop.take(trained, self._val)
         best = self._best
         if best is None or score(row, self._metric) > score(best.validation, self._metric):
             assert predictions is not None, "there is one rank"
-            weights = {name: value.cpu().clone() for name, value in self._loop.kept().items()}
+            weights = {name: value.cpu().clone() for name, value in self.loop.kept().items()}
             self._best = Kept(row["samples_seen"], weights, row, predictions)
-        if self._loop.done or self._clock() - self._kept_at >= EVERY:
-            self.close()
+        if self.loop.done or self._clock() - self._kept_at >= EVERY:
+            self._keep()
+        if trained is None:
+            self.wait()
         return row
+
+    def _keep(self) -> None:
+        if self.loop.pseudo_epoch > self._kept:
+            self._kept, self._kept_at = self.loop.pseudo_epoch, self._clock()
+            self._writer.keep(self.loop.state().copied(), self._best)
+
+    def wait(self) -> None:
+        """Until what is to be kept is written; raises what went wrong."""
+        self._writer.wait()
 
     def close(self) -> None:
         """Keep what was reached."""
-        if self._loop.pseudo_epoch > self._kept:
-            self._kept, self._kept_at = self._loop.pseudo_epoch, self._clock()
-            self._writer.keep(self._loop.state().copied(), self._best)
-            self._writer.wait()
+        self._keep()
+        self.wait()
+
+
+def step_all(trials: Sequence[HeadTrial]) -> list[Row | Exception]:
+    """The next evaluation of each trial of a stack; those that are equally far train as one.
+
+    Args:
+        trials: `Sweep.stacks` says which may be together; none of them is done.
+
+    Returns:
+        Of each what `step` returns, or raises.
+    """
+    alike: dict[int | None, list[HeadTrial]] = {}
+    for trial in trials:
+        alike.setdefault(trial.place, []).append(trial)
+    trained: dict[HeadTrial, Trained | None] = {}
+    for place, (first, *others) in alike.items():
+        if place is not None and others:
+            made = attempt(first.loop.train_with, [each.loop for each in others], first.train)
+            if not isinstance(made, Exception):  # else what fails together goes on one by one
+                trained |= zip((first, *others), made, strict=True)
+    found = [attempt(trial.step, trained.get(trial)) for trial in trials]
+    written = [attempt(trial.wait) for trial in trials]  # all at the same time
+    return [error or row for error, row in zip(written, found, strict=True)]

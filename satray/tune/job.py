@@ -92,7 +92,8 @@ def _plan_lines(recipe: TuneRecipe, sweep: Sweep) -> Iterator[str]:
             f"in {sweep.store(recipe.out or '') if named else 'features/ below out'}; "
             f"{' or '.join(map(str, sorted(set(starts.values()))))} views of a train tile"
         )
-        yield f"at once: a head a core{most}"
+        as_one = "; those alike but for rate and schedule train as one" if sweep.stacked else ""
+        yield f"at once: a head a core{most}{as_one}"
     if others:
         share = f"{recipe.gpu_share:g} GPU a worker" if recipe.gpu_share < 1 else "a GPU a worker"
         yield (

@@ -63,20 +63,23 @@ def search(sweep: Sweep, run: Run) -> tuple[TrialLog, tuner.Work, dict[str, byte
         run.say(f"{len(log.records):,} of {sweep.planned:,} trials had ended before")
     work = tuner.work_of(sweep, run)
     with run.activity("trials"):
-        for left, heads in _left(sweep, log):
+        for left, heads in _left(sweep, log, work.at_once["head"]):
             tuner.run_trials(left, log, work, run, heads=heads)
     return log, work, tested
 
 
-def _left(sweep: Sweep, log: TrialLog) -> Iterator[tuple[Iterator[Trial], bool]]:
-    """Trials to run, and whether all of them surely train heads.
+def _left(
+    sweep: Sweep, log: TrialLog, at_once: int
+) -> Iterator[tuple[Iterator[tuple[Trial, ...]], bool]]:
+    """Trials to run, in stacks, and whether all of them surely train heads.
 
-    Lists are cut in two: heads take CPUs that the workers of backbones would wait for.
+    Lists are cut in two: heads take CPUs that the workers of backbones would wait for. Of heads so
+    many stacks run at once.
     """
     if sweep.optuna:
         if len(log.records) < sweep.planned:
             heads = all(sweep.regime_of(trial) == "head" for trial in sweep.trials)
-            yield suggested(sweep, log), heads
+            yield ((trial,) for trial in suggested(sweep, log)), heads
         return
     left = [trial for trial in sweep.trials if trial.id not in log.records]
     for trial in left:
@@ -84,8 +87,10 @@ def _left(sweep: Sweep, log: TrialLog) -> Iterator[tuple[Iterator[Trial], bool]]
             log.refuse(trial.configuration, sweep.lost[trial.start], keep=False)
     for regime in ("head", "backbone"):
         alike = [t for t in left if t.start not in sweep.lost and sweep.regime_of(t) == regime]
-        if alike:
-            yield iter(alike), regime == "head"
+        if alike and regime == "head" and sweep.stacked:
+            yield iter(sweep.stacks(alike, at_once)), True
+        elif alike:
+            yield ((trial,) for trial in alike), regime == "head"
 
 
 def suggested(sweep: Sweep, log: TrialLog) -> Iterator[Trial]:

@@ -28,6 +28,9 @@ SAMPLED = 32
 """Trials of a search that is no grid, where the recipe does not say."""
 FORESEEN = 64
 """Random configurations that stand for all, where Optuna is to suggest them."""
+STACKED, STACKED_WEIGHTS = 16, 4 << 20
+"""Heads of a stack, and their weights in all, at most: more gain little, and several copies of them
+are in memory."""
 OWN = ("index", "out", "overwrite", "storage", "resources")
 """Keys of train that `tune` has too: given there, for all trials."""
 TRAINABLE = re.compile(r"stages\.\d+\.trainable")
@@ -94,6 +97,11 @@ class Sweep:
         return self.recipe.search == "optuna"
 
     @property
+    def stacked(self) -> bool:
+        """Whether heads train several as one: none comes, or ends, by what others show."""
+        return not self.optuna and self.recipe.stop.name == "none"
+
+    @property
     def planned(self) -> int:
         """How many trials there are to be, at most."""
         return (self.recipe.trials or SAMPLED) if self.optuna else len(self.trials)
@@ -131,6 +139,34 @@ class Sweep:
         start = self.starts.get(trial.start)
         there = start is not None and start.features is not None
         return "head" if there and trial.head else "backbone"
+
+    def stacks(self, heads: Sequence[Trial], at_once: int) -> list[tuple[Trial, ...]]:
+        """Put trials together that can be trained as one (`satray.tune.head.HeadStack`).
+
+        In a stack all see the same batches, with the same features dropped, and differ in learning
+        rates and schedules alone; where momentum cycles, in rates alone.
+
+        Args:
+            heads: trials that train heads from features, each to its end.
+            at_once: stacks at a time; there are no fewer where there are as many trials.
+        """
+        alike: dict[str, list[Trial]] = {}
+        for trial in heads:
+            recipe = trial.recipe
+            own = {"stages": {"__all__": {"learning_rate", "schedule"}}}
+            cycles = [one.schedule for one in recipe.stages if one.schedule.cycle_momentum]
+            # Last bits depend on who else is in a stack, dropout on the parts of a batch.
+            alone = trial.id if recipe.deterministic or recipe.accumulate > 1 else None
+            key = f"{alone} {recipe.model_dump_json(exclude=own)} {cycles}"
+            alike.setdefault(key, []).append(trial)
+        found = []
+        for some in alike.values():
+            table = self.starts[some[0].start].features
+            assert table is not None, "heads are trained from features"
+            fitting = STACKED_WEIGHTS // (table.width * len(self.index.meta.classes))
+            most = max(1, min(STACKED, fitting, len(heads) // at_once))
+            found += [tuple(some[i : i + most]) for i in range(0, len(some), most)]
+        return found
 
     def length_of(self, trial: Trial) -> tuple[float, int]:
         """What a trial is asked to see, before batches round it.

@@ -33,7 +33,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler  # 
 from ray.tune.search import Searcher  # noqa: E402
 
 from satray import cluster  # noqa: E402
-from satray.errors import InputError, SatrayError, TrainingError, one_line  # noqa: E402
+from satray.errors import InputError, SatrayError, TrainingError, attempt, one_line  # noqa: E402
 from satray.runs.run import Run  # noqa: E402
 from satray.storage import Storage, join  # noqa: E402
 from satray.train import checkpoints  # noqa: E402
@@ -42,6 +42,7 @@ from satray.train.setup import Setup, set_up  # noqa: E402
 from satray.tune.feature_table import SPLITS  # noqa: E402
 from satray.tune.records import (  # noqa: E402
     Regime,
+    Status,
     TrialLog,
     TrialRecord,
     curve_row,
@@ -91,12 +92,13 @@ class Work:
 
 
 def run_trials(
-    trials: Iterator[Trial], log: TrialLog, work: Work, run: Run, *, heads: bool
+    stacks: Iterator[tuple[Trial, ...]], log: TrialLog, work: Work, run: Run, *, heads: bool
 ) -> None:
     """Run trials until there are no more. Ray is up.
 
     Args:
-        trials: those to run, each asked for when there is room for it.
+        stacks: those to run, a stack as one trial of Tune's (`Sweep.stacks`), each asked for when
+            there is room for it.
         log: keeps what they show.
         work: what all of them need; goes to the object store once.
         run: of the sweep; Tune's own files lie below its state.
@@ -114,13 +116,13 @@ def run_trials(
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TrainTrial, work=given), resources),
         tune_config=tune.TuneConfig(
-            search_alg=TrialSearcher(work.sweep, trials, log),
+            search_alg=TrialSearcher(work.sweep, stacks, log),
             max_concurrent_trials=work.at_once["head" if heads else "backbone"],
             scheduler=scheduler_of(work.sweep, log.records.values()),
             num_samples=-1,
             reuse_actors=heads,
-            trial_name_creator=lambda trial: str(trial.config["trial"].id),
-            trial_dirname_creator=lambda trial: str(trial.config["trial"].id),
+            trial_name_creator=lambda trial: str(trial.config["trials"][0].id),
+            trial_dirname_creator=lambda trial: str(trial.config["trials"][0].id),
         ),
         run_config=tune.RunConfig(
             name="trials",
@@ -357,35 +359,38 @@ class BackboneTrial:
 
 
 class TrainTrial(tune.Trainable):
-    """A trial's process; where it is kept, one trial after another.
+    """The process of a trial, or of a stack of them; where it is kept, of one after another.
 
     A trial that fails reports so and ends, so that its process lives and takes the next; but what
-    may pass (a store that is away, no room) is raised, and the trial begun again.
+    may pass (a store that is away, no room) is raised, and the trials begun again.
     """
 
     def setup(self, config: dict[str, Any], work: Work | None = None) -> None:
-        """Take a trial; it is opened by its first step."""
-        del config  # Tune keeps it as self.config
+        """Take trials; they are opened by their first step."""
         assert work is not None  # tune.with_parameters
         self._work = work
         self._opened: dict[tuple[str, str], list[Features]] = {}
-        self._training: HeadTrial | BackboneTrial | None = None
-        self._place = 0
+        self._trainings: dict[str, HeadTrial | BackboneTrial] = {}
+        self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Leave the trial at hand, and take the next."""
-        del new_config  # likewise
+        """Leave the trials at hand, and take the next."""
         self.cleanup()
-        self._place = 0
+        self._take(new_config)
         return True
+
+    def _take(self, config: dict[str, Any]) -> None:
+        self._left: dict[str, Trial] = {trial.id: trial for trial in config["trials"]}
+        self._regime, self._place = config["regime"], 0
 
     def step(self) -> dict[str, Any]:
         """Evaluate once or, where that is quick, several times.
 
         Returns:
-            `rows` (curve rows, new ones) and the `seconds` that each took; `place`, the samples at
-            which the last was asked for, the same for trials of any batch; its `worth`; `failed`:
-            why the trial did, else None; `over`: it is at its end, which Tune calls `done`.
+            `shown`: of each trial that was left its id as `trial`, `rows` (curve rows, new ones)
+            and the `seconds` that each took; `failed`: why it did, else None; `over`: it is at its
+            end. `place`, the samples at which the last evaluation of a single trial was asked for,
+            the same for trials of any batch; its `worth`; `done`: nothing is left.
 
         Raises:
             Exception: what may pass.
@@ -393,49 +398,65 @@ class TrainTrial(tune.Trainable):
         metric, begun = self._work.sweep.metric, time.monotonic()
         # each by itself, where it may be the trial's last
         pause = TOGETHER if self._work.sweep.recipe.stop.name == "none" else 0.0
-        rows: list[dict[str, float]] = []
-        seconds: list[float] = []
-        failed, worth = None, math.nan
-        try:
-            training = self._training or self.open()
-            self._training = training
-            while not training.done:
-                found = training.step()
-                rows.append(curve_row(found, metric))
-                seconds.append(sum(v for name, v in found.items() if name.startswith("seconds_")))
-                worth = metric.worth(metric.of(rows[-1]))
-                self._place += training.each
-                if not math.isfinite(worth):
-                    samples = rows[-1]["samples"]
-                    failed = f"{metric.title} is not a number after {samples:,.0f} samples"
-                    break
-                if time.monotonic() - begun >= pause:
-                    break
-        except Exception as error:
-            if may_pass(error):
-                raise
-            failed = one_line(error)
-        over = failed is not None or self._training is None or self._training.done
-        return {
-            "rows": rows,
-            "seconds": seconds,
-            TIME: self._place,
-            WORTH: worth if failed is None else math.nan,
-            "failed": failed,
-            "over": over,
-            "done": over,
+        shown: dict[str, dict[str, Any]] = {
+            name: {"trial": name, "rows": [], "seconds": [], "failed": None, "over": False}
+            for name in self._left
         }
+        worth = math.nan
+        while self._left:
+            for name, found in self._evaluate().items():
+                one, worth = shown[name], math.nan
+                if not isinstance(found, Exception):
+                    row = curve_row(found, metric)
+                    spent = sum(v for key, v in found.items() if key.startswith("seconds_"))
+                    one["rows"].append(row)
+                    one["seconds"].append(spent)
+                    one["over"] = self._trainings[name].done
+                    self._place += self._trainings[name].each
+                    worth = metric.worth(metric.of(row))
+                    if not math.isfinite(worth):
+                        samples, worth = row["samples"], math.nan
+                        one["failed"] = (
+                            f"{metric.title} is not a number after {samples:,.0f} samples"
+                        )
+                elif may_pass(found):
+                    raise found
+                else:
+                    one["failed"] = one_line(found)
+                one["over"] |= one["failed"] is not None
+                if one["over"]:
+                    del self._left[name]
+            if time.monotonic() - begun >= pause:
+                break
+        over = not self._left
+        return {"shown": list(shown.values()), TIME: self._place, WORTH: worth, "done": over}
 
-    def open(self) -> HeadTrial | BackboneTrial:
-        """Begin the trial at hand, or go on with it."""
-        trial, regime = self.config["trial"], self.config["regime"]
-        return open_trial(self._work, trial, regime, self._opened)
+    def _evaluate(self) -> dict[str, dict[str, Any] | Exception]:
+        """Of each trial that is left the next evaluation, or why there is none."""
+        found: dict[str, dict[str, Any] | Exception] = {}
+        ready: dict[str, Any] = {}
+        for name, trial in self._left.items():
+            training: Any = self._trainings.get(name) or attempt(self.open, trial)
+            if isinstance(training, Exception):
+                found[name] = training
+            else:
+                ready[name] = self._trainings[name] = training
+        if len(ready) > 1:
+            from satray.tune.head import step_all  # heads: all others are by themselves
+
+            return found | dict(zip(ready, step_all(list(ready.values())), strict=True))
+        return found | {name: attempt(each.step) for name, each in ready.items()}
+
+    def open(self, trial: Trial) -> HeadTrial | BackboneTrial:
+        """Begin a trial at hand, or go on with it."""
+        return open_trial(self._work, trial, self._regime, self._opened)
 
     def cleanup(self) -> None:
         """Leave off; workers and placement groups are given back."""
-        training, self._training = self._training, None
-        if training is not None and not training.done:
-            training.close()
+        trainings, self._trainings = self._trainings, {}
+        for training in trainings.values():
+            if not training.done:
+                training.close()
 
 
 def may_pass(error: Exception) -> bool:
@@ -456,25 +477,26 @@ class _Driver:
 
 
 class TrialSearcher(_Driver, Searcher):
-    """Hands Tune its trials."""
+    """Hands Tune its trials, those of a stack as one."""
 
-    def __init__(self, sweep: Sweep, trials: Iterator[Trial], log: TrialLog) -> None:
+    def __init__(self, sweep: Sweep, stacks: Iterator[tuple[Trial, ...]], log: TrialLog) -> None:
         super().__init__(metric=WORTH, mode="max")
-        self._sweep, self._trials, self._log = sweep, trials, log
+        self._sweep, self._stacks, self._log = sweep, stacks, log
 
     def set_search_properties(self, *_: Any, **__: Any) -> bool:
         """There is nothing to set."""
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial."""
+        """The next stack."""
         del trial_id
-        trial = next(self._trials, None)
-        if trial is None:
+        trials = next(self._stacks, None)
+        if trials is None:
             return Searcher.FINISHED
-        regime = self._sweep.regime_of(trial)
-        self._log.begin(trial.configuration, regime, trial.recipe.seed)
-        return {"trial": trial, "regime": regime}
+        regime = self._sweep.regime_of(trials[0])
+        for trial in trials:
+            self._log.begin(trial.configuration, regime, trial.recipe.seed)
+        return {"trials": trials, "regime": regime}
 
     def on_trial_complete(self, *_: Any, **__: Any) -> None:
         """The log keeps how trials end."""
@@ -486,25 +508,28 @@ class LogCallback(_Driver, tune.Callback):
     def __init__(self, log: TrialLog) -> None:
         self._log = log
 
-    def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:  # type: ignore[override]
-        """Evaluations."""
-        self._log.evaluated(trial.config["trial"].id, result["rows"], result["seconds"])
+    def on_trial_result(self, *, result: dict[str, Any], **_: Any) -> None:  # type: ignore[override]
+        """Evaluations, and ends that trials come to by themselves."""
+        for one in result["shown"]:
+            if (name := one["trial"]) in self._log.running:  # else told again by a second attempt
+                self._log.evaluated(name, one["rows"], one["seconds"])
+                if one["over"]:
+                    status: Status = "done" if one["failed"] is None else "failed"
+                    self._log.end(name, status, one["failed"])
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
-        """The end, by itself or by the scheduler."""
-        last = trial.last_result or {"over": False, "failed": None}
-        name = trial.config["trial"].id
-        if last["failed"] is not None:
-            self._log.end(name, "failed", last["failed"])
-        elif last["over"]:
-            self._log.end(name, "done")
-        else:
+        """The end by the scheduler."""
+        for name in self._running(trial):
             self._log.end(name, "stopped", STOPPED)
 
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
-        """Its process died once too often, or raised what may pass."""
-        error = trial.get_pickled_error() or trial.get_error()
+        """Their process died once too often, or raised what may pass."""
+        error, running = trial.get_pickled_error() or trial.get_error(), self._running(trial)
         passing = isinstance(error, ray.exceptions.RayTaskError)
         reason = one_line(getattr(error, "cause", None) or error)
         reason = reason if passing else f"its process died: {reason}"
-        self._log.end(trial.config["trial"].id, "failed", reason, keep=not passing)
+        for name in running:  # of several that died together nobody knows which it was
+            self._log.end(name, "failed", reason, keep=not passing and len(running) == 1)
+
+    def _running(self, trial: Any) -> list[str]:
+        return [one.id for one in trial.config["trials"] if one.id in self._log.running]

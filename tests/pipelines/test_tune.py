@@ -76,7 +76,7 @@ def mortal(folder):
     class Mortal(tuner.TrainTrial):  # local, so that it is pickled by value
         def step(self):
             result = super().step()
-            batch = self.config["trial"].recipe.batch
+            batch = self.config["trials"][0].recipe.batch
             deaths = len(list(Path(folder).glob(f"{batch}-*")))
             if deaths < {16: 1, 12: 99}.get(batch, 0):
                 self.cleanup()

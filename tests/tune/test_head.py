@@ -19,9 +19,9 @@ from tune.feature_material import (
 from satray.errors import TrainingError
 from satray.storage import Storage
 from satray.train.checkpoints import best_of
-from satray.train.plan import train_order
+from satray.train.plan import plan_training, train_order
 from satray.tune import head
-from satray.tune.head import CPU, HeadNetwork, HeadTrial, head_batches, val_batches
+from satray.tune.head import CPU, HeadNetwork, HeadTrial, head_batches, step_all, val_batches
 
 LONGER = {**HEAD_STAGE, "pseudo_epochs": 4}
 CASES = {
@@ -128,6 +128,7 @@ class Opened:
 
     def __init__(self, trial, folder, setup=None):
         made, features = trial
+        folder.mkdir(exist_ok=True)
         self.now = 0.0
         self.trial = HeadTrial(
             setup or made.setup, *features, made.head_file(folder), str(folder), Storage(),
@@ -189,3 +190,133 @@ def test_a_loss_that_is_not_finite_is_said(trial, tmp_path) -> None:
     opened = Opened(trial, tmp_path, replace(made.setup, plan=plan))
     with pytest.raises(TrainingError, match="learning"):
         opened.rows()
+
+
+# As one with others
+
+SCHEDULES = [
+    {"name": "constant"},
+    {"name": "step", "step": 1.0},
+    {"name": "one_cycle"},
+    {"name": "triangular2", "cycle": 2.0, "warmup": 0.4},
+]
+CYCLED = {"name": "one_cycle", "cycle_momentum": True}
+STACKS = {
+    "adamw, dropout, moving average": {},
+    "sgd that is clipped, without an average, two stages": {
+        "optimizer": {"name": "sgd", "clip": 0.2, "weight_decay": 0.1},
+        "average": {"ema": 0.0},
+        "stages": [HEAD_STAGE, {**HEAD_STAGE, "pseudo_epochs": 1.5, "dropout": 0.0}],
+    },
+    "adam, momentum that cycles, focal loss": {
+        "optimizer": {"name": "adam", "weight_decay": 0.2, "clip": 0.0},
+        "stages": [{**HEAD_STAGE, "schedule": CYCLED}],
+        "loss": {"name": "focal"},
+    },
+    "smoothed and weighed, rare classes": {
+        "loss": {"smoothing": 0.1, "positive_weight": "balanced"},
+        "repeat": 0.9,
+    },
+}
+
+
+def stack_of(trial, **changes):
+    """Set-ups that differ in learning rate and, unless their momentum cycles, in schedule."""
+    setup, rows = trial[0].setup, trial[0].setup.plan.train_rows
+    found = []
+    for number, schedule in enumerate(SCHEDULES):
+        tree = setup.recipe.model_dump() | changes
+        stages = [dict(stage) for stage in tree["stages"]]
+        stages[0]["learning_rate"] = 0.02 * 2**number
+        if stages[0].get("schedule") != CYCLED:
+            stages[0]["schedule"] = schedule
+        recipe = type(setup.recipe).model_validate(tree | {"stages": stages})
+        found.append(replace(setup, recipe=recipe, plan=plan_training(recipe, rows, 1)))
+    return found
+
+
+def opened(trial, folder, setups):
+    """Trials over folders of their own."""
+    folder.mkdir(exist_ok=True)
+    folders = [folder / f"{number}" for number in range(len(setups))]
+    return [Opened(trial, *each) for each in zip(folders, setups, strict=True)]
+
+
+def by_themselves(trial, folder, setups):
+    """The rows of each set-up's head, trained one after another."""
+    return [each.rows() for each in opened(trial, folder, setups)]
+
+
+def together(some):
+    """All rows of trials that train as one; of one that fails what it raised."""
+    rows, wrong = {each.trial: [] for each in some}, {}
+    while left := [one for one in rows if not one.done and one not in wrong]:
+        for one, found in zip(left, step_all(left), strict=True):
+            if isinstance(found, Exception):
+                wrong[one] = found
+            else:
+                rows[one].append(found)
+    return [wrong.get(one, rows[one]) for one in rows]
+
+
+def assert_alike(found, wanted) -> None:
+    """Rows of two trainings but for what rounding and the clock make of them."""
+    assert len(found) == len(wanted) > 0
+    for one, other in zip(found, wanted, strict=True):
+        assert one.keys() == other.keys()
+        timeless = {k: v for k, v in other.items() if "second" not in k}
+        assert {k: one[k] for k in timeless} == pytest.approx(timeless, abs=2e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_heads_that_train_as_one_are_those_that_train_by_themselves(trial, tmp_path, name) -> None:
+    setups = stack_of(trial, **STACKS[name])
+    wanted = by_themselves(trial, tmp_path / "alone", setups)
+    assert len({rows[-1]["train_loss"] for rows in wanted}) == len(setups)
+    found = together(opened(trial, tmp_path / "one", setups))
+    for number, (rows, alone) in enumerate(zip(found, wanted, strict=True)):
+        assert_alike(rows, alone)
+        assert sum(row["unreadable"] for row in rows) > 0
+        best, kept = (
+            best_of(Storage(), str(tmp_path / name / f"{number}")) for name in ("one", "alone")
+        )
+        assert best.samples_seen == kept.samples_seen
+        for key, value in kept.weights.items():
+            torch.testing.assert_close(best.weights[key], value, atol=1e-5, rtol=1e-4)
+
+
+def test_a_stack_that_was_killed_goes_on_wherever_each_of_its_heads_was(trial, tmp_path) -> None:
+    setups = stack_of(trial)
+    wanted = by_themselves(trial, tmp_path / "alone", setups)
+    first, second, *_ = opened(trial, tmp_path / "one", setups)
+    first.now = second.now = 10.0  # time for a checkpoint
+    step_all([first.trial, second.trial])
+    second.rows(1, seconds=10.0)
+    again = opened(trial, tmp_path / "one", setups)
+    assert [each.trial.place for each in again] == [None, None, 0, 0]  # old rows come first
+    for rows, alone in zip(together(again), wanted, strict=True):
+        assert_alike(rows, alone)
+
+
+def test_a_head_that_bursts_ends_no_other(trial, tmp_path) -> None:
+    setups = stack_of(trial)
+    wanted = by_themselves(trial, tmp_path / "alone", setups)
+    setups[1] = replace(setups[1], plan=setups[1].plan.with_rates([1e36]))
+    first, burst, *others = together(opened(trial, tmp_path / "one", setups))
+    with pytest.raises(TrainingError, match="learning"):
+        raise burst
+    for rows, alone in zip((first, *others), (wanted[0], *wanted[2:]), strict=True):
+        assert_alike(rows, alone)
+
+
+def test_heads_of_which_a_step_is_left_out_go_on_by_themselves(trial, tmp_path) -> None:
+    """A view that is not finite: no head learns from its batch, and optimisers count it out."""
+    made, (features, val) = trial
+    spoilt = features.parts[0].copy()
+    spoilt[np.flatnonzero(features.valid)[3], 1] = np.inf
+    trial, setups = (made, (replace(features, parts=(spoilt,)), val)), stack_of(trial)
+    wanted = by_themselves(trial, tmp_path / "alone", setups)
+    found = together(opened(trial, tmp_path / "one", setups))
+    for rows, alone in zip(found, wanted, strict=True):
+        assert sum(row["skipped"] for row in rows) > 0
+        assert figures(rows) == figures(alone)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -306,6 +307,47 @@ def test_heads_train_from_features_where_there_are_any(archive) -> None:
     ):
         there = replace(sweep, starts=starts)
         assert (there.regime_of(head), there.regime_of(whole)) == (regime, "backbone")
+
+
+def stacked(archive, space, base=None, at_once=1, width=16, **keys):
+    """How many trials each stack has, of a sweep whose networks give so many features."""
+    sweep = read(archive, space, base, **keys)
+    table = SimpleNamespace(width=width)
+    start = Start("w", "h", (0.0,), (1.0,), table)
+    sweep = replace(sweep, starts={trial.start: start for trial in sweep.trials})
+    stacks = sweep.stacks(sweep.trials, at_once)
+    assert sorted(t.id for stack in stacks for t in stack) == sorted(t.id for t in sweep.trials)
+    return [len(stack) for stack in stacks]
+
+
+RATES = {RATE: [0.001, 0.01, 0.1], NAME: ["constant", "one_cycle"]}
+CYCLED = {"stages.0.schedule.cycle_momentum": True}
+
+
+@pytest.mark.parametrize(
+    ("space", "base", "keys", "sizes"),
+    [
+        (RATES, {}, {}, [6]),
+        (RATES, {}, {"at_once": 2}, [3, 3]),  # no process is left without
+        (RATES, {}, {"at_once": 8}, [1] * 6),
+        ({RATE: [round(0.001 * n, 3) for n in range(1, 41)]}, {}, {}, [16, 16, 8]),
+        (RATES, {}, {"width": 1 << 20}, [2, 2, 2]),  # of two classes: by their weights
+        (RATES, {}, {"width": 1 << 22}, [1] * 6),
+        # what they must agree in
+        ({**RATES, "variant": ["simple_cnn", "single3"]}, {}, {}, [6, 6]),
+        ({**RATES, "dropout": [0.0, 0.5]}, {}, {}, [6, 6]),
+        ({**RATES, "seed": [1, 2], "batch": [4, 8]}, {}, {}, [6] * 4),
+        ({**RATES, "optimizer.weight_decay": [0.0, 0.1]}, {}, {}, [6, 6]),
+        ({**RATES, "stages.0.pseudo_epochs": [2, 3]}, {}, {}, [6, 6]),
+        ({RATE: RATES[RATE], NAME: ["triangular", "one_cycle"]}, CYCLED, {}, [3, 3]),
+        (RATES, {"deterministic": True}, {}, [1] * 6),
+        (RATES, {"accumulate": 2}, {}, [1] * 6),
+    ],
+)
+def test_heads_alike_but_for_rates_and_schedules_are_stacked(
+    archive, space, base, keys, sizes
+) -> None:
+    assert stacked(archive, space, base, **keys) == sizes
 
 
 def test_the_metric_is_tunes_else_bases_else_trains(archive) -> None:

@@ -118,8 +118,16 @@ def make(folder, *configurations):
     log = TrialLog(Run("tune", "r", str(folder), Storage()), MAP, 9)
     sweep = SimpleNamespace(regime_of=lambda trial: "head")
     recipe = full_recipe(tune(), {})
-    trials = (Trial(trial_id(each), each, recipe, "start") for each in configurations)
-    return log, tuner.TrialSearcher(sweep, trials, log)
+    trials = tuple(Trial(trial_id(each), each, recipe, "start") for each in configurations)
+    return log, tuner.TrialSearcher(sweep, iter([trials]), log)
+
+
+def shown(configuration, rows=(), seconds=(), failed=None, over=False):
+    """What a step shows of a trial."""
+    return {
+        "trial": trial_id(configuration), "rows": list(rows), "seconds": list(seconds),
+        "failed": failed, "over": over,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -134,7 +142,7 @@ def test_a_trial_that_ends_is_written_down(tmp_path, over, failed, status, reaso
     log, searcher = make(tmp_path, {"n": 0})
     callback = tuner.LogCallback(log)
     curve = [{"samples": 100, "map": 0.5}]
-    result = {"rows": curve, "seconds": [2.0], "failed": failed, "over": over}
+    result = {"shown": [shown({"n": 0}, curve, [2.0], failed, over)]}
     trial = SimpleNamespace(config=searcher.suggest("a"), last_result=result)
     callback.on_trial_result(trial=trial, result=result)
     callback.on_trial_complete(trial=trial)
@@ -159,6 +167,30 @@ def test_what_may_pass_is_not_kept_and_a_death_is(tmp_path, error, kept, reason)
     assert ended.status == "failed"
     assert reason in ended.reason
     assert len(make(tmp_path)[0].records) == kept
+
+
+def test_each_trial_of_a_stack_ends_by_itself_and_a_death_is_nobodys(tmp_path) -> None:
+    configurations = [{"n": n} for n in range(4)]
+    log, searcher = make(tmp_path, *configurations)
+    trial = SimpleNamespace(
+        config=searcher.suggest("a"), get_pickled_error=ActorDiedError, get_error=lambda: ""
+    )
+    assert searcher.suggest("b") == "FINISHED"
+    assert log.running.keys() == set(map(trial_id, configurations))
+    callback, row = tuner.LogCallback(log), {"samples": 100, "map": 0.5}
+    first = [shown(each, [row], [1.0], over=each["n"] == 0) for each in configurations]
+    callback.on_trial_result(trial=trial, result={"shown": first})
+    again = [shown(configurations[0], [row], [1.0], over=True)]  # by a second attempt
+    wrong = [shown(configurations[1], failed="no", over=True)]
+    callback.on_trial_result(trial=trial, result={"shown": again + wrong})
+    callback.on_trial_error(trial=trial)
+    found = [log.records[trial_id(each)] for each in configurations]
+    assert [one.status for one in found] == ["done", "failed", "failed", "failed"]
+    assert [one.samples for one in found] == [100] * 4
+    assert found[1].reason == "no"
+    assert found[3].reason.startswith("its process died")
+    # those that died together are tried again
+    assert make(tmp_path)[0].records.keys() == {found[0].id, found[1].id}
 
 
 # A trial's process
@@ -195,27 +227,36 @@ def row(samples, value):
     return {"samples_seen": samples, "map": value, "seconds_data": 0.0, "seconds_compute": 0.25}
 
 
+ONE = {"trials": (SimpleNamespace(id="one"),), "regime": "head"}
+
+
 def running(*trainings, one_by_one=False) -> TrainTrial:
     """A trial's process in this one, with trainings in place of those that it would open."""
     waiting = list(trainings)
 
     class Running(TrainTrial):
-        def open(self):
+        def open(self, trial):
             found = waiting.pop(0)
             if isinstance(found, Exception):
                 raise found
             return found
 
     trial = Running.__new__(Running)
-    trial.config = {"trial": None, "regime": "head"}
     recipe = tune(stop={"name": "asha" if one_by_one else "none"})
     work = tuner.Work(swept(recipe), Storage(), "/state", "0" * 12, WORKERS, {})
-    trial.setup({}, work=work)
+    trial.setup(ONE, work=work)
     return trial
 
 
+def only(result):
+    """What a step shows of its only trial, with the result's own entries."""
+    (one,) = result["shown"]
+    return result | one
+
+
 def test_short_evaluations_are_reported_together_with_the_end() -> None:
-    found = running(Scripted(row(250, 0.5), row(500, 0.75), row(1000, 0.625))).step()
+    found = running(Scripted(row(250, 0.5), row(500, 0.75), row(1000, 0.625)))
+    found = only(found.step())
     assert [each["samples"] for each in found["rows"]] == [250, 500, 1000]
     assert found["seconds"] == [0.25] * 3
     assert (found["worth"], found["place"]) == (0.625, 750)
@@ -225,7 +266,7 @@ def test_short_evaluations_are_reported_together_with_the_end() -> None:
 def test_where_each_may_be_the_last_each_is_reported_by_itself() -> None:
     """At the place that was asked for, whatever batches make of it."""
     trial = running(Scripted(row(256, 0.5), row(512, 0.25), row(1000, 0.5)), one_by_one=True)
-    found = [trial.step() for _ in range(3)]
+    found = [only(trial.step()) for _ in range(3)]
     shown = [(each["place"], each["worth"], each["over"]) for each in found]
     assert shown == [(250, 0.5, False), (500, 0.25, False), (750, 0.5, True)]
 
@@ -242,16 +283,16 @@ def test_where_each_may_be_the_last_each_is_reported_by_itself() -> None:
 def test_what_goes_wrong_is_reported_and_the_process_lives(script, said, rows) -> None:
     first, second = Scripted(*script, row(1000, 0.5)), Scripted(row(1000, 0.5))
     trial = running(first, second, ValueError("no such head"))
-    found = trial.step()
+    found = only(trial.step())
     assert (found["failed"], found["over"], len(found["rows"])) == (said, True, rows)
     assert math.isnan(found["worth"])
-    assert trial.reset_config({})
+    assert trial.reset_config(ONE)
     assert first.closed == 1
-    found = trial.step()
+    found = only(trial.step())
     assert (found["failed"], found["worth"], found["place"]) == (None, 0.5, 250)
-    assert trial.reset_config({})
+    assert trial.reset_config(ONE)
     assert second.closed == 0  # it was at its end
-    found = trial.step()
+    found = only(trial.step())
     assert (found["failed"], found["over"]) == ("ValueError: no such head", True)
 
 
