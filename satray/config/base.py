@@ -1,7 +1,7 @@
 """What every recipe has in common: sections, keys, paths, and the one walk over all of them."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
@@ -42,27 +42,11 @@ def _extra(field: FieldInfo | None) -> dict[str, Any]:
     return extra if isinstance(extra, dict) else {}
 
 
-@dataclass(frozen=True)
-class Needs:
-    """What a key needs elsewhere, to do anything."""
-
-    words: str
-    """What it works with, in words; `{above}` stands for the section's dotted name and a dot."""
-    holds: Callable[[Any, Any], bool]
-    """Whether it is there: (the section that holds the key, the facts given to `idle_keys`)."""
-
-
 def as_typed(value: Any) -> str:
     """A value as it would be typed."""
     if isinstance(value, tuple):
         return f"[{', '.join(as_typed(item) for item in value)}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def having(name: str, *values: Any) -> Needs:
-    """What a key needs that works with some values of another key of its section."""
-    shown = " or ".join(as_typed(value) for value in values)
-    return Needs(f"{{above}}{name}={shown}", lambda section, _: getattr(section, name) in values)
 
 
 def key(
@@ -71,22 +55,24 @@ def key(
     *,
     unit: str = "",
     identity: bool = True,
-    needs: Needs | None = None,
+    needs: Mapping[str, tuple[Any, ...]] | None = None,
     **constraints: Any,
 ) -> Any:
     """Declare one key of a recipe.
 
     Args:
-        default: its value where none is given; `...` makes it required.
+        default: its value where none is given, or what makes it of the keys before, as far as they
+            are right; `...` makes it required.
         meaning: one line for `--help`.
         unit: what it is counted in (`px`, `samples`, `tiles`); empty for plain numbers.
         identity: whether it, and what is below it, takes part in the run id. Keys that change where
             or how fast a job runs, or how much may fail, but not what it makes, do not.
-        needs: without which it, and what is below it, does nothing.
+        needs: values of another key of its section, with others of which it does nothing.
         constraints: pydantic's (`gt=0`, `le=1`, ...).
     """
-    extra: Any = {"unit": unit, "identity": identity, "needs": needs}
-    field: FieldInfo = Field(default, description=meaning, json_schema_extra=extra, **constraints)
+    extra: Any = {"unit": unit, "identity": identity, "needs": needs or {}}
+    given = {"default_factory" if callable(default) else "default": default}
+    field: FieldInfo = Field(**given, description=meaning, json_schema_extra=extra, **constraints)
     return field
 
 
@@ -179,12 +165,6 @@ class Recipe(Section):
     storage: StorageOptions = key(StorageOptions(), "object stores", identity=False)
     resources: Resources = key(Resources(), "what to ask the cluster for", identity=False)
 
-    @classmethod
-    def usual(cls, name: str, others: Mapping[str, Any]) -> tuple[Section, ...]:
-        """The list that the key `name` has by default, for the values of the others."""
-        del name, others
-        return ()
-
     @property
     def shares_out(self) -> bool:
         """Whether `out` serves the many runs of a schedule, each with an id of its own."""
@@ -221,10 +201,10 @@ class Key:
         return str(_extra(self.field).get("unit", ""))
 
     @property
-    def needs(self) -> Needs | None:
-        """What it needs elsewhere, to do anything."""
-        found = _extra(self.field).get("needs")
-        return found if isinstance(found, Needs) else None
+    def needs(self) -> Mapping[str, tuple[Any, ...]]:
+        """Values of another key of its section, with others of which it does nothing."""
+        found: Any = _extra(self.field).get("needs", {})
+        return found if isinstance(found, Mapping) else {}
 
 
 def walk(
@@ -260,29 +240,21 @@ def walk(
                 yield from walk(inner[1], f"{dot}{each}", entry)
 
 
-def idle_keys(recipe: Section, facts: Any) -> tuple[str, ...]:
-    """A line for each key that differs from its default and does nothing, since it needs more.
-
-    Args:
-        recipe: as given.
-        facts: what `Needs.holds` is told beside the key's section.
-    """
+def idle_keys(recipe: Section) -> tuple[str, ...]:
+    """A line for each key that differs from its default and does nothing beside its section's."""
     lines: list[str] = []
     sections: dict[str, Any] = {"": recipe}
-    missing: dict[str, str] = {}
     for each in walk(type(recipe), value=recipe):
-        above, _, _ = each.name.rpartition(".")
+        above, dot, _ = each.name.rpartition(".")
         sections[each.name] = each.value
-        words = missing.get(above, "")
-        if not words and each.needs and not each.needs.holds(sections[above], facts):
-            words = each.needs.words.format(above=f"{above}." if above else "")
-        if not words:
-            continue
-        missing[each.name] = words
-        changed = each.field is not None and each.value != each.field.get_default()
-        if changed and not isinstance(each.value, Section):
-            shown = f"{each.name}={as_typed(each.value)}"
-            lines.append(f"{shown} does nothing here: it works with {words}")
+        for other, values in each.needs.items():
+            idle = getattr(sections[above], other) not in values
+            if idle and each.field is not None and each.value != each.field.get_default():
+                shown = " or ".join(as_typed(value) for value in values)
+                lines.append(
+                    f"{each.name}={as_typed(each.value)} does nothing here: it works with "
+                    f"{above}{dot}{other}={shown}"
+                )
     return tuple(lines)
 
 

@@ -167,10 +167,10 @@ def fill_lists(model: type[BaseModel], tree: dict[str, Any], overrides: dict[str
     """Lay out default lists that an override steps into, so that `stages.0.x=1` works alone."""
     for dotted in overrides:
         first, _, rest = dotted.partition(".")
-        if rest[:1].isdigit() and first not in tree and issubclass(model, Recipe):
-            default = model.usual(first, tree | overrides)
-            if default:
-                tree[first] = [item.model_dump(mode="json") for item in default]
+        field = model.model_fields.get(first)
+        if rest[:1].isdigit() and first not in tree and field and field.default_factory:
+            items = field.get_default(call_default_factory=True, validated_data=tree | overrides)
+            tree[first] = [item.model_dump(mode="json") for item in items]
 
 
 def _yaml() -> Any:

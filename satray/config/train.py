@@ -11,7 +11,6 @@ from satray.config.base import (
     Fraction,
     IsPath,
     Natural,
-    Needs,
     NotNegative,
     Positive,
     ReadPath,
@@ -19,7 +18,6 @@ from satray.config.base import (
     Section,
     Share,
     Texts,
-    having,
     key,
 )
 
@@ -27,12 +25,12 @@ Pooling = Literal["avg", "max", "lse"]
 FirstConv = Literal["kaiming", "zero", "mean", "copy", "in_place"]
 
 
-# What a key needs beyond its section is seen in the run's `satray.train.setup.Setup`.
-_LINEAR = Needs("a linear head", lambda _, setup: setup.variant.head == "linear")
-_SIGMOID = Needs("binary and multilabel tasks", lambda _, setup: setup.task != "multiclass")
-_RESIZED = having("crop", "resized")
-_ASYMMETRIC = having("name", "asymmetric")
-_ENABLED = having("enabled", True)
+# With which values of another key of its section a key does something.
+_RESIZED = {"crop": ("resized",)}
+_FOCAL = {"name": ("focal",)}
+_ASYMMETRIC = {"name": ("asymmetric",)}
+_SWA = {"swa": (True,)}
+_ENABLED = {"enabled": (True,)}
 
 
 class TowerOptions(Section):
@@ -47,7 +45,9 @@ class VariantOptions(Section):
     """Towers, a pooling and a head over their concatenated pooled features."""
 
     towers: tuple[TowerOptions, ...] = key(..., "one or more towers", min_length=1)
-    pooling: Pooling = key("avg", "avg = GAP, max = GMP, lse = log-sum-exp", needs=_LINEAR)
+    pooling: Pooling = key(
+        "avg", "avg = GAP, max = GMP, lse = log-sum-exp", needs={"head": ("linear",)}
+    )
     head: Literal["linear", "dense"] = key("linear", "linear, or dense (no CAMs)")
 
     @field_validator("towers")
@@ -111,7 +111,7 @@ class LossOptions(Section):
         "bce: weight of positives; balanced: negatives / positives of each class in a pass over "
         "the train split (with `repeat` as it comes to be), at most 100",
     )
-    gamma: NotNegative = key(2.0, "focal: focusing exponent", needs=having("name", "focal"))
+    gamma: NotNegative = key(2.0, "focal: focusing exponent", needs=_FOCAL)
     gamma_negative: NotNegative = key(
         4.0, "asymmetric: focusing exponent of negatives", needs=_ASYMMETRIC
     )
@@ -140,9 +140,9 @@ class AverageOptions(Section):
     start: Fraction = key(
         0.75,
         "share of training after which weights are averaged where no schedule cycles",
-        needs=having("swa", True),
+        needs=_SWA,
     )
-    most: Count = key(5, "weights averaged: the last ones", needs=having("swa", True))
+    most: Count = key(5, "weights averaged: the last ones", needs=_SWA)
 
 
 class CalibrateOptions(Section):
@@ -153,7 +153,6 @@ class CalibrateOptions(Section):
         "f1",
         "half: 0.5 for all; f1, f2: the threshold of each class that is best by F1 or F2, where it "
         "has 50 positives to fit it on",
-        needs=_SIGMOID,
     )
 
 
@@ -188,10 +187,6 @@ class InputOptions(Section):
         "side the tile is resized to before cropping; default `size`",
         unit="px",
         ge=8,
-        needs=Needs(
-            "augment.crop=random or centre, or input.evaluate=centre",
-            lambda here, setup: here.evaluate == "centre" or setup.recipe.augment.crop != "resized",
-        ),
     )
     evaluate: Literal["whole", "centre"] = key(
         "whole", "whole: the tile shrunk to `size`; centre: the middle of the resized tile"
@@ -225,7 +220,7 @@ class OptimizerOptions(Section):
 
     name: Literal["adam", "adamw", "sgd"] = key("adamw", "adam, adamw or sgd")
     weight_decay: NotNegative = key(0.05, "weight decay")
-    momentum: Fraction = key(0.9, "momentum (sgd)", needs=having("name", "sgd"))
+    momentum: Fraction = key(0.9, "momentum (sgd)", needs={"name": ("sgd",)})
     clip: NotNegative = key(
         10.0,
         "norm of all gradients together above which they are scaled down to it, as healthy "
@@ -256,8 +251,8 @@ Schedule = Literal[
 ]  # fmt: skip
 SMITH = ("triangular", "triangular2", "exp_range")
 """Schedules that go up and down on straight lines."""
-_ONE_CYCLE = having("name", "one_cycle")
-_CYCLES = having("name", *SMITH, "cosine_restarts")
+_ONE_CYCLE = {"name": ("one_cycle",)}
+_CYCLES = {"name": (*SMITH, "cosine_restarts")}
 
 
 class ScheduleOptions(Section):
@@ -272,17 +267,15 @@ class ScheduleOptions(Section):
         0.0, "linear warm-up before the schedule proper, part of the stage", unit="pseudo-epochs"
     )
     warmup_start: Factor = key(
-        0.01,
-        "share of the schedule's first rate that the warm-up starts from",
-        needs=Needs("{above}warmup", lambda here, _: here.warmup > 0),
+        0.01, "share of the schedule's first rate that the warm-up starts from"
     )
     step: Positive = key(
-        10.0, "step: length between drops", unit="pseudo-epochs", needs=having("name", "step")
+        10.0, "step: length between drops", unit="pseudo-epochs", needs={"name": ("step",)}
     )
     gamma: Factor = key(
         0.3,
         "step: factor at each drop; exp_range: factor of the swing from cycle to cycle",
-        needs=having("name", "step", "exp_range"),
+        needs={"name": ("step", "exp_range")},
     )
     pct_start: float = key(
         0.3, "one_cycle: share of the stage that rises", gt=0, lt=1, needs=_ONE_CYCLE
@@ -299,19 +292,19 @@ class ScheduleOptions(Section):
         1.0,
         "cosine_restarts: each cycle is so many times as long as the one before",
         ge=1,
-        needs=having("name", "cosine_restarts"),
+        needs={"name": ("cosine_restarts",)},
     )
     lowest: Fraction | None = key(
         None,
         "lowest rate as a share of the highest; default 0.25 for triangular, triangular2 and "
         "exp_range, 0 for cosine and cosine_restarts",
-        needs=having("name", *SMITH, "cosine", "cosine_restarts"),
+        needs={"name": (*SMITH, "cosine", "cosine_restarts")},
     )
     cycle_momentum: bool = key(
         False,
         "one_cycle, triangular, triangular2, exp_range: momentum (Adam: beta1) falls from 0.95 to "
         "0.85 while the rate rises",
-        needs=having("name", "one_cycle", *SMITH),
+        needs={"name": ("one_cycle", *SMITH)},
     )
 
 
@@ -332,14 +325,12 @@ class StageOptions(Section):
         1.0,
         "factor of the learning rate from the head to the last block, and from each block to the "
         "one before it; 1: all alike",
-        needs=Needs("more than the head to train", lambda here, _: here.trainable != "head"),
     )
     schedule: ScheduleOptions = key(ScheduleOptions(), "learning-rate schedule")
     pseudo_epochs: Positive = key(
         30.0,
         "length of the stage",
         unit="pseudo-epochs",
-        needs=Needs("no samples given", lambda here, _: here.samples is None),
     )
     samples: Count | None = key(
         None, "length of the stage in samples seen, in place of pseudo_epochs", unit="samples"
@@ -381,13 +372,13 @@ TRANSFORMERS = (
 """How timm's names of backbones begin that are fine-tuned so."""
 
 
-def usual_stages(weights: Any, variant: Any) -> tuple[StageOptions, ...]:
-    """Stages by what is trained, as far as these two keys tell (`simple_cnn` is not published).
+def usual_stages(keys: Mapping[str, Any]) -> tuple[StageOptions, ...]:
+    """Stages by what is trained, as far as `weights` and `variant` tell, given or not.
 
     Args:
-        weights: key of `train`, as given.
-        variant: key of `train`, as given.
+        keys: of `train`. `simple_cnn` is not published.
     """
+    weights, variant = keys.get("weights", "pretrained"), keys.get("variant", "single3")
     if isinstance(variant, Section):
         variant = variant.model_dump()
     towers = variant.get("towers", ()) if isinstance(variant, Mapping) else ()
@@ -425,9 +416,7 @@ class TrainRecipe(Recipe):
         "single3, single4, double4, mobilenet_v2, xception, resnet50_v2, inception_v3, simple_cnn, "
         "simple_cnn_dense, or {towers, pooling, head}",
     )
-    pooling: Pooling | None = key(
-        None, "avg, max or lse in place of the variant's own", needs=_LINEAR
-    )
+    pooling: Pooling | None = key(None, "avg, max or lse in place of the variant's own")
     weights: WeightsPath | dict[str, WeightsPath] = key(
         "pretrained",
         "pretrained: timm's default weights of each backbone, fetched once by name; "
@@ -440,9 +429,6 @@ class TrainRecipe(Recipe):
         "how pretrained first weights meet other bands: kaiming, zero, mean, copy; in_place "
         "(reproduction only): those of red, green, blue for the first three bands whatever they "
         "are, as the Planet report did",
-        needs=Needs(
-            "weights other than none", lambda _, setup: set(setup.weights.values()) != {"none"}
-        ),
     )
     dropout: Fraction = key(0.0, "dropout on the pooled features")
     drop_path: Fraction = key(
@@ -460,17 +446,10 @@ class TrainRecipe(Recipe):
     )
     average: AverageOptions = key(AverageOptions(), "averages of weights")
     calibrate: CalibrateOptions = key(CalibrateOptions(), "temperature and thresholds")
-    landscape: RangeOptions = key(
-        RangeOptions(),
-        "range test of `learning_rate: auto`",
-        needs=Needs(
-            "stages.N.learning_rate=auto",
-            lambda here, _: any(stage.learning_rate == "auto" for stage in here.stages),
-        ),
-    )
+    landscape: RangeOptions = key(RangeOptions(), "range test of `learning_rate: auto`")
     optimizer: OptimizerOptions = key(OptimizerOptions(), "optimiser")
     stages: tuple[StageOptions, ...] = key(
-        (),
+        usual_stages,
         "stages, in order; default with weights: the head, then all of it at a lower rate; from "
         "scratch: all of it",
         min_length=1,
@@ -501,11 +480,7 @@ class TrainRecipe(Recipe):
         "GPUs",
         identity=False,
     )
-    sync_batchnorm: bool = key(
-        False,
-        "batch statistics over all workers (GPUs only)",
-        needs=Needs("two workers or more", lambda here, _: here.resources.workers > 1),
-    )
+    sync_batchnorm: bool = key(False, "batch statistics over all workers (GPUs only)")
     deterministic: bool = key(False, "bitwise repeatable, at some speed")
     seed: Natural = key(0, "seed of weights, order and augmentation")
     error_budget: Share = key(
@@ -520,19 +495,6 @@ class TrainRecipe(Recipe):
         "as training goes on; in an object store, at the end; mlflow: MLFLOW_TRACKING_URI",
         identity=False,
     )
-
-    @model_validator(mode="after")
-    def _usual_stages(self) -> "TrainRecipe":
-        if not self.stages:  # not among the keys that were given: `model_fields_set` says so
-            self.__dict__["stages"] = self.usual("stages", self.__dict__)
-        return self
-
-    @classmethod
-    def usual(cls, name: str, others: Mapping[str, Any]) -> tuple[Section, ...]:
-        """Of `stages`, what `usual_stages` says."""
-        if name != "stages":
-            return super().usual(name, others)
-        return usual_stages(others.get("weights", "pretrained"), others.get("variant", "single3"))
 
 
 class CheckOptions(Section):

@@ -10,7 +10,6 @@ from satray.config.base import (
     Recipe,
     Section,
     WrittenPath,
-    having,
     key,
     paths_in,
     type_at,
@@ -35,13 +34,13 @@ class StopOptions(Section):
         None,
         "samples before which no trial is ended; default a tenth of the longest trial's",
         unit="samples",
-        needs=having("name", "asha"),
+        needs={"name": ("asha",)},
     )
     factor: int = key(
         3,
         "one in so many goes on at each rung; rungs are so many times apart",
         ge=2,
-        needs=having("name", "asha"),
+        needs={"name": ("asha",)},
     )
 
 

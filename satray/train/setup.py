@@ -183,7 +183,7 @@ def set_up(recipe: TrainRecipe, storage: Storage, index: TileIndex | None = None
         if weights[tower.name] == "none" and wanted.get(tower.name) == "pretrained"
     )
     constant = label_notes(labels, val_labels, meta.classes, best)
-    return replace(setup, notes=(*constant, *untaught, *idle_keys(recipe, setup)))
+    return replace(setup, notes=(*constant, *untaught, *idle_keys(recipe)))
 
 
 def read(recipe: TrainRecipe, storage: Storage) -> Setup:

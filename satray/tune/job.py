@@ -28,7 +28,7 @@ def read(recipe: TuneRecipe, storage: Storage) -> Sweep:
     space = space_of(recipe, index.meta.bands, index.split_counts.get("train", 0))
     best = recipe.metric if recipe.metric != "auto" else dotted(recipe.base).get("best", "auto")
     metric = Metric(best_metric(str(best), index.meta.task))
-    notes = dict.fromkeys(idle_keys(recipe, None))
+    notes = dict.fromkeys(idle_keys(recipe))
     sweep = Sweep(recipe, index, space, metric, notes=notes).over(space)
     for trial in sweep.trials:
         sweep.check(trial)

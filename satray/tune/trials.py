@@ -370,7 +370,7 @@ def fine_tuning(recipe: TrainRecipe) -> TrainRecipe:
     taught = set(sources_of(recipe.weights, variant).values()) != {"none"}
     if head_only(recipe) is not None or not taught:
         return recipe
-    usual = usual_stages(recipe.weights, variant)
+    usual = usual_stages({"weights": recipe.weights, "variant": variant})
     then = tuple(stage for stage in usual if stage.trainable != "head")
     augment = recipe.augment.model_copy(update={"views": None})
     return recipe.model_copy(update={"stages": (*recipe.stages, *then), "augment": augment})
