@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from satray import __version__
@@ -289,9 +287,7 @@ def _publish(archive: probe.Archive, found: Survey, recipe: PrepareRecipe, run: 
     }
     run.publish("summary.json", json.dumps(_label_summary(index, found.labels), indent=1).encode())
     run.publish("unmatched.json", json.dumps(unmatched, indent=1).encode())
-    sink = io.BytesIO()
-    pq.write_table(refused, sink)
-    run.publish("quarantine.parquet", sink.getvalue(), rows=len(refused))
+    run.publish_table("quarantine.parquet", refused)
 
     lines = _describe_index(index, counts, refused, alike)
     lines += probe.describe_headers(alike, meta) + _describe_meeting(index, recipe)

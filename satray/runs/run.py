@@ -4,6 +4,7 @@ The presence of a `run.json` means complete; it is written last.
 """
 
 import hashlib
+import io
 import json
 import math
 import platform
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,6 +22,9 @@ from satray import __version__
 from satray.config.base import Recipe
 from satray.errors import InputError
 from satray.storage import Entry, Storage, join
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FILE = "run.json"
 LIBRARIES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "rasterio", "scikit-learn")
@@ -196,6 +200,10 @@ class Run:
             self.storage.write(self.uri(path), data)
         return self.record(Product(path, len(data), hashlib.sha256(data).hexdigest(), rows))
 
+    def publish_table(self, path: str, table: "pa.Table") -> Product:
+        """Write a table as a product."""
+        return self.publish(path, to_parquet(table), rows=table.num_rows)
+
     def publish_file(self, path: str, local: Path, rows: int | None = None) -> Product:
         """Upload a local file as a product."""
         self.begin_writing()
@@ -263,3 +271,12 @@ def finite(value: Any) -> Any:
 def to_json(value: Any) -> bytes:
     """Return a value as indented JSON in UTF-8, with null where a figure is not defined."""
     return json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False).encode()
+
+
+def to_parquet(table: "pa.Table") -> bytes:
+    """Return a table as a Parquet file."""
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from satray.errors import SatrayError
-from satray.runs.run import Product, Run
+from satray.runs.run import Product, Run, to_parquet
 from satray.score.predictions import FAILED, Layout, PredictionsWriter
 from satray.storage import Storage, join
 from satray.storage.temporary import scratch
@@ -113,9 +113,7 @@ def block_file(
     metadata[PRODUCTS] = json.dumps([asdict(product) for product in products]).encode()
     for column, values in zip(WAYS, (uris, stages), strict=True):
         table = table.append_column(column, pa.array(values, column.type))
-    sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-    return sink.getvalue()
+    return to_parquet(table.replace_schema_metadata(metadata))
 
 
 def merge(
@@ -154,9 +152,7 @@ def merge(
             parts.add(rows, metadata[ENGINE].decode())
         parts.close()
     failed = pa.concat_tables(failures) if failures else FAILURES.empty_table()
-    sink = io.BytesIO()
-    pq.write_table(failed, sink, compression="zstd")
-    run.publish("failures.parquet", sink.getvalue(), rows=failed.num_rows)
+    run.publish_table("failures.parquet", failed)
     return Merged(blocks.tiles, failed.num_rows, maps, reasons)
 
 

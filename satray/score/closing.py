@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from satray import __version__
 from satray.errors import counted
@@ -96,7 +95,7 @@ def close(
         if single and not some:
             continue
         table = pa.Table.from_pylist([_row(one) for one in some], schema=schema)
-        run.publish(f"{base}{name}.parquet", _parquet(table), rows=len(some))
+        run.publish_table(f"{base}{name}.parquet", table)
     subtitle = f"run {run.run_id} · model {layout.model_id} · {bundle}"
     _publish_page(run, results, subtitle)
 
@@ -156,12 +155,6 @@ def _row(one: SceneResult) -> dict[str, Any]:
     # of processes: what was read while they computed took none of their time
     seconds = sum(spent for name, spent in one.seconds.items() if name != "reading")
     return {**values, "notes": "; ".join(one.notes) or None, "seconds": seconds}
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
 
 
 def _publish_page(run: Run, results: Sequence[SceneResult], subtitle: str) -> None:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from satray import __version__
 from satray.config.train import TrainRecipe
 from satray.errors import TrainingError, counted
@@ -132,7 +134,7 @@ def _finish(
     files, calibration = bundle(setup, run, kept)
     for name, data in files.items():
         run.publish(f"bundle/{name}", data)
-    run.publish("history.parquet", tracking.parquet(rows), rows=len(rows))
+    run.publish_table("history.parquet", pa.Table.from_pylist(rows))
     title = f"{run.run_id}: {setup.variant_name}"
     stages = [(stage.first_step * plan.global_batch, stage.number) for stage in plan.stages]
     each = max(1, plan.total_steps // POINTS)
@@ -143,7 +145,7 @@ def _finish(
     run.publish("curves.png", curves(rows, shown, title, mark, rates, stages))
     tracker.publish(rows)
     if lost := sum(map(len, latest.lost.values())):
-        run.publish("unreadable.parquet", unreadable(setup, latest.lost), rows=lost)
+        run.publish_table("unreadable.parquet", unreadable(setup, latest.lost))
     if tested:
         picture = range_test.picture(tested, f"{title}: range test before training")
         run.publish("landscape.png", picture)

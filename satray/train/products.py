@@ -34,7 +34,7 @@ from satray.models.spec import NEAR, BundleSpec, TrainedPixels
 from satray.runs.run import Run, finite
 from satray.train.checkpoints import Kept, Lost
 from satray.train.setup import Setup
-from satray.train.tracking import nested, parquet
+from satray.train.tracking import nested
 
 BETAS = {"f1": 1.0, "f2": 2.0}
 POSITIVES = 50
@@ -240,7 +240,7 @@ def nodata(index: TileIndex) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def unreadable(setup: Setup, lost: Lost) -> bytes:
+def unreadable(setup: Setup, lost: Lost) -> pa.Table:
     """The table of tiles that training could not read."""
     rows: list[dict[str, Any]] = []
     for split, errors in sorted(lost.items()):
@@ -250,4 +250,4 @@ def unreadable(setup: Setup, lost: Lost) -> bytes:
             {"tile_id": tile, "uri": uri, "split": split, "error": errors[row]}
             for row, tile, uri in zip(sorted(errors), ids, uris, strict=True)
         ]
-    return parquet(rows)
+    return pa.Table.from_pylist(rows)

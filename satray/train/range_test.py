@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
@@ -25,7 +26,6 @@ from satray.storage import Storage, join
 from satray.train.imbalance import repeat_factors
 from satray.train.setup import Setup
 from satray.train.setup import read as setup_of
-from satray.train.tracking import parquet
 from satray.train.worker import Worker, work_on_one
 
 FILE = "range_tests.json"
@@ -353,7 +353,7 @@ def work(recipe: LandscapeRecipe, setup: Setup, run: Run) -> Outcome:
             zip(curve.learning_rates, curve.losses, curve.smoothed, strict=True)
         )
     ]
-    run.publish("landscape.parquet", parquet(table), rows=len(table))
+    run.publish_table("landscape.parquet", pa.Table.from_pylist(table))
     title = f"{run.run_id}: learning-rate landscape of {setup.variant_name}"
     run.publish("landscape.png", picture((finding,), title))
     figures = finding.figures()

@@ -6,7 +6,6 @@ training goes on after a stop.
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import re
@@ -16,9 +15,6 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from satray import __version__
 from satray.config.base import Section, walk
@@ -51,13 +47,6 @@ ALWAYS = "run/times_seen"
 
 
 # The history
-
-
-def parquet(rows: Sequence[Row]) -> bytes:
-    """A table of flat rows: counts int64, numbers float64, NaN kept."""
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows)), sink, compression="zstd")
-    return sink.getvalue()
 
 
 def scalars(row: Row) -> Iterator[tuple[str, float]]:

@@ -125,7 +125,7 @@ def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
         ("leaderboard.parquet", report.leaderboard(records, metric)),
         ("trials.parquet", report.curves(records)),
     ):
-        run.publish(name, report.parquet(table), rows=len(table))
+        run.publish_table(name, table)
     top = report.best_record(records, metric)
     lines = report.best_lines(records, metric, sweep.space)
     trial = sweep.trial(top.configuration)

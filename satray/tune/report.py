@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from satray.config.cli import to_yaml
 from satray.config.train import TrainRecipe
@@ -182,13 +180,6 @@ def curves(records: Iterable[TrialRecord]) -> pa.Table:
 def _table(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Any]) -> pa.Table:
     columns = {name: pa.array([row.get(name) for row in rows], kinds[name]) for name in kinds}
     return pa.table(columns)
-
-
-def parquet(table: pa.Table) -> bytes:
-    """A table as a Parquet file."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
 
 
 # Plots and the page

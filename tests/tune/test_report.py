@@ -4,7 +4,6 @@ import io
 import math
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from matplotlib.figure import Figure
 from page_checker import checked
@@ -23,7 +22,6 @@ from satray.tune.report import (
     draw,
     edge_lines,
     leaderboard,
-    parquet,
     publish,
     table_lines,
 )
@@ -57,7 +55,6 @@ def test_the_leaderboard_holds_all_trials_best_first() -> None:
     assert str(table.schema.field("batch").type) == "int64"
     names = leaderboard([], MAP).column_names
     assert names == [name for name in table.column_names if name not in ("variant", RATE, "batch")]
-    assert pq.read_table(io.BytesIO(parquet(table))).equals(table)
     seeds = leaderboard([record({"seed": 4}, 0.5, seed=4)], MAP)
     assert (seeds.column_names.count("seed"), seeds.column("seed").to_pylist()) == (1, [4])
 
