@@ -33,7 +33,7 @@ LOCAL_SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # Ray's 15 is a twentieth of a core beside any other program
 }
-for _name, _value in (SETTINGS | ({} if "RAY_ADDRESS" in os.environ else LOCAL_SETTINGS)).items():
+for _name, _value in (SETTINGS | ({} if sessions.address() else LOCAL_SETTINGS)).items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402
@@ -76,7 +76,7 @@ def start(
     with contextlib.ExitStack() as ends:
         if ray.is_initialized():
             pass
-        elif (address := os.environ.get("RAY_ADDRESS") or "local") != "local":
+        elif (address := sessions.address()) is not None:
             _join(address, options)
             ends.callback(ray.shutdown)
         else:

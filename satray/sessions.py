@@ -1,4 +1,4 @@
-"""Where a local Ray lives: its sockets and logs, and what memory cannot hold. No Ray itself."""
+"""Which Ray a job works on, and where a local one lives. No Ray itself."""
 
 import contextlib
 import os
@@ -16,6 +16,12 @@ from satray.storage.temporary import DAY, last_written, scratch, started
 SESSION = "session_0000-00-00_00-00-00_000000_0000000"
 """As long as the name of a session of Ray's can be: time and pid."""
 _SPILLING = "RAY_object_spilling_directory"
+
+
+def address() -> str | None:
+    """The cluster that RAY_ADDRESS names; None: a local Ray is started for the job."""
+    named = os.environ.get("RAY_ADDRESS", "")
+    return None if named in ("", "local") else named
 
 
 @contextlib.contextmanager

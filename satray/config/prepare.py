@@ -19,6 +19,7 @@ from satray.config.base import (
     without_alpha,
 )
 
+Task = Literal["binary", "multilabel", "multiclass"]
 POSITIVE = r"\s*(>=?)\s*([-+]?\d+(?:\.\d*)?)\s*"
 """A condition of `label_positive`: its comparison and its number."""
 
@@ -67,7 +68,7 @@ class PrepareRecipe(Recipe):
         None, "label column that names the tile; default the first text column"
     )
     classes: Texts | None = key(None, "classes to keep, in this order; default all", min_length=1)
-    task: Literal["auto", "binary", "multilabel", "multiclass"] = key(
+    task: Literal["auto"] | Task = key(
         "auto", "auto: one class binary; folders, or one name a cell, multiclass; else multilabel"
     )
     bands: Texts | None = key(

@@ -15,11 +15,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.config.prepare import POSITIVE, PrepareRecipe
+from satray.config.prepare import POSITIVE, PrepareRecipe, Task
 from satray.data.label_table import Column, Table, read_table, refuse_absent
 from satray.errors import InputError, listed
-
-Task = Literal["binary", "multilabel", "multiclass"]
 
 PARTS_BY_WORD = {
     "train": "train",

@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from satray.config.prepare import Task
 from satray.config.train import VariantOptions
 from satray.errors import InputError
 from satray.models.geometry import FeatureGrid
@@ -39,7 +40,6 @@ SPEC = "model.json"
 NEAR = 0.005
 """Share by which sizes on the ground may differ and still be one."""
 
-Task = Literal["binary", "multilabel", "multiclass"]
 PlainUnit = tuple[float, float, str]
 """Scale, offset and name of a unit: value = stored * scale + offset (`data.values.Unit`)."""
 
@@ -247,15 +247,14 @@ def read_spec(uri: str, storage: Storage) -> BundleSpec:
     return BundleSpec.from_json(storage.read(place), place)
 
 
-def read_files(uri: str, storage: Storage) -> dict[str, bytes]:
-    """The bytes of a bundle's files, by name; raises InputError if there is none."""
-    folder = find_bundle(uri, storage)
+def read_files(folder: str, storage: Storage) -> dict[str, bytes]:
+    """The bytes of a bundle's files, by name, of its very folder (`find_bundle`)."""
     return {name: storage.read(join(folder, name)) for name in (SPEC, WEIGHTS)}
 
 
 def bundle_digests(uri: str, storage: Storage) -> dict[str, str]:
     """SHA-256 of each of a bundle's files, by name; raises InputError if there is none."""
-    return digests_of(read_files(uri, storage))
+    return digests_of(read_files(find_bundle(uri, storage), storage))
 
 
 def digests_of(files: dict[str, bytes]) -> dict[str, str]:

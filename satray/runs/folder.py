@@ -47,13 +47,12 @@ def take_folder(
     """Claim the run folder within the block, or find the run done in it.
 
     What dead writers left there goes. Of several processes one at most is given None, but for the
-    runs of a schedule, which share their folder. After a block that found the input wrong, and
-    wrote nothing but its log, the folder is whose it was before.
+    runs of a schedule, which share their folder. A block that found the input wrong, and wrote
+    nothing but its log, leaves a folder that was empty before empty.
 
     Args:
         run: the run that wants it.
-        overwrite: replace another run, or this one where it ended with a verdict; what is there is
-            cleared when the new one begins to write products.
+        overwrite: replace another run, which is cleared when this one begins to write products.
         lost: told, from a thread, why the folder is this process's no longer; it is to end.
         beat: seconds between signs of life.
         lease: seconds without one after which others take over.
@@ -101,23 +100,18 @@ def take_folder(
         thread.join(timeout=beat)
         with contextlib.suppress(SatrayError):
             if _holds(run, claim):
-                if wrong and not _wrote(run, claim):
-                    run.storage.delete(run.state)
-                    run.storage.delete(join(run.out, claim.key))
+                left = {entry.key for entry in run.storage.list(run.out)}
+                if wrong and left <= {claim.key, f"state/{run.run_id}/{LOG}"}:
+                    run.storage.delete(join(run.out, "state"))
                 else:
                     _write(run, replace(claim, maker=""))
 
 
-def holder(storage: Storage, out: str, *, shared: bool = False) -> str | None:
+def holder(storage: Storage, out: str) -> str | None:
     """Return the id of the run, finished or not, that holds a folder; None where it is free.
 
-    Args:
-        storage: how it is reached.
-        out: the folder.
-        shared: a folder that serves the runs of a schedule is free.
-
     Raises:
-        InputError: the folder holds files, but no run of satray's.
+        InputError: the folder holds files, but no run of its own: a schedule's, say.
     """
     record = find_run(storage, out)
     if record is not None:
@@ -126,13 +120,6 @@ def holder(storage: Storage, out: str, *, shared: bool = False) -> str | None:
     if claim is not None and claim.run_id:
         return claim.run_id
     strangers = [e.key for e in storage.list(out) if not e.key.startswith("state/")]
-    if SHARED in strangers and shared:
-        return None
-    if SHARED in strangers:
-        raise InputError(
-            f"out={out}: serves the runs of a schedule; accepted: a folder of its own, or the "
-            "schedule's own key (only_new=true)"
-        )
     if strangers:
         raise InputError(
             f"out={out}: holds {len(strangers)} files that are no run's ({strangers[0]}, ...); "
@@ -163,17 +150,15 @@ class _Claim:
 def _find_done(run: Run, overwrite: bool) -> RunRecord | None:
     """Find the run done in its folder, or have what is there cleared, or refuse."""
     held = holder(run.storage, run.out)
-    other = held is not None and held != run.run_id
-    if other and not overwrite:
+    if held in (None, run.run_id):
+        return find_run(run.storage, run.out)
+    if not overwrite:
         raise InputError(
             f"out={run.out}: holds run {held}, and this configuration and input make run "
             f"{run.run_id}; accepted: another out=, or overwrite=true"
         )
-    done = None if other else find_run(run.storage, run.out)
-    again = overwrite and done is not None and done.verdict is not None
-    if other or again:
-        run.before_writing = functools.partial(_clear, run)
-    return None if again else done
+    run.before_writing = functools.partial(_clear, run)
+    return None
 
 
 def _clear(run: Run) -> None:
@@ -200,8 +185,7 @@ def _share(run: Run) -> None:
     mark = run.uri(SHARED)
     if run.storage.exists(mark):
         return
-    held = holder(run.storage, run.out, shared=True)
-    if held is not None:
+    if (held := holder(run.storage, run.out)) is not None:
         raise InputError(
             f"out={run.out}: holds run {held}; accepted for the runs of a schedule: a folder that "
             "is theirs alone"
@@ -242,28 +226,16 @@ def _claim(run: Run, lease: float) -> _Claim:
 
 def _held(run: Run, claim: _Claim, sign: str, lease: float) -> SatrayError:
     what = "this very run" if claim.run_id == run.run_id else f"run {claim.run_id or 'unknown'}"
-    free = ""
-    if process_lives(claim.maker) is None:
-        free = f" (one that died frees it {lease:.0f} s after its last sign of life)"
     return SatrayError(
         f"out={run.out}: held by {claim.who}, which does {what}, {sign}; wait for it or end it, "
-        f"then give the command again{free}, or give another out="
+        "then give the command again (on another machine, one that died frees it "
+        f"{lease:.0f} s after its last sign of life), or give another out="
     )
 
 
 def _holds(run: Run, claim: _Claim) -> bool:
     newest, _ = _newest(run.storage, run.out)
     return newest is not None and newest.number == claim.number
-
-
-def _wrote(run: Run, claim: _Claim) -> bool:
-    """Whether a run left more than its claim and its log, in its state or beside it."""
-    own = {f"state/{run.run_id}/{LOG}", claim.key}
-    keys = {entry.key for entry in run.storage.list(run.out)} - own
-    if any(key.startswith(f"state/{run.run_id}/") for key in keys):
-        return True
-    others = FILE in keys or any(key.startswith(CLAIMS) for key in keys)
-    return not others and any(not key.startswith("state/") for key in keys)
 
 
 def _newest(storage: Storage, out: str) -> tuple[_Claim | None, datetime | None]:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
+from satray import sessions
 from satray.config.base import Recipe, StorageOptions
 from satray.config.cli import build, render, to_yaml, validate
 from satray.errors import InputError, SatrayError, one_line
@@ -193,8 +194,7 @@ def _main(job: Job[R, P], arguments: list[str], console: Console, ending: Ending
     for line in record.summary:
         console.say(line)
     if done is not None:
-        again = "; overwrite=true does it again" if record.verdict is not None else ""
-        end = f"was done already (status {record.status}{again})"
+        end = f"was done already (status {record.status})"
     else:
         spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record.seconds.items())
         console.say(f"seconds: {spent}")
@@ -268,7 +268,7 @@ def _session(job: Job[R, P], recipe: R, prepared: P, run: Run, ending: Ending) -
 def on_ray(recipe: R, prepared: P, large: Callable[[R, P], bool]) -> bool:
     """Whether Ray does the work of a job that can do without; `large`: whether `auto` takes it."""
     if recipe.resources.ray == "auto":
-        return "RAY_ADDRESS" in os.environ or large(recipe, prepared)
+        return sessions.address() is not None or large(recipe, prepared)
     return recipe.resources.ray == "yes"
 
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from satray.config.base import idle_keys
+from satray.config.prepare import Task
 from satray.config.train import FROM_SCRATCH, NormalizeOptions, TrainRecipe, VariantOptions
 from satray.data.index import IndexMeta, TileIndex, check_unchanged, read_index
 from satray.data.read import TileSource, tile_source
 from satray.errors import InputError
 from satray.models.pretrained import fetch, is_word, published, refuse_unreachable, sources_of
 from satray.models.radiometry import Radiometry
-from satray.models.spec import SPEC, Task
+from satray.models.spec import SPEC
 from satray.models.variant import RGB, check_bands, input_bands, resolve
 from satray.runs.run import Run, digest_file
 from satray.storage import Storage, join, parent

@@ -109,7 +109,7 @@ def test_a_record_says_what_was_done_and_overwrite_spares_what_is_not_ours(
     assert Path("o/mine.txt").read_text() == "keep"
 
 
-def test_a_verdict_is_recorded_found_again_and_done_again_if_asked(counter: Counter, capfd) -> None:
+def test_a_verdict_is_recorded_and_found_again(counter: Counter, capfd) -> None:
     counter.verdict = "3 words: not what they were"
     assert run(counter) == 1
     first = capfd.readouterr()
@@ -119,16 +119,8 @@ def test_a_verdict_is_recorded_found_again_and_done_again_if_asked(counter: Coun
     assert [product.path for product in record().products] == ["count.json"]
     assert run(counter) == 1
     again = capfd.readouterr()
-    assert "was done already (status 1; overwrite=true does it again)" in again.out
+    assert "was done already (status 1)" in again.out
     assert (counter.calls, again.err) == (1, first.err)
-    counter.crash, counter.verdict = True, None
-    assert run(counter, AGAIN) == 1
-    assert find_run(Storage(), str(Path("o").absolute())) is None  # not the old one's verdict
-    counter.crash = False
-    assert run(counter) == 0
-    assert record().verdict is None
-    assert run(counter, AGAIN) == 0
-    assert counter.calls == 3
 
 
 def test_what_is_asked_for_alone_writes_nothing(counter: Counter, capfd) -> None:
@@ -194,6 +186,7 @@ def test_a_job_leaves_with_its_status_and_all_that_it_said(torch) -> None:
         ("auto", "", lambda recipe, found: found.digests["text"] == "one two three", 0, [True]),
         ("auto", "", lambda recipe, found: recipe.minimum > 0, 0, [False]),
         ("auto", "10.0.0.1:6379", lambda recipe, found: False, 0, [True]),
+        ("auto", "local", lambda recipe, found: False, 0, [False]),
         ("yes", "", lambda recipe, found: False, 0, [True]),
         ("no", "", lambda recipe, found: True, 0, [False]),
         ("no resources.workers=2", "", lambda recipe, found: True, 2, []),  # one process
