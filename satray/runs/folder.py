@@ -122,8 +122,8 @@ def holder(storage: Storage, out: str) -> str | None:
     strangers = [e.key for e in storage.list(out) if not e.key.startswith("state/")]
     if strangers:
         raise InputError(
-            f"out={out}: holds {len(strangers)} files that are no single run's ({strangers[0]}, ...); "
-            "accepted: a new or empty folder, or a run's"
+            f"out={out}: holds {len(strangers)} files, and not of a single run ({strangers[0]}, "
+            "...); accepted: a new or empty folder, or a run's"
         )
     return None
 

@@ -19,48 +19,26 @@ RETRY_FOR = timedelta(seconds=60)
 """For how long a request is tried again."""
 
 _CODE = re.compile(r"<Code>\s*([^<]+?)\s*</Code>")
+_MESSAGE = re.compile(r"<Message>\s*([^<]+?)\s*</Message>")
 _STATUS = re.compile(r"status code: (\d{3})")
 _REFUSED = (
     "access refused; these credentials may not do that here, or the name does not exist and may "
     "not be looked for"
 )
-_STRANGER = "the store does not accept these AWS credentials; check them and the endpoint"
-_EXPIRED = "the credentials have expired; log in again"
-_ELSEWHERE = "the bucket is in another region; set storage.region or AWS_REGION"
 _MEANING = {
-    "NoSuchBucket": "there is no such bucket",
-    "NoSuchKey": "does not exist",
-    "404": "does not exist",
+    "301": "the bucket is in another region; set storage.region or AWS_REGION",
     "401": _REFUSED,
     "403": _REFUSED,
+    "404": "does not exist",
     "AccessDenied": _REFUSED,
-    "InvalidAccessKeyId": _STRANGER,
-    "SignatureDoesNotMatch": _STRANGER,
-    "ExpiredToken": _EXPIRED,
-    "InvalidToken": _EXPIRED,
-    "301": _ELSEWHERE,
-    "PermanentRedirect": _ELSEWHERE,
-    "AuthorizationHeaderMalformed": _ELSEWHERE,
-    "IllegalLocationConstraintException": _ELSEWHERE,
-    "RequestTimeTooSkewed": "this machine's clock is wrong, so the store refuses its signature",
+    "NoSuchKey": "does not exist",
 }
-"""What an error code of S3, or a status of HTTP, means to a person."""
-_SAID = {
-    "token request": "no credentials for this store could be found",
-    "Received redirect without": _ELSEWHERE,
-}
-"""What obstore says where there is no code."""
-_DISK = {
-    errno.ENOENT: "does not exist",
-    errno.EISDIR: "is a folder, not a file",
-    errno.ENOTDIR: "a part of this path is a file, not a folder",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
-    errno.EROFS: "the file system is read-only",
-    errno.ENAMETOOLONG: "the name is too long for this file system",
-    errno.ELOOP: "symbolic links go round in a circle",
-}
-"""What is the user's to mend on a disk; of anything else the system's own words."""
+"""What a status of HTTP means where a store says no more, and what we say better than it."""
+_DISK = {errno.ENOENT: "does not exist", errno.EISDIR: "is a folder, not a file"}
+_USERS = {
+    *_DISK, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
+"""What is the user's to mend on a disk."""
 
 
 @contextmanager
@@ -112,31 +90,31 @@ def _failure(place: str, error: Exception) -> SatrayError | None:
     """Return what an error means; None for one that is no disk's and no store's."""
     # Missing objects are Python's own FileNotFoundError in obstore, without an errno.
     if isinstance(error, OSError) and error.errno is not None:
-        if error.errno in _DISK:
-            return InputError(f"{place}: {_DISK[error.errno]}")
-        return SatrayError(f"{place}: {error.strerror or one_line(error)}")
+        kind = InputError if error.errno in _USERS else SatrayError
+        return kind(f"{place}: {_DISK.get(error.errno) or error.strerror or one_line(error)}")
     if type(error).__module__.startswith(("botocore.", "boto3.")):
         response: Any = getattr(error, "response", None) or {}
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return _refusal(place, str(response.get("Error", {}).get("Code", "")), status, error)
+        said = response.get("Error", {})
+        return _refusal(place, status, said.get("Code", ""), said.get("Message", ""), error)
+    # Among others a NUL byte in a path, a control character in a key.
+    if isinstance(
+        error, store_errors.InvalidPathError | store_errors.NotSupportedError | ValueError
+    ):
+        return InputError(f"{place}: {one_line(error)}")
     if isinstance(error, store_errors.BaseError | OSError):
-        text = str(error)
-        code, status = _CODE.search(text), _STATUS.search(text)
-        known = [meaning for sign, meaning in _SAID.items() if sign in text and not code]
-        if isinstance(error, store_errors.InvalidPathError | store_errors.NotSupportedError):
-            known.append(one_line(error))
-        if known:
-            return InputError(f"{place}: {known[0]}")
-        return _refusal(place, code[1] if code else "", int(status[1]) if status else 0, error)
-    # A NUL byte in a path, a control character in a key.
-    return InputError(f"{place}: {one_line(error)}") if isinstance(error, ValueError) else None
+        found = (pattern.search(str(error)) for pattern in (_STATUS, _CODE, _MESSAGE))
+        number, code, words = (match[1] if match else "" for match in found)
+        status = 301 if "Received redirect without" in str(error) else int(number or 0)
+        return _refusal(place, status, code, words, error)
+    return None
 
 
-def _refusal(place: str, code: str, status: int, error: Exception) -> SatrayError:
-    """Choose by error code, then by HTTP status: 4xx is ours to mend, anything else theirs."""
-    if meaning := _MEANING.get(code or str(status)):
-        return InputError(f"{place}: {meaning}" + (f" ({code})" if code.isalpha() else ""))
-    if 400 <= status < 500 and status != 429:
-        return InputError(f"{place}: the store refused the request ({code or one_line(error)})")
-    said = f"HTTP status {status}" if status else one_line(error)
-    return SatrayError(f"{place}: the store failed, after retries: {said}")
+def _refusal(place: str, status: int, code: str, said: str, error: Exception) -> SatrayError:
+    """What a store says, by HTTP status: 3xx and 4xx are ours to mend, anything else its own."""
+    if not 300 <= status < 500 or status == 429:
+        said = f"HTTP status {status}" if status else one_line(error)
+        return SatrayError(f"{place}: the store failed, after retries: {said}")
+    said = _MEANING.get(code) or " ".join(said.split()) or _MEANING.get(str(status), "")
+    named = f" ({code})" if code.isalpha() else ""
+    return InputError(f"{place}: {said or one_line(error)}{named}")

@@ -71,7 +71,7 @@ def test_wrong_credentials(world, tmp_path, capfd, monkeypatch, swift) -> None:
     monkeypatch.undo()
     forget_connections()
     arguments[0] = "images=s3://no-such-bucket-here/x"
-    says = "no-such-bucket-here.*no such bucket"
+    says = "no-such-bucket-here.*does not exist"
     check_refused(capfd, PREPARE, arguments, tmp_path / "out", says)
 
 

@@ -78,7 +78,7 @@ def test_links_are_followed_and_never_deleted_through(tmp_path):
     STORE.delete(f"{tmp_path}/top/linked")
     assert (keys(tmp_path / "data"), keys(tmp_path / "top")) == (["x"], [])
     os.symlink(tmp_path / "data", tmp_path / "data" / "circle")
-    with pytest.raises(InputError, match="symbolic links go round in a circle"):
+    with pytest.raises(InputError, match="Too many levels of symbolic links"):
         keys(tmp_path / "data")
 
 
@@ -135,7 +135,7 @@ def test_killed_writer_leaves_nothing_to_see(tmp_path):
         (lambda at: STORE.head(at), "{at}: is a folder, not a file"),
         (
             lambda at: STORE.write(f"{at}/file/x", b"", if_absent=True),
-            "{at}/file/x: a part of this path is a file, not a folder",
+            "{at}/file/x: Not a directory",
         ),
         (lambda at: STORE.read("file://data/x"), "file://data/x: a file of another host; accepted"),
         (lambda at: STORE.read("ftp://host/x"), "ftp:// is not known; accepted: local paths, s3"),

@@ -142,7 +142,7 @@ def test_twice_is_once(schedule, inline, tmp_path):
     assert schedule.files() == before  # an hourly job leaves nothing an hour
 
     plain = material.recipe(schedule.bundle, schedule.scenes, mode="dense")
-    with pytest.raises(InputError, match="files that are no single run.s"):
+    with pytest.raises(InputError, match="not of a single run"):
         material.scored(plain, schedule.out)
     schedule.out = tmp_path / "plain"
     material.scored(plain, schedule.out)
