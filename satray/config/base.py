@@ -247,14 +247,15 @@ def idle_keys(recipe: Section) -> tuple[str, ...]:
     for each in walk(type(recipe), value=recipe):
         above, dot, _ = each.name.rpartition(".")
         sections[each.name] = each.value
+        if each.field is None or each.value == each.field.get_default():
+            continue
+        found = "" if isinstance(each.value, Section) else f"={as_typed(each.value)}"
         for other, values in each.needs.items():
-            idle = getattr(sections[above], other) not in values
-            if idle and each.field is not None and each.value != each.field.get_default():
-                shown = " or ".join(as_typed(value) for value in values)
-                lines.append(
-                    f"{each.name}={as_typed(each.value)} does nothing here: it works with "
-                    f"{above}{dot}{other}={shown}"
-                )
+            if getattr(sections[above], other) not in values:
+                wanted = " or ".join(as_typed(value) for value in values)
+                with_what = f"with {above}{dot}{other}={wanted}"
+                with_what = f"without {other}" if values == (None,) else with_what
+                lines.append(f"{each.name}{found} does nothing here: it works {with_what}")
     return tuple(lines)
 
 

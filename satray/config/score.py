@@ -1,7 +1,6 @@
 """Keys of the jobs that take a bundle: `score`, `evaluate`, `export`."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
@@ -15,9 +14,13 @@ from satray.config.base import (
     Section,
     Share,
     Texts,
+    idle_keys,
     key,
     without_alpha,
 )
+
+_SCENES = {"tiles": (None,)}
+"""What keys need that are for scenes."""
 
 
 class CamOptions(Section):
@@ -108,32 +111,47 @@ class ScoreRecipe(Recipe):
         "auto",
         "scenes: dense: windows, each cell as of the whole scene; tiles: one by one, as in "
         "training; auto: for all scenes the one that is cheaper on large ones",
+        needs=_SCENES,
     )
-    stride: Factor = key(1.0, "scenes: from tile to tile; below 1 tiles overlap", unit="tiles")
+    stride: Factor = key(
+        1.0, "scenes: from tile to tile; below 1 tiles overlap", unit="tiles", needs=_SCENES
+    )
     window: int = key(
-        1024, "scenes: longest side of what is read for one forward pass", unit="px", ge=64
+        1024,
+        "scenes: longest side of what is read for one forward pass",
+        unit="px",
+        ge=64,
+        needs=_SCENES,
     )
     min_valid: Share = key(
-        0.5, "scenes: share of a tile's px with data below which it has no scores"
+        0.5, "scenes: share of a tile's px with data below which it has no scores", needs=_SCENES
     )
     gsd: Literal["auto", "none"] | Positive = key(
         "auto",
         "scenes: m a px that the bundle was trained on; auto: what the bundle says; none: px as "
         "they are",
         unit="m",
+        needs=_SCENES,
     )
     convert: Literal["auto", "none", "scale"] = key(
         "auto",
         "scenes: auto: by the scale and offset that Items and files state, to the bundle's unit; "
         "none: as stored; scale: value = stored * scale + offset, in the bundle's unit and dtype",
+        needs=_SCENES,
     )
-    scale: float | tuple[float, ...] = key(1.0, "scenes: one factor, or one a band")
-    offset: float | tuple[float, ...] = key(0.0, "scenes: what is added, one or one a band")
+    scale: float | tuple[float, ...] = key(
+        1.0, "scenes: one factor, or one a band", needs=_SCENES | {"convert": ("scale",)}
+    )
+    offset: float | tuple[float, ...] = key(
+        0.0, "scenes: what is added, one or one a band", needs=_SCENES | {"convert": ("scale",)}
+    )
     drift: Literal["off", "warn", "refuse"] = key(
-        "warn", "scenes: whose values are unlike the training's"
+        "warn", "scenes: whose values are unlike the training's", needs=_SCENES
     )
     drift_limit: Positive = key(
-        1.0, "scenes: from which drift on; 1: means differ by one deviation"
+        1.0,
+        "scenes: from which drift on; 1: means differ by one deviation",
+        needs=_SCENES | {"drift": ("warn", "refuse")},
     )
     engine: Literal["auto", "eager", "openvino"] = key(
         "auto",
@@ -146,16 +164,23 @@ class ScoreRecipe(Recipe):
         "of backbones; auto: bf16 on GPUs that compute in it, where training was allowed to, else "
         "fp32",
     )
-    detections: DetectionOptions = key(DetectionOptions(), "scenes: peaks of maps as points")
+    detections: DetectionOptions = key(
+        DetectionOptions(), "scenes: peaks of maps as points", needs=_SCENES
+    )
     datetime: str | None = key(
         None,
         "scenes: regular expression for a scene's name, with the group `datetime` or `year`, "
         "`month`, ...; default its Item, TIFF tag or time of storage",
+        needs=_SCENES,
     )
     only_new: bool = key(
-        False, "scenes: for schedules: only those that no run has scored into this `out`"
+        False,
+        "scenes: for schedules: only those that no run has scored into this `out`",
+        needs=_SCENES,
     )
-    schedule: ScheduleOptions = key(ScheduleOptions(), "scenes: with only_new")
+    schedule: ScheduleOptions = key(
+        ScheduleOptions(), "scenes: with only_new", needs=_SCENES | {"only_new": (True,)}
+    )
 
     _without_alpha = field_validator("bands")(without_alpha)
 
@@ -172,32 +197,16 @@ class ScoreRecipe(Recipe):
             raise ValueError(f"tiles, scenes: found {found}; accepted: exactly one of them")
         if self.engine == "openvino" and self.precision == "bf16":
             raise ValueError("precision=bf16: openvino computes in fp32; accepted: engine=eager")
+        for line in idle_keys(self):
+            raise ValueError(line)
         if self.tiles is not None:
-            keys = type(self).model_fields.items()  # help begins with what a key is for
-            of_scenes = [name for name, key in keys if str(key.description).startswith("scenes: ")]
-            self._refuse_idle(of_scenes, "it is for scenes=, and this is tiles=")
             if isinstance(self.bands, dict):
                 raise ValueError("bands: found a mapping; accepted with tiles=: names in order")
             if self.cam.kind == "both":
                 raise ValueError("cam.kind=both: accepted with tiles=: dense, argmax")
-            return self
-        if not self.only_new:
-            self._refuse_idle(("schedule",), "it is for only_new=true")
-        elif self.out is None:
+        if self.only_new and self.out is None:
             raise ValueError("out: required with only_new=true, since its runs share one")
-        if self.convert != "scale":
-            self._refuse_idle(("scale", "offset"), "it is for convert=scale")
-        if self.drift == "off":
-            self._refuse_idle(("drift_limit",), "it is for drift=warn or refuse")
         return self
-
-    def _refuse_idle(self, names: Sequence[str], why: str) -> None:
-        """Raise ValueError for keys that are other than by default: printed recipes stay good."""
-        idle = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
-        if idle:
-            found: Any = getattr(self, idle[0])
-            told = "" if isinstance(found, Section) else f"={found}"
-            raise ValueError(f"{idle[0]}{told}: {why}; accepted: leave it out")
 
 
 class EvaluateRecipe(Recipe):
