@@ -12,6 +12,7 @@ from satray.evaluate.quality import Gathered, Quality, caution, measure
 from satray.evaluate.reproduce import Comparison, Earlier, causes, compare, earlier
 from satray.metrics.summary import said
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
+from satray.runs.executor import computes_on_gpu
 from satray.runs.run import Outcome, Run, digest_file, library_versions, to_json
 from satray.score.blocks import Blocks
 from satray.score.job import (
@@ -21,7 +22,7 @@ from satray.score.job import (
     wanted_of,
 )
 from satray.score.results import MapRequest
-from satray.score.scheduler import computes_on_gpu, wants_ray
+from satray.score.scheduler import wants_ray
 from satray.score.settings import D4_SAID
 from satray.score.tile_stages import px_of_tiles
 from satray.score.tiles import TileSet, tiles_of_index

@@ -1,9 +1,9 @@
 """Whatever ends a job, a line says so: also what Python never gets to see.
 
-Within the job, `Ending`: a signal, or a folder that another process took, ends the work where it
-stands, and the job says why. Beside it a witness, a shell that holds the job's standard error and
-waits for a farewell: where the job ends without one (killed, out of memory, a crash in native code,
-a Ray that died), it says so.
+Within the job, `Ending`: a signal ends the work where it stands, a folder that another process took
+ends the process, and the job says why. Beside it a witness, a shell that holds the job's standard
+error and waits for a farewell: where the job ends without one (killed, out of memory, a crash in
+native code, a Ray that died), it says so.
 
 Measured with Ray 2.60: processes of a job that was killed end by themselves, all but two idle
 agents in seconds and those in a minute; a job whose raylet was killed ends after 15 to 20 s, one
@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-GRACE = 20.0
-"""Seconds that the work has to end once it is told to."""
 WITNESS = """trap "" INT TERM HUP; read -r farewell || printf "%s\\n" "$0" >&2"""
 
 
@@ -50,25 +48,17 @@ class Ending:
         self._witness: subprocess.Popen[bytes] | None = None
 
     def end(self, reason: str) -> None:
-        """Say at once why the job ends; interrupt its work, and cut it where it does not heed that.
+        """Say why the job ends, and end its process: it may not write any more."""
+        self.tell(f"{reason}; ended with status 1")
+        os._exit(1)
 
-        Args:
-            reason: one line; of several the first is said.
-        """
-        if self.tell(reason):
-            cut = threading.Timer(GRACE, os._exit, [1])
-            cut.daemon = True
-            cut.start()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def tell(self, reason: str) -> bool:
-        """Say why the job ends, unless that was said before; tells whether it was not."""
+    def tell(self, reason: str) -> None:
+        """Say why the job ends, in one line, unless that was said before."""
         with self._lock:
             first, self.said = not self.said, True
         if first:
             self._say(reason + self._log)
             self._farewell()
-        return first
 
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:

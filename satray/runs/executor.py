@@ -1,4 +1,4 @@
-"""The same function over many blocks: in threads of this process, or as Ray tasks.
+"""Work in this process or by Ray: a function over many blocks, and torch as a worker has it.
 
 Small work is done where the job runs, without Ray: no process is started, nothing is pickled, and a
 debugger works. What the function gives is the same either way.
@@ -9,11 +9,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import TypeVar
 
 from satray.config.base import Resources
+from satray.errors import InputError
 
 B = TypeVar("B")
 T = TypeVar("T")
@@ -26,6 +27,43 @@ THREAD = "satray-block"
 
 AHEAD = 256
 """Ray tasks handed out ahead where nothing bounds them: a cluster that can grow sees them wait."""
+
+
+def cores() -> int:
+    """Cores that this process may use; fewer than the machine's in many containers."""
+    return len(os.sched_getaffinity(0))
+
+
+def computes_on_gpu(resources: Resources) -> bool:
+    """Whether work in this process computes on a GPU.
+
+    Raises:
+        InputError: `resources.gpus=yes` where there is none.
+    """
+    import torch
+
+    gpu = resources.gpus != "no" and torch.cuda.is_available()
+    if resources.gpus == "yes" and not gpu:
+        raise InputError("resources.gpus=yes: this machine has no GPU; accepted: auto, no")
+    return gpu
+
+
+@contextmanager
+def torch_here(resources: Resources) -> Iterator[bool]:
+    """Have torch compute in this process as on a worker, within the block; gives `computes_on_gpu`.
+
+    Without a GPU it takes all cores.
+    """
+    import torch
+
+    gpu, threads = computes_on_gpu(resources), torch.get_num_threads()
+    torch.set_num_threads(cores())
+    torch.set_flush_denormal(True)  # of this thread; networks make denormals, CPUs crawl over them
+    try:
+        yield gpu
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
 
 
 def each_block(
@@ -61,8 +99,7 @@ def each_block(
             ahead = readers.at_once or AHEAD
         else:
             wanted = resources.read_tasks
-            cores = len(os.sched_getaffinity(0))
-            ahead = wanted if isinstance(wanted, int) else min(THREADS, max(2, cores))
+            ahead = wanted if isinstance(wanted, int) else min(THREADS, max(2, cores()))
             pool = ThreadPoolExecutor(ahead, thread_name_prefix=THREAD)
             ends.callback(_end, pool)
             submit = _on(pool, function)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
@@ -17,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic
 
 from satray.config.base import Resources
-from satray.errors import DecodeError, InputError
+from satray.errors import DecodeError
+from satray.runs.executor import cores, torch_here
 from satray.score.stages import (
     AHEAD,
     Ended,
@@ -250,8 +250,8 @@ class _Threads:
     networks = AHEAD
 
     def __init__(self, stages: Any, resources: Resources, ends: contextlib.ExitStack) -> None:
-        cores, wanted = len(os.sched_getaffinity(0)), resources.read_tasks
-        self.readers = wanted if isinstance(wanted, int) else max(2, cores)
+        wanted = resources.read_tasks
+        self.readers = wanted if isinstance(wanted, int) else max(2, cores())
         self._stages, self._resources, self._ends = stages, resources, ends
         self._forwarding: Forwarding | None = None
         self._io = ThreadPoolExecutor(self.readers + 1, thread_name_prefix="io")
@@ -284,25 +284,7 @@ class _Threads:
 
     def _forward(self, *given: Any) -> tuple[Any, ...]:
         if self._forwarding is None:
-            import torch  # it takes seconds, in which the first parts are read
-
-            gpu = computes_on_gpu(self._resources)
-            self._ends.callback(torch.set_num_threads, torch.get_num_threads())
-            torch.set_num_threads(len(os.sched_getaffinity(0)))
-            torch.set_flush_denormal(True)  # of this thread; CPUs crawl over denormals
+            # it imports torch: seconds, in which the first parts are read
+            gpu = self._ends.enter_context(torch_here(self._resources))
             self._forwarding = Forwarding(self._stages, gpu)
         return self._forwarding(*given)
-
-
-def computes_on_gpu(resources: Resources) -> bool:
-    """Whether work in this process computes on a GPU.
-
-    Raises:
-        InputError: `resources.gpus=yes` where there is none.
-    """
-    import torch
-
-    gpu = resources.gpus != "no" and torch.cuda.is_available()
-    if resources.gpus == "yes" and not gpu:
-        raise InputError("resources.gpus=yes: this machine has no GPU; accepted: auto, no")
-    return gpu

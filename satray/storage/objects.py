@@ -227,7 +227,7 @@ def open_store(uri: str, options: StorageOptions) -> "ObjectStore":
         raise InputError(f"{shown(uri)}: no bucket is named; accepted: {scheme}://BUCKET/KEY")
     opened = _open_bucket if scheme == "s3" else _open_other
     with _OPENING:  # of many threads that ask at once, one opens
-        return opened(root, options, os.getpid())
+        return opened(root, options)
 
 
 def connect(options: StorageOptions) -> S3:
@@ -237,7 +237,7 @@ def connect(options: StorageOptions) -> S3:
         InputError: an unknown profile, an endpoint that is no http(s) URL, no credentials.
     """
     with _OPENING:
-        return _connect(options, os.getpid())
+        return _connect(options)
 
 
 def forget_connections() -> None:
@@ -269,11 +269,11 @@ def gdal_env(options: StorageOptions) -> AbstractContextManager[Any]:
     return environment
 
 
-# Once a process, which `pid` is for: a forked child does not use its parent's connections.
+os.register_at_fork(after_in_child=forget_connections)  # a child does not use its parent's
 
 
 @functools.cache
-def _open_other(root: str, options: StorageOptions, pid: int) -> "ObjectStore":  # noqa: ARG001
+def _open_other(root: str, options: StorageOptions) -> "ObjectStore":
     client: ClientConfig = {**CLIENT, "allow_http": root.startswith("http://")}
     unsigned: Any = {"skip_signature": True} if options.unsigned and root[:4] != "http" else {}
     try:
@@ -283,7 +283,7 @@ def _open_other(root: str, options: StorageOptions, pid: int) -> "ObjectStore": 
 
 
 @functools.cache
-def _open_bucket(root: str, options: StorageOptions, pid: int) -> "ObjectStore":  # noqa: ARG001
+def _open_bucket(root: str, options: StorageOptions) -> "ObjectStore":
     """Open a bucket, after one short listing that shows at once what is wrong with all of it."""
     from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
     from botocore.parsers import ResponseParserError
@@ -322,7 +322,7 @@ def _open_bucket(root: str, options: StorageOptions, pid: int) -> "ObjectStore":
 
 
 @functools.cache
-def _connect(options: StorageOptions, pid: int) -> S3:  # noqa: ARG001
+def _connect(options: StorageOptions) -> S3:
     import boto3
     import botocore
     from botocore.awsrequest import AWSResponse

@@ -6,10 +6,8 @@ imports torch before training begins: Ray's controller would wait for it.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +23,7 @@ from satray.data.cache import cache_lines
 from satray.data.order import TrainOrder, WholeOrder, copies
 from satray.data.read import Batch, TileSource, errors_of, read_blocks, to_torch
 from satray.errors import InputError, TrainingError
-from satray.runs.executor import each_block
+from satray.runs.executor import each_block, torch_here
 from satray.runs.run import Run
 from satray.storage import Storage
 from satray.train import checkpoints
@@ -203,17 +201,13 @@ def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None])
     resources = setup.recipe.resources
     if checkpoints.is_done(run.storage, run.state, setup.plan):
         return
-    if resources.workers > 1:
-        raise InputError(
-            f"resources.workers={resources.workers}: several workers need Ray; accepted: 1, or "
-            "resources.ray=auto"
-        )
-    with torch_here(resources) as device:
+    import torch
+
+    with torch_here(resources) as gpu:
         task, batch = Task.of(setup, run, initial), setup.plan.local_batch
         errors: Lost = {"train": {}, "val": {}}
         order, val_order = task.train_order, task.val_order
-        kind = "GPU" if device.type == "cuda" else "CPU"
-        run.say(f"training on 1 {kind} worker, in this process")
+        run.say(f"training on 1 {'GPU' if gpu else 'CPU'} worker, in this process")
         for line in cache_lines(task.train.cache):
             run.say(line)
         train(
@@ -224,7 +218,7 @@ def fit(setup: Setup, run: Run, initial: str, listen: Callable[[Message], None])
             lambda: read_batches(task.val, val_order.rows(0), batch, resources, errors["val"]),
             errors,
             0,
-            device,
+            torch.device("cuda" if gpu else "cpu"),
             listen,
         )
 
@@ -256,28 +250,6 @@ def read_batches(
     for table in each_block(read, starts, resources, ray=False, ordered=True):
         errors.update(errors_of(table))
         yield to_torch(table)
-
-
-@contextlib.contextmanager
-def torch_here(resources: Resources) -> Iterator[torch.device]:
-    """Have torch as a worker has it, within the block: on a GPU where there is one, else all cores.
-
-    Raises:
-        InputError: `resources.gpus=yes` where there is none.
-    """
-    import torch
-
-    gpu = resources.gpus != "no" and torch.cuda.is_available()
-    if resources.gpus == "yes" and not gpu:
-        raise InputError("resources.gpus=yes: this machine has no GPU; accepted: auto, no")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.set_flush_denormal(True)  # networks make denormals, and CPUs crawl over them
-    try:
-        yield torch.device("cuda" if gpu else "cpu")
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_flush_denormal(False)
 
 
 # A short training on one worker
@@ -383,8 +355,8 @@ def work_on_one(
 
     with run.activity(what):
         if not run.ray:
-            with torch_here(resources) as device:
-                return _on_one(show, device.type == "cuda", task, function, *args)
+            with torch_here(resources) as gpu:
+                return _on_one(show, gpu, task, function, *args)
         from satray import cluster  # which imports Ray
 
         workers = cluster.allot(resources, run.say, count=1)
