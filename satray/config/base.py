@@ -118,7 +118,11 @@ def without_alpha(names: Any) -> Any:
 class StorageOptions(Section):
     """How object stores are reached. Credentials are never keys: boto3's chain finds them."""
 
-    endpoint: str | None = key(None, "S3 endpoint URL; else AWS_ENDPOINT_URL(_S3) or the profile's")
+    endpoint: str | None = key(
+        None,
+        "S3 endpoint URL; else AWS_ENDPOINT_URL(_S3) or the profile's",
+        pattern="^https?://",
+    )
     region: str | None = key(None, "region; else AWS_REGION or the profile's")
     profile: str | None = key(None, "AWS profile name; else AWS_PROFILE")
     unsigned: bool = key(False, "read public buckets without credentials")

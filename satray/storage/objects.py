@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-SCHEMES = ("s3", "gs", "az", "http", "https")
-"""Schemes that are accepted."""
 RETRY: "RetryConfig" = {
     "max_retries": 8,
     "retry_timeout": RETRY_FOR,
@@ -217,15 +215,9 @@ def open_store(uri: str, options: StorageOptions) -> "ObjectStore":
             credentials not; that they may not list is no error.
     """
     root, _ = names.split(uri)
-    scheme = names.scheme(uri)
-    if scheme not in SCHEMES:
-        accepted = ", ".join(f"{known}://" for known in SCHEMES)
-        raise InputError(
-            f"{shown(uri)}: {scheme}:// is not known; accepted: local paths, {accepted}"
-        )
     if root.endswith("://"):
-        raise InputError(f"{shown(uri)}: no bucket is named; accepted: {scheme}://BUCKET/KEY")
-    opened = _open_bucket if scheme == "s3" else _open_other
+        raise InputError(f"{shown(uri)}: no bucket is named; accepted: {root}BUCKET/KEY")
+    opened = _open_bucket if root.startswith("s3://") else _open_other
     with _OPENING:  # of many threads that ask at once, one opens
         return opened(root, options)
 
@@ -234,7 +226,7 @@ def connect(options: StorageOptions) -> S3:
     """Resolve how S3 is reached, once a process; options win over variables and profiles.
 
     Raises:
-        InputError: an unknown profile, an endpoint that is no http(s) URL, no credentials.
+        InputError: an unknown profile, no credentials.
     """
     with _OPENING:
         return _connect(options)
@@ -351,10 +343,6 @@ def _connect(options: StorageOptions) -> S3:
     # A store that redirects and names no region would send boto3 round in a circle.
     nowhere: Any = AWSResponse("", 200, {}, None), {"ResponseMetadata": {"HTTPHeaders": {}}}
     client.meta.events.register("before-call.s3.HeadBucket", lambda **_: nowhere)
-    if not str(client.meta.endpoint_url).startswith(("http://", "https://")):
-        raise InputError(
-            f"storage.endpoint: {client.meta.endpoint_url} is not an http:// or https:// URL"
-        )
     if options.unsigned:
         return S3(session, client, None)
     try:

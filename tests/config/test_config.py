@@ -89,6 +89,7 @@ def test_every_python_float_is_read_back(value: float) -> None:
         (TrainRecipe, "stages.0.learning_rate=0", "rate=0: accepted: number > 0 or auto"),
         (TrainRecipe, "stages.0.learning_rate=fast", "rate=fast: accepted: number > 0 or auto"),
         (TrainRecipe, "resources.read_tasks=0", "read_tasks=0: accepted: auto or integer >= 1"),
+        (TrainRecipe, "storage.endpoint=h:1", "storage.endpoint=h:1: accepted: text like ^http"),
         (TrainRecipe, "resources.wait=-1", "resources.wait=-1: accepted: number >= 0"),
         (TrainRecipe, "augment.mixup=.inf", "mixup=inf: accepted: finite number >= 0"),
         (TrainRecipe, "augment.flips=yes", "augment.flips=yes: accepted: none|horizontal|d4"),

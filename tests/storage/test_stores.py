@@ -257,7 +257,6 @@ NOBODY = "http://127.0.0.1:{port}"
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, {}, "{bucket}/a", STRANGER, ["list"]),
         (NO_KEYS, {}, "{bucket}/a", "storage: no AWS credentials found;", ["list", "read_many"]),
         ({}, {"profile": "nobody"}, "s3://b/a", "storage: the AWS configuration does", ["list"]),
-        ({}, {"endpoint": "ftp://x"}, "s3://b/a", "storage.endpoint: ftp://x is not an", ["list"]),
         ({}, {"endpoint": NOBODY}, "s3://b/a", f"storage: the endpoint {NOBODY} cannot", ["write"]),
     ],
 )  # fmt: skip
