@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from satray.errors import SatrayError
-from satray.storage.temporary import DAY, last_written, scratch, started
+from satray.storage.temporary import DAY, last_written, scratch
 
 SESSION = "session_0000-00-00_00-00-00_000000_0000000"
 """As long as the name of a session of Ray's can be: time and pid."""
@@ -30,20 +30,15 @@ def folders() -> Iterator[tuple[Path, str]]:
 
     Sessions are in the first place that takes sockets: files whose whole path may have 107 bytes,
     and batch systems like temporary folders that are longer. Objects go to the temporary folder.
-    Sessions go whose driver is gone and in which nothing was written for a day.
+    Sessions go in which nothing was written for a day.
 
     Raises:
         SatrayError: there is no such place; says what is wrong with each.
     """
     root = _root()
     for session in root.glob("session_*_*"):
-        pid = session.name.rpartition("_")[2]
-        with contextlib.suppress(OSError):
-            if (
-                pid.isdigit()
-                and not started(int(pid))
-                and time.time() - last_written(session) > DAY
-            ):
+        with contextlib.suppress(OSError):  # one that lives writes its state there all the time
+            if time.time() - last_written(session) > DAY:
                 shutil.rmtree(session)
     with scratch("spill") as spill:
         yield root, os.environ.get(_SPILLING, str(spill))
