@@ -107,8 +107,13 @@ def take_folder(
                     _write(run, replace(claim, maker=""))
 
 
-def holder(storage: Storage, out: str) -> str | None:
+def holder(storage: Storage, out: str, *, shared: bool = False) -> str | None:
     """Return the id of the run, finished or not, that holds a folder; None where it is free.
+
+    Args:
+        storage: how it is reached.
+        out: the folder.
+        shared: a folder that serves the runs of a schedule is free.
 
     Raises:
         InputError: the folder holds files, but no run of its own: a schedule's, say.
@@ -120,7 +125,7 @@ def holder(storage: Storage, out: str) -> str | None:
     if claim is not None and claim.run_id:
         return claim.run_id
     strangers = [e.key for e in storage.list(out) if not e.key.startswith("state/")]
-    if strangers:
+    if strangers and not (shared and SHARED in strangers):
         raise InputError(
             f"out={out}: holds {len(strangers)} files, and not of a single run ({strangers[0]}, "
             "...); accepted: a new or empty folder, or a run's"
@@ -185,7 +190,7 @@ def _share(run: Run) -> None:
     mark = run.uri(SHARED)
     if run.storage.exists(mark):
         return
-    if (held := holder(run.storage, run.out)) is not None:
+    if (held := holder(run.storage, run.out, shared=True)) is not None:
         raise InputError(
             f"out={run.out}: holds run {held}; accepted for the runs of a schedule: a folder that "
             "is theirs alone"
