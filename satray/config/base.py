@@ -97,10 +97,9 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
-Texts = Annotated[
-    tuple[str, ...], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
-]
-"""Names; one alone needs no brackets (`classes=ship`)."""
+ONE_ALONE = BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+"""Of a list: one word alone needs no brackets (`classes=ship`)."""
+Texts = Annotated[tuple[str, ...], ONE_ALONE]
 ReadPath = Annotated[str, IsPath()]
 WrittenPath = Annotated[str, IsPath(written=True)]
 

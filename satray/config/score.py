@@ -1,10 +1,11 @@
 """Keys of the jobs that take a bundle: `score`, `evaluate`, `export`."""
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
 from satray.config.base import (
+    ONE_ALONE,
     Count,
     Factor,
     NotNegative,
@@ -242,7 +243,7 @@ class EvaluateRecipe(Recipe):
     )
 
 
-FORMATS = ("encoder", "onnx", "torch")
+Format = Literal["encoder", "onnx", "torch"]
 
 
 class ExportRecipe(Recipe):
@@ -251,8 +252,8 @@ class ExportRecipe(Recipe):
     makes: ClassVar[str] = "encoder/TOWER.safetensors, classifier.onnx, classifier.pt2, export.json"
 
     bundle: ReadPath = key(..., "bundle: the `out` of a train run, or the bundle folder")
-    formats: Texts = key(
-        FORMATS,
+    formats: Annotated[tuple[Format, ...], ONE_ALONE] = key(
+        ("encoder", "onnx", "torch"),
         "encoder: a feature pyramid a tower, for satray.models.encoder.load_encoder; onnx and "
         "torch (.pt2): the whole classifier on stored pixels",
         min_length=1,
@@ -267,11 +268,3 @@ class ExportRecipe(Recipe):
         "largest difference of any logit and score from the bundle's, relative where logits are "
         "above 1, that is let through",
     )
-
-    @field_validator("formats")
-    @classmethod
-    def _known(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [name for name in formats if name not in FORMATS]
-        if unknown:
-            raise ValueError(f"found {', '.join(unknown)}; accepted: {', '.join(FORMATS)}")
-        return formats

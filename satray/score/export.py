@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.config.score import FORMATS, ExportRecipe
+from satray.config.score import ExportRecipe
 from satray.errors import InputError, SatrayError
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Outcome, Run, to_json
@@ -75,7 +75,7 @@ def work(recipe: ExportRecipe, found: Described, run: Run) -> Outcome:
         encoders.append(_export_encoder(run, bundle, tower.name))
         strides = ", ".join(str(level["stride"]) for level in encoders[-1]["levels"])
         lines.append(f"{encoders[-1]['file']}: strides {strides}")
-    wanted = [name for name in FORMATS[1:] if name in recipe.formats]
+    wanted: list[str] = [name for name in ("onnx", "torch") if name in recipe.formats]
     if wanted:
         programs = _export_programs(run, bundle, shape, wanted, recipe.tolerance)
     for made in programs:
