@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from satray import sessions
 from satray.config.base import Resources
 from satray.errors import InputError, SatrayError, counted, one_line
+from satray.sessions import cores
 
 T = TypeVar("T")
 _log = logging.getLogger("satray")
@@ -286,11 +287,6 @@ def gpu_types() -> list[str]:
     mark = "accelerator_type:"
     names = ray.cluster_resources()
     return sorted(name.removeprefix(mark) for name in names if name.startswith(mark))
-
-
-def cores() -> int:
-    """Cores that this process may use; fewer than the machine's in many containers."""
-    return len(os.sched_getaffinity(0))
 
 
 def use_threads(count: int) -> None:

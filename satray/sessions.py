@@ -1,4 +1,4 @@
-"""Which Ray a job works on, and where a local one lives. No Ray itself."""
+"""The machine that a job runs on: its cores, which Ray it works on, where a local one lives."""
 
 import contextlib
 import os
@@ -16,6 +16,11 @@ from satray.storage.temporary import DAY, last_written, scratch
 SESSION = "session_0000-00-00_00-00-00_000000_0000000"
 """As long as the name of a session of Ray's can be: time and pid."""
 _SPILLING = "RAY_object_spilling_directory"
+
+
+def cores() -> int:
+    """Cores that this process may use; fewer than the machine's in many containers."""
+    return len(os.sched_getaffinity(0))
 
 
 def address() -> str | None:

@@ -75,7 +75,7 @@ def test_what_one_machine_can_never_give_is_refused(ray_session, asked, line):
 
 @pytest.mark.pipeline
 def test_calls_and_blocks_give_what_they_give_and_fail_in_one_line(ray_session):
-    from satray import cluster
+    from satray import cluster, sessions
     from satray.runs.executor import each_block
 
     def threads():
@@ -93,7 +93,7 @@ def test_calls_and_blocks_give_what_they_give_and_fail_in_one_line(ray_session):
 
     assert cluster.run_once(operator.add, 2, 3) == 5
     # As urgent as this process: beside another busy program it would else hardly be served.
-    assert cluster.run_once(threads) == (cluster.cores(), os.nice(0))
+    assert cluster.run_once(threads) == (sessions.cores(), os.nice(0))
     assert done([1, 2, 1]) == [1, 0, 1]
     for failing in (lambda: cluster.run_once(work, -1), lambda: done([1, -1])):
         with pytest.raises(InputError, match=r"^block=-1: no$"):

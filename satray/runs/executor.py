@@ -4,7 +4,6 @@ Small work is done where the job runs, without Ray: no process is started, nothi
 debugger works. What the function gives is the same either way.
 """
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ from typing import TypeVar
 
 from satray.config.base import Resources
 from satray.errors import InputError
+from satray.sessions import cores
 
 B = TypeVar("B")
 T = TypeVar("T")
@@ -27,11 +27,6 @@ THREAD = "satray-block"
 
 AHEAD = 256
 """Ray tasks handed out ahead where nothing bounds them: a cluster that can grow sees them wait."""
-
-
-def cores() -> int:
-    """Cores that this process may use; fewer than the machine's in many containers."""
-    return len(os.sched_getaffinity(0))
 
 
 def computes_on_gpu(resources: Resources) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from satray.config.base import Resources
 from satray.errors import DecodeError
-from satray.runs.executor import cores, torch_here
+from satray.runs.executor import torch_here
 from satray.score.stages import (
     AHEAD,
     Ended,
@@ -31,6 +31,7 @@ from satray.score.stages import (
     read_part,
     write_item,
 )
+from satray.sessions import cores
 
 if TYPE_CHECKING:  # it imports Ray
     from satray.cluster import Workers

@@ -35,6 +35,7 @@ from ray.tune.search import Searcher  # noqa: E402
 from satray import cluster  # noqa: E402
 from satray.errors import InputError, SatrayError, TrainingError, attempt, one_line  # noqa: E402
 from satray.runs.run import Run  # noqa: E402
+from satray.sessions import cores  # noqa: E402
 from satray.storage import Storage, join  # noqa: E402
 from satray.train import checkpoints  # noqa: E402
 from satray.train.ray_train import Halt, fit, give_back  # noqa: E402
@@ -147,7 +148,7 @@ def work_of(sweep: Sweep, run: Run) -> Work:
     allot = functools.partial(cluster.allot, recipe.resources, run.say, gpu_share=recipe.gpu_share)
     workers = allot()
     there = ray.cluster_resources()
-    fitting = trials_at_once(there, cluster.node_count(), cluster.cores(), workers)
+    fitting = trials_at_once(there, cluster.node_count(), cores(), workers)
     most = math.inf if recipe.concurrent == "auto" else recipe.concurrent
     at_once: dict[Regime, int] = {name: int(min(each, most)) for name, each in fitting.items()}
     of_all = allot(count=workers.count * at_once["backbone"])

@@ -8,8 +8,8 @@ import torch
 from by_hand import worked
 from train.small_archive import generate, make_recipe, make_run
 
-from satray.cluster import cores
 from satray.config.train import CheckRecipe, LandscapeRecipe
+from satray.sessions import cores
 from satray.train import check, range_test
 
 pytestmark = pytest.mark.pipeline
