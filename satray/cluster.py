@@ -304,17 +304,12 @@ def _total(resource: str) -> float:
 def _refuse_impossible(resources: Resources) -> None:
     """Refuse more workers than one machine has GPUs or CPUs for."""
     gpus, cpus, workers = _total("GPU"), _total("CPU"), resources.workers
-    if resources.gpus == "yes" and gpus == 0:
-        raise InputError("resources.gpus=yes: this machine has no GPU; accepted: auto, no")
-    if use_gpus(resources) and workers > gpus:
+    most = int(min(gpus, cpus - 1) if use_gpus(resources) else cpus - 1)
+    if workers > most:
         raise InputError(
-            f"resources.workers={workers}: more than the GPUs of this machine; accepted: at most "
-            f"{gpus:g}, or resources.gpus=no"
-        )
-    if workers > cpus - 1:
-        raise InputError(
-            f"resources.workers={workers}: Ray has {cpus:g} CPUs here, a worker takes one and "
-            f"reading tiles another; accepted: at most {int(cpus) - 1}"
+            f"resources.workers={workers} resources.gpus={resources.gpus}: this machine has "
+            f"{gpus:g} GPUs, and Ray {cpus:g} CPUs here, of which a worker takes one and reading "
+            f"tiles another; accepted: at most {most} such workers"
         )
 
 

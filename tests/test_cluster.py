@@ -60,8 +60,8 @@ def test_workers_hold_cpus_that_their_nodes_have(nodes, count, each):
 @pytest.mark.parametrize(
     ("asked", "line"),
     [
-        ({"gpus": "yes"}, "resources.gpus=yes: this machine has no GPU; accepted: auto, no"),
-        ({"workers": 4}, "resources.workers=4: Ray has 4 CPUs here, .*accepted: at most 3$"),
+        ({"gpus": "yes"}, "resources.gpus=yes: this machine has 0 GPUs, .* at most 0 such workers"),
+        ({"workers": 4}, "resources.workers=4 .* Ray 4 CPUs here, .* at most 3 such workers$"),
     ],
 )
 def test_what_one_machine_can_never_give_is_refused(ray_session, asked, line):
