@@ -76,7 +76,7 @@ def build(
     Raises:
         InputError: one line that names the key, what was found and what is accepted.
     """
-    file, overrides = split_arguments(arguments)
+    file, overrides = _split(arguments)
     tree: Any = {}
     if file is not None:
         about = {name: value for name, value in overrides.items() if name.startswith("storage.")}
@@ -84,7 +84,7 @@ def build(
         tree = parse_yaml(data, file) or {}
         if not isinstance(tree, dict):
             raise InputError(f"{file}: holds {type(tree).__name__}; accepted: a YAML mapping")
-    fill_lists(model, tree, overrides)
+    _fill_lists(model, tree, overrides)
     return validate(model, apply_overrides(tree, overrides), path)
 
 
@@ -108,18 +108,11 @@ def validate(model: type[R], tree: dict[str, Any], path: Callable[[str], str] | 
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise InputError(one_line(model, error)) from None
+        raise InputError(_first_wrong(model, error)) from None
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
-    """Separate the recipe file, if any, from the overrides.
-
-    Returns:
-        The recipe's path or URI, and the overrides by dotted key.
-
-    Raises:
-        InputError: an argument is neither the one recipe nor `key=value`.
-    """
+def _split(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+    """Separate the recipe file, if any, from the overrides by dotted key."""
     recipe: str | None = None
     overrides: dict[str, Any] = {}
     for argument in arguments:
@@ -163,7 +156,7 @@ def _index(items: list[Any], part: str, path: str) -> int:
     return int(part)
 
 
-def fill_lists(model: type[BaseModel], tree: dict[str, Any], overrides: dict[str, Any]) -> None:
+def _fill_lists(model: type[BaseModel], tree: dict[str, Any], overrides: dict[str, Any]) -> None:
     """Lay out default lists that an override steps into, so that `stages.0.x=1` works alone."""
     for dotted in overrides:
         first, _, rest = dotted.partition(".")
@@ -271,13 +264,8 @@ def _bounds(marks: Iterable[Any]) -> Iterator[str]:
                 yield words.format(getattr(mark, name))
 
 
-def one_line(model: type[BaseModel], error: ValidationError) -> str:
-    """Say the first thing wrong: the key, what was found, what is accepted.
-
-    Args:
-        model: what was to be built.
-        error: what pydantic says about it.
-    """
+def _first_wrong(model: type[BaseModel], error: ValidationError) -> str:
+    """Say in one line the first thing wrong: the key, what was found, what is accepted."""
     # An unknown key is the likeliest cause of whatever else failed.
     # Of a union's complaints, the deepest is about the shape that was meant.
     first = min(
