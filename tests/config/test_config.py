@@ -103,7 +103,6 @@ def test_every_python_float_is_read_back(value: float) -> None:
         (TrainRecipe, "stages.3.learning_rate=1", "stages.3: a list of 2; accepted: 0 to 1"),
         (TrainRecipe, "--frob", "--frob: unknown option"),
         (TrainRecipe, "other.yaml", "at most one recipe file" ),
-        (ExportRecipe, "formats=[onnx,tf]", "formats.1=tf: accepted: encoder|onnx|torch"),
         (ExportRecipe, "tile=128", "tile=128: accepted: list of 2, each integer"),
         (ExportRecipe, "tile=[128]", "tile=[128]: accepted: list of 2, each integer"),
         (ExportRecipe, "tile=[1, 2, 3]", "tile=[1, 2, 3]: accepted: list of 2, each integer"),

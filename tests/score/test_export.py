@@ -107,7 +107,7 @@ def test_what_is_refused(tmp_path, capfd):
     good = f"bundle={tmp_path / 'bundle'}"
     for arguments, status, said in (
         ([good, "formats=[torch]", "tolerance=1e-30"], 1, "classifier.pt2: differs from the"),
-        ([good, "formats=[onx]"], 2, "found onx; accepted: encoder, onnx, torch"),
+        ([good, "formats=[onx]"], 2, "formats.0=onx: accepted: encoder|onnx|torch"),
         ([good, "tile=[0,4]"], 2, "tile: found 0 x 4"),
         ([f"bundle={tmp_path / 'none'}"], 2, "not a bundle"),
     ):
