@@ -2,8 +2,8 @@
 
     python -m bench rows 100000 2000000 10000000
 
-In one process each, embedded: rows, seconds, microseconds a row, and the largest resident memory,
-beside what it was when the listing had been generated.
+In one process each, embedded: rows, seconds, microseconds a row, those of processors, and the
+largest resident memory, beside what it was when the listing had been generated.
 """
 
 import argparse
@@ -28,18 +28,11 @@ from satray.storage import Storage
 
 HEADER = TileHeader(256, 256, ("blue", "green", "red", "nir"), "uint16", "EPSG:32633", None, None)
 TEXT = json.dumps({**vars(HEADER), "transform": None})
-BANDS = count_tile(np.random.default_rng(0).integers(0, 4000, (4, 64, 64)).astype(np.uint16), None)
-COUNTS = pa.table(
-    {
-        "kind": [probe.kind_text(HEADER)] * 4,
-        "bins": [band.bins for band in BANDS],
-        "counts": [band.counts for band in BANDS],
-        "tiles": [band.tiles.ravel() for band in BANDS],
-    }
-)
+X_CHW = np.random.default_rng(0).integers(0, 4000, (4, 64, 64)).astype(np.uint16)
+COUNTS = {probe.kind_text(HEADER): count_tile(X_CHW)}
 
 
-def decoded(block: pa.Table, *_: object) -> probe.Probed:
+def decoded(block: pa.Table, *_: object) -> bytes:
     """What decoding would give of tiles in UTM."""
     rows = block["row"].to_pylist()
     places = [
@@ -51,27 +44,28 @@ def decoded(block: pa.Table, *_: object) -> probe.Probed:
         "transform": pa.array(places, pa.list_(pa.float64(), 6)),
     }  # fmt: skip
     columns |= {f.name: pa.nulls(len(rows), f.type) for f in probe.PROBED if f.name not in columns}
-    return probe.Probed(pa.table(columns).select(probe.PROBED.names).cast(probe.PROBED), COUNTS)
+    return probe.packed(pa.table(columns).select(probe.PROBED.names).cast(probe.PROBED), COUNTS)
 
 
 def listed(count: int) -> prepare.Survey:
-    """An archive of so many tiles, generated a million at a time."""
+    """An archive of so many tiles, generated some at a time."""
     parts = []
-    for start in range(0, count, 1_000_000):
-        rows = range(start, min(start + 1_000_000, count))
+    for start in range(0, count, 100_000):
+        rows = range(start, min(start + 100_000, count))
         keys = [f"2026/{r // 1000:05d}/tile_{r:09d}.tif" for r in rows]
         labels = pa.array(np.arange(len(rows)) % 2, pa.uint8())
         columns = {
-            "key": keys, "uri": [f"s3://tiles/{key}" for key in keys],
+            "uri": [f"s3://tiles/{key}" for key in keys],
             "labels": pa.FixedSizeListArray.from_arrays(labels, 1),
-            "size": [524_800] * len(rows), "etag": [f"{r:032x}" for r in rows],
+            "etag": [f"{r:032x}" for r in rows],
             "mask": [False] * len(rows), "world": pa.nulls(len(rows), pa.string()),
             "split": pa.array(["val" if r % 5 == 0 else "train" for r in rows]).dictionary_encode(),
         }  # fmt: skip
         parts.append(pa.table(columns))
     labels = LabelTable((), ("ship",), np.zeros((0, 1), np.uint8), "binary", {}, "wide")
     matched = Matched(np.zeros(0, np.int64), (), (), (), ())
-    return prepare.Survey(pa.concat_tables(parts).unify_dictionaries(), labels, matched, {})
+    tiles = pa.concat_tables(parts).unify_dictionaries()
+    return prepare.Survey(tiles, "s3://tiles/", 524_800 * count, labels, matched, {})
 
 
 def measure(count: int) -> None:
@@ -80,15 +74,15 @@ def measure(count: int) -> None:
     found = listed(count)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     with tempfile.TemporaryDirectory() as out:
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         recipe = PrepareRecipe(images="s3://tiles", labels="s3://tiles/labels.csv")
         prepare.work(recipe, found, Run("prepare", "0" * 12, out, Storage(), ray=False))
-        seconds = time.perf_counter() - begun
+        seconds, used = time.perf_counter() - begun, time.process_time() - used
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"{count:>10,} rows: {seconds:7.1f} s, {seconds / count * 1e6:5.1f} us a row, {most:.2f} "
-        f"GiB at most ({before:.2f} with the listing, whose table has "
-        f"{found.tiles.nbytes / 2**30:.2f})",
+        f"{count:>10,} rows: {seconds:7.1f} s, {seconds / count * 1e6:5.1f} us a row "
+        f"({used / count * 1e6:.1f} of processors), {most:.2f} GiB at most ({before:.2f} with the "
+        f"listing, whose table has {found.tiles.nbytes / 2**30:.2f})",
         flush=True,
     )
 

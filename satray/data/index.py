@@ -153,7 +153,9 @@ class TileIndex:
     @cached_property
     def splits(self) -> NDArray[np.object_]:
         """(N,) the split of each tile."""
-        return np.asarray(self.table["split"].to_pylist(), dtype=object)
+        encoded = self.table["split"].combine_chunks().dictionary_encode()
+        words = np.array(encoded.dictionary.to_pylist(), object)  # a row holds no text of its own
+        return np.asarray(words[encoded.indices.to_numpy()])
 
     @cached_property
     def split_counts(self) -> dict[str, int]:

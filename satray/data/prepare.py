@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -64,9 +63,13 @@ class Survey:
     """An archive as its listing and its label table describe it, before an image is opened."""
 
     tiles: pa.Table
-    """The labelled images, in the label table's order. `key`: path below the archive; `uri`;
-    `labels` (K uint8); `size`, `etag`: as listed; `mask`: whether a `.msk` lies beside it; `world`:
-    URI of the world file that does; `split`. A column takes a tenth of the memory of objects."""
+    """The labelled images, in the label table's order: `uri`; `labels` (K uint8); `etag`: as
+    listed; `mask`: whether a `.msk` lies beside it; `world`: URI of the world file that does;
+    `split`. A column takes a tenth of the memory of objects."""
+    root: str
+    """What all URIs begin with; a tile's path below the archive follows."""
+    size: int
+    """Bytes of all images, as listed."""
     labels: LabelTable
     """The label table, without its rows: these are in `tiles`."""
     matched: match.Matched
@@ -77,10 +80,9 @@ class Survey:
     def __len__(self) -> int:
         return int(self.tiles.num_rows)
 
-    @property
-    def size(self) -> int:
-        """Bytes of all images, as listed."""
-        return int(pc.sum(self.tiles["size"]).as_py())
+    def key(self, row: int) -> str:
+        """A tile's path below the archive."""
+        return str(self.tiles["uri"][row].as_py())[len(self.root) :]
 
 
 def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
@@ -111,16 +113,18 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
     # labels beside the images, or an `out` below them, change nothing that is made
     used = {entry.key for entry in matched.entries} | beside
     digests["images"] = digest_entries(e for e in entries if e.key in used or match.is_image(e.key))
+    root = entries[0].uri.removesuffix(entries[0].key)
     if recipe.split.by == "ground":
-        parts = _parts_by_ground(tiles, labels_MK, labels.task, recipe, storage)
+        parts = _parts_by_ground(tiles, root, labels_MK, labels.task, recipe, storage)
     else:
         drawn = assign_parts(labels, recipe.split)
         parts = [drawn[row] for row in matched.rows]
     split = pa.array(parts, pa.string()).dictionary_encode()
     columns: dict[str, tuple[str | None, ...]] = dict.fromkeys(labels.columns, ())
     rowless = replace(labels, keys=(), labels=labels.labels[:0], columns=columns)
+    size = sum(entry.size for entry in matched.entries)
     matched = replace(matched, rows=matched.rows[:0], entries=())
-    return Survey(tiles.append_column("split", split), rowless, matched, digests)
+    return Survey(tiles.append_column("split", split), root, size, rowless, matched, digests)
 
 
 def takes_ray(recipe: PrepareRecipe, found: Survey) -> bool:
@@ -131,16 +135,17 @@ def takes_ray(recipe: PrepareRecipe, found: Survey) -> bool:
 
 def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
     """What would be done; opens few images and writes nothing."""
-    probed = probe.probe_block(probe.block_of(found.tiles, 0, SAMPLE), recipe, storage)
-    seen = probe.archive_of([probed.tiles], {}, found.tiles["key"])
-    lines = _describe_archive(found, recipe)
+    block = probe.block_of(found.tiles, 0, SAMPLE)
+    seen = probe.Archive(len(block))
+    seen.add(probe.probe_block(block, recipe, storage))
+    alike, lines = seen.alike(found.key), _describe_archive(found, recipe)
     lines += [
-        f"first images: {kind} ({count} of {len(seen.tiles)} opened)"
-        for kind, count in seen.kinds.items()
+        f"first images: {kind} ({count} of {seen.read} opened)"
+        for kind, count in probe.tally(alike, lambda header: header.kind).items()
     ]
-    for bad in seen.tiles.filter(seen.tiles["error"].is_valid()).to_pylist():
+    for bad in seen.tiles(np.flatnonzero(seen.codes < 0)).to_pylist():
         lines.append(f"cannot be read: {found.tiles['uri'][bad['row']]}: {bad['error']}")
-    lines += probe.describe_headers(seen.alike)
+    lines += probe.describe_headers(alike)
     how = "in this process"
     if on_ray(recipe, found, takes_ray):
         how = f"on Ray, read_tasks={recipe.resources.read_tasks}"
@@ -179,10 +184,8 @@ def _listed(
     keys = {entry.key for entry in entries}
     masked = [entry.key + MASK in keys for entry in images]
     columns = {
-        "key": [entry.key for entry in images],
         "uri": [entry.uri for entry in images],
         "labels": pa.FixedSizeListArray.from_arrays(labels_MK.ravel(), labels_MK.shape[1]),
-        "size": [entry.size for entry in images],
         "etag": pa.array([entry.etag for entry in images], pa.string()),
         "mask": masked,
         "world": pa.array(
@@ -195,6 +198,7 @@ def _listed(
 
 def _parts_by_ground(
     tiles: pa.Table,
+    root: str,
     labels_MK: NDArray[np.uint8],
     task: str,
     recipe: PrepareRecipe,
@@ -218,8 +222,8 @@ def _parts_by_ground(
     if len(nowhere):
         raise InputError(
             f"split.by=ground: {len(nowhere):,} of {len(rows):,} images have no georeference, "
-            f"e.g. {tiles['key'][nowhere[0]]}; accepted: images with a CRS and a transform "
-            "(split.group=COLUMN keeps those of one scene together without)"
+            f"e.g. {tiles['uri'][nowhere[0]].as_py()[len(root) :]}; accepted: images with a CRS "
+            "and a transform (split.group=COLUMN keeps those of one scene together without)"
         )
     parts_M = np.full(len(tiles), "train", dtype=object)
     if len(rows):
@@ -229,19 +233,18 @@ def _parts_by_ground(
 
 def _publish(archive: probe.Archive, found: Survey, recipe: PrepareRecipe, run: Run) -> Outcome:
     """Write what was read: index, statistics, label summary and quarantine."""
-    kinds, images = archive.kinds, len(archive.tiles)
-    if not kinds:
+    alike, images = archive.alike(found.key), len(found)
+    if not alike:
         raise InputError(
             f"images={recipe.images}: none of {images:,} images can be read; "
-            f"{found.tiles['key'][0]}: {archive.tiles['error'][0]}"
+            f"{found.key(0)}: {archive.tiles(np.zeros(1, np.int64))['error'][0]}"
         )
+    kinds = probe.tally(alike, lambda header: header.kind)
     kind = min(kinds, key=lambda kind: (-kinds[kind], kind))
-    alike = [group for group in archive.alike if group.header.kind == kind]
+    alike = [group for group in alike if group.header.kind == kind]
     units = _units(alike, kind, recipe)
     counts = _counts(archive, alike, units, recipe)
-    sizes: Counter[tuple[int, int]] = Counter()
-    for group in alike:
-        sizes[group.header.height, group.header.width] += group.count
+    sizes = probe.tally(alike, lambda header: (header.height, header.width))
     meta = IndexMeta(
         task=found.labels.task,
         classes=found.labels.classes,
@@ -262,8 +265,12 @@ def _publish(archive: probe.Archive, found: Survey, recipe: PrepareRecipe, run: 
         units=units,
         pages=recipe.pages,
     )
-    ours_N = np.array([*(h.kind == kind for h in archive.headers), False])[archive.codes]
+    headers = archive.headers
+    ours_N = np.array([*(header.kind == kind for header in headers), False])[archive.codes]
     refused = _refused(archive, found, ours_N, kind)
+    shared = ("height", "width", "bands", "dtype", "crs", "nodata")
+    each = {name: [getattr(header, name) for header in headers] for name in shared}
+    by_code = pa.table(each, pa.schema([SCHEMA.field(name) for name in shared]))
     needed = ["split", "labels"]  # by what is said of it
     if ours_N.sum() <= COUNTED:
         needed += ["crs", "transform", "height", "width"]
@@ -272,10 +279,9 @@ def _publish(archive: probe.Archive, found: Survey, recipe: PrepareRecipe, run: 
     def groups() -> Iterator[pa.Table]:
         ours = np.flatnonzero(ours_N)
         for start in range(0, len(ours), ROWS_PER_GROUP):
-            rows = _rows(archive, found, ours[start : start + ROWS_PER_GROUP])
-            group = table_with(meta, rows)
-            kept.append(group.select(needed))
-            yield group
+            rows = _rows(archive, found, by_code, ours[start : start + ROWS_PER_GROUP])
+            kept.append(rows.select(needed))
+            yield table_with(meta, rows)
 
     write_index(groups(), run)
     index = TileIndex(pa.concat_tables(kept), meta)
@@ -292,10 +298,9 @@ def _publish(archive: probe.Archive, found: Survey, recipe: PrepareRecipe, run: 
     lines = _describe_index(index, counts, refused, alike)
     lines += probe.describe_headers(alike, meta) + _describe_meeting(index, recipe)
     seconds = max(run.seconds.get("reading and decoding", 0.0), 1e-9)
-    size = int(pc.sum(archive.tiles["bytes"]).as_py())
     lines.append(
-        f"read {images:,} images, {_size_text(size)}: {images / seconds:,.0f} images/s, "
-        f"{_size_text(size / seconds)}/s"
+        f"read {images:,} images, {_size_text(archive.bytes)}: {images / seconds:,.0f} images/s, "
+        f"{_size_text(archive.bytes / seconds)}/s"
     )
     return Outcome(
         counts={
@@ -305,7 +310,7 @@ def _publish(archive: probe.Archive, found: Survey, recipe: PrepareRecipe, run: 
             "quarantined": len(refused),
             "images_without_label": len(found.matched.images_without_label),
             "labels_without_image": len(found.matched.labels_without_image),
-            "bytes_read": size,
+            "bytes_read": archive.bytes,
         },
         metrics={"images_per_second": images / seconds},
         summary=tuple(lines),
@@ -318,9 +323,7 @@ def _publish(archive: probe.Archive, found: Survey, recipe: PrepareRecipe, run: 
 def _units(alike: Sequence[probe.Alike], kind: Kind, recipe: PrepareRecipe) -> Units:
     """The archive's units: the recipe's, else what most tiles state; of equal ones the first."""
     if recipe.scale is None and recipe.offset is None:
-        stated: Counter[Units] = Counter()
-        for group in alike:
-            stated[group.header.units] += group.count
+        stated = probe.tally(alike, lambda header: header.units)
         return min(stated, key=lambda units: (-stated[units], repr(units)))
     numbers = []
     for name, value in (("scale", recipe.scale), ("offset", recipe.offset)):
@@ -341,7 +344,7 @@ def _counts(
     archive: probe.Archive, alike: Sequence[probe.Alike], units: Units, recipe: PrepareRecipe
 ) -> tuple[BandCounts, ...]:
     """Statistics of all tiles of a kind, in the archive's units, which all must be brought to."""
-    kind, of_units = alike[0].header.kind, dict(archive.counts)
+    kind, of_units = alike[0].header.kind, archive.counts
     parts = [tuple(BandCounts(kind.dtype) for _ in kind.bands)]
     for group in alike:
         try:
@@ -356,40 +359,36 @@ def _counts(
     return merge(parts)
 
 
-def _rows(archive: probe.Archive, found: Survey, some: NDArray[np.int64]) -> pa.Table:
-    """Some tiles of the main kind, in order, as rows of the index."""
-    good, of = _taken(archive.tiles, some), pa.array(archive.codes[some])
-    images = _taken(found.tiles, good["row"].to_numpy())
+def _rows(
+    archive: probe.Archive, found: Survey, by_code: pa.Table, some: NDArray[np.int64]
+) -> pa.Table:
+    """Some tiles, in order, as rows of the index; `by_code` has what those of a header share."""
+    good, shared = archive.tiles(some), by_code.take(pa.array(archive.codes[some]))
+    # a slice first: of a table in chunks, `take` copies all of it
+    images = found.tiles.slice(some[0], some[-1] - some[0] + 1).take(pa.array(some - some[0]))
     columns = {name: good[name] for name in ("transform", "bytes", "crc32")}
     columns |= {name: images[name] for name in ("uri", "split", "labels", "etag", "mask")}
-    for name in ("height", "width", "bands", "dtype", "crs", "nodata"):
-        each = [getattr(header, name) for header in archive.headers]
-        columns[name] = pa.array(each, SCHEMA.field(name).type).take(of)
+    columns |= {name: shared[name] for name in shared.column_names}
     columns["tile_id"] = pa.array(
-        [match.tile_id(key) for key in images["key"].to_pylist()], pa.string()
+        [match.tile_id(uri[len(found.root) :]) for uri in images["uri"].to_pylist()], pa.string()
     )
     return pa.table(columns)
-
-
-def _taken(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
-    """Rising rows of a table, of which no others are copied."""
-    first = int(rows[0])
-    return table.slice(first, int(rows[-1]) - first + 1).take(pa.array(rows - first))
 
 
 def _refused(
     archive: probe.Archive, found: Survey, ours_N: NDArray[np.bool_], kind: Kind
 ) -> pa.Table:
     """The other tiles as rows of quarantine.parquet: uri, stage, error."""
-    bad = archive.tiles.filter(pa.array(~ours_N))
+    rows, headers = np.flatnonzero(~ours_N), archive.headers
+    bad = archive.tiles(rows)
     stages, errors = bad["stage"].to_pylist(), bad["error"].to_pylist()
-    for place, code in enumerate(archive.codes[~ours_N].tolist()):
+    for place, code in enumerate(archive.codes[rows].tolist()):
         if code >= 0:
             stages[place] = "mixed"
-            errors[place] = f"{archive.headers[code].kind}; most have {kind}"
-    uris = found.tiles["uri"].take(bad["row"])
-    text = pa.string()
-    return pa.table({"uri": uris, "stage": pa.array(stages, text), "error": pa.array(errors, text)})
+            errors[place] = f"{headers[code].kind}; most have {kind}"
+    uris = [found.tiles["uri"][row].as_py() for row in rows.tolist()]
+    columns = {"uri": uris, "stage": stages, "error": errors}
+    return pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
 
 
 # ---- what is said of it
@@ -398,8 +397,8 @@ def _refused(
 def _describe_archive(found: Survey, recipe: PrepareRecipe) -> list[str]:
     """Images, labels, what has no partner, and the split."""
     labels, matched = found.labels, found.matched
-    counts = Counter(found.tiles["split"].to_pylist())
-    parts = ", ".join(f"{part} {counts[part]:,}" for part in PARTS if counts[part])
+    counts = {c["values"]: c["counts"] for c in pc.value_counts(found.tiles["split"]).to_pylist()}
+    parts = ", ".join(f"{part} {counts[part]:,}" for part in PARTS if part in counts)
     options = recipe.split
     how = f"drawn with seed {options.seed}"
     if options.by == "ground":

@@ -1,25 +1,28 @@
 """Every image of an archive read once, and what is learnt of it kept in the run's state.
 
 A block of images is read and decoded in one task, one request and one decode each. What is learnt
-travels and is kept as Arrow tables; a run that was interrupted reads only what is not kept yet.
+travels, is kept and is held as compressed Arrow streams, a few bytes a tile; a run that was
+interrupted reads only what is not kept yet.
 """
 
 import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, NamedTuple
+from fractions import Fraction
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from satray.config.prepare import PrepareRecipe
-from satray.data.decode import Kind, TileHeader, decode, read_files
+from satray.data.decode import TileHeader, decode, read_files
 from satray.data.georeference import world_at
 from satray.data.index import IndexMeta
 from satray.data.statistics import BandCounts, count_tile, merge
@@ -29,11 +32,13 @@ from satray.runs.executor import each_block
 from satray.runs.run import Run
 from satray.storage import Storage, join
 
-FOLDER = "probed"
+FOLDER = "blocks"
 """Folder of the run's state that blocks are kept in."""
 
 MERGED = 16
-"""Blocks, or merges of as many, whose counts are merged at once: few are in memory."""
+"""Blocks whose counts are merged at once: few are in memory."""
+
+T = TypeVar("T")
 
 _HEADER = TypeAdapter(TileHeader)
 _WORD = pa.dictionary(pa.int32(), pa.string())
@@ -71,57 +76,72 @@ class Alike:
     """How many."""
 
 
-class Probed(NamedTuple):
-    """What was learnt of a block of images."""
-
-    tiles: pa.Table
-    """One row a tile: `PROBED`."""
-    counts: pa.Table
-    """Statistics of the train part: the fields of `BandCounts`, a band a row; the bands of one
-    `kind` (`kind_text`) follow one another in their order."""
-
-
-@dataclass(frozen=True)
 class Archive:
-    """What was learnt of an archive's tiles."""
+    """What is learnt of an archive's N tiles: blocks of them are added, in any order."""
 
-    tiles: pa.Table
-    """One row a tile, in the listing's order: `PROBED`."""
-    counts: Counts
-    """Statistics of the train part."""
-    keys: pa.ChunkedArray
-    """Paths of all images of the listing."""
+    def __init__(self, tiles: int) -> None:
+        self.codes: NDArray[np.int32] = np.full(tiles, -1, np.int32)
+        """(N,) number of each tile's header; -1 where it could not be read, or is not yet."""
+        self.read = self.unreadable = self.bytes = 0
+        """Tiles added, those of them that could not be read, and bytes of all of them."""
+        self._numbers: dict[str, int] = {}  # of headers, as in `PROBED`
+        self._blocks: dict[int, bytes] = {}  # by first row
+        self._counts: list[Counts] = []
 
-    @cached_property
-    def headers(self) -> tuple[TileHeader, ...]:
-        """The different headers, without transforms."""
-        texts = self.tiles["header"].combine_chunks().dictionary
-        return tuple(map(_HEADER.validate_json, texts.to_pylist()))
+    def add(self, block: bytes) -> None:
+        """Add tiles whose rows follow one another, as `packed`."""
+        source = pa.BufferReader(block)
+        counts = _counts_of(pa.ipc.open_stream(source).read_all())
+        at = source.tell()
+        tiles = pa.ipc.open_stream(source).read_all()
+        first, header = tiles["row"][0].as_py(), tiles["header"].combine_chunks()
+        numbers = [
+            self._numbers.setdefault(text, len(self._numbers))
+            for text in header.dictionary.to_pylist()
+        ]
+        codes = np.asarray(header.indices.fill_null(len(numbers)))
+        self.codes[first : first + len(tiles)] = np.array([*numbers, -1])[codes]
+        self._blocks[first] = block[at:]
+        self.read += len(tiles)
+        self.unreadable += header.null_count
+        self.bytes += pc.sum(tiles["bytes"]).as_py()
+        self._counts.append(counts)
+        if len(self._counts) == MERGED:
+            self._counts = [self.counts]
 
-    @cached_property
-    def codes(self) -> NDArray[np.int64]:
-        """(N,) number of each tile's header; -1 where it could not be read."""
-        codes = self.tiles["header"].combine_chunks().indices
-        return np.asarray(codes.fill_null(-1), np.int64)
-
-    @cached_property
-    def alike(self) -> list[Alike]:
-        """Tiles that could be read, by their headers, in the order of their first rows."""
-        codes, firsts, counts = np.unique(self.codes, return_index=True, return_counts=True)
-        found = []
-        for code, first, count in zip(codes.tolist(), firsts, counts.tolist(), strict=True):
-            if code >= 0:
-                row = self.tiles["row"][first].as_py()
-                found.append(Alike(row, self.keys[row].as_py(), self.headers[code], count))
-        return sorted(found, key=lambda group: group.row)
+    def tiles(self, rows: NDArray[np.int64]) -> pa.Table:
+        """What was learnt of the tiles of some rows, rising: `PROBED`."""
+        starts = sorted(self._blocks)
+        parts = np.split(rows, np.searchsorted(rows, starts[1:]))
+        found = [
+            pa.ipc.open_stream(self._blocks[start]).read_all().take(pa.array(part - start))
+            for start, part in zip(starts, parts, strict=True)
+            if part.size
+        ]
+        return pa.concat_tables([PROBED.empty_table(), *found]).combine_chunks()
 
     @property
-    def kinds(self) -> Counter[Kind]:
-        """Number of tiles of each kind."""
-        counts: Counter[Kind] = Counter()
-        for group in self.alike:
-            counts[group.header.kind] += group.count
-        return counts
+    def counts(self) -> Counts:
+        """Statistics of the train part."""
+        parts, kinds = self._counts, sorted({kind for part in self._counts for kind in part})
+        return {kind: merge([part[kind] for part in parts if kind in part]) for kind in kinds}
+
+    @property
+    def headers(self) -> tuple[TileHeader, ...]:
+        """The different headers, without transforms."""
+        return tuple(map(_HEADER.validate_json, self._numbers))
+
+    def alike(self, key: Callable[[int], str]) -> list[Alike]:
+        """Tiles that could be read, by their headers, in the order of their first rows.
+
+        `key` gives the path below the archive of a row's tile.
+        """
+        firsts = np.zeros(len(self._numbers) + 1, np.int64)
+        firsts[self.codes[::-1]] = np.arange(len(self.codes))[::-1]  # of equal ones the last stays
+        counts = np.bincount(self.codes + 1, minlength=len(firsts))[1:]
+        rows = firsts[:-1].tolist()
+        groups = map(Alike, rows, map(key, rows), self.headers, counts.tolist())
+        return sorted(groups, key=lambda group: group.row)
 
 
 def kind_text(header: TileHeader) -> str:
@@ -129,26 +149,32 @@ def kind_text(header: TileHeader) -> str:
     return json.dumps([header.bands, header.dtype, header.units])
 
 
-def archive_of(blocks: Sequence[pa.Table], counts: Counts, keys: pa.ChunkedArray) -> Archive:
-    """Put tables of `PROBED` together, each of rows that follow one another, without a copy."""
-    ordered = sorted(blocks, key=lambda block: int(block["row"][0].as_py()))
-    return Archive(pa.concat_tables(ordered).unify_dictionaries(), counts, keys)
+def tally(groups: Sequence[Alike], what: Callable[[TileHeader], T]) -> Counter[T]:
+    """Number of tiles by something that their headers say."""
+    counts: Counter[T] = Counter()
+    for group in groups:
+        counts[what(group.header)] += group.count
+    return counts
 
 
 def block_of(listed: pa.Table, start: int, stop: int) -> pa.Table:
     """What reads some images of a listing: `row`, `uri`, `split`, `mask`, `world`."""
-    rows = pa.array(np.arange(start, min(stop, len(listed))))
-    some = listed.select(["uri", "split", "mask", "world"]).take(rows)
-    return some.append_column("row", rows).combine_chunks()
+    some = listed.select(["uri", "split", "mask", "world"]).slice(start, stop - start)
+    rows = pa.array(np.arange(start, start + len(some)))
+    # copied: a slice travels with the whole that it is of
+    return some.take(pa.array(np.arange(len(some)))).append_column("row", rows).combine_chunks()
 
 
-def probe_block(block: pa.Table, recipe: PrepareRecipe, storage: Storage) -> Probed:
+def probe_block(block: pa.Table, recipe: PrepareRecipe, storage: Storage) -> bytes:
     """Read and decode a block of images; a bad one costs one row.
 
     Args:
         block: as `block_of` gives it.
         recipe: keys bands and pages.
         storage: reads them.
+
+    Returns:
+        What was learnt, as `packed`.
     """
     columns = (block[name].to_pylist() for name in ("row", "uri", "split", "mask", "world"))
     rows, uris, splits, masked, worlds = columns
@@ -176,59 +202,58 @@ def probe_block(block: pa.Table, recipe: PrepareRecipe, storage: Storage) -> Pro
         if splits[position] == "train":
             of_kind = parts.setdefault(kind_text(tile.header), [])
             of_kind.append(count_tile(tile.pixels, tile.measured))
-    bands = [(kind, band) for kind, tiles in parts.items() for band in merge(tiles)]
-    counts = {
-        "kind": [kind for kind, _ in bands],
-        "bins": [band.bins for _, band in bands],
-        "counts": [band.counts for _, band in bands],
-        "tiles": [band.tiles.ravel() for _, band in bands],
-    }
     seen.sort(key=lambda row: int(row["row"]))
-    return Probed(pa.Table.from_pylist(seen, schema=PROBED), pa.table(counts))
+    counts = {kind: merge(tiles) for kind, tiles in parts.items()}
+    return packed(pa.Table.from_pylist(seen, schema=PROBED), counts)
+
+
+def packed(tiles: pa.Table, counts: Counts) -> bytes:
+    """What was learnt of a block, one row a tile (`PROBED`), and its statistics of the train part.
+
+    Two streams, that of the statistics first: one row a band, those of a kind in their order.
+    """
+    bands = [
+        {"kind": kind, **vars(band), "sums": list(map(str, band.sums))}
+        for kind, some in counts.items()
+        for band in some
+    ]
+    sink, options = io.BytesIO(), pa.ipc.IpcWriteOptions(compression="zstd")
+    for table in (pa.Table.from_pylist(bands), tiles):
+        with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+            writer.write_table(table)
+    return sink.getvalue()
 
 
 def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run) -> Archive:
     """Read every image of an archive that is not read yet.
 
     Args:
-        listed: its images: columns key, uri, split, mask and world.
+        listed: its images: columns uri, split, mask and world.
         recipe: keys bands, pages, tiles_per_task, resources.
         run: its state keeps what is read; `run.ray` says whether Ray's tasks read.
     """
     folder, storage = join(run.state, FOLDER), run.storage
-    blocks: list[pa.Table] = []
-    levels: list[list[Counts]] = []
-    read = failed = 0
+    archive = Archive(len(listed))
 
-    def add(probed: Probed) -> None:
-        nonlocal read, failed
-        blocks.append(probed.tiles)
-        counts = _counts_of(probed.counts)
-        for level in levels:  # each holds merges of those below
-            level.append(counts)
-            if len(level) < MERGED:
-                break
-            counts = _together(level)
-            level.clear()
-        else:
-            levels.append([counts])
-        read, failed = read + len(probed.tiles), failed + probed.tiles["header"].null_count
-        run.progress(f"{read:,} of {len(listed):,} images, {failed:,} unreadable")
+    def add(block: bytes) -> None:
+        archive.add(block)
+        run.progress(
+            f"{archive.read:,} of {len(listed):,} images, {archive.unreadable:,} unreadable"
+        )
 
     kept = sorted(storage.list(folder), key=lambda entry: entry.key)
     for _, data in storage.read_many([entry.uri for entry in kept]):
         if isinstance(data, Exception):
             raise data
-        source = pa.BufferReader(data)
-        add(Probed(*(pa.ipc.open_stream(source).read_all() for _ in Probed._fields)))
+        add(data)
     if kept:
-        run.say(f"{read:,} of {len(listed):,} images were read before")
+        run.say(f"{archive.read:,} of {len(listed):,} images were read before")
     spans = [tuple(map(int, entry.key.partition(".")[0].split("-"))) for entry in kept]
     todo = (block_of(listed, *rows) for rows in _absent(spans, len(listed), recipe))
     task = partial(_read_block, recipe=recipe, storage=storage, folder=folder)
-    for probed in each_block(task, todo, recipe.resources, ray=run.ray):
-        add(probed)
-    return archive_of(blocks, _together([c for level in levels for c in level]), listed["key"])
+    for block in each_block(task, todo, recipe.resources, ray=run.ray):
+        add(block)
+    return archive
 
 
 def describe_headers(groups: Sequence[Alike], meta: IndexMeta | None = None) -> list[str]:
@@ -276,32 +301,23 @@ def _absent(
         start = last + 1
 
 
-def _read_block(block: pa.Table, recipe: PrepareRecipe, storage: Storage, folder: str) -> Probed:
-    """Read a block of images and keep what is learnt: the stream of its tiles, then its counts."""
-    probed, rows = probe_block(block, recipe, storage), block["row"]
-    sink, options = io.BytesIO(), pa.ipc.IpcWriteOptions(compression="zstd")
-    for table in probed:
-        with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
-            writer.write_table(table)
+def _read_block(block: pa.Table, recipe: PrepareRecipe, storage: Storage, folder: str) -> bytes:
+    """Read a block of images, keep what is learnt, and return it: `packed`."""
+    data, rows = probe_block(block, recipe, storage), block["row"]
     name = f"{rows[0].as_py():010d}-{rows[-1].as_py():010d}.arrow"
-    storage.write(join(folder, name), sink.getvalue())
-    return probed
+    storage.write(join(folder, name), data)
+    return data
 
 
 def _counts_of(table: pa.Table) -> Counts:
-    """Read `Probed.counts`."""
+    """Read the counts of a block."""
     found: Counts = {}
-    for kind, *arrays in zip(*table.columns, strict=True):
-        bins, counts, tiles = (array.values.to_numpy(zero_copy_only=False) for array in arrays)
-        text = kind.as_py()
-        band = BandCounts(json.loads(text)[1], bins, counts, tiles.reshape(-1, 5))
-        found[text] = (*found.get(text, ()), band)
+    for kind, dtype, bins, counts, ends, sums in zip(*table.columns, strict=True):
+        pixels = bins.values.to_numpy(), counts.values.to_numpy()
+        (low, high), (total, squares) = ends.as_py(), map(Fraction, sums.as_py())
+        band = BandCounts(dtype.as_py(), *pixels, (low, high), (total, squares))
+        found[kind.as_py()] = (*found.get(kind.as_py(), ()), band)
     return found
-
-
-def _together(parts: Sequence[Counts]) -> Counts:
-    kinds = sorted({kind for part in parts for kind in part})
-    return {kind: merge([part[kind] for part in parts if kind in part]) for kind in kinds}
 
 
 def count_of(groups: Sequence[Alike]) -> int:

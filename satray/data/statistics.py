@@ -1,15 +1,16 @@
 """Per-band statistics in one pass: parts merge to the same figures in any order and grouping.
 
-8- and 16-bit integers are counted value by value: all figures are exact. Of other dtypes each
-tile's pixels, mean and deviation are kept and added at the end without rounding in between
-(`math.fsum`), so that neither block size nor arrival order shows in the last digit; percentiles
-come from counts of the upper 20 bits of float32, bins of relative width 2**-11: an order statistic
-is off by at most 0.05 % of its value. Minimum and maximum are exact always.
+8- and 16-bit integers are counted value by value: all figures are exact. Of other dtypes the sums
+by each tile's mean and variance are added as fractions, without rounding, so that neither block
+size nor arrival order shows in the last digit; percentiles come from counts of the upper 20 bits of
+float32, bins of relative width 2**-11: an order statistic is off by at most 0.05 % of its value.
+Minimum and maximum are exact always.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,10 @@ class BandCounts:
     """Bin numbers that occur, ascending: values for 8 and 16 bits, else see `_float_edges`."""
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Pixels in each of `bins`."""
-    tiles: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 5)))
-    """(T, 5): pixels, mean, standard deviation, smallest and largest value of each tile; none where
-    bins are values."""
+    ends: tuple[float, float] = (math.inf, -math.inf)
+    """Smallest and largest value; not kept where bins are values."""
+    sums: tuple[Fraction, Fraction] = (Fraction(0), Fraction(0))
+    """Sums of the values and of their squares; likewise."""
 
     @property
     def exact(self) -> bool:
@@ -49,12 +51,6 @@ class BandCounts:
     def valid(self) -> int:
         """Pixels counted."""
         return int(self.counts.sum())
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """Smallest and largest value; of some."""
-        low, high = (self.bins, self.bins) if self.exact else self.tiles[:, 3:].T
-        return float(low.min()), float(high.max())
 
 
 def count_pixels(values: NDArray[Any]) -> BandCounts:
@@ -69,8 +65,11 @@ def count_pixels(values: NDArray[Any]) -> BandCounts:
     if empty.exact:
         return BandCounts(empty.dtype, *_counted(values))
     wide = values.astype(np.float64)
-    tile = [wide.size, wide.mean(), wide.std(), wide.min(), wide.max()]
-    return BandCounts(empty.dtype, *_counted(_float_bins(values)), np.array([tile]))
+    mean = wide.mean(keepdims=True)
+    total = Fraction(mean.item()) * wide.size
+    squares = Fraction(wide.var(mean=mean).item()) * wide.size + Fraction(mean.item()) * total
+    ends = wide.min().item(), wide.max().item()
+    return BandCounts(empty.dtype, *_counted(_float_bins(values)), ends, (total, squares))
 
 
 def count_tile(
@@ -98,11 +97,12 @@ def changed(band: BandCounts, gain: float, shift: float) -> BandCounts:
         values = whole(np.float64(gain) * band.bins + shift, np.dtype(band.dtype)).astype(np.int64)
         return BandCounts(band.dtype, *_counted(values, band.counts))
     middles = np.add(*_float_edges(band.bins)) / 2
-    tiles = band.tiles * (1, gain, abs(gain), gain, gain) + (0, shift, 0, shift, shift)
-    tiles[:, 3:].sort(axis=1)
-    return BandCounts(
-        band.dtype, *_counted(_float_bins(middles * gain + shift), band.counts), tiles
-    )
+    binned = _counted(_float_bins(middles * gain + shift), band.counts)
+    low, high = sorted(end * gain + shift for end in band.ends)
+    by, more = Fraction(gain), Fraction(shift)
+    total = by * band.sums[0] + more * band.valid
+    squares = by**2 * band.sums[1] + more * (by * band.sums[0] + total)
+    return BandCounts(band.dtype, *binned, (low, high), (total, squares))
 
 
 def summarise(name: str, band: BandCounts) -> BandStatistics:
@@ -114,19 +114,19 @@ def summarise(name: str, band: BandCounts) -> BandStatistics:
     if valid == 0:
         nan = math.nan
         return BandStatistics(name, nan, nan, nan, nan, dict.fromkeys(texts, nan), 0)
-    pixels, means, deviations = band.tiles[:, :3].T
+    ends, sums = band.ends, band.sums
     if band.exact:
-        pixels, means, deviations = band.counts, band.bins, np.zeros(1)
-    mean = math.fsum(pixels * means) / valid
-    variance = math.fsum(pixels * (deviations**2 + (means - mean) ** 2)) / valid
+        values = band.bins.astype(object)  # Python's integers do not overflow
+        ends = float(values[0]), float(values[-1])
+        sums = Fraction(band.counts @ values), Fraction(band.counts @ values**2)
+    mean, mean_square = (each / valid for each in sums)
+    deviation = math.sqrt(mean_square - mean**2)
     places = np.array(PERCENTS) / 100 * (valid - 1)
     below, above = np.floor(places).astype(np.int64), np.ceil(places).astype(np.int64)
     low, high = _order_statistics(band, below), _order_statistics(band, above)
     percentiles = (low + (high - low) * (places - below)).tolist()
-    ends = band.ends
-    return BandStatistics(
-        name, mean, math.sqrt(variance), *ends, dict(zip(texts, percentiles, strict=True)), valid
-    )
+    by_percent = dict(zip(texts, percentiles, strict=True))
+    return BandStatistics(name, float(mean), deviation, *ends, by_percent, valid)
 
 
 def _merged(bands: Sequence[BandCounts]) -> BandCounts:
@@ -139,8 +139,11 @@ def _merged(bands: Sequence[BandCounts]) -> BandCounts:
     for band in some:
         table[band.bins - first] += band.counts
     offsets = np.flatnonzero(table)
-    tiles = np.concatenate([band.tiles for band in some])
-    return BandCounts(some[0].dtype, (offsets + first).astype(np.int32), table[offsets], tiles)
+    bins, counts = (offsets + first).astype(np.int32), table[offsets]
+    lows, highs = zip(*(band.ends for band in some), strict=True)
+    totals, squares = zip(*(band.sums for band in some), strict=True)
+    sums = sum(totals, Fraction(0)), sum(squares, Fraction(0))
+    return BandCounts(some[0].dtype, bins, counts, (min(lows), max(highs)), sums)
 
 
 def _counted(

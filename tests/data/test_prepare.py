@@ -25,12 +25,14 @@ JOB = Job("prepare", PrepareRecipe, read, plan, work, ray=takes_ray, workers=Fal
 NAMES = ("blue", "green", "red", "nir")
 
 
-def make_archive(root: Path, n: int = 30) -> dict[str, np.ndarray]:
+def make_archive(root: Path, n: int = 30, dtype: str = "uint16") -> dict[str, np.ndarray]:
     """Tiles in the manner of Planet's: four bands, the last tagged alpha, and a tags table."""
     (root / "images").mkdir(parents=True)
     pixels, rows = {}, ["image_name,tags"]
     for i in np.random.default_rng(0).permutation(n):
-        x_CHW = (numbers() // 10 + np.uint16(100 * i)).astype(np.uint16)
+        x_CHW = (numbers() // 10 + np.uint16(100 * i)).astype(dtype)
+        if x_CHW.dtype.kind == "f":
+            x_CHW /= 7
         pixels[f"tile_{i}"] = x_CHW
         (root / f"images/tile_{i}.tif").write_bytes(tiff(x_CHW, photometric="RGB", alpha="YES"))
         rows.append(f"tile_{i}," + ("clear primary" if i % 2 else "haze water"))
@@ -118,20 +120,22 @@ class EndedError(Exception):
     """In place of a machine that goes down."""
 
 
-def test_a_run_that_goes_on_reads_what_is_not_read_yet(archive):
-    root, _ = archive
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_a_run_that_goes_on_reads_what_is_not_read_yet(tmp_path, dtype):
+    make_archive(tmp_path, dtype=dtype)
     recipe = PrepareRecipe(
-        images=str(root / "images"),
-        labels=str(root / "labels.csv"),
+        images=str(tmp_path / "images"),
+        labels=str(tmp_path / "labels.csv"),
         bands=NAMES,
         tiles_per_task=4,
         resources={"read_tasks": 1},
     )
     found = read(recipe, Storage())
-    images = {path: path.read_bytes() for path in (root / "images").iterdir()}
 
     def run(out, progress=lambda line: None):
-        return Run("prepare", "0" * 12, str(root / out), Storage(), progress=progress, ray=False)
+        return Run(
+            "prepare", "0" * 12, str(tmp_path / out), Storage(), progress=progress, ray=False
+        )
 
     def ends(line: str) -> None:
         if line.startswith("12 of 30 images"):
@@ -141,14 +145,10 @@ def test_a_run_that_goes_on_reads_what_is_not_read_yet(archive):
     work(recipe, found, whole)
     with pytest.raises(EndedError):
         work(recipe, found, run("stopped", ends))
-    try:
-        for uri in found.tiles["uri"].to_pylist()[:12]:  # they would be unreadable now
-            Path(uri).write_bytes(b"")
-        again = run("stopped")
-        work(recipe.model_copy(update={"tiles_per_task": 5}), found, again)
-    finally:
-        for path, data in images.items():
-            path.write_bytes(data)
+    for uri in found.tiles["uri"].to_pylist()[:12]:  # they would be unreadable now
+        Path(uri).write_bytes(b"")
+    again = run("stopped")
+    work(recipe.model_copy(update={"tiles_per_task": 5}), found, again)
     assert products(again) == products(whole)  # how the work is cut does not show, either
 
 
