@@ -170,8 +170,9 @@ class ScoreRecipe(Recipe):
     )
     datetime: str | None = key(
         None,
-        "scenes: regular expression for a scene's name, with the group `datetime` or `year`, "
-        "`month`, ...; default its Item, TIFF tag or time of storage",
+        "scenes: regular expression for a scene's name, whose group `datetime` is its time (ISO "
+        "8601 or digits: YYYYMMDD[T]hhmmss, YYYYDDD); default its Item, TIFF tag or time of "
+        "storage",
         needs=_SCENES,
     )
     only_new: bool = key(

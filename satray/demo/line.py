@@ -209,7 +209,7 @@ def _result(run: Run, name: str, mapped: "list[MappedTile]") -> "Result":
     """Gather what was measured of a network."""
     from satray.demo.results import Result, match, pointing
     from satray.models.spec import read_spec
-    from satray.score.products.names import detections_name
+    from satray.score.products.names import product_path
 
     def load(*path: str) -> Any:
         return json.loads(run.storage.read(run.uri(*path)))
@@ -218,7 +218,7 @@ def _result(run: Run, name: str, mapped: "list[MappedTile]") -> "Result":
     metrics = {key: nan if value is None else value for key, value in document["metrics"].items()}
     auc = document["by_class"][CLASS]["auc"]
     ships = load("archive", "scene-ships.geojson")["features"]
-    place = run.uri(f"scene-{name}", detections_name("scene.tif", "parquet"))
+    place = run.uri(f"scene-{name}", product_path("detections_parquet", "scene.tif"))
     points = [
         (one["row"], one["col"], one["score"])
         for one in pq.read_table(io.BytesIO(run.storage.read(place))).to_pylist()

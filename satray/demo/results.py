@@ -27,7 +27,7 @@ from shapely import box, unary_union
 from satray.demo.archive import BANDS, Box
 from satray.metrics.summary import said
 from satray.report.tiles import on_pixels, overlaid
-from satray.score.products.names import cam_path
+from satray.score.products.names import product_path
 from satray.storage import Storage, join
 
 COLUMNS = 8
@@ -95,7 +95,7 @@ def read_tiles(
             pixels, place = tile.read(), tile.transform
         maps = []
         for tower in towers:
-            data = storage.read(join(scores, cam_path(tile_id, tower)))
+            data = storage.read(join(scores, product_path("cam", tile_id, tower)))
             with MemoryFile(data) as file, file.open() as cam:
                 maps.append(cam.read(cam.descriptions.index(class_name) + 1))
                 cells = ~place @ cam.transform

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from affine import Affine
@@ -23,31 +23,15 @@ from satray.score.predictions import (
     PredictionsWriter,
     scene_predictions,
 )
-from satray.score.products import names
-from satray.score.products.catalogue import ItemProduct, Moment, moment_of
-from satray.score.products.detections import (
-    Detections,
-    GivenTiles,
-    detect,
-    summed,
-    vector_files,
-)
+from satray.score.products.catalogue import MadeFile, Moment, map_fields, moment_of
+from satray.score.products.detections import detect, in_tiles_given, summed, vector_files
 from satray.score.products.quicklook import Evidence, View, quicklook, strongest
 from satray.score.results import SceneJob, TileScores, WindowScores
 from satray.score.survey import Surveyor
 from satray.score.windows import AxisTiles
 
-
-@dataclass(frozen=True)
-class MadeFile:
-    """A product on the local disk, or in memory."""
-
-    facts: ItemProduct
-    """What its catalogue entry will say; size and digest are yet unknown."""
-    source: Path | bytes
-    """It."""
-    rows: int | None = None
-    """Rows, where it is a table."""
+if TYPE_CHECKING:
+    import pandas as pd  # half a second
 
 
 @dataclass
@@ -108,7 +92,7 @@ class Assembly:
         pixels = np.zeros((len(canvas.bands), *shape), dtype=np.float32)
         valid = np.zeros(shape, dtype=bool)
         gaps = np.zeros(self.scene.coverage.shape, dtype=np.int32)
-        given = GivenTiles(plan.rows, plan.cols, K)
+        predicted_TUK = np.zeros((len(plan.rows), len(plan.cols), K), dtype=bool)
         computed = self.surveyor.settings.computed(self.surveyor.spec)
         written = self._rasters()
         with SceneMaps(folder, plan, computed, written) as scene_maps:
@@ -127,15 +111,19 @@ class Assembly:
                         row = []
                         if len(rows.scored):
                             self._tiles(writer, start, rows, counts)
-                            given.add(start, (rows.numbers.preds > 0) & rows.scored[:, None])
+                            held = (rows.numbers.preds > 0) & rows.scored[:, None]
+                            held_tUK = held.reshape(-1, *predicted_TUK.shape[1:])
+                            predicted_TUK[start : start + len(held_tUK)] = held_tUK
             files = self._raster_files(scene_maps, written)
-            tiles = ItemProduct("tiles", names.predictions_name(self.job.ref.scene))
-            files.append(MadeFile(tiles, table, writer.rows))
+            files.append(MadeFile("tiles", table, writer.rows))
             mostly = self.scene.coverage.mostly_data(gaps)
-            found, evidence, notes = self._peaks(scene_maps, computed.classes, mostly, given)
+            maps = scene_maps, computed.classes
+            found, evidence, notes = self._peaks(*maps, mostly, predicted_TUK)
         if found is not None:
             counts.detections = len(found)
-            files += self._vectors(found)
+            about = self.job.extent, self.layout.model_id, self.layout.run_id, self.job.ref.modified
+            vectors = vector_files(found, *about)
+            files += [MadeFile(kind, data, len(found)) for kind, data in vectors.items()]
         view = View(pixels, valid, self.job.grid.height, self.job.grid.width)
         files.append(self._quicklook(view, evidence, found))
         if not counts.tiles:
@@ -170,15 +158,10 @@ class Assembly:
         several = len(self.surveyor.spec.variant.towers) > 1
         files = []
         for kind, tower, path in scene_maps.rasters():
-            told = ItemProduct(
-                "cam" if kind == "dense" else "argmax",
-                names.cam_name(self.job.ref.scene, tower if several else None, kind),
-                tower=tower if several else None,
-                bands=written.names,
-                shape=self.scene.plan.cells(tower),
-                transform=tuple(written.affine[tower])[:6],
-            )
-            files.append(MadeFile(told, path))
+            affine = written.affine[tower] if self.job.extent.georeferenced else None
+            fields = map_fields(written.names, self.scene.plan.cells(tower), affine)
+            name = "cam" if kind == "dense" else "argmax"
+            files.append(MadeFile(name, path, None, tower if several else None, fields))
         return files
 
     def _side_by_side(self, row: Sequence[TileScores]) -> TileScores:
@@ -227,8 +210,8 @@ class Assembly:
         scene_maps: SceneMaps,
         mapped: tuple[int, ...],
         mostly: NDArray[np.bool_],
-        given: GivenTiles,
-    ) -> tuple[Detections | None, Evidence | None, list[str]]:
+        predicted_TUK: NDArray[np.bool_],
+    ) -> "tuple[pd.DataFrame | None, Evidence | None, list[str]]":
         """Detections, what the picture shows of a class, and notes; nothing without whole maps."""
         settings, spec = self.surveyor.settings, self.surveyor.spec
         if not scene_maps.dense:
@@ -246,9 +229,10 @@ class Assembly:
             sought = [spec.classes[k] for k in settings.sought]
             found = detect(maps_khw, own, mostly, self.job.extent, *head, sought)
             if settings.within_tiles:
-                klass = [spec.classes.index(name) for name in found.klass]
-                net = (found.row * grid.scale_y, found.col * grid.scale_x)
-                found = found.kept(given.holds(klass, *net))
+                klass = [spec.classes.index(name) for name in found["class"]]
+                net = (found.row * grid.scale_y).to_numpy(), (found.col * grid.scale_x).to_numpy()
+                axes = self.scene.plan.rows, self.scene.plan.cols
+                found = found[in_tiles_given(predicted_TUK, axes, klass, *net)]
         if np.isnan(maps_khw).all():
             return found, None, []
         shown = [n for n, k in enumerate(mapped) if k in settings.sought] or [*range(len(mapped))]
@@ -259,27 +243,14 @@ class Assembly:
         score = best_score(local, place, spec.task, spec.temperature)
         return found, Evidence(spec.classes[mapped[place]], map_hw, own, score), []
 
-    def _vectors(self, found: Detections) -> list[MadeFile]:
-        ref, layout = self.job.ref, self.layout
-        made = vector_files(found, layout.model_id, layout.run_id, ref.modified)
-        kinds = {"parquet": "detections_parquet", "geojson": "detections_geojson"}
-        files = []
-        for ending, data in made.items():
-            path = names.detections_name(ref.scene, ending)
-            told = ItemProduct(kinds.get(ending, "detections"), path)
-            files.append(MadeFile(told, data, len(found)))
-        return files
-
     def _quicklook(
-        self, view: View, evidence: Evidence | None, found: Detections | None
+        self, view: View, evidence: Evidence | None, found: "pd.DataFrame | None"
     ) -> MadeFile:
         rows, cols = np.zeros(0), np.zeros(0)
         if found is not None and evidence is not None:
-            mine = np.array([name == evidence.name for name in found.klass], dtype=bool)
-            rows, cols = found.row[mine], found.col[mine]
-        data = quicklook(view, evidence, rows, cols, self.job.ref.scene)
-        path = names.quicklook_name(self.job.ref.scene)
-        return MadeFile(ItemProduct("quicklook", path), data)
+            mine = found[found["class"] == evidence.name]
+            rows, cols = mine.row.to_numpy(), mine.col.to_numpy()
+        return MadeFile("quicklook", quicklook(view, evidence, rows, cols, self.job.ref.scene))
 
 
 def best_score(local_k: NDArray[np.float64], place: int, task: str, temperature: float) -> float:

@@ -19,10 +19,10 @@ from satray.runs.run import Run
 from satray.score.predictions import Layout
 from satray.score.products.catalogue import collection_of, to_bytes
 from satray.score.products.names import (
-    collection_name,
+    collection_path,
     link_between,
-    page_name,
-    quicklook_name,
+    page_path,
+    product_path,
 )
 from satray.score.results import SceneResult
 
@@ -147,7 +147,7 @@ def _publish_collection(run: Run, run_id: str, done: Sequence[SceneResult], layo
             "satray:engine": sorted({one.engine for one in done if one.engine}),
         },
     )
-    run.publish(collection_name(run_id), to_bytes(collection))
+    run.publish(collection_path(run_id), to_bytes(collection))
 
 
 def _row(one: SceneResult) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _row(one: SceneResult) -> dict[str, Any]:
 def _publish_page(run: Run, results: Sequence[SceneResult], subtitle: str) -> None:
     done = [one for one in results if one.status == "done"]
     shown = sorted(done, key=lambda one: -one.detections)[:PICTURED]
-    uris = [run.uri(quicklook_name(one.scene)) for one in shown]
+    uris = [run.uri(product_path("quicklook", one.scene)) for one in shown]
     read = dict(run.storage.read_many(uris))
     pictures = {
         one.scene: small(data)
@@ -168,7 +168,7 @@ def _publish_page(run: Run, results: Sequence[SceneResult], subtitle: str) -> No
         if isinstance(data := read[n], bytes)  # else somebody took it away since
     }
     page = run_page(run.run_id, results, pictures, subtitle)
-    run.publish(page_name(run.run_id), page)
+    run.publish(page_path(run.run_id), page)
 
 
 def small(quicklook: bytes) -> bytes:
@@ -205,7 +205,7 @@ def run_page(
     points = counted(sum(one.detections for one in done), "detection")
     tiles = counted(sum(one.tiles for one in done), "tile")
     scenes = counted(len(results), "scene")
-    home, by_name = page_name(run_id), {one.scene: one for one in done}
+    home, by_name = page_path(run_id), {one.scene: one for one in done}
     return html(
         "scenes.html",
         title=f"{counted(len(done), 'scene')} scored",
@@ -217,6 +217,9 @@ def run_page(
         done=done,
         failed=[(one.scene, one.stage or one.status, one.error or "") for one in failed + skipped],
         noted=[one for one in done if one.notes],
-        links={one.scene: link_between(home, quicklook_name(one.scene), url=True) for one in done},
+        links={
+            one.scene: link_between(home, product_path("quicklook", one.scene), url=True)
+            for one in done
+        },
         counted=counted,
     )

@@ -19,12 +19,12 @@ import numpy as np
 
 from satray.errors import DecodeError, SatrayError
 from satray.runs.run import Product
-from satray.score.assemble import Assembly, MadeFile
+from satray.score.assemble import Assembly
 from satray.score.ledger import Claim, Ledger
 from satray.score.overview import Seen, see
 from satray.score.predictions import Layout
-from satray.score.products import names
-from satray.score.products.catalogue import ItemProduct, item_of, stamp, to_bytes
+from satray.score.products.catalogue import MadeFile, item_of, stamp, to_bytes
+from satray.score.products.names import product_path
 from satray.score.results import SceneItem, SceneJob, SceneResult, WindowScores, about, failed
 from satray.score.scenes.find import SceneRef, etag_of, uris_of
 from satray.score.scenes.open import CACHE, Scene
@@ -265,12 +265,9 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         claim = job.claim
         if claim is not None and not self._unchanged(job.ref):
             raise TakenOverError("its provider changed it while it was scored")
-        items: list[ItemProduct] = []
-        products: list[Product] = []
+        scene, made = job.ref.scene, list[tuple[MadeFile, Product]]()
         for file in files:
-            product = self._put(file, claim)
-            products.append(product)
-            items.append(replace(file.facts, bytes=product.bytes, sha256=product.sha256))
+            made.append((file, self._put(file, scene, claim)))
             if isinstance(file.source, Path):
                 file.source.unlink()  # the disk holds one large file less
         more = {
@@ -286,18 +283,18 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             claim.since if claim is not None else datetime.now(UTC),  # done twice, the same bytes
             uris_of(job.ref),
             assembly.layout,
-            items,
+            made,
             job.ref.uri if job.ref.item is not None and job.ref.uri.endswith("json") else None,
             {name: value for name, value in more.items() if value is not None},
         )
-        told = ItemProduct("item", names.item_name(job.ref.scene))
-        products.append(self._put(MadeFile(told, to_bytes(entry)), claim))
-        return tuple(products), entry
+        own = self._put(MadeFile("item", to_bytes(entry)), scene, claim)
+        return (*(product for _, product in made), own), entry
 
-    def _put(self, file: MadeFile, claim: Claim | None) -> Product:
+    def _put(self, file: MadeFile, scene: str, claim: Claim | None) -> Product:
         if claim is not None and self.ledger is not None and not self.ledger.stands(claim):
             raise TakenOverError(TAKEN_OVER)
-        place, source = join(self.out, file.facts.path), file.source
+        path, source = product_path(file.kind, scene, file.tower), file.source
+        place = join(self.out, path)
         if isinstance(source, bytes):
             self.storage.write(place, source)
             digest, size = hashlib.sha256(source).hexdigest(), len(source)
@@ -306,7 +303,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             size = source.stat().st_size
             self.storage.upload(source, place)
-        return Product(file.facts.path, size, digest, file.rows)
+        return Product(path, size, digest, file.rows)
 
     def _unchanged(self, ref: SceneRef) -> bool:
         """Whether a scene's files are those that were listed."""

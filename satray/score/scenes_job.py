@@ -239,7 +239,7 @@ def _score(
     run.begin_writing()  # tasks write products
     weights = join(find_bundle(recipe.bundle, run.storage), WEIGHTS)
     model = model_item(bundle.spec, bundle.model_id, weights, bundle.digests[WEIGHTS])
-    run.publish(names.model_name(bundle.model_id), to_bytes(model))  # scenes' Items link to it
+    run.publish(names.model_path(bundle.model_id), to_bytes(model))  # scenes' Items link to it
     if not items:
         return []
     from satray.score.engines import engine_for
@@ -394,7 +394,7 @@ def _clear(run: Run, ledger: Ledger, by: Pass) -> None:
     """Remove what runs left: at once tables without a record, later what they were at."""
     for name in by.view.cut:
         tables = [f"runs/{name}.{kind}.parquet" for kind in ("scenes", "failures")]
-        for path in (names.page_name(name), *tables):
+        for path in (names.page_path(name), *tables):
             run.storage.delete(run.uri(path))
     for name in by.view.over:
         ledger.close(name)

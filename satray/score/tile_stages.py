@@ -20,7 +20,7 @@ from satray.models.spec import BundleSpec
 from satray.runs.run import Product
 from satray.score.blocks import Blocks, block_file
 from satray.score.predictions import Layout, TileFacts, predictions
-from satray.score.products.names import cam_path
+from satray.score.products.names import product_path
 from satray.score.rasters import (
     BORDER_CELLS,
     cam_raster,
@@ -182,7 +182,7 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
                 "border_cells": BORDER_CELLS,
             },
         )
-        path = cam_path(facts.tile_id, tower)
+        path = product_path("cam", facts.tile_id, tower)
         self.storage.write(join(self.out, path), data)
         return Product(path, len(data), hashlib.sha256(data).hexdigest())
 

@@ -18,7 +18,7 @@ from satray.demo.results import (
     read_tiles,
     result_lines,
 )
-from satray.score.products.names import cam_path
+from satray.score.products.names import product_path
 from satray.score.rasters import cam_raster
 from satray.storage import Storage
 
@@ -111,7 +111,7 @@ def test_maps_of_towers_add_up_and_are_drawn_a_row_a_network(tmp_path):
     maps[0, 1, 2, 5], maps[1, 1, 2, 5], maps[1, 1, 6, 6] = 1.0, 1.0, 1.5
     for tower, values in zip(("rgb", "nir"), maps, strict=True):
         data = cam_raster(values, ["sea", "ship"], PLACE @ CELLS, "EPSG:32631", {})
-        storage.write(str(tmp_path / "score" / cam_path("t1", tower)), data)
+        storage.write(str(tmp_path / "score" / product_path("cam", "t1", tower)), data)
     tiles = []
     for towers in (("rgb", "nir"), ("nir",)):
         folders = str(tmp_path / "tiles"), str(tmp_path / "score")

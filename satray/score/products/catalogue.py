@@ -5,15 +5,19 @@ was stored. Hrefs of products are relative and literal: a `%20` is part of a pro
 pystac and GDAL read paths and object keys.
 """
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from affine import Affine
 
 from satray import __version__
 from satray.errors import InputError
-from satray.runs.run import to_json
+from satray.runs.run import Product, to_json
 from satray.score.outlines import SceneExtent, bbox_of, union_of
 from satray.score.products import names
 
@@ -27,21 +31,6 @@ PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 PROCESSING = "https://stac-extensions.github.io/processing/v1.1.0/schema.json"
 MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
-
-COG = "image/tiff; application=geotiff; profile=cloud-optimized"
-PARQUET = "application/vnd.apache.parquet"
-KINDS: Final[Mapping[str, tuple[str, str]]] = {
-    "cam": (COG, "class activation maps, one band a class"),
-    "argmax": (COG, "what a maximum pooling used, one band a class"),
-    "quicklook": ("image/png", "quick-look with overlay"),
-    "tiles": (PARQUET, "scores of tiles"),
-    "detections": ("application/geopackage+sqlite3", "detections, in the scene's CRS"),
-    "detections_parquet": (PARQUET, "detections"),
-    "detections_geojson": ("application/geo+json", "detections, longitude and latitude"),
-}
-"""Media type and title by kind of product."""
-
-GROUPS = ("year", "month", "day", "doy", "hour", "minute", "second")
 
 
 @dataclass(frozen=True)
@@ -64,45 +53,37 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class ItemProduct:
-    """A file that was made of the scene."""
+class MadeFile:
+    """A product on the local disk, or in memory."""
 
     kind: str
-    """A key of `KINDS`."""
-    path: str
-    """Below the run folder."""
-    bytes: int | None = None
-    """Size of the file; None where it grows with other scenes."""
-    sha256: str | None = None
-    """Digest, hexadecimal."""
+    """A key of `names.KINDS`."""
+    source: Path | bytes
+    """It."""
+    rows: int | None = None
+    """Rows, where it is a table."""
     tower: str | None = None
-    """cam: the tower, where each has its own file."""
-    bands: tuple[str, ...] = ()
-    """cam: class names."""
-    shape: tuple[int, int] | None = None
-    """cam: rows and columns of cells."""
-    transform: tuple[float, ...] | None = None
-    """cam: cell corners to CRS units, 6 numbers."""
+    """Of maps, where each tower has its own file."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What its catalogue entry says besides."""
 
 
 def time_pattern(text: str) -> re.Pattern[str]:
-    """Compile the key that says how a scene's id tells its time.
+    """Compile the key that says how a scene's name tells its time.
 
     Raises:
-        InputError: no regular expression, or none of the groups.
+        InputError: no regular expression, or one without the group `datetime`.
     """
-    why = "has neither group"
+    why = "has no such group"
     try:
         pattern = re.compile(text)
-        unknown = sorted(set(pattern.groupindex) - {"datetime", *GROUPS})
-        why = f"has an unknown group {unknown[0]!r}" if unknown else why
-        if not unknown and {"datetime", "year"} & set(pattern.groupindex):
+        if "datetime" in pattern.groupindex:
             return pattern
     except re.error as error:
         why = str(error)
     raise InputError(
-        f"datetime: {text!r} {why}; accepted: a regular expression with the named group `datetime` "
-        f"(ISO 8601, or digits YYYYMMDD[T]hhmmss), or `year` and some of `{', '.join(GROUPS[1:])}`"
+        f"datetime: {text!r} {why}; accepted: a regular expression with the named group "
+        "`datetime`: ISO 8601, or digits YYYYMMDD[T]hhmmss or YYYYDDD[T]hhmmss"
     )
 
 
@@ -123,7 +104,7 @@ def moment_of(
         tiff: value of TIFFTAG_DATETIME; taken as UTC, which the tag cannot say.
     """
     match = pattern.search(scene) if pattern else None
-    at = _matched(match) if match else None
+    at = parse(match["datetime"]) if match else None
     if at is not None:
         return Moment(at, "pattern")
     properties = (item or {}).get("properties")
@@ -137,17 +118,23 @@ def moment_of(
 
 
 def parse(value: object) -> datetime | None:
-    """A time of ISO 8601, of digits, or of TIFF (`2026:05:01 10:20:30`); UTC where none is said."""
+    """A time of ISO 8601, of digits (days of the year, too), or of TIFF (`2026:05:01 10:20:30`).
+
+    UTC where no zone is said.
+    """
     if not isinstance(value, str):
         return None
     text = value.strip().rstrip("\x00")
     text = re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", text)
-    text = re.sub(r"^(\d{8})[T_-]?(\d{4,6})$", r"\1T\2", text)
-    try:
+    text = re.sub(r"^(\d{7,8})[T_-]?(\d{4,6})$", r"\1T\2", text)
+    with contextlib.suppress(ValueError, OverflowError):
+        if re.match(r"\d{7}(T|$)", text, re.ASCII):
+            first = datetime.fromisoformat(f"{text[:4]}0101{text[7:]}")
+            at = first + timedelta(days=int(text[4:7]) - 1)
+            return at.replace(tzinfo=UTC) if at.year == first.year else None
         at = datetime.fromisoformat(text)
         return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
+    return None
 
 
 def stamp(at: datetime) -> str:
@@ -161,7 +148,7 @@ def item_of(
     created: datetime,
     files: Sequence[str],
     made_by: "Layout",
-    products: Sequence[ItemProduct],
+    products: Sequence[tuple[MadeFile, Product]],
     item: str | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> "pystac.Item":
@@ -180,8 +167,8 @@ def item_of(
     import pystac
     from shapely.geometry import mapping
 
-    outline, home = extent.outline(), names.item_name(extent.scene)
-    made = "; ".join(dict.fromkeys(KINDS[product.kind][1] for product in products))
+    outline, home = extent.outline(), names.product_path("item", extent.scene)
+    made = "; ".join(dict.fromkeys(names.KINDS[file.kind].title for file, _ in products))
     described = pystac.Item(
         id=names.encoded(extent.scene).replace("/", "%2F"),
         geometry=mapping(outline) if outline else None,
@@ -205,23 +192,47 @@ def item_of(
         stac_extensions=[FILE, PROCESSING, *([PROJECTION] if extent.georeferenced else [])],
         collection=made_by.run_id,
     )
-    for product in products:
-        name = f"{product.kind}_{product.tower}" if product.tower else product.kind
-        described.add_asset(name, _asset(product, home, extent.georeferenced))
-    for file in files:
-        described.add_link(pystac.Link("derived_from", file, title="a file of the scene"))
+    for file, product in products:
+        kind = names.KINDS[file.kind]
+        told = {"file:size": product.bytes, **_checksum(product.sha256), **file.fields}
+        asset = pystac.Asset(
+            names.link_between(home, product.path),
+            f"{kind.title}, tower {file.tower}" if file.tower else kind.title,
+            None,
+            kind.media_type,
+            ["overview" if file.kind == "quicklook" else "data"],
+            told,
+        )
+        described.add_asset(f"{file.kind}_{file.tower}" if file.tower else file.kind, asset)
+    for uri in files:
+        described.add_link(pystac.Link("derived_from", uri, title="a file of the scene"))
     if item:
-        link = pystac.Link("derived_from", item, "application/geo+json", "the scene's Item")
+        link = pystac.Link("derived_from", item, names.GEOJSON, "the scene's Item")
         described.add_link(link)
     described.add_link(_model_link(home, made_by.model_id))
-    run = names.link_between(home, names.collection_name(made_by.run_id), url=False)
+    run = names.link_between(home, names.collection_path(made_by.run_id))
     described.add_link(pystac.Link("collection", run, "application/json", "the run"))
     return described
 
 
-def model_item(
-    spec: "BundleSpec", model_id: str, weights: str, sha256: str | None
-) -> "pystac.Item":
+def map_fields(
+    classes: Sequence[str], shape: tuple[int, int], affine: Affine | None
+) -> dict[str, Any]:
+    """What a map's asset says of its bands, and of its cells on the ground.
+
+    Args:
+        classes: a band each.
+        shape: rows and columns of cells.
+        affine: cell corners to CRS units; None without ground.
+    """
+    band = {"data_type": "float32", "nodata": "nan", "unit": "logit"}
+    fields: dict[str, Any] = {"bands": [{"name": name, **band} for name in classes]}
+    if affine is not None:
+        fields |= {"proj:shape": list(shape), "proj:transform": list(affine)[:6]}
+    return fields
+
+
+def model_item(spec: "BundleSpec", model_id: str, weights: str, sha256: str) -> "pystac.Item":
     """Describe a model in the fields of STAC's Machine Learning Model extension.
 
     Args:
@@ -308,7 +319,7 @@ def collection_of(
     """
     import pystac
 
-    home, known = names.collection_name(made_by.run_id), sorted(filter(None, map(parse, times)))
+    home, known = names.collection_path(made_by.run_id), sorted(filter(None, map(parse, times)))
     described = pystac.Collection(
         id=made_by.run_id,
         description=f"{len(scenes):,} scenes scored by the model {made_by.model_id}",
@@ -320,8 +331,8 @@ def collection_of(
         summaries=pystac.Summaries({"satray:model_id": [made_by.model_id], **summaries}),
     )
     for scene in scenes:
-        item = names.link_between(home, names.item_name(scene), url=False)
-        described.add_link(pystac.Link("item", item, "application/geo+json", scene))
+        item = names.link_between(home, names.product_path("item", scene))
+        described.add_link(pystac.Link("item", item, names.GEOJSON, scene))
     described.add_link(_model_link(home, made_by.model_id))
     return described
 
@@ -331,45 +342,11 @@ def to_bytes(described: "pystac.Item | pystac.Collection") -> bytes:
     return to_json(described.to_dict(include_self_link=False, transform_hrefs=False))
 
 
-def _matched(match: re.Match[str]) -> datetime | None:
-    groups = {name: value for name, value in match.groupdict().items() if value}
-    if "datetime" in groups:
-        return parse(groups["datetime"])
-    try:
-        n = {"month": 1, "day": 1} | {name: int(value) for name, value in groups.items()}
-        n["year"] += 2000 if len(groups["year"]) == 2 else 0
-        days = n.pop("doy", 1) - 1
-        at = datetime(**n, tzinfo=UTC) + timedelta(days=days)
-    except (KeyError, ValueError, OverflowError):
-        return None
-    return at if at.year == n["year"] else None
-
-
 def _model_link(home: str, model_id: str) -> "pystac.Link":
     import pystac
 
-    href = names.link_between(home, names.model_name(model_id), url=False)
-    return pystac.Link("derived_from", href, "application/geo+json", "the model")
-
-
-def _asset(product: ItemProduct, home: str, georeferenced: bool) -> "pystac.Asset":
-    import pystac
-
-    kind, title = KINDS[product.kind]
-    fields = _checksum(product.sha256)
-    if product.bytes is not None:
-        fields["file:size"] = product.bytes
-    if product.bands:
-        band = {"data_type": "float32", "nodata": "nan", "unit": "logit"}
-        fields["bands"] = [{"name": name, **band} for name in product.bands]
-    if product.shape and product.transform and georeferenced:
-        fields["proj:shape"] = list(product.shape)
-        fields["proj:transform"] = list(product.transform)
-    if product.tower:
-        title = f"{title}, tower {product.tower}"
-    href = names.link_between(home, product.path, url=False)
-    roles = ["overview" if product.kind == "quicklook" else "data"]
-    return pystac.Asset(href, title, None, kind, roles, fields)
+    href = names.link_between(home, names.model_path(model_id))
+    return pystac.Link("derived_from", href, names.GEOJSON, "the model")
 
 
 def _projection(extent: SceneExtent) -> dict[str, Any]:
@@ -388,6 +365,6 @@ def _projection(extent: SceneExtent) -> dict[str, Any]:
     }
 
 
-def _checksum(sha256: str | None) -> dict[str, Any]:
+def _checksum(sha256: str) -> dict[str, str]:
     """A SHA-256 as the multihash that the extension wants: code 0x12, length 0x20, digest."""
-    return {"file:checksum": f"1220{sha256}"} if sha256 else {}
+    return {"file:checksum": f"1220{sha256}"}

@@ -22,7 +22,6 @@ import io
 import threading
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +36,8 @@ from satray.score.outlines import SceneExtent
 from satray.score.windows import AxisTiles
 
 if TYPE_CHECKING:
+    import pandas as pd  # half a second
+
     from satray.models.spec import BundleSpec  # torch
 
 LAYER = "detections"
@@ -50,40 +51,6 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Detections:
-    """N points of one scene, by class in the bundle's order, the likeliest first within a class."""
-
-    extent: SceneExtent
-    """The scene's."""
-    klass: tuple[str, ...]
-    """(N) class names."""
-    score: Floats
-    """(N,) 0 to 1: the class's probability at the cell, after temperature."""
-    row: Floats
-    """(N,) stored px from the scene's upper edge."""
-    col: Floats
-    """(N,) stored px from its left edge."""
-    x: Floats
-    """(N,) in the scene's CRS, or as its affine says; without one, the column."""
-    y: Floats
-    """(N,) in the scene's CRS, or as its affine says; without one, minus the row."""
-    lon: Floats
-    """(N,) degrees; NaN where there is no CRS."""
-    lat: Floats
-    """(N,) degrees; NaN where there is no CRS."""
-
-    def __len__(self) -> int:
-        """N."""
-        return len(self.klass)
-
-    def kept(self, keep: Bools) -> "Detections":
-        """Those of (N,) `keep`."""
-        klass = tuple(name for name, good in zip(self.klass, keep, strict=True) if good)
-        columns = ("score", "row", "col", "x", "y", "lon", "lat")
-        return Detections(self.extent, klass, *(getattr(self, name)[keep] for name in columns))
-
-
 def detect(
     maps_Khw: NDArray[np.float32],
     cells: Affine,
@@ -93,7 +60,7 @@ def detect(
     bias: Sequence[float],
     distance: float,
     wanted: Sequence[str] | None = None,
-) -> Detections:
+) -> "pd.DataFrame":
     """Find the local maxima of a scene's maps that reach their class's threshold.
 
     Multiclass: besides, the class must have the cell's highest logit. Of a plateau of equal cells
@@ -110,7 +77,14 @@ def detect(
         bias: (K,) of the head.
         distance: of two peaks of a class closer than this, the weaker is dropped (cells).
         wanted: classes whose detections are kept; default all.
+
+    Returns:
+        A row a point, by class in the bundle's order, the likeliest first within a class: `class`;
+        `score` (0 to 1: the class's probability at the cell, after temperature); `row, col` (stored
+        px from the upper left); `x, y` (in the scene's CRS, or as its affine says; without one
+        column and minus row); `lon, lat` (degrees; NaN where there is no CRS).
     """
+    import pandas as pd
     from scipy.special import expit
 
     z_Khw = (maps_Khw + np.array(bias, dtype=np.float64)[:, None, None]) / spec.temperature
@@ -137,7 +111,9 @@ def detect(
     col = np.clip(a * cols + b * rows + c, 0, extent.width)
     row = np.clip(d * cols + e * rows + f, 0, extent.height)
     x, y = extent.affine @ (col, row)
-    return Detections(extent, tuple(names), expit(values), row, col, x, y, *extent.lonlat(x, y))
+    lon, lat = extent.lonlat(x, y)
+    places = {"row": row, "col": col, "x": x, "y": y, "lon": lon, "lat": lat}
+    return pd.DataFrame({"class": names, "score": expit(values), **places})
 
 
 def summed(
@@ -162,41 +138,35 @@ def summed(
     return total, cells[first]
 
 
-class GivenTiles:
-    """The decisions of a scene's tiles, asked by place.
+def in_tiles_given(
+    predicted_TUK: Bools,
+    axes: tuple[AxisTiles, AxisTiles],
+    klass: Sequence[int],
+    row: Floats,
+    col: Floats,
+) -> Bools:
+    """Whether any tile around each point is given the point's class, (N,).
 
     A peak is judged by its own cell. A tile is judged by all of its cells; where it takes the
     maximum of each feature, evidence against a class counts wherever it lies, and most peaks in
     tiles that are not given the class are false.
+
+    Args:
+        predicted_TUK: which tiles are given which class.
+        axes: where rows and columns of tiles lie, net px.
+        klass: (N,) places of classes.
+        row: (N,) net px. The strip that no tile reaches counts as the last tile's.
+        col: (N,) net px.
     """
-
-    def __init__(self, rows: AxisTiles, cols: AxisTiles, classes: int) -> None:
-        """None is given anything yet."""
-        self._axes = (rows, cols)
-        self._predicted_TUK = np.zeros((len(rows), len(cols), classes), dtype=bool)
-
-    def add(self, start: int, predicted_NK: Bools) -> None:
-        """Take whole rows of tiles, from row `start` on, in row order."""
-        part_tUK = predicted_NK.reshape(-1, *self._predicted_TUK.shape[1:])
-        self._predicted_TUK[start : start + len(part_tUK)] = part_tUK
-
-    def holds(self, klass: Sequence[int], row: Floats, col: Floats) -> Bools:
-        """Whether any tile around each point is given its class, (N,).
-
-        Args:
-            klass: (N,) places of classes.
-            row: (N,) net px. The strip that no tile reaches counts as the last tile's.
-            col: (N,) net px.
-        """
-        spans = []
-        for axis, at in zip(self._axes, (row, col), strict=True):
-            origins = np.array(axis.origins, dtype=np.float64)
-            inside = np.clip(at, 0, np.nextafter(origins[-1] + axis.size, 0))
-            spans.append(np.searchsorted(origins, inside - axis.size, side="right"))
-            spans.append(np.searchsorted(origins, inside, side="right"))
-        boxes = zip(*spans, klass, strict=True)
-        held = [self._predicted_TUK[t:b, x:y, k].any() for t, b, x, y, k in boxes]
-        return np.array(held, dtype=bool)
+    spans = []
+    for axis, at in zip(axes, (row, col), strict=True):
+        origins = np.array(axis.origins, dtype=np.float64)
+        inside = np.clip(at, 0, np.nextafter(origins[-1] + axis.size, 0))
+        spans.append(np.searchsorted(origins, inside - axis.size, side="right"))
+        spans.append(np.searchsorted(origins, inside, side="right"))
+    boxes = zip(*spans, klass, strict=True)
+    held = [predicted_TUK[t:b, x:y, k].any() for t, b, x, y, k in boxes]
+    return np.array(held, dtype=bool)
 
 
 _stamping = threading.Lock()
@@ -204,20 +174,21 @@ _stamping = threading.Lock()
 
 
 def vector_files(
-    found: Detections, model_id: str, run_id: str, changed: datetime
+    found: "pd.DataFrame", extent: SceneExtent, model_id: str, run_id: str, changed: datetime
 ) -> dict[str, bytes]:
-    """Detections as files, by extension; valid also of no detection.
+    """Detections as files, by kind of product; valid also of no detection.
 
-    Columns: scene, class, score, row, col (stored px), x, y (the scene's CRS), lon, lat, geometry
-    (null where there is none), model_id, run_id; of GeoParquet also bbox and crs.
+    Columns: scene, class, score, row, col (stored px), x, y (the scene's CRS), lon, lat, model_id,
+    run_id, geometry (null where there is none); of GeoParquet also crs and bbox.
 
-    - `gpkg`: GeoPackage with the layer `LAYER`;
-    - `parquet`: GeoParquet 1.1 with a covering;
-    - `geojson`: RFC 7946, on the ground and of `MANY` detections at most. A point that has neither
-      longitude nor latitude is left out: the other files have it.
+    - `detections`: GeoPackage with the layer `LAYER`;
+    - `detections_parquet`: GeoParquet 1.1 with a covering;
+    - `detections_geojson`: RFC 7946, on the ground and of `MANY` detections at most. A point that
+      has neither longitude nor latitude is left out: the other files have it.
 
     Args:
-        found: what to write.
+        found: as `detect` gives them.
+        extent: the scene's.
         model_id: the bundle's.
         run_id: the run's.
         changed: written as the time of the last change: the same detections give the same bytes.
@@ -229,32 +200,25 @@ def vector_files(
     import pyogrio
     import pyproj
 
-    def placed(x: Floats, y: Floats, crs: str | None) -> Any:
-        """The table with points at x, y; no point where either is not finite."""
-        points = np.asarray(geopandas.points_from_xy(x, y), dtype=object)
-        points[~(np.isfinite(x) & np.isfinite(y))] = None
-        geometry = geopandas.GeoSeries(points, crs=crs)
-        frame = geopandas.GeoDataFrame(columns | {"geometry": geometry, **last})
-        return frame.set_geometry("geometry").astype(
-            dict.fromkeys(("scene", "class", *last), "str")
-        )
+    table = found.assign(scene=extent.scene, model_id=model_id, run_id=run_id)
+    table = table.astype(dict.fromkeys(("scene", "class", "model_id", "run_id"), "str"))
+    table.insert(0, "scene", table.pop("scene"))
 
-    numbers = ("score", "row", "col", "x", "y", "lon", "lat")
-    columns: dict[str, Any] = {
-        "scene": [found.extent.scene] * len(found),
-        "class": list(found.klass),
-        **{name: getattr(found, name) for name in numbers},
-    }
-    last = {"model_id": [model_id] * len(found), "run_id": [run_id] * len(found)}
-    crs, sink = found.extent.crs if found.extent.georeferenced else None, io.BytesIO()
+    def placed(x: str, y: str, crs: str | None) -> Any:
+        """The table with points by two of its columns; no point where either is not finite."""
+        points = geopandas.points_from_xy(table[x], table[y], crs=crs)
+        points[~np.isfinite(table[[x, y]]).all(axis=1).to_numpy()] = None
+        return geopandas.GeoDataFrame(table, geometry=points)
+
+    crs, package = extent.crs if extent.georeferenced else None, io.BytesIO()
     errors = pyogrio.errors.DataSourceError, pyogrio.errors.CRSError, pyproj.exceptions.CRSError
     with _stamping, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "crs was not provided": it is not known
         stamp = changed.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": stamp})
         try:
-            placed(found.x, found.y, crs).to_file(
-                sink,
+            placed("x", "y", crs).to_file(
+                package,
                 layer=LAYER,
                 driver="GPKG",
                 engine="pyogrio",
@@ -267,21 +231,19 @@ def vector_files(
             raise DecodeError(f"detections cannot be written: {error}") from error
         finally:
             pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
-    files = {"gpkg": sink.getvalue()}
-    frame = placed(found.lon, found.lat, "OGC:CRS84") if crs else placed(found.x, found.y, None)
-    frame.insert(len(frame.columns) - 2, "crs", found.extent.crs)
-    frame["crs"] = frame["crs"].astype("str")
-    sink = io.BytesIO()
-    frame.to_parquet(
-        sink, index=False, compression="zstd", schema_version="1.1.0", write_covering_bbox=True
+    files, parquet = {"detections": package.getvalue()}, io.BytesIO()
+    frame = placed("lon", "lat", "OGC:CRS84") if crs else placed("x", "y", None)
+    frame.insert(9, "crs", extent.crs)
+    frame.astype({"crs": "str"}).to_parquet(
+        parquet, index=False, compression="zstd", schema_version="1.1.0", write_covering_bbox=True
     )
-    files["parquet"] = sink.getvalue()
+    files["detections_parquet"] = parquet.getvalue()
     if crs and len(found) <= MANY:
-        frame = placed(np.round(found.lon, DIGITS), np.round(found.lat, DIGITS), None)
-        frame = frame[frame.geometry.notna()].drop(columns=["lon", "lat"])
-        frame = frame.round(dict.fromkeys(("score", "row", "col", "x", "y"), 6))
+        decimals = {"lon": DIGITS, "lat": DIGITS, **dict.fromkeys(("score", "row", "col"), 6)}
+        table = table.round({**decimals, "x": 6, "y": 6})
+        frame = placed("lon", "lat", None).dropna(subset="geometry").drop(columns=["lon", "lat"])
         text: str = frame.to_json(drop_id=True, ensure_ascii=False, allow_nan=False)
-        files["geojson"] = text.encode("utf-8", "backslashreplace")
+        files["detections_geojson"] = text.encode("utf-8", "backslashreplace")
     return files
 
 

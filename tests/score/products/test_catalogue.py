@@ -8,20 +8,23 @@ from urllib.parse import unquote
 import pyproj
 import pystac
 import pytest
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from pystac.validation import JsonSchemaSTACValidator, set_validator
 from score.scenes.scene_material import spec
 
 from satray.errors import InputError
+from satray.runs.run import Product
 from satray.score.outlines import SceneExtent
 from satray.score.predictions import Layout
 from satray.score.products import names
 from satray.score.products.catalogue import (
-    ItemProduct,
+    MadeFile,
     Moment,
     collection_of,
     item_of,
+    map_fields,
     model_item,
     moment_of,
     parse,
@@ -62,17 +65,17 @@ def _offline():
 
 
 def made(ground: SceneExtent, towers: tuple[str | None, ...] = (None,), **more) -> pystac.Item:
-    bands, cells = ("ship", "haze & fog"), (80.0, 0.0, 447995.0, 0.0, -80.0, 5411005.0)
+    cells = Affine(80, 0, 447995, 0, -80, 5411005) if ground.georeferenced else None
+    fields = map_fields(("ship", "haze & fog"), (12, 15), cells)
+    files = [MadeFile("cam", b"", None, tower, fields) for tower in towers]
+    kinds = ("quicklook", "detections", "detections_parquet", "detections_geojson", "tiles")
+    files += [MadeFile(kind, b"") for kind in kinds]
     products = [
-        ItemProduct("cam", names.cam_name(ground.scene, t), 9, SHA, t, bands, (12, 15), cells)
-        for t in towers
+        (file, Product(names.product_path(file.kind, ground.scene, file.tower), 9, SHA))
+        for file in files
     ]
-    kinds = ("quicklook", "detections", "detections_parquet", "detections_geojson")
-    products += [ItemProduct(kind, f"{kind}/a", 10, SHA) for kind in kinds]
-    products.append(ItemProduct("tiles", "predictions/r1.parquet"))
     moment = more.pop("moment", Moment(TAKEN, "pattern"))
-    files = ["s3://bucket/in/a.tif"]
-    return item_of(ground, moment, NOW, files, MADE_BY, products, **more)
+    return item_of(ground, moment, NOW, ["s3://bucket/in/a.tif"], MADE_BY, products, **more)
 
 
 def scene(crs="EPSG:32631", affine=UTM, name: str = "a/b.tif") -> SceneExtent:
@@ -159,12 +162,14 @@ def test_from_a_run_to_its_items_and_on_to_the_model_and_the_products(tmp_path) 
     boxes = [item.bbox for item in items if item.bbox]
     times = ["2024-05-06T07:08:09.5Z", "2024-05-06T07:08:09Z", "2024-05-06T07:08:10Z"]
     run = collection_of(MADE_BY, ids, boxes, times, {"satray:mode": ["dense"]})
-    documents = {names.collection_name("r1"): run, names.model_name(MODEL): model()}
-    documents |= {names.item_name(name): item for name, item in zip(ids, items, strict=True)}
+    documents = {names.collection_path("r1"): run, names.model_path(MODEL): model()}
+    documents |= {
+        names.product_path("item", name): item for name, item in zip(ids, items, strict=True)
+    }
     for name, document in documents.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(to_bytes(document))
-    back = pystac.Collection.from_file(str(tmp_path / names.collection_name("r1")))
+    back = pystac.Collection.from_file(str(tmp_path / names.collection_path("r1")))
     assert len(back.validate()) == 1
     assert (back.id, back.license) == ("r1", "other")
     assert back.extent.spatial.bboxes == [boxes[0]]
@@ -179,7 +184,7 @@ def test_from_a_run_to_its_items_and_on_to_the_model_and_the_products(tmp_path) 
         alone = pystac.Item.from_file(item.get_self_href())
         assert alone.collection_id == alone.get_collection().id == "r1"
         href = Path(alone.assets["cam_nir"].get_absolute_href())
-        assert href.resolve() == tmp_path / names.cam_name(name, "nir")
+        assert href.resolve() == tmp_path / names.product_path("cam", name, "nir")
     nowhere = collection_of(MADE_BY, ["a"], [], times, {})
     nowhere.validate()
     assert nowhere.extent.spatial.bboxes == [[-180, -90, 180, 90]]
@@ -197,15 +202,12 @@ ITEM = {"properties": {"datetime": "2024-05-06T07:08:09.5Z"}}
         (r"_(?P<datetime>\d{8}T\d{6})_", "S2A_20240506T070809_R1.tif", TAKEN),
         (r"(?P<datetime>\d{8})", "x/20240506.tif", datetime(2024, 5, 6, tzinfo=UTC)),
         (r"(?P<datetime>\d{4}-\d\d-\d\dT\d\d:\d\d)", "2024-05-06T07:08", TAKEN.replace(second=0)),
-        (r"(?P<year>\d{4})(?P<doy>\d{3})", "LC8_2024127", datetime(2024, 5, 6, tzinfo=UTC)),
-        (r"(?P<year>\d\d)-(?P<month>\d\d)", "24-05.tif", datetime(2024, 5, 1, tzinfo=UTC)),
-        (r"(?P<year>\d{4})/(?P<month>\d+)/(?P<day>\d+)/(?P<hour>\d+)h(?P<minute>\d+)"
-         r"(?:m(?P<second>\d+))?", "2024/5/6/7h8", TAKEN.replace(second=0)),
+        (r"\.(?P<datetime>\d{7}T\d{6})\.", "HLS.T33UUB.2024127T070809.v2", TAKEN),
+        (r"A(?P<datetime>\d{7})", "MOD_A2024127", datetime(2024, 5, 6, tzinfo=UTC)),
         # what does not match, or is no time, leaves it to the Item
-        (r"(?P<year>\d{4})", "other", None),
+        (r"(?P<datetime>\d{4})", "other", None),
         (r"(?P<datetime>\d{8})", "20241399", None),
-        (r"(?P<year>\d{4})(?P<doy>\d{3})", "2023366", None),
-        (r"(?P<year>\d{4})-(?P<month>\d\d)", "2024-13", None),
+        (r"(?P<datetime>\d{7})", "2023366", None),
     ],
 )  # fmt: skip
 def test_patterns(pattern: str, scene: str, expected: datetime | None) -> None:
@@ -236,7 +238,7 @@ def test_order_of_sources_and_stretches() -> None:
 
 def test_wrong_patterns_are_one_line() -> None:
     for text, word in (
-        ("(", "unterminated"), (r"\d+", "neither"), (r"(?P<year>\d+)(?P<moon>.)", "'moon'"),
+        ("(", "unterminated"), (r"\d+", "no such group"), (r"(?P<year>\d+)", "no such group"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=f"{word}.* accepted: a regular exp") as caught:
             time_pattern(text)
@@ -264,11 +266,11 @@ def test_paths_are_safe_and_kinds_have_their_folders() -> None:
         (".hidden", "%2Ehidden"),
     ):
         assert names.encoded(scene) == path
-        assert names.cam_name(scene) == f"cam/{path}.tif"
-        assert names.cam_name(scene, "nir", "argmax") == f"argmax/{path}__nir.tif"
-        assert names.cam_path(scene, "rgb") == f"cam/{path}__rgb.tif"
-        assert names.detections_name(scene, "gpkg") == f"detections/{path}.gpkg"
-    href = names.link_between(names.page_name("r"), names.quicklook_name("x y/#1.tif"), url=True)
+        assert names.product_path("cam", scene) == f"cam/{path}.tif"
+        assert names.product_path("argmax", scene, "nir") == f"argmax/{path}__nir.tif"
+        assert names.product_path("detections", scene) == f"detections/{path}.gpkg"
+    picture = names.product_path("quicklook", "x y/#1.tif")
+    href = names.link_between(names.page_path("r"), picture, url=True)
     assert href == "../quicklooks/x%2520y/%25231.tif.png"
     assert unquote(href) == "../quicklooks/x%20y/%231.tif.png"
 

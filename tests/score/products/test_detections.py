@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import geopandas
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pyogrio
 import pytest
@@ -22,9 +23,8 @@ from satray.metrics.scored import Rule, decide
 from satray.score.outlines import SceneExtent
 from satray.score.products.detections import (
     LAYER,
-    Detections,
-    GivenTiles,
     detect,
+    in_tiles_given,
     summed,
     vector_files,
 )
@@ -39,7 +39,9 @@ SMALL = arrays(np.float64, st.tuples(st.integers(1, 7), st.integers(1, 7)), elem
     st.integers(1, 4).map(float), st.just(float("nan"))))  # fmt: skip
 
 
-def peaks(maps: np.ndarray, task: str = "multilabel", distance: float = 0.0, **more) -> Detections:
+def peaks(
+    maps: np.ndarray, task: str = "multilabel", distance: float = 0.0, **more
+) -> pd.DataFrame:
     """Detections whose rows and columns are cells; classes are numbers."""
     count, h, w = maps.shape
     bias, names = more.pop("bias", (0.0,) * count), tuple(str(k) for k in range(count))
@@ -122,7 +124,7 @@ def test_scores_reach_thresholds_and_are_those_of_the_table(seed, temperature, t
     maps = np.random.default_rng(seed).normal(0, 3, (2, 9, 9)).astype(np.float32)
     bias, thresholds = (0.3, -0.2), (threshold, 0.5)
     found = peaks(maps, bias=bias, temperature=temperature, thresholds=thresholds)
-    k, i, j = np.array(found.klass, int), found.row.astype(int), found.col.astype(int)
+    k, i, j = (found[name].to_numpy().astype(int) for name in ("class", "row", "col"))
     assert (found.score >= np.array(thresholds)[k]).all()
     logits = maps[:, i, j].T.astype(np.float64) + np.array(bias)
     given_NK = decide(logits, "multilabel", Rule(temperature, thresholds))
@@ -137,7 +139,7 @@ def test_multiclass_needs_the_highest_logit_and_gives_softmax() -> None:
     tops = [bump(9, 9, 2.5, 2.5), bump(9, 9, 6.5, 6.5), bump(9, 9, 6.5, 6.5) - 1]
     maps = np.maximum(np.stack(tops), 0)
     found = peaks(maps, "multiclass", temperature=0.5, thresholds=(0.4,) * 3)
-    assert found.klass == ("0", "1")
+    assert found["class"].tolist() == ["0", "1"]
     z = maps[:, found.row.astype(int), found.col.astype(int)].T / 0.5
     softmax = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     assert np.allclose(found.score, softmax[[0, 1], [0, 1]])
@@ -146,7 +148,7 @@ def test_multiclass_needs_the_highest_logit_and_gives_softmax() -> None:
     maps[1] = 900 * bump(9, 9, 3.5, 3.5)
     found = peaks(maps, "multiclass")
     assert np.isfinite(found.score).all()
-    at = found.klass.index("1")
+    at = found["class"].tolist().index("1")
     assert (found.row[at], found.col[at]) == (3.5, 3.5)
 
 
@@ -156,7 +158,8 @@ def test_spacing_is_greedy_by_strength(seed: int, distance: float) -> None:
     maps = np.random.default_rng(seed).uniform(0.1, 9, (1, 12, 12))
     every, kept = peaks(maps), peaks(maps, distance=distance)
     among = {(r, c) for r, c in zip(kept.row, kept.col, strict=True)}
-    away = np.hypot(every.row[:, None] - every.row, every.col[:, None] - every.col)
+    rows, cols = every.row.to_numpy(), every.col.to_numpy()
+    away = np.hypot(rows[:, None] - rows, cols[:, None] - cols)
     chosen = [n for n in range(len(every)) if (every.row[n], every.col[n]) in among]
     assert len(chosen) == len(kept)
     for n, m in itertools.combinations(chosen, 2):
@@ -179,7 +182,7 @@ def scene(crs: str | None = "EPSG:32631", affine=UTM, name: str = "a/é b.tif") 
     return SceneExtent(name, 384, 480, crs, affine)
 
 
-def found_of(maps: np.ndarray, where: SceneExtent, names=NAMES, wanted=None) -> Detections:
+def found_of(maps: np.ndarray, where: SceneExtent, names=NAMES, wanted=None) -> pd.DataFrame:
     of, data = spec(classes=names, thresholds=(0.5, 0.5)), np.ones(maps.shape[1:], bool)
     return detect(maps, CELLS, data, where, of, (0.0, 0.0), 3.0, wanted)
 
@@ -194,15 +197,16 @@ def found_of(maps: np.ndarray, where: SceneExtent, names=NAMES, wanted=None) -> 
 )  # fmt: skip
 def test_a_dot_is_where_it_is_in_all_files(crs: str | None, affine) -> None:
     """Without an affine places are pixels, without a CRS the affine's: x and y of the maps."""
-    found = found_of(dots((0, 5, 7), (1, 2, 2)), scene(crs, affine))
-    assert found.klass == NAMES
+    where = scene(crs, affine)
+    found = found_of(dots((0, 5, 7), (1, 2, 2)), where)
+    assert found["class"].tolist() == list(NAMES)
     assert (found.row.tolist(), found.col.tolist()) == ([160.5, 64.5], [224.5, 64.5])
     x, y = Affine(*(affine or (1, 0, 0, 0, -1, 0))) @ (224.5, 160.5)
     assert (found.x[0], found.y[0]) == pytest.approx((x, y), abs=1e-6)
-    files = vector_files(found, "m", "r", NOW)
-    assert vector_files(found, "m", "r", NOW) == files
-    data = io.BytesIO(files["parquet"])
-    package = pyogrio.read_dataframe(io.BytesIO(files["gpkg"]), layer=LAYER)
+    files = vector_files(found, where, "m", "r", NOW)
+    assert vector_files(found, where, "m", "r", NOW) == files
+    data = io.BytesIO(files["detections_parquet"])
+    package = pyogrio.read_dataframe(io.BytesIO(files["detections"]), layer=LAYER)
     for ours, theirs in ((found.x, package.geometry.x), (found.y, package.geometry.y)):
         assert np.array_equal(ours, theirs)
     assert np.array_equal(package.row, found.row)
@@ -213,10 +217,10 @@ def test_a_dot_is_where_it_is_in_all_files(crs: str | None, affine) -> None:
             frame = geopandas.read_parquet(data)
             assert frame.crs is None
             assert (frame.geometry[0].x, frame.geometry[0].y) == (found.x[0], found.y[0])
-            assert "geojson" not in files
+            assert "detections_geojson" not in files
         else:  # which leads nowhere: a null, no error
             assert pq.read_table(data).column("geometry").to_pylist() == [None] * 2
-            assert json.loads(files["geojson"])["features"] == []
+            assert json.loads(files["detections_geojson"])["features"] == []
         return
     lon, lat = transform(crs, "EPSG:4326", [x], [y])
     assert (found.lon[0], found.lat[0]) == pytest.approx((lon[0], lat[0]), abs=1e-9)
@@ -234,29 +238,30 @@ def test_a_dot_is_where_it_is_in_all_files(crs: str | None, affine) -> None:
 
 def test_wanted_classes_edges_and_far_points(tmp_path) -> None:
     maps = dots((0, 5, 7), (1, 2, 2))
-    assert found_of(maps, scene(), wanted=["haze & été"]).klass == ("haze & été",)
+    assert found_of(maps, scene(), wanted=["haze & été"])["class"].tolist() == ["haze & été"]
     assert len(found_of(maps, scene(), wanted=[])) == 0
     found = found_of(dots((0, 11, 14)), SceneExtent("a", 350, 400, "EPSG:32631", UTM))
     assert (found.row[0], found.col[0]) == (350, 400)
     over = scene("EPSG:3832", (1e3, 0.0, 3.2e6, 0.0, -1e3, 2e6))
     found = found_of(dots((0, 5, 1), (1, 2, 13)), over)
     assert (found.lon[0] > 178, found.lon[1] < -177) == (True, True)
-    data = io.BytesIO(vector_files(found, "m", "r", NOW)["parquet"])
+    data = io.BytesIO(vector_files(found, over, "m", "r", NOW)["detections_parquet"])
     near = geopandas.read_parquet(data, bbox=(-180, -90, -177, 90))
     assert near["class"].tolist() == ["haze & été"]
     # this scene lies beyond its projection's range
-    wild = found_of(dots((0, 5, 7)), scene("EPSG:32631", (1e12, 0.0, 0.0, 0.0, -10.0, 5411000.0)))
+    far = scene("EPSG:32631", (1e12, 0.0, 0.0, 0.0, -10.0, 5411000.0))
+    wild = found_of(dots((0, 5, 7)), far)
     assert np.isnan(wild.lon).all()
-    data = io.BytesIO(vector_files(wild, "m", "r", NOW)["parquet"])
+    data = io.BytesIO(vector_files(wild, far, "m", "r", NOW)["detections_parquet"])
     assert pq.read_table(data)["geometry"].null_count == 1
     # none are valid files
     none = found_of(dots(), scene())
     assert len(none) == 0
-    files, path = vector_files(none, "m", "r", NOW), tmp_path / "d.gpkg"
-    path.write_bytes(files["gpkg"])
+    files, path = vector_files(none, scene(), "m", "r", NOW), tmp_path / "d.gpkg"
+    path.write_bytes(files["detections"])
     assert len(pyogrio.read_dataframe(path)) == 0
-    assert len(geopandas.read_parquet(io.BytesIO(files["parquet"]))) == 0
-    assert json.loads(files["geojson"])["features"] == []
+    assert len(geopandas.read_parquet(io.BytesIO(files["detections_parquet"]))) == 0
+    assert json.loads(files["detections_geojson"])["features"] == []
     with sqlite3.connect(path) as database:
         assert database.execute("select table_name from gpkg_contents").fetchall() == [(LAYER,)]
 
@@ -264,7 +269,8 @@ def test_wanted_classes_edges_and_far_points(tmp_path) -> None:
 def test_geojson_is_longitude_latitude_and_survives_hostile_names(tmp_path) -> None:
     name = 'x"\n\\</script>\u2028.tif'
     found = found_of(dots((0, 5, 7)), scene(name=name), ('a"b', "c"))
-    (tmp_path / "d.geojson").write_bytes(vector_files(found, "m", "r", NOW)["geojson"])
+    data = vector_files(found, scene(name=name), "m", "r", NOW)["detections_geojson"]
+    (tmp_path / "d.geojson").write_bytes(data)
     tree = json.loads((tmp_path / "d.geojson").read_bytes())
     (feature,) = tree["features"]
     assert "crs" not in tree
@@ -312,10 +318,8 @@ def test_a_point_beyond_the_datas_edge_is_no_detection() -> None:
     mostly[:, :7] = True
     of = spec(classes=NAMES, thresholds=(0.5, 0.5))
     found = detect(maps, CELLS, mostly, scene(), of, (0.0, 0.0), 3.0)
-    assert found.klass == NAMES
+    assert found["class"].tolist() == list(NAMES)
     assert (found.row.tolist(), found.col.tolist()) == ([96.5, 288.5], [192.5, 192.5])
-    few = found.kept(np.array([False, True]))
-    assert (few.klass, few.row.tolist(), len(few)) == (NAMES[1:], [288.5], 1)
 
 
 @settings(max_examples=40)
@@ -330,9 +334,6 @@ def test_any_tile_around_a_point_will_do(data) -> None:
     ]
     (T, U), rng = map(len, axes), np.random.default_rng(draw(st.integers(0, 999)))
     decided = rng.random((T, U, K)) < 0.3
-    tiles, cut = GivenTiles(*axes, K), draw(st.integers(0, T - 1))
-    for start, rows in ((0, decided[:cut]), (cut, decided[cut:])):
-        tiles.add(start, rows.reshape(-1, K))
     ends = np.array([one.origins[-1] + size for one in axes])
     places = rng.random((50, 2)) * (ends + 5)
     klass = rng.integers(0, K, 50)
@@ -345,5 +346,7 @@ def test_any_tile_around_a_point_will_do(data) -> None:
         )
         for k, (y, x) in zip(klass, np.minimum(places, ends - 1e-9), strict=True)
     ]
-    assert tiles.holds(klass, places[:, 0], places[:, 1]).tolist() == wanted
-    assert tiles.holds([], np.zeros(0), np.zeros(0)).tolist() == []
+    found = in_tiles_given(decided, tuple(axes), klass, places[:, 0], places[:, 1])
+    assert found.tolist() == wanted
+    none = in_tiles_given(decided, tuple(axes), [], np.zeros(0), np.zeros(0))
+    assert none.tolist() == []
