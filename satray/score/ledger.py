@@ -112,20 +112,6 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Claim:
-    """The right to make one attempt: of a run, all of whose processes have it."""
-
-    key: Key
-    """What it is for."""
-    attempt: int
-    """From 1."""
-    since: datetime
-    """When the run looked, by the store's clock: one for all processes that work on the claim."""
-    committed: Mapping[str, Any] | None = field(default=None, compare=False)
-    """Its result, where a process committed it and died before it could say so."""
-
-
-@dataclass(frozen=True)
 class View:
     """The ledger at one moment."""
 
@@ -141,7 +127,7 @@ class View:
 
 @dataclass(frozen=True)
 class Task:
-    """A scene to claim and score. `Ledger.claim` takes key, history and when that was."""
+    """A scene to claim and score."""
 
     seen: "SceneRef"
     """The scene as found."""
@@ -150,7 +136,24 @@ class Task:
     history: History
     """Its marks."""
     looked: datetime
-    """When that was, by the store's clock."""
+    """When that was, by the store's clock: whoever gave a sign of life since has its claim."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to make one attempt: of a run, all of whose processes have it."""
+
+    task: Task
+    """What it is for."""
+    attempt: int
+    """From 1."""
+    committed: Mapping[str, Any] | None = field(default=None, compare=False)
+    """Its result, where a process committed it and died before it could say so."""
+
+    @property
+    def key(self) -> Key:
+        """What it is for, in the ledger."""
+        return self.task.key
 
 
 @dataclass(frozen=True)
@@ -235,20 +238,16 @@ class Ledger:
         spent = attempts - len(free) >= self.max_attempts
         return State("given up" if spent or last.kind == "final" else "open", attempts)
 
-    def claim(self, key: Key, seen: History, looked: datetime) -> Claim | None:
+    def claim(self, task: Task) -> Claim | None:
         """Become the owner of the next attempt, or find that a process of this run has.
-
-        Args:
-            key: what to work on.
-            seen: the scene's history when it was looked at.
-            looked: the store's clock then: whoever gave a sign of life since has its claim.
 
         Returns:
             The claim; None where another has it, had it or took up another version of the scene
-            since, or where it has come to its end.
+            since it was looked at, or where it has come to its end.
         """
-        number = self.judge(seen.get(key.version, ()), looked).attempts + 1
-        claim, folder = Claim(key, number, looked), safe_part(key.scene)
+        key, looked, folder = task.key, task.looked, safe_part(task.key.scene)
+        number = self.judge(task.history.get(key.version, ()), looked).attempts + 1
+        claim = Claim(task, number)
         history = self._owned({folder: self._history(key.scene)}, self._find_sign)[folder]
         marks = history.get(key.version, ())
         state = self.judge(marks, looked)
@@ -256,7 +255,7 @@ class Ledger:
             content = self._content(key, "done")
             mine = (content.get("run_id"), content.get("attempt")) == (self.run_id, number)
             return replace(claim, committed=content.get("result")) if mine else None
-        if newest(history) not in (newest(seen), [key.version]):
+        if newest(history) not in (newest(task.history), [key.version]):
             return None
         if state == ("open", number - 1):
             if marks and (last := last_of(marks)).kind in ("claim", "left"):

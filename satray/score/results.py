@@ -144,8 +144,6 @@ class SceneJob:
     """How far its values lie from the training's; None where nobody looked."""
     notes: tuple[str, ...] = ()
     """What a reader must know: drift, no georeference."""
-    task: Task | None = None
-    """Of a run of a schedule: as of `SceneItem`."""
     claim: Claim | None = None
     """Of a run of a schedule: its right to the scene."""
 

@@ -116,7 +116,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             if isinstance(found, SceneResult):
                 self._give_up(claim, found)
                 return Ended(found)
-            job = replace(found, task=item.task, claim=claim)
+            job = replace(found, claim=claim)
             try:
                 return Started(job, *self._read(scene, job, 0))
             except DecodeError as error:
@@ -182,7 +182,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         """Of a schedule, claim a scene; or how it ends, where this run is not to score it."""
         if self.ledger is None or item.task is None:
             return None, None
-        claim = self.ledger.claim(item.task.key, item.task.history, item.task.looked)
+        claim = self.ledger.claim(item.task)
         if claim is None:
             return Ended(None), None
         if claim.committed is not None:
@@ -280,7 +280,9 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         entry = item_of(
             job.extent,
             assembly.moment,
-            claim.since if claim is not None else datetime.now(UTC),  # done twice, the same bytes
+            claim.task.looked
+            if claim is not None
+            else datetime.now(UTC),  # done twice, the same bytes
             uris_of(job.ref),
             assembly.layout,
             made,
@@ -317,8 +319,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         """Of a scene that is another run's now; or this run's already, by a process that died."""
         assert self.ledger is not None
         assert job.claim is not None
-        assert job.task is not None
-        mine = self.ledger.claim(job.task.key, job.task.history, job.task.looked)
+        mine = self.ledger.claim(job.claim.task)
         if mine is not None and mine.committed is not None:
             return SceneResult.from_tree(mine.committed)
         with contextlib.suppress(SatrayError):

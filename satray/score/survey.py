@@ -12,7 +12,7 @@ from satray.score.results import SceneJob, SceneResult, failed
 from satray.score.scenes.drift import drift
 from satray.score.scenes.find import SceneRef
 from satray.score.scenes.grid import NetGrid, net_grid
-from satray.score.scenes.open import Scene, open_scene
+from satray.score.scenes.open import Scene
 from satray.score.settings import Settings, settings_of
 from satray.score.tiles import MisfitError
 from satray.score.windows import DenseGeometry, Mode, choose
@@ -103,13 +103,13 @@ def open_for(ref: SceneRef, spec: "BundleSpec", settings: Settings, storage: Sto
     """Open a scene as a bundle wants it.
 
     Raises:
-        DecodeError: as `open_scene`; a name that tables and catalogues cannot hold.
+        DecodeError: as `Scene`; a name that tables and catalogues cannot hold.
     """
     try:
         ref.scene.encode()
     except UnicodeEncodeError:
         raise MisfitError("its name is no UTF-8; accepted: rename it") from None
-    return open_scene(
+    return Scene(
         ref,
         spec.bands,
         settings.names,

@@ -18,7 +18,7 @@ from satray.data.statistics import count_tile, summarise
 from satray.data.tiff import read_plain
 from satray.errors import DecodeError
 from satray.score.predictions import TileFacts
-from satray.score.scenes.open import open_scene
+from satray.score.scenes.open import Scene
 from satray.score.tiles import Wanted, read_tile
 
 H, W = 24, 32
@@ -91,7 +91,7 @@ def read_by_all(folder, data, valid_CHW, x_CHW=None, *, mask=None, names=None):
     if mask is not None:
         (folder / f"t.{kind}.msk").write_bytes(mask)
         scene = replace(scene, files=(str(path), f"{path}.msk"))
-    with open_scene(scene, bands, names, STORE) as scene:
+    with Scene(scene, bands, names, STORE) as scene:
         part = (slice(None), slice(2, height - 1), slice(3, width))
         y_CHW, there_CHW = scene.read(2, 3, height - 3, width - 3)
     np.testing.assert_array_equal(there_CHW, valid_CHW[part])

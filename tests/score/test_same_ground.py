@@ -13,7 +13,7 @@ from satray.score.forward import Scorer
 from satray.score.results import MapRequest
 from satray.score.scenes.find import find_scenes
 from satray.score.scenes.grid import net_grid
-from satray.score.scenes.open import open_scene
+from satray.score.scenes.open import Scene
 from satray.score.scenes.read import read_window, with_fills
 from satray.score.tiles import Wanted, read_block, tiles_of_prefix
 from satray.score.window_forward import TileScorer, measure
@@ -76,7 +76,7 @@ def by_scene(of, folder) -> dict[str, np.ndarray]:
     """Logits of each file's one tile, as `score scenes= mode=tiles`."""
     found = {}
     for ref in find_scenes(str(folder), Storage()).scenes:
-        with open_scene(ref, of.spec.bands, None, Storage(), dtype=of.spec.dtype) as scene:
+        with Scene(ref, of.spec.bands, None, Storage(), dtype=of.spec.dtype) as scene:
             grid = net_grid(scene.facts.extent, of.spec)
             plan = plan_scene(grid.net_height, grid.net_width, measure(of), mode="tiles")
             (piece,) = plan.windows
@@ -162,7 +162,7 @@ def test_tiles_of_a_scene_are_filled_one_by_one(tmp_path):
     (tmp_path / "s").mkdir()
     write(tmp_path / "s" / "w.tif", whole, RGB, nodata=0, transform=UTM)
     (ref,) = find_scenes(str(tmp_path / "s"), Storage()).scenes
-    with open_scene(ref, RGB, None, Storage()) as scene:
+    with Scene(ref, RGB, None, Storage()) as scene:
         grid = net_grid(scene.facts.extent, of.spec)
         plan = plan_scene(grid.net_height, grid.net_width, measure(of), mode="tiles")
         (piece,) = plan.windows

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -184,33 +184,33 @@ def find_scenes(
     Raises:
         InputError: nothing there that could be a scene, or not to be reached.
     """
-    place = absolute(scenes)
-    failures: list[SceneFailure] = []
-    entries: list[Entry] = []
+    place, entries = absolute(scenes), list[Entry]()
     if suffix_of(place) == "parquet" and storage.exists(place):
-        refs = _of_list(storage, place, failures)
+        listed = list(_of_list(storage, place))
     else:
         entries = _entries(place, storage, extensions)
-        refs = _of_entries(entries, storage, failures)
-        refs.sort(key=lambda ref: (ref.scene, ref.uri))
-        failures.sort(key=lambda failure: (failure.scene, failure.uri))
-    if not refs and not failures and not none_yet:
+        listed = sorted(_of_entries(entries, storage), key=lambda one: (one.scene, one.uri))
+    if not listed and not none_yet:
         said = f"{len(entries)} files, none of them a scene" if entries else "nothing"
         raise InputError(f"scenes={scenes}: found {said}; {ACCEPTED}")
+    failures = [one for one in listed if isinstance(one, SceneFailure)]
     unique: dict[str, SceneRef] = {}
-    for ref in refs:
-        first = unique.setdefault(ref.scene, ref)
-        if first is not ref:
-            why = f"another scene has this name: {first.uri}"
+    for ref in (one for one in listed if isinstance(one, SceneRef)):
+        if ref.scene in unique:
+            why = f"another scene has this name: {unique[ref.scene].uri}"
             failures.append(SceneFailure(ref.scene, ref.uri, why))
-    chosen = []
-    for ref in unique.values():
+            continue
         # all where one is missing, so that the refusal can name them
         if ref.bands and wanted is not None and {b.name for b in ref.bands} >= set(wanted):
             ref = replace(ref, bands=tuple(b for b in ref.bands if b.name in wanted))
-        chosen.append(ref)
-    found = _looked_up(chosen, failures, entries, storage)
-    return Found(tuple(found), tuple(failures))
+        unique[ref.scene] = ref
+    refs, known = list(unique.values()), {entry.uri: entry for entry in entries}
+    unlisted = sorted({uri for ref in refs for uri in uris_of(ref)} - known.keys())
+    beside = _heads([file for uri in unlisted for file in (uri, uri + MASK)], storage)
+    worlds = world_files(entries)
+    every = [_with_files(ref, known | beside, worlds.get(ref.uri)) for ref in refs]
+    failures += [one for one in every if isinstance(one, SceneFailure)]
+    return Found(tuple(one for one in every if isinstance(one, SceneRef)), tuple(failures))
 
 
 def uris_of(ref: SceneRef) -> tuple[str, ...]:
@@ -299,7 +299,7 @@ def _entries(place: str, storage: Storage, extensions: tuple[str, ...] | None) -
     return [e for e in entries if suffix_of(e.key) not in DOCUMENTS or e.size <= LARGEST]
 
 
-def _of_list(storage: Storage, place: str, failures: list[SceneFailure]) -> list[SceneRef]:
+def _of_list(storage: Storage, place: str) -> Iterator[SceneRef | SceneFailure]:
     """Scenes of a Parquet list, one row a scene or one row a band, in order of their first row."""
     try:
         table = pq.read_table(pa.BufferReader(storage.read(place)))
@@ -310,7 +310,6 @@ def _of_list(storage: Storage, place: str, failures: list[SceneFailure]) -> list
     by_scene: dict[str, list[dict[str, Any]]] = {}
     for row in pa.table(columns).to_pylist():
         by_scene.setdefault((row["scene"] or "").strip() and row["scene"], []).append(row)
-    refs = []
     for scene, rows in by_scene.items():
         bands = [canonical(row.get("band") or "") for row in rows]
         try:
@@ -325,53 +324,45 @@ def _of_list(storage: Storage, place: str, failures: list[SceneFailure]) -> list
             if min(numbers) < 1:
                 raise DecodeError(f"index {min(numbers)}; accepted: 1 and above")
             sources = None if whole else tuple(map(BandSource, bands, uris, numbers))
-            refs.append(SceneRef(scene, uris[0], sources))
+            yield SceneRef(scene, uris[0], sources)
         except DecodeError as error:
-            failures.append(SceneFailure(scene, str(rows[0]["uri"]), str(error)))
-    return refs
+            yield SceneFailure(scene, str(rows[0]["uri"]), str(error))
 
 
-def _of_entries(
-    entries: Sequence[Entry], storage: Storage, failures: list[SceneFailure]
-) -> list[SceneRef]:
+def _of_entries(entries: Sequence[Entry], storage: Storage) -> Iterator[SceneRef | SceneFailure]:
+    """Scenes of a listing: Items, and the rasters that none of them names."""
     rasters = {entry.uri: entry for entry in entries if suffix_of(entry.key) in RASTERS}
     documents = [entry for entry in entries if suffix_of(entry.key) in DOCUMENTS]
-    failures += [
-        SceneFailure(e.key, e.uri, f".{suffix_of(e.key)} is not read; accepted: GeoTIFFs of it")
-        for e in entries
-        if suffix_of(e.key) in UNREAD
-    ]
-    of_items: list[SceneRef] = []
+    theirs: set[str] = set()
     beside: dict[str, SceneRef] = {}
     for number, data in storage.read_many([entry.uri for entry in documents]):
-        entry, wrong = documents[number], list[SceneFailure]()
-        refs = _of_document(data, entry, wrong)
+        entry = documents[number]
+        found = list(_of_document(data, entry))
         stem = entry.uri.rpartition(".")[0]
         endings = ("", *(f".{end}" for low in RASTERS for end in (low, low.upper())))
         partner = next((stem + end for end in endings if stem + end in rasters), None)
+        refs = [one for one in found if isinstance(one, SceneRef)]
         if partner and len(refs) == 1 and uris_of(refs[0]) == (partner,):
             key = rasters[partner].key
             beside[partner] = replace(refs[0], scene=key, uri=partner, bands=None)
         else:
-            of_items += refs
-            failures += wrong
-    theirs = {uri for ref in of_items for uri in uris_of(ref)}
-    plain = [
-        beside.get(uri) or SceneRef(entry.key, uri, None)
-        for uri, entry in rasters.items()
-        if uri not in theirs
-    ]
-    return plain + of_items
+            theirs |= {uri for ref in refs for uri in uris_of(ref)}
+            yield from found
+    for entry in entries:
+        ending = suffix_of(entry.key)
+        if ending in UNREAD:
+            yield SceneFailure(
+                entry.key, entry.uri, f".{ending} is not read; accepted: GeoTIFFs of it"
+            )
+        elif ending in RASTERS and entry.uri not in theirs:
+            yield beside.get(entry.uri) or SceneRef(entry.key, entry.uri, None)
 
 
-def _of_document(
-    data: bytes | Exception, entry: Entry, failures: list[SceneFailure]
-) -> list[SceneRef]:
+def _of_document(data: bytes | Exception, entry: Entry) -> Iterator[SceneRef | SceneFailure]:
     """Scenes of a JSON file; none where it holds no Items."""
     if isinstance(data, Exception):
-        failures.append(SceneFailure(entry.key, entry.uri, one_line(data)))
-        return []
-    refs = []
+        yield SceneFailure(entry.key, entry.uri, one_line(data))
+        return
     for item in _items_in(data):
         scene = item.get("id")
         try:
@@ -379,11 +370,10 @@ def _of_document(
                 raise DecodeError(f"the Item's id is {scene!r}; accepted: a text that is not empty")
             bands, stated = _item_bands(item, entry.uri)
             kept = {key: item[key] for key in KEPT if key in item}
-            refs.append(SceneRef(scene, entry.uri, bands, item=kept, stated=stated))
+            yield SceneRef(scene, entry.uri, bands, item=kept, stated=stated)
         except DecodeError as error:
             name = scene if isinstance(scene, str) and scene.strip() else entry.key
-            failures.append(SceneFailure(name, entry.uri, str(error)))
-    return refs
+            yield SceneFailure(name, entry.uri, str(error))
 
 
 def _items_in(data: bytes) -> list[dict[str, Any]]:
@@ -490,44 +480,30 @@ def _offset_done(item: dict[str, Any]) -> bool:
     return str(item["properties"].get("earthsearch:boa_offset_applied")).lower() == "true"
 
 
-def _looked_up(
-    refs: Sequence[SceneRef],
-    failures: list[SceneFailure],
-    entries: Sequence[Entry],
-    storage: Storage,
-) -> list[SceneRef]:
-    """Scenes, with etag, size and time of all their files."""
-    known: dict[str, Entry | SatrayError] = {entry.uri: entry for entry in entries}
-    unlisted = sorted({uri for ref in refs for uri in uris_of(ref)} - known.keys())
-    known |= _heads([file for uri in unlisted for file in (uri, uri + MASK)], storage)
-    worlds = world_files(entries)
-    scenes = []
-    for ref in refs:
-        uris, files, error = uris_of(ref), list[Entry](), None
-        for uri in (*uris, *(uri + MASK for uri in uris)):
-            one = known.get(uri)
-            if isinstance(one, Entry):
-                files.append(one)
-            elif one is not None and (uri in uris or not isinstance(one, InputError)):
-                error = error or one  # but a mask that is not there for us is none
-        if error is not None:
-            failures.append(SceneFailure(ref.scene, ref.uri, one_line(error)))
-            continue
-        world = worlds.get(ref.uri) if ref.bands is None else None
-        files += [world] if world else []
-        stated = {at: one for at, one in ref.stated.items() if at[0] in uris}
-        scenes.append(
-            replace(
-                ref,
-                etag=etag_of(files, stated),
-                size=sum(file.size for file in files),
-                modified=max(file.modified for file in files),
-                files=tuple(file.uri for file in files),
-                world=world.uri if world else None,
-                stated=stated,
-            )
-        )
-    return scenes
+def _with_files(
+    ref: SceneRef, known: Mapping[str, Entry | SatrayError], world: Entry | None
+) -> SceneRef | SceneFailure:
+    """A scene with etag, size and time of all its files."""
+    uris, files = uris_of(ref), list[Entry]()
+    for uri in (*uris, *(uri + MASK for uri in uris)):
+        one = known.get(uri)
+        if isinstance(one, Entry):
+            files.append(one)
+        elif one is not None and (uri in uris or not isinstance(one, InputError)):
+            return SceneFailure(ref.scene, ref.uri, one_line(one))  # a mask need not be there
+    if ref.bands is not None:
+        world = None
+    files += [world] if world else []
+    stated = {at: one for at, one in ref.stated.items() if at[0] in uris}
+    return replace(
+        ref,
+        etag=etag_of(files, stated),
+        size=sum(file.size for file in files),
+        modified=max(file.modified for file in files),
+        files=tuple(file.uri for file in files),
+        world=world.uri if world else None,
+        stated=stated,
+    )
 
 
 def _heads(uris: Sequence[str], storage: Storage) -> dict[str, Entry | SatrayError]:

@@ -172,34 +172,6 @@ class SceneFacts:
     """What a reader must know of its pages, and of what was made of its numbers."""
 
 
-def open_scene(
-    ref: SceneRef,
-    wanted_bands: tuple[str, ...],
-    names: Names,
-    storage: Storage,
-    *,
-    dtype: str | None = None,
-    conversion: Conversion = Conversion(),
-    pages: PagesKey = "bands",
-) -> "Scene":
-    """Open a scene, without reading any of its pixels.
-
-    Args:
-        ref: the scene.
-        wanted_bands: bands to read, in the bundle's order.
-        names: what the recipe says of the scene's bands.
-        storage: how it is reached.
-        dtype: the bundle's dtype; None: as stored.
-        conversion: how numbers of another unit, dtype or scale become the bundle's; checked.
-        pages: which pages of a TIFF are bands.
-
-    Raises:
-        MisfitError: a band that it lacks, another dtype, a scale or nodata that is none.
-        DecodeError: no raster, damaged, out of reach, files that do not fit together.
-    """
-    return Scene(ref, wanted_bands, names, storage, dtype, conversion, pages)
-
-
 def source_names(wanted: Sequence[str], names: Names) -> tuple[str, ...] | None:
     """The names under which wanted bands are looked up; None where a number is among them."""
     if not isinstance(names, Mapping):
@@ -220,11 +192,26 @@ class Scene:
         wanted: tuple[str, ...],
         names: Names,
         storage: Storage,
-        dtype: str | None,
-        conversion: Conversion,
-        pages: PagesKey,
+        *,
+        dtype: str | None = None,
+        conversion: Conversion = Conversion(),
+        pages: PagesKey = "bands",
     ) -> None:
-        """Open it, as `open_scene` says."""
+        """Open it, without reading any of its pixels.
+
+        Args:
+            ref: the scene.
+            wanted: bands to read, in the bundle's order.
+            names: what the recipe says of the scene's bands.
+            storage: how it is reached.
+            dtype: the bundle's dtype; None: as stored.
+            conversion: how numbers of another unit, dtype or scale become the bundle's; checked.
+            pages: which pages of a TIFF are bands.
+
+        Raises:
+            MisfitError: a band that it lacks, another dtype, a scale or nodata that is none.
+            DecodeError: no raster, damaged, out of reach, files that do not fit together.
+        """
         self._ref, self._wanted, self._names, self._storage = ref, wanted, names, storage
         self._dtype, self._conversion, self._pages = dtype, conversion, pages
         self._schemes = _schemes(uris_of(ref))

@@ -139,7 +139,7 @@ def plan(ledger: Ledger, scenes: list[Scene], settle: float = 0) -> Pass:
 def take(ledger: Ledger, scene: Scene) -> Claim | None:
     """Look, and claim; None where there is nothing to claim."""
     todo = plan(ledger, [scene]).todo
-    return ledger.claim(todo[0].key, todo[0].history, todo[0].looked) if todo else None
+    return ledger.claim(todo[0]) if todo else None
 
 
 def do_pass(
@@ -159,7 +159,7 @@ def do_pass(
     mine, rows = [], []
     try:
         for task in found.todo:
-            claim = ledger.claim(task.key, task.history, task.looked)
+            claim = ledger.claim(task)
             if claim is None:
                 continue
             claimed(claim)

@@ -173,19 +173,19 @@ def test_one_owner_of_an_attempt_and_its_processes_share_it(store):
     ledger, other = make_ledger(store), make_ledger(store)
     (task,) = plan(ledger, [SCENE]).todo
     (late,) = plan(other, [SCENE]).todo
-    first, again = (ledger.claim(task.key, task.history, task.looked) for _ in range(2))
+    first, again = (ledger.claim(task) for _ in range(2))
     assert first == again == pickle.loads(pickle.dumps(first))
-    assert other.claim(late.key, late.history, late.looked) is None  # who looked before
+    assert other.claim(late) is None  # who looked before
     assert take(other, SCENE) is None
     content = json.loads(store.objects[f"{FOLDER}/0001"][0])
     assert (content["run_id"], content["scene"]) == (ledger.run_id, SCENE.scene)
     assert deliver(ledger, first)
-    dead = ledger.claim(task.key, task.history, task.looked)  # one that died after the commit
+    dead = ledger.claim(task)  # one that died after the commit
     assert dead.committed["scene"] == SCENE.scene
-    assert other.claim(late.key, late.history, late.looked) is None
+    assert other.claim(late) is None
     (task,) = plan(ledger, [Scene("c")]).todo
     ledger.fail(take(ledger, Scene("c")), "bad", retryable=True)
-    assert ledger.claim(task.key, task.history, task.looked) is None  # not twice in one run
+    assert ledger.claim(task) is None  # not twice in one run
 
 
 def test_a_silent_owner_is_followed_and_its_attempts_count(store):
@@ -224,7 +224,7 @@ def test_an_owner_that_comes_back_before_the_takeover_keeps_its_claim(store):
     store.pass_time(150)
     (task,) = plan(other, [SCENE]).todo
     ledger.beat()
-    assert other.claim(task.key, task.history, task.looked) is None
+    assert other.claim(task) is None
     assert ledger.stands(first)
 
 
@@ -233,7 +233,7 @@ def test_an_old_view_does_not_take_up_an_older_version(store):
     (task,) = plan(old, [SCENE]).todo
     newer = Scene(SCENE.scene, "newer")
     claim = take(late, newer)
-    assert old.claim(task.key, task.history, task.looked) is None
+    assert old.claim(task) is None
     assert late.stands(claim)  # as the other gave its own back
     assert deliver(late, claim)
     assert plan(old, [newer]).done

@@ -14,6 +14,7 @@ from score.ledger.ledger_material import (
     plan,
 )
 
+from satray.score.ledger import Task
 from satray.storage import Storage
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -80,4 +81,5 @@ def test_a_schedule_in_a_bucket(swift):
     found = plan(ledger, scenes)
     assert len(found.done) == 2
     key = found.done[0]
-    assert ledger.claim(key, {}, found.view.now) is None  # the store says: it is taken
+    late = Task(scenes[0], key, {}, found.view.now)
+    assert ledger.claim(late) is None  # the store says: it is taken

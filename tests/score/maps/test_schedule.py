@@ -84,7 +84,7 @@ class Schedule:
         ledger = ledger_of(recipe, found, run)
         todo = plan_pass(found.found.scenes, ledger.look(), ledger, settle=0).todo
         (task,) = (task for task in todo if task.seen.scene == scene)
-        claim = ledger.claim(task.key, task.history, task.looked)
+        claim = ledger.claim(task)
         assert claim is not None
         return ledger, claim
 

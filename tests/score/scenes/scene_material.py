@@ -9,7 +9,7 @@ import rasterio
 from affine import Affine
 
 from satray.score.scenes.find import BandSource, SceneRef
-from satray.score.scenes.open import Scene, open_scene
+from satray.score.scenes.open import Scene
 from satray.storage import Storage
 
 STORE = Storage()
@@ -53,7 +53,7 @@ def ref(uri: str, *bands: BandSource) -> SceneRef:
 
 
 def opened(uri: str, wanted: tuple[str, ...], names: Any = None, **more: Any) -> Scene:
-    return open_scene(ref(uri), wanted, names, STORE, **more)
+    return Scene(ref(uri), wanted, names, STORE, **more)
 
 
 def spec(**more: Any) -> Any:

@@ -15,7 +15,7 @@ from score.scenes.scene_material import STORE, noise, write
 
 from satray.errors import DecodeError, InputError
 from satray.score.scenes.find import BandSource, etag_of, find_scenes, resolved
-from satray.score.scenes.open import open_scene
+from satray.score.scenes.open import Scene
 from satray.storage import Entry
 
 
@@ -216,7 +216,7 @@ def test_prefix_and_windows_on_s3(s3, tmp_path):
     found_items = find_scenes(f"{bucket}/items", STORE)
     assert found_items.scenes[0].etag == found.scenes[1].etag
     for scene, key in zip([*found.scenes, *found_items.scenes], [*keys, keys[1]], strict=True):
-        with open_scene(scene, ("red",), None, STORE) as source:
+        with Scene(scene, ("red",), None, STORE) as source:
             x_CHW, valid_HW = source.read(10, 20, 30, 40)
         np.testing.assert_array_equal(x_CHW, values[:, 10:40, 20:60] + len(key))
         assert valid_HW.all()
@@ -229,7 +229,7 @@ def test_names_that_are_no_text(tmp_path):
     found = find_scenes(str(tmp_path / "in"), STORE)
     assert len(found.scenes) == 2
     with pytest.raises(DecodeError, match="cannot be opened"):
-        open_scene(found.scenes[1], ("red",), None, STORE)
+        Scene(found.scenes[1], ("red",), None, STORE)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from satray.data.decode import decode
 from satray.errors import DecodeError, InputError
 from satray.score.outlines import SceneExtent
 from satray.score.scenes.find import BandSource, SceneRef, etag_of, find_scenes
-from satray.score.scenes.open import Conversion, open_scene, source_names
+from satray.score.scenes.open import Conversion, Scene, source_names
 from satray.score.tiles import MisfitError
 
 RGN = ("red", "green", "nir")
@@ -32,7 +32,7 @@ def whole(scene):
 
 def opened_as(band, *wanted):
     """A scene of one file, as a list or an Item names its band."""
-    return open_scene(ref("s", band), wanted, None, STORE)
+    return Scene(ref("s", band), wanted, None, STORE)
 
 
 def test_facts(tmp_path):
@@ -92,7 +92,7 @@ def test_bands_by_name_number_and_description(tmp_path):
         (BandSource("x", path, 7), None, "has 4 bands; no band 7"),
     ):
         with pytest.raises(MisfitError, match=match):
-            open_scene(ref("s", band), ("x",), names, STORE)
+            Scene(ref("s", band), ("x",), names, STORE)
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint8", "float32"])
@@ -131,7 +131,7 @@ def test_files_of_a_band_equal_one_file(tmp_path, nodata):
     absent = BandSource("swir16", str(tmp_path / "gone.tif"))  # only wanted files are opened
     wanted = ("nir", "red", "green")
     many = ref("many", *split(tmp_path, values, (nodata,) * 3), absent)
-    found = whole(open_scene(many, wanted, None, STORE))
+    found = whole(Scene(many, wanted, None, STORE))
     for a, b in zip(found, whole(opened(one, wanted)), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -145,7 +145,7 @@ def test_coarser_band_is_brought_to_the_finest_grid(tmp_path, ratio):
     coarse = values[2].reshape(90 // ratio, ratio, 120 // ratio, ratio).mean((1, 3))
     coarse[:4, :4] = np.nan
     write(tmp_path / "nir.tif", coarse[None], transform=UTM @ Affine.scale(ratio))
-    with open_scene(ref("many", *sources), ("nir", "red"), None, STORE) as scene:
+    with Scene(ref("many", *sources), ("nir", "red"), None, STORE) as scene:
         x_CHW, valid_CHW = scene.read(0, 0, 90, 120)
         assert (scene.facts.extent.height, scene.facts.extent.transform) == (90, UTM[:6])
         part_CHW, there_CHW = scene.read(11, 17, 31, 43)
@@ -173,7 +173,7 @@ def test_files_that_do_not_fit(tmp_path):
         affine = UTM @ Affine.translation(more.get("move", 0), 0)
         write(tmp_path / "nir.tif", values, crs=more.get("crs", "EPSG:32631"), transform=affine)
         with pytest.raises(DecodeError, match=match) as error:
-            open_scene(ref("many", *sources), ("red", "nir"), None, STORE)
+            Scene(ref("many", *sources), ("red", "nir"), None, STORE)
         assert "\n" not in str(error.value)
 
 
@@ -200,7 +200,7 @@ def test_each_file_declares_its_own_nodata(tmp_path, dtype, nodata, hole, coarse
     if coarse:
         grid = {"transform": UTM @ Affine.scale(2), "nodata": nodata[0]}
         write(tmp_path / "red.tif", values[:1, ::2, ::2], **grid)
-    with open_scene(ref("many", *sources), RGN, None, STORE) as scene:
+    with Scene(ref("many", *sources), RGN, None, STORE) as scene:
         x_CHW, valid_CHW = scene.read(0, 0, *values.shape[1:])
     holes = np.stack(hole(values))
     # a coarse band's holes have soft rims
@@ -259,7 +259,7 @@ def test_a_world_file_beside_serves_where_there_is_no_affine(tmp_path):
     }
     for name, expected in said.items():
         assert find_scenes(str(tmp_path / name), STORE).scenes == (scenes[name],)
-        with open_scene(scenes[name], ("red",), None, STORE) as scene:
+        with Scene(scenes[name], ("red",), None, STORE) as scene:
             extent = scene.facts.extent
             assert (extent.crs, extent.transform, scene.facts.place) == expected
     (tmp_path / "bare.tfw").write_text(numbers.format(448015))
@@ -288,7 +288,7 @@ def test_a_mask_beside(tmp_path, kind):
     assert f"{uri}.msk" in found.files
     # as a schedule asks before it publishes
     assert etag_of([STORE.head(file) for file in found.files], found.stated) == found.etag
-    with open_scene(found, names, None, STORE) as scene:
+    with Scene(found, names, None, STORE) as scene:
         _, valid_CHW = scene.read(10, 10, 60, 100)
     want = shown[10:70, 10:110] > 0
     np.testing.assert_array_equal(valid_CHW[0], want)
@@ -299,7 +299,7 @@ def test_a_mask_beside(tmp_path, kind):
     (again,) = find_scenes(str(tmp_path), STORE).scenes
     assert again.etag != found.etag
     with pytest.raises(DecodeError, match=r"\.msk is 5 x 6 px, the image 90 x 120"):
-        open_scene(again, names, None, STORE)
+        Scene(again, names, None, STORE)
 
 
 def test_other_neighbours_are_not_looked_at(tmp_path):
@@ -391,4 +391,4 @@ def test_what_is_not_there_or_in_another_store(tmp_path):
     elsewhere = (SceneRef("a", f"{store}://b/a.tif", None) for store in ("gs", "az", "ftp"))
     for scene in (gone, *elsewhere):
         with pytest.raises(DecodeError, match=r"cannot be opened|windows of .* are not read"):
-            open_scene(scene, ("b1",), None, STORE)
+            Scene(scene, ("b1",), None, STORE)

@@ -16,7 +16,7 @@ from score.scenes.scene_material import STORE, noise, write
 from satray.config.base import StorageOptions
 from satray.errors import DecodeError
 from satray.score.scenes.find import find_scenes
-from satray.score.scenes.open import open_scene
+from satray.score.scenes.open import Scene
 from satray.storage import Storage
 
 
@@ -73,14 +73,14 @@ def test_windows_over_http(tmp_path, served):
     found = find_scenes(str(tmp_path), STORE)
     assert [failure.scene for failure in found.failures] == ["gone"]
     scenes = {scene.scene: scene for scene in found.scenes}
-    with open_scene(scenes["a%20b"], ("red",), None, STORE) as scene:
+    with Scene(scenes["a%20b"], ("red",), None, STORE) as scene:
         x_CHW, valid_HW = scene.read(100, 200, 50, 60)
     np.testing.assert_array_equal(x_CHW, values[:, 100:150, 200:260])
     assert valid_HW.all()
-    with open_scene(scenes["pages"], ("nir", "red"), None, STORE) as scene:
+    with Scene(scenes["pages"], ("nir", "red"), None, STORE) as scene:
         np.testing.assert_array_equal(scene.read(3, 4, 50, 40)[0], two[::-1, 3:53, 4:44])
     with pytest.raises(DecodeError, match="not an image that is read here"):
-        open_scene(scenes["bad"], ("red",), None, STORE)
+        Scene(scenes["bad"], ("red",), None, STORE)
 
 
 @pytest.mark.s3
@@ -93,7 +93,7 @@ def test_windows_of_a_scene_while_a_fifth_of_all_requests_fails(s3, tmp_path):
     with FaultProxy(s3.endpoint, 0.2) as proxy:
         storage = Storage(StorageOptions(endpoint=proxy.endpoint))
         for start in range(0, 400, 50):
-            with open_scene(ref, bands, bands, storage) as scene:
+            with Scene(ref, bands, bands, storage) as scene:
                 found, valid = scene.read(start, 400 - start, 300, 300)
             assert valid.all()
             assert (found == pixels[:, start : start + 300, 400 - start : 700 - start]).all()

@@ -9,7 +9,7 @@ from score.scenes.scene_material import STORE, UTM, noise, write
 
 from satray.data.values import Unit
 from satray.score.scenes.find import find_scenes
-from satray.score.scenes.open import Conversion, open_scene
+from satray.score.scenes.open import Conversion, Scene
 from satray.score.tiles import MisfitError
 
 AS_STATED, OLD, NEW = Conversion(), Unit(1e-4, 0.0), Unit(1e-4, -0.1)
@@ -53,7 +53,7 @@ def read(folder, conversion=AS_STATED, dtype="uint16", wanted=WANTED):
     found = find_scenes(str(folder), STORE, wanted=wanted)
     ref = next(one for one in found.scenes if one.item)
     assert not found.failures
-    with open_scene(ref, wanted, None, STORE, dtype=dtype, conversion=conversion) as scene:
+    with Scene(ref, wanted, None, STORE, dtype=dtype, conversion=conversion) as scene:
         return (*scene.read(0, 0, 90, 120), scene.facts.notes)
 
 
