@@ -16,11 +16,11 @@ from satray.runs.executor import computes_on_gpu
 from satray.runs.run import Outcome, Run, digest_file, library_versions, to_json
 from satray.score.blocks import Blocks
 from satray.score.job import (
-    failure_lines,
     refuse_dtype,
     score_tiles,
     wanted_of,
 )
+from satray.score.predictions import failure_lines
 from satray.score.results import MapRequest
 from satray.score.scheduler import wants_ray
 from satray.score.settings import D4_SAID
@@ -186,7 +186,7 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
             *_metric_lines(quality, len(spec.classes)),
             *filter(None, [document["caution"]]),
             *([comparison.line()] if comparison and same else []),
-            *failure_lines(merged),
+            *failure_lines(merged.reasons, merged.tiles, "tiles"),
         ),
         attempted=merged.tiles,
         failed=merged.failed,

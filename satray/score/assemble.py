@@ -121,10 +121,15 @@ class Assembly:
             found, evidence, notes = self._peaks(*maps, mostly, predicted_TUK)
         if found is not None:
             counts.detections = len(found)
-            about = self.job.extent, self.layout.model_id, self.layout.run_id, self.job.ref.modified
+            about = (
+                self.job.grid.extent,
+                self.layout.model_id,
+                self.layout.run_id,
+                self.job.ref.modified,
+            )
             vectors = vector_files(found, *about)
             files += [MadeFile(kind, data, len(found)) for kind, data in vectors.items()]
-        view = View(pixels, valid, self.job.grid.height, self.job.grid.width)
+        view = View(pixels, valid, self.job.grid.extent.height, self.job.grid.extent.width)
         files.append(self._quicklook(view, evidence, found))
         if not counts.tiles:
             notes.append("no tile holds enough data")
@@ -137,7 +142,7 @@ class Assembly:
             settings.maps,
             tuple(spec.classes[k] for k in settings.maps.classes),
             {tower.name: grid.affine_net @ tower.affine() for tower in geometry.towers},
-            grid.crs,
+            grid.extent.crs,
             {
                 "model_id": self.layout.model_id,
                 "run_id": self.layout.run_id,
@@ -158,7 +163,7 @@ class Assembly:
         several = len(self.surveyor.spec.variant.towers) > 1
         files = []
         for kind, tower, path in scene_maps.rasters():
-            affine = written.affine[tower] if self.job.extent.georeferenced else None
+            affine = written.affine[tower] if self.job.grid.extent.georeferenced else None
             fields = map_fields(written.names, self.scene.plan.cells(tower), affine)
             name = "cam" if kind == "dense" else "argmax"
             files.append(MadeFile(name, path, None, tower if several else None, fields))
@@ -200,7 +205,7 @@ class Assembly:
         xs, wide = _edges(plan.cols, 0, across, self.job.grid.scale_x)
         places = np.repeat(ys, across), np.tile(xs, down), (tall, wide)
         numbers = rows.scored, rows.numbers
-        writer.write(scene_predictions(self.layout, self.job.extent, *places, *numbers))
+        writer.write(scene_predictions(self.layout, self.job.grid.extent, *places, *numbers))
         counts.tiles += int(rows.scored.sum())
         counts.nodata += int((~rows.scored).sum())
         counts.predicted += rows.numbers.preds[rows.scored].sum(0, dtype=np.int64)
@@ -227,7 +232,7 @@ class Assembly:
             finest = min(own.a * grid.scale_x, own.e * grid.scale_y)
             head = spec, self.bias, settings.distance / finest
             sought = [spec.classes[k] for k in settings.sought]
-            found = detect(maps_khw, own, mostly, self.job.extent, *head, sought)
+            found = detect(maps_khw, own, mostly, self.job.grid.extent, *head, sought)
             if settings.within_tiles:
                 klass = [spec.classes.index(name) for name in found["class"]]
                 net = (found.row * grid.scale_y).to_numpy(), (found.col * grid.scale_x).to_numpy()

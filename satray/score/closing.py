@@ -16,7 +16,7 @@ from satray import __version__
 from satray.errors import counted
 from satray.report.page import html
 from satray.runs.run import Run
-from satray.score.predictions import Layout
+from satray.score.predictions import Layout, failure_lines, predicted_line
 from satray.score.products.catalogue import collection_of, to_bytes
 from satray.score.products.names import (
     collection_path,
@@ -52,8 +52,6 @@ SCENES = pa.schema(
 FAILURES = pa.schema([SCENES.field(name) for name in ("scene", "uri", "stage", "error")])
 """Columns of `failures.parquet`; stage is find, open, drift, read or score."""
 
-CLASSES_SAID = 8
-"""Most classes that the last lines name."""
 PICTURED = 48
 """Scenes whose pictures the page shows, those with the most detections first."""
 SIDE = 360
@@ -117,20 +115,13 @@ def lines(results: Sequence[SceneResult], classes: Sequence[str], most: int = 3)
         f"{found:,} detections"
     ]
     if tiles:
-        ranked = sorted(totals(done, classes).items(), key=lambda pair: -pair[1])
-        words = [f"{name} {n:,} ({n / tiles:.1%})" for name, n in ranked[:CLASSES_SAID]]
-        rest = len(ranked) - len(words)
-        said.append(f"predicted: {', '.join(words)}" + (f" and {rest} others" if rest > 0 else ""))
+        said.append(predicted_line(totals(done, classes), tiles))
     noted = [f"{one.scene}: {note}" for one in done for note in one.notes]
     said += noted[:most]
     if len(noted) > most:
         said.append(f"and {len(noted) - most:,} other notes (scenes table)")
     reasons = Counter(f"{one.stage}: {one.error}" for one in results if one.status == "failed")
-    if reasons:
-        said.append(f"{reasons.total():,} of {len(results):,} scenes failed (failures table):")
-        said += [f"  {count:,} x {why}" for why, count in reasons.most_common(most)]
-        rest = len(reasons) - most
-        said += [f"  and {rest:,} other reasons"] if rest > 0 else []
+    said += failure_lines(reasons, len(results), "scenes")
     skipped = [one for one in results if one.status == "skipped"]
     said += [f"{one.scene}: skipped: {one.error}" for one in skipped[:most]]
     return said

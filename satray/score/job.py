@@ -23,7 +23,7 @@ from satray.errors import InputError
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Outcome, Run, digest_entries
 from satray.score.blocks import Blocks, Merged, merge
-from satray.score.predictions import Layout, matrix
+from satray.score.predictions import Layout, failure_lines, matrix, predicted_line
 from satray.score.results import MapRequest
 from satray.score.scheduler import Tally, run_stages, wants_ray
 from satray.score.settings import D4_SAID, maps_of, towers_with_shares
@@ -43,9 +43,6 @@ if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
     from satray.score.engines import EngineKey, PrecisionKey
     from satray.score.scenes_job import Scenes
-
-CLASSES_SAID = 8
-"""Most classes that the last lines name."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,12 @@ def work(recipe: ScoreRecipe, found: "Tiles | Scenes", run: Run) -> Outcome:
     spec, maps, tiles = found.spec, found.maps, found.tiles
     for line in [] if tiles.indexed else described(tiles, run.storage):
         run.say(line)
-    counts = _Predicted(spec.classes)
+    predicted: Counter[str] = Counter(dict.fromkeys(spec.classes, 0))
+
+    def count(table: pa.Table) -> None:
+        given = np.nansum(matrix(table, "pred", spec.classes), axis=0)
+        predicted.update({name: int(n) for name, n in zip(spec.classes, given, strict=True)})
+
     merged = score_tiles(
         run,
         recipe.bundle,
@@ -145,7 +147,7 @@ def work(recipe: ScoreRecipe, found: "Tiles | Scenes", run: Run) -> Outcome:
         maps,
         recipe.batch,
         recipe.resources,
-        counts.add,
+        count,
         symmetries=recipe.symmetries,
         engine=recipe.engine,
         precision=recipe.precision,
@@ -153,7 +155,7 @@ def work(recipe: ScoreRecipe, found: "Tiles | Scenes", run: Run) -> Outcome:
     scored = merged.tiles - merged.failed
     summary = [f"scored {scored:,} of {merged.tiles:,} tiles: predictions/"]
     if scored:
-        summary.append(counts.line(scored))
+        summary.append(predicted_line(predicted, scored))
     if maps.classes:
         summary.append(f"{merged.maps:,} class activation maps: cam/")
     return Outcome(
@@ -163,8 +165,8 @@ def work(recipe: ScoreRecipe, found: "Tiles | Scenes", run: Run) -> Outcome:
             "maps": merged.maps,
             "classes": len(spec.classes),
         },
-        metrics={"predicted": counts.by_class()},
-        summary=(*summary, *failure_lines(merged)),
+        metrics={"predicted": dict(predicted)},
+        summary=(*summary, *failure_lines(merged.reasons, merged.tiles, "tiles")),
         attempted=merged.tiles,
         failed=merged.failed,
         error_budget=recipe.error_budget,
@@ -299,16 +301,6 @@ def score_tiles(
         return merge(run, blocks, layout, each)
 
 
-def failure_lines(merged: Merged, most: int = 3) -> list[str]:
-    """Say what failed, the commonest reasons first."""
-    if not merged.failed:
-        return []
-    lines = [f"{merged.failed:,} of {merged.tiles:,} tiles failed (failures.parquet):"]
-    lines += [f"  {count:,} x {said}" for said, count in merged.reasons.most_common(most)]
-    rest = len(merged.reasons) - most
-    return lines + ([f"  and {rest:,} other reasons"] if rest > 0 else [])
-
-
 def refuse_dtype(found: str, spec: "BundleSpec", where: str) -> None:
     """Refuse tiles of another dtype than the bundle's: their values mean something else.
 
@@ -335,25 +327,3 @@ def _indexed(recipe: ScoreRecipe, index: TileIndex, bands: tuple[str, ...] | Non
     if recipe.pages == "first" and tiles.pages != "first":
         raise InputError("pages=first: the tile index was made with pages=bands; accepted: that")
     return replace(tiles, names=bands or tiles.names)
-
-
-@dataclass
-class _Predicted:
-    """Counts predictions a class."""
-
-    classes: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        self._counts = np.zeros(len(self.classes), dtype=np.int64)
-
-    def add(self, table: pa.Table) -> None:
-        self._counts += np.nansum(matrix(table, "pred", self.classes), axis=0).astype(np.int64)
-
-    def by_class(self) -> dict[str, int]:
-        return {name: int(n) for name, n in zip(self.classes, self._counts, strict=True)}
-
-    def line(self, scored: int) -> str:
-        most = sorted(self.by_class().items(), key=lambda pair: -pair[1])
-        said = [f"{name} {n:,} ({n / scored:.1%})" for name, n in most[:CLASSES_SAID]]
-        rest = len(most) - len(said)
-        return f"predicted: {', '.join(said)}" + (f" and {rest} other classes" if rest else "")

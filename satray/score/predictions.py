@@ -5,6 +5,7 @@ tower's name is [a-z0-9]+, so `share_<tower>_<class>` splits at the first unders
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,11 @@ NODATA = "nodata"
 
 GROUP_ROWS = 65_536
 """Rows of a row group, at most; what a writer keeps in memory."""
+
+CLASSES_SAID = 8
+"""Most classes that a job's last lines name."""
+REASONS_SAID = 3
+"""Most reasons of failures that they name."""
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 BOX: Any = pa.struct([(corner, pa.float64()) for corner in CORNERS])
@@ -260,6 +266,24 @@ def matrix(table: pa.Table, kind: str, classes: Sequence[str]) -> NDArray[np.flo
     """Read columns `<kind>_<class>` back as (N, K) float64; nulls become NaN."""
     columns = [table.column(f"{kind}_{name}").cast(pa.float64()).to_numpy() for name in classes]
     return np.stack(columns, axis=1) if columns else np.empty((table.num_rows, 0))
+
+
+def predicted_line(predicted: Mapping[str, int], tiles: int) -> str:
+    """Which classes so many tiles are given, and how often, for a job's last lines."""
+    ranked = sorted(predicted.items(), key=lambda pair: -pair[1])
+    words = [f"{name} {n:,} ({n / tiles:.1%})" for name, n in ranked[:CLASSES_SAID]]
+    rest = len(ranked) - len(words)
+    return f"predicted: {', '.join(words)}" + (f" and {rest} others" if rest > 0 else "")
+
+
+def failure_lines(reasons: Counter[str], total: int, noun: str) -> list[str]:
+    """What of so many tiles or scenes failed, the commonest reasons first; nothing of none."""
+    if not reasons:
+        return []
+    lines = [f"{reasons.total():,} of {total:,} {noun} failed (failures table):"]
+    lines += [f"  {count:,} x {said}" for said, count in reasons.most_common(REASONS_SAID)]
+    rest = len(reasons) - REASONS_SAID
+    return lines + ([f"  and {rest:,} other reasons"] if rest > 0 else [])
 
 
 def _table(

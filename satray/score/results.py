@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from satray.errors import SatrayError
 from satray.runs.run import Product, to_json
 from satray.score.ledger import Claim, Task
-from satray.score.outlines import SceneExtent
 from satray.score.predictions import Numbers
 from satray.score.scenes.find import SceneRef
 from satray.score.scenes.grid import NetGrid
@@ -127,9 +126,7 @@ class SceneJob:
     ref: SceneRef
     """Where it is."""
     grid: NetGrid
-    """Its grid of net px."""
-    extent: SceneExtent
-    """Where it lies."""
+    """Its size and place, and its grid of net px."""
     taken_at: str | None
     """Its TIFF's own date and time."""
     mode: Mode
@@ -242,7 +239,7 @@ def about(job: SceneJob, result: SceneResult) -> SceneResult:
         why=job.why,
         drift=job.drift,
         notes=(*job.notes, *result.notes),
-        height=job.grid.height,
-        width=job.grid.width,
-        crs=job.grid.crs,
+        height=job.grid.extent.height,
+        width=job.grid.extent.width,
+        crs=job.grid.extent.crs,
     )

@@ -237,7 +237,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             tiles=counts.tiles,
             nodata=counts.nodata,
             detections=counts.detections,
-            px=job.grid.height * job.grid.width,
+            px=job.grid.extent.height * job.grid.extent.width,
             predicted=tuple(int(n) for n in counts.predicted),
             seconds={name: round(each, 3) for name, each in spent.items()},
             run_id=self.layout.run_id,
@@ -278,7 +278,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             "satray:scale": [job.grid.scale_x, job.grid.scale_y],
         }
         entry = item_of(
-            job.extent,
+            job.grid.extent,
             assembly.moment,
             claim.task.looked
             if claim is not None

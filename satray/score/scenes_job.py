@@ -114,7 +114,7 @@ def plan(recipe: ScoreRecipe, scenes: Scenes, storage: Storage) -> list[str]:
             looked = failed(number, ref, "open", error)
         if isinstance(looked, SceneJob):
             lines.append(
-                f"{ref.scene}: {looked.grid.height:,} x {looked.grid.width:,} px, "
+                f"{ref.scene}: {looked.grid.extent.height:,} x {looked.grid.extent.width:,} px, "
                 f"{looked.grid.why}; {looked.why}; {looked.px / 1e6:,.1f} Mpx through the network "
                 f"in {looked.parts:,} parts"
             )

@@ -61,7 +61,7 @@ class Surveyor:
         layout = self.layout(grid)
         parts = len(self.parts(grid))
         return SceneJob(
-            number, ref, grid, facts.extent, facts.taken_at, self.mode, self.why, parts,
+            number, ref, grid, facts.taken_at, self.mode, self.why, parts,
             layout.plan.px, score, tuple(notes),
         )  # fmt: skip
 
@@ -82,7 +82,7 @@ class Surveyor:
     def layout(self, grid: NetGrid) -> SceneLayout:
         """The windows of a scene, and its overview."""
         return lay_out(
-            (grid.height, grid.width),
+            (grid.extent.height, grid.extent.width),
             (grid.net_height, grid.net_width),
             self.geometry,
             self.mode,

@@ -41,42 +41,35 @@ Gsd = Literal["auto", "none"] | float
 class NetGrid:
     """A scene's grid of net px."""
 
-    height: int
-    """Rows of the scene, stored px."""
-    width: int
-    """Columns of the scene, stored px."""
+    extent: SceneExtent
+    """The scene's size and place, stored px."""
     net_height: int
     """Rows, net px."""
     net_width: int
     """Columns, net px."""
-    affine: Affine
-    """Stored px corners to CRS units; without georeference x = column, y = -row."""
-    crs: str | None
-    """CRS; None: pixel coordinates."""
     why: str
     """How the factors came about, for a person; one line."""
 
     @property
     def scale_x(self) -> float:
         """Net px a stored px along a row."""
-        return self.net_width / self.width
+        return self.net_width / self.extent.width
 
     @property
     def scale_y(self) -> float:
         """Net px a stored px along a column."""
-        return self.net_height / self.height
+        return self.net_height / self.extent.height
 
     @property
     def affine_net(self) -> Affine:
         """Net px corners to CRS units."""
-        return self.affine @ Affine.scale(
-            self.width / self.net_width, self.height / self.net_height
-        )
+        stored = self.extent.width / self.net_width, self.extent.height / self.net_height
+        return self.extent.affine @ Affine.scale(*stored)
 
     @property
     def resampled(self) -> bool:
         """Whether net px are other than stored px."""
-        return (self.net_height, self.net_width) != (self.height, self.width)
+        return (self.net_height, self.net_width) != (self.extent.height, self.extent.width)
 
 
 @dataclass(frozen=True)
@@ -155,8 +148,7 @@ def net_grid(extent: SceneExtent, spec: "BundleSpec", gsd: Gsd = "auto") -> NetG
     net_height = max(1, round(extent.height * factors[1]))
     if net_width * net_height > MAX_PIXELS:
         raise DecodeError(f"{why}: {net_height:,} x {net_width:,} net px; at most 2^40")
-    size = extent.height, extent.width
-    return NetGrid(*size, net_height, net_width, extent.affine, extent.crs, why)
+    return NetGrid(extent, net_height, net_width, why)
 
 
 def mostly(measured: NDArray[Any]) -> NDArray[np.bool_]:
@@ -237,12 +229,12 @@ def _miss(grid: SceneExtent, fine: SceneExtent, ratio: int) -> float:
 
 def _ground(extent: SceneExtent, spec: "BundleSpec", gsd: Gsd) -> tuple[float, float, str]:
     """Ground factors of x and y, and why."""
+    affine, crs = extent.affine, extent.crs
     if gsd == "none":
         return 1.0, 1.0, "px as they are (gsd=none)"
     target_x, target_y = spec.resolution, spec.resolution_y or spec.resolution
     if gsd != "auto":
         target_x = target_y = float(gsd)
-    affine, crs = extent.affine, extent.crs
     pixel = pixel_size(extent.height, extent.width, crs, extent.transform)
     if gsd == "auto" and crs and pixel:
         steps = math.hypot(affine.a, affine.d), math.hypot(affine.b, affine.e)

@@ -71,11 +71,11 @@ def read_window(
         measured_CHW[there] = valid_CHW
         np.copyto(pixels_CHW[there], x_CHW, where=valid_CHW)
         return WindowPixels(pixels_CHW, measured_CHW)
-    columns = lane(x, right, grid.width, grid.net_width)
+    columns = lane(x, right, grid.extent.width, grid.net_width)
     size = max(4, np.dtype(scene.facts.stored_dtype).itemsize)
     step = max(1, int(STRIP / (columns.count * shape[0] * size) * grid.scale_y))
     for top in range(y, bottom, step):
-        rows = lane(top, min(top + step, bottom), grid.height, grid.net_height)
+        rows = lane(top, min(top + step, bottom), grid.extent.height, grid.net_height)
         x_CHW, valid_CHW = scene.read(rows.first, columns.first, rows.count, columns.count)
         strip = np.s_[:, top - y : min(top + step, bottom) - y, : right - x]
         pixels_CHW[strip], measured_CHW[strip] = resampled(x_CHW, valid_CHW, rows, columns)
@@ -114,8 +114,9 @@ def with_fills(
         share_Chw = share_CHW[:, top : top + size[0], left : left + size[1]]
         if (share_Chw == 1).all() or not share_Chw.any():
             continue
-        first_row, height = _stored(origin[0] + top, size[0], grid.scale_y, grid.height)
-        first_column, width = _stored(origin[1] + left, size[1], grid.scale_x, grid.width)
+        rows, columns = grid.extent.height, grid.extent.width
+        first_row, height = _stored(origin[0] + top, size[0], grid.scale_y, rows)
+        first_column, width = _stored(origin[1] + left, size[1], grid.scale_x, columns)
         x_CHW, valid_CHW = scene.read(first_row, first_column, height, width)
         fills_NC[n] = [mean_of(x[v]) for x, v in zip(x_CHW, valid_CHW, strict=True)]
     return replace(window, fills_NC=fills_NC)

@@ -82,7 +82,7 @@ def test_net_px(size, crs, affine, gsd, more, net, why):
     own = PIXEL_COORDINATES if affine is None else affine
     stored = own @ Affine.scale(size[1] / net[1], size[0] / net[0])
     assert found.affine_net.almost_equals(stored, 1e-9)
-    assert (found.crs, found.affine) == (crs, own)
+    assert (found.extent.crs, found.extent.affine) == (crs, own)
 
 
 def test_pixels_of_the_tiles_own_grid_are_taken_as_they_are_where_tiles_were():
