@@ -44,7 +44,6 @@ SCENES = pa.schema(
         pa.field("tiles", pa.int64()),
         pa.field("nodata", pa.int64()),
         pa.field("detections", pa.int64()),
-        pa.field("seconds", pa.float64()),
     ]
 )
 """Columns of the table of scenes: one row a scene of the run."""
@@ -143,9 +142,7 @@ def _publish_collection(run: Run, run_id: str, done: Sequence[SceneResult], layo
 
 def _row(one: SceneResult) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(one, name, None) for name in SCENES.names}
-    # of processes: what was read while they computed took none of their time
-    seconds = sum(spent for name, spent in one.seconds.items() if name != "reading")
-    return {**values, "notes": "; ".join(one.notes) or None, "seconds": seconds}
+    return {**values, "notes": "; ".join(one.notes) or None}
 
 
 def _publish_page(run: Run, results: Sequence[SceneResult], subtitle: str) -> None:

@@ -6,13 +6,13 @@ became of it.
 Legend: N tiles, K classes, k classes mapped, h x w cells.
 """
 
-import json
-from collections.abc import Mapping
+import functools
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from satray.errors import SatrayError
 from satray.runs.run import Product, to_json
@@ -189,8 +189,6 @@ class SceneResult:
     """Stored px."""
     predicted: tuple[int, ...] = ()
     """Tiles that are given each class."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """By activity, of all its parts; reading goes on beside the others."""
     run_id: str = ""
     """The run that made its files."""
     engine: str | None = None
@@ -207,21 +205,24 @@ class SceneResult:
         return to_json(asdict(self))
 
     @staticmethod
-    def from_json(data: bytes, name: str) -> "SceneResult":
-        """Read what `to_json` wrote; `name` is for messages."""
-        try:
-            return SceneResult.from_tree(json.loads(data))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise SatrayError(f"{name}: not what satray wrote; remove it and rerun") from error
+    def read(given: object, name: str) -> "SceneResult":
+        """Undo `to_json`, or `asdict`; `name` is for messages.
 
-    @staticmethod
-    def from_tree(given: Mapping[str, Any]) -> "SceneResult":
-        """Undo `asdict`, also after JSON; raises TypeError or KeyError for anything else."""
-        tree = dict(given)
-        products = tuple(Product(**item) for item in tree.pop("products"))
-        names = ("notes", "predicted", "bbox", "times")
-        lists: dict[str, Any] = {key: tuple(tree.pop(key)) for key in names}
-        return SceneResult(**tree, **lists, products=products)
+        Raises:
+            SatrayError: it is something else.
+        """
+        kind = _result_type()
+        try:
+            if isinstance(given, bytes):
+                return kind.validate_json(given)
+            return kind.validate_python(given)
+        except ValidationError:
+            raise SatrayError(f"{name}: not what satray wrote; remove it and rerun") from None
+
+
+@functools.cache
+def _result_type() -> TypeAdapter[SceneResult]:
+    return TypeAdapter(SceneResult)
 
 
 def failed(number: int, ref: SceneRef, stage: str, error: Exception | str) -> SceneResult:

@@ -7,9 +7,7 @@ while the claim does.
 import contextlib
 import hashlib
 import os
-import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,27 +42,11 @@ if TYPE_CHECKING:
 
 TAKEN_OVER = "another run has taken it over"
 Windows = tuple[WindowPixels, ...]
-"""What the network is shown of a part."""
-
-
-@dataclass(frozen=True)
-class PartSeen:
-    """What was seen of a part beside the network."""
-
-    windows: tuple[Seen, ...]
-    """Window by window."""
-    seconds: float
-    """Of reading."""
-
-
-@dataclass(frozen=True)
-class PartScores:
-    """What the network says of a part."""
-
-    windows: tuple[WindowScores, ...]
-    """Window by window."""
-    seconds: float
-    """Of computing."""
+"""What the network is shown of a part, window by window."""
+PartSeen = tuple[Seen, ...]
+"""What else was seen of it."""
+PartScores = tuple[WindowScores, ...]
+"""What the network says of it."""
 
 
 class TakenOverError(SatrayError):
@@ -186,7 +168,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         if claim is None:
             return Ended(None), None
         if claim.committed is not None:
-            return Ended(SceneResult.from_tree(claim.committed)), None
+            return Ended(SceneResult.read(claim.committed, claim.key.path)), None
         return None, claim
 
     def _give_up(self, claim: Claim | None, result: SceneResult) -> None:
@@ -195,7 +177,6 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             self.ledger.fail(claim, reason, retryable=result.retryable)
 
     def _read(self, scene: Scene, job: SceneJob, part: int) -> tuple[Windows, PartSeen]:
-        begin = time.perf_counter()
         layout = self.surveyor.layout(job.grid)
         shown, seen = [], []
         for number in self.surveyor.parts(job.grid)[part]:
@@ -212,19 +193,18 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
                     layout.alone(number),
                 )
             )  # fmt: skip
-            shown.append(_packed(pixels))
-        return tuple(shown), PartSeen(tuple(seen), time.perf_counter() - begin)
+            shown.append(pixels)
+        return tuple(shown), tuple(seen)
 
     def _publish(
         self, job: SceneJob, parts: Iterable[tuple[PartSeen, PartScores]], engine: str
     ) -> SceneResult:
-        start, spent = time.perf_counter(), Counter[str]()
         layout = self.surveyor.layout(job.grid)
         assembly = Assembly(job, layout, self.surveyor, self.layout, self.bias, engine)
         with scratch("scene") as folder:
-            files, counts, notes = assembly.make(_windows(parts, spent), folder)
+            windows = (pair for part in parts for pair in zip(*part, strict=True))
+            files, counts, notes = assembly.make(windows, folder)
             products, entry = self._deliver(assembly, files, (*job.notes, *notes))
-        spent["writing"] = time.perf_counter() - start  # type: ignore[assignment]
         moment = assembly.moment
         at = moment.at or moment.start
         result = SceneResult(
@@ -239,7 +219,6 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             detections=counts.detections,
             px=job.grid.extent.height * job.grid.extent.width,
             predicted=tuple(int(n) for n in counts.predicted),
-            seconds={name: round(each, 3) for name, each in spent.items()},
             run_id=self.layout.run_id,
             engine=engine,
             bbox=tuple(entry.bbox or ()),
@@ -321,7 +300,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         assert job.claim is not None
         mine = self.ledger.claim(job.claim.task)
         if mine is not None and mine.committed is not None:
-            return SceneResult.from_tree(mine.committed)
+            return SceneResult.read(mine.committed, mine.key.path)
         with contextlib.suppress(SatrayError):
             if self.ledger.stands(job.claim):
                 self.ledger.release(job.claim)
@@ -353,21 +332,20 @@ class SceneNetwork:
         Raises:
             DecodeError: the network's output is not finite.
         """
-        begin = time.perf_counter()
         plan = self._surveyor.layout(job.grid).plan
         if self._scorer is None or self._scorer[0] != job.number:
             self._scorer = job.number, self._scorer_of(plan)
         scorer, found = self._scorer[1], []
         numbers = self._surveyor.parts(job.grid)[part]
-        for number, each in zip(numbers, pixels, strict=True):
-            shown, window = _unpacked(each), plan.windows[number]
+        for number, shown in zip(numbers, pixels, strict=True):
+            window = plan.windows[number]
             fills = (shown.fills_NC,) if plan.mode == "tiles" else ()
             scores: WindowScores = scorer(shown.pixels_CHW, shown.measured_CHW, window, *fills)
             wrong = ~np.isfinite(scores.tiles.numbers.logits).all(axis=1) & scores.tiles.scored
             if wrong.any():
                 raise DecodeError(f"the network's output is not finite for {wrong.sum()} tiles")
             found.append(scores)
-        return PartScores(tuple(found), time.perf_counter() - begin)
+        return tuple(found)
 
     def _scorer_of(self, plan: ScenePlan) -> Any:
         from satray.score.window_forward import DenseScorer, TileScorer
@@ -377,29 +355,6 @@ class SceneNetwork:
         if plan.mode == "dense":
             return DenseScorer(*given, features=self._features)
         return TileScorer(*given, batch=settings.batch, features=self._features)
-
-
-def _windows(
-    parts: Iterable[tuple[PartSeen, PartScores]], spent: Counter[str]
-) -> Iterator[tuple[Seen, WindowScores]]:
-    """The windows of all parts in order; seconds are added up on the way."""
-    for seen, scores in parts:
-        spent["reading"] += seen.seconds  # type: ignore[assignment]
-        spent["computing"] += scores.seconds  # type: ignore[assignment]
-        yield from zip(seen.windows, scores.windows, strict=True)
-
-
-def _packed(window: WindowPixels) -> WindowPixels:
-    """A window as it travels: nothing in place of a mask that says only yes."""
-    if (window.measured_CHW == 1).all():
-        return replace(window, measured_CHW=np.ones((1, 1, 1), bool))
-    return window
-
-
-def _unpacked(window: WindowPixels) -> WindowPixels:
-    """Undo `_packed`."""
-    shape = window.pixels_CHW.shape
-    return replace(window, measured_CHW=np.broadcast_to(window.measured_CHW, shape))
 
 
 def _bound_cache() -> None:

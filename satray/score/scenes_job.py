@@ -303,7 +303,7 @@ def _finished(run: Run) -> list[SceneResult]:
     for position, data in run.storage.read_many(places):
         if isinstance(data, Exception):
             raise data
-        found.append(SceneResult.from_json(data, places[position]))
+        found.append(SceneResult.read(data, places[position]))
     return found
 
 
@@ -350,8 +350,8 @@ def _adopted(by: Pass, ledger: Ledger) -> list[SceneResult]:
         if content is None:
             continue
         if last.kind == "done":
-            data, place = json.dumps(content.get("result")).encode(), join(ledger.root, key.path)
-            results.append(replace(SceneResult.from_json(data, place), number=number))
+            result = SceneResult.read(content.get("result"), join(ledger.root, key.path))
+            results.append(replace(result, number=number))
         else:
             results.append(failed(number, seen, "score", f"given up: {content.get('reason')}"))
     return results

@@ -25,10 +25,18 @@ class WindowPixels:
     pixels_CHW: NDArray[Any]  # noqa: N815
     """Values in the bundle's stored units: its dtype, or float32 where resampled; means over what
     is measured under the filter; 0 where nothing is."""
-    measured_CHW: NDArray[Any]  # noqa: N815
-    """Share of each value that is measured: bool, or 0 to 1 where resampled; 0 beyond the scene."""
+    shares_CHW: NDArray[Any] | None  # noqa: N815
+    """Share of each value that is measured: bool, or 0 to 1 where resampled; 0 beyond the scene.
+    None: all of it is, and nothing travels in place of a mask that says only yes."""
     fills_NC: NDArray[np.float32] | None = None  # noqa: N815
     """What stands in for the rest in each tile asked for; None: its mean over this window's px."""
+
+    @property
+    def measured_CHW(self) -> NDArray[Any]:  # noqa: N802
+        """Share of each value that is measured."""
+        if self.shares_CHW is None:
+            return np.broadcast_to(np.True_, self.pixels_CHW.shape)
+        return self.shares_CHW
 
     @property
     def valid_HW(self) -> NDArray[np.bool_]:  # noqa: N802
@@ -66,7 +74,7 @@ def read_window(
     if not grid.resampled:
         x_CHW, valid_CHW = scene.read(y, x, bottom - y, right - x)
         if x_CHW.shape == shape and valid_CHW.all():
-            return WindowPixels(x_CHW, valid_CHW)
+            return WindowPixels(x_CHW, None)
         there = np.s_[:, : bottom - y, : right - x]
         measured_CHW[there] = valid_CHW
         np.copyto(pixels_CHW[there], x_CHW, where=valid_CHW)
@@ -79,7 +87,7 @@ def read_window(
         x_CHW, valid_CHW = scene.read(rows.first, columns.first, rows.count, columns.count)
         strip = np.s_[:, top - y : min(top + step, bottom) - y, : right - x]
         pixels_CHW[strip], measured_CHW[strip] = resampled(x_CHW, valid_CHW, rows, columns)
-    return WindowPixels(pixels_CHW, measured_CHW)
+    return WindowPixels(pixels_CHW, None if (measured_CHW == 1).all() else measured_CHW)
 
 
 def with_fills(
@@ -106,8 +114,8 @@ def with_fills(
     Raises:
         DecodeError: the scene cannot be read there.
     """
-    share_CHW = window.measured_CHW
-    if not grid.resampled or (share_CHW == 1).all() or not share_CHW.any():
+    share_CHW = window.shares_CHW
+    if not grid.resampled or share_CHW is None or not share_CHW.any():
         return window
     fills_NC = np.zeros((len(tiles), len(window.pixels_CHW)), np.float32)
     for n, (top, left) in enumerate(tiles):

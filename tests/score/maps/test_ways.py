@@ -235,8 +235,7 @@ def test_auto_is_one_way_for_scenes_of_all_sizes_and_is_recorded(
     assert item["properties"]["satray:mode"] == mode
     (page,) = (tmp_path / "out" / "runs").glob("*.html")
     assert page.read_text().count(f">{mode}</td>") == 2
-    computing = record.seconds["computing (all processes)"]
-    assert sum(row["seconds"] for row in scenes) > computing > 0
+    assert record.seconds["computing (all processes)"] > 0
 
 
 @pytest.mark.parametrize(("task", "mapped"), [("multilabel", (0,)), ("multiclass", (0, 1))])
