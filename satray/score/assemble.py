@@ -25,7 +25,7 @@ from satray.score.predictions import (
 )
 from satray.score.products.catalogue import MadeFile, Moment, map_fields, moment_of
 from satray.score.products.detections import detect, in_tiles_given, summed, vector_files
-from satray.score.products.quicklook import Evidence, View, quicklook, strongest
+from satray.score.products.quicklook import Evidence, quicklook
 from satray.score.results import SceneJob, TileScores, WindowScores
 from satray.score.survey import Surveyor
 from satray.score.windows import AxisTiles
@@ -129,8 +129,7 @@ class Assembly:
             )
             vectors = vector_files(found, *about)
             files += [MadeFile(kind, data, len(found)) for kind, data in vectors.items()]
-        view = View(pixels, valid, self.job.grid.extent.height, self.job.grid.extent.width)
-        files.append(self._quicklook(view, evidence, found))
+        files.append(self._quicklook(pixels, valid, evidence, found))
         if not counts.tiles:
             notes.append("no tile holds enough data")
         return files, counts, notes
@@ -241,7 +240,8 @@ class Assembly:
         if np.isnan(maps_khw).all():
             return found, None, []
         shown = [n for n, k in enumerate(mapped) if k in settings.sought] or [*range(len(mapped))]
-        place = shown[strongest(maps_khw[shown], [bias[n] for n in shown])]
+        tops = np.nanmax(maps_khw[shown], axis=(1, 2)) + [bias[n] for n in shown]
+        place = shown[int(tops.argmax())]
         map_hw = maps_khw[place]
         top = np.unravel_index(int(np.nanargmax(map_hw)), map_hw.shape)
         local = maps_khw[:, top[0], top[1]].astype(np.float64) + np.array(bias)
@@ -249,13 +249,19 @@ class Assembly:
         return found, Evidence(spec.classes[mapped[place]], map_hw, own, score), []
 
     def _quicklook(
-        self, view: View, evidence: Evidence | None, found: "pd.DataFrame | None"
+        self,
+        pixels: NDArray[np.float32],
+        valid: NDArray[np.bool_],
+        evidence: Evidence | None,
+        found: "pd.DataFrame | None",
     ) -> MadeFile:
         rows, cols = np.zeros(0), np.zeros(0)
         if found is not None and evidence is not None:
             mine = found[found["class"] == evidence.name]
             rows, cols = mine.row.to_numpy(), mine.col.to_numpy()
-        return MadeFile("quicklook", quicklook(view, evidence, rows, cols, self.job.ref.scene))
+        extent = self.job.grid.extent
+        shown = pixels, valid, (extent.height, extent.width)
+        return MadeFile("quicklook", quicklook(*shown, evidence, rows, cols, extent.scene))
 
 
 def best_score(local_k: NDArray[np.float64], place: int, task: str, temperature: float) -> float:

@@ -5,7 +5,6 @@ Legend: C bands shown (3 or 1), H x W pixels of the picture, h x w cells, K clas
 
 import io
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,21 +44,6 @@ class Evidence:
     """Highest score of any cell, 0 to 1."""
 
 
-@dataclass(frozen=True)
-class View:
-    """A scene as it is to be shown."""
-
-    pixels: NDArray[Any]
-    """(C, H, W) stored values of red, green and blue, or of one band, thinned out to
-    `picture_size`."""
-    valid: NDArray[np.bool_]
-    """(H, W) where there is data."""
-    height: int
-    """Rows of the scene, stored px."""
-    width: int
-    """Columns of the scene, stored px."""
-
-
 def picture_size(height: int, width: int, longest: int = LONGEST) -> tuple[int, int]:
     """Rows and columns that a scene is to be thinned out to; small scenes are enlarged."""
     room = longest - LEGEND
@@ -67,22 +51,22 @@ def picture_size(height: int, width: int, longest: int = LONGEST) -> tuple[int, 
     return max(1, min(room, round(height * scale))), max(1, min(longest, round(width * scale)))
 
 
-def strongest(maps_Khw: NDArray[np.float32], bias: Sequence[float]) -> int:
-    """The class with the highest local logit anywhere; the first of equal ones."""
-    tops = [
-        float(np.max(values, initial=-np.inf, where=~np.isnan(values))) + bias[k]
-        for k, values in enumerate(maps_Khw)
-    ]
-    return int(np.argmax(tops))
-
-
 def quicklook(
-    view: View, evidence: Evidence | None, rows: Floats, cols: Floats, title: str
+    pixels_CHW: NDArray[Any],
+    valid_HW: NDArray[np.bool_],
+    size: tuple[int, int],
+    evidence: Evidence | None,
+    rows: Floats,
+    cols: Floats,
+    title: str,
 ) -> bytes:
     """Draw a PNG of at most `LONGEST` px a side.
 
     Args:
-        view: the scene.
+        pixels_CHW: stored values of red, green and blue, or of one band, thinned out to
+            `picture_size`.
+        valid_HW: where there is data.
+        size: rows and columns of the scene, stored px.
         evidence: what lies over it; None: the scene alone.
         rows: of detections of that class, the likeliest first, stored px.
         cols: of the same, stored px.
@@ -92,19 +76,20 @@ def quicklook(
 
     from satray.report.tiles import overlaid, stretched
 
-    H, W = view.valid.shape
-    shown_HW3 = _brightened(stretched(view.pixels, *_limits(view)), view.valid)
+    H, W = valid_HW.shape
+    picture_px = Affine.scale(W / size[1], H / size[0])
+    shown_HW3 = _brightened(stretched(pixels_CHW, *_limits(pixels_CHW, valid_HW)), valid_HW)
     top = 0.0
     if evidence is not None:
-        map_HW = _on_picture(evidence, view)
+        map_HW = _on_picture(evidence, picture_px, H, W)
         top = float(np.max(map_HW, initial=0.0, where=~np.isnan(map_HW)))
         shown_HW3 = overlaid(shown_HW3, np.clip(map_HW, 0, None) / (top or 1.0))
-    shown_HW3[~view.valid] = EMPTY
+    shown_HW3[~valid_HW] = EMPTY
     scene = Image.fromarray((shown_HW3 * 255 + 0.5).astype(np.uint8))
     drawing = ImageDraw.Draw(scene)
     radius = max(3, min(8, W // 80))
     for row, col in zip(rows[:MOST], cols[:MOST], strict=True):
-        x, y = col * W / view.width, row * H / view.height
+        x, y = picture_px @ (col, row)
         for reach, colour, width in ((radius + 1, "#101010", 4), (radius, MARK, 2)):
             box = (x - reach, y - reach, x + reach, y + reach)
             drawing.ellipse(box, outline=colour, width=width)
@@ -118,9 +103,11 @@ def quicklook(
     return sink.getvalue()
 
 
-def _limits(view: View) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _limits(
+    pixels_CHW: NDArray[Any], valid_HW: NDArray[np.bool_]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """2nd and 98th percentile of each band where there is data."""
-    values = [band[view.valid & np.isfinite(band)] for band in view.pixels]
+    values = [band[valid_HW & np.isfinite(band)] for band in pixels_CHW]
     pairs = [np.percentile(some, (2, 98)) if some.size else (0.0, 1.0) for some in values]
     return tuple(float(low) for low, _ in pairs), tuple(float(high) for _, high in pairs)
 
@@ -135,18 +122,16 @@ def _brightened(shown_HW3: Floats, valid_HW: NDArray[np.bool_]) -> Floats:
     return np.asarray(shown_HW3**gamma, dtype=np.float64)
 
 
-def _on_picture(evidence: Evidence, view: View) -> Floats:
+def _on_picture(evidence: Evidence, picture_px: Affine, H: int, W: int) -> Floats:
     """The map at the picture's pixels: bilinear between cells that have data, NaN elsewhere."""
     from satray.report.tiles import on_pixels
 
     # more cells than pixels: the best of each block, or a lone peak might fall between two pixels
-    (h, w), (H, W) = evidence.map.shape, view.valid.shape
+    h, w = evidence.map.shape
     block = max(1, min(h // H, w // W))
     map_hw = np.fmax.reduceat(evidence.map, range(0, h, block), axis=0)
     map_hw = np.fmax.reduceat(map_hw, range(0, w, block), axis=1)
-    cells = evidence.cells @ Affine.scale(block)
-    shown = Affine.scale(W / view.width, H / view.height) @ cells
-    return on_pixels(map_hw, shown, H, W)
+    return on_pixels(map_hw, picture_px @ evidence.cells @ Affine.scale(block), H, W)
 
 
 def _legend(width: int, evidence: Evidence | None, top: float, count: int, title: str) -> Any:

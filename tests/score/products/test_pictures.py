@@ -13,10 +13,8 @@ from satray.score.products.quicklook import (
     LEGEND,
     LONGEST,
     Evidence,
-    View,
     picture_size,
     quicklook,
-    strongest,
 )
 from satray.score.results import SceneResult
 
@@ -24,9 +22,13 @@ CELLS = Affine.translation(0.5 - 16, 0.5 - 16) @ Affine.scale(32)
 NASTY = '</title><script>alert("x")</script> & \x00\u202e <img src=x onerror=y>'
 
 
+View = tuple[np.ndarray, np.ndarray, tuple[int, int]]
+"""Pixels, where they are data, and the scene's size."""
+
+
 def view(H: int = 200, W: int = 300, bands: int = 3, valid: np.ndarray | None = None) -> View:
     pixels = np.random.default_rng(0).integers(0, 4000, (bands, H, W)).astype(np.uint16)
-    return View(pixels, np.ones((H, W), bool) if valid is None else valid, H * 2, W * 2)
+    return pixels, np.ones((H, W), bool) if valid is None else valid, (H * 2, W * 2)
 
 
 def dot(row: int, col: int) -> Evidence:
@@ -43,7 +45,7 @@ def opened(data: bytes) -> np.ndarray:
 
 def drawn(shown: View, evidence: Evidence | None = None, *points: float, name="a") -> np.ndarray:
     """The picture with its legend; points are rows and columns, one after the other."""
-    return opened(quicklook(shown, evidence, np.array(points[::2]), np.array(points[1::2]), name))
+    return opened(quicklook(*shown, evidence, np.array(points[::2]), np.array(points[1::2]), name))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_pictures_fit(height: int, width: int) -> None:
     assert 1 <= H <= LONGEST - LEGEND
     assert 1 <= W <= LONGEST
     assert max(H / (LONGEST - LEGEND), W / LONGEST) > 0.99
-    shown = View(np.zeros((1, H, W), np.uint8), np.ones((H, W), bool), height, width)
+    shown = np.zeros((1, H, W), np.uint8), np.ones((H, W), bool), (height, width)
     assert max(drawn(shown).shape) <= LONGEST
 
 
@@ -66,7 +68,7 @@ def test_evidence_glows_where_its_affine_says() -> None:
     values = np.full((600, 600), np.nan, np.float32)
     values[:, 200:] = 0
     values[301, 299] = 5
-    flat = View(np.zeros((1, 100, 100), np.uint8), np.ones((100, 100), bool), 19200, 19200)
+    flat = np.zeros((1, 100, 100), np.uint8), np.ones((100, 100), bool), (19200, 19200)
     glow = drawn(flat, Evidence("x", values, Affine.scale(32), 1.0))[:100, 100:200, 0]
     i, j = np.unravel_index(glow.argmax(), glow.shape)
     assert (i, j) == (pytest.approx(301 / 6, abs=1.5), pytest.approx(299 / 6, abs=1.5))
@@ -89,15 +91,7 @@ def test_hostile_names_odd_pixels_and_no_data(bands: int) -> None:
     assert drawn(shown, evidence, name=NASTY + "\n海\n").shape == (200 + LEGEND, 300, 3)
     wild = np.full((3, 50, 60), np.nan)
     wild[:, 10:] = np.inf
-    assert drawn(View(wild, np.ones((50, 60), bool), 50, 60)).size
-
-
-def test_strongest_class() -> None:
-    maps = np.zeros((3, 2, 2), np.float32)
-    maps[1, 0, 0] = 2
-    maps[2] = np.nan
-    assert strongest(maps, (0, 0, 9)) == 1
-    assert strongest(maps, (5, 0, 9)) == 0
+    assert drawn((wild, np.ones((50, 60), bool), (50, 60))).size
 
 
 # ---- the page
@@ -109,7 +103,7 @@ def result(name: str, status: str = "done", **more) -> SceneResult:
 
 
 def page(*results: SceneResult, pictures: tuple[str, ...] = (), subtitle: str = "s"):
-    jpeg = small(quicklook(view(), None, np.empty(0), np.empty(0), "x"))
+    jpeg = small(quicklook(*view(), None, np.empty(0), np.empty(0), "x"))
     data = run_page("r1", results, dict.fromkeys(pictures, jpeg), subtitle)
     found = Checker()
     found.feed(data.decode())
