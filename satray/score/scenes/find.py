@@ -204,11 +204,11 @@ def find_scenes(
         if ref.bands and wanted is not None and {b.name for b in ref.bands} >= set(wanted):
             ref = replace(ref, bands=tuple(b for b in ref.bands if b.name in wanted))
         unique[ref.scene] = ref
-    refs, known = list(unique.values()), {entry.uri: entry for entry in entries}
+    refs, worlds = list(unique.values()), world_files(entries)
+    known: dict[str, Entry | SatrayError] = {entry.uri: entry for entry in entries}
     unlisted = sorted({uri for ref in refs for uri in uris_of(ref)} - known.keys())
-    beside = _heads([file for uri in unlisted for file in (uri, uri + MASK)], storage)
-    worlds = world_files(entries)
-    every = [_with_files(ref, known | beside, worlds.get(ref.uri)) for ref in refs]
+    known |= _heads([file for uri in unlisted for file in (uri, uri + MASK)], storage)
+    every = [_with_files(ref, known, worlds.get(ref.uri)) for ref in refs]
     failures += [one for one in every if isinstance(one, SceneFailure)]
     return Found(tuple(one for one in every if isinstance(one, SceneRef)), tuple(failures))
 
