@@ -68,7 +68,7 @@ class Assembly:
     @property
     def moment(self) -> Moment:
         """When the scene was taken."""
-        ref, pattern = self.job.ref, self.surveyor.settings.pattern
+        ref, pattern = self.job.ref, self.surveyor.settings.recipe.datetime
         known = re.compile(pattern) if pattern else None
         return moment_of(ref.scene, ref.modified, known, ref.item, self.job.taken_at)
 

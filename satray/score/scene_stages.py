@@ -351,10 +351,15 @@ class SceneNetwork:
         from satray.score.window_forward import DenseScorer, TileScorer
 
         settings = self._surveyor.settings
-        given = (self._bundle, plan, settings.computed(self._bundle.spec), settings.min_valid)
+        given = (
+            self._bundle,
+            plan,
+            settings.computed(self._bundle.spec),
+            settings.recipe.min_valid,
+        )
         if plan.mode == "dense":
             return DenseScorer(*given, features=self._features)
-        return TileScorer(*given, batch=settings.batch, features=self._features)
+        return TileScorer(*given, batch=settings.recipe.batch, features=self._features)
 
 
 def _bound_cache() -> None:

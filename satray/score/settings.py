@@ -1,16 +1,14 @@
 """What of a recipe shapes maps and scenes' products; small, and travels to the actors."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from satray.config.score import ScoreRecipe
-from satray.data.raster import PagesKey
 from satray.data.values import as_units
 from satray.errors import InputError
 from satray.score.products.catalogue import time_pattern
 from satray.score.results import MapRequest
-from satray.score.scenes.grid import Gsd
-from satray.score.scenes.open import Conversion, Names
+from satray.score.scenes.open import Conversion
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
@@ -24,14 +22,10 @@ D4_SAID = "symmetries: eight forward passes a tile, one for each flip and transp
 class Settings:
     """How scenes are scored, and what is made of them."""
 
-    mode: Literal["auto", "dense", "tiles"]
+    recipe: ScoreRecipe
     """As asked for."""
     step: int
     """Net px from tile to tile."""
-    window: int
-    """Longest side of a window, net px."""
-    min_valid: float
-    """Share of a tile's px with data, below which it has no scores."""
     maps: MapRequest
     """Maps that are written."""
     detections: bool
@@ -42,24 +36,13 @@ class Settings:
     """Whether peaks count only in tiles that are given the class."""
     distance: float
     """Least distance of two detections of a class, net px."""
-    d4: bool
-    """Whether all is averaged over the eight symmetries."""
-    batch: int
-    """Tiles a forward, where they are scored one by one."""
-    gsd: Gsd
-    """Ground that a stored px of the bundle has."""
-    names: Names
-    """What the recipe says of the scenes' bands."""
-    pages: PagesKey
-    """Which pages of a TIFF are bands."""
     conversion: Conversion
     """What makes other numbers the bundle's."""
-    drift: Literal["off", "warn", "refuse"]
-    """What is done about values unlike the training's."""
-    drift_limit: float
-    """From which drift on."""
-    pattern: str | None
-    """Regular expression of times in names."""
+
+    @property
+    def d4(self) -> bool:
+        """Whether all is averaged over the eight symmetries."""
+        return self.recipe.symmetries == "d4"
 
     def computed(self, spec: "BundleSpec") -> MapRequest:
         """Maps that the network is asked for.
@@ -99,24 +82,14 @@ def settings_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Settings:
         sought = _places(found.classes, spec, "detections.classes")
     within = "tiles" if spec.variant.pooling == "max" else "scene"
     return Settings(
-        mode=recipe.mode,
+        recipe,
         step=max(1, round(recipe.stride * spec.size)),
-        window=recipe.window,
-        min_valid=recipe.min_valid,
         maps=maps,
         detections=found.write and spec.variant.head == "linear",
         sought=sought,
         within_tiles=(within if found.within == "auto" else found.within) == "tiles",
         distance=found.distance * spec.size,
-        d4=recipe.symmetries == "d4",
-        batch=recipe.batch,
-        gsd=recipe.gsd,
-        names=recipe.bands,
-        pages=recipe.pages,
         conversion=conversion,
-        drift=recipe.drift,
-        drift_limit=recipe.drift_limit,
-        pattern=recipe.datetime,
     )
 
 

@@ -51,9 +51,9 @@ class Surveyor:
                 place = NOT_ON_EARTH if facts.extent.georeferenced else "no CRS: pixel coordinates"
             notes = [*facts.notes, *([place] if place else [])]
             stage, score = "drift", None
-            if self.settings.drift != "off":
-                score, warning = drift(scene, self.spec, self.settings.drift_limit)
-                if warning and self.settings.drift == "refuse":
+            if self.settings.recipe.drift != "off":
+                score, warning = drift(scene, self.spec, self.settings.recipe.drift_limit)
+                if warning and self.settings.recipe.drift == "refuse":
                     raise MisfitError(warning)
                 notes += [warning] if warning else []
         except DecodeError as error:
@@ -71,7 +71,7 @@ class Surveyor:
         Raises:
             DecodeError: as `net_grid`; px that would be resampled and must not be.
         """
-        grid = net_grid(scene.facts.extent, self.spec, self.settings.gsd)
+        grid = net_grid(scene.facts.extent, self.spec, self.settings.recipe.gsd)
         if grid.resampled and self.spec.radiometry.name == "pil_compat":
             raise MisfitError(
                 f"{grid.why}: its px would be resampled, and radiometry pil_compat wants them as "
@@ -87,7 +87,7 @@ class Surveyor:
             self.geometry,
             self.mode,
             self.settings.step,
-            self.settings.window,
+            self.settings.recipe.window,
             self.mode == "dense" and self.settings.maps.argmax,
             self.spec.bands,
         )
@@ -112,11 +112,11 @@ def open_for(ref: SceneRef, spec: "BundleSpec", settings: Settings, storage: Sto
     return Scene(
         ref,
         spec.bands,
-        settings.names,
+        settings.recipe.bands,
         storage,
         dtype=spec.dtype,
         conversion=settings.conversion,
-        pages=settings.pages,
+        pages=settings.recipe.pages,
     )
 
 
@@ -135,11 +135,11 @@ def prepare(recipe: ScoreRecipe, storage: Storage) -> tuple["Bundle", Surveyor]:
     settings = settings_of(recipe, bundle.spec)
     geometry = measure(bundle, d4=settings.d4)
     mode: Mode
-    if settings.mode == "auto":
-        step, window = settings.step, settings.window
+    if recipe.mode == "auto":
+        step, window = settings.step, recipe.window
         mode, why = choose(geometry, step=step, window=window, argmax=settings.maps.argmax)
     else:
-        mode, why = settings.mode, f"{settings.mode}: mode={settings.mode}"
+        mode, why = recipe.mode, f"{recipe.mode}: mode={recipe.mode}"
     if mode == "dense" and geometry.why_tiles:
         raise InputError(f"mode=dense: found {geometry.why_tiles}; accepted: mode=tiles or auto")
     if mode == "tiles" and settings.d4:
