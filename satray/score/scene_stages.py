@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pystac
 
     from satray.models.bundle import Bundle
-    from satray.score.engines import EngineKey, PrecisionKey
+    from satray.score.engines import EngineKey
     from satray.score.forward import Features
 
 TAKEN_OVER = "another run has taken it over"
@@ -57,8 +57,6 @@ class TakenOverError(SatrayError):
 class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
     """What is done with each scene of a run."""
 
-    bundle: str
-    """Bundle folder, or a train run's `out`."""
     surveyor: Surveyor
     """How scenes are scored."""
     bias: tuple[float, ...]
@@ -73,8 +71,6 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
     """Columns of tables."""
     engine: "EngineKey"
     """What computes features on CPUs."""
-    precision: "PrecisionKey"
-    """What in."""
     ledger: Ledger | None = None
     """Of a schedule."""
 
@@ -122,8 +118,8 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         """
         from satray.score.engines import load_engine
 
-        model_id, storage = self.layout.model_id, self.storage
-        loaded = load_engine(self.bundle, model_id, storage, gpu, self.engine, self.precision)
+        recipe, of = self.surveyor.settings.recipe, (self.layout.model_id, self.storage)
+        loaded = load_engine(recipe.bundle, *of, gpu, self.engine, recipe.precision)
         return SceneNetwork(self.surveyor, loaded.bundle, loaded.features, loaded.engine)
 
     def write(

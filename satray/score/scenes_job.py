@@ -248,7 +248,6 @@ def _score(
     bias = bundle.network.get_parameter("head.bias").float().tolist() if linear else []
     px = px_of(recipe, bundle.spec, [item.ref for item in items])
     stages = SceneStages(
-        recipe.bundle,
         surveyor,
         tuple(bias),
         run.storage,
@@ -256,7 +255,6 @@ def _score(
         run.state,
         _layout_of(bundle, run),
         engine_for(recipe.engine, px, workers),
-        recipe.precision,
         ledger,
     )
     tally, results = Tally(run, len(items), "scenes"), []
