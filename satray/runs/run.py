@@ -193,25 +193,16 @@ class Run:
             self.before_writing()
             self.before_writing = None
 
-    def publish(self, path: str, data: bytes, rows: int | None = None) -> Product:
-        """Write a product atomically and note it for `run.json`."""
+    def publish(self, path: str, source: bytes | Path, rows: int | None = None) -> Product:
+        """Write a product atomically, data or a local file, and note it for `run.json`."""
         self.begin_writing()
         with self.activity("writing"):
-            self.storage.write(self.uri(path), data)
-        return self.record(Product(path, len(data), hashlib.sha256(data).hexdigest(), rows))
+            product = write_product(self.storage, self.out, path, source, rows)
+        return self.record(product)
 
     def publish_table(self, path: str, table: "pa.Table") -> Product:
         """Write a table as a product."""
         return self.publish(path, to_parquet(table), rows=table.num_rows)
-
-    def publish_file(self, path: str, local: Path, rows: int | None = None) -> Product:
-        """Upload a local file as a product."""
-        self.begin_writing()
-        with local.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        with self.activity("writing"):
-            self.storage.upload(local, self.uri(path))
-        return self.record(Product(path, local.stat().st_size, digest, rows))
 
     def record(self, product: Product) -> Product:
         """Note a product that somebody else wrote."""
@@ -230,6 +221,20 @@ class Run:
     def add_seconds(self, name: str, seconds: float) -> None:
         """Add seconds that were measured elsewhere."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+
+def write_product(
+    storage: Storage, out: str, path: str, source: bytes | Path, rows: int | None = None
+) -> Product:
+    """Write a product, data or a local file, atomically below a run folder."""
+    place = join(out, path)
+    if isinstance(source, bytes):
+        storage.write(place, source)
+        return Product(path, len(source), hashlib.sha256(source).hexdigest(), rows)
+    with source.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    storage.upload(source, place)
+    return Product(path, source.stat().st_size, digest, rows)
 
 
 def run_id(job: str, recipe: Recipe, inputs: Mapping[str, str]) -> str:

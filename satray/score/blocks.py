@@ -200,5 +200,5 @@ class _Parts:
         self._engines.clear()
         self._writer.close()
         name = f"predictions/part-{self._number:05d}.parquet"
-        self._run.publish_file(name, self._path, rows=self._writer.rows)
+        self._run.publish(name, self._path, rows=self._writer.rows)
         self._number += 1

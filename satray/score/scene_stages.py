@@ -5,7 +5,6 @@ while the claim does.
 """
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from satray.errors import DecodeError, SatrayError
-from satray.runs.run import Product
+from satray.runs.run import Product, write_product
 from satray.score.assemble import Assembly
 from satray.score.ledger import Claim, Ledger
 from satray.score.overview import Seen, see
@@ -270,17 +269,8 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
     def _put(self, file: MadeFile, scene: str, claim: Claim | None) -> Product:
         if claim is not None and self.ledger is not None and not self.ledger.stands(claim):
             raise TakenOverError(TAKEN_OVER)
-        path, source = product_path(file.kind, scene, file.tower), file.source
-        place = join(self.out, path)
-        if isinstance(source, bytes):
-            self.storage.write(place, source)
-            digest, size = hashlib.sha256(source).hexdigest(), len(source)
-        else:
-            with source.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            size = source.stat().st_size
-            self.storage.upload(source, place)
-        return Product(path, size, digest, file.rows)
+        path = product_path(file.kind, scene, file.tower)
+        return write_product(self.storage, self.out, path, file.source, file.rows)
 
     def _unchanged(self, ref: SceneRef) -> bool:
         """Whether a scene's files are those that were listed."""

@@ -3,7 +3,6 @@
 A block's file comes last: where it is, the block is done.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from satray.models.geometry import InputGeometry, cam_transform, centred
 from satray.models.spec import BundleSpec
-from satray.runs.run import Product
+from satray.runs.run import Product, write_product
 from satray.score.blocks import Blocks, block_file
 from satray.score.predictions import Layout, TileFacts, predictions
 from satray.score.products.names import product_path
@@ -30,7 +29,7 @@ from satray.score.rasters import (
 from satray.score.results import Forward, MapRequest
 from satray.score.stages import Stages, Started
 from satray.score.tiles import ReadBlock, Wanted, read_block
-from satray.storage import Storage, join
+from satray.storage import Storage
 
 if TYPE_CHECKING:
     from satray.score.engines import EngineKey, PrecisionKey
@@ -182,9 +181,9 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
                 "border_cells": BORDER_CELLS,
             },
         )
-        path = product_path("cam", facts.tile_id, tower)
-        self.storage.write(join(self.out, path), data)
-        return Product(path, len(data), hashlib.sha256(data).hexdigest())
+        return write_product(
+            self.storage, self.out, product_path("cam", facts.tile_id, tower), data
+        )
 
 
 @dataclass(frozen=True)

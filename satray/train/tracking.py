@@ -173,7 +173,7 @@ class _Events(Tracker):
                 for row in rows:
                     _write(writer, row)
             (file,) = Path(folder).iterdir()
-            self._run.publish_file(f"{EVENTS}/{file.name}", file)
+            self._run.publish(f"{EVENTS}/{file.name}", file)
 
     def end(self, status: str) -> None:
         del status
