@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from scipy.special import expit, softmax
 
+from satray.metrics.scored import scores_of
 from satray.score.layout import SceneLayout
 from satray.score.mosaic import Rasters, SceneMaps
 from satray.score.overview import Seen
@@ -225,7 +225,7 @@ class Assembly:
         stored = Affine.scale(1 / grid.scale_x, 1 / grid.scale_y)
         cells = [stored @ geometry.tower(tower).affine() for tower in scene_maps.dense]
         maps_khw, own = summed(list(scene_maps.dense.values()), cells)
-        bias = tuple(self.bias[k] for k in mapped)
+        bias_k = np.array([self.bias[k] for k in mapped])
         found = None
         if settings.detections:
             finest = min(own.a * grid.scale_x, own.e * grid.scale_y)
@@ -240,12 +240,12 @@ class Assembly:
         if np.isnan(maps_khw).all():
             return found, None, []
         shown = [n for n, k in enumerate(mapped) if k in settings.sought] or [*range(len(mapped))]
-        tops = np.nanmax(maps_khw[shown], axis=(1, 2)) + [bias[n] for n in shown]
+        tops = np.nanmax(maps_khw[shown], axis=(1, 2)) + bias_k[shown]
         place = shown[int(tops.argmax())]
         map_hw = maps_khw[place]
-        top = np.unravel_index(int(np.nanargmax(map_hw)), map_hw.shape)
-        local = maps_khw[:, top[0], top[1]].astype(np.float64) + np.array(bias)
-        score = best_score(local, place, spec.task, spec.temperature)
+        i, j = np.unravel_index(int(np.nanargmax(map_hw)), map_hw.shape)
+        best_1k = (maps_khw[:, i, j] + bias_k)[None]
+        score = float(scores_of(best_1k, spec.task, spec.temperature)[0, place])
         return found, Evidence(spec.classes[mapped[place]], map_hw, own, score), []
 
     def _quicklook(
@@ -262,13 +262,6 @@ class Assembly:
         extent = self.job.grid.extent
         shown = pixels, valid, (extent.height, extent.width)
         return MadeFile("quicklook", quicklook(*shown, evidence, rows, cols, extent.scene))
-
-
-def best_score(local_k: NDArray[np.float64], place: int, task: str, temperature: float) -> float:
-    """Score of a class at one cell, of the local logits there."""
-    if task == "multiclass" and len(local_k) > 1:
-        return float(softmax(local_k / temperature)[place])
-    return float(expit(local_k[place] / temperature))
 
 
 def _edges(

@@ -18,7 +18,7 @@ from satray.errors import SatrayError
 from satray.runs.run import Product, to_json
 from satray.score.ledger import Claim, Task
 from satray.score.predictions import Numbers
-from satray.score.scenes.find import SceneRef
+from satray.score.scenes.find import SceneFailure, SceneRef
 from satray.score.scenes.grid import NetGrid
 from satray.score.tiles import MisfitError
 from satray.score.windows import Mode
@@ -225,7 +225,9 @@ def _result_type() -> TypeAdapter[SceneResult]:
     return TypeAdapter(SceneResult)
 
 
-def failed(number: int, ref: SceneRef, stage: str, error: Exception | str) -> SceneResult:
+def failed(
+    number: int, ref: SceneRef | SceneFailure, stage: str, error: Exception | str
+) -> SceneResult:
     """That a scene cannot be scored; what is not what the bundle wants never can."""
     said = " ".join(str(error).split()).removeprefix(f"{ref.scene}: ")
     retryable = not isinstance(error, MisfitError)

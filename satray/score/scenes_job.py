@@ -187,9 +187,7 @@ def _score_all(
     todo = [SceneItem(n, ref) for n, ref in enumerate(found.scenes) if n not in results]
     results |= {one.number: one for one in _score(run, recipe, bundle, surveyor, todo)}
     for number, failure in enumerate(found.failures, len(found.scenes)):
-        results[number] = SceneResult(
-            number, failure.scene, failure.uri, "failed", "find", failure.error
-        )
+        results[number] = failed(number, failure, "find", failure.error)
     every = [results[number] for number in sorted(results)]
     closing.close(run, every, _layout_of(bundle, run), recipe.bundle, single=False)
     return _outcome_of(every, recipe, surveyor)
