@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from satray.metrics.scored import scores_of
 from satray.score.layout import SceneLayout
-from satray.score.mosaic import Rasters, SceneMaps
+from satray.score.mosaic import SceneMaps
 from satray.score.overview import Seen
 from satray.score.predictions import (
     Layout,
@@ -26,7 +26,8 @@ from satray.score.predictions import (
 from satray.score.products.catalogue import MadeFile, Moment, map_fields, moment_of
 from satray.score.products.detections import detect, in_tiles_given, summed, vector_files
 from satray.score.products.quicklook import Evidence, quicklook
-from satray.score.results import SceneJob, TileScores, WindowScores
+from satray.score.rasters import StripWriter
+from satray.score.results import CamKind, SceneJob, TileScores, WindowScores
 from satray.score.survey import Surveyor
 from satray.score.windows import AxisTiles
 
@@ -34,17 +35,17 @@ if TYPE_CHECKING:
     import pandas as pd  # half a second
 
 
-@dataclass
+@dataclass(frozen=True)
 class Counts:
     """What was counted of a scene."""
 
-    predicted: NDArray[np.int64]
+    predicted: tuple[int, ...]
     """Tiles that are given each class."""
-    tiles: int = 0
+    tiles: int
     """With scores."""
-    nodata: int = 0
+    nodata: int
     """Without, for want of data."""
-    detections: int = 0
+    detections: int
     """Points."""
 
 
@@ -84,18 +85,18 @@ class Assembly:
         Returns:
             Products, counts, and notes for the reader.
         """
-        K = len(self.surveyor.spec.classes)
-        counts = Counts(np.zeros(K, dtype=np.int64))
         table = folder / "tiles.parquet"
         canvas, plan = self.scene.canvas, self.scene.plan
         shape = (len(canvas.rows), canvas.width)
         pixels = np.zeros((len(canvas.bands), *shape), dtype=np.float32)
         valid = np.zeros(shape, dtype=bool)
         gaps = np.zeros(self.scene.coverage.shape, dtype=np.int32)
-        predicted_TUK = np.zeros((len(plan.rows), len(plan.cols), K), dtype=bool)
+        tiles = len(plan.rows), len(plan.cols)
+        predicted_TUK = np.zeros((*tiles, len(self.surveyor.spec.classes)), dtype=bool)
+        scored_TU = np.zeros(tiles, dtype=bool)
         computed = self.surveyor.settings.computed(self.surveyor.spec)
-        written = self._rasters()
-        with SceneMaps(folder, plan, computed, written) as scene_maps:
+        written = self.surveyor.settings.maps
+        with SceneMaps(folder, plan, computed, written, self._raster) as scene_maps:
             made = {"mode": self.job.mode, "engine": self.engine}
             with PredictionsWriter(table, self.layout, **made) as writer:
                 row: list[TileScores] = []
@@ -110,17 +111,16 @@ class Assembly:
                         start, rows = window.row.tiles.start, self._side_by_side(row)
                         row = []
                         if len(rows.scored):
-                            self._tiles(writer, start, rows, counts)
-                            held = (rows.numbers.preds > 0) & rows.scored[:, None]
-                            held_tUK = held.reshape(-1, *predicted_TUK.shape[1:])
-                            predicted_TUK[start : start + len(held_tUK)] = held_tUK
-            files = self._raster_files(scene_maps, written)
+                            there = self._tiles(writer, start, rows)
+                            scored_TU[there] = rows.scored.reshape(-1, tiles[1])
+                            given = (rows.numbers.preds > 0) & rows.scored[:, None]
+                            predicted_TUK[there] = given.reshape(-1, *predicted_TUK.shape[1:])
+            files = self._raster_files(scene_maps)
             files.append(MadeFile("tiles", table, writer.rows))
             mostly = self.scene.coverage.mostly_data(gaps)
             maps = scene_maps, computed.classes
             found, evidence, notes = self._peaks(*maps, mostly, predicted_TUK)
         if found is not None:
-            counts.detections = len(found)
             about = (
                 self.job.grid.extent,
                 self.layout.model_id,
@@ -130,40 +130,51 @@ class Assembly:
             vectors = vector_files(found, *about)
             files += [MadeFile(kind, data, len(found)) for kind, data in vectors.items()]
         files.append(self._quicklook(pixels, valid, evidence, found))
-        if not counts.tiles:
+        if not scored_TU.any():
             notes.append("no tile holds enough data")
+        counts = Counts(
+            tuple(predicted_TUK.sum(axis=(0, 1)).tolist()),
+            int(scored_TU.sum()),
+            int((~scored_TU).sum()),
+            0 if found is None else len(found),
+        )
         return files, counts, notes
 
-    def _rasters(self) -> Rasters:
-        settings, grid, spec = self.surveyor.settings, self.job.grid, self.surveyor.spec
-        geometry = self.scene.plan.geometry
-        return Rasters(
-            settings.maps,
-            tuple(spec.classes[k] for k in settings.maps.classes),
-            {tower.name: grid.affine_net @ tower.affine() for tower in geometry.towers},
-            grid.extent.crs,
-            {
-                "model_id": self.layout.model_id,
-                "run_id": self.layout.run_id,
-                "scene": self.job.ref.scene,
-                "pooling": spec.variant.pooling,
-                "symmetries": "d4" if settings.d4 else "none",
-                "mode": self.job.mode,
-                "engine": self.engine,
-                "border_cells": (
-                    "as of one forward over the whole scene"
-                    if self.job.mode == "dense"
-                    else "tiles blended with a Hann window"
-                ),
-            },
-        )
+    def _raster(self, path: Path, kind: CamKind, tower: str) -> StripWriter:
+        """Begin a raster of the scene."""
+        settings, spec = self.surveyor.settings, self.surveyor.spec
+        border = "as of one forward over the whole scene"
+        if self.job.mode == "tiles":
+            border = "tiles blended with a Hann window"
+        tags = {
+            "model_id": self.layout.model_id,
+            "run_id": self.layout.run_id,
+            "scene": self.job.ref.scene,
+            "pooling": spec.variant.pooling,
+            "symmetries": "d4" if settings.d4 else "none",
+            "mode": self.job.mode,
+            "engine": self.engine,
+            "border_cells": border,
+            "kind": kind,
+            "tower": tower,
+        }
+        classes = [spec.classes[k] for k in settings.maps.classes]
+        shape = len(classes), *self.scene.plan.cells(tower)
+        crs = self.job.grid.extent.crs
+        return StripWriter(path, shape, classes, self._cells(tower), crs, tags)
 
-    def _raster_files(self, scene_maps: SceneMaps, written: Rasters) -> list[MadeFile]:
-        several = len(self.surveyor.spec.variant.towers) > 1
+    def _cells(self, tower: str) -> Affine:
+        """From a tower's cell corners to CRS units."""
+        return self.job.grid.affine_net @ self.scene.plan.geometry.tower(tower).affine()
+
+    def _raster_files(self, scene_maps: SceneMaps) -> list[MadeFile]:
+        spec, extent = self.surveyor.spec, self.job.grid.extent
+        classes = [spec.classes[k] for k in self.surveyor.settings.maps.classes]
+        several = len(spec.variant.towers) > 1
         files = []
         for kind, tower, path in scene_maps.rasters():
-            affine = written.affine[tower] if self.job.grid.extent.georeferenced else None
-            fields = map_fields(written.names, self.scene.plan.cells(tower), affine)
+            affine = self._cells(tower) if extent.georeferenced else None
+            fields = map_fields(classes, self.scene.plan.cells(tower), affine)
             name = "cam" if kind == "dense" else "argmax"
             files.append(MadeFile(name, path, None, tower if several else None, fields))
         return files
@@ -195,9 +206,8 @@ class Assembly:
             joined(tiles.scored for tiles in row),
         )
 
-    def _tiles(
-        self, writer: PredictionsWriter, start: int, rows: TileScores, counts: Counts
-    ) -> None:
+    def _tiles(self, writer: PredictionsWriter, start: int, rows: TileScores) -> slice:
+        """Write rows of tiles from row `start` on; which they are."""
         plan, across = self.scene.plan, len(self.scene.plan.cols)
         down = len(rows.scored) // across
         ys, tall = _edges(plan.rows, start, start + down, self.job.grid.scale_y)
@@ -205,9 +215,7 @@ class Assembly:
         places = np.repeat(ys, across), np.tile(xs, down), (tall, wide)
         numbers = rows.scored, rows.numbers
         writer.write(scene_predictions(self.layout, self.job.grid.extent, *places, *numbers))
-        counts.tiles += int(rows.scored.sum())
-        counts.nodata += int((~rows.scored).sum())
-        counts.predicted += rows.numbers.preds[rows.scored].sum(0, dtype=np.int64)
+        return slice(start, start + down)
 
     def _peaks(
         self,

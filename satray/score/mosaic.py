@@ -3,7 +3,7 @@
 Legend: k classes mapped, h x w cells.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 
 from satray.score.rasters import StripWriter
@@ -22,37 +21,30 @@ HELD = 1 << 30
 """Bytes that a scene's maps and the search for their peaks may take; beyond, there are none."""
 
 
-@dataclass(frozen=True)
-class Rasters:
-    """What a scene's rasters hold, and say of themselves."""
-
-    maps: MapRequest
-    """Those that are written."""
-    names: tuple[str, ...]
-    """Names of their classes."""
-    affine: Mapping[str, Affine]
-    """Tower -> from cell corners to CRS units."""
-    crs: str | None
-    """CRS."""
-    tags: Mapping[str, str]
-    """Tags of them all."""
-
-
 class SceneMaps:
     """Gathers a scene's maps; a context manager that removes its working files."""
 
-    def __init__(self, folder: Path, plan: ScenePlan, maps: MapRequest, written: Rasters) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        plan: ScenePlan,
+        maps: MapRequest,
+        written: MapRequest,
+        create: Callable[[Path, CamKind, str], StripWriter],
+    ) -> None:
         """Prepare.
 
         Args:
             folder: on the local disk.
             plan: of the scene.
             maps: in the windows' scores.
-            written: what of them is written, and how.
+            written: what of them is written.
+            create: begins the raster of a kind and tower, at a local path.
         """
         mapped, kinds = len(maps.classes), maps.kinds
-        self._plan, self._written, self._folder = plan, written, folder
-        self._places = [maps.classes.index(k) for k in written.maps.classes]
+        self._plan, self._folder = plan, folder
+        self._kinds, self._create = written.kinds, create
+        self._places = [maps.classes.index(k) for k in written.classes]
         self._towers = [t.name for t in plan.geometry.towers] if kinds else []
         self._stack = ExitStack()
         self._writers: dict[tuple[CamKind, str], StripWriter] = {}
@@ -71,17 +63,10 @@ class SceneMaps:
         return 4 * mapped * sum(cells) + (40 + 20 * mapped) * max(cells)
 
     def __enter__(self) -> Self:
-        written = self._written
-        for kind in written.maps.kinds:
+        for kind in self._kinds:
             for tower in self._towers:
-                writer = StripWriter(
-                    self._folder / f"{kind}-{tower}.tif",
-                    (len(self._places), *self._plan.cells(tower)),
-                    written.names,
-                    written.affine[tower],
-                    written.crs,
-                    {**written.tags, "kind": kind, "tower": tower},
-                )
+                path = self._folder / f"{kind}-{tower}.tif"
+                writer = self._create(path, kind, tower)
                 self._writers[kind, tower] = self._stack.enter_context(writer)
         return self
 

@@ -213,7 +213,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             nodata=counts.nodata,
             detections=counts.detections,
             px=job.grid.extent.height * job.grid.extent.width,
-            predicted=tuple(int(n) for n in counts.predicted),
+            predicted=counts.predicted,
             run_id=self.layout.run_id,
             engine=engine,
             bbox=tuple(entry.bbox or ()),
