@@ -43,12 +43,13 @@ class Ending:
         """
         self.said = False
         self._say = say
-        self._log = ""
+        self._log = self._log_here = ""
         self._lock = threading.Lock()
         self._witness: subprocess.Popen[bytes] | None = None
 
     def end(self, reason: str) -> None:
         """Say why the job ends, and end its process: it may not write any more."""
+        self._log = self._log_here  # it is brought nowhere any more
         self.tell(f"{reason}; ended with status 1")
         os._exit(1)
 
@@ -82,10 +83,10 @@ class Ending:
             log: where its log is while it runs.
             place: where the job brings it in the end.
         """
-        self._log = f" (log: {place})"
+        self._log, self._log_here = f" (log: {place})", f" (log: {log})"
         line = (
             f"{job}: its process {os.getpid()} was killed or crashed without a word (out of "
-            f"memory?); the same command continues it (log: {log})"
+            f"memory?); the same command continues it{self._log_here}"
         )
         with contextlib.suppress(OSError):
             self._witness = subprocess.Popen(

@@ -67,7 +67,7 @@ def test_wrong_credentials(world, tmp_path, capfd, monkeypatch, swift) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     forget_connections()
     arguments = [f"images={bucket}/tiles", f"labels={world['root']}/labels.csv"]
-    check_refused(capfd, PREPARE, arguments, tmp_path / "out", "credentials|denied|refused")
+    check_refused(capfd, PREPARE, arguments, tmp_path / "out", "SignatureDoesNotMatch")
     monkeypatch.undo()
     forget_connections()
     arguments[0] = "images=s3://no-such-bucket-here/x"
