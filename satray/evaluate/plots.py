@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from satray.evaluate.quality import Quality
-from satray.metrics.scored import FloatArray, divided
+from satray.metrics.scored import FloatArray, Ranking, divided
 from satray.report.style import (
     GRID,
     INK,
@@ -84,8 +84,6 @@ def _bars(rows: Rows, mean: float) -> bytes:
 
 def _curves(quality: Quality, shown: Sequence[int], rows: Rows, what: str) -> bytes:
     """A panel a class: precision against recall (`ap`), or true- against false-positive rate."""
-    from sklearn.metrics import precision_recall_curve, roc_curve  # a second that few need
-
     columns = min(COLUMNS, len(shown))
     lines = -(-len(shown) // columns)
     made = figure(0.5 + 4.6 / columns * lines)
@@ -97,12 +95,7 @@ def _curves(quality: Quality, shown: Sequence[int], rows: Rows, what: str) -> by
             said = f"no {what.upper()}"
             if np.isfinite(row[what]):
                 said = f"{what.upper()} {row[what]:.3f}"
-                truth = quality.scored.labels[:, k], quality.scored.ranks[:, k]
-                if what == "ap":
-                    y, x, _ = precision_recall_curve(*truth, drop_intermediate=True)
-                    y[-1] = y[-2]  # scikit-learn draws the curve to precision 1
-                else:
-                    x, y, _ = roc_curve(*truth)
+                x, y = corners(quality.scored.rankings[k], what)
                 # steps of precision, whose area is the average precision
                 style = "steps-post" if what == "ap" else "default"
                 axis.plot(x, y, color=VAL, lw=1.2, drawstyle=style)
@@ -117,6 +110,33 @@ def _curves(quality: Quality, shown: Sequence[int], rows: Rows, what: str) -> by
         made.supxlabel(labels[0], fontsize=8)
         made.supylabel(labels[1], fontsize=8)
     return png(made)
+
+
+def corners(ranking: Ranking, what: str) -> tuple[FloatArray, FloatArray]:
+    """Where the curve of a class turns that has tiles of both kinds.
+
+    As scikit-learn's `precision_recall_curve` and `roc_curve` have it without intermediate points,
+    whose import takes longer than all plots; but theirs of precision ends at 1, whatever was found.
+
+    Args:
+        ranking: the class's tiles.
+        what: `ap` or `auc`.
+
+    Returns:
+        x and y: recall, falling, and precision; or false- and true-positive rate, rising.
+    """
+    unit_1N = np.ones((1, len(ranking.order)))
+    hits_G, false_G = (found_1G[0] for found_1G in ranking.cumulated(unit_1N))
+    kept_G = np.ones(len(hits_G), dtype=bool)
+    if what == "ap":
+        kept_G[1:-1] = (np.diff(hits_G[:-1]) != 0) | (np.diff(hits_G[1:]) != 0)
+        hits, false = hits_G[kept_G], false_G[kept_G]
+        precision = hits / (hits + false)
+        recall = hits / hits[-1]
+        return np.append(recall[::-1], 0.0), np.append(precision[::-1], precision[0])
+    kept_G[1:-1] = (np.diff(hits_G, 2) != 0) | (np.diff(false_G, 2) != 0)
+    x, y = (np.insert(one_G[kept_G], 0, 0.0) / one_G[-1] for one_G in (false_G, hits_G))
+    return x, y
 
 
 def _tails(found: Mapping[str, Sequence[float]], x_label: str) -> bytes:
@@ -187,27 +207,23 @@ def _matrix(
     counts_KK: FloatArray | None = None,
 ) -> bytes:
     """Shares (0 to 1; NaN: undefined) as a heat map; in its cells the counts, or percents."""
-    from sklearn.metrics import ConfusionMatrixDisplay
-
-    count = len(names)
+    count, shown_KK = len(names), np.nan_to_num(shares_KK)
+    said_KK, form = (shown_KK, ".0%") if counts_KK is None else (counts_KK, ",.0f")
     made = figure(WIDTH * (0.95 if count > 4 else 0.8))
     with styled():
         axis = made.subplots()
+        image = axis.imshow(shown_KK, "Blues", interpolation="nearest", vmin=0, vmax=1)
+        if count <= NUMBERS_MOST:
+            pale, dark = image.cmap(0), image.cmap(1.0)
+            middle = (shown_KK.max() + shown_KK.min()) / 2
+            for i, j in np.ndindex(shown_KK.shape):
+                said = f"{said_KK[i, j]:{form}}"
+                color = dark if shown_KK[i, j] < middle else pale
+                size = max(4.0, min(8.5, 92 / count))
+                axis.text(j, i, said, ha="center", va="center", color=color, fontsize=size)
         labels = [short(name, 16) for name in names]
-        found = ConfusionMatrixDisplay(np.nan_to_num(shares_KK), display_labels=labels)
-        found.plot(
-            include_values=count <= NUMBERS_MOST,
-            cmap="Blues",
-            xticks_rotation="vertical" if count > 4 else "horizontal",
-            values_format=".0%",
-            ax=axis,
-            colorbar=False,
-            im_kw={"vmin": 0, "vmax": 1},
-            text_kw={"fontsize": max(4.0, min(8.5, 92 / count))},
-        )
-        if counts_KK is not None and found.text_ is not None:
-            for text, number in zip(found.text_.flat, counts_KK.flat, strict=True):
-                text.set_text(f"{number:,.0f}")
+        axis.set_xticks(range(count), labels, rotation="vertical" if count > 4 else "horizontal")
+        axis.set_yticks(range(count), labels)
         axis.set(xlabel=x_label, ylabel=y_label)
         axis.tick_params(length=0, colors=INK, labelsize=max(4.5, min(7.5, 150 / count)))
         axis.spines[:].set_visible(False)

@@ -78,8 +78,9 @@ def published(backbone: str, word: str = "pretrained") -> "PretrainedCfg | None"
     """
     if backbone in UNPUBLISHED:
         return None
-    import timm
+    from satray.models.backbones import import_timm
 
+    timm = import_timm()
     architecture, _, tag = backbone.partition(".")
     if word == "imagenet":
         tag = tag or _TAGS.get(architecture, "")

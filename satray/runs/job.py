@@ -1,6 +1,7 @@
 """A job, from its command line to its `run.json`: parse, read, resume or refuse, work, record."""
 
 import contextlib
+import ctypes
 import json
 import os
 import sys
@@ -25,6 +26,9 @@ from satray.runs.folder import LOG, holder, take_folder
 from satray.runs.run import Outcome, Run, RunRecord, library_versions, run_id
 from satray.storage import Storage, absolute, is_remote, join
 
+KEPT = {-3: 1 << 30, -1: (1 << 31) - 1, -8: 1}
+"""Of glibc's `mallopt`: blocks from that size on are given back (`M_MMAP_THRESHOLD`, bytes), so
+much may lie idle (`M_TRIM_THRESHOLD`, bytes), and all threads share one heap (`M_ARENA_MAX`)."""
 LAG = 1.0
 """Seconds in which what workers printed before they failed arrives."""
 
@@ -93,6 +97,19 @@ def main(job: Job[R, P], arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
                 os._exit(status)  # on an ordered way out, a Ray that was cut short aborts: 134
             return status
+
+
+def keep_memory() -> None:
+    """Have this process keep the memory that it frees, for what it needs next; before all else.
+
+    Left to itself, glibc gives every block beyond 32 MB back at once, and what threads have beyond
+    64 MB in all. A network's activations are such blocks, and to take their pages anew costs as
+    much as to compute them. Other C libraries stay as they are.
+    """
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in KEPT.items():
+            mallopt(option, value)
 
 
 def leave(status: int) -> NoReturn:

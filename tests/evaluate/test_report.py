@@ -11,11 +11,13 @@ import scoring_material as material
 from matplotlib.figure import Figure
 from page_checker import checked, save_nothing
 from PIL import Image
+from sklearn.metrics import precision_recall_curve, roc_curve
 
 from satray.evaluate.gallery import ends
-from satray.evaluate.plots import draw
+from satray.evaluate.plots import corners, draw
 from satray.evaluate.quality import Predicted, measure
 from satray.evaluate.reproduce import compare
+from satray.metrics.scored import Ranking
 from satray.runs.run import Run
 from satray.storage import Storage
 
@@ -123,3 +125,18 @@ def test_all_plots_draw_and_stay_readable_on_a_phone(task, count, tiles) -> None
         assert (image.format, image.width) == ("PNG", 768)
         # 4.8 in at 160 dpi: 7.5 pt letters are 7.8 px on a phone of 360 px
         assert 0.3 < image.height / image.width < 1.9
+
+
+@pytest.mark.parametrize(("tiles", "digits"), [(2, 1), (3, 0), (40, 1), (500, 1), (500, 6)])
+def test_curves_are_scikit_learns(tiles, digits) -> None:
+    rng = np.random.default_rng(tiles + digits)
+    scores = rng.normal(size=tiles).round(digits)
+    labels = rng.random(tiles) < 0.4
+    labels[:2] = False, True
+    ranking = Ranking.of(scores, labels)
+    precision, recall, _ = precision_recall_curve(labels, scores, drop_intermediate=True)
+    precision[-1] = precision[-2]  # theirs ends at 1, whatever was found
+    for found, expected in zip(corners(ranking, "ap"), (recall, precision), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for found, expected in zip(corners(ranking, "auc"), roc_curve(labels, scores)[:2], strict=True):
+        np.testing.assert_array_equal(found, expected)
