@@ -126,14 +126,15 @@ def parse(value: object) -> datetime | None:
         return None
     text = value.strip().rstrip("\x00")
     text = re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", text)
-    text = re.sub(r"^(\d{7,8})[T_-]?(\d{4,6})$", r"\1T\2", text)
+    text = re.sub(r"^(\d{8}|\d{7})[T_-]?(\d{4}|\d{6})$", r"\1T\2", text)
+    days = 0
     with contextlib.suppress(ValueError, OverflowError):
         if re.match(r"\d{7}(T|$)", text, re.ASCII):
-            first = datetime.fromisoformat(f"{text[:4]}0101{text[7:]}")
-            at = first + timedelta(days=int(text[4:7]) - 1)
-            return at.replace(tzinfo=UTC) if at.year == first.year else None
-        at = datetime.fromisoformat(text)
-        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+            text, days = f"{text[:4]}0101{text[7:]}", int(text[4:7]) - 1
+        first = datetime.fromisoformat(text)
+        at = first + timedelta(days=days)
+        if at.year == first.year:
+            return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     return None
 
 

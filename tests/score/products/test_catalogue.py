@@ -204,6 +204,11 @@ ITEM = {"properties": {"datetime": "2024-05-06T07:08:09.5Z"}}
         (r"(?P<datetime>\d{4}-\d\d-\d\dT\d\d:\d\d)", "2024-05-06T07:08", TAKEN.replace(second=0)),
         (r"\.(?P<datetime>\d{7}T\d{6})\.", "HLS.T33UUB.2024127T070809.v2", TAKEN),
         (r"A(?P<datetime>\d{7})", "MOD_A2024127", datetime(2024, 5, 6, tzinfo=UTC)),
+        (r"A(?P<datetime>\d+)", "A2024127070809.hdf", TAKEN),
+        (r"A(?P<datetime>\d+)", "A20241270708.hdf", TAKEN.replace(second=0)),
+        (r"A(?P<datetime>\d+)", "A20240506070809.hdf", TAKEN),
+        (r"(?P<datetime>\d{7}T.*)", "2024127T090809+02:00", TAKEN),
+        (r"(?P<datetime>\d{8}T.*)", "20240507T010809+1800", TAKEN),
         # what does not match, or is no time, leaves it to the Item
         (r"(?P<datetime>\d{4})", "other", None),
         (r"(?P<datetime>\d{8})", "20241399", None),
