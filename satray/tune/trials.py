@@ -141,7 +141,7 @@ class Sweep:
         return "head" if there and trial.head else "backbone"
 
     def stacks(self, heads: Sequence[Trial], at_once: int) -> list[tuple[Trial, ...]]:
-        """Put trials together that can be trained as one (`satray.tune.head.HeadStack`).
+        """Put trials together that can be trained as one (`satray.train.stack.HeadStack`).
 
         In a stack all see the same batches, with the same features dropped, and differ in learning
         rates and schedules alone; where momentum cycles, in rates alone.
@@ -154,7 +154,8 @@ class Sweep:
         for trial in heads:
             recipe = trial.recipe
             own = {"stages": {"__all__": {"learning_rate", "schedule"}}}
-            cycles = [one.schedule for one in recipe.stages if one.schedule.cycle_momentum]
+            schedules = [one.schedule for one in recipe.stages]
+            cycles = [one if one.cycle_momentum else None for one in schedules]
             # Last bits depend on who else is in a stack, dropout on the parts of a batch.
             alone = trial.id if recipe.deterministic or recipe.accumulate > 1 else None
             key = f"{alone} {recipe.model_dump_json(exclude=own)} {cycles}"

@@ -322,6 +322,7 @@ def stacked(archive, space, base=None, at_once=1, width=16, **keys):
 
 RATES = {RATE: [0.001, 0.01, 0.1], NAME: ["constant", "one_cycle"]}
 CYCLED = {"stages.0.schedule.cycle_momentum": True}
+EITHER_CYCLED = {f"stages.{n}.schedule.cycle_momentum": [True, False] for n in (0, 1)}
 
 
 @pytest.mark.parametrize(
@@ -340,6 +341,7 @@ CYCLED = {"stages.0.schedule.cycle_momentum": True}
         ({**RATES, "optimizer.weight_decay": [0.0, 0.1]}, {}, {}, [6, 6]),
         ({**RATES, "stages.0.pseudo_epochs": [2, 3]}, {}, {}, [6, 6]),
         ({RATE: RATES[RATE], NAME: ["triangular", "one_cycle"]}, CYCLED, {}, [3, 3]),
+        ({RATE: RATES[RATE], **EITHER_CYCLED}, {"stages": [{}, {}]}, {}, [3] * 4),
         (RATES, {"deterministic": True}, {}, [1] * 6),
         (RATES, {"accumulate": 2}, {}, [1] * 6),
     ],
