@@ -167,10 +167,11 @@ def _as_texts(column: pa.ChunkedArray) -> tuple[pa.Array, bool] | None:
     try:
         if pa.types.is_nested(kind):
             column.cast(pa.list_(pa.string()))  # of what has a text
-            return pa.array([json.dumps(cell) for cell in column.to_pylist()], pa.string()), True
+            texts = [json.dumps(cell, default=str) for cell in column.to_pylist()]
+            return pa.array(texts, pa.string()), True
         texts = pc.utf8_trim_whitespace(column.cast(kind).cast(pa.string())).combine_chunks()
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        return None  # boxes, pixels, durations
+    except pa.ArrowException:
+        return None  # boxes, pixels, mappings, durations
     return pc.if_else(pc.equal(texts, ""), None, texts), False
 
 

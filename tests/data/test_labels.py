@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,8 @@ OVER = {"label_positive": ">0"}
         ("image,label\na,0\nb,1\nc,2\n", {"label_format": "tags"}, "multiclass 0 1 2", "0|1|2"),
         ("i,tags\na,3 7\nb,7\nc,12 3 7\nd,0 1\n", {}, "multilabel 0 1 12 3 7", "3 7|7|3 7 12|0 1"),
         (parquet(i=[*"ab"], tag=[["ice", "bog ", ""], []]), {}, "multilabel bog ice", "bog ice|"),
+        (parquet(i=[*"ab"], tag=[[date(2026, 1, 2)], []]), {}, "binary 2026-01-02",
+         "2026-01-02|"),
         *((f"tile,{title}\na,{no}\nb,{yes}\nc,{no}", {}, f"binary {title}", f"|{title}|")
           for yes, no in (("True", "False"), ("1.0", "0.0"))
           for title in ("ship", "label")),
@@ -170,7 +173,11 @@ def test_keys_are_texts_of_the_first_text_column_or_the_one_that_is_said(text, k
 
 
 SPLIT = "image,split,orbit,ship\na,train,007,1\nb,val,1e3,0\n"
-NESTED = {"boxes": pa.array([[{"x": 1}], []]), "pixels": pa.array([b"\xff\xfe", b"\x00"])}
+NESTED = {
+    "boxes": pa.array([[{"x": 1}], []]),
+    "pairs": pa.array([[("x", 1)], []], pa.map_(pa.string(), pa.int8())),
+    "pixels": pa.array([b"\xff\xfe", b"\x00"]),
+}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +193,7 @@ NESTED = {"boxes": pa.array([[{"x": 1}], []]), "pixels": pa.array([b"\xff\xfe", 
         ("Unnamed: 0,image,ship\n0,a,1\n1,b,0\n", {}, {}, ("Unnamed: 0",)),
         (MANY, {}, {}, ("ships", "lat", "none")),
         (LABEL, {}, {}, ("Label", "(no name)")),
-        (parquet(**NESTED, image=["a", "b"], ship=[1, 0]), {}, {}, ("boxes", "pixels")),
+        (parquet(**NESTED, image=["a", "b"], ship=[1, 0]), {}, {}, ("boxes", "pairs", "pixels")),
         (SPLIT_RLE.format("train"), {}, {"split": ("train", "val")}, ("area",)),
     ],
 )  # fmt: skip
