@@ -182,7 +182,8 @@ def unit_of(band: str, scale: Any, offset: Any, name: Any = None) -> Unit | None
         name: of the unit; whatever is no text is none.
 
     Raises:
-        DecodeError: no numbers, not finite, or a scale of 0.
+        DecodeError: no numbers, not finite, a scale of 0, or so large or small that values in
+            other units, or their squares, are no floats.
     """
     if scale is None and offset is None:
         return None
@@ -192,11 +193,12 @@ def unit_of(band: str, scale: Any, offset: Any, name: Any = None) -> Unit | None
             number = default if value is None else float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        lacks = key == "scale" and number == 0
-        if isinstance(value, bool) or lacks or not math.isfinite(number):
+        lacks = key == "scale" and abs(number) < 1 / HUGE
+        if isinstance(value, bool) or lacks or not abs(number) <= HUGE:
             raise DecodeError(
                 f"band {band} states {key} {value!r}; accepted: a finite number"
-                + " other than 0" * (key == "scale")
+                + f" other than 0, of {1 / HUGE:g}" * (key == "scale")
+                + f" to {HUGE:g}"
             )
         numbers.append(number)
     text = name.strip() if isinstance(name, str) else ""
