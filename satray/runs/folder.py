@@ -47,8 +47,8 @@ def take_folder(
     """Claim the run folder within the block, or find the run done in it.
 
     What dead writers left there goes. Of several processes one at most is given None, but for the
-    runs of a schedule, which share their folder. A block that found the input wrong, and wrote
-    nothing but its log, leaves a folder that was empty before empty.
+    runs of a schedule, which share their folder. After a block that found the input wrong, and
+    wrote nothing but its log, the folder is whose it was before.
 
     Args:
         run: the run that wants it.
@@ -100,9 +100,9 @@ def take_folder(
         thread.join(timeout=beat)
         with contextlib.suppress(SatrayError):
             if _holds(run, claim):
-                left = {entry.key for entry in run.storage.list(run.out)}
-                if wrong and left <= {claim.key, f"state/{run.run_id}/{LOG}"}:
-                    run.storage.delete(join(run.out, "state"))
+                if wrong and not _wrote(run, claim):
+                    run.storage.delete(run.state)
+                    run.storage.delete(run.uri(claim.key))
                 else:
                     _write(run, replace(claim, maker=""))
 
@@ -241,6 +241,14 @@ def _held(run: Run, claim: _Claim, sign: str, lease: float) -> SatrayError:
 def _holds(run: Run, claim: _Claim) -> bool:
     newest, _ = _newest(run.storage, run.out)
     return newest is not None and newest.number == claim.number
+
+
+def _wrote(run: Run, claim: _Claim) -> bool:
+    """Whether a run left more than its claim and its log; in another's folder, in its state."""
+    own, state = {claim.key, f"state/{run.run_id}/{LOG}"}, f"state/{run.run_id}/"
+    left = {entry.key for entry in run.storage.list(run.out)} - own
+    another = any(key == FILE or key.startswith(CLAIMS) for key in left)
+    return any(key.startswith(state) or not another for key in left)
 
 
 def _newest(storage: Storage, out: str) -> tuple[_Claim | None, datetime | None]:

@@ -78,6 +78,8 @@ def test_an_unfinished_run_goes_on_and_drops_its_state(counter: Counter, capfd) 
         record()
     (checkpoint,) = Path("o/state").glob("*/checkpoint")
     assert run(counter, OTHER) == 2
+    for elsewhere in ("", " store=elsewhere"):  # another's command that cannot start costs nothing
+        assert run(counter, *f"minimum=9 {AGAIN}{elsewhere}".split()) == 2
     counter.crash = False
     assert run(counter) == 0
     assert [path.name for path in checkpoint.parent.iterdir()] == ["job.log"]
