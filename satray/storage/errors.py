@@ -103,6 +103,8 @@ def _failure(place: str, error: Exception) -> SatrayError | None:
     ):
         return InputError(f"{place}: {one_line(error)}")
     if isinstance(error, store_errors.BaseError | OSError):
+        if "token request" in str(error):  # whoever answered it, or nobody
+            return InputError(f"{place}: no credentials for this store could be found")
         found = (pattern.search(str(error)) for pattern in (_STATUS, _CODE, _MESSAGE))
         number, code, words = (match[1] if match else "" for match in found)
         status = 301 if "Received redirect without" in str(error) else int(number or 0)

@@ -217,6 +217,8 @@ def open_store(uri: str, options: StorageOptions) -> "ObjectStore":
     root, _ = names.split(uri)
     if root.endswith("://"):
         raise InputError(f"{shown(uri)}: no bucket is named; accepted: {root}BUCKET/KEY")
+    if root.startswith("s3a://"):  # obstore's, not by boto3's credentials and endpoint
+        raise InputError(f"{shown(uri)}: s3a:// is Hadoop's word; accepted: s3://BUCKET/KEY")
     opened = _open_bucket if root.startswith("s3://") else _open_other
     with _OPENING:  # of many threads that ask at once, one opens
         return opened(root, options)
@@ -271,7 +273,10 @@ def _open_other(root: str, options: StorageOptions) -> "ObjectStore":
     try:
         return stores.from_url(root, client_options=client, retry_config=RETRY, **unsigned)
     except Exception as error:  # obstore raises several kinds; all mean the same here
-        raise InputError(f"{root}: cannot open this store: {one_line(error)}") from error
+        raise InputError(
+            f"{root}: cannot open this store: {one_line(error)}; accepted: local paths, and what "
+            "obstore reads: s3://, gs://, az://, https://"
+        ) from error
 
 
 @functools.cache

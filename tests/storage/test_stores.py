@@ -16,10 +16,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from fault_proxy import FaultProxy
+from obstore.exceptions import GenericError
 
 from satray.config.base import StorageOptions
 from satray.errors import InputError, SatrayError
 from satray.storage import Storage, forget_connections, objects
+from satray.storage.errors import in_one_line
 
 STORE = Storage()
 DATED = {"Last-Modified": "Sun, 22 Nov 2026 04:22:00 GMT", "ETag": '"e"'}
@@ -189,6 +191,19 @@ def test_a_store_that_stays_broken_is_no_input_error(script, monkeypatch):
         script.storage().read("s3://bucket/x")
     assert not isinstance(caught.value, InputError)
     assert len(script.requests) == 3
+
+
+def test_a_store_without_credentials_is_an_input_error():
+    """As obstore says it of Google's and Azure's, of no answer and of one by another."""
+    said = (
+        "Generic GCS error: Error performing token request: Error performing GET http://metadata/"
+    )
+    for more in ("", ", after 8 retries: Server returned error response with status code: 403"):
+        with (
+            pytest.raises(InputError, match=r"^gs://b/x: no credentials for this store"),
+            in_one_line("gs://b/x"),
+        ):
+            raise GenericError(said + more)
 
 
 def test_http_objects_are_read(script):
