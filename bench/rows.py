@@ -1,18 +1,23 @@
-"""prepare's own time and memory, without reading: generated rows, a stand-in for decoding.
+"""prepare's own time and memory: a generated listing and label table, a stand-in for decoding.
 
-    python -m bench rows 100000 2000000 10000000
+    python -m bench rows 100000 1000000 10000000
 
-In one process each, embedded: rows, seconds, microseconds a row, those of processors, and the
-largest resident memory, beside what it was when the listing had been generated.
+In one process each, embedded, first what comes before the images are opened (listing, label table,
+match, split; generating them is in it), then the rest: microseconds a row, those of processors, and
+the largest resident memory.
 """
 
 import argparse
+import io
 import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +25,9 @@ import pyarrow as pa
 from satray.config.prepare import PrepareRecipe
 from satray.data import prepare, probe
 from satray.data.decode import TileHeader
-from satray.data.labels import LabelTable
-from satray.data.match import Matched
 from satray.data.statistics import count_tile
 from satray.runs.run import Run
-from satray.storage import Storage
+from satray.storage import Entry, Storage, Version
 
 HEADER = TileHeader(256, 256, ("blue", "green", "red", "nir"), "uint16", "EPSG:32633", None, None)
 TEXT = json.dumps({**vars(HEADER), "transform": None})
@@ -47,50 +50,58 @@ def decoded(block: pa.Table, *_: object) -> bytes:
     return probe.packed(pa.table(columns).select(probe.PROBED.names).cast(probe.PROBED), COUNTS)
 
 
-def listed(count: int) -> prepare.Survey:
-    """An archive of so many tiles, generated some at a time."""
-    parts = []
-    for start in range(0, count, 100_000):
-        rows = range(start, min(start + 100_000, count))
-        keys = [f"2026/{r // 1000:05d}/tile_{r:09d}.tif" for r in rows]
-        labels = pa.array(np.arange(len(rows)) % 2, pa.uint8())
-        columns = {
-            "uri": [f"s3://tiles/{key}" for key in keys],
-            "labels": pa.FixedSizeListArray.from_arrays(labels, 1),
-            "etag": [f"{r:032x}" for r in rows],
-            "mask": [False] * len(rows), "world": pa.nulls(len(rows), pa.string()),
-            "split": pa.array(["val" if r % 5 == 0 else "train" for r in rows]).dictionary_encode(),
-        }  # fmt: skip
-        parts.append(pa.table(columns))
-    labels = LabelTable((), ("ship",), np.zeros((0, 1), np.uint8), "binary", {}, "wide")
-    matched = Matched(np.zeros(0, np.int64), (), (), (), ())
-    tiles = pa.concat_tables(parts).unify_dictionaries()
-    return prepare.Survey(tiles, "s3://tiles/", 524_800 * count, labels, matched, {})
+@dataclass(frozen=True)
+class Generated(Storage):
+    """An archive of so many tiles and a table of their labels, in no order of each other."""
+
+    count: int = 0
+
+    def key(self, row: int) -> str:
+        """Path of one tile; those that follow one another are far apart."""
+        place = row * 7_919 % self.count
+        return f"2026/{place // 1000:05d}/tile_{place:09d}.tif"
+
+    def walk(self, prefix: str) -> Iterator[Entry]:
+        """All tiles."""
+        when = datetime(2026, 1, 1, tzinfo=UTC)
+        for row in range(self.count):
+            key = self.key(row)
+            yield Entry(f"{prefix}/{key}", key, 524_800, f"{row:032x}", when)
+
+    def read(self, uri: str, version: Version | None = None) -> bytes:
+        """The label table."""
+        del uri, version
+        table = io.BytesIO(b"image,ship\n")
+        table.seek(0, io.SEEK_END)
+        rows = reversed(range(self.count))
+        table.writelines(f"{self.key(row)},{row % 2}\n".encode() for row in rows)
+        return table.getvalue()
 
 
 def measure(count: int) -> None:
     """One size, in this process."""
     probe.probe_block = decoded  # type: ignore[assignment]
-    found = listed(count)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    recipe = PrepareRecipe(images="s3://tiles", labels="s3://tiles/labels.csv")
+    said, used = [f"{count:>10,} rows"], time.process_time()
+    found = prepare.read(recipe, Generated(count=count))
+
+    def say(what: str) -> float:
+        now = time.process_time()
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        said.append(f"{what} {(now - used) / count * 1e6:.1f} us a row, {most:.2f} GiB at most")
+        return now
+
+    used = say("read")
     with tempfile.TemporaryDirectory() as out:
-        begun, used = time.perf_counter(), time.process_time()
-        recipe = PrepareRecipe(images="s3://tiles", labels="s3://tiles/labels.csv")
         prepare.work(recipe, found, Run("prepare", "0" * 12, out, Storage(), ray=False))
-        seconds, used = time.perf_counter() - begun, time.process_time() - used
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{count:>10,} rows: {seconds:7.1f} s, {seconds / count * 1e6:5.1f} us a row "
-        f"({used / count * 1e6:.1f} of processors), {most:.2f} GiB at most ({before:.2f} with the "
-        f"listing, whose table has {found.tiles.nbytes / 2**30:.2f})",
-        flush=True,
-    )
+    say("work")
+    print(f"{'; '.join(said)}; the table has {found.tiles.nbytes / 2**30:.2f}", flush=True)
 
 
 def main(arguments: list[str]) -> int:
     """Each size in a process of its own."""
     parser = argparse.ArgumentParser(prog="python -m bench rows", description=__doc__)
-    parser.add_argument("rows", type=int, nargs="*", default=[100_000, 2_000_000, 10_000_000])
+    parser.add_argument("rows", type=int, nargs="*", default=[100_000, 1_000_000, 10_000_000])
     sizes = parser.parse_args(arguments).rows
     if len(sizes) == 1:
         measure(sizes[0])

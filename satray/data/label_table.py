@@ -1,8 +1,8 @@
 """Bytes of a CSV, TSV or Parquet file -> columns of text, whatever the file's own types.
 
 Everything becomes text with gaps, so that the label formats read CSV and Parquet alike; numbers
-are told from words by their spelling, and lists become JSON. A column is held as its different
-cells and the number of the one that each row has: tables repeat few, and each is looked at once.
+are told from words by their spelling, and lists become JSON. Columns of classes repeat few cells,
+each of which is looked at once; those of keys repeat none, and stay as they are.
 """
 
 import csv
@@ -10,7 +10,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NoReturn
@@ -33,6 +33,9 @@ NEARLY = 0.75
 FEW = 64
 """Most different cells of such a column: one of more is of measurements that often are 0."""
 
+BLOCK = 1 << 16
+"""Rows of a column that are objects at a time."""
+
 _NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+(_level_\d+)?")  # pandas' indices
 
 
@@ -40,12 +43,27 @@ _NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+(_level_\d+)?")  # pand
 class Column:
     """The cells of N rows."""
 
-    codes: NDArray[np.int64]
-    """(N,) number of each row's cell among the different ones; -1 where it is empty."""
-    texts: tuple[str, ...]
-    """The different cells, trimmed, by first appearance."""
+    cells: pa.StringArray
+    """The cells, trimmed; null where they are empty."""
     lists: bool = False
     """Whether the cells are lists (Parquet only), as JSON."""
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    @cached_property
+    def codes(self) -> NDArray[np.int32]:
+        """(N,) number of each row's cell among the different ones; -1 where it is empty."""
+        return np.asarray(self._encoded.indices.fill_null(-1))
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The different cells, by first appearance."""
+        return tuple(self._encoded.dictionary.to_pylist())
+
+    @cached_property
+    def _encoded(self) -> pa.DictionaryArray:
+        return self.cells.dictionary_encode()
 
     @cached_property
     def numbers(self) -> NDArray[np.float64]:
@@ -63,18 +81,35 @@ class Column:
 
         Spelt absences (NA) do not count: of a column of flags they are wrong, however many.
         """
+        if len(self.cells[:BLOCK].unique()) > FEW + 1 or len(self.texts) > FEW:
+            return False
         filled = self.codes[self.codes >= 0]
         filled = filled[~self.missing[filled]]
-        if not filled.size or len(self.texts) > FEW:
+        if not filled.size:
             return False
         return bool(np.isin(self.numbers[filled], (0, 1)).mean() >= NEARLY)
 
     @cached_property
     def kind(self) -> str:
         """What the column holds: empty, lists, words or numbers (flags too)."""
-        if self.lists or not self.texts:
+        if self.lists or self.cells.null_count == len(self):
             return "lists" if self.lists else "empty"
-        return "words" if (np.isnan(self.numbers) & ~self.missing).any() else "numbers"
+        for start in range(0, len(self), BLOCK):
+            for text in self.cells[start : start + BLOCK].unique().drop_null().to_pylist():
+                if math.isnan(_number(text.lower())) and text.lower() not in MISSING_WORDS:
+                    return "words"
+        return "numbers"
+
+    @cached_property
+    def repeated(self) -> tuple[int, int] | None:
+        """The first row whose cell an earlier one has, after that row; None where all differ."""
+        order, found = pc.sort_indices(self.cells), list[tuple[int, int]]()
+        for start in range(0, len(self), BLOCK):
+            rows = order[start : start + BLOCK + 1]
+            cells = self.cells.take(rows)
+            again = np.flatnonzero(pc.equal(cells[1:], cells[:-1]).fill_null(False))
+            found += [(rows[n + 1].as_py(), rows[n].as_py()) for n in again.tolist()]
+        return min(found)[::-1] if found else None
 
     def values(self, rows: NDArray[np.int64]) -> tuple[str | None, ...]:
         """The texts of some rows; None where they are empty."""
@@ -97,6 +132,12 @@ class Table:
         """Refuse a column that is not there, in the name of the recipe's `key`."""
         if column not in self.columns:
             refuse_absent(column, self.columns, f"{key}: {self.name} has no column", "columns")
+
+
+def texts(cells: pa.Array) -> Iterator[str]:
+    """The texts of a column without gaps, of which few are objects at a time."""
+    for start in range(0, len(cells), BLOCK):
+        yield from cells[start : start + BLOCK].to_pylist()
 
 
 def refuse_absent(name: str, have: Collection[str], found: str, kind: str) -> NoReturn:
@@ -146,9 +187,7 @@ def read_table(data: bytes, name: str) -> Table:
         raise InputError(f"labels={name} has no rows below a header that names columns")
     columns = {}
     for title, (texts, lists) in cells.items():
-        encoded = texts.filter(pa.array(keep_N)).dictionary_encode()
-        codes = np.asarray(encoded.indices.fill_null(-1), np.int64)
-        columns[title] = Column(codes, tuple(encoded.dictionary.to_pylist()), lists)
+        columns[title] = Column(texts.filter(pa.array(keep_N)), lists)
     return Table(name, columns, tuple(unread))
 
 

@@ -8,15 +8,17 @@ with the key that decides.
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from satray.config.prepare import POSITIVE, PrepareRecipe, Task
-from satray.data.label_table import Column, Table, read_table, refuse_absent
+from satray.data.label_table import Column, Table, read_table, refuse_absent, texts
 from satray.errors import InputError, listed
 
 PARTS_BY_WORD = {
@@ -53,7 +55,7 @@ _RUNS = re.compile(r"([1-9]\d*\s+[1-9]\d*(\s+|$))+", re.ASCII)  # start and leng
 class LabelTable:
     """Labels of the tiles that a table or the folders name."""
 
-    keys: tuple[str, ...]
+    keys: pa.StringArray
     """N names of tiles as written: paths or base names, with or without extension."""
     classes: tuple[str, ...]
     """K class names."""
@@ -110,13 +112,16 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
             "as columns of numbers; label_format=wide reads it so"
         )
     found = {"wide": _read_wide, "tags": _read_tags, "rle": _read_rle}[label_format](source, recipe)
-    _, firsts = np.unique(keys.codes, return_index=True)  # row of each tile, rising
-    if label_format != "rle" and len(firsts) < len(keys.codes):
-        row = int(np.flatnonzero(firsts[keys.codes] != np.arange(len(keys.codes)))[0])
+    tiles, firsts = keys.cells, np.arange(len(keys))  # row of each tile, rising
+    if label_format == "rle":
+        _, firsts = np.unique(keys.codes, return_index=True)
+        tiles = tiles.take(pa.array(firsts))
+    elif keys.repeated is not None:
+        first, row = keys.repeated
         raise InputError(
-            f"labels={name}: rows {firsts[keys.codes[row]] + 1} and {row + 1} both name "
-            f"{source.key_of(row)!r} in column {key!r}; accepted: one row a tile "
-            f"(key_column=... picks another of {listed(table.columns)})"
+            f"labels={name}: rows {first + 1} and {row + 1} both name {source.key_of(row)!r} in "
+            f"column {key!r}; accepted: one row a tile (key_column=... picks another of "
+            f"{listed(table.columns)})"
         )
     columns = {
         title: column.values(firsts)
@@ -126,7 +131,7 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
     drawn = "" if split.by in ("auto", "column") else split.column
     taken = {*found.used, *reserved} - {drawn}
     read = LabelTable(
-        keys=keys.texts,
+        keys=tiles,
         classes=found.classes,
         labels=found.labels,
         task="multilabel",
@@ -139,7 +144,7 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
     return _settled(read, found.single, recipe)
 
 
-def labels_from_folders(keys: Sequence[str], recipe: PrepareRecipe) -> LabelTable:
+def labels_from_folders(keys: pa.StringArray, recipe: PrepareRecipe) -> LabelTable:
     """Take the folder that holds each image for its class, in a folder a part (train, val) or none.
 
     Args:
@@ -152,24 +157,31 @@ def labels_from_folders(keys: Sequence[str], recipe: PrepareRecipe) -> LabelTabl
     """
     if recipe.label_format not in ("auto", "folders") or recipe.key_column is not None:
         raise InputError("label_format and key_column are of a table, labels=TABLE; none is given")
-    paths = [key.split("/") for key in keys]
-    parted = all(len(path) > 2 and path[0].lower() in PARTS_BY_WORD for path in paths)
-    outside = [key for key, path in zip(keys, paths, strict=True) if len(path) < 2 + parted]
+
+    def paths() -> Iterator[list[str]]:
+        return (key.split("/") for key in texts(keys))
+
+    parted = all(len(path) > 2 and path[0].lower() in PARTS_BY_WORD for path in paths())
+    outside = next((path for path in paths() if len(path) < 2 + parted), None)
     if outside:
         raise InputError(
-            f"label_format=folders: {outside[0]} lies in no folder of {recipe.images}; accepted: "
-            "one folder a class, or labels=TABLE"
+            f"label_format=folders: {'/'.join(outside)} lies in no folder of {recipe.images}; "
+            "accepted: one folder a class, or labels=TABLE"
         )
-    classes, labels_NK = _name_matrix([(path[int(parted)],) for path in paths])
+    number: dict[str, int] = {}
+    folders = (number.setdefault(path[int(parted)], len(number)) for path in paths())
+    folder_N = np.fromiter(folders, np.int64, len(keys))
+    classes, labels_CK = _name_matrix([(name,) for name in number])
     if len(classes) < 2:
         raise InputError(
             f"label_format=folders: {recipe.images} has {listed(classes) or 'none'} of the two "
             "folders or more that are accepted, one a class; or say labels=TABLE"
         )
-    columns = {recipe.split.column: tuple(path[0] for path in paths)} if parted else {}
-    read = LabelTable(
-        tuple(keys), classes, labels_NK, "multilabel", {**columns}, "folders", recipe.images
-    )
+    columns = {}
+    if parted:
+        columns[recipe.split.column] = tuple(sys.intern(path[0]) for path in paths())
+    labels_NK = labels_CK[folder_N]
+    read = LabelTable(keys, classes, labels_NK, "multilabel", {**columns}, "folders", recipe.images)
     return _settled(read, True, recipe)
 
 
@@ -186,7 +198,7 @@ class _Source:
 
     def key_of(self, row: int) -> str:
         """The name of a row's tile."""
-        return self.keys.texts[int(self.keys.codes[row])]
+        return str(self.keys.cells[row])
 
     def refuse(
         self, wrong: Sequence[bool] | NDArray[np.bool_], title: str, why: str, empty: bool = False
@@ -225,15 +237,16 @@ def _key_column(table: Table, recipe: PrepareRecipe) -> str:
         first = next(iter(table.columns))
         cells = table.columns[first]
         # tiles that are numbered: each row has a number of its own
-        numbered = [first] if first in may and len(cells.texts) == len(cells.codes) > 2 else []
-        if not worded + numbered:
+        if not worded and first in may and len(cells) > 2 and cells.repeated is None:
+            worded = [first] if cells.cells.null_count == 0 else []
+        if not worded:
             raise InputError(
                 f"labels={table.name} has no text column that names the tiles; key_column=... "
                 f"picks one of {listed(table.columns)}"
             )
-        wanted = (worded + numbered)[0]
+        wanted = worded[0]
     table.need(wanted, "key_column")
-    empty = np.flatnonzero(table.columns[wanted].codes < 0).tolist()
+    empty = np.flatnonzero(table.columns[wanted].cells.is_null()).tolist()
     if empty:
         raise InputError(
             f"labels={table.name}: row {empty[0] + 1}, column {wanted!r}, which names the tile, is "
@@ -504,8 +517,8 @@ def _settled(found: LabelTable, single: bool, recipe: PrepareRecipe) -> LabelTab
     rows = np.flatnonzero(kept_N).tolist()
     return replace(
         chosen,
-        keys=tuple(found.keys[row] for row in rows),
+        keys=found.keys.filter(pa.array(kept_N)),
         labels=labels_NK[kept_N],
         columns={t: tuple(cells[row] for row in rows) for t, cells in found.columns.items()},
-        left_out=tuple(found.keys[row] for row in np.flatnonzero(~kept_N)),
+        left_out=tuple(found.keys.filter(pa.array(~kept_N)).to_pylist()),
     )

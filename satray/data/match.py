@@ -1,19 +1,29 @@
 """Which image does a label row mean? Tile ids, and the match of label keys to listed images.
 
+A listing and a label table of millions are held in columns, and matched some names at a time: as
+objects they would take ten times the memory.
+
 A tile id is the path below `images=` without its image extension. A label key means the image of
 that id (given with or without extension, or as the image's full URI); where there is none, the
 image with the same base name, if just one image and one label row have it. Of several images of one
 id or base name, the key's own extension chooses.
 """
 
+import itertools
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from satray.data.label_table import BLOCK, texts
 from satray.errors import InputError, listed
 from satray.storage import Entry
 
@@ -25,6 +35,82 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Extensions, lower case, that say image. What is really inside, decoding tells."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_COLUMNS = pa.schema(
+    {
+        "key": pa.large_string(),
+        "size": pa.int64(),
+        "etag": pa.large_string(),
+        "modified": pa.timestamp("us", "UTC"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The F files under a prefix, by key."""
+
+    root: str
+    """What all URIs begin with; the key follows."""
+    columns: pa.RecordBatch
+    """Columns key, size, etag and modified, as of `Entry`."""
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> "Listing":
+        """From entries in any order, of which few are held at a time.
+
+        A name that is no text, as disks may have, becomes one that cannot be read.
+        """
+        root, every = "", iter(entries)
+        parts: dict[str, list[pa.Array]] = {name: [] for name in _COLUMNS.names}
+        while some := list(itertools.islice(every, BLOCK)):
+            root = some[0].uri.removesuffix(some[0].key)
+            keys = [entry.key.encode(errors="replace").decode() for entry in some]
+            parts["key"].append(pa.array(keys, pa.large_string()))
+            for name in ("size", "etag", "modified"):
+                cells = [getattr(entry, name) for entry in some]
+                parts[name].append(pa.array(cells, _COLUMNS.field(name).type))
+        order = pc.sort_indices(pa.chunked_array(parts["key"], pa.large_string()))
+        columns = {  # one after another, so that none but one is there twice
+            field.name: pa.chunked_array(parts.pop(field.name), field.type)
+            .combine_chunks()
+            .take(order)
+            for field in _COLUMNS
+        }
+        return cls(root, pa.RecordBatch.from_pydict(columns, _COLUMNS))
+
+    def __len__(self) -> int:
+        return int(self.columns.num_rows)
+
+    @property
+    def keys(self) -> pa.LargeStringArray:
+        """Paths below the prefix."""
+        return self.columns["key"]
+
+    @cached_property
+    def images(self) -> NDArray[np.bool_]:
+        """(F,) whether a file's name is an image's."""
+        return np.fromiter(map(is_image, texts(self.keys)), bool, len(self))
+
+    def entries(self, rows: NDArray[np.int64]) -> Iterator[Entry]:
+        """Some files as entries."""
+        for start in range(0, len(rows), BLOCK):
+            some = self.columns.take(pa.array(rows[start : start + BLOCK]))
+            ticks = some["modified"].cast(pa.int64()).to_pylist()
+            cells = [some[name].to_pylist() for name in ("key", "size", "etag")]
+            for key, size, etag, tick in zip(*cells, ticks, strict=True):
+                modified = _EPOCH + timedelta(microseconds=tick)
+                yield Entry(self.root + key, key, size, etag, modified)
+
+    def texts(self, column: str, rows: NDArray[np.int64], before: str = "") -> pa.ChunkedArray:
+        """Some files' key or etag as strings, after another text; null for rows below 0."""
+        found, cells = [], self.columns[column]
+        for start in range(0, len(rows), BLOCK):
+            some = rows[start : start + BLOCK]
+            part = cells.take(pa.array(some, mask=some < 0)).cast(pa.string())
+            found.append(pc.binary_join_element_wise(before, part, "") if before else part)
+        return pa.chunked_array(found, pa.string())
+
 
 @dataclass(frozen=True)
 class Matched:
@@ -32,8 +118,8 @@ class Matched:
 
     rows: NDArray[np.int64]
     """(M,) rows of the label table, rising."""
-    entries: tuple[Entry, ...]
-    """M images, one a row; their ids differ."""
+    images: NDArray[np.int64]
+    """(M,) rows of the listing, one a label row; their ids differ."""
     images_without_label: tuple[str, ...]
     """Paths of images that no label row means."""
     labels_without_image: tuple[str, ...]
@@ -60,7 +146,9 @@ def tile_id(key: str) -> str:
     return key[: key.rindex(".")] if is_image(key) else key
 
 
-def with_extensions(entries: Sequence[Entry], extensions: tuple[str, ...] | None) -> list[Entry]:
+def with_extensions(
+    entries: Iterable[Entry], extensions: tuple[str, ...] | None
+) -> Iterator[Entry]:
     """The listed files, without images whose extension is not among those asked for.
 
     Args:
@@ -68,80 +156,107 @@ def with_extensions(entries: Sequence[Entry], extensions: tuple[str, ...] | None
         extensions: `tif`, `.TIF` and the like; None takes all.
 
     Raises:
-        InputError: no image has such an extension, or none is known.
+        InputError: after the last, no image has such an extension, or none is known.
     """
     if extensions is None:
-        return list(entries)
+        yield from entries
+        return
     wanted = {extension.lower().lstrip(".") for extension in extensions}
-    there = Counter(suffix_of(e.key) for e in entries if is_image(e.key))
+    there = Counter[str]()
+    for entry in entries:
+        suffix = suffix_of(entry.key)
+        there[suffix] += suffix in IMAGE_SUFFIXES
+        if suffix in wanted or suffix not in IMAGE_SUFFIXES:
+            yield entry
+    there = +there
     if not wanted or not wanted <= IMAGE_SUFFIXES or (there and not wanted & there.keys()):
         found = ", ".join(f"{n:,} .{suffix}" for suffix, n in sorted(there.items()))
         raise InputError(
             f"extensions=[{', '.join(sorted(wanted))}]: accepted: "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}; found: {found or 'no image'}"
         )
-    return [e for e in entries if not is_image(e.key) or suffix_of(e.key) in wanted]
 
 
-def match_images(labels: "LabelTable", entries: Sequence[Entry]) -> Matched:
+def some_at_a_time(
+    *columns: tuple[pa.Array, Callable[[str], str]],
+) -> Iterator[tuple[NDArray[np.int64], ...]]:
+    """Rows of columns, some of each at a time: those whose texts have a name in common together.
+
+    Args:
+        columns: texts, and what gives the name of one.
+    """
+    count = min(1 + sum(len(cells) for cells, _ in columns) // (2 * BLOCK), 255)
+    parts = [
+        np.fromiter((zlib.crc32(n.encode()) % count for n in map(name, texts(cells))), np.uint8)
+        for cells, name in columns
+    ]
+    for number in range(count):
+        yield tuple(np.flatnonzero(part_N == number) for part_N in parts)
+
+
+def match_images(labels: "LabelTable", listing: Listing) -> Matched:
     """Find each label row's image.
 
     Args:
         labels: N label rows.
-        entries: what lies under `images=`; files that are no images are passed over unless a
+        listing: what lies under `images=`; files that are no images are passed over unless a
             label key names them with their extension.
 
     Raises:
         InputError: two images of one id; two label rows that mean one image.
     """
-    root = entries[0].uri.removesuffix(entries[0].key) if entries else ""
-    paths = [_path(key, root) for key in (*labels.keys, *labels.left_out)]
-    by_id, by_base = defaultdict[str, list[Entry]](list), defaultdict[str, list[Entry]](list)
-    for entry in entries:
-        by_id[tile_id(entry.key)].append(entry)
-    rows_of_base = Counter[str]()
-    if any(tile_id(path) not in by_id for path in paths):  # large, and of no use where keys are ids
-        rows_of_base.update(map(_base, paths))
-        for entry in filter(lambda entry: is_image(entry.key), entries):
-            by_base[_base(entry.key)].append(entry)
+    keys = labels.keys
+    if labels.left_out:
+        keys = pa.concat_arrays([keys, pa.array(labels.left_out, keys.type)])
+    image_N, ambiguous_N = np.full(len(keys), -1), np.zeros(len(keys), bool)
+    meant_F, taken_F = np.zeros((2, len(listing)), bool)
 
-    def image_of(path: str) -> tuple[Entry | None, bool]:
-        """The image that a key's path means, and whether others may be meant."""
-        same = _closest(by_id.get(tile_id(path), []), path)
-        if not same:
-            same = _closest(by_base.get(_base(path), []), path)
-            if len({tile_id(e.key) for e in same}) > 1 or (same and rows_of_base[_base(path)] > 1):
-                return None, True
-        if len(same) > 1:
-            raise _two_of_one_id(same)
-        return (same[0] if same else None), False
+    def of_files(some: NDArray[np.int64]) -> list[str]:
+        found: list[str] = listing.keys.take(pa.array(some)).to_pylist()
+        return found
 
-    row_of: dict[str, int] = {}
-    found: dict[str, Entry] = {}
-    missing: dict[str, bool] = {}
-    for row, key in enumerate(labels.keys):
-        image, ambiguous = image_of(paths[row])
-        if image is None:
-            missing[key] = ambiguous
-            continue
-        before = row_of.setdefault(image.key, row)
-        if before != row:
-            raise InputError(
-                f"labels={labels.name}: {labels.keys[before]!r} and {key!r} both mean the image "
-                f"{image.key}; one row a tile is accepted"
-            )
-        if found.setdefault(tile_id(image.key), image) is not image:
-            raise _two_of_one_id([found[tile_id(image.key)], image])
-    left_out = map(image_of, paths[len(labels.keys) :])
-    meant = {*row_of, *(image.key for image, _ in left_out if image is not None)}
-    alone = [e.key for e in entries if is_image(e.key) and e.key not in meant]
+    # all that a row can mean, and all rows that can mean it, have one base name
+    parts = some_at_a_time(
+        (keys, lambda key: _base(_path(key, listing.root))), (listing.keys, _base)
+    )
+    for rows, files in parts:
+        names = keys.take(pa.array(rows)).to_pylist()
+        paths = [_path(name, listing.root) for name in names]
+        file_of = dict(zip(of_files(files), files.tolist(), strict=True))
+        image_of = _finder(paths, list(file_of))
+        name_of: dict[str, str] = {}
+        found: dict[str, str] = {}
+        for row, name, path in zip(rows.tolist(), names, paths, strict=True):
+            image, ambiguous_N[row] = image_of(path)
+            if image is None:
+                continue
+            meant_F[file_of[image]] = True
+            if row >= len(labels):  # left out
+                continue
+            image_N[row] = file_of[image]
+            if image in name_of:
+                raise InputError(
+                    f"labels={labels.name}: {name_of[image]!r} and {name!r} both mean the image "
+                    f"{image}; one row a tile is accepted"
+                )
+            name_of[image] = name
+            if (other := found.setdefault(tile_id(image), image)) != image:
+                raise _two_of_one_id([other, image])
+        alone = files[listing.images[files] & ~meant_F[files]]
+        taken_F[alone] = [tile_id(key) in found for key in of_files(alone)]
+    image_N, ambiguous_N = image_N[: len(labels)], ambiguous_N[: len(labels)]
+    rows, alone_F = np.flatnonzero(image_N >= 0), listing.images & ~meant_F
+
+    def named(cells: pa.Array, some: NDArray[np.bool_]) -> tuple[str, ...]:
+        return tuple(cells.filter(pa.array(some)).to_pylist())
+
     return Matched(
-        rows=np.array(list(row_of.values()), np.int64),
-        entries=tuple(found.values()),
-        images_without_label=tuple(key for key in alone if tile_id(key) not in found),
-        labels_without_image=tuple(missing),
-        ambiguous=tuple(key for key, ambiguous in missing.items() if ambiguous),
-        beside=tuple(key for key in alone if tile_id(key) in found),
+        rows=rows,
+        images=image_N[rows],
+        images_without_label=named(listing.keys, alone_F & ~taken_F),
+        labels_without_image=named(labels.keys, image_N < 0),
+        ambiguous=named(labels.keys, ambiguous_N),
+        beside=named(listing.keys, alone_F & taken_F),
     )
 
 
@@ -158,9 +273,9 @@ def refuse_unmatched(matched: Matched, labels: "LabelTable", images: str, budget
         InputError: saying how many of how many, the first few, and which budget would do.
     """
     alone, missing = matched.images_without_label, matched.labels_without_image
-    there = len(matched.entries) + len(alone)
+    there = len(matched.rows) + len(alone)
     share = max(len(alone) / max(there, 1), len(missing) / max(len(labels), 1))
-    if matched.entries and share <= budget:
+    if len(matched.rows) and share <= budget:
         return
     if not there:
         raise InputError(f"images={images} holds no image (JPEG, PNG or GeoTIFF, by extension)")
@@ -177,7 +292,7 @@ def refuse_unmatched(matched: Matched, labels: "LabelTable", images: str, budget
             f"the base name of {len(matched.ambiguous)} label rows is not unique"
             f"{_few(matched.ambiguous)}: narrow images=, choose extensions=[...], or give paths"
         )
-    if matched.entries:
+    if len(matched.rows):
         # rounded up, so that the budget named does suffice
         parts.append(f"unmatched_budget={np.ceil(share * 1e4) / 1e4:g} would accept this")
     raise InputError(f"images={images}, labels={labels.name}: {'; '.join(parts)}")
@@ -191,19 +306,43 @@ def _path(key: str, root: str) -> str:
     return path.lstrip("/")
 
 
-def _closest(images: list[Entry], path: str) -> list[Entry]:
+def _finder(paths: Sequence[str], files: Sequence[str]) -> Callable[[str], tuple[str | None, bool]]:
+    """What finds the image that a path means, and whether others may be meant, by base names."""
+    by_id, by_base = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for file in files:
+        by_id[tile_id(file)].append(file)
+    rows_of_base = Counter[str]()
+    if any(tile_id(path) not in by_id for path in paths):  # large, and of no use where keys are ids
+        rows_of_base.update(map(_base, paths))
+        for file in filter(is_image, files):
+            by_base[_base(file)].append(file)
+
+    def image_of(path: str) -> tuple[str | None, bool]:
+        same = _closest(by_id.get(tile_id(path), []), path)
+        if not same:
+            same = _closest(by_base.get(_base(path), []), path)
+            if len(set(map(tile_id, same))) > 1 or (same and rows_of_base[_base(path)] > 1):
+                return None, True
+        if len(same) > 1:
+            raise _two_of_one_id(same)
+        return (same[0] if same else None), False
+
+    return image_of
+
+
+def _closest(images: list[str], path: str) -> list[str]:
     """Of several images, the one of that very path, else those with the extension."""
     for name in (str, suffix_of) if len(images) > 1 else ():
-        if same := [entry for entry in images if name(entry.key) == name(path)]:
+        if same := [image for image in images if name(image) == name(path)]:
             return same
     return images
 
 
-def _two_of_one_id(images: Sequence[Entry]) -> InputError:
+def _two_of_one_id(images: Sequence[str]) -> InputError:
     return InputError(
-        f"images: two images of one id {tile_id(images[0].key)!r}: {images[0].key} and "
-        f"{images[1].key}; ids are paths without extension and must differ; extensions=[...], or a "
-        "label table that names files with extension, chooses"
+        f"images: two images of one id {tile_id(images[0])!r}: {images[0]} and {images[1]}; ids "
+        "are paths without extension and must differ; extensions=[...], or a label table that "
+        "names files with extension, chooses"
     )
 
 

@@ -39,7 +39,7 @@ from satray.data.values import Units, change_of, unit_of
 from satray.errors import DecodeError, InputError, counted, listed
 from satray.runs.job import on_ray
 from satray.runs.run import Outcome, Run, digest_entries
-from satray.storage import Entry, Storage, join
+from satray.storage import Storage, join
 
 SAMPLE = 3
 """Images that `--plan` decodes."""
@@ -91,40 +91,60 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
     Raises:
         InputError: nothing to prepare, a wrong label table, too many without a partner.
     """
-    entries = match.with_extensions(storage.list(recipe.images), recipe.extensions)
-    images = [entry for entry in entries if match.is_image(entry.key)]
-    if not entries or (recipe.labels is None and not images):
-        what = f"{len(entries)} files, no image among them" if entries else "nothing"
+    digests, labels = dict[str, str](), None
+    if recipe.labels is not None:  # before the listing is there too, since this takes much memory
+        data = storage.read(recipe.labels)
+        labels = read_labels(data, recipe.labels, recipe)
+        digests["labels"] = hashlib.sha256(data).hexdigest()
+        del data
+    files = match.with_extensions(storage.walk(recipe.images), recipe.extensions)
+    listing = match.Listing.of(files)
+    if not len(listing) or (labels is None and not listing.images.any()):
+        what = f"{len(listing)} files, no image among them" if len(listing) else "nothing"
         raise InputError(
             f"images={recipe.images}: holds {what}; accepted: a folder or prefix with JPEG, PNG "
             "or GeoTIFF files"
         )
-    digests = {}
-    if recipe.labels is None:
-        labels = labels_from_folders([entry.key for entry in images], recipe)
-    else:
-        data = storage.read(recipe.labels)
-        labels = read_labels(data, recipe.labels, recipe)
-        digests["labels"] = hashlib.sha256(data).hexdigest()
-    matched = match.match_images(labels, entries)
+    if labels is None:
+        labels = labels_from_folders(listing.keys.filter(pa.array(listing.images)), recipe)
+    matched = match.match_images(labels, listing)
     match.refuse_unmatched(matched, labels, recipe.images, recipe.unmatched_budget)
-    labels_MK = labels.labels[matched.rows]
-    tiles, beside = _listed(matched.entries, labels_MK, entries)
+    images, labels_MK, parts = matched.images, labels.labels[matched.rows], None
+    if recipe.split.by != "ground":
+        drawn = pa.array(assign_parts(labels, recipe.split), pa.string())
+        parts = drawn.take(pa.array(matched.rows)).dictionary_encode()
+        del drawn
+    # what has a row a tile goes, views of it too, before the table of tiles comes
+    no_rows = np.zeros(0, np.int64)
+    matched = replace(matched, rows=no_rows, images=no_rows)
+    labels = replace(
+        labels,
+        keys=pa.array([], pa.string()),
+        labels=np.zeros((0, len(labels.classes)), np.uint8),
+        columns=dict.fromkeys(labels.columns, ()),
+    )
+    masks_F, worlds_F = _beside(listing)
     # labels beside the images, or an `out` below them, change nothing that is made
-    used = {entry.key for entry in matched.entries} | beside
-    digests["images"] = digest_entries(e for e in entries if e.key in used or match.is_image(e.key))
-    root = entries[0].uri.removesuffix(entries[0].key)
-    if recipe.split.by == "ground":
-        parts = _parts_by_ground(tiles, root, labels_MK, labels.task, recipe, storage)
-    else:
-        drawn = assign_parts(labels, recipe.split)
-        parts = [drawn[row] for row in matched.rows]
-    split = pa.array(parts, pa.string()).dictionary_encode()
-    columns: dict[str, tuple[str | None, ...]] = dict.fromkeys(labels.columns, ())
-    rowless = replace(labels, keys=(), labels=labels.labels[:0], columns=columns)
-    size = sum(entry.size for entry in matched.entries)
-    matched = replace(matched, rows=matched.rows[:0], entries=())
-    return Survey(tiles.append_column("split", split), root, size, rowless, matched, digests)
+    used_F = listing.images.copy()
+    for some in (images, masks_F[images], worlds_F):
+        used_F[some[some >= 0]] = True
+    digests["images"] = digest_entries(listing.entries(np.flatnonzero(used_F)))
+    size = pc.sum(listing.columns["size"].take(pa.array(images))).as_py()
+    etags = listing.texts("etag", images)
+    listing = replace(listing, columns=listing.columns.select(["key"]))
+    tiles = pa.table(
+        {
+            "uri": listing.texts("key", images, before=listing.root),
+            "labels": pa.FixedSizeListArray.from_arrays(labels_MK.ravel(), labels_MK.shape[1]),
+            "etag": etags,
+            "mask": masks_F[images] >= 0,
+            "world": listing.texts("key", worlds_F[images], before=listing.root),
+        }
+    )
+    if parts is None:
+        ground = _parts_by_ground(tiles, listing.root, labels_MK, labels.task, recipe, storage)
+        parts = pa.array(ground, pa.string()).dictionary_encode()
+    return Survey(tiles.append_column("split", parts), listing.root, size, labels, matched, digests)
 
 
 def takes_ray(recipe: PrepareRecipe, found: Survey) -> bool:
@@ -176,24 +196,27 @@ def work(recipe: PrepareRecipe, found: Survey, run: Run) -> Outcome:
         raise
 
 
-def _listed(
-    images: Sequence[Entry], labels_MK: NDArray[np.uint8], entries: Sequence[Entry]
-) -> tuple[pa.Table, set[str]]:
-    """A table of labelled images (`Survey`), and the keys of masks and world files beside them."""
-    worlds = world_files(entries)
-    keys = {entry.key for entry in entries}
-    masked = [entry.key + MASK in keys for entry in images]
-    columns = {
-        "uri": [entry.uri for entry in images],
-        "labels": pa.FixedSizeListArray.from_arrays(labels_MK.ravel(), labels_MK.shape[1]),
-        "etag": pa.array([entry.etag for entry in images], pa.string()),
-        "mask": masked,
-        "world": pa.array(
-            [at.uri if (at := worlds.get(e.uri)) else None for e in images], pa.string()
-        ),
-    }
-    masks = {entry.key + MASK for entry, mask in zip(images, masked, strict=True) if mask}
-    return pa.table(columns), masks | {entry.key for entry in worlds.values()}
+def _beside(listing: match.Listing) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(F,) rows of the mask and of the world file that lie beside each file; -1 of none."""
+    ends = [pc.ends_with(listing.keys, end, ignore_case=True) for end in (MASK, "w", ".wld")]
+    if not any(pc.any(some).as_py() for some in ends):
+        nothing = np.broadcast_to(np.int64(-1), len(listing))
+        return nothing, nothing
+
+    def stem(key: str) -> str:
+        image = key.removesuffix(MASK).lower()
+        return image.rpartition(".")[0] or image
+
+    masks_F, worlds_F = np.full((2, len(listing)), -1)
+    for (rows,) in match.some_at_a_time((listing.keys, stem)):
+        entries = list(listing.entries(rows))
+        row_of = {entry.key: row for entry, row in zip(entries, rows.tolist(), strict=True)}
+        worlds = world_files(entries)
+        for entry, row in zip(entries, rows.tolist(), strict=True):
+            masks_F[row] = row_of.get(entry.key + MASK, -1)
+            if entry.uri in worlds:
+                worlds_F[row] = row_of[worlds[entry.uri].key]
+    return masks_F, worlds_F
 
 
 def _parts_by_ground(

@@ -52,15 +52,15 @@ def assign_parts(labels: LabelTable, options: SplitOptions) -> tuple[str, ...]:
     if by == "draw" or (by == "auto" and not there and "column" not in asked):
         return _draw(labels.labels, labels.task, options, groups_N)
     cells = _cells(labels, options.column, "split.column")
-    words = [(cell or "an empty cell").lower() for cell in cells]
-    for row, word in enumerate(words):
+    words = {cell: (cell or "an empty cell").lower() for cell in cells}
+    for row, word in enumerate(map(words.__getitem__, cells)):
         if word not in PARTS_BY_WORD:
             raise InputError(
                 f"split.column: {labels.name}, row {row + 1} ({labels.keys[row]}): column "
                 f"{options.column!r} holds {word!r}; accepted are {listed(PARTS_BY_WORD)} "
                 "(split.by=draw draws a split instead)"
             )
-    parts = tuple(PARTS_BY_WORD[word] for word in words)
+    parts = tuple(PARTS_BY_WORD[words[cell]] for cell in cells)
     side: dict[int, str] = {}
     for row, group in enumerate([] if groups_N is None else groups_N.tolist()):
         if side.setdefault(group, parts[row]) != parts[row]:

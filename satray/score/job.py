@@ -85,7 +85,7 @@ def read(recipe: ScoreRecipe, storage: Storage) -> "Tiles | Scenes":
         refuse_dtype(index.meta.dtype, spec, f"tiles={recipe.tiles}")
         size = sum(index.table.column("bytes").to_pylist())
         return Tiles(spec, maps, tiles, size, {"bundle": found, "tiles": index.digest})
-    listed = with_extensions(storage.list(place), recipe.extensions)
+    listed = list(with_extensions(storage.list(place), recipe.extensions))
     tiles = tiles_of_prefix(place, listed, bands, recipe.pages)
     look(tiles, wanted_of(spec, tiles, maps), storage)
     images = [e for e in listed if is_image(e.key.removesuffix(MASK))]

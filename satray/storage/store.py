@@ -37,9 +37,12 @@ class Storage:
 
         Hidden files, and those in hidden folders, are left out.
         """
+        return sorted(self.walk(prefix), key=lambda entry: entry.key)
+
+    def walk(self, prefix: str) -> Iterator[Entry]:
+        """Yield what `list` returns, as it is found, in no order."""
         with self._at(prefix) as (home, place):
-            found = [e for e in home.walk(place) if "/." not in f"/{e.key}"]
-        return sorted(found, key=lambda entry: entry.key)
+            yield from (e for e in home.walk(place) if "/." not in f"/{e.key}")
 
     def head(self, uri: str) -> Entry:
         """Describe one object; raises InputError when it is not there."""

@@ -5,25 +5,43 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from satray.config.prepare import PrepareRecipe
 from satray.data.labels import LabelTable, read_labels
-from satray.data.match import is_image, match_images, refuse_unmatched, tile_id, with_extensions
+from satray.data.match import (
+    Listing,
+    Matched,
+    is_image,
+    match_images,
+    refuse_unmatched,
+    tile_id,
+    with_extensions,
+)
 from satray.errors import InputError
 from satray.storage import Entry
 
 
-def entries(*keys: str) -> list[Entry]:
+def files(*keys: str) -> list[Entry]:
     when = datetime(2024, 1, 1, tzinfo=UTC)
     return [Entry(f"s3://bucket/archive/{key}", key, 1, None, when) for key in keys]
 
 
+def entries(*keys: str) -> Listing:
+    return Listing.of(files(*keys))
+
+
+def images(matched: Matched, found: Listing) -> list[str]:
+    return [entry.key for entry in found.entries(matched.images)]
+
+
 def labels(*keys: str, left_out: tuple[str, ...] = ()) -> LabelTable:
     matrix = np.zeros((len(keys), 1), np.uint8)
-    return LabelTable(keys, ("ship",), matrix, "binary", {}, "wide", "labels.csv", left_out)
+    names = pa.array(keys, pa.string())
+    return LabelTable(names, ("ship",), matrix, "binary", {}, "wide", "labels.csv", left_out)
 
 
 def refused(keys: tuple[str, ...], files: tuple[str, ...], budget: float = 0.0) -> str:
@@ -74,8 +92,9 @@ WAYS = (
     ],
 )  # fmt: skip
 def test_which_image_a_key_means(keys, files, expected, beside):
-    matched = match_images(labels(*keys), entries(*files))
-    assert [entry.key for entry in matched.entries] == expected
+    found = entries(*files)
+    matched = match_images(labels(*keys), found)
+    assert images(matched, found) == expected
     assert matched.beside == beside
     assert matched.rows.tolist() == sorted(matched.rows)
     assert len(matched.rows) + len(matched.labels_without_image) == len(keys)
@@ -85,14 +104,14 @@ def test_which_image_a_key_means(keys, files, expected, beside):
 
 def test_extensions_choose_and_left_out_tiles_are_neither_matched_nor_missed():
     for asked in (("tif",), (".TIF", "jpg")):
-        found = with_extensions(entries(*PREVIEWS, "notes.txt"), asked)
-        assert [entry.key for entry in found] == ["a.tif", "b.tif", "notes.txt"]
+        found = Listing.of(with_extensions(files(*PREVIEWS, "notes.txt"), asked))
+        assert found.keys.to_pylist() == ["a.tif", "b.tif", "notes.txt"]
     for wanted in ("nc", "jp2"):
         says = rf"extensions=\[{wanted}\]: accepted: bmp, .*; found: 2 .tif"
         with pytest.raises(InputError, match=says):
-            with_extensions(found, (wanted,))
+            list(with_extensions(files(*found.keys.to_pylist()), (wanted,)))
     matched = match_images(labels("a", left_out=("b", "gone")), found)
-    assert [entry.key for entry in matched.entries] == ["a.tif"]
+    assert images(matched, found) == ["a.tif"]
     assert matched.images_without_label == matched.labels_without_image == ()
 
 
@@ -123,6 +142,18 @@ def test_the_budget_that_a_message_names_suffices():
     refuse_unmatched(match_images(table, entries(*files)), table, "archive", budget)
 
 
+def test_many_files_are_matched_as_few():
+    n = 70_000  # more than are looked at together
+    paths = [f"{i % 7}/t_{i * 7_919 % n:05d}.tif" for i in range(n)]
+    found = entries(*paths, "0/more.png")
+    table = labels(*(path[2:-4] for path in paths[:-2]), "t_00000.tif.gone", "gone")
+    matched = match_images(table, found)
+    assert images(matched, found) == paths[:-2]
+    assert matched.rows.tolist() == list(range(n - 2))
+    assert matched.labels_without_image == ("t_00000.tif.gone", "gone")
+    assert set(matched.images_without_label) == {*paths[-2:], "0/more.png"}
+
+
 names = st.text("ab/.", min_size=1, max_size=5).map(lambda s: s.strip("/.")).filter(bool)
 
 
@@ -134,9 +165,9 @@ def test_nothing_is_lost_or_doubled(ids, keys):
         matched = match_images(labels(*keys), found)
     except InputError:
         return  # two rows of one image
-    assert len(matched.entries) + len(matched.labels_without_image) == len(keys)
-    assert len(matched.entries) + len(matched.images_without_label) == len(found)
-    of_entries = [tile_id(entry.key) for entry in matched.entries]
+    assert len(matched.images) + len(matched.labels_without_image) == len(keys)
+    assert len(matched.images) + len(matched.images_without_label) == len(found)
+    of_entries = [tile_id(key) for key in images(matched, found)]
     assert len(set(of_entries)) == len(of_entries)
     assert ids & set(keys) <= set(of_entries)
 
@@ -146,6 +177,7 @@ def test_aid_archive(data: Path):
     root = data / "aid"
     table = read_labels((root / "labels.csv").read_bytes(), "labels.csv", PrepareRecipe(images="."))
     paths = sorted(p.relative_to(root / "images").as_posix() for p in root.rglob("*.jpg"))
-    matched = match_images(table, entries(*paths))
+    found = entries(*paths)
+    matched = match_images(table, found)
     refuse_unmatched(matched, table, "images", 0.0)
-    assert (len(matched.entries), matched.entries[0].key) == (2400, "Airport/airport_1.jpg")
+    assert (len(matched.images), images(matched, found)[0]) == (2400, "Airport/airport_1.jpg")

@@ -24,7 +24,7 @@ from satray.errors import InputError
 def table(labels_NK, task="multilabel", **columns) -> LabelTable:
     labels_NK = np.asarray(labels_NK, np.uint8)
     n, k = labels_NK.shape
-    keys = tuple(f"tile_{i}" for i in range(n))
+    keys = pa.array([f"tile_{i}" for i in range(n)])
     return LabelTable(keys, tuple("abcdefgh"[:k]), labels_NK, task, columns, "wide", "labels.csv")
 
 
@@ -46,7 +46,7 @@ def test_the_split_of_the_planet_report_is_reproduced_exactly():
     labels = read_labels(text.encode(), "train_v2.csv", PrepareRecipe(images="planet"))
     parts = drawn(labels, val=0.33, seed=0)
     train, val = train_test_split(np.arange(40479), test_size=0.33, random_state=0)
-    assert (labels.keys[val[0]], len(val)) == ("train_5603", 13359)
+    assert (labels.keys[val[0]].as_py(), len(val)) == ("train_5603", 13359)
     assert rows(parts, "val") == sorted(val.tolist())
     assert rows(parts, "train") == sorted(train.tolist())
     # a test part does not move val

@@ -198,7 +198,8 @@ def test_prefixes(tmp_path) -> None:
     (tmp_path / "a.tif").write_bytes(b"")
     with pytest.raises(InputError, match=r"one id.*extensions="):
         tiles_of_prefix(str(tmp_path), STORAGE.list(str(tmp_path)))
-    some = tiles_of_prefix(str(tmp_path), with_extensions(STORAGE.list(str(tmp_path)), ("tif",)))
+    tifs = list(with_extensions(STORAGE.list(str(tmp_path)), ("tif",)))
+    some = tiles_of_prefix(str(tmp_path), tifs)
     assert some.table.column("uri").to_pylist() == [f"{tmp_path}/{e}.tif" for e in ("a", "b/x")]
     with pytest.raises(InputError, match=r"found nothing; accepted"):
         tiles_of_prefix("there", [])
