@@ -228,7 +228,7 @@ def connect(options: StorageOptions) -> S3:
     """Resolve how S3 is reached, once a process; options win over variables and profiles.
 
     Raises:
-        InputError: an unknown profile, no credentials.
+        InputError: an unknown profile, an endpoint that is no http(s) URL, no credentials.
     """
     with _OPENING:
         return _connect(options)
@@ -348,6 +348,11 @@ def _connect(options: StorageOptions) -> S3:
     # A store that redirects and names no region would send boto3 round in a circle.
     nowhere: Any = AWSResponse("", 200, {}, None), {"ResponseMetadata": {"HTTPHeaders": {}}}
     client.meta.events.register("before-call.s3.HeadBucket", lambda **_: nowhere)
+    if not str(client.meta.endpoint_url).startswith(("http://", "https://")):
+        raise InputError(
+            f"storage: the endpoint {client.meta.endpoint_url}, of AWS_ENDPOINT_URL or the "
+            "profile, is no http:// or https:// URL"
+        )
     if options.unsigned:
         return S3(session, client, None)
     try:

@@ -206,6 +206,17 @@ def test_a_store_without_credentials_is_an_input_error():
             raise GenericError(said + more)
 
 
+def test_an_endpoint_of_the_environment_is_a_url(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    for endpoint in ("ftp://x", "localhost:9000"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        forget_connections()
+        with pytest.raises(InputError, match=f"^storage: .*{endpoint}"):
+            STORE.read("s3://bucket/x")
+    forget_connections()
+
+
 def test_http_objects_are_read(script):
     script.answers = [(200, DATED, b"abc")]
     assert STORE.read(f"{script.endpoint}/some%20where/x") == b"abc"
