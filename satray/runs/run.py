@@ -254,7 +254,8 @@ def digest_entries(entries: Iterable[Entry]) -> str:
     digest = hashlib.sha256()
     for entry in entries:
         made = entry.etag or entry.modified.isoformat()
-        digest.update(f"{entry.key}\0{entry.size}\0{made}\n".encode())
+        line = f"{entry.key}\0{entry.size}\0{made}\n"
+        digest.update(line.encode("utf-8", "surrogatepass"))  # names may be no text
     return digest.hexdigest()
 
 

@@ -22,6 +22,7 @@ from satray.score.scenes.find import SceneFailure, SceneRef
 from satray.score.scenes.grid import NetGrid
 from satray.score.tiles import MisfitError
 from satray.score.windows import Mode
+from satray.storage.names import as_text
 
 Status = Literal["done", "failed", "skipped"]
 
@@ -230,8 +231,9 @@ def failed(
 ) -> SceneResult:
     """That a scene cannot be scored; what is not what the bundle wants never can."""
     said = " ".join(str(error).split()).removeprefix(f"{ref.scene}: ")
+    scene, uri, said = map(as_text, (ref.scene, ref.uri, said))
     retryable = not isinstance(error, MisfitError)
-    return SceneResult(number, ref.scene, ref.uri, "failed", stage, said, retryable)
+    return SceneResult(number, scene, uri, "failed", stage, said, retryable)
 
 
 def about(job: SceneJob, result: SceneResult) -> SceneResult:

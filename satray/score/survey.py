@@ -106,7 +106,7 @@ def open_for(ref: SceneRef, spec: "BundleSpec", settings: Settings, storage: Sto
         DecodeError: as `Scene`; a name that tables and catalogues cannot hold.
     """
     try:
-        ref.scene.encode()
+        (ref.scene + ref.uri).encode()
     except UnicodeEncodeError:
         raise MisfitError("its name is no UTF-8; accepted: rename it") from None
     return Scene(

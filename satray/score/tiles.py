@@ -27,6 +27,7 @@ from satray.errors import DecodeError, InputError, one_line
 from satray.score.predictions import TileFacts
 from satray.score.rasters import source_affine
 from satray.storage import Entry, Storage, join
+from satray.storage.names import as_text
 
 SCHEMA = pa.schema(
     [
@@ -189,10 +190,13 @@ def tiles_of_prefix(
     keys = {entry.key for entry in entries}
     beside = world_files(entries)
     columns = {name: pa.nulls(len(by_id), SCHEMA.field(name).type) for name in SCHEMA.names} | {
-        "tile_id": list(by_id),
-        "uri": [entry.uri for entry in by_id.values()],
+        # a name that is no UTF-8 costs its row: so written it leads nowhere
+        "tile_id": list(map(as_text, by_id)),
+        "uri": [as_text(entry.uri) for entry in by_id.values()],
         "mask": [entry.key + MASK in keys for entry in by_id.values()],
-        "world": [beside[one.uri].uri if one.uri in beside else None for one in by_id.values()],
+        "world": [
+            as_text(beside[one.uri].uri) if one.uri in beside else None for one in by_id.values()
+        ],
     }
     table = pa.table(columns, schema=SCHEMA)
     return TileSet(table, names, indexed=False, pages=pages)

@@ -109,6 +109,11 @@ def split(uri: str) -> tuple[str, str]:
     return f"{match.group(1).lower()}://{bucket}", key.rstrip("/")
 
 
+def as_text(name: str) -> str:
+    r"""A name for tables and people: bytes of a local one that are no UTF-8 as `\udcff`."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def join(base: str, *parts: str) -> str:
     """Append parts below a path or URI; outer slashes of the parts do not matter."""
     head = base.rstrip("/") if base.strip("/") else base

@@ -1,5 +1,8 @@
 """Reading a block of tiles: bands by name, dtype, size, georeference; failures as rows."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -141,6 +144,18 @@ def test_a_block_keeps_every_row(tmp_path) -> None:
     assert [one.error for one in again.facts] == [one.error for one in block.facts]
     assert not block.pixels[1:].any()
     assert block.pixels[0].any()
+
+
+def test_a_name_that_is_no_text_costs_its_tile(tmp_path) -> None:
+    material.write_tile(tmp_path / "good.tif", material.pixels(0))
+    data = (tmp_path / "good.tif").read_bytes()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/latin \xe9.tif")).write_bytes(data)
+    tiles = tiles_of_prefix(str(tmp_path), STORAGE.list(str(tmp_path)))
+    look(tiles, wanted(), STORAGE)
+    block = read_block(tiles.table, wanted(), STORAGE)
+    assert [one.tile_id for one in block.facts] == ["good", r"latin \udce9"]
+    assert block.stages == [None, "read"]
+    assert r"latin \udce9.tif" in str(block.facts[1].error)
 
 
 def index(tmp_path, values: np.ndarray, bands: tuple[str, ...], **more: object) -> TileIndex:

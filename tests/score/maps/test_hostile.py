@@ -1,5 +1,7 @@
 """Scenes that are damaged, odd or meant to harm: a row or a line each, no other disturbed."""
 
+import json
+import os
 from pathlib import Path
 
 import maps_material as material
@@ -59,6 +61,13 @@ def scenes(tmp_path_factory):
     (root / "elsewhere.vrt").write_text("<VRTDataset/>")
     (root / "item.json").write_text('{"type": "Feature", "stac_version": "1.1.0"}')
     (root / "notes.txt").write_text("no scene, and no row")
+    # names that are no text
+    data = (root / "good.tif").read_bytes()
+    Path(os.fsdecode(os.fsencode(root) + b"/latin \xe9.tif")).write_bytes(data)
+    material.write_scene(root / "named.tif", pixels())
+    assets = {"all": {"href": "named.tif", "bands": [{"name": name} for name in material.BANDS]}}
+    named = {"type": "Feature", "stac_version": "1.1.0", "id": "named", "assets": assets}
+    Path(os.fsdecode(os.fsencode(root) + b"/latin \xe9.json")).write_text(json.dumps(named))
     return root
 
 
@@ -84,6 +93,8 @@ BAD = {
     "sparse.tif": ("open", "declares 1,000,000 x 1,000,000 px"),
     "elsewhere.vrt": ("find", ".vrt is not read"),
     "item.json": ("find", ""),
+    r"latin \udce9.tif": ("open", "no UTF-8"),
+    "named": ("open", "no UTF-8"),
 }
 
 
