@@ -1,16 +1,11 @@
 """Backbones by name: `simple_cnn`, or any timm model that gives a feature map.
 
-timm is imported only within the functions that build, by `import_timm`: it costs half a second.
+timm is imported only within the functions that build: it costs two seconds or three.
 
 Legend: B tiles, C input bands, H W pixels, D feature channels, h w feature cells, N tokens.
 """
 
-import functools
-import importlib
-import sys
-from collections.abc import Callable
 from difflib import get_close_matches
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,9 +19,6 @@ NO_BRANCHES = "drop_path={:g}: {} has no residual branches that timm can drop; a
 AFTER_FEATURES = ("head", "fc", "classifier", "conv_head", "norm_head", "fc_norm")
 """Modules that timm uses after the features only, in some models; with parameters left there,
 DistributedDataParallel would wait for gradients that never come."""
-
-COMPILER = ("torch._dynamo", "torch._dynamo.utils")
-"""Modules that torch's compiler comes with."""
 
 # Containers whose children are blocks of their own (`stages.3`), not one block.
 _CONTAINERS = ("blocks", "stages", "features", "layers")
@@ -138,55 +130,6 @@ def build(name: str, in_chans: int, drop_path: float = 0.0) -> Backbone:
     return backbone
 
 
-def import_timm() -> Any:
-    """timm, imported without torch's compiler, which is a second of the second and a half it took.
-
-    timm (1.0.31) marks a method as one that is not to be compiled, and torchvision (0.29), which
-    timm needs, asks whether the pooling of boxes can be. What they get of the compiler here imports
-    it when it is called; anything else that they may ask for imports it at once.
-    """
-    if not {*COMPILER, "timm"} & set(sys.modules):
-        sys.modules.update({name: _Later(name) for name in COMPILER})
-        try:
-            import timm  # noqa: F401
-        finally:
-            _put_away()
-    return importlib.import_module("timm")
-
-
-class _Later(ModuleType):
-    """Stands for a module of torch's compiler while timm is imported."""
-
-    @staticmethod
-    def disable(method: Callable[..., Any], *options: Any, **named: Any) -> Callable[..., Any]:
-        """`torch._dynamo.disable` as a decorator, when the method is called."""
-
-        @functools.wraps(method)
-        def disabled(*args: Any, **kwargs: Any) -> Any:
-            dynamo: Any = importlib.import_module("torch._dynamo")
-            return dynamo.disable(method, *options, **named)(*args, **kwargs)
-
-        return disabled
-
-    @staticmethod
-    def is_compile_supported(device_type: str) -> Any:
-        """`torch._dynamo.utils.is_compile_supported`, when it is called."""
-        return importlib.import_module("torch._dynamo.utils").is_compile_supported(device_type)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        _put_away()
-        return getattr(importlib.import_module(self.__name__), name)
-
-
-def _put_away() -> None:
-    """Take what stands for the compiler out of Python's modules, where it still does."""
-    for name in COMPILER:
-        if isinstance(sys.modules.get(name), _Later):
-            del sys.modules[name]
-
-
 def timm_model(name: str, in_chans: int, **options: Any) -> Any:
     """A network of timm's with fresh random weights, that takes inputs of any size if it can.
 
@@ -198,7 +141,8 @@ def timm_model(name: str, in_chans: int, **options: Any) -> Any:
     Raises:
         InputError: timm does not know the name, or cannot build it so.
     """
-    timm = import_timm()
+    import timm
+
     if not timm.is_model(name):
         near = get_close_matches(name, [SIMPLE_CNN, *timm.list_models()], n=3)
         hint = f"nearest: {', '.join(near)}" if near else "see timm.list_models()"

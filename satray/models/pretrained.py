@@ -78,9 +78,8 @@ def published(backbone: str, word: str = "pretrained") -> "PretrainedCfg | None"
     """
     if backbone in UNPUBLISHED:
         return None
-    from satray.models.backbones import import_timm
+    import timm
 
-    timm = import_timm()
     architecture, _, tag = backbone.partition(".")
     if word == "imagenet":
         tag = tag or _TAGS.get(architecture, "")

@@ -183,7 +183,7 @@ def test_a_run_that_dies_in_the_middle_goes_on(setting, whole, tmp_path) -> None
     )  # the first map of scene 1 cannot be written
     with pytest.raises(SatrayError) as caught:
         scored(setting, tmp_path / "out", ray=True)
-    assert str(caught.value).endswith("is a file, not a folder")
+    assert str(caught.value).endswith("Not a directory")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "predictions").exists()
     done = list((tmp_path / "out" / "state").rglob("*.parquet"))
