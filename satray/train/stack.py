@@ -1,7 +1,7 @@
 """Linear heads that see the same batches, and take a step of training as one.
 
-A step of one head is a hundred small calls, and its arithmetic the least of it: 16 heads of 1,280
-features cost what four cost one by one.
+A step of one head is a hundred small calls, and its arithmetic the least of it, so that several
+cost little more than one (bench/RESULTS.md, sweeps).
 
 Letters: S heads, B tiles of a batch, F features of a tile, K classes.
 """
