@@ -1,10 +1,9 @@
 """What every recipe has in common: sections, keys, paths, and the one walk over all of them."""
 
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -158,9 +157,6 @@ class Resources(Section):
 class Recipe(Section):
     """Keys of every job."""
 
-    makes: ClassVar[str]
-    """What the job writes below `out`, in one line for `--help`."""
-
     out: WrittenPath | None = key(
         None, "run folder to write, local or URI; default runs/JOB-RUNID", identity=False
     )
@@ -228,8 +224,7 @@ def walk(
     for kind, _ in options(annotation):
         inner = get_args(kind)
         if is_section(kind):
-            for each in _in_order(kind):
-                there = kind.model_fields[each]
+            for each, there in _in_order(kind.model_fields):
                 below = _below(value, each)
                 if below is not NOT_GIVEN or value is NOT_GIVEN:
                     yield from walk(there.rebuild_annotation(), dot + each, below, there)
@@ -317,11 +312,10 @@ def _below(value: Any, name: str) -> Any:
     return value.get(name, NOT_GIVEN) if isinstance(value, Mapping) else NOT_GIVEN
 
 
-def _in_order(model: type[Section]) -> list[str]:
-    """Names of a section's keys: required, its own, inherited ones, those of every job."""
-    fields, own, common = model.model_fields, inspect.get_annotations(model), Recipe.model_fields
+def _in_order(fields: Mapping[str, FieldInfo]) -> list[tuple[str, FieldInfo]]:
+    """A section's keys, required ones first, those of every job last."""
 
-    def place(name: str) -> tuple[bool, bool, bool]:
-        return (name in common, not fields[name].is_required(), name not in own)
+    def place(each: tuple[str, FieldInfo]) -> tuple[bool, bool]:
+        return each[0] in Recipe.model_fields, not each[1].is_required()
 
-    return sorted(fields, key=place)
+    return sorted(fields.items(), key=place)

@@ -34,8 +34,6 @@ usage: python jobs/{job}.py [recipe.yaml] [dotted.key=value ...]
 
 {about}
 
-{makes}
-
 options:
   --help           this page
   --print-config   print the resolved recipe and stop
@@ -203,10 +201,7 @@ def to_yaml(recipe: BaseModel | dict[str, Any]) -> str:
 
 def render(job: str, model: type[Recipe], width: int = 100) -> str:
     """Return the help page of a job as text; its recipe's docstring says what it is for."""
-    makes = f"makes: {getattr(model, 'makes', 'nothing')}"
-    makes = textwrap.fill(makes, width, subsequent_indent="  ")
-    about = inspect.cleandoc(model.__doc__ or "")
-    page = [USAGE.format(job=job, about=about, makes=makes)]
+    page = [USAGE.format(job=job, about=inspect.cleandoc(model.__doc__ or ""))]
     for key in keys_of(model):
         assert key.field is not None
         unit = f" [{key.unit}]" if key.unit else ""

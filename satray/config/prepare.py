@@ -1,7 +1,7 @@
 """Keys of `prepare`, and of `demo`, which makes an archive of its own."""
 
 import re
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import field_validator
 
@@ -45,8 +45,6 @@ class SplitOptions(Section):
 
 class PrepareRecipe(Recipe):
     """Make a tile index, split and statistics of an archive."""
-
-    makes: ClassVar[str] = "index/ (Parquet), summary.json, quarantine.parquet, unmatched.json"
 
     images: ReadPath = key(..., "prefix that holds the tiles: JPEG, PNG, GeoTIFF")
     labels: ReadPath | None = key(None, "label table: CSV, TSV or Parquet; left out for folders")
@@ -111,11 +109,6 @@ class PrepareRecipe(Recipe):
 
 class DemoRecipe(Recipe):
     """Generate a small archive and run the whole line on it."""
-
-    makes: ClassVar[str] = (
-        "archive/; prepare/, and train-NAME/, evaluate-NAME/, score-NAME/ of two networks; "
-        "demo.json, maps.png"
-    )
 
     tiles: int = key(600, "tiles in the generated archive", unit="tiles", ge=40)
     size: int = key(64, "side of a tile", unit="px", ge=32)

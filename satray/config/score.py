@@ -1,6 +1,6 @@
 """Keys of the jobs that take a bundle: `score`, `evaluate`, `export`."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import field_validator, model_validator
 
@@ -74,11 +74,6 @@ class ScheduleOptions(Section):
 
 class ScoreRecipe(Recipe):
     """Score tiles, or whole scenes, with a bundle."""
-
-    makes: ClassVar[str] = (
-        "predictions/ (GeoParquet where there is ground), cam/ (COGs), failures.parquet; of scenes "
-        "also detections/, items/ and models/ (STAC), quicklooks/, runs/ (page, STAC Collection)"
-    )
 
     bundle: ReadPath = key(..., "bundle: the `out` of a train run, or the bundle folder")
     tiles: ReadPath | None = key(None, "prefix of tiles, or a tile index; this or scenes")
@@ -214,10 +209,6 @@ class ScoreRecipe(Recipe):
 class EvaluateRecipe(Recipe):
     """Predict a split of a tile index and measure it."""
 
-    makes: ClassVar[str] = (
-        "report.html, plots/, predictions/ (Parquet), metrics.json, failures.parquet"
-    )
-
     bundle: ReadPath = key(..., "bundle: the `out` of a train run, or the bundle folder")
     index: ReadPath = key(..., "tile index: the `out` of a prepare run")
     split: Literal["train", "val", "test"] = key("val", "part of the index")
@@ -227,11 +218,6 @@ class EvaluateRecipe(Recipe):
     )
     bootstrap: int = key(
         1000, "draws of tiles for the intervals of the figures; 0: no intervals", ge=0, le=100_000
-    )
-    gallery: Texts | None = key(
-        None,
-        "classes whose most and least confident tiles the report shows; [] for none (the worst "
-        "errors are shown all the same); default the 20 with most positives",
     )
     reproduce: ReadPath | None = key(
         None,
@@ -249,8 +235,6 @@ Format = Literal["encoder", "onnx", "torch"]
 
 class ExportRecipe(Recipe):
     """Take a bundle out of satray: its backbones as encoders, and the classifier as a program."""
-
-    makes: ClassVar[str] = "encoder/TOWER.safetensors, classifier.onnx, classifier.pt2, export.json"
 
     bundle: ReadPath = key(..., "bundle: the `out` of a train run, or the bundle folder")
     formats: Annotated[tuple[Format, ...], ONE_ALONE] = key(

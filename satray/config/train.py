@@ -1,7 +1,7 @@
 """Keys of `train`, and of `check` and `landscape`, which take its recipes."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import field_validator, model_validator
 
@@ -405,11 +405,6 @@ class TrainRecipe(Recipe):
     place.
     """
 
-    makes: ClassVar[str] = (
-        "bundle/, history.parquet, metrics.json, curves.png, tensorboard/; landscape.png where a "
-        "learning rate is auto, unreadable.parquet where tiles cannot be read"
-    )
-
     index: ReadPath = key(..., "tile index: the `out` of a prepare run")
     variant: str | VariantOptions = key(
         "single3",
@@ -508,15 +503,13 @@ class CheckOptions(Section):
 
 
 class CheckRecipe(TrainRecipe):
-    """Overfit one fixed batch, and say why where that fails.
+    """Overfit one fixed batch, and say why where that fails, which ends with status 1.
 
     Takes every recipe of `train`. What counts: index, variant, pooling, weights, first_conv, input,
     loss (without smoothing; balanced weights as `repeat` makes them), optimizer, the highest
     learning_rate of the stages, batch, accumulate, precision, deterministic, error_budget, seed,
     check. All of the network is trained, whatever the stages train.
     """
-
-    makes: ClassVar[str] = "check.json; ends with status 1 where the batch is not learnt"
 
     check: CheckOptions = key(CheckOptions(), "the test")
 
@@ -527,8 +520,6 @@ class LandscapeRecipe(TrainRecipe):
     Takes every recipe of `train`; what is tested is the part that the stage trains, from the run's
     first weights.
     """
-
-    makes: ClassVar[str] = "landscape.parquet, landscape.png, metrics.json (suggested rates)"
 
     stage: Natural = key(
         0,

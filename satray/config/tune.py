@@ -1,6 +1,6 @@
 """Keys of `tune`."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from satray.config.base import (
     Count,
@@ -68,12 +68,6 @@ class TuneRecipe(Recipe):
     Trials that train the head alone share the features of frozen backbones; the others train on
     workers of their own, as `train` does.
     """
-
-    makes: ClassVar[str] = (
-        "leaderboard.parquet, trials.parquet (every curve), best.yaml (`train` takes it), bundle/, "
-        "sweep.json, plots/, report.html; refit/ where asked; leaderboard and report hold failed "
-        "trials with their reasons"
-    )
 
     index: ReadPath = key(..., "tile index: the `out` of a prepare run")
     base: dict[str, Any] = key(

@@ -58,19 +58,13 @@ def read(recipe: EvaluateRecipe, storage: Storage) -> Inputs:
 
     Raises:
         InputError: no bundle, no index, an empty split, or an index that does not fit the bundle:
-            its classes, task, bands or dtype; a gallery of a class that is not the bundle's; or
-            nothing to reproduce.
+            its classes, task, bands or dtype; or nothing to reproduce.
     """
     bundle = bundle_digests(recipe.bundle, storage)
     spec = read_spec(recipe.bundle, storage)
     whole = read_index(recipe.index, storage)
     _check_fit(spec, whole)
     index = whole.part(recipe.split)
-    absent = [name for name in recipe.gallery or () if name not in spec.classes]
-    if absent:
-        raise InputError(
-            f"gallery: no {', '.join(absent)} in the bundle; accepted: {', '.join(spec.classes)}"
-        )
     digests = {"bundle": bundle_digest(bundle), "index": index.digest}
     before: Earlier | None = None
     if recipe.reproduce is not None:

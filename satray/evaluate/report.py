@@ -93,27 +93,22 @@ def publish_report(
             listed=lambda values: ", ".join(f"{value:.4g}" for value in values),
             versions=library_versions(),
             own_recipe=json.dumps(own_recipe, indent=2, ensure_ascii=False),
-            **_gallery(recipe, spec, tiles, predicted, quality, run),
+            **_gallery(recipe, tiles, predicted, quality, run),
         )
     run.publish("report.html", data)
 
 
 def _gallery(
-    recipe: EvaluateRecipe,
-    spec: "BundleSpec",
-    tiles: TileSet,
-    predicted: Predicted,
-    quality: Quality,
-    run: Run,
+    recipe: EvaluateRecipe, tiles: TileSet, predicted: Predicted, quality: Quality, run: Run
 ) -> dict[str, Any]:
-    """The tiles that are shown: `shelves`, one a class, `worst` errors, and `pictures` of all."""
+    """The tiles that are shown: `shelves`, one a class, `worst` errors, and `pictures` of all.
+
+    Shelves have the classes with most positives.
+    """
     from satray.models.bundle import load_bundle
 
-    scored, classes = quality.scored, spec.classes
-    if recipe.gallery is None:
-        shown = most_frequent([int(n) for n in scored.labels.sum(axis=0)])
-    else:
-        shown = [classes.index(name) for name in dict.fromkeys(recipe.gallery)]
+    scored = quality.scored
+    shown = most_frequent([int(n) for n in scored.labels.sum(axis=0)])
     shelves = [ends(scored, k) for k in shown]
     errors = worst(scored)
     picks = [pick for one in shelves for pick in (*one.top, *one.bottom)] + list(errors)
