@@ -2,7 +2,6 @@
 
 import io
 import json
-from dataclasses import asdict
 from math import nan
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,12 @@ from satray.config.train import (
     VariantOptions,
 )
 from satray.errors import SatrayError
-from satray.runs.folder import take_folder
 from satray.runs.job import Inputs, Job, perform
 from satray.runs.run import Outcome, Run, RunRecord, finite, run_id, to_json
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:  # they import rasterio
-    from satray.demo.results import MappedTile, Result
+    from satray.demo.results import MappedTile
 
 CLASS = "ship"
 """The class that is pointed at."""
@@ -66,25 +64,34 @@ def plan(recipe: DemoRecipe, found: Inputs, storage: Storage) -> list[str]:
 
 
 def work(recipe: DemoRecipe, found: Inputs, run: Run) -> Outcome:
-    """Generate, prepare, then train, evaluate and score each network; measure and draw."""
-    del found
-    from satray.demo.results import overview, result_lines
+    """Generate, prepare, then train, evaluate and score each network; and measure.
 
-    _archive(recipe, run)
-    for title, (job, one) in steps(recipe, run.out).items():
+    What a demo that was cut short left is done anew.
+    """
+    del found
+    from satray.demo.archive import write_archive, write_scene
+    from satray.demo.results import result_lines
+
+    line, archive = steps(recipe, run.out), run.uri("archive")
+    run.begin_writing()
+    for folder in (archive, *(str(one.out) for _, one in line.values())):
+        run.storage.delete(folder)
+    with run.activity("archive"):
+        counts = write_archive(run.storage, archive, recipe.tiles, recipe.size, recipe.seed)
+        write_scene(run.storage, archive, SCENE, recipe.seed)
+    classes = ", ".join(f"{n} with {name}" for name, n in counts.items())
+    run.say(f"archive: {recipe.tiles:,} tiles ({classes})")
+    for title, (job, one) in line.items():
         with run.activity(title):
-            record, ran = step(job, one, run, title)
-        spent = f"{run.seconds[title]:.1f} s" if ran else "done already"
-        run.say(f"{title}: {spent}; {(*record.summary, 'done')[0].strip()}")
-    with run.activity("pointing and drawing"):
-        mapped = {name: _mapped(run, name) for name in NETWORKS}
-        results = [_result(run, name, mapped[name]) for name in NETWORKS]
-        run.publish("demo.json", to_json([asdict(one) for one in results]))
-        if all(mapped.values()):
-            run.publish("maps.png", overview(mapped))
+            record = step(job, one, run, title)
+        said = (*record.summary, "done")[0].strip()
+        run.say(f"{title}: {run.seconds[title]:.1f} s; {said}")
+    with run.activity("pointing"):
+        results = [_result(run, name) for name in NETWORKS]
+        run.publish("demo.json", to_json(results))
     return Outcome(
-        counts={"tiles": recipe.tiles, "ships_in_scene": int(results[0].scene["ships"])},
-        metrics={one.name: finite(asdict(one)) for one in results},
+        counts={"tiles": recipe.tiles, "ships_in_scene": results[0]["scene"]["ships"]},
+        metrics={one["name"]: finite(one) for one in results},
         summary=("", *result_lines(results, CLASS), "", *_look_at(run.out)),
     )
 
@@ -136,20 +143,14 @@ def steps(recipe: DemoRecipe, out: str) -> dict[str, tuple[Job[Any, Any], Recipe
     return line
 
 
-def step(job: Job[Any, Any], recipe: Recipe, outer: Run, title: str) -> tuple[RunRecord, bool]:
+def step(job: Job[Any, Any], recipe: Recipe, outer: Run, title: str) -> RunRecord:
     """Do a job as part of `outer`, whose Ray session it shares.
-
-    A finished run of the same configuration and inputs is found done; an unfinished one goes on;
-    another run's folder, left by an earlier demo in the same place, is cleared.
 
     Args:
         job: the job.
-        recipe: its recipe; `out` is set.
+        recipe: its recipe; `out` is set, and an empty folder.
         outer: the run that it is part of; shows its progress.
         title: what the progress lines call it.
-
-    Returns:
-        The record, and whether the job ran now (False: it was done already).
 
     Raises:
         SatrayError: the job failed, or ended with a status other than 0.
@@ -163,33 +164,11 @@ def step(job: Job[Any, Any], recipe: Recipe, outer: Run, title: str) -> tuple[Ru
         progress=lambda line: outer.progress(f"{title}: {line}"),
         ray=outer.ray,
     )
-    with take_folder(run, overwrite=True) as done:
-        if done is not None:
-            return done, False
-        record = perform(job, recipe, prepared, run)
+    record = perform(job, recipe, prepared, run)
     if record.status:
         failed = f"{record.failed} of {record.attempted} inputs failed"
         raise SatrayError(f"{job.name}: {record.verdict or failed} ({run.out})")
-    return record, True
-
-
-def _archive(recipe: DemoRecipe, run: Run) -> None:
-    """Write archive and scene, or find those that an earlier attempt of this run wrote."""
-    from satray.demo.archive import write_archive, write_scene
-
-    storage, uri = run.storage, run.uri("archive")
-    # Names the run, so that another size or seed does not take it for its own; written last.
-    made = join(uri, "made.json")
-    with run.activity("archive"):
-        found = json.loads(storage.read(made)) if storage.exists(made) else {}
-        if found.get("run_id") != run.run_id:
-            storage.delete(uri)
-            counts = write_archive(storage, uri, recipe.tiles, recipe.size, recipe.seed)
-            write_scene(storage, uri, SCENE, recipe.seed)
-            found = {"run_id": run.run_id, "counts": counts}
-            storage.write(made, json.dumps(found).encode())
-    classes = ", ".join(f"{n} with {name}" for name, n in found["counts"].items())
-    run.say(f"archive: {recipe.tiles:,} tiles ({classes})")
+    return record
 
 
 def _mapped(run: Run, name: str) -> "list[MappedTile]":
@@ -205,9 +184,9 @@ def _mapped(run: Run, name: str) -> "list[MappedTile]":
     return read_tiles(run.storage, tiles, scores, ships, towers, CLASS)
 
 
-def _result(run: Run, name: str, mapped: "list[MappedTile]") -> "Result":
-    """Gather what was measured of a network."""
-    from satray.demo.results import Result, match, pointing
+def _result(run: Run, name: str) -> dict[str, Any]:
+    """What was measured of a network, on tiles that it did not learn from: see `result_lines`."""
+    from satray.demo.results import match, pointing
     from satray.models.spec import read_spec
     from satray.score.products.names import product_path
 
@@ -227,22 +206,21 @@ def _result(run: Run, name: str, mapped: "list[MappedTile]") -> "Result":
     grids = read_spec(join(run.out, f"train-{name}"), run.storage).grids.values()
     slack = min(grid.stride for grid in grids) / 2  # half a cell; tiles are not resized
     boxes = [ship["properties"]["box_px"] for ship in ships]
-    return Result(
-        name=name,
-        tiles=document["tiles"],
-        metrics=metrics,
-        auc=nan if auc is None else auc,
-        pointing=pointing(mapped),
-        scene=match(points, boxes, slack, (SCENE, SCENE)),
-    )
+    return {
+        "name": name,
+        "tiles": document["tiles"],
+        "metrics": metrics,
+        "auc": nan if auc is None else auc,
+        "pointing": pointing(_mapped(run, name)),
+        "scene": match(points, boxes, slack, (SCENE, SCENE)),
+    }
 
 
 def _look_at(out: str) -> list[str]:
     first = next(iter(NETWORKS))
     places = {
-        "maps.png": "tiles with their ships boxed; where each network saw them, and its peak (+)",
         f"train-{first}/curves.png": "how it learned",
-        f"evaluate-{first}/report.html": "how good it is, in plots and tiles (open in a browser)",
+        f"evaluate-{first}/report.html": "how good it is, and where in tiles it saw ships (a page)",
         f"score-{first}/cam/": "ship maps of all tiles, to lay over archive/tiles/ in QGIS",
         f"scene-{first}/quicklooks/": "a scene that no network has seen, and the ships found in it",
         f"scene-{first}/detections/": "those points, to lay over archive/scene.tif in QGIS",

@@ -1,4 +1,4 @@
-"""What the demo measures, and how it says and shows it.
+"""What the demo measures, and how it says it.
 
 The pointing game: on each tile that holds a ship, the centre of the map's highest cell falls within
 a ship's box or not. A cell is the finest thing that a map can tell, so the boxes are widened by
@@ -8,10 +8,9 @@ among those whose widened box it lies in; a second point on a ship is a false on
 
 Source: Zhang et al., 'Top-down neural attention by excitation backprop' (2016), who widen by 15 px.
 
-Legend: h, w cells of a map; C bands, H, W pixels of a tile.
+Legend: h, w cells of a map; H, W pixels of a tile.
 """
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot, nan
@@ -20,28 +19,21 @@ from typing import Any
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 from rasterio.io import MemoryFile
 from shapely import box, unary_union
 
-from satray.demo.archive import BANDS, Box
+from satray.demo.archive import Box
 from satray.metrics.summary import said
-from satray.report.tiles import on_pixels, overlaid
 from satray.score.products.names import product_path
 from satray.storage import Storage, join
-
-COLUMNS = 8
-"""Tiles of the picture."""
-ENLARGED = 3
-"""Pixels of the picture for one of a tile."""
 
 
 @dataclass(frozen=True)
 class MappedTile:
     """A tile, its ships, and where one network saw ships."""
 
-    pixels: NDArray[Any]
-    """Stored values (C, H, W)."""
+    shape: tuple[int, int]
+    """H, W."""
     boxes: Sequence[Box]
     """Ships (px of the tile)."""
     map: NDArray[np.float32]
@@ -55,24 +47,6 @@ class MappedTile:
         row, col = np.unravel_index(int(np.nanargmax(self.map)), self.map.shape)
         x, y = self.cells @ (float(col) + 0.5, float(row) + 0.5)
         return y, x
-
-
-@dataclass(frozen=True)
-class Result:
-    """One network, measured on tiles that it did not learn from."""
-
-    name: str
-    """The network."""
-    tiles: int
-    """Tiles measured."""
-    metrics: dict[str, Any]
-    """Their metrics, as `evaluate` has them."""
-    auc: float
-    """Area under the ROC curve of the class pointed at; 0.5 by chance."""
-    pointing: dict[str, float]
-    """The pointing game (`pointing`)."""
-    scene: dict[str, float]
-    """Detections in the scene against its ships (`match`)."""
 
 
 def read_tiles(
@@ -92,14 +66,14 @@ def read_tiles(
     found = []
     for tile_id, boxes in ships.items():
         with MemoryFile(storage.read(join(images, f"{tile_id}.tif"))) as file, file.open() as tile:
-            pixels, place = tile.read(), tile.transform
+            shape, place = tile.shape, tile.transform
         maps = []
         for tower in towers:
             data = storage.read(join(scores, product_path("cam", tile_id, tower)))
             with MemoryFile(data) as file, file.open() as cam:
                 maps.append(cam.read(cam.descriptions.index(class_name) + 1))
                 cells = ~place @ cam.transform
-        found.append(MappedTile(pixels, boxes, np.sum(maps, axis=0), cells))
+        found.append(MappedTile(shape, boxes, np.sum(maps, axis=0), cells))
     return found
 
 
@@ -110,7 +84,7 @@ def pointing(tiles: Iterable[MappedTile]) -> dict[str, float]:
         y, x = tile.peak
         wide = widened(tile.boxes, abs(tile.cells.a) / 2)
         hits += any(a <= y <= c and b <= x <= d for a, b, c, d in wide)
-        chances.append(covered(wide, *tile.pixels.shape[-2:]))
+        chances.append(covered(wide, *tile.shape))
     return {"tiles": len(chances), "hits": hits, "expected": sum(chances)}
 
 
@@ -160,23 +134,31 @@ def covered(boxes: Iterable[Box], height: float, width: float) -> float:
     return float(union.intersection(box(0, 0, width, height)).area / (height * width))
 
 
-def result_lines(results: Sequence[Result], class_name: str) -> list[str]:
-    """The measured figures, each beside what it takes to do nothing."""
+def result_lines(results: Sequence[Mapping[str, Any]], class_name: str) -> list[str]:
+    """The measured figures, each beside what it takes to do nothing.
+
+    Args:
+        results: one a network, as `demo.json` holds them: its `name`, the number of `tiles`, their
+            `metrics` as `evaluate` has them, `auc` of the class, `pointing` (`pointing`) and
+            `scene` (`match`).
+        class_name: what is pointed at.
+    """
     form = "{:26}{:>15}{:>15}{:>15}{:>25}".format
     heads = ("accuracy", "mAP", f"{class_name} AUC", f"map's peak on a {class_name}")
     table = [
-        form(f"on {results[0].tiles} tiles set apart", *heads),
+        form(f"on {results[0]['tiles']} tiles set apart", *heads),
         form("", "(majority)", *("(by chance)",) * 3),
     ]
     scenes = [""]
     for one in results:
-        metrics, game, scene = one.metrics, one.pointing, one.scene
+        name, metrics = one["name"], one["metrics"]
+        game, scene = one["pointing"], one["scene"]
         table.append(
             form(
-                one.name,
+                name,
                 f"{said(metrics['accuracy'], 3)} ({said(metrics['baseline_accuracy'], 3)})",
                 f"{said(metrics['map'], 3)} ({said(metrics['baseline_map'], 3)})",
-                f"{said(one.auc, 3)} (0.500)",
+                f"{said(one['auc'], 3)} (0.500)",
                 f"{game['hits']} of {game['tiles']} ({game['expected']:.1f})",
             )
         )
@@ -184,46 +166,8 @@ def result_lines(results: Sequence[Result], class_name: str) -> list[str]:
             scene["hits"] / scene[of] if scene[of] else nan for of in ("detections", "ships")
         )
         scenes.append(
-            f"{one.name}, {class_name}s in the scene: {scene['hits']} of {scene['ships']} found by "
+            f"{name}, {class_name}s in the scene: {scene['hits']} of {scene['ships']} found by "
             f"{scene['detections']} points (precision {precision:.2f}, {scene['chance']:.2f} by "
             f"chance; recall {recall:.2f})"
         )
     return table + scenes
-
-
-def overview(networks: Mapping[str, Sequence[MappedTile]]) -> bytes:
-    """PNG: the first tiles with their ships, below them a row of maps a network with their peaks.
-
-    Args:
-        networks: the same tiles in the same order for each network.
-    """
-    tiles = next(iter(networks.values()))
-    rows = [("", tiles, False), *((name, mapped, True) for name, mapped in networks.items())]
-    drawn = []
-    for name, mapped, with_map in rows:
-        pictures = [_picture(tile, with_map) for tile in mapped[:COLUMNS]]
-        ImageDraw.Draw(pictures[0]).text((3, 1), name, fill="white")
-        drawn.append(np.concatenate([np.asarray(each) for each in pictures], axis=1))
-    sink = io.BytesIO()
-    Image.fromarray(np.concatenate(drawn)).save(sink, "PNG")
-    return sink.getvalue()
-
-
-def _picture(tile: MappedTile, with_map: bool) -> Image.Image:
-    """A tile, brightened as an eye likes it, enlarged, with its ships; under its map or not."""
-    rgb = np.stack([tile.pixels[BANDS.index(name)] for name in ("red", "green", "blue")], axis=-1)
-    colours = np.clip(rgb / 3200.0, 0.0, 1.0) ** 0.6
-    colours = colours.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
-    if with_map:
-        evidence = np.nan_to_num(np.clip(tile.map, 0, None)) / max(float(np.nanmax(tile.map)), 1e-6)
-        cells = Affine.scale(ENLARGED) @ tile.cells
-        colours = overlaid(colours, on_pixels(evidence, cells, *colours.shape[:2]))
-    picture = Image.fromarray((colours * 255).astype(np.uint8))
-    drawing = ImageDraw.Draw(picture)
-    for top, left, bottom, right in tile.boxes:
-        drawing.rectangle([ENLARGED * edge for edge in (left, top, right, bottom)], outline="cyan")
-    if with_map:
-        y, x = (ENLARGED * at for at in tile.peak)
-        drawing.line((x - 6, y, x + 6, y), "lime", 2)
-        drawing.line((x, y - 6, x, y + 6), "lime", 2)
-    return picture

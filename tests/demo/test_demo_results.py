@@ -1,23 +1,13 @@
-"""Maps read back as the score job writes them, the games on them, and what is said and drawn."""
+"""Maps read back as the score job writes them, the games on them, and what is said."""
 
-import io
 import math
 
 import numpy as np
 import pytest
 from affine import Affine
-from PIL import Image
 
 from satray.demo.archive import geotiff
-from satray.demo.results import (
-    MappedTile,
-    Result,
-    match,
-    overview,
-    pointing,
-    read_tiles,
-    result_lines,
-)
+from satray.demo.results import MappedTile, match, pointing, read_tiles, result_lines
 from satray.score.products.names import product_path
 from satray.score.rasters import cam_raster
 from satray.storage import Storage
@@ -27,7 +17,7 @@ PLACE = Affine(3.0, 0, 500_000, 0, -3.0, 5_800_000)
 
 
 def mapped(cam, boxes=(), cells=CELLS):
-    return MappedTile(np.full((4, 64, 64), 500, np.uint16), boxes, np.float32(cam), cells)
+    return MappedTile((64, 64), boxes, np.float32(cam), cells)
 
 
 def one_peak(row, col, cells=8):
@@ -102,7 +92,7 @@ def test_detections_are_matched_with_ships(points, slack, hits):
     assert match(points, SHIPS, 0.0, (62, 70))["chance"] == pytest.approx(100 / 4340)
 
 
-def test_maps_of_towers_add_up_and_are_drawn_a_row_a_network(tmp_path):
+def test_maps_of_towers_add_up(tmp_path):
     """A tile, and its maps from two towers as a score job leaves them."""
     storage = Storage()
     pixels = np.random.default_rng(0).integers(300, 3000, (4, 64, 64), dtype=np.uint16)
@@ -117,21 +107,17 @@ def test_maps_of_towers_add_up_and_are_drawn_a_row_a_network(tmp_path):
         folders = str(tmp_path / "tiles"), str(tmp_path / "score")
         ships = {"t1": [(18.0, 40.0, 22.0, 50.0)]}
         tiles += read_tiles(storage, *folders, ships, towers, "ship")
-        np.testing.assert_array_equal(tiles[-1].pixels, pixels)
+        assert tiles[-1].shape == (64, 64)
     assert [tile.peak for tile in tiles] == [pytest.approx((20, 44)), pytest.approx((52, 52))]
     assert pointing(tiles)["hits"] == 1
-    image = Image.open(io.BytesIO(overview({"a": tiles, "b": tiles[::-1]})))
-    assert (image.format, image.size) == ("PNG", (2 * 192, 3 * 192))
-    picture = np.asarray(image).astype(int)
-    np.testing.assert_array_equal(picture[208:384, :192], picture[400:, 192:])  # below the name
-    assert (picture[192:384, :192] - picture[:192, :192])[60, 132].any()  # the map, not the tile
 
 
 def test_every_figure_stands_beside_its_chance():
     metrics = {"accuracy": 0.98, "baseline_accuracy": 0.75, "map": 0.99, "baseline_map": 0.45}
     game = {"tiles": 40, "hits": 38, "expected": 4.7}
     found = {"ships": 100, "detections": 80, "hits": 60, "chance": 0.125}
-    lines = result_lines([Result("simple_cnn", 120, metrics, 0.97, game, found)], "ship")
+    one = {"name": "simple_cnn", "tiles": 120, "metrics": metrics, "auc": 0.97}
+    lines = result_lines([one | {"pointing": game, "scene": found}], "ship")
     table, scene = "\n".join(lines).split("\n\n")
     for figure in ("0.980 (0.750)", "0.990 (0.450)", "0.970 (0.500)", "38 of 40 (4.7)"):
         assert figure in table
