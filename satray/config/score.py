@@ -142,12 +142,7 @@ class ScoreRecipe(Recipe):
         0.0, "scenes: what is added, one or one a band", needs=_SCENES | {"convert": ("scale",)}
     )
     drift: Literal["off", "warn", "refuse"] = key(
-        "warn", "scenes: whose values are unlike the training's", needs=_SCENES
-    )
-    drift_limit: Positive = key(
-        1.0,
-        "scenes: from which drift on; 1: means differ by one deviation",
-        needs=_SCENES | {"drift": ("warn", "refuse")},
+        "warn", "scenes: whose values lie a deviation or more off the training's", needs=_SCENES
     )
     engine: Literal["auto", "eager", "openvino"] = key(
         "auto",

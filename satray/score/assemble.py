@@ -28,7 +28,7 @@ from satray.score.products.detections import detect, in_tiles_given, summed, vec
 from satray.score.products.quicklook import Evidence, quicklook
 from satray.score.rasters import StripWriter
 from satray.score.results import CamKind, SceneJob, TileScores, WindowScores
-from satray.score.survey import Surveyor
+from satray.score.survey import Scoring
 from satray.score.windows import AxisTiles
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Assembly:
     """The scene's."""
     scene: SceneLayout
     """Its windows and overview."""
-    surveyor: Surveyor
+    scoring: Scoring
     """How it is scored, and what is made of it."""
     layout: Layout
     """Columns of tables."""
@@ -69,7 +69,7 @@ class Assembly:
     @property
     def moment(self) -> Moment:
         """When the scene was taken."""
-        ref, pattern = self.job.ref, self.surveyor.settings.recipe.datetime
+        ref, pattern = self.job.ref, self.scoring.recipe.datetime
         known = re.compile(pattern) if pattern else None
         return moment_of(ref.scene, ref.modified, known, ref.item, self.job.taken_at)
 
@@ -92,10 +92,10 @@ class Assembly:
         valid = np.zeros(shape, dtype=bool)
         gaps = np.zeros(self.scene.coverage.shape, dtype=np.int32)
         tiles = len(plan.rows), len(plan.cols)
-        predicted_TUK = np.zeros((*tiles, len(self.surveyor.spec.classes)), dtype=bool)
+        predicted_TUK = np.zeros((*tiles, len(self.scoring.spec.classes)), dtype=bool)
         scored_TU = np.zeros(tiles, dtype=bool)
-        computed = self.surveyor.settings.computed(self.surveyor.spec)
-        written = self.surveyor.settings.maps
+        computed = self.scoring.computed
+        written = self.scoring.maps
         with SceneMaps(folder, plan, computed, written, self._raster) as scene_maps:
             made = {"mode": self.job.mode, "engine": self.engine}
             with PredictionsWriter(table, self.layout, **made) as writer:
@@ -142,7 +142,7 @@ class Assembly:
 
     def _raster(self, path: Path, kind: CamKind, tower: str) -> StripWriter:
         """Begin a raster of the scene."""
-        settings, spec = self.surveyor.settings, self.surveyor.spec
+        scoring, spec = self.scoring, self.scoring.spec
         border = "as of one forward over the whole scene"
         if self.job.mode == "tiles":
             border = "tiles blended with a Hann window"
@@ -151,14 +151,14 @@ class Assembly:
             "run_id": self.layout.run_id,
             "scene": self.job.ref.scene,
             "pooling": spec.variant.pooling,
-            "symmetries": "d4" if settings.d4 else "none",
+            "symmetries": "d4" if scoring.d4 else "none",
             "mode": self.job.mode,
             "engine": self.engine,
             "border_cells": border,
             "kind": kind,
             "tower": tower,
         }
-        classes = [spec.classes[k] for k in settings.maps.classes]
+        classes = [spec.classes[k] for k in scoring.maps.classes]
         shape = len(classes), *self.scene.plan.cells(tower)
         crs = self.job.grid.extent.crs
         return StripWriter(path, shape, classes, self._cells(tower), crs, tags)
@@ -168,8 +168,8 @@ class Assembly:
         return self.job.grid.affine_net @ self.scene.plan.geometry.tower(tower).affine()
 
     def _raster_files(self, scene_maps: SceneMaps) -> list[MadeFile]:
-        spec, extent = self.surveyor.spec, self.job.grid.extent
-        classes = [spec.classes[k] for k in self.surveyor.settings.maps.classes]
+        spec, extent = self.scoring.spec, self.job.grid.extent
+        classes = [spec.classes[k] for k in self.scoring.maps.classes]
         several = len(spec.variant.towers) > 1
         files = []
         for kind, tower, path in scene_maps.rasters():
@@ -225,29 +225,29 @@ class Assembly:
         predicted_TUK: NDArray[np.bool_],
     ) -> "tuple[pd.DataFrame | None, Evidence | None, list[str]]":
         """Detections, what the picture shows of a class, and notes; nothing without whole maps."""
-        settings, spec = self.surveyor.settings, self.surveyor.spec
+        scoring, spec = self.scoring, self.scoring.spec
         if not scene_maps.dense:
             notes = ["no detections: its maps are too large to be searched"]
-            return None, None, notes if settings.detections else []
+            return None, None, notes if scoring.detections else []
         grid, geometry = self.job.grid, self.scene.plan.geometry
         stored = Affine.scale(1 / grid.scale_x, 1 / grid.scale_y)
         cells = [stored @ geometry.tower(tower).affine() for tower in scene_maps.dense]
         maps_khw, own = summed(list(scene_maps.dense.values()), cells)
         bias_k = np.array([self.bias[k] for k in mapped])
         found = None
-        if settings.detections:
+        if scoring.detections:
             finest = min(own.a * grid.scale_x, own.e * grid.scale_y)
-            head = spec, self.bias, settings.distance / finest
-            sought = [spec.classes[k] for k in settings.sought]
+            head = spec, self.bias, scoring.distance / finest
+            sought = [spec.classes[k] for k in scoring.sought]
             found = detect(maps_khw, own, mostly, self.job.grid.extent, *head, sought)
-            if settings.within_tiles:
+            if scoring.within_tiles:
                 klass = [spec.classes.index(name) for name in found["class"]]
                 net = (found.row * grid.scale_y).to_numpy(), (found.col * grid.scale_x).to_numpy()
                 axes = self.scene.plan.rows, self.scene.plan.cols
                 found = found[in_tiles_given(predicted_TUK, axes, klass, *net)]
         if np.isnan(maps_khw).all():
             return found, None, []
-        shown = [n for n, k in enumerate(mapped) if k in settings.sought] or [*range(len(mapped))]
+        shown = [n for n, k in enumerate(mapped) if k in scoring.sought] or [*range(len(mapped))]
         tops = np.nanmax(maps_khw[shown], axis=(1, 2)) + bias_k[shown]
         place = shown[int(tops.argmax())]
         map_hw = maps_khw[place]

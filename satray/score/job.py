@@ -60,6 +60,83 @@ class Tiles:
     digests: dict[str, str]
     """Of bundle and tiles."""
 
+    def plan(self, recipe: ScoreRecipe, storage: Storage) -> list[str]:
+        """Say what would be scored, and with what."""
+        spec, maps, tiles = self.spec, self.maps, self.tiles
+        wanted = wanted_of(spec, tiles, maps)
+        blocks = Blocks.of("", len(tiles), wanted.tile_bytes)
+        towers = [f"{tower.name} ({tower.backbone})" for tower in spec.variant.towers]
+        lines = [
+            f"bundle: {', '.join(towers)}, {len(spec.classes)} classes ({spec.task}), "
+            f"bands {', '.join(spec.bands)} in {spec.dtype}",
+            f"tiles: {len(tiles):,} {'of a tile index' if tiles.indexed else 'images'}, "
+            f"{self.bytes / 1e6:,.1f} MB to read in {len(tiles):,} requests; delivered as "
+            f"{wanted.height} x {wanted.width} px",
+            f"work: {blocks.count:,} blocks of {blocks.size} tiles; actors: "
+            f"{recipe.resources.workers}, read tasks: {recipe.resources.read_tasks}",
+        ]
+        if not tiles.indexed:
+            lines += described(tiles, storage)
+        if recipe.symmetries == "d4":
+            lines.append(D4_SAID)
+        if maps.classes:
+            names = ", ".join(spec.classes[k] for k in maps.classes)
+            lines.append(
+                f"maps: {maps.kinds[0]}, of {names}: {len(tiles) * len(towers):,} files under cam/"
+            )
+        return lines
+
+    def work(self, recipe: ScoreRecipe, run: Run) -> Outcome:
+        """Score the tiles; publish `predictions/`, `cam/` and `failures.parquet`."""
+        spec, maps, tiles = self.spec, self.maps, self.tiles
+        for line in [] if tiles.indexed else described(tiles, run.storage):
+            run.say(line)
+        predicted: Counter[str] = Counter(dict.fromkeys(spec.classes, 0))
+
+        def count(table: pa.Table) -> None:
+            given = np.nansum(matrix(table, "pred", spec.classes), axis=0)
+            predicted.update({name: int(n) for name, n in zip(spec.classes, given, strict=True)})
+
+        merged = score_tiles(
+            run,
+            recipe.bundle,
+            tiles,
+            maps,
+            recipe.batch,
+            recipe.resources,
+            count,
+            symmetries=recipe.symmetries,
+            engine=recipe.engine,
+            precision=recipe.precision,
+        )
+        scored = merged.tiles - merged.failed
+        summary = [f"scored {scored:,} of {merged.tiles:,} tiles: predictions/"]
+        if scored:
+            summary.append(predicted_line(predicted, scored))
+        if maps.classes:
+            summary.append(f"{merged.maps:,} class activation maps: cam/")
+        return Outcome(
+            counts={
+                "tiles": merged.tiles,
+                "failed": merged.failed,
+                "maps": merged.maps,
+                "classes": len(spec.classes),
+            },
+            metrics={"predicted": dict(predicted)},
+            summary=(*summary, *failure_lines(merged.reasons, merged.tiles, "tiles")),
+            attempted=merged.tiles,
+            failed=merged.failed,
+            error_budget=recipe.error_budget,
+        )
+
+    def large(self, recipe: ScoreRecipe) -> bool:
+        """Whether `resources.ray=auto` takes Ray."""
+        px = px_of_tiles(len(self.tiles), self.spec, recipe.symmetries == "d4")
+        return wants_ray(px, recipe.resources)
+
+    def early(self, recipe: ScoreRecipe, run: Run) -> None:
+        """Nothing comes before Ray."""
+
 
 def read(recipe: ScoreRecipe, storage: Storage) -> "Tiles | Scenes":
     """Read the bundle's description, and list the tiles or scenes.
@@ -96,102 +173,22 @@ def read(recipe: ScoreRecipe, storage: Storage) -> "Tiles | Scenes":
 
 def plan(recipe: ScoreRecipe, found: "Tiles | Scenes", storage: Storage) -> list[str]:
     """Say what would be scored, and with what."""
-    if not isinstance(found, Tiles):
-        from satray.score import scenes_job
-
-        return scenes_job.plan(recipe, found, storage)
-    spec, maps, tiles = found.spec, found.maps, found.tiles
-    wanted = wanted_of(spec, tiles, maps)
-    blocks = Blocks.of("", len(tiles), wanted.tile_bytes)
-    towers = [f"{tower.name} ({tower.backbone})" for tower in spec.variant.towers]
-    lines = [
-        f"bundle: {', '.join(towers)}, {len(spec.classes)} classes ({spec.task}), "
-        f"bands {', '.join(spec.bands)} in {spec.dtype}",
-        f"tiles: {len(tiles):,} {'of a tile index' if tiles.indexed else 'images'}, "
-        f"{found.bytes / 1e6:,.1f} MB to read in {len(tiles):,} requests; delivered as "
-        f"{wanted.height} x {wanted.width} px",
-        f"work: {blocks.count:,} blocks of {blocks.size} tiles; actors: "
-        f"{recipe.resources.workers}, read tasks: {recipe.resources.read_tasks}",
-    ]
-    if not tiles.indexed:
-        lines += described(tiles, storage)
-    if recipe.symmetries == "d4":
-        lines.append(D4_SAID)
-    if maps.classes:
-        names = ", ".join(spec.classes[k] for k in maps.classes)
-        lines.append(
-            f"maps: {maps.kinds[0]}, of {names}: {len(tiles) * len(towers):,} files under cam/"
-        )
-    return lines
+    return found.plan(recipe, storage)
 
 
 def work(recipe: ScoreRecipe, found: "Tiles | Scenes", run: Run) -> Outcome:
-    """Score the tiles; publish `predictions/`, `cam/` and `failures.parquet`."""
-    if not isinstance(found, Tiles):
-        from satray.score import scenes_job
-
-        return scenes_job.work(recipe, found, run)
-    spec, maps, tiles = found.spec, found.maps, found.tiles
-    for line in [] if tiles.indexed else described(tiles, run.storage):
-        run.say(line)
-    predicted: Counter[str] = Counter(dict.fromkeys(spec.classes, 0))
-
-    def count(table: pa.Table) -> None:
-        given = np.nansum(matrix(table, "pred", spec.classes), axis=0)
-        predicted.update({name: int(n) for name, n in zip(spec.classes, given, strict=True)})
-
-    merged = score_tiles(
-        run,
-        recipe.bundle,
-        tiles,
-        maps,
-        recipe.batch,
-        recipe.resources,
-        count,
-        symmetries=recipe.symmetries,
-        engine=recipe.engine,
-        precision=recipe.precision,
-    )
-    scored = merged.tiles - merged.failed
-    summary = [f"scored {scored:,} of {merged.tiles:,} tiles: predictions/"]
-    if scored:
-        summary.append(predicted_line(predicted, scored))
-    if maps.classes:
-        summary.append(f"{merged.maps:,} class activation maps: cam/")
-    return Outcome(
-        counts={
-            "tiles": merged.tiles,
-            "failed": merged.failed,
-            "maps": merged.maps,
-            "classes": len(spec.classes),
-        },
-        metrics={"predicted": dict(predicted)},
-        summary=(*summary, *failure_lines(merged.reasons, merged.tiles, "tiles")),
-        attempted=merged.tiles,
-        failed=merged.failed,
-        error_budget=recipe.error_budget,
-    )
+    """Score what was found, and publish what comes of it."""
+    return found.work(recipe, run)
 
 
 def large(recipe: ScoreRecipe, found: "Tiles | Scenes") -> bool:
     """Whether `resources.ray=auto` takes Ray."""
-    if isinstance(found, Tiles):
-        px: float = px_of_tiles(len(found.tiles), found.spec, recipe.symmetries == "d4")
-    else:
-        from satray.score.scenes_job import px_of
-
-        refs = found.found.scenes if found.by is None else [task.seen for task in found.by.todo]
-        px = px_of(recipe, found.spec, refs)
-    return wants_ray(px, recipe.resources)
+    return found.large(recipe)
 
 
 def early(recipe: ScoreRecipe, found: "Tiles | Scenes", run: Run) -> "Outcome | Scenes | None":
     """What comes before Ray: of a schedule, to see what is new, and whether anything is."""
-    if isinstance(found, Tiles) or not recipe.only_new:
-        return None
-    from satray.score import scenes_job
-
-    return scenes_job.early(recipe, found, run)
+    return found.early(recipe, run)
 
 
 def wanted_of(spec: "BundleSpec", tiles: TileSet, maps: MapRequest) -> Wanted:

@@ -27,7 +27,7 @@ from satray.score.scenes.find import SceneRef, etag_of, uris_of
 from satray.score.scenes.open import CACHE, Scene
 from satray.score.scenes.read import WindowPixels, read_window, with_fills
 from satray.score.stages import Ended, Stages, Started
-from satray.score.survey import Surveyor, open_for
+from satray.score.survey import Scoring
 from satray.score.windows import ScenePlan
 from satray.storage import Storage, join
 from satray.storage.temporary import scratch
@@ -56,7 +56,7 @@ class TakenOverError(SatrayError):
 class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
     """What is done with each scene of a run."""
 
-    surveyor: Surveyor
+    scoring: Scoring
     """How scenes are scored."""
     bias: tuple[float, ...]
     """(K,) of the bundle's head; empty where that is dense."""
@@ -79,12 +79,11 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         Gives None where another run has the scene; what a process of this run committed, which
         died before it could say so, as it was committed.
         """
-        _bound_cache()
         with contextlib.ExitStack() as ends:
             found: SceneJob | SceneResult
             try:
                 scene = ends.enter_context(self._open(item.ref))
-                found = self.surveyor.look(scene, item.number, item.ref)
+                found = self.scoring.look(scene, item.number, item.ref)
             except DecodeError as error:
                 found = failed(item.number, item.ref, "open", error)
             ended, claim = self._claim(item)
@@ -105,7 +104,6 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         Raises:
             DecodeError: the scene cannot be read there.
         """
-        _bound_cache()
         with self._open(job.ref) as scene:
             return self._read(scene, job, part)
 
@@ -117,15 +115,16 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         """
         from satray.score.engines import load_engine
 
-        recipe, of = self.surveyor.settings.recipe, (self.layout.model_id, self.storage)
+        recipe, of = self.scoring.recipe, (self.layout.model_id, self.storage)
         loaded = load_engine(recipe.bundle, *of, gpu, self.engine, recipe.precision)
-        return SceneNetwork(self.surveyor, loaded.bundle, loaded.features, loaded.engine)
+        return SceneNetwork(self.scoring, loaded.bundle, loaded.features, loaded.engine)
 
     def write(
         self, job: SceneJob, parts: Iterable[tuple[PartSeen, PartScores]], engine: str
     ) -> SceneResult:
         """Put a scene together and publish it."""
-        _bound_cache()
+        # of rasters that are written; those that are read have a bound of their own
+        os.environ.setdefault("GDAL_CACHEMAX", str(CACHE >> 20))
         try:
             return self._publish(job, parts, engine)
         except DecodeError as error:
@@ -153,7 +152,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         return join(self.state, "results", f"{number:06d}.json")
 
     def _open(self, ref: SceneRef) -> Scene:
-        return open_for(ref, self.surveyor.spec, self.surveyor.settings, self.storage)
+        return self.scoring.open(ref, self.storage)
 
     def _claim(self, item: SceneItem) -> tuple[Ended[SceneResult | None] | None, Claim | None]:
         """Of a schedule, claim a scene; or how it ends, where this run is not to score it."""
@@ -172,9 +171,9 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             self.ledger.fail(claim, reason, retryable=result.retryable)
 
     def _read(self, scene: Scene, job: SceneJob, part: int) -> tuple[Windows, PartSeen]:
-        layout = self.surveyor.layout(job.grid)
+        layout = self.scoring.layout(job.grid)
         shown, seen = [], []
-        for number in self.surveyor.parts(job.grid)[part]:
+        for number in self.scoring.parts(job.grid)[part]:
             window = layout.plan.windows[number]
             y, x = window.row.px.start, window.col.px.start
             pixels = read_window(scene, job.grid, x, y, window.width, window.height)
@@ -194,8 +193,8 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
     def _publish(
         self, job: SceneJob, parts: Iterable[tuple[PartSeen, PartScores]], engine: str
     ) -> SceneResult:
-        layout = self.surveyor.layout(job.grid)
-        assembly = Assembly(job, layout, self.surveyor, self.layout, self.bias, engine)
+        layout = self.scoring.layout(job.grid)
+        assembly = Assembly(job, layout, self.scoring, self.layout, self.bias, engine)
         with scratch("scene") as folder:
             windows = (pair for part in parts for pair in zip(*part, strict=True))
             files, counts, notes = assembly.make(windows, folder)
@@ -298,18 +297,18 @@ class SceneNetwork:
     """A bundle over the windows of scenes."""
 
     def __init__(
-        self, surveyor: Surveyor, bundle: "Bundle", features: "Features | None", engine: str
+        self, scoring: Scoring, bundle: "Bundle", features: "Features | None", engine: str
     ) -> None:
         """Prepare.
 
         Args:
-            surveyor: how scenes are scored.
+            scoring: how scenes are scored.
             bundle: on the device that is to compute.
             features: another way to the network's features.
             engine: what that is.
         """
         self.engine = engine
-        self._surveyor, self._bundle, self._features = surveyor, bundle, features
+        self._scoring, self._bundle, self._features = scoring, bundle, features
         self._scorer: tuple[int, Any] | None = None
 
     def __call__(self, job: SceneJob, part: int, pixels: Windows) -> PartScores:
@@ -318,11 +317,11 @@ class SceneNetwork:
         Raises:
             DecodeError: the network's output is not finite.
         """
-        plan = self._surveyor.layout(job.grid).plan
+        plan = self._scoring.layout(job.grid).plan
         if self._scorer is None or self._scorer[0] != job.number:
             self._scorer = job.number, self._scorer_of(plan)
         scorer, found = self._scorer[1], []
-        numbers = self._surveyor.parts(job.grid)[part]
+        numbers = self._scoring.parts(job.grid)[part]
         for number, shown in zip(numbers, pixels, strict=True):
             window = plan.windows[number]
             fills = (shown.fills_NC,) if plan.mode == "tiles" else ()
@@ -336,18 +335,8 @@ class SceneNetwork:
     def _scorer_of(self, plan: ScenePlan) -> Any:
         from satray.score.window_forward import DenseScorer, TileScorer
 
-        settings = self._surveyor.settings
-        given = (
-            self._bundle,
-            plan,
-            settings.computed(self._bundle.spec),
-            settings.recipe.min_valid,
-        )
+        recipe = self._scoring.recipe
+        given = self._bundle, plan, self._scoring.computed, recipe.min_valid
         if plan.mode == "dense":
             return DenseScorer(*given, features=self._features)
-        return TileScorer(*given, batch=settings.recipe.batch, features=self._features)
-
-
-def _bound_cache() -> None:
-    """Bound GDAL's cache before the first raster of this process."""
-    os.environ.setdefault("GDAL_CACHEMAX", str(CACHE >> 20))
+        return TileScorer(*given, batch=recipe.batch, features=self._features)

@@ -26,9 +26,9 @@ from satray.score.results import SceneItem, SceneJob, SceneResult, failed
 from satray.score.scene_stages import SceneStages
 from satray.score.scenes.find import Found, SceneRef, find_scenes
 from satray.score.scenes.open import source_names
-from satray.score.scheduler import Tally, run_stages
-from satray.score.settings import D4_SAID, Settings, settings_of, towers_with_shares
-from satray.score.survey import Surveyor, open_for, prepare
+from satray.score.scheduler import Tally, run_stages, wants_ray
+from satray.score.settings import D4_SAID, towers_with_shares
+from satray.score.survey import Scoring, prepare, scoring_of
 from satray.score.tiles import LOOKED_AT, MisfitError, spread
 from satray.storage import Storage, join
 
@@ -53,6 +53,93 @@ class Scenes:
     by: Pass | None = None
     """Of a schedule: what is to be done with each."""
 
+    def plan(self, recipe: ScoreRecipe, storage: Storage) -> list[str]:
+        """Say what would be scored, and how."""
+        bundle, scoring = prepare(recipe, storage)
+        spec, found = bundle.spec, self.found
+        towers = [f"{tower.name} ({tower.backbone})" for tower in spec.variant.towers]
+        size = sum(ref.size for ref in found.scenes) / 1e6
+        lines = [
+            f"bundle: {', '.join(towers)}, {len(spec.classes)} classes ({spec.task}), "
+            f"bands {', '.join(spec.bands)} in {spec.dtype}",
+            f"scenes: {len(found.scenes):,}, {size:,.1f} MB"
+            + (f"; {len(found.failures):,} that are none" if found.failures else ""),
+        ]
+        if recipe.only_new:
+            lines.append(
+                "only_new: which of them are to be scored, the ledger says when the job runs"
+            )
+        if scoring.d4:
+            lines.append(D4_SAID)
+        for number in spread(len(found.scenes)):
+            ref = found.scenes[number]
+            try:
+                with scoring.open(ref, storage) as scene:
+                    looked = scoring.look(scene, number, ref)
+            except DecodeError as error:
+                looked = failed(number, ref, "open", error)
+            if isinstance(looked, SceneJob):
+                grid, extent = looked.grid, looked.grid.extent
+                lines.append(
+                    f"{ref.scene}: {extent.height:,} x {extent.width:,} px, {grid.why}; "
+                    f"{looked.why}; {looked.px / 1e6:,.1f} Mpx through the network in "
+                    f"{looked.parts:,} parts"
+                )
+                lines += [f"{ref.scene}: {note}" for note in looked.notes]
+            else:
+                lines.append(f"{ref.scene}: would fail: {looked.error}")
+        rest = len(found.scenes) - LOOKED_AT
+        return lines + ([f"and {rest:,} other scenes"] if rest > 0 else [])
+
+    def early(self, recipe: ScoreRecipe, run: Run) -> "Outcome | Scenes | None":
+        """Of a schedule, look what is to be done; where that is nothing, all of it.
+
+        The ledger is listed once a pass, here.
+        """
+        if not recipe.only_new:
+            return None
+        with run.activity("looking"):
+            ledger = ledger_of(recipe, self, run)
+            settle = recipe.schedule.settle
+            by = plan_pass(self.found.scenes, ledger.look(), ledger, settle=settle)
+            _clear(run, ledger, by)
+            lines = _lines(by, ledger, self)
+        if by.todo or by.orphans:
+            for line in lines:
+                run.say(line)
+            return replace(self, by=by)
+        ledger.close()
+        return _judged(by, _idle(lines), recipe.error_budget)
+
+    def work(self, recipe: ScoreRecipe, run: Run) -> Outcome:
+        """Score the scenes; what an earlier attempt of the run did is not done again.
+
+        Raises:
+            InputError: scheduled: the bundle was replaced since it was looked at.
+        """
+        if self.by is None:
+            with run.activity("preparing"):
+                ready = prepare(recipe, run.storage)
+            return _score_all(self.found, run, *ready)
+        ledger = ledger_of(recipe, self, run)
+        with signs_of_life(ledger):
+            with run.activity("preparing"):
+                ready = prepare(recipe, run.storage)
+            if ready[0].model_id != ledger.model_id:
+                raise InputError(
+                    f"bundle={recipe.bundle}: changed while the job was running; rerun"
+                )
+            outcome = _score_new(self.by, run, *ready, ledger)
+        if outcome.idle:
+            ledger.close()
+        run.after_record = ledger.close
+        return outcome
+
+    def large(self, recipe: ScoreRecipe) -> bool:
+        """Whether `resources.ray=auto` takes Ray."""
+        refs = self.found.scenes if self.by is None else [task.seen for task in self.by.todo]
+        return wants_ray(px_of(recipe, self.spec, refs), recipe.resources)
+
 
 def read(recipe: ScoreRecipe, storage: Storage) -> Scenes:
     """Read the bundle's description, and find the scenes; of a schedule there may be none yet.
@@ -64,7 +151,7 @@ def read(recipe: ScoreRecipe, storage: Storage) -> Scenes:
     assert recipe.scenes is not None
     digest = bundle_digest(bundle_digests(recipe.bundle, storage))
     spec = read_spec(recipe.bundle, storage)
-    settings = settings_of(recipe, spec)
+    scoring = scoring_of(recipe, spec)
     far = [name for name, grid in spec.grids.items() if grid.halo is None]
     if far and recipe.mode == "dense":
         raise InputError(
@@ -80,49 +167,13 @@ def read(recipe: ScoreRecipe, storage: Storage) -> Scenes:
     )
     if recipe.only_new:
         return Scenes(spec, found, {"bundle": digest})
-    _try(recipe, found, spec, settings, storage)
+    _try(found, scoring, storage)
     text = hashlib.sha256()
     for ref in found.scenes:
         text.update(f"{ref.scene!r}\0{ref.uri!r}\0{ref.etag}\0{ref.size}\n".encode())
     for failure in found.failures:
         text.update(f"{failure.scene!r}\0{failure.uri!r}\0{failure.error!r}\n".encode())
     return Scenes(spec, found, {"bundle": digest, "scenes": text.hexdigest()})
-
-
-def plan(recipe: ScoreRecipe, scenes: Scenes, storage: Storage) -> list[str]:
-    """Say what would be scored, and how."""
-    bundle, surveyor = prepare(recipe, storage)
-    spec, found = bundle.spec, scenes.found
-    towers = [f"{tower.name} ({tower.backbone})" for tower in spec.variant.towers]
-    size = sum(ref.size for ref in found.scenes) / 1e6
-    lines = [
-        f"bundle: {', '.join(towers)}, {len(spec.classes)} classes ({spec.task}), "
-        f"bands {', '.join(spec.bands)} in {spec.dtype}",
-        f"scenes: {len(found.scenes):,}, {size:,.1f} MB"
-        + (f"; {len(found.failures):,} that are none" if found.failures else ""),
-    ]
-    if recipe.only_new:
-        lines.append("only_new: which of them are to be scored, the ledger says when the job runs")
-    if surveyor.settings.d4:
-        lines.append(D4_SAID)
-    for number in spread(len(found.scenes)):
-        ref = found.scenes[number]
-        try:
-            with open_for(ref, spec, surveyor.settings, storage) as scene:
-                looked = surveyor.look(scene, number, ref)
-        except DecodeError as error:
-            looked = failed(number, ref, "open", error)
-        if isinstance(looked, SceneJob):
-            lines.append(
-                f"{ref.scene}: {looked.grid.extent.height:,} x {looked.grid.extent.width:,} px, "
-                f"{looked.grid.why}; {looked.why}; {looked.px / 1e6:,.1f} Mpx through the network "
-                f"in {looked.parts:,} parts"
-            )
-            lines += [f"{ref.scene}: {note}" for note in looked.notes]
-        else:
-            lines.append(f"{ref.scene}: would fail: {looked.error}")
-    rest = len(found.scenes) - LOOKED_AT
-    return lines + ([f"and {rest:,} other scenes"] if rest > 0 else [])
 
 
 def px_of(recipe: ScoreRecipe, spec: "BundleSpec", refs: Iterable[SceneRef]) -> float:
@@ -135,70 +186,24 @@ def px_of(recipe: ScoreRecipe, spec: "BundleSpec", refs: Iterable[SceneRef]) -> 
     return px / recipe.stride**2 if by_tile else px
 
 
-def early(recipe: ScoreRecipe, scenes: Scenes, run: Run) -> Outcome | Scenes:
-    """Of a schedule, look what is to be done; where that is nothing, all of it.
-
-    The ledger is listed once a pass, here.
-    """
-    with run.activity("looking"):
-        ledger = ledger_of(recipe, scenes, run)
-        settle = recipe.schedule.settle
-        by = plan_pass(scenes.found.scenes, ledger.look(), ledger, settle=settle)
-        _clear(run, ledger, by)
-        lines = _lines(by, ledger, scenes)
-    if by.todo or by.orphans:
-        for line in lines:
-            run.say(line)
-        return replace(scenes, by=by)
-    ledger.close()
-    return _judged(by, _idle(lines), recipe.error_budget)
-
-
-def work(recipe: ScoreRecipe, scenes: Scenes, run: Run) -> Outcome:
-    """Score the scenes; what an earlier attempt of the run did is not done again.
-
-    Raises:
-        InputError: scheduled: the bundle was replaced since it was looked at.
-    """
-    if scenes.by is None:
-        with run.activity("preparing"):
-            ready = prepare(recipe, run.storage)
-        return _score_all(recipe, scenes.found, run, *ready)
-    ledger = ledger_of(recipe, scenes, run)
-    with signs_of_life(ledger):
-        with run.activity("preparing"):
-            ready = prepare(recipe, run.storage)
-        if ready[0].model_id != ledger.model_id:
-            raise InputError(f"bundle={recipe.bundle}: changed while the job was running; rerun")
-        outcome = _score_new(recipe, scenes.by, run, *ready, ledger)
-    if outcome.idle:
-        ledger.close()
-    run.after_record = ledger.close
-    return outcome
-
-
-def _score_all(
-    recipe: ScoreRecipe, found: Found, run: Run, bundle: "Bundle", surveyor: Surveyor
-) -> Outcome:
+def _score_all(found: Found, run: Run, bundle: "Bundle", scoring: Scoring) -> Outcome:
     """Score all scenes of a place."""
     results = {one.number: one for one in _finished(run)}
     if results:
         run.say(f"going on: {len(results):,} of {len(found.scenes):,} scenes are done already")
     todo = [SceneItem(n, ref) for n, ref in enumerate(found.scenes) if n not in results]
-    results |= {one.number: one for one in _score(run, recipe, bundle, surveyor, todo)}
+    results |= {one.number: one for one in _score(run, bundle, scoring, todo)}
     for number, failure in enumerate(found.failures, len(found.scenes)):
         results[number] = failed(number, failure, "find", failure.error)
     every = [results[number] for number in sorted(results)]
-    closing.close(run, every, _layout_of(bundle, run), recipe.bundle, single=False)
-    return _outcome_of(every, recipe, surveyor)
+    closing.close(run, every, _layout_of(bundle, run), scoring.recipe.bundle, single=False)
+    return _outcome_of(every, scoring)
 
 
-def _score_new(
-    recipe: ScoreRecipe, by: Pass, run: Run, bundle: "Bundle", surveyor: Surveyor, ledger: Ledger
-) -> Outcome:
+def _score_new(by: Pass, run: Run, bundle: "Bundle", scoring: Scoring, ledger: Ledger) -> Outcome:
     """Score what is to be scored, take in what cut runs came to, and write the tables."""
     items = [SceneItem(number, task.seen, task) for number, task in enumerate(by.todo)]
-    results = _score(run, recipe, bundle, surveyor, items, ledger)
+    results = _score(run, bundle, scoring, items, ledger)
     elsewhere = len(by.todo) - len(results)
     said = (f"{elsewhere:,} scenes are in work elsewhere",) if elsewhere else ()
     with run.activity("recovering"):
@@ -208,19 +213,18 @@ def _score_new(
         run.say(f"{finished:,} scenes were finished by runs that were cut short")
     results += adopted
     if not results:
-        return _judged(by, _idle(said), recipe.error_budget)
-    closing.close(run, results, _layout_of(bundle, run), recipe.bundle, single=True)
-    outcome = _outcome_of(results, recipe, surveyor)
+        return _judged(by, _idle(said), scoring.recipe.error_budget)
+    closing.close(run, results, _layout_of(bundle, run), scoring.recipe.bundle, single=True)
+    outcome = _outcome_of(results, scoring)
     counts = {**outcome.counts, "adopted": finished}
     outcome = replace(outcome, counts=counts, summary=(*outcome.summary, *said))
-    return _judged(by, outcome, recipe.error_budget)
+    return _judged(by, outcome, scoring.recipe.error_budget)
 
 
 def _score(
     run: Run,
-    recipe: ScoreRecipe,
     bundle: "Bundle",
-    surveyor: Surveyor,
+    scoring: Scoring,
     items: Sequence[SceneItem],
     ledger: Ledger | None = None,
 ) -> list[SceneResult]:
@@ -229,7 +233,7 @@ def _score(
     Raises:
         SatrayError: what ended a process for good, in one line.
     """
-    workers = None
+    recipe, workers = scoring.recipe, None
     if run.ray and items:
         from satray import cluster
 
@@ -246,7 +250,7 @@ def _score(
     bias = bundle.network.get_parameter("head.bias").float().tolist() if linear else []
     px = px_of(recipe, bundle.spec, [item.ref for item in items])
     stages = SceneStages(
-        surveyor,
+        scoring,
         tuple(bias),
         run.storage,
         run.out,
@@ -270,9 +274,9 @@ def _layout_of(bundle: "Bundle", run: Run) -> Layout:
     return Layout(bundle.spec.classes, towers_with_shares(bundle.spec), bundle.model_id, run.run_id)
 
 
-def _outcome_of(results: Sequence[SceneResult], recipe: ScoreRecipe, surveyor: Surveyor) -> Outcome:
+def _outcome_of(results: Sequence[SceneResult], scoring: Scoring) -> Outcome:
     """What the run tells of its scenes."""
-    classes = surveyor.spec.classes
+    classes = scoring.spec.classes
     done = [one for one in results if one.status == "done"]
     lost = sum(one.status == "failed" for one in results)
     return Outcome(
@@ -284,11 +288,11 @@ def _outcome_of(results: Sequence[SceneResult], recipe: ScoreRecipe, surveyor: S
             "px": sum(one.px for one in done),
             "classes": len(classes),
         },
-        metrics={"mode": surveyor.mode, "predicted": closing.totals(done, classes)},
-        summary=(*closing.lines(results, classes), f"mode: {surveyor.why}"),
+        metrics={"mode": scoring.mode, "predicted": closing.totals(done, classes)},
+        summary=(*closing.lines(results, classes), f"mode: {scoring.why}"),
         attempted=len(results),
         failed=lost,
-        error_budget=recipe.error_budget,
+        error_budget=scoring.recipe.error_budget,
     )
 
 
@@ -303,14 +307,12 @@ def _finished(run: Run) -> list[SceneResult]:
     return found
 
 
-def _try(
-    recipe: ScoreRecipe, found: Found, spec: "BundleSpec", settings: Settings, storage: Storage
-) -> None:
+def _try(found: Found, scoring: Scoring, storage: Storage) -> None:
     """Refuse scenes of which none looked at is what the bundle wants."""
     reasons = []
     for number in spread(len(found.scenes)):
         try:
-            open_for(found.scenes[number], spec, settings, storage).close()
+            scoring.open(found.scenes[number], storage).close()
         except MisfitError as error:
             reasons.append(f"{found.scenes[number].scene}: {error}")
             continue
@@ -321,7 +323,7 @@ def _try(
         reasons = [f"{failure.scene}: {failure.error}" for failure in found.failures[:1]]
     if reasons:
         raise InputError(
-            f"scenes={recipe.scenes}: none of those looked at fits the bundle; {reasons[0]}"
+            f"scenes={scoring.recipe.scenes}: none of those looked at fits the bundle; {reasons[0]}"
         )
 
 

@@ -1,14 +1,10 @@
-"""What of a recipe shapes maps and scenes' products; small, and travels to the actors."""
+"""Which maps a recipe asks for, and which towers a logit divides into."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from satray.config.score import ScoreRecipe
-from satray.data.values import as_units
 from satray.errors import InputError
-from satray.score.products.catalogue import time_pattern
 from satray.score.results import MapRequest
-from satray.score.scenes.open import Conversion
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
@@ -16,81 +12,6 @@ if TYPE_CHECKING:  # it imports torch
 
 D4_SAID = "symmetries: eight forward passes a tile, one for each flip and transpose"
 """What `--plan` tells of `symmetries: d4`."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How scenes are scored, and what is made of them."""
-
-    recipe: ScoreRecipe
-    """As asked for."""
-    step: int
-    """Net px from tile to tile."""
-    maps: MapRequest
-    """Maps that are written."""
-    detections: bool
-    """Whether peaks are written."""
-    sought: tuple[int, ...]
-    """Places of the classes whose peaks are written, and of which the picture shows one."""
-    within_tiles: bool
-    """Whether peaks count only in tiles that are given the class."""
-    distance: float
-    """Least distance of two detections of a class, net px."""
-    conversion: Conversion
-    """What makes other numbers the bundle's."""
-
-    @property
-    def d4(self) -> bool:
-        """Whether all is averaged over the eight symmetries."""
-        return self.recipe.symmetries == "d4"
-
-    def computed(self, spec: "BundleSpec") -> MapRequest:
-        """Maps that the network is asked for.
-
-        Peaks are looked for in the dense maps of all classes, and a softmax at a cell is over all.
-        """
-        classes, kinds = self.maps.classes, self.maps.kinds
-        if self.detections or (classes and spec.task == "multiclass"):
-            classes = tuple(range(len(spec.classes)))
-        if self.detections:
-            kinds = ("dense", *(kind for kind in kinds if kind != "dense"))
-        return MapRequest(classes, kinds)
-
-
-def settings_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Settings:
-    """Settings of a recipe for a bundle.
-
-    Raises:
-        InputError: as `maps_of`; a pattern that is no regular expression, a conversion that does
-            not fit the bundle's bands.
-    """
-    if recipe.datetime is not None:
-        time_pattern(recipe.datetime)
-    scale, offset = (v if isinstance(v, tuple) else (v,) for v in (recipe.scale, recipe.offset))
-    conversion = Conversion(recipe.convert, scale, offset, as_units(spec.units))
-    conversion.check(spec.bands)
-    if isinstance(recipe.bands, dict):
-        strange = sorted(set(recipe.bands) - set(spec.bands))
-        if strange:
-            raise InputError(
-                f"bands.{strange[0]}: the bundle has no such band; accepted: "
-                f"{', '.join(spec.bands)}"
-            )
-    maps, found = maps_of(recipe, spec), recipe.detections
-    sought = maps.classes or tuple(range(len(spec.classes)))
-    if found.classes is not None:
-        sought = _places(found.classes, spec, "detections.classes")
-    within = "tiles" if spec.variant.pooling == "max" else "scene"
-    return Settings(
-        recipe,
-        step=max(1, round(recipe.stride * spec.size)),
-        maps=maps,
-        detections=found.write and spec.variant.head == "linear",
-        sought=sought,
-        within_tiles=(within if found.within == "auto" else found.within) == "tiles",
-        distance=found.distance * spec.size,
-        conversion=conversion,
-    )
 
 
 def maps_of(recipe: ScoreRecipe, spec: "BundleSpec") -> MapRequest:
@@ -119,7 +40,7 @@ def maps_of(recipe: ScoreRecipe, spec: "BundleSpec") -> MapRequest:
         )
     if names is None:
         names = spec.classes if scenes else ()
-    places = _places(names, spec, "cam.classes")
+    places = class_places(names, spec, "cam.classes")
     if kind == "both" or (kind is None and scenes and pooling == "max"):
         return MapRequest(places, ("dense", "argmax"))
     return MapRequest(places, (kind or "dense",))
@@ -131,7 +52,17 @@ def towers_with_shares(spec: "BundleSpec") -> tuple[str, ...]:
     return towers if spec.variant.head == "linear" else ()
 
 
-def _places(names: tuple[str, ...], spec: "BundleSpec", key: str) -> tuple[int, ...]:
+def class_places(names: tuple[str, ...], spec: "BundleSpec", key: str) -> tuple[int, ...]:
+    """Places of classes in the bundle's list; of every one for `all`.
+
+    Args:
+        names: as the recipe gives them.
+        spec: the bundle's.
+        key: theirs in the recipe, for messages.
+
+    Raises:
+        InputError: a class that the bundle lacks.
+    """
     if names == ("all",) and "all" not in spec.classes:
         names = spec.classes
     absent = [name for name in names if name not in spec.classes]

@@ -24,15 +24,16 @@ SIDE = 256
 """Side of a window, stored px."""
 ACROSS = 4
 """Windows along a side: at most 16, a megapixel in all."""
+LIMIT = 1.0
+"""Score from which on there is a warning."""
 
 
-def drift(scene: Scene, spec: "BundleSpec", limit: float = 1.0) -> tuple[float | None, str | None]:
+def drift(scene: Scene, spec: "BundleSpec") -> tuple[float | None, str | None]:
     """Compare a scene's measured pixels with the training's.
 
     Args:
         scene: open.
         spec: the bundle's.
-        limit: score from which on there is a warning.
 
     Returns:
         The worst band's score, and one line on the bands that lie far off; None where none does,
@@ -66,11 +67,11 @@ def drift(scene: Scene, spec: "BundleSpec", limit: float = 1.0) -> tuple[float |
     if not scores:
         return None, None
     scores.sort(key=lambda pair: -pair[0])
-    worst, far = scores[0][0], [said for score, said in scores if score >= limit]
+    worst, far = scores[0][0], [said for score, said in scores if score >= LIMIT]
     if not far:
         return worst, None
     return worst, (
-        f"values unlike the training's (drift {worst:.2f}, limit {limit:g}): "
+        f"values unlike the training's (drift {worst:.2f}, limit {LIMIT:g}): "
         f"{', '.join(far[:4])}; look at band order, dtype, scale and offset"
     )
 

@@ -236,17 +236,6 @@ def etag_of(files: Iterable[Entry], stated: Mapping[tuple[str, int], Stated]) ->
     return hashlib.sha256("\n".join(etags).encode()).hexdigest()
 
 
-def baseline_note(item: dict[str, Any]) -> str:
-    """A note on an Item that states no offset: Sentinel-2's numbers since baseline 04.00, or ''."""
-    found = item["properties"].get("s2:processing_baseline")
-    try:
-        late = float(str(found)) >= 4 and not _offset_done(item)
-    except ValueError:
-        return ""
-    said = f"s2:processing_baseline {found} without an offset: if its numbers are 1000 higher than"
-    return f"{said} before 04.00, convert=scale offset=-1000 says so" if late else ""
-
-
 def resolved(href: object, base: str) -> str:
     """The absolute path or URI of a reference in an Item or a list.
 

@@ -41,7 +41,7 @@ from satray.data.values import (
 )
 from satray.errors import DecodeError, InputError, SatrayError
 from satray.score.outlines import SceneExtent
-from satray.score.scenes.find import BandSource, SceneRef, Stated, baseline_note, uris_of
+from satray.score.scenes.find import BandSource, SceneRef, Stated, uris_of
 from satray.score.scenes.grid import HALF, lane, ratios, resampled
 from satray.score.tiles import MisfitError
 from satray.storage import Storage
@@ -375,7 +375,7 @@ class Scene:
         finest, lengths = ratios(grids)
         self._parts: list[_Part] = []
         units: list[Unit | None] = [None] * len(chosen)
-        notes, silent = list[str](), True
+        notes = list[str]()
         for uri, raster, ratio in zip(self._uris, rasters, lengths, strict=True):
             at = [place for place, band in enumerate(chosen) if band.uri == uri]
             numbers = [chosen[place].band for place in at]
@@ -392,14 +392,11 @@ class Scene:
             for place, number in zip(at, numbers, strict=True):
                 said, own = ref.stated.get((uri, number), Stated()), raster.units([number])
                 units[place] = said.unit(chosen[place].name, own[0] if own else None)
-                silent = silent and not own and said.offset is None
             if len(raster.pages) > 1:
                 notes.append(f"{storage_names.name(uri)}: {raster.summary()}, pages taken as bands")
             if raster.pages_left:
                 left = ", ".join(raster.pages_left)
                 notes.append(f"{storage_names.name(uri)}: left out, unlike its first page: {left}")
-        if ref.item and silent:
-            notes.append(baseline_note(ref.item))
         dtype = self._dtype or stored
         self._change, note = self._conversion.of_scene(self._wanted, units, stored, dtype)
         self.facts = SceneFacts(

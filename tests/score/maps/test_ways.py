@@ -18,7 +18,7 @@ from data.hostile import paged
 from satray.errors import InputError
 from satray.models.bundle import load_bundle
 from satray.score import job as score
-from satray.score.settings import settings_of
+from satray.score.survey import scoring_of
 from satray.storage import Storage
 
 DOTS = ((104, 136), (232, 200))
@@ -244,9 +244,9 @@ def test_a_softmax_at_a_cell_is_over_all_classes(bundle, tmp_path, task, mapped)
     given = material.recipe(
         bundle(), tmp_path, cam={"classes": ["dot"]}, detections={"write": False}
     )
-    settings = settings_of(given, spec)
-    assert settings.maps.classes == (0,)  # what is written
-    assert settings.computed(spec).classes == mapped
+    scoring = scoring_of(given, spec)
+    assert scoring.maps.classes == (0,)  # what is written
+    assert scoring.computed.classes == mapped
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ WANTED = ("red", "nir")
 SHIFTED, PREFIXED = (
     {f"{prefix}scale": 0.0001, f"{prefix}offset": -0.1} for prefix in ("", "raster:")
 )
-DONE, LATE = {"earthsearch:boa_offset_applied": True}, {"s2:processing_baseline": "05.09"}
+DONE = {"earthsearch:boa_offset_applied": True}
 SILENT = "the bundle's tiles state none: taken for the same scale without offset"
 VALUES = "the bundle's tiles state none: taken for the values themselves"
 
@@ -124,11 +124,10 @@ def test_scale_and_offset_of_an_item(tmp_path, case):
         (False, PREFIXED, dict.fromkeys(DONE, False), BEFORE, 1), (False, PREFIXED, DONE, DN, 0),
         # where an Item is silent its files speak
         (True, {"raster:scale": 1e-4}, {}, BEFORE, 1), (True, {"raster:offset": 0}, {}, DN, 0),
-        (True, {"raster:offset": -0.1}, {}, BEFORE, 1), (True, {}, LATE, BEFORE, 1),
+        (True, {"raster:offset": -0.1}, {}, BEFORE, 1), (True, {}, {}, BEFORE, 1),
         (True, {}, DONE, DN, 0), (True, PREFIXED, DONE, DN, 0),
-        # a baseline without an offset is said; a scale alone says nothing of an offset
-        (False, {}, LATE, DN, 1), (False, {"raster:scale": 1e-4}, LATE, DN, 1),
-        (False, {}, {"s2:processing_baseline": "02.14"}, DN, 0), (False, {}, LATE | DONE, DN, 0),
+        # a scale alone says nothing of an offset
+        (False, {}, {}, DN, 0), (False, {"raster:scale": 1e-4}, {}, DN, 0),
     ],
 )  # fmt: skip
 def test_items_properties_and_files(tmp_path, of_files, stated, properties, expected, count):
