@@ -29,7 +29,6 @@ FirstConv = Literal["kaiming", "zero", "mean", "copy", "in_place"]
 _RESIZED = {"crop": ("resized",)}
 _FOCAL = {"name": ("focal",)}
 _ASYMMETRIC = {"name": ("asymmetric",)}
-_SWA = {"swa": (True,)}
 _ENABLED = {"enabled": (True,)}
 
 
@@ -134,15 +133,10 @@ class AverageOptions(Section):
     )
     swa: bool = key(
         False,
-        "also average the weights at cycle ends (or at pseudo-epoch ends past `start`) and renew "
-        "batch statistics (SWA); the bundle is the better of that and the best checkpoint",
+        "also average the weights at the last five cycle ends (where no schedule cycles: at "
+        "pseudo-epoch ends of the last quarter of training) and renew batch statistics (SWA); the "
+        "bundle is the better of that and the best checkpoint",
     )
-    start: Fraction = key(
-        0.75,
-        "share of training after which weights are averaged where no schedule cycles",
-        needs=_SWA,
-    )
-    most: Count = key(5, "weights averaged: the last ones", needs=_SWA)
 
 
 class CalibrateOptions(Section):
@@ -264,10 +258,10 @@ class ScheduleOptions(Section):
         "cosine; cosine_restarts (SGDR)",
     )
     warmup: NotNegative = key(
-        0.0, "linear warm-up before the schedule proper, part of the stage", unit="pseudo-epochs"
-    )
-    warmup_start: Factor = key(
-        0.01, "share of the schedule's first rate that the warm-up starts from"
+        0.0,
+        "linear warm-up from a hundredth of the schedule's first rate, before the schedule proper, "
+        "part of the stage",
+        unit="pseudo-epochs",
     )
     step: Positive = key(
         10.0, "step: length between drops", unit="pseudo-epochs", needs={"name": ("step",)}
@@ -449,7 +443,11 @@ class TrainRecipe(Recipe):
         "scratch: all of it",
         min_length=1,
     )
-    batch: Count = key(32, "global batch, over all workers", unit="tiles")
+    batch: Count = key(
+        32,
+        "global batch, over all workers; batch norms see their worker's share of it",
+        unit="tiles",
+    )
     accumulate: Count = key(
         1,
         "parts that each worker's share of a batch goes through the network in, one after the "
@@ -475,7 +473,6 @@ class TrainRecipe(Recipe):
         "GPUs",
         identity=False,
     )
-    sync_batchnorm: bool = key(False, "batch statistics over all workers (GPUs only)")
     deterministic: bool = key(False, "bitwise repeatable, at some speed")
     seed: Natural = key(0, "seed of weights, order and augmentation")
     error_budget: Share = key(
@@ -497,18 +494,15 @@ class CheckOptions(Section):
 
     steps: Count = key(300, "steps on the batch, at the most", unit="batches")
     loss: Positive = key(0.01, "loss below which the batch counts as learnt")
-    learning_rate: Positive | None = key(
-        None, "constant learning rate; default the highest that the stages give, else 1e-3"
-    )
 
 
 class CheckRecipe(TrainRecipe):
     """Overfit one fixed batch, and say why where that fails, which ends with status 1.
 
     Takes every recipe of `train`. What counts: index, variant, pooling, weights, first_conv, input,
-    loss (without smoothing; balanced weights as `repeat` makes them), optimizer, the highest
-    learning_rate of the stages, batch, accumulate, precision, deterministic, error_budget, seed,
-    check. All of the network is trained, whatever the stages train.
+    loss (without smoothing; balanced weights as `repeat` makes them), optimizer,
+    stages.0.learning_rate (where it is auto: 1e-3), batch, accumulate, precision, deterministic,
+    error_budget, seed, check. All of the network is trained, whatever the stages train.
     """
 
     check: CheckOptions = key(CheckOptions(), "the test")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 USUAL_RATE = 1e-3
-"""Where the recipe's stages leave theirs to a range test."""
+"""Where the recipe's first stage leaves its own to a range test."""
 FACTORS = (0.1, 10.0, 0.01, 100.0, 0.001)
 """Learning rates tried where the one asked for fails, as multiples of it."""
 BETTER = 0.5
@@ -47,10 +47,6 @@ class Trace:
     """Share of right decisions at the end, 0 to 1."""
     learnt: bool
     """Whether loss and accuracy are what is asked for."""
-    one_class: bool
-    """Whether decisions at the end are the same for all tiles, and the labels are not."""
-    gradient: float
-    """Norm of the gradient at the first step."""
 
     @property
     def last(self) -> float:
@@ -93,7 +89,8 @@ def plan(recipe: CheckRecipe, setup: Setup, storage: Storage) -> list[str]:
         setup,
         storage,
         f"check: {recipe.batch} tiles of the train split, up to {options.steps} steps at learning "
-        f"rate {rate_of(recipe):.3g}; passes at loss < {options.loss:g} and all decisions right",
+        f"rate {rate_of(recipe):.3g} (stages.0.learning_rate); passes at loss < "
+        f"{options.loss:g} and all decisions right",
     )
 
 
@@ -105,7 +102,7 @@ def work(recipe: CheckRecipe, setup: Setup, run: Run) -> Outcome:
     """
     from satray.train.initial import prepare
 
-    setup, weights = prepare(setup, run)
+    weights = prepare(setup, run)
     split = setup.index.part("train")
     rows = choose_rows(split.labels, recipe.batch, recipe.seed)
     rate = rate_of(recipe)
@@ -129,11 +126,9 @@ def work(recipe: CheckRecipe, setup: Setup, run: Run) -> Outcome:
 
 
 def rate_of(recipe: CheckRecipe) -> float:
-    """The learning rate to try."""
-    if recipe.check.learning_rate is not None:
-        return recipe.check.learning_rate
-    given = [s.learning_rate for s in recipe.stages if not isinstance(s.learning_rate, str)]
-    return max(given, default=USUAL_RATE)
+    """The learning rate to try: the first stage's."""
+    given = recipe.stages[0].learning_rate
+    return USUAL_RATE if isinstance(given, str) else given
 
 
 def choose_rows(labels_NK: NDArray[Any], batch: int, seed: int) -> NDArray[np.int64]:
@@ -176,35 +171,29 @@ def _examine(
     labels_BK = inputs.labels_BK.cpu().numpy()
     traces: list[Trace] = []
     for factor in (1.0, *FACTORS):
-        if traces and (traces[-1].learnt or not traces[0].gradient > 0):
+        if traces and (traces[-1].learnt or math.isnan(traces[0].losses[0])):
             break
         network, take = worker.begin("all", parts=recipe.accumulate)
         outputs: list[Tensor] = []
         network.register_forward_hook(lambda _, __, out, to=outputs: to.append(out.detach()))
         losses: list[float] = []
-        gradient, accuracy, learnt, one_class = math.nan, 0.0, False, False
+        accuracy, learnt = 0.0, False
         while len(losses) <= wanted.steps and not learnt:
             outputs.clear()
             losses.append(take(inputs, factor * rate))
-            if len(losses) == 1:
-                slopes = [weight.grad for weight in network.parameters() if weight.grad is not None]
-                gradient = float(torch.nn.utils.get_total_norm(slopes))
             if math.isnan(losses[-1]):
                 break
             logits_BK = torch.cat(outputs).float().cpu().numpy()
-            accuracy, one_class = decisions(logits_BK, labels_BK, worker.task.setup.task)
+            accuracy = accuracy_of(logits_BK, labels_BK, worker.task.setup.task)
             learnt = losses[-1] < wanted.loss and accuracy == 1
-        traces.append(Trace(factor * rate, tuple(losses), accuracy, learnt, one_class, gradient))
+        traces.append(Trace(factor * rate, tuple(losses), accuracy, learnt))
     return traces
 
 
-def decisions(logits_BK: NDArray[Any], labels_BK: NDArray[Any], task: str) -> tuple[float, bool]:
-    """Share of right decisions, and whether all tiles get the same while labels differ."""
-    given_BK, true_BK = decide(logits_BK, task), labels_BK > 0.5
-    right_BK = given_BK == true_BK
-    accuracy = right_BK.all(axis=1).mean() if task == "multiclass" else right_BK.mean()
-    varied_K = (true_BK != true_BK[0]).any(axis=0)
-    return float(accuracy), bool(varied_K.any() and (given_BK == given_BK[0])[:, varied_K].all())
+def accuracy_of(logits_BK: NDArray[Any], labels_BK: NDArray[Any], task: str) -> float:
+    """Share of right decisions, 0 to 1; of `multiclass`, of tiles that are right."""
+    right_BK = decide(logits_BK, task) == (labels_BK > 0.5)
+    return float(right_BK.all(axis=1).mean() if task == "multiclass" else right_BK.mean())
 
 
 def diagnose(main: Trace, others: Sequence[Trace]) -> tuple[str, str]:
@@ -215,8 +204,7 @@ def diagnose(main: Trace, others: Sequence[Trace]) -> tuple[str, str]:
         others: at other ones, from the same weights, where that failed.
 
     Returns:
-        `passed`, `not_finite`, `no_gradient`, `rate_too_high`, `rate_too_low`, `one_class` or
-        `unfinished`; and why.
+        `passed`, `not_finite`, `rate_too_high`, `rate_too_low` or `unfinished`; and why.
     """
     first, steps = main.losses[0], len(main.losses) - 1
     rate = f"learning rate {main.learning_rate:.3g}"
@@ -231,11 +219,6 @@ def diagnose(main: Trace, others: Sequence[Trace]) -> tuple[str, str]:
             "weights and at the mean and deviation that tiles are normalised by"
         )
     ends = f"loss {first:.4g} -> {main.last:.4g} in {steps} steps"
-    if main.gradient == 0:
-        return "no_gradient", (
-            f"flat loss: no gradient reaches what is trained ({ends}); look at what is frozen, and "
-            "for units that are all dead"
-        )
     best = min(others, key=lambda trace: (not trace.learnt, trace.last), default=main)
     if best.learnt or best.last < BETTER * main.last:
         low = best.learning_rate > main.learning_rate
@@ -246,11 +229,7 @@ def diagnose(main: Trace, others: Sequence[Trace]) -> tuple[str, str]:
         )
     shown = ", ".join(f"{each.learning_rate:.2g}: {each.last:.4g}" for each in others)
     met = f"{ends}, accuracy {main.accuracy:.0%}, {rate}" + (f" (others, {shown})" if shown else "")
-    if main.one_class:
-        return "one_class", (
-            f"predictions all one class: {met}; the network does not see what tells the tiles apart"
-        )
     return "unfinished", (
         f"not there yet: {met}; more check.steps may do, two tiles may look the same and have "
-        "other labels, or the network is too small"
+        "other labels, or the network is too small, or is not shown what tells the tiles apart"
     )

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from satray.train.evaluation import Predictions
     from satray.train.plan import TrainingPlan
 
-FOLDER = "train"
-"""Below the run's state."""
+FOLDER, INITIAL = "train", "initial.pt"
+"""Below the run's state: the folder of these files; the network's first weights, made by the driver
+before workers start."""
 WORST = -1e30
 """Score of a metric that is not a number."""
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from satray.errors import TrainingError
 from satray.metrics.summary import compute_metrics, flat, watch
 from satray.train.losses import loss_for
-from satray.train.parallel import by_rank_0
+from satray.train.process import by_rank_0
 from satray.train.step import Inputs, ahead
 
 

@@ -60,7 +60,7 @@ def work(recipe: TrainRecipe, setup: Setup, run: Run) -> Outcome:
     with tracking.follow(recipe, run) as tracker:
         for line in setup.notes:
             run.say(f"note: {line}")
-        setup, weights = prepare(setup, run)
+        weights = prepare(setup, run)
         setup, tested = range_test.settle(setup, run, weights)
         teller = _Teller(setup, run, tracker)
         with run.activity("starting and saving"):
@@ -154,9 +154,7 @@ def _finish(
     figures = {
         "best_by": setup.best,
         "warnings": list(trap.warnings()),
-        "watch": {"always": list(trap.always), "never": list(trap.never)},
         "best": tracking.nested(best),
-        "last": tracking.nested(last),
         "images_per_second": speed,
         "skipped_steps": sum(row["skipped"] for row in rows),
         "bundle": {

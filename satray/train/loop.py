@@ -29,9 +29,15 @@ from satray.train.evaluation import Predictions, evaluate, within_budget
 from satray.train.losses import make_loss
 from satray.train.mixing import Mixing
 from satray.train.optim import make_optimizer, parameter_groups, set_dropout
-from satray.train.parallel import live_norms, rank, share_running_statistics
 from satray.train.plan import PlannedStage, TrainingPlan
-from satray.train.state import determinism, model_state, seed_torch
+from satray.train.process import (
+    determinism,
+    live_norms,
+    model_state,
+    rank,
+    seed_torch,
+    share_running_statistics,
+)
 from satray.train.step import Batch, Inputs, Results, TrainInput, TrainStep, ahead, inputs_of
 
 Batches = Callable[[int], Iterator[Batch]]
@@ -209,7 +215,6 @@ class Loop:
         set_trainable(stage.options.trainable)
         network.zero_grad(set_to_none=True)
         network.train()
-        self._average.settle()
         self._average.begin()
         set_dropout(network, stage.dropout)
         groups = parameter_groups(network, stage.options.layer_decay)
@@ -400,19 +405,6 @@ class MovingAverage:
         norms = live_norms(self._network)
         self._good = [(each, each.clone()) for norm in norms for each in norm.buffers()]
 
-    @torch.no_grad()
-    def settle(self) -> None:
-        """After a stage froze and thawed: what is frozen now rests in the average too.
-
-        That is: parameters without gradients, and buffers of modules in evaluation mode.
-        """
-        for theirs, ours in self._pairs():
-            still = [n for n, w in ours.named_parameters(recurse=False) if not w.requires_grad]
-            if not ours.training:
-                still += [name for name, _ in ours.named_buffers(recurse=False)]
-            for name in still:
-                getattr(theirs, name).copy_(getattr(ours, name))
-
     def update(self) -> None:
         """After each step: average += (1 - decay) * (network - average).
 
@@ -483,10 +475,9 @@ def renew_statistics(network: nn.Module, inputs: Iterator[Inputs]) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative
         norm.train()
-    synchronous = any(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
     for each in inputs if norms else ():
         x_BCSS = each.x_BCSS[torch.from_numpy(each.valid).to(each.x_BCSS.device)]
-        if len(x_BCSS) or synchronous:  # then all ranks must come along
+        if len(x_BCSS):
             network(x_BCSS)
     share_running_statistics(norms)
     for norm, momentum in zip(norms, momenta, strict=True):

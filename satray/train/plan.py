@@ -17,7 +17,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from satray.config.train import AverageOptions, StageOptions, TrainRecipe
+from satray.config.train import StageOptions, TrainRecipe
 from satray.data.order import TrainOrder
 from satray.errors import InputError
 from satray.train.imbalance import repeat_factors
@@ -29,6 +29,11 @@ from satray.train.schedules import (
     warmup_steps,
     whole_steps,
 )
+
+MOST_SNAPSHOTS = 5
+"""Weights that are averaged, at the most: the last ones."""
+SNAPSHOTS_FROM = 0.75
+"""Share of the run after which they are taken, where no schedule cycles."""
 
 
 @dataclass(frozen=True)
@@ -223,25 +228,23 @@ def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> Trainin
         )
         first += span.steps
     plan = TrainingPlan(train_rows, workers, batch, each, tuple(stages))
-    return replace(plan, snapshots=_snapshots(plan, recipe.average))
+    return replace(plan, snapshots=_snapshots(plan) if recipe.average.swa else ())
 
 
-def _snapshots(plan: TrainingPlan, options: AverageOptions) -> tuple[int, ...]:
-    """Steps after which weights are averaged; the last `options.most`.
+def _snapshots(plan: TrainingPlan) -> tuple[int, ...]:
+    """Steps after which weights are averaged; the last `MOST_SNAPSHOTS`.
 
     They are the cycle ends of the stages that train what the last stage trains: weights from
     before something was thawed have no place in an average with those from after. Where there
-    are not two of them, pseudo-epoch ends past `options.start` of the run.
+    are not two of them, pseudo-epoch ends past `SNAPSHOTS_FROM` of the run.
     """
-    if not options.swa:
-        return ()
     last = plan.stages[-1].options.trainable
     same = [stage for stage in plan.stages if stage.options.trainable == last]
     steps = {s.first_step + end for s in same for end in cycle_ends(s.options.schedule, s.span)}
     if len(steps) < 2:
-        late = [end for end in plan.ends if end > options.start * plan.total_steps]
+        late = [end for end in plan.ends if end > SNAPSHOTS_FROM * plan.total_steps]
         steps = {end for end in late if plan.stage_at(end - 1) in same}
-    return tuple(sorted(steps))[-options.most :]
+    return tuple(sorted(steps))[-MOST_SNAPSHOTS:]
 
 
 def train_order(recipe: TrainRecipe, plan: TrainingPlan, labels_NK: NDArray[Any]) -> TrainOrder:

@@ -278,14 +278,14 @@ def _sweep(worker: Worker, stage: int, seed: int, number: int) -> Curve:
     """One sweep over batches as training with that seed would draw them, always shuffled."""
     from satray.train.mixing import Mixing
     from satray.train.optim import set_dropout
-    from satray.train.state import seed_torch
+    from satray.train.process import seed_torch
     from satray.train.step import AugmentedTiles, ahead, inputs_of
 
     setup, recipe, device = worker.task.setup, worker.task.setup.recipe, worker.device
     planned, options = setup.plan.stages[stage], recipe.landscape
-    # A batch goes through in as many parts as with the run's workers, since batch norm sees each
-    # for itself; synchronised ones see the global batch as one.
-    parts = recipe.accumulate * (1 if recipe.sync_batchnorm else setup.plan.workers)
+    # A batch goes through in as many parts as with the run's workers: so it fits the device, and
+    # batch norms see what they will see.
+    parts = recipe.accumulate * setup.plan.workers
     network, take = worker.begin(planned.options.trainable, planned.options.layer_decay, parts)
     set_dropout(network, planned.dropout)
     seed_torch(recipe.seed, _STREAM, number)
@@ -343,7 +343,7 @@ def work(recipe: LandscapeRecipe, setup: Setup, run: Run) -> Outcome:
     """Sweep; publish `landscape.parquet`, `landscape.png` and `metrics.json`."""
     from satray.train.initial import prepare
 
-    setup, weights = prepare(setup, run)
+    weights = prepare(setup, run)
     (finding,) = explore(setup, run, weights, (recipe.stage,))
     columns = ("learning_rate", "loss", "smoothed")
     table = [

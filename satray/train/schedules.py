@@ -20,6 +20,8 @@ from satray.config.train import SMITH, ScheduleOptions
 
 HIGH_MOMENTUM, LOW_MOMENTUM = 0.95, 0.85
 """Momentum at the lowest and at the highest learning rate of a cycle."""
+WARMUP_START = 0.01
+"""Share of the schedule's first rate that a warm-up starts from."""
 LOWEST = 0.25
 """Lowest rate of Smith's cycles, as a share of the highest, where none is given: he found a third
 to a quarter."""
@@ -63,7 +65,7 @@ def learning_rate(options: ScheduleOptions, peak: float, step: int, span: Span) 
     rate = peak * _share(options, max(0, step - warmup), proper)
     if step >= warmup:
         return rate
-    return rate * (options.warmup_start + (1.0 - options.warmup_start) * step / warmup)
+    return rate * (WARMUP_START + (1.0 - WARMUP_START) * step / warmup)
 
 
 def momentum(options: ScheduleOptions, step: int, span: Span) -> float | None:

@@ -5,10 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from satray.config.base import idle_keys
 from satray.config.prepare import Task
 from satray.config.train import FROM_SCRATCH, NormalizeOptions, TrainRecipe, VariantOptions
-from satray.data.index import IndexMeta, TileIndex, check_unchanged, read_index
+from satray.data.index import (
+    BandStatistics,
+    IndexMeta,
+    TileIndex,
+    check_unchanged,
+    read_index,
+)
 from satray.data.read import TileSource, tile_source
 from satray.errors import InputError
 from satray.models.pretrained import fetch, is_word, published, refuse_unreachable, sources_of
@@ -53,7 +61,7 @@ class Setup:
     radiometry: Radiometry
     """How stored pixels become values."""
     mean: tuple[float, ...]
-    """Of each band's values; empty until `train.initial.complete` has measured them."""
+    """Of each band's values after the radiometry."""
     std: tuple[float, ...]
     """Of each band's values; as `mean`."""
     plan: TrainingPlan
@@ -79,7 +87,7 @@ class Setup:
         return tile_source(self.index, split, self.bands, storage, self.recipe.cache)
 
     def preprocess(self) -> "Preprocess":
-        """From stored pixels to the network's input, once mean and deviation are known."""
+        """From stored pixels to the network's input."""
         from satray.models.preprocess import Preprocess
 
         wanted = self.recipe.input
@@ -130,8 +138,11 @@ class Setup:
             f"variant: {towers}; pooling {self.variant.pooling}",
         ]
         if self.radiometry.name != "stored":
-            source = "as the recipe says" if self.mean else "to be measured on a sample of tiles"
-            lines.append(f"values: {self.radiometry.name}; mean and deviation {source}")
+            shown = ", ".join(
+                f"{band} {mean:.4g} ({std:.4g})"
+                for band, mean, std in zip(self.bands, self.mean, self.std, strict=True)
+            )
+            lines.append(f"values: {self.radiometry.name}; mean (deviation) {shown}")
         return lines
 
 
@@ -156,8 +167,6 @@ def set_up(recipe: TrainRecipe, storage: Storage, index: TileIndex | None = None
     wanted = dict.fromkeys(weights, given) if isinstance(given, str) else given
     if set(weights.values()) == {"none"} and "stages" not in recipe.model_fields_set:
         recipe = recipe.model_copy(update={"stages": FROM_SCRATCH})
-    if recipe.sync_batchnorm and recipe.resources.gpus == "no":
-        raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
     loss_name(recipe.loss, meta.task)
     best = best_metric(recipe.best, meta.task)
     labels, val_labels = index.part("train").labels, index.part("val").labels
@@ -277,13 +286,12 @@ def _normalisation(
 
     `auto` is `imagenet` where pixels are stored 8-bit red, green and blue and every tower starts
     from published weights (by name, or a file that is not of a satray bundle), else `statistics`.
-    Of stored values, `statistics` are the index's; of others there are none yet, and both tuples
-    come back empty: `satray.train.initial` measures them on a sample.
+    `statistics` are the index's, of `percentile` those of the stretched values (`_stretched`).
 
     Raises:
-        InputError: numbers that are not one a band; `imagenet` where values are not those of 8-bit
-            red, green and blue (or of `percentile`), or where the towers' weights want different
-            ones.
+        InputError: numbers that are not one a band, or none for `pil_compat`, of whose values no
+            index knows anything; `imagenet` where values are not those of 8-bit red, green and
+            blue (or of `percentile`), or where the towers' weights want different ones.
     """
     bands, way, stored = input_bands(variant), recipe.input.normalize, values.name == "stored"
     if isinstance(way, NormalizeOptions):
@@ -317,9 +325,37 @@ def _normalisation(
         full = 255 if stored else 1
         places = [RGB.index(band) for band in bands]
         return tuple(full * mean[i] for i in places), tuple(full * std[i] for i in places)
+    if values.name == "pil_compat":
+        raise InputError(
+            f"input.normalize={way}: the index knows nothing of the values of "
+            "input.radiometry=pil_compat; accepted: {mean, std}, numbers of such values, one each "
+            f"of {', '.join(bands)}, as jobs/recipes/planet_double4_paper.yaml has them"
+        )
     found = {band.name: band for band in meta.statistics}
-    known = [found[band] for band in bands if stored]
-    return tuple(band.mean for band in known), tuple(band.std for band in known)
+    known = [found[band] for band in bands]
+    if stored:
+        return tuple(band.mean for band in known), tuple(band.std for band in known)
+    mean, std = zip(*map(_stretched, known), strict=True)
+    return mean, std
+
+
+def _stretched(band: BandStatistics) -> tuple[float, float]:
+    """Mean and deviation of a band's `percentile` values, 0 to 1.
+
+    From the index's percentiles, between which values are taken to lie evenly: the mean and
+    deviation of all stored values are of little use, since a few far ones rule them that are
+    clipped here.
+    """
+    low, high = band.percentiles[LOW], band.percentiles[HIGH]
+    places = sorted((float(percent), value) for percent, value in band.percentiles.items())
+    share_P, stored_P = np.array(places).T
+    within_P = (share_P >= float(LOW)) & (share_P <= float(HIGH))
+    share_P, x_P = share_P[within_P] / 100, (stored_P[within_P] - low) / ((high - low) or 1.0)
+    step_P, left_P, right_P = np.diff(share_P), x_P[:-1], x_P[1:]
+    above = 1 - share_P[-1]  # which is clipped to 1, as what is below is to 0
+    mean = step_P @ (left_P + right_P) / 2 + above
+    square = step_P @ (left_P**2 + left_P * right_P + right_P**2) / 3 + above
+    return float(mean), float(np.sqrt(square - mean**2))
 
 
 def _imagenet(variant: VariantOptions, weights: Mapping[str, str]) -> tuple[Numbers, Numbers]:

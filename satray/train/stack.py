@@ -22,9 +22,8 @@ from satray.train.evaluation import Predictions
 from satray.train.loop import Batches, Loop, MovingAverage, Row
 from satray.train.losses import Loss
 from satray.train.optim import make_optimizer, set_dropout, set_rate
-from satray.train.parallel import rank
 from satray.train.plan import PlannedStage
-from satray.train.state import model_state, seed_torch
+from satray.train.process import model_state, rank, seed_torch
 from satray.train.step import Batch, Inputs
 
 

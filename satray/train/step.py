@@ -28,7 +28,7 @@ from satray.models.preprocess import Preprocess, normalize
 from satray.train.losses import Loss
 from satray.train.mixing import Mixing
 from satray.train.optim import set_rate
-from satray.train.parallel import add_up, resting_norms, world_size, wrap
+from satray.train.process import add_up, resting_norms, world_size, wrap
 
 Batch = dict[str, Any]
 """Of one worker, numpy arrays or tensors: `pixels` (B,C,H,W) as stored, `labels` (B,K) uint8, `row`
@@ -252,7 +252,7 @@ class TrainStep:
                 last = number == len(pieces) - 1
                 if isinstance(self._wrapped, DistributedDataParallel) and not last:
                     stack.enter_context(self._wrapped.no_sync())
-                if idle:  # nothing for batch norms to learn; to synchronised ones, the means
+                if idle:  # nothing for batch norms to learn
                     stack.enter_context(resting_norms(self._network))
                     x_bCSS = torch.zeros_like(x_bCSS)
                 with torch.autocast(x_bCSS.device.type, torch.bfloat16, enabled=self._bf16):

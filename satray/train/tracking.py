@@ -42,8 +42,6 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 """Variables of MLflow; a value that the operator set wins."""
-ALWAYS = "run/times_seen"
-"""A metric that every row has, logged last: its steps are the rows that MLflow has in full."""
 
 
 # The history
@@ -114,8 +112,8 @@ def follow(recipe: TrainRecipe, run: Run) -> Iterator[Tracker]:
     """The tracker that is asked for, told at the end how the block ended.
 
     Raises:
-        InputError: MLflow cannot be reached, before training starts. Later it costs a note: what
-            is missing is logged at the end, or when the run goes on.
+        InputError: MLflow cannot be reached, before training starts. Later it costs a note, and
+            the rows from then on: training does not wait for it again.
     """
     tracker = Tracker()
     if recipe.tracking == "mlflow":
@@ -202,7 +200,7 @@ class _Mlflow(Tracker):
             os.environ.setdefault(name, value)
         from mlflow.tracking import MlflowClient
 
-        self._run, self._away = run, False
+        self._run, self._answers = run, True
         state = join(run.state, STATE)
         try:
             self._client = MlflowClient()
@@ -218,34 +216,24 @@ class _Mlflow(Tracker):
             ) from error
 
     def row(self, row: Row) -> None:
-        if not self._away:  # once: training does not wait for it again
-            self._log([row])
+        if not self._answers:
+            return
+        from mlflow.entities import Metric
 
-    def publish(self, rows: Sequence[Row]) -> None:
-        self._log(rows)
+        now, seen = int(time.time() * 1000), row["samples_seen"]
+        metrics = [Metric(metric_name(tag), value, now, seen) for tag, value in scalars(row)]
+        try:
+            self._client.log_batch(self._id, metrics)
+        except Exception as error:  # requests', SQL's and MLflow's own
+            self._answers = False
+            why = one_line(error)[:200]
+            self._run.say(
+                f"note: MLflow lacks rows from {seen:,} samples on ({why}); history.parquet has all"
+            )
 
     def end(self, status: str) -> None:
         with suppress(Exception):  # then its run stays RUNNING there, which is all
             self._client.set_terminated(self._id, status)
-
-    def _log(self, rows: Sequence[Row]) -> None:
-        """Log the rows that MLflow does not have yet; where it is away, that costs a note."""
-        from mlflow.entities import Metric
-
-        try:
-            there = self._client.get_metric_history(self._id, ALWAYS)
-            missing = {row["samples_seen"]: row for row in rows}
-            for metric in there:
-                missing.pop(metric.step, None)
-            for seen, row in missing.items():
-                now = int(time.time() * 1000)
-                named = sorted(scalars(row), key=lambda each: each[0] == ALWAYS)
-                metrics = [Metric(metric_name(tag), value, now, seen) for tag, value in named]
-                self._client.log_batch(self._id, metrics)
-        except Exception as error:  # requests', SQL's and MLflow's own
-            self._away = True
-            why = one_line(error)[:200]
-            self._run.say(f"note: MLflow lacks rows ({why}); history.parquet has all")
 
     def _make(self, recipe: TrainRecipe) -> str:
         from mlflow.entities import Param

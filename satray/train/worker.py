@@ -22,7 +22,7 @@ from satray.config.train import TrainRecipe
 from satray.data.cache import cache_lines
 from satray.data.order import TrainOrder, WholeOrder, copies
 from satray.data.read import Batch, TileSource, errors_of, read_blocks, to_torch
-from satray.errors import InputError, TrainingError
+from satray.errors import TrainingError
 from satray.runs.executor import each_block, torch_here
 from satray.runs.run import Run
 from satray.storage import Storage
@@ -73,7 +73,7 @@ class Task:
 
     def begin(self) -> Network:
         """Seed this process; give the network with its first weights."""
-        from satray.train.state import begin
+        from satray.train.process import begin
 
         begin(self.setup.recipe.seed, self.setup.recipe.deterministic)
         network = self.setup.network()
@@ -115,16 +115,11 @@ def train(
         InputError, TrainingError: in one line, what no restart can cure.
     """
     from satray.train.loop import Loop
-    from satray.train.parallel import by_rank_0, synchronised
-    from satray.train.state import takes_bf16
+    from satray.train.process import by_rank_0, takes_bf16
     from satray.train.step import AugmentedTiles
 
     setup, recipe, plan, storage = task.setup, task.setup.recipe, task.setup.plan, task.storage
-    if recipe.sync_batchnorm and device.type != "cuda":
-        raise InputError("sync_batchnorm=true: works on GPUs only; accepted: false on CPUs")
-    network: torch.nn.Module = task.begin()
-    if recipe.sync_batchnorm and plan.workers > 1:
-        network = synchronised(network)
+    network = task.begin()
     bf16 = takes_bf16(recipe.precision, device)
     latest = checkpoints.latest_of(storage, task.state)
     before: Lost = {} if latest is None else latest.lost
@@ -377,7 +372,7 @@ def _on_one(
     """On the worker: build the network, and call the function."""
     import torch
 
-    from satray.train.state import determinism, takes_bf16
+    from satray.train.process import determinism, takes_bf16
 
     recipe, network = task.setup.recipe, task.begin()
     device = torch.device("cuda" if gpu else "cpu")

@@ -19,8 +19,8 @@ from satray.data.read import to_torch
 from satray.models.network import pool
 from satray.storage import Storage
 from satray.train.checkpoints import from_bytes
+from satray.train.process import begin, determinism, takes_bf16
 from satray.train.setup import Setup
-from satray.train.state import begin, determinism, takes_bf16
 from satray.train.step import train_input
 from satray.tune.feature_table import POOLINGS, Block
 

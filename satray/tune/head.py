@@ -24,9 +24,9 @@ from satray.train.checkpoints import Kept, best_of, score
 from satray.train.imbalance import class_weights
 from satray.train.loop import Row
 from satray.train.plan import train_order
+from satray.train.process import begin
 from satray.train.setup import Setup
 from satray.train.stack import HeadLoop, Trained
-from satray.train.state import begin
 from satray.train.step import Batch, view_of
 from satray.tune.feature_table import Features
 

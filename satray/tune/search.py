@@ -189,7 +189,7 @@ def range_tests(sweep: Sweep, run: Run, store: str) -> tuple[Space, dict[str, by
             trial = sweep.trial(chosen)
             setup = set_up(trial.recipe, storage, sweep.index)
             start = settle(setup, run, store, trial.start)
-            (finding,) = explore(start.under(setup), own, start.weights, (0,))
+            (finding,) = explore(setup, own, start.weights, (0,))
             bounds = rate_bounds(finding.learning_rate, finding.suggestions.minimum)
             pictures[name] = picture((finding,), f"{run.run_id}: {name}")
             run.say(f"{name}: {_words(bounds)}; {finding.line()}")

@@ -1,4 +1,4 @@
-"""What trials start from: first weights, mean and deviation, features; once for all that share it.
+"""What trials start from: first weights and features; once for all that share it.
 
 A start lies where the sweep keeps features, so that later sweeps over the same index and weights
 find it there and need not even build the network. Torch is imported where it is used.
@@ -21,16 +21,17 @@ from satray.models.pretrained import sources_of
 from satray.models.variant import resolve
 from satray.runs.run import Run
 from satray.storage import join
+from satray.train.checkpoints import INITIAL, from_bytes, to_bytes
 from satray.train.setup import Setup, Wanted, set_up, weights_wanted
 from satray.tune.feature_table import FeatureTable, head_only
 
-RECORD, HEAD_FILE = "start.json", "head.pt"
-"""Files of a start: what is known of it, written last; the first weights of the head alone."""
+HEAD_FILE = "head.pt"
+"""Of a start: the first weights of the head alone; written last."""
 DigestOf = Callable[[Wanted], str]
 """Weights -> digest of their file."""
 ALIKE = ("weights", "first_conv", "input", "augment", "seed", "precision")
 """Keys of train, beside the towers and the head, in which trials of one start agree."""
-FORMAT = 3
+FORMAT = 4
 """Of what a start holds, and of how it is computed; another one makes other keys."""
 
 
@@ -42,16 +43,8 @@ class Start:
     """URI of the whole network's first weights."""
     head: str
     """URI of the head's."""
-    mean: tuple[float, ...]
-    """Of each band's values."""
-    std: tuple[float, ...]
-    """Of each band's values."""
     features: FeatureTable | None = None
     """Where trials that train the head alone read them; None: there are none."""
-
-    def under(self, setup: Setup) -> Setup:
-        """The set-up of a trial with the mean and deviation that are known."""
-        return replace(setup, mean=self.mean, std=self.std)
 
 
 def start_key(recipe: TrainRecipe, digest: str, digest_of: DigestOf) -> str:
@@ -112,7 +105,7 @@ def prepare(
                 start = settle(setup, run, store, key)
             if head_only(recipe) is None:
                 own = _own(run, store, key)
-                table = extract(start.under(setup), run, start.weights, own.state)
+                table = extract(setup, run, start.weights, own.state)
                 start = replace(start, features=table)
         except SatrayError as error:
             lost[key] = error
@@ -125,7 +118,7 @@ def prepare(
 
 
 def settle(setup: Setup, run: Run, store: str, key: str) -> Start:
-    """Find a start, or make it: measure what is not known, write first weights.
+    """Find a start, or make it: write first weights.
 
     Args:
         setup: of one of its trainings.
@@ -137,20 +130,15 @@ def settle(setup: Setup, run: Run, store: str, key: str) -> Start:
         InputError: weights that cannot be had, or do not fit; or a stage that cannot be trained.
     """
     own = _own(run, store, key)
-    if not own.storage.exists(join(own.state, RECORD)):
+    start = Start(join(own.state, INITIAL), join(own.state, HEAD_FILE))
+    if not own.storage.exists(start.head):
         from satray.train import initial
-        from satray.train.checkpoints import from_bytes, to_bytes
         from satray.tune.head import HEAD
 
-        setup, uri = initial.prepare(setup, own)
-        state = from_bytes(own.storage.read(uri))
+        state = from_bytes(own.storage.read(initial.prepare(setup, own)))
         head = {name: value for name, value in state.items() if name.startswith(HEAD)}
-        own.storage.write(join(own.state, HEAD_FILE), to_bytes(head))
-        record = {"weights": initial.FILE, "mean": setup.mean, "std": setup.std}
-        own.storage.write(join(own.state, RECORD), json.dumps(record).encode())
-    found = json.loads(own.storage.read(join(own.state, RECORD)))
-    weights, head_file = (join(own.state, file) for file in (found["weights"], HEAD_FILE))
-    return Start(weights, head_file, tuple(found["mean"]), tuple(found["std"]))
+        own.storage.write(start.head, to_bytes(head))
+    return start
 
 
 def _own(run: Run, store: str, key: str) -> Run:

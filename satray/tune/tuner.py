@@ -242,12 +242,7 @@ def set_up_trial(work: Work, trial: Trial, regime: Regime) -> tuple[Setup, Run]:
     recipe = trial.recipe.model_copy(update={"resources": resources})
     run = Run("train", work.run_id, trial_folder(work.state, trial.id), work.storage)
     setup = set_up(recipe, work.storage, work.sweep.index)
-    start = work.sweep.starts.get(trial.start)
-    if start is not None:
-        return start.under(setup), run
-    from satray.train import initial  # torch: a start does without
-
-    return initial.complete(setup, run), run
+    return setup, run
 
 
 def open_trial(
@@ -266,7 +261,7 @@ def open_trial(
     if start is None:
         from satray.train import initial
 
-        return BackboneTrial(setup, run, initial.prepare(setup, run)[1], work.workers)
+        return BackboneTrial(setup, run, initial.prepare(setup, run), work.workers)
     if start.features is None or regime == "backbone":
         return BackboneTrial(setup, run, start.weights, work.workers)
     from satray.tune.head import HeadTrial

@@ -20,26 +20,9 @@ from train.tiny_training import (
     weights,
 )
 
-from satray.config.train import TowerOptions, VariantOptions
-from satray.models.network import Network
-from satray.train.parallel import synchronised
-
 # In the first pseudo-epoch: rank 1's first batch, and the whole second global batch.
 UNREADABLE = tuple(np.random.default_rng(0).permutation(ROWS)[4:16].tolist())
 STAGES = (stage(1, 0.05, "constant", trainable="head"), stage(2, 0.05))
-
-
-def test_synchronised_norms_keep_their_activations():
-    torch.manual_seed(0)
-    tower = TowerOptions(name="rgb", backbone="mobilenetv2_100", bands=("a", "b", "c"))
-    net = Network(VariantOptions(towers=(tower,)), 2).eval()
-    x_BCHW = torch.randn(2, 3, 32, 32)
-    names, expected = list(net.state_dict()), net(x_BCHW)
-    converted = synchronised(net)
-    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in converted.modules())
-    assert list(converted.state_dict()) == names
-    assert torch.equal(converted(x_BCHW), expected)
 
 
 def trained(rank, workers):
@@ -49,7 +32,7 @@ def trained(rank, workers):
     done = run(given, tiny_net(), rank=rank, workers=workers, unreadable=UNREADABLE)
     assert all((seen is None) == (rank > 0) for seen in done.seen)  # rank 0 measures
     stages = stage(1, 0.05, "constant"), stage(1.5, 0.05, "constant", trainable="head")
-    given = recipe(*stages, ema=0.9, average={"swa": True, "start": 0.5})
+    given = recipe(*stages, ema=0.9, average={"swa": True})
     *states, last = run(given, tiny_net(norm="batch"), rank=rank, workers=workers).states
     averages = [*map(kept, states), mean_of(last)]
     return list(done.rows), weights(done.net), averages, last.averaged

@@ -1,10 +1,13 @@
 """What a recipe comes to on an index: stages, radiometry, mean and deviation, notes, refusals."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from satray.config.cli import build, parse_yaml, validate
 from satray.config.train import (
@@ -15,7 +18,9 @@ from satray.config.train import (
     TrainRecipe,
 )
 from satray.data.index import BandStatistics, IndexMeta, TileIndex, table_with
+from satray.data.statistics import count_pixels, summarise
 from satray.errors import InputError
+from satray.models.preprocess import to_values
 from satray.models.radiometry import Radiometry
 from satray.storage import Storage
 from satray.train.setup import set_up
@@ -116,9 +121,8 @@ THREE = {"mean": [0.7, 0.6, 0.5], "std": [0.1, 0.2, 0.3]}
         ({"normalize": THREE, "radiometry": "pil_compat"}, RGB, (0.7, 0.6, 0.5, 0.0),
          (0.1, 0.2, 0.3, 1.0)),
         ({}, RGB, (500.0,) * 3, (90.0,) * 3),
-        # values that the index does not know are to be measured
-        ({"radiometry": "percentile"}, RGB, (), ()),
-        ({"radiometry": "pil_compat", "normalize": "statistics"}, RGB, (), ()),
+        # what an even spread from the 2nd to the 98th percentile has
+        ({"radiometry": "percentile"}, RGB, (0.5,) * 3, (math.sqrt(0.96 / 3 + 0.02 - 0.25),) * 3),
         ({"radiometry": "percentile", "normalize": "imagenet"}, RGB[::-1],
          (0.406, 0.456, 0.485), (0.225, 0.224, 0.229)),
     ],
@@ -129,6 +133,28 @@ def test_numbers_by_radiometry(wanted, bands, mean, std):
     assert found.bands == ((*bands, "nir") if wanted.get("radiometry") == "pil_compat" else bands)
     if wanted.get("radiometry") == "percentile":
         assert found.radiometry == Radiometry("percentile", (200.0,) * 3, (800.0,) * 3)
+
+
+@pytest.mark.parametrize("spread", ["even", "normal", "skewed"])
+@pytest.mark.parametrize("far", [0, 0.01])
+def test_numbers_of_stretched_values_are_theirs_though_some_lie_far_out(spread, far):
+    """Both within a 10th of the deviation of what training is fed."""
+    rng = np.random.default_rng(0)
+    draw = {"even": rng.random, "normal": rng.standard_normal, "skewed": rng.standard_exponential}
+    stored = (2_000 + 300 * draw[spread](40_000)).astype(np.uint16)
+    stored[: int(far * len(stored))] = 65_535
+    band = summarise("red", count_pixels(stored))
+    index = tile_index(bands=("red",))
+    index = TileIndex(index.table, replace(index.meta, statistics=(band,)))
+    found = setup(
+        index, variant=variant("simple_cnn", bands=("red",)),
+        input={"size": 8, "radiometry": "percentile"},
+    )  # fmt: skip
+    pixels = torch.from_numpy(stored.reshape(1, 1, 200, 200))
+    values = to_values(pixels, found.radiometry, found.bands)
+    mean, std = values.mean().item(), values.std().item()
+    assert found.mean[0] == pytest.approx(mean, abs=std / 10)
+    assert found.std[0] == pytest.approx(std, rel=0.1)
 
 
 STRETCHED, COMPAT = {"radiometry": "percentile"}, {"radiometry": "pil_compat"}
@@ -146,6 +172,7 @@ STRETCHED, COMPAT = {"radiometry": "percentile"}, {"radiometry": "pil_compat"}
         ({"normalize": "imagenet", **STRETCHED}, {}, PLANET, "found uint16"),
         (STRETCHED, {"percentiles": ()}, RGB, "2nd and 98th percentile of band red; run prepare"),
         (STRETCHED, {"percentiles": ("5", "95")}, RGB, "2nd and 98th percentile of band red"),
+        (COMPAT, {}, RGB, "normalize=statistics: the index knows nothing .*pil_compat; acc"),
         (COMPAT, {"dtype": "uint8"}, RGB, "accepted: uint16 tiles of four bands, nir last"),
         (COMPAT, {"bands": ("nir", *RGB)}, RGB, "accepted: uint16 tiles of four bands, nir last"),
         (COMPAT, {"bands": ("coastal", *PLANET)}, RGB, "accepted: uint16 tiles of four bands"),
@@ -255,7 +282,6 @@ def test_a_key_without_effect_is_told_of_until_it_has_one(changes, key, amends):
         ({"val": BOTH_WAYS * 0}, {},
          "32 tiles of split val are alike: best=map cannot be measured"),
         ({}, {"loss": {"name": "cross_entropy"}}, "loss.name=cross_entropy: does not fit a multi"),
-        ({}, {"sync_batchnorm": True, "resources": {"gpus": "no"}}, "works on GPUs only"),
         ({}, {"accumulate": 3}, "batch=8: does not divide over 1 workers and 3 parts each"),
         ({}, {"weights": "imagenet", "variant": variant("resnet18", "tf_efficientnet_lite0"),
               "input": STRETCHED | {"normalize": "imagenet"}},

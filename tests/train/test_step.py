@@ -15,7 +15,7 @@ from satray.data.augment import Augment
 from satray.data.order import samples
 from satray.train.losses import make_loss
 from satray.train.optim import make_optimizer, parameter_groups
-from satray.train.state import begin, takes_bf16
+from satray.train.process import begin, takes_bf16
 from satray.train.step import AugmentedTiles, Inputs, TrainStep, inputs_of, train_input
 
 LOSS = make_loss(LossOptions(), "multilabel")

@@ -23,8 +23,8 @@ def archive(tmp_path_factory):
 def prepared(archive, folder, **changes):
     run, said = make_run(folder, ray=False)
     recipe = make_recipe(archive, folder.parent, error_budget=0.2, **changes)
-    setup, weights = initial.prepare(read(recipe, run.storage), run)
-    return setup, run, weights, said
+    setup = read(recipe, run.storage)
+    return setup, run, initial.prepare(setup, run), said
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_left_and_gone_on_with_is_uninterrupted(archive, tmp_path):
         if message["kind"] == "epoch" and message["row"]["pseudo_epoch"] != 1:
             raise KeyboardInterrupt
 
-    average = {"swa": True, "start": 0.3}
+    average = {"swa": True}
     whole, left = (prepared(archive, tmp_path / n, average=average) for n in ("whole", "left"))
     worker.fit(*whole[:3], print)
     told = []

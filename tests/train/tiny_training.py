@@ -70,7 +70,7 @@ def stage(pseudo_epochs, rate=0.02, schedule="one_cycle", **options):
     return StageOptions(
         pseudo_epochs=pseudo_epochs,
         learning_rate=rate,
-        schedule=ScheduleOptions(name=schedule, step=1),
+        schedule=ScheduleOptions(name=schedule, step=1, cycle=1),
         **options,
     )
 

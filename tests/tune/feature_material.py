@@ -62,8 +62,8 @@ def prepare(archive: Any, folder: Path, **changes: Any) -> Prepared:
     settings = {"stages": [HEAD_STAGE], "augment": augment, "precision": "fp32", **changes}
     run, _ = make_run(folder / "run")
     recipe = make_recipe(archive, folder, **settings)
-    setup, weights = initial.prepare(set_up(recipe, Storage()), run)
-    return Prepared(setup, run, weights)
+    setup = set_up(recipe, Storage())
+    return Prepared(setup, run, initial.prepare(setup, run))
 
 
 @contextmanager

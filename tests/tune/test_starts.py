@@ -110,23 +110,11 @@ def test_a_start_is_made_once_and_found_again_without_the_network(archive, tmp_p
     whole, head = (from_bytes(Storage().read(uri)) for uri in (first.weights, first.head))
     assert {name for name in whole if name.startswith("head.")} == head.keys()
     assert all(torch.equal(whole[name], head[name]) for name in head)
-    assert first.under(setup).mean == setup.mean
 
     Storage().delete(first.weights)  # nobody builds the network to find it
     other_run, _ = make_run(tmp_path / "other")
     assert settle(setup, other_run, store, "k") == first
     assert not Storage().exists(first.weights)
-
-
-def test_pixels_are_measured_once_where_the_index_knows_nothing(archive, tmp_path) -> None:
-    given = {"size": SIDE, "radiometry": "pil_compat"}
-    setup = set_up(make_recipe(archive, tmp_path, stages=[HEAD], input=given), Storage())
-    assert setup.mean == ()
-    run, said = make_run(tmp_path / "run")
-    found = settle(setup, run, str(tmp_path / "store"), "k")
-    assert len(found.mean) == len(setup.bands)
-    assert found.under(setup).mean == found.mean
-    assert any("normalisation" in line for line in said)
 
 
 def test_a_start_that_cannot_be_had_costs_its_own_trials_only(archive, tmp_path) -> None:

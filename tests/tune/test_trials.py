@@ -299,7 +299,7 @@ def test_a_head_has_one_worker_and_the_views_that_its_features_are_made_of(archi
 def test_heads_train_from_features_where_there_are_any(archive) -> None:
     sweep = read(archive, {TRAINED: ["head", "all"]})
     head, whole = sweep.trials
-    start = Start("w", "h", (0.0,), (1.0,))
+    start = Start("w", "h")
     for starts, regime in (
         ({}, "backbone"),
         ({head.start: start}, "backbone"),
@@ -313,7 +313,7 @@ def stacked(archive, space, base=None, at_once=1, width=16, **keys):
     """How many trials each stack has, of a sweep whose networks give so many features."""
     sweep = read(archive, space, base, **keys)
     table = SimpleNamespace(width=width)
-    start = Start("w", "h", (0.0,), (1.0,), table)
+    start = Start("w", "h", table)
     sweep = replace(sweep, starts={trial.start: start for trial in sweep.trials})
     stacks = sweep.stacks(sweep.trials, at_once)
     assert sorted(t.id for stack in stacks for t in stack) == sorted(t.id for t in sweep.trials)

@@ -25,7 +25,7 @@ def made(tmp_path_factory):
     found = prepare(generate(folder / "archive"), folder)
     setup = found.setup
     head = found.head_file(folder)
-    return setup, Start(found.weights, head, setup.mean, setup.std, extracted(found))
+    return setup, Start(found.weights, head, extracted(found))
 
 
 @pytest.fixture
