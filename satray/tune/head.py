@@ -6,8 +6,7 @@ Letters: B tiles of a batch, F features of a tile, K classes.
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from satray.data.augment import send
 from satray.data.order import TrainOrder, copies
 from satray.errors import attempt
 from satray.storage import Storage
-from satray.train import checkpoints
-from satray.train.checkpoints import Kept, best_of, score
+from satray.train.checkpoints import Kept, from_bytes
+from satray.train.evaluation import Predictions
 from satray.train.imbalance import class_weights
 from satray.train.loop import Row
 from satray.train.plan import train_order
@@ -34,9 +33,6 @@ HEAD = "head."
 """Entries of a network's state that belong to its head."""
 GATHERED = 16 << 20
 """Bytes of features gathered at a time: many batches by one call."""
-EVERY = 2.0
-"""Seconds between two checkpoints: what a sweep that is killed does again. A pseudo-epoch takes
-some tens of milliseconds, less than a write to an object store."""
 CPU = torch.device("cpu")
 
 
@@ -130,39 +126,32 @@ def as_they_are(features_BF: Tensor, *_: Any) -> Tensor:
 
 
 class HeadTrial:
-    """A head in training, a pseudo-epoch at a time. No Ray."""
+    """A head in training, a pseudo-epoch at a time. No Ray.
+
+    It takes less time than its checkpoints would in an object store, so that it keeps none: what
+    ends before its end begins anew, and comes out the same.
+    """
 
     def __init__(
-        self,
-        setup: Setup,
-        train: Features,
-        val: Features,
-        head: str,
-        folder: str,
-        storage: Storage,
-        clock: Callable[[], float] = time.monotonic,
+        self, setup: Setup, train: Features, val: Features, head: str, storage: Storage
     ) -> None:
-        """Begin, or go on from the trial's checkpoint.
+        """Begin.
 
         Args:
             setup: the trial, resolved, with one worker.
             train: features of the train split, of the pooling that the variant has.
             val: of the validation split.
             head: URI of the head's first weights.
-            folder: the trial's own, for its checkpoints.
-            storage: how URIs are reached.
-            clock: seconds.
+            storage: how it is reached.
         """
         plan, classes = setup.plan, setup.index.meta.classes
         # Compiling takes a minute, which no head does.
         recipe = setup.recipe.model_copy(update={"compile": False})
-        self._metric, self._clock, self._kept_at = setup.best, clock, clock()
         self.each = plan.samples_per_pseudo_epoch
         """Samples from one evaluation to the next."""
         begin(recipe.seed)
         network = HeadNetwork(train.width, len(classes), recipe.dropout)
-        network.load_head(checkpoints.from_bytes(storage.read(head)))
-        self._best, self._writer = best_of(storage, folder), checkpoints.Writer(storage, folder)
+        network.load_head(from_bytes(storage.read(head)))
         # Ray shows a GPU to those that asked for one.
         device = torch.device("cuda") if torch.cuda.is_available() else CPU
         order = train_order(recipe, plan, train.labels)
@@ -179,81 +168,56 @@ class HeadTrial:
             eval_input=as_they_are,
             positive_weight=class_weights(recipe.loss, train.labels, recipe.repeat),
             device=device,
-            state=checkpoints.latest_of(storage, folder),
         )
-        self._backlog = list(self.loop.history)
-        self._kept = self.loop.pseudo_epoch
+        self._predictions: Predictions | None = None
 
     @property
     def done(self) -> bool:
-        """Whether all evaluations have been given."""
-        return self.loop.done and not self._backlog
+        """Whether all evaluations have been made."""
+        return self.loop.done
 
     @property
-    def place(self) -> int | None:
-        """Evaluations made, where it can train for the next with other heads; else None."""
-        skipped = any(row["skipped"] for row in self.loop.history)  # its optimiser is behind
-        return None if skipped or self._backlog else self.loop.pseudo_epoch
+    def in_step(self) -> bool:
+        """Whether it can train for the next evaluation with other heads that are as far."""
+        return not any(row["skipped"] for row in self.loop.history)  # its optimiser is behind
 
     def step(self, trained: Trained | None = None) -> Row:
-        """The next evaluation: of an earlier attempt where there is one, else made now.
+        """The next evaluation.
 
         Args:
-            trained: what came of training for it in a stack; `wait` is then the caller's.
+            trained: what came of training for it in a stack.
 
         Raises:
             TrainingError: as of `Loop.step`.
         """
-        if self._backlog:
-            return self._backlog.pop(0)
         if trained is None:
-            row, predictions = self.loop.step(self.train, self._val)
+            row, self._predictions = self.loop.step(self.train, self._val)
         else:
-            row, predictions = self.loop.take(trained, self._val)
-        best = self._best
-        if best is None or score(row, self._metric) > score(best.validation, self._metric):
-            assert predictions is not None, "there is one rank"
-            weights = {name: value.cpu().clone() for name, value in self.loop.kept().items()}
-            self._best = Kept(row["samples_seen"], weights, row, predictions)
-        if self.loop.done or self._clock() - self._kept_at >= EVERY:
-            self._keep()
-        if trained is None:
-            self.wait()
+            row, self._predictions = self.loop.take(trained, self._val)
         return row
 
-    def _keep(self) -> None:
-        if self.loop.pseudo_epoch > self._kept:
-            self._kept, self._kept_at = self.loop.pseudo_epoch, self._clock()
-            self._writer.keep(self.loop.state().copied(), self._best)
-
-    def wait(self) -> None:
-        """Until what is to be kept is written; raises what went wrong."""
-        self._writer.wait()
-
-    def close(self) -> None:
-        """Keep what was reached."""
-        self._keep()
-        self.wait()
+    def kept(self) -> Kept:
+        """The weights of the last evaluation, and what they gave."""
+        assert self._predictions is not None, "there is one rank, and an evaluation"
+        weights = {name: value.cpu().clone() for name, value in self.loop.kept().items()}
+        row = self.loop.history[-1]
+        return Kept(row["samples_seen"], weights, row, self._predictions)
 
 
 def step_all(trials: Sequence[HeadTrial]) -> list[Row | Exception]:
-    """The next evaluation of each trial of a stack; those that are equally far train as one.
+    """The next evaluation of each trial of a stack; those that are in step train as one.
 
     Args:
-        trials: `Sweep.stacks` says which may be together; none of them is done.
+        trials: `Sweep.stacks` says which may be together; equally far, and none of them done.
 
     Returns:
         Of each what `step` returns, or raises.
     """
-    alike: dict[int | None, list[HeadTrial]] = {}
-    for trial in trials:
-        alike.setdefault(trial.place, []).append(trial)
     trained: dict[HeadTrial, Trained | None] = {}
-    for place, (first, *others) in alike.items():
-        if place is not None and others:
-            made = attempt(first.loop.train_with, [each.loop for each in others], first.train)
-            if not isinstance(made, Exception):  # else what fails together goes on one by one
-                trained |= zip((first, *others), made, strict=True)
-    found = [attempt(trial.step, trained.get(trial)) for trial in trials]
-    written = [attempt(trial.wait) for trial in trials]  # all at the same time
-    return [error or row for error, row in zip(written, found, strict=True)]
+    together = [trial for trial in trials if trial.in_step]
+    if len(together) > 1:
+        first, *others = together
+        made = attempt(first.loop.train_with, [each.loop for each in others], first.train)
+        if not isinstance(made, Exception):  # else what fails together goes on one by one
+            trained |= zip(together, made, strict=True)
+    return [attempt(trial.step, trained.get(trial)) for trial in trials]

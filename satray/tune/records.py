@@ -37,7 +37,7 @@ LABEL = 48
 FAILURES = 5
 """Failed trials that are reported; of the others the leaderboard knows."""
 LOG, FOLDERS = "ledger", "trials"
-"""Below the run's state: one file a trial; checkpoints, one folder a trial."""
+"""Below the run's state: one file a trial; checkpoints of backbones, one folder a trial."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,9 @@ class TrialLog:
     """The trials of a sweep: those under way, and the records of those that ended.
 
     One small file a trial below the run's state, written by the driver alone, when the trial begins
-    and when it ends. An attempt that goes on skips the ended ones; the others go on from their own
-    checkpoints. The person sees where the sweep stands, and the first failures.
+    and when it ends. An attempt that goes on skips the ended ones; of the others heads begin anew,
+    and backbones go on from their checkpoints. The person sees where the sweep stands, and the
+    first failures.
     """
 
     def __init__(self, run: Run, metric: Metric, planned: int) -> None:

@@ -65,7 +65,8 @@ HEADS_A_GPU = 16
 FOREVER = 10**15
 """Samples that no trial sees: ASHA ends none for its length."""
 RETRIES = 1
-"""Times that a trial whose process died goes on from its checkpoint before it counts as failed."""
+"""Times that a trial whose process died is run again before it counts as failed: a head anew, a
+backbone from its checkpoint."""
 TOGETHER = 1.0
 """Seconds of evaluations that are reported together, where none of them can end the trial: an
 answer of Tune's takes longer than a head's pseudo-epoch."""
@@ -248,7 +249,7 @@ def set_up_trial(work: Work, trial: Trial, regime: Regime) -> tuple[Setup, Run]:
 def open_trial(
     work: Work, trial: Trial, regime: Regime, opened: dict[tuple[str, str], list[Features]]
 ) -> HeadTrial | BackboneTrial:
-    """Begin a trial, or go on with it.
+    """Begin a trial, or go on with one that trains its backbone.
 
     Args:
         work: of the sweep.
@@ -272,7 +273,7 @@ def open_trial(
     if key not in opened:
         opened[key] = [table.open(each, pooling, index.part(each).labels) for each in SPLITS]
     train, val = opened[key]
-    return HeadTrial(setup, train, val, start.head, run.out, work.storage)
+    return HeadTrial(setup, train, val, start.head, work.storage)
 
 
 class BackboneTrial:
@@ -451,7 +452,7 @@ class TrainTrial(tune.Trainable):
         """Leave off; workers and placement groups are given back."""
         trainings, self._trainings = self._trainings, {}
         for training in trainings.values():
-            if not training.done:
+            if isinstance(training, BackboneTrial) and not training.done:
                 training.close()
 
 

@@ -12,15 +12,15 @@ from satray.data.index import TileIndex
 from satray.errors import TrainingError
 from satray.runs.run import Run
 from satray.storage import join
-from satray.train import checkpoints
-from satray.train.checkpoints import best_of
+from satray.train.checkpoints import Kept, best_of, from_bytes
 from satray.train.job import work as train
 from satray.train.products import bundle
 from satray.train.setup import set_up
 from satray.train.tracking import nested
+from satray.tune.head import HeadTrial
 from satray.tune.records import TrialRecord
 from satray.tune.trials import Trial
-from satray.tune.tuner import Work, open_trial, set_up_trial
+from satray.tune.tuner import HEADS_A_GPU, Work, open_trial, set_up_trial
 
 REFIT = "refit"
 """Folder of the best configuration trained again."""
@@ -30,7 +30,7 @@ by class, `val_loss`; lines for the person."""
 
 
 def winner(work: Work, trial: Trial, record: TrialRecord, run: Run) -> Won:
-    """Make the bundle of a trial.
+    """Make the bundle of a trial; a head is trained once more, up to its best evaluation.
 
     Args:
         work: of the sweep.
@@ -41,38 +41,42 @@ def winner(work: Work, trial: Trial, record: TrialRecord, run: Run) -> Won:
     Raises:
         TrainingError: it left no weights, or they have no backbone any more.
     """
-    start, head = work.sweep.starts.get(trial.start), record.regime == "head"
-    if head and start is None:
+    regime = record.regime or "backbone"
+    start = work.sweep.starts.get(trial.start)
+    if regime == "head" and start is None:
         raise TrainingError(f"trial {trial.id}: its first weights cannot be had any more")
-    setup, own = set_up_trial(work, trial, "head" if head else "backbone")
-    folder = own.out if head else own.state
-    kept = best_of(work.storage, folder)
-    if head and (kept is None or kept.samples_seen != record.best_samples):
-        # Its process went before it could write, or went on past what was told of it.
-        work.storage.delete(folder)
-        cluster.run_once(train_again, work, trial, record.best_samples)
-        kept = best_of(work.storage, folder)
-    if kept is None:
-        raise TrainingError(f"trial {trial.id}: its training left no weights")
-    if head and start is not None:
-        whole = checkpoints.from_bytes(work.storage.read(start.weights)) | kept.weights
+    setup, own = set_up_trial(work, trial, regime)
+    if regime == "head" and start is not None:
+        same = replace(work.workers, cpus=1, gpu_share=1 / HEADS_A_GPU)  # as in the search
+        kept = cluster.run_once(train_again, work, trial, record.best_samples, workers=same)
+        whole = from_bytes(work.storage.read(start.weights)) | kept.weights
         kept = replace(kept, weights=whole)
+    elif (found := best_of(work.storage, own.state)) is not None:
+        kept = found
+    else:
+        raise TrainingError(f"trial {trial.id}: its training left no weights")
     files, calibration = bundle(setup, run, kept)
     return files, nested(kept.validation), (calibration.line(),)
 
 
-def train_again(work: Work, trial: Trial, samples: int | None) -> None:
-    """Train a head anew up to an evaluation, which it keeps; on a worker.
+def train_again(work: Work, trial: Trial, samples: int | None) -> Kept:
+    """Train a head anew up to an evaluation; on a worker.
+
+    One that was trained in a stack then has other last digits.
 
     Args:
         work: of the sweep.
         trial: the trial.
         samples: seen at that evaluation.
+
+    Raises:
+        TrainingError: as of `Loop.step`.
     """
     training = open_trial(work, trial, "head", {})
-    while not training.done and training.step()["samples_seen"] != samples:
+    assert isinstance(training, HeadTrial), "its start has features"
+    while training.step()["samples_seen"] != samples and not training.done:
         pass
-    training.close()
+    return training.kept()
 
 
 def refit(recipe: TrainRecipe, index: TileIndex, run: Run) -> Won:

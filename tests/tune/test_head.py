@@ -18,7 +18,6 @@ from tune.feature_material import (
 
 from satray.errors import TrainingError
 from satray.storage import Storage
-from satray.train.checkpoints import best_of
 from satray.train.plan import plan_training, train_order
 from satray.tune import head
 from satray.tune.head import CPU, HeadNetwork, HeadTrial, head_batches, step_all, val_batches
@@ -123,73 +122,44 @@ def test_the_head_computes_in_fp32_under_autocast():
 # As a trial
 
 
-class Opened:
-    """A trial over a folder, with a clock in the test's hands."""
+def begun(trial, folder, setup=None):
+    made, features = trial
+    head_file = made.head_file(folder)
+    return HeadTrial(setup or made.setup, *features, head_file, Storage())
 
-    def __init__(self, trial, folder, setup=None):
-        made, features = trial
-        folder.mkdir(exist_ok=True)
-        self.now = 0.0
-        self.trial = HeadTrial(
-            setup or made.setup, *features, made.head_file(folder), str(folder), Storage(),
-            clock=lambda: self.now,
-        )  # fmt: skip
 
-    def rows(self, most=100, seconds=0.0):
-        found = []
-        while not self.trial.done and len(found) < most:
-            self.now += seconds
-            found.append(self.trial.step())
-        return found
+def rows_of(trial):
+    """All of its evaluations."""
+    found = []
+    while not trial.done:
+        found.append(trial.step())
+    return found
 
 
 def figures(rows):
     return [(row["samples_seen"], row["train_loss"], row["val_loss"], row["map"]) for row in rows]
 
 
-def test_it_trains_as_in_one_go_and_keeps_its_best(trial, tmp_path) -> None:
-    rows = Opened(trial, tmp_path).rows()
+def test_it_trains_as_in_one_go_and_has_the_weights_of_its_last_evaluation(trial, tmp_path) -> None:
     whole, states = from_features(*trial)
+    one, rows = begun(trial, tmp_path), []
+    for _, wanted in states:
+        rows.append(one.step())
+        kept = one.kept()
+        assert (kept.samples_seen, kept.validation) == (rows[-1]["samples_seen"], rows[-1])
+        assert kept.weights.keys() == wanted.keys()
+        assert all(torch.equal(kept.weights[name], wanted[name]) for name in wanted)
+        assert kept.predictions.logits_NK.shape == (11, 2)
+    assert one.done
     assert figures(rows) == figures(whole)
-    best = best_of(Storage(), str(tmp_path))
-    place = int(np.argmax([row["map"] for row in rows]))
-    assert (best.samples_seen, best.validation) == (rows[place]["samples_seen"], rows[place])
-    _, kept = states[place]
-    assert best.weights.keys() == kept.keys()
-    assert all(torch.equal(best.weights[name], kept[name]) for name in kept)
-    assert best.predictions.logits_NK.shape == (11, 2)
-
-
-@pytest.mark.parametrize("stop", [1, 2])
-def test_interrupted_it_goes_on_tells_all_again_and_keeps_the_best(trial, tmp_path, stop) -> None:
-    Opened(trial, tmp_path).rows(stop, seconds=10.0)  # then its process is killed
-    opened = Opened(trial, tmp_path)
-    first = opened.trial.step()
-    assert first["samples_seen"] == 48
-    whole, _ = from_features(*trial)
-    assert figures([first, *opened.rows()]) == figures(whole)
-    place = int(np.argmax([row["map"] for row in whole]))
-    assert best_of(Storage(), str(tmp_path)).samples_seen == whole[place]["samples_seen"]
-
-
-def test_it_keeps_a_checkpoint_now_and_then_and_when_it_is_left(trial, tmp_path) -> None:
-    opened = Opened(trial, tmp_path)
-    opened.rows(2, seconds=0.9)
-    assert best_of(Storage(), str(tmp_path)) is None
-    opened.trial.close()
-    first = best_of(Storage(), str(tmp_path))
-    again = Opened(trial, tmp_path)
-    assert len(again.rows(2)) == 2  # told again, not made
-    again.trial.close()
-    assert best_of(Storage(), str(tmp_path)).samples_seen == first.samples_seen
+    assert figures(rows_of(begun(trial, tmp_path))) == figures(whole)  # killed, it is as it was
 
 
 def test_a_loss_that_is_not_finite_is_said(trial, tmp_path) -> None:
     made, _ = trial
     plan = made.setup.plan.with_rates([1e36])
-    opened = Opened(trial, tmp_path, replace(made.setup, plan=plan))
     with pytest.raises(TrainingError, match="learning"):
-        opened.rows()
+        rows_of(begun(trial, tmp_path, replace(made.setup, plan=plan)))
 
 
 # As one with others
@@ -235,21 +205,9 @@ def stack_of(trial, **changes):
     return found
 
 
-def opened(trial, folder, setups):
-    """Trials over folders of their own."""
-    folder.mkdir(exist_ok=True)
-    folders = [folder / f"{number}" for number in range(len(setups))]
-    return [Opened(trial, *each) for each in zip(folders, setups, strict=True)]
-
-
-def by_themselves(trial, folder, setups):
-    """The rows of each set-up's head, trained one after another."""
-    return [each.rows() for each in opened(trial, folder, setups)]
-
-
 def together(some):
     """All rows of trials that train as one; of one that fails what it raised."""
-    rows, wrong = {each.trial: [] for each in some}, {}
+    rows, wrong = {trial: [] for trial in some}, {}
     while left := [one for one in rows if not one.done and one not in wrong]:
         for one, found in zip(left, step_all(left), strict=True):
             if isinstance(found, Exception):
@@ -271,38 +229,23 @@ def assert_alike(found, wanted) -> None:
 @pytest.mark.parametrize("name", STACKS)
 def test_heads_that_train_as_one_are_those_that_train_by_themselves(trial, tmp_path, name) -> None:
     setups = stack_of(trial, **STACKS[name])
-    wanted = by_themselves(trial, tmp_path / "alone", setups)
+    one, other = ([begun(trial, tmp_path, setup) for setup in setups] for _ in range(2))
+    wanted = [rows_of(each) for each in one]
     assert len({rows[-1]["train_loss"] for rows in wanted}) == len(setups)
-    found = together(opened(trial, tmp_path / "one", setups))
-    for number, (rows, alone) in enumerate(zip(found, wanted, strict=True)):
+    for rows, alone in zip(together(other), wanted, strict=True):
         assert_alike(rows, alone)
         assert sum(row["unreadable"] for row in rows) > 0
-        best, kept = (
-            best_of(Storage(), str(tmp_path / name / f"{number}")) for name in ("one", "alone")
-        )
-        assert best.samples_seen == kept.samples_seen
-        for key, value in kept.weights.items():
-            torch.testing.assert_close(best.weights[key], value, atol=1e-5, rtol=1e-4)
-
-
-def test_a_stack_that_was_killed_goes_on_wherever_each_of_its_heads_was(trial, tmp_path) -> None:
-    setups = stack_of(trial)
-    wanted = by_themselves(trial, tmp_path / "alone", setups)
-    first, second, *_ = opened(trial, tmp_path / "one", setups)
-    first.now = second.now = 10.0  # time for a checkpoint
-    step_all([first.trial, second.trial])
-    second.rows(1, seconds=10.0)
-    again = opened(trial, tmp_path / "one", setups)
-    assert [each.trial.place for each in again] == [None, None, 0, 0]  # old rows come first
-    for rows, alone in zip(together(again), wanted, strict=True):
-        assert_alike(rows, alone)
+    for found, alone in zip(other, one, strict=True):
+        weights = found.kept().weights
+        for key, value in alone.kept().weights.items():
+            torch.testing.assert_close(weights[key], value, atol=1e-5, rtol=1e-4)
 
 
 def test_a_head_that_bursts_ends_no_other(trial, tmp_path) -> None:
     setups = stack_of(trial)
-    wanted = by_themselves(trial, tmp_path / "alone", setups)
+    wanted = [rows_of(begun(trial, tmp_path, setup)) for setup in setups]
     setups[1] = replace(setups[1], plan=setups[1].plan.with_rates([1e36]))
-    first, burst, *others = together(opened(trial, tmp_path / "one", setups))
+    first, burst, *others = together([begun(trial, tmp_path, setup) for setup in setups])
     with pytest.raises(TrainingError, match="learning"):
         raise burst
     for rows, alone in zip((first, *others), (wanted[0], *wanted[2:]), strict=True):
@@ -315,8 +258,8 @@ def test_heads_of_which_a_step_is_left_out_go_on_by_themselves(trial, tmp_path) 
     spoilt = features.parts[0].copy()
     spoilt[np.flatnonzero(features.valid)[3], 1] = np.inf
     trial, setups = (made, (replace(features, parts=(spoilt,)), val)), stack_of(trial)
-    wanted = by_themselves(trial, tmp_path / "alone", setups)
-    found = together(opened(trial, tmp_path / "one", setups))
+    wanted = [rows_of(begun(trial, tmp_path, setup)) for setup in setups]
+    found = together([begun(trial, tmp_path, setup) for setup in setups])
     for rows, alone in zip(found, wanted, strict=True):
         assert sum(row["skipped"] for row in rows) > 0
         assert figures(rows) == figures(alone)

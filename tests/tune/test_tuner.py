@@ -196,7 +196,7 @@ def test_each_trial_of_a_stack_ends_by_itself_and_a_death_is_nobodys(tmp_path) -
 # A trial's process
 
 
-class Scripted:
+class Scripted(BackboneTrial):
     """A training whose evaluations are given; an exception is raised."""
 
     each = 250

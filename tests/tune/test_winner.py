@@ -1,4 +1,6 @@
-"""The best trial's bundle: its own weights, whatever its process left behind."""
+"""The best trial's bundle: a head trained once more, up to what its record says."""
+
+from dataclasses import replace
 
 import pytest
 from by_hand import WORKERS
@@ -10,10 +12,9 @@ from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
 from satray.errors import TrainingError
 from satray.storage import Storage
-from satray.train.checkpoints import best_of
 from satray.tune import job, search
 from satray.tune import winner as module
-from satray.tune.records import TrialRecord, curve_row, trial_folder, trial_id
+from satray.tune.records import TrialRecord, curve_row, trial_id
 from satray.tune.starts import Start
 from satray.tune.trials import Sweep, Trial
 from satray.tune.tuner import Work, open_trial
@@ -39,7 +40,9 @@ def work(made, tmp_path):
 
 @pytest.fixture
 def trial(made, monkeypatch):
-    monkeypatch.setattr(module.cluster, "run_once", lambda function, *args: function(*args))
+    monkeypatch.setattr(
+        module.cluster, "run_once", lambda function, *args, workers: function(*args)
+    )
     configuration = {"dropout": 0.1}
     recipe = made[0].recipe.model_copy(update=configuration)
     return Trial(trial_id(configuration), configuration, recipe, "s")
@@ -50,26 +53,27 @@ def course(work, trial, most=99):
     training, rows = open_trial(work, trial, "head", {}), []
     while not training.done and len(rows) < most:
         rows.append(curve_row(training.step(), MAP))
-    training.close()
     begun = TrialRecord(trial.id, trial.configuration, "head", 0)
     return begun.evaluated(rows, [0.5] * len(rows)).ended(MAP, "done")
 
 
-@pytest.mark.parametrize("left", ["all", "nothing", "more"])
-def test_the_bundle_is_what_the_record_says(work, trial, tmp_path, left) -> None:
-    shown = course(work, trial, 99 if left == "all" else 1)  # or stopped after one evaluation
-    folder = trial_folder(work.state, trial.id)
-    if left != "all":
-        Storage().delete(folder)
-    if left == "more":  # a process that went on past what was told of it
-        course(work, trial)
-        assert best_of(Storage(), folder).samples_seen != shown.best_samples
+@pytest.mark.parametrize("most", [99, 1])
+def test_the_bundle_is_what_the_record_says(work, trial, tmp_path, most) -> None:
+    shown = course(work, trial, most)  # or stopped after one evaluation
     run, _ = make_run(tmp_path / "out")
     files, validation, lines = module.winner(work, trial, shown, run)
-    assert best_of(Storage(), folder).samples_seen == shown.best_samples
-    assert validation["map"] == pytest.approx(shown.best, abs=1e-9)
+    row = next(row for row in shown.curve if row["samples"] == shown.best_samples)
+    for figure in ("map", "accuracy", "val_loss"):
+        assert validation[figure] == pytest.approx(row[figure], abs=1e-9)
     assert {"model.json", "model.safetensors"} <= files.keys()
     assert len(lines) == 1
+
+
+def test_a_head_without_its_first_weights_has_no_bundle(work, trial, tmp_path) -> None:
+    shown, run = course(work, trial, 1), make_run(tmp_path / "out")[0]
+    work = replace(work, sweep=replace(work.sweep, starts={}))
+    with pytest.raises(TrainingError, match=f"trial {trial.id}: its first weights cannot be had"):
+        module.winner(work, trial, shown, run)
 
 
 def test_tables_are_there_where_no_trial_has_a_value(monkeypatch, tmp_path) -> None:
