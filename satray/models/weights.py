@@ -37,8 +37,6 @@ SENTINEL2 = (
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "ema", "net", "weights")
 # Counters that files from before PyTorch 0.4.1 lack; nothing uses them.
 _COUNTER = ".num_batches_tracked"
-# Copies of a network that follow another one in the same file: of two, the other is meant.
-_FOLLOWERS = re.compile(r"encoder_k|momentum|target|ema")
 # First name of torchvision's MobileNetV2 and its kin, which are told by place, not by name.
 _BY_PLACE = "features.0.0.weight"
 _LISTED = 3
@@ -377,7 +375,6 @@ def _part(tensors: Tensors, target: Tensors, tower: str, source: str) -> tuple[s
     most = max(counts.values())
     best = [prefix for prefix, count in counts.items() if count == most]
     best = [p for p in best if p.endswith(f"towers.{tower}.body.")] or best
-    best = [p for p in best if not _FOLLOWERS.search(p)] or best
     if len(best) > 1 and 2 * most >= len(known):
         raise InputError(
             f"{source}: holds {len(best)} networks that fit "

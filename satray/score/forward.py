@@ -14,7 +14,7 @@ from torch import Tensor
 
 from satray.metrics.scored import Rule, decide
 from satray.models.bundle import Bundle
-from satray.models.cam import argmax_cam, dense_cam, shares
+from satray.models.network import argmax_cam, dense_cam, shares
 from satray.score.predictions import Numbers
 from satray.score.results import CamKind, Forward, MapRequest
 

@@ -24,8 +24,7 @@ from torch import Tensor
 from satray.config.train import Pooling
 from satray.data.values import filled
 from satray.models.bundle import Bundle
-from satray.models.cam import argmax_cam, dense_cam
-from satray.models.network import LSE_SHARPNESS
+from satray.models.network import LSE_SHARPNESS, argmax_cam, dense_cam
 from satray.models.preprocess import normalize
 from satray.score.forward import Features, TileForward, host, mean_over, numbers_of, turn_back
 from satray.score.rasters import cells_with_data

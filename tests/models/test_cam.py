@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from satray.config.train import TowerOptions, VariantOptions
-from satray.models.cam import argmax_cam, dense_cam, shares
-from satray.models.network import Network
+from satray.models.network import Network, argmax_cam, dense_cam, shares
 
 close = {"rtol": 1e-4, "atol": 1e-4}
 

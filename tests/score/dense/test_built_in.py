@@ -5,8 +5,7 @@ import pytest
 import torch
 from score.dense import dense_material as material
 
-from satray.models.cam import dense_cam
-from satray.models.network import pool
+from satray.models.network import dense_cam, pool
 from satray.models.variant import BUILT_IN
 from satray.score.results import MapRequest
 from satray.score.window_forward import measure

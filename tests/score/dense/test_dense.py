@@ -7,8 +7,7 @@ from score.dense import dense_material as material
 from scoring_material import make_peaked
 
 from satray.errors import InputError
-from satray.models.cam import argmax_cam, dense_cam
-from satray.models.network import pool
+from satray.models.network import argmax_cam, dense_cam, pool
 from satray.score.forward import ELEMENTS, turn, turn_back
 from satray.score.results import MapRequest
 from satray.score.window_forward import DenseScorer, measure
