@@ -164,8 +164,8 @@ def _tails(found: Mapping[str, Sequence[float]], x_label: str) -> bytes:
 
 def _reliability(document: Mapping[str, Any]) -> bytes:
     """What scores promise against what came true."""
-    edges, found = document["reliability"]["edges"], document["reliability"]["all"]
-    counts = np.asarray(found["counts"])
+    found = document["reliability"]
+    edges, counts = (np.asarray(found[name]) for name in ("edges", "counts"))
     made = figure(3.8)
     with styled():
         axis, below = made.subplots(2, 1, sharex=True, height_ratios=[3, 1])

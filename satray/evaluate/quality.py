@@ -131,11 +131,7 @@ def measure(
         "classes_never": list(trap.never),
         "reliability": {
             "edges": np.linspace(0, 1, BINS + 1).tolist(),
-            "all": reliability(scored.scores, scored.labels),
-            "by_class": {
-                name: reliability(scored.scores[:, k], scored.labels[:, k])
-                for k, name in enumerate(classes)
-            },
+            **reliability(scored.scores, scored.labels),
         },
         "tail": tail_accuracy(scored.scores, scored.labels, classes),
         "tail_quantiles": tail_accuracy(scored.ranks, scored.labels, classes, quantiles=True),
@@ -296,12 +292,10 @@ def tail_accuracy(
         quantiles: whether the thresholds are quantiles.
 
     Returns:
-        lists, NaN where undefined. `at`: (T,) thresholds of the score; for quantiles, shares of the
-        class's tiles below them. `thresholds`: (K, T) scores that a tile's must exceed. `counts`:
-        (K, T) tiles above. `accuracy`: (K, T) share of them that has the class. `mean`: (T,) mean
-        over the classes that have tiles above, the paper's figure. `classes`: (T,) how many these
-        are. `fixed`: (T,) mean over the same classes at every threshold, `fixed_classes`. `micro`:
-        (T,) all classes' tiles above thrown together.
+        lists (T,), NaN where undefined. `at`: thresholds of the score; for quantiles, shares of the
+        class's tiles below them. `mean`: of the classes that have tiles above, the paper's figure.
+        `classes`: how many these are. `fixed`: mean over the same classes at every threshold,
+        `fixed_classes`. `micro`: all classes' tiles above thrown together.
     """
     thresholds_KT = np.tile(AT_T, (len(classes), 1))
     if quantiles:
@@ -317,9 +311,6 @@ def tail_accuracy(
     lasting_K = (counts_KT > 0).all(axis=1)
     found = {
         "at": AT_T,
-        "thresholds": thresholds_KT,
-        "counts": counts_KT,
-        "accuracy": accuracy_KT,
         "mean": mean_of_defined(accuracy_KT.T),
         "classes": (counts_KT > 0).sum(axis=0),
         "fixed": mean_of_defined(accuracy_KT[lasting_K].T),

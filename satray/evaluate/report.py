@@ -1,6 +1,5 @@
 """The products of `evaluate` for the eye: plots, galleries and the HTML page."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from satray.evaluate.quality import Predicted, Quality, caution
 from satray.evaluate.reproduce import NO_CAUSE, Comparison
 from satray.report.page import html, interval, number
 from satray.report.style import PANELS_MOST, most_frequent
-from satray.runs.run import Run, library_versions
+from satray.runs.run import Run
 from satray.score.tiles import TileSet
 from satray.storage import name as last_part
 
@@ -63,8 +62,6 @@ def publish_report(
             warnings.append(comparison.line())
         towers = " + ".join(tower.backbone for tower in spec.variant.towers)
         kinds = "class" if len(spec.classes) == 1 else "classes"
-        # where a store is reached concerns nobody who reads the page
-        own_recipe = recipe.model_dump(mode="json", exclude={"storage"})
         data = html(
             "evaluate.html",
             title=f"{towers} on {recipe.split} of {last_part(recipe.index)}",
@@ -72,7 +69,7 @@ def publish_report(
             f"· model {predicted.model_id} · run {run.run_id}",
             warnings=warnings,
             footer="Written by satray; self-contained. The figures are in metrics.json, the "
-            "predictions in predictions/, the plots in plots/.",
+            "predictions in predictions/, the plots in plots/, recipe and versions in run.json.",
             headlines=_headlines(quality),
             caution=caution(spec, index.digest, recipe.split),
             recipe=recipe,
@@ -91,8 +88,6 @@ def publish_report(
             comparison=comparison,
             no_cause=NO_CAUSE,
             listed=lambda values: ", ".join(f"{value:.4g}" for value in values),
-            versions=library_versions(),
-            own_recipe=json.dumps(own_recipe, indent=2, ensure_ascii=False),
             **_gallery(recipe, tiles, predicted, quality, run),
         )
     run.publish("report.html", data)

@@ -29,10 +29,7 @@ from satray.metrics.scored import (
 )
 
 Metrics = dict[str, Any]
-"""Metric name -> value; of `PER_CLASS` it is a dict, class name -> value."""
-
-PER_CLASS = ("ap", "recall_of")
-"""Metrics that are dicts by class; in a flat row each entry is `<metric>_<class>`."""
+"""Metric name -> value; of `ap` it is a dict, class name -> value."""
 
 
 def compute_metrics(
@@ -72,9 +69,8 @@ def compute_metrics(
         `precision_macro, recall_macro, f1_macro, f2_macro`: means over the classes with
             positives; of these, one that is never given counts precision and F 0 (scikit-learn's
             `zero_division=0`). NaN if no class has positives.
-        `f1_samples, f2_samples`: means over tiles; a tile without classes that is given none
-            counts 1.0 (`zero_division=1`). With one class, or one a tile, that is the accuracy.
-        `recall_of`: for `multiclass` only, by class, NaN for a class without tiles.
+        `f2_samples`: mean over tiles; a tile without classes that is given none counts 1.0
+            (`zero_division=1`). With one class, or one a tile, that is the accuracy.
         `log_loss`: cross-entropy in nats, averaged over decisions (`multiclass`: over tiles).
         `ece`: expected calibration error (Guo et al., 2017) in 15 equal bins (a, b], mean over all
             classes (`multiclass`: each against the rest).
@@ -129,7 +125,7 @@ def figures(scored: Scored, classes: Sequence[str], w_DN: FloatArray) -> Metrics
         majority_D = np.maximum(prevalence_DK, 1 - prevalence_DK).mean(axis=1)
         balanced_D = mean_of_defined((recall_DK + by_class["specificity"]) / 2)
         positive_D = by_class["given_rate"].mean(axis=1)
-    found = {
+    return {
         "map": mean_of_defined(ap_DK),
         # as scikit-learn has it: 0 for a class that is nowhere, 1 for one that is everywhere
         "map_paper": np.where(np.isnan(ap_DK), prevalence_DK > 0, ap_DK).mean(axis=1),
@@ -142,14 +138,10 @@ def figures(scored: Scored, classes: Sequence[str], w_DN: FloatArray) -> Metrics
         "balanced_accuracy": balanced_D,
         "predicted_positive_rate": positive_D,
         **{f"{name}_macro": macro(name) for name in ("precision", "recall", "f1", "f2")},
-        "f1_samples": tiles["f1_samples"],
         "f2_samples": tiles["f2_samples"],
         "log_loss": tiles["log_loss"],
         "ece": by_class["ece"].mean(axis=1),
     }
-    if scored.task == "multiclass":
-        found["recall_of"] = dict(zip(classes, recall_DK.T, strict=True))
-    return found
 
 
 def figures_by_class(scored: Scored, w_DN: FloatArray) -> dict[str, FloatArray]:
@@ -246,11 +238,6 @@ def said(value: float, places: int = 4) -> str:
 
 
 def flat(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """One level: `ap` of class c becomes `ap_c`, `recall_of` it `recall_of_c`."""
-    row: dict[str, Any] = {}
-    for name, value in metrics.items():
-        if name in PER_CLASS:
-            row.update({f"{name}_{of}": each for of, each in value.items()})
-        else:
-            row[name] = value
-    return row
+    """One level: `ap` of class c becomes `ap_c`."""
+    by_class = {f"ap_{of}": each for of, each in metrics["ap"].items()}
+    return {name: value for name, value in metrics.items() if name != "ap"} | by_class

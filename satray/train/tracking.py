@@ -20,7 +20,6 @@ from satray import __version__
 from satray.config.base import Section, walk
 from satray.config.train import TrainRecipe
 from satray.errors import InputError, one_line
-from satray.metrics.summary import PER_CLASS
 from satray.runs.run import Run
 from satray.storage import is_remote, join
 from satray.storage.temporary import scratch
@@ -28,8 +27,8 @@ from satray.storage.temporary import scratch
 Row = dict[str, Any]
 """One evaluation (`Loop.step`): counts are integers, all else is floating."""
 
-BY_CLASS = (*PER_CLASS, "ppr")
-"""Average precision, recall (multiclass), predicted-positive rate: columns like `ap_ship`."""
+BY_CLASS = ("ap", "ppr")
+"""Average precision, predicted-positive rate: columns like `ap_ship`."""
 EVENTS = "tensorboard"
 """Folder of events, of the product and below the run's state while training goes on: so
 `tensorboard --logdir` of the run folder shows both."""

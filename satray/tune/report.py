@@ -14,7 +14,7 @@ from satray.config.train import TrainRecipe
 from satray.errors import TrainingError
 from satray.report.page import html, number
 from satray.report.style import short
-from satray.runs.run import Run, library_versions
+from satray.runs.run import Run
 from satray.storage import name as last_part
 from satray.tune.plots import parallel, rates, trial_curves
 from satray.tune.records import LABEL, Metric, TrialRecord, ended_words, label, ranked
@@ -101,18 +101,34 @@ def at_best(record: TrialRecord) -> dict[str, float]:
 # Tables
 
 
+def table_of(
+    order: Sequence[TrialRecord], metric: Metric, letters: int | None = None
+) -> list[tuple[str, ...]]:
+    """Ranked trials in words under a row of heads; the first three columns are no figures.
+
+    Args:
+        order: of `ranked`.
+        metric: what trials are compared by.
+        letters: of a configuration at most; None: all of them.
+    """
+    rows: list[tuple[str, ...]] = [
+        ("", "trial", "configuration", metric.title, "best at", "seconds", "")
+    ]
+    for place, one in enumerate(order, 1):
+        at = "–" if one.best_samples is None else f"{one.best_samples:,}"
+        status = "" if one.status == "done" else one.status
+        name, value = label(one.configuration), number(one.best, 4)
+        name = name if letters is None else short(name, letters)
+        rows.append((str(place), one.id, name, value, at, f"{one.seconds:.1f}", status))
+    return rows
+
+
 def table_lines(records: Iterable[TrialRecord], metric: Metric, most: int = LINES) -> list[str]:
     """The best trials, a line each under a line of heads; then how many there are besides."""
     order = ranked(records, metric)
-    rows = [("", metric.title, "trial", "configuration", "best at", "seconds", "")]
-    for place, one in enumerate(order[:most], 1):
-        value = "–" if one.best is None else f"{one.best:.4f}"
-        at = "–" if one.best_samples is None else f"{one.best_samples:,}"
-        status = "" if one.status == "done" else one.status
-        name = short(label(one.configuration), LABEL)
-        rows.append((str(place), value, one.id, name, at, f"{one.seconds:.1f}", status))
+    rows = table_of(order[:most], metric, LABEL)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = ">><<>><"  # figures to the right, words to the left
+    sides = "><<>>><"  # figures to the right, words to the left
     lines = [
         "  ".join(map(format, row, map("{}{}".format, sides, widths))).rstrip() for row in rows
     ]
@@ -230,8 +246,7 @@ def publish(
     recipe, metric, order = sweep.recipe, sweep.metric, ranked(records, sweep.metric)
     first = best_record(order, metric)
     top, values = at_best(first), [one.best for one in order if one.best is not None]
-    beside = [name for name in ("train_loss", "val_loss") if name != metric.column]
-    heads = ("trial", metric.title, *(name.replace("_", " ") for name in beside))
+    heads, *rows = table_of(order[:ROWS], metric)
     goes_on = f", one in {recipe.stop.factor} goes on" if recipe.stop.name != "none" else ""
     with run.activity("drawing"):
         run.progress("drawing plots")
@@ -243,7 +258,7 @@ def publish(
         f"{ended_words(order)} · best by {metric.title} · run {run.run_id}",
         warnings=(*sweep.notes, *edge_lines(sweep.space, first)),
         footer="Written by satray; self-contained. All trials are in leaderboard.parquet, "
-        "their curves in trials.parquet, the plots in plots/.",
+        "their curves in trials.parquet, the plots in plots/, versions in run.json.",
         headlines=[
             (f"best {metric.title}", first.best, None, f"after {first.best_samples:,} samples"),
             (f"median {metric.title}", statistics.median(values), None,
@@ -252,19 +267,8 @@ def publish(
               for name, title in NAMED.items() if name in top and name != metric.column),
         ],
         valued=len(values),
-        heads=(*heads, "best at", "samples", "seconds", ""),
-        rows=[
-            (
-                f"{place}. {label(one.configuration)}",
-                number(one.best, 4),
-                *(number(at_best(one).get(name), 4) for name in beside),
-                "–" if one.best_samples is None else f"{one.best_samples:,}",
-                f"{one.samples:,}",
-                f"{one.seconds:.1f}",
-                "" if one.status == "done" else one.status,
-            )
-            for place, one in enumerate(order[:ROWS], 1)
-        ],
+        heads=heads,
+        rows=rows,
         ranked=len(order),
         plots=plots,
         best_yaml=best,
@@ -281,7 +285,6 @@ def publish(
             *((f"base: {key}", text(value)) for key, value in recipe.base.items()),
             *((f"space: {axis.key}", axis.words()) for axis in sweep.space.axes),
         ],
-        versions=library_versions(),
     )  # fmt: skip
     for name, picture in plots.items():
         run.publish(f"plots/{name}.png", picture)

@@ -125,16 +125,12 @@ def test_tail_accuracy_by_hand():
     labels_NK = np.array([[1, 0], [0, 1], [1, 0]], bool)
     found = tail_accuracy(scores_NK, labels_NK, "ab")
     assert found["at"] == pytest.approx((0.5 + 0.025 * np.arange(20)).tolist())
-    assert [row[0] for row in found["counts"]] == [2, 1]  # 0.5 itself is not above 0.5
-    assert [row[0] for row in found["accuracy"]] == [0.5, 0.0]
-    assert found["accuracy"][0][-1] == 1.0
-    assert np.isnan(found["accuracy"][1][1:]).all()
     assert found["classes"] == [2] + [1] * 19
-    assert found["mean"][:2] == [0.25, 0.5]
-    assert (found["fixed_classes"], found["fixed"][0]) == (["a"], 0.5)
+    assert found["mean"][:2] == [0.25, 0.5]  # 0.5 itself is not above 0.5
+    assert (found["fixed_classes"], found["fixed"][0], found["fixed"][-1]) == (["a"], 0.5, 1.0)
     assert found["micro"][0] == pytest.approx(1 / 3)
     nothing = tail_accuracy(np.full((3, 2), 0.4), np.ones((3, 2), bool), "ab")
-    for name in ("accuracy", "mean", "fixed", "micro"):
+    for name in ("mean", "fixed", "micro"):
         assert np.isnan(nothing[name]).all()
     assert (nothing["fixed_classes"], nothing["classes"]) == ([], [0] * 20)
 
@@ -154,12 +150,11 @@ def test_quantiles_keep_every_class():
     scores_NK = rng.permuted(np.linspace([0.001, 0.5], [0.01, 1], 200), axis=0)
     labels_NK = scores_NK > [0.0055, 2]
     found = tail_accuracy(scores_NK, labels_NK, "ab", quantiles=True)
-    assert found["counts"] == [[round(200 * (1 - q)) for q in found["at"]]] * 2
-    assert found["fixed_classes"] == ["a", "b"]
-    assert found["accuracy"] == [[1.0] * 20, [0.0] * 20]
-    assert found["fixed"] == pytest.approx(found["mean"])
+    assert (found["fixed_classes"], found["classes"]) == (["a", "b"], [2] * 20)
+    # all above are right of one class, none of the other; of each as many are looked at
+    assert found["fixed"] == found["mean"] == found["micro"] == [0.5] * 20
     logits = tail_accuracy(np.log(scores_NK), labels_NK, "ab", quantiles=True)
-    assert logits["counts"] == found["counts"]  # only the order matters
+    assert logits == found  # only the order matters
 
 
 # The document
@@ -188,7 +183,7 @@ def test_the_document_is_whole_and_json(tmp_path, task, classes) -> None:
         pick = (lambda x: x[:, 0]) if task == "binary" else (lambda x: x.argmax(axis=1))
         expected = confusion_matrix(pick(found.predicted.labels), pick(quality.scored.predicted))
         assert np.array_equal(document["confusion"], expected)
-    assert sum(document["reliability"]["all"]["counts"]) == quality.scored.scores.size
+    assert sum(document["reliability"]["counts"]) == quality.scored.scores.size
 
 
 def test_the_caution_goes_by_the_bundles_own_provenance() -> None:

@@ -123,7 +123,7 @@ def test_a_sweep_of_heads_leaves_all_its_products(heads, archive) -> None:
         "bundle/model.json",
         "bundle/model.safetensors",
     } <= made
-    assert outcome.summary[0].split()[:2] == ["mAP", "trial"]
+    assert outcome.summary[0].split()[:3] == ["trial", "configuration", "mAP"]
     rows = board(run)
     assert rows[0]["trial"] in outcome.summary[1]
     assert [row["rank"] for row in rows[:3]] == [1, 2, 3]
