@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -21,7 +22,6 @@ from satray.config.base import Recipe, StorageOptions
 from satray.config.cli import build, render, to_yaml, validate
 from satray.errors import InputError, SatrayError, one_line
 from satray.runs.console import Console
-from satray.runs.ending import Ending, stopped
 from satray.runs.folder import LOG, holder, take_folder
 from satray.runs.run import Outcome, Run, RunRecord, library_versions, run_id
 from satray.storage import Storage, absolute, is_remote, join
@@ -82,18 +82,16 @@ class Job(Generic[R, P]):
 
 def main(job: Job[R, P], arguments: Sequence[str] | None = None) -> int:
     """Run a job from the command line and return its exit status."""
-    with Console() as console:
-        ending = Ending(lambda line: console.error(f"{job.name}: {line}"))
+    with Console(job.name) as console:
         try:
-            with ending.heeded():
-                rest = list(sys.argv[1:] if arguments is None else arguments)
-                return _main(job, rest, console, ending)
+            with console.heeded():
+                return _main(job, list(sys.argv[1:] if arguments is None else arguments), console)
         except BaseException as error:  # whatever ends a job, a line says so
-            status, line = (1, "") if ending.said else _last_line(job.name, error)
+            status, line = (1, "") if console.told else _last_line(job.name, error)
             if line:
                 console.error(f"{job.name}: {line}")
             console.error(f"{job.name} ended with status {status}")
-            if "ray" in sys.modules and (ending.said or not isinstance(error, Exception)):
+            if "ray" in sys.modules and (console.told or not isinstance(error, Exception)):
                 sys.stdout.flush()
                 os._exit(status)  # on an ordered way out, a Ray that was cut short aborts: 134
             return status
@@ -170,7 +168,7 @@ def perform(
     return record
 
 
-def _main(job: Job[R, P], arguments: list[str], console: Console, ending: Ending) -> int:
+def _main(job: Job[R, P], arguments: list[str], console: Console) -> int:
     if "--help" in arguments or "-h" in arguments:
         print(render(job.name, job.recipe), end="")  # noqa: T201
         return 0
@@ -204,8 +202,8 @@ def _main(job: Job[R, P], arguments: list[str], console: Console, ending: Ending
     run = Run(
         job.name, identity, out, storage, console.say, console.progress, shared=shared, ray=ray
     )
-    with take_folder(run, overwrite=recipe.overwrite, lost=ending.end) as done:
-        record = done or _work(job, recipe, prepared, run, console, ending)
+    with take_folder(run, overwrite=recipe.overwrite, lost=console.end) as done:
+        record = done or _work(job, recipe, prepared, run, console)
     if done is not None:  # the budget is no part of a run's identity: by today's
         record = replace(record, error_budget=getattr(recipe, "error_budget", record.error_budget))
     for line in record.summary:
@@ -227,34 +225,31 @@ def _main(job: Job[R, P], arguments: list[str], console: Console, ending: Ending
     return record.status
 
 
-def _work(
-    job: Job[R, P], recipe: R, prepared: P, run: Run, console: Console, ending: Ending
-) -> RunRecord:
+def _work(job: Job[R, P], recipe: R, prepared: P, run: Run, console: Console) -> RunRecord:
     """Do the work with its output in the log, and record it."""
     place = join(run.state, LOG)
     log = _temporary_log(run.run_id) if is_remote(place) else Path(place)
-    with ending.witnessed(job.name, log, place):
-        try:
-            with console.quiet(log):
-                session = _session(job, recipe, prepared, run, ending)
-                record = perform(job, recipe, prepared, run, session)
-        except BaseException as error:
-            with log.open("a") as sink:
-                traceback.print_exc(file=sink)
-            place = _bring(log, place, run.storage)
-            if ending.said or isinstance(error, InputError) or not isinstance(error, Exception):
-                raise
-            what = "log:" if isinstance(error, SatrayError) else "traceback in"
-            raise SatrayError(f"{one_line(error)} ({what} {place})") from error
-        if record.idle:
-            log.unlink(missing_ok=True)
-        else:
-            _bring(log, place, run.storage)
+    try:
+        with console.quiet(log, place):
+            session = _session(job, recipe, prepared, run, console)
+            record = perform(job, recipe, prepared, run, session)
+    except BaseException as error:
+        with log.open("a") as sink:
+            traceback.print_exc(file=sink)
+        place = _bring(log, place, run.storage)
+        if console.told or isinstance(error, InputError) or not isinstance(error, Exception):
+            raise
+        what = "log:" if isinstance(error, SatrayError) else "traceback in"
+        raise SatrayError(f"{one_line(error)} ({what} {place})") from error
+    if record.idle:
+        log.unlink(missing_ok=True)
+    else:
+        _bring(log, place, run.storage)
     return record
 
 
 @contextlib.contextmanager
-def _session(job: Job[R, P], recipe: R, prepared: P, run: Run, ending: Ending) -> Iterator[None]:
+def _session(job: Job[R, P], recipe: R, prepared: P, run: Run, console: Console) -> Iterator[None]:
     """Ray within the block, where it does the work; local paths are refused on a cluster."""
     if not run.ray:
         yield
@@ -278,7 +273,7 @@ def _session(job: Job[R, P], recipe: R, prepared: P, run: Run, ending: Ending) -
             time.sleep(LAG)
             raise
         except BaseException as error:  # said before anything is undone, which may not end well
-            ending.tell(_last_line(job.name, error)[1])
+            console.tell(_last_line(job.name, error)[1])
             raise
 
 
@@ -377,11 +372,15 @@ def _temporary_log(name: str) -> Path:
 
 def _last_line(name: str, error: BaseException) -> tuple[int, str]:
     """Exit status and the line for what ended a job."""
+    go_on = "; the same command continues it"
     match error:
         case SatrayError():
             return error.exit_status, str(error)
-        case KeyboardInterrupt() | SystemExit():
-            return 1, stopped(error)
+        case KeyboardInterrupt():
+            return 1, f"interrupted{go_on}"
+        case SystemExit():  # by a signal, or by whatever else turned into an exit
+            how = "SIGTERM" if error.code == signal.SIGTERM else f"exit {error.code}"
+            return 1, f"told to end ({how}){go_on}"
     line = one_line(error)
     with contextlib.suppress(OSError):  # a defect, but the person gets a line all the same
         log = _temporary_log(name)
