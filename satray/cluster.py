@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from satray import sessions
 from satray.config.base import Resources
@@ -177,32 +177,20 @@ class Workers:
 
 
 def readers(resources: Resources, busy: float = 0.0) -> Readers:
-    """What reads tiles for a job. Ray is up.
-
-    Args:
-        resources: what the job asks for.
-        busy: CPUs that its workers or actors hold.
-    """
-    free = _total("CPU") - busy
-    return readers_of(resources.read_tasks, local=is_local(), free=free, cores=cores())
-
-
-def readers_of(wanted: int | Literal["auto"], *, local: bool, free: float, cores: int) -> Readers:
-    """The rule of `resources.read_tasks`.
+    """What reads tiles for a job, by `resources.read_tasks`. Ray is up.
 
     On a cluster no figure bounds them: Ray Data holds them back where their consumers are fed, and
     nodes may still come. One machine's cores decode no faster for more processes than cores.
 
     Args:
-        wanted: the key.
-        local: whether Ray was started for this job alone.
-        free: logical CPUs of that Ray which consumers do not hold.
-        cores: of this machine.
+        resources: what the job asks for.
+        busy: CPUs that its workers or actors hold.
     """
-    if not local:
+    wanted = resources.read_tasks
+    if not is_local():
         return Readers(None if wanted == "auto" else wanted, 1.0)
-    most = min(max(1, int(free / LOCAL_READ_CPUS)), max(2, cores))
-    return Readers(most if wanted == "auto" else wanted)
+    free = int((_total("CPU") - busy) / LOCAL_READ_CPUS)
+    return Readers(min(max(1, free), max(2, cores())) if wanted == "auto" else wanted)
 
 
 def cpus_of(nodes: Sequence[float], count: int) -> int:

@@ -138,7 +138,7 @@ def scored(
         shared=given.only_new,
         ray=ray,
     )
-    with take_folder(run, overwrite=False):
+    with take_folder(run, overwrite=False, lost=print):
         outcome = record = perform(JOB, given, found, run)
     return run, outcome, record, said
 

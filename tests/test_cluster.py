@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from satray.cluster import Readers, cpus_of, readers_of
+from satray.cluster import LOCAL, Readers, cpus_of, readers
 from satray.config.base import Resources
 from satray.errors import InputError, SatrayError
 
@@ -26,8 +26,11 @@ from satray.errors import InputError, SatrayError
         (7, False, 56, 4, Readers(7, 1.0)),
     ],
 )
-def test_readers(wanted, local, free, cores, found):
-    assert readers_of(wanted, local=local, free=free, cores=cores) == found
+def test_readers(monkeypatch, wanted, local, free, cores, found):
+    has = {"CPU": free + 3.0} | ({LOCAL: 1.0} if local else {})
+    monkeypatch.setattr("ray.cluster_resources", lambda: has)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+    assert readers(Resources(read_tasks=wanted), busy=3.0) == found
     assert found.expected == (found.at_once or 8)
 
 

@@ -7,7 +7,6 @@ several who try one succeeds. A process that finds a higher number, or its own g
 dead and gives up.
 """
 
-import _thread
 import contextlib
 import functools
 import json
@@ -40,7 +39,7 @@ def take_folder(
     run: Run,
     *,
     overwrite: bool,
-    lost: Callable[[str], None] = lambda _: _thread.interrupt_main(),
+    lost: Callable[[str], None],
     beat: float = BEAT,
     lease: float = LEASE,
 ) -> Iterator[RunRecord | None]:

@@ -42,8 +42,8 @@ def run_in(out: str, run_id: str = "0123456789ab") -> Run:
     return Run("train", run_id, str(out), Storage())
 
 
-def take(run: Run, *, overwrite: bool = False, **how):
-    return take_folder(run, overwrite=overwrite, **how)
+def take(run: Run, *, overwrite: bool = False, lost=print, **how):
+    return take_folder(run, overwrite=overwrite, lost=lost, **how)
 
 
 def leave_claim(run: Run, maker: str, number: int = 1) -> None:
