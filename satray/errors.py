@@ -29,6 +29,10 @@ class DecodeError(SatrayError):
     """One image cannot be read; the message is the reason that goes into its quarantine row."""
 
 
+class MisfitError(DecodeError):
+    """One image can be read, but is not what is wanted of it."""
+
+
 class TrainingError(SatrayError):
     """Training cannot go on (a loss that is not finite, say); the last good checkpoint stays."""
 

@@ -177,21 +177,18 @@ class _Watched(Stages):
         return object.__getattribute__(self, "stages").open(item)
 
     def network(self, gpu: bool) -> Any:
-        found = object.__getattribute__(self, "stages").network(gpu)
+        found, engine = object.__getattribute__(self, "stages").network(gpu)
         by = self.by
 
-        class Network:
-            engine = found.engine
+        def network(job: Any, part: int, pixels: Any) -> Any:
+            if by.before is not None:
+                by.before(job.number, part)
+            said = found(job, part, pixels)
+            by.done.append((job.number, part))
+            by.px += job.px // job.parts
+            return said
 
-            def __call__(self, job: Any, part: int, pixels: Any) -> Any:
-                if by.before is not None:
-                    by.before(job.number, part)
-                said = found(job, part, pixels)
-                by.done.append((job.number, part))
-                by.px += job.px // job.parts
-                return said
-
-        return Network()
+        return network, engine
 
 
 def rows_of(run: Run, path: str) -> list[dict[str, Any]]:

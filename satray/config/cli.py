@@ -243,8 +243,7 @@ def _kind_in_words(kind: Any) -> str:
     if origin is Literal:
         return "|".join(str(choice) for choice in inner)
     if origin is tuple:
-        length = "list of" if inner[-1] is Ellipsis else f"list of {len(inner)}, each"
-        return f"{length} {in_words(inner[0])}"
+        return f"list of {in_words(inner[0])}"
     if is_section(kind):
         return f"{{{', '.join(kind.model_fields)}}}"
     return "mapping" if origin is dict else WORDS.get(kind, "value")

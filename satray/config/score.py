@@ -44,11 +44,6 @@ class DetectionOptions(Section):
     classes: Texts | None = key(
         None, "classes to find; default those of cam.classes, every one where it is []"
     )
-    within: Literal["auto", "tiles", "scene"] = key(
-        "auto",
-        "tiles: only in tiles that are given the class; scene: anywhere; auto: tiles where the "
-        "head pools by maximum, whose evidence against a class a single cell may lack",
-    )
     distance: NotNegative = key(
         0.5, "of two nearer to each other the weaker is dropped", unit="tiles"
     )
@@ -235,16 +230,6 @@ class ExportRecipe(Recipe):
     formats: Annotated[tuple[Format, ...], ONE_ALONE] = key(
         ("encoder", "onnx", "torch"),
         "encoder: a feature pyramid a tower, for satray.models.encoder.load_encoder; onnx and "
-        "torch (.pt2): the whole classifier on stored pixels",
+        "torch (.pt2): the whole classifier, on training tiles' stored pixels",
         min_length=1,
-    )
-    tile: tuple[int, int] | None = key(
-        None,
-        "onnx, torch: height and width of the tiles to be given; default the training tiles'",
-        unit="px",
-    )
-    tolerance: Positive = key(
-        1e-4,
-        "largest difference of any logit and score from the bundle's, relative where logits are "
-        "above 1, that is let through",
     )

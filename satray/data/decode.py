@@ -36,7 +36,7 @@ from satray.data.values import (
     units_of_file,
     valid_values,
 )
-from satray.errors import DecodeError, counted, listed
+from satray.errors import DecodeError, MisfitError, counted, listed
 
 if TYPE_CHECKING:
     from satray.storage import Storage, Version
@@ -135,8 +135,9 @@ def decode(
         The tile.
 
     Raises:
-        DecodeError: empty, not an image, cut short, too large, complex, a palette, other bands than
-            named, a mask of another size.
+        MisfitError: another number of bands than named.
+        DecodeError: empty, not an image, cut short, too large, complex, a palette, a mask of
+            another size.
     """
     # libpng reads PNG strictly; GDAL's own fast reader takes what memory held for missing rows
     with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM="NO"), _opened(data, mask, pages) as raster:
@@ -315,7 +316,7 @@ def _header(raster: Raster, bands: tuple[str, ...] | None, world: World | None) 
     numbers, _ = raster.data_bands(len(bands or ()))
     if bands is not None and len(bands) != len(numbers):
         there = raster.summary() if len(bands) != raster.count else f"{len(numbers)} bands"
-        raise DecodeError(f"has {there}, bands=[...] names {len(bands)}")
+        raise MisfitError(f"has {there}, bands=[...] names {len(bands)}")
     if not numbers:
         raise DecodeError("holds no band but alpha")
     texts = [raster.descriptions[number - 1] for number in numbers]

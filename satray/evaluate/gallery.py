@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from satray.metrics.scored import Scored
 from satray.models.geometry import cam_transform, centred
-from satray.score.job import wanted_of
 from satray.score.results import MapRequest
-from satray.score.tiles import TileSet, read_block
+from satray.score.tiles import TileSet, read_block, wanted_of
 from satray.storage import Storage
 
 if TYPE_CHECKING:  # they import torch
@@ -152,7 +151,7 @@ def render(
     bands = colour if len(colour) == 3 else [0, 1, 2] if len(spec.bands) >= 3 else [0]
     middle, reach = (np.asarray(values)[bands] for values in (spec.mean, spec.std))
     low, high = tuple(middle - 2 * reach), tuple(middle + 2 * reach)
-    wanted = wanted_of(spec, tiles, MapRequest())
+    wanted = wanted_of(spec, tiles)
     rows = sorted({pick.row for pick in picks})
     colours: dict[int, NDArray[np.uint8]] = {}
     evidence: dict[tuple[int, int], NDArray[np.float64]] = {}

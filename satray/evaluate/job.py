@@ -15,17 +15,12 @@ from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.executor import computes_on_gpu
 from satray.runs.run import Outcome, Run, digest_file, library_versions, to_json
 from satray.score.blocks import Blocks
-from satray.score.job import (
-    refuse_dtype,
-    score_tiles,
-    wanted_of,
-)
+from satray.score.job import refuse_dtype, score_tiles
 from satray.score.predictions import failure_lines
-from satray.score.results import MapRequest
 from satray.score.scheduler import wants_ray
 from satray.score.settings import D4_SAID
-from satray.score.tile_stages import px_of_tiles
-from satray.score.tiles import TileSet, tiles_of_index
+from satray.score.tile_stages import TileScoring
+from satray.score.tiles import TileSet, tiles_of_index, wanted_of
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:  # it imports torch
@@ -98,7 +93,7 @@ def _check_fit(spec: "BundleSpec", index: TileIndex) -> None:
 def plan(recipe: EvaluateRecipe, found: Inputs, _: Storage) -> list[str]:
     """Say what would be predicted, and with what."""
     spec, tiles = found.spec, found.tiles
-    wanted = wanted_of(spec, tiles, MapRequest())
+    wanted = wanted_of(spec, tiles)
     blocks = Blocks.of("", len(tiles), wanted.tile_bytes)
     lines = [
         f"bundle: {', '.join(tower.backbone for tower in spec.variant.towers)}, "
@@ -116,8 +111,7 @@ def plan(recipe: EvaluateRecipe, found: Inputs, _: Storage) -> list[str]:
 
 def large(recipe: EvaluateRecipe, found: Inputs) -> bool:
     """Whether `resources.ray=auto` takes Ray."""
-    px = px_of_tiles(len(found.tiles), found.spec, recipe.symmetries == "d4")
-    return wants_ray(px, recipe.resources)
+    return wants_ray(_scoring(recipe, found.spec).px(len(found.tiles)), recipe.resources)
 
 
 def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
@@ -134,13 +128,10 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
     gathered = Gathered(spec.classes)
     merged = score_tiles(
         run,
-        recipe.bundle,
+        _scoring(recipe, spec),
         found.tiles,
-        MapRequest(),
-        recipe.batch,
         recipe.resources,
         gathered.add,
-        symmetries=recipe.symmetries,
         fresh=recipe.reproduce is not None,
     )
     predicted = gathered.predicted()
@@ -200,6 +191,10 @@ def device(recipe: EvaluateRecipe, run: Run) -> str:
         return "cpu"
     models = cluster.gpu_types()
     return f"gpu ({', '.join(models)})" if models else "gpu"
+
+
+def _scoring(recipe: EvaluateRecipe, spec: "BundleSpec") -> TileScoring:
+    return TileScoring(recipe.bundle, spec, batch=recipe.batch, d4=recipe.symmetries == "d4")
 
 
 def _metric_lines(quality: Quality | None, classes: int) -> list[str]:

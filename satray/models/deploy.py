@@ -43,15 +43,16 @@ class Whole(nn.Module):
         return logits_BK, z_BK.softmax(1) if self._softmax else z_BK.sigmoid()
 
 
-def trace(bundle: Bundle, height: int, width: int) -> ExportedProgram:
-    """The program of a bundle on the CPU, for tiles of so many stored px.
+def trace(bundle: Bundle) -> ExportedProgram:
+    """The program of a bundle on the CPU, for tiles of the shape that it was trained on.
 
     Raises:
         InputError: torch cannot trace the network.
     """
     spec = bundle.spec
     # Two tiles, since torch would take one for a constant.
-    pixels_BCHW = torch.zeros(2, len(spec.bands), height, width, dtype=getattr(torch, spec.dtype))
+    shape = 2, len(spec.bands), *spec.tile_shape
+    pixels_BCHW = torch.zeros(shape, dtype=getattr(torch, spec.dtype))
     try:
         with quiet():
             return torch.export.export(

@@ -9,7 +9,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,8 +26,8 @@ BLOCK_BYTES = 32 << 20
 BLOCK_TILES = 128
 """Most tiles of a block: what is lost when a worker dies, and what a progress line counts."""
 
-PART_ROWS = 1_000_000
-"""Most rows of a predictions file."""
+PREDICTIONS = "predictions/part-00000.parquet"
+"""The run's table of predictions: one file, in row groups."""
 
 PRODUCTS = b"satray.products"
 """Key of a block file's metadata: the maps that were written for it, as JSON."""
@@ -122,7 +121,7 @@ def merge(
     layout: Layout,
     each: Callable[[pa.Table], object] | None = None,
 ) -> Merged:
-    """Publish `predictions/part-NNNNN.parquet` and `failures.parquet`, and record the maps.
+    """Publish the predictions and `failures.parquet`, and record the maps.
 
     Args:
         run: the run; every block has its file.
@@ -133,24 +132,28 @@ def merge(
     schema = layout.schema()
     failures: list[pa.Table] = []
     reasons: Counter[str] = Counter()
+    engines: set[str] = set()
     maps = 0
     with scratch("merge") as folder:
-        parts = _Parts(run, layout, folder)
-        for table in _tables(run.storage, blocks):
-            metadata = table.schema.metadata or {}
-            for item in json.loads(metadata.get(PRODUCTS, b"[]")):
-                run.record(Product(**item))
-                maps += 1
-            bad = table.filter(pc.equal(table.column("status"), FAILED))
-            if bad.num_rows:
-                failures.append(bad.select(FAILURES.names).cast(FAILURES))
-                pairs = zip(bad["stage"].to_pylist(), bad["error"].to_pylist(), strict=True)
-                reasons.update(f"{stage}: {error}" for stage, error in pairs)
-            rows = table.select(schema.names).replace_schema_metadata(None)
-            if each is not None:
-                each(rows)
-            parts.add(rows, metadata[ENGINE].decode())
-        parts.close()
+        path = folder / "predictions.parquet"
+        with PredictionsWriter(path, layout) as writer:
+            for table in _tables(run.storage, blocks):
+                metadata = table.schema.metadata or {}
+                engines.add(metadata[ENGINE].decode())
+                for item in json.loads(metadata.get(PRODUCTS, b"[]")):
+                    run.record(Product(**item))
+                    maps += 1
+                bad = table.filter(pc.equal(table.column("status"), FAILED))
+                if bad.num_rows:
+                    failures.append(bad.select(FAILURES.names).cast(FAILURES))
+                    pairs = zip(bad["stage"].to_pylist(), bad["error"].to_pylist(), strict=True)
+                    reasons.update(f"{stage}: {error}" for stage, error in pairs)
+                rows = table.select(schema.names).replace_schema_metadata(None)
+                if each is not None:
+                    each(rows)
+                writer.write(rows)
+            writer.made["engine"] = "; ".join(sorted(engines))
+        run.publish(PREDICTIONS, path, rows=writer.rows)
     failed = pa.concat_tables(failures) if failures else FAILURES.empty_table()
     run.publish_table("failures.parquet", failed)
     return Merged(blocks.tiles, failed.num_rows, maps, reasons)
@@ -174,31 +177,3 @@ def _tables(storage: Storage, blocks: Blocks) -> Iterator[pa.Table]:
                     "remove it and rerun"
                 )
             yield table
-
-
-class _Parts:
-    """Writes files of `PART_ROWS`, a row group at a time, so that memory stays small."""
-
-    def __init__(self, run: Run, layout: Layout, folder: Path) -> None:
-        self._run, self._layout = run, layout
-        self._path = folder / "part.parquet"
-        self._number = 0
-        self._writer = PredictionsWriter(self._path, layout)
-        self._engines: set[str] = set()
-
-    def add(self, table: pa.Table, engine: str) -> None:
-        """Append a block; one that would overfill the part starts the next."""
-        if self._writer.rows and self._writer.rows + table.num_rows > PART_ROWS:
-            self.close()
-            self._writer = PredictionsWriter(self._path, self._layout)
-        self._writer.write(table)
-        self._engines.add(engine)
-
-    def close(self) -> None:
-        """Publish the part that is open."""
-        self._writer.made = {"engine": "; ".join(sorted(self._engines))}
-        self._engines.clear()
-        self._writer.close()
-        name = f"predictions/part-{self._number:05d}.parquet"
-        self._run.publish(name, self._path, rows=self._writer.rows)
-        self._number += 1

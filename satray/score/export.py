@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.config.score import ExportRecipe
-from satray.errors import InputError, SatrayError
+from satray.errors import SatrayError
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Outcome, Run, to_json
 from satray.storage import Storage, join
@@ -23,6 +23,9 @@ if TYPE_CHECKING:  # it imports torch
 
 Arrays = tuple[NDArray[Any], ...]
 
+TOLERANCE = 1e-4
+"""Largest difference of any logit and score from the bundle's, relative where logits are above 1,
+that is let through."""
 TRIED = (1, 3)
 """Tiles in the batches that products are compared on."""
 
@@ -41,19 +44,17 @@ def read(recipe: ExportRecipe, storage: Storage) -> Described:
     """Read the bundle's description and digest.
 
     Raises:
-        InputError: no bundle, or a tile of no size.
+        InputError: no bundle.
     """
     found = bundle_digest(bundle_digests(recipe.bundle, storage))
-    spec = read_spec(recipe.bundle, storage)
-    _tile(recipe, spec)
-    return Described(spec, {"bundle": found})
+    return Described(read_spec(recipe.bundle, storage), {"bundle": found})
 
 
 def plan(recipe: ExportRecipe, found: Described, storage: Storage) -> list[str]:
     """Say what would be written."""
     del storage
     spec = found.spec
-    height, width = _tile(recipe, spec)
+    height, width = spec.tile_shape
     towers = [f"{tower.name} ({tower.backbone})" for tower in spec.variant.towers]
     lines = {
         "encoder": f"encoder: {', '.join(towers)}: encoder/TOWER.safetensors",
@@ -69,7 +70,7 @@ def work(recipe: ExportRecipe, found: Described, run: Run) -> Outcome:
     from satray.models.bundle import load_bundle
 
     bundle = load_bundle(recipe.bundle, run.storage)
-    spec, shape = bundle.spec, _tile(recipe, bundle.spec)
+    spec = bundle.spec
     encoders, programs, lines = [], [], []
     for tower in spec.variant.towers if "encoder" in recipe.formats else ():
         encoders.append(_export_encoder(run, bundle, tower.name))
@@ -77,7 +78,7 @@ def work(recipe: ExportRecipe, found: Described, run: Run) -> Outcome:
         lines.append(f"{encoders[-1]['file']}: strides {strides}")
     wanted: list[str] = [name for name in ("onnx", "torch") if name in recipe.formats]
     if wanted:
-        programs = _export_programs(run, bundle, shape, wanted, recipe.tolerance)
+        programs = _export_programs(run, bundle, wanted)
     for made in programs:
         said = f"largest difference from the bundle {made['difference']:.1e}"
         lines.append(f"{made['file']}: {said}")
@@ -85,7 +86,7 @@ def work(recipe: ExportRecipe, found: Described, run: Run) -> Outcome:
         "model_id": bundle.model_id,
         "input": {
             "name": "pixels",
-            "shape": ["batch", len(spec.bands), *shape],
+            "shape": ["batch", len(spec.bands), *spec.tile_shape],
             "dtype": spec.dtype,
             "bands": list(spec.bands),
             "meaning": "pixels as stored, neither scaled nor normalised",
@@ -108,13 +109,6 @@ def work(recipe: ExportRecipe, found: Described, run: Run) -> Outcome:
     )
 
 
-def _tile(recipe: ExportRecipe, spec: "BundleSpec") -> tuple[int, int]:
-    height, width = recipe.tile or spec.tile_shape
-    if min(height, width) < 1:
-        raise InputError(f"tile: found {height} x {width}, accepted: two positive numbers of px")
-    return height, width
-
-
 def _export_encoder(run: Run, bundle: "Bundle", tower: str) -> dict[str, Any]:
     from satray.models.encoder import encoder_file, load_encoder
 
@@ -130,14 +124,12 @@ def _export_encoder(run: Run, bundle: "Bundle", tower: str) -> dict[str, Any]:
     }
 
 
-def _export_programs(
-    run: Run, bundle: "Bundle", shape: tuple[int, int], names: list[str], tolerance: float
-) -> list[dict[str, Any]]:
+def _export_programs(run: Run, bundle: "Bundle", names: list[str]) -> list[dict[str, Any]]:
     from satray.models.deploy import onnx_file, torch_file, trace
 
     run.progress("tracing the network")
     with run.activity("tracing"):
-        program = trace(bundle, *shape)
+        program = trace(bundle)
     made = []
     for name in names:
         path, write, read = {
@@ -147,10 +139,10 @@ def _export_programs(
         with run.activity(f"writing {name}"):
             data = write(program, bundle)
         with run.activity("comparing"):
-            difference = compare(read(data), bundle, shape)
-        if not difference <= tolerance:
+            difference = compare(read(data), bundle)
+        if not difference <= TOLERANCE:
             raise SatrayError(
-                f"{path}: differs from the bundle by {difference:.2e} (tolerance={tolerance:g}); "
+                f"{path}: differs from the bundle by {difference:.2e}, accepted: {TOLERANCE:g}; "
                 "not published"
             )
         run.publish(path, data)
@@ -158,15 +150,12 @@ def _export_programs(
     return made
 
 
-def compare(
-    program: Callable[[NDArray[Any]], Arrays], bundle: "Bundle", shape: tuple[int, int]
-) -> float:
+def compare(program: Callable[[NDArray[Any]], Arrays], bundle: "Bundle") -> float:
     """The largest difference of a program from the bundle it was made of.
 
     Args:
         program: logits and scores of stored pixels (B, C, H, W).
         bundle: the bundle.
-        shape: height and width of tiles, px.
 
     Returns:
         Over batches of one and of three random tiles: max |difference| of any score, or of any
@@ -176,7 +165,7 @@ def compare(
 
     most = 0.0
     for seed, tiles in enumerate(TRIED):
-        pixels_BCHW = random_tiles(bundle.spec, tiles, shape, seed)
+        pixels_BCHW = random_tiles(bundle.spec, tiles, seed)
         logits, scores = (np.asarray(out, dtype=np.float64) for out in program(pixels_BCHW))
         own = bundle.logits(torch.from_numpy(pixels_BCHW))
         wanted, own_scores = own.double().numpy(), bundle.scores(own).numpy()
@@ -185,7 +174,7 @@ def compare(
     return most
 
 
-def random_tiles(spec: "BundleSpec", tiles: int, shape: tuple[int, int], seed: int) -> NDArray[Any]:
+def random_tiles(spec: "BundleSpec", tiles: int, seed: int) -> NDArray[Any]:
     """Noise around levels that differ from band to band, within the dtype: (B, C, H, W)."""
     rng = np.random.default_rng(seed)
     dtype = np.dtype(spec.dtype)
@@ -194,7 +183,7 @@ def random_tiles(spec: "BundleSpec", tiles: int, shape: tuple[int, int], seed: i
     else:
         low, high = min(spec.mean) - 2 * max(spec.std), max(spec.mean) + 2 * max(spec.std)
     level = rng.uniform(0.1, 0.8, (tiles, len(spec.bands), 1, 1))
-    values = level + rng.uniform(-0.1, 0.2, (tiles, len(spec.bands), *shape))
+    values = level + rng.uniform(-0.1, 0.2, (tiles, len(spec.bands), *spec.tile_shape))
     pixels: NDArray[Any] = (low + values * (high - low)).astype(dtype)
     return pixels
 

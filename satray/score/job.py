@@ -18,7 +18,6 @@ from satray.data.georeference import world_files
 from satray.data.index import TileIndex, read_index
 from satray.data.match import is_image, with_extensions
 from satray.data.raster import MASK
-from satray.data.values import Units, as_units
 from satray.errors import InputError
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Outcome, Run, digest_entries
@@ -27,21 +26,19 @@ from satray.score.predictions import Layout, failure_lines, matrix, predicted_li
 from satray.score.results import MapRequest
 from satray.score.scheduler import Tally, run_stages, wants_ray
 from satray.score.settings import D4_SAID, maps_of, towers_with_shares
-from satray.score.tile_stages import px_of_tiles
+from satray.score.tile_stages import TileScoring, TileStages
 from satray.score.tiles import (
     TileSet,
-    Wanted,
-    described,
     is_index,
     look,
     tiles_of_index,
     tiles_of_prefix,
+    wanted_of,
 )
 from satray.storage import Storage
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
-    from satray.score.engines import EngineKey, PrecisionKey
     from satray.score.scenes_job import Scenes
 
 
@@ -57,26 +54,28 @@ class Tiles:
     """The tiles."""
     bytes: int
     """What their files hold in all."""
+    notes: tuple[str, ...]
+    """What a few of them hold besides plain bands, a line each."""
     digests: dict[str, str]
     """Of bundle and tiles."""
 
     def plan(self, recipe: ScoreRecipe, storage: Storage) -> list[str]:
         """Say what would be scored, and with what."""
+        del storage
         spec, maps, tiles = self.spec, self.maps, self.tiles
-        wanted = wanted_of(spec, tiles, maps)
+        wanted = wanted_of(spec, tiles)
         blocks = Blocks.of("", len(tiles), wanted.tile_bytes)
         towers = [f"{tower.name} ({tower.backbone})" for tower in spec.variant.towers]
         lines = [
             f"bundle: {', '.join(towers)}, {len(spec.classes)} classes ({spec.task}), "
             f"bands {', '.join(spec.bands)} in {spec.dtype}",
-            f"tiles: {len(tiles):,} {'of a tile index' if tiles.indexed else 'images'}, "
+            f"tiles: {len(tiles):,} {'of a tile index' if tiles.source.indexed else 'images'}, "
             f"{self.bytes / 1e6:,.1f} MB to read in {len(tiles):,} requests; delivered as "
             f"{wanted.height} x {wanted.width} px",
             f"work: {blocks.count:,} blocks of {blocks.size} tiles; actors: "
             f"{recipe.resources.workers}, read tasks: {recipe.resources.read_tasks}",
         ]
-        if not tiles.indexed:
-            lines += described(tiles, storage)
+        lines += self.notes
         if recipe.symmetries == "d4":
             lines.append(D4_SAID)
         if maps.classes:
@@ -89,7 +88,7 @@ class Tiles:
     def work(self, recipe: ScoreRecipe, run: Run) -> Outcome:
         """Score the tiles; publish `predictions/`, `cam/` and `failures.parquet`."""
         spec, maps, tiles = self.spec, self.maps, self.tiles
-        for line in [] if tiles.indexed else described(tiles, run.storage):
+        for line in self.notes:
             run.say(line)
         predicted: Counter[str] = Counter(dict.fromkeys(spec.classes, 0))
 
@@ -97,18 +96,7 @@ class Tiles:
             given = np.nansum(matrix(table, "pred", spec.classes), axis=0)
             predicted.update({name: int(n) for name, n in zip(spec.classes, given, strict=True)})
 
-        merged = score_tiles(
-            run,
-            recipe.bundle,
-            tiles,
-            maps,
-            recipe.batch,
-            recipe.resources,
-            count,
-            symmetries=recipe.symmetries,
-            engine=recipe.engine,
-            precision=recipe.precision,
-        )
+        merged = score_tiles(run, self._scoring(recipe), tiles, recipe.resources, count)
         scored = merged.tiles - merged.failed
         summary = [f"scored {scored:,} of {merged.tiles:,} tiles: predictions/"]
         if scored:
@@ -131,11 +119,21 @@ class Tiles:
 
     def large(self, recipe: ScoreRecipe) -> bool:
         """Whether `resources.ray=auto` takes Ray."""
-        px = px_of_tiles(len(self.tiles), self.spec, recipe.symmetries == "d4")
-        return wants_ray(px, recipe.resources)
+        return wants_ray(self._scoring(recipe).px(len(self.tiles)), recipe.resources)
 
     def early(self, recipe: ScoreRecipe, run: Run) -> None:
         """Nothing comes before Ray."""
+
+    def _scoring(self, recipe: ScoreRecipe) -> TileScoring:
+        return TileScoring(
+            recipe.bundle,
+            self.spec,
+            self.maps,
+            recipe.batch,
+            recipe.symmetries == "d4",
+            recipe.engine,
+            recipe.precision,
+        )
 
 
 def read(recipe: ScoreRecipe, storage: Storage) -> "Tiles | Scenes":
@@ -158,17 +156,17 @@ def read(recipe: ScoreRecipe, storage: Storage) -> "Tiles | Scenes":
     if is_index(place, storage):
         index = read_index(place, storage)
         tiles = _indexed(recipe, index, bands)
-        select(tiles.names or (), spec.bands)
+        select(tiles.source.names or (), spec.bands)
         refuse_dtype(index.meta.dtype, spec, f"tiles={recipe.tiles}")
         size = sum(index.table.column("bytes").to_pylist())
-        return Tiles(spec, maps, tiles, size, {"bundle": found, "tiles": index.digest})
+        return Tiles(spec, maps, tiles, size, (), {"bundle": found, "tiles": index.digest})
     listed = list(with_extensions(storage.list(place), recipe.extensions))
     tiles = tiles_of_prefix(place, listed, bands, recipe.pages)
-    look(tiles, wanted_of(spec, tiles, maps), storage)
+    notes = look(tiles, wanted_of(spec, tiles, maps=bool(maps.classes)), storage)
     images = [e for e in listed if is_image(e.key.removesuffix(MASK))]
     digest = digest_entries([*images, *world_files(listed).values()])
     size = sum(entry.size for entry in listed if is_image(entry.key))
-    return Tiles(spec, maps, tiles, size, {"bundle": found, "tiles": digest})
+    return Tiles(spec, maps, tiles, size, tuple(notes), {"bundle": found, "tiles": digest})
 
 
 def plan(recipe: ScoreRecipe, found: "Tiles | Scenes", storage: Storage) -> list[str]:
@@ -191,43 +189,14 @@ def early(recipe: ScoreRecipe, found: "Tiles | Scenes", run: Run) -> "Outcome | 
     return found.early(recipe, run)
 
 
-def wanted_of(spec: "BundleSpec", tiles: TileSet, maps: MapRequest) -> Wanted:
-    """What the bundle wants of these tiles."""
-    height, width = spec.tile_shape
-    return Wanted(
-        bands=spec.bands,
-        dtype=spec.dtype,
-        height=height,
-        width=width,
-        names=tiles.names,
-        indexed=tiles.indexed,
-        index_named=tiles.index_named,
-        maps=bool(maps.classes),
-        units=as_units(spec.units),
-        stated=_stated(spec, tiles),
-        pages=tiles.pages,
-    )
-
-
-def _stated(spec: "BundleSpec", tiles: TileSet) -> Units:
-    """What an index says of the bundle's bands; a band that it lacks is refused elsewhere."""
-    by_name = dict(zip(tiles.names or (), tiles.units, strict=False))
-    return tuple(by_name.get(band) for band in spec.bands) if by_name else ()
-
-
 def score_tiles(
     run: Run,
-    bundle: str,
+    scoring: TileScoring,
     tiles: TileSet,
-    maps: MapRequest,
-    batch: int,
     resources: Resources,
     each: Callable[[pa.Table], object] | None = None,
     *,
-    symmetries: str = "none",
     fresh: bool = False,
-    engine: "EngineKey" = "eager",
-    precision: "PrecisionKey" = "fp32",
 ) -> Merged:
     """Score tiles and publish predictions, failures and maps.
 
@@ -235,24 +204,19 @@ def score_tiles(
 
     Args:
         run: the run; says whether Ray is up.
-        bundle: bundle folder, or a train run's `out`.
+        scoring: how.
         tiles: what to score.
-        maps: maps to write.
-        batch: tiles a forward pass.
         resources: actors, read tasks, GPUs.
         each: called with each block's predictions, in order.
-        symmetries: `d4` averages over the eight symmetries of each tile; `none` does not.
         fresh: score every block now, with the libraries, device and files of now.
-        engine: what computes features on CPUs.
-        precision: of the backbones.
     """
     from satray.models.bundle import load_bundle
     from satray.score.engines import engine_for
-    from satray.score.tile_stages import TileStages, px_of_tiles
 
-    loaded = load_bundle(bundle, run.storage)  # weights that do not fit end here, in one line
-    spec, d4 = loaded.spec, symmetries == "d4"
-    wanted = wanted_of(spec, tiles, maps)
+    # weights that do not fit end here, in one line
+    loaded = load_bundle(scoring.bundle, run.storage)
+    spec = loaded.spec
+    wanted = wanted_of(spec, tiles, maps=bool(scoring.maps.classes))
     layout = Layout(spec.classes, towers_with_shares(spec), loaded.model_id, run.run_id)
     blocks = Blocks.of(run.state, len(tiles), wanted.tile_bytes)
     done = set() if fresh else blocks.finished(run.storage)
@@ -267,30 +231,23 @@ def score_tiles(
                 from satray import cluster
 
                 workers = cluster.allot(resources, run.say)
-            px = px_of_tiles(len(tiles), spec, d4)
+            engine = engine_for(scoring.engine, scoring.px(len(tiles)), workers)
             stages = TileStages(
-                bundle,
-                loaded.model_id,
-                spec,
+                replace(scoring, spec=spec, engine=engine),
                 spec.preprocess().geometry(*spec.tile_shape),
-                run.storage,
-                run.out,
-                blocks,
                 wanted,
                 layout,
-                maps,
-                batch,
-                d4,
-                engine_for(engine, px, workers),
-                precision,
+                blocks,
+                run.storage,
+                run.out,
             )
             del loaded
             items = ((number, tiles.rows(blocks.rows(number))) for number in todo)
             tally = Tally(run, sum(len(blocks.rows(number)) for number in todo), "tiles")
             notes: Counter[str] = Counter()
-            for result in run_stages(stages, items, resources, tally, workers):
-                tally.count(result.tiles)
-                notes += result.notes
+            for count, noted in run_stages(stages, items, resources, tally, workers):
+                tally.count(count)
+                notes += noted
         tally.end()
         for note, count in notes.items():
             run.say(f"ground: {note} (of {count:,} of {len(tiles):,} tiles)")
@@ -321,6 +278,6 @@ def _indexed(recipe: ScoreRecipe, index: TileIndex, bands: tuple[str, ...] | Non
             f"{len(index.meta.bands)} bands ({', '.join(index.meta.bands)})"
         )
     tiles = tiles_of_index(index)
-    if recipe.pages == "first" and tiles.pages != "first":
+    if recipe.pages == "first" and tiles.source.pages != "first":
         raise InputError("pages=first: the tile index was made with pages=bands; accepted: that")
-    return replace(tiles, names=bands or tiles.names)
+    return replace(tiles, source=replace(tiles.source, names=bands or tiles.source.names))

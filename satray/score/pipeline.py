@@ -14,14 +14,7 @@ import ray
 
 from satray import cluster
 from satray.errors import DecodeError, InputError, SatrayError, one_line
-from satray.score.stages import (
-    AHEAD,
-    Executor,
-    Forwarding,
-    open_item,
-    read_part,
-    write_item,
-)
+from satray.score.stages import AHEAD, Executor, Forwarding, timed
 
 _OF_A_TASK = (
     ray.exceptions.WorkerCrashedError,
@@ -59,10 +52,10 @@ class _Ray:
         self.readers = readers.at_once or readers.expected * workers.count
         self._stages = ray.put(stages)
         task = ray.remote(num_cpus=readers.cpus)(_guarded)
-        spread = {"num_returns": 3, "scheduling_strategy": "SPREAD"}
-        self._open = task.options(name="open", **spread).remote
-        self._read = task.options(name="read", **spread).remote
-        self._write = task.options(name="write").remote
+        self._tasks = {
+            kind: task.options(name=kind, num_returns=3, scheduling_strategy=where).remote
+            for kind, where in (("open", "SPREAD"), ("read", "SPREAD"), ("write", "DEFAULT"))
+        }
         self._make: Any = ray.remote(
             num_cpus=workers.cpus,
             num_gpus=workers.gpu_share if workers.gpu else 0,
@@ -86,20 +79,14 @@ class _Ray:
             self._actors.append(actor)
             yield self._under_way([actor.up.remote()], len(self._actors) - 1)
 
-    def open(self, item: Any) -> Hashable:
-        return self._under_way(self._open(3, open_item, self._stages, item))
-
-    def read(self, opened: Any, part: int) -> Hashable:
-        return self._under_way(self._read(3, read_part, self._stages, opened, part))
-
-    def forward(self, opened: Any, part: int, pixels: Any) -> Hashable:
-        number = min(self._load, key=self._load.__getitem__)
-        self._load[number] += 1
-        method = self._actors[number].forward.options(num_returns=2)
-        return self._under_way(method.remote(opened, part, pixels), number)
-
-    def write(self, opened: Any, parts: list[tuple[Any, Any]], engine: str) -> Hashable:
-        return self._under_way([self._write(1, _fetched, self._stages, opened, parts, engine)])
+    def submit(self, kind: str, *given: Any) -> Hashable:
+        if kind == "forward":
+            number = min(self._load, key=self._load.__getitem__)
+            self._load[number] += 1
+            method = self._actors[number].forward.options(num_returns=2)
+            return self._under_way(method.remote(*given), number)
+        function = _fetched if kind == "write" else timed
+        return self._under_way(self._tasks[kind](3, function, self._stages, kind, *given))
 
     def done(self, calls: Iterable[Any]) -> Iterable[Hashable]:
         heads = list(calls)
@@ -151,11 +138,12 @@ class _Actor:
         return ()
 
     def forward(self, opened: Any, part: int, pixels: Any) -> tuple[Any, ...]:
-        found: tuple[Any, ...] = _guarded(2, self._forward, opened, part, pixels)
-        return found
+        return _guarded(2, self._forward, opened, part, pixels)
 
 
-def _guarded(returns: int, function: Callable[..., tuple[Any, ...]], *given: Any) -> Any:
+def _guarded(
+    returns: int, function: Callable[..., tuple[Any, ...]], *given: Any
+) -> tuple[Any, ...]:
     """Call a stage that returns so much; what it raises is its head, in one line, of its kind."""
     try:
         found = function(*given)
@@ -163,10 +151,12 @@ def _guarded(returns: int, function: Callable[..., tuple[Any, ...]], *given: Any
         kinds = (DecodeError, InputError)
         kind = next((kind for kind in kinds if isinstance(error, kind)), SatrayError)
         found = (kind(one_line(error)), *[None] * (returns - 1))
-    return found if returns > 1 else found[0]
+    return found
 
 
-def _fetched(stages: Any, opened: Any, parts: list[tuple[Any, Any]], engine: str) -> Any:
+def _fetched(
+    stages: Any, kind: str, opened: Any, parts: list[tuple[Any, Any]], engine: str
+) -> tuple[Any, ...]:
     """Write, with parts that are fetched one after another."""
     each = ((ray.get(beside), ray.get(said)) for beside, said in parts)
-    return write_item(stages, opened, each, engine)
+    return timed(stages, kind, opened, each, engine)

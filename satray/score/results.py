@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from satray.errors import SatrayError
+from satray.errors import MisfitError, SatrayError
 from satray.runs.run import Product, to_json
 from satray.score.ledger import Claim, Task
 from satray.score.predictions import Numbers
 from satray.score.scenes.find import SceneFailure, SceneRef
 from satray.score.scenes.grid import NetGrid
-from satray.score.tiles import MisfitError
 from satray.score.windows import Mode
 from satray.storage.names import as_text
 

@@ -107,8 +107,8 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         with self._open(job.ref) as scene:
             return self._read(scene, job, part)
 
-    def network(self, gpu: bool) -> "SceneNetwork":
-        """Load the bundle.
+    def network(self, gpu: bool) -> "tuple[SceneNetwork, str]":
+        """Load the bundle, and say what computes its features.
 
         Raises:
             InputError: it is not the one that the driver saw.
@@ -117,7 +117,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
 
         recipe, of = self.scoring.recipe, (self.layout.model_id, self.storage)
         loaded = load_engine(recipe.bundle, *of, gpu, self.engine, recipe.precision)
-        return SceneNetwork(self.scoring, loaded.bundle, loaded.features, loaded.engine)
+        return SceneNetwork(self.scoring, loaded.bundle, loaded.features), loaded.engine
 
     def write(
         self, job: SceneJob, parts: Iterable[tuple[PartSeen, PartScores]], engine: str
@@ -296,18 +296,14 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
 class SceneNetwork:
     """A bundle over the windows of scenes."""
 
-    def __init__(
-        self, scoring: Scoring, bundle: "Bundle", features: "Features | None", engine: str
-    ) -> None:
+    def __init__(self, scoring: Scoring, bundle: "Bundle", features: "Features | None") -> None:
         """Prepare.
 
         Args:
             scoring: how scenes are scored.
             bundle: on the device that is to compute.
             features: another way to the network's features.
-            engine: what that is.
         """
-        self.engine = engine
         self._scoring, self._bundle, self._features = scoring, bundle, features
         self._scorer: tuple[int, Any] | None = None
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from satray.config.score import ScoreRecipe
-from satray.errors import DecodeError, InputError
+from satray.errors import DecodeError, InputError, MisfitError
 from satray.models.spec import WEIGHTS, bundle_digest, bundle_digests, find_bundle, read_spec
 from satray.runs.run import Outcome, Run
 from satray.score import closing
@@ -29,7 +29,7 @@ from satray.score.scenes.open import source_names
 from satray.score.scheduler import Tally, run_stages, wants_ray
 from satray.score.settings import D4_SAID, towers_with_shares
 from satray.score.survey import Scoring, prepare, scoring_of
-from satray.score.tiles import LOOKED_AT, MisfitError, spread
+from satray.score.tiles import LOOKED_AT, spread
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:  # it imports torch

@@ -27,9 +27,7 @@ from satray.score.stages import (
     O,
     R,
     Stages,
-    open_item,
-    read_part,
-    write_item,
+    timed,
 )
 from satray.sessions import cores
 
@@ -182,8 +180,7 @@ class _Stream(Generic[I, O, R]):
         while self.ready and self._busy("forward") < executor.networks:
             item, part, pixels = self.ready.popleft()
             if not item.failed:
-                call = executor.forward(item.opened, part, pixels)
-                self.calls[call] = "forward", item, part
+                self._submit("forward", item, part, item.opened, part, pixels)
         for call in executor.grow(len(self.ready)):
             self.calls[call] = "network", None, 0
         while (
@@ -194,13 +191,16 @@ class _Stream(Generic[I, O, R]):
             if self.unread:
                 item, part = self.unread.popleft()
                 if not item.failed:
-                    self.calls[executor.read(item.opened, part)] = "read", item, part
+                    self._submit("read", item, part, item.opened, part)
                 continue
             for new in todo:
-                self.calls[executor.open(new)] = "open", new, 0
+                self._submit("open", new, 0, new)
                 break
             else:
                 return
+
+    def _submit(self, kind: str, item: Any, part: int, *given: Any) -> None:
+        self.calls[self.executor.submit(kind, *given)] = kind, item, part
 
     def _busy(self, *kinds: str) -> int:
         return sum(kind in kinds for kind, _, _ in self.calls.values())
@@ -233,8 +233,8 @@ class _Stream(Generic[I, O, R]):
             item.engines.add(engine)
             if len(item.looked) == item.opened.parts:
                 parts = [(item.beside[n], item.looked[n]) for n in range(item.opened.parts)]
-                call = self.executor.write(item.opened, parts, "; ".join(sorted(item.engines)))
-                self.calls[call] = "write", item, 0
+                engine = "; ".join(sorted(item.engines))
+                self._submit("write", item, 0, item.opened, parts, engine)
                 item.beside, item.looked = {}, {}
         else:
             seconds, result = head
@@ -264,17 +264,10 @@ class _Threads:
         del waiting
         return ()
 
-    def open(self, item: Any) -> Hashable:
-        return self._io.submit(open_item, self._stages, item)
-
-    def read(self, opened: Any, part: int) -> Hashable:
-        return self._io.submit(read_part, self._stages, opened, part)
-
-    def forward(self, opened: Any, part: int, pixels: Any) -> Hashable:
-        return self._computing.submit(self._forward, opened, part, pixels)
-
-    def write(self, opened: Any, parts: list[tuple[Any, Any]], engine: str) -> Hashable:
-        return self._io.submit(write_item, self._stages, opened, parts, engine)
+    def submit(self, kind: str, *given: Any) -> Hashable:
+        if kind == "forward":
+            return self._computing.submit(self._forward, *given)
+        return self._io.submit(timed, self._stages, kind, *given)
 
     def done(self, calls: Iterable[Any]) -> Iterable[Hashable]:
         return wait(list(calls), return_when=FIRST_COMPLETED).done

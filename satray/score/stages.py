@@ -12,7 +12,7 @@ Here it is said what is done; `scheduler` says when, and `pipeline` does it on R
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -59,15 +59,8 @@ class Ended(Generic[R]):
     """What became of it."""
 
 
-class Network(Protocol):
-    """What an actor computes with."""
-
-    @property
-    def engine(self) -> str:
-        """Library and precision; see `satray.score.engines`."""
-
-    def __call__(self, opened: Any, part: int, pixels: Any, /) -> Any:
-        """What the network says of a part."""
+Network = Callable[[Any, int, Any], Any]
+"""What an actor computes with: an opened item, a part and its pixels -> what it says of them."""
 
 
 class Stages(Generic[I, O, R]):
@@ -84,8 +77,8 @@ class Stages(Generic[I, O, R]):
         """Read another part: what the network is shown of it, and what else was seen in it."""
         raise NotImplementedError
 
-    def network(self, gpu: bool) -> Network:
-        """Load the network; once in each actor."""
+    def network(self, gpu: bool) -> tuple[Network, str]:
+        """Load the network, and say what computes it (`satray.score.engines`); once an actor."""
         raise NotImplementedError
 
     def write(self, opened: O, parts: Iterable[tuple[Any, Any]], engine: str) -> R:
@@ -116,17 +109,13 @@ class Executor(Protocol):
     def grow(self, waiting: int) -> Iterable[Hashable]:
         """Start networks for so many parts that wait; calls that are done once they are up."""
 
-    def open(self, item: Any) -> Hashable:
-        """Call `open_item`."""
+    def submit(self, kind: str, *given: Any) -> Hashable:
+        """Have a stage done.
 
-    def read(self, opened: Any, part: int) -> Hashable:
-        """Call `read_part`."""
-
-    def forward(self, opened: Any, part: int, pixels: Any) -> Hashable:
-        """Have a network look at a part (`Forwarding`)."""
-
-    def write(self, opened: Any, parts: list[tuple[Any, Any]], engine: str) -> Hashable:
-        """Call `write_item`."""
+        Args:
+            kind: `open`, `read`, `write`: see `timed`; `forward`: see `Forwarding`.
+            given: what that stage is given.
+        """
 
     def done(self, calls: Iterable[Hashable]) -> Iterable[Hashable]:
         """Wait until one of some calls is done at least, and give those that are."""
@@ -138,28 +127,21 @@ class Executor(Protocol):
 # The stages as calls; a head, which the driver looks at, comes before what is handed on
 
 
-def open_item(stages: Any, item: Any) -> tuple[Any, ...]:
-    """Seconds with the opened or ended item; what the network is shown, what else was seen."""
+def timed(stages: Any, kind: str, *given: Any) -> tuple[Any, ...]:
+    """Do a stage by its name.
+
+    Returns:
+        A head: its seconds, and the opened or ended item of `open`, the result of `write`. Then
+        what the network is shown of a part that was read, and what else was seen in it.
+    """
     begin = time.perf_counter()
-    found = stages.open(item)
+    found = getattr(stages, kind)(*given)
     seconds = time.perf_counter() - begin
-    if isinstance(found, Ended):
-        return (seconds, found), None, None
-    return (seconds, found.opened), found.pixels, found.beside
-
-
-def read_part(stages: Any, opened: Any, part: int) -> tuple[Any, ...]:
-    """Seconds; what the network is shown, what else was seen."""
-    begin = time.perf_counter()
-    pixels, beside = stages.read(opened, part)
-    return (time.perf_counter() - begin,), pixels, beside
-
-
-def write_item(stages: Any, opened: Any, parts: Iterable[Any], engine: str) -> tuple[Any, ...]:
-    """Seconds with the result."""
-    begin = time.perf_counter()
-    result = stages.write(opened, parts, engine)
-    return ((time.perf_counter() - begin, result),)
+    if kind == "read":
+        return (seconds, None), *found
+    if isinstance(found, Started):
+        return (seconds, found.opened), found.pixels, found.beside
+    return (seconds, found), None, None
 
 
 class Forwarding:
@@ -167,11 +149,11 @@ class Forwarding:
 
     def __init__(self, stages: Any, gpu: bool) -> None:
         self._stages, self._gpu = stages, gpu
-        self._network: Network | None = None
+        self._network: tuple[Network, str] | None = None
         self._idle_since = time.perf_counter()
 
-    def load(self) -> Network:
-        """Load the network, where it is not."""
+    def load(self) -> tuple[Network, str]:
+        """Load the network, where it is not; see `Stages.network`."""
         if self._network is None:
             self._network = self._stages.network(self._gpu)
             self._idle_since = time.perf_counter()
@@ -181,9 +163,9 @@ class Forwarding:
         """Seconds of waiting and of computing, and the engine; what the network says."""
         if pixels is None:  # lost, and what read it again ended otherwise
             raise DecodeError("it changed while it was read")
-        network = self.load()
+        network, engine = self.load()
         begin = time.perf_counter()
         said = network(opened, part, pixels)
         end = time.perf_counter()
         waiting, self._idle_since = begin - self._idle_since, end
-        return (waiting, end - begin, network.engine), said
+        return (waiting, end - begin, engine), said

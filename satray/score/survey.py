@@ -7,7 +7,7 @@ import numpy as np
 
 from satray.config.score import ScoreRecipe
 from satray.data.values import as_units
-from satray.errors import DecodeError, InputError
+from satray.errors import DecodeError, InputError, MisfitError
 from satray.score.layout import SceneLayout, lay_out
 from satray.score.products.catalogue import time_pattern
 from satray.score.results import MapRequest, SceneJob, SceneResult, failed
@@ -16,7 +16,6 @@ from satray.score.scenes.find import SceneRef
 from satray.score.scenes.grid import NetGrid, net_grid
 from satray.score.scenes.open import Conversion, Scene
 from satray.score.settings import class_places, maps_of
-from satray.score.tiles import MisfitError
 from satray.score.windows import DenseGeometry, Mode, choose
 from satray.storage import Storage
 
@@ -44,7 +43,8 @@ class Scoring:
     sought: tuple[int, ...]
     """Places of the classes whose peaks are written, and of which the picture shows one."""
     within_tiles: bool
-    """Whether peaks count only in tiles that are given the class."""
+    """Whether peaks count only in tiles that are given the class: where the head pools by maximum,
+    whose evidence against a class a single cell may lack."""
     distance: float
     """Least distance of two detections of a class, net px."""
     conversion: Conversion
@@ -181,14 +181,13 @@ def scoring_of(recipe: ScoreRecipe, spec: "BundleSpec") -> Scoring:
     sought = maps.classes or tuple(range(len(spec.classes)))
     if found.classes is not None:
         sought = class_places(found.classes, spec, "detections.classes")
-    within = "tiles" if spec.variant.pooling == "max" else "scene"
     return Scoring(
         recipe,
         spec,
         maps=maps,
         detections=found.write and spec.variant.head == "linear",
         sought=sought,
-        within_tiles=(within if found.within == "auto" else found.within) == "tiles",
+        within_tiles=spec.variant.pooling == "max",
         distance=found.distance * spec.size,
         conversion=conversion,
     )

@@ -6,7 +6,7 @@ A block's file comes last: where it is, the block is done.
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,21 +27,39 @@ from satray.score.rasters import (
     source_affine,
 )
 from satray.score.results import Forward, MapRequest
-from satray.score.stages import Stages, Started
+from satray.score.stages import Network, Stages, Started
 from satray.score.tiles import ReadBlock, Wanted, read_block
 from satray.storage import Storage
 
 if TYPE_CHECKING:
     from satray.score.engines import EngineKey, PrecisionKey
-    from satray.score.forward import Scorer
 
 WRITERS = 8
 """Maps that are encoded and written at once."""
 
 
-def px_of_tiles(count: int, spec: BundleSpec, d4: bool) -> int:
-    """Px that a bundle's network looks at in so many tiles, all forwards together."""
-    return count * spec.size**2 * (8 if d4 else 1)
+@dataclass(frozen=True)
+class TileScoring:
+    """How tiles are scored, and what is made of them."""
+
+    bundle: str
+    """Bundle folder, or a train run's `out`."""
+    spec: BundleSpec
+    """Its description."""
+    maps: MapRequest = field(default_factory=MapRequest)
+    """Maps to write."""
+    batch: int = 64
+    """Tiles a forward pass."""
+    d4: bool = False
+    """Average over the eight symmetries of each tile."""
+    engine: "EngineKey" = "eager"
+    """What computes features on CPUs."""
+    precision: "PrecisionKey" = "fp32"
+    """Of the backbones."""
+
+    def px(self, count: int) -> int:
+        """Px that the network looks at in so many tiles, all forwards together."""
+        return count * self.spec.size**2 * (8 if self.d4 else 1)
 
 
 @dataclass(frozen=True)
@@ -56,58 +74,39 @@ class TileBlock:
     """It is read at once."""
 
 
-@dataclass(frozen=True)
-class BlockResult:
-    """What became of a block."""
-
-    tiles: int
-    """Its tiles."""
-    notes: Counter[str]
-    """What to know about georeferences, without the particulars of each tile."""
+BlockResult = tuple[int, Counter[str]]
+"""What became of a block: its tiles, and what to know about georeferences, without the particulars
+of each tile."""
 
 
 @dataclass(frozen=True)
 class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
     """What is done with each block of a run."""
 
-    bundle: str
-    """Bundle folder, or a train run's `out`."""
-    model_id: str
-    """The bundle's id as the driver saw it."""
-    spec: BundleSpec
-    """The bundle's description."""
+    scoring: TileScoring
+    """How."""
     geometry: InputGeometry
-    """How its tiles are resized and cropped."""
-    storage: Storage
-    """Where bundle, tiles and run folder are."""
-    out: str
-    """The run folder."""
-    blocks: Blocks
-    """Its blocks."""
+    """How the bundle's tiles are resized and cropped."""
     wanted: Wanted
     """What the bundle wants of a tile."""
     layout: Layout
     """Columns of the predictions."""
-    maps: MapRequest
-    """Maps to write."""
-    batch: int
-    """Tiles a forward pass."""
-    d4: bool = False
-    """Average over the eight symmetries of each tile."""
-    engine: "EngineKey" = "eager"
-    """What computes features on CPUs."""
-    precision: "PrecisionKey" = "fp32"
-    """What in."""
+    blocks: Blocks
+    """The run's."""
+    storage: Storage
+    """Where bundle, tiles and run folder are."""
+    out: str
+    """The run folder."""
 
     def open(self, item: tuple[int, pa.Table]) -> Started[TileBlock]:
         """Read the tiles of a block, by its number and its rows of a `TileSet`'s table."""
         number, tiles = item
         block = read_block(tiles, self.wanted, self.storage)
-        px = px_of_tiles(len(tiles), self.spec, self.d4)
-        return Started(TileBlock(number, px), block.pixels, replace(block, pixels=_NONE))
+        opened = TileBlock(number, self.scoring.px(len(tiles)))
+        return Started(opened, block.pixels, replace(block, pixels=_NONE))
 
-    def network(self, gpu: bool) -> "TileNetwork":
-        """Load the bundle.
+    def network(self, gpu: bool) -> tuple[Network, str]:
+        """Load the bundle, and say what computes its features.
 
         Raises:
             InputError: it is not the one that the driver saw.
@@ -115,11 +114,11 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
         from satray.score.engines import load_engine
         from satray.score.forward import Scorer
 
-        loaded = load_engine(
-            self.bundle, self.model_id, self.storage, gpu, self.engine, self.precision
-        )
-        scorer = Scorer(loaded.bundle, self.maps, self.batch, d4=self.d4, features=loaded.features)
-        return TileNetwork(scorer, loaded.engine)
+        how = self.scoring
+        of = how.bundle, self.layout.model_id, self.storage
+        loaded = load_engine(*of, gpu, how.engine, how.precision)
+        scorer = Scorer(loaded.bundle, how.maps, how.batch, d4=how.d4, features=loaded.features)
+        return (lambda _opened, _part, pixels: scorer(pixels)), loaded.engine
 
     def write(
         self, opened: TileBlock, parts: Iterable[tuple[ReadBlock, Forward]], engine: str
@@ -139,16 +138,16 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
         data = block_file(table, block.uris, stages, products, engine)
         self.storage.write(self.blocks.uri(opened.number), data)
         notes = Counter(fact.note.partition(" (")[0] for fact in block.facts if fact.note)
-        return BlockResult(len(facts), notes)
+        return len(facts), notes
 
     def cells(self, facts: TileFacts, tower: str, across: int) -> Affine:
         """Affine from a tower's cell corners, so many a side, to the tile's pixel corners."""
-        height, width = self.spec.tile_shape
+        height, width = self.scoring.spec.tile_shape
         assert facts.height is not None
         assert facts.width is not None
         delivered = Affine.scale(facts.width / width, facts.height / height)
-        grid = self.spec.grids[tower]
-        if self.d4:
+        grid = self.scoring.spec.grids[tower]
+        if self.scoring.d4:
             grid = centred(grid, self.geometry.size, across)
         return cam_transform(delivered, self.geometry, grid)
 
@@ -166,7 +165,7 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
             maps_Khw = np.where(found, maps_Khw, np.float32(np.nan))
         data = cam_raster(
             maps_Khw,
-            [self.spec.classes[k] for k in self.maps.classes],
+            [self.scoring.spec.classes[k] for k in self.scoring.maps.classes],
             source_affine(facts.crs, facts.transform) @ cells,
             facts.crs,
             {
@@ -174,9 +173,9 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
                 "run_id": self.layout.run_id,
                 "tile_id": facts.tile_id,
                 "tower": tower,
-                "kind": self.maps.kinds[0],
-                "pooling": self.spec.variant.pooling,
-                "symmetries": "d4" if self.d4 else "none",
+                "kind": self.scoring.maps.kinds[0],
+                "pooling": self.scoring.spec.variant.pooling,
+                "symmetries": "d4" if self.scoring.d4 else "none",
                 "engine": engine,
                 "border_cells": BORDER_CELLS,
             },
@@ -184,21 +183,6 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
         return write_product(
             self.storage, self.out, product_path("cam", facts.tile_id, tower), data
         )
-
-
-@dataclass(frozen=True)
-class TileNetwork:
-    """A bundle over blocks of tiles."""
-
-    scorer: "Scorer"
-    """It."""
-    engine: str
-    """What computes its features."""
-
-    def __call__(self, opened: TileBlock, part: int, pixels: NDArray[Any]) -> Forward:
-        """Score a block."""
-        del opened, part
-        return self.scorer(pixels)
 
 
 _NONE: NDArray[Any] = np.empty(0, np.uint8)

@@ -6,28 +6,31 @@ the bands that the bundle names, in its order, in the shape that it was trained 
 Legend: N tiles, C bands, H x W pixels of the bundle's tile shape.
 """
 
-import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from satray.data.bands import select
-from satray.data.decode import decode, fitted, read_files, read_pixels
+from satray.data.decode import Tile, decode, fitted, read_files, read_pixels
 from satray.data.georeference import World, world_at, world_files
 from satray.data.index import TileIndex, versions
 from satray.data.match import is_image, tile_id
 from satray.data.probe import Alike, describe_headers
 from satray.data.raster import MASK, PagesKey
-from satray.data.values import Units, units_of_file
-from satray.errors import DecodeError, InputError, one_line
+from satray.data.values import Units, as_units, units_of_file
+from satray.errors import DecodeError, InputError, MisfitError, one_line
 from satray.score.predictions import TileFacts
 from satray.score.rasters import source_affine
 from satray.storage import Entry, Storage, join
 from satray.storage.names import as_text
+
+if TYPE_CHECKING:  # it imports torch
+    from satray.models.spec import BundleSpec
 
 SCHEMA = pa.schema(
     [
@@ -52,8 +55,25 @@ LOOKED_AT = 8
 """Tiles, or scenes, that are opened before anything starts, spread over all."""
 
 
-class MisfitError(DecodeError):
-    """A tile that can be read, but is not what the bundle wants."""
+@dataclass(frozen=True)
+class Source:
+    """What is known of the bands of tiles' files before they are opened."""
+
+    names: tuple[str, ...] | None = None
+    """Names in order; None: what each file says."""
+    by_hand: bool = False
+    """Whether a recipe gave the names: this one's, or that of the index."""
+    indexed: bool = False
+    """Whether the tiles are of an index: names, size and georeference are known."""
+    units: Units = ()
+    """What an index says of the bands' numbers, in the order of `names`."""
+    pages: PagesKey = "bands"
+    """Which pages of a TIFF are bands."""
+
+    @property
+    def named(self) -> int:
+        """How many bands are named by hand; see `read_pixels`."""
+        return len(self.names or ()) if self.by_hand else 0
 
 
 @dataclass(frozen=True)
@@ -68,25 +88,18 @@ class Wanted:
     """Rows delivered (px); tiles of another size are resampled, as in training."""
     width: int
     """Columns delivered (px)."""
-    names: tuple[str, ...] | None
-    """Names of the files' bands in order; None: what each file says."""
-    indexed: bool
-    """Whether size and georeference are known from a tile index, which named the bands too."""
-    maps: bool
+    source: Source
+    """Of what."""
+    maps: bool = False
     """Whether maps are made: the valid pixels travel too."""
     units: Units = ()
     """What the bundle's pixels mean, a unit a band."""
-    stated: Units = ()
-    """What an index says that these tiles' mean, where a file states none."""
-    pages: PagesKey = "bands"
-    """Which pages of a TIFF are bands."""
-    index_named: bool = False
-    """Whether the recipe of the index named the bands."""
 
-    @property
-    def named(self) -> int:
-        """How many bands are named by hand; see `read_pixels`."""
-        return len(self.names or ()) if self.index_named or not self.indexed else 0
+    @functools.cached_property
+    def stated(self) -> Units:
+        """What an index says of these bands; one that it lacks is refused elsewhere."""
+        by_name = dict(zip(self.source.names or (), self.source.units, strict=False))
+        return tuple(by_name.get(band) for band in self.bands) if by_name else ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -133,16 +146,8 @@ class TileSet:
 
     table: pa.Table
     """Columns of `SCHEMA`."""
-    names: tuple[str, ...] | None
-    """Names of the files' bands in order; None: what each file says."""
-    indexed: bool
-    """Whether they come from a tile index."""
-    pages: PagesKey = "bands"
-    """Which pages of a TIFF are bands."""
-    units: Units = ()
-    """What an index says of the bands' numbers, in the order of `names`."""
-    index_named: bool = False
-    """Whether the recipe of the index named the bands."""
+    source: Source
+    """What is known of their bands."""
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -199,7 +204,7 @@ def tiles_of_prefix(
         ],
     }
     table = pa.table(columns, schema=SCHEMA)
-    return TileSet(table, names, indexed=False, pages=pages)
+    return TileSet(table, Source(names, names is not None, pages=pages))
 
 
 def tiles_of_index(index: TileIndex, classes: Sequence[str] | None = None) -> TileSet:
@@ -221,33 +226,37 @@ def tiles_of_index(index: TileIndex, classes: Sequence[str] | None = None) -> Ti
     columns = [column.cast(field.type) for column, field in zip(columns, SCHEMA, strict=False)]
     world = pa.nulls(len(index), pa.string())  # what it says stands in the index
     found = pa.Table.from_arrays([*columns, target, world], schema=SCHEMA)
-    return TileSet(
-        found,
-        index.meta.bands,
-        indexed=True,
-        pages=index.meta.pages,
-        units=index.meta.units,
-        index_named=index.meta.named,
-    )
+    meta = index.meta
+    return TileSet(found, Source(meta.bands, meta.named, True, meta.units, meta.pages))
+
+
+def wanted_of(spec: "BundleSpec", tiles: TileSet, *, maps: bool = False) -> Wanted:
+    """What a bundle wants of these tiles; `maps` of them are made or not."""
+    units = as_units(spec.units)
+    return Wanted(spec.bands, spec.dtype, *spec.tile_shape, tiles.source, maps, units)
 
 
 def look(tiles: TileSet, wanted: Wanted, storage: Storage) -> list[str]:
     """Open a few tiles; refuse the lot where none of those that can be read fits the bundle.
 
     Returns:
-        One line for each that did not fit.
+        What they hold besides plain bands: pages, and what their numbers mean; a line each.
 
     Raises:
         InputError: every tile that can be read lacks a band or has another dtype.
     """
-    uris, masked = _some(tiles)
+    taken = tiles.table.take(pa.array(spread(len(tiles)), pa.int64()))
+    uris, masked = (taken.column(name).to_pylist() for name in ("uri", "mask"))
+    opened: list[Alike] = []
     misfits: list[str] = []
     fitted = 0
     for i, data, mask in read_files(storage, uris, masked):
-        if isinstance(data, Exception):
-            continue
         try:
-            read_tile(data, TileFacts(uris[i], uris[i]), wanted, mask)
+            if isinstance(data, Exception):
+                continue
+            tile = _decoded(data, wanted.source, mask)
+            opened.append(Alike(i, uris[i], tile.header, 1))
+            _delivered(tile, TileFacts(uris[i], uris[i]), wanted)
             fitted += 1
         except MisfitError as error:
             misfits.append(f"{uris[i]}: {error}")
@@ -258,19 +267,6 @@ def look(tiles: TileSet, wanted: Wanted, storage: Storage) -> list[str]:
             f"tiles: none of the {len(misfits)} looked at fits the bundle, e.g. {min(misfits)}; "
             "bands=[...] names the files' bands in order"
         )
-    return sorted(misfits)
-
-
-def described(tiles: TileSet, storage: Storage) -> list[str]:
-    """Say what a few tiles hold besides plain bands: pages, and what their numbers mean."""
-    (uris, _), opened = _some(tiles), []
-    names = tiles.names if tiles.index_named or not tiles.indexed else None
-    for i, data in storage.read_many(uris):
-        if isinstance(data, Exception):
-            continue
-        with contextlib.suppress(DecodeError):
-            header = decode(data, bands=names, pages=tiles.pages).header
-            opened.append(Alike(i, uris[i], header, 1))
     opened.sort(key=lambda one: one.key)
     return [f"of {len(opened)} tiles opened, {line}" for line in describe_headers(opened)]
 
@@ -301,44 +297,9 @@ def read_tile(
         MisfitError: a band that it lacks, another band count than named, another dtype.
         DecodeError: not an image, cut short, no valid pixel, an affine without area, ...
     """
-    shape = (wanted.height, wanted.width)
-    if wanted.indexed and not wanted.maps:
-        take = _take(wanted.names or (), wanted)
-        return ReadTile(known, _read(data, take, wanted, mask), None)
-    try:
-        names = wanted.names if wanted.named else None
-        tile = decode(data, bands=names, mask=mask, world=world, pages=wanted.pages)
-    except DecodeError as error:
-        if not wanted.named:
-            raise
-        decode(data, mask=mask, pages=wanted.pages)
-        raise MisfitError(str(error)) from None
-    facts, header = known, tile.header
-    if not wanted.indexed:
-        facts = TileFacts(
-            known.tile_id,
-            known.scene,
-            height=header.height,
-            width=header.width,
-            crs=header.crs,
-            transform=header.transform,
-            note=header.note,
-        )
-    stated = any(header.units or wanted.stated)
-    if header.dtype != wanted.dtype and not stated:
-        raise MisfitError(f"dtype is {header.dtype}, the bundle's is {wanted.dtype}")
-    take = _take(wanted.names or header.bands, wanted)
-    if max(take) >= len(tile.pixels):
-        raise MisfitError(f"has {len(tile.pixels)} bands, band {max(take) + 1} is missing")
-    if wanted.maps:
-        source_affine(facts.crs, facts.transform)
-    valid_CHW = None if tile.measured is None else tile.measured[list(take)]
-    found = [header.units[i] for i in take] if header.units else []
-    units = (wanted.units, units_of_file(found, wanted.stated))
-    pixels = fitted(tile.pixels[list(take)], valid_CHW, *shape, wanted.dtype, *units)
-    if valid_CHW is None or valid_CHW.all() or not wanted.maps:
-        return ReadTile(facts, pixels, None)
-    return ReadTile(facts, pixels, np.asarray(valid_CHW.all(axis=0)))
+    if wanted.source.indexed and not wanted.maps:
+        return ReadTile(known, _read(data, wanted, mask), None)
+    return _delivered(_decoded(data, wanted.source, mask, world), known, wanted)
 
 
 def read_block(tiles: pa.Table, wanted: Wanted, storage: Storage) -> ReadBlock:
@@ -377,23 +338,59 @@ def read_block(tiles: pa.Table, wanted: Wanted, storage: Storage) -> ReadBlock:
     return block
 
 
-def _some(tiles: TileSet) -> tuple[list[str], list[bool | None]]:
-    """Where a few tiles are, spread over all, and whether a `.msk` lies beside each."""
-    taken = tiles.table.take(pa.array(spread(len(tiles)), pa.int64()))
-    return taken.column("uri").to_pylist(), taken.column("mask").to_pylist()
+def _decoded(data: bytes, source: Source, mask: bytes | None, world: World | None = None) -> Tile:
+    names = source.names if source.by_hand else None
+    return decode(data, bands=names, mask=mask, world=world, pages=source.pages)
 
 
-def _read(data: bytes, take: tuple[int, ...], wanted: Wanted, mask: bytes | None) -> NDArray[Any]:
+def _delivered(tile: Tile, known: TileFacts, wanted: Wanted) -> ReadTile:
+    """A tile that is decoded, with the bands and in the shape that are wanted."""
+    facts, header, source = known, tile.header, wanted.source
+    if not source.indexed:
+        facts = TileFacts(
+            known.tile_id,
+            known.scene,
+            height=header.height,
+            width=header.width,
+            crs=header.crs,
+            transform=header.transform,
+            note=header.note,
+        )
+    stated = any(header.units or wanted.stated)
+    if header.dtype != wanted.dtype and not stated:
+        raise MisfitError(f"dtype is {header.dtype}, the bundle's is {wanted.dtype}")
+    take = _take(source.names or header.bands, wanted)
+    if max(take) >= len(tile.pixels):
+        raise MisfitError(f"has {len(tile.pixels)} bands, band {max(take) + 1} is missing")
+    if wanted.maps:
+        source_affine(facts.crs, facts.transform)
+    valid_CHW = None if tile.measured is None else tile.measured[list(take)]
+    units = units_of_file([header.units[i] for i in take] if header.units else [], wanted.stated)
+    pixels = fitted(
+        tile.pixels[list(take)],
+        valid_CHW,
+        wanted.height,
+        wanted.width,
+        wanted.dtype,
+        wanted.units,
+        units,
+    )
+    if valid_CHW is None or valid_CHW.all() or not wanted.maps:
+        return ReadTile(facts, pixels, None)
+    return ReadTile(facts, pixels, np.asarray(valid_CHW.all(axis=0)))
+
+
+def _read(data: bytes, wanted: Wanted, mask: bytes | None) -> NDArray[Any]:
     return read_pixels(
         data,
-        take,
+        _take(wanted.source.names or (), wanted),
         wanted.height,
         wanted.width,
         wanted.dtype,
         units=wanted.units,
         stated=wanted.stated,
-        pages=wanted.pages,
-        named=wanted.named,
+        pages=wanted.source.pages,
+        named=wanted.source.named,
         mask=mask,
     )
 

@@ -31,8 +31,6 @@ TILES = {"cpu": 32, "cuda": 256}
 class Extractor:
     """A frozen network with its first weights, and what makes its input."""
 
-    engine = "eager"
-
     def __init__(self, setup: Setup, storage: Storage, weights: str, gpu: bool) -> None:
         """Load.
 

@@ -148,10 +148,10 @@ class _Stages(Stages[tuple[Block, TileSource], Block, tuple[Block, dict[str, Any
         (tiles,) = read_blocks(source, len(source))
         return Started(block, tiles, tiles.column("error").to_pylist())
 
-    def network(self, gpu: bool) -> Extractor:
+    def network(self, gpu: bool) -> tuple[Extractor, str]:
         from satray.tune.extractor import Extractor  # torch: readers do without
 
-        return Extractor(self.setup, self.storage, self.weights, gpu)
+        return Extractor(self.setup, self.storage, self.weights, gpu), "eager"
 
     def write(self, opened: Block, parts: Iterable[Any], engine: str) -> Any:
         del engine

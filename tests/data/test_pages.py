@@ -11,8 +11,7 @@ from score.scenes.scene_material import opened
 from satray.config.prepare import PrepareRecipe
 from satray.data import prepare
 from satray.data.decode import decode, read_pixels
-from satray.errors import DecodeError
-from satray.score.tiles import MisfitError
+from satray.errors import DecodeError, MisfitError
 
 X = numbers(4)
 ONE = [X[k : k + 1] for k in range(4)]

@@ -154,8 +154,8 @@ def test_a_tile_that_changed_costs_its_row_and_one_that_was_copied_does_not(
     change(tmp_path / "2.tif")
     source = tile_source(four, "train", BANDS, STORAGE)
     (table,) = read_blocks(source, 4)
-    wanted = Wanted(BANDS, "uint16", 8, 8, BANDS, indexed=True, maps=False)
-    block = read_block(tiles_of_index(four).table, wanted, STORAGE)
+    tiles = tiles_of_index(four)
+    block = read_block(tiles.table, Wanted(BANDS, "uint16", 8, 8, tiles.source), STORAGE)
     trained, scored = errors_of(table), {i: f.error for i, f in enumerate(block.facts) if f.error}
     if reason is None:
         assert trained == scored == {}

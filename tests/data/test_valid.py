@@ -19,7 +19,7 @@ from satray.data.tiff import read_plain
 from satray.errors import DecodeError
 from satray.score.predictions import TileFacts
 from satray.score.scenes.open import Scene
-from satray.score.tiles import Wanted, read_tile
+from satray.score.tiles import Source, Wanted, read_tile
 
 H, W = 24, 32
 ROW, COLUMN = np.mgrid[:H, :W]
@@ -78,7 +78,8 @@ def read_by_all(folder, data, valid_CHW, x_CHW=None, *, mask=None, names=None):
         assert small_CHW.min() >= np.floor(want_CHW.min())
         assert small_CHW.max() <= np.ceil(want_CHW.max())
 
-    wanted = Wanted(bands, str(x_CHW.dtype), height, width, names, indexed=False, maps=True)
+    source = Source(names, by_hand=names is not None)
+    wanted = Wanted(bands, str(x_CHW.dtype), height, width, source, maps=True)
     scored = read_tile(data, TileFacts("t", "t"), wanted, mask)
     np.testing.assert_allclose(scored.pixels.astype(float), want_CHW, rtol=1e-6)
     shown = everywhere[0] if scored.valid is None else scored.valid

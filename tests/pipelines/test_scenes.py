@@ -39,14 +39,6 @@ def mortal(folder: str, stage: str) -> type:
 
         layout.PART_BYTES = 1
 
-    class Network:
-        def __init__(self, real):
-            self.real, self.engine = real, real.engine
-
-        def __call__(self, job, part, windows):
-            die(job, "network")
-            return self.real(job, part, windows)
-
     class Mortal(SceneStages):
         def open(self, item):
             small_parts()
@@ -59,7 +51,13 @@ def mortal(folder: str, stage: str) -> type:
 
         def network(self, gpu):
             small_parts()
-            return Network(SceneStages.network(self, gpu))
+            real, engine = SceneStages.network(self, gpu)
+
+            def network(job, part, windows):
+                die(job, "network")
+                return real(job, part, windows)
+
+            return network, engine
 
         def write(self, job, parts, engine):
             die(job, "write")

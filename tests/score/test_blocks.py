@@ -19,8 +19,8 @@ from satray.score.blocks import Blocks, merge
 from satray.score.forward import Scorer
 from satray.score.predictions import Layout, TileFacts
 from satray.score.results import MapRequest
-from satray.score.tile_stages import TileBlock, TileStages
-from satray.score.tiles import SCHEMA, ReadBlock, TileSet
+from satray.score.tile_stages import TileBlock, TileScoring, TileStages
+from satray.score.tiles import SCHEMA, ReadBlock, Source, TileSet
 from satray.storage import Storage
 
 UTM = tuple(material.UTM)[:6]
@@ -40,7 +40,7 @@ def test_the_tiles_of_a_block_are_in_order_and_travel_alone() -> None:
     table = pa.table({**columns, "tile_id": names, "uri": names}, schema=SCHEMA)
     pieces = pa.concat_tables([table.slice(at, 100) for at in range(0, 5000, 100)])
     for whole in (table, pieces):
-        some = TileSet(whole, None, indexed=False).rows(range(95, 205))
+        some = TileSet(whole, Source()).rows(range(95, 205))
         assert some.column("tile_id").to_pylist() == names[95:205]
         assert len(pickle.dumps(some)) < 20_000
 
@@ -72,10 +72,9 @@ def setting(tmp_path):
         cut = Blocks(run.state + "/blocks", tiles, 2)
         layout = Layout(bundle.spec.classes, ("rgb", "nir"), bundle.model_id, run.run_id)
         spec = bundle.spec
-        stages = TileStages(
-            "", bundle.model_id, spec, spec.preprocess().geometry(*spec.tile_shape), run.storage,
-            run.out, cut, None, layout, maps, 64,
-        )  # fmt: skip
+        geometry = spec.preprocess().geometry(*spec.tile_shape)
+        how = TileScoring("", spec, maps)
+        stages = TileStages(how, geometry, None, layout, cut, run.storage, run.out)
 
         def write(number, one, forward):
             return stages.write(TileBlock(number, 0), [(one, forward)], "eager")
@@ -111,23 +110,6 @@ def test_merging_keeps_order_numbers_failures_and_maps(setting) -> None:
     assert metadata[b"satray:engine"] == b"eager"
     assert products["predictions/part-00000.parquet"].rows == 5
     assert products["cam/t/0__nir.tif"].bytes > 0
-
-
-def test_parts_have_a_limit(setting, monkeypatch) -> None:
-    monkeypatch.setattr(blocks_module, "PART_ROWS", 3)
-    monkeypatch.setattr("satray.score.predictions.GROUP_ROWS", 1)
-    run, cut, layout, write, scorer, _ = setting(5)
-    for number, one in enumerate([block(2), block(2, 2), block(1, 4)]):
-        write(number, one, scorer(one.pixels))
-    merge(run, cut, layout)
-    rows = {p.path: p.rows for p in run.products if p.path.startswith("predictions")}
-    assert rows == {"predictions/part-00000.parquet": 2, "predictions/part-00001.parquet": 3}
-    ids = [
-        tile_id
-        for path in sorted(rows)
-        for tile_id in pq.read_table(run.uri(path)).column("tile_id").to_pylist()
-    ]
-    assert ids == [f"t/{i}" for i in range(5)]
 
 
 @pytest.mark.parametrize(("pooling", "kind"), [("avg", "dense"), ("max", "argmax")])

@@ -15,7 +15,7 @@ from satray.score.scenes.find import find_scenes
 from satray.score.scenes.grid import net_grid
 from satray.score.scenes.open import Scene
 from satray.score.scenes.read import read_window, with_fills
-from satray.score.tiles import Wanted, read_block, tiles_of_prefix
+from satray.score.tiles import read_block, tiles_of_prefix, wanted_of
 from satray.score.window_forward import TileScorer, measure
 from satray.score.windows import plan_scene
 from satray.storage import Storage
@@ -53,9 +53,7 @@ def say(folder, way, x_CHW, hidden_CHW, fill, names):
 def by_tile(of, folder) -> dict[str, np.ndarray]:
     """Logits by file name, as `score tiles=`."""
     tiles = tiles_of_prefix(str(folder), Storage().list(str(folder)))
-    spec = of.spec
-    wanted = Wanted(spec.bands, spec.dtype, *spec.tile_shape, None, False, False)
-    block = read_block(tiles.table, wanted, Storage())
+    block = read_block(tiles.table, wanted_of(of.spec, tiles), Storage())
     assert [facts.error for facts in block.facts] == [None] * len(tiles)
     logits = Scorer(of)(block.pixels).numbers.logits
     return {

@@ -22,13 +22,10 @@ def counting():
         parts: int
         px: int = 1
 
-    class Network:
-        engine = "none"
-
-        def __call__(self, opened, part, pixels):
-            if opened.parts == 7 and part == 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return 10 * pixels
+    def network(opened, part, pixels):
+        if opened.parts == 7 and part == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 10 * pixels
 
     class Counting(Stages):
         def unopened(self, item, error):
@@ -50,7 +47,7 @@ def counting():
             return part, f"seen {part}"
 
         def network(self, gpu):
-            return Network()
+            return network, "none"
 
         def write(self, opened, parts, engine):
             return opened.parts, list(parts)

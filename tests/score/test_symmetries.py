@@ -12,7 +12,7 @@ from satray.score.blocks import Blocks
 from satray.score.forward import ELEMENTS, Scorer, turn, turn_back
 from satray.score.predictions import Layout, TileFacts
 from satray.score.results import MapRequest
-from satray.score.tile_stages import TileStages
+from satray.score.tile_stages import TileScoring, TileStages
 from satray.storage import Storage
 
 ALL = MapRequest((0, 1, 2))
@@ -115,10 +115,10 @@ def test_averaged_maps_lie_in_the_middle_of_their_tile(d4):
     grid = FeatureGrid(8.0, 0.5, None)
     spec = material.bundle(material.one_tower(), grids={"rgb": grid}).spec
     layout = Layout(spec.classes, ("rgb",), "model", "run")
+    geometry, blocks = spec.preprocess().geometry(*spec.tile_shape), Blocks.of("", 1, 1)
     stages = TileStages(
-        "", "", spec, spec.preprocess().geometry(*spec.tile_shape), Storage(), "out",
-        Blocks.of("", 1, 1), None, layout, ALL, 1, d4,
-    )  # fmt: skip
+        TileScoring("", spec, ALL, d4=d4), geometry, None, layout, blocks, Storage(), "out"
+    )
     cells = stages.cells(TileFacts("a", "a", height=96, width=48), "rgb", 4)
     middle = cells @ (2, 2)
     assert isinstance(cells, Affine)

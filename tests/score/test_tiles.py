@@ -14,11 +14,11 @@ from satray.data.decode import read_pixels
 from satray.data.index import SCHEMA as INDEX_SCHEMA
 from satray.data.index import IndexMeta, TileIndex
 from satray.data.match import with_extensions
-from satray.errors import InputError
+from satray.errors import InputError, MisfitError
 from satray.score.predictions import TileFacts
 from satray.score.tiles import (
     SCHEMA,
-    MisfitError,
+    Source,
     Wanted,
     is_index,
     look,
@@ -38,9 +38,7 @@ def wanted(**more: object) -> Wanted:
         "dtype": "uint16",
         "height": 48,
         "width": 48,
-        "names": None,
-        "indexed": False,
-        "maps": False,
+        "source": Source(),
     }
     return Wanted(**(values | more))  # type: ignore[arg-type]
 
@@ -79,10 +77,10 @@ def test_places_of_tiles_that_have_no_plain_one(tmp_path) -> None:
 def test_bands_named_by_hand(tmp_path) -> None:
     values = material.pixels(0)
     material.write_tile(tmp_path / "a.tif", values, names=None)
-    tile = read(tmp_path / "a.tif", names=("nir", "x", "y", "red"))
+    tile = read(tmp_path / "a.tif", source=Source(("nir", "x", "y", "red"), by_hand=True))
     assert np.array_equal(tile.pixels, values[[3, 0]])
     with pytest.raises(MisfitError, match="has 4 bands"):
-        read(tmp_path / "a.tif", names=("nir", "red"))
+        read(tmp_path / "a.tif", source=Source(("nir", "red"), by_hand=True))
 
 
 def test_misfits_say_what_there_is(tmp_path) -> None:
@@ -181,7 +179,7 @@ def index(tmp_path, values: np.ndarray, bands: tuple[str, ...], **more: object) 
 def test_an_index_names_the_bands_and_gives_targets(tmp_path, maps: bool) -> None:
     values = material.pixels(3)
     tiles = tiles_of_index(index(tmp_path, values, material.BANDS), ("c", "b"))
-    block = read_block(tiles.table, wanted(names=tiles.names, indexed=True, maps=maps), STORAGE)
+    block = read_block(tiles.table, wanted(source=tiles.source, maps=maps), STORAGE)
     assert np.array_equal(block.pixels[0], values[[2, 3]])
     facts = block.facts[0]
     assert facts.target == (1, 0)
@@ -194,7 +192,7 @@ def test_an_index_that_left_alpha_out(tmp_path) -> None:
     values[3, :8] = 0
     found = index(tmp_path, values, ("red", "nir", "x"), photometric="rgb", alpha="yes")
     tiles = tiles_of_index(found)
-    block = read_block(tiles.table, wanted(names=tiles.names, indexed=True, maps=True), STORAGE)
+    block = read_block(tiles.table, wanted(source=tiles.source, maps=True), STORAGE)
     assert block.facts[0].error is None
     assert np.array_equal(block.pixels[0][:, 8:], values[:2, 8:])
     mean_C = np.rint(values[:2, 8:].mean((1, 2)))
@@ -231,7 +229,12 @@ def test_look_refuses_only_where_nothing_fits(tmp_path) -> None:
     with pytest.raises(InputError, match="dtype is uint16, the bundle's is uint8"):
         look(tiles, wanted(bands=("red",), dtype="uint8"), STORAGE)
     material.write_tile(tmp_path / "19.tif", material.pixels(0))
-    assert len(look(tiles, wanted(), STORAGE)) == 6
+    assert look(tiles, wanted(), STORAGE) == []
+    named = Source(material.BANDS, by_hand=True)
+    look(tiles, wanted(source=named), STORAGE)
+    (tmp_path / "19.tif").unlink()
+    with pytest.raises(InputError, match=r"none of the 6 looked at.*has 3 bands, .* names 4"):
+        look(tiles, wanted(source=named), STORAGE)
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
@@ -244,5 +247,5 @@ def test_nodata_is_filled_as_in_training(tmp_path, dtype: str, size: int) -> Non
     more = {"dtype": dtype, "height": size, "width": size}
     want = read_pixels((tmp_path / "a.tif").read_bytes(), (2, 3), size, size, dtype)
     assert want.min() >= 99
-    for how in ({}, {"maps": True}, {"names": material.BANDS, "indexed": True}):
+    for how in ({}, {"maps": True}, {"source": Source(material.BANDS, indexed=True)}):
         assert np.array_equal(read(tmp_path / "a.tif", **more, **how).pixels, want)

@@ -24,8 +24,7 @@ from satray.data.georeference import world_files, world_suffixes
 from satray.data.match import suffix_of, with_extensions
 from satray.data.raster import MASK
 from satray.data.values import Unit, unit_of
-from satray.errors import DecodeError, InputError, SatrayError, one_line
-from satray.score.tiles import MisfitError
+from satray.errors import DecodeError, InputError, MisfitError, SatrayError, one_line
 from satray.storage import Entry, Storage, absolute, names
 
 ACCEPTED = (

@@ -39,11 +39,10 @@ from satray.data.values import (
     units_text,
     valid_values,
 )
-from satray.errors import DecodeError, InputError, SatrayError
+from satray.errors import DecodeError, InputError, MisfitError, SatrayError
 from satray.score.outlines import SceneExtent
 from satray.score.scenes.find import BandSource, SceneRef, Stated, uris_of
 from satray.score.scenes.grid import HALF, lane, ratios, resampled
-from satray.score.tiles import MisfitError
 from satray.storage import Storage
 from satray.storage import names as storage_names
 

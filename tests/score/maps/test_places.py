@@ -164,10 +164,7 @@ def test_detections_need_data_in_the_scenes_own_mask(bundle, inline, tmp_path, m
     gaps[::2, ::2] = False  # one px in four has data: any 2 x 2 px of a picture has some
     pixels[:, row - 48 : row + 48, col - 48 : col + 48][:, gaps] = 0
     material.write_scene(tmp_path / "scenes" / "a.tif", pixels, nodata=0)
-    given = material.recipe(
-        bundle(), tmp_path / "scenes", mode=mode, stride=1 / 3, min_valid=0.0,
-        detections={"within": "scene"},
-    )  # fmt: skip
+    given = material.recipe(bundle(), tmp_path / "scenes", mode=mode, stride=1 / 3, min_valid=0.0)
     run, _, _, _ = material.scored(given, tmp_path / "out")
     with rasterio.open(run.uri("cam/a.tif.tif")) as source:
         there = source.read(1)[row // 32, col // 32]

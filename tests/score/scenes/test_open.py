@@ -12,11 +12,10 @@ from PIL import Image
 from score.scenes.scene_material import STORE, UTM, noise, opened, ref, write
 
 from satray.data.decode import decode
-from satray.errors import DecodeError, InputError
+from satray.errors import DecodeError, InputError, MisfitError
 from satray.score.outlines import SceneExtent
 from satray.score.scenes.find import BandSource, SceneRef, etag_of, find_scenes
 from satray.score.scenes.open import Conversion, Scene, source_names
-from satray.score.tiles import MisfitError
 
 RGN = ("red", "green", "nir")
 BGRN = ("blue", "green", "red", "nir")

@@ -8,9 +8,9 @@ import rasterio
 from score.scenes.scene_material import STORE, UTM, noise, write
 
 from satray.data.values import Unit
+from satray.errors import MisfitError
 from satray.score.scenes.find import find_scenes
 from satray.score.scenes.open import Conversion, Scene
-from satray.score.tiles import MisfitError
 
 AS_STATED, OLD, NEW = Conversion(), Unit(1e-4, 0.0), Unit(1e-4, -0.1)
 DN = noise(2) + 900
