@@ -1,12 +1,11 @@
 """Keys of `prepare`, and of `demo`, which makes an archive of its own."""
 
 import re
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from satray.config.base import (
-    Count,
     Natural,
     NotNegative,
     Positive,
@@ -15,6 +14,7 @@ from satray.config.base import (
     Section,
     Share,
     Texts,
+    idle_keys,
     key,
     without_alpha,
 )
@@ -22,6 +22,8 @@ from satray.config.base import (
 Task = Literal["binary", "multilabel", "multiclass"]
 POSITIVE = r"\s*(>=?)\s*([-+]?\d+(?:\.\d*)?)\s*"
 """A condition of `label_positive`: its comparison and its number."""
+
+_DRAWN = {"by": ("auto", "draw", "ground")}
 
 
 class SplitOptions(Section):
@@ -33,14 +35,23 @@ class SplitOptions(Section):
         "ground, for tiles with georeference (all are opened for it)",
     )
     column: str = key("split", "label column that holds train, val or test")
-    val: NotNegative = key(0.2, "share (below 1) or number of tiles for validation")
-    test: NotNegative = key(0.0, "share (below 1) or number of tiles for test")
-    seed: Natural = key(0, "seed of the draw: scikit-learn's train_test_split permutation")
-    group: str | None = key(None, "column whose equal values stay on one side (a scene id)")
-    block: Positive = key(
-        10_000.0, "edge of a block of ground whose tiles stay on one side", unit="m"
+    val: NotNegative = key(0.2, "share (below 1) or number of tiles for validation", needs=_DRAWN)
+    test: NotNegative = key(0.0, "share (below 1) or number of tiles for test", needs=_DRAWN)
+    seed: Natural = key(
+        0, "seed of the draw: scikit-learn's train_test_split permutation", needs=_DRAWN
     )
-    stratify: bool = key(False, "keep label frequencies alike on all sides")
+    group: str | None = key(
+        None,
+        "column whose equal values stay on one side (a scene id)",
+        needs={"by": ("auto", "column", "draw")},
+    )
+    block: Positive = key(
+        10_000.0,
+        "edge of a block of ground whose tiles stay on one side",
+        unit="m",
+        needs={"by": ("ground",)},
+    )
+    stratify: bool = key(False, "keep label frequencies alike on all sides", needs=_DRAWN)
 
 
 class PrepareRecipe(Recipe):
@@ -60,7 +71,7 @@ class PrepareRecipe(Recipe):
         None, "numbers of class columns that mean yes, as '>0'; default: 0 and 1 only"
     )
     extensions: Texts | None = key(
-        None, "image files to take by extension, as [tif]; default every known one"
+        None, "image files to take by extension, as [tif]; default every known one", min_length=1
     )
     key_column: str | None = key(
         None, "label column that names the tile; default the first text column"
@@ -93,9 +104,6 @@ class PrepareRecipe(Recipe):
         "dtype than most",
         identity=False,
     )
-    tiles_per_task: Count = key(
-        1024, "most images that a read task takes", unit="tiles", identity=False
-    )
 
     _without_alpha = field_validator("bands")(without_alpha)
 
@@ -105,6 +113,12 @@ class PrepareRecipe(Recipe):
         if value is not None and re.fullmatch(POSITIVE, value) is None:
             raise ValueError(f"found {value}; accepted: '>NUMBER' or '>=NUMBER'")
         return value
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> Self:
+        for line in idle_keys(self):
+            raise ValueError(line)
+        return self
 
 
 class DemoRecipe(Recipe):

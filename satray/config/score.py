@@ -85,7 +85,9 @@ class ScoreRecipe(Recipe):
         "bands", "of TIFFs: bands: pages of one size and dtype are bands; first: only the first is"
     )
     extensions: Texts | None = key(
-        None, "image files of a prefix to take by extension, as [tif]; default every known one"
+        None,
+        "image files of a prefix to take by extension, as [tif]; default every known one",
+        min_length=1,
     )
     cam: CamOptions = key(CamOptions(), "class activation maps")
     symmetries: Literal["none", "d4"] = key(

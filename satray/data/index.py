@@ -202,20 +202,19 @@ def versions(table: pa.Table) -> list[Version | None]:
     ]
 
 
-def write_index(groups: Iterable[pa.Table], run: Run, per_file: int = GROUPS_PER_FILE) -> None:
+def write_index(groups: Iterable[pa.Table], run: Run) -> None:
     """Publish `index/tiles-NNNNN.parquet`.
 
     Args:
         groups: what is written (`table_with`), `ROWS_PER_GROUP` tiles each; one after another is
             in memory.
         run: whose products the files are.
-        per_file: most groups of a file.
     """
     groups = iter(groups)
     for number, first in enumerate(groups):
         sink, rows = io.BytesIO(), 0
         with pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
-            for group in itertools.chain([first], itertools.islice(groups, per_file - 1)):
+            for group in itertools.chain([first], itertools.islice(groups, GROUPS_PER_FILE - 1)):
                 writer.write_table(group)
                 rows += len(group)
         run.publish(f"index/tiles-{number:05d}.parquet", sink.getvalue(), rows=rows)

@@ -5,6 +5,7 @@ are told from words by their spelling, and lists become JSON. Columns of classes
 each of which is looked at once; those of keys repeat none, and stay as they are.
 """
 
+import codecs
 import csv
 import difflib
 import json
@@ -173,8 +174,10 @@ def read_table(data: bytes, name: str) -> Table:
         ) from error
     cells: dict[str, tuple[pa.Array, bool]] = {}
     unread: list[str] = []
-    for title, column in zip(table.column_names, table.columns, strict=True):
-        title, found = title.strip(), _as_texts(column)
+    titles, columns = table.column_names, table.columns[::-1]
+    del table  # and each column, once it is text: none is in memory twice
+    for title in titles:
+        title, found = title.strip(), _as_texts(columns.pop())
         if _NO_NAME.fullmatch(title) or found is None:
             unread.append(title or "(no name)")
         elif title in cells:
@@ -185,10 +188,9 @@ def read_table(data: bytes, name: str) -> Table:
     keep_N = np.any([texts.is_valid() for texts, _ in cells.values()], axis=0)
     if not keep_N.any():
         raise InputError(f"labels={name} has no rows below a header that names columns")
-    columns = {}
-    for title, (texts, lists) in cells.items():
-        columns[title] = Column(texts.filter(pa.array(keep_N)), lists)
-    return Table(name, columns, tuple(unread))
+    if not keep_N.all():
+        cells = {t: (texts.filter(pa.array(keep_N)), lists) for t, (texts, lists) in cells.items()}
+    return Table(name, {title: Column(*found) for title, found in cells.items()}, tuple(unread))
 
 
 def _number(text: str) -> float:
@@ -211,12 +213,14 @@ def _as_texts(column: pa.ChunkedArray) -> tuple[pa.Array, bool] | None:
         texts = pc.utf8_trim_whitespace(column.cast(kind).cast(pa.string())).combine_chunks()
     except pa.ArrowException:
         return None  # boxes, pixels, mappings, durations
-    return pc.if_else(pc.equal(texts, ""), None, texts), False
+    empty = pc.equal(texts, "")
+    return pc.if_else(empty, None, texts) if pc.any(empty).as_py() else texts, False
 
 
 def _read_csv(data: bytes) -> pa.Table:
     """Its columns as texts; a line that is no row is an error of Arrow's, which names it."""
-    lines = data.decode("utf-8-sig")[: 1 << 16].lstrip("\r\n").splitlines(keepends=True)
+    start = codecs.getincrementaldecoder("utf-8-sig")().decode(data[: 1 << 16])
+    lines = start.lstrip("\r\n").splitlines(keepends=True)
     headers = {mark: next(csv.reader(lines, delimiter=mark), []) for mark in ",\t;|"}
     mark = max(headers, key=lambda each: len(headers[each]))
     return pyarrow.csv.read_csv(

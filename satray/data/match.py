@@ -10,6 +10,7 @@ id or base name, the key's own extension chooses.
 """
 
 import itertools
+import operator
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,14 +37,8 @@ IMAGE_SUFFIXES = frozenset(
 """Extensions, lower case, that say image. What is really inside, decoding tells."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_COLUMNS = pa.schema(
-    {
-        "key": pa.large_string(),
-        "size": pa.int64(),
-        "etag": pa.large_string(),
-        "modified": pa.timestamp("us", "UTC"),
-    }
-)
+_COLUMNS = {"key": pa.large_string(), "size": pa.int64(), "etag": pa.large_string()}
+_MODIFIED = pa.timestamp("us", "UTC")
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class Listing:
     root: str
     """What all URIs begin with; the key follows."""
     columns: pa.RecordBatch
-    """Columns key, size, etag and modified, as of `Entry`."""
+    """Columns key, size and etag, as of `Entry`; modified, of files without an etag only."""
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> "Listing":
@@ -61,23 +56,31 @@ class Listing:
 
         A name that is no text, as disks may have, becomes one that cannot be read.
         """
-        root, every = "", iter(entries)
-        parts: dict[str, list[pa.Array]] = {name: [] for name in _COLUMNS.names}
+        root, last, rising, every = "", "", True, iter(entries)
+        parts: dict[str, list[pa.Array]] = {name: [] for name in (*_COLUMNS, "modified")}
         while some := list(itertools.islice(every, BLOCK)):
             root = some[0].uri.removesuffix(some[0].key)
             keys = [entry.key.encode(errors="replace").decode() for entry in some]
-            parts["key"].append(pa.array(keys, pa.large_string()))
-            for name in ("size", "etag", "modified"):
-                cells = [getattr(entry, name) for entry in some]
-                parts[name].append(pa.array(cells, _COLUMNS.field(name).type))
-        order = pc.sort_indices(pa.chunked_array(parts["key"], pa.large_string()))
-        columns = {  # one after another, so that none but one is there twice
-            field.name: pa.chunked_array(parts.pop(field.name), field.type)
-            .combine_chunks()
-            .take(order)
-            for field in _COLUMNS
-        }
-        return cls(root, pa.RecordBatch.from_pydict(columns, _COLUMNS))
+            rising = rising and all(map(operator.le, [last, *keys], keys))
+            last = keys[-1]
+            cells = {"key": keys} | {n: [getattr(e, n) for e in some] for n in ("size", "etag")}
+            for name, kind in _COLUMNS.items():
+                parts[name].append(pa.array(cells[name], kind))
+            times = [None if entry.etag else entry.modified for entry in some]
+            parts["modified"].append(pa.array(times, _MODIFIED if any(times) else pa.null()))
+        if all(part.type == pa.null() for part in parts["modified"]):  # takes no memory
+            kinds = _COLUMNS | {"modified": pa.null()}
+        else:
+            kinds = _COLUMNS | {"modified": _MODIFIED}
+            parts["modified"] = [part.cast(_MODIFIED) for part in parts["modified"]]
+        order = None if rising else pc.sort_indices(pa.chunked_array(parts["key"]))
+        columns = {}
+        for name, kind in kinds.items():  # one after another, so that none but one is there twice
+            columns[name] = pa.chunked_array(parts.pop(name), kind).combine_chunks()
+            if order is not None:
+                columns[name] = columns[name].take(order)
+            pa.default_memory_pool().release_unused()
+        return cls(root, pa.RecordBatch.from_pydict(columns))
 
     def __len__(self) -> int:
         return int(self.columns.num_rows)
@@ -96,7 +99,7 @@ class Listing:
         """Some files as entries."""
         for start in range(0, len(rows), BLOCK):
             some = self.columns.take(pa.array(rows[start : start + BLOCK]))
-            ticks = some["modified"].cast(pa.int64()).to_pylist()
+            ticks = some["modified"].cast(pa.int64()).fill_null(0).to_pylist()
             cells = [some[name].to_pylist() for name in ("key", "size", "etag")]
             for key, size, etag, tick in zip(*cells, ticks, strict=True):
                 modified = _EPOCH + timedelta(microseconds=tick)
@@ -162,18 +165,18 @@ def with_extensions(
         yield from entries
         return
     wanted = {extension.lower().lstrip(".") for extension in extensions}
-    there = Counter[str]()
+    taken, other = False, ""
     for entry in entries:
         suffix = suffix_of(entry.key)
-        there[suffix] += suffix in IMAGE_SUFFIXES
         if suffix in wanted or suffix not in IMAGE_SUFFIXES:
+            taken |= suffix in wanted
             yield entry
-    there = +there
-    if not wanted or not wanted <= IMAGE_SUFFIXES or (there and not wanted & there.keys()):
-        found = ", ".join(f"{n:,} .{suffix}" for suffix, n in sorted(there.items()))
+        else:
+            other = entry.key
+    if not wanted <= IMAGE_SUFFIXES or (other and not taken):
         raise InputError(
             f"extensions=[{', '.join(sorted(wanted))}]: accepted: "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}; found: {found or 'no image'}"
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}; found: {other or 'no other'}"
         )
 
 

@@ -97,6 +97,7 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
         labels = read_labels(data, recipe.labels, recipe)
         digests["labels"] = hashlib.sha256(data).hexdigest()
         del data
+        pa.default_memory_pool().release_unused()
     files = match.with_extensions(storage.walk(recipe.images), recipe.extensions)
     listing = match.Listing.of(files)
     if not len(listing) or (labels is None and not listing.images.any()):

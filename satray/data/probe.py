@@ -9,7 +9,7 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -34,6 +34,9 @@ from satray.storage import Storage, join
 
 FOLDER = "blocks"
 """Folder of the run's state that blocks are kept in."""
+
+BLOCKS, MOST = 32, 1024
+"""Blocks that an archive is cut into at least, and tiles of a block at most."""
 
 MERGED = 16
 """Blocks whose counts are merged at once: few are in memory."""
@@ -229,7 +232,7 @@ def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run) -> Archive:
 
     Args:
         listed: its images: columns uri, split, mask and world.
-        recipe: keys bands, pages, tiles_per_task, resources.
+        recipe: keys bands, pages, resources.
         run: its state keeps what is read; `run.ray` says whether Ray's tasks read.
     """
     folder, storage = join(run.state, FOLDER), run.storage
@@ -241,15 +244,17 @@ def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run) -> Archive:
             f"{archive.read:,} of {len(listed):,} images, {archive.unreadable:,} unreadable"
         )
 
-    kept = sorted(storage.list(folder), key=lambda entry: entry.key)
-    for _, data in storage.read_many([entry.uri for entry in kept]):
+    size = max(1, min(MOST, -(-len(listed) // BLOCKS)))
+    starts = {_name(row, min(row + size, len(listed))): row for row in range(0, len(listed), size)}
+    # blocks of another size, as other versions kept them, are read anew
+    kept = {entry.key: entry.uri for entry in storage.list(folder) if entry.key in starts}
+    for _, data in storage.read_many(list(kept.values())):
         if isinstance(data, Exception):
             raise data
         add(data)
     if kept:
         run.say(f"{archive.read:,} of {len(listed):,} images were read before")
-    spans = [tuple(map(int, entry.key.partition(".")[0].split("-"))) for entry in kept]
-    todo = (block_of(listed, *rows) for rows in _absent(spans, len(listed), recipe))
+    todo = (block_of(listed, row, row + size) for name, row in starts.items() if name not in kept)
     task = partial(_read_block, recipe=recipe, storage=storage, folder=folder)
     for block in each_block(task, todo, recipe.resources, ray=run.ray):
         add(block)
@@ -287,25 +292,15 @@ def describe_headers(groups: Sequence[Alike], meta: IndexMeta | None = None) -> 
     return [*lines, line]
 
 
-def _absent(
-    kept: Sequence[tuple[int, ...]], tiles: int, recipe: PrepareRecipe
-) -> Iterator[tuple[int, int]]:
-    """Rows from and to (exclusive) of the blocks to read: what lies between those kept."""
-    readers = recipe.resources.read_tasks
-    at_once = readers if isinstance(readers, int) else 8
-    size = max(1, min(recipe.tiles_per_task, -(-tiles // (4 * at_once))))
-    start = 0
-    for first, last in (*kept, (tiles, tiles)):
-        for at in range(start, first, size):
-            yield at, min(at + size, first)
-        start = last + 1
+def _name(start: int, stop: int) -> str:
+    """The file of a block: its first and its last row."""
+    return f"{start:010d}-{stop - 1:010d}.arrow"
 
 
 def _read_block(block: pa.Table, recipe: PrepareRecipe, storage: Storage, folder: str) -> bytes:
     """Read a block of images, keep what is learnt, and return it: `packed`."""
-    data, rows = probe_block(block, recipe, storage), block["row"]
-    name = f"{rows[0].as_py():010d}-{rows[-1].as_py():010d}.arrow"
-    storage.write(join(folder, name), data)
+    data, first = probe_block(block, recipe, storage), block["row"][0].as_py()
+    storage.write(join(folder, _name(first, first + len(block))), data)
     return data
 
 

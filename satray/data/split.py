@@ -40,13 +40,12 @@ def assign_parts(labels: LabelTable, options: SplitOptions) -> tuple[str, ...]:
     """
     fields, by, there = type(options).model_fields, options.by, options.column in labels.columns
     asked = [name for name in fields if getattr(options, name) != fields[name].default]
-    vain = {"block"} | ({"val", "test", "seed", "stratify"} if by == "auto" and there else set())
-    if wrong := [f"split.{name}={getattr(options, name)}" for name in asked if name in vain]:
+    draws = [name for name in asked if name in ("val", "test", "seed", "stratify")]
+    if by == "auto" and there and draws:
         raise InputError(
-            f"{', '.join(wrong)}: of no use with split.by={by}"
-            + (f", where {labels.name} has the column {options.column!r}" if there else "")
-            + "; accepted: split.by=column (take it), split.by=draw (draw one), split.by=ground "
-            "(which has blocks)"
+            f"split.{draws[0]}={getattr(options, draws[0])}: of no use where {labels.name} has the "
+            f"column {options.column!r}; accepted: split.by=column (take it), split.by=draw (draw "
+            "one)"
         )
     groups_N = None if options.group is None else _groups(labels, options.group)
     if by == "draw" or (by == "auto" and not there and "column" not in asked):
@@ -84,13 +83,8 @@ def split_by_ground(
         options: keys val, test, seed, stratify and block.
 
     Raises:
-        InputError: `split.group` too; blocks too large or too few to make the parts.
+        InputError: blocks too large or too few to make the parts.
     """
-    if options.group is not None:
-        raise InputError(
-            f"split.group={options.group} and split.by=ground exclude each other; accepted: one "
-            "way to keep tiles together"
-        )
     return _draw(labels_NK, task, options, blocks_N)
 
 

@@ -68,9 +68,9 @@ def test_round_trip(run, path):
 
 def test_many_files_are_one_index(run):
     meta = replace(META, statistics=(summarise("red", BandCounts("uint8")),))  # NaN
-    write_index(groups(make(meta=meta).table, 1), run, per_file=2)
-    assert [p.rows for p in run.products] == [2, 2, 1]
-    assert read_index(run.uri("index"), Storage()).table.equals(make().table)
+    write_index(groups(make(25, meta).table, 1), run)
+    assert [p.rows for p in run.products] == [10, 10, 5]
+    assert read_index(run.uri("index"), Storage()).table.equals(make(25).table)
 
 
 def test_parts_and_labels():
@@ -86,9 +86,9 @@ def test_parts_and_labels():
         whole.part("test")
 
 
-@pytest.mark.parametrize(("files", "rows"), [(1, 5), (3, 2)])
+@pytest.mark.parametrize(("files", "rows"), [(1, 5), (3, 1)])
 def test_the_digest_is_that_of_the_files_and_run_json_holds_them_to_it(run, files, rows):
-    write_index(groups(make().table, rows), run, per_file=1)
+    write_index(groups(make(25).table, rows), run)
     digest = read_index(run.uri("index"), Storage()).digest
     nothing = {"config": {}, "inputs": {}, "versions": {}, "started": "", "finished": ""}
     record = RunRecord(job="prepare", run_id=run.run_id, products=run.products, **nothing)

@@ -59,7 +59,7 @@ def quarantine(run: Run) -> list[dict[str, str]]:
 
 def test_the_index_tells_the_truth(archive):
     root, pixels = archive
-    run, outcome = prepare(root, tiles_per_task=4)
+    run, outcome = prepare(root)
     index = read_index(run.uri("index"), Storage())
     assert outcome.status == 0
     assert outcome.counts["tiles"] == len(index) == 30
@@ -96,7 +96,7 @@ def test_on_ray_every_product_is_the_same_to_the_byte(tmp_path, ray_session):
     make_archive(tmp_path)
     (tmp_path / "images/tile_1.tif").write_bytes(b"")
     (tmp_path / "images/tile_3.tif").write_bytes(tiff(numbers(4, dtype="int16")))
-    runs = [prepare(tmp_path, out=f"ray-{ray}", ray=ray, tiles_per_task=4) for ray in (True, False)]
+    runs = [prepare(tmp_path, out=f"ray-{ray}", ray=ray) for ray in (True, False)]
     assert products(runs[0][0]) == products(runs[1][0])
     lines = [outcome.summary[:-1] for _, outcome in runs]  # the last has the seconds
     assert lines[0] == lines[1]
@@ -127,7 +127,6 @@ def test_a_run_that_goes_on_reads_what_is_not_read_yet(tmp_path, dtype):
         images=str(tmp_path / "images"),
         labels=str(tmp_path / "labels.csv"),
         bands=NAMES,
-        tiles_per_task=4,
         resources={"read_tasks": 1},
     )
     found = read(recipe, Storage())
@@ -148,8 +147,10 @@ def test_a_run_that_goes_on_reads_what_is_not_read_yet(tmp_path, dtype):
     for uri in found.tiles["uri"].to_pylist()[:12]:  # they would be unreadable now
         Path(uri).write_bytes(b"")
     again = run("stopped")
-    work(recipe.model_copy(update={"tiles_per_task": 5}), found, again)
-    assert products(again) == products(whole)  # how the work is cut does not show, either
+    other = Path(again.state) / "blocks" / "0000000020-0000000029.arrow"
+    other.write_bytes(b"of another cut")
+    work(recipe, found, again)
+    assert products(again) == products(whole)
 
 
 def test_bad_images_and_those_of_another_kind_cost_a_row_each(tmp_path):

@@ -45,7 +45,7 @@ def line(root: str) -> list[tuple[str, list[str]]]:
         (
             "prepare",
             [f"images={root}/tiles", f"labels={root}/labels.csv", f"out={root}/index",
-             "bands=[blue,green,red,nir]", "tiles_per_task=16"],
+             "bands=[blue,green,red,nir]"],
         ),
         (
             "train",
