@@ -466,7 +466,6 @@ class ProgressChannel:
         self,
         show: Callable[[dict[str, Any]], None],
         say: Callable[[str], None] = _log.warning,
-        seconds: float = 0.5,
     ) -> Iterator[None]:
         """Call `show` on each message, in order, from a thread of the driver, within the block.
 
@@ -474,7 +473,6 @@ class ProgressChannel:
             show: should not wait long: at the end of the block it gets a minute.
             say: told why no more is shown, where `show` raised or no message can be had any more;
                 the work itself goes on.
-            seconds: between looks.
         """
         stop = threading.Event()
 
@@ -482,7 +480,7 @@ class ProgressChannel:
             last = False
             try:
                 while not last:
-                    last = stop.wait(seconds)
+                    last = stop.wait(0.5)
                     for message in ray.get(self._mail.take.remote()):
                         show(pickle.loads(message))
             except Exception as error:

@@ -121,7 +121,7 @@ def test_messages_of_a_worker_come_in_order_until_one_cannot_be_shown(ray_sessio
 
     shown, said = [], []
     channel = cluster.ProgressChannel()
-    with channel.watch(show, said.append, seconds=0.01):
+    with channel.watch(show, said.append):
         cluster.run_once(work, channel)
         until = time.monotonic() + 30
         while not said and time.monotonic() < until:

@@ -195,13 +195,12 @@ def write_archive(storage: Storage, uri: str, tiles: int, size: int, seed: int) 
         for label, there in zip(CLASSES, tile.labels, strict=True):
             counts[label] += there
     storage.write(join(uri, "ships.json"), json.dumps(boxes, indent=0).encode())
-    # The table comes last: an archive that has one is whole.
     storage.write(join(uri, "labels.csv"), table.getvalue().encode())
     return counts
 
 
-def write_scene(storage: Storage, uri: str, size: int, seed: int) -> int:
-    """Write `scene.tif` and `scene-ships.geojson`; returns the number of ships."""
+def write_scene(storage: Storage, uri: str, size: int, seed: int) -> None:
+    """Write `scene.tif` and `scene-ships.geojson`."""
     sheet = draw_sheet(seed, 0, size)
     ships, places = sheet.boxes(0, 0, size), []
     for top, left, bottom, right in ships:
@@ -212,7 +211,6 @@ def write_scene(storage: Storage, uri: str, size: int, seed: int) -> int:
     ground = gpd.GeoDataFrame(columns, geometry=places, crs=CRS).to_crs("OGC:CRS84")
     storage.write(join(uri, "scene.tif"), geotiff(sheet.pixels, sheet.transform, blocks=256))
     storage.write(join(uri, "scene-ships.geojson"), ground.to_json(drop_id=True).encode())
-    return len(ships)
 
 
 def geotiff(pixels_CHW: NDArray[np.uint16], transform: Affine, blocks: int | None = None) -> bytes:
